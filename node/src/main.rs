@@ -1,0 +1,2 @@
+//! The `halloo` binary.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Halloo protocol.

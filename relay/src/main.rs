@@ -1,0 +1,2 @@
+//! Relay binary.
+fn main() {}
