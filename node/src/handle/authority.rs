@@ -1,5 +1,6 @@
 //! Getting a username, and giving them out.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
@@ -11,7 +12,7 @@ use crate::timestamp::Timestamp;
 pub struct Authority<'a>(pub(super) &'a Node);
 
 /// Which username to ask for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EnrolOptions {
     /// `name@authority`; the label is what this home will call the authority.
@@ -22,7 +23,7 @@ pub struct EnrolOptions {
 }
 
 /// This home has a username.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Enrolled {
     /// `name@authority`, normalised.
     pub username: String,
@@ -100,7 +101,7 @@ impl Fault for EnrolError {
 }
 
 /// What an authority is and has done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuthorityStatus {
     /// The label it calls itself.
     pub name: String,
@@ -117,7 +118,7 @@ pub struct AuthorityStatus {
 }
 
 /// Who may enrol at an authority.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum EnrolmentPolicy {
@@ -128,7 +129,7 @@ pub enum EnrolmentPolicy {
 }
 
 /// For whom an invite is.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct InviteOptions {
     /// The only name it can be used for; `None`: any.
@@ -138,7 +139,7 @@ pub struct InviteOptions {
 }
 
 /// A fresh invite code.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuthorityInvite {
     /// The code: give it to one person, over a safe way.
     pub code: String,
@@ -149,7 +150,7 @@ pub struct AuthorityInvite {
 }
 
 /// A user was revoked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuthorityRevocation {
     /// Who, `name@authority`.
     pub username: String,
@@ -160,14 +161,14 @@ pub struct AuthorityRevocation {
 }
 
 /// What an authority has done, oldest first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuthorityLog {
     /// The entries.
     pub entries: Vec<AuthorityLogEntry>,
 }
 
 /// One act of an authority.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuthorityLogEntry {
     /// Its number, from 1, without gaps.
     pub number: u64,
@@ -184,7 +185,7 @@ pub struct AuthorityLogEntry {
 }
 
 /// What an authority did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum AuthorityAction {

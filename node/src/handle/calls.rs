@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::directory::ResolveError;
@@ -14,7 +15,7 @@ use crate::timestamp::Timestamp;
 pub struct Calls<'a>(pub(super) &'a Node);
 
 /// Whom to call and how.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DialOptions {
     /// Whom to call; all of a user's devices ring. At least one.
@@ -41,7 +42,7 @@ impl DialOptions {
 }
 
 /// How to answer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AnswerOptions {
     /// A WAV file on the node's machine that is sent instead of silence; an absolute path.
@@ -51,7 +52,7 @@ pub struct AnswerOptions {
 }
 
 /// How a call ended. Every field is always present; what does not apply is null.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CallOutcome {
     /// The call's id.
     pub call_id: String,
@@ -76,7 +77,7 @@ pub struct CallOutcome {
 }
 
 /// How a call ended, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum CallResult {
@@ -97,7 +98,7 @@ pub enum CallResult {
 }
 
 /// How media goes between the two ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum CallPath {
@@ -110,7 +111,7 @@ pub enum CallPath {
 }
 
 /// Where a call is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum CallState {
@@ -127,14 +128,14 @@ pub enum CallState {
 }
 
 /// The calls of this run of the node, oldest first; ended ones stay for a while.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CallList {
     /// The calls.
     pub calls: Vec<CallEntry>,
 }
 
 /// One call.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CallEntry {
     /// The call's id.
     pub call_id: String,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
@@ -12,7 +13,7 @@ use super::{Command, Node};
 pub struct Directory<'a>(pub(super) &'a Node);
 
 /// How far a look-up goes. The default takes the first valid answer, from the cache if it is fresh.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ResolveOptions {
     /// Ask the network even if the cache has an answer.
@@ -22,7 +23,7 @@ pub struct ResolveOptions {
 }
 
 /// A user, found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Resolved {
     /// `name@authority`, normalised, with this node's label of the authority.
     pub username: String,
@@ -43,7 +44,7 @@ pub struct Resolved {
 }
 
 /// One device of a user.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ResolvedDevice {
     /// The device's libp2p peer id.
     pub peer_id: String,
@@ -58,7 +59,7 @@ pub struct ResolvedDevice {
 }
 
 /// How a device can be reached, according to its lease.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum DeviceReachability {
@@ -71,7 +72,7 @@ pub enum DeviceReachability {
 }
 
 /// Where an answer comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ResolveSource {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::directory::ResolveError;
@@ -14,7 +15,9 @@ use crate::timestamp::Timestamp;
 pub struct Messages<'a>(pub(super) &'a Node);
 
 /// How far a message has come. States only move forward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum MessageState {
@@ -31,7 +34,7 @@ pub enum MessageState {
 }
 
 /// A message and how far it has come.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MessageStatus {
     /// The message's id, unique per sender.
     pub id: String,
@@ -43,7 +46,7 @@ pub struct MessageStatus {
 }
 
 /// Which part of a conversation to list.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MessageListOptions {
     /// At most so many, the newest; `None` means [`MessageListOptions::LIMIT_DEFAULT`].
@@ -58,7 +61,7 @@ impl MessageListOptions {
 }
 
 /// Part of a conversation, oldest first.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MessageList {
     /// The other side, `name@authority`.
     pub with: String,
@@ -67,7 +70,7 @@ pub struct MessageList {
 }
 
 /// One message of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MessageEntry {
     /// The message's id.
     pub id: String,

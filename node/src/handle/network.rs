@@ -1,5 +1,6 @@
 //! What runs, whom we know, and what is wrong.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
@@ -7,7 +8,7 @@ use super::{Command, Node};
 use crate::timestamp::Timestamp;
 
 /// What runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// This device's libp2p peer id.
     pub peer_id: String,
@@ -52,7 +53,7 @@ pub struct Status {
 }
 
 /// A node's part in the directory.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DirectoryStatus {
     /// Whether it serves records to others.
     pub server: bool,
@@ -65,7 +66,7 @@ pub struct DirectoryStatus {
 }
 
 /// An authority this node knows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KnownAuthority {
     /// This node's label for it.
     pub name: String,
@@ -76,7 +77,7 @@ pub struct KnownAuthority {
 }
 
 /// Whether a node can be reached from outside.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum NodeReachability {
@@ -92,14 +93,14 @@ pub enum NodeReachability {
 }
 
 /// Whom we know.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerList {
     /// The peers, connected ones first.
     pub peers: Vec<PeerEntry>,
 }
 
 /// One peer.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerEntry {
     /// Its libp2p peer id.
     pub peer_id: String,
@@ -120,7 +121,7 @@ pub struct PeerEntry {
 }
 
 /// What is wrong with my connectivity.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Diagnosis {
     /// Whether nothing failed; warnings don't count.
     pub ok: bool,
@@ -129,7 +130,7 @@ pub struct Diagnosis {
 }
 
 /// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Check {
     /// What was looked at, as a stable word: `clock`, `listen`, `peers`, `record`, ..
     pub name: String,
@@ -142,7 +143,7 @@ pub struct Check {
 }
 
 /// What a check found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum CheckResult {
@@ -157,7 +158,7 @@ pub enum CheckResult {
 }
 
 /// Why a user can or can't be reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Explanation {
     /// Whom it is about, `name@authority`.
     pub username: String,

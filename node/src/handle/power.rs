@@ -1,12 +1,13 @@
 //! Suspending and waking the node, as a phone's operating system would.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problem::{Fault, NodeError, ProblemKind};
 use super::{Command, Node};
 
 /// How to suspend.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SuspendOptions {
     /// Take leave of peers first. Without it the node freezes as an operating system would
@@ -15,7 +16,7 @@ pub struct SuspendOptions {
 }
 
 /// The node is suspended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Suspended {
     /// Always true.
     pub suspended: bool,
@@ -26,7 +27,7 @@ pub struct Suspended {
 }
 
 /// The node is awake again.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WakeOutcome {
     /// Whether it had been asleep; waking a node that is awake is no error.
     pub was_suspended: bool,

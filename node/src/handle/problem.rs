@@ -4,6 +4,7 @@
 //! the only place that says what a kind means: the exit code of the command line, and type,
 //! title and status of the API's RFC 9457 document.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Where the API explains its problem types; RFC 9457 section 3.1.1 allows relative references.
@@ -26,7 +27,7 @@ pub trait Fault: std::error::Error {
 }
 
 /// An RFC 9457 problem document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Problem {
     /// URI reference of the problem type: `/v1/problems/` and the kind's [`slug`](ProblemKind::slug).
     #[serde(rename = "type")]

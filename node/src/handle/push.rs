@@ -1,5 +1,6 @@
 //! Registrations that let a gateway wake this device.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::problem::{Fault, NodeError, ProblemKind};
@@ -11,7 +12,7 @@ use crate::timestamp::Timestamp;
 pub struct Push<'a>(pub(super) &'a Node);
 
 /// What to register: the channel, and through which gateway.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PushTarget {
     /// How the gateway reaches the sleeping device.
@@ -22,7 +23,7 @@ pub struct PushTarget {
 }
 
 /// How a gateway reaches a sleeping device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum PushChannel {
@@ -52,7 +53,7 @@ impl PushChannel {
 }
 
 /// A registration a gateway accepted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PushRegistration {
     /// Its id at the gateway.
     pub id: String,
@@ -67,7 +68,7 @@ pub struct PushRegistration {
 }
 
 /// This device's registrations.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PushList {
     /// The registrations.
     pub registrations: Vec<PushRegistration>,
