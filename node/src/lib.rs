@@ -1,1 +1,4 @@
 //! Halloo node.
+
+pub mod handle;
+pub mod timestamp;
