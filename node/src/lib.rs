@@ -1,4 +1,11 @@
 //! Halloo node.
 
+pub mod address;
+pub mod behaviour;
 pub mod handle;
+pub mod reservations;
+pub mod streams;
+pub mod swarm;
+#[cfg(test)]
+mod test_swarm;
 pub mod timestamp;

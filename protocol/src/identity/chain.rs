@@ -270,6 +270,17 @@ impl TrustStore {
         self.authorities.keys()
     }
 
+    /// True if the user's certificate has been revoked.
+    #[must_use]
+    pub fn is_revoked(&self, user: &VerifiedUser) -> bool {
+        match &user.id {
+            UserId::Named { authority, .. } => {
+                self.authorities.get(authority).is_some_and(|state| state.users_revoked.contains_key(&user.serial))
+            }
+            UserId::Key(_) => false,
+        }
+    }
+
     /// Number of the newest list known of `root`; 0 if none.
     #[must_use]
     pub fn revocation_number(&self, root: &AuthorityKey) -> u64 {
