@@ -77,9 +77,9 @@ pub struct MediaConfig {
     /// WAV file to send: 8 to 48 kHz, mono or stereo, integers or 32-bit floats. After its end, or
     /// without one, silence is sent, so that loss and round-trip time stay measurable.
     pub play: Option<PathBuf>,
-    /// WAV file to write what is received to (48 kHz, mono, 16 bit), replaced if it exists. Created
-    /// by [`MediaSession::start`]; silence stands where nothing came. A process that is killed
-    /// leaves a readable file lacking at most the last second.
+    /// WAV file to write what is received to (48 kHz, mono, 16 bit), replaced if it exists. It begins
+    /// when the session is both started and connected; silence stands where nothing came. A
+    /// process that is killed leaves a readable file lacking at most the last second.
     pub record: Option<PathBuf>,
     /// Permits loopback addresses on either side. For networks within one machine.
     pub lab: bool,
@@ -369,7 +369,7 @@ impl PendingMedia {
     }
 
     /// Our candidates as SDP attributes (`candidate:...`); they are in the offer too.
-    pub fn local_candidates(&self) -> Vec<String> {
+    pub fn local_candidates(&self) -> &[String] {
         self.transport.local_candidates()
     }
 }
@@ -399,7 +399,7 @@ impl MediaSession {
         let (candidates, candidate_receiver) = mpsc::channel(CANDIDATES_WAITING_MAX);
         let (event_sender, events) = mpsc::channel(EVENTS_MAX);
         let (stats_sender, stats) = watch::channel(MediaStats::default());
-        let local_candidates = transport.local_candidates();
+        let local_candidates = transport.local_candidates().to_vec();
         let session = Session::new(
             config,
             transport,
@@ -412,8 +412,8 @@ impl MediaSession {
         Ok(Self { control, candidates, events, stats, local_candidates, task })
     }
 
-    /// Lets audio flow: the call is answered. Playing starts once connected, recording at once. Calling
-    /// it again does nothing.
+    /// Lets audio flow: the call is answered. Playing and recording begin as soon as the session is
+    /// connected too. Calling it again does nothing.
     pub fn start(&self) {
         self.control.send_modify(|control| control.started = true);
     }

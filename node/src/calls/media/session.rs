@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     MediaConfig, MediaError, MediaEvent, MediaStats, MediaSummary, RECOVERY_TIMEOUT,
-    audio::{FrameEncoder, JITTER_TARGET_FRAMES, Playout, Reception, SAMPLE_RATE, silence},
+    audio::{FrameEncoder, Playout, Reception, SAMPLE_RATE, silence},
     transport::{Datagram, Transport, TransportEvent},
     wav::{Played, Player, Recorder},
 };
@@ -25,6 +25,8 @@ const FRAME_DURATION: Duration = Duration::from_millis(20);
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 /// Ticks between two publications of the measurements: 0.2 s.
 const STATS_TICKS: u64 = 10;
+/// What the jitter buffer may still hold at the end, and its initial wait: 200 ms and 60 ms.
+const LAST_FRAMES_MAX: usize = 14;
 /// How long completing the recording may hold up the end of a session.
 const RECORDING_END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -61,7 +63,7 @@ pub(super) struct Session {
     deadline: Option<Instant>,
     connected: bool,
     started: bool,
-    /// When the next frame is due, once started.
+    /// When the next frame is due, once started and connected.
     tick_at: Option<Instant>,
     ticks: u64,
     encoder: FrameEncoder,
@@ -118,7 +120,8 @@ impl Session {
         let recorded_ms = match recorded {
             Ok(samples) => samples * 1_000 / u64::from(SAMPLE_RATE),
             Err(error) => {
-                failure = Some(error);
+                // The tick that meets a failed recorder leaves it to this to say why.
+                failure = failure.filter(|failure| !matches!(failure, MediaError::Ended)).or(Some(error));
                 0
             }
         };
@@ -142,9 +145,8 @@ impl Session {
                     if control.closing {
                         return Ok(End::Local);
                     }
-                    if control.started {
-                        self.start(now);
-                    }
+                    self.started = control.started;
+                    self.begin_if_ready();
                 }
                 Wakeup::Candidate(candidate) => self.transport.add_remote_candidate(candidate)?,
                 Wakeup::Datagram(datagram) => self.transport.handle_datagram(datagram, now)?,
@@ -168,12 +170,12 @@ impl Session {
         }
     }
 
-    fn start(&mut self, now: Instant) {
-        if self.started {
+    /// Begins to send and play once the call is answered and the handshake is through.
+    fn begin_if_ready(&mut self) {
+        if !self.started || !self.connected || self.tick_at.is_some() {
             return;
         }
-        self.started = true;
-        self.tick_at = Some(now);
+        self.tick_at = Some(Instant::now());
         self.recorder = self.config.record.clone().map(Recorder::spawn);
         self.player = self.config.play.clone().map(Player::spawn);
     }
@@ -239,6 +241,7 @@ impl Session {
         if let Some(path) = self.transport.path() {
             self.tell(MediaEvent::Connected(path));
         }
+        self.begin_if_ready();
     }
 
     fn take_audio(&mut self, packet: RtpPacket) {
@@ -248,11 +251,9 @@ impl Session {
     }
 
     fn tick(&mut self, now: Instant) -> Result<(), MediaError> {
-        if self.connected {
-            let frame = self.next_played_frame()?;
-            let payload = self.encoder.encode(&frame)?;
-            self.transport.send_audio(payload, now)?;
-        }
+        let frame = self.next_played_frame()?;
+        let payload = self.encoder.encode(&frame)?;
+        self.transport.send_audio(payload, now)?;
         self.play_out();
         if self.ticks.is_multiple_of(STATS_TICKS) {
             self.publish();
@@ -290,8 +291,8 @@ impl Session {
 
     /// Plays what was received and is still waiting, then completes the file.
     async fn finish_recording(&mut self) -> Result<u64, MediaError> {
-        for _ in 0..=JITTER_TARGET_FRAMES {
-            if self.started && self.playout.has_audio() {
+        for _ in 0..LAST_FRAMES_MAX {
+            if self.recorder.is_some() && self.playout.has_audio() {
                 self.play_out();
             }
         }

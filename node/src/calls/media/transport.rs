@@ -76,6 +76,7 @@ pub(super) struct Transport {
     rtc: Rtc,
     sockets: Sockets,
     lab: bool,
+    local_candidates: Vec<String>,
     remote_candidates: RemoteCandidates,
     audio: Option<(Mid, Pt)>,
     path: Option<MediaPath>,
@@ -103,6 +104,7 @@ impl Transport {
             rtc: build_rtc(now)?,
             sockets,
             lab,
+            local_candidates: Vec::new(),
             remote_candidates: RemoteCandidates::default(),
             audio: None,
             path: None,
@@ -125,7 +127,9 @@ impl Transport {
     /// Adds a candidate of ours. The seam for server-reflexive and relayed ones: before the offer or
     /// answer is made they go out in it, afterwards they must be trickled.
     pub(super) fn add_local_candidate(&mut self, candidate: Candidate) -> Result<(), MediaError> {
-        self.rtc.add_local_candidate(candidate);
+        if let Some(added) = self.rtc.add_local_candidate(candidate) {
+            self.local_candidates.push(added.to_sdp_string());
+        }
         self.drain()
     }
 
@@ -141,12 +145,8 @@ impl Transport {
     }
 
     /// Our candidates as SDP attributes, without `a=`.
-    pub(super) fn local_candidates(&self) -> Vec<String> {
-        self.sockets
-            .local_addrs()
-            .filter_map(|addr| Candidate::host(addr, Protocol::Udp).ok())
-            .map(|candidate| candidate.to_sdp_string())
-            .collect()
+    pub(super) fn local_candidates(&self) -> &[String] {
+        &self.local_candidates
     }
 
     pub(super) fn create_offer(&mut self) -> Result<(SdpPendingOffer, String), MediaError> {

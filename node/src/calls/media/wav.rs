@@ -85,7 +85,7 @@ pub(super) struct WavSource {
     spec: WavSpec,
     /// Neighbouring input samples, and how far between them the next output sample lies,
     /// in units of 1/48,000 of an input sample.
-    earlier: f32,
+    earlier: Option<f32>,
     later: Option<f32>,
     position: u32,
 }
@@ -103,7 +103,7 @@ impl WavSource {
                 bits_per_sample: spec.bits_per_sample,
             });
         }
-        let earlier = read_mono(&mut reader, &spec)?.unwrap_or(0.0);
+        let earlier = read_mono(&mut reader, &spec)?;
         let later = read_mono(&mut reader, &spec)?;
         Ok(Self { reader, spec, earlier, later, position: 0 })
     }
@@ -121,15 +121,14 @@ impl WavSource {
     }
 
     fn next_sample(&mut self) -> Result<Option<f32>, WavError> {
-        let Some(later) = self.later else { return Ok(None) };
-        let fraction = self.position as f32 / SAMPLE_RATE as f32;
-        let sample = self.earlier + (later - self.earlier) * fraction;
+        let Some(earlier) = self.earlier else { return Ok(None) };
+        let later = self.later.unwrap_or(earlier);
+        let sample = earlier + (later - earlier) * (self.position as f32 / SAMPLE_RATE as f32);
         self.position += self.spec.sample_rate;
         while self.position >= SAMPLE_RATE {
             self.position -= SAMPLE_RATE;
-            let Some(later) = self.later else { break };
-            self.earlier = later;
-            self.later = read_mono(&mut self.reader, &self.spec)?;
+            self.earlier = self.later;
+            self.later = if self.later.is_some() { read_mono(&mut self.reader, &self.spec)? } else { None };
         }
         Ok(Some(sample))
     }
@@ -300,3 +299,7 @@ fn record(path: &Path, mut frames: mpsc::Receiver<Recorded>) -> Result<u64, WavE
     writer.finalize()?;
     Ok(written * FRAME_SAMPLES as u64)
 }
+
+#[cfg(test)]
+#[path = "wav_tests.rs"]
+mod tests;
