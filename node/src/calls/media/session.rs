@@ -23,6 +23,9 @@ const FRAME_DURATION: Duration = Duration::from_millis(20);
 /// A task that could not run for longer than this skips what it missed instead of catching up: the
 /// machine slept, and a burst of stale frames helps nobody.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+/// Without any datagram for this long the other end counts as gone: it sends a connectivity check each
+/// second, and 50 packets of audio once both have started.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Ticks between two publications of the measurements: 0.2 s.
 const STATS_TICKS: u64 = 10;
 /// What the jitter buffer may still hold at the end, and its initial wait: 200 ms and 60 ms.
@@ -62,6 +65,14 @@ pub(super) struct Session {
     /// Until when to be connected, or connected again.
     deadline: Option<Instant>,
     connected: bool,
+    /// When the other end's last datagram came.
+    heard_at: Instant,
+    /// Nothing has come for [`SILENCE_TIMEOUT`].
+    silent: bool,
+    /// Our checks are not answered.
+    unanswered: bool,
+    /// The owner was told [`MediaEvent::Disconnected`] last.
+    disconnected: bool,
     started: bool,
     /// When the next frame is due, once started and connected.
     tick_at: Option<Instant>,
@@ -94,6 +105,10 @@ impl Session {
             stats_sender,
             created,
             connected: false,
+            heard_at: created,
+            silent: false,
+            unanswered: false,
+            disconnected: false,
             started: false,
             tick_at: None,
             ticks: 0,
@@ -121,7 +136,9 @@ impl Session {
             Ok(samples) => samples * 1_000 / u64::from(SAMPLE_RATE),
             Err(error) => {
                 // The tick that meets a failed recorder leaves it to this to say why.
-                failure = failure.filter(|failure| !matches!(failure, MediaError::Ended)).or(Some(error));
+                failure = failure
+                    .filter(|failure| !matches!(failure, MediaError::Ended))
+                    .or(Some(error));
                 0
             }
         };
@@ -129,7 +146,11 @@ impl Session {
             self.tell(MediaEvent::Failed(error.clone()));
         }
         self.publish();
-        MediaSummary { stats: self.stats, recorded_ms, failure: failure.as_ref().map(with_causes) }
+        MediaSummary {
+            stats: self.stats,
+            recorded_ms,
+            failure: failure.as_ref().map(with_causes),
+        }
     }
 
     async fn drive(&mut self) -> Result<End, MediaError> {
@@ -149,7 +170,12 @@ impl Session {
                     self.begin_if_ready();
                 }
                 Wakeup::Candidate(candidate) => self.transport.add_remote_candidate(candidate)?,
-                Wakeup::Datagram(datagram) => self.transport.handle_datagram(datagram, now)?,
+                Wakeup::Datagram(datagram) => {
+                    if self.transport.handle_datagram(datagram, now)? {
+                        self.heard_at = now;
+                        self.silent = false;
+                    }
+                }
                 Wakeup::Time => self.handle_time(now)?,
             }
         }
@@ -158,7 +184,12 @@ impl Session {
     /// Waits for the next thing to do. Time comes before datagrams, so that a flood of them cannot
     /// hold up the audio.
     async fn wait(&mut self) -> Wakeup {
-        let due = [Some(self.transport.wake_at()), self.tick_at, self.deadline];
+        let due = [
+            Some(self.transport.wake_at()),
+            self.tick_at,
+            self.deadline,
+            self.silence_at(),
+        ];
         let wake_at = due.into_iter().flatten().min().unwrap_or_else(Instant::now);
         tokio::select! {
             biased;
@@ -184,6 +215,9 @@ impl Session {
         if self.deadline.is_some_and(|deadline| deadline <= now) {
             return Err(self.deadline_error());
         }
+        if self.silence_at().is_some_and(|at| at <= now) {
+            self.silent = true;
+        }
         self.transport.handle_timeout(now)?;
         while let Some(at) = self.tick_at.filter(|at| *at <= now) {
             let late = now.saturating_duration_since(at);
@@ -195,9 +229,13 @@ impl Session {
 
     fn deadline_error(&self) -> MediaError {
         if self.connected {
-            MediaError::PathLost { after: RECOVERY_TIMEOUT }
+            MediaError::PathLost {
+                after: RECOVERY_TIMEOUT,
+            }
         } else {
-            MediaError::ConnectTimeout { after: self.config.connect_timeout }
+            MediaError::ConnectTimeout {
+                after: self.config.connect_timeout,
+            }
         }
     }
 
@@ -212,16 +250,8 @@ impl Session {
                         self.tell(MediaEvent::PathChanged(path));
                     }
                 }
-                TransportEvent::Interrupted if self.connected => {
-                    self.deadline = Some(Instant::now() + RECOVERY_TIMEOUT);
-                    self.tell(MediaEvent::Disconnected);
-                }
-                TransportEvent::Resumed if self.connected => {
-                    self.deadline = None;
-                    self.tell(MediaEvent::Reconnected);
-                }
-                // While connecting, checks may fail and succeed in any order.
-                TransportEvent::Interrupted | TransportEvent::Resumed => {}
+                TransportEvent::Interrupted => self.unanswered = true,
+                TransportEvent::Resumed => self.unanswered = false,
                 TransportEvent::Audio(packet) => self.take_audio(*packet),
                 TransportEvent::RoundTrip(rtt) => {
                     self.stats.rtt_ms = Some(rtt.as_secs_f64() * 1_000.0);
@@ -230,11 +260,35 @@ impl Session {
                 TransportEvent::Closed => return Ok(Some(End::Remote)),
             }
         }
+        self.review_path(Instant::now());
         Ok(None)
+    }
+
+    /// When the other end counts as silent, unless it does already.
+    fn silence_at(&self) -> Option<Instant> {
+        (self.connected && !self.silent).then(|| self.heard_at + SILENCE_TIMEOUT)
+    }
+
+    /// Tells when the path breaks and when it is whole again. While connecting there is no path yet:
+    /// checks may fail and succeed in any order.
+    fn review_path(&mut self, now: Instant) {
+        let broken = self.silent || self.unanswered;
+        if !self.connected || broken == self.disconnected {
+            return;
+        }
+        self.disconnected = broken;
+        self.deadline = broken.then(|| now + RECOVERY_TIMEOUT);
+        self.tell(if broken {
+            MediaEvent::Disconnected
+        } else {
+            MediaEvent::Reconnected
+        });
     }
 
     fn handle_connected(&mut self) {
         self.connected = true;
+        self.heard_at = Instant::now();
+        self.unanswered = false;
         self.deadline = None;
         self.stats.connect_ms = Some(self.created.elapsed().as_secs_f64() * 1_000.0);
         self.publish();
@@ -246,7 +300,8 @@ impl Session {
 
     fn take_audio(&mut self, packet: RtpPacket) {
         let (sequence, timestamp) = (*packet.seq_no, packet.time.numer());
-        self.reception.count(*packet.header.ssrc, sequence, timestamp, packet.timestamp);
+        self.reception
+            .count(*packet.header.ssrc, sequence, timestamp, packet.timestamp);
         self.playout.insert(timestamp, packet.payload);
     }
 
@@ -296,7 +351,9 @@ impl Session {
                 self.play_out();
             }
         }
-        let Some(recorder) = self.recorder.take() else { return Ok(0) };
+        let Some(recorder) = self.recorder.take() else {
+            return Ok(0);
+        };
         let path = self.config.record.clone().unwrap_or_default();
         match tokio::time::timeout(RECORDING_END_TIMEOUT, recorder.finish()).await {
             Ok(Ok(samples)) => Ok(samples),

@@ -94,7 +94,9 @@ impl Transport {
     /// Binds the sockets and builds the engine, with a fresh certificate for this call.
     pub(super) async fn new(bind: &[IpAddr], lab: bool) -> Result<Self, MediaError> {
         let addresses = if bind.is_empty() {
-            candidates::gather(lab).map_err(|source| MediaError::Interfaces { source: Arc::new(source) })?
+            candidates::gather(lab).map_err(|source| MediaError::Interfaces {
+                source: Arc::new(source),
+            })?
         } else {
             bind.to_vec()
         };
@@ -159,10 +161,17 @@ impl Transport {
         Ok((pending, offer.to_sdp_string()))
     }
 
-    pub(super) fn accept_answer(&mut self, pending: SdpPendingOffer, answer: &str) -> Result<(), MediaError> {
+    pub(super) fn accept_answer(
+        &mut self,
+        pending: SdpPendingOffer,
+        answer: &str,
+    ) -> Result<(), MediaError> {
         let answer = self.admit_description(answer)?;
         let answer = SdpAnswer::from_sdp_string(&answer).map_err(sdp_error)?;
-        self.rtc.sdp_api().accept_answer(pending, answer).map_err(sdp_error)?;
+        self.rtc
+            .sdp_api()
+            .accept_answer(pending, answer)
+            .map_err(sdp_error)?;
         self.drain()?;
         let offered = self.offered_audio.ok_or(MediaError::NoCommonAudio)?;
         self.use_audio(offered)
@@ -200,14 +209,22 @@ impl Transport {
     /// Sends and receives this media, if both ends agreed on it; finds what payload type means Opus.
     fn use_audio(&mut self, mid: Mid) -> Result<(), MediaError> {
         let media = self.rtc.media(mid).ok_or(MediaError::NoCommonAudio)?;
-        if media.disabled() || !media.direction().is_sending() || !media.direction().is_receiving() {
+        if media.disabled() || !media.direction().is_sending() || !media.direction().is_receiving()
+        {
             return Err(MediaError::NoCommonAudio);
         }
         let is_opus = |pt: &Pt| {
             let params = self.rtc.codec_config().params();
-            params.iter().any(|p| p.pt() == *pt && p.spec().codec == Codec::Opus)
+            params
+                .iter()
+                .any(|p| p.pt() == *pt && p.spec().codec == Codec::Opus)
         };
-        let pt = media.remote_pts().iter().copied().find(is_opus).ok_or(MediaError::NoCommonAudio)?;
+        let pt = media
+            .remote_pts()
+            .iter()
+            .copied()
+            .find(is_opus)
+            .ok_or(MediaError::NoCommonAudio)?;
         self.audio = Some((mid, pt));
         Ok(())
     }
@@ -230,28 +247,40 @@ impl Transport {
 
     /// Tells the engine the time. Due at [`Transport::wake_at`].
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), MediaError> {
-        self.rtc.handle_input(Input::Timeout(now)).map_err(engine_error)?;
+        self.rtc
+            .handle_input(Input::Timeout(now))
+            .map_err(engine_error)?;
         self.drain()
     }
 
-    /// Takes in the datagram that [`Transport::receive`] announced.
-    pub(super) fn handle_datagram(&mut self, datagram: Datagram, now: Instant) -> Result<(), MediaError> {
+    /// Takes in the datagram that [`Transport::receive`] announced; whether it is the other end's.
+    pub(super) fn handle_datagram(
+        &mut self,
+        datagram: Datagram,
+        now: Instant,
+    ) -> Result<bool, MediaError> {
         let Self { rtc, sockets, .. } = self;
         let contents = &sockets.buffer[..datagram.length];
         // What is neither STUN, DTLS nor media, or does not belong to this call, is anyone's noise.
-        let Ok(receive) = Receive::new(Protocol::Udp, datagram.source, datagram.destination, contents) else {
-            return Ok(());
+        let Ok(receive) = Receive::new(
+            Protocol::Udp,
+            datagram.source,
+            datagram.destination,
+            contents,
+        ) else {
+            return Ok(false);
         };
         let input = Input::Receive(now, receive);
         if !rtc.accepts(&input) {
-            return Ok(());
+            return Ok(false);
         }
         if let Err(error) = rtc.handle_input(input) {
             // One bad packet from outside must not end a call; the handshake's deadline catches
             // a handshake that cannot succeed.
             tracing::debug!(%error, "datagram refused");
         }
-        self.drain()
+        self.drain()?;
+        Ok(true)
     }
 
     /// Waits for a datagram. Safe to drop: nothing is lost.
@@ -304,21 +333,34 @@ impl Transport {
         if transmit.proto != Protocol::Udp {
             return;
         }
-        if transmit.contents.first().is_some_and(|&byte| byte > STUN_FIRST_BYTE_MAX) {
+        if transmit
+            .contents
+            .first()
+            .is_some_and(|&byte| byte > STUN_FIRST_BYTE_MAX)
+        {
             self.note_path(transmit.source, transmit.destination);
         }
-        if !self.sockets.send(transmit.source, transmit.destination, &transmit.contents) {
+        if !self
+            .sockets
+            .send(transmit.source, transmit.destination, &transmit.contents)
+        {
             self.send_failures += 1;
         }
     }
 
     /// The engine sends everything but checks over the nominated pair: that tells the path.
     fn note_path(&mut self, local: SocketAddr, remote: SocketAddr) {
-        if self.path.is_some_and(|path| path.local == local && path.remote == remote) {
+        if self
+            .path
+            .is_some_and(|path| path.local == local && path.remote == remote)
+        {
             return;
         }
-        let local_kind =
-            if self.sockets.has(local) { CandidateKind::Host } else { CandidateKind::Relayed };
+        let local_kind = if self.sockets.has(local) {
+            CandidateKind::Host
+        } else {
+            CandidateKind::Relayed
+        };
         let path = self.remote_candidates.path(local, local_kind, remote);
         self.path = Some(path);
         self.events.push_back(TransportEvent::Path(path));
@@ -336,7 +378,9 @@ impl Transport {
                 TransportEvent::Resumed
             }
             Event::RtpPacket(packet) => {
-                let expected = self.audio.is_some_and(|(_, pt)| packet.header.payload_type == pt);
+                let expected = self
+                    .audio
+                    .is_some_and(|(_, pt)| packet.header.payload_type == pt);
                 if !expected {
                     return;
                 }
@@ -357,7 +401,10 @@ fn build_rtc(now: Instant) -> Result<Rtc, MediaError> {
     // The provider is named here because a process may hold several, and an embedder may have
     // chosen another as the process's default.
     let provider = Arc::new(str0m::crypto::from_feature_flags());
-    let certificate = provider.dtls_provider.generate_certificate().ok_or(MediaError::Certificate)?;
+    let certificate = provider
+        .dtls_provider
+        .generate_certificate()
+        .ok_or(MediaError::Certificate)?;
     let mut config = RtcConfig::new()
         .set_crypto_provider(provider)
         .set_dtls_cert(certificate)
@@ -378,7 +425,8 @@ fn build_rtc(now: Instant) -> Result<Rtc, MediaError> {
 /// STUN's measurement is the fresher one; RTCP's is there if only reports have come.
 fn round_trip(stats: &PeerStats) -> Option<Duration> {
     let pair = stats.selected_candidate_pair.as_ref();
-    pair.and_then(|pair| pair.current_round_trip_time).or(stats.rtt)
+    pair.and_then(|pair| pair.current_round_trip_time)
+        .or(stats.rtt)
 }
 
 /// The identifier of the first audio section in a description of our own making. The engine tells of
@@ -387,7 +435,9 @@ fn first_audio(sdp: &str) -> Option<Mid> {
     let mut lines = sdp.lines().skip_while(|line| !line.starts_with("m=audio"));
     lines.next()?;
     let mut section = lines.take_while(|line| !line.starts_with("m="));
-    section.find_map(|line| line.strip_prefix("a=mid:")).map(Mid::from)
+    section
+        .find_map(|line| line.strip_prefix("a=mid:"))
+        .map(Mid::from)
 }
 
 pub(super) fn check_length(sdp: &str) -> Result<(), MediaError> {
@@ -398,11 +448,15 @@ pub(super) fn check_length(sdp: &str) -> Result<(), MediaError> {
 }
 
 pub(super) fn candidate_error(error: impl std::fmt::Display) -> MediaError {
-    MediaError::CandidateInvalid { detail: error.to_string() }
+    MediaError::CandidateInvalid {
+        detail: error.to_string(),
+    }
 }
 
 fn sdp_error(error: impl std::fmt::Display) -> MediaError {
-    MediaError::SdpInvalid { detail: error.to_string() }
+    MediaError::SdpInvalid {
+        detail: error.to_string(),
+    }
 }
 
 /// Once the descriptions are exchanged the engine blames the remote SDP for one thing only: a
@@ -410,7 +464,9 @@ fn sdp_error(error: impl std::fmt::Display) -> MediaError {
 fn engine_error(error: RtcError) -> MediaError {
     match error {
         RtcError::RemoteSdp(_) => MediaError::FingerprintMismatch,
-        other => MediaError::Transport { detail: other.to_string() },
+        other => MediaError::Transport {
+            detail: other.to_string(),
+        },
     }
 }
 
@@ -445,17 +501,30 @@ impl Sockets {
         for &address in addresses.iter().take(candidates::HOST_CANDIDATES_MAX) {
             match bind_one(address).await {
                 Ok(socket) => sockets.push(socket),
-                Err(source) => failure = MediaError::Bind { address, source: Arc::new(source) },
+                Err(source) => {
+                    failure = MediaError::Bind {
+                        address,
+                        source: Arc::new(source),
+                    }
+                }
             }
         }
         if sockets.is_empty() {
             return Err(failure);
         }
-        Ok(Self { sockets, buffer: vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice(), next: 0 })
+        Ok(Self {
+            sockets,
+            buffer: vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice(),
+            next: 0,
+        })
     }
 
     fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> + use<> {
-        self.sockets.iter().map(|bound| bound.local).collect::<Vec<_>>().into_iter()
+        self.sockets
+            .iter()
+            .map(|bound| bound.local)
+            .collect::<Vec<_>>()
+            .into_iter()
     }
 
     fn has(&self, local: SocketAddr) -> bool {
@@ -482,7 +551,11 @@ impl Sockets {
                         bound.errors_in_a_row = 0;
                         self.next = index + 1;
                         let length = buffer.filled().len();
-                        return Poll::Ready(Datagram { source, destination: bound.local, length });
+                        return Poll::Ready(Datagram {
+                            source,
+                            destination: bound.local,
+                            length,
+                        });
                     }
                 }
             }
@@ -496,5 +569,9 @@ async fn bind_one(address: IpAddr) -> io::Result<BoundSocket> {
     let local = socket.local_addr()?;
     // A fresh socket refuses to send until the runtime has seen it writable once.
     socket.writable().await?;
-    Ok(BoundSocket { socket, local, errors_in_a_row: 0 })
+    Ok(BoundSocket {
+        socket,
+        local,
+        errors_in_a_row: 0,
+    })
 }

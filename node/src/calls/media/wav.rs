@@ -71,7 +71,9 @@ impl From<hound::Error> for WavError {
     fn from(error: hound::Error) -> Self {
         match error {
             hound::Error::IoError(error) => error.into(),
-            other => Self::Malformed { detail: other.to_string() },
+            other => Self::Malformed {
+                detail: other.to_string(),
+            },
         }
     }
 }
@@ -105,7 +107,13 @@ impl WavSource {
         }
         let earlier = read_mono(&mut reader, &spec)?;
         let later = read_mono(&mut reader, &spec)?;
-        Ok(Self { reader, spec, earlier, later, position: 0 })
+        Ok(Self {
+            reader,
+            spec,
+            earlier,
+            later,
+            position: 0,
+        })
     }
 
     /// The next frame, the last one padded with silence; `None` at the end.
@@ -113,7 +121,9 @@ impl WavSource {
         let mut frame = silence();
         let mut filled = 0;
         while filled < FRAME_SAMPLES {
-            let Some(sample) = self.next_sample()? else { break };
+            let Some(sample) = self.next_sample()? else {
+                break;
+            };
             frame[filled] = (sample * 32_767.0).clamp(-32_768.0, 32_767.0) as i16;
             filled += 1;
         }
@@ -121,14 +131,20 @@ impl WavSource {
     }
 
     fn next_sample(&mut self) -> Result<Option<f32>, WavError> {
-        let Some(earlier) = self.earlier else { return Ok(None) };
+        let Some(earlier) = self.earlier else {
+            return Ok(None);
+        };
         let later = self.later.unwrap_or(earlier);
         let sample = earlier + (later - earlier) * (self.position as f32 / SAMPLE_RATE as f32);
         self.position += self.spec.sample_rate;
         while self.position >= SAMPLE_RATE {
             self.position -= SAMPLE_RATE;
             self.earlier = self.later;
-            self.later = if self.later.is_some() { read_mono(&mut self.reader, &self.spec)? } else { None };
+            self.later = if self.later.is_some() {
+                read_mono(&mut self.reader, &self.spec)?
+            } else {
+                None
+            };
         }
         Ok(Some(sample))
     }
@@ -151,27 +167,42 @@ fn check_complete(path: &Path) -> Result<(), WavError> {
     let data_bytes = u64::from(reader.len()) * sample_bytes;
     let expected_bytes = reader.into_inner().stream_position()? + data_bytes;
     if expected_bytes > actual_bytes {
-        return Err(WavError::Truncated { expected_bytes, actual_bytes });
+        return Err(WavError::Truncated {
+            expected_bytes,
+            actual_bytes,
+        });
     }
     Ok(())
 }
 
 /// One sample averaged over the channels, full scale at one; `None` at the end.
-fn read_mono(reader: &mut WavReader<BufReader<File>>, spec: &WavSpec) -> Result<Option<f32>, WavError> {
+fn read_mono(
+    reader: &mut WavReader<BufReader<File>>,
+    spec: &WavSpec,
+) -> Result<Option<f32>, WavError> {
     let mut sum = 0.0;
     for _ in 0..spec.channels {
-        let Some(sample) = read_sample(reader, spec)? else { return Ok(None) };
+        let Some(sample) = read_sample(reader, spec)? else {
+            return Ok(None);
+        };
         sum += sample;
     }
     Ok(Some(sum / f32::from(spec.channels)))
 }
 
-fn read_sample(reader: &mut WavReader<BufReader<File>>, spec: &WavSpec) -> Result<Option<f32>, WavError> {
+fn read_sample(
+    reader: &mut WavReader<BufReader<File>>,
+    spec: &WavSpec,
+) -> Result<Option<f32>, WavError> {
     let sample = match spec.sample_format {
         SampleFormat::Float => reader.samples::<f32>().next().transpose()?,
         SampleFormat::Int => {
             let full_scale = 2f32.powi(i32::from(spec.bits_per_sample) - 1);
-            reader.samples::<i32>().next().transpose()?.map(|sample| sample as f32 / full_scale)
+            reader
+                .samples::<i32>()
+                .next()
+                .transpose()?
+                .map(|sample| sample as f32 / full_scale)
         }
     };
     // Floats may hold anything; not-a-number must not reach the encoder.
@@ -245,12 +276,19 @@ impl Recorder {
     pub(super) fn spawn(path: PathBuf) -> Self {
         let (frames, receiver) = mpsc::channel(RECORD_BACKLOG_FRAMES);
         let thread = tokio::task::spawn_blocking(move || record(&path, receiver));
-        Self { frames, thread, missing: 0 }
+        Self {
+            frames,
+            thread,
+            missing: 0,
+        }
     }
 
     /// Hands over a frame. One the disk is too slow for becomes silence later.
     pub(super) fn push(&mut self, frame: Frame) {
-        match self.frames.try_send(Recorded { missing: self.missing, frame }) {
+        match self.frames.try_send(Recorded {
+            missing: self.missing,
+            frame,
+        }) {
             Ok(()) => self.missing = 0,
             Err(_) => self.missing += 1,
         }
