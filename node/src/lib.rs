@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod behaviour;
+pub mod calls;
 pub mod handle;
 pub mod reservations;
 pub mod streams;
