@@ -1,1 +1,4 @@
 //! Halloo node.
+
+pub mod push;
+pub mod roles;
