@@ -21,8 +21,8 @@ use std::time::Duration;
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use halloo::push::receiver::LocalPushService;
 use halloo::roles::gateway::webpush::{
-    PLAINTEXT_BYTES_MAX, PushError, ReceiverKeys, Subscription, Urgency, VapidKey, VapidSigner,
-    WebPushClient, WebPushConfig, decrypt, encrypt,
+    PLAINTEXT_BYTES_MAX, PushError, ReceiverKeys, Subscription, Urgency, VapidKey, VapidSigner, WebPushClient, WebPushConfig,
+    decrypt, encrypt,
 };
 use http::Request;
 use http_body_util::{BodyExt, Full};
@@ -44,10 +44,8 @@ fn scripts() -> PathBuf {
 
 /// Where the setup script has installed everything.
 fn installed() -> PathBuf {
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
-        PathBuf::from,
-    );
+    let target =
+        env::var_os("CARGO_TARGET_DIR").map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
     let installed = target.join("external/webpush");
     assert!(
         installed.join("installed").is_file(),
@@ -64,26 +62,15 @@ fn python(script: &str) -> Command {
 
 fn node(script: &str) -> Command {
     let mut command = Command::new("node");
-    command
-        .arg(scripts().join(script))
-        .env("NODE_PATH", installed().join("node_modules"));
+    command.arg(scripts().join(script)).env("NODE_PATH", installed().join("node_modules"));
     command
 }
 
 /// Runs a program that reads one JSON value and writes one; its standard error if it fails.
 fn run(mut command: Command, input: &Value) -> Result<Value, String> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // A program that ends without reading its input tells why on standard error.
-    let _ = child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(input.to_string().as_bytes());
+    let _ = child.stdin.take().unwrap().write_all(input.to_string().as_bytes());
     let output = child.wait_with_output().unwrap();
     if output.status.success() {
         Ok(serde_json::from_slice(&output.stdout).unwrap())
@@ -110,9 +97,7 @@ impl ForeignPushService {
             .spawn()
             .unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap();
         Self {
             url: ready["url"].as_str().unwrap().to_owned(),
@@ -144,17 +129,12 @@ impl ForeignPushService {
         let answer = self.post("/subscribe", &options).await;
         let data = &answer["data"];
         let subscription = Subscription::from_json(data.to_string().as_bytes()).unwrap();
-        (
-            subscription,
-            data["clientHash"].as_str().unwrap().to_owned(),
-        )
+        (subscription, data["clientHash"].as_str().unwrap().to_owned())
     }
 
     /// What the service has decrypted for a subscription.
     async fn messages(&self, client: &str) -> Vec<String> {
-        let answer = self
-            .post("/get-notifications", &json!({"clientHash": client}))
-            .await;
+        let answer = self.post("/get-notifications", &json!({"clientHash": client})).await;
         serde_json::from_value(answer["data"]["messages"].clone()).unwrap()
     }
 }
@@ -187,13 +167,7 @@ fn python_decrypts_our_messages() {
     let endpoint = "https://push.example.net/a";
     let subscription = Subscription::new(endpoint, keys.public_key(), *keys.auth()).unwrap();
     // Empty, one octet, ends like padding, binary, as long as possible.
-    let payloads: [&[u8]; 5] = [
-        b"",
-        b"a",
-        b"text\x02\0\0",
-        &[0xff, 0, 0xfe],
-        &[7; PLAINTEXT_BYTES_MAX],
-    ];
+    let payloads: [&[u8]; 5] = [b"", b"a", b"text\x02\0\0", &[0xff, 0, 0xfe], &[7; PLAINTEXT_BYTES_MAX]];
     for payload in payloads {
         let body = encrypt(&subscription, payload).unwrap();
         let read = run(python("decrypt.py"), &python_message(&keys, &body)).unwrap();
@@ -212,8 +186,8 @@ fn python_verifies_our_vapid_token() {
     let endpoint = "https://push.example.net:8443/a";
     let subscription = Subscription::new(endpoint, keys.public_key(), *keys.auth()).unwrap();
     let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
-    let authorization = VapidSigner::new(&VapidKey::generate().unwrap(), SUBJECT.parse().unwrap())
-        .authorization(&subscription.origin(), now);
+    let authorization =
+        VapidSigner::new(&VapidKey::generate().unwrap(), SUBJECT.parse().unwrap()).authorization(&subscription.origin(), now);
 
     let mut message = python_message(&keys, &encrypt(&subscription, b"wake up").unwrap());
     message["authorization"] = json!(authorization);
@@ -242,15 +216,9 @@ async fn a_foreign_push_service_takes_and_decrypts_our_messages() {
     let longest = "x".repeat(PLAINTEXT_BYTES_MAX);
     let payloads = ["ring", "Gr\u{fc}\u{df}e \u{1f44b}", &longest];
     for payload in payloads {
-        gateway
-            .send(&subscription, payload.as_bytes(), 60, Urgency::High, None)
-            .await
-            .unwrap();
+        gateway.send(&subscription, payload.as_bytes(), 60, Urgency::High, None).await.unwrap();
     }
-    gateway
-        .send(&other, b"for the other", 0, Urgency::Normal, None)
-        .await
-        .unwrap();
+    gateway.send(&other, b"for the other", 0, Urgency::Normal, None).await.unwrap();
     assert_eq!(service.messages(&client).await, payloads);
     assert_eq!(service.messages(&other_client).await, ["for the other"]);
 }
@@ -260,9 +228,7 @@ async fn a_foreign_push_service_refuses_another_gateways_key() {
     let service = ForeignPushService::start();
     let (subscription, client) = service.subscribe(&VapidKey::generate().unwrap()).await;
     let stranger = gateway(&VapidKey::generate().unwrap());
-    let refused = stranger
-        .send(&subscription, b"ring", 60, Urgency::High, None)
-        .await;
+    let refused = stranger.send(&subscription, b"ring", 60, Urgency::High, None).await;
     assert_eq!(refused, Err(PushError::Refused { status: 400 }));
     assert!(service.messages(&client).await.is_empty());
 }
@@ -274,9 +240,7 @@ async fn an_expired_foreign_subscription_is_gone() {
     let (subscription, client) = service.subscribe(&key).await;
     let path = format!("/expire-subscription/{client}");
     service.post(&path, &json!({})).await;
-    let refused = gateway(&key)
-        .send(&subscription, b"ring", 60, Urgency::High, None)
-        .await;
+    let refused = gateway(&key).send(&subscription, b"ring", 60, Urgency::High, None).await;
     assert_eq!(refused, Err(PushError::Gone));
 }
 

@@ -131,14 +131,8 @@ impl LocalPushService {
             subscriptions: Mutex::new(HashSet::new()),
             messages: sender,
         });
-        let router = Router::new()
-            .route("/push/{path}", post(accept_message))
-            .with_state(shared.clone());
-        let service = Self {
-            shared,
-            local_addr,
-            task: tokio::spawn(serve(listener, router)),
-        };
+        let router = Router::new().route("/push/{path}", post(accept_message)).with_state(shared.clone());
+        let service = Self { shared, local_addr, task: tokio::spawn(serve(listener, router)) };
         Ok((service, receiver))
     }
 
@@ -159,9 +153,7 @@ impl LocalPushService {
     /// Ends a subscription: the next message to it is answered with 404. Whether there was one.
     pub fn unsubscribe(&self, endpoint: &str) -> bool {
         let prefix = format!("{}/push/", self.shared.origin);
-        endpoint
-            .strip_prefix(&prefix)
-            .is_some_and(|path| self.shared.lock_subscriptions().remove(path))
+        endpoint.strip_prefix(&prefix).is_some_and(|path| self.shared.lock_subscriptions().remove(path))
     }
 
     /// Where the service listens.
@@ -179,17 +171,13 @@ impl Drop for LocalPushService {
 
 impl fmt::Debug for LocalPushService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LocalPushService")
-            .field("local_addr", &self.local_addr)
-            .finish_non_exhaustive()
+        f.debug_struct("LocalPushService").field("local_addr", &self.local_addr).finish_non_exhaustive()
     }
 }
 
 impl Shared {
     fn lock_subscriptions(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
-        self.subscriptions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -220,9 +208,7 @@ async fn serve(listener: TcpListener, router: Router) {
 }
 
 async fn serve_connection(stream: TcpStream, router: Router) {
-    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-        router.clone().call(request)
-    });
+    let service = service_fn(move |request: http::Request<hyper::body::Incoming>| router.clone().call(request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(READ_TIMEOUT)
@@ -234,11 +220,7 @@ async fn serve_connection(stream: TcpStream, router: Router) {
 }
 
 /// Takes a message (RFC 8030 section 5), or says what is wrong with it.
-async fn accept_message(
-    State(shared): State<Arc<Shared>>,
-    Path(path): Path<String>,
-    request: Request,
-) -> Response {
+async fn accept_message(State(shared): State<Arc<Shared>>, Path(path): Path<String>, request: Request) -> Response {
     if !shared.lock_subscriptions().contains(&path) {
         return StatusCode::NOT_FOUND.into_response();
     }
@@ -255,9 +237,7 @@ async fn accept_message(
     };
     match shared.messages.try_send(body) {
         Ok(()) => created(&shared.origin, &message),
-        Err(TrySendError::Full(_)) => {
-            (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")]).into_response()
-        }
+        Err(TrySendError::Full(_)) => (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")]).into_response(),
         Err(TrySendError::Closed(_)) => StatusCode::GONE.into_response(),
     }
 }
@@ -265,10 +245,7 @@ async fn accept_message(
 /// The message resource's URL is required in the answer (RFC 8030 section 5). Ours has ended
 /// already, the message being handed over: 404 is what it answers.
 fn created(origin: &str, message: &str) -> Response {
-    let headers = [
-        (LOCATION, format!("{origin}/message/{message}")),
-        (http::HeaderName::from_static("ttl"), "0".to_owned()),
-    ];
+    let headers = [(LOCATION, format!("{origin}/message/{message}")), (http::HeaderName::from_static("ttl"), "0".to_owned())];
     (StatusCode::CREATED, headers).into_response()
 }
 

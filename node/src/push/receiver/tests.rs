@@ -10,8 +10,7 @@ use crate::roles::gateway::webpush::{
     PushError, ReceiverKeys, Subscription, Urgency, VapidKey, WebPushClient, WebPushConfig, decrypt,
 };
 
-const LOOPBACK: SocketAddr =
-    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+const LOOPBACK: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
 async fn service() -> (LocalPushService, mpsc::Receiver<Vec<u8>>) {
     LocalPushService::bind(LOOPBACK).await.unwrap()
@@ -25,21 +24,15 @@ fn gateway() -> WebPushClient {
 }
 
 fn post_to(url: &str) -> http::request::Builder {
-    HttpRequest::post(url)
-        .header("TTL", "60")
-        .header("Content-Encoding", "aes128gcm")
+    HttpRequest::post(url).header("TTL", "60").header("Content-Encoding", "aes128gcm")
 }
 
 async fn status(request: http::request::Builder, body: &[u8]) -> StatusCode {
     answer(request, body).await.status()
 }
 
-async fn answer(
-    request: http::request::Builder,
-    body: &[u8],
-) -> http::Response<hyper::body::Incoming> {
-    let client: Client<HttpConnector, Full<Bytes>> =
-        Client::builder(TokioExecutor::new()).build_http();
+async fn answer(request: http::request::Builder, body: &[u8]) -> http::Response<hyper::body::Incoming> {
+    let client: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
     let request = request.body(Full::new(Bytes::copy_from_slice(body)));
     client.request(request.unwrap()).await.unwrap()
 }
@@ -51,10 +44,7 @@ async fn a_gateways_message_reaches_the_device_still_encrypted() {
     let endpoint = service.subscribe().unwrap();
     let subscription = Subscription::new(&endpoint, keys.public_key(), *keys.auth()).unwrap();
 
-    let accepted = gateway()
-        .send(&subscription, b"wake up", 60, Urgency::High, None)
-        .await
-        .unwrap();
+    let accepted = gateway().send(&subscription, b"wake up", 60, Urgency::High, None).await.unwrap();
     assert_eq!(accepted.ttl_secs, Some(0), "nothing is stored");
     let body = messages.recv().await.unwrap();
     assert!(!body.windows(7).any(|window| window == b"wake up"));
@@ -78,35 +68,11 @@ async fn requests_that_are_no_push_messages_are_refused() {
     let endpoint = service.subscribe().unwrap();
     let post = || HttpRequest::post(&endpoint);
     for (what, request, expected) in [
-        (
-            "no TTL",
-            post().header("Content-Encoding", "aes128gcm"),
-            StatusCode::BAD_REQUEST,
-        ),
-        (
-            "negative TTL",
-            post()
-                .header("TTL", "-1")
-                .header("Content-Encoding", "aes128gcm"),
-            StatusCode::BAD_REQUEST,
-        ),
-        (
-            "no encoding",
-            post().header("TTL", "0"),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        ),
-        (
-            "old encoding",
-            post()
-                .header("TTL", "0")
-                .header("Content-Encoding", "aesgcm"),
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        ),
-        (
-            "other method",
-            HttpRequest::get(&endpoint),
-            StatusCode::METHOD_NOT_ALLOWED,
-        ),
+        ("no TTL", post().header("Content-Encoding", "aes128gcm"), StatusCode::BAD_REQUEST),
+        ("negative TTL", post().header("TTL", "-1").header("Content-Encoding", "aes128gcm"), StatusCode::BAD_REQUEST),
+        ("no encoding", post().header("TTL", "0"), StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        ("old encoding", post().header("TTL", "0").header("Content-Encoding", "aesgcm"), StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        ("other method", HttpRequest::get(&endpoint), StatusCode::METHOD_NOT_ALLOWED),
     ] {
         assert_eq!(status(request, b"body").await, expected, "{what}");
     }
@@ -115,10 +81,7 @@ async fn requests_that_are_no_push_messages_are_refused() {
     let too_large = status(post_to(&endpoint), &[0; BODY_BYTES_MAX + 1]).await;
     assert_eq!(too_large, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(messages.recv().await.unwrap().len(), BODY_BYTES_MAX);
-    assert!(
-        messages.try_recv().is_err(),
-        "refused ones are not handed over"
-    );
+    assert!(messages.try_recv().is_err(), "refused ones are not handed over");
 }
 
 #[tokio::test]
@@ -128,20 +91,13 @@ async fn only_paths_given_out_are_known() {
     let origin = format!("http://{}", service.local_addr());
     for path in ["/", "/push/", "/push/AAAAAAAAAAAAAAAAAAAAAA", "/message/a"] {
         let url = format!("{origin}{path}");
-        assert_eq!(
-            status(post_to(&url), b"body").await,
-            StatusCode::NOT_FOUND,
-            "{path}"
-        );
+        assert_eq!(status(post_to(&url), b"body").await, StatusCode::NOT_FOUND, "{path}");
     }
     assert_ne!(service.subscribe().unwrap(), endpoint);
     assert!(service.unsubscribe(&endpoint));
     assert!(!service.unsubscribe(&endpoint));
     assert!(!service.unsubscribe("https://example.net/push/a"));
-    assert_eq!(
-        status(post_to(&endpoint), b"body").await,
-        StatusCode::NOT_FOUND
-    );
+    assert_eq!(status(post_to(&endpoint), b"body").await, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
@@ -166,6 +122,21 @@ async fn a_device_that_is_behind_or_gone_shows_in_the_answer() {
 }
 
 #[tokio::test]
+async fn connections_over_the_limit_wait_for_their_turn() {
+    let (service, mut messages) = service().await;
+    let endpoint = service.subscribe().unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..CONNECTIONS_MAX {
+        idle.push(TcpStream::connect(service.local_addr()).await.unwrap());
+    }
+    let waiting = tokio::spawn(async move { status(post_to(&endpoint), b"body").await });
+    drop(idle);
+    let served = timeout(READ_TIMEOUT, waiting).await.unwrap();
+    assert_eq!(served.unwrap(), StatusCode::CREATED);
+    assert_eq!(messages.recv().await.unwrap(), b"body");
+}
+
+#[tokio::test]
 async fn subscriptions_are_limited() {
     let (service, _messages) = service().await;
     for _ in 0..SUBSCRIPTIONS_MAX {
@@ -178,10 +149,7 @@ async fn subscriptions_are_limited() {
 async fn only_loopback_addresses_are_bound() {
     for addr in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
         let refused = LocalPushService::bind(addr.parse().unwrap()).await;
-        assert!(
-            matches!(refused, Err(BindError::NotLoopback { .. })),
-            "{addr}"
-        );
+        assert!(matches!(refused, Err(BindError::NotLoopback { .. })), "{addr}");
     }
     let (service, _messages) = service().await;
     let taken = LocalPushService::bind(service.local_addr()).await;

@@ -29,8 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use client::{Accepted, ClientError, PushError, WebPushClient, WebPushConfig};
 pub use encryption::{
-    BODY_BYTES_MAX, DecryptError, EncryptError, MessageKeys, PLAINTEXT_BYTES_MAX, ReceiverKeys,
-    decrypt, encrypt, encrypt_with,
+    BODY_BYTES_MAX, DecryptError, EncryptError, MessageKeys, PLAINTEXT_BYTES_MAX, ReceiverKeys, decrypt, encrypt, encrypt_with,
 };
 pub use guard::{AddressGuard, ForbiddenTarget};
 pub use vapid::{VapidError, VapidKey, VapidSigner, VapidSubject};
@@ -108,17 +107,9 @@ impl Subscription {
     ///
     /// # Errors
     /// [`SubscriptionError::Endpoint`] and [`SubscriptionError::PublicKey`].
-    pub fn new(
-        endpoint: &str,
-        p256dh: [u8; PUBLIC_KEY_BYTES],
-        auth: [u8; AUTH_SECRET_BYTES],
-    ) -> Result<Self, SubscriptionError> {
+    pub fn new(endpoint: &str, p256dh: [u8; PUBLIC_KEY_BYTES], auth: [u8; AUTH_SECRET_BYTES]) -> Result<Self, SubscriptionError> {
         encryption::parse_public_key(&p256dh).ok_or(SubscriptionError::PublicKey)?;
-        Ok(Self {
-            endpoint: parse_endpoint(endpoint)?,
-            p256dh,
-            auth,
-        })
+        Ok(Self { endpoint: parse_endpoint(endpoint)?, p256dh, auth })
     }
 
     /// Reads the JSON that a browser's `PushSubscription.toJSON()` gives:
@@ -131,8 +122,7 @@ impl Subscription {
         if json.len() > SUBSCRIPTION_JSON_BYTES_MAX {
             return Err(SubscriptionError::TooLong { bytes: json.len() });
         }
-        let parsed: SubscriptionJson =
-            serde_json::from_slice(json).map_err(|_| SubscriptionError::Json)?;
+        let parsed: SubscriptionJson = serde_json::from_slice(json).map_err(|_| SubscriptionError::Json)?;
         Self::new(
             &parsed.endpoint,
             decode_base64url("p256dh", &parsed.keys.p256dh)?,
@@ -145,10 +135,7 @@ impl Subscription {
     pub fn to_json(&self) -> String {
         let value = SubscriptionJson {
             endpoint: self.endpoint.to_string(),
-            keys: KeysJson {
-                p256dh: BASE64URL_NOPAD.encode(&self.p256dh),
-                auth: BASE64URL_NOPAD.encode(&self.auth),
-            },
+            keys: KeysJson { p256dh: BASE64URL_NOPAD.encode(&self.p256dh), auth: BASE64URL_NOPAD.encode(&self.auth) },
         };
         serde_json::to_string(&value).expect("an object of strings always has a JSON form")
     }
@@ -172,11 +159,7 @@ impl Subscription {
     /// VAPID token is for.
     pub fn origin(&self) -> String {
         let scheme = self.endpoint.scheme_str().unwrap_or_default();
-        let host = self
-            .endpoint
-            .host()
-            .unwrap_or_default()
-            .to_ascii_lowercase();
+        let host = self.endpoint.host().unwrap_or_default().to_ascii_lowercase();
         match self.endpoint.port_u16() {
             Some(port) if Some(port) != default_port(scheme) => format!("{scheme}://{host}:{port}"),
             _ => format!("{scheme}://{host}"),
@@ -201,9 +184,7 @@ fn default_port(scheme: &str) -> Option<u16> {
 
 fn parse_endpoint(endpoint: &str) -> Result<Uri, SubscriptionError> {
     if endpoint.len() > ENDPOINT_BYTES_MAX {
-        return Err(SubscriptionError::TooLong {
-            bytes: endpoint.len(),
-        });
+        return Err(SubscriptionError::TooLong { bytes: endpoint.len() });
     }
     // `Uri` would drop a fragment and carry other bytes along; a URL as browsers write it has
     // neither.
@@ -225,20 +206,11 @@ fn parse_endpoint(endpoint: &str) -> Result<Uri, SubscriptionError> {
     Ok(uri)
 }
 
-fn decode_base64url<const N: usize>(
-    field: &'static str,
-    text: &str,
-) -> Result<[u8; N], SubscriptionError> {
+fn decode_base64url<const N: usize>(field: &'static str, text: &str) -> Result<[u8; N], SubscriptionError> {
     let error = SubscriptionError::Base64 { field, expected: N };
-    let encoding = if text.ends_with('=') {
-        BASE64URL
-    } else {
-        BASE64URL_NOPAD
-    };
+    let encoding = if text.ends_with('=') { BASE64URL } else { BASE64URL_NOPAD };
     let bytes = encoding.decode(text.as_bytes()).map_err(|_| error)?;
-    bytes
-        .try_into()
-        .map_err(|_| SubscriptionError::Base64 { field, expected: N })
+    bytes.try_into().map_err(|_| SubscriptionError::Base64 { field, expected: N })
 }
 
 /// How much a message is worth to the device's battery (RFC 8030 section 5.3). A push service
@@ -335,10 +307,7 @@ mod tests {
     #[test]
     fn endpoints_that_are_no_urls_are_refused() {
         let long = format!("https://example.net/{}", "a".repeat(ENDPOINT_BYTES_MAX));
-        assert!(matches!(
-            subscription(&long),
-            Err(SubscriptionError::TooLong { .. })
-        ));
+        assert!(matches!(subscription(&long), Err(SubscriptionError::TooLong { .. })));
         for endpoint in [
             "",
             "/push/abc",
@@ -356,11 +325,7 @@ mod tests {
             "https://push.example.net/\r\nX-Injected: 1",
             "https://p\u{fc}sh.example.net/abc",
         ] {
-            assert_eq!(
-                subscription(endpoint),
-                Err(SubscriptionError::Endpoint),
-                "{endpoint}"
-            );
+            assert_eq!(subscription(endpoint), Err(SubscriptionError::Endpoint), "{endpoint}");
         }
     }
 
@@ -377,37 +342,24 @@ mod tests {
         let auth = BASE64URL_NOPAD.encode(&[1; 16]);
         assert!(with(&key, &auth).is_ok());
         for auth in [&BASE64URL_NOPAD.encode(&[1; 15]), "not base64!", ""] {
-            let error = SubscriptionError::Base64 {
-                field: "auth",
-                expected: 16,
-            };
+            let error = SubscriptionError::Base64 { field: "auth", expected: 16 };
             assert_eq!(with(&key, auth), Err(error), "{auth}");
         }
         let error = with(&key[1..], &auth).unwrap_err();
         assert_eq!(error.to_string(), "p256dh is not base64url of 65 bytes");
         let mut off_curve = keys().public_key();
         off_curve[64] ^= 1;
-        assert_eq!(
-            with(&BASE64URL_NOPAD.encode(&off_curve), &auth),
-            Err(SubscriptionError::PublicKey)
-        );
+        assert_eq!(with(&BASE64URL_NOPAD.encode(&off_curve), &auth), Err(SubscriptionError::PublicKey));
         let mut compressed = [0; 65];
         compressed[0] = 0x02;
-        assert_eq!(
-            with(&BASE64URL_NOPAD.encode(&compressed), &auth),
-            Err(SubscriptionError::PublicKey)
-        );
+        assert_eq!(with(&BASE64URL_NOPAD.encode(&compressed), &auth), Err(SubscriptionError::PublicKey));
     }
 
     #[test]
     fn origin_leaves_out_the_default_port_only() {
         let origin = |endpoint| subscription(endpoint).unwrap().origin();
-        assert_eq!(origin("https://Push.Example.net:443/a"), {
-            "https://push.example.net"
-        });
-        assert_eq!(origin("https://example.net:8443/a"), {
-            "https://example.net:8443"
-        });
+        assert_eq!(origin("https://Push.Example.net:443/a"), { "https://push.example.net" });
+        assert_eq!(origin("https://example.net:8443/a"), { "https://example.net:8443" });
         assert_eq!(origin("http://127.0.0.1:80/a"), "http://127.0.0.1");
         assert_eq!(origin("https://[2001:db8::1]/a"), "https://[2001:db8::1]");
     }

@@ -7,15 +7,16 @@
 
 use std::error::Error;
 use std::fmt;
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -25,16 +26,19 @@ use rustls::pki_types::CertificateDer;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+use tower_service::Service;
 use tracing::debug;
 
 use super::guard::GuardedConnector;
 use super::{
-    AddressGuard, EncryptError, ForbiddenTarget, Subscription, Topic, Urgency, VapidKey,
-    VapidSigner, VapidSubject, encrypt,
+    AddressGuard, EncryptError, ForbiddenTarget, Subscription, Topic, Urgency, VapidKey, VapidSigner, VapidSubject, encrypt,
 };
 
 /// Longest wait for a TCP connection, over all addresses of a name.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const TCP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest wait for a whole connection: name, TCP and TLS.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Longest wait for an exchange, unless configured otherwise: a call rings for a minute or two,
 /// and a second attempt should still find it ringing.
@@ -49,8 +53,9 @@ const ANSWER_BYTES_MAX: usize = 16 * 1_024;
 /// Longest answer head read on HTTP/1.1.
 const ANSWER_HEAD_BYTES_MAX: usize = 32 * 1_024;
 
-/// Exchanges at a time. More wait for their turn, within their own timeout.
-const EXCHANGES_MAX: usize = 64;
+/// Exchanges at a time. More wait for their turn, within their own timeout. High enough that a
+/// few push services that do not answer leave room for the others.
+const EXCHANGES_MAX: usize = 256;
 
 /// Idle connections kept per push service, for HTTP/1.1; HTTP/2 needs one.
 const IDLE_CONNECTIONS_MAX: usize = 4;
@@ -87,13 +92,7 @@ pub struct WebPushConfig {
 impl WebPushConfig {
     /// The configuration for the public Internet.
     pub fn new(vapid_key: VapidKey, subject: VapidSubject) -> Self {
-        Self {
-            vapid_key,
-            subject,
-            lab: false,
-            extra_roots: Vec::new(),
-            timeout: TIMEOUT,
-        }
+        Self { vapid_key, subject, lab: false, extra_roots: Vec::new(), timeout: TIMEOUT }
     }
 }
 
@@ -204,7 +203,7 @@ impl From<EncryptError> for PushError {
 
 /// Sends push messages. One for all subscriptions of a gateway; share it in an `Arc`.
 pub struct WebPushClient {
-    http: Client<HttpsConnector<GuardedConnector>, Full<Bytes>>,
+    http: Client<TimedConnector, Full<Bytes>>,
     signer: Mutex<VapidSigner>,
     exchanges: Semaphore,
     timeout: Duration,
@@ -218,18 +217,12 @@ impl WebPushClient {
     pub fn new(config: WebPushConfig) -> Result<Self, ClientError> {
         let guard = AddressGuard::new(config.lab);
         let tls = tls_config(&config.extra_roots)?;
-        // Whether `http` is allowed is the guard's to say.
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(GuardedConnector::new(guard, CONNECT_TIMEOUT));
         let http = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIMEOUT)
             .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
             .http1_max_buf_size(ANSWER_HEAD_BYTES_MAX)
-            .build(connector);
+            .build(TimedConnector::new(guard, tls, CONNECT_TIMEOUT));
         Ok(Self {
             http,
             signer: Mutex::new(VapidSigner::new(&config.vapid_key, config.subject)),
@@ -263,47 +256,23 @@ impl WebPushClient {
         *request.uri_mut() = subscription.endpoint().clone();
         *request.headers_mut() = self.headers(subscription, ttl_secs, urgency, topic);
 
-        let answer = timeout(self.timeout, self.exchange(request))
-            .await
-            .unwrap_or(Err(PushError::Timeout))?;
+        let answer = timeout(self.timeout, self.exchange(request)).await.unwrap_or(Err(PushError::Timeout))?;
         let outcome = read_answer(answer.status(), answer.headers(), SystemTime::now());
         debug!(status = answer.status().as_u16(), "push service answered");
         drain(answer).await;
         outcome
     }
 
-    async fn exchange(
-        &self,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Response<Incoming>, PushError> {
-        let _permit = self
-            .exchanges
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
-        self.http
-            .request(request)
-            .await
-            .map_err(|error| classify(&error))
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, PushError> {
+        let _permit = self.exchanges.acquire().await.expect("the semaphore is never closed");
+        self.http.request(request).await.map_err(|error| classify(&error))
     }
 
-    fn headers(
-        &self,
-        subscription: &Subscription,
-        ttl_secs: u32,
-        urgency: Urgency,
-        topic: Option<&Topic>,
-    ) -> HeaderMap {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        let authorization = self
-            .signer
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .authorization(&subscription.origin(), now.as_secs());
-        let mut authorization = HeaderValue::try_from(authorization)
-            .expect("a token is base64url and has no control characters");
+    fn headers(&self, subscription: &Subscription, ttl_secs: u32, urgency: Urgency, topic: Option<&Topic>) -> HeaderMap {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let authorization =
+            self.signer.lock().unwrap_or_else(PoisonError::into_inner).authorization(&subscription.origin(), now.as_secs());
+        let mut authorization = HeaderValue::try_from(authorization).expect("a token is base64url and has no control characters");
         authorization.set_sensitive(true);
 
         let mut headers = HeaderMap::new();
@@ -311,13 +280,9 @@ impl WebPushClient {
         headers.insert(TTL, HeaderValue::from(ttl_secs));
         headers.insert(URGENCY, HeaderValue::from_static(urgency.as_str()));
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static("aes128gcm"));
-        headers.insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/octet-stream"),
-        );
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         if let Some(topic) = topic {
-            let topic = HeaderValue::from_str(topic.as_str())
-                .expect("a topic has characters of the base64url alphabet only");
+            let topic = HeaderValue::from_str(topic.as_str()).expect("a topic has characters of the base64url alphabet only");
             headers.insert(TOPIC, topic);
         }
         headers
@@ -330,15 +295,47 @@ impl fmt::Debug for WebPushClient {
     }
 }
 
+/// Gives up connections that take too long. The client goes on connecting in the background when
+/// another connection has served the request meanwhile; without this, a push service that stalls
+/// the TLS handshake would hold such a connection for ever.
+#[derive(Clone)]
+struct TimedConnector {
+    inner: HttpsConnector<GuardedConnector>,
+    limit: Duration,
+}
+
+impl TimedConnector {
+    fn new(guard: AddressGuard, tls: ClientConfig, limit: Duration) -> Self {
+        // Whether `http` is allowed is the guard's to say.
+        let inner = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(GuardedConnector::new(guard, TCP_TIMEOUT));
+        Self { inner, limit }
+    }
+}
+
+impl Service<Uri> for TimedConnector {
+    type Response = <HttpsConnector<GuardedConnector> as Service<Uri>>::Response;
+    type Error = Box<dyn Error + Send + Sync>;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connecting = timeout(self.limit, self.inner.call(uri));
+        Box::pin(async move { connecting.await? })
+    }
+}
+
 /// Mozilla's roots and the extra ones, with a provider named: a process may have several.
 fn tls_config(extra_roots: &[Vec<u8>]) -> Result<ClientConfig, ClientError> {
-    let mut roots = RootCertStore {
-        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-    };
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     for (index, root) in extra_roots.iter().enumerate() {
-        roots
-            .add(CertificateDer::from(root.as_slice()))
-            .map_err(|source| ClientError::RootCertificate { index, source })?;
+        roots.add(CertificateDer::from(root.as_slice())).map_err(|source| ClientError::RootCertificate { index, source })?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
@@ -350,16 +347,10 @@ fn tls_config(extra_roots: &[Vec<u8>]) -> Result<ClientConfig, ClientError> {
 
 /// What a status means (RFC 8030 sections 5 and 7, RFC 9110 section 15: an unknown status counts
 /// as the first of its class).
-fn read_answer(
-    status: StatusCode,
-    headers: &HeaderMap,
-    now: SystemTime,
-) -> Result<Accepted, PushError> {
+fn read_answer(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Result<Accepted, PushError> {
     let code = status.as_u16();
     match code {
-        200..=299 => Ok(Accepted {
-            ttl_secs: header_text(headers, &TTL).and_then(|text| text.parse().ok()),
-        }),
+        200..=299 => Ok(Accepted { ttl_secs: header_text(headers, &TTL).and_then(|text| text.parse().ok()) }),
         404 | 410 => Err(PushError::Gone),
         413 => Err(PushError::TooLarge),
         429 | 503 => {
@@ -407,19 +398,13 @@ fn classify(error: &hyper_util::client::legacy::Error) -> PushError {
             return PushError::Untrusted;
         }
         // `io::Error::source` passes over the error that it was made from.
-        let inner = current
-            .downcast_ref::<io::Error>()
-            .and_then(io::Error::get_ref);
+        let inner = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         cause = match inner {
             Some(inner) => Some(inner),
             None => current.source(),
         };
     }
-    if error.is_connect() {
-        PushError::Unreachable
-    } else {
-        PushError::Interrupted
-    }
+    if error.is_connect() { PushError::Unreachable } else { PushError::Interrupted }
 }
 
 #[cfg(test)]

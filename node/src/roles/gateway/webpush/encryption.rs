@@ -117,10 +117,7 @@ impl ReceiverKeys {
     /// Keys as [`Self::private_bytes`] and [`Self::auth`] gave them; `None` if the private key is
     /// zero or not below the curve's order.
     pub fn from_bytes(private: &[u8; 32], auth: [u8; AUTH_SECRET_BYTES]) -> Option<Self> {
-        Some(Self {
-            private: SecretKey::from_slice(private).ok()?,
-            auth: Zeroizing::new(auth),
-        })
+        Some(Self { private: SecretKey::from_slice(private).ok()?, auth: Zeroizing::new(auth) })
     }
 
     /// The private key, for the device's own storage.
@@ -190,18 +187,11 @@ pub fn encrypt(subscription: &Subscription, plaintext: &[u8]) -> Result<Vec<u8>,
 ///
 /// # Errors
 /// [`EncryptError::TooLarge`].
-pub fn encrypt_with(
-    subscription: &Subscription,
-    plaintext: &[u8],
-    keys: &MessageKeys,
-) -> Result<Vec<u8>, EncryptError> {
+pub fn encrypt_with(subscription: &Subscription, plaintext: &[u8], keys: &MessageKeys) -> Result<Vec<u8>, EncryptError> {
     if plaintext.len() > PLAINTEXT_BYTES_MAX {
-        return Err(EncryptError::TooLarge {
-            bytes: plaintext.len(),
-        });
+        return Err(EncryptError::TooLarge { bytes: plaintext.len() });
     }
-    let receiver =
-        parse_public_key(subscription.p256dh()).expect("checked when the subscription was made");
+    let receiver = parse_public_key(subscription.p256dh()).expect("checked when the subscription was made");
     let sender_public = uncompressed(&keys.private.public_key());
     let record_key = RecordKey::derive(
         keys.private.diffie_hellman(&receiver).raw_secret_bytes(),
@@ -239,15 +229,10 @@ pub fn decrypt(keys: &ReceiverKeys, body: &[u8]) -> Result<Vec<u8>, DecryptError
         message.sender_public,
         message.salt,
     );
-    let mut record = record_key
-        .open(message.ciphertext)
-        .ok_or(DecryptError::NotAuthentic)?;
+    let mut record = record_key.open(message.ciphertext).ok_or(DecryptError::NotAuthentic)?;
     // Padding is zeroes after the delimiter; a record of zeroes only is an error (RFC 8188
     // section 2).
-    let delimiter = record
-        .iter()
-        .rposition(|octet| *octet != 0)
-        .ok_or(DecryptError::Padding)?;
+    let delimiter = record.iter().rposition(|octet| *octet != 0).ok_or(DecryptError::Padding)?;
     if record[delimiter] != LAST_RECORD {
         return Err(DecryptError::Padding);
     }
@@ -268,17 +253,13 @@ impl<'a> Message<'a> {
             return Err(DecryptError::TooLarge { bytes: body.len() });
         }
         let truncated = || DecryptError::Truncated { bytes: body.len() };
-        let (salt, rest) = body
-            .split_first_chunk::<SALT_BYTES>()
-            .ok_or_else(truncated)?;
+        let (salt, rest) = body.split_first_chunk::<SALT_BYTES>().ok_or_else(truncated)?;
         let (record_size, rest) = rest.split_first_chunk::<4>().ok_or_else(truncated)?;
         let (key_length, rest) = rest.split_first().ok_or_else(truncated)?;
         if usize::from(*key_length) != PUBLIC_KEY_BYTES {
             return Err(DecryptError::SenderKey);
         }
-        let (sender_public, ciphertext) = rest
-            .split_first_chunk::<PUBLIC_KEY_BYTES>()
-            .ok_or_else(truncated)?;
+        let (sender_public, ciphertext) = rest.split_first_chunk::<PUBLIC_KEY_BYTES>().ok_or_else(truncated)?;
         if ciphertext.len() <= TAG_BYTES {
             return Err(truncated());
         }
@@ -287,11 +268,7 @@ impl<'a> Message<'a> {
         if size < RECORD_BYTES_MIN || !is_one_record {
             return Err(DecryptError::RecordSize { size });
         }
-        Ok(Self {
-            salt,
-            sender_public,
-            ciphertext,
-        })
+        Ok(Self { salt, sender_public, ciphertext })
     }
 }
 
@@ -316,18 +293,8 @@ impl RecordKey {
 
         let mut key = Zeroizing::new([0; 16]);
         let mut nonce = [0; 12];
-        expand(
-            salt,
-            input.as_ref(),
-            &[b"Content-Encoding: aes128gcm\0"],
-            key.as_mut(),
-        );
-        expand(
-            salt,
-            input.as_ref(),
-            &[b"Content-Encoding: nonce\0"],
-            &mut nonce,
-        );
+        expand(salt, input.as_ref(), &[b"Content-Encoding: aes128gcm\0"], key.as_mut());
+        expand(salt, input.as_ref(), &[b"Content-Encoding: nonce\0"], &mut nonce);
         Self { key, nonce }
     }
 
@@ -336,15 +303,11 @@ impl RecordKey {
     }
 
     fn seal(&self, record: &[u8]) -> Vec<u8> {
-        self.cipher()
-            .encrypt(&Nonce::from(self.nonce), record)
-            .expect("AES-GCM takes records up to 64 GiB")
+        self.cipher().encrypt(&Nonce::from(self.nonce), record).expect("AES-GCM takes records up to 64 GiB")
     }
 
     fn open(&self, ciphertext: &[u8]) -> Option<Vec<u8>> {
-        self.cipher()
-            .decrypt(&Nonce::from(self.nonce), ciphertext)
-            .ok()
+        self.cipher().decrypt(&Nonce::from(self.nonce), ciphertext).ok()
     }
 }
 
@@ -362,10 +325,7 @@ pub(super) fn parse_public_key(bytes: &[u8; PUBLIC_KEY_BYTES]) -> Option<PublicK
 
 /// The 65-byte form of a key.
 pub(super) fn uncompressed(key: &PublicKey) -> [u8; PUBLIC_KEY_BYTES] {
-    key.to_sec1_point(false)
-        .as_bytes()
-        .try_into()
-        .expect("an uncompressed P-256 point has 65 bytes")
+    key.to_sec1_point(false).as_bytes().try_into().expect("an uncompressed P-256 point has 65 bytes")
 }
 
 #[cfg(test)]
@@ -381,7 +341,8 @@ mod tests {
         pub(super) const PLAINTEXT: &[u8] = b"When I grow up, I want to be a watermelon";
         pub(super) const SENDER_PRIVATE: &str = "yfWPiYE-n46HLnH0KqZOF1fJJU3MYrct3AELtAQ-oRw";
         pub(super) const RECEIVER_PRIVATE: &str = "q1dXpw3UpT5VOmu_cf_v6ih07Aems3njxI-JWgLcM94";
-        pub(super) const RECEIVER_PUBLIC: &str = "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4";
+        pub(super) const RECEIVER_PUBLIC: &str =
+            "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4";
         pub(super) const SALT: &str = "DGv6ra1nlYgDCS1FRnbzlw";
         pub(super) const AUTH: &str = "BTBZMqHH6r4Tts7J_aSIgg";
         pub(super) const BODY: &str = "DGv6ra1nlYgDCS1FRnbzlwAAEABBBP4z9KsN6nGRTbVYI_c7VJSPQTBtkgcy27mlmlMoZIIgDll6e3vCYLocInmYWAmS6TlzAC8wEqKK6PBru3jl7A_yl95bQpu6cVPTpK4Mqgkf1CXztLVBSt2Ks3oZwbuwXPXLWyouBWLVWGNWQexSgSxsj_Qulcy4a-fN";
@@ -421,11 +382,7 @@ mod tests {
     fn the_rfc_example_is_reproduced_byte_for_byte() {
         let keys = rfc_keys();
         assert_eq!(keys.public_key(), bytes(rfc8291::RECEIVER_PUBLIC));
-        let sender = MessageKeys::dangerous_from_bytes(
-            &bytes(rfc8291::SENDER_PRIVATE),
-            bytes(rfc8291::SALT),
-        )
-        .unwrap();
+        let sender = MessageKeys::dangerous_from_bytes(&bytes(rfc8291::SENDER_PRIVATE), bytes(rfc8291::SALT)).unwrap();
         let body = encrypt_with(&subscription(&keys), rfc8291::PLAINTEXT, &sender).unwrap();
         assert_eq!(BASE64URL_NOPAD.encode(&body), rfc8291::BODY);
         assert_eq!(decrypt(&keys, &body).unwrap(), rfc8291::PLAINTEXT);
@@ -441,14 +398,8 @@ mod tests {
         assert_eq!(decrypt(&keys, &body).unwrap(), largest);
 
         let too_large = vec![1; PLAINTEXT_BYTES_MAX + 1];
-        assert_eq!(
-            encrypt(&subscription(&keys), &too_large),
-            Err(EncryptError::TooLarge { bytes: 3_994 })
-        );
-        assert_eq!(
-            decrypt(&keys, &[0; BODY_BYTES_MAX + 1]),
-            Err(DecryptError::TooLarge { bytes: 4_097 })
-        );
+        assert_eq!(encrypt(&subscription(&keys), &too_large), Err(EncryptError::TooLarge { bytes: 3_994 }));
+        assert_eq!(decrypt(&keys, &[0; BODY_BYTES_MAX + 1]), Err(DecryptError::TooLarge { bytes: 4_097 }));
     }
 
     #[test]
@@ -472,10 +423,7 @@ mod tests {
                 // The record size is not authenticated; another one that fits is no error.
                 16..20 if result.as_deref() == Ok(rfc8291::PLAINTEXT) => continue,
                 16..20 => matches!(result, Err(DecryptError::RecordSize { .. })),
-                20..HEADER_BYTES => matches!(
-                    result,
-                    Err(DecryptError::SenderKey | DecryptError::NotAuthentic)
-                ),
+                20..HEADER_BYTES => matches!(result, Err(DecryptError::SenderKey | DecryptError::NotAuthentic)),
                 _ => result == Err(DecryptError::NotAuthentic),
             };
             assert!(expected, "byte {position}: {result:?}");
@@ -512,10 +460,7 @@ mod tests {
         let mut body = BASE64URL_NOPAD.decode(rfc8291::BODY.as_bytes()).unwrap();
         for size in [0, 17, 57] {
             body[16..20].copy_from_slice(&u32::to_be_bytes(size));
-            assert_eq!(
-                decrypt(&keys, &body),
-                Err(DecryptError::RecordSize { size })
-            );
+            assert_eq!(decrypt(&keys, &body), Err(DecryptError::RecordSize { size }));
         }
         // The ciphertext of the example has 58 bytes: the record is exactly full.
         for size in [58, u32::MAX] {

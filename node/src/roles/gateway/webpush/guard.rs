@@ -93,20 +93,12 @@ impl AddressGuard {
     ///
     /// # Errors
     /// [`ForbiddenTarget::Address`].
-    pub fn check_address(
-        self,
-        address: IpAddr,
-        own_addresses: &[IpAddr],
-    ) -> Result<(), ForbiddenTarget> {
+    pub fn check_address(self, address: IpAddr, own_addresses: &[IpAddr]) -> Result<(), ForbiddenTarget> {
         let is_public = match address {
             IpAddr::V4(address) => is_public_v4(address),
             IpAddr::V6(address) => is_public_v6(address),
         };
-        if self.lab || (is_public && !own_addresses.contains(&address)) {
-            Ok(())
-        } else {
-            Err(ForbiddenTarget::Address)
-        }
+        if self.lab || (is_public && !own_addresses.contains(&address)) { Ok(()) } else { Err(ForbiddenTarget::Address) }
     }
 
     /// Addresses of this host's interfaces; none in a laboratory, where they do not matter.
@@ -123,11 +115,7 @@ impl AddressGuard {
 /// (`127.1`, `0x7f000001`) count as names: the resolver reads them, and its answer is checked.
 fn literal_address(uri: &Uri) -> Option<IpAddr> {
     let host = uri.host()?;
-    host.strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host)
-        .parse()
-        .ok()
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse().ok()
 }
 
 /// Not in IANA's registry of special-purpose IPv4 addresses (RFC 6890 and later), nor multicast.
@@ -205,11 +193,8 @@ fn allowed_addresses(
     own_addresses: &[IpAddr],
 ) -> Result<Vec<SocketAddr>, ForbiddenTarget> {
     let found: Vec<_> = found.take(ADDRESSES_MAX).collect();
-    let allowed: Vec<_> = found
-        .iter()
-        .filter(|address| guard.check_address(address.ip(), own_addresses).is_ok())
-        .copied()
-        .collect();
+    let allowed: Vec<_> =
+        found.iter().filter(|address| guard.check_address(address.ip(), own_addresses).is_ok()).copied().collect();
     if allowed.is_empty() && !found.is_empty() {
         return Err(ForbiddenTarget::Address);
     }
@@ -311,11 +296,7 @@ mod tests {
             "ff02::1",
         ] {
             let address: IpAddr = address.parse().unwrap();
-            assert_eq!(
-                PUBLIC.check_address(address, &[]),
-                Err(ForbiddenTarget::Address),
-                "{address}"
-            );
+            assert_eq!(PUBLIC.check_address(address, &[]), Err(ForbiddenTarget::Address), "{address}");
             assert!(LAB.check_address(address, &[]).is_ok(), "{address}");
         }
         for address in [
@@ -355,10 +336,7 @@ mod tests {
         ] {
             assert_eq!(check(url), Ok(()), "{url}");
         }
-        assert_eq!(
-            check("http://push.example.net/a"),
-            Err(ForbiddenTarget::NotHttps)
-        );
+        assert_eq!(check("http://push.example.net/a"), Err(ForbiddenTarget::NotHttps));
         for port in [1, 22, 25, 80, 444, 1_023] {
             let url = format!("https://push.example.net:{port}/a");
             assert_eq!(check(&url), Err(ForbiddenTarget::Port { port }));
@@ -382,19 +360,10 @@ mod tests {
             allowed_addresses(PUBLIC, found, &[])
         };
         let public: SocketAddr = "1.1.1.1:443".parse().unwrap();
-        assert_eq!(
-            allowed(&["127.0.0.1:443", "1.1.1.1:443", "[::1]:443"]),
-            Ok(vec![public])
-        );
-        assert_eq!(
-            allowed(&["127.0.0.1:443", "[fd00::1]:443"]),
-            Err(ForbiddenTarget::Address)
-        );
+        assert_eq!(allowed(&["127.0.0.1:443", "1.1.1.1:443", "[::1]:443"]), Ok(vec![public]));
+        assert_eq!(allowed(&["127.0.0.1:443", "[fd00::1]:443"]), Err(ForbiddenTarget::Address));
         assert_eq!(allowed(&[]), Ok(vec![]));
-        assert_eq!(
-            allowed(&["1.1.1.1:443"; 40]).map(|found| found.len()),
-            Ok(ADDRESSES_MAX)
-        );
+        assert_eq!(allowed(&["1.1.1.1:443"; 40]).map(|found| found.len()), Ok(ADDRESSES_MAX));
     }
 
     /// What only the resolver reads as an address is found out by its answer.

@@ -61,9 +61,7 @@ impl VapidKey {
     /// # Errors
     /// [`VapidError::Randomness`].
     pub fn generate() -> Result<Self, VapidError> {
-        SecretKey::try_generate()
-            .map(Self)
-            .map_err(|_| VapidError::Randomness)
+        SecretKey::try_generate().map(Self).map_err(|_| VapidError::Randomness)
     }
 
     /// A key as [`Self::to_bytes`] gave it.
@@ -71,9 +69,7 @@ impl VapidKey {
     /// # Errors
     /// [`VapidError::Key`].
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, VapidError> {
-        SecretKey::from_slice(bytes)
-            .map(Self)
-            .map_err(|_| VapidError::Key)
+        SecretKey::from_slice(bytes).map(Self).map_err(|_| VapidError::Key)
     }
 
     /// The private key, for the gateway's own storage.
@@ -102,10 +98,7 @@ impl FromStr for VapidSubject {
     type Err = VapidError;
 
     fn from_str(text: &str) -> Result<Self, VapidError> {
-        let rest = text
-            .strip_prefix("mailto:")
-            .or_else(|| text.strip_prefix("https://"))
-            .ok_or(VapidError::Subject)?;
+        let rest = text.strip_prefix("mailto:").or_else(|| text.strip_prefix("https://")).ok_or(VapidError::Subject)?;
         let is_uri = text.bytes().all(|byte| byte.is_ascii_graphic());
         if rest.is_empty() || text.len() > SUBJECT_BYTES_MAX || !is_uri {
             return Err(VapidError::Subject);
@@ -161,11 +154,7 @@ impl VapidSigner {
         }
         self.tokens.retain(|_, token| token.is_usable(now));
         while self.tokens.len() >= TOKENS_MAX {
-            let oldest = self
-                .tokens
-                .iter()
-                .min_by_key(|(_, token)| token.expires_at)
-                .map(|(origin, _)| origin.clone());
+            let oldest = self.tokens.iter().min_by_key(|(_, token)| token.expires_at).map(|(origin, _)| origin.clone());
             let Some(oldest) = oldest else { return };
             self.tokens.remove(&oldest);
         }
@@ -175,24 +164,18 @@ impl VapidSigner {
     /// RFC 7518 section 3.4 says.
     fn sign(&self, origin: &str, now: u64) -> Token {
         let expires_at = now.saturating_add(TOKEN_LIFETIME.as_secs());
-        let claims = serde_json::json!({"aud": origin, "exp": expires_at, "sub": self.subject.0})
-            .to_string();
+        let claims = serde_json::json!({"aud": origin, "exp": expires_at, "sub": self.subject.0}).to_string();
         let header = BASE64URL_NOPAD.encode(br#"{"typ":"JWT","alg":"ES256"}"#);
         let signed = format!("{header}.{}", BASE64URL_NOPAD.encode(claims.as_bytes()));
         let signature: Signature = self.key.sign(signed.as_bytes());
         let signature = BASE64URL_NOPAD.encode(&signature.to_bytes());
-        Token {
-            authorization: format!("vapid t={signed}.{signature}, k={}", self.public_key),
-            expires_at,
-        }
+        Token { authorization: format!("vapid t={signed}.{signature}, k={}", self.public_key), expires_at }
     }
 }
 
 impl fmt::Debug for VapidSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("VapidSigner")
-            .field("tokens", &self.tokens.len())
-            .finish_non_exhaustive()
+        f.debug_struct("VapidSigner").field("tokens", &self.tokens.len()).finish_non_exhaustive()
     }
 }
 
@@ -222,18 +205,12 @@ mod tests {
 
     /// Checks the signature with the key in the header, as a push service does.
     fn verify(authorization: &str) -> (Value, Value) {
-        let (token, key) = authorization
-            .strip_prefix("vapid t=")
-            .and_then(|rest| rest.split_once(", k="))
-            .unwrap();
+        let (token, key) = authorization.strip_prefix("vapid t=").and_then(|rest| rest.split_once(", k=")).unwrap();
         let decode = |text: &str| BASE64URL_NOPAD.decode(text.as_bytes()).unwrap();
         let (signed, signature) = token.rsplit_once('.').unwrap();
         VerifyingKey::from_sec1_bytes(&decode(key))
             .unwrap()
-            .verify(
-                signed.as_bytes(),
-                &Signature::from_slice(&decode(signature)).unwrap(),
-            )
+            .verify(signed.as_bytes(), &Signature::from_slice(&decode(signature)).unwrap())
             .unwrap();
         let (header, claims) = signed.split_once('.').unwrap();
         let json = |text: &str| serde_json::from_slice(&decode(text)).unwrap();
@@ -243,11 +220,7 @@ mod tests {
     #[test]
     fn tokens_name_origin_expiry_and_contact_and_verify() {
         let (header, claims) = verify(&signer().authorization(ORIGIN, NOW));
-        assert_eq!(
-            header,
-            serde_json::json!({"typ": "JWT", "alg": "ES256"}),
-            "RFC 8292 section 2"
-        );
+        assert_eq!(header, serde_json::json!({"typ": "JWT", "alg": "ES256"}), "RFC 8292 section 2");
         assert_eq!(
             claims,
             serde_json::json!({
@@ -265,11 +238,7 @@ mod tests {
         assert_eq!(signer.authorization(ORIGIN, NOW + 11 * 3_600), first);
         let second = signer.authorization(ORIGIN, NOW + 11 * 3_600 + 1);
         assert_ne!(second, first);
-        assert_eq!(
-            verify(&second).1["exp"],
-            NOW + 23 * 3_600 + 1,
-            "12 hours from then"
-        );
+        assert_eq!(verify(&second).1["exp"], NOW + 23 * 3_600 + 1, "12 hours from then");
     }
 
     #[test]
@@ -317,11 +286,7 @@ mod tests {
             "mailto:\u{fc}@example.net",
             &long,
         ] {
-            assert_eq!(
-                subject.parse::<VapidSubject>(),
-                Err(VapidError::Subject),
-                "{subject}"
-            );
+            assert_eq!(subject.parse::<VapidSubject>(), Err(VapidError::Subject), "{subject}");
         }
     }
 

@@ -1,5 +1,4 @@
 use std::convert::Infallible;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -37,10 +36,7 @@ fn config() -> WebPushConfig {
 }
 
 fn lab_config() -> WebPushConfig {
-    WebPushConfig {
-        lab: true,
-        ..config()
-    }
+    WebPushConfig { lab: true, ..config() }
 }
 
 fn client(config: WebPushConfig) -> WebPushClient {
@@ -48,9 +44,7 @@ fn client(config: WebPushConfig) -> WebPushClient {
 }
 
 async fn send(client: &WebPushClient, subscription: &Subscription) -> Result<Accepted, PushError> {
-    client
-        .send(subscription, b"wake up", 60, Urgency::High, None)
-        .await
+    client.send(subscription, b"wake up", 60, Urgency::High, None).await
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -121,8 +115,7 @@ impl PushService {
 
 /// A self-signed certificate for `localhost`, in DER, and a server that has it.
 fn tls_server(protocols: &[&[u8]]) -> (Vec<u8>, ServerConfig) {
-    let CertifiedKey { cert, signing_key } =
-        generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -145,25 +138,14 @@ async fn a_message_arrives_with_the_headers_of_rfc_8030() {
             let body = body.collect().await.unwrap().to_bytes();
             seen.send((head, body)).await.unwrap();
             let mut accepted = answer(201);
-            accepted
-                .headers_mut()
-                .insert(TTL, HeaderValue::from_static("30"));
+            accepted.headers_mut().insert(TTL, HeaderValue::from_static("30"));
             accepted
         }
     })
     .await;
     let device = device(&service.endpoint());
     let topic = "call-7".parse().unwrap();
-    let accepted = client(lab_config())
-        .send(
-            &device.subscription,
-            b"wake up",
-            60,
-            Urgency::High,
-            Some(&topic),
-        )
-        .await
-        .unwrap();
+    let accepted = client(lab_config()).send(&device.subscription, b"wake up", 60, Urgency::High, Some(&topic)).await.unwrap();
     assert_eq!(accepted.ttl_secs, Some(30));
 
     let (head, body) = requests.recv().await.unwrap();
@@ -217,11 +199,7 @@ async fn each_answer_has_its_meaning() {
     ] {
         let endpoint = format!("http://{}/status/{status}", service.addr);
         let device = device(&endpoint);
-        assert_eq!(
-            send(&client, &device.subscription).await,
-            expected,
-            "{status}"
-        );
+        assert_eq!(send(&client, &device.subscription).await, expected, "{status}");
     }
     assert_eq!(service.connections(), 1, "one connection serves them all");
 }
@@ -261,9 +239,7 @@ async fn a_payload_over_the_limit_is_not_sent() {
     let service = PushService::start(None, |_| async { answer(201) }).await;
     let device = device(&service.endpoint());
     let payload = vec![0; PLAINTEXT_BYTES_MAX + 1];
-    let refused = client(lab_config())
-        .send(&device.subscription, &payload, 60, Urgency::Normal, None)
-        .await;
+    let refused = client(lab_config()).send(&device.subscription, &payload, 60, Urgency::Normal, None).await;
     assert_eq!(refused, Err(PushError::TooLarge));
     assert_eq!(service.connections(), 0);
 }
@@ -274,26 +250,11 @@ async fn without_lab_nothing_is_sent_to_this_host() {
     let port = service.addr.port();
     let client = client(config());
     for (endpoint, expected) in [
-        (
-            format!("http://127.0.0.1:{port}/a"),
-            ForbiddenTarget::NotHttps,
-        ),
-        (
-            format!("https://127.0.0.1:{port}/a"),
-            ForbiddenTarget::Address,
-        ),
-        (
-            format!("https://localhost:{port}/a"),
-            ForbiddenTarget::Address,
-        ),
-        (
-            format!("https://[::ffff:127.0.0.1]:{port}/a"),
-            ForbiddenTarget::Address,
-        ),
-        (
-            "https://localhost:22/a".to_owned(),
-            ForbiddenTarget::Port { port: 22 },
-        ),
+        (format!("http://127.0.0.1:{port}/a"), ForbiddenTarget::NotHttps),
+        (format!("https://127.0.0.1:{port}/a"), ForbiddenTarget::Address),
+        (format!("https://localhost:{port}/a"), ForbiddenTarget::Address),
+        (format!("https://[::ffff:127.0.0.1]:{port}/a"), ForbiddenTarget::Address),
+        ("https://localhost:22/a".to_owned(), ForbiddenTarget::Port { port: 22 }),
     ] {
         let device = device(&endpoint);
         let refused = send(&client, &device.subscription).await;
@@ -319,16 +280,10 @@ async fn https_works_over_both_versions_of_http_and_keeps_its_connection() {
         })
         .await;
         let device = device(&format!("https://localhost:{}/a", service.addr.port()));
-        let client = client(WebPushConfig {
-            extra_roots: vec![root],
-            ..lab_config()
-        });
+        let client = client(WebPushConfig { extra_roots: vec![root], ..lab_config() });
         for _ in 0..3 {
             let accepted = send(&client, &device.subscription).await.unwrap();
-            assert_eq!(
-                accepted.ttl_secs,
-                Some(if protocols.len() == 2 { 2 } else { 1 })
-            );
+            assert_eq!(accepted.ttl_secs, Some(if protocols.len() == 2 { 2 } else { 1 }));
         }
         assert_eq!(service.connections(), 1);
     }
@@ -341,14 +296,8 @@ async fn a_certificate_that_no_root_vouches_for_is_refused() {
     let service = PushService::start(Some(tls), |_| async { answer(201) }).await;
     let device = device(&format!("https://localhost:{}/a", service.addr.port()));
     for extra_roots in [vec![], vec![other_root]] {
-        let client = client(WebPushConfig {
-            extra_roots,
-            ..lab_config()
-        });
-        assert_eq!(
-            send(&client, &device.subscription).await,
-            Err(PushError::Untrusted)
-        );
+        let client = client(WebPushConfig { extra_roots, ..lab_config() });
+        assert_eq!(send(&client, &device.subscription).await, Err(PushError::Untrusted));
     }
 }
 
@@ -358,41 +307,37 @@ async fn a_certificate_for_another_name_is_refused() {
     let service = PushService::start(Some(tls), |_| async { answer(201) }).await;
     // The certificate says `localhost`.
     let device = device(&format!("https://127.0.0.1:{}/a", service.addr.port()));
-    let client = client(WebPushConfig {
-        extra_roots: vec![root],
-        ..lab_config()
-    });
-    assert_eq!(
-        send(&client, &device.subscription).await,
-        Err(PushError::Untrusted)
-    );
+    let client = client(WebPushConfig { extra_roots: vec![root], ..lab_config() });
+    assert_eq!(send(&client, &device.subscription).await, Err(PushError::Untrusted));
 }
 
 #[tokio::test]
 async fn an_extra_root_that_is_no_certificate_is_named() {
     let (root, _) = tls_server(&[]);
-    let refused = WebPushClient::new(WebPushConfig {
-        extra_roots: vec![root, b"no certificate".to_vec()],
-        ..config()
-    });
-    assert!(matches!(
-        refused,
-        Err(ClientError::RootCertificate { index: 1, .. })
-    ));
+    let refused = WebPushClient::new(WebPushConfig { extra_roots: vec![root, b"no certificate".to_vec()], ..config() });
+    assert!(matches!(refused, Err(ClientError::RootCertificate { index: 1, .. })));
 }
 
 #[tokio::test]
 async fn a_push_service_that_does_not_answer_is_given_up() {
     let service = PushService::start(None, |_| std::future::pending::<Answer>()).await;
     let device = device(&service.endpoint());
-    let client = client(WebPushConfig {
-        timeout: Duration::from_millis(200),
-        ..lab_config()
-    });
-    assert_eq!(
-        send(&client, &device.subscription).await,
-        Err(PushError::Timeout)
-    );
+    let client = client(WebPushConfig { timeout: Duration::from_millis(200), ..lab_config() });
+    assert_eq!(send(&client, &device.subscription).await, Err(PushError::Timeout));
+}
+
+#[tokio::test]
+async fn a_stalled_tls_handshake_is_given_up_by_the_connector_itself() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let uri = format!("https://{}/a", listener.local_addr().unwrap());
+    let guard = AddressGuard::new(true);
+    let tls = tls_config(&[]).unwrap();
+    let mut connector = TimedConnector::new(guard, tls, Duration::from_millis(100));
+    let connecting = connector.call(uri.parse().unwrap());
+    // Accepts, and says nothing.
+    let (connected, stalled) = tokio::join!(connecting, listener.accept());
+    assert!(connected.is_err_and(|error| error.is::<tokio::time::error::Elapsed>()));
+    stalled.unwrap();
 }
 
 #[tokio::test]
@@ -401,10 +346,7 @@ async fn a_port_without_a_push_service_is_unreachable() {
     let port = listener.local_addr().unwrap().port();
     drop(listener);
     let device = device(&format!("http://127.0.0.1:{port}/a"));
-    assert_eq!(
-        send(&client(lab_config()), &device.subscription).await,
-        Err(PushError::Unreachable)
-    );
+    assert_eq!(send(&client(lab_config()), &device.subscription).await, Err(PushError::Unreachable));
 }
 
 /// A server that reads some of the request and then says `answer`, byte for byte.
@@ -448,10 +390,7 @@ async fn an_endless_answer_body_is_not_read_to_its_end() {
     answer.resize(answer.len() + 4 * ANSWER_BYTES_MAX, b'a');
     let addr = raw_service(answer).await;
     let device = device(&format!("http://{addr}/a"));
-    assert_eq!(
-        send(&client(lab_config()), &device.subscription).await,
-        Err(PushError::Gone)
-    );
+    assert_eq!(send(&client(lab_config()), &device.subscription).await, Err(PushError::Gone));
 }
 
 /// Everything that is logged, at every level, by every crate.
@@ -473,10 +412,7 @@ impl io::Write for Log {
 async fn logs_and_errors_show_neither_endpoint_nor_token() {
     let log = Log::default();
     let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
     // The test's runtime has one thread: this one.
     let _guard = tracing::subscriber::set_default(subscriber);
 
@@ -484,10 +420,7 @@ async fn logs_and_errors_show_neither_endpoint_nor_token() {
     let device = device(&service.endpoint());
     let client = client(lab_config());
     let refused = send(&client, &device.subscription).await.unwrap_err();
-    let text = format!(
-        "{refused} {refused:?} {client:?} {device:?}",
-        device = device.subscription
-    );
+    let text = format!("{refused} {refused:?} {client:?} {device:?}", device = device.subscription);
     let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     assert!(log.contains("push service answered"), "{log}");
     for secret in ["secret-path", "vapid t=", "eyJ"] {
