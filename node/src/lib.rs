@@ -4,7 +4,9 @@ pub mod address;
 pub mod behaviour;
 pub mod calls;
 pub mod handle;
+pub mod push;
 pub mod reservations;
+pub mod roles;
 pub mod streams;
 pub mod swarm;
 #[cfg(test)]
