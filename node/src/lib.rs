@@ -1,1 +1,3 @@
 //! Halloo node.
+
+pub mod store;
