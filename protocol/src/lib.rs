@@ -10,11 +10,13 @@
 //! | [`time`], [`clock`] | wall-clock time on the wire; the estimate of a node's clock offset |
 //! | [`key`] | Ed25519 keys by role, domain-separated signatures |
 //! | [`identity`] | usernames, certificates, the chain from authority to device, revocation, recovery phrase |
+//! | [`authority`] | enrolment, renewal, invite codes, the authority's list of bootstrap nodes |
 //! | [`directory`] | the directory record: signed device entries, leases, merge, record key |
 //! | [`node`] | node descriptors, roles, the hello |
 //!
 //! Byte layouts are specified in `docs/wire.md`.
 
+pub mod authority;
 pub mod clock;
 pub mod directory;
 pub mod identity;
