@@ -13,12 +13,17 @@
 //! | [`authority`] | enrolment, renewal, invite codes, the authority's list of bootstrap nodes |
 //! | [`directory`] | the directory record: signed device entries, leases, merge, record key |
 //! | [`node`] | node descriptors, roles, the hello |
+//! | [`id`], [`event`] | ids of calls, messages, conversations; kinds of events |
+//! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
 //!
 //! Byte layouts are specified in `docs/wire.md`.
 
 pub mod authority;
+pub mod call;
 pub mod clock;
 pub mod directory;
+pub mod event;
+pub mod id;
 pub mod identity;
 pub mod key;
 pub mod node;
