@@ -22,7 +22,8 @@
 //!
 //! One task owns sockets and engine of a session; the handle talks to it through bounded
 //! channels, and dropping the handle ends the task and closes the sockets. A [`PendingMedia`] has no
-//! task: dropping it closes its sockets there and then. Limits, times and what happens at each are
+//! task: dropping it closes its sockets there and then. While a file is played and while one is
+//! recorded, each takes a thread of the runtime's blocking pool (512 unless configured). Limits, times and what happens at each are
 //! constants in the submodules.
 
 use std::{

@@ -122,27 +122,27 @@ impl Session {
     }
 
     pub(super) async fn run(mut self) -> MediaSummary {
-        let mut failure = match self.drive().await {
+        let ended = self.drive().await;
+        self.transport.close();
+        let recorded = self.finish_recording().await;
+        let (recorded_ms, end) = match (recorded, ended) {
+            (Ok(samples), ended) => (samples * 1_000 / u64::from(SAMPLE_RATE), ended),
+            // The tick that meets a failed recorder leaves it to this to say why.
+            (Err(error), Ok(_) | Err(MediaError::Ended)) => (0, Err(error)),
+            (Err(_), ended) => (0, ended),
+        };
+        // Told last: whoever hears of the end finds the recording complete.
+        let failure = match end {
             Ok(End::Local) => None,
             Ok(End::Remote) => {
                 self.tell(MediaEvent::Closed);
                 None
             }
-            Err(error) => Some(error),
-        };
-        self.transport.close();
-        let recorded = self.finish_recording().await;
-        let recorded_ms = match recorded {
-            Ok(samples) => samples * 1_000 / u64::from(SAMPLE_RATE),
             Err(error) => {
-                // The tick that meets a failed recorder leaves it to this to say why.
-                failure = failure.filter(|failure| !matches!(failure, MediaError::Ended)).or(Some(error));
-                0
+                self.tell(MediaEvent::Failed(error.clone()));
+                Some(error)
             }
         };
-        if let Some(error) = &failure {
-            self.tell(MediaEvent::Failed(error.clone()));
-        }
         self.publish();
         MediaSummary { stats: self.stats, recorded_ms, failure: failure.as_ref().map(with_causes) }
     }
