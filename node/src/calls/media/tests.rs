@@ -300,6 +300,16 @@ async fn ports_are_free_as_soon_as_a_session_is_gone() {
 }
 
 #[tokio::test]
+async fn a_phone_may_ring_longer_than_silence_is_borne() {
+    let (mut caller, mut callee) = call(config(), config()).await;
+    let ringing = Duration::from_secs(7);
+    let (caller_event, callee_event) =
+        tokio::join!(tokio::time::timeout(ringing, caller.next_event()), tokio::time::timeout(ringing, callee.next_event()));
+    assert!(caller_event.is_err() && callee_event.is_err(), "{caller_event:?} {callee_event:?}");
+    assert_eq!(caller.stats().packets_sent + callee.stats().packets_sent, 0);
+}
+
+#[tokio::test]
 async fn an_offer_never_taken_up_times_out() {
     let (_pending, sdp) = offer(config()).await.unwrap();
     let limit = Duration::from_millis(300);
