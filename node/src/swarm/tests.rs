@@ -31,6 +31,10 @@ async fn identify_ping_and_autonat_work_both_ways() {
         let mut client = TestPeer::listening(address).await;
         server.swarm.behaviour_mut().streams.keep(client.id, true);
         client.swarm.behaviour_mut().streams.keep(server.id, true);
+        client.swarm.behaviour_mut().autonat_client = autonat::v2::client::Behaviour::new(
+            rand::make_rng(),
+            autonat::v2::client::Config::default().with_probe_interval(Duration::from_millis(100)),
+        );
         client.dial(&server);
         until(
             &mut [&mut server, &mut client],
@@ -95,11 +99,13 @@ async fn a_relayed_connection_becomes_direct_by_hole_punching() {
                 let direct = |peer: &TestPeer, other| {
                     peer.swarm.behaviour().streams.is_direct(&other)
                 };
-                direct(alice, bob.id)
-                    && direct(bob, alice.id)
-                    && seen(bob, |event| {
+                // Whose dial wins is chance; only the winner says so.
+                let punched = |peer: &TestPeer| {
+                    seen(peer, |event| {
                         matches!(event, BehaviourEvent::Dcutr(event) if event.result.is_ok())
                     })
+                };
+                direct(alice, bob.id) && direct(bob, alice.id) && (punched(alice) || punched(bob))
             },
         )
         .await;
