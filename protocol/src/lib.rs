@@ -11,6 +11,7 @@
 //! | [`key`] | Ed25519 keys by role, domain-separated signatures |
 //! | [`identity`] | usernames, certificates, the chain from authority to device, revocation, recovery phrase |
 //! | [`directory`] | the directory record: signed device entries, leases, merge, record key |
+//! | [`kademlia`] | who keeps which record: routing table, look-up, publishing, replicas, repair |
 //! | [`node`] | node descriptors, roles, the hello |
 //!
 //! Byte layouts are specified in `docs/wire.md`.
@@ -18,6 +19,7 @@
 pub mod clock;
 pub mod directory;
 pub mod identity;
+pub mod kademlia;
 pub mod key;
 pub mod node;
 pub mod redact;

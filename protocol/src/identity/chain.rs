@@ -270,6 +270,12 @@ impl TrustStore {
         self.authorities.keys()
     }
 
+    /// True if `root`'s newest list takes back the user certificate with this serial.
+    #[must_use]
+    pub fn is_user_revoked(&self, root: &AuthorityKey, serial: u64) -> bool {
+        self.authorities.get(root).is_some_and(|state| state.users_revoked.contains_key(&serial))
+    }
+
     /// Number of the newest list known of `root`; 0 if none.
     #[must_use]
     pub fn revocation_number(&self, root: &AuthorityKey) -> u64 {
