@@ -12,6 +12,7 @@
 //! | [`identity`] | usernames, certificates, the chain from authority to device, revocation, recovery phrase |
 //! | [`authority`] | enrolment, renewal, invite codes, the authority's list of bootstrap nodes |
 //! | [`directory`] | the directory record: signed device entries, leases, merge, record key |
+//! | [`kademlia`] | who keeps which record: routing table, look-up, publishing, replicas, repair |
 //! | [`node`] | node descriptors, roles, the hello |
 //! | [`id`], [`event`] | ids of calls, messages, conversations; kinds of events |
 //! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
@@ -25,6 +26,7 @@ pub mod directory;
 pub mod event;
 pub mod id;
 pub mod identity;
+pub mod kademlia;
 pub mod key;
 pub mod node;
 pub mod redact;
