@@ -14,6 +14,7 @@
 //! | [`node`] | node descriptors, roles, the hello |
 //! | [`id`], [`event`] | ids of calls, messages, conversations; kinds of events |
 //! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
+//! | [`message`] | envelopes, receipts, outbox and inbox |
 //!
 //! Byte layouts are specified in `docs/wire.md`.
 
@@ -24,6 +25,7 @@ pub mod event;
 pub mod id;
 pub mod identity;
 pub mod key;
+pub mod message;
 pub mod node;
 pub mod redact;
 pub mod time;
