@@ -293,9 +293,6 @@ impl Outbox {
     /// Time has passed. `unix` is the corrected time, for the deadlines.
     pub fn handle_timeout(&mut self, now: Instant, unix: UnixTime) {
         for slot in self.slots.values_mut().filter(|slot| unix > slot.item.deadline) {
-            if slot.item.copies.is_empty() {
-                slot.copies.clear();
-            }
             for copy in slot.item.copies.values_mut().filter(|copy| copy.is_open()) {
                 *copy = CopyState::Failed(Reason::EXPIRED);
             }
