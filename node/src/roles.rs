@@ -1,0 +1,3 @@
+//! What a node can serve besides itself.
+
+pub mod authority;
