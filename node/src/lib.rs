@@ -4,6 +4,8 @@ pub mod address;
 pub mod behaviour;
 pub mod calls;
 pub mod handle;
+pub mod identity;
+pub mod key_file;
 pub mod push;
 pub mod reservations;
 pub mod roles;
