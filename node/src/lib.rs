@@ -1,6 +1,8 @@
 //! Halloo node.
 
+pub mod api;
 pub mod config;
+pub mod daemon;
 pub mod handle;
 pub mod home;
 pub mod testnet;
