@@ -1,9 +1,17 @@
 //! Halloo node.
 
+pub mod address;
 pub mod api;
+pub mod behaviour;
+pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod handle;
 pub mod home;
+pub mod reservations;
+pub mod streams;
+pub mod swarm;
+#[cfg(test)]
+mod test_swarm;
 pub mod testnet;
 pub mod timestamp;

@@ -1,1 +1,25 @@
-//! Halloo protocol.
+//! What Halloo nodes say to each other, and how they decide.
+//!
+//! Everything here is pure: values go in, values come out. The crate never opens a socket, reads a clock,
+//! spawns a thread or draws randomness of its own; callers pass `now`, keys and random generators in. That is what lets the
+//! same state machines run in a daemon, in a test and in a simulation.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`wire`] | the one codec: bincode with limits, frames, extensions, signed objects |
+//! | [`time`], [`clock`] | wall-clock time on the wire; the estimate of a node's clock offset |
+//! | [`key`] | Ed25519 keys by role, domain-separated signatures |
+//! | [`identity`] | usernames, certificates, the chain from authority to device, revocation, recovery phrase |
+//! | [`directory`] | the directory record: signed device entries, leases, merge, record key |
+//! | [`node`] | node descriptors, roles, the hello |
+//!
+//! Byte layouts are specified in `docs/wire.md`.
+
+pub mod clock;
+pub mod directory;
+pub mod identity;
+pub mod key;
+pub mod node;
+pub mod redact;
+pub mod time;
+pub mod wire;

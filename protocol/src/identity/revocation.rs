@@ -1,0 +1,86 @@
+//! Revocation lists: what the authority takes back before its time.
+//!
+//! A list is whole, numbered and signed; the highest number wins and replaces what was before. Its number rides in every hello, and whoever
+//! has a newer list than a peer gets or gives it. A serial falls out of the list when its certificate would have ended anyway.
+
+use bincode::{Decode, Encode};
+
+use super::certificate::SigningCertificate;
+use super::chain::ChainError;
+use crate::key::AuthorityKey;
+use crate::time::UnixTime;
+use crate::wire::{Body, DecodeError, Extensions, Signed};
+
+/// Largest revocation list, in bytes: about 3,000 revoked users, within one frame.
+pub const REVOCATION_LIST_BYTES_MAX: usize = 48 * 1024;
+
+/// A revoked user certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct RevokedSerial {
+    /// The certificate's serial.
+    pub serial: u64,
+    /// When the certificate ends by itself.
+    pub until: UnixTime,
+}
+
+/// Everything an authority has taken back, as of `issued_at`.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RevocationList {
+    /// Whose list.
+    pub authority: AuthorityKey,
+    /// Grows by one with every list.
+    pub number: u64,
+    /// When it was made.
+    pub issued_at: UnixTime,
+    /// Revoked user certificates, ascending by serial.
+    pub users: Vec<RevokedSerial>,
+    /// Serials of revoked signing certificates; counts only in lists the root key signed itself.
+    pub signing: Vec<u64>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Body for RevocationList {
+    const KIND: u16 = 0x0106;
+    const LIMIT: usize = REVOCATION_LIST_BYTES_MAX;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        if self.users.is_sorted_by(|a, b| a.serial < b.serial) {
+            Ok(())
+        } else {
+            Err(DecodeError::invalid("users", "serials aren't strictly ascending"))
+        }
+    }
+}
+
+/// A list with what is needed to verify it: signed by a signing key, or, without `signing`, by the root key itself.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SignedRevocationList {
+    /// The signing key's certificate, if a signing key signed.
+    pub signing: Option<Signed<SigningCertificate>>,
+    /// The list.
+    pub list: Signed<RevocationList>,
+}
+
+impl SignedRevocationList {
+    /// Checks that the authority it names made it. Validity of the signing certificate is judged at the time of issue, so that
+    /// an old list stays readable.
+    ///
+    /// # Errors
+    /// Which signature or time is wrong.
+    pub fn verify(&self) -> Result<&RevocationList, ChainError> {
+        let list = self.list.unverified();
+        let signer = match &self.signing {
+            None => list.authority.0,
+            Some(certificate) => {
+                let signing = certificate.verify(&list.authority.0).map_err(ChainError::SigningSignature)?;
+                if list.issued_at < signing.not_before || list.issued_at > signing.not_after {
+                    return Err(ChainError::SigningExpired { not_after: signing.not_after });
+                }
+                signing.key
+            }
+        };
+        self.list.verify(&signer).map_err(ChainError::ListSignature)?;
+        Ok(list)
+    }
+}

@@ -1,0 +1,203 @@
+//! Usernames: one spelling per name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use bincode::{Decode, Encode};
+use unicode_normalization::UnicodeNormalization;
+use unicode_security::MixedScript;
+use unicode_security::general_security_profile::IdentifierType;
+
+use crate::key::{AuthorityKey, IdentityKey};
+
+/// Most characters in a username, after normalisation.
+pub const USERNAME_CHARS_MAX: usize = 64;
+
+/// Most bytes of input looked at: 64 characters of 4 bytes, with room for what normalisation shrinks.
+const INPUT_BYTES_MAX: usize = 1_024;
+
+/// Why a text can't be a username.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UsernameError {
+    /// Nothing there.
+    #[error("a username has at least one character")]
+    Empty,
+    /// More than [`USERNAME_CHARS_MAX`] characters.
+    #[error("a username has at most {USERNAME_CHARS_MAX} characters, this one has {0}")]
+    TooLong(usize),
+    /// A character that can't be told from others, isn't printed, or has a meaning in addresses.
+    #[error("{0:?} can't be part of a username: use letters, digits, `.`, `_` and `-`")]
+    Character(char),
+    /// Letters of several scripts, which can look like another name.
+    #[error("letters of different scripts are mixed")]
+    MixedScripts,
+    /// Starts or ends with punctuation.
+    #[error("a username starts and ends with a letter or digit")]
+    Edge,
+    /// `@` in the wrong place.
+    #[error("expected `name@authority`")]
+    Form,
+}
+
+/// A username without its authority: normalised (NFKC and full case folding), of one script, 1 to 64 characters.
+///
+/// Equal names have equal bytes, so they can be hashed, signed and compared without further thought.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Encode)]
+pub struct Username(String);
+
+impl Username {
+    /// Normalises and checks `text`.
+    ///
+    /// # Errors
+    /// What is wrong with the name.
+    pub fn new(text: &str) -> Result<Self, UsernameError> {
+        if text.len() > INPUT_BYTES_MAX {
+            return Err(UsernameError::TooLong(text.chars().count()));
+        }
+        let name = normalise(text);
+        let length = name.chars().count();
+        if length == 0 {
+            return Err(UsernameError::Empty);
+        }
+        if length > USERNAME_CHARS_MAX {
+            return Err(UsernameError::TooLong(length));
+        }
+        if let Some(bad) = name.chars().find(|&c| !is_allowed(c)) {
+            return Err(UsernameError::Character(bad));
+        }
+        if name.starts_with(is_punctuation) || name.ends_with(is_punctuation) {
+            return Err(UsernameError::Edge);
+        }
+        if !name.as_str().is_single_script() {
+            return Err(UsernameError::MixedScripts);
+        }
+        Ok(Self(name))
+    }
+
+    /// The normalised text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// NFKC and case folding to a fixed point: folding can undo normalisation and the other way round; two rounds settle every
+/// character, the third is spare.
+fn normalise(text: &str) -> String {
+    let mut name: String = text.nfkc().collect();
+    for _ in 0..3 {
+        let next: String = caseless::default_case_fold_str(&name).nfkc().collect();
+        if next == name {
+            break;
+        }
+        name = next;
+    }
+    name
+}
+
+fn is_punctuation(c: char) -> bool {
+    matches!(c, '.' | '_' | '-')
+}
+
+fn is_allowed(c: char) -> bool {
+    use unicode_security::GeneralSecurityProfile;
+    if c.is_ascii() {
+        return c.is_ascii_lowercase() || c.is_ascii_digit() || is_punctuation(c);
+    }
+    // UTS 39's "allowed" identifier characters are letters, marks and digits of scripts in everyday use.
+    c.identifier_allowed() && c.identifier_type() != Some(IdentifierType::Inclusion)
+}
+
+impl fmt::Display for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Username {
+    type Err = UsernameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::new(text)
+    }
+}
+
+impl<Context> Decode<Context> for Username {
+    fn decode<D: bincode::de::Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, bincode::error::DecodeError> {
+        let text = String::decode(decoder)?;
+        let name = Self::new(&text).map_err(|error| bincode::error::DecodeError::OtherString(format!("username: {error}")))?;
+        // A name that isn't in its normal form has another record key than the same name written properly.
+        if name.0 == text {
+            Ok(name)
+        } else {
+            Err(bincode::error::DecodeError::OtherString("username isn't in its normal form".into()))
+        }
+    }
+}
+bincode::impl_borrow_decode!(Username);
+
+/// A user, named completely: which authority's `name`. A name without an authority is its own key.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub enum UserId {
+    /// `name` under the authority with this root key.
+    Named {
+        /// Whose name it is.
+        authority: AuthorityKey,
+        /// The name.
+        name: Username,
+    },
+    /// An identity without a name: `key:...`.
+    Key(IdentityKey),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn different_spellings_of_a_name_are_one_name() {
+        for (written, normal) in [
+            ("Alice", "alice"),
+            ("ＡＬＩＣＥ", "alice"),
+            ("Straße", "strasse"),
+            ("ΣΊΣΥΦΟΣ", "σίσυφοσ"),
+            ("café", "café"),
+            ("cafe\u{301}", "café"),
+            ("ﬁona", "fiona"),
+            ("a.b-c_d9", "a.b-c_d9"),
+            ("Иван", "иван"),
+            ("さくら花", "さくら花"),
+        ] {
+            assert_eq!(Username::new(written).map(|name| name.to_string()), Ok(normal.to_string()), "{written}");
+        }
+    }
+
+    #[test]
+    fn names_that_mislead_or_cannot_be_written_are_refused() {
+        assert_eq!(Username::new(""), Err(UsernameError::Empty));
+        assert_eq!(Username::new(&"a".repeat(65)), Err(UsernameError::TooLong(65)));
+        assert!(Username::new(&"a".repeat(64)).is_ok());
+        assert_eq!(Username::new("pаypal"), Err(UsernameError::MixedScripts)); // Cyrillic а
+        for bad in ["al ice", "al@ice", "al/ice", "al\u{200b}ice", "al\u{202e}ice", "alice\0", "😀", "a:b", "al\nice"] {
+            assert!(matches!(Username::new(bad), Err(UsernameError::Character(_))), "{bad:?}");
+        }
+        for bad in [".alice", "alice-", "_"] {
+            assert_eq!(Username::new(bad), Err(UsernameError::Edge), "{bad}");
+        }
+        assert!(matches!(Username::new(&"x".repeat(100_000)), Err(UsernameError::TooLong(_))));
+    }
+
+    #[test]
+    fn only_the_normal_form_decodes() {
+        let limit = 100;
+        assert!(crate::wire::decode::<Username>(&crate::wire::encode(&"alice".to_string()), limit).is_ok());
+        assert!(crate::wire::decode::<Username>(&crate::wire::encode(&"Alice".to_string()), limit).is_err());
+    }
+}
