@@ -32,6 +32,14 @@ mod server;
 
 pub use listener::{ApiError, ApiListener};
 
+/// Request bodies that the command line shares.
+pub(crate) mod requests {
+    pub(crate) use super::authority::RevokeRequest;
+    pub(crate) use super::calls::CallDone;
+    pub(crate) use super::messages::{MessageRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
+    pub(crate) use super::power::WakeRequest;
+}
+
 use std::sync::Arc;
 
 use axum::Router;
@@ -91,11 +99,7 @@ fn router(state: ApiState) -> Router {
 }
 
 /// Refuses who has no business here.
-async fn guard(
-    State(state): State<ApiState>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Refusal> {
+async fn guard(State(state): State<ApiState>, request: Request, next: Next) -> Result<Response, Refusal> {
     state.access.check(request.uri(), request.headers())?;
     Ok(next.run(request).await)
 }
@@ -106,19 +110,13 @@ async fn safe_headers(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(NO_REFERRER, HeaderValue::from_static("no-referrer"));
     response
 }
 
 async fn not_found(request: Request) -> Refusal {
-    let detail = format!(
-        "there is nothing at {}; see /v1/openapi.json",
-        request.uri().path()
-    );
+    let detail = format!("there is nothing at {}; see /v1/openapi.json", request.uri().path());
     Refusal(Problem::new(ProblemKind::NotFound, detail))
 }
 

@@ -110,9 +110,7 @@ pub struct ApiConfig {
 }
 
 /// What a node can serve to others.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Role {
@@ -229,28 +227,16 @@ impl FromStr for RootKey {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let bytes = text.strip_prefix(KEY_PREFIX).and_then(|encoded| {
-            data_encoding::BASE64URL_NOPAD
-                .decode(encoded.as_bytes())
-                .ok()?
-                .try_into()
-                .ok()
-        });
-        bytes.map(Self).ok_or_else(|| {
-            ValueError(format!(
-                "a key is `{KEY_PREFIX}` and 43 characters of base64url"
-            ))
-        })
+        let bytes = text
+            .strip_prefix(KEY_PREFIX)
+            .and_then(|encoded| data_encoding::BASE64URL_NOPAD.decode(encoded.as_bytes()).ok()?.try_into().ok());
+        bytes.map(Self).ok_or_else(|| ValueError(format!("a key is `{KEY_PREFIX}` and 43 characters of base64url")))
     }
 }
 
 impl fmt::Display for RootKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{KEY_PREFIX}{}",
-            data_encoding::BASE64URL_NOPAD.encode(&self.0)
-        )
+        write!(f, "{KEY_PREFIX}{}", data_encoding::BASE64URL_NOPAD.encode(&self.0))
     }
 }
 
@@ -268,10 +254,7 @@ impl FromStr for NamedAuthority {
             .split_once('=')
             .filter(|(name, _)| !name.is_empty() && !name.contains('@'))
             .ok_or_else(|| ValueError("an authority is written NAME=KEY".to_owned()))?;
-        Ok(Self {
-            name: name.to_owned(),
-            key: key.parse()?,
-        })
+        Ok(Self { name: name.to_owned(), key: key.parse()? })
     }
 }
 
@@ -282,10 +265,7 @@ impl FromStr for ApiAddress {
         match text.strip_prefix("unix:") {
             Some("") => Err(ValueError("unix: needs a path".to_owned())),
             Some(path) => Ok(Self::Unix(PathBuf::from(path))),
-            None => text
-                .parse()
-                .map(Self::Tcp)
-                .map_err(|_| ValueError("an API address is unix:PATH or IP:PORT".to_owned())),
+            None => text.parse().map(Self::Tcp).map_err(|_| ValueError("an API address is unix:PATH or IP:PORT".to_owned())),
         }
     }
 }
@@ -345,10 +325,7 @@ impl Config {
         match std::fs::read_to_string(path) {
             Ok(text) => Self::parse(&text, path),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(source) => Err(ConfigError::Read {
-                path: path.to_owned(),
-                source,
-            }),
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
         }
     }
 
@@ -359,11 +336,7 @@ impl Config {
             let line = before.matches('\n').count() + 1;
             // One line for people: the parser's hints can have several.
             let message = error.message().trim().replace('\n', "; ");
-            ConfigError::Syntax {
-                path: path.to_owned(),
-                line,
-                message,
-            }
+            ConfigError::Syntax { path: path.to_owned(), line, message }
         })
     }
 }
@@ -387,11 +360,7 @@ pub fn sample(values: &SampleValues) -> String {
         Some(value) => format!("{key} = {}", toml::Value::from(value.as_str())),
         None => format!("# {key} = \"{example}\""),
     };
-    let display_name = text(
-        &values.profile.display_name,
-        "display_name",
-        "Alice Example",
-    );
+    let display_name = text(&values.profile.display_name, "display_name", "Alice Example");
     let languages = match values.profile.languages.as_slice() {
         [] => "# languages = [\"en\"]".to_owned(),
         some => format!("languages = {}", toml::Value::from(some.to_vec())),
@@ -471,10 +440,7 @@ mod tests {
                 display_name: Some("Al \"the\" \\ice\n".to_owned()),
                 languages: vec!["en".to_owned(), "de".to_owned()],
             },
-            device: DeviceConfig {
-                name: Some("x".to_owned()),
-                kind: Some(DeviceKind::Phone),
-            },
+            device: DeviceConfig { name: Some("x".to_owned()), kind: Some(DeviceKind::Phone) },
             relay_for: RelayPolicy::Contacts,
         };
         let config = parse(&sample(&values));
@@ -509,14 +475,8 @@ mod tests {
         ] {
             let error = Config::parse(text, Path::new("config.toml")).expect_err(text);
             let message = error.to_string();
-            assert!(
-                message.starts_with(&format!("config.toml:{line}: ")),
-                "{message}"
-            );
-            assert!(
-                message.contains(word) && !message.contains('\n'),
-                "{message}"
-            );
+            assert!(message.starts_with(&format!("config.toml:{line}: ")), "{message}");
+            assert!(message.contains(word) && !message.contains('\n'), "{message}");
         }
     }
 

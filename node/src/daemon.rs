@@ -19,8 +19,7 @@ use zeroize::Zeroizing;
 
 use crate::api::{ApiError, ApiListener};
 use crate::config::{
-    ApiAddress, Config, ConfigError, DeviceConfig, DeviceKind, NamedAuthority, ProfileConfig,
-    RelayPolicy, Role, SampleValues,
+    ApiAddress, Config, ConfigError, DeviceConfig, DeviceKind, NamedAuthority, ProfileConfig, RelayPolicy, Role, SampleValues,
 };
 use crate::handle::authority::{EnrolError, EnrolOptions, Enrolled};
 use crate::handle::events::{Event, EventRecord};
@@ -219,21 +218,12 @@ pub fn init(options: &InitOptions) -> Result<InitOutcome, InitError> {
     let home = Home::create(&options.home)?;
     let _lock = home.lock()?;
     if home.device_key().exists() || home.identity_key().exists() {
-        return Err(InitError::AlreadyInitialised {
-            home: home.root().to_owned(),
-        });
+        return Err(InitError::AlreadyInitialised { home: home.root().to_owned() });
     }
     let outcome = create_keys(&home, options)?;
     if !home.config().exists() {
-        let device = DeviceConfig {
-            name: options.device_name.clone(),
-            kind: options.device_kind,
-        };
-        let values = SampleValues {
-            profile: options.profile.clone(),
-            device,
-            relay_for: options.relay,
-        };
+        let device = DeviceConfig { name: options.device_name.clone(), kind: options.device_kind };
+        let values = SampleValues { profile: options.profile.clone(), device, relay_for: options.relay };
         write_secret(&home.config(), crate::config::sample(&values).as_bytes())?;
     }
     Ok(outcome)
@@ -241,9 +231,7 @@ pub fn init(options: &InitOptions) -> Result<InitOutcome, InitError> {
 
 /// Makes the identity and device keys and stores them in the home's key files.
 fn create_keys(_home: &Home, _options: &InitOptions) -> Result<InitOutcome, InitError> {
-    Err(InitError::Keys {
-        reason: "this build has no identities yet".to_owned(),
-    })
+    Err(InitError::Keys { reason: "this build has no identities yet".to_owned() })
 }
 
 /// Starts the event loop in a task of its own and returns the handle to it.
@@ -251,10 +239,7 @@ fn create_keys(_home: &Home, _options: &InitOptions) -> Result<InitOutcome, Init
 /// The loop announces [`Event::Ready`] once, with `settings.api` in it, and ends after
 /// [`Node::shutdown`] or when the last handle is dropped.
 async fn start(_settings: NodeSettings) -> Result<Node, StartError> {
-    Err(NodeError::Unsupported {
-        what: "running a node",
-    }
-    .into())
+    Err(NodeError::Unsupported { what: "running a node" }.into())
 }
 
 /// Runs a node until `stop` is cancelled. `on_event` sees the ready event first, then
@@ -262,22 +247,13 @@ async fn start(_settings: NodeSettings) -> Result<Node, StartError> {
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run(
-    options: RunOptions,
-    stop: CancellationToken,
-    mut on_event: impl FnMut(&EventRecord),
-) -> Result<(), RunError> {
+pub async fn run(options: RunOptions, stop: CancellationToken, mut on_event: impl FnMut(&EventRecord)) -> Result<(), RunError> {
     let home = Home::open(&options.home)?;
     let _lock = home.lock()?;
     let config = merge(Config::load(&home.config())?, &options);
     let listener = ApiListener::bind(&home, config.api.listen.as_ref()).await?;
     let api = Some(listener.address().to_string());
-    let settings = NodeSettings {
-        home,
-        config,
-        answer: options.answer,
-        api,
-    };
+    let settings = NodeSettings { home, config, answer: options.answer, api };
     let node = start(settings).await?;
     let events = node.subscribe_after(0);
     let serving = tokio::spawn(listener.serve(node.clone(), stop.clone()));
@@ -336,13 +312,7 @@ pub async fn enrol(options: RunOptions, enrol: EnrolOptions) -> Result<Enrolled,
     let home = Home::open(&options.home)?;
     let _lock = home.lock()?;
     let config = merge(Config::load(&home.config())?, &options);
-    let node = start(NodeSettings {
-        home,
-        config,
-        answer: None,
-        api: None,
-    })
-    .await?;
+    let node = start(NodeSettings { home, config, answer: None, api: None }).await?;
     let outcome = node.enrol(enrol).await;
     goodbye(&node).await;
     Ok(outcome?)
@@ -359,10 +329,7 @@ fn merge(mut config: Config, options: &RunOptions) -> Config {
             config.roles.push(*role);
         }
     }
-    let named = options
-        .authorities
-        .iter()
-        .map(|named| (named.name.clone(), named.key));
+    let named = options.authorities.iter().map(|named| (named.name.clone(), named.key));
     config.authorities.extend(named);
     config.lab |= options.lab;
     config.metrics = options.metrics.or(config.metrics);
@@ -378,10 +345,7 @@ mod tests {
     #[test]
     fn flags_win_over_the_file() {
         let address = |text: &str| text.parse::<Multiaddr>().expect("an address");
-        let mut config = Config {
-            roles: vec![Role::Relay],
-            ..Config::default()
-        };
+        let mut config = Config { roles: vec![Role::Relay], ..Config::default() };
         config.listen = vec![address("/ip4/0.0.0.0/tcp/1")];
         config.bootstrap = vec![address("/ip4/127.0.0.1/tcp/2")];
         config.authorities.insert("a".to_owned(), RootKey([1; 32]));
@@ -389,10 +353,7 @@ mod tests {
             listen: vec![address("/ip4/127.0.0.1/tcp/3")],
             bootstrap: vec![address("/ip4/127.0.0.1/tcp/4")],
             roles: vec![Role::Relay, Role::Gateway],
-            authorities: vec![NamedAuthority {
-                name: "a".to_owned(),
-                key: RootKey([2; 32]),
-            }],
+            authorities: vec![NamedAuthority { name: "a".to_owned(), key: RootKey([2; 32]) }],
             api: Some(ApiAddress::Unix(PathBuf::from("/x"))),
             lab: true,
             ..RunOptions::default()

@@ -86,14 +86,9 @@ impl Home {
     /// # Errors
     /// [`HomeError::Foreign`] if the directory holds other things, [`HomeError::Io`].
     pub fn create(path: &Path) -> Result<Self, HomeError> {
-        let made = DirBuilder::new()
-            .recursive(true)
-            .mode(DIR_MODE)
-            .create(path);
+        let made = DirBuilder::new().recursive(true).mode(DIR_MODE).create(path);
         made.map_err(|source| HomeError::io("create", path, source))?;
-        let home = Self {
-            root: absolute(path)?,
-        };
+        let home = Self { root: absolute(path)? };
         if !home.is_marked() && !home.is_empty()? {
             return Err(HomeError::Foreign { path: home.root });
         }
@@ -107,14 +102,8 @@ impl Home {
     /// # Errors
     /// [`HomeError::NotInitialised`] if there is none, [`HomeError::Io`].
     pub fn open(path: &Path) -> Result<Self, HomeError> {
-        let home = Self {
-            root: absolute(path)?,
-        };
-        if home.is_marked() {
-            Ok(home)
-        } else {
-            Err(HomeError::NotInitialised { path: home.root })
-        }
+        let home = Self { root: absolute(path)? };
+        if home.is_marked() { Ok(home) } else { Err(HomeError::NotInitialised { path: home.root }) }
     }
 
     /// The directory itself, absolute.
@@ -178,22 +167,12 @@ impl Home {
     pub fn lock(&self) -> Result<HomeLock, HomeError> {
         let path = self.lock_file();
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(SECRET_MODE);
-        let mut file = options
-            .open(&path)
-            .map_err(|e| HomeError::io("open", &path, e))?;
+        options.read(true).write(true).create(true).truncate(false).mode(SECRET_MODE);
+        let mut file = options.open(&path).map_err(|e| HomeError::io("open", &path, e))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(HomeError::Locked {
-                    path: self.root.clone(),
-                    pid: read_pid(&mut file),
-                });
+                return Err(HomeError::Locked { path: self.root.clone(), pid: read_pid(&mut file) });
             }
             Err(TryLockError::Error(e)) => return Err(HomeError::io("lock", &path, e)),
         }
@@ -214,11 +193,7 @@ impl Home {
 
 impl HomeError {
     fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io {
-            action,
-            path: path.to_owned(),
-            source,
-        }
+        Self::Io { action, path: path.to_owned(), source }
     }
 }
 
@@ -256,16 +231,11 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), HomeError> {
             _ => {}
         }
         let mut options = OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create_new(true)
-            .mode(SECRET_MODE)
-            .open(&temporary)?;
+        let mut file = options.write(true).create_new(true).mode(SECRET_MODE).open(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
         std::fs::rename(&temporary, path)?;
-        path.parent()
-            .map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+        path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
     })();
     written.map_err(|source| HomeError::io("write", path, source))
 }
@@ -275,11 +245,7 @@ mod tests {
     use super::*;
 
     fn mode(path: &Path) -> u32 {
-        std::fs::metadata(path)
-            .expect("exists")
-            .permissions()
-            .mode()
-            & 0o777
+        std::fs::metadata(path).expect("exists").permissions().mode() & 0o777
     }
 
     #[test]
@@ -306,15 +272,9 @@ mod tests {
 
         std::fs::set_permissions(dir.path(), open).expect("set");
         std::fs::write(dir.path().join("thesis.txt"), "").expect("written");
-        assert!(matches!(
-            Home::create(dir.path()),
-            Err(HomeError::Foreign { .. })
-        ));
+        assert!(matches!(Home::create(dir.path()), Err(HomeError::Foreign { .. })));
         assert_eq!(mode(dir.path()), 0o755);
-        assert!(matches!(
-            Home::open(dir.path()),
-            Err(HomeError::NotInitialised { .. })
-        ));
+        assert!(matches!(Home::open(dir.path()), Err(HomeError::NotInitialised { .. })));
     }
 
     #[test]
@@ -323,10 +283,7 @@ mod tests {
         let home = Home::create(dir.path()).expect("created");
         let lock = home.lock().expect("locked");
         let refused = home.lock().expect_err("refused").to_string();
-        assert!(
-            refused.contains(&std::process::id().to_string()),
-            "{refused}"
-        );
+        assert!(refused.contains(&std::process::id().to_string()), "{refused}");
         drop(lock);
         let _lock = home.lock().expect("locked again");
     }

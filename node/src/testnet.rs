@@ -94,8 +94,5 @@ pub async fn run(
     _stop: CancellationToken,
     _on_event: impl FnMut(TestnetEvent),
 ) -> Result<bool, TestnetError> {
-    Err(NodeError::Unsupported {
-        what: "a test network",
-    }
-    .into())
+    Err(NodeError::Unsupported { what: "a test network" }.into())
 }

@@ -29,10 +29,7 @@ pub(super) enum Access {
 
 impl Access {
     pub(super) fn tcp(address: SocketAddr, token: &str) -> Self {
-        Self::Tcp {
-            address,
-            token_digest: digest(token),
-        }
+        Self::Tcp { address, token_digest: digest(token) }
     }
 
     /// Refuses foreign hosts and origins with 403, missing or wrong tokens with 401.
@@ -47,27 +44,19 @@ impl Access {
         let mut hosts = headers.get_all(header::HOST).iter();
         let host = hosts.next().and_then(|value| value.to_str().ok());
         let ours = host.is_some_and(|host| self.is_own_host(host)) && hosts.next().is_none();
-        let uri_ours = uri
-            .authority()
-            .is_none_or(|authority| self.is_own_host(authority.as_str()));
+        let uri_ours = uri.authority().is_none_or(|authority| self.is_own_host(authority.as_str()));
         if ours && uri_ours {
             return Ok(());
         }
         let host = host.unwrap_or("(none)");
-        Err(Refusal::new(
-            ProblemKind::Forbidden,
-            format!("Host {host:?} is not this node"),
-        ))
+        Err(Refusal::new(ProblemKind::Forbidden, format!("Host {host:?} is not this node")))
     }
 
     fn is_own_host(&self, host: &str) -> bool {
         let Ok(authority) = host.parse::<Authority>() else {
             return false;
         };
-        let name = authority
-            .host()
-            .trim_start_matches('[')
-            .trim_end_matches(']');
+        let name = authority.host().trim_start_matches('[').trim_end_matches(']');
         let ip = name.parse::<IpAddr>();
         match self {
             // No browser can reach a Unix socket, and clients invent a host. What has a dot
@@ -86,19 +75,13 @@ impl Access {
 
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Refusal> {
         let is_own = headers.get_all(header::ORIGIN).iter().all(|origin| {
-            let host = origin
-                .to_str()
-                .ok()
-                .and_then(|origin| origin.strip_prefix("http://"));
+            let host = origin.to_str().ok().and_then(|origin| origin.strip_prefix("http://"));
             matches!(self, Self::Tcp { .. }) && host.is_some_and(|host| self.is_own_host(host))
         });
         if is_own {
             return Ok(());
         }
-        Err(Refusal::new(
-            ProblemKind::Forbidden,
-            "requests of web pages are refused",
-        ))
+        Err(Refusal::new(ProblemKind::Forbidden, "requests of web pages are refused"))
     }
 
     fn check_token(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
@@ -110,10 +93,7 @@ impl Access {
             return Ok(());
         }
         let mut values = headers.get_all(header::AUTHORIZATION).iter();
-        let token = values
-            .next()
-            .and_then(|value| value.to_str().ok())
-            .and_then(bearer);
+        let token = values.next().and_then(|value| value.to_str().ok()).and_then(bearer);
         let is_right = token.is_some_and(|token| digest(token) == *token_digest);
         if is_right && values.next().is_none() {
             return Ok(());
@@ -147,9 +127,7 @@ mod tests {
             map.append(*name, HeaderValue::from_str(value).expect("a value"));
         }
         let uri: Uri = path.parse().expect("a path");
-        access
-            .check(&uri, &map)
-            .map_or_else(|refusal| refusal.0.status, |()| 200)
+        access.check(&uri, &map).map_or_else(|refusal| refusal.0.status, |()| 200)
     }
 
     #[test]
@@ -160,65 +138,29 @@ mod tests {
         for (expected, path, headers) in [
             (200, "/v1/status", vec![host, token]),
             (200, "/v1/status", vec![("host", "localhost:8790"), token]),
-            (
-                200,
-                "/v1/status",
-                vec![host, ("authorization", "bEARER right")],
-            ),
-            (
-                200,
-                "/v1/status",
-                vec![host, token, ("origin", "http://127.0.0.1:8790")],
-            ),
+            (200, "/v1/status", vec![host, ("authorization", "bEARER right")]),
+            (200, "/v1/status", vec![host, token, ("origin", "http://127.0.0.1:8790")]),
             (200, "/", vec![host]),
             (401, "/v1/status", vec![host]),
             (401, "//", vec![host]),
-            (
-                401,
-                "/v1/status",
-                vec![host, ("authorization", "Bearer wrong")],
-            ),
+            (401, "/v1/status", vec![host, ("authorization", "Bearer wrong")]),
             (401, "/v1/status", vec![host, ("authorization", "Bearer ")]),
-            (
-                401,
-                "/v1/status",
-                vec![host, ("authorization", "Basic right")],
-            ),
+            (401, "/v1/status", vec![host, ("authorization", "Basic right")]),
             (401, "/v1/status", vec![host, token, token]),
             (403, "/v1/status", vec![token]),
             (403, "/v1/status", vec![host, host, token]),
             (403, "/v1/status", vec![("host", "127.0.0.1:80"), token]),
             (403, "/v1/status", vec![("host", "127.0.0.2:8790"), token]),
-            (
-                403,
-                "/v1/status",
-                vec![("host", "localhost.evil.example:8790"), token],
-            ),
+            (403, "/v1/status", vec![("host", "localhost.evil.example:8790"), token]),
             (403, "/v1/status", vec![("host", "x@127.0.0.1:8790"), token]),
             (403, "/", vec![("host", "evil.example:8790")]),
             (403, "http://evil.example/v1/status", vec![host, token]),
-            (
-                403,
-                "/v1/status",
-                vec![host, token, ("origin", "http://evil.example")],
-            ),
-            (
-                403,
-                "/v1/status",
-                vec![host, token, ("origin", "https://127.0.0.1:8790")],
-            ),
+            (403, "/v1/status", vec![host, token, ("origin", "http://evil.example")]),
+            (403, "/v1/status", vec![host, token, ("origin", "https://127.0.0.1:8790")]),
             (403, "/v1/status", vec![host, token, ("origin", "null")]),
-            (
-                403,
-                "/v1/status",
-                vec![host, ("origin", "http://evil.example")],
-            ),
+            (403, "/v1/status", vec![host, ("origin", "http://evil.example")]),
         ] {
-            assert_eq!(
-                status(&access, path, &headers),
-                expected,
-                "{path} {headers:?}"
-            );
+            assert_eq!(status(&access, path, &headers), expected, "{path} {headers:?}");
         }
     }
 
@@ -226,16 +168,8 @@ mod tests {
     fn a_wildcard_listener_takes_addresses_and_no_names() {
         let access = Access::tcp("[::]:8790".parse().expect("an address"), TOKEN);
         let token = ("authorization", "Bearer right");
-        for (expected, host) in [
-            (200, "192.0.2.1:8790"),
-            (200, "[2001:db8::1]:8790"),
-            (403, "node.example:8790"),
-        ] {
-            assert_eq!(
-                status(&access, "/v1/status", &[("host", host), token]),
-                expected,
-                "{host}"
-            );
+        for (expected, host) in [(200, "192.0.2.1:8790"), (200, "[2001:db8::1]:8790"), (403, "node.example:8790")] {
+            assert_eq!(status(&access, "/v1/status", &[("host", host), token]), expected, "{host}");
         }
     }
 
@@ -245,18 +179,11 @@ mod tests {
             (200, vec![("host", "localhost")]),
             (200, vec![("host", "halloo")]),
             (403, vec![("host", "evil.example")]),
-            (
-                403,
-                vec![("host", "localhost"), ("origin", "http://localhost")],
-            ),
+            (403, vec![("host", "localhost"), ("origin", "http://localhost")]),
             (403, vec![("host", "localhost"), ("origin", "null")]),
             (403, vec![]),
         ] {
-            assert_eq!(
-                status(&Access::Unix, "/v1/status", &headers),
-                expected,
-                "{headers:?}"
-            );
+            assert_eq!(status(&Access::Unix, "/v1/status", &headers), expected, "{headers:?}");
         }
     }
 }

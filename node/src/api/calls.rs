@@ -22,37 +22,15 @@ pub(crate) struct CallDone {
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::get("/v1/calls", "listCalls", "The calls of this run", list).returns::<CallList>(),
-        Route::post(
-            "/v1/calls",
-            "dial",
-            "Call; answers when the call is over. Closing the connection hangs up",
-            dial,
-        )
-        .body::<DialOptions>()
-        .returns::<CallOutcome>()
-        .lasts(),
-        Route::post(
-            "/v1/calls/{id}/answer",
-            "answerCall",
-            "Answer a ringing call",
-            answer,
-        )
-        .body::<AnswerOptions>()
-        .returns::<CallDone>(),
-        Route::post(
-            "/v1/calls/{id}/decline",
-            "declineCall",
-            "Decline a ringing call",
-            decline,
-        )
-        .returns::<CallDone>(),
-        Route::post(
-            "/v1/calls/{id}/hangup",
-            "hangUpCall",
-            "End a call in any state",
-            hangup,
-        )
-        .returns::<CallDone>(),
+        Route::post("/v1/calls", "dial", "Call; answers when the call is over. Closing the connection hangs up", dial)
+            .body::<DialOptions>()
+            .returns::<CallOutcome>()
+            .lasts(),
+        Route::post("/v1/calls/{id}/answer", "answerCall", "Answer a ringing call", answer)
+            .body::<AnswerOptions>()
+            .returns::<CallDone>(),
+        Route::post("/v1/calls/{id}/decline", "declineCall", "Decline a ringing call", decline).returns::<CallDone>(),
+        Route::post("/v1/calls/{id}/hangup", "hangUpCall", "End a call in any state", hangup).returns::<CallDone>(),
     ]
 }
 
@@ -60,10 +38,7 @@ async fn list(State(state): State<ApiState>) -> Answer<CallList> {
     Ok(Json(state.node.calls().list().await?))
 }
 
-async fn dial(
-    State(state): State<ApiState>,
-    JsonBody(options): JsonBody<DialOptions>,
-) -> Answer<CallOutcome> {
+async fn dial(State(state): State<ApiState>, JsonBody(options): JsonBody<DialOptions>) -> Answer<CallOutcome> {
     Ok(Json(state.node.calls().dial(options).await?))
 }
 
@@ -87,8 +62,5 @@ async fn hangup(State(state): State<ApiState>, PathPart(call_id): PathPart) -> A
 }
 
 fn done(call_id: String, done: &str) -> Answer<CallDone> {
-    Ok(Json(CallDone {
-        call_id,
-        done: done.to_owned(),
-    }))
+    Ok(Json(CallDone { call_id, done: done.to_owned() }))
 }

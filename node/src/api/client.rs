@@ -79,10 +79,9 @@ impl Client {
         let root = home.root().to_owned();
         let path = home.api_address();
         let address = match std::fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().map_err(|error| ClientError::File {
-                path,
-                source: io::Error::other(format!("{error}")),
-            })?,
+            Ok(text) => {
+                text.trim().parse().map_err(|error| ClientError::File { path, source: io::Error::other(format!("{error}")) })?
+            }
             Err(e) if e.kind() == io::ErrorKind::NotFound => ApiAddress::Unix(home.api_socket()),
             Err(source) => return Err(ClientError::File { path, source }),
         };
@@ -90,11 +89,7 @@ impl Client {
             ApiAddress::Unix(_) => None,
             ApiAddress::Tcp(_) => Some(read_token(home)?),
         };
-        Ok(Self {
-            home: root,
-            address,
-            token,
-        })
+        Ok(Self { home: root, address, token })
     }
 
     /// Asks with GET.
@@ -109,15 +104,10 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn post<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        body: &impl Serialize,
-    ) -> Result<T, ClientError> {
+    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
         let body = serde_json::to_vec(body);
         let body = body.map_err(|error| ClientError::Unexpected(error.to_string()))?;
-        self.answer(self.send(Method::POST, path, Some(body.into())).await?)
-            .await
+        self.answer(self.send(Method::POST, path, Some(body.into())).await?).await
     }
 
     /// Listens to what happens from now on.
@@ -127,15 +117,9 @@ impl Client {
     pub async fn events(&self) -> Result<Events, ClientError> {
         let response = self.send(Method::GET, "/v1/events", None).await?;
         if response.status() != StatusCode::OK {
-            return Err(refusal(
-                response.status(),
-                &collect(response.into_body()).await?,
-            ));
+            return Err(refusal(response.status(), &collect(response.into_body()).await?));
         }
-        Ok(Events {
-            body: response.into_body(),
-            buffer: BytesMut::new(),
-        })
+        Ok(Events { body: response.into_body(), buffer: BytesMut::new() })
     }
 
     /// Whether a daemon answers at all.
@@ -143,10 +127,7 @@ impl Client {
         self.connect().await.is_ok()
     }
 
-    async fn answer<T: DeserializeOwned>(
-        &self,
-        response: http::Response<Incoming>,
-    ) -> Result<T, ClientError> {
+    async fn answer<T: DeserializeOwned>(&self, response: http::Response<Incoming>) -> Result<T, ClientError> {
         let status = response.status();
         let bytes = collect(response.into_body()).await?;
         if status != StatusCode::OK {
@@ -155,12 +136,7 @@ impl Client {
         serde_json::from_slice(&bytes).map_err(|error| ClientError::Unexpected(error.to_string()))
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Bytes>,
-    ) -> Result<http::Response<Incoming>, ClientError> {
+    async fn send(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<http::Response<Incoming>, ClientError> {
         let mut sender = self.connect().await?;
         let mut request = Request::builder().method(method).uri(path);
         let host = match &self.address {
@@ -180,14 +156,10 @@ impl Client {
     }
 
     async fn connect(&self) -> Result<http1::SendRequest<Full<Bytes>>, ClientError> {
-        let no_daemon = || ClientError::NoDaemon {
-            home: self.home.clone(),
-        };
+        let no_daemon = || ClientError::NoDaemon { home: self.home.clone() };
         match &self.address {
             // A longer path can't be a socket's; the daemon would have written another one.
-            ApiAddress::Unix(path) if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX => {
-                Err(no_daemon())
-            }
+            ApiAddress::Unix(path) if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX => Err(no_daemon()),
             ApiAddress::Unix(path) => {
                 let stream = UnixStream::connect(path).await.map_err(|_| no_daemon())?;
                 handshake(stream).await
@@ -248,9 +220,7 @@ async fn handshake<S>(stream: S) -> Result<http1::SendRequest<Full<Bytes>>, Clie
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(broken)?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
     // Ends when the sender and the body of its answer are dropped.
     tokio::spawn(async move {
         if let Err(error) = connection.await {
@@ -263,9 +233,7 @@ where
 async fn collect(body: Incoming) -> Result<Bytes, ClientError> {
     let body = http_body_util::Limited::new(body, ANSWER_BYTES_MAX);
     let collected = body.collect().await;
-    collected
-        .map(|body| body.to_bytes())
-        .map_err(|error| ClientError::Broken(error.to_string()))
+    collected.map(|body| body.to_bytes()).map_err(|error| ClientError::Broken(error.to_string()))
 }
 
 fn refusal(status: StatusCode, bytes: &[u8]) -> ClientError {

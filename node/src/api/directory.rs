@@ -10,14 +10,9 @@ use crate::handle::directory::{ResolveOptions, Resolved};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route::get(
-            "/v1/users/{user}",
-            "resolve",
-            "Find a user's identity and devices",
-            resolve,
-        )
-        .query::<ResolveOptions>()
-        .returns::<Resolved>(),
+        Route::get("/v1/users/{user}", "resolve", "Find a user's identity and devices", resolve)
+            .query::<ResolveOptions>()
+            .returns::<Resolved>(),
     ]
 }
 

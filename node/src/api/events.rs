@@ -25,13 +25,8 @@ const LAST_EVENT_ID: &str = "last-event-id";
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route::get(
-            "/v1/events",
-            "events",
-            "What happens, as server-sent events; resumable by Last-Event-ID",
-            events,
-        )
-        .streams::<EventRecord>(),
+        Route::get("/v1/events", "events", "What happens, as server-sent events; resumable by Last-Event-ID", events)
+            .streams::<EventRecord>(),
     ]
 }
 
@@ -43,9 +38,7 @@ async fn events(
         None => state.node.subscribe(),
         Some(value) => {
             let last_id = value.to_str().ok().and_then(|text| text.parse().ok());
-            let last_id = last_id.ok_or_else(|| {
-                Refusal::new(ProblemKind::InvalidRequest, "Last-Event-ID is not a number")
-            })?;
+            let last_id = last_id.ok_or_else(|| Refusal::new(ProblemKind::InvalidRequest, "Last-Event-ID is not a number"))?;
             state.node.subscribe_after(last_id)
         }
     };
@@ -60,9 +53,7 @@ async fn events(
 
 async fn next_event(events: &mut EventStream) -> Option<sse::Event> {
     let record = events.recv().await?;
-    let event = sse::Event::default()
-        .id(record.id.to_string())
-        .event(record.event.name());
+    let event = sse::Event::default().id(record.id.to_string()).event(record.event.name());
     // Plain data without maps of odd keys always serialises.
     event.json_data(&record).ok()
 }

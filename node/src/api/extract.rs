@@ -38,17 +38,12 @@ impl Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
-        let status =
-            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, Json(self.0)).into_response();
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, PROBLEM_JSON);
+        response.headers_mut().insert(header::CONTENT_TYPE, PROBLEM_JSON);
         if status == StatusCode::UNAUTHORIZED {
             let bearer = HeaderValue::from_static("Bearer realm=\"halloo\"");
-            response
-                .headers_mut()
-                .insert(header::WWW_AUTHENTICATE, bearer);
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, bearer);
         }
         response
     }
@@ -68,10 +63,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(rejection)) => return Err(body_refusal(&rejection)),
             Err(_elapsed) => {
-                return Err(Refusal::new(
-                    ProblemKind::TimedOut,
-                    "the request's body never came",
-                ));
+                return Err(Refusal::new(ProblemKind::TimedOut, "the request's body never came"));
             }
         };
         if bytes.is_empty() {
@@ -86,18 +78,15 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(bytes)
-        .map_err(|error| Refusal::new(ProblemKind::InvalidRequest, format!("body: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| Refusal::new(ProblemKind::InvalidRequest, format!("body: {error}")))
 }
 
 fn is_json(request: &Request) -> bool {
     let content_type = request.headers().get(header::CONTENT_TYPE);
-    content_type
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| {
-            let essence = value.split(';').next().unwrap_or_default().trim();
-            essence.eq_ignore_ascii_case("application/json")
-        })
+    content_type.and_then(|value| value.to_str().ok()).is_some_and(|value| {
+        let essence = value.split(';').next().unwrap_or_default().trim();
+        essence.eq_ignore_ascii_case("application/json")
+    })
 }
 
 fn body_refusal(rejection: &BytesRejection) -> Refusal {
@@ -106,10 +95,7 @@ fn body_refusal(rejection: &BytesRejection) -> Refusal {
         _ => ProblemKind::InvalidRequest,
     };
     let limit = super::BODY_BYTES_MAX;
-    Refusal::new(
-        kind,
-        format!("{} (at most {limit} bytes)", rejection.body_text()),
-    )
+    Refusal::new(kind, format!("{} (at most {limit} bytes)", rejection.body_text()))
 }
 
 /// The query string.
@@ -135,9 +121,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PathPart {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
-        let part: Result<Path<String>, PathRejection> =
-            Path::from_request_parts(parts, state).await;
-        part.map(|Path(part)| Self(part))
-            .map_err(|rejection| Refusal::new(ProblemKind::InvalidRequest, rejection.body_text()))
+        let part: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
+        part.map(|Path(part)| Self(part)).map_err(|rejection| Refusal::new(ProblemKind::InvalidRequest, rejection.body_text()))
     }
 }

@@ -114,32 +114,18 @@ impl ApiListener {
     async fn bind_unix(path: &Path) -> Result<Self, ApiError> {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let address = ApiAddress::Unix(path.clone());
-        let fail = |source| ApiError::Listen {
-            address: address.to_string(),
-            source,
-        };
+        let fail = |source| ApiError::Listen { address: address.to_string(), source };
         remove_dead_socket(&path, &address).await?;
         let socket = UnixListener::bind(&path).map_err(fail)?;
         // Nobody else gets in before this: the home and our own directories are private, and
         // in a directory the user named the process's umask holds for that moment.
         std::fs::set_permissions(&path, Permissions::from_mode(0o600)).map_err(fail)?;
-        let files = Leftovers {
-            files: vec![path],
-            dir: None,
-        };
-        Ok(Self {
-            socket: Socket::Unix(socket),
-            address,
-            access: Access::Unix,
-            files,
-        })
+        let files = Leftovers { files: vec![path], dir: None };
+        Ok(Self { socket: Socket::Unix(socket), address, access: Access::Unix, files })
     }
 
     async fn bind_tcp(home: &Home, address: SocketAddr) -> Result<Self, ApiError> {
-        let fail = |source| ApiError::Listen {
-            address: address.to_string(),
-            source,
-        };
+        let fail = |source| ApiError::Listen { address: address.to_string(), source };
         let token = load_or_make_token(home)?;
         let socket = TcpListener::bind(address).await.map_err(fail)?;
         let address = socket.local_addr().map_err(fail)?;
@@ -162,11 +148,7 @@ impl ApiListener {
 
     /// Answers until `stop` is cancelled; then finishes what is open and removes its files.
     pub async fn serve(self, node: Node, stop: CancellationToken) {
-        let state = ApiState {
-            node,
-            access: Arc::new(self.access),
-            stop: stop.clone(),
-        };
+        let state = ApiState { node, access: Arc::new(self.access), stop: stop.clone() };
         super::server::serve(self.socket, super::router(state), stop).await;
         drop(self.files);
     }
@@ -188,34 +170,18 @@ impl Drop for Leftovers {
 fn short_dir() -> Result<PathBuf, ApiError> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(ApiError::Random)?;
-    let name = format!(
-        "{SHORT_DIR_PREFIX}{}",
-        data_encoding::HEXLOWER.encode(&random)
-    );
+    let name = format!("{SHORT_DIR_PREFIX}{}", data_encoding::HEXLOWER.encode(&random));
     // A temporary directory of the user may have a long path of its own.
     let fits = |parent: &PathBuf| {
         let bytes = parent.as_os_str().len() + name.len() + SHORT_SOCKET.len() + 2;
         bytes <= SOCKET_PATH_BYTES_MAX
     };
     let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let parents = [
-        runtime,
-        Some(std::env::temp_dir()),
-        Some(PathBuf::from("/tmp")),
-    ];
-    let mut parents = parents
-        .into_iter()
-        .flatten()
-        .filter(|dir| dir.is_dir() && fits(dir));
-    let dir = parents
-        .next()
-        .unwrap_or_else(|| PathBuf::from("/tmp"))
-        .join(name);
+    let parents = [runtime, Some(std::env::temp_dir()), Some(PathBuf::from("/tmp"))];
+    let mut parents = parents.into_iter().flatten().filter(|dir| dir.is_dir() && fits(dir));
+    let dir = parents.next().unwrap_or_else(|| PathBuf::from("/tmp")).join(name);
     let made = DirBuilder::new().mode(0o700).create(&dir);
-    made.map_err(|source| ApiError::Listen {
-        address: dir.display().to_string(),
-        source,
-    })?;
+    made.map_err(|source| ApiError::Listen { address: dir.display().to_string(), source })?;
     Ok(dir)
 }
 
@@ -225,18 +191,14 @@ fn remove_leftovers(home: &Home) {
     if let Ok(ApiAddress::Unix(socket)) = address.parse() {
         let dir = socket.parent().filter(|dir| is_short_dir(dir));
         if let Some(dir) = dir.filter(|_| socket.ends_with(SHORT_SOCKET)) {
-            drop(Leftovers {
-                files: vec![socket.clone()],
-                dir: Some(dir.to_owned()),
-            });
+            drop(Leftovers { files: vec![socket.clone()], dir: Some(dir.to_owned()) });
         }
     }
     let _gone = std::fs::remove_file(home.api_address());
 }
 
 fn is_short_dir(dir: &Path) -> bool {
-    dir.file_name()
-        .is_some_and(|name| name.as_bytes().starts_with(SHORT_DIR_PREFIX.as_bytes()))
+    dir.file_name().is_some_and(|name| name.as_bytes().starts_with(SHORT_DIR_PREFIX.as_bytes()))
 }
 
 /// Removes a socket nobody listens on; anything else in its place is left alone.
@@ -246,23 +208,16 @@ async fn remove_dead_socket(path: &Path, address: &ApiAddress) -> Result<(), Api
         return Ok(());
     }
     if UnixStream::connect(path).await.is_ok() {
-        return Err(ApiError::Occupied {
-            address: address.to_string(),
-        });
+        return Err(ApiError::Occupied { address: address.to_string() });
     }
     let removed = std::fs::remove_file(path);
-    removed.map_err(|source| ApiError::Listen {
-        address: address.to_string(),
-        source,
-    })
+    removed.map_err(|source| ApiError::Listen { address: address.to_string(), source })
 }
 
 fn load_or_make_token(home: &Home) -> Result<String, ApiError> {
     let kept = std::fs::read_to_string(home.api_token()).unwrap_or_default();
     let kept = kept.trim();
-    let is_whole = BASE64URL_NOPAD
-        .decode(kept.as_bytes())
-        .is_ok_and(|t| t.len() == TOKEN_BYTES);
+    let is_whole = BASE64URL_NOPAD.decode(kept.as_bytes()).is_ok_and(|t| t.len() == TOKEN_BYTES);
     if is_whole {
         return Ok(kept.to_owned());
     }

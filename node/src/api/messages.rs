@@ -51,42 +51,22 @@ struct WaitQuery {
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route::get(
-            "/v1/messages",
-            "listMessages",
-            "The conversation with a user",
-            list,
-        )
-        .query::<ListQuery>()
-        .returns::<MessageList>(),
-        Route::post("/v1/messages", "sendMessage", "Send a message", send)
-            .body::<MessageRequest>()
+        Route::get("/v1/messages", "listMessages", "The conversation with a user", list)
+            .query::<ListQuery>()
+            .returns::<MessageList>(),
+        Route::post("/v1/messages", "sendMessage", "Send a message", send).body::<MessageRequest>().returns::<MessageStatus>(),
+        Route::get("/v1/messages/{id}", "waitMessage", "Wait until a message is delivered", wait)
+            .query::<WaitQuery>()
             .returns::<MessageStatus>(),
-        Route::get(
-            "/v1/messages/{id}",
-            "waitMessage",
-            "Wait until a message is delivered",
-            wait,
-        )
-        .query::<WaitQuery>()
-        .returns::<MessageStatus>(),
     ]
 }
 
-async fn list(
-    State(state): State<ApiState>,
-    UrlQuery(query): UrlQuery<ListQuery>,
-) -> Answer<MessageList> {
+async fn list(State(state): State<ApiState>, UrlQuery(query): UrlQuery<ListQuery>) -> Answer<MessageList> {
     let options = MessageListOptions { limit: query.limit };
-    Ok(Json(
-        state.node.messages().list(&query.with, options).await?,
-    ))
+    Ok(Json(state.node.messages().list(&query.with, options).await?))
 }
 
-async fn send(
-    State(state): State<ApiState>,
-    JsonBody(request): JsonBody<MessageRequest>,
-) -> Answer<MessageStatus> {
+async fn send(State(state): State<ApiState>, JsonBody(request): JsonBody<MessageRequest>) -> Answer<MessageStatus> {
     let messages = state.node.messages();
     let status = messages.send(&request.to, &request.text).await?;
     match request.wait_ms {

@@ -12,20 +12,8 @@ pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::get("/v1/status", "status", "What runs", status).returns::<Status>(),
         Route::get("/v1/peers", "peers", "Whom this node knows", peers).returns::<PeerList>(),
-        Route::get(
-            "/v1/doctor",
-            "doctor",
-            "What is wrong with the connectivity",
-            doctor,
-        )
-        .returns::<Diagnosis>(),
-        Route::get(
-            "/v1/users/{user}/why",
-            "why",
-            "Why a user can or can't be reached",
-            why,
-        )
-        .returns::<Explanation>(),
+        Route::get("/v1/doctor", "doctor", "What is wrong with the connectivity", doctor).returns::<Diagnosis>(),
+        Route::get("/v1/users/{user}/why", "why", "Why a user can or can't be reached", why).returns::<Explanation>(),
     ]
 }
 

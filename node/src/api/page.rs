@@ -18,27 +18,14 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
 
 pub(super) fn router() -> Router<ApiState> {
     Router::new()
-        .route(
-            "/",
-            get(async || part("text/html", include_str!("web/index.html"))),
-        )
-        .route(
-            "/style.css",
-            get(async || part("text/css", include_str!("web/style.css"))),
-        )
-        .route(
-            "/page.js",
-            get(async || part("text/javascript", include_str!("web/page.js"))),
-        )
+        .route("/", get(async || part("text/html", include_str!("web/index.html"))))
+        .route("/style.css", get(async || part("text/css", include_str!("web/style.css"))))
+        .route("/page.js", get(async || part("text/javascript", include_str!("web/page.js"))))
 }
 
 fn part(media_type: &'static str, text: &'static str) -> impl IntoResponse {
     const CONTENT_SECURITY_POLICY: HeaderName = header::CONTENT_SECURITY_POLICY;
     let content_type = format!("{media_type}; charset=utf-8");
     let policy = HeaderValue::from_static(POLICY);
-    (
-        [(header::CONTENT_TYPE, content_type)],
-        [(CONTENT_SECURITY_POLICY, policy)],
-        text,
-    )
+    ([(header::CONTENT_TYPE, content_type)], [(CONTENT_SECURITY_POLICY, policy)], text)
 }

@@ -23,39 +23,21 @@ pub(crate) struct WakeRequest {
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route::post("/v1/suspend", "suspend", "Freeze the node", suspend)
-            .body::<SuspendOptions>()
-            .returns::<Suspended>(),
-        Route::post(
-            "/v1/wake",
-            "wake",
-            "Wake the node, with or without a push payload",
-            wake,
-        )
-        .body::<WakeRequest>()
-        .returns::<WakeOutcome>(),
+        Route::post("/v1/suspend", "suspend", "Freeze the node", suspend).body::<SuspendOptions>().returns::<Suspended>(),
+        Route::post("/v1/wake", "wake", "Wake the node, with or without a push payload", wake)
+            .body::<WakeRequest>()
+            .returns::<WakeOutcome>(),
     ]
 }
 
-async fn suspend(
-    State(state): State<ApiState>,
-    JsonBody(options): JsonBody<SuspendOptions>,
-) -> Answer<Suspended> {
+async fn suspend(State(state): State<ApiState>, JsonBody(options): JsonBody<SuspendOptions>) -> Answer<Suspended> {
     Ok(Json(state.node.suspend(options).await?))
 }
 
-async fn wake(
-    State(state): State<ApiState>,
-    JsonBody(request): JsonBody<WakeRequest>,
-) -> Answer<WakeOutcome> {
-    let payload = request
-        .payload
-        .map(|text| BASE64URL_NOPAD.decode(text.as_bytes()));
-    let payload = payload.transpose().map_err(|error| {
-        Refusal::new(
-            ProblemKind::InvalidRequest,
-            format!("payload is no base64url: {error}"),
-        )
-    })?;
+async fn wake(State(state): State<ApiState>, JsonBody(request): JsonBody<WakeRequest>) -> Answer<WakeOutcome> {
+    let payload = request.payload.map(|text| BASE64URL_NOPAD.decode(text.as_bytes()));
+    let payload = payload
+        .transpose()
+        .map_err(|error| Refusal::new(ProblemKind::InvalidRequest, format!("payload is no base64url: {error}")))?;
     Ok(Json(state.node.wake(payload).await?))
 }

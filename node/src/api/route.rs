@@ -38,12 +38,7 @@ pub(super) struct Route {
 
 impl Route {
     /// A row that answers GET with JSON of any shape.
-    pub(super) fn get<H, X>(
-        path: &'static str,
-        id: &'static str,
-        summary: &'static str,
-        handler: H,
-    ) -> Self
+    pub(super) fn get<H, X>(path: &'static str, id: &'static str, summary: &'static str, handler: H) -> Self
     where
         H: Handler<X, ApiState>,
         X: 'static,
@@ -52,23 +47,12 @@ impl Route {
     }
 
     /// A row that answers POST with JSON of any shape.
-    pub(super) fn post<H, X>(
-        path: &'static str,
-        id: &'static str,
-        summary: &'static str,
-        handler: H,
-    ) -> Self
+    pub(super) fn post<H, X>(path: &'static str, id: &'static str, summary: &'static str, handler: H) -> Self
     where
         H: Handler<X, ApiState>,
         X: 'static,
     {
-        Self::new(
-            (Method::POST, MethodFilter::POST),
-            path,
-            id,
-            summary,
-            handler,
-        )
+        Self::new((Method::POST, MethodFilter::POST), path, id, summary, handler)
     }
 
     fn new<H, X>(
@@ -127,11 +111,7 @@ impl Route {
 
     /// The handler, with its limit of time.
     pub(super) fn into_handler(self) -> MethodRouter<ApiState> {
-        if self.lasts {
-            self.handler
-        } else {
-            self.handler.layer(from_fn(limit_time))
-        }
+        if self.lasts { self.handler } else { self.handler.layer(from_fn(limit_time)) }
     }
 }
 

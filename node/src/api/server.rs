@@ -29,8 +29,7 @@ const FINISH_MAX: Duration = Duration::from_secs(1);
 /// A pause after a failed accept: out of files, most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-const FULL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
 
 /// Accepts and serves until `stop` is cancelled.
 pub(super) async fn serve(socket: Socket, router: Router, stop: CancellationToken) {
@@ -47,10 +46,7 @@ pub(super) async fn serve(socket: Socket, router: Router, stop: CancellationToke
     stop.run_until_cancelled(accepting).await;
     drop(socket);
     connections.close();
-    if tokio::time::timeout(FINISH_MAX, connections.wait())
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(FINISH_MAX, connections.wait()).await.is_err() {
         abort.cancel();
         connections.wait().await;
     }
@@ -87,9 +83,7 @@ async fn serve_one(
     (stop, abort): (CancellationToken, CancellationToken),
 ) {
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME_MAX);
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIME_MAX);
     builder.max_buf_size(HEADER_BYTES_MAX);
     let service = TowerToHyperService::new(router);
     let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
