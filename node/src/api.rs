@@ -43,7 +43,7 @@ pub(crate) mod requests {
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
@@ -54,9 +54,6 @@ use crate::handle::problem::{Problem, ProblemKind};
 use access::Access;
 use extract::Refusal;
 use route::Route;
-
-/// Largest request body: a message of the largest size with every character escaped.
-const BODY_BYTES_MAX: usize = 512 * 1024;
 
 /// What every handler gets.
 #[derive(Clone, Debug)]
@@ -92,7 +89,6 @@ fn router(state: ApiState) -> Router {
         .merge(page::router())
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(from_fn_with_state(state.clone(), guard))
         .layer(from_fn(safe_headers))
         .with_state(state)

@@ -45,7 +45,7 @@ use output::Output;
 
 /// Halloo: find people by username, message and call them, without a server in between.
 #[derive(Debug, Parser)]
-#[command(name = "halloo", version, about, subcommand_required = true, disable_help_subcommand = true)]
+#[command(name = "halloo", version, subcommand_required = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -178,9 +178,9 @@ impl Context {
     /// Where the home is, whether or not it exists.
     fn home_path(&self) -> Result<PathBuf, CliError> {
         match &self.home {
-            Some(path) if path.as_os_str().is_empty() => Err(CliError::Usage("--home is empty".to_owned())),
-            Some(path) => Ok(path.clone()),
-            None => Ok(Home::default_path()?),
+            // An empty HALLOO_HOME means none, as an empty variable does elsewhere.
+            Some(path) if !path.as_os_str().is_empty() => Ok(path.clone()),
+            _ => Ok(Home::default_path()?),
         }
     }
 

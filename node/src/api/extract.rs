@@ -3,15 +3,22 @@
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 
 use crate::handle::problem::{Fault, Problem, ProblemKind};
+
+/// Largest request body: a message of the largest size with every character escaped.
+const BODY_BYTES_MAX: usize = 512 * 1024;
+
+/// How much of a larger body is read to be thrown away, before the connection is closed on it.
+const DISCARDED_BYTES_MAX: usize = 16 * BODY_BYTES_MAX;
 
 /// How long a client may take to send its body; it comes from this machine.
 const BODY_TIME_MAX: Duration = Duration::from_secs(10);
@@ -56,12 +63,10 @@ pub(super) struct JsonBody<T>(pub(super) T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     type Rejection = Refusal;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Refusal> {
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Refusal> {
         let is_json = is_json(&request);
-        let read = tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, state));
-        let bytes = match read.await {
-            Ok(Ok(bytes)) => bytes,
-            Ok(Err(rejection)) => return Err(body_refusal(&rejection)),
+        let bytes = match tokio::time::timeout(BODY_TIME_MAX, read(request.into_body())).await {
+            Ok(bytes) => bytes?,
             Err(_elapsed) => {
                 return Err(Refusal::new(ProblemKind::TimedOut, "the request's body never came"));
             }
@@ -77,6 +82,28 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     }
 }
 
+/// Reads a body up to the limit. What is larger is thrown away while it comes, so that the client
+/// reads the refusal instead of a broken connection.
+async fn read(mut body: Body) -> Result<Vec<u8>, Refusal> {
+    let mut bytes = Vec::new();
+    let mut size = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Refusal::new(ProblemKind::InvalidRequest, format!("body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        size += data.len();
+        if size <= BODY_BYTES_MAX {
+            bytes.extend_from_slice(&data);
+        } else if size > DISCARDED_BYTES_MAX {
+            break;
+        }
+    }
+    if size > BODY_BYTES_MAX {
+        let detail = format!("the body is larger than {BODY_BYTES_MAX} bytes");
+        return Err(Refusal::new(ProblemKind::TooLarge, detail));
+    }
+    Ok(bytes)
+}
+
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     serde_json::from_slice(bytes).map_err(|error| Refusal::new(ProblemKind::InvalidRequest, format!("body: {error}")))
 }
@@ -87,15 +114,6 @@ fn is_json(request: &Request) -> bool {
         let essence = value.split(';').next().unwrap_or_default().trim();
         essence.eq_ignore_ascii_case("application/json")
     })
-}
-
-fn body_refusal(rejection: &BytesRejection) -> Refusal {
-    let kind = match rejection.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ProblemKind::TooLarge,
-        _ => ProblemKind::InvalidRequest,
-    };
-    let limit = super::BODY_BYTES_MAX;
-    Refusal::new(kind, format!("{} (at most {limit} bytes)", rejection.body_text()))
 }
 
 /// The query string.

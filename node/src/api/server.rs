@@ -7,7 +7,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -99,7 +99,14 @@ async fn serve_one(
     }
 }
 
+/// Answers without looking at the request, but reads some of it: closing on unread data would
+/// reset the connection before the client has read the answer.
 async fn refuse(mut stream: Box<dyn Stream>, abort: CancellationToken) {
-    let answer = abort.run_until_cancelled(stream.write_all(FULL));
-    let _gone = tokio::time::timeout(FINISH_MAX, answer).await;
+    let mut ignored = [0; 1024];
+    let answer = async {
+        stream.write_all(FULL).await?;
+        stream.shutdown().await?;
+        stream.read(&mut ignored).await
+    };
+    let _gone = tokio::time::timeout(FINISH_MAX, abort.run_until_cancelled(answer)).await;
 }

@@ -117,6 +117,9 @@ pub(super) fn usage(error: &clap::Error, output: Output) -> ExitCode {
             let printed = output.text(&error.render().to_string());
             printed.map_or_else(|error| error.report(output), |()| ExitCode::SUCCESS)
         }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            CliError::Usage("no command given; --help lists them".to_owned()).report(output)
+        }
         _ => CliError::Usage(one_line(&error.render().to_string())).report(output),
     }
 }
