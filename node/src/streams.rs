@@ -19,8 +19,7 @@
 //!   [`Event::Closed`] and [`Event::Failed`].
 //! - **Moving off a relay.** As soon as a direct connection exists beside a relayed one, frames go
 //!   over the direct one. The relayed stream sends what was queued, then each side closes its half
-//!   and reads the other's to the end; the idle connection closes by itself. Frames queued after the move
-//!   are neither lost nor doubled by it, nor are earlier ones unless the relay cuts the circuit or
+//!   and reads the other's to the end, and the connection is closed. Frames queued after the move are neither lost nor doubled by it, nor are earlier ones unless the relay cuts the circuit or
 //!   the peer takes longer than [`DRAIN_TIMEOUT`]. Earlier frames may arrive *after* later ones.
 //!   If the direct connection dies before the relayed one is gone, frames go through the relay again.
 //! - **Keep-alive.** A connection stays while frames flow and for [`Config::idle`] after; longer only
@@ -50,9 +49,9 @@ use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
     core::{Endpoint, transport::PortUse},
     swarm::{
-        CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionError, ConnectionId, DialFailure, FromSwarm,
-        ListenFailure, NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
-        behaviour::ConnectionEstablished,
+        CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionError, ConnectionId,
+        DialFailure, FromSwarm, ListenFailure, NetworkBehaviour, NotifyHandler, THandler,
+        THandlerInEvent, THandlerOutEvent, ToSwarm, behaviour::ConnectionEstablished,
     },
 };
 
@@ -88,6 +87,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// yet knowing of the move.
 pub const DRAIN_LINGER: Duration = Duration::from_secs(2);
 
+/// How long [`Streams::close`] waits for what is queued to get across, and for the peer's last frames.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Default of [`Config::idle`]. Long enough for a conversation's pauses, short enough not to hold
 /// hundreds of look-up contacts.
 pub const DEFAULT_IDLE: Duration = Duration::from_secs(60);
@@ -104,7 +106,10 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { protocol: PROTOCOL, idle: DEFAULT_IDLE }
+        Self {
+            protocol: PROTOCOL,
+            idle: DEFAULT_IDLE,
+        }
     }
 }
 
@@ -286,17 +291,19 @@ struct Link {
     relayed: bool,
     /// A stream is open on it.
     open: bool,
-    /// A direct connection has taken over; nothing new is queued here.
+    /// A direct connection has taken over, or the owner wants it closed; nothing new is queued here.
     draining: bool,
+    /// The owner wants it closed.
+    closing: bool,
     /// What the handler was last told.
     kept: bool,
     gauge: Arc<Gauge>,
 }
 
 impl Link {
-    /// Higher is better: usable, direct, a stream already open, newest.
-    fn rank(&self) -> (bool, bool, bool, ConnectionId) {
-        (!self.draining, !self.relayed, self.open, self.id)
+    /// Higher is better: direct, a stream already open, newest.
+    fn rank(&self) -> (bool, bool, ConnectionId) {
+        (!self.relayed, self.open, self.id)
     }
 }
 
@@ -359,14 +366,19 @@ impl Streams {
     /// The connection is `via` if that is alive and not being left for a direct one; else the best there
     /// is: direct before relayed, then one with an open stream, then the newest. `Ok` means queued, not
     /// received.
-    pub fn send(&mut self, peer: PeerId, via: Option<ConnectionId>, frame: Vec<u8>) -> Result<(), SendError> {
+    pub fn send(
+        &mut self,
+        peer: PeerId,
+        via: Option<ConnectionId>,
+        frame: Vec<u8>,
+    ) -> Result<(), SendError> {
         if frame.len() > MAX_FRAME_LEN {
             return Err(SendError::TooLarge(frame.len()));
         }
         let links = self.peers.get(&peer).ok_or(SendError::NotConnected)?;
         let link = via
             .and_then(|via| links.iter().find(|link| link.id == via && !link.draining))
-            .or_else(|| links.iter().max_by_key(|link| link.rank()))
+            .or_else(|| best(links))
             .ok_or(SendError::NotConnected)?;
         link.gauge.reserve(frame.len())?;
         let action = notify(peer, link.id, Command::Send(frame));
@@ -386,10 +398,17 @@ impl Streams {
         self.refresh_kept(peer);
     }
 
-    /// Closes all connections to a peer, whoever else uses them. What is queued leaves if the
-    /// transport takes it at once.
+    /// Closes all connections to a peer, whoever else uses them, once what is queued has left and the
+    /// peer has ended its streams in turn, or after [`CLOSE_TIMEOUT`]. Until [`Event::Closed`], frames
+    /// still come, and none can be sent.
     pub fn close(&mut self, peer: PeerId) {
-        self.actions.push_back(ToSwarm::CloseConnection { peer_id: peer, connection: CloseConnection::All });
+        for link in self.peers.get_mut(&peer).into_iter().flatten() {
+            link.draining = true;
+            link.closing = true;
+            link.kept = false;
+            self.actions
+                .push_back(notify(peer, link.id, Command::Finish));
+        }
         self.wake();
     }
 
@@ -415,27 +434,49 @@ impl Streams {
 
     /// Whether there is a connection to this peer that runs through no relay.
     pub fn is_direct(&self, peer: &PeerId) -> bool {
-        self.peers.get(peer).is_some_and(|links| links.iter().any(|link| !link.relayed))
+        self.peers
+            .get(peer)
+            .is_some_and(|links| links.iter().any(|link| !link.relayed))
     }
 
     /// The connection [`Streams::send`] would take now.
     pub fn best_connection(&self, peer: &PeerId) -> Option<ConnectionId> {
         let links = self.peers.get(peer)?;
-        Some(links.iter().max_by_key(|link| link.rank())?.id)
+        Some(best(links)?.id)
     }
 
     fn handler(&mut self, connection: ConnectionId) -> Handler {
         let gauge = Arc::<Gauge>::default();
         self.fresh.insert(connection, Arc::clone(&gauge));
-        Handler::new(self.protocol.clone(), self.idle, Arc::clone(&self.hello), gauge, Arc::clone(&self.traffic))
+        Handler::new(
+            self.protocol.clone(),
+            self.idle,
+            Arc::clone(&self.hello),
+            gauge,
+            Arc::clone(&self.traffic),
+        )
     }
 
     fn handle_established(&mut self, peer: PeerId, connection: ConnectionId, relayed: bool) {
         let gauge = self.fresh.remove(&connection).unwrap_or_default();
         let links = self.peers.entry(peer).or_default();
         let first = links.is_empty();
-        links.push(Link { id: connection, relayed, open: false, draining: false, kept: false, gauge });
-        self.actions.push_back(ToSwarm::GenerateEvent(Event::Connected { peer, connection, relayed, first }));
+        links.push(Link {
+            id: connection,
+            relayed,
+            open: false,
+            draining: false,
+            closing: false,
+            kept: false,
+            gauge,
+        });
+        self.actions
+            .push_back(ToSwarm::GenerateEvent(Event::Connected {
+                peer,
+                connection,
+                relayed,
+                first,
+            }));
         self.leave_relays(peer);
         self.refresh_kept(peer);
     }
@@ -445,7 +486,12 @@ impl Streams {
         let Some(links) = self.peers.get_mut(&peer) else {
             return;
         };
-        let Some(direct) = links.iter().filter(|link| !link.relayed).map(|l| l.id).max() else {
+        let Some(direct) = links
+            .iter()
+            .filter(|link| !link.relayed)
+            .map(|l| l.id)
+            .max()
+        else {
             return;
         };
         let mut in_use = false;
@@ -453,7 +499,8 @@ impl Streams {
             link.draining = true;
             link.kept = false;
             in_use |= link.open;
-            self.actions.push_back(notify(peer, link.id, Command::Drain));
+            self.actions
+                .push_back(notify(peer, link.id, Command::Drain));
         }
         // Without a stream of its own the direct connection would be idle, and close.
         if in_use {
@@ -470,9 +517,10 @@ impl Streams {
         if links.iter().any(|link| !link.relayed) {
             return;
         }
-        for link in links.iter_mut().filter(|link| link.draining) {
+        for link in links.iter_mut().filter(|l| l.draining && !l.closing) {
             link.draining = false;
-            self.actions.push_back(notify(peer, link.id, Command::Resume));
+            self.actions
+                .push_back(notify(peer, link.id, Command::Resume));
         }
     }
 
@@ -487,7 +535,8 @@ impl Streams {
             let keep = wanted && !link.draining && (link.open || Some(link.id) == best);
             if link.kept != keep {
                 link.kept = keep;
-                self.actions.push_back(notify(peer, link.id, Command::Keep(keep)));
+                self.actions
+                    .push_back(notify(peer, link.id, Command::Keep(keep)));
             }
         }
         self.wake();
@@ -510,13 +559,14 @@ impl Streams {
         if last {
             self.peers.remove(&peer);
         }
-        self.actions.push_back(ToSwarm::GenerateEvent(Event::Closed {
-            peer,
-            connection,
-            last,
-            reason: close_reason(closed.cause),
-            undelivered,
-        }));
+        self.actions
+            .push_back(ToSwarm::GenerateEvent(Event::Closed {
+                peer,
+                connection,
+                last,
+                reason: close_reason(closed.cause),
+                undelivered,
+            }));
         self.return_to_relays(peer);
         self.refresh_kept(peer);
     }
@@ -530,6 +580,20 @@ impl Streams {
         }
     }
 
+    fn handle_drained(&mut self, peer: PeerId, connection: ConnectionId) {
+        let links = self.peers.get(&peer).into_iter().flatten();
+        // It may have been taken back into use meanwhile.
+        if links
+            .filter(|link| link.id == connection)
+            .any(|link| link.draining)
+        {
+            self.actions.push_back(ToSwarm::CloseConnection {
+                peer_id: peer,
+                connection: CloseConnection::One(connection),
+            });
+        }
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -537,8 +601,20 @@ impl Streams {
     }
 }
 
+/// The connection new frames go to.
+fn best(links: &[Link]) -> Option<&Link> {
+    links
+        .iter()
+        .filter(|link| !link.draining)
+        .max_by_key(|link| link.rank())
+}
+
 fn notify(peer: PeerId, connection: ConnectionId, command: Command) -> Action {
-    ToSwarm::NotifyHandler { peer_id: peer, handler: NotifyHandler::One(connection), event: command }
+    ToSwarm::NotifyHandler {
+        peer_id: peer,
+        handler: NotifyHandler::One(connection),
+        event: command,
+    }
 }
 
 fn close_reason(cause: Option<&ConnectionError>) -> CloseReason {
@@ -576,9 +652,12 @@ impl NetworkBehaviour for Streams {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
-            FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, endpoint, .. }) => {
-                self.handle_established(peer_id, connection_id, endpoint.is_relayed())
-            }
+            FromSwarm::ConnectionEstablished(ConnectionEstablished {
+                peer_id,
+                connection_id,
+                endpoint,
+                ..
+            }) => self.handle_established(peer_id, connection_id, endpoint.is_relayed()),
             FromSwarm::ConnectionClosed(closed) => self.handle_closed(&closed),
             FromSwarm::DialFailure(DialFailure { connection_id, .. })
             | FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => {
@@ -588,12 +667,31 @@ impl NetworkBehaviour for Streams {
         }
     }
 
-    fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
+    fn on_connection_handler_event(
+        &mut self,
+        peer: PeerId,
+        connection: ConnectionId,
+        event: THandlerOutEvent<Self>,
+    ) {
         let event = match event {
             FromHandler::Open(open) => return self.handle_open(peer, connection, open),
-            FromHandler::Hello(bytes) => Event::Hello { peer, connection, bytes },
-            FromHandler::Frame(bytes) => Event::Frame { peer, connection, bytes },
-            FromHandler::Failed { error, undelivered } => Event::Failed { peer, connection, error, undelivered },
+            FromHandler::Drained => return self.handle_drained(peer, connection),
+            FromHandler::Hello(bytes) => Event::Hello {
+                peer,
+                connection,
+                bytes,
+            },
+            FromHandler::Frame(bytes) => Event::Frame {
+                peer,
+                connection,
+                bytes,
+            },
+            FromHandler::Failed { error, undelivered } => Event::Failed {
+                peer,
+                connection,
+                error,
+                undelivered,
+            },
         };
         self.actions.push_back(ToSwarm::GenerateEvent(event));
     }

@@ -132,7 +132,12 @@ impl Default for SwarmOptions {
 impl SwarmOptions {
     /// For networks on one machine: nothing that reaches out of it, no limits by address.
     pub fn lab() -> Self {
-        Self { mdns: false, upnp: false, lab: true, ..Self::default() }
+        Self {
+            mdns: false,
+            upnp: false,
+            lab: true,
+            ..Self::default()
+        }
     }
 }
 
@@ -151,7 +156,10 @@ pub enum SwarmError {
 }
 
 /// A swarm that listens nowhere yet. Call within a Tokio runtime.
-pub fn build_swarm(keypair: Keypair, options: SwarmOptions) -> Result<Swarm<Behaviour>, SwarmError> {
+pub fn build_swarm(
+    keypair: Keypair,
+    options: SwarmOptions,
+) -> Result<Swarm<Behaviour>, SwarmError> {
     let local = keypair.public().to_peer_id();
     let (relay_transport, relay_client) = relay::client::new(local);
     let transport = build_transport(&keypair, relay_transport, options)?;
@@ -171,7 +179,11 @@ fn build_transport(
     options: SwarmOptions,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SwarmError> {
     let noise = noise::Config::new(keypair)?;
-    let memory = if options.memory { OptionalTransport::some(MemoryTransport::default()) } else { OptionalTransport::none() };
+    let memory = if options.memory {
+        OptionalTransport::some(MemoryTransport::default())
+    } else {
+        OptionalTransport::none()
+    };
     let streams = relay_transport
         .or_transport(tcp::tokio::Transport::new(tcp::Config::default()))
         .or_transport(memory)
@@ -227,9 +239,15 @@ fn build_behaviour(
         ),
         ping: ping::Behaviour::default(),
         relay_client,
-        relay_server: options.relay_server.then(|| relay::Behaviour::new(local, relay_config(options.lab))).into(),
+        relay_server: options
+            .relay_server
+            .then(|| relay::Behaviour::new(local, relay_config(options.lab)))
+            .into(),
         autonat_client: autonat::v2::client::Behaviour::default(),
-        autonat_server: options.autonat_server.then(autonat::v2::server::Behaviour::default).into(),
+        autonat_server: options
+            .autonat_server
+            .then(autonat::v2::server::Behaviour::default)
+            .into(),
         dcutr: dcutr::Behaviour::new(local),
         upnp: options.upnp.then(upnp::tokio::Behaviour::default).into(),
         mdns: mdns.into(),
@@ -271,7 +289,10 @@ fn relay_config(lab: bool) -> relay::Config {
 /// The address of a peer as reached through a relay, or of a relay to listen on when `peer` is `None`.
 pub fn circuit_address(relay: PeerId, address: &Multiaddr, peer: Option<PeerId>) -> Multiaddr {
     use libp2p::multiaddr::Protocol;
-    let base = address.clone().with_p2p(relay).unwrap_or_else(|address| address);
+    let base = address
+        .clone()
+        .with_p2p(relay)
+        .unwrap_or_else(|address| address);
     let circuit = base.with(Protocol::P2pCircuit);
     match peer {
         Some(peer) => circuit.with(Protocol::P2p(peer)),

@@ -18,13 +18,16 @@ use libp2p::{
     core::upgrade::ReadyUpgrade,
     swarm::{
         ConnectionHandler, ConnectionHandlerEvent, Stream, StreamUpgradeError, SubstreamProtocol,
-        handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
+        handler::{
+            ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
+        },
     },
 };
 use tokio::time::Sleep;
 
 use super::{
-    DRAIN_LINGER, DRAIN_TIMEOUT, Gauge, MAX_INBOUND_STREAMS, STALL_TIMEOUT, StreamError, Traffic,
+    CLOSE_TIMEOUT, DRAIN_LINGER, DRAIN_TIMEOUT, Gauge, MAX_INBOUND_STREAMS, STALL_TIMEOUT,
+    StreamError, Traffic,
     channel::{Channel, Read},
 };
 
@@ -43,8 +46,10 @@ pub enum Command {
     Hello(Arc<[u8]>),
     /// Keep the connection open without frames, or no longer.
     Keep(bool),
-    /// Send what is queued, then bring all streams to their end.
+    /// Send what is queued, then bring all streams to their end; stay a while for late ones.
     Drain,
+    /// The same, but report as soon as nothing is left, and do not wait long for it.
+    Finish,
     /// Be of use again after `Drain`.
     Resume,
 }
@@ -58,6 +63,8 @@ pub enum FromHandler {
     Hello(Vec<u8>),
     /// Any further frame.
     Frame(Vec<u8>),
+    /// After `Drain` or `Finish`: nothing is left, or it took too long. Said once.
+    Drained,
     /// A stream failed.
     Failed {
         /// How.
@@ -65,6 +72,16 @@ pub enum FromHandler {
         /// Frames that did not get across.
         undelivered: usize,
     },
+}
+
+/// How a connection is being left.
+#[derive(Debug, Clone, Copy)]
+struct Drain {
+    since: Instant,
+    /// How long it has to be quiet without a stream.
+    linger: Duration,
+    /// When patience ends.
+    deadline: Instant,
 }
 
 type Output = ConnectionHandlerEvent<ReadyUpgrade<StreamProtocol>, (), FromHandler>;
@@ -94,8 +111,9 @@ pub struct Handler {
     events: VecDeque<FromHandler>,
 
     kept: bool,
-    /// When `Drain` came.
-    draining: Option<Instant>,
+    /// `Drain` or `Finish` has come.
+    draining: Option<Drain>,
+    reported_drained: bool,
     /// When the last frame came or went.
     active: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -127,6 +145,7 @@ impl Handler {
             events: VecDeque::new(),
             kept: false,
             draining: None,
+            reported_drained: false,
             active: None,
             timer: None,
             ended: false,
@@ -158,7 +177,12 @@ impl Handler {
 
     fn handle_inbound(&mut self, stream: Stream) {
         let theirs = |channel: &&Channel| !channel.is_ours();
-        let count = self.writer.iter().chain(&self.readers).filter(theirs).count();
+        let count = self
+            .writer
+            .iter()
+            .chain(&self.readers)
+            .filter(theirs)
+            .count();
         if count >= MAX_INBOUND_STREAMS {
             tracing::debug!("dropping an inbound overlay stream: too many on this connection");
             return;
@@ -188,7 +212,8 @@ impl Handler {
             StreamUpgradeError::Apply(never) => match never {},
         };
         let undelivered = self.drop_queue();
-        self.events.push_back(FromHandler::Failed { error, undelivered });
+        self.events
+            .push_back(FromHandler::Failed { error, undelivered });
     }
 
     fn drop_queue(&mut self) -> usize {
@@ -212,9 +237,11 @@ impl Handler {
         let Some(channel) = self.writer.take() else {
             return;
         };
-        self.gauge.release(channel.held_frames(), channel.held_bytes());
+        self.gauge
+            .release(channel.held_frames(), channel.held_bytes());
         let undelivered = channel.undelivered() + self.drop_queue();
-        self.events.push_back(FromHandler::Failed { error, undelivered });
+        self.events
+            .push_back(FromHandler::Failed { error, undelivered });
         self.report_open();
     }
 
@@ -255,10 +282,13 @@ impl Handler {
                 continue;
             }
             let channel = self.readers.swap_remove(index);
-            self.gauge.release(channel.held_frames(), channel.held_bytes());
+            self.gauge
+                .release(channel.held_frames(), channel.held_bytes());
             if channel.held_frames() > 0 {
-                self.events
-                    .push_back(FromHandler::Failed { error: StreamError::Io(cause()), undelivered: channel.undelivered() });
+                self.events.push_back(FromHandler::Failed {
+                    error: StreamError::Io(cause()),
+                    undelivered: channel.undelivered(),
+                });
             }
         }
         self.report_open();
@@ -301,8 +331,12 @@ impl Handler {
 
     fn fail_reader(&mut self, index: usize, error: StreamError) {
         let channel = self.readers.swap_remove(index);
-        self.gauge.release(channel.held_frames(), channel.held_bytes());
-        self.events.push_back(FromHandler::Failed { error, undelivered: channel.undelivered() });
+        self.gauge
+            .release(channel.held_frames(), channel.held_bytes());
+        self.events.push_back(FromHandler::Failed {
+            error,
+            undelivered: channel.undelivered(),
+        });
         self.report_open();
     }
 
@@ -320,17 +354,51 @@ impl Handler {
         Some(event)
     }
 
+    fn start_drain(&mut self, linger: Duration, timeout: Duration) {
+        let now = Instant::now();
+        self.kept = false;
+        self.draining = Some(Drain {
+            since: now,
+            linger,
+            deadline: now + timeout,
+        });
+        for channel in &mut self.readers {
+            channel.finish();
+        }
+    }
+
+    /// When a connection that is being left will have been quiet for long enough.
+    fn quiet_at(&self, drain: Drain) -> Instant {
+        self.active
+            .map_or(drain.since, |active| active.max(drain.since))
+            + drain.linger
+    }
+
+    fn is_drained(&self, now: Instant) -> bool {
+        self.draining.is_some_and(|drain| {
+            let quiet = now >= self.quiet_at(drain) && !self.reported_open && !self.is_busy();
+            quiet || now >= drain.deadline
+        })
+    }
+
     fn is_busy(&self) -> bool {
-        self.opening || !self.queue.is_empty() || self.writer.as_ref().is_some_and(Channel::has_pending)
+        self.opening
+            || !self.queue.is_empty()
+            || self.writer.as_ref().is_some_and(Channel::has_pending)
     }
 
     /// When this handler's mind may change without anything happening.
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let quiet = if self.draining.is_some() { DRAIN_LINGER } else { self.idle };
-        let stalled = self.writer.iter().chain(&self.readers).filter_map(Channel::stalled_since).min();
+        let stalled = self
+            .writer
+            .iter()
+            .chain(&self.readers)
+            .filter_map(Channel::stalled_since)
+            .min();
         [
-            self.active.map(|active| active + quiet),
-            self.draining.map(|since| since + DRAIN_TIMEOUT),
+            self.active.map(|active| active + self.idle),
+            self.draining.map(|drain| self.quiet_at(drain)),
+            self.draining.map(|drain| drain.deadline),
             stalled.map(|since| since + STALL_TIMEOUT),
         ]
         .into_iter()
@@ -340,14 +408,25 @@ impl Handler {
     }
 
     fn handle_timeouts(&mut self, now: Instant) {
-        let stalled = |channel: &Channel| channel.stalled_since().is_some_and(|since| since + STALL_TIMEOUT <= now);
-        let drained = self.draining.is_some_and(|since| since + DRAIN_TIMEOUT <= now);
+        let stalled = |channel: &Channel| {
+            channel
+                .stalled_since()
+                .is_some_and(|since| since + STALL_TIMEOUT <= now)
+        };
+        let drained = self.draining.is_some_and(|drain| drain.deadline <= now);
         if self.writer.as_ref().is_some_and(stalled) {
             self.fail_writer(StreamError::Stalled);
         } else if drained && self.writer.is_some() {
             self.fail_writer(StreamError::Timeout);
         }
-        self.drop_readers(|channel| drained || stalled(channel), || io::ErrorKind::TimedOut.into());
+        self.drop_readers(
+            |channel| drained || stalled(channel),
+            || io::ErrorKind::TimedOut.into(),
+        );
+        if !self.reported_drained && self.is_drained(now) {
+            self.reported_drained = true;
+            self.events.push_back(FromHandler::Drained);
+        }
     }
 
     /// Arms the timer for the next deadline. Later activity only moves deadlines back, so the timer is
@@ -359,7 +438,9 @@ impl Handler {
             let Some(deadline) = self.next_deadline(now).map(tokio::time::Instant::from_std) else {
                 return;
             };
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            let timer = self
+                .timer
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
             if timer.is_elapsed() || deadline < timer.deadline() {
                 timer.as_mut().reset(deadline);
             }
@@ -371,7 +452,12 @@ impl Handler {
 }
 
 /// Accounts for what a stream has taken since last asked.
-fn note_written(channel: &mut Channel, gauge: &Gauge, traffic: &Traffic, active: &mut Option<Instant>) {
+fn note_written(
+    channel: &mut Channel,
+    gauge: &Gauge,
+    traffic: &Traffic,
+    active: &mut Option<Instant>,
+) {
     let (frames, bytes) = channel.take_released();
     if frames > 0 {
         gauge.release(frames, bytes);
@@ -394,11 +480,11 @@ impl ConnectionHandler for Handler {
 
     fn connection_keep_alive(&self) -> bool {
         let now = Instant::now();
-        let within = |quiet| self.active.is_some_and(|active| now < active + quiet);
         if self.draining.is_some() {
-            return self.reported_open || self.is_busy() || within(DRAIN_LINGER);
+            return !self.reported_drained;
         }
-        self.kept || self.is_busy() || within(self.idle)
+        let active = self.active.is_some_and(|active| now < active + self.idle);
+        self.kept || self.is_busy() || active
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Output> {
@@ -408,7 +494,9 @@ impl ConnectionHandler for Handler {
             }
             if self.needs_stream() {
                 self.opening = true;
-                return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol: self.listen_protocol() });
+                return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
+                    protocol: self.listen_protocol(),
+                });
             }
             self.poll_writes(cx);
             if let Some(event) = self.poll_reads(cx) {
@@ -453,21 +541,26 @@ impl ConnectionHandler for Handler {
             Command::Open => self.open_wanted = self.writer.is_none(),
             Command::Hello(hello) => self.hello = hello,
             Command::Keep(keep) => self.kept = keep,
-            Command::Drain => {
-                self.kept = false;
-                self.draining = Some(Instant::now());
-                for channel in &mut self.readers {
-                    channel.finish();
-                }
+            Command::Drain => self.start_drain(DRAIN_LINGER, DRAIN_TIMEOUT),
+            Command::Finish => self.start_drain(Duration::ZERO, CLOSE_TIMEOUT),
+            Command::Resume => {
+                self.draining = None;
+                self.reported_drained = false;
             }
-            Command::Resume => self.draining = None,
         }
     }
 
-    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol>) {
+    fn on_connection_event(
+        &mut self,
+        event: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol>,
+    ) {
         match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, .. }) => self.handle_inbound(protocol),
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, .. }) => self.handle_outbound(protocol),
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol, ..
+            }) => self.handle_inbound(protocol),
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
+                protocol, ..
+            }) => self.handle_outbound(protocol),
             ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => {
                 self.handle_upgrade_error(error);
             }

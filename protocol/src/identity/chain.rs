@@ -234,6 +234,14 @@ struct AuthorityState {
     newest: Option<SignedRevocationList>,
 }
 
+impl AuthorityState {
+    /// True if the newest list was signed by a signing key that the root has taken back since.
+    fn newest_is_void(&self) -> bool {
+        let signing = self.newest.as_ref().and_then(|list| list.signing.as_ref());
+        signing.is_some_and(|certificate| self.signing_revoked.contains(&certificate.unverified().serial))
+    }
+}
+
 /// The authorities this node believes, and what they have taken back.
 #[derive(Clone, Debug, Default)]
 pub struct TrustStore {
@@ -295,16 +303,21 @@ impl TrustStore {
 
     /// Takes over a list. `Ok(true)` if it was news, `Ok(false)` if an equal or newer one is known.
     ///
+    /// What the root key itself says about signing keys counts whatever the list's number; and if that takes back the key which
+    /// signed the newest list, the root's list replaces it. So a stolen signing key can't outnumber the root.
+    ///
     /// # Errors
     /// [`ChainError`] if the authority isn't trusted, didn't sign it, or signed with a revoked key.
     pub fn apply_revocations(&mut self, list: &SignedRevocationList) -> Result<bool, ChainError> {
         let root = list.list.unverified().authority;
         let known = self.revocation_number(&root);
         let state = self.authorities.get_mut(&root).ok_or(ChainError::UnknownAuthority(root))?;
-        if list.list.unverified().number <= known {
+        let is_newer = list.list.unverified().number > known;
+        if !is_newer && (list.signing.is_some() || state.newest.as_ref() == Some(list)) {
             return Ok(false);
         }
         let content = list.verify()?;
+        let revoked_before = state.signing_revoked.len();
         if let Some(signing) = &list.signing {
             let serial = signing.unverified().serial;
             if state.signing_revoked.contains(&serial) {
@@ -312,6 +325,9 @@ impl TrustStore {
             }
         } else {
             state.signing_revoked.extend(content.signing.iter().copied());
+        }
+        if !is_newer && !state.newest_is_void() {
+            return Ok(state.signing_revoked.len() > revoked_before);
         }
         state.users_revoked = content.users.iter().map(|revoked| (revoked.serial, revoked.until)).collect();
         state.newest = Some(list.clone());

@@ -1,0 +1,3 @@
+//! Calls: their media, and later their signalling.
+
+pub mod media;
