@@ -59,8 +59,8 @@ mod serve;
 mod store;
 
 pub use messages::{
-    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease,
-    Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
+    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome,
+    RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
 pub use publish::{LeaseReport, PublishReport};
 pub use query::{FindOptions, FindOutcome, FindResult, Mode};

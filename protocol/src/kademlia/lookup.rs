@@ -54,9 +54,14 @@ pub(super) enum Purpose {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Goal {
-    Record { key: RecordKey, settled: bool },
+    Record {
+        key: RecordKey,
+        settled: bool,
+    },
     /// The closest nodes; done when this many of the closest have answered.
-    Nodes { breadth: usize },
+    Nodes {
+        breadth: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
