@@ -635,6 +635,12 @@ impl Directory {
         (self.store.len(), self.store.bytes())
     }
 
+    /// Requests on their way.
+    #[must_use]
+    pub fn requests_in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
     /// The record held under `key`, if this node is one of its replicas.
     #[must_use]
     pub fn held(&self, key: &RecordKey) -> Option<&DirectoryRecord> {
