@@ -115,10 +115,8 @@ pub fn decide_register(
         return Err(RegisterRefusal::Full);
     }
     let kept = known.filter(|known| known.device() == device.device && known.rules.identity == device.user.identity);
-    let mut rules = kept.map_or_else(
-        || CapabilityRules::new(device.device, device.user.identity, request.epoch),
-        |known| known.rules.clone(),
-    );
+    let mut rules = kept
+        .map_or_else(|| CapabilityRules::new(device.device, device.user.identity, request.epoch), |known| known.rules.clone());
     rules.raise_epoch(request.epoch);
     for id in &request.revoked {
         if !rules.revoke(*id) {

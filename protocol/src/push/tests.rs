@@ -33,8 +33,7 @@ fn scene() -> Scene {
     let bob = authority.person("bob", 20);
     let bob_chain = bob.chain.verify(NOW, &authority.trust()).expect("good");
     let request = PushRegister::new(vec![PushChannel::Stream]);
-    let registration =
-        decide_register(request, &bob_chain, None, 0, PushHandle([3; 32]), &POLICY, NOW).expect("registered");
+    let registration = decide_register(request, &bob_chain, None, 0, PushHandle([3; 32]), &POLICY, NOW).expect("registered");
     let pairwise = SecretKey::from_bytes([55; 32]);
     Scene { bob, bob_chain, pairwise, registration, rates: PushRates::new(100), start: Instant::now() }
 }
@@ -130,9 +129,7 @@ fn strangers_come_through_a_narrow_door() {
     push.proof = CapabilityProof::sign(token.id, gateway().1, push.request_hash(), NOW, &alice.device_key);
     push.capability = Signed::sign(token, &scene.bob.device_key);
     let now = Moment { unix: NOW, instant: scene.start };
-    let mut decide = |presenter| {
-        decide_push(&push, Some(&scene.registration), presenter, &gateway().1, &mut scene.rates, now)
-    };
+    let mut decide = |presenter| decide_push(&push, Some(&scene.registration), presenter, &gateway().1, &mut scene.rates, now);
     assert_eq!(decide(None), Err(PushRefusal::Capability(CapabilityError::NotCertified)));
     let passed = (0..100).filter(|_| decide(Some(&alice_chain)).is_ok()).count();
     assert_eq!(passed, 3, "whatever the token promises");
@@ -178,7 +175,6 @@ fn payloads_hold_the_largest_invite_and_open_only_whole() {
     let outer = OuterPayload::new(device, EventKind::CONTACT_REQUEST, NOW, 60, &sealed);
     let payload = PushPayload::new(outer.clone(), sealed.clone(), &key).expect("fits");
     let bytes = payload.to_bytes();
-    println!("payload: {} B around {} B sealed", bytes.len(), sealed.len());
     assert!(bytes.len() <= PUSH_PAYLOAD_BYTES_MAX, "{}", bytes.len());
     let arrived = PushPayload::from_bytes(&bytes).expect("decodes");
     assert_eq!(arrived.verify(&[device]), Ok(&outer));

@@ -105,14 +105,8 @@ enum Choice {
     Person(usize),
 }
 
-const PEOPLE: [Input; 6] = [
-    Input::Answer(1),
-    Input::Answer(2),
-    Input::Decline(1),
-    Input::CallerHangUp,
-    Input::DeviceHangUp(1),
-    Input::DeviceHangUp(2),
-];
+const PEOPLE: [Input; 6] =
+    [Input::Answer(1), Input::Answer(2), Input::Decline(1), Input::CallerHangUp, Input::DeviceHangUp(1), Input::DeviceHangUp(2)];
 
 /// Explores every order of deliveries, losses and people's acts to `depth`, then lets the network recover.
 fn explore(network: &Network, used: u32, depth: u32, leaves: &mut u64, path: &mut Vec<Choice>) {
