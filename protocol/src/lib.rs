@@ -10,7 +10,9 @@
 //! | [`time`], [`clock`] | wall-clock time on the wire; the estimate of a node's clock offset |
 //! | [`key`] | Ed25519 keys by role, domain-separated signatures |
 //! | [`identity`] | usernames, certificates, the chain from authority to device, revocation, recovery phrase |
+//! | [`authority`] | enrolment, renewal, invite codes, the authority's list of bootstrap nodes |
 //! | [`directory`] | the directory record: signed device entries, leases, merge, record key |
+//! | [`kademlia`] | who keeps which record: routing table, look-up, publishing, replicas, repair |
 //! | [`node`] | node descriptors, roles, the hello |
 //! | [`id`], [`event`] | ids of calls, messages, conversations; kinds of events |
 //! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
@@ -20,6 +22,7 @@
 //!
 //! Byte layouts are specified in `docs/wire.md`.
 
+pub mod authority;
 pub mod call;
 pub mod capability;
 pub mod clock;
@@ -27,6 +30,7 @@ pub mod directory;
 pub mod event;
 pub mod id;
 pub mod identity;
+pub mod kademlia;
 pub mod key;
 pub mod message;
 pub mod node;

@@ -169,6 +169,10 @@ pub struct Hello {
 impl Message for Hello {
     const KIND: FrameKind = FrameKind(FrameKind::NOTICE | 0x0001);
     const LIMIT: usize = 8 * 1024;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        Self::check(self)
+    }
 }
 
 impl Hello {

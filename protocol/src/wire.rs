@@ -7,6 +7,8 @@
 //! [`Extensions`]; and a message the reader doesn't know costs one [`Frame`], never the stream.
 
 use bincode::config::{Configuration, Limit, LittleEndian, Varint};
+use bincode::de::read::Reader;
+use bincode::enc::write::SizeWriter;
 use bincode::{Decode, Encode};
 
 use crate::key::{PublicKey, SecretKey, Signature, SignatureError};
@@ -99,6 +101,15 @@ pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
     bincode::encode_to_vec(value, bincode::config::standard()).unwrap_or_default()
 }
 
+/// Bytes [`encode`] would write, without writing them.
+#[must_use]
+pub fn encoded_len<T: Encode>(value: &T) -> usize {
+    let mut size = SizeWriter::default();
+    // Counting can't fail where encoding can't.
+    let _ = bincode::encode_into_writer(value, &mut size, bincode::config::standard());
+    size.bytes_written
+}
+
 /// Decodes a value from exactly `bytes`.
 ///
 /// # Errors
@@ -160,13 +171,14 @@ impl Extensions {
 
 impl<Context> Decode<Context> for Extensions {
     fn decode<D: bincode::de::Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, bincode::error::DecodeError> {
-        let list = Vec::<Extension>::decode(decoder)?;
-        if list.len() > EXTENSIONS_MAX {
+        // The count is judged before anything is allocated for it.
+        let count = u64::decode(decoder)?;
+        if count > EXTENSIONS_MAX as u64 {
             return Err(bincode::error::DecodeError::OtherString(format!(
-                "{} extensions, at most {EXTENSIONS_MAX} allowed",
-                list.len()
+                "{count} extensions, at most {EXTENSIONS_MAX} allowed"
             )));
         }
+        let list = (0..count).map(|_| Extension::decode(decoder)).collect::<Result<Vec<_>, _>>()?;
         if let Some(critical) = list.iter().find(|extension| extension.tag >= EXTENSION_CRITICAL_FROM) {
             return Err(bincode::error::DecodeError::OtherString(format!(
                 "extension {:#06x} must be understood and isn't",
@@ -180,7 +192,7 @@ bincode::impl_borrow_decode!(Extensions);
 
 /// What travels on an overlay stream: `uvarint length || kind || id || body`.
 ///
-/// `id` pairs an answer with its request on the same stream: a request has a fresh odd or even number (see [`FrameKind`]),
+/// `id` pairs an answer with its request on the same stream: a request has a number its sender hasn't in use there,
 /// its answer repeats it; a one-way notice has 0. A reader that doesn't know `kind` answers a request with
 /// [`FrameKind::UNSUPPORTED`] and counts the frame.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -202,12 +214,14 @@ impl Frame {
     /// Decodes the body as `M`.
     ///
     /// # Errors
-    /// [`DecodeError::WrongKind`] if the frame is of another kind, or what is wrong with the body.
+    /// [`DecodeError::WrongKind`] if the frame is of another kind, or what is wrong with the body, field ranges included.
     pub fn parse<M: Message>(&self) -> Result<M, DecodeError> {
         if self.kind != M::KIND {
             return Err(DecodeError::WrongKind { found: self.kind.0, expected: M::KIND.0 });
         }
-        decode(&self.body, M::LIMIT)
+        let message: M = decode(&self.body, M::LIMIT)?;
+        message.check()?;
+        Ok(message)
     }
 }
 
@@ -250,6 +264,14 @@ pub trait Message: Encode + Decode<()> {
     const KIND: FrameKind;
     /// Largest encoding accepted, in bytes.
     const LIMIT: usize;
+
+    /// Checks field ranges after decoding; [`Frame::parse`] calls it, so no reader can forget.
+    ///
+    /// # Errors
+    /// The field that is out of range.
+    fn check(&self) -> Result<(), DecodeError> {
+        Ok(())
+    }
 }
 
 /// A body that is signed, alone of its kind under its own domain tag.
@@ -317,7 +339,7 @@ impl<T: Body> Signed<T> {
         &self.bytes
     }
 
-    /// SHA-256 of the body's bytes: names this very statement.
+    /// [`crate::key::hash`] of the body's bytes under the domain `halloo body hash`: names this very statement.
     #[must_use]
     pub fn body_hash(&self) -> [u8; 32] {
         crate::key::hash("halloo body hash", &[&self.bytes])
@@ -354,12 +376,25 @@ impl<T: Body, Context> Decode<Context> for Signed<T> {
         if version == 0 || version > T::VERSION {
             return Err(refuse(DecodeError::UnknownVersion { kind, version, newest: T::VERSION }));
         }
-        let bytes = Vec::<u8>::decode(decoder)?;
+        let bytes = decode_body_bytes(decoder, T::LIMIT)?;
         let signature = Signature::decode(decoder)?;
         let value: T = decode(&bytes, T::LIMIT).map_err(refuse)?;
         value.check().map_err(refuse)?;
         Ok(Self { version, bytes, signature, value })
     }
+}
+
+/// A byte string whose announced length is judged before memory is taken for it.
+fn decode_body_bytes<D: bincode::de::Decoder>(decoder: &mut D, limit: usize) -> Result<Vec<u8>, bincode::error::DecodeError> {
+    let announced = u64::decode(decoder)?;
+    let length = usize::try_from(announced).unwrap_or(usize::MAX);
+    if length > limit {
+        return Err(bincode::error::DecodeError::OtherString(DecodeError::TooLarge { length, limit }.to_string()));
+    }
+    decoder.claim_bytes_read(length)?;
+    let mut bytes = vec![0; length];
+    decoder.reader().read(&mut bytes)?;
+    Ok(bytes)
 }
 
 impl<'de, T: Body, Context> bincode::BorrowDecode<'de, Context> for Signed<T> {
@@ -442,6 +477,29 @@ mod tests {
         huge.extend_from_slice(&(1u64 << 60).to_le_bytes());
         assert!(matches!(decode::<Vec<u8>>(&huge, 100), Err(DecodeError::Malformed(_))));
         assert!(matches!(decode::<u8>(&[1, 2], 100), Err(DecodeError::TrailingBytes(1))));
+    }
+
+    #[test]
+    fn a_frame_checks_the_ranges_of_its_message() {
+        #[derive(Debug, Encode, Decode)]
+        struct Small {
+            value: u8,
+        }
+        impl Message for Small {
+            const KIND: FrameKind = FrameKind(0x3fff);
+            const LIMIT: usize = 10;
+            fn check(&self) -> Result<(), DecodeError> {
+                if self.value < 3 { Ok(()) } else { Err(DecodeError::invalid("value", "not small")) }
+            }
+        }
+        assert_eq!(Frame::new(1, &Small { value: 2 }).parse::<Small>().map(|small| small.value), Ok(2));
+        assert!(matches!(Frame::new(1, &Small { value: 3 }).parse::<Small>(), Err(DecodeError::Invalid { field: "value", .. })));
+    }
+
+    #[test]
+    fn lengths_are_known_without_encoding() {
+        let value = note("a note of some length");
+        assert_eq!(encoded_len(&value), encode(&value).len());
     }
 
     #[test]

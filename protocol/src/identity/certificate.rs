@@ -3,7 +3,7 @@
 use bincode::{Decode, Encode};
 
 use super::username::Username;
-use crate::key::{AuthorityKey, DeviceKey, IdentityKey, PublicKey};
+use crate::key::{AuthorityKey, DeviceKey, IdentityKey, PublicKey, SecretKey, Signature, SignatureError, hash};
 use crate::time::UnixTime;
 use crate::wire::{Body, DecodeError, Extensions};
 
@@ -174,7 +174,9 @@ impl Body for Tombstone {
     }
 }
 
-/// The holder of `old` says that `new` is the same person's identity key from now on. Signed by `old`.
+/// The holder of `old` says that `new` is the same person's identity key from now on. Signed by `old`, and accepted by `new`.
+///
+/// Without the acceptance anybody could name somebody else as their successor and crowd the true ones out of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct KeySuccession {
     /// Under which authority.
@@ -187,6 +189,8 @@ pub struct KeySuccession {
     pub new: IdentityKey,
     /// When.
     pub at: UnixTime,
+    /// The new key's signature over the fields above; [`KeySuccession::new`] makes it.
+    pub accepted: Signature,
     /// Room to grow.
     pub extensions: Extensions,
 }
@@ -194,6 +198,54 @@ pub struct KeySuccession {
 impl Body for KeySuccession {
     const KIND: u16 = 0x0105;
     const LIMIT: usize = 768;
+}
+
+/// What [`KeySuccession::new`] needs.
+#[derive(Clone, Debug)]
+pub struct KeySuccessionParams {
+    /// Under which authority.
+    pub authority: AuthorityKey,
+    /// Whose.
+    pub name: Username,
+    /// The key so far.
+    pub old: IdentityKey,
+    /// When.
+    pub at: UnixTime,
+}
+
+impl KeySuccession {
+    /// A succession that `new` accepts; the old key still has to sign it.
+    #[must_use]
+    pub fn new(params: KeySuccessionParams, new: &SecretKey) -> Self {
+        let mut succession = Self {
+            authority: params.authority,
+            name: params.name,
+            old: params.old,
+            new: IdentityKey(new.public()),
+            at: params.at,
+            accepted: Signature([0; 64]),
+            extensions: Extensions::none(),
+        };
+        succession.accepted = new.sign(&succession.accepted_bytes());
+        succession
+    }
+
+    /// Checks that the new key accepts the succession.
+    ///
+    /// # Errors
+    /// [`SignatureError`] if it didn't sign these fields.
+    pub fn verify_accepted(&self) -> Result<(), SignatureError> {
+        self.new.0.verify(&self.accepted_bytes(), &self.accepted)
+    }
+
+    fn accepted_bytes(&self) -> Vec<u8> {
+        let name = self.name.as_str().as_bytes();
+        let at = self.at.0.to_be_bytes();
+        let parts = [self.authority.as_bytes(), name, self.old.as_bytes(), self.new.as_bytes(), at.as_slice()];
+        let mut bytes = b"halloo key succession\0".to_vec();
+        bytes.extend_from_slice(&hash("halloo key succession", &parts));
+        bytes
+    }
 }
 
 fn check_validity(from: UnixTime, until: UnixTime, secs_max: u64) -> Result<(), DecodeError> {

@@ -234,6 +234,14 @@ struct AuthorityState {
     newest: Option<SignedRevocationList>,
 }
 
+impl AuthorityState {
+    /// True if the newest list was signed by a signing key that the root has taken back since.
+    fn newest_is_void(&self) -> bool {
+        let signing = self.newest.as_ref().and_then(|list| list.signing.as_ref());
+        signing.is_some_and(|certificate| self.signing_revoked.contains(&certificate.unverified().serial))
+    }
+}
+
 /// The authorities this node believes, and what they have taken back.
 #[derive(Clone, Debug, Default)]
 pub struct TrustStore {
@@ -270,6 +278,21 @@ impl TrustStore {
         self.authorities.keys()
     }
 
+    /// True if `root`'s newest list takes back the user certificate with this serial.
+    #[must_use]
+    pub fn is_user_revoked(&self, root: &AuthorityKey, serial: u64) -> bool {
+        self.authorities.get(root).is_some_and(|state| state.users_revoked.contains_key(&serial))
+    }
+
+    /// True if the user's certificate has been taken back by its authority.
+    #[must_use]
+    pub fn is_revoked(&self, user: &VerifiedUser) -> bool {
+        match &user.id {
+            UserId::Named { authority, .. } => self.is_user_revoked(authority, user.serial),
+            UserId::Key(_) => false,
+        }
+    }
+
     /// Number of the newest list known of `root`; 0 if none.
     #[must_use]
     pub fn revocation_number(&self, root: &AuthorityKey) -> u64 {
@@ -284,16 +307,21 @@ impl TrustStore {
 
     /// Takes over a list. `Ok(true)` if it was news, `Ok(false)` if an equal or newer one is known.
     ///
+    /// What the root key itself says about signing keys counts whatever the list's number; and if that takes back the key which
+    /// signed the newest list, the root's list replaces it. So a stolen signing key can't outnumber the root.
+    ///
     /// # Errors
     /// [`ChainError`] if the authority isn't trusted, didn't sign it, or signed with a revoked key.
     pub fn apply_revocations(&mut self, list: &SignedRevocationList) -> Result<bool, ChainError> {
         let root = list.list.unverified().authority;
         let known = self.revocation_number(&root);
         let state = self.authorities.get_mut(&root).ok_or(ChainError::UnknownAuthority(root))?;
-        if list.list.unverified().number <= known {
+        let is_newer = list.list.unverified().number > known;
+        if !is_newer && (list.signing.is_some() || state.newest.as_ref() == Some(list)) {
             return Ok(false);
         }
         let content = list.verify()?;
+        let revoked_before = state.signing_revoked.len();
         if let Some(signing) = &list.signing {
             let serial = signing.unverified().serial;
             if state.signing_revoked.contains(&serial) {
@@ -301,6 +329,9 @@ impl TrustStore {
             }
         } else {
             state.signing_revoked.extend(content.signing.iter().copied());
+        }
+        if !is_newer && !state.newest_is_void() {
+            return Ok(state.signing_revoked.len() > revoked_before);
         }
         state.users_revoked = content.users.iter().map(|revoked| (revoked.serial, revoked.until)).collect();
         state.newest = Some(list.clone());

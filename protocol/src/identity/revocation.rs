@@ -28,7 +28,8 @@ pub struct RevokedSerial {
 pub struct RevocationList {
     /// Whose list.
     pub authority: AuthorityKey,
-    /// Grows by one with every list.
+    /// Grows by one with every list; never above `issued_at` in seconds. So whoever steals a signing key can't use up all
+    /// numbers, and the root key can always issue a higher one.
     pub number: u64,
     /// When it was made.
     pub issued_at: UnixTime,
@@ -45,6 +46,9 @@ impl Body for RevocationList {
     const LIMIT: usize = REVOCATION_LIST_BYTES_MAX;
 
     fn check(&self) -> Result<(), DecodeError> {
+        if self.number > self.issued_at.0 {
+            return Err(DecodeError::invalid("number", format!("{}: more lists than seconds since 1970", self.number)));
+        }
         if self.users.is_sorted_by(|a, b| a.serial < b.serial) {
             Ok(())
         } else {

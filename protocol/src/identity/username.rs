@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use bincode::{Decode, Encode};
 use unicode_normalization::UnicodeNormalization;
+use unicode_normalization::char::is_combining_mark;
 use unicode_security::MixedScript;
 use unicode_security::general_security_profile::IdentifierType;
 
@@ -12,6 +13,12 @@ use crate::key::{AuthorityKey, IdentityKey};
 
 /// Most characters in a username, after normalisation.
 pub const USERNAME_CHARS_MAX: usize = 64;
+
+/// Most combining marks in a row: four is what scripts need (UTS 39 section 5.4); more is for hiding letters.
+const MARKS_IN_A_ROW_MAX: usize = 4;
+
+/// The dot above. Invisible on letters that have a dot already.
+const DOT_ABOVE: char = '\u{307}';
 
 /// Most bytes of input looked at: 64 characters of 4 bytes, with room for what normalisation shrinks.
 const INPUT_BYTES_MAX: usize = 1_024;
@@ -29,6 +36,9 @@ pub enum UsernameError {
     /// A character that can't be told from others, isn't printed, or has a meaning in addresses.
     #[error("{0:?} can't be part of a username: use letters, digits, `.`, `_` and `-`")]
     Character(char),
+    /// Marks on nothing, too many, one twice, or a dot where none shows.
+    #[error("accents are piled up, or stand on nothing")]
+    Marks,
     /// Letters of several scripts, which can look like another name.
     #[error("letters of different scripts are mixed")]
     MixedScripts,
@@ -69,6 +79,9 @@ impl Username {
         if name.starts_with(is_punctuation) || name.ends_with(is_punctuation) {
             return Err(UsernameError::Edge);
         }
+        if has_misleading_marks(&name) {
+            return Err(UsernameError::Marks);
+        }
         if !name.as_str().is_single_script() {
             return Err(UsernameError::MixedScripts);
         }
@@ -87,13 +100,29 @@ impl Username {
 fn normalise(text: &str) -> String {
     let mut name: String = text.nfkc().collect();
     for _ in 0..3 {
-        let next: String = caseless::default_case_fold_str(&name).nfkc().collect();
+        // Turkish capital İ folds to `i` with a second dot, which looks like `i`: one name, so one spelling.
+        let next: String = caseless::default_case_fold_str(&name).nfkc().collect::<String>().replace("i\u{307}", "i");
         if next == name {
             break;
         }
         name = next;
     }
     name
+}
+
+fn has_misleading_marks(name: &str) -> bool {
+    let (mut previous, mut in_a_row) = (None, 0);
+    // Decomposed, so that a mark twice is seen also where the first one is part of the letter.
+    for c in name.nfd() {
+        in_a_row = if is_combining_mark(c) { in_a_row + 1 } else { 0 };
+        let stands_on_nothing = in_a_row == 1 && previous.is_none_or(is_punctuation);
+        if in_a_row > MARKS_IN_A_ROW_MAX || stands_on_nothing || (in_a_row > 1 && previous == Some(c)) {
+            return true;
+        }
+        previous = Some(c);
+    }
+    // Where a dot shows, normalisation has made one character of letter and dot.
+    name.contains(DOT_ABOVE)
 }
 
 fn is_punctuation(c: char) -> bool {
@@ -192,6 +221,53 @@ mod tests {
             assert_eq!(Username::new(bad), Err(UsernameError::Edge), "{bad}");
         }
         assert!(matches!(Username::new(&"x".repeat(100_000)), Err(UsernameError::TooLong(_))));
+    }
+
+    #[test]
+    fn marks_cannot_make_a_second_name_that_looks_the_same() {
+        assert_eq!(Username::new("al\u{69}\u{307}ce"), Username::new("alice"));
+        assert_eq!(Username::new("\u{130}stanbul"), Username::new("istanbul"));
+        for bad in [
+            "\u{301}alice",
+            "a.\u{301}b",
+            "e\u{323}\u{323}",
+            "l\u{307}",
+            "x\u{317}\u{318}\u{319}\u{31c}\u{31d}",
+            "\u{456}\u{307}",
+        ] {
+            assert!(Username::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(Username::new("क्षेत्र").is_ok(), "marks that a script needs");
+        assert!(Username::new("ngữ").is_ok());
+    }
+
+    #[test]
+    fn characters_that_do_not_show_are_refused() {
+        for bad in [
+            '\u{ad}',
+            '\u{34f}',
+            '\u{115f}',
+            '\u{1160}',
+            '\u{3164}',
+            '\u{ffa0}',
+            '\u{180b}',
+            '\u{fe0f}',
+            '\u{2060}',
+            '\u{feff}',
+            '\u{e0061}',
+        ] {
+            assert_ne!(Username::new(&format!("al{bad}ice")).map(|name| name.to_string()).as_deref(), Ok("alice"), "{bad:?}");
+            assert!(Username::new(&format!("al{bad}ice")).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn normal_forms_are_fixed_points() {
+        for c in '\u{80}'..='\u{2ffff}' {
+            if let Ok(name) = Username::new(&format!("a{c}")).or_else(|_| Username::new(&c.to_string())) {
+                assert_eq!(Username::new(name.as_str()), Ok(name.clone()), "{c:?}");
+            }
+        }
     }
 
     #[test]
