@@ -9,6 +9,7 @@ use crate::identity::VerifiedChain;
 use crate::key::SecretKey;
 use crate::rate::RateError;
 use crate::test_identity::{Authority, NOW, Person};
+use crate::time::Now;
 use crate::wire;
 
 const POLICY: GatewayPolicy = GatewayPolicy { registrations_max: 10, has_web_push: true };
@@ -60,7 +61,7 @@ impl Scene {
     }
 
     fn decide(&mut self, push: &PushSend, after_secs: u64) -> Result<crate::capability::Grant, PushRefusal> {
-        let now = Moment { unix: NOW, instant: self.start + Duration::from_secs(after_secs) };
+        let now = Now { unix: NOW, instant: self.start + Duration::from_secs(after_secs) };
         decide_push(push, Some(&self.registration), None, &gateway().1, &mut self.rates, now)
     }
 }
@@ -95,7 +96,7 @@ fn pushes_are_refused_with_their_reason() {
     scene.registration.expires_at = NOW;
     assert!(scene.registration.remove_channel(&PushChannel::Stream), "none is left");
     assert_eq!(refused(&mut scene, &good), PushReason::GONE);
-    let now = Moment { unix: NOW, instant: scene.start };
+    let now = Now { unix: NOW, instant: scene.start };
     let nobody = decide_push(&good, None, None, &gateway().1, &mut scene.rates, now);
     assert_eq!(nobody, Err(PushRefusal::UnknownHandle));
 }
@@ -128,7 +129,7 @@ fn strangers_come_through_a_narrow_door() {
     (token.holder, token.limits.per_hour) = (Holder::Certified, 1_000);
     push.proof = CapabilityProof::sign(token.id, gateway().1, push.request_hash(), NOW, &alice.device_key);
     push.capability = Signed::sign(token, &scene.bob.device_key);
-    let now = Moment { unix: NOW, instant: scene.start };
+    let now = Now { unix: NOW, instant: scene.start };
     let mut decide = |presenter| decide_push(&push, Some(&scene.registration), presenter, &gateway().1, &mut scene.rates, now);
     assert_eq!(decide(None), Err(PushRefusal::Capability(CapabilityError::NotCertified)));
     let passed = (0..100).filter(|_| decide(Some(&alice_chain)).is_ok()).count();
