@@ -78,7 +78,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// Not TOML, an unknown key or a value of the wrong kind.
-    #[error("{}", .0.to_string().trim_end())]
+    #[error(transparent)]
     Format(#[from] toml::de::Error),
     /// More memory than can be meant.
     #[error("limits.sources_max is {value}, at most {SOURCES_MAX_MAX} are possible")]

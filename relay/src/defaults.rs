@@ -13,7 +13,7 @@ pub const LISTEN: [SocketAddr; 2] =
 ///
 /// A client asks a few times per call; a whole office or mobile cell behind one address asks together, hence room for
 /// some dozens of calls that start in the same second. A victim named as a forged source is sent at most
-/// 50 x 52 bytes = 2.6 kB a second by each socket, so the relay is of no use for flooding it.
+/// 50 x 168 bytes (the longest response) = 8.4 kB a second by each socket: of no use for flooding it.
 pub const RESPONSES_PER_SOURCE_PER_SEC: u32 = 50;
 
 /// Responses one source address may have at once after a pause: 4 s of the rate, for an office that comes back

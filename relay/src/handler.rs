@@ -11,8 +11,8 @@
 //! | anything that would be answered, beyond the source's share | nothing |
 //!
 //! Requests aren't authenticated, so their source may be forged and a response may go to somebody who asked for nothing.
-//! Two things keep that harmless: a response has at most [`AMPLIFICATION_MAX`] times the bytes of its request (1.36 times
-//! with IP and UDP headers counted), and each source address has a share ([`SourceRates`]). For the same reason responses
+//! Two things keep that harmless: a response has at most [`AMPLIFICATION_MAX`] times the bytes of its request (1.42 times
+//! with IP and UDP headers counted: error 400 over IPv4, 68 / 48), and each source address has a share ([`SourceRates`]). For the same reason responses
 //! carry neither SOFTWARE nor, with error 420, a reason phrase. FINGERPRINT is in a response if it was in the request.
 //!
 //! Error 420 lists at most [`UNKNOWN_ATTRIBUTES_MAX`] types; RFC 8489 knows no such limit.

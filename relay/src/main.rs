@@ -4,7 +4,7 @@
 //! 2 wrong usage or configuration.
 
 use std::future::Future;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -62,8 +62,8 @@ fn main() -> ExitCode {
         Err(Failure::Operation(error)) => (error, 1),
         Err(Failure::Usage(error)) => (error, 2),
     };
-    // A closed stderr leaves nobody to tell.
-    let _ = writeln!(io::stderr(), "halloo-relay: {error:#}");
+    // A closed stderr leaves nobody to tell. Complaints about TOML end with a line break of their own.
+    let _ = writeln!(io::stderr(), "halloo-relay: {}", format!("{error:#}").trim_end());
     ExitCode::from(code)
 }
 
@@ -131,7 +131,7 @@ fn start_logging(arguments: &Arguments) {
         _ => "trace",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
     match arguments.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

@@ -2,7 +2,7 @@
 //!
 //! [`SourceRates`] remembers, for as many addresses as its table has places, until when each has used up its share. The
 //! table is made once and never grows, so a flood of forged addresses costs no memory. When places run out, the address
-//! that is closest to being forgotten anyhow gives way, which never is the one being flooded.
+//! that has used least gives way, so one that is being flooded stays as long as others are flooded less.
 //!
 //! Nothing here reads the clock: `now` comes with every question. The key of the hash comes from outside as well; it has
 //! to be secret, or a sender could choose addresses that share a place.

@@ -11,7 +11,7 @@ use std::hash::RandomState;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
@@ -32,9 +32,12 @@ pub const DATAGRAMS_PER_WAKE_MAX: usize = 64;
 /// Longer datagrams are cut, and refused as their length is wrong. No STUN request comes near one Ethernet frame.
 const DATAGRAM_BYTES_MAX: usize = 2_048;
 
-/// Failures of receiving in a row after which a socket is taken for broken. Single ones happen: some systems report a
-/// client's closed port here.
+/// Failures of receiving in a row after which a socket is taken for broken: 10 s of them. Single ones happen, as when
+/// memory runs short; some systems report a client's closed port here.
 const RECEIVE_FAILURES_MAX: u32 = 1_000;
+
+/// Pause after a failure of receiving: trying at once would burn the time that may be needed to get well.
+const RECEIVE_RETRY: Duration = Duration::from_millis(10);
 
 /// Connections waiting to be taken at the metrics address.
 const METRICS_BACKLOG: i32 = 16;
@@ -85,7 +88,7 @@ impl Server {
     /// [`BindError`] names the first address that can't be had; those taken before are given back.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Outside a tokio runtime that has I/O and time enabled.
     pub fn bind(config: Config) -> Result<Self, BindError> {
         let sockets = if config.listen.is_empty() { bind_defaults()? } else { bind_all(&config.listen)? };
         let exporter =
@@ -164,6 +167,7 @@ impl Service {
                     if failures >= RECEIVE_FAILURES_MAX {
                         return Err(ServeError::Receive { address: self.address, source });
                     }
+                    tokio::time::sleep(RECEIVE_RETRY).await;
                 }
             }
             // Also after less than a full round: a socket that is readable all the time must not keep the thread.
