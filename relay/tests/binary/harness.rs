@@ -89,6 +89,14 @@ impl Relay {
         found.unwrap_or_else(|| panic!("no metrics among {:?}", self.uris))
     }
 
+    /// Resident memory in KiB.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the process is there");
+        let value = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB")?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no resident memory in {status}"))
+    }
+
     /// Sends a signal by name and waits for the end.
     pub(crate) fn signal(mut self, name: &str) -> ExitStatus {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();

@@ -94,6 +94,36 @@ fn a_greedy_source_is_cut_off_and_counted() {
     assert!((5..=5 + started.elapsed().as_secs() + 2).contains(&answered), "{answered} answered");
 }
 
+/// More sources than the table has places for. Linux lets a client send from all of 127.0.0.0/8.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_flood_from_many_sources_takes_no_memory_and_leaves_others_served() {
+    /// In rounds that a socket's default buffer holds, each ended by a request of somebody honest: nothing is lost.
+    const ROUNDS: u32 = 150;
+    const SOURCES_PER_ROUND: u32 = 200;
+    /// The table is there from the start. Remembering the sources beside it would take 30,000 x 32 bytes = 938 KiB.
+    const GROWTH_KIB_MAX: u64 = 256;
+
+    let relay = Relay::start(&["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
+    let server = relay.addresses()[0];
+    assert_eq!(counter(&relay, "halloo_relay_datagrams_received_total"), 0);
+    let before = relay.resident_kib();
+    let (forged, client) = (binding_request(1), client(server));
+    for round in 0..ROUNDS {
+        for source in 0..SOURCES_PER_ROUND {
+            let ip = std::net::Ipv4Addr::from(0x7F01_0000 + round * SOURCES_PER_ROUND + source);
+            let forger = std::net::UdpSocket::bind((ip, 0)).expect("loopback is a whole network");
+            forger.send_to(&forged, server).expect("sent");
+        }
+        assert_eq!(mapped_address(&exchange(&client, &binding_request(9)), 9), client.local_addr().expect("bound"));
+    }
+    let grown = relay.resident_kib().saturating_sub(before);
+    assert!(grown <= GROWTH_KIB_MAX, "{grown} KiB more");
+    let received = counter(&relay, "halloo_relay_datagrams_received_total");
+    assert_eq!(received, u64::from(ROUNDS * (SOURCES_PER_ROUND + 1)), "all went through the table");
+    eprintln!("{received} datagrams, {before} KiB resident before, {grown} KiB more after");
+}
+
 #[test]
 fn metrics_answer_only_what_they_are_for() {
     let relay = Relay::start(&["--listen", "127.0.0.1:0", "--metrics", "[::1]:0"]);
