@@ -381,6 +381,7 @@ impl Directory {
     pub fn set_local(&mut self, now: Now, local: LocalNode) {
         self.local = LocalNode { is_serving: local.is_serving && local.place.is_some(), ..local };
         self.table.set_origin(local.place);
+        self.store.set_origin(local.place);
         self.refresh_at = now.instant;
     }
 
@@ -422,6 +423,7 @@ impl Directory {
     /// # Errors
     /// [`FalsePlace`] if the descriptor isn't that device's or claims another place than its chain gives it. The peer is then out of
     /// all tables and refused for an hour; the owner should close the connection.
+    #[allow(clippy::result_large_err, reason = "rare, and the owner wants every fact for its log")]
     pub fn handle_hello(&mut self, now: Now, chain: &VerifiedChain, descriptor: Descriptor) -> Result<(), FalsePlace> {
         let device = chain.device;
         let (UserId::Named { authority, .. }, Some(place)) = (&chain.user.id, chain.place) else {
@@ -431,13 +433,19 @@ impl Directory {
             return self.refuse_place(now, chain, &descriptor);
         }
         let proof = Proof { authority: *authority, serial: chain.user.serial, not_after: chain.not_after };
+        let before = self.table.live_descriptor(&device);
         let descriptor = Arc::new(descriptor);
-        if self.table.prove(now.instant, Descriptor::clone(&descriptor), proof) == Admission::New {
-            self.neighbourhood_changed(now, &descriptor, repair::Change::Joined);
+        let admission = self.table.prove(now.instant, Descriptor::clone(&descriptor), proof);
+        match (admission, before) {
+            (Admission::New, _) => self.neighbourhood_changed(now, &descriptor, repair::Change::Joined),
+            // It serves no longer.
+            (Admission::Client, Some(before)) => self.neighbourhood_changed(now, &before, repair::Change::Died),
+            _ => {}
         }
         Ok(())
     }
 
+    #[allow(clippy::result_large_err, reason = "as handle_hello")]
     fn refuse_place(&mut self, now: Now, chain: &VerifiedChain, descriptor: &Descriptor) -> Result<(), FalsePlace> {
         // Who has no place may still be a client; only a claim to serve is false.
         if descriptor.device == chain.device && !descriptor.roles.contains(Roles::DIRECTORY) && chain.place.is_none() {
@@ -613,7 +621,8 @@ impl Directory {
     /// The nodes to keep connected: the closest to us if we serve, whose deaths must be noticed; a few for clients.
     #[must_use]
     pub fn neighbours(&self) -> Vec<Arc<Descriptor>> {
-        let place = self.local.place.unwrap_or(Place([0; 32]));
+        // Who has no place takes its key for one, so that not all such clients choose the same servers.
+        let place = self.local.place.unwrap_or(Place(*self.local.device.as_bytes()));
         self.table.closest(&place, if self.local.is_serving { NEIGHBOURS } else { 3 })
     }
 

@@ -3,19 +3,14 @@
 //! Goal: look-ups are right and few, records survive deaths and liars, publications are acknowledged only when kept, and the same seed
 //! gives the same run.
 
-#[path = "sim/fixture.rs"]
-mod fixture;
-#[path = "sim/network.rs"]
-mod network;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fixture::{EntrySpec, START, User};
+use crate::fixture::{self, EntrySpec, START, User};
+use crate::network::{Behaviour, Network};
 use halloo_protocol::directory::DirectoryRecord;
 use halloo_protocol::kademlia::{Event, FindOptions, FindOutcome, Mode};
-use network::{Behaviour, Network};
 
 const FIRST: FindOptions = FindOptions { mode: Mode::First, is_remote_only: true };
 const SETTLED: FindOptions = FindOptions { mode: Mode::Settled, is_remote_only: true };

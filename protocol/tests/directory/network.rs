@@ -13,7 +13,6 @@ use halloo_protocol::identity::{TrustStore, VerifiedChain};
 use halloo_protocol::kademlia::{
     Action, Answer, Config, Connected, Directory, DisconnectReason, Event, Failure, FindOptions, FindResult, LocalNode,
     NetworkGroup, Nodes, PublishReport, QueryId, RecordAnswer, RecordOutcome, Reply, Request, RequestId, RequestSource,
-    StoreAnswer, StoreOutcome,
 };
 use halloo_protocol::key::{DeviceKey, PublicKey, hash};
 use halloo_protocol::node::{Descriptor, LoadClass, Roles};
@@ -22,7 +21,7 @@ use halloo_protocol::wire::Extensions;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::fixture::{self, Authority, START};
+use crate::fixture::{self, Authority, START};
 
 /// One way; jitter of a tenth on top.
 const LATENCY: Duration = Duration::from_millis(50);
@@ -194,8 +193,8 @@ impl Network {
 
     fn send(&mut self, from: usize, to: &Descriptor, id: RequestId, request: Request) {
         self.requests += 1;
-        let sent = format!("{:?} {from} {:?} {:?}", self.elapsed, to.device, request);
-        self.trace = hash("trace", &[&self.trace, sent.as_bytes()]);
+        let (at, from_bytes) = (self.elapsed.as_nanos().to_be_bytes(), from.to_be_bytes());
+        self.trace = hash("trace", &[&self.trace, &at, &from_bytes, to.device.as_bytes(), &request.to_frame(0).body]);
         let Some(&to) = self.by_device.get(&to.device) else { return };
         if matches!(self.nodes[to].behaviour, Behaviour::Silent) || matches!(self.nodes[from].behaviour, Behaviour::Silent) {
             return;
@@ -299,50 +298,45 @@ impl Network {
 
     /// Owners' upkeep: notice the dead, dial neighbours, close what nobody needs.
     fn upkeep(&mut self) {
-        let now = self.now();
-        for node in 0..self.nodes.len() {
-            if self.is_silent(node) {
-                continue;
-            }
-            let wanted: BTreeSet<usize> = self.nodes[node]
-                .directory
-                .neighbours()
-                .iter()
-                .filter_map(|near| self.by_device.get(&near.device).copied())
-                .collect();
+        let wanted: Vec<BTreeSet<usize>> = (0..self.nodes.len()).map(|node| self.neighbours(node)).collect();
+        for node in (0..self.nodes.len()).filter(|node| !wanted[*node].is_empty()) {
             for other in self.nodes[node].connections.clone() {
-                let device = self.nodes[other].chain.device;
                 let is_lost = self.nodes[other].silent_since.is_some_and(|since| self.elapsed >= since + HEARTBEAT);
-                let is_idle = !wanted.contains(&other) && !self.is_wanted_by(other, node);
-                if is_lost || is_idle {
-                    let reason = if is_lost { DisconnectReason::Lost } else { DisconnectReason::Idle };
-                    self.nodes[node].connections.remove(&other);
-                    self.nodes[other].connections.remove(&node);
-                    self.nodes[node].directory.handle_disconnected(now, &device, reason);
-                    let own = self.nodes[node].chain.device;
-                    if !self.is_silent(other) {
-                        self.nodes[other].directory.handle_disconnected(now, &own, reason);
-                        self.drain(other);
-                    }
-                    self.drain(node);
+                if is_lost {
+                    self.close(node, other, DisconnectReason::Lost);
+                } else if !wanted[node].contains(&other) && !wanted[other].contains(&node) {
+                    self.close(node, other, DisconnectReason::Idle);
                 }
             }
-            for other in wanted {
-                if !self.nodes[node].connections.contains(&other) && !self.is_silent(other) {
-                    self.connect(node, other);
-                } else if self.is_silent(other) && !self.nodes[node].connections.contains(&other) {
+            for other in wanted[node].iter().copied() {
+                match (self.is_silent(other), self.nodes[node].connections.contains(&other)) {
+                    (false, false) => self.connect(node, other),
                     // The dial fails.
-                    let device = self.nodes[other].chain.device;
-                    self.nodes[node].directory.handle_disconnected(now, &device, DisconnectReason::Lost);
-                    self.drain(node);
+                    (true, false) => self.close(node, other, DisconnectReason::Lost),
+                    _ => {}
                 }
             }
         }
     }
 
-    fn is_wanted_by(&self, node: usize, other: usize) -> bool {
-        let device = self.nodes[other].chain.device;
-        !self.is_silent(node) && self.nodes[node].directory.neighbours().iter().any(|near| near.device == device)
+    fn neighbours(&self, node: usize) -> BTreeSet<usize> {
+        if self.is_silent(node) {
+            return BTreeSet::new();
+        }
+        let neighbours = self.nodes[node].directory.neighbours();
+        neighbours.iter().filter_map(|near| self.by_device.get(&near.device).copied()).collect()
+    }
+
+    fn close(&mut self, a: usize, b: usize, reason: DisconnectReason) {
+        let now = self.now();
+        for (at, with) in [(a, b), (b, a)] {
+            self.nodes[at].connections.remove(&with);
+            let device = self.nodes[with].chain.device;
+            if !self.is_silent(at) {
+                self.nodes[at].directory.handle_disconnected(now, &device, reason);
+                self.drain(at);
+            }
+        }
     }
 
     fn connect(&mut self, a: usize, b: usize) {
@@ -468,16 +462,4 @@ pub(crate) fn invented(target: &Place) -> Vec<Descriptor> {
         }
     };
     (1..=16).map(near).collect()
-}
-
-/// An acknowledgement, for tests that play a replica.
-#[allow(dead_code, reason = "used by some of the test files that share this module")]
-pub(crate) fn accepted(hash: [u8; 32]) -> Answer {
-    Answer::Store(StoreAnswer {
-        outcome: StoreOutcome::Accepted,
-        holds: Some(hash),
-        record: None,
-        closer: Vec::new(),
-        extensions: Extensions::none(),
-    })
 }
