@@ -295,24 +295,26 @@ impl RoutingTable {
         if self.live.len() < self.capacity {
             return true;
         }
+        // Our nearest neighbours always find room, and never make any.
+        let near = nearest(&self.live, &self.origin, BUCKET_MIN).last().map(|(distance, _)| *distance);
+        let is_near = |place: &Place| near.is_some_and(|near| self.origin.distance(place) <= near);
         let mut sizes: BTreeMap<u32, usize> = BTreeMap::new();
-        for (place, _) in &self.live {
+        for (place, _) in self.live.iter().filter(|(place, _)| !is_near(place)) {
             *sizes.entry(self.bucket_of(place)).or_default() += 1;
         }
         let fullest = sizes.iter().max_by_key(|(bucket, size)| (**size, std::cmp::Reverse(**bucket)));
         let Some((&fullest, &size)) = fullest else { return false };
         // Among the like, who is known longer stays.
-        if fullest == bucket || sizes.get(&bucket).copied().unwrap_or(0) >= size {
-            return false;
-        }
-        let is_near = self.closer_than(&self.origin, place, BUCKET_MIN) < BUCKET_MIN;
-        if size <= BUCKET_MIN && !is_near {
+        let is_like = fullest == bucket || size <= BUCKET_MIN || sizes.get(&bucket).copied().unwrap_or(0) >= size;
+        if is_like && !is_near(place) {
             return false;
         }
         let youngest = self
             .bucket(fullest)
             .filter(|device| !self.connections.contains_key(device))
-            .filter_map(|device| self.peers.get(&device).map(|peer| (peer.failures, peer.added, device)))
+            .filter_map(|device| self.peers.get(&device))
+            .filter(|peer| !is_near(&peer.descriptor.place))
+            .map(|peer| (peer.failures, peer.added, peer.descriptor.device))
             .max();
         match youngest {
             Some((_, _, device)) => self.remove(&device).is_some(),

@@ -193,11 +193,9 @@ impl Directory {
         let is_server = self.table.is_live(from);
         for item in &request.items {
             match self.store.get(&item.key) {
-                Some(held) if held.hash == item.hash => {
-                    if is_server {
-                        self.store.mark_synced(&item.key, *from);
-                    }
-                }
+                // Only a server's word counts: others could crowd the list out.
+                Some(held) if held.hash == item.hash && is_server => self.store.mark_synced(&item.key, *from),
+                Some(held) if held.hash == item.hash => {}
                 Some(_) => keys.push(item.key),
                 None if self.rank_of_self(&item.key) < REPLICAS + RANK_SLACK => keys.push(item.key),
                 None => {}
