@@ -99,6 +99,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Random far targets asked about when joining, so that the table isn't all neighbours.
 const BOOTSTRAP_WALKS: usize = 3;
 
+/// How often a node that knows fewer than eight others looks for more.
+const LONELY_REFRESH: Duration = Duration::from_secs(60);
+
 /// How a node's directory behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -370,7 +373,7 @@ impl Directory {
             bootstrap: None,
             repair: repair::Repair::default(),
             sweep_at: now + SWEEP_EVERY,
-            refresh_at: now + config.refresh_every,
+            refresh_at: now + config.refresh_every.min(LONELY_REFRESH),
             counters: Counters::default(),
             config,
             local,
@@ -584,7 +587,10 @@ impl Directory {
             self.rates.sweep(now.instant);
         }
         if self.refresh_at <= now.instant {
-            self.refresh_at = now.instant + self.jittered(self.config.refresh_every);
+            // Who knows hardly anybody asks more often: one death away from being alone.
+            let is_lonely = self.table.live_count() < REPLICAS;
+            let every = if is_lonely { self.config.refresh_every.min(LONELY_REFRESH) } else { self.config.refresh_every };
+            self.refresh_at = now.instant + self.jittered(every);
             self.refresh(now);
         }
     }

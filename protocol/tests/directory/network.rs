@@ -126,11 +126,17 @@ impl Network {
 
     /// Adds a server with its own user (number 100,000 and up) that bootstraps through node 0.
     pub(crate) fn join(&mut self) -> usize {
+        self.join_as(true)
+    }
+
+    /// Adds a server or a client.
+    pub(crate) fn join_as(&mut self, is_serving: bool) -> usize {
         let index = self.nodes.len();
         let user = self.authority.user(100_000 + index as u64);
         let chain = user.chain_of(&user.device(0), &self.trust);
-        let descriptor = fixture::descriptor(&chain, index, Roles::DIRECTORY);
-        let local = LocalNode { device: chain.device, place: chain.place, is_serving: true };
+        let roles = if is_serving { Roles::DIRECTORY } else { Roles::default() };
+        let descriptor = fixture::descriptor(&chain, index, roles);
+        let local = LocalNode { device: chain.device, place: chain.place, is_serving };
         let seed = self.rng.random();
         let directory = Directory::new(self.config.clone(), local, seed, self.now().instant);
         self.by_device.insert(chain.device, index);
@@ -365,6 +371,18 @@ impl Network {
     pub(crate) fn freeze(&mut self, node: usize) {
         self.nodes[node].behaviour = Behaviour::Silent;
         self.nodes[node].silent_since = Some(self.elapsed);
+    }
+
+    /// A frozen node goes on, and dials its neighbours.
+    pub(crate) fn thaw(&mut self, node: usize) {
+        self.nodes[node].behaviour = Behaviour::Honest;
+        self.nodes[node].silent_since = None;
+        for other in std::mem::take(&mut self.nodes[node].connections) {
+            self.nodes[other].connections.remove(&node);
+            self.close(node, other, DisconnectReason::Idle);
+        }
+        self.nodes[node].timer = None;
+        self.drain(node);
     }
 
     fn step(&mut self) {
