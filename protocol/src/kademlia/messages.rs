@@ -313,7 +313,7 @@ pub enum Request {
     /// See [`Store`].
     Store(Store),
     /// See [`RenewLease`].
-    RenewLease(RenewLease),
+    RenewLease(Box<RenewLease>),
     /// See [`SyncOffer`].
     SyncOffer(SyncOffer),
 }
@@ -344,7 +344,7 @@ impl Request {
             Self::FindRecord(message) => Frame::new(id, message),
             Self::FindNode(message) => Frame::new(id, message),
             Self::Store(message) => Frame::new(id, message),
-            Self::RenewLease(message) => Frame::new(id, message),
+            Self::RenewLease(message) => Frame::new(id, message.as_ref()),
             Self::SyncOffer(message) => Frame::new(id, message),
         }
     }
@@ -358,7 +358,7 @@ impl Request {
             FindRecord::KIND => frame.parse().map(Self::FindRecord),
             FindNode::KIND => frame.parse().map(Self::FindNode),
             Store::KIND => frame.parse().map(Self::Store),
-            RenewLease::KIND => frame.parse().map(Self::RenewLease),
+            RenewLease::KIND => frame.parse().map(|message| Self::RenewLease(Box::new(message))),
             SyncOffer::KIND => {
                 let offer: SyncOffer = frame.parse()?;
                 check_count("items", offer.items.len(), SYNC_ITEMS_MAX)?;
