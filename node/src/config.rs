@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use halloo_protocol::key::AuthorityKey;
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -194,9 +195,9 @@ impl RelayPolicy {
     }
 }
 
-/// An authority's root key: 32 bytes, written `ed25519:` and base64url without padding.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RootKey(pub [u8; 32]);
+/// An authority's root key, written `ed25519:` and base64url without padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RootKey(pub AuthorityKey);
 
 /// `NAME=KEY`, as `halloo run --authority` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,28 +222,17 @@ pub enum ApiAddress {
 #[error("{0}")]
 pub struct ValueError(String);
 
-const KEY_PREFIX: &str = "ed25519:";
-
 impl FromStr for RootKey {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let bytes = text
-            .strip_prefix(KEY_PREFIX)
-            .and_then(|encoded| data_encoding::BASE64URL_NOPAD.decode(encoded.as_bytes()).ok()?.try_into().ok());
-        bytes.map(Self).ok_or_else(|| ValueError(format!("a key is `{KEY_PREFIX}` and 43 characters of base64url")))
+        text.parse().map(Self).map_err(|_| ValueError("a key is `ed25519:` and 43 characters of base64url".to_owned()))
     }
 }
 
 impl fmt::Display for RootKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{KEY_PREFIX}{}", data_encoding::BASE64URL_NOPAD.encode(&self.0))
-    }
-}
-
-impl fmt::Debug for RootKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
+        self.0.fmt(f)
     }
 }
 
@@ -429,6 +419,8 @@ for = "{relay_for}"
 
 #[cfg(test)]
 mod tests {
+    use halloo_protocol::key::PublicKey;
+
     use super::*;
 
     #[test]
@@ -485,7 +477,7 @@ mod tests {
         for text in ["unix:/run/x", "127.0.0.1:80", "[::1]:80"] {
             assert_eq!(text.parse::<ApiAddress>().expect(text).to_string(), text);
         }
-        let key = RootKey([7; 32]);
+        let key = RootKey(AuthorityKey(PublicKey([7; 32])));
         assert_eq!(key.to_string().parse(), Ok(key));
         for text in ["", "unix:", "localhost:80", "127.0.0.1"] {
             assert!(text.parse::<ApiAddress>().is_err(), "{text}");

@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use halloo_protocol::key::DeviceKey;
 use libp2p::Multiaddr;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ use crate::handle::events::{Event, EventRecord};
 use crate::handle::problem::NodeError;
 use crate::handle::{EventStream, Node};
 use crate::home::{Home, HomeError, write_secret};
+use crate::keys::{Keys, KeysError};
 
 /// How long the node may take to say goodbye. The promise is an exit within 5 s of SIGTERM,
 /// and the API needs a moment afterwards.
@@ -230,8 +232,21 @@ pub fn init(options: &InitOptions) -> Result<InitOutcome, InitError> {
 }
 
 /// Makes the identity and device keys and stores them in the home's key files.
-fn create_keys(_home: &Home, _options: &InitOptions) -> Result<InitOutcome, InitError> {
-    Err(InitError::Keys { reason: "this build has no identities yet".to_owned() })
+fn create_keys(home: &Home, options: &InitOptions) -> Result<InitOutcome, InitError> {
+    let words = options.recovery_phrase.as_ref().map(|words| words.as_str());
+    let (keys, phrase) = Keys::create(home, words).map_err(|error| match error {
+        KeysError::Phrase(error) => InitError::InvalidPhrase { reason: error.to_string() },
+        KeysError::Home(error) => InitError::Home(error),
+        other => InitError::Keys { reason: other.to_string() },
+    })?;
+    let peer_id = crate::address::peer_id(&DeviceKey(keys.device.public()));
+    let peer_id = peer_id.ok_or_else(|| InitError::Keys { reason: "the device key is no point of the curve".to_owned() })?;
+    Ok(InitOutcome {
+        home: home.root().to_owned(),
+        peer_id: peer_id.to_string(),
+        identity: phrase.identity_key().public().to_string(),
+        recovery_phrase: words.is_none().then(|| phrase.words()),
+    })
 }
 
 /// Starts the event loop in a task of its own and returns the handle to it.
@@ -339,21 +354,24 @@ fn merge(mut config: Config, options: &RunOptions) -> Config {
 
 #[cfg(test)]
 mod tests {
+    use halloo_protocol::key::{AuthorityKey, PublicKey};
+
     use super::*;
     use crate::config::RootKey;
 
     #[test]
     fn flags_win_over_the_file() {
+        let key = |byte| RootKey(AuthorityKey(PublicKey([byte; 32])));
         let address = |text: &str| text.parse::<Multiaddr>().expect("an address");
         let mut config = Config { roles: vec![Role::Relay], ..Config::default() };
         config.listen = vec![address("/ip4/0.0.0.0/tcp/1")];
         config.bootstrap = vec![address("/ip4/127.0.0.1/tcp/2")];
-        config.authorities.insert("a".to_owned(), RootKey([1; 32]));
+        config.authorities.insert("a".to_owned(), key(1));
         let options = RunOptions {
             listen: vec![address("/ip4/127.0.0.1/tcp/3")],
             bootstrap: vec![address("/ip4/127.0.0.1/tcp/4")],
             roles: vec![Role::Relay, Role::Gateway],
-            authorities: vec![NamedAuthority { name: "a".to_owned(), key: RootKey([2; 32]) }],
+            authorities: vec![NamedAuthority { name: "a".to_owned(), key: key(2) }],
             api: Some(ApiAddress::Unix(PathBuf::from("/x"))),
             lab: true,
             ..RunOptions::default()
@@ -362,7 +380,7 @@ mod tests {
         assert_eq!(merged.listen, options.listen);
         assert_eq!(merged.bootstrap.len(), 2);
         assert_eq!(merged.roles, [Role::Relay, Role::Gateway]);
-        assert_eq!(merged.authorities["a"], RootKey([2; 32]));
+        assert_eq!(merged.authorities["a"], key(2));
         assert_eq!(merged.api.listen, options.api);
         assert!(merged.lab);
     }

@@ -9,6 +9,7 @@ pub mod config;
 pub mod daemon;
 pub mod handle;
 pub mod home;
+pub mod keys;
 pub mod push;
 pub mod reservations;
 pub mod roles;
