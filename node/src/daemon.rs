@@ -12,7 +12,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use halloo_protocol::key::DeviceKey;
+use halloo_protocol::identity::RecoveryPhrase;
+use halloo_protocol::time::UnixTime;
 use libp2p::Multiaddr;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,10 @@ use crate::handle::events::{Event, EventRecord};
 use crate::handle::problem::NodeError;
 use crate::handle::{EventStream, Node};
 use crate::home::{Home, HomeError, write_secret};
-use crate::keys::{Keys, KeysError};
+use crate::identity::{LocalIdentity, LocalIdentityError};
+use crate::key_file;
+use crate::store::Store;
+use crate::timestamp::Timestamp;
 
 /// How long the node may take to say goodbye. The promise is an exit within 5 s of SIGTERM,
 /// and the API needs a moment afterwards.
@@ -219,7 +223,7 @@ pub enum StartError {
 pub fn init(options: &InitOptions) -> Result<InitOutcome, InitError> {
     let home = Home::create(&options.home)?;
     let _lock = home.lock()?;
-    if home.device_key().exists() || home.identity_key().exists() {
+    if crate::identity::is_initialised(home.root()) {
         return Err(InitError::AlreadyInitialised { home: home.root().to_owned() });
     }
     let outcome = create_keys(&home, options)?;
@@ -233,18 +237,24 @@ pub fn init(options: &InitOptions) -> Result<InitOutcome, InitError> {
 
 /// Makes the identity and device keys and stores them in the home's key files.
 fn create_keys(home: &Home, options: &InitOptions) -> Result<InitOutcome, InitError> {
+    let failed = |error: &dyn std::error::Error| InitError::Keys { reason: error.to_string() };
     let words = options.recovery_phrase.as_ref().map(|words| words.as_str());
-    let (keys, phrase) = Keys::create(home, words).map_err(|error| match error {
-        KeysError::Phrase(error) => InitError::InvalidPhrase { reason: error.to_string() },
-        KeysError::Home(error) => InitError::Home(error),
-        other => InitError::Keys { reason: other.to_string() },
+    let phrase = match words {
+        Some(words) => RecoveryPhrase::parse(words).map_err(|error| InitError::InvalidPhrase { reason: error.to_string() })?,
+        None => RecoveryPhrase::from_entropy(key_file::random_bytes().map_err(|error| failed(&error))?),
+    };
+    let store = Store::open(home.root()).map_err(|error| failed(&error))?;
+    let now = UnixTime(Timestamp::now().unix_ms() / 1_000);
+    let identity = LocalIdentity::create(home.root(), &store, &phrase, now).map_err(|error| match error {
+        LocalIdentityError::AlreadyInitialised => InitError::AlreadyInitialised { home: home.root().to_owned() },
+        other => failed(&other),
     })?;
-    let peer_id = crate::address::peer_id(&DeviceKey(keys.device.public()));
+    let peer_id = crate::address::peer_id(&identity.device());
     let peer_id = peer_id.ok_or_else(|| InitError::Keys { reason: "the device key is no point of the curve".to_owned() })?;
     Ok(InitOutcome {
         home: home.root().to_owned(),
         peer_id: peer_id.to_string(),
-        identity: phrase.identity_key().public().to_string(),
+        identity: identity.identity().to_string(),
         recovery_phrase: words.is_none().then(|| phrase.words()),
     })
 }

@@ -1,7 +1,9 @@
 //! An authority's tables: names, invites, and the log of what it did.
 
+use std::fmt;
+
 use bincode::{Decode, Encode};
-use halloo_protocol::identity::{RevokedSerial, SigningCertificate, UserCertificate, Username};
+use halloo_protocol::identity::{RevokedSerial, UserCertificate, Username};
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Signed};
@@ -33,8 +35,6 @@ pub struct NameRow {
     pub former: Vec<IdentityKey>,
     /// The newest certificate, handed out again to an asker who didn't get the answer.
     pub certificate: Signed<UserCertificate>,
-    /// The certificate of the key that signed it.
-    pub signing: Signed<SigningCertificate>,
     /// All certificates that haven't ended yet: what a revocation has to name.
     pub serials: Vec<RevokedSerial>,
 }
@@ -106,6 +106,24 @@ pub enum LogEvent {
         /// Number of the list that says so.
         number: u64,
     },
+}
+
+/// As the operator reads it.
+impl fmt::Display for LogEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Created => f.write_str("authority created"),
+            Self::SigningCertified { serial, not_after } => {
+                write!(f, "signing key certified until {not_after} (serial {serial})")
+            }
+            Self::Invited { uses, expires_at } => write!(f, "invite made: {uses} names, until {expires_at}"),
+            Self::Enrolled { name, identity, serial } => write!(f, "{name} given to {identity} (serial {serial})"),
+            Self::Renewed { name, serial } => write!(f, "{name} renewed (serial {serial})"),
+            Self::Succeeded { name, old, new, serial } => write!(f, "{name} handed on from {old} to {new} (serial {serial})"),
+            Self::Freed { name } => write!(f, "{name} freed"),
+            Self::Revoked { name, number } => write!(f, "{name} revoked (list {number})"),
+        }
+    }
 }
 
 /// One line of the authority's log. Lines are added and never changed.

@@ -33,6 +33,15 @@ pub struct PendingPush {
     pub content: Vec<u8>,
 }
 
+/// A registration, under the name or handle by which it is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// On the device: the caller's name for it. On the gateway: the handle.
+    pub handle: Vec<u8>,
+    /// What it says, as its capability encodes it.
+    pub content: Vec<u8>,
+}
+
 #[derive(Debug, Encode, Decode)]
 struct RegistrationRow {
     device: DeviceKey,
@@ -44,8 +53,9 @@ impl View {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn push_registrations(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
-        self.all(Table::PushRegistrations)
+    pub fn push_registrations(&self) -> Result<Vec<Registration>, StoreError> {
+        let rows = self.all(Table::PushRegistrations)?;
+        Ok(rows.into_iter().map(|(handle, content)| Registration { handle, content }).collect())
     }
 
     /// The registration behind a handle: whose, and what.
@@ -61,14 +71,14 @@ impl View {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn gateway_registrations_of(&self, device: &DeviceKey) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn gateway_registrations_of(&self, device: &DeviceKey) -> Result<Vec<Registration>, StoreError> {
         let keys =
             self.with_prefix(Table::GatewayDevices, device.as_bytes(), None, false, GATEWAY_REGISTRATIONS_PER_DEVICE_MAX)?;
         let mut registrations = Vec::with_capacity(keys.len());
         for (key, _) in keys {
             let handle = key.get(device.as_bytes().len()..).unwrap_or_default();
             if let Some((_, content)) = self.gateway_registration(handle)? {
-                registrations.push((handle.to_vec(), content));
+                registrations.push(Registration { handle: handle.to_vec(), content });
             }
         }
         Ok(registrations)

@@ -258,13 +258,13 @@ fn registrations_are_bounded_per_device_and_follow_their_handle() -> Result<(), 
         assert_eq!(tx.gateway_registration(&[0])?, Some((device(1), b"changed".to_vec())));
         tx.put_gateway_registration(&[1], &device(2), b"moved")?;
         assert_eq!(tx.gateway_registrations_of(&device(1))?.len(), GATEWAY_REGISTRATIONS_PER_DEVICE_MAX - 1);
-        assert_eq!(tx.gateway_registrations_of(&device(2))?, [(vec![1], b"moved".to_vec())]);
+        assert_eq!(tx.gateway_registrations_of(&device(2))?, [Registration { handle: vec![1], content: b"moved".to_vec() }]);
         assert!(tx.remove_gateway_registration(&[1])?);
         assert!(!tx.remove_gateway_registration(&[1])?);
         assert!(tx.gateway_registrations_of(&device(2))?.is_empty());
 
         tx.put_push_registration(b"webpush", b"endpoint")?;
-        assert_eq!(tx.push_registrations()?, [(b"webpush".to_vec(), b"endpoint".to_vec())]);
+        assert_eq!(tx.push_registrations()?, [Registration { handle: b"webpush".to_vec(), content: b"endpoint".to_vec() }]);
         assert!(tx.remove_push_registration(b"webpush")?);
         Ok(())
     })
@@ -349,4 +349,27 @@ fn parse_acknowledgement(line: &str) -> Option<(u32, u64)> {
     let at = line.find("acknowledged ")?;
     let (number, sequence) = line[at..].trim_end().strip_prefix("acknowledged ")?.split_once(' ')?;
     Some((number.parse().ok()?, sequence.parse().ok()?))
+}
+
+/// Wherever a byte is wrong, opening ends in a store or in an error that names the file. (Whether the damage is noticed at once depends on
+/// where it is: redb checks pages when it reads them.)
+#[test]
+fn a_wrong_byte_anywhere_ends_in_a_store_or_an_error() -> Result<(), StoreError> {
+    let home = tempfile::tempdir().expect("temporary directory");
+    let path = home.path().join(DATABASE_FILE);
+    Store::open(home.path())?.transaction(|tx| tx.put_setting("name", b"Alice"))?;
+    let whole = std::fs::read(&path).expect("reads");
+    let mut refused = 0;
+    // The header densely, the rest in samples.
+    for at in (0..192).step_by(8).chain((192..whole.len()).step_by(whole.len() / 40)) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x55;
+        std::fs::write(&path, &damaged).expect("writes");
+        if let Err(error) = Store::open(home.path()) {
+            refused += 1;
+            assert!(error.to_string().contains(DATABASE_FILE), "byte {at}: {error}");
+        }
+    }
+    assert!(refused > 0);
+    Ok(())
 }
