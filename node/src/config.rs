@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use halloo_protocol::directory;
 use halloo_protocol::key::AuthorityKey;
+use halloo_protocol::node::Roles;
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -136,6 +138,17 @@ impl Role {
             Self::Authority => "authority",
         }
     }
+
+    /// The same as the wire has it.
+    #[must_use]
+    pub const fn to_wire(self) -> Roles {
+        match self {
+            Self::Directory => Roles::DIRECTORY,
+            Self::Relay => Roles::RELAY,
+            Self::Gateway => Roles::GATEWAY,
+            Self::Authority => Roles::AUTHORITY,
+        }
+    }
 }
 
 /// What a device is.
@@ -165,6 +178,18 @@ impl DeviceKind {
             Self::Laptop => "laptop",
             Self::Desktop => "desktop",
             Self::Server => "server",
+        }
+    }
+
+    /// The same as the wire has it.
+    #[must_use]
+    pub const fn to_wire(self) -> directory::DeviceKind {
+        match self {
+            Self::Phone => directory::DeviceKind::Phone,
+            Self::Tablet => directory::DeviceKind::Tablet,
+            Self::Laptop => directory::DeviceKind::Laptop,
+            Self::Desktop => directory::DeviceKind::Desktop,
+            Self::Server => directory::DeviceKind::Server,
         }
     }
 }

@@ -279,7 +279,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken, mut on_event: imp
     let listener = ApiListener::bind(&home, config.api.listen.as_ref()).await?;
     let api = Some(listener.address().to_string());
     let settings = NodeSettings { home, config, answer: options.answer, api };
-    let node = start(settings).await?;
+    let Some(node) = stop.run_until_cancelled(start(settings)).await.transpose()? else { return Ok(()) };
     let events = node.subscribe_after(0);
     let serving = tokio::spawn(listener.serve(node.clone(), stop.clone()));
     let outcome = watch(&node, events, &stop, &mut on_event).await;

@@ -1,7 +1,7 @@
 //! `halloo msg`
 
 use super::error::CliError;
-use super::output::printable;
+use super::output::{printable, word};
 use super::progress::Spinner;
 use super::watch::watch;
 use super::{Context, parse};
@@ -65,7 +65,7 @@ async fn send(context: &Context, args: SendArgs) -> Result<(), CliError> {
     }
     drop(spinner);
     context.output.print(&status, |status| {
-        let state = format!("{:?}", status.state).to_lowercase();
+        let state = word(&status.state);
         let reason = status.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         printable(&format!("{} {state}{reason}", status.id)).into_owned()
     })?;
@@ -99,7 +99,7 @@ async fn list(context: &Context, args: ListArgs) -> Result<(), CliError> {
             return format!("no messages with {}", list.with);
         }
         let line = |message: &crate::handle::messages::MessageEntry| {
-            let state = format!("{:?}", message.state).to_lowercase();
+            let state = word(&message.state);
             let state = if message.incoming { String::new() } else { format!("  ({state})") };
             format!("{}  {}: {}{state}\n", message.sent_at, printable(&message.from), printable(&message.text))
         };
@@ -111,7 +111,7 @@ fn for_people(event: &Event) -> Option<String> {
     match event {
         Event::MessageReceived { from, text, .. } => Some(format!("{}: {}", printable(from), printable(text))),
         Event::MessageState { message_id, to, state, .. } => {
-            Some(format!("{message_id} to {} is {}", printable(to), format!("{state:?}").to_lowercase()))
+            Some(format!("{message_id} to {} is {}", printable(to), word(state)))
         }
         _ => None,
     }

@@ -94,6 +94,7 @@ async fn bad_input_exits_2_with_one_line_that_names_it() {
         (&["push"], "push"),
         (&["push", "register", "pigeon"], "pigeon"),
         (&["push", "register", "webpush", "--endpoint", "x", "--p256dh", "x", "--auth", "x"], "https"),
+        (&["push", "register", "webpush", "--auth", "AAAAAAAAAAAAAAAAAAAAAA"], "--p256dh"),
         (&["suspend", "--hard"], "--hard"),
         (&["wake", "--payload", "/no/such"], "/no/such"),
         (&["testnet", "--nodes", "1"], "1"),
@@ -164,7 +165,7 @@ async fn json_is_one_document_of_the_promised_shape() {
         "username": "bob", "identity": "ed25519:x",
         "devices": [{
             "peer_id": "12D3bob", "name": "\u{1b}[2Jbob", "kind": null,
-            "addresses": ["/ip4/127.0.0.1/tcp/1"], "reachability": "online",
+            "addresses": ["/ip4/127.0.0.1/tcp/1"], "reachability": "direct",
         }],
         "source": "directory", "settled": false, "age_ms": 0, "requests": 1, "elapsed_ms": 3,
     });
