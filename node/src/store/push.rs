@@ -33,14 +33,8 @@ pub struct PendingPush {
     pub content: Vec<u8>,
 }
 
-/// A registration, under the name or handle by which it is found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Registration {
-    /// On the device: the caller's name for it. On the gateway: the handle.
-    pub handle: Vec<u8>,
-    /// What it says, as its capability encodes it.
-    pub content: Vec<u8>,
-}
+/// A registration: the handle (on the device itself: the caller's name for it), and the content as its capability encodes it.
+pub type Registration = (Vec<u8>, Vec<u8>);
 
 #[derive(Debug, Encode, Decode)]
 struct RegistrationRow {
@@ -54,8 +48,7 @@ impl View {
     /// # Errors
     /// [`StoreError::Database`].
     pub fn push_registrations(&self) -> Result<Vec<Registration>, StoreError> {
-        let rows = self.all(Table::PushRegistrations)?;
-        Ok(rows.into_iter().map(|(handle, content)| Registration { handle, content }).collect())
+        self.all(Table::PushRegistrations)
     }
 
     /// The registration behind a handle: whose, and what.
@@ -78,7 +71,7 @@ impl View {
         for (key, _) in keys {
             let handle = key.get(device.as_bytes().len()..).unwrap_or_default();
             if let Some((_, content)) = self.gateway_registration(handle)? {
-                registrations.push(Registration { handle: handle.to_vec(), content });
+                registrations.push((handle.to_vec(), content));
             }
         }
         Ok(registrations)

@@ -258,13 +258,13 @@ fn registrations_are_bounded_per_device_and_follow_their_handle() -> Result<(), 
         assert_eq!(tx.gateway_registration(&[0])?, Some((device(1), b"changed".to_vec())));
         tx.put_gateway_registration(&[1], &device(2), b"moved")?;
         assert_eq!(tx.gateway_registrations_of(&device(1))?.len(), GATEWAY_REGISTRATIONS_PER_DEVICE_MAX - 1);
-        assert_eq!(tx.gateway_registrations_of(&device(2))?, [Registration { handle: vec![1], content: b"moved".to_vec() }]);
+        assert_eq!(tx.gateway_registrations_of(&device(2))?, [(vec![1], b"moved".to_vec())]);
         assert!(tx.remove_gateway_registration(&[1])?);
         assert!(!tx.remove_gateway_registration(&[1])?);
         assert!(tx.gateway_registrations_of(&device(2))?.is_empty());
 
         tx.put_push_registration(b"webpush", b"endpoint")?;
-        assert_eq!(tx.push_registrations()?, [Registration { handle: b"webpush".to_vec(), content: b"endpoint".to_vec() }]);
+        assert_eq!(tx.push_registrations()?, [(b"webpush".to_vec(), b"endpoint".to_vec())]);
         assert!(tx.remove_push_registration(b"webpush")?);
         Ok(())
     })
