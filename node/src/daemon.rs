@@ -8,6 +8,7 @@
 //! store, (3) the API finishes open answers, (4) the address file is removed, (5) the lock is
 //! released.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -51,7 +52,17 @@ pub struct InitOptions {
     /// For whom this node relays.
     pub relay: RelayPolicy,
     /// The 24 words of an identity that exists already.
-    pub recovery_phrase: Option<Zeroizing<String>>,
+    pub recovery_phrase: Option<Phrase>,
+}
+
+/// The words of a recovery phrase. Wiped from memory when dropped; never printed by mistake.
+#[derive(Clone)]
+pub struct Phrase(pub Zeroizing<String>);
+
+impl fmt::Debug for Phrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Phrase(..)")
+    }
 }
 
 /// What [`init`] made.
@@ -64,7 +75,7 @@ pub struct InitOutcome {
     /// The identity key, `ed25519:` and base64url.
     pub identity: String,
     /// The 24 words, to be shown once; `None` if the identity was recovered from them.
-    pub recovery_phrase: Option<Zeroizing<String>>,
+    pub recovery_phrase: Option<Phrase>,
 }
 
 /// Why [`init`] failed.
@@ -238,7 +249,7 @@ pub fn init(options: &InitOptions) -> Result<InitOutcome, InitError> {
 /// Makes the identity and device keys and stores them in the home's key files.
 fn create_keys(home: &Home, options: &InitOptions) -> Result<InitOutcome, InitError> {
     let failed = |error: &dyn std::error::Error| InitError::Keys { reason: error.to_string() };
-    let words = options.recovery_phrase.as_ref().map(|words| words.as_str());
+    let words = options.recovery_phrase.as_ref().map(|words| words.0.as_str());
     let phrase = match words {
         Some(words) => RecoveryPhrase::parse(words).map_err(|error| InitError::InvalidPhrase { reason: error.to_string() })?,
         None => RecoveryPhrase::from_entropy(key_file::random_bytes().map_err(|error| failed(&error))?),
@@ -255,7 +266,7 @@ fn create_keys(home: &Home, options: &InitOptions) -> Result<InitOutcome, InitEr
         home: home.root().to_owned(),
         peer_id: peer_id.to_string(),
         identity: identity.identity().to_string(),
-        recovery_phrase: words.is_none().then(|| phrase.words()),
+        recovery_phrase: words.is_none().then(|| Phrase(phrase.words())),
     })
 }
 

@@ -215,6 +215,11 @@ async fn failures_of_the_daemon_become_exit_codes() {
         assert_fails(args, &output, code);
         assert!(text(&output.stderr).contains(word), "{}", text(&output.stderr));
     }
+    let args = ["msg", "send", "nowhere", "hi", "--wait", "--timeout", "0.2", "--json"];
+    let output = run(dir.path(), &args).await;
+    assert_eq!(output.status.code(), Some(1));
+    let status: Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!(status, json!({ "id": "stuck", "state": "queued" }));
     let output = run(dir.path(), &["resolve", "nobody", "--json"]).await;
     let problem: Value = serde_json::from_slice(&output.stdout).expect("one document");
     assert_eq!(problem["type"], "/v1/problems/user-not-found");
