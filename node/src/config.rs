@@ -9,9 +9,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use halloo_protocol::directory;
-use halloo_protocol::key::AuthorityKey;
-use halloo_protocol::node::Roles;
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -42,6 +39,16 @@ pub struct Config {
     pub api: ApiConfig,
     /// Where metrics are served, `IP:PORT`.
     pub metrics: Option<std::net::SocketAddr>,
+    /// Switches for tests.
+    pub debug: DebugConfig,
+}
+
+/// Switches for tests; none of them belongs on a real node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DebugConfig {
+    /// Seconds added to the machine's clock, to see what a wrong clock does.
+    pub clock_skew_secs: i64,
 }
 
 /// Who the user is to others.
@@ -138,17 +145,6 @@ impl Role {
             Self::Authority => "authority",
         }
     }
-
-    /// The same as the wire has it.
-    #[must_use]
-    pub const fn to_wire(self) -> Roles {
-        match self {
-            Self::Directory => Roles::DIRECTORY,
-            Self::Relay => Roles::RELAY,
-            Self::Gateway => Roles::GATEWAY,
-            Self::Authority => Roles::AUTHORITY,
-        }
-    }
 }
 
 /// What a device is.
@@ -180,18 +176,6 @@ impl DeviceKind {
             Self::Server => "server",
         }
     }
-
-    /// The same as the wire has it.
-    #[must_use]
-    pub const fn to_wire(self) -> directory::DeviceKind {
-        match self {
-            Self::Phone => directory::DeviceKind::Phone,
-            Self::Tablet => directory::DeviceKind::Tablet,
-            Self::Laptop => directory::DeviceKind::Laptop,
-            Self::Desktop => directory::DeviceKind::Desktop,
-            Self::Server => directory::DeviceKind::Server,
-        }
-    }
 }
 
 /// For whom a node relays.
@@ -220,9 +204,9 @@ impl RelayPolicy {
     }
 }
 
-/// An authority's root key, written `ed25519:` and base64url without padding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct RootKey(pub AuthorityKey);
+/// An authority's root key: 32 bytes, written `ed25519:` and base64url without padding.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RootKey(pub [u8; 32]);
 
 /// `NAME=KEY`, as `halloo run --authority` takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -247,17 +231,28 @@ pub enum ApiAddress {
 #[error("{0}")]
 pub struct ValueError(String);
 
+const KEY_PREFIX: &str = "ed25519:";
+
 impl FromStr for RootKey {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        text.parse().map(Self).map_err(|_| ValueError("a key is `ed25519:` and 43 characters of base64url".to_owned()))
+        let bytes = text
+            .strip_prefix(KEY_PREFIX)
+            .and_then(|encoded| data_encoding::BASE64URL_NOPAD.decode(encoded.as_bytes()).ok()?.try_into().ok());
+        bytes.map(Self).ok_or_else(|| ValueError(format!("a key is `{KEY_PREFIX}` and 43 characters of base64url")))
     }
 }
 
 impl fmt::Display for RootKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        write!(f, "{KEY_PREFIX}{}", data_encoding::BASE64URL_NOPAD.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for RootKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -444,8 +439,6 @@ for = "{relay_for}"
 
 #[cfg(test)]
 mod tests {
-    use halloo_protocol::key::PublicKey;
-
     use super::*;
 
     #[test]
@@ -502,7 +495,7 @@ mod tests {
         for text in ["unix:/run/x", "127.0.0.1:80", "[::1]:80"] {
             assert_eq!(text.parse::<ApiAddress>().expect(text).to_string(), text);
         }
-        let key = RootKey(AuthorityKey(PublicKey([7; 32])));
+        let key = RootKey([7; 32]);
         assert_eq!(key.to_string().parse(), Ok(key));
         for text in ["", "unix:", "localhost:80", "127.0.0.1"] {
             assert!(text.parse::<ApiAddress>().is_err(), "{text}");

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use halloo_protocol::identity::RecoveryPhrase;
-use halloo_protocol::time::UnixTime;
+use halloo_protocol::key::{AuthorityKey, PublicKey};
+use halloo_protocol::node::Roles;
 use libp2p::Multiaddr;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -24,15 +25,14 @@ use crate::api::{ApiError, ApiListener};
 use crate::config::{
     ApiAddress, Config, ConfigError, DeviceConfig, DeviceKind, NamedAuthority, ProfileConfig, RelayPolicy, Role, SampleValues,
 };
-use crate::handle::authority::{EnrolError, EnrolOptions, Enrolled};
+use crate::event_loop::ClockSource;
+use crate::handle::authority::{EnrolError, EnrolOptions, Enrolled, EnrolmentPolicy};
 use crate::handle::events::{Event, EventRecord};
 use crate::handle::problem::NodeError;
 use crate::handle::{EventStream, Node};
 use crate::home::{Home, HomeError, write_secret};
 use crate::identity::{LocalIdentity, LocalIdentityError};
-use crate::key_file;
 use crate::store::Store;
-use crate::timestamp::Timestamp;
 
 /// How long the node may take to say goodbye. The promise is an exit within 5 s of SIGTERM,
 /// and the API needs a moment afterwards.
@@ -248,25 +248,30 @@ pub fn init(options: &InitOptions) -> Result<InitOutcome, InitError> {
 
 /// Makes the identity and device keys and stores them in the home's key files.
 fn create_keys(home: &Home, options: &InitOptions) -> Result<InitOutcome, InitError> {
-    let failed = |error: &dyn std::error::Error| InitError::Keys { reason: error.to_string() };
-    let words = options.recovery_phrase.as_ref().map(|words| words.0.as_str());
-    let phrase = match words {
-        Some(words) => RecoveryPhrase::parse(words).map_err(|error| InitError::InvalidPhrase { reason: error.to_string() })?,
-        None => RecoveryPhrase::from_entropy(key_file::random_bytes().map_err(|error| failed(&error))?),
+    let failed = |reason: String| InitError::Keys { reason };
+    let (phrase, is_new) = match &options.recovery_phrase {
+        Some(words) => {
+            let phrase =
+                RecoveryPhrase::parse(&words.0).map_err(|error| InitError::InvalidPhrase { reason: error.to_string() })?;
+            (phrase, false)
+        }
+        None => {
+            let entropy = crate::key_file::random_bytes().map_err(|error| failed(error.to_string()))?;
+            (RecoveryPhrase::from_entropy(entropy), true)
+        }
     };
-    let store = Store::open(home.root()).map_err(|error| failed(&error))?;
-    let now = UnixTime(Timestamp::now().unix_ms() / 1_000);
+    let store = Store::open(home.root()).map_err(|error| failed(error.to_string()))?;
+    let now = ClockSource::default().raw_unix();
     let identity = LocalIdentity::create(home.root(), &store, &phrase, now).map_err(|error| match error {
         LocalIdentityError::AlreadyInitialised => InitError::AlreadyInitialised { home: home.root().to_owned() },
-        other => failed(&other),
+        other => failed(other.to_string()),
     })?;
-    let peer_id = crate::address::peer_id(&identity.device());
-    let peer_id = peer_id.ok_or_else(|| InitError::Keys { reason: "the device key is no point of the curve".to_owned() })?;
+    let peer = crate::address::peer_id(&identity.device()).ok_or_else(|| failed("the device key isn't usable".into()))?;
     Ok(InitOutcome {
         home: home.root().to_owned(),
-        peer_id: peer_id.to_string(),
+        peer_id: peer.to_string(),
         identity: identity.identity().to_string(),
-        recovery_phrase: words.is_none().then(|| Phrase(phrase.words())),
+        recovery_phrase: is_new.then(|| Phrase(phrase.words())),
     })
 }
 
@@ -274,8 +279,73 @@ fn create_keys(home: &Home, options: &InitOptions) -> Result<InitOutcome, InitEr
 ///
 /// The loop announces [`Event::Ready`] once, with `settings.api` in it, and ends after
 /// [`Node::shutdown`] or when the last handle is dropped.
-async fn start(_settings: NodeSettings) -> Result<Node, StartError> {
-    Err(NodeError::Unsupported { what: "running a node" }.into())
+async fn start(settings: NodeSettings) -> Result<Node, StartError> {
+    let NodeSettings { home, config, answer, api } = settings;
+    let store = Store::open(home.root()).map_err(|error| StartError::Store { reason: error.to_string() })?;
+    let clock = ClockSource { skew_secs: config.debug.clock_skew_secs };
+    let identity = LocalIdentity::load(home.root(), &store, clock.raw_unix())
+        .map_err(|error| StartError::Keys { reason: error.to_string() })?;
+    let roles = config.roles.iter().fold(Roles::default(), |roles, role| roles.union(role_bits(*role)));
+    let relays = config.relay.relay_for == RelayPolicy::Everyone;
+    let device_name = config.device.name.clone().unwrap_or_default();
+    let device_kind = config.device.kind.map(device_kind).unwrap_or_default();
+    let mut builder = Node::builder(identity)
+        .store(store)
+        .role(roles)
+        .lab(config.lab)
+        .relay_for_others(relays)
+        .display_name(config.profile.display_name)
+        .languages(config.profile.languages)
+        .device(&device_name, device_kind)
+        .authority_role(config.authority.name, config.authority.enrolment.unwrap_or(EnrolmentPolicy::Invite))
+        .auto_answer(answer.map(|answer| crate::builder::AutoAnswer { play: answer.play, record: answer.record }))
+        .api_address(api)
+        .home(home.root().to_owned())
+        // Servers use all cores; a person's device can be frozen whole.
+        .freezable(roles == Roles::default())
+        .dangerous_clock_skew_secs(config.debug.clock_skew_secs);
+    for address in config.listen {
+        builder = builder.listen(address);
+    }
+    for address in config.bootstrap {
+        builder = builder.bootstrap(address);
+    }
+    for (label, key) in config.authorities {
+        builder = builder.authority(&label, AuthorityKey(PublicKey(key.0)));
+    }
+    builder.spawn().await.map_err(start_error)
+}
+
+fn start_error(error: crate::builder::StartError) -> StartError {
+    match error {
+        crate::builder::StartError::Listen { address, reason } => StartError::Listen { address: address.to_string(), reason },
+        crate::builder::StartError::Label(error) => {
+            StartError::InvalidOption { option: "--authority", reason: error.to_string() }
+        }
+        crate::builder::StartError::Store(error) => StartError::Store { reason: error.to_string() },
+        crate::builder::StartError::Identity(error) => StartError::Keys { reason: error.to_string() },
+        other => StartError::Node(NodeError::Internal { detail: crate::calls::describe(&other) }),
+    }
+}
+
+const fn role_bits(role: Role) -> Roles {
+    match role {
+        Role::Directory => Roles::DIRECTORY,
+        Role::Relay => Roles::RELAY,
+        Role::Gateway => Roles::GATEWAY,
+        Role::Authority => Roles::AUTHORITY,
+    }
+}
+
+const fn device_kind(kind: DeviceKind) -> halloo_protocol::directory::DeviceKind {
+    use halloo_protocol::directory::DeviceKind as Wire;
+    match kind {
+        DeviceKind::Phone => Wire::Phone,
+        DeviceKind::Tablet => Wire::Tablet,
+        DeviceKind::Laptop => Wire::Laptop,
+        DeviceKind::Desktop => Wire::Desktop,
+        DeviceKind::Server => Wire::Server,
+    }
 }
 
 /// Runs a node until `stop` is cancelled. `on_event` sees the ready event first, then
@@ -375,24 +445,21 @@ fn merge(mut config: Config, options: &RunOptions) -> Config {
 
 #[cfg(test)]
 mod tests {
-    use halloo_protocol::key::{AuthorityKey, PublicKey};
-
     use super::*;
     use crate::config::RootKey;
 
     #[test]
     fn flags_win_over_the_file() {
-        let key = |byte| RootKey(AuthorityKey(PublicKey([byte; 32])));
         let address = |text: &str| text.parse::<Multiaddr>().expect("an address");
         let mut config = Config { roles: vec![Role::Relay], ..Config::default() };
         config.listen = vec![address("/ip4/0.0.0.0/tcp/1")];
         config.bootstrap = vec![address("/ip4/127.0.0.1/tcp/2")];
-        config.authorities.insert("a".to_owned(), key(1));
+        config.authorities.insert("a".to_owned(), RootKey([1; 32]));
         let options = RunOptions {
             listen: vec![address("/ip4/127.0.0.1/tcp/3")],
             bootstrap: vec![address("/ip4/127.0.0.1/tcp/4")],
             roles: vec![Role::Relay, Role::Gateway],
-            authorities: vec![NamedAuthority { name: "a".to_owned(), key: key(2) }],
+            authorities: vec![NamedAuthority { name: "a".to_owned(), key: RootKey([2; 32]) }],
             api: Some(ApiAddress::Unix(PathBuf::from("/x"))),
             lab: true,
             ..RunOptions::default()
@@ -401,7 +468,7 @@ mod tests {
         assert_eq!(merged.listen, options.listen);
         assert_eq!(merged.bootstrap.len(), 2);
         assert_eq!(merged.roles, [Role::Relay, Role::Gateway]);
-        assert_eq!(merged.authorities["a"], key(2));
+        assert_eq!(merged.authorities["a"], RootKey([2; 32]));
         assert_eq!(merged.api.listen, options.api);
         assert!(merged.lab);
     }

@@ -32,11 +32,11 @@ pub(super) struct GatewayArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct WebpushArgs {
-    /// The push resource's URL; without one the node runs a push service for itself, on this machine
+    /// The push resource's URL; without it the node runs a push service for itself, on this machine
     #[arg(long, value_name = "URL", value_parser = endpoint)]
     endpoint: Option<String>,
-    /// The receiver's P-256 public key, base64url; without one the node makes keys and opens payloads itself
-    #[arg(long, value_name = "KEY", value_parser = base64url::<65>, requires_all = ["endpoint", "auth"])]
+    /// The receiver's P-256 public key, base64url; without it the node makes keys
+    #[arg(long, value_name = "KEY", value_parser = base64url::<65>, requires = "auth")]
     p256dh: Option<String>,
     /// The authentication secret, base64url
     #[arg(long, value_name = "SECRET", value_parser = base64url::<16>, requires = "p256dh")]
