@@ -15,6 +15,8 @@
 //!
 //! Byte layouts are specified in `docs/wire.md`.
 
+#![forbid(unsafe_code)]
+
 pub mod clock;
 pub mod directory;
 pub mod identity;
