@@ -44,6 +44,12 @@ macro_rules! vectors {
 /// Kind (3), version (3), body length (5) and signature (64).
 const SIGNED_OVERHEAD_BYTES_MAX: usize = 75;
 
+/// The table, built once: signing takes longer than what tests do with it.
+pub(crate) fn all_cached() -> &'static [Vector] {
+    static ALL: std::sync::OnceLock<Vec<Vector>> = std::sync::OnceLock::new();
+    ALL.get_or_init(all)
+}
+
 /// The table.
 pub(crate) fn all() -> Vec<Vector> {
     vectors! {
