@@ -1,0 +1,3 @@
+#![no_main]
+
+halloo_protocol_fuzz::target!(bytes => halloo_protocol_fuzz::record(bytes));
