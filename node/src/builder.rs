@@ -1,0 +1,375 @@
+//! Starting a node: settings, and the way from them to a running event loop.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use halloo_protocol::clock::ClockEstimator;
+use halloo_protocol::directory::DeviceKind;
+use halloo_protocol::identity::TrustStore;
+use halloo_protocol::key::AuthorityKey;
+use halloo_protocol::node::Roles;
+use halloo_protocol::time::UnixTime;
+use libp2p::Multiaddr;
+use tokio::sync::mpsc;
+
+use crate::event_loop::{ClockSource, Counters, EventLoop, INTERNAL_MAX};
+use crate::handle::authority::EnrolmentPolicy;
+use crate::handle::{self, Node};
+use crate::identity::OwnIdentity;
+use crate::labels::Labels;
+use crate::network::Peers;
+use crate::reach::Reach;
+use crate::rpc::Rpc;
+use crate::store::Store;
+use crate::swarm::{SwarmOptions, build_swarm};
+
+/// How a node answers calls by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AutoAnswer {
+    /// A WAV file that is sent instead of silence.
+    pub play: Option<PathBuf>,
+    /// A WAV file that receives what is heard; later calls overwrite it.
+    pub record: Option<PathBuf>,
+}
+
+/// What a node is told at its start.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) listen: Vec<Multiaddr>,
+    pub(crate) bootstrap: Vec<Multiaddr>,
+    pub(crate) roles: Roles,
+    pub(crate) authorities: Vec<(String, AuthorityKey)>,
+    pub(crate) lab: bool,
+    pub(crate) mdns: bool,
+    pub(crate) upnp: bool,
+    pub(crate) publish_addresses: bool,
+    pub(crate) relay_for_others: bool,
+    pub(crate) display_name: Option<String>,
+    pub(crate) languages: Vec<String>,
+    pub(crate) device_name: String,
+    pub(crate) device_kind: DeviceKind,
+    pub(crate) authority_name: Option<String>,
+    pub(crate) enrolment: EnrolmentPolicy,
+    pub(crate) answer: Option<AutoAnswer>,
+    pub(crate) api: Option<String>,
+    pub(crate) clock_skew_secs: i64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: Vec::new(),
+            bootstrap: Vec::new(),
+            roles: Roles::default(),
+            authorities: Vec::new(),
+            lab: false,
+            mdns: true,
+            upnp: true,
+            publish_addresses: false,
+            relay_for_others: false,
+            display_name: None,
+            languages: Vec::new(),
+            device_name: String::new(),
+            device_kind: DeviceKind::default(),
+            authority_name: None,
+            enrolment: EnrolmentPolicy::Invite,
+            answer: None,
+            api: None,
+            clock_skew_secs: 0,
+        }
+    }
+}
+
+/// Why a node can't start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An address can't be listened on.
+    #[error("can't listen on {address}: {reason}")]
+    Listen {
+        /// The multiaddress.
+        address: Multiaddr,
+        /// What the system said.
+        reason: String,
+    },
+    /// The device key isn't one.
+    #[error("the device key can't be used")]
+    DeviceKey,
+    /// The network stack can't be built.
+    #[error(transparent)]
+    Swarm(#[from] crate::swarm::SwarmError),
+    /// The database can't be used.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
+    /// The authority role can't start.
+    #[error("authority role: {0}")]
+    Authority(String),
+    /// The gateway role can't start.
+    #[error("gateway role: {0}")]
+    Gateway(String),
+    /// An authority's label can't be used.
+    #[error(transparent)]
+    Label(#[from] crate::labels::LabelError),
+    /// More authorities than a node trusts.
+    #[error(transparent)]
+    Trust(#[from] halloo_protocol::identity::ChainError),
+}
+
+/// Builds a [`Node`]. The shortest use: `Node::builder(identity).spawn().await?`.
+///
+/// Defaults are those of an ordinary device on the internet; each setter says what else there is.
+#[derive(Debug)]
+#[must_use = "a builder does nothing until `spawn`"]
+pub struct NodeBuilder {
+    identity: OwnIdentity,
+    store: Option<Store>,
+    settings: Settings,
+}
+
+impl Node {
+    /// Starts building a node for this identity.
+    pub fn builder(identity: OwnIdentity) -> NodeBuilder {
+        NodeBuilder { identity, store: None, settings: Settings::default() }
+    }
+}
+
+impl NodeBuilder {
+    /// Keeps state in this database. Default: in memory, gone with the node.
+    pub fn store(mut self, store: Store) -> Self {
+        self.store = Some(store);
+        self
+    }
+
+    /// Listens here too. Default: UDP (QUIC) and TCP on any port, IPv4 and IPv6; in a lab on 127.0.0.1.
+    pub fn listen(mut self, address: Multiaddr) -> Self {
+        self.settings.listen.push(address);
+        self
+    }
+
+    /// Joins the network through this node, beside those the database remembers. Needs no `/p2p/...` part.
+    pub fn bootstrap(mut self, address: Multiaddr) -> Self {
+        self.settings.bootstrap.push(address);
+        self
+    }
+
+    /// Serves this, whatever the node would decide by itself. May be called several times.
+    pub fn role(mut self, roles: Roles) -> Self {
+        self.settings.roles = self.settings.roles.union(roles);
+        self
+    }
+
+    /// Trusts an authority and calls it `label`.
+    pub fn authority(mut self, label: &str, root: AuthorityKey) -> Self {
+        self.settings.authorities.push((label.to_owned(), root));
+        self
+    }
+
+    /// A network on one machine: loopback and private addresses everywhere, published openly, no rules about network diversity, no mDNS,
+    /// no UPnP. Default: off. Never on the internet: it gives away addresses.
+    pub fn lab(mut self, lab: bool) -> Self {
+        self.settings.lab = lab;
+        if lab {
+            self.settings.mdns = false;
+            self.settings.upnp = false;
+        }
+        self
+    }
+
+    /// Finds peers on the local network by multicast. Default: on, off in a lab.
+    pub fn mdns(mut self, on: bool) -> Self {
+        self.settings.mdns = on;
+        self
+    }
+
+    /// Asks the home router for a port. Default: on, off in a lab.
+    pub fn upnp(mut self, on: bool) -> Self {
+        self.settings.upnp = on;
+        self
+    }
+
+    /// Publishes direct addresses in the open part of the directory entry, for everybody who knows the name. Default: off: others come
+    /// through relays until they are contacts.
+    pub fn publish_addresses(mut self, on: bool) -> Self {
+        self.settings.publish_addresses = on;
+        self
+    }
+
+    /// The name shown when this user calls.
+    pub fn display_name(mut self, name: Option<String>) -> Self {
+        self.settings.display_name = name;
+        self
+    }
+
+    /// Languages the user reads, best first (BCP 47).
+    pub fn languages(mut self, languages: Vec<String>) -> Self {
+        self.settings.languages = languages;
+        self
+    }
+
+    /// What this device is called and what machine it is.
+    pub fn device(mut self, name: &str, kind: DeviceKind) -> Self {
+        name.clone_into(&mut self.settings.device_name);
+        self.settings.device_kind = kind;
+        self
+    }
+
+    /// Settings of the authority role: the label it suggests to those it invites, and who may enrol.
+    pub fn authority_role(mut self, name: Option<String>, enrolment: EnrolmentPolicy) -> Self {
+        self.settings.authority_name = name;
+        self.settings.enrolment = enrolment;
+        self
+    }
+
+    /// Answers every call by itself. Default: no.
+    pub fn auto_answer(mut self, answer: Option<AutoAnswer>) -> Self {
+        self.settings.answer = answer;
+        self
+    }
+
+    /// What the `ready` event says about where the local API listens.
+    pub fn api_address(mut self, address: Option<String>) -> Self {
+        self.settings.api = address;
+        self
+    }
+
+    /// Lets the node's clock be wrong by so many seconds. For tests of what a wrong clock does.
+    pub fn dangerous_clock_skew_secs(mut self, secs: i64) -> Self {
+        self.settings.clock_skew_secs = secs;
+        self
+    }
+
+    /// Starts the node in a task of its own. It ends with [`Node::shutdown`] or with the last handle.
+    ///
+    /// # Errors
+    /// [`StartError`]: what can't be used or listened on. Dropping the future starts nothing.
+    pub async fn spawn(self) -> Result<Node, StartError> {
+        // One provider for the whole process; an embedder may have chosen another before.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let settings = self.settings;
+        let store = match self.store {
+            Some(store) => store,
+            None => Store::in_memory()?,
+        };
+        let store = Arc::new(store);
+        let keypair = crate::address::keypair(self.identity.device_secret()).ok_or(StartError::DeviceKey)?;
+        let mut swarm = build_swarm(keypair, swarm_options(&settings))?;
+        for address in listen_addresses(&settings) {
+            listen(&mut swarm, address).await?;
+        }
+        let clock_source = ClockSource { skew_secs: settings.clock_skew_secs };
+        let unix = clock_source.raw_unix();
+        let (labels, trust) = trusted(&settings, &store, &self.identity)?;
+        let (node, commands, events) = handle::channel();
+        let (internal_sender, internal) = mpsc::channel(INTERNAL_MAX);
+        let mut rng = EventLoop::fresh_rng();
+        let now = Instant::now();
+        let seed = rand::Rng::next_u64(&mut rng);
+        let directory = crate::directory::DirectoryState::new(&self.identity, &settings, &store, seed, halloo_protocol::time::Now { instant: now, unix });
+        let event_loop = EventLoop {
+            swarm,
+            commands,
+            events,
+            internal,
+            internal_sender,
+            settings,
+            identity: self.identity,
+            labels,
+            trust,
+            clock: ClockEstimator::new(),
+            clock_source,
+            rng,
+            peers: Peers::default(),
+            rpc: Rpc::new(),
+            failures: std::collections::VecDeque::new(),
+            counters: Counters::default(),
+            reach: Reach::new(seed, now),
+            directory,
+            enrolment: crate::enrolment::EnrolmentState::default(),
+            messages: crate::messages::MessagesState::default(),
+            calls: crate::calls::CallsState::default(),
+            push: crate::push::PushState::default(),
+            authority: None,
+            gateway: None,
+            started: now,
+            started_at: unix,
+            suspended_since: None,
+            ready: false,
+            hello_refreshed: now,
+            store,
+        };
+        let event_loop = event_loop.with_roles(unix)?;
+        tokio::spawn(event_loop.run());
+        Ok(node)
+    }
+}
+
+impl EventLoop {
+    /// Opens the roles that keep state of their own.
+    fn with_roles(mut self, now: UnixTime) -> Result<Self, StartError> {
+        if self.settings.roles.contains(Roles::AUTHORITY) {
+            self.open_authority(now)?;
+        }
+        if self.settings.roles.contains(Roles::GATEWAY) {
+            self.open_gateway()?;
+        }
+        Ok(self)
+    }
+}
+
+fn swarm_options(settings: &Settings) -> SwarmOptions {
+    SwarmOptions {
+        relay_server: settings.roles.contains(Roles::RELAY) || settings.relay_for_others,
+        autonat_server: settings.roles != Roles::default(),
+        mdns: settings.mdns,
+        upnp: settings.upnp,
+        lab: settings.lab,
+        memory: false,
+    }
+}
+
+/// Where to listen when nothing is said.
+fn listen_addresses(settings: &Settings) -> Vec<Multiaddr> {
+    if !settings.listen.is_empty() {
+        return settings.listen.clone();
+    }
+    let defaults: &[&str] = if settings.lab {
+        &["/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"]
+    } else {
+        &["/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0", "/ip6/::/udp/0/quic-v1", "/ip6/::/tcp/0"]
+    };
+    defaults.iter().filter_map(|address| address.parse().ok()).collect()
+}
+
+/// Listens, and waits until the system has given the socket or refused it: a busy port is an error now, not a warning later.
+async fn listen(swarm: &mut libp2p::Swarm<crate::behaviour::Behaviour>, address: Multiaddr) -> Result<(), StartError> {
+    let is_default_v6 = address.to_string().starts_with("/ip6/::/");
+    match swarm.listen_on(address.clone()) {
+        Ok(_) => Ok(()),
+        // A machine without IPv6 is no reason not to start.
+        Err(error) if is_default_v6 => {
+            tracing::debug!(%error, "no IPv6 here");
+            Ok(())
+        }
+        Err(error) => Err(StartError::Listen { address, reason: error.to_string() }),
+    }
+}
+
+/// What this home believes: its own authority, those it was told of, and the revocation lists it has seen.
+fn trusted(settings: &Settings, store: &Store, identity: &OwnIdentity) -> Result<(Labels, TrustStore), StartError> {
+    let mut labels = Labels::new();
+    let mut trust = TrustStore::new();
+    for (label, root) in store.authorities()?.into_iter().chain(settings.authorities.iter().cloned()) {
+        labels.insert(&label, root)?;
+        trust.trust(root)?;
+    }
+    if let Some(root) = identity.authority() {
+        trust.trust(root)?;
+        labels.set_home(root);
+    }
+    for list in store.revocation_lists()? {
+        // A list that was stored was verified then; one of an authority no longer trusted is skipped.
+        let _ = trust.apply_revocations(&list);
+    }
+    Ok((labels, trust))
+}

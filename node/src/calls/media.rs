@@ -1,0 +1,461 @@
+//! The media of one voice call: WebRTC (ICE, DTLS-SRTP, RTP) carrying Opus, fed from and recorded
+//! to WAV files.
+//!
+//! Knows nothing of signalling: session descriptions (SDP, RFC 8829) go in and out as text.
+//!
+//! ```text
+//! caller                                        callee
+//! offer() -> PendingMedia, offer  ----------->
+//!                                               answer() -> MediaSession, answer
+//!                                               ICE and DTLS start: it rings
+//!            PendingMedia::accept() <---------
+//! <========= ICE checks, DTLS handshake: MediaEvent::Connected at both =========>
+//!                                               user answers: MediaSession::start()
+//! MediaSession::start()             <---------
+//! <========= Opus in SRTP, one packet each 20 ms, until close() ================>
+//! ```
+//!
+//! No audio leaves before [`MediaSession::start`]: a ringing phone is not a microphone. The DTLS
+//! certificate is fresh for each call and its fingerprint is in the description, so whoever
+//! carries the descriptions unaltered (the signed signalling) binds the media to the signers; a
+//! certificate that does not match ends the session with [`MediaError::FingerprintMismatch`].
+//!
+//! One task owns sockets and engine of a session; the handle talks to it through bounded
+//! channels, and dropping the handle ends the task and closes the sockets. A [`PendingMedia`] has no
+//! task: dropping it closes its sockets there and then. While a file is played and while one is
+//! recorded, each takes a thread of the runtime's blocking pool (512 unless configured). Limits, times and what happens at each are
+//! constants in the submodules.
+
+use std::{
+    io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::Serialize;
+use str0m::{Candidate, change::SdpPendingOffer};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+mod audio;
+mod candidates;
+mod session;
+pub mod tone;
+mod transport;
+mod wav;
+
+pub use candidates::{MediaPath, PathKind};
+pub use wav::WavError;
+
+use session::{Control, Session};
+use transport::Transport;
+use wav::WavSource;
+
+/// Longest session description accepted, in bytes: three times what this engine writes, room for
+/// other stacks' audio descriptions.
+pub const SDP_BYTES_MAX: usize = 4 * 1_024;
+/// Default of [`MediaConfig::connect_timeout`]: twice what the checks of one candidate pair take to
+/// fail for good.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long an interrupted path may take to come back before the session fails.
+pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Events waiting for [`MediaSession::next_event`]; when full the newest is dropped. A session has
+/// a handful of them unless its path flaps.
+const EVENTS_MAX: usize = 16;
+/// Trickled candidates waiting for the session's task; when full,
+/// [`MediaSession::add_remote_candidate`] refuses.
+const CANDIDATES_WAITING_MAX: usize = candidates::REMOTE_CANDIDATES_MAX;
+
+/// What a media session works with.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct MediaConfig {
+    /// WAV file to send: 8 to 48 kHz, mono or stereo, integers or 32-bit floats. After its end, or
+    /// without one, silence is sent, so that loss and round-trip time stay measurable.
+    pub play: Option<PathBuf>,
+    /// WAV file to write what is received to (48 kHz, mono, 16 bit), replaced if it exists. It begins
+    /// when the session is both started and connected; silence stands where nothing came. A
+    /// process that is killed leaves a readable file lacking at most the last second.
+    pub record: Option<PathBuf>,
+    /// Permits loopback addresses on either side. For networks within one machine.
+    pub lab: bool,
+    /// Addresses to bind, four at most; empty: those of the interfaces.
+    pub bind: Vec<IpAddr>,
+    /// How long ICE and DTLS may take, from [`answer`] or [`PendingMedia::accept`] on. The callee's
+    /// runs while the caller does not even have its answer: allow for the signalling.
+    pub connect_timeout: Duration,
+}
+
+impl Default for MediaConfig {
+    fn default() -> Self {
+        Self { play: None, record: None, lab: false, bind: Vec::new(), connect_timeout: CONNECT_TIMEOUT }
+    }
+}
+
+impl MediaConfig {
+    /// Sends this WAV file.
+    #[must_use]
+    pub fn play(mut self, path: impl Into<PathBuf>) -> Self {
+        self.play = Some(path.into());
+        self
+    }
+
+    /// Records what is received to this WAV file.
+    #[must_use]
+    pub fn record(mut self, path: impl Into<PathBuf>) -> Self {
+        self.record = Some(path.into());
+        self
+    }
+
+    /// Permits loopback addresses.
+    #[must_use]
+    pub fn lab(mut self, lab: bool) -> Self {
+        self.lab = lab;
+        self
+    }
+
+    /// Binds these addresses instead of the interfaces'.
+    #[must_use]
+    pub fn bind(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
+        self.bind = addresses.into_iter().collect();
+        self
+    }
+
+    /// Changes how long ICE and DTLS may take.
+    #[must_use]
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Finds what is wrong with the files before the call instead of in it.
+    async fn check_files(&self) -> Result<(), MediaError> {
+        let config = self.clone();
+        let checked = tokio::task::spawn_blocking(move || config.check_files_blocking()).await;
+        checked.unwrap_or_else(|error| Err(MediaError::Internal { detail: error.to_string() }))
+    }
+
+    fn check_files_blocking(&self) -> Result<(), MediaError> {
+        if let Some(path) = &self.play {
+            WavSource::open(path).map_err(|source| MediaError::Play { path: path.clone(), source })?;
+        }
+        if let Some(path) = &self.record {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let is_folder = folder.unwrap_or(Path::new(".")).is_dir();
+            if !is_folder || path.is_dir() {
+                let source = io::Error::from(io::ErrorKind::NotFound).into();
+                return Err(MediaError::Record { path: path.clone(), source });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why media cannot be set up or has ended.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum MediaError {
+    /// The other end's description is longer than [`SDP_BYTES_MAX`].
+    #[error("session description of {bytes} bytes exceeds {SDP_BYTES_MAX}")]
+    SdpTooLarge {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The other end's description cannot be used.
+    #[error("session description refused: {detail}")]
+    SdpInvalid {
+        /// What the parser or the engine said.
+        detail: String,
+    },
+    /// The descriptions share no audio both ends send and receive as Opus.
+    #[error("no Opus audio in common")]
+    NoCommonAudio,
+    /// A trickled candidate cannot be parsed.
+    #[error("candidate refused: {detail}")]
+    CandidateInvalid {
+        /// What the parser said.
+        detail: String,
+    },
+    /// Candidates arrive faster than the session takes them.
+    #[error("too many candidates are waiting")]
+    CandidatesWaiting,
+    /// The network interfaces cannot be listed.
+    #[error("cannot list network interfaces")]
+    Interfaces {
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// No interface has an address that may be used.
+    #[error("no usable local address")]
+    NoLocalAddress,
+    /// None of the addresses can be bound; this is the last one.
+    #[error("cannot bind a media socket on {address}")]
+    Bind {
+        /// The address.
+        address: IpAddr,
+        /// What the system said.
+        source: Arc<io::Error>,
+    },
+    /// The file to send cannot be played.
+    #[error("cannot play {}", path.display())]
+    Play {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: WavError,
+    },
+    /// The recording cannot be written.
+    #[error("cannot record to {}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: WavError,
+    },
+    /// No certificate could be made for the call.
+    #[error("cannot make a DTLS certificate")]
+    Certificate,
+    /// The other end's certificate is not the one its description announced: someone is in between.
+    #[error("the other end's certificate does not match its session description")]
+    FingerprintMismatch,
+    /// ICE and DTLS did not finish in time.
+    #[error("not connected after {after:?}")]
+    ConnectTimeout {
+        /// The time allowed.
+        after: Duration,
+    },
+    /// The path was interrupted and did not come back.
+    #[error("path lost for {after:?}")]
+    PathLost {
+        /// The time allowed.
+        after: Duration,
+    },
+    /// The WebRTC engine gave up.
+    #[error("media transport failed: {detail}")]
+    Transport {
+        /// What the engine said.
+        detail: String,
+    },
+    /// The Opus codec refused our own settings or audio.
+    #[error("audio codec failed: {detail}")]
+    Codec {
+        /// What the codec said.
+        detail: String,
+    },
+    /// The session is over.
+    #[error("media session has ended")]
+    Ended,
+    /// A task of ours failed: a bug.
+    #[error("internal failure: {detail}")]
+    Internal {
+        /// What is known.
+        detail: String,
+    },
+}
+
+/// What happens in a session.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum MediaEvent {
+    /// ICE and DTLS are through, once per session.
+    Connected(MediaPath),
+    /// Media goes another way from now on.
+    PathChanged(MediaPath),
+    /// The file to send has been sent to its end.
+    PlaybackFinished,
+    /// Nothing has come from the other end for 5 seconds, or it no longer answers checks. The session
+    /// waits for it for [`RECOVERY_TIMEOUT`].
+    Disconnected,
+    /// The other end is back.
+    Reconnected,
+    /// The other end ended its session. No event follows.
+    Closed,
+    /// The session has failed. No event follows.
+    Failed(MediaError),
+}
+
+/// What a session has measured so far.
+#[derive(Debug, Clone, Default, Serialize)]
+#[non_exhaustive]
+pub struct MediaStats {
+    /// The way media takes, once connected.
+    pub path: Option<MediaPath>,
+    /// Milliseconds from making the session to [`MediaEvent::Connected`].
+    pub connect_ms: Option<f64>,
+    /// Most recent round-trip time in milliseconds, once measured.
+    pub rtt_ms: Option<f64>,
+    /// Audio packets sent.
+    pub packets_sent: u64,
+    /// Datagrams the system refused to send: full buffers, unreachable networks.
+    pub send_failures: u64,
+    /// Audio packets received, late ones included.
+    pub packets_received: u64,
+    /// Audio packets that never came, by their sequence numbers.
+    pub packets_lost: u64,
+    /// Share of the packets that never came, 0 to 1.
+    pub loss: f64,
+    /// Packets that came after their turn to be played.
+    pub packets_late: u64,
+    /// Played frames of 20 ms that were rebuilt or invented for missing packets.
+    pub concealed_frames: u64,
+    /// Variation of the packets' travelling time in milliseconds (RFC 3550 section 6.4.1).
+    pub jitter_ms: f64,
+}
+
+/// What a session came to.
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct MediaSummary {
+    /// The final measurements.
+    pub stats: MediaStats,
+    /// Milliseconds of audio recorded, silence included.
+    pub recorded_ms: u64,
+    /// Why the session failed, with its causes; `None` if it was ended by either side.
+    pub failure: Option<String>,
+}
+
+/// Makes an offer to one callee device.
+///
+/// Binds sockets and starts nothing. Dropping the future or the [`PendingMedia`] releases them.
+///
+/// # Errors
+/// [`MediaError::Play`] and [`MediaError::Record`] for unusable files, [`MediaError::NoLocalAddress`] and
+/// [`MediaError::Bind`] without a socket.
+pub async fn offer(config: MediaConfig) -> Result<(PendingMedia, String), MediaError> {
+    config.check_files().await?;
+    let mut transport = Transport::new(&config.bind, config.lab).await?;
+    let (pending, sdp) = transport.create_offer()?;
+    let media = PendingMedia { config, transport, pending, runtime: Handle::current() };
+    Ok((media, sdp))
+}
+
+/// Answers a caller's offer. ICE and DTLS start at once; audio waits for [`MediaSession::start`].
+///
+/// Dropping the future releases everything.
+///
+/// # Errors
+/// As [`offer`], and [`MediaError::SdpTooLarge`], [`MediaError::SdpInvalid`] or [`MediaError::NoCommonAudio`] for
+/// an offer that cannot be answered.
+pub async fn answer(config: MediaConfig, offer: &str) -> Result<(MediaSession, String), MediaError> {
+    transport::check_length(offer)?;
+    config.check_files().await?;
+    let mut transport = Transport::new(&config.bind, config.lab).await?;
+    let sdp = transport.accept_offer(offer)?;
+    Ok((MediaSession::spawn(config, transport, &Handle::current())?, sdp))
+}
+
+/// An offer waiting for its answer. Holds sockets and no task; dropping it closes them.
+#[must_use = "dropping it withdraws the offer"]
+pub struct PendingMedia {
+    config: MediaConfig,
+    transport: Transport,
+    pending: SdpPendingOffer,
+    runtime: Handle,
+}
+
+impl PendingMedia {
+    /// Takes the callee's answer; ICE and DTLS start.
+    ///
+    /// # Errors
+    /// [`MediaError::SdpTooLarge`], [`MediaError::SdpInvalid`] or [`MediaError::NoCommonAudio`]. The offer is spent
+    /// either way.
+    pub fn accept(self, answer: &str) -> Result<MediaSession, MediaError> {
+        let Self { config, mut transport, pending, runtime } = self;
+        transport.accept_answer(pending, answer)?;
+        MediaSession::spawn(config, transport, &runtime)
+    }
+
+    /// Our candidates as SDP attributes (`candidate:...`); they are in the offer too.
+    pub fn local_candidates(&self) -> &[String] {
+        self.transport.local_candidates()
+    }
+}
+
+impl std::fmt::Debug for PendingMedia {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PendingMedia").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// Handle of a running session. Dropping it ends the session at once, without a goodbye; the
+/// recording is completed all the same.
+#[derive(Debug)]
+#[must_use = "dropping it ends the session"]
+pub struct MediaSession {
+    control: watch::Sender<Control>,
+    candidates: mpsc::Sender<Candidate>,
+    events: mpsc::Receiver<MediaEvent>,
+    stats: watch::Receiver<MediaStats>,
+    local_candidates: Vec<String>,
+    task: AbortOnDropHandle<MediaSummary>,
+}
+
+impl MediaSession {
+    fn spawn(config: MediaConfig, transport: Transport, runtime: &Handle) -> Result<Self, MediaError> {
+        let (control, control_receiver) = watch::channel(Control::default());
+        let (candidates, candidate_receiver) = mpsc::channel(CANDIDATES_WAITING_MAX);
+        let (event_sender, events) = mpsc::channel(EVENTS_MAX);
+        let (stats_sender, stats) = watch::channel(MediaStats::default());
+        let local_candidates = transport.local_candidates().to_vec();
+        let session = Session::new(config, transport, control_receiver, candidate_receiver, event_sender, stats_sender)?;
+        let task = AbortOnDropHandle::new(runtime.spawn(session.run()));
+        Ok(Self { control, candidates, events, stats, local_candidates, task })
+    }
+
+    /// Lets audio flow: the call is answered. Playing and recording begin as soon as the session is
+    /// connected too. Calling it again does nothing.
+    pub fn start(&self) {
+        self.control.send_modify(|control| control.started = true);
+    }
+
+    /// The next event; `None` once the session is over. Safe to drop.
+    pub async fn next_event(&mut self) -> Option<MediaEvent> {
+        self.events.recv().await
+    }
+
+    /// What has been measured, at most 0.2 s old.
+    pub fn stats(&self) -> MediaStats {
+        self.stats.borrow().clone()
+    }
+
+    /// Our candidates as SDP attributes (`candidate:...`); they are in the description too.
+    pub fn local_candidates(&self) -> &[String] {
+        &self.local_candidates
+    }
+
+    /// Hands on a candidate the other end found later (RFC 8838), as an SDP attribute. Those beyond 16
+    /// in all, and addresses that may not be used, are dropped.
+    ///
+    /// # Errors
+    /// [`MediaError::CandidateInvalid`] if it cannot be parsed, [`MediaError::CandidatesWaiting`] if they come
+    /// too fast, [`MediaError::Ended`] if the session is over.
+    pub fn add_remote_candidate(&self, candidate: &str) -> Result<(), MediaError> {
+        transport::check_length(candidate)?;
+        let attribute = candidate.trim().trim_start_matches("a=");
+        let candidate = Candidate::from_sdp_string(attribute).map_err(transport::candidate_error)?;
+        self.candidates.try_send(candidate).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => MediaError::CandidatesWaiting,
+            mpsc::error::TrySendError::Closed(_) => MediaError::Ended,
+        })
+    }
+
+    /// Takes leave of the other end, completes the recording and closes the sockets. They are closed
+    /// when this returns. Dropping the future is dropping the session.
+    pub async fn close(self) -> MediaSummary {
+        self.control.send_modify(|control| control.closing = true);
+        let stats = self.stats.clone();
+        self.task.await.unwrap_or_else(|error| MediaSummary {
+            stats: stats.borrow().clone(),
+            recorded_ms: 0,
+            failure: Some(format!("media task failed: {error}")),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,377 @@
+//! The task of one session: waits for whatever comes first, and every 20 ms sends a frame and
+//! plays one.
+
+use std::{
+    error::Error,
+    time::{Duration, Instant},
+};
+
+use str0m::{Candidate, rtp::RtpPacket};
+use tokio::{
+    sync::{mpsc, watch},
+    time::sleep_until,
+};
+
+use super::{
+    MediaConfig, MediaError, MediaEvent, MediaStats, MediaSummary, RECOVERY_TIMEOUT,
+    audio::{FrameEncoder, Playout, Reception, SAMPLE_RATE, silence},
+    transport::{Datagram, Transport, TransportEvent},
+    wav::{Played, Player, Recorder},
+};
+
+const FRAME_DURATION: Duration = Duration::from_millis(20);
+/// A task that could not run for longer than this skips what it missed instead of catching up: the
+/// machine slept, and a burst of stale frames helps nobody.
+const CATCH_UP_MAX: Duration = Duration::from_secs(1);
+/// Without any datagram for this long the other end counts as gone: it sends a connectivity check each
+/// second, and 50 packets of audio once both have started.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Ticks between two publications of the measurements: 0.2 s.
+const STATS_TICKS: u64 = 10;
+/// What the jitter buffer may still hold at the end, and its initial wait: 200 ms and 60 ms.
+const LAST_FRAMES_MAX: usize = 14;
+/// How long completing the recording may hold up the end of a session.
+const RECORDING_END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the handle wants of the task. Only ever goes from false to true.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Control {
+    pub(super) started: bool,
+    pub(super) closing: bool,
+}
+
+/// Why a session ended without failing.
+enum End {
+    Local,
+    Remote,
+}
+
+enum Wakeup {
+    Control,
+    Candidate(Candidate),
+    Time,
+    Datagram(Datagram),
+}
+
+pub(super) struct Session {
+    config: MediaConfig,
+    transport: Transport,
+    control: watch::Receiver<Control>,
+    candidates: mpsc::Receiver<Candidate>,
+    events: mpsc::Sender<MediaEvent>,
+    stats_sender: watch::Sender<MediaStats>,
+
+    created: Instant,
+    /// Until when to be connected, or connected again.
+    deadline: Option<Instant>,
+    connected: bool,
+    /// When the other end's last datagram came.
+    heard_at: Instant,
+    /// Nothing has come for [`SILENCE_TIMEOUT`].
+    silent: bool,
+    /// Our checks are not answered.
+    unanswered: bool,
+    /// The owner was told [`MediaEvent::Disconnected`] last.
+    disconnected: bool,
+    started: bool,
+    /// When the next frame is due, once started and connected.
+    tick_at: Option<Instant>,
+    ticks: u64,
+    encoder: FrameEncoder,
+    player: Option<Player>,
+    playout: Playout,
+    recorder: Option<Recorder>,
+    reception: Reception,
+    stats: MediaStats,
+}
+
+impl Session {
+    pub(super) fn new(
+        config: MediaConfig,
+        transport: Transport,
+        control: watch::Receiver<Control>,
+        candidates: mpsc::Receiver<Candidate>,
+        events: mpsc::Sender<MediaEvent>,
+        stats_sender: watch::Sender<MediaStats>,
+    ) -> Result<Self, MediaError> {
+        let created = Instant::now();
+        Ok(Self {
+            deadline: created.checked_add(config.connect_timeout),
+            config,
+            transport,
+            control,
+            candidates,
+            events,
+            stats_sender,
+            created,
+            connected: false,
+            heard_at: created,
+            silent: false,
+            unanswered: false,
+            disconnected: false,
+            started: false,
+            tick_at: None,
+            ticks: 0,
+            encoder: FrameEncoder::new()?,
+            player: None,
+            playout: Playout::new()?,
+            recorder: None,
+            reception: Reception::default(),
+            stats: MediaStats::default(),
+        })
+    }
+
+    pub(super) async fn run(mut self) -> MediaSummary {
+        let ended = self.drive().await;
+        self.transport.close();
+        let recorded = self.finish_recording().await;
+        let (recorded_ms, end) = match (recorded, ended) {
+            (Ok(samples), ended) => (samples * 1_000 / u64::from(SAMPLE_RATE), ended),
+            // The tick that meets a failed recorder leaves it to this to say why.
+            (Err(error), Ok(_) | Err(MediaError::Ended)) => (0, Err(error)),
+            (Err(_), ended) => (0, ended),
+        };
+        // Told last: whoever hears of the end finds the recording complete.
+        let failure = match end {
+            Ok(End::Local) => None,
+            Ok(End::Remote) => {
+                self.tell(MediaEvent::Closed);
+                None
+            }
+            Err(error) => {
+                self.tell(MediaEvent::Failed(error.clone()));
+                Some(error)
+            }
+        };
+        self.publish();
+        MediaSummary { stats: self.stats, recorded_ms, failure: failure.as_ref().map(with_causes) }
+    }
+
+    async fn drive(&mut self) -> Result<End, MediaError> {
+        loop {
+            if let Some(end) = self.take_events()? {
+                return Ok(end);
+            }
+            let wakeup = self.wait().await;
+            let now = Instant::now();
+            match wakeup {
+                Wakeup::Control => {
+                    let control = *self.control.borrow_and_update();
+                    if control.closing {
+                        return Ok(End::Local);
+                    }
+                    self.started = control.started;
+                    self.begin_if_ready();
+                }
+                Wakeup::Candidate(candidate) => self.transport.add_remote_candidate(candidate)?,
+                Wakeup::Datagram(datagram) => {
+                    if self.transport.handle_datagram(datagram, now)? {
+                        self.heard_at = now;
+                        self.silent = false;
+                    }
+                }
+                Wakeup::Time => self.handle_time(now)?,
+            }
+        }
+    }
+
+    /// Waits for the next thing to do. Time comes before datagrams, so that a flood of them cannot
+    /// hold up the audio.
+    async fn wait(&mut self) -> Wakeup {
+        let due = [Some(self.transport.wake_at()), self.tick_at, self.deadline, self.silence_at()];
+        let wake_at = due.into_iter().flatten().min().unwrap_or_else(Instant::now);
+        tokio::select! {
+            biased;
+            // A handle that is gone has aborted this task; until then its last wish stands.
+            Ok(()) = self.control.changed() => Wakeup::Control,
+            () = sleep_until(wake_at.into()) => Wakeup::Time,
+            Some(candidate) = self.candidates.recv() => Wakeup::Candidate(candidate),
+            datagram = self.transport.receive() => Wakeup::Datagram(datagram),
+        }
+    }
+
+    /// Begins to send and play once the call is answered and the handshake is through.
+    fn begin_if_ready(&mut self) {
+        if !self.started || !self.connected || self.tick_at.is_some() {
+            return;
+        }
+        self.tick_at = Some(Instant::now());
+        self.recorder = self.config.record.clone().map(Recorder::spawn);
+        self.player = self.config.play.clone().map(Player::spawn);
+    }
+
+    fn handle_time(&mut self, now: Instant) -> Result<(), MediaError> {
+        if self.deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(self.deadline_error());
+        }
+        if self.silence_at().is_some_and(|at| at <= now) {
+            self.silent = true;
+        }
+        self.transport.handle_timeout(now)?;
+        while let Some(at) = self.tick_at.filter(|at| *at <= now) {
+            let late = now.saturating_duration_since(at);
+            self.tick_at = Some(if late > CATCH_UP_MAX { now } else { at } + FRAME_DURATION);
+            self.tick(now)?;
+        }
+        Ok(())
+    }
+
+    fn deadline_error(&self) -> MediaError {
+        if self.connected {
+            MediaError::PathLost { after: RECOVERY_TIMEOUT }
+        } else {
+            MediaError::ConnectTimeout { after: self.config.connect_timeout }
+        }
+    }
+
+    fn take_events(&mut self) -> Result<Option<End>, MediaError> {
+        while let Some(event) = self.transport.next_event() {
+            match event {
+                TransportEvent::Connected => self.handle_connected(),
+                TransportEvent::Path(path) => {
+                    self.stats.path = Some(path);
+                    // The first path is told with the connection.
+                    if self.connected {
+                        self.tell(MediaEvent::PathChanged(path));
+                    }
+                }
+                TransportEvent::Interrupted => self.unanswered = true,
+                TransportEvent::Resumed => self.unanswered = false,
+                TransportEvent::Audio(packet) => self.take_audio(*packet),
+                TransportEvent::RoundTrip(rtt) => {
+                    self.stats.rtt_ms = Some(rtt.as_secs_f64() * 1_000.0);
+                    self.publish();
+                }
+                TransportEvent::Closed => return Ok(Some(End::Remote)),
+            }
+        }
+        self.review_path(Instant::now());
+        Ok(None)
+    }
+
+    /// When the other end counts as silent, unless it does already.
+    fn silence_at(&self) -> Option<Instant> {
+        (self.connected && !self.silent).then(|| self.heard_at + SILENCE_TIMEOUT)
+    }
+
+    /// Tells when the path breaks and when it is whole again. While connecting there is no path yet:
+    /// checks may fail and succeed in any order.
+    fn review_path(&mut self, now: Instant) {
+        let broken = self.silent || self.unanswered;
+        if !self.connected || broken == self.disconnected {
+            return;
+        }
+        self.disconnected = broken;
+        self.deadline = broken.then(|| now + RECOVERY_TIMEOUT);
+        self.tell(if broken { MediaEvent::Disconnected } else { MediaEvent::Reconnected });
+    }
+
+    fn handle_connected(&mut self) {
+        self.connected = true;
+        self.heard_at = Instant::now();
+        self.unanswered = false;
+        self.deadline = None;
+        self.stats.connect_ms = Some(self.created.elapsed().as_secs_f64() * 1_000.0);
+        self.publish();
+        if let Some(path) = self.transport.path() {
+            self.tell(MediaEvent::Connected(path));
+        }
+        self.begin_if_ready();
+    }
+
+    fn take_audio(&mut self, packet: RtpPacket) {
+        let (sequence, timestamp) = (*packet.seq_no, packet.time.numer());
+        self.reception.count(*packet.header.ssrc, sequence, timestamp, packet.timestamp);
+        self.playout.insert(timestamp, packet.payload);
+    }
+
+    fn tick(&mut self, now: Instant) -> Result<(), MediaError> {
+        let frame = self.next_played_frame()?;
+        let payload = self.encoder.encode(&frame)?;
+        self.transport.send_audio(payload, now)?;
+        self.play_out();
+        if self.ticks.is_multiple_of(STATS_TICKS) {
+            self.publish();
+        }
+        self.ticks += 1;
+        if self.recorder.as_ref().is_some_and(Recorder::has_failed) {
+            return Err(MediaError::Ended);
+        }
+        Ok(())
+    }
+
+    fn next_played_frame(&mut self) -> Result<super::audio::Frame, MediaError> {
+        match self.player.as_mut().and_then(Player::next) {
+            Some(Played::Frame(frame)) => return Ok(frame),
+            Some(Played::End) => {
+                self.player = None;
+                self.tell(MediaEvent::PlaybackFinished);
+            }
+            Some(Played::Failed(source)) => {
+                let path = self.config.play.clone().unwrap_or_default();
+                return Err(MediaError::Play { path, source });
+            }
+            None => {}
+        }
+        Ok(silence())
+    }
+
+    /// Plays one frame: there is no loudspeaker yet, so it is recorded or measured only.
+    fn play_out(&mut self) {
+        let frame = self.playout.next_frame();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.push(frame);
+        }
+    }
+
+    /// Plays what was received and is still waiting, then completes the file.
+    async fn finish_recording(&mut self) -> Result<u64, MediaError> {
+        for _ in 0..LAST_FRAMES_MAX {
+            if self.recorder.is_some() && self.playout.has_audio() {
+                self.play_out();
+            }
+        }
+        let Some(recorder) = self.recorder.take() else {
+            return Ok(0);
+        };
+        let path = self.config.record.clone().unwrap_or_default();
+        match tokio::time::timeout(RECORDING_END_TIMEOUT, recorder.finish()).await {
+            Ok(Ok(samples)) => Ok(samples),
+            Ok(Err(source)) => Err(MediaError::Record { path, source }),
+            Err(_) => {
+                let source = std::io::Error::from(std::io::ErrorKind::TimedOut).into();
+                Err(MediaError::Record { path, source })
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        let stats = &mut self.stats;
+        stats.packets_sent = self.transport.packets_sent();
+        stats.send_failures = self.transport.send_failures();
+        stats.packets_received = self.reception.received();
+        stats.packets_lost = self.reception.lost();
+        stats.loss = self.reception.loss();
+        stats.jitter_ms = self.reception.jitter_ms();
+        stats.packets_late = self.playout.late_packets();
+        stats.concealed_frames = self.playout.concealed_frames();
+        self.stats_sender.send_replace(stats.clone());
+    }
+
+    fn tell(&self, event: MediaEvent) {
+        if self.events.try_send(event).is_err() {
+            tracing::debug!("media event dropped: nobody takes them");
+        }
+    }
+}
+
+fn with_causes(error: &MediaError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,475 @@
+//! The node's one event loop: owns the swarm, the store and all state; everything else talks to it.
+//!
+//! Sources, in this order of preference: commands of the handles, news of the node's own tasks (media, push requests), timers, the
+//! network. Each event is one call into the capability it belongs to (`directory.rs`, `messages.rs`, `calls.rs`, ..), which are
+//! `impl EventLoop` blocks beside their own state. Failed requests are queued and handled after the event that failed them, so that no
+//! capability is entered twice.
+//!
+//! While the node is suspended only commands and the push receiver are listened to: the swarm isn't polled, which is what an operating system
+//! does to a frozen process.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use halloo_protocol::clock::{CLOCK_WARN_SECS, ClockEstimator};
+use halloo_protocol::identity::TrustStore;
+use halloo_protocol::time::{Now, UnixTime};
+use halloo_protocol::wire::Frame;
+use libp2p::swarm::SwarmEvent;
+use libp2p::{PeerId, Swarm, autonat, identify, mdns, ping, relay};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use tokio::sync::mpsc;
+use tracing::{debug, info};
+
+use crate::address;
+use crate::behaviour::{Behaviour, BehaviourEvent};
+use crate::builder::Settings;
+use crate::handle::{Command, CommandReceiver, Event, EventSender, Reply};
+use crate::identity::OwnIdentity;
+use crate::labels::Labels;
+use crate::network::{Peers, Purpose};
+use crate::rpc::{Failure, Rpc};
+use crate::store::Store;
+use crate::streams;
+
+/// News of the node's own tasks that may wait; a full queue makes the task wait.
+pub(crate) const INTERNAL_MAX: usize = 256;
+
+/// How often things without a timer of their own are looked at.
+const TICK: Duration = Duration::from_millis(250);
+
+/// How often the hello's clock is renewed.
+const HELLO_REFRESH: Duration = Duration::from_secs(20);
+
+/// How long goodbyes may take at the end.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// Tells the time, off by a fixed amount in tests that need a wrong clock.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ClockSource {
+    /// Seconds added to the machine's clock.
+    pub skew_secs: i64,
+}
+
+impl ClockSource {
+    /// The uncorrected wall clock.
+    #[must_use]
+    pub fn raw_unix(&self) -> UnixTime {
+        let machine = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        UnixTime(machine.saturating_add_signed(self.skew_secs))
+    }
+}
+
+/// What the node counts; shown by `status` and metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counters {
+    /// Frames and bodies that weren't well formed.
+    pub(crate) malformed: u64,
+    /// Frames of kinds this version doesn't know.
+    pub(crate) unknown_kinds: u64,
+    /// Answers nobody waited for.
+    pub(crate) unexpected_answers: u64,
+    /// Frames refused because the peer sent too many.
+    pub(crate) rate_limited: u64,
+}
+
+/// News of the node's own tasks.
+#[derive(Debug)]
+pub(crate) enum Internal {
+    /// A call's media engine.
+    Media(crate::calls::MediaNews),
+    /// A push service answered the gateway.
+    PushService(crate::roles::gateway::ServiceAnswer),
+    /// The local push service took a message for this device, still encrypted.
+    PushReceived(Vec<u8>),
+}
+
+/// All state of a running node.
+pub(crate) struct EventLoop {
+    pub(crate) swarm: Swarm<Behaviour>,
+    pub(crate) commands: CommandReceiver,
+    pub(crate) events: EventSender,
+    pub(crate) internal: mpsc::Receiver<Internal>,
+    pub(crate) internal_sender: mpsc::Sender<Internal>,
+    pub(crate) store: Arc<Store>,
+    pub(crate) settings: Settings,
+    pub(crate) identity: OwnIdentity,
+    pub(crate) labels: Labels,
+    pub(crate) trust: TrustStore,
+    pub(crate) clock: ClockEstimator,
+    pub(crate) clock_source: ClockSource,
+    pub(crate) rng: StdRng,
+    pub(crate) peers: Peers,
+    pub(crate) rpc: Rpc<Purpose>,
+    pub(crate) failures: VecDeque<(Purpose, Failure)>,
+    pub(crate) counters: Counters,
+    pub(crate) reach: crate::reach::Reach,
+    pub(crate) directory: crate::directory::DirectoryState,
+    pub(crate) enrolment: crate::enrolment::EnrolmentState,
+    pub(crate) messages: crate::messages::MessagesState,
+    pub(crate) calls: crate::calls::CallsState,
+    pub(crate) push: crate::push::PushState,
+    pub(crate) authority: Option<crate::roles::authority::Authority>,
+    pub(crate) gateway: Option<crate::roles::gateway::Gateway>,
+    pub(crate) started: Instant,
+    pub(crate) started_at: UnixTime,
+    pub(crate) suspended_since: Option<Instant>,
+    pub(crate) ready: bool,
+    pub(crate) hello_refreshed: Instant,
+}
+
+impl EventLoop {
+    /// Runs until asked to shut down or all handles are gone.
+    pub(crate) async fn run(mut self) {
+        self.start();
+        loop {
+            self.drain();
+            if self.suspended_since.is_some() {
+                if self.sleep_step().await.is_break() {
+                    break;
+                }
+                continue;
+            }
+            let wake_at = tokio::time::Instant::from_std(self.next_wake());
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(Command::Shutdown(reply)) => {
+                        self.farewell().await;
+                        reply.send(Ok(()));
+                        break;
+                    }
+                    Some(command) => self.handle_command(command),
+                    None => {
+                        self.farewell().await;
+                        break;
+                    }
+                },
+                Some(news) = self.internal.recv() => self.handle_internal(news),
+                () = tokio::time::sleep_until(wake_at) => self.handle_timers(),
+                event = futures::StreamExt::select_next_some(&mut self.swarm) => self.handle_swarm(event),
+            }
+        }
+        info!("event loop ended");
+    }
+
+    /// One step of a suspended node: commands and the push receiver only.
+    async fn sleep_step(&mut self) -> std::ops::ControlFlow<()> {
+        tokio::select! {
+            biased;
+            command = self.commands.recv() => match command {
+                Some(Command::Shutdown(reply)) => {
+                    reply.send(Ok(()));
+                    return std::ops::ControlFlow::Break(());
+                }
+                Some(command) => self.handle_command_asleep(command),
+                None => return std::ops::ControlFlow::Break(()),
+            },
+            Some(news) = self.internal.recv() => {
+                if let Internal::PushReceived(body) = news {
+                    self.handle_push_received(&body);
+                }
+            }
+        }
+        std::ops::ControlFlow::Continue(())
+    }
+
+    /// Says goodbye and lets the frames leave.
+    async fn farewell(&mut self) {
+        self.events.send(Event::Stopping {});
+        self.end_all_calls();
+        self.say_goodbye();
+        let deadline = tokio::time::Instant::now() + FAREWELL;
+        while tokio::time::timeout_at(deadline, futures::StreamExt::next(&mut self.swarm)).await.is_ok() {}
+        self.flush_directory();
+    }
+
+    /// Our time, uncorrected.
+    pub(crate) fn raw_unix(&self) -> UnixTime {
+        self.clock_source.raw_unix()
+    }
+
+    /// Our time, corrected by what peers' clocks say.
+    pub(crate) fn now(&self) -> Now {
+        Now { instant: Instant::now(), unix: self.clock.correct(self.raw_unix()) }
+    }
+
+    /// 32 random bytes.
+    pub(crate) fn random<const N: usize>(&mut self) -> [u8; N] {
+        use rand::Rng;
+        let mut bytes = [0; N];
+        self.rng.fill_bytes(&mut bytes);
+        bytes
+    }
+
+    /// A generator for this node, seeded by the operating system.
+    pub(crate) fn fresh_rng() -> StdRng {
+        let mut seed = [0; 32];
+        // Without the system's randomness no key could have been made either; an all-zero seed is never used for keys.
+        if getrandom::fill(&mut seed).is_err() {
+            tracing::error!("the operating system gives no random bytes");
+        }
+        StdRng::from_seed(seed)
+    }
+
+    fn start(&mut self) {
+        self.refresh_hello();
+        self.directory_start();
+        self.messages_start();
+        self.gateway_start();
+        self.check_ready();
+    }
+
+    /// Settles what the last event left: failed requests, then what the directory wants sent.
+    fn drain(&mut self) {
+        // Handling a failure can make new ones; each round works off what is there, and a peer can't make rounds of its own.
+        for _ in 0..64 {
+            let Some((purpose, failure)) = self.failures.pop_front() else { break };
+            self.handle_failure(purpose, failure);
+        }
+        self.drive_directory();
+    }
+
+    fn next_wake(&self) -> Instant {
+        let mut wake = Instant::now() + TICK;
+        for deadline in [self.rpc.next_deadline(), self.directory.machine.poll_timeout(), self.calls.next_deadline()] {
+            if let Some(deadline) = deadline {
+                wake = wake.min(deadline);
+            }
+        }
+        wake
+    }
+
+    fn handle_timers(&mut self) {
+        let now = self.now();
+        while let Some(purpose) = self.rpc.poll_expired(now.instant) {
+            self.failures.push_back((purpose, Failure::Timeout));
+        }
+        if self.directory.machine.poll_timeout().is_some_and(|at| at <= now.instant) {
+            self.directory.machine.handle_timeout(now, &self.trust);
+        }
+        if now.instant.saturating_duration_since(self.hello_refreshed) > HELLO_REFRESH {
+            self.refresh_hello_clock();
+        }
+        self.reach_tick(now);
+        self.directory_tick(now);
+        self.enrolment_tick(now);
+        self.messages_tick(now);
+        self.calls_tick(now);
+        self.push_tick(now);
+        self.gateway_tick(now);
+    }
+
+    fn handle_internal(&mut self, news: Internal) {
+        match news {
+            Internal::Media(news) => self.handle_media(news),
+            Internal::PushService(answer) => self.handle_service_answer(answer),
+            Internal::PushReceived(body) => self.handle_push_received(&body),
+        }
+    }
+
+    /// What is possible while suspended: looking, waking and registering for push; the rest has to wait for the wake.
+    fn handle_command_asleep(&mut self, command: Command) {
+        match command {
+            Command::Wake { payload, reply } => self.handle_wake(payload, reply),
+            Command::Suspend { options, reply } => self.handle_suspend(options, reply),
+            Command::Status(reply) => reply.send(Ok(self.status())),
+            Command::CallList(reply) => reply.send(Ok(self.call_list())),
+            Command::PushList(reply) => reply.send(Ok(self.push_list())),
+            Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
+            other => refuse_asleep(other),
+        }
+    }
+
+    fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Status(reply) => reply.send(Ok(self.status())),
+            Command::Peers(reply) => reply.send(Ok(self.peer_list())),
+            Command::Doctor(reply) => reply.send(Ok(self.diagnose())),
+            Command::Why { user, reply } => self.handle_why(&user, reply),
+            Command::Resolve { user, options, reply } => self.handle_resolve(&user, options, reply),
+            Command::MessageSend { to, text, reply } => self.handle_message_send(&to, text, reply),
+            Command::MessageWait { id, reply } => self.handle_message_wait(&id, reply),
+            Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
+            Command::CallDial { options, reply } => self.handle_dial(options, reply),
+            Command::CallList(reply) => reply.send(Ok(self.call_list())),
+            Command::CallAnswer { call_id, options, reply } => self.handle_call_answer(&call_id, options, reply),
+            Command::CallDecline { call_id, reply } => self.handle_call_decline(&call_id, reply),
+            Command::CallHangup { call_id, reply } => self.handle_call_hangup(&call_id, reply),
+            Command::PushRegister { target, reply } => self.handle_push_register(target, reply),
+            Command::PushList(reply) => reply.send(Ok(self.push_list())),
+            Command::Suspend { options, reply } => self.handle_suspend(options, reply),
+            Command::Wake { payload, reply } => self.handle_wake(payload, reply),
+            Command::Enrol { options, reply } => self.handle_enrol(options, reply),
+            Command::AuthorityShow(reply) => reply.send(self.authority_show()),
+            Command::AuthorityInvite { options, reply } => reply.send(self.authority_invite(options)),
+            Command::AuthorityRevoke { user, reply } => {
+                let answer = self.authority_revoke(&user);
+                reply.send(answer);
+            }
+            Command::AuthorityLog(reply) => reply.send(self.authority_log()),
+            Command::Shutdown(reply) => reply.send(Ok(())),
+        }
+    }
+
+    /// An answer, to the capability that asked.
+    pub(crate) fn handle_answer(&mut self, peer: PeerId, purpose: Purpose, frame: &Frame, rtt: Duration) {
+        match purpose {
+            Purpose::Directory(request) => self.directory_answer(peer, request, frame, rtt),
+            Purpose::Message(delivery) => self.message_answer(delivery, frame),
+            Purpose::Invite(target) => self.invite_answer(target, frame),
+            Purpose::Signal(target) => self.signal_answer(target, frame),
+            Purpose::Enrol(asking) => self.enrol_answer(*asking, frame),
+            Purpose::PushRegister(registering) => self.push_register_answer(peer, *registering, frame),
+            Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
+            Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
+        }
+    }
+
+    fn handle_failure(&mut self, purpose: Purpose, failure: Failure) {
+        match purpose {
+            Purpose::Directory(request) => self.directory_failure(request, failure),
+            Purpose::Message(delivery) => self.message_failure(delivery, failure),
+            Purpose::Invite(target) => self.invite_failure(target, failure),
+            Purpose::Signal(target) => self.signal_failure(target, failure),
+            Purpose::Enrol(asking) => self.enrol_failure(*asking, failure),
+            Purpose::PushRegister(registering) => self.push_register_failure(*registering, failure),
+            Purpose::PushSend(sending) => self.push_send_failure(sending, failure),
+            Purpose::PushDeliver(delivering) => self.push_deliver_failure(delivering, failure),
+        }
+    }
+
+    fn handle_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
+        match event {
+            SwarmEvent::Behaviour(event) => self.handle_behaviour(event),
+            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+                self.note_address(peer_id, endpoint.get_remote_address().clone());
+            }
+            SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
+                self.forget_address(&peer_id);
+                self.reach_connection_closed(peer_id);
+            }
+            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+                debug!(%peer, %error, "dial failed");
+                if !self.swarm.is_connected(&peer) {
+                    self.fail_peer(&peer, Failure::Unreachable);
+                }
+                self.directory_dial_failed(&peer);
+            }
+            SwarmEvent::NewListenAddr { listener_id, address } => self.reach_new_listen_address(listener_id, address),
+            SwarmEvent::ExpiredListenAddr { listener_id, address } => self.reach_expired_listen_address(listener_id, &address),
+            SwarmEvent::ListenerClosed { listener_id, reason, .. } => self.reach_listener_closed(listener_id, reason.err()),
+            SwarmEvent::ExternalAddrConfirmed { address } => self.reach_external(address, true),
+            SwarmEvent::ExternalAddrExpired { address } => self.reach_external(address, false),
+            _ => {}
+        }
+    }
+
+    fn handle_behaviour(&mut self, event: BehaviourEvent) {
+        match event {
+            BehaviourEvent::Streams(event) => self.handle_stream(event),
+            BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => self.handle_identify(peer_id, info),
+            BehaviourEvent::Ping(ping::Event { peer, result: Ok(rtt), .. }) => {
+                if let Some(known) = self.peers.get_mut(&peer) {
+                    known.rtt = Some(rtt);
+                    let device = known.device;
+                    self.directory.machine.peer_rtt(device, rtt);
+                }
+            }
+            BehaviourEvent::RelayClient(relay::client::Event::ReservationReqAccepted { relay_peer_id, .. }) => {
+                self.reach_reservation_accepted(relay_peer_id);
+            }
+            BehaviourEvent::AutonatClient(autonat::v2::client::Event { tested_addr, server, result, .. }) => {
+                self.reach_dialled_back(tested_addr, server, result.is_ok());
+            }
+            BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.reach_found_nearby(found),
+            _ => {}
+        }
+    }
+
+    fn handle_stream(&mut self, event: streams::Event) {
+        match event {
+            streams::Event::Connected { peer, relayed, first, .. } => self.handle_connected(peer, relayed, first),
+            streams::Event::Hello { peer, bytes, .. } => self.handle_hello(peer, &bytes),
+            streams::Event::Frame { peer, connection, bytes } => self.handle_frame(peer, connection, &bytes),
+            streams::Event::Failed { peer, error, .. } => {
+                debug!(%peer, %error, "stream failed");
+                let failure = match error {
+                    streams::StreamError::Unsupported => Failure::Unsupported,
+                    _ => Failure::Disconnected,
+                };
+                self.fail_peer(&peer, failure);
+            }
+            streams::Event::Closed { peer, last, .. } => self.handle_closed(peer, last),
+        }
+    }
+
+    fn handle_identify(&mut self, peer: PeerId, info: identify::Info) {
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.agent = Some(info.agent_version.chars().take(64).collect());
+        }
+        self.reach_identified(peer, &info);
+    }
+
+    /// Tells the user when the clock turns out to be wrong, or right again.
+    pub(crate) fn clock_changed(&mut self, offset_before: i64) {
+        let offset = self.clock.offset_secs();
+        if offset == offset_before {
+            return;
+        }
+        debug!(offset, "clock offset estimated");
+        if offset.abs() >= CLOCK_WARN_SECS && (offset - offset_before).abs() >= CLOCK_WARN_SECS {
+            let direction = if offset > 0 { "behind" } else { "ahead" };
+            let detail = format!("this machine's clock is {} s {direction} of its peers'; corrected here, but set it right", offset.abs());
+            self.events.send(Event::Warning { code: "clock-offset".into(), detail });
+            // What was signed by the wrong clock is signed again by the corrected one.
+            self.publish_soon();
+        }
+    }
+
+    fn refresh_hello_clock(&mut self) {
+        self.hello_refreshed = Instant::now();
+        self.set_hello_bytes();
+    }
+
+    /// The network group of a peer's address, for caps per origin; none in a lab, where all are neighbours.
+    pub(crate) fn group_of(&self, peer: &PeerId) -> Option<u64> {
+        if self.settings.lab {
+            return None;
+        }
+        self.peers.get(peer)?.address.as_ref().and_then(address::network_group)
+    }
+}
+
+/// Answers a command that a suspended node can't carry out.
+fn refuse_asleep(command: Command) {
+    use crate::handle::problem::NodeError;
+    fn refuse<T, E: From<NodeError>>(reply: Reply<T, E>) {
+        reply.send(Err(NodeError::Suspended.into()));
+    }
+    match command {
+        Command::Peers(reply) => refuse(reply),
+        Command::Doctor(reply) => refuse(reply),
+        Command::Why { reply, .. } => refuse(reply),
+        Command::Resolve { reply, .. } => refuse(reply),
+        Command::MessageSend { reply, .. } => refuse(reply),
+        Command::MessageWait { reply, .. } => refuse(reply),
+        Command::CallDial { reply, .. } => refuse(reply),
+        Command::CallAnswer { reply, .. } | Command::CallDecline { reply, .. } | Command::CallHangup { reply, .. } => refuse(reply),
+        Command::PushRegister { reply, .. } => refuse(reply),
+        Command::Enrol { reply, .. } => refuse(reply),
+        Command::AuthorityShow(reply) => refuse(reply),
+        Command::AuthorityInvite { reply, .. } => refuse(reply),
+        Command::AuthorityRevoke { reply, .. } => refuse(reply),
+        Command::AuthorityLog(reply) => refuse(reply),
+        Command::Status(_)
+        | Command::CallList(_)
+        | Command::PushList(_)
+        | Command::MessageList { .. }
+        | Command::Suspend { .. }
+        | Command::Wake { .. }
+        | Command::Shutdown(_) => {}
+    }
+}

@@ -1,0 +1,321 @@
+//! The handle to a running node: what an embedder, the local API and the tests talk to.
+//!
+//! A [`Node`] is cheap to clone and owns nothing but the sending half of a bounded channel.
+//! The event loop at the other end owns the swarm and all state; it takes a [`Command`],
+//! does the work, and answers through the [`Reply`] the command carries. What happens
+//! without being asked for arrives as an [`Event`] through [`Node::subscribe`].
+//!
+//! [`channel`] makes the three ends: handle, receiver of commands, sender of events.
+//!
+//! Every method may be cancelled by dropping its future. The command may still be carried
+//! out; the exception is [`Calls::dial`](calls::Calls::dial), where dropping the future means
+//! hanging up.
+//!
+//! No locks but the one around the event history, which is never held across an `await`.
+
+use tokio::sync::{mpsc, oneshot};
+
+pub mod authority;
+pub mod calls;
+pub mod directory;
+pub mod events;
+pub mod messages;
+pub mod network;
+pub mod power;
+pub mod problem;
+pub mod push;
+
+use authority::{
+    Authority, AuthorityError, AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus,
+    EnrolError, EnrolOptions, Enrolled, InviteOptions,
+};
+use calls::{AnswerOptions, CallError, CallList, CallOutcome, Calls, DialOptions};
+use directory::{Directory, ResolveError, ResolveOptions, Resolved};
+pub use events::{Event, EventRecord, EventSender, EventStream};
+use messages::{MessageError, MessageList, MessageListOptions, MessageStatus, Messages};
+use network::{Diagnosis, Explanation, NetworkError, PeerList, Status, WhyError};
+use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
+use problem::NodeError;
+use push::{Push, PushError, PushList, PushRegistration, PushTarget};
+
+/// Commands that may wait for the event loop. A full channel makes callers wait, which is the
+/// back-pressure we want: the local API caps its own number of requests.
+const COMMANDS_MAX: usize = 256;
+
+/// A cloneable handle to a running node.
+///
+/// The node keeps running when all handles are gone only if something else keeps its event
+/// loop alive; the loop ends when the last handle is dropped or on [`Node::shutdown`].
+#[derive(Clone, Debug)]
+pub struct Node {
+    commands: mpsc::Sender<Command>,
+    events: EventSender,
+}
+
+/// The event loop's end of the command channel.
+#[derive(Debug)]
+pub struct CommandReceiver(mpsc::Receiver<Command>);
+
+/// Where the event loop puts the answer to one command.
+#[derive(Debug)]
+#[must_use = "a dropped reply tells the caller that the node stopped"]
+pub struct Reply<T, E>(oneshot::Sender<Result<T, E>>);
+
+/// What the event loop can be asked to do. Each variant carries where its answer goes.
+///
+/// Usernames are passed as the user wrote them; the event loop parses them and answers
+/// [`UsernameError`](problem::UsernameError) if it can't.
+#[derive(Debug)]
+#[allow(
+    missing_docs,
+    reason = "each variant is documented at the handle method that sends it"
+)]
+pub enum Command {
+    /// [`Node::status`]
+    Status(Reply<Status, NetworkError>),
+    /// [`Node::peers`]
+    Peers(Reply<PeerList, NetworkError>),
+    /// [`Node::doctor`]
+    Doctor(Reply<Diagnosis, NetworkError>),
+    /// [`Node::why`]
+    Why {
+        user: String,
+        reply: Reply<Explanation, WhyError>,
+    },
+    /// [`Directory::resolve`]
+    Resolve {
+        user: String,
+        options: ResolveOptions,
+        reply: Reply<Resolved, ResolveError>,
+    },
+    /// [`Messages::send`]
+    MessageSend {
+        to: String,
+        text: String,
+        reply: Reply<MessageStatus, MessageError>,
+    },
+    /// [`Messages::wait`]; the caller bounds the time, the loop drops closed replies.
+    MessageWait {
+        id: String,
+        reply: Reply<MessageStatus, MessageError>,
+    },
+    /// [`Messages::list`]
+    MessageList {
+        user: String,
+        options: MessageListOptions,
+        reply: Reply<MessageList, MessageError>,
+    },
+    /// [`Calls::dial`]; answered when the call is over. A closed reply means: hang up.
+    CallDial {
+        options: DialOptions,
+        reply: Reply<CallOutcome, CallError>,
+    },
+    /// [`Calls::list`]
+    CallList(Reply<CallList, CallError>),
+    /// [`Calls::answer`]
+    CallAnswer {
+        call_id: String,
+        options: AnswerOptions,
+        reply: Reply<(), CallError>,
+    },
+    /// [`Calls::decline`]
+    CallDecline {
+        call_id: String,
+        reply: Reply<(), CallError>,
+    },
+    /// [`Calls::hangup`]
+    CallHangup {
+        call_id: String,
+        reply: Reply<(), CallError>,
+    },
+    /// [`Push::register`]
+    PushRegister {
+        target: PushTarget,
+        reply: Reply<PushRegistration, PushError>,
+    },
+    /// [`Push::list`]
+    PushList(Reply<PushList, PushError>),
+    /// [`Node::suspend`]
+    Suspend {
+        options: SuspendOptions,
+        reply: Reply<Suspended, PowerError>,
+    },
+    /// [`Node::wake`]
+    Wake {
+        payload: Option<Vec<u8>>,
+        reply: Reply<WakeOutcome, PowerError>,
+    },
+    /// [`Node::enrol`]
+    Enrol {
+        options: EnrolOptions,
+        reply: Reply<Enrolled, EnrolError>,
+    },
+    /// [`Authority::show`]
+    AuthorityShow(Reply<AuthorityStatus, AuthorityError>),
+    /// [`Authority::invite`]
+    AuthorityInvite {
+        options: InviteOptions,
+        reply: Reply<AuthorityInvite, AuthorityError>,
+    },
+    /// [`Authority::revoke`]
+    AuthorityRevoke {
+        user: String,
+        reply: Reply<AuthorityRevocation, AuthorityError>,
+    },
+    /// [`Authority::log`]
+    AuthorityLog(Reply<AuthorityLog, AuthorityError>),
+    /// [`Node::shutdown`]; answered when goodbyes are said and the store is closed.
+    Shutdown(Reply<(), NodeError>),
+}
+
+/// Makes a handle and the two ends the event loop keeps.
+#[must_use]
+pub fn channel() -> (Node, CommandReceiver, EventSender) {
+    let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+    let events = EventSender::new();
+    let node = Node {
+        commands,
+        events: events.clone(),
+    };
+    (node, CommandReceiver(receiver), events)
+}
+
+impl Node {
+    /// Look-ups of users.
+    #[must_use]
+    pub fn directory(&self) -> Directory<'_> {
+        Directory(self)
+    }
+
+    /// Messages to and from users.
+    #[must_use]
+    pub fn messages(&self) -> Messages<'_> {
+        Messages(self)
+    }
+
+    /// Calls, out and in.
+    #[must_use]
+    pub fn calls(&self) -> Calls<'_> {
+        Calls(self)
+    }
+
+    /// Registrations that let a gateway wake this device.
+    #[must_use]
+    pub fn push(&self) -> Push<'_> {
+        Push(self)
+    }
+
+    /// The authority role; fails with `NotAnAuthority` on other nodes.
+    #[must_use]
+    pub fn authority(&self) -> Authority<'_> {
+        Authority(self)
+    }
+
+    /// Everything that happens from now on. See [`EventStream`] for what a slow reader misses.
+    #[must_use]
+    pub fn subscribe(&self) -> EventStream {
+        self.events.subscribe()
+    }
+
+    /// Everything after the event `last_id`, as far as the bounded history reaches, then what
+    /// happens from now on.
+    #[must_use]
+    pub fn subscribe_after(&self, last_id: u64) -> EventStream {
+        self.events.subscribe_after(last_id)
+    }
+
+    /// Says goodbye to peers, closes the store and ends the event loop.
+    ///
+    /// # Errors
+    /// [`NodeError::Stopped`] if it had ended already.
+    pub async fn shutdown(&self) -> Result<(), NodeError> {
+        self.ask(Command::Shutdown).await
+    }
+
+    /// Whether the event loop has ended.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.commands.is_closed()
+    }
+
+    /// Sends one command and waits for its answer.
+    async fn ask<T, E: From<NodeError>>(
+        &self,
+        command: impl FnOnce(Reply<T, E>) -> Command,
+    ) -> Result<T, E> {
+        let (sender, receiver) = oneshot::channel();
+        let sent = self.commands.send(command(Reply(sender))).await;
+        sent.map_err(|_| NodeError::Stopped)?;
+        receiver.await.map_err(|_| NodeError::Stopped)?
+    }
+}
+
+impl CommandReceiver {
+    /// The next command; `None` when the last handle is gone. Cancel safe.
+    pub async fn recv(&mut self) -> Option<Command> {
+        self.0.recv().await
+    }
+
+    /// Refuses further commands; those already waiting can still be received.
+    pub fn close(&mut self) {
+        self.0.close();
+    }
+}
+
+impl<T, E> Reply<T, E> {
+    /// Answers the caller. One who no longer waits is no error.
+    pub fn send(self, answer: Result<T, E>) {
+        let _gone = self.0.send(answer);
+    }
+
+    /// Whether the caller no longer waits.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// Waits until the caller no longer waits. Cancel safe.
+    pub async fn closed(&mut self) {
+        self.0.closed().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_ended_event_loop_is_told_to_the_caller() {
+        let (node, commands, _events) = channel();
+        drop(commands);
+        assert!(matches!(node.shutdown().await, Err(NodeError::Stopped)));
+        assert!(node.is_stopped());
+    }
+
+    #[tokio::test]
+    async fn a_dropped_reply_is_told_to_the_caller() {
+        let (node, mut commands, _events) = channel();
+        let loop_task = async { drop(commands.recv().await) };
+        let (answer, ()) = tokio::join!(node.status(), loop_task);
+        assert!(matches!(
+            answer,
+            Err(NetworkError::Node(NodeError::Stopped))
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_dial_closes_its_reply() {
+        let (node, mut commands, _events) = channel();
+        let dial = tokio::spawn({
+            let node = node.clone();
+            async move { node.calls().dial(DialOptions::to("bob")).await }
+        });
+        let Some(Command::CallDial { mut reply, .. }) = commands.recv().await else {
+            panic!("expected a dial");
+        };
+        assert!(!reply.is_closed());
+        dial.abort();
+        reply.closed().await;
+        assert!(reply.is_closed());
+    }
+}

@@ -1,0 +1,283 @@
+//! Calls, out and in.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::directory::ResolveError;
+use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
+use super::{Command, Node};
+use crate::timestamp::Timestamp;
+
+/// Calls, out and in; from [`Node::calls`].
+#[derive(Clone, Copy, Debug)]
+pub struct Calls<'a>(pub(super) &'a Node);
+
+/// Whom to call and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DialOptions {
+    /// Whom to call; all of a user's devices ring. At least one.
+    pub users: Vec<String>,
+    /// A WAV file on the node's machine that is sent instead of silence; an absolute path.
+    pub play: Option<PathBuf>,
+    /// A WAV file on the node's machine that receives what is heard; an absolute path.
+    pub record: Option<PathBuf>,
+    /// Hang up so long after the answer. `None`: until somebody hangs up.
+    pub duration_ms: Option<u64>,
+    /// Offer video too.
+    pub video: bool,
+}
+
+impl DialOptions {
+    /// A plain voice call to one user.
+    #[must_use]
+    pub fn to(user: &str) -> Self {
+        Self {
+            users: vec![user.to_owned()],
+            ..Self::default()
+        }
+    }
+}
+
+/// How to answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AnswerOptions {
+    /// A WAV file on the node's machine that is sent instead of silence; an absolute path.
+    pub play: Option<PathBuf>,
+    /// A WAV file on the node's machine that receives what is heard; an absolute path.
+    pub record: Option<PathBuf>,
+}
+
+/// How a call ended. Every field is always present; what does not apply is null.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CallOutcome {
+    /// The call's id.
+    pub call_id: String,
+    /// How it ended.
+    pub outcome: CallResult,
+    /// Why, in words or as a code of the other side.
+    pub reason: Option<String>,
+    /// The peer id of the device that answered.
+    pub answered_by: Option<String>,
+    /// How the media went.
+    pub path: Option<CallPath>,
+    /// From dialling to the first ringing device.
+    pub ring_ms: Option<u64>,
+    /// From the answer to the first media in both directions.
+    pub setup_ms: Option<u64>,
+    /// Round-trip time of the media path.
+    pub rtt_ms: Option<u64>,
+    /// Share of lost packets, 0.0 to 1.0.
+    pub loss: Option<f64>,
+    /// Whether the answering device was woken for this call.
+    pub via_push: bool,
+}
+
+/// How a call ended, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum CallResult {
+    /// It was answered and ended by hanging up.
+    Completed,
+    /// The callee declined.
+    Declined,
+    /// The callee is in another call.
+    Busy,
+    /// It rang and nobody answered.
+    NoAnswer,
+    /// No device of the callee could be reached.
+    Unreachable,
+    /// The caller gave up first.
+    Cancelled,
+    /// Signalling or media failed.
+    Failed,
+}
+
+/// How media goes between the two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum CallPath {
+    /// Straight, without help of address translation.
+    Direct,
+    /// Straight, through holes punched in address translators.
+    Punched,
+    /// Through a relay.
+    Relayed,
+}
+
+/// Where a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum CallState {
+    /// Looking for and inviting the callee's devices.
+    Dialing,
+    /// At least one device rings.
+    Ringing,
+    /// Answered; media is being set up.
+    Connecting,
+    /// Media flows.
+    Active,
+    /// Over.
+    Ended,
+}
+
+/// The calls of this run of the node, oldest first; ended ones stay for a while.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CallList {
+    /// The calls.
+    pub calls: Vec<CallEntry>,
+}
+
+/// One call.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CallEntry {
+    /// The call's id.
+    pub call_id: String,
+    /// The others, `name@authority`.
+    pub users: Vec<String>,
+    /// Whether they called us.
+    pub incoming: bool,
+    /// Where it is.
+    pub state: CallState,
+    /// Whether video is offered.
+    pub video: bool,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// How it ended, once it has.
+    pub outcome: Option<CallOutcome>,
+}
+
+/// Why an operation on calls failed.
+///
+/// A call that is declined, not answered or can't reach anybody is a [`CallOutcome`] and no error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The username can't be understood.
+    #[error(transparent)]
+    Username(#[from] UsernameError),
+    /// The node can't do it now.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The callee was not found.
+    #[error(transparent)]
+    Resolve(ResolveError),
+    /// Nobody to call was named.
+    #[error("nobody to call was named")]
+    NoCallee,
+    /// The caller would call themselves.
+    #[error("can't call yourself")]
+    CallsSelf,
+    /// A WAV file can't be used.
+    #[error("can't use {}: {reason}", path.display())]
+    Audio {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No call has this id.
+    #[error("no call has the id {call_id:?}")]
+    UnknownCall {
+        /// The id.
+        call_id: String,
+    },
+    /// The call's state doesn't allow this.
+    #[error("call {call_id} is {state}; it can't be {action}")]
+    WrongState {
+        /// The call.
+        call_id: String,
+        /// Where it is, in words.
+        state: &'static str,
+        /// What was asked for: `answered`, `declined`.
+        action: &'static str,
+    },
+}
+
+impl From<ResolveError> for CallError {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::Username(error) => Self::Username(error),
+            ResolveError::Node(error) => Self::Node(error),
+            other => Self::Resolve(other),
+        }
+    }
+}
+
+impl Fault for CallError {
+    fn kind(&self) -> ProblemKind {
+        match self {
+            Self::Username(error) => error.kind(),
+            Self::Node(error) => error.kind(),
+            Self::Resolve(error) => error.kind(),
+            Self::NoCallee | Self::CallsSelf | Self::Audio { .. } => ProblemKind::InvalidRequest,
+            Self::UnknownCall { .. } => ProblemKind::NotFound,
+            Self::WrongState { .. } => ProblemKind::Conflict,
+        }
+    }
+}
+
+impl Calls<'_> {
+    /// Calls, and returns when the call is over. Dropping the future hangs up.
+    ///
+    /// Progress arrives as events: `call_ringing`, `call_answered`, `call_ended`.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn dial(&self, options: DialOptions) -> Result<CallOutcome, CallError> {
+        self.0
+            .ask(|reply| Command::CallDial { options, reply })
+            .await
+    }
+
+    /// The calls of this run.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn list(&self) -> Result<CallList, CallError> {
+        self.0.ask(Command::CallList).await
+    }
+
+    /// Answers a ringing call.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn answer(&self, call_id: &str, options: AnswerOptions) -> Result<(), CallError> {
+        let call_id = call_id.to_owned();
+        self.0
+            .ask(|reply| Command::CallAnswer {
+                call_id,
+                options,
+                reply,
+            })
+            .await
+    }
+
+    /// Declines a ringing call; the caller's other targets stop ringing too.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn decline(&self, call_id: &str) -> Result<(), CallError> {
+        let call_id = call_id.to_owned();
+        self.0
+            .ask(|reply| Command::CallDecline { call_id, reply })
+            .await
+    }
+
+    /// Ends a call in any state: cancels one that rings, hangs up one that is answered.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn hangup(&self, call_id: &str) -> Result<(), CallError> {
+        let call_id = call_id.to_owned();
+        self.0
+            .ask(|reply| Command::CallHangup { call_id, reply })
+            .await
+    }
+}

@@ -1,0 +1,440 @@
+//! What happens without being asked for.
+//!
+//! Events are numbered and kept in a bounded history, so that a reader who lost its
+//! connection goes on where it stopped. A slow reader never slows the node down: it is told
+//! how many events it missed.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+
+use super::calls::CallOutcome;
+use super::messages::MessageState;
+use crate::timestamp::Timestamp;
+
+/// Events a reader may be behind before it misses the oldest: a burst of a few seconds.
+const LIVE_MAX: usize = 1_024;
+
+/// Events kept for readers who come back; the oldest is dropped. A text message has at most
+/// some kilobytes, so this stays within a few megabytes.
+const HISTORY_MAX: usize = 1_024;
+
+/// One thing that happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// The node is ready: its record was read back through another node.
+    Ready(Ready),
+    /// A message arrived and is stored.
+    MessageReceived {
+        /// The message's id.
+        message_id: String,
+        /// Who wrote it, `name@authority`.
+        from: String,
+        /// The text.
+        text: String,
+        /// When its writer sent it, by their clock.
+        sent_at: Timestamp,
+    },
+    /// A message of ours got further, or failed.
+    MessageState {
+        /// The message's id.
+        message_id: String,
+        /// Whom it is for, `name@authority`.
+        to: String,
+        /// How far it has come.
+        state: MessageState,
+        /// Why it is no further, if that is known.
+        reason: Option<String>,
+    },
+    /// Somebody calls us.
+    CallIncoming {
+        /// The call.
+        call_id: String,
+        /// Who calls, `name@authority`.
+        from: String,
+        /// Whether they offer video.
+        video: bool,
+        /// Whether this call woke the device.
+        via_push: bool,
+    },
+    /// A device of whom we call rings.
+    CallRinging {
+        /// The call.
+        call_id: String,
+        /// The device's peer id.
+        peer_id: String,
+    },
+    /// The call was answered, by us or by them.
+    CallAnswered {
+        /// The call.
+        call_id: String,
+        /// The peer id of the device that answered.
+        answered_by: String,
+    },
+    /// The call is over.
+    CallEnded(CallOutcome),
+    /// The node fell asleep.
+    Suspended {
+        /// Whether it took leave first.
+        clean: bool,
+    },
+    /// The node is awake again.
+    Woken {
+        /// For how long it slept.
+        suspended_ms: u64,
+        /// Whether a push message woke it.
+        by_push: bool,
+    },
+    /// A push message arrived.
+    PushReceived {
+        /// The channel: `stream`, `webpush`, ..
+        kind: String,
+        /// The call it announces, if any.
+        call_id: Option<String>,
+    },
+    /// A peer connected.
+    PeerUp {
+        /// Its peer id.
+        peer_id: String,
+        /// Its user, if it showed a certificate.
+        username: Option<String>,
+    },
+    /// The last connection to a peer closed.
+    PeerDown {
+        /// Its peer id.
+        peer_id: String,
+        /// Its user, if it showed a certificate.
+        username: Option<String>,
+    },
+    /// A known name came with another identity key: somebody should look.
+    IdentityChanged {
+        /// Whose, `name@authority`.
+        username: String,
+        /// The key known so far.
+        old_identity: String,
+        /// The key seen now.
+        new_identity: String,
+    },
+    /// This home's certificate is new.
+    Enrolled {
+        /// `name@authority`.
+        username: String,
+        /// Until when it is valid.
+        not_after: Timestamp,
+    },
+    /// A newer revocation list arrived.
+    RevocationList {
+        /// The authority's label.
+        authority: String,
+        /// The list's number.
+        number: u64,
+    },
+    /// Something works less well than it could.
+    Warning {
+        /// A stable word: `clock-offset`, `no-peers`, `not-published`, ..
+        code: String,
+        /// What, in words.
+        detail: String,
+    },
+    /// The node is going down.
+    Stopping {},
+    /// The reader was too slow, or came back too late, and missed events.
+    Missed {
+        /// How many of this run's events; 0 when the node was restarted in between.
+        count: u64,
+    },
+}
+
+/// The node is ready; the first line of `halloo run --json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Ready {
+    /// This device's libp2p peer id.
+    pub peer_id: String,
+    /// Multiaddresses it listens on.
+    pub listen: Vec<String>,
+    /// Where its API listens: `unix:PATH` or `IP:PORT`; `None` without one.
+    pub api: Option<String>,
+    /// Roles in force.
+    pub roles: Vec<String>,
+}
+
+impl Event {
+    /// The event's name: the JSON field `event`.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Ready(_) => "ready",
+            Self::MessageReceived { .. } => "message_received",
+            Self::MessageState { .. } => "message_state",
+            Self::CallIncoming { .. } => "call_incoming",
+            Self::CallRinging { .. } => "call_ringing",
+            Self::CallAnswered { .. } => "call_answered",
+            Self::CallEnded(_) => "call_ended",
+            Self::Suspended { .. } => "suspended",
+            Self::Woken { .. } => "woken",
+            Self::PushReceived { .. } => "push_received",
+            Self::PeerUp { .. } => "peer_up",
+            Self::PeerDown { .. } => "peer_down",
+            Self::IdentityChanged { .. } => "identity_changed",
+            Self::Enrolled { .. } => "enrolled",
+            Self::RevocationList { .. } => "revocation_list",
+            Self::Warning { .. } => "warning",
+            Self::Stopping {} => "stopping",
+            Self::Missed { .. } => "missed",
+        }
+    }
+}
+
+/// An event with its number and time.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct EventRecord {
+    /// Grows by one with every event, also over restarts of the node: the first id of a run
+    /// is the time of its start in microseconds.
+    pub id: u64,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What happened.
+    #[serde(flatten)]
+    pub event: Event,
+}
+
+/// The event loop's end: numbers events and hands them to all readers. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct EventSender(Arc<Hub>);
+
+#[derive(Debug)]
+struct Hub {
+    live: broadcast::Sender<EventRecord>,
+    history: Mutex<History>,
+}
+
+#[derive(Debug)]
+struct History {
+    /// The id of this run's first event.
+    first_id: u64,
+    next_id: u64,
+    records: VecDeque<EventRecord>,
+}
+
+/// A reader's end. Ends when the event loop and all handles are gone.
+#[derive(Debug)]
+pub struct EventStream {
+    /// What is to be told before the live events.
+    replay: VecDeque<EventRecord>,
+    live: broadcast::Receiver<EventRecord>,
+    /// The id of the last record given out or skipped.
+    last_id: u64,
+}
+
+impl EventSender {
+    pub(super) fn new() -> Self {
+        let first_id = Timestamp::now().unix_ms().saturating_mul(1_000).max(1);
+        let history = History {
+            first_id,
+            next_id: first_id,
+            records: VecDeque::new(),
+        };
+        let history = Mutex::new(history);
+        Self(Arc::new(Hub {
+            live: broadcast::Sender::new(LIVE_MAX),
+            history,
+        }))
+    }
+
+    /// Numbers an event, remembers it and hands it to all readers. Never waits.
+    pub fn send(&self, event: Event) -> u64 {
+        // A panic while the lock was held can't leave the history half changed.
+        let mut history = self
+            .0
+            .history
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let id = history.next_id;
+        history.next_id += 1;
+        let record = EventRecord {
+            id,
+            at: Timestamp::now(),
+            event,
+        };
+        if history.records.len() == HISTORY_MAX {
+            history.records.pop_front();
+        }
+        history.records.push_back(record.clone());
+        // Sent under the lock, so that readers see ids in order. No reader is no error.
+        let _readers = self.0.live.send(record);
+        id
+    }
+
+    pub(super) fn subscribe(&self) -> EventStream {
+        let history = self
+            .0
+            .history
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let last_id = history.next_id.saturating_sub(1);
+        EventStream {
+            replay: VecDeque::new(),
+            live: self.0.live.subscribe(),
+            last_id,
+        }
+    }
+
+    pub(super) fn subscribe_after(&self, last_id: u64) -> EventStream {
+        let history = self
+            .0
+            .history
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let newest = history.next_id.saturating_sub(1);
+        // An id from the future was never ours; the reader gets what is new from here on.
+        let last_id = last_id.min(newest);
+        let mut replay: VecDeque<_> = history
+            .records
+            .iter()
+            .filter(|record| record.id > last_id)
+            .cloned()
+            .collect();
+        let oldest = replay.front().map_or(history.next_id, |record| record.id);
+        if last_id + 1 < oldest {
+            let count = oldest - history.first_id.max(last_id + 1);
+            replay.push_front(missed_record(oldest - 1, count));
+        }
+        EventStream {
+            replay,
+            live: self.0.live.subscribe(),
+            last_id,
+        }
+    }
+}
+
+fn missed_record(id: u64, count: u64) -> EventRecord {
+    EventRecord {
+        id,
+        at: Timestamp::now(),
+        event: Event::Missed { count },
+    }
+}
+
+impl EventStream {
+    /// The next event; `None` when the node is gone. Cancel safe.
+    ///
+    /// A reader that was too slow gets [`Event::Missed`] and goes on with the oldest event
+    /// still at hand.
+    pub async fn recv(&mut self) -> Option<EventRecord> {
+        if let Some(record) = self.replay.pop_front() {
+            self.last_id = record.id;
+            return Some(record);
+        }
+        loop {
+            match self.live.recv().await {
+                // Told by the replay already.
+                Ok(record) if record.id <= self.last_id => {}
+                Ok(record) => {
+                    self.last_id = record.id;
+                    return Some(record);
+                }
+                Err(RecvError::Lagged(count)) => {
+                    self.last_id = self.last_id.saturating_add(count);
+                    return Some(missed_record(self.last_id, count));
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warning(detail: usize) -> Event {
+        Event::Warning {
+            code: "test".to_owned(),
+            detail: detail.to_string(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_goes_on_where_it_stopped() {
+        let events = EventSender::new();
+        let ids: Vec<_> = (0..3).map(|n| events.send(warning(n))).collect();
+        let mut stream = events.subscribe_after(ids[0]);
+        let fourth = events.send(warning(3));
+        for id in [ids[1], ids[2], fourth] {
+            assert_eq!(stream.recv().await.map(|record| record.id), Some(id));
+        }
+        drop(events);
+        assert_eq!(stream.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_reader_who_comes_back_too_late_is_told() {
+        let events = EventSender::new();
+        let first = events.send(warning(0));
+        for n in 0..HISTORY_MAX + 4 {
+            events.send(warning(n));
+        }
+        let mut stream = events.subscribe_after(first);
+        let record = stream.recv().await.expect("a record");
+        assert_eq!(record.event, Event::Missed { count: 4 });
+        assert_eq!(stream.recv().await.map(|next| next.id), Some(record.id + 1));
+    }
+
+    #[tokio::test]
+    async fn a_reader_from_before_a_restart_is_told() {
+        let events = EventSender::new();
+        events.send(warning(0));
+        let mut stream = events.subscribe_after(17);
+        let record = stream.recv().await.expect("a record");
+        assert_eq!(record.event, Event::Missed { count: 0 });
+        assert!(matches!(
+            stream.recv().await,
+            Some(EventRecord {
+                event: Event::Warning { .. },
+                ..
+            })
+        ));
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_told_how_much_it_missed() {
+        let events = EventSender::new();
+        let mut stream = events.subscribe();
+        for n in 0..LIVE_MAX + 7 {
+            events.send(warning(n));
+        }
+        let record = stream.recv().await.expect("a record");
+        assert_eq!(record.event, Event::Missed { count: 7 });
+        assert_eq!(stream.recv().await.map(|next| next.id), Some(record.id + 1));
+    }
+
+    #[test]
+    fn an_event_is_one_flat_object_with_its_name() {
+        let ready = Ready {
+            peer_id: "12D3".to_owned(),
+            ..Ready::default()
+        };
+        let record = EventRecord {
+            id: 5,
+            at: Timestamp::default(),
+            event: Event::Ready(ready),
+        };
+        let json = serde_json::to_value(&record).expect("serialises");
+        let expected = serde_json::json!({
+            "id": 5, "at": "1970-01-01T00:00:00.000Z", "event": "ready",
+            "peer_id": "12D3", "listen": [], "api": null, "roles": [],
+        });
+        assert_eq!(json, expected);
+        assert_eq!(
+            serde_json::from_value::<EventRecord>(json).expect("parses"),
+            record
+        );
+        assert_eq!(record.event.name(), "ready");
+    }
+}

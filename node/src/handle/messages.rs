@@ -1,0 +1,203 @@
+//! Messages to and from users.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::directory::ResolveError;
+use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
+use super::{Command, Node};
+use crate::timestamp::Timestamp;
+
+/// Messages to and from users; from [`Node::messages`].
+#[derive(Clone, Copy, Debug)]
+pub struct Messages<'a>(pub(super) &'a Node);
+
+/// How far a message has come. States only move forward.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum MessageState {
+    /// Stored in the outbox; survives a crash.
+    Queued,
+    /// Handed to a connection of at least one device.
+    Sent,
+    /// Stored by at least one of the recipient's devices.
+    Delivered,
+    /// Seen by the recipient.
+    Read,
+    /// Given up; [`MessageStatus::reason`] says why.
+    Failed,
+}
+
+/// A message and how far it has come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MessageStatus {
+    /// The message's id, unique per sender.
+    pub id: String,
+    /// How far it has come.
+    pub state: MessageState,
+    /// Why it is no further, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Which part of a conversation to list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MessageListOptions {
+    /// At most so many, the newest; `None` means [`MessageListOptions::LIMIT_DEFAULT`].
+    pub limit: Option<u32>,
+}
+
+impl MessageListOptions {
+    /// How many messages are listed when nothing is said.
+    pub const LIMIT_DEFAULT: u32 = 100;
+    /// How many are listed at most: keeps one answer below a few megabytes.
+    pub const LIMIT_MAX: u32 = 1_000;
+}
+
+/// Part of a conversation, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MessageList {
+    /// The other side, `name@authority`.
+    pub with: String,
+    /// The messages.
+    pub messages: Vec<MessageEntry>,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MessageEntry {
+    /// The message's id.
+    pub id: String,
+    /// Who wrote it, `name@authority`.
+    pub from: String,
+    /// Whom it is for, `name@authority`.
+    pub to: String,
+    /// Whether this user received it (`true`) or wrote it (`false`).
+    pub incoming: bool,
+    /// The text.
+    pub text: String,
+    /// When its writer sent it, by their clock.
+    pub sent_at: Timestamp,
+    /// How far it has come.
+    pub state: MessageState,
+}
+
+/// Why an operation on messages failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The username can't be understood.
+    #[error(transparent)]
+    Username(#[from] UsernameError),
+    /// The node can't do it now.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The recipient was not found.
+    #[error(transparent)]
+    Resolve(ResolveError),
+    /// The text is empty.
+    #[error("the message is empty")]
+    Empty,
+    /// The text is larger than a message may be.
+    #[error("the message has {bytes} bytes, at most {max} are allowed")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// No message has this id.
+    #[error("no message has the id {id:?}")]
+    UnknownMessage {
+        /// The id.
+        id: String,
+    },
+    /// The message was not delivered in time; it stays queued.
+    #[error("message {id} is not delivered after {} ms; it stays in the outbox", limit.as_millis())]
+    TimedOut {
+        /// The message.
+        id: String,
+        /// How long was waited.
+        limit: Duration,
+    },
+}
+
+impl From<ResolveError> for MessageError {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::Username(error) => Self::Username(error),
+            ResolveError::Node(error) => Self::Node(error),
+            other => Self::Resolve(other),
+        }
+    }
+}
+
+impl Fault for MessageError {
+    fn kind(&self) -> ProblemKind {
+        match self {
+            Self::Username(error) => error.kind(),
+            Self::Node(error) => error.kind(),
+            Self::Resolve(error) => error.kind(),
+            Self::Empty => ProblemKind::InvalidRequest,
+            Self::TooLarge { .. } => ProblemKind::TooLarge,
+            Self::UnknownMessage { .. } => ProblemKind::NotFound,
+            Self::TimedOut { .. } => ProblemKind::TimedOut,
+        }
+    }
+}
+
+impl Messages<'_> {
+    /// Queues a message; returns as soon as it is stored, with what is known by then.
+    ///
+    /// # Errors
+    /// See [`MessageError`]. A recipient who is offline is no error.
+    pub async fn send(&self, to: &str, text: &str) -> Result<MessageStatus, MessageError> {
+        let (to, text) = (to.to_owned(), text.to_owned());
+        self.0
+            .ask(|reply| Command::MessageSend { to, text, reply })
+            .await
+    }
+
+    /// Waits until the message is delivered, read or failed, at most `limit`.
+    ///
+    /// # Errors
+    /// [`MessageError::TimedOut`] after `limit`; the message stays queued.
+    pub async fn wait(&self, id: &str, limit: Duration) -> Result<MessageStatus, MessageError> {
+        let wait = self.0.ask(|reply| Command::MessageWait {
+            id: id.to_owned(),
+            reply,
+        });
+        match tokio::time::timeout(limit, wait).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => Err(MessageError::TimedOut {
+                id: id.to_owned(),
+                limit,
+            }),
+        }
+    }
+
+    /// The conversation with a user, oldest first.
+    ///
+    /// # Errors
+    /// See [`MessageError`]. A user without messages gives an empty list.
+    pub async fn list(
+        &self,
+        user: &str,
+        options: MessageListOptions,
+    ) -> Result<MessageList, MessageError> {
+        let user = user.to_owned();
+        self.0
+            .ask(|reply| Command::MessageList {
+                user,
+                options,
+                reply,
+            })
+            .await
+    }
+}

@@ -1,0 +1,244 @@
+//! What runs, whom we know, and what is wrong.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
+use super::{Command, Node};
+use crate::timestamp::Timestamp;
+
+/// What runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// This device's libp2p peer id.
+    pub peer_id: String,
+    /// `name@authority`, once enrolled.
+    pub username: Option<String>,
+    /// The user's identity key, `ed25519:` and base64url; `None` if it isn't on this device.
+    pub identity: Option<String>,
+    /// This device's name.
+    pub device_name: Option<String>,
+    /// The version of the software.
+    pub version: String,
+    /// When the node started.
+    pub started_at: Timestamp,
+    /// For how long it has been running.
+    pub uptime_ms: u64,
+    /// Whether its record was read back through another node.
+    pub ready: bool,
+    /// Whether it is suspended.
+    pub suspended: bool,
+    /// Roles in force: `directory`, `relay`, `gateway`, `authority`.
+    pub roles: Vec<String>,
+    /// Multiaddresses it listens on.
+    pub listen: Vec<String>,
+    /// Multiaddresses others reach it at, as far as is known.
+    pub external: Vec<String>,
+    /// Relays that hold a reservation for it, peer ids.
+    pub relays: Vec<String>,
+    /// Whether it can be reached from outside.
+    pub reachability: NodeReachability,
+    /// Open connections.
+    pub connections: u32,
+    /// Its part in the directory.
+    pub directory: DirectoryStatus,
+    /// The estimated error of this machine's clock: positive when it runs ahead.
+    pub clock_offset_ms: i64,
+    /// Authorities it knows.
+    pub authorities: Vec<KnownAuthority>,
+    /// Messages not yet delivered.
+    pub outbox: u64,
+    /// Whether it runs with `--lab`.
+    pub lab: bool,
+}
+
+/// A node's part in the directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DirectoryStatus {
+    /// Whether it serves records to others.
+    pub server: bool,
+    /// Descriptors in the routing table.
+    pub table: u32,
+    /// Records stored for others.
+    pub records: u64,
+    /// Replicas that acknowledged this user's own record last time.
+    pub replicas: u32,
+}
+
+/// An authority this node knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct KnownAuthority {
+    /// This node's label for it.
+    pub name: String,
+    /// Its root key, `ed25519:` and base64url.
+    pub key: String,
+    /// The newest revocation list held; 0 if none.
+    pub revocation_number: u64,
+}
+
+/// Whether a node can be reached from outside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum NodeReachability {
+    /// Not known yet.
+    #[default]
+    Unknown,
+    /// Peers dialled back and got through.
+    Public,
+    /// Only through relays.
+    Relayed,
+    /// Not at all: no relay holds a reservation.
+    Private,
+}
+
+/// Whom we know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PeerList {
+    /// The peers, connected ones first.
+    pub peers: Vec<PeerEntry>,
+}
+
+/// One peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PeerEntry {
+    /// Its libp2p peer id.
+    pub peer_id: String,
+    /// Its user, if it showed a certificate.
+    pub username: Option<String>,
+    /// Multiaddresses known for it; the one in use first.
+    pub addresses: Vec<String>,
+    /// Whether a connection is open.
+    pub connected: bool,
+    /// Whether that connection goes through a relay.
+    pub relayed: bool,
+    /// Round-trip time, if measured.
+    pub rtt_ms: Option<u64>,
+    /// Roles it announces.
+    pub roles: Vec<String>,
+    /// Its software, as it says.
+    pub agent: Option<String>,
+}
+
+/// What is wrong with my connectivity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Diagnosis {
+    /// Whether nothing failed; warnings don't count.
+    pub ok: bool,
+    /// One check after another, in the order of their dependence.
+    pub checks: Vec<Check>,
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Check {
+    /// What was looked at, as a stable word: `clock`, `listen`, `peers`, `record`, ..
+    pub name: String,
+    /// What was found.
+    pub result: CheckResult,
+    /// What was found, in words.
+    pub detail: String,
+    /// What to do about it, if something is to be done.
+    pub advice: Option<String>,
+}
+
+/// What a check found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum CheckResult {
+    /// All is well.
+    Ok,
+    /// It works, less well than it could.
+    Warning,
+    /// It doesn't work.
+    Failed,
+    /// It could not be looked at, because something before it failed.
+    Skipped,
+}
+
+/// Why a user can or can't be reached.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Explanation {
+    /// Whom it is about, `name@authority`.
+    pub username: String,
+    /// Whether at least one device can be reached now, by waking it if need be.
+    pub reachable: bool,
+    /// The answer in one sentence.
+    pub summary: String,
+    /// What was tried, stage by stage.
+    pub checks: Vec<Check>,
+}
+
+/// Why the node's state can't be told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NetworkError {
+    /// The node can't do it now.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+impl Fault for NetworkError {
+    fn kind(&self) -> ProblemKind {
+        match self {
+            Self::Node(error) => error.kind(),
+        }
+    }
+}
+
+/// Why [`Node::why`] has no explanation.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WhyError {
+    /// The username can't be understood.
+    #[error(transparent)]
+    Username(#[from] UsernameError),
+    /// The node can't do it now.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+impl Fault for WhyError {
+    fn kind(&self) -> ProblemKind {
+        match self {
+            Self::Username(error) => error.kind(),
+            Self::Node(error) => error.kind(),
+        }
+    }
+}
+
+impl Node {
+    /// What runs.
+    ///
+    /// # Errors
+    /// See [`NetworkError`].
+    pub async fn status(&self) -> Result<Status, NetworkError> {
+        self.ask(Command::Status).await
+    }
+
+    /// Whom we know.
+    ///
+    /// # Errors
+    /// See [`NetworkError`].
+    pub async fn peers(&self) -> Result<PeerList, NetworkError> {
+        self.ask(Command::Peers).await
+    }
+
+    /// What is wrong with this node's connectivity.
+    ///
+    /// # Errors
+    /// See [`NetworkError`].
+    pub async fn doctor(&self) -> Result<Diagnosis, NetworkError> {
+        self.ask(Command::Doctor).await
+    }
+
+    /// Why a user can't be reached.
+    ///
+    /// # Errors
+    /// See [`WhyError`].
+    pub async fn why(&self, user: &str) -> Result<Explanation, WhyError> {
+        let user = user.to_owned();
+        self.ask(|reply| Command::Why { user, reply }).await
+    }
+}

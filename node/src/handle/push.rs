@@ -1,0 +1,140 @@
+//! Registrations that let a gateway wake this device.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::problem::{Fault, NodeError, ProblemKind};
+use super::{Command, Node};
+use crate::timestamp::Timestamp;
+
+/// Push registrations; from [`Node::push`].
+#[derive(Clone, Copy, Debug)]
+pub struct Push<'a>(pub(super) &'a Node);
+
+/// What to register: the channel, and through which gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PushTarget {
+    /// How the gateway reaches the sleeping device.
+    pub channel: PushChannel,
+    /// The gateway's peer id or multiaddress; `None`: the one this node prefers.
+    #[serde(default)]
+    pub gateway: Option<String>,
+}
+
+/// How a gateway reaches a sleeping device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum PushChannel {
+    /// A thin connection to the gateway that stays open while the rest sleeps.
+    Stream {},
+    /// Web Push (RFC 8030) with message encryption (RFC 8291), as browsers and
+    /// UnifiedPush distributors offer it.
+    Webpush {
+        /// The push resource's URL.
+        endpoint: String,
+        /// The receiver's P-256 public key, uncompressed, base64url.
+        p256dh: String,
+        /// The 16-byte authentication secret, base64url.
+        auth: String,
+    },
+}
+
+impl PushChannel {
+    /// The channel's name, as the command line and JSON write it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Stream {} => "stream",
+            Self::Webpush { .. } => "webpush",
+        }
+    }
+}
+
+/// A registration a gateway accepted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PushRegistration {
+    /// Its id at the gateway.
+    pub id: String,
+    /// The channel: `stream`, `webpush`, ..
+    pub kind: String,
+    /// The gateway's peer id.
+    pub gateway: String,
+    /// When it was made.
+    pub registered_at: Timestamp,
+    /// Until when the gateway keeps it, if it said so.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// This device's registrations.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PushList {
+    /// The registrations.
+    pub registrations: Vec<PushRegistration>,
+}
+
+/// Why an operation on push registrations failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PushError {
+    /// The node can't do it now.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The channel's parameters can't be used.
+    #[error("invalid {field}: {reason}")]
+    InvalidChannel {
+        /// Which parameter.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No gateway is known.
+    #[error("no gateway is known; give one with --gateway")]
+    NoGateway,
+    /// The gateway can't be reached.
+    #[error("gateway {gateway} is not reachable")]
+    GatewayUnreachable {
+        /// The gateway.
+        gateway: String,
+    },
+    /// The gateway refused.
+    #[error("gateway {gateway} refused the registration: {reason}")]
+    Refused {
+        /// The gateway.
+        gateway: String,
+        /// What it said.
+        reason: String,
+    },
+}
+
+impl Fault for PushError {
+    fn kind(&self) -> ProblemKind {
+        match self {
+            Self::Node(error) => error.kind(),
+            Self::InvalidChannel { .. } => ProblemKind::InvalidRequest,
+            Self::NoGateway | Self::GatewayUnreachable { .. } => ProblemKind::Unreachable,
+            Self::Refused { .. } => ProblemKind::Refused,
+        }
+    }
+}
+
+impl Push<'_> {
+    /// Registers a channel at a gateway, so that it can wake this device.
+    ///
+    /// # Errors
+    /// See [`PushError`].
+    pub async fn register(&self, target: PushTarget) -> Result<PushRegistration, PushError> {
+        self.0
+            .ask(|reply| Command::PushRegister { target, reply })
+            .await
+    }
+
+    /// This device's registrations.
+    ///
+    /// # Errors
+    /// See [`PushError`].
+    pub async fn list(&self) -> Result<PushList, PushError> {
+        self.0.ask(Command::PushList).await
+    }
+}

@@ -1,0 +1,518 @@
+//! Peers: who is connected, who they proved to be, and getting frames to them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use halloo_protocol::identity::VerifiedChain;
+use halloo_protocol::key::DeviceKey;
+use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
+use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
+use libp2p::swarm::ConnectionId;
+use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
+use libp2p::{Multiaddr, PeerId};
+use tracing::{debug, trace};
+
+use crate::address;
+use crate::event_loop::EventLoop;
+use crate::handle::Event;
+use crate::rpc::Failure;
+
+/// Requests a peer may make at once, and per second over time. A busy directory server's neighbour makes a few
+/// per second; beyond this a peer is told [`FrameKind::BUSY`].
+const REQUEST_BURST: f64 = 400.0;
+const REQUESTS_PER_SEC: f64 = 100.0;
+
+/// Peers whose false place is remembered, so that they aren't asked again at once.
+const OFFENDERS_MAX: usize = 1_024;
+
+/// What a request was for: where its answer goes.
+#[derive(Debug)]
+pub(crate) enum Purpose {
+    /// A question of the directory's state machine.
+    Directory(halloo_protocol::kademlia::RequestId),
+    /// A message to a device.
+    Message(crate::messages::Delivery),
+    /// An invite to a device.
+    Invite(crate::calls::InviteTarget),
+    /// A call signal to a device.
+    Signal(crate::calls::SignalTarget),
+    /// Asking an authority for a name or a renewal.
+    Enrol(Box<crate::enrolment::Asking>),
+    /// Registering at a gateway.
+    PushRegister(Box<crate::push::Registering>),
+    /// Handing a push to a gateway.
+    PushSend(crate::push::Sending),
+    /// A gateway's delivery over a device's stream.
+    PushDeliver(crate::push::Delivering),
+}
+
+/// Requests of one peer, refilled over time.
+#[derive(Debug)]
+struct Bucket {
+    tokens: f64,
+    filled_at: Instant,
+}
+
+impl Bucket {
+    const fn new(now: Instant) -> Self {
+        Self { tokens: REQUEST_BURST, filled_at: now }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let refill = now.saturating_duration_since(self.filled_at).as_secs_f64() * REQUESTS_PER_SEC;
+        self.tokens = (self.tokens + refill).min(REQUEST_BURST);
+        self.filled_at = now;
+        if self.tokens < 1.0 {
+            return false;
+        }
+        self.tokens -= 1.0;
+        true
+    }
+}
+
+/// A connected peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Its device key.
+    pub(crate) device: DeviceKey,
+    /// Who it proved to be; `None` before its hello, or without a chain we believe.
+    pub(crate) chain: Option<VerifiedChain>,
+    /// Why its chain isn't believed.
+    pub(crate) chain_error: Option<String>,
+    /// What it serves, by its own word.
+    pub(crate) descriptor: Option<Descriptor>,
+    /// Whether its hello was seen.
+    pub(crate) greeted: bool,
+    /// Its software.
+    pub(crate) agent: Option<String>,
+    /// Round-trip time by ping.
+    pub(crate) rtt: Option<Duration>,
+    /// The address in use.
+    pub(crate) address: Option<Multiaddr>,
+    /// Whether it is connected through a relay only.
+    pub(crate) relayed: bool,
+    bucket: Bucket,
+}
+
+/// All connected peers.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    connected: HashMap<PeerId, Peer>,
+    /// Remote addresses of connections whose stream event is still to come.
+    addresses: HashMap<PeerId, Multiaddr>,
+    offenders: BTreeSet<DeviceKey>,
+}
+
+impl Peers {
+    pub(crate) fn get(&self, peer: &PeerId) -> Option<&Peer> {
+        self.connected.get(peer)
+    }
+
+    pub(crate) fn get_mut(&mut self, peer: &PeerId) -> Option<&mut Peer> {
+        self.connected.get_mut(peer)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&PeerId, &Peer)> {
+        self.connected.iter()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.connected.len()
+    }
+
+    /// The connected peers that serve all of `roles`, by their own word and with a chain we believe.
+    pub(crate) fn with_roles(&self, roles: Roles) -> impl Iterator<Item = (&PeerId, &Peer)> {
+        self.connected
+            .iter()
+            .filter(move |(_, peer)| peer.chain.is_some() && peer.descriptor.as_ref().is_some_and(|d| d.roles.contains(roles)))
+    }
+
+    fn note_offender(&mut self, device: DeviceKey) {
+        if self.offenders.len() >= OFFENDERS_MAX {
+            self.offenders.pop_first();
+        }
+        self.offenders.insert(device);
+    }
+}
+
+/// Whom to reach and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    /// The device.
+    pub(crate) peer: PeerId,
+    /// Its addresses, direct and through relays; libp2p dials several at once and keeps the first that answers.
+    pub(crate) addresses: Vec<Multiaddr>,
+}
+
+impl Target {
+    /// A node known by its descriptor.
+    pub(crate) fn of_descriptor(descriptor: &Descriptor) -> Option<Self> {
+        let peer = address::peer_id(&descriptor.device)?;
+        Some(Self { peer, addresses: descriptor.addresses.iter().filter_map(address::from_wire).collect() })
+    }
+
+    /// A peer that is connected already.
+    pub(crate) const fn connected(peer: PeerId) -> Self {
+        Self { peer, addresses: Vec::new() }
+    }
+}
+
+impl EventLoop {
+    /// Asks `target` and remembers what for. Without a connection the frame waits while the peer is dialled.
+    pub(crate) fn request<M: Message>(&mut self, target: &Target, message: &M, purpose: Purpose, timeout: Duration) {
+        self.request_encoded(target, M::KIND, wire::encode(message), purpose, timeout);
+    }
+
+    /// [`EventLoop::request`] for a body encoded already.
+    pub(crate) fn request_encoded(&mut self, target: &Target, kind: FrameKind, body: Vec<u8>, purpose: Purpose, timeout: Duration) {
+        let now = Instant::now();
+        let id = match self.rpc.register(target.peer, purpose, timeout, now) {
+            Ok(id) => id,
+            Err(purpose) => return self.failures.push_back((purpose, Failure::Overloaded)),
+        };
+        let frame = Frame { kind, id, body };
+        self.send_or_dial(target, frame, now);
+    }
+
+    /// Tells `target` something that gets no answer. Lost if it can't be reached.
+    pub(crate) fn notify<M: Message>(&mut self, target: &Target, message: &M) {
+        self.send_or_dial(target, Frame::new(0, message), Instant::now());
+    }
+
+    fn send_or_dial(&mut self, target: &Target, frame: Frame, now: Instant) {
+        let peer = target.peer;
+        if peer == *self.swarm.local_peer_id() {
+            self.fail_request(peer, frame.id, Failure::Unreachable, now);
+            return;
+        }
+        if self.swarm.behaviour().streams.is_connected(&peer) {
+            self.send_frame(peer, None, &frame, now);
+            return;
+        }
+        let id = frame.id;
+        if self.rpc.wait_for_connection(peer, frame).is_err() {
+            return self.fail_request(peer, id, Failure::Overloaded, now);
+        }
+        let options = DialOpts::peer_id(peer)
+            .addresses(target.addresses.clone())
+            .extend_addresses_through_behaviour()
+            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .build();
+        match self.swarm.dial(options) {
+            Ok(()) | Err(libp2p::swarm::DialError::DialPeerConditionFalse(_)) => {}
+            Err(error) => {
+                debug!(%peer, %error, "can't dial");
+                self.fail_peer(&peer, Failure::Unreachable);
+            }
+        }
+    }
+
+    fn send_frame(&mut self, peer: PeerId, via: Option<ConnectionId>, frame: &Frame, now: Instant) {
+        let bytes = wire::encode(frame);
+        if let Err(error) = self.swarm.behaviour_mut().streams.send(peer, via, bytes) {
+            debug!(%peer, %error, "frame not sent");
+            if frame.kind.is_request() {
+                self.fail_request(peer, frame.id, Failure::Disconnected, now);
+            }
+        }
+    }
+
+    /// Answers a request on the connection it came over.
+    pub(crate) fn answer<M: Message>(&mut self, peer: PeerId, via: ConnectionId, id: u32, message: &M) {
+        self.send_frame(peer, Some(via), &Frame::new(id, message), Instant::now());
+    }
+
+    /// Answers with a body encoded already.
+    pub(crate) fn answer_encoded(&mut self, peer: PeerId, via: ConnectionId, id: u32, kind: FrameKind, body: Vec<u8>) {
+        self.send_frame(peer, Some(via), &Frame { kind, id, body }, Instant::now());
+    }
+
+    fn fail_request(&mut self, peer: PeerId, id: u32, failure: Failure, now: Instant) {
+        if let Some((purpose, _)) = self.rpc.take(peer, id, now) {
+            self.failures.push_back((purpose, failure));
+        }
+    }
+
+    /// Ends everything asked of a peer that can't be reached.
+    pub(crate) fn fail_peer(&mut self, peer: &PeerId, failure: Failure) {
+        for purpose in self.rpc.disconnected(peer) {
+            self.failures.push_back((purpose, failure));
+        }
+    }
+
+    pub(crate) fn note_address(&mut self, peer: PeerId, address: Multiaddr) {
+        match self.peers.get_mut(&peer) {
+            Some(known) if !address::is_circuit(&address) || known.address.is_none() => known.address = Some(address),
+            Some(_) => {}
+            None => {
+                self.peers.addresses.insert(peer, address);
+            }
+        }
+    }
+
+    pub(crate) fn forget_address(&mut self, peer: &PeerId) {
+        self.peers.addresses.remove(peer);
+    }
+
+    pub(crate) fn handle_connected(&mut self, peer: PeerId, relayed: bool, first: bool) {
+        let Some(device) = address::device_key(&peer) else {
+            // Peers with other keys than Ed25519 can have no certificate; they may use the relay, nothing else.
+            return;
+        };
+        let address = self.peers.addresses.remove(&peer);
+        if first {
+            let entry = Peer {
+                device,
+                chain: None,
+                chain_error: None,
+                descriptor: None,
+                greeted: false,
+                agent: None,
+                rtt: None,
+                address,
+                relayed,
+                bucket: Bucket::new(Instant::now()),
+            };
+            self.peers.connected.insert(peer, entry);
+        } else if let Some(known) = self.peers.connected.get_mut(&peer) {
+            known.relayed &= relayed;
+        }
+        for frame in self.rpc.connected(&peer) {
+            self.send_frame(peer, None, &frame, Instant::now());
+        }
+        self.directory_connected(peer);
+    }
+
+    pub(crate) fn handle_closed(&mut self, peer: PeerId, last: bool) {
+        if !last {
+            let relayed = !self.swarm.behaviour().streams.is_direct(&peer);
+            if let Some(known) = self.peers.connected.get_mut(&peer) {
+                known.relayed = relayed;
+            }
+            return;
+        }
+        self.fail_peer(&peer, Failure::Disconnected);
+        if let Some(gone) = self.peers.connected.remove(&peer) {
+            self.directory_disconnected(&gone, false);
+            self.gateway_stream_closed(&gone.device);
+            let username = gone.chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
+            self.events.send(Event::PeerDown { peer_id: peer.to_string(), username });
+        }
+    }
+
+    /// The first frame of a stream, or a newer hello later on.
+    pub(crate) fn handle_hello(&mut self, peer: PeerId, bytes: &[u8]) {
+        let hello = wire::decode::<Frame>(bytes, wire::FRAME_BYTES_MAX).and_then(|frame| frame.parse::<Hello>());
+        let hello = hello.and_then(|hello| hello.check().map(|()| hello));
+        match hello {
+            Ok(hello) => self.take_hello(peer, hello),
+            Err(error) => {
+                self.counters.malformed += 1;
+                debug!(%peer, %error, "hello refused");
+            }
+        }
+    }
+
+    fn take_hello(&mut self, peer: PeerId, hello: Hello) {
+        let now = self.now();
+        let raw = self.raw_unix();
+        let Some(known) = self.peers.connected.get_mut(&peer) else { return };
+        let device = known.device;
+        let first = !known.greeted;
+        known.greeted = true;
+        let verified = hello.chain.as_ref().map(|chain| chain.verify(now.unix, &self.trust));
+        let (chain, chain_error) = match verified {
+            Some(Ok(chain)) if chain.device == device => (Some(chain), None),
+            Some(Ok(_)) => (None, Some("the chain is another device's".to_owned())),
+            Some(Err(error)) => (None, Some(error.to_string())),
+            None => (None, None),
+        };
+        if let Some(error) = &chain_error {
+            debug!(%peer, error, "peer's chain isn't believed");
+        }
+        known.chain = chain.clone();
+        known.chain_error = chain_error;
+        known.descriptor = hello.descriptor.filter(|descriptor| descriptor.device == device);
+        let descriptor = known.descriptor.clone();
+        let is_gateway = descriptor.as_ref().is_some_and(|descriptor| descriptor.roles.contains(Roles::GATEWAY));
+        if first {
+            let offset_before = self.clock.offset_secs();
+            self.clock.observe(device, hello.clock, raw, is_gateway && chain.is_some());
+            self.clock_changed(offset_before);
+            let username = chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
+            self.events.send(Event::PeerUp { peer_id: peer.to_string(), username });
+        }
+        self.exchange_revocations(peer, &hello.revocations);
+        self.directory_greeted(peer, chain.as_ref(), descriptor);
+        self.messages_peer_greeted(peer);
+    }
+
+    /// Notes that a peer claims a place its certificate doesn't give.
+    pub(crate) fn note_offender(&mut self, device: DeviceKey) {
+        self.peers.note_offender(device);
+    }
+
+    fn exchange_revocations(&mut self, peer: PeerId, theirs: &[RevocationNumber]) {
+        let ours: Vec<_> = self.trust.authorities().copied().collect();
+        for authority in ours {
+            let known = theirs.iter().find(|number| number.authority == authority).map_or(0, |number| number.number);
+            // A peer that doesn't trust the authority has no use for its list.
+            if !theirs.iter().any(|number| number.authority == authority) {
+                continue;
+            }
+            if let Some(list) = self.trust.revocation_list(&authority)
+                && list.list.unverified().number > known
+            {
+                let notice = RevocationNotice { list: list.clone(), extensions: Extensions::none() };
+                self.notify(&Target::connected(peer), &notice);
+            }
+        }
+    }
+
+    /// Takes over a revocation list from anywhere and, if it was news, passes it on to everybody connected.
+    pub(crate) fn handle_revocation_list(&mut self, list: &halloo_protocol::identity::SignedRevocationList, from: Option<PeerId>) {
+        let authority = list.list.unverified().authority;
+        match self.trust.apply_revocations(list) {
+            Ok(false) => return,
+            Err(error) => {
+                debug!(?from, %error, "revocation list refused");
+                self.counters.malformed += 1;
+                return;
+            }
+            Ok(true) => {}
+        }
+        self.store_revocation_list(list);
+        let number = list.list.unverified().number;
+        self.events.send(Event::RevocationList { authority: self.labels.label_of(&authority), number });
+        let notice = RevocationNotice { list: list.clone(), extensions: Extensions::none() };
+        let others: Vec<PeerId> = self.peers.connected.keys().filter(|peer| Some(**peer) != from).copied().collect();
+        for peer in others {
+            self.notify(&Target::connected(peer), &notice);
+        }
+        self.trust_changed();
+        self.refresh_hello();
+    }
+
+    /// Re-judges every connected peer after a revocation: what was believed may be believed no longer.
+    fn trust_changed(&mut self) {
+        let now = self.now();
+        let revoked: Vec<PeerId> = self
+            .peers
+            .connected
+            .iter()
+            .filter(|(_, peer)| peer.chain.as_ref().is_some_and(|chain| self.trust.is_revoked(&chain.user)))
+            .map(|(peer, _)| *peer)
+            .collect();
+        for peer in revoked {
+            if let Some(known) = self.peers.connected.get_mut(&peer) {
+                known.chain = None;
+                known.chain_error = Some("revoked by its authority".to_owned());
+                known.descriptor = None;
+            }
+            self.directory_revoked(peer);
+        }
+        self.directory.machine.handle_trust_changed(now, &self.trust);
+        self.drive_directory();
+    }
+
+    /// One frame from a peer.
+    pub(crate) fn handle_frame(&mut self, peer: PeerId, via: ConnectionId, bytes: &[u8]) {
+        let frame = match wire::decode::<Frame>(bytes, wire::FRAME_BYTES_MAX) {
+            Ok(frame) => frame,
+            Err(error) => {
+                self.counters.malformed += 1;
+                debug!(%peer, %error, "frame refused");
+                return;
+            }
+        };
+        trace!(%peer, kind = frame.kind.0, id = frame.id, bytes = frame.body.len(), "frame");
+        let now = Instant::now();
+        if frame.kind.is_answer() {
+            match self.rpc.take(peer, frame.id, now) {
+                Some((purpose, _)) if frame.kind == FrameKind::UNSUPPORTED => {
+                    self.failures.push_back((purpose, Failure::Unsupported));
+                }
+                Some((purpose, _)) if frame.kind == FrameKind::BUSY => self.failures.push_back((purpose, Failure::Busy)),
+                Some((purpose, rtt)) => self.handle_answer(peer, purpose, &frame, rtt),
+                None => self.counters.unexpected_answers += 1,
+            }
+            return;
+        }
+        let allowed = self.peers.connected.get_mut(&peer).is_some_and(|known| known.bucket.take(now));
+        if !allowed {
+            self.counters.rate_limited += 1;
+            if frame.kind.is_request() {
+                self.answer_encoded(peer, via, frame.id, FrameKind::BUSY, Vec::new());
+            }
+            return;
+        }
+        if frame.kind.is_notice() {
+            self.handle_notice(peer, &frame, bytes);
+        } else {
+            self.handle_request(peer, via, &frame);
+        }
+    }
+
+    fn handle_notice(&mut self, peer: PeerId, frame: &Frame, bytes: &[u8]) {
+        match frame.kind {
+            Hello::KIND => self.handle_hello(peer, bytes),
+            RevocationNotice::KIND => match frame.parse::<RevocationNotice>() {
+                Ok(notice) => self.handle_revocation_list(&notice.list, Some(peer)),
+                Err(_) => self.counters.malformed += 1,
+            },
+            Goodbye::KIND => self.handle_goodbye(peer),
+            _ => self.counters.unknown_kinds += 1,
+        }
+    }
+
+    fn handle_goodbye(&mut self, peer: PeerId) {
+        if let Some(known) = self.peers.connected.get(&peer) {
+            let device = known.device;
+            self.directory.machine.peer_disconnected(device, true, self.now());
+            self.drive_directory();
+        }
+    }
+
+    /// Makes what we say first on every stream anew: after enrolment, a change of addresses, roles or revocations. Connected peers are
+    /// told too.
+    pub(crate) fn refresh_hello(&mut self) {
+        let hello = self.own_hello();
+        let clock = self.clock_source.clone();
+        let template = hello.clone();
+        self.swarm.behaviour_mut().streams.set_hello(std::sync::Arc::new(move || {
+            let mut hello = template.clone();
+            hello.clock = clock.raw_unix();
+            wire::encode(&Frame::new(0, &hello))
+        }));
+        let greeted: Vec<PeerId> = self.peers.connected.iter().filter(|(_, p)| p.greeted).map(|(peer, _)| *peer).collect();
+        for peer in greeted {
+            self.notify(&Target::connected(peer), &hello);
+        }
+    }
+
+    fn own_hello(&self) -> Hello {
+        let revocations = self
+            .trust
+            .authorities()
+            .take(halloo_protocol::node::HELLO_REVOCATIONS_MAX)
+            .map(|authority| RevocationNumber { authority: *authority, number: self.trust.revocation_number(authority) })
+            .collect();
+        Hello {
+            version: Hello::VERSION,
+            features: 0,
+            chain: Some(self.identity.chain().clone()),
+            descriptor: self.own_descriptor(),
+            clock: self.raw_unix(),
+            revocations,
+            extensions: Extensions::none(),
+        }
+    }
+
+    /// Says goodbye to everybody connected.
+    pub(crate) fn say_goodbye(&mut self) {
+        let peers: Vec<PeerId> = self.peers.connected.keys().copied().collect();
+        for peer in peers {
+            self.notify(&Target::connected(peer), &Goodbye { extensions: Extensions::none() });
+        }
+    }
+}

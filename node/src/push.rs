@@ -1,0 +1,3 @@
+//! The device's side of push: how a sleeping device is reached.
+
+pub mod receiver;

@@ -1,0 +1,331 @@
+//! Where this node can be reached: listeners, addresses seen from outside, relays.
+//!
+//! A node that is reachable from outside (in a lab: always; with a forced role: at its public listen addresses; otherwise when peers of three
+//! different networks dialled back) publishes direct addresses and may serve. All others keep reservations at two relays, and are found there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use halloo_protocol::directory::Helper;
+use halloo_protocol::node::{Descriptor, LoadClass, Roles};
+use halloo_protocol::time::Now;
+use libp2p::core::transport::ListenerId;
+use libp2p::{Multiaddr, PeerId, identify};
+use tracing::{debug, info};
+
+use crate::address;
+use crate::event_loop::EventLoop;
+use crate::handle::Event;
+use crate::network::Target;
+use crate::reservations::{Action, Supervisor};
+
+/// Networks from which a peer must have dialled us back before we believe to be reachable.
+const DIAL_BACKS_MIN: usize = 3;
+
+/// How long a node must have been up before it serves without being told to.
+const SERVE_AFTER: Duration = Duration::from_secs(10 * 60);
+
+/// Peers remembered from the local network.
+const NEARBY_MAX: usize = 64;
+
+/// How long addresses must stay the same before they are published.
+const SETTLE: Duration = Duration::from_millis(200);
+
+/// Addresses, relays, and what is known of both.
+#[derive(Debug)]
+pub(crate) struct Reach {
+    listen: BTreeSet<Multiaddr>,
+    circuits: BTreeMap<PeerId, Multiaddr>,
+    external: BTreeSet<Multiaddr>,
+    /// Networks whose peers dialled each address back.
+    dialled_back: BTreeMap<Multiaddr, BTreeSet<u64>>,
+    supervisor: Supervisor,
+    changed_at: Option<Instant>,
+    was_serving: bool,
+    nearby: BTreeMap<PeerId, BTreeSet<Multiaddr>>,
+}
+
+impl Reach {
+    pub(crate) fn new(seed: u64, now: Instant) -> Self {
+        Self {
+            listen: BTreeSet::new(),
+            circuits: BTreeMap::new(),
+            external: BTreeSet::new(),
+            dialled_back: BTreeMap::new(),
+            supervisor: Supervisor::new(seed, now),
+            changed_at: None,
+            was_serving: false,
+            nearby: BTreeMap::new(),
+        }
+    }
+
+    /// Addresses this node listens on, circuits apart.
+    pub(crate) fn listen(&self) -> impl Iterator<Item = &Multiaddr> {
+        self.listen.iter()
+    }
+
+    /// Addresses others reach this node at directly.
+    pub(crate) fn external(&self) -> impl Iterator<Item = &Multiaddr> {
+        self.external.iter()
+    }
+
+    /// Relays that hold a reservation for this node.
+    pub(crate) fn relays(&self) -> impl Iterator<Item = &PeerId> {
+        self.circuits.keys()
+    }
+
+    pub(crate) fn nearby(&self) -> impl Iterator<Item = (&PeerId, &BTreeSet<Multiaddr>)> {
+        self.nearby.iter()
+    }
+}
+
+impl EventLoop {
+    /// True if others can connect to this node without a relay.
+    pub(crate) fn is_reachable(&self) -> bool {
+        !self.reach.external.is_empty()
+    }
+
+    /// The roles in force, those of a directory server included.
+    pub(crate) fn roles(&self) -> Roles {
+        let forced = self.settings.roles;
+        if self.is_serving() { forced.union(Roles::DIRECTORY) } else { forced }
+    }
+
+    /// True if this node holds records and answers look-ups: certified, reachable, and either told to, in a lab, or up for a while.
+    pub(crate) fn is_serving(&self) -> bool {
+        let certified = self.identity.place().is_some();
+        let told = self.settings.roles != Roles::default() || self.settings.lab;
+        let reachable = self.is_reachable() || told;
+        certified && reachable && (told || self.started.elapsed() >= SERVE_AFTER)
+    }
+
+    /// What we say about ourselves; clients have no descriptor.
+    pub(crate) fn own_descriptor(&self) -> Option<Descriptor> {
+        let roles = self.roles();
+        let place = self.identity.place()?;
+        if roles == Roles::default() {
+            return None;
+        }
+        let addresses = address::best_for_descriptor(self.reach.external.iter());
+        Some(Descriptor { device: self.identity.device_key(), place, roles, load: LoadClass::default(), addresses })
+    }
+
+    /// Addresses for the open part of our entry: a lab node's, a server's, or whoever wants to be found directly.
+    pub(crate) fn open_addresses(&self) -> Vec<halloo_protocol::node::Address> {
+        let open = self.settings.lab || self.settings.publish_addresses || self.own_descriptor().is_some();
+        if open { address::best_for_descriptor(self.reach.external.iter()) } else { Vec::new() }
+    }
+
+    /// Our relays, for the open part of our entry.
+    pub(crate) fn relay_helpers(&self) -> Vec<Helper> {
+        self.reach
+            .circuits
+            .iter()
+            .filter_map(|(relay, circuit)| {
+                let direct: Multiaddr =
+                    circuit.iter().take_while(|part| !matches!(part, libp2p::multiaddr::Protocol::P2p(_))).collect();
+                Some(Helper { device: address::device_key(relay)?, addresses: address::to_wire(&direct).into_iter().collect() })
+            })
+            .take(3)
+            .collect()
+    }
+
+    pub(crate) fn reach_new_listen_address(&mut self, listener: ListenerId, new: Multiaddr) {
+        let now = Instant::now();
+        if address::is_circuit(&new) {
+            self.reach.supervisor.handle_new_listen_addr(listener, new, now);
+            self.drive_reservations(now);
+            return;
+        }
+        debug!(address = %new, "listening");
+        self.reach.listen.insert(new.clone());
+        let public = address::ip_of(&new).is_some_and(address::is_public);
+        let told = self.settings.roles != Roles::default() || self.settings.publish_addresses;
+        if self.settings.lab || (told && public) {
+            self.swarm.add_external_address(new);
+        }
+        self.reach_changed();
+    }
+
+    pub(crate) fn reach_expired_listen_address(&mut self, listener: ListenerId, old: &Multiaddr) {
+        let now = Instant::now();
+        if address::is_circuit(old) {
+            self.reach.supervisor.handle_expired_listen_addr(listener, now);
+            self.drive_reservations(now);
+            return;
+        }
+        self.reach.listen.remove(old);
+        if self.reach.external.contains(old) {
+            self.swarm.remove_external_address(old);
+        }
+        self.reach.supervisor.handle_network_changed(now);
+        self.drive_reservations(now);
+        self.reach_changed();
+    }
+
+    pub(crate) fn reach_listener_closed(&mut self, listener: ListenerId, error: Option<std::io::Error>) {
+        let now = Instant::now();
+        let reason = error.map_or_else(|| "closed".to_owned(), |error| error.to_string());
+        self.reach.supervisor.handle_listener_closed(listener, &reason, now);
+        self.drive_reservations(now);
+    }
+
+    pub(crate) fn reach_reservation_accepted(&mut self, relay: PeerId) {
+        debug!(%relay, "reservation accepted");
+        self.reach.supervisor.handle_reservation_accepted(relay, Instant::now());
+        self.drive_reservations(Instant::now());
+    }
+
+    pub(crate) fn reach_connection_closed(&mut self, peer: PeerId) {
+        let now = Instant::now();
+        self.reach.supervisor.handle_connection_closed(peer, now);
+        self.drive_reservations(now);
+    }
+
+    /// An address of ours was confirmed or withdrawn: by AutoNAT, UPnP, or ourselves.
+    pub(crate) fn reach_external(&mut self, address: Multiaddr, confirmed: bool) {
+        if address::is_circuit(&address) {
+            return;
+        }
+        let stripped: Multiaddr =
+            address.iter().filter(|part| !matches!(part, libp2p::multiaddr::Protocol::P2p(_))).collect();
+        let changed = if confirmed { self.reach.external.insert(stripped) } else { self.reach.external.remove(&stripped) };
+        if changed {
+            self.reach_changed();
+        }
+    }
+
+    /// A server says whether it could dial one of our addresses. libp2p confirms after the first; we believe three networks.
+    pub(crate) fn reach_dialled_back(&mut self, tested: Multiaddr, server: PeerId, reached: bool) {
+        if self.settings.lab || self.settings.roles != Roles::default() {
+            return;
+        }
+        let group = self.peers.get(&server).and_then(|peer| peer.address.as_ref()).and_then(address::network_group);
+        let networks = self.reach.dialled_back.entry(tested.clone()).or_default();
+        match (reached, group) {
+            (true, Some(group)) => {
+                networks.insert(group);
+            }
+            (true, None) => {}
+            (false, _) => networks.clear(),
+        }
+        if networks.len() < DIAL_BACKS_MIN {
+            self.swarm.remove_external_address(&tested);
+            self.reach_external(tested, false);
+        } else {
+            self.reach_external(tested, true);
+        }
+    }
+
+    pub(crate) fn reach_identified(&mut self, peer: PeerId, info: &identify::Info) {
+        let relays = info.protocols.iter().any(|protocol| *protocol == libp2p::relay::HOP_PROTOCOL_NAME);
+        let address = self.peers.get(&peer).and_then(|known| known.address.clone());
+        if let (true, Some(address)) = (relays, address)
+            && !address::is_circuit(&address)
+        {
+            self.reach.supervisor.add_candidate(peer, address);
+            self.drive_reservations(Instant::now());
+        }
+    }
+
+    pub(crate) fn reach_found_nearby(&mut self, found: Vec<(PeerId, Multiaddr)>) {
+        for (peer, address) in found {
+            if self.reach.nearby.len() >= NEARBY_MAX && !self.reach.nearby.contains_key(&peer) {
+                continue;
+            }
+            let is_new = self.reach.nearby.entry(peer).or_default().insert(address.clone());
+            if is_new && self.peers.len() < 8 {
+                let options = libp2p::swarm::dial_opts::DialOpts::peer_id(peer).addresses(vec![address]).build();
+                // Failure shows as an event; a refused dial means we are connected or connecting.
+                let _ = self.swarm.dial(options);
+            }
+        }
+    }
+
+    /// Addresses of a device on the local network.
+    pub(crate) fn nearby_addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        self.reach.nearby.get(peer).map(|set| set.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    pub(crate) fn reach_changed(&mut self) {
+        self.reach.changed_at = Some(Instant::now());
+    }
+
+    pub(crate) fn reach_tick(&mut self, now: Now) {
+        let needed = !self.settings.lab && !self.is_reachable() && self.settings.roles == Roles::default();
+        self.reach.supervisor.set_needed(needed, now.instant);
+        if self.reach.supervisor.poll_timeout().is_some_and(|at| at <= now.instant) {
+            self.reach.supervisor.handle_timeout(now.instant);
+        }
+        self.drive_reservations(now.instant);
+        let serving = self.is_serving();
+        if serving != self.reach.was_serving {
+            self.reach.was_serving = serving;
+            self.reach.changed_at.get_or_insert(now.instant);
+        }
+        if self.reach.changed_at.is_some_and(|at| now.instant.saturating_duration_since(at) >= SETTLE) {
+            self.reach.changed_at = None;
+            self.directory_role_changed();
+            self.refresh_hello();
+            self.publish_soon();
+        }
+    }
+
+    fn drive_reservations(&mut self, now: Instant) {
+        while let Some(action) = self.reach.supervisor.poll_action() {
+            match action {
+                Action::Listen { relay, address } => match self.swarm.listen_on(address) {
+                    Ok(listener) => {
+                        self.swarm.behaviour_mut().streams.keep(relay, true);
+                        self.reach.supervisor.handle_listening(relay, listener);
+                    }
+                    Err(error) => {
+                        debug!(%relay, %error, "can't listen through relay");
+                        self.reach.supervisor.handle_listen_failed(relay, now);
+                    }
+                },
+                Action::RemoveListener(listener) => {
+                    self.swarm.remove_listener(listener);
+                }
+                Action::Reserved { relay, address } => {
+                    info!(%relay, "reachable through relay");
+                    self.reach.circuits.insert(relay, address);
+                    self.reach_changed();
+                }
+                Action::Lost { relay, reason } => {
+                    info!(%relay, reason, "relay lost");
+                    self.swarm.behaviour_mut().streams.keep(relay, false);
+                    if self.reach.circuits.remove(&relay).is_some() {
+                        self.events.send(Event::Warning { code: "relay-lost".into(), detail: format!("relay {relay}: {reason}") });
+                        self.reach_changed();
+                    }
+                }
+            }
+        }
+    }
+
+    /// After a pause of the whole process (sleep, suspension) nothing on the wire can be trusted.
+    pub(crate) fn reach_woken(&mut self) {
+        let now = Instant::now();
+        self.reach.supervisor.handle_woken(now);
+        self.drive_reservations(now);
+    }
+
+    /// A device's addresses in our words: open, private if we can read them, through its relays, and on the local network.
+    pub(crate) fn circuit_addresses(&self, relays: &[Helper], device: PeerId) -> Vec<Multiaddr> {
+        relays
+            .iter()
+            .filter_map(|helper| {
+                let relay = address::peer_id(&helper.device)?;
+                let direct = helper.addresses.iter().find_map(address::from_wire)?;
+                Some(crate::swarm::circuit_address(relay, &direct, Some(device)))
+            })
+            .collect()
+    }
+
+    /// A relay, gateway or mailbox, as something to send to.
+    pub(crate) fn helper_target(&self, helper: &Helper) -> Option<Target> {
+        let peer = address::peer_id(&helper.device)?;
+        Some(Target { peer, addresses: helper.addresses.iter().filter_map(address::from_wire).collect() })
+    }
+}

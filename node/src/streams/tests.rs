@@ -1,0 +1,686 @@
+//! Real swarms over memory, TCP and QUIC.
+
+use std::time::Duration;
+
+use libp2p::{
+    Multiaddr, Swarm, Transport,
+    core::{
+        OutboundUpgrade, UpgradeInfo,
+        transport::MemoryTransport,
+        upgrade::{DeniedUpgrade, Version},
+    },
+    futures::{AsyncReadExt, AsyncWriteExt, future::BoxFuture},
+    identity::Keypair,
+    noise, ping,
+    swarm::{
+        self, OneShotHandler, Stream, SwarmEvent,
+        dial_opts::{DialOpts, PeerCondition},
+    },
+    yamux,
+};
+
+use super::*;
+use crate::{
+    behaviour::BehaviourEvent,
+    swarm::{SwarmOptions, circuit_address},
+    test_swarm::{Drive, TestPeer, lab, until, until_with},
+};
+
+const TRANSPORTS: [&str; 5] = [
+    "/memory/0",
+    "/ip4/127.0.0.1/tcp/0",
+    "/ip6/::1/tcp/0",
+    "/ip4/127.0.0.1/udp/0/quic-v1",
+    "/ip6/::1/udp/0/quic-v1",
+];
+
+async fn pair(address: &str) -> (TestPeer, TestPeer) {
+    let mut alice = TestPeer::listening(address).await;
+    let mut bob = TestPeer::listening(address).await;
+    alice.dial(&bob);
+    until(&mut [&mut alice, &mut bob], "connected", |[alice, bob]| {
+        alice.is_connected(bob.id) && bob.is_connected(alice.id)
+    })
+    .await;
+    (alice, bob)
+}
+
+/// Frame `number`, of a length that differs from its neighbours'.
+fn numbered(number: u32) -> Vec<u8> {
+    let mut frame = number.to_be_bytes().to_vec();
+    frame.resize(4 + (number as usize * 37) % 700, 0xa5);
+    frame
+}
+
+fn number_of(frame: &[u8]) -> u32 {
+    u32::from_be_bytes(frame[..4].try_into().expect("four bytes"))
+}
+
+/// Sends numbered frames while there is room, up to `count`.
+fn pump(from: &mut TestPeer, to: PeerId, next: &mut u32, count: u32) {
+    while *next < count {
+        match from
+            .swarm
+            .behaviour_mut()
+            .streams
+            .send(to, None, numbered(*next))
+        {
+            Ok(()) => *next += 1,
+            Err(SendError::QueueFull) => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn assert_hello_first(peer: &TestPeer, from: &TestPeer) {
+    let first = peer
+        .stream_events()
+        .find(|event| !matches!(event, Event::Connected { .. }));
+    assert!(
+        matches!(first, Some(Event::Hello { bytes, .. }) if *bytes == from.id.to_bytes()),
+        "{first:?}"
+    );
+}
+
+#[tokio::test]
+async fn frames_go_both_ways_in_order_after_the_hello() {
+    const COUNT: u32 = 2_000;
+    for address in TRANSPORTS {
+        let (mut alice, mut bob) = pair(address).await;
+        let (mut sent_a, mut sent_b) = (0, 0);
+        until(&mut [&mut alice, &mut bob], address, |[alice, bob]| {
+            pump(alice, bob.id, &mut sent_a, COUNT);
+            pump(bob, alice.id, &mut sent_b, COUNT);
+            alice.events.len() > COUNT as usize
+                && alice.frames_from(bob.id).len() == COUNT as usize
+                && bob.frames_from(alice.id).len() == COUNT as usize
+        })
+        .await;
+        for (peer, other) in [(&alice, &bob), (&bob, &alice)] {
+            let frames = peer.frames_from(other.id);
+            assert!(frames.iter().zip(0..).all(|(f, n)| **f == numbered(n)));
+            assert_hello_first(peer, other);
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_comes_back_on_the_stream_that_asked() {
+    for address in TRANSPORTS {
+        let (mut alice, mut bob) = pair(address).await;
+        alice.send(bob.id, b"question");
+        until(&mut [&mut alice, &mut bob], "question", |[alice, bob]| {
+            !bob.frames_from(alice.id).is_empty()
+        })
+        .await;
+        let via = bob.stream_events().find_map(|event| match event {
+            Event::Frame { connection, .. } => Some(*connection),
+            _ => None,
+        });
+        let answer = b"answer".to_vec();
+        let streams = &mut bob.swarm.behaviour_mut().streams;
+        streams.send(alice.id, via, answer).expect("room");
+        until(&mut [&mut alice, &mut bob], "answer", |[alice, bob]| {
+            !alice.frames_from(bob.id).is_empty()
+        })
+        .await;
+        assert_hello_first(&alice, &bob);
+        // One hello and one frame each way: there was one stream.
+        for peer in [&alice, &bob] {
+            let counters = peer.swarm.behaviour().streams.counters();
+            assert_eq!((counters.frames_in, counters.frames_out), (2, 2));
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_largest_frame_passes_and_a_larger_one_is_not_queued() {
+    let (mut alice, mut bob) = pair("/memory/0").await;
+    alice.send(bob.id, &vec![1; MAX_FRAME_LEN]);
+    let streams = &mut alice.swarm.behaviour_mut().streams;
+    assert_eq!(
+        streams.send(bob.id, None, vec![1; MAX_FRAME_LEN + 1]),
+        Err(SendError::TooLarge(MAX_FRAME_LEN + 1))
+    );
+    until(
+        &mut [&mut alice, &mut bob],
+        "large frame",
+        |[alice, bob]| {
+            bob.frames_from(alice.id)
+                .iter()
+                .any(|f| f.len() == MAX_FRAME_LEN)
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_loses_nothing() {
+    let (mut alice, mut bob) = pair("/ip4/127.0.0.1/tcp/0").await;
+    let mut next = 0;
+    pump(&mut alice, bob.id, &mut next, u32::MAX);
+    assert_eq!(next as usize, MAX_QUEUED_FRAMES);
+    let total = next + 100;
+    until(&mut [&mut alice, &mut bob], "all", |[alice, bob]| {
+        pump(alice, bob.id, &mut next, total);
+        bob.frames_from(alice.id).len() == total as usize
+    })
+    .await;
+    let big = vec![0; MAX_FRAME_LEN];
+    let streams = &mut alice.swarm.behaviour_mut().streams;
+    for _ in 0..MAX_QUEUED_BYTES / MAX_FRAME_LEN {
+        streams.send(bob.id, None, big.clone()).expect("room");
+    }
+    assert_eq!(
+        streams.send(bob.id, None, vec![0]),
+        Err(SendError::QueueFull)
+    );
+}
+
+#[tokio::test]
+async fn an_owner_that_does_not_poll_stops_the_sender() {
+    let (mut alice, mut bob) = pair("/ip4/127.0.0.1/tcp/0").await;
+    let mut next = 0;
+    // Only alice is driven: an absence is shown by time passing.
+    let mut alone = [&mut alice];
+    let alone = until(&mut alone, "never", |[alice]| {
+        pump(alice, bob.id, &mut next, u32::MAX);
+        false
+    });
+    let _ = tokio::time::timeout(Duration::from_millis(500), alone).await;
+    let stuck = next;
+    let taken = bob.swarm.behaviour().streams.counters().frames_in;
+    assert!(taken < 64, "{taken} frames read that nobody asked for");
+    until(&mut [&mut alice, &mut bob], "the rest", |[alice, bob]| {
+        bob.frames_from(alice.id).len() == stuck as usize
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nothing_can_be_sent_to_a_stranger() {
+    let mut alice = TestPeer::listening("/memory/0").await;
+    let stranger = PeerId::random();
+    let streams = &mut alice.swarm.behaviour_mut().streams;
+    assert_eq!(
+        streams.send(stranger, None, vec![1]),
+        Err(SendError::NotConnected)
+    );
+}
+
+#[tokio::test]
+async fn close_delivers_what_is_queued_and_is_told_to_both() {
+    for address in TRANSPORTS {
+        let (mut alice, mut bob) = pair(address).await;
+        alice.send(bob.id, b"before");
+        until(&mut [&mut alice, &mut bob], "before", |[alice, bob]| {
+            !bob.frames_from(alice.id).is_empty()
+        })
+        .await;
+        alice.send(bob.id, b"last words");
+        alice.swarm.behaviour_mut().streams.close(bob.id);
+        until(&mut [&mut alice, &mut bob], "closed", |[alice, bob]| {
+            [alice, bob].iter().all(|peer| {
+                let mut events = peer.stream_events();
+                events.any(|event| matches!(event, Event::Closed { .. }))
+            })
+        })
+        .await;
+        assert_eq!(
+            bob.frames_from(alice.id),
+            [&b"before"[..], b"last words"],
+            "{address}"
+        );
+        let closed = alice
+            .stream_events()
+            .find(|event| matches!(event, Event::Closed { .. }));
+        assert!(
+            matches!(
+                closed,
+                Some(Event::Closed {
+                    last: true,
+                    reason: CloseReason::Local,
+                    undelivered: 0,
+                    ..
+                })
+            ),
+            "{address}: {closed:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_idle_connection_goes_and_a_kept_one_stays() {
+    let options = SwarmOptions {
+        idle_timeout: Duration::from_millis(200),
+        ..lab()
+    };
+    let address = "/ip4/127.0.0.1/tcp/0";
+    let mut alice = TestPeer::listening_with(address, options).await;
+    let mut idle = TestPeer::listening_with(address, options).await;
+    let mut kept = TestPeer::listening_with(address, options).await;
+    for peer in [&mut alice, &mut idle, &mut kept] {
+        peer.swarm.behaviour_mut().streams = Streams::new(Config {
+            idle: Duration::from_millis(300),
+            ..Config::default()
+        });
+    }
+    kept.swarm.behaviour_mut().streams.keep(alice.id, true);
+    alice.swarm.behaviour_mut().streams.keep(kept.id, true);
+    alice.dial(&idle);
+    alice.dial(&kept);
+    let mut greeted = false;
+    until(
+        &mut [&mut alice, &mut idle, &mut kept],
+        "the idle one goes",
+        |[alice, idle, kept]| {
+            if !greeted && alice.is_connected(idle.id) && alice.is_connected(kept.id) {
+                greeted = true;
+                alice.send(idle.id, b"hi");
+            }
+            greeted && alice.is_connected(kept.id) && !alice.is_connected(idle.id)
+        },
+    )
+    .await;
+    assert_eq!(idle.frames_from(alice.id).len(), 1);
+    alice.swarm.behaviour_mut().streams.keep(kept.id, false);
+    kept.swarm.behaviour_mut().streams.keep(alice.id, false);
+    until(
+        &mut [&mut alice, &mut kept],
+        "no longer kept",
+        |[alice, kept]| !alice.is_connected(kept.id),
+    )
+    .await;
+}
+
+/// A swarm with one behaviour over the memory transport.
+fn memory_swarm<B: NetworkBehaviour>(behaviour: B) -> TestPeer<B> {
+    let key = Keypair::generate_ed25519();
+    let transport = MemoryTransport::default()
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise::Config::new(&key).expect("a key"))
+        .multiplex(yamux::Config::default())
+        .boxed();
+    let config = swarm::Config::with_tokio_executor()
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
+        .with_idle_connection_timeout(Duration::from_secs(60));
+    let id = key.public().to_peer_id();
+    TestPeer::wrap(Swarm::new(transport, behaviour, id, config))
+}
+
+async fn listen<B: NetworkBehaviour>(peer: &mut TestPeer<B>)
+where
+    B::ToSwarm: std::fmt::Debug,
+{
+    let address = "/memory/0".parse().expect("an address");
+    peer.swarm.listen_on(address).expect("memory");
+    until(&mut [peer], "listening", |[peer]| {
+        !peer.addresses().is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_peer_without_the_protocol_is_reported() {
+    let mut alice = TestPeer::listening("/memory/0").await;
+    let mut other = memory_swarm(ping::Behaviour::default());
+    listen(&mut other).await;
+    alice.dial(&other);
+    let id = other.id;
+    let others: &mut [&mut dyn Drive] = &mut [&mut other];
+    until_with(&mut [&mut alice], others, "connected", |[alice]| {
+        alice.is_connected(id)
+    })
+    .await;
+    alice.send(id, b"anybody?");
+    until_with(&mut [&mut alice], others, "failed", |[alice]| {
+        alice.stream_events().any(|event| {
+            matches!(event, Event::Failed { peer, error: StreamError::Unsupported, undelivered: 1, .. } if *peer == id)
+        })
+    })
+    .await;
+    assert!(alice.is_connected(id));
+}
+
+/// Opens a stream of our protocol, writes these bytes and reads to the end.
+#[derive(Debug, Clone)]
+struct Raw(Vec<u8>);
+
+impl UpgradeInfo for Raw {
+    type Info = StreamProtocol;
+    type InfoIter = std::iter::Once<StreamProtocol>;
+
+    fn protocol_info(&self) -> Self::InfoIter {
+        std::iter::once(StreamProtocol::new(PROTOCOL))
+    }
+}
+
+impl OutboundUpgrade<Stream> for Raw {
+    type Output = Ended;
+    type Error = std::convert::Infallible;
+    type Future = BoxFuture<'static, Result<Ended, Self::Error>>;
+
+    fn upgrade_outbound(self, mut stream: Stream, _: Self::Info) -> Self::Future {
+        Box::pin(async move {
+            let _ = stream.write_all(&self.0).await;
+            let _ = stream.flush().await;
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer).await;
+            Ok(Ended)
+        })
+    }
+}
+
+/// The other side has ended a raw stream.
+#[derive(Debug)]
+struct Ended;
+
+impl From<std::convert::Infallible> for Ended {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// Speaks raw bytes on streams of our protocol.
+#[derive(Default)]
+struct Hostile {
+    to_open: VecDeque<Vec<u8>>,
+    peer: Option<PeerId>,
+    ended: Arc<AtomicUsize>,
+}
+
+impl NetworkBehaviour for Hostile {
+    type ConnectionHandler = OneShotHandler<DeniedUpgrade, Raw, Ended>;
+    type ToSwarm = ();
+
+    fn handle_established_inbound_connection(
+        &mut self,
+        _: ConnectionId,
+        peer: PeerId,
+        _: &Multiaddr,
+        _: &Multiaddr,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        self.peer = Some(peer);
+        Ok(OneShotHandler::new(
+            swarm::SubstreamProtocol::new(DeniedUpgrade, ()),
+            Default::default(),
+        ))
+    }
+
+    fn handle_established_outbound_connection(
+        &mut self,
+        _: ConnectionId,
+        _: PeerId,
+        _: &Multiaddr,
+        _: Endpoint,
+        _: PortUse,
+    ) -> Result<THandler<Self>, ConnectionDenied> {
+        unreachable!("only listens")
+    }
+
+    fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
+
+    fn on_connection_handler_event(
+        &mut self,
+        _: PeerId,
+        _: ConnectionId,
+        _: THandlerOutEvent<Self>,
+    ) {
+        self.ended.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<(), THandlerInEvent<Self>>> {
+        match (self.peer, self.to_open.pop_front()) {
+            (Some(peer_id), Some(bytes)) => Poll::Ready(ToSwarm::NotifyHandler {
+                peer_id,
+                handler: NotifyHandler::Any,
+                event: Raw(bytes),
+            }),
+            (_, bytes) => {
+                self.to_open.extend(bytes);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// A victim, an honest friend of it, and a hostile peer that opens one stream per entry.
+async fn attacked(streams: &[&[u8]]) -> (TestPeer, TestPeer, TestPeer<Hostile>) {
+    let (mut victim, mut friend) = pair("/memory/0").await;
+    let mut hostile = memory_swarm(Hostile {
+        to_open: streams.iter().map(|bytes| bytes.to_vec()).collect(),
+        ..Hostile::default()
+    });
+    listen(&mut hostile).await;
+    friend.send(victim.id, b"before");
+    victim.dial(&hostile);
+    let id = hostile.id;
+    until_with(
+        &mut [&mut victim, &mut friend],
+        &mut [&mut hostile],
+        "attacker connected",
+        |[victim, _]| victim.is_connected(id),
+    )
+    .await;
+    (victim, friend, hostile)
+}
+
+async fn assert_friend_unaffected(victim: &mut TestPeer, friend: &mut TestPeer) {
+    friend.send(victim.id, b"after");
+    until(&mut [victim, friend], "friend heard", |[victim, friend]| {
+        victim.frames_from(friend.id) == [&b"before"[..], b"after"]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_oversized_frame_ends_its_stream_and_nobody_elses() {
+    // A hello of one byte, then a length of 65,537.
+    let (mut victim, mut friend, mut hostile) = attacked(&[&[1, 0, 0x81, 0x80, 0x04]]).await;
+    let id = hostile.id;
+    until_with(
+        &mut [&mut victim, &mut friend],
+        &mut [&mut hostile],
+        "refused",
+        |[victim, _]| {
+            victim.stream_events().any(|event| {
+                matches!(event, Event::Failed { peer, error: StreamError::Oversized(65_537), .. } if *peer == id)
+            })
+        },
+    )
+    .await;
+    assert_friend_unaffected(&mut victim, &mut friend).await;
+}
+
+#[tokio::test]
+async fn a_malformed_length_ends_its_stream_and_nobody_elses() {
+    let (mut victim, mut friend, mut hostile) = attacked(&[&[0xff; 20]]).await;
+    let id = hostile.id;
+    until_with(
+        &mut [&mut victim, &mut friend],
+        &mut [&mut hostile],
+        "refused",
+        |[victim, _]| {
+            victim.stream_events().any(|event| {
+                matches!(event, Event::Failed { peer, error: StreamError::Malformed, .. } if *peer == id)
+            })
+        },
+    )
+    .await;
+    assert_friend_unaffected(&mut victim, &mut friend).await;
+}
+
+#[tokio::test]
+async fn excess_inbound_streams_are_dropped() {
+    let (mut victim, mut friend, mut hostile) = attacked(&[&[1, 7][..]; 5]).await;
+    let id = hostile.id;
+    let ended = Arc::clone(&hostile.swarm.behaviour().ended);
+    until_with(
+        &mut [&mut victim, &mut friend],
+        &mut [&mut hostile],
+        "three streams end, two greet",
+        |[victim, _]| {
+            let hellos = victim
+                .stream_events()
+                .filter(|event| matches!(event, Event::Hello { peer, .. } if *peer == id))
+                .count();
+            ended.load(Ordering::Relaxed) == 3 && hellos == MAX_INBOUND_STREAMS
+        },
+    )
+    .await;
+    assert_friend_unaffected(&mut victim, &mut friend).await;
+}
+
+/// A relay with a confirmed address, and `bob` with a reservation at it.
+async fn relayed_pair(address: &str, options: SwarmOptions) -> (TestPeer, TestPeer, TestPeer) {
+    let serving = SwarmOptions {
+        relay_server: true,
+        ..options
+    };
+    let mut relay = TestPeer::listening_with(address, serving).await;
+    let public = relay.addresses().swap_remove(0);
+    relay.swarm.add_external_address(public.clone());
+    let mut alice = TestPeer::listening_with(address, options).await;
+    let mut bob = TestPeer::listening_with(address, options).await;
+    let circuit = circuit_address(relay.id, &public, None);
+    bob.swarm.listen_on(circuit).expect("the relay transport");
+    until(&mut [&mut relay, &mut bob], "reserved", |[_, bob]| {
+        bob.events
+            .iter()
+            .any(|event| matches!(event, SwarmEvent::Behaviour(BehaviourEvent::RelayClient(_))))
+    })
+    .await;
+    let circuit = circuit_address(relay.id, &public, Some(bob.id));
+    alice.swarm.dial(circuit).expect("a free dial slot");
+    until(
+        &mut [&mut relay, &mut alice, &mut bob],
+        "connected through the relay",
+        |[_, alice, bob]| alice.is_connected(bob.id) && bob.is_connected(alice.id),
+    )
+    .await;
+    (relay, alice, bob)
+}
+
+/// Every frame once; those of each connection in order.
+fn assert_complete(peer: &TestPeer, from: PeerId, count: u32) {
+    let mut by_connection: HashMap<ConnectionId, Vec<u32>> = HashMap::new();
+    for event in peer.stream_events() {
+        if let Event::Frame {
+            peer,
+            connection,
+            bytes,
+        } = event
+            && *peer == from
+        {
+            by_connection
+                .entry(*connection)
+                .or_default()
+                .push(number_of(bytes));
+        }
+    }
+    assert!(by_connection.values().all(|numbers| numbers.is_sorted()));
+    let mut all: Vec<u32> = by_connection.into_values().flatten().collect();
+    all.sort_unstable();
+    assert!(all.iter().copied().eq(0..count), "{} of {count}", all.len());
+}
+
+async fn moves_to_direct(address: &str) {
+    const BEFORE: u32 = 300;
+    const COUNT: u32 = 3_000;
+    let options = SwarmOptions {
+        idle_timeout: Duration::from_millis(500),
+        ..lab()
+    };
+    let (mut relay, mut alice, mut bob) = relayed_pair(address, options).await;
+    let (mut sent_a, mut sent_b) = (0, 0);
+    let mut dialled = false;
+    until(
+        &mut [&mut relay, &mut alice, &mut bob],
+        "all frames",
+        |[_, alice, bob]| {
+            pump(alice, bob.id, &mut sent_a, COUNT);
+            pump(bob, alice.id, &mut sent_b, COUNT);
+            if !dialled && bob.events.len() > BEFORE as usize {
+                dialled = true;
+                let direct = bob
+                    .addresses()
+                    .into_iter()
+                    .find(|a| !a.to_string().contains("circuit"));
+                let opts = DialOpts::peer_id(bob.id)
+                    .condition(PeerCondition::Always)
+                    .addresses(direct.into_iter().collect())
+                    .build();
+                alice.swarm.dial(opts).expect("a free dial slot");
+            }
+            alice.swarm.behaviour().streams.counters().frames_in >= u64::from(COUNT)
+                && bob.frames_from(alice.id).len() >= COUNT as usize
+                && alice.frames_from(bob.id).len() >= COUNT as usize
+        },
+    )
+    .await;
+    assert_complete(&bob, alice.id, COUNT);
+    assert_complete(&alice, bob.id, COUNT);
+    until(
+        &mut [&mut relay, &mut alice, &mut bob],
+        "the relayed connection goes",
+        |[_, alice, bob]| {
+            let streams = &alice.swarm.behaviour().streams;
+            streams.is_direct(&bob.id) && streams.peers[&bob.id].iter().all(|link| !link.relayed)
+        },
+    )
+    .await;
+    assert!(
+        !alice
+            .stream_events()
+            .any(|e| matches!(e, Event::Failed { .. })),
+        "{:?}",
+        alice
+            .stream_events()
+            .find(|e| matches!(e, Event::Failed { .. }))
+    );
+}
+
+#[tokio::test]
+async fn traffic_moves_from_the_relay_to_tcp_without_loss() {
+    moves_to_direct("/ip4/127.0.0.1/tcp/0").await;
+}
+
+#[tokio::test]
+async fn traffic_moves_from_the_relay_to_quic_without_loss() {
+    moves_to_direct("/ip4/127.0.0.1/udp/0/quic-v1").await;
+}
+
+#[tokio::test]
+async fn the_relay_serves_again_if_the_direct_connection_dies_early() {
+    const COUNT: u32 = 500;
+    let (mut relay, mut alice, mut bob) = relayed_pair("/ip4/127.0.0.1/tcp/0", lab()).await;
+    alice.send(bob.id, &numbered(0));
+    let mut sent = 1;
+    let direct = DialOpts::peer_id(bob.id)
+        .condition(PeerCondition::Always)
+        .addresses(vec![bob.addresses().swap_remove(0)])
+        .build();
+    alice.swarm.dial(direct).expect("a free dial slot");
+    let mut cut = false;
+    until(
+        &mut [&mut relay, &mut alice, &mut bob],
+        "all frames",
+        |[_, alice, bob]| {
+            if !cut && alice.swarm.behaviour().streams.is_direct(&bob.id) {
+                // Nothing has been queued on it yet.
+                cut = true;
+                let links = &alice.swarm.behaviour().streams.peers[&bob.id];
+                let direct: Vec<_> = links.iter().filter(|l| !l.relayed).map(|l| l.id).collect();
+                for id in direct {
+                    alice.swarm.close_connection(id);
+                }
+            }
+            if cut && !alice.swarm.behaviour().streams.is_direct(&bob.id) {
+                pump(alice, bob.id, &mut sent, COUNT);
+            }
+            bob.frames_from(alice.id).len() == COUNT as usize
+        },
+    )
+    .await;
+    assert_complete(&bob, alice.id, COUNT);
+}

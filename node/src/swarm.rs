@@ -1,0 +1,318 @@
+//! Builds the node's swarm: transports, behaviour, limits. Does not listen and does not dial.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use libp2p::{
+    Multiaddr, PeerId, Swarm, Transport, allow_block_list, autonat,
+    connection_limits::{self, ConnectionLimits},
+    core::{
+        muxing::StreamMuxerBox,
+        transport::{Boxed, MemoryTransport, OptionalTransport},
+        upgrade::Version,
+    },
+    dcutr, dns, identify,
+    identity::Keypair,
+    mdns, noise, ping, quic, relay, swarm, tcp, upnp, yamux,
+};
+
+use crate::{
+    behaviour::Behaviour,
+    streams::{self, Streams},
+};
+
+/// Identify's protocol version: peers with another one are no Halloo nodes.
+pub const PROTOCOL_VERSION: &str = "/halloo/1";
+
+/// Identify's agent, for people who look at their peers.
+pub const AGENT: &str = concat!("halloo/", env!("CARGO_PKG_VERSION"));
+
+/// How long a connection nobody uses stays open. [`Streams`] adds its own time after the last
+/// frame; this only bridges what comes before the first.
+pub const IDLE_CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections per peer. Two when both dial at once, another through a relay and one in the course of a
+/// hole punch, and spare room for a reconnect before the dead one is noticed.
+pub const MAX_CONNECTIONS_PER_PEER: u32 = 8;
+
+/// Inbound connections in all. An idle one costs some tens of kilobytes, so a full node stays
+/// below 100 MiB.
+pub const MAX_INBOUND_CONNECTIONS: u32 = 2_048;
+
+/// Outbound connections in all: routing table, contacts, relays and look-ups in flight.
+pub const MAX_OUTBOUND_CONNECTIONS: u32 = 1_024;
+
+/// Inbound connections that have not finished their handshake: a flood costs us this many
+/// handshakes at once, no more.
+pub const MAX_PENDING_INBOUND: u32 = 512;
+
+/// Dials in flight.
+pub const MAX_PENDING_OUTBOUND: u32 = 128;
+
+/// Streams a peer may be opening at once on one connection; our own and the stock protocols need
+/// about a dozen.
+pub const MAX_NEGOTIATING_STREAMS: usize = 32;
+
+/// Reservations a relay grants. Each holds a connection open.
+pub const RELAY_MAX_RESERVATIONS: usize = 1_024;
+
+/// Reservations per peer: it may come over TCP and QUIC, and again before we see the old one die.
+pub const RELAY_MAX_RESERVATIONS_PER_PEER: usize = 4;
+
+/// How long a reservation lasts; the client renews in time.
+pub const RELAY_RESERVATION_DURATION: Duration = Duration::from_secs(60 * 60);
+
+/// Circuits at once. Signalling only, so they are many and thin.
+pub const RELAY_MAX_CIRCUITS: usize = 1_024;
+
+/// Circuits per peer, as their source.
+pub const RELAY_MAX_CIRCUITS_PER_PEER: usize = 32;
+
+/// How long a circuit lasts. A pair that cannot connect directly has to come back now and then, long
+/// after any call set-up has passed; media goes elsewhere.
+pub const RELAY_MAX_CIRCUIT_DURATION: Duration = Duration::from_secs(60 * 60);
+
+/// Bytes per circuit, both directions together. An invite has a few kilobytes; this carries an
+/// hour's messages and look-ups, and no call.
+pub const RELAY_MAX_CIRCUIT_BYTES: u64 = 8 * 1024 * 1024;
+
+/// Reservations and circuits a peer may ask for at once, outside a lab; one more every
+/// [`RELAY_REFILL_PER_PEER`]. A supervisor that has lost its relay tries a few times a minute.
+const RELAY_BURST_PER_PEER: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
+const RELAY_REFILL_PER_PEER: Duration = Duration::from_secs(4);
+
+/// The same per IP address: an office or a small carrier behind one address.
+const RELAY_BURST_PER_IP: NonZeroU32 = NonZeroU32::new(240).expect("not zero");
+const RELAY_REFILL_PER_IP: Duration = Duration::from_millis(500);
+
+/// QUIC flow control: what a peer may have in flight to us per stream and per connection. libp2p's
+/// defaults (10 and 15 MB) let one peer hold more memory than a whole node should.
+const QUIC_MAX_STREAM_DATA: u32 = 256 * 1024;
+const QUIC_MAX_CONNECTION_DATA: u32 = 1024 * 1024;
+
+/// Streams a peer may have open at once on a QUIC or Yamux connection.
+const MAX_STREAMS: usize = 64;
+
+/// Addresses of peers identify remembers for dialling: one per peer we are likely to return to.
+const IDENTIFY_CACHE: usize = 256;
+
+/// What kind of swarm to build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SwarmOptions {
+    /// Relay for others.
+    pub relay_server: bool,
+    /// Dial others back for AutoNAT.
+    pub autonat_server: bool,
+    /// Find peers on the local network.
+    pub mdns: bool,
+    /// Ask the home router for a port.
+    pub upnp: bool,
+    /// A network on one machine: all peers share an IP address, so nothing is limited by address.
+    pub lab: bool,
+    /// Add libp2p's memory transport (`/memory/N`), for tests.
+    pub memory: bool,
+    /// How long a connection nobody uses stays open: [`IDLE_CONNECTION_TIMEOUT`] but in tests.
+    pub idle_timeout: Duration,
+}
+
+impl Default for SwarmOptions {
+    /// An ordinary node: a client of relays and AutoNAT, mDNS and UPnP on.
+    fn default() -> Self {
+        Self {
+            relay_server: false,
+            autonat_server: false,
+            mdns: true,
+            upnp: true,
+            lab: false,
+            memory: false,
+            idle_timeout: IDLE_CONNECTION_TIMEOUT,
+        }
+    }
+}
+
+impl SwarmOptions {
+    /// For networks on one machine: nothing that reaches out of it, no limits by address.
+    pub fn lab() -> Self {
+        Self {
+            mdns: false,
+            upnp: false,
+            lab: true,
+            ..Self::default()
+        }
+    }
+}
+
+/// Why a swarm could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum SwarmError {
+    /// The device key cannot be used with Noise.
+    #[error("noise: {0}")]
+    Noise(#[from] noise::Error),
+}
+
+/// A swarm that listens nowhere yet. Call within a Tokio runtime.
+pub fn build_swarm(
+    keypair: Keypair,
+    options: SwarmOptions,
+) -> Result<Swarm<Behaviour>, SwarmError> {
+    let local = keypair.public().to_peer_id();
+    let (relay_transport, relay_client) = relay::client::new(local);
+    let transport = build_transport(&keypair, relay_transport, options)?;
+    let behaviour = build_behaviour(&keypair, relay_client, options);
+    let config = swarm::Config::with_tokio_executor()
+        // The first frame leaves with the stream's opening. Safe because each protocol offers a single
+        // name per stream, and none of ours can be mistaken for a negotiation message.
+        .with_substream_upgrade_protocol_override(Version::V1Lazy)
+        .with_max_negotiating_inbound_streams(MAX_NEGOTIATING_STREAMS)
+        .with_idle_connection_timeout(options.idle_timeout);
+    Ok(Swarm::new(transport, behaviour, local, config))
+}
+
+fn build_transport(
+    keypair: &Keypair,
+    relay_transport: relay::client::Transport,
+    options: SwarmOptions,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SwarmError> {
+    let noise = noise::Config::new(keypair)?;
+    let circuits = relay_transport
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise.clone())
+        .multiplex(yamux_config())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let direct = || direct_transport(keypair, noise.clone(), options);
+    let resolved = dns::tokio::Transport::system(direct()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "no name servers: only addresses without names can be dialled");
+        let nothing = dns::ResolverConfig::default();
+        dns::tokio::Transport::custom(direct(), nothing, dns::ResolverOpts::default())
+    });
+    // Circuits come first: a name in a relay's address is resolved when the relay itself is dialled.
+    let all = circuits.or_transport(resolved);
+    Ok(all.map(|either, _| either.into_inner()).boxed())
+}
+
+/// TCP, QUIC and, in tests, memory.
+fn direct_transport(
+    keypair: &Keypair,
+    noise: noise::Config,
+    options: SwarmOptions,
+) -> Boxed<(PeerId, StreamMuxerBox)> {
+    let memory = if options.memory {
+        OptionalTransport::some(MemoryTransport::default())
+    } else {
+        OptionalTransport::none()
+    };
+    let streams = tcp::tokio::Transport::new(tcp::Config::default())
+        .or_transport(memory)
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(yamux_config())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let quic = quic::tokio::Transport::new(quic_config(keypair))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    streams
+        .or_transport(quic)
+        .map(|either, _| either.into_inner())
+        .boxed()
+}
+
+fn yamux_config() -> yamux::Config {
+    let mut config = yamux::Config::default();
+    config.set_max_num_streams(MAX_STREAMS);
+    config
+}
+
+fn quic_config(keypair: &Keypair) -> quic::Config {
+    let mut config = quic::Config::new(keypair);
+    config.max_stream_data = QUIC_MAX_STREAM_DATA;
+    config.max_connection_data = QUIC_MAX_CONNECTION_DATA;
+    config.max_concurrent_stream_limit = MAX_STREAMS as u32;
+    config
+}
+
+fn build_behaviour(
+    keypair: &Keypair,
+    relay_client: relay::client::Behaviour,
+    options: SwarmOptions,
+) -> Behaviour {
+    let local = keypair.public().to_peer_id();
+    Behaviour {
+        limits: connection_limits::Behaviour::new(limits()),
+        blocked: allow_block_list::Behaviour::default(),
+        streams: Streams::new(streams::Config::default()),
+        identify: identify::Behaviour::new(
+            identify::Config::new(PROTOCOL_VERSION.to_owned(), keypair.public())
+                .with_agent_version(AGENT.to_owned())
+                .with_push_listen_addr_updates(true)
+                .with_cache_size(IDENTIFY_CACHE),
+        ),
+        ping: ping::Behaviour::default(),
+        relay_client,
+        relay_server: options
+            .relay_server
+            .then(|| relay::Behaviour::new(local, relay_config(options.lab)))
+            .into(),
+        autonat_client: autonat::v2::client::Behaviour::default(),
+        autonat_server: options
+            .autonat_server
+            .then(autonat::v2::server::Behaviour::default)
+            .into(),
+        dcutr: dcutr::Behaviour::new(local),
+        upnp: options.upnp.then(upnp::tokio::Behaviour::default).into(),
+        mdns: options.mdns.then(|| mdns_behaviour(local)).flatten().into(),
+    }
+}
+
+/// A node that cannot watch its interfaces does without the local network.
+fn mdns_behaviour(local: PeerId) -> Option<mdns::tokio::Behaviour> {
+    mdns::tokio::Behaviour::new(mdns::Config::default(), local)
+        .inspect_err(|error| tracing::warn!(%error, "no mDNS"))
+        .ok()
+}
+
+fn limits() -> ConnectionLimits {
+    ConnectionLimits::default()
+        .with_max_pending_incoming(Some(MAX_PENDING_INBOUND))
+        .with_max_pending_outgoing(Some(MAX_PENDING_OUTBOUND))
+        .with_max_established_incoming(Some(MAX_INBOUND_CONNECTIONS))
+        .with_max_established_outgoing(Some(MAX_OUTBOUND_CONNECTIONS))
+        .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))
+}
+
+fn relay_config(lab: bool) -> relay::Config {
+    let config = relay::Config {
+        max_reservations: RELAY_MAX_RESERVATIONS,
+        max_reservations_per_peer: RELAY_MAX_RESERVATIONS_PER_PEER,
+        reservation_duration: RELAY_RESERVATION_DURATION,
+        // The defaults add one a minute and address, too few for many nodes behind one NAT.
+        reservation_rate_limiters: Vec::new(),
+        max_circuits: RELAY_MAX_CIRCUITS,
+        max_circuits_per_peer: RELAY_MAX_CIRCUITS_PER_PEER,
+        max_circuit_duration: RELAY_MAX_CIRCUIT_DURATION,
+        max_circuit_bytes: RELAY_MAX_CIRCUIT_BYTES,
+        circuit_src_rate_limiters: Vec::new(),
+    };
+    if lab {
+        return config;
+    }
+    config
+        .reservation_rate_per_peer(RELAY_BURST_PER_PEER, RELAY_REFILL_PER_PEER)
+        .reservation_rate_per_ip(RELAY_BURST_PER_IP, RELAY_REFILL_PER_IP)
+        .circuit_src_per_peer(RELAY_BURST_PER_PEER, RELAY_REFILL_PER_PEER)
+        .circuit_src_per_ip(RELAY_BURST_PER_IP, RELAY_REFILL_PER_IP)
+}
+
+/// The address of a peer as reached through a relay, or of a relay to listen on when `peer` is `None`.
+pub fn circuit_address(relay: PeerId, address: &Multiaddr, peer: Option<PeerId>) -> Multiaddr {
+    use libp2p::multiaddr::Protocol;
+    let base = address
+        .clone()
+        .with_p2p(relay)
+        .unwrap_or_else(|address| address);
+    let circuit = base.with(Protocol::P2pCircuit);
+    match peer {
+        Some(peer) => circuit.with(Protocol::P2p(peer)),
+        None => circuit,
+    }
+}
+
+#[cfg(test)]
+mod tests;
