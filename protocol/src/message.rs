@@ -78,6 +78,10 @@ pub struct MessageDeliver {
 impl Message for MessageDeliver {
     const KIND: FrameKind = FrameKind(0x0020);
     const LIMIT: usize = TEXT_BYTES_MAX + 2_048;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        self.envelope.check()
+    }
 }
 
 /// What a device did with a message. Sent after it is on disk.
@@ -134,4 +138,8 @@ impl ReadReceipt {
 impl Message for ReadReceipt {
     const KIND: FrameKind = FrameKind(FrameKind::NOTICE | 0x0021);
     const LIMIT: usize = 2_048;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        Self::check(self)
+    }
 }

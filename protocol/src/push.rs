@@ -213,6 +213,10 @@ impl PushRegister {
 impl Message for PushRegister {
     const KIND: FrameKind = FrameKind(0x0040);
     const LIMIT: usize = 12 * 1024;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        Self::check(self)
+    }
 }
 
 /// A gateway's word for what time it is. Signed by the gateway's device; counts most in a device's estimate of its clock.
