@@ -1,3 +1,3 @@
 #![no_main]
 
-halloo_protocol_fuzz::target!(bytes => halloo_protocol_fuzz::record(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| halloo_protocol_fuzz::directory_record(bytes));

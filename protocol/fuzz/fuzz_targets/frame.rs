@@ -1,3 +1,3 @@
 #![no_main]
 
-halloo_protocol_fuzz::target!(bytes => halloo_protocol_fuzz::plain::<halloo_protocol::wire::Frame>(bytes, halloo_protocol::wire::FRAME_BYTES_MAX));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| halloo_protocol_fuzz::frame(bytes));

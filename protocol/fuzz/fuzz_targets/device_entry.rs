@@ -1,3 +1,0 @@
-#![no_main]
-
-halloo_protocol_fuzz::target!(bytes => halloo_protocol_fuzz::signed::<halloo_protocol::directory::DeviceEntry>(bytes));

@@ -1,3 +1,0 @@
-#![no_main]
-
-halloo_protocol_fuzz::target!(bytes => halloo_protocol_fuzz::message::<halloo_protocol::node::RevocationNotice>(bytes));

@@ -1,3 +1,0 @@
-#![no_main]
-
-halloo_protocol_fuzz::target!(bytes => halloo_protocol_fuzz::plain::<halloo_protocol::identity::UserId>(bytes, halloo_protocol::wire::FRAME_BYTES_MAX));
