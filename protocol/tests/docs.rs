@@ -1,5 +1,7 @@
 //! `docs/wire.md`, the golden vectors and the fuzz targets know every number that is given out in the sources.
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -95,6 +97,21 @@ fn every_row_of_the_registry_is_a_kind() {
     let registry = document.split("## 5. Registry of numbers").nth(1).and_then(|rest| rest.split("\n## 6").next());
     for row in registry.expect("the registry is there").lines().filter(|line| line.starts_with("| `0x")) {
         assert!(known.iter().any(|start| row.starts_with(start.as_str())), "nothing in the sources is {row}");
+    }
+}
+
+/// 65520 as 65,520.
+fn grouped(number: usize) -> String {
+    if number < 1_000 { number.to_string() } else { format!("{},{:03}", grouped(number / 1_000), number % 1_000) }
+}
+
+#[test]
+fn the_limits_of_the_registry_are_those_of_the_code() {
+    let document = read("../docs/wire.md");
+    for (kind, name, limit) in support::vectors::all().iter().filter_map(|vector| vector.registered) {
+        let start = format!("| `{kind:#06x}` | {name} |");
+        let row = document.lines().find(|line| line.starts_with(&start)).unwrap_or_else(|| panic!("no row {start}"));
+        assert!(row.contains(&format!("| {} |", grouped(limit))), "the limit is {}: {row}", grouped(limit));
     }
 }
 

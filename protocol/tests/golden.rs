@@ -76,3 +76,30 @@ fn one_byte_more_or_less_is_refused_everywhere() {
         }
     }
 }
+
+#[test]
+fn numbers_are_written_as_the_document_says() {
+    let written: [(u64, &str); 7] = [
+        (0, "00"),
+        (250, "fa"),
+        (251, "fbfb00"),
+        (0x4001, "fb0140"),
+        (65_536, "fc00000100"),
+        (1_800_000_000, "fc00d2496b"),
+        (1 << 40, "fd0000000000010000"),
+    ];
+    for (number, bytes) in written {
+        assert_eq!(HEXLOWER.encode(&wire::encode(&number)), bytes);
+        assert_eq!(wire::decode::<u64>(&read(bytes), 9), Ok(number));
+    }
+    assert_eq!(wire::decode::<u64>(&read("fc01000000"), 9), Ok(1), "a longer form is read");
+    assert!(wire::decode::<u16>(&read("fc01000000"), 9).is_err(), "a form wider than the field isn't");
+    for reserved in ["fe00000000000000000000000000000000", "ff"] {
+        assert!(wire::decode::<u64>(&read(reserved), 20).is_err());
+    }
+    assert!(wire::decode::<bool>(&[2], 1).is_err());
+    assert!(wire::decode::<Option<u8>>(&[2, 0], 2).is_err());
+    assert_eq!(wire::encode(&Some(7_u8)), [1, 7]);
+    assert_eq!(wire::encode(&"ab".to_string()), [2, b'a', b'b']);
+    assert_eq!(wire::encode(&[9_u8; 3]), [9; 3], "fixed lengths aren't written");
+}

@@ -43,6 +43,8 @@ pub(crate) struct Vector {
     pub(crate) name: &'static str,
     /// Its encoding.
     pub(crate) bytes: Vec<u8>,
+    /// Kind, type and limit, of messages and signed bodies.
+    pub(crate) registered: Option<(u16, &'static str, usize)>,
     /// Decodes bytes of this type as a reader does, and encodes the value again.
     pub(crate) again: fn(&[u8]) -> Result<Vec<u8>, DecodeError>,
 }
@@ -50,8 +52,11 @@ pub(crate) struct Vector {
 /// `message`: shown in its frame. `signed`: a body, shown as the signed object. `plain`: a part, or a value with a reader of its own.
 macro_rules! vectors {
     ($($name:literal => $how:ident $type:ty = $value:expr;)*) => {
-        vec![$(Vector { name: $name, bytes: vectors!(@$how $type = $value), again: vectors!(@$how $type) }),*]
+        vec![$(Vector { name: $name, bytes: vectors!(@$how $type = $value), registered: vectors!(@$how registered $type), again: vectors!(@$how $type) }),*]
     };
+    (@message registered $type:ty) => { Some((<$type as Message>::KIND.0, stringify!($type), <$type as Message>::LIMIT)) };
+    (@signed registered $type:ty) => { Some((<$type as Body>::KIND, stringify!($type), <$type as Body>::LIMIT)) };
+    (@plain registered $type:ty) => { None };
     (@message $type:ty = $value:expr) => { wire::encode(&Frame::new(frame_id::<$type>(), &$value)) };
     (@signed $type:ty = $value:expr) => { wire::encode::<Signed<$type>>(&$value) };
     (@plain $type:ty = $value:expr) => { wire::encode::<$type>(&$value) };
