@@ -18,9 +18,7 @@ pub use crate::id::{ConversationId, MessageId};
 use crate::time::UnixTime;
 use crate::wire::{DecodeError, Extensions, FrameKind, Message};
 pub use inbox::{INBOX_DEVICES_MAX, INBOX_IDS_PER_DEVICE_MAX, Inbox, Received};
-pub use outbox::{
-    CopyState, MessageState, OUTBOX_MESSAGES_MAX, Outbox, OutboxAction, OutboxError, OutboxItem, OutboxTimers,
-};
+pub use outbox::{CopyState, MessageState, OUTBOX_MESSAGES_MAX, Outbox, OutboxAction, OutboxError, OutboxItem, OutboxTimers};
 
 /// Longest text of a message, in bytes.
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;
