@@ -161,7 +161,7 @@ pub(crate) fn all() -> Vec<Vector> {
             status: RegisterStatus::Registered {
                 handle: PushHandle([3; 32]),
                 expires_at: NOW.plus_secs(30 * DAY),
-                time: Signed::sign(GatewayTime { gateway: keeper(0), at: NOW, extensions: none() }, &keeper_secret(0)),
+                time: Box::new(Signed::sign(GatewayTime { gateway: keeper(0), at: NOW, extensions: none() }, &keeper_secret(0))),
                 vapid_key: Some([4; 65]),
             },
             extensions: none(),
