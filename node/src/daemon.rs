@@ -268,7 +268,8 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
     let NodeSettings { home, config, answer, api } = settings;
     let store = Store::open(home.root()).map_err(|error| StartError::Store { reason: error.to_string() })?;
     let clock = ClockSource { skew_secs: config.debug.clock_skew_secs };
-    let identity = LocalIdentity::load(home.root(), &store, clock.raw_unix()).map_err(|error| StartError::Keys { reason: error.to_string() })?;
+    let identity = LocalIdentity::load(home.root(), &store, clock.raw_unix())
+        .map_err(|error| StartError::Keys { reason: error.to_string() })?;
     let roles = config.roles.iter().fold(Roles::default(), |roles, role| roles.union(role_bits(*role)));
     let relays = config.relay.relay_for == RelayPolicy::Everyone;
     let device_name = config.device.name.clone().unwrap_or_default();
@@ -303,7 +304,9 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
 fn start_error(error: crate::builder::StartError) -> StartError {
     match error {
         crate::builder::StartError::Listen { address, reason } => StartError::Listen { address: address.to_string(), reason },
-        crate::builder::StartError::Label(error) => StartError::InvalidOption { option: "--authority", reason: error.to_string() },
+        crate::builder::StartError::Label(error) => {
+            StartError::InvalidOption { option: "--authority", reason: error.to_string() }
+        }
         crate::builder::StartError::Store(error) => StartError::Store { reason: error.to_string() },
         crate::builder::StartError::Identity(error) => StartError::Keys { reason: error.to_string() },
         other => StartError::Node(NodeError::Internal { detail: crate::calls::describe(&other) }),

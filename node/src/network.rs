@@ -98,7 +98,7 @@ pub(crate) struct Peer {
 pub(crate) struct Peers {
     connected: HashMap<PeerId, Peer>,
     /// Remote addresses of connections whose stream event is still to come.
-    addresses: HashMap<PeerId, Multiaddr>,
+    addresses: HashMap<PeerId, (Multiaddr, bool)>,
 }
 
 impl Peers {
@@ -124,7 +124,6 @@ impl Peers {
             .iter()
             .filter(move |(_, peer)| peer.chain.is_some() && peer.descriptor.as_ref().is_some_and(|d| d.roles.contains(roles)))
     }
-
 }
 
 /// Whom to reach and where.
@@ -156,7 +155,14 @@ impl EventLoop {
     }
 
     /// [`EventLoop::request`] for a body encoded already.
-    pub(crate) fn request_encoded(&mut self, target: &Target, kind: FrameKind, body: Vec<u8>, purpose: Purpose, timeout: Duration) {
+    pub(crate) fn request_encoded(
+        &mut self,
+        target: &Target,
+        kind: FrameKind,
+        body: Vec<u8>,
+        purpose: Purpose,
+        timeout: Duration,
+    ) {
         let now = Instant::now();
         let id = match self.rpc.register(target.peer, purpose, timeout, now) {
             Ok(id) => id,
@@ -218,11 +224,6 @@ impl EventLoop {
         }
     }
 
-    /// Answers a request on the connection it came over.
-    pub(crate) fn answer<M: Message>(&mut self, peer: PeerId, via: ConnectionId, id: u32, message: &M) {
-        self.send_frame(peer, Some(via), &Frame::new(id, message), Instant::now());
-    }
-
     /// Answers with a body encoded already.
     pub(crate) fn answer_encoded(&mut self, peer: PeerId, via: ConnectionId, id: u32, kind: FrameKind, body: Vec<u8>) {
         self.send_frame(peer, Some(via), &Frame { kind, id, body }, Instant::now());
@@ -241,12 +242,12 @@ impl EventLoop {
         }
     }
 
-    pub(crate) fn note_address(&mut self, peer: PeerId, address: Multiaddr) {
+    pub(crate) fn note_address(&mut self, peer: PeerId, address: Multiaddr, dialled: bool) {
         match self.peers.get_mut(&peer) {
             Some(known) if !address::is_circuit(&address) || known.address.is_none() => known.address = Some(address),
             Some(_) => {}
             None => {
-                self.peers.addresses.insert(peer, address);
+                self.peers.addresses.insert(peer, (address, dialled));
             }
         }
     }
@@ -260,7 +261,8 @@ impl EventLoop {
             // Peers with other keys than Ed25519 can have no certificate; they may use the relay, nothing else.
             return;
         };
-        let address = self.peers.addresses.remove(&peer);
+        let (address, dialled) =
+            self.peers.addresses.remove(&peer).map_or((None, false), |(address, dialled)| (Some(address), dialled));
         if first {
             let entry = Peer {
                 device,
@@ -278,7 +280,13 @@ impl EventLoop {
         } else if let Some(known) = self.peers.connected.get_mut(&peer) {
             known.relayed &= relayed;
         }
-        for frame in self.rpc.connected(&peer) {
+        let waiting = self.rpc.connected(&peer);
+        if first && dialled && waiting.is_empty() {
+            // Nothing to say opens no stream, and without one neither side learns who the other is.
+            let hello = self.own_hello();
+            self.notify(&Target::connected(peer), &hello);
+        }
+        for frame in waiting {
             self.send_frame(peer, None, &frame, Instant::now());
         }
         self.directory_connected(peer);
@@ -375,7 +383,11 @@ impl EventLoop {
     }
 
     /// Takes over a revocation list from anywhere and, if it was news, passes it on to everybody connected.
-    pub(crate) fn handle_revocation_list(&mut self, list: &halloo_protocol::identity::SignedRevocationList, from: Option<PeerId>) {
+    pub(crate) fn handle_revocation_list(
+        &mut self,
+        list: &halloo_protocol::identity::SignedRevocationList,
+        from: Option<PeerId>,
+    ) {
         let authority = list.list.unverified().authority;
         match self.trust.apply_revocations(list) {
             Ok(false) => return,

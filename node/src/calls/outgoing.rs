@@ -179,7 +179,8 @@ impl EventLoop {
             match action {
                 CallerAction::Invite { device } => self.offer_to(call, device),
                 CallerAction::Send(signal) => {
-                    let target = self.calls.outgoing.get(&call).and_then(|o| o.legs.get(&signal.to)).map(|leg| leg.target.clone());
+                    let target =
+                        self.calls.outgoing.get(&call).and_then(|o| o.legs.get(&signal.to)).map(|leg| leg.target.clone());
                     if let Some(target) = target {
                         self.send_signal(signal, &target);
                     }
@@ -329,7 +330,8 @@ impl EventLoop {
     /// Gives a device up once neither its stream nor a gateway can bring the invite.
     fn check_unreachable(&mut self, call: CallId, device: DeviceKey) {
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
-        let given_up = outgoing.legs.get(&device).is_some_and(|leg| leg.stream_failed && leg.pushes == 0 && leg.push_at.is_none());
+        let given_up =
+            outgoing.legs.get(&device).is_some_and(|leg| leg.stream_failed && leg.pushes == 0 && leg.push_at.is_none());
         if given_up {
             outgoing.machine.handle_unreachable(device, Reason::UNREACHABLE, Instant::now());
             self.drive_outgoing(call);
@@ -383,7 +385,8 @@ impl EventLoop {
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         info!(call = %call.short(), %outcome, %reason, "call over");
         outgoing.progress.ended = Some((outcome, reason, Instant::now()));
-        outgoing.progress.via_push = outgoing.progress.answered_by.and_then(|device| outgoing.legs.get(&device)).is_some_and(|leg| leg.via_push);
+        outgoing.progress.via_push =
+            outgoing.progress.answered_by.and_then(|device| outgoing.legs.get(&device)).is_some_and(|leg| leg.via_push);
         for leg in outgoing.legs.values_mut() {
             leg.pending = None;
         }
@@ -399,7 +402,8 @@ impl EventLoop {
         let has_figures = outgoing.media.is_none() || ended_at.elapsed() >= SUMMARY_WAIT;
         if has_figures && let Some(reply) = outgoing.reply.take() {
             outgoing.media = None;
-            let entry = self.calls.outgoing.get(&call).map(|outgoing| self.call_entry(call, &outgoing.progress, false, CallState::Ended));
+            let entry =
+                self.calls.outgoing.get(&call).map(|outgoing| self.call_entry(call, &outgoing.progress, false, CallState::Ended));
             if let Some(outcome) = entry.and_then(|entry| self.archive_call(entry)) {
                 reply.send(Ok(outcome));
             }
