@@ -359,6 +359,9 @@ pub async fn run(options: RunOptions, stop: CancellationToken, mut on_event: imp
     let config = merge(Config::load(&home.config())?, &options);
     let listener = ApiListener::bind(&home, config.api.listen.as_ref()).await?;
     let api = Some(listener.address().to_string());
+    if config.metrics.is_some() {
+        tracing::warn!("metrics are not served yet");
+    }
     let settings = NodeSettings { home, config, answer: options.answer, api };
     let Some(node) = stop.run_until_cancelled(start(settings)).await.transpose()? else { return Ok(()) };
     let events = node.subscribe_after(0);
