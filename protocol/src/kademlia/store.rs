@@ -13,7 +13,7 @@ use crate::identity::{ChainError, TrustStore, UserChain};
 use crate::key::DeviceKey;
 use crate::time::UnixTime;
 
-/// Bounds of a [`ReplicaStore`].
+/// Bounds of what a node keeps for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLimits {
     /// Distinct keys from one client. A device publishes one record, a gateway those of the users it keeps.
