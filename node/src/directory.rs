@@ -627,6 +627,7 @@ impl EventLoop {
             return;
         }
         debug!(accepted, "record published");
+        self.events.send(Event::Published { replicas: accepted });
         if !self.ready {
             self.directory.own.read_back_at.get_or_insert(now);
         }
