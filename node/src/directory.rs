@@ -789,7 +789,7 @@ impl EventLoop {
         let found = match &result.outcome {
             FindOutcome::Found(record) => self.accept_found(&user, record),
             FindOutcome::Absent => {
-                let replicas = u32::try_from(result.agreeing).unwrap_or(u32::MAX);
+                let replicas = u32::try_from(result.replicas).unwrap_or(u32::MAX);
                 Err(ResolveError::NotFound { username: self.labels.display(&user), replicas })
             }
             FindOutcome::Inconclusive if self.directory.machine.table_counts().0 == 0 => Err(ResolveError::NoServers),
