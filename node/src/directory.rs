@@ -87,6 +87,8 @@ pub(crate) enum Waiter {
     Why(String, Reply<Explanation, WhyError>),
     /// A call.
     Dial(halloo_protocol::call::CallId),
+    /// A call that goes on with a cached record meanwhile.
+    DialAgain(halloo_protocol::call::CallId),
     /// Messages to this user.
     Messages,
 }
@@ -717,7 +719,7 @@ impl EventLoop {
         let key = RecordKey::of(user);
         let options = match &waiter {
             Waiter::Command(options, _) => *options,
-            Waiter::Why(..) => ResolveOptions { fresh: true, settled: false },
+            Waiter::Why(..) | Waiter::DialAgain(_) => ResolveOptions { fresh: true, settled: false },
             Waiter::Dial(_) | Waiter::Messages => ResolveOptions::default(),
         };
         if !options.fresh
@@ -840,7 +842,11 @@ impl EventLoop {
                 let explanation = self.explain(&shown, found.as_ref().copied());
                 reply.send(Ok(explanation));
             }
-            Waiter::Dial(call) => self.dial_resolved(call, outcome.map(|(record, _)| record.clone())),
+            Waiter::Dial(call) => {
+                let found = outcome.map(|(record, answered)| (record.clone(), answered.source == ResolveSource::Cache));
+                self.dial_resolved(call, user, found);
+            }
+            Waiter::DialAgain(call) => self.dial_resolved_again(call, outcome.ok().map(|(record, _)| record)),
             Waiter::Messages => self.messages_resolved(user, outcome.map(|(record, _)| record.clone())),
         }
     }
