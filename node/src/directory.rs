@@ -629,6 +629,9 @@ impl EventLoop {
             return;
         }
         debug!(accepted, "record published");
+        if self.directory.own.publish_at.is_none() {
+            self.push_announced();
+        }
         if !self.ready {
             self.directory.own.read_back_at.get_or_insert(now);
         }
