@@ -209,11 +209,8 @@ impl EventLoop {
         self.directory.own.entry = None;
         self.directory.own.replicas = 0;
         self.ready = false;
-        // Peers judge us anew by the new hello, and we them by the new trust.
-        let peers: Vec<PeerId> = self.peers.iter().map(|(peer, _)| *peer).collect();
-        for peer in peers {
-            self.swarm.behaviour_mut().streams.close(peer);
-        }
+        // Peers judge us anew by the hello that follows, and we them by the new trust.
+        self.judge_hellos_anew();
     }
 
     pub(crate) fn local_node(&self) -> LocalNode {
@@ -381,7 +378,8 @@ impl EventLoop {
         let connected_servers = self.peers.with_roles(Roles::DIRECTORY).count();
         if connected_servers > 0 {
             self.begin_bootstrap(now);
-            self.directory.join_at = Some(now.instant + JOIN_RETRY * 10);
+            let wait = if self.directory.bootstrapped { JOIN_RETRY * 10 } else { JOIN_RETRY / 6 };
+            self.directory.join_at = Some(now.instant + wait);
             self.directory.warned_alone = false;
             return;
         }
