@@ -60,6 +60,10 @@ const READ_BACK_RETRY: Duration = Duration::from_secs(1);
 /// How often a node without servers tries its ways into the network again.
 const JOIN_RETRY: Duration = Duration::from_secs(3);
 
+/// Pause after a join that met no server, doubled with every further one until it is 16 s.
+const JOIN_AGAIN: Duration = Duration::from_millis(250);
+const JOIN_AGAIN_DOUBLINGS: u32 = 6;
+
 /// How often what the state machine wants on disk is written.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
 
@@ -129,6 +133,8 @@ pub(crate) struct DirectoryState {
     unwritten: Vec<ReplicaChange>,
     flush_at: Option<Instant>,
     join_at: Option<Instant>,
+    /// Joins in a row that met no server.
+    empty_joins: u32,
     bootstrapped: bool,
     bootstrapping: Option<QueryId>,
     kept: HashSet<PeerId>,
@@ -147,6 +153,7 @@ impl DirectoryState {
             unwritten: Vec::new(),
             flush_at: None,
             join_at: Some(now.instant),
+            empty_joins: 0,
             bootstrapped: false,
             bootstrapping: None,
             kept: HashSet::new(),
@@ -363,10 +370,23 @@ impl EventLoop {
                 self.directory.bootstrapping = None;
                 self.directory.bootstrapped = servers > 0;
                 debug!(servers, "joined the directory");
+                self.plan_next_join(servers);
                 self.publish_soon();
             }
             _ => {}
         }
+    }
+
+    /// A join that met no server, as when all connections were closed for a new identity, is tried again soon, then more and more rarely.
+    fn plan_next_join(&mut self, servers: usize) {
+        if servers > 0 {
+            self.directory.empty_joins = 0;
+            return;
+        }
+        let pause = JOIN_AGAIN * 2_u32.pow(self.directory.empty_joins.min(JOIN_AGAIN_DOUBLINGS));
+        self.directory.empty_joins = self.directory.empty_joins.saturating_add(1);
+        let at = Instant::now() + pause;
+        self.directory.join_at = Some(self.directory.join_at.map_or(at, |planned| planned.min(at)));
     }
 
     /// Ways into the network: the nodes of the invite, of `--bootstrap`, and those found nearby.
