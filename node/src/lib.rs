@@ -7,6 +7,7 @@ pub mod handle;
 pub mod push;
 pub mod reservations;
 pub mod roles;
+pub mod store;
 pub mod streams;
 pub mod swarm;
 #[cfg(test)]

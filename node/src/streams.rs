@@ -19,8 +19,7 @@
 //!   [`Event::Closed`] and [`Event::Failed`].
 //! - **Moving off a relay.** As soon as a direct connection exists beside a relayed one, frames go
 //!   over the direct one. The relayed stream sends what was queued, then each side closes its half
-//!   and reads the other's to the end; the idle connection closes by itself. Frames queued after the move
-//!   are neither lost nor doubled by it, nor are earlier ones unless the relay cuts the circuit or
+//!   and reads the other's to the end, and the connection is closed. Frames queued after the move are neither lost nor doubled by it, nor are earlier ones unless the relay cuts the circuit or
 //!   the peer takes longer than [`DRAIN_TIMEOUT`]. Earlier frames may arrive *after* later ones.
 //!   If the direct connection dies before the relayed one is gone, frames go through the relay again.
 //! - **Keep-alive.** A connection stays while frames flow and for [`Config::idle`] after; longer only
@@ -87,6 +86,9 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a drained connection stays open for a stream the peer may have opened meanwhile, not
 /// yet knowing of the move.
 pub const DRAIN_LINGER: Duration = Duration::from_secs(2);
+
+/// How long [`Streams::close`] waits for what is queued to get across, and for the peer's last frames.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Default of [`Config::idle`]. Long enough for a conversation's pauses, short enough not to hold
 /// hundreds of look-up contacts.
@@ -289,17 +291,19 @@ struct Link {
     relayed: bool,
     /// A stream is open on it.
     open: bool,
-    /// A direct connection has taken over; nothing new is queued here.
+    /// A direct connection has taken over, or the owner wants it closed; nothing new is queued here.
     draining: bool,
+    /// The owner wants it closed.
+    closing: bool,
     /// What the handler was last told.
     kept: bool,
     gauge: Arc<Gauge>,
 }
 
 impl Link {
-    /// Higher is better: usable, direct, a stream already open, newest.
-    fn rank(&self) -> (bool, bool, bool, ConnectionId) {
-        (!self.draining, !self.relayed, self.open, self.id)
+    /// Higher is better: direct, a stream already open, newest.
+    fn rank(&self) -> (bool, bool, ConnectionId) {
+        (!self.relayed, self.open, self.id)
     }
 }
 
@@ -374,7 +378,7 @@ impl Streams {
         let links = self.peers.get(&peer).ok_or(SendError::NotConnected)?;
         let link = via
             .and_then(|via| links.iter().find(|link| link.id == via && !link.draining))
-            .or_else(|| links.iter().max_by_key(|link| link.rank()))
+            .or_else(|| best(links))
             .ok_or(SendError::NotConnected)?;
         link.gauge.reserve(frame.len())?;
         let action = notify(peer, link.id, Command::Send(frame));
@@ -394,13 +398,17 @@ impl Streams {
         self.refresh_kept(peer);
     }
 
-    /// Closes all connections to a peer, whoever else uses them. What is queued leaves if the
-    /// transport takes it at once.
+    /// Closes all connections to a peer, whoever else uses them, once what is queued has left and the
+    /// peer has ended its streams in turn, or after [`CLOSE_TIMEOUT`]. Until [`Event::Closed`], frames
+    /// still come, and none can be sent.
     pub fn close(&mut self, peer: PeerId) {
-        self.actions.push_back(ToSwarm::CloseConnection {
-            peer_id: peer,
-            connection: CloseConnection::All,
-        });
+        for link in self.peers.get_mut(&peer).into_iter().flatten() {
+            link.draining = true;
+            link.closing = true;
+            link.kept = false;
+            self.actions
+                .push_back(notify(peer, link.id, Command::Finish));
+        }
         self.wake();
     }
 
@@ -434,7 +442,7 @@ impl Streams {
     /// The connection [`Streams::send`] would take now.
     pub fn best_connection(&self, peer: &PeerId) -> Option<ConnectionId> {
         let links = self.peers.get(peer)?;
-        Some(links.iter().max_by_key(|link| link.rank())?.id)
+        Some(best(links)?.id)
     }
 
     fn handler(&mut self, connection: ConnectionId) -> Handler {
@@ -458,6 +466,7 @@ impl Streams {
             relayed,
             open: false,
             draining: false,
+            closing: false,
             kept: false,
             gauge,
         });
@@ -508,7 +517,7 @@ impl Streams {
         if links.iter().any(|link| !link.relayed) {
             return;
         }
-        for link in links.iter_mut().filter(|link| link.draining) {
+        for link in links.iter_mut().filter(|l| l.draining && !l.closing) {
             link.draining = false;
             self.actions
                 .push_back(notify(peer, link.id, Command::Resume));
@@ -571,11 +580,33 @@ impl Streams {
         }
     }
 
+    fn handle_drained(&mut self, peer: PeerId, connection: ConnectionId) {
+        let links = self.peers.get(&peer).into_iter().flatten();
+        // It may have been taken back into use meanwhile.
+        if links
+            .filter(|link| link.id == connection)
+            .any(|link| link.draining)
+        {
+            self.actions.push_back(ToSwarm::CloseConnection {
+                peer_id: peer,
+                connection: CloseConnection::One(connection),
+            });
+        }
+    }
+
     fn wake(&mut self) {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
     }
+}
+
+/// The connection new frames go to.
+fn best(links: &[Link]) -> Option<&Link> {
+    links
+        .iter()
+        .filter(|link| !link.draining)
+        .max_by_key(|link| link.rank())
 }
 
 fn notify(peer: PeerId, connection: ConnectionId, command: Command) -> Action {
@@ -644,6 +675,7 @@ impl NetworkBehaviour for Streams {
     ) {
         let event = match event {
             FromHandler::Open(open) => return self.handle_open(peer, connection, open),
+            FromHandler::Drained => return self.handle_drained(peer, connection),
             FromHandler::Hello(bytes) => Event::Hello {
                 peer,
                 connection,

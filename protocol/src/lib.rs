@@ -10,13 +10,20 @@
 //! | [`time`], [`clock`] | wall-clock time on the wire; the estimate of a node's clock offset |
 //! | [`key`] | Ed25519 keys by role, domain-separated signatures |
 //! | [`identity`] | usernames, certificates, the chain from authority to device, revocation, recovery phrase |
+//! | [`authority`] | enrolment, renewal, invite codes, the authority's list of bootstrap nodes |
 //! | [`directory`] | the directory record: signed device entries, leases, merge, record key |
 //! | [`node`] | node descriptors, roles, the hello |
+//! | [`id`], [`event`] | ids of calls, messages, conversations; kinds of events |
+//! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
 //!
 //! Byte layouts are specified in `docs/wire.md`.
 
+pub mod authority;
+pub mod call;
 pub mod clock;
 pub mod directory;
+pub mod event;
+pub mod id;
 pub mod identity;
 pub mod key;
 pub mod node;

@@ -26,7 +26,8 @@ use libp2p::{
 use tokio::time::Sleep;
 
 use super::{
-    DRAIN_LINGER, DRAIN_TIMEOUT, Gauge, MAX_INBOUND_STREAMS, STALL_TIMEOUT, StreamError, Traffic,
+    CLOSE_TIMEOUT, DRAIN_LINGER, DRAIN_TIMEOUT, Gauge, MAX_INBOUND_STREAMS, STALL_TIMEOUT,
+    StreamError, Traffic,
     channel::{Channel, Read},
 };
 
@@ -45,8 +46,10 @@ pub enum Command {
     Hello(Arc<[u8]>),
     /// Keep the connection open without frames, or no longer.
     Keep(bool),
-    /// Send what is queued, then bring all streams to their end.
+    /// Send what is queued, then bring all streams to their end; stay a while for late ones.
     Drain,
+    /// The same, but report as soon as nothing is left, and do not wait long for it.
+    Finish,
     /// Be of use again after `Drain`.
     Resume,
 }
@@ -60,6 +63,8 @@ pub enum FromHandler {
     Hello(Vec<u8>),
     /// Any further frame.
     Frame(Vec<u8>),
+    /// After `Drain` or `Finish`: nothing is left, or it took too long. Said once.
+    Drained,
     /// A stream failed.
     Failed {
         /// How.
@@ -67,6 +72,16 @@ pub enum FromHandler {
         /// Frames that did not get across.
         undelivered: usize,
     },
+}
+
+/// How a connection is being left.
+#[derive(Debug, Clone, Copy)]
+struct Drain {
+    since: Instant,
+    /// How long it has to be quiet without a stream.
+    linger: Duration,
+    /// When patience ends.
+    deadline: Instant,
 }
 
 type Output = ConnectionHandlerEvent<ReadyUpgrade<StreamProtocol>, (), FromHandler>;
@@ -96,8 +111,9 @@ pub struct Handler {
     events: VecDeque<FromHandler>,
 
     kept: bool,
-    /// When `Drain` came.
-    draining: Option<Instant>,
+    /// `Drain` or `Finish` has come.
+    draining: Option<Drain>,
+    reported_drained: bool,
     /// When the last frame came or went.
     active: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -129,6 +145,7 @@ impl Handler {
             events: VecDeque::new(),
             kept: false,
             draining: None,
+            reported_drained: false,
             active: None,
             timer: None,
             ended: false,
@@ -337,6 +354,33 @@ impl Handler {
         Some(event)
     }
 
+    fn start_drain(&mut self, linger: Duration, timeout: Duration) {
+        let now = Instant::now();
+        self.kept = false;
+        self.draining = Some(Drain {
+            since: now,
+            linger,
+            deadline: now + timeout,
+        });
+        for channel in &mut self.readers {
+            channel.finish();
+        }
+    }
+
+    /// When a connection that is being left will have been quiet for long enough.
+    fn quiet_at(&self, drain: Drain) -> Instant {
+        self.active
+            .map_or(drain.since, |active| active.max(drain.since))
+            + drain.linger
+    }
+
+    fn is_drained(&self, now: Instant) -> bool {
+        self.draining.is_some_and(|drain| {
+            let quiet = now >= self.quiet_at(drain) && !self.reported_open && !self.is_busy();
+            quiet || now >= drain.deadline
+        })
+    }
+
     fn is_busy(&self) -> bool {
         self.opening
             || !self.queue.is_empty()
@@ -345,11 +389,6 @@ impl Handler {
 
     /// When this handler's mind may change without anything happening.
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let quiet = if self.draining.is_some() {
-            DRAIN_LINGER
-        } else {
-            self.idle
-        };
         let stalled = self
             .writer
             .iter()
@@ -357,8 +396,9 @@ impl Handler {
             .filter_map(Channel::stalled_since)
             .min();
         [
-            self.active.map(|active| active + quiet),
-            self.draining.map(|since| since + DRAIN_TIMEOUT),
+            self.active.map(|active| active + self.idle),
+            self.draining.map(|drain| self.quiet_at(drain)),
+            self.draining.map(|drain| drain.deadline),
             stalled.map(|since| since + STALL_TIMEOUT),
         ]
         .into_iter()
@@ -373,9 +413,7 @@ impl Handler {
                 .stalled_since()
                 .is_some_and(|since| since + STALL_TIMEOUT <= now)
         };
-        let drained = self
-            .draining
-            .is_some_and(|since| since + DRAIN_TIMEOUT <= now);
+        let drained = self.draining.is_some_and(|drain| drain.deadline <= now);
         if self.writer.as_ref().is_some_and(stalled) {
             self.fail_writer(StreamError::Stalled);
         } else if drained && self.writer.is_some() {
@@ -385,6 +423,10 @@ impl Handler {
             |channel| drained || stalled(channel),
             || io::ErrorKind::TimedOut.into(),
         );
+        if !self.reported_drained && self.is_drained(now) {
+            self.reported_drained = true;
+            self.events.push_back(FromHandler::Drained);
+        }
     }
 
     /// Arms the timer for the next deadline. Later activity only moves deadlines back, so the timer is
@@ -438,11 +480,11 @@ impl ConnectionHandler for Handler {
 
     fn connection_keep_alive(&self) -> bool {
         let now = Instant::now();
-        let within = |quiet| self.active.is_some_and(|active| now < active + quiet);
         if self.draining.is_some() {
-            return self.reported_open || self.is_busy() || within(DRAIN_LINGER);
+            return !self.reported_drained;
         }
-        self.kept || self.is_busy() || within(self.idle)
+        let active = self.active.is_some_and(|active| now < active + self.idle);
+        self.kept || self.is_busy() || active
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Output> {
@@ -499,14 +541,12 @@ impl ConnectionHandler for Handler {
             Command::Open => self.open_wanted = self.writer.is_none(),
             Command::Hello(hello) => self.hello = hello,
             Command::Keep(keep) => self.kept = keep,
-            Command::Drain => {
-                self.kept = false;
-                self.draining = Some(Instant::now());
-                for channel in &mut self.readers {
-                    channel.finish();
-                }
+            Command::Drain => self.start_drain(DRAIN_LINGER, DRAIN_TIMEOUT),
+            Command::Finish => self.start_drain(Duration::ZERO, CLOSE_TIMEOUT),
+            Command::Resume => {
+                self.draining = None;
+                self.reported_drained = false;
             }
-            Command::Resume => self.draining = None,
         }
     }
 

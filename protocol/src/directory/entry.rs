@@ -80,7 +80,11 @@ pub struct Helper {
 }
 
 impl Helper {
-    fn check(&self) -> Result<(), DecodeError> {
+    /// Checks counts and lengths after decoding.
+    ///
+    /// # Errors
+    /// [`DecodeError::Invalid`] for the field out of range.
+    pub fn check(&self) -> Result<(), DecodeError> {
         if self.addresses.len() > HELPER_ADDRESSES_MAX {
             return Err(DecodeError::invalid(
                 "helper",

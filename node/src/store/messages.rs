@@ -1,0 +1,164 @@
+//! Messages sent and received, in the order in which this node came to know them.
+
+use bincode::{Decode, Encode};
+use halloo_protocol::identity::UserId;
+use halloo_protocol::key::{DeviceKey, hash};
+use halloo_protocol::time::UnixTime;
+use halloo_protocol::wire;
+
+use super::table::{Aged, Table, check_length, decode_sequence, decode_value};
+use super::{StoreError, Transaction, VALUE_BYTES_MAX, View};
+
+/// Longest message id, in bytes.
+pub const MESSAGE_ID_BYTES_MAX: usize = 64;
+
+/// Message ids remembered to recognise copies; the oldest fall out. Senders give up long before that many others have come.
+pub const SEEN_MESSAGES_MAX: u64 = 100_000;
+
+const SEEN: Aged = Aged { rows: Table::Seen, ages: Table::SeenAges };
+
+/// Which way a message went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Direction {
+    /// Received.
+    In,
+    /// Sent, or to be sent.
+    Out,
+}
+
+/// A kept message.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct MessageRow {
+    /// Its id, unique among all messages.
+    pub id: Vec<u8>,
+    /// Which way it went.
+    pub direction: Direction,
+    /// The other side.
+    pub conversation: UserId,
+    /// Everything else about it, state included, as the messages capability encodes it.
+    pub content: Vec<u8>,
+}
+
+impl View {
+    /// The message with this id, and its sequence number.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn message_by_id(&self, id: &[u8]) -> Result<Option<(u64, MessageRow)>, StoreError> {
+        let Some(key) = self.get(Table::MessageIds, id)? else { return Ok(None) };
+        let sequence = decode_sequence(Table::MessageIds, &key)?;
+        Ok(self.message(sequence)?.map(|row| (sequence, row)))
+    }
+
+    /// The message with this sequence number.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn message(&self, sequence: u64) -> Result<Option<MessageRow>, StoreError> {
+        self.get_value(Table::Messages, &sequence.to_be_bytes())
+    }
+
+    /// The last `limit` messages with `user`, oldest first; with `before`, the last ones before that sequence number.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn conversation(&self, user: &UserId, before: Option<u64>, limit: usize) -> Result<Vec<(u64, MessageRow)>, StoreError> {
+        let mut keys = self.with_prefix(Table::Conversations, &conversation_key(user), before, true, limit)?;
+        keys.reverse();
+        self.rows(Table::Conversations, keys)
+    }
+
+    /// The last `limit` messages with anybody, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn last_messages(&self, limit: usize) -> Result<Vec<(u64, MessageRow)>, StoreError> {
+        let mut rows = self.with_prefix(Table::Messages, &[], None, true, limit)?;
+        rows.reverse();
+        rows.into_iter()
+            .map(|(key, bytes)| Ok((decode_sequence(Table::Messages, &key)?, decode_value(Table::Messages, &bytes)?)))
+            .collect()
+    }
+
+    /// Up to `limit` messages of the outbox that aren't finished, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn unfinished_messages(&self, limit: usize) -> Result<Vec<(u64, MessageRow)>, StoreError> {
+        let keys = self.with_prefix(Table::Outbox, &[], None, false, limit)?;
+        self.rows(Table::Outbox, keys)
+    }
+
+    fn rows(&self, index: Table, keys: Vec<super::table::Row>) -> Result<Vec<(u64, MessageRow)>, StoreError> {
+        let mut rows = Vec::with_capacity(keys.len());
+        for (key, _) in keys {
+            let sequence = decode_sequence(index, &key)?;
+            if let Some(row) = self.message(sequence)? {
+                rows.push((sequence, row));
+            }
+        }
+        Ok(rows)
+    }
+}
+
+impl Transaction {
+    /// Keeps a new message and returns its sequence number. One that goes out also waits in the outbox until
+    /// [`Transaction::finish_message`]. A message whose id is known keeps its number and place; nothing is changed.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::Database`].
+    pub fn add_message(&self, row: &MessageRow) -> Result<u64, StoreError> {
+        check_length("message id", &row.id, MESSAGE_ID_BYTES_MAX)?;
+        check_length("message", &row.content, VALUE_BYTES_MAX)?;
+        if let Some((sequence, _)) = self.message_by_id(&row.id)? {
+            return Ok(sequence);
+        }
+        let sequence = self.append(Table::Messages, &wire::encode(row))?;
+        let number = sequence.to_be_bytes();
+        self.put(Table::MessageIds, &row.id, &number)?;
+        self.put(Table::Conversations, &[&conversation_key(&row.conversation)[..], &number].concat(), &[])?;
+        if row.direction == Direction::Out {
+            self.put(Table::Outbox, &number, &[])?;
+        }
+        Ok(sequence)
+    }
+
+    /// Replaces a message's content; `false` if there is no such message.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::Database`].
+    pub fn update_message(&self, sequence: u64, content: &[u8]) -> Result<bool, StoreError> {
+        check_length("message", content, VALUE_BYTES_MAX)?;
+        let Some(row) = self.message(sequence)? else { return Ok(false) };
+        self.put_value(Table::Messages, &sequence.to_be_bytes(), &MessageRow { content: content.to_vec(), ..row })?;
+        Ok(true)
+    }
+
+    /// Takes a message out of the outbox: delivered, or given up. It stays in its conversation.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn finish_message(&self, sequence: u64) -> Result<bool, StoreError> {
+        self.remove(Table::Outbox, &sequence.to_be_bytes())
+    }
+
+    /// True the first time a message of this device and id comes. Call it in the transaction that keeps the message, so that a crash
+    /// between the two loses neither.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::Database`].
+    pub fn is_first_copy(&self, sender: &DeviceKey, id: &[u8], now: UnixTime) -> Result<bool, StoreError> {
+        check_length("message id", id, MESSAGE_ID_BYTES_MAX)?;
+        let key = [&sender.as_bytes()[..], id].concat();
+        if self.contains(Table::Seen, &key)? {
+            return Ok(false);
+        }
+        self.put_aged(SEEN, &key, now.0, &[], SEEN_MESSAGES_MAX)?;
+        Ok(true)
+    }
+}
+
+/// Of one length for every user, so that one user's key is never the start of another's.
+fn conversation_key(user: &UserId) -> [u8; 32] {
+    hash("halloo store conversation", &[&wire::encode(user)])
+}

@@ -1,0 +1,204 @@
+//! Calls: what caller and callee say to each other, and how each end decides.
+//!
+//! The parties are one device of the caller and every device of the callee. In order:
+//!
+//! 1. The caller seals one [`Invite`] to each device ([`SealedInvite`]) and sends the same bytes on every way it has: an open
+//!    stream ([`CallInvite`]), the callee's relay, a gateway.
+//! 2. The first copy to arrive rings the device, later ones are duplicates ([`RecentCalls`]). An invite on a stream is answered at once
+//!    ([`InviteAnswer`]); one that came another way is answered by a [`SignalBody::Ringing`] straight to the caller.
+//! 3. A person answers: [`SignalBody::Accept`] with the answer to the offer. The first accept wins; the acknowledgement tells the device
+//!    whether it is the one. The others hear [`SignalBody::Replaced`].
+//! 4. Candidates trickle both ways ([`SignalBody::Candidate`]), media runs beside, and either end hangs up.
+//!
+//! Every signal is signed by the device that says it, numbered, and repeated until acknowledged. The machines are [`CallerCall`] and
+//! [`CalleeCall`]; both end by themselves whatever is lost: every state has a deadline, save a call whose media run.
+//!
+//! Two users who dial each other at the same moment make two calls here; joining them is for whoever owns both machines. This module
+//! never reads a clock, holds no keys and opens no socket.
+
+mod callee;
+mod caller;
+mod hpke_key;
+mod invite;
+mod recent;
+mod sender;
+mod signal;
+
+use std::fmt;
+use std::time::Duration;
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+pub use crate::id::CallId;
+pub use callee::{CalleeAction, CalleeCall, CalleeParams, CalleeState, CalleeTimer};
+pub use caller::{CallerAction, CallerCall, CallerParams, CallerState, CallerTimer, LegState};
+pub use hpke_key::{HPKE_ROTATION_SECS, HpkeKeyPair, HpkeKeyRing};
+pub use invite::{
+    AvatarLink, CallInvite, INVITE_SECS_MAX, INVITE_SIZE_CLASSES, Invite, InviteAnswer, InviteError, InviteStatus, InviteWay,
+    Origin, SEALED_INVITE_BYTES_MAX, SealInviteError, SealedInvite, VerifiedInvite,
+};
+pub use recent::{RECENT_CALLS_MAX, RecentCalls};
+pub use signal::{
+    CANDIDATE_BYTES_MAX, CallSignal, CallSignalAck, SDP_BYTES_MAX, Signal, SignalBody, SignalError, SignalStatus, VerifiedSignal,
+};
+
+/// How a call ended, for people and programs. Prints as the interface names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// They talked and somebody hung up.
+    Completed,
+    /// The callee said no.
+    Declined,
+    /// Every device that could be reached was in a call.
+    Busy,
+    /// It rang until the time was over. At the callee: a missed call.
+    NoAnswer,
+    /// No device could be reached.
+    Unreachable,
+    /// The caller gave up before an answer. At the callee: a missed call.
+    Cancelled,
+    /// Answered, but it broke.
+    Failed,
+    /// At the callee's other devices: one of its own answered.
+    AnsweredElsewhere,
+}
+
+impl Outcome {
+    /// The name in JSON and on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Declined => "declined",
+            Self::Busy => "busy",
+            Self::NoAnswer => "no-answer",
+            Self::Unreachable => "unreachable",
+            Self::Cancelled => "cancelled",
+            Self::Failed => "failed",
+            Self::AnsweredElsewhere => "answered-elsewhere",
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why something ended or was refused: a number on the wire, so that a reader who doesn't know it still knows that it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct Reason(pub u16);
+
+impl Reason {
+    /// Somebody hung up; nothing wrong.
+    pub const HANGUP: Self = Self(0);
+    /// A person said no.
+    pub const DECLINED: Self = Self(1);
+    /// In another call.
+    pub const BUSY: Self = Self(2);
+    /// Doesn't want to be disturbed now.
+    pub const DO_NOT_DISTURB: Self = Self(3);
+    /// The caller gave up.
+    pub const CANCELLED: Self = Self(4);
+    /// It rang until the time was over.
+    pub const NO_ANSWER: Self = Self(5);
+    /// Another device answered.
+    pub const ANSWERED_ELSEWHERE: Self = Self(6);
+    /// Another device declined.
+    pub const DECLINED_ELSEWHERE: Self = Self(7);
+    /// Nothing of the device was heard in time, or every way to it failed.
+    pub const UNREACHABLE: Self = Self(8);
+    /// Media never connected, or broke.
+    pub const MEDIA_FAILED: Self = Self(9);
+    /// Signals weren't acknowledged any more.
+    pub const SIGNALLING_LOST: Self = Self(10);
+    /// The callee takes no calls from this caller.
+    pub const NOT_ALLOWED: Self = Self(11);
+    /// The invite was past its expiry.
+    pub const EXPIRED: Self = Self(12);
+    /// The invite couldn't be opened or believed.
+    pub const INVALID: Self = Self(13);
+    /// Neither side knows the call any more.
+    pub const UNKNOWN_CALL: Self = Self(14);
+    /// The device asks too much.
+    pub const TOO_MANY: Self = Self(15);
+}
+
+/// For people; numbers of later versions print as `reason N`.
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match *self {
+            Self::HANGUP => "hung up",
+            Self::DECLINED => "declined",
+            Self::BUSY => "in another call",
+            Self::DO_NOT_DISTURB => "doesn't want to be disturbed",
+            Self::CANCELLED => "cancelled by the caller",
+            Self::NO_ANSWER => "nobody answered",
+            Self::ANSWERED_ELSEWHERE => "answered on another device",
+            Self::DECLINED_ELSEWHERE => "declined on another device",
+            Self::UNREACHABLE => "no device could be reached",
+            Self::MEDIA_FAILED => "no connection for audio",
+            Self::SIGNALLING_LOST => "the other side stopped answering",
+            Self::NOT_ALLOWED => "takes no calls from this caller",
+            Self::EXPIRED => "the invite came too late",
+            Self::INVALID => "the invite couldn't be read",
+            Self::UNKNOWN_CALL => "the call is over",
+            Self::TOO_MANY => "too many calls",
+            Self(other) => return write!(f, "reason {other}"),
+        })
+    }
+}
+
+/// What a hang-up with this reason makes of an answered call.
+const fn outcome_of_hang_up(reason: Reason) -> Outcome {
+    match reason {
+        Reason::MEDIA_FAILED | Reason::SIGNALLING_LOST | Reason::UNKNOWN_CALL => Outcome::Failed,
+        _ => Outcome::Completed,
+    }
+}
+
+/// What a cancel with this reason makes of a call that rang here.
+const fn outcome_of_cancel(reason: Reason) -> Outcome {
+    match reason {
+        Reason::ANSWERED_ELSEWHERE => Outcome::AnsweredElsewhere,
+        Reason::DECLINED | Reason::DECLINED_ELSEWHERE | Reason::NOT_ALLOWED => Outcome::Declined,
+        Reason::NO_ANSWER | Reason::UNREACHABLE => Outcome::NoAnswer,
+        Reason::BUSY => Outcome::Busy,
+        Reason::MEDIA_FAILED | Reason::SIGNALLING_LOST => Outcome::Failed,
+        Reason::HANGUP => Outcome::Completed,
+        _ => Outcome::Cancelled,
+    }
+}
+
+/// The durations of a call. Every state but running media has one, so no call hangs for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct CallTimers {
+    /// From the dial until the first sign of any device; then the call is unreachable. Covers a push (three one-way trips and a cold
+    /// start), not a person's patience.
+    pub reach: Duration,
+    /// From the dial until nobody is taken to answer.
+    pub ring: Duration,
+    /// From the answer until media must run.
+    pub connect: Duration,
+    /// First repetition of a signal; doubled each time up to eight times this.
+    pub retry: Duration,
+    /// When a signal is given up.
+    pub give_up: Duration,
+}
+
+impl Default for CallTimers {
+    /// 12 s to the first sign, 60 s of ringing (what telephone networks use), 20 s for media (ICE gives up after about 15), signals
+    /// every 0.5 to 4 s for 15 s.
+    fn default() -> Self {
+        Self {
+            reach: Duration::from_secs(12),
+            ring: Duration::from_secs(60),
+            connect: Duration::from_secs(20),
+            retry: Duration::from_millis(500),
+            give_up: Duration::from_secs(15),
+        }
+    }
+}
