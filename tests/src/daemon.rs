@@ -36,7 +36,7 @@ impl Launch {
     pub fn lab() -> Self {
         let listen = ["/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"];
         let launch = Self::default().arg("--lab");
-        listen.iter().fold(launch, |launch, address| launch.arg("--listen").arg(address))
+        listen.iter().fold(launch, |launch, address| launch.arg("--listen").arg(*address))
     }
 
     /// One more argument.
@@ -167,6 +167,16 @@ impl Daemon {
     pub fn restart(&mut self) {
         let launch = self.launch.clone();
         self.start(launch);
+    }
+
+    /// [`Daemon::restart`] without waiting until it is ready.
+    ///
+    /// # Panics
+    /// If it runs.
+    #[track_caller]
+    pub fn spawn_again(&mut self) {
+        let launch = self.launch.clone();
+        self.spawn(launch);
     }
 
     /// `kill -9`.
