@@ -1,3 +1,404 @@
-//! Calls: their media, and later their signalling.
+//! Calls: dialling, ringing, talking.
+//!
+//! The decisions are the state machines' of `halloo_protocol::call`; this module carries them out. A dial looks the callee up, makes one
+//! offer and one sealed invite per device, sends each on every way there is (stream, and push gateway where the device names one), and
+//! connects media when a device accepts. Media runs in tasks of its own ([`driver`]).
 
+mod driver;
+mod incoming;
 pub mod media;
+mod outgoing;
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use halloo_protocol::call::{CallId, CallSignal, Outcome, Reason, RecentCalls, Signal};
+use halloo_protocol::identity::UserId;
+use halloo_protocol::key::DeviceKey;
+use halloo_protocol::time::{Now, UnixTime};
+use halloo_protocol::wire::{Extensions, Frame, Signed};
+use tracing::{debug, warn};
+
+pub(crate) use self::driver::MediaNews;
+use self::driver::MediaNewsKind;
+use self::incoming::Incoming;
+use self::media::{MediaConfig, MediaStats};
+use self::outgoing::Outgoing;
+use crate::address;
+use crate::event_loop::EventLoop;
+use crate::handle::calls::{CallEntry, CallError, CallList, CallOutcome, CallPath, CallResult, CallState, DialOptions};
+use crate::handle::{Event, Reply};
+use crate::network::{Purpose, Target};
+use crate::rpc::Failure;
+use crate::store::StoreError;
+use crate::timestamp::Timestamp;
+
+/// Calls at once, in and out: far above what a person has, below what memory allows a stranger.
+const CALLS_MAX: usize = 256;
+
+/// Ended calls listed; older ones are in the store.
+const ENDED_MAX: usize = 200;
+
+/// How long a signal waits for its acknowledgement; the machine repeats it.
+const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait for the media's last figures before the call's outcome is told without them.
+const SUMMARY_WAIT: Duration = Duration::from_secs(2);
+
+/// An invite on its way to a device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct InviteTarget {
+    call: CallId,
+    device: DeviceKey,
+}
+
+/// A signal on its way to a device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SignalTarget {
+    call: CallId,
+    device: DeviceKey,
+    sequence: u32,
+}
+
+/// What both directions of a call remember.
+#[derive(Debug)]
+struct Progress {
+    user: UserId,
+    started: Instant,
+    started_at: UnixTime,
+    rang_at: Option<Instant>,
+    answered_at: Option<Instant>,
+    answered_by: Option<DeviceKey>,
+    connected_at: Option<Instant>,
+    via_push: bool,
+    ended: Option<(Outcome, Reason, Instant)>,
+    stats: MediaStats,
+    failure: Option<String>,
+}
+
+impl Progress {
+    fn new(user: UserId, now: Now) -> Self {
+        Self {
+            user,
+            started: now.instant,
+            started_at: now.unix,
+            rang_at: None,
+            answered_at: None,
+            answered_by: None,
+            connected_at: None,
+            via_push: false,
+            ended: None,
+            stats: MediaStats::default(),
+            failure: None,
+        }
+    }
+
+    fn outcome(&self, call: CallId) -> Option<CallOutcome> {
+        let (outcome, reason, _) = self.ended?;
+        let since = |from: Instant, to: Instant| crate::diagnosis::millis(to.saturating_duration_since(from));
+        let ring_ms = self.rang_at.map(|at| since(self.started, at));
+        let setup_ms = self.answered_at.zip(self.connected_at).map(|(answered, connected)| since(answered, connected));
+        let connected = self.connected_at.is_some();
+        let mut words = reason.to_string();
+        if let Some(failure) = &self.failure {
+            words = format!("{words}: {failure}");
+        }
+        Some(CallOutcome {
+            call_id: call.to_string(),
+            outcome: result_of(outcome),
+            reason: Some(words),
+            answered_by: self.answered_by.and_then(|device| address::peer_id(&device)).map(|peer| peer.to_string()),
+            path: self.stats.path.as_ref().map(|path| path_of(path.kind)),
+            ring_ms,
+            setup_ms,
+            rtt_ms: self.stats.rtt_ms.map(|ms| ms.round().max(0.0) as u64),
+            loss: connected.then_some(self.stats.loss),
+            via_push: self.via_push,
+        })
+    }
+}
+
+/// All calls of this run.
+#[derive(Debug, Default)]
+pub(crate) struct CallsState {
+    outgoing: HashMap<CallId, Outgoing>,
+    incoming: HashMap<CallId, Incoming>,
+    recent: RecentCalls,
+    ended: VecDeque<CallEntry>,
+}
+
+impl CallsState {
+    /// When the next of the machines' timers runs out.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        let outgoing = self.outgoing.values().filter_map(Outgoing::next_deadline);
+        let incoming = self.incoming.values().filter_map(Incoming::next_deadline);
+        outgoing.chain(incoming).min()
+    }
+
+    fn is_engaged(&self) -> bool {
+        self.outgoing.values().any(|call| call.progress.ended.is_none()) || self.incoming.values().any(|call| call.progress.ended.is_none())
+    }
+}
+
+fn result_of(outcome: Outcome) -> CallResult {
+    match outcome {
+        // At another of the callee's devices the call went on: for this one it is over without fault.
+        Outcome::Completed | Outcome::AnsweredElsewhere => CallResult::Completed,
+        Outcome::Declined => CallResult::Declined,
+        Outcome::Busy => CallResult::Busy,
+        Outcome::NoAnswer => CallResult::NoAnswer,
+        Outcome::Unreachable => CallResult::Unreachable,
+        Outcome::Cancelled => CallResult::Cancelled,
+        Outcome::Failed => CallResult::Failed,
+    }
+}
+
+const fn path_of(kind: media::PathKind) -> CallPath {
+    match kind {
+        media::PathKind::Direct => CallPath::Direct,
+        media::PathKind::Punched => CallPath::Punched,
+        media::PathKind::Relayed => CallPath::Relayed,
+    }
+}
+
+impl EventLoop {
+    pub(crate) fn handle_dial(&mut self, options: DialOptions, reply: Reply<CallOutcome, CallError>) {
+        match self.check_dial(&options) {
+            Ok(user) => self.begin_dial(user, options, reply),
+            Err(error) => reply.send(Err(error)),
+        }
+    }
+
+    fn check_dial(&self, options: &DialOptions) -> Result<UserId, CallError> {
+        let [name] = options.users.as_slice() else {
+            return Err(match options.users.len() {
+                0 => CallError::NoCallee,
+                _ => CallError::Node(crate::handle::problem::NodeError::Unsupported { what: "calling several users at once" }),
+            });
+        };
+        if options.video {
+            return Err(CallError::Node(crate::handle::problem::NodeError::Unsupported { what: "video" }));
+        }
+        let user = self.labels.parse(name)?;
+        if user == self.identity.user_id() {
+            return Err(CallError::CallsSelf);
+        }
+        if self.calls.outgoing.len() >= CALLS_MAX {
+            let full = crate::handle::problem::NodeError::LimitReached { what: "calls", max: CALLS_MAX };
+            return Err(CallError::Node(full));
+        }
+        Ok(user)
+    }
+
+    fn media_config(&self, play: Option<&std::path::Path>, record: Option<&std::path::Path>) -> MediaConfig {
+        let mut config = MediaConfig::default().lab(self.settings.lab);
+        if let Some(path) = play {
+            config = config.play(path);
+        }
+        if let Some(path) = record {
+            config = config.record(path);
+        }
+        if self.settings.lab {
+            config = config.bind([std::net::IpAddr::from([127, 0, 0, 1])]);
+        }
+        config
+    }
+
+    /// A signal from the other end of a call.
+    pub(crate) fn handle_call_signal(&mut self, signed: &Signed<Signal>) -> halloo_protocol::call::SignalStatus {
+        use halloo_protocol::call::{SignalStatus, VerifiedSignal};
+        let me = self.identity.device_key();
+        let signal = match VerifiedSignal::verify(signed, &me) {
+            Ok(signal) => signal,
+            Err(error) => {
+                debug!(%error, "signal refused");
+                self.counters.malformed += 1;
+                return SignalStatus::Refused(Reason::INVALID);
+            }
+        };
+        let call = signal.signal().call;
+        let now = Instant::now();
+        if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
+            let status = outgoing.machine.handle_signal(&signal, now);
+            self.drive_outgoing(call);
+            return status;
+        }
+        if let Some(incoming) = self.calls.incoming.get_mut(&call) {
+            let status = incoming.machine.handle_signal(&signal, now);
+            self.drive_incoming(call);
+            return status;
+        }
+        SignalStatus::UnknownCall
+    }
+
+    /// Signs a signal and sends it; the machine repeats it until it is acknowledged.
+    fn send_signal(&mut self, signal: Signal, target: &Target) {
+        let purpose = Purpose::Signal(SignalTarget { call: signal.call, device: signal.to, sequence: signal.sequence });
+        let signed = Signed::sign(signal, self.identity.device_secret());
+        let message = CallSignal { signal: signed, extensions: Extensions::none() };
+        self.request(target, &message, purpose, SIGNAL_TIMEOUT);
+    }
+
+    pub(crate) fn signal_answer(&mut self, target: SignalTarget, frame: &Frame) {
+        let Ok(ack) = frame.parse::<halloo_protocol::call::CallSignalAck>() else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let now = Instant::now();
+        if let Some(outgoing) = self.calls.outgoing.get_mut(&target.call) {
+            outgoing.machine.handle_ack(target.device, target.sequence, ack.status, now);
+            self.drive_outgoing(target.call);
+        } else if let Some(incoming) = self.calls.incoming.get_mut(&target.call) {
+            incoming.machine.handle_ack(target.device, target.sequence, ack.status, now);
+            self.drive_incoming(target.call);
+        }
+    }
+
+    pub(crate) fn signal_failure(&mut self, target: SignalTarget, failure: Failure) {
+        // The machine repeats it, and gives up by its own deadline.
+        debug!(call = %target.call.short(), %failure, "signal not acknowledged");
+    }
+
+    pub(crate) fn handle_media(&mut self, news: MediaNews) {
+        let MediaNews { call, what } = news;
+        match what {
+            MediaNewsKind::OfferMade(device, made) => self.offer_made(call, device, made),
+            MediaNewsKind::AnswerMade(made) => self.answer_made(call, made),
+            MediaNewsKind::Event(event) => self.media_event(call, event),
+            MediaNewsKind::Ended(summary) => {
+                let progress = match (self.calls.outgoing.get_mut(&call), self.calls.incoming.get_mut(&call)) {
+                    (Some(outgoing), _) => {
+                        outgoing.media = None;
+                        &mut outgoing.progress
+                    }
+                    (None, Some(incoming)) => {
+                        incoming.media = None;
+                        &mut incoming.progress
+                    }
+                    (None, None) => return,
+                };
+                progress.stats = summary.stats;
+                if progress.failure.is_none() {
+                    progress.failure = summary.failure;
+                }
+                self.drive_outgoing(call);
+                self.drive_incoming(call);
+            }
+        }
+    }
+
+    fn media_event(&mut self, call: CallId, event: media::MediaEvent) {
+        use media::MediaEvent;
+        let now = Instant::now();
+        debug!(call = %call.short(), ?event, "media");
+        let connected = matches!(event, MediaEvent::Connected(_));
+        let ended = match &event {
+            MediaEvent::Failed(error) => Some(Some(driver::describe(error))),
+            MediaEvent::Closed => Some(None),
+            _ => None,
+        };
+        if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
+            if connected {
+                outgoing.progress.connected_at.get_or_insert(now);
+                outgoing.machine.handle_media_connected(now);
+            }
+            if let Some(failure) = ended {
+                outgoing.media_ended(failure, now);
+            }
+            self.drive_outgoing(call);
+        } else if let Some(incoming) = self.calls.incoming.get_mut(&call) {
+            if connected {
+                incoming.progress.connected_at.get_or_insert(now);
+                incoming.machine.handle_media_connected(now);
+            }
+            if let Some(failure) = ended {
+                incoming.media_ended(failure, now);
+            }
+            self.drive_incoming(call);
+        }
+    }
+
+    pub(crate) fn calls_tick(&mut self, now: Now) {
+        let outgoing: Vec<CallId> = self.calls.outgoing.keys().copied().collect();
+        for call in outgoing {
+            self.outgoing_tick(call, now.instant);
+        }
+        let incoming: Vec<CallId> = self.calls.incoming.keys().copied().collect();
+        for call in incoming {
+            self.incoming_tick(call, now.instant);
+        }
+    }
+
+    pub(crate) fn call_list(&self) -> CallList {
+        let mut calls: Vec<CallEntry> = self.calls.ended.iter().cloned().collect();
+        calls.extend(self.calls.outgoing.iter().map(|(id, call)| self.call_entry(*id, &call.progress, false, call.state())));
+        calls.extend(self.calls.incoming.iter().map(|(id, call)| self.call_entry(*id, &call.progress, true, call.state())));
+        calls.sort_by_key(|call| call.started_at);
+        CallList { calls }
+    }
+
+    fn call_entry(&self, call: CallId, progress: &Progress, incoming: bool, state: CallState) -> CallEntry {
+        CallEntry {
+            call_id: call.to_string(),
+            users: vec![self.labels.display(&progress.user)],
+            incoming,
+            state: if progress.ended.is_some() { CallState::Ended } else { state },
+            video: false,
+            started_at: Timestamp::from_unix_secs(progress.started_at.0),
+            outcome: progress.outcome(call),
+        }
+    }
+
+    /// Keeps an ended call for the list and for good.
+    fn archive_call(&mut self, entry: CallEntry) -> Option<CallOutcome> {
+        let outcome = entry.outcome.clone();
+        if let Ok(bytes) = serde_json::to_vec(&entry)
+            && let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.add_call(&bytes).map(|_| ()))
+        {
+            warn!(%error, "call not kept in the history");
+        }
+        if self.calls.ended.len() >= ENDED_MAX {
+            self.calls.ended.pop_front();
+        }
+        self.calls.ended.push_back(entry);
+        if let Some(outcome) = &outcome {
+            self.events.send(Event::CallEnded(outcome.clone()));
+        }
+        outcome
+    }
+
+    pub(crate) fn handle_call_hangup(&mut self, call_id: &str, reply: Reply<(), CallError>) {
+        let unknown = || CallError::UnknownCall { call_id: call_id.chars().take(64).collect() };
+        let Ok(call) = call_id.parse::<CallId>() else { return reply.send(Err(unknown())) };
+        let now = Instant::now();
+        if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
+            outgoing.machine.hang_up(now);
+            self.drive_outgoing(call);
+        } else if let Some(incoming) = self.calls.incoming.get_mut(&call) {
+            incoming.machine.hang_up(now);
+            self.drive_incoming(call);
+        } else {
+            return reply.send(Err(unknown()));
+        }
+        reply.send(Ok(()));
+    }
+
+    /// Hangs up everything: the node goes down.
+    pub(crate) fn end_all_calls(&mut self) {
+        let now = Instant::now();
+        let outgoing: Vec<CallId> = self.calls.outgoing.keys().copied().collect();
+        for call in outgoing {
+            if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
+                outgoing.machine.hang_up(now);
+            }
+            self.drive_outgoing(call);
+        }
+        let incoming: Vec<CallId> = self.calls.incoming.keys().copied().collect();
+        for call in incoming {
+            if let Some(incoming) = self.calls.incoming.get_mut(&call) {
+                incoming.machine.hang_up(now);
+            }
+            self.drive_incoming(call);
+        }
+    }
+}

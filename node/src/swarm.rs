@@ -43,7 +43,7 @@ pub const MAX_OUTBOUND_CONNECTIONS: u32 = 1_024;
 
 /// Inbound connections that have not finished their handshake: a flood costs us this many
 /// handshakes at once, no more.
-pub const MAX_PENDING_INBOUND: u32 = 256;
+pub const MAX_PENDING_INBOUND: u32 = 512;
 
 /// Dials in flight.
 pub const MAX_PENDING_OUTBOUND: u32 = 128;
@@ -147,12 +147,6 @@ pub enum SwarmError {
     /// The device key cannot be used with Noise.
     #[error("noise: {0}")]
     Noise(#[from] noise::Error),
-    /// The system's name servers could not be read.
-    #[error("name resolution: {0}")]
-    Dns(#[source] std::io::Error),
-    /// No socket for the local network's multicast.
-    #[error("mDNS: {0}")]
-    Mdns(#[source] std::io::Error),
 }
 
 /// A swarm that listens nowhere yet. Call within a Tokio runtime.
@@ -163,7 +157,7 @@ pub fn build_swarm(
     let local = keypair.public().to_peer_id();
     let (relay_transport, relay_client) = relay::client::new(local);
     let transport = build_transport(&keypair, relay_transport, options)?;
-    let behaviour = build_behaviour(&keypair, relay_client, options)?;
+    let behaviour = build_behaviour(&keypair, relay_client, options);
     let config = swarm::Config::with_tokio_executor()
         // The first frame leaves with the stream's opening. Safe because each protocol offers a single
         // name per stream, and none of ours can be mistaken for a negotiation message.
@@ -179,27 +173,45 @@ fn build_transport(
     options: SwarmOptions,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SwarmError> {
     let noise = noise::Config::new(keypair)?;
+    let circuits = relay_transport
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise.clone())
+        .multiplex(yamux_config())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let direct = || direct_transport(keypair, noise.clone(), options);
+    let resolved = dns::tokio::Transport::system(direct()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "no name servers: only addresses without names can be dialled");
+        let nothing = dns::ResolverConfig::default();
+        dns::tokio::Transport::custom(direct(), nothing, dns::ResolverOpts::default())
+    });
+    // Circuits come first: a name in a relay's address is resolved when the relay itself is dialled.
+    let all = circuits.or_transport(resolved);
+    Ok(all.map(|either, _| either.into_inner()).boxed())
+}
+
+/// TCP, QUIC and, in tests, memory.
+fn direct_transport(
+    keypair: &Keypair,
+    noise: noise::Config,
+    options: SwarmOptions,
+) -> Boxed<(PeerId, StreamMuxerBox)> {
     let memory = if options.memory {
         OptionalTransport::some(MemoryTransport::default())
     } else {
         OptionalTransport::none()
     };
-    let streams = relay_transport
-        .or_transport(tcp::tokio::Transport::new(tcp::Config::default()))
+    let streams = tcp::tokio::Transport::new(tcp::Config::default())
         .or_transport(memory)
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
-        .multiplex(yamux_config());
-    let quic = quic::tokio::Transport::new(quic_config(keypair));
-    let both = streams.or_transport(quic).map(|either, _| {
-        use libp2p::futures::future::Either;
-        match either {
-            Either::Left((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
-            Either::Right((peer, muxer)) => (peer, StreamMuxerBox::new(muxer)),
-        }
-    });
-    let resolved = dns::tokio::Transport::system(both).map_err(SwarmError::Dns)?;
-    Ok(resolved.boxed())
+        .multiplex(yamux_config())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    let quic = quic::tokio::Transport::new(quic_config(keypair))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    streams
+        .or_transport(quic)
+        .map(|either, _| either.into_inner())
+        .boxed()
 }
 
 fn yamux_config() -> yamux::Config {
@@ -220,14 +232,9 @@ fn build_behaviour(
     keypair: &Keypair,
     relay_client: relay::client::Behaviour,
     options: SwarmOptions,
-) -> Result<Behaviour, SwarmError> {
+) -> Behaviour {
     let local = keypair.public().to_peer_id();
-    let mdns = options
-        .mdns
-        .then(|| mdns::tokio::Behaviour::new(mdns::Config::default(), local))
-        .transpose()
-        .map_err(SwarmError::Mdns)?;
-    Ok(Behaviour {
+    Behaviour {
         limits: connection_limits::Behaviour::new(limits()),
         blocked: allow_block_list::Behaviour::default(),
         streams: Streams::new(streams::Config::default()),
@@ -250,8 +257,15 @@ fn build_behaviour(
             .into(),
         dcutr: dcutr::Behaviour::new(local),
         upnp: options.upnp.then(upnp::tokio::Behaviour::default).into(),
-        mdns: mdns.into(),
-    })
+        mdns: options.mdns.then(|| mdns_behaviour(local)).flatten().into(),
+    }
+}
+
+/// A node that cannot watch its interfaces does without the local network.
+fn mdns_behaviour(local: PeerId) -> Option<mdns::tokio::Behaviour> {
+    mdns::tokio::Behaviour::new(mdns::Config::default(), local)
+        .inspect_err(|error| tracing::warn!(%error, "no mDNS"))
+        .ok()
 }
 
 fn limits() -> ConnectionLimits {
@@ -299,3 +313,6 @@ pub fn circuit_address(relay: PeerId, address: &Multiaddr, peer: Option<PeerId>)
         None => circuit,
     }
 }
+
+#[cfg(test)]
+mod tests;

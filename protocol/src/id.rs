@@ -74,6 +74,10 @@ id!(
     /// What belongs together for people: messages, calls and recordings between the same parties.
     ConversationId
 );
+id!(
+    /// One capability; how it is revoked. Drawn by the issuer.
+    CapabilityId
+);
 
 impl ConversationId {
     /// The conversation of two users, the same from either end and on all their devices, without a word between them.

@@ -12,21 +12,30 @@
 //! | [`identity`] | usernames, certificates, the chain from authority to device, revocation, recovery phrase |
 //! | [`authority`] | enrolment, renewal, invite codes, the authority's list of bootstrap nodes |
 //! | [`directory`] | the directory record: signed device entries, leases, merge, record key |
+//! | [`kademlia`] | who keeps which record: routing table, look-up, publishing, replicas, repair |
 //! | [`node`] | node descriptors, roles, the hello |
 //! | [`id`], [`event`] | ids of calls, messages, conversations; kinds of events |
 //! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
+//! | [`message`] | envelopes, receipts, outbox and inbox |
+//! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
+//! | [`capability`], [`rate`] | tokens for helpers' services; how often somebody may ask |
 //!
 //! Byte layouts are specified in `docs/wire.md`.
 
 pub mod authority;
 pub mod call;
+pub mod capability;
 pub mod clock;
 pub mod directory;
 pub mod event;
 pub mod id;
 pub mod identity;
+pub mod kademlia;
 pub mod key;
+pub mod message;
 pub mod node;
+pub mod push;
+pub mod rate;
 pub mod redact;
 pub mod time;
 pub mod wire;

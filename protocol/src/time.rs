@@ -1,6 +1,7 @@
 //! Wall-clock time as it travels on the wire.
 
 use std::fmt;
+use std::time::Instant;
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -39,6 +40,16 @@ impl UnixTime {
     pub const fn is_from_the_future(self, now: Self) -> bool {
         self.0 > now.0.saturating_add(CLOCK_TOLERANCE_SECS)
     }
+}
+
+/// The two clocks a state machine is told with every input: one that never jumps, for delays, and the (corrected) wall clock, for
+/// what is signed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// The monotonic clock.
+    pub instant: Instant,
+    /// The wall clock, corrected by the node's estimate of its offset.
+    pub unix: UnixTime,
 }
 
 /// RFC 3339 in UTC, as the JSON interface prints instants.

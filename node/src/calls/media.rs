@@ -22,7 +22,8 @@
 //!
 //! One task owns sockets and engine of a session; the handle talks to it through bounded
 //! channels, and dropping the handle ends the task and closes the sockets. A [`PendingMedia`] has no
-//! task: dropping it closes its sockets there and then. Limits, times and what happens at each are
+//! task: dropping it closes its sockets there and then. While a file is played and while one is
+//! recorded, each takes a thread of the runtime's blocking pool (512 unless configured). Limits, times and what happens at each are
 //! constants in the submodules.
 
 use std::{
@@ -92,13 +93,7 @@ pub struct MediaConfig {
 
 impl Default for MediaConfig {
     fn default() -> Self {
-        Self {
-            play: None,
-            record: None,
-            lab: false,
-            bind: Vec::new(),
-            connect_timeout: CONNECT_TIMEOUT,
-        }
+        Self { play: None, record: None, lab: false, bind: Vec::new(), connect_timeout: CONNECT_TIMEOUT }
     }
 }
 
@@ -142,31 +137,19 @@ impl MediaConfig {
     async fn check_files(&self) -> Result<(), MediaError> {
         let config = self.clone();
         let checked = tokio::task::spawn_blocking(move || config.check_files_blocking()).await;
-        checked.unwrap_or_else(|error| {
-            Err(MediaError::Internal {
-                detail: error.to_string(),
-            })
-        })
+        checked.unwrap_or_else(|error| Err(MediaError::Internal { detail: error.to_string() }))
     }
 
     fn check_files_blocking(&self) -> Result<(), MediaError> {
         if let Some(path) = &self.play {
-            WavSource::open(path).map_err(|source| MediaError::Play {
-                path: path.clone(),
-                source,
-            })?;
+            WavSource::open(path).map_err(|source| MediaError::Play { path: path.clone(), source })?;
         }
         if let Some(path) = &self.record {
-            let folder = path
-                .parent()
-                .filter(|folder| !folder.as_os_str().is_empty());
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
             let is_folder = folder.unwrap_or(Path::new(".")).is_dir();
             if !is_folder || path.is_dir() {
                 let source = io::Error::from(io::ErrorKind::NotFound).into();
-                return Err(MediaError::Record {
-                    path: path.clone(),
-                    source,
-                });
+                return Err(MediaError::Record { path: path.clone(), source });
             }
         }
         Ok(())
@@ -347,12 +330,7 @@ pub async fn offer(config: MediaConfig) -> Result<(PendingMedia, String), MediaE
     config.check_files().await?;
     let mut transport = Transport::new(&config.bind, config.lab).await?;
     let (pending, sdp) = transport.create_offer()?;
-    let media = PendingMedia {
-        config,
-        transport,
-        pending,
-        runtime: Handle::current(),
-    };
+    let media = PendingMedia { config, transport, pending, runtime: Handle::current() };
     Ok((media, sdp))
 }
 
@@ -363,18 +341,12 @@ pub async fn offer(config: MediaConfig) -> Result<(PendingMedia, String), MediaE
 /// # Errors
 /// As [`offer`], and [`MediaError::SdpTooLarge`], [`MediaError::SdpInvalid`] or [`MediaError::NoCommonAudio`] for
 /// an offer that cannot be answered.
-pub async fn answer(
-    config: MediaConfig,
-    offer: &str,
-) -> Result<(MediaSession, String), MediaError> {
+pub async fn answer(config: MediaConfig, offer: &str) -> Result<(MediaSession, String), MediaError> {
     transport::check_length(offer)?;
     config.check_files().await?;
     let mut transport = Transport::new(&config.bind, config.lab).await?;
     let sdp = transport.accept_offer(offer)?;
-    Ok((
-        MediaSession::spawn(config, transport, &Handle::current())?,
-        sdp,
-    ))
+    Ok((MediaSession::spawn(config, transport, &Handle::current())?, sdp))
 }
 
 /// An offer waiting for its answer. Holds sockets and no task; dropping it closes them.
@@ -393,12 +365,7 @@ impl PendingMedia {
     /// [`MediaError::SdpTooLarge`], [`MediaError::SdpInvalid`] or [`MediaError::NoCommonAudio`]. The offer is spent
     /// either way.
     pub fn accept(self, answer: &str) -> Result<MediaSession, MediaError> {
-        let Self {
-            config,
-            mut transport,
-            pending,
-            runtime,
-        } = self;
+        let Self { config, mut transport, pending, runtime } = self;
         transport.accept_answer(pending, answer)?;
         MediaSession::spawn(config, transport, &runtime)
     }
@@ -411,9 +378,7 @@ impl PendingMedia {
 
 impl std::fmt::Debug for PendingMedia {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PendingMedia")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
+        f.debug_struct("PendingMedia").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -431,33 +396,15 @@ pub struct MediaSession {
 }
 
 impl MediaSession {
-    fn spawn(
-        config: MediaConfig,
-        transport: Transport,
-        runtime: &Handle,
-    ) -> Result<Self, MediaError> {
+    fn spawn(config: MediaConfig, transport: Transport, runtime: &Handle) -> Result<Self, MediaError> {
         let (control, control_receiver) = watch::channel(Control::default());
         let (candidates, candidate_receiver) = mpsc::channel(CANDIDATES_WAITING_MAX);
         let (event_sender, events) = mpsc::channel(EVENTS_MAX);
         let (stats_sender, stats) = watch::channel(MediaStats::default());
         let local_candidates = transport.local_candidates().to_vec();
-        let session = Session::new(
-            config,
-            transport,
-            control_receiver,
-            candidate_receiver,
-            event_sender,
-            stats_sender,
-        )?;
+        let session = Session::new(config, transport, control_receiver, candidate_receiver, event_sender, stats_sender)?;
         let task = AbortOnDropHandle::new(runtime.spawn(session.run()));
-        Ok(Self {
-            control,
-            candidates,
-            events,
-            stats,
-            local_candidates,
-            task,
-        })
+        Ok(Self { control, candidates, events, stats, local_candidates, task })
     }
 
     /// Lets audio flow: the call is answered. Playing and recording begin as soon as the session is
@@ -490,14 +437,11 @@ impl MediaSession {
     pub fn add_remote_candidate(&self, candidate: &str) -> Result<(), MediaError> {
         transport::check_length(candidate)?;
         let attribute = candidate.trim().trim_start_matches("a=");
-        let candidate =
-            Candidate::from_sdp_string(attribute).map_err(transport::candidate_error)?;
-        self.candidates
-            .try_send(candidate)
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => MediaError::CandidatesWaiting,
-                mpsc::error::TrySendError::Closed(_) => MediaError::Ended,
-            })
+        let candidate = Candidate::from_sdp_string(attribute).map_err(transport::candidate_error)?;
+        self.candidates.try_send(candidate).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => MediaError::CandidatesWaiting,
+            mpsc::error::TrySendError::Closed(_) => MediaError::Ended,
+        })
     }
 
     /// Takes leave of the other end, completes the recording and closes the sockets. They are closed

@@ -464,12 +464,12 @@ mod network {
             Event::Lost { relay, .. } if *relay == ids[0]
         )));
         // The new address works.
-        let reserved = supervised.supervisor.addresses();
-        let through_third = reserved
-            .filter(|address| address.to_string().contains(&ids[2].to_string()))
-            .next()
-            .expect("an address")
-            .clone();
+        let through_third = supervised
+            .supervisor
+            .addresses()
+            .find(|address| address.to_string().contains(&ids[2].to_string()))
+            .cloned()
+            .expect("an address");
         alice.swarm.dial(through_third).expect("a free dial slot");
         until(
             &mut [&mut bob, &mut alice, &mut second, &mut third],

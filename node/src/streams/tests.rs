@@ -649,3 +649,38 @@ async fn traffic_moves_from_the_relay_to_tcp_without_loss() {
 async fn traffic_moves_from_the_relay_to_quic_without_loss() {
     moves_to_direct("/ip4/127.0.0.1/udp/0/quic-v1").await;
 }
+
+#[tokio::test]
+async fn the_relay_serves_again_if_the_direct_connection_dies_early() {
+    const COUNT: u32 = 500;
+    let (mut relay, mut alice, mut bob) = relayed_pair("/ip4/127.0.0.1/tcp/0", lab()).await;
+    alice.send(bob.id, &numbered(0));
+    let mut sent = 1;
+    let direct = DialOpts::peer_id(bob.id)
+        .condition(PeerCondition::Always)
+        .addresses(vec![bob.addresses().swap_remove(0)])
+        .build();
+    alice.swarm.dial(direct).expect("a free dial slot");
+    let mut cut = false;
+    until(
+        &mut [&mut relay, &mut alice, &mut bob],
+        "all frames",
+        |[_, alice, bob]| {
+            if !cut && alice.swarm.behaviour().streams.is_direct(&bob.id) {
+                // Nothing has been queued on it yet.
+                cut = true;
+                let links = &alice.swarm.behaviour().streams.peers[&bob.id];
+                let direct: Vec<_> = links.iter().filter(|l| !l.relayed).map(|l| l.id).collect();
+                for id in direct {
+                    alice.swarm.close_connection(id);
+                }
+            }
+            if cut && !alice.swarm.behaviour().streams.is_direct(&bob.id) {
+                pump(alice, bob.id, &mut sent, COUNT);
+            }
+            bob.frames_from(alice.id).len() == COUNT as usize
+        },
+    )
+    .await;
+    assert_complete(&bob, alice.id, COUNT);
+}

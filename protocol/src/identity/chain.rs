@@ -278,13 +278,17 @@ impl TrustStore {
         self.authorities.keys()
     }
 
-    /// True if the user's certificate has been revoked.
+    /// True if `root`'s newest list takes back the user certificate with this serial.
+    #[must_use]
+    pub fn is_user_revoked(&self, root: &AuthorityKey, serial: u64) -> bool {
+        self.authorities.get(root).is_some_and(|state| state.users_revoked.contains_key(&serial))
+    }
+
+    /// True if the user's certificate has been taken back by its authority.
     #[must_use]
     pub fn is_revoked(&self, user: &VerifiedUser) -> bool {
         match &user.id {
-            UserId::Named { authority, .. } => {
-                self.authorities.get(authority).is_some_and(|state| state.users_revoked.contains_key(&user.serial))
-            }
+            UserId::Named { authority, .. } => self.is_user_revoked(authority, user.serial),
             UserId::Key(_) => false,
         }
     }

@@ -55,22 +55,13 @@ impl FrameEncoder {
             .inband_fec(InbandFec::Enabled)
             .packet_loss_perc(EXPECTED_LOSS_PERCENT)
             .build()
-            .map_err(|error| MediaError::Codec {
-                detail: error.to_string(),
-            })?;
-        Ok(Self {
-            encoder,
-            packet: [0; PACKET_BYTES_MAX],
-        })
+            .map_err(|error| MediaError::Codec { detail: error.to_string() })?;
+        Ok(Self { encoder, packet: [0; PACKET_BYTES_MAX] })
     }
 
     pub(super) fn encode(&mut self, frame: &[i16]) -> Result<&[u8], MediaError> {
-        let length = self
-            .encoder
-            .encode(frame, &mut self.packet)
-            .map_err(|error| MediaError::Codec {
-                detail: error.to_string(),
-            })?;
+        let length =
+            self.encoder.encode(frame, &mut self.packet).map_err(|error| MediaError::Codec { detail: error.to_string() })?;
         Ok(&self.packet[..length])
     }
 }
@@ -99,9 +90,7 @@ pub(super) struct Playout {
 impl Playout {
     pub(super) fn new() -> Result<Self, MediaError> {
         let decoder =
-            Decoder::new(SAMPLE_RATE, Channels::Mono).map_err(|error| MediaError::Codec {
-                detail: error.to_string(),
-            })?;
+            Decoder::new(SAMPLE_RATE, Channels::Mono).map_err(|error| MediaError::Codec { detail: error.to_string() })?;
         Ok(Self {
             decoder,
             packets: BTreeMap::new(),
@@ -159,10 +148,7 @@ impl Playout {
     }
 
     fn buffered_samples(&self) -> u64 {
-        match (
-            self.packets.first_key_value(),
-            self.packets.last_key_value(),
-        ) {
+        match (self.packets.first_key_value(), self.packets.last_key_value()) {
             (Some((first, _)), Some((last, _))) => last - first,
             _ => 0,
         }
@@ -174,10 +160,7 @@ impl Playout {
             self.packets.pop_first();
         }
         if self.cursor.is_some() {
-            self.cursor = self
-                .packets
-                .first_key_value()
-                .map(|(timestamp, _)| *timestamp);
+            self.cursor = self.packets.first_key_value().map(|(timestamp, _)| *timestamp);
         }
     }
 
@@ -189,10 +172,7 @@ impl Playout {
         if self.waited_frames > JITTER_TARGET_FRAMES {
             self.waited_frames = 0;
             self.skip_to_target();
-            self.cursor = self
-                .packets
-                .first_key_value()
-                .map(|(timestamp, _)| *timestamp);
+            self.cursor = self.packets.first_key_value().map(|(timestamp, _)| *timestamp);
         }
     }
 
@@ -222,10 +202,7 @@ impl Playout {
     }
 
     fn decode(&mut self, cursor: u64, payload: &[u8]) {
-        match self
-            .decoder
-            .decode(payload, &mut self.scratch, DecodeMode::Normal)
-        {
+        match self.decoder.decode(payload, &mut self.scratch, DecodeMode::Normal) {
             // An empty payload would ask the decoder to invent a whole scratch buffer.
             Ok(samples) if samples > 0 && !payload.is_empty() => {
                 self.concealed_in_a_row = 0;
@@ -292,11 +269,8 @@ impl Reception {
         self.received += 1;
         match &mut self.stream {
             Some(stream) if stream.ssrc == ssrc => {
-                let elapsed = arrival
-                    .saturating_duration_since(stream.arrival)
-                    .as_secs_f64();
-                let difference =
-                    elapsed * f64::from(SAMPLE_RATE) - (timestamp as f64 - stream.timestamp as f64);
+                let elapsed = arrival.saturating_duration_since(stream.arrival).as_secs_f64();
+                let difference = elapsed * f64::from(SAMPLE_RATE) - (timestamp as f64 - stream.timestamp as f64);
                 self.jitter_samples += (difference.abs() - self.jitter_samples) / 16.0;
                 stream.first = stream.first.min(sequence);
                 stream.highest = stream.highest.max(sequence);
@@ -304,22 +278,13 @@ impl Reception {
             }
             _ => {
                 self.expected_before = self.expected();
-                self.stream = Some(Stream {
-                    ssrc,
-                    first: sequence,
-                    highest: sequence,
-                    arrival,
-                    timestamp,
-                });
+                self.stream = Some(Stream { ssrc, first: sequence, highest: sequence, arrival, timestamp });
             }
         }
     }
 
     fn expected(&self) -> u64 {
-        let current = self
-            .stream
-            .as_ref()
-            .map_or(0, |stream| stream.highest - stream.first + 1);
+        let current = self.stream.as_ref().map_or(0, |stream| stream.highest - stream.first + 1);
         self.expected_before + current
     }
 
@@ -333,11 +298,7 @@ impl Reception {
 
     /// Share of the expected packets that never came, 0 to 1.
     pub(super) fn loss(&self) -> f64 {
-        if self.expected() == 0 {
-            0.0
-        } else {
-            self.lost() as f64 / self.expected() as f64
-        }
+        if self.expected() == 0 { 0.0 } else { self.lost() as f64 / self.expected() as f64 }
     }
 
     pub(super) fn jitter_ms(&self) -> f64 {

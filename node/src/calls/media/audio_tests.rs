@@ -13,10 +13,7 @@ fn packets(count: u64) -> Vec<Arc<[u8]>> {
     let duration = Duration::from_millis(20 * count);
     let samples: Vec<i16> = tone(440.0, duration, SAMPLE_RATE).collect();
     let mut encoder = FrameEncoder::new().unwrap();
-    samples
-        .chunks_exact(FRAME_SAMPLES)
-        .map(|frame| encoder.encode(frame).unwrap().into())
-        .collect()
+    samples.chunks_exact(FRAME_SAMPLES).map(|frame| encoder.encode(frame).unwrap().into()).collect()
 }
 
 /// Plays a stream whose packet `n` arrives just before tick `arrival(n)`, or never.
@@ -25,10 +22,7 @@ fn play(count: u64, ticks: u64, arrival: impl Fn(u64) -> Option<u64>) -> (Vec<i1
     let packets = packets(count);
     let mut played = Vec::new();
     for tick in 0..ticks {
-        for (n, packet) in (0..)
-            .zip(&packets)
-            .filter(|(n, _)| arrival(*n) == Some(tick))
-        {
+        for (n, packet) in (0..).zip(&packets).filter(|(n, _)| arrival(*n) == Some(tick)) {
             playout.insert(BASE + n * FRAME, Arc::clone(packet));
         }
         played.extend_from_slice(&playout.next_frame());
@@ -37,10 +31,7 @@ fn play(count: u64, ticks: u64, arrival: impl Fn(u64) -> Option<u64>) -> (Vec<i1
 }
 
 fn silent_frames(played: &[i16]) -> usize {
-    played
-        .chunks_exact(FRAME_SAMPLES)
-        .filter(|frame| frame.iter().all(|&sample| sample == 0))
-        .count()
+    played.chunks_exact(FRAME_SAMPLES).filter(|frame| frame.iter().all(|&sample| sample == 0)).count()
 }
 
 #[test]
@@ -71,29 +62,16 @@ fn a_lost_packet_is_concealed_and_the_timeline_kept() {
 fn a_pause_fades_to_silence_and_is_not_counted_as_loss() {
     let (played, playout) = play(80, 83, |n| (!(20..60).contains(&n)).then_some(n));
     // Those that fade, and the one just before the pause's end: the next packet may restore it.
-    assert_eq!(
-        playout.concealed_frames(),
-        u64::from(CONCEALED_IN_A_ROW_MAX) + 1
-    );
+    assert_eq!(playout.concealed_frames(), u64::from(CONCEALED_IN_A_ROW_MAX) + 1);
     assert!(silent_frames(&played) >= 30);
-    assert!(
-        (dominant_frequency(&played[65 * FRAME_SAMPLES..], SAMPLE_RATE).unwrap() - 440.0).abs()
-            < 2.0
-    );
+    assert!((dominant_frequency(&played[65 * FRAME_SAMPLES..], SAMPLE_RATE).unwrap() - 440.0).abs() < 2.0);
 }
 
 #[test]
 fn a_stream_that_became_later_plays_on_after_waiting_again() {
     let (played, playout) = play(100, 120, |n| Some(if n < 50 { n } else { n + 8 }));
-    assert!(
-        playout.late_packets() <= 1,
-        "{} late",
-        playout.late_packets()
-    );
-    assert_eq!(
-        silent_frames(&played[65 * FRAME_SAMPLES..100 * FRAME_SAMPLES]),
-        0
-    );
+    assert!(playout.late_packets() <= 1, "{} late", playout.late_packets());
+    assert_eq!(silent_frames(&played[65 * FRAME_SAMPLES..100 * FRAME_SAMPLES]), 0);
 }
 
 #[test]
@@ -128,24 +106,14 @@ fn losses_are_counted_by_sequence_number_across_streams() {
     let start = Instant::now();
     assert_eq!((reception.lost(), reception.loss()), (0, 0.0));
     for n in (0..100).filter(|n| n % 10 != 5) {
-        reception.count(
-            1,
-            1_000 + n,
-            n * FRAME,
-            start + Duration::from_millis(20 * n),
-        );
+        reception.count(1, 1_000 + n, n * FRAME, start + Duration::from_millis(20 * n));
     }
     assert_eq!((reception.received(), reception.lost()), (90, 10));
     assert!((reception.loss() - 0.1).abs() < 1e-9);
     assert!(reception.jitter_ms() < 0.1);
     // The other end restarts: another stream, other numbers.
     for n in 0..10 {
-        reception.count(
-            2,
-            n,
-            n * FRAME,
-            start + Duration::from_millis(20 * n + 5 * (n % 2)),
-        );
+        reception.count(2, n, n * FRAME, start + Duration::from_millis(20 * n + 5 * (n % 2)));
     }
     assert_eq!((reception.received(), reception.lost()), (100, 10));
     assert!(reception.jitter_ms() > 1.0);

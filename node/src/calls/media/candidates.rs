@@ -67,12 +67,7 @@ pub(super) fn is_usable(ip: IpAddr, lab: bool) -> bool {
 /// One address per interface and family: privacy addresses of IPv6 would otherwise fill the list.
 pub(super) fn gather(lab: bool) -> io::Result<Vec<IpAddr>> {
     let interfaces = if_addrs::get_if_addrs()?;
-    Ok(choose(
-        interfaces
-            .into_iter()
-            .map(|interface| (interface.name.clone(), interface.ip())),
-        lab,
-    ))
+    Ok(choose(interfaces.into_iter().map(|interface| (interface.name.clone(), interface.ip())), lab))
 }
 
 fn choose(addresses: impl Iterator<Item = (String, IpAddr)>, lab: bool) -> Vec<IpAddr> {
@@ -110,27 +105,14 @@ impl RemoteCandidates {
 
     /// Names the path between two nominated addresses. A remote address never announced was
     /// learnt from its packets: a translator stands in between.
-    pub(super) fn path(
-        &self,
-        local: SocketAddr,
-        local_kind: CandidateKind,
-        remote: SocketAddr,
-    ) -> MediaPath {
-        let remote_kind = self
-            .kinds
-            .get(&remote)
-            .copied()
-            .unwrap_or(CandidateKind::PeerReflexive);
+    pub(super) fn path(&self, local: SocketAddr, local_kind: CandidateKind, remote: SocketAddr) -> MediaPath {
+        let remote_kind = self.kinds.get(&remote).copied().unwrap_or(CandidateKind::PeerReflexive);
         let kind = match (local_kind, remote_kind) {
             (CandidateKind::Relayed, _) | (_, CandidateKind::Relayed) => PathKind::Relayed,
             (CandidateKind::Host, CandidateKind::Host) => PathKind::Direct,
             _ => PathKind::Punched,
         };
-        MediaPath {
-            local,
-            remote,
-            kind,
-        }
+        MediaPath { local, remote, kind }
     }
 }
 
@@ -178,18 +160,10 @@ mod tests {
             ("wlan0", "198.51.100.1"),
         ]
         .map(|(name, text)| (name.to_owned(), ip(text)));
-        assert_eq!(
-            choose(addresses.clone().into_iter(), false),
-            [ip("192.0.2.1"), ip("198.51.100.1"), ip("2001:db8::1")]
-        );
+        assert_eq!(choose(addresses.clone().into_iter(), false), [ip("192.0.2.1"), ip("198.51.100.1"), ip("2001:db8::1")]);
         assert_eq!(
             choose(addresses.into_iter(), true),
-            [
-                ip("192.0.2.1"),
-                ip("198.51.100.1"),
-                ip("2001:db8::1"),
-                ip("127.0.0.1")
-            ]
+            [ip("192.0.2.1"), ip("198.51.100.1"), ip("2001:db8::1"), ip("127.0.0.1")]
         );
     }
 
@@ -202,19 +176,9 @@ mod tests {
             assert_eq!(admitted, usize::from(port) <= REMOTE_CANDIDATES_MAX);
         }
         let local = "192.0.2.1:5000".parse().unwrap();
-        let kind = |local_kind, remote_addr: &str| {
-            remote
-                .path(local, local_kind, remote_addr.parse().unwrap())
-                .kind
-        };
+        let kind = |local_kind, remote_addr: &str| remote.path(local, local_kind, remote_addr.parse().unwrap()).kind;
         assert_eq!(kind(CandidateKind::Host, "192.0.2.9:1"), PathKind::Direct);
-        assert_eq!(
-            kind(CandidateKind::Host, "203.0.113.7:1"),
-            PathKind::Punched
-        );
-        assert_eq!(
-            kind(CandidateKind::Relayed, "192.0.2.9:1"),
-            PathKind::Relayed
-        );
+        assert_eq!(kind(CandidateKind::Host, "203.0.113.7:1"), PathKind::Punched);
+        assert_eq!(kind(CandidateKind::Relayed, "192.0.2.9:1"), PathKind::Relayed);
     }
 }

@@ -122,35 +122,29 @@ impl Session {
     }
 
     pub(super) async fn run(mut self) -> MediaSummary {
-        let mut failure = match self.drive().await {
+        let ended = self.drive().await;
+        self.transport.close();
+        let recorded = self.finish_recording().await;
+        let (recorded_ms, end) = match (recorded, ended) {
+            (Ok(samples), ended) => (samples * 1_000 / u64::from(SAMPLE_RATE), ended),
+            // The tick that meets a failed recorder leaves it to this to say why.
+            (Err(error), Ok(_) | Err(MediaError::Ended)) => (0, Err(error)),
+            (Err(_), ended) => (0, ended),
+        };
+        // Told last: whoever hears of the end finds the recording complete.
+        let failure = match end {
             Ok(End::Local) => None,
             Ok(End::Remote) => {
                 self.tell(MediaEvent::Closed);
                 None
             }
-            Err(error) => Some(error),
-        };
-        self.transport.close();
-        let recorded = self.finish_recording().await;
-        let recorded_ms = match recorded {
-            Ok(samples) => samples * 1_000 / u64::from(SAMPLE_RATE),
             Err(error) => {
-                // The tick that meets a failed recorder leaves it to this to say why.
-                failure = failure
-                    .filter(|failure| !matches!(failure, MediaError::Ended))
-                    .or(Some(error));
-                0
+                self.tell(MediaEvent::Failed(error.clone()));
+                Some(error)
             }
         };
-        if let Some(error) = &failure {
-            self.tell(MediaEvent::Failed(error.clone()));
-        }
         self.publish();
-        MediaSummary {
-            stats: self.stats,
-            recorded_ms,
-            failure: failure.as_ref().map(with_causes),
-        }
+        MediaSummary { stats: self.stats, recorded_ms, failure: failure.as_ref().map(with_causes) }
     }
 
     async fn drive(&mut self) -> Result<End, MediaError> {
@@ -184,12 +178,7 @@ impl Session {
     /// Waits for the next thing to do. Time comes before datagrams, so that a flood of them cannot
     /// hold up the audio.
     async fn wait(&mut self) -> Wakeup {
-        let due = [
-            Some(self.transport.wake_at()),
-            self.tick_at,
-            self.deadline,
-            self.silence_at(),
-        ];
+        let due = [Some(self.transport.wake_at()), self.tick_at, self.deadline, self.silence_at()];
         let wake_at = due.into_iter().flatten().min().unwrap_or_else(Instant::now);
         tokio::select! {
             biased;
@@ -229,13 +218,9 @@ impl Session {
 
     fn deadline_error(&self) -> MediaError {
         if self.connected {
-            MediaError::PathLost {
-                after: RECOVERY_TIMEOUT,
-            }
+            MediaError::PathLost { after: RECOVERY_TIMEOUT }
         } else {
-            MediaError::ConnectTimeout {
-                after: self.config.connect_timeout,
-            }
+            MediaError::ConnectTimeout { after: self.config.connect_timeout }
         }
     }
 
@@ -278,11 +263,7 @@ impl Session {
         }
         self.disconnected = broken;
         self.deadline = broken.then(|| now + RECOVERY_TIMEOUT);
-        self.tell(if broken {
-            MediaEvent::Disconnected
-        } else {
-            MediaEvent::Reconnected
-        });
+        self.tell(if broken { MediaEvent::Disconnected } else { MediaEvent::Reconnected });
     }
 
     fn handle_connected(&mut self) {
@@ -300,8 +281,7 @@ impl Session {
 
     fn take_audio(&mut self, packet: RtpPacket) {
         let (sequence, timestamp) = (*packet.seq_no, packet.time.numer());
-        self.reception
-            .count(*packet.header.ssrc, sequence, timestamp, packet.timestamp);
+        self.reception.count(*packet.header.ssrc, sequence, timestamp, packet.timestamp);
         self.playout.insert(timestamp, packet.payload);
     }
 

@@ -16,9 +16,7 @@ use super::{
 const EVENT_DEADLINE: Duration = Duration::from_secs(10);
 
 fn config() -> MediaConfig {
-    MediaConfig::default()
-        .lab(true)
-        .bind(["127.0.0.1".parse().unwrap()])
+    MediaConfig::default().lab(true).bind(["127.0.0.1".parse().unwrap()])
 }
 
 async fn event(session: &mut MediaSession) -> MediaEvent {
@@ -44,10 +42,7 @@ async fn call(caller: MediaConfig, callee: MediaConfig) -> (MediaSession, MediaS
 
 fn read(path: &Path) -> Vec<i16> {
     let mut reader = hound::WavReader::open(path).unwrap();
-    assert_eq!(
-        (reader.spec().channels, reader.spec().sample_rate),
-        (1, 48_000)
-    );
+    assert_eq!((reader.spec().channels, reader.spec().sample_rate), (1, 48_000));
     reader.samples().map(Result::unwrap).collect()
 }
 
@@ -66,29 +61,16 @@ async fn both_ends_hear_exactly_the_other() {
     .await;
     caller.start();
     callee.start();
-    assert!(matches!(
-        event(&mut caller).await,
-        MediaEvent::PlaybackFinished
-    ));
-    assert!(matches!(
-        event(&mut callee).await,
-        MediaEvent::PlaybackFinished
-    ));
+    assert!(matches!(event(&mut caller).await, MediaEvent::PlaybackFinished));
+    assert!(matches!(event(&mut callee).await, MediaEvent::PlaybackFinished));
     let caller = caller.close().await;
     let callee = callee.close().await;
 
-    for (summary, name, heard, own) in [
-        (&caller, "caller.wav", 660.0, 440.0),
-        (&callee, "callee.wav", 440.0, 660.0),
-    ] {
+    for (summary, name, heard, own) in [(&caller, "caller.wav", 660.0, 440.0), (&callee, "callee.wav", 440.0, 660.0)] {
         assert_eq!(summary.failure, None, "{name}");
         let samples = read(&file(name));
         assert_eq!(samples.len() as u64, summary.recorded_ms * 48, "{name}");
-        assert!(
-            summary.recorded_ms >= 1_900,
-            "{name}: {} ms",
-            summary.recorded_ms
-        );
+        assert!(summary.recorded_ms >= 1_900, "{name}: {} ms", summary.recorded_ms);
         let found = dominant_frequency(&samples, 48_000).unwrap();
         assert!((found - heard).abs() < 2.0, "{name}: {found} Hz");
         assert!(level_db(&samples, 48_000, heard) > -10.0, "{name}");
@@ -108,23 +90,14 @@ async fn nothing_is_heard_before_the_call_is_answered() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
     write_tone(file("440.wav"), 440.0, Duration::from_secs(1), 48_000).unwrap();
-    let (mut caller, callee) = call(
-        config().play(file("440.wav")),
-        config().play(file("440.wav")).record(file("callee.wav")),
-    )
-    .await;
+    let (mut caller, callee) =
+        call(config().play(file("440.wav")), config().play(file("440.wav")).record(file("callee.wav"))).await;
     // The caller speaks, the callee still rings: it neither sends nor records.
     caller.start();
-    assert!(matches!(
-        event(&mut caller).await,
-        MediaEvent::PlaybackFinished
-    ));
+    assert!(matches!(event(&mut caller).await, MediaEvent::PlaybackFinished));
     let callee = callee.close().await;
     let caller = caller.close().await;
-    assert_eq!(
-        (callee.stats.packets_sent, caller.stats.packets_received),
-        (0, 0)
-    );
+    assert_eq!((callee.stats.packets_sent, caller.stats.packets_received), (0, 0));
     assert!(callee.stats.packets_received > 0);
     assert!(!file("callee.wav").exists());
 }
@@ -132,11 +105,7 @@ async fn nothing_is_heard_before_the_call_is_answered() {
 /// The description with another certificate's fingerprint.
 fn with_other_fingerprint(sdp: &str) -> String {
     let at = sdp.find("a=fingerprint:sha-256 ").unwrap() + "a=fingerprint:sha-256 ".len();
-    let other = if sdp[at..].starts_with("00") {
-        "11"
-    } else {
-        "00"
-    };
+    let other = if sdp[at..].starts_with("00") { "11" } else { "00" };
     format!("{}{other}{}", &sdp[..at], &sdp[at + 2..])
 }
 
@@ -146,12 +115,7 @@ async fn a_swapped_fingerprint_ends_both_sides_without_audio() {
     let file = |name: &str| folder.path().join(name);
     write_tone(file("440.wav"), 440.0, Duration::from_secs(1), 48_000).unwrap();
     let limit = Duration::from_secs(3);
-    let side = |record: &str| {
-        config()
-            .play(file("440.wav"))
-            .record(file(record))
-            .connect_timeout(limit)
-    };
+    let side = |record: &str| config().play(file("440.wav")).record(file(record)).connect_timeout(limit);
     for tampered in ["offer", "answer"] {
         let (pending, mut sdp) = offer(side("caller.wav")).await.unwrap();
         if tampered == "offer" {
@@ -169,26 +133,14 @@ async fn a_swapped_fingerprint_ends_both_sides_without_audio() {
         if tampered == "answer" {
             std::mem::swap(&mut deceived, &mut other);
         }
-        assert!(
-            matches!(
-                deceived,
-                MediaEvent::Failed(MediaError::FingerprintMismatch)
-            ),
-            "{deceived:?}"
-        );
+        assert!(matches!(deceived, MediaEvent::Failed(MediaError::FingerprintMismatch)), "{deceived:?}");
         // The deceived side falls silent: the other never finishes its handshake.
-        assert!(
-            matches!(other, MediaEvent::Failed(MediaError::ConnectTimeout { .. })),
-            "{other:?}"
-        );
+        assert!(matches!(other, MediaEvent::Failed(MediaError::ConnectTimeout { .. })), "{other:?}");
         assert!(begun.elapsed() < limit * 2);
         for session in [caller, callee] {
             let summary = session.close().await;
             assert!(summary.failure.is_some());
-            assert_eq!(
-                (summary.stats.packets_sent, summary.stats.packets_received),
-                (0, 0)
-            );
+            assert_eq!((summary.stats.packets_sent, summary.stats.packets_received), (0, 0));
         }
         assert!(!file("caller.wav").exists() && !file("callee.wav").exists());
     }
@@ -200,26 +152,77 @@ async fn hanging_up_is_told_to_the_other_end() {
     assert_eq!(caller.close().await.failure, None);
     assert!(matches!(event(&mut callee).await, MediaEvent::Closed));
     assert!(callee.next_event().await.is_none());
-    assert!(matches!(
-        callee.add_remote_candidate("candidate:1 1 udp 1 192.0.2.1 9 typ host"),
-        Err(MediaError::Ended)
-    ));
+    assert!(matches!(callee.add_remote_candidate("candidate:1 1 udp 1 192.0.2.1 9 typ host"), Err(MediaError::Ended)));
     assert_eq!(callee.close().await.failure, None);
+}
+
+/// Passes datagrams between two addresses and loses every tenth one that is audio.
+async fn lossy_wire(near: tokio::net::UdpSocket, far: tokio::net::UdpSocket, target: SocketAddr) {
+    let (mut from_near, mut from_far) = ([0; 2_048], [0; 2_048]);
+    let mut source = None;
+    let mut audio = [0u32; 2];
+    let mut survives = |direction: usize, datagram: &[u8]| {
+        let is_audio = datagram.first().is_some_and(|byte| (128..192).contains(byte)) && datagram[1] & 0x7f == 111;
+        audio[direction] += u32::from(is_audio);
+        !is_audio || audio[direction] % 10 != 5
+    };
+    loop {
+        tokio::select! {
+            Ok((length, from)) = near.recv_from(&mut from_near) => {
+                source = Some(from);
+                if survives(0, &from_near[..length]) {
+                    far.send_to(&from_near[..length], target).await.unwrap();
+                }
+            }
+            Ok((length, _)) = far.recv_from(&mut from_far), if source.is_some() => {
+                if survives(1, &from_far[..length]) {
+                    near.send_to(&from_far[..length], source.unwrap()).await.unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn losses_are_measured_and_concealed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    write_tone(file("440.wav"), 440.0, Duration::from_secs(2), 48_000).unwrap();
+    let (pending, sdp) = offer(config().play(file("440.wav"))).await.unwrap();
+    let (mut callee, sdp) = answer(config().record(file("callee.wav")), &without_candidates(&sdp)).await.unwrap();
+    let mut caller = pending.accept(&without_candidates(&sdp)).unwrap();
+    // The caller is told the near end of the wire instead of the callee's address.
+    let near = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let far = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let target = port(callee.local_candidates());
+    let announced = callee.local_candidates()[0]
+        .replace(&format!(" {} ", target.port()), &format!(" {} ", near.local_addr().unwrap().port()));
+    let wire = tokio::spawn(lossy_wire(near, far, target));
+    caller.add_remote_candidate(&announced).unwrap();
+    connected(&mut caller).await;
+    // The callee was never told an address: it learnt one from packets.
+    assert_eq!(connected(&mut callee).await.kind, PathKind::Punched);
+    caller.start();
+    callee.start();
+    assert!(matches!(event(&mut caller).await, MediaEvent::PlaybackFinished));
+    let summary = callee.close().await;
+    wire.abort();
+    let stats = &summary.stats;
+    assert!((0.07..0.13).contains(&stats.loss), "{stats:?}");
+    assert!(stats.packets_lost >= 8 && stats.concealed_frames >= 7, "{stats:?}");
+    // The handshake's first message overtakes the checks and is not lost for that.
+    assert!(stats.connect_ms.unwrap() < 900.0, "{stats:?}");
+    let samples = read(&file("callee.wav"));
+    assert!((dominant_frequency(&samples, 48_000).unwrap() - 440.0).abs() < 2.0);
+    assert!(level_db(&samples, 48_000, 440.0) > -10.0);
 }
 
 /// A process that is frozen neither answers nor says goodbye; one that thaws goes on.
 #[test]
 fn an_end_that_falls_silent_is_noticed_and_welcomed_back() {
-    let awake = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let awake = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     // Its tasks run only while the test blocks on it.
-    let freezing = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let freezing = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (pending, sdp) = awake.block_on(offer(config())).unwrap();
     let (mut callee, sdp) = freezing.block_on(answer(config(), &sdp)).unwrap();
     let mut caller = pending.accept(&sdp).unwrap();
@@ -229,15 +232,8 @@ fn an_end_that_falls_silent_is_noticed_and_welcomed_back() {
     callee.start();
 
     let frozen = Instant::now();
-    assert!(matches!(
-        awake.block_on(event(&mut caller)),
-        MediaEvent::Disconnected
-    ));
-    assert!(
-        (4..8).contains(&frozen.elapsed().as_secs()),
-        "{:?}",
-        frozen.elapsed()
-    );
+    assert!(matches!(awake.block_on(event(&mut caller)), MediaEvent::Disconnected));
+    assert!((4..8).contains(&frozen.elapsed().as_secs()), "{:?}", frozen.elapsed());
 
     let reconnected = awake.spawn(async move { (event(&mut caller).await, caller) });
     let (event, caller) = freezing.block_on(reconnected).unwrap();
@@ -274,9 +270,7 @@ async fn strangers_packets_do_not_disturb_a_call() {
 
 fn port(candidates: &[String]) -> SocketAddr {
     let mut words = candidates[0].split(' ').skip(4);
-    format!("{}:{}", words.next().unwrap(), words.next().unwrap())
-        .parse()
-        .unwrap()
+    format!("{}:{}", words.next().unwrap(), words.next().unwrap()).parse().unwrap()
 }
 
 #[tokio::test]
@@ -302,9 +296,17 @@ async fn ports_are_free_as_soon_as_a_session_is_gone() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(EVENT_DEADLINE, freed)
-        .await
-        .expect("the dropped session's port is free");
+    tokio::time::timeout(EVENT_DEADLINE, freed).await.expect("the dropped session's port is free");
+}
+
+#[tokio::test]
+async fn a_phone_may_ring_longer_than_silence_is_borne() {
+    let (mut caller, mut callee) = call(config(), config()).await;
+    let ringing = Duration::from_secs(7);
+    let (caller_event, callee_event) =
+        tokio::join!(tokio::time::timeout(ringing, caller.next_event()), tokio::time::timeout(ringing, callee.next_event()));
+    assert!(caller_event.is_err() && callee_event.is_err(), "{caller_event:?} {callee_event:?}");
+    assert_eq!(caller.stats().packets_sent + callee.stats().packets_sent, 0);
 }
 
 #[tokio::test]
@@ -319,14 +321,12 @@ async fn an_offer_never_taken_up_times_out() {
     assert!(session.next_event().await.is_none());
 }
 
+fn without_candidates(sdp: &str) -> String {
+    sdp.lines().filter(|line| !line.starts_with("a=candidate:")).map(|line| format!("{line}\r\n")).collect()
+}
+
 #[tokio::test]
 async fn candidates_may_come_later() {
-    let without_candidates = |sdp: &str| -> String {
-        sdp.lines()
-            .filter(|line| !line.starts_with("a=candidate:"))
-            .map(|line| format!("{line}\r\n"))
-            .collect()
-    };
     let (pending, sdp) = offer(config()).await.unwrap();
     let (mut callee, sdp) = answer(config(), &without_candidates(&sdp)).await.unwrap();
     let mut caller = pending.accept(&without_candidates(&sdp)).unwrap();
@@ -334,14 +334,9 @@ async fn candidates_may_come_later() {
         callee.add_remote_candidate(candidate).unwrap();
     }
     for candidate in callee.local_candidates() {
-        caller
-            .add_remote_candidate(&format!("a={candidate}"))
-            .unwrap();
+        caller.add_remote_candidate(&format!("a={candidate}")).unwrap();
     }
-    assert!(matches!(
-        caller.add_remote_candidate("nonsense"),
-        Err(MediaError::CandidateInvalid { .. })
-    ));
+    assert!(matches!(caller.add_remote_candidate("nonsense"), Err(MediaError::CandidateInvalid { .. })));
     connected(&mut caller).await;
     connected(&mut callee).await;
 }
@@ -349,14 +344,9 @@ async fn candidates_may_come_later() {
 #[tokio::test]
 async fn loopback_candidates_are_ignored_outside_a_lab() {
     let (_pending, sdp) = offer(config()).await.unwrap();
-    let careful = config()
-        .lab(false)
-        .connect_timeout(Duration::from_millis(500));
+    let careful = config().lab(false).connect_timeout(Duration::from_millis(500));
     let (mut session, _) = answer(careful, &sdp).await.unwrap();
-    assert!(matches!(
-        event(&mut session).await,
-        MediaEvent::Failed(MediaError::ConnectTimeout { .. })
-    ));
+    assert!(matches!(event(&mut session).await, MediaEvent::Failed(MediaError::ConnectTimeout { .. })));
 }
 
 #[tokio::test]
@@ -385,42 +375,20 @@ async fn descriptions_stay_small() {
 #[tokio::test]
 async fn unusable_descriptions_are_refused_with_their_reason() {
     let (_pending, good) = offer(config()).await.unwrap();
-    let refused = async |sdp: &str| answer(config(), sdp).await.err().expect("refused");
-    assert!(matches!(
-        refused(&"x".repeat(SDP_BYTES_MAX + 1)).await,
-        MediaError::SdpTooLarge { .. }
-    ));
+    let refused = async |sdp: &str| answer(config(), sdp).await.expect_err("refused");
+    assert!(matches!(refused(&"x".repeat(SDP_BYTES_MAX + 1)).await, MediaError::SdpTooLarge { .. }));
     assert!(matches!(refused("").await, MediaError::SdpInvalid { .. }));
-    assert!(matches!(
-        refused("v=0\r\n").await,
-        MediaError::SdpInvalid { .. }
-    ));
+    assert!(matches!(refused("v=0\r\n").await, MediaError::SdpInvalid { .. }));
     let unfingerprinted = good.replace("a=fingerprint", "a=x-fingerprint");
-    assert!(matches!(
-        refused(&unfingerprinted).await,
-        MediaError::SdpInvalid { .. }
-    ));
-    for (what, wrong) in [
-        ("opus/48000/2", "PCMU/8000"),
-        ("a=sendrecv", "a=recvonly"),
-        ("m=audio", "m=video"),
-    ] {
+    assert!(matches!(refused(&unfingerprinted).await, MediaError::SdpInvalid { .. }));
+    for (what, wrong) in [("opus/48000/2", "PCMU/8000"), ("a=sendrecv", "a=recvonly"), ("m=audio", "m=video")] {
         let error = refused(&good.replace(what, wrong)).await;
-        assert!(
-            matches!(
-                error,
-                MediaError::NoCommonAudio | MediaError::SdpInvalid { .. }
-            ),
-            "{wrong}: {error}"
-        );
+        assert!(matches!(error, MediaError::NoCommonAudio | MediaError::SdpInvalid { .. }), "{wrong}: {error}");
     }
     // The caller checks the answer alike.
     for bad in ["", "v=0\r\n", &unfingerprinted] {
         let (pending, _) = offer(config()).await.unwrap();
-        assert!(matches!(
-            pending.accept(bad),
-            Err(MediaError::SdpInvalid { .. })
-        ));
+        assert!(matches!(pending.accept(bad), Err(MediaError::SdpInvalid { .. })));
     }
 }
 
@@ -428,13 +396,7 @@ async fn unusable_descriptions_are_refused_with_their_reason() {
 async fn unusable_files_are_found_before_the_call() {
     let folder = tempfile::tempdir().unwrap();
     let missing = offer(config().play(folder.path().join("missing.wav"))).await;
-    assert!(matches!(
-        missing,
-        Err(MediaError::Play {
-            source: WavError::Io(_),
-            ..
-        })
-    ));
+    assert!(matches!(missing, Err(MediaError::Play { source: WavError::Io(_), .. })));
     let nowhere = offer(config().record(folder.path().join("no/such/folder.wav"))).await;
     assert!(matches!(nowhere, Err(MediaError::Record { .. })));
 }
@@ -447,10 +409,7 @@ async fn a_recording_that_cannot_be_written_fails_the_session_with_its_reason() 
     // Taken between the check and the call.
     std::fs::create_dir(&path).unwrap();
     callee.start();
-    assert!(matches!(
-        event(&mut callee).await,
-        MediaEvent::Failed(MediaError::Record { .. })
-    ));
+    assert!(matches!(event(&mut callee).await, MediaEvent::Failed(MediaError::Record { .. })));
     assert!(matches!(event(&mut caller).await, MediaEvent::Closed));
     assert!(callee.close().await.failure.is_some());
 }
@@ -469,9 +428,7 @@ async fn a_running_recording_is_readable() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(EVENT_DEADLINE, readable)
-        .await
-        .expect("a second of audio with a valid header");
+    tokio::time::timeout(EVENT_DEADLINE, readable).await.expect("a second of audio with a valid header");
     // Dropping is what a crash leaves of the task; the file is complete all the same.
     drop(callee);
 }

@@ -27,18 +27,8 @@ pub fn tone(frequency_hz: f64, duration: Duration, sample_rate: u32) -> impl Ite
 ///
 /// # Errors
 /// [`WavError`] if the file cannot be written.
-pub fn write_tone(
-    path: impl AsRef<Path>,
-    frequency_hz: f64,
-    duration: Duration,
-    sample_rate: u32,
-) -> Result<(), WavError> {
-    let spec = hound::WavSpec {
-        channels: 1,
-        sample_rate,
-        bits_per_sample: 16,
-        sample_format: hound::SampleFormat::Int,
-    };
+pub fn write_tone(path: impl AsRef<Path>, frequency_hz: f64, duration: Duration, sample_rate: u32) -> Result<(), WavError> {
+    let spec = hound::WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
     let mut writer = hound::WavWriter::create(path, spec)?;
     for sample in tone(frequency_hz, duration, sample_rate) {
         writer.write_sample(sample)?;
@@ -56,11 +46,7 @@ pub fn dominant_frequency(samples: &[i16], sample_rate: u32) -> Option<f64> {
         return None;
     }
     let power = power_spectrum(window);
-    let (peak, _) = power
-        .iter()
-        .enumerate()
-        .skip(1)
-        .max_by(|a, b| a.1.total_cmp(b.1))?;
+    let (peak, _) = power.iter().enumerate().skip(1).max_by(|a, b| a.1.total_cmp(b.1))?;
     let hertz_per_bin = f64::from(sample_rate) / points as f64;
     Some((peak as f64 + peak_offset(&power, peak)) * hertz_per_bin)
 }
@@ -85,10 +71,7 @@ pub fn level_db(samples: &[i16], sample_rate: u32, frequency_hz: f64) -> f64 {
 }
 
 fn transform_points(samples: usize) -> Option<usize> {
-    let largest = samples
-        .min(TRANSFORM_POINTS_MAX)
-        .checked_ilog2()
-        .map(|bits| 1 << bits)?;
+    let largest = samples.min(TRANSFORM_POINTS_MAX).checked_ilog2().map(|bits| 1 << bits)?;
     (largest >= TRANSFORM_POINTS_MIN).then_some(largest)
 }
 
@@ -99,28 +82,15 @@ fn rms(samples: &[i16]) -> f64 {
 
 fn loudest_window(samples: &[i16], points: usize) -> &[i16] {
     let windows = samples.windows(points).step_by(points / 2);
-    windows
-        .max_by(|a, b| rms(a).total_cmp(&rms(b)))
-        .unwrap_or(samples)
+    windows.max_by(|a, b| rms(a).total_cmp(&rms(b))).unwrap_or(samples)
 }
 
 /// Where between the bins the peak lies, by a parabola through its neighbours' logarithms.
 fn peak_offset(power: &[f64], peak: usize) -> f64 {
-    let log = |bin: usize| {
-        power
-            .get(bin)
-            .copied()
-            .unwrap_or(0.0)
-            .max(f64::MIN_POSITIVE)
-            .ln()
-    };
+    let log = |bin: usize| power.get(bin).copied().unwrap_or(0.0).max(f64::MIN_POSITIVE).ln();
     let (left, middle, right) = (log(peak - 1), log(peak), log(peak + 1));
     let curvature = left - 2.0 * middle + right;
-    if curvature == 0.0 {
-        0.0
-    } else {
-        0.5 * (left - right) / curvature
-    }
+    if curvature == 0.0 { 0.0 } else { 0.5 * (left - right) / curvature }
 }
 
 /// Power of each bin below half the sample rate, under a Hann window.
@@ -129,18 +99,10 @@ fn power_spectrum(samples: &[i16]) -> Vec<f64> {
     let mut values: Vec<(f64, f64)> = samples
         .iter()
         .enumerate()
-        .map(|(n, &s)| {
-            (
-                f64::from(s) * (0.5 - 0.5 * (TAU * n as f64 / points as f64).cos()),
-                0.0,
-            )
-        })
+        .map(|(n, &s)| (f64::from(s) * (0.5 - 0.5 * (TAU * n as f64 / points as f64).cos()), 0.0))
         .collect();
     transform(&mut values);
-    values[..points / 2]
-        .iter()
-        .map(|(re, im)| re * re + im * im)
-        .collect()
+    values[..points / 2].iter().map(|(re, im)| re * re + im * im).collect()
 }
 
 /// In-place radix-2 Fourier transform; the length is a power of two.
@@ -174,18 +136,10 @@ mod tests {
 
     #[test]
     fn names_the_frequency_of_tones() {
-        for (frequency, rate) in [
-            (440.0, 48_000),
-            (660.0, 48_000),
-            (1_000.0, 8_000),
-            (97.5, 16_000),
-        ] {
+        for (frequency, rate) in [(440.0, 48_000), (660.0, 48_000), (1_000.0, 8_000), (97.5, 16_000)] {
             let samples: Vec<i16> = tone(frequency, Duration::from_millis(500), rate).collect();
             let found = dominant_frequency(&samples, rate).unwrap();
-            assert!(
-                (found - frequency).abs() < 1.0,
-                "{frequency} Hz found as {found}"
-            );
+            assert!((found - frequency).abs() < 1.0, "{frequency} Hz found as {found}");
         }
     }
 

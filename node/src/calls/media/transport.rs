@@ -5,7 +5,7 @@
 //! others is queued and taken with [`Transport::next_event`].
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -48,6 +48,8 @@ const SOCKET_ERRORS_MAX: u32 = 16;
 const STUN_FIRST_BYTE_MAX: u8 = 3;
 /// Number of the header extension that carries the media's identifier; any of 1 to 14 would do.
 const MID_EXTENSION: u8 = 4;
+/// Sources remembered as verified. Those beyond wait until the engine knows them.
+const VERIFIED_SOURCES_MAX: usize = candidates::REMOTE_CANDIDATES_MAX;
 /// Stream and track identifiers, which SDP wants and this engine's one stream does not need.
 const STREAM_ID: &str = "halloo";
 const TRACK_ID: &str = "voice";
@@ -78,6 +80,8 @@ pub(super) struct Transport {
     lab: bool,
     local_candidates: Vec<String>,
     remote_candidates: RemoteCandidates,
+    /// Whence checks came that carry this session's password.
+    verified_sources: BTreeSet<SocketAddr>,
     audio: Option<(Mid, Pt)>,
     path: Option<MediaPath>,
     interrupted: bool,
@@ -94,9 +98,7 @@ impl Transport {
     /// Binds the sockets and builds the engine, with a fresh certificate for this call.
     pub(super) async fn new(bind: &[IpAddr], lab: bool) -> Result<Self, MediaError> {
         let addresses = if bind.is_empty() {
-            candidates::gather(lab).map_err(|source| MediaError::Interfaces {
-                source: Arc::new(source),
-            })?
+            candidates::gather(lab).map_err(|source| MediaError::Interfaces { source: Arc::new(source) })?
         } else {
             bind.to_vec()
         };
@@ -108,6 +110,7 @@ impl Transport {
             lab,
             local_candidates: Vec::new(),
             remote_candidates: RemoteCandidates::default(),
+            verified_sources: BTreeSet::new(),
             audio: None,
             path: None,
             interrupted: false,
@@ -161,17 +164,10 @@ impl Transport {
         Ok((pending, offer.to_sdp_string()))
     }
 
-    pub(super) fn accept_answer(
-        &mut self,
-        pending: SdpPendingOffer,
-        answer: &str,
-    ) -> Result<(), MediaError> {
+    pub(super) fn accept_answer(&mut self, pending: SdpPendingOffer, answer: &str) -> Result<(), MediaError> {
         let answer = self.admit_description(answer)?;
         let answer = SdpAnswer::from_sdp_string(&answer).map_err(sdp_error)?;
-        self.rtc
-            .sdp_api()
-            .accept_answer(pending, answer)
-            .map_err(sdp_error)?;
+        self.rtc.sdp_api().accept_answer(pending, answer).map_err(sdp_error)?;
         self.drain()?;
         let offered = self.offered_audio.ok_or(MediaError::NoCommonAudio)?;
         self.use_audio(offered)
@@ -209,22 +205,14 @@ impl Transport {
     /// Sends and receives this media, if both ends agreed on it; finds what payload type means Opus.
     fn use_audio(&mut self, mid: Mid) -> Result<(), MediaError> {
         let media = self.rtc.media(mid).ok_or(MediaError::NoCommonAudio)?;
-        if media.disabled() || !media.direction().is_sending() || !media.direction().is_receiving()
-        {
+        if media.disabled() || !media.direction().is_sending() || !media.direction().is_receiving() {
             return Err(MediaError::NoCommonAudio);
         }
         let is_opus = |pt: &Pt| {
             let params = self.rtc.codec_config().params();
-            params
-                .iter()
-                .any(|p| p.pt() == *pt && p.spec().codec == Codec::Opus)
+            params.iter().any(|p| p.pt() == *pt && p.spec().codec == Codec::Opus)
         };
-        let pt = media
-            .remote_pts()
-            .iter()
-            .copied()
-            .find(is_opus)
-            .ok_or(MediaError::NoCommonAudio)?;
+        let pt = media.remote_pts().iter().copied().find(is_opus).ok_or(MediaError::NoCommonAudio)?;
         self.audio = Some((mid, pt));
         Ok(())
     }
@@ -247,32 +235,28 @@ impl Transport {
 
     /// Tells the engine the time. Due at [`Transport::wake_at`].
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), MediaError> {
-        self.rtc
-            .handle_input(Input::Timeout(now))
-            .map_err(engine_error)?;
+        self.rtc.handle_input(Input::Timeout(now)).map_err(engine_error)?;
         self.drain()
     }
 
     /// Takes in the datagram that [`Transport::receive`] announced; whether it is the other end's.
-    pub(super) fn handle_datagram(
-        &mut self,
-        datagram: Datagram,
-        now: Instant,
-    ) -> Result<bool, MediaError> {
-        let Self { rtc, sockets, .. } = self;
+    pub(super) fn handle_datagram(&mut self, datagram: Datagram, now: Instant) -> Result<bool, MediaError> {
+        let Self { rtc, sockets, verified_sources, .. } = self;
         let contents = &sockets.buffer[..datagram.length];
+        let is_stun = is_stun(contents);
         // What is neither STUN, DTLS nor media, or does not belong to this call, is anyone's noise.
-        let Ok(receive) = Receive::new(
-            Protocol::Udp,
-            datagram.source,
-            datagram.destination,
-            contents,
-        ) else {
+        let Ok(receive) = Receive::new(Protocol::Udp, datagram.source, datagram.destination, contents) else {
             return Ok(false);
         };
         let input = Input::Receive(now, receive);
-        if !rtc.accepts(&input) {
+        // The engine would know a source only once its own check there has succeeded. The other end's
+        // first handshake message may overtake that, and losing it would cost a second.
+        let is_verified = !is_stun && verified_sources.contains(&datagram.source);
+        if !is_verified && !rtc.accepts(&input) {
             return Ok(false);
+        }
+        if is_stun && verified_sources.len() < VERIFIED_SOURCES_MAX {
+            verified_sources.insert(datagram.source);
         }
         if let Err(error) = rtc.handle_input(input) {
             // One bad packet from outside must not end a call; the handshake's deadline catches
@@ -333,34 +317,20 @@ impl Transport {
         if transmit.proto != Protocol::Udp {
             return;
         }
-        if transmit
-            .contents
-            .first()
-            .is_some_and(|&byte| byte > STUN_FIRST_BYTE_MAX)
-        {
+        if !is_stun(&transmit.contents) {
             self.note_path(transmit.source, transmit.destination);
         }
-        if !self
-            .sockets
-            .send(transmit.source, transmit.destination, &transmit.contents)
-        {
+        if !self.sockets.send(transmit.source, transmit.destination, &transmit.contents) {
             self.send_failures += 1;
         }
     }
 
     /// The engine sends everything but checks over the nominated pair: that tells the path.
     fn note_path(&mut self, local: SocketAddr, remote: SocketAddr) {
-        if self
-            .path
-            .is_some_and(|path| path.local == local && path.remote == remote)
-        {
+        if self.path.is_some_and(|path| path.local == local && path.remote == remote) {
             return;
         }
-        let local_kind = if self.sockets.has(local) {
-            CandidateKind::Host
-        } else {
-            CandidateKind::Relayed
-        };
+        let local_kind = if self.sockets.has(local) { CandidateKind::Host } else { CandidateKind::Relayed };
         let path = self.remote_candidates.path(local, local_kind, remote);
         self.path = Some(path);
         self.events.push_back(TransportEvent::Path(path));
@@ -378,9 +348,7 @@ impl Transport {
                 TransportEvent::Resumed
             }
             Event::RtpPacket(packet) => {
-                let expected = self
-                    .audio
-                    .is_some_and(|(_, pt)| packet.header.payload_type == pt);
+                let expected = self.audio.is_some_and(|(_, pt)| packet.header.payload_type == pt);
                 if !expected {
                     return;
                 }
@@ -401,10 +369,7 @@ fn build_rtc(now: Instant) -> Result<Rtc, MediaError> {
     // The provider is named here because a process may hold several, and an embedder may have
     // chosen another as the process's default.
     let provider = Arc::new(str0m::crypto::from_feature_flags());
-    let certificate = provider
-        .dtls_provider
-        .generate_certificate()
-        .ok_or(MediaError::Certificate)?;
+    let certificate = provider.dtls_provider.generate_certificate().ok_or(MediaError::Certificate)?;
     let mut config = RtcConfig::new()
         .set_crypto_provider(provider)
         .set_dtls_cert(certificate)
@@ -422,11 +387,14 @@ fn build_rtc(now: Instant) -> Result<Rtc, MediaError> {
     Ok(config.build(now))
 }
 
+fn is_stun(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|&byte| byte <= STUN_FIRST_BYTE_MAX)
+}
+
 /// STUN's measurement is the fresher one; RTCP's is there if only reports have come.
 fn round_trip(stats: &PeerStats) -> Option<Duration> {
     let pair = stats.selected_candidate_pair.as_ref();
-    pair.and_then(|pair| pair.current_round_trip_time)
-        .or(stats.rtt)
+    pair.and_then(|pair| pair.current_round_trip_time).or(stats.rtt)
 }
 
 /// The identifier of the first audio section in a description of our own making. The engine tells of
@@ -435,9 +403,7 @@ fn first_audio(sdp: &str) -> Option<Mid> {
     let mut lines = sdp.lines().skip_while(|line| !line.starts_with("m=audio"));
     lines.next()?;
     let mut section = lines.take_while(|line| !line.starts_with("m="));
-    section
-        .find_map(|line| line.strip_prefix("a=mid:"))
-        .map(Mid::from)
+    section.find_map(|line| line.strip_prefix("a=mid:")).map(Mid::from)
 }
 
 pub(super) fn check_length(sdp: &str) -> Result<(), MediaError> {
@@ -448,15 +414,11 @@ pub(super) fn check_length(sdp: &str) -> Result<(), MediaError> {
 }
 
 pub(super) fn candidate_error(error: impl std::fmt::Display) -> MediaError {
-    MediaError::CandidateInvalid {
-        detail: error.to_string(),
-    }
+    MediaError::CandidateInvalid { detail: error.to_string() }
 }
 
 fn sdp_error(error: impl std::fmt::Display) -> MediaError {
-    MediaError::SdpInvalid {
-        detail: error.to_string(),
-    }
+    MediaError::SdpInvalid { detail: error.to_string() }
 }
 
 /// Once the descriptions are exchanged the engine blames the remote SDP for one thing only: a
@@ -464,9 +426,7 @@ fn sdp_error(error: impl std::fmt::Display) -> MediaError {
 fn engine_error(error: RtcError) -> MediaError {
     match error {
         RtcError::RemoteSdp(_) => MediaError::FingerprintMismatch,
-        other => MediaError::Transport {
-            detail: other.to_string(),
-        },
+        other => MediaError::Transport { detail: other.to_string() },
     }
 }
 
@@ -501,30 +461,17 @@ impl Sockets {
         for &address in addresses.iter().take(candidates::HOST_CANDIDATES_MAX) {
             match bind_one(address).await {
                 Ok(socket) => sockets.push(socket),
-                Err(source) => {
-                    failure = MediaError::Bind {
-                        address,
-                        source: Arc::new(source),
-                    }
-                }
+                Err(source) => failure = MediaError::Bind { address, source: Arc::new(source) },
             }
         }
         if sockets.is_empty() {
             return Err(failure);
         }
-        Ok(Self {
-            sockets,
-            buffer: vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice(),
-            next: 0,
-        })
+        Ok(Self { sockets, buffer: vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice(), next: 0 })
     }
 
     fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> + use<> {
-        self.sockets
-            .iter()
-            .map(|bound| bound.local)
-            .collect::<Vec<_>>()
-            .into_iter()
+        self.sockets.iter().map(|bound| bound.local).collect::<Vec<_>>().into_iter()
     }
 
     fn has(&self, local: SocketAddr) -> bool {
@@ -551,11 +498,7 @@ impl Sockets {
                         bound.errors_in_a_row = 0;
                         self.next = index + 1;
                         let length = buffer.filled().len();
-                        return Poll::Ready(Datagram {
-                            source,
-                            destination: bound.local,
-                            length,
-                        });
+                        return Poll::Ready(Datagram { source, destination: bound.local, length });
                     }
                 }
             }
@@ -569,9 +512,5 @@ async fn bind_one(address: IpAddr) -> io::Result<BoundSocket> {
     let local = socket.local_addr()?;
     // A fresh socket refuses to send until the runtime has seen it writable once.
     socket.writable().await?;
-    Ok(BoundSocket {
-        socket,
-        local,
-        errors_in_a_row: 0,
-    })
+    Ok(BoundSocket { socket, local, errors_in_a_row: 0 })
 }

@@ -71,9 +71,7 @@ impl From<hound::Error> for WavError {
     fn from(error: hound::Error) -> Self {
         match error {
             hound::Error::IoError(error) => error.into(),
-            other => Self::Malformed {
-                detail: other.to_string(),
-            },
+            other => Self::Malformed { detail: other.to_string() },
         }
     }
 }
@@ -107,13 +105,7 @@ impl WavSource {
         }
         let earlier = read_mono(&mut reader, &spec)?;
         let later = read_mono(&mut reader, &spec)?;
-        Ok(Self {
-            reader,
-            spec,
-            earlier,
-            later,
-            position: 0,
-        })
+        Ok(Self { reader, spec, earlier, later, position: 0 })
     }
 
     /// The next frame, the last one padded with silence; `None` at the end.
@@ -140,11 +132,7 @@ impl WavSource {
         while self.position >= SAMPLE_RATE {
             self.position -= SAMPLE_RATE;
             self.earlier = self.later;
-            self.later = if self.later.is_some() {
-                read_mono(&mut self.reader, &self.spec)?
-            } else {
-                None
-            };
+            self.later = if self.later.is_some() { read_mono(&mut self.reader, &self.spec)? } else { None };
         }
         Ok(Some(sample))
     }
@@ -167,19 +155,13 @@ fn check_complete(path: &Path) -> Result<(), WavError> {
     let data_bytes = u64::from(reader.len()) * sample_bytes;
     let expected_bytes = reader.into_inner().stream_position()? + data_bytes;
     if expected_bytes > actual_bytes {
-        return Err(WavError::Truncated {
-            expected_bytes,
-            actual_bytes,
-        });
+        return Err(WavError::Truncated { expected_bytes, actual_bytes });
     }
     Ok(())
 }
 
 /// One sample averaged over the channels, full scale at one; `None` at the end.
-fn read_mono(
-    reader: &mut WavReader<BufReader<File>>,
-    spec: &WavSpec,
-) -> Result<Option<f32>, WavError> {
+fn read_mono(reader: &mut WavReader<BufReader<File>>, spec: &WavSpec) -> Result<Option<f32>, WavError> {
     let mut sum = 0.0;
     for _ in 0..spec.channels {
         let Some(sample) = read_sample(reader, spec)? else {
@@ -190,19 +172,12 @@ fn read_mono(
     Ok(Some(sum / f32::from(spec.channels)))
 }
 
-fn read_sample(
-    reader: &mut WavReader<BufReader<File>>,
-    spec: &WavSpec,
-) -> Result<Option<f32>, WavError> {
+fn read_sample(reader: &mut WavReader<BufReader<File>>, spec: &WavSpec) -> Result<Option<f32>, WavError> {
     let sample = match spec.sample_format {
         SampleFormat::Float => reader.samples::<f32>().next().transpose()?,
         SampleFormat::Int => {
             let full_scale = 2f32.powi(i32::from(spec.bits_per_sample) - 1);
-            reader
-                .samples::<i32>()
-                .next()
-                .transpose()?
-                .map(|sample| sample as f32 / full_scale)
+            reader.samples::<i32>().next().transpose()?.map(|sample| sample as f32 / full_scale)
         }
     };
     // Floats may hold anything; not-a-number must not reach the encoder.
@@ -276,19 +251,12 @@ impl Recorder {
     pub(super) fn spawn(path: PathBuf) -> Self {
         let (frames, receiver) = mpsc::channel(RECORD_BACKLOG_FRAMES);
         let thread = tokio::task::spawn_blocking(move || record(&path, receiver));
-        Self {
-            frames,
-            thread,
-            missing: 0,
-        }
+        Self { frames, thread, missing: 0 }
     }
 
     /// Hands over a frame. One the disk is too slow for becomes silence later.
     pub(super) fn push(&mut self, frame: Frame) {
-        match self.frames.try_send(Recorded {
-            missing: self.missing,
-            frame,
-        }) {
+        match self.frames.try_send(Recorded { missing: self.missing, frame }) {
             Ok(()) => self.missing = 0,
             Err(_) => self.missing += 1,
         }
@@ -310,12 +278,7 @@ impl Recorder {
 }
 
 fn record(path: &Path, mut frames: mpsc::Receiver<Recorded>) -> Result<u64, WavError> {
-    let spec = WavSpec {
-        channels: 1,
-        sample_rate: SAMPLE_RATE,
-        bits_per_sample: 16,
-        sample_format: SampleFormat::Int,
-    };
+    let spec = WavSpec { channels: 1, sample_rate: SAMPLE_RATE, bits_per_sample: 16, sample_format: SampleFormat::Int };
     let mut writer = WavWriter::create(path, spec)?;
     writer.flush()?;
     let mut written = 0;

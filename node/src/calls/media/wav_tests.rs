@@ -10,13 +10,9 @@ fn write(path: &Path, spec: WavSpec) {
     for sample in tone(440.0, Duration::from_millis(500), spec.sample_rate) {
         for _ in 0..spec.channels {
             match (spec.sample_format, spec.bits_per_sample) {
-                (SampleFormat::Float, _) => {
-                    writer.write_sample(f32::from(sample) / 32_768.0).unwrap()
-                }
+                (SampleFormat::Float, _) => writer.write_sample(f32::from(sample) / 32_768.0).unwrap(),
                 (SampleFormat::Int, 8) => writer.write_sample(i32::from(sample) >> 8).unwrap(),
-                (SampleFormat::Int, bits) => writer
-                    .write_sample(i32::from(sample) << (bits - 16))
-                    .unwrap(),
+                (SampleFormat::Int, bits) => writer.write_sample(i32::from(sample) << (bits - 16)).unwrap(),
             }
         }
     }
@@ -46,12 +42,7 @@ fn every_supported_format_plays_at_its_pitch_level_and_length() {
     for sample_rate in [8_000, 11_025, 16_000, 22_050, 44_100, 48_000] {
         for channels in [1, 2] {
             for (sample_format, bits_per_sample) in formats {
-                let spec = WavSpec {
-                    channels,
-                    sample_rate,
-                    bits_per_sample,
-                    sample_format,
-                };
+                let spec = WavSpec { channels, sample_rate, bits_per_sample, sample_format };
                 write(&path, spec);
                 let samples = read_all(&path).unwrap();
                 let found = dominant_frequency(&samples, SAMPLE_RATE).unwrap();
@@ -59,11 +50,7 @@ fn every_supported_format_plays_at_its_pitch_level_and_length() {
                 let loudest = samples.iter().copied().max().unwrap();
                 assert!((15_000..=17_000).contains(&loudest), "{spec:?}: {loudest}");
                 // 500 ms in whole frames of 20 ms.
-                assert!(
-                    (24_000..=24_960).contains(&samples.len()),
-                    "{spec:?}: {}",
-                    samples.len()
-                );
+                assert!((24_000..=24_960).contains(&samples.len()), "{spec:?}: {}", samples.len());
             }
         }
     }
@@ -76,11 +63,7 @@ fn files_at_our_own_rate_come_through_unchanged() {
     write_tone(&path, 440.0, Duration::from_millis(100), SAMPLE_RATE).unwrap();
     let expected: Vec<i16> = tone(440.0, Duration::from_millis(100), SAMPLE_RATE).collect();
     let samples = read_all(&path).unwrap();
-    let off_by = samples
-        .iter()
-        .zip(&expected)
-        .map(|(a, b)| (a - b).abs())
-        .max();
+    let off_by = samples.iter().zip(&expected).map(|(a, b)| (a - b).abs()).max();
     assert!(off_by <= Some(1), "{off_by:?}");
 }
 
@@ -88,31 +71,12 @@ fn files_at_our_own_rate_come_through_unchanged() {
 fn other_formats_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tone.wav");
-    let plain = WavSpec {
-        channels: 1,
-        sample_rate: 48_000,
-        bits_per_sample: 16,
-        sample_format: SampleFormat::Int,
-    };
-    for spec in [
-        WavSpec {
-            channels: 3,
-            ..plain
-        },
-        WavSpec {
-            sample_rate: 4_000,
-            ..plain
-        },
-        WavSpec {
-            sample_rate: 96_000,
-            ..plain
-        },
-    ] {
+    let plain = WavSpec { channels: 1, sample_rate: 48_000, bits_per_sample: 16, sample_format: SampleFormat::Int };
+    for spec in
+        [WavSpec { channels: 3, ..plain }, WavSpec { sample_rate: 4_000, ..plain }, WavSpec { sample_rate: 96_000, ..plain }]
+    {
         write(&path, spec);
-        assert!(
-            matches!(read_all(&path), Err(WavError::Unsupported { .. })),
-            "{spec:?}"
-        );
+        assert!(matches!(read_all(&path), Err(WavError::Unsupported { .. })), "{spec:?}");
     }
 }
 
@@ -124,21 +88,12 @@ fn damaged_files_are_refused_at_every_length() {
     let whole = std::fs::read(&path).unwrap();
     for length in 0..whole.len() {
         std::fs::write(&path, &whole[..length]).unwrap();
-        let error = WavSource::open(&path)
-            .err()
-            .unwrap_or_else(|| panic!("{length} bytes accepted"));
+        let error = WavSource::open(&path).err().unwrap_or_else(|| panic!("{length} bytes accepted"));
         let header_is_whole = length >= 44;
-        assert_eq!(
-            matches!(error, WavError::Truncated { .. }),
-            header_is_whole,
-            "{length} bytes: {error}"
-        );
+        assert_eq!(matches!(error, WavError::Truncated { .. }), header_is_whole, "{length} bytes: {error}");
     }
     std::fs::write(&path, [0x55; 4_096]).unwrap();
-    assert!(matches!(
-        WavSource::open(&path),
-        Err(WavError::Malformed { .. })
-    ));
+    assert!(matches!(WavSource::open(&path), Err(WavError::Malformed { .. })));
 }
 
 #[test]
@@ -158,14 +113,7 @@ async fn a_recording_holds_every_frame_in_order() {
         recorder.push(vec![n; FRAME_SAMPLES].into_boxed_slice());
     }
     assert_eq!(recorder.finish().await.unwrap(), 10 * FRAME_SAMPLES as u64);
-    let samples: Vec<i16> = WavReader::open(&path)
-        .unwrap()
-        .samples()
-        .map(Result::unwrap)
-        .collect();
-    let firsts: Vec<i16> = samples
-        .chunks(FRAME_SAMPLES)
-        .map(|frame| frame[0])
-        .collect();
+    let samples: Vec<i16> = WavReader::open(&path).unwrap().samples().map(Result::unwrap).collect();
+    let firsts: Vec<i16> = samples.chunks(FRAME_SAMPLES).map(|frame| frame[0]).collect();
     assert_eq!(firsts, (0..10).collect::<Vec<_>>());
 }

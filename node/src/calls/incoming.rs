@@ -1,0 +1,332 @@
+//! Calls that come in.
+
+use std::time::Instant;
+
+use halloo_protocol::call::{
+    CallId, CallInvite, CallTimers, CalleeAction, CalleeCall, CalleeParams, CalleeState, InviteAnswer, InviteError, InviteStatus,
+    InviteWay, Outcome, Reason, SealedInvite, VerifiedInvite,
+};
+use halloo_protocol::key::DeviceKey;
+use halloo_protocol::wire::Extensions;
+use tracing::{debug, info};
+
+use super::driver::{self, MediaDriver};
+use super::media::MediaSession;
+use super::{CALLS_MAX, Progress, SUMMARY_WAIT};
+use crate::address;
+use crate::event_loop::EventLoop;
+use crate::handle::calls::{AnswerOptions, CallError, CallState};
+use crate::handle::{Event, Reply};
+use crate::network::Target;
+
+/// A call that came in.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) machine: CalleeCall,
+    pub(super) progress: Progress,
+    pub(super) media: Option<MediaDriver>,
+    caller: DeviceKey,
+    target: Target,
+    offer: String,
+    /// Answered, and the answer is being made.
+    answering: bool,
+    archived: bool,
+}
+
+impl Incoming {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let summary = self.progress.ended.map(|(_, _, at)| at + SUMMARY_WAIT);
+        [self.machine.poll_timeout(), summary].into_iter().flatten().min()
+    }
+
+    pub(super) const fn state(&self) -> CallState {
+        match self.machine.state() {
+            CalleeState::Ringing => CallState::Ringing,
+            CalleeState::Answering => CallState::Connecting,
+            CalleeState::Answered if self.progress.connected_at.is_some() => CallState::Active,
+            CalleeState::Answered => CallState::Connecting,
+            CalleeState::Ended(..) => CallState::Ended,
+        }
+    }
+
+    pub(super) fn media_ended(&mut self, failure: Option<String>, now: Instant) {
+        match failure {
+            Some(failure) => {
+                self.progress.failure = Some(failure);
+                self.machine.handle_media_failed(now);
+            }
+            None => self.machine.hang_up(now),
+        }
+    }
+}
+
+/// What came of an invite.
+#[derive(Debug)]
+pub(crate) struct Rung {
+    /// What the sender is told.
+    pub(crate) status: InviteStatus,
+    /// The call, if the invite could be opened.
+    pub(crate) call: Option<CallId>,
+    /// Who calls, `name@authority`.
+    pub(crate) from: Option<String>,
+    /// Why it doesn't ring.
+    pub(crate) refusal: Option<String>,
+}
+
+impl EventLoop {
+    /// An invite on a stream.
+    pub(crate) fn handle_invite(&mut self, message: &CallInvite) -> InviteAnswer {
+        let rung = self.ring(&message.sealed, InviteWay::Stream);
+        InviteAnswer { status: rung.status, extensions: Extensions::none() }
+    }
+
+    /// Opens an invite, whichever way it came, and rings if it is new and good.
+    pub(crate) fn ring(&mut self, sealed: &SealedInvite, way: InviteWay) -> Rung {
+        let now = self.now();
+        let opened = sealed.open(self.identity.hpke_keys(), &self.identity.device_key(), now.unix, &self.trust);
+        let invite = match opened {
+            Ok(invite) => invite,
+            Err(error) => return self.invite_refused(&error),
+        };
+        let call = invite.invite().call;
+        let from = self.labels.display(invite.caller_id());
+        let rung = |status| Rung { status, call: Some(call), from: Some(from.clone()), refusal: None };
+        if !self.calls.recent.insert(invite.caller_device(), call, now.unix) {
+            return rung(InviteStatus::Duplicate);
+        }
+        if self.calls.incoming.len() >= CALLS_MAX {
+            return rung(InviteStatus::Refused(Reason::TOO_MANY));
+        }
+        if self.calls.is_engaged() {
+            self.refuse_busy(&invite, way);
+            return rung(InviteStatus::Busy);
+        }
+        self.start_ringing(&invite, way, &from);
+        rung(InviteStatus::Ringing)
+    }
+
+    fn invite_refused(&mut self, error: &InviteError) -> Rung {
+        debug!(%error, "invite refused");
+        if let InviteError::Expired(invite) = error {
+            self.missed_call(invite);
+            return Rung {
+                status: InviteStatus::Refused(Reason::EXPIRED),
+                call: Some(invite.invite().call),
+                from: Some(self.labels.display(invite.caller_id())),
+                refusal: Some(error.to_string()),
+            };
+        }
+        self.counters.malformed += 1;
+        let status = match error {
+            InviteError::NotForMe | InviteError::WrongRecipient(_) => InviteStatus::NotForMe,
+            other => InviteStatus::Refused(other.reason()),
+        };
+        Rung { status, call: None, from: None, refusal: Some(error.to_string()) }
+    }
+
+    /// An invite past its time: listed as a missed call, never rung.
+    fn missed_call(&mut self, invite: &VerifiedInvite) {
+        let now = self.now();
+        let call = invite.invite().call;
+        if !self.calls.recent.insert(invite.caller_device(), call, now.unix) {
+            return;
+        }
+        let mut progress = Progress::new(invite.caller_id().clone(), now);
+        progress.started_at = invite.invite().issued_at;
+        progress.ended = Some((Outcome::NoAnswer, Reason::EXPIRED, now.instant));
+        let entry = self.call_entry(call, &progress, true, CallState::Ended);
+        self.archive_call(entry);
+    }
+
+    fn callee(&self, invite: &VerifiedInvite, way: InviteWay) -> (CalleeParams, Target) {
+        let now = self.now();
+        let params = CalleeParams::from_invite(invite, way, now.unix, CallTimers::default());
+        (params, self.origin_target(invite))
+    }
+
+    /// Where the caller's device is, as its invite says.
+    fn origin_target(&self, invite: &VerifiedInvite) -> Target {
+        let device = invite.caller_device();
+        // The signature was verified with this key, so it is a point on the curve.
+        let peer = address::peer_id(&device).unwrap_or_else(libp2p::PeerId::random);
+        let origin = &invite.invite().origin;
+        let mut addresses: Vec<_> = origin.addresses.iter().filter_map(address::from_wire).collect();
+        addresses.extend(self.circuit_addresses(&origin.relays, peer));
+        addresses.extend(self.nearby_addresses(&peer));
+        Target { peer, addresses }
+    }
+
+    fn new_incoming(&self, invite: &VerifiedInvite, machine: CalleeCall, target: Target, via_push: bool) -> Incoming {
+        let mut progress = Progress::new(invite.caller_id().clone(), self.now());
+        progress.via_push = via_push;
+        Incoming {
+            machine,
+            progress,
+            media: None,
+            caller: invite.caller_device(),
+            target,
+            offer: invite.invite().offer.clone(),
+            answering: false,
+            archived: false,
+        }
+    }
+
+    fn refuse_busy(&mut self, invite: &VerifiedInvite, way: InviteWay) {
+        if way == InviteWay::Stream {
+            return;
+        }
+        let (params, target) = self.callee(invite, way);
+        let machine = CalleeCall::refuse(params, Reason::BUSY, Instant::now());
+        let call = invite.invite().call;
+        let incoming = self.new_incoming(invite, machine, target, true);
+        self.calls.incoming.insert(call, incoming);
+        self.drive_incoming(call);
+    }
+
+    fn start_ringing(&mut self, invite: &VerifiedInvite, way: InviteWay, from: &str) {
+        let call = invite.invite().call;
+        let via_push = way != InviteWay::Stream;
+        let (params, target) = self.callee(invite, way);
+        let machine = CalleeCall::new(params, Instant::now());
+        let mut incoming = self.new_incoming(invite, machine, target, via_push);
+        incoming.progress.rang_at = Some(Instant::now());
+        info!(call = %call.short(), ?way, "ringing");
+        self.calls.incoming.insert(call, incoming);
+        self.events.send(Event::CallIncoming { call_id: call.to_string(), from: from.to_owned(), video: false, via_push });
+        self.drive_incoming(call);
+        if let Some(answer) = self.settings.answer.clone() {
+            let options = AnswerOptions { play: answer.play, record: answer.record };
+            self.begin_answer(call, &options);
+        }
+    }
+
+    pub(crate) fn handle_call_answer(&mut self, call_id: &str, options: AnswerOptions, reply: Reply<(), CallError>) {
+        let unknown = || CallError::UnknownCall { call_id: call_id.chars().take(64).collect() };
+        let Some((call, incoming)) = call_id.parse::<CallId>().ok().and_then(|call| Some((call, self.calls.incoming.get(&call)?))) else {
+            return reply.send(Err(unknown()));
+        };
+        if incoming.state() != CallState::Ringing || incoming.answering {
+            return reply.send(Err(wrong_state(call, incoming, "answered")));
+        }
+        self.begin_answer(call, &options);
+        reply.send(Ok(()));
+    }
+
+    pub(crate) fn handle_call_decline(&mut self, call_id: &str, reply: Reply<(), CallError>) {
+        let unknown = || CallError::UnknownCall { call_id: call_id.chars().take(64).collect() };
+        let Some(call) = call_id.parse::<CallId>().ok() else { return reply.send(Err(unknown())) };
+        let Some(incoming) = self.calls.incoming.get_mut(&call) else { return reply.send(Err(unknown())) };
+        if !incoming.machine.decline(Reason::DECLINED, Instant::now()) {
+            let error = wrong_state(call, incoming, "declined");
+            return reply.send(Err(error));
+        }
+        self.drive_incoming(call);
+        reply.send(Ok(()));
+    }
+
+    fn begin_answer(&mut self, call: CallId, options: &AnswerOptions) {
+        let config = self.media_config(options.play.as_deref(), options.record.as_deref());
+        let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
+        incoming.answering = true;
+        driver::make_answer(call, config, incoming.offer.clone(), self.internal_sender.clone());
+    }
+
+    pub(super) fn answer_made(&mut self, call: CallId, made: Result<(Box<MediaSession>, String), String>) {
+        let now = Instant::now();
+        let news = self.internal_sender.clone();
+        let me = self.identity.device_key();
+        let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
+        incoming.answering = false;
+        match made {
+            Ok((session, sdp)) => {
+                // A call that was cancelled meanwhile refuses the answer; the session is dropped with it.
+                if incoming.machine.answer(sdp, now) {
+                    incoming.progress.answered_at = Some(now);
+                    incoming.progress.answered_by = Some(me);
+                    incoming.media = Some(MediaDriver::spawn(call, *session, news));
+                }
+            }
+            Err(error) => {
+                debug!(call = %call.short(), error, "can't answer");
+                incoming.progress.failure = Some(error);
+                incoming.machine.decline(Reason::MEDIA_FAILED, now);
+            }
+        }
+        self.drive_incoming(call);
+    }
+
+    /// Carries out what the machine of a call wants.
+    pub(super) fn drive_incoming(&mut self, call: CallId) {
+        while let Some(action) = self.calls.incoming.get_mut(&call).and_then(|incoming| incoming.machine.poll_action()) {
+            match action {
+                CalleeAction::StartRinging => {}
+                CalleeAction::Send(signal) => {
+                    let target = self.calls.incoming.get(&call).map(|incoming| incoming.target.clone());
+                    if let Some(target) = target {
+                        self.send_signal(signal, &target);
+                    }
+                }
+                CalleeAction::Confirmed => self.answer_confirmed(call),
+                CalleeAction::AddCandidate { candidate } => {
+                    if let Some(media) = self.calls.incoming.get(&call).and_then(|incoming| incoming.media.as_ref()) {
+                        media.add_candidate(candidate);
+                    }
+                }
+                CalleeAction::Finished { outcome, reason } => self.incoming_finished(call, outcome, reason),
+            }
+        }
+        self.settle_incoming(call);
+    }
+
+    fn answer_confirmed(&mut self, call: CallId) {
+        if let Some(media) = self.calls.incoming.get(&call).and_then(|incoming| incoming.media.as_ref()) {
+            media.start();
+        }
+        let answered_by = self.swarm.local_peer_id().to_string();
+        self.events.send(Event::CallAnswered { call_id: call.to_string(), answered_by });
+    }
+
+    fn incoming_finished(&mut self, call: CallId, outcome: Outcome, reason: Reason) {
+        let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
+        info!(call = %call.short(), %outcome, %reason, caller = ?incoming.caller, "call over");
+        incoming.progress.ended = Some((outcome, reason, Instant::now()));
+        if let Some(media) = &incoming.media {
+            media.close();
+        }
+    }
+
+    fn settle_incoming(&mut self, call: CallId) {
+        let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
+        let Some((_, _, ended_at)) = incoming.progress.ended else { return };
+        let has_figures = incoming.media.is_none() || ended_at.elapsed() >= SUMMARY_WAIT;
+        if has_figures && !incoming.archived {
+            incoming.archived = true;
+            incoming.media = None;
+            let entry = self.calls.incoming.get(&call).map(|incoming| self.call_entry(call, &incoming.progress, true, CallState::Ended));
+            if let Some(entry) = entry {
+                self.archive_call(entry);
+            }
+        }
+        if self.calls.incoming.get(&call).is_some_and(|incoming| incoming.archived && incoming.machine.is_done()) {
+            self.calls.incoming.remove(&call);
+        }
+    }
+
+    pub(super) fn incoming_tick(&mut self, call: CallId, now: Instant) {
+        let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
+        if incoming.machine.poll_timeout().is_some_and(|at| at <= now) {
+            incoming.machine.handle_timeout(now);
+        }
+        self.drive_incoming(call);
+    }
+}
+
+fn wrong_state(call: CallId, incoming: &Incoming, action: &'static str) -> CallError {
+    let state = match incoming.state() {
+        CallState::Dialing | CallState::Ringing => "being answered",
+        CallState::Connecting => "answered",
+        CallState::Active => "answered",
+        CallState::Ended => "over",
+    };
+    CallError::WrongState { call_id: call.to_string(), state, action }
+}

@@ -1,0 +1,380 @@
+//! Calls we place.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use halloo_protocol::call::{
+    CallId, CallInvite, CallTimers, CallerAction, CallerCall, CallerParams, CallerState, INVITE_SECS_MAX, Invite, InviteAnswer,
+    InviteStatus, Origin, Outcome, Reason, SealedInvite,
+};
+use halloo_protocol::directory::DirectoryRecord;
+use halloo_protocol::event::EventKind;
+use halloo_protocol::id::ConversationId;
+use halloo_protocol::identity::UserId;
+use halloo_protocol::key::DeviceKey;
+use halloo_protocol::wire::{Extensions, Frame};
+use tracing::{debug, info};
+
+use super::driver::{self, MediaDriver};
+use super::media::{MediaSession, PendingMedia};
+use super::{InviteTarget, Progress, SUMMARY_WAIT};
+use crate::address;
+use crate::directory::Waiter;
+use crate::event_loop::EventLoop;
+use crate::handle::calls::{CallError, CallOutcome, CallState, DialOptions};
+use crate::handle::directory::ResolveError;
+use crate::handle::{Event, Reply};
+use crate::network::{Purpose, Target};
+use crate::rpc::Failure;
+
+/// How long a device may take to answer an invite on a stream: its connection may have to be made first.
+const INVITE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// One device of the callee.
+#[derive(Debug)]
+struct Leg {
+    target: Target,
+    hpke_key: [u8; 32],
+    pending: Option<Box<PendingMedia>>,
+    /// Pushes handed to gateways and not refused yet.
+    pushes: usize,
+    /// Whether the invite on the stream has failed.
+    stream_failed: bool,
+    /// Whether the first sign of life came by way of a gateway.
+    via_push: bool,
+}
+
+/// A call we placed.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) machine: CallerCall,
+    pub(super) progress: Progress,
+    pub(super) media: Option<MediaDriver>,
+    conversation: ConversationId,
+    options: DialOptions,
+    reply: Option<Reply<CallOutcome, CallError>>,
+    legs: HashMap<DeviceKey, Leg>,
+}
+
+impl Outgoing {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let hang_up = self.hang_up_at();
+        let summary = self.progress.ended.map(|(_, _, at)| at + SUMMARY_WAIT);
+        [self.machine.poll_timeout(), hang_up, summary].into_iter().flatten().min()
+    }
+
+    fn hang_up_at(&self) -> Option<Instant> {
+        if self.progress.ended.is_some() {
+            return None;
+        }
+        Some(self.progress.connected_at? + Duration::from_millis(self.options.duration_ms?))
+    }
+
+    pub(super) const fn state(&self) -> CallState {
+        match self.machine.state() {
+            CallerState::Dialling => CallState::Dialing,
+            CallerState::Ringing => CallState::Ringing,
+            CallerState::Answered(_) => CallState::Connecting,
+            CallerState::Connected(_) => CallState::Active,
+            CallerState::Ended(..) => CallState::Ended,
+        }
+    }
+
+    pub(super) fn media_ended(&mut self, failure: Option<String>, now: Instant) {
+        match failure {
+            Some(failure) => {
+                self.progress.failure = Some(failure);
+                self.machine.handle_media_failed(now);
+            }
+            // The other end closed its session: its hang-up is on the way, or lost.
+            None => self.machine.hang_up(now),
+        }
+    }
+}
+
+impl EventLoop {
+    pub(super) fn begin_dial(&mut self, user: UserId, options: DialOptions, reply: Reply<CallOutcome, CallError>) {
+        let now = self.now();
+        let call = CallId::random(&mut self.rng);
+        let params = CallerParams {
+            call,
+            me: self.identity.device_key(),
+            devices: Vec::new(),
+            is_lookup_pending: true,
+            timers: CallTimers::default(),
+        };
+        let outgoing = Outgoing {
+            machine: CallerCall::new(params, now.instant),
+            progress: Progress::new(user.clone(), now),
+            media: None,
+            conversation: ConversationId::random(&mut self.rng),
+            options,
+            reply: Some(reply),
+            legs: HashMap::new(),
+        };
+        info!(call = %call.short(), "dialling");
+        self.calls.outgoing.insert(call, outgoing);
+        self.resolve_user(&user, Waiter::Dial(call));
+    }
+
+    /// The look-up for a dial has ended.
+    pub(crate) fn dial_resolved(&mut self, call: CallId, found: Result<DirectoryRecord, ResolveError>) {
+        match found {
+            Ok(record) => self.invite_devices(call, &record),
+            Err(error) => {
+                let Some(mut outgoing) = self.calls.outgoing.remove(&call) else { return };
+                if let Some(reply) = outgoing.reply.take() {
+                    reply.send(Err(error.into()));
+                }
+            }
+        }
+    }
+
+    fn invite_devices(&mut self, call: CallId, record: &DirectoryRecord) {
+        let now = Instant::now();
+        let me = self.identity.device_key();
+        let mut legs = Vec::new();
+        for parts in record.entries().filter(|parts| parts.device() != me) {
+            let Some(target) = self.device_target(record, parts) else { continue };
+            let leg = Leg {
+                target,
+                hpke_key: parts.entry().hpke_key,
+                pending: None,
+                pushes: 0,
+                stream_failed: false,
+                via_push: false,
+            };
+            legs.push((parts.device(), leg));
+        }
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        for (device, leg) in legs {
+            outgoing.legs.insert(device, leg);
+            outgoing.machine.add_device(device, now);
+        }
+        outgoing.machine.finish_lookup(now);
+        self.drive_outgoing(call);
+    }
+
+    /// Carries out what the machine of a call wants.
+    pub(super) fn drive_outgoing(&mut self, call: CallId) {
+        while let Some(action) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.machine.poll_action()) {
+            match action {
+                CallerAction::Invite { device } => self.offer_to(call, device),
+                CallerAction::Send(signal) => {
+                    let target = self.calls.outgoing.get(&call).and_then(|o| o.legs.get(&signal.to)).map(|leg| leg.target.clone());
+                    if let Some(target) = target {
+                        self.send_signal(signal, &target);
+                    }
+                }
+                CallerAction::Ringing { device } => self.device_rings(call, device),
+                CallerAction::StartMedia { device, answer } => self.start_media(call, device, &answer),
+                CallerAction::AddCandidate { candidate, .. } => {
+                    if let Some(media) = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.media.as_ref()) {
+                        media.add_candidate(candidate);
+                    }
+                }
+                CallerAction::Finished { outcome, reason } => self.outgoing_finished(call, outcome, reason),
+            }
+        }
+        self.settle_outgoing(call);
+    }
+
+    fn offer_to(&mut self, call: CallId, device: DeviceKey) {
+        let Some(outgoing) = self.calls.outgoing.get(&call) else { return };
+        let config = self.media_config(outgoing.options.play.as_deref(), outgoing.options.record.as_deref());
+        driver::make_offer(call, device, config, self.internal_sender.clone());
+    }
+
+    pub(super) fn offer_made(&mut self, call: CallId, device: DeviceKey, made: Result<(Box<PendingMedia>, String), String>) {
+        let now = Instant::now();
+        let sealed = match made {
+            Ok((pending, offer)) => self.seal_invite(call, device, offer).map(|sealed| (pending, sealed)),
+            Err(error) => Err(error),
+        };
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        let Some(leg) = outgoing.legs.get_mut(&device) else { return };
+        match sealed {
+            Ok((pending, sealed)) => {
+                leg.pending = Some(pending);
+                let target = leg.target.clone();
+                self.send_invite(call, device, &target, &sealed);
+            }
+            Err(error) => {
+                debug!(call = %call.short(), error, "no offer");
+                outgoing.progress.failure = Some(error);
+                outgoing.machine.handle_unreachable(device, Reason::MEDIA_FAILED, now);
+                self.drive_outgoing(call);
+            }
+        }
+    }
+
+    fn seal_invite(&mut self, call: CallId, device: DeviceKey, offer: String) -> Result<SealedInvite, String> {
+        let now = self.now().unix;
+        let origin = Origin {
+            kind: self.settings.device_kind,
+            addresses: address::best_for_descriptor(self.reach.external()),
+            relays: self.relay_helpers().into_iter().take(2).collect(),
+        };
+        let Some(outgoing) = self.calls.outgoing.get(&call) else { return Err("the call is over".into()) };
+        let Some(leg) = outgoing.legs.get(&device) else { return Err("no such device".into()) };
+        let display_name: String = self.settings.display_name.clone().unwrap_or_default().chars().take(40).collect();
+        let invite = Invite {
+            chain: self.identity.chain().clone(),
+            recipient: device,
+            call,
+            conversation: outgoing.conversation,
+            kind: EventKind::VOICE_CALL,
+            display_name,
+            avatar: None,
+            origin,
+            issued_at: now,
+            expires_at: now.plus_secs(CallTimers::default().ring.as_secs().min(INVITE_SECS_MAX)),
+            offer,
+            extensions: Extensions::none(),
+        };
+        SealedInvite::seal(invite, self.identity.device_secret(), &leg.hpke_key, &mut self.rng).map_err(|error| error.to_string())
+    }
+
+    /// Sends the same sealed bytes on every way there is.
+    fn send_invite(&mut self, call: CallId, device: DeviceKey, target: &Target, sealed: &SealedInvite) {
+        let pushes = self.push_invite(call, device, sealed);
+        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
+            leg.pushes = pushes;
+        }
+        let message = CallInvite { sealed: sealed.clone(), extensions: Extensions::none() };
+        self.request(target, &message, Purpose::Invite(InviteTarget { call, device }), INVITE_TIMEOUT);
+    }
+
+    pub(crate) fn invite_answer(&mut self, target: InviteTarget, frame: &Frame) {
+        let InviteTarget { call, device } = target;
+        let status = match frame.parse::<InviteAnswer>() {
+            Ok(answer) => answer.status,
+            Err(_) => InviteStatus::Refused(Reason::INVALID),
+        };
+        if status == InviteStatus::NotForMe {
+            self.forget_cached_record_of(call);
+        }
+        if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
+            outgoing.machine.handle_invite_status(device, status, Instant::now());
+            self.drive_outgoing(call);
+        }
+    }
+
+    fn forget_cached_record_of(&mut self, call: CallId) {
+        if let Some(user) = self.calls.outgoing.get(&call).map(|outgoing| outgoing.progress.user.clone()) {
+            self.forget_cached(&user);
+        }
+    }
+
+    pub(crate) fn invite_failure(&mut self, target: InviteTarget, failure: Failure) {
+        let InviteTarget { call, device } = target;
+        debug!(call = %call.short(), %failure, "invite not answered on the stream");
+        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
+            leg.stream_failed = true;
+        }
+        self.check_unreachable(call, device);
+    }
+
+    /// A gateway refused a push, or couldn't be reached.
+    pub(crate) fn push_failed(&mut self, call: CallId, device: DeviceKey) {
+        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
+            leg.pushes = leg.pushes.saturating_sub(1);
+        }
+        self.check_unreachable(call, device);
+    }
+
+    /// Gives a device up once neither its stream nor a gateway can bring the invite.
+    fn check_unreachable(&mut self, call: CallId, device: DeviceKey) {
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        let given_up = outgoing.legs.get(&device).is_some_and(|leg| leg.stream_failed && leg.pushes == 0);
+        if given_up {
+            outgoing.machine.handle_unreachable(device, Reason::UNREACHABLE, Instant::now());
+            self.drive_outgoing(call);
+        }
+    }
+
+    fn device_rings(&mut self, call: CallId, device: DeviceKey) {
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        outgoing.progress.rang_at.get_or_insert_with(Instant::now);
+        if let Some(leg) = outgoing.legs.get_mut(&device) {
+            // A device that didn't answer on the stream and rings all the same was woken.
+            leg.via_push = leg.stream_failed || !self.peers.iter().any(|(_, peer)| peer.device == device);
+        }
+        let peer_id = address::peer_id(&device).map(|peer| peer.to_string()).unwrap_or_default();
+        self.events.send(Event::CallRinging { call_id: call.to_string(), peer_id });
+    }
+
+    fn start_media(&mut self, call: CallId, device: DeviceKey, answer: &str) {
+        let now = Instant::now();
+        let news = self.internal_sender.clone();
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        outgoing.progress.answered_at.get_or_insert(now);
+        outgoing.progress.answered_by = Some(device);
+        let pending = outgoing.legs.get_mut(&device).and_then(|leg| leg.pending.take());
+        // The others' offers are withdrawn: their sockets close here.
+        for (other, leg) in &mut outgoing.legs {
+            if *other != device {
+                leg.pending = None;
+            }
+        }
+        let session: Result<MediaSession, String> = match pending {
+            Some(pending) => pending.accept(answer).map_err(|error| driver::describe(&error)),
+            None => Err("no offer was made to this device".into()),
+        };
+        match session {
+            Ok(session) => {
+                let media = MediaDriver::spawn(call, session, news);
+                media.start();
+                outgoing.media = Some(media);
+            }
+            Err(error) => {
+                outgoing.progress.failure = Some(error);
+                outgoing.machine.handle_media_failed(now);
+            }
+        }
+        let answered_by = address::peer_id(&device).map(|peer| peer.to_string()).unwrap_or_default();
+        self.events.send(Event::CallAnswered { call_id: call.to_string(), answered_by });
+    }
+
+    fn outgoing_finished(&mut self, call: CallId, outcome: Outcome, reason: Reason) {
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        info!(call = %call.short(), %outcome, %reason, "call over");
+        outgoing.progress.ended = Some((outcome, reason, Instant::now()));
+        outgoing.progress.via_push = outgoing.progress.answered_by.and_then(|device| outgoing.legs.get(&device)).is_some_and(|leg| leg.via_push);
+        for leg in outgoing.legs.values_mut() {
+            leg.pending = None;
+        }
+        if let Some(media) = &outgoing.media {
+            media.close();
+        }
+    }
+
+    /// Tells the outcome once the media's figures are in, and forgets the call once its last signals are acknowledged.
+    fn settle_outgoing(&mut self, call: CallId) {
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        let Some((_, _, ended_at)) = outgoing.progress.ended else { return };
+        let has_figures = outgoing.media.is_none() || ended_at.elapsed() >= SUMMARY_WAIT;
+        if has_figures && let Some(reply) = outgoing.reply.take() {
+            outgoing.media = None;
+            let entry = self.calls.outgoing.get(&call).map(|outgoing| self.call_entry(call, &outgoing.progress, false, CallState::Ended));
+            if let Some(outcome) = entry.and_then(|entry| self.archive_call(entry)) {
+                reply.send(Ok(outcome));
+            }
+        }
+        if self.calls.outgoing.get(&call).is_some_and(|outgoing| outgoing.reply.is_none() && outgoing.machine.is_done()) {
+            self.calls.outgoing.remove(&call);
+        }
+    }
+
+    pub(super) fn outgoing_tick(&mut self, call: CallId, now: Instant) {
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        if outgoing.machine.poll_timeout().is_some_and(|at| at <= now) {
+            outgoing.machine.handle_timeout(now);
+        }
+        let caller_left = outgoing.reply.as_ref().is_some_and(Reply::is_closed);
+        if caller_left || outgoing.hang_up_at().is_some_and(|at| at <= now) {
+            outgoing.machine.hang_up(now);
+        }
+        self.drive_outgoing(call);
+    }
+}

@@ -1,0 +1,421 @@
+//! One look-up: whom to ask next, when to hedge, what to believe. Sends nothing itself; the directory does what [`Lookup::step`] says.
+//!
+//! 1. The likeliest holder is asked alone. Among nodes near enough to be replicas almost surely, that is the one that answers soonest;
+//!    else the closest.
+//! 2. No sign of life in time: three are asked at once; then the rest of the eight closest. Late answers still count.
+//! 3. "Not here" leads on to closer nodes. Once it brings none, three are asked at a time.
+//! 4. The first valid record ends the search. *Settled*: the others of the eight closest are asked with the record's hash in hand.
+//! 5. "No such record" is believed when all of the eight closest that live were asked, most of them say so with their places proved, and
+//!    they were found over two disjoint paths (if the network offers two). Otherwise the result is inconclusive.
+//!
+//! An answer that doesn't verify costs its sender the candidacy and a mark against it, and never ends the search.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::routing_table::{GROUP_REPLICAS_MAX, Known, NetworkGroup, REPLICAS, RoutingTable};
+use crate::directory::{DirectoryRecord, Distance, Place, RecordKey};
+use crate::key::DeviceKey;
+use crate::node::{Descriptor, Roles};
+
+/// Most candidates of one look-up: 16 answers' worth.
+const CANDIDATES_MAX: usize = 256;
+
+/// Most requests of one look-up: eight times what a look-up among dead nodes needs.
+const REQUESTS_MAX: u32 = 64;
+
+/// After this time a look-up ends with what it has.
+const LOOKUP_MAX: Duration = Duration::from_secs(20);
+
+/// How long silent nodes are waited for before "no such record" or a settled answer is given without them.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// Asked at once by the first hedge, and while "not here" brings nobody closer.
+const WIDTH_HEDGE: usize = 3;
+
+/// Candidates of one teller that failed, after which its others are asked last.
+const TELLER_FAILURES_MAX: usize = 2;
+
+/// Why a look-up runs: who gets its result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// The owner asked.
+    Find,
+    /// Part of joining.
+    Bootstrap,
+    /// Keeps the table fresh.
+    Refresh,
+    /// Finds replicas for this publication.
+    Publish(super::QueryId),
+    /// Sees whether others find our record.
+    ReadBack(RecordKey),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    Record { key: RecordKey, settled: bool },
+    /// The closest nodes; done when this many of the closest have answered.
+    Nodes { breadth: usize },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Found,
+    Absent,
+    Inconclusive,
+    Nodes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Fresh,
+    Asked { at: Instant, patient_until: Instant, with_hash: Option<[u8; 32]>, is_hedged: bool },
+    Holds([u8; 32]),
+    Absent { is_proved: bool },
+    Answered,
+    Failed,
+}
+
+#[derive(Clone, Debug)]
+struct Candidate {
+    descriptor: Arc<Descriptor>,
+    group: Option<NetworkGroup>,
+    /// The node of our own table over which we came to it.
+    root: DeviceKey,
+    teller: Option<DeviceKey>,
+    state: State,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Lookup {
+    pub(super) goal: Goal,
+    pub(super) target: Place,
+    pub(super) purpose: Purpose,
+    pub(super) started: Instant,
+    pub(super) requests: u32,
+    pub(super) answers: u32,
+    pub(super) found: Option<DirectoryRecord>,
+    own: DeviceKey,
+    is_lab: bool,
+    candidates: BTreeMap<(Distance, DeviceKey), Candidate>,
+    stage: u8,
+    is_stalled: bool,
+    stepped: Instant,
+}
+
+pub(super) struct Step {
+    pub(super) ask: Vec<Arc<Descriptor>>,
+    pub(super) end: Option<End>,
+}
+
+/// How a settled answer came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Agreement {
+    pub(super) agreeing: usize,
+    pub(super) replicas: usize,
+    pub(super) is_settled: bool,
+}
+
+impl Lookup {
+    pub(super) fn new(goal: Goal, target: Place, purpose: Purpose, own: DeviceKey, is_lab: bool, now: Instant) -> Self {
+        Self {
+            goal,
+            target,
+            purpose,
+            started: now,
+            requests: 0,
+            answers: 0,
+            found: None,
+            own,
+            is_lab,
+            candidates: BTreeMap::new(),
+            stage: 0,
+            is_stalled: false,
+            stepped: now,
+        }
+    }
+
+    /// Adds nodes of our own table.
+    pub(super) fn start_from(&mut self, known: Vec<Known>) {
+        for known in known {
+            let teller = (known.root != known.descriptor.device).then_some(known.root);
+            self.add(known.descriptor, known.root, teller);
+        }
+    }
+
+    fn add(&mut self, descriptor: Arc<Descriptor>, root: DeviceKey, teller: Option<DeviceKey>) -> bool {
+        let at = (self.target.distance(&descriptor.place), descriptor.device);
+        let is_wanted = descriptor.device != self.own
+            && descriptor.roles.contains(Roles::DIRECTORY)
+            && self.candidates.len() < CANDIDATES_MAX
+            && !self.candidates.keys().any(|(_, device)| *device == at.1);
+        if is_wanted {
+            let group = NetworkGroup::of_descriptor(&descriptor);
+            self.candidates.insert(at, Candidate { descriptor, group, root, teller, state: State::Fresh });
+        }
+        is_wanted
+    }
+
+    /// Adds the nodes that `teller` named.
+    pub(super) fn told(&mut self, teller: &DeviceKey, closer: &[Descriptor]) {
+        let Some((at, root)) = self.find(teller).map(|(at, candidate)| (at, candidate.root)) else { return };
+        let mut brought_closer = false;
+        for descriptor in closer {
+            let distance = self.target.distance(&descriptor.place);
+            brought_closer |= self.add(Arc::new(descriptor.clone()), root, Some(*teller)) && distance < at.0;
+        }
+        if !brought_closer {
+            self.is_stalled = true;
+        }
+    }
+
+    fn find(&self, device: &DeviceKey) -> Option<((Distance, DeviceKey), &Candidate)> {
+        self.candidates.iter().find(|((_, candidate), _)| candidate == device).map(|(at, candidate)| (*at, candidate))
+    }
+
+    fn find_mut(&mut self, device: &DeviceKey) -> Option<&mut Candidate> {
+        self.candidates.iter_mut().find(|((_, candidate), _)| candidate == device).map(|(_, candidate)| candidate)
+    }
+
+    pub(super) fn asked(&mut self, device: &DeviceKey, now: Instant, patience: Duration) {
+        let with_hash = self.have_hash();
+        self.requests += 1;
+        if let Some(candidate) = self.find_mut(device) {
+            candidate.state = State::Asked { at: now, patient_until: now + patience, with_hash, is_hedged: false };
+        }
+    }
+
+    /// The handshake with a node is done: its answer is due one round trip from now.
+    pub(super) fn extend_patience(&mut self, device: &DeviceKey, until: Instant) {
+        if let Some(candidate) = self.find_mut(device)
+            && let State::Asked { patient_until, .. } = &mut candidate.state
+        {
+            *patient_until = until.max(*patient_until);
+        }
+    }
+
+    pub(super) fn failed(&mut self, device: &DeviceKey) {
+        self.set(device, State::Failed);
+    }
+
+    pub(super) fn absent(&mut self, device: &DeviceKey, is_proved: bool) {
+        self.answers += 1;
+        self.set(device, State::Absent { is_proved });
+    }
+
+    pub(super) fn answered(&mut self, device: &DeviceKey) {
+        self.answers += 1;
+        self.set(device, State::Answered);
+    }
+
+    /// The node holds what we told it we have. False if we told it nothing.
+    pub(super) fn same(&mut self, device: &DeviceKey) -> bool {
+        let with_hash = match self.find(device).map(|(_, candidate)| candidate.state) {
+            Some(State::Asked { with_hash, .. }) => with_hash,
+            _ => None,
+        };
+        let Some(hash) = with_hash else { return false };
+        self.answers += 1;
+        self.set(device, State::Holds(hash));
+        true
+    }
+
+    /// The node sent a valid record.
+    pub(super) fn found(&mut self, device: &DeviceKey, record: DirectoryRecord) {
+        self.answers += 1;
+        self.set(device, State::Holds(record.content_hash()));
+        self.take(record);
+    }
+
+    /// Takes in a record that is no candidate's answer: our own copy.
+    pub(super) fn take(&mut self, record: DirectoryRecord) {
+        self.found = Some(match self.found.take() {
+            Some(known) => known.merge(record),
+            None => record,
+        });
+    }
+
+    fn set(&mut self, device: &DeviceKey, state: State) {
+        if let Some(candidate) = self.find_mut(device) {
+            candidate.state = state;
+        }
+    }
+
+    pub(super) fn have_hash(&self) -> Option<[u8; 32]> {
+        self.found.as_ref().map(DirectoryRecord::content_hash)
+    }
+
+    /// The place under which the query knows a node.
+    pub(super) fn place_of(&self, device: &DeviceKey) -> Option<Place> {
+        self.find(device).map(|(_, candidate)| candidate.descriptor.place)
+    }
+
+    /// The `count` closest that haven't failed and aren't silent beyond patience; at most two of one network.
+    fn window(&self, now: Instant, count: usize) -> Vec<&Candidate> {
+        let mut groups: BTreeMap<Option<NetworkGroup>, usize> = BTreeMap::new();
+        let mut window = Vec::new();
+        for candidate in self.candidates.values() {
+            let is_out = match candidate.state {
+                State::Failed => true,
+                State::Asked { patient_until, .. } => patient_until <= now,
+                _ => false,
+            };
+            if is_out {
+                continue;
+            }
+            let seen = groups.entry(candidate.group).or_default();
+            if !self.is_lab && *seen >= GROUP_REPLICAS_MAX {
+                continue;
+            }
+            *seen += 1;
+            window.push(candidate);
+            if window.len() == count {
+                break;
+            }
+        }
+        window
+    }
+
+    /// The closest nodes that live, as far as the query found out: those to store at.
+    pub(super) fn closest(&self, now: Instant, count: usize) -> Vec<Arc<Descriptor>> {
+        self.window(now, count).into_iter().map(|candidate| Arc::clone(&candidate.descriptor)).collect()
+    }
+
+    /// What to do now.
+    pub(super) fn step(&mut self, now: Instant, table: &RoutingTable) -> Step {
+        self.stepped = now;
+        let is_over = self.requests >= REQUESTS_MAX || now.duration_since(self.started) >= LOOKUP_MAX;
+        let mut step = match (self.goal, &self.found) {
+            (Goal::Record { settled: false, .. }, Some(_)) => Step { ask: Vec::new(), end: Some(End::Found) },
+            (Goal::Record { settled: true, .. }, Some(_)) => self.settle(now),
+            (Goal::Record { .. }, None) => self.search(now, table),
+            (Goal::Nodes { breadth }, _) => self.walk(now, table, breadth),
+        };
+        if is_over && step.end.is_none() {
+            let end = match (self.goal, &self.found) {
+                (Goal::Nodes { .. }, _) => End::Nodes,
+                (_, Some(_)) => End::Found,
+                (_, None) => End::Inconclusive,
+            };
+            step = Step { ask: Vec::new(), end: Some(end) };
+        }
+        step.ask.truncate(REQUESTS_MAX.saturating_sub(self.requests) as usize);
+        step
+    }
+
+    fn search(&mut self, now: Instant, table: &RoutingTable) -> Step {
+        let is_waiting = self.window(now, REPLICAS).iter().any(|candidate| matches!(candidate.state, State::Asked { .. }));
+        if self.notice_silence(now) && !is_waiting {
+            self.stage = self.stage.saturating_add(1);
+        }
+        let width = match self.stage {
+            0 => 1,
+            1 => WIDTH_HEDGE,
+            _ => REPLICAS,
+        };
+        let width = if self.is_stalled { width.max(WIDTH_HEDGE) } else { width };
+        let window = self.window(now, REPLICAS);
+        let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
+        let ask = self.likeliest(&window, width.saturating_sub(waiting), table);
+        let is_done = ask.is_empty() && waiting == 0 && !self.is_in_grace(now);
+        let end = is_done.then(|| if self.is_absence_proved(&window) { End::Absent } else { End::Inconclusive });
+        Step { ask, end }
+    }
+
+    fn settle(&self, now: Instant) -> Step {
+        let window = self.window(now, REPLICAS);
+        let fresh = window.iter().filter(|candidate| candidate.state == State::Fresh);
+        let ask: Vec<_> = fresh.map(|candidate| Arc::clone(&candidate.descriptor)).collect();
+        let is_waiting = window.iter().any(|candidate| matches!(candidate.state, State::Asked { .. }));
+        let end = (ask.is_empty() && !is_waiting && !self.is_in_grace(now)).then_some(End::Found);
+        Step { ask, end }
+    }
+
+    fn walk(&self, now: Instant, table: &RoutingTable, breadth: usize) -> Step {
+        let window = self.window(now, breadth);
+        let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
+        let ask = self.likeliest(&window, WIDTH_HEDGE.saturating_sub(waiting), table);
+        let end = (ask.is_empty() && waiting == 0).then_some(End::Nodes);
+        Step { ask, end }
+    }
+
+    /// True if somebody has been silent beyond patience who wasn't when last asked about.
+    fn notice_silence(&mut self, now: Instant) -> bool {
+        let mut is_news = false;
+        for candidate in self.candidates.values_mut() {
+            if let State::Asked { patient_until, is_hedged, .. } = &mut candidate.state
+                && *patient_until <= now
+                && !*is_hedged
+            {
+                *is_hedged = true;
+                is_news = true;
+            }
+        }
+        is_news
+    }
+
+    fn is_in_grace(&self, now: Instant) -> bool {
+        let is_awaited = |state: &State| matches!(state, State::Asked { at, .. } if now.duration_since(*at) < GRACE);
+        self.candidates.values().any(|candidate| is_awaited(&candidate.state))
+    }
+
+    fn likeliest(&self, window: &[&Candidate], count: usize, table: &RoutingTable) -> Vec<Arc<Descriptor>> {
+        if count == 0 {
+            return Vec::new();
+        }
+        let core_bits = table.core_bits().unwrap_or(0);
+        let mut fresh: Vec<_> = window
+            .iter()
+            .filter(|candidate| candidate.state == State::Fresh)
+            .map(|candidate| {
+                let device = candidate.descriptor.device;
+                let distance = self.target.distance(&candidate.descriptor.place);
+                let is_core = distance.leading_zeros() >= core_bits;
+                let preference = is_core.then(|| table.preference(&device));
+                // `None` sorts first, so nodes outside the core are told apart before it is looked at.
+                (self.is_by_bad_teller(candidate), !is_core, preference, distance, *candidate)
+            })
+            .collect();
+        fresh.sort_by(|a, b| (a.0, a.1, &a.2, a.3).cmp(&(b.0, b.1, &b.2, b.3)));
+        fresh.into_iter().take(count).map(|(.., candidate)| Arc::clone(&candidate.descriptor)).collect()
+    }
+
+    fn is_by_bad_teller(&self, candidate: &Candidate) -> bool {
+        let Some(teller) = candidate.teller else { return false };
+        let failed = self.candidates.values().filter(|other| other.teller == Some(teller) && other.state == State::Failed);
+        failed.count() >= TELLER_FAILURES_MAX
+    }
+
+    fn is_absence_proved(&self, window: &[&Candidate]) -> bool {
+        let is_denial = |candidate: &&&Candidate| candidate.state == State::Absent { is_proved: true };
+        let roots = |candidates: &mut dyn Iterator<Item = &Candidate>| {
+            candidates.map(|candidate| candidate.root).collect::<std::collections::BTreeSet<_>>().len()
+        };
+        let denials = window.iter().filter(is_denial).count();
+        let paths = roots(&mut window.iter().filter(is_denial).copied());
+        let paths_known = roots(&mut self.candidates.values());
+        denials > window.len() / 2 && paths >= paths_known.min(2)
+    }
+
+    /// How many replicas hold exactly what was found.
+    pub(super) fn agreement(&self, now: Instant) -> Agreement {
+        let hash = self.have_hash();
+        let window = self.window(now, REPLICAS);
+        let holders = window.iter().filter(|candidate| matches!(candidate.state, State::Holds(_))).count();
+        let denials = window.iter().filter(|candidate| matches!(candidate.state, State::Absent { .. })).count();
+        let agreeing = window.iter().filter(|candidate| hash.is_some_and(|hash| candidate.state == State::Holds(hash))).count();
+        let is_settled = matches!(self.goal, Goal::Record { settled: true, .. }) && (holders + denials) * 2 > window.len();
+        Agreement { agreeing, replicas: window.len(), is_settled }
+    }
+
+    /// When [`Lookup::step`] should be called next though nothing was heard.
+    pub(super) fn wake_at(&self) -> Instant {
+        let over = self.started + LOOKUP_MAX;
+        let waits = self.candidates.values().filter_map(|candidate| match candidate.state {
+            State::Asked { at, patient_until, .. } => Some([patient_until, at + GRACE]),
+            _ => None,
+        });
+        waits.flatten().filter(|at| *at > self.stepped).min().map_or(over, |at| at.min(over))
+    }
+}

@@ -1,0 +1,436 @@
+//! What directory nodes say to each other. Every message ends in [`Extensions`]; an older reader that doesn't know a request answers
+//! [`FrameKind::UNSUPPORTED`], which costs the asker one hedge.
+//!
+//! | request | kind | answer | kind |
+//! | --- | --- | --- | --- |
+//! | [`FindRecord`] | 0x0010 | [`RecordAnswer`] | 0x8010 |
+//! | [`FindNode`] | 0x0011 | [`Nodes`] | 0x8011 |
+//! | [`Store`] | 0x0012 | [`StoreAnswer`] | 0x8012 |
+//! | [`RenewLease`] | 0x0013 | [`LeaseAnswer`] | 0x8013 |
+//! | [`SyncOffer`] | 0x0014 | [`SyncWant`] | 0x8014 |
+//!
+//! Records travel as bytes inside messages: who only passes a record on doesn't parse it, and a record that can't be parsed is
+//! refused by name instead of failing the frame.
+
+use bincode::{Decode, Encode};
+
+use crate::directory::{Lease, RECORD_BYTES_MAX, RecordKey};
+use crate::key::DeviceKey;
+use crate::node::Descriptor;
+use crate::wire::{DecodeError, Extensions, FRAME_BODY_BYTES_MAX, Frame, FrameKind, Message, Signed};
+
+/// Most descriptors in one answer: twice a replica set, so that half may be dead and the asker still goes on.
+pub const CLOSER_MAX: usize = 16;
+
+/// Most records named in one [`SyncOffer`]; 64 x 66 bytes fit a small frame.
+pub const SYNC_ITEMS_MAX: usize = 64;
+
+/// Longest text beside a refusal, in bytes. It is for logs, never for decisions.
+pub const DETAIL_BYTES_MAX: usize = 160;
+
+/// Largest answer with descriptors or a record: 16 KiB of record, or 16 descriptors of at most 720 bytes, and room to grow.
+const ANSWER_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
+
+/// Largest request without a record.
+const SMALL_BYTES_MAX: usize = 1_024;
+
+/// Largest sync message.
+const SYNC_BYTES_MAX: usize = 8 * 1_024;
+
+/// "What do you hold under `key`?"
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct FindRecord {
+    /// Whose record.
+    pub key: RecordKey,
+    /// Content hash of what the asker has already; a holder of the same answers [`RecordOutcome::Same`].
+    pub have_hash: Option<[u8; 32]>,
+    /// How many closer nodes to name if the record isn't here, at most [`CLOSER_MAX`]; 0 saves their bytes.
+    pub want: u8,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+/// What a node holds under a key.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum RecordOutcome {
+    /// The record's bytes; nobody believes them unverified.
+    Found(Vec<u8>),
+    /// What the asker has.
+    Same,
+    /// Nothing.
+    Absent,
+}
+
+/// Answer to [`FindRecord`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RecordAnswer {
+    /// What is here.
+    pub outcome: RecordOutcome,
+    /// Nodes closer to the key; none beside a found record.
+    pub closer: Vec<Descriptor>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+/// "Who is closest to `target`?"
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct FindNode {
+    /// A point of the key space.
+    pub target: [u8; 32],
+    /// How many, at most [`CLOSER_MAX`].
+    pub want: u8,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+/// Answer to [`FindNode`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Nodes {
+    /// The closest nodes whose places the answerer has seen proved, closest first.
+    pub closer: Vec<Descriptor>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+/// "Keep this." The key follows from the record.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Store {
+    /// The record's bytes.
+    pub record: Vec<u8>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+/// Why a replica doesn't take a record. A number on the wire, so that new reasons don't break old readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum StoreRefusal {
+    /// Malformed, forged, or contradicting itself.
+    Invalid,
+    /// Its authority isn't trusted by the replica.
+    UnknownAuthority,
+    /// The authority took the user's certificate back, or the user the device.
+    Revoked,
+    /// Nothing in it is valid any more.
+    Expired,
+    /// Dated further ahead than clocks differ.
+    Future,
+    /// The replica holds something newer and answers with it.
+    Stale,
+    /// The replica knows enough closer nodes, and names them.
+    NotResponsible,
+    /// The sender has its share of this replica.
+    QuotaPeer,
+    /// The sender's network has its share of this replica.
+    QuotaNetwork,
+    /// The replica is full with records closer to it.
+    QuotaTotal,
+    /// Larger than [`RECORD_BYTES_MAX`].
+    TooLarge,
+    /// A reason this reader doesn't know.
+    Other(u16),
+}
+
+impl StoreRefusal {
+    /// The number on the wire.
+    #[must_use]
+    pub const fn code(self) -> u16 {
+        match self {
+            Self::Invalid => 1,
+            Self::UnknownAuthority => 2,
+            Self::Revoked => 3,
+            Self::Expired => 4,
+            Self::Future => 5,
+            Self::Stale => 6,
+            Self::NotResponsible => 7,
+            Self::QuotaPeer => 8,
+            Self::QuotaNetwork => 9,
+            Self::QuotaTotal => 10,
+            Self::TooLarge => 11,
+            Self::Other(code) => code,
+        }
+    }
+
+    /// The reason with this number.
+    #[must_use]
+    pub const fn from_code(code: u16) -> Self {
+        match code {
+            1 => Self::Invalid,
+            2 => Self::UnknownAuthority,
+            3 => Self::Revoked,
+            4 => Self::Expired,
+            5 => Self::Future,
+            6 => Self::Stale,
+            7 => Self::NotResponsible,
+            8 => Self::QuotaPeer,
+            9 => Self::QuotaNetwork,
+            10 => Self::QuotaTotal,
+            11 => Self::TooLarge,
+            other => Self::Other(other),
+        }
+    }
+}
+
+impl Encode for StoreRefusal {
+    fn encode<E: bincode::enc::Encoder>(&self, encoder: &mut E) -> Result<(), bincode::error::EncodeError> {
+        self.code().encode(encoder)
+    }
+}
+
+impl<Context> Decode<Context> for StoreRefusal {
+    fn decode<D: bincode::de::Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, bincode::error::DecodeError> {
+        u16::decode(decoder).map(Self::from_code)
+    }
+}
+bincode::impl_borrow_decode!(StoreRefusal);
+
+/// What became of a [`Store`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum StoreOutcome {
+    /// The replica holds everything that was sent, merged with what it had.
+    Accepted,
+    /// It doesn't.
+    Refused {
+        /// Why.
+        reason: StoreRefusal,
+        /// The same in words, for logs.
+        detail: String,
+    },
+}
+
+/// Answer to [`Store`]: what the replica holds now.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct StoreAnswer {
+    /// What became of it.
+    pub outcome: StoreOutcome,
+    /// Content hash of what the replica holds under the key now.
+    pub holds: Option<[u8; 32]>,
+    /// The bytes of that, when it holds more than was sent.
+    pub record: Option<Vec<u8>>,
+    /// Nodes closer to the key, with [`StoreRefusal::NotResponsible`].
+    pub closer: Vec<Descriptor>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+/// "This entry is still alive": all that a refresh sends.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RenewLease {
+    /// Whose record.
+    pub key: RecordKey,
+    /// The keeper that signed; the device itself if `None`.
+    pub keeper: Option<DeviceKey>,
+    /// The lease.
+    pub lease: Signed<Lease>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+/// What became of a [`RenewLease`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum LeaseOutcome {
+    /// The replica serves the lease with the entry.
+    Renewed,
+    /// The replica doesn't hold the record, or not this entry of it: store it.
+    NeedRecord,
+    /// The lease is forged or dated ahead.
+    Refused,
+}
+
+/// Answer to [`RenewLease`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct LeaseAnswer {
+    /// What became of it.
+    pub outcome: LeaseOutcome,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+/// One record in a [`SyncOffer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SyncItem {
+    /// Whose record.
+    pub key: RecordKey,
+    /// Content hash of what the offerer holds.
+    pub hash: [u8; 32],
+}
+
+/// "You should hold these too": a replica to another that has become responsible.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SyncOffer {
+    /// At most [`SYNC_ITEMS_MAX`].
+    pub items: Vec<SyncItem>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+/// Answer to [`SyncOffer`]: of which of the offered records other content, or none, is held here.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SyncWant {
+    /// Please store these.
+    pub keys: Vec<RecordKey>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+macro_rules! message {
+    ($name:ident, $kind:expr, $limit:expr) => {
+        impl Message for $name {
+            const KIND: FrameKind = FrameKind($kind);
+            const LIMIT: usize = $limit;
+        }
+    };
+}
+
+message!(FindRecord, 0x0010, SMALL_BYTES_MAX);
+message!(RecordAnswer, FrameKind::ANSWER | 0x0010, ANSWER_BYTES_MAX);
+message!(FindNode, 0x0011, SMALL_BYTES_MAX);
+message!(Nodes, FrameKind::ANSWER | 0x0011, ANSWER_BYTES_MAX);
+// As large as a frame, so that an oversized record is refused by name.
+message!(Store, 0x0012, FRAME_BODY_BYTES_MAX);
+message!(StoreAnswer, FrameKind::ANSWER | 0x0012, ANSWER_BYTES_MAX);
+message!(RenewLease, 0x0013, SMALL_BYTES_MAX);
+message!(LeaseAnswer, FrameKind::ANSWER | 0x0013, SMALL_BYTES_MAX);
+message!(SyncOffer, 0x0014, SYNC_BYTES_MAX);
+message!(SyncWant, FrameKind::ANSWER | 0x0014, SYNC_BYTES_MAX);
+
+fn check_count(field: &'static str, count: usize, max: usize) -> Result<(), DecodeError> {
+    if count > max { Err(DecodeError::invalid(field, format!("{count}, at most {max}"))) } else { Ok(()) }
+}
+
+fn check_closer(closer: &[Descriptor]) -> Result<(), DecodeError> {
+    check_count("closer", closer.len(), CLOSER_MAX)?;
+    closer.iter().try_for_each(Descriptor::check)
+}
+
+/// A question of one directory node to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// See [`FindRecord`].
+    FindRecord(FindRecord),
+    /// See [`FindNode`].
+    FindNode(FindNode),
+    /// See [`Store`].
+    Store(Store),
+    /// See [`RenewLease`].
+    RenewLease(RenewLease),
+    /// See [`SyncOffer`].
+    SyncOffer(SyncOffer),
+}
+
+impl Request {
+    /// True if a frame of this kind is a question to the directory.
+    #[must_use]
+    pub fn is_kind(kind: FrameKind) -> bool {
+        (FindRecord::KIND.0..=SyncOffer::KIND.0).contains(&kind.0)
+    }
+
+    /// The frame's kind.
+    #[must_use]
+    pub const fn kind(&self) -> FrameKind {
+        match self {
+            Self::FindRecord(_) => FindRecord::KIND,
+            Self::FindNode(_) => FindNode::KIND,
+            Self::Store(_) => Store::KIND,
+            Self::RenewLease(_) => RenewLease::KIND,
+            Self::SyncOffer(_) => SyncOffer::KIND,
+        }
+    }
+
+    /// The request as a frame with number `id`.
+    #[must_use]
+    pub fn to_frame(&self, id: u32) -> Frame {
+        match self {
+            Self::FindRecord(message) => Frame::new(id, message),
+            Self::FindNode(message) => Frame::new(id, message),
+            Self::Store(message) => Frame::new(id, message),
+            Self::RenewLease(message) => Frame::new(id, message),
+            Self::SyncOffer(message) => Frame::new(id, message),
+        }
+    }
+
+    /// Decodes a request and checks its counts and lengths.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; [`DecodeError::WrongKind`] if the frame is no question to the directory.
+    pub fn from_frame(frame: &Frame) -> Result<Self, DecodeError> {
+        match frame.kind {
+            FindRecord::KIND => frame.parse().map(Self::FindRecord),
+            FindNode::KIND => frame.parse().map(Self::FindNode),
+            Store::KIND => frame.parse().map(Self::Store),
+            RenewLease::KIND => frame.parse().map(Self::RenewLease),
+            SyncOffer::KIND => {
+                let offer: SyncOffer = frame.parse()?;
+                check_count("items", offer.items.len(), SYNC_ITEMS_MAX)?;
+                Ok(Self::SyncOffer(offer))
+            }
+            other => Err(DecodeError::WrongKind { found: other.0, expected: FindRecord::KIND.0 }),
+        }
+    }
+}
+
+/// The answer to a [`Request`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// To [`FindRecord`].
+    Record(RecordAnswer),
+    /// To [`FindNode`].
+    Nodes(Nodes),
+    /// To [`Store`].
+    Store(StoreAnswer),
+    /// To [`RenewLease`].
+    Lease(LeaseAnswer),
+    /// To [`SyncOffer`].
+    SyncWant(SyncWant),
+}
+
+impl Answer {
+    /// True if a frame of this kind answers a question to the directory.
+    #[must_use]
+    pub fn is_kind(kind: FrameKind) -> bool {
+        kind.is_answer() && Request::is_kind(FrameKind(kind.0 & !FrameKind::ANSWER))
+    }
+
+    /// The answer as a frame to request number `id`.
+    #[must_use]
+    pub fn to_frame(&self, id: u32) -> Frame {
+        match self {
+            Self::Record(message) => Frame::new(id, message),
+            Self::Nodes(message) => Frame::new(id, message),
+            Self::Store(message) => Frame::new(id, message),
+            Self::Lease(message) => Frame::new(id, message),
+            Self::SyncWant(message) => Frame::new(id, message),
+        }
+    }
+
+    /// Decodes an answer and checks its counts and lengths.
+    ///
+    /// # Errors
+    /// [`DecodeError`]; [`DecodeError::WrongKind`] if the frame is no answer of the directory.
+    pub fn from_frame(frame: &Frame) -> Result<Self, DecodeError> {
+        match frame.kind {
+            RecordAnswer::KIND => {
+                let answer: RecordAnswer = frame.parse()?;
+                check_closer(&answer.closer)?;
+                Ok(Self::Record(answer))
+            }
+            Nodes::KIND => {
+                let answer: Nodes = frame.parse()?;
+                check_closer(&answer.closer)?;
+                Ok(Self::Nodes(answer))
+            }
+            StoreAnswer::KIND => {
+                let answer: StoreAnswer = frame.parse()?;
+                check_closer(&answer.closer)?;
+                Ok(Self::Store(answer))
+            }
+            LeaseAnswer::KIND => frame.parse().map(Self::Lease),
+            SyncWant::KIND => {
+                let answer: SyncWant = frame.parse()?;
+                check_count("keys", answer.keys.len(), SYNC_ITEMS_MAX)?;
+                Ok(Self::SyncWant(answer))
+            }
+            other => Err(DecodeError::WrongKind { found: other.0, expected: RecordAnswer::KIND.0 }),
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Runs look-ups: starts them, feeds them verified answers, hands out their results.
+
+use std::time::Duration;
+
+use super::lookup::{End, Goal, Lookup, Purpose};
+use super::messages::{Answer, CLOSER_MAX, FindNode, FindRecord, RecordAnswer, RecordOutcome, Request, StoreRefusal};
+use super::routing_table::REPLICAS;
+use super::store::{self, Refused};
+use super::{BOOTSTRAP_WALKS, Bootstrap, Directory, Errand, Event, QueryId};
+use crate::directory::{DirectoryRecord, Place, RecordKey};
+use crate::identity::TrustStore;
+use crate::key::DeviceKey;
+use crate::node::Descriptor;
+use crate::time::{Now, UnixTime};
+use crate::wire::Extensions;
+
+/// Nodes a look-up starts from, of the proved and of the hints each: four replica sets and no more, whatever the table holds.
+const START_MAX: usize = 4 * REPLICAS;
+
+/// How sure a look-up should be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// The first valid record: enough to dial, since the peer then proves its device key.
+    #[default]
+    First,
+    /// The newest of all replicas that answer.
+    Settled,
+}
+
+/// How to look up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FindOptions {
+    /// How sure to be.
+    pub mode: Mode,
+    /// Ask others even if this node holds the record itself: shows that the network has it.
+    pub is_remote_only: bool,
+}
+
+/// What a look-up found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FindOutcome {
+    /// A valid record.
+    Found(Box<DirectoryRecord>),
+    /// There is none: most of the living replicas say so, over disjoint paths.
+    Absent,
+    /// Too few could be asked to know.
+    Inconclusive,
+}
+
+/// A look-up's result and how it came about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FindResult {
+    /// Under which key.
+    pub key: RecordKey,
+    /// What.
+    pub outcome: FindOutcome,
+    /// Requests sent for it.
+    pub requests: u32,
+    /// Valid answers among them.
+    pub answers: u32,
+    /// Most of the living replicas were heard.
+    pub is_settled: bool,
+    /// Replicas that hold exactly this.
+    pub agreeing: usize,
+    /// Replicas counted: the eight closest that live, of few nodes fewer.
+    pub replicas: usize,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl FindResult {
+    /// The record, if one was found.
+    #[must_use]
+    pub fn record(&self) -> Option<&DirectoryRecord> {
+        match &self.outcome {
+            FindOutcome::Found(record) => Some(record),
+            _ => None,
+        }
+    }
+}
+
+impl Directory {
+    /// Looks a record up; ends in [`Event::Found`].
+    pub fn find_record(&mut self, now: Now, key: RecordKey, options: FindOptions) -> QueryId {
+        let is_settled = options.mode == Mode::Settled;
+        let goal = Goal::Record { key, settled: is_settled };
+        let own_copy = if options.is_remote_only { None } else { self.store.get(&key).map(|held| held.record.clone()) };
+        self.start_lookup(now, goal, Place(key.0), Purpose::Find, own_copy)
+    }
+
+    /// Joins the network: looks this node's own neighbourhood up, then a few far ones; ends in [`Event::Bootstrapped`].
+    /// Tell it of some nodes first ([`Directory::add_hearsay`]).
+    pub fn bootstrap(&mut self, now: Now) -> QueryId {
+        let query = self.next_query();
+        if let Some(superseded) = self.bootstrap.replace(Bootstrap { query, walks_left: BOOTSTRAP_WALKS }) {
+            let servers = self.table.live_count();
+            self.event(Event::Bootstrapped { query: superseded.query, servers });
+        }
+        let target = self.local.place.unwrap_or_else(|| self.random_point());
+        self.start_lookup(now, Goal::Nodes { breadth: REPLICAS }, target, Purpose::Bootstrap, None);
+        query
+    }
+
+    pub(super) fn refresh(&mut self, now: Now) {
+        if let Some(place) = self.local.place.filter(|_| self.local.is_serving) {
+            self.start_lookup(now, Goal::Nodes { breadth: 3 }, place, Purpose::Refresh, None);
+        }
+        let target = self.random_point();
+        self.start_lookup(now, Goal::Nodes { breadth: 2 }, target, Purpose::Refresh, None);
+    }
+
+    pub(super) fn start_lookup(
+        &mut self,
+        now: Now,
+        goal: Goal,
+        target: Place,
+        purpose: Purpose,
+        own_copy: Option<DirectoryRecord>,
+    ) -> QueryId {
+        let query = self.next_query();
+        let mut lookup = Lookup::new(goal, target, purpose, self.local.device, self.config.is_lab, now.instant);
+        if self.is_full_of_queries() {
+            self.finish_lookup(now, query, &lookup, End::Inconclusive);
+            return query;
+        }
+        lookup.start_from(self.table.worth_asking(&target, START_MAX, now.instant));
+        if let Some(record) = own_copy {
+            lookup.take(record);
+        }
+        self.lookups.insert(query, lookup);
+        self.drive_lookup(now, query);
+        query
+    }
+
+    pub(super) fn drive_lookup(&mut self, now: Now, query: QueryId) {
+        let Some(mut lookup) = self.lookups.remove(&query) else { return };
+        let step = lookup.step(now.instant, &self.table);
+        for to in step.ask {
+            let request = self.question(&lookup);
+            lookup.asked(&to.device, now.instant, self.patience(&to.device));
+            self.send(now, to, request, Errand::Lookup(query));
+        }
+        match step.end {
+            Some(end) => self.finish_lookup(now, query, &lookup, end),
+            None => {
+                self.lookups.insert(query, lookup);
+            }
+        }
+    }
+
+    fn question(&self, lookup: &Lookup) -> Request {
+        let want = u8::try_from(CLOSER_MAX).unwrap_or(u8::MAX);
+        match lookup.goal {
+            Goal::Record { key, .. } => {
+                let have_hash = lookup.have_hash();
+                Request::FindRecord(FindRecord { key, have_hash, want, extensions: Extensions::none() })
+            }
+            Goal::Nodes { .. } => Request::FindNode(FindNode { target: lookup.target.0, want, extensions: Extensions::none() }),
+        }
+    }
+
+    pub(super) fn fail_lookups_of(&mut self, now: Now, device: &DeviceKey) {
+        for query in self.lookups.keys().copied().collect::<Vec<_>>() {
+            if let Some(lookup) = self.lookups.get_mut(&query) {
+                lookup.failed(device);
+            }
+            self.drive_lookup(now, query);
+        }
+    }
+
+    pub(super) fn lookup_answered(&mut self, now: Now, trust: &TrustStore, query: QueryId, from: &DeviceKey, answer: Answer) {
+        let Some(mut lookup) = self.lookups.remove(&query) else { return };
+        let proved = self.table.proved_place(from);
+        let is_believable = match (lookup.goal, answer) {
+            // A node that stands elsewhere than we were told was a false hint.
+            _ if proved.is_some() && proved != lookup.place_of(from) => false,
+            (Goal::Record { key, .. }, Answer::Record(answer)) => {
+                self.record_answered(now, trust, key, &mut lookup, from, answer, proved.is_some())
+            }
+            (Goal::Nodes { .. }, Answer::Nodes(answer)) => {
+                lookup.answered(from);
+                self.hear_closer(now, &mut lookup, from, answer.closer);
+                true
+            }
+            _ => false,
+        };
+        if !is_believable {
+            self.counters.invalid_answers += 1;
+            lookup.failed(from);
+        }
+        self.lookups.insert(query, lookup);
+        self.drive_lookup(now, query);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one answer with all that is needed to judge it")]
+    fn record_answered(
+        &mut self,
+        now: Now,
+        trust: &TrustStore,
+        key: RecordKey,
+        lookup: &mut Lookup,
+        from: &DeviceKey,
+        answer: RecordAnswer,
+        is_proved: bool,
+    ) -> bool {
+        match answer.outcome {
+            RecordOutcome::Found(bytes) => match verify_bytes(&bytes, key, now.unix, trust) {
+                Ok(record) => {
+                    lookup.found(from, record);
+                    true
+                }
+                Err(refused) => {
+                    // An expired copy may be honest neglect; a forged one is not.
+                    if refused.reason == StoreRefusal::Invalid {
+                        self.table.strike(*from);
+                    }
+                    false
+                }
+            },
+            RecordOutcome::Same => lookup.same(from),
+            RecordOutcome::Absent => {
+                lookup.absent(from, is_proved);
+                self.hear_closer(now, lookup, from, answer.closer);
+                true
+            }
+        }
+    }
+
+    fn hear_closer(&mut self, now: Now, lookup: &mut Lookup, from: &DeviceKey, closer: Vec<Descriptor>) {
+        lookup.told(from, &closer);
+        for descriptor in closer {
+            self.table.hear(now.instant, descriptor, Some(*from));
+        }
+    }
+
+    fn finish_lookup(&mut self, now: Now, query: QueryId, lookup: &Lookup, end: End) {
+        match lookup.purpose {
+            Purpose::Find => {
+                let result = result_of(now, lookup, end);
+                self.event(Event::Found { query, result });
+            }
+            Purpose::Bootstrap => self.bootstrap_walked(now),
+            Purpose::Refresh => {}
+            Purpose::Publish(publish) => {
+                let candidates = lookup.closest(now.instant, 2 * REPLICAS);
+                self.publish_found_replicas(now, publish, candidates, lookup.requests);
+            }
+            Purpose::ReadBack(key) => {
+                let result = result_of(now, lookup, end);
+                self.own_read_back(now, key, result);
+            }
+        }
+    }
+
+    fn bootstrap_walked(&mut self, now: Now) {
+        let Some(bootstrap) = &mut self.bootstrap else { return };
+        if bootstrap.walks_left > 0 && self.table.live_count() + self.table.hint_count() > 0 {
+            bootstrap.walks_left -= 1;
+            let target = self.random_point();
+            self.start_lookup(now, Goal::Nodes { breadth: 2 }, target, Purpose::Bootstrap, None);
+            return;
+        }
+        let query = bootstrap.query;
+        self.bootstrap = None;
+        let servers = self.table.live_count();
+        self.event(Event::Bootstrapped { query, servers });
+    }
+
+    /// Verifies bytes that came as an acknowledgement for `key`.
+    pub(super) fn verify_held(bytes: &[u8], key: RecordKey, now: UnixTime, trust: &TrustStore) -> Option<DirectoryRecord> {
+        verify_bytes(bytes, key, now, trust).ok()
+    }
+}
+
+fn verify_bytes(bytes: &[u8], key: RecordKey, now: UnixTime, trust: &TrustStore) -> Result<DirectoryRecord, Refused> {
+    let record = store::parse(bytes)?;
+    if record.claimed_key() != key {
+        return Err(Refused::new(StoreRefusal::Invalid, "another user's record"));
+    }
+    record.verify(now, trust).map_err(|error| Refused::from(&error))
+}
+
+fn result_of(now: Now, lookup: &Lookup, end: End) -> FindResult {
+    let agreement = lookup.agreement(now.instant);
+    let key = match lookup.goal {
+        Goal::Record { key, .. } => key,
+        Goal::Nodes { .. } => RecordKey(lookup.target.0),
+    };
+    let outcome = match (&lookup.found, end) {
+        (Some(record), _) => FindOutcome::Found(Box::new(record.clone())),
+        (None, End::Absent) => FindOutcome::Absent,
+        (None, _) => FindOutcome::Inconclusive,
+    };
+    FindResult {
+        key,
+        is_settled: agreement.is_settled || outcome == FindOutcome::Absent,
+        outcome,
+        requests: lookup.requests,
+        answers: lookup.answers,
+        agreeing: agreement.agreeing,
+        replicas: agreement.replicas,
+        elapsed: now.instant.saturating_duration_since(lookup.started),
+    }
+}

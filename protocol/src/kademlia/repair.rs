@@ -1,0 +1,187 @@
+//! Brings records back to eight living replicas when nodes die or join.
+//!
+//! A change near a record makes it *dirty* after a delay: a few seconds of jitter for the closest living replica, [`RANK_DELAY`] more for each
+//! rank after it, so that mostly one node sends and the others find, by one small offer of hashes, that nothing is left to do. A node that
+//! joins is offered what it should hold by its new neighbours in the same way. Stores that follow an offer are sent a few at a time.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::RngExt;
+
+use super::messages::{Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, SyncItem, SyncOffer};
+use super::routing_table::REPLICAS;
+use super::store::Sender;
+use super::{Directory, Errand, Failure, RecordKey};
+use crate::directory::Place;
+use crate::identity::TrustStore;
+use crate::key::DeviceKey;
+use crate::node::Descriptor;
+use crate::time::Now;
+use crate::wire::Extensions;
+
+/// Least and most delay of the closest replica: long enough to gather several deaths, short against the lifetime of seven others.
+const DELAY: std::ops::RangeInclusive<u64> = 1_000..=4_000;
+
+/// How much longer each replica waits than the one before it.
+const RANK_DELAY: Duration = Duration::from_secs(5);
+
+/// After a failure, or when the other side is busy.
+const RETRY: Duration = Duration::from_secs(15);
+
+/// Records looked at per wake-up, so that a large store doesn't hold up everything else.
+const BATCH_MAX: usize = 512;
+
+/// Stores on their way at once, and waiting. What doesn't fit becomes dirty again.
+const STORES_MAX: usize = 16;
+const QUEUE_MAX: usize = 4_096;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Joined,
+    Died,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Repair {
+    due: BTreeSet<(Instant, RecordKey)>,
+    dirty: BTreeMap<RecordKey, Instant>,
+    queue: VecDeque<(DeviceKey, RecordKey)>,
+    in_flight: usize,
+}
+
+impl Repair {
+    fn schedule(&mut self, key: RecordKey, at: Instant) {
+        let known = self.dirty.get(&key).copied();
+        if known.is_some_and(|known| known <= at) {
+            return;
+        }
+        self.forget(&key);
+        self.dirty.insert(key, at);
+        self.due.insert((at, key));
+    }
+
+    pub(super) fn forget(&mut self, key: &RecordKey) {
+        if let Some(at) = self.dirty.remove(key) {
+            self.due.remove(&(at, *key));
+        }
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    fn take_due(&mut self, now: Instant) -> Option<RecordKey> {
+        let (at, key) = self.due.first().copied()?;
+        if at > now {
+            return None;
+        }
+        self.forget(&key);
+        Some(key)
+    }
+}
+
+impl Directory {
+    /// A proved node appeared or disappeared: which records does it touch?
+    pub(super) fn neighbourhood_changed(&mut self, now: Now, node: &Arc<Descriptor>, change: Change) {
+        if change == Change::Died {
+            self.store.forget_synced(&node.device);
+        }
+        if !self.local.is_serving {
+            return;
+        }
+        let touched: Vec<_> = self.store.keys().filter(|key| self.is_replica(key, node)).collect();
+        for key in touched {
+            self.mark_dirty(now, key);
+        }
+    }
+
+    /// True if `node` is, or would be if it lived, among the replicas of `key`.
+    fn is_replica(&self, key: &RecordKey, node: &Descriptor) -> bool {
+        self.table.closer_than(&Place(key.0), &node.place, REPLICAS) < REPLICAS
+    }
+
+    pub(super) fn mark_dirty(&mut self, now: Now, key: RecordKey) {
+        let rank = self.local.place.map_or(REPLICAS, |place| self.table.closer_than(&Place(key.0), &place, REPLICAS));
+        let jitter = Duration::from_millis(self.rng.random_range(DELAY));
+        let delay = jitter + RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX);
+        self.repair.schedule(key, now.instant + delay);
+    }
+
+    pub(super) fn repair_timeout(&mut self, now: Now) {
+        let mut offers: BTreeMap<DeviceKey, (Arc<Descriptor>, Vec<SyncItem>)> = BTreeMap::new();
+        for _ in 0..BATCH_MAX {
+            let Some(key) = self.repair.take_due(now.instant) else { break };
+            let Some(held) = self.store.get(&key) else { continue };
+            let item = SyncItem { key, hash: held.hash };
+            let replicas = self.live_targets(&key);
+            let others = if self.own_replica_place(&key).is_some() { REPLICAS - 1 } else { REPLICAS };
+            for replica in replicas.into_iter().take(others).filter(|replica| !held.is_synced(&replica.device)) {
+                offers.entry(replica.device).or_insert_with(|| (replica, Vec::new())).1.push(item);
+            }
+        }
+        for (to, items) in offers.into_values() {
+            for items in items.chunks(SYNC_ITEMS_MAX) {
+                let request = Request::SyncOffer(SyncOffer { items: items.to_vec(), extensions: Extensions::none() });
+                self.send(now, Arc::clone(&to), request, Errand::Offer(items.to_vec()));
+            }
+        }
+    }
+
+    pub(super) fn offer_answered(&mut self, now: Now, from: &DeviceKey, items: &[SyncItem], wanted: &[RecordKey]) {
+        for item in items {
+            if !wanted.contains(&item.key) {
+                self.store.mark_synced(&item.key, *from);
+            } else if self.repair.queue.len() < QUEUE_MAX {
+                self.repair.queue.push_back((*from, item.key));
+            } else {
+                self.repair.schedule(item.key, now.instant + RETRY);
+            }
+        }
+        self.pump_repairs(now);
+    }
+
+    fn pump_repairs(&mut self, now: Now) {
+        while self.repair.in_flight < STORES_MAX {
+            let Some((device, key)) = self.repair.queue.pop_front() else { return };
+            let (Some(to), Some(held)) = (self.table.live_descriptor(&device), self.store.get(&key)) else { continue };
+            let request = Request::Store(Store { record: held.bytes.clone(), extensions: Extensions::none() });
+            self.repair.in_flight += 1;
+            self.send(now, to, request, Errand::Repair(key));
+        }
+    }
+
+    pub(super) fn offer_failed(&mut self, now: Now, items: &[SyncItem], failure: Failure) {
+        // A dead node's place is taken by the next; one that doesn't speak this won't learn.
+        if failure != Failure::Unsupported {
+            for item in items {
+                self.repair.schedule(item.key, now.instant + RETRY);
+            }
+        }
+    }
+
+    pub(super) fn repair_answered(&mut self, now: Now, trust: &TrustStore, key: RecordKey, from: &DeviceKey, answer: StoreAnswer) {
+        self.repair.in_flight = self.repair.in_flight.saturating_sub(1);
+        let newer = answer.record.and_then(|bytes| Self::verify_held(&bytes, key, now.unix, trust));
+        if let Some(newer) = newer {
+            let sender = Sender { device: *from, group: None, is_server: true };
+            // A refusal means that we held as much.
+            let _ = self.take_record(now, newer, sender);
+        }
+        let is_same = self.store.get(&key).is_some_and(|held| answer.holds == Some(held.hash));
+        if is_same || matches!(answer.outcome, StoreOutcome::Refused { .. }) {
+            // Refused for good: asking again at the next change is soon enough.
+            self.store.mark_synced(&key, *from);
+        }
+        self.pump_repairs(now);
+    }
+
+    pub(super) fn repair_failed(&mut self, now: Now, key: RecordKey, failure: Failure) {
+        self.repair.in_flight = self.repair.in_flight.saturating_sub(1);
+        if failure != Failure::Unsupported {
+            self.repair.schedule(key, now.instant + RETRY);
+        }
+        self.pump_repairs(now);
+    }
+}

@@ -1,0 +1,670 @@
+//! Whom this node knows: descriptors by place, bounded, with what is proved kept apart from what was only heard.
+//!
+//! A descriptor is *proved* when its node's hello showed a certificate chain that gives it its place. Only proved, living nodes are passed on
+//! to others, count as replicas and may say "no such record". What others tell is a *hint*: good enough to ask, promoted by the hello that
+//! follows. Nodes that fail twice count as dead; they stay as hints for a while, because networks fail more often than nodes.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::directory::{Distance, Place};
+use crate::key::{AuthorityKey, DeviceKey, PublicKey};
+use crate::node::{Address, Descriptor, Roles};
+use crate::time::UnixTime;
+
+/// Nodes that keep one record.
+pub const REPLICAS: usize = 8;
+
+/// Bucket size below which a bucket never gives up a proved node for another bucket's sake.
+const BUCKET_MIN: usize = 16;
+
+/// Most nodes of one network among the replicas of a record.
+pub(super) const GROUP_REPLICAS_MAX: usize = 2;
+
+/// Most nodes of one network in one bucket: a quarter of [`BUCKET_MIN`].
+const GROUP_BUCKET_MAX: usize = 4;
+
+/// Failures in a row after which a node counts as dead. One may be a lost packet.
+const FAILURES_DEAD: u8 = 2;
+
+/// Failures in a row after which a proved node is forgotten.
+const FAILURES_FORGET: u8 = 6;
+
+/// How long a dead node isn't asked again.
+const DEAD_RETRY: Duration = Duration::from_secs(60);
+
+/// How long a node that lied about its place is refused.
+const BAN: Duration = Duration::from_secs(3_600);
+
+/// Most bans remembered; the one that ends first makes room.
+const BANS_MAX: usize = 1_024;
+
+/// False places told by one node after which its hints are ignored. A few happen honestly: devices move.
+const STRIKES_MAX: u8 = 3;
+
+/// Most tellers with strikes remembered, and most connections of unknown nodes.
+const NOTES_MAX: usize = 4_096;
+
+/// Round trips remembered for the node's median.
+const RTT_SAMPLES: usize = 64;
+
+/// Taken as the round trip before one was measured: a call across a continent and back.
+const RTT_DEFAULT: Duration = Duration::from_millis(200);
+
+/// A network in which many nodes may have one owner: a /24 of IPv4 or a /48 of IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NetworkGroup(pub u64);
+
+impl NetworkGroup {
+    /// The network of an address; `None` for one that isn't an IP address.
+    #[must_use]
+    pub fn of(address: &Address) -> Option<Self> {
+        match address {
+            Address::V4 { ip, .. } => Some(Self(u64::from(u32::from_be_bytes(*ip) >> 8))),
+            Address::V6 { ip, .. } => {
+                let prefix = ip.iter().take(6).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+                Some(Self(1 << 63 | prefix))
+            }
+            Address::Other(_) => None,
+        }
+    }
+
+    /// The network of a descriptor's first IP address.
+    #[must_use]
+    pub fn of_descriptor(descriptor: &Descriptor) -> Option<Self> {
+        descriptor.addresses.iter().find_map(Self::of)
+    }
+}
+
+/// Whose word gives a node its place, and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Proof {
+    pub(super) authority: AuthorityKey,
+    pub(super) serial: u64,
+    pub(super) not_after: UnixTime,
+}
+
+#[derive(Clone, Debug)]
+struct Peer {
+    descriptor: Arc<Descriptor>,
+    group: Option<NetworkGroup>,
+    proof: Option<Proof>,
+    told_by: Option<DeviceKey>,
+    failures: u8,
+    failed_at: Option<Instant>,
+    rtt: Option<Duration>,
+    added: Instant,
+}
+
+impl Peer {
+    const fn is_live(&self) -> bool {
+        self.proof.is_some() && self.failures < FAILURES_DEAD
+    }
+
+    fn may_be_asked(&self, now: Instant) -> bool {
+        self.failures < FAILURES_DEAD || self.failed_at.is_none_or(|at| now.duration_since(at) >= DEAD_RETRY)
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Connection {
+    rtt: Option<Duration>,
+    relayed: bool,
+}
+
+/// A node for a query to start from.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    pub(super) descriptor: Arc<Descriptor>,
+    /// Through whom we know it: itself if its place is proved.
+    pub(super) root: DeviceKey,
+}
+
+/// What became of a descriptor offered as proved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// Now counted among the living, and wasn't before.
+    New,
+    /// Was there already.
+    Known,
+    /// Serves no directory: not in the tables.
+    Client,
+    /// The table, or its share for this network, is full.
+    Full,
+    /// It lied about its place lately.
+    Banned,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct RoutingTable {
+    device: DeviceKey,
+    origin: Place,
+    capacity: usize,
+    hints_capacity: usize,
+    lab: bool,
+    peers: BTreeMap<DeviceKey, Peer>,
+    live: BTreeSet<(Place, DeviceKey)>,
+    hints: BTreeSet<(Place, DeviceKey)>,
+    connections: BTreeMap<DeviceKey, Connection>,
+    bans: BTreeMap<DeviceKey, Instant>,
+    strikes: BTreeMap<DeviceKey, u8>,
+    rtts: VecDeque<Duration>,
+}
+
+const DEVICE_MIN: DeviceKey = DeviceKey(PublicKey([0; 32]));
+const DEVICE_MAX: DeviceKey = DeviceKey(PublicKey([255; 32]));
+
+/// First and last point that share the first `bits` bits with `point`.
+fn span(point: &Place, bits: u32) -> (Place, Place) {
+    let (mut low, mut high) = (point.0, point.0);
+    for (index, (low, high)) in low.iter_mut().zip(high.iter_mut()).enumerate() {
+        let kept = bits.saturating_sub(8 * u32::try_from(index).unwrap_or(u32::MAX)).min(8);
+        let mask = if kept == 8 { 0 } else { 0xff_u8 >> kept };
+        *low &= !mask;
+        *high |= mask;
+    }
+    (Place(low), Place(high))
+}
+
+/// The `count` points of `set` nearest to `target`: widens the shared prefix until enough are inside, so the cost is that of the answer.
+fn nearest(set: &BTreeSet<(Place, DeviceKey)>, target: &Place, count: usize) -> Vec<(Distance, DeviceKey)> {
+    let after = set.range((*target, DEVICE_MIN)..).next();
+    let before = set.range(..(*target, DEVICE_MIN)).next_back();
+    let shared = after.into_iter().chain(before).map(|(place, _)| target.distance(place).leading_zeros()).max();
+    let Some(mut bits) = shared else { return Vec::new() };
+    loop {
+        let (low, high) = span(target, bits);
+        let range = (low, DEVICE_MIN)..=(high, DEVICE_MAX);
+        if bits == 0 || set.range(range.clone()).take(count).count() >= count {
+            let mut found: Vec<_> = set.range(range).map(|(place, device)| (target.distance(place), *device)).collect();
+            found.sort_unstable();
+            found.truncate(count);
+            return found;
+        }
+        bits -= 1;
+    }
+}
+
+impl RoutingTable {
+    pub(super) fn new(device: DeviceKey, place: Option<Place>, capacity: usize, hints_capacity: usize, lab: bool) -> Self {
+        Self {
+            device,
+            origin: place.unwrap_or(Place([0; 32])),
+            capacity: capacity.max(1),
+            hints_capacity: hints_capacity.max(1),
+            lab,
+            peers: BTreeMap::new(),
+            live: BTreeSet::new(),
+            hints: BTreeSet::new(),
+            connections: BTreeMap::new(),
+            bans: BTreeMap::new(),
+            strikes: BTreeMap::new(),
+            rtts: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn set_origin(&mut self, place: Option<Place>) {
+        self.origin = place.unwrap_or(Place([0; 32]));
+    }
+
+    /// Takes in a descriptor whose place a chain has proved.
+    pub(super) fn prove(&mut self, now: Instant, descriptor: Descriptor, proof: Proof) -> Admission {
+        let device = descriptor.device;
+        if device == self.device {
+            return Admission::Client;
+        }
+        if self.is_banned(&device, now) {
+            return Admission::Banned;
+        }
+        if !descriptor.roles.contains(Roles::DIRECTORY) {
+            self.remove(&device);
+            return Admission::Client;
+        }
+        let before = self.remove(&device);
+        let was_live = before.as_ref().is_some_and(Peer::is_live);
+        if let Some(told) = &before
+            && told.descriptor.place != descriptor.place
+            && let Some(teller) = told.told_by
+        {
+            self.strike(teller);
+        }
+        let group = NetworkGroup::of_descriptor(&descriptor);
+        if !was_live && !self.make_room(&descriptor.place, group) {
+            return Admission::Full;
+        }
+        let peer = Peer {
+            descriptor: Arc::new(descriptor),
+            group,
+            proof: Some(proof),
+            told_by: None,
+            failures: 0,
+            failed_at: None,
+            rtt: before.as_ref().and_then(|peer| peer.rtt),
+            added: before.as_ref().filter(|peer| peer.proof.is_some()).map_or(now, |peer| peer.added),
+        };
+        self.insert(peer);
+        if was_live { Admission::Known } else { Admission::New }
+    }
+
+    /// Takes in what somebody told. Never replaces anything proved.
+    pub(super) fn hear(&mut self, now: Instant, descriptor: Descriptor, teller: Option<DeviceKey>) {
+        let device = descriptor.device;
+        let is_ignored = device == self.device
+            || !descriptor.roles.contains(Roles::DIRECTORY)
+            || self.is_banned(&device, now)
+            || self.peers.contains_key(&device)
+            || teller.is_some_and(|teller| self.strikes.get(&teller).is_some_and(|strikes| *strikes >= STRIKES_MAX));
+        if is_ignored {
+            return;
+        }
+        if self.hints.len() >= self.hints_capacity {
+            // The one that failed most, else the oldest: hints age fast.
+            let worst = self.hints.iter().filter_map(|(_, device)| self.peers.get_key_value(device));
+            let worst = worst.max_by_key(|(_, peer)| (peer.failures, std::cmp::Reverse(peer.added))).map(|(device, _)| *device);
+            if let Some(worst) = worst {
+                self.remove(&worst);
+            }
+        }
+        let group = NetworkGroup::of_descriptor(&descriptor);
+        self.insert(Peer {
+            descriptor: Arc::new(descriptor),
+            group,
+            proof: None,
+            told_by: teller,
+            failures: 0,
+            failed_at: None,
+            rtt: None,
+            added: now,
+        });
+    }
+
+    /// Makes room for one more proved node at `place`; false if the table prefers what it has.
+    fn make_room(&mut self, place: &Place, group: Option<NetworkGroup>) -> bool {
+        let bucket = self.bucket_of(place);
+        if !self.lab {
+            let same = self.bucket(bucket).filter(|device| self.peers.get(device).is_some_and(|p| p.group == group)).count();
+            if same >= GROUP_BUCKET_MAX {
+                return false;
+            }
+        }
+        if self.live.len() < self.capacity {
+            return true;
+        }
+        let mut sizes: BTreeMap<u32, usize> = BTreeMap::new();
+        for (place, _) in &self.live {
+            *sizes.entry(self.bucket_of(place)).or_default() += 1;
+        }
+        let fullest = sizes.iter().max_by_key(|(bucket, size)| (**size, std::cmp::Reverse(**bucket)));
+        let Some((&fullest, &size)) = fullest else { return false };
+        // Among the like, who is known longer stays.
+        if fullest == bucket || size <= BUCKET_MIN || sizes.get(&bucket).copied().unwrap_or(0) >= size {
+            return false;
+        }
+        let youngest = self
+            .bucket(fullest)
+            .filter(|device| !self.connections.contains_key(device))
+            .filter_map(|device| self.peers.get(&device).map(|peer| (peer.failures, peer.added, device)))
+            .max();
+        match youngest {
+            Some((_, _, device)) => self.remove(&device).is_some(),
+            None => false,
+        }
+    }
+
+    fn bucket_of(&self, place: &Place) -> u32 {
+        self.origin.distance(place).leading_zeros()
+    }
+
+    fn bucket(&self, bucket: u32) -> impl Iterator<Item = DeviceKey> {
+        let (low, high) = span(&self.origin, bucket);
+        self.live
+            .range((low, DEVICE_MIN)..=(high, DEVICE_MAX))
+            .filter(move |(place, _)| self.bucket_of(place) == bucket)
+            .map(|(_, device)| *device)
+    }
+
+    fn insert(&mut self, peer: Peer) {
+        let at = (peer.descriptor.place, peer.descriptor.device);
+        if peer.is_live() {
+            self.live.insert(at);
+        } else {
+            self.hints.insert(at);
+        }
+        self.peers.insert(at.1, peer);
+    }
+
+    fn remove(&mut self, device: &DeviceKey) -> Option<Peer> {
+        let peer = self.peers.remove(device)?;
+        let at = (peer.descriptor.place, *device);
+        self.live.remove(&at);
+        self.hints.remove(&at);
+        Some(peer)
+    }
+
+    /// Refuses a node for an hour. True if it was among the living.
+    pub(super) fn ban(&mut self, now: Instant, device: DeviceKey) -> bool {
+        let peer = self.remove(&device);
+        if let Some(teller) = peer.as_ref().and_then(|peer| peer.told_by) {
+            self.strike(teller);
+        }
+        if self.bans.len() >= BANS_MAX
+            && let Some(first) = self.bans.iter().min_by_key(|(_, until)| **until).map(|(device, _)| *device)
+        {
+            self.bans.remove(&first);
+        }
+        self.bans.insert(device, now + BAN);
+        peer.is_some_and(|peer| peer.is_live())
+    }
+
+    fn is_banned(&self, device: &DeviceKey, now: Instant) -> bool {
+        self.bans.get(device).is_some_and(|until| now < *until)
+    }
+
+    /// Counts one falsehood against a node.
+    pub(super) fn strike(&mut self, device: DeviceKey) {
+        if self.strikes.len() < NOTES_MAX || self.strikes.contains_key(&device) {
+            let strikes = self.strikes.entry(device).or_default();
+            *strikes = strikes.saturating_add(1);
+        }
+    }
+
+    pub(super) fn told_by(&self, device: &DeviceKey) -> Option<DeviceKey> {
+        self.peers.get(device)?.told_by
+    }
+
+    pub(super) fn connected(&mut self, device: DeviceKey, rtt: Option<Duration>, relayed: bool) {
+        if self.connections.len() < NOTES_MAX || self.connections.contains_key(&device) {
+            self.connections.insert(device, Connection { rtt, relayed });
+        }
+        self.succeeded(&device, rtt);
+    }
+
+    pub(super) fn disconnected(&mut self, device: &DeviceKey) {
+        self.connections.remove(device);
+    }
+
+    /// A node showed life.
+    pub(super) fn succeeded(&mut self, device: &DeviceKey, rtt: Option<Duration>) {
+        if let Some(rtt) = rtt {
+            if self.rtts.len() >= RTT_SAMPLES {
+                self.rtts.pop_front();
+            }
+            self.rtts.push_back(rtt);
+        }
+        if let Some(mut peer) = self.remove(device) {
+            peer.failures = 0;
+            peer.failed_at = None;
+            // Half old, half new: follows a change within a few answers.
+            peer.rtt = match (peer.rtt, rtt) {
+                (Some(old), Some(new)) => Some((old + new) / 2),
+                (old, new) => new.or(old),
+            };
+            self.insert(peer);
+        }
+    }
+
+    /// A node didn't answer. True if that made it dead.
+    pub(super) fn failed(&mut self, now: Instant, device: &DeviceKey, is_certain: bool) -> bool {
+        let Some(mut peer) = self.remove(device) else { return false };
+        let was_live = peer.is_live();
+        peer.failures = peer.failures.saturating_add(1).max(if is_certain { FAILURES_DEAD } else { 0 });
+        peer.failed_at = Some(now);
+        let is_live = peer.is_live();
+        let is_worth_keeping = peer.failures < if peer.proof.is_some() { FAILURES_FORGET } else { FAILURES_DEAD };
+        if is_worth_keeping {
+            self.insert(peer);
+        }
+        self.trim_hints();
+        was_live && !is_live
+    }
+
+    fn trim_hints(&mut self) {
+        while self.hints.len() > self.hints_capacity {
+            let oldest = self.hints.iter().filter_map(|(_, device)| self.peers.get(device).map(|p| (p.added, *device))).min();
+            match oldest {
+                Some((_, device)) => self.remove(&device),
+                None => break,
+            };
+        }
+    }
+
+    /// Drops nodes whose certificate has ended or was revoked; returns them.
+    pub(super) fn retain_proved(&mut self, is_valid: impl Fn(&Proof) -> bool) -> Vec<Arc<Descriptor>> {
+        let gone: Vec<_> = self.peers.values().filter(|peer| peer.proof.as_ref().is_some_and(|proof| !is_valid(proof))).collect();
+        let gone: Vec<_> = gone.into_iter().map(|peer| Arc::clone(&peer.descriptor)).collect();
+        for descriptor in &gone {
+            self.remove(&descriptor.device);
+        }
+        gone
+    }
+
+    pub(super) fn expire_bans(&mut self, now: Instant) {
+        self.bans.retain(|_, until| now < *until);
+    }
+
+    /// The closest proved, living nodes.
+    pub(super) fn closest(&self, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
+        let found = nearest(&self.live, target, count);
+        found.iter().filter_map(|(_, device)| self.peers.get(device)).map(|peer| Arc::clone(&peer.descriptor)).collect()
+    }
+
+    /// The closest nodes worth asking, hints included: `count` of each kind.
+    pub(super) fn worth_asking(&self, target: &Place, count: usize, now: Instant) -> Vec<Known> {
+        let known = |peer: &Peer| Known {
+            descriptor: Arc::clone(&peer.descriptor),
+            root: peer.told_by.unwrap_or(peer.descriptor.device),
+        };
+        let live = nearest(&self.live, target, count);
+        let hints = nearest(&self.hints, target, 2 * count);
+        let live = live.iter().filter_map(|(_, device)| self.peers.get(device)).map(known);
+        let hints = hints.iter().filter_map(|(_, device)| self.peers.get(device)).filter(|peer| peer.may_be_asked(now));
+        live.chain(hints.take(count).map(known)).collect()
+    }
+
+    /// The nodes that should keep what lies at `target`, closest first, not counting ourselves: at most two of one network.
+    pub(super) fn replica_set(&self, target: &Place) -> Vec<Arc<Descriptor>> {
+        if self.lab {
+            return self.closest(target, REPLICAS);
+        }
+        let mut groups: BTreeMap<Option<NetworkGroup>, usize> = BTreeMap::new();
+        let mut chosen = Vec::new();
+        for (_, device) in nearest(&self.live, target, 6 * REPLICAS) {
+            let Some(peer) = self.peers.get(&device) else { continue };
+            let count = groups.entry(peer.group).or_default();
+            if *count < GROUP_REPLICAS_MAX && chosen.len() < REPLICAS {
+                *count += 1;
+                chosen.push(Arc::clone(&peer.descriptor));
+            }
+        }
+        chosen
+    }
+
+    /// How many living nodes are closer to `target` than `place`.
+    pub(super) fn closer_than(&self, target: &Place, place: &Place, max: usize) -> usize {
+        let own = target.distance(place);
+        nearest(&self.live, target, max).iter().filter(|(distance, _)| *distance < own).count()
+    }
+
+    /// Bits a place must share with a key so that its node is almost surely among the replicas: one more than the eighth nearest of all we
+    /// know of shares with us. Hints count: this is about how dense the network is, and only orders questions.
+    pub(super) fn core_bits(&self) -> Option<u32> {
+        let mut near = nearest(&self.live, &self.origin, REPLICAS);
+        near.extend(nearest(&self.hints, &self.origin, REPLICAS));
+        near.sort_unstable();
+        near.get(REPLICAS - 1).map(|(distance, _)| distance.leading_zeros() + 1)
+    }
+
+    pub(super) fn is_live(&self, device: &DeviceKey) -> bool {
+        self.peers.get(device).is_some_and(Peer::is_live)
+    }
+
+    pub(super) fn live_descriptor(&self, device: &DeviceKey) -> Option<Arc<Descriptor>> {
+        self.peers.get(device).filter(|peer| peer.is_live()).map(|peer| Arc::clone(&peer.descriptor))
+    }
+
+    /// The place a chain proved, if any.
+    pub(super) fn proved_place(&self, device: &DeviceKey) -> Option<Place> {
+        self.peers.get(device).filter(|peer| peer.proof.is_some()).map(|peer| peer.descriptor.place)
+    }
+
+    pub(super) fn is_connected(&self, device: &DeviceKey) -> bool {
+        self.connections.contains_key(device)
+    }
+
+    /// Order between nodes that are equally likely to have the answer: failures, open connections, round trip in steps of 20 ms.
+    pub(super) fn preference(&self, device: &DeviceKey) -> (u8, bool, bool, bool, u128) {
+        let peer = self.peers.get(device);
+        let connection = self.connections.get(device);
+        let rtt = peer.and_then(|peer| peer.rtt).or_else(|| connection.and_then(|c| c.rtt));
+        (
+            peer.map_or(0, |peer| peer.failures),
+            connection.is_none(),
+            peer.is_none_or(|peer| peer.proof.is_none()),
+            connection.is_some_and(|connection| connection.relayed),
+            rtt.unwrap_or_else(|| self.median_rtt()).as_millis() / 20,
+        )
+    }
+
+    /// The median of the round trips measured lately.
+    pub(super) fn median_rtt(&self) -> Duration {
+        let mut sorted: Vec<Duration> = self.rtts.iter().copied().collect();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).copied().unwrap_or(RTT_DEFAULT)
+    }
+
+    /// The round trip expected of a node.
+    pub(super) fn rtt(&self, device: &DeviceKey) -> Duration {
+        let own = self.peers.get(device).and_then(|peer| peer.rtt);
+        own.or_else(|| self.connections.get(device).and_then(|c| c.rtt)).unwrap_or_else(|| self.median_rtt())
+    }
+
+    pub(super) fn live_count(&self) -> usize {
+        self.live.len()
+    }
+
+    pub(super) fn hint_count(&self) -> usize {
+        self.hints.len()
+    }
+
+    /// All proved, living nodes.
+    pub(super) fn snapshot(&self) -> Vec<Descriptor> {
+        let live = self.live.iter().filter_map(|(_, device)| self.peers.get(device));
+        live.map(|peer| Descriptor::clone(&peer.descriptor)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::hash;
+    use crate::node::{LoadClass, Transport};
+
+    fn descriptor(number: u32, subnet: u8) -> Descriptor {
+        let bytes = number.to_be_bytes();
+        Descriptor {
+            device: DeviceKey(PublicKey(hash("device", &[&bytes]))),
+            place: Place(hash("place", &[&bytes])),
+            roles: Roles::DIRECTORY,
+            load: LoadClass(0),
+            addresses: vec![Address::V4 { ip: [10, bytes[2], subnet, bytes[3]], port: 1, transport: Transport::Quic }],
+        }
+    }
+
+    fn proof() -> Proof {
+        Proof { authority: AuthorityKey(PublicKey([1; 32])), serial: 1, not_after: UnixTime(u64::MAX) }
+    }
+
+    fn table(capacity: usize, lab: bool) -> RoutingTable {
+        RoutingTable::new(DeviceKey(PublicKey([7; 32])), Some(Place(hash("place", &[b"own"]))), capacity, 64, lab)
+    }
+
+    #[test]
+    fn the_closest_are_those_a_full_sort_finds() {
+        let now = Instant::now();
+        let mut table = table(1_000, true);
+        let all: Vec<_> = (0..300).map(|number| descriptor(number, 0)).collect();
+        for descriptor in &all {
+            assert_eq!(table.prove(now, descriptor.clone(), proof()), Admission::New);
+        }
+        for round in 0..50_u32 {
+            let target = Place(hash("target", &[&round.to_be_bytes()]));
+            let mut sorted = all.clone();
+            sorted.sort_by_key(|descriptor| target.distance(&descriptor.place));
+            let found: Vec<_> = table.closest(&target, 20).iter().map(|d| d.device).collect();
+            assert_eq!(found, sorted[..20].iter().map(|d| d.device).collect::<Vec<_>>());
+        }
+        assert_eq!(table.closest(&Place([0; 32]), 1_000).len(), 300);
+    }
+
+    #[test]
+    fn a_full_table_keeps_its_neighbours_and_those_known_longest() {
+        let start = Instant::now();
+        let mut table = table(64, true);
+        for number in 0..2_000 {
+            table.prove(start + Duration::from_secs(number.into()), descriptor(number, 0), proof());
+            assert!(table.live_count() <= 64);
+        }
+        let origin = table.origin;
+        let mut sorted: Vec<_> = (0..2_000).map(|number| descriptor(number, 0)).collect();
+        sorted.sort_by_key(|descriptor| origin.distance(&descriptor.place));
+        let found: BTreeSet<_> = table.closest(&origin, 8).iter().map(|d| d.device).collect();
+        assert!(sorted[..8].iter().all(|d| found.contains(&d.device)), "near neighbours find room");
+        assert!((0..16).filter(|number| table.is_live(&descriptor(*number, 0).device)).count() >= 12, "old ones stay");
+    }
+
+    #[test]
+    fn one_network_gets_two_replicas_and_four_places_in_a_bucket() {
+        let now = Instant::now();
+        let mut table = table(1_000, false);
+        for number in 0..200 {
+            let mut one = descriptor(number, 0);
+            one.addresses = vec![Address::V4 { ip: [10, 0, 0, 1], port: 1, transport: Transport::Quic }];
+            table.prove(now, one, proof());
+        }
+        assert!(table.bucket(0).count() <= GROUP_BUCKET_MAX);
+        for number in 1_000..1_100 {
+            table.prove(now, descriptor(number, u8::try_from(number % 250).unwrap_or(0)), proof());
+        }
+        let set = table.replica_set(&Place([3; 32]));
+        assert_eq!(set.len(), REPLICAS);
+        let crowded = NetworkGroup::of(&Address::V4 { ip: [10, 0, 0, 9], port: 9, transport: Transport::Tcp });
+        assert!(set.iter().filter(|d| NetworkGroup::of_descriptor(d) == crowded).count() <= GROUP_REPLICAS_MAX);
+    }
+
+    #[test]
+    fn what_is_heard_stays_a_hint_until_proved() {
+        let now = Instant::now();
+        let mut table = table(100, true);
+        let node = descriptor(1, 0);
+        table.hear(now, node.clone(), None);
+        assert!(table.closest(&node.place, 8).is_empty(), "a hint isn't passed on");
+        assert_eq!(table.worth_asking(&node.place, 8, now).len(), 1, "but it is asked");
+        assert_eq!(table.prove(now, node.clone(), proof()), Admission::New);
+        assert_eq!(table.closest(&node.place, 8).len(), 1);
+        assert!(!table.failed(now, &node.device, false));
+        assert!(table.failed(now, &node.device, false), "twice silent is dead");
+        assert!(table.closest(&node.place, 8).is_empty());
+        table.succeeded(&node.device, None);
+        assert!(table.is_live(&node.device), "and back at the first sign of life");
+    }
+
+    #[test]
+    fn hints_are_bounded_and_liars_lose_their_say() {
+        let now = Instant::now();
+        let mut table = table(100, true);
+        for number in 0..1_000 {
+            table.hear(now, descriptor(number, 0), None);
+        }
+        assert_eq!(table.hint_count(), 64);
+        let liar = descriptor(5_000, 0).device;
+        for number in 2_000..2_003 {
+            table.hear(now, descriptor(number, 0), Some(liar));
+            let mut real = descriptor(number, 0);
+            real.place = Place([9; 32]);
+            table.prove(now, real, proof());
+        }
+        table.hear(now, descriptor(2_010, 0), Some(liar));
+        assert!(!table.peers.contains_key(&descriptor(2_010, 0).device));
+    }
+}

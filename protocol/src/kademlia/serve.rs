@@ -1,0 +1,203 @@
+//! Answers others' requests.
+
+use super::limits::Draw;
+use super::messages::{
+    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease,
+    Request, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncOffer, SyncWant,
+};
+use super::routing_table::{NetworkGroup, REPLICAS};
+use super::store::{self, Refused, Sender, Stored};
+use super::{Directory, RecordKey};
+use crate::directory::{DirectoryRecord, Place};
+use crate::identity::TrustStore;
+use crate::key::DeviceKey;
+use crate::node::Descriptor;
+use crate::time::Now;
+use crate::wire::Extensions;
+
+/// Ranks beyond the replicas at which a node still takes a record: publishers' tables differ a little.
+const RANK_SLACK: usize = 8;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestSource {
+    /// The peer's device key, as the transport has checked it.
+    pub device: DeviceKey,
+    /// The network the connection comes from; `None` over a relay.
+    pub network_group: Option<NetworkGroup>,
+}
+
+/// What to answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// This.
+    Answer(Answer),
+    /// [`crate::wire::FrameKind::BUSY`].
+    Busy,
+    /// [`crate::wire::FrameKind::UNSUPPORTED`]: this node serves no directory.
+    Unsupported,
+}
+
+impl Directory {
+    /// Answers a request.
+    pub fn handle_request(&mut self, now: Now, trust: &TrustStore, from: RequestSource, request: Request) -> Reply {
+        *self.counters.received.entry(request.kind().0).or_default() += 1;
+        if !self.local.is_serving {
+            return Reply::Unsupported;
+        }
+        let is_server = self.table.is_live(&from.device);
+        let draw = match (&request, is_server) {
+            (Request::Store(_), true) => Draw::ServerStore,
+            (Request::Store(_), false) => Draw::ClientStore,
+            _ => Draw::Read,
+        };
+        if !self.rates.take(from.device, draw, now.instant) {
+            self.counters.busy += 1;
+            return Reply::Busy;
+        }
+        let sender = Sender { device: from.device, group: from.network_group, is_server };
+        Reply::Answer(match request {
+            Request::FindRecord(request) => Answer::Record(self.answer_find_record(&request, &from.device)),
+            Request::FindNode(request) => Answer::Nodes(self.answer_find_node(&request, &from.device)),
+            Request::Store(request) => Answer::Store(self.answer_store(now, trust, sender, &request)),
+            Request::RenewLease(request) => Answer::Lease(self.answer_lease(now, request)),
+            Request::SyncOffer(request) => Answer::SyncWant(self.answer_offer(&from.device, &request)),
+        })
+    }
+
+    /// The nodes closest to `target`, without the asker, who knows itself.
+    fn name_closer(&self, target: &Place, want: u8, asker: &DeviceKey) -> Vec<Descriptor> {
+        let want = usize::from(want).min(CLOSER_MAX);
+        let closest = self.table.closest(target, want + 1);
+        let others = closest.iter().filter(|descriptor| descriptor.device != *asker);
+        others.take(want).map(|descriptor| Descriptor::clone(descriptor)).collect()
+    }
+
+    fn answer_find_record(&self, request: &FindRecord, asker: &DeviceKey) -> RecordAnswer {
+        let (outcome, closer) = match self.store.get(&request.key) {
+            Some(held) if request.have_hash == Some(held.hash) => (RecordOutcome::Same, Vec::new()),
+            Some(held) => (RecordOutcome::Found(held.bytes.clone()), Vec::new()),
+            None => (RecordOutcome::Absent, self.name_closer(&Place(request.key.0), request.want, asker)),
+        };
+        RecordAnswer { outcome, closer, extensions: Extensions::none() }
+    }
+
+    fn answer_find_node(&self, request: &FindNode, asker: &DeviceKey) -> Nodes {
+        Nodes { closer: self.name_closer(&Place(request.target), request.want, asker), extensions: Extensions::none() }
+    }
+
+    fn answer_store(&mut self, now: Now, trust: &TrustStore, sender: Sender, request: &Store) -> StoreAnswer {
+        let record = match self.judge(now, trust, &sender, &request.record) {
+            Ok(record) => record,
+            Err((key, refused)) => return self.refusal(key, refused, &sender.device),
+        };
+        let key = record.key();
+        match self.take_record(now, record, sender) {
+            Ok(stored) => {
+                let held = self.store.get(&key);
+                let record = held.filter(|_| stored.is_merged).map(|held| held.bytes.clone());
+                let holds = held.map(|held| held.hash);
+                StoreAnswer { outcome: StoreOutcome::Accepted, holds, record, closer: Vec::new(), extensions: Extensions::none() }
+            }
+            Err(refused) => self.refusal(Some(key), refused, &sender.device),
+        }
+    }
+
+    /// All that can be wrong with a record, cheapest first: size, form, responsibility, quotas, and only then signatures.
+    fn judge(
+        &self,
+        now: Now,
+        trust: &TrustStore,
+        sender: &Sender,
+        bytes: &[u8],
+    ) -> Result<DirectoryRecord, (Option<RecordKey>, Refused)> {
+        let record = store::parse(bytes).map_err(|refused| (None, refused))?;
+        let key = record.claimed_key();
+        let refuse = |refused| (Some(key), refused);
+        if self.rank_of_self(&key) >= REPLICAS + RANK_SLACK && self.store.get(&key).is_none() {
+            return Err(refuse(Refused::new(StoreRefusal::NotResponsible, "closer nodes are known")));
+        }
+        self.store.admit(&key, &record.user, sender).map_err(refuse)?;
+        record.verify(now.unix, trust).map_err(|error| refuse(Refused::from(&error)))
+    }
+
+    fn rank_of_self(&self, key: &RecordKey) -> usize {
+        let Some(place) = self.local.place else { return usize::MAX };
+        self.table.closer_than(&Place(key.0), &place, REPLICAS + RANK_SLACK)
+    }
+
+    /// Joins a verified record with what is held, on disk too.
+    pub(super) fn take_record(&mut self, now: Now, record: DirectoryRecord, sender: Sender) -> Result<Stored, Refused> {
+        let key = record.key();
+        let was_held = self.store.get(&key).is_some();
+        let outcome = self.store.put(record, sender, now.unix);
+        if was_held && self.store.get(&key).is_none() {
+            self.forget_all(vec![key]);
+        }
+        let (stored, gone) = outcome?;
+        self.forget_all(gone);
+        if stored.is_news {
+            self.persist(&key);
+        }
+        if stored.is_changed && stored.is_merged {
+            // Publishers crossed: nobody but us may hold both halves.
+            self.mark_dirty(now, key);
+        }
+        Ok(stored)
+    }
+
+    fn refusal(&mut self, key: Option<RecordKey>, refused: Refused, asker: &DeviceKey) -> StoreAnswer {
+        *self.counters.refused.entry(refused.reason.code()).or_default() += 1;
+        let held = key.and_then(|key| self.store.get(&key));
+        let is_stale = refused.reason == StoreRefusal::Stale;
+        let closer = match (refused.reason, key) {
+            (StoreRefusal::NotResponsible, Some(key)) => self.name_closer(&Place(key.0), u8::MAX, asker),
+            _ => Vec::new(),
+        };
+        let mut detail = refused.detail;
+        while detail.len() > DETAIL_BYTES_MAX {
+            detail.pop();
+        }
+        StoreAnswer {
+            outcome: StoreOutcome::Refused { reason: refused.reason, detail },
+            holds: held.map(|held| held.hash),
+            record: held.filter(|_| is_stale).map(|held| held.bytes.clone()),
+            closer,
+            extensions: Extensions::none(),
+        }
+    }
+
+    fn answer_lease(&mut self, now: Now, request: RenewLease) -> LeaseAnswer {
+        let answer = |outcome| LeaseAnswer { outcome, extensions: Extensions::none() };
+        let lease = request.lease.unverified();
+        let Some(held) = self.store.get(&request.key) else { return answer(LeaseOutcome::NeedRecord) };
+        let holds_entry = held.record.entry(&lease.device).is_some_and(|parts| parts.entry.body_hash() == lease.entry_hash);
+        if !holds_entry {
+            return answer(LeaseOutcome::NeedRecord);
+        }
+        let mut record = held.record.clone();
+        match record.apply_lease(request.lease, request.keeper, now.unix) {
+            Ok(is_news) => {
+                if is_news {
+                    self.store.replace(record);
+                    self.persist(&request.key);
+                }
+                answer(LeaseOutcome::Renewed)
+            }
+            Err(_) => answer(LeaseOutcome::Refused),
+        }
+    }
+
+    fn answer_offer(&mut self, from: &DeviceKey, request: &SyncOffer) -> SyncWant {
+        let mut keys = Vec::new();
+        for item in &request.items {
+            match self.store.get(&item.key) {
+                Some(held) if held.hash == item.hash => self.store.mark_synced(&item.key, *from),
+                Some(_) => keys.push(item.key),
+                None if self.rank_of_self(&item.key) < REPLICAS + RANK_SLACK => keys.push(item.key),
+                None => {}
+            }
+        }
+        SyncWant { keys, extensions: Extensions::none() }
+    }
+}

@@ -1,0 +1,321 @@
+//! The records this node keeps for others: verified, merged, bounded.
+//!
+//! Limits, and what happens at each: per sender and per network (refused by name), in total by number and by bytes (the record farthest from our
+//! place makes room, and only for a nearer one), users without an authority together (their names cost nothing, so they get a share), expiry.
+//! Nothing is evicted by age of use: a flood of far records can't push out near ones.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::messages::StoreRefusal;
+use super::routing_table::NetworkGroup;
+use crate::directory::{DirectoryRecord, Place, RECORD_BYTES_MAX, RecordError, RecordKey, UnverifiedRecord};
+use crate::identity::{ChainError, TrustStore, UserChain};
+use crate::key::DeviceKey;
+use crate::time::UnixTime;
+
+/// Bounds of a [`ReplicaStore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreLimits {
+    /// Distinct keys from one client. A device publishes one record, a gateway those of the users it keeps.
+    pub per_client: usize,
+    /// Distinct keys from one directory node, which repairs for many.
+    pub per_server: usize,
+    /// Distinct keys from one network (/24 or /48).
+    pub per_network: usize,
+    /// Records of users without an authority.
+    pub unnamed: usize,
+    /// All records.
+    pub records: usize,
+    /// All records' bytes.
+    pub bytes: usize,
+}
+
+impl Default for StoreLimits {
+    /// At most 65,536 records and 64 MiB: eight replicas of a record and nine clients to a server make a node's fair share below 100.
+    fn default() -> Self {
+        Self { per_client: 256, per_server: 4_096, per_network: 8_192, unnamed: 8_192, records: 65_536, bytes: 64 * 1024 * 1024 }
+    }
+}
+
+/// Most nodes remembered per record as holding the same: two replica sets.
+const SYNCED_MAX: usize = 16;
+
+/// Who sent a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sender {
+    pub(super) device: DeviceKey,
+    pub(super) group: Option<NetworkGroup>,
+    pub(super) is_server: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    pub(super) record: DirectoryRecord,
+    pub(super) bytes: Vec<u8>,
+    pub(super) hash: [u8; 32],
+    sender: Sender,
+    /// Nodes known to hold the same content.
+    synced: BTreeSet<DeviceKey>,
+}
+
+impl Held {
+    pub(super) fn is_synced(&self, device: &DeviceKey) -> bool {
+        self.synced.contains(device)
+    }
+}
+
+/// What a store did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// The content held changed (leases apart).
+    pub(super) is_changed: bool,
+    /// What is held is more than what was sent.
+    pub(super) is_merged: bool,
+    /// Bytes to write to disk are new.
+    pub(super) is_news: bool,
+}
+
+/// A refusal with its words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refused {
+    pub(super) reason: StoreRefusal,
+    pub(super) detail: String,
+}
+
+impl Refused {
+    pub(super) fn new(reason: StoreRefusal, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+impl From<&RecordError> for Refused {
+    fn from(error: &RecordError) -> Self {
+        let reason = match error {
+            RecordError::Chain(chain) => match chain {
+                ChainError::UnknownAuthority(_) => StoreRefusal::UnknownAuthority,
+                ChainError::UserRevoked(_) | ChainError::SigningRevoked(_) => StoreRefusal::Revoked,
+                ChainError::UserExpired(_) | ChainError::SigningExpired { .. } | ChainError::DeviceExpired(_) => StoreRefusal::Expired,
+                ChainError::UserNotYet(_) | ChainError::DeviceNotYet(_) => StoreRefusal::Future,
+                _ => StoreRefusal::Invalid,
+            },
+            RecordError::FromTheFuture { .. } => StoreRefusal::Future,
+            RecordError::Expired(_) => StoreRefusal::Expired,
+            RecordError::Removed => StoreRefusal::Revoked,
+            _ => StoreRefusal::Invalid,
+        };
+        Self::new(reason, error.to_string())
+    }
+}
+
+/// Decodes a record without believing it.
+pub(super) fn parse(bytes: &[u8]) -> Result<UnverifiedRecord, Refused> {
+    if bytes.len() > RECORD_BYTES_MAX {
+        let detail = format!("{} bytes, at most {RECORD_BYTES_MAX}", bytes.len());
+        return Err(Refused::new(StoreRefusal::TooLarge, detail));
+    }
+    UnverifiedRecord::from_bytes(bytes).map_err(|error| Refused::from(&error))
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct ReplicaStore {
+    limits: StoreLimits,
+    origin: Place,
+    is_lab: bool,
+    held: BTreeMap<RecordKey, Held>,
+    bytes: usize,
+    unnamed: usize,
+    by_sender: BTreeMap<DeviceKey, usize>,
+    by_group: BTreeMap<NetworkGroup, usize>,
+}
+
+impl ReplicaStore {
+    pub(super) fn new(limits: StoreLimits, place: Option<Place>, is_lab: bool) -> Self {
+        Self {
+            limits,
+            origin: place.unwrap_or(Place([0; 32])),
+            is_lab,
+            held: BTreeMap::new(),
+            bytes: 0,
+            unnamed: 0,
+            by_sender: BTreeMap::new(),
+            by_group: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn get(&self, key: &RecordKey) -> Option<&Held> {
+        self.held.get(key)
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = RecordKey> {
+        self.held.keys().copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Refuses what the sender has no room for, before any signature is checked.
+    pub(super) fn admit(&self, key: &RecordKey, user: &UserChain, sender: &Sender) -> Result<(), Refused> {
+        if self.held.contains_key(key) {
+            return Ok(());
+        }
+        let share = if sender.is_server { self.limits.per_server } else { self.limits.per_client };
+        if self.by_sender.get(&sender.device).copied().unwrap_or(0) >= share {
+            return Err(Refused::new(StoreRefusal::QuotaPeer, format!("{share} keys of one sender")));
+        }
+        let in_network = sender.group.and_then(|group| self.by_group.get(&group)).copied().unwrap_or(0);
+        if !self.is_lab && in_network >= self.limits.per_network {
+            return Err(Refused::new(StoreRefusal::QuotaNetwork, format!("{in_network} keys of one network")));
+        }
+        if matches!(user, UserChain::Key(_)) && self.unnamed >= self.limits.unnamed {
+            return Err(Refused::new(StoreRefusal::QuotaTotal, "full for users without an authority"));
+        }
+        let is_full = self.held.len() >= self.limits.records || self.bytes >= self.limits.bytes;
+        if is_full && self.farthest().is_none_or(|farthest| farthest.distance(&self.origin) <= key.distance(&self.origin)) {
+            return Err(Refused::new(StoreRefusal::QuotaTotal, "full with nearer records"));
+        }
+        Ok(())
+    }
+
+    fn farthest(&self) -> Option<RecordKey> {
+        self.held.keys().max_by_key(|key| key.distance(&self.origin)).copied()
+    }
+
+    /// Joins a verified record with what is held. Returns what changed, and the keys that had to go to make room.
+    pub(super) fn put(&mut self, record: DirectoryRecord, sender: Sender, now: UnixTime) -> Result<(Stored, Vec<RecordKey>), Refused> {
+        let key = record.key();
+        let sent_hash = record.content_hash();
+        let Some(held) = self.held.remove(&key) else {
+            self.insert(record, sender, BTreeSet::new());
+            let gone = self.shrink();
+            if gone.contains(&key) {
+                return Err(Refused::new(StoreRefusal::QuotaTotal, "full with nearer records"));
+            }
+            return Ok((Stored { is_changed: true, is_merged: false, is_news: true }, gone));
+        };
+        self.uncount(&held);
+        let merged = held.record.clone().merge(record).prune(now);
+        if merged.is_empty() {
+            // Both sides together remove every device: nobody could verify such a record.
+            return Err(Refused::new(StoreRefusal::Revoked, "no device is left in the record"));
+        }
+        let hash = merged.content_hash();
+        let is_changed = hash != held.hash;
+        let is_news = is_changed || merged != held.record;
+        let synced = if is_changed { BTreeSet::new() } else { held.synced };
+        self.insert(merged, held.sender, synced);
+        if sent_hash == hash {
+            self.mark_synced(&key, sender.device);
+        }
+        if !is_changed && sent_hash != hash {
+            return Err(Refused::new(StoreRefusal::Stale, "everything sent is known, or older than what is held"));
+        }
+        let gone = self.shrink();
+        Ok((Stored { is_changed, is_merged: sent_hash != hash, is_news }, gone))
+    }
+
+    /// Puts a changed copy of a held record back: a lease renewed.
+    pub(super) fn replace(&mut self, record: DirectoryRecord) {
+        let Some(held) = self.held.remove(&record.key()) else { return };
+        self.uncount(&held);
+        self.insert(record, held.sender, held.synced);
+    }
+
+    fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: BTreeSet<DeviceKey>) {
+        let bytes = record.to_bytes();
+        let held = Held { hash: record.content_hash(), bytes, sender, synced, record };
+        self.bytes += held.bytes.len();
+        self.unnamed += usize::from(matches!(held.record.user(), UserChain::Key(_)));
+        *self.by_sender.entry(sender.device).or_default() += 1;
+        if let Some(group) = sender.group {
+            *self.by_group.entry(group).or_default() += 1;
+        }
+        self.held.insert(held.record.key(), held);
+    }
+
+    fn uncount(&mut self, held: &Held) {
+        self.bytes = self.bytes.saturating_sub(held.bytes.len());
+        self.unnamed = self.unnamed.saturating_sub(usize::from(matches!(held.record.user(), UserChain::Key(_))));
+        decrement(&mut self.by_sender, &held.sender.device);
+        if let Some(group) = &held.sender.group {
+            decrement(&mut self.by_group, group);
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &RecordKey) -> bool {
+        match self.held.remove(key) {
+            Some(held) => {
+                self.uncount(&held);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn shrink(&mut self) -> Vec<RecordKey> {
+        let mut gone = Vec::new();
+        while self.held.len() > self.limits.records || self.bytes > self.limits.bytes {
+            let Some(farthest) = self.farthest() else { break };
+            self.remove(&farthest);
+            gone.push(farthest);
+        }
+        gone
+    }
+
+    /// Drops what is valid no longer; returns the keys.
+    pub(super) fn expire(&mut self, now: UnixTime) -> Vec<RecordKey> {
+        let mut gone = Vec::new();
+        for key in self.held.keys().copied().collect::<Vec<_>>() {
+            let Some(held) = self.held.get(&key) else { continue };
+            let pruned = held.record.clone().prune(now);
+            let is_over = match pruned.user() {
+                UserChain::Named { signing, user, .. } => now > user.unverified().not_after.min(signing.unverified().not_after),
+                UserChain::Key(_) => false,
+            };
+            if is_over || pruned.is_empty() {
+                self.remove(&key);
+                gone.push(key);
+            } else if pruned != held.record {
+                self.replace(pruned);
+            }
+        }
+        gone
+    }
+
+    /// Drops the records of users whom their authority took back; returns the keys.
+    pub(super) fn revoke(&mut self, now: UnixTime, trust: &TrustStore) -> Vec<RecordKey> {
+        let is_gone = |held: &Held| held.record.user().verify(now, trust).is_err();
+        let gone: Vec<_> = self.held.iter().filter(|(_, held)| is_gone(held)).map(|(key, _)| *key).collect();
+        for key in &gone {
+            self.remove(key);
+        }
+        gone
+    }
+
+    pub(super) fn mark_synced(&mut self, key: &RecordKey, device: DeviceKey) {
+        if let Some(held) = self.held.get_mut(key)
+            && held.synced.len() < SYNCED_MAX
+        {
+            held.synced.insert(device);
+        }
+    }
+
+    pub(super) fn forget_synced(&mut self, device: &DeviceKey) {
+        for held in self.held.values_mut() {
+            held.synced.remove(device);
+        }
+    }
+}
+
+fn decrement<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
