@@ -13,10 +13,8 @@ const EVENT_TIME_MAX: Duration = Duration::from_secs(20);
 #[test]
 fn clocks_ten_minutes_off_are_named_and_harmless() {
     let skewed = |secs: i64| format!("[debug]\nclock_skew_secs = {secs}\n");
-    let mut network = Plan::new(["alice", "bob", "carol"])
-        .config("alice", &skewed(SKEW_SECS))
-        .config("bob", &skewed(-SKEW_SECS))
-        .start();
+    let mut network =
+        Plan::new(["alice", "bob", "carol"]).config("alice", &skewed(SKEW_SECS)).config("bob", &skewed(-SKEW_SECS)).start();
     let [alice, bob, carol] = network.users();
     is_named(alice, SKEW_SECS);
     is_named(bob, -SKEW_SECS);

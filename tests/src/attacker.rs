@@ -10,15 +10,22 @@ use futures::StreamExt;
 use halloo::behaviour::{Behaviour, BehaviourEvent};
 use halloo::streams;
 use halloo::swarm::{SwarmOptions, build_swarm};
-use halloo_protocol::directory::{DeviceEntry, EntryParts, Lease, Reachability, UnverifiedRecord};
-use halloo_protocol::identity::{Chain, DeviceCertificate, DeviceCertificateParams, RecoveryPhrase, UserChain};
-use halloo_protocol::key::{DeviceKey, SecretKey};
-use halloo_protocol::node::{Descriptor, Hello};
+use halloo_protocol::directory::{DeviceEntry, EntryParts, Lease, Place, Reachability, RecordKey, UnverifiedRecord};
+use halloo_protocol::identity::{
+    Chain, DeviceCertificate, DeviceCertificateParams, RecoveryPhrase, SigningCertificate, UserCertificate, UserChain, UserId,
+};
+use halloo_protocol::kademlia::{
+    FindNode, FindRecord, Nodes, RecordAnswer, RecordOutcome, Store, StoreAnswer, StoreOutcome, StoreRefusal,
+};
+use halloo_protocol::key::{AuthorityKey, DeviceKey, IdentityKey, SecretKey};
+use halloo_protocol::node::{Address, Descriptor, Hello, LoadClass, Roles, Transport};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message, Signed};
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, PeerId, Swarm};
 use tokio::runtime::Runtime;
+
+use crate::network::{Network, User, text};
 
 /// Longest wait for a connection or an answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
@@ -53,7 +60,8 @@ impl Attacker {
         let hello = wire::encode(&Frame::new(0, hello));
         attacker.swarm.behaviour_mut().streams.set_hello(hello).expect("a hello is small");
         attacker.swarm.dial(address).expect("the address can be dialled");
-        attacker.drive("a connection", |attacker| attacker.swarm.behaviour().streams.is_connected(&attacker.victim).then_some(()));
+        attacker
+            .drive("a connection", |attacker| attacker.swarm.behaviour().streams.is_connected(&attacker.victim).then_some(()));
         attacker
     }
 
@@ -119,25 +127,73 @@ impl Attacker {
         answer.parse().map_err(|_| answer)
     }
 
+    /// Asks the victim for a record.
+    ///
+    /// # Panics
+    /// If the answer is no record answer.
+    #[track_caller]
+    pub fn find_record(&mut self, key: RecordKey) -> Option<UnverifiedRecord> {
+        let question = FindRecord { key, have_hash: None, want: 0, extensions: Extensions::none() };
+        let answer: RecordAnswer = self.ask(&question).unwrap_or_else(|frame| panic!("no record answer but {frame:?}"));
+        match answer.outcome {
+            RecordOutcome::Found(bytes) => Some(UnverifiedRecord::from_bytes(&bytes).expect("a node passes on what is a record")),
+            RecordOutcome::Same | RecordOutcome::Absent => None,
+        }
+    }
+
+    /// Asks the victim to keep a record, and what it says to that.
+    ///
+    /// # Errors
+    /// The reason and the words it refuses with.
+    ///
+    /// # Panics
+    /// If the answer is no store answer.
+    #[track_caller]
+    pub fn store(&mut self, record: &UnverifiedRecord) -> Result<(), (StoreRefusal, String)> {
+        self.store_bytes(wire::encode(record))
+    }
+
+    /// [`Attacker::store`] of any bytes.
+    ///
+    /// # Errors
+    /// The reason and the words the victim refuses with.
+    #[track_caller]
+    pub fn store_bytes(&mut self, record: Vec<u8>) -> Result<(), (StoreRefusal, String)> {
+        let request = Store { record, extensions: Extensions::none() };
+        let answer: StoreAnswer = self.ask(&request).unwrap_or_else(|frame| panic!("no store answer but {frame:?}"));
+        match answer.outcome {
+            StoreOutcome::Accepted => Ok(()),
+            StoreOutcome::Refused { reason, detail } => Err((reason, detail)),
+        }
+    }
+
     /// Everything that came unasked so far.
     pub fn inbox(&self) -> &[Frame] {
         &self.inbox
     }
 
-    /// Answers a request that came: the first for which `answer` has one.
+    /// Answers requests as `answer` says, until `is_done`. How many it answered.
     ///
     /// # Panics
-    /// If none comes in time.
+    /// If the connection is gone.
     #[track_caller]
-    pub fn answer_request(&mut self, mut answer: impl FnMut(&Frame) -> Option<(FrameKind, Vec<u8>)>) {
-        let (id, kind, body) = self.drive("a request", |attacker| {
-            let (position, (kind, body)) = attacker.inbox.iter().enumerate().find_map(|(position, frame)| {
-                frame.kind.is_request().then(|| answer(frame)).flatten().map(|found| (position, found))
-            })?;
-            let id = attacker.inbox.swap_remove(position).id;
-            Some((id, kind, body))
-        });
-        self.send_bytes(wire::encode(&Frame { kind, id, body }));
+    pub fn serve(&mut self, is_done: impl Fn() -> bool, answer: impl Fn(&Frame) -> Option<(FrameKind, Vec<u8>)>) -> usize {
+        let mut answered = 0;
+        while !is_done() {
+            self.idle(Duration::from_millis(5));
+            for frame in std::mem::take(&mut self.inbox) {
+                let Some((kind, body)) = frame.kind.is_request().then(|| answer(&frame)).flatten() else { continue };
+                answered += 1;
+                self.send_bytes(wire::encode(&Frame { kind, id: frame.id, body }));
+            }
+        }
+        answered
+    }
+
+    /// Behaves as a directory server that is empty, for a while.
+    pub fn serve_for(&mut self, time: Duration) {
+        let until = std::time::Instant::now() + time;
+        self.serve(|| std::time::Instant::now() >= until, deny_everything);
     }
 
     /// Lets the connection live for a while: sends what is queued, takes what comes.
@@ -181,6 +237,20 @@ impl std::fmt::Debug for Attacker {
     }
 }
 
+/// What a directory server answers that holds nothing and knows nobody, or says so.
+#[must_use]
+pub fn deny_everything(frame: &Frame) -> Option<(FrameKind, Vec<u8>)> {
+    let extensions = Extensions::none();
+    Some(match frame.kind {
+        FindRecord::KIND => {
+            let answer = RecordAnswer { outcome: RecordOutcome::Absent, closer: Vec::new(), extensions };
+            (RecordAnswer::KIND, wire::encode(&answer))
+        }
+        FindNode::KIND => (Nodes::KIND, wire::encode(&Nodes { closer: Vec::new(), extensions })),
+        _ => (FrameKind::UNSUPPORTED, Vec::new()),
+    })
+}
+
 fn peer_part(part: libp2p::multiaddr::Protocol<'_>) -> Option<PeerId> {
     match part {
         libp2p::multiaddr::Protocol::P2p(peer) => Some(peer),
@@ -192,6 +262,19 @@ fn keep_frame(inbox: &mut Vec<Frame>, event: SwarmEvent<BehaviourEvent>) {
     let SwarmEvent::Behaviour(BehaviourEvent::Streams(event)) = event else { return };
     let (streams::Event::Frame { bytes, .. } | streams::Event::Hello { bytes, .. }) = event else { return };
     inbox.extend(wire::decode::<Frame>(&bytes, wire::FRAME_BYTES_MAX));
+}
+
+/// Where a user's record is kept.
+///
+/// # Panics
+/// If the authority doesn't tell its key.
+#[track_caller]
+#[must_use]
+pub fn record_key(network: &Network, user: &User) -> RecordKey {
+    let authority = network.authority.api().get("/v1/authority").expect("the authority shows itself");
+    let authority = text(&authority, "key").parse().expect("a key");
+    let name = user.username.split('@').next().and_then(|name| name.parse().ok()).expect("a username");
+    RecordKey::of(&UserId::Named { authority, name })
 }
 
 /// Now, on this machine's clock.
@@ -240,6 +323,18 @@ impl Forger {
     pub fn new(phrase: &str, user: UserChain, device: u64) -> Self {
         let identity = RecoveryPhrase::parse(phrase).expect("`halloo init` printed it").identity_key();
         Self { identity, user, device: key(device) }
+    }
+
+    /// A user of a test network, whose record is read from the network's authority.
+    ///
+    /// # Panics
+    /// If the authority has no record of the user.
+    #[track_caller]
+    #[must_use]
+    pub fn of_user(network: &Network, user: &User, device: u64) -> Self {
+        let mut reader = Attacker::connect(&network.bootstrap(), &key(0x0e_0000 + device), &stranger_hello());
+        let record = reader.find_record(record_key(network, user)).expect("the authority keeps the user's record");
+        Self::new(&user.phrase, record.user, device)
     }
 
     /// The device's key.
@@ -322,4 +417,36 @@ impl Forger {
             extensions: Extensions::none(),
         }
     }
+}
+
+/// The chain of a user under an authority of the test's own making, which nobody trusts.
+#[must_use]
+pub fn unknown_authority_chain(name: &str, identity: &SecretKey) -> UserChain {
+    let (root, signing) = (key(0xa000), key(0xa001));
+    let (not_before, not_after) = (now().minus_secs(3_600), now().plus_secs(86_400));
+    let signing_certificate =
+        SigningCertificate { key: signing.public(), serial: 1, not_before, not_after, extensions: Extensions::none() };
+    let user = UserCertificate {
+        name: name.parse().expect("the test's name is a username"),
+        identity: IdentityKey(identity.public()),
+        placement: [1; 32],
+        serial: 1,
+        not_before,
+        not_after,
+        linked: Vec::new(),
+        extensions: Extensions::none(),
+    };
+    UserChain::Named {
+        root: AuthorityKey(root.public()),
+        signing: Signed::sign(signing_certificate, &root),
+        user: Signed::sign(user, &signing),
+    }
+}
+
+/// The descriptor a directory node says of itself.
+#[must_use]
+pub fn server_descriptor(device: DeviceKey, place: Place) -> Descriptor {
+    // Nobody listens there: answers come over the connection that is open.
+    let address = Address::V4 { ip: [127, 0, 0, 1], port: 9, transport: Transport::Quic };
+    Descriptor { device, place, roles: Roles::DIRECTORY, load: LoadClass(0), addresses: vec![address] }
 }

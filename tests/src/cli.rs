@@ -46,7 +46,7 @@ impl Output {
     /// # Panics
     /// If it exited with another code than 0.
     #[track_caller]
-    #[must_use]
+    #[expect(clippy::must_use_candidate, reason = "it is also called for its assertion alone")]
     pub fn ok(&self) -> Value {
         assert_eq!(self.code, 0, "the command failed: {self:?}");
         self.json()
@@ -80,7 +80,13 @@ impl Invocation {
     /// `halloo --home HOME --json`, in a clean environment.
     #[must_use]
     pub fn new(home: &Path) -> Self {
-        let mut command = halloo_command(None);
+        Self::inside(None, home)
+    }
+
+    /// [`Invocation::new`] in a network namespace.
+    #[must_use]
+    pub fn inside(namespace: Option<&str>, home: &Path) -> Self {
+        let mut command = halloo_command(namespace);
         command.arg("--home").arg(home).arg("--json");
         Self { command, stdin: None, limit: COMMAND_TIME_MAX }
     }

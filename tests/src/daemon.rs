@@ -283,7 +283,8 @@ impl Daemon {
     pub fn addresses(&self) -> Vec<String> {
         let peer = self.peer_id();
         let listen = self.ready()["listen"].as_array().cloned().unwrap_or_default();
-        let with_peer = |address: &str| if address.contains("/p2p/") { address.to_owned() } else { format!("{address}/p2p/{peer}") };
+        let with_peer =
+            |address: &str| if address.contains("/p2p/") { address.to_owned() } else { format!("{address}/p2p/{peer}") };
         listen.iter().filter_map(Value::as_str).map(with_peer).collect()
     }
 

@@ -1,16 +1,16 @@
 //! A small internet of network namespaces: one public network, homes behind NAT.
 //!
 //! ```text
-//!   server 5.0.0.1/24 ─┐
+//!   server 5.0.1.1/16 ─┐
 //!                      ├─ public (a namespace with a bridge)
-//!   nat-a  5.0.0.11 ───┤
-//!   nat-b  5.0.0.12 ───┘
+//!   nat-a  5.0.11.1 ───┤
+//!   nat-b  5.0.12.1 ───┘
 //!   nat-a ── 192.168.11.0/24 ── home-a 192.168.11.2
 //! ```
 //!
 //! Routers masquerade and, as home routers do, drop what nobody inside asked for, also towards
 //! themselves: a stranger's packet must not take the port that the host's own would get. Public
-//! addresses are taken from 5.0.0.0/24, so that nodes don't need `--lab`; nothing leaves the namespaces.
+//! addresses are taken from 5.0.0.0/16, so that nodes don't need `--lab`, a /24 for each machine; nothing leaves the namespaces.
 //! Names carry the process id, and namespaces go away on drop, also when the test panics.
 
 use std::process::Command;
@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// Tells labs of one process apart.
 static LABS: AtomicU32 = AtomicU32::new(0);
 
-/// The public network's first three octets.
-const PUBLIC: &str = "5.0.0";
+/// The public network's first two octets.
+const PUBLIC: &str = "5.0";
 
 /// A laboratory; its namespaces end with it.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl NatLab {
         lab
     }
 
-    /// A machine with a public address; `host` is its last octet.
+    /// A machine with a public address; `host` is its third octet.
     #[track_caller]
     pub fn public_machine(&mut self, name: &str, host: u8) -> Machine {
         let namespace = self.namespace(name);
@@ -65,31 +65,43 @@ impl NatLab {
         Machine { namespace, address }
     }
 
-    /// A machine at home: alone behind a router whose public address ends in `host`.
+    /// A machine at home: alone behind a router whose public address is 5.0.`host`.1.
     #[track_caller]
     pub fn home_machine(&mut self, name: &str, host: u8) -> Machine {
         let router = self.namespace(&format!("{name}r"));
         self.plug_in(&router, host);
         let home = self.namespace(name);
         let (inside, address) = (format!("192.168.{host}.1"), format!("192.168.{host}.2"));
-        Self::ip(&router, &format!("link add in type veth peer name up netns {home}"));
+        Self::ip(&router, &format!("link add in type veth peer name wan netns {home}"));
         Self::ip(&router, &format!("address add {inside}/24 dev in"));
         Self::ip(&router, "link set in up");
-        Self::ip(&home, &format!("address add {address}/24 dev up"));
-        Self::ip(&home, "link set up up");
+        Self::ip(&home, &format!("address add {address}/24 dev wan"));
+        Self::ip(&home, "link set wan up");
         Self::ip(&home, &format!("route add default via {inside}"));
         Self::run(&["ip", "netns", "exec", &router, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]);
         Self::run(&["ip", "netns", "exec", &router, "nft", NAT_RULES]);
         Machine { namespace: home, address }
     }
 
+    /// Whether `from` gets an answer from `address` within a second.
+    #[must_use]
+    pub fn reaches(&self, from: &Machine, address: &str) -> bool {
+        // A TCP connection nobody takes is refused at once where there is a way, and hangs where there is none.
+        let script = format!("exec 3<>/dev/tcp/{address}/9");
+        let tried = Command::new("ip")
+            .args(["netns", "exec", &from.namespace, "timeout", "1", "bash", "-c", &script])
+            .output()
+            .expect("`ip` runs, as was seen before");
+        String::from_utf8_lossy(&tried.stderr).contains("Connection refused")
+    }
+
     /// Connects a namespace to the public network.
     fn plug_in(&self, namespace: &str, host: u8) -> String {
         let public = self.namespaces.first().expect("the public network is made first");
-        let address = format!("{PUBLIC}.{host}");
+        let address = format!("{PUBLIC}.{host}.1");
         Self::ip(namespace, &format!("link add out type veth peer name p{host} netns {public}"));
         Self::ip(public, &format!("link set p{host} master bridge up"));
-        Self::ip(namespace, &format!("address add {address}/24 dev out"));
+        Self::ip(namespace, &format!("address add {address}/16 dev out"));
         Self::ip(namespace, "link set out up");
         address
     }

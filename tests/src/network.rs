@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::cli::cli;
+use crate::cli::Invocation;
 use crate::daemon::{Daemon, Launch};
 
 /// The authority's label in all test networks.
@@ -243,9 +243,19 @@ pub fn invite(authority: &Daemon) -> String {
 #[track_caller]
 #[must_use]
 pub fn enrol_user(folder: &Path, name: &str, config: &str, invite: &str) -> User {
+    enrol_user_in(None, folder, name, config, invite)
+}
+
+/// [`enrol_user`] in a network namespace.
+///
+/// # Panics
+/// If that fails.
+#[track_caller]
+#[must_use]
+pub fn enrol_user_in(namespace: Option<&str>, folder: &Path, name: &str, config: &str, invite: &str) -> User {
     let (daemon, printed) = Daemon::init_with(folder, name, config, None);
     let username = format!("{name}@{AUTHORITY}");
-    let enrolled = cli(daemon.home(), ["enrol", &username, "--invite", invite]).ok();
+    let enrolled = Invocation::inside(namespace, daemon.home()).args(["enrol", &username, "--invite", invite]).run().ok();
     assert_eq!(enrolled["username"], username.as_str());
     let (identity, phrase) = (text(&enrolled, "identity"), text(&printed, "recovery_phrase"));
     assert_eq!(printed["identity"], identity.as_str(), "the certificate is for another key than `init` printed");
