@@ -26,8 +26,8 @@ pub mod problem;
 pub mod push;
 
 use authority::{
-    Authority, AuthorityError, AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus,
-    EnrolError, EnrolOptions, Enrolled, InviteOptions,
+    Authority, AuthorityError, AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, EnrolError, EnrolOptions,
+    Enrolled, InviteOptions,
 };
 use calls::{AnswerOptions, CallError, CallList, CallOutcome, Calls, DialOptions};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
@@ -66,10 +66,7 @@ pub struct Reply<T, E>(oneshot::Sender<Result<T, E>>);
 /// Usernames are passed as the user wrote them; the event loop parses them and answers
 /// [`UsernameError`](problem::UsernameError) if it can't.
 #[derive(Debug)]
-#[allow(
-    missing_docs,
-    reason = "each variant is documented at the handle method that sends it"
-)]
+#[allow(missing_docs, reason = "each variant is documented at the handle method that sends it")]
 pub enum Command {
     /// [`Node::status`]
     Status(Reply<Status, NetworkError>),
@@ -78,90 +75,41 @@ pub enum Command {
     /// [`Node::doctor`]
     Doctor(Reply<Diagnosis, NetworkError>),
     /// [`Node::why`]
-    Why {
-        user: String,
-        reply: Reply<Explanation, WhyError>,
-    },
+    Why { user: String, reply: Reply<Explanation, WhyError> },
     /// [`Directory::resolve`]
-    Resolve {
-        user: String,
-        options: ResolveOptions,
-        reply: Reply<Resolved, ResolveError>,
-    },
+    Resolve { user: String, options: ResolveOptions, reply: Reply<Resolved, ResolveError> },
     /// [`Messages::send`]
-    MessageSend {
-        to: String,
-        text: String,
-        reply: Reply<MessageStatus, MessageError>,
-    },
+    MessageSend { to: String, text: String, reply: Reply<MessageStatus, MessageError> },
     /// [`Messages::wait`]; the caller bounds the time, the loop drops closed replies.
-    MessageWait {
-        id: String,
-        reply: Reply<MessageStatus, MessageError>,
-    },
+    MessageWait { id: String, reply: Reply<MessageStatus, MessageError> },
     /// [`Messages::list`]
-    MessageList {
-        user: String,
-        options: MessageListOptions,
-        reply: Reply<MessageList, MessageError>,
-    },
+    MessageList { user: String, options: MessageListOptions, reply: Reply<MessageList, MessageError> },
     /// [`Calls::dial`]; answered when the call is over. A closed reply means: hang up.
-    CallDial {
-        options: DialOptions,
-        reply: Reply<CallOutcome, CallError>,
-    },
+    CallDial { options: DialOptions, reply: Reply<CallOutcome, CallError> },
     /// [`Calls::list`]
     CallList(Reply<CallList, CallError>),
     /// [`Calls::answer`]
-    CallAnswer {
-        call_id: String,
-        options: AnswerOptions,
-        reply: Reply<(), CallError>,
-    },
+    CallAnswer { call_id: String, options: AnswerOptions, reply: Reply<(), CallError> },
     /// [`Calls::decline`]
-    CallDecline {
-        call_id: String,
-        reply: Reply<(), CallError>,
-    },
+    CallDecline { call_id: String, reply: Reply<(), CallError> },
     /// [`Calls::hangup`]
-    CallHangup {
-        call_id: String,
-        reply: Reply<(), CallError>,
-    },
+    CallHangup { call_id: String, reply: Reply<(), CallError> },
     /// [`Push::register`]
-    PushRegister {
-        target: PushTarget,
-        reply: Reply<PushRegistration, PushError>,
-    },
+    PushRegister { target: PushTarget, reply: Reply<PushRegistration, PushError> },
     /// [`Push::list`]
     PushList(Reply<PushList, PushError>),
     /// [`Node::suspend`]
-    Suspend {
-        options: SuspendOptions,
-        reply: Reply<Suspended, PowerError>,
-    },
+    Suspend { options: SuspendOptions, reply: Reply<Suspended, PowerError> },
     /// [`Node::wake`]
-    Wake {
-        payload: Option<Vec<u8>>,
-        reply: Reply<WakeOutcome, PowerError>,
-    },
+    Wake { payload: Option<Vec<u8>>, reply: Reply<WakeOutcome, PowerError> },
     /// [`Node::enrol`]
-    Enrol {
-        options: EnrolOptions,
-        reply: Reply<Enrolled, EnrolError>,
-    },
+    Enrol { options: EnrolOptions, reply: Reply<Enrolled, EnrolError> },
     /// [`Authority::show`]
     AuthorityShow(Reply<AuthorityStatus, AuthorityError>),
     /// [`Authority::invite`]
-    AuthorityInvite {
-        options: InviteOptions,
-        reply: Reply<AuthorityInvite, AuthorityError>,
-    },
+    AuthorityInvite { options: InviteOptions, reply: Reply<AuthorityInvite, AuthorityError> },
     /// [`Authority::revoke`]
-    AuthorityRevoke {
-        user: String,
-        reply: Reply<AuthorityRevocation, AuthorityError>,
-    },
+    AuthorityRevoke { user: String, reply: Reply<AuthorityRevocation, AuthorityError> },
     /// [`Authority::log`]
     AuthorityLog(Reply<AuthorityLog, AuthorityError>),
     /// [`Node::shutdown`]; answered when goodbyes are said and the store is closed.
@@ -173,10 +121,7 @@ pub enum Command {
 pub fn channel() -> (Node, CommandReceiver, EventSender) {
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let events = EventSender::new();
-    let node = Node {
-        commands,
-        events: events.clone(),
-    };
+    let node = Node { commands, events: events.clone() };
     (node, CommandReceiver(receiver), events)
 }
 
@@ -239,10 +184,7 @@ impl Node {
     }
 
     /// Sends one command and waits for its answer.
-    async fn ask<T, E: From<NodeError>>(
-        &self,
-        command: impl FnOnce(Reply<T, E>) -> Command,
-    ) -> Result<T, E> {
+    async fn ask<T, E: From<NodeError>>(&self, command: impl FnOnce(Reply<T, E>) -> Command) -> Result<T, E> {
         let (sender, receiver) = oneshot::channel();
         let sent = self.commands.send(command(Reply(sender))).await;
         sent.map_err(|_| NodeError::Stopped)?;
@@ -297,10 +239,7 @@ mod tests {
         let (node, mut commands, _events) = channel();
         let loop_task = async { drop(commands.recv().await) };
         let (answer, ()) = tokio::join!(node.status(), loop_task);
-        assert!(matches!(
-            answer,
-            Err(NetworkError::Node(NodeError::Stopped))
-        ));
+        assert!(matches!(answer, Err(NetworkError::Node(NodeError::Stopped))));
     }
 
     #[tokio::test]

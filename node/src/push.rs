@@ -1,3 +1,537 @@
-//! The device's side of push: how a sleeping device is reached.
+//! The device's side of push: registering at gateways, falling asleep, waking up, and pushing to others' devices.
 
 pub mod receiver;
+
+use std::time::{Duration, Instant};
+
+use bincode::{Decode, Encode};
+use halloo_protocol::call::{CallId, InviteStatus, InviteWay, SEALED_INVITE_BYTES_MAX, SealedInvite};
+use halloo_protocol::capability::{CAPABILITY_SECS_MAX, Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
+use halloo_protocol::directory::{Helper, PushAddress};
+use halloo_protocol::event::EventKind;
+use halloo_protocol::key::DeviceKey;
+use halloo_protocol::node::Roles;
+use halloo_protocol::push::{
+    DeliveredStatus, PUSH_PAYLOAD_BYTES_MAX, PushChannel as WireChannel, PushDelivered, PushHandle, PushHints, PushPayload, PushRegister,
+    PushRegistered, PushSend, PushSent, PushStatus, RegisterStatus, Urgency,
+};
+use halloo_protocol::time::{Now, UnixTime};
+use halloo_protocol::wire::{self, Extensions, Frame, Signed};
+use libp2p::{Multiaddr, PeerId};
+use tracing::{debug, info, warn};
+
+use crate::address;
+use crate::event_loop::{EventLoop, Internal};
+use crate::handle::power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
+use crate::handle::push::{PushChannel, PushError, PushList, PushRegistration, PushTarget};
+use crate::handle::{Event, Reply};
+use crate::network::Purpose;
+use crate::push::receiver::LocalPushService;
+use crate::roles::gateway::webpush::{ReceiverKeys, Subscription, decrypt};
+use crate::rpc::Failure;
+use crate::store::StoreError;
+use crate::timestamp::Timestamp;
+
+/// How long a gateway may take to register a device, and to accept a push.
+const GATEWAY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Gateways a device registers with.
+const GATEWAYS_MAX: usize = 2;
+
+/// When a registration is renewed before it ends.
+const RENEW_BEFORE_SECS: u64 = 7 * 86_400;
+
+/// How often renewal is looked at.
+const RENEW_EVERY: Duration = Duration::from_secs(600);
+
+/// How long a push for a call is worth delivering.
+const CALL_TTL_SECS: u32 = 60;
+
+/// Pushes an hour a certified stranger may send by the capability in the sealed part.
+const STRANGER_PER_HOUR: u32 = 60;
+
+/// Largest payload taken from the local API: a Web Push body.
+const PAYLOAD_BYTES_MAX: usize = 4_096;
+
+/// Most stored registrations are longer than this by nothing.
+const REGISTRATION_BYTES_MAX: usize = 8 * 1024;
+
+const RECEIVER_KEYS: &str = "push receiver keys";
+
+/// A push handed to a gateway for a call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sending {
+    call: CallId,
+    device: DeviceKey,
+}
+
+/// A registration being asked for.
+#[derive(Debug)]
+pub(crate) struct Registering {
+    channel: WireChannel,
+    gateway: Helper,
+    reply: Option<Reply<PushRegistration, PushError>>,
+}
+
+/// A registration that a gateway keeps.
+#[derive(Clone, Debug, Encode, Decode)]
+struct Registered {
+    gateway: Helper,
+    handle: PushHandle,
+    channel: WireChannel,
+    capability: Signed<Capability>,
+    registered_at: UnixTime,
+    expires_at: UnixTime,
+}
+
+/// What this device knows of its gateways.
+#[derive(Default)]
+pub(crate) struct PushState {
+    registered: Vec<Registered>,
+    keys: Option<ReceiverKeys>,
+    service: Option<LocalPushService>,
+    renew_at: Option<Instant>,
+}
+
+impl std::fmt::Debug for PushState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PushState").field("registered", &self.registered.len()).finish_non_exhaustive()
+    }
+}
+
+const fn channel_word(channel: &WireChannel) -> &'static str {
+    match channel {
+        WireChannel::Stream => "stream",
+        WireChannel::WebPush { .. } => "webpush",
+    }
+}
+
+fn registration_name(gateway: &DeviceKey, channel: &WireChannel) -> Vec<u8> {
+    let mut name = gateway.as_bytes().to_vec();
+    name.extend_from_slice(channel_word(channel).as_bytes());
+    name
+}
+
+// Registering.
+impl EventLoop {
+    /// Takes up the registrations of earlier runs.
+    pub(crate) fn push_start(&mut self) {
+        match self.store.read::<_, StoreError>(|view| Ok((view.push_registrations()?, view.setting(RECEIVER_KEYS)?))) {
+            Ok((rows, keys)) => {
+                self.push.registered = rows.iter().filter_map(|(_, row)| wire::decode(row, REGISTRATION_BYTES_MAX).ok()).collect();
+                self.push.keys = keys.as_deref().and_then(receiver_keys);
+            }
+            Err(error) => warn!(%error, "push registrations not restored from the database"),
+        }
+        if !self.push.registered.is_empty() {
+            self.push.renew_at = Some(Instant::now());
+        }
+    }
+
+    pub(crate) fn handle_push_register(&mut self, target: PushTarget, reply: Reply<PushRegistration, PushError>) {
+        match self.prepare_registration(target) {
+            Ok((gateway, channel)) => self.ask_gateway(gateway, channel, Some(reply)),
+            Err(error) => reply.send(Err(error)),
+        }
+    }
+
+    fn prepare_registration(&mut self, target: PushTarget) -> Result<(Helper, WireChannel), PushError> {
+        let gateway = self.choose_gateway(target.gateway.as_deref())?;
+        let channel = match target.channel {
+            PushChannel::Stream {} => WireChannel::Stream,
+            PushChannel::Webpush { endpoint, p256dh, auth } => self.webpush_channel(endpoint, p256dh.as_deref(), auth.as_deref())?,
+        };
+        Ok((gateway, channel))
+    }
+
+    /// The gateway the user names, or the first that is connected or known.
+    fn choose_gateway(&self, named: Option<&str>) -> Result<Helper, PushError> {
+        let unreachable = |text: &str| PushError::GatewayUnreachable { gateway: text.chars().take(200).collect() };
+        if let Some(text) = named {
+            if let Ok(peer) = text.parse::<PeerId>() {
+                return self.gateway_of_peer(&peer).ok_or_else(|| unreachable(text));
+            }
+            let address: Multiaddr =
+                text.parse().map_err(|_| PushError::InvalidChannel { field: "gateway", reason: "neither a peer id nor a multiaddress".into() })?;
+            let peer = address.iter().find_map(|part| match part {
+                libp2p::multiaddr::Protocol::P2p(peer) => Some(peer),
+                _ => None,
+            });
+            let missing = || PushError::InvalidChannel { field: "gateway", reason: "the multiaddress must end in /p2p/PEER".into() };
+            let device = peer.and_then(|peer| address::device_key(&peer)).ok_or_else(missing)?;
+            return Ok(Helper { device, addresses: address::to_wire(&address).into_iter().collect() });
+        }
+        let connected = self.peers.with_roles(Roles::GATEWAY).filter_map(|(_, peer)| peer.descriptor.clone());
+        let known = self.directory.machine.table_snapshot().into_iter().filter(|descriptor| descriptor.roles.contains(Roles::GATEWAY));
+        connected.chain(known).next().map(|descriptor| helper_of(&descriptor)).ok_or(PushError::NoGateway)
+    }
+
+    fn gateway_of_peer(&self, peer: &PeerId) -> Option<Helper> {
+        if let Some(known) = self.peers.get(peer) {
+            return Some(known.descriptor.as_ref().map_or_else(|| Helper { device: known.device, addresses: Vec::new() }, helper_of));
+        }
+        let device = address::device_key(peer)?;
+        let known = self.directory.machine.table_snapshot().into_iter().find(|descriptor| descriptor.device == device)?;
+        Some(helper_of(&known))
+    }
+
+    /// A Web Push channel: the endpoint given, or one of the local push service; keys given, or our own.
+    fn webpush_channel(&mut self, endpoint: Option<String>, p256dh: Option<&str>, auth: Option<&str>) -> Result<WireChannel, PushError> {
+        let (p256dh, auth) = match (p256dh, auth) {
+            (Some(p256dh), Some(auth)) => (bytes_of(p256dh, "p256dh")?, bytes_of(auth, "auth")?),
+            (None, None) => {
+                let keys = self.receiver_keys()?;
+                (keys.public_key(), *keys.auth())
+            }
+            _ => return Err(PushError::InvalidChannel { field: "p256dh", reason: "p256dh and auth come together".into() }),
+        };
+        let endpoint = match endpoint {
+            Some(endpoint) => endpoint,
+            None => self.local_endpoint()?,
+        };
+        Subscription::new(&endpoint, p256dh, auth)
+            .map_err(|error| PushError::InvalidChannel { field: "endpoint", reason: error.to_string() })?;
+        Ok(WireChannel::WebPush { endpoint, p256dh, auth })
+    }
+
+    fn receiver_keys(&mut self) -> Result<&ReceiverKeys, PushError> {
+        if self.push.keys.is_none() {
+            let failed = |reason: String| PushError::InvalidChannel { field: "keys", reason };
+            let keys = ReceiverKeys::generate().map_err(|error| failed(error.to_string()))?;
+            let mut bytes = keys.private_bytes().to_vec();
+            bytes.extend_from_slice(keys.auth());
+            self.store
+                .transaction::<_, StoreError>(|tx| tx.put_setting(RECEIVER_KEYS, &bytes))
+                .map_err(|error| failed(error.to_string()))?;
+            self.push.keys = Some(keys);
+        }
+        self.push.keys.as_ref().ok_or(PushError::NoGateway)
+    }
+
+    /// An endpoint of the push service that this machine runs for itself.
+    fn local_endpoint(&mut self) -> Result<String, PushError> {
+        let failed = |reason: String| PushError::InvalidChannel { field: "endpoint", reason };
+        let service = self.push.service.as_ref().ok_or_else(|| failed("no push service runs on this machine; give --endpoint".into()))?;
+        service.subscribe().map_err(|error| failed(error.to_string()))
+    }
+
+    fn ask_gateway(&mut self, gateway: Helper, channel: WireChannel, reply: Option<Reply<PushRegistration, PushError>>) {
+        let Some(target) = self.helper_target(&gateway) else {
+            if let Some(reply) = reply {
+                reply.send(Err(PushError::NoGateway));
+            }
+            return;
+        };
+        // All channels of this gateway at once: registering replaces.
+        let mut channels = vec![channel.clone()];
+        let others = self.push.registered.iter().filter(|known| known.gateway.device == gateway.device && known.channel.way() != channel.way());
+        channels.extend(others.map(|known| known.channel.clone()));
+        let mut request = PushRegister::new(channels);
+        request.languages = self.settings.languages.iter().take(8).map(|language| language.chars().take(35).collect()).collect();
+        let registering = Registering { channel, gateway, reply };
+        self.request(&target, &request, Purpose::PushRegister(Box::new(registering)), GATEWAY_TIMEOUT);
+    }
+
+    pub(crate) fn push_register_answer(&mut self, registering: Registering, frame: &Frame) {
+        let gateway_name = gateway_name(&registering.gateway);
+        let refused = |reason: String| PushError::Refused { gateway: gateway_name.clone(), reason };
+        let outcome = match frame.parse::<PushRegistered>() {
+            Ok(PushRegistered { status: RegisterStatus::Registered { handle, expires_at, time, .. }, .. }) => {
+                if time.verify(&registering.gateway.device.0).is_ok_and(|time| time.gateway == registering.gateway.device) {
+                    let raw = self.raw_unix();
+                    let before = self.clock.offset_secs();
+                    self.clock.observe(registering.gateway.device, time.unverified().at, raw, true);
+                    self.clock_changed(before);
+                }
+                self.keep_registration(&registering, handle, expires_at).map_err(|error| refused(error.to_string()))
+            }
+            Ok(PushRegistered { status: RegisterStatus::Refused(reason), .. }) => Err(refused(reason.to_string())),
+            Err(error) => Err(refused(error.to_string())),
+        };
+        match (registering.reply, outcome) {
+            (Some(reply), outcome) => reply.send(outcome),
+            (None, Err(error)) => warn!(%error, "push registration not renewed"),
+            (None, Ok(_)) => {}
+        }
+    }
+
+    pub(crate) fn push_register_failure(&mut self, registering: Registering, failure: Failure) {
+        debug!(%failure, "gateway not reached");
+        if let Some(reply) = registering.reply {
+            reply.send(Err(PushError::GatewayUnreachable { gateway: gateway_name(&registering.gateway) }));
+        }
+    }
+
+    fn keep_registration(&mut self, registering: &Registering, handle: PushHandle, expires_at: UnixTime) -> Result<PushRegistration, StoreError> {
+        let now = self.now().unix;
+        let device = self.identity.device();
+        let capability = Capability {
+            id: CapabilityId::random(&mut self.rng),
+            issuer: Issuer::Device(device),
+            service: Service::Push,
+            holder: Holder::Certified,
+            limits: Limits { per_hour: STRANGER_PER_HOUR, payload_bytes_max: u32::try_from(SEALED_INVITE_BYTES_MAX).unwrap_or(u32::MAX) },
+            epoch: 0,
+            not_before: now.minus_secs(3_600),
+            not_after: now.minus_secs(3_600).plus_secs(CAPABILITY_SECS_MAX),
+            extensions: Extensions::none(),
+        };
+        let registered = Registered {
+            gateway: registering.gateway.clone(),
+            handle,
+            channel: registering.channel.clone(),
+            capability: Signed::sign(capability, self.identity.device_key()),
+            registered_at: now,
+            expires_at,
+        };
+        let name = registration_name(&registered.gateway.device, &registered.channel);
+        let bytes = wire::encode(&registered);
+        self.store.transaction::<_, StoreError>(|tx| tx.put_push_registration(&name, &bytes))?;
+        self.push.registered.retain(|known| registration_name(&known.gateway.device, &known.channel) != name);
+        self.push.registered.push(registered.clone());
+        self.push.renew_at.get_or_insert_with(|| Instant::now() + RENEW_EVERY);
+        if let Some(peer) = address::peer_id(&registered.gateway.device) {
+            self.swarm.behaviour_mut().streams.keep(peer, true);
+        }
+        self.publish_soon();
+        Ok(self.shown_registration(&registered))
+    }
+
+    fn shown_registration(&self, registered: &Registered) -> PushRegistration {
+        PushRegistration {
+            id: data_encoding::BASE64URL_NOPAD.encode(&registered.handle.0[..9]),
+            kind: channel_word(&registered.channel).to_owned(),
+            gateway: gateway_name(&registered.gateway),
+            registered_at: Timestamp::from_unix_secs(registered.registered_at.0),
+            expires_at: Some(Timestamp::from_unix_secs(registered.expires_at.0)),
+        }
+    }
+
+    pub(crate) fn push_list(&self) -> PushList {
+        PushList { registrations: self.push.registered.iter().map(|registered| self.shown_registration(registered)).collect() }
+    }
+
+    /// Our gateways, for the sealed part of our entry.
+    pub(crate) fn push_addresses(&self) -> Vec<PushAddress> {
+        let mut addresses: Vec<PushAddress> = Vec::new();
+        for registered in &self.push.registered {
+            if addresses.len() < GATEWAYS_MAX && !addresses.iter().any(|known| known.gateway.device == registered.gateway.device) {
+                addresses.push(PushAddress {
+                    gateway: registered.gateway.clone(),
+                    handle: registered.handle.0.to_vec(),
+                    capability: wire::encode(&registered.capability),
+                });
+            }
+        }
+        addresses
+    }
+
+    /// Our gateways, as nodes that may vouch for us.
+    pub(crate) fn keepers(&self) -> Vec<Helper> {
+        self.push_addresses().into_iter().map(|address| Helper { device: address.gateway.device, addresses: Vec::new() }).collect()
+    }
+
+    /// Renews registrations; the local push service's endpoints are new after every start.
+    pub(crate) fn push_tick(&mut self, now: Now) {
+        if self.push.renew_at.is_none_or(|at| at > now.instant) {
+            return;
+        }
+        self.push.renew_at = Some(now.instant + RENEW_EVERY);
+        let due: Vec<Registered> =
+            self.push.registered.iter().filter(|known| known.expires_at.minus_secs(RENEW_BEFORE_SECS) <= now.unix).cloned().collect();
+        for registered in due {
+            self.ask_gateway(registered.gateway, registered.channel, None);
+        }
+        let gateways: Vec<Helper> = self.push.registered.iter().map(|known| known.gateway.clone()).collect();
+        for gateway in gateways {
+            if let Some(target) = self.helper_target(&gateway) {
+                self.swarm.behaviour_mut().streams.keep(target.peer, true);
+                if !self.swarm.behaviour().streams.is_connected(&target.peer) {
+                    self.dial(&target);
+                }
+            }
+        }
+    }
+}
+
+// Pushing to others.
+impl EventLoop {
+    /// Hands a sealed invite to the gateways of a device. Says how many were asked.
+    pub(crate) fn push_invite(&mut self, call: CallId, device: DeviceKey, addresses: &[PushAddress], sealed: &SealedInvite) -> usize {
+        let now = self.now().unix;
+        let mut sent = 0;
+        for address in addresses.iter().take(GATEWAYS_MAX) {
+            let handle = PushHandle::from_slice(&address.handle);
+            let capability = wire::decode::<Signed<Capability>>(&address.capability, 768).ok();
+            let (Some(handle), Some(capability), Some(target)) = (handle, capability, self.helper_target(&address.gateway)) else { continue };
+            let hints = PushHints { event: EventKind::VOICE_CALL, ttl_secs: CALL_TTL_SECS, urgency: Urgency::High };
+            let request_hash = PushSend::hash_of(&handle, &hints, sealed.as_bytes());
+            let id = capability.unverified().id;
+            let proof = CapabilityProof::sign(id, address.gateway.device, request_hash, now, self.identity.device_key());
+            let message =
+                PushSend { handle, capability, proof, hints, sealed: sealed.as_bytes().to_vec(), extensions: Extensions::none() };
+            self.request(&target, &message, Purpose::PushSend(Sending { call, device }), GATEWAY_TIMEOUT);
+            sent += 1;
+        }
+        sent
+    }
+
+    pub(crate) fn push_send_answer(&mut self, sending: Sending, frame: &Frame) {
+        match frame.parse::<PushSent>().map(|answer| answer.status) {
+            Ok(PushStatus::Accepted { ways }) => debug!(call = %sending.call.short(), ?ways, "gateway took the push"),
+            Ok(PushStatus::Refused(reason)) => {
+                debug!(call = %sending.call.short(), %reason, "gateway refused the push");
+                self.push_failed(sending.call, sending.device);
+            }
+            Err(_) => self.push_failed(sending.call, sending.device),
+        }
+    }
+
+    pub(crate) fn push_send_failure(&mut self, sending: Sending, failure: Failure) {
+        debug!(call = %sending.call.short(), %failure, "gateway not reached");
+        self.push_failed(sending.call, sending.device);
+    }
+}
+
+// Being pushed, sleeping and waking.
+impl EventLoop {
+    /// A payload on the gateway's stream.
+    pub(crate) fn handle_push_deliver(&mut self, payload: &[u8]) -> PushDelivered {
+        let status = match self.take_payload(payload, InviteWay::Gateway) {
+            Ok((status, call)) => {
+                self.events.send(Event::PushReceived { kind: "stream".into(), call_id: call });
+                status
+            }
+            Err(error) => {
+                debug!(error, "push refused");
+                DeliveredStatus::Invalid
+            }
+        };
+        PushDelivered { status, extensions: Extensions::none() }
+    }
+
+    /// Opens a payload and rings if it carries a good invite.
+    fn take_payload(&mut self, payload: &[u8], way: InviteWay) -> Result<(DeliveredStatus, Option<String>), String> {
+        let rung = self.open_payload(payload, way)?;
+        let status = match rung.status {
+            InviteStatus::Ringing => DeliveredStatus::Ringing,
+            InviteStatus::Duplicate => DeliveredStatus::Duplicate,
+            InviteStatus::Busy => DeliveredStatus::Taken,
+            InviteStatus::Refused(halloo_protocol::call::Reason::EXPIRED) => DeliveredStatus::Expired,
+            InviteStatus::Refused(_) | InviteStatus::NotForMe => return Err(rung.refusal.unwrap_or_else(|| "refused".into())),
+        };
+        Ok((status, rung.call.map(|call| call.to_string())))
+    }
+
+    fn open_payload(&mut self, payload: &[u8], way: InviteWay) -> Result<crate::calls::Rung, String> {
+        let payload = PushPayload::from_bytes(payload).map_err(|error| error.to_string())?;
+        let gateways: Vec<DeviceKey> = self.push.registered.iter().map(|known| known.gateway.device).collect();
+        payload.verify(&gateways).map_err(|error| error.to_string())?;
+        let sealed = SealedInvite::from_bytes(payload.sealed().to_vec()).map_err(|error| error.to_string())?;
+        Ok(self.ring(&sealed, way))
+    }
+
+    /// The local push service took a message for this device: wakes the node, as the operating system would.
+    pub(crate) fn handle_push_received(&mut self, body: &[u8]) {
+        let opened = self.push.keys.as_ref().map(|keys| decrypt(keys, body));
+        let payload = match opened {
+            Some(Ok(payload)) => payload,
+            Some(Err(error)) => return debug!(%error, "push message refused"),
+            None => return,
+        };
+        let outcome = self.wake(Some(&payload));
+        let call_id = outcome.as_ref().ok().and_then(|outcome| outcome.call_id.clone());
+        self.events.send(Event::PushReceived { kind: "webpush".into(), call_id });
+        if let Err(error) = outcome {
+            debug!(%error, "push message refused");
+        }
+    }
+
+    pub(crate) fn handle_suspend(&mut self, options: SuspendOptions, reply: Reply<Suspended, PowerError>) {
+        if self.suspended_since.is_none() {
+            if options.clean {
+                self.say_goodbye();
+            }
+            self.suspended_since = Some(Instant::now());
+            info!(clean = options.clean, "suspended");
+            self.events.send(Event::Suspended { clean: options.clean });
+        }
+        let push_registrations = u32::try_from(self.push.registered.len()).unwrap_or(u32::MAX);
+        reply.send(Ok(Suspended { suspended: true, clean: options.clean, push_registrations }));
+    }
+
+    pub(crate) fn handle_wake(&mut self, payload: Option<Vec<u8>>, reply: Reply<WakeOutcome, PowerError>) {
+        reply.send(self.wake(payload.as_deref()));
+    }
+
+    /// Wakes the node; `payload` is what the push service delivered, still encrypted or already opened by whoever holds the keys.
+    fn wake(&mut self, payload: Option<&[u8]>) -> Result<WakeOutcome, PowerError> {
+        let slept = self.suspended_since.take();
+        let suspended_ms = slept.map_or(0, |since| crate::diagnosis::millis(since.elapsed()));
+        if slept.is_some() {
+            info!(suspended_ms, "awake");
+            self.events.send(Event::Woken { suspended_ms, by_push: payload.is_some() });
+            self.reach_woken();
+            self.join_network();
+            self.publish_soon();
+        }
+        let mut outcome = WakeOutcome { was_suspended: slept.is_some(), suspended_ms, call_id: None, from: None };
+        let Some(payload) = payload else { return Ok(outcome) };
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return Err(PowerError::PayloadTooLarge { bytes: payload.len(), max: PAYLOAD_BYTES_MAX });
+        }
+        let opened = self.push.keys.as_ref().and_then(|keys| decrypt(keys, payload).ok());
+        let plain = opened.as_deref().unwrap_or(payload);
+        if plain.len() > PUSH_PAYLOAD_BYTES_MAX {
+            return Err(PowerError::PayloadTooLarge { bytes: plain.len(), max: PUSH_PAYLOAD_BYTES_MAX });
+        }
+        let rung = self.open_payload(plain, InviteWay::Push).map_err(|reason| PowerError::PayloadRefused { reason })?;
+        if let Some(reason) = rung.refusal {
+            return Err(PowerError::PayloadRefused { reason });
+        }
+        outcome.call_id = rung.call.map(|call| call.to_string());
+        outcome.from = rung.from;
+        Ok(outcome)
+    }
+}
+
+/// Runs a push service on this machine for the node, outside the runtime that sleeps with it.
+pub(crate) async fn local_service(news: tokio::sync::mpsc::Sender<Internal>) -> Option<LocalPushService> {
+    let bound = LocalPushService::bind(([127, 0, 0, 1], 0).into()).await;
+    let (service, mut bodies) = match bound {
+        Ok(bound) => bound,
+        Err(error) => {
+            debug!(%error, "no local push service");
+            return None;
+        }
+    };
+    tokio::spawn(async move {
+        while let Some(body) = bodies.recv().await {
+            if news.send(Internal::PushReceived(body)).await.is_err() {
+                break;
+            }
+        }
+    });
+    Some(service)
+}
+
+fn receiver_keys(bytes: &[u8]) -> Option<ReceiverKeys> {
+    let (private, auth) = bytes.split_first_chunk::<32>()?;
+    ReceiverKeys::from_bytes(private, auth.try_into().ok()?)
+}
+
+fn bytes_of<const N: usize>(text: &str, field: &'static str) -> Result<[u8; N], PushError> {
+    let decoded = data_encoding::BASE64URL_NOPAD.decode(text.trim_end_matches('=').as_bytes());
+    decoded
+        .ok()
+        .and_then(|bytes| <[u8; N]>::try_from(bytes).ok())
+        .ok_or_else(|| PushError::InvalidChannel { field, reason: format!("expected {N} bytes in base64url") })
+}
+
+fn helper_of(descriptor: &halloo_protocol::node::Descriptor) -> Helper {
+    Helper { device: descriptor.device, addresses: descriptor.addresses.iter().take(2).cloned().collect() }
+}
+
+fn gateway_name(gateway: &Helper) -> String {
+    address::peer_id(&gateway.device).map_or_else(|| gateway.device.to_string(), |peer| peer.to_string())
+}

@@ -89,8 +89,9 @@ const RELAY_REFILL_PER_IP: Duration = Duration::from_millis(500);
 const QUIC_MAX_STREAM_DATA: u32 = 256 * 1024;
 const QUIC_MAX_CONNECTION_DATA: u32 = 1024 * 1024;
 
-/// Streams a peer may have open at once on a QUIC or Yamux connection.
-const MAX_STREAMS: usize = 64;
+/// Streams open at once on a connection. A client that is called by many has one stream per circuit on
+/// the connection to its relay, and Yamux closes a connection that runs out.
+const MAX_STREAMS: usize = RELAY_MAX_CIRCUITS + 256;
 
 /// Addresses of peers identify remembers for dialling: one per peer we are likely to return to.
 const IDENTIFY_CACHE: usize = 256;

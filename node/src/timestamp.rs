@@ -31,20 +31,14 @@ impl Timestamp {
     /// The system clock's time; a clock before 1970 counts as 1970.
     #[must_use]
     pub fn now() -> Self {
-        let since = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or(Duration::ZERO);
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Self::from_unix_ms(u64::try_from(since.as_millis()).unwrap_or(LAST_MS))
     }
 
     /// From milliseconds since 1970; later than the year 9999 is cut to its end.
     #[must_use]
     pub const fn from_unix_ms(ms: u64) -> Self {
-        if ms > LAST_MS {
-            Self(LAST_MS)
-        } else {
-            Self(ms)
-        }
+        if ms > LAST_MS { Self(LAST_MS) } else { Self(ms) }
     }
 
     /// From seconds since 1970, as certificates and records carry them.
@@ -68,26 +62,17 @@ fn civil_from_days(days: u64) -> (u64, u64, u64) {
     // Days from 0000-03-01 to 1970-01-01.
     let days = days + 719_468;
     let (era, day_of_era) = (days / DAYS_PER_ERA, days % DAYS_PER_ERA);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let shifted_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 {
-        shifted_month + 3
-    } else {
-        shifted_month - 9
-    };
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
 /// The inverse of [`civil_from_days`] for dates from 1970 on; `None` before.
 fn days_from_civil(year: u64, month: u64, day: u64) -> Option<u64> {
-    let year = if month <= 2 {
-        year.checked_sub(1)?
-    } else {
-        year
-    };
+    let year = if month <= 2 { year.checked_sub(1)? } else { year };
     let shifted_month = if month > 2 { month - 3 } else { month + 9 };
     let day_of_year = (153 * shifted_month + 2) / 5 + day - 1;
     let year_of_era = year % 400;
@@ -101,10 +86,7 @@ impl fmt::Display for Timestamp {
         let ms = self.0 % MS_PER_DAY;
         let (hour, minute) = (ms / 3_600_000, ms / 60_000 % 60);
         let (second, ms) = (ms / 1_000 % 60, ms % 1_000);
-        write!(
-            f,
-            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z"
-        )
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{ms:03}Z")
     }
 }
 
@@ -112,9 +94,7 @@ impl FromStr for Timestamp {
     type Err = TimestampError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        parse(text).ok_or_else(|| TimestampError {
-            text: text.to_owned(),
-        })
+        parse(text).ok_or_else(|| TimestampError { text: text.to_owned() })
     }
 }
 
@@ -125,12 +105,8 @@ fn parse(text: &str) -> Option<Timestamp> {
     let (time, fraction) = time.split_once('.').unwrap_or((time, "0"));
     let mut time = time.splitn(3, ':').map(|part| number(part, 1));
     let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
-    let in_range = year <= 9999
-        && (1..=12).contains(&month)
-        && (1..=31).contains(&day)
-        && hour < 24
-        && minute < 60
-        && second < 60;
+    let in_range =
+        year <= 9999 && (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second < 60;
     if !in_range || fraction.is_empty() || !fraction.is_ascii() {
         return None;
     }
@@ -138,9 +114,7 @@ fn parse(text: &str) -> Option<Timestamp> {
     let days = days_from_civil(year, month, day)?;
     (civil_from_days(days) == (year, month, day)).then_some(())?;
     let secs = hour * 3_600 + minute * 60 + second;
-    Some(Timestamp::from_unix_ms(
-        days * MS_PER_DAY + secs * 1_000 + ms,
-    ))
+    Some(Timestamp::from_unix_ms(days * MS_PER_DAY + secs * 1_000 + ms))
 }
 
 /// A decimal number of at least `digits_min` and at most four digits, without a sign.

@@ -23,6 +23,8 @@ mod invite;
 mod recent;
 mod sender;
 mod signal;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::time::Duration;

@@ -364,3 +364,163 @@ fn check_proof_claims(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::VerifiedChain;
+    use crate::test_identity::{Authority, NOW, Person};
+    use crate::wire;
+
+    const HELPER: DeviceKey = DeviceKey(PublicKey([77; 32]));
+    const REQUEST: [u8; 32] = [9; 32];
+
+    struct Scene {
+        bob: Person,
+        bob_chain: VerifiedChain,
+        alice: Person,
+        alice_chain: VerifiedChain,
+        pairwise: SecretKey,
+        rules: CapabilityRules,
+    }
+
+    fn scene() -> Scene {
+        let authority = Authority::new(1);
+        let (bob, alice) = (authority.person("bob", 20), authority.person("alice", 10));
+        let trust = authority.trust();
+        let bob_chain = bob.chain.verify(NOW, &trust).expect("good");
+        let alice_chain = alice.chain.verify(NOW, &trust).expect("good");
+        let rules = CapabilityRules::new(bob.device(), bob_chain.user.identity, 3);
+        Scene { bob, bob_chain, alice, alice_chain, pairwise: SecretKey::from_bytes([55; 32]), rules }
+    }
+
+    impl Scene {
+        fn token(&self, holder: Holder) -> Capability {
+            Capability {
+                id: CapabilityId([4; 16]),
+                issuer: Issuer::Device(self.bob.device()),
+                service: Service::Push,
+                holder,
+                limits: Limits { per_hour: 20, payload_bytes_max: 2_800 },
+                epoch: 3,
+                not_before: NOW,
+                not_after: NOW.plus_secs(86_400),
+                extensions: Extensions::none(),
+            }
+        }
+
+        fn check(&self, token: Capability, proof_key: &SecretKey) -> Result<Grant, CapabilityError> {
+            let proof = CapabilityProof::sign(token.id, HELPER, REQUEST, NOW, proof_key);
+            self.check_proof(&Signed::sign(token, &self.bob.device_key), &proof, Some(&self.alice_chain))
+        }
+
+        fn check_proof(
+            &self,
+            capability: &Signed<Capability>,
+            proof: &Signed<CapabilityProof>,
+            presenter: Option<&VerifiedChain>,
+        ) -> Result<Grant, CapabilityError> {
+            let service = Service::Push;
+            let request =
+                CapabilityRequest { capability, proof, service, request_hash: REQUEST, payload_bytes: 1_800, presenter };
+            verify(&request, &self.rules, &HELPER, NOW)
+        }
+    }
+
+    #[test]
+    fn the_holder_is_served_under_a_pseudonym() {
+        let scene = scene();
+        let holder = Holder::Key(scene.pairwise.public());
+        let grant = scene.check(scene.token(holder), &scene.pairwise).expect("served");
+        assert_eq!(grant.holder, scene.pairwise.public());
+        assert!(!grant.is_stranger);
+        let size = wire::encode(&Signed::sign(scene.token(holder), &scene.bob.device_key)).len();
+        assert!(size <= 200, "{size} bytes go into every device entry");
+    }
+
+    #[test]
+    fn a_copied_token_is_worth_nothing() {
+        let scene = scene();
+        let holder = Holder::Key(scene.pairwise.public());
+        for thief in [&scene.alice.device_key, &SecretKey::from_bytes([1; 32])] {
+            let refused = scene.check(scene.token(holder), thief);
+            assert!(matches!(refused, Err(CapabilityError::ProofSignature(_))), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_proof_serves_one_request_at_one_helper_for_a_while() {
+        let scene = scene();
+        let token = Signed::sign(scene.token(Holder::Key(scene.pairwise.public())), &scene.bob.device_key);
+        let id = token.unverified().id;
+        let check = |helper, hash, at, id| {
+            scene.check_proof(&token, &CapabilityProof::sign(id, helper, hash, at, &scene.pairwise), None)
+        };
+        assert!(check(HELPER, REQUEST, NOW, id).is_ok());
+        let other = DeviceKey(PublicKey([78; 32]));
+        assert_eq!(check(other, REQUEST, NOW, id), Err(CapabilityError::WrongProof("helper")));
+        assert_eq!(check(HELPER, [8; 32], NOW, id), Err(CapabilityError::WrongProof("request")));
+        assert_eq!(check(HELPER, REQUEST, NOW, CapabilityId([5; 16])), Err(CapabilityError::WrongProof("capability")));
+        for at in [NOW.minus_secs(301), NOW.plus_secs(301)] {
+            assert_eq!(check(HELPER, REQUEST, at, id), Err(CapabilityError::ProofTime(at)));
+        }
+    }
+
+    #[test]
+    fn strangers_need_a_chain() {
+        let scene = scene();
+        let token = scene.token(Holder::Certified);
+        let grant = scene.check(token.clone(), &scene.alice.device_key).expect("certified");
+        assert!(grant.is_stranger);
+        assert_eq!(grant.holder, scene.alice_chain.user.identity.0);
+        let signed = Signed::sign(token.clone(), &scene.bob.device_key);
+        let proof = CapabilityProof::sign(token.id, HELPER, REQUEST, NOW, &scene.alice.device_key);
+        assert_eq!(scene.check_proof(&signed, &proof, None), Err(CapabilityError::NotCertified));
+        assert!(matches!(
+            scene.check_proof(&signed, &proof, Some(&scene.bob_chain)),
+            Err(CapabilityError::ProofSignature(_))
+        ));
+    }
+
+    #[test]
+    fn forged_expired_foreign_and_oversized_are_refused() {
+        let scene = scene();
+        let good = scene.token(Holder::Key(scene.pairwise.public()));
+        let check = |token: Capability| scene.check(token, &scene.pairwise);
+        assert!(check(good.clone()).is_ok());
+        let issuer = Issuer::Device(scene.alice.device());
+        assert_eq!(check(Capability { issuer, ..good.clone() }), Err(CapabilityError::WrongIssuer(issuer)));
+        // Names the user as issuer, and the device has signed.
+        let issuer = Issuer::Identity(scene.bob_chain.user.identity);
+        assert!(matches!(check(Capability { issuer, ..good.clone() }), Err(CapabilityError::Signature(_))));
+        assert!(matches!(
+            check(Capability { service: Service::Mailbox, ..good.clone() }),
+            Err(CapabilityError::WrongService { .. })
+        ));
+        let not_after = NOW.minus_secs(1);
+        assert_eq!(check(Capability { not_after, ..good.clone() }), Err(CapabilityError::Expired(not_after)));
+        let not_before = NOW.plus_secs(301);
+        assert_eq!(check(Capability { not_before, ..good.clone() }), Err(CapabilityError::NotYet(not_before)));
+        let limits = Limits { per_hour: 1, payload_bytes_max: 1_799 };
+        assert!(matches!(check(Capability { limits, ..good.clone() }), Err(CapabilityError::TooLarge { .. })));
+        let forged = Signed::sign(good.clone(), &scene.alice.device_key);
+        let proof = CapabilityProof::sign(good.id, HELPER, REQUEST, NOW, &scene.pairwise);
+        assert!(matches!(scene.check_proof(&forged, &proof, None), Err(CapabilityError::Signature(_))));
+    }
+
+    #[test]
+    fn revocation_by_id_and_by_epoch() {
+        let mut scene = scene();
+        let token = scene.token(Holder::Key(scene.pairwise.public()));
+        assert!(scene.rules.revoke(token.id));
+        assert_eq!(scene.check(token.clone(), &scene.pairwise), Err(CapabilityError::Revoked(token.id)));
+        for number in 0..REVOKED_MAX + 10 {
+            let is_room = scene.rules.revoke(CapabilityId([u8::try_from(number + 10).expect("small"); 16]));
+            assert_eq!(is_room, number + 1 < REVOKED_MAX);
+        }
+        assert!(scene.rules.raise_epoch(4));
+        assert!(!scene.rules.raise_epoch(3), "never back");
+        assert_eq!(scene.check(token.clone(), &scene.pairwise), Err(CapabilityError::OldEpoch { found: 3, newest: 4 }));
+        assert!(scene.check(Capability { epoch: 4, id: CapabilityId([6; 16]), ..token }, &scene.pairwise).is_ok());
+    }
+}

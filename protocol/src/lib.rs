@@ -37,5 +37,7 @@ pub mod node;
 pub mod push;
 pub mod rate;
 pub mod redact;
+#[cfg(test)]
+mod test_identity;
 pub mod time;
 pub mod wire;

@@ -8,6 +8,8 @@
 
 mod inbox;
 mod outbox;
+#[cfg(test)]
+mod tests;
 
 use bincode::{Decode, Encode};
 

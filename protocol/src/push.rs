@@ -11,6 +11,8 @@
 
 mod payload;
 pub mod registration;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 

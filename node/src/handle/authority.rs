@@ -264,9 +264,7 @@ impl Authority<'_> {
     /// # Errors
     /// See [`AuthorityError`].
     pub async fn invite(&self, options: InviteOptions) -> Result<AuthorityInvite, AuthorityError> {
-        self.0
-            .ask(|reply| Command::AuthorityInvite { options, reply })
-            .await
+        self.0.ask(|reply| Command::AuthorityInvite { options, reply }).await
     }
 
     /// Revokes a user's certificate and spreads the new revocation list.
@@ -275,9 +273,7 @@ impl Authority<'_> {
     /// See [`AuthorityError`].
     pub async fn revoke(&self, user: &str) -> Result<AuthorityRevocation, AuthorityError> {
         let user = user.to_owned();
-        self.0
-            .ask(|reply| Command::AuthorityRevoke { user, reply })
-            .await
+        self.0.ask(|reply| Command::AuthorityRevoke { user, reply }).await
     }
 
     /// What this authority has done.

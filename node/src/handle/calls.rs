@@ -34,10 +34,7 @@ impl DialOptions {
     /// A plain voice call to one user.
     #[must_use]
     pub fn to(user: &str) -> Self {
-        Self {
-            users: vec![user.to_owned()],
-            ..Self::default()
-        }
+        Self { users: vec![user.to_owned()], ..Self::default() }
     }
 }
 
@@ -231,9 +228,7 @@ impl Calls<'_> {
     /// # Errors
     /// See [`CallError`].
     pub async fn dial(&self, options: DialOptions) -> Result<CallOutcome, CallError> {
-        self.0
-            .ask(|reply| Command::CallDial { options, reply })
-            .await
+        self.0.ask(|reply| Command::CallDial { options, reply }).await
     }
 
     /// The calls of this run.
@@ -250,13 +245,7 @@ impl Calls<'_> {
     /// See [`CallError`].
     pub async fn answer(&self, call_id: &str, options: AnswerOptions) -> Result<(), CallError> {
         let call_id = call_id.to_owned();
-        self.0
-            .ask(|reply| Command::CallAnswer {
-                call_id,
-                options,
-                reply,
-            })
-            .await
+        self.0.ask(|reply| Command::CallAnswer { call_id, options, reply }).await
     }
 
     /// Declines a ringing call; the caller's other targets stop ringing too.
@@ -265,9 +254,7 @@ impl Calls<'_> {
     /// See [`CallError`].
     pub async fn decline(&self, call_id: &str) -> Result<(), CallError> {
         let call_id = call_id.to_owned();
-        self.0
-            .ask(|reply| Command::CallDecline { call_id, reply })
-            .await
+        self.0.ask(|reply| Command::CallDecline { call_id, reply }).await
     }
 
     /// Ends a call in any state: cancels one that rings, hangs up one that is answered.
@@ -276,8 +263,6 @@ impl Calls<'_> {
     /// See [`CallError`].
     pub async fn hangup(&self, call_id: &str) -> Result<(), CallError> {
         let call_id = call_id.to_owned();
-        self.0
-            .ask(|reply| Command::CallHangup { call_id, reply })
-            .await
+        self.0.ask(|reply| Command::CallHangup { call_id, reply }).await
     }
 }

@@ -145,18 +145,8 @@ impl Directory<'_> {
     ///
     /// # Errors
     /// See [`ResolveError`].
-    pub async fn resolve(
-        &self,
-        user: &str,
-        options: ResolveOptions,
-    ) -> Result<Resolved, ResolveError> {
+    pub async fn resolve(&self, user: &str, options: ResolveOptions) -> Result<Resolved, ResolveError> {
         let user = user.to_owned();
-        self.0
-            .ask(|reply| Command::Resolve {
-                user,
-                options,
-                reply,
-            })
-            .await
+        self.0.ask(|reply| Command::Resolve { user, options, reply }).await
     }
 }

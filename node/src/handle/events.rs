@@ -235,33 +235,18 @@ pub struct EventStream {
 impl EventSender {
     pub(super) fn new() -> Self {
         let first_id = Timestamp::now().unix_ms().saturating_mul(1_000).max(1);
-        let history = History {
-            first_id,
-            next_id: first_id,
-            records: VecDeque::new(),
-        };
+        let history = History { first_id, next_id: first_id, records: VecDeque::new() };
         let history = Mutex::new(history);
-        Self(Arc::new(Hub {
-            live: broadcast::Sender::new(LIVE_MAX),
-            history,
-        }))
+        Self(Arc::new(Hub { live: broadcast::Sender::new(LIVE_MAX), history }))
     }
 
     /// Numbers an event, remembers it and hands it to all readers. Never waits.
     pub fn send(&self, event: Event) -> u64 {
         // A panic while the lock was held can't leave the history half changed.
-        let mut history = self
-            .0
-            .history
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut history = self.0.history.lock().unwrap_or_else(PoisonError::into_inner);
         let id = history.next_id;
         history.next_id += 1;
-        let record = EventRecord {
-            id,
-            at: Timestamp::now(),
-            event,
-        };
+        let record = EventRecord { id, at: Timestamp::now(), event };
         if history.records.len() == HISTORY_MAX {
             history.records.pop_front();
         }
@@ -272,53 +257,28 @@ impl EventSender {
     }
 
     pub(super) fn subscribe(&self) -> EventStream {
-        let history = self
-            .0
-            .history
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let history = self.0.history.lock().unwrap_or_else(PoisonError::into_inner);
         let last_id = history.next_id.saturating_sub(1);
-        EventStream {
-            replay: VecDeque::new(),
-            live: self.0.live.subscribe(),
-            last_id,
-        }
+        EventStream { replay: VecDeque::new(), live: self.0.live.subscribe(), last_id }
     }
 
     pub(super) fn subscribe_after(&self, last_id: u64) -> EventStream {
-        let history = self
-            .0
-            .history
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let history = self.0.history.lock().unwrap_or_else(PoisonError::into_inner);
         let newest = history.next_id.saturating_sub(1);
         // An id from the future was never ours; the reader gets what is new from here on.
         let last_id = last_id.min(newest);
-        let mut replay: VecDeque<_> = history
-            .records
-            .iter()
-            .filter(|record| record.id > last_id)
-            .cloned()
-            .collect();
+        let mut replay: VecDeque<_> = history.records.iter().filter(|record| record.id > last_id).cloned().collect();
         let oldest = replay.front().map_or(history.next_id, |record| record.id);
         if last_id + 1 < oldest {
             let count = oldest - history.first_id.max(last_id + 1);
             replay.push_front(missed_record(oldest - 1, count));
         }
-        EventStream {
-            replay,
-            live: self.0.live.subscribe(),
-            last_id,
-        }
+        EventStream { replay, live: self.0.live.subscribe(), last_id }
     }
 }
 
 fn missed_record(id: u64, count: u64) -> EventRecord {
-    EventRecord {
-        id,
-        at: Timestamp::now(),
-        event: Event::Missed { count },
-    }
+    EventRecord { id, at: Timestamp::now(), event: Event::Missed { count } }
 }
 
 impl EventStream {
@@ -354,10 +314,7 @@ mod tests {
     use super::*;
 
     fn warning(detail: usize) -> Event {
-        Event::Warning {
-            code: "test".to_owned(),
-            detail: detail.to_string(),
-        }
+        Event::Warning { code: "test".to_owned(), detail: detail.to_string() }
     }
 
     #[tokio::test]
@@ -393,13 +350,7 @@ mod tests {
         let mut stream = events.subscribe_after(17);
         let record = stream.recv().await.expect("a record");
         assert_eq!(record.event, Event::Missed { count: 0 });
-        assert!(matches!(
-            stream.recv().await,
-            Some(EventRecord {
-                event: Event::Warning { .. },
-                ..
-            })
-        ));
+        assert!(matches!(stream.recv().await, Some(EventRecord { event: Event::Warning { .. }, .. })));
     }
 
     #[tokio::test]
@@ -416,25 +367,15 @@ mod tests {
 
     #[test]
     fn an_event_is_one_flat_object_with_its_name() {
-        let ready = Ready {
-            peer_id: "12D3".to_owned(),
-            ..Ready::default()
-        };
-        let record = EventRecord {
-            id: 5,
-            at: Timestamp::default(),
-            event: Event::Ready(ready),
-        };
+        let ready = Ready { peer_id: "12D3".to_owned(), ..Ready::default() };
+        let record = EventRecord { id: 5, at: Timestamp::default(), event: Event::Ready(ready) };
         let json = serde_json::to_value(&record).expect("serialises");
         let expected = serde_json::json!({
             "id": 5, "at": "1970-01-01T00:00:00.000Z", "event": "ready",
             "peer_id": "12D3", "listen": [], "api": null, "roles": [],
         });
         assert_eq!(json, expected);
-        assert_eq!(
-            serde_json::from_value::<EventRecord>(json).expect("parses"),
-            record
-        );
+        assert_eq!(serde_json::from_value::<EventRecord>(json).expect("parses"), record);
         assert_eq!(record.event.name(), "ready");
     }
 }

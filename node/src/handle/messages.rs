@@ -15,9 +15,7 @@ use crate::timestamp::Timestamp;
 pub struct Messages<'a>(pub(super) &'a Node);
 
 /// How far a message has come. States only move forward.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum MessageState {
@@ -159,9 +157,7 @@ impl Messages<'_> {
     /// See [`MessageError`]. A recipient who is offline is no error.
     pub async fn send(&self, to: &str, text: &str) -> Result<MessageStatus, MessageError> {
         let (to, text) = (to.to_owned(), text.to_owned());
-        self.0
-            .ask(|reply| Command::MessageSend { to, text, reply })
-            .await
+        self.0.ask(|reply| Command::MessageSend { to, text, reply }).await
     }
 
     /// Waits until the message is delivered, read or failed, at most `limit`.
@@ -169,16 +165,10 @@ impl Messages<'_> {
     /// # Errors
     /// [`MessageError::TimedOut`] after `limit`; the message stays queued.
     pub async fn wait(&self, id: &str, limit: Duration) -> Result<MessageStatus, MessageError> {
-        let wait = self.0.ask(|reply| Command::MessageWait {
-            id: id.to_owned(),
-            reply,
-        });
+        let wait = self.0.ask(|reply| Command::MessageWait { id: id.to_owned(), reply });
         match tokio::time::timeout(limit, wait).await {
             Ok(answer) => answer,
-            Err(_elapsed) => Err(MessageError::TimedOut {
-                id: id.to_owned(),
-                limit,
-            }),
+            Err(_elapsed) => Err(MessageError::TimedOut { id: id.to_owned(), limit }),
         }
     }
 
@@ -186,18 +176,8 @@ impl Messages<'_> {
     ///
     /// # Errors
     /// See [`MessageError`]. A user without messages gives an empty list.
-    pub async fn list(
-        &self,
-        user: &str,
-        options: MessageListOptions,
-    ) -> Result<MessageList, MessageError> {
+    pub async fn list(&self, user: &str, options: MessageListOptions) -> Result<MessageList, MessageError> {
         let user = user.to_owned();
-        self.0
-            .ask(|reply| Command::MessageList {
-                user,
-                options,
-                reply,
-            })
-            .await
+        self.0.ask(|reply| Command::MessageList { user, options, reply }).await
     }
 }

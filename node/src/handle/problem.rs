@@ -59,10 +59,7 @@ impl Problem {
     #[must_use]
     pub fn kind(&self) -> Option<ProblemKind> {
         let slug = self.type_uri.strip_prefix(TYPE_PREFIX)?;
-        ProblemKind::ALL
-            .iter()
-            .copied()
-            .find(|kind| kind.slug() == slug)
+        ProblemKind::ALL.iter().copied().find(|kind| kind.slug() == slug)
     }
 }
 
@@ -233,9 +230,7 @@ impl Fault for UsernameError {
     fn kind(&self) -> ProblemKind {
         match self {
             Self::Invalid { .. } => ProblemKind::InvalidUsername,
-            Self::UnknownAuthority { .. } | Self::NoAuthority { .. } => {
-                ProblemKind::UnknownAuthority
-            }
+            Self::UnknownAuthority { .. } | Self::NoAuthority { .. } => ProblemKind::UnknownAuthority,
         }
     }
 }

@@ -125,9 +125,7 @@ impl Push<'_> {
     /// # Errors
     /// See [`PushError`].
     pub async fn register(&self, target: PushTarget) -> Result<PushRegistration, PushError> {
-        self.0
-            .ask(|reply| Command::PushRegister { target, reply })
-            .await
+        self.0.ask(|reply| Command::PushRegister { target, reply }).await
     }
 
     /// This device's registrations.

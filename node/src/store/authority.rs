@@ -1,7 +1,7 @@
 //! An authority's tables: names, invites, and the log of what it did.
 
 use bincode::{Decode, Encode};
-use halloo_protocol::identity::{RevokedSerial, SigningCertificate, UserCertificate, Username};
+use halloo_protocol::identity::{RevokedSerial, UserCertificate, Username};
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Signed};
@@ -33,8 +33,6 @@ pub struct NameRow {
     pub former: Vec<IdentityKey>,
     /// The newest certificate, handed out again to an asker who didn't get the answer.
     pub certificate: Signed<UserCertificate>,
-    /// The certificate of the key that signed it.
-    pub signing: Signed<SigningCertificate>,
     /// All certificates that haven't ended yet: what a revocation has to name.
     pub serials: Vec<RevokedSerial>,
 }

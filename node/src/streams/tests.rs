@@ -105,6 +105,31 @@ async fn frames_go_both_ways_in_order_after_the_hello() {
 }
 
 #[tokio::test]
+async fn nothing_is_lost_when_both_dial_at_once() {
+    const COUNT: u32 = 1_000;
+    for address in TRANSPORTS {
+        let mut alice = TestPeer::listening(address).await;
+        let mut bob = TestPeer::listening(address).await;
+        alice.dial(&bob);
+        bob.dial(&alice);
+        let (mut sent_a, mut sent_b) = (0, 0);
+        until(&mut [&mut alice, &mut bob], address, |[alice, bob]| {
+            if alice.is_connected(bob.id) {
+                pump(alice, bob.id, &mut sent_a, COUNT);
+            }
+            if bob.is_connected(alice.id) {
+                pump(bob, alice.id, &mut sent_b, COUNT);
+            }
+            let received = |peer: &TestPeer, from| peer.frames_from(from).len() == COUNT as usize;
+            sent_a == COUNT && received(alice, bob.id) && received(bob, alice.id)
+        })
+        .await;
+        assert_complete(&alice, bob.id, COUNT);
+        assert_complete(&bob, alice.id, COUNT);
+    }
+}
+
+#[tokio::test]
 async fn an_answer_comes_back_on_the_stream_that_asked() {
     for address in TRANSPORTS {
         let (mut alice, mut bob) = pair(address).await;
@@ -247,6 +272,44 @@ async fn close_delivers_what_is_queued_and_is_told_to_both() {
             "{address}: {closed:?}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_peer_that_vanishes_is_reported_with_what_was_not_sent() {
+    let (mut alice, bob) = pair("/ip4/127.0.0.1/tcp/0").await;
+    let id = bob.id;
+    // Fills the path: bob is not driven, and takes only so much.
+    let mut next = 0;
+    let mut alone = [&mut alice];
+    let alone = until(&mut alone, "never", |[alice]| {
+        pump(alice, id, &mut next, u32::MAX);
+        false
+    });
+    let _ = tokio::time::timeout(Duration::from_millis(300), alone).await;
+    drop(bob);
+    let closed = |event: &&Event| matches!(event, Event::Closed { .. });
+    until(&mut [&mut alice], "closed", |[alice]| {
+        alice.stream_events().any(|event| closed(&event))
+    })
+    .await;
+    let lost: usize = alice
+        .stream_events()
+        .map(|event| match event {
+            Event::Closed { undelivered, .. } | Event::Failed { undelivered, .. } => *undelivered,
+            _ => 0,
+        })
+        .sum();
+    assert!(lost > 0 && lost < next as usize, "{lost} of {next}");
+    assert!(matches!(
+        alice.stream_events().find(closed),
+        Some(Event::Closed {
+            last: true,
+            reason: CloseReason::Transport(_),
+            ..
+        })
+    ));
+    let streams = &mut alice.swarm.behaviour_mut().streams;
+    assert_eq!(streams.send(id, None, vec![]), Err(SendError::NotConnected));
 }
 
 #[tokio::test]

@@ -1,0 +1,66 @@
+//! `/v1/calls`.
+
+use axum::Json;
+use axum::extract::State;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::ApiState;
+use super::extract::{Answer, JsonBody, PathPart};
+use super::route::Route;
+use crate::handle::calls::{AnswerOptions, CallList, CallOutcome, DialOptions};
+
+/// A call did what was asked.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+pub(crate) struct CallDone {
+    /// The call.
+    pub(crate) call_id: String,
+    /// What was done: `answered`, `declined`, `ended`.
+    pub(crate) done: String,
+}
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::get("/v1/calls", "listCalls", "The calls of this run", list).returns::<CallList>(),
+        Route::post("/v1/calls", "dial", "Call; answers when the call is over. Closing the connection hangs up", dial)
+            .body::<DialOptions>()
+            .returns::<CallOutcome>()
+            .lasts(),
+        Route::post("/v1/calls/{id}/answer", "answerCall", "Answer a ringing call", answer)
+            .body::<AnswerOptions>()
+            .returns::<CallDone>(),
+        Route::post("/v1/calls/{id}/decline", "declineCall", "Decline a ringing call", decline).returns::<CallDone>(),
+        Route::post("/v1/calls/{id}/hangup", "hangUpCall", "End a call in any state", hangup).returns::<CallDone>(),
+    ]
+}
+
+async fn list(State(state): State<ApiState>) -> Answer<CallList> {
+    Ok(Json(state.node.calls().list().await?))
+}
+
+async fn dial(State(state): State<ApiState>, JsonBody(options): JsonBody<DialOptions>) -> Answer<CallOutcome> {
+    Ok(Json(state.node.calls().dial(options).await?))
+}
+
+async fn answer(
+    State(state): State<ApiState>,
+    PathPart(call_id): PathPart,
+    JsonBody(options): JsonBody<AnswerOptions>,
+) -> Answer<CallDone> {
+    state.node.calls().answer(&call_id, options).await?;
+    done(call_id, "answered")
+}
+
+async fn decline(State(state): State<ApiState>, PathPart(call_id): PathPart) -> Answer<CallDone> {
+    state.node.calls().decline(&call_id).await?;
+    done(call_id, "declined")
+}
+
+async fn hangup(State(state): State<ApiState>, PathPart(call_id): PathPart) -> Answer<CallDone> {
+    state.node.calls().hangup(&call_id).await?;
+    done(call_id, "ended")
+}
+
+fn done(call_id: String, done: &str) -> Answer<CallDone> {
+    Ok(Json(CallDone { call_id, done: done.to_owned() }))
+}

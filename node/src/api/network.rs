@@ -1,0 +1,34 @@
+//! `/v1/status`, `/v1/peers`, `/v1/doctor`, `/v1/users/{user}/why`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::ApiState;
+use super::extract::{Answer, PathPart};
+use super::route::Route;
+use crate::handle::network::{Diagnosis, Explanation, PeerList, Status};
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::get("/v1/status", "status", "What runs", status).returns::<Status>(),
+        Route::get("/v1/peers", "peers", "Whom this node knows", peers).returns::<PeerList>(),
+        Route::get("/v1/doctor", "doctor", "What is wrong with the connectivity", doctor).returns::<Diagnosis>(),
+        Route::get("/v1/users/{user}/why", "why", "Why a user can or can't be reached", why).returns::<Explanation>(),
+    ]
+}
+
+async fn status(State(state): State<ApiState>) -> Answer<Status> {
+    Ok(Json(state.node.status().await?))
+}
+
+async fn peers(State(state): State<ApiState>) -> Answer<PeerList> {
+    Ok(Json(state.node.peers().await?))
+}
+
+async fn doctor(State(state): State<ApiState>) -> Answer<Diagnosis> {
+    Ok(Json(state.node.doctor().await?))
+}
+
+async fn why(State(state): State<ApiState>, PathPart(user): PathPart) -> Answer<Explanation> {
+    Ok(Json(state.node.why(&user).await?))
+}

@@ -1,0 +1,26 @@
+//! `/v1/push`.
+
+use axum::Json;
+use axum::extract::State;
+
+use super::ApiState;
+use super::extract::{Answer, JsonBody};
+use super::route::Route;
+use crate::handle::push::{PushList, PushRegistration, PushTarget};
+
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        Route::get("/v1/push", "listPush", "This device's push registrations", list).returns::<PushList>(),
+        Route::post("/v1/push", "registerPush", "Let a gateway wake this device", register)
+            .body::<PushTarget>()
+            .returns::<PushRegistration>(),
+    ]
+}
+
+async fn list(State(state): State<ApiState>) -> Answer<PushList> {
+    Ok(Json(state.node.push().list().await?))
+}
+
+async fn register(State(state): State<ApiState>, JsonBody(target): JsonBody<PushTarget>) -> Answer<PushRegistration> {
+    Ok(Json(state.node.push().register(target).await?))
+}

@@ -1,0 +1,218 @@
+//! The command line: the daemon, and a client of its local API.
+//!
+//! Results go to stdout, as text for people or with `--json` as JSON for programs; everything
+//! else goes to stderr. Exit codes: 0 done, 1 the operation failed, 2 wrong usage or bad
+//! input, 3 no daemon is running for this home. A failure is one line; never a stack trace.
+//!
+//! One file per command.
+
+mod authority;
+mod call;
+mod calls;
+mod completions;
+mod doctor;
+mod enrol;
+mod error;
+mod init;
+mod logging;
+mod msg;
+mod output;
+mod parse;
+mod peers;
+mod progress;
+mod push;
+mod resolve;
+mod run;
+mod signals;
+mod status;
+mod suspend;
+mod testnet;
+mod wake;
+mod watch;
+mod why;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::api::client::Client;
+use crate::home::Home;
+use error::CliError;
+use output::Output;
+
+/// Halloo: find people by username, message and call them, without a server in between.
+#[derive(Debug, Parser)]
+#[command(name = "halloo", version, subcommand_required = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Directory of keys, database, configuration and API socket
+    #[arg(long, global = true, value_name = "DIR", env = "HALLOO_HOME", help_heading = "Global options")]
+    home: Option<PathBuf>,
+    /// Print JSON: one document, or one object per line from commands that stream
+    #[arg(long, global = true, help_heading = "Global options")]
+    json: bool,
+    /// Log more to stderr (-v, -vv); RUST_LOG wins
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    verbose: u8,
+    /// Form of the log on stderr
+    #[arg(long, global = true, value_name = "FORM", default_value = "text", help_heading = "Global options")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make identity and device keys; prints the recovery phrase once
+    Init(init::Args),
+    /// Run the daemon
+    Run(run::Args),
+    /// Get a username from an authority
+    Enrol(enrol::Args),
+    /// What this node does as an authority
+    #[command(subcommand)]
+    Authority(authority::Command),
+    /// What runs
+    Status,
+    /// Whom this node knows
+    Peers,
+    /// What is wrong with my connectivity
+    Doctor,
+    /// Why a user can't be reached
+    Why(why::Args),
+    /// Find a user's identity and devices
+    Resolve(resolve::Args),
+    /// Messages
+    #[command(subcommand)]
+    Msg(msg::Command),
+    /// Call somebody; all of their devices ring
+    Call(call::Args),
+    /// Calls in progress and past
+    #[command(subcommand)]
+    Calls(calls::Command),
+    /// Registrations that let a gateway wake this device
+    #[command(subcommand)]
+    Push(push::Command),
+    /// Freeze this node as an operating system would
+    Suspend(suspend::Args),
+    /// Wake this node
+    Wake(wake::Args),
+    /// Run a whole network on this machine and take a tour through it
+    Testnet(testnet::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+}
+
+/// What every command gets.
+#[derive(Debug)]
+struct Context {
+    home: Option<PathBuf>,
+    output: Output,
+    log: logging::Settings,
+}
+
+/// Runs one command line and returns what to exit with. Never panics on input.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<_> = args.into_iter().collect();
+    let wants_json = args.iter().any(|arg| arg == "--json");
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => return error::usage(&error, Output::new(wants_json)),
+    };
+    let output = Output::new(cli.global.json);
+    let log = logging::Settings { verbose: cli.global.verbose, json: cli.global.log_format == LogFormat::Json };
+    let context = Context { home: cli.global.home, output, log };
+    match dispatch(&context, cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(output),
+    }
+}
+
+fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
+    logging::start(context.log, matches!(command, Command::Run(_)));
+    match command {
+        Command::Init(args) => init::run(context, args),
+        Command::Run(args) => run::run(context, args),
+        Command::Enrol(args) => enrol::run(context, args),
+        Command::Testnet(args) => testnet::run(context, args),
+        Command::Completions(args) => completions::run(context, &args),
+        client_command => context.light_runtime()?.block_on(dispatch_client(context, client_command)),
+    }
+}
+
+/// Commands that are nothing but clients of the daemon.
+async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Authority(command) => authority::run(context, command).await,
+        Command::Status => status::run(context).await,
+        Command::Peers => peers::run(context).await,
+        Command::Doctor => doctor::run(context).await,
+        Command::Why(args) => why::run(context, args).await,
+        Command::Resolve(args) => resolve::run(context, args).await,
+        Command::Msg(command) => msg::run(context, command).await,
+        Command::Call(args) => call::run(context, args).await,
+        Command::Calls(command) => calls::run(context, command).await,
+        Command::Push(command) => push::run(context, command).await,
+        Command::Suspend(args) => suspend::run(context, args).await,
+        Command::Wake(args) => wake::run(context, args).await,
+        Command::Init(_) | Command::Run(_) | Command::Enrol(_) | Command::Testnet(_) | Command::Completions(_) => Ok(()),
+    }
+}
+
+impl Context {
+    /// Where the home is, whether or not it exists.
+    fn home_path(&self) -> Result<PathBuf, CliError> {
+        match &self.home {
+            // An empty HALLOO_HOME means none, as an empty variable does elsewhere.
+            Some(path) if !path.as_os_str().is_empty() => Ok(path.clone()),
+            _ => Ok(Home::default_path()?),
+        }
+    }
+
+    /// The client of this home's daemon.
+    fn client(&self) -> Result<Client, CliError> {
+        let path = self.home_path()?;
+        match Home::open(&path) {
+            Ok(home) => Ok(Client::of(&home)?),
+            // Without a home there is no daemon either.
+            Err(_) => Err(CliError::NoDaemon(path)),
+        }
+    }
+
+    /// For commands that wait for one answer.
+    fn light_runtime(&self) -> Result<Runtime, CliError> {
+        Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)
+    }
+
+    /// For commands that run nodes.
+    fn full_runtime(&self) -> Result<Runtime, CliError> {
+        Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

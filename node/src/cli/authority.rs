@@ -1,0 +1,88 @@
+//! `halloo authority`
+
+use super::error::CliError;
+use super::output::{pairs, table};
+use super::{Context, parse};
+use crate::api::requests::RevokeRequest;
+use crate::handle::authority::{
+    AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, EnrolmentPolicy, InviteOptions,
+};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Name, root key and numbers
+    Show,
+    /// Make an invite code for one person
+    Invite(InviteArgs),
+    /// Revoke a user's certificate
+    Revoke(RevokeArgs),
+    /// What this authority has done
+    Log,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct InviteArgs {
+    /// The only name it can be used for
+    #[arg(long, value_name = "NAME", value_parser = parse::user)]
+    name: Option<String>,
+    /// For how many hours it can be used [default: 168]
+    #[arg(long, value_name = "HOURS", value_parser = clap::value_parser!(u32).range(1..=8_784))]
+    valid_hours: Option<u32>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RevokeArgs {
+    /// Whom to revoke
+    #[arg(value_parser = parse::user)]
+    name: String,
+}
+
+pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
+    let client = context.client()?;
+    let output = context.output;
+    match command {
+        Command::Show => output.print(&client.get::<AuthorityStatus>("/v1/authority").await?, status_for_people),
+        Command::Invite(args) => {
+            let valid_secs = args.valid_hours.map(|hours| u64::from(hours) * 3_600);
+            let options = InviteOptions { name: args.name, valid_secs };
+            let invite: AuthorityInvite = client.post("/v1/authority/invites", &options).await?;
+            output.print(&invite, |invite| {
+                format!(
+                    "{}\n\nFor one person, until {}: halloo enrol NAME@AUTHORITY --invite CODE\n",
+                    invite.code, invite.expires_at
+                )
+            })
+        }
+        Command::Revoke(args) => {
+            let request = RevokeRequest { username: args.name };
+            let revoked: AuthorityRevocation = client.post("/v1/authority/revocations", &request).await?;
+            output.print(&revoked, |r| format!("{} is revoked by list {}", r.username, r.revocation_number))
+        }
+        Command::Log => output.print(&client.get::<AuthorityLog>("/v1/authority/log").await?, log_for_people),
+    }
+}
+
+fn status_for_people(status: &AuthorityStatus) -> String {
+    let enrolment = match status.enrolment {
+        EnrolmentPolicy::Invite => "with an invite",
+        EnrolmentPolicy::Open => "open to everybody",
+    };
+    pairs([
+        ("name", Some(status.name.clone())),
+        ("key", Some(status.key.clone())),
+        ("enrolment", Some(enrolment.to_owned())),
+        ("users", Some(status.users.to_string())),
+        ("open invites", Some(status.open_invites.to_string())),
+        ("revocation list", Some(status.revocation_number.to_string())),
+    ])
+}
+
+fn log_for_people(log: &AuthorityLog) -> String {
+    let rows = log.entries.iter().map(|entry| {
+        let action = format!("{:?}", entry.action).to_lowercase();
+        let username = entry.username.clone().unwrap_or_default();
+        let serial = entry.serial.map(|serial| serial.to_string()).unwrap_or_default();
+        [entry.number.to_string(), entry.at.to_string(), action, username, serial]
+    });
+    table(["NUMBER", "AT", "ACTION", "USER", "SERIAL"], rows)
+}

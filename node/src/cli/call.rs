@@ -1,0 +1,74 @@
+//! `halloo call`
+
+use std::path::PathBuf;
+
+use super::error::CliError;
+use super::output::{duration, pairs, printable};
+use super::progress::Spinner;
+use super::{Context, parse, signals};
+use crate::handle::calls::{CallOutcome, CallResult, DialOptions};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Whom to call
+    #[arg(required = true, value_name = "USER", value_parser = parse::user)]
+    users: Vec<String>,
+    /// WAV file to send
+    #[arg(long, value_name = "WAV")]
+    play: Option<PathBuf>,
+    /// WAV file that receives what is heard
+    #[arg(long, value_name = "WAV")]
+    record: Option<PathBuf>,
+    /// Hang up so many seconds after the answer
+    #[arg(long, value_name = "SECS", value_parser = parse::seconds)]
+    duration: Option<u64>,
+    /// Offer video too
+    #[arg(long)]
+    video: bool,
+}
+
+/// Ends with the call; SIGINT hangs up. Exits 0 only if the call was answered and ended well.
+pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
+    let options = DialOptions {
+        play: args.play.as_deref().map(parse::wav_to_play).transpose()?,
+        record: args.record.as_deref().map(parse::wav_to_record).transpose()?,
+        users: args.users,
+        duration_ms: args.duration,
+        video: args.video,
+    };
+    let client = context.client()?;
+    let stop = signals::stop_token()?;
+    let spinner = Spinner::start(context.output, &format!("calling {}", options.users.join(", ")));
+    // Dropping the request closes its connection, and that hangs up.
+    let outcome = stop.run_until_cancelled(client.post::<CallOutcome>("/v1/calls", &options)).await;
+    drop(spinner);
+    let Some(outcome) = outcome else { return Err(CliError::Failed("hung up".to_owned())) };
+    let outcome = outcome?;
+    context.output.print(&outcome, for_people)?;
+    if outcome.outcome == CallResult::Completed { Ok(()) } else { Err(CliError::Told) }
+}
+
+pub(super) fn for_people(outcome: &CallOutcome) -> String {
+    let result = match outcome.outcome {
+        CallResult::Completed => "completed",
+        CallResult::Declined => "declined",
+        CallResult::Busy => "busy",
+        CallResult::NoAnswer => "no answer",
+        CallResult::Unreachable => "unreachable",
+        CallResult::Cancelled => "cancelled",
+        CallResult::Failed => "failed",
+    };
+    let reason = outcome.reason.as_ref().map(|reason| format!(": {}", printable(reason))).unwrap_or_default();
+    let path = outcome.path.map(|path| format!("{path:?}").to_lowercase());
+    let details = pairs([
+        ("call", Some(outcome.call_id.clone())),
+        ("answered by", outcome.answered_by.clone()),
+        ("path", path),
+        ("rang after", outcome.ring_ms.map(duration)),
+        ("media after", outcome.setup_ms.map(duration)),
+        ("round trip", outcome.rtt_ms.map(duration)),
+        ("loss", outcome.loss.map(|loss| format!("{:.1} %", loss * 100.0))),
+        ("woken", outcome.via_push.then(|| "by push".to_owned())),
+    ]);
+    format!("{result}{reason}\n{details}")
+}

@@ -1,0 +1,101 @@
+//! `halloo calls`
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::error::CliError;
+use super::output::{printable, table};
+use super::watch::watch;
+use super::{Context, call, parse};
+use crate::api::requests::CallDone;
+use crate::handle::Event;
+use crate::handle::calls::{AnswerOptions, CallList};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Calls in progress and past
+    List,
+    /// Calls as they come, ring and end
+    Watch,
+    /// Answer a ringing call
+    Answer(AnswerArgs),
+    /// Decline a ringing call
+    Decline(IdArgs),
+    /// End a call in any state
+    Hangup(IdArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct AnswerArgs {
+    /// The call, as `calls list` shows it
+    #[arg(value_parser = parse::id)]
+    id: String,
+    /// WAV file to send
+    #[arg(long, value_name = "WAV")]
+    play: Option<PathBuf>,
+    /// WAV file that receives what is heard
+    #[arg(long, value_name = "WAV")]
+    record: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct IdArgs {
+    /// The call, as `calls list` shows it
+    #[arg(value_parser = parse::id)]
+    id: String,
+}
+
+pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
+    match command {
+        Command::List => list(context).await,
+        Command::Watch => watch(context, for_people).await,
+        Command::Answer(args) => {
+            let options = AnswerOptions {
+                play: args.play.as_deref().map(parse::wav_to_play).transpose()?,
+                record: args.record.as_deref().map(parse::wav_to_record).transpose()?,
+            };
+            act(context, &args.id, "answer", &options).await
+        }
+        Command::Decline(args) => act(context, &args.id, "decline", &json!({})).await,
+        Command::Hangup(args) => act(context, &args.id, "hangup", &json!({})).await,
+    }
+}
+
+async fn act(context: &Context, id: &str, action: &str, body: &impl serde::Serialize) -> Result<(), CliError> {
+    let path = format!("/v1/calls/{}/{action}", parse::url_part(id));
+    let done: CallDone = context.client()?.post(&path, body).await?;
+    context.output.print(&done, |done| format!("{} {}", done.call_id, done.done))
+}
+
+async fn list(context: &Context) -> Result<(), CliError> {
+    let list: CallList = context.client()?.get("/v1/calls").await?;
+    context.output.print(&list, |list| {
+        if list.calls.is_empty() {
+            return "no calls".to_owned();
+        }
+        let rows = list.calls.iter().map(|call| {
+            let way = if call.incoming { "from" } else { "to" };
+            let state = match &call.outcome {
+                Some(outcome) => format!("{:?}", outcome.outcome).to_lowercase(),
+                None => format!("{:?}", call.state).to_lowercase(),
+            };
+            [call.call_id.clone(), call.started_at.to_string(), way.to_owned(), call.users.join(", "), state]
+        });
+        table(["CALL", "STARTED", "WAY", "USER", "STATE"], rows)
+    })
+}
+
+fn for_people(event: &Event) -> Option<String> {
+    match event {
+        Event::CallIncoming { call_id, from, video, via_push } => {
+            let video = if *video { " with video" } else { "" };
+            let woken = if *via_push { ", woken for it" } else { "" };
+            Some(format!("{call_id} from {}{video}{woken}: halloo calls answer {call_id}", printable(from)))
+        }
+        Event::CallRinging { call_id, peer_id } => Some(format!("{call_id} rings at {peer_id}")),
+        Event::CallAnswered { call_id, answered_by } => Some(format!("{call_id} answered by {answered_by}")),
+        Event::CallEnded(outcome) => Some(format!("{} {}", outcome.call_id, call::for_people(outcome))),
+        _ => None,
+    }
+}

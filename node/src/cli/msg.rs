@@ -1,0 +1,118 @@
+//! `halloo msg`
+
+use super::error::CliError;
+use super::output::printable;
+use super::progress::Spinner;
+use super::watch::watch;
+use super::{Context, parse};
+use crate::api::requests::{MessageRequest, WAIT_MS_DEFAULT};
+use crate::handle::Event;
+use crate::handle::messages::{MessageList, MessageState, MessageStatus};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Send a message; it is stored until it is delivered
+    Send(SendArgs),
+    /// The conversation with a user
+    List(ListArgs),
+    /// Messages as they arrive, and how far own messages get
+    Watch,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SendArgs {
+    /// To whom
+    #[arg(value_parser = parse::user)]
+    user: String,
+    /// What
+    #[arg(value_parser = parse::text)]
+    text: String,
+    /// Wait until it is delivered; fails if it is not within --timeout
+    #[arg(long)]
+    wait: bool,
+    /// How long to wait, in seconds [default: 30]
+    #[arg(long, value_name = "SECS", requires = "wait", value_parser = parse::seconds)]
+    timeout: Option<u64>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    /// With whom
+    #[arg(value_parser = parse::user)]
+    user: String,
+    /// At most so many, the newest [default: 100]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    limit: Option<u32>,
+}
+
+pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
+    match command {
+        Command::Send(args) => send(context, args).await,
+        Command::List(args) => list(context, args).await,
+        Command::Watch => watch(context, for_people).await,
+    }
+}
+
+async fn send(context: &Context, args: SendArgs) -> Result<(), CliError> {
+    let client = context.client()?;
+    let request = MessageRequest { to: args.user, text: args.text, wait_ms: None };
+    let spinner = Spinner::start(context.output, &format!("sending to {}", request.to));
+    let mut status: MessageStatus = client.post("/v1/messages", &request).await?;
+    if args.wait && status.state < MessageState::Delivered {
+        spinner.set(&format!("waiting for delivery to {}", request.to));
+        let limit = args.timeout.unwrap_or(WAIT_MS_DEFAULT);
+        status = wait(&client, &status.id, limit).await?;
+    }
+    drop(spinner);
+    context.output.print(&status, |status| {
+        let state = format!("{:?}", status.state).to_lowercase();
+        let reason = status.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        printable(&format!("{} {state}{reason}", status.id)).into_owned()
+    })?;
+    if status.state == MessageState::Failed { Err(CliError::Told) } else { Ok(()) }
+}
+
+/// Waits in pieces, since one request may take only so long.
+async fn wait(client: &crate::api::client::Client, id: &str, limit_ms: u64) -> Result<MessageStatus, CliError> {
+    use crate::api::client::ClientError;
+    use crate::api::requests::WAIT_MS_MAX;
+    use crate::handle::problem::ProblemKind;
+
+    let mut left_ms = limit_ms;
+    loop {
+        let piece_ms = left_ms.min(WAIT_MS_MAX);
+        left_ms -= piece_ms;
+        let path = format!("/v1/messages/{}?wait_ms={piece_ms}", parse::url_part(id));
+        match client.get(&path).await {
+            Err(ClientError::Problem(problem)) if problem.kind() == Some(ProblemKind::TimedOut) && left_ms > 0 => {}
+            answer => return Ok(answer?),
+        }
+    }
+}
+
+async fn list(context: &Context, args: ListArgs) -> Result<(), CliError> {
+    let limit = args.limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
+    let path = format!("/v1/messages?with={}{limit}", parse::url_part(&args.user));
+    let list: MessageList = context.client()?.get(&path).await?;
+    context.output.print(&list, |list| {
+        if list.messages.is_empty() {
+            return format!("no messages with {}", list.with);
+        }
+        let line = |message: &crate::handle::messages::MessageEntry| {
+            let state = format!("{:?}", message.state).to_lowercase();
+            let state = if message.incoming { String::new() } else { format!("  ({state})") };
+            format!("{}  {}: {}{state}\n", message.sent_at, printable(&message.from), printable(&message.text))
+        };
+        list.messages.iter().map(line).collect()
+    })
+}
+
+fn for_people(event: &Event) -> Option<String> {
+    match event {
+        Event::MessageReceived { from, text, .. } => Some(format!("{}: {}", printable(from), printable(text))),
+        Event::MessageState { message_id, to, state, .. } => {
+            Some(format!("{message_id} to {} is {}", printable(to), format!("{state:?}").to_lowercase()))
+        }
+        _ => None,
+    }
+}

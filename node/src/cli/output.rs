@@ -1,0 +1,134 @@
+//! What goes to stdout: text for people or JSON for programs.
+
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
+
+use serde::Serialize;
+
+use super::error::CliError;
+
+/// How to print.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output {
+    json: bool,
+}
+
+impl Output {
+    pub(super) const fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    pub(super) const fn is_json(self) -> bool {
+        self.json
+    }
+
+    /// Prints a result: as one JSON document, or as the text `people` makes of it.
+    pub(super) fn print<T: Serialize>(self, value: &T, people: impl FnOnce(&T) -> String) -> Result<(), CliError> {
+        if self.json { self.json(value) } else { self.text(&people(value)) }
+    }
+
+    /// Prints one JSON document on one line.
+    pub(super) fn json(self, value: &impl Serialize) -> Result<(), CliError> {
+        let mut line = serde_json::to_vec(value).map_err(|error| CliError::Output(error.into()))?;
+        line.push(b'\n');
+        write(&line)
+    }
+
+    /// Prints text, with a line end if it has none.
+    pub(super) fn text(self, text: &str) -> Result<(), CliError> {
+        let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+        write(format!("{text}{end}").as_bytes())
+    }
+
+    /// Says on stderr, in one line, what is wrong.
+    pub(super) fn error(self, message: &str) {
+        let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+        self.note(&format!("halloo: {message}"));
+    }
+
+    /// Says something on stderr, to people.
+    pub(super) fn note(self, line: &str) {
+        // Nobody can be told if stderr is gone.
+        let _gone = writeln!(io::stderr(), "{}", printable(line));
+    }
+}
+
+fn write(bytes: &[u8]) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(CliError::Output)
+}
+
+/// Whether a person watches both ends.
+pub(super) fn is_dialogue() -> bool {
+    io::stdin().is_terminal() && io::stderr().is_terminal()
+}
+
+/// Text from others made harmless for a terminal: control characters and those that change
+/// the direction of writing are shown as a dot.
+pub(super) fn printable(text: &str) -> Cow<'_, str> {
+    let is_bad = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if text.contains(is_bad) { Cow::Owned(text.replace(is_bad, "·")) } else { Cow::Borrowed(text) }
+}
+
+/// Rows of text with aligned columns; the first row is the heading. The last column is not padded.
+pub(super) fn table<const N: usize>(heading: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let mut lines = vec![heading.map(str::to_owned)];
+    lines.extend(rows.into_iter().map(|row| row.map(|cell| printable(&cell).into_owned())));
+    let mut widths = [0; N];
+    for line in &lines {
+        for (width, cell) in widths.iter_mut().zip(line) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for line in &lines {
+        let cells = line.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        text += cells.collect::<Vec<_>>().join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// Names and values, one pair per line; pairs without a value are left out.
+pub(super) fn pairs<'a>(pairs: impl IntoIterator<Item = (&'a str, Option<String>)>) -> String {
+    let pairs: Vec<_> = pairs.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    pairs.iter().map(|(name, value)| format!("{name:width$}  {}\n", printable(value))).collect()
+}
+
+/// A duration for people.
+pub(super) fn duration(ms: u64) -> String {
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..60_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        60_000..3_600_000 => format!("{} min {} s", ms / 60_000, ms / 1_000 % 60),
+        _ => format!("{} h {} min", ms / 3_600_000, ms / 60_000 % 60),
+    }
+}
+
+/// `yes` or `no`.
+pub(super) fn yes_no(is: bool) -> String {
+    if is { "yes" } else { "no" }.to_owned()
+}
+
+/// A list for people; `None` if it is empty.
+pub(super) fn list(items: &[String]) -> Option<String> {
+    (!items.is_empty()).then(|| items.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_from_others_cannot_steer_the_terminal() {
+        assert_eq!(printable("plain ünïcode"), "plain ünïcode");
+        assert_eq!(printable("\u{1b}[2J\u{202e}x\n"), "·[2J·x·");
+    }
+
+    #[test]
+    fn tables_align() {
+        let rows = [["x".to_owned(), "1".to_owned()], ["länger".to_owned(), String::new()]];
+        assert_eq!(table(["A", "B"], rows), "A       B\nx       1\nlänger\n");
+    }
+}

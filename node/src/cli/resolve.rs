@@ -1,0 +1,54 @@
+//! `halloo resolve`
+
+use super::error::CliError;
+use super::output::{duration, list, pairs, table, yes_no};
+use super::progress::Spinner;
+use super::{Context, parse};
+use crate::handle::directory::{ResolveSource, Resolved};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Whom to find
+    #[arg(value_parser = parse::user)]
+    user: String,
+    /// Not from the cache
+    #[arg(long)]
+    fresh: bool,
+    /// The newest of all replicas that answer
+    #[arg(long)]
+    settled: bool,
+}
+
+pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
+    let client = context.client()?;
+    let spinner = Spinner::start(context.output, &format!("looking for {}", args.user));
+    let user = parse::url_part(&args.user);
+    let path = format!("/v1/users/{user}?fresh={}&settled={}", args.fresh, args.settled);
+    let resolved: Resolved = client.get(&path).await?;
+    drop(spinner);
+    context.output.print(&resolved, for_people)
+}
+
+fn for_people(resolved: &Resolved) -> String {
+    let source = match resolved.source {
+        ResolveSource::Cache => format!("cache, {} old", duration(resolved.age_ms)),
+        ResolveSource::Directory => format!("directory, {} requests", resolved.requests),
+    };
+    let head = pairs([
+        ("username", Some(resolved.username.clone())),
+        ("identity", Some(resolved.identity.clone())),
+        ("source", Some(source)),
+        ("settled", Some(yes_no(resolved.settled))),
+        ("took", Some(duration(resolved.elapsed_ms))),
+    ]);
+    let devices = resolved.devices.iter().map(|device| {
+        [
+            device.peer_id.clone(),
+            device.name.clone().unwrap_or_else(|| "-".to_owned()),
+            device.kind.clone().unwrap_or_else(|| "-".to_owned()),
+            format!("{:?}", device.reachability).to_lowercase(),
+            list(&device.addresses).unwrap_or_default(),
+        ]
+    });
+    format!("{head}\n{}", table(["DEVICE", "NAME", "KIND", "REACHABILITY", "ADDRESSES"], devices))
+}

@@ -1,0 +1,497 @@
+//! The configuration file `config.toml`: what an operator sets once.
+//!
+//! Everything has a default; flags of `halloo run` win over the file. `halloo init` writes a
+//! commented sample. Unknown keys are refused, so that a typing error is noticed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::ValueEnum;
+use libp2p::Multiaddr;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The whole file.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Addresses to listen on; empty: the node's defaults.
+    pub listen: Vec<Multiaddr>,
+    /// Nodes to join the network through, beside those already known.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Roles to take whatever the node would decide by itself.
+    pub roles: Vec<Role>,
+    /// A local network or a test; see `halloo run --lab`.
+    pub lab: bool,
+    /// Authorities by label: root keys.
+    pub authorities: BTreeMap<String, RootKey>,
+    /// Who the user is to others.
+    pub profile: ProfileConfig,
+    /// What this device is to the user's others.
+    pub device: DeviceConfig,
+    /// For whom this node relays, and how much.
+    pub relay: RelayConfig,
+    /// Settings of the authority role.
+    pub authority: AuthorityConfig,
+    /// Where the local API listens.
+    pub api: ApiConfig,
+    /// Where metrics are served, `IP:PORT`.
+    pub metrics: Option<std::net::SocketAddr>,
+}
+
+/// Who the user is to others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProfileConfig {
+    /// A name in any script; not unique.
+    pub display_name: Option<String>,
+    /// Languages the user reads, best first (BCP 47).
+    pub languages: Vec<String>,
+}
+
+/// What this device is to the user's others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeviceConfig {
+    /// Its name.
+    pub name: Option<String>,
+    /// Its kind.
+    pub kind: Option<DeviceKind>,
+}
+
+/// For whom this node relays, and how much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RelayConfig {
+    /// For whom.
+    #[serde(rename = "for")]
+    pub relay_for: RelayPolicy,
+    /// Peers that hold a reservation at the same time.
+    pub reservations_max: u32,
+    /// Circuits open at the same time.
+    pub circuits_max: u32,
+    /// How long one circuit may last.
+    pub circuit_secs_max: u32,
+    /// How much one circuit may carry, both directions together.
+    pub circuit_bytes_max: u64,
+}
+
+impl Default for RelayConfig {
+    fn default() -> Self {
+        Self {
+            relay_for: RelayPolicy::Off,
+            reservations_max: 128,
+            circuits_max: 64,
+            // Circuits carry signalling until a direct path is found: minutes, and little.
+            circuit_secs_max: 3_600,
+            circuit_bytes_max: 64 << 20,
+        }
+    }
+}
+
+/// Settings of the authority role.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthorityConfig {
+    /// The label the authority calls itself, used in invites.
+    pub name: Option<String>,
+    /// Who may enrol; `None`: who has an invite.
+    pub enrolment: Option<crate::handle::authority::EnrolmentPolicy>,
+}
+
+/// Where the local API listens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiConfig {
+    /// `unix:PATH` or `IP:PORT`; `None`: a socket in the home.
+    pub listen: Option<ApiAddress>,
+}
+
+/// What a node can serve to others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Role {
+    /// Holds directory records.
+    Directory,
+    /// Relays circuits and media.
+    Relay,
+    /// Wakes sleeping devices.
+    Gateway,
+    /// Gives out usernames.
+    Authority,
+}
+
+impl Role {
+    /// The role's name on the command line and in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Directory => "directory",
+            Self::Relay => "relay",
+            Self::Gateway => "gateway",
+            Self::Authority => "authority",
+        }
+    }
+}
+
+/// What a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// A telephone: sleeps, runs on battery.
+    Phone,
+    /// A tablet.
+    Tablet,
+    /// A laptop.
+    Laptop,
+    /// A desktop computer.
+    Desktop,
+    /// A machine that is always on.
+    Server,
+}
+
+impl DeviceKind {
+    /// The kind's name on the command line and in JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Phone => "phone",
+            Self::Tablet => "tablet",
+            Self::Laptop => "laptop",
+            Self::Desktop => "desktop",
+            Self::Server => "server",
+        }
+    }
+}
+
+/// For whom a node relays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum RelayPolicy {
+    /// Nobody.
+    #[default]
+    Off,
+    /// The user's contacts.
+    Contacts,
+    /// Everyone.
+    Everyone,
+}
+
+impl RelayPolicy {
+    /// The policy's name on the command line and in the file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Contacts => "contacts",
+            Self::Everyone => "everyone",
+        }
+    }
+}
+
+/// An authority's root key: 32 bytes, written `ed25519:` and base64url without padding.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RootKey(pub [u8; 32]);
+
+/// `NAME=KEY`, as `halloo run --authority` takes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedAuthority {
+    /// This node's label for the authority.
+    pub name: String,
+    /// Its root key.
+    pub key: RootKey,
+}
+
+/// Where the local API listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ApiAddress {
+    /// A Unix socket; access by file mode.
+    Unix(PathBuf),
+    /// TCP; access by token.
+    Tcp(std::net::SocketAddr),
+}
+
+/// A value in the file or on the command line can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct ValueError(String);
+
+const KEY_PREFIX: &str = "ed25519:";
+
+impl FromStr for RootKey {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let bytes = text
+            .strip_prefix(KEY_PREFIX)
+            .and_then(|encoded| data_encoding::BASE64URL_NOPAD.decode(encoded.as_bytes()).ok()?.try_into().ok());
+        bytes.map(Self).ok_or_else(|| ValueError(format!("a key is `{KEY_PREFIX}` and 43 characters of base64url")))
+    }
+}
+
+impl fmt::Display for RootKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{KEY_PREFIX}{}", data_encoding::BASE64URL_NOPAD.encode(&self.0))
+    }
+}
+
+impl fmt::Debug for RootKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for NamedAuthority {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let (name, key) = text
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty() && !name.contains('@'))
+            .ok_or_else(|| ValueError("an authority is written NAME=KEY".to_owned()))?;
+        Ok(Self { name: name.to_owned(), key: key.parse()? })
+    }
+}
+
+impl FromStr for ApiAddress {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err(ValueError("unix: needs a path".to_owned())),
+            Some(path) => Ok(Self::Unix(PathBuf::from(path))),
+            None => text.parse().map(Self::Tcp).map_err(|_| ValueError("an API address is unix:PATH or IP:PORT".to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for ApiAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+macro_rules! deserialize_from_str {
+    ($($type:ty),*) => {$(
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+
+deserialize_from_str!(RootKey, ApiAddress);
+
+/// Why the file can't be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// It can't be read.
+    #[error("can't read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It isn't what it should be.
+    #[error("{}:{line}: {message}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
+        message: String,
+    },
+}
+
+impl Config {
+    /// Reads the file; a missing one is an empty one.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(&text, path),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            let before = text.get(..start).unwrap_or(text);
+            let line = before.matches('\n').count() + 1;
+            // One line for people: the parser's hints can have several.
+            let message = error.message().trim().replace('\n', "; ");
+            ConfigError::Syntax { path: path.to_owned(), line, message }
+        })
+    }
+}
+
+/// What `halloo init` asked for and the sample file shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SampleValues {
+    /// Who the user is to others.
+    pub profile: ProfileConfig,
+    /// What this device is.
+    pub device: DeviceConfig,
+    /// For whom it relays.
+    pub relay_for: RelayPolicy,
+}
+
+/// The commented sample that `halloo init` writes.
+#[must_use]
+pub fn sample(values: &SampleValues) -> String {
+    let defaults = RelayConfig::default();
+    let text = |value: &Option<String>, key: &str, example: &str| match value {
+        Some(value) => format!("{key} = {}", toml::Value::from(value.as_str())),
+        None => format!("# {key} = \"{example}\""),
+    };
+    let display_name = text(&values.profile.display_name, "display_name", "Alice Example");
+    let languages = match values.profile.languages.as_slice() {
+        [] => "# languages = [\"en\"]".to_owned(),
+        some => format!("languages = {}", toml::Value::from(some.to_vec())),
+    };
+    let device_name = text(&values.device.name, "name", "Alice's laptop");
+    let kind = values.device.kind.map(|kind| kind.name().to_owned());
+    let device_kind = text(&kind, "kind", "laptop");
+    format!(
+        r#"# Halloo's configuration. Flags of `halloo run` win over what is written here;
+# lines that begin with # show defaults or examples.
+
+# Addresses to listen on.
+# listen = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"]
+
+# Nodes to join the network through, beside those this node knows already.
+# bootstrap = ["/dns4/node.example/tcp/4001/p2p/12D3KooW..."]
+
+# Roles to take whatever the node would decide by itself:
+# directory, relay, gateway, authority.
+# roles = []
+
+# A local network without contact to the outside, or a test.
+# lab = false
+
+# Where metrics are served.
+# metrics = "127.0.0.1:9100"
+
+# Who you are to others.
+[profile]
+{display_name}
+{languages}
+
+# What this device is to your others.
+[device]
+{device_name}
+{device_kind}
+
+# For whom this node relays ("off", "contacts" or "everyone"), and how much at most.
+[relay]
+for = "{relay_for}"
+# reservations_max = {reservations_max}
+# circuits_max = {circuits_max}
+# circuit_secs_max = {circuit_secs_max}
+# circuit_bytes_max = {circuit_bytes_max}
+
+# Where the local API listens: "unix:PATH" or "IP:PORT" (TCP asks for the token in api-token).
+[api]
+# listen = "127.0.0.1:8790"
+
+# Settings of the role authority.
+[authority]
+# name = "example"
+# enrolment = "invite"
+
+# Authorities you know, by your label for them: their root keys.
+[authorities]
+# example = "ed25519:..."
+"#,
+        relay_for = values.relay_for.name(),
+        reservations_max = defaults.reservations_max,
+        circuits_max = defaults.circuits_max,
+        circuit_secs_max = defaults.circuit_secs_max,
+        circuit_bytes_max = defaults.circuit_bytes_max,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sample_is_valid_and_keeps_what_was_asked_for() {
+        let parse = |text: &str| Config::parse(text, Path::new("config.toml")).expect("parses");
+        assert_eq!(parse(&sample(&SampleValues::default())), Config::default());
+        let values = SampleValues {
+            profile: ProfileConfig {
+                display_name: Some("Al \"the\" \\ice\n".to_owned()),
+                languages: vec!["en".to_owned(), "de".to_owned()],
+            },
+            device: DeviceConfig { name: Some("x".to_owned()), kind: Some(DeviceKind::Phone) },
+            relay_for: RelayPolicy::Contacts,
+        };
+        let config = parse(&sample(&values));
+        assert_eq!(config.profile, values.profile);
+        assert_eq!(config.device, values.device);
+        assert_eq!(config.relay.relay_for, RelayPolicy::Contacts);
+    }
+
+    #[test]
+    fn every_commented_setting_of_the_sample_is_a_real_one() {
+        let uncommented: String = sample(&SampleValues::default())
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(setting) if setting.contains(" = ") => setting,
+                _ => line,
+            })
+            .filter(|line| !line.contains("..."))
+            .fold(String::new(), |text, line| text + line + "\n");
+        let config = Config::parse(&uncommented, Path::new("x")).expect("parses");
+        assert_eq!(config.relay, RelayConfig::default());
+        assert!(config.api.listen.is_some() && config.metrics.is_some());
+    }
+
+    #[test]
+    fn mistakes_are_told_with_their_line() {
+        for (text, line, word) in [
+            ("lab = true\nlisten_on = []\n", 2, "listen_on"),
+            ("\n\n[relay]\nfor = \"all\"\n", 4, "all"),
+            ("[authorities]\nx = \"ed25519:abc\"\n", 2, "base64url"),
+            ("listen = [\"nowhere\"]\n", 1, ""),
+            ("lab = \n", 1, ""),
+        ] {
+            let error = Config::parse(text, Path::new("config.toml")).expect_err(text);
+            let message = error.to_string();
+            assert!(message.starts_with(&format!("config.toml:{line}: ")), "{message}");
+            assert!(message.contains(word) && !message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_keys_parse_as_they_print() {
+        for text in ["unix:/run/x", "127.0.0.1:80", "[::1]:80"] {
+            assert_eq!(text.parse::<ApiAddress>().expect(text).to_string(), text);
+        }
+        let key = RootKey([7; 32]);
+        assert_eq!(key.to_string().parse(), Ok(key));
+        for text in ["", "unix:", "localhost:80", "127.0.0.1"] {
+            assert!(text.parse::<ApiAddress>().is_err(), "{text}");
+        }
+        for text in ["x", "=ed25519:", &format!("a@b={key}"), &key.to_string()] {
+            assert!(text.parse::<NamedAuthority>().is_err(), "{text}");
+        }
+    }
+}

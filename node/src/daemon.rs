@@ -1,0 +1,369 @@
+//! From a home directory to a running node: what `halloo init`, `run` and `enrol` do.
+//!
+//! [`init`] makes keys and a configuration. [`run`] locks the home, binds the API, starts the
+//! node, serves until told to stop. The node itself is started by [`start`], which is the only
+//! place where this module meets the event loop.
+//!
+//! Order of a shutdown: (1) the token is cancelled, (2) the node says goodbye and closes its
+//! store, (3) the API finishes open answers, (4) the address file is removed, (5) the lock is
+//! released.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use libp2p::Multiaddr;
+use thiserror::Error;
+use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
+
+use crate::api::{ApiError, ApiListener};
+use crate::config::{
+    ApiAddress, Config, ConfigError, DeviceConfig, DeviceKind, NamedAuthority, ProfileConfig, RelayPolicy, Role, SampleValues,
+};
+use crate::handle::authority::{EnrolError, EnrolOptions, Enrolled};
+use crate::handle::events::{Event, EventRecord};
+use crate::handle::problem::NodeError;
+use crate::handle::{EventStream, Node};
+use crate::home::{Home, HomeError, write_secret};
+
+/// How long the node may take to say goodbye. The promise is an exit within 5 s of SIGTERM,
+/// and the API needs a moment afterwards.
+const GOODBYE_MAX: Duration = Duration::from_secs(3);
+
+/// What `halloo init` is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct InitOptions {
+    /// Where.
+    pub home: PathBuf,
+    /// Who the user is to others.
+    pub profile: ProfileConfig,
+    /// This device's name and kind.
+    pub device_name: Option<String>,
+    /// This device's kind.
+    pub device_kind: Option<DeviceKind>,
+    /// For whom this node relays.
+    pub relay: RelayPolicy,
+    /// The 24 words of an identity that exists already.
+    pub recovery_phrase: Option<Zeroizing<String>>,
+}
+
+/// What [`init`] made.
+#[derive(Clone, Debug)]
+pub struct InitOutcome {
+    /// The home's directory.
+    pub home: PathBuf,
+    /// The device's libp2p peer id.
+    pub peer_id: String,
+    /// The identity key, `ed25519:` and base64url.
+    pub identity: String,
+    /// The 24 words, to be shown once; `None` if the identity was recovered from them.
+    pub recovery_phrase: Option<Zeroizing<String>>,
+}
+
+/// Why [`init`] failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum InitError {
+    /// There are keys already.
+    #[error("{} is initialised already; its keys were left alone", home.display())]
+    AlreadyInitialised {
+        /// The home's directory.
+        home: PathBuf,
+    },
+    /// The words are no recovery phrase.
+    #[error("not a recovery phrase: {reason}")]
+    InvalidPhrase {
+        /// What is wrong: never the words themselves.
+        reason: String,
+    },
+    /// The directory can't be used.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The keys can't be made or stored.
+    #[error("can't make keys: {reason}")]
+    Keys {
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+/// What `halloo run` is asked for on the command line; the configuration file fills the rest.
+#[derive(Clone, Debug, Default)]
+pub struct RunOptions {
+    /// Where.
+    pub home: PathBuf,
+    /// Addresses to listen on; empty: the configuration's.
+    pub listen: Vec<Multiaddr>,
+    /// Nodes to join through, beside the configuration's.
+    pub bootstrap: Vec<Multiaddr>,
+    /// Roles to force, beside the configuration's.
+    pub roles: Vec<Role>,
+    /// Authorities to know, beside the configuration's; these win where a label clashes.
+    pub authorities: Vec<NamedAuthority>,
+    /// Where the API listens; `None`: the configuration's, else a socket in the home.
+    pub api: Option<ApiAddress>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
+    /// A local network or a test.
+    pub lab: bool,
+    /// Answer calls by itself.
+    pub answer: Option<AutoAnswer>,
+}
+
+/// The daemon answers calls by itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AutoAnswer {
+    /// A WAV file that is sent instead of silence; absolute.
+    pub play: Option<PathBuf>,
+    /// A WAV file that receives what is heard; absolute. Later calls overwrite it.
+    pub record: Option<PathBuf>,
+}
+
+/// Everything [`start`] needs: the file and the flags, merged.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct NodeSettings {
+    /// The home, created and private.
+    pub home: Home,
+    /// The configuration with the flags merged in: use this for all it holds.
+    pub config: Config,
+    /// Answer calls by itself.
+    pub answer: Option<AutoAnswer>,
+    /// Where the API listens, for the `ready` event; `None` without one.
+    pub api: Option<String>,
+}
+
+/// Why [`run`] or [`enrol`] failed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The home can't be used, or another daemon uses it.
+    #[error(transparent)]
+    Home(#[from] HomeError),
+    /// The configuration can't be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The API can't listen.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The node can't start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The username was not given.
+    #[error(transparent)]
+    Enrol(#[from] EnrolError),
+    /// The event loop ended by itself: our bug or a broken store. The log says more.
+    #[error("the node stopped by itself; the log says why")]
+    Died,
+}
+
+impl RunError {
+    /// The exit code of the command line: 2 for what the user wrote, 1 else.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        use crate::handle::problem::Fault;
+        match self {
+            Self::Config(ConfigError::Syntax { .. }) => 2,
+            Self::Start(StartError::InvalidOption { .. }) => 2,
+            Self::Home(HomeError::Foreign { .. } | HomeError::NoDefault) => 2,
+            Self::Enrol(error) => error.exit_code(),
+            _ => 1,
+        }
+    }
+}
+
+/// Why the node can't start.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An address can't be listened on.
+    #[error("can't listen on {address}: {reason}")]
+    Listen {
+        /// The multiaddress.
+        address: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// A setting can't be used.
+    #[error("invalid {option}: {reason}")]
+    InvalidOption {
+        /// Which.
+        option: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The keys can't be read.
+    #[error("can't use the keys of this home: {reason}")]
+    Keys {
+        /// What is wrong with them; never the keys themselves.
+        reason: String,
+    },
+    /// The database can't be opened.
+    #[error("can't open the database: {reason}")]
+    Store {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// This build has no event loop.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+/// Makes a home: directory, keys, commented configuration.
+///
+/// # Errors
+/// See [`InitError`]; keys that exist are never touched.
+pub fn init(options: &InitOptions) -> Result<InitOutcome, InitError> {
+    let home = Home::create(&options.home)?;
+    let _lock = home.lock()?;
+    if home.device_key().exists() || home.identity_key().exists() {
+        return Err(InitError::AlreadyInitialised { home: home.root().to_owned() });
+    }
+    let outcome = create_keys(&home, options)?;
+    if !home.config().exists() {
+        let device = DeviceConfig { name: options.device_name.clone(), kind: options.device_kind };
+        let values = SampleValues { profile: options.profile.clone(), device, relay_for: options.relay };
+        write_secret(&home.config(), crate::config::sample(&values).as_bytes())?;
+    }
+    Ok(outcome)
+}
+
+/// Makes the identity and device keys and stores them in the home's key files.
+fn create_keys(_home: &Home, _options: &InitOptions) -> Result<InitOutcome, InitError> {
+    Err(InitError::Keys { reason: "this build has no identities yet".to_owned() })
+}
+
+/// Starts the event loop in a task of its own and returns the handle to it.
+///
+/// The loop announces [`Event::Ready`] once, with `settings.api` in it, and ends after
+/// [`Node::shutdown`] or when the last handle is dropped.
+async fn start(_settings: NodeSettings) -> Result<Node, StartError> {
+    Err(NodeError::Unsupported { what: "running a node" }.into())
+}
+
+/// Runs a node until `stop` is cancelled. `on_event` sees the ready event first, then
+/// everything that happens.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(options: RunOptions, stop: CancellationToken, mut on_event: impl FnMut(&EventRecord)) -> Result<(), RunError> {
+    let home = Home::open(&options.home)?;
+    let _lock = home.lock()?;
+    let config = merge(Config::load(&home.config())?, &options);
+    let listener = ApiListener::bind(&home, config.api.listen.as_ref()).await?;
+    let api = Some(listener.address().to_string());
+    let settings = NodeSettings { home, config, answer: options.answer, api };
+    let node = start(settings).await?;
+    let events = node.subscribe_after(0);
+    let serving = tokio::spawn(listener.serve(node.clone(), stop.clone()));
+    let outcome = watch(&node, events, &stop, &mut on_event).await;
+    stop.cancel();
+    goodbye(&node).await;
+    // The API removes its address file itself; a panic in it must not hide the outcome.
+    let _served = serving.await;
+    outcome
+}
+
+/// Tells events until the node or the user ends it.
+async fn watch(
+    node: &Node,
+    mut events: EventStream,
+    stop: &CancellationToken,
+    on_event: &mut impl FnMut(&EventRecord),
+) -> Result<(), RunError> {
+    /// How often the event loop is looked at; it ends unasked only by a bug.
+    const ALIVE_EVERY: Duration = Duration::from_millis(500);
+    let mut is_ready = false;
+    let mut alive = tokio::time::interval(ALIVE_EVERY);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            record = events.recv() => {
+                let Some(record) = record else { return Err(RunError::Died) };
+                is_ready |= matches!(record.event, Event::Ready(_));
+                if is_ready {
+                    on_event(&record);
+                }
+            }
+            _ = alive.tick() => {
+                if node.is_stopped() {
+                    return Err(RunError::Died);
+                }
+            }
+        }
+    }
+}
+
+async fn goodbye(node: &Node) {
+    match tokio::time::timeout(GOODBYE_MAX, node.shutdown()).await {
+        Ok(Ok(()) | Err(NodeError::Stopped)) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "shutdown was not clean"),
+        Err(_elapsed) => tracing::warn!("shutdown took too long"),
+    }
+}
+
+/// Gets a username without a running daemon: starts the node, asks, stops it.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn enrol(options: RunOptions, enrol: EnrolOptions) -> Result<Enrolled, RunError> {
+    let home = Home::open(&options.home)?;
+    let _lock = home.lock()?;
+    let config = merge(Config::load(&home.config())?, &options);
+    let node = start(NodeSettings { home, config, answer: None, api: None }).await?;
+    let outcome = node.enrol(enrol).await;
+    goodbye(&node).await;
+    Ok(outcome?)
+}
+
+/// Lays the flags over the file.
+fn merge(mut config: Config, options: &RunOptions) -> Config {
+    if !options.listen.is_empty() {
+        config.listen.clone_from(&options.listen);
+    }
+    config.bootstrap.extend(options.bootstrap.iter().cloned());
+    for role in &options.roles {
+        if !config.roles.contains(role) {
+            config.roles.push(*role);
+        }
+    }
+    let named = options.authorities.iter().map(|named| (named.name.clone(), named.key));
+    config.authorities.extend(named);
+    config.lab |= options.lab;
+    config.metrics = options.metrics.or(config.metrics);
+    config.api.listen = options.api.clone().or(config.api.listen);
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RootKey;
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let address = |text: &str| text.parse::<Multiaddr>().expect("an address");
+        let mut config = Config { roles: vec![Role::Relay], ..Config::default() };
+        config.listen = vec![address("/ip4/0.0.0.0/tcp/1")];
+        config.bootstrap = vec![address("/ip4/127.0.0.1/tcp/2")];
+        config.authorities.insert("a".to_owned(), RootKey([1; 32]));
+        let options = RunOptions {
+            listen: vec![address("/ip4/127.0.0.1/tcp/3")],
+            bootstrap: vec![address("/ip4/127.0.0.1/tcp/4")],
+            roles: vec![Role::Relay, Role::Gateway],
+            authorities: vec![NamedAuthority { name: "a".to_owned(), key: RootKey([2; 32]) }],
+            api: Some(ApiAddress::Unix(PathBuf::from("/x"))),
+            lab: true,
+            ..RunOptions::default()
+        };
+        let merged = merge(config, &options);
+        assert_eq!(merged.listen, options.listen);
+        assert_eq!(merged.bootstrap.len(), 2);
+        assert_eq!(merged.roles, [Role::Relay, Role::Gateway]);
+        assert_eq!(merged.authorities["a"], RootKey([2; 32]));
+        assert_eq!(merged.api.listen, options.api);
+        assert!(merged.lab);
+    }
+}

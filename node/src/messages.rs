@@ -1,0 +1,384 @@
+//! Messages between users: queued on disk, sent to every device of the recipient, repeated until acknowledged.
+//!
+//! Before `send` returns the message is in the database; before a received one is acknowledged it is too. So a killed node loses nothing it
+//! said it has, and the sender's repetitions are recognised as duplicates.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use bincode::{Decode, Encode};
+use halloo_protocol::call::Reason;
+use halloo_protocol::directory::DirectoryRecord;
+use halloo_protocol::id::{ConversationId, MessageId};
+use halloo_protocol::identity::UserId;
+use halloo_protocol::key::DeviceKey;
+use halloo_protocol::message::{
+    DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageState as WireState, Outbox, OutboxAction, OutboxItem,
+    OutboxTimers, TEXT_BYTES_MAX,
+};
+use halloo_protocol::time::Now;
+use halloo_protocol::wire::{self, Extensions, Frame};
+use libp2p::PeerId;
+use tracing::{debug, warn};
+
+use crate::directory::Waiter;
+use crate::event_loop::EventLoop;
+use crate::handle::directory::ResolveError;
+use crate::handle::messages::{MessageEntry, MessageError, MessageList, MessageListOptions, MessageState, MessageStatus};
+use crate::handle::problem::NodeError;
+use crate::handle::{Event, Reply};
+use crate::network::Purpose;
+use crate::rpc::Failure;
+use crate::store::{Direction, MessageRow, StoreError};
+use crate::timestamp::Timestamp;
+
+/// How long a message is tried before it fails.
+const DEADLINE_SECS: u64 = 30 * 86_400;
+
+/// How long a device may take to acknowledge: it may have to be dialled, and it writes to disk.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Callers waiting for messages to arrive.
+const WAITERS_MAX: usize = 1_024;
+
+/// Messages taken up again at the start.
+const RESUME_MAX: usize = 1_024;
+
+const COUNTER: &str = "message counter";
+
+/// Largest stored message: text, envelope and the states of 16 copies.
+const KEPT_BYTES_MAX: usize = TEXT_BYTES_MAX + 4 * 1_024;
+
+/// A copy on its way to one device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delivery {
+    id: MessageId,
+    device: DeviceKey,
+}
+
+/// A message in the database.
+#[derive(Clone, Debug, Encode, Decode)]
+enum Kept {
+    Sent { item: OutboxItem, state: u8 },
+    Received { from: DeviceKey, envelope: Envelope },
+}
+
+/// Messages on their way, and who waits for them.
+#[derive(Debug)]
+pub(crate) struct MessagesState {
+    outbox: Outbox,
+    waiters: Vec<(MessageId, Reply<MessageStatus, MessageError>)>,
+    /// Where outgoing messages stand in the database.
+    rows: HashMap<MessageId, u64>,
+}
+
+impl Default for MessagesState {
+    fn default() -> Self {
+        let timers = OutboxTimers { retry_min: Duration::from_secs(1), retry_max: Duration::from_secs(60) };
+        Self { outbox: Outbox::new(timers), waiters: Vec::new(), rows: HashMap::new() }
+    }
+}
+
+const fn shown(state: WireState) -> MessageState {
+    match state {
+        WireState::Failed => MessageState::Failed,
+        WireState::Queued => MessageState::Queued,
+        WireState::Sent => MessageState::Sent,
+        WireState::Delivered => MessageState::Delivered,
+        WireState::Read => MessageState::Read,
+    }
+}
+
+const STATES: [WireState; 5] = [WireState::Failed, WireState::Queued, WireState::Sent, WireState::Delivered, WireState::Read];
+
+fn state_number(state: WireState) -> u8 {
+    STATES.iter().position(|known| *known == state).and_then(|position| u8::try_from(position).ok()).unwrap_or(0)
+}
+
+fn state_of(number: u8) -> WireState {
+    STATES.get(usize::from(number)).copied().unwrap_or(WireState::Queued)
+}
+
+fn decode_kept(bytes: &[u8]) -> Option<Kept> {
+    wire::decode(bytes, KEPT_BYTES_MAX).ok()
+}
+
+fn internal(error: &StoreError) -> MessageError {
+    MessageError::Node(NodeError::Internal { detail: error.to_string() })
+}
+
+impl EventLoop {
+    /// Takes up what an earlier run left undelivered.
+    pub(crate) fn messages_start(&mut self) {
+        let rows = match self.store.read::<_, StoreError>(|view| view.unfinished_messages(RESUME_MAX)) {
+            Ok(rows) => rows,
+            Err(error) => return warn!(%error, "outbox not restored from the database"),
+        };
+        for (number, row) in rows {
+            if let Some(Kept::Sent { item, .. }) = decode_kept(&row.content) {
+                self.messages.rows.insert(item.envelope.id, number);
+                if let Err(error) = self.messages.outbox.push(item, Instant::now()) {
+                    debug!(%error, "message not taken up again");
+                }
+            }
+        }
+        self.drive_outbox();
+    }
+
+    pub(crate) fn outbox_len(&self) -> u64 {
+        self.messages.outbox.len() as u64
+    }
+
+    pub(crate) fn handle_message_send(&mut self, to: &str, text: String, reply: Reply<MessageStatus, MessageError>) {
+        let queued = self.queue_message(to, text);
+        reply.send(queued.map(|id| self.message_status(id)));
+    }
+
+    fn queue_message(&mut self, to: &str, text: String) -> Result<MessageId, MessageError> {
+        if text.is_empty() {
+            return Err(MessageError::Empty);
+        }
+        if text.len() > TEXT_BYTES_MAX {
+            return Err(MessageError::TooLarge { bytes: text.len(), max: TEXT_BYTES_MAX });
+        }
+        let user = self.labels.parse(to)?;
+        let now = self.now();
+        let id = MessageId::random(&mut self.rng);
+        let conversation = ConversationId::of_pair(&self.identity.user_id(), &user);
+        let item = self
+            .store
+            .transaction::<_, StoreError>(|tx| {
+                let counter = tx.setting_value::<u64>(COUNTER)?.unwrap_or(0).saturating_add(1);
+                tx.put_setting_value(COUNTER, &counter)?;
+                let envelope =
+                    Envelope { id, conversation, counter, sent_at: now.unix, body: MessageBody::Text(text), extensions: Extensions::none() };
+                let deadline = now.unix.plus_secs(DEADLINE_SECS);
+                let item = OutboxItem { to: user.clone(), envelope, deadline, copies: BTreeMap::new() };
+                let kept = Kept::Sent { item: item.clone(), state: state_number(WireState::Queued) };
+                let row =
+                    MessageRow { id: id.0.to_vec(), direction: Direction::Outgoing, conversation: user.clone(), content: wire::encode(&kept) };
+                Ok((tx.add_message(&row)?, item))
+            })
+            .map_err(|error| internal(&error))?;
+        let (number, item) = item;
+        self.messages.rows.insert(id, number);
+        if let Err(error) = self.messages.outbox.push(item, now.instant) {
+            debug!(%error, "outbox is full: the message waits in the database for the next start");
+        }
+        self.drive_outbox();
+        Ok(id)
+    }
+
+    fn message_status(&self, id: MessageId) -> MessageStatus {
+        let state = self.messages.outbox.item(&id).map(OutboxItem::state).or_else(|| self.kept_state(id)).unwrap_or(WireState::Queued);
+        MessageStatus { id: id.to_string(), state: shown(state), reason: None }
+    }
+
+    fn kept_state(&self, id: MessageId) -> Option<WireState> {
+        let (_, row) = self.store.read::<_, StoreError>(|view| view.message_by_id(&id.0)).ok()??;
+        match decode_kept(&row.content)? {
+            Kept::Sent { state, .. } => Some(state_of(state)),
+            Kept::Received { .. } => None,
+        }
+    }
+
+    pub(crate) fn handle_message_wait(&mut self, id: &str, reply: Reply<MessageStatus, MessageError>) {
+        let unknown = || MessageError::UnknownMessage { id: id.chars().take(64).collect() };
+        let Ok(id) = id.parse::<MessageId>() else { return reply.send(Err(unknown())) };
+        if self.messages.outbox.item(&id).is_none() && self.kept_state(id).is_none() {
+            return reply.send(Err(unknown()));
+        }
+        let status = self.message_status(id);
+        if status.state >= MessageState::Delivered {
+            return reply.send(Ok(status));
+        }
+        self.messages.waiters.retain(|(_, waiting)| !waiting.is_closed());
+        if self.messages.waiters.len() >= WAITERS_MAX {
+            let full = NodeError::LimitReached { what: "callers waiting for messages", max: WAITERS_MAX };
+            return reply.send(Err(MessageError::Node(full)));
+        }
+        self.messages.waiters.push((id, reply));
+    }
+
+    pub(crate) fn handle_message_list(&self, user: &str, options: MessageListOptions, reply: Reply<MessageList, MessageError>) {
+        reply.send(self.list_messages(user, options));
+    }
+
+    fn list_messages(&self, user: &str, options: MessageListOptions) -> Result<MessageList, MessageError> {
+        let user = self.labels.parse(user)?;
+        let limit = options.limit.unwrap_or(MessageListOptions::LIMIT_DEFAULT).min(MessageListOptions::LIMIT_MAX);
+        let rows = self
+            .store
+            .read::<_, StoreError>(|view| view.conversation(&user, None, limit as usize))
+            .map_err(|error| internal(&error))?;
+        let mut rows: Vec<_> = rows.into_iter().collect();
+        rows.sort_by_key(|(number, _)| *number);
+        let messages = rows.into_iter().filter_map(|(_, row)| self.message_entry(&user, &row)).collect();
+        Ok(MessageList { with: self.labels.display(&user), messages })
+    }
+
+    fn message_entry(&self, user: &UserId, row: &MessageRow) -> Option<MessageEntry> {
+        let me = self.labels.display(&self.identity.user_id());
+        let them = self.labels.display(user);
+        let (envelope, incoming, state) = match decode_kept(&row.content)? {
+            Kept::Sent { item, state } => {
+                let live = self.messages.outbox.item(&item.envelope.id).map(OutboxItem::state);
+                (item.envelope, false, live.unwrap_or_else(|| state_of(state)))
+            }
+            Kept::Received { envelope, .. } => (envelope, true, WireState::Delivered),
+        };
+        let MessageBody::Text(text) = envelope.body;
+        let (from, to) = if incoming { (them, me) } else { (me, them) };
+        let sent_at = Timestamp::from_unix_secs(envelope.sent_at.0);
+        Some(MessageEntry { id: envelope.id.to_string(), from, to, incoming, text, sent_at, state: shown(state) })
+    }
+
+    /// A message from a peer: kept, then acknowledged.
+    pub(crate) fn handle_message_deliver(&mut self, peer: PeerId, message: MessageDeliver) -> MessageAck {
+        let status = self.take_message(peer, message.envelope);
+        MessageAck { status, extensions: Extensions::none() }
+    }
+
+    fn take_message(&mut self, peer: PeerId, envelope: Envelope) -> DeliveryStatus {
+        if envelope.check().is_err() {
+            self.counters.malformed += 1;
+            return DeliveryStatus::Refused(Reason::INVALID);
+        }
+        let Some(sender) = self.peers.get(&peer).and_then(|known| known.chain.clone()) else {
+            return DeliveryStatus::Refused(Reason::NOT_ALLOWED);
+        };
+        let user = sender.user.id.clone();
+        let now = self.now().unix;
+        let id = envelope.id;
+        let kept = Kept::Received { from: sender.device, envelope: envelope.clone() };
+        let row = MessageRow { id: id.0.to_vec(), direction: Direction::Incoming, conversation: user.clone(), content: wire::encode(&kept) };
+        let stored = self.store.transaction::<_, StoreError>(|tx| {
+            let is_first = tx.is_first_copy(&sender.device, &id.0, now)?;
+            if is_first {
+                tx.add_message(&row)?;
+            }
+            Ok(is_first)
+        });
+        match stored {
+            Ok(true) => {
+                let MessageBody::Text(text) = envelope.body;
+                let sent_at = Timestamp::from_unix_secs(envelope.sent_at.0);
+                self.events.send(Event::MessageReceived { message_id: id.to_string(), from: self.labels.display(&user), text, sent_at });
+                DeliveryStatus::Accepted
+            }
+            Ok(false) => DeliveryStatus::Duplicate,
+            Err(error) => {
+                warn!(%error, "message not kept");
+                // The sender tries again later.
+                DeliveryStatus::Refused(Reason::TOO_MANY)
+            }
+        }
+    }
+
+    /// Does what the outbox wants.
+    fn drive_outbox(&mut self) {
+        while let Some(action) = self.messages.outbox.poll_action() {
+            match action {
+                OutboxAction::Send { device, id } => self.send_copy(device, id),
+                OutboxAction::Resolve { to } => self.resolve_user(&to, Waiter::Messages),
+                OutboxAction::Changed { id, state } => self.message_changed(id, state, None),
+                OutboxAction::Finished { state, item } => self.message_changed(item.envelope.id, state, Some(*item)),
+            }
+        }
+    }
+
+    fn send_copy(&mut self, device: DeviceKey, id: MessageId) {
+        let Some(item) = self.messages.outbox.item(&id) else { return };
+        let user = item.to.clone();
+        let message = MessageDeliver { envelope: item.envelope.clone(), extensions: Extensions::none() };
+        match self.cached_target(&user, &device) {
+            Some(target) => self.request(&target, &message, Purpose::Message(Delivery { id, device }), DELIVERY_TIMEOUT),
+            None => {
+                self.messages.outbox.handle_failed(&device, &id, Instant::now());
+                self.resolve_user(&user, Waiter::Messages);
+            }
+        }
+    }
+
+    /// A look-up for the outbox has ended.
+    pub(crate) fn messages_resolved(&mut self, user: &UserId, found: Result<DirectoryRecord, ResolveError>) {
+        let me = self.identity.device();
+        match found {
+            Ok(record) => {
+                let devices: Vec<DeviceKey> = record.entries().map(|parts| parts.device()).filter(|device| *device != me).collect();
+                self.messages.outbox.set_devices(user, &devices, Instant::now());
+                self.drive_outbox();
+            }
+            // The outbox asks again by its own schedule.
+            Err(error) => debug!(%error, "recipient not found yet"),
+        }
+    }
+
+    pub(crate) fn message_answer(&mut self, delivery: Delivery, frame: &Frame) {
+        let now = Instant::now();
+        match frame.parse::<MessageAck>() {
+            Ok(ack) => self.messages.outbox.handle_ack(&delivery.device, &delivery.id, ack.status, now),
+            Err(_) => {
+                self.counters.malformed += 1;
+                self.messages.outbox.handle_failed(&delivery.device, &delivery.id, now);
+            }
+        }
+        self.drive_outbox();
+    }
+
+    pub(crate) fn message_failure(&mut self, delivery: Delivery, failure: Failure) {
+        debug!(%failure, "message not delivered yet");
+        if let Some(user) = self.messages.outbox.item(&delivery.id).map(|item| item.to.clone()) {
+            // The device may have moved: the next try looks it up.
+            self.forget_cached(&user);
+        }
+        self.messages.outbox.handle_failed(&delivery.device, &delivery.id, Instant::now());
+        self.drive_outbox();
+    }
+
+    /// A peer has said who it is: what waits for it goes now.
+    pub(crate) fn messages_peer_greeted(&mut self, peer: PeerId) {
+        if let Some(device) = self.peers.get(&peer).map(|known| known.device) {
+            self.messages.outbox.handle_reachable(&device, Instant::now());
+            self.drive_outbox();
+        }
+    }
+
+    fn message_changed(&mut self, id: MessageId, state: WireState, finished: Option<OutboxItem>) {
+        let Some(item) = finished.clone().or_else(|| self.messages.outbox.item(&id).cloned()) else { return };
+        let kept = wire::encode(&Kept::Sent { item: item.clone(), state: state_number(state) });
+        if let Some(number) = self.messages.rows.get(&id).copied() {
+            let written = self.store.transaction::<_, StoreError>(|tx| {
+                tx.update_message(number, &kept)?;
+                if finished.is_some() {
+                    tx.finish_message(number)?;
+                }
+                Ok(())
+            });
+            if let Err(error) = written {
+                warn!(%error, "message state not written");
+            }
+        }
+        if finished.is_some() {
+            self.messages.rows.remove(&id);
+        }
+        let status = MessageStatus { id: id.to_string(), state: shown(state), reason: None };
+        let to = self.labels.display(&item.to);
+        self.events.send(Event::MessageState { message_id: id.to_string(), to, state: shown(state), reason: None });
+        if status.state < MessageState::Delivered {
+            return;
+        }
+        let (done, waiting): (Vec<_>, Vec<_>) = self.messages.waiters.drain(..).partition(|(waited, _)| *waited == id);
+        self.messages.waiters = waiting;
+        for (_, reply) in done {
+            reply.send(Ok(status.clone()));
+        }
+    }
+
+    pub(crate) fn messages_tick(&mut self, now: Now) {
+        if self.messages.outbox.poll_timeout().is_some_and(|at| at <= now.instant) {
+            self.messages.outbox.handle_timeout(now.instant, now.unix);
+            self.drive_outbox();
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Requests of peers, each to the capability it is for.
+
+use halloo_protocol::authority::{EnrolRequest, RenewRequest, RevocationListAnswer, RevocationListRequest};
+use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck};
+use halloo_protocol::identity::VerifiedChain;
+use halloo_protocol::kademlia::Request;
+use halloo_protocol::message::MessageDeliver;
+use halloo_protocol::push::{PushDeliver, PushRegister, PushSend, PushUnregister};
+use halloo_protocol::wire::{DecodeError, Extensions, Frame, FrameKind, Message};
+use libp2p::PeerId;
+use libp2p::swarm::ConnectionId;
+use tracing::debug;
+
+use crate::address;
+use crate::event_loop::EventLoop;
+use crate::roles::authority::{Asker, NetworkGroup};
+
+impl EventLoop {
+    /// Answers one request. Kinds this version doesn't know, and bodies it can't read, are answered as unsupported and counted.
+    pub(crate) fn handle_request(&mut self, peer: PeerId, via: ConnectionId, frame: &Frame) {
+        if Request::is_kind(frame.kind) {
+            return self.handle_directory_request(peer, via, frame);
+        }
+        let answer = match frame.kind {
+            MessageDeliver::KIND => self.with(frame, |node, message: MessageDeliver| node.handle_message_deliver(peer, message)),
+            CallInvite::KIND => self.with(frame, |node, invite: CallInvite| node.handle_invite(&invite)),
+            CallSignal::KIND => self.with(frame, |node, signal: CallSignal| {
+                CallSignalAck { status: node.handle_call_signal(&signal.signal), extensions: Extensions::none() }
+            }),
+            PushRegister::KIND => self.with(frame, |node, request: PushRegister| {
+                let chain = node.chain_of(&peer);
+                node.handle_push_register_request(chain.as_ref(), request)
+            }),
+            PushUnregister::KIND => self.with(frame, |node, request: PushUnregister| {
+                let chain = node.chain_of(&peer);
+                node.handle_push_unregister(chain.as_ref(), &request)
+            }),
+            PushSend::KIND => self.with(frame, |node, request: PushSend| {
+                let chain = node.chain_of(&peer);
+                node.handle_push_send(chain.as_ref(), &request)
+            }),
+            PushDeliver::KIND => self.with(frame, |node, request: PushDeliver| node.handle_push_deliver(&request.payload)),
+            RevocationListRequest::KIND => self.with(frame, |node, request: RevocationListRequest| node.answer_revocations(&request)),
+            EnrolRequest::KIND | RenewRequest::KIND => return self.ask_authority(peer, via, frame),
+            kind => {
+                debug!(%peer, kind = kind.0, "request of an unknown kind");
+                self.counters.unknown_kinds += 1;
+                Ok(unsupported(frame.id))
+            }
+        };
+        let answer = answer.unwrap_or_else(|error| {
+            debug!(%peer, %error, "request refused");
+            self.counters.malformed += 1;
+            unsupported(frame.id)
+        });
+        self.answer_encoded(peer, via, answer.id, answer.kind, answer.body);
+    }
+
+    fn with<Q: Message, A: Message>(&mut self, frame: &Frame, answer: impl FnOnce(&mut Self, Q) -> A) -> Result<Frame, DecodeError> {
+        let request: Q = frame.parse()?;
+        Ok(Frame::new(frame.id, &answer(self, request)))
+    }
+
+    fn chain_of(&self, peer: &PeerId) -> Option<VerifiedChain> {
+        self.peers.get(peer).and_then(|known| known.chain.clone())
+    }
+
+    fn answer_revocations(&self, request: &RevocationListRequest) -> RevocationListAnswer {
+        let list = self.trust.revocation_list(&request.authority).filter(|list| list.list.unverified().number > request.have);
+        RevocationListAnswer { list: list.cloned(), extensions: Extensions::none() }
+    }
+
+    fn ask_authority(&mut self, peer: PeerId, via: ConnectionId, frame: &Frame) {
+        let now = self.now().unix;
+        let lab = self.settings.lab;
+        let asker = self.peers.get(&peer).map(|known| Asker {
+            device: known.device,
+            // In a lab all come from one address.
+            network: known.address.as_ref().filter(|_| !lab).and_then(address::ip_of).and_then(NetworkGroup::of),
+        });
+        let answer = match (&mut self.authority, asker) {
+            (Some(authority), Some(asker)) => authority.handle_frame(frame, &asker, now),
+            _ => None,
+        };
+        let answer = answer.unwrap_or_else(|| unsupported(frame.id));
+        self.answer_encoded(peer, via, answer.id, answer.kind, answer.body);
+    }
+}
+
+const fn unsupported(id: u32) -> Frame {
+    Frame { kind: FrameKind::UNSUPPORTED, id, body: Vec::new() }
+}

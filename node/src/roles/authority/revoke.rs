@@ -1,0 +1,106 @@
+//! Taking names back.
+
+use halloo_protocol::identity::{RevocationList, RevokedSerial, SignedRevocationList, Username};
+use halloo_protocol::time::UnixTime;
+use halloo_protocol::wire::{Body, Extensions, Signed, encode};
+
+use super::{Authority, REVOCATIONS_SETTING};
+use crate::store::{LogEvent, NameState, StoreError};
+
+/// Why a name can't be revoked or freed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RevokeError {
+    /// The authority never gave the name.
+    #[error("{0} isn't known here")]
+    Unknown(Username),
+    /// The name is revoked: it can't be freed any more.
+    #[error("{0} is revoked already")]
+    Revoked(Username),
+    /// The revocation list has no room left; it empties by itself as certificates end.
+    #[error("the revocation list is full ({0} certificates)")]
+    ListFull(usize),
+    /// The signing key's certificate is over.
+    #[error("the signing certificate ended at {0}: bring the root key back")]
+    SigningExpired(UnixTime),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Authority {
+    /// Takes a name back for good: no renewal, and all its certificates that haven't ended go on a new revocation list, which is returned for
+    /// spreading. Revoking a revoked name changes nothing and returns the newest list.
+    ///
+    /// # Errors
+    /// [`RevokeError`]; nothing is changed then.
+    pub fn revoke(&mut self, name: &Username, now: UnixTime) -> Result<SignedRevocationList, RevokeError> {
+        let newest = self.revocations.as_ref();
+        let list = self.store.transaction(|tx| {
+            let mut row = tx.name(name)?.ok_or_else(|| RevokeError::Unknown(name.clone()))?;
+            if let (NameState::Revoked, Some(newest)) = (row.state, newest) {
+                return Ok(newest.clone());
+            }
+            let list = self.next_list(&row.serials, now)?;
+            row.state = NameState::Revoked;
+            tx.put_name(name, &row)?;
+            tx.put_setting_value(REVOCATIONS_SETTING, &list)?;
+            tx.log_authority(now, &LogEvent::Revoked { name: name.clone(), number: list.list.unverified().number })?;
+            Ok::<_, RevokeError>(list)
+        })?;
+        self.revocations = Some(list.clone());
+        Ok(list)
+    }
+
+    /// Gives a name up: it isn't renewed, and goes to nobody but its present key. Its certificates stay good until they end.
+    ///
+    /// # Errors
+    /// [`RevokeError`]; nothing is changed then.
+    pub fn free(&mut self, name: &Username, now: UnixTime) -> Result<(), RevokeError> {
+        self.store.transaction(|tx| {
+            let mut row = tx.name(name)?.ok_or_else(|| RevokeError::Unknown(name.clone()))?;
+            match row.state {
+                NameState::Freed => Ok(()),
+                NameState::Revoked => Err(RevokeError::Revoked(name.clone())),
+                NameState::Active => {
+                    row.state = NameState::Freed;
+                    tx.put_name(name, &row)?;
+                    tx.log_authority(now, &LogEvent::Freed { name: name.clone() })?;
+                    Ok(())
+                }
+            }
+        })
+    }
+
+    /// The next list: what the newest one has and still matters, and `serials`.
+    fn next_list(&self, serials: &[RevokedSerial], now: UnixTime) -> Result<SignedRevocationList, RevokeError> {
+        let signing = self.signing.unverified();
+        if now > signing.not_after {
+            return Err(RevokeError::SigningExpired(signing.not_after));
+        }
+        let newest = self.revocations.as_ref().map(|list| list.list.unverified());
+        let mut users: Vec<RevokedSerial> = newest.map_or_else(Vec::new, |list| list.users.clone());
+        users.extend_from_slice(serials);
+        users.retain(|revoked| still_matters(revoked, now));
+        users.sort_unstable();
+        users.dedup_by_key(|revoked| revoked.serial);
+        let count = users.len();
+        let list = RevocationList {
+            authority: self.root,
+            number: newest.map_or(1, |list| list.number.saturating_add(1)),
+            issued_at: now,
+            users,
+            signing: newest.map_or_else(Vec::new, |list| list.signing.clone()),
+            extensions: Extensions::none(),
+        };
+        if encode(&list).len() > RevocationList::LIMIT {
+            return Err(RevokeError::ListFull(count));
+        }
+        Ok(SignedRevocationList { signing: Some(self.signing.clone()), list: Signed::sign(list, &self.signing_key) })
+    }
+}
+
+/// A certificate that has ended needs no revocation; a day more, for verifiers whose clocks are behind.
+pub(super) fn still_matters(revoked: &RevokedSerial, now: UnixTime) -> bool {
+    revoked.until.plus_secs(86_400) >= now
+}

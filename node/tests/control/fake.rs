@@ -1,0 +1,209 @@
+//! A daemon without a network: the real API in front of canned answers.
+
+use std::path::Path;
+use std::time::Duration;
+
+use halloo::api::ApiListener;
+use halloo::config::ApiAddress;
+use halloo::handle::authority::{AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, Enrolled, EnrolmentPolicy};
+use halloo::handle::calls::{CallError, CallList, CallOutcome, CallPath, CallResult};
+use halloo::handle::directory::{DeviceReachability, ResolveError, ResolveSource, Resolved, ResolvedDevice};
+use halloo::handle::messages::{MessageError, MessageList, MessageState, MessageStatus};
+use halloo::handle::network::{Check, CheckResult, Diagnosis, Explanation, PeerList, Status};
+use halloo::handle::power::{Suspended, WakeOutcome};
+use halloo::handle::problem::UsernameError;
+use halloo::handle::push::{PushList, PushRegistration};
+use halloo::handle::{self, Command, CommandReceiver, EventSender};
+use halloo::home::{Home, HomeLock};
+use halloo::timestamp::Timestamp;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// No test waits longer for anything.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A running fake daemon. Ends when dropped or stopped.
+pub(crate) struct Fake {
+    pub(crate) home: Home,
+    pub(crate) address: ApiAddress,
+    pub(crate) events: EventSender,
+    /// One message for every dial whose caller went away.
+    pub(crate) hung_up: mpsc::Receiver<()>,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+    _lock: HomeLock,
+}
+
+impl Fake {
+    /// Starts on `home`, listening at `address` or where a daemon would by itself.
+    pub(crate) async fn start(home: &Path, address: Option<&str>) -> Self {
+        let home = Home::create(home).expect("a home");
+        let lock = home.lock().expect("a lock");
+        let (node, commands, events) = handle::channel();
+        let address = address.map(|address| address.parse().expect("an address"));
+        let listener = ApiListener::bind(&home, address.as_ref()).await.expect("bound");
+        let address = listener.address().clone();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(listener.serve(node, stop.clone()));
+        let (hang_up, hung_up) = mpsc::channel(8);
+        tokio::spawn(answer_all(commands, hang_up));
+        Self { home, address, events, hung_up, stop, serving, _lock: lock }
+    }
+
+    /// Stops as a daemon stops: open answers end, files go.
+    pub(crate) async fn stop(self) {
+        self.stop.cancel();
+        tokio::time::timeout(DEADLINE, self.serving).await.expect("in time").expect("no panic");
+    }
+}
+
+async fn answer_all(mut commands: CommandReceiver, hang_up: mpsc::Sender<()>) {
+    while let Some(command) = commands.recv().await {
+        answer(command, &hang_up);
+    }
+}
+
+#[allow(clippy::too_many_lines, reason = "a table")]
+fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
+    match command {
+        Command::Status(reply) => reply.send(Ok(Status { peer_id: "12D3me".to_owned(), ..Status::default() })),
+        Command::Peers(reply) => reply.send(Ok(PeerList::default())),
+        Command::Doctor(reply) => reply.send(Ok(Diagnosis {
+            ok: true,
+            checks: vec![Check {
+                name: "clock".to_owned(),
+                result: CheckResult::Warning,
+                detail: "runs 9 s ahead".to_owned(),
+                advice: None,
+            }],
+        })),
+        Command::Why { user, reply } => reply.send(Ok(Explanation {
+            username: user,
+            reachable: true,
+            summary: "can be reached".to_owned(),
+            checks: Vec::new(),
+        })),
+        Command::Resolve { user, reply, .. } => reply.send(resolved(user)),
+        Command::MessageSend { to, reply, .. } => reply.send(queued(&to)),
+        Command::MessageWait { id, reply } => {
+            // A message to nowhere is never delivered: the caller's own limit ends the wait.
+            if id == "stuck" {
+                tokio::spawn(async move {
+                    let mut reply = reply;
+                    reply.closed().await;
+                });
+            } else {
+                reply.send(Ok(MessageStatus { id, state: MessageState::Delivered, reason: None }));
+            }
+        }
+        Command::MessageList { user, reply, .. } => {
+            reply.send(Ok(MessageList { with: user, messages: Vec::new() }));
+        }
+        Command::CallDial { options, mut reply } => match options.users[0].as_str() {
+            "rings" => {
+                let hang_up = hang_up.clone();
+                tokio::spawn(async move {
+                    reply.closed().await;
+                    hang_up.send(()).await.expect("the test waits");
+                });
+            }
+            "decliner" => reply.send(Ok(outcome(CallResult::Declined))),
+            _ => reply.send(Ok(outcome(CallResult::Completed))),
+        },
+        Command::CallList(reply) => reply.send(Ok(CallList::default())),
+        Command::CallAnswer { call_id, reply, .. }
+        | Command::CallDecline { call_id, reply }
+        | Command::CallHangup { call_id, reply } => {
+            reply.send(if call_id == "gone" { Err(CallError::UnknownCall { call_id }) } else { Ok(()) });
+        }
+        Command::PushRegister { target, reply } => reply.send(Ok(PushRegistration {
+            id: "r1".to_owned(),
+            kind: target.channel.kind().to_owned(),
+            gateway: target.gateway.unwrap_or_else(|| "12D3gateway".to_owned()),
+            registered_at: Timestamp::default(),
+            expires_at: None,
+        })),
+        Command::PushList(reply) => reply.send(Ok(PushList::default())),
+        Command::Suspend { options, reply } => {
+            reply.send(Ok(Suspended { suspended: true, clean: options.clean, push_registrations: 1 }));
+        }
+        Command::Wake { payload, reply } => reply.send(Ok(WakeOutcome {
+            was_suspended: true,
+            suspended_ms: payload.map_or(0, |payload| payload.len() as u64),
+            call_id: None,
+            from: None,
+        })),
+        Command::Enrol { options, reply } => reply.send(Ok(Enrolled {
+            username: options.username,
+            identity: "ed25519:x".to_owned(),
+            authority_key: "ed25519:y".to_owned(),
+            serial: 1,
+            not_after: Timestamp::default(),
+        })),
+        Command::AuthorityShow(reply) => reply.send(Ok(AuthorityStatus {
+            name: "example".to_owned(),
+            key: "ed25519:y".to_owned(),
+            enrolment: EnrolmentPolicy::Invite,
+            users: 2,
+            revocation_number: 0,
+            open_invites: 0,
+        })),
+        Command::AuthorityInvite { options, reply } => {
+            reply.send(Ok(AuthorityInvite { code: "CODE".to_owned(), name: options.name, expires_at: Timestamp::default() }))
+        }
+        Command::AuthorityRevoke { user, reply } => {
+            reply.send(Ok(AuthorityRevocation { username: user, serial: 1, revocation_number: 1 }));
+        }
+        Command::AuthorityLog(reply) => reply.send(Ok(AuthorityLog::default())),
+        Command::Shutdown(reply) => reply.send(Ok(())),
+    }
+}
+
+fn resolved(user: String) -> Result<Resolved, ResolveError> {
+    match user.as_str() {
+        "nobody" => return Err(ResolveError::NotFound { username: user, replicas: 3 }),
+        "bad name" => {
+            let reason = "a space".to_owned();
+            return Err(UsernameError::Invalid { username: user, reason }.into());
+        }
+        _ => {}
+    }
+    Ok(Resolved {
+        username: user,
+        identity: "ed25519:x".to_owned(),
+        devices: vec![ResolvedDevice {
+            peer_id: "12D3bob".to_owned(),
+            // A name that would clear the screen, to be made harmless.
+            name: Some("\u{1b}[2Jbob".to_owned()),
+            kind: None,
+            addresses: vec!["/ip4/127.0.0.1/tcp/1".to_owned()],
+            reachability: DeviceReachability::Online,
+        }],
+        source: ResolveSource::Directory,
+        settled: false,
+        age_ms: 0,
+        requests: 1,
+        elapsed_ms: 3,
+    })
+}
+
+fn queued(to: &str) -> Result<MessageStatus, MessageError> {
+    let id = if to == "nowhere" { "stuck" } else { "m1" };
+    Ok(MessageStatus { id: id.to_owned(), state: MessageState::Queued, reason: None })
+}
+
+fn outcome(outcome: CallResult) -> CallOutcome {
+    CallOutcome {
+        call_id: "c1".to_owned(),
+        outcome,
+        reason: None,
+        answered_by: (outcome == CallResult::Completed).then(|| "12D3bob".to_owned()),
+        path: (outcome == CallResult::Completed).then_some(CallPath::Direct),
+        ring_ms: Some(5),
+        setup_ms: None,
+        rtt_ms: None,
+        loss: None,
+        via_push: false,
+    }
+}

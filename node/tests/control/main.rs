@@ -1,0 +1,7 @@
+//! The control surface as a program sees it: real sockets, the real binary, and behind them an
+//! event loop that answers what a table says.
+
+mod api;
+mod cli;
+mod events;
+mod fake;

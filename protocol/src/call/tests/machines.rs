@@ -1,0 +1,199 @@
+//! Single stories, each with its outcome at both ends.
+
+use super::network::{CALL, CALLER, Conditions, Input, Network, device};
+use crate::call::*;
+use crate::wire::Extensions;
+
+const GOOD: Conditions = Conditions { loss: 0.0, duplicates: 0.0, delay_ms_max: 50 };
+
+fn signal(from: u8, sequence: u32, body: SignalBody) -> VerifiedSignal {
+    let from = device(from);
+    VerifiedSignal::unchecked(Signal { call: CALL, from, to: CALLER, sequence, body, extensions: Extensions::none() })
+}
+
+#[test]
+fn first_accept_wins_and_the_others_stop_within_a_second() {
+    let mut network = Network::new(3, GOOD, 1);
+    network.at(5.0, Input::Answer(2));
+    // Later by more than a message takes, and before it is told to stop.
+    network.at(5.051, Input::Answer(3));
+    network.run_until(6);
+    assert!(!network.is_any_ringing());
+    assert_eq!(network.caller.state(), CallerState::Connected(device(2)));
+    assert_eq!((network.outcome_at(1), network.outcome_at(3)), (Some(Outcome::AnsweredElsewhere), Some(Outcome::AnsweredElsewhere)));
+    network.at(60.0, Input::DeviceHangUp(2));
+    network.run_until(100);
+    assert!(network.is_done());
+    assert_eq!((network.outcome(), network.outcome_at(2)), (Some(Outcome::Completed), Some(Outcome::Completed)));
+}
+
+#[test]
+fn a_decline_by_one_device_is_a_decline_everywhere() {
+    let mut network = Network::new(2, GOOD, 2);
+    network.at(3.0, Input::Decline(1));
+    network.run_until(4);
+    assert_eq!(network.outcome(), Some(Outcome::Declined));
+    assert_eq!((network.outcome_at(1), network.outcome_at(2)), (Some(Outcome::Declined), Some(Outcome::Declined)));
+}
+
+#[test]
+fn a_busy_device_leaves_the_others_ringing_and_all_busy_is_busy() {
+    for way in [InviteWay::Stream, InviteWay::Push] {
+        let mut network = Network::new(2, GOOD, 3);
+        for number in 1..=2 {
+            let here = network.devices.get_mut(&device(number)).expect("device");
+            here.way = way;
+            here.is_busy = number == 1;
+        }
+        network.run_until(2);
+        assert_eq!(network.caller.leg_state(&device(1)), Some(LegState::Busy));
+        assert_eq!(network.caller.state(), CallerState::Ringing);
+        network.at(3.0, Input::Answer(2));
+        network.run_until(5);
+        assert_eq!(network.caller.state(), CallerState::Connected(device(2)));
+
+        let mut network = Network::new(1, GOOD, 4);
+        let here = network.devices.get_mut(&device(1)).expect("device");
+        (here.is_busy, here.way) = (true, way);
+        network.run_until(2);
+        assert_eq!(network.outcome(), Some(Outcome::Busy));
+    }
+}
+
+#[test]
+fn nobody_answers_and_nobody_rings_for_ever() {
+    let mut network = Network::new(2, GOOD, 5);
+    network.run_until(59);
+    assert!(network.is_any_ringing());
+    network.run_until(61);
+    assert!(!network.is_any_ringing());
+    assert_eq!((network.outcome(), network.outcome_at(1)), (Some(Outcome::NoAnswer), Some(Outcome::NoAnswer)));
+    network.run_until(80);
+    assert!(network.is_done());
+}
+
+#[test]
+fn unreachable_is_told_as_soon_as_every_way_has_failed() {
+    let mut network = Network::new(2, Conditions { loss: 1.0, ..GOOD }, 6);
+    network.at(0.5, Input::Unreachable(1));
+    network.run_until(1);
+    assert_eq!(network.outcome(), None);
+    network.at(1.5, Input::Unreachable(2));
+    network.run_until(2);
+    assert_eq!(network.outcome(), Some(Outcome::Unreachable));
+    // And by the deadline when nothing at all is heard.
+    let mut silent = Network::new(2, Conditions { loss: 1.0, ..GOOD }, 7);
+    silent.run_until(11);
+    assert_eq!(silent.outcome(), None);
+    silent.run_until(12);
+    assert_eq!(silent.outcome(), Some(Outcome::Unreachable));
+}
+
+#[test]
+fn a_call_without_devices_is_unreachable_once_the_lookup_is_over() {
+    let now = std::time::Instant::now();
+    let params =
+        CallerParams { call: CALL, me: CALLER, devices: Vec::new(), is_lookup_pending: true, timers: CallTimers::default() };
+    let mut call = CallerCall::new(params, now);
+    assert_eq!(call.state(), CallerState::Dialling);
+    assert!(call.add_device(device(1), now));
+    assert!(!call.add_device(device(1), now), "once");
+    call.handle_unreachable(device(1), Reason::UNREACHABLE, now);
+    assert_eq!(call.state(), CallerState::Dialling, "the look-up may find more");
+    assert!(call.add_device(device(1), now), "a newer record: once more");
+    call.handle_unreachable(device(1), Reason::UNREACHABLE, now);
+    call.finish_lookup(now);
+    assert_eq!(call.state(), CallerState::Ended(Outcome::Unreachable, Reason::UNREACHABLE));
+    assert!(!call.add_device(device(2), now));
+}
+
+#[test]
+fn cancel_stops_the_ringing_and_a_late_invite_does_not_ring() {
+    let mut network = Network::new(2, GOOD, 8);
+    let late = network.in_flight.pop().expect("the invite of device 2");
+    network.at(2.0, Input::CallerHangUp);
+    network.run_until(5);
+    assert_eq!((network.outcome(), network.outcome_at(1)), (Some(Outcome::Cancelled), Some(Outcome::Cancelled)));
+    network.deliver(late.1);
+    network.run_until(30);
+    assert_eq!(network.device(2).rang, 0);
+    assert!(network.is_done());
+}
+
+#[test]
+fn a_push_that_rings_after_the_call_was_answered_is_stopped_at_once() {
+    let mut network = Network::new(2, GOOD, 9);
+    network.devices.get_mut(&device(2)).expect("device").way = InviteWay::Push;
+    let late = network.in_flight.pop().expect("the invite of device 2");
+    network.at(1.0, Input::Answer(1));
+    network.run_until(30);
+    // The signal that replaced device 2 was taken for a call unknown there; play a device that has forgotten it.
+    network.devices.get_mut(&device(2)).expect("device").was_cancelled = false;
+    network.deliver(late.1);
+    network.run_until(31);
+    assert_eq!(network.device(2).rang, 1);
+    assert_eq!(network.outcome_at(2), Some(Outcome::AnsweredElsewhere));
+    assert_eq!(network.caller.state(), CallerState::Connected(device(1)));
+}
+
+#[test]
+fn cancel_and_accept_that_cross_end_the_same_at_both_ends() {
+    for (cancel_at, answer_at) in [(2.0, 2.001), (2.001, 2.0), (2.0, 2.0)] {
+        let mut network = Network::new(1, Conditions { delay_ms_max: 500, ..GOOD }, 10);
+        network.at(cancel_at, Input::CallerHangUp);
+        network.at(answer_at, Input::Answer(1));
+        network.run_until(60);
+        assert!(network.is_done());
+        assert_eq!((network.outcome(), network.outcome_at(1)), (Some(Outcome::Cancelled), Some(Outcome::Cancelled)));
+    }
+}
+
+#[test]
+fn media_that_never_come_up_fail_the_call_at_both_ends() {
+    let mut network = Network::new(1, GOOD, 11);
+    network.auto_media = false;
+    network.at(1.0, Input::Answer(1));
+    network.run_until(20);
+    assert_eq!(network.outcome(), None);
+    network.run_until(22);
+    assert_eq!((network.outcome(), network.outcome_at(1)), (Some(Outcome::Failed), Some(Outcome::Failed)));
+}
+
+#[test]
+fn strangers_to_the_call_and_nonsense_are_not_taken() {
+    let mut network = Network::new(1, GOOD, 12);
+    network.run_until(1);
+    let now = network.now;
+    let accept = SignalBody::Accept { answer: "x".into() };
+    assert_eq!(network.caller.handle_signal(&signal(9, 1, accept), now), SignalStatus::UnknownCall);
+    let cancel = SignalBody::Cancel { reason: Reason::CANCELLED };
+    assert_eq!(network.caller.handle_signal(&signal(1, 7, cancel), now), SignalStatus::Refused(Reason::INVALID));
+    assert_eq!(network.caller.state(), CallerState::Ringing);
+    let call = network.devices.get_mut(&device(1)).and_then(|here| here.call.as_mut()).expect("rings");
+    let foreign = signal(9, 1, SignalBody::Cancel { reason: Reason::CANCELLED });
+    assert_eq!(call.handle_signal(&foreign, now), SignalStatus::UnknownCall);
+    assert_eq!(call.state(), CalleeState::Ringing);
+}
+
+#[test]
+fn candidates_reach_the_other_end_once_and_a_flood_is_bounded() {
+    let mut network = Network::new(1, GOOD, 13);
+    network.run_until(1);
+    let now = network.now;
+    let mut taken = 0;
+    for sequence in 1..2_000 {
+        let candidate = signal(1, sequence, SignalBody::Candidate { candidate: "c".into() });
+        for _ in 0..2 {
+            network.caller.handle_signal(&candidate, now);
+        }
+        while let Some(action) = network.caller.poll_action() {
+            taken += usize::from(matches!(action, CallerAction::AddCandidate { .. }));
+        }
+    }
+    assert_eq!(taken, 512);
+    for number in 0..1_000 {
+        network.caller.add_local_candidate(device(1), format!("candidate {number}"), now);
+    }
+    let sent = std::iter::from_fn(|| network.caller.poll_action()).count();
+    assert!(sent <= 48, "{sent}");
+}

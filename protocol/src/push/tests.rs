@@ -1,0 +1,203 @@
+//! Payloads and a gateway's decisions.
+
+use std::time::{Duration, Instant};
+
+use super::registration::*;
+use super::*;
+use crate::capability::{CapabilityError, CapabilityId, Holder, Issuer, Limits, Service};
+use crate::identity::VerifiedChain;
+use crate::key::SecretKey;
+use crate::rate::RateError;
+use crate::test_identity::{Authority, NOW, Person};
+use crate::wire;
+
+const POLICY: GatewayPolicy = GatewayPolicy { registrations_max: 10, has_web_push: true };
+
+fn gateway() -> (SecretKey, DeviceKey) {
+    let key = SecretKey::from_bytes([99; 32]);
+    let device = DeviceKey(key.public());
+    (key, device)
+}
+
+struct Scene {
+    bob: Person,
+    bob_chain: VerifiedChain,
+    pairwise: SecretKey,
+    registration: Registration,
+    rates: PushRates,
+    start: Instant,
+}
+
+fn scene() -> Scene {
+    let authority = Authority::new(1);
+    let bob = authority.person("bob", 20);
+    let bob_chain = bob.chain.verify(NOW, &authority.trust()).expect("good");
+    let request = PushRegister::new(vec![PushChannel::Stream]);
+    let registration =
+        decide_register(request, &bob_chain, None, 0, PushHandle([3; 32]), &POLICY, NOW).expect("registered");
+    let pairwise = SecretKey::from_bytes([55; 32]);
+    Scene { bob, bob_chain, pairwise, registration, rates: PushRates::new(100), start: Instant::now() }
+}
+
+impl Scene {
+    fn push(&self, sealed: Vec<u8>) -> PushSend {
+        let capability = Capability {
+            id: CapabilityId([4; 16]),
+            issuer: Issuer::Device(self.bob.device()),
+            service: Service::Push,
+            holder: Holder::Key(self.pairwise.public()),
+            limits: Limits { per_hour: 60, payload_bytes_max: 2_800 },
+            epoch: 0,
+            not_before: NOW,
+            not_after: NOW.plus_secs(86_400),
+            extensions: Extensions::none(),
+        };
+        let handle = self.registration.handle;
+        let hints = PushHints { event: EventKind::VOICE_CALL, ttl_secs: 60, urgency: Urgency::High };
+        let request_hash = PushSend::hash_of(&handle, &hints, &sealed);
+        let proof = CapabilityProof::sign(capability.id, gateway().1, request_hash, NOW, &self.pairwise);
+        let capability = Signed::sign(capability, &self.bob.device_key);
+        PushSend { handle, capability, proof, hints, sealed, extensions: Extensions::none() }
+    }
+
+    fn decide(&mut self, push: &PushSend, after_secs: u64) -> Result<crate::capability::Grant, PushRefusal> {
+        let now = Moment { unix: NOW, instant: self.start + Duration::from_secs(after_secs) };
+        decide_push(push, Some(&self.registration), None, &gateway().1, &mut self.rates, now)
+    }
+}
+
+#[test]
+fn a_push_with_a_capability_passes_and_goes_over_the_wire() {
+    let mut scene = scene();
+    let push = scene.push(vec![7; 2_800]);
+    let frame = wire::encode(&push);
+    assert!(frame.len() < 3_400, "{}", frame.len());
+    let arrived: PushSend = wire::decode(&frame, PushSend::LIMIT).expect("decodes");
+    assert_eq!(arrived, push);
+    assert!(scene.decide(&arrived, 0).is_ok());
+}
+
+#[test]
+fn pushes_are_refused_with_their_reason() {
+    let mut scene = scene();
+    let good = scene.push(vec![7; 1_024]);
+    let refused = |scene: &mut Scene, push: &PushSend| scene.decide(push, 0).expect_err("refused").reason();
+    let elsewhere = PushSend { handle: PushHandle([1; 32]), ..good.clone() };
+    assert_eq!(refused(&mut scene, &elsewhere), PushReason::UNKNOWN_HANDLE);
+    let swapped = PushSend { sealed: vec![8; 1_024], ..good.clone() };
+    assert_eq!(scene.decide(&swapped, 0), Err(PushRefusal::Capability(CapabilityError::WrongProof("request"))));
+    let large = scene.push(vec![7; 2_801]);
+    assert_eq!(refused(&mut scene, &large), PushReason::TOO_LARGE);
+    let mut long = good.clone();
+    long.hints.ttl_secs = TTL_SECS_MAX + 1;
+    assert_eq!(refused(&mut scene, &long), PushReason::INVALID);
+    scene.registration.expires_at = NOW.minus_secs(1);
+    assert_eq!(refused(&mut scene, &good), PushReason::UNKNOWN_HANDLE);
+    scene.registration.expires_at = NOW;
+    assert!(scene.registration.remove_channel(&PushChannel::Stream), "none is left");
+    assert_eq!(refused(&mut scene, &good), PushReason::GONE);
+    let now = Moment { unix: NOW, instant: scene.start };
+    let nobody = decide_push(&good, None, None, &gateway().1, &mut scene.rates, now);
+    assert_eq!(nobody, Err(PushRefusal::UnknownHandle));
+}
+
+#[test]
+fn holders_are_limited_and_revoked_at_renewal() {
+    let mut scene = scene();
+    let push = scene.push(vec![7; 100]);
+    let passed = (0..100).filter(|_| scene.decide(&push, 0).is_ok()).count();
+    assert_eq!(passed, 10);
+    assert!(matches!(scene.decide(&push, 59), Err(PushRefusal::Rate(RateError::Exceeded { .. }))));
+    assert!(scene.decide(&push, 60).is_ok());
+    let mut renewal = PushRegister::new(vec![PushChannel::Stream]);
+    renewal.revoked = vec![CapabilityId([4; 16])];
+    let known = scene.registration.clone();
+    let renewed = decide_register(renewal, &scene.bob_chain, Some(&known), 1, PushHandle([9; 32]), &POLICY, NOW);
+    scene.registration = renewed.expect("renewed");
+    assert_eq!(scene.registration.handle, known.handle, "a renewal keeps the handle");
+    assert_eq!(scene.decide(&push, 4_000).expect_err("revoked").reason(), PushReason::CAPABILITY);
+}
+
+#[test]
+fn strangers_come_through_a_narrow_door() {
+    let mut scene = scene();
+    let authority = Authority::new(1);
+    let alice = authority.person("alice", 10);
+    let alice_chain = alice.chain.verify(NOW, &authority.trust()).expect("good");
+    let mut push = scene.push(vec![7; 100]);
+    let mut token = push.capability.unverified().clone();
+    (token.holder, token.limits.per_hour) = (Holder::Certified, 1_000);
+    push.proof = CapabilityProof::sign(token.id, gateway().1, push.request_hash(), NOW, &alice.device_key);
+    push.capability = Signed::sign(token, &scene.bob.device_key);
+    let now = Moment { unix: NOW, instant: scene.start };
+    let mut decide = |presenter| {
+        decide_push(&push, Some(&scene.registration), presenter, &gateway().1, &mut scene.rates, now)
+    };
+    assert_eq!(decide(None), Err(PushRefusal::Capability(CapabilityError::NotCertified)));
+    let passed = (0..100).filter(|_| decide(Some(&alice_chain)).is_ok()).count();
+    assert_eq!(passed, 3, "whatever the token promises");
+}
+
+#[test]
+fn registrations_are_decided_with_reasons() {
+    let scene = scene();
+    let register = |request: PushRegister, registered, policy: &GatewayPolicy| {
+        decide_register(request, &scene.bob_chain, None, registered, PushHandle([3; 32]), policy, NOW)
+            .map_err(|refusal| refusal.reason())
+    };
+    let web_push = PushChannel::WebPush { endpoint: "https://push.example/x".into(), p256dh: [4; 65], auth: [1; 16] };
+    assert!(register(PushRegister::new(vec![web_push.clone(), PushChannel::Stream]), 0, &POLICY).is_ok());
+    let without = GatewayPolicy { has_web_push: false, ..POLICY };
+    assert_eq!(register(PushRegister::new(vec![web_push]), 0, &without), Err(PushReason::CHANNEL));
+    assert_eq!(register(PushRegister::new(vec![PushChannel::Stream]), 10, &POLICY), Err(PushReason::FULL));
+    assert_eq!(register(PushRegister::new(vec![]), 0, &POLICY), Err(PushReason::INVALID));
+    assert_eq!(register(PushRegister::new(vec![PushChannel::Stream; 5]), 0, &POLICY), Err(PushReason::INVALID));
+    let mut nameless = scene.bob_chain.clone();
+    nameless.user.id = crate::identity::UserId::Key(nameless.user.identity);
+    let request = PushRegister::new(vec![PushChannel::Stream]);
+    let refused = decide_register(request, &nameless, None, 0, PushHandle([3; 32]), &POLICY, NOW);
+    assert_eq!(refused, Err(RegisterRefusal::NotCertified));
+}
+
+#[test]
+fn a_handle_does_not_pass_to_another_device() {
+    let scene = scene();
+    let authority = Authority::new(1);
+    let mallory = authority.person("mallory", 40).chain.verify(NOW, &authority.trust()).expect("good");
+    let request = PushRegister::new(vec![PushChannel::Stream]);
+    let taken =
+        decide_register(request, &mallory, Some(&scene.registration), 1, PushHandle([9; 32]), &POLICY, NOW).expect("own one");
+    assert_eq!(taken.handle, PushHandle([9; 32]));
+    assert_eq!(taken.device(), mallory.device);
+}
+
+#[test]
+fn payloads_hold_the_largest_invite_and_open_only_whole() {
+    let (key, device) = gateway();
+    let sealed = vec![7; PUSH_SEALED_BYTES_MAX];
+    let outer = OuterPayload::new(device, EventKind::CONTACT_REQUEST, NOW, 60, &sealed);
+    let payload = PushPayload::new(outer.clone(), sealed.clone(), &key).expect("fits");
+    let bytes = payload.to_bytes();
+    println!("payload: {} B around {} B sealed", bytes.len(), sealed.len());
+    assert!(bytes.len() <= PUSH_PAYLOAD_BYTES_MAX, "{}", bytes.len());
+    let arrived = PushPayload::from_bytes(&bytes).expect("decodes");
+    assert_eq!(arrived.verify(&[device]), Ok(&outer));
+    assert_eq!(arrived.sealed(), sealed);
+    assert_eq!(arrived.verify(&[]), Err(PayloadError::UnknownGateway(device)));
+    let mut changed = bytes.clone();
+    changed[bytes.len() - 2] ^= 1; // The last byte counts the extensions, the one before it ends the sealed part.
+    let moved = PushPayload::from_bytes(&changed).expect("well formed");
+    assert_eq!(moved.verify(&[device]), Err(PayloadError::Mismatch));
+    let forged = PushPayload::new(outer, sealed, &SecretKey::from_bytes([1; 32])).expect("fits");
+    assert!(matches!(forged.verify(&[device]), Err(PayloadError::Signature(_))));
+    let large = OuterPayload::new(device, EventKind::VOICE_CALL, NOW, 60, &[]);
+    assert!(matches!(PushPayload::new(large, vec![0; 2_801], &key), Err(PayloadError::TooLarge(_))));
+    assert!(PushPayload::from_bytes(&[0; 3_001]).is_err());
+}
+
+#[test]
+fn secrets_of_channels_do_not_print() {
+    let channel = PushChannel::WebPush { endpoint: "https://push.example/secret".into(), p256dh: [4; 65], auth: [1; 16] };
+    let printed = format!("{:?}", PushRegister::new(vec![channel]));
+    assert!(!printed.contains("secret"), "{printed}");
+}
