@@ -13,6 +13,7 @@ use halloo_protocol::wire::{self, Extensions, FRAME_BYTES_MAX, Frame, FrameKind,
 use halloo_tests::attacker::{
     Attacker, Forger, deny_everything, key, now, record_key, server_descriptor, stranger_hello, unknown_authority_chain,
 };
+use halloo_tests::raw_stream::send_raw;
 use halloo_tests::{Network, User, eventually, seed};
 use rand::Rng;
 
@@ -325,4 +326,35 @@ fn roles_claimed_without_a_certificate_are_not_believed() {
     let named = nodes_near(&mut witness, [0; 32]);
     assert!(named.closer.iter().all(|node| node.device != device_key), "{named:?}");
     others_are_served(&network);
+}
+
+#[test]
+fn lies_about_a_frames_length_cost_the_liar_the_stream() {
+    const PATIENCE: Duration = Duration::from_secs(5);
+    let network = network();
+    let address = network.bootstrap();
+    // Ten times a record, announced and sent: nothing so long is ever collected.
+    let ten_times = 10 * RECORD_BYTES_MAX;
+    let mut oversized = varint(ten_times as u64);
+    oversized.resize(oversized.len() + ten_times, 7);
+    let huge = varint(u64::MAX);
+    let malformed = vec![0x80; 16];
+    for (name, bytes) in [("ten times a record", oversized), ("2^64 - 1 bytes", huge), ("no number at all", malformed)] {
+        let ended = send_raw(&address, &bytes, PATIENCE);
+        assert!(ended.is_some(), "{name}: the stream was kept");
+    }
+    // A frame that never comes to its end keeps its stream, and costs what has come.
+    let unfinished = [varint(1_000), vec![1; 10]].concat();
+    assert!(send_raw(&address, &unfinished, Duration::from_secs(1)).is_none());
+    others_are_served(&network);
+}
+
+fn varint(mut number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
 }

@@ -19,6 +19,7 @@ pub mod daemon;
 pub mod figures;
 pub mod natlab;
 pub mod network;
+pub mod raw_stream;
 pub mod seed;
 pub mod wait;
 
