@@ -1,12 +1,13 @@
 //! Starting a node: settings, and the way from them to a running event loop.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
+use halloo_protocol::call::{HpkeKeyPair, HpkeKeyRing};
 use halloo_protocol::clock::ClockEstimator;
 use halloo_protocol::directory::DeviceKind;
 use halloo_protocol::identity::TrustStore;
+use halloo_protocol::kademlia::LocalNode;
 use halloo_protocol::key::AuthorityKey;
 use halloo_protocol::node::Roles;
 use halloo_protocol::time::UnixTime;
@@ -16,7 +17,7 @@ use tokio::sync::mpsc;
 use crate::event_loop::{ClockSource, Counters, EventLoop, INTERNAL_MAX};
 use crate::handle::authority::EnrolmentPolicy;
 use crate::handle::{self, Node};
-use crate::identity::OwnIdentity;
+use crate::identity::LocalIdentity;
 use crate::labels::Labels;
 use crate::network::Peers;
 use crate::reach::Reach;
@@ -54,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) answer: Option<AutoAnswer>,
     pub(crate) api: Option<String>,
     pub(crate) clock_skew_secs: i64,
+    pub(crate) home: Option<PathBuf>,
+    pub(crate) freezable: bool,
 }
 
 impl Default for Settings {
@@ -77,6 +80,8 @@ impl Default for Settings {
             answer: None,
             api: None,
             clock_skew_secs: 0,
+            home: None,
+            freezable: false,
         }
     }
 }
@@ -108,6 +113,12 @@ pub enum StartError {
     /// The gateway role can't start.
     #[error("gateway role: {0}")]
     Gateway(String),
+    /// The node's thread or runtime can't start.
+    #[error("can't start a thread")]
+    Thread(#[source] std::io::Error),
+    /// The identity can't be used.
+    #[error(transparent)]
+    Identity(#[from] crate::identity::LocalIdentityError),
     /// An authority's label can't be used.
     #[error(transparent)]
     Label(#[from] crate::labels::LabelError),
@@ -122,14 +133,14 @@ pub enum StartError {
 #[derive(Debug)]
 #[must_use = "a builder does nothing until `spawn`"]
 pub struct NodeBuilder {
-    identity: OwnIdentity,
+    identity: LocalIdentity,
     store: Option<Store>,
     settings: Settings,
 }
 
 impl Node {
     /// Starts building a node for this identity.
-    pub fn builder(identity: OwnIdentity) -> NodeBuilder {
+    pub fn builder(identity: LocalIdentity) -> NodeBuilder {
         NodeBuilder { identity, store: None, settings: Settings::default() }
     }
 }
@@ -239,6 +250,19 @@ impl NodeBuilder {
         self
     }
 
+    /// Keeps the authority role's root key as a file in this directory. Default: in the database.
+    pub fn home(mut self, home: PathBuf) -> Self {
+        self.settings.home = Some(home);
+        self
+    }
+
+    /// Gives the node a thread and a runtime of its own, which [`Node::suspend`] stops whole: no timer, no acknowledgement, no answer, as
+    /// when an operating system freezes a process. Default: off; without it a suspended node's connections still answer pings.
+    pub fn freezable(mut self, on: bool) -> Self {
+        self.settings.freezable = on;
+        self
+    }
+
     /// Starts the node in a task of its own. It ends with [`Node::shutdown`] or with the last handle.
     ///
     /// # Errors
@@ -246,34 +270,81 @@ impl NodeBuilder {
     pub async fn spawn(self) -> Result<Node, StartError> {
         // One provider for the whole process; an embedder may have chosen another before.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let (node, commands, events) = handle::channel();
+        let (internal_sender, internal) = mpsc::channel(INTERNAL_MAX);
+        let service = crate::push::local_service(internal_sender.clone()).await;
+        let ends = Ends { commands, events, internal, internal_sender, service };
+        if self.settings.freezable {
+            self.start_thread(ends).await?;
+        } else {
+            tokio::spawn(self.assemble(ends).await?.run());
+        }
+        Ok(node)
+    }
+
+    async fn start_thread(self, ends: Ends) -> Result<(), StartError> {
+        let (started, outcome) = tokio::sync::oneshot::channel();
+        let thread = std::thread::Builder::new().name("halloo-node".into());
+        let run = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                Err(error) => {
+                    let _ = started.send(Err(StartError::Thread(error)));
+                    return;
+                }
+            };
+            runtime.block_on(async move {
+                match self.assemble(ends).await {
+                    Ok(event_loop) => {
+                        let _ = started.send(Ok(()));
+                        event_loop.run().await;
+                    }
+                    Err(error) => {
+                        let _ = started.send(Err(error));
+                    }
+                }
+            });
+        };
+        thread.spawn(run).map_err(StartError::Thread)?;
+        outcome.await.unwrap_or_else(|_| Err(StartError::Thread(std::io::ErrorKind::Other.into())))
+    }
+
+    /// Builds everything; must run in the runtime that the node lives in.
+    async fn assemble(self, ends: Ends) -> Result<EventLoop, StartError> {
         let settings = self.settings;
         let store = match self.store {
             Some(store) => store,
             None => Store::in_memory()?,
         };
-        let store = Arc::new(store);
-        let keypair = crate::address::keypair(self.identity.device_secret()).ok_or(StartError::DeviceKey)?;
+        let keypair = crate::address::keypair(self.identity.device_key()).ok_or(StartError::DeviceKey)?;
         let mut swarm = build_swarm(keypair, swarm_options(&settings))?;
         for address in listen_addresses(&settings) {
-            listen(&mut swarm, address).await?;
+            listen(&mut swarm, address)?;
         }
         let clock_source = ClockSource { skew_secs: settings.clock_skew_secs };
         let unix = clock_source.raw_unix();
         let (labels, trust) = trusted(&settings, &store, &self.identity)?;
-        let (node, commands, events) = handle::channel();
-        let (internal_sender, internal) = mpsc::channel(INTERNAL_MAX);
         let mut rng = EventLoop::fresh_rng();
-        let now = Instant::now();
-        let seed = rand::Rng::next_u64(&mut rng);
-        let directory = crate::directory::DirectoryState::new(&self.identity, &settings, &store, seed, halloo_protocol::time::Now { instant: now, unix });
+        let hpke = hpke_keys(&self.identity, unix, &mut rng)?;
+        let instant = Instant::now();
+        let now = halloo_protocol::time::Now { instant, unix };
+        let (mut seed, mut place_seed) = ([0; 32], [0; 8]);
+        rand::Rng::fill_bytes(&mut rng, &mut seed);
+        rand::Rng::fill_bytes(&mut rng, &mut place_seed);
+        // Whether it serves is settled by the first tick, when roles and addresses are known.
+        let local = LocalNode { device: self.identity.device(), place: self.identity.place(), is_serving: false };
+        let numbers = crate::directory::own_numbers(&store)?;
         let event_loop = EventLoop {
+            directory: crate::directory::DirectoryState::new(local, settings.lab, seed, numbers, now),
             swarm,
-            commands,
-            events,
-            internal,
-            internal_sender,
+            commands: ends.commands,
+            events: ends.events,
+            internal: ends.internal,
+            internal_sender: ends.internal_sender,
             settings,
             identity: self.identity,
+            hpke,
             labels,
             trust,
             clock: ClockEstimator::new(),
@@ -283,25 +354,43 @@ impl NodeBuilder {
             rpc: Rpc::new(),
             failures: std::collections::VecDeque::new(),
             counters: Counters::default(),
-            reach: Reach::new(seed, now),
-            directory,
+            reach: Reach::new(u64::from_be_bytes(place_seed)),
             enrolment: crate::enrolment::EnrolmentState::default(),
             messages: crate::messages::MessagesState::default(),
             calls: crate::calls::CallsState::default(),
-            push: crate::push::PushState::default(),
+            push: crate::push::PushState::new(ends.service),
             authority: None,
             gateway: None,
-            started: now,
+            started: instant,
             started_at: unix,
             suspended_since: None,
             ready: false,
-            hello_refreshed: now,
+            hello_refreshed: instant,
             store,
         };
-        let event_loop = event_loop.with_roles(unix)?;
-        tokio::spawn(event_loop.run());
-        Ok(node)
+        event_loop.with_roles(unix)
     }
+}
+
+/// The event loop's ends of its channels.
+struct Ends {
+    commands: crate::handle::CommandReceiver,
+    events: crate::handle::EventSender,
+    internal: mpsc::Receiver<crate::event_loop::Internal>,
+    internal_sender: mpsc::Sender<crate::event_loop::Internal>,
+    service: Option<crate::push::receiver::LocalPushService>,
+}
+
+/// The device's keys for sealed invites: those in the database, changed when they are due.
+fn hpke_keys(identity: &LocalIdentity, now: UnixTime, rng: &mut rand::rngs::StdRng) -> Result<HpkeKeyRing, StartError> {
+    let stored = identity.hpke_keys()?.and_then(|bytes| HpkeKeyRing::from_bytes(&bytes).ok());
+    let mut ring = stored.unwrap_or_else(|| HpkeKeyRing::new(HpkeKeyPair::generate(rng), now));
+    if ring.is_due(now) {
+        ring.rotate(HpkeKeyPair::generate(rng), now);
+    }
+    ring.prune(now);
+    identity.put_hpke_keys(&ring.to_bytes())?;
+    Ok(ring)
 }
 
 impl EventLoop {
@@ -341,8 +430,8 @@ fn listen_addresses(settings: &Settings) -> Vec<Multiaddr> {
     defaults.iter().filter_map(|address| address.parse().ok()).collect()
 }
 
-/// Listens, and waits until the system has given the socket or refused it: a busy port is an error now, not a warning later.
-async fn listen(swarm: &mut libp2p::Swarm<crate::behaviour::Behaviour>, address: Multiaddr) -> Result<(), StartError> {
+/// Listens; a busy port is an error now, not a warning later.
+fn listen(swarm: &mut libp2p::Swarm<crate::behaviour::Behaviour>, address: Multiaddr) -> Result<(), StartError> {
     let is_default_v6 = address.to_string().starts_with("/ip6/::/");
     match swarm.listen_on(address.clone()) {
         Ok(_) => Ok(()),
@@ -356,10 +445,10 @@ async fn listen(swarm: &mut libp2p::Swarm<crate::behaviour::Behaviour>, address:
 }
 
 /// What this home believes: its own authority, those it was told of, and the revocation lists it has seen.
-fn trusted(settings: &Settings, store: &Store, identity: &OwnIdentity) -> Result<(Labels, TrustStore), StartError> {
+fn trusted(settings: &Settings, store: &Store, identity: &LocalIdentity) -> Result<(Labels, TrustStore), StartError> {
     let mut labels = Labels::new();
     let mut trust = TrustStore::new();
-    for (label, root) in store.authorities()?.into_iter().chain(settings.authorities.iter().cloned()) {
+    for (label, root) in crate::enrolment::known_authorities(store)?.into_iter().chain(settings.authorities.iter().cloned()) {
         labels.insert(&label, root)?;
         trust.trust(root)?;
     }
@@ -367,7 +456,7 @@ fn trusted(settings: &Settings, store: &Store, identity: &OwnIdentity) -> Result
         trust.trust(root)?;
         labels.set_home(root);
     }
-    for list in store.revocation_lists()? {
+    for list in crate::enrolment::known_revocations(store)? {
         // A list that was stored was verified then; one of an authority no longer trusted is skipped.
         let _ = trust.apply_revocations(&list);
     }

@@ -21,6 +21,8 @@ use tracing::{debug, warn};
 
 pub(crate) use self::driver::MediaNews;
 use self::driver::MediaNewsKind;
+pub(crate) use self::driver::describe;
+pub(crate) use self::incoming::Rung;
 use self::incoming::Incoming;
 use self::media::{MediaConfig, MediaStats};
 use self::outgoing::Outgoing;
@@ -207,7 +209,7 @@ impl EventLoop {
     /// A signal from the other end of a call.
     pub(crate) fn handle_call_signal(&mut self, signed: &Signed<Signal>) -> halloo_protocol::call::SignalStatus {
         use halloo_protocol::call::{SignalStatus, VerifiedSignal};
-        let me = self.identity.device_key();
+        let me = self.identity.device();
         let signal = match VerifiedSignal::verify(signed, &me) {
             Ok(signal) => signal,
             Err(error) => {
@@ -234,7 +236,7 @@ impl EventLoop {
     /// Signs a signal and sends it; the machine repeats it until it is acknowledged.
     fn send_signal(&mut self, signal: Signal, target: &Target) {
         let purpose = Purpose::Signal(SignalTarget { call: signal.call, device: signal.to, sequence: signal.sequence });
-        let signed = Signed::sign(signal, self.identity.device_secret());
+        let signed = Signed::sign(signal, self.identity.device_key());
         let message = CallSignal { signal: signed, extensions: Extensions::none() };
         self.request(target, &message, purpose, SIGNAL_TIMEOUT);
     }

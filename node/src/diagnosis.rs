@@ -4,7 +4,7 @@ use halloo_protocol::clock::CLOCK_WARN_SECS;
 use halloo_protocol::node::Roles;
 
 use crate::event_loop::EventLoop;
-use crate::handle::directory::ResolveError;
+use crate::handle::directory::{DeviceReachability, ResolveError};
 use crate::handle::network::{
     Check, CheckResult, Diagnosis, DirectoryStatus, Explanation, KnownAuthority, NodeReachability, PeerEntry, PeerList, Status,
 };
@@ -44,7 +44,7 @@ impl EventLoop {
         Status {
             peer_id: self.swarm.local_peer_id().to_string(),
             username: self.own_username(),
-            identity: Some(self.identity.identity_key().to_string()),
+            identity: Some(self.identity.identity().to_string()),
             device_name: (!self.settings.device_name.is_empty()).then(|| self.settings.device_name.clone()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: Timestamp::from_unix_secs(self.started_at.0),
@@ -86,8 +86,8 @@ impl EventLoop {
     fn directory_status(&self) -> DirectoryStatus {
         DirectoryStatus {
             server: self.is_serving(),
-            table: u32::try_from(self.directory.machine.table_len()).unwrap_or(u32::MAX),
-            records: self.directory.machine.record_count() as u64,
+            table: u32::try_from(self.directory.machine.table_counts().0).unwrap_or(u32::MAX),
+            records: self.directory.machine.store_counts().0 as u64,
             replicas: self.directory.own_replicas(),
         }
     }
@@ -130,7 +130,7 @@ impl EventLoop {
 
     fn check_enrolment(&self) -> Check {
         match self.own_username() {
-            Some(name) => check("enrolment", CheckResult::Ok, format!("{name}, until {}", self.identity.user_not_after()), None),
+            Some(name) => check("enrolment", CheckResult::Ok, format!("{name}, until {}", self.identity.not_after()), None),
             None => {
                 let advice = "run `halloo enrol NAME@AUTHORITY --invite CODE`";
                 check("enrolment", CheckResult::Warning, "no username: known by key only", Some(advice))
@@ -154,7 +154,7 @@ impl EventLoop {
                 check("peers", CheckResult::Failed, "not connected to anybody", Some(advice))
             }
             count => {
-                let servers = self.directory.machine.table_len();
+                let servers = self.directory.machine.table_counts().0;
                 check("peers", CheckResult::Ok, format!("{count} connected, {servers} directory servers known"), None)
             }
         }
@@ -196,8 +196,8 @@ impl EventLoop {
         for parts in record.entries() {
             let (peer, view) = self.device_view(record, parts, now);
             let connected = self.peers.get(&peer).is_some();
-            let via = if connected { "connected".to_owned() } else { view.reachability_word().to_owned() };
-            let usable = connected || view.reachability_word() != "none";
+            let via = if connected { "connected".to_owned() } else { reachability_word(view.reachability).to_owned() };
+            let usable = connected || view.reachability != DeviceReachability::None;
             reachable |= usable;
             let result = if usable { CheckResult::Ok } else { CheckResult::Warning };
             let advice = (!usable).then_some("the device's lease has run out and no gateway can wake it");
@@ -205,6 +205,16 @@ impl EventLoop {
         }
         let summary = if reachable { "at least one device can be reached".to_owned() } else { "no device can be reached now".to_owned() };
         Explanation { username: user.to_owned(), reachable, summary, checks }
+    }
+}
+
+/// A device's reachability in words.
+const fn reachability_word(reachability: DeviceReachability) -> &'static str {
+    match reachability {
+        DeviceReachability::Direct => "takes connections",
+        DeviceReachability::Relayed => "through its relays",
+        DeviceReachability::Push => "can be woken",
+        DeviceReachability::None => "can't be reached",
     }
 }
 

@@ -3,15 +3,14 @@
 use std::time::{Duration, Instant};
 
 use halloo_protocol::authority::{
-    EnrolAnswer, EnrolGrant, EnrolParams, EnrolRequest, EnrolResult, GrantError, InviteCode, InviteSecret, Refusal, RefusalCode,
-    RenewRequest,
+    EnrolAnswer, EnrolGrant, EnrolRequest, EnrolResult, GrantError, InviteCode, InviteSecret, Refusal, RefusalCode,
 };
 use halloo_protocol::directory::Helper;
 use halloo_protocol::identity::{SignedRevocationList, UserId, Username};
 use halloo_protocol::key::AuthorityKey;
 use halloo_protocol::node::Roles;
 use halloo_protocol::time::Now;
-use halloo_protocol::wire::{self, Extensions, Frame};
+use halloo_protocol::wire::{self, Frame};
 use tracing::{debug, info, warn};
 
 use crate::event_loop::EventLoop;
@@ -126,10 +125,8 @@ impl EventLoop {
             return Err(EnrolError::AlreadyEnrolled { username: self.labels.display(&self.identity.user_id()) });
         }
         let target = self.authority_target(&way)?;
-        let secret = self.identity.identity_secret().ok_or_else(|| EnrolError::Untrusted { reason: "the identity key isn't on this device".into() })?;
-        let params =
-            EnrolParams { authority: way.root, name, device: self.identity.device_key(), invite: way.secret, succession: None };
-        let request = EnrolRequest::new(params, secret, self.now().unix);
+        let now = self.now().unix;
+        let request = self.identity.enrol_request(way.root, name, way.secret, None, now).map_err(|error| internal_text(error.to_string()))?;
         let asking = Asking { user, label: Some(way.label), node: way.node, bootstrap: way.bootstrap, reply: None };
         Ok((target, request, asking))
     }
@@ -210,7 +207,7 @@ impl EventLoop {
         let mut trust = self.trust.clone();
         let untrusted = |error: GrantError| EnrolError::Untrusted { reason: error.to_string() };
         trust.trust(root).map_err(|error| untrusted(error.into()))?;
-        let verified = grant.verify(&asking.user, &self.identity.identity_key(), now, &trust).map_err(untrusted)?;
+        let verified = grant.verify(&asking.user, &self.identity.identity(), now, &trust).map_err(untrusted)?;
         self.keep_grant(asking, grant, root).map_err(internal)?;
         self.identity.set_user_chain(grant.chain.clone()).map_err(|error| internal_text(error.to_string()))?;
         if let Some(label) = &asking.label {
@@ -292,7 +289,7 @@ impl EventLoop {
         let node = self.store.read(|view| view.setting_value::<Helper>(AUTHORITY_NODE)).ok().flatten();
         let way = Way { root, label: self.labels.label_of(&root), node, bootstrap: Vec::new(), secret: None };
         let Ok(target) = self.authority_target(&way) else { return };
-        let request = RenewRequest { chain: self.identity.chain().clone(), extensions: Extensions::none() };
+        let request = self.identity.renew_request();
         let asking = Asking { user, label: None, node: None, bootstrap: Vec::new(), reply: None };
         self.request(&target, &request, Purpose::Enrol(Box::new(asking)), ENROL_TIMEOUT);
     }

@@ -9,15 +9,16 @@
 //! does to a frozen process.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use halloo_protocol::call::HpkeKeyRing;
 use halloo_protocol::clock::{CLOCK_WARN_SECS, ClockEstimator};
 use halloo_protocol::identity::TrustStore;
+use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::Frame;
 use libp2p::swarm::SwarmEvent;
-use libp2p::{PeerId, Swarm, autonat, identify, mdns, ping, relay};
+use libp2p::{PeerId, Swarm, autonat, identify, mdns, ping};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::sync::mpsc;
@@ -27,7 +28,7 @@ use crate::address;
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::builder::Settings;
 use crate::handle::{Command, CommandReceiver, Event, EventSender, Reply};
-use crate::identity::OwnIdentity;
+use crate::identity::LocalIdentity;
 use crate::labels::Labels;
 use crate::network::{Peers, Purpose};
 use crate::rpc::{Failure, Rpc};
@@ -73,6 +74,8 @@ pub(crate) struct Counters {
     pub(crate) unexpected_answers: u64,
     /// Frames refused because the peer sent too many.
     pub(crate) rate_limited: u64,
+    /// Peers that claimed a place their certificate doesn't give.
+    pub(crate) false_places: u64,
 }
 
 /// News of the node's own tasks.
@@ -93,9 +96,10 @@ pub(crate) struct EventLoop {
     pub(crate) events: EventSender,
     pub(crate) internal: mpsc::Receiver<Internal>,
     pub(crate) internal_sender: mpsc::Sender<Internal>,
-    pub(crate) store: Arc<Store>,
+    pub(crate) store: Store,
     pub(crate) settings: Settings,
-    pub(crate) identity: OwnIdentity,
+    pub(crate) identity: LocalIdentity,
+    pub(crate) hpke: HpkeKeyRing,
     pub(crate) labels: Labels,
     pub(crate) trust: TrustStore,
     pub(crate) clock: ClockEstimator,
@@ -127,7 +131,14 @@ impl EventLoop {
         loop {
             self.drain();
             if self.suspended_since.is_some() {
-                if self.sleep_step().await.is_break() {
+                // A freezable node has this thread and runtime for itself: blocking it stops every task of the node, as an
+                // operating system would. Others merely stop being polled.
+                let step = if self.settings.freezable {
+                    futures::executor::block_on(self.sleep_step())
+                } else {
+                    self.sleep_step().await
+                };
+                if step.is_break() {
                     break;
                 }
                 continue;
@@ -218,7 +229,7 @@ impl EventLoop {
         self.refresh_hello();
         self.directory_start();
         self.messages_start();
-        self.gateway_start();
+        self.push_start();
         self.check_ready();
     }
 
@@ -248,7 +259,7 @@ impl EventLoop {
             self.failures.push_back((purpose, Failure::Timeout));
         }
         if self.directory.machine.poll_timeout().is_some_and(|at| at <= now.instant) {
-            self.directory.machine.handle_timeout(now, &self.trust);
+            self.directory.machine.handle_timeout(now);
         }
         if now.instant.saturating_duration_since(self.hello_refreshed) > HELLO_REFRESH {
             self.refresh_hello_clock();
@@ -315,14 +326,14 @@ impl EventLoop {
     }
 
     /// An answer, to the capability that asked.
-    pub(crate) fn handle_answer(&mut self, peer: PeerId, purpose: Purpose, frame: &Frame, rtt: Duration) {
+    pub(crate) fn handle_answer(&mut self, purpose: Purpose, frame: &Frame) {
         match purpose {
-            Purpose::Directory(request) => self.directory_answer(peer, request, frame, rtt),
+            Purpose::Directory(request) => self.directory_answer(request, frame),
             Purpose::Message(delivery) => self.message_answer(delivery, frame),
             Purpose::Invite(target) => self.invite_answer(target, frame),
             Purpose::Signal(target) => self.signal_answer(target, frame),
             Purpose::Enrol(asking) => self.enrol_answer(*asking, frame),
-            Purpose::PushRegister(registering) => self.push_register_answer(peer, *registering, frame),
+            Purpose::PushRegister(registering) => self.push_register_answer(*registering, frame),
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
             Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
         }
@@ -374,12 +385,7 @@ impl EventLoop {
             BehaviourEvent::Ping(ping::Event { peer, result: Ok(rtt), .. }) => {
                 if let Some(known) = self.peers.get_mut(&peer) {
                     known.rtt = Some(rtt);
-                    let device = known.device;
-                    self.directory.machine.peer_rtt(device, rtt);
                 }
-            }
-            BehaviourEvent::RelayClient(relay::client::Event::ReservationReqAccepted { relay_peer_id, .. }) => {
-                self.reach_reservation_accepted(relay_peer_id);
             }
             BehaviourEvent::AutonatClient(autonat::v2::client::Event { tested_addr, server, result, .. }) => {
                 self.reach_dialled_back(tested_addr, server, result.is_ok());
@@ -402,7 +408,13 @@ impl EventLoop {
                 };
                 self.fail_peer(&peer, failure);
             }
-            streams::Event::Closed { peer, last, .. } => self.handle_closed(peer, last),
+            streams::Event::Closed { peer, last, reason, .. } => {
+                let reason = match reason {
+                    streams::CloseReason::Local | streams::CloseReason::Idle => DisconnectReason::Idle,
+                    streams::CloseReason::Transport(_) => DisconnectReason::Lost,
+                };
+                self.handle_closed(peer, last, reason);
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use halloo_protocol::identity::{
     Chain, DEVICE_CERTIFICATE_SECS_MAX, DeviceCertificate, DeviceCertificateParams, KeySuccession, RecoveryPhrase, SLOTS,
     USER_RENEWAL_AFTER_SECS, UserChain, UserId, Username,
 };
+use halloo_protocol::directory::Place;
 use halloo_protocol::key::{AuthorityKey, DeviceKey, IdentityKey, SecretKey};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Signed};
@@ -60,6 +61,15 @@ pub struct LocalIdentity {
     device_key: SecretKey,
     identity: IdentityKey,
     chain: Chain,
+}
+
+/// A new identity and device in memory, for nodes without a home: tests, and embedders who keep no state.
+///
+/// # Errors
+/// [`LocalIdentityError::KeyFile`] if the system gives no random bytes; [`LocalIdentityError::Store`].
+pub fn fresh(store: &Store) -> Result<LocalIdentity, LocalIdentityError> {
+    let now = crate::event_loop::ClockSource::default().raw_unix();
+    LocalIdentity::in_memory(store, key_file::generate_key()?, key_file::generate_key()?, now)
 }
 
 /// True if `home` has an identity, whole or not.
@@ -228,6 +238,36 @@ impl LocalIdentity {
     #[must_use]
     pub const fn device_key(&self) -> &SecretKey {
         &self.device_key
+    }
+
+    /// The authority that named this user; `None` before enrolment.
+    #[must_use]
+    pub const fn authority(&self) -> Option<AuthorityKey> {
+        match &self.chain.user {
+            UserChain::Named { root, .. } => Some(*root),
+            UserChain::Key(_) => None,
+        }
+    }
+
+    /// This device's place in the directory; `None` before enrolment: such a node never serves.
+    #[must_use]
+    pub fn place(&self) -> Option<Place> {
+        match &self.chain.user {
+            UserChain::Named { user, .. } => {
+                Some(Place::assigned(&user.unverified().placement, self.chain.device.unverified().slot))
+            }
+            UserChain::Key(_) => None,
+        }
+    }
+
+    /// When the first of the certificates ends.
+    #[must_use]
+    pub fn not_after(&self) -> UnixTime {
+        let device = self.chain.device.unverified().not_after;
+        match &self.chain.user {
+            UserChain::Named { user, .. } => user.unverified().not_after.min(device),
+            UserChain::Key(_) => device,
+        }
     }
 
     /// The request with which this device asks `authority` for `name`.

@@ -1,9 +1,10 @@
 //! Peers: who is connected, who they proved to be, and getting frames to them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::identity::VerifiedChain;
+use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
@@ -21,9 +22,6 @@ use crate::rpc::Failure;
 /// per second; beyond this a peer is told [`FrameKind::BUSY`].
 const REQUEST_BURST: f64 = 400.0;
 const REQUESTS_PER_SEC: f64 = 100.0;
-
-/// Peers whose false place is remembered, so that they aren't asked again at once.
-const OFFENDERS_MAX: usize = 1_024;
 
 /// What a request was for: where its answer goes.
 #[derive(Debug)]
@@ -100,7 +98,6 @@ pub(crate) struct Peers {
     connected: HashMap<PeerId, Peer>,
     /// Remote addresses of connections whose stream event is still to come.
     addresses: HashMap<PeerId, Multiaddr>,
-    offenders: BTreeSet<DeviceKey>,
 }
 
 impl Peers {
@@ -127,12 +124,6 @@ impl Peers {
             .filter(move |(_, peer)| peer.chain.is_some() && peer.descriptor.as_ref().is_some_and(|d| d.roles.contains(roles)))
     }
 
-    fn note_offender(&mut self, device: DeviceKey) {
-        if self.offenders.len() >= OFFENDERS_MAX {
-            self.offenders.pop_first();
-        }
-        self.offenders.insert(device);
-    }
 }
 
 /// Whom to reach and where.
@@ -192,6 +183,15 @@ impl EventLoop {
         let id = frame.id;
         if self.rpc.wait_for_connection(peer, frame).is_err() {
             return self.fail_request(peer, id, Failure::Overloaded, now);
+        }
+        self.dial(target);
+    }
+
+    /// Connects to a peer unless it is connected or being dialled. What waits for it fails if it can't be reached.
+    pub(crate) fn dial(&mut self, target: &Target) {
+        let peer = target.peer;
+        if peer == *self.swarm.local_peer_id() {
+            return;
         }
         let options = DialOpts::peer_id(peer)
             .addresses(target.addresses.clone())
@@ -283,7 +283,7 @@ impl EventLoop {
         self.directory_connected(peer);
     }
 
-    pub(crate) fn handle_closed(&mut self, peer: PeerId, last: bool) {
+    pub(crate) fn handle_closed(&mut self, peer: PeerId, last: bool, reason: DisconnectReason) {
         if !last {
             let relayed = !self.swarm.behaviour().streams.is_direct(&peer);
             if let Some(known) = self.peers.connected.get_mut(&peer) {
@@ -293,8 +293,7 @@ impl EventLoop {
         }
         self.fail_peer(&peer, Failure::Disconnected);
         if let Some(gone) = self.peers.connected.remove(&peer) {
-            self.directory_disconnected(&gone, false);
-            self.gateway_stream_closed(&gone.device);
+            self.directory_disconnected(&gone, reason);
             let username = gone.chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
             self.events.send(Event::PeerDown { peer_id: peer.to_string(), username });
         }
@@ -345,11 +344,7 @@ impl EventLoop {
         self.exchange_revocations(peer, &hello.revocations);
         self.directory_greeted(peer, chain.as_ref(), descriptor);
         self.messages_peer_greeted(peer);
-    }
-
-    /// Notes that a peer claims a place its certificate doesn't give.
-    pub(crate) fn note_offender(&mut self, device: DeviceKey) {
-        self.peers.note_offender(device);
+        self.gateway_peer_greeted(peer);
     }
 
     fn exchange_revocations(&mut self, peer: PeerId, theirs: &[RevocationNumber]) {
@@ -412,7 +407,6 @@ impl EventLoop {
             self.directory_revoked(peer);
         }
         self.directory.machine.handle_trust_changed(now, &self.trust);
-        self.drive_directory();
     }
 
     /// One frame from a peer.
@@ -433,7 +427,7 @@ impl EventLoop {
                     self.failures.push_back((purpose, Failure::Unsupported));
                 }
                 Some((purpose, _)) if frame.kind == FrameKind::BUSY => self.failures.push_back((purpose, Failure::Busy)),
-                Some((purpose, rtt)) => self.handle_answer(peer, purpose, &frame, rtt),
+                Some((purpose, _)) => self.handle_answer(purpose, &frame),
                 None => self.counters.unexpected_answers += 1,
             }
             return;
@@ -468,25 +462,27 @@ impl EventLoop {
     fn handle_goodbye(&mut self, peer: PeerId) {
         if let Some(known) = self.peers.connected.get(&peer) {
             let device = known.device;
-            self.directory.machine.peer_disconnected(device, true, self.now());
-            self.drive_directory();
+            let now = self.now();
+            self.directory.machine.handle_disconnected(now, &device, DisconnectReason::Left);
         }
     }
 
     /// Makes what we say first on every stream anew: after enrolment, a change of addresses, roles or revocations. Connected peers are
     /// told too.
     pub(crate) fn refresh_hello(&mut self) {
+        self.set_hello_bytes();
         let hello = self.own_hello();
-        let clock = self.clock_source.clone();
-        let template = hello.clone();
-        self.swarm.behaviour_mut().streams.set_hello(std::sync::Arc::new(move || {
-            let mut hello = template.clone();
-            hello.clock = clock.raw_unix();
-            wire::encode(&Frame::new(0, &hello))
-        }));
         let greeted: Vec<PeerId> = self.peers.connected.iter().filter(|(_, p)| p.greeted).map(|(peer, _)| *peer).collect();
         for peer in greeted {
             self.notify(&Target::connected(peer), &hello);
+        }
+    }
+
+    /// Gives streams that open from now on our present hello.
+    pub(crate) fn set_hello_bytes(&mut self) {
+        let bytes = wire::encode(&Frame::new(0, &self.own_hello()));
+        if let Err(error) = self.swarm.behaviour_mut().streams.set_hello(bytes) {
+            tracing::error!(%error, "hello too large");
         }
     }
 

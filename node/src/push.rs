@@ -85,12 +85,17 @@ struct Registered {
 }
 
 /// What this device knows of its gateways.
-#[derive(Default)]
 pub(crate) struct PushState {
     registered: Vec<Registered>,
     keys: Option<ReceiverKeys>,
     service: Option<LocalPushService>,
     renew_at: Option<Instant>,
+}
+
+impl PushState {
+    pub(crate) const fn new(service: Option<LocalPushService>) -> Self {
+        Self { registered: Vec::new(), keys: None, service, renew_at: None }
+    }
 }
 
 impl std::fmt::Debug for PushState {

@@ -17,13 +17,19 @@ use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::Event;
 use crate::network::Target;
-use crate::reservations::{Action, Supervisor};
+use crate::reservations::{self, Candidate, Output, Reservations};
 
 /// Networks from which a peer must have dialled us back before we believe to be reachable.
 const DIAL_BACKS_MIN: usize = 3;
 
 /// How long a node must have been up before it serves without being told to.
 const SERVE_AFTER: Duration = Duration::from_secs(10 * 60);
+
+/// Relays that hold a reservation for a node that others can't reach: if one dies the other still leads here.
+const RELAYS_WANTED: usize = 2;
+
+/// Relays remembered as candidates.
+const CANDIDATES_MAX: usize = 8;
 
 /// Peers remembered from the local network.
 const NEARBY_MAX: usize = 64;
@@ -39,20 +45,23 @@ pub(crate) struct Reach {
     external: BTreeSet<Multiaddr>,
     /// Networks whose peers dialled each address back.
     dialled_back: BTreeMap<Multiaddr, BTreeSet<u64>>,
-    supervisor: Supervisor,
+    supervisor: Reservations,
+    /// Relays met, the one met last first.
+    candidates: Vec<Candidate>,
     changed_at: Option<Instant>,
     was_serving: bool,
     nearby: BTreeMap<PeerId, BTreeSet<Multiaddr>>,
 }
 
 impl Reach {
-    pub(crate) fn new(seed: u64, now: Instant) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self {
             listen: BTreeSet::new(),
             circuits: BTreeMap::new(),
             external: BTreeSet::new(),
             dialled_back: BTreeMap::new(),
-            supervisor: Supervisor::new(seed, now),
+            supervisor: Reservations::new(RELAYS_WANTED, seed),
+            candidates: Vec::new(),
             changed_at: None,
             was_serving: false,
             nearby: BTreeMap::new(),
@@ -107,7 +116,7 @@ impl EventLoop {
             return None;
         }
         let addresses = address::best_for_descriptor(self.reach.external.iter());
-        Some(Descriptor { device: self.identity.device_key(), place, roles, load: LoadClass::default(), addresses })
+        Some(Descriptor { device: self.identity.device(), place, roles, load: LoadClass::default(), addresses })
     }
 
     /// Addresses for the open part of our entry: a lab node's, a server's, or whoever wants to be found directly.
@@ -133,7 +142,7 @@ impl EventLoop {
     pub(crate) fn reach_new_listen_address(&mut self, listener: ListenerId, new: Multiaddr) {
         let now = Instant::now();
         if address::is_circuit(&new) {
-            self.reach.supervisor.handle_new_listen_addr(listener, new, now);
+            self.reach.supervisor.handle_new_address(listener, &new, now);
             self.drive_reservations(now);
             return;
         }
@@ -150,7 +159,7 @@ impl EventLoop {
     pub(crate) fn reach_expired_listen_address(&mut self, listener: ListenerId, old: &Multiaddr) {
         let now = Instant::now();
         if address::is_circuit(old) {
-            self.reach.supervisor.handle_expired_listen_addr(listener, now);
+            self.reach.supervisor.handle_expired_address(listener, old);
             self.drive_reservations(now);
             return;
         }
@@ -166,19 +175,13 @@ impl EventLoop {
     pub(crate) fn reach_listener_closed(&mut self, listener: ListenerId, error: Option<std::io::Error>) {
         let now = Instant::now();
         let reason = error.map_or_else(|| "closed".to_owned(), |error| error.to_string());
-        self.reach.supervisor.handle_listener_closed(listener, &reason, now);
+        self.reach.supervisor.handle_listener_closed(listener, reason, now);
         self.drive_reservations(now);
-    }
-
-    pub(crate) fn reach_reservation_accepted(&mut self, relay: PeerId) {
-        debug!(%relay, "reservation accepted");
-        self.reach.supervisor.handle_reservation_accepted(relay, Instant::now());
-        self.drive_reservations(Instant::now());
     }
 
     pub(crate) fn reach_connection_closed(&mut self, peer: PeerId) {
         let now = Instant::now();
-        self.reach.supervisor.handle_connection_closed(peer, now);
+        self.reach.supervisor.handle_disconnected(peer, now);
         self.drive_reservations(now);
     }
 
@@ -223,8 +226,12 @@ impl EventLoop {
         if let (true, Some(address)) = (relays, address)
             && !address::is_circuit(&address)
         {
-            self.reach.supervisor.add_candidate(peer, address);
-            self.drive_reservations(Instant::now());
+            let now = Instant::now();
+            self.reach.candidates.retain(|known| known.relay != peer);
+            self.reach.candidates.insert(0, Candidate { relay: peer, addresses: vec![address] });
+            self.reach.candidates.truncate(CANDIDATES_MAX);
+            self.reach.supervisor.set_candidates(self.reach.candidates.clone(), now);
+            self.drive_reservations(now);
         }
     }
 
@@ -272,42 +279,44 @@ impl EventLoop {
     }
 
     fn drive_reservations(&mut self, now: Instant) {
-        while let Some(action) = self.reach.supervisor.poll_action() {
-            match action {
-                Action::Listen { relay, address } => match self.swarm.listen_on(address) {
+        while let Some(output) = self.reach.supervisor.poll_output() {
+            match output {
+                Output::Listen { relay, address } => match self.swarm.listen_on(address) {
                     Ok(listener) => {
                         self.swarm.behaviour_mut().streams.keep(relay, true);
                         self.reach.supervisor.handle_listening(relay, listener);
                     }
-                    Err(error) => {
-                        debug!(%relay, %error, "can't listen through relay");
-                        self.reach.supervisor.handle_listen_failed(relay, now);
-                    }
+                    Err(error) => self.reach.supervisor.handle_listen_failed(relay, error.to_string(), now),
                 },
-                Action::RemoveListener(listener) => {
-                    self.swarm.remove_listener(listener);
-                }
-                Action::Reserved { relay, address } => {
-                    info!(%relay, "reachable through relay");
-                    self.reach.circuits.insert(relay, address);
+                Output::Disconnect { relay } => self.swarm.behaviour_mut().streams.close(relay),
+                Output::Event(event) => self.handle_reservation(event),
+            }
+        }
+    }
+
+    fn handle_reservation(&mut self, event: reservations::Event) {
+        match event {
+            reservations::Event::Reserved { relay, address } => {
+                info!(%relay, "reachable through relay");
+                self.reach.circuits.insert(relay, address);
+                self.reach_changed();
+            }
+            reservations::Event::Lost { relay, reason } => {
+                info!(%relay, %reason, "relay lost");
+                self.swarm.behaviour_mut().streams.keep(relay, false);
+                if self.reach.circuits.remove(&relay).is_some() {
+                    self.events.send(Event::Warning { code: "relay-lost".into(), detail: format!("relay {relay}: {reason}") });
                     self.reach_changed();
                 }
-                Action::Lost { relay, reason } => {
-                    info!(%relay, reason, "relay lost");
-                    self.swarm.behaviour_mut().streams.keep(relay, false);
-                    if self.reach.circuits.remove(&relay).is_some() {
-                        self.events.send(Event::Warning { code: "relay-lost".into(), detail: format!("relay {relay}: {reason}") });
-                        self.reach_changed();
-                    }
-                }
             }
+            reservations::Event::Refused { relay, reason } => debug!(%relay, reason, "relay refused a reservation"),
         }
     }
 
     /// After a pause of the whole process (sleep, suspension) nothing on the wire can be trusted.
     pub(crate) fn reach_woken(&mut self) {
         let now = Instant::now();
-        self.reach.supervisor.handle_woken(now);
+        self.reach.supervisor.handle_wake(now);
         self.drive_reservations(now);
     }
 

@@ -1,6 +1,4 @@
-//! What a node can serve to others. Each role is off until its configuration turns it on.
-
-//! What a node can serve besides itself.
+//! What a node can serve to others. Each role is off until it is asked for, or the node decides that it is fit.
 
 pub mod authority;
 pub mod gateway;

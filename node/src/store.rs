@@ -35,9 +35,10 @@ pub use authority::{InviteRow, LogEntry, LogEvent, NameRow, NameState};
 pub use directory::{ADDRESS_BOOK_MAX, CachedRecord, KnownNode, RECORD_CACHE_MAX, ReplicaChange};
 pub use messages::{Direction, MESSAGE_ID_BYTES_MAX, MessageRow, SEEN_MESSAGES_MAX};
 pub use pins::{Pin, Pinned};
-pub use push::{GATEWAY_PENDING_MAX, GATEWAY_REGISTRATIONS_MAX, GATEWAY_REGISTRATIONS_PER_DEVICE_MAX, PendingPush};
+pub use push::{GATEWAY_PENDING_MAX, GATEWAY_REGISTRATIONS_MAX, GATEWAY_REGISTRATIONS_PER_DEVICE_MAX, PendingPush, Registration};
 pub use table::{Transaction, View};
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -163,10 +164,14 @@ impl Store {
     pub fn open(home: &Path) -> Result<Self, StoreError> {
         let path = home.join(DATABASE_FILE);
         let file = open_file(&path).map_err(|source| StoreError::Open { path: path.clone(), source })?;
-        let database = FileBackend::new(file)
-            .and_then(|backend| Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend))
-            .map_err(|error| explain_open(error, &path))?;
-        Self::prepare(database, &path)
+        // redb takes some damage for a bug of its own and panics. Nothing that it was building when it did is used afterwards.
+        std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let database = FileBackend::new(file)
+                .and_then(|backend| Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend))
+                .map_err(|error| explain_open(error, &path))?;
+            Self::prepare(database, &path)
+        }))
+        .unwrap_or_else(|_| Err(StoreError::Corrupt { path: path.clone(), reason: "its structure makes no sense".into() }))
     }
 
     /// A database that lasts as long as the value: for nodes without a home.

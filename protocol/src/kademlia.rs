@@ -59,8 +59,8 @@ mod serve;
 mod store;
 
 pub use messages::{
-    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease,
-    Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
+    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome,
+    RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
 pub use publish::{LeaseReport, PublishReport};
 pub use query::{FindOptions, FindOutcome, FindResult, Mode};
@@ -633,6 +633,12 @@ impl Directory {
     #[must_use]
     pub fn store_counts(&self) -> (usize, usize) {
         (self.store.len(), self.store.bytes())
+    }
+
+    /// Requests on their way.
+    #[must_use]
+    pub fn requests_in_flight(&self) -> usize {
+        self.pending.len()
     }
 
     /// The record held under `key`, if this node is one of its replicas.

@@ -83,7 +83,7 @@ impl EventLoop {
     /// Opens an invite, whichever way it came, and rings if it is new and good.
     pub(crate) fn ring(&mut self, sealed: &SealedInvite, way: InviteWay) -> Rung {
         let now = self.now();
-        let opened = sealed.open(self.identity.hpke_keys(), &self.identity.device_key(), now.unix, &self.trust);
+        let opened = sealed.open(&self.hpke, &self.identity.device(), now.unix, &self.trust);
         let invite = match opened {
             Ok(invite) => invite,
             Err(error) => return self.invite_refused(&error),
@@ -234,7 +234,7 @@ impl EventLoop {
     pub(super) fn answer_made(&mut self, call: CallId, made: Result<(Box<MediaSession>, String), String>) {
         let now = Instant::now();
         let news = self.internal_sender.clone();
-        let me = self.identity.device_key();
+        let me = self.identity.device();
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         incoming.answering = false;
         match made {

@@ -98,7 +98,7 @@ impl EventLoop {
         let call = CallId::random(&mut self.rng);
         let params = CallerParams {
             call,
-            me: self.identity.device_key(),
+            me: self.identity.device(),
             devices: Vec::new(),
             is_lookup_pending: true,
             timers: CallTimers::default(),
@@ -132,7 +132,7 @@ impl EventLoop {
 
     fn invite_devices(&mut self, call: CallId, record: &DirectoryRecord) {
         let now = Instant::now();
-        let me = self.identity.device_key();
+        let me = self.identity.device();
         let mut legs = Vec::new();
         for parts in record.entries().filter(|parts| parts.device() != me) {
             let Some(target) = self.device_target(record, parts) else { continue };
@@ -232,7 +232,7 @@ impl EventLoop {
             offer,
             extensions: Extensions::none(),
         };
-        SealedInvite::seal(invite, self.identity.device_secret(), &leg.hpke_key, &mut self.rng).map_err(|error| error.to_string())
+        SealedInvite::seal(invite, self.identity.device_key(), &leg.hpke_key, &mut self.rng).map_err(|error| error.to_string())
     }
 
     /// Sends the same sealed bytes on every way there is.

@@ -189,12 +189,20 @@ pub struct AuthorityLogEntry {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum AuthorityAction {
+    /// Was founded.
+    Created,
+    /// Its root key certified a signing key.
+    SigningCertified,
     /// Made an invite.
     Invited,
     /// Gave a name to a key for the first time.
     Enrolled,
     /// Gave a newer certificate to the same key.
     Renewed,
+    /// Gave a name to the key that its former key named as successor.
+    Succeeded,
+    /// Took a name back at its owner's wish; nobody else gets it.
+    Freed,
     /// Revoked a user.
     Revoked,
 }

@@ -63,12 +63,14 @@ pub struct ResolvedDevice {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum DeviceReachability {
-    /// It is running and takes connections, directly or through its relays.
-    Online,
+    /// It is running and takes connections.
+    Direct,
+    /// It is running and is reached through its relays.
+    Relayed,
     /// It sleeps; a gateway can wake it.
     Push,
     /// Its lease has run out and nobody can wake it.
-    Offline,
+    None,
 }
 
 /// Where an answer comes from.

@@ -32,12 +32,15 @@ pub enum PushChannel {
     /// Web Push (RFC 8030) with message encryption (RFC 8291), as browsers and
     /// UnifiedPush distributors offer it.
     Webpush {
-        /// The push resource's URL.
-        endpoint: String,
-        /// The receiver's P-256 public key, uncompressed, base64url.
-        p256dh: String,
-        /// The 16-byte authentication secret, base64url.
-        auth: String,
+        /// The push resource's URL; without one the node runs a push service for itself, on this machine.
+        #[serde(default)]
+        endpoint: Option<String>,
+        /// The receiver's P-256 public key, uncompressed, base64url; without one the node makes keys and opens payloads itself.
+        #[serde(default)]
+        p256dh: Option<String>,
+        /// The 16-byte authentication secret, base64url; together with `p256dh`.
+        #[serde(default)]
+        auth: Option<String>,
     },
 }
 

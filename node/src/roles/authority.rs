@@ -18,6 +18,7 @@
 mod enrol;
 mod limits;
 mod revoke;
+mod service;
 mod signing;
 
 pub use limits::{AuthorityPolicy, NetworkGroup};

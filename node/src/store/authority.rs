@@ -1,5 +1,7 @@
 //! An authority's tables: names, invites, and the log of what it did.
 
+use std::fmt;
+
 use bincode::{Decode, Encode};
 use halloo_protocol::identity::{RevokedSerial, UserCertificate, Username};
 use halloo_protocol::key::IdentityKey;
@@ -104,6 +106,24 @@ pub enum LogEvent {
         /// Number of the list that says so.
         number: u64,
     },
+}
+
+/// As the operator reads it.
+impl fmt::Display for LogEvent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Created => f.write_str("authority created"),
+            Self::SigningCertified { serial, not_after } => {
+                write!(f, "signing key certified until {not_after} (serial {serial})")
+            }
+            Self::Invited { uses, expires_at } => write!(f, "invite made: {uses} names, until {expires_at}"),
+            Self::Enrolled { name, identity, serial } => write!(f, "{name} given to {identity} (serial {serial})"),
+            Self::Renewed { name, serial } => write!(f, "{name} renewed (serial {serial})"),
+            Self::Succeeded { name, old, new, serial } => write!(f, "{name} handed on from {old} to {new} (serial {serial})"),
+            Self::Freed { name } => write!(f, "{name} freed"),
+            Self::Revoked { name, number } => write!(f, "{name} revoked (list {number})"),
+        }
+    }
 }
 
 /// One line of the authority's log. Lines are added and never changed.

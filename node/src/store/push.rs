@@ -33,6 +33,9 @@ pub struct PendingPush {
     pub content: Vec<u8>,
 }
 
+/// A registration: the handle (on the device itself: the caller's name for it), and the content as its capability encodes it.
+pub type Registration = (Vec<u8>, Vec<u8>);
+
 #[derive(Debug, Encode, Decode)]
 struct RegistrationRow {
     device: DeviceKey,
@@ -44,7 +47,7 @@ impl View {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn push_registrations(&self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn push_registrations(&self) -> Result<Vec<Registration>, StoreError> {
         self.all(Table::PushRegistrations)
     }
 
@@ -61,7 +64,7 @@ impl View {
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn gateway_registrations_of(&self, device: &DeviceKey) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn gateway_registrations_of(&self, device: &DeviceKey) -> Result<Vec<Registration>, StoreError> {
         let keys =
             self.with_prefix(Table::GatewayDevices, device.as_bytes(), None, false, GATEWAY_REGISTRATIONS_PER_DEVICE_MAX)?;
         let mut registrations = Vec::with_capacity(keys.len());

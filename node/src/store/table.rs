@@ -91,7 +91,7 @@ impl Table {
 
 enum Source {
     Read(ReadTransaction),
-    Write(WriteTransaction),
+    Write(Box<WriteTransaction>),
 }
 
 /// The database at one moment, for reading; a [`Transaction`] is one too, with its own changes in it.
@@ -191,8 +191,8 @@ impl View {
 }
 
 impl Transaction {
-    pub(super) const fn new(transaction: WriteTransaction) -> Self {
-        Self { view: View { source: Source::Write(transaction) } }
+    pub(super) fn new(transaction: WriteTransaction) -> Self {
+        Self { view: View { source: Source::Write(Box::new(transaction)) } }
     }
 
     pub(super) fn create_tables(&self) -> Result<(), StoreError> {

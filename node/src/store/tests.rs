@@ -350,3 +350,26 @@ fn parse_acknowledgement(line: &str) -> Option<(u32, u64)> {
     let (number, sequence) = line[at..].trim_end().strip_prefix("acknowledged ")?.split_once(' ')?;
     Some((number.parse().ok()?, sequence.parse().ok()?))
 }
+
+/// Wherever a byte is wrong, opening ends in a store or in an error that names the file. (Whether the damage is noticed at once depends on
+/// where it is: redb checks pages when it reads them.)
+#[test]
+fn a_wrong_byte_anywhere_ends_in_a_store_or_an_error() -> Result<(), StoreError> {
+    let home = tempfile::tempdir().expect("temporary directory");
+    let path = home.path().join(DATABASE_FILE);
+    Store::open(home.path())?.transaction(|tx| tx.put_setting("name", b"Alice"))?;
+    let whole = std::fs::read(&path).expect("reads");
+    let mut refused = 0;
+    // The header densely, the rest in samples.
+    for at in (0..192).step_by(8).chain((192..whole.len()).step_by(whole.len() / 40)) {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x55;
+        std::fs::write(&path, &damaged).expect("writes");
+        if let Err(error) = Store::open(home.path()) {
+            refused += 1;
+            assert!(error.to_string().contains(DATABASE_FILE), "byte {at}: {error}");
+        }
+    }
+    assert!(refused > 0);
+    Ok(())
+}

@@ -295,6 +295,64 @@ mod tests {
         assert!(read.body.verify(&SecretKey::from_bytes([9; 32]).public()).is_err());
     }
 
+    /// The largest lists there can be have to pass through one frame.
+    #[test]
+    fn the_fullest_grant_fits_a_frame() {
+        use crate::authority::{BOOTSTRAP_NODES_MAX, BootstrapList};
+        use crate::directory::Place;
+        use crate::identity::{RevocationList, RevokedSerial, SigningCertificate};
+        use crate::node::{Address, Descriptor, LoadClass, Roles, Transport};
+
+        let key = SecretKey::from_bytes([1; 32]);
+        let authority = AuthorityKey(key.public());
+        let now = UnixTime(1_800_000_000);
+        let certificate = SigningCertificate {
+            key: key.public(),
+            serial: now.0,
+            not_before: now,
+            not_after: now.plus_secs(1_000),
+            extensions: Extensions::none(),
+        };
+        let signing = Signed::sign(certificate, &key);
+        let mut list = RevocationList {
+            authority,
+            number: 1,
+            issued_at: now,
+            users: Vec::new(),
+            signing: Vec::new(),
+            extensions: Extensions::none(),
+        };
+        while encode(&list).len() < RevocationList::LIMIT - 1_000 {
+            let from = now.0 + list.users.len() as u64;
+            list.users.extend((from..from + 100).map(|serial| RevokedSerial { serial, until: now }));
+        }
+        let address = Address::V6 { ip: [1; 16], port: 65_535, transport: Transport::Tcp };
+        let node = Descriptor {
+            device: DeviceKey(key.public()),
+            place: Place([1; 32]),
+            roles: Roles(u16::MAX),
+            load: LoadClass(9),
+            addresses: vec![address; crate::node::DESCRIPTOR_ADDRESSES_MAX],
+        };
+        let bootstrap = BootstrapList {
+            authority,
+            number: u64::MAX,
+            nodes: vec![node; BOOTSTRAP_NODES_MAX],
+            issued_at: now,
+            extensions: Extensions::none(),
+        };
+        let grant = EnrolGrant {
+            chain: UserChain::Key(IdentityKey(key.public())),
+            revocations: Some(SignedRevocationList { signing: Some(signing.clone()), list: Signed::sign(list, &key) }),
+            bootstrap: Some(SignedBootstrapList { signing, list: Signed::sign(bootstrap, &key) }),
+        };
+        let answer = EnrolAnswer { result: EnrolResult::Granted(Box::new(grant)), extensions: Extensions::none() };
+        let bytes = encode(&answer);
+        // What a named chain adds to a bare key is below 3 KiB.
+        assert!(bytes.len() + 3 * 1024 <= EnrolAnswer::LIMIT, "{} bytes", bytes.len());
+        assert_eq!(decode::<EnrolAnswer>(&bytes, EnrolAnswer::LIMIT).as_ref(), Ok(&answer));
+    }
+
     #[test]
     fn refusals_say_whether_to_try_again() {
         assert!(RefusalCode::RATE_LIMITED.is_temporary());

@@ -160,9 +160,10 @@ impl Publish {
 
     fn report(&self, now: Instant) -> PublishReport {
         let accepted = self.accepted.len() + usize::from(self.is_replica);
-        let judged = self.refused.iter().filter(|(device, reason)| {
-            *reason != StoreRefusal::NotResponsible && !self.accepted.contains_key(device)
-        });
+        let judged = self
+            .refused
+            .iter()
+            .filter(|(device, reason)| *reason != StoreRefusal::NotResponsible && !self.accepted.contains_key(device));
         let total = (accepted + judged.count() + self.failed).min(REPLICAS);
         PublishReport {
             key: self.key,
@@ -198,7 +199,9 @@ impl Directory {
         }
         let next_at = now.instant + self.config.republish_every;
         match self.own.get_mut(&key) {
-            Some(own) if own.record.identity() == record.identity() => own.record = record.merge(own.record.clone()).prune(now.unix),
+            Some(own) if own.record.identity() == record.identity() => {
+                own.record = record.merge(own.record.clone()).prune(now.unix)
+            }
             Some(own) => own.record = record,
             None => {
                 let own = OwnRecord { record, replicas: Vec::new(), next_at, read_back_at: None, failures: 0, running: 0 };

@@ -161,7 +161,14 @@ impl Directory {
         }
     }
 
-    pub(super) fn repair_answered(&mut self, now: Now, trust: &TrustStore, key: RecordKey, from: &DeviceKey, answer: StoreAnswer) {
+    pub(super) fn repair_answered(
+        &mut self,
+        now: Now,
+        trust: &TrustStore,
+        key: RecordKey,
+        from: &DeviceKey,
+        answer: StoreAnswer,
+    ) {
         self.repair.in_flight = self.repair.in_flight.saturating_sub(1);
         let newer = answer.record.and_then(|bytes| Self::verify_held(&bytes, key, now.unix, trust));
         if let Some(newer) = newer {

@@ -2,8 +2,8 @@
 
 use super::limits::Draw;
 use super::messages::{
-    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease,
-    Request, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncOffer, SyncWant,
+    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome,
+    RenewLease, Request, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncOffer, SyncWant,
 };
 use super::routing_table::{NetworkGroup, REPLICAS};
 use super::store::{self, Refused, Sender, Stored};

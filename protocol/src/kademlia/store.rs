@@ -94,7 +94,9 @@ impl From<&RecordError> for Refused {
             RecordError::Chain(chain) => match chain {
                 ChainError::UnknownAuthority(_) => StoreRefusal::UnknownAuthority,
                 ChainError::UserRevoked(_) | ChainError::SigningRevoked(_) => StoreRefusal::Revoked,
-                ChainError::UserExpired(_) | ChainError::SigningExpired { .. } | ChainError::DeviceExpired(_) => StoreRefusal::Expired,
+                ChainError::UserExpired(_) | ChainError::SigningExpired { .. } | ChainError::DeviceExpired(_) => {
+                    StoreRefusal::Expired
+                }
                 ChainError::UserNotYet(_) | ChainError::DeviceNotYet(_) => StoreRefusal::Future,
                 _ => StoreRefusal::Invalid,
             },
@@ -186,7 +188,12 @@ impl ReplicaStore {
     }
 
     /// Joins a verified record with what is held. Returns what changed, and the keys that had to go to make room.
-    pub(super) fn put(&mut self, record: DirectoryRecord, sender: Sender, now: UnixTime) -> Result<(Stored, Vec<RecordKey>), Refused> {
+    pub(super) fn put(
+        &mut self,
+        record: DirectoryRecord,
+        sender: Sender,
+        now: UnixTime,
+    ) -> Result<(Stored, Vec<RecordKey>), Refused> {
         let key = record.key();
         let sent_hash = record.content_hash();
         let Some(held) = self.held.remove(&key) else {

@@ -107,6 +107,28 @@ fn asking_again_gives_the_same_certificate_and_uses_nothing_up() {
 }
 
 #[test]
+fn the_log_reads_as_what_happened() {
+    let mut authority = authority(AuthorityPolicy::lab());
+    enrol(&mut authority, &mut user(1), "alice", None, NOW).expect("free");
+    authority.revoke(&name("alice"), NOW).expect("revokes");
+    let log = authority.log(None, 100).expect("reads");
+    let lines: Vec<String> = log.iter().map(|entry| entry.event.to_string()).collect();
+    assert_eq!(lines[0], "authority created");
+    assert!(lines[1].starts_with("signing key certified until 2028-"), "{}", lines[1]);
+    assert!(lines[2].starts_with("alice given to ed25519:"), "{}", lines[2]);
+    assert_eq!(lines[3], "alice revoked (list 1)");
+    assert_eq!(authority.log(Some(log[3].sequence), 1).expect("reads"), log[2..3]);
+}
+
+#[test]
+fn parts_may_move_between_threads() {
+    fn check<T: Send>() {}
+    check::<Authority>();
+    check::<Store>();
+    check::<LocalIdentity>();
+}
+
+#[test]
 fn invites_are_needed_counted_and_end() {
     let mut authority = authority(AuthorityPolicy::default());
     let (secret, expires_at) = authority.invite(2, DAY, NOW).expect("makes an invite");
