@@ -413,7 +413,7 @@ fn swarm_options(settings: &Settings) -> SwarmOptions {
         mdns: settings.mdns,
         upnp: settings.upnp,
         lab: settings.lab,
-        memory: false,
+        ..SwarmOptions::default()
     }
 }
 

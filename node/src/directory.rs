@@ -283,7 +283,7 @@ impl EventLoop {
             }
         };
         let Some(known) = self.peers.get(&peer) else { return };
-        let source = RequestSource { device: known.device, network_group: self.group_of(&peer).map(Into::into) };
+        let source = RequestSource { device: known.device, network_group: self.group_of(&peer) };
         let now = self.now();
         match self.directory.machine.handle_request(now, &self.trust, source, request) {
             KadReply::Answer(answer) => {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use halloo_protocol::call::HpkeKeyRing;
 use halloo_protocol::clock::{CLOCK_WARN_SECS, ClockEstimator};
 use halloo_protocol::identity::TrustStore;
-use halloo_protocol::kademlia::DisconnectReason;
+use halloo_protocol::kademlia::{DisconnectReason, NetworkGroup};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::Frame;
 use libp2p::swarm::SwarmEvent;
@@ -447,11 +447,11 @@ impl EventLoop {
     }
 
     /// The network group of a peer's address, for caps per origin; none in a lab, where all are neighbours.
-    pub(crate) fn group_of(&self, peer: &PeerId) -> Option<u64> {
+    pub(crate) fn group_of(&self, peer: &PeerId) -> Option<NetworkGroup> {
         if self.settings.lab {
             return None;
         }
-        self.peers.get(peer)?.address.as_ref().and_then(address::network_group)
+        NetworkGroup::of(&address::to_wire(self.peers.get(peer)?.address.as_ref()?)?)
     }
 }
 

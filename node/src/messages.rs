@@ -156,7 +156,7 @@ impl EventLoop {
                 let item = OutboxItem { to: user.clone(), envelope, deadline, copies: BTreeMap::new() };
                 let kept = Kept::Sent { item: item.clone(), state: state_number(WireState::Queued) };
                 let row =
-                    MessageRow { id: id.0.to_vec(), direction: Direction::Outgoing, conversation: user.clone(), content: wire::encode(&kept) };
+                    MessageRow { id: id.0.to_vec(), direction: Direction::Out, conversation: user.clone(), content: wire::encode(&kept) };
                 Ok((tx.add_message(&row)?, item))
             })
             .map_err(|error| internal(&error))?;
@@ -251,7 +251,7 @@ impl EventLoop {
         let now = self.now().unix;
         let id = envelope.id;
         let kept = Kept::Received { from: sender.device, envelope: envelope.clone() };
-        let row = MessageRow { id: id.0.to_vec(), direction: Direction::Incoming, conversation: user.clone(), content: wire::encode(&kept) };
+        let row = MessageRow { id: id.0.to_vec(), direction: Direction::In, conversation: user.clone(), content: wire::encode(&kept) };
         let stored = self.store.transaction::<_, StoreError>(|tx| {
             let is_first = tx.is_first_copy(&sender.device, &id.0, now)?;
             if is_first {

@@ -41,7 +41,7 @@ pub(crate) enum Purpose {
     /// Handing a push to a gateway.
     PushSend(crate::push::Sending),
     /// A gateway's delivery over a device's stream.
-    PushDeliver(crate::push::Delivering),
+    PushDeliver(crate::roles::gateway::Delivering),
 }
 
 /// Requests of one peer, refilled over time.

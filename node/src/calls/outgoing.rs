@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CallerAction, CallerCall, CallerParams, CallerState, INVITE_SECS_MAX, Invite, InviteAnswer,
-    InviteStatus, Origin, Outcome, Reason, SealedInvite,
+    InviteStatus, LegState, Origin, Outcome, Reason, SealedInvite,
 };
-use halloo_protocol::directory::DirectoryRecord;
+use halloo_protocol::directory::{DirectoryRecord, PushAddress, Reachability};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::id::ConversationId;
 use halloo_protocol::identity::UserId;
@@ -30,12 +30,22 @@ use crate::rpc::Failure;
 /// How long a device may take to answer an invite on a stream: its connection may have to be made first.
 const INVITE_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// How long the gateways are held back for a device that is said to take connections: longer than most rings take, so that nobody
+/// is pushed who rings anyway.
+const PUSH_HOLD_BACK: Duration = Duration::from_millis(600);
+
 /// One device of the callee.
 #[derive(Debug)]
 struct Leg {
     target: Target,
     hpke_key: [u8; 32],
     pending: Option<Box<PendingMedia>>,
+    /// The device's gateways.
+    gateways: Vec<PushAddress>,
+    /// The invite, once sealed: the same bytes on every way.
+    sealed: Option<SealedInvite>,
+    /// When the gateways are asked, unless the device rings before.
+    push_at: Option<Instant>,
     /// Pushes handed to gateways and not refused yet.
     pushes: usize,
     /// Whether the invite on the stream has failed.
@@ -60,7 +70,8 @@ impl Outgoing {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let hang_up = self.hang_up_at();
         let summary = self.progress.ended.map(|(_, _, at)| at + SUMMARY_WAIT);
-        [self.machine.poll_timeout(), hang_up, summary].into_iter().flatten().min()
+        let push = self.legs.values().filter(|leg| leg.sealed.is_some()).filter_map(|leg| leg.push_at).min();
+        [self.machine.poll_timeout(), hang_up, summary, push].into_iter().flatten().min()
     }
 
     fn hang_up_at(&self) -> Option<Instant> {
@@ -132,14 +143,21 @@ impl EventLoop {
 
     fn invite_devices(&mut self, call: CallId, record: &DirectoryRecord) {
         let now = Instant::now();
+        let unix = self.now().unix;
         let me = self.identity.device();
         let mut legs = Vec::new();
         for parts in record.entries().filter(|parts| parts.device() != me) {
             let Some(target) = self.device_target(record, parts) else { continue };
+            let gateways = self.private_part(record, parts).map(|part| part.push).unwrap_or_default();
+            let asleep = matches!(parts.reachability(unix), Reachability::Push | Reachability::None);
+            let hold_back = if asleep { Duration::ZERO } else { PUSH_HOLD_BACK };
             let leg = Leg {
                 target,
                 hpke_key: parts.entry().hpke_key,
                 pending: None,
+                push_at: (!gateways.is_empty()).then(|| now + hold_back),
+                gateways,
+                sealed: None,
                 pushes: 0,
                 stream_failed: false,
                 via_push: false,
@@ -235,11 +253,10 @@ impl EventLoop {
         SealedInvite::seal(invite, self.identity.device_key(), &leg.hpke_key, &mut self.rng).map_err(|error| error.to_string())
     }
 
-    /// Sends the same sealed bytes on every way there is.
+    /// Sends the invite on the stream; the gateways get the same bytes after a moment, if it doesn't ring before.
     fn send_invite(&mut self, call: CallId, device: DeviceKey, target: &Target, sealed: &SealedInvite) {
-        let pushes = self.push_invite(call, device, sealed);
         if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
-            leg.pushes = pushes;
+            leg.sealed = Some(sealed.clone());
         }
         let message = CallInvite { sealed: sealed.clone(), extensions: Extensions::none() };
         self.request(target, &message, Purpose::Invite(InviteTarget { call, device }), INVITE_TIMEOUT);
@@ -271,8 +288,34 @@ impl EventLoop {
         debug!(call = %call.short(), %failure, "invite not answered on the stream");
         if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
             leg.stream_failed = true;
+            if let Some(at) = &mut leg.push_at {
+                *at = Instant::now();
+            }
         }
+        self.push_due(call);
         self.check_unreachable(call, device);
+    }
+
+    /// Hands the invite to the gateways of devices whose time has come.
+    fn push_due(&mut self, call: CallId) {
+        let now = Instant::now();
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        let mut due = Vec::new();
+        for (device, leg) in &mut outgoing.legs {
+            let waits = outgoing.machine.leg_state(device) == Some(LegState::Inviting);
+            if let (Some(sealed), true) = (&leg.sealed, leg.push_at.is_some_and(|at| at <= now)) {
+                leg.push_at = None;
+                if waits {
+                    due.push((*device, leg.gateways.clone(), sealed.clone()));
+                }
+            }
+        }
+        for (device, gateways, sealed) in due {
+            let pushes = self.push_invite(call, device, &gateways, &sealed);
+            if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
+                leg.pushes = pushes;
+            }
+        }
     }
 
     /// A gateway refused a push, or couldn't be reached.
@@ -286,7 +329,7 @@ impl EventLoop {
     /// Gives a device up once neither its stream nor a gateway can bring the invite.
     fn check_unreachable(&mut self, call: CallId, device: DeviceKey) {
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
-        let given_up = outgoing.legs.get(&device).is_some_and(|leg| leg.stream_failed && leg.pushes == 0);
+        let given_up = outgoing.legs.get(&device).is_some_and(|leg| leg.stream_failed && leg.pushes == 0 && leg.push_at.is_none());
         if given_up {
             outgoing.machine.handle_unreachable(device, Reason::UNREACHABLE, Instant::now());
             self.drive_outgoing(call);
@@ -375,6 +418,7 @@ impl EventLoop {
         if caller_left || outgoing.hang_up_at().is_some_and(|at| at <= now) {
             outgoing.machine.hang_up(now);
         }
+        self.push_due(call);
         self.drive_outgoing(call);
     }
 }

@@ -32,15 +32,15 @@ pub(super) struct GatewayArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct WebpushArgs {
-    /// The push resource's URL
+    /// The push resource's URL; without it the node runs a push service for itself, on this machine
     #[arg(long, value_name = "URL", value_parser = endpoint)]
-    endpoint: String,
-    /// The receiver's P-256 public key, base64url
-    #[arg(long, value_name = "KEY", value_parser = base64url::<65>)]
-    p256dh: String,
+    endpoint: Option<String>,
+    /// The receiver's P-256 public key, base64url; without it the node makes keys
+    #[arg(long, value_name = "KEY", value_parser = base64url::<65>, requires = "auth")]
+    p256dh: Option<String>,
     /// The authentication secret, base64url
-    #[arg(long, value_name = "SECRET", value_parser = base64url::<16>)]
-    auth: String,
+    #[arg(long, value_name = "SECRET", value_parser = base64url::<16>, requires = "p256dh")]
+    auth: Option<String>,
     #[command(flatten)]
     gateway: GatewayArgs,
 }
