@@ -206,6 +206,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Relays signalling for everybody, without the other duties of the role. Default: off.
+    pub fn relay_for_others(mut self, on: bool) -> Self {
+        self.settings.relay_for_others = on;
+        self
+    }
+
     /// The name shown when this user calls.
     pub fn display_name(mut self, name: Option<String>) -> Self {
         self.settings.display_name = name;

@@ -208,7 +208,7 @@ impl EventLoop {
 
     /// A signal from the other end of a call.
     pub(crate) fn handle_call_signal(&mut self, signed: &Signed<Signal>) -> halloo_protocol::call::SignalStatus {
-        use halloo_protocol::call::{SignalStatus, VerifiedSignal};
+        use halloo_protocol::call::{SignalBody, SignalStatus, VerifiedSignal};
         let me = self.identity.device();
         let signal = match VerifiedSignal::verify(signed, &me) {
             Ok(signal) => signal,
@@ -229,6 +229,11 @@ impl EventLoop {
             let status = incoming.machine.handle_signal(&signal, now);
             self.drive_incoming(call);
             return status;
+        }
+        if matches!(signal.signal().body, SignalBody::Cancel { .. } | SignalBody::Replaced { .. }) {
+            // It has overtaken its invite, which must not ring any more.
+            let now = self.now().unix;
+            self.calls.recent.insert(signal.signal().from, call, now);
         }
         SignalStatus::UnknownCall
     }

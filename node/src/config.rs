@@ -39,6 +39,16 @@ pub struct Config {
     pub api: ApiConfig,
     /// Where metrics are served, `IP:PORT`.
     pub metrics: Option<std::net::SocketAddr>,
+    /// Switches for tests.
+    pub debug: DebugConfig,
+}
+
+/// Switches for tests; none of them belongs on a real node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DebugConfig {
+    /// Seconds added to the machine's clock, to see what a wrong clock does.
+    pub clock_skew_secs: i64,
 }
 
 /// Who the user is to others.

@@ -8,10 +8,14 @@
 //! store, (3) the API finishes open answers, (4) the address file is removed, (5) the lock is
 //! released.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use halloo_protocol::identity::RecoveryPhrase;
+use halloo_protocol::key::{AuthorityKey, PublicKey};
+use halloo_protocol::node::Roles;
 use libp2p::Multiaddr;
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -21,11 +25,14 @@ use crate::api::{ApiError, ApiListener};
 use crate::config::{
     ApiAddress, Config, ConfigError, DeviceConfig, DeviceKind, NamedAuthority, ProfileConfig, RelayPolicy, Role, SampleValues,
 };
-use crate::handle::authority::{EnrolError, EnrolOptions, Enrolled};
+use crate::event_loop::ClockSource;
+use crate::handle::authority::{EnrolError, EnrolOptions, Enrolled, EnrolmentPolicy};
 use crate::handle::events::{Event, EventRecord};
 use crate::handle::problem::NodeError;
 use crate::handle::{EventStream, Node};
 use crate::home::{Home, HomeError, write_secret};
+use crate::identity::{LocalIdentity, LocalIdentityError};
+use crate::store::Store;
 
 /// How long the node may take to say goodbye. The promise is an exit within 5 s of SIGTERM,
 /// and the API needs a moment afterwards.
@@ -45,7 +52,17 @@ pub struct InitOptions {
     /// For whom this node relays.
     pub relay: RelayPolicy,
     /// The 24 words of an identity that exists already.
-    pub recovery_phrase: Option<Zeroizing<String>>,
+    pub recovery_phrase: Option<Phrase>,
+}
+
+/// The words of a recovery phrase. Wiped from memory when dropped; never printed by mistake.
+#[derive(Clone)]
+pub struct Phrase(pub Zeroizing<String>);
+
+impl fmt::Debug for Phrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Phrase(..)")
+    }
 }
 
 /// What [`init`] made.
@@ -58,7 +75,7 @@ pub struct InitOutcome {
     /// The identity key, `ed25519:` and base64url.
     pub identity: String,
     /// The 24 words, to be shown once; `None` if the identity was recovered from them.
-    pub recovery_phrase: Option<Zeroizing<String>>,
+    pub recovery_phrase: Option<Phrase>,
 }
 
 /// Why [`init`] failed.
@@ -217,7 +234,7 @@ pub enum StartError {
 pub fn init(options: &InitOptions) -> Result<InitOutcome, InitError> {
     let home = Home::create(&options.home)?;
     let _lock = home.lock()?;
-    if home.device_key().exists() || home.identity_key().exists() {
+    if crate::identity::is_initialised(home.root()) {
         return Err(InitError::AlreadyInitialised { home: home.root().to_owned() });
     }
     let outcome = create_keys(&home, options)?;
@@ -230,16 +247,105 @@ pub fn init(options: &InitOptions) -> Result<InitOutcome, InitError> {
 }
 
 /// Makes the identity and device keys and stores them in the home's key files.
-fn create_keys(_home: &Home, _options: &InitOptions) -> Result<InitOutcome, InitError> {
-    Err(InitError::Keys { reason: "this build has no identities yet".to_owned() })
+fn create_keys(home: &Home, options: &InitOptions) -> Result<InitOutcome, InitError> {
+    let failed = |reason: String| InitError::Keys { reason };
+    let (phrase, is_new) = match &options.recovery_phrase {
+        Some(words) => {
+            let phrase =
+                RecoveryPhrase::parse(&words.0).map_err(|error| InitError::InvalidPhrase { reason: error.to_string() })?;
+            (phrase, false)
+        }
+        None => {
+            let entropy = crate::key_file::random_bytes().map_err(|error| failed(error.to_string()))?;
+            (RecoveryPhrase::from_entropy(entropy), true)
+        }
+    };
+    let store = Store::open(home.root()).map_err(|error| failed(error.to_string()))?;
+    let now = ClockSource::default().raw_unix();
+    let identity = LocalIdentity::create(home.root(), &store, &phrase, now).map_err(|error| match error {
+        LocalIdentityError::AlreadyInitialised => InitError::AlreadyInitialised { home: home.root().to_owned() },
+        other => failed(other.to_string()),
+    })?;
+    let peer = crate::address::peer_id(&identity.device()).ok_or_else(|| failed("the device key isn't usable".into()))?;
+    Ok(InitOutcome {
+        home: home.root().to_owned(),
+        peer_id: peer.to_string(),
+        identity: identity.identity().to_string(),
+        recovery_phrase: is_new.then(|| Phrase(phrase.words())),
+    })
 }
 
 /// Starts the event loop in a task of its own and returns the handle to it.
 ///
 /// The loop announces [`Event::Ready`] once, with `settings.api` in it, and ends after
 /// [`Node::shutdown`] or when the last handle is dropped.
-async fn start(_settings: NodeSettings) -> Result<Node, StartError> {
-    Err(NodeError::Unsupported { what: "running a node" }.into())
+async fn start(settings: NodeSettings) -> Result<Node, StartError> {
+    let NodeSettings { home, config, answer, api } = settings;
+    let store = Store::open(home.root()).map_err(|error| StartError::Store { reason: error.to_string() })?;
+    let clock = ClockSource { skew_secs: config.debug.clock_skew_secs };
+    let identity = LocalIdentity::load(home.root(), &store, clock.raw_unix())
+        .map_err(|error| StartError::Keys { reason: error.to_string() })?;
+    let roles = config.roles.iter().fold(Roles::default(), |roles, role| roles.union(role_bits(*role)));
+    let relays = config.relay.relay_for == RelayPolicy::Everyone;
+    let device_name = config.device.name.clone().unwrap_or_default();
+    let device_kind = config.device.kind.map(device_kind).unwrap_or_default();
+    let mut builder = Node::builder(identity)
+        .store(store)
+        .role(roles)
+        .lab(config.lab)
+        .relay_for_others(relays)
+        .display_name(config.profile.display_name)
+        .languages(config.profile.languages)
+        .device(&device_name, device_kind)
+        .authority_role(config.authority.name, config.authority.enrolment.unwrap_or(EnrolmentPolicy::Invite))
+        .auto_answer(answer.map(|answer| crate::builder::AutoAnswer { play: answer.play, record: answer.record }))
+        .api_address(api)
+        .home(home.root().to_owned())
+        // Servers use all cores; a person's device can be frozen whole.
+        .freezable(roles == Roles::default())
+        .dangerous_clock_skew_secs(config.debug.clock_skew_secs);
+    for address in config.listen {
+        builder = builder.listen(address);
+    }
+    for address in config.bootstrap {
+        builder = builder.bootstrap(address);
+    }
+    for (label, key) in config.authorities {
+        builder = builder.authority(&label, AuthorityKey(PublicKey(key.0)));
+    }
+    builder.spawn().await.map_err(start_error)
+}
+
+fn start_error(error: crate::builder::StartError) -> StartError {
+    match error {
+        crate::builder::StartError::Listen { address, reason } => StartError::Listen { address: address.to_string(), reason },
+        crate::builder::StartError::Label(error) => {
+            StartError::InvalidOption { option: "--authority", reason: error.to_string() }
+        }
+        crate::builder::StartError::Store(error) => StartError::Store { reason: error.to_string() },
+        crate::builder::StartError::Identity(error) => StartError::Keys { reason: error.to_string() },
+        other => StartError::Node(NodeError::Internal { detail: crate::calls::describe(&other) }),
+    }
+}
+
+const fn role_bits(role: Role) -> Roles {
+    match role {
+        Role::Directory => Roles::DIRECTORY,
+        Role::Relay => Roles::RELAY,
+        Role::Gateway => Roles::GATEWAY,
+        Role::Authority => Roles::AUTHORITY,
+    }
+}
+
+const fn device_kind(kind: DeviceKind) -> halloo_protocol::directory::DeviceKind {
+    use halloo_protocol::directory::DeviceKind as Wire;
+    match kind {
+        DeviceKind::Phone => Wire::Phone,
+        DeviceKind::Tablet => Wire::Tablet,
+        DeviceKind::Laptop => Wire::Laptop,
+        DeviceKind::Desktop => Wire::Desktop,
+        DeviceKind::Server => Wire::Server,
+    }
 }
 
 /// Runs a node until `stop` is cancelled. `on_event` sees the ready event first, then
@@ -254,7 +360,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken, mut on_event: imp
     let listener = ApiListener::bind(&home, config.api.listen.as_ref()).await?;
     let api = Some(listener.address().to_string());
     let settings = NodeSettings { home, config, answer: options.answer, api };
-    let node = start(settings).await?;
+    let Some(node) = stop.run_until_cancelled(start(settings)).await.transpose()? else { return Ok(()) };
     let events = node.subscribe_after(0);
     let serving = tokio::spawn(listener.serve(node.clone(), stop.clone()));
     let outcome = watch(&node, events, &stop, &mut on_event).await;

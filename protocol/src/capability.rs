@@ -105,7 +105,10 @@ impl Body for Capability {
 
     fn check(&self) -> Result<(), DecodeError> {
         if self.not_after < self.not_before || self.not_after.secs_since(self.not_before) > CAPABILITY_SECS_MAX {
-            return Err(DecodeError::invalid("not_after", format!("more than {CAPABILITY_SECS_MAX} s after start, or before it")));
+            return Err(DecodeError::invalid(
+                "not_after",
+                format!("more than {CAPABILITY_SECS_MAX} s after start, or before it"),
+            ));
         }
         Ok(())
     }
@@ -453,9 +456,8 @@ mod tests {
         let scene = scene();
         let token = Signed::sign(scene.token(Holder::Key(scene.pairwise.public())), &scene.bob.device_key);
         let id = token.unverified().id;
-        let check = |helper, hash, at, id| {
-            scene.check_proof(&token, &CapabilityProof::sign(id, helper, hash, at, &scene.pairwise), None)
-        };
+        let check =
+            |helper, hash, at, id| scene.check_proof(&token, &CapabilityProof::sign(id, helper, hash, at, &scene.pairwise), None);
         assert!(check(HELPER, REQUEST, NOW, id).is_ok());
         let other = DeviceKey(PublicKey([78; 32]));
         assert_eq!(check(other, REQUEST, NOW, id), Err(CapabilityError::WrongProof("helper")));
@@ -476,10 +478,7 @@ mod tests {
         let signed = Signed::sign(token.clone(), &scene.bob.device_key);
         let proof = CapabilityProof::sign(token.id, HELPER, REQUEST, NOW, &scene.alice.device_key);
         assert_eq!(scene.check_proof(&signed, &proof, None), Err(CapabilityError::NotCertified));
-        assert!(matches!(
-            scene.check_proof(&signed, &proof, Some(&scene.bob_chain)),
-            Err(CapabilityError::ProofSignature(_))
-        ));
+        assert!(matches!(scene.check_proof(&signed, &proof, Some(&scene.bob_chain)), Err(CapabilityError::ProofSignature(_))));
     }
 
     #[test]

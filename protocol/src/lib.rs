@@ -41,3 +41,5 @@ pub mod redact;
 mod test_identity;
 pub mod time;
 pub mod wire;
+#[cfg(test)]
+mod wire_samples;

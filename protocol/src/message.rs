@@ -18,9 +18,7 @@ pub use crate::id::{ConversationId, MessageId};
 use crate::time::UnixTime;
 use crate::wire::{DecodeError, Extensions, FrameKind, Message};
 pub use inbox::{INBOX_DEVICES_MAX, INBOX_IDS_PER_DEVICE_MAX, Inbox, Received};
-pub use outbox::{
-    CopyState, MessageState, OUTBOX_MESSAGES_MAX, Outbox, OutboxAction, OutboxError, OutboxItem, OutboxTimers,
-};
+pub use outbox::{CopyState, MessageState, OUTBOX_MESSAGES_MAX, Outbox, OutboxAction, OutboxError, OutboxItem, OutboxTimers};
 
 /// Longest text of a message, in bytes.
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;
@@ -80,6 +78,10 @@ pub struct MessageDeliver {
 impl Message for MessageDeliver {
     const KIND: FrameKind = FrameKind(0x0020);
     const LIMIT: usize = TEXT_BYTES_MAX + 2_048;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        self.envelope.check()
+    }
 }
 
 /// What a device did with a message. Sent after it is on disk.
@@ -136,4 +138,8 @@ impl ReadReceipt {
 impl Message for ReadReceipt {
     const KIND: FrameKind = FrameKind(FrameKind::NOTICE | 0x0021);
     const LIMIT: usize = 2_048;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        Self::check(self)
+    }
 }

@@ -24,9 +24,7 @@ use crate::id::CapabilityId;
 use crate::key::{DeviceKey, hash};
 use crate::time::UnixTime;
 use crate::wire::{self, Body, DecodeError, Extensions, FrameKind, Message, Signed};
-pub use payload::{
-    OuterPayload, PUSH_PAYLOAD_BYTES_MAX, PUSH_SEALED_BYTES_MAX, PayloadError, PushPayload, TEMPLATE_BYTES_MAX,
-};
+pub use payload::{OuterPayload, PUSH_PAYLOAD_BYTES_MAX, PUSH_SEALED_BYTES_MAX, PayloadError, PushPayload, TEMPLATE_BYTES_MAX};
 
 /// Most channels of one registration.
 pub const CHANNELS_MAX: usize = 4;
@@ -215,6 +213,10 @@ impl PushRegister {
 impl Message for PushRegister {
     const KIND: FrameKind = FrameKind(0x0040);
     const LIMIT: usize = 12 * 1024;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        Self::check(self)
+    }
 }
 
 /// A gateway's word for what time it is. Signed by the gateway's device; counts most in a device's estimate of its clock.
@@ -243,7 +245,7 @@ pub enum RegisterStatus {
         /// When it ends unless renewed.
         expires_at: UnixTime,
         /// The gateway's clock.
-        time: Signed<GatewayTime>,
+        time: Box<Signed<GatewayTime>>,
         /// The key to subscribe with at a push service (RFC 8292), P-256 uncompressed; `None` if the gateway has no Web Push.
         vapid_key: Option<[u8; 65]>,
     },

@@ -39,13 +39,17 @@ struct Bucket {
 pub struct RateLimiter<K> {
     buckets: BTreeMap<K, Bucket>,
     keys_max: usize,
+    swept_at: Option<Instant>,
 }
+
+/// How often a full table is swept at most: the sweep looks at every key, and a crowd of new ones mustn't make that the main work.
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 impl<K: Ord + Clone> RateLimiter<K> {
     /// A table for at most `keys_max` keys.
     #[must_use]
     pub const fn new(keys_max: usize) -> Self {
-        Self { buckets: BTreeMap::new(), keys_max }
+        Self { buckets: BTreeMap::new(), keys_max, swept_at: None }
     }
 
     /// Counts one request of `key`.
@@ -84,6 +88,10 @@ impl<K: Ord + Clone> RateLimiter<K> {
     }
 
     fn forget_idle(&mut self, now: Instant) -> bool {
+        if self.swept_at.is_some_and(|at| now < at + SWEEP_PAUSE) {
+            return false;
+        }
+        self.swept_at = Some(now);
         self.buckets.retain(|_, bucket| bucket.full_at > now);
         self.buckets.len() < self.keys_max
     }

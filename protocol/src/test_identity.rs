@@ -1,6 +1,8 @@
 //! Users with certificates, for this crate's tests.
 
-use crate::identity::{Chain, DeviceCertificate, DeviceCertificateParams, SigningCertificate, TrustStore, UserCertificate, UserChain, Username};
+use crate::identity::{
+    Chain, DeviceCertificate, DeviceCertificateParams, SigningCertificate, TrustStore, UserCertificate, UserChain, Username,
+};
 use crate::key::{AuthorityKey, DeviceKey, IdentityKey, SecretKey};
 use crate::time::UnixTime;
 use crate::wire::{Extensions, Signed};

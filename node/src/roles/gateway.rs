@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bincode::{Decode, Encode};
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::key::DeviceKey;
-use halloo_protocol::push::registration::{GatewayPolicy, Moment, PushRates, Registration, decide_push, decide_register};
+use halloo_protocol::push::registration::{GatewayPolicy, PushRates, Registration, decide_push, decide_register};
 use halloo_protocol::push::{
     GatewayTime, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushPayload, PushReason, PushRegister, PushRegistered,
     PushSend, PushSent, PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
@@ -163,7 +163,7 @@ impl EventLoop {
         RegisterStatus::Registered {
             handle: registration.handle,
             expires_at: registration.expires_at,
-            time: Signed::sign(time, self.identity.device_key()),
+            time: Box::new(Signed::sign(time, self.identity.device_key())),
             vapid_key: Some(vapid_key),
         }
     }
@@ -190,8 +190,7 @@ impl EventLoop {
         let me = self.identity.device();
         let registration = self.registration(&request.handle);
         let gateway = self.gateway.as_mut().ok_or(PushReason::NOT_SERVED)?;
-        let moment = Moment { unix: now.unix, instant: now.instant };
-        decide_push(request, registration.as_ref(), chain, &me, &mut gateway.rates, moment).map_err(|refusal| {
+        decide_push(request, registration.as_ref(), chain, &me, &mut gateway.rates, now).map_err(|refusal| {
             debug!(%refusal, "push refused");
             refusal.reason()
         })?;

@@ -64,6 +64,11 @@ impl LegState {
     const fn is_live(self) -> bool {
         matches!(self, Self::Inviting | Self::Ringing)
     }
+
+    /// Live, or given up as unreachable: such a device can still get the invite through a push.
+    fn may_ring(self) -> bool {
+        self.is_live() || self == Self::Failed(Reason::UNREACHABLE)
+    }
 }
 
 /// The timers of a caller's call.
@@ -455,8 +460,8 @@ impl CallerCall {
             }
             _ => LegState::Declined(reason),
         };
-        let is_known = self.leg_state(&device).is_some_and(LegState::is_live);
-        if is_known && matches!(reason, Reason::DECLINED | Reason::NOT_ALLOWED) && self.is_waiting() {
+        let may_ring = self.leg_state(&device).is_some_and(LegState::may_ring);
+        if may_ring && matches!(reason, Reason::DECLINED | Reason::NOT_ALLOWED) && self.is_waiting() {
             if let Some(leg) = self.legs.get_mut(&device) {
                 leg.state = state;
             }
@@ -526,11 +531,9 @@ impl CallerCall {
         self.actions.push_back(CallerAction::Finished { outcome, reason });
     }
 
-    /// Stops all devices that ring or may yet ring: one given up as unreachable can still get the invite through a push.
+    /// Stops all devices that ring or may yet ring.
     fn stop_live_legs(&mut self, body: &SignalBody, reason: Reason, now: Instant) {
-        let may_ring = |state: LegState| state.is_live() || state == LegState::Failed(Reason::UNREACHABLE);
-        let live: Vec<DeviceKey> =
-            self.legs.iter().filter(|(_, leg)| may_ring(leg.state)).map(|(device, _)| *device).collect();
+        let live: Vec<DeviceKey> = self.legs.iter().filter(|(_, leg)| leg.state.may_ring()).map(|(device, _)| *device).collect();
         for device in live {
             self.stop_leg(device, body.clone(), reason, now);
         }

@@ -196,8 +196,6 @@ impl HpkeKeyRing {
 
     /// Opens with the current key, then with the former.
     pub(crate) fn open(&self, sealed: &[u8], info: &[u8], aad: &[u8]) -> Option<Vec<u8>> {
-        self.current
-            .open(sealed, info, aad)
-            .or_else(|| self.previous.as_ref().and_then(|(key, _)| key.open(sealed, info, aad)))
+        self.current.open(sealed, info, aad).or_else(|| self.previous.as_ref().and_then(|(key, _)| key.open(sealed, info, aad)))
     }
 }

@@ -63,8 +63,7 @@ impl SignalSender {
         }
         let sequence = self.sequences.entry(to).or_insert(0);
         *sequence = sequence.saturating_add(1);
-        let signal =
-            Signal { call: self.call, from: self.me, to, sequence: *sequence, body, extensions: Extensions::none() };
+        let signal = Signal { call: self.call, from: self.me, to, sequence: *sequence, body, extensions: Extensions::none() };
         self.pending.push(Pending { signal, next_at: now, interval: self.retry, give_up_at: now + self.give_up });
     }
 

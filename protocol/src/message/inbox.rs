@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bincode::{Decode, Encode};
-
 use super::Envelope;
 use crate::id::{ConversationId, MessageId};
 use crate::key::DeviceKey;
@@ -29,16 +27,16 @@ pub enum Received {
     Duplicate,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Sender {
     ids: VecDeque<MessageId>,
     newest: BTreeMap<ConversationId, u64>,
     heard: u64,
 }
 
-/// Memory of arrivals. Small, encodes for the store; the messages themselves are the store's, keyed by (sender device, id), which is the
-/// second line against repetitions older than this memory.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+/// Memory of arrivals, about 4 MB when every place is taken. It isn't stored: messages are, keyed by (sender device, id), which is the second
+/// line against repetitions. At start, the newest stored messages are fed through [`Inbox::receive`] again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inbox {
     senders: BTreeMap<DeviceKey, Sender>,
     heard: u64,
@@ -79,6 +77,12 @@ impl Inbox {
         // Of a device never heard in this conversation, nothing is known to be missing: it may be older than we are.
         let expected = newest.map_or(envelope.counter, |newest| newest.saturating_add(1));
         Received::New { missing: envelope.counter.saturating_sub(expected) }
+    }
+
+    /// How many sending devices are remembered.
+    #[must_use]
+    pub fn device_count(&self) -> usize {
+        self.senders.len()
     }
 
     fn make_room(&mut self, from: &DeviceKey) {

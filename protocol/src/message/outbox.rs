@@ -22,6 +22,9 @@ use crate::wire::DecodeError;
 /// Most messages waiting; more are refused, so that the person learns at once.
 pub const OUTBOX_MESSAGES_MAX: usize = 1_024;
 
+/// Most copies of one message, those for devices that have come and gone included.
+const COPIES_MAX: usize = 4 * DEVICES_MAX;
+
 /// State of one copy, or of the whole message. Prints as the interface names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -238,7 +241,7 @@ impl Outbox {
         let fresh = self.fresh(now);
         for slot in self.slots.values_mut().filter(|slot| slot.item.to == *to) {
             for device in devices.iter().take(DEVICES_MAX) {
-                if !slot.item.copies.contains_key(device) {
+                if !slot.item.copies.contains_key(device) && slot.item.copies.len() < COPIES_MAX {
                     slot.item.copies.insert(*device, CopyState::Queued);
                     slot.copies.insert(*device, fresh);
                 }

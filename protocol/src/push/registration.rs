@@ -9,7 +9,7 @@ use crate::capability::{self, CapabilityError, CapabilityRequest, CapabilityRule
 use crate::identity::VerifiedChain;
 use crate::key::{DeviceKey, PublicKey};
 use crate::rate::{Rate, RateError, RateLimiter};
-use crate::time::UnixTime;
+use crate::time::{Now, UnixTime};
 use crate::wire::DecodeError;
 
 /// How long a registration lasts unrenewed: a phone in a drawer is still found, as long as its directory entry.
@@ -115,10 +115,8 @@ pub fn decide_register(
         return Err(RegisterRefusal::Full);
     }
     let kept = known.filter(|known| known.device() == device.device && known.rules.identity == device.user.identity);
-    let mut rules = kept.map_or_else(
-        || CapabilityRules::new(device.device, device.user.identity, request.epoch),
-        |known| known.rules.clone(),
-    );
+    let mut rules = kept
+        .map_or_else(|| CapabilityRules::new(device.device, device.user.identity, request.epoch), |known| known.rules.clone());
     rules.raise_epoch(request.epoch);
     for id in &request.revoked {
         if !rules.revoke(*id) {
@@ -193,15 +191,6 @@ impl PushRates {
     }
 }
 
-/// When a decision is made: by the wall clock, corrected, and by the monotonic one.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    /// For validity.
-    pub unix: UnixTime,
-    /// For rates.
-    pub instant: Instant,
-}
-
 /// Decides on a push, as `gateway`. `presenter` is who the sender's hello has shown.
 ///
 /// # Errors
@@ -212,7 +201,7 @@ pub fn decide_push(
     presenter: Option<&VerifiedChain>,
     gateway: &DeviceKey,
     rates: &mut PushRates,
-    now: Moment,
+    now: Now,
 ) -> Result<Grant, PushRefusal> {
     let known = registration.filter(|known| known.handle == request.handle && now.unix <= known.expires_at);
     let registration = known.ok_or(PushRefusal::UnknownHandle)?;

@@ -9,6 +9,7 @@ use crate::identity::VerifiedChain;
 use crate::key::SecretKey;
 use crate::rate::RateError;
 use crate::test_identity::{Authority, NOW, Person};
+use crate::time::Now;
 use crate::wire;
 
 const POLICY: GatewayPolicy = GatewayPolicy { registrations_max: 10, has_web_push: true };
@@ -33,8 +34,7 @@ fn scene() -> Scene {
     let bob = authority.person("bob", 20);
     let bob_chain = bob.chain.verify(NOW, &authority.trust()).expect("good");
     let request = PushRegister::new(vec![PushChannel::Stream]);
-    let registration =
-        decide_register(request, &bob_chain, None, 0, PushHandle([3; 32]), &POLICY, NOW).expect("registered");
+    let registration = decide_register(request, &bob_chain, None, 0, PushHandle([3; 32]), &POLICY, NOW).expect("registered");
     let pairwise = SecretKey::from_bytes([55; 32]);
     Scene { bob, bob_chain, pairwise, registration, rates: PushRates::new(100), start: Instant::now() }
 }
@@ -61,7 +61,7 @@ impl Scene {
     }
 
     fn decide(&mut self, push: &PushSend, after_secs: u64) -> Result<crate::capability::Grant, PushRefusal> {
-        let now = Moment { unix: NOW, instant: self.start + Duration::from_secs(after_secs) };
+        let now = Now { unix: NOW, instant: self.start + Duration::from_secs(after_secs) };
         decide_push(push, Some(&self.registration), None, &gateway().1, &mut self.rates, now)
     }
 }
@@ -96,7 +96,7 @@ fn pushes_are_refused_with_their_reason() {
     scene.registration.expires_at = NOW;
     assert!(scene.registration.remove_channel(&PushChannel::Stream), "none is left");
     assert_eq!(refused(&mut scene, &good), PushReason::GONE);
-    let now = Moment { unix: NOW, instant: scene.start };
+    let now = Now { unix: NOW, instant: scene.start };
     let nobody = decide_push(&good, None, None, &gateway().1, &mut scene.rates, now);
     assert_eq!(nobody, Err(PushRefusal::UnknownHandle));
 }
@@ -129,10 +129,8 @@ fn strangers_come_through_a_narrow_door() {
     (token.holder, token.limits.per_hour) = (Holder::Certified, 1_000);
     push.proof = CapabilityProof::sign(token.id, gateway().1, push.request_hash(), NOW, &alice.device_key);
     push.capability = Signed::sign(token, &scene.bob.device_key);
-    let now = Moment { unix: NOW, instant: scene.start };
-    let mut decide = |presenter| {
-        decide_push(&push, Some(&scene.registration), presenter, &gateway().1, &mut scene.rates, now)
-    };
+    let now = Now { unix: NOW, instant: scene.start };
+    let mut decide = |presenter| decide_push(&push, Some(&scene.registration), presenter, &gateway().1, &mut scene.rates, now);
     assert_eq!(decide(None), Err(PushRefusal::Capability(CapabilityError::NotCertified)));
     let passed = (0..100).filter(|_| decide(Some(&alice_chain)).is_ok()).count();
     assert_eq!(passed, 3, "whatever the token promises");
@@ -178,7 +176,6 @@ fn payloads_hold_the_largest_invite_and_open_only_whole() {
     let outer = OuterPayload::new(device, EventKind::CONTACT_REQUEST, NOW, 60, &sealed);
     let payload = PushPayload::new(outer.clone(), sealed.clone(), &key).expect("fits");
     let bytes = payload.to_bytes();
-    println!("payload: {} B around {} B sealed", bytes.len(), sealed.len());
     assert!(bytes.len() <= PUSH_PAYLOAD_BYTES_MAX, "{}", bytes.len());
     let arrived = PushPayload::from_bytes(&bytes).expect("decodes");
     assert_eq!(arrived.verify(&[device]), Ok(&outer));

@@ -83,7 +83,6 @@ fn sizes_are_classes_and_an_offer_of_900_bytes_fits_the_middle_one() {
         let content = invite(&scene.alice, scene.bob.device(), offer);
         let plain = wire::encode(&Signed::sign(content.clone(), &scene.alice.device_key)).len();
         let sealed = SealedInvite::seal(content, &scene.alice.device_key, &scene.keys.public(), &mut scene.rng).expect("fits");
-        println!("offer {offer} B: signed {plain} B, sealed {} B", sealed.as_bytes().len());
         assert_eq!(sealed.as_bytes().len(), size, "offer of {offer} bytes, {plain} signed");
     }
     let content = invite(&scene.alice, scene.bob.device(), 2_500);

@@ -20,7 +20,10 @@ fn first_accept_wins_and_the_others_stop_within_a_second() {
     network.run_until(6);
     assert!(!network.is_any_ringing());
     assert_eq!(network.caller.state(), CallerState::Connected(device(2)));
-    assert_eq!((network.outcome_at(1), network.outcome_at(3)), (Some(Outcome::AnsweredElsewhere), Some(Outcome::AnsweredElsewhere)));
+    assert_eq!(
+        (network.outcome_at(1), network.outcome_at(3)),
+        (Some(Outcome::AnsweredElsewhere), Some(Outcome::AnsweredElsewhere))
+    );
     network.at(60.0, Input::DeviceHangUp(2));
     network.run_until(100);
     assert!(network.is_done());

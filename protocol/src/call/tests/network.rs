@@ -76,8 +76,7 @@ impl Network {
         let start = Instant::now();
         let devices: Vec<DeviceKey> = (1..=count).map(device).collect();
         let timers = CallTimers::default();
-        let params =
-            CallerParams { call: CALL, me: CALLER, devices: devices.clone(), is_lookup_pending: false, timers };
+        let params = CallerParams { call: CALL, me: CALLER, devices: devices.clone(), is_lookup_pending: false, timers };
         let fresh = Device {
             call: None,
             way: InviteWay::Stream,
