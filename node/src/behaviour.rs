@@ -42,8 +42,6 @@ pub struct Behaviour {
 
 impl std::fmt::Debug for Behaviour {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Behaviour")
-            .field("streams", &self.streams)
-            .finish_non_exhaustive()
+        f.debug_struct("Behaviour").field("streams", &self.streams).finish_non_exhaustive()
     }
 }

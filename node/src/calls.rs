@@ -22,8 +22,8 @@ use tracing::{debug, warn};
 pub(crate) use self::driver::MediaNews;
 use self::driver::MediaNewsKind;
 pub(crate) use self::driver::describe;
-pub(crate) use self::incoming::Rung;
 use self::incoming::Incoming;
+pub(crate) use self::incoming::Rung;
 use self::media::{MediaConfig, MediaStats};
 use self::outgoing::Outgoing;
 use crate::address;
@@ -138,7 +138,8 @@ impl CallsState {
     }
 
     fn is_engaged(&self) -> bool {
-        self.outgoing.values().any(|call| call.progress.ended.is_none()) || self.incoming.values().any(|call| call.progress.ended.is_none())
+        self.outgoing.values().any(|call| call.progress.ended.is_none())
+            || self.incoming.values().any(|call| call.progress.ended.is_none())
     }
 }
 

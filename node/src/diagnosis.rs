@@ -14,12 +14,8 @@ use crate::timestamp::Timestamp;
 const PEERS_LISTED_MAX: usize = 1_000;
 
 /// The names of roles, in the order they are listed.
-const ROLE_NAMES: [(Roles, &str); 4] = [
-    (Roles::DIRECTORY, "directory"),
-    (Roles::RELAY, "relay"),
-    (Roles::GATEWAY, "gateway"),
-    (Roles::AUTHORITY, "authority"),
-];
+const ROLE_NAMES: [(Roles, &str); 4] =
+    [(Roles::DIRECTORY, "directory"), (Roles::RELAY, "relay"), (Roles::GATEWAY, "gateway"), (Roles::AUTHORITY, "authority")];
 
 /// Roles as words.
 pub(crate) fn role_names(roles: Roles) -> Vec<String> {
@@ -112,8 +108,14 @@ impl EventLoop {
     }
 
     pub(crate) fn diagnose(&self) -> Diagnosis {
-        let checks =
-            vec![self.check_clock(), self.check_enrolment(), self.check_listen(), self.check_peers(), self.check_reach(), self.check_record()];
+        let checks = vec![
+            self.check_clock(),
+            self.check_enrolment(),
+            self.check_listen(),
+            self.check_peers(),
+            self.check_reach(),
+            self.check_record(),
+        ];
         Diagnosis { ok: checks.iter().all(|check| check.result != CheckResult::Failed), checks }
     }
 
@@ -164,9 +166,11 @@ impl EventLoop {
         let (result, detail, advice) = match self.own_reachability() {
             NodeReachability::Public => (CheckResult::Ok, "others connect directly".to_owned(), None),
             NodeReachability::Relayed => (CheckResult::Ok, format!("through {} relays", self.reach.relays().count()), None),
-            NodeReachability::Private => {
-                (CheckResult::Warning, "no relay holds a reservation yet".to_owned(), Some("wait a moment; a relay must be known"))
-            }
+            NodeReachability::Private => (
+                CheckResult::Warning,
+                "no relay holds a reservation yet".to_owned(),
+                Some("wait a moment; a relay must be known"),
+            ),
             NodeReachability::Unknown => (CheckResult::Skipped, "nobody to ask".to_owned(), None),
         };
         check("reachability", result, detail, advice)
@@ -181,12 +185,21 @@ impl EventLoop {
     }
 
     /// Walks the stages to a user and names the first that fails.
-    pub(crate) fn explain(&self, user: &str, found: Result<&halloo_protocol::directory::DirectoryRecord, &ResolveError>) -> Explanation {
+    pub(crate) fn explain(
+        &self,
+        user: &str,
+        found: Result<&halloo_protocol::directory::DirectoryRecord, &ResolveError>,
+    ) -> Explanation {
         let mut checks = vec![self.check_listen(), self.check_peers()];
         let record = match found {
             Ok(record) => record,
             Err(error) => {
-                checks.push(check("look-up", CheckResult::Failed, error.to_string(), Some("check the name; ask them to start Halloo once")));
+                checks.push(check(
+                    "look-up",
+                    CheckResult::Failed,
+                    error.to_string(),
+                    Some("check the name; ask them to start Halloo once"),
+                ));
                 return Explanation { username: user.to_owned(), reachable: false, summary: error.to_string(), checks };
             }
         };
@@ -203,7 +216,8 @@ impl EventLoop {
             let advice = (!usable).then_some("the device's lease has run out and no gateway can wake it");
             checks.push(check("device", result, format!("{}: {via}", view.name.as_deref().unwrap_or(&view.peer_id)), advice));
         }
-        let summary = if reachable { "at least one device can be reached".to_owned() } else { "no device can be reached now".to_owned() };
+        let summary =
+            if reachable { "at least one device can be reached".to_owned() } else { "no device can be reached now".to_owned() };
         Explanation { username: user.to_owned(), reachable, summary, checks }
     }
 }

@@ -8,13 +8,13 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::directory::{
-    DEVICE_LEASE_SECS_MAX, DeviceEntry, DirectoryRecord, ENTRY_SECS_MAX, EntryParts, Lease, PrivatePart, Reachability, RecordKey, SealKey,
-    UnverifiedRecord,
+    DEVICE_LEASE_SECS_MAX, DeviceEntry, DirectoryRecord, ENTRY_SECS_MAX, EntryParts, Lease, PrivatePart, Reachability, RecordKey,
+    SealKey, UnverifiedRecord,
 };
-use halloo_protocol::identity::{UserChain, UserId, VerifiedChain};
+use halloo_protocol::identity::{UserId, VerifiedChain};
 use halloo_protocol::kademlia::{
-    Action, Answer, Config, Connected, Directory, DisconnectReason, Event as KadEvent, Failure as KadFailure, FindOptions, FindOutcome,
-    FindResult, LocalNode, Mode, QueryId, Reply as KadReply, Request, RequestId, RequestSource,
+    Action, Answer, Config, Connected, Directory, DisconnectReason, Event as KadEvent, Failure as KadFailure, FindOptions,
+    FindOutcome, FindResult, LocalNode, Mode, QueryId, Reply as KadReply, Request, RequestId, RequestSource,
 };
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::node::{Descriptor, Roles};
@@ -451,8 +451,14 @@ impl EventLoop {
 
     /// Keeps the nearest neighbours connected, and lets the former ones go.
     fn keep_neighbours(&mut self) {
-        let wanted: Vec<Target> =
-            self.directory.machine.neighbours().iter().take(KEPT_MAX).filter_map(|descriptor| Target::of_descriptor(descriptor)).collect();
+        let wanted: Vec<Target> = self
+            .directory
+            .machine
+            .neighbours()
+            .iter()
+            .take(KEPT_MAX)
+            .filter_map(|descriptor| Target::of_descriptor(descriptor))
+            .collect();
         let peers: HashSet<PeerId> = wanted.iter().map(|target| target.peer).collect();
         for gone in self.directory.kept.difference(&peers).copied().collect::<Vec<_>>() {
             self.swarm.behaviour_mut().streams.keep(gone, false);
@@ -518,7 +524,13 @@ impl EventLoop {
         if let Some(current) = &self.directory.own.entry {
             let same = {
                 let current = current.unverified();
-                let kept = DeviceEntry { sequence: current.sequence, issued_at: current.issued_at, expires_at: current.expires_at, sealed: current.sealed.clone(), ..next.clone() };
+                let kept = DeviceEntry {
+                    sequence: current.sequence,
+                    issued_at: current.issued_at,
+                    expires_at: current.expires_at,
+                    sealed: current.sealed.clone(),
+                    ..next.clone()
+                };
                 let half_used = now.unix.secs_since(current.issued_at) > ENTRY_SECS_MAX / 2;
                 let misdated = current.issued_at.is_from_the_future(now.unix) || current.sequence < self.directory.own.sequence;
                 kept == *current && self.sealed_matches(current, &next) && !half_used && !misdated
@@ -529,7 +541,9 @@ impl EventLoop {
         }
         next.sequence = self.directory.own.sequence.saturating_add(1);
         // Kept before it is used: after a crash the next number is higher, never the same with other content.
-        self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(SEQUENCE, &next.sequence)).map_err(|error| describe(&error))?;
+        self.store
+            .transaction::<_, StoreError>(|tx| tx.put_setting_value(SEQUENCE, &next.sequence))
+            .map_err(|error| describe(&error))?;
         self.directory.own.sequence = next.sequence;
         let signed = Signed::sign(next, self.identity.device_key());
         self.directory.own.entry = Some(signed.clone());
@@ -706,7 +720,8 @@ impl EventLoop {
             Waiter::Why(..) => ResolveOptions { fresh: true, settled: false },
             Waiter::Dial(_) | Waiter::Messages => ResolveOptions::default(),
         };
-        if !options.fresh && !options.settled
+        if !options.fresh
+            && !options.settled
             && let Some((record, age)) = self.cached(&key, now.unix)
             && age < CACHE_FRESH
         {
@@ -778,7 +793,9 @@ impl EventLoop {
                 Err(ResolveError::NotFound { username: self.labels.display(&user), replicas })
             }
             FindOutcome::Inconclusive if self.directory.machine.table_counts().0 == 0 => Err(ResolveError::NoServers),
-            FindOutcome::Inconclusive => Err(ResolveError::TimedOut { username: self.labels.display(&user), limit: result.elapsed }),
+            FindOutcome::Inconclusive => {
+                Err(ResolveError::TimedOut { username: self.labels.display(&user), limit: result.elapsed })
+            }
         };
         for waiter in job.waiters {
             let outcome = found.as_ref().map(|record| (record, answered.clone())).map_err(Clone::clone);
@@ -915,9 +932,4 @@ pub(crate) const fn kind_word(kind: halloo_protocol::directory::DeviceKind) -> &
         DeviceKind::Desktop => "desktop",
         DeviceKind::Server => "server",
     }
-}
-
-/// True for a user whom an authority named.
-pub(crate) const fn is_named(chain: &UserChain) -> bool {
-    matches!(chain, UserChain::Named { .. })
 }

@@ -117,8 +117,10 @@ impl EventLoop {
             Some((name, label)) => (name, Some(label)),
             None => (options.username.as_str(), None),
         };
-        let name = Username::new(name)
-            .map_err(|error| UsernameError::Invalid { username: options.username.chars().take(128).collect(), reason: error.to_string() })?;
+        let name = Username::new(name).map_err(|error| UsernameError::Invalid {
+            username: options.username.chars().take(128).collect(),
+            reason: error.to_string(),
+        })?;
         let way = self.way_to_authority(label, options.invite.as_deref())?;
         let user = UserId::Named { authority: way.root, name: name.clone() };
         if self.identity.authority().is_some() && self.identity.user_id() != user {
@@ -126,7 +128,10 @@ impl EventLoop {
         }
         let target = self.authority_target(&way)?;
         let now = self.now().unix;
-        let request = self.identity.enrol_request(way.root, name, way.secret, None, now).map_err(|error| internal_text(error.to_string()))?;
+        let request = self
+            .identity
+            .enrol_request(way.root, name, way.secret, None, now)
+            .map_err(|error| internal_text(error.to_string()))?;
         let asking = Asking { user, label: Some(way.label), node: way.node, bootstrap: way.bootstrap, reply: None };
         Ok((target, request, asking))
     }
@@ -141,7 +146,9 @@ impl EventLoop {
             return Ok(Way { root: code.root, label, node: Some(code.node), bootstrap: code.bootstrap, secret: code.secret });
         }
         let root = match label {
-            Some(label) => self.labels.authority(label).ok_or_else(|| UsernameError::UnknownAuthority { authority: label.to_owned() })?,
+            Some(label) => {
+                self.labels.authority(label).ok_or_else(|| UsernameError::UnknownAuthority { authority: label.to_owned() })?
+            }
             None => self.labels.home().ok_or_else(|| EnrolError::InvalidInvite {
                 reason: "without an invite code, say at which authority: NAME@AUTHORITY".into(),
             })?,
@@ -239,10 +246,11 @@ impl EventLoop {
         }
         let mut bootstrap = asking.bootstrap.clone();
         if let Some(list) = grant.bootstrap.as_ref().and_then(|list| list.verify().ok()) {
-            bootstrap.extend(list.nodes.iter().map(|node| Helper {
-                device: node.device,
-                addresses: node.addresses.iter().take(2).cloned().collect(),
-            }));
+            bootstrap.extend(
+                list.nodes
+                    .iter()
+                    .map(|node| Helper { device: node.device, addresses: node.addresses.iter().take(2).cloned().collect() }),
+            );
         }
         bootstrap.truncate(32);
         self.store.transaction(|tx| {

@@ -49,15 +49,15 @@ const FAREWELL: Duration = Duration::from_millis(300);
 
 /// Tells the time, off by a fixed amount in tests that need a wrong clock.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ClockSource {
+pub(crate) struct ClockSource {
     /// Seconds added to the machine's clock.
-    pub skew_secs: i64,
+    pub(crate) skew_secs: i64,
 }
 
 impl ClockSource {
     /// The uncorrected wall clock.
     #[must_use]
-    pub fn raw_unix(&self) -> UnixTime {
+    pub(crate) fn raw_unix(&self) -> UnixTime {
         let machine = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         UnixTime(machine.saturating_add_signed(self.skew_secs))
     }
@@ -356,7 +356,7 @@ impl EventLoop {
         match event {
             SwarmEvent::Behaviour(event) => self.handle_behaviour(event),
             SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
-                self.note_address(peer_id, endpoint.get_remote_address().clone());
+                self.note_address(peer_id, endpoint.get_remote_address().clone(), endpoint.is_dialer());
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 self.forget_address(&peer_id);
@@ -434,7 +434,8 @@ impl EventLoop {
         debug!(offset, "clock offset estimated");
         if offset.abs() >= CLOCK_WARN_SECS && (offset - offset_before).abs() >= CLOCK_WARN_SECS {
             let direction = if offset > 0 { "behind" } else { "ahead" };
-            let detail = format!("this machine's clock is {} s {direction} of its peers'; corrected here, but set it right", offset.abs());
+            let detail =
+                format!("this machine's clock is {} s {direction} of its peers'; corrected here, but set it right", offset.abs());
             self.events.send(Event::Warning { code: "clock-offset".into(), detail });
             // What was signed by the wrong clock is signed again by the corrected one.
             self.publish_soon();
@@ -469,7 +470,9 @@ fn refuse_asleep(command: Command) {
         Command::MessageSend { reply, .. } => refuse(reply),
         Command::MessageWait { reply, .. } => refuse(reply),
         Command::CallDial { reply, .. } => refuse(reply),
-        Command::CallAnswer { reply, .. } | Command::CallDecline { reply, .. } | Command::CallHangup { reply, .. } => refuse(reply),
+        Command::CallAnswer { reply, .. } | Command::CallDecline { reply, .. } | Command::CallHangup { reply, .. } => {
+            refuse(reply)
+        }
         Command::PushRegister { reply, .. } => refuse(reply),
         Command::Enrol { reply, .. } => refuse(reply),
         Command::AuthorityShow(reply) => refuse(reply),

@@ -7,11 +7,11 @@
 use std::path::Path;
 
 use halloo_protocol::authority::{EnrolParams, EnrolRequest, InviteSecret, RenewRequest};
+use halloo_protocol::directory::Place;
 use halloo_protocol::identity::{
     Chain, DEVICE_CERTIFICATE_SECS_MAX, DeviceCertificate, DeviceCertificateParams, KeySuccession, RecoveryPhrase, SLOTS,
     USER_RENEWAL_AFTER_SECS, UserChain, UserId, Username,
 };
-use halloo_protocol::directory::Place;
 use halloo_protocol::key::{AuthorityKey, DeviceKey, IdentityKey, SecretKey};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Signed};

@@ -13,8 +13,8 @@ use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::message::{
-    DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageState as WireState, Outbox, OutboxAction, OutboxItem,
-    OutboxTimers, TEXT_BYTES_MAX,
+    DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageState as WireState, Outbox, OutboxAction,
+    OutboxItem, OutboxTimers, TEXT_BYTES_MAX,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::{self, Extensions, Frame};
@@ -150,13 +150,23 @@ impl EventLoop {
             .transaction::<_, StoreError>(|tx| {
                 let counter = tx.setting_value::<u64>(COUNTER)?.unwrap_or(0).saturating_add(1);
                 tx.put_setting_value(COUNTER, &counter)?;
-                let envelope =
-                    Envelope { id, conversation, counter, sent_at: now.unix, body: MessageBody::Text(text), extensions: Extensions::none() };
+                let envelope = Envelope {
+                    id,
+                    conversation,
+                    counter,
+                    sent_at: now.unix,
+                    body: MessageBody::Text(text),
+                    extensions: Extensions::none(),
+                };
                 let deadline = now.unix.plus_secs(DEADLINE_SECS);
                 let item = OutboxItem { to: user.clone(), envelope, deadline, copies: BTreeMap::new() };
                 let kept = Kept::Sent { item: item.clone(), state: state_number(WireState::Queued) };
-                let row =
-                    MessageRow { id: id.0.to_vec(), direction: Direction::Out, conversation: user.clone(), content: wire::encode(&kept) };
+                let row = MessageRow {
+                    id: id.0.to_vec(),
+                    direction: Direction::Out,
+                    conversation: user.clone(),
+                    content: wire::encode(&kept),
+                };
                 Ok((tx.add_message(&row)?, item))
             })
             .map_err(|error| internal(&error))?;
@@ -170,7 +180,8 @@ impl EventLoop {
     }
 
     fn message_status(&self, id: MessageId) -> MessageStatus {
-        let state = self.messages.outbox.item(&id).map(OutboxItem::state).or_else(|| self.kept_state(id)).unwrap_or(WireState::Queued);
+        let state =
+            self.messages.outbox.item(&id).map(OutboxItem::state).or_else(|| self.kept_state(id)).unwrap_or(WireState::Queued);
         MessageStatus { id: id.to_string(), state: shown(state), reason: None }
     }
 
@@ -251,7 +262,8 @@ impl EventLoop {
         let now = self.now().unix;
         let id = envelope.id;
         let kept = Kept::Received { from: sender.device, envelope: envelope.clone() };
-        let row = MessageRow { id: id.0.to_vec(), direction: Direction::In, conversation: user.clone(), content: wire::encode(&kept) };
+        let row =
+            MessageRow { id: id.0.to_vec(), direction: Direction::In, conversation: user.clone(), content: wire::encode(&kept) };
         let stored = self.store.transaction::<_, StoreError>(|tx| {
             let is_first = tx.is_first_copy(&sender.device, &id.0, now)?;
             if is_first {
@@ -263,7 +275,12 @@ impl EventLoop {
             Ok(true) => {
                 let MessageBody::Text(text) = envelope.body;
                 let sent_at = Timestamp::from_unix_secs(envelope.sent_at.0);
-                self.events.send(Event::MessageReceived { message_id: id.to_string(), from: self.labels.display(&user), text, sent_at });
+                self.events.send(Event::MessageReceived {
+                    message_id: id.to_string(),
+                    from: self.labels.display(&user),
+                    text,
+                    sent_at,
+                });
                 DeliveryStatus::Accepted
             }
             Ok(false) => DeliveryStatus::Duplicate,
@@ -305,7 +322,8 @@ impl EventLoop {
         let me = self.identity.device();
         match found {
             Ok(record) => {
-                let devices: Vec<DeviceKey> = record.entries().map(|parts| parts.device()).filter(|device| *device != me).collect();
+                let devices: Vec<DeviceKey> =
+                    record.entries().map(|parts| parts.device()).filter(|device| *device != me).collect();
                 self.messages.outbox.set_devices(user, &devices, Instant::now());
                 self.drive_outbox();
             }

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::identity::VerifiedChain;
+use halloo_protocol::identity::{Chain, VerifiedChain};
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
+use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -97,7 +98,7 @@ pub(crate) struct Peer {
 pub(crate) struct Peers {
     connected: HashMap<PeerId, Peer>,
     /// Remote addresses of connections whose stream event is still to come.
-    addresses: HashMap<PeerId, Multiaddr>,
+    addresses: HashMap<PeerId, (Multiaddr, bool)>,
 }
 
 impl Peers {
@@ -123,7 +124,6 @@ impl Peers {
             .iter()
             .filter(move |(_, peer)| peer.chain.is_some() && peer.descriptor.as_ref().is_some_and(|d| d.roles.contains(roles)))
     }
-
 }
 
 /// Whom to reach and where.
@@ -155,7 +155,14 @@ impl EventLoop {
     }
 
     /// [`EventLoop::request`] for a body encoded already.
-    pub(crate) fn request_encoded(&mut self, target: &Target, kind: FrameKind, body: Vec<u8>, purpose: Purpose, timeout: Duration) {
+    pub(crate) fn request_encoded(
+        &mut self,
+        target: &Target,
+        kind: FrameKind,
+        body: Vec<u8>,
+        purpose: Purpose,
+        timeout: Duration,
+    ) {
         let now = Instant::now();
         let id = match self.rpc.register(target.peer, purpose, timeout, now) {
             Ok(id) => id,
@@ -217,11 +224,6 @@ impl EventLoop {
         }
     }
 
-    /// Answers a request on the connection it came over.
-    pub(crate) fn answer<M: Message>(&mut self, peer: PeerId, via: ConnectionId, id: u32, message: &M) {
-        self.send_frame(peer, Some(via), &Frame::new(id, message), Instant::now());
-    }
-
     /// Answers with a body encoded already.
     pub(crate) fn answer_encoded(&mut self, peer: PeerId, via: ConnectionId, id: u32, kind: FrameKind, body: Vec<u8>) {
         self.send_frame(peer, Some(via), &Frame { kind, id, body }, Instant::now());
@@ -240,12 +242,12 @@ impl EventLoop {
         }
     }
 
-    pub(crate) fn note_address(&mut self, peer: PeerId, address: Multiaddr) {
+    pub(crate) fn note_address(&mut self, peer: PeerId, address: Multiaddr, dialled: bool) {
         match self.peers.get_mut(&peer) {
             Some(known) if !address::is_circuit(&address) || known.address.is_none() => known.address = Some(address),
             Some(_) => {}
             None => {
-                self.peers.addresses.insert(peer, address);
+                self.peers.addresses.insert(peer, (address, dialled));
             }
         }
     }
@@ -259,7 +261,8 @@ impl EventLoop {
             // Peers with other keys than Ed25519 can have no certificate; they may use the relay, nothing else.
             return;
         };
-        let address = self.peers.addresses.remove(&peer);
+        let (address, dialled) =
+            self.peers.addresses.remove(&peer).map_or((None, false), |(address, dialled)| (Some(address), dialled));
         if first {
             let entry = Peer {
                 device,
@@ -277,7 +280,13 @@ impl EventLoop {
         } else if let Some(known) = self.peers.connected.get_mut(&peer) {
             known.relayed &= relayed;
         }
-        for frame in self.rpc.connected(&peer) {
+        let waiting = self.rpc.connected(&peer);
+        if first && dialled && waiting.is_empty() {
+            // Nothing to say opens no stream, and without one neither side learns who the other is.
+            let hello = self.own_hello();
+            self.notify(&Target::connected(peer), &hello);
+        }
+        for frame in waiting {
             self.send_frame(peer, None, &frame, Instant::now());
         }
         self.directory_connected(peer);
@@ -333,11 +342,12 @@ impl EventLoop {
         known.chain_error = chain_error;
         known.descriptor = hello.descriptor.filter(|descriptor| descriptor.device == device);
         let descriptor = known.descriptor.clone();
-        let is_gateway = descriptor.as_ref().is_some_and(|descriptor| descriptor.roles.contains(Roles::GATEWAY));
         if first {
-            let offset_before = self.clock.offset_secs();
-            self.clock.observe(device, hello.clock, raw, is_gateway && chain.is_some());
-            self.clock_changed(offset_before);
+            if self.has_a_say_in_the_time(&device, hello.chain.as_ref(), hello.clock) {
+                let offset_before = self.clock.offset_secs();
+                self.clock.observe(device, hello.clock, raw, false);
+                self.clock_changed(offset_before);
+            }
             let username = chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
             self.events.send(Event::PeerUp { peer_id: peer.to_string(), username });
         }
@@ -345,6 +355,14 @@ impl EventLoop {
         self.directory_greeted(peer, chain.as_ref(), descriptor);
         self.messages_peer_greeted(peer);
         self.gateway_peer_greeted(peer);
+    }
+
+    /// True for devices of users whom a trusted authority has named: keys, and identities without a name, cost nothing, and enough of them
+    /// would set our clock. The chain is judged by the peer's own clock, since ours may be the one that is wrong. A gateway counts
+    /// for more only when it is ours and has signed the time; that a peer calls itself one says nothing.
+    fn has_a_say_in_the_time(&self, device: &DeviceKey, chain: Option<&Chain>, clock: UnixTime) -> bool {
+        let verified = chain.map(|chain| chain.verify(clock, &self.trust));
+        verified.is_some_and(|chain| chain.is_ok_and(|chain| chain.device == *device && chain.user.name().is_some()))
     }
 
     fn exchange_revocations(&mut self, peer: PeerId, theirs: &[RevocationNumber]) {
@@ -365,7 +383,11 @@ impl EventLoop {
     }
 
     /// Takes over a revocation list from anywhere and, if it was news, passes it on to everybody connected.
-    pub(crate) fn handle_revocation_list(&mut self, list: &halloo_protocol::identity::SignedRevocationList, from: Option<PeerId>) {
+    pub(crate) fn handle_revocation_list(
+        &mut self,
+        list: &halloo_protocol::identity::SignedRevocationList,
+        from: Option<PeerId>,
+    ) {
         let authority = list.list.unverified().authority;
         match self.trust.apply_revocations(list) {
             Ok(false) => return,

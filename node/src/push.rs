@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use halloo_protocol::call::{CallId, InviteStatus, InviteWay, SEALED_INVITE_BYTES_MAX, SealedInvite};
-use halloo_protocol::capability::{CAPABILITY_SECS_MAX, Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
+use halloo_protocol::capability::{
+    CAPABILITY_SECS_MAX, Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service,
+};
 use halloo_protocol::directory::{Helper, PushAddress};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::node::Roles;
 use halloo_protocol::push::{
-    DeliveredStatus, PUSH_PAYLOAD_BYTES_MAX, PushChannel as WireChannel, PushDelivered, PushHandle, PushHints, PushPayload, PushRegister,
-    PushRegistered, PushSend, PushSent, PushStatus, RegisterStatus, Urgency,
+    DeliveredStatus, PUSH_PAYLOAD_BYTES_MAX, PushChannel as WireChannel, PushDelivered, PushHandle, PushHints, PushPayload,
+    PushRegister, PushRegistered, PushSend, PushSent, PushStatus, RegisterStatus, Urgency,
 };
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{self, Extensions, Frame, Signed};
@@ -123,7 +125,8 @@ impl EventLoop {
     pub(crate) fn push_start(&mut self) {
         match self.store.read::<_, StoreError>(|view| Ok((view.push_registrations()?, view.setting(RECEIVER_KEYS)?))) {
             Ok((rows, keys)) => {
-                self.push.registered = rows.iter().filter_map(|(_, row)| wire::decode(row, REGISTRATION_BYTES_MAX).ok()).collect();
+                self.push.registered =
+                    rows.iter().filter_map(|(_, row)| wire::decode(row, REGISTRATION_BYTES_MAX).ok()).collect();
                 self.push.keys = keys.as_deref().and_then(receiver_keys);
             }
             Err(error) => warn!(%error, "push registrations not restored from the database"),
@@ -144,7 +147,9 @@ impl EventLoop {
         let gateway = self.choose_gateway(target.gateway.as_deref())?;
         let channel = match target.channel {
             PushChannel::Stream {} => WireChannel::Stream,
-            PushChannel::Webpush { endpoint, p256dh, auth } => self.webpush_channel(endpoint, p256dh.as_deref(), auth.as_deref())?,
+            PushChannel::Webpush { endpoint, p256dh, auth } => {
+                self.webpush_channel(endpoint, p256dh.as_deref(), auth.as_deref())?
+            }
         };
         Ok((gateway, channel))
     }
@@ -156,24 +161,30 @@ impl EventLoop {
             if let Ok(peer) = text.parse::<PeerId>() {
                 return self.gateway_of_peer(&peer).ok_or_else(|| unreachable(text));
             }
-            let address: Multiaddr =
-                text.parse().map_err(|_| PushError::InvalidChannel { field: "gateway", reason: "neither a peer id nor a multiaddress".into() })?;
+            let address: Multiaddr = text.parse().map_err(|_| PushError::InvalidChannel {
+                field: "gateway",
+                reason: "neither a peer id nor a multiaddress".into(),
+            })?;
             let peer = address.iter().find_map(|part| match part {
                 libp2p::multiaddr::Protocol::P2p(peer) => Some(peer),
                 _ => None,
             });
-            let missing = || PushError::InvalidChannel { field: "gateway", reason: "the multiaddress must end in /p2p/PEER".into() };
+            let missing =
+                || PushError::InvalidChannel { field: "gateway", reason: "the multiaddress must end in /p2p/PEER".into() };
             let device = peer.and_then(|peer| address::device_key(&peer)).ok_or_else(missing)?;
             return Ok(Helper { device, addresses: address::to_wire(&address).into_iter().collect() });
         }
         let connected = self.peers.with_roles(Roles::GATEWAY).filter_map(|(_, peer)| peer.descriptor.clone());
-        let known = self.directory.machine.table_snapshot().into_iter().filter(|descriptor| descriptor.roles.contains(Roles::GATEWAY));
+        let known =
+            self.directory.machine.table_snapshot().into_iter().filter(|descriptor| descriptor.roles.contains(Roles::GATEWAY));
         connected.chain(known).next().map(|descriptor| helper_of(&descriptor)).ok_or(PushError::NoGateway)
     }
 
     fn gateway_of_peer(&self, peer: &PeerId) -> Option<Helper> {
         if let Some(known) = self.peers.get(peer) {
-            return Some(known.descriptor.as_ref().map_or_else(|| Helper { device: known.device, addresses: Vec::new() }, helper_of));
+            return Some(
+                known.descriptor.as_ref().map_or_else(|| Helper { device: known.device, addresses: Vec::new() }, helper_of),
+            );
         }
         let device = address::device_key(peer)?;
         let known = self.directory.machine.table_snapshot().into_iter().find(|descriptor| descriptor.device == device)?;
@@ -181,7 +192,12 @@ impl EventLoop {
     }
 
     /// A Web Push channel: the endpoint given, or one of the local push service; keys given, or our own.
-    fn webpush_channel(&mut self, endpoint: Option<String>, p256dh: Option<&str>, auth: Option<&str>) -> Result<WireChannel, PushError> {
+    fn webpush_channel(
+        &mut self,
+        endpoint: Option<String>,
+        p256dh: Option<&str>,
+        auth: Option<&str>,
+    ) -> Result<WireChannel, PushError> {
         let (p256dh, auth) = match (p256dh, auth) {
             (Some(p256dh), Some(auth)) => (bytes_of(p256dh, "p256dh")?, bytes_of(auth, "auth")?),
             (None, None) => {
@@ -216,7 +232,8 @@ impl EventLoop {
     /// An endpoint of the push service that this machine runs for itself.
     fn local_endpoint(&mut self) -> Result<String, PushError> {
         let failed = |reason: String| PushError::InvalidChannel { field: "endpoint", reason };
-        let service = self.push.service.as_ref().ok_or_else(|| failed("no push service runs on this machine; give --endpoint".into()))?;
+        let service =
+            self.push.service.as_ref().ok_or_else(|| failed("no push service runs on this machine; give --endpoint".into()))?;
         service.subscribe().map_err(|error| failed(error.to_string()))
     }
 
@@ -229,7 +246,11 @@ impl EventLoop {
         };
         // All channels of this gateway at once: registering replaces.
         let mut channels = vec![channel.clone()];
-        let others = self.push.registered.iter().filter(|known| known.gateway.device == gateway.device && known.channel.way() != channel.way());
+        let others = self
+            .push
+            .registered
+            .iter()
+            .filter(|known| known.gateway.device == gateway.device && known.channel.way() != channel.way());
         channels.extend(others.map(|known| known.channel.clone()));
         let mut request = PushRegister::new(channels);
         request.languages = self.settings.languages.iter().take(8).map(|language| language.chars().take(35).collect()).collect();
@@ -267,7 +288,12 @@ impl EventLoop {
         }
     }
 
-    fn keep_registration(&mut self, registering: &Registering, handle: PushHandle, expires_at: UnixTime) -> Result<PushRegistration, StoreError> {
+    fn keep_registration(
+        &mut self,
+        registering: &Registering,
+        handle: PushHandle,
+        expires_at: UnixTime,
+    ) -> Result<PushRegistration, StoreError> {
         let now = self.now().unix;
         let device = self.identity.device();
         let capability = Capability {
@@ -275,7 +301,10 @@ impl EventLoop {
             issuer: Issuer::Device(device),
             service: Service::Push,
             holder: Holder::Certified,
-            limits: Limits { per_hour: STRANGER_PER_HOUR, payload_bytes_max: u32::try_from(SEALED_INVITE_BYTES_MAX).unwrap_or(u32::MAX) },
+            limits: Limits {
+                per_hour: STRANGER_PER_HOUR,
+                payload_bytes_max: u32::try_from(SEALED_INVITE_BYTES_MAX).unwrap_or(u32::MAX),
+            },
             epoch: 0,
             not_before: now.minus_secs(3_600),
             not_after: now.minus_secs(3_600).plus_secs(CAPABILITY_SECS_MAX),
@@ -320,7 +349,8 @@ impl EventLoop {
     pub(crate) fn push_addresses(&self) -> Vec<PushAddress> {
         let mut addresses: Vec<PushAddress> = Vec::new();
         for registered in &self.push.registered {
-            if addresses.len() < GATEWAYS_MAX && !addresses.iter().any(|known| known.gateway.device == registered.gateway.device) {
+            if addresses.len() < GATEWAYS_MAX && !addresses.iter().any(|known| known.gateway.device == registered.gateway.device)
+            {
                 addresses.push(PushAddress {
                     gateway: registered.gateway.clone(),
                     handle: registered.handle.0.to_vec(),
@@ -333,7 +363,10 @@ impl EventLoop {
 
     /// Our gateways, as nodes that may vouch for us.
     pub(crate) fn keepers(&self) -> Vec<Helper> {
-        self.push_addresses().into_iter().map(|address| Helper { device: address.gateway.device, addresses: Vec::new() }).collect()
+        self.push_addresses()
+            .into_iter()
+            .map(|address| Helper { device: address.gateway.device, addresses: Vec::new() })
+            .collect()
     }
 
     /// Renews registrations; the local push service's endpoints are new after every start.
@@ -342,8 +375,13 @@ impl EventLoop {
             return;
         }
         self.push.renew_at = Some(now.instant + RENEW_EVERY);
-        let due: Vec<Registered> =
-            self.push.registered.iter().filter(|known| known.expires_at.minus_secs(RENEW_BEFORE_SECS) <= now.unix).cloned().collect();
+        let due: Vec<Registered> = self
+            .push
+            .registered
+            .iter()
+            .filter(|known| known.expires_at.minus_secs(RENEW_BEFORE_SECS) <= now.unix)
+            .cloned()
+            .collect();
         for registered in due {
             self.ask_gateway(registered.gateway, registered.channel, None);
         }
@@ -362,13 +400,22 @@ impl EventLoop {
 // Pushing to others.
 impl EventLoop {
     /// Hands a sealed invite to the gateways of a device. Says how many were asked.
-    pub(crate) fn push_invite(&mut self, call: CallId, device: DeviceKey, addresses: &[PushAddress], sealed: &SealedInvite) -> usize {
+    pub(crate) fn push_invite(
+        &mut self,
+        call: CallId,
+        device: DeviceKey,
+        addresses: &[PushAddress],
+        sealed: &SealedInvite,
+    ) -> usize {
         let now = self.now().unix;
         let mut sent = 0;
         for address in addresses.iter().take(GATEWAYS_MAX) {
             let handle = PushHandle::from_slice(&address.handle);
             let capability = wire::decode::<Signed<Capability>>(&address.capability, 768).ok();
-            let (Some(handle), Some(capability), Some(target)) = (handle, capability, self.helper_target(&address.gateway)) else { continue };
+            let (Some(handle), Some(capability), Some(target)) = (handle, capability, self.helper_target(&address.gateway))
+            else {
+                continue;
+            };
             let hints = PushHints { event: EventKind::VOICE_CALL, ttl_secs: CALL_TTL_SECS, urgency: Urgency::High };
             let request_hash = PushSend::hash_of(&handle, &hints, sealed.as_bytes());
             let id = capability.unverified().id;

@@ -82,10 +82,6 @@ impl Reach {
     pub(crate) fn relays(&self) -> impl Iterator<Item = &PeerId> {
         self.circuits.keys()
     }
-
-    pub(crate) fn nearby(&self) -> impl Iterator<Item = (&PeerId, &BTreeSet<Multiaddr>)> {
-        self.nearby.iter()
-    }
 }
 
 impl EventLoop {
@@ -151,7 +147,9 @@ impl EventLoop {
         let public = address::ip_of(&new).is_some_and(address::is_public);
         let told = self.settings.roles != Roles::default() || self.settings.publish_addresses;
         if self.settings.lab || (told && public) {
-            self.swarm.add_external_address(new);
+            self.swarm.add_external_address(new.clone());
+            // The swarm tells its behaviours, not its owner.
+            self.reach_external(new, true);
         }
         self.reach_changed();
     }
@@ -166,6 +164,7 @@ impl EventLoop {
         self.reach.listen.remove(old);
         if self.reach.external.contains(old) {
             self.swarm.remove_external_address(old);
+            self.reach_external(old.clone(), false);
         }
         self.reach.supervisor.handle_network_changed(now);
         self.drive_reservations(now);
@@ -190,8 +189,7 @@ impl EventLoop {
         if address::is_circuit(&address) {
             return;
         }
-        let stripped: Multiaddr =
-            address.iter().filter(|part| !matches!(part, libp2p::multiaddr::Protocol::P2p(_))).collect();
+        let stripped: Multiaddr = address.iter().filter(|part| !matches!(part, libp2p::multiaddr::Protocol::P2p(_))).collect();
         let changed = if confirmed { self.reach.external.insert(stripped) } else { self.reach.external.remove(&stripped) };
         if changed {
             self.reach_changed();

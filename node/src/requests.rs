@@ -24,8 +24,9 @@ impl EventLoop {
         let answer = match frame.kind {
             MessageDeliver::KIND => self.with(frame, |node, message: MessageDeliver| node.handle_message_deliver(peer, message)),
             CallInvite::KIND => self.with(frame, |node, invite: CallInvite| node.handle_invite(&invite)),
-            CallSignal::KIND => self.with(frame, |node, signal: CallSignal| {
-                CallSignalAck { status: node.handle_call_signal(&signal.signal), extensions: Extensions::none() }
+            CallSignal::KIND => self.with(frame, |node, signal: CallSignal| CallSignalAck {
+                status: node.handle_call_signal(&signal.signal),
+                extensions: Extensions::none(),
             }),
             PushRegister::KIND => self.with(frame, |node, request: PushRegister| {
                 let chain = node.chain_of(&peer);
@@ -40,7 +41,9 @@ impl EventLoop {
                 node.handle_push_send(chain.as_ref(), &request)
             }),
             PushDeliver::KIND => self.with(frame, |node, request: PushDeliver| node.handle_push_deliver(&request.payload)),
-            RevocationListRequest::KIND => self.with(frame, |node, request: RevocationListRequest| node.answer_revocations(&request)),
+            RevocationListRequest::KIND => {
+                self.with(frame, |node, request: RevocationListRequest| node.answer_revocations(&request))
+            }
             EnrolRequest::KIND | RenewRequest::KIND => return self.ask_authority(peer, via, frame),
             kind => {
                 debug!(%peer, kind = kind.0, "request of an unknown kind");
@@ -56,7 +59,11 @@ impl EventLoop {
         self.answer_encoded(peer, via, answer.id, answer.kind, answer.body);
     }
 
-    fn with<Q: Message, A: Message>(&mut self, frame: &Frame, answer: impl FnOnce(&mut Self, Q) -> A) -> Result<Frame, DecodeError> {
+    fn with<Q: Message, A: Message>(
+        &mut self,
+        frame: &Frame,
+        answer: impl FnOnce(&mut Self, Q) -> A,
+    ) -> Result<Frame, DecodeError> {
         let request: Q = frame.parse()?;
         Ok(Frame::new(frame.id, &answer(self, request)))
     }

@@ -133,18 +133,11 @@ enum State {
     /// Nothing under way. Not asked before this moment.
     Idle { not_before: Option<Instant> },
     /// `Output::Listen` is out; the listener's id is known once the owner has acted on it.
-    Pending {
-        listener: Option<ListenerId>,
-        since: Instant,
-    },
+    Pending { listener: Option<ListenerId>, since: Instant },
     /// No answer within [`PATIENCE`]; the relay client's own time-outs end this.
     Slow { listener: Option<ListenerId> },
     /// Reserved, with these circuit addresses.
-    Reserved {
-        listener: ListenerId,
-        addresses: Vec<Multiaddr>,
-        since: Instant,
-    },
+    Reserved { listener: ListenerId, addresses: Vec<Multiaddr>, since: Instant },
     /// `Output::Disconnect` is out. Asking again at once could pick the dying connection.
     Leaving { until: Instant },
 }
@@ -176,8 +169,7 @@ impl Relay {
     }
 
     fn may_be_asked(&self, now: Instant) -> bool {
-        !self.addresses.is_empty()
-            && matches!(&self.state, State::Idle { not_before } if not_before.is_none_or(|t| t <= now))
+        !self.addresses.is_empty() && matches!(&self.state, State::Idle { not_before } if not_before.is_none_or(|t| t <= now))
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -270,8 +262,7 @@ impl Reservations {
     /// `Output::Listen` for this relay has made this listener.
     pub fn handle_listening(&mut self, relay: PeerId, listener: ListenerId) {
         if let Some(relay) = self.relays.iter_mut().find(|known| known.id == relay)
-            && let State::Pending { listener: slot, .. } | State::Slow { listener: slot } =
-                &mut relay.state
+            && let State::Pending { listener: slot, .. } | State::Slow { listener: slot } = &mut relay.state
         {
             *slot = Some(listener);
         }
@@ -298,16 +289,9 @@ impl Reservations {
             }
             addresses.push(address.clone());
         } else {
-            relay.state = State::Reserved {
-                listener,
-                addresses: vec![address.clone()],
-                since: now,
-            };
+            relay.state = State::Reserved { listener, addresses: vec![address.clone()], since: now };
         }
-        self.outputs.push_back(Output::Event(Event::Reserved {
-            relay: relay.id,
-            address: address.clone(),
-        }));
+        self.outputs.push_back(Output::Event(Event::Reserved { relay: relay.id, address: address.clone() }));
         self.schedule(now);
     }
 
@@ -379,9 +363,7 @@ impl Reservations {
             .iter()
             // Waiting relays matter only while a place is free.
             .filter(|relay| places || !matches!(relay.state, State::Idle { .. }))
-            .filter(|relay| {
-                !relay.addresses.is_empty() || !matches!(relay.state, State::Idle { .. })
-            })
+            .filter(|relay| !relay.addresses.is_empty() || !matches!(relay.state, State::Idle { .. }))
             .filter_map(Relay::next_deadline)
             .min()
     }
@@ -412,16 +394,11 @@ impl Reservations {
 
     /// The relays we have reservations at.
     pub fn reserved(&self) -> impl Iterator<Item = PeerId> {
-        self.relays
-            .iter()
-            .filter(|relay| matches!(relay.state, State::Reserved { .. }))
-            .map(|relay| relay.id)
+        self.relays.iter().filter(|relay| matches!(relay.state, State::Reserved { .. })).map(|relay| relay.id)
     }
 
     fn by_listener(&self, listener: ListenerId) -> Option<usize> {
-        self.relays
-            .iter()
-            .position(|relay| relay.listener() == Some(listener))
+        self.relays.iter().position(|relay| relay.listener() == Some(listener))
     }
 
     fn held_or_asked(&self) -> usize {
@@ -430,9 +407,7 @@ impl Reservations {
 
     /// Fills free places with the best candidates that may be asked, and moves renewals on.
     fn schedule(&mut self, now: Instant) {
-        self.relays.retain(|relay| {
-            !relay.addresses.is_empty() || !matches!(relay.state, State::Idle { .. })
-        });
+        self.relays.retain(|relay| !relay.addresses.is_empty() || !matches!(relay.state, State::Idle { .. }));
         self.fill(now);
         self.renew_next(now);
         self.fill(now);
@@ -452,25 +427,17 @@ impl Reservations {
             }
             free -= 1;
             let address = &relay.addresses[relay.next_address % relay.addresses.len()];
-            self.outputs.push_back(Output::Listen {
-                relay: relay.id,
-                address: circuit_address(relay.id, address, None),
-            });
-            relay.state = State::Pending {
-                listener: None,
-                since: now,
-            };
+            self.outputs.push_back(Output::Listen { relay: relay.id, address: circuit_address(relay.id, address, None) });
+            relay.state = State::Pending { listener: None, since: now };
         }
     }
 
     fn renew_next(&mut self, now: Instant) {
-        let under_way =
-            |relay: &Relay| matches!(relay.state, State::Pending { .. } | State::Leaving { .. });
+        let under_way = |relay: &Relay| matches!(relay.state, State::Pending { .. } | State::Leaving { .. });
         while !self.relays.iter().any(under_way)
             && let Some(next) = self.to_renew.pop_front()
         {
-            let reserved =
-                |relay: &Relay| relay.id == next && matches!(relay.state, State::Reserved { .. });
+            let reserved = |relay: &Relay| relay.id == next && matches!(relay.state, State::Reserved { .. });
             if let Some(index) = self.relays.iter().position(reserved) {
                 self.leave(index, LossReason::NetworkChanged, now);
             }
@@ -482,17 +449,11 @@ impl Reservations {
         let relay = &mut self.relays[index];
         match relay.state {
             State::Idle { .. } | State::Leaving { .. } => return,
-            State::Reserved { .. } => self.outputs.push_back(Output::Event(Event::Lost {
-                relay: relay.id,
-                reason,
-            })),
+            State::Reserved { .. } => self.outputs.push_back(Output::Event(Event::Lost { relay: relay.id, reason })),
             State::Pending { .. } | State::Slow { .. } => {}
         }
-        relay.state = State::Leaving {
-            until: now + LEAVE_TIMEOUT,
-        };
-        self.outputs
-            .push_back(Output::Disconnect { relay: relay.id });
+        relay.state = State::Leaving { until: now + LEAVE_TIMEOUT };
+        self.outputs.push_back(Output::Disconnect { relay: relay.id });
     }
 
     /// An attempt or a reservation has failed by the listener's word.
@@ -501,10 +462,7 @@ impl Reservations {
         match relay.state {
             State::Reserved { .. } => self.lose(index, LossReason::ListenerClosed(reason), now),
             State::Pending { .. } | State::Slow { .. } => {
-                self.outputs.push_back(Output::Event(Event::Refused {
-                    relay: relay.id,
-                    reason,
-                }));
+                self.outputs.push_back(Output::Event(Event::Refused { relay: relay.id, reason }));
                 self.back_off(index, now);
             }
             State::Idle { .. } | State::Leaving { .. } => {}
@@ -518,10 +476,7 @@ impl Reservations {
         {
             relay.failures = 0;
         }
-        self.outputs.push_back(Output::Event(Event::Lost {
-            relay: relay.id,
-            reason,
-        }));
+        self.outputs.push_back(Output::Event(Event::Lost { relay: relay.id, reason }));
         self.back_off(index, now);
     }
 
@@ -531,9 +486,7 @@ impl Reservations {
         let spread = self.rng.random_range(0.5..1.5);
         relay.failures = relay.failures.saturating_add(1);
         relay.next_address = relay.next_address.wrapping_add(1);
-        relay.state = State::Idle {
-            not_before: Some(now + doubled.min(BACKOFF_MAX).mul_f64(spread)),
-        };
+        relay.state = State::Idle { not_before: Some(now + doubled.min(BACKOFF_MAX).mul_f64(spread)) };
     }
 
     fn forget_failures(&mut self) {

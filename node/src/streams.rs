@@ -49,9 +49,9 @@ use libp2p::{
     Multiaddr, PeerId, StreamProtocol,
     core::{Endpoint, transport::PortUse},
     swarm::{
-        CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionError, ConnectionId,
-        DialFailure, FromSwarm, ListenFailure, NetworkBehaviour, NotifyHandler, THandler,
-        THandlerInEvent, THandlerOutEvent, ToSwarm, behaviour::ConnectionEstablished,
+        CloseConnection, ConnectionClosed, ConnectionDenied, ConnectionError, ConnectionId, DialFailure, FromSwarm,
+        ListenFailure, NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent, THandlerOutEvent, ToSwarm,
+        behaviour::ConnectionEstablished,
     },
 };
 
@@ -106,10 +106,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            protocol: PROTOCOL,
-            idle: DEFAULT_IDLE,
-        }
+        Self { protocol: PROTOCOL, idle: DEFAULT_IDLE }
     }
 }
 
@@ -366,12 +363,7 @@ impl Streams {
     /// The connection is `via` if that is alive and not being left for a direct one; else the best there
     /// is: direct before relayed, then one with an open stream, then the newest. `Ok` means queued, not
     /// received.
-    pub fn send(
-        &mut self,
-        peer: PeerId,
-        via: Option<ConnectionId>,
-        frame: Vec<u8>,
-    ) -> Result<(), SendError> {
+    pub fn send(&mut self, peer: PeerId, via: Option<ConnectionId>, frame: Vec<u8>) -> Result<(), SendError> {
         if frame.len() > MAX_FRAME_LEN {
             return Err(SendError::TooLarge(frame.len()));
         }
@@ -406,8 +398,7 @@ impl Streams {
             link.draining = true;
             link.closing = true;
             link.kept = false;
-            self.actions
-                .push_back(notify(peer, link.id, Command::Finish));
+            self.actions.push_back(notify(peer, link.id, Command::Finish));
         }
         self.wake();
     }
@@ -434,9 +425,7 @@ impl Streams {
 
     /// Whether there is a connection to this peer that runs through no relay.
     pub fn is_direct(&self, peer: &PeerId) -> bool {
-        self.peers
-            .get(peer)
-            .is_some_and(|links| links.iter().any(|link| !link.relayed))
+        self.peers.get(peer).is_some_and(|links| links.iter().any(|link| !link.relayed))
     }
 
     /// The connection [`Streams::send`] would take now.
@@ -448,35 +437,15 @@ impl Streams {
     fn handler(&mut self, connection: ConnectionId) -> Handler {
         let gauge = Arc::<Gauge>::default();
         self.fresh.insert(connection, Arc::clone(&gauge));
-        Handler::new(
-            self.protocol.clone(),
-            self.idle,
-            Arc::clone(&self.hello),
-            gauge,
-            Arc::clone(&self.traffic),
-        )
+        Handler::new(self.protocol.clone(), self.idle, Arc::clone(&self.hello), gauge, Arc::clone(&self.traffic))
     }
 
     fn handle_established(&mut self, peer: PeerId, connection: ConnectionId, relayed: bool) {
         let gauge = self.fresh.remove(&connection).unwrap_or_default();
         let links = self.peers.entry(peer).or_default();
         let first = links.is_empty();
-        links.push(Link {
-            id: connection,
-            relayed,
-            open: false,
-            draining: false,
-            closing: false,
-            kept: false,
-            gauge,
-        });
-        self.actions
-            .push_back(ToSwarm::GenerateEvent(Event::Connected {
-                peer,
-                connection,
-                relayed,
-                first,
-            }));
+        links.push(Link { id: connection, relayed, open: false, draining: false, closing: false, kept: false, gauge });
+        self.actions.push_back(ToSwarm::GenerateEvent(Event::Connected { peer, connection, relayed, first }));
         self.leave_relays(peer);
         self.refresh_kept(peer);
     }
@@ -486,12 +455,7 @@ impl Streams {
         let Some(links) = self.peers.get_mut(&peer) else {
             return;
         };
-        let Some(direct) = links
-            .iter()
-            .filter(|link| !link.relayed)
-            .map(|l| l.id)
-            .max()
-        else {
+        let Some(direct) = links.iter().filter(|link| !link.relayed).map(|l| l.id).max() else {
             return;
         };
         let mut in_use = false;
@@ -499,8 +463,7 @@ impl Streams {
             link.draining = true;
             link.kept = false;
             in_use |= link.open;
-            self.actions
-                .push_back(notify(peer, link.id, Command::Drain));
+            self.actions.push_back(notify(peer, link.id, Command::Drain));
         }
         // Without a stream of its own the direct connection would be idle, and close.
         if in_use {
@@ -519,8 +482,7 @@ impl Streams {
         }
         for link in links.iter_mut().filter(|l| l.draining && !l.closing) {
             link.draining = false;
-            self.actions
-                .push_back(notify(peer, link.id, Command::Resume));
+            self.actions.push_back(notify(peer, link.id, Command::Resume));
         }
     }
 
@@ -535,8 +497,7 @@ impl Streams {
             let keep = wanted && !link.draining && (link.open || Some(link.id) == best);
             if link.kept != keep {
                 link.kept = keep;
-                self.actions
-                    .push_back(notify(peer, link.id, Command::Keep(keep)));
+                self.actions.push_back(notify(peer, link.id, Command::Keep(keep)));
             }
         }
         self.wake();
@@ -559,14 +520,13 @@ impl Streams {
         if last {
             self.peers.remove(&peer);
         }
-        self.actions
-            .push_back(ToSwarm::GenerateEvent(Event::Closed {
-                peer,
-                connection,
-                last,
-                reason: close_reason(closed.cause),
-                undelivered,
-            }));
+        self.actions.push_back(ToSwarm::GenerateEvent(Event::Closed {
+            peer,
+            connection,
+            last,
+            reason: close_reason(closed.cause),
+            undelivered,
+        }));
         self.return_to_relays(peer);
         self.refresh_kept(peer);
     }
@@ -583,14 +543,8 @@ impl Streams {
     fn handle_drained(&mut self, peer: PeerId, connection: ConnectionId) {
         let links = self.peers.get(&peer).into_iter().flatten();
         // It may have been taken back into use meanwhile.
-        if links
-            .filter(|link| link.id == connection)
-            .any(|link| link.draining)
-        {
-            self.actions.push_back(ToSwarm::CloseConnection {
-                peer_id: peer,
-                connection: CloseConnection::One(connection),
-            });
+        if links.filter(|link| link.id == connection).any(|link| link.draining) {
+            self.actions.push_back(ToSwarm::CloseConnection { peer_id: peer, connection: CloseConnection::One(connection) });
         }
     }
 
@@ -603,18 +557,11 @@ impl Streams {
 
 /// The connection new frames go to.
 fn best(links: &[Link]) -> Option<&Link> {
-    links
-        .iter()
-        .filter(|link| !link.draining)
-        .max_by_key(|link| link.rank())
+    links.iter().filter(|link| !link.draining).max_by_key(|link| link.rank())
 }
 
 fn notify(peer: PeerId, connection: ConnectionId, command: Command) -> Action {
-    ToSwarm::NotifyHandler {
-        peer_id: peer,
-        handler: NotifyHandler::One(connection),
-        event: command,
-    }
+    ToSwarm::NotifyHandler { peer_id: peer, handler: NotifyHandler::One(connection), event: command }
 }
 
 fn close_reason(cause: Option<&ConnectionError>) -> CloseReason {
@@ -652,12 +599,9 @@ impl NetworkBehaviour for Streams {
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
         match event {
-            FromSwarm::ConnectionEstablished(ConnectionEstablished {
-                peer_id,
-                connection_id,
-                endpoint,
-                ..
-            }) => self.handle_established(peer_id, connection_id, endpoint.is_relayed()),
+            FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, endpoint, .. }) => {
+                self.handle_established(peer_id, connection_id, endpoint.is_relayed())
+            }
             FromSwarm::ConnectionClosed(closed) => self.handle_closed(&closed),
             FromSwarm::DialFailure(DialFailure { connection_id, .. })
             | FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) => {
@@ -667,31 +611,13 @@ impl NetworkBehaviour for Streams {
         }
     }
 
-    fn on_connection_handler_event(
-        &mut self,
-        peer: PeerId,
-        connection: ConnectionId,
-        event: THandlerOutEvent<Self>,
-    ) {
+    fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
         let event = match event {
             FromHandler::Open(open) => return self.handle_open(peer, connection, open),
             FromHandler::Drained => return self.handle_drained(peer, connection),
-            FromHandler::Hello(bytes) => Event::Hello {
-                peer,
-                connection,
-                bytes,
-            },
-            FromHandler::Frame(bytes) => Event::Frame {
-                peer,
-                connection,
-                bytes,
-            },
-            FromHandler::Failed { error, undelivered } => Event::Failed {
-                peer,
-                connection,
-                error,
-                undelivered,
-            },
+            FromHandler::Hello(bytes) => Event::Hello { peer, connection, bytes },
+            FromHandler::Frame(bytes) => Event::Frame { peer, connection, bytes },
+            FromHandler::Failed { error, undelivered } => Event::Failed { peer, connection, error, undelivered },
         };
         self.actions.push_back(ToSwarm::GenerateEvent(event));
     }

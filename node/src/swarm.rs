@@ -133,12 +133,7 @@ impl Default for SwarmOptions {
 impl SwarmOptions {
     /// For networks on one machine: nothing that reaches out of it, no limits by address.
     pub fn lab() -> Self {
-        Self {
-            mdns: false,
-            upnp: false,
-            lab: true,
-            ..Self::default()
-        }
+        Self { mdns: false, upnp: false, lab: true, ..Self::default() }
     }
 }
 
@@ -151,10 +146,7 @@ pub enum SwarmError {
 }
 
 /// A swarm that listens nowhere yet. Call within a Tokio runtime.
-pub fn build_swarm(
-    keypair: Keypair,
-    options: SwarmOptions,
-) -> Result<Swarm<Behaviour>, SwarmError> {
+pub fn build_swarm(keypair: Keypair, options: SwarmOptions) -> Result<Swarm<Behaviour>, SwarmError> {
     let local = keypair.public().to_peer_id();
     let (relay_transport, relay_client) = relay::client::new(local);
     let transport = build_transport(&keypair, relay_transport, options)?;
@@ -191,28 +183,16 @@ fn build_transport(
 }
 
 /// TCP, QUIC and, in tests, memory.
-fn direct_transport(
-    keypair: &Keypair,
-    noise: noise::Config,
-    options: SwarmOptions,
-) -> Boxed<(PeerId, StreamMuxerBox)> {
-    let memory = if options.memory {
-        OptionalTransport::some(MemoryTransport::default())
-    } else {
-        OptionalTransport::none()
-    };
+fn direct_transport(keypair: &Keypair, noise: noise::Config, options: SwarmOptions) -> Boxed<(PeerId, StreamMuxerBox)> {
+    let memory = if options.memory { OptionalTransport::some(MemoryTransport::default()) } else { OptionalTransport::none() };
     let streams = tcp::tokio::Transport::new(tcp::Config::default())
         .or_transport(memory)
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(yamux_config())
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let quic = quic::tokio::Transport::new(quic_config(keypair))
-        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    streams
-        .or_transport(quic)
-        .map(|either, _| either.into_inner())
-        .boxed()
+    let quic = quic::tokio::Transport::new(quic_config(keypair)).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
+    streams.or_transport(quic).map(|either, _| either.into_inner()).boxed()
 }
 
 fn yamux_config() -> yamux::Config {
@@ -229,11 +209,7 @@ fn quic_config(keypair: &Keypair) -> quic::Config {
     config
 }
 
-fn build_behaviour(
-    keypair: &Keypair,
-    relay_client: relay::client::Behaviour,
-    options: SwarmOptions,
-) -> Behaviour {
+fn build_behaviour(keypair: &Keypair, relay_client: relay::client::Behaviour, options: SwarmOptions) -> Behaviour {
     let local = keypair.public().to_peer_id();
     Behaviour {
         limits: connection_limits::Behaviour::new(limits()),
@@ -247,15 +223,9 @@ fn build_behaviour(
         ),
         ping: ping::Behaviour::default(),
         relay_client,
-        relay_server: options
-            .relay_server
-            .then(|| relay::Behaviour::new(local, relay_config(options.lab)))
-            .into(),
+        relay_server: options.relay_server.then(|| relay::Behaviour::new(local, relay_config(options.lab))).into(),
         autonat_client: autonat::v2::client::Behaviour::default(),
-        autonat_server: options
-            .autonat_server
-            .then(autonat::v2::server::Behaviour::default)
-            .into(),
+        autonat_server: options.autonat_server.then(autonat::v2::server::Behaviour::default).into(),
         dcutr: dcutr::Behaviour::new(local),
         upnp: options.upnp.then(upnp::tokio::Behaviour::default).into(),
         mdns: options.mdns.then(|| mdns_behaviour(local)).flatten().into(),
@@ -264,9 +234,7 @@ fn build_behaviour(
 
 /// A node that cannot watch its interfaces does without the local network.
 fn mdns_behaviour(local: PeerId) -> Option<mdns::tokio::Behaviour> {
-    mdns::tokio::Behaviour::new(mdns::Config::default(), local)
-        .inspect_err(|error| tracing::warn!(%error, "no mDNS"))
-        .ok()
+    mdns::tokio::Behaviour::new(mdns::Config::default(), local).inspect_err(|error| tracing::warn!(%error, "no mDNS")).ok()
 }
 
 fn limits() -> ConnectionLimits {
@@ -304,10 +272,7 @@ fn relay_config(lab: bool) -> relay::Config {
 /// The address of a peer as reached through a relay, or of a relay to listen on when `peer` is `None`.
 pub fn circuit_address(relay: PeerId, address: &Multiaddr, peer: Option<PeerId>) -> Multiaddr {
     use libp2p::multiaddr::Protocol;
-    let base = address
-        .clone()
-        .with_p2p(relay)
-        .unwrap_or_else(|address| address);
+    let base = address.clone().with_p2p(relay).unwrap_or_else(|address| address);
     let circuit = base.with(Protocol::P2pCircuit);
     match peer {
         Some(peer) => circuit.with(Protocol::P2p(peer)),

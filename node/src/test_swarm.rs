@@ -52,11 +52,7 @@ where
 
 impl<B: NetworkBehaviour> TestPeer<B> {
     pub(crate) fn wrap(swarm: Swarm<B>) -> Self {
-        Self {
-            id: *swarm.local_peer_id(),
-            swarm,
-            events: Vec::new(),
-        }
+        Self { id: *swarm.local_peer_id(), swarm, events: Vec::new() }
     }
 
     /// The addresses listened on so far.
@@ -80,13 +76,8 @@ impl TestPeer {
         let mut peer = Self::new(options);
         let id = peer.id.to_bytes();
         let _ = peer.swarm.behaviour_mut().streams.set_hello(id);
-        peer.swarm
-            .listen_on(address.parse().expect("an address"))
-            .expect("a transport for it");
-        until(&mut [&mut peer], "listening", |[peer]| {
-            !peer.addresses().is_empty()
-        })
-        .await;
+        peer.swarm.listen_on(address.parse().expect("an address")).expect("a transport for it");
+        until(&mut [&mut peer], "listening", |[peer]| !peer.addresses().is_empty()).await;
         peer
     }
 
@@ -96,11 +87,7 @@ impl TestPeer {
     }
 
     pub(crate) fn send(&mut self, to: PeerId, frame: &[u8]) {
-        self.swarm
-            .behaviour_mut()
-            .streams
-            .send(to, None, frame.to_vec())
-            .expect("a connection with room");
+        self.swarm.behaviour_mut().streams.send(to, None, frame.to_vec()).expect("a connection with room");
     }
 
     /// What the streams have reported so far.
@@ -128,10 +115,7 @@ impl TestPeer {
 
 /// Options of a lab node with the memory transport.
 pub(crate) fn lab() -> SwarmOptions {
-    SwarmOptions {
-        memory: true,
-        ..SwarmOptions::lab()
-    }
+    SwarmOptions { memory: true, ..SwarmOptions::lab() }
 }
 
 /// Drives peers of one kind until `done` says so. Panics with what they did last when the deadline passes.

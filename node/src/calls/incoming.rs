@@ -202,7 +202,9 @@ impl EventLoop {
 
     pub(crate) fn handle_call_answer(&mut self, call_id: &str, options: AnswerOptions, reply: Reply<(), CallError>) {
         let unknown = || CallError::UnknownCall { call_id: call_id.chars().take(64).collect() };
-        let Some((call, incoming)) = call_id.parse::<CallId>().ok().and_then(|call| Some((call, self.calls.incoming.get(&call)?))) else {
+        let Some((call, incoming)) =
+            call_id.parse::<CallId>().ok().and_then(|call| Some((call, self.calls.incoming.get(&call)?)))
+        else {
             return reply.send(Err(unknown()));
         };
         if incoming.state() != CallState::Ringing || incoming.answering {
@@ -302,7 +304,8 @@ impl EventLoop {
         if has_figures && !incoming.archived {
             incoming.archived = true;
             incoming.media = None;
-            let entry = self.calls.incoming.get(&call).map(|incoming| self.call_entry(call, &incoming.progress, true, CallState::Ended));
+            let entry =
+                self.calls.incoming.get(&call).map(|incoming| self.call_entry(call, &incoming.progress, true, CallState::Ended));
             if let Some(entry) = entry {
                 self.archive_call(entry);
             }

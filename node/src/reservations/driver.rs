@@ -12,40 +12,22 @@ use super::{Event, Output, Reservations};
 /// Tells the supervisor what concerns it of a swarm's event. Then [`perform`].
 pub fn observe<E>(reservations: &mut Reservations, event: &SwarmEvent<E>, now: Instant) {
     match event {
-        SwarmEvent::NewListenAddr {
-            listener_id,
-            address,
-        } => reservations.handle_new_address(*listener_id, address, now),
-        SwarmEvent::ExpiredListenAddr {
-            listener_id,
-            address,
-        } => reservations.handle_expired_address(*listener_id, address),
-        SwarmEvent::ListenerClosed {
-            listener_id,
-            reason,
-            ..
-        } => {
+        SwarmEvent::NewListenAddr { listener_id, address } => reservations.handle_new_address(*listener_id, address, now),
+        SwarmEvent::ExpiredListenAddr { listener_id, address } => reservations.handle_expired_address(*listener_id, address),
+        SwarmEvent::ListenerClosed { listener_id, reason, .. } => {
             let reason = match reason {
                 Ok(()) => "closed".to_owned(),
                 Err(error) => error.to_string(),
             };
             reservations.handle_listener_closed(*listener_id, reason, now);
         }
-        SwarmEvent::ConnectionClosed {
-            peer_id,
-            num_established: 0,
-            ..
-        } => reservations.handle_disconnected(*peer_id, now),
+        SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => reservations.handle_disconnected(*peer_id, now),
         _ => {}
     }
 }
 
 /// Does what the supervisor wants, until it wants no more; returns its events.
-pub fn perform<B: NetworkBehaviour>(
-    reservations: &mut Reservations,
-    swarm: &mut Swarm<B>,
-    now: Instant,
-) -> Vec<Event> {
+pub fn perform<B: NetworkBehaviour>(reservations: &mut Reservations, swarm: &mut Swarm<B>, now: Instant) -> Vec<Event> {
     let mut events = Vec::new();
     while let Some(output) = reservations.poll_output() {
         match output {

@@ -60,16 +60,14 @@ impl Bench {
 
     fn accept(&mut self, relay: PeerId) {
         let (listener, address) = (self.listener(relay), circuit(relay));
-        self.supervisor
-            .handle_new_address(listener, &address, self.now);
+        self.supervisor.handle_new_address(listener, &address, self.now);
         self.drain();
     }
 
     fn close(&mut self, relay: PeerId) {
         let listener = self.listener(relay);
         self.listeners.retain(|(_, id)| *id != listener);
-        self.supervisor
-            .handle_listener_closed(listener, "no".to_owned(), self.now);
+        self.supervisor.handle_listener_closed(listener, "no".to_owned(), self.now);
         self.drain();
     }
 
@@ -106,10 +104,7 @@ impl Bench {
 }
 
 fn candidate(relay: PeerId) -> Candidate {
-    Candidate {
-        relay,
-        addresses: vec!["/ip4/192.0.2.1/tcp/4001".parse().expect("an address")],
-    }
+    Candidate { relay, addresses: vec!["/ip4/192.0.2.1/tcp/4001".parse().expect("an address")] }
 }
 
 fn circuit(relay: PeerId) -> Multiaddr {
@@ -177,15 +172,9 @@ fn a_lost_relay_is_replaced_and_tried_again_with_growing_waits() {
     }
     let base = |n: u32| BACKOFF_FIRST.saturating_mul(1 << n).min(BACKOFF_MAX);
     for (n, wait) in (0..).zip(&waits) {
-        assert!(
-            *wait >= base(n) / 2 && *wait <= base(n) * 3 / 2,
-            "{n}: {wait:?}"
-        );
+        assert!(*wait >= base(n) / 2 && *wait <= base(n) * 3 / 2, "{n}: {wait:?}");
     }
-    assert!(matches!(
-        bench.lost(relay),
-        Some(LossReason::ListenerClosed(_))
-    ));
+    assert!(matches!(bench.lost(relay), Some(LossReason::ListenerClosed(_))));
 }
 
 #[test]
@@ -223,9 +212,7 @@ fn a_renewal_that_repeats_an_address_is_no_news() {
     let mut bench = Bench::new(1);
     let (listener, address) = (bench.listener(bench.relays[0]), circuit(bench.relays[0]));
     for _ in 0..3 {
-        bench
-            .supervisor
-            .handle_new_address(listener, &address, bench.now);
+        bench.supervisor.handle_new_address(listener, &address, bench.now);
     }
     bench.drain();
     assert_eq!(bench.events.len(), 1);
@@ -308,9 +295,7 @@ fn a_relay_no_longer_named_keeps_its_reservation_until_lost() {
     bench.accept(old);
     bench.accept(kept);
     let fresh = PeerId::random();
-    bench
-        .supervisor
-        .set_candidates(vec![candidate(kept), candidate(fresh)], bench.now);
+    bench.supervisor.set_candidates(vec![candidate(kept), candidate(fresh)], bench.now);
     bench.drain();
     bench.take_asked();
     assert_eq!(bench.reserved(), HashSet::from([old, kept]));
@@ -326,31 +311,15 @@ fn a_relay_no_longer_named_keeps_its_reservation_until_lost() {
 fn the_next_address_of_a_relay_follows_a_failure() {
     let now = Instant::now();
     let relay = PeerId::random();
-    let addresses: Vec<Multiaddr> = ["/ip4/192.0.2.1/tcp/1", "/ip6/2001:db8::1/tcp/2"]
-        .map(|text| text.parse().expect("an address"))
-        .to_vec();
+    let addresses: Vec<Multiaddr> =
+        ["/ip4/192.0.2.1/tcp/1", "/ip6/2001:db8::1/tcp/2"].map(|text| text.parse().expect("an address")).to_vec();
     let mut supervisor = Reservations::new(WANTED, 7);
     supervisor.set_needed(true, now);
-    supervisor.set_candidates(
-        vec![Candidate {
-            relay,
-            addresses: addresses.clone(),
-        }],
-        now,
-    );
+    supervisor.set_candidates(vec![Candidate { relay, addresses: addresses.clone() }], now);
     for address in [&addresses[0], &addresses[1], &addresses[0]] {
-        assert_eq!(
-            supervisor.poll_output(),
-            Some(Output::Listen {
-                relay,
-                address: circuit_address(relay, address, None)
-            })
-        );
+        assert_eq!(supervisor.poll_output(), Some(Output::Listen { relay, address: circuit_address(relay, address, None) }));
         supervisor.handle_listen_failed(relay, "no".to_owned(), now);
-        assert!(matches!(
-            supervisor.poll_output(),
-            Some(Output::Event(Event::Refused { .. }))
-        ));
+        assert!(matches!(supervisor.poll_output(), Some(Output::Event(Event::Refused { .. }))));
         let later = supervisor.poll_timeout().expect("a deadline");
         supervisor.handle_timeout(later);
     }
@@ -380,10 +349,7 @@ mod network {
     };
 
     async fn relay() -> TestPeer {
-        let options = SwarmOptions {
-            relay_server: true,
-            ..lab()
-        };
+        let options = SwarmOptions { relay_server: true, ..lab() };
         let mut relay = TestPeer::listening_with("/ip4/127.0.0.1/tcp/0", options).await;
         let address = relay.addresses().swap_remove(0);
         relay.swarm.add_external_address(address);
@@ -423,41 +389,23 @@ mod network {
         let ids = relays.each_ref().map(|relay| relay.id);
         let mut bob = TestPeer::listening("/ip4/127.0.0.1/tcp/0").await;
         let mut alice = TestPeer::listening("/ip4/127.0.0.1/tcp/0").await;
-        let mut supervised = Supervised {
-            seen: 0,
-            supervisor: Reservations::new(WANTED, 7),
-            events: Vec::new(),
-        };
-        let candidates = relays
-            .iter()
-            .map(|relay| Candidate {
-                relay: relay.id,
-                addresses: relay.addresses(),
-            })
-            .collect();
+        let mut supervised = Supervised { seen: 0, supervisor: Reservations::new(WANTED, 7), events: Vec::new() };
+        let candidates = relays.iter().map(|relay| Candidate { relay: relay.id, addresses: relay.addresses() }).collect();
         let now = Instant::now();
         supervised.supervisor.set_candidates(candidates, now);
         supervised.supervisor.set_needed(true, now);
         let [first, second, third] = &mut relays;
-        until(
-            &mut [&mut bob, first, second, third],
-            "two reservations",
-            |peers| {
-                supervised.step(peers[0]);
-                supervised.holds(&ids[..2])
-            },
-        )
+        until(&mut [&mut bob, first, second, third], "two reservations", |peers| {
+            supervised.step(peers[0]);
+            supervised.holds(&ids[..2])
+        })
         .await;
         let [killed, mut second, mut third] = relays;
         drop(killed);
-        until(
-            &mut [&mut bob, &mut second, &mut third],
-            "the third takes its place",
-            |peers| {
-                supervised.step(peers[0]);
-                supervised.holds(&ids[1..])
-            },
-        )
+        until(&mut [&mut bob, &mut second, &mut third], "the third takes its place", |peers| {
+            supervised.step(peers[0]);
+            supervised.holds(&ids[1..])
+        })
         .await;
         assert!(supervised.events.iter().any(|event| matches!(
             event,
@@ -471,14 +419,10 @@ mod network {
             .cloned()
             .expect("an address");
         alice.swarm.dial(through_third).expect("a free dial slot");
-        until(
-            &mut [&mut bob, &mut alice, &mut second, &mut third],
-            "connected through the third",
-            |[bob, alice, ..]| {
-                supervised.step(bob);
-                alice.is_connected(bob.id)
-            },
-        )
+        until(&mut [&mut bob, &mut alice, &mut second, &mut third], "connected through the third", |[bob, alice, ..]| {
+            supervised.step(bob);
+            alice.is_connected(bob.id)
+        })
         .await;
     }
 
@@ -487,56 +431,32 @@ mod network {
         let mut plain = TestPeer::listening("/ip4/127.0.0.1/tcp/0").await;
         let mut relay = relay().await;
         let mut bob = TestPeer::listening("/ip4/127.0.0.1/tcp/0").await;
-        let mut supervised = Supervised {
-            seen: 0,
-            supervisor: Reservations::new(1, 7),
-            events: Vec::new(),
-        };
-        let candidates = [&plain, &relay].map(|peer| Candidate {
-            relay: peer.id,
-            addresses: peer.addresses(),
-        });
+        let mut supervised = Supervised { seen: 0, supervisor: Reservations::new(1, 7), events: Vec::new() };
+        let candidates = [&plain, &relay].map(|peer| Candidate { relay: peer.id, addresses: peer.addresses() });
         let now = Instant::now();
-        supervised
-            .supervisor
-            .set_candidates(candidates.to_vec(), now);
+        supervised.supervisor.set_candidates(candidates.to_vec(), now);
         supervised.supervisor.set_needed(true, now);
         let (refusing, good) = (plain.id, relay.id);
-        until(
-            &mut [&mut bob, &mut plain, &mut relay],
-            "a reservation at the real relay",
-            |peers| {
-                supervised.step(peers[0]);
-                supervised.holds(&[good])
-            },
-        )
+        until(&mut [&mut bob, &mut plain, &mut relay], "a reservation at the real relay", |peers| {
+            supervised.step(peers[0]);
+            supervised.holds(&[good])
+        })
         .await;
         assert!(supervised.events.iter().any(|event| matches!(
             event,
             Event::Refused { relay, .. } if *relay == refusing
         )));
         // What a dial of a listener's own events looks like is not the supervisor's business.
-        assert!(
-            !bob.events
-                .iter()
-                .any(|event| matches!(event, SwarmEvent::ListenerError { .. }))
-        );
+        assert!(!bob.events.iter().any(|event| matches!(event, SwarmEvent::ListenerError { .. })));
     }
 
     #[tokio::test]
     async fn after_sleep_the_reservation_is_made_anew() {
         let mut relay = relay().await;
         let mut bob = TestPeer::listening("/ip4/127.0.0.1/tcp/0").await;
-        let mut supervised = Supervised {
-            seen: 0,
-            supervisor: Reservations::new(1, 7),
-            events: Vec::new(),
-        };
+        let mut supervised = Supervised { seen: 0, supervisor: Reservations::new(1, 7), events: Vec::new() };
         let now = Instant::now();
-        let candidate = Candidate {
-            relay: relay.id,
-            addresses: relay.addresses(),
-        };
+        let candidate = Candidate { relay: relay.id, addresses: relay.addresses() };
         supervised.supervisor.set_candidates(vec![candidate], now);
         supervised.supervisor.set_needed(true, now);
         for round in 1..=2 {

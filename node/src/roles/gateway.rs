@@ -13,8 +13,8 @@ use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::push::registration::{GatewayPolicy, PushRates, Registration, decide_push, decide_register};
 use halloo_protocol::push::{
-    GatewayTime, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushPayload, PushReason, PushRegister, PushRegistered,
-    PushSend, PushSent, PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
+    GatewayTime, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushPayload, PushReason, PushRegister,
+    PushRegistered, PushSend, PushSent, PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::{self, Extensions, Frame, Signed};
@@ -123,7 +123,11 @@ impl EventLoop {
     }
 
     /// A device registers.
-    pub(crate) fn handle_push_register_request(&mut self, chain: Option<&VerifiedChain>, request: PushRegister) -> PushRegistered {
+    pub(crate) fn handle_push_register_request(
+        &mut self,
+        chain: Option<&VerifiedChain>,
+        request: PushRegister,
+    ) -> PushRegistered {
         let status = match (chain, &self.gateway) {
             (Some(chain), Some(gateway)) => {
                 let vapid_key = gateway.vapid_key;
@@ -138,8 +142,10 @@ impl EventLoop {
     fn register(&mut self, chain: &VerifiedChain, request: PushRegister, vapid_key: [u8; 65]) -> RegisterStatus {
         let now = self.now().unix;
         let known = self.registration_of(&chain.device);
-        let policy =
-            GatewayPolicy { registrations_max: usize::try_from(GATEWAY_REGISTRATIONS_MAX).unwrap_or(usize::MAX), has_web_push: true };
+        let policy = GatewayPolicy {
+            registrations_max: usize::try_from(GATEWAY_REGISTRATIONS_MAX).unwrap_or(usize::MAX),
+            has_web_push: true,
+        };
         let handle = PushHandle::random(&mut self.rng);
         // The store refuses when it is full; counting a million rows for each request would be the greater cost.
         let decided = decide_register(request, chain, known.as_ref(), 0, handle, &policy, now);
@@ -196,8 +202,10 @@ impl EventLoop {
         })?;
         let registration = registration.ok_or(PushReason::UNKNOWN_HANDLE)?;
         let outer = OuterPayload::new(me, request.hints.event, now.unix, request.hints.ttl_secs, &request.sealed);
-        let payload = PushPayload::new(outer, request.sealed.clone(), self.identity.device_key()).map_err(|_| PushReason::TOO_LARGE)?;
-        let kept = Kept { payload: payload.to_bytes(), urgency: request.hints.urgency, channels: registration.request.channels.clone() };
+        let payload =
+            PushPayload::new(outer, request.sealed.clone(), self.identity.device_key()).map_err(|_| PushReason::TOO_LARGE)?;
+        let kept =
+            Kept { payload: payload.to_bytes(), urgency: request.hints.urgency, channels: registration.request.channels.clone() };
         let pending = PendingPush {
             handle: request.handle.0.to_vec(),
             due: now.unix.plus_secs(RETRY_SECS),

@@ -147,11 +147,7 @@ impl Channel {
 
     /// Writes what it holds, and as much of `queue` as the stream takes, then flushes once.
     /// Registers for waking if anything is left.
-    pub(super) fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut queue: Option<&mut VecDeque<Vec<u8>>>,
-    ) -> io::Result<()> {
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, mut queue: Option<&mut VecDeque<Vec<u8>>>) -> io::Result<()> {
         match self.poll_write_all(cx, &mut queue) {
             Poll::Ready(result) => {
                 self.stalled = None;
@@ -169,11 +165,7 @@ impl Channel {
         }
     }
 
-    fn poll_write_all(
-        &mut self,
-        cx: &mut Context<'_>,
-        queue: &mut Option<&mut VecDeque<Vec<u8>>>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_write_all(&mut self, cx: &mut Context<'_>, queue: &mut Option<&mut VecDeque<Vec<u8>>>) -> Poll<io::Result<()>> {
         loop {
             if let Some(queue) = queue {
                 self.fill(queue);
@@ -247,20 +239,12 @@ impl Channel {
     }
 
     fn classify(&mut self, frame: Vec<u8>) -> Read {
-        if std::mem::replace(&mut self.greeted, true) {
-            Read::Frame(frame)
-        } else {
-            Read::Hello(frame)
-        }
+        if std::mem::replace(&mut self.greeted, true) { Read::Frame(frame) } else { Read::Hello(frame) }
     }
 
     fn handle_end(&mut self) -> Result<Read, StreamError> {
         self.read_ended = true;
-        if self.reader.is_empty() {
-            Ok(Read::End)
-        } else {
-            Err(StreamError::Io(io::ErrorKind::UnexpectedEof.into()))
-        }
+        if self.reader.is_empty() { Ok(Read::End) } else { Err(StreamError::Io(io::ErrorKind::UnexpectedEof.into())) }
     }
 }
 
@@ -279,9 +263,5 @@ fn read_error(error: io::Error) -> StreamError {
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<NegotiationError>())
         .is_some_and(|inner| matches!(inner, NegotiationError::Failed));
-    if refused {
-        StreamError::Unsupported
-    } else {
-        StreamError::Io(error)
-    }
+    if refused { StreamError::Unsupported } else { StreamError::Io(error) }
 }

@@ -46,10 +46,7 @@ impl FrameReader {
             Err(unsigned_varint::decode::Error::Insufficient) => return Ok(None),
             Err(_) => return Err(FrameError::Malformed),
         };
-        let Some(length) = usize::try_from(length)
-            .ok()
-            .filter(|length| *length <= MAX_FRAME_LEN)
-        else {
+        let Some(length) = usize::try_from(length).ok().filter(|length| *length <= MAX_FRAME_LEN) else {
             return Err(FrameError::Oversized(length));
         };
         let Some(frame) = rest.get(..length) else {
@@ -114,14 +111,8 @@ mod tests {
     fn a_length_above_the_limit_is_refused_before_its_bytes_come() {
         let mut prefix = unsigned_varint::encode::usize_buffer();
         let mut reader = FrameReader::default();
-        reader.extend(unsigned_varint::encode::usize(
-            MAX_FRAME_LEN + 1,
-            &mut prefix,
-        ));
-        assert_eq!(
-            reader.next_frame(),
-            Err(FrameError::Oversized(MAX_FRAME_LEN as u64 + 1))
-        );
+        reader.extend(unsigned_varint::encode::usize(MAX_FRAME_LEN + 1, &mut prefix));
+        assert_eq!(reader.next_frame(), Err(FrameError::Oversized(MAX_FRAME_LEN as u64 + 1)));
     }
 
     #[test]

@@ -18,16 +18,13 @@ use libp2p::{
     core::upgrade::ReadyUpgrade,
     swarm::{
         ConnectionHandler, ConnectionHandlerEvent, Stream, StreamUpgradeError, SubstreamProtocol,
-        handler::{
-            ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound,
-        },
+        handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound},
     },
 };
 use tokio::time::Sleep;
 
 use super::{
-    CLOSE_TIMEOUT, DRAIN_LINGER, DRAIN_TIMEOUT, Gauge, MAX_INBOUND_STREAMS, STALL_TIMEOUT,
-    StreamError, Traffic,
+    CLOSE_TIMEOUT, DRAIN_LINGER, DRAIN_TIMEOUT, Gauge, MAX_INBOUND_STREAMS, STALL_TIMEOUT, StreamError, Traffic,
     channel::{Channel, Read},
 };
 
@@ -177,12 +174,7 @@ impl Handler {
 
     fn handle_inbound(&mut self, stream: Stream) {
         let theirs = |channel: &&Channel| !channel.is_ours();
-        let count = self
-            .writer
-            .iter()
-            .chain(&self.readers)
-            .filter(theirs)
-            .count();
+        let count = self.writer.iter().chain(&self.readers).filter(theirs).count();
         if count >= MAX_INBOUND_STREAMS {
             tracing::debug!("dropping an inbound overlay stream: too many on this connection");
             return;
@@ -212,8 +204,7 @@ impl Handler {
             StreamUpgradeError::Apply(never) => match never {},
         };
         let undelivered = self.drop_queue();
-        self.events
-            .push_back(FromHandler::Failed { error, undelivered });
+        self.events.push_back(FromHandler::Failed { error, undelivered });
     }
 
     fn drop_queue(&mut self) -> usize {
@@ -237,11 +228,9 @@ impl Handler {
         let Some(channel) = self.writer.take() else {
             return;
         };
-        self.gauge
-            .release(channel.held_frames(), channel.held_bytes());
+        self.gauge.release(channel.held_frames(), channel.held_bytes());
         let undelivered = channel.undelivered() + self.drop_queue();
-        self.events
-            .push_back(FromHandler::Failed { error, undelivered });
+        self.events.push_back(FromHandler::Failed { error, undelivered });
         self.report_open();
     }
 
@@ -282,13 +271,10 @@ impl Handler {
                 continue;
             }
             let channel = self.readers.swap_remove(index);
-            self.gauge
-                .release(channel.held_frames(), channel.held_bytes());
+            self.gauge.release(channel.held_frames(), channel.held_bytes());
             if channel.held_frames() > 0 {
-                self.events.push_back(FromHandler::Failed {
-                    error: StreamError::Io(cause()),
-                    undelivered: channel.undelivered(),
-                });
+                self.events
+                    .push_back(FromHandler::Failed { error: StreamError::Io(cause()), undelivered: channel.undelivered() });
             }
         }
         self.report_open();
@@ -331,12 +317,8 @@ impl Handler {
 
     fn fail_reader(&mut self, index: usize, error: StreamError) {
         let channel = self.readers.swap_remove(index);
-        self.gauge
-            .release(channel.held_frames(), channel.held_bytes());
-        self.events.push_back(FromHandler::Failed {
-            error,
-            undelivered: channel.undelivered(),
-        });
+        self.gauge.release(channel.held_frames(), channel.held_bytes());
+        self.events.push_back(FromHandler::Failed { error, undelivered: channel.undelivered() });
         self.report_open();
     }
 
@@ -357,11 +339,7 @@ impl Handler {
     fn start_drain(&mut self, linger: Duration, timeout: Duration) {
         let now = Instant::now();
         self.kept = false;
-        self.draining = Some(Drain {
-            since: now,
-            linger,
-            deadline: now + timeout,
-        });
+        self.draining = Some(Drain { since: now, linger, deadline: now + timeout });
         for channel in &mut self.readers {
             channel.finish();
         }
@@ -369,9 +347,7 @@ impl Handler {
 
     /// When a connection that is being left will have been quiet for long enough.
     fn quiet_at(&self, drain: Drain) -> Instant {
-        self.active
-            .map_or(drain.since, |active| active.max(drain.since))
-            + drain.linger
+        self.active.map_or(drain.since, |active| active.max(drain.since)) + drain.linger
     }
 
     fn is_drained(&self, now: Instant) -> bool {
@@ -382,19 +358,12 @@ impl Handler {
     }
 
     fn is_busy(&self) -> bool {
-        self.opening
-            || !self.queue.is_empty()
-            || self.writer.as_ref().is_some_and(Channel::has_pending)
+        self.opening || !self.queue.is_empty() || self.writer.as_ref().is_some_and(Channel::has_pending)
     }
 
     /// When this handler's mind may change without anything happening.
     fn next_deadline(&self, now: Instant) -> Option<Instant> {
-        let stalled = self
-            .writer
-            .iter()
-            .chain(&self.readers)
-            .filter_map(Channel::stalled_since)
-            .min();
+        let stalled = self.writer.iter().chain(&self.readers).filter_map(Channel::stalled_since).min();
         [
             self.active.map(|active| active + self.idle),
             self.draining.map(|drain| self.quiet_at(drain)),
@@ -408,21 +377,14 @@ impl Handler {
     }
 
     fn handle_timeouts(&mut self, now: Instant) {
-        let stalled = |channel: &Channel| {
-            channel
-                .stalled_since()
-                .is_some_and(|since| since + STALL_TIMEOUT <= now)
-        };
+        let stalled = |channel: &Channel| channel.stalled_since().is_some_and(|since| since + STALL_TIMEOUT <= now);
         let drained = self.draining.is_some_and(|drain| drain.deadline <= now);
         if self.writer.as_ref().is_some_and(stalled) {
             self.fail_writer(StreamError::Stalled);
         } else if drained && self.writer.is_some() {
             self.fail_writer(StreamError::Timeout);
         }
-        self.drop_readers(
-            |channel| drained || stalled(channel),
-            || io::ErrorKind::TimedOut.into(),
-        );
+        self.drop_readers(|channel| drained || stalled(channel), || io::ErrorKind::TimedOut.into());
         if !self.reported_drained && self.is_drained(now) {
             self.reported_drained = true;
             self.events.push_back(FromHandler::Drained);
@@ -438,9 +400,7 @@ impl Handler {
             let Some(deadline) = self.next_deadline(now).map(tokio::time::Instant::from_std) else {
                 return;
             };
-            let timer = self
-                .timer
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
             if timer.is_elapsed() || deadline < timer.deadline() {
                 timer.as_mut().reset(deadline);
             }
@@ -452,12 +412,7 @@ impl Handler {
 }
 
 /// Accounts for what a stream has taken since last asked.
-fn note_written(
-    channel: &mut Channel,
-    gauge: &Gauge,
-    traffic: &Traffic,
-    active: &mut Option<Instant>,
-) {
+fn note_written(channel: &mut Channel, gauge: &Gauge, traffic: &Traffic, active: &mut Option<Instant>) {
     let (frames, bytes) = channel.take_released();
     if frames > 0 {
         gauge.release(frames, bytes);
@@ -494,9 +449,7 @@ impl ConnectionHandler for Handler {
             }
             if self.needs_stream() {
                 self.opening = true;
-                return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest {
-                    protocol: self.listen_protocol(),
-                });
+                return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol: self.listen_protocol() });
             }
             self.poll_writes(cx);
             if let Some(event) = self.poll_reads(cx) {
@@ -550,17 +503,10 @@ impl ConnectionHandler for Handler {
         }
     }
 
-    fn on_connection_event(
-        &mut self,
-        event: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol>,
-    ) {
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol>) {
         match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
-                protocol, ..
-            }) => self.handle_inbound(protocol),
-            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound {
-                protocol, ..
-            }) => self.handle_outbound(protocol),
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, .. }) => self.handle_inbound(protocol),
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, .. }) => self.handle_outbound(protocol),
             ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => {
                 self.handle_upgrade_error(error);
             }

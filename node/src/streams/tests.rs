@@ -26,22 +26,15 @@ use crate::{
     test_swarm::{Drive, TestPeer, lab, until, until_with},
 };
 
-const TRANSPORTS: [&str; 5] = [
-    "/memory/0",
-    "/ip4/127.0.0.1/tcp/0",
-    "/ip6/::1/tcp/0",
-    "/ip4/127.0.0.1/udp/0/quic-v1",
-    "/ip6/::1/udp/0/quic-v1",
-];
+const TRANSPORTS: [&str; 5] =
+    ["/memory/0", "/ip4/127.0.0.1/tcp/0", "/ip6/::1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1", "/ip6/::1/udp/0/quic-v1"];
 
 async fn pair(address: &str) -> (TestPeer, TestPeer) {
     let mut alice = TestPeer::listening(address).await;
     let mut bob = TestPeer::listening(address).await;
     alice.dial(&bob);
-    until(&mut [&mut alice, &mut bob], "connected", |[alice, bob]| {
-        alice.is_connected(bob.id) && bob.is_connected(alice.id)
-    })
-    .await;
+    until(&mut [&mut alice, &mut bob], "connected", |[alice, bob]| alice.is_connected(bob.id) && bob.is_connected(alice.id))
+        .await;
     (alice, bob)
 }
 
@@ -59,12 +52,7 @@ fn number_of(frame: &[u8]) -> u32 {
 /// Sends numbered frames while there is room, up to `count`.
 fn pump(from: &mut TestPeer, to: PeerId, next: &mut u32, count: u32) {
     while *next < count {
-        match from
-            .swarm
-            .behaviour_mut()
-            .streams
-            .send(to, None, numbered(*next))
-        {
+        match from.swarm.behaviour_mut().streams.send(to, None, numbered(*next)) {
             Ok(()) => *next += 1,
             Err(SendError::QueueFull) => return,
             Err(error) => panic!("{error}"),
@@ -73,13 +61,8 @@ fn pump(from: &mut TestPeer, to: PeerId, next: &mut u32, count: u32) {
 }
 
 fn assert_hello_first(peer: &TestPeer, from: &TestPeer) {
-    let first = peer
-        .stream_events()
-        .find(|event| !matches!(event, Event::Connected { .. }));
-    assert!(
-        matches!(first, Some(Event::Hello { bytes, .. }) if *bytes == from.id.to_bytes()),
-        "{first:?}"
-    );
+    let first = peer.stream_events().find(|event| !matches!(event, Event::Connected { .. }));
+    assert!(matches!(first, Some(Event::Hello { bytes, .. }) if *bytes == from.id.to_bytes()), "{first:?}");
 }
 
 #[tokio::test]
@@ -134,10 +117,7 @@ async fn an_answer_comes_back_on_the_stream_that_asked() {
     for address in TRANSPORTS {
         let (mut alice, mut bob) = pair(address).await;
         alice.send(bob.id, b"question");
-        until(&mut [&mut alice, &mut bob], "question", |[alice, bob]| {
-            !bob.frames_from(alice.id).is_empty()
-        })
-        .await;
+        until(&mut [&mut alice, &mut bob], "question", |[alice, bob]| !bob.frames_from(alice.id).is_empty()).await;
         let via = bob.stream_events().find_map(|event| match event {
             Event::Frame { connection, .. } => Some(*connection),
             _ => None,
@@ -145,10 +125,7 @@ async fn an_answer_comes_back_on_the_stream_that_asked() {
         let answer = b"answer".to_vec();
         let streams = &mut bob.swarm.behaviour_mut().streams;
         streams.send(alice.id, via, answer).expect("room");
-        until(&mut [&mut alice, &mut bob], "answer", |[alice, bob]| {
-            !alice.frames_from(bob.id).is_empty()
-        })
-        .await;
+        until(&mut [&mut alice, &mut bob], "answer", |[alice, bob]| !alice.frames_from(bob.id).is_empty()).await;
         assert_hello_first(&alice, &bob);
         // One hello and one frame each way: there was one stream.
         for peer in [&alice, &bob] {
@@ -163,19 +140,10 @@ async fn the_largest_frame_passes_and_a_larger_one_is_not_queued() {
     let (mut alice, mut bob) = pair("/memory/0").await;
     alice.send(bob.id, &vec![1; MAX_FRAME_LEN]);
     let streams = &mut alice.swarm.behaviour_mut().streams;
-    assert_eq!(
-        streams.send(bob.id, None, vec![1; MAX_FRAME_LEN + 1]),
-        Err(SendError::TooLarge(MAX_FRAME_LEN + 1))
-    );
-    until(
-        &mut [&mut alice, &mut bob],
-        "large frame",
-        |[alice, bob]| {
-            bob.frames_from(alice.id)
-                .iter()
-                .any(|f| f.len() == MAX_FRAME_LEN)
-        },
-    )
+    assert_eq!(streams.send(bob.id, None, vec![1; MAX_FRAME_LEN + 1]), Err(SendError::TooLarge(MAX_FRAME_LEN + 1)));
+    until(&mut [&mut alice, &mut bob], "large frame", |[alice, bob]| {
+        bob.frames_from(alice.id).iter().any(|f| f.len() == MAX_FRAME_LEN)
+    })
     .await;
 }
 
@@ -196,10 +164,7 @@ async fn a_full_queue_refuses_and_loses_nothing() {
     for _ in 0..MAX_QUEUED_BYTES / MAX_FRAME_LEN {
         streams.send(bob.id, None, big.clone()).expect("room");
     }
-    assert_eq!(
-        streams.send(bob.id, None, vec![0]),
-        Err(SendError::QueueFull)
-    );
+    assert_eq!(streams.send(bob.id, None, vec![0]), Err(SendError::QueueFull));
 }
 
 #[tokio::test]
@@ -216,10 +181,7 @@ async fn an_owner_that_does_not_poll_stops_the_sender() {
     let stuck = next;
     let taken = bob.swarm.behaviour().streams.counters().frames_in;
     assert!(taken < 64, "{taken} frames read that nobody asked for");
-    until(&mut [&mut alice, &mut bob], "the rest", |[alice, bob]| {
-        bob.frames_from(alice.id).len() == stuck as usize
-    })
-    .await;
+    until(&mut [&mut alice, &mut bob], "the rest", |[alice, bob]| bob.frames_from(alice.id).len() == stuck as usize).await;
 }
 
 #[tokio::test]
@@ -227,10 +189,7 @@ async fn nothing_can_be_sent_to_a_stranger() {
     let mut alice = TestPeer::listening("/memory/0").await;
     let stranger = PeerId::random();
     let streams = &mut alice.swarm.behaviour_mut().streams;
-    assert_eq!(
-        streams.send(stranger, None, vec![1]),
-        Err(SendError::NotConnected)
-    );
+    assert_eq!(streams.send(stranger, None, vec![1]), Err(SendError::NotConnected));
 }
 
 #[tokio::test]
@@ -238,10 +197,7 @@ async fn close_delivers_what_is_queued_and_is_told_to_both() {
     for address in TRANSPORTS {
         let (mut alice, mut bob) = pair(address).await;
         alice.send(bob.id, b"before");
-        until(&mut [&mut alice, &mut bob], "before", |[alice, bob]| {
-            !bob.frames_from(alice.id).is_empty()
-        })
-        .await;
+        until(&mut [&mut alice, &mut bob], "before", |[alice, bob]| !bob.frames_from(alice.id).is_empty()).await;
         alice.send(bob.id, b"last words");
         alice.swarm.behaviour_mut().streams.close(bob.id);
         until(&mut [&mut alice, &mut bob], "closed", |[alice, bob]| {
@@ -251,24 +207,10 @@ async fn close_delivers_what_is_queued_and_is_told_to_both() {
             })
         })
         .await;
-        assert_eq!(
-            bob.frames_from(alice.id),
-            [&b"before"[..], b"last words"],
-            "{address}"
-        );
-        let closed = alice
-            .stream_events()
-            .find(|event| matches!(event, Event::Closed { .. }));
+        assert_eq!(bob.frames_from(alice.id), [&b"before"[..], b"last words"], "{address}");
+        let closed = alice.stream_events().find(|event| matches!(event, Event::Closed { .. }));
         assert!(
-            matches!(
-                closed,
-                Some(Event::Closed {
-                    last: true,
-                    reason: CloseReason::Local,
-                    undelivered: 0,
-                    ..
-                })
-            ),
+            matches!(closed, Some(Event::Closed { last: true, reason: CloseReason::Local, undelivered: 0, .. })),
             "{address}: {closed:?}"
         );
     }
@@ -288,10 +230,7 @@ async fn a_peer_that_vanishes_is_reported_with_what_was_not_sent() {
     let _ = tokio::time::timeout(Duration::from_millis(300), alone).await;
     drop(bob);
     let closed = |event: &&Event| matches!(event, Event::Closed { .. });
-    until(&mut [&mut alice], "closed", |[alice]| {
-        alice.stream_events().any(|event| closed(&event))
-    })
-    .await;
+    until(&mut [&mut alice], "closed", |[alice]| alice.stream_events().any(|event| closed(&event))).await;
     let lost: usize = alice
         .stream_events()
         .map(|event| match event {
@@ -302,11 +241,7 @@ async fn a_peer_that_vanishes_is_reported_with_what_was_not_sent() {
     assert!(lost > 0 && lost < next as usize, "{lost} of {next}");
     assert!(matches!(
         alice.stream_events().find(closed),
-        Some(Event::Closed {
-            last: true,
-            reason: CloseReason::Transport(_),
-            ..
-        })
+        Some(Event::Closed { last: true, reason: CloseReason::Transport(_), .. })
     ));
     let streams = &mut alice.swarm.behaviour_mut().streams;
     assert_eq!(streams.send(id, None, vec![]), Err(SendError::NotConnected));
@@ -314,46 +249,31 @@ async fn a_peer_that_vanishes_is_reported_with_what_was_not_sent() {
 
 #[tokio::test]
 async fn an_idle_connection_goes_and_a_kept_one_stays() {
-    let options = SwarmOptions {
-        idle_timeout: Duration::from_millis(200),
-        ..lab()
-    };
+    let options = SwarmOptions { idle_timeout: Duration::from_millis(200), ..lab() };
     let address = "/ip4/127.0.0.1/tcp/0";
     let mut alice = TestPeer::listening_with(address, options).await;
     let mut idle = TestPeer::listening_with(address, options).await;
     let mut kept = TestPeer::listening_with(address, options).await;
     for peer in [&mut alice, &mut idle, &mut kept] {
-        peer.swarm.behaviour_mut().streams = Streams::new(Config {
-            idle: Duration::from_millis(300),
-            ..Config::default()
-        });
+        peer.swarm.behaviour_mut().streams = Streams::new(Config { idle: Duration::from_millis(300), ..Config::default() });
     }
     kept.swarm.behaviour_mut().streams.keep(alice.id, true);
     alice.swarm.behaviour_mut().streams.keep(kept.id, true);
     alice.dial(&idle);
     alice.dial(&kept);
     let mut greeted = false;
-    until(
-        &mut [&mut alice, &mut idle, &mut kept],
-        "the idle one goes",
-        |[alice, idle, kept]| {
-            if !greeted && alice.is_connected(idle.id) && alice.is_connected(kept.id) {
-                greeted = true;
-                alice.send(idle.id, b"hi");
-            }
-            greeted && alice.is_connected(kept.id) && !alice.is_connected(idle.id)
-        },
-    )
+    until(&mut [&mut alice, &mut idle, &mut kept], "the idle one goes", |[alice, idle, kept]| {
+        if !greeted && alice.is_connected(idle.id) && alice.is_connected(kept.id) {
+            greeted = true;
+            alice.send(idle.id, b"hi");
+        }
+        greeted && alice.is_connected(kept.id) && !alice.is_connected(idle.id)
+    })
     .await;
     assert_eq!(idle.frames_from(alice.id).len(), 1);
     alice.swarm.behaviour_mut().streams.keep(kept.id, false);
     kept.swarm.behaviour_mut().streams.keep(alice.id, false);
-    until(
-        &mut [&mut alice, &mut kept],
-        "no longer kept",
-        |[alice, kept]| !alice.is_connected(kept.id),
-    )
-    .await;
+    until(&mut [&mut alice, &mut kept], "no longer kept", |[alice, kept]| !alice.is_connected(kept.id)).await;
 }
 
 /// A swarm with one behaviour over the memory transport.
@@ -377,10 +297,7 @@ where
 {
     let address = "/memory/0".parse().expect("an address");
     peer.swarm.listen_on(address).expect("memory");
-    until(&mut [peer], "listening", |[peer]| {
-        !peer.addresses().is_empty()
-    })
-    .await;
+    until(&mut [peer], "listening", |[peer]| !peer.addresses().is_empty()).await;
 }
 
 #[tokio::test]
@@ -391,15 +308,12 @@ async fn a_peer_without_the_protocol_is_reported() {
     alice.dial(&other);
     let id = other.id;
     let others: &mut [&mut dyn Drive] = &mut [&mut other];
-    until_with(&mut [&mut alice], others, "connected", |[alice]| {
-        alice.is_connected(id)
-    })
-    .await;
+    until_with(&mut [&mut alice], others, "connected", |[alice]| alice.is_connected(id)).await;
     alice.send(id, b"anybody?");
     until_with(&mut [&mut alice], others, "failed", |[alice]| {
-        alice.stream_events().any(|event| {
-            matches!(event, Event::Failed { peer, error: StreamError::Unsupported, undelivered: 1, .. } if *peer == id)
-        })
+        alice.stream_events().any(
+            |event| matches!(event, Event::Failed { peer, error: StreamError::Unsupported, undelivered: 1, .. } if *peer == id),
+        )
     })
     .await;
     assert!(alice.is_connected(id));
@@ -464,10 +378,7 @@ impl NetworkBehaviour for Hostile {
         _: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.peer = Some(peer);
-        Ok(OneShotHandler::new(
-            swarm::SubstreamProtocol::new(DeniedUpgrade, ()),
-            Default::default(),
-        ))
+        Ok(OneShotHandler::new(swarm::SubstreamProtocol::new(DeniedUpgrade, ()), Default::default()))
     }
 
     fn handle_established_outbound_connection(
@@ -483,22 +394,15 @@ impl NetworkBehaviour for Hostile {
 
     fn on_swarm_event(&mut self, _: FromSwarm<'_>) {}
 
-    fn on_connection_handler_event(
-        &mut self,
-        _: PeerId,
-        _: ConnectionId,
-        _: THandlerOutEvent<Self>,
-    ) {
+    fn on_connection_handler_event(&mut self, _: PeerId, _: ConnectionId, _: THandlerOutEvent<Self>) {
         self.ended.fetch_add(1, Ordering::Relaxed);
     }
 
     fn poll(&mut self, _: &mut Context<'_>) -> Poll<ToSwarm<(), THandlerInEvent<Self>>> {
         match (self.peer, self.to_open.pop_front()) {
-            (Some(peer_id), Some(bytes)) => Poll::Ready(ToSwarm::NotifyHandler {
-                peer_id,
-                handler: NotifyHandler::Any,
-                event: Raw(bytes),
-            }),
+            (Some(peer_id), Some(bytes)) => {
+                Poll::Ready(ToSwarm::NotifyHandler { peer_id, handler: NotifyHandler::Any, event: Raw(bytes) })
+            }
             (_, bytes) => {
                 self.to_open.extend(bytes);
                 Poll::Pending
@@ -510,30 +414,21 @@ impl NetworkBehaviour for Hostile {
 /// A victim, an honest friend of it, and a hostile peer that opens one stream per entry.
 async fn attacked(streams: &[&[u8]]) -> (TestPeer, TestPeer, TestPeer<Hostile>) {
     let (mut victim, mut friend) = pair("/memory/0").await;
-    let mut hostile = memory_swarm(Hostile {
-        to_open: streams.iter().map(|bytes| bytes.to_vec()).collect(),
-        ..Hostile::default()
-    });
+    let mut hostile =
+        memory_swarm(Hostile { to_open: streams.iter().map(|bytes| bytes.to_vec()).collect(), ..Hostile::default() });
     listen(&mut hostile).await;
     friend.send(victim.id, b"before");
     victim.dial(&hostile);
     let id = hostile.id;
-    until_with(
-        &mut [&mut victim, &mut friend],
-        &mut [&mut hostile],
-        "attacker connected",
-        |[victim, _]| victim.is_connected(id),
-    )
-    .await;
+    until_with(&mut [&mut victim, &mut friend], &mut [&mut hostile], "attacker connected", |[victim, _]| victim.is_connected(id))
+        .await;
     (victim, friend, hostile)
 }
 
 async fn assert_friend_unaffected(victim: &mut TestPeer, friend: &mut TestPeer) {
     friend.send(victim.id, b"after");
-    until(&mut [victim, friend], "friend heard", |[victim, friend]| {
-        victim.frames_from(friend.id) == [&b"before"[..], b"after"]
-    })
-    .await;
+    until(&mut [victim, friend], "friend heard", |[victim, friend]| victim.frames_from(friend.id) == [&b"before"[..], b"after"])
+        .await;
 }
 
 #[tokio::test]
@@ -541,16 +436,11 @@ async fn an_oversized_frame_ends_its_stream_and_nobody_elses() {
     // A hello of one byte, then a length of 65,537.
     let (mut victim, mut friend, mut hostile) = attacked(&[&[1, 0, 0x81, 0x80, 0x04]]).await;
     let id = hostile.id;
-    until_with(
-        &mut [&mut victim, &mut friend],
-        &mut [&mut hostile],
-        "refused",
-        |[victim, _]| {
-            victim.stream_events().any(|event| {
-                matches!(event, Event::Failed { peer, error: StreamError::Oversized(65_537), .. } if *peer == id)
-            })
-        },
-    )
+    until_with(&mut [&mut victim, &mut friend], &mut [&mut hostile], "refused", |[victim, _]| {
+        victim
+            .stream_events()
+            .any(|event| matches!(event, Event::Failed { peer, error: StreamError::Oversized(65_537), .. } if *peer == id))
+    })
     .await;
     assert_friend_unaffected(&mut victim, &mut friend).await;
 }
@@ -559,16 +449,11 @@ async fn an_oversized_frame_ends_its_stream_and_nobody_elses() {
 async fn a_malformed_length_ends_its_stream_and_nobody_elses() {
     let (mut victim, mut friend, mut hostile) = attacked(&[&[0xff; 20]]).await;
     let id = hostile.id;
-    until_with(
-        &mut [&mut victim, &mut friend],
-        &mut [&mut hostile],
-        "refused",
-        |[victim, _]| {
-            victim.stream_events().any(|event| {
-                matches!(event, Event::Failed { peer, error: StreamError::Malformed, .. } if *peer == id)
-            })
-        },
-    )
+    until_with(&mut [&mut victim, &mut friend], &mut [&mut hostile], "refused", |[victim, _]| {
+        victim
+            .stream_events()
+            .any(|event| matches!(event, Event::Failed { peer, error: StreamError::Malformed, .. } if *peer == id))
+    })
     .await;
     assert_friend_unaffected(&mut victim, &mut friend).await;
 }
@@ -578,28 +463,17 @@ async fn excess_inbound_streams_are_dropped() {
     let (mut victim, mut friend, mut hostile) = attacked(&[&[1, 7][..]; 5]).await;
     let id = hostile.id;
     let ended = Arc::clone(&hostile.swarm.behaviour().ended);
-    until_with(
-        &mut [&mut victim, &mut friend],
-        &mut [&mut hostile],
-        "three streams end, two greet",
-        |[victim, _]| {
-            let hellos = victim
-                .stream_events()
-                .filter(|event| matches!(event, Event::Hello { peer, .. } if *peer == id))
-                .count();
-            ended.load(Ordering::Relaxed) == 3 && hellos == MAX_INBOUND_STREAMS
-        },
-    )
+    until_with(&mut [&mut victim, &mut friend], &mut [&mut hostile], "three streams end, two greet", |[victim, _]| {
+        let hellos = victim.stream_events().filter(|event| matches!(event, Event::Hello { peer, .. } if *peer == id)).count();
+        ended.load(Ordering::Relaxed) == 3 && hellos == MAX_INBOUND_STREAMS
+    })
     .await;
     assert_friend_unaffected(&mut victim, &mut friend).await;
 }
 
 /// A relay with a confirmed address, and `bob` with a reservation at it.
 async fn relayed_pair(address: &str, options: SwarmOptions) -> (TestPeer, TestPeer, TestPeer) {
-    let serving = SwarmOptions {
-        relay_server: true,
-        ..options
-    };
+    let serving = SwarmOptions { relay_server: true, ..options };
     let mut relay = TestPeer::listening_with(address, serving).await;
     let public = relay.addresses().swap_remove(0);
     relay.swarm.add_external_address(public.clone());
@@ -608,18 +482,14 @@ async fn relayed_pair(address: &str, options: SwarmOptions) -> (TestPeer, TestPe
     let circuit = circuit_address(relay.id, &public, None);
     bob.swarm.listen_on(circuit).expect("the relay transport");
     until(&mut [&mut relay, &mut bob], "reserved", |[_, bob]| {
-        bob.events
-            .iter()
-            .any(|event| matches!(event, SwarmEvent::Behaviour(BehaviourEvent::RelayClient(_))))
+        bob.events.iter().any(|event| matches!(event, SwarmEvent::Behaviour(BehaviourEvent::RelayClient(_))))
     })
     .await;
     let circuit = circuit_address(relay.id, &public, Some(bob.id));
     alice.swarm.dial(circuit).expect("a free dial slot");
-    until(
-        &mut [&mut relay, &mut alice, &mut bob],
-        "connected through the relay",
-        |[_, alice, bob]| alice.is_connected(bob.id) && bob.is_connected(alice.id),
-    )
+    until(&mut [&mut relay, &mut alice, &mut bob], "connected through the relay", |[_, alice, bob]| {
+        alice.is_connected(bob.id) && bob.is_connected(alice.id)
+    })
     .await;
     (relay, alice, bob)
 }
@@ -628,17 +498,10 @@ async fn relayed_pair(address: &str, options: SwarmOptions) -> (TestPeer, TestPe
 fn assert_complete(peer: &TestPeer, from: PeerId, count: u32) {
     let mut by_connection: HashMap<ConnectionId, Vec<u32>> = HashMap::new();
     for event in peer.stream_events() {
-        if let Event::Frame {
-            peer,
-            connection,
-            bytes,
-        } = event
+        if let Event::Frame { peer, connection, bytes } = event
             && *peer == from
         {
-            by_connection
-                .entry(*connection)
-                .or_default()
-                .push(number_of(bytes));
+            by_connection.entry(*connection).or_default().push(number_of(bytes));
         }
     }
     assert!(by_connection.values().all(|numbers| numbers.is_sorted()));
@@ -650,56 +513,35 @@ fn assert_complete(peer: &TestPeer, from: PeerId, count: u32) {
 async fn moves_to_direct(address: &str) {
     const BEFORE: u32 = 300;
     const COUNT: u32 = 3_000;
-    let options = SwarmOptions {
-        idle_timeout: Duration::from_millis(500),
-        ..lab()
-    };
+    let options = SwarmOptions { idle_timeout: Duration::from_millis(500), ..lab() };
     let (mut relay, mut alice, mut bob) = relayed_pair(address, options).await;
     let (mut sent_a, mut sent_b) = (0, 0);
     let mut dialled = false;
-    until(
-        &mut [&mut relay, &mut alice, &mut bob],
-        "all frames",
-        |[_, alice, bob]| {
-            pump(alice, bob.id, &mut sent_a, COUNT);
-            pump(bob, alice.id, &mut sent_b, COUNT);
-            if !dialled && bob.events.len() > BEFORE as usize {
-                dialled = true;
-                let direct = bob
-                    .addresses()
-                    .into_iter()
-                    .find(|a| !a.to_string().contains("circuit"));
-                let opts = DialOpts::peer_id(bob.id)
-                    .condition(PeerCondition::Always)
-                    .addresses(direct.into_iter().collect())
-                    .build();
-                alice.swarm.dial(opts).expect("a free dial slot");
-            }
-            alice.swarm.behaviour().streams.counters().frames_in >= u64::from(COUNT)
-                && bob.frames_from(alice.id).len() >= COUNT as usize
-                && alice.frames_from(bob.id).len() >= COUNT as usize
-        },
-    )
+    until(&mut [&mut relay, &mut alice, &mut bob], "all frames", |[_, alice, bob]| {
+        pump(alice, bob.id, &mut sent_a, COUNT);
+        pump(bob, alice.id, &mut sent_b, COUNT);
+        if !dialled && bob.events.len() > BEFORE as usize {
+            dialled = true;
+            let direct = bob.addresses().into_iter().find(|a| !a.to_string().contains("circuit"));
+            let opts = DialOpts::peer_id(bob.id).condition(PeerCondition::Always).addresses(direct.into_iter().collect()).build();
+            alice.swarm.dial(opts).expect("a free dial slot");
+        }
+        alice.swarm.behaviour().streams.counters().frames_in >= u64::from(COUNT)
+            && bob.frames_from(alice.id).len() >= COUNT as usize
+            && alice.frames_from(bob.id).len() >= COUNT as usize
+    })
     .await;
     assert_complete(&bob, alice.id, COUNT);
     assert_complete(&alice, bob.id, COUNT);
-    until(
-        &mut [&mut relay, &mut alice, &mut bob],
-        "the relayed connection goes",
-        |[_, alice, bob]| {
-            let streams = &alice.swarm.behaviour().streams;
-            streams.is_direct(&bob.id) && streams.peers[&bob.id].iter().all(|link| !link.relayed)
-        },
-    )
+    until(&mut [&mut relay, &mut alice, &mut bob], "the relayed connection goes", |[_, alice, bob]| {
+        let streams = &alice.swarm.behaviour().streams;
+        streams.is_direct(&bob.id) && streams.peers[&bob.id].iter().all(|link| !link.relayed)
+    })
     .await;
     assert!(
-        !alice
-            .stream_events()
-            .any(|e| matches!(e, Event::Failed { .. })),
+        !alice.stream_events().any(|e| matches!(e, Event::Failed { .. })),
         "{:?}",
-        alice
-            .stream_events()
-            .find(|e| matches!(e, Event::Failed { .. }))
+        alice.stream_events().find(|e| matches!(e, Event::Failed { .. }))
     );
 }
 
@@ -719,31 +561,25 @@ async fn the_relay_serves_again_if_the_direct_connection_dies_early() {
     let (mut relay, mut alice, mut bob) = relayed_pair("/ip4/127.0.0.1/tcp/0", lab()).await;
     alice.send(bob.id, &numbered(0));
     let mut sent = 1;
-    let direct = DialOpts::peer_id(bob.id)
-        .condition(PeerCondition::Always)
-        .addresses(vec![bob.addresses().swap_remove(0)])
-        .build();
+    let direct =
+        DialOpts::peer_id(bob.id).condition(PeerCondition::Always).addresses(vec![bob.addresses().swap_remove(0)]).build();
     alice.swarm.dial(direct).expect("a free dial slot");
     let mut cut = false;
-    until(
-        &mut [&mut relay, &mut alice, &mut bob],
-        "all frames",
-        |[_, alice, bob]| {
-            if !cut && alice.swarm.behaviour().streams.is_direct(&bob.id) {
-                // Nothing has been queued on it yet.
-                cut = true;
-                let links = &alice.swarm.behaviour().streams.peers[&bob.id];
-                let direct: Vec<_> = links.iter().filter(|l| !l.relayed).map(|l| l.id).collect();
-                for id in direct {
-                    alice.swarm.close_connection(id);
-                }
+    until(&mut [&mut relay, &mut alice, &mut bob], "all frames", |[_, alice, bob]| {
+        if !cut && alice.swarm.behaviour().streams.is_direct(&bob.id) {
+            // Nothing has been queued on it yet.
+            cut = true;
+            let links = &alice.swarm.behaviour().streams.peers[&bob.id];
+            let direct: Vec<_> = links.iter().filter(|l| !l.relayed).map(|l| l.id).collect();
+            for id in direct {
+                alice.swarm.close_connection(id);
             }
-            if cut && !alice.swarm.behaviour().streams.is_direct(&bob.id) {
-                pump(alice, bob.id, &mut sent, COUNT);
-            }
-            bob.frames_from(alice.id).len() == COUNT as usize
-        },
-    )
+        }
+        if cut && !alice.swarm.behaviour().streams.is_direct(&bob.id) {
+            pump(alice, bob.id, &mut sent, COUNT);
+        }
+        bob.frames_from(alice.id).len() == COUNT as usize
+    })
     .await;
     assert_complete(&bob, alice.id, COUNT);
 }

@@ -11,17 +11,11 @@ use crate::{
 const TRANSPORTS: [&str; 2] = ["/ip4/127.0.0.1/tcp/0", "/ip4/127.0.0.1/udp/0/quic-v1"];
 
 fn serving() -> SwarmOptions {
-    SwarmOptions {
-        relay_server: true,
-        autonat_server: true,
-        ..lab()
-    }
+    SwarmOptions { relay_server: true, autonat_server: true, ..lab() }
 }
 
 fn seen(peer: &TestPeer, matches: impl Fn(&BehaviourEvent) -> bool) -> bool {
-    peer.events
-        .iter()
-        .any(|event| matches!(event, SwarmEvent::Behaviour(event) if matches(event)))
+    peer.events.iter().any(|event| matches!(event, SwarmEvent::Behaviour(event) if matches(event)))
 }
 
 #[tokio::test]
@@ -42,16 +36,14 @@ async fn identify_ping_and_autonat_work_both_ways() {
             |[server, client]| {
                 let both = [&**server, &**client];
                 both.iter().all(|peer| {
-                    seen(peer, |event| matches!(
-                        event,
-                        BehaviourEvent::Identify(identify::Event::Received { info, .. })
-                            if info.protocol_version == PROTOCOL_VERSION && info.agent_version == AGENT
-                    )) && seen(peer, |event| {
-                        matches!(event, BehaviourEvent::Ping(ping) if ping.result.is_ok())
-                    })
-                }) && seen(client, |event| {
-                    matches!(event, BehaviourEvent::AutonatClient(test) if test.result.is_ok())
-                })
+                    seen(peer, |event| {
+                        matches!(
+                            event,
+                            BehaviourEvent::Identify(identify::Event::Received { info, .. })
+                                if info.protocol_version == PROTOCOL_VERSION && info.agent_version == AGENT
+                        )
+                    }) && seen(peer, |event| matches!(event, BehaviourEvent::Ping(ping) if ping.result.is_ok()))
+                }) && seen(client, |event| matches!(event, BehaviourEvent::AutonatClient(test) if test.result.is_ok()))
             },
         )
         .await;
@@ -70,44 +62,22 @@ async fn a_relayed_connection_becomes_direct_by_hole_punching() {
         let listen = circuit_address(relay.id, &public, None);
         bob.swarm.listen_on(listen).expect("the relay transport");
         alice.dial(&relay);
-        until(
-            &mut [&mut relay, &mut alice, &mut bob],
-            "reserved, and both know how the relay sees them",
-            |[_, alice, bob]| {
-                let identified = |peer: &TestPeer| {
-                    seen(peer, |event| {
-                        matches!(
-                            event,
-                            BehaviourEvent::Identify(identify::Event::Received { .. })
-                        )
-                    })
-                };
-                let reserved = bob
-                    .addresses()
-                    .iter()
-                    .any(|address| address.iter().any(|p| p == Protocol::P2pCircuit));
-                identified(alice) && identified(bob) && reserved
-            },
-        )
+        until(&mut [&mut relay, &mut alice, &mut bob], "reserved, and both know how the relay sees them", |[_, alice, bob]| {
+            let identified =
+                |peer: &TestPeer| seen(peer, |event| matches!(event, BehaviourEvent::Identify(identify::Event::Received { .. })));
+            let reserved = bob.addresses().iter().any(|address| address.iter().any(|p| p == Protocol::P2pCircuit));
+            identified(alice) && identified(bob) && reserved
+        })
         .await;
         let circuit = circuit_address(relay.id, &public, Some(bob.id));
         alice.swarm.dial(circuit).expect("a free dial slot");
-        until(
-            &mut [&mut relay, &mut alice, &mut bob],
-            "punched",
-            |[_, alice, bob]| {
-                let direct = |peer: &TestPeer, other| {
-                    peer.swarm.behaviour().streams.is_direct(&other)
-                };
-                // Whose dial wins is chance; only the winner says so.
-                let punched = |peer: &TestPeer| {
-                    seen(peer, |event| {
-                        matches!(event, BehaviourEvent::Dcutr(event) if event.result.is_ok())
-                    })
-                };
-                direct(alice, bob.id) && direct(bob, alice.id) && (punched(alice) || punched(bob))
-            },
-        )
+        until(&mut [&mut relay, &mut alice, &mut bob], "punched", |[_, alice, bob]| {
+            let direct = |peer: &TestPeer, other| peer.swarm.behaviour().streams.is_direct(&other);
+            // Whose dial wins is chance; only the winner says so.
+            let punched =
+                |peer: &TestPeer| seen(peer, |event| matches!(event, BehaviourEvent::Dcutr(event) if event.result.is_ok()));
+            direct(alice, bob.id) && direct(bob, alice.id) && (punched(alice) || punched(bob))
+        })
         .await;
     }
 }
@@ -116,28 +86,16 @@ async fn a_relayed_connection_becomes_direct_by_hole_punching() {
 async fn a_name_is_resolved_also_when_it_is_the_relays() {
     let mut relay = TestPeer::listening_with("/ip4/127.0.0.1/tcp/0", serving()).await;
     let public = relay.addresses().swap_remove(0);
-    let named: Multiaddr = public
-        .to_string()
-        .replace("/ip4/127.0.0.1", "/dns4/localhost")
-        .parse()
-        .expect("an address");
+    let named: Multiaddr = public.to_string().replace("/ip4/127.0.0.1", "/dns4/localhost").parse().expect("an address");
     relay.swarm.add_external_address(public);
     let mut alice = TestPeer::listening("/ip4/127.0.0.1/tcp/0").await;
     let mut bob = TestPeer::listening("/ip4/127.0.0.1/tcp/0").await;
     let listen = circuit_address(relay.id, &named, None);
     bob.swarm.listen_on(listen).expect("the relay transport");
-    until(&mut [&mut relay, &mut bob], "reserved", |[_, bob]| {
-        bob.addresses().len() > 1
-    })
-    .await;
+    until(&mut [&mut relay, &mut bob], "reserved", |[_, bob]| bob.addresses().len() > 1).await;
     let circuit = circuit_address(relay.id, &named, Some(bob.id));
     alice.swarm.dial(circuit).expect("a free dial slot");
-    until(
-        &mut [&mut relay, &mut alice, &mut bob],
-        "connected",
-        |[_, alice, bob]| alice.is_connected(bob.id),
-    )
-    .await;
+    until(&mut [&mut relay, &mut alice, &mut bob], "connected", |[_, alice, bob]| alice.is_connected(bob.id)).await;
 }
 
 #[tokio::test]
@@ -147,9 +105,7 @@ async fn a_blocked_peer_is_refused() {
     bob.swarm.behaviour_mut().blocked.block_peer(alice.id);
     alice.dial(&bob);
     until(&mut [&mut alice, &mut bob], "refused", |[_, bob]| {
-        bob.events
-            .iter()
-            .any(|event| matches!(event, SwarmEvent::IncomingConnectionError { .. }))
+        bob.events.iter().any(|event| matches!(event, SwarmEvent::IncomingConnectionError { .. }))
     })
     .await;
     assert!(!bob.is_connected(alice.id));
@@ -160,19 +116,13 @@ async fn more_than_so_many_connections_of_one_peer_are_refused() {
     use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
     let mut alice = TestPeer::listening("/memory/0").await;
     let mut bob = TestPeer::listening("/memory/0").await;
-    alice.swarm.behaviour_mut().limits =
-        connection_limits::Behaviour::new(ConnectionLimits::default());
+    alice.swarm.behaviour_mut().limits = connection_limits::Behaviour::new(ConnectionLimits::default());
     for _ in 0..=MAX_CONNECTIONS_PER_PEER {
-        let opts = DialOpts::peer_id(bob.id)
-            .condition(PeerCondition::Always)
-            .addresses(bob.addresses())
-            .build();
+        let opts = DialOpts::peer_id(bob.id).condition(PeerCondition::Always).addresses(bob.addresses()).build();
         alice.swarm.dial(opts).expect("a free dial slot");
     }
     until(&mut [&mut alice, &mut bob], "one refused", |[_, bob]| {
-        bob.events
-            .iter()
-            .any(|event| matches!(event, SwarmEvent::IncomingConnectionError { .. }))
+        bob.events.iter().any(|event| matches!(event, SwarmEvent::IncomingConnectionError { .. }))
     })
     .await;
     assert!(bob.is_connected(alice.id));

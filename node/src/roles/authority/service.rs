@@ -115,10 +115,7 @@ impl EventLoop {
             return Err(AuthorityError::Node(NodeError::Unsupported { what: "an invite for one name only" }));
         }
         let now = self.now().unix;
-        let node = Helper {
-            device: self.identity.device(),
-            addresses: self.own_addresses().into_iter().take(2).collect(),
-        };
+        let node = Helper { device: self.identity.device(), addresses: self.own_addresses().into_iter().take(2).collect() };
         let servers = self.directory.machine.table_snapshot();
         let bootstrap = servers
             .into_iter()
@@ -184,9 +181,13 @@ fn shown_entry(entry: &LogEntry, label: &str) -> AuthorityLogEntry {
         LogEvent::Created => (AuthorityAction::Created, None, None, None),
         LogEvent::SigningCertified { serial, .. } => (AuthorityAction::SigningCertified, None, None, Some(*serial)),
         LogEvent::Invited { .. } => (AuthorityAction::Invited, None, None, None),
-        LogEvent::Enrolled { name, identity, serial } => (AuthorityAction::Enrolled, full(name), Some(identity.to_string()), Some(*serial)),
+        LogEvent::Enrolled { name, identity, serial } => {
+            (AuthorityAction::Enrolled, full(name), Some(identity.to_string()), Some(*serial))
+        }
         LogEvent::Renewed { name, serial } => (AuthorityAction::Renewed, full(name), None, Some(*serial)),
-        LogEvent::Succeeded { name, new, serial, .. } => (AuthorityAction::Succeeded, full(name), Some(new.to_string()), Some(*serial)),
+        LogEvent::Succeeded { name, new, serial, .. } => {
+            (AuthorityAction::Succeeded, full(name), Some(new.to_string()), Some(*serial))
+        }
         LogEvent::Freed { name } => (AuthorityAction::Freed, full(name), None, None),
         LogEvent::Revoked { name, .. } => (AuthorityAction::Revoked, full(name), None, None),
     };

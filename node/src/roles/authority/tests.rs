@@ -65,12 +65,8 @@ fn trust(authority: &Authority) -> TrustStore {
 
 fn succession(authority: &Authority, wanted: &str, old: u8, new: u8, signer: u8) -> Signed<KeySuccession> {
     let key = |number: u8| SecretKey::from_bytes([number; 32]);
-    let params = KeySuccessionParams {
-        authority: authority.root(),
-        name: name(wanted),
-        old: IdentityKey(key(old).public()),
-        at: NOW,
-    };
+    let params =
+        KeySuccessionParams { authority: authority.root(), name: name(wanted), old: IdentityKey(key(old).public()), at: NOW };
     let said = KeySuccession::new(params, &key(new));
     Signed::sign(said, &key(signer))
 }
