@@ -22,7 +22,7 @@ fn clocks_ten_minutes_off_are_named_and_harmless() {
     for (from, to) in [(&*carol, &*alice), (carol, bob), (alice, bob), (bob, alice), (alice, carol)] {
         let found = from.cli(["resolve", &to.username, "--fresh"]).ok();
         assert_eq!(found["identity"], to.identity.as_str());
-        assert_eq!(found["devices"][0]["reachability"], "online", "{found}");
+        assert_eq!(found["devices"][0]["reachability"], "direct", "{found}");
         let text = format!("{} to {}", from.username, to.username);
         let sent = from.cli(["msg", "send", &to.username, &text, "--wait"]).ok();
         assert_eq!(sent["state"], "delivered", "{sent}");

@@ -108,7 +108,7 @@ fn is_right(found: &Value, user: &User) -> Result<(), String> {
     let is_right = found["username"] == user.username.as_str()
         && found["identity"] == user.identity.as_str()
         && device["peer_id"] == user.peer_id().as_str()
-        && device["reachability"] == "online";
+        && device["reachability"] == "direct";
     if is_right && is_live { Ok(()) } else { Err(format!("{} listens on {listens:?}, found was {found}", user.username)) }
 }
 
