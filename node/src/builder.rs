@@ -376,6 +376,7 @@ impl NodeBuilder {
             suspended_since: None,
             ready: false,
             hello_refreshed: instant,
+            last_tick: instant,
             store,
         };
         event_loop.with_roles(unix)

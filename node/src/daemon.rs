@@ -293,6 +293,7 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         .store(store)
         .role(roles)
         .lab(config.lab)
+        .publish_addresses(config.publish_addresses)
         .relay_for_others(relays)
         .display_name(config.profile.display_name)
         .languages(config.profile.languages)
@@ -304,6 +305,12 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         // Servers use all cores; a person's device can be frozen whole.
         .freezable(roles == Roles::default())
         .dangerous_clock_skew_secs(config.debug.clock_skew_secs);
+    if let Some(on) = config.mdns {
+        builder = builder.mdns(on);
+    }
+    if let Some(on) = config.upnp {
+        builder = builder.upnp(on);
+    }
     for address in config.listen {
         builder = builder.listen(address);
     }
@@ -359,6 +366,9 @@ pub async fn run(options: RunOptions, stop: CancellationToken, mut on_event: imp
     let config = merge(Config::load(&home.config())?, &options);
     let listener = ApiListener::bind(&home, config.api.listen.as_ref()).await?;
     let api = Some(listener.address().to_string());
+    if config.metrics.is_some() {
+        tracing::warn!("metrics are not served yet");
+    }
     let settings = NodeSettings { home, config, answer: options.answer, api };
     let Some(node) = stop.run_until_cancelled(start(settings)).await.transpose()? else { return Ok(()) };
     let events = node.subscribe_after(0);

@@ -87,6 +87,8 @@ pub(crate) enum Waiter {
     Why(String, Reply<Explanation, WhyError>),
     /// A call.
     Dial(halloo_protocol::call::CallId),
+    /// A call that goes on with a cached record meanwhile.
+    DialAgain(halloo_protocol::call::CallId),
     /// Messages to this user.
     Messages,
 }
@@ -627,6 +629,10 @@ impl EventLoop {
             return;
         }
         debug!(accepted, "record published");
+        self.events.send(Event::Published { replicas: accepted });
+        if self.directory.own.publish_at.is_none() {
+            self.push_announced();
+        }
         if !self.ready {
             self.directory.own.read_back_at.get_or_insert(now);
         }
@@ -717,7 +723,7 @@ impl EventLoop {
         let key = RecordKey::of(user);
         let options = match &waiter {
             Waiter::Command(options, _) => *options,
-            Waiter::Why(..) => ResolveOptions { fresh: true, settled: false },
+            Waiter::Why(..) | Waiter::DialAgain(_) => ResolveOptions { fresh: true, settled: false },
             Waiter::Dial(_) | Waiter::Messages => ResolveOptions::default(),
         };
         if !options.fresh
@@ -789,7 +795,7 @@ impl EventLoop {
         let found = match &result.outcome {
             FindOutcome::Found(record) => self.accept_found(&user, record),
             FindOutcome::Absent => {
-                let replicas = u32::try_from(result.agreeing).unwrap_or(u32::MAX);
+                let replicas = u32::try_from(result.replicas).unwrap_or(u32::MAX);
                 Err(ResolveError::NotFound { username: self.labels.display(&user), replicas })
             }
             FindOutcome::Inconclusive if self.directory.machine.table_counts().0 == 0 => Err(ResolveError::NoServers),
@@ -840,7 +846,11 @@ impl EventLoop {
                 let explanation = self.explain(&shown, found.as_ref().copied());
                 reply.send(Ok(explanation));
             }
-            Waiter::Dial(call) => self.dial_resolved(call, outcome.map(|(record, _)| record.clone())),
+            Waiter::Dial(call) => {
+                let found = outcome.map(|(record, answered)| (record.clone(), answered.source == ResolveSource::Cache));
+                self.dial_resolved(call, user, found);
+            }
+            Waiter::DialAgain(call) => self.dial_resolved_again(call, outcome.ok().map(|(record, _)| record)),
             Waiter::Messages => self.messages_resolved(user, outcome.map(|(record, _)| record.clone())),
         }
     }

@@ -44,6 +44,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// How often the hello's clock is renewed.
 const HELLO_REFRESH: Duration = Duration::from_secs(20);
 
+/// A tick this late means that the whole machine slept: timers don't run meanwhile, and connections may be gone unnoticed.
+const SLEPT: Duration = Duration::from_secs(30);
+
 /// How long goodbyes may take at the end.
 const FAREWELL: Duration = Duration::from_millis(300);
 
@@ -122,6 +125,7 @@ pub(crate) struct EventLoop {
     pub(crate) suspended_since: Option<Instant>,
     pub(crate) ready: bool,
     pub(crate) hello_refreshed: Instant,
+    pub(crate) last_tick: Instant,
 }
 
 impl EventLoop {
@@ -255,6 +259,13 @@ impl EventLoop {
 
     fn handle_timers(&mut self) {
         let now = self.now();
+        if now.instant.saturating_duration_since(self.last_tick) > SLEPT {
+            info!("the machine slept");
+            self.reach_woken();
+            self.join_network();
+            self.publish_soon();
+        }
+        self.last_tick = now.instant;
         while let Some(purpose) = self.rpc.poll_expired(now.instant) {
             self.failures.push_back((purpose, Failure::Timeout));
         }
