@@ -91,7 +91,8 @@ fn one_home_has_one_daemon_which_goes_when_told() {
     assert!(elapsed < TERM_TIME_MAX, "{elapsed:?}");
     let absent = daemon.cli(["status"]);
     assert_eq!(absent.code, 3, "{absent:?}");
-    assert!(absent.stdout.is_empty() && absent.last_error().contains("no daemon"), "{absent:?}");
+    assert_eq!(absent.json()["exit_code"], 3, "{absent:?}");
+    assert!(absent.last_error().contains("no daemon"), "{absent:?}");
     daemon.restart();
     let nowhere = cli(&folder.path().join("nowhere"), ["status"]);
     assert_eq!(nowhere.code, 3, "{nowhere:?}");

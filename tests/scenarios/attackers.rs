@@ -221,8 +221,7 @@ fn a_place_that_the_certificate_does_not_give_is_nobodys() {
 
     // The same node with its true place is taken: what was refused was the lie.
     let honest = Forger::new(&network.users[2].phrase, forger.user.clone(), 3);
-    let UserChain::Named { user, .. } = &honest.user else { panic!("mallory has a name") };
-    let true_place = Place::assigned(&user.unverified().placement, 0);
+    let true_place = honest.place();
     let hello = honest.hello(Some(server_descriptor(honest.device_key(), true_place)));
     let mut server = Attacker::connect(&network.bootstrap(), &honest.device, &hello);
     eventually(Duration::from_secs(10), "the honest node is named", || {
@@ -242,9 +241,7 @@ fn nodes_near(witness: &mut Attacker, target: [u8; 32]) -> Nodes {
 fn a_false_no_such_record_is_not_believed() {
     let mut network = network();
     let forger = mallory(&mut network);
-    let UserChain::Named { user, .. } = &forger.user else { panic!("mallory has a name") };
-    let place = Place::assigned(&user.unverified().placement, 0);
-    let hello = forger.hello(Some(server_descriptor(forger.device_key(), place)));
+    let hello = forger.hello(Some(server_descriptor(forger.device_key(), forger.place())));
     let [alice, bob, ..] = network.users.as_slice() else { panic!("alice and bob are there") };
     // A certified server that says "absent" to everything, and knows nobody.
     let mut liar = Attacker::connect(&alice.addresses()[0], &forger.device, &hello);

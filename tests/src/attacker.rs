@@ -30,6 +30,9 @@ use crate::network::{Network, User, text};
 /// Longest wait for a connection or an answer.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
 
+/// The slot of forged devices' certificates: not the first, which the user's real device has.
+const SLOT: u8 = 1;
+
 /// A raw peer, connected to one victim.
 pub struct Attacker {
     runtime: Runtime,
@@ -58,10 +61,16 @@ impl Attacker {
         let victim = address.iter().find_map(peer_part).expect("the address ends in /p2p/ID");
         let mut attacker = Self { runtime, swarm, victim, next_id: 1, inbox: Vec::new() };
         let hello = wire::encode(&Frame::new(0, hello));
-        attacker.swarm.behaviour_mut().streams.set_hello(hello).expect("a hello is small");
-        attacker.swarm.dial(address).expect("the address can be dialled");
+        attacker.swarm.behaviour_mut().streams.set_hello(hello.clone()).expect("a hello is small");
+        {
+            let _entered = attacker.runtime.enter();
+            attacker.swarm.dial(address).expect("the address can be dialled");
+        }
         attacker
             .drive("a connection", |attacker| attacker.swarm.behaviour().streams.is_connected(&attacker.victim).then_some(()));
+        // Streams open with the first frame, and without one the victim hears nothing.
+        attacker.send_bytes(hello);
+        attacker.drive("a hello", |attacker| attacker.inbox.iter().any(|frame| frame.kind == Hello::KIND).then_some(()));
         attacker
     }
 
@@ -346,8 +355,18 @@ impl Forger {
     /// A certificate for the device, in order in all parts.
     #[must_use]
     pub fn certificate(&self) -> Signed<DeviceCertificate> {
-        let params = DeviceCertificateParams { device: self.device_key(), slot: 0, serial: 1, now: now() };
+        let params = DeviceCertificateParams { device: self.device_key(), slot: SLOT, serial: 1, now: now() };
         Signed::sign(DeviceCertificate::new(params), &self.identity)
+    }
+
+    /// The place that the certificates give the device.
+    ///
+    /// # Panics
+    /// For a user without an authority: such users have no place.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        let UserChain::Named { user, .. } = &self.user else { panic!("who has no authority has no place") };
+        Place::assigned(&user.unverified().placement, SLOT)
     }
 
     /// The device's chain.
