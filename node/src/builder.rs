@@ -278,7 +278,11 @@ impl NodeBuilder {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (node, commands, events) = handle::channel();
         let (internal_sender, internal) = mpsc::channel(INTERNAL_MAX);
-        let service = crate::push::local_service(internal_sender.clone()).await;
+        // Only a node that can sleep needs somebody to wake it. The service lives in the caller's runtime, which stays awake.
+        let service = match self.settings.freezable {
+            true => crate::push::local_service(internal_sender.clone()).await,
+            false => None,
+        };
         let ends = Ends { commands, events, internal, internal_sender, service };
         if self.settings.freezable {
             self.start_thread(ends).await?;

@@ -34,6 +34,7 @@ mod why;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use tokio::runtime::{Builder, Runtime};
@@ -42,6 +43,10 @@ use crate::api::client::Client;
 use crate::home::Home;
 use error::CliError;
 use output::Output;
+
+/// How long threads may take to end when the work is done. With the goodbyes before, a daemon
+/// ends within 5 s.
+const RUNTIME_END_MAX: Duration = Duration::from_millis(500);
 
 /// Halloo: find people by username, message and call them, without a server in between.
 #[derive(Debug, Parser)]
@@ -199,9 +204,12 @@ impl Context {
         Builder::new_current_thread().enable_all().build().map_err(CliError::Runtime)
     }
 
-    /// For commands that run nodes.
-    fn full_runtime(&self) -> Result<Runtime, CliError> {
-        Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)
+    /// Runs what runs nodes, and ends in time even if a thread hangs.
+    fn run_nodes(&self, work: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+        let runtime = Builder::new_multi_thread().enable_all().build().map_err(CliError::Runtime)?;
+        let outcome = runtime.block_on(work);
+        runtime.shutdown_timeout(RUNTIME_END_MAX);
+        outcome
     }
 }
 

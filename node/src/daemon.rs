@@ -8,6 +8,7 @@
 //! store, (3) the API finishes open answers, (4) the address file is removed, (5) the lock is
 //! released.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,7 +31,7 @@ use crate::handle::events::{Event, EventRecord};
 use crate::handle::problem::NodeError;
 use crate::handle::{EventStream, Node};
 use crate::home::{Home, HomeError, write_secret};
-use crate::identity::LocalIdentity;
+use crate::identity::{LocalIdentity, LocalIdentityError};
 use crate::store::Store;
 
 /// How long the node may take to say goodbye. The promise is an exit within 5 s of SIGTERM,
@@ -51,7 +52,17 @@ pub struct InitOptions {
     /// For whom this node relays.
     pub relay: RelayPolicy,
     /// The 24 words of an identity that exists already.
-    pub recovery_phrase: Option<Zeroizing<String>>,
+    pub recovery_phrase: Option<Phrase>,
+}
+
+/// The words of a recovery phrase. Wiped from memory when dropped; never printed by mistake.
+#[derive(Clone)]
+pub struct Phrase(pub Zeroizing<String>);
+
+impl fmt::Debug for Phrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Phrase(..)")
+    }
 }
 
 /// What [`init`] made.
@@ -64,7 +75,7 @@ pub struct InitOutcome {
     /// The identity key, `ed25519:` and base64url.
     pub identity: String,
     /// The 24 words, to be shown once; `None` if the identity was recovered from them.
-    pub recovery_phrase: Option<Zeroizing<String>>,
+    pub recovery_phrase: Option<Phrase>,
 }
 
 /// Why [`init`] failed.
@@ -223,7 +234,7 @@ pub enum StartError {
 pub fn init(options: &InitOptions) -> Result<InitOutcome, InitError> {
     let home = Home::create(&options.home)?;
     let _lock = home.lock()?;
-    if home.device_key().exists() || home.identity_key().exists() {
+    if crate::identity::is_initialised(home.root()) {
         return Err(InitError::AlreadyInitialised { home: home.root().to_owned() });
     }
     let outcome = create_keys(&home, options)?;
@@ -240,7 +251,8 @@ fn create_keys(home: &Home, options: &InitOptions) -> Result<InitOutcome, InitEr
     let failed = |reason: String| InitError::Keys { reason };
     let (phrase, is_new) = match &options.recovery_phrase {
         Some(words) => {
-            let phrase = RecoveryPhrase::parse(words).map_err(|error| InitError::InvalidPhrase { reason: error.to_string() })?;
+            let phrase =
+                RecoveryPhrase::parse(&words.0).map_err(|error| InitError::InvalidPhrase { reason: error.to_string() })?;
             (phrase, false)
         }
         None => {
@@ -250,13 +262,16 @@ fn create_keys(home: &Home, options: &InitOptions) -> Result<InitOutcome, InitEr
     };
     let store = Store::open(home.root()).map_err(|error| failed(error.to_string()))?;
     let now = ClockSource::default().raw_unix();
-    let identity = LocalIdentity::create(home.root(), &store, &phrase, now).map_err(|error| failed(error.to_string()))?;
+    let identity = LocalIdentity::create(home.root(), &store, &phrase, now).map_err(|error| match error {
+        LocalIdentityError::AlreadyInitialised => InitError::AlreadyInitialised { home: home.root().to_owned() },
+        other => failed(other.to_string()),
+    })?;
     let peer = crate::address::peer_id(&identity.device()).ok_or_else(|| failed("the device key isn't usable".into()))?;
     Ok(InitOutcome {
         home: home.root().to_owned(),
         peer_id: peer.to_string(),
         identity: identity.identity().to_string(),
-        recovery_phrase: is_new.then(|| phrase.words()),
+        recovery_phrase: is_new.then(|| Phrase(phrase.words())),
     })
 }
 
@@ -345,7 +360,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken, mut on_event: imp
     let listener = ApiListener::bind(&home, config.api.listen.as_ref()).await?;
     let api = Some(listener.address().to_string());
     let settings = NodeSettings { home, config, answer: options.answer, api };
-    let node = start(settings).await?;
+    let Some(node) = stop.run_until_cancelled(start(settings)).await.transpose()? else { return Ok(()) };
     let events = node.subscribe_after(0);
     let serving = tokio::spawn(listener.serve(node.clone(), stop.clone()));
     let outcome = watch(&node, events, &stop, &mut on_event).await;

@@ -118,24 +118,6 @@ impl Home {
         self.root.join("config.toml")
     }
 
-    /// The device key: libp2p's keypair.
-    #[must_use]
-    pub fn device_key(&self) -> PathBuf {
-        self.root.join("device.key")
-    }
-
-    /// The identity key; not on every device.
-    #[must_use]
-    pub fn identity_key(&self) -> PathBuf {
-        self.root.join("identity.key")
-    }
-
-    /// The embedded database.
-    #[must_use]
-    pub fn store(&self) -> PathBuf {
-        self.root.join("halloo.redb")
-    }
-
     /// The API's socket, unless its path is too long for the system.
     #[must_use]
     pub fn api_socket(&self) -> PathBuf {
@@ -253,13 +235,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("deep/home");
         let home = Home::create(&path).expect("created");
-        write_secret(&home.device_key(), b"old").expect("written");
-        write_secret(&home.device_key(), b"new").expect("written again");
+        write_secret(&home.api_token(), b"old").expect("written");
+        write_secret(&home.api_token(), b"new").expect("written again");
         let _lock = home.lock().expect("locked");
         assert_eq!(mode(&path), 0o700);
-        assert_eq!(mode(&home.device_key()), 0o600);
+        assert_eq!(mode(&home.api_token()), 0o600);
         assert_eq!(mode(&home.lock_file()), 0o600);
-        assert_eq!(std::fs::read(home.device_key()).expect("read"), b"new");
+        assert_eq!(std::fs::read(home.api_token()).expect("read"), b"new");
     }
 
     #[test]

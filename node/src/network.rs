@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::identity::VerifiedChain;
+use halloo_protocol::identity::{Chain, VerifiedChain};
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
+use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -341,11 +342,12 @@ impl EventLoop {
         known.chain_error = chain_error;
         known.descriptor = hello.descriptor.filter(|descriptor| descriptor.device == device);
         let descriptor = known.descriptor.clone();
-        let is_gateway = descriptor.as_ref().is_some_and(|descriptor| descriptor.roles.contains(Roles::GATEWAY));
         if first {
-            let offset_before = self.clock.offset_secs();
-            self.clock.observe(device, hello.clock, raw, is_gateway && chain.is_some());
-            self.clock_changed(offset_before);
+            if self.has_a_say_in_the_time(&device, hello.chain.as_ref(), hello.clock) {
+                let offset_before = self.clock.offset_secs();
+                self.clock.observe(device, hello.clock, raw, false);
+                self.clock_changed(offset_before);
+            }
             let username = chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
             self.events.send(Event::PeerUp { peer_id: peer.to_string(), username });
         }
@@ -353,6 +355,14 @@ impl EventLoop {
         self.directory_greeted(peer, chain.as_ref(), descriptor);
         self.messages_peer_greeted(peer);
         self.gateway_peer_greeted(peer);
+    }
+
+    /// True for devices of users whom a trusted authority has named: keys, and identities without a name, cost nothing, and enough of them
+    /// would set our clock. The chain is judged by the peer's own clock, since ours may be the one that is wrong. A gateway counts
+    /// for more only when it is ours and has signed the time; that a peer calls itself one says nothing.
+    fn has_a_say_in_the_time(&self, device: &DeviceKey, chain: Option<&Chain>, clock: UnixTime) -> bool {
+        let verified = chain.map(|chain| chain.verify(clock, &self.trust));
+        verified.is_some_and(|chain| chain.is_ok_and(|chain| chain.device == *device && chain.user.name().is_some()))
     }
 
     fn exchange_revocations(&mut self, peer: PeerId, theirs: &[RevocationNumber]) {

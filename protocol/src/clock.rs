@@ -18,7 +18,7 @@ const WEIGHT_MIN: usize = 3;
 const GATEWAY_WEIGHT: usize = 5;
 
 /// Offsets up to this many seconds are noise: what a round trip and whole seconds on the wire can make.
-const NOISE_SECS: i64 = 3;
+const NOISE_SECS: u64 = 3;
 
 /// From this offset on a person should be told.
 pub const CLOCK_WARN_SECS: i64 = 60;
@@ -45,9 +45,13 @@ impl ClockEstimator {
     }
 
     /// Takes in what `peer` says the time is, at our uncorrected time `ours`. A later word of the same peer replaces the earlier.
+    ///
+    /// Keys cost nothing, so only peers whose chain has been verified should be heard. `is_gateway` is for gateways this node has
+    /// chosen itself, never for a peer that says it is one: a gateway's word alone is enough to move the clock.
     pub fn observe(&mut self, peer: DeviceKey, theirs: UnixTime, ours: UnixTime, is_gateway: bool) {
         self.order += 1;
-        let offset_secs = i64::try_from(i128::from(theirs.0) - i128::from(ours.0)).unwrap_or(i64::MAX);
+        let difference = i128::from(theirs.0) - i128::from(ours.0);
+        let offset_secs = i64::try_from(difference).unwrap_or(if difference < 0 { i64::MIN } else { i64::MAX });
         let weight = if is_gateway { GATEWAY_WEIGHT } else { 1 };
         self.samples.insert(peer, Sample { offset_secs, weight, order: self.order });
         if self.samples.len() > SAMPLES_MAX
@@ -70,7 +74,7 @@ impl ClockEstimator {
         for (offset, weight) in weighted {
             passed += weight;
             if passed * 2 > total {
-                return if offset.abs() <= NOISE_SECS { 0 } else { offset };
+                return if offset.unsigned_abs() <= NOISE_SECS { 0 } else { offset };
             }
         }
         0
@@ -126,6 +130,16 @@ mod tests {
             clock.observe(peer(20), UnixTime(0), ours, false);
         }
         assert_eq!(clock.offset_secs(), 0, "one peer speaking often is still one peer");
+    }
+
+    #[test]
+    fn absurd_clocks_do_not_overflow() {
+        for (theirs, ours) in [(0, u64::MAX), (u64::MAX, 0), (0, 1 << 63), (u64::MAX, u64::MAX)] {
+            let mut clock = ClockEstimator::new();
+            clock.observe(peer(1), UnixTime(theirs), UnixTime(ours), true);
+            assert_eq!(clock.offset_secs().signum(), (i128::from(theirs) - i128::from(ours)).signum() as i64);
+            let _ = clock.correct(UnixTime(ours));
+        }
     }
 
     #[test]

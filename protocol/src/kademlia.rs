@@ -99,6 +99,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Random far targets asked about when joining, so that the table isn't all neighbours.
 const BOOTSTRAP_WALKS: usize = 3;
 
+/// How often a node that knows fewer than eight others looks for more.
+const LONELY_REFRESH: Duration = Duration::from_secs(60);
+
 /// How a node's directory behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -370,7 +373,7 @@ impl Directory {
             bootstrap: None,
             repair: repair::Repair::default(),
             sweep_at: now + SWEEP_EVERY,
-            refresh_at: now + config.refresh_every,
+            refresh_at: now + config.refresh_every.min(LONELY_REFRESH),
             counters: Counters::default(),
             config,
             local,
@@ -381,6 +384,7 @@ impl Directory {
     pub fn set_local(&mut self, now: Now, local: LocalNode) {
         self.local = LocalNode { is_serving: local.is_serving && local.place.is_some(), ..local };
         self.table.set_origin(local.place);
+        self.store.set_origin(local.place);
         self.refresh_at = now.instant;
     }
 
@@ -422,6 +426,7 @@ impl Directory {
     /// # Errors
     /// [`FalsePlace`] if the descriptor isn't that device's or claims another place than its chain gives it. The peer is then out of
     /// all tables and refused for an hour; the owner should close the connection.
+    #[allow(clippy::result_large_err, reason = "rare, and the owner wants every fact for its log")]
     pub fn handle_hello(&mut self, now: Now, chain: &VerifiedChain, descriptor: Descriptor) -> Result<(), FalsePlace> {
         let device = chain.device;
         let (UserId::Named { authority, .. }, Some(place)) = (&chain.user.id, chain.place) else {
@@ -431,13 +436,19 @@ impl Directory {
             return self.refuse_place(now, chain, &descriptor);
         }
         let proof = Proof { authority: *authority, serial: chain.user.serial, not_after: chain.not_after };
+        let before = self.table.live_descriptor(&device);
         let descriptor = Arc::new(descriptor);
-        if self.table.prove(now.instant, Descriptor::clone(&descriptor), proof) == Admission::New {
-            self.neighbourhood_changed(now, &descriptor, repair::Change::Joined);
+        let admission = self.table.prove(now.instant, Descriptor::clone(&descriptor), proof);
+        match (admission, before) {
+            (Admission::New, _) => self.neighbourhood_changed(now, &descriptor, repair::Change::Joined),
+            // It serves no longer.
+            (Admission::Client, Some(before)) => self.neighbourhood_changed(now, &before, repair::Change::Died),
+            _ => {}
         }
         Ok(())
     }
 
+    #[allow(clippy::result_large_err, reason = "as handle_hello")]
     fn refuse_place(&mut self, now: Now, chain: &VerifiedChain, descriptor: &Descriptor) -> Result<(), FalsePlace> {
         // Who has no place may still be a client; only a claim to serve is false.
         if descriptor.device == chain.device && !descriptor.roles.contains(Roles::DIRECTORY) && chain.place.is_none() {
@@ -576,7 +587,10 @@ impl Directory {
             self.rates.sweep(now.instant);
         }
         if self.refresh_at <= now.instant {
-            self.refresh_at = now.instant + self.jittered(self.config.refresh_every);
+            // Who knows hardly anybody asks more often: one death away from being alone.
+            let is_lonely = self.table.live_count() < REPLICAS;
+            let every = if is_lonely { self.config.refresh_every.min(LONELY_REFRESH) } else { self.config.refresh_every };
+            self.refresh_at = now.instant + self.jittered(every);
             self.refresh(now);
         }
     }
@@ -613,7 +627,8 @@ impl Directory {
     /// The nodes to keep connected: the closest to us if we serve, whose deaths must be noticed; a few for clients.
     #[must_use]
     pub fn neighbours(&self) -> Vec<Arc<Descriptor>> {
-        let place = self.local.place.unwrap_or(Place([0; 32]));
+        // Who has no place takes its key for one, so that not all such clients choose the same servers.
+        let place = self.local.place.unwrap_or(Place(*self.local.device.as_bytes()));
         self.table.closest(&place, if self.local.is_serving { NEIGHBOURS } else { 3 })
     }
 

@@ -22,6 +22,8 @@
 //!
 //! Byte layouts are specified in `docs/wire.md`.
 
+#![forbid(unsafe_code)]
+
 pub mod authority;
 pub mod call;
 pub mod capability;

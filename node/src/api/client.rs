@@ -1,5 +1,6 @@
 //! A client of the local API: what the command line uses, and any program on this machine can.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
@@ -60,7 +61,17 @@ pub enum ClientError {
 pub struct Client {
     home: PathBuf,
     address: ApiAddress,
-    token: Option<String>,
+    token: Option<Token>,
+}
+
+/// The API's token; never printed.
+#[derive(Clone)]
+struct Token(String);
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
 }
 
 /// Events as they happen.
@@ -145,7 +156,7 @@ impl Client {
         };
         request = request.header(header::HOST, host);
         if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", token.0));
         }
         if body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
@@ -247,10 +258,10 @@ fn broken(error: hyper::Error) -> ClientError {
     ClientError::Broken(error.to_string())
 }
 
-fn read_token(home: &Home) -> Result<String, ClientError> {
+fn read_token(home: &Home) -> Result<Token, ClientError> {
     let path = home.api_token();
     match std::fs::read_to_string(&path) {
-        Ok(token) => Ok(token.trim().to_owned()),
+        Ok(token) => Ok(Token(token.trim().to_owned())),
         Err(source) => Err(ClientError::File { path, source }),
     }
 }

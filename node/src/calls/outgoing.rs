@@ -46,6 +46,10 @@ struct Leg {
     sealed: Option<SealedInvite>,
     /// When the gateways are asked, unless the device rings before.
     push_at: Option<Instant>,
+    /// Whether gateways were asked.
+    pushed: bool,
+    /// Whether the device rang by the invite on the stream.
+    rang_on_stream: bool,
     /// Pushes handed to gateways and not refused yet.
     pushes: usize,
     /// Whether the invite on the stream has failed.
@@ -158,6 +162,8 @@ impl EventLoop {
                 push_at: (!gateways.is_empty()).then(|| now + hold_back),
                 gateways,
                 sealed: None,
+                pushed: false,
+                rang_on_stream: false,
                 pushes: 0,
                 stream_failed: false,
                 via_push: false,
@@ -273,6 +279,9 @@ impl EventLoop {
             self.forget_cached_record_of(call);
         }
         if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
+            if let Some(leg) = outgoing.legs.get_mut(&device) {
+                leg.rang_on_stream |= status == InviteStatus::Ringing;
+            }
             outgoing.machine.handle_invite_status(device, status, Instant::now());
             self.drive_outgoing(call);
         }
@@ -315,6 +324,7 @@ impl EventLoop {
             let pushes = self.push_invite(call, device, &gateways, &sealed);
             if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
                 leg.pushes = pushes;
+                leg.pushed |= pushes > 0;
             }
         }
     }
@@ -342,8 +352,8 @@ impl EventLoop {
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         outgoing.progress.rang_at.get_or_insert_with(Instant::now);
         if let Some(leg) = outgoing.legs.get_mut(&device) {
-            // A device that didn't answer on the stream and rings all the same was woken.
-            leg.via_push = leg.stream_failed || !self.peers.iter().any(|(_, peer)| peer.device == device);
+            // A device that rings without having taken the invite from the stream was woken by a gateway.
+            leg.via_push = leg.pushed && !leg.rang_on_stream;
         }
         let peer_id = address::peer_id(&device).map(|peer| peer.to_string()).unwrap_or_default();
         self.events.send(Event::CallRinging { call_id: call.to_string(), peer_id });

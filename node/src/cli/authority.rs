@@ -1,7 +1,7 @@
 //! `halloo authority`
 
 use super::error::CliError;
-use super::output::{pairs, table};
+use super::output::{pairs, table, word};
 use super::{Context, parse};
 use crate::api::requests::RevokeRequest;
 use crate::handle::authority::{
@@ -79,7 +79,7 @@ fn status_for_people(status: &AuthorityStatus) -> String {
 
 fn log_for_people(log: &AuthorityLog) -> String {
     let rows = log.entries.iter().map(|entry| {
-        let action = format!("{:?}", entry.action).to_lowercase();
+        let action = word(&entry.action);
         let username = entry.username.clone().unwrap_or_default();
         let serial = entry.serial.map(|serial| serial.to_string()).unwrap_or_default();
         [entry.number.to_string(), entry.at.to_string(), action, username, serial]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::error::CliError;
-use super::output::{duration, pairs, printable};
+use super::output::{duration, pairs, printable, word};
 use super::progress::Spinner;
 use super::{Context, parse, signals};
 use crate::handle::calls::{CallOutcome, CallResult, DialOptions};
@@ -49,17 +49,9 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
 }
 
 pub(super) fn for_people(outcome: &CallOutcome) -> String {
-    let result = match outcome.outcome {
-        CallResult::Completed => "completed",
-        CallResult::Declined => "declined",
-        CallResult::Busy => "busy",
-        CallResult::NoAnswer => "no answer",
-        CallResult::Unreachable => "unreachable",
-        CallResult::Cancelled => "cancelled",
-        CallResult::Failed => "failed",
-    };
+    let result = word(&outcome.outcome);
     let reason = outcome.reason.as_ref().map(|reason| format!(": {}", printable(reason))).unwrap_or_default();
-    let path = outcome.path.map(|path| format!("{path:?}").to_lowercase());
+    let path = outcome.path.map(|path| word(&path));
     let details = pairs([
         ("call", Some(outcome.call_id.clone())),
         ("answered by", outcome.answered_by.clone()),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::error::CliError;
-use super::output::{printable, table};
+use super::output::{printable, table, word};
 use super::watch::watch;
 use super::{Context, call, parse};
 use crate::api::requests::CallDone;
@@ -77,8 +77,8 @@ async fn list(context: &Context) -> Result<(), CliError> {
         let rows = list.calls.iter().map(|call| {
             let way = if call.incoming { "from" } else { "to" };
             let state = match &call.outcome {
-                Some(outcome) => format!("{:?}", outcome.outcome).to_lowercase(),
-                None => format!("{:?}", call.state).to_lowercase(),
+                Some(outcome) => word(&outcome.outcome),
+                None => word(&call.state),
             };
             [call.call_id.clone(), call.started_at.to_string(), way.to_owned(), call.users.join(", "), state]
         });

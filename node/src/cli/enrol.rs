@@ -20,20 +20,27 @@ pub(super) struct Args {
 /// Works with a running daemon and without one.
 pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let enrol = EnrolOptions { username: args.username, invite: args.invite };
-    let spinner = Spinner::start(context.output, &format!("enrolling {}", enrol.username));
-    let enrolled: Enrolled = context.full_runtime()?.block_on(async {
-        let client = context.client();
-        match client {
-            Ok(client) if client.is_running().await => Ok(client.post("/v1/enrol", &enrol).await?),
-            Ok(_) | Err(CliError::NoDaemon(_)) => {
-                let options = RunOptions { home: context.home_path()?, ..RunOptions::default() };
-                Ok(daemon::enrol(options, enrol).await?)
-            }
-            Err(error) => Err(error),
+    context.run_nodes(async {
+        let spinner = Spinner::start(context.output, &format!("enrolling {}", enrol.username));
+        let enrolled = ask(context, enrol).await?;
+        drop(spinner);
+        show(context, &enrolled)
+    })
+}
+
+async fn ask(context: &Context, enrol: EnrolOptions) -> Result<Enrolled, CliError> {
+    match context.client() {
+        Ok(client) if client.is_running().await => Ok(client.post("/v1/enrol", &enrol).await?),
+        Ok(_) | Err(CliError::NoDaemon(_)) => {
+            let options = RunOptions { home: context.home_path()?, ..RunOptions::default() };
+            Ok(daemon::enrol(options, enrol).await?)
         }
-    })?;
-    drop(spinner);
-    context.output.print(&enrolled, |enrolled| {
+        Err(error) => Err(error),
+    }
+}
+
+fn show(context: &Context, enrolled: &Enrolled) -> Result<(), CliError> {
+    context.output.print(enrolled, |enrolled| {
         pairs([
             ("username", Some(enrolled.username.clone())),
             ("identity", Some(enrolled.identity.clone())),

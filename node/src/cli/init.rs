@@ -10,7 +10,7 @@ use super::error::CliError;
 use super::output::{is_dialogue, pairs};
 use super::{Context, parse};
 use crate::config::{DeviceKind, ProfileConfig, RelayPolicy};
-use crate::daemon::{InitOptions, InitOutcome, init};
+use crate::daemon::{InitOptions, InitOutcome, Phrase, init};
 
 /// 24 words of at most 8 letters, with room for spaces and line ends.
 const PHRASE_BYTES_MAX: u64 = 1_024;
@@ -65,7 +65,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
         home: &outcome.home,
         peer_id: &outcome.peer_id,
         identity: &outcome.identity,
-        recovery_phrase: outcome.recovery_phrase.as_ref().map(|phrase| phrase.as_str()),
+        recovery_phrase: outcome.recovery_phrase.as_ref().map(|phrase| phrase.0.as_str()),
     };
     context.output.print(&printed, |_| for_people(&outcome))
 }
@@ -79,7 +79,7 @@ fn for_people(outcome: &InitOutcome) -> String {
     if let Some(phrase) = &outcome.recovery_phrase {
         text += "\nRecovery phrase: write it down and keep it safe, it is not shown again.\n";
         text += "Whoever has it is you; without it a lost device is a lost identity.\n\n";
-        for (index, word) in phrase.split_whitespace().enumerate() {
+        for (index, word) in phrase.0.split_whitespace().enumerate() {
             text += &format!("{:>4}. {word:<10}", index + 1);
             text += if index % 4 == 3 { "\n" } else { "" };
         }
@@ -88,7 +88,7 @@ fn for_people(outcome: &InitOutcome) -> String {
     text
 }
 
-fn read_phrase(context: &Context) -> Result<Zeroizing<String>, CliError> {
+fn read_phrase(context: &Context) -> Result<Phrase, CliError> {
     if is_dialogue() {
         context.output.note("Type the 24 words of your recovery phrase, then Enter and Ctrl-D:");
     }
@@ -98,7 +98,7 @@ fn read_phrase(context: &Context) -> Result<Zeroizing<String>, CliError> {
     if phrase.trim().is_empty() {
         return Err(CliError::Usage("--recover reads the recovery phrase from stdin, and stdin is empty".to_owned()));
     }
-    Ok(phrase)
+    Ok(Phrase(phrase))
 }
 
 /// Asks until the answer is one of the policies; Enter means off.

@@ -1,13 +1,15 @@
 //! `halloo msg`
 
 use super::error::CliError;
-use super::output::printable;
+use super::output::{printable, word};
 use super::progress::Spinner;
 use super::watch::watch;
 use super::{Context, parse};
-use crate::api::requests::{MessageRequest, WAIT_MS_DEFAULT};
+use crate::api::client::{Client, ClientError};
+use crate::api::requests::{MessageRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
 use crate::handle::Event;
-use crate::handle::messages::{MessageList, MessageState, MessageStatus};
+use crate::handle::messages::{MessageEntry, MessageList, MessageState, MessageStatus};
+use crate::handle::problem::ProblemKind;
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -61,23 +63,36 @@ async fn send(context: &Context, args: SendArgs) -> Result<(), CliError> {
     if args.wait && status.state < MessageState::Delivered {
         spinner.set(&format!("waiting for delivery to {}", request.to));
         let limit = args.timeout.unwrap_or(WAIT_MS_DEFAULT);
-        status = wait(&client, &status.id, limit).await?;
+        match wait(&client, &status.id, limit).await {
+            Ok(newer) => status = newer,
+            Err(ClientError::Problem(problem)) if problem.kind() == Some(ProblemKind::TimedOut) => {
+                drop(spinner);
+                return not_delivered(context, &status, &problem.detail);
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     drop(spinner);
     context.output.print(&status, |status| {
-        let state = format!("{:?}", status.state).to_lowercase();
+        let state = word(&status.state);
         let reason = status.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         printable(&format!("{} {state}{reason}", status.id)).into_owned()
     })?;
     if status.state == MessageState::Failed { Err(CliError::Told) } else { Ok(()) }
 }
 
-/// Waits in pieces, since one request may take only so long.
-async fn wait(client: &crate::api::client::Client, id: &str, limit_ms: u64) -> Result<MessageStatus, CliError> {
-    use crate::api::client::ClientError;
-    use crate::api::requests::WAIT_MS_MAX;
-    use crate::handle::problem::ProblemKind;
+/// Programs get the message's id and state all the same, since it stays in the outbox.
+fn not_delivered(context: &Context, status: &MessageStatus, detail: &str) -> Result<(), CliError> {
+    if !context.output.is_json() {
+        return Err(CliError::Failed(detail.to_owned()));
+    }
+    context.output.error(detail);
+    context.output.json(status)?;
+    Err(CliError::Told)
+}
 
+/// Waits in pieces, since one request may take only so long.
+async fn wait(client: &Client, id: &str, limit_ms: u64) -> Result<MessageStatus, ClientError> {
     let mut left_ms = limit_ms;
     loop {
         let piece_ms = left_ms.min(WAIT_MS_MAX);
@@ -85,7 +100,7 @@ async fn wait(client: &crate::api::client::Client, id: &str, limit_ms: u64) -> R
         let path = format!("/v1/messages/{}?wait_ms={piece_ms}", parse::url_part(id));
         match client.get(&path).await {
             Err(ClientError::Problem(problem)) if problem.kind() == Some(ProblemKind::TimedOut) && left_ms > 0 => {}
-            answer => return Ok(answer?),
+            answer => return answer,
         }
     }
 }
@@ -98,8 +113,8 @@ async fn list(context: &Context, args: ListArgs) -> Result<(), CliError> {
         if list.messages.is_empty() {
             return format!("no messages with {}", list.with);
         }
-        let line = |message: &crate::handle::messages::MessageEntry| {
-            let state = format!("{:?}", message.state).to_lowercase();
+        let line = |message: &MessageEntry| {
+            let state = word(&message.state);
             let state = if message.incoming { String::new() } else { format!("  ({state})") };
             format!("{}  {}: {}{state}\n", message.sent_at, printable(&message.from), printable(&message.text))
         };
@@ -111,7 +126,7 @@ fn for_people(event: &Event) -> Option<String> {
     match event {
         Event::MessageReceived { from, text, .. } => Some(format!("{}: {}", printable(from), printable(text))),
         Event::MessageState { message_id, to, state, .. } => {
-            Some(format!("{message_id} to {} is {}", printable(to), format!("{state:?}").to_lowercase()))
+            Some(format!("{message_id} to {} is {}", printable(to), word(state)))
         }
         _ => None,
     }

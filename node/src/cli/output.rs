@@ -106,6 +106,12 @@ pub(super) fn duration(ms: u64) -> String {
     }
 }
 
+/// The word JSON has for a value, for people too.
+pub(super) fn word(value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).ok();
+    value.as_ref().and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+}
+
 /// `yes` or `no`.
 pub(super) fn yes_no(is: bool) -> String {
     if is { "yes" } else { "no" }.to_owned()

@@ -1,7 +1,7 @@
 //! `halloo resolve`
 
 use super::error::CliError;
-use super::output::{duration, list, pairs, table, yes_no};
+use super::output::{duration, list, pairs, table, word, yes_no};
 use super::progress::Spinner;
 use super::{Context, parse};
 use crate::handle::directory::{ResolveSource, Resolved};
@@ -46,7 +46,7 @@ fn for_people(resolved: &Resolved) -> String {
             device.peer_id.clone(),
             device.name.clone().unwrap_or_else(|| "-".to_owned()),
             device.kind.clone().unwrap_or_else(|| "-".to_owned()),
-            format!("{:?}", device.reachability).to_lowercase(),
+            word(&device.reachability),
             list(&device.addresses).unwrap_or_default(),
         ]
     });

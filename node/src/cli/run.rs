@@ -60,7 +60,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
         return Err(CliError::Failed("--sip is not supported yet".to_owned()));
     }
     let options = options(context, args)?;
-    context.full_runtime()?.block_on(async {
+    context.run_nodes(async {
         let stop = signals::stop_token()?;
         let broken = stop.clone();
         let mut outcome = Ok(());

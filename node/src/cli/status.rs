@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::error::CliError;
-use super::output::{duration, list, pairs, yes_no};
+use super::output::{duration, list, pairs, word, yes_no};
 use crate::handle::network::Status;
 
 pub(super) async fn run(context: &Context) -> Result<(), CliError> {
@@ -33,7 +33,7 @@ fn for_people(status: &Status) -> String {
         ("roles", list(&status.roles)),
         ("listens on", list(&status.listen)),
         ("reached at", list(&status.external)),
-        ("reachability", Some(format!("{:?}", status.reachability).to_lowercase())),
+        ("reachability", Some(word(&status.reachability))),
         ("relays", list(&status.relays)),
         ("connections", Some(status.connections.to_string())),
         ("directory", Some(directory)),

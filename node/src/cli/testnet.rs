@@ -31,7 +31,7 @@ pub(super) struct Args {
 pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let options =
         TestnetOptions { nodes: args.nodes, seed: args.seed, scenario: args.scenario, stay: args.stay, open: args.open };
-    context.full_runtime()?.block_on(async {
+    context.run_nodes(async {
         let stop = signals::stop_token()?;
         let spinner = Spinner::start(context.output, "setting up a network");
         let mut told = Ok(());

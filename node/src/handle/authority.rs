@@ -1,5 +1,7 @@
 //! Getting a username, and giving them out.
 
+use std::fmt;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +14,7 @@ use crate::timestamp::Timestamp;
 pub struct Authority<'a>(pub(super) &'a Node);
 
 /// Which username to ask for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EnrolOptions {
     /// `name@authority`; the label is what this home will call the authority.
@@ -20,6 +22,13 @@ pub struct EnrolOptions {
     /// The invite code: root key, addresses, bootstrap nodes, secret.
     #[serde(default)]
     pub invite: Option<String>,
+}
+
+impl fmt::Debug for EnrolOptions {
+    /// Leaves out the invite code, which is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EnrolOptions").field("username", &self.username).finish_non_exhaustive()
+    }
 }
 
 /// This home has a username.
@@ -139,7 +148,7 @@ pub struct InviteOptions {
 }
 
 /// A fresh invite code.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuthorityInvite {
     /// The code: give it to one person, over a safe way.
     pub code: String,
@@ -147,6 +156,13 @@ pub struct AuthorityInvite {
     pub name: Option<String>,
     /// Until when it can be used.
     pub expires_at: Timestamp,
+}
+
+impl fmt::Debug for AuthorityInvite {
+    /// Leaves out the code, which is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthorityInvite").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// A user was revoked.
@@ -186,7 +202,7 @@ pub struct AuthorityLogEntry {
 
 /// What an authority did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum AuthorityAction {
     /// Was founded.

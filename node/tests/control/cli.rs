@@ -94,6 +94,7 @@ async fn bad_input_exits_2_with_one_line_that_names_it() {
         (&["push"], "push"),
         (&["push", "register", "pigeon"], "pigeon"),
         (&["push", "register", "webpush", "--endpoint", "x", "--p256dh", "x", "--auth", "x"], "https"),
+        (&["push", "register", "webpush", "--auth", "AAAAAAAAAAAAAAAAAAAAAA"], "--p256dh"),
         (&["suspend", "--hard"], "--hard"),
         (&["wake", "--payload", "/no/such"], "/no/such"),
         (&["testnet", "--nodes", "1"], "1"),
@@ -164,7 +165,7 @@ async fn json_is_one_document_of_the_promised_shape() {
         "username": "bob", "identity": "ed25519:x",
         "devices": [{
             "peer_id": "12D3bob", "name": "\u{1b}[2Jbob", "kind": null,
-            "addresses": ["/ip4/127.0.0.1/tcp/1"], "reachability": "online",
+            "addresses": ["/ip4/127.0.0.1/tcp/1"], "reachability": "direct",
         }],
         "source": "directory", "settled": false, "age_ms": 0, "requests": 1, "elapsed_ms": 3,
     });
@@ -214,6 +215,11 @@ async fn failures_of_the_daemon_become_exit_codes() {
         assert_fails(args, &output, code);
         assert!(text(&output.stderr).contains(word), "{}", text(&output.stderr));
     }
+    let args = ["msg", "send", "nowhere", "hi", "--wait", "--timeout", "0.2", "--json"];
+    let output = run(dir.path(), &args).await;
+    assert_eq!(output.status.code(), Some(1));
+    let status: Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!(status, json!({ "id": "stuck", "state": "queued" }));
     let output = run(dir.path(), &["resolve", "nobody", "--json"]).await;
     let problem: Value = serde_json::from_slice(&output.stdout).expect("one document");
     assert_eq!(problem["type"], "/v1/problems/user-not-found");
@@ -342,15 +348,57 @@ async fn a_closed_pipe_ends_quietly() {
     assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
 }
 
+/// Runs `init --recover` with a phrase on stdin.
+async fn recover(home: &Path, phrase: &str) -> Output {
+    let mut command = command(home, &["init", "--recover", "--json"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("ran");
+    child.stdin.take().expect("piped").write_all(phrase.as_bytes()).await.expect("written");
+    tokio::time::timeout(DEADLINE, child.wait_with_output()).await.expect("in time").expect("ended")
+}
+
+#[tokio::test]
+async fn init_makes_an_identity_that_its_phrase_brings_back() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (first, second) = (dir.path().join("first"), dir.path().join("second"));
+    let args = ["init", "--json", "--display-name", "Al", "--lang", "en,de", "--device-kind", "phone", "--relay", "contacts"];
+    let output = run(&first, &args).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let made: Value = serde_json::from_slice(&output.stdout).expect("one document");
+    let phrase = made["recovery_phrase"].as_str().expect("a phrase");
+    assert_eq!(phrase.split(' ').count(), 24);
+    let config = std::fs::read_to_string(first.join("config.toml")).expect("a configuration");
+    for line in ["display_name = \"Al\"", "languages = [\"en\", \"de\"]", "kind = \"phone\"", "for = \"contacts\""] {
+        assert!(config.lines().any(|found| found == line), "{line} is not in {config}");
+    }
+
+    let output = recover(&second, phrase).await;
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let recovered: Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!(recovered["identity"], made["identity"]);
+    assert_ne!(recovered["peer_id"], made["peer_id"]);
+    assert_eq!(recovered["recovery_phrase"], Value::Null);
+
+    let keys = std::fs::read(first.join("device.key")).expect("a key");
+    let again = run(&first, &["init"]).await;
+    assert_fails(&["init"], &again, 1);
+    assert_eq!(std::fs::read(first.join("device.key")).expect("a key"), keys);
+}
+
 #[tokio::test]
 async fn a_phrase_that_is_none_is_refused_without_being_repeated() {
     let dir = tempfile::tempdir().expect("a directory");
-    let home = dir.path().join("home");
-    let mut command = command(&home, &["init", "--recover"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("ran");
-    child.stdin.take().expect("piped").write_all(b"hunter2 hunter2").await.expect("written");
-    let output = tokio::time::timeout(DEADLINE, child.wait_with_output()).await.expect("in time").expect("ended");
-    assert_ne!(output.status.code(), Some(0));
-    assert!(!text(&output.stderr).contains("hunter2"));
+    let output = recover(&dir.path().join("home"), "hunter2 hunter2").await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!text(&output.stderr).contains("hunter2") && !text(&output.stdout).contains("hunter2"));
+    let unknown_word = recover(&dir.path().join("home"), &"hunter2 ".repeat(24)).await;
+    assert_eq!(unknown_word.status.code(), Some(2));
+    assert!(!text(&unknown_word.stderr).contains("hunter2"));
+}
+
+#[tokio::test]
+async fn init_leaves_foreign_directories_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    std::fs::write(dir.path().join("thesis.txt"), "").expect("written");
+    assert_fails(&["init"], &run(dir.path(), &["init"]).await, 2);
 }

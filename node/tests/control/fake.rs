@@ -178,7 +178,7 @@ fn resolved(user: String) -> Result<Resolved, ResolveError> {
             name: Some("\u{1b}[2Jbob".to_owned()),
             kind: None,
             addresses: vec!["/ip4/127.0.0.1/tcp/1".to_owned()],
-            reachability: DeviceReachability::Online,
+            reachability: DeviceReachability::Direct,
         }],
         source: ResolveSource::Directory,
         settled: false,

@@ -158,7 +158,7 @@ impl Body for DeviceEntry {
 pub struct Lease {
     /// The device vouched for.
     pub device: DeviceKey,
-    /// SHA-256 of the entry's body ([`crate::wire::Signed::body_hash`]): a lease for an older entry says nothing.
+    /// Hash of the entry's body ([`crate::wire::Signed::body_hash`]): a lease for an older entry says nothing.
     pub entry_hash: [u8; 32],
     /// Grows with every lease of one signer for one entry.
     pub number: u64,

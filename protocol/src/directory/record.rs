@@ -23,6 +23,16 @@ const SUCCESSIONS_MAX: usize = 4;
 /// Largest encoded record. Bounds what a replica stores per name.
 pub const RECORD_BYTES_MAX: usize = 16 * 1024;
 
+/// Largest encoding of a record's own extensions. No signature covers them, so anybody can add to them: they get a small
+/// place of their own and never push out what a device signed.
+const HINT_BYTES_MAX: usize = 512;
+
+/// What the counts of a record's three lists take at most: each list is shorter than 251.
+const LIST_COUNTS_BYTES: usize = 3;
+
+/// What everything else in a record may take.
+const SIGNED_BYTES_MAX: usize = RECORD_BYTES_MAX - HINT_BYTES_MAX;
+
 /// Why a record is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -226,16 +236,13 @@ impl UnverifiedRecord {
         check_count("devices", self.entries.len(), DEVICES_MAX)?;
         check_count("tombstones", self.tombstones.len(), TOMBSTONES_MAX)?;
         check_count("key successions", self.successions.len(), SUCCESSIONS_MAX)?;
-        let user = self.user.verify(now, trust)?;
-        for succession in &self.successions {
-            let old = succession.unverified().old;
-            let content =
-                succession.verify(&old.0).map_err(|source| RecordError::Signature { what: "key succession", source })?;
-            let named = UserId::Named { authority: content.authority, name: content.name.clone() };
-            if named != user.id {
-                return Err(RecordError::Mismatch("a key succession is about another user"));
-            }
+        check_count("bytes of unsigned extensions", wire::encoded_len(&self.extensions), HINT_BYTES_MAX)?;
+        let length = wire::encoded_len(&self);
+        if length > RECORD_BYTES_MAX {
+            return Err(DecodeError::TooLarge { length, limit: RECORD_BYTES_MAX }.into());
         }
+        let user = self.user.verify(now, trust)?;
+        self.successions.iter().try_for_each(|succession| verify_succession(succession, &user.id))?;
         let mut tombstones = BTreeMap::new();
         for tombstone in self.tombstones {
             tombstone.verify(&user.identity.0).map_err(|source| RecordError::Signature { what: "tombstone", source })?;
@@ -266,6 +273,16 @@ impl UnverifiedRecord {
             entries,
             extensions: self.extensions,
         })
+    }
+}
+
+fn verify_succession(succession: &Signed<KeySuccession>, user: &UserId) -> Result<(), RecordError> {
+    let refuse = |source| RecordError::Signature { what: "key succession", source };
+    let content = succession.verify(&succession.unverified().old.0).map_err(refuse)?;
+    content.verify_accepted().map_err(refuse)?;
+    match user {
+        UserId::Named { authority, name } if *authority == content.authority && *name == content.name => Ok(()),
+        _ => Err(RecordError::Mismatch("a key succession is about another user")),
     }
 }
 
@@ -331,6 +348,25 @@ fn join_into(entries: &mut BTreeMap<DeviceKey, EntryParts>, parts: EntryParts) {
     entries.insert(device, joined);
 }
 
+/// Those successions from which steps lead to `identity`, the last steps first when there are too many.
+fn successions_leading_to(
+    identity: IdentityKey,
+    mut left: BTreeMap<Vec<u8>, Signed<KeySuccession>>,
+) -> BTreeMap<Vec<u8>, Signed<KeySuccession>> {
+    let mut kept = BTreeMap::new();
+    let mut heirs = vec![identity];
+    while !heirs.is_empty() && !left.is_empty() {
+        let (step, rest): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            left.into_iter().partition(|(_, succession)| heirs.contains(&succession.unverified().new));
+        left = rest;
+        heirs = step.values().map(|succession| succession.unverified().old).collect();
+        let mut step: Vec<_> = step.into_iter().collect();
+        step.sort_by_key(|(bytes, succession)| std::cmp::Reverse((succession.unverified().at, bytes.clone())));
+        kept.extend(step.into_iter().take(SUCCESSIONS_MAX - kept.len()));
+    }
+    kept
+}
+
 /// A record whose every signature, certificate and date has been checked. Only [`UnverifiedRecord::verify`] and merging make one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DirectoryRecord {
@@ -394,20 +430,11 @@ impl DirectoryRecord {
     /// True if the old identity key `old` says, in one step or several, that this record's key is its successor.
     #[must_use]
     pub fn is_successor_of(&self, old: &IdentityKey) -> bool {
-        let mut current = *old;
-        for _ in 0..=SUCCESSIONS_MAX {
-            if current == self.identity {
-                return true;
-            }
-            match self.successions.values().find(|succession| succession.unverified().old == current) {
-                Some(step) => current = step.unverified().new,
-                None => return false,
-            }
-        }
-        false
+        // Only successions that lead to this record's key are kept.
+        *old == self.identity || self.successions.values().any(|succession| succession.unverified().old == *old)
     }
 
-    /// Names this content, leases apart: two replicas with equal hashes have nothing to tell each other but leases.
+    /// Names this content, leases and unsigned extensions apart: two replicas with equal hashes have nothing else to tell each other.
     #[must_use]
     pub fn content_hash(&self) -> [u8; 32] {
         let mut parts = vec![wire::encode(&self.user)];
@@ -437,6 +464,10 @@ impl DirectoryRecord {
     }
 
     /// Joins two copies of one user's record: commutative, associative and idempotent, whatever was merged before.
+    ///
+    /// The one exception is a user who overfills the record: when more than [`TOMBSTONES_MAX`] removals, more than four
+    /// successions or more than [`RECORD_BYTES_MAX`] of entries come together, what falls out can depend on the order of merging. The
+    /// result is always within the limits, and the same for two copies whichever comes first.
     ///
     /// The higher user certificate serial decides which identity key the name has; entries of another identity don't carry
     /// over. (An authority never goes back to a former key of a name, so identities follow each other in the order of serials.)
@@ -490,10 +521,12 @@ impl DirectoryRecord {
 
     /// Takes over a lease for an entry it holds. `Ok(true)` if it was news.
     ///
+    /// A lease that is over is no news.
+    ///
     /// # Errors
-    /// [`RecordError`] if the lease is for no entry here, is forged, or is dated ahead.
+    /// [`RecordError`] if the lease is for no entry here, is forged, is dated ahead, or has no room in the record.
     pub fn apply_lease(&mut self, lease: Signed<Lease>, keeper: Option<DeviceKey>, now: UnixTime) -> Result<bool, RecordError> {
-        let device = lease.unverified().device;
+        let (device, until) = (lease.unverified().device, lease.unverified().until);
         let known = self.entries.get(&device).ok_or(RecordError::Mismatch("a lease for a device that isn't in the record"))?;
         let mut candidate = known.clone();
         match keeper {
@@ -502,12 +535,19 @@ impl DirectoryRecord {
         }
         verify_entry(&candidate, &self.identity, now)?;
         let joined = known.clone().join(candidate);
-        let is_news = joined != *known;
+        if now > until || joined == *known {
+            return Ok(false);
+        }
+        let growth = wire::encoded_len(&joined).saturating_sub(wire::encoded_len(known));
+        let length = self.signed_len() + growth;
+        if length > SIGNED_BYTES_MAX {
+            return Err(DecodeError::TooLarge { length, limit: SIGNED_BYTES_MAX }.into());
+        }
         self.entries.insert(device, joined);
-        Ok(is_news)
+        Ok(true)
     }
 
-    /// Removes devices that have a tombstone and keeps counts within limits, by ranks that merging never lowers.
+    /// Removes devices that have a tombstone and keeps counts and size within limits, by ranks that merging never lowers.
     fn bounded(mut self) -> Self {
         while self.tombstones.len() > TOMBSTONES_MAX {
             let first_to_end = self.tombstones.values().map(|t| (t.unverified().until, t.unverified().device)).min();
@@ -522,12 +562,47 @@ impl DirectoryRecord {
                 self.entries.remove(&device);
             }
         }
-        while self.successions.len() > SUCCESSIONS_MAX {
-            let oldest = self.successions.iter().min_by_key(|(bytes, s)| (s.unverified().at, (*bytes).clone()));
-            if let Some(bytes) = oldest.map(|(bytes, _)| bytes.clone()) {
-                self.successions.remove(&bytes);
-            }
+        self.successions = successions_leading_to(self.identity, self.successions);
+        if self.signed_len() > SIGNED_BYTES_MAX {
+            self.drop_what_does_not_fit();
         }
         self
+    }
+
+    /// Encoded length without the unsigned extensions.
+    fn signed_len(&self) -> usize {
+        self.entries.values().map(wire::encoded_len).sum::<usize>() + self.len_without_entries()
+    }
+
+    fn len_without_entries(&self) -> usize {
+        let successions: usize = self.successions.keys().map(Vec::len).sum();
+        let tombstones: usize = self.tombstones.values().map(wire::encoded_len).sum();
+        wire::encoded_len(&self.user) + successions + tombstones + LIST_COUNTS_BYTES
+    }
+
+    /// Keeps devices, newest certificate first, while they fit without leases; then leases while they fit.
+    fn drop_what_does_not_fit(&mut self) {
+        let mut length = self.len_without_entries();
+        let mut by_rank: Vec<_> = std::mem::take(&mut self.entries).into_values().collect();
+        by_rank.sort_by_key(|parts| std::cmp::Reverse(parts.rank()));
+        let mut kept = Vec::new();
+        for mut parts in by_rank {
+            let leases = (parts.lease.take(), parts.keeper_lease.take());
+            let added = wire::encoded_len(&parts);
+            if length + added <= SIGNED_BYTES_MAX {
+                length += added;
+                kept.push((parts, leases));
+            }
+        }
+        for (mut parts, (lease, keeper_lease)) in kept {
+            let bare = wire::encoded_len(&parts);
+            let with_leases = EntryParts { lease, keeper_lease, ..parts.clone() };
+            let added = wire::encoded_len(&with_leases) - bare;
+            if length + added <= SIGNED_BYTES_MAX {
+                length += added;
+                parts = with_leases;
+            }
+            self.entries.insert(parts.device(), parts);
+        }
     }
 }

@@ -65,6 +65,7 @@ pub enum ChainError {
 
 /// From the root to the user; or an identity without a name.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[allow(clippy::large_enum_variant, reason = "nearly every chain is a named one")]
 pub enum UserChain {
     /// A user whom an authority named.
     Named {

@@ -16,7 +16,7 @@ struct Rate {
 }
 
 /// Cheap questions: look-ups, leases, offers. A phone opening a contact list asks a few hundred at once.
-const READS: Rate = Rate { burst: 400.0, per_sec: 100.0 };
+const READS: Rate = Rate { burst: 1_000.0, per_sec: 200.0 };
 
 /// Stores, which cost signature checks: a client publishes one record.
 const CLIENT_STORES: Rate = Rate { burst: 32.0, per_sec: 4.0 };

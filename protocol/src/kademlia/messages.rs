@@ -275,24 +275,32 @@ pub struct SyncWant {
 
 macro_rules! message {
     ($name:ident, $kind:expr, $limit:expr) => {
+        message!($name, $kind, $limit, |_| Ok(()));
+    };
+    ($name:ident, $kind:expr, $limit:expr, $check:expr) => {
         impl Message for $name {
             const KIND: FrameKind = FrameKind($kind);
             const LIMIT: usize = $limit;
+
+            fn check(&self) -> Result<(), DecodeError> {
+                let check: fn(&Self) -> Result<(), DecodeError> = $check;
+                check(self)
+            }
         }
     };
 }
 
 message!(FindRecord, 0x0010, SMALL_BYTES_MAX);
-message!(RecordAnswer, FrameKind::ANSWER | 0x0010, ANSWER_BYTES_MAX);
+message!(RecordAnswer, FrameKind::ANSWER | 0x0010, ANSWER_BYTES_MAX, |answer| check_closer(&answer.closer));
 message!(FindNode, 0x0011, SMALL_BYTES_MAX);
-message!(Nodes, FrameKind::ANSWER | 0x0011, ANSWER_BYTES_MAX);
+message!(Nodes, FrameKind::ANSWER | 0x0011, ANSWER_BYTES_MAX, |answer| check_closer(&answer.closer));
 // As large as a frame, so that an oversized record is refused by name.
 message!(Store, 0x0012, FRAME_BODY_BYTES_MAX);
-message!(StoreAnswer, FrameKind::ANSWER | 0x0012, ANSWER_BYTES_MAX);
+message!(StoreAnswer, FrameKind::ANSWER | 0x0012, ANSWER_BYTES_MAX, |answer| check_closer(&answer.closer));
 message!(RenewLease, 0x0013, SMALL_BYTES_MAX);
 message!(LeaseAnswer, FrameKind::ANSWER | 0x0013, SMALL_BYTES_MAX);
-message!(SyncOffer, 0x0014, SYNC_BYTES_MAX);
-message!(SyncWant, FrameKind::ANSWER | 0x0014, SYNC_BYTES_MAX);
+message!(SyncOffer, 0x0014, SYNC_BYTES_MAX, |offer| check_count("items", offer.items.len(), SYNC_ITEMS_MAX));
+message!(SyncWant, FrameKind::ANSWER | 0x0014, SYNC_BYTES_MAX, |answer| check_count("keys", answer.keys.len(), SYNC_ITEMS_MAX));
 
 fn check_count(field: &'static str, count: usize, max: usize) -> Result<(), DecodeError> {
     if count > max { Err(DecodeError::invalid(field, format!("{count}, at most {max}"))) } else { Ok(()) }
@@ -313,7 +321,7 @@ pub enum Request {
     /// See [`Store`].
     Store(Store),
     /// See [`RenewLease`].
-    RenewLease(RenewLease),
+    RenewLease(Box<RenewLease>),
     /// See [`SyncOffer`].
     SyncOffer(SyncOffer),
 }
@@ -344,7 +352,7 @@ impl Request {
             Self::FindRecord(message) => Frame::new(id, message),
             Self::FindNode(message) => Frame::new(id, message),
             Self::Store(message) => Frame::new(id, message),
-            Self::RenewLease(message) => Frame::new(id, message),
+            Self::RenewLease(message) => Frame::new(id, message.as_ref()),
             Self::SyncOffer(message) => Frame::new(id, message),
         }
     }
@@ -358,12 +366,8 @@ impl Request {
             FindRecord::KIND => frame.parse().map(Self::FindRecord),
             FindNode::KIND => frame.parse().map(Self::FindNode),
             Store::KIND => frame.parse().map(Self::Store),
-            RenewLease::KIND => frame.parse().map(Self::RenewLease),
-            SyncOffer::KIND => {
-                let offer: SyncOffer = frame.parse()?;
-                check_count("items", offer.items.len(), SYNC_ITEMS_MAX)?;
-                Ok(Self::SyncOffer(offer))
-            }
+            RenewLease::KIND => frame.parse().map(|message| Self::RenewLease(Box::new(message))),
+            SyncOffer::KIND => frame.parse().map(Self::SyncOffer),
             other => Err(DecodeError::WrongKind { found: other.0, expected: FindRecord::KIND.0 }),
         }
     }
@@ -409,27 +413,11 @@ impl Answer {
     /// [`DecodeError`]; [`DecodeError::WrongKind`] if the frame is no answer of the directory.
     pub fn from_frame(frame: &Frame) -> Result<Self, DecodeError> {
         match frame.kind {
-            RecordAnswer::KIND => {
-                let answer: RecordAnswer = frame.parse()?;
-                check_closer(&answer.closer)?;
-                Ok(Self::Record(answer))
-            }
-            Nodes::KIND => {
-                let answer: Nodes = frame.parse()?;
-                check_closer(&answer.closer)?;
-                Ok(Self::Nodes(answer))
-            }
-            StoreAnswer::KIND => {
-                let answer: StoreAnswer = frame.parse()?;
-                check_closer(&answer.closer)?;
-                Ok(Self::Store(answer))
-            }
+            RecordAnswer::KIND => frame.parse().map(Self::Record),
+            Nodes::KIND => frame.parse().map(Self::Nodes),
+            StoreAnswer::KIND => frame.parse().map(Self::Store),
             LeaseAnswer::KIND => frame.parse().map(Self::Lease),
-            SyncWant::KIND => {
-                let answer: SyncWant = frame.parse()?;
-                check_count("keys", answer.keys.len(), SYNC_ITEMS_MAX)?;
-                Ok(Self::SyncWant(answer))
-            }
+            SyncWant::KIND => frame.parse().map(Self::SyncWant),
             other => Err(DecodeError::WrongKind { found: other.0, expected: RecordAnswer::KIND.0 }),
         }
     }

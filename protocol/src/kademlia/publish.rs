@@ -472,7 +472,7 @@ impl Directory {
         self.leases.insert(query, LeaseQuery { in_flight, report });
         for to in targets {
             let lease = RenewLease { key, keeper, lease: lease.clone(), extensions: Extensions::none() };
-            self.send(now, to, Request::RenewLease(lease), Errand::Lease(query));
+            self.send(now, to, Request::RenewLease(Box::new(lease)), Errand::Lease(query));
         }
         self.finish_lease_if_done(now, query);
         query

@@ -91,7 +91,8 @@ impl Directory {
         if !self.local.is_serving {
             return;
         }
-        let touched: Vec<_> = self.store.keys().filter(|key| self.is_replica(key, node)).collect();
+        let touched: Vec<_> =
+            self.store.keys_in(self.table.replica_span(&node.place)).filter(|key| self.is_replica(key, node)).collect();
         for key in touched {
             self.mark_dirty(now, key);
         }

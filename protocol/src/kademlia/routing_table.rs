@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::directory::{Distance, Place};
+use crate::directory::{Distance, Place, RecordKey};
 use crate::key::{AuthorityKey, DeviceKey, PublicKey};
 use crate::node::{Address, Descriptor, Roles};
 use crate::time::UnixTime;
@@ -16,7 +16,7 @@ use crate::time::UnixTime;
 /// Nodes that keep one record.
 pub const REPLICAS: usize = 8;
 
-/// Bucket size below which a bucket never gives up a proved node for another bucket's sake.
+/// Bucket size up to which a bucket gives up a proved node for nobody but one of our nearest neighbours.
 const BUCKET_MIN: usize = 16;
 
 /// Most nodes of one network among the replicas of a record.
@@ -152,6 +152,10 @@ pub(super) struct RoutingTable {
     rtts: VecDeque<Duration>,
 }
 
+/// First and last key of the span around `place` outside which the node there is nobody's replica: eight times wider than the span that holds
+/// the node and eight others, so that a chance gap in the next span over doesn't matter.
+pub(super) type KeySpan = (RecordKey, RecordKey);
+
 const DEVICE_MIN: DeviceKey = DeviceKey(PublicKey([0; 32]));
 const DEVICE_MAX: DeviceKey = DeviceKey(PublicKey([255; 32]));
 
@@ -190,7 +194,7 @@ impl RoutingTable {
     pub(super) fn new(device: DeviceKey, place: Option<Place>, capacity: usize, hints_capacity: usize, lab: bool) -> Self {
         Self {
             device,
-            origin: place.unwrap_or(Place([0; 32])),
+            origin: place.unwrap_or(Place(*device.as_bytes())),
             capacity: capacity.max(1),
             hints_capacity: hints_capacity.max(1),
             lab,
@@ -205,7 +209,7 @@ impl RoutingTable {
     }
 
     pub(super) fn set_origin(&mut self, place: Option<Place>) {
-        self.origin = place.unwrap_or(Place([0; 32]));
+        self.origin = place.unwrap_or(Place(*self.device.as_bytes()));
     }
 
     /// Takes in a descriptor whose place a chain has proved.
@@ -291,20 +295,26 @@ impl RoutingTable {
         if self.live.len() < self.capacity {
             return true;
         }
+        // Our nearest neighbours always find room, and never make any.
+        let near = nearest(&self.live, &self.origin, BUCKET_MIN).last().map(|(distance, _)| *distance);
+        let is_near = |place: &Place| near.is_some_and(|near| self.origin.distance(place) <= near);
         let mut sizes: BTreeMap<u32, usize> = BTreeMap::new();
-        for (place, _) in &self.live {
+        for (place, _) in self.live.iter().filter(|(place, _)| !is_near(place)) {
             *sizes.entry(self.bucket_of(place)).or_default() += 1;
         }
         let fullest = sizes.iter().max_by_key(|(bucket, size)| (**size, std::cmp::Reverse(**bucket)));
         let Some((&fullest, &size)) = fullest else { return false };
         // Among the like, who is known longer stays.
-        if fullest == bucket || size <= BUCKET_MIN || sizes.get(&bucket).copied().unwrap_or(0) >= size {
+        let is_like = fullest == bucket || size <= BUCKET_MIN || sizes.get(&bucket).copied().unwrap_or(0) >= size;
+        if is_like && !is_near(place) {
             return false;
         }
         let youngest = self
             .bucket(fullest)
             .filter(|device| !self.connections.contains_key(device))
-            .filter_map(|device| self.peers.get(&device).map(|peer| (peer.failures, peer.added, device)))
+            .filter_map(|device| self.peers.get(&device))
+            .filter(|peer| !is_near(&peer.descriptor.place))
+            .map(|peer| (peer.failures, peer.added, peer.descriptor.device))
             .max();
         match youngest {
             Some((_, _, device)) => self.remove(&device).is_some(),
@@ -493,6 +503,12 @@ impl RoutingTable {
         near.extend(nearest(&self.hints, &self.origin, REPLICAS));
         near.sort_unstable();
         near.get(REPLICAS - 1).map(|(distance, _)| distance.leading_zeros() + 1)
+    }
+
+    pub(super) fn replica_span(&self, place: &Place) -> KeySpan {
+        let ninth = nearest(&self.live, place, REPLICAS + 1).get(REPLICAS).map_or(0, |(distance, _)| distance.leading_zeros());
+        let (low, high) = span(place, ninth.saturating_sub(3));
+        (RecordKey(low.0), RecordKey(high.0))
     }
 
     pub(super) fn is_live(&self, device: &DeviceKey) -> bool {

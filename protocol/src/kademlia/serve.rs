@@ -60,7 +60,7 @@ impl Directory {
             Request::FindRecord(request) => Answer::Record(self.answer_find_record(&request, &from.device)),
             Request::FindNode(request) => Answer::Nodes(self.answer_find_node(&request, &from.device)),
             Request::Store(request) => Answer::Store(self.answer_store(now, trust, sender, &request)),
-            Request::RenewLease(request) => Answer::Lease(self.answer_lease(now, request)),
+            Request::RenewLease(request) => Answer::Lease(self.answer_lease(now, *request)),
             Request::SyncOffer(request) => Answer::SyncWant(self.answer_offer(&from.device, &request)),
         })
     }
@@ -190,9 +190,12 @@ impl Directory {
 
     fn answer_offer(&mut self, from: &DeviceKey, request: &SyncOffer) -> SyncWant {
         let mut keys = Vec::new();
+        let is_server = self.table.is_live(from);
         for item in &request.items {
             match self.store.get(&item.key) {
-                Some(held) if held.hash == item.hash => self.store.mark_synced(&item.key, *from),
+                // Only a server's word counts: others could crowd the list out.
+                Some(held) if held.hash == item.hash && is_server => self.store.mark_synced(&item.key, *from),
+                Some(held) if held.hash == item.hash => {}
                 Some(_) => keys.push(item.key),
                 None if self.rank_of_self(&item.key) < REPLICAS + RANK_SLACK => keys.push(item.key),
                 None => {}

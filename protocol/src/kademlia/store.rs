@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::messages::StoreRefusal;
-use super::routing_table::NetworkGroup;
+use super::routing_table::{KeySpan, NetworkGroup};
 use crate::directory::{DirectoryRecord, Place, RECORD_BYTES_MAX, RecordError, RecordKey, UnverifiedRecord};
 use crate::identity::{ChainError, TrustStore, UserChain};
 use crate::key::DeviceKey;
@@ -54,6 +54,8 @@ pub(super) struct Held {
     pub(super) bytes: Vec<u8>,
     pub(super) hash: [u8; 32],
     sender: Sender,
+    /// When the first of its parts ends: before, there is nothing to prune.
+    ends_at: UnixTime,
     /// Nodes known to hold the same content.
     synced: BTreeSet<DeviceKey>,
 }
@@ -148,8 +150,12 @@ impl ReplicaStore {
         self.held.get(key)
     }
 
-    pub(super) fn keys(&self) -> impl Iterator<Item = RecordKey> {
-        self.held.keys().copied()
+    pub(super) fn keys_in(&self, (first, last): KeySpan) -> impl Iterator<Item = RecordKey> {
+        self.held.range(first..=last).map(|(key, _)| *key)
+    }
+
+    pub(super) fn set_origin(&mut self, place: Option<Place>) {
+        self.origin = place.unwrap_or(Place([0; 32]));
     }
 
     pub(super) fn len(&self) -> usize {
@@ -234,7 +240,7 @@ impl ReplicaStore {
 
     fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: BTreeSet<DeviceKey>) {
         let bytes = record.to_bytes();
-        let held = Held { hash: record.content_hash(), bytes, sender, synced, record };
+        let held = Held { hash: record.content_hash(), ends_at: first_end(&record), bytes, sender, synced, record };
         self.bytes += held.bytes.len();
         self.unnamed += usize::from(matches!(held.record.user(), UserChain::Key(_)));
         *self.by_sender.entry(sender.device).or_default() += 1;
@@ -276,17 +282,14 @@ impl ReplicaStore {
     /// Drops what is valid no longer; returns the keys.
     pub(super) fn expire(&mut self, now: UnixTime) -> Vec<RecordKey> {
         let mut gone = Vec::new();
-        for key in self.held.keys().copied().collect::<Vec<_>>() {
+        let due: Vec<_> = self.held.iter().filter(|(_, held)| held.ends_at < now).map(|(key, _)| *key).collect();
+        for key in due {
             let Some(held) = self.held.get(&key) else { continue };
             let pruned = held.record.clone().prune(now);
-            let is_over = match pruned.user() {
-                UserChain::Named { signing, user, .. } => now > user.unverified().not_after.min(signing.unverified().not_after),
-                UserChain::Key(_) => false,
-            };
-            if is_over || pruned.is_empty() {
+            if user_end(pruned.user()) < now || pruned.is_empty() {
                 self.remove(&key);
                 gone.push(key);
-            } else if pruned != held.record {
+            } else {
                 self.replace(pruned);
             }
         }
@@ -316,6 +319,25 @@ impl ReplicaStore {
             held.synced.remove(device);
         }
     }
+}
+
+/// When the user's certificates end, and with them the whole record.
+fn user_end(user: &UserChain) -> UnixTime {
+    match user {
+        UserChain::Named { signing, user, .. } => user.unverified().not_after.min(signing.unverified().not_after),
+        UserChain::Key(_) => UnixTime(u64::MAX),
+    }
+}
+
+/// When the first part of a record ends.
+fn first_end(record: &DirectoryRecord) -> UnixTime {
+    let entries = record.entries().flat_map(|parts| {
+        let lease = parts.lease.as_ref().map(|lease| lease.unverified().until);
+        let keeper = parts.keeper_lease.as_ref().map(|kept| kept.lease.unverified().until);
+        [Some(parts.entry().expires_at), Some(parts.certificate.unverified().not_after), lease, keeper]
+    });
+    let tombstones = record.tombstones().map(|tombstone| tombstone.until);
+    entries.flatten().chain(tombstones).chain([user_end(record.user())]).min().unwrap_or(UnixTime(0))
 }
 
 fn decrement<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {

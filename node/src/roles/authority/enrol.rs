@@ -243,9 +243,10 @@ impl Authority {
             && said.old == row.identity
             && said.new == body.identity
             && !said.at.is_from_the_future(now)
-            && succession.verify(&row.identity.0).is_ok();
+            && succession.verify(&row.identity.0).is_ok()
+            && said.verify_accepted().is_ok();
         if !fits {
-            let detail = format!("the change of key isn't signed by the present key of {}", body.name);
+            let detail = format!("the change of key isn't signed by the present and the new key of {}", body.name);
             return Err(refuse(RefusalCode::SUCCESSION_INVALID, detail).into());
         }
         if row.former.contains(&body.identity) {

@@ -1,6 +1,6 @@
 use halloo_protocol::directory::Place;
 use halloo_protocol::identity::{
-    ChainError, KeySuccession, TrustStore, USER_CERTIFICATE_SECS, UserChain, UserId, Username, VerifiedUser,
+    ChainError, KeySuccession, KeySuccessionParams, TrustStore, USER_CERTIFICATE_SECS, UserChain, UserId, Username, VerifiedUser,
 };
 use halloo_protocol::key::{IdentityKey, PublicKey};
 use halloo_protocol::node::{Address, LoadClass, Roles, Transport};
@@ -65,14 +65,9 @@ fn trust(authority: &Authority) -> TrustStore {
 
 fn succession(authority: &Authority, wanted: &str, old: u8, new: u8, signer: u8) -> Signed<KeySuccession> {
     let key = |number: u8| SecretKey::from_bytes([number; 32]);
-    let said = KeySuccession {
-        authority: authority.root(),
-        name: name(wanted),
-        old: IdentityKey(key(old).public()),
-        new: IdentityKey(key(new).public()),
-        at: NOW,
-        extensions: Extensions::none(),
-    };
+    let params =
+        KeySuccessionParams { authority: authority.root(), name: name(wanted), old: IdentityKey(key(old).public()), at: NOW };
+    let said = KeySuccession::new(params, &key(new));
     Signed::sign(said, &key(signer))
 }
 

@@ -1,19 +1,16 @@
 //! Arbitrary bytes and arbitrary sequences of inputs: nothing panics, nothing grows beyond its bound, every query ends exactly once.
 
-#[path = "sim/fixture.rs"]
-mod fixture;
-
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use fixture::{Authority, START};
+use crate::fixture::{self, Authority, START};
 use halloo_protocol::directory::{DirectoryRecord, Place, RecordKey};
 use halloo_protocol::identity::{TrustStore, VerifiedChain};
 use halloo_protocol::kademlia::{
     Action, Answer, Config, Connected, Directory, DisconnectReason, Event, Failure, FindNode, FindOptions, FindRecord,
-    LeaseAnswer, LeaseOutcome, LocalNode, Mode, NetworkGroup, Nodes, QueryId, RecordAnswer, RecordOutcome, Request, RequestId,
-    RequestSource, Store, StoreAnswer, StoreLimits, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
+    LeaseAnswer, LeaseOutcome, LocalNode, Mode, NetworkGroup, Nodes, QueryId, RecordAnswer, RecordOutcome, RenewLease, Request,
+    RequestId, RequestSource, Store, StoreAnswer, StoreLimits, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
 use halloo_protocol::key::{DeviceKey, PublicKey, hash};
 use halloo_protocol::node::{Descriptor, Roles};
@@ -138,7 +135,7 @@ impl Machine {
             3 => {
                 let lease = self.below(world().leases.len());
                 let lease = world().leases[lease].clone();
-                Request::RenewLease(halloo_protocol::kademlia::RenewLease { key: self.key(), keeper: None, lease, extensions })
+                Request::RenewLease(Box::new(RenewLease { key: self.key(), keeper: None, lease, extensions }))
             }
             _ => {
                 let items =
@@ -327,7 +324,7 @@ proptest! {
 
     #[test]
     fn arbitrary_bytes_never_panic(low in 0_u16..8, is_answer in any::<bool>(), body in prop::collection::vec(any::<u8>(), 0..600)) {
-        let kind = FrameKind(0x0010 + low | if is_answer { FrameKind::ANSWER } else { 0 });
+        let kind = FrameKind((0x0010 + low) | if is_answer { FrameKind::ANSWER } else { 0 });
         let frame = Frame { kind, id: 1, body };
         if let Ok(request) = Request::from_frame(&frame) {
             prop_assert!(Request::is_kind(kind));

@@ -1,11 +1,8 @@
 //! What a directory node refuses, one attack a test: a replica alone, and the attacker's own words.
 
-#[path = "sim/fixture.rs"]
-mod fixture;
-
 use std::time::{Duration, Instant};
 
-use fixture::{Authority, EntrySpec, START, User};
+use crate::fixture::{self, Authority, EntrySpec, START, User};
 use halloo_protocol::directory::{Place, RECORD_BYTES_MAX, RecordKey};
 use halloo_protocol::identity::{Tombstone, TrustStore, UserChain};
 use halloo_protocol::kademlia::{
@@ -233,12 +230,12 @@ fn oversized_records_are_refused_unparsed() {
 fn ten_thousand_keys_of_one_peer_find_a_quota() {
     let mut bench = Bench::new();
     let mut refused = 0;
+    let mut user = bench.authority.user(1);
     for number in 0..10_000_u64 {
         // One a second: patient enough not to be called busy. Users by key, since those cost an attacker nothing.
         if number % 4 == 0 {
             bench.pass(1);
         }
-        let mut user = bench.authority.user(1);
         user.number = number;
         user.identity = fixture::secret("free identity", number);
         user.chain = UserChain::Key(IdentityKey(user.identity.public()));
@@ -381,7 +378,7 @@ fn a_lease_is_small_taken_and_asks_for_the_record_it_misses() {
     let record = user.record(1, &bench.trust);
     let lease = user.lease(&device, &record, 1, START);
     let renew = |lease| RenewLease { key: user.key(), keeper: None, lease, extensions: Extensions::none() };
-    let ask = |bench: &mut Bench, lease| match bench.ask_as(9, Request::RenewLease(renew(lease))) {
+    let ask = |bench: &mut Bench, lease| match bench.ask_as(9, Request::RenewLease(Box::new(renew(lease)))) {
         Reply::Answer(Answer::Lease(answer)) => answer.outcome,
         other => panic!("{other:?}"),
     };

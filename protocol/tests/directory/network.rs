@@ -13,7 +13,6 @@ use halloo_protocol::identity::{TrustStore, VerifiedChain};
 use halloo_protocol::kademlia::{
     Action, Answer, Config, Connected, Directory, DisconnectReason, Event, Failure, FindOptions, FindResult, LocalNode,
     NetworkGroup, Nodes, PublishReport, QueryId, RecordAnswer, RecordOutcome, Reply, Request, RequestId, RequestSource,
-    StoreAnswer, StoreOutcome,
 };
 use halloo_protocol::key::{DeviceKey, PublicKey, hash};
 use halloo_protocol::node::{Descriptor, LoadClass, Roles};
@@ -22,7 +21,7 @@ use halloo_protocol::wire::Extensions;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::fixture::{self, Authority, START};
+use crate::fixture::{self, Authority, START};
 
 /// One way; jitter of a tenth on top.
 const LATENCY: Duration = Duration::from_millis(50);
@@ -127,11 +126,17 @@ impl Network {
 
     /// Adds a server with its own user (number 100,000 and up) that bootstraps through node 0.
     pub(crate) fn join(&mut self) -> usize {
+        self.join_as(true)
+    }
+
+    /// Adds a server or a client.
+    pub(crate) fn join_as(&mut self, is_serving: bool) -> usize {
         let index = self.nodes.len();
         let user = self.authority.user(100_000 + index as u64);
         let chain = user.chain_of(&user.device(0), &self.trust);
-        let descriptor = fixture::descriptor(&chain, index, Roles::DIRECTORY);
-        let local = LocalNode { device: chain.device, place: chain.place, is_serving: true };
+        let roles = if is_serving { Roles::DIRECTORY } else { Roles::default() };
+        let descriptor = fixture::descriptor(&chain, index, roles);
+        let local = LocalNode { device: chain.device, place: chain.place, is_serving };
         let seed = self.rng.random();
         let directory = Directory::new(self.config.clone(), local, seed, self.now().instant);
         self.by_device.insert(chain.device, index);
@@ -194,8 +199,8 @@ impl Network {
 
     fn send(&mut self, from: usize, to: &Descriptor, id: RequestId, request: Request) {
         self.requests += 1;
-        let sent = format!("{:?} {from} {:?} {:?}", self.elapsed, to.device, request);
-        self.trace = hash("trace", &[&self.trace, sent.as_bytes()]);
+        let (at, from_bytes) = (self.elapsed.as_nanos().to_be_bytes(), from.to_be_bytes());
+        self.trace = hash("trace", &[&self.trace, &at, &from_bytes, to.device.as_bytes(), &request.to_frame(0).body]);
         let Some(&to) = self.by_device.get(&to.device) else { return };
         if matches!(self.nodes[to].behaviour, Behaviour::Silent) || matches!(self.nodes[from].behaviour, Behaviour::Silent) {
             return;
@@ -299,50 +304,45 @@ impl Network {
 
     /// Owners' upkeep: notice the dead, dial neighbours, close what nobody needs.
     fn upkeep(&mut self) {
-        let now = self.now();
-        for node in 0..self.nodes.len() {
-            if self.is_silent(node) {
-                continue;
-            }
-            let wanted: BTreeSet<usize> = self.nodes[node]
-                .directory
-                .neighbours()
-                .iter()
-                .filter_map(|near| self.by_device.get(&near.device).copied())
-                .collect();
+        let wanted: Vec<BTreeSet<usize>> = (0..self.nodes.len()).map(|node| self.neighbours(node)).collect();
+        for node in (0..self.nodes.len()).filter(|node| !wanted[*node].is_empty()) {
             for other in self.nodes[node].connections.clone() {
-                let device = self.nodes[other].chain.device;
                 let is_lost = self.nodes[other].silent_since.is_some_and(|since| self.elapsed >= since + HEARTBEAT);
-                let is_idle = !wanted.contains(&other) && !self.is_wanted_by(other, node);
-                if is_lost || is_idle {
-                    let reason = if is_lost { DisconnectReason::Lost } else { DisconnectReason::Idle };
-                    self.nodes[node].connections.remove(&other);
-                    self.nodes[other].connections.remove(&node);
-                    self.nodes[node].directory.handle_disconnected(now, &device, reason);
-                    let own = self.nodes[node].chain.device;
-                    if !self.is_silent(other) {
-                        self.nodes[other].directory.handle_disconnected(now, &own, reason);
-                        self.drain(other);
-                    }
-                    self.drain(node);
+                if is_lost {
+                    self.close(node, other, DisconnectReason::Lost);
+                } else if !wanted[node].contains(&other) && !wanted[other].contains(&node) {
+                    self.close(node, other, DisconnectReason::Idle);
                 }
             }
-            for other in wanted {
-                if !self.nodes[node].connections.contains(&other) && !self.is_silent(other) {
-                    self.connect(node, other);
-                } else if self.is_silent(other) && !self.nodes[node].connections.contains(&other) {
+            for other in wanted[node].iter().copied() {
+                match (self.is_silent(other), self.nodes[node].connections.contains(&other)) {
+                    (false, false) => self.connect(node, other),
                     // The dial fails.
-                    let device = self.nodes[other].chain.device;
-                    self.nodes[node].directory.handle_disconnected(now, &device, DisconnectReason::Lost);
-                    self.drain(node);
+                    (true, false) => self.close(node, other, DisconnectReason::Lost),
+                    _ => {}
                 }
             }
         }
     }
 
-    fn is_wanted_by(&self, node: usize, other: usize) -> bool {
-        let device = self.nodes[other].chain.device;
-        !self.is_silent(node) && self.nodes[node].directory.neighbours().iter().any(|near| near.device == device)
+    fn neighbours(&self, node: usize) -> BTreeSet<usize> {
+        if self.is_silent(node) {
+            return BTreeSet::new();
+        }
+        let neighbours = self.nodes[node].directory.neighbours();
+        neighbours.iter().filter_map(|near| self.by_device.get(&near.device).copied()).collect()
+    }
+
+    fn close(&mut self, a: usize, b: usize, reason: DisconnectReason) {
+        let now = self.now();
+        for (at, with) in [(a, b), (b, a)] {
+            self.nodes[at].connections.remove(&with);
+            let device = self.nodes[with].chain.device;
+            if !self.is_silent(at) {
+                self.nodes[at].directory.handle_disconnected(now, &device, reason);
+                self.drain(at);
+            }
+        }
     }
 
     fn connect(&mut self, a: usize, b: usize) {
@@ -371,6 +371,18 @@ impl Network {
     pub(crate) fn freeze(&mut self, node: usize) {
         self.nodes[node].behaviour = Behaviour::Silent;
         self.nodes[node].silent_since = Some(self.elapsed);
+    }
+
+    /// A frozen node goes on, and dials its neighbours.
+    pub(crate) fn thaw(&mut self, node: usize) {
+        self.nodes[node].behaviour = Behaviour::Honest;
+        self.nodes[node].silent_since = None;
+        for other in std::mem::take(&mut self.nodes[node].connections) {
+            self.nodes[other].connections.remove(&node);
+            self.close(node, other, DisconnectReason::Idle);
+        }
+        self.nodes[node].timer = None;
+        self.drain(node);
     }
 
     fn step(&mut self) {
@@ -468,16 +480,4 @@ pub(crate) fn invented(target: &Place) -> Vec<Descriptor> {
         }
     };
     (1..=16).map(near).collect()
-}
-
-/// An acknowledgement, for tests that play a replica.
-#[allow(dead_code, reason = "used by some of the test files that share this module")]
-pub(crate) fn accepted(hash: [u8; 32]) -> Answer {
-    Answer::Store(StoreAnswer {
-        outcome: StoreOutcome::Accepted,
-        holds: Some(hash),
-        record: None,
-        closer: Vec::new(),
-        extensions: Extensions::none(),
-    })
 }

@@ -3,19 +3,14 @@
 //! Goal: look-ups are right and few, records survive deaths and liars, publications are acknowledged only when kept, and the same seed
 //! gives the same run.
 
-#[path = "sim/fixture.rs"]
-mod fixture;
-#[path = "sim/network.rs"]
-mod network;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fixture::{EntrySpec, START, User};
+use crate::fixture::{self, EntrySpec, START, User};
+use crate::network::{Behaviour, Network};
 use halloo_protocol::directory::DirectoryRecord;
 use halloo_protocol::kademlia::{Event, FindOptions, FindOutcome, Mode};
-use network::{Behaviour, Network};
 
 const FIRST: FindOptions = FindOptions { mode: Mode::First, is_remote_only: true };
 const SETTLED: FindOptions = FindOptions { mode: Mode::Settled, is_remote_only: true };
@@ -64,6 +59,73 @@ fn every_look_up_is_right_and_takes_few_requests() {
         );
         assert!(mean < 3.0);
     }
+}
+
+#[test]
+fn networks_of_one_and_two_and_their_clients_work() {
+    let mut network = Network::grown(13, 1);
+    let (alice, bob) = (network.authority.user(1), network.authority.user(2));
+    let record = alice.record(1, &network.trust);
+    let report = network.publish(0, record.clone());
+    assert!(report.is_accepted, "the only node is the only replica: {report:?}");
+    let client = network.join_as(false);
+    assert_eq!(network.find(client, alice.key(), FIRST).record(), Some(&record));
+    assert_eq!(network.find(client, bob.key(), FIRST).outcome, FindOutcome::Absent);
+    let second = bob.record(1, &network.trust);
+    let report = network.publish(client, second.clone());
+    assert!(report.is_accepted && report.accepted == 1, "{report:?}");
+    // A second server takes its share of what is there, and carries on alone.
+    network.join();
+    network.run_for(Duration::from_secs(120));
+    network.freeze(0);
+    for node in [1, 2] {
+        let mode = if node == 1 { FIRST } else { FindOptions::default() };
+        assert_eq!(network.find(node, alice.key(), mode).record(), Some(&record), "node {node}");
+        assert_eq!(network.find(node, bob.key(), mode).record(), Some(&second), "node {node}");
+    }
+}
+
+#[test]
+fn a_node_that_comes_back_is_a_neighbour_again() {
+    let mut network = Network::grown(14, 20);
+    let users = populate(&mut network, 10);
+    for node in 1..9 {
+        network.freeze(node);
+    }
+    network.run_for(Duration::from_secs(90));
+    for (user, record) in &users {
+        assert_eq!(network.find(15, user.key(), FIRST).record(), Some(record));
+    }
+    for node in 1..9 {
+        network.thaw(node);
+    }
+    network.run_for(Duration::from_secs(120));
+    let known = network.nodes[15].directory.table_counts().0;
+    assert!(known >= 16, "{known}");
+    assert!(placement(&network, &users) >= 95, "{}%", placement(&network, &users));
+}
+
+#[test]
+#[ignore = "minutes; part of the long tests"]
+fn two_hundred_nodes_and_names() {
+    let mut network = Network::grown(200, 200);
+    let users = populate(&mut network, 200);
+    for is_cold in [false, true] {
+        let (mut requests, mut elapsed) = (Vec::new(), Vec::new());
+        for (user, record) in &users {
+            if is_cold {
+                network.disconnect_all();
+            }
+            let node = network.random(200);
+            let result = network.find(node, user.key(), FIRST);
+            assert_eq!(result.record(), Some(record), "{:?}", result.outcome);
+            requests.push(result.requests);
+            elapsed.push(result.elapsed);
+        }
+        summary(if is_cold { "200 nodes, nothing connected" } else { "200 nodes, neighbours connected" }, requests, elapsed);
+    }
+    let tables: usize = network.nodes.iter().map(|node| node.directory.table_counts().0).sum();
+    println!("proved nodes per table: {}; placed right: {}%", tables / 200, placement(&network, &users));
 }
 
 /// Adds up what look-ups cost, for printing.

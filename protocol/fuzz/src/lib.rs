@@ -1,0 +1,161 @@
+//! What every fuzz target does: read bytes as a reader of the network does, and hold the decoder to what it promises.
+//!
+//! Two targets cover everything on a stream: [`frame`] picks the message by the frame's kind, as a node does, and [`signed`] the body by
+//! the object's kind. A new message or body is one line in the lists below. Their seeds are the golden vectors.
+
+#![forbid(unsafe_code)]
+
+use halloo_protocol::authority::InviteCode;
+use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
+use halloo_protocol::identity::{TrustStore, UserId, Username};
+use halloo_protocol::key::PublicKey;
+use halloo_protocol::push::PushPayload;
+use halloo_protocol::time::UnixTime;
+use halloo_protocol::wire::{self, Body, FRAME_BYTES_MAX, Frame, Message, Signed};
+
+/// Kind (3), version (3), body length (5) and signature (64) around a signed body.
+const SIGNED_OVERHEAD_BYTES_MAX: usize = 75;
+
+/// First byte of a two-byte number.
+const TWO_BYTES: u8 = 251;
+
+macro_rules! by_kind {
+    ($kind:expr, $work:ident($input:expr): $($module:ident::$type:ident,)*) => {
+        $(if $kind == halloo_protocol::$module::$type::KIND {
+            $work::<halloo_protocol::$module::$type>($input);
+        })*
+    };
+}
+
+/// A frame, and the message in it.
+pub fn frame(bytes: &[u8]) {
+    let Ok(frame) = wire::decode::<Frame>(bytes, FRAME_BYTES_MAX) else { return };
+    assert_eq!(wire::decode::<Frame>(&wire::encode(&frame), FRAME_BYTES_MAX).as_ref(), Ok(&frame));
+    by_kind! { frame.kind, message(&frame):
+        authority::EnrolAnswer,
+        authority::EnrolRequest,
+        authority::RenewRequest,
+        authority::RevocationListAnswer,
+        authority::RevocationListRequest,
+        call::CallInvite,
+        call::CallSignal,
+        call::CallSignalAck,
+        call::InviteAnswer,
+        kademlia::FindNode,
+        kademlia::FindRecord,
+        kademlia::LeaseAnswer,
+        kademlia::Nodes,
+        kademlia::RecordAnswer,
+        kademlia::RenewLease,
+        kademlia::Store,
+        kademlia::StoreAnswer,
+        kademlia::SyncOffer,
+        kademlia::SyncWant,
+        message::MessageAck,
+        message::MessageDeliver,
+        message::ReadReceipt,
+        node::Goodbye,
+        node::Hello,
+        node::RevocationNotice,
+        push::PushDeliver,
+        push::PushDelivered,
+        push::PushReceipt,
+        push::PushRegister,
+        push::PushRegistered,
+        push::PushSend,
+        push::PushSent,
+        push::PushUnregister,
+        push::PushUnregistered,
+    }
+}
+
+/// A signed object.
+pub fn signed(bytes: &[u8]) {
+    let [TWO_BYTES, low, high, body @ ..] = bytes else { return };
+    by_kind! { u16::from_le_bytes([*low, *high]), object((bytes, body)):
+        authority::BootstrapList,
+        authority::EnrolRequestBody,
+        call::Invite,
+        call::Signal,
+        capability::Capability,
+        capability::CapabilityProof,
+        directory::DeviceEntry,
+        directory::Lease,
+        identity::DeviceCertificate,
+        identity::KeySuccession,
+        identity::RevocationList,
+        identity::SigningCertificate,
+        identity::Tombstone,
+        identity::UserCertificate,
+        push::GatewayTime,
+        push::OuterPayload,
+    }
+}
+
+fn message<M: Message>(frame: &Frame) {
+    if let Ok(value) = frame.parse::<M>() {
+        let again = Frame::new(frame.id, &value);
+        let value = again.parse::<M>().expect("what a reader accepted, it accepts again");
+        assert_eq!(Frame::new(frame.id, &value), again);
+    }
+}
+
+fn object<T: Body>((bytes, body): (&[u8], &[u8])) {
+    plain::<Signed<T>>(bytes, T::LIMIT + SIGNED_OVERHEAD_BYTES_MAX);
+    // The body by itself, which small changes reach more easily without version, length and signature.
+    if let Ok(value) = wire::decode::<T>(body, T::LIMIT) {
+        let _ = value.check();
+    }
+}
+
+fn plain<T: bincode::Encode + bincode::Decode<()>>(bytes: &[u8], limit: usize) {
+    if let Ok(value) = wire::decode::<T>(bytes, limit) {
+        let encoded = wire::encode(&value);
+        assert_eq!(wire::encoded_len(&value), encoded.len());
+        let again = wire::decode::<T>(&encoded, FRAME_BYTES_MAX).expect("what a reader accepted, it accepts again");
+        assert_eq!(wire::encode(&again), encoded);
+    }
+}
+
+/// A directory record, verified as far as its signatures go. Nothing but the golden vectors' statements can hold.
+pub fn directory_record(bytes: &[u8]) {
+    let Ok(record) = UnverifiedRecord::from_bytes(bytes) else { return };
+    let key = record.claimed_key();
+    let mut trust = TrustStore::new();
+    if let halloo_protocol::identity::UserChain::Named { root, .. } = &record.user {
+        let _ = trust.trust(*root);
+    }
+    match record.verify(UnixTime(1_800_000_000), &trust) {
+        Ok(verified) => {
+            assert_eq!(verified.key(), key);
+            assert_eq!(verified.clone().merge(verified.clone()), verified);
+            assert!(UnverifiedRecord::from_bytes(&verified.to_bytes()).is_ok());
+        }
+        // A record may decode from more than its shortest form takes; never the other way round.
+        Err(RecordError::Decode(error)) => panic!("{error}: a decoded record decodes"),
+        Err(_) => {}
+    }
+}
+
+/// What is inside a sealed part, and a push.
+pub fn sealed_content(bytes: &[u8]) {
+    plain::<PrivatePart>(bytes, FRAME_BYTES_MAX);
+    if let Ok(payload) = PushPayload::from_bytes(bytes) {
+        let _ = payload.verify(&[]);
+        assert!(PushPayload::from_bytes(&payload.to_bytes()).is_ok());
+    }
+}
+
+/// What people type or paste: names, keys, invite codes.
+pub fn text(bytes: &[u8]) {
+    plain::<InviteCode>(bytes, FRAME_BYTES_MAX);
+    plain::<UserId>(bytes, FRAME_BYTES_MAX);
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(name) = Username::new(text) {
+        assert_eq!(Username::new(name.as_str()).as_ref(), Ok(&name), "a name's normal form is its own");
+    }
+    if let Ok(key) = text.parse::<PublicKey>() {
+        assert_eq!(key.to_string(), text);
+    }
+    let _ = InviteCode::parse(text);
+}

@@ -1,0 +1,9 @@
+//! The directory as a whole: simulated networks, attacks, fuzzing.
+
+#![allow(clippy::print_stdout, reason = "tests print seeds and what they measure")]
+
+mod attacks;
+mod fixture;
+mod fuzz;
+mod network;
+mod simulation;

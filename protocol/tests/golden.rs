@@ -1,0 +1,105 @@
+//! Golden vectors: the bytes of every wire type, kept in `tests/golden/`.
+//!
+//! A difference means that nodes of yesterday and today don't understand each other. If that is what you decided, run
+//! `HALLOO_BLESS=1 cargo test -p halloo-protocol --test golden` and say so in the change log and `docs/wire.md`.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use data_encoding::HEXLOWER;
+use halloo_protocol::wire;
+use support::vectors;
+
+fn directory() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+fn is_blessing() -> bool {
+    std::env::var_os("HALLOO_BLESS").is_some_and(|value| value == "1")
+}
+
+/// Hexadecimal in lines of 32 bytes, which version control can compare.
+fn written(bytes: &[u8]) -> String {
+    bytes.chunks(32).map(|line| HEXLOWER.encode(line) + "\n").collect()
+}
+
+fn read(text: &str) -> Vec<u8> {
+    let digits: String = text.split_whitespace().collect();
+    HEXLOWER.decode(digits.as_bytes()).expect("golden files are hexadecimal")
+}
+
+#[test]
+fn every_wire_type_has_the_bytes_it_had() {
+    for vector in vectors::all() {
+        let path = directory().join(vector.name).with_extension("hex");
+        if is_blessing() {
+            std::fs::write(&path, written(&vector.bytes)).expect("the golden directory can be written");
+        }
+        let stored = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert_eq!(written(&vector.bytes), stored, "{} is encoded differently than before", vector.name);
+        let again = (vector.again)(&read(&stored)).unwrap_or_else(|error| panic!("{} no longer decodes: {error}", vector.name));
+        assert_eq!(again, vector.bytes, "{} doesn't survive decoding", vector.name);
+    }
+}
+
+#[test]
+fn every_golden_file_belongs_to_a_type() {
+    let known: BTreeSet<_> = vectors::all().iter().map(|vector| format!("{}.hex", vector.name)).collect();
+    for file in std::fs::read_dir(directory()).expect("the golden directory is there") {
+        let name = file.expect("it can be listed").file_name().into_string().expect("names are ASCII");
+        assert!(known.contains(&name), "{name} belongs to no wire type");
+    }
+}
+
+#[test]
+fn stored_statements_are_believed() {
+    let trust = support::trust();
+    let record = std::fs::read_to_string(directory().join("directory_record.hex")).expect("golden file");
+    let record = halloo_protocol::directory::UnverifiedRecord::from_bytes(&read(&record)).expect("decodes");
+    let record = record.verify(support::NOW, &trust).expect("its signatures hold");
+    assert!(record.is_successor_of(&support::identity(1)));
+    let chain = std::fs::read_to_string(directory().join("chain.hex")).expect("golden file");
+    let chain: halloo_protocol::identity::Chain = wire::decode(&read(&chain), 8 * 1024).expect("decodes");
+    assert_eq!(chain.verify(support::NOW, &trust).map(|verified| verified.device), Ok(support::device(0)));
+}
+
+#[test]
+fn one_byte_more_or_less_is_refused_everywhere() {
+    for vector in vectors::all() {
+        let mut longer = vector.bytes.clone();
+        longer.push(0);
+        assert!((vector.again)(&longer).is_err(), "{}: a byte after the end", vector.name);
+        for length in 0..vector.bytes.len() {
+            assert!((vector.again)(&vector.bytes[..length]).is_err(), "{}: cut at {length}", vector.name);
+        }
+    }
+}
+
+#[test]
+fn numbers_are_written_as_the_document_says() {
+    let written: [(u64, &str); 7] = [
+        (0, "00"),
+        (250, "fa"),
+        (251, "fbfb00"),
+        (0x4001, "fb0140"),
+        (65_536, "fc00000100"),
+        (1_800_000_000, "fc00d2496b"),
+        (1 << 40, "fd0000000000010000"),
+    ];
+    for (number, bytes) in written {
+        assert_eq!(HEXLOWER.encode(&wire::encode(&number)), bytes);
+        assert_eq!(wire::decode::<u64>(&read(bytes), 9), Ok(number));
+    }
+    assert_eq!(wire::decode::<u64>(&read("fc01000000"), 9), Ok(1), "a longer form is read");
+    assert!(wire::decode::<u16>(&read("fc01000000"), 9).is_err(), "a form wider than the field isn't");
+    for reserved in ["fe00000000000000000000000000000000", "ff"] {
+        assert!(wire::decode::<u64>(&read(reserved), 20).is_err());
+    }
+    assert!(wire::decode::<bool>(&[2], 1).is_err());
+    assert!(wire::decode::<Option<u8>>(&[2, 0], 2).is_err());
+    assert_eq!(wire::encode(&Some(7_u8)), [1, 7]);
+    assert_eq!(wire::encode(&"ab".to_string()), [2, b'a', b'b']);
+    assert_eq!(wire::encode(&[9_u8; 3]), [9; 3], "fixed lengths aren't written");
+}

@@ -1,0 +1,402 @@
+//! One example of every wire type, built from fixed keys and times: the table behind the golden vectors, the mutation tests and the
+//! allocation tests. A new wire type is one line here.
+
+use halloo_protocol::authority::{
+    BootstrapList, EnrolAnswer, EnrolGrant, EnrolParams, EnrolRequest, EnrolRequestBody, EnrolResult, InviteCode, InviteSecret,
+    Refusal, RefusalCode, RenewRequest, RevocationListAnswer, RevocationListRequest, SignedBootstrapList,
+};
+use halloo_protocol::call::{
+    AvatarLink, CallInvite, CallSignal, CallSignalAck, Invite, InviteAnswer, InviteStatus, Origin, Reason, SealedInvite, Signal,
+    SignalBody, SignalStatus,
+};
+use halloo_protocol::capability::{Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
+use halloo_protocol::directory::{DeviceEntry, Lease, Place, RecordKey};
+use halloo_protocol::directory::{DeviceKind, Helper, PrivatePart, PushAddress, RECORD_BYTES_MAX, UnverifiedRecord};
+use halloo_protocol::event::EventKind;
+use halloo_protocol::id::CallId;
+use halloo_protocol::identity::{
+    Chain, DeviceCertificate, KeySuccession, LinkedId, REVOCATION_LIST_BYTES_MAX, RevocationList, SignedRevocationList,
+    SigningCertificate, Tombstone, UserCertificate, UserId,
+};
+use halloo_protocol::kademlia::{
+    FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store, StoreAnswer,
+    StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
+};
+use halloo_protocol::message::{
+    ConversationId, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageId, ReadReceipt,
+};
+use halloo_protocol::node::{
+    Address, Descriptor, Goodbye, Hello, LoadClass, RevocationNotice, RevocationNumber, Roles, Transport,
+};
+use halloo_protocol::push::{
+    DeliveredStatus, GatewayTime, Identifier, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushHints,
+    PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister,
+    PushUnregistered, PushWay, RegisterStatus, Urgency,
+};
+use halloo_protocol::wire::{self, Body, DecodeError, Extensions, FRAME_BYTES_MAX, Frame, FrameKind, Message, Signed};
+
+use super::*;
+
+/// One example.
+pub(crate) struct Vector {
+    /// Name of its file.
+    pub(crate) name: &'static str,
+    /// Its encoding.
+    pub(crate) bytes: Vec<u8>,
+    /// Kind, type and limit, of messages and signed bodies.
+    pub(crate) registered: Option<(u16, &'static str, usize)>,
+    /// Decodes bytes of this type as a reader does, and encodes the value again.
+    pub(crate) again: fn(&[u8]) -> Result<Vec<u8>, DecodeError>,
+}
+
+/// `message`: shown in its frame. `signed`: a body, shown as the signed object. `plain`: a part, or a value with a reader of its own.
+macro_rules! vectors {
+    ($($name:literal => $how:ident $type:ty = $value:expr;)*) => {
+        vec![$(Vector { name: $name, bytes: vectors!(@$how $type = $value), registered: vectors!(@$how registered $type), again: vectors!(@$how $type) }),*]
+    };
+    (@message registered $type:ty) => { Some((<$type as Message>::KIND.0, stringify!($type), <$type as Message>::LIMIT)) };
+    (@signed registered $type:ty) => { Some((<$type as Body>::KIND, stringify!($type), <$type as Body>::LIMIT)) };
+    (@plain registered $type:ty) => { None };
+    (@message $type:ty = $value:expr) => { wire::encode(&Frame::new(frame_id::<$type>(), &$value)) };
+    (@signed $type:ty = $value:expr) => { wire::encode::<Signed<$type>>(&$value) };
+    (@plain $type:ty = $value:expr) => { wire::encode::<$type>(&$value) };
+    (@message $type:ty) => {
+        |bytes| {
+            let frame: Frame = wire::decode(bytes, FRAME_BYTES_MAX)?;
+            frame.parse::<$type>().map(|message| wire::encode(&Frame::new(frame.id, &message)))
+        }
+    };
+    (@signed $type:ty) => {
+        |bytes| wire::decode::<Signed<$type>>(bytes, <$type as Body>::LIMIT + SIGNED_OVERHEAD_BYTES_MAX).map(|value| wire::encode(&value))
+    };
+    (@plain $type:ty) => { |bytes| wire::decode::<$type>(bytes, FRAME_BYTES_MAX).map(|value| wire::encode(&value)) };
+}
+
+/// Kind (3), version (3), body length (5) and signature (64).
+const SIGNED_OVERHEAD_BYTES_MAX: usize = 75;
+
+/// Requests and answers are number 7; notices have none.
+const fn frame_id<M: Message>() -> u32 {
+    if M::KIND.is_notice() { 0 } else { 7 }
+}
+
+/// The table, built once: signing takes longer than what tests do with it.
+pub(crate) fn all_cached() -> &'static [Vector] {
+    static ALL: std::sync::OnceLock<Vec<Vector>> = std::sync::OnceLock::new();
+    ALL.get_or_init(all)
+}
+
+/// The table.
+pub(crate) fn all() -> Vec<Vector> {
+    vectors! {
+        // Frames and their parts
+        "frame" => plain Frame = Frame { kind: FrameKind(0x3abc), id: 70_000, body: vec![1, 2, 3] };
+        "extensions" => plain Extensions = extensions();
+        // Identity
+        "user_id_named" => plain UserId = alice_id();
+        "user_id_key" => plain UserId = UserId::Key(identity(0));
+        "signing_certificate" => signed SigningCertificate = signed_signing();
+        "user_certificate" => signed UserCertificate = Signed::sign(full_user_certificate(), &signing_key());
+        "device_certificate" => signed DeviceCertificate = Signed::sign(device_certificate(0, 1), &identity_secret(0));
+        "tombstone" => signed Tombstone = tombstone(0, 1, NOW.plus_secs(DAY));
+        "key_succession" => signed KeySuccession = succession(0, 1);
+        "revocation_list" => signed RevocationList = Signed::sign(revocation_list(3, &[4, 5_000], &[9]), &root());
+        "signed_revocation_list" => plain SignedRevocationList = by_signing_key(revocation_list(3, &[4, 5_000], &[]));
+        "chain" => plain Chain = chain(0, 0);
+        "chain_without_name" => plain Chain = Chain { user: UserChain::Key(identity(0)), ..chain(0, 0) };
+        // Nodes
+        "descriptor" => plain Descriptor = descriptor();
+        "hello" => message Hello = hello();
+        "hello_before_enrolment" => message Hello = Hello { chain: None, descriptor: None, revocations: Vec::new(), ..hello() };
+        "goodbye" => message Goodbye = goodbye();
+        "revocation_notice" => message RevocationNotice = revocation_notice();
+        // Directory
+        "device_entry" => signed DeviceEntry = Signed::sign(full_entry(), &device_secret(0));
+        "lease" => signed Lease = Signed::sign(lease(&parts(0, 0, 3), 1), &device_secret(0));
+        "private_part" => plain PrivatePart = private_part();
+        "directory_record" => plain UnverifiedRecord = record();
+        "find_record" => message FindRecord = FindRecord { key: RecordKey::of(&alice_id()), have_hash: Some([0x11; 32]), want: 8, extensions: extensions() };
+        "record_answer_found" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Found(wire::encode(&record())), closer: Vec::new(), extensions: none() };
+        "record_answer_same" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Same, closer: Vec::new(), extensions: none() };
+        "record_answer_absent" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Absent, closer: vec![descriptor(); 2], extensions: none() };
+        "find_node" => message FindNode = FindNode { target: [0x77; 32], want: 16, extensions: none() };
+        "nodes" => message Nodes = Nodes { closer: vec![descriptor(); 3], extensions: none() };
+        "store" => message Store = Store { record: wire::encode(&record()), extensions: none() };
+        "store_answer_accepted" => message StoreAnswer = StoreAnswer { outcome: StoreOutcome::Accepted, holds: Some([0x12; 32]), record: None, closer: Vec::new(), extensions: none() };
+        "store_answer_refused" => message StoreAnswer = StoreAnswer {
+            outcome: StoreOutcome::Refused { reason: StoreRefusal::NotResponsible, detail: "others are closer".into() },
+            holds: None,
+            record: Some(vec![1, 2, 3]),
+            closer: vec![descriptor()],
+            extensions: none(),
+        };
+        "renew_lease" => message RenewLease = RenewLease {
+            key: RecordKey::of(&alice_id()),
+            keeper: Some(keeper(0)),
+            lease: keeper_lease(&parts(0, 0, 3), 0, 7_200).lease,
+            extensions: none(),
+        };
+        "lease_answer" => message LeaseAnswer = LeaseAnswer { outcome: LeaseOutcome::NeedRecord, extensions: none() };
+        "sync_offer" => message SyncOffer = SyncOffer { items: vec![SyncItem { key: RecordKey([1; 32]), hash: [2; 32] }; 2], extensions: none() };
+        "sync_want" => message SyncWant = SyncWant { keys: vec![RecordKey([1; 32])], extensions: none() };
+        // Messages
+        "message_deliver" => message MessageDeliver = MessageDeliver { envelope: envelope(), extensions: none() };
+        "message_ack" => message MessageAck = MessageAck { status: DeliveryStatus::Refused(Reason::TOO_MANY), extensions: none() };
+        "read_receipt" => message ReadReceipt = ReadReceipt { conversation: conversation(), ids: vec![MessageId([1; 16]), MessageId([2; 16])], read_at: NOW, extensions: none() };
+        // Calls
+        "invite" => signed Invite = Signed::sign(invite(), &device_secret(0));
+        "signal_accept" => signed Signal = signal(SignalBody::Accept { answer: "v=0".into() });
+        "signal_decline" => signed Signal = signal(SignalBody::Decline { reason: Reason::BUSY });
+        "signal_candidate" => signed Signal = signal(SignalBody::Candidate { candidate: "candidate:1 1 udp 1 192.0.2.1 9 typ host".into() });
+        "signal_replaced" => signed Signal = signal(SignalBody::Replaced { by: device(2) });
+        "call_invite" => message CallInvite = CallInvite { sealed: SealedInvite::from_bytes(vec![1; 1_024]).expect("within its size"), extensions: none() };
+        "invite_answer" => message InviteAnswer = InviteAnswer { status: InviteStatus::Refused(Reason::NOT_ALLOWED), extensions: none() };
+        "call_signal" => message CallSignal = CallSignal { signal: signal(SignalBody::HangUp { reason: Reason::HANGUP }), extensions: none() };
+        "call_signal_ack" => message CallSignalAck = CallSignalAck { status: SignalStatus::Taken, extensions: none() };
+        // Capabilities and push
+        "capability" => signed Capability = capability();
+        "capability_proof" => signed CapabilityProof = CapabilityProof::sign(CapabilityId([5; 16]), keeper(0), [6; 32], NOW, &secret(90));
+        "push_register" => message PushRegister = push_register();
+        "push_registered" => message PushRegistered = PushRegistered {
+            status: RegisterStatus::Registered {
+                handle: PushHandle([3; 32]),
+                expires_at: NOW.plus_secs(30 * DAY),
+                time: Box::new(Signed::sign(GatewayTime { gateway: keeper(0), at: NOW, extensions: none() }, &keeper_secret(0))),
+                vapid_key: Some([4; 65]),
+            },
+            extensions: none(),
+        };
+        "push_registered_refused" => message PushRegistered = PushRegistered { status: RegisterStatus::Refused(PushReason::FULL), extensions: none() };
+        "gateway_time" => signed GatewayTime = Signed::sign(GatewayTime { gateway: keeper(0), at: NOW, extensions: none() }, &keeper_secret(0));
+        "push_unregister" => message PushUnregister = PushUnregister { handle: PushHandle([3; 32]), extensions: none() };
+        "push_unregistered" => message PushUnregistered = PushUnregistered { was_known: true, extensions: none() };
+        "push_send" => message PushSend = push_send();
+        "push_sent" => message PushSent = PushSent { status: PushStatus::Accepted { ways: vec![PushWay::Stream, PushWay::WebPush] }, extensions: none() };
+        "push_deliver" => message PushDeliver = PushDeliver { payload: push_payload().to_bytes(), extensions: none() };
+        "push_delivered" => message PushDelivered = PushDelivered { status: DeliveredStatus::Ringing, extensions: none() };
+        "push_receipt" => message PushReceipt = PushReceipt { request_hash: [8; 32], way: PushWay::WebPush, result: Err(PushReason::GONE), extensions: none() };
+        "outer_payload" => signed OuterPayload = Signed::sign(outer_payload(), &keeper_secret(0));
+        "push_payload" => plain PushPayload = push_payload();
+        // Authority
+        "enrol_request_body" => signed EnrolRequestBody = enrol_request().body;
+        "enrol_request" => message EnrolRequest = enrol_request();
+        "renew_request" => message RenewRequest = RenewRequest { chain: chain(0, 0), extensions: none() };
+        "enrol_answer_granted" => message EnrolAnswer = EnrolAnswer {
+            result: EnrolResult::Granted(Box::new(EnrolGrant {
+                chain: user_chain(0, 1),
+                revocations: Some(by_root(revocation_list(3, &[4], &[]))),
+                bootstrap: Some(bootstrap()),
+            })),
+            extensions: none(),
+        };
+        "enrol_answer_refused" => message EnrolAnswer = EnrolAnswer {
+            result: EnrolResult::Refused(Refusal { code: RefusalCode::NAME_TAKEN, detail: "alice has another key".into() }),
+            extensions: none(),
+        };
+        "revocation_list_request" => message RevocationListRequest = RevocationListRequest { authority: authority(), have: 2, extensions: none() };
+        "revocation_list_answer" => message RevocationListAnswer = RevocationListAnswer { list: Some(by_root(revocation_list(3, &[4], &[]))), extensions: none() };
+        "bootstrap_list" => signed BootstrapList = bootstrap().list;
+        "signed_bootstrap_list" => plain SignedBootstrapList = bootstrap();
+        "invite_code" => plain InviteCode = invite_code();
+    }
+}
+
+pub(crate) fn extensions() -> Extensions {
+    Extensions::none().with(0x0001, vec![1, 2, 3]).with(0x7fff, Vec::new())
+}
+
+pub(crate) fn goodbye() -> Goodbye {
+    Goodbye { extensions: Extensions::none() }
+}
+
+pub(crate) fn full_user_certificate() -> UserCertificate {
+    UserCertificate {
+        linked: vec![LinkedId { system: "xmpp".into(), id: "alice@example.org".into() }],
+        extensions: extensions(),
+        ..user_certificate(0, 1)
+    }
+}
+
+pub(crate) fn descriptor() -> Descriptor {
+    Descriptor {
+        device: device(0),
+        place: Place::assigned(&[0x5a; 32], 0),
+        roles: Roles::DIRECTORY.union(Roles::RELAY),
+        load: LoadClass(3),
+        addresses: vec![
+            v4(1, 4_001),
+            Address::V6 { ip: [0x20; 16], port: 443, transport: Transport::Tcp },
+            Address::Other(vec![4, 127, 0, 0, 1]),
+        ],
+    }
+}
+
+pub(crate) fn hello() -> Hello {
+    Hello {
+        version: Hello::VERSION,
+        features: 5,
+        chain: Some(chain(0, 0)),
+        descriptor: Some(descriptor()),
+        clock: NOW,
+        revocations: vec![RevocationNumber { authority: authority(), number: 3 }],
+        extensions: extensions(),
+    }
+}
+
+pub(crate) fn revocation_notice() -> RevocationNotice {
+    RevocationNotice { list: by_root(revocation_list(3, &[4], &[9])), extensions: Extensions::none() }
+}
+
+/// An entry with something in every field.
+pub(crate) fn full_entry() -> DeviceEntry {
+    DeviceEntry {
+        addresses: vec![v4(9, 443)],
+        mailboxes: vec![Helper { device: keeper(3), addresses: Vec::new() }],
+        fallback_key: Some([0x24; 32]),
+        sealed: Some(seal_key().seal(0, &device(0), &private_part(), [9; 24])),
+        extensions: extensions(),
+        ..entry(0, 300)
+    }
+}
+
+pub(crate) fn private_part() -> PrivatePart {
+    PrivatePart {
+        name: "kitchen tablet".into(),
+        kind: DeviceKind::Tablet,
+        addresses: vec![v4(1, 5_000)],
+        push: vec![PushAddress { gateway: helper(0), handle: vec![0xab; 16], capability: vec![0xcd; 20] }],
+        extensions: extensions(),
+    }
+}
+
+/// A record with two devices, a removed one, a former identity key, leases and extensions.
+pub(crate) fn record() -> UnverifiedRecord {
+    let mut first = parts(0, 0, 3);
+    first.lease = Some(Signed::sign(lease(&first, 1), &device_secret(0)));
+    let mut second = parts(0, 1, 8);
+    second.keeper_lease = Some(keeper_lease(&second, 0, 7_200));
+    UnverifiedRecord {
+        successions: vec![succession(1, 0)],
+        tombstones: vec![tombstone(0, 2, NOW.plus_secs(DAY))],
+        extensions: extensions(),
+        ..unverified(vec![first, second])
+    }
+}
+
+fn none() -> Extensions {
+    Extensions::none()
+}
+
+fn conversation() -> ConversationId {
+    ConversationId::of_pair(&alice_id(), &UserId::Key(identity(3)))
+}
+
+fn envelope() -> Envelope {
+    Envelope {
+        id: MessageId([9; 16]),
+        conversation: conversation(),
+        counter: 1,
+        sent_at: NOW,
+        body: MessageBody::Text("hello, world".into()),
+        extensions: extensions(),
+    }
+}
+
+fn invite() -> Invite {
+    Invite {
+        chain: chain(0, 0),
+        recipient: device(1),
+        call: CallId([7; 16]),
+        conversation: conversation(),
+        kind: EventKind::VOICE_CALL,
+        display_name: "Alice".into(),
+        avatar: Some(AvatarLink { hash: [1; 32], link: "https://example.org/a.png".into() }),
+        origin: Origin { kind: DeviceKind::Laptop, addresses: vec![v4(1, 4_001)], relays: vec![helper(0)] },
+        issued_at: NOW,
+        expires_at: NOW.plus_secs(120),
+        offer: "v=0".into(),
+        extensions: extensions(),
+    }
+}
+
+fn signal(body: SignalBody) -> Signed<Signal> {
+    let signal = Signal { call: CallId([7; 16]), from: device(1), to: device(0), sequence: 1, body, extensions: none() };
+    Signed::sign(signal, &device_secret(1))
+}
+
+fn capability() -> Signed<Capability> {
+    let capability = Capability {
+        id: CapabilityId([5; 16]),
+        issuer: Issuer::Device(device(0)),
+        service: Service::Push,
+        holder: Holder::Key(secret(90).public()),
+        limits: Limits { per_hour: 60, payload_bytes_max: 2_800 },
+        epoch: 2,
+        not_before: NOW,
+        not_after: NOW.plus_secs(30 * DAY),
+        extensions: extensions(),
+    };
+    Signed::sign(capability, &device_secret(0))
+}
+
+fn push_register() -> PushRegister {
+    PushRegister {
+        channels: vec![
+            PushChannel::Stream,
+            PushChannel::WebPush { endpoint: "https://push.example.org/abc".into(), p256dh: [4; 65], auth: [5; 16] },
+        ],
+        languages: vec!["de-CH".into(), "en".into()],
+        applications: vec!["halloo".into()],
+        identifiers: vec![Identifier { kind: "sip".into(), value: "alice@example.org".into() }],
+        policy_version: 1,
+        epoch: 2,
+        revoked: vec![CapabilityId([6; 16])],
+        extensions: extensions(),
+    }
+}
+
+fn push_send() -> PushSend {
+    let (handle, sealed) = (PushHandle([3; 32]), vec![0xaa; 100]);
+    let hints = PushHints { event: EventKind::VOICE_CALL, ttl_secs: 60, urgency: Urgency::High };
+    let hash = PushSend::hash_of(&handle, &hints, &sealed);
+    let proof = CapabilityProof::sign(CapabilityId([5; 16]), keeper(0), hash, NOW, &secret(90));
+    PushSend { handle, capability: capability(), proof, hints, sealed, extensions: none() }
+}
+
+fn outer_payload() -> OuterPayload {
+    OuterPayload::new(keeper(0), EventKind::VOICE_CALL, NOW, 60, &[0xaa; 100])
+}
+
+fn push_payload() -> PushPayload {
+    PushPayload::new(outer_payload(), vec![0xaa; 100], &keeper_secret(0)).expect("within its size")
+}
+
+fn enrol_request() -> EnrolRequest {
+    let params = EnrolParams {
+        authority: authority(),
+        name: alice(),
+        device: device(0),
+        invite: Some(InviteSecret([4; 16])),
+        succession: Some(succession(1, 0)),
+    };
+    EnrolRequest::new(params, &identity_secret(0), NOW)
+}
+
+fn bootstrap() -> SignedBootstrapList {
+    let list = BootstrapList { authority: authority(), number: 1, nodes: vec![descriptor()], issued_at: NOW, extensions: none() };
+    SignedBootstrapList { signing: signed_signing(), list: Signed::sign(list, &signing_key()) }
+}
+
+fn invite_code() -> InviteCode {
+    InviteCode {
+        root: authority(),
+        label: "example".into(),
+        node: helper(0),
+        bootstrap: vec![helper(1)],
+        secret: Some(InviteSecret([4; 16])),
+        expires_at: Some(NOW),
+        extensions: none(),
+    }
+}
+
+const _: () = assert!(RECORD_BYTES_MAX < FRAME_BYTES_MAX && REVOCATION_LIST_BYTES_MAX < FRAME_BYTES_MAX);
