@@ -175,7 +175,7 @@ mod tests {
         let peer = peer_id(&device).expect("a real key");
         assert_eq!(device_key(&peer), Some(device));
         assert_eq!(keypair(&secret).expect("a seed").public().to_peer_id(), peer);
-        assert_eq!(device_key(&PeerId::random()), None, "not an Ed25519 key");
+        assert_eq!(device_key(&PeerId::random()), None, "a peer id of another kind of key has none");
     }
 
     #[test]

@@ -25,6 +25,12 @@ pub struct Config {
     pub roles: Vec<Role>,
     /// A local network or a test; see `halloo run --lab`.
     pub lab: bool,
+    /// Whether to look for peers on the local network by multicast.
+    pub mdns: Option<bool>,
+    /// Whether to ask the home router for a port.
+    pub upnp: Option<bool>,
+    /// Whether direct addresses are published for everybody who knows the name.
+    pub publish_addresses: bool,
     /// Authorities by label: root keys.
     pub authorities: BTreeMap<String, RootKey>,
     /// Who the user is to others.
@@ -394,6 +400,11 @@ pub fn sample(values: &SampleValues) -> String {
 
 # A local network without contact to the outside, or a test.
 # lab = false
+# Look for peers on the local network by multicast; ask the home router for a port.
+# mdns = true
+# upnp = true
+# Publish direct addresses for everybody who knows the name (else others come through relays).
+# publish_addresses = false
 
 # Where metrics are served.
 # metrics = "127.0.0.1:9100"

@@ -293,6 +293,7 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         .store(store)
         .role(roles)
         .lab(config.lab)
+        .publish_addresses(config.publish_addresses)
         .relay_for_others(relays)
         .display_name(config.profile.display_name)
         .languages(config.profile.languages)
@@ -304,6 +305,12 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         // Servers use all cores; a person's device can be frozen whole.
         .freezable(roles == Roles::default())
         .dangerous_clock_skew_secs(config.debug.clock_skew_secs);
+    if let Some(on) = config.mdns {
+        builder = builder.mdns(on);
+    }
+    if let Some(on) = config.upnp {
+        builder = builder.upnp(on);
+    }
     for address in config.listen {
         builder = builder.listen(address);
     }
@@ -359,6 +366,9 @@ pub async fn run(options: RunOptions, stop: CancellationToken, mut on_event: imp
     let config = merge(Config::load(&home.config())?, &options);
     let listener = ApiListener::bind(&home, config.api.listen.as_ref()).await?;
     let api = Some(listener.address().to_string());
+    if config.metrics.is_some() {
+        tracing::warn!("metrics are not served yet");
+    }
     let settings = NodeSettings { home, config, answer: options.answer, api };
     let Some(node) = stop.run_until_cancelled(start(settings)).await.transpose()? else { return Ok(()) };
     let events = node.subscribe_after(0);
@@ -380,7 +390,9 @@ async fn watch(
 ) -> Result<(), RunError> {
     /// How often the event loop is looked at; it ends unasked only by a bug.
     const ALIVE_EVERY: Duration = Duration::from_millis(500);
-    let mut is_ready = false;
+    /// Events kept until the ready event, which comes first by contract; more than a start brings, the newest are dropped.
+    const EARLY_EVENTS_MAX: usize = 256;
+    let mut early = Some(Vec::new());
     let mut alive = tokio::time::interval(ALIVE_EVERY);
     loop {
         tokio::select! {
@@ -388,9 +400,14 @@ async fn watch(
             () = stop.cancelled() => return Ok(()),
             record = events.recv() => {
                 let Some(record) = record else { return Err(RunError::Died) };
-                is_ready |= matches!(record.event, Event::Ready(_));
-                if is_ready {
-                    on_event(&record);
+                match &mut early {
+                    None => on_event(&record),
+                    Some(_) if matches!(record.event, Event::Ready(_)) => {
+                        on_event(&record);
+                        early.take().iter().flatten().for_each(&mut *on_event);
+                    }
+                    Some(kept) if kept.len() < EARLY_EVENTS_MAX => kept.push(record),
+                    Some(_) => {}
                 }
             }
             _ = alive.tick() => {

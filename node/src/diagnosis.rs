@@ -215,6 +215,10 @@ impl EventLoop {
             let result = if usable { CheckResult::Ok } else { CheckResult::Warning };
             let advice = (!usable).then_some("the device's lease has run out and no gateway can wake it");
             checks.push(check("device", result, format!("{}: {via}", view.name.as_deref().unwrap_or(&view.peer_id)), advice));
+            let gateways = self.private_part(record, parts).map_or(0, |part| part.push.len());
+            if gateways > 0 {
+                checks.push(check("gateway", CheckResult::Ok, format!("{gateways} can wake it"), None));
+            }
         }
         let summary =
             if reachable { "at least one device can be reached".to_owned() } else { "no device can be reached now".to_owned() };

@@ -60,6 +60,10 @@ const READ_BACK_RETRY: Duration = Duration::from_secs(1);
 /// How often a node without servers tries its ways into the network again.
 const JOIN_RETRY: Duration = Duration::from_secs(3);
 
+/// Pause after a join that met no server, doubled with every further one until it is 16 s.
+const JOIN_AGAIN: Duration = Duration::from_millis(250);
+const JOIN_AGAIN_DOUBLINGS: u32 = 6;
+
 /// How often what the state machine wants on disk is written.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
 
@@ -89,6 +93,8 @@ pub(crate) enum Waiter {
     Dial(halloo_protocol::call::CallId),
     /// A call whose invite this device couldn't open.
     Redial(halloo_protocol::call::CallId, DeviceKey),
+    /// A call that goes on with a cached record meanwhile.
+    DialAgain(halloo_protocol::call::CallId),
     /// Messages to this user.
     Messages,
 }
@@ -130,6 +136,8 @@ pub(crate) struct DirectoryState {
     unwritten_nodes: HashMap<DeviceKey, KnownNode>,
     flush_at: Option<Instant>,
     join_at: Option<Instant>,
+    /// Joins in a row that met no server.
+    empty_joins: u32,
     bootstrapped: bool,
     bootstrapping: Option<QueryId>,
     kept: HashSet<PeerId>,
@@ -149,6 +157,7 @@ impl DirectoryState {
             unwritten_nodes: HashMap::new(),
             flush_at: None,
             join_at: Some(now.instant),
+            empty_joins: 0,
             bootstrapped: false,
             bootstrapping: None,
             kept: HashSet::new(),
@@ -211,11 +220,8 @@ impl EventLoop {
         self.directory.own.entry = None;
         self.directory.own.replicas = 0;
         self.ready = false;
-        // Peers judge us anew by the new hello, and we them by the new trust.
-        let peers: Vec<PeerId> = self.peers.iter().map(|(peer, _)| *peer).collect();
-        for peer in peers {
-            self.swarm.behaviour_mut().streams.close(peer);
-        }
+        // Peers judge us anew by the hello that follows, and we them by the new trust.
+        self.judge_hellos_anew();
     }
 
     pub(crate) fn local_node(&self) -> LocalNode {
@@ -376,10 +382,23 @@ impl EventLoop {
                 self.directory.bootstrapping = None;
                 self.directory.bootstrapped = servers > 0;
                 debug!(servers, "joined the directory");
+                self.plan_next_join(servers);
                 self.publish_soon();
             }
             _ => {}
         }
+    }
+
+    /// A join that met no server, as when all connections were closed for a new identity, is tried again soon, then more and more rarely.
+    fn plan_next_join(&mut self, servers: usize) {
+        if servers > 0 {
+            self.directory.empty_joins = 0;
+            return;
+        }
+        let pause = JOIN_AGAIN * 2_u32.pow(self.directory.empty_joins.min(JOIN_AGAIN_DOUBLINGS));
+        self.directory.empty_joins = self.directory.empty_joins.saturating_add(1);
+        let at = Instant::now() + pause;
+        self.directory.join_at = Some(self.directory.join_at.map_or(at, |planned| planned.min(at)));
     }
 
     /// Ways into the network: the nodes of the invite, of `--bootstrap`, and those found nearby.
@@ -391,7 +410,8 @@ impl EventLoop {
         let connected_servers = self.peers.with_roles(Roles::DIRECTORY).count();
         if connected_servers > 0 {
             self.begin_bootstrap(now);
-            self.directory.join_at = Some(now.instant + JOIN_RETRY * 10);
+            let wait = if self.directory.bootstrapped { JOIN_RETRY * 10 } else { JOIN_RETRY / 6 };
+            self.directory.join_at = Some(now.instant + wait);
             self.directory.warned_alone = false;
             return;
         }
@@ -640,6 +660,10 @@ impl EventLoop {
             return;
         }
         debug!(accepted, "record published");
+        self.events.send(Event::Published { replicas: accepted });
+        if self.directory.own.publish_at.is_none() {
+            self.push_announced();
+        }
         if !self.ready {
             self.directory.own.read_back_at.get_or_insert(now);
         }
@@ -730,7 +754,7 @@ impl EventLoop {
         let key = RecordKey::of(user);
         let options = match &waiter {
             Waiter::Command(options, _) => *options,
-            Waiter::Why(..) => ResolveOptions { fresh: true, settled: false },
+            Waiter::Why(..) | Waiter::DialAgain(_) => ResolveOptions { fresh: true, settled: false },
             // What the nearest replica says may be what we had: all are asked.
             Waiter::Redial(..) => ResolveOptions { fresh: true, settled: true },
             Waiter::Dial(_) | Waiter::Messages => ResolveOptions::default(),
@@ -804,7 +828,7 @@ impl EventLoop {
         let found = match &result.outcome {
             FindOutcome::Found(record) => self.accept_found(&user, record),
             FindOutcome::Absent => {
-                let replicas = u32::try_from(result.agreeing).unwrap_or(u32::MAX);
+                let replicas = u32::try_from(result.replicas).unwrap_or(u32::MAX);
                 Err(ResolveError::NotFound { username: self.labels.display(&user), replicas })
             }
             FindOutcome::Inconclusive if self.directory.machine.table_counts().0 == 0 => Err(ResolveError::NoServers),
@@ -855,7 +879,11 @@ impl EventLoop {
                 let explanation = self.explain(&shown, found.as_ref().copied());
                 reply.send(Ok(explanation));
             }
-            Waiter::Dial(call) => self.dial_resolved(call, outcome.map(|(record, _)| record.clone())),
+            Waiter::Dial(call) => {
+                let found = outcome.map(|(record, answered)| (record.clone(), answered.source == ResolveSource::Cache));
+                self.dial_resolved(call, user, found);
+            }
+            Waiter::DialAgain(call) => self.dial_resolved_again(call, outcome.ok().map(|(record, _)| record)),
             Waiter::Redial(call, device) => self.redial_resolved(call, device, outcome.map(|(record, _)| record.clone())),
             Waiter::Messages => self.messages_resolved(user, outcome.map(|(record, _)| record.clone())),
         }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use halloo_protocol::call::HpkeKeyPair;
 use halloo_protocol::clock::ClockEstimator;
 use halloo_protocol::time::{Now, UnixTime};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use crate::event_loop::EventLoop;
 
@@ -22,7 +22,7 @@ const MAINTAIN_EVERY: Duration = Duration::from_secs(86_400);
 const CLOCK_STEP_SECS: u64 = 30;
 
 /// A loop that comes round every quarter of a second and misses this long was stopped as a whole.
-const PAUSE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// When what is due.
 #[derive(Debug)]
@@ -103,10 +103,10 @@ impl EventLoop {
         let passed = now.saturating_duration_since(instant);
         let is_step = raw.0.abs_diff(unix.plus_secs(passed.as_secs()).0) > CLOCK_STEP_SECS;
         if is_step {
-            debug!("the wall clock has jumped");
             self.clock = ClockEstimator::new();
         }
         if is_step || passed > PAUSE {
+            info!("the machine slept, or its clock was set");
             self.reach_woken();
             self.join_network();
             self.publish_soon();

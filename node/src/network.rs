@@ -90,6 +90,8 @@ pub(crate) struct Peer {
     pub(crate) descriptor: Option<Descriptor>,
     /// Whether its hello was seen.
     pub(crate) greeted: bool,
+    /// Its newest hello, to be judged anew when our trust changes.
+    hello: Option<Box<Hello>>,
     /// Its software.
     pub(crate) agent: Option<String>,
     /// Round-trip time by ping.
@@ -296,6 +298,7 @@ impl EventLoop {
                 chain_error: None,
                 descriptor: None,
                 greeted: false,
+                hello: None,
                 agent: None,
                 rtt: None,
                 address,
@@ -362,6 +365,7 @@ impl EventLoop {
         let device = known.device;
         let first = !known.greeted;
         known.greeted = true;
+        known.hello = Some(Box::new(hello.clone()));
         let verified = hello.chain.as_ref().map(|chain| chain.verify(now.unix, &self.trust));
         let (chain, chain_error) = match verified {
             Some(Ok(chain)) if chain.device == device => (Some(chain), None),
@@ -398,6 +402,15 @@ impl EventLoop {
     fn vote_on_the_time(&self, device: &DeviceKey, chain: Option<&Chain>, clock: UnixTime) -> Option<DeviceKey> {
         let chain = chain?.verify(clock, &self.trust).ok()?;
         (chain.device == *device && chain.user.name().is_some()).then_some(DeviceKey(chain.user.identity.0))
+    }
+
+    /// Judges every connected peer's hello by what we believe now.
+    pub(crate) fn judge_hellos_anew(&mut self) {
+        let hellos: Vec<(PeerId, Hello)> =
+            self.peers.connected.iter().filter_map(|(peer, known)| Some((*peer, known.hello.as_deref()?.clone()))).collect();
+        for (peer, hello) in hellos {
+            self.take_hello(peer, hello);
+        }
     }
 
     fn exchange_revocations(&mut self, peer: PeerId, theirs: &[RevocationNumber]) {

@@ -53,6 +53,12 @@ const RENEW_STALE_EVERY: Duration = Duration::from_secs(10);
 /// How far a gateway's clock may be off before its pushes count as late, in seconds.
 const LATE_SECS: u64 = 300;
 
+/// How long the answer to a registration waits for its publication.
+const ANNOUNCE_MAX: Duration = Duration::from_secs(5);
+
+/// Registrations that wait for their publication; further ones are answered at once.
+const UNANNOUNCED_MAX: usize = 16;
+
 /// How long a push for a call is worth delivering.
 const CALL_TTL_SECS: u32 = 60;
 
@@ -104,11 +110,13 @@ pub(crate) struct PushState {
     renew_at: Option<Instant>,
     /// Names of registrations whose gateway has an old endpoint.
     stale: HashSet<Vec<u8>>,
+    /// Registrations that callers can't find yet, and who is told when they can, or when the time is up.
+    unannounced: Vec<(PushRegistration, Reply<PushRegistration, PushError>, Instant)>,
 }
 
 impl PushState {
     pub(crate) fn new(service: Option<LocalPushService>) -> Self {
-        Self { registered: Vec::new(), keys: None, service, renew_at: None, stale: HashSet::new() }
+        Self { registered: Vec::new(), keys: None, service, renew_at: None, stale: HashSet::new(), unannounced: Vec::new() }
     }
 }
 
@@ -309,6 +317,10 @@ impl EventLoop {
             Err(error) => Err(refused(error.to_string())),
         };
         match (registering.reply, outcome) {
+            // A device that falls asleep now would never tell where it can be woken: the answer follows the publication.
+            (Some(reply), Ok(registration)) if self.push.unannounced.len() < UNANNOUNCED_MAX => {
+                self.push.unannounced.push((registration, reply, Instant::now() + ANNOUNCE_MAX));
+            }
             (Some(reply), outcome) => reply.send(outcome),
             (None, Err(error)) => warn!(%error, "push registration not renewed"),
             (None, Ok(_)) => {}
@@ -319,6 +331,13 @@ impl EventLoop {
         debug!(%failure, "gateway not reached");
         if let Some(reply) = registering.reply {
             reply.send(Err(PushError::GatewayUnreachable { gateway: gateway_name(&registering.gateway) }));
+        }
+    }
+
+    /// Our record with everything we know of our gateways is where callers look.
+    pub(crate) fn push_announced(&mut self) {
+        for (registration, reply, _) in self.push.unannounced.drain(..) {
+            reply.send(Ok(registration));
         }
     }
 
@@ -406,6 +425,9 @@ impl EventLoop {
 
     /// Renews registrations; the local push service's endpoints are new after every start.
     pub(crate) fn push_tick(&mut self, now: Now) {
+        if self.push.unannounced.iter().any(|(_, _, until)| *until <= now.instant) {
+            self.push_announced();
+        }
         if self.push.renew_at.is_none_or(|at| at > now.instant) {
             return;
         }
@@ -550,6 +572,7 @@ impl EventLoop {
 
     pub(crate) fn handle_suspend(&mut self, options: SuspendOptions, reply: Reply<Suspended, PowerError>) {
         if self.suspended_since.is_none() {
+            self.push_announced();
             self.suspended_since = Some(Instant::now());
             info!(clean = options.clean, "suspended");
             self.events.send(Event::Suspended { clean: options.clean });

@@ -1,11 +1,25 @@
 //! A whole network on this machine, in one process, over loopback sockets.
+//!
+//! [`run`] is what `halloo testnet` does: the tour of all capabilities, or a scenario from a file. [`Network`] is the network alone, for
+//! examples and tests.
+
+mod network;
+mod report;
+mod scratch;
+mod tour;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
+pub use self::network::{AUTHORITY, Network, NetworkOptions, UserOptions, full_name, wait_ready};
+use self::report::{Outcome, Report};
+use self::tour::Cast;
 use crate::handle::problem::NodeError;
 
 /// What `halloo testnet` is asked for.
@@ -85,14 +99,88 @@ pub enum TestnetError {
     },
 }
 
+impl TestnetError {
+    fn setup(reason: impl std::fmt::Display) -> Self {
+        Self::Setup { reason: reason.to_string() }
+    }
+}
+
+/// Users of the tour when nothing is said.
+const USERS_DEFAULT: u32 = 5;
+
+/// Fewer can't talk to each other.
+const USERS_MIN: u32 = 2;
+
+/// What the first users are called; further ones are `user-6`, `user-7`, ..
+const NAMES: [&str; 5] = ["alice", "bob", "carol", "dave", "erin"];
+
+/// Networks up to this size can be frozen node by node: a thread each.
+const FREEZABLE_MAX: usize = 20;
+
+/// How long it may take until everybody is ready.
+const NETWORK_LIMIT: Duration = Duration::from_secs(300);
+
 /// Runs a test network; returns whether every stage worked.
 ///
 /// # Errors
 /// See [`TestnetError`].
 pub async fn run(
-    _options: TestnetOptions,
-    _stop: CancellationToken,
-    _on_event: impl FnMut(TestnetEvent),
+    options: TestnetOptions,
+    stop: CancellationToken,
+    mut on_event: impl FnMut(TestnetEvent),
 ) -> Result<bool, TestnetError> {
-    Err(NodeError::Unsupported { what: "a test network" }.into())
+    let seed = match options.seed {
+        Some(seed) => seed,
+        // Short enough to be typed again.
+        None => u64::from(u32::from_be_bytes(crate::key_file::random_bytes().map_err(TestnetError::setup)?)),
+    };
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut network = Network::start(NetworkOptions { open: options.open, homes: options.stay }).await?;
+    let mut report = Report::new(stop, &mut on_event);
+    let users = user_names(options.nodes.unwrap_or(USERS_DEFAULT).max(USERS_MIN));
+    let cast = Cast::new(&users);
+    let joining = bring_up(&mut network, &users, &cast, seed);
+    if report.stage("network up", NETWORK_LIMIT, joining).await {
+        tour::tour(&mut network, &cast, &mut rng, &mut report).await;
+        if options.stay {
+            stay(&network, &mut report).await;
+        }
+    }
+    network.shutdown().await;
+    Ok(report.finish())
+}
+
+async fn stay(network: &Network, report: &mut Report<'_>) {
+    report.tell(TestnetEvent::Staying { homes: network.homes() });
+    report.stop().cancelled().await;
+}
+
+fn user_names(count: u32) -> Vec<String> {
+    let names = (1..=count as usize).map(|n| NAMES.get(n - 1).map_or_else(|| format!("user-{n}"), |name| (*name).to_owned()));
+    names.collect()
+}
+
+async fn bring_up(network: &mut Network, users: &[String], cast: &Cast, seed: u64) -> Outcome {
+    let before = resident_bytes();
+    let small = users.len() <= FREEZABLE_MAX;
+    let options = users.iter().map(|name| {
+        (name.clone(), UserOptions { freezable: small || *name == cast.sleeper, ..UserOptions::default() })
+    });
+    network.add_users(options.collect::<Vec<_>>()).await?;
+    let memory = before.zip(resident_bytes()).map_or_else(String::new, |(before, after)| {
+        let each = after.saturating_sub(before) / (users.len() as u64).max(1);
+        format!(", {:.1} MB resident, {:.1} MB a node", megabytes(after), megabytes(each))
+    });
+    Ok(format!("{} users and the infrastructure are ready{memory}; seed {seed}", users.len()))
+}
+
+fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+/// The memory this process occupies; `None` where the system doesn't say.
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1_024)
 }

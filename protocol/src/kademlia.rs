@@ -181,7 +181,8 @@ pub enum Failure {
 pub enum DisconnectReason {
     /// Either side closed it to save resources; the node lives.
     Idle,
-    /// It broke, or its heartbeat stopped.
+    /// Its heartbeat stopped, or it broke and couldn't be dialled again at once. Counts as a death, so a connection closed for
+    /// being idle mustn't be reported so.
     Lost,
     /// The node said goodbye.
     Left,

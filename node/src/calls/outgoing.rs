@@ -134,10 +134,18 @@ impl EventLoop {
         self.resolve_user(&user, Waiter::Dial(call));
     }
 
-    /// The look-up for a dial has ended.
-    pub(crate) fn dial_resolved(&mut self, call: CallId, found: Result<DirectoryRecord, ResolveError>) {
+    /// The look-up for a dial has ended. `found` says as well whether the record is a cached one: that rings at once, while the directory is
+    /// asked whether there are new devices, addresses or gateways.
+    pub(crate) fn dial_resolved(&mut self, call: CallId, user: &UserId, found: Result<(DirectoryRecord, bool), ResolveError>) {
         match found {
-            Ok(record) => self.invite_devices(call, &record),
+            Ok((record, true)) => {
+                self.invite_devices(call, &record);
+                self.resolve_user(user, Waiter::DialAgain(call));
+            }
+            Ok((record, false)) => {
+                self.invite_devices(call, &record);
+                self.finish_dial_lookup(call);
+            }
             Err(error) => {
                 let Some(mut outgoing) = self.calls.outgoing.remove(&call) else { return };
                 if let Some(reply) = outgoing.reply.take() {
@@ -168,6 +176,21 @@ impl EventLoop {
         })
     }
 
+    /// The second look-up for a dial has ended, with a record or without.
+    pub(crate) fn dial_resolved_again(&mut self, call: CallId, found: Option<&DirectoryRecord>) {
+        if let Some(record) = found {
+            self.invite_devices(call, record);
+        }
+        self.finish_dial_lookup(call);
+    }
+
+    fn finish_dial_lookup(&mut self, call: CallId) {
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        outgoing.machine.finish_lookup(Instant::now());
+        self.drive_outgoing(call);
+    }
+
+    /// Invites the devices of a record; those invited already gain what is new: addresses after a failure, gateways in any case.
     fn invite_devices(&mut self, call: CallId, record: &DirectoryRecord) {
         let now = Instant::now();
         let me = self.identity.device();
@@ -179,10 +202,13 @@ impl EventLoop {
         }
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         for (device, leg) in legs {
-            outgoing.legs.insert(device, leg);
-            outgoing.machine.add_device(device, now);
+            if outgoing.machine.add_device(device, now) {
+                outgoing.legs.insert(device, leg);
+            } else if let Some(known) = outgoing.legs.get_mut(&device).filter(|known| known.gateways.is_empty()) {
+                known.gateways = leg.gateways;
+                known.push_at = if known.stream_failed { leg.push_at.map(|_| now) } else { leg.push_at };
+            }
         }
-        outgoing.machine.finish_lookup(now);
         self.drive_outgoing(call);
     }
 

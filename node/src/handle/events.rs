@@ -128,6 +128,11 @@ pub enum Event {
         /// Until when it is valid.
         not_after: Timestamp,
     },
+    /// This device's directory entry is stored, in its newest form.
+    Published {
+        /// How many directory servers acknowledged it.
+        replicas: u32,
+    },
     /// A newer revocation list arrived.
     RevocationList {
         /// The authority's label.
@@ -183,6 +188,7 @@ impl Event {
             Self::PeerDown { .. } => "peer_down",
             Self::IdentityChanged { .. } => "identity_changed",
             Self::Enrolled { .. } => "enrolled",
+            Self::Published { .. } => "published",
             Self::RevocationList { .. } => "revocation_list",
             Self::Warning { .. } => "warning",
             Self::Stopping {} => "stopping",

@@ -10,23 +10,23 @@ use tokio::process::Command;
 
 use crate::fake::{DEADLINE, Fake};
 
-fn command(home: &Path, args: &[&str]) -> Command {
+pub(crate) fn command(home: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_halloo"));
     command.env_remove("HALLOO_HOME").env_remove("RUST_LOG").env("HALLOO_HOME", home);
     command.args(args).stdin(Stdio::null()).kill_on_drop(true);
     command
 }
 
-async fn run(home: &Path, args: &[&str]) -> Output {
+pub(crate) async fn run(home: &Path, args: &[&str]) -> Output {
     tokio::time::timeout(DEADLINE, command(home, args).output()).await.expect("in time").expect("ran")
 }
 
-fn text(bytes: &[u8]) -> &str {
+pub(crate) fn text(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("text")
 }
 
 /// One line on stderr, no panic, nothing on stdout.
-fn assert_fails(args: &[&str], output: &Output, code: i32) {
+pub(crate) fn assert_fails(args: &[&str], output: &Output, code: i32) {
     let stderr = text(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
     assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");

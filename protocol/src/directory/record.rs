@@ -445,6 +445,12 @@ impl DirectoryRecord {
         hash("halloo record content", &parts)
     }
 
+    /// Names this content, leases and all: two replicas with equal ones have nothing to tell each other.
+    #[must_use]
+    pub fn state_hash(&self) -> [u8; 32] {
+        hash("halloo record state", &[&self.to_bytes()])
+    }
+
     /// The record as it travels.
     #[must_use]
     pub fn to_unverified(&self) -> UnverifiedRecord {

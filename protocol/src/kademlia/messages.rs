@@ -42,7 +42,8 @@ const SYNC_BYTES_MAX: usize = 8 * 1_024;
 pub struct FindRecord {
     /// Whose record.
     pub key: RecordKey,
-    /// Content hash of what the asker has already; a holder of the same answers [`RecordOutcome::Same`].
+    /// State hash of what the asker has already ([`crate::directory::DirectoryRecord::state_hash`]: leases count, since they are what
+    /// changes most); a holder of the same answers [`RecordOutcome::Same`].
     pub have_hash: Option<[u8; 32]>,
     /// How many closer nodes to name if the record isn't here, at most [`CLOSER_MAX`]; 0 saves their bytes.
     pub want: u8,

@@ -152,7 +152,7 @@ impl Directory {
         let want = u8::try_from(CLOSER_MAX).unwrap_or(u8::MAX);
         match lookup.goal {
             Goal::Record { key, .. } => {
-                let have_hash = lookup.have_hash();
+                let have_hash = lookup.found.as_ref().map(DirectoryRecord::state_hash);
                 Request::FindRecord(FindRecord { key, have_hash, want, extensions: Extensions::none() })
             }
             Goal::Nodes { .. } => Request::FindNode(FindNode { target: lookup.target.0, want, extensions: Extensions::none() }),

@@ -7,13 +7,13 @@ use super::messages::{
 };
 use super::routing_table::{NetworkGroup, REPLICAS};
 use super::store::{self, Refused, Sender, Stored};
-use super::{Directory, RecordKey};
+use super::{Directory, Failure, RecordKey};
 use crate::directory::{DirectoryRecord, Place};
 use crate::identity::TrustStore;
 use crate::key::DeviceKey;
 use crate::node::Descriptor;
 use crate::time::Now;
-use crate::wire::Extensions;
+use crate::wire::{Extensions, Frame, FrameKind};
 
 /// Ranks beyond the replicas at which a node still takes a record: publishers' tables differ a little.
 const RANK_SLACK: usize = 8;
@@ -36,6 +36,31 @@ pub enum Reply {
     Busy,
     /// [`crate::wire::FrameKind::UNSUPPORTED`]: this node serves no directory.
     Unsupported,
+}
+
+impl Reply {
+    /// The reply as a frame to request number `id`.
+    #[must_use]
+    pub fn to_frame(&self, id: u32) -> Frame {
+        match self {
+            Self::Answer(answer) => answer.to_frame(id),
+            Self::Busy => Frame { kind: FrameKind::BUSY, id, body: Vec::new() },
+            Self::Unsupported => Frame { kind: FrameKind::UNSUPPORTED, id, body: Vec::new() },
+        }
+    }
+}
+
+impl Failure {
+    /// Reads the frame that answers a request: what [`Directory::handle_answer`] takes.
+    ///
+    /// # Errors
+    /// [`Failure::Busy`] and [`Failure::Unsupported`] as the other node says, the latter also for what can't be read.
+    pub fn or_answer(frame: &Frame) -> Result<Answer, Self> {
+        match frame.kind {
+            FrameKind::BUSY => Err(Self::Busy),
+            _ => Answer::from_frame(frame).map_err(|_| Self::Unsupported),
+        }
+    }
 }
 
 impl Directory {
@@ -75,7 +100,7 @@ impl Directory {
 
     fn answer_find_record(&self, request: &FindRecord, asker: &DeviceKey) -> RecordAnswer {
         let (outcome, closer) = match self.store.get(&request.key) {
-            Some(held) if request.have_hash == Some(held.hash) => (RecordOutcome::Same, Vec::new()),
+            Some(held) if request.have_hash == Some(held.state) => (RecordOutcome::Same, Vec::new()),
             Some(held) => (RecordOutcome::Found(held.bytes.clone()), Vec::new()),
             None => (RecordOutcome::Absent, self.name_closer(&Place(request.key.0), request.want, asker)),
         };

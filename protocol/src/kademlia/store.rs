@@ -13,7 +13,7 @@ use crate::identity::{ChainError, TrustStore, UserChain};
 use crate::key::DeviceKey;
 use crate::time::UnixTime;
 
-/// Bounds of a [`ReplicaStore`].
+/// Bounds of what a node keeps for others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLimits {
     /// Distinct keys from one client. A device publishes one record, a gateway those of the users it keeps.
@@ -52,7 +52,10 @@ pub(super) struct Sender {
 pub(super) struct Held {
     pub(super) record: DirectoryRecord,
     pub(super) bytes: Vec<u8>,
+    /// Content hash: what replicas compare.
     pub(super) hash: [u8; 32],
+    /// State hash: what askers compare.
+    pub(super) state: [u8; 32],
     sender: Sender,
     /// When the first of its parts ends: before, there is nothing to prune.
     ends_at: UnixTime,
@@ -240,7 +243,15 @@ impl ReplicaStore {
 
     fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: BTreeSet<DeviceKey>) {
         let bytes = record.to_bytes();
-        let held = Held { hash: record.content_hash(), ends_at: first_end(&record), bytes, sender, synced, record };
+        let held = Held {
+            hash: record.content_hash(),
+            state: record.state_hash(),
+            ends_at: first_end(&record),
+            bytes,
+            sender,
+            synced,
+            record,
+        };
         self.bytes += held.bytes.len();
         self.unnamed += usize::from(matches!(held.record.user(), UserChain::Key(_)));
         *self.by_sender.entry(sender.device).or_default() += 1;

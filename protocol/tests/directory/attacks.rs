@@ -102,7 +102,7 @@ fn a_good_record_is_kept_and_served_as_sent() {
     assert_eq!(answer.outcome, StoreOutcome::Accepted);
     assert_eq!((answer.holds, answer.record), (Some(record.content_hash()), None));
     assert_eq!(bench.find(user.key()), RecordOutcome::Found(record.to_bytes()));
-    let same = FindRecord { key: user.key(), have_hash: Some(record.content_hash()), want: 8, extensions: Extensions::none() };
+    let same = FindRecord { key: user.key(), have_hash: Some(record.state_hash()), want: 8, extensions: Extensions::none() };
     let reply = bench.ask_as(8, Request::FindRecord(same));
     let expected = RecordAnswer { outcome: RecordOutcome::Same, closer: Vec::new(), extensions: Extensions::none() };
     assert_eq!(reply, Reply::Answer(Answer::Record(expected)));

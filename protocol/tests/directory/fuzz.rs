@@ -127,7 +127,7 @@ impl Machine {
 
     fn request(&mut self) -> Request {
         let extensions = Extensions::none();
-        let have_hash = self.rng.random_bool(0.5).then(|| self.record().content_hash());
+        let have_hash = self.rng.random_bool(0.5).then(|| self.record().state_hash());
         match self.below(5) {
             0 => Request::FindRecord(FindRecord { key: self.key(), have_hash, want: self.rng.random(), extensions }),
             1 => Request::FindNode(FindNode { target: self.rng.random(), want: self.rng.random(), extensions }),
