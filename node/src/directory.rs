@@ -60,6 +60,10 @@ const READ_BACK_RETRY: Duration = Duration::from_secs(1);
 /// How often a node without servers tries its ways into the network again.
 const JOIN_RETRY: Duration = Duration::from_secs(3);
 
+/// Pause after a join that met no server, doubled with every further one until it is 16 s.
+const JOIN_AGAIN: Duration = Duration::from_millis(250);
+const JOIN_AGAIN_DOUBLINGS: u32 = 6;
+
 /// How often what the state machine wants on disk is written.
 const FLUSH_EVERY: Duration = Duration::from_millis(500);
 
@@ -129,6 +133,8 @@ pub(crate) struct DirectoryState {
     unwritten: Vec<ReplicaChange>,
     flush_at: Option<Instant>,
     join_at: Option<Instant>,
+    /// Joins in a row that met no server.
+    empty_joins: u32,
     bootstrapped: bool,
     bootstrapping: Option<QueryId>,
     kept: HashSet<PeerId>,
@@ -147,6 +153,7 @@ impl DirectoryState {
             unwritten: Vec::new(),
             flush_at: None,
             join_at: Some(now.instant),
+            empty_joins: 0,
             bootstrapped: false,
             bootstrapping: None,
             kept: HashSet::new(),
@@ -209,11 +216,8 @@ impl EventLoop {
         self.directory.own.entry = None;
         self.directory.own.replicas = 0;
         self.ready = false;
-        // Peers judge us anew by the new hello, and we them by the new trust.
-        let peers: Vec<PeerId> = self.peers.iter().map(|(peer, _)| *peer).collect();
-        for peer in peers {
-            self.swarm.behaviour_mut().streams.close(peer);
-        }
+        // Peers judge us anew by the hello that follows, and we them by the new trust.
+        self.judge_hellos_anew();
     }
 
     pub(crate) fn local_node(&self) -> LocalNode {
@@ -366,10 +370,23 @@ impl EventLoop {
                 self.directory.bootstrapping = None;
                 self.directory.bootstrapped = servers > 0;
                 debug!(servers, "joined the directory");
+                self.plan_next_join(servers);
                 self.publish_soon();
             }
             _ => {}
         }
+    }
+
+    /// A join that met no server, as when all connections were closed for a new identity, is tried again soon, then more and more rarely.
+    fn plan_next_join(&mut self, servers: usize) {
+        if servers > 0 {
+            self.directory.empty_joins = 0;
+            return;
+        }
+        let pause = JOIN_AGAIN * 2_u32.pow(self.directory.empty_joins.min(JOIN_AGAIN_DOUBLINGS));
+        self.directory.empty_joins = self.directory.empty_joins.saturating_add(1);
+        let at = Instant::now() + pause;
+        self.directory.join_at = Some(self.directory.join_at.map_or(at, |planned| planned.min(at)));
     }
 
     /// Ways into the network: the nodes of the invite, of `--bootstrap`, and those found nearby.
@@ -381,7 +398,8 @@ impl EventLoop {
         let connected_servers = self.peers.with_roles(Roles::DIRECTORY).count();
         if connected_servers > 0 {
             self.begin_bootstrap(now);
-            self.directory.join_at = Some(now.instant + JOIN_RETRY * 10);
+            let wait = if self.directory.bootstrapped { JOIN_RETRY * 10 } else { JOIN_RETRY / 6 };
+            self.directory.join_at = Some(now.instant + wait);
             self.directory.warned_alone = false;
             return;
         }

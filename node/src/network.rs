@@ -82,6 +82,8 @@ pub(crate) struct Peer {
     pub(crate) descriptor: Option<Descriptor>,
     /// Whether its hello was seen.
     pub(crate) greeted: bool,
+    /// Its newest hello, to be judged anew when our trust changes.
+    hello: Option<Box<Hello>>,
     /// Its software.
     pub(crate) agent: Option<String>,
     /// Round-trip time by ping.
@@ -270,6 +272,7 @@ impl EventLoop {
                 chain_error: None,
                 descriptor: None,
                 greeted: false,
+                hello: None,
                 agent: None,
                 rtt: None,
                 address,
@@ -328,6 +331,7 @@ impl EventLoop {
         let device = known.device;
         let first = !known.greeted;
         known.greeted = true;
+        known.hello = Some(Box::new(hello.clone()));
         let verified = hello.chain.as_ref().map(|chain| chain.verify(now.unix, &self.trust));
         let (chain, chain_error) = match verified {
             Some(Ok(chain)) if chain.device == device => (Some(chain), None),
@@ -363,6 +367,15 @@ impl EventLoop {
     fn has_a_say_in_the_time(&self, device: &DeviceKey, chain: Option<&Chain>, clock: UnixTime) -> bool {
         let verified = chain.map(|chain| chain.verify(clock, &self.trust));
         verified.is_some_and(|chain| chain.is_ok_and(|chain| chain.device == *device && chain.user.name().is_some()))
+    }
+
+    /// Judges every connected peer's hello by what we believe now.
+    pub(crate) fn judge_hellos_anew(&mut self) {
+        let hellos: Vec<(PeerId, Hello)> =
+            self.peers.connected.iter().filter_map(|(peer, known)| Some((*peer, known.hello.as_deref()?.clone()))).collect();
+        for (peer, hello) in hellos {
+            self.take_hello(peer, hello);
+        }
     }
 
     fn exchange_revocations(&mut self, peer: PeerId, theirs: &[RevocationNumber]) {
