@@ -390,7 +390,9 @@ async fn watch(
 ) -> Result<(), RunError> {
     /// How often the event loop is looked at; it ends unasked only by a bug.
     const ALIVE_EVERY: Duration = Duration::from_millis(500);
-    let mut is_ready = false;
+    /// Events kept until the ready event, which comes first by contract; more than a start brings, the newest are dropped.
+    const EARLY_EVENTS_MAX: usize = 256;
+    let mut early = Some(Vec::new());
     let mut alive = tokio::time::interval(ALIVE_EVERY);
     loop {
         tokio::select! {
@@ -398,9 +400,14 @@ async fn watch(
             () = stop.cancelled() => return Ok(()),
             record = events.recv() => {
                 let Some(record) = record else { return Err(RunError::Died) };
-                is_ready |= matches!(record.event, Event::Ready(_));
-                if is_ready {
-                    on_event(&record);
+                match &mut early {
+                    None => on_event(&record),
+                    Some(_) if matches!(record.event, Event::Ready(_)) => {
+                        on_event(&record);
+                        early.take().iter().flatten().for_each(&mut *on_event);
+                    }
+                    Some(kept) if kept.len() < EARLY_EVENTS_MAX => kept.push(record),
+                    Some(_) => {}
                 }
             }
             _ = alive.tick() => {

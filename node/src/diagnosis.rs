@@ -54,7 +54,7 @@ impl EventLoop {
             reachability: self.own_reachability(),
             connections: u32::try_from(self.peers.len()).unwrap_or(u32::MAX),
             directory: self.directory_status(),
-            clock_offset_ms: -self.clock.offset_secs().saturating_mul(1_000),
+            clock_offset_ms: self.clock.offset_secs().saturating_mul(1_000).saturating_neg(),
             authorities,
             outbox: self.outbox_len(),
             lab: self.settings.lab,
@@ -122,12 +122,12 @@ impl EventLoop {
     fn check_clock(&self) -> Check {
         let offset = self.clock.offset_secs();
         let samples = self.clock.sample_count();
-        if offset.abs() >= CLOCK_WARN_SECS {
+        if offset.unsigned_abs() >= CLOCK_WARN_SECS.unsigned_abs() {
             let direction = if offset > 0 { "behind" } else { "ahead" };
-            let detail = format!("{} s {direction} of {samples} peers; corrected here", offset.abs());
+            let detail = format!("{} s {direction} of {samples} peers; corrected here", offset.unsigned_abs());
             return check("clock", CheckResult::Warning, detail, Some("set this machine's clock, best by NTP"));
         }
-        check("clock", CheckResult::Ok, format!("within {} s of {samples} peers", offset.abs().max(3)), None)
+        check("clock", CheckResult::Ok, format!("within {} s of {samples} peers", offset.unsigned_abs().max(3)), None)
     }
 
     fn check_enrolment(&self) -> Check {
@@ -215,6 +215,10 @@ impl EventLoop {
             let result = if usable { CheckResult::Ok } else { CheckResult::Warning };
             let advice = (!usable).then_some("the device's lease has run out and no gateway can wake it");
             checks.push(check("device", result, format!("{}: {via}", view.name.as_deref().unwrap_or(&view.peer_id)), advice));
+            let gateways = self.private_part(record, parts).map_or(0, |part| part.push.len());
+            if gateways > 0 {
+                checks.push(check("gateway", CheckResult::Ok, format!("{gateways} can wake it"), None));
+            }
         }
         let summary =
             if reachable { "at least one device can be reached".to_owned() } else { "no device can be reached now".to_owned() };

@@ -1,1 +1,16 @@
-//! Scenarios.
+//! Whole-system behaviour: real daemons, real sockets, real deadlines. One module per scenario.
+//!
+//! `HALLOO_SEED` repeats a run, `HALLOO_TEST_LOG` sets the daemons' log filter, `HALLOO_BIN` tests another binary.
+
+mod access;
+mod attackers;
+mod call_setup;
+mod clock_offset;
+mod devices_publish_together;
+mod extensions;
+mod message_delivery;
+mod nat_relay;
+mod push_wakeup;
+mod revocation_spread;
+mod testnet_tour;
+mod twenty_daemons;

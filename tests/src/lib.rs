@@ -1,1 +1,30 @@
-//! Harness.
+//! What whole-system tests are made of: real processes, real networks, deadlines.
+//!
+//! - [`Daemon`] runs `halloo run` on a home of its own, reads its events and ends it, politely or not.
+//! - [`Network`] starts an authority and users around it, each a process.
+//! - [`cli`] runs one command, [`Api`] asks a daemon's local API without starting a process.
+//! - [`eventually`] waits for a condition under a deadline; nothing here sleeps for luck.
+//! - [`natlab`] builds a small internet of network namespaces: a public network and homes behind NAT.
+//! - [`attacker`] speaks the overlay protocol frame by frame, and says what it likes.
+//!
+//! A test that fails prints what its daemons wrote to standard error. Every process and every
+//! namespace ends with the value that stands for it, also when the test panics.
+
+pub mod api;
+pub mod attacker;
+pub mod audio;
+pub mod binary;
+pub mod cli;
+pub mod daemon;
+pub mod figures;
+pub mod natlab;
+pub mod network;
+pub mod raw_stream;
+pub mod seed;
+pub mod wait;
+
+pub use api::Api;
+pub use cli::{Output, cli};
+pub use daemon::{Daemon, Launch};
+pub use network::{Network, Plan, User};
+pub use wait::eventually;

@@ -1,5 +1,7 @@
 //! `halloo authority`
 
+use halloo_protocol::authority::InviteCode;
+
 use super::error::CliError;
 use super::output::{pairs, table, word};
 use super::{Context, parse};
@@ -47,8 +49,9 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
             let options = InviteOptions { name: args.name, valid_secs };
             let invite: AuthorityInvite = client.post("/v1/authority/invites", &options).await?;
             output.print(&invite, |invite| {
+                let label = InviteCode::parse(&invite.code).map_or_else(|_| "AUTHORITY".to_owned(), |code| code.label);
                 format!(
-                    "{}\n\nFor one person, until {}: halloo enrol NAME@AUTHORITY --invite CODE\n",
+                    "{}\n\nFor one person, until {}: halloo enrol NAME@{label} --invite CODE\n",
                     invite.code, invite.expires_at
                 )
             })

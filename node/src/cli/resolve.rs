@@ -1,7 +1,7 @@
 //! `halloo resolve`
 
 use super::error::CliError;
-use super::output::{duration, list, pairs, table, word, yes_no};
+use super::output::{duration, pairs, printable, table, word, yes_no};
 use super::progress::Spinner;
 use super::{Context, parse};
 use crate::handle::directory::{ResolveSource, Resolved};
@@ -32,6 +32,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
 fn for_people(resolved: &Resolved) -> String {
     let source = match resolved.source {
         ResolveSource::Cache => format!("cache, {} old", duration(resolved.age_ms)),
+        // This node keeps the record for others.
+        ResolveSource::Directory if resolved.requests == 0 => "directory, held by this node".to_owned(),
         ResolveSource::Directory => format!("directory, {} requests", resolved.requests),
     };
     let head = pairs([
@@ -47,8 +49,14 @@ fn for_people(resolved: &Resolved) -> String {
             device.name.clone().unwrap_or_else(|| "-".to_owned()),
             device.kind.clone().unwrap_or_else(|| "-".to_owned()),
             word(&device.reachability),
-            list(&device.addresses).unwrap_or_default(),
         ]
     });
-    format!("{head}\n{}", table(["DEVICE", "NAME", "KIND", "REACHABILITY", "ADDRESSES"], devices))
+    let devices = table(["DEVICE", "NAME", "KIND", "REACHABILITY"], devices);
+    // One address a line: those through a relay are long.
+    let mut addresses = String::new();
+    for device in resolved.devices.iter().filter(|device| !device.addresses.is_empty()) {
+        addresses += &format!("\n{}\n", device.peer_id);
+        addresses.extend(device.addresses.iter().map(|address| format!("  {}\n", printable(address))));
+    }
+    format!("{head}\n{devices}{addresses}")
 }

@@ -59,6 +59,9 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
     if args.sip.is_some() {
         return Err(CliError::Failed("--sip is not supported yet".to_owned()));
     }
+    if args.metrics.is_some() {
+        return Err(CliError::Failed("--metrics is not supported yet".to_owned()));
+    }
     let options = options(context, args)?;
     context.run_nodes(async {
         let stop = signals::stop_token()?;

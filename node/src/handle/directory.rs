@@ -95,11 +95,11 @@ pub enum ResolveError {
     #[error(transparent)]
     Node(#[from] NodeError),
     /// Enough replicas over disjoint paths say there is no such record.
-    #[error("no user {username} in the directory ({replicas} replicas asked)")]
+    #[error("no user {username} in the directory (nodes responsible for the name: {replicas})")]
     NotFound {
         /// Who was looked for.
         username: String,
-        /// How many replicas said so.
+        /// How many living nodes would hold the record; most of them said so.
         replicas: u32,
     },
     /// The user's certificate was revoked.

@@ -285,7 +285,10 @@ impl Authority {
     /// # Errors
     /// [`StoreError`].
     pub fn status(&self) -> Result<AuthorityStatus, StoreError> {
-        let (names, invites) = self.store.read(|view| Ok::<_, StoreError>((view.name_count()?, view.invites()?.len())))?;
+        let (names, invites) = self.store.read(|view| {
+            let usable = view.invites()?.iter().filter(|(_, invite)| invite.uses_left > 0).count();
+            Ok::<_, StoreError>((view.name_count()?, usable))
+        })?;
         Ok(AuthorityStatus {
             root: self.root,
             has_root_key: self.has_root_key,

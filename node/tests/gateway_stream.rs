@@ -1,0 +1,96 @@
+//! Goal: a call reaches a device that nobody can dial, over the stream it keeps to its gateway (application-layer push).
+//! Method: bob's node publishes no address and holds no relay; only his gateway has a connection to him. Alice calls; bob's device rings
+//! from the payload and answers straight to her.
+
+use std::time::Duration;
+
+use halloo::handle::authority::{EnrolOptions, InviteOptions};
+use halloo::handle::calls::{CallResult, DialOptions};
+use halloo::handle::directory::ResolveOptions;
+use halloo::handle::events::Event;
+use halloo::handle::push::{PushChannel, PushTarget};
+use halloo::store::Store;
+use halloo::{Node, fresh_identity};
+use halloo_protocol::node::Roles;
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+async fn ready(node: &Node) {
+    let mut events = node.subscribe_after(0);
+    let wait = async {
+        while let Some(record) = events.recv().await {
+            if matches!(record.event, Event::Ready(_)) {
+                return;
+            }
+        }
+        panic!("the node ended before it was ready");
+    };
+    tokio::time::timeout(DEADLINE, wait).await.expect("ready in time");
+}
+
+/// The node that enrols, keeps the directory and pushes.
+async fn infrastructure() -> Node {
+    let store = Store::in_memory().expect("memory");
+    let identity = fresh_identity(&store).expect("keys");
+    let roles = Roles::AUTHORITY.union(Roles::DIRECTORY).union(Roles::GATEWAY);
+    let node = Node::builder(identity).store(store).lab(true).role(roles).spawn().await.expect("starts");
+    ready(&node).await;
+    node
+}
+
+/// A user's node. One that isn't in the lab publishes no loopback address, so nobody can dial it.
+async fn user(infrastructure: &Node, name: &str, in_lab: bool) -> Node {
+    let store = Store::in_memory().expect("memory");
+    let identity = fresh_identity(&store).expect("keys");
+    let builder = Node::builder(identity).store(store).mdns(false).upnp(false).lab(in_lab);
+    let node = builder.listen("/ip4/127.0.0.1/tcp/0".parse().expect("an address")).spawn().await.expect("starts");
+    let invite = infrastructure.authority().invite(InviteOptions::default()).await.expect("an invite");
+    let options = EnrolOptions { username: format!("{name}@example"), invite: Some(invite.code) };
+    node.enrol(options).await.expect("enrolled");
+    ready(&node).await;
+    node
+}
+
+async fn next_incoming(node: &Node) -> (String, bool) {
+    let mut events = node.subscribe_after(0);
+    loop {
+        let record = tokio::time::timeout(DEADLINE, events.recv()).await.expect("rings in time").expect("the node runs");
+        if let Event::CallIncoming { call_id, via_push, .. } = record.event {
+            return (call_id, via_push);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_device_nobody_can_dial_rings_through_its_gateway() {
+    let infrastructure = infrastructure().await;
+    let bob = user(&infrastructure, "bob", false).await;
+    let target = PushTarget { channel: PushChannel::Stream {}, gateway: None };
+    bob.push().register(target).await.expect("registered");
+    // The gateway's handle travels in bob's directory entry: wait until it is published.
+    let published = async {
+        loop {
+            let found = infrastructure.directory().resolve("bob", ResolveOptions { fresh: true, settled: true }).await.expect("found");
+            assert!(found.devices.iter().all(|device| device.addresses.is_empty()), "bob's addresses aren't published");
+            let reports = infrastructure.why("bob").await.expect("explained");
+            if reports.checks.iter().any(|check| check.name == "gateway") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, published).await.expect("published in time");
+
+    // Only now, so that bob's node never heard of hers and holds no connection to it.
+    let alice = user(&infrastructure, "alice", true).await;
+    let answer = async {
+        let (call_id, via_push) = next_incoming(&bob).await;
+        assert!(via_push);
+        bob.calls().decline(&call_id).await.expect("still ringing");
+    };
+    let calls = alice.calls();
+    let (outcome, ()) = tokio::join!(calls.dial(DialOptions::to("bob")), answer);
+    let outcome = outcome.expect("a call");
+    assert_eq!(outcome.outcome, CallResult::Declined);
+    assert!(outcome.ring_ms.is_some());
+}

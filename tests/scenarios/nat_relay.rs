@@ -1,0 +1,93 @@
+//! Goal: two people who both can't be reached from outside reach each other. Method: a small internet of network
+//! namespaces, both behind masquerading routers that let nothing in; no `--lab`, so that what nodes know about their
+//! reachability is what they found out. A third node, public, is directory and relay.
+
+use std::time::Duration;
+
+use halloo_tests::daemon::{Daemon, Launch};
+use halloo_tests::natlab::{Machine, NatLab};
+use halloo_tests::network::{AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
+use halloo_tests::{cli, eventually};
+
+/// A node finds out that nobody can dial it, and gets a reservation, before its record is of use.
+const READY_TIME_MAX: Duration = Duration::from_secs(90);
+const SETTLED_TIME_MAX: Duration = Duration::from_secs(60);
+
+#[test]
+fn two_behind_nat_message_each_other_through_a_third() {
+    let mut lab = NatLab::new();
+    let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
+    let public = lab.public_machine("srv", 1);
+    let mut server = Daemon::init(folder.path(), "server", &format!("[authority]\nname = \"{AUTHORITY}\"\n"));
+    server.start(on(&public).args(listen(&public.address)).args(infrastructure_roles()));
+    let (home_a, home_b) = (lab.home_machine("a", 11), lab.home_machine("b", 12));
+
+    let mut alice = join(&folder, &server, "alice", &home_a);
+    let mut bob = join(&folder, &server, "bob", &home_b);
+    for user in [&alice, &bob] {
+        eventually(SETTLED_TIME_MAX, "a relay holds a reservation", || {
+            let status = user.api().get("/v1/status")?;
+            let has_relay = status["relays"].as_array().is_some_and(|relays| relays.iter().any(|r| r == &server.peer_id()));
+            let is_hidden = status["reachability"] == "relayed" && status["lab"] == false;
+            if has_relay && is_hidden { Ok(()) } else { Err(status.to_string()) }
+        });
+    }
+    for (from, to) in [(&alice, &bob), (&bob, &alice)] {
+        found_without_addresses(from, to);
+        let sent = cli(from.home(), ["msg", "send", &to.username, "through the third", "--wait"]).ok();
+        assert_eq!(sent["state"], "delivered", "{sent}");
+        to.wait_event(SETTLED_TIME_MAX, "message_received", |event| event["from"] == from.username.as_str());
+    }
+    // The relay is what holds them together: without it, and without a hole, there's no way.
+    bob.kill();
+    let queued = cli(alice.home(), ["msg", "send", &bob.username, "later"]).ok();
+    assert_ne!(queued["state"], "delivered", "{queued}");
+    bob.start(bob_again(&home_b, &server));
+    bob.wait_event(SETTLED_TIME_MAX, "message_received", |event| event["text"] == "later");
+    let (code, _elapsed) = alice.terminate();
+    assert_eq!(code, 0);
+}
+
+fn on(machine: &Machine) -> Launch {
+    Launch { namespace: Some(machine.namespace.clone()), ..Launch::default() }
+}
+
+fn listen(address: &str) -> [String; 4] {
+    let flag = || "--listen".to_owned();
+    [flag(), format!("/ip4/{address}/udp/0/quic-v1"), flag(), format!("/ip4/{address}/tcp/0")]
+}
+
+fn bob_again(machine: &Machine, server: &Daemon) -> Launch {
+    let bootstrap = server.addresses().into_iter().next().expect("the server listens");
+    on(machine).args(listen("0.0.0.0")).args(["--bootstrap", &bootstrap])
+}
+
+fn join(folder: &tempfile::TempDir, server: &Daemon, name: &str, machine: &Machine) -> User {
+    let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, "", &invite(server));
+    // Nothing but the invite shows the way.
+    user.spawn(on(machine).args(listen("0.0.0.0")));
+    user.wait_ready(READY_TIME_MAX);
+    user
+}
+
+/// A stranger who knows the name learns the relay, and not where its owner is.
+fn found_without_addresses(from: &User, to: &User) {
+    let found = cli(from.home(), ["resolve", &to.username, "--fresh"]).ok();
+    assert_eq!(found["identity"], to.identity.as_str());
+    let addresses = found["devices"][0]["addresses"].as_array().cloned().unwrap_or_default();
+    assert!(!addresses.is_empty(), "{found}");
+    let shown = addresses.iter().filter_map(|address| address.as_str());
+    for address in shown {
+        assert!(address.contains("/p2p-circuit"), "{address} shows where {} is", to.username);
+    }
+}
+
+#[test]
+fn the_laboratory_is_what_it_claims() {
+    let mut lab = NatLab::new();
+    let public = lab.public_machine("srv", 1);
+    let (one, other) = (lab.home_machine("a", 11), lab.home_machine("b", 12));
+    assert!(lab.reaches(&one, &public.address) && lab.reaches(&other, &public.address), "homes reach the public network");
+    assert!(!lab.reaches(&one, "5.0.12.1") && !lab.reaches(&public, "5.0.11.1"), "routers don't answer strangers");
+    assert!(!lab.reaches(&one, &other.address) && !lab.reaches(&public, &one.address), "private addresses are private");
+}

@@ -1,0 +1,42 @@
+//! Tones in WAV files: what one end plays, the other end's recording must hold.
+
+use std::path::Path;
+use std::time::Duration;
+
+use halloo::calls::media::tone;
+
+/// Samples per second of the files made here.
+const SAMPLE_RATE: u32 = 48_000;
+
+/// How far a heard tone may be off; codecs keep frequencies, the measurement is good to a hertz.
+const TOLERANCE_HZ: f64 = 5.0;
+
+/// How far below full scale a tone must be to count as absent.
+const ABSENT_DB: f64 = -50.0;
+
+/// Writes a tone.
+///
+/// # Panics
+/// If the file can't be written.
+pub fn write_tone(path: &Path, frequency_hz: f64, duration: Duration) {
+    tone::write_tone(path, frequency_hz, duration, SAMPLE_RATE).expect("the folder is ours");
+}
+
+/// Asserts that a recording holds one tone, for at least `length`, and not the other.
+///
+/// # Panics
+/// If it doesn't.
+#[track_caller]
+pub fn assert_heard(path: &Path, heard_hz: f64, unheard_hz: f64, length: Duration) {
+    let mut reader = hound::WavReader::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let spec = reader.spec();
+    let step = usize::from(spec.channels);
+    let samples: Vec<i16> = reader.samples::<i16>().step_by(step).map(|sample| sample.expect("a whole file")).collect();
+    let seconds = samples.len() as f64 / f64::from(spec.sample_rate);
+    assert!(seconds >= length.as_secs_f64(), "{}: {seconds:.2} s recorded, {length:?} wanted", path.display());
+    let dominant = tone::dominant_frequency(&samples, spec.sample_rate);
+    let is_heard = dominant.is_some_and(|frequency| (frequency - heard_hz).abs() < TOLERANCE_HZ);
+    assert!(is_heard, "{}: {heard_hz} Hz expected, {dominant:?} found", path.display());
+    let echo = tone::level_db(&samples, spec.sample_rate, unheard_hz);
+    assert!(echo < ABSENT_DB, "{}: {unheard_hz} Hz was heard too, at {echo:.0} dB", path.display());
+}

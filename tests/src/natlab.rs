@@ -1,0 +1,166 @@
+//! A small internet of network namespaces: one public network, homes behind NAT.
+//!
+//! ```text
+//!   server 5.0.1.1/16 ─┐
+//!                      ├─ public (a namespace with a bridge)
+//!   nat-a  5.0.11.1 ───┤
+//!   nat-b  5.0.12.1 ───┘
+//!   nat-a ── 192.168.11.0/24 ── home-a 192.168.11.2
+//! ```
+//!
+//! Routers masquerade and, as home routers do, drop what nobody inside asked for, also towards
+//! themselves: a stranger's packet must not take the port that the host's own would get. Public
+//! addresses are taken from 5.0.0.0/16, so that nodes don't need `--lab`, a /24 for each machine; nothing leaves the namespaces.
+//! Names carry the process id, and namespaces go away on drop, also when the test panics.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Tells labs of one process apart.
+static LABS: AtomicU32 = AtomicU32::new(0);
+
+/// The public network's first two octets.
+const PUBLIC: &str = "5.0";
+
+/// A laboratory; its namespaces end with it.
+#[derive(Debug)]
+pub struct NatLab {
+    prefix: String,
+    namespaces: Vec<String>,
+}
+
+/// A machine in the laboratory.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Its network namespace.
+    pub namespace: String,
+    /// Its own address; private behind a NAT.
+    pub address: String,
+}
+
+impl NatLab {
+    /// An empty public network.
+    ///
+    /// # Panics
+    /// If this process may not make network namespaces, saying what is needed.
+    #[track_caller]
+    #[must_use]
+    pub fn new() -> Self {
+        let number = LABS.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("hl{}-{number}", std::process::id());
+        let mut lab = Self { prefix, namespaces: Vec::new() };
+        require("ip", "-V", "iproute2");
+        require("nft", "--version", "nftables");
+        let public = lab.namespace("pub");
+        Self::ip(&public, "link add bridge type bridge");
+        Self::ip(&public, "link set bridge up");
+        lab
+    }
+
+    /// A machine with a public address; `host` is its third octet.
+    #[track_caller]
+    pub fn public_machine(&mut self, name: &str, host: u8) -> Machine {
+        let namespace = self.namespace(name);
+        let address = self.plug_in(&namespace, host);
+        Machine { namespace, address }
+    }
+
+    /// A machine at home: alone behind a router whose public address is 5.0.`host`.1.
+    #[track_caller]
+    pub fn home_machine(&mut self, name: &str, host: u8) -> Machine {
+        let router = self.namespace(&format!("{name}r"));
+        self.plug_in(&router, host);
+        let home = self.namespace(name);
+        let (inside, address) = (format!("192.168.{host}.1"), format!("192.168.{host}.2"));
+        Self::ip(&router, &format!("link add in type veth peer name wan netns {home}"));
+        Self::ip(&router, &format!("address add {inside}/24 dev in"));
+        Self::ip(&router, "link set in up");
+        Self::ip(&home, &format!("address add {address}/24 dev wan"));
+        Self::ip(&home, "link set wan up");
+        Self::ip(&home, &format!("route add default via {inside}"));
+        Self::run(&["ip", "netns", "exec", &router, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]);
+        Self::run(&["ip", "netns", "exec", &router, "nft", NAT_RULES]);
+        Machine { namespace: home, address }
+    }
+
+    /// Whether `from` gets an answer from `address` within a second.
+    #[must_use]
+    pub fn reaches(&self, from: &Machine, address: &str) -> bool {
+        // A TCP connection nobody takes is refused at once where there is a way, and hangs where there is none.
+        let script = format!("exec 3<>/dev/tcp/{address}/9");
+        let tried = Command::new("ip")
+            .args(["netns", "exec", &from.namespace, "timeout", "1", "bash", "-c", &script])
+            .output()
+            .expect("`ip` runs, as was seen before");
+        String::from_utf8_lossy(&tried.stderr).contains("Connection refused")
+    }
+
+    /// Connects a namespace to the public network.
+    fn plug_in(&self, namespace: &str, host: u8) -> String {
+        let public = self.namespaces.first().expect("the public network is made first");
+        let address = format!("{PUBLIC}.{host}.1");
+        Self::ip(namespace, &format!("link add out type veth peer name p{host} netns {public}"));
+        Self::ip(public, &format!("link set p{host} master bridge up"));
+        Self::ip(namespace, &format!("address add {address}/16 dev out"));
+        Self::ip(namespace, "link set out up");
+        address
+    }
+
+    #[track_caller]
+    fn namespace(&mut self, name: &str) -> String {
+        let namespace = format!("{}-{name}", self.prefix);
+        let made = Command::new("ip").args(["netns", "add", &namespace]).output().expect("`ip` runs, as was seen before");
+        assert!(
+            made.status.success(),
+            "can't make a network namespace: {}; this test needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN)",
+            String::from_utf8_lossy(&made.stderr).trim()
+        );
+        self.namespaces.push(namespace.clone());
+        Self::ip(&namespace, "link set lo up");
+        namespace
+    }
+
+    #[track_caller]
+    fn ip(namespace: &str, arguments: &str) {
+        let mut command = vec!["ip", "-n", namespace];
+        command.extend(arguments.split(' '));
+        Self::run(&command);
+    }
+
+    #[track_caller]
+    fn run(command: &[&str]) {
+        let output = Command::new(command[0]).args(&command[1..]).output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+}
+
+impl Default for NatLab {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for NatLab {
+    fn drop(&mut self) {
+        for namespace in &self.namespaces {
+            // Interfaces go with their namespace.
+            let _removed = Command::new("ip").args(["netns", "del", namespace]).output();
+        }
+    }
+}
+
+/// Masquerading, and no way in for what wasn't asked for.
+const NAT_RULES: &str = "
+table ip home {
+  chain post { type nat hook postrouting priority 100; oifname out masquerade; }
+  chain forward { type filter hook forward priority 0; policy drop;
+    iifname in accept; ct state established,related accept; }
+  chain input { type filter hook input priority 0; policy drop;
+    iifname lo accept; iifname in accept; ct state established,related accept; }
+}";
+
+#[track_caller]
+fn require(program: &str, argument: &str, package: &str) {
+    let found = Command::new(program).arg(argument).output();
+    assert!(found.is_ok_and(|output| output.status.success()), "`{program}` is missing: install {package} (scripts/setup does)");
+}
