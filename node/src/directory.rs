@@ -382,6 +382,9 @@ impl EventLoop {
                 self.directory.bootstrapping = None;
                 self.directory.bootstrapped = servers > 0;
                 debug!(servers, "joined the directory");
+                if servers > 0 {
+                    self.messages_network_up();
+                }
                 self.plan_next_join(servers);
                 self.publish_soon();
             }

@@ -444,6 +444,12 @@ impl EventLoop {
         self.drive_outbox();
     }
 
+    /// This node has joined the network: what waits is tried at once.
+    pub(crate) fn messages_network_up(&mut self) {
+        self.messages.outbox.handle_network_up(Instant::now());
+        self.drive_outbox();
+    }
+
     /// A peer has said who it is: what waits for it goes now.
     pub(crate) fn messages_peer_greeted(&mut self, peer: PeerId) {
         if let Some(device) = self.peers.get(&peer).map(|known| known.device) {
