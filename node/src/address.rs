@@ -142,6 +142,13 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
         || (a == 198 && (b == 18 || b == 19)))
 }
 
+/// True if an address that a stranger names may be dialled: on the internet, only addresses of the internet. Else whoever is believed an
+/// address could have us knock on the doors of our own network. Names aren't looked up for strangers either.
+#[must_use]
+pub fn may_dial(address: &Multiaddr, lab: bool) -> bool {
+    lab || ip_of(address).is_some_and(is_public)
+}
+
 /// A number for the network an address lies in (IPv4 /24, IPv6 /48), for caps per origin. `None` for addresses without IP.
 #[must_use]
 pub fn network_group(address: &Multiaddr) -> Option<u64> {
@@ -183,6 +190,21 @@ mod tests {
         assert_eq!(to_wire(&circuit), None);
         assert_eq!(from_wire(&Address::Other(circuit.to_vec())), None);
         assert_eq!(from_wire(&Address::Other(vec![0xff; 9])), None);
+    }
+
+    #[test]
+    fn strangers_do_not_send_us_into_our_own_network() {
+        for (text, allowed) in [
+            ("/ip4/8.8.8.8/udp/1/quic-v1", true),
+            ("/ip4/127.0.0.1/tcp/22", false),
+            ("/ip4/192.168.1.1/tcp/80", false),
+            ("/ip6/::1/tcp/80", false),
+            ("/dns4/router.local/tcp/80", false),
+        ] {
+            let address: Multiaddr = text.parse().expect("valid");
+            assert_eq!(may_dial(&address, false), allowed, "{text}");
+            assert!(may_dial(&address, true), "a lab is made of such addresses");
+        }
     }
 
     #[test]

@@ -374,9 +374,9 @@ impl NodeBuilder {
             started: instant,
             started_at: unix,
             suspended_since: None,
+            held: std::collections::VecDeque::new(),
             ready: false,
-            hello_refreshed: instant,
-            last_tick: instant,
+            housekeeping: crate::housekeeping::Housekeeping::new(instant, unix),
             store,
         };
         event_loop.with_roles(unix)

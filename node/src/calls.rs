@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{CallId, CallSignal, Outcome, Reason, RecentCalls, Signal};
 use halloo_protocol::identity::UserId;
-use halloo_protocol::key::DeviceKey;
+use halloo_protocol::key::{DeviceKey, PublicKey};
+use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{Extensions, Frame, Signed};
 use tracing::{debug, warn};
@@ -40,6 +41,17 @@ const CALLS_MAX: usize = 256;
 
 /// Ended calls listed; older ones are in the store.
 const ENDED_MAX: usize = 200;
+
+/// Calls an hour of one user: more rings than anybody answers.
+const RING_RATE: Rate = Rate { per_hour: 60, burst: 10 };
+
+/// The same in a lab, where machines talk.
+const LAB_RING_RATE: Rate = Rate { per_hour: 360_000, burst: 10_000 };
+
+/// Callers whose rates are remembered.
+const CALLERS_MAX: usize = 4_096;
+
+const RECENT: &str = "recent calls";
 
 /// How long a signal waits for its acknowledgement; the machine repeats it.
 const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -121,12 +133,30 @@ impl Progress {
 }
 
 /// All calls of this run.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CallsState {
     outgoing: HashMap<CallId, Outgoing>,
     incoming: HashMap<CallId, Incoming>,
+    /// Calls that have rung or were listed; in the database too, since a device may be started anew for every push.
     recent: RecentCalls,
+    /// Calls taken back before their invite came. Apart from those that rang: anybody can sign such a signal, and enough of them would
+    /// push the others out.
+    withdrawn: RecentCalls,
+    rates: RateLimiter<PublicKey>,
     ended: VecDeque<CallEntry>,
+}
+
+impl Default for CallsState {
+    fn default() -> Self {
+        Self {
+            outgoing: HashMap::new(),
+            incoming: HashMap::new(),
+            recent: RecentCalls::new(),
+            withdrawn: RecentCalls::new(),
+            rates: RateLimiter::new(CALLERS_MAX),
+            ended: VecDeque::new(),
+        }
+    }
 }
 
 impl CallsState {
@@ -145,8 +175,8 @@ impl CallsState {
 
 fn result_of(outcome: Outcome) -> CallResult {
     match outcome {
-        // At another of the callee's devices the call went on: for this one it is over without fault.
-        Outcome::Completed | Outcome::AnsweredElsewhere => CallResult::Completed,
+        Outcome::Completed => CallResult::Completed,
+        Outcome::AnsweredElsewhere => CallResult::AnsweredElsewhere,
         Outcome::Declined => CallResult::Declined,
         Outcome::Busy => CallResult::Busy,
         Outcome::NoAnswer => CallResult::NoAnswer,
@@ -165,6 +195,31 @@ const fn path_of(kind: media::PathKind) -> CallPath {
 }
 
 impl EventLoop {
+    pub(crate) fn calls_start(&mut self) {
+        match self.store.read::<_, StoreError>(|view| view.setting_value(RECENT)) {
+            Ok(recent) => self.calls.recent = recent.unwrap_or_default(),
+            Err(error) => warn!(%error, "recent calls not restored from the database"),
+        }
+    }
+
+    /// Notes a call, on disk before anybody is told that it rings. True if it is new.
+    fn note_call(&mut self, caller: DeviceKey, call: CallId, now: UnixTime) -> bool {
+        if self.calls.withdrawn.contains(caller, call) || !self.calls.recent.insert(caller, call, now) {
+            return false;
+        }
+        let recent = &self.calls.recent;
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(RECENT, recent)) {
+            warn!(%error, "recent calls not written");
+        }
+        true
+    }
+
+    /// True if this caller may ring, or have a missed call listed, once more.
+    fn admit_caller(&mut self, caller: &PublicKey) -> bool {
+        let rate = if self.settings.lab { LAB_RING_RATE } else { RING_RATE };
+        self.calls.rates.take(caller, rate, Instant::now()).is_ok()
+    }
+
     pub(crate) fn handle_dial(&mut self, options: DialOptions, reply: Reply<CallOutcome, CallError>) {
         match self.check_dial(&options) {
             Ok(user) => self.begin_dial(user, options, reply),
@@ -234,7 +289,7 @@ impl EventLoop {
         if matches!(signal.signal().body, SignalBody::Cancel { .. } | SignalBody::Replaced { .. }) {
             // It has overtaken its invite, which must not ring any more.
             let now = self.now().unix;
-            self.calls.recent.insert(signal.signal().from, call, now);
+            self.calls.withdrawn.insert(signal.signal().from, call, now);
         }
         SignalStatus::UnknownCall
     }

@@ -54,7 +54,7 @@ impl EventLoop {
             reachability: self.own_reachability(),
             connections: u32::try_from(self.peers.len()).unwrap_or(u32::MAX),
             directory: self.directory_status(),
-            clock_offset_ms: -self.clock.offset_secs().saturating_mul(1_000),
+            clock_offset_ms: self.clock.offset_secs().saturating_mul(1_000).saturating_neg(),
             authorities,
             outbox: self.outbox_len(),
             lab: self.settings.lab,
@@ -122,12 +122,12 @@ impl EventLoop {
     fn check_clock(&self) -> Check {
         let offset = self.clock.offset_secs();
         let samples = self.clock.sample_count();
-        if offset.abs() >= CLOCK_WARN_SECS {
+        if offset.unsigned_abs() >= CLOCK_WARN_SECS.unsigned_abs() {
             let direction = if offset > 0 { "behind" } else { "ahead" };
-            let detail = format!("{} s {direction} of {samples} peers; corrected here", offset.abs());
+            let detail = format!("{} s {direction} of {samples} peers; corrected here", offset.unsigned_abs());
             return check("clock", CheckResult::Warning, detail, Some("set this machine's clock, best by NTP"));
         }
-        check("clock", CheckResult::Ok, format!("within {} s of {samples} peers", offset.abs().max(3)), None)
+        check("clock", CheckResult::Ok, format!("within {} s of {samples} peers", offset.unsigned_abs().max(3)), None)
     }
 
     fn check_enrolment(&self) -> Check {

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::directory::{
-    DEVICE_LEASE_SECS_MAX, DeviceEntry, DirectoryRecord, ENTRY_SECS_MAX, EntryParts, Lease, PrivatePart, Reachability, RecordKey,
+    DEVICE_LEASE_SECS_MAX, DEVICE_NAME_BYTES_MAX, DeviceEntry, DirectoryRecord, ENTRY_SECS_MAX, EntryParts, Lease, PrivatePart, Reachability, RecordKey,
     SealKey, UnverifiedRecord,
 };
 use halloo_protocol::identity::{UserId, VerifiedChain};
@@ -91,6 +91,8 @@ pub(crate) enum Waiter {
     Why(String, Reply<Explanation, WhyError>),
     /// A call.
     Dial(halloo_protocol::call::CallId),
+    /// A call whose invite this device couldn't open.
+    Redial(halloo_protocol::call::CallId, DeviceKey),
     /// A call that goes on with a cached record meanwhile.
     DialAgain(halloo_protocol::call::CallId),
     /// Messages to this user.
@@ -131,6 +133,7 @@ pub(crate) struct DirectoryState {
     cache: HashMap<RecordKey, Cached>,
     own: Own,
     unwritten: Vec<ReplicaChange>,
+    unwritten_nodes: HashMap<DeviceKey, KnownNode>,
     flush_at: Option<Instant>,
     join_at: Option<Instant>,
     /// Joins in a row that met no server.
@@ -151,6 +154,7 @@ impl DirectoryState {
             cache: HashMap::new(),
             own: Own { sequence: own.0, lease_number: own.1, ..Own::default() },
             unwritten: Vec::new(),
+            unwritten_nodes: HashMap::new(),
             flush_at: None,
             join_at: Some(now.instant),
             empty_joins: 0,
@@ -257,11 +261,14 @@ impl EventLoop {
         }
     }
 
-    fn remember_node(&self, descriptor: &Descriptor, now: UnixTime) {
+    /// Written with the next flush: a peer's hellos mustn't cost a commit each.
+    fn remember_node(&mut self, descriptor: &Descriptor, now: UnixTime) {
         let node = KnownNode { device: descriptor.device, descriptor: wire::encode(descriptor), seen_at: now };
-        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_known_node(&node)) {
-            debug!(%error, "address book not written");
+        self.directory.unwritten_nodes.insert(node.device, node);
+        if self.directory.unwritten_nodes.len() >= FLUSH_MAX {
+            return self.flush_directory();
         }
+        self.directory.flush_at.get_or_insert_with(|| Instant::now() + FLUSH_EVERY);
     }
 
     fn begin_bootstrap(&mut self, now: Now) {
@@ -329,7 +336,7 @@ impl EventLoop {
     }
 
     fn send_directory_request(&mut self, to: &Descriptor, id: RequestId, request: &Request) {
-        let Some(target) = Target::of_descriptor(to) else {
+        let Some(target) = Target::of_descriptor(to, self.settings.lab) else {
             let now = self.now();
             return self.directory.machine.handle_answer(now, &self.trust, id, Err(KadFailure::Unreachable));
         };
@@ -349,11 +356,16 @@ impl EventLoop {
     pub(crate) fn flush_directory(&mut self) {
         self.directory.flush_at = None;
         let changes = std::mem::take(&mut self.directory.unwritten);
-        if changes.is_empty() {
+        let nodes = std::mem::take(&mut self.directory.unwritten_nodes);
+        if changes.is_empty() && nodes.is_empty() {
             return;
         }
-        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.change_replicas(&changes)) {
-            warn!(%error, "replicas not written");
+        let written = self.store.transaction::<_, StoreError>(|tx| {
+            tx.change_replicas(&changes)?;
+            nodes.values().try_for_each(|node| tx.put_known_node(node))
+        });
+        if let Err(error) = written {
+            warn!(%error, "replicas and address book not written");
         }
     }
 
@@ -370,6 +382,9 @@ impl EventLoop {
                 self.directory.bootstrapping = None;
                 self.directory.bootstrapped = servers > 0;
                 debug!(servers, "joined the directory");
+                if servers > 0 {
+                    self.messages_network_up();
+                }
                 self.plan_next_join(servers);
                 self.publish_soon();
             }
@@ -416,7 +431,7 @@ impl EventLoop {
             }
         }
         for descriptor in self.directory.machine.table_snapshot().into_iter().take(KEPT_MAX) {
-            if let Some(target) = Target::of_descriptor(&descriptor) {
+            if let Some(target) = Target::of_descriptor(&descriptor, self.settings.lab) {
                 self.dial(&target);
             }
         }
@@ -477,7 +492,7 @@ impl EventLoop {
             .neighbours()
             .iter()
             .take(KEPT_MAX)
-            .filter_map(|descriptor| Target::of_descriptor(descriptor))
+            .filter_map(|descriptor| Target::of_descriptor(descriptor, self.settings.lab))
             .collect();
         let peers: HashSet<PeerId> = wanted.iter().map(|target| target.peer).collect();
         for gone in self.directory.kept.difference(&peers).copied().collect::<Vec<_>>() {
@@ -580,12 +595,13 @@ impl EventLoop {
     fn describe_self(&mut self, now: Now) -> DeviceEntry {
         let device = self.identity.device();
         let private = PrivatePart {
-            name: self.settings.device_name.chars().take(32).collect(),
+            name: self.settings.device_name.clone(),
             kind: self.settings.device_kind,
             addresses: Vec::new(),
             push: self.push_addresses(),
             extensions: Extensions::none(),
         };
+        let private = fitted(private);
         let nonce = self.random();
         let sealed = SealKey::of_name(&self.identity.user_id()).seal(0, &device, &private, nonce);
         DeviceEntry {
@@ -742,6 +758,8 @@ impl EventLoop {
         let options = match &waiter {
             Waiter::Command(options, _) => *options,
             Waiter::Why(..) | Waiter::DialAgain(_) => ResolveOptions { fresh: true, settled: false },
+            // What the nearest replica says may be what we had: all are asked.
+            Waiter::Redial(..) => ResolveOptions { fresh: true, settled: true },
             Waiter::Dial(_) | Waiter::Messages => ResolveOptions::default(),
         };
         if !options.fresh
@@ -869,6 +887,7 @@ impl EventLoop {
                 self.dial_resolved(call, user, found);
             }
             Waiter::DialAgain(call) => self.dial_resolved_again(call, outcome.ok().map(|(record, _)| record)),
+            Waiter::Redial(call, device) => self.redial_resolved(call, device, outcome.map(|(record, _)| record.clone())),
             Waiter::Messages => self.messages_resolved(user, outcome.map(|(record, _)| record.clone())),
         }
     }
@@ -920,10 +939,16 @@ impl EventLoop {
     fn device_addresses(&self, parts: &EntryParts, private: Option<&PrivatePart>, peer: PeerId) -> Vec<Multiaddr> {
         let entry = parts.entry();
         let private = private.map(|part| part.addresses.as_slice()).unwrap_or_default();
-        let mut addresses: Vec<Multiaddr> = entry.addresses.iter().chain(private).filter_map(address::from_wire).collect();
+        let mut addresses = self.dialable(entry.addresses.iter().chain(private));
         addresses.extend(self.circuit_addresses(&entry.relays, peer));
         addresses.extend(self.nearby_addresses(&peer));
         addresses
+    }
+
+    /// Addresses that somebody else names, as far as they may be dialled.
+    pub(crate) fn dialable<'a>(&self, addresses: impl IntoIterator<Item = &'a halloo_protocol::node::Address>) -> Vec<Multiaddr> {
+        let known = addresses.into_iter().filter_map(address::from_wire);
+        known.filter(|address| address::may_dial(address, self.settings.lab)).collect()
     }
 
     /// Where to send something to a device.
@@ -948,6 +973,21 @@ struct Answered {
     age: Duration,
     requests: u32,
     elapsed: Duration,
+}
+
+/// A private part that fits into an entry: names are cut, and what leads to the second gateway is left out first.
+fn fitted(mut private: PrivatePart) -> PrivatePart {
+    let end = private.name.floor_char_boundary(DEVICE_NAME_BYTES_MAX);
+    private.name.truncate(end);
+    while !private.fits() {
+        if private.push.len() > 1 {
+            warn!("a push gateway is left out of the record: it doesn't fit");
+            private.push.pop();
+        } else if private.push.first_mut().is_none_or(|only| only.gateway.addresses.pop().is_none()) && private.push.pop().is_none() {
+            break;
+        }
+    }
+    private
 }
 
 /// The word the interface uses for a kind of machine.

@@ -215,6 +215,7 @@ impl EventLoop {
         let untrusted = |error: GrantError| EnrolError::Untrusted { reason: error.to_string() };
         trust.trust(root).map_err(|error| untrusted(error.into()))?;
         let verified = grant.verify(&asking.user, &self.identity.identity(), now, &trust).map_err(untrusted)?;
+        let is_renewal = self.identity.user_id() == asking.user;
         self.keep_grant(asking, grant, root).map_err(internal)?;
         self.identity.set_user_chain(grant.chain.clone()).map_err(|error| internal_text(error.to_string()))?;
         if let Some(label) = &asking.label {
@@ -230,7 +231,14 @@ impl EventLoop {
         info!("enrolled");
         let not_after = Timestamp::from_unix_secs(verified.not_after.0);
         self.events.send(Event::Enrolled { username: username.clone(), not_after });
-        self.identity_changed();
+        if is_renewal {
+            // The same person in the same place: peers learn of the new certificate, and nobody is cut off.
+            self.directory_role_changed();
+            self.refresh_hello();
+            self.publish_soon();
+        } else {
+            self.identity_changed();
+        }
         Ok(Enrolled {
             username,
             identity: verified.identity.to_string(),

@@ -7,6 +7,9 @@
 //!
 //! While the node is suspended only commands and the push receiver are listened to: the swarm isn't polled, which is what an operating system
 //! does to a frozen process.
+//!
+//! A panic in here, as of a database whose pages were damaged, ends the node: what it was doing when it happened may be half done, and
+//! what is on disk is whole. Handles answer that the node stopped, and the daemon ends with that message and exit code 1.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -41,14 +44,11 @@ pub(crate) const INTERNAL_MAX: usize = 256;
 /// How often things without a timer of their own are looked at.
 const TICK: Duration = Duration::from_millis(250);
 
-/// How often the hello's clock is renewed.
-const HELLO_REFRESH: Duration = Duration::from_secs(20);
-
-/// A tick this late means that the whole machine slept: timers don't run meanwhile, and connections may be gone unnoticed.
-const SLEPT: Duration = Duration::from_secs(30);
-
-/// How long goodbyes may take at the end.
+/// How long goodbyes may take at the end, and before a clean suspension.
 const FAREWELL: Duration = Duration::from_millis(300);
+
+/// Failed requests handled between two looks at the rest of the world.
+const FAILURES_PER_ROUND: usize = 64;
 
 /// Tells the time, off by a fixed amount in tests that need a wrong clock.
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,14 +123,27 @@ pub(crate) struct EventLoop {
     pub(crate) started: Instant,
     pub(crate) started_at: UnixTime,
     pub(crate) suspended_since: Option<Instant>,
+    /// News that came while suspended, for after the wake; at most [`INTERNAL_MAX`].
+    pub(crate) held: VecDeque<Internal>,
     pub(crate) ready: bool,
-    pub(crate) hello_refreshed: Instant,
-    pub(crate) last_tick: Instant,
+    pub(crate) housekeeping: crate::housekeeping::Housekeeping,
 }
 
 impl EventLoop {
-    /// Runs until asked to shut down or all handles are gone.
-    pub(crate) async fn run(mut self) {
+    /// Runs until asked to shut down or all handles are gone; a panic ends it too, and is told in the log and as a last event.
+    pub(crate) async fn run(self) {
+        let events = self.events.clone();
+        let ended = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(self.run_unguarded())).await;
+        if let Err(panic) = ended {
+            let what = panic.downcast_ref::<String>().cloned();
+            let what = what.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default();
+            tracing::error!(what, "the node stops: a bug, or a damaged database");
+            let detail = "the node stopped: a bug, or a damaged database; the log says more".to_owned();
+            events.send(Event::Warning { code: "node-died".into(), detail });
+        }
+    }
+
+    async fn run_unguarded(mut self) {
         self.start();
         loop {
             self.drain();
@@ -138,7 +151,9 @@ impl EventLoop {
                 // A freezable node has this thread and runtime for itself: blocking it stops every task of the node, as an
                 // operating system would. Others merely stop being polled.
                 let step = if self.settings.freezable {
-                    futures::executor::block_on(self.sleep_step())
+                    // Unconstrained: the runtime's budget for one turn is never refilled while the runtime stands still, and with
+                    // it used up the channels would claim to be empty for ever.
+                    futures::executor::block_on(tokio::task::unconstrained(self.sleep_step()))
                 } else {
                     self.sleep_step().await
                 };
@@ -155,6 +170,14 @@ impl EventLoop {
                         self.farewell().await;
                         reply.send(Ok(()));
                         break;
+                    }
+                    Some(Command::Suspend { options, reply }) => {
+                        if options.clean {
+                            self.end_all_calls();
+                            self.say_goodbye();
+                            self.let_frames_leave().await;
+                        }
+                        self.handle_suspend(options, reply);
                     }
                     Some(command) => self.handle_command(command),
                     None => {
@@ -176,16 +199,19 @@ impl EventLoop {
             biased;
             command = self.commands.recv() => match command {
                 Some(Command::Shutdown(reply)) => {
+                    self.events.send(Event::Stopping {});
+                    self.flush_directory();
                     reply.send(Ok(()));
                     return std::ops::ControlFlow::Break(());
                 }
                 Some(command) => self.handle_command_asleep(command),
                 None => return std::ops::ControlFlow::Break(()),
             },
-            Some(news) = self.internal.recv() => {
-                if let Internal::PushReceived(body) = news {
-                    self.handle_push_received(&body);
-                }
+            Some(news) = self.internal.recv() => match news {
+                Internal::PushReceived(body) => self.handle_push_received(&body),
+                news if self.held.len() < INTERNAL_MAX => self.held.push_back(news),
+                // More than a call's few steps: figures of media, which newer ones replace.
+                _ => {}
             }
         }
         std::ops::ControlFlow::Continue(())
@@ -199,6 +225,14 @@ impl EventLoop {
         let deadline = tokio::time::Instant::now() + FAREWELL;
         while tokio::time::timeout_at(deadline, futures::StreamExt::next(&mut self.swarm)).await.is_ok() {}
         self.flush_directory();
+    }
+
+    /// Lets what was said before a suspension get across.
+    async fn let_frames_leave(&mut self) {
+        let deadline = tokio::time::Instant::now() + FAREWELL;
+        while let Ok(event) = tokio::time::timeout_at(deadline, futures::StreamExt::select_next_some(&mut self.swarm)).await {
+            self.handle_swarm(event);
+        }
     }
 
     /// Our time, uncorrected.
@@ -233,6 +267,7 @@ impl EventLoop {
         self.refresh_hello();
         self.directory_start();
         self.messages_start();
+        self.calls_start();
         self.push_start();
         self.check_ready();
     }
@@ -240,15 +275,22 @@ impl EventLoop {
     /// Settles what the last event left: failed requests, then what the directory wants sent.
     fn drain(&mut self) {
         // Handling a failure can make new ones; each round works off what is there, and a peer can't make rounds of its own.
-        for _ in 0..64 {
+        for _ in 0..FAILURES_PER_ROUND {
             let Some((purpose, failure)) = self.failures.pop_front() else { break };
             self.handle_failure(purpose, failure);
+        }
+        if self.suspended_since.is_none() {
+            while let Some(news) = self.held.pop_front() {
+                self.handle_internal(news);
+            }
         }
         self.drive_directory();
     }
 
     fn next_wake(&self) -> Instant {
-        let mut wake = Instant::now() + TICK;
+        let now = Instant::now();
+        // Failures left over from the last round are not kept waiting.
+        let mut wake = if self.failures.is_empty() { now + TICK } else { now };
         for deadline in [self.rpc.next_deadline(), self.directory.machine.poll_timeout(), self.calls.next_deadline()] {
             if let Some(deadline) = deadline {
                 wake = wake.min(deadline);
@@ -259,22 +301,13 @@ impl EventLoop {
 
     fn handle_timers(&mut self) {
         let now = self.now();
-        if now.instant.saturating_duration_since(self.last_tick) > SLEPT {
-            info!("the machine slept");
-            self.reach_woken();
-            self.join_network();
-            self.publish_soon();
-        }
-        self.last_tick = now.instant;
         while let Some(purpose) = self.rpc.poll_expired(now.instant) {
             self.failures.push_back((purpose, Failure::Timeout));
         }
         if self.directory.machine.poll_timeout().is_some_and(|at| at <= now.instant) {
             self.directory.machine.handle_timeout(now);
         }
-        if now.instant.saturating_duration_since(self.hello_refreshed) > HELLO_REFRESH {
-            self.refresh_hello_clock();
-        }
+        self.housekeeping_tick(now);
         self.reach_tick(now);
         self.directory_tick(now);
         self.enrolment_tick(now);
@@ -375,15 +408,16 @@ impl EventLoop {
             }
             SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
                 debug!(%peer, %error, "dial failed");
+                // One more path that failed says nothing about a peer that is connected by another.
                 if !self.swarm.is_connected(&peer) {
                     self.fail_peer(&peer, Failure::Unreachable);
+                    self.directory_dial_failed(&peer);
                 }
-                self.directory_dial_failed(&peer);
             }
             SwarmEvent::NewListenAddr { listener_id, address } => self.reach_new_listen_address(listener_id, address),
             SwarmEvent::ExpiredListenAddr { listener_id, address } => self.reach_expired_listen_address(listener_id, &address),
             SwarmEvent::ListenerClosed { listener_id, reason, .. } => self.reach_listener_closed(listener_id, reason.err()),
-            SwarmEvent::ExternalAddrConfirmed { address } => self.reach_external(address, true),
+            SwarmEvent::ExternalAddrConfirmed { address } => self.reach_confirmed(address),
             SwarmEvent::ExternalAddrExpired { address } => self.reach_external(address, false),
             _ => {}
         }
@@ -402,6 +436,8 @@ impl EventLoop {
                 self.reach_dialled_back(tested_addr, server, result.is_ok());
             }
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.reach_found_nearby(found),
+            BehaviourEvent::Mdns(mdns::Event::Expired(gone)) => self.reach_gone_nearby(&gone),
+            BehaviourEvent::Upnp(libp2p::upnp::Event::NewExternalAddr { external_addr, .. }) => self.reach_mapped(external_addr),
             _ => {}
         }
     }
@@ -443,19 +479,15 @@ impl EventLoop {
             return;
         }
         debug!(offset, "clock offset estimated");
-        if offset.abs() >= CLOCK_WARN_SECS && (offset - offset_before).abs() >= CLOCK_WARN_SECS {
+        let warn_secs = CLOCK_WARN_SECS.unsigned_abs();
+        if offset.unsigned_abs() >= warn_secs && offset.abs_diff(offset_before) >= warn_secs {
             let direction = if offset > 0 { "behind" } else { "ahead" };
             let detail =
-                format!("this machine's clock is {} s {direction} of its peers'; corrected here, but set it right", offset.abs());
+                format!("this machine's clock is {} s {direction} of its peers'; corrected here, but set it right", offset.unsigned_abs());
             self.events.send(Event::Warning { code: "clock-offset".into(), detail });
             // What was signed by the wrong clock is signed again by the corrected one.
             self.publish_soon();
         }
-    }
-
-    fn refresh_hello_clock(&mut self) {
-        self.hello_refreshed = Instant::now();
-        self.set_hello_bytes();
     }
 
     /// The network group of a peer's address, for caps per origin; none in a lab, where all are neighbours.

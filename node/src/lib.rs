@@ -41,6 +41,7 @@ pub mod home;
 pub mod identity;
 pub mod key_file;
 pub mod labels;
+mod housekeeping;
 mod messages;
 mod network;
 pub mod push;

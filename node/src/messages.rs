@@ -10,12 +10,13 @@ use bincode::{Decode, Encode};
 use halloo_protocol::call::Reason;
 use halloo_protocol::directory::DirectoryRecord;
 use halloo_protocol::id::{ConversationId, MessageId};
-use halloo_protocol::identity::UserId;
-use halloo_protocol::key::DeviceKey;
+use halloo_protocol::identity::{UserId, VerifiedChain};
+use halloo_protocol::key::{DeviceKey, PublicKey};
 use halloo_protocol::message::{
     DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageState as WireState, Outbox, OutboxAction,
     OutboxItem, OutboxTimers, TEXT_BYTES_MAX,
 };
+use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::{self, Extensions, Frame};
 use libp2p::PeerId;
@@ -44,7 +45,56 @@ const WAITERS_MAX: usize = 1_024;
 /// Messages taken up again at the start.
 const RESUME_MAX: usize = 1_024;
 
-const COUNTER: &str = "message counter";
+/// Messages an hour of one user we have never written to, and of one we have.
+const STRANGER_RATE: Rate = Rate { per_hour: 600, burst: 100 };
+const CONTACT_RATE: Rate = Rate { per_hour: 20_000, burst: 2_000 };
+
+/// The same in a lab, where machines talk.
+const LAB_RATE: Rate = Rate { per_hour: 3_600_000, burst: 100_000 };
+
+/// What all strangers together may have this node write to its disk in a day.
+const STRANGERS_BYTES_PER_DAY: usize = 32 * 1024 * 1024;
+
+/// Senders whose rates are remembered.
+const SENDERS_MAX: usize = 4_096;
+
+/// Where a message's number in its conversation is kept: numbers shared by all conversations would tell each how busy the others are, and
+/// look like gaps.
+fn counter_setting(conversation: &ConversationId) -> String {
+    format!("message counter {}", data_encoding::HEXLOWER.encode(&conversation.0))
+}
+
+/// Decides who may have how much kept here.
+#[derive(Debug)]
+struct Intake {
+    rates: RateLimiter<PublicKey>,
+    day: u64,
+    strange_bytes: usize,
+}
+
+impl Intake {
+    const fn new() -> Self {
+        Self { rates: RateLimiter::new(SENDERS_MAX), day: 0, strange_bytes: 0 }
+    }
+
+    /// True if a message of so many bytes is taken.
+    fn admit(&mut self, sender: &PublicKey, rate: Rate, is_stranger: bool, bytes: usize, now: Now) -> bool {
+        let day = now.unix.0 / 86_400;
+        if self.day != day {
+            (self.day, self.strange_bytes) = (day, 0);
+        }
+        if is_stranger && self.strange_bytes.saturating_add(bytes) > STRANGERS_BYTES_PER_DAY {
+            return false;
+        }
+        if self.rates.take(sender, rate, now.instant).is_err() {
+            return false;
+        }
+        if is_stranger {
+            self.strange_bytes += bytes;
+        }
+        true
+    }
+}
 
 /// Largest stored message: text, envelope and the states of 16 copies.
 const KEPT_BYTES_MAX: usize = TEXT_BYTES_MAX + 4 * 1_024;
@@ -70,12 +120,24 @@ pub(crate) struct MessagesState {
     waiters: Vec<(MessageId, Reply<MessageStatus, MessageError>)>,
     /// Where outgoing messages stand in the database.
     rows: HashMap<MessageId, u64>,
+    intake: Intake,
+    /// The outbox's actions are being worked off further up the stack.
+    is_driving: bool,
+    /// Messages wait in the database for room in the outbox.
+    has_overflowed: bool,
 }
 
 impl Default for MessagesState {
     fn default() -> Self {
         let timers = OutboxTimers { retry_min: Duration::from_secs(1), retry_max: Duration::from_secs(60) };
-        Self { outbox: Outbox::new(timers), waiters: Vec::new(), rows: HashMap::new() }
+        Self {
+            outbox: Outbox::new(timers),
+            waiters: Vec::new(),
+            rows: HashMap::new(),
+            intake: Intake::new(),
+            is_driving: false,
+            has_overflowed: false,
+        }
     }
 }
 
@@ -110,10 +172,12 @@ fn internal(error: &StoreError) -> MessageError {
 impl EventLoop {
     /// Takes up what an earlier run left undelivered.
     pub(crate) fn messages_start(&mut self) {
+        self.messages.has_overflowed = false;
         let rows = match self.store.read::<_, StoreError>(|view| view.unfinished_messages(RESUME_MAX)) {
             Ok(rows) => rows,
             Err(error) => return warn!(%error, "outbox not restored from the database"),
         };
+        self.messages.has_overflowed = rows.len() >= RESUME_MAX;
         for (number, row) in rows {
             if let Some(Kept::Sent { item, .. }) = decode_kept(&row.content) {
                 self.messages.rows.insert(item.envelope.id, number);
@@ -148,8 +212,9 @@ impl EventLoop {
         let item = self
             .store
             .transaction::<_, StoreError>(|tx| {
-                let counter = tx.setting_value::<u64>(COUNTER)?.unwrap_or(0).saturating_add(1);
-                tx.put_setting_value(COUNTER, &counter)?;
+                let setting = counter_setting(&conversation);
+                let counter = tx.setting_value::<u64>(&setting)?.unwrap_or(0).saturating_add(1);
+                tx.put_setting_value(&setting, &counter)?;
                 let envelope = Envelope {
                     id,
                     conversation,
@@ -173,7 +238,8 @@ impl EventLoop {
         let (number, item) = item;
         self.messages.rows.insert(id, number);
         if let Err(error) = self.messages.outbox.push(item, now.instant) {
-            debug!(%error, "outbox is full: the message waits in the database for the next start");
+            debug!(%error, "outbox is full: the message waits in the database");
+            self.messages.has_overflowed = true;
         }
         self.drive_outbox();
         Ok(id)
@@ -262,8 +328,13 @@ impl EventLoop {
         let now = self.now().unix;
         let id = envelope.id;
         let kept = Kept::Received { from: sender.device, envelope: envelope.clone() };
-        let row =
-            MessageRow { id: id.0.to_vec(), direction: Direction::In, conversation: user.clone(), content: wire::encode(&kept) };
+        // Senders choose ids: with its device's key one can't take the place of another's message.
+        let row_id = [&sender.device.as_bytes()[..], &id.0].concat();
+        let row = MessageRow { id: row_id, direction: Direction::In, conversation: user.clone(), content: wire::encode(&kept) };
+        if !self.admit_message(&sender, row.content.len()) {
+            self.counters.rate_limited += 1;
+            return DeliveryStatus::Refused(Reason::TOO_MANY);
+        }
         let stored = self.store.transaction::<_, StoreError>(|tx| {
             let is_first = tx.is_first_copy(&sender.device, &id.0, now)?;
             if is_first {
@@ -292,8 +363,26 @@ impl EventLoop {
         }
     }
 
-    /// Does what the outbox wants.
+    /// True if a message of this sender is kept: certificates are cheap, the disk isn't.
+    fn admit_message(&mut self, sender: &VerifiedChain, bytes: usize) -> bool {
+        let conversation = ConversationId::of_pair(&self.identity.user_id(), &sender.user.id);
+        let written = self.store.read::<_, StoreError>(|view| view.setting_value::<u64>(&counter_setting(&conversation)));
+        let is_stranger = !matches!(written, Ok(Some(_)));
+        let rate = match (self.settings.lab, is_stranger) {
+            (true, _) => LAB_RATE,
+            (false, true) => STRANGER_RATE,
+            (false, false) => CONTACT_RATE,
+        };
+        let now = self.now();
+        self.messages.intake.admit(&sender.user.identity.0, rate, is_stranger, bytes, now)
+    }
+
+    /// Does what the outbox wants. Answers that are at hand come back here while it does: what they add is worked off by the loop that
+    /// runs already, not by one within it for each message that waits.
     fn drive_outbox(&mut self) {
+        if std::mem::replace(&mut self.messages.is_driving, true) {
+            return;
+        }
         while let Some(action) = self.messages.outbox.poll_action() {
             match action {
                 OutboxAction::Send { device, id } => self.send_copy(device, id),
@@ -302,6 +391,7 @@ impl EventLoop {
                 OutboxAction::Finished { state, item } => self.message_changed(item.envelope.id, state, Some(*item)),
             }
         }
+        self.messages.is_driving = false;
     }
 
     fn send_copy(&mut self, device: DeviceKey, id: MessageId) {
@@ -354,6 +444,12 @@ impl EventLoop {
         self.drive_outbox();
     }
 
+    /// This node has joined the network: what waits is tried at once.
+    pub(crate) fn messages_network_up(&mut self) {
+        self.messages.outbox.handle_network_up(Instant::now());
+        self.drive_outbox();
+    }
+
     /// A peer has said who it is: what waits for it goes now.
     pub(crate) fn messages_peer_greeted(&mut self, peer: PeerId) {
         if let Some(device) = self.peers.get(&peer).map(|known| known.device) {
@@ -394,9 +490,44 @@ impl EventLoop {
     }
 
     pub(crate) fn messages_tick(&mut self, now: Now) {
+        if self.messages.has_overflowed && self.messages.outbox.len() < RESUME_MAX / 2 {
+            self.messages_start();
+        }
         if self.messages.outbox.poll_timeout().is_some_and(|at| at <= now.instant) {
             self.messages.outbox.handle_timeout(now.instant, now.unix);
             self.drive_outbox();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use halloo_protocol::time::UnixTime;
+
+    #[test]
+    fn strangers_fill_no_disk() {
+        let start = Instant::now();
+        let at = |secs: u64| Now { instant: start + Duration::from_secs(secs), unix: UnixTime(86_400 * 20_000 + secs) };
+        let mut intake = Intake::new();
+        let sender = PublicKey([1; 32]);
+        let taken = (0..1_000).filter(|_| intake.admit(&sender, STRANGER_RATE, true, 100, at(0))).count();
+        assert_eq!(taken, STRANGER_RATE.burst as usize);
+        assert!(intake.admit(&PublicKey([2; 32]), STRANGER_RATE, true, 100, at(0)), "others aren't held to account");
+        assert!(intake.admit(&sender, STRANGER_RATE, true, 100, at(3_600)), "time heals");
+        let many = |intake: &mut Intake, now| {
+            let crowd = (0..=u8::MAX).flat_map(|number| [number; 100]);
+            crowd.filter(|number| intake.admit(&PublicKey([*number; 32]), LAB_RATE, true, 20_000, now)).count()
+        };
+        assert!(many(&mut intake, at(7_200)) <= STRANGERS_BYTES_PER_DAY / 20_000);
+        assert!(!intake.admit(&PublicKey([9; 32]), LAB_RATE, true, 20_000, at(7_300)), "a crowd of strangers has a bound too");
+        assert!(intake.admit(&PublicKey([9; 32]), LAB_RATE, false, 20_000, at(7_300)), "which doesn't touch contacts");
+        assert!(intake.admit(&PublicKey([9; 32]), LAB_RATE, true, 20_000, at(90_000)), "and ends with the day");
+    }
+
+    #[test]
+    fn each_conversation_counts_for_itself() {
+        let (one, other) = (ConversationId([1; 16]), ConversationId([2; 16]));
+        assert_ne!(counter_setting(&one), counter_setting(&other));
     }
 }

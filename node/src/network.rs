@@ -1,11 +1,12 @@
 //! Peers: who is connected, who they proved to be, and getting frames to them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::identity::{Chain, VerifiedChain};
+use halloo_protocol::identity::{Chain, TrustStore, VerifiedChain};
 use halloo_protocol::kademlia::DisconnectReason;
-use halloo_protocol::key::DeviceKey;
+use halloo_protocol::key::{AuthorityKey, DeviceKey};
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
@@ -23,6 +24,11 @@ use crate::rpc::Failure;
 /// per second; beyond this a peer is told [`FrameKind::BUSY`].
 const REQUEST_BURST: f64 = 400.0;
 const REQUESTS_PER_SEC: f64 = 100.0;
+
+/// Hellos of a connected peer at once, and per second over time. Each is verified, may be answered by revocation lists and sets waiting
+/// messages going; an honest peer says one per stream, and a new one when its addresses or duties change.
+const HELLO_BURST: f64 = 10.0;
+const HELLOS_PER_SEC: f64 = 0.1;
 
 /// What a request was for: where its answer goes.
 #[derive(Debug)]
@@ -45,21 +51,23 @@ pub(crate) enum Purpose {
     PushDeliver(crate::roles::gateway::Delivering),
 }
 
-/// Requests of one peer, refilled over time.
+/// What one peer may do, refilled over time.
 #[derive(Debug)]
 struct Bucket {
     tokens: f64,
     filled_at: Instant,
+    burst: f64,
+    per_sec: f64,
 }
 
 impl Bucket {
-    const fn new(now: Instant) -> Self {
-        Self { tokens: REQUEST_BURST, filled_at: now }
+    const fn new(burst: f64, per_sec: f64, now: Instant) -> Self {
+        Self { tokens: burst, filled_at: now, burst, per_sec }
     }
 
     fn take(&mut self, now: Instant) -> bool {
-        let refill = now.saturating_duration_since(self.filled_at).as_secs_f64() * REQUESTS_PER_SEC;
-        self.tokens = (self.tokens + refill).min(REQUEST_BURST);
+        let refill = now.saturating_duration_since(self.filled_at).as_secs_f64() * self.per_sec;
+        self.tokens = (self.tokens + refill).min(self.burst);
         self.filled_at = now;
         if self.tokens < 1.0 {
             return false;
@@ -92,7 +100,24 @@ pub(crate) struct Peer {
     pub(crate) address: Option<Multiaddr>,
     /// Whether it is connected through a relay only.
     pub(crate) relayed: bool,
+    /// Whether it speaks the relay protocol.
+    pub(crate) relays: bool,
     bucket: Bucket,
+    hellos: Bucket,
+    /// Revocation lists sent to it, by number.
+    told: Vec<RevocationNumber>,
+}
+
+impl Peer {
+    /// True if a list of this number hasn't been sent to the peer on this connection.
+    fn is_news(&mut self, authority: AuthorityKey, number: u64) -> bool {
+        match self.told.iter_mut().find(|told| told.authority == authority) {
+            Some(told) if told.number >= number => return false,
+            Some(told) => told.number = number,
+            None => self.told.push(RevocationNumber { authority, number }),
+        }
+        true
+    }
 }
 
 /// All connected peers.
@@ -138,10 +163,11 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// A node known by its descriptor.
-    pub(crate) fn of_descriptor(descriptor: &Descriptor) -> Option<Self> {
+    /// A node known by its descriptor. What others say is dialled only where the whole internet may be, outside a lab.
+    pub(crate) fn of_descriptor(descriptor: &Descriptor, lab: bool) -> Option<Self> {
         let peer = address::peer_id(&descriptor.device)?;
-        Some(Self { peer, addresses: descriptor.addresses.iter().filter_map(address::from_wire).collect() })
+        let addresses = descriptor.addresses.iter().filter_map(address::from_wire);
+        Some(Self { peer, addresses: addresses.filter(|address| address::may_dial(address, lab)).collect() })
     }
 
     /// A peer that is connected already.
@@ -277,7 +303,10 @@ impl EventLoop {
                 rtt: None,
                 address,
                 relayed,
-                bucket: Bucket::new(Instant::now()),
+                relays: false,
+                bucket: Bucket::new(REQUEST_BURST, REQUESTS_PER_SEC, Instant::now()),
+                hellos: Bucket::new(HELLO_BURST, HELLOS_PER_SEC, Instant::now()),
+                told: Vec::new(),
             };
             self.peers.connected.insert(peer, entry);
         } else if let Some(known) = self.peers.connected.get_mut(&peer) {
@@ -313,6 +342,11 @@ impl EventLoop {
 
     /// The first frame of a stream, or a newer hello later on.
     pub(crate) fn handle_hello(&mut self, peer: PeerId, bytes: &[u8]) {
+        let now = Instant::now();
+        if !self.peers.connected.get_mut(&peer).is_some_and(|known| known.hellos.take(now)) {
+            self.counters.rate_limited += 1;
+            return;
+        }
         let hello = wire::decode::<Frame>(bytes, wire::FRAME_BYTES_MAX).and_then(|frame| frame.parse::<Hello>());
         let hello = hello.and_then(|hello| hello.check().map(|()| hello));
         match hello {
@@ -346,27 +380,28 @@ impl EventLoop {
         known.chain_error = chain_error;
         known.descriptor = hello.descriptor.filter(|descriptor| descriptor.device == device);
         let descriptor = known.descriptor.clone();
+        if let Some(voter) = self.vote_on_the_time(&device, hello.chain.as_ref(), hello.clock) {
+            let offset_before = self.clock.offset_secs();
+            self.clock.observe(voter, hello.clock, raw, false);
+            self.clock_changed(offset_before);
+        }
         if first {
-            if self.has_a_say_in_the_time(&device, hello.chain.as_ref(), hello.clock) {
-                let offset_before = self.clock.offset_secs();
-                self.clock.observe(device, hello.clock, raw, false);
-                self.clock_changed(offset_before);
-            }
             let username = chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
             self.events.send(Event::PeerUp { peer_id: peer.to_string(), username });
         }
         self.exchange_revocations(peer, &hello.revocations);
         self.directory_greeted(peer, chain.as_ref(), descriptor);
+        self.reach_greeted(peer);
         self.messages_peer_greeted(peer);
         self.gateway_peer_greeted(peer);
     }
 
-    /// True for devices of users whom a trusted authority has named: keys, and identities without a name, cost nothing, and enough of them
-    /// would set our clock. The chain is judged by the peer's own clock, since ours may be the one that is wrong. A gateway counts
+    /// Under which key a peer's word on the time counts: its user's, if a trusted authority has named them. Keys, and identities without a
+    /// name, cost nothing, and enough of them would set our clock; nor does a user's word count more by more devices. The chain is judged by the peer's own clock, since ours may be the one that is wrong. A gateway counts
     /// for more only when it is ours and has signed the time; that a peer calls itself one says nothing.
-    fn has_a_say_in_the_time(&self, device: &DeviceKey, chain: Option<&Chain>, clock: UnixTime) -> bool {
-        let verified = chain.map(|chain| chain.verify(clock, &self.trust));
-        verified.is_some_and(|chain| chain.is_ok_and(|chain| chain.device == *device && chain.user.name().is_some()))
+    fn vote_on_the_time(&self, device: &DeviceKey, chain: Option<&Chain>, clock: UnixTime) -> Option<DeviceKey> {
+        let chain = chain?.verify(clock, &self.trust).ok()?;
+        (chain.device == *device && chain.user.name().is_some()).then_some(DeviceKey(chain.user.identity.0))
     }
 
     /// Judges every connected peer's hello by what we believe now.
@@ -386,12 +421,13 @@ impl EventLoop {
             if !theirs.iter().any(|number| number.authority == authority) {
                 continue;
             }
-            if let Some(list) = self.trust.revocation_list(&authority)
-                && list.list.unverified().number > known
-            {
-                let notice = RevocationNotice { list: list.clone(), extensions: Extensions::none() };
-                self.notify(&Target::connected(peer), &notice);
+            let Some(list) = self.trust.revocation_list(&authority) else { continue };
+            let number = list.list.unverified().number;
+            if number <= known || !self.peers.get_mut(&peer).is_some_and(|entry| entry.is_news(authority, number)) {
+                continue;
             }
+            let notice = RevocationNotice { list: list.clone(), extensions: Extensions::none() };
+            self.notify(&Target::connected(peer), &notice);
         }
     }
 
@@ -426,22 +462,31 @@ impl EventLoop {
     /// Re-judges every connected peer after a revocation: what was believed may be believed no longer.
     fn trust_changed(&mut self) {
         let now = self.now();
-        let revoked: Vec<PeerId> = self
+        self.disbelieve("revoked by its authority", |chain, trust| trust.is_revoked(&chain.user));
+        self.directory.machine.handle_trust_changed(now, &self.trust);
+    }
+
+    /// Believes no certificate longer than it lasts, also of peers that stay connected.
+    pub(crate) fn expire_chains(&mut self, now: UnixTime) {
+        self.disbelieve("its certificate has ended", |chain, _| now > chain.not_after);
+    }
+
+    fn disbelieve(&mut self, why: &str, is_over: impl Fn(&VerifiedChain, &TrustStore) -> bool) {
+        let over: Vec<PeerId> = self
             .peers
             .connected
             .iter()
-            .filter(|(_, peer)| peer.chain.as_ref().is_some_and(|chain| self.trust.is_revoked(&chain.user)))
+            .filter(|(_, peer)| peer.chain.as_ref().is_some_and(|chain| is_over(chain, &self.trust)))
             .map(|(peer, _)| *peer)
             .collect();
-        for peer in revoked {
+        for peer in over {
             if let Some(known) = self.peers.connected.get_mut(&peer) {
                 known.chain = None;
-                known.chain_error = Some("revoked by its authority".to_owned());
+                known.chain_error = Some(why.to_owned());
                 known.descriptor = None;
             }
             self.directory_revoked(peer);
         }
-        self.directory.machine.handle_trust_changed(now, &self.trust);
     }
 
     /// One frame from a peer.
@@ -513,12 +558,11 @@ impl EventLoop {
         }
     }
 
-    /// Gives streams that open from now on our present hello.
-    pub(crate) fn set_hello_bytes(&mut self) {
-        let bytes = wire::encode(&Frame::new(0, &self.own_hello()));
-        if let Err(error) = self.swarm.behaviour_mut().streams.set_hello(bytes) {
-            tracing::error!(%error, "hello too large");
-        }
+    /// Gives streams that open from now on our present hello, with the time of their opening.
+    fn set_hello_bytes(&mut self) {
+        let (hello, clock) = (self.own_hello(), self.clock_source);
+        let greeting = move || wire::encode(&Frame::new(0, &Hello { clock: clock.raw_unix(), ..hello.clone() }));
+        self.swarm.behaviour_mut().streams.set_hello(Arc::new(greeting));
     }
 
     fn own_hello(&self) -> Hello {

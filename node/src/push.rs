@@ -2,6 +2,7 @@
 
 pub mod receiver;
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
@@ -46,6 +47,12 @@ const RENEW_BEFORE_SECS: u64 = 7 * 86_400;
 /// How often renewal is looked at.
 const RENEW_EVERY: Duration = Duration::from_secs(600);
 
+/// The same while a gateway has an endpoint that is no more.
+const RENEW_STALE_EVERY: Duration = Duration::from_secs(10);
+
+/// How far a gateway's clock may be off before its pushes count as late, in seconds.
+const LATE_SECS: u64 = 300;
+
 /// How long the answer to a registration waits for its publication.
 const ANNOUNCE_MAX: Duration = Duration::from_secs(5);
 
@@ -63,6 +70,9 @@ const PAYLOAD_BYTES_MAX: usize = 4_096;
 
 /// Most stored registrations are longer than this by nothing.
 const REGISTRATION_BYTES_MAX: usize = 8 * 1024;
+
+/// How endpoints of the push service on this machine begin.
+const LOCAL_ENDPOINT: &str = "http://127.0.0.1:";
 
 const RECEIVER_KEYS: &str = "push receiver keys";
 
@@ -98,13 +108,15 @@ pub(crate) struct PushState {
     keys: Option<ReceiverKeys>,
     service: Option<LocalPushService>,
     renew_at: Option<Instant>,
+    /// Names of registrations whose gateway has an old endpoint.
+    stale: HashSet<Vec<u8>>,
     /// Registrations that callers can't find yet, and who is told when they can, or when the time is up.
     unannounced: Vec<(PushRegistration, Reply<PushRegistration, PushError>, Instant)>,
 }
 
 impl PushState {
-    pub(crate) const fn new(service: Option<LocalPushService>) -> Self {
-        Self { registered: Vec::new(), keys: None, service, renew_at: None, unannounced: Vec::new() }
+    pub(crate) fn new(service: Option<LocalPushService>) -> Self {
+        Self { registered: Vec::new(), keys: None, service, renew_at: None, stale: HashSet::new(), unannounced: Vec::new() }
     }
 }
 
@@ -139,8 +151,30 @@ impl EventLoop {
             }
             Err(error) => warn!(%error, "push registrations not restored from the database"),
         }
+        self.renew_local_endpoints();
         if !self.push.registered.is_empty() {
             self.push.renew_at = Some(Instant::now());
+        }
+    }
+
+    /// The push service of this machine has another port and other paths after every start: what is registered with the old ones is
+    /// registered anew.
+    fn renew_local_endpoints(&mut self) {
+        let (Some(service), Some(keys)) = (&self.push.service, &self.push.keys) else { return };
+        let own = keys.public_key();
+        for registered in &mut self.push.registered {
+            let WireChannel::WebPush { endpoint, p256dh, .. } = &mut registered.channel else { continue };
+            if *p256dh != own || !endpoint.starts_with(LOCAL_ENDPOINT) {
+                continue;
+            }
+            match service.subscribe() {
+                Ok(fresh) => *endpoint = fresh,
+                Err(error) => {
+                    debug!(%error, "no endpoint of the local push service");
+                    continue;
+                }
+            }
+            self.push.stale.insert(registration_name(&registered.gateway.device, &registered.channel));
         }
     }
 
@@ -342,6 +376,7 @@ impl EventLoop {
         self.store.transaction::<_, StoreError>(|tx| tx.put_push_registration(&name, &bytes))?;
         self.push.registered.retain(|known| registration_name(&known.gateway.device, &known.channel) != name);
         self.push.registered.push(registered.clone());
+        self.push.stale.remove(&name);
         self.push.renew_at.get_or_insert_with(|| Instant::now() + RENEW_EVERY);
         if let Some(peer) = address::peer_id(&registered.gateway.device) {
             self.swarm.behaviour_mut().streams.keep(peer, true);
@@ -396,12 +431,14 @@ impl EventLoop {
         if self.push.renew_at.is_none_or(|at| at > now.instant) {
             return;
         }
-        self.push.renew_at = Some(now.instant + RENEW_EVERY);
+        let pause = if self.push.stale.is_empty() { RENEW_EVERY } else { RENEW_STALE_EVERY };
+        self.push.renew_at = Some(now.instant + pause);
+        let is_stale = |known: &Registered| self.push.stale.contains(&registration_name(&known.gateway.device, &known.channel));
         let due: Vec<Registered> = self
             .push
             .registered
             .iter()
-            .filter(|known| known.expires_at.minus_secs(RENEW_BEFORE_SECS) <= now.unix)
+            .filter(|known| known.expires_at.minus_secs(RENEW_BEFORE_SECS) <= now.unix || is_stale(known))
             .cloned()
             .collect();
         for registered in due {
@@ -434,7 +471,8 @@ impl EventLoop {
         for address in addresses.iter().take(GATEWAYS_MAX) {
             let handle = PushHandle::from_slice(&address.handle);
             let capability = wire::decode::<Signed<Capability>>(&address.capability, 768).ok();
-            let (Some(handle), Some(capability), Some(target)) = (handle, capability, self.helper_target(&address.gateway))
+            let (Some(handle), Some(capability), Some(target)) =
+                (handle, capability, self.strange_helper_target(&address.gateway))
             else {
                 continue;
             };
@@ -500,8 +538,19 @@ impl EventLoop {
     fn open_payload(&mut self, payload: &[u8], way: InviteWay) -> Result<crate::calls::Rung, String> {
         let payload = PushPayload::from_bytes(payload).map_err(|error| error.to_string())?;
         let gateways: Vec<DeviceKey> = self.push.registered.iter().map(|known| known.gateway.device).collect();
-        payload.verify(&gateways).map_err(|error| error.to_string())?;
+        let outer = payload.verify(&gateways).map_err(|error| error.to_string())?;
         let sealed = SealedInvite::from_bytes(payload.sealed().to_vec()).map_err(|error| error.to_string())?;
+        let now = self.now().unix;
+        if outer.created_at.is_from_the_future(now) {
+            return Err("the push is dated in the future".into());
+        }
+        if now > outer.expires_at.plus_secs(LATE_SECS) {
+            // Held back, or sent a second time: it has nothing to ring for.
+            self.ring_too_late(&sealed);
+            let refusal = Some("the push is past its time".to_owned());
+            let status = InviteStatus::Refused(halloo_protocol::call::Reason::EXPIRED);
+            return Ok(crate::calls::Rung { status, call: None, from: None, refusal });
+        }
         Ok(self.ring(&sealed, way))
     }
 
@@ -524,9 +573,6 @@ impl EventLoop {
     pub(crate) fn handle_suspend(&mut self, options: SuspendOptions, reply: Reply<Suspended, PowerError>) {
         if self.suspended_since.is_none() {
             self.push_announced();
-            if options.clean {
-                self.say_goodbye();
-            }
             self.suspended_since = Some(Instant::now());
             info!(clean = options.clean, "suspended");
             self.events.send(Event::Suspended { clean: options.clean });
@@ -546,6 +592,7 @@ impl EventLoop {
         if slept.is_some() {
             info!(suspended_ms, "awake");
             self.events.send(Event::Woken { suspended_ms, by_push: payload.is_some() });
+            self.restart_clock_watch();
             self.reach_woken();
             self.join_network();
             self.publish_soon();

@@ -31,8 +31,16 @@ const RELAYS_WANTED: usize = 2;
 /// Relays remembered as candidates.
 const CANDIDATES_MAX: usize = 8;
 
-/// Peers remembered from the local network.
+/// Peers remembered from the local network, and addresses of each. Anybody on it can name any number of both.
 const NEARBY_MAX: usize = 64;
+const NEARBY_ADDRESSES_MAX: usize = 8;
+
+/// Addresses of ours that peers are asked to dial back, as far as their answers are counted. What peers claim to have seen of us is among
+/// them.
+const DIALLED_BACK_MAX: usize = 32;
+
+/// Ports the home router has opened for us.
+const MAPPED_MAX: usize = 8;
 
 /// How long addresses must stay the same before they are published.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -45,6 +53,8 @@ pub(crate) struct Reach {
     external: BTreeSet<Multiaddr>,
     /// Networks whose peers dialled each address back.
     dialled_back: BTreeMap<Multiaddr, BTreeSet<u64>>,
+    /// Addresses the home router has opened.
+    mapped: BTreeSet<Multiaddr>,
     supervisor: Reservations,
     /// Relays met, the one met last first.
     candidates: Vec<Candidate>,
@@ -60,6 +70,7 @@ impl Reach {
             circuits: BTreeMap::new(),
             external: BTreeSet::new(),
             dialled_back: BTreeMap::new(),
+            mapped: BTreeSet::new(),
             supervisor: Reservations::new(RELAYS_WANTED, seed),
             candidates: Vec::new(),
             changed_at: None,
@@ -196,18 +207,42 @@ impl EventLoop {
         }
     }
 
+    /// The home router has opened a port.
+    pub(crate) fn reach_mapped(&mut self, address: Multiaddr) {
+        if self.reach.mapped.len() < MAPPED_MAX {
+            self.reach.mapped.insert(address.clone());
+        }
+        self.reach_external(address, true);
+    }
+
+    /// libp2p takes an address of ours for confirmed, which it does after one server's word. A server by its owner's order does too;
+    /// others wait for three.
+    pub(crate) fn reach_confirmed(&mut self, address: Multiaddr) {
+        let told = self.settings.lab || self.settings.roles != Roles::default() || self.settings.publish_addresses;
+        if told || self.reach.mapped.contains(&address) {
+            self.reach_external(address, true);
+        }
+    }
+
     /// A server says whether it could dial one of our addresses. libp2p confirms after the first; we believe three networks.
     pub(crate) fn reach_dialled_back(&mut self, tested: Multiaddr, server: PeerId, reached: bool) {
         if self.settings.lab || self.settings.roles != Roles::default() {
             return;
         }
         let group = self.peers.get(&server).and_then(|peer| peer.address.as_ref()).and_then(address::network_group);
+        if self.reach.dialled_back.len() >= DIALLED_BACK_MAX && !self.reach.dialled_back.contains_key(&tested) {
+            // The least believed makes room.
+            let least = self.reach.dialled_back.iter().min_by_key(|(_, networks)| networks.len()).map(|(address, _)| address.clone());
+            if let Some(least) = least {
+                self.reach.dialled_back.remove(&least);
+            }
+        }
         let networks = self.reach.dialled_back.entry(tested.clone()).or_default();
         match (reached, group) {
-            (true, Some(group)) => {
+            (true, Some(group)) if networks.len() < DIAL_BACKS_MIN => {
                 networks.insert(group);
             }
-            (true, None) => {}
+            (true, _) => {}
             (false, _) => networks.clear(),
         }
         if networks.len() < DIAL_BACKS_MIN {
@@ -220,17 +255,35 @@ impl EventLoop {
 
     pub(crate) fn reach_identified(&mut self, peer: PeerId, info: &identify::Info) {
         let relays = info.protocols.iter().any(|protocol| *protocol == libp2p::relay::HOP_PROTOCOL_NAME);
-        let address = self.peers.get(&peer).and_then(|known| known.address.clone());
-        if let (true, Some(address)) = (relays, address)
-            && !address::is_circuit(&address)
-        {
-            let now = Instant::now();
-            self.reach.candidates.retain(|known| known.relay != peer);
-            self.reach.candidates.insert(0, Candidate { relay: peer, addresses: vec![address] });
-            self.reach.candidates.truncate(CANDIDATES_MAX);
-            self.reach.supervisor.set_candidates(self.reach.candidates.clone(), now);
-            self.drive_reservations(now);
+        if let Some(known) = self.peers.get_mut(&peer) {
+            known.relays = relays;
         }
+        self.consider_relay(peer);
+    }
+
+    pub(crate) fn reach_greeted(&mut self, peer: PeerId) {
+        self.consider_relay(peer);
+    }
+
+    /// Remembers a relay. Those whose owner is certified come first: strangers fill the places that are left, and push nobody out.
+    fn consider_relay(&mut self, peer: PeerId) {
+        let Some(known) = self.peers.get(&peer).filter(|known| known.relays) else { return };
+        let Some(address) = known.address.clone().filter(|address| !address::is_circuit(address)) else { return };
+        let is_certified = known.chain.is_some();
+        let candidates = &mut self.reach.candidates;
+        let candidate = Candidate { relay: peer, addresses: vec![address] };
+        if is_certified {
+            candidates.retain(|known| known.relay != peer);
+            candidates.insert(0, candidate);
+            candidates.truncate(CANDIDATES_MAX);
+        } else if candidates.len() < CANDIDATES_MAX && !candidates.iter().any(|known| known.relay == peer) {
+            candidates.push(candidate);
+        } else {
+            return;
+        }
+        let now = Instant::now();
+        self.reach.supervisor.set_candidates(self.reach.candidates.clone(), now);
+        self.drive_reservations(now);
     }
 
     pub(crate) fn reach_found_nearby(&mut self, found: Vec<(PeerId, Multiaddr)>) {
@@ -238,11 +291,24 @@ impl EventLoop {
             if self.reach.nearby.len() >= NEARBY_MAX && !self.reach.nearby.contains_key(&peer) {
                 continue;
             }
-            let is_new = self.reach.nearby.entry(peer).or_default().insert(address.clone());
+            let known = self.reach.nearby.entry(peer).or_default();
+            let is_new = known.len() < NEARBY_ADDRESSES_MAX && known.insert(address.clone());
             if is_new && self.peers.len() < 8 {
                 let options = libp2p::swarm::dial_opts::DialOpts::peer_id(peer).addresses(vec![address]).build();
                 // Failure shows as an event; a refused dial means we are connected or connecting.
                 let _ = self.swarm.dial(options);
+            }
+        }
+    }
+
+    /// Addresses of the local network that haven't been heard of again.
+    pub(crate) fn reach_gone_nearby(&mut self, gone: &[(PeerId, Multiaddr)]) {
+        for (peer, address) in gone {
+            if let Some(known) = self.reach.nearby.get_mut(peer) {
+                known.remove(address);
+                if known.is_empty() {
+                    self.reach.nearby.remove(peer);
+                }
             }
         }
     }
@@ -324,13 +390,18 @@ impl EventLoop {
             .iter()
             .filter_map(|helper| {
                 let relay = address::peer_id(&helper.device)?;
-                let direct = helper.addresses.iter().find_map(address::from_wire)?;
+                let direct = self.dialable(&helper.addresses).into_iter().next()?;
                 Some(crate::swarm::circuit_address(relay, &direct, Some(device)))
             })
             .collect()
     }
 
-    /// A relay, gateway or mailbox, as something to send to.
+    /// A helper that a stranger's record or invite names.
+    pub(crate) fn strange_helper_target(&self, helper: &Helper) -> Option<Target> {
+        Some(Target { peer: address::peer_id(&helper.device)?, addresses: self.dialable(&helper.addresses) })
+    }
+
+    /// A relay, gateway or mailbox that this node's user has chosen, as something to send to.
     pub(crate) fn helper_target(&self, helper: &Helper) -> Option<Target> {
         let peer = address::peer_id(&helper.device)?;
         Some(Target { peer, addresses: helper.addresses.iter().filter_map(address::from_wire).collect() })

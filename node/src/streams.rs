@@ -9,7 +9,7 @@
 //!   the protocol's name, our hello and the first frame leave together, so nothing waits for a
 //!   round trip. That a peer does not know the protocol shows at the first read:
 //!   [`StreamError::Unsupported`].
-//! - **Hello first.** Both sides send what [`Streams::set_hello`] was given as the first frame of
+//! - **Hello first.** Both sides send what [`Streams::set_hello`] gives as the first frame of
 //!   every stream; the peer's arrives as [`Event::Hello`]. If both sides open at the same moment a
 //!   connection has two streams, and two hellos are seen.
 //! - **Choosing the connection.** See [`Streams::send`].
@@ -182,7 +182,7 @@ pub enum Event {
         peer: PeerId,
         /// The connection it came over.
         connection: ConnectionId,
-        /// What the peer gave its [`Streams::set_hello`].
+        /// What the peer's [`Streams::set_hello`] gave.
         bytes: Vec<u8>,
     },
     /// A frame.
@@ -306,6 +306,27 @@ impl Link {
 
 type Action = ToSwarm<Event, Command>;
 
+/// Makes the first frame of a stream.
+#[derive(Clone)]
+pub struct Greeting(Arc<dyn Fn() -> Vec<u8> + Send + Sync>);
+
+impl Greeting {
+    fn bytes(&self) -> Vec<u8> {
+        let bytes = (self.0)();
+        if bytes.len() > MAX_FRAME_LEN {
+            tracing::error!(bytes = bytes.len(), "hello is larger than a frame");
+            return Vec::new();
+        }
+        bytes
+    }
+}
+
+impl std::fmt::Debug for Greeting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Greeting(..)")
+    }
+}
+
 /// The network behaviour: see the [module's documentation](self).
 ///
 /// Calls take effect when the swarm is polled next.
@@ -313,7 +334,7 @@ type Action = ToSwarm<Event, Command>;
 pub struct Streams {
     protocol: StreamProtocol,
     idle: Duration,
-    hello: Arc<[u8]>,
+    hello: Greeting,
     /// Connected peers. Bounded by the swarm's connection limits.
     peers: HashMap<PeerId, Vec<Link>>,
     /// Peers whose connections stay open. Bounded by the owner.
@@ -332,7 +353,7 @@ impl Streams {
         Self {
             protocol: StreamProtocol::new(config.protocol),
             idle: config.idle,
-            hello: Arc::from([]),
+            hello: Greeting(Arc::new(Vec::new)),
             peers: HashMap::new(),
             kept: HashSet::new(),
             fresh: HashMap::new(),
@@ -342,20 +363,18 @@ impl Streams {
         }
     }
 
-    /// Sets what is sent first on every stream from now on. Streams already open are not told.
-    pub fn set_hello(&mut self, hello: Vec<u8>) -> Result<(), SendError> {
-        if hello.len() > MAX_FRAME_LEN {
-            return Err(SendError::TooLarge(hello.len()));
-        }
-        self.hello = hello.into();
+    /// Sets what is sent first on every stream from now on: `hello` is asked when a stream opens, so what it says of the present, such as
+    /// the time, is true then. It runs in the connections' tasks: it must be quick, and give at most [`MAX_FRAME_LEN`] bytes (more are
+    /// replaced by an empty hello). Streams already open are not told.
+    pub fn set_hello(&mut self, hello: Arc<dyn Fn() -> Vec<u8> + Send + Sync>) {
+        self.hello = Greeting(hello);
         for (peer, links) in &self.peers {
             for link in links {
-                let command = Command::Hello(Arc::clone(&self.hello));
+                let command = Command::Hello(self.hello.clone());
                 self.actions.push_back(notify(*peer, link.id, command));
             }
         }
         self.wake();
-        Ok(())
     }
 
     /// Queues a frame for a peer.
@@ -437,7 +456,7 @@ impl Streams {
     fn handler(&mut self, connection: ConnectionId) -> Handler {
         let gauge = Arc::<Gauge>::default();
         self.fresh.insert(connection, Arc::clone(&gauge));
-        Handler::new(self.protocol.clone(), self.idle, Arc::clone(&self.hello), gauge, Arc::clone(&self.traffic))
+        Handler::new(self.protocol.clone(), self.idle, self.hello.clone(), gauge, Arc::clone(&self.traffic))
     }
 
     fn handle_established(&mut self, peer: PeerId, connection: ConnectionId, relayed: bool) {

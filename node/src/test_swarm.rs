@@ -75,7 +75,7 @@ impl TestPeer {
     pub(crate) async fn listening_with(address: &str, options: SwarmOptions) -> Self {
         let mut peer = Self::new(options);
         let id = peer.id.to_bytes();
-        let _ = peer.swarm.behaviour_mut().streams.set_hello(id);
+        peer.swarm.behaviour_mut().streams.set_hello(std::sync::Arc::new(move || id.clone()));
         peer.swarm.listen_on(address.parse().expect("an address")).expect("a transport for it");
         until(&mut [&mut peer], "listening", |[peer]| !peer.addresses().is_empty()).await;
         peer

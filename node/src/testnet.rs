@@ -5,6 +5,7 @@
 
 mod network;
 mod report;
+mod scenario;
 mod scratch;
 mod tour;
 
@@ -17,8 +18,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
 
-pub use self::network::{AUTHORITY, Network, NetworkOptions, UserOptions, full_name, wait_ready};
+pub use self::network::{AUTHORITY, Network, NetworkOptions, Person, UserOptions, full_name, wait_ready};
 use self::report::{Outcome, Report};
+use self::scenario::Scenario;
 use self::tour::Cast;
 use crate::handle::problem::NodeError;
 
@@ -114,7 +116,7 @@ const USERS_MIN: u32 = 2;
 /// What the first users are called; further ones are `user-6`, `user-7`, ..
 const NAMES: [&str; 5] = ["alice", "bob", "carol", "dave", "erin"];
 
-/// Networks up to this size can be frozen node by node: a thread each.
+/// So many users, the first, can be frozen whole when they are suspended. It costs a thread each.
 const FREEZABLE_MAX: usize = 20;
 
 /// How long it may take until everybody is ready.
@@ -129,25 +131,34 @@ pub async fn run(
     stop: CancellationToken,
     mut on_event: impl FnMut(TestnetEvent),
 ) -> Result<bool, TestnetError> {
+    let scenario = options.scenario.as_deref().map(Scenario::load).transpose()?;
     let seed = match options.seed {
         Some(seed) => seed,
         // Short enough to be typed again.
         None => u64::from(u32::from_be_bytes(crate::key_file::random_bytes().map_err(TestnetError::setup)?)),
     };
     let mut rng = StdRng::seed_from_u64(seed);
+    let users = users(&options, scenario.as_ref());
     let mut network = Network::start(NetworkOptions { open: options.open, homes: options.stay }).await?;
     let mut report = Report::new(stop, &mut on_event);
-    let users = user_names(options.nodes.unwrap_or(USERS_DEFAULT).max(USERS_MIN));
-    let cast = Cast::new(&users);
-    let joining = bring_up(&mut network, &users, &cast, seed);
-    if report.stage("network up", NETWORK_LIMIT, joining).await {
-        tour::tour(&mut network, &cast, &mut rng, &mut report).await;
+    if report.stage("network up", NETWORK_LIMIT, bring_up(&mut network, &users, seed)).await {
+        match &scenario {
+            Some(scenario) => scenario::play::play(&mut network, scenario, &mut rng, &mut report).await,
+            None => tour::tour(&mut network, &Cast::new(&users), &mut rng, &mut report).await,
+        }
         if options.stay {
             stay(&network, &mut report).await;
         }
     }
     network.shutdown().await;
     Ok(report.finish())
+}
+
+fn users(options: &TestnetOptions, scenario: Option<&Scenario>) -> Vec<String> {
+    match scenario {
+        Some(scenario) => scenario::all_users(&scenario.users, options.nodes.unwrap_or(0).max(scenario.nodes)),
+        None => user_names(options.nodes.unwrap_or(USERS_DEFAULT).max(USERS_MIN)),
+    }
 }
 
 async fn stay(network: &Network, report: &mut Report<'_>) {
@@ -160,11 +171,10 @@ fn user_names(count: u32) -> Vec<String> {
     names.collect()
 }
 
-async fn bring_up(network: &mut Network, users: &[String], cast: &Cast, seed: u64) -> Outcome {
+async fn bring_up(network: &mut Network, users: &[String], seed: u64) -> Outcome {
     let before = resident_bytes();
-    let small = users.len() <= FREEZABLE_MAX;
-    let options = users.iter().map(|name| {
-        (name.clone(), UserOptions { freezable: small || *name == cast.sleeper, ..UserOptions::default() })
+    let options = users.iter().enumerate().map(|(index, name)| {
+        (name.clone(), UserOptions { freezable: index < FREEZABLE_MAX, ..UserOptions::default() })
     });
     network.add_users(options.collect::<Vec<_>>()).await?;
     let memory = before.zip(resident_bytes()).map_or_else(String::new, |(before, after)| {

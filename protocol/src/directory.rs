@@ -10,7 +10,7 @@ mod entry;
 mod record;
 
 pub use entry::{
-    DEVICE_LEASE_SECS_MAX, DeviceEntry, DeviceKind, ENTRY_SECS_MAX, Helper, KEEPER_LEASE_SECS_MAX, Lease, PrivatePart,
+    DEVICE_LEASE_SECS_MAX, DEVICE_NAME_BYTES_MAX, DeviceEntry, DeviceKind, ENTRY_SECS_MAX, Helper, KEEPER_LEASE_SECS_MAX, Lease, PrivatePart,
     PushAddress, Reachability, SealError, SealKey, SealedPart,
 };
 pub use record::{

@@ -80,6 +80,16 @@ impl EventLoop {
         InviteAnswer { status: rung.status, extensions: Extensions::none() }
     }
 
+    /// An invite in a push past its time: if it is good it is listed as a missed call.
+    pub(crate) fn ring_too_late(&mut self, sealed: &SealedInvite) {
+        let now = self.now();
+        match sealed.open(&self.hpke, &self.identity.device(), now.unix, &self.trust) {
+            Ok(invite) => self.missed_call(&invite),
+            Err(InviteError::Expired(invite)) => self.missed_call(&invite),
+            Err(error) => debug!(%error, "invite refused"),
+        }
+    }
+
     /// Opens an invite, whichever way it came, and rings if it is new and good.
     pub(crate) fn ring(&mut self, sealed: &SealedInvite, way: InviteWay) -> Rung {
         let now = self.now();
@@ -91,9 +101,18 @@ impl EventLoop {
         let call = invite.invite().call;
         let from = self.labels.display(invite.caller_id());
         let rung = |status| Rung { status, call: Some(call), from: Some(from.clone()), refusal: None };
-        if !self.calls.recent.insert(invite.caller_device(), call, now.unix) {
+        let is_known = |node: &Self| {
+            let calls = &node.calls;
+            calls.recent.contains(invite.caller_device(), call) || calls.withdrawn.contains(invite.caller_device(), call)
+        };
+        if is_known(self) {
             return rung(InviteStatus::Duplicate);
         }
+        if !self.admit_caller(&invite.caller().user.identity.0) {
+            self.counters.rate_limited += 1;
+            return rung(InviteStatus::Refused(Reason::TOO_MANY));
+        }
+        self.note_call(invite.caller_device(), call, now.unix);
         if self.calls.incoming.len() >= CALLS_MAX {
             return rung(InviteStatus::Refused(Reason::TOO_MANY));
         }
@@ -125,10 +144,13 @@ impl EventLoop {
     }
 
     /// An invite past its time: listed as a missed call, never rung.
-    fn missed_call(&mut self, invite: &VerifiedInvite) {
+    pub(crate) fn missed_call(&mut self, invite: &VerifiedInvite) {
         let now = self.now();
         let call = invite.invite().call;
-        if !self.calls.recent.insert(invite.caller_device(), call, now.unix) {
+        if self.calls.recent.contains(invite.caller_device(), call)
+            || !self.admit_caller(&invite.caller().user.identity.0)
+            || !self.note_call(invite.caller_device(), call, now.unix)
+        {
             return;
         }
         let mut progress = Progress::new(invite.caller_id().clone(), now);
@@ -150,7 +172,7 @@ impl EventLoop {
         // The signature was verified with this key, so it is a point on the curve.
         let peer = address::peer_id(&device).unwrap_or_else(libp2p::PeerId::random);
         let origin = &invite.invite().origin;
-        let mut addresses: Vec<_> = origin.addresses.iter().filter_map(address::from_wire).collect();
+        let mut addresses = self.dialable(&origin.addresses);
         addresses.extend(self.circuit_addresses(&origin.relays, peer));
         addresses.extend(self.nearby_addresses(&peer));
         Target { peer, addresses }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{
-    CallId, CallInvite, CallTimers, CallerAction, CallerCall, CallerParams, CallerState, INVITE_SECS_MAX, Invite, InviteAnswer,
+    CallId, CallInvite, CallTimers, CallerAction, CallerCall, CallerParams, CallerState, DISPLAY_NAME_BYTES_MAX, INVITE_SECS_MAX, Invite, InviteAnswer,
     InviteStatus, LegState, Origin, Outcome, Reason, SealedInvite,
 };
-use halloo_protocol::directory::{DirectoryRecord, PushAddress, Reachability};
+use halloo_protocol::directory::{DirectoryRecord, EntryParts, PushAddress, Reachability};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::id::ConversationId;
 use halloo_protocol::identity::UserId;
@@ -56,6 +56,8 @@ struct Leg {
     stream_failed: bool,
     /// Whether the first sign of life came by way of a gateway.
     via_push: bool,
+    /// Whether the record was fetched anew because the device couldn't open its invite.
+    looked_up_again: bool,
 }
 
 /// A call we placed.
@@ -122,7 +124,7 @@ impl EventLoop {
             machine: CallerCall::new(params, now.instant),
             progress: Progress::new(user.clone(), now),
             media: None,
-            conversation: ConversationId::random(&mut self.rng),
+            conversation: ConversationId::of_pair(&self.identity.user_id(), &user),
             options,
             reply: Some(reply),
             legs: HashMap::new(),
@@ -153,6 +155,27 @@ impl EventLoop {
         }
     }
 
+    fn new_leg(&self, record: &DirectoryRecord, parts: &EntryParts) -> Option<Leg> {
+        let target = self.device_target(record, parts)?;
+        let gateways = self.private_part(record, parts).map(|part| part.push).unwrap_or_default();
+        let asleep = matches!(parts.reachability(self.now().unix), Reachability::Push | Reachability::None);
+        let hold_back = if asleep { Duration::ZERO } else { PUSH_HOLD_BACK };
+        Some(Leg {
+            target,
+            hpke_key: parts.entry().hpke_key,
+            pending: None,
+            push_at: (!gateways.is_empty()).then(|| Instant::now() + hold_back),
+            gateways,
+            sealed: None,
+            pushed: false,
+            rang_on_stream: false,
+            pushes: 0,
+            stream_failed: false,
+            via_push: false,
+            looked_up_again: false,
+        })
+    }
+
     /// The second look-up for a dial has ended, with a record or without.
     pub(crate) fn dial_resolved_again(&mut self, call: CallId, found: Option<&DirectoryRecord>) {
         if let Some(record) = found {
@@ -170,28 +193,12 @@ impl EventLoop {
     /// Invites the devices of a record; those invited already gain what is new: addresses after a failure, gateways in any case.
     fn invite_devices(&mut self, call: CallId, record: &DirectoryRecord) {
         let now = Instant::now();
-        let unix = self.now().unix;
         let me = self.identity.device();
         let mut legs = Vec::new();
         for parts in record.entries().filter(|parts| parts.device() != me) {
-            let Some(target) = self.device_target(record, parts) else { continue };
-            let gateways = self.private_part(record, parts).map(|part| part.push).unwrap_or_default();
-            let asleep = matches!(parts.reachability(unix), Reachability::Push | Reachability::None);
-            let hold_back = if asleep { Duration::ZERO } else { PUSH_HOLD_BACK };
-            let leg = Leg {
-                target,
-                hpke_key: parts.entry().hpke_key,
-                pending: None,
-                push_at: (!gateways.is_empty()).then(|| now + hold_back),
-                gateways,
-                sealed: None,
-                pushed: false,
-                rang_on_stream: false,
-                pushes: 0,
-                stream_failed: false,
-                via_push: false,
-            };
-            legs.push((parts.device(), leg));
+            if let Some(leg) = self.new_leg(record, parts) {
+                legs.push((parts.device(), leg));
+            }
         }
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         for (device, leg) in legs {
@@ -268,7 +275,8 @@ impl EventLoop {
         };
         let Some(outgoing) = self.calls.outgoing.get(&call) else { return Err("the call is over".into()) };
         let Some(leg) = outgoing.legs.get(&device) else { return Err("no such device".into()) };
-        let display_name: String = self.settings.display_name.clone().unwrap_or_default().chars().take(40).collect();
+        let mut display_name = self.settings.display_name.clone().unwrap_or_default();
+        display_name.truncate(display_name.floor_char_boundary(DISPLAY_NAME_BYTES_MAX));
         let invite = Invite {
             chain: self.identity.chain().clone(),
             recipient: device,
@@ -301,8 +309,8 @@ impl EventLoop {
             Ok(answer) => answer.status,
             Err(_) => InviteStatus::Refused(Reason::INVALID),
         };
-        if status == InviteStatus::NotForMe {
-            self.forget_cached_record_of(call);
+        if status == InviteStatus::NotForMe && self.look_up_again(call, device) {
+            return;
         }
         if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
             if let Some(leg) = outgoing.legs.get_mut(&device) {
@@ -313,9 +321,36 @@ impl EventLoop {
         }
     }
 
-    fn forget_cached_record_of(&mut self, call: CallId) {
-        if let Some(user) = self.calls.outgoing.get(&call).map(|outgoing| outgoing.progress.user.clone()) {
-            self.forget_cached(&user);
+    /// The device can't open the invite: our copy of its record is old. Once, a fresh one is fetched. False if that was tried before.
+    fn look_up_again(&mut self, call: CallId, device: DeviceKey) -> bool {
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return false };
+        let user = outgoing.progress.user.clone();
+        let Some(leg) = outgoing.legs.get_mut(&device).filter(|leg| !leg.looked_up_again) else { return false };
+        leg.looked_up_again = true;
+        leg.push_at = None;
+        self.forget_cached(&user);
+        self.resolve_user(&user, Waiter::Redial(call, device));
+        true
+    }
+
+    /// The second look-up has ended: with another key for the device the invite is made again, else the device is given up.
+    pub(crate) fn redial_resolved(&mut self, call: CallId, device: DeviceKey, found: Result<DirectoryRecord, ResolveError>) {
+        let fresh = found.ok().and_then(|record| {
+            let parts = record.entry(&device)?;
+            let leg = self.new_leg(&record, parts)?;
+            let known = self.calls.outgoing.get(&call)?.legs.get(&device)?;
+            (known.hpke_key != leg.hpke_key).then_some(leg)
+        });
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        match fresh {
+            Some(leg) => {
+                outgoing.legs.insert(device, Leg { looked_up_again: true, ..leg });
+                self.offer_to(call, device);
+            }
+            None => {
+                outgoing.machine.handle_invite_status(device, InviteStatus::NotForMe, Instant::now());
+                self.drive_outgoing(call);
+            }
         }
     }
 

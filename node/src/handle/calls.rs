@@ -90,6 +90,8 @@ pub enum CallResult {
     Unreachable,
     /// The caller gave up first.
     Cancelled,
+    /// Another of the callee's devices answered; told to the devices that rang too.
+    AnsweredElsewhere,
     /// Signalling or media failed.
     Failed,
 }

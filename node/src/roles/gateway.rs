@@ -3,6 +3,7 @@
 //! Registrations and accepted pushes are in the database before they are acknowledged. A push goes out on every channel of the device at
 //! once: on its stream if it has one open, and as a Web Push message. The gateway writes the outer part; what the caller sealed it can't read.
 
+mod waiting;
 pub mod webpush;
 
 use std::sync::Arc;
@@ -10,35 +11,36 @@ use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use halloo_protocol::identity::VerifiedChain;
-use halloo_protocol::key::DeviceKey;
+use halloo_protocol::key::{DeviceKey, PublicKey};
 use halloo_protocol::push::registration::{GatewayPolicy, PushRates, Registration, decide_push, decide_register};
 use halloo_protocol::push::{
     GatewayTime, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushPayload, PushReason, PushRegister,
     PushRegistered, PushSend, PushSent, PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
-use halloo_protocol::time::Now;
+use halloo_protocol::rate::{Rate, RateLimiter};
+use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{self, Extensions, Frame, Signed};
 use libp2p::PeerId;
 use tracing::{debug, warn};
 
+use self::waiting::{PENDING_PER_DEVICE_MAX, Waiting};
 use self::webpush::{PushError, Subscription, VapidKey, VapidSubject, WebPushClient, WebPushConfig};
 use crate::address;
 use crate::event_loop::{EventLoop, Internal};
 use crate::network::{Purpose, Target};
 use crate::rpc::Failure;
-use crate::store::{GATEWAY_REGISTRATIONS_MAX, PendingPush, StoreError};
+use crate::store::{GATEWAY_PENDING_MAX, GATEWAY_REGISTRATIONS_MAX, PendingPush, StoreError};
 
 /// How long a device may take to take a push on its stream.
 const DELIVER_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Pushes taken up again at the start.
-const PENDING_MAX: usize = 1_024;
+/// Registrations, and tries to register, of one user's devices. A person has a few devices that register monthly; the rest is room for
+/// restarts.
+const REGISTER_RATE: Rate = Rate { per_hour: 120, burst: 60 };
 
-/// How often the database is looked through for pushes that are due.
-const PENDING_EVERY: Duration = Duration::from_secs(5);
-
-/// How long a push that failed for a moment waits.
-const RETRY_SECS: u64 = 5;
+/// How often expired registrations are looked for, and how many rows are looked at each time.
+const PURGE_EVERY: Duration = Duration::from_secs(60);
+const PURGE_ROWS: usize = 512;
 
 /// Keys whose rates are remembered.
 const RATES_MAX: usize = 65_536;
@@ -79,7 +81,10 @@ pub(crate) struct Gateway {
     client: Arc<WebPushClient>,
     vapid_key: [u8; 65],
     rates: PushRates,
-    look_at: Instant,
+    registering: RateLimiter<PublicKey>,
+    waiting: Waiting,
+    purge_at: Instant,
+    purged_to: Option<Vec<u8>>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -106,8 +111,23 @@ impl EventLoop {
         let mut config = WebPushConfig::new(key, subject);
         config.lab = self.settings.lab;
         let client = WebPushClient::new(config).map_err(|error| failed(error.to_string()))?;
-        self.gateway =
-            Some(Gateway { client: Arc::new(client), vapid_key, rates: PushRates::new(RATES_MAX), look_at: Instant::now() });
+        let now = Instant::now();
+        let mut waiting = Waiting::default();
+        let limit = usize::try_from(GATEWAY_PENDING_MAX).unwrap_or(usize::MAX);
+        for (number, push) in self.store.read::<_, StoreError>(|view| view.pending_pushes(limit))? {
+            if let Some(handle) = PushHandle::from_slice(&push.handle) {
+                waiting.insert(number, handle, push.expires_at, now);
+            }
+        }
+        self.gateway = Some(Gateway {
+            client: Arc::new(client),
+            vapid_key,
+            rates: PushRates::new(RATES_MAX),
+            registering: RateLimiter::new(RATES_MAX),
+            waiting,
+            purge_at: now + PURGE_EVERY,
+            purged_to: None,
+        });
         Ok(())
     }
 
@@ -128,10 +148,14 @@ impl EventLoop {
         chain: Option<&VerifiedChain>,
         request: PushRegister,
     ) -> PushRegistered {
-        let status = match (chain, &self.gateway) {
+        let status = match (chain, &mut self.gateway) {
             (Some(chain), Some(gateway)) => {
                 let vapid_key = gateway.vapid_key;
-                self.register(chain, request, vapid_key)
+                // Each costs a commit, and any number of device keys costs its user nothing: so users are counted.
+                match gateway.registering.take(&chain.user.identity.0, REGISTER_RATE, Instant::now()) {
+                    Ok(()) => self.register(chain, request, vapid_key),
+                    Err(_) => RegisterStatus::Refused(PushReason::RATE),
+                }
             }
             (None, Some(_)) => RegisterStatus::Refused(PushReason::NOT_CERTIFIED),
             (_, None) => RegisterStatus::Refused(PushReason::NOT_SERVED),
@@ -147,8 +171,11 @@ impl EventLoop {
             has_web_push: true,
         };
         let handle = PushHandle::random(&mut self.rng);
-        // The store refuses when it is full; counting a million rows for each request would be the greater cost.
-        let decided = decide_register(request, chain, known.as_ref(), 0, handle, &policy, now);
+        let Ok(registered) = self.store.read::<_, StoreError>(|view| view.gateway_registration_count()) else {
+            return RegisterStatus::Refused(PushReason::TEMPORARY);
+        };
+        let registered = usize::try_from(registered).unwrap_or(usize::MAX);
+        let decided = decide_register(request, chain, known.as_ref(), registered, handle, &policy, now);
         let registration = match decided {
             Ok(registration) => registration,
             Err(refusal) => {
@@ -200,6 +227,10 @@ impl EventLoop {
             debug!(%refusal, "push refused");
             refusal.reason()
         })?;
+        if gateway.waiting.count(&request.handle) >= PENDING_PER_DEVICE_MAX {
+            debug!("push refused: too many wait for this device");
+            return Err(PushReason::RATE);
+        }
         let registration = registration.ok_or(PushReason::UNKNOWN_HANDLE)?;
         let outer = OuterPayload::new(me, request.hints.event, now.unix, request.hints.ttl_secs, &request.sealed);
         let payload =
@@ -208,7 +239,7 @@ impl EventLoop {
             Kept { payload: payload.to_bytes(), urgency: request.hints.urgency, channels: registration.request.channels.clone() };
         let pending = PendingPush {
             handle: request.handle.0.to_vec(),
-            due: now.unix.plus_secs(RETRY_SECS),
+            due: now.unix,
             expires_at: now.unix.plus_secs(u64::from(request.hints.ttl_secs)),
             content: wire::encode(&kept),
         };
@@ -216,6 +247,10 @@ impl EventLoop {
             warn!(%error, "push not kept");
             PushReason::TEMPORARY
         })?;
+        if let Some(gateway) = &mut self.gateway {
+            gateway.waiting.insert(number, request.handle, pending.expires_at, now.instant);
+            gateway.waiting.put_off(number, now.instant);
+        }
         let ways = registration.request.channels.iter().map(PushChannel::way).collect();
         self.deliver(number, &registration, &kept, pending.expires_at.secs_since(now.unix));
         Ok(ways)
@@ -223,9 +258,12 @@ impl EventLoop {
 
     /// Sends a push on every channel it still has to go.
     fn deliver(&mut self, number: u64, registration: &Registration, kept: &Kept, ttl_secs: u64) {
+        let is_sending = self.gateway.as_ref().is_some_and(|gateway| gateway.waiting.is_sending(number));
         for channel in &kept.channels {
             match channel {
                 PushChannel::Stream => self.deliver_on_stream(number, registration.device(), &kept.payload),
+                // The service may take longer than the pause: it isn't asked twice at a time.
+                PushChannel::WebPush { .. } if is_sending => {}
                 PushChannel::WebPush { .. } => self.deliver_by_service(number, registration.handle, channel, kept, ttl_secs),
             }
         }
@@ -243,11 +281,12 @@ impl EventLoop {
 
     fn deliver_by_service(&mut self, number: u64, handle: PushHandle, channel: &PushChannel, kept: &Kept, ttl_secs: u64) {
         let PushChannel::WebPush { endpoint, p256dh, auth } = channel else { return };
-        let Some(gateway) = &self.gateway else { return };
+        let Some(gateway) = &mut self.gateway else { return };
         let answer = |result| ServiceAnswer { number, handle, channel: channel.clone(), result };
         let Ok(subscription) = Subscription::new(endpoint, *p256dh, *auth) else {
             return self.handle_service_answer(answer(Err(PushError::Gone)));
         };
+        gateway.waiting.begin_sending(number);
         let client = Arc::clone(&gateway.client);
         let news = self.internal_sender.clone();
         let payload = kept.payload.clone();
@@ -267,6 +306,9 @@ impl EventLoop {
     }
 
     pub(crate) fn handle_service_answer(&mut self, answer: ServiceAnswer) {
+        if let Some(gateway) = &mut self.gateway {
+            gateway.waiting.end_sending(answer.number);
+        }
         match answer.result {
             Ok(()) => self.channel_done(answer.number, PushWay::WebPush),
             Err(error) if error.is_subscription_dead() => {
@@ -299,20 +341,25 @@ impl EventLoop {
     /// Strikes a way off a push; the last one ends it.
     fn channel_done(&mut self, number: u64, way: PushWay) {
         let done = self.store.transaction::<_, StoreError>(|tx| {
-            let pending = tx.pending_pushes(PENDING_MAX)?.into_iter().find(|(known, _)| *known == number);
-            let Some((_, mut pending)) = pending else { return Ok(()) };
-            let Ok(mut kept) = wire::decode::<Kept>(&pending.content, STORED_BYTES_MAX) else {
-                return tx.remove_pending_push(number).map(|_| ());
-            };
-            kept.channels.retain(|channel| channel.way() != way);
-            if kept.channels.is_empty() {
-                return tx.remove_pending_push(number).map(|_| ());
+            let Some(mut pending) = tx.pending_push(number)? else { return Ok(true) };
+            let kept = wire::decode::<Kept>(&pending.content, STORED_BYTES_MAX).ok();
+            let left = kept.map(|mut kept| {
+                kept.channels.retain(|channel| channel.way() != way);
+                kept
+            });
+            match left.filter(|kept| !kept.channels.is_empty()) {
+                Some(kept) => {
+                    pending.content = wire::encode(&kept);
+                    tx.update_pending_push(number, &pending)?;
+                    Ok(false)
+                }
+                None => tx.remove_pending_push(number).map(|_| true),
             }
-            pending.content = wire::encode(&kept);
-            tx.update_pending_push(number, &pending)
         });
-        if let Err(error) = done {
-            warn!(%error, "push not struck off");
+        match (done, &mut self.gateway) {
+            (Ok(true), Some(gateway)) => gateway.waiting.remove(number),
+            (Ok(_), _) => {}
+            (Err(error), _) => warn!(%error, "push not struck off"),
         }
     }
 
@@ -336,43 +383,94 @@ impl EventLoop {
 
     /// Tries again what hasn't gone out, and forgets what is too late.
     pub(crate) fn gateway_tick(&mut self, now: Now) {
-        let Some(gateway) = self.gateway.as_mut().filter(|gateway| gateway.look_at <= now.instant) else { return };
-        gateway.look_at = now.instant + PENDING_EVERY;
-        let pending = match self.store.read::<_, StoreError>(|view| view.pending_pushes(PENDING_MAX)) {
-            Ok(pending) => pending,
-            Err(error) => return warn!(%error, "pending pushes not read"),
-        };
-        for (number, push) in pending {
-            self.retry_push(number, push, now);
+        let Some(gateway) = &mut self.gateway else { return };
+        let due = gateway.waiting.take_due(now.instant, now.unix);
+        let purges = gateway.purge_at <= now.instant;
+        if purges {
+            gateway.purge_at = now.instant + PURGE_EVERY;
+        }
+        let mut over = due.expired;
+        for number in due.again {
+            if !self.retry_push(number, now) {
+                over.push(number);
+            }
+        }
+        if !over.is_empty() {
+            self.forget_pushes(&over);
+        }
+        if purges {
+            self.purge_registrations(now.unix);
         }
     }
 
-    fn retry_push(&mut self, number: u64, mut push: PendingPush, now: Now) {
+    /// False if there is nothing left to try.
+    fn retry_push(&mut self, number: u64, now: Now) -> bool {
+        let push = match self.store.read::<_, StoreError>(|view| view.pending_push(number)) {
+            Ok(push) => push,
+            Err(error) => {
+                warn!(%error, "pending push not read");
+                return true;
+            }
+        };
+        let Some(push) = push else { return false };
         let registration = PushHandle::from_slice(&push.handle).and_then(|handle| self.registration(&handle));
         let kept = wire::decode::<Kept>(&push.content, STORED_BYTES_MAX).ok();
-        let (Some(registration), Some(kept), true) = (registration, kept, now.unix < push.expires_at) else {
-            if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.remove_pending_push(number)) {
-                warn!(%error, "expired push not removed");
-            }
-            return;
-        };
-        if push.due > now.unix {
-            return;
-        }
-        push.due = now.unix.plus_secs(RETRY_SECS);
-        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.update_pending_push(number, &push)) {
-            return warn!(%error, "push not put off");
-        }
+        let (Some(registration), Some(kept)) = (registration, kept) else { return false };
         self.deliver(number, &registration, &kept, push.expires_at.secs_since(now.unix));
+        true
     }
 
-    /// A device has connected: what waits for it on its stream goes at the next look.
+    /// All in one commit: after a night with many devices asleep that is thousands.
+    fn forget_pushes(&mut self, numbers: &[u64]) {
+        let forgotten = self.store.transaction::<_, StoreError>(|tx| {
+            numbers.iter().try_for_each(|number| tx.remove_pending_push(*number).map(|_| ()))
+        });
+        if let Err(error) = forgotten {
+            warn!(%error, "expired pushes not removed");
+        }
+        if let Some(gateway) = &mut self.gateway {
+            numbers.iter().for_each(|number| gateway.waiting.remove(*number));
+        }
+    }
+
+    /// Removes registrations that weren't renewed, a part of the table at a time.
+    fn purge_registrations(&mut self, now: UnixTime) {
+        let Some(gateway) = &mut self.gateway else { return };
+        let from = gateway.purged_to.take();
+        let rows = self.store.read::<_, StoreError>(|view| view.gateway_registrations_after(from.as_deref(), PURGE_ROWS));
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(error) => return warn!(%error, "registrations not read"),
+        };
+        if rows.len() >= PURGE_ROWS {
+            gateway.purged_to = rows.last().map(|(handle, _)| handle.clone());
+        }
+        let is_over = |content: &[u8]| {
+            let registration = wire::decode::<Registration>(content, STORED_BYTES_MAX);
+            registration.map_or(true, |registration| now > registration.expires_at)
+        };
+        let over: Vec<_> = rows.into_iter().filter(|(_, content)| is_over(content)).map(|(handle, _)| handle).collect();
+        if over.is_empty() {
+            return;
+        }
+        let removed = self.store.transaction::<_, StoreError>(|tx| {
+            over.iter().try_for_each(|handle| tx.remove_gateway_registration(handle).map(|_| ()))
+        });
+        if let Err(error) = removed {
+            warn!(%error, "expired registrations not removed");
+        }
+    }
+
+    /// A device has connected: what waits for it goes at the next look.
     pub(crate) fn gateway_peer_greeted(&mut self, peer: PeerId) {
-        let device = self.peers.get(&peer).map(|known| known.device);
-        if device.is_some_and(|device| self.registration_of(&device).is_some())
-            && let Some(gateway) = &mut self.gateway
-        {
-            gateway.look_at = Instant::now();
+        let Some(gateway) = &self.gateway else { return };
+        if gateway.waiting.is_empty() {
+            return;
+        }
+        let Some(device) = self.peers.get(&peer).map(|known| known.device) else { return };
+        let handle = self.registration_of(&device).map(|registration| registration.handle);
+        if let (Some(handle), Some(gateway)) = (handle, &mut self.gateway) {
+            gateway.waiting.hurry(&handle, Instant::now());
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Push registrations: this device's own at gateways, and, on a gateway, everybody's.
 
+use std::ops::Bound;
+
 use bincode::{Decode, Encode};
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::time::UnixTime;
@@ -75,6 +77,36 @@ impl View {
             }
         }
         Ok(registrations)
+    }
+
+    /// How many devices are registered at this gateway.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn gateway_registration_count(&self) -> Result<u64, StoreError> {
+        self.count(Table::GatewayRegistrations)
+    }
+
+    /// Up to `limit` registrations at this gateway, by handle, from the one after `after` on.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn gateway_registrations_after(&self, after: Option<&[u8]>, limit: usize) -> Result<Vec<Registration>, StoreError> {
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let rows = self.range(Table::GatewayRegistrations, (start, Bound::Unbounded), false, limit)?;
+        rows.into_iter()
+            .map(|(handle, bytes)| {
+                Ok((handle, decode_value::<RegistrationRow>(Table::GatewayRegistrations, &bytes)?.content))
+            })
+            .collect()
+    }
+
+    /// A waiting push.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn pending_push(&self, number: u64) -> Result<Option<PendingPush>, StoreError> {
+        self.get_value(Table::GatewayPending, &number.to_be_bytes())
     }
 
     /// Up to `limit` waiting pushes, oldest first.

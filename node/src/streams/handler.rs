@@ -24,7 +24,7 @@ use libp2p::{
 use tokio::time::Sleep;
 
 use super::{
-    CLOSE_TIMEOUT, DRAIN_LINGER, DRAIN_TIMEOUT, Gauge, MAX_INBOUND_STREAMS, STALL_TIMEOUT, StreamError, Traffic,
+    CLOSE_TIMEOUT, DRAIN_LINGER, DRAIN_TIMEOUT, Gauge, Greeting, MAX_INBOUND_STREAMS, STALL_TIMEOUT, StreamError, Traffic,
     channel::{Channel, Read},
 };
 
@@ -40,7 +40,7 @@ pub enum Command {
     /// Open a stream, though there is nothing to send yet.
     Open,
     /// The first frame of streams from now on.
-    Hello(Arc<[u8]>),
+    Hello(Greeting),
     /// Keep the connection open without frames, or no longer.
     Keep(bool),
     /// Send what is queued, then bring all streams to their end; stay a while for late ones.
@@ -88,7 +88,7 @@ type Output = ConnectionHandlerEvent<ReadyUpgrade<StreamProtocol>, (), FromHandl
 pub struct Handler {
     protocol: StreamProtocol,
     idle: Duration,
-    hello: Arc<[u8]>,
+    hello: Greeting,
     gauge: Arc<Gauge>,
     traffic: Arc<Traffic>,
 
@@ -123,7 +123,7 @@ impl Handler {
     pub(super) fn new(
         protocol: StreamProtocol,
         idle: Duration,
-        hello: Arc<[u8]>,
+        hello: Greeting,
         gauge: Arc<Gauge>,
         traffic: Arc<Traffic>,
     ) -> Self {
@@ -157,8 +157,9 @@ impl Handler {
     fn adopt(&mut self, mut stream: Stream, ours: bool) {
         // This handler decides by itself how long the connection is needed.
         stream.ignore_for_keep_alive();
-        let mut channel = Channel::new(stream, ours, &self.hello);
-        self.traffic.count_out(1, self.hello.len());
+        let hello = self.hello.bytes();
+        let mut channel = Channel::new(stream, ours, &hello);
+        self.traffic.count_out(1, hello.len());
         if self.writer.is_none() {
             self.open_wanted = false;
             self.writer = Some(channel);

@@ -20,6 +20,7 @@ use crate::config::ProfileConfig;
 use crate::daemon::InitOptions;
 use crate::event_loop::ClockSource;
 use crate::handle::authority::{EnrolError, EnrolOptions, EnrolmentPolicy, InviteOptions};
+use crate::handle::directory::Resolved;
 use crate::handle::power::SuspendOptions;
 use crate::handle::{Event, Node};
 use crate::home::{Home, HomeLock};
@@ -73,10 +74,43 @@ pub struct Network {
     scratch: Scratch,
 }
 
+/// Who a user is: what others must find under the name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Person {
+    /// `name@test`.
+    pub username: String,
+    /// The identity key, `ed25519:` and base64url.
+    pub identity: String,
+    /// The device's libp2p peer id.
+    pub peer_id: String,
+}
+
+impl Person {
+    /// Whether this person was found, and not another.
+    ///
+    /// # Errors
+    /// [`TestnetError::Setup`] says what differs.
+    pub fn check(&self, found: &Resolved) -> Result<(), TestnetError> {
+        let name = &self.username;
+        if found.username != *name {
+            return Err(TestnetError::setup(format!("looked for {name} and found {}", found.username)));
+        }
+        if found.identity != self.identity {
+            return Err(TestnetError::setup(format!("found another identity than {name}'s")));
+        }
+        if !found.devices.iter().any(|device| device.peer_id == self.peer_id) {
+            return Err(TestnetError::setup(format!("{name}'s device is not among those found")));
+        }
+        Ok(())
+    }
+}
+
 /// A node that is or was part of the network.
 #[derive(Debug)]
 struct Member {
     name: String,
+    /// `None` for the infrastructure, and before enrolment.
+    person: Option<Person>,
     options: UserOptions,
     state: State,
     running: Option<Running>,
@@ -117,7 +151,7 @@ impl Network {
         let scratch = Scratch::new()?;
         let state = State::new(INFRASTRUCTURE, options.homes.then_some(&scratch))?;
         let infrastructure =
-            Member { name: INFRASTRUCTURE.to_owned(), options: UserOptions::default(), state, running: None };
+            Member { name: INFRASTRUCTURE.to_owned(), person: None, options: UserOptions::default(), state, running: None };
         let mut network = Self { options, infrastructure, users: Vec::new(), scratch };
         let running = network.start_infrastructure().await?;
         wait_ready(&running.node, INFRASTRUCTURE).await?;
@@ -163,9 +197,9 @@ impl Network {
             return Err(TestnetError::setup(format!("there is a node called {name} already")));
         }
         let state = State::new(&name, self.options.homes.then_some(&self.scratch))?;
-        let mut member = Member { name, options, state, running: None };
+        let mut member = Member { name, person: None, options, state, running: None };
         let running = self.start_member(&member).await?;
-        self.enrol(&running.node, &member.name).await?;
+        member.person = Some(self.enrol(&running.node, &member.name).await?);
         member.running = Some(running);
         Ok(member)
     }
@@ -201,13 +235,14 @@ impl Network {
         Ok(invite.code)
     }
 
-    async fn enrol(&self, node: &Node, name: &str) -> Result<(), TestnetError> {
+    async fn enrol(&self, node: &Node, name: &str) -> Result<Person, TestnetError> {
+        let peer_id = node.status().await.map_err(TestnetError::setup)?.peer_id;
         let invite = if self.options.open { None } else { Some(self.invite().await?) };
         let options = EnrolOptions { username: full_name(name), invite };
         let deadline = Instant::now() + NODE_LIMIT;
         loop {
             match node.enrol(options.clone()).await {
-                Ok(_) => return Ok(()),
+                Ok(enrolled) => return Ok(Person { username: enrolled.username, identity: enrolled.identity, peer_id }),
                 // Without an invite, which names an address, the authority is found once its node has greeted us.
                 Err(EnrolError::Unreachable { .. }) if self.options.open && Instant::now() < deadline => {
                     tokio::time::sleep(LOOK_AGAIN).await;
@@ -231,6 +266,17 @@ impl Network {
     pub fn node(&self, name: &str) -> Option<&Node> {
         let member = self.users.iter().find(|member| member.name == name)?;
         Some(&member.running.as_ref()?.node)
+    }
+
+    /// Who a user is, whether their node runs or not; `None` for unknown names.
+    #[must_use]
+    pub fn person(&self, name: &str) -> Option<&Person> {
+        self.users.iter().find(|member| member.name == name)?.person.as_ref()
+    }
+
+    /// Names of all users, in the order they joined.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.users.iter().map(|member| member.name.as_str())
     }
 
     /// Names of the users whose nodes run, in the order they joined.

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 
-use super::network::{Network, full_name};
+use super::network::{Network, Person, full_name};
 use super::report::{Failure, Outcome, Report, ensure};
 use crate::calls::media::tone::{dominant_frequency, write_tone};
 use crate::handle::calls::{AnswerOptions, CallOutcome, CallResult, DialOptions};
-use crate::handle::directory::{ResolveError, ResolveOptions, Resolved};
+use crate::handle::directory::{ResolveError, ResolveOptions};
 use crate::handle::messages::MessageState;
 use crate::handle::power::SuspendOptions;
 use crate::handle::push::{PushChannel, PushTarget};
@@ -82,7 +82,7 @@ async fn look_up(network: &Network, cast: &Cast) -> Outcome {
     let fresh = ResolveOptions { fresh: true, settled: false };
     let directory = node(network, &cast.caller)?;
     let found = directory.directory().resolve(&cast.callee, fresh).await?;
-    check_found(network, &cast.callee, &found).await?;
+    person(network, &cast.callee)?.check(&found)?;
     let started = Instant::now();
     let missing = match directory.directory().resolve(NOBODY, fresh).await {
         Err(ResolveError::NotFound { replicas, .. }) => replicas,
@@ -99,14 +99,8 @@ async fn look_up(network: &Network, cast: &Cast) -> Outcome {
     ))
 }
 
-/// What was found is who runs under that name here.
-pub(super) async fn check_found(network: &Network, name: &str, found: &Resolved) -> Result<(), Failure> {
-    ensure(found.username == full_name(name), || format!("looked for {name} and found {}", found.username))?;
-    let Some(node) = network.node(name) else { return Ok(()) };
-    let status = node.status().await?;
-    ensure(status.identity.as_ref() == Some(&found.identity), || format!("found another identity than {name}'s"))?;
-    let device = found.devices.iter().find(|device| device.peer_id == status.peer_id);
-    ensure(device.is_some(), || format!("{name}'s device is not among those found"))
+fn person<'a>(network: &'a Network, name: &str) -> Result<&'a Person, Failure> {
+    network.person(name).ok_or_else(|| Failure::new(format!("there is no {name}")))
 }
 
 async fn messages(network: &Network, cast: &Cast) -> Outcome {
@@ -279,7 +273,7 @@ async fn device_dies(network: &mut Network, cast: &Cast, rng: &mut StdRng) -> Ou
         let fresh = ResolveOptions { fresh: true, settled: false };
         let found = node(network, from)?.directory().resolve(to, fresh).await;
         let found = found.map_err(|error| Failure::new(format!("{from} looked for {to}: {error}")))?;
-        check_found(network, to, &found).await?;
+        person(network, to)?.check(&found)?;
     }
     let took = started.elapsed();
     let (sender, reader) = pick_pair(&living, rng);

@@ -29,7 +29,7 @@ pub const INVITE_SIZE_CLASSES: [usize; 3] = [1_024, 1_800, SEALED_INVITE_BYTES_M
 pub const INVITE_SECS_MAX: u64 = 180;
 
 /// Longest display name, in bytes.
-const DISPLAY_NAME_BYTES_MAX: usize = 128;
+pub const DISPLAY_NAME_BYTES_MAX: usize = 128;
 
 /// Longest link to an avatar, in bytes.
 const AVATAR_LINK_BYTES_MAX: usize = 200;

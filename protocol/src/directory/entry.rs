@@ -33,8 +33,11 @@ const HELPER_ADDRESSES_MAX: usize = 2;
 /// Largest sealed part, in bytes.
 const SEALED_BYTES_MAX: usize = 768;
 
+/// What sealing adds.
+const SEAL_TAG_BYTES: usize = 16;
+
 /// Longest device name, in bytes.
-const DEVICE_NAME_BYTES_MAX: usize = 64;
+pub const DEVICE_NAME_BYTES_MAX: usize = 64;
 
 /// Longest opaque push handle and longest capability, in bytes.
 const PUSH_HANDLE_BYTES_MAX: usize = 64;
@@ -211,6 +214,12 @@ pub struct PrivatePart {
 }
 
 impl PrivatePart {
+    /// True if it can be sealed into an entry that others take.
+    #[must_use]
+    pub fn fits(&self) -> bool {
+        self.check().is_ok() && wire::encode(self).len() + SEAL_TAG_BYTES <= SEALED_BYTES_MAX
+    }
+
     fn check(&self) -> Result<(), DecodeError> {
         if self.name.len() > DEVICE_NAME_BYTES_MAX {
             return Err(DecodeError::invalid("name", format!("{} bytes, at most {DEVICE_NAME_BYTES_MAX}", self.name.len())));

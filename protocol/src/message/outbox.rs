@@ -256,6 +256,17 @@ impl Outbox {
         self.run(now);
     }
 
+    /// The network is back after none was there: everything is tried at once, since what failed meanwhile failed for us, not for the
+    /// recipients.
+    pub fn handle_network_up(&mut self, now: Instant) {
+        let fresh = self.fresh(now);
+        for slot in self.slots.values_mut() {
+            slot.resolve = fresh;
+            slot.copies.values_mut().for_each(|schedule| *schedule = fresh);
+        }
+        self.run(now);
+    }
+
     /// A device has come within reach: what waits for it goes now.
     pub fn handle_reachable(&mut self, device: &DeviceKey, now: Instant) {
         let fresh = self.fresh(now);
