@@ -1001,3 +1001,36 @@ pub(crate) const fn kind_word(kind: halloo_protocol::directory::DeviceKind) -> &
         DeviceKind::Server => "server",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use halloo_protocol::directory::{Helper, PushAddress};
+    use halloo_protocol::key::PublicKey;
+    use halloo_protocol::node::Address;
+
+    #[test]
+    fn a_private_part_is_made_to_fit() {
+        let address = |byte| Address::Other(vec![byte; 160]);
+        let gateway = |number: u8| PushAddress {
+            gateway: Helper { device: DeviceKey(PublicKey([number; 32])), addresses: vec![address(1), address(2)] },
+            handle: vec![number; 32],
+            capability: vec![number; 160],
+        };
+        let part = |name: &str, gateways: u8| PrivatePart {
+            name: name.to_owned(),
+            kind: halloo_protocol::directory::DeviceKind::Phone,
+            addresses: Vec::new(),
+            push: (0..gateways).map(gateway).collect(),
+            extensions: Extensions::none(),
+        };
+        let small = part("phone", 1);
+        assert_eq!(fitted(small.clone()), small);
+        let cut = fitted(part(&"\u{1f4f1}".repeat(40), 2));
+        assert!(cut.fits(), "what doesn't fit makes the whole record one that nobody takes");
+        assert_eq!((cut.push.len(), cut.name.len()), (1, DEVICE_NAME_BYTES_MAX));
+        let mut vast = part("phone", 1);
+        vast.push[0].capability = vec![0; 700];
+        assert!(fitted(vast).push.is_empty());
+    }
+}

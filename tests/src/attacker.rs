@@ -61,7 +61,8 @@ impl Attacker {
         let victim = address.iter().find_map(peer_part).expect("the address ends in /p2p/ID");
         let mut attacker = Self { runtime, swarm, victim, next_id: 1, inbox: Vec::new() };
         let hello = wire::encode(&Frame::new(0, hello));
-        attacker.swarm.behaviour_mut().streams.set_hello(hello.clone()).expect("a hello is small");
+        let greeting = hello.clone();
+        attacker.swarm.behaviour_mut().streams.set_hello(std::sync::Arc::new(move || greeting.clone()));
         {
             let _entered = attacker.runtime.enter();
             attacker.swarm.dial(address).expect("the address can be dialled");
