@@ -15,6 +15,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(600);
 /// How often peers' certificates are looked at: for so long at most one that has ended counts for a connected peer.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
 
+/// How often hellos that came too soon are heard.
+const LATE_HELLOS_EVERY: Duration = Duration::from_secs(10);
+
 /// How often the authority's own affairs are seen to.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(86_400);
 
@@ -29,6 +32,7 @@ const PAUSE: Duration = Duration::from_secs(30);
 pub(crate) struct Housekeeping {
     look_at: Instant,
     expire_at: Instant,
+    late_hellos_at: Instant,
     maintain_at: Instant,
     /// Both clocks at the last tick.
     clocks: (Instant, UnixTime),
@@ -36,7 +40,7 @@ pub(crate) struct Housekeeping {
 
 impl Housekeeping {
     pub(crate) fn new(now: Instant, raw: UnixTime) -> Self {
-        Self { look_at: now, expire_at: now + EXPIRE_EVERY, maintain_at: now, clocks: (now, raw) }
+        Self { look_at: now, expire_at: now + EXPIRE_EVERY, late_hellos_at: now, maintain_at: now, clocks: (now, raw) }
     }
 }
 
@@ -46,6 +50,10 @@ impl EventLoop {
         if self.housekeeping.expire_at <= now.instant {
             self.housekeeping.expire_at = now.instant + EXPIRE_EVERY;
             self.expire_chains(now.unix);
+        }
+        if self.housekeeping.late_hellos_at <= now.instant {
+            self.housekeeping.late_hellos_at = now.instant + LATE_HELLOS_EVERY;
+            self.hear_late_hellos();
         }
         if self.housekeeping.look_at <= now.instant {
             self.housekeeping.look_at = now.instant + LOOK_EVERY;

@@ -30,6 +30,9 @@ const REQUESTS_PER_SEC: f64 = 100.0;
 const HELLO_BURST: f64 = 10.0;
 const HELLOS_PER_SEC: f64 = 0.1;
 
+/// Largest frame with a hello that is kept for later.
+const HELLO_BYTES_MAX: usize = Hello::LIMIT + 64;
+
 /// What a request was for: where its answer goes.
 #[derive(Debug)]
 pub(crate) enum Purpose {
@@ -104,6 +107,8 @@ pub(crate) struct Peer {
     pub(crate) relays: bool,
     bucket: Bucket,
     hellos: Bucket,
+    /// The newest hello that came too soon after others: it is heard when its time has come.
+    late_hello: Option<Vec<u8>>,
     /// Revocation lists sent to it, by number.
     told: Vec<RevocationNumber>,
 }
@@ -306,6 +311,7 @@ impl EventLoop {
                 relays: false,
                 bucket: Bucket::new(REQUEST_BURST, REQUESTS_PER_SEC, Instant::now()),
                 hellos: Bucket::new(HELLO_BURST, HELLOS_PER_SEC, Instant::now()),
+                late_hello: None,
                 told: Vec::new(),
             };
             self.peers.connected.insert(peer, entry);
@@ -343,10 +349,13 @@ impl EventLoop {
     /// The first frame of a stream, or a newer hello later on.
     pub(crate) fn handle_hello(&mut self, peer: PeerId, bytes: &[u8]) {
         let now = Instant::now();
-        if !self.peers.connected.get_mut(&peer).is_some_and(|known| known.hellos.take(now)) {
+        let Some(known) = self.peers.connected.get_mut(&peer) else { return };
+        if !known.hellos.take(now) {
             self.counters.rate_limited += 1;
+            known.late_hello = (bytes.len() <= HELLO_BYTES_MAX).then(|| bytes.to_vec());
             return;
         }
+        known.late_hello = None;
         let hello = wire::decode::<Frame>(bytes, wire::FRAME_BYTES_MAX).and_then(|frame| frame.parse::<Hello>());
         let hello = hello.and_then(|hello| hello.check().map(|()| hello));
         match hello {
@@ -355,6 +364,19 @@ impl EventLoop {
                 self.counters.malformed += 1;
                 debug!(%peer, %error, "hello refused");
             }
+        }
+    }
+
+    /// Hears hellos that had to wait.
+    pub(crate) fn hear_late_hellos(&mut self) {
+        let late: Vec<(PeerId, Vec<u8>)> = self
+            .peers
+            .connected
+            .iter_mut()
+            .filter_map(|(peer, known)| Some((*peer, known.late_hello.take()?)))
+            .collect();
+        for (peer, bytes) in late {
+            self.handle_hello(peer, &bytes);
         }
     }
 

@@ -67,10 +67,10 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
         identity: &outcome.identity,
         recovery_phrase: outcome.recovery_phrase.as_ref().map(|phrase| phrase.0.as_str()),
     };
-    context.output.print(&printed, |_| for_people(&outcome))
+    context.output.print(&printed, |_| for_people(&outcome, context.home.is_some()))
 }
 
-fn for_people(outcome: &InitOutcome) -> String {
+fn for_people(outcome: &InitOutcome, is_chosen: bool) -> String {
     let mut text = pairs([
         ("home", Some(outcome.home.display().to_string())),
         ("identity", Some(outcome.identity.clone())),
@@ -84,7 +84,8 @@ fn for_people(outcome: &InitOutcome) -> String {
             text += if index % 4 == 3 { "\n" } else { "" };
         }
     }
-    text += "\nNext: `halloo run`, then `halloo enrol NAME@AUTHORITY --invite CODE`.\n";
+    let home = if is_chosen { format!(" --home {}", outcome.home.display()) } else { String::new() };
+    text += &format!("\nNext: `halloo{home} enrol NAME@AUTHORITY --invite CODE`, then `halloo{home} run`.\n");
     text
 }
 

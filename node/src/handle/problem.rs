@@ -213,7 +213,9 @@ pub enum UsernameError {
         reason: String,
     },
     /// `name@label` with a label this node doesn't know.
-    #[error("authority {authority:?} is not known here; give its key with --authority NAME=KEY")]
+    #[error(
+        "authority {authority:?} is not known here; enrol with its invite code, or give `halloo run` its key: --authority NAME=KEY"
+    )]
     UnknownAuthority {
         /// The label.
         authority: String,
