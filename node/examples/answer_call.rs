@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example answer_call` starts the little network it needs by itself.
 
+#![allow(clippy::print_stdout, reason = "an example talks to its reader")]
+
 use halloo::Event;
 use halloo::handle::calls::{AnswerOptions, DialOptions};
 use halloo::testnet::{Network, NetworkOptions};

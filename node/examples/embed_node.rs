@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example embed_node` starts the little network it needs by itself.
 
+#![allow(clippy::print_stdout, reason = "an example talks to its reader")]
+
 use halloo::handle::authority::EnrolOptions;
 use halloo::store::Store;
 use halloo::testnet::{Network, NetworkOptions, wait_ready};

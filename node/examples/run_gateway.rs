@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example run_gateway` starts the little network it needs by itself.
 
+#![allow(clippy::print_stdout, reason = "an example talks to its reader")]
+
 use halloo::handle::authority::EnrolOptions;
 use halloo::handle::push::{PushChannel, PushTarget};
 use halloo::store::Store;

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example send_message` starts the little network it needs by itself.
 
+#![allow(clippy::print_stdout, reason = "an example talks to its reader")]
+
 use std::time::Duration;
 
 use halloo::Event;

@@ -117,7 +117,7 @@ async fn a_hundred_nodes_find_each_other_in_one_process() {
     let mut network = Network::start(NetworkOptions::default()).await.unwrap();
     let names: Vec<String> = (1..=USERS).map(|n| format!("user-{n}")).collect();
     network.add_users(names.iter().map(|name| (name.clone(), UserOptions::default()))).await.unwrap();
-    println!("{USERS} users ready after {:?}, seed {SEED}", started.elapsed());
+    eprintln!("{USERS} users ready after {:?}, seed {SEED}", started.elapsed());
     let fresh = ResolveOptions { fresh: true, settled: false };
     let started = Instant::now();
     for _ in 0..LOOK_UPS {
@@ -125,12 +125,12 @@ async fn a_hundred_nodes_find_each_other_in_one_process() {
         let found = network.node(&from).unwrap().directory().resolve(&to, fresh).await;
         network.person(&to).unwrap().check(&found.unwrap_or_else(|error| panic!("{from} looks for {to}: {error}"))).unwrap();
     }
-    println!("{LOOK_UPS} look-ups in {:?}", started.elapsed());
+    eprintln!("{LOOK_UPS} look-ups in {:?}", started.elapsed());
     let missing = network.node("user-7").unwrap().directory().resolve("nobody", fresh).await;
     assert!(matches!(missing, Err(ResolveError::NotFound { .. })), "{missing:?}");
     if let Some((before, after)) = before.zip(resident()) {
         let each = (after - before) / USERS as u64;
-        println!("{} kB a node", each / 1_000);
+        eprintln!("{} kB a node", each / 1_000);
         assert!(each < MEGABYTES_PER_NODE_MAX * 1_000_000, "{each} bytes a node");
     }
     network.shutdown().await;

@@ -118,6 +118,7 @@ struct Member {
 
 /// What outlives the node: its keys and database.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one per node, whose megabytes hide the difference")]
 enum State {
     Memory { store: Store, identity_key: SecretKey, device_key: SecretKey },
     Home { home: Home, _lock: HomeLock },
