@@ -977,6 +977,12 @@ impl EventLoop {
         Some(Target { peer, addresses: self.device_addresses(parts, private.as_ref(), peer) })
     }
 
+    /// Names the entry of a device as the cache has it: another hash means that the device has published since.
+    pub(crate) fn cached_entry_hash(&self, user: &UserId, device: &DeviceKey) -> Option<[u8; 32]> {
+        let record = &self.directory.cache.get(&RecordKey::of(user))?.record;
+        Some(record.entry(device)?.entry.body_hash())
+    }
+
     /// A device of a user we have the record of.
     pub(crate) fn cached_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
         let record = &self.directory.cache.get(&RecordKey::of(user))?.record;
