@@ -376,6 +376,7 @@ impl NodeBuilder {
             suspended_since: None,
             held: std::collections::VecDeque::new(),
             ready: false,
+            tick_at: instant,
             housekeeping: crate::housekeeping::Housekeeping::new(instant, unix),
             store,
         };

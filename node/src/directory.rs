@@ -8,10 +8,10 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::directory::{
-    DEVICE_LEASE_SECS_MAX, DEVICE_NAME_BYTES_MAX, DeviceEntry, DirectoryRecord, ENTRY_SECS_MAX, EntryParts, Lease, PrivatePart, Reachability, RecordKey,
-    SealKey, UnverifiedRecord,
+    DEVICE_LEASE_SECS_MAX, DEVICE_NAME_BYTES_MAX, DeviceEntry, DirectoryRecord, ENTRY_SECS_MAX, EntryParts, Lease, PrivatePart,
+    Reachability, RecordError, RecordKey, SealKey, UnverifiedRecord,
 };
-use halloo_protocol::identity::{UserId, VerifiedChain};
+use halloo_protocol::identity::{ChainError, UserId, VerifiedChain};
 use halloo_protocol::kademlia::{
     Action, Answer, Config, Connected, Directory, DisconnectReason, Event as KadEvent, Failure as KadFailure, FindOptions,
     FindOutcome, FindResult, LocalNode, Mode, QueryId, Reply as KadReply, Request, RequestId, RequestSource,
@@ -781,7 +781,9 @@ impl EventLoop {
             let full = crate::handle::problem::NodeError::LimitReached { what: "look-ups", max: LOOKUPS_MAX };
             return self.satisfy(waiter, user, Err(ResolveError::Node(full)));
         }
-        let query = self.directory.machine.find_record(now, key, FindOptions { mode, is_remote_only: false });
+        // A message comes here when what was known failed: our own copy, which may be from an earlier run, is known too.
+        let is_remote_only = options.fresh || matches!(waiter, Waiter::Messages);
+        let query = self.directory.machine.find_record(now, key, FindOptions { mode, is_remote_only });
         self.directory.jobs.insert(query, Job { user: user.clone(), waiters: vec![waiter] });
     }
 
@@ -830,6 +832,9 @@ impl EventLoop {
         };
         let found = match &result.outcome {
             FindOutcome::Found(record) => self.accept_found(&user, record),
+            FindOutcome::Absent if self.is_known_revoked(&user) => {
+                Err(ResolveError::Revoked { username: self.labels.display(&user) })
+            }
             FindOutcome::Absent => {
                 let replicas = u32::try_from(result.replicas).unwrap_or(u32::MAX);
                 Err(ResolveError::NotFound { username: self.labels.display(&user), replicas })
@@ -846,6 +851,14 @@ impl EventLoop {
     }
 
     /// Compares the record's key with the one we know, keeps the record, and tells if the key is another.
+    /// True if we once had a record of this user, and its certificate was revoked since.
+    fn is_known_revoked(&self, user: &UserId) -> bool {
+        let key = RecordKey::of(user);
+        let Ok(Some(stored)) = self.store.read::<_, StoreError>(|view| view.cached_record(&key)) else { return false };
+        let verified = UnverifiedRecord::from_bytes(&stored.record).and_then(|record| record.verify(self.now().unix, &self.trust));
+        matches!(verified, Err(RecordError::Chain(ChainError::UserRevoked(_) | ChainError::SigningRevoked(_))))
+    }
+
     fn accept_found(&mut self, user: &UserId, record: &DirectoryRecord) -> Result<DirectoryRecord, ResolveError> {
         let now = self.now().unix;
         let (identity, serial) = (record.identity(), record.user_serial());

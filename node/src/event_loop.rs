@@ -126,6 +126,8 @@ pub(crate) struct EventLoop {
     /// News that came while suspended, for after the wake; at most [`INTERNAL_MAX`].
     pub(crate) held: VecDeque<Internal>,
     pub(crate) ready: bool,
+    /// When the next tick is due, however much else there is to do until then.
+    pub(crate) tick_at: Instant,
     pub(crate) housekeeping: crate::housekeeping::Housekeeping,
 }
 
@@ -290,7 +292,7 @@ impl EventLoop {
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
         // Failures left over from the last round are not kept waiting.
-        let mut wake = if self.failures.is_empty() { now + TICK } else { now };
+        let mut wake = if self.failures.is_empty() { self.tick_at } else { now };
         for deadline in [self.rpc.next_deadline(), self.directory.machine.poll_timeout(), self.calls.next_deadline()] {
             if let Some(deadline) = deadline {
                 wake = wake.min(deadline);
@@ -301,6 +303,7 @@ impl EventLoop {
 
     fn handle_timers(&mut self) {
         let now = self.now();
+        self.tick_at = now.instant + TICK;
         while let Some(purpose) = self.rpc.poll_expired(now.instant) {
             self.failures.push_back((purpose, Failure::Timeout));
         }

@@ -36,10 +36,8 @@ fn revoke_one_of(users: usize) {
     for other in others {
         eventually(SPREAD_TIME_MAX.saturating_sub(issued.elapsed()), "the revoked user is refused", || {
             let found = other.cli(["resolve", &mallory.username]);
-            match found.code {
-                1 if found.stderr.contains("revoked") => Ok(()),
-                _ => Err(format!("{found:?}")),
-            }
+            let is_refused = found.code == 1 && found.stderr.contains("revoked");
+            if is_refused { Ok(()) } else { Err(format!("{found:?}")) }
         });
         figures.add(issued.elapsed());
         let list = other.wait_event(SPREAD_TIME_MAX, "revocation_list", |_| true);

@@ -20,7 +20,7 @@ fn the_tour_of_a_local_network_works() {
 }
 
 #[test]
-fn a_scenario_that_expects_the_impossible_fails() {
+fn a_scenario_file_that_cannot_be_used_is_told() {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let missing = folder.path().join("none.toml");
     let output = Invocation::bare().args(["testnet", "--json", "--scenario"]).args([&missing]).run();

@@ -4,6 +4,7 @@
 //! body. Tests that forge certificates and records make them with [`Forger`], from an identity that
 //! was really enrolled, so that nothing but the one thing under test is wrong.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::StreamExt;
@@ -61,8 +62,8 @@ impl Attacker {
         let victim = address.iter().find_map(peer_part).expect("the address ends in /p2p/ID");
         let mut attacker = Self { runtime, swarm, victim, next_id: 1, inbox: Vec::new() };
         let hello = wire::encode(&Frame::new(0, hello));
-        let greeting = hello.clone();
-        attacker.swarm.behaviour_mut().streams.set_hello(std::sync::Arc::new(move || greeting.clone()));
+        let first = hello.clone();
+        attacker.swarm.behaviour_mut().streams.set_hello(Arc::new(move || first.clone()));
         {
             let _entered = attacker.runtime.enter();
             attacker.swarm.dial(address).expect("the address can be dialled");

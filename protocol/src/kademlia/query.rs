@@ -263,6 +263,7 @@ impl Directory {
         let query = bootstrap.query;
         self.bootstrap = None;
         let servers = self.table.live_count();
+        self.resync(now);
         self.event(Event::Bootstrapped { query, servers });
     }
 

@@ -24,6 +24,9 @@ use crate::wire::Extensions;
 /// Least and most delay of the closest replica: long enough to gather several deaths, short against the lifetime of seven others.
 const DELAY: std::ops::RangeInclusive<u64> = 1_000..=4_000;
 
+/// Delay, in milliseconds, before a node that has joined compares what it kept from an earlier run.
+const RESYNC_DELAY: std::ops::RangeInclusive<u64> = 100..=1_000;
+
 /// How much longer each replica waits than the one before it.
 const RANK_DELAY: Duration = Duration::from_secs(5);
 
@@ -108,6 +111,19 @@ impl Directory {
         let jitter = Duration::from_millis(self.rng.random_range(DELAY));
         let delay = jitter + RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX);
         self.repair.schedule(key, now.instant + delay);
+    }
+
+    /// After joining: what is held from an earlier run may be out of date, and the others wait for their rank before they look. So it is
+    /// compared at once; whoever holds something newer answers our offer's store with it.
+    pub(super) fn resync(&mut self, now: Now) {
+        if !self.local.is_serving {
+            return;
+        }
+        let held: Vec<RecordKey> = self.store.keys().collect();
+        for key in held {
+            let delay = Duration::from_millis(self.rng.random_range(RESYNC_DELAY));
+            self.repair.schedule(key, now.instant + delay);
+        }
     }
 
     pub(super) fn repair_timeout(&mut self, now: Now) {

@@ -251,17 +251,19 @@ impl RoutingTable {
         if was_live { Admission::Known } else { Admission::New }
     }
 
-    /// Takes in what somebody told. Never replaces anything proved.
+    /// Takes in what somebody told. Never replaces anything proved, nor another's word that hasn't failed yet.
     pub(super) fn hear(&mut self, now: Instant, descriptor: Descriptor, teller: Option<DeviceKey>) {
         let device = descriptor.device;
         let is_ignored = device == self.device
             || !descriptor.roles.contains(Roles::DIRECTORY)
             || self.is_banned(&device, now)
-            || self.peers.contains_key(&device)
+            || self.peers.get(&device).is_some_and(|known| known.proof.is_some() || known.failures == 0)
             || teller.is_some_and(|teller| self.strikes.get(&teller).is_some_and(|strikes| *strikes >= STRIKES_MAX));
         if is_ignored {
             return;
         }
+        // A node that came back has other addresses than those that failed.
+        self.remove(&device);
         if self.hints.len() >= self.hints_capacity {
             // The one that failed most, else the oldest: hints age fast.
             let worst = self.hints.iter().filter_map(|(_, device)| self.peers.get_key_value(device));

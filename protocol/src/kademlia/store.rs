@@ -153,6 +153,11 @@ impl ReplicaStore {
         self.held.get(key)
     }
 
+    /// Every key held.
+    pub(super) fn keys(&self) -> impl Iterator<Item = RecordKey> {
+        self.held.keys().copied()
+    }
+
     pub(super) fn keys_in(&self, (first, last): KeySpan) -> impl Iterator<Item = RecordKey> {
         self.held.range(first..=last).map(|(key, _)| *key)
     }

@@ -1,0 +1,137 @@
+//! Whole networks: the tour and the scenarios as the command runs them, and a hundred nodes in one process.
+
+#![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Instant;
+
+use halloo::handle::directory::{ResolveError, ResolveOptions};
+use halloo::testnet::{Network, NetworkOptions, UserOptions};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::SeedableRng;
+use serde_json::Value;
+
+const SEED: u64 = 20;
+
+fn halloo_testnet(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_halloo")).arg("testnet").args(arguments).output().unwrap()
+}
+
+/// The JSON lines of a run; the last is the summary.
+fn lines(output: &Output) -> Vec<Value> {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
+}
+
+fn assert_all_worked(output: &Output) -> Vec<String> {
+    let lines = lines(output);
+    let summary = lines.last().unwrap_or_else(|| panic!("{}", String::from_utf8_lossy(&output.stderr)));
+    assert_eq!(summary["event"], "summary");
+    assert_eq!(summary["ok"], true, "{summary:#}");
+    assert!(output.status.success());
+    let stages = summary["stages"].as_array().unwrap();
+    // Every stage was told when it ended, too.
+    assert_eq!(lines.iter().filter(|line| line["event"] == "stage").count(), stages.len());
+    stages.iter().map(|stage| stage["name"].as_str().unwrap().to_owned()).collect()
+}
+
+fn scenarios() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/scenarios")
+}
+
+fn play(name: &str) -> Vec<String> {
+    let file = scenarios().join(name);
+    assert_all_worked(&halloo_testnet(&["--json", "--seed", "1", "--scenario", file.to_str().unwrap()]))
+}
+
+#[test]
+fn the_tour_shows_every_capability() {
+    let stages = assert_all_worked(&halloo_testnet(&["--json", "--seed", "1"]));
+    assert_eq!(stages, ["network up", "look-up", "messages", "voice call", "push wake-up", "a device dies"]);
+}
+
+#[test]
+fn two_users_can_tour_an_open_network() {
+    assert_all_worked(&halloo_testnet(&["--json", "--nodes", "2", "--open"]));
+}
+
+#[test]
+fn churn_is_survived() {
+    assert!(play("churn.toml").iter().any(|stage| stage == "2 s: kill 20%"));
+}
+
+#[test]
+fn sleepers_are_woken() {
+    play("sleep.toml");
+}
+
+#[test]
+fn the_revoked_are_gone() {
+    play("revocation.toml");
+}
+
+#[test]
+fn a_scenario_that_expects_wrongly_fails() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("wrong.toml");
+    let text = "users = [\"alice\", \"bob\"]\n[[step]]\nat_s = 0\nresolve = { from = \"alice\", to = \"bob\", expect = \"not-found\" }\n";
+    std::fs::write(&file, text).unwrap();
+    let output = halloo_testnet(&["--json", "--scenario", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let summary = lines(&output).pop().unwrap();
+    assert_eq!(summary["ok"], false);
+    assert_eq!(summary["stages"][1]["detail"], "bob@test was found");
+}
+
+#[test]
+fn a_bad_scenario_is_refused_with_its_line() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("bad.toml");
+    std::fs::write(&file, "users = [\"alice\", \"bob\"]\n\n[[step]]\nat_s = 0\nkill = [\"eve\"]\n").unwrap();
+    let output = halloo_testnet(&["--scenario", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("bad.toml: line 3: \"eve\" is not a user of this scenario"), "{error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert_eq!(halloo_testnet(&["--scenario", "/does/not/exist.toml"]).status.code(), Some(2));
+}
+
+/// Memory this process occupies, in bytes.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1_024)
+}
+
+/// Hundreds of nodes fit in one process: nothing of a node is global.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_nodes_find_each_other_in_one_process() {
+    const USERS: usize = 100;
+    const LOOK_UPS: usize = 50;
+    const MEGABYTES_PER_NODE_MAX: u64 = 24;
+    let mut rng = StdRng::seed_from_u64(SEED);
+    let started = Instant::now();
+    let before = resident();
+    let mut network = Network::start(NetworkOptions::default()).await.unwrap();
+    let names: Vec<String> = (1..=USERS).map(|n| format!("user-{n}")).collect();
+    network.add_users(names.iter().map(|name| (name.clone(), UserOptions::default()))).await.unwrap();
+    println!("{USERS} users ready after {:?}, seed {SEED}", started.elapsed());
+    let fresh = ResolveOptions { fresh: true, settled: false };
+    let started = Instant::now();
+    for _ in 0..LOOK_UPS {
+        let [from, to] = names.sample_array::<_, 2>(&mut rng).unwrap();
+        let found = network.node(&from).unwrap().directory().resolve(&to, fresh).await;
+        network.person(&to).unwrap().check(&found.unwrap_or_else(|error| panic!("{from} looks for {to}: {error}"))).unwrap();
+    }
+    println!("{LOOK_UPS} look-ups in {:?}", started.elapsed());
+    let missing = network.node("user-7").unwrap().directory().resolve("nobody", fresh).await;
+    assert!(matches!(missing, Err(ResolveError::NotFound { .. })), "{missing:?}");
+    if let Some((before, after)) = before.zip(resident()) {
+        let each = (after - before) / USERS as u64;
+        println!("{} kB a node", each / 1_000);
+        assert!(each < MEGABYTES_PER_NODE_MAX * 1_000_000, "{each} bytes a node");
+    }
+    network.shutdown().await;
+}
