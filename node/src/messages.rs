@@ -42,6 +42,9 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(8);
 /// Callers waiting for messages to arrive.
 const WAITERS_MAX: usize = 1_024;
 
+/// Devices whose failed entries are remembered; when full, all are forgotten, and the ordinary retries go on.
+const FAILED_ENTRIES_MAX: usize = 1_024;
+
 /// Messages taken up again at the start.
 const RESUME_MAX: usize = 1_024;
 
@@ -120,6 +123,8 @@ pub(crate) struct MessagesState {
     waiters: Vec<(MessageId, Reply<MessageStatus, MessageError>)>,
     /// Where outgoing messages stand in the database.
     rows: HashMap<MessageId, u64>,
+    /// The entries by which devices could not be reached: a newer one is tried at once.
+    failed_entries: HashMap<DeviceKey, [u8; 32]>,
     intake: Intake,
     /// The outbox's actions are being worked off further up the stack.
     is_driving: bool,
@@ -134,6 +139,7 @@ impl Default for MessagesState {
             outbox: Outbox::new(timers),
             waiters: Vec::new(),
             rows: HashMap::new(),
+            failed_entries: HashMap::new(),
             intake: Intake::new(),
             is_driving: false,
             has_overflowed: false,
@@ -435,6 +441,13 @@ impl EventLoop {
                 let devices: Vec<DeviceKey> =
                     record.entries().map(|parts| parts.device()).filter(|device| *device != me).collect();
                 self.messages.outbox.set_devices(user, &devices, Instant::now());
+                for device in devices {
+                    let found = self.cached_entry_hash(user, &device);
+                    if self.messages.failed_entries.get(&device).is_some_and(|failed| Some(*failed) != found) {
+                        self.messages.failed_entries.remove(&device);
+                        self.messages.outbox.handle_reachable(&device, Instant::now());
+                    }
+                }
                 self.drive_outbox();
             }
             // The outbox asks again by its own schedule.
@@ -457,8 +470,15 @@ impl EventLoop {
     pub(crate) fn message_failure(&mut self, delivery: Delivery, failure: Failure) {
         debug!(%failure, "message not delivered yet");
         if let Some(user) = self.messages.outbox.item(&delivery.id).map(|item| item.to.clone()) {
-            // The device may have moved: the next try looks it up.
-            self.forget_cached(&user);
+            // The device may have moved: look it up, and try again at once if it has, else by and by.
+            if let Some(failed) = self.cached_entry_hash(&user, &delivery.device) {
+                if self.messages.failed_entries.len() >= FAILED_ENTRIES_MAX {
+                    self.messages.failed_entries.clear();
+                }
+                self.messages.failed_entries.insert(delivery.device, failed);
+                self.forget_cached(&user);
+                self.resolve_user(&user, Waiter::Messages);
+            }
         }
         self.messages.outbox.handle_failed(&delivery.device, &delivery.id, Instant::now());
         self.drive_outbox();

@@ -146,8 +146,8 @@ pub async fn run(
             Some(scenario) => scenario::play::play(&mut network, scenario, &mut rng, &mut report).await,
             None => tour::tour(&mut network, &Cast::new(&users), &mut rng, &mut report).await,
         }
-        if options.stay {
-            stay(&network, &mut report).await;
+        if options.stay && !report.stop().is_cancelled() {
+            stay(&mut network, &mut report).await;
         }
     }
     network.shutdown().await;
@@ -161,7 +161,14 @@ fn users(options: &TestnetOptions, scenario: Option<&Scenario>) -> Vec<String> {
     }
 }
 
-async fn stay(network: &Network, report: &mut Report<'_>) {
+async fn stay(network: &mut Network, report: &mut Report<'_>) {
+    // What was killed on the way would not answer.
+    let dead: Vec<String> = network.users().filter(|name| network.node(name).is_none()).map(str::to_owned).collect();
+    for name in dead {
+        if let Err(error) = network.restart(&name).await {
+            tracing::warn!(%error, name, "not started again");
+        }
+    }
     report.tell(TestnetEvent::Staying { homes: network.homes() });
     report.stop().cancelled().await;
 }

@@ -5,14 +5,14 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Where cargo put an example: beside the directory of this test's binary. It is built whenever the tests of the package are.
+/// Where cargo put an example: beside the directory of this test's binary. Building all targets, as a test run without `--test` does, builds it.
 fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     test.parent().unwrap().parent().unwrap().join("examples").join(name)
 }
 
 fn run(name: &str, expected: &[&str]) {
-    let output = Command::new(example(name)).output().unwrap_or_else(|error| panic!("{name}: {error}"));
+    let output = Command::new(example(name)).output().unwrap_or_else(|error| panic!("{name}, built by `cargo build -p halloo --examples`: {error}"));
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{name} failed: {errors}\n{said}");
     for text in expected {

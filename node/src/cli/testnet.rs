@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::error::CliError;
-use super::output::{duration, table};
+use super::output::{duration, printable, table};
 use super::progress::Spinner;
 use super::{Context, signals};
 use crate::testnet::{self, Stage, TestnetEvent, TestnetOptions};
@@ -60,21 +60,35 @@ fn for_people(event: &TestnetEvent) -> String {
         TestnetEvent::StageStarted { .. } => String::new(),
         TestnetEvent::Stage(stage) => {
             let mark = if stage.ok { "ok    " } else { "FAILED" };
-            format!("{mark}  {}  ({})  {}", stage.name, duration(stage.elapsed_ms), super::output::printable(&stage.detail))
+            format!("{mark}  {}  ({})\n        {}", stage.name, duration(stage.elapsed_ms), printable(&stage.detail))
         }
-        TestnetEvent::Staying { homes } => {
-            let lines = homes.iter().map(|home| format!("  halloo --home {} status\n", home.display()));
-            format!("the network stays until Ctrl-C; talk to its nodes:\n{}", lines.collect::<String>())
-        }
+        TestnetEvent::Staying { homes } => staying(homes),
         TestnetEvent::Summary { ok, stages } => summary(*ok, stages),
     }
+}
+
+/// All homes, and what can be done with them.
+fn staying(homes: &[PathBuf]) -> String {
+    let mut text = "\nthe network stays until Ctrl-C; its nodes:\n".to_owned();
+    for home in homes {
+        text += &format!("  {}\n", home.display());
+    }
+    // The first is the infrastructure's; users follow.
+    let [_, first, second, ..] = homes else { return text };
+    let (home, callee) = (first.display(), second.file_name().unwrap_or_default().display());
+    let examples = ["status".to_owned(), format!("msg send {callee} \"Hello!\" --wait"), format!("resolve {callee}")];
+    text += "for example:\n";
+    for example in examples {
+        text += &format!("  halloo --home {home} {example}\n");
+    }
+    text + &format!("  halloo --home {} msg watch\n", second.display())
 }
 
 fn summary(ok: bool, stages: &[Stage]) -> String {
     let rows = stages.iter().map(|stage| {
         let result = if stage.ok { "ok" } else { "FAILED" };
-        [stage.name.clone(), result.to_owned(), duration(stage.elapsed_ms), stage.detail.clone()]
+        [stage.name.clone(), result.to_owned(), duration(stage.elapsed_ms)]
     });
     let verdict = if ok { "all of it worked" } else { "not all of it worked" };
-    format!("\n{}\n{verdict}", table(["STAGE", "RESULT", "TOOK", "WHAT HAPPENED"], rows))
+    format!("\n{}\n{verdict}", table(["STAGE", "RESULT", "TOOK"], rows))
 }

@@ -37,8 +37,8 @@ const INFRASTRUCTURE: &str = "infrastructure";
 /// How long one node may take to listen, enrol or get ready.
 const NODE_LIMIT: Duration = Duration::from_secs(60);
 
-/// Users that enrol at the same time: enough to hide latency, without a queue at the authority.
-const ENROL_AT_ONCE: usize = 8;
+/// Users that join at the same time: enough to hide latency, few enough that a network of hundreds doesn't join at one stroke.
+const JOIN_AT_ONCE: usize = 12;
 
 /// How long a node that was killed may take to let its database go.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
@@ -178,15 +178,13 @@ impl Network {
         nodes.pop().ok_or_else(|| TestnetError::setup("no node was started"))
     }
 
-    /// Starts several users' nodes and enrols them, then waits until all are ready.
+    /// Starts several users' nodes, enrols them, and waits until all are ready.
     ///
     /// # Errors
     /// As for [`Network::add_user`].
     pub async fn add_users(&mut self, users: impl IntoIterator<Item = (String, UserOptions)>) -> Result<Vec<Node>, TestnetError> {
         let starting = users.into_iter().map(|(name, options)| self.start_user(name, options));
-        let members: Vec<Member> = stream::iter(starting.collect::<Vec<_>>()).buffered(ENROL_AT_ONCE).try_collect().await?;
-        let ready = members.iter().filter_map(|member| Some(wait_ready(&member.running.as_ref()?.node, &member.name)));
-        futures::future::try_join_all(ready).await?;
+        let members: Vec<Member> = stream::iter(starting.collect::<Vec<_>>()).buffered(JOIN_AT_ONCE).try_collect().await?;
         let nodes = members.iter().filter_map(|member| member.running.as_ref()).map(|running| running.node.clone()).collect();
         self.users.extend(members);
         Ok(nodes)
@@ -200,6 +198,7 @@ impl Network {
         let mut member = Member { name, person: None, options, state, running: None };
         let running = self.start_member(&member).await?;
         member.person = Some(self.enrol(&running.node, &member.name).await?);
+        wait_ready(&running.node, &member.name).await?;
         member.running = Some(running);
         Ok(member)
     }
