@@ -13,8 +13,8 @@ use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::{UserId, VerifiedChain};
 use halloo_protocol::key::{DeviceKey, PublicKey};
 use halloo_protocol::message::{
-    DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageState as WireState, Outbox, OutboxAction,
-    OutboxItem, OutboxTimers, TEXT_BYTES_MAX,
+    CopyState, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageState as WireState, Outbox,
+    OutboxAction, OutboxItem, OutboxTimers, TEXT_BYTES_MAX,
 };
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::Now;
@@ -157,6 +157,21 @@ const fn shown(state: WireState) -> MessageState {
     }
 }
 
+/// How far a message is, and if it failed, why.
+fn status_of(item: &OutboxItem, state: WireState) -> MessageStatus {
+    let reason = (state == WireState::Failed).then(|| {
+        let refused = item.copies.values().find_map(|copy| match copy {
+            CopyState::Failed(Reason::NOT_ALLOWED) => Some("the recipient takes no messages from this user".to_owned()),
+            CopyState::Failed(Reason::TOO_MANY) => Some("the recipient has had too many messages".to_owned()),
+            CopyState::Failed(Reason::INVALID) => Some("the recipient could not read it".to_owned()),
+            CopyState::Failed(other) => Some(format!("refused: {other}")),
+            _ => None,
+        });
+        refused.unwrap_or_else(|| "not delivered in time".to_owned())
+    });
+    MessageStatus { id: item.envelope.id.to_string(), state: shown(state), reason }
+}
+
 const STATES: [WireState; 5] = [WireState::Failed, WireState::Queued, WireState::Sent, WireState::Delivered, WireState::Read];
 
 fn state_number(state: WireState) -> u8 {
@@ -252,15 +267,20 @@ impl EventLoop {
     }
 
     fn message_status(&self, id: MessageId) -> MessageStatus {
-        let state =
-            self.messages.outbox.item(&id).map(OutboxItem::state).or_else(|| self.kept_state(id)).unwrap_or(WireState::Queued);
-        MessageStatus { id: id.to_string(), state: shown(state), reason: None }
+        if let Some(item) = self.messages.outbox.item(&id) {
+            return status_of(item, item.state());
+        }
+        match self.kept_item(id) {
+            Some((item, state)) => status_of(&item, state),
+            None => MessageStatus { id: id.to_string(), state: MessageState::Queued, reason: None },
+        }
     }
 
-    fn kept_state(&self, id: MessageId) -> Option<WireState> {
+    /// A message of ours as the database has it.
+    fn kept_item(&self, id: MessageId) -> Option<(OutboxItem, WireState)> {
         let (_, row) = self.store.read::<_, StoreError>(|view| view.message_by_id(&id.0)).ok()??;
         match decode_kept(&row.content)? {
-            Kept::Sent { state, .. } => Some(state_of(state)),
+            Kept::Sent { item, state } => Some((item, state_of(state))),
             Kept::Received { .. } => None,
         }
     }
@@ -268,7 +288,7 @@ impl EventLoop {
     pub(crate) fn handle_message_wait(&mut self, id: &str, reply: Reply<MessageStatus, MessageError>) {
         let unknown = || MessageError::UnknownMessage { id: id.chars().take(64).collect() };
         let Ok(id) = id.parse::<MessageId>() else { return reply.send(Err(unknown())) };
-        if self.messages.outbox.item(&id).is_none() && self.kept_state(id).is_none() {
+        if self.messages.outbox.item(&id).is_none() && self.kept_item(id).is_none() {
             return reply.send(Err(unknown()));
         }
         let status = self.message_status(id);
@@ -496,9 +516,10 @@ impl EventLoop {
         if finished.is_some() {
             self.messages.rows.remove(&id);
         }
-        let status = MessageStatus { id: id.to_string(), state: shown(state), reason: None };
+        let status = status_of(&item, state);
         let to = self.labels.display(&item.to);
-        self.events.send(Event::MessageState { message_id: id.to_string(), to, state: shown(state), reason: None });
+        let reason = status.reason.clone();
+        self.events.send(Event::MessageState { message_id: id.to_string(), to, state: shown(state), reason });
         if status.state < MessageState::Delivered {
             return;
         }
