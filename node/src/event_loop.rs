@@ -485,8 +485,10 @@ impl EventLoop {
         let warn_secs = CLOCK_WARN_SECS.unsigned_abs();
         if offset.unsigned_abs() >= warn_secs && offset.abs_diff(offset_before) >= warn_secs {
             let direction = if offset > 0 { "behind" } else { "ahead" };
-            let detail =
-                format!("this machine's clock is {} s {direction} of its peers'; corrected here, but set it right", offset.unsigned_abs());
+            let detail = format!(
+                "this machine's clock is {} s {direction} of its peers'; corrected here, but set it right",
+                offset.unsigned_abs()
+            );
             self.events.send(Event::Warning { code: "clock-offset".into(), detail });
             // What was signed by the wrong clock is signed again by the corrected one.
             self.publish_soon();

@@ -120,7 +120,7 @@ const NAMES: [&str; 5] = ["alice", "bob", "carol", "dave", "erin"];
 const FREEZABLE_MAX: usize = 20;
 
 /// How long it may take until everybody is ready.
-const NETWORK_LIMIT: Duration = Duration::from_secs(300);
+const NETWORK_LIMIT: Duration = Duration::from_secs(600);
 
 /// Runs a test network; returns whether every stage worked.
 ///
@@ -180,9 +180,10 @@ fn user_names(count: u32) -> Vec<String> {
 
 async fn bring_up(network: &mut Network, users: &[String], seed: u64) -> Outcome {
     let before = resident_bytes();
-    let options = users.iter().enumerate().map(|(index, name)| {
-        (name.clone(), UserOptions { freezable: index < FREEZABLE_MAX, ..UserOptions::default() })
-    });
+    let options = users
+        .iter()
+        .enumerate()
+        .map(|(index, name)| (name.clone(), UserOptions { freezable: index < FREEZABLE_MAX, ..UserOptions::default() }));
     network.add_users(options.collect::<Vec<_>>()).await?;
     let memory = before.zip(resident_bytes()).map_or_else(String::new, |(before, after)| {
         let each = after.saturating_sub(before) / (users.len() as u64).max(1);

@@ -12,7 +12,9 @@ fn example(name: &str) -> PathBuf {
 }
 
 fn run(name: &str, expected: &[&str]) {
-    let output = Command::new(example(name)).output().unwrap_or_else(|error| panic!("{name}, built by `cargo build -p halloo --examples`: {error}"));
+    let output = Command::new(example(name))
+        .output()
+        .unwrap_or_else(|error| panic!("{name}, built by `cargo build -p halloo --examples`: {error}"));
     let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{name} failed: {errors}\n{said}");
     for text in expected {

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use halloo::handle::directory::{ResolveError, ResolveOptions};
 use halloo::testnet::{Network, NetworkOptions, UserOptions};
+use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::SeedableRng;
 use serde_json::Value;
 
 const SEED: u64 = 20;

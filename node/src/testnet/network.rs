@@ -34,8 +34,8 @@ pub const AUTHORITY: &str = "test";
 /// The name of the infrastructure node's directory, where nodes have one. No user can have this name.
 const INFRASTRUCTURE: &str = "infrastructure";
 
-/// How long one node may take to listen, enrol or get ready.
-const NODE_LIMIT: Duration = Duration::from_secs(60);
+/// How long one node may take to listen, enrol or get ready: a machine full of them is slow.
+const NODE_LIMIT: Duration = Duration::from_secs(180);
 
 /// Users that join at the same time: enough to hide latency, few enough that a network of hundreds doesn't join at one stroke.
 const JOIN_AT_ONCE: usize = 12;
@@ -362,10 +362,7 @@ impl Running {
 }
 
 impl Member {
-    async fn start(
-        &self,
-        settings: impl FnOnce(crate::NodeBuilder) -> crate::NodeBuilder,
-    ) -> Result<Running, TestnetError> {
+    async fn start(&self, settings: impl FnOnce(crate::NodeBuilder) -> crate::NodeBuilder) -> Result<Running, TestnetError> {
         let (identity, store) = self.state.open().await?;
         let listener = match &self.state {
             State::Home { home, .. } => Some(ApiListener::bind(home, None).await.map_err(TestnetError::setup)?),

@@ -32,12 +32,7 @@ pub(super) fn ensure(holds: bool, otherwise: impl FnOnce() -> String) -> Result<
 }
 
 /// Runs a stage's work: not longer than `limit`, not after `stop`.
-pub(super) async fn work(
-    name: &str,
-    limit: Duration,
-    stop: &CancellationToken,
-    work: impl Future<Output = Outcome>,
-) -> Stage {
+pub(super) async fn work(name: &str, limit: Duration, stop: &CancellationToken, work: impl Future<Output = Outcome>) -> Stage {
     let started = Instant::now();
     let outcome = tokio::select! {
         biased;

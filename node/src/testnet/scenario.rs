@@ -304,7 +304,9 @@ impl RawStep {
         let mut actions = actions.into_iter().flatten();
         match (actions.next(), actions.next()) {
             (Some(action), None) => Ok(Step { at, action }),
-            (None, _) => Err("the step does nothing: say kill, restart, push, suspend, wake, revoke, message, resolve or call".into()),
+            (None, _) => {
+                Err("the step does nothing: say kill, restart, push, suspend, wake, revoke, message, resolve or call".into())
+            }
             (Some(_), Some(_)) => Err("the step does two things: write two steps, with the same at_s if you like".into()),
         }
     }

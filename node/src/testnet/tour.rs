@@ -217,8 +217,7 @@ async fn push_wake_up(network: &Network, cast: &Cast) -> Outcome {
     sleeper.suspend(SuspendOptions::default()).await?;
     let events = sleeper.subscribe();
     let mut seen = sleeper.subscribe();
-    let options =
-        DialOptions { duration_ms: Some(crate::diagnosis::millis(SHORT_TALK)), ..DialOptions::to(&cast.sleeper) };
+    let options = DialOptions { duration_ms: Some(crate::diagnosis::millis(SHORT_TALK)), ..DialOptions::to(&cast.sleeper) };
     let talked = call(waker, sleeper, events, options, AnswerOptions::default()).await?;
     let pushed = wait_for(&mut seen, "the push message", |event| match event {
         Event::CallIncoming { via_push, .. } => Some(via_push),
@@ -233,18 +232,12 @@ async fn push_wake_up(network: &Network, cast: &Cast) -> Outcome {
 pub(super) async fn register_webpush(node: &Node, events: &mut EventStream) -> Result<(), Failure> {
     let channel = PushChannel::Webpush { endpoint: None, p256dh: None, auth: None };
     node.push().register(PushTarget { channel, gateway: None }).await?;
-    wait_for(events, "the publication of the push registration", |event| {
-        matches!(event, Event::Published { .. }).then_some(())
-    })
-    .await
+    wait_for(events, "the publication of the push registration", |event| matches!(event, Event::Published { .. }).then_some(()))
+        .await
 }
 
 /// Waits for an event that `pick` takes.
-pub(super) async fn wait_for<T>(
-    events: &mut EventStream,
-    what: &str,
-    pick: impl Fn(Event) -> Option<T>,
-) -> Result<T, Failure> {
+pub(super) async fn wait_for<T>(events: &mut EventStream, what: &str, pick: impl Fn(Event) -> Option<T>) -> Result<T, Failure> {
     let picked = async {
         while let Some(record) = events.recv().await {
             if let Some(picked) = pick(record.event) {

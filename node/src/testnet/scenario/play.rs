@@ -19,7 +19,7 @@ use crate::testnet::report::{Failure, Outcome, Report, ensure, work};
 use crate::testnet::tour::{node, register_webpush};
 
 /// How long a step may take in any case: above the longest ringing.
-const STEP_LIMIT: Duration = Duration::from_secs(180);
+const STEP_LIMIT: Duration = Duration::from_secs(200);
 
 /// A step at work.
 type Running<'a> = FuturesUnordered<BoxFuture<'a, Stage>>;
