@@ -143,10 +143,10 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
 }
 
 /// True if an address that a stranger names may be dialled: on the internet, only addresses of the internet. Else whoever is believed an
-/// address could have us knock on the doors of our own network. Names aren't looked up for strangers either.
+/// address could have us knock on the doors of our own network. Names aren't looked up for strangers either. With `private`, all are.
 #[must_use]
-pub fn may_dial(address: &Multiaddr, lab: bool) -> bool {
-    lab || ip_of(address).is_some_and(is_public)
+pub fn may_dial(address: &Multiaddr, private: bool) -> bool {
+    private || ip_of(address).is_some_and(is_public)
 }
 
 /// A number for the network an address lies in (IPv4 /24, IPv6 /48), for caps per origin. `None` for addresses without IP.

@@ -336,7 +336,7 @@ impl EventLoop {
     }
 
     fn send_directory_request(&mut self, to: &Descriptor, id: RequestId, request: &Request) {
-        let Some(target) = Target::of_descriptor(to, self.settings.lab) else {
+        let Some(target) = Target::of_descriptor(to, self.dials_private()) else {
             let now = self.now();
             return self.directory.machine.handle_answer(now, &self.trust, id, Err(KadFailure::Unreachable));
         };
@@ -431,7 +431,7 @@ impl EventLoop {
             }
         }
         for descriptor in self.directory.machine.table_snapshot().into_iter().take(KEPT_MAX) {
-            if let Some(target) = Target::of_descriptor(&descriptor, self.settings.lab) {
+            if let Some(target) = Target::of_descriptor(&descriptor, self.dials_private()) {
                 self.dial(&target);
             }
         }
@@ -492,7 +492,7 @@ impl EventLoop {
             .neighbours()
             .iter()
             .take(KEPT_MAX)
-            .filter_map(|descriptor| Target::of_descriptor(descriptor, self.settings.lab))
+            .filter_map(|descriptor| Target::of_descriptor(descriptor, self.dials_private()))
             .collect();
         let peers: HashSet<PeerId> = wanted.iter().map(|target| target.peer).collect();
         for gone in self.directory.kept.difference(&peers).copied().collect::<Vec<_>>() {
@@ -960,8 +960,14 @@ impl EventLoop {
 
     /// Addresses that somebody else names, as far as they may be dialled.
     pub(crate) fn dialable<'a>(&self, addresses: impl IntoIterator<Item = &'a halloo_protocol::node::Address>) -> Vec<Multiaddr> {
-        let known = addresses.into_iter().filter_map(address::from_wire);
-        known.filter(|address| address::may_dial(address, self.settings.lab)).collect()
+        let private = self.dials_private();
+        addresses.into_iter().filter_map(address::from_wire).filter(|address| address::may_dial(address, private)).collect()
+    }
+
+    /// True in a lab, and in a network that lives on private addresses alone: nobody connected is reached over the internet.
+    fn dials_private(&self) -> bool {
+        let is_outside = |peer: &Peer| peer.address.as_ref().and_then(address::ip_of).is_some_and(address::is_public);
+        self.settings.lab || !self.peers.iter().any(|(_, peer)| is_outside(peer))
     }
 
     /// Where to send something to a device.
@@ -969,6 +975,12 @@ impl EventLoop {
         let peer = address::peer_id(&parts.device())?;
         let private = self.private_part(record, parts);
         Some(Target { peer, addresses: self.device_addresses(parts, private.as_ref(), peer) })
+    }
+
+    /// Names the entry of a device as the cache has it: another hash means that the device has published since.
+    pub(crate) fn cached_entry_hash(&self, user: &UserId, device: &DeviceKey) -> Option<[u8; 32]> {
+        let record = &self.directory.cache.get(&RecordKey::of(user))?.record;
+        Some(record.entry(device)?.entry.body_hash())
     }
 
     /// A device of a user we have the record of.

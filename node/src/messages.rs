@@ -13,8 +13,8 @@ use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::{UserId, VerifiedChain};
 use halloo_protocol::key::{DeviceKey, PublicKey};
 use halloo_protocol::message::{
-    DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageState as WireState, Outbox, OutboxAction,
-    OutboxItem, OutboxTimers, TEXT_BYTES_MAX,
+    CopyState, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageState as WireState, Outbox,
+    OutboxAction, OutboxItem, OutboxTimers, TEXT_BYTES_MAX,
 };
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::Now;
@@ -41,6 +41,9 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Callers waiting for messages to arrive.
 const WAITERS_MAX: usize = 1_024;
+
+/// Devices whose failed entries are remembered; when full, all are forgotten, and the ordinary retries go on.
+const FAILED_ENTRIES_MAX: usize = 1_024;
 
 /// Messages taken up again at the start.
 const RESUME_MAX: usize = 1_024;
@@ -120,6 +123,8 @@ pub(crate) struct MessagesState {
     waiters: Vec<(MessageId, Reply<MessageStatus, MessageError>)>,
     /// Where outgoing messages stand in the database.
     rows: HashMap<MessageId, u64>,
+    /// The entries by which devices could not be reached: a newer one is tried at once.
+    failed_entries: HashMap<DeviceKey, [u8; 32]>,
     intake: Intake,
     /// The outbox's actions are being worked off further up the stack.
     is_driving: bool,
@@ -134,6 +139,7 @@ impl Default for MessagesState {
             outbox: Outbox::new(timers),
             waiters: Vec::new(),
             rows: HashMap::new(),
+            failed_entries: HashMap::new(),
             intake: Intake::new(),
             is_driving: false,
             has_overflowed: false,
@@ -149,6 +155,21 @@ const fn shown(state: WireState) -> MessageState {
         WireState::Delivered => MessageState::Delivered,
         WireState::Read => MessageState::Read,
     }
+}
+
+/// How far a message is, and if it failed, why.
+fn status_of(item: &OutboxItem, state: WireState) -> MessageStatus {
+    let reason = (state == WireState::Failed).then(|| {
+        let refused = item.copies.values().find_map(|copy| match copy {
+            CopyState::Failed(Reason::NOT_ALLOWED) => Some("the recipient takes no messages from this user".to_owned()),
+            CopyState::Failed(Reason::TOO_MANY) => Some("the recipient has had too many messages".to_owned()),
+            CopyState::Failed(Reason::INVALID) => Some("the recipient could not read it".to_owned()),
+            CopyState::Failed(other) => Some(format!("refused: {other}")),
+            _ => None,
+        });
+        refused.unwrap_or_else(|| "not delivered in time".to_owned())
+    });
+    MessageStatus { id: item.envelope.id.to_string(), state: shown(state), reason }
 }
 
 const STATES: [WireState; 5] = [WireState::Failed, WireState::Queued, WireState::Sent, WireState::Delivered, WireState::Read];
@@ -246,15 +267,20 @@ impl EventLoop {
     }
 
     fn message_status(&self, id: MessageId) -> MessageStatus {
-        let state =
-            self.messages.outbox.item(&id).map(OutboxItem::state).or_else(|| self.kept_state(id)).unwrap_or(WireState::Queued);
-        MessageStatus { id: id.to_string(), state: shown(state), reason: None }
+        if let Some(item) = self.messages.outbox.item(&id) {
+            return status_of(item, item.state());
+        }
+        match self.kept_item(id) {
+            Some((item, state)) => status_of(&item, state),
+            None => MessageStatus { id: id.to_string(), state: MessageState::Queued, reason: None },
+        }
     }
 
-    fn kept_state(&self, id: MessageId) -> Option<WireState> {
+    /// A message of ours as the database has it.
+    fn kept_item(&self, id: MessageId) -> Option<(OutboxItem, WireState)> {
         let (_, row) = self.store.read::<_, StoreError>(|view| view.message_by_id(&id.0)).ok()??;
         match decode_kept(&row.content)? {
-            Kept::Sent { state, .. } => Some(state_of(state)),
+            Kept::Sent { item, state } => Some((item, state_of(state))),
             Kept::Received { .. } => None,
         }
     }
@@ -262,7 +288,7 @@ impl EventLoop {
     pub(crate) fn handle_message_wait(&mut self, id: &str, reply: Reply<MessageStatus, MessageError>) {
         let unknown = || MessageError::UnknownMessage { id: id.chars().take(64).collect() };
         let Ok(id) = id.parse::<MessageId>() else { return reply.send(Err(unknown())) };
-        if self.messages.outbox.item(&id).is_none() && self.kept_state(id).is_none() {
+        if self.messages.outbox.item(&id).is_none() && self.kept_item(id).is_none() {
             return reply.send(Err(unknown()));
         }
         let status = self.message_status(id);
@@ -415,6 +441,13 @@ impl EventLoop {
                 let devices: Vec<DeviceKey> =
                     record.entries().map(|parts| parts.device()).filter(|device| *device != me).collect();
                 self.messages.outbox.set_devices(user, &devices, Instant::now());
+                for device in devices {
+                    let found = self.cached_entry_hash(user, &device);
+                    if self.messages.failed_entries.get(&device).is_some_and(|failed| Some(*failed) != found) {
+                        self.messages.failed_entries.remove(&device);
+                        self.messages.outbox.handle_reachable(&device, Instant::now());
+                    }
+                }
                 self.drive_outbox();
             }
             // The outbox asks again by its own schedule.
@@ -437,8 +470,15 @@ impl EventLoop {
     pub(crate) fn message_failure(&mut self, delivery: Delivery, failure: Failure) {
         debug!(%failure, "message not delivered yet");
         if let Some(user) = self.messages.outbox.item(&delivery.id).map(|item| item.to.clone()) {
-            // The device may have moved: the next try looks it up.
-            self.forget_cached(&user);
+            // The device may have moved: look it up, and try again at once if it has, else by and by.
+            if let Some(failed) = self.cached_entry_hash(&user, &delivery.device) {
+                if self.messages.failed_entries.len() >= FAILED_ENTRIES_MAX {
+                    self.messages.failed_entries.clear();
+                }
+                self.messages.failed_entries.insert(delivery.device, failed);
+                self.forget_cached(&user);
+                self.resolve_user(&user, Waiter::Messages);
+            }
         }
         self.messages.outbox.handle_failed(&delivery.device, &delivery.id, Instant::now());
         self.drive_outbox();
@@ -476,9 +516,10 @@ impl EventLoop {
         if finished.is_some() {
             self.messages.rows.remove(&id);
         }
-        let status = MessageStatus { id: id.to_string(), state: shown(state), reason: None };
+        let status = status_of(&item, state);
         let to = self.labels.display(&item.to);
-        self.events.send(Event::MessageState { message_id: id.to_string(), to, state: shown(state), reason: None });
+        let reason = status.reason.clone();
+        self.events.send(Event::MessageState { message_id: id.to_string(), to, state: shown(state), reason });
         if status.state < MessageState::Delivered {
             return;
         }

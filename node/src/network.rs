@@ -168,11 +168,11 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// A node known by its descriptor. What others say is dialled only where the whole internet may be, outside a lab.
-    pub(crate) fn of_descriptor(descriptor: &Descriptor, lab: bool) -> Option<Self> {
+    /// A node known by its descriptor. With `private`, addresses of local networks count too.
+    pub(crate) fn of_descriptor(descriptor: &Descriptor, private: bool) -> Option<Self> {
         let peer = address::peer_id(&descriptor.device)?;
         let addresses = descriptor.addresses.iter().filter_map(address::from_wire);
-        Some(Self { peer, addresses: addresses.filter(|address| address::may_dial(address, lab)).collect() })
+        Some(Self { peer, addresses: addresses.filter(|address| address::may_dial(address, private)).collect() })
     }
 
     /// A peer that is connected already.
