@@ -855,7 +855,8 @@ impl EventLoop {
     fn is_known_revoked(&self, user: &UserId) -> bool {
         let key = RecordKey::of(user);
         let Ok(Some(stored)) = self.store.read::<_, StoreError>(|view| view.cached_record(&key)) else { return false };
-        let verified = UnverifiedRecord::from_bytes(&stored.record).and_then(|record| record.verify(self.now().unix, &self.trust));
+        let verified =
+            UnverifiedRecord::from_bytes(&stored.record).and_then(|record| record.verify(self.now().unix, &self.trust));
         matches!(verified, Err(RecordError::Chain(ChainError::UserRevoked(_) | ChainError::SigningRevoked(_))))
     }
 
@@ -1008,7 +1009,9 @@ fn fitted(mut private: PrivatePart) -> PrivatePart {
         if private.push.len() > 1 {
             warn!("a push gateway is left out of the record: it doesn't fit");
             private.push.pop();
-        } else if private.push.first_mut().is_none_or(|only| only.gateway.addresses.pop().is_none()) && private.push.pop().is_none() {
+        } else if private.push.first_mut().is_none_or(|only| only.gateway.addresses.pop().is_none())
+            && private.push.pop().is_none()
+        {
             break;
         }
     }

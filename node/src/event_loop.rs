@@ -293,10 +293,9 @@ impl EventLoop {
         let now = Instant::now();
         // Failures left over from the last round are not kept waiting.
         let mut wake = if self.failures.is_empty() { self.tick_at } else { now };
-        for deadline in [self.rpc.next_deadline(), self.directory.machine.poll_timeout(), self.calls.next_deadline()] {
-            if let Some(deadline) = deadline {
-                wake = wake.min(deadline);
-            }
+        let deadlines = [self.rpc.next_deadline(), self.directory.machine.poll_timeout(), self.calls.next_deadline()];
+        for deadline in deadlines.into_iter().flatten() {
+            wake = wake.min(deadline);
         }
         wake
     }
@@ -485,8 +484,10 @@ impl EventLoop {
         let warn_secs = CLOCK_WARN_SECS.unsigned_abs();
         if offset.unsigned_abs() >= warn_secs && offset.abs_diff(offset_before) >= warn_secs {
             let direction = if offset > 0 { "behind" } else { "ahead" };
-            let detail =
-                format!("this machine's clock is {} s {direction} of its peers'; corrected here, but set it right", offset.unsigned_abs());
+            let detail = format!(
+                "this machine's clock is {} s {direction} of its peers'; corrected here, but set it right",
+                offset.unsigned_abs()
+            );
             self.events.send(Event::Warning { code: "clock-offset".into(), detail });
             // What was signed by the wrong clock is signed again by the corrected one.
             self.publish_soon();

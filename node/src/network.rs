@@ -369,12 +369,8 @@ impl EventLoop {
 
     /// Hears hellos that had to wait.
     pub(crate) fn hear_late_hellos(&mut self) {
-        let late: Vec<(PeerId, Vec<u8>)> = self
-            .peers
-            .connected
-            .iter_mut()
-            .filter_map(|(peer, known)| Some((*peer, known.late_hello.take()?)))
-            .collect();
+        let late: Vec<(PeerId, Vec<u8>)> =
+            self.peers.connected.iter_mut().filter_map(|(peer, known)| Some((*peer, known.late_hello.take()?))).collect();
         for (peer, bytes) in late {
             self.handle_hello(peer, &bytes);
         }

@@ -232,7 +232,8 @@ impl EventLoop {
         let group = self.peers.get(&server).and_then(|peer| peer.address.as_ref()).and_then(address::network_group);
         if self.reach.dialled_back.len() >= DIALLED_BACK_MAX && !self.reach.dialled_back.contains_key(&tested) {
             // The least believed makes room.
-            let least = self.reach.dialled_back.iter().min_by_key(|(_, networks)| networks.len()).map(|(address, _)| address.clone());
+            let least =
+                self.reach.dialled_back.iter().min_by_key(|(_, networks)| networks.len()).map(|(address, _)| address.clone());
             if let Some(least) = least {
                 self.reach.dialled_back.remove(&least);
             }
@@ -254,7 +255,7 @@ impl EventLoop {
     }
 
     pub(crate) fn reach_identified(&mut self, peer: PeerId, info: &identify::Info) {
-        let relays = info.protocols.iter().any(|protocol| *protocol == libp2p::relay::HOP_PROTOCOL_NAME);
+        let relays = info.protocols.contains(&libp2p::relay::HOP_PROTOCOL_NAME);
         if let Some(known) = self.peers.get_mut(&peer) {
             known.relays = relays;
         }

@@ -70,7 +70,8 @@ async fn a_device_nobody_can_dial_rings_through_its_gateway() {
     // The gateway's handle travels in bob's directory entry: wait until it is published.
     let published = async {
         loop {
-            let found = infrastructure.directory().resolve("bob", ResolveOptions { fresh: true, settled: true }).await.expect("found");
+            let found =
+                infrastructure.directory().resolve("bob", ResolveOptions { fresh: true, settled: true }).await.expect("found");
             assert!(found.devices.iter().all(|device| device.addresses.is_empty()), "bob's addresses aren't published");
             let reports = infrastructure.why("bob").await.expect("explained");
             if reports.checks.iter().any(|check| check.name == "gateway") {

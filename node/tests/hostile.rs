@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use halloo::{Event, Node};
 use halloo::behaviour::{Behaviour, BehaviourEvent};
 use halloo::handle::authority::EnrolmentPolicy;
 use halloo::handle::power::SuspendOptions;
@@ -11,6 +10,7 @@ use halloo::identity::LocalIdentity;
 use halloo::store::Store;
 use halloo::streams;
 use halloo::swarm::{SwarmOptions, build_swarm};
+use halloo::{Event, Node};
 use halloo_protocol::authority::{EnrolAnswer, EnrolResult, RefusalCode};
 use halloo_protocol::call::{
     CallId, CallInvite, CallSignal, CallSignalAck, HpkeKeyRing, Invite, InviteAnswer, InviteStatus, Origin, Reason, SealedInvite,

@@ -37,8 +37,8 @@ pub use callee::{CalleeAction, CalleeCall, CalleeParams, CalleeState, CalleeTime
 pub use caller::{CallerAction, CallerCall, CallerParams, CallerState, CallerTimer, LegState};
 pub use hpke_key::{HPKE_ROTATION_SECS, HpkeKeyPair, HpkeKeyRing};
 pub use invite::{
-    AvatarLink, CallInvite, DISPLAY_NAME_BYTES_MAX, INVITE_SECS_MAX, INVITE_SIZE_CLASSES, Invite, InviteAnswer, InviteError, InviteStatus, InviteWay,
-    Origin, SEALED_INVITE_BYTES_MAX, SealInviteError, SealedInvite, VerifiedInvite,
+    AvatarLink, CallInvite, DISPLAY_NAME_BYTES_MAX, INVITE_SECS_MAX, INVITE_SIZE_CLASSES, Invite, InviteAnswer, InviteError,
+    InviteStatus, InviteWay, Origin, SEALED_INVITE_BYTES_MAX, SealInviteError, SealedInvite, VerifiedInvite,
 };
 pub use recent::{RECENT_CALLS_MAX, RecentCalls};
 pub use signal::{

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{
-    CallId, CallInvite, CallTimers, CallerAction, CallerCall, CallerParams, CallerState, DISPLAY_NAME_BYTES_MAX, INVITE_SECS_MAX, Invite, InviteAnswer,
-    InviteStatus, LegState, Origin, Outcome, Reason, SealedInvite,
+    CallId, CallInvite, CallTimers, CallerAction, CallerCall, CallerParams, CallerState, DISPLAY_NAME_BYTES_MAX, INVITE_SECS_MAX,
+    Invite, InviteAnswer, InviteStatus, LegState, Origin, Outcome, Reason, SealedInvite,
 };
 use halloo_protocol::directory::{DirectoryRecord, EntryParts, PushAddress, Reachability};
 use halloo_protocol::event::EventKind;

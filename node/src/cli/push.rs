@@ -17,7 +17,7 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Register {
-    /// By a thin connection that stays open while the rest sleeps
+    /// Over the connection to the gateway: for a device that is awake, or in the background
     Stream(GatewayArgs),
     /// By Web Push (RFC 8030), as browsers and UnifiedPush distributors offer it
     Webpush(WebpushArgs),

@@ -27,7 +27,8 @@ pub struct PushTarget {
 #[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
 #[non_exhaustive]
 pub enum PushChannel {
-    /// A thin connection to the gateway that stays open while the rest sleeps.
+    /// Straight to the device over the connection it keeps to its gateway: for a device that is awake or in the background and that others
+    /// can't reach. A suspended one reads nothing; it needs a push service.
     Stream {},
     /// Web Push (RFC 8030) with message encryption (RFC 8291), as browsers and
     /// UnifiedPush distributors offer it.

@@ -422,9 +422,9 @@ impl EventLoop {
 
     /// All in one commit: after a night with many devices asleep that is thousands.
     fn forget_pushes(&mut self, numbers: &[u64]) {
-        let forgotten = self.store.transaction::<_, StoreError>(|tx| {
-            numbers.iter().try_for_each(|number| tx.remove_pending_push(*number).map(|_| ()))
-        });
+        let forgotten = self
+            .store
+            .transaction::<_, StoreError>(|tx| numbers.iter().try_for_each(|number| tx.remove_pending_push(*number).map(|_| ())));
         if let Err(error) = forgotten {
             warn!(%error, "expired pushes not removed");
         }

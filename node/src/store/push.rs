@@ -95,9 +95,7 @@ impl View {
         let start = after.map_or(Bound::Unbounded, Bound::Excluded);
         let rows = self.range(Table::GatewayRegistrations, (start, Bound::Unbounded), false, limit)?;
         rows.into_iter()
-            .map(|(handle, bytes)| {
-                Ok((handle, decode_value::<RegistrationRow>(Table::GatewayRegistrations, &bytes)?.content))
-            })
+            .map(|(handle, bytes)| Ok((handle, decode_value::<RegistrationRow>(Table::GatewayRegistrations, &bytes)?.content)))
             .collect()
     }
 

@@ -279,8 +279,8 @@ impl SealKey {
         Self(bytes)
     }
 
-    /// The key of epoch 0: whoever knows the complete name has it. It keeps a device's name and push handle from directory nodes,
-    /// which see only a hash of the name, and from nobody who knows whom to ask for.
+    /// The key of epoch 0: whoever knows the complete name has it, the replicas of the record included, since the certificate in it says the
+    /// name. It fixes the form of the sealed part; keys that only contacts hold are later epochs.
     #[must_use]
     pub fn of_name(user: &UserId) -> Self {
         Self(hash("halloo seal key of name", &[&wire::encode(user)]))

@@ -160,7 +160,8 @@ mod tests {
         let mut waiting = Waiting::default();
         let handle = PushHandle([1; 32]);
         waiting.insert(7, handle, UnixTime(2_000), start);
-        let tries = (0..=3_600).filter(|secs| !waiting.take_due(start + Duration::from_secs(*secs), UNIX).again.is_empty()).count();
+        let tries =
+            (0..=3_600).filter(|secs| !waiting.take_due(start + Duration::from_secs(*secs), UNIX).again.is_empty()).count();
         assert!((10..=25).contains(&tries), "{tries}");
         let late = waiting.take_due(start + Duration::from_secs(9_000), UnixTime(2_000));
         assert_eq!(late, Due { again: vec![], expired: vec![7] });
