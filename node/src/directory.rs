@@ -782,7 +782,9 @@ impl EventLoop {
             return self.satisfy(waiter, user, Err(ResolveError::Node(full)));
         }
         // A message comes here when what was known failed: our own copy, which may be from an earlier run, is known too.
-        let is_remote_only = options.fresh || matches!(waiter, Waiter::Messages);
+        // A network's only server has nobody to ask: what it holds itself is what there is.
+        let has_others = self.directory.machine.table_counts().0 > 0;
+        let is_remote_only = has_others && (options.fresh || matches!(waiter, Waiter::Messages));
         let query = self.directory.machine.find_record(now, key, FindOptions { mode, is_remote_only });
         self.directory.jobs.insert(query, Job { user: user.clone(), waiters: vec![waiter] });
     }
