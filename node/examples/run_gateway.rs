@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let status = gateway.status().await?;
 
     // The phone registers: from now on calls wake it through this gateway.
-    let channel = PushChannel::Webpush { endpoint: None, p256dh: None, auth: None };
+    let channel = PushChannel::Stream {};
     let address = status.listen.first().map(|address| format!("{address}/p2p/{}", status.peer_id));
     let registration = phone.push().register(PushTarget { channel, gateway: address }).await?;
     println!("registered for {} at {}", registration.kind, registration.gateway);

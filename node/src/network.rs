@@ -229,6 +229,15 @@ impl EventLoop {
 
     /// Connects to a peer unless it is connected or being dialled. What waits for it fails if it can't be reached.
     pub(crate) fn dial(&mut self, target: &Target) {
+        self.dial_under(target, PeerCondition::DisconnectedAndNotDialing);
+    }
+
+    /// Connects to a peer that has moved, beside a dial to where it was, which may take seconds to fail.
+    pub(crate) fn dial_moved(&mut self, target: &Target) {
+        self.dial_under(target, PeerCondition::Disconnected);
+    }
+
+    fn dial_under(&mut self, target: &Target, condition: PeerCondition) {
         let peer = target.peer;
         if peer == *self.swarm.local_peer_id() {
             return;
@@ -236,7 +245,7 @@ impl EventLoop {
         let options = DialOpts::peer_id(peer)
             .addresses(target.addresses.clone())
             .extend_addresses_through_behaviour()
-            .condition(PeerCondition::DisconnectedAndNotDialing)
+            .condition(condition)
             .build();
         match self.swarm.dial(options) {
             Ok(()) | Err(libp2p::swarm::DialError::DialPeerConditionFalse(_)) => {}

@@ -44,5 +44,5 @@ fn answer_call() {
 
 #[test]
 fn run_gateway() {
-    run("run_gateway", &["registered for webpush at 12D3"]);
+    run("run_gateway", &["registered for stream at 12D3"]);
 }

@@ -201,13 +201,25 @@ impl EventLoop {
             }
         }
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        let mut moved = Vec::new();
         for (device, leg) in legs {
             if outgoing.machine.add_device(device, now) {
                 outgoing.legs.insert(device, leg);
-            } else if let Some(known) = outgoing.legs.get_mut(&device).filter(|known| known.gateways.is_empty()) {
+                continue;
+            }
+            let Some(known) = outgoing.legs.get_mut(&device) else { continue };
+            if known.target.addresses != leg.target.addresses {
+                known.target = leg.target;
+                moved.push(known.target.clone());
+            }
+            if known.gateways.is_empty() {
                 known.gateways = leg.gateways;
                 known.push_at = if known.stream_failed { leg.push_at.map(|_| now) } else { leg.push_at };
             }
+        }
+        // The invite waits for whichever dial connects first.
+        for target in moved {
+            self.dial_moved(&target);
         }
         self.drive_outgoing(call);
     }

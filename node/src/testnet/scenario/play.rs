@@ -195,7 +195,7 @@ async fn look_up(from: Node, person: Option<Person>, resolve: Resolve) -> Outcom
             person.check(&found)?;
             Ok(format!("found in {} ms with {} requests", found.elapsed_ms, found.requests))
         }
-        (Err(error @ ResolveError::NotFound { .. }), ResolveExpectation::NotFound)
+        (Err(error @ (ResolveError::NotFound { .. } | ResolveError::Revoked { .. })), ResolveExpectation::NotFound)
         | (Err(error @ ResolveError::Revoked { .. }), ResolveExpectation::Revoked) => Ok(error.to_string()),
         (Ok(found), _) => Err(Failure::new(format!("{} was found", found.username))),
         (Err(error), _) => Err(error.into()),
