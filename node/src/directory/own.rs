@@ -1,0 +1,286 @@
+//! Our own record: made, signed, published, leased, read back.
+
+use super::*;
+
+/// How long our own lease runs, and when it is renewed: half time, so that one lost renewal does no harm.
+const LEASE_SECS: u64 = DEVICE_LEASE_SECS_MAX;
+const LEASE_RENEWAL: Duration = Duration::from_secs(LEASE_SECS / 2);
+
+/// How long to wait before a publication that failed is tried again.
+const PUBLISH_RETRY: Duration = Duration::from_secs(3);
+
+/// How long to wait before reading the own record back again.
+const READ_BACK_RETRY: Duration = Duration::from_secs(1);
+
+impl EventLoop {
+    /// Publishes as soon as there is somebody to publish to.
+    pub(crate) fn publish_soon(&mut self) {
+        self.directory.own.publish_at.get_or_insert_with(Instant::now);
+    }
+
+    pub(super) fn publish_own(&mut self, now: Now) {
+        if self.directory.own.publishing.is_some() {
+            // The running publication is of an older entry; this one follows it.
+            self.directory.own.publish_at = Some(now.instant + PUBLISH_RETRY / 10);
+            return;
+        }
+        if !self.directory.bootstrapped && !self.is_first_node() {
+            self.directory.own.publish_at = Some(now.instant + PUBLISH_RETRY / 10);
+            return;
+        }
+        self.directory.own.publish_at = None;
+        let record = match self.own_record(now) {
+            Ok(record) => record,
+            Err(error) => {
+                warn!(error, "own record can't be made");
+                self.directory.own.publish_at = Some(now.instant + PUBLISH_RETRY);
+                return;
+            }
+        };
+        self.directory.own.publishing = Some(self.directory.machine.publish(now, record));
+    }
+
+    /// Our record with our own entry only: replicas join it with what they hold of our other devices.
+    fn own_record(&mut self, now: Now) -> Result<DirectoryRecord, String> {
+        let entry = self.own_entry(now)?;
+        let lease = self.own_lease(&entry, now).map_err(|error| describe(&error))?;
+        let chain = self.identity.chain().clone();
+        let parts = EntryParts { certificate: chain.device, entry, lease: Some(lease), keeper_lease: None };
+        let record = UnverifiedRecord {
+            user: chain.user,
+            successions: Vec::new(),
+            tombstones: Vec::new(),
+            entries: vec![parts],
+            extensions: Extensions::none(),
+        };
+        record.verify(now.unix, &self.trust).map_err(|error| describe(&error))
+    }
+
+    /// Our entry: the one we have if nothing in it has changed, else a new one under the next number.
+    fn own_entry(&mut self, now: Now) -> Result<Signed<DeviceEntry>, String> {
+        let mut next = self.describe_self(now);
+        if let Some(current) = &self.directory.own.entry {
+            let same = {
+                let current = current.unverified();
+                let kept = DeviceEntry {
+                    sequence: current.sequence,
+                    issued_at: current.issued_at,
+                    expires_at: current.expires_at,
+                    sealed: current.sealed.clone(),
+                    ..next.clone()
+                };
+                let half_used = now.unix.secs_since(current.issued_at) > ENTRY_SECS_MAX / 2;
+                let misdated = current.issued_at.is_from_the_future(now.unix) || current.sequence < self.directory.own.sequence;
+                kept == *current && self.sealed_matches(current, &next) && !half_used && !misdated
+            };
+            if same {
+                return Ok(current.clone());
+            }
+        }
+        next.sequence = self.directory.own.sequence.saturating_add(1);
+        // Kept before it is used: after a crash the next number is higher, never the same with other content.
+        self.store
+            .transaction::<_, StoreError>(|tx| tx.put_setting_value(SEQUENCE, &next.sequence))
+            .map_err(|error| describe(&error))?;
+        self.directory.own.sequence = next.sequence;
+        let signed = Signed::sign(next, self.identity.device_key());
+        self.directory.own.entry = Some(signed.clone());
+        Ok(signed)
+    }
+
+    /// True if the sealed parts, whose nonces differ, hold the same.
+    fn sealed_matches(&self, current: &DeviceEntry, next: &DeviceEntry) -> bool {
+        let key = SealKey::of_name(&self.identity.user_id());
+        let open = |entry: &DeviceEntry| entry.sealed.as_ref().and_then(|sealed| key.open(&entry.device, sealed).ok());
+        open(current) == open(next)
+    }
+
+    fn describe_self(&mut self, now: Now) -> DeviceEntry {
+        let device = self.identity.device();
+        let private = PrivatePart {
+            name: self.settings.device_name.clone(),
+            kind: self.settings.device_kind,
+            addresses: Vec::new(),
+            push: self.push_addresses(),
+            extensions: Extensions::none(),
+        };
+        let private = fitted(private);
+        let nonce = self.random();
+        let sealed = SealKey::of_name(&self.identity.user_id()).seal(0, &device, &private, nonce);
+        DeviceEntry {
+            device,
+            sequence: 0,
+            issued_at: now.unix,
+            expires_at: now.unix.plus_secs(ENTRY_SECS_MAX),
+            addresses: self.open_addresses(),
+            relays: self.relay_helpers(),
+            mailboxes: Vec::new(),
+            keepers: self.keepers(),
+            features: 0,
+            hpke_key: self.hpke.public(),
+            fallback_key: None,
+            sealed: Some(sealed),
+            extensions: Extensions::none(),
+        }
+    }
+
+    fn own_lease(&mut self, entry: &Signed<DeviceEntry>, now: Now) -> Result<Signed<Lease>, StoreError> {
+        let number = self.directory.own.lease_number.saturating_add(1);
+        self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(LEASE_NUMBER, &number))?;
+        self.directory.own.lease_number = number;
+        self.directory.own.lease_at = Some(now.instant + LEASE_RENEWAL);
+        let reachability = if entry.unverified().addresses.is_empty() { Reachability::Relayed } else { Reachability::Direct };
+        let lease = Lease {
+            device: entry.unverified().device,
+            entry_hash: entry.body_hash(),
+            number,
+            reachability,
+            issued_at: now.unix,
+            until: now.unix.plus_secs(LEASE_SECS),
+            extensions: Extensions::none(),
+        };
+        Ok(Signed::sign(lease, self.identity.device_key()))
+    }
+
+    pub(super) fn renew_own_lease(&mut self, now: Now) {
+        self.directory.own.lease_at = Some(now.instant + LEASE_RENEWAL);
+        let Some(entry) = self.directory.own.entry.clone() else { return };
+        match self.own_lease(&entry, now) {
+            Ok(lease) => {
+                let key = RecordKey::of(&self.identity.user_id());
+                self.directory.machine.renew_lease(now, key, None, lease);
+            }
+            Err(error) => warn!(%error, "lease not renewed"),
+        }
+    }
+
+    pub(super) fn published(&mut self, accepted: u32, report: &halloo_protocol::kademlia::PublishReport) {
+        self.directory.own.publishing = None;
+        self.directory.own.replicas = accepted;
+        let now = Instant::now();
+        if accepted == 0 {
+            debug!(?report, "record not published");
+            if !self.is_first_node() {
+                self.directory.own.publish_at.get_or_insert(now + PUBLISH_RETRY);
+            }
+            return;
+        }
+        debug!(accepted, "record published");
+        self.events.send(Event::Published { replicas: accepted });
+        if self.directory.own.publish_at.is_none() {
+            self.push_announced();
+        }
+        if !self.ready {
+            self.directory.own.read_back_at.get_or_insert(now);
+        }
+    }
+
+    pub(super) fn read_back(&mut self, result: &FindResult) {
+        self.directory.own.read_back = None;
+        let device = self.identity.device();
+        let found = result.record().and_then(|record| record.entry(&device)).map(|parts| parts.entry().sequence);
+        if found.is_some_and(|sequence| sequence >= self.directory.own.sequence) {
+            self.become_ready();
+        } else if !self.ready {
+            self.directory.own.read_back_at = Some(Instant::now() + READ_BACK_RETRY);
+        }
+    }
+
+    /// The first node of a network has nobody to read its record back from: it is ready when it listens.
+    pub(crate) fn check_ready(&mut self) {
+        let listens = self.reach.listen().next().is_some();
+        if !self.ready && listens && self.is_first_node() && self.identity.authority().is_some() {
+            self.become_ready();
+        }
+    }
+
+    fn become_ready(&mut self) {
+        if self.ready {
+            return;
+        }
+        self.ready = true;
+        info!("ready");
+        let ready = Ready {
+            peer_id: self.swarm.local_peer_id().to_string(),
+            listen: self.reach.listen().map(ToString::to_string).collect(),
+            api: self.settings.api.clone(),
+            roles: crate::diagnosis::role_names(self.roles()),
+        };
+        self.events.send(Event::Ready(ready));
+    }
+
+    /// A replica holds more than we published: our other devices, or, after a restore from a backup, a newer entry of our own.
+    pub(super) fn own_record_merged(&mut self, record: &DirectoryRecord) {
+        let device = self.identity.device();
+        let Some(parts) = record.entry(&device) else { return };
+        let (sequence, lease) = (parts.entry().sequence, parts.lease.as_ref().map_or(0, |lease| lease.unverified().number));
+        self.directory.own.lease_number = self.directory.own.lease_number.max(lease);
+        if sequence > self.directory.own.sequence {
+            info!(sequence, "the network holds a newer entry of this device: going on above it");
+            self.directory.own.sequence = sequence;
+            self.directory.own.entry = None;
+            self.publish_soon();
+        }
+    }
+
+    /// Our name stands with another key in the directory.
+    pub(super) fn own_record_displaced(&mut self, record: &DirectoryRecord) {
+        let event = Event::IdentityChanged {
+            username: self.labels.display(&record.user_id()),
+            old_identity: self.identity.identity().to_string(),
+            new_identity: record.identity().to_string(),
+        };
+        warn!("this user's name now belongs to another key");
+        self.events.send(event);
+    }
+}
+
+/// A private part that fits into an entry: names are cut, and what leads to the second gateway is left out first.
+fn fitted(mut private: PrivatePart) -> PrivatePart {
+    let end = private.name.floor_char_boundary(DEVICE_NAME_BYTES_MAX);
+    private.name.truncate(end);
+    while !private.fits() {
+        if private.push.len() > 1 {
+            warn!("a push gateway is left out of the record: it doesn't fit");
+            private.push.pop();
+        } else if private.push.first_mut().is_none_or(|only| only.gateway.addresses.pop().is_none())
+            && private.push.pop().is_none()
+        {
+            break;
+        }
+    }
+    private
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use halloo_protocol::directory::{Helper, PushAddress};
+    use halloo_protocol::key::PublicKey;
+    use halloo_protocol::node::Address;
+
+    #[test]
+    fn a_private_part_is_made_to_fit() {
+        let address = |byte| Address::Other(vec![byte; 160]);
+        let gateway = |number: u8| PushAddress {
+            gateway: Helper { device: DeviceKey(PublicKey([number; 32])), addresses: vec![address(1), address(2)] },
+            handle: vec![number; 32],
+            capability: vec![number; 160],
+        };
+        let part = |name: &str, gateways: u8| PrivatePart {
+            name: name.to_owned(),
+            kind: halloo_protocol::directory::DeviceKind::Phone,
+            addresses: Vec::new(),
+            push: (0..gateways).map(gateway).collect(),
+            extensions: Extensions::none(),
+        };
+        let small = part("phone", 1);
+        assert_eq!(fitted(small.clone()), small);
+        let cut = fitted(part(&"\u{1f4f1}".repeat(40), 2));
+        assert!(cut.fits(), "what doesn't fit makes the whole record one that nobody takes");
+        assert_eq!((cut.push.len(), cut.name.len()), (1, DEVICE_NAME_BYTES_MAX));
+        let mut vast = part("phone", 1);
+        vast.push[0].capability = vec![0; 700];
+        assert!(fitted(vast).push.is_empty());
+    }
+}
