@@ -7,14 +7,16 @@
 use halloo::handle::authority::EnrolOptions;
 use halloo::handle::push::{PushChannel, PushTarget};
 use halloo::store::Store;
-use halloo::testnet::{Network, NetworkOptions, wait_ready};
+use halloo::testnet::{Network, NetworkOptions, UserOptions, wait_ready};
 use halloo::{Node, fresh_identity};
 use halloo_protocol::node::Roles;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut network = Network::start(NetworkOptions::default()).await?;
-    let phone = network.add_user("alice").await?;
+    // A device that can be frozen, as phones are, has a push service of its own here.
+    let sleepy = UserOptions { freezable: true, ..UserOptions::default() };
+    let phone = network.add_users([("alice".to_owned(), sleepy)]).await?.remove(0);
 
     // A gateway is a node with the role. Devices use it that were told of it or met it.
     let store = Store::in_memory()?;

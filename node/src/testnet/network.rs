@@ -58,7 +58,7 @@ pub struct NetworkOptions {
 /// How one user's node behaves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserOptions {
-    /// [`Node::suspend`] freezes it whole; costs a thread.
+    /// [`Node::suspend`] freezes it whole, and it has a push service of its own to be woken by; costs a thread.
     pub freezable: bool,
     /// It answers calls by itself.
     pub answer: Option<AutoAnswer>,
