@@ -57,6 +57,7 @@ pub(crate) struct Settings {
     pub(crate) clock_skew_secs: i64,
     pub(crate) home: Option<PathBuf>,
     pub(crate) freezable: bool,
+    pub(crate) publishes: bool,
 }
 
 impl Default for Settings {
@@ -82,6 +83,7 @@ impl Default for Settings {
             clock_skew_secs: 0,
             home: None,
             freezable: false,
+            publishes: true,
         }
     }
 }
@@ -266,6 +268,13 @@ impl NodeBuilder {
     /// when an operating system freezes a process. Default: off; without it a suspended node's connections still answer pings.
     pub fn freezable(mut self, on: bool) -> Self {
         self.settings.freezable = on;
+        self
+    }
+
+    /// Whether the node publishes its record. Default: yes. A node that runs only for a moment, to enrol, had better not: its addresses would
+    /// stand in the directory when they lead nowhere any more.
+    pub fn publish(mut self, on: bool) -> Self {
+        self.settings.publishes = on;
         self
     }
 

@@ -149,6 +149,8 @@ pub struct NodeSettings {
     pub answer: Option<AutoAnswer>,
     /// Where the API listens, for the `ready` event; `None` without one.
     pub api: Option<String>,
+    /// Whether the node publishes its record and may serve; not when it runs only to enrol.
+    pub publishes: bool,
 }
 
 /// Why [`run`] or [`enrol`] failed.
@@ -280,7 +282,7 @@ fn create_keys(home: &Home, options: &InitOptions) -> Result<InitOutcome, InitEr
 /// The loop announces [`Event::Ready`] once, with `settings.api` in it, and ends after
 /// [`Node::shutdown`] or when the last handle is dropped.
 async fn start(settings: NodeSettings) -> Result<Node, StartError> {
-    let NodeSettings { home, config, answer, api } = settings;
+    let NodeSettings { home, config, answer, api, publishes } = settings;
     let store = Store::open(home.root()).map_err(|error| StartError::Store { reason: error.to_string() })?;
     let clock = ClockSource { skew_secs: config.debug.clock_skew_secs };
     let identity = LocalIdentity::load(home.root(), &store, clock.raw_unix())
@@ -293,6 +295,7 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         .store(store)
         .role(roles)
         .lab(config.lab)
+        .publish(publishes)
         .publish_addresses(config.publish_addresses)
         .relay_for_others(relays)
         .display_name(config.profile.display_name)
@@ -369,7 +372,7 @@ pub async fn run(options: RunOptions, stop: CancellationToken, mut on_event: imp
     if config.metrics.is_some() {
         tracing::warn!("metrics are not served yet");
     }
-    let settings = NodeSettings { home, config, answer: options.answer, api };
+    let settings = NodeSettings { home, config, answer: options.answer, api, publishes: true };
     let Some(node) = stop.run_until_cancelled(start(settings)).await.transpose()? else { return Ok(()) };
     let events = node.subscribe_after(0);
     let serving = tokio::spawn(listener.serve(node.clone(), stop.clone()));
@@ -435,7 +438,7 @@ pub async fn enrol(options: RunOptions, enrol: EnrolOptions) -> Result<Enrolled,
     let home = Home::open(&options.home)?;
     let _lock = home.lock()?;
     let config = merge(Config::load(&home.config())?, &options);
-    let node = start(NodeSettings { home, config, answer: None, api: None }).await?;
+    let node = start(NodeSettings { home, config, answer: None, api: None, publishes: false }).await?;
     let outcome = node.enrol(enrol).await;
     goodbye(&node).await;
     Ok(outcome?)

@@ -112,7 +112,7 @@ impl EventLoop {
         let certified = self.identity.place().is_some();
         let told = self.settings.roles != Roles::default() || self.settings.lab;
         let reachable = self.is_reachable() || told;
-        certified && reachable && (told || self.started.elapsed() >= SERVE_AFTER)
+        self.settings.publishes && certified && reachable && (told || self.started.elapsed() >= SERVE_AFTER)
     }
 
     /// What we say about ourselves; clients have no descriptor.

@@ -19,6 +19,10 @@ impl EventLoop {
     }
 
     pub(super) fn publish_own(&mut self, now: Now) {
+        if !self.settings.publishes {
+            self.directory.own.publish_at = None;
+            return;
+        }
         if self.directory.own.publishing.is_some() {
             // The running publication is of an older entry; this one follows it.
             self.directory.own.publish_at = Some(now.instant + PUBLISH_RETRY / 10);
