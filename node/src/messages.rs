@@ -469,6 +469,9 @@ impl EventLoop {
 
     pub(crate) fn message_failure(&mut self, delivery: Delivery, failure: Failure) {
         debug!(%failure, "message not delivered yet");
+        if failure == Failure::Timeout {
+            self.drop_if_silent(&delivery.device, DELIVERY_TIMEOUT);
+        }
         if let Some(user) = self.messages.outbox.item(&delivery.id).map(|item| item.to.clone()) {
             // The device may have moved: look it up, and try again at once if it has, else by and by.
             if let Some(failed) = self.cached_entry_hash(&user, &delivery.device) {

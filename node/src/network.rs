@@ -95,6 +95,8 @@ pub(crate) struct Peer {
     pub(crate) greeted: bool,
     /// Its newest hello, to be judged anew when our trust changes.
     hello: Option<Box<Hello>>,
+    /// When the last frame came.
+    heard_at: Instant,
     /// Its software.
     pub(crate) agent: Option<String>,
     /// Round-trip time by ping.
@@ -227,6 +229,16 @@ impl EventLoop {
         self.dial(target);
     }
 
+    /// Closes the connections to a device that has said nothing for `silence`: a path can be dead long before a transport notices, and while it
+    /// stands nothing else is tried.
+    pub(crate) fn drop_if_silent(&mut self, device: &DeviceKey, silence: Duration) {
+        let Some(peer) = address::peer_id(device) else { return };
+        if self.peers.connected.get(&peer).is_some_and(|known| known.heard_at.elapsed() >= silence) {
+            debug!(%peer, "silent: connection dropped");
+            let _closed = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+
     /// Connects to a peer unless it is connected or being dialled. What waits for it fails if it can't be reached.
     pub(crate) fn dial(&mut self, target: &Target) {
         self.dial_under(target, PeerCondition::DisconnectedAndNotDialing);
@@ -313,6 +325,7 @@ impl EventLoop {
                 descriptor: None,
                 greeted: false,
                 hello: None,
+                heard_at: Instant::now(),
                 agent: None,
                 rtt: None,
                 address,
@@ -528,6 +541,9 @@ impl EventLoop {
         };
         trace!(%peer, kind = frame.kind.0, id = frame.id, bytes = frame.body.len(), "frame");
         let now = Instant::now();
+        if let Some(known) = self.peers.connected.get_mut(&peer) {
+            known.heard_at = now;
+        }
         if frame.kind.is_answer() {
             match self.rpc.take(peer, frame.id, now) {
                 Some((purpose, _)) if frame.kind == FrameKind::UNSUPPORTED => {

@@ -25,8 +25,8 @@ const AT_ONCE: usize = 4;
 /// How long the living may take until all look-ups work again after a mass death: silent peers have to be noticed.
 const REPAIR_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Look-ups that may be right only at a later try: a replica that was just replaced by a nearer node answers with the entry it last saw until
-/// repair, seconds later, reaches it.
+/// Look-ups that may be right only at a later try. In some runs a few answer at first with a device's addresses of an earlier run; why isn't
+/// established.
 const LATER_TRIES_MAX: u32 = 20;
 
 #[test]

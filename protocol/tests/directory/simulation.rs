@@ -105,7 +105,7 @@ fn a_node_that_comes_back_is_a_neighbour_again() {
 }
 
 #[test]
-#[ignore = "minutes; part of the long tests"]
+#[ignore = "long: scripts/test --long"]
 fn two_hundred_nodes_and_names() {
     let mut network = Network::grown(200, 200);
     let users = populate(&mut network, 200);
