@@ -401,17 +401,19 @@ impl EventLoop {
     fn handle_swarm(&mut self, event: SwarmEvent<BehaviourEvent>) {
         match event {
             SwarmEvent::Behaviour(event) => self.handle_behaviour(event),
-            SwarmEvent::ConnectionEstablished { peer_id, endpoint, .. } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+                self.peers.dial_ended(connection_id);
                 self.note_address(peer_id, endpoint.get_remote_address().clone(), endpoint.is_dialer());
             }
             SwarmEvent::ConnectionClosed { peer_id, num_established: 0, .. } => {
                 self.forget_address(&peer_id);
                 self.reach_connection_closed(peer_id);
             }
-            SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), error, .. } => {
+            SwarmEvent::OutgoingConnectionError { connection_id, peer_id: Some(peer), error, .. } => {
                 debug!(%peer, %error, "dial failed");
+                let was_our_last = self.peers.dial_ended(connection_id);
                 // One more path that failed says nothing about a peer that is connected by another.
-                if !self.swarm.is_connected(&peer) {
+                if was_our_last && !self.swarm.is_connected(&peer) {
                     self.fail_peer(&peer, Failure::Unreachable);
                     self.directory_dial_failed(&peer);
                 }

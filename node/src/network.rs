@@ -133,6 +133,9 @@ pub(crate) struct Peers {
     connected: HashMap<PeerId, Peer>,
     /// Remote addresses of connections whose stream event is still to come.
     addresses: HashMap<PeerId, (Multiaddr, bool)>,
+    /// Our dials under way. Those of libp2p's own behaviours, such as a hole punch, aren't among them: what waits for a connection neither
+    /// waits for them nor fails with them. Bounded by the swarm's limit of pending connections.
+    dials: HashMap<ConnectionId, PeerId>,
 }
 
 impl Peers {
@@ -150,6 +153,15 @@ impl Peers {
 
     pub(crate) fn len(&self) -> usize {
         self.connected.len()
+    }
+
+    /// A dial has ended. True if it was ours, and no other of ours to the same peer is under way.
+    pub(crate) fn dial_ended(&mut self, connection: ConnectionId) -> bool {
+        self.dials.remove(&connection).is_some_and(|peer| !self.is_dialling(&peer))
+    }
+
+    fn is_dialling(&self, peer: &PeerId) -> bool {
+        self.dials.values().any(|dialled| dialled == peer)
     }
 
     /// The connected peers that serve all of `roles`, by their own word and with a chain we believe.
@@ -239,17 +251,15 @@ impl EventLoop {
         }
     }
 
-    /// Connects to a peer unless it is connected or being dialled. What waits for it fails if it can't be reached.
+    /// Connects to a peer unless it is connected or we dial it already. What waits for it fails if it can't be reached.
     pub(crate) fn dial(&mut self, target: &Target) {
-        self.dial_under(target, PeerCondition::DisconnectedAndNotDialing);
+        if !self.peers.is_dialling(&target.peer) {
+            self.dial_moved(target);
+        }
     }
 
     /// Connects to a peer that has moved, beside a dial to where it was, which may take seconds to fail.
     pub(crate) fn dial_moved(&mut self, target: &Target) {
-        self.dial_under(target, PeerCondition::Disconnected);
-    }
-
-    fn dial_under(&mut self, target: &Target, condition: PeerCondition) {
         let peer = target.peer;
         if peer == *self.swarm.local_peer_id() {
             return;
@@ -257,13 +267,19 @@ impl EventLoop {
         let options = DialOpts::peer_id(peer)
             .addresses(target.addresses.clone())
             .extend_addresses_through_behaviour()
-            .condition(condition)
+            .condition(PeerCondition::Disconnected)
             .build();
+        let connection = options.connection_id();
         match self.swarm.dial(options) {
-            Ok(()) | Err(libp2p::swarm::DialError::DialPeerConditionFalse(_)) => {}
+            Ok(()) => {
+                self.peers.dials.insert(connection, peer);
+            }
+            Err(libp2p::swarm::DialError::DialPeerConditionFalse(_)) => {}
             Err(error) => {
                 debug!(%peer, %error, "can't dial");
-                self.fail_peer(&peer, Failure::Unreachable);
+                if !self.peers.is_dialling(&peer) {
+                    self.fail_peer(&peer, Failure::Unreachable);
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use libp2p::{
     connection_limits::{self, ConnectionLimits},
     core::{
         muxing::StreamMuxerBox,
-        transport::{Boxed, MemoryTransport, OptionalTransport},
+        transport::{Boxed, MemoryTransport, OptionalTransport, timeout::TransportTimeout},
         upgrade::Version,
     },
     dcutr, dns, identify,
@@ -93,6 +93,10 @@ const QUIC_MAX_CONNECTION_DATA: u32 = 1024 * 1024;
 /// the connection to its relay, and Yamux closes a connection that runs out.
 const MAX_STREAMS: usize = RELAY_MAX_CIRCUITS + 256;
 
+/// How long a connection may take to be made, encryption and multiplexing included: a way through NATs that lets nothing pass would
+/// be tried for minutes, and somebody who connects and says nothing would hold one of [`MAX_PENDING_INBOUND`] places for ever.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Addresses of peers identify remembers for dialling: one per peer we are likely to return to.
 const IDENTIFY_CACHE: usize = 256;
 
@@ -113,6 +117,8 @@ pub struct SwarmOptions {
     pub memory: bool,
     /// How long a connection nobody uses stays open: [`IDLE_CONNECTION_TIMEOUT`] but in tests.
     pub idle_timeout: Duration,
+    /// How long a connection may take to be made: [`HANDSHAKE_TIMEOUT`] but in tests.
+    pub handshake_timeout: Duration,
 }
 
 impl Default for SwarmOptions {
@@ -126,6 +132,7 @@ impl Default for SwarmOptions {
             lab: false,
             memory: false,
             idle_timeout: IDLE_CONNECTION_TIMEOUT,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
         }
     }
 }
@@ -178,8 +185,8 @@ fn build_transport(
         dns::tokio::Transport::custom(direct(), nothing, dns::ResolverOpts::default())
     });
     // Circuits come first: a name in a relay's address is resolved when the relay itself is dialled.
-    let all = circuits.or_transport(resolved);
-    Ok(all.map(|either, _| either.into_inner()).boxed())
+    let all = circuits.or_transport(resolved).map(|either, _| either.into_inner());
+    Ok(TransportTimeout::new(all, options.handshake_timeout).boxed())
 }
 
 /// TCP, QUIC and, in tests, memory.

@@ -59,8 +59,9 @@ mod serve;
 mod store;
 
 pub use messages::{
-    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome,
-    RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
+    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_RESTORED, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes,
+    RecordAnswer, RecordOutcome, RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncItem,
+    SyncOffer, SyncWant,
 };
 pub use publish::{LeaseReport, PublishReport};
 pub use query::{FindOptions, FindOutcome, FindResult, Mode};
@@ -398,6 +399,7 @@ impl Directory {
                 Some(record) if record.key() == key => {
                     let gone = self.store.put(record, sender, now.unix).map(|(_, gone)| gone);
                     self.forget_all(gone.unwrap_or_default());
+                    self.store.set_restored(&key, true);
                     self.store.get(&key).is_some()
                 }
                 _ => false,

@@ -25,9 +25,8 @@ const AT_ONCE: usize = 4;
 /// How long the living may take until all look-ups work again after a mass death: silent peers have to be noticed.
 const REPAIR_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// Look-ups that may be right only at a later try. In some runs a few answer at first with a device's addresses of an earlier run; why isn't
-/// established.
-const LATER_TRIES_MAX: u32 = 20;
+/// Look-ups that may be right only at a later try while eight nodes have just come back at once.
+const RETURN_TRIES_MAX: u32 = 20;
 
 #[test]
 fn everybody_is_found_also_after_two_fifths_and_the_bootstrap_node_are_killed() {
@@ -40,7 +39,7 @@ fn everybody_is_found_also_after_two_fifths_and_the_bootstrap_node_are_killed() 
     let pairs = draw_pairs(&mut rng, &everybody, PAIRS);
     let (figures, retried) = look_up_all(&network, &pairs);
     eprintln!("all alive: {figures}, {retried} right at a later try");
-    assert!(retried <= LATER_TRIES_MAX, "look-ups are right at once: {retried} of {PAIRS} weren't");
+    assert_eq!(retried, 0, "of {PAIRS} look-ups weren't right at once");
     sample_over_cli(&network, &pairs);
     a_name_nobody_has_is_not_found(&network.users[0]);
 
@@ -49,16 +48,18 @@ fn everybody_is_found_also_after_two_fifths_and_the_bootstrap_node_are_killed() 
     let pairs = draw_pairs(&mut rng, &living, PAIRS);
     let killed = Instant::now();
     let (figures, retried) = look_up_all(&network, &pairs);
-    assert!(retried <= LATER_TRIES_MAX, "look-ups of the living are right at once: {retried} of {PAIRS} weren't");
+    assert_eq!(retried, 0, "of {PAIRS} look-ups of the living weren't right at once");
     eprintln!("{} of {USERS} killed: {figures}, all right within {:.1} s", dead.len(), killed.elapsed().as_secs_f32());
 
     network.authority.kill();
     come_back(&mut network, &dead);
     let everybody: Vec<usize> = (0..USERS).collect();
     let pairs = draw_pairs(&mut rng, &everybody, PAIRS);
-    // What the returned kept may be out of date until they have compared it with others.
+    // What the returned kept is out of date, and they say so until they have compared it with others. Two that returned together may
+    // not have met when one of them published: then the other learns of it by repair, seconds later.
     let (figures, retried) = look_up_all(&network, &pairs);
     eprintln!("all back, without authority and bootstrap node: {figures}, {retried} right at a later try");
+    assert!(retried <= RETURN_TRIES_MAX, "{retried} of {PAIRS} look-ups weren't right at once after the return");
 }
 
 fn draw_pairs(rng: &mut StdRng, among: &[usize], count: usize) -> Vec<(usize, usize)> {
@@ -83,7 +84,7 @@ fn look_up_all(network: &Network, pairs: &[(usize, usize)]) -> (Figures, u32) {
                     let mut tries = 0;
                     let elapsed = eventually(REPAIR_TIME_MAX, "the look-up", || {
                         tries += 1;
-                        look_up(from, to)
+                        look_up(from, to).inspect_err(|error| eprintln!("not right yet: {error}"))
                     });
                     took.lock().expect("no holder panics").push(elapsed);
                     *retried.lock().expect("no holder panics") += u32::from(tries > 1);

@@ -109,7 +109,9 @@ impl Daemon {
         }
         let printed = command.run().ok();
         std::fs::write(home.join("config.toml"), config).expect("the home is ours");
-        let stderr = folder.join(format!("{name}.stderr"));
+        // Kept for who looks for a fault, with HALLOO_TEST_LOG.
+        let logs = std::env::var_os("HALLOO_TEST_LOG_DIR").map_or_else(|| folder.to_owned(), PathBuf::from);
+        let stderr = logs.join(format!("{name}.stderr"));
         let daemon = Self { name: name.to_owned(), home, stderr, launch: Launch::default(), process: None };
         (daemon, printed)
     }

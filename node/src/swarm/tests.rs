@@ -127,3 +127,26 @@ async fn more_than_so_many_connections_of_one_peer_are_refused() {
     .await;
     assert!(bob.is_connected(alice.id));
 }
+
+#[tokio::test]
+async fn a_connection_that_is_never_made_is_given_up_on_both_ends() {
+    // Takes connections and says nothing: what a packet filter or a hostile peer looks like from here.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a loopback port");
+    let port = silent.local_addr().expect("it is bound").port();
+    let options = SwarmOptions { handshake_timeout: Duration::from_millis(200), ..lab() };
+    let mut node = TestPeer::listening_with(TRANSPORTS[0], options).await;
+    node.swarm.dial(format!("/ip4/127.0.0.1/tcp/{port}").parse::<Multiaddr>().expect("an address")).expect("a free dial slot");
+    let own = node.addresses().swap_remove(0);
+    let port = own.iter().find_map(|part| match part {
+        libp2p::multiaddr::Protocol::Tcp(port) => Some(port),
+        _ => None,
+    });
+    let _inbound = tokio::net::TcpStream::connect(("127.0.0.1", port.expect("it listens on TCP"))).await.expect("it listens");
+    until(&mut [&mut node], "both are given up", |[node]| {
+        let has = |matches: fn(&SwarmEvent<BehaviourEvent>) -> bool| node.events.iter().any(matches);
+        has(|event| matches!(event, SwarmEvent::OutgoingConnectionError { .. }))
+            && has(|event| matches!(event, SwarmEvent::IncomingConnectionError { .. }))
+    })
+    .await;
+    assert_eq!(node.swarm.network_info().connection_counters().num_pending(), 0);
+}

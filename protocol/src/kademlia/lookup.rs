@@ -4,7 +4,7 @@
 //!    else the closest.
 //! 2. No sign of life in time: three are asked at once; then the rest of the eight closest. Late answers still count.
 //! 3. "Not here" leads on to closer nodes. Once it brings none, three are asked at a time.
-//! 4. The first valid record ends the search. *Settled*: the others of the eight closest are asked with the record's hash in hand.
+//! 4. The first valid record ends the search; one that a node kept from an earlier run and hasn't compared yet only if nobody else has any. *Settled*: the others of the eight closest are asked with the record's hash in hand.
 //! 5. "No such record" is believed when all of the eight closest that live were asked, most of them say so with their places proved, and
 //!    they were found over two disjoint paths (if the network offers two). Otherwise the result is inconclusive.
 //!
@@ -102,6 +102,8 @@ pub(super) struct Lookup {
     pub(super) requests: u32,
     pub(super) answers: u32,
     pub(super) found: Option<DirectoryRecord>,
+    /// Somebody vouches for what was found who hasn't just come back from an earlier run.
+    is_sure: bool,
     own: DeviceKey,
     is_lab: bool,
     candidates: BTreeMap<(Distance, DeviceKey), Candidate>,
@@ -133,6 +135,7 @@ impl Lookup {
             requests: 0,
             answers: 0,
             found: None,
+            is_sure: false,
             own,
             is_lab,
             candidates: BTreeMap::new(),
@@ -223,26 +226,28 @@ impl Lookup {
     }
 
     /// The node holds what we told it we have. False if we told it nothing.
-    pub(super) fn same(&mut self, device: &DeviceKey) -> bool {
+    pub(super) fn same(&mut self, device: &DeviceKey, is_sure: bool) -> bool {
         let with_hash = match self.find(device).map(|(_, candidate)| candidate.state) {
             Some(State::Asked { with_hash, .. }) => with_hash,
             _ => None,
         };
         let Some(hash) = with_hash else { return false };
         self.answers += 1;
+        self.is_sure |= is_sure;
         self.set(device, State::Holds(hash));
         true
     }
 
     /// The node sent a valid record.
-    pub(super) fn found(&mut self, device: &DeviceKey, record: DirectoryRecord) {
+    pub(super) fn found(&mut self, device: &DeviceKey, record: DirectoryRecord, is_sure: bool) {
         self.answers += 1;
         self.set(device, State::Holds(record.content_hash()));
-        self.take(record);
+        self.take(record, is_sure);
     }
 
     /// Takes in a record that is no candidate's answer: our own copy.
-    pub(super) fn take(&mut self, record: DirectoryRecord) {
+    pub(super) fn take(&mut self, record: DirectoryRecord, is_sure: bool) {
+        self.is_sure |= is_sure;
         self.found = Some(match self.found.take() {
             Some(known) => known.merge(record),
             None => record,
@@ -323,7 +328,8 @@ impl Lookup {
         self.stepped = now;
         let is_over = self.requests >= REQUESTS_MAX || now.duration_since(self.started) >= LOOKUP_MAX;
         let mut step = match (self.goal, &self.found) {
-            (Goal::Record { settled: false, .. }, Some(_)) => Step { ask: Vec::new(), end: Some(End::Found) },
+            (Goal::Record { settled: false, .. }, Some(_)) if self.is_sure => Step { ask: Vec::new(), end: Some(End::Found) },
+            (Goal::Record { settled: false, .. }, Some(_)) => self.confirm(now, table),
             (Goal::Record { settled: true, .. }, Some(_)) => self.settle(now),
             (Goal::Record { .. }, None) => self.search(now, table),
             (Goal::Nodes { breadth }, _) => self.walk(now, table, breadth),
@@ -389,6 +395,15 @@ impl Lookup {
         let ask: Vec<_> = fresh.map(|candidate| Arc::clone(&candidate.descriptor)).collect();
         let is_waiting = window.iter().any(|candidate| matches!(candidate.state, State::Asked { .. }));
         let end = (ask.is_empty() && !is_waiting && !self.is_in_grace(now)).then_some(End::Found);
+        Step { ask, end }
+    }
+
+    /// What was found may be out of date: a few others are asked at a time, until one is sure.
+    fn confirm(&self, now: Instant, table: &RoutingTable) -> Step {
+        let window = self.window(now, REPLICAS, true);
+        let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
+        let ask = self.likeliest(&window, WIDTH_HEDGE.saturating_sub(waiting), table);
+        let end = (ask.is_empty() && waiting == 0).then_some(End::Found);
         Step { ask, end }
     }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use super::lookup::{End, Goal, Lookup, Purpose};
-use super::messages::{Answer, CLOSER_MAX, FindNode, FindRecord, RecordAnswer, RecordOutcome, Request, StoreRefusal};
+use super::messages::{
+    Answer, CLOSER_MAX, EXTENSION_RESTORED, FindNode, FindRecord, RecordAnswer, RecordOutcome, Request, StoreRefusal,
+};
 use super::routing_table::REPLICAS;
 use super::store::{self, Refused};
 use super::{BOOTSTRAP_WALKS, Bootstrap, Directory, Errand, Event, QueryId};
@@ -84,7 +86,8 @@ impl Directory {
     pub fn find_record(&mut self, now: Now, key: RecordKey, options: FindOptions) -> QueryId {
         let is_settled = options.mode == Mode::Settled;
         let goal = Goal::Record { key, settled: is_settled };
-        let own_copy = if options.is_remote_only { None } else { self.store.get(&key).map(|held| held.record.clone()) };
+        let held = self.store.get(&key).filter(|_| !options.is_remote_only);
+        let own_copy = held.map(|held| (held.record.clone(), !self.is_doubtful(now, held)));
         self.start_lookup(now, goal, Place(key.0), Purpose::Find, own_copy)
     }
 
@@ -115,7 +118,7 @@ impl Directory {
         goal: Goal,
         target: Place,
         purpose: Purpose,
-        own_copy: Option<DirectoryRecord>,
+        own_copy: Option<(DirectoryRecord, bool)>,
     ) -> QueryId {
         let query = self.next_query();
         let mut lookup = Lookup::new(goal, target, purpose, self.local.device, self.config.is_lab, now.instant);
@@ -124,8 +127,8 @@ impl Directory {
             return query;
         }
         lookup.start_from(self.table.worth_asking(&target, START_MAX, now.instant));
-        if let Some(record) = own_copy {
-            lookup.take(record);
+        if let Some((record, is_sure)) = own_copy {
+            lookup.take(record, is_sure);
         }
         self.lookups.insert(query, lookup);
         self.drive_lookup(now, query);
@@ -203,10 +206,11 @@ impl Directory {
         answer: RecordAnswer,
         is_proved: bool,
     ) -> bool {
+        let is_sure = answer.extensions.find(EXTENSION_RESTORED).is_none();
         match answer.outcome {
             RecordOutcome::Found(bytes) => match verify_bytes(&bytes, key, now.unix, trust) {
                 Ok(record) => {
-                    lookup.found(from, record);
+                    lookup.found(from, record, is_sure);
                     true
                 }
                 Err(refused) => {
@@ -217,7 +221,7 @@ impl Directory {
                     false
                 }
             },
-            RecordOutcome::Same => lookup.same(from),
+            RecordOutcome::Same => lookup.same(from, is_sure),
             RecordOutcome::Absent => {
                 lookup.absent(from, is_proved);
                 self.hear_closer(now, lookup, from, answer.closer);

@@ -27,6 +27,10 @@ const DELAY: std::ops::RangeInclusive<u64> = 1_000..=4_000;
 /// Delay, in milliseconds, before a node that has joined compares what it kept from an earlier run.
 const RESYNC_DELAY: std::ops::RangeInclusive<u64> = 100..=1_000;
 
+/// How long after joining records of an earlier run are told apart: the comparison and the stores that follow it take a few seconds; where
+/// nobody is there to compare with, they are what there is.
+const DOUBT: Duration = Duration::from_secs(30);
+
 /// How much longer each replica waits than the one before it.
 const RANK_DELAY: Duration = Duration::from_secs(5);
 
@@ -52,6 +56,8 @@ pub(super) struct Repair {
     dirty: BTreeMap<RecordKey, Instant>,
     queue: VecDeque<(DeviceKey, RecordKey)>,
     in_flight: usize,
+    /// When records of an earlier run are as good as any; `None` before this node has joined.
+    pub(super) doubt_ends: Option<Instant>,
 }
 
 impl Repair {
@@ -116,6 +122,7 @@ impl Directory {
     /// After joining: what is held from an earlier run may be out of date, and the others wait for their rank before they look. So it is
     /// compared at once; whoever holds something newer answers our offer's store with it.
     pub(super) fn resync(&mut self, now: Now) {
+        self.repair.doubt_ends.get_or_insert(now.instant + DOUBT);
         if !self.local.is_serving {
             return;
         }

@@ -2,11 +2,11 @@
 
 use super::limits::Draw;
 use super::messages::{
-    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome,
-    RenewLease, Request, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncOffer, SyncWant,
+    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_RESTORED, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes,
+    RecordAnswer, RecordOutcome, RenewLease, Request, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncOffer, SyncWant,
 };
 use super::routing_table::{NetworkGroup, REPLICAS};
-use super::store::{self, Refused, Sender, Stored};
+use super::store::{self, Held, Refused, Sender, Stored};
 use super::{Directory, Failure, RecordKey};
 use crate::directory::{DirectoryRecord, Place};
 use crate::identity::TrustStore;
@@ -82,7 +82,7 @@ impl Directory {
         }
         let sender = Sender { device: from.device, group: from.network_group, is_server };
         Reply::Answer(match request {
-            Request::FindRecord(request) => Answer::Record(self.answer_find_record(&request, &from.device)),
+            Request::FindRecord(request) => Answer::Record(self.answer_find_record(now, &request, &from.device)),
             Request::FindNode(request) => Answer::Nodes(self.answer_find_node(&request, &from.device)),
             Request::Store(request) => Answer::Store(self.answer_store(now, trust, sender, &request)),
             Request::RenewLease(request) => Answer::Lease(self.answer_lease(now, *request)),
@@ -98,13 +98,22 @@ impl Directory {
         others.take(want).map(|descriptor| Descriptor::clone(descriptor)).collect()
     }
 
-    fn answer_find_record(&self, request: &FindRecord, asker: &DeviceKey) -> RecordAnswer {
-        let (outcome, closer) = match self.store.get(&request.key) {
+    fn answer_find_record(&self, now: Now, request: &FindRecord, asker: &DeviceKey) -> RecordAnswer {
+        let held = self.store.get(&request.key);
+        let is_doubtful = held.is_some_and(|held| self.is_doubtful(now, held));
+        let (outcome, closer) = match held {
             Some(held) if request.have_hash == Some(held.state) => (RecordOutcome::Same, Vec::new()),
             Some(held) => (RecordOutcome::Found(held.bytes.clone()), Vec::new()),
             None => (RecordOutcome::Absent, self.name_closer(&Place(request.key.0), request.want, asker)),
         };
-        RecordAnswer { outcome, closer, extensions: Extensions::none() }
+        let extensions = Extensions::none();
+        let extensions = if is_doubtful { extensions.with(EXTENSION_RESTORED, Vec::new()) } else { extensions };
+        RecordAnswer { outcome, closer, extensions }
+    }
+
+    /// True of what an earlier run left here, until it was compared with others or they had time for it.
+    pub(super) fn is_doubtful(&self, now: Now, held: &Held) -> bool {
+        held.is_restored() && self.repair.doubt_ends.is_none_or(|end| now.instant < end)
     }
 
     fn answer_find_node(&self, request: &FindNode, asker: &DeviceKey) -> Nodes {

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::messages::StoreRefusal;
-use super::routing_table::{KeySpan, NetworkGroup};
+use super::routing_table::{KeySpan, NetworkGroup, REPLICAS};
 use crate::directory::{DirectoryRecord, Place, RECORD_BYTES_MAX, RecordError, RecordKey, UnverifiedRecord};
 use crate::identity::{ChainError, TrustStore, UserChain};
 use crate::key::DeviceKey;
@@ -37,6 +37,9 @@ impl Default for StoreLimits {
     }
 }
 
+/// Replicas that must hold the same as this node before it believes what it kept from an earlier run: half, since others may have been away too.
+const CONFIRMING_MIN: usize = REPLICAS / 2;
+
 /// Most nodes remembered per record as holding the same: two replica sets.
 const SYNCED_MAX: usize = 16;
 
@@ -61,11 +64,17 @@ pub(super) struct Held {
     ends_at: UnixTime,
     /// Nodes known to hold the same content.
     synced: BTreeSet<DeviceKey>,
+    /// It comes from an earlier run, and hasn't been compared with what others hold since.
+    is_restored: bool,
 }
 
 impl Held {
     pub(super) fn is_synced(&self, device: &DeviceKey) -> bool {
         self.synced.contains(device)
+    }
+
+    pub(super) const fn is_restored(&self) -> bool {
+        self.is_restored
     }
 }
 
@@ -229,6 +238,8 @@ impl ReplicaStore {
         let is_news = is_changed || merged != held.record;
         let synced = if is_changed { BTreeSet::new() } else { held.synced };
         self.insert(merged, held.sender, synced);
+        // Who sends something older confirms nothing.
+        self.set_restored(&key, held.is_restored && !is_changed && sent_hash != hash);
         if sent_hash == hash {
             self.mark_synced(&key, sender.device);
         }
@@ -243,7 +254,16 @@ impl ReplicaStore {
     pub(super) fn replace(&mut self, record: DirectoryRecord) {
         let Some(held) = self.held.remove(&record.key()) else { return };
         self.uncount(&held);
+        let key = record.key();
         self.insert(record, held.sender, held.synced);
+        self.set_restored(&key, held.is_restored);
+    }
+
+    /// Marks a record as one of an earlier run, or as compared with others.
+    pub(super) fn set_restored(&mut self, key: &RecordKey, is_restored: bool) {
+        if let Some(held) = self.held.get_mut(key) {
+            held.is_restored = is_restored;
+        }
     }
 
     fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: BTreeSet<DeviceKey>) {
@@ -255,6 +275,7 @@ impl ReplicaStore {
             bytes,
             sender,
             synced,
+            is_restored: false,
             record,
         };
         self.bytes += held.bytes.len();
@@ -327,6 +348,7 @@ impl ReplicaStore {
             && held.synced.len() < SYNCED_MAX
         {
             held.synced.insert(device);
+            held.is_restored &= held.synced.len() < CONFIRMING_MIN;
         }
     }
 

@@ -386,6 +386,31 @@ impl Network {
         self.drain(node);
     }
 
+    /// A node that was killed starts again with what is on its disk, and joins through the first node it knew.
+    pub(crate) fn restart(&mut self, node: usize, through: usize) {
+        let now = self.now();
+        for other in std::mem::take(&mut self.nodes[node].connections) {
+            self.nodes[other].connections.remove(&node);
+            self.close(node, other, DisconnectReason::Lost);
+        }
+        let chain = self.nodes[node].chain.clone();
+        let local = LocalNode { device: chain.device, place: chain.place, is_serving: true };
+        let seed = self.rng.random();
+        let mut directory = Directory::new(self.config.clone(), local, seed, now.instant);
+        directory.restore(now, &self.trust, self.nodes[node].disk.clone());
+        directory.add_hearsay(now, [self.nodes[through].descriptor.clone()]);
+        directory.bootstrap(now);
+        let restarted = &mut self.nodes[node];
+        (restarted.directory, restarted.behaviour, restarted.silent_since) = (directory, Behaviour::Honest, None);
+        restarted.timer = None;
+        restarted.events.clear();
+        self.drain(node);
+    }
+
+    pub(crate) fn joined(&mut self, node: usize) {
+        self.run_until(|network| network.nodes[node].events.iter().any(|event| matches!(event, Event::Bootstrapped { .. })));
+    }
+
     fn step(&mut self) {
         let Some(((at, _), delivery)) = self.queue.pop_first() else { panic!("upkeep never ends") };
         self.elapsed = self.elapsed.max(at);

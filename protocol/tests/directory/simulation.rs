@@ -105,6 +105,39 @@ fn a_node_that_comes_back_is_a_neighbour_again() {
 }
 
 #[test]
+fn what_a_node_kept_while_it_was_away_is_believed_only_if_nobody_has_newer() {
+    let mut network = Network::grown(15, 30);
+    let (alice, bob) = (network.authority.user(1), network.authority.user(2));
+    let (old, bobs) = (alice.record(1, &network.trust), bob.record(1, &network.trust));
+    assert!(network.publish(0, old.clone()).is_accepted && network.publish(0, bobs.clone()).is_accepted);
+    let away: Vec<usize> = network.closest(&alice.key(), 9).into_iter().filter(|node| *node != 0).take(5).collect();
+    away.iter().for_each(|node| network.freeze(*node));
+    network.run_for(Duration::from_secs(60));
+    let new = alice.record(2, &network.trust);
+    assert!(network.publish(0, new.clone()).is_accepted);
+    for node in &away {
+        network.restart(*node, 0);
+        network.joined(*node);
+        assert_eq!(network.nodes[*node].directory.held(&alice.key()), Some(&old), "it has what was on its disk");
+        for asker in (0..30).filter(|asker| !away.contains(asker)) {
+            assert_eq!(network.find(asker, alice.key(), FIRST).record(), Some(&new), "node {asker}, while {node} is just back");
+        }
+        assert_eq!(network.find(*node, alice.key(), FindOptions::default()).record(), Some(&new), "its own copy is no better");
+    }
+    network.run_for(Duration::from_secs(60));
+    for node in &away {
+        assert_eq!(network.nodes[*node].directory.held(&alice.key()), Some(&new), "compared by now");
+    }
+    // All who hold bob's record were away: it is what there is.
+    let holders = network.holders(&bob.key(), bobs.content_hash());
+    holders.iter().for_each(|node| network.freeze(*node));
+    let through = (0..30).find(|node| !holders.contains(node)).expect("22 others");
+    holders.iter().for_each(|node| network.restart(*node, through));
+    holders.iter().for_each(|node| network.joined(*node));
+    assert_eq!(network.find(through, bob.key(), FIRST).record(), Some(&bobs));
+}
+
+#[test]
 #[ignore = "long: scripts/test --long"]
 fn two_hundred_nodes_and_names() {
     let mut network = Network::grown(200, 200);
