@@ -360,6 +360,9 @@ impl EventLoop {
             MediaEvent::Closed => Some(None),
             _ => None,
         };
+        if let MediaEvent::LocalCandidate(candidate) = event {
+            return self.trickle(call, candidate, now);
+        }
         if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
             if connected {
                 outgoing.progress.connected_at.get_or_insert(now);
@@ -377,6 +380,19 @@ impl EventLoop {
             if let Some(failure) = ended {
                 incoming.media_ended(failure, now);
             }
+            self.drive_incoming(call);
+        }
+    }
+
+    /// A candidate of ours that came after the description was made goes to whoever we talk to.
+    fn trickle(&mut self, call: CallId, candidate: String, now: Instant) {
+        if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
+            if let Some(device) = outgoing.progress.answered_by {
+                outgoing.machine.add_local_candidate(device, candidate, now);
+            }
+            self.drive_outgoing(call);
+        } else if let Some(incoming) = self.calls.incoming.get_mut(&call) {
+            incoming.machine.add_local_candidate(candidate, now);
             self.drive_incoming(call);
         }
     }

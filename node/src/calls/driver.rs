@@ -54,6 +54,21 @@ impl MediaDriver {
         Self { orders, _task: AbortOnDropHandle::new(task) }
     }
 
+    /// Takes the answer to an offer and lets audio flow; a failure arrives as an event like that of a running session.
+    pub(crate) fn accept(call: CallId, pending: Box<PendingMedia>, answer: String, news: mpsc::Sender<Internal>) -> Self {
+        let (orders, receiver) = mpsc::channel(ORDERS_MAX);
+        let task = tokio::spawn(async move {
+            match pending.accept(&answer).await {
+                Ok(session) => {
+                    session.start();
+                    drive(call, session, receiver, news).await;
+                }
+                Err(error) => tell(&news, call, MediaNewsKind::Event(MediaEvent::Failed(error))).await,
+            }
+        });
+        Self { orders, _task: AbortOnDropHandle::new(task) }
+    }
+
     /// Lets audio flow.
     pub(crate) fn start(&self) {
         // A full queue means that the session hangs; it fails by its own deadlines.

@@ -21,8 +21,8 @@
 //! certificate that does not match ends the session with [`MediaError::FingerprintMismatch`].
 //!
 //! One task owns sockets and engine of a session; the handle talks to it through bounded
-//! channels, and dropping the handle ends the task and closes the sockets. A [`PendingMedia`] has no
-//! task: dropping it closes its sockets there and then. While a file is played and while one is
+//! channels, and dropping the handle ends the task and closes the sockets. A [`PendingMedia`] has
+//! one too, which keeps alive what relays lend. While a file is played and while one is
 //! recorded, each takes a thread of the runtime's blocking pool (512 unless configured). Limits, times and what happens at each are
 //! constants in the submodules.
 
@@ -38,18 +38,20 @@ use serde::Serialize;
 use str0m::{Candidate, change::SdpPendingOffer};
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 mod audio;
 mod candidates;
+mod relays;
 mod session;
 pub mod tone;
 mod transport;
 mod wav;
 
 pub use candidates::{MediaPath, PathKind};
+pub use relays::{RELAYS_MAX, RelayServer};
 pub use wav::WavError;
 
 use session::{Control, Session};
@@ -86,6 +88,10 @@ pub struct MediaConfig {
     pub lab: bool,
     /// Addresses to bind, four at most; empty: those of the interfaces.
     pub bind: Vec<IpAddr>,
+    /// Media relays to use, [`RELAYS_MAX`] at most: for our address as others see it, and where nothing else connects.
+    pub relays: Vec<RelayServer>,
+    /// Media goes through a relay only, so that the other end doesn't learn our addresses.
+    pub relayed_only: bool,
     /// How long ICE and DTLS may take, from [`answer`] or [`PendingMedia::accept`] on. The callee's
     /// runs while the caller does not even have its answer: allow for the signalling.
     pub connect_timeout: Duration,
@@ -93,7 +99,15 @@ pub struct MediaConfig {
 
 impl Default for MediaConfig {
     fn default() -> Self {
-        Self { play: None, record: None, lab: false, bind: Vec::new(), connect_timeout: CONNECT_TIMEOUT }
+        Self {
+            play: None,
+            record: None,
+            lab: false,
+            bind: Vec::new(),
+            relays: Vec::new(),
+            relayed_only: false,
+            connect_timeout: CONNECT_TIMEOUT,
+        }
     }
 }
 
@@ -116,6 +130,20 @@ impl MediaConfig {
     #[must_use]
     pub fn lab(mut self, lab: bool) -> Self {
         self.lab = lab;
+        self
+    }
+
+    /// Uses these media relays.
+    #[must_use]
+    pub fn relays(mut self, relays: impl IntoIterator<Item = RelayServer>) -> Self {
+        self.relays = relays.into_iter().collect();
+        self
+    }
+
+    /// Sends nothing but through a relay.
+    #[must_use]
+    pub fn relayed_only(mut self, relayed_only: bool) -> Self {
+        self.relayed_only = relayed_only;
         self
     }
 
@@ -266,6 +294,8 @@ pub enum MediaEvent {
     Connected(MediaPath),
     /// Media goes another way from now on.
     PathChanged(MediaPath),
+    /// One more candidate of ours (RFC 8838), as an SDP attribute: tell the other end.
+    LocalCandidate(String),
     /// The file to send has been sent to its end.
     PlaybackFinished,
     /// Nothing has come from the other end for 5 seconds, or it no longer answers checks. The session
@@ -328,10 +358,14 @@ pub struct MediaSummary {
 /// [`MediaError::Bind`] without a socket.
 pub async fn offer(config: MediaConfig) -> Result<(PendingMedia, String), MediaError> {
     config.check_files().await?;
-    let mut transport = Transport::new(&config.bind, config.lab).await?;
+    let mut transport = Transport::new(&config).await?;
+    transport.gather().await?;
     let (pending, sdp) = transport.create_offer()?;
-    let media = PendingMedia { config, transport, pending, runtime: Handle::current() };
-    Ok((media, sdp))
+    let local_candidates = transport.local_candidates().to_vec();
+    let runtime = Handle::current();
+    let (stop, stopped) = oneshot::channel();
+    let task = AbortOnDropHandle::new(runtime.spawn(keep(transport, stopped)));
+    Ok((PendingMedia { config, stop, task, pending, local_candidates, runtime }, sdp))
 }
 
 /// Answers a caller's offer. ICE and DTLS start at once; audio waits for [`MediaSession::start`].
@@ -344,17 +378,32 @@ pub async fn offer(config: MediaConfig) -> Result<(PendingMedia, String), MediaE
 pub async fn answer(config: MediaConfig, offer: &str) -> Result<(MediaSession, String), MediaError> {
     transport::check_length(offer)?;
     config.check_files().await?;
-    let mut transport = Transport::new(&config.bind, config.lab).await?;
+    let mut transport = Transport::new(&config).await?;
+    if config.relayed_only {
+        // There is nothing else to describe.
+        transport.gather().await?;
+    }
     let sdp = transport.accept_offer(offer)?;
     Ok((MediaSession::spawn(config, transport, &Handle::current())?, sdp))
 }
 
-/// An offer waiting for its answer. Holds sockets and no task; dropping it closes them.
+/// Serves the transport of a waiting offer until it is answered.
+async fn keep(mut transport: Transport, stopped: oneshot::Receiver<()>) -> Result<Transport, MediaError> {
+    tokio::select! {
+        biased;
+        _ = stopped => Ok(transport),
+        error = transport.linger() => Err(error),
+    }
+}
+
+/// An offer waiting for its answer. A task keeps what relays lend; dropping it ends the task and closes the sockets.
 #[must_use = "dropping it withdraws the offer"]
 pub struct PendingMedia {
     config: MediaConfig,
-    transport: Transport,
+    stop: oneshot::Sender<()>,
+    task: AbortOnDropHandle<Result<Transport, MediaError>>,
     pending: SdpPendingOffer,
+    local_candidates: Vec<String>,
     runtime: Handle,
 }
 
@@ -364,15 +413,19 @@ impl PendingMedia {
     /// # Errors
     /// [`MediaError::SdpTooLarge`], [`MediaError::SdpInvalid`] or [`MediaError::NoCommonAudio`]. The offer is spent
     /// either way.
-    pub fn accept(self, answer: &str) -> Result<MediaSession, MediaError> {
-        let Self { config, mut transport, pending, runtime } = self;
+    pub async fn accept(self, answer: &str) -> Result<MediaSession, MediaError> {
+        let Self { config, stop, task, pending, runtime, .. } = self;
+        // A task that has ended by itself says why.
+        let _ = stop.send(());
+        let kept = task.await.unwrap_or_else(|error| Err(MediaError::Internal { detail: error.to_string() }));
+        let mut transport = kept?;
         transport.accept_answer(pending, answer)?;
         MediaSession::spawn(config, transport, &runtime)
     }
 
     /// Our candidates as SDP attributes (`candidate:...`); they are in the offer too.
     pub fn local_candidates(&self) -> &[String] {
-        self.transport.local_candidates()
+        &self.local_candidates
     }
 }
 

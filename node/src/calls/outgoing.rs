@@ -16,7 +16,7 @@ use halloo_protocol::wire::{Extensions, Frame};
 use tracing::{debug, info};
 
 use super::driver::{self, MediaDriver};
-use super::media::{MediaSession, PendingMedia};
+use super::media::PendingMedia;
 use super::{InviteTarget, Progress, SUMMARY_WAIT};
 use crate::address;
 use crate::directory::Waiter;
@@ -445,18 +445,10 @@ impl EventLoop {
                 leg.pending = None;
             }
         }
-        let session: Result<MediaSession, String> = match pending {
-            Some(pending) => pending.accept(answer).map_err(|error| driver::describe(&error)),
-            None => Err("no offer was made to this device".into()),
-        };
-        match session {
-            Ok(session) => {
-                let media = MediaDriver::spawn(call, session, news);
-                media.start();
-                outgoing.media = Some(media);
-            }
-            Err(error) => {
-                outgoing.progress.failure = Some(error);
+        match pending {
+            Some(pending) => outgoing.media = Some(MediaDriver::accept(call, pending, answer.to_owned(), news)),
+            None => {
+                outgoing.progress.failure = Some("no offer was made to this device".into());
                 outgoing.machine.handle_media_failed(now);
             }
         }

@@ -1,8 +1,7 @@
 //! Which addresses take part in a call's ICE checks (RFC 8445 section 5.1).
 //!
-//! Today only host candidates are gathered here. Server-reflexive and relayed candidates come
-//! from elsewhere (a STUN or TURN exchange over the same sockets) and enter through
-//! `Transport::add_local_candidate`; everything behind that call already copes with them.
+//! Host candidates are gathered here; server-reflexive and relayed ones come from relays over the same sockets
+//! (`relays`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

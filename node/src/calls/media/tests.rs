@@ -34,7 +34,7 @@ async fn connected(session: &mut MediaSession) -> MediaPath {
 async fn call(caller: MediaConfig, callee: MediaConfig) -> (MediaSession, MediaSession) {
     let (pending, offer) = offer(caller).await.unwrap();
     let (mut callee, answer) = answer(callee, &offer).await.unwrap();
-    let mut caller = pending.accept(&answer).unwrap();
+    let mut caller = pending.accept(&answer).await.unwrap();
     let (a, b) = (connected(&mut caller).await, connected(&mut callee).await);
     assert_eq!((a.local, a.remote), (b.remote, b.local));
     (caller, callee)
@@ -125,7 +125,7 @@ async fn a_swapped_fingerprint_ends_both_sides_without_audio() {
         if tampered == "answer" {
             sdp = with_other_fingerprint(&sdp);
         }
-        let mut caller = pending.accept(&sdp).unwrap();
+        let mut caller = pending.accept(&sdp).await.unwrap();
         caller.start();
         callee.start();
         let begun = Instant::now();
@@ -190,7 +190,7 @@ async fn losses_are_measured_and_concealed() {
     write_tone(file("440.wav"), 440.0, Duration::from_secs(2), 48_000).unwrap();
     let (pending, sdp) = offer(config().play(file("440.wav"))).await.unwrap();
     let (mut callee, sdp) = answer(config().record(file("callee.wav")), &without_candidates(&sdp)).await.unwrap();
-    let mut caller = pending.accept(&without_candidates(&sdp)).unwrap();
+    let mut caller = pending.accept(&without_candidates(&sdp)).await.unwrap();
     // The caller is told the near end of the wire instead of the callee's address.
     let near = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let far = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -225,7 +225,7 @@ fn an_end_that_falls_silent_is_noticed_and_welcomed_back() {
     let freezing = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (pending, sdp) = awake.block_on(offer(config())).unwrap();
     let (mut callee, sdp) = freezing.block_on(answer(config(), &sdp)).unwrap();
-    let mut caller = pending.accept(&sdp).unwrap();
+    let mut caller = awake.block_on(pending.accept(&sdp)).unwrap();
     freezing.block_on(connected(&mut callee));
     awake.block_on(connected(&mut caller));
     caller.start();
@@ -279,7 +279,7 @@ async fn ports_are_free_as_soon_as_a_session_is_gone() {
     let unanswered = port(pending.local_candidates());
     UdpSocket::bind(unanswered).expect_err("the port is taken");
     drop(pending);
-    UdpSocket::bind(unanswered).expect("the dropped offer's port is free");
+    becomes_free(unanswered).await;
 
     let (session, _) = answer(config(), &sdp).await.unwrap();
     let closed = port(session.local_candidates());
@@ -290,13 +290,17 @@ async fn ports_are_free_as_soon_as_a_session_is_gone() {
     let (session, _) = answer(config(), &sdp).await.unwrap();
     let dropped = port(session.local_candidates());
     drop(session);
-    // The runtime drops an aborted task when it next gets to it.
+    becomes_free(dropped).await;
+}
+
+/// The runtime drops an aborted task when it next gets to it.
+async fn becomes_free(port: SocketAddr) {
     let freed = async {
-        while UdpSocket::bind(dropped).is_err() {
+        while UdpSocket::bind(port).is_err() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(EVENT_DEADLINE, freed).await.expect("the dropped session's port is free");
+    tokio::time::timeout(EVENT_DEADLINE, freed).await.expect("the port is free");
 }
 
 #[tokio::test]
@@ -329,7 +333,7 @@ fn without_candidates(sdp: &str) -> String {
 async fn candidates_may_come_later() {
     let (pending, sdp) = offer(config()).await.unwrap();
     let (mut callee, sdp) = answer(config(), &without_candidates(&sdp)).await.unwrap();
-    let mut caller = pending.accept(&without_candidates(&sdp)).unwrap();
+    let mut caller = pending.accept(&without_candidates(&sdp)).await.unwrap();
     for candidate in caller.local_candidates() {
         callee.add_remote_candidate(candidate).unwrap();
     }
@@ -355,7 +359,7 @@ async fn gathered_interfaces_connect_too() {
     let (pending, sdp) = offer(lab()).await.unwrap();
     assert!(!pending.local_candidates().is_empty());
     let (mut callee, sdp) = answer(lab(), &sdp).await.unwrap();
-    let mut caller = pending.accept(&sdp).unwrap();
+    let mut caller = pending.accept(&sdp).await.unwrap();
     connected(&mut caller).await;
     connected(&mut callee).await;
 }
@@ -388,7 +392,7 @@ async fn unusable_descriptions_are_refused_with_their_reason() {
     // The caller checks the answer alike.
     for bad in ["", "v=0\r\n", &unfingerprinted] {
         let (pending, _) = offer(config()).await.unwrap();
-        assert!(matches!(pending.accept(bad), Err(MediaError::SdpInvalid { .. })));
+        assert!(matches!(pending.accept(bad).await, Err(MediaError::SdpInvalid { .. })));
     }
 }
 
@@ -435,7 +439,7 @@ async fn a_running_recording_is_readable() {
 
 /// A transport and a description to spoil, made once: each takes a certificate.
 async fn transport_and_offer() -> (Transport, String) {
-    let mut transport = Transport::new(&config().bind, true).await.unwrap();
+    let mut transport = Transport::new(&config()).await.unwrap();
     let (_, sdp) = transport.create_offer().unwrap();
     (transport, sdp)
 }
@@ -456,7 +460,7 @@ proptest! {
                 let (mut callee, _) = transport_and_offer().await;
                 let _ = callee.accept_offer(sdp);
                 let (pending, _) = offer(config()).await.unwrap();
-                let _ = pending.accept(sdp);
+                let _ = pending.accept(sdp).await;
             }
         });
     }
@@ -484,4 +488,115 @@ fn spoil(sdp: &str, edits: &[(prop::sample::Index, u8, u8)], noise: &str) -> Str
         }
     }
     lines.join("\r\n") + "\r\n"
+}
+
+/// coturn's server from Debian, on loopback; ends with the value.
+struct Coturn {
+    process: std::process::Child,
+    address: SocketAddr,
+    _folder: tempfile::TempDir,
+}
+
+impl Coturn {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // Nothing tells its port afterwards, so one that is free now has to do.
+        let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let process = std::process::Command::new("turnserver")
+            .args(["-n", "--no-cli", "--no-tls", "--no-dtls", "--lt-cred-mech", "--allow-loopback-peers", "--log-file", "stdout"])
+            .args(["--realm", "example", "--user", "alice:secret", "-L", "127.0.0.1", "-E", "127.0.0.1"])
+            .arg(format!("--listening-port={}", address.port()))
+            .arg("--pidfile")
+            .arg(folder.path().join("pid"))
+            .current_dir(folder.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("`turnserver` runs: install coturn (scripts/setup does)");
+        let coturn = Self { process, address, _folder: folder };
+        tokio::time::timeout(EVENT_DEADLINE, coturn.answers()).await.expect("coturn answers");
+        coturn
+    }
+
+    /// It listens some time after its start.
+    async fn answers(&self) {
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        // A STUN binding request (RFC 8489 section 5).
+        let request = [&[0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat();
+        let mut buffer = [0; 512];
+        loop {
+            let _ = socket.send_to(&request, self.address).await;
+            let answer = socket.recv_from(&mut buffer);
+            if matches!(tokio::time::timeout(Duration::from_millis(50), answer).await, Ok(Ok(_))) {
+                return;
+            }
+        }
+    }
+
+    fn relay(&self, password: &str) -> RelayServer {
+        let password = halloo_protocol::redact::Redacted(password.to_owned());
+        RelayServer { address: self.address, username: "alice".to_owned(), password }
+    }
+}
+
+impl Drop for Coturn {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_call_goes_through_a_relay_of_another_make() {
+    let coturn = Coturn::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    write_tone(file("440.wav"), 440.0, Duration::from_secs(2), 48_000).unwrap();
+    let relayed = || config().relays([coturn.relay("secret")]).relayed_only(true);
+    let (pending, offer) = offer(relayed().play(file("440.wav"))).await.unwrap();
+    assert!(offer.contains("typ relay") && !offer.contains("typ host"), "no address of our own goes out: {offer}");
+    let (mut callee, answer) = answer(relayed().record(file("callee.wav")), &offer).await.unwrap();
+    let mut caller = pending.accept(&answer).await.unwrap();
+    for end in [&mut caller, &mut callee] {
+        let path = connected(end).await;
+        assert_eq!(path.kind, PathKind::Relayed, "{path:?}");
+        end.start();
+    }
+    while !matches!(event(&mut caller).await, MediaEvent::PlaybackFinished) {}
+    assert!(caller.close().await.failure.is_none());
+    let summary = callee.close().await;
+    assert!(summary.stats.packets_received > 80, "{:?}", summary.stats);
+    let samples = read(&file("callee.wav"));
+    assert!((dominant_frequency(&samples, 48_000).unwrap() - 440.0).abs() < 2.0);
+}
+
+#[tokio::test]
+async fn candidates_of_a_relay_are_told_when_they_come_and_are_enough() {
+    let coturn = Coturn::start().await;
+    let (pending, offer) = offer(config()).await.unwrap();
+    // The callee doesn't wait for its relay, and nobody can reach its own address: a checked pair is through the relay.
+    let (mut callee, answer) = answer(config().relays([coturn.relay("secret")]), &offer).await.unwrap();
+    assert!(!answer.contains("typ relay"), "the answer waits for nobody");
+    let mut caller = pending.accept(&without_candidates(&answer)).await.unwrap();
+    let trickled = loop {
+        match event(&mut callee).await {
+            MediaEvent::LocalCandidate(candidate) => break candidate,
+            other => assert!(matches!(other, MediaEvent::Connected(_)), "{other:?}"),
+        }
+    };
+    assert!(trickled.contains("typ relay"), "{trickled}");
+    caller.add_remote_candidate(&trickled).unwrap();
+    connected(&mut caller).await;
+}
+
+#[tokio::test]
+async fn a_relay_that_refuses_or_is_silent_costs_no_call() {
+    let coturn = Coturn::start().await;
+    let silent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let nobody = RelayServer { address: silent.local_addr().unwrap(), ..coturn.relay("") };
+    let (caller, callee) = call(config().relays([coturn.relay("wrong")]), config().relays([nobody.clone()])).await;
+    drop((caller, callee));
+    let alone = offer(config().relays([nobody]).relayed_only(true)).await;
+    let (_, offer) = alone.expect("an offer without candidates is one: they may come");
+    assert!(!offer.contains("candidate:"), "{offer}");
 }

@@ -25,9 +25,10 @@ use str0m::{
 use tokio::{io::ReadBuf, net::UdpSocket};
 
 use super::{
-    MediaError, SDP_BYTES_MAX,
+    MediaConfig, MediaError, SDP_BYTES_MAX,
     audio::FRAME_SAMPLES,
     candidates::{self, MediaPath, RemoteCandidates},
+    relays::{Relayed, Relays},
 };
 
 /// Larger datagrams are cut off and fail authentication: nothing of WebRTC exceeds an Ethernet frame.
@@ -69,15 +70,24 @@ pub(super) enum TransportEvent {
     Audio(Box<RtpPacket>),
     /// The most recent round-trip time.
     RoundTrip(Duration),
+    /// A candidate of ours that wasn't there when the description was made, as an SDP attribute.
+    LocalCandidate(String),
     /// The other end took leave.
     Closed,
 }
+
+/// How long making an offer waits for relays: two round trips to one that is near. What comes later is trickled.
+pub(super) const GATHER_MAX: Duration = Duration::from_millis(300);
 
 /// Sockets and engine of one call.
 pub(super) struct Transport {
     rtc: Rtc,
     sockets: Sockets,
+    relays: Relays,
     lab: bool,
+    relayed_only: bool,
+    /// The session description is made: candidates found from now on are told one by one.
+    is_described: bool,
     local_candidates: Vec<String>,
     remote_candidates: RemoteCandidates,
     /// Whence checks came that carry this session's password.
@@ -96,18 +106,22 @@ pub(super) struct Transport {
 
 impl Transport {
     /// Binds the sockets and builds the engine, with a fresh certificate for this call.
-    pub(super) async fn new(bind: &[IpAddr], lab: bool) -> Result<Self, MediaError> {
-        let addresses = if bind.is_empty() {
-            candidates::gather(lab).map_err(|source| MediaError::Interfaces { source: Arc::new(source) })?
+    pub(super) async fn new(config: &MediaConfig) -> Result<Self, MediaError> {
+        let addresses = if config.bind.is_empty() {
+            candidates::gather(config.lab).map_err(|source| MediaError::Interfaces { source: Arc::new(source) })?
         } else {
-            bind.to_vec()
+            config.bind.clone()
         };
         let sockets = Sockets::bind(&addresses).await?;
         let now = Instant::now();
+        let local: Vec<SocketAddr> = sockets.local_addrs().collect();
         let mut transport = Self {
             rtc: build_rtc(now)?,
+            relays: Relays::new(&config.relays, &local, config.lab, now),
             sockets,
-            lab,
+            lab: config.lab,
+            relayed_only: config.relayed_only,
+            is_described: false,
             local_candidates: Vec::new(),
             remote_candidates: RemoteCandidates::default(),
             verified_sources: BTreeSet::new(),
@@ -122,20 +136,72 @@ impl Transport {
             events: VecDeque::new(),
             offered_audio: None,
         };
-        for addr in transport.sockets.local_addrs() {
+        for addr in local {
             let host = Candidate::host(addr, Protocol::Udp).map_err(candidate_error)?;
             transport.add_local_candidate(host)?;
         }
+        transport.serve_relays()?;
         Ok(transport)
     }
 
-    /// Adds a candidate of ours. The seam for server-reflexive and relayed ones: before the offer or
-    /// answer is made they go out in it, afterwards they must be trickled.
-    pub(super) fn add_local_candidate(&mut self, candidate: Candidate) -> Result<(), MediaError> {
+    /// Adds a candidate of ours: before the offer or answer is made it goes out in it, afterwards it is trickled.
+    fn add_local_candidate(&mut self, candidate: Candidate) -> Result<(), MediaError> {
+        if self.relayed_only && candidate.kind() != CandidateKind::Relayed {
+            return Ok(());
+        }
         if let Some(added) = self.rtc.add_local_candidate(candidate) {
-            self.local_candidates.push(added.to_sdp_string());
+            let attribute = added.to_sdp_string();
+            if self.is_described {
+                self.events.push_back(TransportEvent::LocalCandidate(attribute.clone()));
+            }
+            self.local_candidates.push(attribute);
         }
         self.drain()
+    }
+
+    /// Waits until the relays have come up with what they have, but no longer than [`GATHER_MAX`].
+    pub(super) async fn gather(&mut self) -> Result<(), MediaError> {
+        let end = Instant::now() + GATHER_MAX;
+        while self.relays.is_gathering() && Instant::now() < end {
+            self.advance(end).await?;
+        }
+        Ok(())
+    }
+
+    /// Keeps an offer alive that waits for its answer: what relays lend is given back if they hear nothing.
+    pub(super) async fn linger(&mut self) -> MediaError {
+        loop {
+            if let Err(error) = self.advance(Instant::now() + Duration::from_secs(60)).await {
+                return error;
+            }
+        }
+    }
+
+    /// Waits for the next datagram or time-out, at the latest until `end`, and handles it. Safe to drop.
+    async fn advance(&mut self, end: Instant) -> Result<(), MediaError> {
+        let wake_at = self.wake_at().min(end);
+        tokio::select! {
+            biased;
+            () = tokio::time::sleep_until(wake_at.into()) => self.handle_timeout(Instant::now()),
+            datagram = self.receive() => self.handle_datagram(datagram, Instant::now()).map(|_| ()),
+        }
+    }
+
+    /// Sends what is for relays and takes what they have found.
+    fn serve_relays(&mut self) -> Result<(), MediaError> {
+        self.send_to_relays();
+        while let Some(candidate) = self.relays.next_candidate() {
+            self.add_local_candidate(candidate)?;
+        }
+        Ok(())
+    }
+
+    fn send_to_relays(&mut self) {
+        while let Some(out) = self.relays.next_outgoing() {
+            if !self.sockets.send(out.local, out.relay, &out.payload) {
+                self.send_failures += 1;
+            }
+        }
     }
 
     /// Adds a candidate the other end trickled. One that may not be used is dropped silently:
@@ -145,8 +211,10 @@ impl Transport {
             tracing::debug!("remote candidate dropped");
             return Ok(());
         }
+        self.relays.permit(candidate.addr().ip(), Instant::now());
         self.rtc.add_remote_candidate(candidate);
-        self.drain()
+        self.drain()?;
+        self.serve_relays()
     }
 
     /// Our candidates as SDP attributes, without `a=`.
@@ -160,6 +228,7 @@ impl Transport {
         let mid = changes.add_media(MediaKind::Audio, Direction::SendRecv, stream, track, None);
         let (offer, pending) = changes.apply().ok_or(MediaError::NoCommonAudio)?;
         self.offered_audio = Some(mid);
+        self.is_described = true;
         self.drain()?;
         Ok((pending, offer.to_sdp_string()))
     }
@@ -177,6 +246,7 @@ impl Transport {
         let offer = self.admit_description(offer)?;
         let offer = SdpOffer::from_sdp_string(&offer).map_err(sdp_error)?;
         let answer = self.rtc.sdp_api().accept_offer(offer).map_err(sdp_error)?;
+        self.is_described = true;
         self.drain()?;
         let sdp = answer.to_sdp_string();
         self.use_audio(first_audio(&sdp).ok_or(MediaError::NoCommonAudio)?)?;
@@ -190,11 +260,12 @@ impl Transport {
         for line in sdp.lines() {
             if let Some(attribute) = line.strip_prefix("a=candidate:") {
                 let candidate = Candidate::from_sdp_string(&format!("candidate:{attribute}"));
-                let usable = candidate.is_ok_and(|c| self.remote_candidates.admit(&c, self.lab));
-                if !usable {
+                let candidate = candidate.ok().filter(|candidate| self.remote_candidates.admit(candidate, self.lab));
+                let Some(candidate) = candidate else {
                     tracing::debug!("remote candidate dropped");
                     continue;
-                }
+                };
+                self.relays.permit(candidate.addr().ip(), Instant::now());
             }
             admitted.push_str(line);
             admitted.push_str("\r\n");
@@ -236,35 +307,30 @@ impl Transport {
     /// Tells the engine the time. Due at [`Transport::wake_at`].
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), MediaError> {
         self.rtc.handle_input(Input::Timeout(now)).map_err(engine_error)?;
-        self.drain()
+        self.drain()?;
+        self.relays.poll(now);
+        self.serve_relays()
     }
 
     /// Takes in the datagram that [`Transport::receive`] announced; whether it is the other end's.
     pub(super) fn handle_datagram(&mut self, datagram: Datagram, now: Instant) -> Result<bool, MediaError> {
-        let Self { rtc, sockets, verified_sources, .. } = self;
-        let contents = &sockets.buffer[..datagram.length];
-        let is_stun = is_stun(contents);
-        // What is neither STUN, DTLS nor media, or does not belong to this call, is anyone's noise.
-        let Ok(receive) = Receive::new(Protocol::Udp, datagram.source, datagram.destination, contents) else {
-            return Ok(false);
-        };
-        let input = Input::Receive(now, receive);
-        // The engine would know a source only once its own check there has succeeded. The other end's
-        // first handshake message may overtake that, and losing it would cost a second.
-        let is_verified = !is_stun && verified_sources.contains(&datagram.source);
-        if !is_verified && !rtc.accepts(&input) {
-            return Ok(false);
+        let contents = &self.sockets.buffer[..datagram.length];
+        match self.relays.handle(datagram.destination, datagram.source, contents, now) {
+            Relayed::NotOurs => {
+                let Self { rtc, sockets, verified_sources, .. } = self;
+                let contents = &sockets.buffer[..datagram.length];
+                let is_theirs = feed(rtc, verified_sources, (datagram.source, datagram.destination), contents, now);
+                self.drain()?;
+                Ok(is_theirs)
+            }
+            Relayed::Consumed => self.serve_relays().map(|()| false),
+            Relayed::FromPeer { peer, at, payload } => {
+                let is_theirs = feed(&mut self.rtc, &mut self.verified_sources, (peer, at), &payload, now);
+                self.drain()?;
+                self.serve_relays()?;
+                Ok(is_theirs)
+            }
         }
-        if is_stun && verified_sources.len() < VERIFIED_SOURCES_MAX {
-            verified_sources.insert(datagram.source);
-        }
-        if let Err(error) = rtc.handle_input(input) {
-            // One bad packet from outside must not end a call; the handshake's deadline catches
-            // a handshake that cannot succeed.
-            tracing::debug!(%error, "datagram refused");
-        }
-        self.drain()?;
-        Ok(true)
     }
 
     /// Waits for a datagram. Safe to drop: nothing is lost.
@@ -282,10 +348,12 @@ impl Transport {
             // The call is over whether or not the goodbye can be sent.
             let _ = self.drain();
         }
+        self.relays.close(Instant::now());
+        self.send_to_relays();
     }
 
     pub(super) fn wake_at(&self) -> Instant {
-        self.wake_at
+        self.relays.wake_at().map_or(self.wake_at, |at| at.min(self.wake_at))
     }
 
     pub(super) fn path(&self) -> Option<MediaPath> {
@@ -320,9 +388,15 @@ impl Transport {
         if !is_stun(&transmit.contents) {
             self.note_path(transmit.source, transmit.destination);
         }
-        if !self.sockets.send(transmit.source, transmit.destination, &transmit.contents) {
-            self.send_failures += 1;
-        }
+        let (from, to) = (transmit.source, transmit.destination);
+        let is_sent = if self.relays.has(from) {
+            let is_sent = self.relays.send(from, to, &transmit.contents, Instant::now());
+            self.send_to_relays();
+            is_sent
+        } else {
+            self.sockets.send(from, to, &transmit.contents)
+        };
+        self.send_failures += u64::from(!is_sent);
     }
 
     /// The engine sends everything but checks over the nominated pair: that tells the path.
@@ -331,6 +405,9 @@ impl Transport {
             return;
         }
         let local_kind = if self.sockets.has(local) { CandidateKind::Host } else { CandidateKind::Relayed };
+        if local_kind == CandidateKind::Relayed {
+            self.relays.prefer(local, remote, Instant::now());
+        }
         let path = self.remote_candidates.path(local, local_kind, remote);
         self.path = Some(path);
         self.events.push_back(TransportEvent::Path(path));
@@ -385,6 +462,35 @@ fn build_rtc(now: Instant) -> Result<Rtc, MediaError> {
     config.set_max_stun_rto(STUN_RETRY_MAX);
     config.set_max_stun_retransmits(STUN_RETRIES_MAX);
     Ok(config.build(now))
+}
+
+/// Hands a datagram to the engine; whether it is the other end's.
+fn feed(
+    rtc: &mut Rtc,
+    verified_sources: &mut BTreeSet<SocketAddr>,
+    (source, destination): (SocketAddr, SocketAddr),
+    contents: &[u8],
+    now: Instant,
+) -> bool {
+    let is_stun = is_stun(contents);
+    // What is neither STUN, DTLS nor media, or does not belong to this call, is anyone's noise.
+    let Ok(receive) = Receive::new(Protocol::Udp, source, destination, contents) else { return false };
+    let input = Input::Receive(now, receive);
+    // The engine would know a source only once its own check there has succeeded. The other end's
+    // first handshake message may overtake that, and losing it would cost a second.
+    let is_verified = !is_stun && verified_sources.contains(&source);
+    if !is_verified && !rtc.accepts(&input) {
+        return false;
+    }
+    if is_stun && verified_sources.len() < VERIFIED_SOURCES_MAX {
+        verified_sources.insert(source);
+    }
+    if let Err(error) = rtc.handle_input(input) {
+        // One bad packet from outside must not end a call; the handshake's deadline catches
+        // a handshake that cannot succeed.
+        tracing::debug!(%error, "datagram refused");
+    }
+    true
 }
 
 fn is_stun(datagram: &[u8]) -> bool {
