@@ -39,6 +39,7 @@ pub mod node;
 pub mod push;
 pub mod rate;
 pub mod redact;
+pub mod relay;
 #[cfg(test)]
 mod test_identity;
 pub mod time;

@@ -66,6 +66,8 @@ pub fn frame(bytes: &[u8]) {
         push::PushSent,
         push::PushUnregister,
         push::PushUnregistered,
+        relay::RelayGrant,
+        relay::RelayRequest,
     }
 }
 

@@ -33,6 +33,7 @@ use halloo_protocol::push::{
     PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister,
     PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
+use halloo_protocol::relay::{MediaAddress, RelayCredentials, RelayGrant, RelayReason, RelayRequest, RelayStatus};
 use halloo_protocol::wire::{self, Body, DecodeError, Extensions, FRAME_BYTES_MAX, Frame, FrameKind, Message, Signed};
 
 use super::*;
@@ -195,6 +196,17 @@ pub(crate) fn all() -> Vec<Vector> {
         };
         "revocation_list_request" => message RevocationListRequest = RevocationListRequest { authority: authority(), have: 2, extensions: none() };
         "revocation_list_answer" => message RevocationListAnswer = RevocationListAnswer { list: Some(by_root(revocation_list(3, &[4], &[]))), extensions: none() };
+        "relay_request" => message RelayRequest = RelayRequest { extensions: none() };
+        "relay_grant" => message RelayGrant = RelayGrant {
+            status: RelayStatus::Granted(RelayCredentials {
+                addresses: vec![MediaAddress::V4([192, 0, 2, 1], 3_478), MediaAddress::V6([0x20; 16], 3_478)],
+                username: "1800003600:0011223344556677".into(),
+                password: "c2VjcmV0".into(),
+                not_after: UnixTime(1_800_003_600),
+            }),
+            extensions: none(),
+        };
+        "relay_grant_refused" => message RelayGrant = RelayGrant { status: RelayStatus::Refused(RelayReason::NOT_ALLOWED), extensions: none() };
         "bootstrap_list" => signed BootstrapList = bootstrap().list;
         "signed_bootstrap_list" => plain SignedBootstrapList = bootstrap();
         "invite_code" => plain InviteCode = invite_code();

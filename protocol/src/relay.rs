@@ -1,0 +1,177 @@
+//! Media relays: who may use one, and with what credentials.
+//!
+//! 1. A device asks a node with the role [`Roles::MEDIA_RELAY`](crate::node::Roles::MEDIA_RELAY): [`RelayRequest`], on its stream, under the
+//!    certificate that its hello has shown.
+//! 2. The relay answers with [`RelayGrant`]: where it serves TURN (RFC 8656), and time-limited credentials that name no user.
+//! 3. The device uses them for its calls, and asks again before they end. A call that runs goes on beyond.
+//!
+//! A relay is chosen by its nearness, and a second one kept. The relay sees addresses, sizes and times of the packets it carries, never
+//! what is in them: media is encrypted between the two ends.
+
+use bincode::{Decode, Encode};
+
+use crate::redact::Redacted;
+use crate::time::UnixTime;
+use crate::wire::{DecodeError, Extensions, FrameKind, Message};
+
+/// Most addresses of one relay: two of each family.
+pub const MEDIA_ADDRESSES_MAX: usize = 4;
+
+/// Longest user name and password of a grant, in bytes.
+pub const CREDENTIAL_BYTES_MAX: usize = 128;
+
+/// A UDP address at which a relay serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+pub enum MediaAddress {
+    /// IPv4 address and port.
+    V4([u8; 4], u16),
+    /// IPv6 address and port.
+    V6([u8; 16], u16),
+}
+
+/// "May I use your relay for my calls?"
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct RelayRequest {
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Message for RelayRequest {
+    const KIND: FrameKind = FrameKind(0x0060);
+    const LIMIT: usize = 256;
+}
+
+/// Answer to [`RelayRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RelayGrant {
+    /// What the relay decided.
+    pub status: RelayStatus,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Message for RelayGrant {
+    const KIND: FrameKind = FrameKind(FrameKind::ANSWER | RelayRequest::KIND.0);
+    const LIMIT: usize = 1_024;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        match &self.status {
+            RelayStatus::Granted(credentials) => credentials.check(),
+            RelayStatus::Refused(_) => Ok(()),
+        }
+    }
+}
+
+/// What a relay decided.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum RelayStatus {
+    /// With these credentials.
+    Granted(RelayCredentials),
+    /// No.
+    Refused(RelayReason),
+}
+
+/// What opens a relay.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RelayCredentials {
+    /// Where it serves, the preferred one first; at least one, at most [`MEDIA_ADDRESSES_MAX`].
+    pub addresses: Vec<MediaAddress>,
+    /// TURN user name.
+    pub username: String,
+    /// TURN password.
+    pub password: String,
+    /// Until when new allocations may be made with them.
+    pub not_after: UnixTime,
+}
+
+impl std::fmt::Debug for RelayCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RelayCredentials")
+            .field("addresses", &self.addresses)
+            .field("username", &self.username)
+            .field("password", &Redacted(()))
+            .field("not_after", &self.not_after)
+            .finish()
+    }
+}
+
+impl RelayCredentials {
+    fn check(&self) -> Result<(), DecodeError> {
+        if self.addresses.is_empty() || self.addresses.len() > MEDIA_ADDRESSES_MAX {
+            let count = self.addresses.len();
+            return Err(DecodeError::invalid("addresses", format!("{count}, at least 1 and at most {MEDIA_ADDRESSES_MAX}")));
+        }
+        for (field, text) in [("username", &self.username), ("password", &self.password)] {
+            // RFC 8265's full preparation isn't needed of what a machine made: printable ASCII it is.
+            let is_plain = text.bytes().all(|byte| byte.is_ascii_graphic());
+            if text.is_empty() || text.len() > CREDENTIAL_BYTES_MAX || !is_plain {
+                return Err(DecodeError::invalid(field, format!("1 to {CREDENTIAL_BYTES_MAX} printable characters")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a relay doesn't serve. Unknown numbers are read as such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
+pub struct RelayReason(pub u16);
+
+impl RelayReason {
+    /// It relays no media.
+    pub const NOT_SERVED: Self = Self(1);
+    /// The asker has shown no certificate that the relay believes.
+    pub const NOT_CERTIFIED: Self = Self(2);
+    /// Its owner relays for others only.
+    pub const NOT_ALLOWED: Self = Self(3);
+    /// Too many requests of this user.
+    pub const RATE: Self = Self(4);
+    /// It is shutting down.
+    pub const LEAVING: Self = Self(5);
+}
+
+impl std::fmt::Display for RelayReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::NOT_SERVED => f.write_str("it relays no media"),
+            Self::NOT_CERTIFIED => f.write_str("our certificate isn't believed there"),
+            Self::NOT_ALLOWED => f.write_str("its owner relays for others only"),
+            Self::RATE => f.write_str("too many requests"),
+            Self::LEAVING => f.write_str("it is shutting down"),
+            Self(number) => write!(f, "reason {number}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire;
+
+    fn grant(change: impl FnOnce(&mut RelayCredentials)) -> RelayGrant {
+        let mut credentials = RelayCredentials {
+            addresses: vec![MediaAddress::V4([192, 0, 2, 1], 3_478)],
+            username: "1800000000:0011223344556677".into(),
+            password: "cGFzc3dvcmQ=".into(),
+            not_after: UnixTime(1_800_000_000),
+        };
+        change(&mut credentials);
+        RelayGrant { status: RelayStatus::Granted(credentials), extensions: Extensions::none() }
+    }
+
+    #[test]
+    fn grants_are_bounded() {
+        assert!(grant(|_| {}).check().is_ok());
+        assert!(grant(|grant| grant.addresses.clear()).check().is_err());
+        assert!(grant(|grant| grant.addresses = vec![MediaAddress::V4([1; 4], 1); MEDIA_ADDRESSES_MAX + 1]).check().is_err());
+        assert!(grant(|grant| grant.username.clear()).check().is_err());
+        assert!(grant(|grant| grant.password = "x".repeat(CREDENTIAL_BYTES_MAX + 1)).check().is_err());
+        assert!(grant(|grant| grant.password = "line\nbreak".into()).check().is_err());
+    }
+
+    #[test]
+    fn passwords_are_not_printed() {
+        let text = format!("{:?}", grant(|_| {}));
+        assert!(!text.contains("cGFzc3dvcmQ"), "{text}");
+        assert!(wire::encode(&grant(|_| {})).len() < RelayGrant::LIMIT);
+    }
+}
