@@ -21,9 +21,10 @@ use crate::identity::LocalIdentity;
 use crate::labels::Labels;
 use crate::network::Peers;
 use crate::reach::Reach;
+use crate::roles::relay::MediaRelayConfig;
 use crate::rpc::Rpc;
 use crate::store::Store;
-use crate::swarm::{SwarmOptions, build_swarm};
+use crate::swarm::{RelayLimits, SwarmOptions, build_swarm};
 
 /// How a node answers calls by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) upnp: bool,
     pub(crate) publish_addresses: bool,
     pub(crate) relay_for_others: bool,
+    pub(crate) relay_limits: RelayLimits,
+    pub(crate) media_relay: Option<MediaRelayConfig>,
     pub(crate) display_name: Option<String>,
     pub(crate) languages: Vec<String>,
     pub(crate) device_name: String,
@@ -72,6 +75,8 @@ impl Default for Settings {
             upnp: true,
             publish_addresses: false,
             relay_for_others: false,
+            relay_limits: RelayLimits::default(),
+            media_relay: None,
             display_name: None,
             languages: Vec::new(),
             device_name: String::new(),
@@ -112,6 +117,9 @@ pub enum StartError {
     /// The authority role can't start.
     #[error("authority role: {0}")]
     Authority(String),
+    /// The media relay can't start.
+    #[error("media relay: {0}")]
+    MediaRelay(String),
     /// The gateway role can't start.
     #[error("gateway role: {0}")]
     Gateway(String),
@@ -211,6 +219,18 @@ impl NodeBuilder {
     /// Relays signalling for everybody, without the other duties of the role. Default: off.
     pub fn relay_for_others(mut self, on: bool) -> Self {
         self.settings.relay_for_others = on;
+        self
+    }
+
+    /// How much signalling this node relays, if it does.
+    pub fn relay_limits(mut self, limits: RelayLimits) -> Self {
+        self.settings.relay_limits = limits;
+        self
+    }
+
+    /// Relays media for others (TURN): see [`MediaRelayConfig`]. Default: off.
+    pub fn media_relay(mut self, config: MediaRelayConfig) -> Self {
+        self.settings.media_relay = Some(config);
         self
     }
 
@@ -380,6 +400,8 @@ impl NodeBuilder {
             push: crate::push::PushState::new(ends.service),
             authority: None,
             gateway: None,
+            media_relay: None,
+            relays: crate::relays::RelaysState::default(),
             started: instant,
             started_at: unix,
             suspended_since: None,
@@ -423,6 +445,9 @@ impl EventLoop {
         if self.settings.roles.contains(Roles::GATEWAY) {
             self.open_gateway()?;
         }
+        if let Some(config) = self.settings.media_relay.clone() {
+            self.open_media_relay(config)?;
+        }
         Ok(self)
     }
 }
@@ -434,6 +459,7 @@ fn swarm_options(settings: &Settings) -> SwarmOptions {
         mdns: settings.mdns,
         upnp: settings.upnp,
         lab: settings.lab,
+        relay_limits: settings.relay_limits,
         ..SwarmOptions::default()
     }
 }

@@ -259,7 +259,7 @@ impl EventLoop {
         if self.settings.lab {
             config = config.bind([std::net::IpAddr::from([127, 0, 0, 1])]);
         }
-        config
+        config.relays(self.call_relays())
     }
 
     /// A signal from the other end of a call.
@@ -354,6 +354,9 @@ impl EventLoop {
         use media::MediaEvent;
         let now = Instant::now();
         debug!(call = %call.short(), ?event, "media");
+        if let MediaEvent::Connected(path) | MediaEvent::PathChanged(path) = &event {
+            self.note_carrier(path);
+        }
         let connected = matches!(event, MediaEvent::Connected(_));
         let ended = match &event {
             MediaEvent::Failed(error) => Some(Some(driver::describe(error))),

@@ -21,6 +21,7 @@ mod parse;
 mod peers;
 mod progress;
 mod push;
+mod relay;
 mod resolve;
 mod run;
 mod signals;
@@ -96,6 +97,8 @@ enum Command {
     Status,
     /// Whom this node knows
     Peers,
+    /// Who has used how much of this node's media relay
+    Relay,
     /// What is wrong with my connectivity
     Doctor,
     /// Why a user can't be reached
@@ -166,6 +169,7 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Authority(command) => authority::run(context, command).await,
         Command::Status => status::run(context).await,
         Command::Peers => peers::run(context).await,
+        Command::Relay => relay::run(context).await,
         Command::Doctor => doctor::run(context).await,
         Command::Why(args) => why::run(context, args).await,
         Command::Resolve(args) => resolve::run(context, args).await,

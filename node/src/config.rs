@@ -78,7 +78,7 @@ pub struct DeviceConfig {
 }
 
 /// For whom this node relays, and how much.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RelayConfig {
     /// For whom.
@@ -92,17 +92,30 @@ pub struct RelayConfig {
     pub circuit_secs_max: u32,
     /// How much one circuit may carry, both directions together.
     pub circuit_bytes_max: u64,
+    /// UDP address at which media is relayed (TURN).
+    pub media_listen: Option<std::net::SocketAddr>,
+    /// This machine's addresses as others see them, where ports are forwarded through a NAT.
+    pub media_external: Vec<std::net::IpAddr>,
+    /// Bytes of media a second, all users together.
+    pub media_bytes_per_sec_max: u64,
+    /// Addresses lent for media at the same time.
+    pub media_allocations_max: u32,
 }
 
 impl Default for RelayConfig {
     fn default() -> Self {
         Self {
             relay_for: RelayPolicy::Off,
-            reservations_max: 128,
-            circuits_max: 64,
+            reservations_max: 512,
+            circuits_max: 256,
             // Circuits carry signalling until a direct path is found: minutes, and little.
             circuit_secs_max: 3_600,
             circuit_bytes_max: 64 << 20,
+            media_listen: None,
+            media_external: Vec::new(),
+            // A quarter of a good home connection's uplink: some 150 voice calls.
+            media_bytes_per_sec_max: 3_000_000,
+            media_allocations_max: 1_000,
         }
     }
 }
@@ -426,6 +439,11 @@ for = "{relay_for}"
 # circuits_max = {circuits_max}
 # circuit_secs_max = {circuit_secs_max}
 # circuit_bytes_max = {circuit_bytes_max}
+# Calls (TURN): where it serves, this machine's addresses from outside if ports are forwarded to it, and how much a second.
+# media_listen = "0.0.0.0:3478"
+# media_external = ["203.0.113.7"]
+# media_bytes_per_sec_max = {media_bytes}
+# media_allocations_max = {media_allocations}
 
 # Where the local API listens: "unix:PATH" or "IP:PORT" (TCP asks for the token in api-token).
 [api]
@@ -445,6 +463,8 @@ for = "{relay_for}"
         circuits_max = defaults.circuits_max,
         circuit_secs_max = defaults.circuit_secs_max,
         circuit_bytes_max = defaults.circuit_bytes_max,
+        media_bytes = defaults.media_bytes_per_sec_max,
+        media_allocations = defaults.media_allocations_max,
     )
 }
 

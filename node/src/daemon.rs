@@ -32,7 +32,9 @@ use crate::handle::problem::NodeError;
 use crate::handle::{EventStream, Node};
 use crate::home::{Home, HomeError, write_secret};
 use crate::identity::{LocalIdentity, LocalIdentityError};
+use crate::roles::relay::{MediaRelayConfig, RelayFor};
 use crate::store::Store;
+use crate::swarm::RelayLimits;
 
 /// How long the node may take to say goodbye. The promise is an exit within 5 s of SIGTERM,
 /// and the API needs a moment afterwards.
@@ -298,6 +300,12 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         .publish(publishes)
         .publish_addresses(config.publish_addresses)
         .relay_for_others(relays)
+        .relay_limits(RelayLimits {
+            reservations: config.relay.reservations_max as usize,
+            circuits: config.relay.circuits_max as usize,
+            circuit_duration: std::time::Duration::from_secs(config.relay.circuit_secs_max.into()),
+            circuit_bytes: config.relay.circuit_bytes_max,
+        })
         .display_name(config.profile.display_name)
         .languages(config.profile.languages)
         .device(&device_name, device_kind)
@@ -306,8 +314,11 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         .api_address(api)
         .home(home.root().to_owned())
         // Servers use all cores; a person's device can be frozen whole.
-        .freezable(roles == Roles::default())
+        .freezable(roles == Roles::default() && config.relay.relay_for == RelayPolicy::Off)
         .dangerous_clock_skew_secs(config.debug.clock_skew_secs);
+    if let Some(media_relay) = media_relay(&config.relay, roles, config.lab) {
+        builder = builder.media_relay(media_relay);
+    }
     if let Some(on) = config.mdns {
         builder = builder.mdns(on);
     }
@@ -336,6 +347,25 @@ fn start_error(error: crate::builder::StartError) -> StartError {
         crate::builder::StartError::Identity(error) => StartError::Keys { reason: error.to_string() },
         other => StartError::Node(NodeError::Internal { detail: crate::calls::describe(&other) }),
     }
+}
+
+/// Whom this node relays media for, and how: everybody if it was given the role.
+fn media_relay(config: &crate::config::RelayConfig, roles: Roles, is_lab: bool) -> Option<MediaRelayConfig> {
+    let relay_for = match config.relay_for {
+        _ if roles.contains(Roles::RELAY) => RelayFor::Everyone,
+        RelayPolicy::Off => return None,
+        RelayPolicy::Contacts => RelayFor::Contacts,
+        RelayPolicy::Everyone => RelayFor::Everyone,
+    };
+    let default: SocketAddr =
+        if is_lab { ([127, 0, 0, 1], 0).into() } else { ([0, 0, 0, 0], halloo_relay::defaults::PORT).into() };
+    Some(MediaRelayConfig {
+        relay_for,
+        listen: config.media_listen.unwrap_or(default),
+        external: config.media_external.clone(),
+        bytes_per_sec: config.media_bytes_per_sec_max,
+        allocations_max: config.media_allocations_max,
+    })
 }
 
 const fn role_bits(role: Role) -> Roles {

@@ -120,6 +120,8 @@ pub(crate) struct EventLoop {
     pub(crate) push: crate::push::PushState,
     pub(crate) authority: Option<crate::roles::authority::Authority>,
     pub(crate) gateway: Option<crate::roles::gateway::Gateway>,
+    pub(crate) media_relay: Option<crate::roles::relay::MediaRelay>,
+    pub(crate) relays: crate::relays::RelaysState,
     pub(crate) started: Instant,
     pub(crate) started_at: UnixTime,
     pub(crate) suspended_since: Option<Instant>,
@@ -317,6 +319,8 @@ impl EventLoop {
         self.calls_tick(now);
         self.push_tick(now);
         self.gateway_tick(now);
+        self.media_relay_tick(now.instant);
+        self.relays_tick(now);
     }
 
     fn handle_internal(&mut self, news: Internal) {
@@ -344,6 +348,7 @@ impl EventLoop {
         match command {
             Command::Status(reply) => reply.send(Ok(self.status())),
             Command::Peers(reply) => reply.send(Ok(self.peer_list())),
+            Command::RelayUsage(reply) => reply.send(Ok(self.relay_usage())),
             Command::Doctor(reply) => reply.send(Ok(self.diagnose())),
             Command::Why { user, reply } => self.handle_why(&user, reply),
             Command::Resolve { user, options, reply } => self.handle_resolve(&user, options, reply),
@@ -379,6 +384,7 @@ impl EventLoop {
             Purpose::Invite(target) => self.invite_answer(target, frame),
             Purpose::Signal(target) => self.signal_answer(target, frame),
             Purpose::Enrol(asking) => self.enrol_answer(*asking, frame),
+            Purpose::RelayAsk(peer) => self.relay_answer(peer, frame),
             Purpose::PushRegister(registering) => self.push_register_answer(*registering, frame),
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
             Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
@@ -392,6 +398,7 @@ impl EventLoop {
             Purpose::Invite(target) => self.invite_failure(target, failure),
             Purpose::Signal(target) => self.signal_failure(target, failure),
             Purpose::Enrol(asking) => self.enrol_failure(*asking, failure),
+            Purpose::RelayAsk(peer) => self.relay_failure(peer, failure),
             Purpose::PushRegister(registering) => self.push_register_failure(*registering, failure),
             Purpose::PushSend(sending) => self.push_send_failure(sending, failure),
             Purpose::PushDeliver(delivering) => self.push_deliver_failure(delivering, failure),
@@ -513,6 +520,7 @@ fn refuse_asleep(command: Command) {
     }
     match command {
         Command::Peers(reply) => refuse(reply),
+        Command::RelayUsage(reply) => refuse(reply),
         Command::Doctor(reply) => refuse(reply),
         Command::Why { reply, .. } => refuse(reply),
         Command::Resolve { reply, .. } => refuse(reply),

@@ -33,7 +33,7 @@ use calls::{AnswerOptions, CallError, CallList, CallOutcome, Calls, DialOptions}
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
 pub use events::{Event, EventRecord, EventSender, EventStream};
 use messages::{MessageError, MessageList, MessageListOptions, MessageStatus, Messages};
-use network::{Diagnosis, Explanation, NetworkError, PeerList, Status, WhyError};
+use network::{Diagnosis, Explanation, NetworkError, PeerList, RelayUsage, Status, WhyError};
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
 use problem::NodeError;
 use push::{Push, PushError, PushList, PushRegistration, PushTarget};
@@ -72,44 +72,94 @@ pub enum Command {
     Status(Reply<Status, NetworkError>),
     /// [`Node::peers`]
     Peers(Reply<PeerList, NetworkError>),
+    RelayUsage(Reply<RelayUsage, NetworkError>),
     /// [`Node::doctor`]
     Doctor(Reply<Diagnosis, NetworkError>),
     /// [`Node::why`]
-    Why { user: String, reply: Reply<Explanation, WhyError> },
+    Why {
+        user: String,
+        reply: Reply<Explanation, WhyError>,
+    },
     /// [`Directory::resolve`]
-    Resolve { user: String, options: ResolveOptions, reply: Reply<Resolved, ResolveError> },
+    Resolve {
+        user: String,
+        options: ResolveOptions,
+        reply: Reply<Resolved, ResolveError>,
+    },
     /// [`Messages::send`]
-    MessageSend { to: String, text: String, reply: Reply<MessageStatus, MessageError> },
+    MessageSend {
+        to: String,
+        text: String,
+        reply: Reply<MessageStatus, MessageError>,
+    },
     /// [`Messages::wait`]; the caller bounds the time, the loop drops closed replies.
-    MessageWait { id: String, reply: Reply<MessageStatus, MessageError> },
+    MessageWait {
+        id: String,
+        reply: Reply<MessageStatus, MessageError>,
+    },
     /// [`Messages::list`]
-    MessageList { user: String, options: MessageListOptions, reply: Reply<MessageList, MessageError> },
+    MessageList {
+        user: String,
+        options: MessageListOptions,
+        reply: Reply<MessageList, MessageError>,
+    },
     /// [`Calls::dial`]; answered when the call is over. A closed reply means: hang up.
-    CallDial { options: DialOptions, reply: Reply<CallOutcome, CallError> },
+    CallDial {
+        options: DialOptions,
+        reply: Reply<CallOutcome, CallError>,
+    },
     /// [`Calls::list`]
     CallList(Reply<CallList, CallError>),
     /// [`Calls::answer`]
-    CallAnswer { call_id: String, options: AnswerOptions, reply: Reply<(), CallError> },
+    CallAnswer {
+        call_id: String,
+        options: AnswerOptions,
+        reply: Reply<(), CallError>,
+    },
     /// [`Calls::decline`]
-    CallDecline { call_id: String, reply: Reply<(), CallError> },
+    CallDecline {
+        call_id: String,
+        reply: Reply<(), CallError>,
+    },
     /// [`Calls::hangup`]
-    CallHangup { call_id: String, reply: Reply<(), CallError> },
+    CallHangup {
+        call_id: String,
+        reply: Reply<(), CallError>,
+    },
     /// [`Push::register`]
-    PushRegister { target: PushTarget, reply: Reply<PushRegistration, PushError> },
+    PushRegister {
+        target: PushTarget,
+        reply: Reply<PushRegistration, PushError>,
+    },
     /// [`Push::list`]
     PushList(Reply<PushList, PushError>),
     /// [`Node::suspend`]
-    Suspend { options: SuspendOptions, reply: Reply<Suspended, PowerError> },
+    Suspend {
+        options: SuspendOptions,
+        reply: Reply<Suspended, PowerError>,
+    },
     /// [`Node::wake`]
-    Wake { payload: Option<Vec<u8>>, reply: Reply<WakeOutcome, PowerError> },
+    Wake {
+        payload: Option<Vec<u8>>,
+        reply: Reply<WakeOutcome, PowerError>,
+    },
     /// [`Node::enrol`]
-    Enrol { options: EnrolOptions, reply: Reply<Enrolled, EnrolError> },
+    Enrol {
+        options: EnrolOptions,
+        reply: Reply<Enrolled, EnrolError>,
+    },
     /// [`Authority::show`]
     AuthorityShow(Reply<AuthorityStatus, AuthorityError>),
     /// [`Authority::invite`]
-    AuthorityInvite { options: InviteOptions, reply: Reply<AuthorityInvite, AuthorityError> },
+    AuthorityInvite {
+        options: InviteOptions,
+        reply: Reply<AuthorityInvite, AuthorityError>,
+    },
     /// [`Authority::revoke`]
-    AuthorityRevoke { user: String, reply: Reply<AuthorityRevocation, AuthorityError> },
+    AuthorityRevoke {
+        user: String,
+        reply: Reply<AuthorityRevocation, AuthorityError>,
+    },
     /// [`Authority::log`]
     AuthorityLog(Reply<AuthorityLog, AuthorityError>),
     /// [`Node::shutdown`]; answered when goodbyes are said and the store is closed.

@@ -46,6 +46,7 @@ mod messages;
 mod network;
 pub mod push;
 mod reach;
+mod relays;
 mod requests;
 pub mod reservations;
 pub mod roles;

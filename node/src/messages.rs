@@ -63,7 +63,7 @@ const SENDERS_MAX: usize = 4_096;
 
 /// Where a message's number in its conversation is kept: numbers shared by all conversations would tell each how busy the others are, and
 /// look like gaps.
-fn counter_setting(conversation: &ConversationId) -> String {
+pub(crate) fn counter_setting(conversation: &ConversationId) -> String {
     format!("message counter {}", data_encoding::HEXLOWER.encode(&conversation.0))
 }
 

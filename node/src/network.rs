@@ -50,6 +50,8 @@ pub(crate) enum Purpose {
     PushRegister(Box<crate::push::Registering>),
     /// Handing a push to a gateway.
     PushSend(crate::push::Sending),
+    /// Asking a media relay for credentials.
+    RelayAsk(PeerId),
     /// A gateway's delivery over a device's stream.
     PushDeliver(crate::roles::gateway::Delivering),
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::directory::Helper;
-use halloo_protocol::node::{Descriptor, LoadClass, Roles};
+use halloo_protocol::node::{Descriptor, Roles};
 use halloo_protocol::time::Now;
 use libp2p::core::transport::ListenerId;
 use libp2p::{Multiaddr, PeerId, identify};
@@ -104,6 +104,7 @@ impl EventLoop {
     /// The roles in force, those of a directory server included.
     pub(crate) fn roles(&self) -> Roles {
         let forced = self.settings.roles;
+        let forced = if self.relays_media() { forced.union(Roles::MEDIA_RELAY) } else { forced };
         if self.is_serving() { forced.union(Roles::DIRECTORY) } else { forced }
     }
 
@@ -123,7 +124,7 @@ impl EventLoop {
             return None;
         }
         let addresses = address::best_for_descriptor(self.reach.external.iter());
-        Some(Descriptor { device: self.identity.device(), place, roles, load: LoadClass::default(), addresses })
+        Some(Descriptor { device: self.identity.device(), place, roles, load: self.relay_load(), addresses })
     }
 
     /// Addresses for the open part of our entry: a lab node's, a server's, or whoever wants to be found directly.

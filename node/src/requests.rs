@@ -6,6 +6,7 @@ use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
 use halloo_protocol::message::MessageDeliver;
 use halloo_protocol::push::{PushDeliver, PushRegister, PushSend, PushUnregister};
+use halloo_protocol::relay::RelayRequest;
 use halloo_protocol::wire::{DecodeError, Extensions, Frame, FrameKind, Message};
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
@@ -28,6 +29,7 @@ impl EventLoop {
                 status: node.handle_call_signal(&signal.signal),
                 extensions: Extensions::none(),
             }),
+            RelayRequest::KIND => self.with(frame, |node, _: RelayRequest| node.handle_relay_request(peer)),
             PushRegister::KIND => self.with(frame, |node, request: PushRegister| {
                 let chain = node.chain_of(&peer);
                 node.handle_push_register_request(chain.as_ref(), request)

@@ -100,11 +100,37 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Addresses of peers identify remembers for dialling: one per peer we are likely to return to.
 const IDENTIFY_CACHE: usize = 256;
 
+/// How much signalling a relay carries for others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayLimits {
+    /// Peers with a reservation at a time.
+    pub reservations: usize,
+    /// Circuits at a time.
+    pub circuits: usize,
+    /// How long a circuit lasts.
+    pub circuit_duration: Duration,
+    /// Bytes a circuit carries, both directions together.
+    pub circuit_bytes: u64,
+}
+
+impl Default for RelayLimits {
+    fn default() -> Self {
+        Self {
+            reservations: RELAY_MAX_RESERVATIONS,
+            circuits: RELAY_MAX_CIRCUITS,
+            circuit_duration: RELAY_MAX_CIRCUIT_DURATION,
+            circuit_bytes: RELAY_MAX_CIRCUIT_BYTES,
+        }
+    }
+}
+
 /// What kind of swarm to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SwarmOptions {
     /// Relay for others.
     pub relay_server: bool,
+    /// How much, if it does.
+    pub relay_limits: RelayLimits,
     /// Dial others back for AutoNAT.
     pub autonat_server: bool,
     /// Find peers on the local network.
@@ -126,6 +152,7 @@ impl Default for SwarmOptions {
     fn default() -> Self {
         Self {
             relay_server: false,
+            relay_limits: RelayLimits::default(),
             autonat_server: false,
             mdns: true,
             upnp: true,
@@ -230,7 +257,7 @@ fn build_behaviour(keypair: &Keypair, relay_client: relay::client::Behaviour, op
         ),
         ping: ping::Behaviour::default(),
         relay_client,
-        relay_server: options.relay_server.then(|| relay::Behaviour::new(local, relay_config(options.lab))).into(),
+        relay_server: options.relay_server.then(|| relay::Behaviour::new(local, relay_config(options))).into(),
         autonat_client: autonat::v2::client::Behaviour::default(),
         autonat_server: options.autonat_server.then(autonat::v2::server::Behaviour::default).into(),
         dcutr: dcutr::Behaviour::new(local),
@@ -253,20 +280,22 @@ fn limits() -> ConnectionLimits {
         .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))
 }
 
-fn relay_config(lab: bool) -> relay::Config {
+fn relay_config(options: SwarmOptions) -> relay::Config {
+    let limits = options.relay_limits;
     let config = relay::Config {
-        max_reservations: RELAY_MAX_RESERVATIONS,
+        max_reservations: limits.reservations,
         max_reservations_per_peer: RELAY_MAX_RESERVATIONS_PER_PEER,
         reservation_duration: RELAY_RESERVATION_DURATION,
         // The defaults add one a minute and address, too few for many nodes behind one NAT.
         reservation_rate_limiters: Vec::new(),
-        max_circuits: RELAY_MAX_CIRCUITS,
+        // More than there are streams on a connection can't be.
+        max_circuits: limits.circuits.min(RELAY_MAX_CIRCUITS),
         max_circuits_per_peer: RELAY_MAX_CIRCUITS_PER_PEER,
-        max_circuit_duration: RELAY_MAX_CIRCUIT_DURATION,
-        max_circuit_bytes: RELAY_MAX_CIRCUIT_BYTES,
+        max_circuit_duration: limits.circuit_duration,
+        max_circuit_bytes: limits.circuit_bytes,
         circuit_src_rate_limiters: Vec::new(),
     };
-    if lab {
+    if options.lab {
         return config;
     }
     config

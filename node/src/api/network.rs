@@ -6,11 +6,13 @@ use axum::extract::State;
 use super::ApiState;
 use super::extract::{Answer, PathPart};
 use super::route::Route;
-use crate::handle::network::{Diagnosis, Explanation, PeerList, Status};
+use crate::handle::network::{Diagnosis, Explanation, PeerList, RelayUsage, Status};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::get("/v1/status", "status", "What runs", status).returns::<Status>(),
+        Route::get("/v1/relay", "relayUsage", "Who has used how much of this node's media relay", relay_usage)
+            .returns::<RelayUsage>(),
         Route::get("/v1/peers", "peers", "Whom this node knows", peers).returns::<PeerList>(),
         Route::get("/v1/doctor", "doctor", "What is wrong with the connectivity", doctor).returns::<Diagnosis>(),
         Route::get("/v1/users/{user}/why", "why", "Why a user can or can't be reached", why).returns::<Explanation>(),
@@ -19,6 +21,10 @@ pub(super) fn routes() -> Vec<Route> {
 
 async fn status(State(state): State<ApiState>) -> Answer<Status> {
     Ok(Json(state.node.status().await?))
+}
+
+async fn relay_usage(State(state): State<ApiState>) -> Answer<RelayUsage> {
+    Ok(Json(state.node.relay_usage().await?))
 }
 
 async fn peers(State(state): State<ApiState>) -> Answer<PeerList> {

@@ -252,6 +252,7 @@ impl EventLoop {
     fn offer_to(&mut self, call: CallId, device: DeviceKey) {
         let Some(outgoing) = self.calls.outgoing.get(&call) else { return };
         let config = self.media_config(outgoing.options.play.as_deref(), outgoing.options.record.as_deref());
+        let config = config.relayed_only(outgoing.options.relayed_only);
         driver::make_offer(call, device, config, self.internal_sender.clone());
     }
 

@@ -25,6 +25,9 @@ pub(super) struct Args {
     /// Offer video too
     #[arg(long)]
     video: bool,
+    /// Send media through a relay only: the other end doesn't learn this device's addresses
+    #[arg(long)]
+    relayed: bool,
 }
 
 /// Ends with the call; SIGINT hangs up. Exits 0 only if the call was answered and ended well.
@@ -35,6 +38,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         users: args.users,
         duration_ms: args.duration,
         video: args.video,
+        relayed_only: args.relayed,
     };
     let client = context.client()?;
     let stop = signals::stop_token()?;

@@ -249,7 +249,7 @@ impl EventLoop {
     }
 
     /// True in a lab, and in a network that lives on private addresses alone: nobody connected is reached over the internet.
-    pub(super) fn dials_private(&self) -> bool {
+    pub(crate) fn dials_private(&self) -> bool {
         let is_outside = |peer: &Peer| peer.address.as_ref().and_then(address::ip_of).is_some_and(address::is_public);
         self.settings.lab || !self.peers.iter().any(|(_, peer)| is_outside(peer))
     }

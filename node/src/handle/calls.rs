@@ -28,6 +28,8 @@ pub struct DialOptions {
     pub duration_ms: Option<u64>,
     /// Offer video too.
     pub video: bool,
+    /// Send media through a relay only, so that the other end doesn't learn this device's addresses. Fails where no relay serves.
+    pub relayed_only: bool,
 }
 
 impl DialOptions {

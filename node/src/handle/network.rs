@@ -36,6 +36,8 @@ pub struct Status {
     pub external: Vec<String>,
     /// Relays that hold a reservation for it, peer ids.
     pub relays: Vec<String>,
+    /// Media relays whose credentials are at hand for the next call, peer ids.
+    pub media_relays: Vec<String>,
     /// Whether it can be reached from outside.
     pub reachability: NodeReachability,
     /// Open connections.
@@ -50,6 +52,34 @@ pub struct Status {
     pub outbox: u64,
     /// Whether it runs with `--lab`.
     pub lab: bool,
+}
+
+/// Who has used how much of this node's media relay.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RelayUsage {
+    /// Whether it relays media at all.
+    pub relays: bool,
+    /// UDP addresses it serves at.
+    pub addresses: Vec<String>,
+    /// How busy it is, 0 to 8: eighths of what its owner grants a second.
+    pub load: u32,
+    /// Users since the node's start, the heaviest first.
+    pub users: Vec<RelayUser>,
+}
+
+/// What one user has had relayed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RelayUser {
+    /// Who; `None` if it is no longer remembered.
+    pub user: Option<String>,
+    /// When it gets tight: `first`, `normal` or `last`.
+    pub class: String,
+    /// Bytes relayed.
+    pub bytes: u64,
+    /// Packets relayed.
+    pub packets: u64,
+    /// Allocations now.
+    pub allocations: u32,
 }
 
 /// A node's part in the directory.
@@ -223,6 +253,14 @@ impl Node {
     /// See [`NetworkError`].
     pub async fn peers(&self) -> Result<PeerList, NetworkError> {
         self.ask(Command::Peers).await
+    }
+
+    /// Who has used how much of this node's media relay.
+    ///
+    /// # Errors
+    /// [`NetworkError`] if the node doesn't run.
+    pub async fn relay_usage(&self) -> Result<RelayUsage, NetworkError> {
+        self.ask(Command::RelayUsage).await
     }
 
     /// What is wrong with this node's connectivity.

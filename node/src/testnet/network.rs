@@ -26,6 +26,7 @@ use crate::handle::{Event, Node};
 use crate::home::{Home, HomeLock};
 use crate::identity::LocalIdentity;
 use crate::key_file::generate_key;
+use crate::roles::relay::MediaRelayConfig;
 use crate::store::{Store, StoreError};
 
 /// The label of the network's authority: its users are called `name@test`.
@@ -165,7 +166,8 @@ impl Network {
         let roles = [Roles::AUTHORITY, Roles::DIRECTORY, Roles::RELAY, Roles::GATEWAY];
         self.infrastructure
             .start(|builder| {
-                roles.into_iter().fold(builder, |builder, role| builder.role(role)).authority_role(Some(AUTHORITY.into()), policy)
+                let builder = roles.into_iter().fold(builder, |builder, role| builder.role(role));
+                builder.authority_role(Some(AUTHORITY.into()), policy).media_relay(MediaRelayConfig::lab())
             })
             .await
     }

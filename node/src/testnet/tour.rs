@@ -11,7 +11,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use super::network::{Network, Person, full_name};
 use super::report::{Failure, Outcome, Report, ensure};
 use crate::calls::media::tone::{dominant_frequency, write_tone};
-use crate::handle::calls::{AnswerOptions, CallOutcome, CallResult, DialOptions};
+use crate::handle::calls::{AnswerOptions, CallOutcome, CallPath, CallResult, DialOptions};
 use crate::handle::directory::{ResolveError, ResolveOptions};
 use crate::handle::messages::MessageState;
 use crate::handle::power::SuspendOptions;
@@ -69,6 +69,7 @@ pub(super) async fn tour(network: &mut Network, cast: &Cast, rng: &mut StdRng, r
     report.stage("look-up", STAGE_LIMIT, look_up(network, cast)).await;
     report.stage("messages", STAGE_LIMIT, messages(network, cast)).await;
     report.stage("voice call", STAGE_LIMIT, voice_call(network, cast)).await;
+    report.stage("relayed call", STAGE_LIMIT, relayed_call(network, cast)).await;
     report.stage("push wake-up", STAGE_LIMIT, push_wake_up(network, cast)).await;
     report.stage("a device dies", STAGE_LIMIT, device_dies(network, cast, rng)).await;
 }
@@ -154,6 +155,29 @@ async fn voice_call(network: &Network, cast: &Cast) -> Outcome {
         cast.caller,
         figures(&talked),
     ))
+}
+
+/// The same where no direct path shall be taken: through the infrastructure's media relay, whose owner sees who used it.
+async fn relayed_call(network: &Network, cast: &Cast) -> Outcome {
+    let (caller, callee) = (node(network, &cast.caller)?, node(network, &cast.callee)?);
+    let heard = network.scratch().join("relayed.wav");
+    let said = network.scratch().join("relayed-caller.wav");
+    write_tone(&said, CALLER_TONE_HZ, TALK * 2, 48_000)?;
+    let options = DialOptions {
+        play: Some(said),
+        duration_ms: Some(crate::diagnosis::millis(SHORT_TALK)),
+        relayed_only: true,
+        ..DialOptions::to(&cast.callee)
+    };
+    let answer = AnswerOptions { record: Some(heard.clone()), ..AnswerOptions::default() };
+    let talked = call(caller, callee, callee.subscribe(), options, answer).await?;
+    ensure(talked.path == Some(CallPath::Relayed), || format!("the call went another way: {:?}", talked.path))?;
+    let tone = check_tone(&heard, CALLER_TONE_HZ, &cast.callee)?;
+    let usage = network.infrastructure().relay_usage().await?;
+    let ours = usage.users.iter().find(|user| user.user == Some(full_name(&cast.caller)));
+    let used = ours.ok_or_else(|| Failure::new("the relay's owner doesn't see who used it"))?;
+    ensure(used.bytes > 0, || "the relay's owner sees no bytes".to_owned())?;
+    Ok(format!("{} heard {tone:.1} Hz; {} packets through the relay; {}", cast.callee, used.packets, figures(&talked)))
 }
 
 fn figures(call: &CallOutcome) -> String {

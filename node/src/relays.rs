@@ -1,0 +1,206 @@
+//! The media relays this device uses: found among the nodes it knows, the nearest first, with credentials at hand before a call needs them.
+//!
+//! Two are kept, so that one may die. Each is asked again before its credentials end. Who has carried a call of ours is remembered: that user
+//! goes before strangers at our own relay.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use halloo_protocol::key::PublicKey;
+use halloo_protocol::node::Roles;
+use halloo_protocol::redact::Redacted;
+use halloo_protocol::relay::{MediaAddress, RelayGrant, RelayRequest, RelayStatus};
+use halloo_protocol::time::{Now, UnixTime};
+use halloo_protocol::wire::{Extensions, Frame};
+use libp2p::PeerId;
+use tracing::{debug, warn};
+
+use crate::calls::media::{MediaPath, RELAYS_MAX, RelayServer};
+use crate::event_loop::EventLoop;
+use crate::network::{Purpose, Target};
+use crate::rpc::Failure;
+use crate::store::StoreError;
+
+/// How often it is looked whether there are enough.
+const CHECK_EVERY: Duration = Duration::from_secs(2);
+
+/// How long before their end credentials are renewed: a call that starts with them gets its allocations in any case.
+const RENEW_BEFORE_SECS: u64 = 600;
+
+/// How long a relay has to answer.
+const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a relay that refused or was silent isn't asked again.
+const REFUSED_PAUSE: Duration = Duration::from_secs(120);
+
+/// Relays whose refusal is remembered; when full, all are forgotten.
+const REFUSED_MAX: usize = 256;
+
+/// Users remembered as having carried for us.
+const CARRIERS_MAX: usize = 256;
+
+const CARRIERS: &str = "users who relayed for us";
+
+#[derive(Clone, Debug)]
+struct Held {
+    relay: PeerId,
+    /// Whose node it is.
+    owner: PublicKey,
+    servers: Vec<RelayServer>,
+    not_after: UnixTime,
+}
+
+/// What is known of media relays.
+#[derive(Debug, Default)]
+pub(crate) struct RelaysState {
+    held: Vec<Held>,
+    asking: BTreeSet<PeerId>,
+    paused: HashMap<PeerId, Instant>,
+    check_at: Option<Instant>,
+    carriers: Option<Vec<[u8; 32]>>,
+}
+
+impl RelaysState {
+    /// Whether a relay of this user has carried a call of ours.
+    pub(crate) fn has_carried_for_us(&self, user: &PublicKey) -> bool {
+        self.carriers.as_ref().is_some_and(|carriers| carriers.contains(&user.0))
+    }
+
+    /// The relays with credentials, peer ids.
+    pub(crate) fn peers(&self) -> impl Iterator<Item = &PeerId> {
+        self.held.iter().map(|held| &held.relay)
+    }
+}
+
+impl EventLoop {
+    pub(crate) fn relays_tick(&mut self, now: Now) {
+        if self.relays.check_at.is_some_and(|at| at > now.instant) {
+            return;
+        }
+        self.relays.check_at = Some(now.instant + CHECK_EVERY);
+        self.load_carriers();
+        if !self.settings.publishes || self.identity.place().is_none() {
+            return;
+        }
+        self.relays.held.retain(|held| held.not_after > now.unix);
+        self.relays.paused.retain(|_, until| *until > now.instant);
+        let renew_at = now.unix.plus_secs(RENEW_BEFORE_SECS);
+        let fresh = self.relays.held.iter().filter(|held| held.not_after > renew_at).count();
+        let missing = RELAYS_MAX.saturating_sub(fresh + self.relays.asking.len());
+        for target in self.relay_candidates(renew_at).into_iter().take(missing) {
+            self.relays.asking.insert(target.peer);
+            let request = RelayRequest { extensions: Extensions::none() };
+            let peer = target.peer;
+            self.request(&target, &request, Purpose::RelayAsk(peer), ASK_TIMEOUT);
+        }
+    }
+
+    /// Media relays that may be asked, the nearest first; those of unknown distance and the busy ones last.
+    fn relay_candidates(&self, renew_at: UnixTime) -> Vec<Target> {
+        let may_ask = |peer: &PeerId| {
+            let is_fresh = self.relays.held.iter().any(|held| held.relay == *peer && held.not_after > renew_at);
+            !is_fresh && !self.relays.asking.contains(peer) && !self.relays.paused.contains_key(peer)
+        };
+        let connected = self.peers.with_roles(Roles::MEDIA_RELAY).map(|(peer, known)| {
+            let load = known.descriptor.as_ref().map_or(0, |descriptor| descriptor.load.0);
+            (load >= BUSY, known.rtt.unwrap_or(UNKNOWN_RTT), Target::connected(*peer))
+        });
+        let private = self.dials_private();
+        let table = self.directory.machine.table_snapshot();
+        let known = table.iter().filter(|descriptor| descriptor.roles.contains(Roles::MEDIA_RELAY));
+        let known = known.filter_map(|descriptor| {
+            let target = Target::of_descriptor(descriptor, private)?;
+            let is_connected = self.peers.get(&target.peer).is_some();
+            (!is_connected && !target.addresses.is_empty()).then_some((descriptor.load.0 >= BUSY, UNKNOWN_RTT, target))
+        });
+        let mut candidates: Vec<_> = connected.chain(known).filter(|(.., target)| may_ask(&target.peer)).collect();
+        candidates.sort_by_key(|(is_busy, rtt, _)| (*is_busy, *rtt));
+        candidates.into_iter().map(|(.., target)| target).collect()
+    }
+
+    pub(crate) fn relay_answer(&mut self, peer: PeerId, frame: &Frame) {
+        self.relays.asking.remove(&peer);
+        let grant = match frame.parse::<RelayGrant>() {
+            Ok(grant) => grant,
+            Err(error) => {
+                debug!(%peer, %error, "relay's answer refused");
+                self.counters.malformed += 1;
+                return self.pause_relay(peer);
+            }
+        };
+        let credentials = match grant.status {
+            RelayStatus::Granted(credentials) => credentials,
+            RelayStatus::Refused(reason) => {
+                debug!(%peer, %reason, "media relay refuses");
+                return self.pause_relay(peer);
+            }
+        };
+        let Some(owner) = self.peers.get(&peer).and_then(|known| known.chain.as_ref()).map(|chain| chain.user.identity.0) else {
+            return self.pause_relay(peer);
+        };
+        let servers = credentials.addresses.iter().map(|address| RelayServer {
+            address: socket_address(*address),
+            username: credentials.username.clone(),
+            password: Redacted(credentials.password.clone()),
+        });
+        let held = Held { relay: peer, owner, servers: servers.collect(), not_after: credentials.not_after };
+        self.relays.held.retain(|known| known.relay != peer);
+        self.relays.held.push(held);
+    }
+
+    pub(crate) fn relay_failure(&mut self, peer: PeerId, failure: Failure) {
+        debug!(%peer, %failure, "media relay not asked");
+        self.relays.asking.remove(&peer);
+        self.pause_relay(peer);
+    }
+
+    fn pause_relay(&mut self, peer: PeerId) {
+        if self.relays.paused.len() >= REFUSED_MAX {
+            self.relays.paused.clear();
+        }
+        self.relays.paused.insert(peer, Instant::now() + REFUSED_PAUSE);
+    }
+
+    /// Relays for the next call: one address of each, of a family that this machine has if it is known.
+    pub(crate) fn call_relays(&self) -> Vec<RelayServer> {
+        let first = |held: &Held| held.servers.first().cloned();
+        self.relays.held.iter().rev().filter_map(first).take(RELAYS_MAX).collect()
+    }
+
+    /// A call runs over this path: if a relay lends it, its owner has done us a favour.
+    pub(crate) fn note_carrier(&mut self, path: &MediaPath) {
+        let is_of = |held: &&Held| held.servers.iter().any(|server| server.address.ip() == path.local.ip());
+        let Some(owner) = self.relays.held.iter().find(is_of).map(|held| held.owner.0) else { return };
+        let carriers = self.relays.carriers.get_or_insert_default();
+        if carriers.contains(&owner) {
+            return;
+        }
+        carriers.insert(0, owner);
+        carriers.truncate(CARRIERS_MAX);
+        let carriers = carriers.clone();
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(CARRIERS, &carriers)) {
+            warn!(%error, "not remembered who relayed for us");
+        }
+    }
+
+    fn load_carriers(&mut self) {
+        if self.relays.carriers.is_none() {
+            let stored = self.store.read::<_, StoreError>(|view| view.setting_value::<Vec<[u8; 32]>>(CARRIERS));
+            self.relays.carriers = Some(stored.ok().flatten().unwrap_or_default());
+        }
+    }
+}
+
+/// A load class from which a relay is asked last.
+const BUSY: u8 = 6;
+
+/// What a relay that was never measured counts for: farther than a continent.
+const UNKNOWN_RTT: Duration = Duration::from_millis(400);
+
+fn socket_address(address: MediaAddress) -> SocketAddr {
+    match address {
+        MediaAddress::V4(ip, port) => SocketAddr::from((ip, port)),
+        MediaAddress::V6(ip, port) => SocketAddr::from((ip, port)),
+    }
+}
