@@ -199,7 +199,7 @@ fn find_route(
 /// The way from a relayed address to a peer, which may be another relayed address of ours.
 #[cold]
 fn route(shared: &Shared, worker: u16, peer: SocketAddr, relayed: SocketAddr, now: Moment) -> Result<Route, DropReason> {
-    if !shared.is_relayed_ip(peer.ip()) {
+    if !shared.is_relayed(peer) {
         return Ok(Route::Outside);
     }
     let target = shared.directory.get(peer).ok_or(DropReason::NoSuchRelayedAddress)?;
