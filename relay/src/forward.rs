@@ -64,7 +64,8 @@ impl Relay {
         let relayed = allocation.relayed[Family::of(channel.peer).index()].ok_or(DropReason::WrongFamily)?;
         find_route(&self.shared, self.worker, channel, relayed, now)?;
         if !allocation.lease.pay(length) {
-            self.shared.shares.pay_anew(allocation.owner.user, &mut allocation.lease, length, now)?;
+            let owner = &allocation.owner;
+            self.shared.shares.pay_anew(owner.user, owner.client_share, &mut allocation.lease, length, now)?;
         }
         packet.truncate(channel_data::HEADER_BYTES + length);
         let direction = match &channel.route {
@@ -174,7 +175,7 @@ fn pay(shares: &Shares, allocation: &mut Allocation, length: usize, now: Moment)
     if allocation.lease.pay(length) {
         return Ok(());
     }
-    shares.pay_anew(allocation.owner.user, &mut allocation.lease, length, now)
+    shares.pay_anew(allocation.owner.user, allocation.owner.client_share, &mut allocation.lease, length, now)
 }
 
 /// Makes sure that the channel's route is one that holds now.

@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(frame(&[0x40, 0, 0, 0]).unwrap(), Some((4, 4)));
         assert_eq!(frame(&[0, 1, 0, 8]).unwrap(), Some((28, 28)));
         assert_eq!(frame(&[0, 1, 0xFF, 0xFF]).unwrap(), Some((20 + 65_535, 20 + 65_535)));
-        assert!(frame(b"GET / HTTP/1.1").is_err());
+        assert!(frame(&[0x80, 0, 0, 0]).is_err() && frame(&[0x16 | 0xC0, 3, 1, 0]).is_err());
     }
 
     #[test]
