@@ -117,9 +117,6 @@ pub enum StartError {
     /// The authority role can't start.
     #[error("authority role: {0}")]
     Authority(String),
-    /// The media relay can't start.
-    #[error("media relay: {0}")]
-    MediaRelay(String),
     /// The gateway role can't start.
     #[error("gateway role: {0}")]
     Gateway(String),
@@ -446,7 +443,7 @@ impl EventLoop {
             self.open_gateway()?;
         }
         if let Some(config) = self.settings.media_relay.clone() {
-            self.open_media_relay(config)?;
+            self.open_media_relay(config);
         }
         Ok(self)
     }

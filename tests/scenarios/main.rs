@@ -9,6 +9,7 @@ mod clock_offset;
 mod devices_publish_together;
 mod extensions;
 mod message_delivery;
+mod nat_calls;
 mod nat_relay;
 mod push_wakeup;
 mod revocation_spread;

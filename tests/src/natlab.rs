@@ -65,9 +65,20 @@ impl NatLab {
         Machine { namespace, address }
     }
 
-    /// A machine at home: alone behind a router whose public address is 5.0.`host`.1.
+    /// A machine at home: alone behind a router whose public address is 5.0.`host`.1, and which keeps the ports of what goes out.
     #[track_caller]
     pub fn home_machine(&mut self, name: &str, host: u8) -> Machine {
+        self.machine_behind(name, host, NAT_RULES)
+    }
+
+    /// The same behind a router that takes another random port for every destination: nobody can tell another where it is seen.
+    #[track_caller]
+    pub fn symmetric_machine(&mut self, name: &str, host: u8) -> Machine {
+        self.machine_behind(name, host, &NAT_RULES.replace("masquerade", "masquerade random,fully-random"))
+    }
+
+    #[track_caller]
+    fn machine_behind(&mut self, name: &str, host: u8, rules: &str) -> Machine {
         let router = self.namespace(&format!("{name}r"));
         self.plug_in(&router, host);
         let home = self.namespace(name);
@@ -79,7 +90,7 @@ impl NatLab {
         Self::ip(&home, "link set wan up");
         Self::ip(&home, &format!("route add default via {inside}"));
         Self::run(&["ip", "netns", "exec", &router, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]);
-        Self::run(&["ip", "netns", "exec", &router, "nft", NAT_RULES]);
+        Self::run(&["ip", "netns", "exec", &router, "nft", rules]);
         Machine { namespace: home, address }
     }
 

@@ -195,6 +195,21 @@ fn local_ips() -> Vec<IpAddr> {
     interfaces.into_iter().map(|interface| interface.ip()).collect()
 }
 
+/// The address to lend ports of: a public one if this machine has any. `None` leaves it to the system's routes.
+fn relay_ip(is_ipv4: bool) -> Option<IpAddr> {
+    let of_family = local_ips().into_iter().filter(|ip| ip.is_ipv4() == is_ipv4 && !ip.is_loopback());
+    let mut usable: Vec<IpAddr> = of_family.filter(|ip| address::is_public(*ip) || is_private(*ip)).collect();
+    usable.sort_by_key(|ip| !address::is_public(*ip));
+    usable.first().copied()
+}
+
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private(),
+        IpAddr::V6(ip) => ip.is_unique_local(),
+    }
+}
+
 fn bind(
     config: &MediaRelayConfig,
     listen: SocketAddr,
@@ -205,6 +220,9 @@ fn bind(
     let mut relay = halloo_relay::config::Config::default();
     relay.listen = vec![listen];
     relay.external_ips.clone_from(&config.external);
+    if listen.ip().is_unspecified() {
+        relay.relay_ips = relay_ip(listen.is_ipv4()).into_iter().collect();
+    }
     relay.is_lab = is_lab;
     let mut limits = Limits::default();
     limits.total_bytes_per_sec = config.bytes_per_sec;
@@ -221,12 +239,13 @@ fn bind(
 
 impl EventLoop {
     /// Opens the role.
-    pub(crate) fn open_media_relay(&mut self, config: MediaRelayConfig) -> Result<(), crate::builder::StartError> {
+    pub(crate) fn open_media_relay(&mut self, config: MediaRelayConfig) {
         let secret = self.random();
-        let relay = MediaRelay::start(config, self.settings.lab, secret)
-            .map_err(|error| crate::builder::StartError::MediaRelay(crate::calls::describe(&error)))?;
-        self.media_relay = Some(relay);
-        Ok(())
+        match MediaRelay::start(config, self.settings.lab, secret) {
+            Ok(relay) => self.media_relay = Some(relay),
+            // The node's other duties don't depend on it; `halloo relay` says that it doesn't serve.
+            Err(error) => warn!(error = crate::calls::describe(&error), "this node relays no media"),
+        }
     }
 
     /// A device asks for credentials.
