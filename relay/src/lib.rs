@@ -40,3 +40,6 @@ pub mod stun;
 mod time;
 
 pub use time::UnixTime;
+
+#[cfg(test)]
+mod tests;
