@@ -16,8 +16,8 @@
 //! same for a five-tuple. A client on UDP may be answered from any of them, as all have the same address: that is how a packet for a
 //! client of another thread leaves at once. Relayed sockets and streams belong to the relay that opened or was given them.
 
-use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::cmp::Reverse;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
