@@ -22,8 +22,10 @@ use crate::network::{Purpose, Target};
 use crate::rpc::Failure;
 use crate::store::StoreError;
 
-/// How often it is looked whether there are enough.
+/// How often it is looked whether there are enough, while somebody is left to ask; and while nobody is. A relay that connects is
+/// asked at once.
 const CHECK_EVERY: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 
 /// How long before their end credentials are renewed: a call that starts with them gets its allocations in any case.
 const RENEW_BEFORE_SECS: u64 = 600;
@@ -78,7 +80,7 @@ impl EventLoop {
         if self.relays.check_at.is_some_and(|at| at > now.instant) {
             return;
         }
-        self.relays.check_at = Some(now.instant + CHECK_EVERY);
+        self.relays.check_at = Some(now.instant + LOOK_AGAIN);
         self.load_carriers();
         if !self.settings.publishes || self.identity.place().is_none() {
             return;
@@ -88,11 +90,22 @@ impl EventLoop {
         let renew_at = now.unix.plus_secs(RENEW_BEFORE_SECS);
         let fresh = self.relays.held.iter().filter(|held| held.not_after > renew_at).count();
         let missing = RELAYS_MAX.saturating_sub(fresh + self.relays.asking.len());
+        if missing == 0 {
+            return;
+        }
         for target in self.relay_candidates(renew_at).into_iter().take(missing) {
             self.relays.asking.insert(target.peer);
+            self.relays.check_at = Some(now.instant + CHECK_EVERY);
             let request = RelayRequest { extensions: Extensions::none() };
             let peer = target.peer;
             self.request(&target, &request, Purpose::RelayAsk(peer), ASK_TIMEOUT);
+        }
+    }
+
+    /// A peer has said what it serves.
+    pub(crate) fn relays_peer_greeted(&mut self, roles: Roles) {
+        if roles.contains(Roles::MEDIA_RELAY) && self.relays.held.len() < RELAYS_MAX {
+            self.relays.check_at = None;
         }
     }
 
@@ -162,10 +175,12 @@ impl EventLoop {
         self.relays.paused.insert(peer, Instant::now() + REFUSED_PAUSE);
     }
 
-    /// Relays for the next call: one address of each, of a family that this machine has if it is known.
+    /// Relays for the next call, the nearest first: one address of each.
     pub(crate) fn call_relays(&self) -> Vec<RelayServer> {
-        let first = |held: &Held| held.servers.first().cloned();
-        self.relays.held.iter().rev().filter_map(first).take(RELAYS_MAX).collect()
+        let rtt = |held: &Held| self.peers.get(&held.relay).and_then(|known| known.rtt).unwrap_or(UNKNOWN_RTT);
+        let mut held: Vec<&Held> = self.relays.held.iter().collect();
+        held.sort_by_key(|held| rtt(held));
+        held.into_iter().filter_map(|held| held.servers.first().cloned()).take(RELAYS_MAX).collect()
     }
 
     /// A call runs over this path: if a relay lends it, its owner has done us a favour.

@@ -51,6 +51,17 @@ pub enum RelayFor {
     Everyone,
 }
 
+impl RelayFor {
+    /// True if users of this class are served at all.
+    const fn includes(self, class: ServiceClass) -> bool {
+        match self {
+            Self::Nobody => false,
+            Self::Contacts => matches!(class, ServiceClass::First),
+            Self::Everyone => true,
+        }
+    }
+}
+
 /// What a media relay may use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MediaRelayConfig {
@@ -263,12 +274,9 @@ impl EventLoop {
         let addresses = self.media_addresses();
         let now = self.now();
         let relay = self.media_relay.as_mut().ok_or(RelayReason::NOT_SERVED)?;
-        let class = match (relay.config.relay_for, class) {
-            (RelayFor::Nobody, _) | (RelayFor::Contacts, ServiceClass::Last | ServiceClass::Normal) => {
-                return Err(RelayReason::NOT_ALLOWED);
-            }
-            (_, class) => class,
-        };
+        if !relay.config.relay_for.includes(class) {
+            return Err(RelayReason::NOT_ALLOWED);
+        }
         if addresses.is_empty() {
             return Err(RelayReason::NOT_SERVED);
         }
@@ -374,5 +382,56 @@ fn media_address(address: SocketAddr) -> MediaAddress {
     match address.ip() {
         IpAddr::V4(ip) => MediaAddress::V4(ip.octets(), address.port()),
         IpAddr::V6(ip) => MediaAddress::V6(ip.octets(), address.port()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn relay() -> MediaRelay {
+        MediaRelay::start(MediaRelayConfig::lab(), true, [7; 32]).expect("loopback ports are free")
+    }
+
+    #[test]
+    fn owners_say_for_whom() {
+        use ServiceClass::{First, Last, Normal};
+        let served = |relay_for: RelayFor| [First, Normal, Last].map(|class| relay_for.includes(class));
+        assert_eq!(served(RelayFor::Nobody), [false; 3]);
+        assert_eq!(served(RelayFor::Contacts), [true, false, false]);
+        assert_eq!(served(RelayFor::Everyone), [true; 3]);
+    }
+
+    #[tokio::test]
+    async fn users_are_pseudonyms_there_and_keep_their_class() {
+        let relay = relay();
+        let (alice, bob) = (PublicKey([1; 32]), PublicKey([2; 32]));
+        let account = relay.account(&alice);
+        assert_ne!(account, relay.account(&bob));
+        assert_eq!(account, relay.account(&alice), "the same user, the same account");
+        relay.classes.lock().expect("nobody panicked").insert(account.clone(), ServiceClass::First);
+        let issued = Issued {
+            credentials: Credentials::new(Users::default(), [relay.secret.to_vec()]),
+            classes: Arc::clone(&relay.classes),
+        };
+        let granted = |account: &str, password: Option<&str>, at: u64| {
+            let (username, right) = Credentials::issue(&relay.secret, account, RelayTime(1_000));
+            let right = Key::new(PasswordAlgorithm::Md5, &username, "realm", password.unwrap_or(&right));
+            issued.grant(Identity::Name(&username), "realm", PasswordAlgorithm::Md5, RelayTime(at), &|key| *key == right)
+        };
+        let known = granted(&account, None, 999).expect("issued by this role");
+        assert_eq!((&known.account, known.class), (&account, ServiceClass::First));
+        assert_eq!(granted(&relay.account(&bob), None, 999).expect("issued too").class, ServiceClass::Last);
+        assert_eq!(granted(&account, None, 1_000).expect_err("over"), AuthRefusal::Expired);
+        assert_eq!(granted(&account, Some("guessed"), 999).expect_err("wrong"), AuthRefusal::WrongPassword);
+    }
+
+    #[tokio::test]
+    async fn a_taken_port_is_replaced() {
+        let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
+        let listen = taken.local_addr().expect("it is bound");
+        let relay =
+            MediaRelay::start(MediaRelayConfig { listen, ..MediaRelayConfig::lab() }, true, [7; 32]).expect("another port");
+        assert!(relay.served.iter().all(|served| served.port() != listen.port()) && !relay.served.is_empty());
     }
 }
