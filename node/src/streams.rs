@@ -288,6 +288,8 @@ struct Link {
     relayed: bool,
     /// A stream is open on it.
     open: bool,
+    /// The other end has said something on it. Until then it may be a path in one direction only, as a hole punch can leave behind.
+    proved: bool,
     /// A direct connection has taken over, or the owner wants it closed; nothing new is queued here.
     draining: bool,
     /// The owner wants it closed.
@@ -298,9 +300,9 @@ struct Link {
 }
 
 impl Link {
-    /// Higher is better: direct, a stream already open, newest.
-    fn rank(&self) -> (bool, bool, ConnectionId) {
-        (!self.relayed, self.open, self.id)
+    /// Higher is better: proved, direct, a stream already open, newest.
+    fn rank(&self) -> (bool, bool, bool, ConnectionId) {
+        (self.proved, !self.relayed, self.open, self.id)
     }
 }
 
@@ -380,7 +382,7 @@ impl Streams {
     /// Queues a frame for a peer.
     ///
     /// The connection is `via` if that is alive and not being left for a direct one; else the best there
-    /// is: direct before relayed, then one with an open stream, then the newest. `Ok` means queued, not
+    /// is: one on which the other end was heard, then direct before relayed, then one with an open stream, then the newest. `Ok` means queued, not
     /// received.
     pub fn send(&mut self, peer: PeerId, via: Option<ConnectionId>, frame: Vec<u8>) -> Result<(), SendError> {
         if frame.len() > MAX_FRAME_LEN {
@@ -463,32 +465,60 @@ impl Streams {
         let gauge = self.fresh.remove(&connection).unwrap_or_default();
         let links = self.peers.entry(peer).or_default();
         let first = links.is_empty();
-        links.push(Link { id: connection, relayed, open: false, draining: false, closing: false, kept: false, gauge });
+        links.push(Link {
+            id: connection,
+            relayed,
+            open: false,
+            proved: false,
+            draining: false,
+            closing: false,
+            kept: false,
+            gauge,
+        });
         self.actions.push_back(ToSwarm::GenerateEvent(Event::Connected { peer, connection, relayed, first }));
+        self.try_direct(peer);
         self.leave_relays(peer);
         self.refresh_kept(peer);
     }
 
-    /// Moves a peer that has a direct connection off its relayed ones.
+    /// Opens a stream on a direct connection beside a relayed one in use: once the other end is heard on it, it takes over. Without a stream
+    /// of its own it would be idle, and close.
+    fn try_direct(&mut self, peer: PeerId) {
+        let Some(links) = self.peers.get(&peer) else {
+            return;
+        };
+        let direct = links.iter().filter(|link| !link.relayed && !link.proved).map(|link| link.id).max();
+        let in_use = links.iter().any(|link| link.relayed && link.open && !link.draining);
+        if let Some(direct) = direct.filter(|_| in_use) {
+            self.actions.push_back(notify(peer, direct, Command::Open));
+        }
+        self.wake();
+    }
+
+    /// Moves a peer that has a proved direct connection off its relayed ones.
     fn leave_relays(&mut self, peer: PeerId) {
         let Some(links) = self.peers.get_mut(&peer) else {
             return;
         };
-        let Some(direct) = links.iter().filter(|link| !link.relayed).map(|l| l.id).max() else {
+        if !links.iter().any(|link| !link.relayed && link.proved) {
             return;
-        };
-        let mut in_use = false;
+        }
         for link in links.iter_mut().filter(|l| l.relayed && !l.draining) {
             link.draining = true;
             link.kept = false;
-            in_use |= link.open;
             self.actions.push_back(notify(peer, link.id, Command::Drain));
         }
-        // Without a stream of its own the direct connection would be idle, and close.
-        if in_use {
-            self.actions.push_back(notify(peer, direct, Command::Open));
-        }
         self.wake();
+    }
+
+    /// The other end was heard on this connection.
+    fn handle_heard(&mut self, peer: PeerId, connection: ConnectionId) {
+        let links = self.peers.get_mut(&peer).into_iter().flatten();
+        if let Some(link) = links.into_iter().find(|link| link.id == connection && !link.proved) {
+            link.proved = true;
+            self.leave_relays(peer);
+            self.refresh_kept(peer);
+        }
     }
 
     /// Takes relayed connections back into use when the last direct one is gone.
@@ -634,8 +664,14 @@ impl NetworkBehaviour for Streams {
         let event = match event {
             FromHandler::Open(open) => return self.handle_open(peer, connection, open),
             FromHandler::Drained => return self.handle_drained(peer, connection),
-            FromHandler::Hello(bytes) => Event::Hello { peer, connection, bytes },
-            FromHandler::Frame(bytes) => Event::Frame { peer, connection, bytes },
+            FromHandler::Hello(bytes) => {
+                self.handle_heard(peer, connection);
+                Event::Hello { peer, connection, bytes }
+            }
+            FromHandler::Frame(bytes) => {
+                self.handle_heard(peer, connection);
+                Event::Frame { peer, connection, bytes }
+            }
             FromHandler::Failed { error, undelivered } => Event::Failed { peer, connection, error, undelivered },
         };
         self.actions.push_back(ToSwarm::GenerateEvent(event));

@@ -30,6 +30,9 @@ use crate::rpc::Failure;
 /// How long a device may take to answer an invite on a stream: its connection may have to be made first.
 const INVITE_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// How long a device that is dialled may be silent until the invite is sent again: longer than a dial, a hole punch and an answer take.
+const INVITE_REPEAT: Duration = Duration::from_millis(2_500);
+
 /// How long the gateways are held back for a device that is said to take connections: longer than most rings take, so that nobody
 /// is pushed who rings anyway.
 const PUSH_HOLD_BACK: Duration = Duration::from_millis(600);
@@ -54,6 +57,8 @@ struct Leg {
     pushes: usize,
     /// Whether the invite on the stream has failed.
     stream_failed: bool,
+    /// When the invite goes out on the stream once more, if nothing was heard: the path may have changed under it.
+    repeat_at: Option<Instant>,
     /// Whether the first sign of life came by way of a gateway.
     via_push: bool,
     /// Whether the record was fetched anew because the device couldn't open its invite.
@@ -171,6 +176,7 @@ impl EventLoop {
             rang_on_stream: false,
             pushes: 0,
             stream_failed: false,
+            repeat_at: None,
             via_push: false,
             looked_up_again: false,
         })
@@ -311,6 +317,7 @@ impl EventLoop {
     fn send_invite(&mut self, call: CallId, device: DeviceKey, target: &Target, sealed: &SealedInvite) {
         if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
             leg.sealed = Some(sealed.clone());
+            leg.repeat_at = Some(Instant::now() + INVITE_REPEAT);
         }
         let message = CallInvite { sealed: sealed.clone(), extensions: Extensions::none() };
         self.request(target, &message, Purpose::Invite(InviteTarget { call, device }), INVITE_TIMEOUT);
@@ -367,9 +374,35 @@ impl EventLoop {
         }
     }
 
+    /// Sends invites again that nobody has answered. Copies are known by their bytes.
+    fn repeat_invites(&mut self, call: CallId, now: Instant) {
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        let mut due = Vec::new();
+        for (device, leg) in &mut outgoing.legs {
+            if leg.repeat_at.is_none_or(|at| at > now) {
+                continue;
+            }
+            leg.repeat_at = None;
+            let waits = outgoing.machine.leg_state(device) == Some(LegState::Inviting) && !leg.stream_failed;
+            if let (Some(sealed), true) = (&leg.sealed, waits) {
+                due.push((*device, leg.target.clone(), sealed.clone()));
+            }
+        }
+        for (device, target, sealed) in due {
+            let message = CallInvite { sealed, extensions: Extensions::none() };
+            self.request(&target, &message, Purpose::Invite(InviteTarget { call, device }), INVITE_TIMEOUT);
+        }
+    }
+
     pub(crate) fn invite_failure(&mut self, target: InviteTarget, failure: Failure) {
         let InviteTarget { call, device } = target;
         debug!(call = %call.short(), %failure, "invite not answered on the stream");
+        let leg = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device));
+        if let Some(at) = leg.and_then(|leg| leg.repeat_at.as_mut()).filter(|_| failure == Failure::Disconnected) {
+            // The connection went away under it: there may be another by now.
+            *at = Instant::now();
+            return;
+        }
         if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
             leg.stream_failed = true;
             if let Some(at) = &mut leg.push_at {
@@ -498,6 +531,7 @@ impl EventLoop {
         if caller_left || outgoing.hang_up_at().is_some_and(|at| at <= now) {
             outgoing.machine.hang_up(now);
         }
+        self.repeat_invites(call, now);
         self.push_due(call);
         self.drive_outgoing(call);
     }
