@@ -27,6 +27,8 @@
 pub mod config;
 pub mod defaults;
 pub mod handler;
+#[cfg(target_os = "linux")]
+pub mod io;
 pub mod metrics;
 pub mod quota;
 pub mod server;

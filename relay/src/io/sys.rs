@@ -1,0 +1,231 @@
+//! The system calls. All of the crate's `unsafe` is here.
+#![allow(unsafe_code, reason = "recvmmsg and sendmmsg with control data for each message have no safe interface")]
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr;
+
+use super::CALL_MESSAGES_MAX;
+use super::raw_address::{RAW_ADDRESS_BYTES, RawAddress};
+
+/// Bytes of control data for one message: one `int` for UDP_GRO, one `u16` for UDP_SEGMENT, each with its header and padding.
+const CONTROL_BYTES: usize = 32;
+
+/// Control data, aligned as `struct cmsghdr` has to be.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_BYTES]);
+
+// `struct cmsghdr` and one number fit. Lengths are those of the macros CMSG_SPACE and CMSG_LEN.
+const _: () = assert!(unsafe { libc::CMSG_SPACE(size_of::<i32>() as u32) } as usize <= CONTROL_BYTES);
+
+/// What `recvmmsg` said about one message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Received {
+    pub(super) source: RawAddress,
+    pub(super) bytes: usize,
+    /// Bytes of each datagram in it but the last, if the kernel kept several together; else 0.
+    pub(super) segment_bytes: usize,
+    /// The slot was too short.
+    pub(super) is_cut: bool,
+}
+
+/// Memory for one call's headers, of either direction. Pointers in it are only valid during a call; each call writes them anew.
+pub(super) struct Headers {
+    messages: Box<[libc::mmsghdr]>,
+    iovecs: Vec<libc::iovec>,
+    names: Box<[RawAddress]>,
+    controls: Box<[Control]>,
+}
+
+// SAFETY: the pointers that keep it from being `Send` by itself are never followed outside of `receive` and `send`, which write
+// them first, and the memory they point to then is borrowed for the call.
+unsafe impl Send for Headers {}
+
+impl std::fmt::Debug for Headers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Headers").field("messages", &self.messages.len()).finish_non_exhaustive()
+    }
+}
+
+/// Which memory a [`Piece`] lies in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The ring that datagrams were received in.
+    Ring,
+    /// The batch's own memory of new headers.
+    Head,
+}
+
+/// Bytes of a message to send.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Piece {
+    pub(super) place: Place,
+    pub(super) start: u32,
+    pub(super) bytes: u32,
+}
+
+/// One message to send: some pieces for one destination.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outgoing {
+    pub(super) destination: RawAddress,
+    pub(super) destination_bytes: u32,
+    /// How many of the pieces given beside it are its own, after those of the messages before it.
+    pub(super) pieces: usize,
+    /// The kernel cuts the bytes into datagrams of this length; 0: they are one datagram.
+    pub(super) segment_bytes: u16,
+}
+
+impl Headers {
+    pub(super) fn new() -> Self {
+        // SAFETY: all-zero is a valid `mmsghdr`: null pointers with lengths of zero.
+        let message: libc::mmsghdr = unsafe { zeroed() };
+        Self {
+            messages: vec![message; CALL_MESSAGES_MAX].into(),
+            iovecs: Vec::with_capacity(16 * CALL_MESSAGES_MAX),
+            names: vec![RawAddress::EMPTY; CALL_MESSAGES_MAX].into(),
+            controls: vec![Control([0; CONTROL_BYTES]); CALL_MESSAGES_MAX].into(),
+        }
+    }
+
+    /// Receives into as many slots of `slot_bytes` each as `memory` has, without waiting; [`CALL_MESSAGES_MAX`] at most.
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, memory: &mut [u8], slot_bytes: usize) -> io::Result<usize> {
+        self.iovecs.clear();
+        for slot in memory.chunks_exact_mut(slot_bytes).take(CALL_MESSAGES_MAX) {
+            self.iovecs.push(libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() });
+        }
+        let count = self.iovecs.len();
+        for (index, message) in self.messages.iter_mut().take(count).enumerate() {
+            // All of it, as the kernel writes lengths and flags back.
+            message.msg_len = 0;
+            message.msg_hdr.msg_name = ptr::from_mut(&mut self.names[index]).cast();
+            message.msg_hdr.msg_namelen = RAW_ADDRESS_BYTES as u32;
+            message.msg_hdr.msg_iov = ptr::from_mut(&mut self.iovecs[index]);
+            message.msg_hdr.msg_iovlen = 1;
+            message.msg_hdr.msg_control = ptr::from_mut(&mut self.controls[index]).cast();
+            message.msg_hdr.msg_controllen = CONTROL_BYTES as _;
+            message.msg_hdr.msg_flags = 0;
+        }
+        // SAFETY: `messages` has at least `count` headers. Each points to a name, an iovec and control data of its own, with their true lengths,
+        // in boxes and a vector that aren't touched before the call returns; each iovec to a slot of `memory`, exclusively borrowed and
+        // disjoint from the others.
+        let received = unsafe {
+            libc::recvmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), count as _, libc::MSG_DONTWAIT as _, ptr::null_mut())
+        };
+        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// What the last [`receive`](Self::receive) said about message `index`, which has to be one of those it counted.
+    pub(super) fn received(&self, index: usize) -> Received {
+        let message = &self.messages[index];
+        Received {
+            source: self.names[index],
+            bytes: message.msg_len as usize,
+            segment_bytes: gro_segment_bytes(&self.controls[index], message.msg_hdr.msg_controllen as usize),
+            is_cut: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+        }
+    }
+
+    /// Sends messages without waiting, [`CALL_MESSAGES_MAX`] at most. Says how many were taken; an error is about the first.
+    ///
+    /// # Panics
+    /// If a piece isn't within its memory, or there are fewer pieces than the messages want.
+    pub(super) fn send(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        (ring, heads): (&[u8], &[u8]),
+        outgoing: &[Outgoing],
+        pieces: &[Piece],
+    ) -> io::Result<usize> {
+        let outgoing = &outgoing[..outgoing.len().min(CALL_MESSAGES_MAX)];
+        self.iovecs.clear();
+        for piece in pieces {
+            let memory = if piece.place == Place::Ring { ring } else { heads };
+            let bytes = &memory[piece.start as usize..][..piece.bytes as usize];
+            self.iovecs.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
+        }
+        let mut range = 0;
+        for (index, out) in outgoing.iter().enumerate() {
+            let iovecs = &mut self.iovecs[range..range + out.pieces];
+            range += out.pieces;
+            self.names[index] = out.destination;
+            let header = &mut self.messages[index].msg_hdr;
+            header.msg_name = ptr::from_mut(&mut self.names[index]).cast();
+            header.msg_namelen = out.destination_bytes;
+            header.msg_iov = iovecs.as_mut_ptr();
+            header.msg_iovlen = iovecs.len() as _;
+            header.msg_flags = 0;
+            if out.segment_bytes == 0 {
+                header.msg_control = ptr::null_mut();
+                header.msg_controllen = 0;
+            } else {
+                header.msg_controllen = set_gso_segment_bytes(&mut self.controls[index], out.segment_bytes) as _;
+                header.msg_control = ptr::from_mut(&mut self.controls[index]).cast();
+            }
+        }
+        // SAFETY: each of the first `outgoing.len()` headers, no more than there are, was just pointed to a name, iovecs and control data
+        // of its own with their true lengths; the iovecs point into `ring` and `heads`, borrowed until after the call. The kernel only reads them.
+        let sent = unsafe {
+            if let [_] = outgoing {
+                // Alone, the plain call is cheaper.
+                let sent = libc::sendmsg(socket.as_raw_fd(), &raw const self.messages[0].msg_hdr, libc::MSG_DONTWAIT);
+                if sent < 0 { -1 } else { 1 }
+            } else {
+                libc::sendmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), outgoing.len() as _, libc::MSG_DONTWAIT as _)
+            }
+        };
+        usize::try_from(sent).map_err(|_| io::Error::last_os_error())
+    }
+}
+
+/// Length of a control message's header, as CMSG_DATA skips it.
+const CONTROL_HEADER_BYTES: usize = size_of::<libc::cmsghdr>();
+
+/// Writes one UDP_SEGMENT control message and gives the length of it.
+fn set_gso_segment_bytes(control: &mut Control, segment_bytes: u16) -> usize {
+    let length = CONTROL_HEADER_BYTES + size_of::<u16>();
+    let (length_at, level_at) = (size_of::<usize>(), size_of::<usize>() + size_of::<i32>());
+    control.0[..length_at].copy_from_slice(&length.to_ne_bytes());
+    control.0[length_at..level_at].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());
+    control.0[level_at..level_at + 4].copy_from_slice(&libc::UDP_SEGMENT.to_ne_bytes());
+    control.0[CONTROL_HEADER_BYTES..length].copy_from_slice(&segment_bytes.to_ne_bytes());
+    // SAFETY: it only computes.
+    unsafe { libc::CMSG_SPACE(size_of::<u16>() as u32) as usize }
+}
+
+// `struct cmsghdr` is a `size_t` and two `int`s: what the functions around this rely on.
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(CONTROL_HEADER_BYTES == 16);
+#[cfg(target_pointer_width = "32")]
+const _: () = assert!(CONTROL_HEADER_BYTES == 12);
+
+/// Reads the UDP_GRO control message, if there is one: it is the only kind we asked for.
+fn gro_segment_bytes(control: &Control, length: usize) -> usize {
+    let number = |at: usize| -> i32 {
+        let mut bytes = [0; 4];
+        bytes.copy_from_slice(&control.0[at..at + 4]);
+        i32::from_ne_bytes(bytes)
+    };
+    let level_at = size_of::<usize>();
+    if length < CONTROL_HEADER_BYTES + 4 || number(level_at) != libc::SOL_UDP || number(level_at + 4) != libc::UDP_GRO {
+        return 0;
+    }
+    usize::try_from(number(CONTROL_HEADER_BYTES)).unwrap_or(0)
+}
+
+/// Has the kernel keep trains of datagrams together (Linux 5.0).
+pub(super) fn set_udp_gro(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let on: i32 = 1;
+    // SAFETY: the value is an `int` that outlives the call, and its length is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_UDP,
+            libc::UDP_GRO,
+            ptr::from_ref(&on).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
