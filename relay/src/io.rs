@@ -26,7 +26,7 @@ mod receive;
 mod send;
 mod sys;
 
-pub use receive::{Message, RING_SLOT_BYTES, ReceiveRing};
+pub use receive::{Message, RING_HEADROOM_BYTES, ReceiveRing};
 pub use send::{SendBatch, SendTotals};
 
 use std::io;

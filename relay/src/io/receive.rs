@@ -8,9 +8,12 @@ use std::os::fd::AsFd;
 use super::CALL_MESSAGES_MAX;
 use super::sys::Headers;
 
-/// Bytes of a slot: the longest train of datagrams that the kernel keeps together. A multiple of a page, so that a short datagram touches
-/// one page of its slot and the rest costs no memory.
-pub const RING_SLOT_BYTES: usize = 1 << 16;
+/// Unused bytes before each message, for longer headers than it came with.
+pub const RING_HEADROOM_BYTES: usize = 64;
+
+/// Bytes of a slot: headroom, and the longest train of datagrams that the kernel keeps together. A multiple of a page, so that a short
+/// datagram touches one page of its slot and the rest costs no memory.
+const SLOT_BYTES: usize = (1 << 16) + PAGE_BYTES;
 
 /// Alignment of the slots.
 const PAGE_BYTES: usize = 4_096;
@@ -34,7 +37,7 @@ impl Message {
         (start..end.max(start + 1)).step_by(step).map(move |at| at..(at + step).min(end))
     }
 
-    /// Number of datagrams in it.
+    /// Number of datagrams in it. Only the first has [`RING_HEADROOM_BYTES`] before it: the others have the one that came before.
     #[must_use]
     pub fn datagrams_len(&self) -> usize {
         (self.bytes as usize).div_ceil((self.segment_bytes as usize).max(1)).max(1)
@@ -54,11 +57,11 @@ pub struct ReceiveRing {
 }
 
 impl ReceiveRing {
-    /// Room for `slots` messages: so many datagrams at least, and up to 64 KiB of memory each if all of them are long trains.
+    /// Room for `slots` messages: so many datagrams at least, and up to 68 KiB of memory each if all of them are long trains.
     #[must_use]
     pub fn new(slots: usize) -> Self {
         // Zeroed memory of this size comes from the system untouched.
-        let memory = vec![0; slots * RING_SLOT_BYTES + PAGE_BYTES];
+        let memory = vec![0; slots * SLOT_BYTES + PAGE_BYTES];
         let first = memory.as_ptr().align_offset(PAGE_BYTES).min(PAGE_BYTES);
         Self { memory, first, slots, messages: Vec::with_capacity(slots), headers: Headers::new(), cut: 0 }
     }
@@ -76,17 +79,17 @@ impl ReceiveRing {
     pub fn receive(&mut self, socket: &impl AsFd, messages_max: usize) -> io::Result<usize> {
         let used = self.messages.len();
         let free = (self.slots - used).min(CALL_MESSAGES_MAX).min(messages_max);
-        let start = self.first + used * RING_SLOT_BYTES;
-        let memory = &mut self.memory[start..start + free * RING_SLOT_BYTES];
-        let received = self.headers.receive(socket.as_fd(), memory, RING_SLOT_BYTES)?;
+        let start = self.first + used * SLOT_BYTES;
+        let memory = &mut self.memory[start..start + free * SLOT_BYTES];
+        let received = self.headers.receive(socket.as_fd(), memory, SLOT_BYTES, RING_HEADROOM_BYTES)?;
         for index in 0..received {
             let about = self.headers.received(index);
             // A cut train has lost its end only. Slots are long enough for all there can be, so this is about the unforeseen.
             self.cut += u64::from(about.is_cut);
-            let bytes = about.bytes.min(RING_SLOT_BYTES);
+            let bytes = about.bytes.min(SLOT_BYTES - RING_HEADROOM_BYTES);
             self.messages.push(Message {
                 source: about.source.to_socket_addr(),
-                start: (start + index * RING_SLOT_BYTES) as u32,
+                start: (start + index * SLOT_BYTES + RING_HEADROOM_BYTES) as u32,
                 bytes: bytes as u32,
                 segment_bytes: if about.segment_bytes == 0 { bytes } else { about.segment_bytes } as u32,
             });

@@ -116,6 +116,12 @@ impl SendBatch {
         }
     }
 
+    /// The same, that never makes trains: for systems that can't, and for comparison.
+    #[must_use]
+    pub fn without_trains(packets_max: usize) -> Self {
+        Self { segment_bytes_max: 0, ..Self::new(packets_max) }
+    }
+
     /// Datagrams waiting for [`flush`](Self::flush).
     #[must_use]
     pub fn len(&self) -> usize {

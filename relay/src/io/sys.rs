@@ -17,7 +17,7 @@ const CONTROL_BYTES: usize = 32;
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
-// `struct cmsghdr` and one number fit. Lengths are those of the macros CMSG_SPACE and CMSG_LEN.
+// SAFETY: it only computes.
 const _: () = assert!(unsafe { libc::CMSG_SPACE(size_of::<i32>() as u32) } as usize <= CONTROL_BYTES);
 
 /// What `recvmmsg` said about one message.
@@ -89,21 +89,24 @@ impl Headers {
         }
     }
 
-    /// Receives into as many slots of `slot_bytes` each as `memory` has, without waiting; [`CALL_MESSAGES_MAX`] at most.
-    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, memory: &mut [u8], slot_bytes: usize) -> io::Result<usize> {
+    /// Receives into as many slots of `slot_bytes` each as `memory` has, leaving out the first `headroom` bytes, without waiting; [`CALL_MESSAGES_MAX`] at most.
+    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, memory: &mut [u8], slot_bytes: usize, headroom: usize) -> io::Result<usize> {
         self.iovecs.clear();
         for slot in memory.chunks_exact_mut(slot_bytes).take(CALL_MESSAGES_MAX) {
+            let slot = &mut slot[headroom..];
             self.iovecs.push(libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() });
         }
         let count = self.iovecs.len();
+        // One pointer to each array, so that writing one element doesn't disturb the pointers to others.
+        let (names, controls, iovecs) = (self.names.as_mut_ptr(), self.controls.as_mut_ptr(), self.iovecs.as_mut_ptr());
         for (index, message) in self.messages.iter_mut().take(count).enumerate() {
             // All of it, as the kernel writes lengths and flags back.
             message.msg_len = 0;
-            message.msg_hdr.msg_name = ptr::from_mut(&mut self.names[index]).cast();
+            message.msg_hdr.msg_name = names.wrapping_add(index).cast();
             message.msg_hdr.msg_namelen = RAW_ADDRESS_BYTES as u32;
-            message.msg_hdr.msg_iov = ptr::from_mut(&mut self.iovecs[index]);
+            message.msg_hdr.msg_iov = iovecs.wrapping_add(index);
             message.msg_hdr.msg_iovlen = 1;
-            message.msg_hdr.msg_control = ptr::from_mut(&mut self.controls[index]).cast();
+            message.msg_hdr.msg_control = controls.wrapping_add(index).cast();
             message.msg_hdr.msg_controllen = CONTROL_BYTES as _;
             message.msg_hdr.msg_flags = 0;
         }
@@ -145,23 +148,27 @@ impl Headers {
             let bytes = &memory[piece.start as usize..][..piece.bytes as usize];
             self.iovecs.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() });
         }
-        let mut range = 0;
+        assert!(outgoing.iter().map(|out| out.pieces).sum::<usize>() <= self.iovecs.len(), "a message without its pieces");
         for (index, out) in outgoing.iter().enumerate() {
-            let iovecs = &mut self.iovecs[range..range + out.pieces];
-            range += out.pieces;
             self.names[index] = out.destination;
+            self.controls[index] = gso_control(out.segment_bytes);
+        }
+        let (names, controls, iovecs) = (self.names.as_mut_ptr(), self.controls.as_mut_ptr(), self.iovecs.as_mut_ptr());
+        let mut piece = 0;
+        for (index, out) in outgoing.iter().enumerate() {
             let header = &mut self.messages[index].msg_hdr;
-            header.msg_name = ptr::from_mut(&mut self.names[index]).cast();
+            header.msg_name = names.wrapping_add(index).cast();
             header.msg_namelen = out.destination_bytes;
-            header.msg_iov = iovecs.as_mut_ptr();
-            header.msg_iovlen = iovecs.len() as _;
+            header.msg_iov = iovecs.wrapping_add(piece);
+            header.msg_iovlen = out.pieces as _;
+            piece += out.pieces;
             header.msg_flags = 0;
             if out.segment_bytes == 0 {
                 header.msg_control = ptr::null_mut();
                 header.msg_controllen = 0;
             } else {
-                header.msg_controllen = set_gso_segment_bytes(&mut self.controls[index], out.segment_bytes) as _;
-                header.msg_control = ptr::from_mut(&mut self.controls[index]).cast();
+                header.msg_control = controls.wrapping_add(index).cast();
+                header.msg_controllen = GSO_CONTROL_BYTES as _;
             }
         }
         // SAFETY: each of the first `outgoing.len()` headers, no more than there are, was just pointed to a name, iovecs and control data
@@ -182,16 +189,20 @@ impl Headers {
 /// Length of a control message's header, as CMSG_DATA skips it.
 const CONTROL_HEADER_BYTES: usize = size_of::<libc::cmsghdr>();
 
-/// Writes one UDP_SEGMENT control message and gives the length of it.
-fn set_gso_segment_bytes(control: &mut Control, segment_bytes: u16) -> usize {
+/// `CMSG_SPACE` of a `u16`.
+// SAFETY: it only computes.
+const GSO_CONTROL_BYTES: usize = unsafe { libc::CMSG_SPACE(size_of::<u16>() as u32) } as usize;
+
+/// One UDP_SEGMENT control message.
+fn gso_control(segment_bytes: u16) -> Control {
+    let mut control = Control([0; CONTROL_BYTES]);
     let length = CONTROL_HEADER_BYTES + size_of::<u16>();
-    let (length_at, level_at) = (size_of::<usize>(), size_of::<usize>() + size_of::<i32>());
-    control.0[..length_at].copy_from_slice(&length.to_ne_bytes());
-    control.0[length_at..level_at].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());
-    control.0[level_at..level_at + 4].copy_from_slice(&libc::UDP_SEGMENT.to_ne_bytes());
+    let (level_at, kind_at) = (size_of::<usize>(), size_of::<usize>() + size_of::<i32>());
+    control.0[..level_at].copy_from_slice(&length.to_ne_bytes());
+    control.0[level_at..kind_at].copy_from_slice(&libc::SOL_UDP.to_ne_bytes());
+    control.0[kind_at..CONTROL_HEADER_BYTES].copy_from_slice(&libc::UDP_SEGMENT.to_ne_bytes());
     control.0[CONTROL_HEADER_BYTES..length].copy_from_slice(&segment_bytes.to_ne_bytes());
-    // SAFETY: it only computes.
-    unsafe { libc::CMSG_SPACE(size_of::<u16>() as u32) as usize }
+    control
 }
 
 // `struct cmsghdr` is a `size_t` and two `int`s: what the functions around this rely on.
