@@ -1,0 +1,78 @@
+//! The rows of the table.
+
+use crate::load::Pattern;
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// Another client of the relay.
+    Pair,
+    /// A plain UDP host.
+    Peer,
+}
+
+/// One kind of load.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Row {
+    /// What `--rows` calls it.
+    pub(crate) name: &'static str,
+    pub(crate) what: &'static str,
+    pub(crate) ends: Ends,
+    pub(crate) allocations: usize,
+    pub(crate) payload_bytes: usize,
+    pub(crate) pattern: Pattern,
+    /// Aims: processor time per packet as a share of turn-server's and coturn's.
+    pub(crate) aims: (Option<f64>, Option<f64>),
+    /// Compares two threads of ours with one instead of relays with each other.
+    pub(crate) is_about_threads: bool,
+}
+
+const ROW: Row = Row {
+    name: "",
+    what: "",
+    ends: Ends::Pair,
+    allocations: 50,
+    payload_bytes: 160,
+    pattern: Pattern::Saturated,
+    aims: (None, None),
+    is_about_threads: false,
+};
+
+/// All rows, in the order of the table.
+pub(crate) const ROWS: [Row; 7] = [
+    Row { name: "pair-50", what: "pair, saturated, 50 allocations", aims: (Some(0.80), Some(0.40)), ..ROW },
+    Row { name: "pair-500", what: "pair, saturated, 500 allocations", allocations: 500, aims: (Some(0.65), Some(0.40)), ..ROW },
+    Row {
+        name: "pair-paced",
+        what: "pair, voice, 20,000 packets/s over 50 allocations",
+        pattern: Pattern::Paced(20_000),
+        aims: (Some(0.35), Some(0.35)),
+        ..ROW
+    },
+    Row {
+        name: "pair-bursts",
+        what: "pair, bursts of 10 x 1200 bytes, 1,500/s over 50 allocations",
+        payload_bytes: 1_200,
+        pattern: Pattern::Bursts(1_500),
+        aims: (Some(0.40), Some(0.30)),
+        ..ROW
+    },
+    Row { name: "peer-50", what: "peer, saturated, 50 allocations", ends: Ends::Peer, aims: (None, Some(0.85)), ..ROW },
+    Row {
+        name: "peer-bursts",
+        what: "peer, bursts of 10 x 1200 bytes, 1,500/s over 50 allocations",
+        ends: Ends::Peer,
+        payload_bytes: 1_200,
+        pattern: Pattern::Bursts(1_500),
+        aims: (None, Some(0.50)),
+        ..ROW
+    },
+    Row {
+        name: "threads",
+        what: "two threads and one, 40,000 packets/s over 500 allocations",
+        allocations: 500,
+        pattern: Pattern::Paced(40_000),
+        is_about_threads: true,
+        ..ROW
+    },
+];
