@@ -134,17 +134,17 @@ impl SendBatch {
         self.packets.is_empty()
     }
 
-    /// No more datagrams should be added before the next [`flush`](Self::flush).
+    /// Datagrams that can still be added before the next [`flush`](Self::flush).
     #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.packets.len() * 2 >= self.table.len()
+    pub fn free(&self) -> usize {
+        self.table.len() / 2 - self.packets.len()
     }
 
     /// Adds a datagram for `destination`, sent by socket number `via` (numbers should be small: there is a table of them): `head`, then the bytes
     /// `body` of the ring that will be given to [`flush`](Self::flush). It says no if the batch is full or the datagram longer than UDP allows.
     #[must_use]
     pub fn push(&mut self, via: u32, destination: SocketAddr, head: &[u8], body: Range<usize>) -> bool {
-        if self.is_full() || head.len() + body.len() > TRAIN_BYTES_MAX {
+        if self.free() == 0 || head.len() + body.len() > TRAIN_BYTES_MAX {
             return false;
         }
         let number = self.packets.len() as u32;

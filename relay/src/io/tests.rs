@@ -134,7 +134,7 @@ fn what_does_not_fit_or_cannot_be_sent_is_counted() {
     for _ in 0..8 {
         assert!(batch.push(0, to, b"x", 0..0));
     }
-    assert!(batch.is_full());
+    assert_eq!(batch.free(), 0);
     assert!(!batch.push(0, to, b"x", 0..0));
     let mut totals = SendTotals::default();
     batch.flush(b"", |_| None, &mut totals);
