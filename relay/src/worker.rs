@@ -131,7 +131,7 @@ impl Worker {
             self.flush();
             self.rest(packets, now);
         }
-        self.with_sink(Relay::close);
+        self.with_sink(|relay, out| relay.close(out));
         self.flush();
         Ok(())
     }
