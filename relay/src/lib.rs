@@ -24,12 +24,23 @@
 //! - [`server`]: sockets, tasks, orderly end. [`metrics`]: what was done and left undone, with reasons.
 //! - [`config`]: the file and the struct; [`defaults`]: every default and why.
 
+mod allocation;
+pub mod auth;
 pub mod config;
 pub mod defaults;
+mod forward;
 pub mod handler;
 #[cfg(target_os = "linux")]
 pub mod io;
 pub mod metrics;
+pub mod packet;
+pub mod peer_filter;
 pub mod quota;
+pub mod relay;
 pub mod server;
 pub mod stun;
+mod time;
+#[cfg(target_os = "linux")]
+mod worker;
+
+pub use time::UnixTime;

@@ -1,59 +1,51 @@
-//! Sockets and tasks around [`Handler`]: one task for each socket, each with its own handler, nothing shared but counters.
+//! Sockets and tasks around [`Relay`].
 //!
-//! [`Server::bind`] takes the addresses, [`Server::run`] serves until told to stop. A socket's task reads what is there, up to
-//! [`DATAGRAMS_PER_WAKE_MAX`] datagrams, answers each at once and never waits for room to send: a response that doesn't
-//! fit the socket's buffer is dropped and counted, as the client will ask again.
+//! [`Server::bind`] takes the addresses, [`Server::run`] serves until told to stop, and then for as long as there are allocations or
+//! [`Config::drain`] allows. UDP sockets are read up to [`DATAGRAMS_PER_WAKE_MAX`] datagrams at a time; nothing ever waits for room to
+//! send: what doesn't fit a socket's buffer is dropped and counted.
 //!
 //! Each IPv6 socket serves IPv6 only, so that both families can have the same port.
 
+mod core;
+mod setup;
+mod stream;
+#[cfg(target_os = "linux")]
+mod threads;
+pub(crate) mod udp;
+
 use std::future::Future;
-use std::hash::RandomState;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 use thiserror::Error;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{info, trace, warn};
+use tokio_rustls::TlsAcceptor;
+use tracing::info;
 
+use self::core::SharedCore;
+use crate::auth::Authenticator;
 use crate::config::Config;
-use crate::defaults;
-use crate::handler::{Decision, Handler, RESPONSE_BYTES_MAX};
-use crate::metrics::{Metrics, exporter};
-use crate::quota::SourceRates;
+use crate::metrics::{AllMetrics, exporter};
+use crate::packet::ListenerId;
+use crate::quota::Usage;
+use crate::relay::{Relay, Shared};
+use crate::time::UnixTime;
+#[cfg(target_os = "linux")]
+use crate::worker::Worker;
 
-/// Datagrams one socket handles before others have their turn.
-pub const DATAGRAMS_PER_WAKE_MAX: usize = 64;
+pub use setup::BindError;
+pub use udp::DATAGRAMS_PER_WAKE_MAX;
 
-/// Longer datagrams are cut, and refused as their length is wrong. No STUN request comes near one Ethernet frame.
-const DATAGRAM_BYTES_MAX: usize = 2_048;
+/// How often allocations that have run out are looked for. Packets of one that has are refused at once, whatever this is.
+const TICK: Duration = Duration::from_secs(1);
 
-/// Failures of receiving in a row after which a socket is taken for broken: 10 s of them. Single ones happen, as when
-/// memory runs short; some systems report a client's closed port here.
-const RECEIVE_FAILURES_MAX: u32 = 1_000;
-
-/// Pause after a failure of receiving: trying at once would burn the time that may be needed to get well.
-const RECEIVE_RETRY: Duration = Duration::from_millis(10);
-
-/// Connections waiting to be taken at the metrics address.
-const METRICS_BACKLOG: i32 = 16;
-
-/// Why a server can't start.
-#[derive(Debug, Error)]
-pub enum BindError {
-    /// An address can't be had: taken, not this machine's, or not allowed.
-    #[error("cannot listen on {address}")]
-    Address {
-        /// The address.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-}
+/// How often it is looked whether the last allocation has ended while the relay drains.
+const DRAIN_POLL: Duration = Duration::from_millis(50);
 
 /// Why a server ended although it wasn't told to.
 #[derive(Debug, Error)]
@@ -66,39 +58,139 @@ pub enum ServeError {
         /// What the system said last.
         source: io::Error,
     },
+    /// A thread can't be started, or panicked.
+    #[error("a thread of the server has failed")]
+    Thread(#[source] io::Error),
     /// A task of the server panicked: a mistake of ours.
     #[error("a task of the server panicked")]
     Task(#[source] tokio::task::JoinError),
 }
 
+/// How an address is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// UDP.
+    Udp,
+    /// TCP.
+    Tcp,
+    /// TLS over TCP.
+    Tls,
+}
+
 /// A relay whose addresses are taken. Datagrams that come before [`run`](Self::run) wait in the sockets.
-#[derive(Debug)]
 #[must_use]
 pub struct Server {
-    sockets: Vec<(SocketAddr, UdpSocket)>,
+    listeners: Vec<SocketAddr>,
+    /// Sockets that this runtime reads, in the order of the listeners; none where threads do.
+    sockets: Vec<Arc<UdpSocket>>,
+    #[cfg(target_os = "linux")]
+    workers: Vec<Worker>,
+    streams: Vec<(SocketAddr, TcpListener, Option<TlsAcceptor>)>,
     exporter: Option<(SocketAddr, TcpListener)>,
-    metrics: Arc<Metrics>,
-    config: Config,
+    core: SharedCore,
+    shared: Arc<Shared>,
+    metrics: AllMetrics,
+    drain: Duration,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("listeners", &self.listeners).finish_non_exhaustive()
+    }
 }
 
 impl Server {
-    /// Takes all addresses of the configuration.
+    /// Takes all addresses of the configuration; users are those of the configuration.
     ///
     /// # Errors
-    /// [`BindError`] names the first address that can't be had; those taken before are given back.
+    /// [`BindError`] names what can't be had; addresses taken before are given back.
     ///
     /// # Panics
     /// Outside a tokio runtime that has I/O and time enabled.
     pub fn bind(config: Config) -> Result<Self, BindError> {
-        let sockets = if config.listen.is_empty() { bind_defaults()? } else { bind_all(&config.listen)? };
-        let exporter =
-            config.metrics.map(|address| bind_metrics(address).map_err(|source| BindError::Address { address, source }));
-        Ok(Self { sockets, exporter: exporter.transpose()?, metrics: Arc::default(), config })
+        let authenticator = config.credentials();
+        let serves_turn = config.has_credentials();
+        Self::bind_with(config, Box::new(authenticator), serves_turn)
+    }
+
+    /// The same with users of the caller's. Without `serves_turn` it is a STUN server.
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    ///
+    /// # Panics
+    /// As [`bind`](Self::bind).
+    pub fn bind_with(config: Config, authenticator: Box<dyn Authenticator>, serves_turn: bool) -> Result<Self, BindError> {
+        let is_batched = cfg!(target_os = "linux") && config.is_batched;
+        let threads = if is_batched { config.threads.get() } else { 1 };
+        let listeners = if config.listen.is_empty() {
+            setup::bind_defaults(threads)?
+        } else {
+            setup::bind_all(&config.listen, threads)?
+        };
+        listeners.iter().flat_map(|listener| &listener.sockets).for_each(udp::enlarge_buffers);
+        let mut streams = Vec::new();
+        for address in &config.listen_tcp {
+            let (address, listener) = setup::bind_tcp(*address)?;
+            streams.push((address, listener, None));
+        }
+        if !config.listen_tls.is_empty() {
+            let acceptor = setup::tls(&config)?;
+            for address in &config.listen_tls {
+                let (address, listener) = setup::bind_tcp(*address)?;
+                streams.push((address, listener, Some(acceptor.clone())));
+            }
+        }
+        let exporter = config.metrics.map(setup::bind_tcp).transpose()?;
+        let own_ports = listeners.iter().map(|listener| listener.address).chain(streams.iter().map(|(address, ..)| *address));
+        let settings = setup::settings(&config, own_ports.collect(), serves_turn)?;
+        info!(relayed = ?settings.relayed, serves_turn, "relay set up");
+        let now = Instant::now();
+        let shared = Shared::new(settings, authenticator, setup::random()?, now, UnixTime::now());
+        // The last of the relays is the runtime's, for connections, and for UDP where there are no threads for it.
+        let relay = Relay::new(Arc::clone(&shared), threads as u16, setup::random()?);
+        let mut metrics = vec![Arc::clone(relay.metrics())];
+        let addresses: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
+        let senders = listeners.iter().map(|listener| setup::duplicate(listener)).collect::<Result<_, _>>()?;
+        let connections = stream::Streams::new(config.streams_max, config.streams_per_address_max);
+        let core = SharedCore::new(relay, senders, connections);
+        let mut server = Self {
+            listeners: addresses,
+            sockets: Vec::new(),
+            #[cfg(target_os = "linux")]
+            workers: Vec::new(),
+            streams,
+            exporter,
+            core,
+            metrics: AllMetrics::new(Vec::new()),
+            drain: config.drain,
+            shared,
+        };
+        if is_batched {
+            #[cfg(target_os = "linux")]
+            {
+                server.workers = setup::workers(&server.shared, listeners)?;
+                metrics.extend(server.workers.iter().map(|worker| Arc::clone(worker.metrics())));
+            }
+        } else {
+            server.sockets = setup::into_tokio(listeners)?;
+        }
+        server.metrics = AllMetrics::new(metrics);
+        Ok(server)
     }
 
     /// UDP addresses served, with the ports the system gave.
     pub fn local_addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.sockets.iter().map(|(address, _)| *address)
+        self.listeners.iter().copied()
+    }
+
+    /// All addresses served.
+    pub fn endpoints(&self) -> impl Iterator<Item = (Protocol, SocketAddr)> + '_ {
+        let streams = self.streams.iter().map(|(address, _, tls)| {
+            let protocol = if tls.is_some() { Protocol::Tls } else { Protocol::Tcp };
+            (protocol, *address)
+        });
+        self.local_addresses().map(|address| (Protocol::Udp, address)).chain(streams)
     }
 
     /// Address of the counters over HTTP, if they are served.
@@ -109,98 +201,102 @@ impl Server {
 
     /// The counters, to read also while and after the server runs.
     #[must_use]
-    pub fn metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.metrics)
+    pub fn metrics(&self) -> AllMetrics {
+        self.metrics.clone()
     }
 
-    /// Serves until `shutdown` is done. Dropping the future ends the server at once.
+    /// Whether TURN is served, beside STUN.
+    #[must_use]
+    pub fn serves_turn(&self) -> bool {
+        self.shared.settings.serves_turn
+    }
+
+    /// Who has used how much; usable while the server runs.
+    #[must_use]
+    pub fn usage(&self) -> UsageReader {
+        UsageReader(Arc::clone(&self.shared))
+    }
+
+    /// Serves until `shutdown` is done; then makes no new allocations, and ends with the last one, or after [`Config::drain`].
+    /// Dropping the future ends the server at once.
     ///
     /// # Errors
     /// [`ServeError`] if a socket breaks; the others are closed then.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        for (address, socket) in self.sockets {
-            let now = Instant::now();
-            let rates = SourceRates::new(self.config.rate_limit, self.config.sources_max, RandomState::new(), now);
-            let service = Service { address, socket, handler: Handler::new(rates), metrics: Arc::clone(&self.metrics) };
-            tasks.spawn(service.run(stopped.clone()));
+        for (number, (address, socket)) in self.listeners.iter().copied().zip(self.sockets).enumerate() {
+            // No machine has so many addresses.
+            let id = ListenerId(u16::try_from(number).unwrap_or(u16::MAX));
+            tasks.spawn(udp::serve_listener(self.core.clone(), socket, address, id, stopped.clone()));
+        }
+        #[cfg(target_os = "linux")]
+        let workers = threads::Threads::start(self.workers, &mut tasks);
+        for (_, listener, tls) in self.streams {
+            tasks.spawn(stream::serve(self.core.clone(), listener, tls, stopped.clone()));
         }
         if let Some((_, listener)) = self.exporter {
-            tasks.spawn(exporter::serve(listener, Arc::clone(&self.metrics), stopped));
+            tasks.spawn(exporter::serve(listener, self.metrics.clone(), stopped.clone()));
         }
+        tasks.spawn(tick(self.core.clone(), stopped));
+        let drained = async {
+            shutdown.await;
+            // 1. No new allocations; those there are go on.
+            self.shared.drain();
+            let _ = tokio::time::timeout(self.drain, drained(&self.metrics)).await;
+        };
         let result = tokio::select! {
             biased;
-            () = shutdown => Ok(()),
+            () = drained => Ok(()),
             Some(ended) = tasks.join_next() => ended.map_err(ServeError::Task).flatten(),
         };
-        // 1. No task takes another datagram. Nothing is kept for clients, so there is nothing to take leave of.
+        // 2. What allocations are left end, their sockets close.
+        {
+            let mut core = self.core.lock();
+            let core = &mut *core;
+            core.relay.close(&mut core.net);
+        }
+        // 3. No task takes another packet; each finishes those it has read.
         stop.send_replace(true);
-        // 2. Each finishes those it has read.
+        #[cfg(target_os = "linux")]
+        workers.stop();
         while tasks.join_next().await.is_some() {}
         result
     }
 }
 
-/// One socket's task.
-struct Service {
-    address: SocketAddr,
-    socket: UdpSocket,
-    handler: Handler,
-    metrics: Arc<Metrics>,
+/// Reads the accounts of a running server.
+#[derive(Debug, Clone)]
+pub struct UsageReader(Arc<Shared>);
+
+impl UsageReader {
+    /// Users and what they have used since the server began, as far as they are remembered.
+    #[must_use]
+    pub fn read(&self) -> Vec<(Box<str>, Usage)> {
+        self.0.shares.usage()
+    }
 }
 
-impl Service {
-    async fn run(mut self, mut stopped: watch::Receiver<bool>) -> Result<(), ServeError> {
-        let mut failures = 0;
-        loop {
-            let readable = tokio::select! {
-                biased;
-                () = told_to_stop(&mut stopped) => return Ok(()),
-                readable = self.socket.readable() => readable,
-            };
-            match readable.and_then(|()| self.handle_waiting()) {
-                Ok(()) => failures = 0,
-                Err(source) => {
-                    self.metrics.count_receive_failure();
-                    failures += 1;
-                    if failures >= RECEIVE_FAILURES_MAX {
-                        return Err(ServeError::Receive { address: self.address, source });
-                    }
-                    tokio::time::sleep(RECEIVE_RETRY).await;
-                }
-            }
-            // Also after less than a full round: a socket that is readable all the time must not keep the thread.
-            tokio::task::yield_now().await;
-        }
+/// Done when there is no allocation.
+async fn drained(metrics: &AllMetrics) {
+    while metrics.snapshot().allocations() > 0 {
+        tokio::time::sleep(DRAIN_POLL).await;
     }
+}
 
-    /// Handles the datagrams that are there, up to a round's worth.
-    fn handle_waiting(&mut self) -> io::Result<()> {
-        let mut packet = [0; DATAGRAM_BYTES_MAX];
+/// The relay's timer, and its clock.
+async fn tick(core: SharedCore, mut stopped: watch::Receiver<bool>) -> Result<(), ServeError> {
+    loop {
+        tokio::select! {
+            biased;
+            () = told_to_stop(&mut stopped) => return Ok(()),
+            () = tokio::time::sleep(TICK) => {}
+        }
         let now = Instant::now();
-        for _ in 0..DATAGRAMS_PER_WAKE_MAX {
-            match self.socket.try_recv_from(&mut packet) {
-                Ok((bytes, source)) => self.handle_datagram(&packet[..bytes], source, now),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
-    fn handle_datagram(&mut self, packet: &[u8], source: SocketAddr, now: Instant) {
-        self.metrics.count_received(packet.len());
-        let mut buffer = [0; RESPONSE_BYTES_MAX];
-        let decision = self.handler.handle_datagram(packet, source, now, &mut buffer);
-        trace!(bytes = packet.len(), ?decision, "datagram");
-        match decision {
-            Decision::Ignore(reason) => self.metrics.count_ignored(reason),
-            Decision::Respond { bytes, response } => match self.socket.try_send_to(&buffer[..bytes], source) {
-                Ok(sent) => self.metrics.count_sent(response, sent),
-                Err(error) => self.metrics.count_dropped(&error),
-            },
-        }
+        let mut core = core.lock();
+        let core = &mut *core;
+        core.relay.shared().set_unix_time(now, UnixTime::now());
+        core.relay.handle_timeout(now, &mut core.net);
     }
 }
 
@@ -210,64 +306,7 @@ pub(crate) async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-/// Takes the default addresses. A machine without IPv6 (or without IPv4) is served at what it has.
-fn bind_defaults() -> Result<Vec<(SocketAddr, UdpSocket)>, BindError> {
-    let mut sockets = Vec::new();
-    let mut missing = None;
-    for address in defaults::LISTEN {
-        match bind_udp(address) {
-            Ok(socket) => sockets.push(socket),
-            Err(source) if is_family_missing(&source) => {
-                warn!(%address, error = %source, "address family is not available");
-                missing = Some(BindError::Address { address, source });
-            }
-            Err(source) => return Err(BindError::Address { address, source }),
-        }
-    }
-    match missing {
-        Some(error) if sockets.is_empty() => Err(error),
-        _ => Ok(sockets),
-    }
-}
-
-fn is_family_missing(error: &io::Error) -> bool {
-    // `Uncategorized` can't be named; EAFNOSUPPORT arrives as that from `socket`, EADDRNOTAVAIL from `bind`.
-    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
-}
-
-/// "Address family not supported by protocol".
-#[cfg(target_os = "linux")]
-const EAFNOSUPPORT: i32 = 97;
-/// "Address family not supported by protocol", on the BSDs and macOS.
-#[cfg(not(target_os = "linux"))]
-const EAFNOSUPPORT: i32 = 47;
-
-fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, UdpSocket)>, BindError> {
-    addresses.iter().map(|&address| bind_udp(address).map_err(|source| BindError::Address { address, source })).collect()
-}
-
-fn bind_udp(address: SocketAddr) -> io::Result<(SocketAddr, UdpSocket)> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    prepare(&socket, address)?;
-    let socket = UdpSocket::from_std(socket.into())?;
-    let address = socket.local_addr()?;
-    info!(%address, "serving stun over udp");
-    Ok((address, socket))
-}
-
-fn bind_metrics(address: SocketAddr) -> io::Result<(SocketAddr, TcpListener)> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Connections of the last run that linger must not keep the address.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    prepare(&socket, address)?;
-    socket.listen(METRICS_BACKLOG)?;
-    let listener = TcpListener::from_std(socket.into())?;
-    let address = listener.local_addr()?;
-    info!(%address, "serving metrics over http");
-    Ok((address, listener))
-}
-
+/// Nonblocking, one family, bound.
 fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     if address.is_ipv6() {
         socket.set_only_v6(true)?;

@@ -21,6 +21,7 @@
 //! This module knows no sockets and no clock, and it doesn't speak RFC 3489: a message without the magic cookie is refused.
 
 pub mod attribute;
+pub mod channel_data;
 pub mod integrity;
 
 use std::fmt;
@@ -92,6 +93,10 @@ impl Method {
     pub const ALLOCATE: Self = Self(0x003);
     /// Prolongs or ends an allocation (RFC 8656 section 8).
     pub const REFRESH: Self = Self(0x004);
+    /// Data for a peer, an indication (RFC 8656 section 11).
+    pub const SEND: Self = Self(0x006);
+    /// Data from a peer, an indication (RFC 8656 section 11).
+    pub const DATA: Self = Self(0x007);
     /// Lets a peer's address reach an allocation (RFC 8656 section 10).
     pub const CREATE_PERMISSION: Self = Self(0x008);
     /// Gives a peer a short number for cheap framing (RFC 8656 section 12).

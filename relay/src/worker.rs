@@ -115,6 +115,10 @@ impl Worker {
         })
     }
 
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     pub(crate) fn stopper(&self) -> Stop {
         self.stop.clone()
     }
@@ -315,7 +319,14 @@ impl<'b> Sink<'b> for Outbox<'_> {
         }
     }
 
-    fn to_peer(&mut self, from: RelayedId, to: SocketAddr, data: &'b [u8], _dont_fragment: bool) {
+    fn to_peer(&mut self, from: RelayedId, to: SocketAddr, data: &'b [u8], dont_fragment: bool) {
+        if dont_fragment {
+            // Path discovery, seldom: at once, and before what was handed over earlier.
+            if let Err(error) = self.sockets.send_whole(from, to, data) {
+                self.metrics.count_unsent(&error);
+            }
+            return;
+        }
         match self.sockets.via_relayed(from) {
             Some(via) => self.push(via, to, &[], data),
             None => self.metrics.count_dropped(DropReason::SendFailed),

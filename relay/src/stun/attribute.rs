@@ -2,7 +2,7 @@
 //!
 //! An attribute whose type is below 0x8000 has to be understood by who gets it; a request with one that isn't is refused
 //! with error 420, which lists them. Others are passed over. What the relay understands is
-//! [`AttributeType::is_understood`]: one list, to which TURN's attributes are added when TURN is.
+//! [`AttributeType::is_understood`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -49,6 +49,32 @@ impl AttributeType {
     pub const USERHASH: Self = Self(0x001E);
     /// Where the request came from, masked so that no middlebox rewrites it.
     pub const XOR_MAPPED_ADDRESS: Self = Self(0x0020);
+    /// Number of a channel (RFC 8656 section 18.1).
+    pub const CHANNEL_NUMBER: Self = Self(0x000C);
+    /// Seconds an allocation is to last (RFC 8656 section 18.2).
+    pub const LIFETIME: Self = Self(0x000D);
+    /// A peer (RFC 8656 section 18.3).
+    pub const XOR_PEER_ADDRESS: Self = Self(0x0012);
+    /// What is relayed (RFC 8656 section 18.4).
+    pub const DATA: Self = Self(0x0013);
+    /// The relayed address (RFC 8656 section 18.5).
+    pub const XOR_RELAYED_ADDRESS: Self = Self(0x0016);
+    /// Family the relayed address shall have (RFC 8656 section 18.6).
+    pub const REQUESTED_ADDRESS_FAMILY: Self = Self(0x0017);
+    /// An even relayed port, perhaps with the next one kept (RFC 8656 section 18.7).
+    pub const EVEN_PORT: Self = Self(0x0018);
+    /// Protocol between relay and peers (RFC 8656 section 18.8).
+    pub const REQUESTED_TRANSPORT: Self = Self(0x0019);
+    /// DF shall be set towards the peer (RFC 8656 section 18.9).
+    pub const DONT_FRAGMENT: Self = Self(0x001A);
+    /// Names a kept port (RFC 8656 section 18.10).
+    pub const RESERVATION_TOKEN: Self = Self(0x0022);
+    /// A second family wanted (RFC 8656 section 18.11).
+    pub const ADDITIONAL_ADDRESS_FAMILY: Self = Self(0x8000);
+    /// Why a family couldn't be had (RFC 8656 section 18.12).
+    pub const ADDRESS_ERROR_CODE: Self = Self(0x8001);
+    /// Another server (RFC 8489 section 14.15).
+    pub const ALTERNATE_SERVER: Self = Self(0x8023);
     /// Algorithms a server offers.
     pub const PASSWORD_ALGORITHMS: Self = Self(0x8002);
     /// What the sender runs.
@@ -78,6 +104,16 @@ impl AttributeType {
                 | Self::PASSWORD_ALGORITHM
                 | Self::USERHASH
                 | Self::XOR_MAPPED_ADDRESS
+                | Self::CHANNEL_NUMBER
+                | Self::LIFETIME
+                | Self::XOR_PEER_ADDRESS
+                | Self::DATA
+                | Self::XOR_RELAYED_ADDRESS
+                | Self::REQUESTED_ADDRESS_FAMILY
+                | Self::EVEN_PORT
+                | Self::REQUESTED_TRANSPORT
+                | Self::DONT_FRAGMENT
+                | Self::RESERVATION_TOKEN
         )
     }
 }
@@ -136,6 +172,12 @@ pub struct ErrorCode<'a> {
 impl<'a> Attribute<'a> {
     fn wrong_length(&self) -> AttributeError {
         AttributeError::WrongLength { kind: self.kind, bytes: self.value.len() }
+    }
+
+    /// Where the value starts in the message.
+    #[must_use]
+    pub fn value_offset(&self) -> usize {
+        self.offset + super::ATTRIBUTE_HEADER_BYTES
     }
 
     /// Reads the value as a masked address: zero byte, family, port, address, the latter two combined with the magic
@@ -229,6 +271,36 @@ impl MessageBuilder<'_> {
                 self.attribute(kind, &value)
             }
         }
+    }
+
+    /// Adds ALTERNATE-SERVER, whose address isn't masked (RFC 8489 section 14.15).
+    ///
+    /// # Errors
+    /// [`EncodeError::BufferFull`].
+    pub fn alternate_server(self, address: SocketAddr) -> Result<Self, EncodeError> {
+        let port = address.port().to_be_bytes();
+        match address.ip() {
+            IpAddr::V4(ip) => {
+                let [a, b, c, d] = ip.octets();
+                self.attribute(AttributeType::ALTERNATE_SERVER, &[0, FAMILY_IPV4, port[0], port[1], a, b, c, d])
+            }
+            IpAddr::V6(ip) => {
+                let mut value = [0; 20];
+                value[..4].copy_from_slice(&[0, FAMILY_IPV6, port[0], port[1]]);
+                value[4..].copy_from_slice(&ip.octets());
+                self.attribute(AttributeType::ALTERNATE_SERVER, &value)
+            }
+        }
+    }
+
+    /// Adds ADDRESS-ERROR-CODE without a phrase (RFC 8656 section 18.12).
+    ///
+    /// # Errors
+    /// [`EncodeError::BufferFull`].
+    pub fn address_error_code(self, is_ipv4: bool, code: u16) -> Result<Self, EncodeError> {
+        let family = if is_ipv4 { FAMILY_IPV4 } else { FAMILY_IPV6 };
+        let value = [family, 0, (code / 100) as u8, (code % 100) as u8];
+        self.attribute(AttributeType::ADDRESS_ERROR_CODE, &value)
     }
 
     /// Adds SOFTWARE (RFC 8489 section 14.14).

@@ -14,10 +14,10 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::io::prepare;
 use crate::packet::RelayedId;
+use crate::server::udp;
 
 /// Listeners' tokens are from 0 on, those of relayed sockets from here on. The same numbers tell the batch which socket to use.
 const RELAYED_BASE: u32 = 1 << 10;
@@ -64,6 +64,7 @@ impl Sockets {
     pub(super) fn new(listeners: Vec<UdpSocket>) -> io::Result<Self> {
         let poll = Poll::new()?;
         for (index, socket) in listeners.iter().enumerate() {
+            prepare(socket)?;
             poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(index), Interest::READABLE)?;
         }
         // Ready from the start: a look costs one call.
@@ -116,7 +117,10 @@ impl Sockets {
     }
 
     pub(super) fn open_relayed(&mut self, id: RelayedId, address: SocketAddr) -> io::Result<()> {
-        let socket = bind_relayed(address)?;
+        let socket = udp::bind(address)?;
+        prepare(&socket)?;
+        // A new socket doesn't set DF, as a client that wants it says so packet by packet.
+        udp::set_dont_fragment(&socket, false)?;
         let entry = self.relayed.vacant_entry();
         let slot = entry.key() as u32;
         let token = Token((RELAYED_BASE + slot) as usize);
@@ -135,6 +139,16 @@ impl Sockets {
             relayed.is_closed = true;
             self.closed.push(slot);
         }
+    }
+
+    /// Sends a packet with DF set.
+    pub(super) fn send_whole(&self, id: RelayedId, to: SocketAddr, data: &[u8]) -> io::Result<()> {
+        let slot = self.slots.get(id.index()).copied().flatten().ok_or(io::ErrorKind::NotConnected)?;
+        let socket = self.get(Place::Relayed(slot)).ok_or(io::ErrorKind::NotConnected)?;
+        udp::set_dont_fragment(socket, true)?;
+        let sent = socket.send_to(data, to);
+        udp::set_dont_fragment(socket, false)?;
+        sent.map(drop)
     }
 
     /// Everything handed over has left.
@@ -210,14 +224,4 @@ impl Sockets {
             Place::Relayed(slot) => self.relayed.get(slot as usize).map(|relayed| &relayed.socket),
         }
     }
-}
-
-fn bind_relayed(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    prepare(&socket)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
 }

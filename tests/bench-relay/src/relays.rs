@@ -185,7 +185,25 @@ fn command(kind: Kind, address: SocketAddr, programs: &Programs) -> anyhow::Resu
 }
 
 fn halloo_config(address: SocketAddr, threads: usize) -> String {
-    format!("listen = [\"{address}\"]\nthreads = {threads}\n")
+    format!(
+        r#"listen = ["{address}"]
+threads = {threads}
+[turn]
+users = [{{ name = "{CREDENTIAL}", password = "{CREDENTIAL}" }}]
+realm = "{CREDENTIAL}"
+[peers]
+lab = true
+[limits]
+user_bytes_per_sec = 0
+user_packets_per_sec = 0
+total_bytes_per_sec = 0
+total_packets_per_sec = 0
+allocations_per_user_max = 4000
+allocations_per_address_max = 4000
+responses_per_source_per_sec = 100000
+response_burst_per_source = 100000
+"#
+    )
 }
 
 fn turn_server_config(address: SocketAddr) -> String {

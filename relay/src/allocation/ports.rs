@@ -1,0 +1,185 @@
+//! Which relayed ports are free, and which are kept for somebody who asked for two in a row (RFC 8656 section 7.2, EVEN-PORT).
+//!
+//! One bit a port and family; shared by all threads of a relay.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rand::{Rng, RngExt};
+
+use super::Family;
+use crate::time::Moment;
+
+/// How long the second of two ports is kept for whoever shows its token: the RFC's least (section 7.2).
+pub(crate) const RESERVATION_LIFETIME: Duration = Duration::from_secs(30);
+
+/// Reservations at a time. Each is a port as well, and belongs to an allocation made within the last 30 s.
+const RESERVATIONS_MAX: usize = 1_024;
+
+/// What a port is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    Any,
+    Even,
+    /// Even, and the next one kept.
+    Pair,
+}
+
+/// A port kept for the bearer of a token, who must be the same user.
+#[derive(Debug)]
+struct Reservation {
+    token: [u8; 8],
+    user: Box<str>,
+    family: Family,
+    port: u16,
+    expires: Moment,
+}
+
+/// The relayed ports of one relay.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    first: u16,
+    last: u16,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    bits: [Box<[u64]>; 2],
+    reservations: Vec<Reservation>,
+}
+
+impl Taken {
+    fn is_taken(&self, family: Family, port: u16) -> bool {
+        self.bits[family.index()][usize::from(port >> 6)] >> (port & 63) & 1 == 1
+    }
+
+    fn set(&mut self, family: Family, port: u16, taken: bool) {
+        let word = &mut self.bits[family.index()][usize::from(port >> 6)];
+        *word = *word & !(1 << (port & 63)) | u64::from(taken) << (port & 63);
+    }
+
+    fn forget_expired(&mut self, now: Moment) {
+        let (expired, kept) = std::mem::take(&mut self.reservations).into_iter().partition(|held| held.expires <= now);
+        self.reservations = kept;
+        let expired: Vec<Reservation> = expired;
+        for held in expired {
+            self.set(held.family, held.port, false);
+        }
+    }
+}
+
+impl Ports {
+    /// All of `first` to `last` are free.
+    pub(crate) fn new(first: u16, last: u16) -> Self {
+        let bits = || vec![0; 1 << 10].into_boxed_slice();
+        Self { first, last: last.max(first), taken: Mutex::new(Taken { bits: [bits(), bits()], reservations: Vec::new() }) }
+    }
+
+    /// Whether it is one of the relayed ports, free or not.
+    pub(crate) fn contain(&self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
+    }
+
+    /// Takes a free port. Starts at a random one, as a port that can be guessed is half of a forged packet (RFC 6056).
+    pub(crate) fn take(&self, family: Family, wanted: Wanted, now: Moment, rng: &mut impl Rng) -> Option<u16> {
+        let mut taken = self.lock();
+        taken.forget_expired(now);
+        let count = u32::from(self.last - self.first) + 1;
+        let start = rng.random_range(0..count);
+        let port = (0..count).map(|step| self.first + ((start + step) % count) as u16).find(|&port| match wanted {
+            Wanted::Any => !taken.is_taken(family, port),
+            Wanted::Even => port % 2 == 0 && !taken.is_taken(family, port),
+            Wanted::Pair => {
+                port % 2 == 0 && port < self.last && !taken.is_taken(family, port) && !taken.is_taken(family, port + 1)
+            }
+        })?;
+        taken.set(family, port, true);
+        Some(port)
+    }
+
+    /// Gives a port back.
+    pub(crate) fn give_back(&self, family: Family, port: u16) {
+        self.lock().set(family, port, false);
+    }
+
+    /// Keeps the port after an even one that was taken as [`Wanted::Pair`].
+    pub(crate) fn reserve(&self, family: Family, even: u16, user: &str, now: Moment, rng: &mut impl Rng) -> Option<[u8; 8]> {
+        let mut taken = self.lock();
+        let port = even.checked_add(1).filter(|port| self.contain(*port) && !taken.is_taken(family, *port))?;
+        if taken.reservations.len() >= RESERVATIONS_MAX {
+            return None;
+        }
+        let token = rng.random();
+        taken.set(family, port, true);
+        taken.reservations.push(Reservation { token, user: user.into(), family, port, expires: now.after(RESERVATION_LIFETIME) });
+        Some(token)
+    }
+
+    /// Takes the port that was kept under this token for this user. A token is good once.
+    pub(crate) fn redeem(&self, token: [u8; 8], user: &str, now: Moment) -> Option<(Family, u16)> {
+        let mut taken = self.lock();
+        taken.forget_expired(now);
+        let index = taken.reservations.iter().position(|held| held.token == token && *held.user == *user)?;
+        let held = taken.reservations.swap_remove(index);
+        Some((held.family, held.port))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        // Every change is one assignment.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    const NOW: Moment = Moment::NEVER;
+
+    fn rng() -> StdRng {
+        StdRng::from_seed([7; 32])
+    }
+
+    #[test]
+    fn every_port_is_given_once_and_again_after_it_came_back() {
+        let (ports, mut rng) = (Ports::new(50_000, 50_063), rng());
+        let mut given: HashSet<_> =
+            (0..64).map(|_| ports.take(Family::V4, Wanted::Any, NOW, &mut rng).unwrap()).collect();
+        assert_eq!((given.len(), ports.take(Family::V4, Wanted::Any, NOW, &mut rng)), (64, None));
+        assert!(ports.take(Family::V6, Wanted::Any, NOW, &mut rng).is_some(), "families don't share");
+        let back = given.drain().next().unwrap();
+        ports.give_back(Family::V4, back);
+        assert_eq!(ports.take(Family::V4, Wanted::Any, NOW, &mut rng), Some(back));
+    }
+
+    #[test]
+    fn even_ports_are_even_and_the_next_is_kept_for_its_user() {
+        let (ports, mut rng, now) = (Ports::new(50_001, 50_005), rng(), Moment::default());
+        let even = ports.take(Family::V4, Wanted::Pair, now, &mut rng).unwrap();
+        assert_eq!(even % 2, 0);
+        let token = ports.reserve(Family::V4, even, "bob", now, &mut rng).unwrap();
+        assert_eq!(ports.redeem(token, "eve", now), None);
+        assert_eq!(ports.redeem([0; 8], "bob", now), None);
+        assert_eq!(ports.redeem(token, "bob", now), Some((Family::V4, even + 1)));
+        assert_eq!(ports.redeem(token, "bob", now), None, "good once");
+        assert!(ports.take(Family::V4, Wanted::Even, now, &mut rng).is_some());
+        assert_eq!(ports.take(Family::V4, Wanted::Even, now, &mut rng), None, "only two are even");
+    }
+
+    #[test]
+    fn a_kept_port_is_free_again_after_its_time() {
+        let (ports, mut rng, now) = (Ports::new(50_000, 50_001), rng(), Moment::default());
+        let even = ports.take(Family::V4, Wanted::Pair, now, &mut rng).unwrap();
+        let token = ports.reserve(Family::V4, even, "bob", now, &mut rng).unwrap();
+        assert_eq!(ports.take(Family::V4, Wanted::Any, now, &mut rng), None);
+        let later = now.after(RESERVATION_LIFETIME);
+        assert_eq!(ports.take(Family::V4, Wanted::Any, later, &mut rng), Some(50_001));
+        assert_eq!(ports.redeem(token, "bob", later), None);
+    }
+}
