@@ -23,7 +23,7 @@ use crate::delays::Delays;
 
 /// Packets under way at once when a row saturates, over all flows. What the relay's socket can't hold is lost once and then is
 /// no longer under way, so each relay gets the queue it can keep.
-const UNDER_WAY_MAX: u64 = 1_000;
+const UNDER_WAY_MAX: u64 = 2_000;
 /// A flow that has got nothing back for so long has lost what was under way.
 const LOST_AFTER: Duration = Duration::from_millis(100);
 /// Sends between two looks at what has come.
@@ -41,16 +41,16 @@ const TIME_BYTES: usize = 8;
 /// How packets are sent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Pattern {
-    /// As fast as they come back.
-    Saturated,
+    /// As fast as they come back, so many of a flow at once.
+    Saturated(u64),
     /// So many packets a second over all flows, evenly.
     Paced(u32),
-    /// So many trains of ten packets a second over all flows.
+    /// So many bursts of ten packets a second over all flows.
     Bursts(u32),
 }
 
 /// Packets of a burst.
-const BURST_PACKETS: usize = 10;
+pub(crate) const BURST_PACKETS: usize = 10;
 
 /// One socket of the generator. It is connected.
 #[derive(Debug)]
@@ -158,7 +158,7 @@ impl Generator {
                 return Ok(());
             }
             match pace.pattern {
-                Pattern::Saturated => self.send_what_is_allowed(pace, now)?,
+                Pattern::Saturated(at_once) => self.send_what_is_allowed(pace, now, at_once)?,
                 Pattern::Paced(per_sec) => self.send_due(pace, now, per_sec, 1)?,
                 Pattern::Bursts(per_sec) => self.send_due(pace, now, per_sec, BURST_PACKETS)?,
             }
@@ -166,8 +166,8 @@ impl Generator {
         }
     }
 
-    fn send_what_is_allowed(&mut self, pace: &mut Pace, now: Instant) -> anyhow::Result<()> {
-        let window = (UNDER_WAY_MAX / self.flows.len() as u64).max(1);
+    fn send_what_is_allowed(&mut self, pace: &mut Pace, now: Instant, at_once: u64) -> anyhow::Result<()> {
+        let window = (UNDER_WAY_MAX / self.flows.len() as u64).max(at_once);
         if now.duration_since(pace.looked) >= LOST_AFTER {
             pace.looked = now;
             for flow in &mut self.flows {
@@ -179,9 +179,9 @@ impl Generator {
         }
         let (mut sent, mut full) = (0, 0);
         while sent < SENDS_PER_LOOK && full < self.flows.len() {
-            if self.flows[pace.next].under_way < window {
-                self.send(pace.next, 1)?;
-                (sent, full) = (sent + 1, 0);
+            if self.flows[pace.next].under_way + at_once <= window {
+                self.send(pace.next, at_once as usize)?;
+                (sent, full) = (sent + at_once as usize, 0);
             } else {
                 full += 1;
             }

@@ -125,7 +125,8 @@ impl Relay {
         self.allocate(allocations)?;
         let mut peers = Vec::new();
         for client in &mut self.clients {
-            let socket = UdpSocket::bind("127.0.0.1:0")?;
+            // Another address than the relay's own, which it doesn't relay to but for relayed ports.
+            let socket = UdpSocket::bind("127.0.0.2:0")?;
             client.create_permission(socket.local_addr()?)?;
             client.bind_channel(CHANNEL, socket.local_addr()?)?;
             socket.connect(client.relayed)?;

@@ -1,6 +1,6 @@
 //! The rows of the table.
 
-use crate::load::Pattern;
+use crate::load::{BURST_PACKETS, Pattern};
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,13 +33,13 @@ const ROW: Row = Row {
     ends: Ends::Pair,
     allocations: 50,
     payload_bytes: 160,
-    pattern: Pattern::Saturated,
+    pattern: Pattern::Saturated(1),
     aims: (None, None),
     is_about_threads: false,
 };
 
 /// All rows, in the order of the table.
-pub(crate) const ROWS: [Row; 7] = [
+pub(crate) const ROWS: [Row; 8] = [
     Row { name: "pair-50", what: "pair, saturated, 50 allocations", aims: (Some(0.80), Some(0.40)), ..ROW },
     Row { name: "pair-500", what: "pair, saturated, 500 allocations", allocations: 500, aims: (Some(0.65), Some(0.40)), ..ROW },
     Row {
@@ -51,19 +51,26 @@ pub(crate) const ROWS: [Row; 7] = [
     },
     Row {
         name: "pair-bursts",
+        what: "pair, bursts of 10 x 1200 bytes, saturated, 50 allocations",
+        payload_bytes: 1_200,
+        pattern: Pattern::Saturated(BURST_PACKETS as u64),
+        aims: (Some(0.40), Some(0.30)),
+        ..ROW
+    },
+    Row {
+        name: "pair-video",
         what: "pair, bursts of 10 x 1200 bytes, 1,500/s over 50 allocations",
         payload_bytes: 1_200,
         pattern: Pattern::Bursts(1_500),
-        aims: (Some(0.40), Some(0.30)),
         ..ROW
     },
     Row { name: "peer-50", what: "peer, saturated, 50 allocations", ends: Ends::Peer, aims: (None, Some(0.85)), ..ROW },
     Row {
         name: "peer-bursts",
-        what: "peer, bursts of 10 x 1200 bytes, 1,500/s over 50 allocations",
+        what: "peer, bursts of 10 x 1200 bytes, saturated, 50 allocations",
         ends: Ends::Peer,
         payload_bytes: 1_200,
-        pattern: Pattern::Bursts(1_500),
+        pattern: Pattern::Saturated(BURST_PACKETS as u64),
         aims: (None, Some(0.50)),
         ..ROW
     },
