@@ -29,15 +29,15 @@ use std::time::{Duration, Instant};
 use mio::{Events, Waker};
 use tracing::debug;
 
-use crate::io::{CALL_MESSAGES_MAX, Message, RING_HEADROOM_BYTES, ReceiveRing, SendBatch, SendTotals};
+use crate::io::{Message, RING_HEADROOM_BYTES, ReceiveRing, SendBatch, SendTotals};
 use crate::metrics::{DropReason, Metrics};
 use crate::packet::{ClientPath, ListenerId, Packet, Payload, RelayedId, Sink, Transport};
 use crate::relay::Relay;
 use load::LoadMeter;
 use sockets::{Place, Sockets};
 
-/// Messages of one round. The more, the longer the trains that leave under load, and the longer the round: at 3 µs a packet 1.5 ms.
-const RING_SLOTS: usize = 512;
+/// Messages of one round. The more, the longer the trains that leave under load, and the longer the round: at 3 µs a packet 3 ms.
+const RING_SLOTS: usize = 1_024;
 
 /// Packets that leave in one round: every message may be a train.
 const BATCH_PACKETS: usize = 2_048;
@@ -45,7 +45,7 @@ const BATCH_PACKETS: usize = 2_048;
 /// Messages taken from a relayed socket before others have their turn.
 const RELAYED_MESSAGES_MAX: usize = 16;
 
-/// Part of the ring that listeners leave to relayed sockets which have something.
+/// Messages that listeners leave to relayed sockets which have something.
 const RELAYED_SLOTS: usize = RING_SLOTS / 2;
 
 /// How long a thread sleeps under load. With the 50 µs by which Linux may lengthen a sleep, and the time of a round, no packet's delay
@@ -153,25 +153,26 @@ impl Worker {
     fn receive(&mut self) -> Result<(), (SocketAddr, io::Error)> {
         self.ring.clear();
         self.places.clear();
-        let kept = if self.sockets.has_ready_relayed() { RELAYED_SLOTS } else { 0 };
+        let listeners_max = if self.sockets.has_ready_relayed() { RING_SLOTS - RELAYED_SLOTS } else { RING_SLOTS };
         for listener in 0..self.sockets.listener_count() {
-            self.receive_from(Place::Listener(listener as u16), kept, usize::MAX)?;
+            let left = listeners_max.saturating_sub(self.places.len());
+            self.receive_from(Place::Listener(listener as u16), left)?;
         }
         for _ in 0..self.sockets.ready_relayed_count() {
             if self.ring.free() == 0 {
                 break;
             }
             let Some(slot) = self.sockets.next_ready_relayed() else { break };
-            self.receive_from(Place::Relayed(slot), 0, RELAYED_MESSAGES_MAX)?;
+            self.receive_from(Place::Relayed(slot), RELAYED_MESSAGES_MAX)?;
         }
         Ok(())
     }
 
-    /// Takes from one socket until it is empty, has given `messages_max`, or the ring has only `kept` slots left.
-    fn receive_from(&mut self, place: Place, kept: usize, messages_max: usize) -> Result<(), (SocketAddr, io::Error)> {
+    /// Takes from one socket until it is empty, has given `messages_max`, or the ring is full.
+    fn receive_from(&mut self, place: Place, messages_max: usize) -> Result<(), (SocketAddr, io::Error)> {
         let mut left = messages_max;
-        while self.sockets.is_ready(place) && left > 0 && self.ring.free() > kept {
-            let wanted = left.min(self.ring.free() - kept).min(CALL_MESSAGES_MAX);
+        while self.sockets.is_ready(place) && left > 0 && self.ring.free() > 0 {
+            let wanted = left.min(self.ring.free());
             let Some(socket) = self.sockets.get(place) else { return Ok(()) };
             match self.ring.receive(socket, wanted) {
                 Ok(received) => {
@@ -355,6 +356,3 @@ impl Outbox<'_> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

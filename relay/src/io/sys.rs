@@ -89,14 +89,28 @@ impl Headers {
         }
     }
 
-    /// Receives into as many slots of `slot_bytes` each as `memory` has, leaving out the first `headroom` bytes, without waiting; [`CALL_MESSAGES_MAX`] at most.
-    pub(super) fn receive(&mut self, socket: BorrowedFd<'_>, memory: &mut [u8], slot_bytes: usize, headroom: usize) -> io::Result<usize> {
+    /// Receives as many messages as there are `near` slots, without waiting; [`CALL_MESSAGES_MAX`] at most. What doesn't fit a near slot goes on in `far_bytes` of the
+    /// memory `far`, each message's from a start of its own: where these overlap, so do the messages.
+    ///
+    /// # Panics
+    /// If there are fewer starts than slots, or what starts there doesn't end within `far`.
+    pub(super) fn receive<'m>(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        near: impl Iterator<Item = &'m mut [u8]>,
+        far: &mut [u8],
+        mut far_starts: impl Iterator<Item = usize>,
+        far_bytes: usize,
+    ) -> io::Result<usize> {
         self.iovecs.clear();
-        for slot in memory.chunks_exact_mut(slot_bytes).take(CALL_MESSAGES_MAX) {
-            let slot = &mut slot[headroom..];
+        let far_memory = far.as_mut_ptr();
+        for slot in near.take(CALL_MESSAGES_MAX) {
             self.iovecs.push(libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: slot.len() });
+            let start = far_starts.next().filter(|start| start.checked_add(far_bytes).is_some_and(|end| end <= far.len()));
+            let start = start.expect("each near slot has a far one");
+            self.iovecs.push(libc::iovec { iov_base: far_memory.wrapping_add(start).cast(), iov_len: far_bytes });
         }
-        let count = self.iovecs.len();
+        let count = self.iovecs.len() / 2;
         // One pointer to each array, so that writing one element doesn't disturb the pointers to others.
         let (names, controls, iovecs) = (self.names.as_mut_ptr(), self.controls.as_mut_ptr(), self.iovecs.as_mut_ptr());
         for (index, message) in self.messages.iter_mut().take(count).enumerate() {
@@ -104,15 +118,15 @@ impl Headers {
             message.msg_len = 0;
             message.msg_hdr.msg_name = names.wrapping_add(index).cast();
             message.msg_hdr.msg_namelen = RAW_ADDRESS_BYTES as u32;
-            message.msg_hdr.msg_iov = iovecs.wrapping_add(index);
-            message.msg_hdr.msg_iovlen = 1;
+            message.msg_hdr.msg_iov = iovecs.wrapping_add(2 * index);
+            message.msg_hdr.msg_iovlen = 2;
             message.msg_hdr.msg_control = controls.wrapping_add(index).cast();
             message.msg_hdr.msg_controllen = CONTROL_BYTES as _;
             message.msg_hdr.msg_flags = 0;
         }
-        // SAFETY: `messages` has at least `count` headers. Each points to a name, an iovec and control data of its own, with their true lengths,
-        // in boxes and a vector that aren't touched before the call returns; each iovec to a slot of `memory`, exclusively borrowed and
-        // disjoint from the others.
+        // SAFETY: `messages` has at least `count` headers. Each points to a name, two iovecs and control data of its own, with their true lengths,
+        // in boxes and a vector that aren't touched before the call returns; of the iovecs one points to a slot of `near`, the other into `far`,
+        // both exclusively borrowed until after the call.
         let received = unsafe {
             libc::recvmmsg(socket.as_raw_fd(), self.messages.as_mut_ptr(), count as _, libc::MSG_DONTWAIT as _, ptr::null_mut())
         };

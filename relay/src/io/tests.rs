@@ -97,6 +97,52 @@ fn a_train_stays_together_and_new_heads_go_before_each_datagram() {
 }
 
 #[test]
+fn trains_longer_than_a_near_slot_and_long_datagrams_come_whole() {
+    let (from, to) = (socket("127.0.0.1:0"), socket("127.0.0.1:0"));
+    let memory: Vec<u8> = (0..64_000_u32).map(|n| (n % 251) as u8).collect();
+    // Length of a datagram, how many of them.
+    for (length, count) in [(1_200, 10), (1_984, 3), (992, 20), (1_985, 1), (60_000, 1), (700, 64), (1, 64), (1_983, 2)] {
+        let mut batch = SendBatch::new(64);
+        for n in 0..count {
+            assert!(batch.push(0, to.local_addr().unwrap(), b"", n * length..(n + 1) * length));
+        }
+        assert_eq!(flush(&mut batch, &memory, &from).datagrams, count as u64);
+        let received = receive(&to, count);
+        for (n, (_, bytes)) in received.iter().enumerate() {
+            assert_eq!(bytes[..], memory[n * length..(n + 1) * length], "datagram {n} of {count} with {length} bytes");
+        }
+    }
+}
+
+#[test]
+fn many_trains_at_once_fill_the_far_slots_and_the_rest_waits() {
+    let (from, to) = (socket("127.0.0.1:0"), bind_shared("127.0.0.1:0".parse().unwrap()).unwrap());
+    let memory: Vec<u8> = (0..100 * 2_400_u32).map(|n| (n / 1_200) as u8).collect();
+    for n in 0..100 {
+        let mut batch = SendBatch::new(8);
+        for half in 0..2 {
+            let start = n * 2_400 + half * 1_200;
+            assert!(batch.push(0, to.local_addr().unwrap(), b"", start..start + 1_200));
+        }
+        assert_eq!(flush(&mut batch, &memory, &from).datagrams, 2);
+    }
+    let mut ring = ReceiveRing::new(1_000);
+    let mut seen = 0;
+    for expected in [64, 36] {
+        ring.clear();
+        while let Ok(1..) = ring.receive(&to, usize::MAX) {}
+        assert_eq!(ring.messages().len(), expected);
+        for message in ring.messages() {
+            for range in message.datagrams() {
+                assert!(ring.bytes()[range].iter().all(|byte| *byte == seen as u8), "datagram {seen}");
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, 200);
+}
+
+#[test]
 fn each_destination_and_each_socket_gets_its_own() {
     let sockets = [socket("127.0.0.1:0"), socket("127.0.0.1:0")];
     let receivers: Vec<_> = (0..100).map(|_| socket("127.0.0.1:0")).collect();

@@ -15,7 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 /// Datagrams handled together.
-const BATCH: usize = 512;
+const BATCH: usize = 1_024;
 /// Pause between batches of [`Way::Trains`] that weren't full.
 const NAP: Duration = Duration::from_micros(500);
 const JOIN: &[u8; 4] = b"JOIN";
@@ -40,7 +40,7 @@ pub(crate) fn run(way: Way, listen: SocketAddr) -> anyhow::Result<()> {
             socket.set_nonblocking(true)?;
             batched(&socket, SendBatch::without_trains(BATCH), None)
         }
-        Way::Trains => batched(&bind_shared(listen)?, SendBatch::new(64 * BATCH), Some(NAP)),
+        Way::Trains => batched(&bind_shared(listen)?, SendBatch::new(64 * 1_024), Some(NAP)),
     }
 }
 
@@ -98,8 +98,9 @@ fn batched(socket: &UdpSocket, mut batch: SendBatch, nap: Option<Duration>) -> a
     loop {
         ring.clear();
         while ring.free() > 0 {
-            match ring.receive(socket, usize::MAX) {
-                Ok(received) if received < halloo_relay::io::CALL_MESSAGES_MAX => break,
+            let wanted = ring.free();
+            match ring.receive(socket, wanted) {
+                Ok(received) if received < wanted => break,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error.into()),
