@@ -300,6 +300,10 @@ pub struct LimitsTable {
     pub user_bytes_per_sec: Option<u64>,
     /// [`Limits::user_packets_per_sec`].
     pub user_packets_per_sec: Option<u64>,
+    /// [`Limits::address_bytes_per_sec`].
+    pub address_bytes_per_sec: Option<u64>,
+    /// [`Limits::address_packets_per_sec`].
+    pub address_packets_per_sec: Option<u64>,
     /// [`Limits::total_bytes_per_sec`].
     pub total_bytes_per_sec: Option<u64>,
     /// [`Limits::total_packets_per_sec`].
@@ -450,6 +454,8 @@ fn limits(given: &LimitsTable, default: Limits) -> Limits {
         channels_max: given.channels_max.unwrap_or(default.channels_max),
         user_bytes_per_sec: given.user_bytes_per_sec.unwrap_or(default.user_bytes_per_sec),
         user_packets_per_sec: given.user_packets_per_sec.unwrap_or(default.user_packets_per_sec),
+        address_bytes_per_sec: given.address_bytes_per_sec.unwrap_or(default.address_bytes_per_sec),
+        address_packets_per_sec: given.address_packets_per_sec.unwrap_or(default.address_packets_per_sec),
         total_bytes_per_sec: given.total_bytes_per_sec.unwrap_or(default.total_bytes_per_sec),
         total_packets_per_sec: given.total_packets_per_sec.unwrap_or(default.total_packets_per_sec),
     }

@@ -64,7 +64,8 @@ impl Relay {
         let relayed = allocation.relayed[Family::of(channel.peer).index()].ok_or(DropReason::WrongFamily)?;
         find_route(&self.shared, self.worker, channel, relayed, now)?;
         if !allocation.lease.pay(length) {
-            self.shared.shares.pay_anew(allocation.owner.user, &mut allocation.lease, length, now)?;
+            let owner = &allocation.owner;
+            self.shared.shares.pay_anew(owner.user, owner.client_share, &mut allocation.lease, length, now)?;
         }
         packet.truncate(channel_data::HEADER_BYTES + length);
         let direction = match &channel.route {
@@ -174,7 +175,7 @@ fn pay(shares: &Shares, allocation: &mut Allocation, length: usize, now: Moment)
     if allocation.lease.pay(length) {
         return Ok(());
     }
-    shares.pay_anew(allocation.owner.user, &mut allocation.lease, length, now)
+    shares.pay_anew(allocation.owner.user, allocation.owner.client_share, &mut allocation.lease, length, now)
 }
 
 /// Makes sure that the channel's route is one that holds now.
@@ -199,7 +200,7 @@ fn find_route(
 /// The way from a relayed address to a peer, which may be another relayed address of ours.
 #[cold]
 fn route(shared: &Shared, worker: u16, peer: SocketAddr, relayed: SocketAddr, now: Moment) -> Result<Route, DropReason> {
-    if !shared.is_relayed_ip(peer.ip()) {
+    if !shared.is_relayed(peer) {
         return Ok(Route::Outside);
     }
     let target = shared.directory.get(peer).ok_or(DropReason::NoSuchRelayedAddress)?;

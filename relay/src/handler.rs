@@ -49,11 +49,8 @@ impl Shared {
     /// Whether data may be sent there.
     #[inline]
     pub(crate) fn may_reach(&self, peer: SocketAddr) -> bool {
-        if self.is_relayed_ip(peer.ip()) {
-            // Only by way of the directory, which knows whose it is.
-            return self.ports.contain(peer.port());
-        }
-        self.settings.peer_filter.allows(peer)
+        // A relayed address of ours is reached by way of the directory only, which knows whose it is.
+        self.is_relayed(peer) || self.settings.peer_filter.allows(peer)
     }
 }
 

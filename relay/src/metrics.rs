@@ -71,6 +71,10 @@ labelled! {
         UserBandwidth = "user_bandwidth",
         /// Beyond the packets a second of the user.
         UserPackets = "user_packets",
+        /// Beyond the bytes a second of the client address.
+        AddressBandwidth = "address_bandwidth",
+        /// Beyond the packets a second of the client address.
+        AddressPackets = "address_packets",
         /// Beyond the user's share of the relay's bytes a second.
         TotalBandwidth = "total_bandwidth",
         /// Beyond the user's share of the relay's packets a second.

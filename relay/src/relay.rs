@@ -160,6 +160,12 @@ impl Shared {
         self.settings.relayed.iter().any(|relayed| relayed.external == ip)
     }
 
+    /// Whether this is, or could be, a relayed address of ours.
+    #[inline]
+    pub(crate) fn is_relayed(&self, peer: SocketAddr) -> bool {
+        self.is_relayed_ip(peer.ip()) && self.ports.contain(peer.port())
+    }
+
     /// The address as peers see it, of an address our own machine has.
     #[inline]
     pub(crate) fn external(&self, address: SocketAddr) -> SocketAddr {

@@ -114,10 +114,6 @@ impl Channels {
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u16, &Channel)> {
         self.numbers.iter().copied().zip(&self.channels)
     }
-
-    pub(crate) fn len(&self) -> usize {
-        self.channels.len()
-    }
 }
 
 /// An allocation's permissions: addresses whose packets reach the client.
@@ -158,9 +154,5 @@ impl Permissions {
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (IpAddr, Moment)> {
         self.list.iter().copied()
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.list.len()
     }
 }

@@ -73,8 +73,4 @@ impl FiveTuples {
         self.last.0 = PathKey::NONE;
         self.slots.remove(&PathKey::new(path));
     }
-
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len()
-    }
 }

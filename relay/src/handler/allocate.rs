@@ -77,7 +77,7 @@ impl Relay {
             self.end_allocation(slot, out);
         }
         let client_share = subscriber(from.address.ip());
-        let user = self.shared.shares.admit(&grant.account, grant.class, client_share).map_err(|refusal| match refusal {
+        let user = self.shared.shares.admit(&grant.account, grant.class, client_share, now).map_err(|refusal| match refusal {
             AdmissionRefusal::UserAllocations => Refusal::USER_ALLOCATIONS,
             AdmissionRefusal::AddressAllocations => Refusal::ADDRESS_ALLOCATIONS,
             AdmissionRefusal::TotalAllocations => Refusal::TOTAL_ALLOCATIONS,

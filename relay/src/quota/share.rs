@@ -1,11 +1,22 @@
 //! What users may use: allocations, bytes and packets, for each user, each address and in total.
 //!
-//! A packet is paid for out of its allocation's [`Lease`], some packets' worth that were taken from the user's account in
-//! advance: one subtraction a packet, and a look at the account, which all threads share, only when the lease is used up.
+//! **Leases.** A packet is paid for out of its allocation's [`Lease`], some packets' worth that were taken from the accounts in
+//! advance: one subtraction a packet, and a look at the accounts, which all threads share, only when the lease is used up. What
+//! is left of a lease goes back when a new one is taken or the allocation ends. So a limit is kept to within one lease for each allocation.
+//!
+//! **Rates** of a user and of an address are token buckets, full after [`BURST`].
+//!
+//! **Fair shares.** The total is divided anew every [`TICK`]. Each user's demand of late is known, what was refused included. Classes are served in
+//! their order; within a class the smallest demands are met in full and the others get an equal share of what is left (max-min
+//! fairness). When there is enough for all, what is left over is shared out as well, so that demands can grow. A user that has
+//! been quiet may take the equal share at once: a tick may then give out more than it has, and the next one has that much less.
+//!
+//! One packet is charged once, to the allocation it came through: that of the sending client, or that of the receiving one if it came from outside.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::Deserialize;
 use slab::Slab;
@@ -13,6 +24,30 @@ use slab::Slab;
 use crate::defaults;
 use crate::metrics::DropReason;
 use crate::time::Moment;
+
+/// How often the total is divided anew: short beside what a listener notices, long beside a packet's interval in a voice stream (20 ms).
+const TICK: Duration = Duration::from_millis(50);
+
+/// Unused time that a rate remembers: a second of a rate may be used at once, as by a key frame of a video.
+const BURST: Duration = Duration::from_secs(1);
+
+/// How long a refused allocation isn't looked at again: refusing must cost less than relaying.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// Most that is paid in advance.
+const LEASE_MAX: [f64; 2] = [65_536.0, 256.0];
+
+/// Least that is paid in advance, if there is as much: one packet.
+const LEASE_MIN: [f64; 2] = [1_500.0, 1.0];
+
+/// Part of a second's, or of a tick's allowance, that is paid in advance: several allocations of a user have to get along.
+const LEASE_PART: f64 = 1.0 / 16.0;
+
+/// What of a demand is remembered from tick to tick: half of it after 7 ticks. A mean, as a lease lasts for several ticks.
+const DEMAND_MEMORY: f64 = 0.9;
+
+/// Users without allocations whose usage and rate are remembered, about 200 bytes each. The one that left first is forgotten first.
+const USERS_REMEMBERED_MAX: usize = 4_096;
 
 /// Who goes first when there isn't enough for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Deserialize)]
@@ -26,6 +61,8 @@ pub enum ServiceClass {
     /// Served with what is left.
     Last,
 }
+
+const CLASSES: [ServiceClass; 3] = [ServiceClass::First, ServiceClass::Normal, ServiceClass::Last];
 
 /// What users may use. Zero means no limit for rates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +82,10 @@ pub struct Limits {
     pub user_bytes_per_sec: u64,
     /// Packets a second of one user, both directions together.
     pub user_packets_per_sec: u64,
+    /// Bytes a second of one client address (IPv6: one /64), both directions together.
+    pub address_bytes_per_sec: u64,
+    /// Packets a second of one client address, both directions together.
+    pub address_packets_per_sec: u64,
     /// Bytes a second of all users.
     pub total_bytes_per_sec: u64,
     /// Packets a second of all users.
@@ -61,6 +102,8 @@ impl Default for Limits {
             channels_max: defaults::CHANNELS_MAX,
             user_bytes_per_sec: defaults::USER_BYTES_PER_SEC,
             user_packets_per_sec: defaults::USER_PACKETS_PER_SEC,
+            address_bytes_per_sec: 0,
+            address_packets_per_sec: 0,
             total_bytes_per_sec: defaults::TOTAL_BYTES_PER_SEC,
             total_packets_per_sec: defaults::TOTAL_PACKETS_PER_SEC,
         }
@@ -96,29 +139,76 @@ pub(crate) enum AdmissionRefusal {
 pub(crate) struct Lease {
     bytes: u32,
     packets: u32,
+    /// What there was of both at first.
+    granted: [u32; 2],
+    /// What was refused since the accounts were last asked.
+    refused: [u32; 2],
     retry_at: Moment,
+    reason: Option<DropReason>,
 }
 
 impl Lease {
     /// Pays for one packet; false if the lease doesn't cover it.
     #[inline]
     pub(crate) fn pay(&mut self, bytes: usize) -> bool {
-        if self.packets == 0 || self.bytes as usize <= bytes {
+        if self.packets == 0 || (self.bytes as usize) < bytes {
             return false;
         }
+        // Not more than `self.bytes`, so not more than a u32.
         self.bytes -= bytes as u32;
         self.packets -= 1;
         true
     }
+
+    fn refuse(&mut self, bytes: usize) {
+        self.refused[BYTES] = self.refused[BYTES].saturating_add(bytes as u32);
+        self.refused[PACKETS] = self.refused[PACKETS].saturating_add(1);
+    }
 }
 
-const LEASE_BYTES: u32 = 64 << 10;
-const LEASE_PACKETS: u32 = 256;
+const BYTES: usize = 0;
+const PACKETS: usize = 1;
+const RESOURCES: [usize; 2] = [BYTES, PACKETS];
+
+/// A rate and what of it hasn't been used.
+#[derive(Debug, Clone, Copy)]
+struct Bucket {
+    tokens: f64,
+    refilled: Moment,
+}
+
+impl Bucket {
+    fn full(rate: f64, now: Moment) -> Self {
+        Self { tokens: rate * BURST.as_secs_f64(), refilled: now }
+    }
+
+    fn refill(&mut self, rate: f64, now: Moment) {
+        let earned = now.since(self.refilled).as_secs_f64() * rate;
+        self.tokens = (self.tokens + earned).min(rate * BURST.as_secs_f64());
+        // Threads may read the clock in another order than they come here.
+        self.refilled = self.refilled.max(now);
+    }
+}
+
+/// A user's part of the total in this tick, for one resource.
+#[derive(Debug, Clone, Copy, Default)]
+struct Part {
+    /// Used and refused in this tick.
+    demand: f64,
+    /// Demand of a tick, of late.
+    usual: f64,
+    /// What may still be used in this tick.
+    allowance: f64,
+}
 
 /// The accounts of all users.
 #[derive(Debug)]
 pub(crate) struct Shares {
     limits: Limits,
+    /// Zero: no limit.
+    user_rates: [f64; 2],
+    address_rates: [f64; 2],
+    total_rates: [f64; 2],
     accounts: Mutex<Accounts>,
 }
 
@@ -126,80 +216,207 @@ pub(crate) struct Shares {
 struct Accounts {
     users: Slab<User>,
     by_name: HashMap<Box<str>, u32>,
-    by_address: HashMap<IpAddr, u32>,
+    by_address: HashMap<IpAddr, Address>,
     allocations: u32,
+    tick_started: Moment,
+    /// What was given out in this tick beyond what there was, or less.
+    given: [f64; 2],
+    /// Users without allocations, by when they left: number, and count of departures to tell a later one.
+    departed: VecDeque<(u32, u32)>,
 }
 
 #[derive(Debug)]
 struct User {
     name: Box<str>,
+    class: ServiceClass,
     usage: Usage,
+    buckets: [Bucket; 2],
+    parts: [Part; 2],
+    departures: u32,
+}
+
+#[derive(Debug)]
+struct Address {
+    allocations: u32,
+    buckets: [Bucket; 2],
 }
 
 impl Shares {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, accounts: Mutex::default() }
+        // Rates beyond 2^52 bytes a second would lose precision; there are none.
+        let rates = |bytes: u64, packets: u64| [bytes as f64, packets as f64];
+        Self {
+            user_rates: rates(limits.user_bytes_per_sec, limits.user_packets_per_sec),
+            address_rates: rates(limits.address_bytes_per_sec, limits.address_packets_per_sec),
+            total_rates: rates(limits.total_bytes_per_sec, limits.total_packets_per_sec),
+            limits,
+            accounts: Mutex::default(),
+        }
     }
 
     /// Counts one more allocation of this user.
-    pub(crate) fn admit(&self, name: &str, _class: ServiceClass, address: IpAddr) -> Result<UserId, AdmissionRefusal> {
+    pub(crate) fn admit(
+        &self,
+        name: &str,
+        class: ServiceClass,
+        address: IpAddr,
+        now: Moment,
+    ) -> Result<UserId, AdmissionRefusal> {
         let accounts = &mut *self.lock();
         if accounts.allocations >= self.limits.allocations_max {
             return Err(AdmissionRefusal::TotalAllocations);
         }
-        let of_address = accounts.by_address.get(&address).copied().unwrap_or(0);
+        let of_address = accounts.by_address.get(&address).map_or(0, |address| address.allocations);
         if of_address >= self.limits.allocations_per_address_max {
             return Err(AdmissionRefusal::AddressAllocations);
         }
-        let id = match accounts.by_name.get(name) {
-            Some(id) => *id,
-            None => {
-                let id = accounts.users.insert(User { name: name.into(), usage: Usage::default() }) as u32;
-                accounts.by_name.insert(name.into(), id);
-                id
-            }
-        };
-        let user = &mut accounts.users[id as usize];
-        if user.usage.allocations >= self.limits.allocations_per_user_max {
+        let known = accounts.by_name.get(name).copied();
+        let of_user = known.and_then(|id| accounts.users.get(id as usize)).map_or(0, |user| user.usage.allocations);
+        if of_user >= self.limits.allocations_per_user_max {
             return Err(AdmissionRefusal::UserAllocations);
         }
+        let id = known.unwrap_or_else(|| self.enter(accounts, name, now));
+        let user = &mut accounts.users[id as usize];
+        user.class = class;
         user.usage.allocations += 1;
         accounts.allocations += 1;
-        accounts.by_address.insert(address, of_address + 1);
+        let address = accounts.by_address.entry(address).or_insert_with(|| Address {
+            allocations: 0,
+            buckets: RESOURCES.map(|resource| Bucket::full(self.address_rates[resource], now)),
+        });
+        address.allocations += 1;
         Ok(UserId(id))
     }
 
+    fn enter(&self, accounts: &mut Accounts, name: &str, now: Moment) -> u32 {
+        let count = accounts.users.len() as f64 + 1.0;
+        let parts = RESOURCES.map(|resource| Part {
+            // The equal share, until the next tick knows better.
+            allowance: self.total_rates[resource] * TICK.as_secs_f64() / count,
+            ..Part::default()
+        });
+        let id = accounts.users.insert(User {
+            name: name.into(),
+            class: ServiceClass::default(),
+            usage: Usage::default(),
+            buckets: RESOURCES.map(|resource| Bucket::full(self.user_rates[resource], now)),
+            parts,
+            departures: 0,
+        }) as u32;
+        accounts.by_name.insert(name.into(), id);
+        id
+    }
+
     /// One allocation less.
-    pub(crate) fn dismiss(&self, id: UserId, address: IpAddr, _lease: Lease) {
+    pub(crate) fn dismiss(&self, id: UserId, address: IpAddr, mut lease: Lease) {
         let accounts = &mut *self.lock();
+        accounts.settle(id, address, &mut lease);
         accounts.allocations = accounts.allocations.saturating_sub(1);
-        if let Some(count) = accounts.by_address.get_mut(&address) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(found) = accounts.by_address.get_mut(&address) {
+            found.allocations -= 1;
+            if found.allocations == 0 {
                 accounts.by_address.remove(&address);
             }
         }
-        if let Some(user) = accounts.users.get_mut(id.0 as usize) {
-            user.usage.allocations -= 1;
-            if user.usage.allocations == 0 {
-                let user = accounts.users.remove(id.0 as usize);
-                accounts.by_name.remove(&user.name);
-            }
+        let Some(user) = accounts.users.get_mut(id.0 as usize) else { return };
+        user.usage.allocations -= 1;
+        if user.usage.allocations == 0 {
+            user.departures = user.departures.wrapping_add(1);
+            accounts.departed.push_back((id.0, user.departures));
+            accounts.forget_departed();
         }
     }
 
     /// Pays for one packet, with a new lease where the old one is used up.
     #[cold]
-    pub(crate) fn pay_anew(&self, _id: UserId, lease: &mut Lease, bytes: usize, now: Moment) -> Result<(), DropReason> {
-        if now < lease.retry_at {
-            return Err(DropReason::UserBandwidth);
+    pub(crate) fn pay_anew(
+        &self,
+        id: UserId,
+        address: IpAddr,
+        lease: &mut Lease,
+        bytes: usize,
+        now: Moment,
+    ) -> Result<(), DropReason> {
+        if let Some(reason) = lease.reason.filter(|_| now < lease.retry_at) {
+            lease.refuse(bytes);
+            return Err(reason);
         }
-        *lease = Lease { bytes: LEASE_BYTES, packets: LEASE_PACKETS, retry_at: now };
-        lease.pay(bytes);
-        Ok(())
+        let accounts = &mut *self.lock();
+        accounts.settle(id, address, lease);
+        self.divide_if_due(accounts, now);
+        match self.grant(accounts, id, address, bytes, now) {
+            Ok(granted) => {
+                let [granted_bytes, packets] = granted;
+                *lease = Lease { bytes: granted_bytes, packets, granted, ..Lease::default() };
+                lease.pay(bytes);
+                Ok(())
+            }
+            Err(reason) => {
+                *lease = Lease { retry_at: now.after(RETRY), reason: Some(reason), ..Lease::default() };
+                lease.refuse(bytes);
+                Err(reason)
+            }
+        }
     }
 
-    /// All users and what they have used.
+    /// Takes from all accounts as much as each of them has, at least one packet of that many bytes.
+    fn grant(
+        &self,
+        accounts: &mut Accounts,
+        id: UserId,
+        address: IpAddr,
+        bytes: usize,
+        now: Moment,
+    ) -> Result<[u32; 2], DropReason> {
+        let Accounts { users, by_address, given, .. } = accounts;
+        let Some(user) = users.get_mut(id.0 as usize) else { return Err(DropReason::NoAllocation) };
+        let mut address = by_address.get_mut(&address);
+        let needed = [bytes as f64, 1.0];
+        let mut granted = [0.0; 2];
+        for resource in RESOURCES {
+            let mut grant = LEASE_MAX[resource];
+            let rated = [
+                (self.user_rates[resource], Some(&mut user.buckets[resource]), USER_REASONS),
+                (self.address_rates[resource], address.as_mut().map(|address| &mut address.buckets[resource]), ADDRESS_REASONS),
+            ];
+            for (rate, bucket, reasons) in rated {
+                if let Some(bucket) = bucket.filter(|_| rate > 0.0) {
+                    bucket.refill(rate, now);
+                    // A packet larger than a second of the rate waits until there is a second's worth.
+                    if bucket.tokens < needed[resource].min(rate * BURST.as_secs_f64()) {
+                        return Err(reasons[resource]);
+                    }
+                    grant = grant.min((rate * LEASE_PART).max(LEASE_MIN[resource])).min(bucket.tokens);
+                }
+            }
+            if self.total_rates[resource] > 0.0 {
+                let part = &user.parts[resource];
+                if part.allowance <= 0.0 {
+                    return Err(TOTAL_REASONS[resource]);
+                }
+                grant = grant.min((part.allowance * LEASE_PART).max(LEASE_MIN[resource]));
+            }
+            granted[resource] = grant.max(needed[resource]).ceil();
+        }
+        for resource in RESOURCES {
+            take(user, address.as_deref_mut(), given, resource, granted[resource]);
+        }
+        // At most the largest lease or packet.
+        Ok(granted.map(|amount| amount as u32))
+    }
+
+    fn divide_if_due(&self, accounts: &mut Accounts, now: Moment) {
+        let elapsed = now.since(accounts.tick_started);
+        if elapsed < TICK {
+            return;
+        }
+        for resource in RESOURCES.into_iter().filter(|resource| self.total_rates[*resource] > 0.0) {
+            accounts.divide(resource, self.total_rates[resource], elapsed.as_secs_f64());
+        }
+        accounts.tick_started = now;
+    }
+
+    /// All users that are remembered and what they have used.
     pub(crate) fn usage(&self) -> Vec<(Box<str>, Usage)> {
         self.lock().users.iter().map(|(_, user)| (user.name.clone(), user.usage)).collect()
     }
@@ -208,3 +425,100 @@ impl Shares {
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+const USER_REASONS: [DropReason; 2] = [DropReason::UserBandwidth, DropReason::UserPackets];
+const ADDRESS_REASONS: [DropReason; 2] = [DropReason::AddressBandwidth, DropReason::AddressPackets];
+const TOTAL_REASONS: [DropReason; 2] = [DropReason::TotalBandwidth, DropReason::TotalPackets];
+
+/// Takes from all accounts; a negative amount goes back.
+fn take(user: &mut User, address: Option<&mut Address>, given: &mut [f64; 2], resource: usize, amount: f64) {
+    user.buckets[resource].tokens -= amount;
+    user.parts[resource].allowance -= amount;
+    given[resource] += amount;
+    if let Some(address) = address {
+        address.buckets[resource].tokens -= amount;
+    }
+}
+
+impl Accounts {
+    /// Counts what of a lease was used, and puts the rest back.
+    fn settle(&mut self, id: UserId, address: IpAddr, lease: &mut Lease) {
+        let Self { users, by_address, given, .. } = self;
+        let Some(user) = users.get_mut(id.0 as usize) else { return };
+        let mut address = by_address.get_mut(&address);
+        let left = [lease.bytes, lease.packets];
+        for resource in RESOURCES {
+            let used = lease.granted[resource] - left[resource];
+            user.parts[resource].demand += f64::from(used) + f64::from(lease.refused[resource]);
+            take(user, address.as_deref_mut(), given, resource, -f64::from(left[resource]));
+            let total = if resource == BYTES { &mut user.usage.bytes } else { &mut user.usage.packets };
+            *total += u64::from(used);
+        }
+        *lease = Lease::default();
+    }
+
+    /// Divides a tick's worth of the total among the users.
+    fn divide(&mut self, resource: usize, rate: f64, elapsed: f64) {
+        let tick = TICK.as_secs_f64();
+        // What was given out too much is missing now; what wasn't used is gone, but for one tick's worth.
+        let debt = (self.given[resource] - rate * elapsed).max(-rate * tick);
+        self.given[resource] = debt.max(0.0);
+        // Ticks begin when somebody asks, mostly a little late: the next one will be as long as the last.
+        let budget = rate * elapsed.min(2.0 * tick);
+        let mut left = (budget - debt.max(0.0)).max(0.0);
+        for (_, user) in &mut self.users {
+            let part = &mut user.parts[resource];
+            part.usual = part.usual * DEMAND_MEMORY + part.demand * tick / elapsed * (1.0 - DEMAND_MEMORY);
+            part.demand = 0.0;
+        }
+        let present = self.users.iter().filter(|(_, user)| user.usage.allocations > 0);
+        let count = present.count().max(1) as f64;
+        for class in CLASSES {
+            let members = |users: &Slab<User>| -> Vec<f64> {
+                let members = users.iter().filter(|(_, user)| user.class == class && user.usage.allocations > 0);
+                members.map(|(_, user)| user.parts[resource].usual).collect()
+            };
+            let (level, used) = water_level(members(&self.users), left);
+            left -= used;
+            for (_, user) in self.users.iter_mut().filter(|(_, user)| user.class == class) {
+                user.parts[resource].allowance = level;
+            }
+        }
+        // What nobody has wanted so far is there for who wants more from now on.
+        for (_, user) in &mut self.users {
+            let part = &mut user.parts[resource];
+            part.allowance = part.allowance.min(part.usual.max(budget / count)) + left / count;
+        }
+    }
+
+    fn forget_departed(&mut self) {
+        while self.departed.len() > USERS_REMEMBERED_MAX {
+            let Some((id, departures)) = self.departed.pop_front() else { return };
+            let is_gone = |user: &User| user.usage.allocations == 0 && user.departures == departures;
+            if self.users.get(id as usize).is_some_and(is_gone) {
+                let user = self.users.remove(id as usize);
+                self.by_name.remove(&user.name);
+            }
+        }
+    }
+}
+
+/// The level up to which demands can be met with `budget`, and what meeting them takes: demands below it are met in full,
+/// the others get the level.
+fn water_level(mut demands: Vec<f64>, budget: f64) -> (f64, f64) {
+    demands.sort_by(f64::total_cmp);
+    let (mut left, mut count) = (budget, demands.len() as f64);
+    for demand in &demands {
+        let equal = left / count;
+        if *demand > equal {
+            return (equal, budget);
+        }
+        left -= demand;
+        count -= 1.0;
+    }
+    // Enough for all: the level is what everybody might take instead of the others.
+    (budget, budget - left)
+}
+
+#[cfg(test)]
+mod tests;

@@ -156,9 +156,9 @@ async fn connect(core: SharedCore, stream: TcpStream, address: SocketAddr, tls: 
     // Voice packets must not wait for each other's acknowledgement.
     let _ = stream.set_nodelay(true);
     let result = match tls {
-        None => exchange(&registered, stream, &queue).await,
+        None => exchange(&registered, stream, &queue, Writing::Whole).await,
         Some(acceptor) => match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => exchange(&registered, stream, &queue).await,
+            Ok(Ok(stream)) => exchange(&registered, stream, &queue, Writing::ByMessage).await,
             Ok(Err(error)) => Err(error),
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         },
@@ -166,21 +166,45 @@ async fn connect(core: SharedCore, stream: TcpStream, address: SocketAddr, tls: 
     debug!(?result, "connection ended");
 }
 
-async fn exchange<S: AsyncRead + AsyncWrite>(registered: &Registered, stream: S, queue: &Queue) -> io::Result<()> {
+/// How what waits for a client is handed to its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writing {
+    /// In one go.
+    Whole,
+    /// Each message by itself, for TLS, so that it has a record of its own. There are clients, coturn's among them, that overlook
+    /// the second message of a record.
+    ByMessage,
+}
+
+async fn exchange<S: AsyncRead + AsyncWrite>(
+    registered: &Registered,
+    stream: S,
+    queue: &Queue,
+    writing: Writing,
+) -> io::Result<()> {
     let (reader, writer) = tokio::io::split(stream);
     tokio::select! {
         read = read(registered, reader) => read,
-        written = write(writer, queue) => written,
+        written = write(writer, queue, writing) => written,
     }
 }
 
-async fn write(mut writer: impl AsyncWrite + Unpin, queue: &Queue) -> io::Result<()> {
+async fn write(mut writer: impl AsyncWrite + Unpin, queue: &Queue, writing: Writing) -> io::Result<()> {
     let mut bytes = Vec::new();
     loop {
         queue.filled.notified().await;
         bytes.clear();
         std::mem::swap(&mut bytes, &mut *queue.lock());
-        writer.write_all(&bytes).await?;
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let length = match writing {
+                Writing::Whole => rest.len(),
+                Writing::ByMessage => frame(rest)?.map_or(rest.len(), |(_, padded)| padded.min(rest.len())),
+            };
+            let (message, others) = rest.split_at(length);
+            writer.write_all(message).await?;
+            rest = others;
+        }
         writer.flush().await?;
     }
 }
@@ -250,7 +274,7 @@ mod tests {
         assert_eq!(frame(&[0x40, 0, 0, 0]).unwrap(), Some((4, 4)));
         assert_eq!(frame(&[0, 1, 0, 8]).unwrap(), Some((28, 28)));
         assert_eq!(frame(&[0, 1, 0xFF, 0xFF]).unwrap(), Some((20 + 65_535, 20 + 65_535)));
-        assert!(frame(b"GET / HTTP/1.1").is_err());
+        assert!(frame(&[0x80, 0, 0, 0]).is_err() && frame(&[0x16 | 0xC0, 3, 1, 0]).is_err());
     }
 
     #[test]

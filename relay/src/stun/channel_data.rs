@@ -1,23 +1,26 @@
 //! ChannelData (RFC 8656 section 12.4): data with four bytes before it instead of a STUN message around it.
 //!
 //! ```text
-//! |  channel number 0x4000-0x4FFF |   length of the data          |
+//! |  channel number from 0x4000    |   length of the data          |
 //! |  data ...
 //! ```
+//!
+//! RFC 8656 leaves a client the numbers up to 0x4FFF; RFC 5766 before it, up to 0x7FFF, and such clients are about (coturn's own). The rest of
+//! the range was given up so that other protocols can share a client's port, which is no concern of a server's: it takes all of it.
 //!
 //! Over UDP what follows the data is padding of no meaning; over a stream messages are padded to multiples of four bytes.
 
 /// Bytes before the data.
 pub const HEADER_BYTES: usize = 4;
 
-/// Channel numbers a client may choose from (RFC 8656 section 12).
-pub const CHANNEL_NUMBERS: std::ops::RangeInclusive<u16> = 0x4000..=0x4FFF;
+/// Channel numbers a client may choose from (RFC 5766 section 11).
+pub const CHANNEL_NUMBERS: std::ops::RangeInclusive<u16> = 0x4000..=0x7FFF;
 
-/// Whether a packet that starts with this byte is ChannelData (RFC 8656 section 12: 64 to 79).
+/// Whether a packet that starts with this byte is ChannelData.
 #[must_use]
 #[inline]
 pub const fn is_first_byte(first: u8) -> bool {
-    first & 0xF0 == 0x40
+    first & 0xC0 == 0x40
 }
 
 /// Channel number and length of the data; `None` if the packet is shorter than it says.
