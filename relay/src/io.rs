@@ -68,9 +68,14 @@ pub fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
 /// The socket can't be made non-blocking.
 pub fn prepare(socket: &impl AsFd) -> io::Result<()> {
     socket2::SockRef::from(socket).set_nonblocking(true)?;
+    keep_trains(socket);
+    Ok(())
+}
+
+/// Has the kernel keep trains of datagrams together.
+pub fn keep_trains(socket: &impl AsFd) {
     // Kernels before 5.0 can't; each datagram comes as a message of its own then.
     let _ = sys::set_udp_gro(socket.as_fd());
-    Ok(())
 }
 
 #[cfg(test)]

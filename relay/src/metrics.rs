@@ -261,6 +261,12 @@ impl Metrics {
         self.count_dropped(if is_full { DropReason::SocketFull } else { DropReason::SendFailed });
     }
 
+    /// Packets relayed so far.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn relayed_packets(&self) -> u64 {
+        self.relayed.iter().map(Counter::get).sum()
+    }
+
     /// Counts what became of a batch.
     #[cfg(target_os = "linux")]
     pub(crate) fn count_flush(&self, totals: &crate::io::SendTotals) {

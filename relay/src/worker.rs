@@ -10,7 +10,7 @@
 //!
 //! **Naps.** A thread that waits for each packet is woken for each packet, and that costs more than relaying it. Under load it therefore
 //! sleeps [`NAP`] after a round that left nothing over, and then takes what has gathered. It doesn't where the last second had less than
-//! [`load::NAP_PACKETS_PER_SEC_MIN`] packets: then no packet waits for anything. [`Metrics`] counts naps and the packets that
+//! [`load::NAP_PACKETS_PER_SEC_MIN`] packets to relay: then no packet waits for anything. [`Metrics`] counts naps and the packets that
 //! waited for one to end.
 //!
 //! Nothing is allocated per packet. Memory is bounded by the ring ([`RING_SLOTS`]), the batch ([`BATCH_PACKETS`]) and what
@@ -130,10 +130,11 @@ impl Worker {
             self.sockets.wait(&mut events, self.wait())?;
             let now = Instant::now();
             self.receive()?;
+            let relayed_before = self.metrics.relayed_packets();
             let packets = self.handle(now);
             self.end_due(now);
             self.flush();
-            self.rest(packets, now);
+            self.rest(packets, self.metrics.relayed_packets() - relayed_before, now);
         }
         self.with_sink(|relay, out| relay.close(out));
         self.flush();
@@ -272,10 +273,12 @@ impl Worker {
     }
 
     /// Naps, if that makes the next round a fuller one.
-    fn rest(&mut self, packets: usize, now: Instant) {
+    ///
+    /// Requests don't count: a client sends its next when it has the response, so there is nothing to gather.
+    fn rest(&mut self, packets: usize, relayed: u64, now: Instant) {
         self.metrics.count_round(packets, self.has_napped);
-        self.load.count(packets, now);
-        self.has_napped = packets > 0 && !self.sockets.has_ready() && self.load.is_napping_worthwhile(now);
+        self.load.count(relayed, now);
+        self.has_napped = relayed > 0 && !self.sockets.has_ready() && self.load.is_napping_worthwhile(now);
         if self.has_napped {
             std::thread::sleep(NAP);
         }

@@ -153,7 +153,7 @@ impl<'b> Sink<'b> for Net {
 
     fn to_peer(&mut self, from: RelayedId, to: SocketAddr, data: &'b [u8], dont_fragment: bool) {
         let Some(relayed) = self.relayed.get_mut(from.index()).and_then(Option::as_mut) else { return };
-        if relayed.dont_fragment != dont_fragment && udp::set_dont_fragment(&*relayed.socket, dont_fragment).is_ok() {
+        if relayed.dont_fragment != dont_fragment && udp::set_dont_fragment(&*relayed.socket, to.is_ipv4(), dont_fragment).is_ok() {
             relayed.dont_fragment = dont_fragment;
         }
         if let Err(error) = relayed.socket.try_send_to(data, to) {
@@ -168,7 +168,7 @@ impl<'b> Sink<'b> for Net {
     fn open_relayed(&mut self, id: RelayedId, address: SocketAddr) -> io::Result<()> {
         let socket = Arc::new(UdpSocket::from_std(udp::bind(address)?)?);
         // A new socket doesn't set DF, as a client that wants it says so packet by packet.
-        let dont_fragment = udp::set_dont_fragment(&*socket, false).is_err();
+        let dont_fragment = udp::set_dont_fragment(&*socket, address.is_ipv4(), false).is_err();
         let task = udp::spawn_relayed(self.core.clone(), Arc::clone(&socket), id);
         if self.relayed.len() <= id.index() {
             self.relayed.resize_with(id.index() + 1, || None);

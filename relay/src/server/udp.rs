@@ -54,8 +54,8 @@ pub(super) fn enlarge_buffers(socket: &UdpSocket) {
 }
 
 /// Whether DF is set in the packets of this socket (RFC 8656 section 14). Packets too long for the path are fragmented, or dropped.
-pub(crate) fn set_dont_fragment(socket: &impl AsFd, dont_fragment: bool) -> io::Result<()> {
-    if socket2::SockRef::from(socket).local_addr()?.is_ipv4() {
+pub(crate) fn set_dont_fragment(socket: &impl AsFd, is_ipv4: bool, dont_fragment: bool) -> io::Result<()> {
+    if is_ipv4 {
         let mode = if dont_fragment { Ipv4PathMtuDiscovery::DO } else { Ipv4PathMtuDiscovery::DONT };
         set_ip_mtu_discover(socket, mode)?;
     } else {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Packets of the last second from which on a worker naps: with fewer, a nap gathers no two.
+/// Relayed packets of the last second from which on a worker naps: with fewer, a nap gathers no two.
 pub(crate) const NAP_PACKETS_PER_SEC_MIN: u32 = 2_000;
 
 /// The second is counted in so many parts.
@@ -23,7 +23,7 @@ impl LoadMeter {
         Self { parts: [0; PARTS], current: 0, current_until: now + PART, sum: 0 }
     }
 
-    pub(super) fn count(&mut self, packets: usize, now: Instant) {
+    pub(super) fn count(&mut self, packets: u64, now: Instant) {
         self.move_on(now);
         let packets = u32::try_from(packets).unwrap_or(u32::MAX);
         self.parts[self.current] = self.parts[self.current].saturating_add(packets);

@@ -14,8 +14,9 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
+use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::io::prepare;
+use crate::io::{keep_trains, prepare};
 use crate::packet::RelayedId;
 use crate::server::udp;
 
@@ -117,10 +118,7 @@ impl Sockets {
     }
 
     pub(super) fn open_relayed(&mut self, id: RelayedId, address: SocketAddr) -> io::Result<()> {
-        let socket = udp::bind(address)?;
-        prepare(&socket)?;
-        // A new socket doesn't set DF, as a client that wants it says so packet by packet.
-        udp::set_dont_fragment(&socket, false)?;
+        let socket = bind_relayed(address)?;
         let entry = self.relayed.vacant_entry();
         let slot = entry.key() as u32;
         let token = Token((RELAYED_BASE + slot) as usize);
@@ -145,9 +143,10 @@ impl Sockets {
     pub(super) fn send_whole(&self, id: RelayedId, to: SocketAddr, data: &[u8]) -> io::Result<()> {
         let slot = self.slots.get(id.index()).copied().flatten().ok_or(io::ErrorKind::NotConnected)?;
         let socket = self.get(Place::Relayed(slot)).ok_or(io::ErrorKind::NotConnected)?;
-        udp::set_dont_fragment(socket, true)?;
+        let is_ipv4 = to.is_ipv4();
+        udp::set_dont_fragment(socket, is_ipv4, true)?;
         let sent = socket.send_to(data, to);
-        udp::set_dont_fragment(socket, false)?;
+        udp::set_dont_fragment(socket, is_ipv4, false)?;
         sent.map(drop)
     }
 
@@ -224,4 +223,17 @@ impl Sockets {
             Place::Relayed(slot) => self.relayed.get(slot as usize).map(|relayed| &relayed.socket),
         }
     }
+}
+
+/// A socket for an allocation, made with as few calls as can be: they are most of what an allocation costs.
+fn bind_relayed(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    keep_trains(&socket);
+    // A client that wants DF set says so packet by packet.
+    udp::set_dont_fragment(&socket, address.is_ipv4(), false)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
@@ -14,7 +14,7 @@ use crate::forward::{self, Way};
 use crate::load::{Generator, Seen};
 use crate::relays::{Kind, Programs, Relay};
 use crate::report::{self, Column, Round};
-use crate::rows::{Ends, ROWS, Row};
+use crate::rows::{Ends, ROWS, Row, RowKind};
 
 /// Measures halloo-relay beside other TURN servers.
 #[derive(Debug, Parser)]
@@ -103,7 +103,7 @@ pub(crate) fn main() -> anyhow::Result<()> {
 
 fn kinds(row: &Row, arguments: &Arguments) -> Vec<Kind> {
     let mut kinds = vec![Kind::Halloo(1)];
-    if row.is_about_threads {
+    if row.kind == RowKind::Threads {
         kinds.push(Kind::Halloo(2));
         return kinds;
     }
@@ -111,7 +111,7 @@ fn kinds(row: &Row, arguments: &Arguments) -> Vec<Kind> {
         kinds.push(Kind::TurnServer);
     }
     kinds.push(Kind::Coturn);
-    if row.ends == Ends::Pair {
+    if row.ends == Ends::Pair && row.kind == RowKind::Load {
         kinds.extend([Way::Plain, Way::Batch, Way::Trains].map(Kind::Forward));
     }
     let is_wanted = |kind: &Kind| arguments.relays.is_empty() || arguments.relays.iter().any(|name| kind.name().starts_with(name.as_str()));
@@ -119,12 +119,42 @@ fn kinds(row: &Row, arguments: &Arguments) -> Vec<Kind> {
     kinds
 }
 
+/// Rounds in which each relay sets up all allocations anew.
+fn run_setup(row: &Row, arguments: &Arguments, programs: &Programs) -> anyhow::Result<Vec<Column>> {
+    let kinds = kinds(row, arguments);
+    let mut relays = kinds.iter().map(|kind| Relay::start(*kind, programs)).collect::<anyhow::Result<Vec<_>>>()?;
+    let column = |kind: &Kind| Column { kind: *kind, set_up: None, kib_after: None, rounds: Vec::new(), delays: Delays::default() };
+    let mut columns: Vec<Column> = kinds.iter().map(column).collect();
+    // The first one warms up.
+    for round in 0..=arguments.rounds {
+        eprint!("\r{}: round {round} of {}   ", row.name, arguments.rounds);
+        for index in (0..relays.len()).map(|n| (n + round) % kinds.len()) {
+            let begun = Instant::now();
+            let (endpoints, set_up) = relays[index].set_up_pairs(row.allocations).with_context(|| kinds[index].name())?;
+            let seconds = begun.elapsed().as_secs_f64();
+            drop(endpoints);
+            relays[index].release();
+            let cpu_ns = set_up.map_or(f64::NAN, |set_up| set_up.cpu_us * 1e3);
+            let per_sec = row.allocations as f64 / seconds;
+            let result = Round { cpu_ns, packets_per_sec: per_sec, busy: cpu_ns * per_sec / 1e9, sent: 0, lost: 0, busiest: 0.0 };
+            if round > 0 {
+                columns[index].rounds.push(result);
+            }
+        }
+    }
+    eprintln!();
+    Ok(columns)
+}
+
 fn run_row(row: &Row, arguments: &Arguments, programs: &Programs) -> anyhow::Result<Vec<Column>> {
+    if row.kind == RowKind::SetUp {
+        return run_setup(row, arguments, programs);
+    }
     let mut columns = Vec::new();
     let mut relays = Vec::new();
     for kind in kinds(row, arguments) {
         eprintln!("{}: setting up {}", row.name, kind.name());
-        let spread = Programs { cores: if row.is_about_threads { "0-1".into() } else { programs.cores.clone() }, ..programs.clone() };
+        let spread = Programs { cores: if row.kind == RowKind::Threads { "0-1".into() } else { programs.cores.clone() }, ..programs.clone() };
         let mut relay = Relay::start(kind, &spread)?;
         let kib = relay.process.resident_kib()?;
         let (endpoints, set_up) = match row.ends {

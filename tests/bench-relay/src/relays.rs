@@ -59,6 +59,8 @@ pub(crate) struct Relay {
     pub(crate) process: Process,
     address: SocketAddr,
     clients: Vec<Client>,
+    /// Sockets of clients that are through: a relay may remember their ports for a while, so nobody else shall get them.
+    retired: Vec<UdpSocket>,
 }
 
 /// What setting up cost.
@@ -76,7 +78,7 @@ impl Relay {
         let (program, arguments) = command(kind, address, programs)?;
         let log = programs.folder.join(format!("{}.log", address.port()));
         let process = Process::start(&programs.cores, &program, &arguments, &log)?;
-        let mut relay = Self { kind, process, address, clients: Vec::new() };
+        let mut relay = Self { kind, process, address, clients: Vec::new(), retired: Vec::new() };
         relay.wait().with_context(|| format!("{}, see {}", kind.name(), log.display()))?;
         Ok(relay)
     }
@@ -140,9 +142,10 @@ impl Relay {
 
     /// Ends the allocations.
     pub(crate) fn release(&mut self) {
-        for client in &mut self.clients {
-            // The relay ends right after: what is left over ends with it.
+        for mut client in self.clients.drain(..) {
+            // The relay ends before long: what is left over ends with it.
             let _ = client.release();
+            self.retired.push(client.socket);
         }
     }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::delays::Delays;
 use crate::relays::{Kind, SetUp};
-use crate::rows::Row;
+use crate::rows::{Row, RowKind};
 
 /// One relay in one row, all rounds.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub(crate) fn text(row: &Row, columns: &[Column]) -> String {
     let mut text = format!("\n{} ({})\n", row.what, row.name);
     text += &format!(
         "  {:36} {:>9} {:>16} {:>11} {:>6} {:>9} {:>9} {:>7} {:>8} {:>8} {:>9}\n",
-        "", "ns/packet", "ours/it (quart.)", "packets/s", "core", "p50 us", "p99 us", "loss", "setup us", "KiB each", "with load"
+        "", if row.kind == RowKind::SetUp { "ns" } else { "ns/packet" }, "ours/it (quart.)", "packets/s", "core", "p50 us", "p99 us", "loss", "setup us", "KiB each", "with load"
     );
     for column in columns {
         let [middle, low, high] = ratios(&columns[0], column);
@@ -82,7 +82,7 @@ pub(crate) fn text(row: &Row, columns: &[Column]) -> String {
             optional(column.set_up.map(|set_up| set_up.kib)),
             optional(column.kib_after),
         );
-        if row.is_about_threads {
+        if row.kind == RowKind::Threads {
             text += &format!("  {:36} busiest thread {:.0}%\n", "", 100.0 * median(column.all(|round| round.busiest)));
         }
     }

@@ -11,6 +11,17 @@ pub(crate) enum Ends {
     Peer,
 }
 
+/// What a row compares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowKind {
+    /// Relays under load.
+    Load,
+    /// Relays at setting up allocations.
+    SetUp,
+    /// Two threads of ours with one.
+    Threads,
+}
+
 /// One kind of load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Row {
@@ -23,8 +34,7 @@ pub(crate) struct Row {
     pub(crate) pattern: Pattern,
     /// Aims: processor time per packet as a share of turn-server's and coturn's.
     pub(crate) aims: (Option<f64>, Option<f64>),
-    /// Compares two threads of ours with one instead of relays with each other.
-    pub(crate) is_about_threads: bool,
+    pub(crate) kind: RowKind,
 }
 
 const ROW: Row = Row {
@@ -35,11 +45,11 @@ const ROW: Row = Row {
     payload_bytes: 160,
     pattern: Pattern::Saturated(1),
     aims: (None, None),
-    is_about_threads: false,
+    kind: RowKind::Load,
 };
 
 /// All rows, in the order of the table.
-pub(crate) const ROWS: [Row; 8] = [
+pub(crate) const ROWS: [Row; 10] = [
     Row { name: "pair-50", what: "pair, saturated, 50 allocations", aims: (Some(0.80), Some(0.40)), ..ROW },
     Row { name: "pair-500", what: "pair, saturated, 500 allocations", allocations: 500, aims: (Some(0.65), Some(0.40)), ..ROW },
     Row {
@@ -75,11 +85,26 @@ pub(crate) const ROWS: [Row; 8] = [
         ..ROW
     },
     Row {
+        name: "peer-paced",
+        what: "peer, voice, 20,000 packets/s over 50 allocations",
+        ends: Ends::Peer,
+        pattern: Pattern::Paced(20_000),
+        ..ROW
+    },
+    Row {
+        name: "setup",
+        what: "setting up: Allocate twice, CreatePermission, ChannelBind; figures are for each of 100 allocations",
+        allocations: 100,
+        aims: (Some(0.75), Some(0.35)),
+        kind: RowKind::SetUp,
+        ..ROW
+    },
+    Row {
         name: "threads",
-        what: "two threads and one, 40,000 packets/s over 500 allocations",
+        what: "two threads and one, 80,000 packets/s over 500 allocations",
         allocations: 500,
-        pattern: Pattern::Paced(40_000),
-        is_about_threads: true,
+        pattern: Pattern::Paced(80_000),
+        kind: RowKind::Threads,
         ..ROW
     },
 ];
