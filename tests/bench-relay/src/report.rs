@@ -67,16 +67,17 @@ pub(crate) fn text(row: &Row, columns: &[Column]) -> String {
     );
     for column in columns {
         let [middle, low, high] = ratios(&columns[0], column);
+        let whole = |figure: f64| if figure.is_nan() { "-".to_owned() } else { format!("{figure:.0}") };
         let optional = |figure: Option<f64>| figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.1}"));
         text += &format!(
-            "  {:36} {:>9.0} {:>16} {:>11.0} {:>5.0}% {:>9.0} {:>9.0} {:>6.2}% {:>8} {:>8} {:>9}\n",
+            "  {:36} {:>9.0} {:>16} {:>11.0} {:>5.0}% {:>9} {:>9} {:>6.2}% {:>8} {:>8} {:>9}\n",
             column.kind.name(),
             median(column.all(|round| round.cpu_ns)),
             format!("{middle:.2} ({low:.2}-{high:.2})"),
             median(column.all(|round| round.packets_per_sec)),
             100.0 * median(column.all(|round| round.busy)),
-            column.delays.quantile(0.5),
-            column.delays.quantile(0.99),
+            whole(column.delays.quantile(0.5)),
+            whole(column.delays.quantile(0.99)),
             100.0 * column.loss(),
             optional(column.set_up.map(|set_up| set_up.cpu_us)),
             optional(column.set_up.map(|set_up| set_up.kib)),

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use hmac::{Hmac, KeyInit, Mac};
@@ -16,6 +16,8 @@ pub(crate) const CREDENTIAL: &str = "bench";
 const KEY: [u8; 16] = [0x70, 0xf1, 0x18, 0xc5, 0xfa, 0xfe, 0x10, 0xa7, 0x53, 0x79, 0x74, 0x6c, 0xa6, 0xab, 0x61, 0x81];
 
 const COOKIE: [u8; 4] = [0x21, 0x12, 0xA4, 0x42];
+/// Where clients are: not at the relay's address, where their ports would be in the way of relayed ones.
+const CLIENTS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 /// Waiting for a response before asking again, and how often.
 const PATIENCE: Duration = Duration::from_millis(300);
 const TRIES: u32 = 10;
@@ -49,9 +51,9 @@ pub(crate) struct Client {
 impl Client {
     /// Asks for an allocation: twice, as the first time the server gives realm and nonce.
     pub(crate) fn allocate(server: SocketAddr) -> anyhow::Result<Self> {
-        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let socket = UdpSocket::bind((CLIENTS, 0))?;
         socket.connect(server)?;
-        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_nonblocking(true)?;
         let relayed = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
         let mut client = Self { socket, relayed, realm: Vec::new(), nonce: Vec::new(), transactions: 0 };
         let transport = (REQUESTED_TRANSPORT, vec![17, 0, 0, 0]);
@@ -75,7 +77,6 @@ impl Client {
 
     /// Ends the allocation.
     pub(crate) fn release(&mut self) -> anyhow::Result<()> {
-        self.socket.set_nonblocking(false)?;
         self.request(REFRESH, &[(LIFETIME, vec![0; 4])]).context("release").map(drop)
     }
 
@@ -105,7 +106,7 @@ impl Client {
                     }
                     return Ok(response);
                 }
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -139,12 +140,20 @@ impl Client {
 
     fn response(&self, transaction: &[u8; 12]) -> io::Result<Response> {
         let mut buffer = [0; 2_048];
-        loop {
-            let bytes = self.socket.recv(&mut buffer)?;
-            if let Some(response) = Response::parse(&buffer[..bytes], transaction) {
-                return Ok(response);
+        let asked = Instant::now();
+        // Without sleeping: a relay would pay for the wake-up, the more the slower the machine is at that.
+        while asked.elapsed() < PATIENCE {
+            match self.socket.recv(&mut buffer) {
+                Ok(bytes) => {
+                    if let Some(response) = Response::parse(&buffer[..bytes], transaction) {
+                        return Ok(response);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
+                Err(error) => return Err(error),
             }
         }
+        Err(io::ErrorKind::TimedOut.into())
     }
 }
 
