@@ -381,5 +381,3 @@ fn is_answerable(source: SocketAddr) -> bool {
     source.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !is_broadcast
 }
 
-#[cfg(test)]
-mod tests;

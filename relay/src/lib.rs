@@ -44,3 +44,6 @@ mod time;
 mod worker;
 
 pub use time::UnixTime;
+
+#[cfg(test)]
+mod tests;

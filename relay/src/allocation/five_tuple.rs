@@ -64,6 +64,11 @@ impl FiveTuples {
         Some(slot as usize)
     }
 
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
     pub(crate) fn insert(&mut self, path: &ClientPath, slot: usize) {
         self.last.0 = PathKey::NONE;
         self.slots.insert(PathKey::new(path), slot as u32);

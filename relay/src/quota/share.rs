@@ -219,7 +219,7 @@ struct Accounts {
     by_address: HashMap<IpAddr, Address>,
     allocations: u32,
     tick_started: Moment,
-    /// What was given out in this tick beyond what there was, or less.
+    /// What was given out in this tick, and before that beyond what there was; below zero if it was less.
     given: [f64; 2],
     /// Users without allocations, by when they left: number, and count of departures to tell a later one.
     departed: VecDeque<(u32, u32)>,
@@ -460,12 +460,12 @@ impl Accounts {
     /// Divides a tick's worth of the total among the users.
     fn divide(&mut self, resource: usize, rate: f64, elapsed: f64) {
         let tick = TICK.as_secs_f64();
-        // What was given out too much is missing now; what wasn't used is gone, but for one tick's worth.
+        // What was given out too much is missing now; of what wasn't used, one tick's worth is still there.
         let debt = (self.given[resource] - rate * elapsed).max(-rate * tick);
-        self.given[resource] = debt.max(0.0);
+        self.given[resource] = debt;
         // Ticks begin when somebody asks, mostly a little late: the next one will be as long as the last.
         let budget = rate * elapsed.min(2.0 * tick);
-        let mut left = (budget - debt.max(0.0)).max(0.0);
+        let mut left = (budget - debt).max(0.0);
         for (_, user) in &mut self.users {
             let part = &mut user.parts[resource];
             part.usual = part.usual * DEMAND_MEMORY + part.demand * tick / elapsed * (1.0 - DEMAND_MEMORY);

@@ -132,7 +132,7 @@ fn one_greedy_user_does_not_starve_ten_modest_ones() {
         );
         assert!(worst < 0.01, "{kind}: a modest user lost {worst}");
         assert!(total <= TOTAL as f64 * 1.03, "{kind}: {total} in all");
-        assert!(greedy > 90_000.0, "{kind}: the rest was left unused, {greedy}");
+        assert!(greedy > 110_000.0, "{kind}: the rest was left unused, {greedy}");
     }
 }
 
