@@ -120,7 +120,7 @@ fn kinds(row: &Row, arguments: &Arguments) -> Vec<Kind> {
 }
 
 /// Rounds in which each relay sets up all allocations anew.
-fn run_setup(row: &Row, arguments: &Arguments, programs: &Programs) -> anyhow::Result<Vec<Column>> {
+fn run_setup(row: &Row, at_once: usize, arguments: &Arguments, programs: &Programs) -> anyhow::Result<Vec<Column>> {
     let kinds = kinds(row, arguments);
     let mut relays = kinds.iter().map(|kind| Relay::start(*kind, programs)).collect::<anyhow::Result<Vec<_>>>()?;
     let column = |kind: &Kind| Column { kind: *kind, set_up: None, kib_after: None, rounds: Vec::new(), delays: Delays::default() };
@@ -130,7 +130,7 @@ fn run_setup(row: &Row, arguments: &Arguments, programs: &Programs) -> anyhow::R
         eprint!("\r{}: round {round} of {}   ", row.name, arguments.rounds);
         for index in (0..relays.len()).map(|n| (n + round) % kinds.len()) {
             let begun = Instant::now();
-            let (endpoints, set_up) = relays[index].set_up_pairs(row.allocations).with_context(|| kinds[index].name())?;
+            let (endpoints, set_up) = relays[index].set_up_pairs(row.allocations, at_once).with_context(|| kinds[index].name())?;
             let seconds = begun.elapsed().as_secs_f64();
             drop(endpoints);
             relays[index].release();
@@ -147,8 +147,8 @@ fn run_setup(row: &Row, arguments: &Arguments, programs: &Programs) -> anyhow::R
 }
 
 fn run_row(row: &Row, arguments: &Arguments, programs: &Programs) -> anyhow::Result<Vec<Column>> {
-    if row.kind == RowKind::SetUp {
-        return run_setup(row, arguments, programs);
+    if let RowKind::SetUp(at_once) = row.kind {
+        return run_setup(row, at_once, arguments, programs);
     }
     let mut columns = Vec::new();
     let mut relays = Vec::new();
@@ -158,7 +158,7 @@ fn run_row(row: &Row, arguments: &Arguments, programs: &Programs) -> anyhow::Res
         let mut relay = Relay::start(kind, &spread)?;
         let kib = relay.process.resident_kib()?;
         let (endpoints, set_up) = match row.ends {
-            Ends::Pair => relay.set_up_pairs(row.allocations),
+            Ends::Pair => relay.set_up_pairs(row.allocations, 1),
             Ends::Peer => relay.set_up_peers(row.allocations),
         }
         .with_context(|| format!("set up {}", kind.name()))?;

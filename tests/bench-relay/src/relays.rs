@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use crate::forward::{self, Way};
 use crate::load::Endpoint;
 use crate::process::Process;
-use crate::turn::{CREDENTIAL, Client};
+use crate::turn::{self, CREDENTIAL, Client};
 
 /// First channel number (RFC 8656 section 12).
 const CHANNEL: u16 = 0x4000;
@@ -104,19 +104,16 @@ impl Relay {
     }
 
     /// Sets up `allocations` that talk to each other in pairs.
-    pub(crate) fn set_up_pairs(&mut self, allocations: usize) -> anyhow::Result<(Vec<Endpoint>, Option<SetUp>)> {
+    pub(crate) fn set_up_pairs(&mut self, allocations: usize, at_once: usize) -> anyhow::Result<(Vec<Endpoint>, Option<SetUp>)> {
         if let Kind::Forward(_) = self.kind {
             let join = |n: usize| forward::join(self.address, (n / 2) as u32, (n % 2) as u8);
             let endpoints = (0..allocations).map(|n| Ok(Endpoint { socket: join(n)?, channel: None })).collect::<anyhow::Result<_>>()?;
             return Ok((endpoints, None));
         }
         let (cpu, kib) = (self.process.cpu()?, self.process.resident_kib()?);
-        self.allocate(allocations)?;
-        for n in 0..allocations {
-            let other = self.clients[n ^ 1].relayed;
-            self.clients[n].create_permission(other)?;
-            self.clients[n].bind_channel(CHANNEL, other)?;
-        }
+        self.allocate(allocations, at_once)?;
+        let others: Vec<SocketAddr> = (0..allocations).map(|n| self.clients[n ^ 1].relayed).collect();
+        self.bind(&others, at_once)?;
         let set_up = self.set_up(cpu, kib)?;
         Ok((self.client_endpoints()?, Some(set_up)))
     }
@@ -124,16 +121,16 @@ impl Relay {
     /// Sets up `allocations` that talk to a plain UDP socket each. The second half of the endpoints are those.
     pub(crate) fn set_up_peers(&mut self, allocations: usize) -> anyhow::Result<(Vec<Endpoint>, Option<SetUp>)> {
         let (cpu, kib) = (self.process.cpu()?, self.process.resident_kib()?);
-        self.allocate(allocations)?;
-        let mut peers = Vec::new();
-        for client in &mut self.clients {
+        self.allocate(allocations, 1)?;
+        let (mut peers, mut addresses) = (Vec::new(), Vec::new());
+        for client in &self.clients {
             // Another address than the relay's own, which it doesn't relay to but for relayed ports.
             let socket = UdpSocket::bind("127.0.0.2:0")?;
-            client.create_permission(socket.local_addr()?)?;
-            client.bind_channel(CHANNEL, socket.local_addr()?)?;
             socket.connect(client.relayed)?;
+            addresses.push(socket.local_addr()?);
             peers.push(Endpoint { socket, channel: None });
         }
+        self.bind(&addresses, 1)?;
         let set_up = self.set_up(cpu, kib)?;
         let mut endpoints = self.client_endpoints()?;
         endpoints.extend(peers);
@@ -142,15 +139,22 @@ impl Relay {
 
     /// Ends the allocations.
     pub(crate) fn release(&mut self) {
-        for mut client in self.clients.drain(..) {
-            // The relay ends before long: what is left over ends with it.
-            let _ = client.release();
-            self.retired.push(client.socket);
-        }
+        // The relay ends before long: what is left over ends with it.
+        let _ = turn::release(&mut self.clients);
+        self.retired.extend(self.clients.drain(..).map(|client| client.socket));
     }
 
-    fn allocate(&mut self, allocations: usize) -> anyhow::Result<()> {
-        self.clients = (0..allocations).map(|_| Client::allocate(self.address)).collect::<anyhow::Result<_>>()?;
+    fn allocate(&mut self, allocations: usize, at_once: usize) -> anyhow::Result<()> {
+        self.clients = (0..allocations).map(|_| Client::new(self.address)).collect::<anyhow::Result<_>>()?;
+        self.clients.chunks_mut(at_once).try_for_each(turn::allocate)
+    }
+
+    /// A permission and a channel for each client.
+    fn bind(&mut self, peers: &[SocketAddr], at_once: usize) -> anyhow::Result<()> {
+        for (clients, peers) in self.clients.chunks_mut(at_once).zip(peers.chunks(at_once)) {
+            turn::create_permissions(clients, peers)?;
+            turn::bind_channels(clients, CHANNEL, peers)?;
+        }
         Ok(())
     }
 

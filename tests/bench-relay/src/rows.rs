@@ -16,8 +16,8 @@ pub(crate) enum Ends {
 pub(crate) enum RowKind {
     /// Relays under load.
     Load,
-    /// Relays at setting up allocations.
-    SetUp,
+    /// Relays at setting up allocations, for so many clients at once.
+    SetUp(usize),
     /// Two threads of ours with one.
     Threads,
 }
@@ -49,7 +49,7 @@ const ROW: Row = Row {
 };
 
 /// All rows, in the order of the table.
-pub(crate) const ROWS: [Row; 10] = [
+pub(crate) const ROWS: [Row; 11] = [
     Row { name: "pair-50", what: "pair, saturated, 50 allocations", aims: (Some(0.80), Some(0.40)), ..ROW },
     Row { name: "pair-500", what: "pair, saturated, 500 allocations", allocations: 500, aims: (Some(0.65), Some(0.40)), ..ROW },
     Row {
@@ -93,10 +93,18 @@ pub(crate) const ROWS: [Row; 10] = [
     },
     Row {
         name: "setup",
-        what: "setting up: Allocate twice, CreatePermission, ChannelBind; figures are for each of 100 allocations",
+        what: "Allocate twice, CreatePermission, ChannelBind; one client after the other, ns for each",
         allocations: 100,
         aims: (Some(0.75), Some(0.35)),
-        kind: RowKind::SetUp,
+        kind: RowKind::SetUp(1),
+        ..ROW
+    },
+    Row {
+        name: "setup-many",
+        what: "the same, 20 clients at once",
+        allocations: 100,
+        aims: (Some(0.75), Some(0.35)),
+        kind: RowKind::SetUp(20),
         ..ROW
     },
     Row {

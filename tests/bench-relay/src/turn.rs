@@ -43,74 +43,105 @@ const REQUESTED_TRANSPORT: u16 = 0x0019;
 pub(crate) struct Client {
     pub(crate) socket: UdpSocket,
     pub(crate) relayed: SocketAddr,
+    port: u16,
     realm: Vec<u8>,
     nonce: Vec<u8>,
     transactions: u64,
 }
 
+/// A request of one client.
+type Request = (u16, Vec<(u16, Vec<u8>)>);
+
+/// Asks for an allocation for each client: twice, as the first time the server gives realm and nonce.
+pub(crate) fn allocate(clients: &mut [Client]) -> anyhow::Result<()> {
+    let transport = (REQUESTED_TRANSPORT, vec![17, 0, 0, 0]);
+    for refusal in ask(clients, |_| (ALLOCATE, vec![transport.clone()]), false)? {
+        ensure!(refusal.error == Some(401), "the first Allocate should be refused with 401, got {:?}", refusal.error);
+    }
+    let successes = request(clients, |_| (ALLOCATE, vec![transport.clone()])).context("allocate")?;
+    for (client, success) in clients.iter_mut().zip(successes) {
+        let relayed = success.attribute(XOR_RELAYED_ADDRESS).context("no relayed address")?;
+        client.relayed = xor_address(relayed).context("relayed address")?;
+    }
+    Ok(())
+}
+
+pub(crate) fn create_permissions(clients: &mut [Client], peers: &[SocketAddr]) -> anyhow::Result<()> {
+    request(clients, |n| (CREATE_PERMISSION, vec![(XOR_PEER_ADDRESS, xored(peers[n]))])).context("permission").map(drop)
+}
+
+pub(crate) fn bind_channels(clients: &mut [Client], number: u16, peers: &[SocketAddr]) -> anyhow::Result<()> {
+    let [high, low] = number.to_be_bytes();
+    let number = (CHANNEL_NUMBER, vec![high, low, 0, 0]);
+    request(clients, |n| (CHANNEL_BIND, vec![number.clone(), (XOR_PEER_ADDRESS, xored(peers[n]))])).context("channel").map(drop)
+}
+
+/// Ends the allocations.
+pub(crate) fn release(clients: &mut [Client]) -> anyhow::Result<()> {
+    request(clients, |_| (REFRESH, vec![(LIFETIME, vec![0; 4])])).context("release").map(drop)
+}
+
+/// Each client's request, signed, until all have succeeded.
+fn request(clients: &mut [Client], of: impl Fn(usize) -> Request) -> anyhow::Result<Vec<Response>> {
+    let mut responses = ask(clients, &of, true)?;
+    if responses.iter().any(|response| response.error == Some(438)) {
+        responses = ask(clients, &of, true)?;
+    }
+    match responses.iter().find_map(|response| response.error) {
+        None => Ok(responses),
+        Some(code) => bail!("error {code}"),
+    }
+}
+
+/// Sends each client's request and waits until all have their responses. It never sleeps: a relay would pay for the wake-ups, and the more
+/// the slower the machine is at that.
+fn ask(clients: &mut [Client], of: impl Fn(usize) -> Request, is_signed: bool) -> anyhow::Result<Vec<Response>> {
+    let mut waiting = Vec::new();
+    for (n, client) in clients.iter_mut().enumerate() {
+        let (method, attributes) = of(n);
+        let transaction = client.next_transaction();
+        waiting.push((n, transaction, client.encode(method, &transaction, &attributes, is_signed)));
+    }
+    let mut responses: Vec<Option<Response>> = clients.iter().map(|_| None).collect();
+    for _ in 0..TRIES {
+        for (n, _, message) in &waiting {
+            clients[*n].socket.send(message)?;
+        }
+        let asked = Instant::now();
+        while !waiting.is_empty() && asked.elapsed() < PATIENCE {
+            let mut failure = None;
+            waiting.retain(|(n, transaction, _)| match clients[*n].response(transaction) {
+                Ok(response) => {
+                    responses[*n] = response;
+                    responses[*n].is_none()
+                }
+                Err(error) => {
+                    failure = Some(error);
+                    true
+                }
+            });
+            failure.map_or(Ok(()), Err)?;
+        }
+    }
+    ensure!(waiting.is_empty(), "no response to {} of {} requests", waiting.len(), clients.len());
+    Ok(responses.into_iter().flatten().collect())
+}
+
 impl Client {
-    /// Asks for an allocation: twice, as the first time the server gives realm and nonce.
-    pub(crate) fn allocate(server: SocketAddr) -> anyhow::Result<Self> {
+    pub(crate) fn new(server: SocketAddr) -> anyhow::Result<Self> {
         let socket = UdpSocket::bind((CLIENTS, 0))?;
         socket.connect(server)?;
         socket.set_nonblocking(true)?;
-        let relayed = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let mut client = Self { socket, relayed, realm: Vec::new(), nonce: Vec::new(), transactions: 0 };
-        let transport = (REQUESTED_TRANSPORT, vec![17, 0, 0, 0]);
-        let refusal = client.ask(ALLOCATE, std::slice::from_ref(&transport), false)?;
-        ensure!(refusal.error == Some(401), "the first Allocate should be refused with 401, got {:?}", refusal.error);
-        let success = client.request(ALLOCATE, &[transport]).context("allocate")?;
-        let relayed = success.attribute(XOR_RELAYED_ADDRESS).context("no relayed address")?;
-        client.relayed = xor_address(relayed).context("relayed address")?;
-        Ok(client)
+        let (relayed, port) = (SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)), socket.local_addr()?.port());
+        Ok(Self { socket, relayed, port, realm: Vec::new(), nonce: Vec::new(), transactions: 0 })
     }
 
-    pub(crate) fn create_permission(&mut self, peer: SocketAddr) -> anyhow::Result<()> {
-        self.request(CREATE_PERMISSION, &[(XOR_PEER_ADDRESS, xored(peer))]).context("permission").map(drop)
-    }
-
-    pub(crate) fn bind_channel(&mut self, number: u16, peer: SocketAddr) -> anyhow::Result<()> {
-        let [high, low] = number.to_be_bytes();
-        let attributes = [(CHANNEL_NUMBER, vec![high, low, 0, 0]), (XOR_PEER_ADDRESS, xored(peer))];
-        self.request(CHANNEL_BIND, &attributes).context("channel").map(drop)
-    }
-
-    /// Ends the allocation.
-    pub(crate) fn release(&mut self) -> anyhow::Result<()> {
-        self.request(REFRESH, &[(LIFETIME, vec![0; 4])]).context("release").map(drop)
-    }
-
-    fn request(&mut self, method: u16, attributes: &[(u16, Vec<u8>)]) -> anyhow::Result<Response> {
-        let mut response = self.ask(method, attributes, true)?;
-        if response.error == Some(438) {
-            response = self.ask(method, attributes, true)?;
-        }
-        match response.error {
-            None => Ok(response),
-            Some(code) => bail!("error {code}"),
-        }
-    }
-
-    fn ask(&mut self, method: u16, attributes: &[(u16, Vec<u8>)], is_signed: bool) -> anyhow::Result<Response> {
+    fn next_transaction(&mut self) -> [u8; 12] {
         self.transactions += 1;
         let mut transaction = [0; 12];
         transaction[..8].copy_from_slice(&self.transactions.to_be_bytes());
-        transaction[8..10].copy_from_slice(&self.socket.local_addr()?.port().to_be_bytes());
-        let message = self.encode(method, &transaction, attributes, is_signed);
-        for _ in 0..TRIES {
-            self.socket.send(&message)?;
-            match self.response(&transaction) {
-                Ok(response) => {
-                    if let (Some(realm), Some(nonce)) = (response.attribute(REALM), response.attribute(NONCE)) {
-                        (self.realm, self.nonce) = (realm.to_vec(), nonce.to_vec());
-                    }
-                    return Ok(response);
-                }
-                Err(error) if error.kind() == io::ErrorKind::TimedOut => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        bail!("no response to method {method:#x}")
+        transaction[8..10].copy_from_slice(&self.port.to_be_bytes());
+        transaction
     }
 
     fn encode(&self, method: u16, transaction: &[u8; 12], attributes: &[(u16, Vec<u8>)], is_signed: bool) -> Vec<u8> {
@@ -138,22 +169,21 @@ impl Client {
         message
     }
 
-    fn response(&self, transaction: &[u8; 12]) -> io::Result<Response> {
+    /// The response, if it is there.
+    fn response(&mut self, transaction: &[u8; 12]) -> io::Result<Option<Response>> {
         let mut buffer = [0; 2_048];
-        let asked = Instant::now();
-        // Without sleeping: a relay would pay for the wake-up, the more the slower the machine is at that.
-        while asked.elapsed() < PATIENCE {
-            match self.socket.recv(&mut buffer) {
-                Ok(bytes) => {
-                    if let Some(response) = Response::parse(&buffer[..bytes], transaction) {
-                        return Ok(response);
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
-                Err(error) => return Err(error),
-            }
+        let bytes = match self.socket.recv(&mut buffer) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let response = Response::parse(&buffer[..bytes], transaction);
+        if let Some(response) = &response
+            && let (Some(realm), Some(nonce)) = (response.attribute(REALM), response.attribute(NONCE))
+        {
+            (self.realm, self.nonce) = (realm.to_vec(), nonce.to_vec());
         }
-        Err(io::ErrorKind::TimedOut.into())
+        Ok(response)
     }
 }
 
