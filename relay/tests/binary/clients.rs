@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Relay, finish};
+use crate::harness::{Relay, certificate, finish};
 
 /// coturn's STUN client (Debian package `coturn`).
 const STUN_CLIENT: &str = "turnutils_stunclient";
@@ -59,6 +59,109 @@ fn coturns_turn_client_is_told_at_once_that_there_is_no_turn() {
     let port = server.port().to_string();
     let ip = server.ip().to_string();
     let (printed, is_success) = output_of(TURN_CLIENT, &["-u", "user", "-w", "password", "-y", "-p", &port, &ip]);
-    assert!(printed.contains("error 400 (Bad Request)"), "{printed}");
+    assert!(printed.contains("error 403"), "{printed}");
     assert!(!is_success);
+}
+
+/// A relay for tests: all addresses are loopback, so peers there have to be allowed.
+fn lab(ip: &str) -> (Relay, tempfile::TempDir) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (certificate, key) = certificate(directory.path());
+    let address = SocketAddr::new(ip.parse().expect("a literal address"), 0).to_string();
+    let arguments = ["--listen", &address, "--listen-tcp", &address, "--listen-tls", &address, "--tls-cert", &certificate, "--tls-key", &key];
+    let relay = Relay::start(&[&arguments[..], &["--user", "user:password", "--lab", "--metrics", "127.0.0.1:0", "--drain", "0"]].concat());
+    (relay, directory)
+}
+
+/// Runs coturn's client against the lab and wants all packets back.
+fn relays_without_loss(ip: &str, scheme: &str, arguments: &[&str]) {
+    let (relay, _directory) = lab(ip);
+    let server = relay.address(scheme);
+    let (port, ip) = (server.port().to_string(), server.ip().to_string());
+    let (printed, is_success) =
+        output_of(TURN_CLIENT, &[&["-u", "user", "-w", "password", "-n", "30", "-m", "2", "-p", &port], arguments, &[&ip]].concat());
+    assert!(is_success, "{printed}");
+    assert!(printed.contains("Total lost packets 0 (0.000000%), total send dropped 0 (0.000000%)"), "{printed}");
+    // Two clients (four with an RTCP pair each) have sent something.
+    assert!(printed.contains("tot_recv_msgs="), "{printed}");
+    let relayed = relay.counters("halloo_relay_relayed_packets_total");
+    let responses = relay.counters("halloo_relay_responses_total{kind=\"allocate\"}");
+    eprintln!("{scheme} {arguments:?} at {ip}: {relayed} packets relayed for {responses} allocations, none lost");
+    assert!(relayed >= 60, "{relayed}");
+}
+
+const CHANNELS: &[&str] = &["-y"];
+const INDICATIONS: &[&str] = &["-y", "-s", "-c"];
+
+#[test]
+fn coturns_turn_client_loses_nothing_over_udp() {
+    relays_without_loss("127.0.0.1", "turn", CHANNELS);
+    relays_without_loss("127.0.0.1", "turn", INDICATIONS);
+}
+
+#[test]
+fn coturns_turn_client_loses_nothing_over_udp_and_ipv6() {
+    relays_without_loss("::1", "turn", &["-y", "-x"]);
+}
+
+#[test]
+fn coturns_turn_client_loses_nothing_over_tcp() {
+    relays_without_loss("127.0.0.1", "turn-tcp", &["-y", "-t"]);
+    relays_without_loss("::1", "turn-tcp", &["-y", "-t", "-x", "-s", "-c"]);
+}
+
+#[test]
+fn coturns_turn_client_loses_nothing_over_tls() {
+    relays_without_loss("127.0.0.1", "turns", &["-y", "-t", "-S"]);
+    relays_without_loss("::1", "turns", &["-y", "-t", "-S", "-x", "-c"]);
+}
+
+/// A host that knows no TURN answers at the other end. `-c`: without the second flow to the next port.
+#[test]
+fn coturns_turn_client_reaches_a_peer_beyond_the_relay() {
+    for (ip, more) in [("127.0.0.1", &["-c", "-D"][..]), ("127.0.0.1", &["-c", "-s"]), ("::1", &["-c", "-x"])] {
+        let echo = std::net::UdpSocket::bind((ip, 0)).expect("a free port");
+        let peer = echo.local_addr().expect("bound").port().to_string();
+        echo.set_read_timeout(Some(std::time::Duration::from_millis(50))).expect("a timeout can be set");
+        let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let is_done = std::sync::Arc::clone(&done);
+        let echoing = std::thread::spawn(move || {
+            let mut buffer = [0; 2_048];
+            while !is_done.load(std::sync::atomic::Ordering::Relaxed) {
+                if let Ok((bytes, from)) = echo.recv_from(&mut buffer) {
+                    echo.send_to(&buffer[..bytes], from).expect("sent back");
+                }
+            }
+        });
+        relays_without_loss(ip, "turn", &[&["-e", ip, "-r", &peer], more].concat());
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        echoing.join().expect("the echo ends");
+    }
+}
+
+#[test]
+fn coturns_turn_client_uses_a_time_limited_credential() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("secrets");
+    std::fs::write(&path, "retired\nnorth\n").expect("written");
+    let path = path.to_str().expect("a path in UTF-8");
+    let relay = Relay::start(&["--listen", "127.0.0.1:0", "--auth-secret-file", path, "--lab", "--drain", "0"]);
+    let port = relay.addresses()[0].port().to_string();
+    // The client makes the credential from the secret itself.
+    let (printed, is_success) =
+        output_of(TURN_CLIENT, &["-u", "somebody", "-W", "north", "-y", "-n", "5", "-p", &port, "127.0.0.1"]);
+    assert!(is_success && printed.contains("Total lost packets 0 (0.000000%)"), "{printed}");
+    let (printed, is_success) =
+        output_of(TURN_CLIENT, &["-u", "somebody", "-W", "south", "-y", "-n", "5", "-p", &port, "127.0.0.1"]);
+    assert!(!is_success && printed.contains("Cannot complete Allocation"), "{printed}");
+}
+
+/// Without the lab switch loopback is no peer, whoever asks.
+#[test]
+fn coturns_turn_client_is_refused_a_peer_on_loopback() {
+    let relay = Relay::start(&["--listen", "127.0.0.1:0", "--user", "user:password"]);
+    let port = relay.addresses()[0].port().to_string();
+    let (printed, _) =
+        output_of(TURN_CLIENT, &["-u", "user", "-w", "password", "-n", "1", "-e", "127.0.0.1", "-p", &port, "127.0.0.1"]);
+    assert!(printed.contains("error 403 (Forbidden peer address)"), "{printed}");
 }

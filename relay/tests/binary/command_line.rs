@@ -45,7 +45,14 @@ fn wrong_usage_exits_2_and_names_what_is_wrong() {
     for (arguments, named) in [
         (&["--listen", "localhost"][..], "--listen"),
         (&["--listen", "127.0.0.1"], "--listen"),
-        (&["--realm", "example.org"], "--realm"),
+        (&["--realm", ""], "realm"),
+        (&["--ports", "9-8"], "9 to 8"),
+        (&["--ports", "nine"], "--ports"),
+        (&["--user", "nobody"], "--user"),
+        (&["--allow-peer", "10.0.0.0/40"], "--allow-peer"),
+        (&["--auth-secret-file", "/nonexistent/secret"], "/nonexistent/secret"),
+        (&["--listen-tls", "127.0.0.1:0"], "certificate"),
+        (&["--external-ip", "example.org"], "--external-ip"),
         (&["--metrics", "nowhere"], "--metrics"),
         (&["--config", "/nonexistent/relay.toml"], "/nonexistent/relay.toml"),
         (&["surplus"], "surplus"),
@@ -86,4 +93,20 @@ fn help_and_version_go_to_stdout() {
         assert_eq!(output.status.code(), Some(0));
         assert!(text(&output.stdout).contains("halloo-relay"));
     }
+}
+
+#[test]
+fn a_file_that_is_no_certificate_exits_1_and_is_named() {
+    let output = run(&["--listen", LOOPBACK, "--listen-tls", LOOPBACK, "--tls-cert", "/dev/null", "--tls-key", "/dev/null"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("/dev/null"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn passwords_are_in_no_complaint_and_no_log() {
+    let output = run(&["--user", "hidden-password"]);
+    assert!(!text(&output.stderr).contains("hidden-password: ") && output.status.code() == Some(2));
+    let output = run(&["--user", "ann:hidden", "--auth-secret", "hidden", "--listen", LOOPBACK, "--relay-ip", "192.0.2.1", "-vv"]);
+    let complaint = text(&output.stderr);
+    assert!(complaint.contains("192.0.2.1") && !complaint.contains("hidden"), "{complaint}");
 }

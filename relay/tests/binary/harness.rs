@@ -1,7 +1,8 @@
 //! A relay process, and waiting for things under a deadline.
 
-use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -83,6 +84,24 @@ impl Relay {
         self.uris.iter().filter_map(|uri| uri.strip_prefix("stun:")?.parse().ok()).collect()
     }
 
+    /// The first address served in that way: `turn`, `turn-tcp` or `turns`.
+    pub(crate) fn address(&self, way: &str) -> SocketAddr {
+        let (scheme, transport) = match way {
+            "turn-tcp" => ("turn:", "?transport=tcp"),
+            "turns" => ("turns:", "?transport=tcp"),
+            _ => ("turn:", ""),
+        };
+        let found = self.uris.iter().find_map(|uri| uri.strip_prefix(scheme)?.strip_suffix(transport)?.parse().ok());
+        found.unwrap_or_else(|| panic!("no {way} among {:?}", self.uris))
+    }
+
+    /// Sum of the counters whose names begin like this.
+    pub(crate) fn counters(&self, name: &str) -> u64 {
+        let text = fetch(self.metrics_address(), "GET /metrics HTTP/1.1\r\nhost: relay\r\n\r\n");
+        let values = text.lines().filter(|line| line.starts_with(name)).filter_map(|line| line.rsplit(' ').next()?.parse().ok());
+        values.map(|value: u64| value).sum()
+    }
+
     /// Address it says it serves counters at.
     pub(crate) fn metrics_address(&self) -> SocketAddr {
         let found = self.uris.iter().find_map(|uri| uri.strip_prefix("http://")?.strip_suffix("/metrics")?.parse().ok());
@@ -97,11 +116,26 @@ impl Relay {
         value.unwrap_or_else(|| panic!("no resident memory in {status}"))
     }
 
-    /// Sends a signal by name and waits for the end.
-    pub(crate) fn signal(mut self, name: &str) -> ExitStatus {
+    /// Sends a signal by name.
+    pub(crate) fn send_signal(&self, name: &str) {
         let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "signal {name} was not sent");
+    }
+
+    /// Whether it still runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("the process can be waited for").is_none()
+    }
+
+    /// Waits for the end.
+    pub(crate) fn wait(mut self) -> ExitStatus {
         wait(&mut self.child)
+    }
+
+    /// Sends a signal by name and waits for the end.
+    pub(crate) fn signal(self, name: &str) -> ExitStatus {
+        self.send_signal(name);
+        self.wait()
     }
 }
 
@@ -126,4 +160,25 @@ pub(crate) fn exchange(client: &UdpSocket, packet: &[u8]) -> Vec<u8> {
     let mut buffer = [0; 2_048];
     let bytes = client.recv(&mut buffer).expect("a response");
     buffer[..bytes].to_vec()
+}
+
+/// One exchange over TCP, to its end.
+pub(crate) fn fetch(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect_timeout(&address, DEADLINE).expect("connected");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout can be set");
+    stream.write_all(request.as_bytes()).expect("written");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).expect("a response to its end");
+    response
+}
+
+/// Certificate and key for localhost, as files.
+pub(crate) fn certificate(directory: &Path) -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let write = |name: &str, text: String| {
+        let path = directory.join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("a path in UTF-8").to_owned()
+    };
+    (write("certificate.pem", made.cert.pem()), write("key.pem", made.signing_key.serialize_pem()))
 }

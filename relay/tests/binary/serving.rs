@@ -1,12 +1,12 @@
 //! Datagrams over real sockets, floods among them, and the counters.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
+use halloo_relay::auth::{Key, PasswordAlgorithm};
 use halloo_relay::stun::attribute::AttributeType;
 use halloo_relay::stun::{Class, Message, MessageBuilder, Method, TransactionId};
 
-use crate::harness::{DEADLINE, Relay, client, exchange};
+use crate::harness::{DEADLINE, Relay, client, exchange, fetch};
 
 fn binding_request(id: u8) -> Vec<u8> {
     let mut buffer = [0; 64];
@@ -20,15 +20,6 @@ fn mapped_address(response: &[u8], id: u8) -> SocketAddr {
     assert_eq!((message.class(), message.transaction_id()), (Class::Success, TransactionId([id; 12])));
     let attribute = message.attribute(AttributeType::XOR_MAPPED_ADDRESS).expect("an address");
     attribute.xor_address(message.transaction_id()).expect("a right address")
-}
-
-fn fetch(address: SocketAddr, request: &str) -> String {
-    let mut stream = TcpStream::connect_timeout(&address, DEADLINE).expect("connected");
-    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout can be set");
-    stream.write_all(request.as_bytes()).expect("written");
-    let mut response = String::new();
-    stream.read_to_string(&mut response).expect("a response to its end");
-    response
 }
 
 /// Value of one counter.
@@ -61,9 +52,12 @@ fn noise_gets_nothing_and_does_not_disturb() {
     // The only packet that comes back answers the request: datagrams of one socket keep their order on loopback.
     let response = exchange(&client, &binding_request(7));
     assert_eq!(mapped_address(&response, 7), client.local_addr().expect("bound"));
-    assert_eq!(counter(&relay, "halloo_relay_ignored_total{reason=\"not_stun\"}"), 5);
+    // What begins like ChannelData counts as that.
+    assert_eq!(counter(&relay, "halloo_relay_dropped_total{reason=\"not_stun\"}"), 3);
+    assert_eq!(counter(&relay, "halloo_relay_dropped_total{reason=\"malformed\"}"), 1);
+    assert_eq!(counter(&relay, "halloo_relay_dropped_total{reason=\"no_allocation\"}"), 1);
     assert_eq!(counter(&relay, "halloo_relay_responses_total{kind=\"binding\"}"), 1);
-    assert_eq!(counter(&relay, "halloo_relay_datagrams_received_total"), 6);
+    assert_eq!(counter(&relay, "halloo_relay_packets_received_total"), 6);
 }
 
 #[test]
@@ -85,10 +79,10 @@ fn a_greedy_source_is_cut_off_and_counted() {
     }
     // An answer to the metrics request doesn't mean that all datagrams were handled: wait for the last.
     let started = std::time::Instant::now();
-    while counter(&relay, "halloo_relay_datagrams_received_total") < 50 {
+    while counter(&relay, "halloo_relay_packets_received_total") < 50 {
         assert!(started.elapsed() < DEADLINE, "not all datagrams arrived");
     }
-    let limited = counter(&relay, "halloo_relay_ignored_total{reason=\"rate_limited\"}");
+    let limited = counter(&relay, "halloo_relay_dropped_total{reason=\"rate_limited\"}");
     let answered = counter(&relay, "halloo_relay_responses_total{kind=\"binding\"}");
     assert_eq!(limited + answered, 50);
     assert!((5..=5 + started.elapsed().as_secs() + 2).contains(&answered), "{answered} answered");
@@ -106,7 +100,7 @@ fn a_flood_from_many_sources_takes_no_memory_and_leaves_others_served() {
 
     let relay = Relay::start(&["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
     let server = relay.addresses()[0];
-    assert_eq!(counter(&relay, "halloo_relay_datagrams_received_total"), 0);
+    assert_eq!(counter(&relay, "halloo_relay_packets_received_total"), 0);
     let before = relay.resident_kib();
     let (forged, client) = (binding_request(1), client(server));
     for round in 0..ROUNDS {
@@ -119,7 +113,7 @@ fn a_flood_from_many_sources_takes_no_memory_and_leaves_others_served() {
     }
     let grown = relay.resident_kib().saturating_sub(before);
     assert!(grown <= GROWTH_KIB_MAX, "{grown} KiB more");
-    let received = counter(&relay, "halloo_relay_datagrams_received_total");
+    let received = counter(&relay, "halloo_relay_packets_received_total");
     assert_eq!(received, u64::from(ROUNDS * (SOURCES_PER_ROUND + 1)), "all went through the table");
     eprintln!("{received} datagrams, {before} KiB resident before, {grown} KiB more after");
 }
@@ -132,4 +126,75 @@ fn metrics_answer_only_what_they_are_for() {
     assert_eq!(status("GET / HTTP/1.1\r\n\r\n"), "HTTP/1.1 404");
     assert_eq!(status("POST /metrics HTTP/1.1\r\n\r\n"), "HTTP/1.1 405");
     assert_eq!(status(&"x".repeat(4_096)), "HTTP/1.1 400");
+}
+
+/// An allocation of `ann`'s, made with the two requests it takes; gives the key and the last nonce.
+fn allocate(client: &std::net::UdpSocket) -> (Key, Vec<u8>) {
+    let key = Key::new(PasswordAlgorithm::Md5, "ann", "halloo", "secret");
+    let challenge = exchange(client, &request(Method::ALLOCATE, None));
+    let challenge = Message::parse(&challenge).expect("a stun message");
+    let nonce = challenge.attribute(AttributeType::NONCE).expect("a nonce").value.to_vec();
+    let response = exchange(client, &request(Method::ALLOCATE, Some((&key, &nonce))));
+    assert_eq!(Message::parse(&response).expect("a stun message").class(), Class::Success);
+    (key, nonce)
+}
+
+fn request(method: Method, credential: Option<(&Key, &[u8])>) -> Vec<u8> {
+    let mut buffer = [0; 512];
+    let message = MessageBuilder::begin(&mut buffer, Class::Request, method, TransactionId([method.number() as u8; 12]));
+    let message = message.and_then(|message| match method {
+        Method::ALLOCATE => message.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]),
+        _ => message.attribute(AttributeType::LIFETIME, &[0; 4]),
+    });
+    let message = message.and_then(|message| match credential {
+        None => Ok(message),
+        Some((key, nonce)) => message
+            .attribute(AttributeType::USERNAME, b"ann")?
+            .attribute(AttributeType::REALM, b"halloo")?
+            .attribute(AttributeType::NONCE, nonce)?
+            .message_integrity_sha1(key.as_bytes()),
+    });
+    let length = message.expect("512 bytes hold a request").finish();
+    buffer[..length].to_vec()
+}
+
+const WITH_ANN: &[&str] = &["--listen", "127.0.0.1:0", "--user", "ann:secret", "--lab"];
+
+#[test]
+fn it_drains_until_the_last_allocation_has_ended() {
+    let mut relay = Relay::start(WITH_ANN);
+    let (ann, bob) = (client(relay.addresses()[0]), client(relay.addresses()[0]));
+    let (key, nonce) = allocate(&ann);
+    relay.send_signal("TERM");
+    // Told that it is shutting down, which also shows that the signal has arrived.
+    let challenge = exchange(&bob, &request(Method::ALLOCATE, None));
+    let challenge = Message::parse(&challenge).expect("a stun message");
+    let bobs_nonce = challenge.attribute(AttributeType::NONCE).expect("a nonce").value;
+    let started = std::time::Instant::now();
+    loop {
+        let response = exchange(&bob, &request(Method::ALLOCATE, Some((&key, bobs_nonce))));
+        let response = Message::parse(&response).expect("a stun message");
+        if let Some(code) = response.attribute(AttributeType::ERROR_CODE) {
+            assert_eq!(code.error_code().expect("a right code").code, 508);
+            break;
+        }
+        // Before the signal: made, and given back.
+        exchange(&bob, &request(Method::REFRESH, Some((&key, bobs_nonce))));
+        assert!(started.elapsed() < DEADLINE);
+    }
+    assert!(relay.is_running(), "ann is still there");
+    exchange(&ann, &request(Method::REFRESH, Some((&key, &nonce))));
+    assert_eq!(relay.wait().code(), Some(0));
+}
+
+#[test]
+fn draining_ends_at_its_deadline_or_with_a_second_signal() {
+    let relay = Relay::start(&[WITH_ANN, &["--drain", "0"]].concat());
+    allocate(&client(relay.addresses()[0]));
+    assert_eq!(relay.signal("TERM").code(), Some(0));
+    let relay = Relay::start(&[WITH_ANN, &["--drain", "3600"]].concat());
+    allocate(&client(relay.addresses()[0]));
+    relay.send_signal("TERM");
+    // Signals of one kind that come together may arrive as one.
+    assert_eq!(relay.signal("INT").code(), Some(0));
 }
