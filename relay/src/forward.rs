@@ -8,7 +8,6 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::allocation::binding::{Channel, Inside, Route};
-use crate::allocation::directory::Entry;
 use crate::allocation::{Allocation, Family, relayed_id, slot_of};
 use crate::metrics::{Direction, DropReason};
 use crate::packet::{ClientPath, HEADROOM_BYTES, Packet, RelayedId, Sink};
@@ -203,8 +202,12 @@ fn route(shared: &Shared, worker: u16, peer: SocketAddr, relayed: SocketAddr, no
     if !shared.is_relayed(peer) {
         return Ok(Route::Outside);
     }
-    let target = shared.directory.get(peer).ok_or(DropReason::NoSuchRelayedAddress)?;
-    let way_in = Entry::way_in(&target, relayed, now).ok_or(DropReason::PairNotPermitted)?;
+    let Some(target) = shared.directory.get(peer) else {
+        // In a lab another program of this machine may have the port. Not to be remembered: it may become a relayed one.
+        let is_other = shared.settings.peer_filter.allows(peer);
+        return if is_other { Ok(Route::Unknown) } else { Err(DropReason::NoSuchRelayedAddress) };
+    };
+    let way_in = target.way_in(relayed, now).ok_or(DropReason::PairNotPermitted)?;
     if way_in.client.transport.is_stream() && way_in.worker != worker {
         // The other thread has the stream: the kernel takes the packet there, through both relayed sockets. Not to be
         // remembered, as the other end may go and its port to somebody else.
