@@ -132,6 +132,19 @@ fn coturns_turn_client_reaches_a_peer_beyond_the_relay() {
     ]);
 }
 
+/// A socket at the relay's own address that can't be taken for a relayed one: what the system gives for port 0 may be in that range.
+fn outside_relayed_ports(ip: &str) -> UdpSocket {
+    let mut tried = Vec::new();
+    for socket in std::iter::repeat_with(|| UdpSocket::bind((ip, 0)).expect("a free port")).take(1_000) {
+        if socket.local_addr().expect("bound").port() < 49_152 {
+            return socket;
+        }
+        // Kept, so that the system doesn't give the same again.
+        tried.push(socket);
+    }
+    panic!("no free port below 49152")
+}
+
 /// Sends every datagram back, until dropped.
 struct Echo {
     port: u16,
@@ -141,7 +154,7 @@ struct Echo {
 
 impl Echo {
     fn start(ip: &str) -> Self {
-        let socket = UdpSocket::bind((ip, 0)).expect("a free port");
+        let socket = outside_relayed_ports(ip);
         let port = socket.local_addr().expect("bound").port();
         // How long dropping it may take.
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout can be set");
