@@ -364,3 +364,6 @@ impl Outbox<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
