@@ -58,6 +58,10 @@ pub(crate) const NAP: Duration = Duration::from_micros(500);
 /// Longest wait, so that a thread looks up now and then.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// A ring gives its memory back when no round of [`RELEASE_AFTER`] has filled it further than this.
+const RELEASE_MESSAGES_MIN: usize = 64;
+const RELEASE_AFTER: Duration = Duration::from_secs(10);
+
 /// Readiness events taken at once. More are taken the next time.
 const EVENTS_MAX: usize = 1_024;
 
@@ -97,6 +101,8 @@ pub(crate) struct Worker {
     stop: Stop,
     failures: u32,
     has_napped: bool,
+    /// When the ring gives its memory back, if it has any worth that.
+    release_at: Option<Instant>,
 }
 
 impl Worker {
@@ -115,6 +121,7 @@ impl Worker {
             stop,
             failures: 0,
             has_napped: false,
+            release_at: None,
         })
     }
 
@@ -149,8 +156,9 @@ impl Worker {
         if self.has_napped || self.sockets.has_ready() {
             return Duration::ZERO;
         }
-        let until_timer = self.relay.poll_timeout().map(|at| at.saturating_duration_since(Instant::now()));
-        until_timer.map_or(WAIT_MAX, |wait| wait.min(WAIT_MAX))
+        let timers = [self.relay.poll_timeout(), self.release_at];
+        let next = timers.into_iter().flatten().min();
+        next.map_or(WAIT_MAX, |at| at.saturating_duration_since(Instant::now()).min(WAIT_MAX))
     }
 
     /// Fills the ring from all sockets that have something.
@@ -283,9 +291,22 @@ impl Worker {
     fn rest(&mut self, packets: usize, relayed: u64, now: Instant) {
         self.metrics.count_round(packets, self.has_napped);
         self.load.count(relayed, now);
+        self.release_memory(packets, now);
         self.has_napped = relayed > 0 && !self.sockets.has_ready() && self.load.is_napping_worthwhile(now);
         if self.has_napped {
             std::thread::sleep(NAP);
+        }
+    }
+}
+
+impl Worker {
+    /// What one busy minute has taken isn't kept for ever.
+    fn release_memory(&mut self, packets: usize, now: Instant) {
+        if packets >= RELEASE_MESSAGES_MIN {
+            self.release_at = Some(now + RELEASE_AFTER);
+        } else if self.release_at.is_some_and(|at| at <= now) {
+            self.release_at = None;
+            self.ring.release();
         }
     }
 }

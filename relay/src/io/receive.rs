@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::os::fd::AsFd;
 
 use super::CALL_MESSAGES_MAX;
-use super::sys::Headers;
+use super::sys::{Headers, release};
 
 /// Unused bytes before each message, for longer headers than it came with.
 pub const RING_HEADROOM_BYTES: usize = 64;
@@ -105,6 +105,12 @@ impl ReceiveRing {
         let first = self.slots * NEAR_SLOT_BYTES;
         // The first ones are used first, so that the others stay untouched.
         self.far_free.extend((0..FAR_SLOTS).rev().map(|slot| first + slot * FAR_SLOT_BYTES));
+    }
+
+    /// Gives the memory that messages have touched back to the system, and frees all slots.
+    pub fn release(&mut self) {
+        self.clear();
+        release(&mut self.memory);
     }
 
     /// Takes what waits in a socket, in one call: [`free`](Self::free) messages or `messages_max` at most. Says how many. If

@@ -239,6 +239,19 @@ fn gro_segment_bytes(control: &Control, length: usize) -> usize {
     usize::try_from(number(CONTROL_HEADER_BYTES)).unwrap_or(0)
 }
 
+/// Bytes of a page, or less: what isn't whole pages is left alone.
+const PAGE_BYTES: usize = 4_096;
+
+/// Gives memory back to the system. It reads as zeros afterwards, and costs nothing until it is written to.
+pub(super) fn release(memory: &mut [u8]) {
+    let start = memory.as_ptr().align_offset(PAGE_BYTES).min(memory.len());
+    let bytes = (memory.len() - start) / PAGE_BYTES * PAGE_BYTES;
+    let whole_pages = &mut memory[start..start + bytes];
+    // SAFETY: the pages are exclusively borrowed and hold plain bytes, for which zeros are as good as any. A failure, as where pages are
+    // larger and these aren't whole ones, leaves everything as it was.
+    unsafe { libc::madvise(whole_pages.as_mut_ptr().cast(), whole_pages.len(), libc::MADV_DONTNEED) };
+}
+
 /// Has the kernel keep trains of datagrams together (Linux 5.0).
 pub(super) fn set_udp_gro(socket: BorrowedFd<'_>) -> io::Result<()> {
     let on: i32 = 1;

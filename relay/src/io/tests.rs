@@ -195,6 +195,28 @@ fn what_does_not_fit_or_cannot_be_sent_is_counted() {
 }
 
 #[test]
+fn a_ring_works_as_before_when_its_memory_was_given_back() {
+    let (from, to) = (socket("127.0.0.1:0"), socket("127.0.0.1:0"));
+    let mut ring = ReceiveRing::new(8);
+    for round in 1..4_u8 {
+        for _ in 0..6 {
+            from.send_to(&[round; 1_000], to.local_addr().unwrap()).unwrap();
+        }
+        let begun = Instant::now();
+        while ring.messages().len() < 6 {
+            let _ = ring.receive(&to, usize::MAX);
+            assert!(begun.elapsed() < PATIENCE);
+        }
+        let ranges: Vec<_> = ring.messages().iter().flat_map(Message::datagrams).collect();
+        assert!(ranges.iter().all(|range| ring.bytes()[range.clone()] == [round; 1_000]));
+        ring.release();
+        assert!(ring.messages().is_empty());
+        // The first may lie in a page that isn't wholly the ring's.
+        assert!(ranges[3..].iter().all(|range| ring.bytes()[range.clone()] == [0; 1_000]));
+    }
+}
+
+#[test]
 fn an_empty_socket_says_so() {
     let socket = socket("127.0.0.1:0");
     let error = ReceiveRing::new(8).receive(&socket, usize::MAX).unwrap_err();
