@@ -34,6 +34,7 @@ use crate::allocation::ports::Ports;
 use crate::allocation::{Allocation, Family, relayed_id};
 use crate::auth::Authenticator;
 use crate::auth::nonce::Nonces;
+use crate::defaults;
 use crate::metrics::Metrics;
 use crate::packet::{ClientPath, Sink, StreamId};
 use crate::peer_filter::PeerFilter;
@@ -78,6 +79,34 @@ pub struct Settings {
     pub peer_filter: PeerFilter,
     /// Where new clients are sent while this relay drains (error 300).
     pub alternate: Option<SocketAddr>,
+}
+
+impl Settings {
+    /// The defaults, for a relay with these addresses, one of each family at most. The machine's own addresses have to be added to
+    /// [`PeerFilter::own`] by the caller, who knows them.
+    #[must_use]
+    pub fn new(realm: &str, relayed: Vec<RelayedIp>) -> Self {
+        Self {
+            serves_turn: true,
+            realm: realm.into(),
+            ports: defaults::RELAYED_PORTS,
+            can_set_dont_fragment: false,
+            limits: Limits::default(),
+            rate_limit: RateLimit {
+                per_sec: defaults::RESPONSES_PER_SOURCE_PER_SEC,
+                burst: defaults::RESPONSE_BURST_PER_SOURCE,
+            },
+            sources_max: defaults::SOURCES_MAX,
+            lifetime_max: defaults::LIFETIME_MAX,
+            nonce_lifetime: defaults::NONCE_LIFETIME,
+            peer_filter: PeerFilter {
+                own: relayed.iter().flat_map(|ip| [ip.local, ip.external]).collect(),
+                ..PeerFilter::default()
+            },
+            alternate: None,
+            relayed,
+        }
+    }
 }
 
 /// What all threads of a server have in common.
