@@ -206,6 +206,7 @@ impl Shared {
     }
 
     /// The reverse: where our own machine reaches a relayed address.
+    #[inline]
     pub(crate) fn local(&self, address: SocketAddr) -> SocketAddr {
         self.settings
             .relayed
@@ -228,6 +229,8 @@ pub struct Relay {
     /// When allocations run out, as it was when they were made or last came up; checked against the allocation itself then.
     pub(crate) timers: BinaryHeap<Reverse<(Moment, u32, u32)>>,
     pub(crate) generation: u32,
+    /// The last reading of the clock, which a batch of packets has in common.
+    clock: (Instant, Moment),
 }
 
 impl Relay {
@@ -244,6 +247,7 @@ impl Relay {
             rng: StdRng::from_seed(seed),
             timers: BinaryHeap::new(),
             generation: 0,
+            clock: (shared.epoch, Moment::default()),
             shared,
         }
     }
@@ -280,7 +284,7 @@ impl Relay {
 
     /// Ends the allocations whose time has come.
     pub fn handle_timeout<'b>(&mut self, now: Instant, out: &mut impl Sink<'b>) {
-        let now = self.shared.moment(now);
+        let now = self.moment(now);
         while let Some(Reverse((at, slot, generation))) = self.timers.peek().copied() {
             if at > now {
                 break;
@@ -307,6 +311,14 @@ impl Relay {
     pub fn close<'b>(&mut self, out: &mut impl Sink<'b>) {
         let slots: Vec<usize> = self.allocations.iter().map(|(slot, _)| slot).collect();
         slots.into_iter().for_each(|slot| self.end_allocation(slot, out));
+    }
+
+    #[inline]
+    pub(crate) fn moment(&mut self, now: Instant) -> Moment {
+        if self.clock.0 != now {
+            self.clock = (now, self.shared.moment(now));
+        }
+        self.clock.1
     }
 
     pub(crate) fn end_allocation<'b>(&mut self, slot: usize, out: &mut impl Sink<'b>) {
