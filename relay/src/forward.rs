@@ -22,7 +22,7 @@ impl Relay {
     /// Takes one packet a client sent to one of the relay's own addresses; over a stream, one message.
     pub fn handle_client<'b>(&mut self, packet: Packet<'b>, from: ClientPath, now: Instant, out: &mut impl Sink<'b>) {
         self.metrics.count_received(packet.bytes().len());
-        let now = self.shared.moment(now);
+        let now = self.moment(now);
         let result = match packet.bytes().first() {
             Some(first) if channel_data::is_first_byte(*first) => self.handle_channel_data(packet, &from, now, out),
             Some(first) if first & 0xC0 == 0 => self.handle_message(packet, from, now, out),
@@ -43,12 +43,13 @@ impl Relay {
         out: &mut impl Sink<'b>,
     ) {
         self.metrics.count_received(packet.bytes().len());
-        let now = self.shared.moment(now);
+        let now = self.moment(now);
         if let Err(reason) = self.handle_peer_data(packet, relayed, from, now, out) {
             self.metrics.count_dropped(reason);
         }
     }
 
+    #[inline]
     fn handle_channel_data<'b>(
         &mut self,
         mut packet: Packet<'b>,
@@ -87,6 +88,7 @@ impl Relay {
         Ok(())
     }
 
+    #[inline]
     fn handle_peer_data<'b>(
         &mut self,
         packet: Packet<'b>,
@@ -170,6 +172,7 @@ impl Relay {
     }
 }
 
+#[inline]
 fn pay(shares: &Shares, allocation: &mut Allocation, length: usize, now: Moment) -> Result<(), DropReason> {
     if allocation.lease.pay(length) {
         return Ok(());

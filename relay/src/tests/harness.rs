@@ -7,10 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::auth::{Credentials, Key, PasswordAlgorithm, Users};
-use crate::defaults;
 use crate::metrics::{DropReason, Snapshot};
 use crate::packet::{ClientPath, HEADROOM_BYTES, ListenerId, Packet, Payload, RelayedId, Sink, StreamId, Transport};
-use crate::peer_filter::PeerFilter;
 use crate::quota::{Limits, RateLimit, ServiceClass};
 use crate::relay::{Relay, RelayedIp, Settings, Shared};
 use crate::stun::attribute::AttributeType;
@@ -46,22 +44,17 @@ pub(super) fn stream(text: &str, number: u32) -> ClientPath {
 
 pub(super) fn settings() -> Settings {
     let ip = |text: &str| text.parse().expect("a literal address");
+    let relayed = vec![
+        RelayedIp { local: ip(LOCAL_V4), external: ip(EXTERNAL_V4) },
+        RelayedIp { local: ip(RELAYED_V6), external: ip(RELAYED_V6) },
+    ];
     Settings {
-        serves_turn: true,
-        realm: REALM.into(),
-        relayed: vec![
-            RelayedIp { local: ip(LOCAL_V4), external: ip(EXTERNAL_V4) },
-            RelayedIp { local: ip(RELAYED_V6), external: ip(RELAYED_V6) },
-        ],
         ports: (50_000, 50_999),
         can_set_dont_fragment: true,
         limits: Limits { user_bytes_per_sec: 0, user_packets_per_sec: 0, ..Limits::default() },
         rate_limit: RateLimit { per_sec: 1_000_000, burst: 1_000_000 },
         sources_max: 64,
-        lifetime_max: defaults::LIFETIME_MAX,
-        nonce_lifetime: defaults::NONCE_LIFETIME,
-        peer_filter: PeerFilter { own: vec![ip(LOCAL_V4), ip(EXTERNAL_V4), ip(RELAYED_V6)], ..PeerFilter::default() },
-        alternate: None,
+        ..Settings::new(REALM, relayed)
     }
 }
 

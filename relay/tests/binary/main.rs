@@ -3,6 +3,7 @@
 //!
 //! Loopback and ports the system gives only.
 
+mod browser;
 mod clients;
 mod command_line;
 mod harness;
