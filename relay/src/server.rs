@@ -151,7 +151,7 @@ impl Server {
         let relay = Relay::new(Arc::clone(&shared), threads as u16, setup::random()?);
         let mut metrics = vec![Arc::clone(relay.metrics())];
         let addresses: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
-        let senders = listeners.iter().map(|listener| setup::duplicate(listener)).collect::<Result<_, _>>()?;
+        let senders = listeners.iter().map(setup::duplicate).collect::<Result<_, _>>()?;
         let connections = stream::Streams::new(config.streams_max, config.streams_per_address_max);
         let core = SharedCore::new(relay, senders, connections);
         let mut server = Self {

@@ -139,7 +139,7 @@ impl Headers {
         Received {
             source: self.names[index],
             bytes: message.msg_len as usize,
-            segment_bytes: gro_segment_bytes(&self.controls[index], message.msg_hdr.msg_controllen as usize),
+            segment_bytes: gro_segment_bytes(&self.controls[index], message.msg_hdr.msg_controllen as _),
             is_cut: message.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         }
     }
