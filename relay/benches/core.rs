@@ -94,7 +94,13 @@ impl World {
         let address = SocketAddr::from(([9, 9, (number / 250) as u8, (number % 250) as u8], 20_000 + number as u16));
         let (username, password) = Credentials::issue(SECRET, &format!("user{}", number % 50), UnixTime(1_000_000));
         let key = Key::new(PasswordAlgorithm::Md5, &username, REALM, &password);
-        Client { path: ClientPath { address, transport: Transport::Datagram(ListenerId(0)) }, username, key, nonce: Vec::new(), count: 0 }
+        Client {
+            path: ClientPath { address, transport: Transport::Datagram(ListenerId(0)) },
+            username,
+            key,
+            nonce: Vec::new(),
+            count: 0,
+        }
     }
 
     /// Sends a request of the client's; true if it succeeded.

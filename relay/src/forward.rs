@@ -72,7 +72,9 @@ impl Relay {
             Route::Inside(inside) => {
                 match inside.number {
                     // Most of what a relay between its own clients carries goes this way.
-                    Some(number) => out.to_client(inside.client, packet.overwrite_first(channel_data::header(number, length as u16))),
+                    Some(number) => {
+                        out.to_client(inside.client, packet.overwrite_first(channel_data::header(number, length as u16)))
+                    }
                     None => deliver(packet.skip(channel_data::HEADER_BYTES), inside.client, None, relayed, &mut self.rng, out)?,
                 }
                 Direction::Pair
@@ -182,13 +184,7 @@ fn pay(shares: &Shares, allocation: &mut Allocation, length: usize, now: Moment)
 
 /// Makes sure that the channel's route is one that holds now.
 #[inline]
-fn find_route(
-    shared: &Shared,
-    worker: u16,
-    channel: &mut Channel,
-    relayed: SocketAddr,
-    now: Moment,
-) -> Result<(), DropReason> {
+fn find_route(shared: &Shared, worker: u16, channel: &mut Channel, relayed: SocketAddr, now: Moment) -> Result<(), DropReason> {
     match &channel.route {
         Route::Outside => return Ok(()),
         Route::Inside(inside) if inside.target.version() == inside.version && now < inside.good_until => return Ok(()),

@@ -16,8 +16,8 @@
 //! same for a five-tuple. A client on UDP may be answered from any of them, as all have the same address: that is how a packet for a
 //! client of another thread leaves at once. Relayed sockets and streams belong to the relay that opened or was given them.
 
-use std::collections::BinaryHeap;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -92,10 +92,7 @@ impl Settings {
             ports: defaults::RELAYED_PORTS,
             can_set_dont_fragment: false,
             limits: Limits::default(),
-            rate_limit: RateLimit {
-                per_sec: defaults::RESPONSES_PER_SOURCE_PER_SEC,
-                burst: defaults::RESPONSE_BURST_PER_SOURCE,
-            },
+            rate_limit: RateLimit { per_sec: defaults::RESPONSES_PER_SOURCE_PER_SEC, burst: defaults::RESPONSE_BURST_PER_SOURCE },
             sources_max: defaults::SOURCES_MAX,
             lifetime_max: defaults::LIFETIME_MAX,
             nonce_lifetime: defaults::NONCE_LIFETIME,

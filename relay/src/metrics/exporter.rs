@@ -15,7 +15,6 @@ use tracing::debug;
 use super::AllMetrics;
 use crate::server::{ServeError, told_to_stop};
 
-
 /// Connections at a time; one more waits in the listener's backlog until another ends.
 const CONNECTIONS_MAX: usize = 8;
 

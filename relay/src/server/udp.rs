@@ -80,9 +80,8 @@ pub(super) async fn serve_listener(
             () = told_to_stop(&mut stopped) => return Ok(()),
             readable = socket.readable() => readable,
         };
-        let handled = readable.and_then(|()| {
-            core.lock().receive_from_clients(&socket, Transport::Datagram(id), DATAGRAMS_PER_WAKE_MAX)
-        });
+        let handled =
+            readable.and_then(|()| core.lock().receive_from_clients(&socket, Transport::Datagram(id), DATAGRAMS_PER_WAKE_MAX));
         match handled {
             Ok(()) => failures = 0,
             Err(source) => {

@@ -97,7 +97,9 @@ fn a_hundred_thousand_forged_requests_leave_no_trace_and_disturb_nobody() {
     assert_eq!(lab.relay.shared().shares.usage().len(), 1);
     assert_eq!(lab.relay.rates.capacity(), 1_024, "sources remembered, from the start");
     assert_eq!(ann.refresh(&mut lab, 600).code(), 0);
-    eprintln!("{FORGED} forged: {answered} answered, 1 allocation, 1 path, 1 timer, 1 user kept, 2000 of 2000 packets of a call relayed");
+    eprintln!(
+        "{FORGED} forged: {answered} answered, 1 allocation, 1 path, 1 timer, 1 user kept, 2000 of 2000 packets of a call relayed"
+    );
 }
 
 #[test]

@@ -135,7 +135,11 @@ fn a_pair_works_with_every_mixture_of_channels_and_indications() {
     ann.bind(&mut lab, 0x4000, at_bob);
     for headroom in [true, false] {
         let packet = channel_data(0x4000, data);
-        if headroom { lab.from_client(ann.path, &packet) } else { lab.from_client_without_headroom(ann.path, &packet) }
+        if headroom {
+            lab.from_client(ann.path, &packet)
+        } else {
+            lab.from_client_without_headroom(ann.path, &packet)
+        }
         assert_eq!(read_data(&lab.taken().1), (at_ann, data.to_vec()));
     }
     // At both; the sender learns of the other's without asking.

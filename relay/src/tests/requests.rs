@@ -181,10 +181,7 @@ fn code_400_for_halves_of_credentials_and_altered_offers() {
                 .attribute(AttributeType::PASSWORD_ALGORITHM, &[0, 1, 0, 0])
         },
     ];
-    fn whole<'m>(
-        message: MessageBuilder<'m>,
-        nonce: &[u8],
-    ) -> Result<MessageBuilder<'m>, crate::stun::EncodeError> {
+    fn whole<'m>(message: MessageBuilder<'m>, nonce: &[u8]) -> Result<MessageBuilder<'m>, crate::stun::EncodeError> {
         message
             .attribute(AttributeType::USERNAME, b"ann")?
             .attribute(AttributeType::REALM, b"halloo")?
@@ -268,9 +265,16 @@ fn code_400_for_what_cannot_be_asked_together_or_is_malformed() {
     let token = [7; 8];
     let fills: [Fill<'_>; 10] = [
         &|m| m.attribute(AttributeType::RESERVATION_TOKEN, &token)?.attribute(AttributeType::EVEN_PORT, &[0]),
-        &|m| m.attribute(AttributeType::RESERVATION_TOKEN, &token)?.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &FAMILY_V4),
-        &|m| m.attribute(AttributeType::RESERVATION_TOKEN, &token)?.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_V6),
-        &|m| m.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &FAMILY_V4)?.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_V6),
+        &|m| {
+            m.attribute(AttributeType::RESERVATION_TOKEN, &token)?.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &FAMILY_V4)
+        },
+        &|m| {
+            m.attribute(AttributeType::RESERVATION_TOKEN, &token)?.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_V6)
+        },
+        &|m| {
+            m.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &FAMILY_V4)?
+                .attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_V6)
+        },
         &|m| m.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_V4),
         &|m| m.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_V6)?.attribute(AttributeType::EVEN_PORT, &[0x80]),
         &|m| m.attribute(AttributeType::EVEN_PORT, &[]),
@@ -398,7 +402,8 @@ fn a_port_somebody_else_has_is_passed_over_and_other_failures_are_508() {
     // Nothing of the failed ones was kept.
     let taken: usize = (0..999)
         .filter(|port| {
-            let mut client = Client::new(udp(&format!("192.0.3.{}:{}", port % 250, 1_000 + port)), &format!("{}:u{port}", 2_000_000), "");
+            let mut client =
+                Client::new(udp(&format!("192.0.3.{}:{}", port % 250, 1_000 + port)), &format!("{}:u{port}", 2_000_000), "");
             client.password = Credentials::issue(SECRET, &format!("u{port}"), UnixTime(2_000_000)).1;
             client.ask(&mut lab, Method::ALLOCATE, &with_udp).code() == 0
         })

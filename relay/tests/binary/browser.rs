@@ -66,7 +66,8 @@ impl Browser {
         command.args(["--autoplay-policy=no-user-gesture-required", "--allow-loopback-in-peer-connection"]);
         command.arg(format!("--user-data-dir={}", profile.path().display())).arg(page);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        let child = child.unwrap_or_else(|error| panic!("cannot run chromium ({error}): run scripts/setup --long, which installs it"));
+        let child =
+            child.unwrap_or_else(|error| panic!("cannot run chromium ({error}): run scripts/setup --long, which installs it"));
         Self { child, _profile: profile }
     }
 }
@@ -115,16 +116,27 @@ fn answer(stream: TcpStream) -> Option<String> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
     let page = if request.starts_with("GET /?") { PAGE } else { "" };
-    let head = format!("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", page.len());
+    let head =
+        format!("HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", page.len());
     (&stream).write_all((head + page).as_bytes()).ok()?;
     request.starts_with("POST /result").then(|| String::from_utf8_lossy(&body).into_owned())
 }
 
 fn two_ends_talk(way: &str) {
     let loopback = "127.0.0.1:0";
-    let relay = Relay::start(
-        &["--listen", loopback, "--listen-tcp", loopback, "--user", "user:password", "--lab", "--metrics", loopback, "--drain", "0"],
-    );
+    let relay = Relay::start(&[
+        "--listen",
+        loopback,
+        "--listen-tcp",
+        loopback,
+        "--user",
+        "user:password",
+        "--lab",
+        "--metrics",
+        loopback,
+        "--drain",
+        "0",
+    ]);
     let transport = if way == "turn-tcp" { "tcp" } else { "udp" };
     let turn = format!("turn:{}?transport={transport}", relay.address(way));
     let listener = TcpListener::bind(loopback).expect("a free port");

@@ -9,3 +9,4 @@ mod command_line;
 mod harness;
 mod library;
 mod serving;
+mod telephone;
