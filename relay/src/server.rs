@@ -123,11 +123,8 @@ impl Server {
     pub fn bind_with(config: Config, authenticator: Box<dyn Authenticator>, serves_turn: bool) -> Result<Self, BindError> {
         let is_batched = cfg!(target_os = "linux") && config.is_batched;
         let threads = if is_batched { config.threads.get() } else { 1 };
-        let listeners = if config.listen.is_empty() {
-            setup::bind_defaults(threads)?
-        } else {
-            setup::bind_all(&config.listen, threads)?
-        };
+        let listeners =
+            if config.listen.is_empty() { setup::bind_defaults(threads)? } else { setup::bind_all(&config.listen, threads)? };
         listeners.iter().flat_map(|listener| &listener.sockets).for_each(udp::enlarge_buffers);
         let mut streams = Vec::new();
         for address in &config.listen_tcp {

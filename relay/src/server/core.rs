@@ -153,7 +153,8 @@ impl<'b> Sink<'b> for Net {
 
     fn to_peer(&mut self, from: RelayedId, to: SocketAddr, data: &'b [u8], dont_fragment: bool) {
         let Some(relayed) = self.relayed.get_mut(from.index()).and_then(Option::as_mut) else { return };
-        if relayed.dont_fragment != dont_fragment && udp::set_dont_fragment(&*relayed.socket, to.is_ipv4(), dont_fragment).is_ok() {
+        if relayed.dont_fragment != dont_fragment && udp::set_dont_fragment(&*relayed.socket, to.is_ipv4(), dont_fragment).is_ok()
+        {
             relayed.dont_fragment = dont_fragment;
         }
         if let Err(error) = relayed.socket.try_send_to(data, to) {

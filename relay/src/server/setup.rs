@@ -18,9 +18,9 @@ use super::{prepare, udp};
 use crate::config::Config;
 use crate::defaults;
 use crate::peer_filter::{PeerFilter, is_public};
-use crate::relay::{RelayedIp, Settings};
 #[cfg(target_os = "linux")]
 use crate::relay::{Relay, Shared};
+use crate::relay::{RelayedIp, Settings};
 #[cfg(target_os = "linux")]
 use crate::worker::Worker;
 

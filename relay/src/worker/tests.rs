@@ -234,7 +234,11 @@ fn pairs_hear_each_other_whichever_threads_they_are_at() {
         }
     }
     let totals = lab.wait_for(|totals| totals.relayed(Direction::Pair) == 200);
-    assert_eq!((totals.relayed(Direction::ToPeer), totals.relayed(Direction::ToClient)), (0, 0), "no detour over relayed sockets");
+    assert_eq!(
+        (totals.relayed(Direction::ToPeer), totals.relayed(Direction::ToClient)),
+        (0, 0),
+        "no detour over relayed sockets"
+    );
     assert_eq!(totals.allocations(), 40);
     assert!(lab.by_thread.iter().all(|thread| thread.snapshot().allocations_made > 0), "a thread has nothing to do");
 }

@@ -90,7 +90,8 @@ pub(crate) fn main() -> anyhow::Result<()> {
     };
     let mut results = Vec::new();
     for row in ROWS.iter().filter(|row| arguments.rows.is_empty() || arguments.rows.iter().any(|name| name == row.name)) {
-        let columns = run_row(row, &arguments, &programs).with_context(|| format!("row {}, logs in {}", row.name, folder.display()))?;
+        let columns =
+            run_row(row, &arguments, &programs).with_context(|| format!("row {}, logs in {}", row.name, folder.display()))?;
         println!("{}", report::text(row, &columns));
         results.push(report::json(row, &columns));
     }
@@ -114,7 +115,8 @@ fn kinds(row: &Row, arguments: &Arguments) -> Vec<Kind> {
     if row.ends == Ends::Pair && row.kind == RowKind::Load {
         kinds.extend([Way::Plain, Way::Batch, Way::Trains].map(Kind::Forward));
     }
-    let is_wanted = |kind: &Kind| arguments.relays.is_empty() || arguments.relays.iter().any(|name| kind.name().starts_with(name.as_str()));
+    let is_wanted =
+        |kind: &Kind| arguments.relays.is_empty() || arguments.relays.iter().any(|name| kind.name().starts_with(name.as_str()));
     kinds.retain(is_wanted);
     kinds
 }
@@ -123,14 +125,16 @@ fn kinds(row: &Row, arguments: &Arguments) -> Vec<Kind> {
 fn run_setup(row: &Row, at_once: usize, arguments: &Arguments, programs: &Programs) -> anyhow::Result<Vec<Column>> {
     let kinds = kinds(row, arguments);
     let mut relays = kinds.iter().map(|kind| Relay::start(*kind, programs)).collect::<anyhow::Result<Vec<_>>>()?;
-    let column = |kind: &Kind| Column { kind: *kind, set_up: None, kib_after: None, rounds: Vec::new(), delays: Delays::default() };
+    let column =
+        |kind: &Kind| Column { kind: *kind, set_up: None, kib_after: None, rounds: Vec::new(), delays: Delays::default() };
     let mut columns: Vec<Column> = kinds.iter().map(column).collect();
     // The first one warms up.
     for round in 0..=arguments.rounds {
         eprint!("\r{}: round {round} of {}   ", row.name, arguments.rounds);
         for index in (0..relays.len()).map(|n| (n + round) % kinds.len()) {
             let begun = Instant::now();
-            let (endpoints, set_up) = relays[index].set_up_pairs(row.allocations, at_once).with_context(|| kinds[index].name())?;
+            let (endpoints, set_up) =
+                relays[index].set_up_pairs(row.allocations, at_once).with_context(|| kinds[index].name())?;
             let seconds = begun.elapsed().as_secs_f64();
             drop(endpoints);
             relays[index].release();
@@ -154,7 +158,10 @@ fn run_row(row: &Row, arguments: &Arguments, programs: &Programs) -> anyhow::Res
     let mut relays = Vec::new();
     for kind in kinds(row, arguments) {
         eprintln!("{}: setting up {}", row.name, kind.name());
-        let spread = Programs { cores: if row.kind == RowKind::Threads { "0-1".into() } else { programs.cores.clone() }, ..programs.clone() };
+        let spread = Programs {
+            cores: if row.kind == RowKind::Threads { "0-1".into() } else { programs.cores.clone() },
+            ..programs.clone()
+        };
         let mut relay = Relay::start(kind, &spread)?;
         let kib = relay.process.resident_kib()?;
         let (endpoints, set_up) = match row.ends {
@@ -174,9 +181,8 @@ fn run_row(row: &Row, arguments: &Arguments, programs: &Programs) -> anyhow::Res
         for index in (0..count).map(|n| (n + round) % count) {
             let (relay, generator, _) = &mut relays[index];
             let turn = Duration::from_millis(arguments.turn);
-            let (seen, before, after) = generator
-                .run(row.pattern, turn, || relay.process.cpu_by_thread())
-                .with_context(|| relay.kind.name())?;
+            let (seen, before, after) =
+                generator.run(row.pattern, turn, || relay.process.cpu_by_thread()).with_context(|| relay.kind.name())?;
             columns[index].rounds.push(figures(&seen, &before, &after));
             columns[index].delays.merge(&seen.delays);
         }

@@ -96,7 +96,9 @@ impl Relay {
             match socket.recv(&mut [0; 512]) {
                 Ok(_) => return Ok(()),
                 // Nobody listens yet: the system says so at once.
-                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => std::thread::sleep(Duration::from_millis(20)),
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                    std::thread::sleep(Duration::from_millis(20))
+                }
                 Err(_) => {}
             }
         }
@@ -107,7 +109,8 @@ impl Relay {
     pub(crate) fn set_up_pairs(&mut self, allocations: usize, at_once: usize) -> anyhow::Result<(Vec<Endpoint>, Option<SetUp>)> {
         if let Kind::Forward(_) = self.kind {
             let join = |n: usize| forward::join(self.address, (n / 2) as u32, (n % 2) as u8);
-            let endpoints = (0..allocations).map(|n| Ok(Endpoint { socket: join(n)?, channel: None })).collect::<anyhow::Result<_>>()?;
+            let endpoints =
+                (0..allocations).map(|n| Ok(Endpoint { socket: join(n)?, channel: None })).collect::<anyhow::Result<_>>()?;
             return Ok((endpoints, None));
         }
         let (cpu, kib) = (self.process.cpu()?, self.process.resident_kib()?);
@@ -236,8 +239,19 @@ fn coturn_arguments(address: SocketAddr, folder: &Path) -> Vec<String> {
     let path = |name: &str| folder.join(name).to_string_lossy().into_owned();
     let port = address.port();
     let mut arguments: Vec<String> = [
-        "-n", "--lt-cred-mech", "--allow-loopback-peers", "--no-cli", "--no-tls", "--no-dtls", "--no-tcp", "--no-tcp-relay",
-        "--no-rfc5780", "--no-stdout-log", "--relay-threads=1", "--listening-ip=127.0.0.1", "--relay-ip=127.0.0.1",
+        "-n",
+        "--lt-cred-mech",
+        "--allow-loopback-peers",
+        "--no-cli",
+        "--no-tls",
+        "--no-dtls",
+        "--no-tcp",
+        "--no-tcp-relay",
+        "--no-rfc5780",
+        "--no-stdout-log",
+        "--relay-threads=1",
+        "--listening-ip=127.0.0.1",
+        "--relay-ip=127.0.0.1",
     ]
     .map(String::from)
     .into();

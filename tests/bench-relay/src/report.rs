@@ -63,7 +63,17 @@ pub(crate) fn text(row: &Row, columns: &[Column]) -> String {
     let mut text = format!("\n{} ({})\n", row.what, row.name);
     text += &format!(
         "  {:36} {:>9} {:>16} {:>11} {:>6} {:>9} {:>9} {:>7} {:>8} {:>8} {:>9}\n",
-        "", if matches!(row.kind, RowKind::SetUp(_)) { "ns" } else { "ns/packet" }, "ours/it (quart.)", "packets/s", "core", "p50 us", "p99 us", "loss", "setup us", "KiB each", "with load"
+        "",
+        if matches!(row.kind, RowKind::SetUp(_)) { "ns" } else { "ns/packet" },
+        "ours/it (quart.)",
+        "packets/s",
+        "core",
+        "p50 us",
+        "p99 us",
+        "loss",
+        "setup us",
+        "KiB each",
+        "with load"
     );
     for column in columns {
         let [middle, low, high] = ratios(&columns[0], column);
