@@ -22,6 +22,10 @@ const TRAIN_BYTES_MAX: usize = 65_000;
 const FULL_PAUSE: Duration = Duration::from_micros(250);
 const FULL_PAUSES_MAX: u32 = 4;
 
+/// What was learnt about trains that can't be sent is forgotten after so many flushes: it may have been one way among many, or have been told
+/// by somebody who lied about the way. Each time costs one refused call.
+const RELEARN_AFTER: u32 = 10_000;
+
 /// End of a list.
 const NONE: u32 = u32::MAX;
 
@@ -58,8 +62,12 @@ pub struct SendBatch {
     /// First packet of each message in `outgoing`, and how many it has.
     runs: Vec<(u32, u32)>,
     pieces: Vec<Piece>,
-    /// Longest datagram that the system cuts trains into; it learns.
+    /// Longest datagram that trains are made of; it learns.
     segment_bytes_max: usize,
+    /// What it is before anything was learnt.
+    segment_bytes_most: usize,
+    /// Flushes until it is that again.
+    relearn_in: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -113,13 +121,15 @@ impl SendBatch {
             runs: Vec::with_capacity(CALL_MESSAGES_MAX),
             pieces: Vec::new(),
             segment_bytes_max: TRAIN_BYTES_MAX,
+            segment_bytes_most: TRAIN_BYTES_MAX,
+            relearn_in: 0,
         }
     }
 
     /// The same, that never makes trains: for systems that can't, and for comparison.
     #[must_use]
     pub fn without_trains(packets_max: usize) -> Self {
-        Self { segment_bytes_max: 0, ..Self::new(packets_max) }
+        Self { segment_bytes_max: 0, segment_bytes_most: 0, ..Self::new(packets_max) }
     }
 
     /// Datagrams waiting for [`flush`](Self::flush).
@@ -169,6 +179,10 @@ impl SendBatch {
     /// Sends everything and empties the batch. `socket` gives the socket of a number, or nothing if it has gone meanwhile.
     pub fn flush<'s>(&mut self, ring: &[u8], mut socket: impl FnMut(u32) -> Option<BorrowedFd<'s>>, totals: &mut SendTotals) {
         let mut pauses = FULL_PAUSES_MAX;
+        self.relearn_in = self.relearn_in.saturating_sub(1);
+        if self.relearn_in == 0 {
+            self.segment_bytes_max = self.segment_bytes_most;
+        }
         for queue in 0..self.queues.len() {
             let Queue { via, first, .. } = self.queues[queue];
             self.queue_of[via as usize] = NONE;
@@ -362,6 +376,7 @@ impl SendBatch {
         }
         // EIO says that the network card can't do it at all, the others that these datagrams were too long for the way.
         let is_useless = error.raw_os_error() == Some(libc::EIO);
+        self.relearn_in = RELEARN_AFTER;
         self.segment_bytes_max = if is_useless { 0 } else { self.segment_bytes_max.min(usize::from(segment_bytes) - 1) };
         for _ in 0..datagrams {
             let next = self.packets[packet as usize].next;

@@ -252,6 +252,23 @@ pub(super) fn release(memory: &mut [u8]) {
     unsafe { libc::madvise(whole_pages.as_mut_ptr().cast(), whole_pages.len(), libc::MADV_DONTNEED) };
 }
 
+/// A socket that can't send trains, for tests.
+#[cfg(test)]
+pub(super) fn without_checksums(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let on: i32 = 1;
+    // SAFETY: as in `set_udp_gro`.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NO_CHECK,
+            ptr::from_ref(&on).cast(),
+            size_of::<i32>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Has the kernel keep trains of datagrams together (Linux 5.0).
 pub(super) fn set_udp_gro(socket: BorrowedFd<'_>) -> io::Result<()> {
     let on: i32 = 1;

@@ -217,6 +217,27 @@ fn a_ring_works_as_before_when_its_memory_was_given_back() {
 }
 
 #[test]
+fn a_train_the_way_does_not_take_leaves_as_single_datagrams() {
+    let (from, to) = (socket("127.0.0.1:0"), socket("127.0.0.1:0"));
+    // With checksums off a train can't be cut up, and the system says so.
+    if sys::without_checksums(from.as_fd()).is_err() {
+        return;
+    }
+    let memory = vec![7; 10_000];
+    let mut batch = SendBatch::new(16);
+    for round in 0..2 {
+        for n in 0..10 {
+            assert!(batch.push(0, to.local_addr().unwrap(), b"", n * 1_000..(n + 1) * 1_000));
+        }
+        let totals = flush(&mut batch, &memory, &from);
+        assert_eq!((totals.datagrams, totals.refused), (10, 0), "{totals:?}");
+        // The first time it is tried as a train; from then on it is known, and one call takes all.
+        assert_eq!(totals.calls, if round == 0 { 11 } else { 1 }, "{totals:?}");
+        assert!(receive(&to, 10).iter().all(|(_, bytes)| bytes[..] == memory[..1_000]));
+    }
+}
+
+#[test]
 fn an_empty_socket_says_so() {
     let socket = socket("127.0.0.1:0");
     let error = ReceiveRing::new(8).receive(&socket, usize::MAX).unwrap_err();

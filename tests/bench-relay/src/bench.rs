@@ -31,11 +31,12 @@ struct Arguments {
     #[arg(long, default_value_t = 700, value_name = "MS")]
     turn: u64,
 
-    /// Rows, by name [default: all].
+    /// Rows, by name: pair-50, pair-500, pair-paced, pair-bursts, pair-video, peer-50, peer-bursts, peer-paced, setup,
+    /// setup-many, threads [default: all].
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     rows: Vec<String>,
 
-    /// Relays, by the first letters of their names [default: all].
+    /// Relays, by the first letters of their names: halloo-relay, turn-server, coturn, bare [default: all].
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     relays: Vec<String>,
 
