@@ -1,16 +1,19 @@
 //! Real threads with real sockets on loopback. Nothing is timed: what has to arrive is waited for.
 
-use std::net::Ipv4Addr;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::fd::AsFd;
 use std::thread::JoinHandle;
 
 use super::*;
 use crate::auth::{Credentials, Key, PasswordAlgorithm, Users};
+use crate::config::{Config, Secret, StaticUser};
 use crate::io::bind_shared;
 use crate::metrics::{AllMetrics, Direction, Snapshot};
 use crate::peer_filter::PeerFilter;
 use crate::quota::{Limits, RateLimit, ServiceClass};
 use crate::relay::{RelayedIp, Settings, Shared};
+use crate::server::{Protocol, Server};
 use crate::stun::attribute::AttributeType;
 use crate::stun::{Class, Message as StunMessage, MessageBuilder, Method, TransactionId, channel_data};
 use crate::time::UnixTime;
@@ -116,9 +119,45 @@ impl Drop for Lab {
     }
 }
 
+/// How a client reaches the relay.
+enum Link {
+    Udp(UdpSocket),
+    Tcp(TcpStream),
+}
+
+impl Link {
+    fn send(&self, message: &[u8]) {
+        match self {
+            Self::Udp(socket) => assert_eq!(socket.send(message).unwrap(), message.len()),
+            Self::Tcp(stream) => {
+                let padded = [message, &[0; 3][..message.len().next_multiple_of(4) - message.len()]].concat();
+                (&*stream).write_all(&padded).unwrap();
+            }
+        }
+    }
+
+    fn receive(&self) -> Vec<u8> {
+        match self {
+            Self::Udp(socket) => receive(socket),
+            Self::Tcp(stream) => {
+                let mut header = [0; 4];
+                (&*stream).read_exact(&mut header).expect("it arrives");
+                let length = usize::from(u16::from_be_bytes([header[2], header[3]]));
+                // A STUN header's length counts what is behind its 20 bytes, that of ChannelData what is behind its 4.
+                let whole = if header[0] < 0x40 { 20 + length } else { 4 + length };
+                let mut rest = vec![0; whole.next_multiple_of(4) - 4];
+                (&*stream).read_exact(&mut rest).expect("it arrives");
+                let mut message = [&header[..], &rest].concat();
+                message.truncate(whole);
+                message
+            }
+        }
+    }
+}
+
 /// A client with an allocation.
 struct Client {
-    socket: UdpSocket,
+    link: Link,
     relayed: SocketAddr,
     nonce: Vec<u8>,
     requests: u8,
@@ -129,7 +168,17 @@ impl Client {
         let socket = UdpSocket::bind((CLIENT_IP, 0)).unwrap();
         socket.connect(server).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut client = Self { socket, relayed: server, nonce: Vec::new(), requests: 0 };
+        Self::over(Link::Udp(socket), server)
+    }
+
+    fn over_tcp(server: SocketAddr) -> Self {
+        let stream = TcpStream::connect(server).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self::over(Link::Tcp(stream), server)
+    }
+
+    fn over(link: Link, server: SocketAddr) -> Self {
+        let mut client = Self { link, relayed: server, nonce: Vec::new(), requests: 0 };
         let transport = (AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0]);
         client.ask(Method::ALLOCATE, std::slice::from_ref(&transport), &[]);
         client.ask(Method::ALLOCATE, &[transport], &[]);
@@ -170,9 +219,9 @@ impl Client {
             message = message.message_integrity_sha1(key.as_bytes()).unwrap();
         }
         let bytes = message.finish();
-        self.socket.send(&buffer[..bytes]).unwrap();
-        let bytes = self.socket.recv(&mut buffer).unwrap();
-        let response = StunMessage::parse(&buffer[..bytes]).unwrap();
+        self.link.send(&buffer[..bytes]);
+        let response = self.link.receive();
+        let response = StunMessage::parse(&response).unwrap();
         assert_eq!(response.class(), if is_signed { Class::Success } else { Class::Error }, "{method:?}");
         if let Some(nonce) = response.attribute(AttributeType::NONCE) {
             self.nonce = nonce.value.to_vec();
@@ -183,11 +232,18 @@ impl Client {
     }
 
     fn send(&self, data: &[u8]) {
-        self.socket.send(&in_channel(data)).unwrap();
+        self.link.send(&in_channel(data));
     }
 
     fn receive(&self) -> Vec<u8> {
-        receive(&self.socket)
+        self.link.receive()
+    }
+
+    fn socket(&self) -> &UdpSocket {
+        match &self.link {
+            Link::Udp(socket) => socket,
+            Link::Tcp(_) => panic!("a client over tcp has none"),
+        }
     }
 }
 
@@ -267,7 +323,7 @@ fn trains_arrive_whole_with_and_without_channels() {
     // From client to client, in place.
     let [one, other] = lab.pair();
     let framed: Vec<Vec<u8>> = data.iter().map(|data| in_channel(data)).collect();
-    send_train(&one.socket, lab.address, &framed);
+    send_train(one.socket(), lab.address, &framed);
     framed.iter().for_each(|expected| assert_eq!(other.receive(), *expected));
     // From a peer to a client with a channel: each gets a header of its own before it.
     let (mut client, peer) = (Client::new(lab.address), peer());
@@ -346,11 +402,44 @@ fn noise_and_floods_leave_a_thread_serving() {
         stranger.send_to(&n.to_be_bytes(), one.relayed).unwrap();
     }
     // The kernel may have dropped it with the noise.
-    other.socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    other.socket().set_read_timeout(Some(Duration::from_millis(100))).unwrap();
     let begun = Instant::now();
-    while other.socket.recv(&mut [0; 64]).is_err() {
+    while other.socket().recv(&mut [0; 64]).is_err() {
         assert!(begun.elapsed() < PATIENCE);
         one.send(b"still here");
     }
     assert!(lab.snapshot().dropped(DropReason::NotStun) > 0);
+}
+
+/// Over TCP a client is the runtime's, over UDP a thread's: what goes from one to the other crosses.
+#[test]
+fn clients_over_udp_and_tcp_hear_each_other() {
+    let mut config = Config { listen: vec![(RELAY_IP, 0).into()], listen_tcp: vec![(RELAY_IP, 0).into()], ..Config::default() };
+    config.realm = REALM.into();
+    config.is_lab = true;
+    config.drain = Duration::ZERO;
+    config.users = vec![StaticUser { name: "ann".into(), password: Secret("secret".into()), class: ServiceClass::Normal }];
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (server, stop) = runtime.block_on(async {
+        let server = Server::bind(config).unwrap();
+        (server, tokio::sync::oneshot::channel::<()>())
+    });
+    let addresses: Vec<(Protocol, SocketAddr)> = server.endpoints().collect();
+    let address = |wanted| addresses.iter().find(|(protocol, _)| *protocol == wanted).unwrap().1;
+    let (metrics, (stop, stopped)) = (server.metrics(), stop);
+    let running = runtime.spawn(server.run(async move { drop(stopped.await) }));
+    let mut pair = [Client::new(address(Protocol::Udp)), Client::over_tcp(address(Protocol::Tcp))];
+    let relayed = pair.each_ref().map(|client| client.relayed);
+    pair[0].bind(relayed[1]);
+    pair[1].bind(relayed[0]);
+    for n in 0..100_u8 {
+        pair[0].send(&[n; 161]);
+        assert_eq!(pair[1].receive(), in_channel(&[n; 161]));
+        pair[1].send(&[n; 33]);
+        assert_eq!(pair[0].receive(), in_channel(&[n; 33]));
+    }
+    stop.send(()).unwrap();
+    runtime.block_on(running).unwrap().unwrap();
+    assert_eq!(metrics.snapshot().dropped(DropReason::SendFailed), 0);
+    assert_eq!(metrics.snapshot().allocations(), 0, "all ended with the server");
 }
