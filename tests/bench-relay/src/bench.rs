@@ -159,11 +159,7 @@ fn run_row(row: &Row, arguments: &Arguments, programs: &Programs) -> anyhow::Res
     let mut relays = Vec::new();
     for kind in kinds(row, arguments) {
         eprintln!("{}: setting up {}", row.name, kind.name());
-        let spread = Programs {
-            cores: if row.kind == RowKind::Threads { "0-1".into() } else { programs.cores.clone() },
-            ..programs.clone()
-        };
-        let mut relay = Relay::start(kind, &spread)?;
+        let mut relay = Relay::start(kind, programs)?;
         let kib = relay.process.resident_kib()?;
         let (endpoints, set_up) = match row.ends {
             Ends::Pair => relay.set_up_pairs(row.allocations, 1),

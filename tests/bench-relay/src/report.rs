@@ -6,6 +6,9 @@ use crate::delays::Delays;
 use crate::relays::{Kind, SetUp};
 use crate::rows::{Row, RowKind};
 
+/// Most that a packet may cost with two threads, as a share of what it costs with one.
+const TWO_THREADS_MAX: f64 = 1.15;
+
 /// One relay in one row, all rounds.
 #[derive(Debug)]
 pub(crate) struct Column {
@@ -96,6 +99,11 @@ pub(crate) fn text(row: &Row, columns: &[Column]) -> String {
         if row.kind == RowKind::Threads {
             text += &format!("  {:36} busiest thread {:.0}%\n", "", 100.0 * median(column.all(|round| round.busiest)));
         }
+    }
+    if let (RowKind::Threads, Some(two)) = (row.kind, columns.get(1)) {
+        let [middle, ..] = ratios(two, &columns[0]);
+        let verdict = if middle <= TWO_THREADS_MAX { "reached" } else { "MISSED" };
+        text += &format!("  aim: two threads at most {TWO_THREADS_MAX:.2} of one: {middle:.2}, {verdict}\n");
     }
     for (kind, aim) in [(Kind::TurnServer, row.aims.0), (Kind::Coturn, row.aims.1)] {
         let theirs = columns.iter().find(|column| column.kind == kind);
