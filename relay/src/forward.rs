@@ -282,10 +282,8 @@ impl SendIndication {
                 }
                 AttributeType::DATA if data.is_none() => data = Some((attribute.value_offset(), attribute.value.len())),
                 AttributeType::DONT_FRAGMENT => dont_fragment = true,
-                AttributeType::FINGERPRINT => {
-                    if message.check_fingerprint() == Check::Invalid {
-                        return Err(DropReason::WrongFingerprint);
-                    }
+                AttributeType::FINGERPRINT if message.check_fingerprint() == Check::Invalid => {
+                    return Err(DropReason::WrongFingerprint);
                 }
                 kind if kind.is_comprehension_required() && !kind.is_understood() => return Err(DropReason::Malformed),
                 _ => {}

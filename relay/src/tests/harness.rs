@@ -140,18 +140,18 @@ impl Lab {
         self.now += time;
     }
 
-    pub(super) fn from_client(&mut self, path: ClientPath, packet: &[u8]) {
+    pub(super) fn client_sends(&mut self, path: ClientPath, packet: &[u8]) {
         let mut buffer = [&[0xEE; HEADROOM_BYTES], packet].concat();
         self.relay.handle_client(Packet::new(&mut buffer, HEADROOM_BYTES), path, self.now, &mut self.sink);
     }
 
-    pub(super) fn from_client_without_headroom(&mut self, path: ClientPath, packet: &[u8]) {
+    pub(super) fn client_sends_without_headroom(&mut self, path: ClientPath, packet: &[u8]) {
         let mut buffer = packet.to_vec();
         self.relay.handle_client(Packet::without_headroom(&mut buffer), path, self.now, &mut self.sink);
     }
 
     /// A packet on the socket that is open at this relayed address, as the machine knows it.
-    pub(super) fn from_peer(&mut self, peer: &str, relayed: SocketAddr, data: &[u8], headroom: usize) {
+    pub(super) fn peer_sends(&mut self, peer: &str, relayed: SocketAddr, data: &[u8], headroom: usize) {
         let local = self.relay.shared().local(relayed);
         let (id, _) = self.sink.open.iter().find(|(_, open)| **open == local).expect("an open relayed socket");
         let id = *id;
@@ -176,7 +176,7 @@ impl Lab {
     }
 
     pub(super) fn exchange(&mut self, path: ClientPath, packet: &[u8]) -> Vec<u8> {
-        self.from_client(path, packet);
+        self.client_sends(path, packet);
         let (to, bytes) = self.taken();
         assert_eq!(to, path);
         bytes

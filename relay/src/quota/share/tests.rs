@@ -172,11 +172,11 @@ fn allocations_are_counted_for_users_addresses_and_all() {
     let admit = |name: &str, address: u8| shares.admit(name, ServiceClass::Normal, ip(address), now);
     let first = admit("ann", 1).unwrap();
     admit("ann", 1).unwrap();
-    assert_eq!(admit("ann", 1), Err(AdmissionRefusal::UserAllocations));
+    assert_eq!(admit("ann", 1), Err(AdmissionRefusal::User));
     admit("bob", 1).unwrap();
-    assert_eq!(admit("cid", 1), Err(AdmissionRefusal::AddressAllocations));
+    assert_eq!(admit("cid", 1), Err(AdmissionRefusal::Address));
     admit("cid", 2).unwrap();
-    assert_eq!(admit("dan", 3), Err(AdmissionRefusal::TotalAllocations));
+    assert_eq!(admit("dan", 3), Err(AdmissionRefusal::Total));
     shares.dismiss(first, ip(1), Lease::default());
     admit("dan", 3).unwrap();
 }
