@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -48,6 +48,11 @@ pub struct Config {
     /// UDP addresses to serve, all of which have to be free. Empty: [`defaults::LISTEN`], less the families the machine
     /// doesn't have. Port 0 takes a free port.
     pub listen: Vec<SocketAddr>,
+    /// Threads that serve UDP, each with a socket at each address. Default: one for each core, [`defaults::THREADS_MAX`] at most.
+    pub threads: NonZeroUsize,
+    /// Whether UDP is received and sent in batches, by threads of its own. Only on Linux; elsewhere, and without it, each packet
+    /// takes a call, and everything is done by the runtime that [`Server::run`](crate::server::Server::run) runs in.
+    pub is_batched: bool,
     /// TCP addresses to serve. Default: none.
     pub listen_tcp: Vec<SocketAddr>,
     /// TLS addresses to serve. Default: none.
@@ -100,6 +105,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: Vec::new(),
+            threads: defaults::threads(),
+            is_batched: true,
             listen_tcp: Vec::new(),
             listen_tls: Vec::new(),
             tls_certificate: None,
@@ -177,12 +184,19 @@ impl Config {
     }
 }
 
+/// Most threads a file may ask for: no machine this is for has more cores.
+const THREADS_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("256 isn't 0");
+
 /// The file format. Keys are those of the TOML file; what isn't there keeps its default.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConfigFile {
     /// [`Config::listen`].
     pub listen: Vec<SocketAddr>,
+    /// [`Config::threads`].
+    pub threads: Option<NonZeroUsize>,
+    /// [`Config::is_batched`].
+    pub batched: Option<bool>,
     /// [`Config::listen_tcp`].
     pub listen_tcp: Vec<SocketAddr>,
     /// [`Config::metrics`].
@@ -397,6 +411,8 @@ impl TryFrom<ConfigFile> for Config {
         let users = turn.users.into_iter().map(|user| StaticUser { name: user.name, password: user.password, class: user.class });
         let config = Self {
             listen: file.listen,
+            threads: file.threads.map_or(default.threads, |threads| threads.min(THREADS_MAX)),
+            is_batched: file.batched.unwrap_or(default.is_batched),
             listen_tcp: file.listen_tcp,
             listen_tls: file.tls.listen,
             tls_certificate: file.tls.certificate,

@@ -1,6 +1,7 @@
 //! Every default of the relay, with its reason. Limits a setting can't change are in the module they belong to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 /// Port of STUN and TURN over UDP (RFC 8489 section 18.6).
@@ -72,3 +73,13 @@ pub const STREAMS_MAX: u32 = 1_024;
 
 /// TCP and TLS connections of one address at a time.
 pub const STREAMS_PER_ADDRESS_MAX: u32 = 64;
+
+/// Threads that serve UDP are one for each core, but not more than this by default: one core relays tens of thousands of packets a second.
+pub const THREADS_MAX: usize = 8;
+
+/// Threads that serve UDP on this machine.
+#[must_use]
+pub fn threads() -> NonZeroUsize {
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    cores.min(NonZeroUsize::new(THREADS_MAX).unwrap_or(cores))
+}

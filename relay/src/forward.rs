@@ -22,7 +22,7 @@ impl Relay {
     /// Takes one packet a client sent to one of the relay's own addresses; over a stream, one message.
     pub fn handle_client<'b>(&mut self, packet: Packet<'b>, from: ClientPath, now: Instant, out: &mut impl Sink<'b>) {
         self.metrics.count_received(packet.bytes().len());
-        let now = self.shared.moment(now);
+        let now = self.moment(now);
         let result = match packet.bytes().first() {
             Some(first) if channel_data::is_first_byte(*first) => self.handle_channel_data(packet, &from, now, out),
             Some(first) if first & 0xC0 == 0 => self.handle_message(packet, from, now, out),
@@ -43,12 +43,13 @@ impl Relay {
         out: &mut impl Sink<'b>,
     ) {
         self.metrics.count_received(packet.bytes().len());
-        let now = self.shared.moment(now);
+        let now = self.moment(now);
         if let Err(reason) = self.handle_peer_data(packet, relayed, from, now, out) {
             self.metrics.count_dropped(reason);
         }
     }
 
+    #[inline]
     fn handle_channel_data<'b>(
         &mut self,
         mut packet: Packet<'b>,
@@ -71,7 +72,9 @@ impl Relay {
             Route::Inside(inside) => {
                 match inside.number {
                     // Most of what a relay between its own clients carries goes this way.
-                    Some(number) => out.to_client(inside.client, packet.overwrite_first(channel_data::header(number, length as u16))),
+                    Some(number) => {
+                        out.to_client(inside.client, packet.overwrite_first(channel_data::header(number, length as u16)))
+                    }
                     None => deliver(packet.skip(channel_data::HEADER_BYTES), inside.client, None, relayed, &mut self.rng, out)?,
                 }
                 Direction::Pair
@@ -87,6 +90,7 @@ impl Relay {
         Ok(())
     }
 
+    #[inline]
     fn handle_peer_data<'b>(
         &mut self,
         packet: Packet<'b>,
@@ -170,6 +174,7 @@ impl Relay {
     }
 }
 
+#[inline]
 fn pay(shares: &Shares, allocation: &mut Allocation, length: usize, now: Moment) -> Result<(), DropReason> {
     if allocation.lease.pay(length) {
         return Ok(());
@@ -179,13 +184,7 @@ fn pay(shares: &Shares, allocation: &mut Allocation, length: usize, now: Moment)
 
 /// Makes sure that the channel's route is one that holds now.
 #[inline]
-fn find_route(
-    shared: &Shared,
-    worker: u16,
-    channel: &mut Channel,
-    relayed: SocketAddr,
-    now: Moment,
-) -> Result<(), DropReason> {
+fn find_route(shared: &Shared, worker: u16, channel: &mut Channel, relayed: SocketAddr, now: Moment) -> Result<(), DropReason> {
     match &channel.route {
         Route::Outside => return Ok(()),
         Route::Inside(inside) if inside.target.version() == inside.version && now < inside.good_until => return Ok(()),
@@ -283,10 +282,8 @@ impl SendIndication {
                 }
                 AttributeType::DATA if data.is_none() => data = Some((attribute.value_offset(), attribute.value.len())),
                 AttributeType::DONT_FRAGMENT => dont_fragment = true,
-                AttributeType::FINGERPRINT => {
-                    if message.check_fingerprint() == Check::Invalid {
-                        return Err(DropReason::WrongFingerprint);
-                    }
+                AttributeType::FINGERPRINT if message.check_fingerprint() == Check::Invalid => {
+                    return Err(DropReason::WrongFingerprint);
                 }
                 kind if kind.is_comprehension_required() && !kind.is_understood() => return Err(DropReason::Malformed),
                 _ => {}

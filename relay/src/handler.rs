@@ -27,8 +27,8 @@ use crate::stun::integrity::Check;
 use crate::stun::{Message, Method, channel_data};
 use crate::time::Moment;
 
-pub use reply::{REALM_BYTES_MAX, RESPONSE_BYTES_MAX};
 use reply::{Integrity, Refusal, Reply};
+pub use reply::{REALM_BYTES_MAX, RESPONSE_BYTES_MAX};
 
 /// Bytes of a response for each byte of its request, at most, unauthenticated: header 20, ERROR-CODE 8, REALM 20, NONCE 36, PASSWORD-ALGORITHMS
 /// 12 to a request of 20. With IPv4 and UDP headers it is (96 + 28) / (20 + 28) = 2.6.
@@ -66,8 +66,7 @@ impl Relay {
             return Err(DropReason::UnusableSource);
         }
         let method = request.method();
-        let is_turn =
-            matches!(method, Method::ALLOCATE | Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND);
+        let is_turn = matches!(method, Method::ALLOCATE | Method::REFRESH | Method::CREATE_PERMISSION | Method::CHANNEL_BIND);
         if !is_turn && method != Method::BINDING {
             return Err(DropReason::UnknownMethod);
         }
@@ -257,13 +256,7 @@ impl Relay {
     }
 
     /// RFC 8656 section 12.2.
-    fn handle_channel_bind(
-        &mut self,
-        request: Message<'_>,
-        caller: &Caller,
-        now: Moment,
-        reply: &mut Reply<'_>,
-    ) -> Outcome<()> {
+    fn handle_channel_bind(&mut self, request: Message<'_>, caller: &Caller, now: Moment, reply: &mut Reply<'_>) -> Outcome<()> {
         let slot = caller.slot.ok_or(Refusal::MISMATCH)?;
         let (number, peer) = channel_binding(request).ok_or(Refusal::BAD_REQUEST)?;
         let limits = &self.shared.settings.limits;
@@ -380,4 +373,3 @@ fn is_answerable(source: SocketAddr) -> bool {
     let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
     source.port() != 0 && !ip.is_unspecified() && !ip.is_multicast() && !is_broadcast
 }
-

@@ -7,6 +7,7 @@ use std::fs;
 use std::future::Future;
 use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -34,6 +35,10 @@ struct Arguments {
     /// UDP address to serve, several times for several [default: 0.0.0.0:3478 and [::]:3478].
     #[arg(long, value_name = "IP:PORT")]
     listen: Vec<SocketAddr>,
+
+    /// Threads that serve UDP [default: one for each core, 8 at most].
+    #[arg(long, value_name = "NUMBER")]
+    threads: Option<NonZeroUsize>,
 
     /// TCP address to serve, several times for several [default: none].
     #[arg(long, value_name = "IP:PORT")]
@@ -165,6 +170,7 @@ fn configure(arguments: Arguments) -> anyhow::Result<Config> {
     replace(&mut config.external_ips, arguments.external_ip);
     config.tls_certificate = arguments.tls_cert.or(config.tls_certificate);
     config.tls_key = arguments.tls_key.or(config.tls_key);
+    config.threads = arguments.threads.unwrap_or(config.threads);
     config.ports = arguments.ports.unwrap_or(config.ports);
     config.realm = arguments.realm.unwrap_or(config.realm);
     config.users.extend(arguments.user);

@@ -5,6 +5,7 @@
 //! an address or a user name.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) mod exporter;
@@ -172,6 +173,10 @@ pub struct Metrics {
     relayed_bytes: [Counter; DIRECTIONS],
     dropped: [Counter; DROPS],
     receive_failures: Counter,
+    send_calls: Counter,
+    rounds: Counter,
+    naps: Counter,
+    napped_packets: Counter,
     allocations_made: Counter,
     allocations_ended: Counter,
 }
@@ -188,6 +193,14 @@ pub struct Snapshot {
     pub response_bytes: u64,
     /// Failures of receiving.
     pub receive_failures: u64,
+    /// System calls that sent packets.
+    pub send_calls: u64,
+    /// Rounds of threads that had packets to handle.
+    pub rounds: u64,
+    /// Naps of threads under load.
+    pub naps: u64,
+    /// Packets that waited for the end of a nap.
+    pub napped_packets: u64,
     /// Allocations made.
     pub allocations_made: u64,
     /// Allocations ended, by their clients, by time or with their connection.
@@ -207,6 +220,10 @@ impl Metrics {
             received_bytes: self.received_bytes.get(),
             response_bytes: self.response_bytes.get(),
             receive_failures: self.receive_failures.get(),
+            send_calls: self.send_calls.get(),
+            rounds: self.rounds.get(),
+            naps: self.naps.get(),
+            napped_packets: self.napped_packets.get(),
             allocations_made: self.allocations_made.get(),
             allocations_ended: self.allocations_ended.get(),
             responses: std::array::from_fn(|index| self.responses[index].get()),
@@ -244,6 +261,30 @@ impl Metrics {
         self.count_dropped(if is_full { DropReason::SocketFull } else { DropReason::SendFailed });
     }
 
+    /// Packets relayed so far.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn relayed_packets(&self) -> u64 {
+        self.relayed.iter().map(Counter::get).sum()
+    }
+
+    /// Counts what became of a batch.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn count_flush(&self, totals: &crate::io::SendTotals) {
+        self.dropped[DropReason::SocketFull as usize].add(totals.full);
+        self.dropped[DropReason::SendFailed as usize].add(totals.refused);
+        self.send_calls.add(totals.calls);
+    }
+
+    /// Counts a round of a thread: how many packets it had, and whether they had waited for the end of a nap.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn count_round(&self, packets: usize, has_napped: bool) {
+        self.rounds.add(u64::from(packets > 0));
+        if has_napped {
+            self.naps.add(1);
+            self.napped_packets.add(packets as u64);
+        }
+    }
+
     /// Counts a failure of receiving.
     pub fn count_receive_failure(&self) {
         self.receive_failures.add(1);
@@ -258,6 +299,24 @@ impl Metrics {
     }
 }
 
+/// The counters of all threads of a server, to read at any time.
+#[derive(Debug, Clone)]
+pub struct AllMetrics(Arc<[Arc<Metrics>]>);
+
+impl AllMetrics {
+    pub(crate) fn new(threads: Vec<Arc<Metrics>>) -> Self {
+        Self(threads.into())
+    }
+
+    /// Their sums.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let mut sums = Snapshot::default();
+        self.0.iter().for_each(|thread| sums.add(&thread.snapshot()));
+        sums
+    }
+}
+
 impl Snapshot {
     /// Adds those of another thread.
     pub fn add(&mut self, other: &Self) {
@@ -265,6 +324,10 @@ impl Snapshot {
         self.received_bytes += other.received_bytes;
         self.response_bytes += other.response_bytes;
         self.receive_failures += other.receive_failures;
+        self.send_calls += other.send_calls;
+        self.rounds += other.rounds;
+        self.naps += other.naps;
+        self.napped_packets += other.napped_packets;
         self.allocations_made += other.allocations_made;
         self.allocations_ended += other.allocations_ended;
         for (sums, values) in [
@@ -342,6 +405,10 @@ impl fmt::Display for Snapshot {
         let dropped = DropReason::ALL.iter().map(|reason| (reason.label(), self.dropped(*reason)));
         write_labelled(f, "halloo_relay_dropped_total", "reason", "Packets that went nowhere.", dropped)?;
         write_one(f, "halloo_relay_receive_failures_total", counter, "Errors while receiving.", self.receive_failures)?;
+        write_one(f, "halloo_relay_send_calls_total", counter, "System calls that sent packets.", self.send_calls)?;
+        write_one(f, "halloo_relay_rounds_total", counter, "Rounds of threads that had packets.", self.rounds)?;
+        write_one(f, "halloo_relay_naps_total", counter, "Naps of threads under load.", self.naps)?;
+        write_one(f, "halloo_relay_napped_packets_total", counter, "Packets that waited for a nap.", self.napped_packets)?;
         write_one(f, "halloo_relay_allocations_made_total", counter, "Allocations made.", self.allocations_made)?;
         write_one(f, "halloo_relay_allocations", "gauge", "Allocations there are.", self.allocations())
     }

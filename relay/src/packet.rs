@@ -45,6 +45,7 @@ pub enum Transport {
 impl Transport {
     /// Whether messages follow each other in a stream, so that ChannelData has to be padded.
     #[must_use]
+    #[inline]
     pub const fn is_stream(self) -> bool {
         matches!(self, Self::Stream(_))
     }
@@ -67,6 +68,7 @@ pub struct RelayedId(pub u32);
 impl RelayedId {
     /// The number as an index.
     #[must_use]
+    #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -83,6 +85,7 @@ impl<'b> Packet<'b> {
     /// A packet that begins `headroom` bytes into the buffer and ends with it. What stands in the headroom may be overwritten. A headroom
     /// beyond the buffer makes an empty packet.
     #[must_use]
+    #[inline]
     pub fn new(buffer: &'b mut [u8], headroom: usize) -> Self {
         let start = headroom.min(buffer.len());
         Self { buffer, start }
@@ -90,17 +93,20 @@ impl<'b> Packet<'b> {
 
     /// A packet that fills the buffer.
     #[must_use]
+    #[inline]
     pub fn without_headroom(buffer: &'b mut [u8]) -> Self {
         Self { buffer, start: 0 }
     }
 
     /// The packet.
     #[must_use]
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
         &self.buffer[self.start..]
     }
 
     /// Cuts off what stands behind the first `bytes` of the packet.
+    #[inline]
     pub(crate) fn truncate(&mut self, bytes: usize) {
         let end = (self.start + bytes).min(self.buffer.len());
         let buffer = std::mem::take(&mut self.buffer);
@@ -108,12 +114,14 @@ impl<'b> Packet<'b> {
     }
 
     /// The rest of the packet behind its first `bytes`, which become headroom.
+    #[inline]
     pub(crate) fn skip(self, bytes: usize) -> Self {
         let start = (self.start + bytes).min(self.buffer.len());
         Self { buffer: self.buffer, start }
     }
 
     /// The packet with this header before it: in place where the headroom allows.
+    #[inline]
     pub(crate) fn with_head<'h>(self, head: &'h [u8], padding: usize) -> Payload<'h, 'b> {
         let Self { buffer, start } = self;
         match start.checked_sub(head.len()) {
@@ -126,11 +134,13 @@ impl<'b> Packet<'b> {
     }
 
     /// The packet as it is.
+    #[inline]
     pub(crate) fn into_bytes(self) -> &'b [u8] {
         &self.buffer[self.start..]
     }
 
     /// The packet with its first four bytes overwritten. The caller has seen that there are four.
+    #[inline]
     pub(crate) fn overwrite_first(self, first: [u8; 4]) -> Payload<'static, 'b> {
         let bytes = &mut self.buffer[self.start..];
         bytes[..4].copy_from_slice(&first);
@@ -152,6 +162,7 @@ pub struct Payload<'h, 'b> {
 impl Payload<'_, '_> {
     /// Bytes of the whole.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> usize {
         self.head.len() + self.body.len() + self.padding
     }

@@ -16,8 +16,8 @@
 //! same for a five-tuple. A client on UDP may be answered from any of them, as all have the same address: that is how a packet for a
 //! client of another thread leaves at once. Relayed sockets and streams belong to the relay that opened or was given them.
 
-use std::collections::BinaryHeap;
 use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -34,6 +34,7 @@ use crate::allocation::ports::Ports;
 use crate::allocation::{Allocation, Family, relayed_id};
 use crate::auth::Authenticator;
 use crate::auth::nonce::Nonces;
+use crate::defaults;
 use crate::metrics::Metrics;
 use crate::packet::{ClientPath, Sink, StreamId};
 use crate::peer_filter::PeerFilter;
@@ -78,6 +79,31 @@ pub struct Settings {
     pub peer_filter: PeerFilter,
     /// Where new clients are sent while this relay drains (error 300).
     pub alternate: Option<SocketAddr>,
+}
+
+impl Settings {
+    /// The defaults, for a relay with these addresses, one of each family at most. The machine's own addresses have to be added to
+    /// [`PeerFilter::own`] by the caller, who knows them.
+    #[must_use]
+    pub fn new(realm: &str, relayed: Vec<RelayedIp>) -> Self {
+        Self {
+            serves_turn: true,
+            realm: realm.into(),
+            ports: defaults::RELAYED_PORTS,
+            can_set_dont_fragment: false,
+            limits: Limits::default(),
+            rate_limit: RateLimit { per_sec: defaults::RESPONSES_PER_SOURCE_PER_SEC, burst: defaults::RESPONSE_BURST_PER_SOURCE },
+            sources_max: defaults::SOURCES_MAX,
+            lifetime_max: defaults::LIFETIME_MAX,
+            nonce_lifetime: defaults::NONCE_LIFETIME,
+            peer_filter: PeerFilter {
+                own: relayed.iter().flat_map(|ip| [ip.local, ip.external]).collect(),
+                ..PeerFilter::default()
+            },
+            alternate: None,
+            relayed,
+        }
+    }
 }
 
 /// What all threads of a server have in common.
@@ -177,6 +203,7 @@ impl Shared {
     }
 
     /// The reverse: where our own machine reaches a relayed address.
+    #[inline]
     pub(crate) fn local(&self, address: SocketAddr) -> SocketAddr {
         self.settings
             .relayed
@@ -199,6 +226,8 @@ pub struct Relay {
     /// When allocations run out, as it was when they were made or last came up; checked against the allocation itself then.
     pub(crate) timers: BinaryHeap<Reverse<(Moment, u32, u32)>>,
     pub(crate) generation: u32,
+    /// The last reading of the clock, which a batch of packets has in common.
+    clock: (Instant, Moment),
 }
 
 impl Relay {
@@ -215,6 +244,7 @@ impl Relay {
             rng: StdRng::from_seed(seed),
             timers: BinaryHeap::new(),
             generation: 0,
+            clock: (shared.epoch, Moment::default()),
             shared,
         }
     }
@@ -251,7 +281,7 @@ impl Relay {
 
     /// Ends the allocations whose time has come.
     pub fn handle_timeout<'b>(&mut self, now: Instant, out: &mut impl Sink<'b>) {
-        let now = self.shared.moment(now);
+        let now = self.moment(now);
         while let Some(Reverse((at, slot, generation))) = self.timers.peek().copied() {
             if at > now {
                 break;
@@ -278,6 +308,14 @@ impl Relay {
     pub fn close<'b>(&mut self, out: &mut impl Sink<'b>) {
         let slots: Vec<usize> = self.allocations.iter().map(|(slot, _)| slot).collect();
         slots.into_iter().for_each(|slot| self.end_allocation(slot, out));
+    }
+
+    #[inline]
+    pub(crate) fn moment(&mut self, now: Instant) -> Moment {
+        if self.clock.0 != now {
+            self.clock = (now, self.shared.moment(now));
+        }
+        self.clock.1
     }
 
     pub(crate) fn end_allocation<'b>(&mut self, slot: usize, out: &mut impl Sink<'b>) {

@@ -9,7 +9,9 @@
 mod core;
 mod setup;
 mod stream;
-mod udp;
+#[cfg(target_os = "linux")]
+mod threads;
+pub(crate) mod udp;
 
 use std::future::Future;
 use std::io;
@@ -28,11 +30,13 @@ use tracing::info;
 use self::core::SharedCore;
 use crate::auth::Authenticator;
 use crate::config::Config;
-use crate::metrics::{Metrics, exporter};
+use crate::metrics::{AllMetrics, exporter};
 use crate::packet::ListenerId;
 use crate::quota::Usage;
 use crate::relay::{Relay, Shared};
 use crate::time::UnixTime;
+#[cfg(target_os = "linux")]
+use crate::worker::Worker;
 
 pub use setup::BindError;
 pub use udp::DATAGRAMS_PER_WAKE_MAX;
@@ -54,6 +58,9 @@ pub enum ServeError {
         /// What the system said last.
         source: io::Error,
     },
+    /// A thread can't be started, or panicked.
+    #[error("a thread of the server has failed")]
+    Thread(#[source] io::Error),
     /// A task of the server panicked: a mistake of ours.
     #[error("a task of the server panicked")]
     Task(#[source] tokio::task::JoinError),
@@ -73,18 +80,22 @@ pub enum Protocol {
 /// A relay whose addresses are taken. Datagrams that come before [`run`](Self::run) wait in the sockets.
 #[must_use]
 pub struct Server {
-    sockets: Vec<(SocketAddr, Arc<UdpSocket>)>,
+    listeners: Vec<SocketAddr>,
+    /// Sockets that this runtime reads, in the order of the listeners; none where threads do.
+    sockets: Vec<Arc<UdpSocket>>,
+    #[cfg(target_os = "linux")]
+    workers: Vec<Worker>,
     streams: Vec<(SocketAddr, TcpListener, Option<TlsAcceptor>)>,
     exporter: Option<(SocketAddr, TcpListener)>,
     core: SharedCore,
     shared: Arc<Shared>,
-    metrics: Arc<Metrics>,
+    metrics: AllMetrics,
     drain: Duration,
 }
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("sockets", &self.sockets).finish_non_exhaustive()
+        f.debug_struct("Server").field("listeners", &self.listeners).finish_non_exhaustive()
     }
 }
 
@@ -110,7 +121,11 @@ impl Server {
     /// # Panics
     /// As [`bind`](Self::bind).
     pub fn bind_with(config: Config, authenticator: Box<dyn Authenticator>, serves_turn: bool) -> Result<Self, BindError> {
-        let sockets = if config.listen.is_empty() { setup::bind_defaults()? } else { setup::bind_all(&config.listen)? };
+        let is_batched = cfg!(target_os = "linux") && config.is_batched;
+        let threads = if is_batched { config.threads.get() } else { 1 };
+        let listeners =
+            if config.listen.is_empty() { setup::bind_defaults(threads)? } else { setup::bind_all(&config.listen, threads)? };
+        listeners.iter().flat_map(|listener| &listener.sockets).for_each(udp::enlarge_buffers);
         let mut streams = Vec::new();
         for address in &config.listen_tcp {
             let (address, listener) = setup::bind_tcp(*address)?;
@@ -124,22 +139,46 @@ impl Server {
             }
         }
         let exporter = config.metrics.map(setup::bind_tcp).transpose()?;
-        let own_ports = sockets.iter().map(|(address, _)| *address).chain(streams.iter().map(|(address, ..)| *address));
+        let own_ports = listeners.iter().map(|listener| listener.address).chain(streams.iter().map(|(address, ..)| *address));
         let settings = setup::settings(&config, own_ports.collect(), serves_turn)?;
         info!(relayed = ?settings.relayed, serves_turn, "relay set up");
         let now = Instant::now();
         let shared = Shared::new(settings, authenticator, setup::random()?, now, UnixTime::now());
-        let relay = Relay::new(Arc::clone(&shared), 0, setup::random()?);
-        let metrics = Arc::clone(relay.metrics());
-        let listeners = sockets.iter().map(|(_, socket)| Arc::clone(socket)).collect();
+        // The last of the relays is the runtime's, for connections, and for UDP where there are no threads for it.
+        let relay = Relay::new(Arc::clone(&shared), threads as u16, setup::random()?);
+        let mut metrics = vec![Arc::clone(relay.metrics())];
+        let addresses: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
+        let senders = listeners.iter().map(setup::duplicate).collect::<Result<_, _>>()?;
         let connections = stream::Streams::new(config.streams_max, config.streams_per_address_max);
-        let core = SharedCore::new(relay, listeners, connections);
-        Ok(Self { sockets, streams, exporter, core, shared, metrics, drain: config.drain })
+        let core = SharedCore::new(relay, senders, connections);
+        let mut server = Self {
+            listeners: addresses,
+            sockets: Vec::new(),
+            #[cfg(target_os = "linux")]
+            workers: Vec::new(),
+            streams,
+            exporter,
+            core,
+            metrics: AllMetrics::new(Vec::new()),
+            drain: config.drain,
+            shared,
+        };
+        if is_batched {
+            #[cfg(target_os = "linux")]
+            {
+                server.workers = setup::workers(&server.shared, listeners)?;
+                metrics.extend(server.workers.iter().map(|worker| Arc::clone(worker.metrics())));
+            }
+        } else {
+            server.sockets = setup::into_tokio(listeners)?;
+        }
+        server.metrics = AllMetrics::new(metrics);
+        Ok(server)
     }
 
     /// UDP addresses served, with the ports the system gave.
     pub fn local_addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.sockets.iter().map(|(address, _)| *address)
+        self.listeners.iter().copied()
     }
 
     /// All addresses served.
@@ -159,8 +198,8 @@ impl Server {
 
     /// The counters, to read also while and after the server runs.
     #[must_use]
-    pub fn metrics(&self) -> Arc<Metrics> {
-        Arc::clone(&self.metrics)
+    pub fn metrics(&self) -> AllMetrics {
+        self.metrics.clone()
     }
 
     /// Whether TURN is served, beside STUN.
@@ -183,23 +222,25 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         let (stop, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
-        for (number, (address, socket)) in self.sockets.into_iter().enumerate() {
+        for (number, (address, socket)) in self.listeners.iter().copied().zip(self.sockets).enumerate() {
             // No machine has so many addresses.
             let id = ListenerId(u16::try_from(number).unwrap_or(u16::MAX));
             tasks.spawn(udp::serve_listener(self.core.clone(), socket, address, id, stopped.clone()));
         }
+        #[cfg(target_os = "linux")]
+        let workers = threads::Threads::start(self.workers, &mut tasks);
         for (_, listener, tls) in self.streams {
             tasks.spawn(stream::serve(self.core.clone(), listener, tls, stopped.clone()));
         }
         if let Some((_, listener)) = self.exporter {
-            tasks.spawn(exporter::serve(listener, Arc::clone(&self.metrics), stopped.clone()));
+            tasks.spawn(exporter::serve(listener, self.metrics.clone(), stopped.clone()));
         }
         tasks.spawn(tick(self.core.clone(), stopped));
         let drained = async {
             shutdown.await;
             // 1. No new allocations; those there are go on.
             self.shared.drain();
-            let _ = tokio::time::timeout(self.drain, drained(&self.core)).await;
+            let _ = tokio::time::timeout(self.drain, drained(&self.metrics)).await;
         };
         let result = tokio::select! {
             biased;
@@ -214,6 +255,8 @@ impl Server {
         }
         // 3. No task takes another packet; each finishes those it has read.
         stop.send_replace(true);
+        #[cfg(target_os = "linux")]
+        workers.stop();
         while tasks.join_next().await.is_some() {}
         result
     }
@@ -232,12 +275,8 @@ impl UsageReader {
 }
 
 /// Done when there is no allocation.
-async fn drained(core: &SharedCore) {
-    loop {
-        let left = core.lock().relay.allocation_count();
-        if left == 0 {
-            return;
-        }
+async fn drained(metrics: &AllMetrics) {
+    while metrics.snapshot().allocations() > 0 {
         tokio::time::sleep(DRAIN_POLL).await;
     }
 }

@@ -11,15 +11,18 @@ impl Moment {
     pub(crate) const NEVER: Self = Self(u64::MAX);
 
     /// Times before the beginning count as the beginning.
+    #[inline]
     pub(crate) fn new(epoch: Instant, now: Instant) -> Self {
         let elapsed = now.saturating_duration_since(epoch);
         Self(elapsed.as_secs() * 1_000_000_000 + u64::from(elapsed.subsec_nanos()))
     }
 
+    #[inline]
     pub(crate) fn after(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
     }
 
+    #[inline]
     pub(crate) fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }

@@ -149,8 +149,7 @@ mod tests {
     #[test]
     fn every_port_is_given_once_and_again_after_it_came_back() {
         let (ports, mut rng) = (Ports::new(50_000, 50_063), rng());
-        let mut given: HashSet<_> =
-            (0..64).map(|_| ports.take(Family::V4, Wanted::Any, NOW, &mut rng).unwrap()).collect();
+        let mut given: HashSet<_> = (0..64).map(|_| ports.take(Family::V4, Wanted::Any, NOW, &mut rng).unwrap()).collect();
         assert_eq!((given.len(), ports.take(Family::V4, Wanted::Any, NOW, &mut rng)), (64, None));
         assert!(ports.take(Family::V6, Wanted::Any, NOW, &mut rng).is_some(), "families don't share");
         let back = given.drain().next().unwrap();

@@ -180,7 +180,9 @@ mod tests {
         assert_eq!(granted("ann", "wrong", NOW).unwrap_err(), AuthRefusal::WrongPassword);
         assert_eq!(granted("bob", "secret", NOW).unwrap_err(), AuthRefusal::Unknown);
         let by_hash = |hash: [u8; 32], realm: &str| {
-            credentials().grant(Identity::Hash(&hash), realm, PasswordAlgorithm::Sha256, NOW, &|_| true).map(|grant| grant.username)
+            credentials()
+                .grant(Identity::Hash(&hash), realm, PasswordAlgorithm::Sha256, NOW, &|_| true)
+                .map(|grant| grant.username)
         };
         assert_eq!(by_hash(userhash("ann", REALM), REALM), Ok("ann".into()));
         assert_eq!(by_hash(userhash("ann", REALM), "elsewhere"), Err(AuthRefusal::Unknown));

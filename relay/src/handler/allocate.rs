@@ -52,6 +52,21 @@ struct Opened {
     external: SocketAddr,
 }
 
+/// What was opened for an allocation.
+struct Sockets {
+    opened: Vec<Opened>,
+    /// Token of the port after it, if that was asked for.
+    reservation: Option<[u8; 8]>,
+    /// Why the second of two families is missing.
+    missing: Option<Refusal>,
+}
+
+impl Sockets {
+    fn one(opened: Opened) -> Self {
+        Self { opened: vec![opened], reservation: None, missing: None }
+    }
+}
+
 impl Relay {
     pub(super) fn handle_allocate<'b>(
         &mut self,
@@ -78,9 +93,9 @@ impl Relay {
         }
         let client_share = subscriber(from.address.ip());
         let user = self.shared.shares.admit(&grant.account, grant.class, client_share, now).map_err(|refusal| match refusal {
-            AdmissionRefusal::UserAllocations => Refusal::USER_ALLOCATIONS,
-            AdmissionRefusal::AddressAllocations => Refusal::ADDRESS_ALLOCATIONS,
-            AdmissionRefusal::TotalAllocations => Refusal::TOTAL_ALLOCATIONS,
+            AdmissionRefusal::User => Refusal::USER_ALLOCATIONS,
+            AdmissionRefusal::Address => Refusal::ADDRESS_ALLOCATIONS,
+            AdmissionRefusal::Total => Refusal::TOTAL_ALLOCATIONS,
         })?;
         let made = self.open_and_insert(request, from, grant, user, client_share, &wish, now, out);
         if made.is_err() {
@@ -104,7 +119,7 @@ impl Relay {
         out: &mut impl Sink<'b>,
     ) -> Outcome<(usize, Option<Refusal>)> {
         let slot = self.allocations.vacant_key();
-        let (opened, reservation, missing) = self.open(slot, &grant.username, wish, now, out)?;
+        let Sockets { opened, reservation, missing } = self.open(slot, &grant.username, wish, now, out)?;
         let mut relayed = [None; 2];
         for socket in opened {
             relayed[socket.family.index()] = Some(socket.external);
@@ -161,19 +176,12 @@ impl Relay {
         Ok(())
     }
 
-    /// Opens what is wished for: sockets, token, and why the second family is missing.
-    fn open<'b>(
-        &mut self,
-        slot: usize,
-        username: &str,
-        wish: &Wish,
-        now: Moment,
-        out: &mut impl Sink<'b>,
-    ) -> Outcome<(Vec<Opened>, Option<[u8; 8]>, Option<Refusal>)> {
+    /// Opens what is wished for.
+    fn open<'b>(&mut self, slot: usize, username: &str, wish: &Wish, now: Moment, out: &mut impl Sink<'b>) -> Outcome<Sockets> {
         if let Some(token) = wish.token {
             let (family, port) = self.shared.ports.redeem(token, username, now).ok_or(Refusal::RESERVATION)?;
             return match self.open_port(slot, family, port, out) {
-                Ok(opened) => Ok((vec![opened], None, None)),
+                Ok(opened) => Ok(Sockets::one(opened)),
                 Err(_) => {
                     self.shared.ports.give_back(family, port);
                     Err(Refusal::PORTS)
@@ -191,14 +199,14 @@ impl Relay {
                     self.shared.ports.give_back(family, opened.external.port());
                     return Err(Refusal::PORTS);
                 }
-                Ok((vec![opened], token.flatten(), None))
+                Ok(Sockets { reservation: token.flatten(), ..Sockets::one(opened) })
             }
             Families::Both => {
                 let first = self.open_any(slot, Family::V4, wanted, now, out);
                 let second = self.open_any(slot, Family::V6, wanted, now, out);
                 match (first, second) {
-                    (Ok(first), Ok(second)) => Ok((vec![first, second], None, None)),
-                    (Ok(first), Err(refusal)) => Ok((vec![first], None, Some(refusal))),
+                    (Ok(first), Ok(second)) => Ok(Sockets { opened: vec![first, second], reservation: None, missing: None }),
+                    (Ok(first), Err(refusal)) => Ok(Sockets { missing: Some(refusal), ..Sockets::one(first) }),
                     // IPv4 was what the request is about; IPv6 comes on top (section 7.2, step 9 and what follows).
                     (Err(refusal), Ok(second)) => {
                         out.close_relayed(relayed_id(slot, Family::V6));

@@ -62,8 +62,7 @@ impl Refusal {
     }
 
     pub(super) const BAD_REQUEST: Self = Self::new(400, "", Response::BadRequest);
-    pub(super) const UNAUTHENTICATED: Self =
-        Self { is_challenge: true, ..Self::new(401, "", Response::Unauthenticated) };
+    pub(super) const UNAUTHENTICATED: Self = Self { is_challenge: true, ..Self::new(401, "", Response::Unauthenticated) };
     pub(super) const FORBIDDEN: Self = Self::new(403, "Forbidden peer address", Response::Forbidden);
     /// STUN only: said at once, so that a client turns elsewhere.
     pub(super) const NO_TURN: Self = Self::new(403, "", Response::Forbidden);
@@ -74,15 +73,12 @@ impl Refusal {
     pub(super) const TRANSPORT: Self = Self::new(442, "Unsupported Transport Protocol", Response::UnsupportedTransport);
     pub(super) const PEER_FAMILY: Self = Self::new(443, "Peer Address Family Mismatch", Response::PeerFamilyMismatch);
     pub(super) const USER_ALLOCATIONS: Self = Self::new(486, "Allocations of this user", Response::QuotaReached);
-    pub(super) const ADDRESS_ALLOCATIONS: Self =
-        Self::new(486, "Allocations of this client address", Response::QuotaReached);
-    pub(super) const TOTAL_ALLOCATIONS: Self =
-        Self::new(508, "Allocations of this relay", Response::InsufficientCapacity);
+    pub(super) const ADDRESS_ALLOCATIONS: Self = Self::new(486, "Allocations of this client address", Response::QuotaReached);
+    pub(super) const TOTAL_ALLOCATIONS: Self = Self::new(508, "Allocations of this relay", Response::InsufficientCapacity);
     pub(super) const PORTS: Self = Self::new(508, "No relayed port is free", Response::InsufficientCapacity);
     pub(super) const RESERVATION: Self = Self::new(508, "No such reservation", Response::InsufficientCapacity);
     pub(super) const DRAINING: Self = Self::new(508, "Relay is shutting down", Response::InsufficientCapacity);
-    pub(super) const PERMISSIONS: Self =
-        Self::new(508, "Permissions of this allocation", Response::InsufficientCapacity);
+    pub(super) const PERMISSIONS: Self = Self::new(508, "Permissions of this allocation", Response::InsufficientCapacity);
     pub(super) const CHANNELS: Self = Self::new(508, "Channels of this allocation", Response::InsufficientCapacity);
 
     pub(super) const fn unknown(knows_dont_fragment: bool) -> Self {

@@ -4,7 +4,6 @@
 //! address. What a client can take up is bounded in connections, bytes and time.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -13,9 +12,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::Metrics;
+use super::AllMetrics;
 use crate::server::{ServeError, told_to_stop};
-
 
 /// Connections at a time; one more waits in the listener's backlog until another ends.
 const CONNECTIONS_MAX: usize = 8;
@@ -31,7 +29,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 pub(crate) async fn serve(
     listener: TcpListener,
-    metrics: Arc<Metrics>,
+    metrics: AllMetrics,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
     let mut connections = JoinSet::new();
@@ -41,7 +39,7 @@ pub(crate) async fn serve(
             () = told_to_stop(&mut stopped) => return Ok(()),
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => { connections.spawn(exchange(stream, Arc::clone(&metrics))); }
+                Ok((stream, _)) => { connections.spawn(exchange(stream, metrics.clone())); }
                 Err(error) => {
                     debug!(%error, "cannot accept a metrics connection");
                     tokio::time::sleep(ACCEPT_RETRY).await;
@@ -51,7 +49,7 @@ pub(crate) async fn serve(
     }
 }
 
-async fn exchange(stream: TcpStream, metrics: Arc<Metrics>) {
+async fn exchange(stream: TcpStream, metrics: AllMetrics) {
     match tokio::time::timeout(EXCHANGE_TIMEOUT, answer(stream, &metrics)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "metrics connection failed"),
@@ -59,7 +57,7 @@ async fn exchange(stream: TcpStream, metrics: Arc<Metrics>) {
     }
 }
 
-async fn answer(mut stream: TcpStream, metrics: &Metrics) -> io::Result<()> {
+async fn answer(mut stream: TcpStream, metrics: &AllMetrics) -> io::Result<()> {
     let mut request = Vec::with_capacity(REQUEST_BYTES_MAX);
     while !request.ends_with(b"\r\n\r\n") && request.len() < REQUEST_BYTES_MAX {
         let room = (REQUEST_BYTES_MAX - request.len()) as u64;
@@ -77,7 +75,7 @@ async fn answer(mut stream: TcpStream, metrics: &Metrics) -> io::Result<()> {
     stream.shutdown().await
 }
 
-fn response(request: &[u8], metrics: &Metrics) -> (&'static str, String) {
+fn response(request: &[u8], metrics: &AllMetrics) -> (&'static str, String) {
     let mut words = request.split(|byte| byte.is_ascii_whitespace());
     match (words.next(), words.next()) {
         _ if !request.ends_with(b"\r\n\r\n") => ("400 Bad Request", "not a whole request\n".to_owned()),

@@ -126,12 +126,12 @@ pub struct Usage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct UserId(u32);
 
-/// Why no allocation is made.
+/// Whose number of allocations is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AdmissionRefusal {
-    UserAllocations,
-    AddressAllocations,
-    TotalAllocations,
+    User,
+    Address,
+    Total,
 }
 
 /// What an allocation may still send before it has to ask again.
@@ -264,16 +264,16 @@ impl Shares {
     ) -> Result<UserId, AdmissionRefusal> {
         let accounts = &mut *self.lock();
         if accounts.allocations >= self.limits.allocations_max {
-            return Err(AdmissionRefusal::TotalAllocations);
+            return Err(AdmissionRefusal::Total);
         }
         let of_address = accounts.by_address.get(&address).map_or(0, |address| address.allocations);
         if of_address >= self.limits.allocations_per_address_max {
-            return Err(AdmissionRefusal::AddressAllocations);
+            return Err(AdmissionRefusal::Address);
         }
         let known = accounts.by_name.get(name).copied();
         let of_user = known.and_then(|id| accounts.users.get(id as usize)).map_or(0, |user| user.usage.allocations);
         if of_user >= self.limits.allocations_per_user_max {
-            return Err(AdmissionRefusal::UserAllocations);
+            return Err(AdmissionRefusal::User);
         }
         let id = known.unwrap_or_else(|| self.enter(accounts, name, now));
         let user = &mut accounts.users[id as usize];

@@ -129,7 +129,11 @@ mod tests {
         assert_eq!(taken(&mut rates, "192.0.2.1", 100, now), 5);
         assert_eq!(taken(&mut rates, "192.0.2.1", 100, now.after(Duration::from_millis(100))), 1);
         assert_eq!(taken(&mut rates, "192.0.2.1", 100, now.after(Duration::from_millis(400))), 3);
-        assert_eq!(taken(&mut rates, "192.0.2.1", 100, now.after(Duration::from_secs(3600))), 5, "a pause earns the burst, no more");
+        assert_eq!(
+            taken(&mut rates, "192.0.2.1", 100, now.after(Duration::from_secs(3600))),
+            5,
+            "a pause earns the burst, no more"
+        );
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub(super) struct Core {
 pub(super) struct SharedCore(Arc<Mutex<Core>>);
 
 impl SharedCore {
-    pub(super) fn new(relay: Relay, listeners: Vec<Arc<UdpSocket>>, streams: Streams) -> Self {
+    pub(super) fn new(relay: Relay, listeners: Vec<std::net::UdpSocket>, streams: Streams) -> Self {
         let metrics = Arc::clone(relay.metrics());
         Self(Arc::new_cyclic(|core| {
             let net = Net { core: core.clone(), listeners, relayed: Vec::new(), streams, metrics, scratch: Vec::new() };
@@ -111,7 +111,8 @@ struct Relayed {
 #[derive(Debug)]
 pub(super) struct Net {
     core: Weak<Mutex<Core>>,
-    listeners: Vec<Arc<UdpSocket>>,
+    /// The relay's own addresses, to send from.
+    listeners: Vec<std::net::UdpSocket>,
     relayed: Vec<Option<Relayed>>,
     pub(super) streams: Streams,
     metrics: Arc<Metrics>,
@@ -126,7 +127,7 @@ impl Net {
 
     fn send_datagram(&self, transport: Transport, to: SocketAddr, bytes: &[u8]) {
         let Transport::Datagram(listener) = transport else { return };
-        let sent = self.listeners.get(usize::from(listener.0)).map(|socket| socket.try_send_to(bytes, to));
+        let sent = self.listeners.get(usize::from(listener.0)).map(|socket| socket.send_to(bytes, to));
         if let Some(Err(error)) = sent {
             self.metrics.count_unsent(&error);
         }
@@ -152,7 +153,8 @@ impl<'b> Sink<'b> for Net {
 
     fn to_peer(&mut self, from: RelayedId, to: SocketAddr, data: &'b [u8], dont_fragment: bool) {
         let Some(relayed) = self.relayed.get_mut(from.index()).and_then(Option::as_mut) else { return };
-        if relayed.dont_fragment != dont_fragment && udp::set_dont_fragment(&relayed.socket, dont_fragment).is_ok() {
+        if relayed.dont_fragment != dont_fragment && udp::set_dont_fragment(&*relayed.socket, to.is_ipv4(), dont_fragment).is_ok()
+        {
             relayed.dont_fragment = dont_fragment;
         }
         if let Err(error) = relayed.socket.try_send_to(data, to) {
@@ -165,9 +167,9 @@ impl<'b> Sink<'b> for Net {
     }
 
     fn open_relayed(&mut self, id: RelayedId, address: SocketAddr) -> io::Result<()> {
-        let socket = Arc::new(udp::bind(address)?);
+        let socket = Arc::new(UdpSocket::from_std(udp::bind(address)?)?);
         // A new socket doesn't set DF, as a client that wants it says so packet by packet.
-        let dont_fragment = udp::set_dont_fragment(&socket, false).is_err();
+        let dont_fragment = udp::set_dont_fragment(&*socket, address.is_ipv4(), false).is_err();
         let task = udp::spawn_relayed(self.core.clone(), Arc::clone(&socket), id);
         if self.relayed.len() <= id.index() {
             self.relayed.resize_with(id.index() + 1, || None);

@@ -1,7 +1,7 @@
 //! From a configuration to sockets and settings.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::{ServerConfig, crypto::ring};
 use tracing::{info, warn};
@@ -18,7 +18,11 @@ use super::{prepare, udp};
 use crate::config::Config;
 use crate::defaults;
 use crate::peer_filter::{PeerFilter, is_public};
+#[cfg(target_os = "linux")]
+use crate::relay::{Relay, Shared};
 use crate::relay::{RelayedIp, Settings};
+#[cfg(target_os = "linux")]
+use crate::worker::Worker;
 
 /// Connections waiting to be taken.
 const BACKLOG: i32 = 128;
@@ -62,17 +66,20 @@ pub enum BindError {
     /// TURN is to be served, and no address of this machine was found to relay at.
     #[error("no address to relay at was found: name one of this machine's")]
     NoRelayedAddress,
+    /// A thread's means of waiting can't be had.
+    #[error("cannot set up a thread")]
+    Threads(#[source] io::Error),
     /// The system gives no randomness.
     #[error("the system gives no random numbers")]
     Random(#[source] io::Error),
 }
 
 /// Takes the default addresses. A machine without IPv6 (or without IPv4) is served at what it has.
-pub(super) fn bind_defaults() -> Result<Vec<(SocketAddr, Arc<UdpSocket>)>, BindError> {
+pub(super) fn bind_defaults(threads: usize) -> Result<Vec<Listener>, BindError> {
     let mut sockets = Vec::new();
     let mut missing = None;
     for address in defaults::LISTEN {
-        match bind_udp(address) {
+        match bind_udp(address, threads) {
             Ok(socket) => sockets.push(socket),
             Err(source) if is_family_missing(&source) => {
                 warn!(%address, error = %source, "address family is not available");
@@ -99,15 +106,69 @@ const EAFNOSUPPORT: i32 = 97;
 #[cfg(not(target_os = "linux"))]
 const EAFNOSUPPORT: i32 = 47;
 
-pub(super) fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<(SocketAddr, Arc<UdpSocket>)>, BindError> {
-    addresses.iter().map(|&address| bind_udp(address).map_err(|source| BindError::Address { address, source })).collect()
+pub(super) fn bind_all(addresses: &[SocketAddr], threads: usize) -> Result<Vec<Listener>, BindError> {
+    let bind = |&address: &SocketAddr| bind_udp(address, threads).map_err(|source| BindError::Address { address, source });
+    addresses.iter().map(bind).collect()
 }
 
-fn bind_udp(address: SocketAddr) -> io::Result<(SocketAddr, Arc<UdpSocket>)> {
-    let socket = udp::bind(address)?;
-    let address = socket.local_addr()?;
-    info!(%address, "serving over udp");
-    Ok((address, Arc::new(socket)))
+/// One of the relay's own UDP addresses.
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) address: SocketAddr,
+    /// One socket for each thread.
+    pub(super) sockets: Vec<UdpSocket>,
+}
+
+fn bind_udp(address: SocketAddr, threads: usize) -> io::Result<Listener> {
+    let alone = udp::bind(address)?;
+    let address = alone.local_addr()?;
+    let sockets = if threads == 1 {
+        vec![alone]
+    } else {
+        // A shared address can be had by several servers of one user, each of which then gets a part of the packets. The first bind
+        // has shown that there is no other one.
+        drop(alone);
+        (0..threads).map(|_| udp::bind_shared(address)).collect::<io::Result<_>>()?
+    };
+    info!(%address, threads, "serving over udp");
+    Ok(Listener { address, sockets })
+}
+
+/// A socket to send from at a listener's address.
+pub(super) fn duplicate(listener: &Listener) -> Result<UdpSocket, BindError> {
+    let address = listener.address;
+    let missing = || io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let socket = listener.sockets.first().ok_or_else(missing).and_then(UdpSocket::try_clone);
+    socket.map_err(|source| BindError::Address { address, source })
+}
+
+/// The sockets for the runtime to read.
+pub(super) fn into_tokio(listeners: Vec<Listener>) -> Result<Vec<Arc<tokio::net::UdpSocket>>, BindError> {
+    let mut sockets = Vec::new();
+    for Listener { address, sockets: one } in listeners {
+        for socket in one {
+            let socket = tokio::net::UdpSocket::from_std(socket).map_err(|source| BindError::Address { address, source })?;
+            sockets.push(Arc::new(socket));
+        }
+    }
+    Ok(sockets)
+}
+
+/// Threads' relays with their sockets: the first of each listener for the first thread, and so on.
+#[cfg(target_os = "linux")]
+pub(super) fn workers(shared: &Arc<Shared>, listeners: Vec<Listener>) -> Result<Vec<Worker>, BindError> {
+    let threads = listeners.first().map_or(0, |listener| listener.sockets.len());
+    let mut by_thread: Vec<Vec<UdpSocket>> = Vec::new();
+    by_thread.resize_with(threads, Vec::new);
+    for listener in listeners {
+        by_thread.iter_mut().zip(listener.sockets).for_each(|(sockets, socket)| sockets.push(socket));
+    }
+    let mut workers = Vec::new();
+    for (number, sockets) in by_thread.into_iter().enumerate() {
+        let relay = Relay::new(Arc::clone(shared), number as u16, random()?);
+        workers.push(Worker::new(relay, sockets, std::time::Instant::now()).map_err(BindError::Threads)?);
+    }
+    Ok(workers)
 }
 
 pub(super) fn bind_tcp(address: SocketAddr) -> Result<(SocketAddr, TcpListener), BindError> {
@@ -203,7 +264,7 @@ fn relayed_ips(config: &Config, listeners: &[SocketAddr]) -> Result<Vec<RelayedI
 
 fn outgoing_ip(elsewhere: SocketAddr) -> Option<IpAddr> {
     let any: SocketAddr = if elsewhere.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let socket = std::net::UdpSocket::bind(any).ok()?;
+    let socket = UdpSocket::bind(any).ok()?;
     socket.connect(elsewhere).ok()?;
     socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_unspecified())
 }

@@ -1,13 +1,14 @@
 //! Plain UDP: one task for each socket, one system call for each packet.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::UdpSocket;
+use tokio::net::UdpSocket as TokioSocket;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -25,16 +26,36 @@ const RECEIVE_FAILURES_MAX: u32 = 1_000;
 /// Pause after a failure of receiving: trying at once would burn the time that may be needed to get well.
 const RECEIVE_RETRY: Duration = Duration::from_millis(10);
 
+/// Bytes asked for the buffers of a listener in the kernel, each way: at 160 bytes some 5,000 datagrams, a tenth of a second at 50,000
+/// a second. The system lowers it to what it allows (`net.core.rmem_max`), silently.
+const LISTENER_BUFFER_BYTES: usize = 4 << 20;
+
 /// A nonblocking socket bound to the address. IPv6 serves IPv6 only, so that both families can have the same port.
-pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
+pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     super::prepare(&socket, address)?;
-    UdpSocket::from_std(socket.into())
+    Ok(socket.into())
+}
+
+/// The same, where several sockets, one for each thread, can have the address: a client's packets then come to always the same one.
+pub(super) fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    #[cfg(unix)]
+    socket.set_reuse_port(true)?;
+    super::prepare(&socket, address)?;
+    Ok(socket.into())
+}
+
+/// Gives a listener room in the kernel for what comes while its thread is busy. Less than asked for makes for loss under load, not for failure.
+pub(super) fn enlarge_buffers(socket: &UdpSocket) {
+    let socket = socket2::SockRef::from(socket);
+    let _ = socket.set_recv_buffer_size(LISTENER_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(LISTENER_BUFFER_BYTES);
 }
 
 /// Whether DF is set in the packets of this socket (RFC 8656 section 14). Packets too long for the path are fragmented, or dropped.
-pub(super) fn set_dont_fragment(socket: &UdpSocket, dont_fragment: bool) -> io::Result<()> {
-    if socket.local_addr()?.is_ipv4() {
+pub(crate) fn set_dont_fragment(socket: &impl AsFd, is_ipv4: bool, dont_fragment: bool) -> io::Result<()> {
+    if is_ipv4 {
         let mode = if dont_fragment { Ipv4PathMtuDiscovery::DO } else { Ipv4PathMtuDiscovery::DONT };
         set_ip_mtu_discover(socket, mode)?;
     } else {
@@ -47,7 +68,7 @@ pub(super) fn set_dont_fragment(socket: &UdpSocket, dont_fragment: bool) -> io::
 /// Receives from clients until told to stop.
 pub(super) async fn serve_listener(
     core: SharedCore,
-    socket: Arc<UdpSocket>,
+    socket: Arc<TokioSocket>,
     address: SocketAddr,
     id: ListenerId,
     mut stopped: watch::Receiver<bool>,
@@ -59,9 +80,8 @@ pub(super) async fn serve_listener(
             () = told_to_stop(&mut stopped) => return Ok(()),
             readable = socket.readable() => readable,
         };
-        let handled = readable.and_then(|()| {
-            core.lock().receive_from_clients(&socket, Transport::Datagram(id), DATAGRAMS_PER_WAKE_MAX)
-        });
+        let handled =
+            readable.and_then(|()| core.lock().receive_from_clients(&socket, Transport::Datagram(id), DATAGRAMS_PER_WAKE_MAX));
         match handled {
             Ok(()) => failures = 0,
             Err(source) => {
@@ -79,7 +99,7 @@ pub(super) async fn serve_listener(
 }
 
 /// Receives from peers until the socket is closed, which aborts the task.
-pub(super) fn spawn_relayed(core: Weak<Mutex<Core>>, socket: Arc<UdpSocket>, id: RelayedId) -> AbortHandle {
+pub(super) fn spawn_relayed(core: Weak<Mutex<Core>>, socket: Arc<TokioSocket>, id: RelayedId) -> AbortHandle {
     let task = tokio::spawn(async move {
         loop {
             let readable = socket.readable().await;

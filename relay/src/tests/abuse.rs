@@ -23,7 +23,7 @@ fn no_forbidden_destination_is_reached_in_any_way() {
         let peer = SocketAddr::new(text.parse().unwrap(), 53);
         assert_eq!(ann.permit(&mut lab, &[peer]).code(), 403, "{text}");
         assert_eq!(ann.bind(&mut lab, 0x4000, peer).code(), 403, "{text}");
-        lab.from_client(ann.path, &send_indication(peer, b"x", NOTHING));
+        lab.client_sends(ann.path, &send_indication(peer, b"x", NOTHING));
         lab.assert_silent();
         refused += 1;
     }
@@ -40,12 +40,12 @@ fn the_machines_other_ports_are_out_of_reach_behind_a_permission_for_a_relayed_a
     assert_eq!(ann.permit(&mut lab, &[relayed]).code(), 0, "for a pair");
     for port in [22, 3_478, 49_999, 51_000] {
         let peer = SocketAddr::new(relayed.ip(), port);
-        lab.from_client(ann.path, &send_indication(peer, b"x", NOTHING));
+        lab.client_sends(ann.path, &send_indication(peer, b"x", NOTHING));
         assert_eq!(ann.bind(&mut lab, 0x4000, peer).code(), 403, "{port}");
     }
     assert_eq!(lab.dropped(DropReason::ForbiddenPeer), 4);
     let unused = SocketAddr::new(relayed.ip(), if relayed.port() == 50_000 { 50_001 } else { 50_000 });
-    lab.from_client(ann.path, &send_indication(unused, b"x", NOTHING));
+    lab.client_sends(ann.path, &send_indication(unused, b"x", NOTHING));
     assert_eq!(lab.dropped(DropReason::NoSuchRelayedAddress), 1);
     assert_eq!(ann.permit(&mut lab, &[address(&format!("{LOCAL_V4}:1"))]).code(), 403, "its address inside the NAT");
     lab.assert_silent();
@@ -83,11 +83,11 @@ fn a_hundred_thousand_forged_requests_leave_no_trace_and_disturb_nobody() {
             2 => forger.request(Method::CREATE_PERMISSION, NOTHING),
             _ => channel_data(0x4000, b"forged"),
         };
-        lab.from_client(path, &packet);
+        lab.client_sends(path, &packet);
         answered += lab.sink.to_clients.drain(..).count();
         if count % 100 == 0 {
-            lab.from_client(ann.path, &channel_data(0x4000, b"voice"));
-            lab.from_peer(PEER, relayed, b"voice", 64);
+            lab.client_sends(ann.path, &channel_data(0x4000, b"voice"));
+            lab.peer_sends(PEER, relayed, b"voice", 64);
             relayed_packets += lab.sink.to_peers.drain(..).count() + lab.sink.to_clients.drain(..).count();
         }
     }
@@ -97,7 +97,9 @@ fn a_hundred_thousand_forged_requests_leave_no_trace_and_disturb_nobody() {
     assert_eq!(lab.relay.shared().shares.usage().len(), 1);
     assert_eq!(lab.relay.rates.capacity(), 1_024, "sources remembered, from the start");
     assert_eq!(ann.refresh(&mut lab, 600).code(), 0);
-    eprintln!("{FORGED} forged: {answered} answered, 1 allocation, 1 path, 1 timer, 1 user kept, 2000 of 2000 packets of a call relayed");
+    eprintln!(
+        "{FORGED} forged: {answered} answered, 1 allocation, 1 path, 1 timer, 1 user kept, 2000 of 2000 packets of a call relayed"
+    );
 }
 
 #[test]
@@ -105,7 +107,7 @@ fn a_source_has_its_share_of_challenges_and_no_more() {
     let mut lab = Lab::with(|settings| settings.rate_limit = RateLimit { per_sec: 10, burst: 3 });
     let mut answered = 0;
     for count in 0..100 {
-        lab.from_client(udp("192.0.2.1:1"), &unsigned(Method::ALLOCATE, count));
+        lab.client_sends(udp("192.0.2.1:1"), &unsigned(Method::ALLOCATE, count));
         answered += lab.sink.to_clients.drain(..).count();
     }
     assert_eq!((answered, lab.dropped(DropReason::RateLimited)), (3, 97));
@@ -122,7 +124,7 @@ fn a_source_has_its_share_of_challenges_and_no_more() {
 fn own_responses_sent_back_start_no_loop() {
     let mut lab = Lab::new();
     let response = lab.exchange(udp("192.0.2.1:9"), &unsigned(Method::ALLOCATE, 1));
-    lab.from_client(udp("192.0.2.1:9"), &response);
+    lab.client_sends(udp("192.0.2.1:9"), &response);
     lab.assert_silent();
 }
 
@@ -157,7 +159,7 @@ proptest! {
         let mut lab = Lab::new();
         let source = if over_ipv6 { "[2001:db8::1]:9" } else { "192.0.2.1:9" };
         for packet in packets.iter().chain([&packets[0][..20].to_vec()]) {
-            lab.from_client(udp(source), packet);
+            lab.client_sends(udp(source), packet);
             for (_, response) in lab.sink.to_clients.drain(..) {
                 prop_assert!(response.len() as f64 <= AMPLIFICATION_MAX * packet.len() as f64, "{} to {}", response.len(), packet.len());
                 prop_assert!(Message::parse(&response).is_ok());

@@ -23,10 +23,10 @@ fn channel_data_reaches_the_peer_and_its_answer_the_client() {
     let (ann, relayed) = ann_and_peer(&mut lab);
     for data in [&b""[..], b"x", &[7; 160], &[7; 60_000]] {
         // Padding after the data is no part of it.
-        lab.from_client(ann.path, &[&channel_data(0x4000, data)[..], &[0xEE; 3]].concat());
+        lab.client_sends(ann.path, &[&channel_data(0x4000, data)[..], &[0xEE; 3]].concat());
         assert_eq!(lab.taken_by_peer(), (address(PEER), data.to_vec(), false));
         for headroom in [0, 3, 4, 64] {
-            lab.from_peer(PEER, relayed, data, headroom);
+            lab.peer_sends(PEER, relayed, data, headroom);
             assert_eq!(lab.taken(), (ann.path, channel_data(0x4000, data)));
         }
     }
@@ -47,17 +47,17 @@ fn indications_reach_the_peer_and_its_answer_the_client() {
     ann.permit(&mut lab, &[address(PEER), address(PEER_V6)]);
     for (peer, relayed) in [PEER, PEER_V6].into_iter().zip(relayed) {
         for data in [&b""[..], b"x", b"xyz", &[7; 1_200]] {
-            lab.from_client(ann.path, &send_indication(address(peer), data, NOTHING));
+            lab.client_sends(ann.path, &send_indication(address(peer), data, NOTHING));
             assert_eq!(lab.taken_by_peer(), (address(peer), data.to_vec(), false));
             for headroom in [0, 4, HEADROOM_BYTES] {
-                lab.from_peer(peer, relayed, data, headroom);
+                lab.peer_sends(peer, relayed, data, headroom);
                 let (to, bytes) = lab.taken();
                 assert_eq!((to, bytes.len() % 4), (ann.path, 0));
                 assert_eq!(read_data(&bytes), (address(peer), data.to_vec()));
             }
         }
     }
-    lab.from_client(ann.path, &send_indication(address(PEER), b"x", &|m| m.attribute(AttributeType::DONT_FRAGMENT, b"")));
+    lab.client_sends(ann.path, &send_indication(address(PEER), b"x", &|m| m.attribute(AttributeType::DONT_FRAGMENT, b"")));
     assert_eq!(lab.taken_by_peer(), (address(PEER), b"x".to_vec(), true));
 }
 
@@ -85,15 +85,15 @@ fn what_may_not_pass_is_dropped_with_its_reason() {
     ];
     for (path, packet, reason) in cases {
         let before = lab.dropped(reason);
-        lab.from_client(path, &packet);
+        lab.client_sends(path, &packet);
         lab.assert_silent();
         assert_eq!(lab.dropped(reason), before + 1, "{reason:?}");
     }
-    lab.from_peer("8.8.4.4:5000", relayed, b"x", 64);
+    lab.peer_sends("8.8.4.4:5000", relayed, b"x", 64);
     assert_eq!(lab.dropped(DropReason::PeerNotPermitted), 1);
     lab.assert_silent();
     // Another port of a permitted address is let in, without a channel.
-    lab.from_peer("8.8.8.8:6000", relayed, b"x", 64);
+    lab.peer_sends("8.8.8.8:6000", relayed, b"x", 64);
     assert_eq!(read_data(&lab.taken().1).0, address("8.8.8.8:6000"));
 }
 
@@ -112,9 +112,9 @@ fn a_pair_with_channels_is_served_in_place_and_at_once() {
     assert_eq!(bob.bind(&mut lab, 0x4777, at_ann).code(), 0);
     for data in [&b""[..], b"x", &[7; 1_200]] {
         lab.sink.in_place = 0;
-        lab.from_client_without_headroom(ann.path, &channel_data(0x4005, data));
+        lab.client_sends_without_headroom(ann.path, &channel_data(0x4005, data));
         assert_eq!(lab.taken(), (bob.path, channel_data(0x4777, data)));
-        lab.from_client_without_headroom(bob.path, &channel_data(0x4777, data));
+        lab.client_sends_without_headroom(bob.path, &channel_data(0x4777, data));
         assert_eq!(lab.taken(), (ann.path, channel_data(0x4005, data)));
         assert_eq!(lab.sink.in_place, 2);
     }
@@ -128,22 +128,26 @@ fn a_pair_works_with_every_mixture_of_channels_and_indications() {
     ann.permit(&mut lab, &[at_bob]);
     bob.permit(&mut lab, &[at_ann]);
     let data = b"some data";
-    lab.from_client(ann.path, &send_indication(at_bob, data, NOTHING));
+    lab.client_sends(ann.path, &send_indication(at_bob, data, NOTHING));
     let (to, bytes) = lab.taken();
     assert_eq!((to, read_data(&bytes)), (bob.path, (at_ann, data.to_vec())));
     // A channel at the sender only.
     ann.bind(&mut lab, 0x4000, at_bob);
     for headroom in [true, false] {
         let packet = channel_data(0x4000, data);
-        if headroom { lab.from_client(ann.path, &packet) } else { lab.from_client_without_headroom(ann.path, &packet) }
+        if headroom {
+            lab.client_sends(ann.path, &packet)
+        } else {
+            lab.client_sends_without_headroom(ann.path, &packet)
+        }
         assert_eq!(read_data(&lab.taken().1), (at_ann, data.to_vec()));
     }
     // At both; the sender learns of the other's without asking.
     bob.bind(&mut lab, 0x4001, at_ann);
-    lab.from_client(ann.path, &channel_data(0x4000, data));
+    lab.client_sends(ann.path, &channel_data(0x4000, data));
     assert_eq!(lab.taken(), (bob.path, channel_data(0x4001, data)));
     // At the receiver only.
-    lab.from_client(bob.path, &send_indication(at_ann, data, NOTHING));
+    lab.client_sends(bob.path, &send_indication(at_ann, data, NOTHING));
     assert_eq!(lab.taken(), (ann.path, channel_data(0x4000, data)));
 }
 
@@ -155,7 +159,7 @@ fn a_pair_needs_both_permissions_as_long_as_they_last() {
     bob.refresh(&mut lab, 3_600);
     ann.bind(&mut lab, 0x4000, at_bob);
     let send = |lab: &mut Lab| {
-        lab.from_client(udp("192.0.2.1:1"), &channel_data(0x4000, b"x"));
+        lab.client_sends(udp("192.0.2.1:1"), &channel_data(0x4000, b"x"));
         !std::mem::take(&mut lab.sink.to_clients).is_empty()
     };
     assert!(!send(&mut lab), "bob hasn't permitted ann");
@@ -179,16 +183,16 @@ fn a_relayed_address_that_goes_to_somebody_else_is_not_mistaken() {
     let [(mut ann, at_ann), (mut bob, at_bob)] = pair(&mut lab);
     ann.bind(&mut lab, 0x4000, at_bob);
     bob.bind(&mut lab, 0x4000, at_ann);
-    lab.from_client(ann.path, &channel_data(0x4000, b"x"));
+    lab.client_sends(ann.path, &channel_data(0x4000, b"x"));
     assert_eq!(lab.taken().0, bob.path);
     bob.refresh(&mut lab, 0);
     let mut cid = Client::bob("192.0.2.3:3");
     assert_eq!(cid.allocate(&mut lab), at_bob, "the only port left");
-    lab.from_client(ann.path, &channel_data(0x4000, b"x"));
+    lab.client_sends(ann.path, &channel_data(0x4000, b"x"));
     lab.assert_silent();
     assert_eq!(lab.dropped(DropReason::PairNotPermitted), 1);
     cid.permit(&mut lab, &[at_ann]);
-    lab.from_client(ann.path, &channel_data(0x4000, b"x"));
+    lab.client_sends(ann.path, &channel_data(0x4000, b"x"));
     let (to, bytes) = lab.taken();
     assert_eq!((to, read_data(&bytes).0), (cid.path, at_ann));
 }
@@ -201,9 +205,9 @@ fn a_pair_on_two_threads_is_served_at_once_too() {
     let (at_ann, at_bob) = (ann.allocate(&mut one), bob.allocate(&mut other));
     ann.bind(&mut one, 0x4000, at_bob);
     bob.bind(&mut other, 0x4001, at_ann);
-    one.from_client(ann.path, &channel_data(0x4000, b"x"));
+    one.client_sends(ann.path, &channel_data(0x4000, b"x"));
     assert_eq!(one.taken(), (bob.path, channel_data(0x4001, b"x")));
-    other.from_client(bob.path, &channel_data(0x4001, b"y"));
+    other.client_sends(bob.path, &channel_data(0x4001, b"y"));
     assert_eq!(other.taken(), (ann.path, channel_data(0x4000, b"y")));
 }
 
@@ -215,13 +219,13 @@ fn a_stream_of_another_thread_is_reached_through_the_sockets() {
     let (at_ann, at_bob) = (ann.allocate(&mut one), bob.allocate(&mut other));
     ann.bind(&mut one, 0x4000, at_bob);
     bob.bind(&mut other, 0x4001, at_ann);
-    one.from_client(ann.path, &channel_data(0x4000, b"x"));
+    one.client_sends(ann.path, &channel_data(0x4000, b"x"));
     let (to, data, _) = one.taken_by_peer();
     assert_eq!(to.to_string(), format!("{LOCAL_V4}:{}", at_bob.port()), "where this machine knows it");
-    other.from_peer(&format!("{LOCAL_V4}:{}", at_ann.port()), at_bob, &data, 64);
+    other.peer_sends(&format!("{LOCAL_V4}:{}", at_ann.port()), at_bob, &data, 64);
     assert_eq!(other.taken(), (bob.path, channel_data(0x4001, b"x")));
     // Towards UDP there is no detour.
-    other.from_client(bob.path, &channel_data(0x4001, b"y"));
+    other.client_sends(bob.path, &channel_data(0x4001, b"y"));
     assert_eq!(other.taken(), (ann.path, channel_data(0x4000, b"y")));
 }
 
@@ -231,7 +235,7 @@ fn a_client_may_talk_to_itself() {
     let mut ann = Client::ann("192.0.2.1:1");
     let relayed = ann.allocate(&mut lab);
     ann.bind(&mut lab, 0x4000, relayed);
-    lab.from_client(ann.path, &channel_data(0x4000, b"x"));
+    lab.client_sends(ann.path, &channel_data(0x4000, b"x"));
     assert_eq!(lab.taken(), (ann.path, channel_data(0x4000, b"x")));
 }
 
@@ -241,7 +245,7 @@ fn the_same_address_on_two_listeners_is_two_clients() {
     let (mut ann, _) = ann_and_peer(&mut lab);
     let mut twin = ann.clone();
     twin.path.transport = Transport::Datagram(ListenerId(1));
-    lab.from_client(twin.path, &channel_data(0x4000, b"x"));
+    lab.client_sends(twin.path, &channel_data(0x4000, b"x"));
     assert_eq!(lab.dropped(DropReason::NoAllocation), 1);
     twin.allocate(&mut lab);
     assert_eq!(lab.relay.allocation_count(), 2);
@@ -261,8 +265,8 @@ fn rates_drop_and_name_themselves() {
         let mut lab = Lab::with(|settings| change(&mut settings.limits));
         let (ann, relayed) = ann_and_peer(&mut lab);
         for _ in 0..100 {
-            lab.from_client(ann.path, &channel_data(0x4000, &[7; 1_000]));
-            lab.from_peer(PEER, relayed, &[7; 1_000], 64);
+            lab.client_sends(ann.path, &channel_data(0x4000, &[7; 1_000]));
+            lab.peer_sends(PEER, relayed, &[7; 1_000], 64);
         }
         let passed = lab.sink.to_peers.len() + lab.sink.to_clients.len();
         assert!((1..=12).contains(&passed), "{reason:?}: {passed} of 200 passed");

@@ -7,10 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::auth::{Credentials, Key, PasswordAlgorithm, Users};
-use crate::defaults;
 use crate::metrics::{DropReason, Snapshot};
 use crate::packet::{ClientPath, HEADROOM_BYTES, ListenerId, Packet, Payload, RelayedId, Sink, StreamId, Transport};
-use crate::peer_filter::PeerFilter;
 use crate::quota::{Limits, RateLimit, ServiceClass};
 use crate::relay::{Relay, RelayedIp, Settings, Shared};
 use crate::stun::attribute::AttributeType;
@@ -46,22 +44,17 @@ pub(super) fn stream(text: &str, number: u32) -> ClientPath {
 
 pub(super) fn settings() -> Settings {
     let ip = |text: &str| text.parse().expect("a literal address");
+    let relayed = vec![
+        RelayedIp { local: ip(LOCAL_V4), external: ip(EXTERNAL_V4) },
+        RelayedIp { local: ip(RELAYED_V6), external: ip(RELAYED_V6) },
+    ];
     Settings {
-        serves_turn: true,
-        realm: REALM.into(),
-        relayed: vec![
-            RelayedIp { local: ip(LOCAL_V4), external: ip(EXTERNAL_V4) },
-            RelayedIp { local: ip(RELAYED_V6), external: ip(RELAYED_V6) },
-        ],
         ports: (50_000, 50_999),
         can_set_dont_fragment: true,
         limits: Limits { user_bytes_per_sec: 0, user_packets_per_sec: 0, ..Limits::default() },
         rate_limit: RateLimit { per_sec: 1_000_000, burst: 1_000_000 },
         sources_max: 64,
-        lifetime_max: defaults::LIFETIME_MAX,
-        nonce_lifetime: defaults::NONCE_LIFETIME,
-        peer_filter: PeerFilter { own: vec![ip(LOCAL_V4), ip(EXTERNAL_V4), ip(RELAYED_V6)], ..PeerFilter::default() },
-        alternate: None,
+        ..Settings::new(REALM, relayed)
     }
 }
 
@@ -147,18 +140,18 @@ impl Lab {
         self.now += time;
     }
 
-    pub(super) fn from_client(&mut self, path: ClientPath, packet: &[u8]) {
+    pub(super) fn client_sends(&mut self, path: ClientPath, packet: &[u8]) {
         let mut buffer = [&[0xEE; HEADROOM_BYTES], packet].concat();
         self.relay.handle_client(Packet::new(&mut buffer, HEADROOM_BYTES), path, self.now, &mut self.sink);
     }
 
-    pub(super) fn from_client_without_headroom(&mut self, path: ClientPath, packet: &[u8]) {
+    pub(super) fn client_sends_without_headroom(&mut self, path: ClientPath, packet: &[u8]) {
         let mut buffer = packet.to_vec();
         self.relay.handle_client(Packet::without_headroom(&mut buffer), path, self.now, &mut self.sink);
     }
 
     /// A packet on the socket that is open at this relayed address, as the machine knows it.
-    pub(super) fn from_peer(&mut self, peer: &str, relayed: SocketAddr, data: &[u8], headroom: usize) {
+    pub(super) fn peer_sends(&mut self, peer: &str, relayed: SocketAddr, data: &[u8], headroom: usize) {
         let local = self.relay.shared().local(relayed);
         let (id, _) = self.sink.open.iter().find(|(_, open)| **open == local).expect("an open relayed socket");
         let id = *id;
@@ -183,7 +176,7 @@ impl Lab {
     }
 
     pub(super) fn exchange(&mut self, path: ClientPath, packet: &[u8]) -> Vec<u8> {
-        self.from_client(path, packet);
+        self.client_sends(path, packet);
         let (to, bytes) = self.taken();
         assert_eq!(to, path);
         bytes

@@ -50,7 +50,7 @@ fn a_fingerprint_is_answered_with_one_and_a_wrong_one_not_at_all() {
         let response = answered(&mut lab, "192.0.2.1:9", &packet);
         assert_eq!(response.message().check_fingerprint(), Check::Valid);
         packet[10] ^= 1;
-        lab.from_client(udp("192.0.2.1:9"), &packet);
+        lab.client_sends(udp("192.0.2.1:9"), &packet);
         lab.assert_silent();
     }
     assert_eq!(lab.dropped(DropReason::WrongFingerprint), 2);
@@ -89,7 +89,7 @@ fn what_is_no_request_gets_no_response() {
         (plain(Class::Request, Method::from_number(0x0FF), NOTHING), DropReason::UnknownMethod),
     ] {
         let before = lab.dropped(reason);
-        lab.from_client(udp("192.0.2.1:9"), &packet);
+        lab.client_sends(udp("192.0.2.1:9"), &packet);
         lab.assert_silent();
         assert_eq!(lab.dropped(reason), before + 1, "{packet:?}");
     }
@@ -101,7 +101,7 @@ fn sources_nobody_can_be_answered_at_are_ignored() {
     for source in
         ["192.0.2.1:0", "0.0.0.0:9", "224.0.0.1:9", "255.255.255.255:9", "[ff02::1]:9", "[::]:9", "[::ffff:224.0.0.1]:9"]
     {
-        lab.from_client(udp(source), &plain(Class::Request, Method::BINDING, NOTHING));
+        lab.client_sends(udp(source), &plain(Class::Request, Method::BINDING, NOTHING));
         lab.assert_silent();
     }
     assert_eq!(lab.dropped(DropReason::UnusableSource), 7);
@@ -181,10 +181,7 @@ fn code_400_for_halves_of_credentials_and_altered_offers() {
                 .attribute(AttributeType::PASSWORD_ALGORITHM, &[0, 1, 0, 0])
         },
     ];
-    fn whole<'m>(
-        message: MessageBuilder<'m>,
-        nonce: &[u8],
-    ) -> Result<MessageBuilder<'m>, crate::stun::EncodeError> {
+    fn whole<'m>(message: MessageBuilder<'m>, nonce: &[u8]) -> Result<MessageBuilder<'m>, crate::stun::EncodeError> {
         message
             .attribute(AttributeType::USERNAME, b"ann")?
             .attribute(AttributeType::REALM, b"halloo")?
@@ -268,9 +265,16 @@ fn code_400_for_what_cannot_be_asked_together_or_is_malformed() {
     let token = [7; 8];
     let fills: [Fill<'_>; 10] = [
         &|m| m.attribute(AttributeType::RESERVATION_TOKEN, &token)?.attribute(AttributeType::EVEN_PORT, &[0]),
-        &|m| m.attribute(AttributeType::RESERVATION_TOKEN, &token)?.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &FAMILY_V4),
-        &|m| m.attribute(AttributeType::RESERVATION_TOKEN, &token)?.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_V6),
-        &|m| m.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &FAMILY_V4)?.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_V6),
+        &|m| {
+            m.attribute(AttributeType::RESERVATION_TOKEN, &token)?.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &FAMILY_V4)
+        },
+        &|m| {
+            m.attribute(AttributeType::RESERVATION_TOKEN, &token)?.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_V6)
+        },
+        &|m| {
+            m.attribute(AttributeType::REQUESTED_ADDRESS_FAMILY, &FAMILY_V4)?
+                .attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_V6)
+        },
         &|m| m.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_V4),
         &|m| m.attribute(AttributeType::ADDITIONAL_ADDRESS_FAMILY, &FAMILY_V6)?.attribute(AttributeType::EVEN_PORT, &[0x80]),
         &|m| m.attribute(AttributeType::EVEN_PORT, &[]),
@@ -398,7 +402,8 @@ fn a_port_somebody_else_has_is_passed_over_and_other_failures_are_508() {
     // Nothing of the failed ones was kept.
     let taken: usize = (0..999)
         .filter(|port| {
-            let mut client = Client::new(udp(&format!("192.0.3.{}:{}", port % 250, 1_000 + port)), &format!("{}:u{port}", 2_000_000), "");
+            let mut client =
+                Client::new(udp(&format!("192.0.3.{}:{}", port % 250, 1_000 + port)), &format!("{}:u{port}", 2_000_000), "");
             client.password = Credentials::issue(SECRET, &format!("u{port}"), UnixTime(2_000_000)).1;
             client.ask(&mut lab, Method::ALLOCATE, &with_udp).code() == 0
         })
@@ -430,7 +435,7 @@ fn code_403_for_peers_that_are_never_reached() {
     assert_eq!((response.code(), response.phrase()), (403, "Forbidden peer address".into()));
     assert_eq!(ann.bind(&mut lab, 0x4000, address("10.0.0.1:1")).code(), 403);
     assert_eq!(ann.bind(&mut lab, 0x4000, address("8.8.8.8:0")).code(), 403);
-    lab.from_peer(PEER, lab_relayed(&lab), b"x", 64);
+    lab.peer_sends(PEER, lab_relayed(&lab), b"x", 64);
     assert_eq!(lab.dropped(DropReason::PeerNotPermitted), 1, "none of the refused request was installed");
 }
 
@@ -482,7 +487,7 @@ fn lifetimes_are_kept_within_limits_and_run_out() {
     assert_eq!(lab.relay.allocation_count(), 1, "it was prolonged");
     lab.now = lab.relay.poll_timeout().expect("another timer");
     // Before the timer is handled nothing gets through already.
-    lab.from_client(ann.path, &channel_data(0x4000, b"x"));
+    lab.client_sends(ann.path, &channel_data(0x4000, b"x"));
     assert_eq!(lab.dropped(DropReason::NoAllocation), 1);
     lab.tick();
     assert_eq!((lab.relay.allocation_count(), lab.sink.open.len(), lab.relay.poll_timeout()), (0, 0, None));
@@ -552,20 +557,20 @@ fn permissions_last_five_minutes_and_channels_ten() {
     ann.refresh(&mut lab, 3_600);
     ann.bind(&mut lab, 0x4000, address(PEER));
     lab.pass(PERMISSION_LIFETIME - Duration::from_secs(1));
-    lab.from_peer(PEER, relayed, b"x", 64);
+    lab.peer_sends(PEER, relayed, b"x", 64);
     lab.taken();
     lab.pass(Duration::from_secs(1));
-    lab.from_peer(PEER, relayed, b"x", 64);
+    lab.peer_sends(PEER, relayed, b"x", 64);
     assert_eq!(lab.dropped(DropReason::PeerNotPermitted), 1);
     ann.permit(&mut lab, &[address(PEER)]);
     lab.pass(CHANNEL_LIFETIME - PERMISSION_LIFETIME - Duration::from_secs(1));
-    lab.from_client(ann.path, &channel_data(0x4000, b"x"));
+    lab.client_sends(ann.path, &channel_data(0x4000, b"x"));
     lab.taken_by_peer();
     lab.pass(Duration::from_secs(1));
     ann.permit(&mut lab, &[address(PEER)]);
-    lab.from_client(ann.path, &channel_data(0x4000, b"x"));
+    lab.client_sends(ann.path, &channel_data(0x4000, b"x"));
     assert_eq!(lab.dropped(DropReason::UnknownChannel), 1);
-    lab.from_peer(PEER, relayed, b"x", 64);
+    lab.peer_sends(PEER, relayed, b"x", 64);
     assert_eq!(read_data(&lab.taken().1), (address(PEER), b"x".to_vec()), "without its channel");
 }
 

@@ -80,25 +80,25 @@ fn perform(lab: &mut Lab, clients: &mut [Client], step: &Step) {
         }
         Step::Send { client, peer: index, bytes } => {
             let packet = send_indication(peer(lab, *index), &vec![7; *bytes], NOTHING);
-            lab.from_client(clients[*client].path, &packet);
+            lab.client_sends(clients[*client].path, &packet);
         }
         Step::Channel { client, number, bytes } => {
-            lab.from_client_without_headroom(clients[*client].path, &channel_data(*number, &vec![7; *bytes]));
+            lab.client_sends_without_headroom(clients[*client].path, &channel_data(*number, &vec![7; *bytes]));
         }
         Step::FromPeer { peer: index, bytes, headroom } => {
             let from = peer(lab, *index).to_string();
             let open = lab.sink.open.values().next().copied();
             if let Some(local) = open {
                 let relayed = lab.relay.shared().external(local);
-                lab.from_peer(&from, relayed, &vec![7; *bytes], *headroom);
+                lab.peer_sends(&from, relayed, &vec![7; *bytes], *headroom);
             }
         }
-        Step::Garbage { client, bytes } => lab.from_client(clients[*client].path, bytes),
+        Step::Garbage { client, bytes } => lab.client_sends(clients[*client].path, bytes),
         Step::Mangled { client, at, bit } => {
             let mut packet = clients[*client].request(Method::ALLOCATE, &with_udp);
             let index = at % packet.len();
             packet[index] ^= 1 << bit;
-            lab.from_client(clients[*client].path, &packet);
+            lab.client_sends(clients[*client].path, &packet);
         }
         Step::Pass { seconds } => lab.pass(Duration::from_secs(*seconds)),
         Step::Tick => lab.tick(),

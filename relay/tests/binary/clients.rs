@@ -72,8 +72,11 @@ fn lab(ip: &str) -> (Relay, tempfile::TempDir) {
     let directory = tempfile::tempdir().expect("a directory");
     let (certificate, key) = certificate(directory.path());
     let address = SocketAddr::new(ip.parse().expect("a literal address"), 0).to_string();
-    let arguments = ["--listen", &address, "--listen-tcp", &address, "--listen-tls", &address, "--tls-cert", &certificate, "--tls-key", &key];
-    let relay = Relay::start(&[&arguments[..], &["--user", "user:password", "--lab", "--metrics", "127.0.0.1:0", "--drain", "0"]].concat());
+    let arguments =
+        ["--listen", &address, "--listen-tcp", &address, "--listen-tls", &address, "--tls-cert", &certificate, "--tls-key", &key];
+    let relay = Relay::start(
+        &[&arguments[..], &["--user", "user:password", "--lab", "--metrics", "127.0.0.1:0", "--drain", "0"]].concat(),
+    );
     (relay, directory)
 }
 
@@ -82,8 +85,10 @@ fn relays_without_loss(ip: &str, scheme: &str, arguments: &[&str]) {
     let (relay, _directory) = lab(ip);
     let server = relay.address(scheme);
     let (port, ip) = (server.port().to_string(), server.ip().to_string());
-    let (printed, is_success) =
-        output_of(TURN_CLIENT, &[&["-u", "user", "-w", "password", "-n", "30", "-m", "2", "-p", &port], arguments, &[&ip]].concat());
+    let (printed, is_success) = output_of(
+        TURN_CLIENT,
+        &[&["-u", "user", "-w", "password", "-n", "30", "-m", "2", "-p", &port], arguments, &[&ip]].concat(),
+    );
     assert!(is_success, "{printed}");
     assert!(printed.contains("Total lost packets 0 (0.000000%), total send dropped 0 (0.000000%)"), "{printed}");
     let relayed = relay.counters("halloo_relay_relayed_packets_total");
@@ -106,7 +111,11 @@ fn all_relay_without_loss(runs: &[(&str, &str, &[&str])]) {
 
 #[test]
 fn coturns_turn_client_loses_nothing_over_udp() {
-    all_relay_without_loss(&[("127.0.0.1", "turn", &["-y"]), ("127.0.0.1", "turn", &["-y", "-s", "-c"]), ("::1", "turn", &["-y", "-x"])]);
+    all_relay_without_loss(&[
+        ("127.0.0.1", "turn", &["-y"]),
+        ("127.0.0.1", "turn", &["-y", "-s", "-c"]),
+        ("::1", "turn", &["-y", "-x"]),
+    ]);
 }
 
 #[test]
@@ -132,6 +141,19 @@ fn coturns_turn_client_reaches_a_peer_beyond_the_relay() {
     ]);
 }
 
+/// A socket at the relay's own address that can't be taken for a relayed one: what the system gives for port 0 may be in that range.
+fn outside_relayed_ports(ip: &str) -> UdpSocket {
+    let mut tried = Vec::new();
+    for socket in std::iter::repeat_with(|| UdpSocket::bind((ip, 0)).expect("a free port")).take(1_000) {
+        if socket.local_addr().expect("bound").port() < 49_152 {
+            return socket;
+        }
+        // Kept, so that the system doesn't give the same again.
+        tried.push(socket);
+    }
+    panic!("no free port below 49152")
+}
+
 /// Sends every datagram back, until dropped.
 struct Echo {
     port: u16,
@@ -141,7 +163,7 @@ struct Echo {
 
 impl Echo {
     fn start(ip: &str) -> Self {
-        let socket = UdpSocket::bind((ip, 0)).expect("a free port");
+        let socket = outside_relayed_ports(ip);
         let port = socket.local_addr().expect("bound").port();
         // How long dropping it may take.
         socket.set_read_timeout(Some(Duration::from_millis(50))).expect("a timeout can be set");

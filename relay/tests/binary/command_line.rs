@@ -106,7 +106,8 @@ fn a_file_that_is_no_certificate_exits_1_and_is_named() {
 fn passwords_are_in_no_complaint_and_no_log() {
     let output = run(&["--user", "hidden-password"]);
     assert!(!text(&output.stderr).contains("hidden-password: ") && output.status.code() == Some(2));
-    let output = run(&["--user", "ann:hidden", "--auth-secret", "hidden", "--listen", LOOPBACK, "--relay-ip", "192.0.2.1", "-vv"]);
+    let output =
+        run(&["--user", "ann:hidden", "--auth-secret", "hidden", "--listen", LOOPBACK, "--relay-ip", "192.0.2.1", "-vv"]);
     let complaint = text(&output.stderr);
     assert!(complaint.contains("192.0.2.1") && !complaint.contains("hidden"), "{complaint}");
 }

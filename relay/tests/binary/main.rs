@@ -3,8 +3,11 @@
 //!
 //! Loopback and ports the system gives only.
 
+mod browser;
 mod clients;
 mod command_line;
 mod harness;
 mod library;
 mod serving;
+mod soak;
+mod telephone;

@@ -50,9 +50,10 @@ impl Sender {
             self.owed -= 1.0;
             self.sent += 1;
             let paid = self.lease.pay(self.bytes);
-            let paid = paid.then_some(()).ok_or(()).or_else(|()| {
-                shares.pay_anew(self.user, self.address, &mut self.lease, self.bytes, now)
-            });
+            let paid = paid
+                .then_some(())
+                .ok_or(())
+                .or_else(|()| shares.pay_anew(self.user, self.address, &mut self.lease, self.bytes, now));
             match paid {
                 Ok(()) => self.passed += 1,
                 Err(reason) if !self.refusals.contains(&reason) => self.refusals.push(reason),
@@ -154,10 +155,8 @@ fn equal_demands_get_equal_shares() {
 fn classes_are_served_in_their_order() {
     let (shares, start) = (Shares::new(Limits { total_bytes_per_sec: 100_000, ..unlimited() }), Moment::default());
     let classes = [ServiceClass::First, ServiceClass::Normal, ServiceClass::Last];
-    let mut senders: Vec<_> = classes
-        .into_iter()
-        .map(|class| Sender::new(&shares, &format!("{class:?}"), class, 1, 1_000, 60.0, start))
-        .collect();
+    let mut senders: Vec<_> =
+        classes.into_iter().map(|class| Sender::new(&shares, &format!("{class:?}"), class, 1, 1_000, 60.0, start)).collect();
     let warm = run(&shares, &mut senders, start, Duration::from_secs(2));
     senders.iter_mut().for_each(|sender| (sender.sent, sender.passed) = (0, 0));
     run(&shares, &mut senders, warm, Duration::from_secs(10));
@@ -173,11 +172,11 @@ fn allocations_are_counted_for_users_addresses_and_all() {
     let admit = |name: &str, address: u8| shares.admit(name, ServiceClass::Normal, ip(address), now);
     let first = admit("ann", 1).unwrap();
     admit("ann", 1).unwrap();
-    assert_eq!(admit("ann", 1), Err(AdmissionRefusal::UserAllocations));
+    assert_eq!(admit("ann", 1), Err(AdmissionRefusal::User));
     admit("bob", 1).unwrap();
-    assert_eq!(admit("cid", 1), Err(AdmissionRefusal::AddressAllocations));
+    assert_eq!(admit("cid", 1), Err(AdmissionRefusal::Address));
     admit("cid", 2).unwrap();
-    assert_eq!(admit("dan", 3), Err(AdmissionRefusal::TotalAllocations));
+    assert_eq!(admit("dan", 3), Err(AdmissionRefusal::Total));
     shares.dismiss(first, ip(1), Lease::default());
     admit("dan", 3).unwrap();
 }
