@@ -1,6 +1,6 @@
 //! The runtime's relay and its sockets, under one lock: what its tasks share. It serves connections, and UDP where no threads do.
 //!
-//! [`Net`] is the part that sends and opens, [`udp`](super::udp) the part that receives datagrams, [`stream`](super::stream) the part that holds connections.
+//! [`Net`] is the part that sends and opens, [`udp`] the part that receives datagrams, [`stream`](super::stream) the part that holds connections.
 //! The threads' counterpart of all this is `crate::worker`. What goes from a client there to one here comes through the relayed sockets; the
 //! other way it leaves at once, from a listener's socket that both have.
 
