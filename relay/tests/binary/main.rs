@@ -9,4 +9,5 @@ mod command_line;
 mod harness;
 mod library;
 mod serving;
+mod soak;
 mod telephone;
