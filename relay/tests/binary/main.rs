@@ -9,5 +9,4 @@ mod command_line;
 mod harness;
 mod library;
 mod serving;
-mod soak;
 mod telephone;
