@@ -2,11 +2,10 @@
 
 use std::net::SocketAddr;
 
-use halloo_relay::auth::{Key, PasswordAlgorithm};
 use halloo_relay::stun::attribute::AttributeType;
 use halloo_relay::stun::{Class, Message, MessageBuilder, Method, TransactionId};
 
-use crate::harness::{DEADLINE, Relay, client, exchange, fetch};
+use crate::harness::{DEADLINE, Relay, allocate, client, exchange, fetch, turn_request, with_udp};
 
 fn binding_request(id: u8) -> Vec<u8> {
     let mut buffer = [0; 64];
@@ -129,62 +128,33 @@ fn metrics_answer_only_what_they_are_for() {
     assert_eq!(status(&"x".repeat(4_096)), "HTTP/1.1 400");
 }
 
-/// An allocation of `ann`'s, made with the two requests it takes; gives the key and the last nonce.
-fn allocate(client: &std::net::UdpSocket) -> (Key, Vec<u8>) {
-    let key = Key::new(PasswordAlgorithm::Md5, "ann", "halloo", "secret");
-    let challenge = exchange(client, &request(Method::ALLOCATE, None));
-    let challenge = Message::parse(&challenge).expect("a stun message");
-    let nonce = challenge.attribute(AttributeType::NONCE).expect("a nonce").value.to_vec();
-    let response = exchange(client, &request(Method::ALLOCATE, Some((&key, &nonce))));
-    assert_eq!(Message::parse(&response).expect("a stun message").class(), Class::Success);
-    (key, nonce)
-}
-
-fn request(method: Method, credential: Option<(&Key, &[u8])>) -> Vec<u8> {
-    let mut buffer = [0; 512];
-    let message = MessageBuilder::begin(&mut buffer, Class::Request, method, TransactionId([method.number() as u8; 12]));
-    let message = message.and_then(|message| match method {
-        Method::ALLOCATE => message.attribute(AttributeType::REQUESTED_TRANSPORT, &[17, 0, 0, 0]),
-        _ => message.attribute(AttributeType::LIFETIME, &[0; 4]),
-    });
-    let message = message.and_then(|message| match credential {
-        None => Ok(message),
-        Some((key, nonce)) => message
-            .attribute(AttributeType::USERNAME, b"ann")?
-            .attribute(AttributeType::REALM, b"halloo")?
-            .attribute(AttributeType::NONCE, nonce)?
-            .message_integrity_sha1(key.as_bytes()),
-    });
-    let length = message.expect("512 bytes hold a request").finish();
-    buffer[..length].to_vec()
-}
-
 const WITH_ANN: &[&str] = &["--listen", "127.0.0.1:0", "--user", "ann:secret", "--lab"];
 
 #[test]
 fn it_drains_until_the_last_allocation_has_ended() {
     let mut relay = Relay::start(WITH_ANN);
     let (ann, bob) = (client(relay.addresses()[0]), client(relay.addresses()[0]));
-    let (key, nonce) = allocate(&ann);
+    let (key, nonce, _) = allocate(&ann);
+    let ended = [(AttributeType::LIFETIME, vec![0; 4])];
     relay.send_signal("TERM");
     // Told that it is shutting down, which also shows that the signal has arrived.
-    let challenge = exchange(&bob, &request(Method::ALLOCATE, None));
+    let challenge = exchange(&bob, &turn_request(Method::ALLOCATE, None, 1, &with_udp()));
     let challenge = Message::parse(&challenge).expect("a stun message");
     let bobs_nonce = challenge.attribute(AttributeType::NONCE).expect("a nonce").value;
     let started = std::time::Instant::now();
     loop {
-        let response = exchange(&bob, &request(Method::ALLOCATE, Some((&key, bobs_nonce))));
+        let response = exchange(&bob, &turn_request(Method::ALLOCATE, Some((&key, bobs_nonce)), 2, &with_udp()));
         let response = Message::parse(&response).expect("a stun message");
         if let Some(code) = response.attribute(AttributeType::ERROR_CODE) {
             assert_eq!(code.error_code().expect("a right code").code, 508);
             break;
         }
         // Before the signal: made, and given back.
-        exchange(&bob, &request(Method::REFRESH, Some((&key, bobs_nonce))));
+        exchange(&bob, &turn_request(Method::REFRESH, Some((&key, bobs_nonce)), 3, &ended));
         assert!(started.elapsed() < DEADLINE);
     }
     assert!(relay.is_running(), "ann is still there");
-    exchange(&ann, &request(Method::REFRESH, Some((&key, &nonce))));
+    exchange(&ann, &turn_request(Method::REFRESH, Some((&key, &nonce)), 4, &ended));
     assert_eq!(relay.wait().code(), Some(0));
 }
 
