@@ -35,6 +35,7 @@ use crate::allocation::{Allocation, Family, relayed_id};
 use crate::auth::Authenticator;
 use crate::auth::nonce::Nonces;
 use crate::defaults;
+use crate::handler::REALM_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::packet::{ClientPath, Sink, StreamId};
 use crate::peer_filter::PeerFilter;
@@ -129,6 +130,9 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     /// `secret` has to be random, and may be the same after a restart: then nonces stay good.
+    ///
+    /// # Panics
+    /// If the realm is longer than [`REALM_BYTES_MAX`].
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -137,6 +141,7 @@ impl Shared {
         now: Instant,
         unix_now: UnixTime,
     ) -> Arc<Self> {
+        assert!(settings.realm.len() <= REALM_BYTES_MAX, "a realm has at most {REALM_BYTES_MAX} bytes");
         let hash_secret = u64::from_le_bytes(*secret.first_chunk().expect("32 bytes have 8"));
         Arc::new(Self {
             nonces: Nonces::new(secret, settings.nonce_lifetime, authenticator.knows_hashes()),
