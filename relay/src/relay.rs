@@ -43,6 +43,9 @@ use crate::quota::share::Shares;
 use crate::quota::{Limits, RateLimit, SourceRates};
 use crate::time::{Moment, UnixTime};
 
+/// Timers of ended allocations that are kept, beside as many as there are allocations, before they are cleared out.
+const IDLE_TIMERS_MAX: usize = 64;
+
 /// The address relayed sockets of one family are bound to, and what peers see of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RelayedIp {
@@ -336,5 +339,16 @@ impl Relay {
         }
         self.shared.shares.dismiss(allocation.owner.user, allocation.owner.client_share, allocation.lease);
         self.metrics.count_allocation_ended();
+        self.forget_timers();
+    }
+
+    /// Timers of allocations that ended early would stay for an hour: a client that allocates and gives back all the time must not fill memory with them.
+    fn forget_timers(&mut self) {
+        if self.timers.len() > 2 * self.allocations.len() + IDLE_TIMERS_MAX {
+            let allocations = &self.allocations;
+            self.timers.retain(|Reverse((_, slot, generation))| {
+                allocations.get(*slot as usize).is_some_and(|allocation| allocation.generation == *generation)
+            });
+        }
     }
 }
