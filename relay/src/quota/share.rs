@@ -2,7 +2,7 @@
 //!
 //! **Leases.** A packet is paid for out of its allocation's [`Lease`], some packets' worth that were taken from the accounts in
 //! advance: one subtraction a packet, and a look at the accounts, which all threads share, only when the lease is used up. What
-//! is left of a lease goes back when a new one is taken or the allocation ends. So a limit is kept to within one lease for each allocation: some 25 to 100 ms
+//! is left of a lease goes back when a new one is taken or the allocation ends. So a limit is kept to within one lease for each allocation: some 50 to 200 ms
 //! of what it uses.
 //!
 //! **Rates** of a user and of an address are token buckets, full after [`BURST`].
@@ -43,10 +43,10 @@ const LEASE_FIRST: [f64; 2] = [1_500.0, 1.0];
 const LEASE_DOUBLINGS_MAX: u8 = 8;
 
 /// A lease that lasts less is too small.
-const LEASE_SHORT: Duration = Duration::from_millis(25);
+const LEASE_SHORT: Duration = Duration::from_millis(50);
 
 /// A lease that lasts longer is too large.
-const LEASE_LONG: Duration = Duration::from_millis(100);
+const LEASE_LONG: Duration = Duration::from_millis(200);
 
 /// Part of a second's, or of a tick's allowance, that is paid in advance: several allocations of a user have to get along.
 const LEASE_PART: f64 = 1.0 / 16.0;
@@ -229,6 +229,8 @@ pub(crate) struct Shares {
     user_rates: [f64; 2],
     address_rates: [f64; 2],
     total_rates: [f64; 2],
+    /// No rate is limited: large leases take nothing from anybody.
+    is_unlimited: bool,
     accounts: Mutex<Accounts>,
 }
 
@@ -265,10 +267,14 @@ impl Shares {
     pub(crate) fn new(limits: Limits) -> Self {
         // Rates beyond 2^52 bytes a second would lose precision; there are none.
         let rates = |bytes: u64, packets: u64| [bytes as f64, packets as f64];
+        let user_rates = rates(limits.user_bytes_per_sec, limits.user_packets_per_sec);
+        let address_rates = rates(limits.address_bytes_per_sec, limits.address_packets_per_sec);
+        let total_rates = rates(limits.total_bytes_per_sec, limits.total_packets_per_sec);
         Self {
-            user_rates: rates(limits.user_bytes_per_sec, limits.user_packets_per_sec),
-            address_rates: rates(limits.address_bytes_per_sec, limits.address_packets_per_sec),
-            total_rates: rates(limits.total_bytes_per_sec, limits.total_packets_per_sec),
+            is_unlimited: [user_rates, address_rates, total_rates].as_flattened().iter().all(|rate| *rate == 0.0),
+            user_rates,
+            address_rates,
+            total_rates,
             limits,
             accounts: Mutex::default(),
         }
@@ -362,7 +368,7 @@ impl Shares {
             return Err(reason);
         }
         let accounts = &mut *self.lock();
-        let doublings = lease.next_doublings(now);
+        let doublings = if self.is_unlimited { LEASE_DOUBLINGS_MAX } else { lease.next_doublings(now) };
         let granted_at = lease.granted_at;
         accounts.settle(id, address, lease);
         self.divide_if_due(accounts, now);

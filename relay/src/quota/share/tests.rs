@@ -236,7 +236,7 @@ fn many_quiet_allocations_of_one_user_hold_nothing_back() {
 
 #[test]
 fn a_busy_allocation_asks_rarely() {
-    let (shares, start) = (Shares::new(unlimited()), Moment::default());
+    let (shares, start) = (Shares::new(Limits { total_bytes_per_sec: 100_000_000, ..unlimited() }), Moment::default());
     let mut senders = [Sender::new(&shares, "ann", ServiceClass::Normal, 1, 160, 20_000.0, start)];
     run(&shares, &mut senders, start, Duration::from_secs(1));
     assert_eq!(senders[0].lease.doublings, LEASE_DOUBLINGS_MAX);
