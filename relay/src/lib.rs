@@ -22,7 +22,8 @@
 //! - [`auth`]: credentials, nonces; [`peer_filter`]: where the relay never sends.
 //! - [`packet`]: what goes in and out; [`relay`]: the state machine, without sockets and clock. Its data path is in `forward`, its
 //!   requests in [`handler`], its tables in `allocation`.
-//! - [`server`]: sockets, tasks, orderly end. [`metrics`]: what was done and left undone, with reasons.
+//! - `io`: many datagrams for one system call; `worker`: a thread that relays with it (both for Linux).
+//! - [`server`]: sockets, threads, tasks, orderly end. [`metrics`]: what was done and left undone, with reasons.
 //! - [`config`]: the file and the struct; [`defaults`]: every default and why.
 
 mod allocation;

@@ -35,12 +35,16 @@ use crate::allocation::{Allocation, Family, relayed_id};
 use crate::auth::Authenticator;
 use crate::auth::nonce::Nonces;
 use crate::defaults;
+use crate::handler::REALM_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::packet::{ClientPath, Sink, StreamId};
 use crate::peer_filter::PeerFilter;
 use crate::quota::share::Shares;
 use crate::quota::{Limits, RateLimit, SourceRates};
 use crate::time::{Moment, UnixTime};
+
+/// Timers of ended allocations that are kept, beside as many as there are allocations, before they are cleared out.
+const IDLE_TIMERS_MAX: usize = 64;
 
 /// The address relayed sockets of one family are bound to, and what peers see of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +133,9 @@ impl fmt::Debug for Shared {
 
 impl Shared {
     /// `secret` has to be random, and may be the same after a restart: then nonces stay good.
+    ///
+    /// # Panics
+    /// If the realm is longer than [`REALM_BYTES_MAX`].
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -137,6 +144,7 @@ impl Shared {
         now: Instant,
         unix_now: UnixTime,
     ) -> Arc<Self> {
+        assert!(settings.realm.len() <= REALM_BYTES_MAX, "a realm has at most {REALM_BYTES_MAX} bytes");
         let hash_secret = u64::from_le_bytes(*secret.first_chunk().expect("32 bytes have 8"));
         Arc::new(Self {
             nonces: Nonces::new(secret, settings.nonce_lifetime, authenticator.knows_hashes()),
@@ -331,5 +339,16 @@ impl Relay {
         }
         self.shared.shares.dismiss(allocation.owner.user, allocation.owner.client_share, allocation.lease);
         self.metrics.count_allocation_ended();
+        self.forget_timers();
+    }
+
+    /// Timers of allocations that ended early would stay for an hour: a client that allocates and gives back all the time must not fill memory with them.
+    fn forget_timers(&mut self) {
+        if self.timers.len() > 2 * self.allocations.len() + IDLE_TIMERS_MAX {
+            let allocations = &self.allocations;
+            self.timers.retain(|Reverse((_, slot, generation))| {
+                allocations.get(*slot as usize).is_some_and(|allocation| allocation.generation == *generation)
+            });
+        }
     }
 }

@@ -1,8 +1,10 @@
-//! Sockets and tasks around [`Relay`].
+//! Sockets, threads and tasks around [`Relay`].
 //!
 //! [`Server::bind`] takes the addresses, [`Server::run`] serves until told to stop, and then for as long as there are allocations or
-//! [`Config::drain`] allows. UDP sockets are read up to [`DATAGRAMS_PER_WAKE_MAX`] datagrams at a time; nothing ever waits for room to
-//! send: what doesn't fit a socket's buffer is dropped and counted.
+//! [`Config::drain`] allows. On Linux UDP is served by [`Config::threads`] threads of their own, each with a relay and a socket at each address
+//! (`worker`). Connections, and UDP where there are no such threads, are the runtime's, with one relay for all of them; there sockets are
+//! read up to [`DATAGRAMS_PER_WAKE_MAX`] datagrams at a time. Nobody waits long for room to send: what doesn't fit a socket's buffer is
+//! dropped and counted.
 //!
 //! Each IPv6 socket serves IPv6 only, so that both families can have the same port.
 

@@ -16,6 +16,9 @@ pub(crate) const RESERVATION_LIFETIME: Duration = Duration::from_secs(30);
 /// Reservations at a time. Each is a port as well, and belongs to an allocation made within the last 30 s.
 const RESERVATIONS_MAX: usize = 1_024;
 
+/// Reservations of one user at a time, which would otherwise grow by allocating and giving back.
+const RESERVATIONS_PER_USER_MAX: usize = 8;
+
 /// What a port is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
@@ -107,7 +110,8 @@ impl Ports {
     pub(crate) fn reserve(&self, family: Family, even: u16, user: &str, now: Moment, rng: &mut impl Rng) -> Option<[u8; 8]> {
         let mut taken = self.lock();
         let port = even.checked_add(1).filter(|port| self.contain(*port) && !taken.is_taken(family, *port))?;
-        if taken.reservations.len() >= RESERVATIONS_MAX {
+        let of_user = taken.reservations.iter().filter(|held| *held.user == *user).count();
+        if taken.reservations.len() >= RESERVATIONS_MAX || of_user >= RESERVATIONS_PER_USER_MAX {
             return None;
         }
         let token = rng.random();
@@ -169,6 +173,17 @@ mod tests {
         assert_eq!(ports.redeem(token, "bob", now), None, "good once");
         assert!(ports.take(Family::V4, Wanted::Even, now, &mut rng).is_some());
         assert_eq!(ports.take(Family::V4, Wanted::Even, now, &mut rng), None, "only two are even");
+    }
+
+    #[test]
+    fn a_user_keeps_few_ports() {
+        let (ports, mut rng, now) = (Ports::new(50_000, 50_999), rng(), Moment::default());
+        let mut reserve = |user: &str| {
+            let even = ports.take(Family::V4, Wanted::Pair, now, &mut rng).unwrap();
+            ports.reserve(Family::V4, even, user, now, &mut rng).is_some()
+        };
+        assert_eq!((0..20).filter(|_| reserve("bob")).count(), RESERVATIONS_PER_USER_MAX);
+        assert!(reserve("ann"));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! **Leases.** A packet is paid for out of its allocation's [`Lease`], some packets' worth that were taken from the accounts in
 //! advance: one subtraction a packet, and a look at the accounts, which all threads share, only when the lease is used up. What
-//! is left of a lease goes back when a new one is taken or the allocation ends. So a limit is kept to within one lease for each allocation.
+//! is left of a lease goes back when a new one is taken or the allocation ends. So a limit is kept to within one lease for each allocation: some 50 to 200 ms
+//! of what it uses.
 //!
 //! **Rates** of a user and of an address are token buckets, full after [`BURST`].
 //!
@@ -34,11 +35,18 @@ const BURST: Duration = Duration::from_secs(1);
 /// How long a refused allocation isn't looked at again: refusing must cost less than relaying.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// Most that is paid in advance.
-const LEASE_MAX: [f64; 2] = [65_536.0, 256.0];
+/// What is paid in advance at first: one packet. Twice as much each time a lease is used up before [`LEASE_SHORT`], half as much each time it lasted
+/// beyond [`LEASE_LONG`]: hundreds of quiet allocations must not hold what others need, and a busy one must not ask for each packet.
+const LEASE_FIRST: [f64; 2] = [1_500.0, 1.0];
 
-/// Least that is paid in advance, if there is as much: one packet.
-const LEASE_MIN: [f64; 2] = [1_500.0, 1.0];
+/// How often a lease may double: to 256 packets.
+const LEASE_DOUBLINGS_MAX: u8 = 8;
+
+/// A lease that lasts less is too small.
+const LEASE_SHORT: Duration = Duration::from_millis(50);
+
+/// A lease that lasts longer is too large.
+const LEASE_LONG: Duration = Duration::from_millis(200);
 
 /// Part of a second's, or of a tick's allowance, that is paid in advance: several allocations of a user have to get along.
 const LEASE_PART: f64 = 1.0 / 16.0;
@@ -145,9 +153,21 @@ pub(crate) struct Lease {
     refused: [u32; 2],
     retry_at: Moment,
     reason: Option<DropReason>,
+    granted_at: Moment,
+    doublings: u8,
 }
 
 impl Lease {
+    /// How large the next one is to be.
+    fn next_doublings(&self, now: Moment) -> u8 {
+        let lasted = now.since(self.granted_at);
+        match self.doublings {
+            doublings if lasted < LEASE_SHORT => (doublings + 1).min(LEASE_DOUBLINGS_MAX),
+            doublings if lasted > LEASE_LONG => doublings.saturating_sub(1),
+            doublings => doublings,
+        }
+    }
+
     /// Pays for one packet; false if the lease doesn't cover it.
     #[inline]
     pub(crate) fn pay(&mut self, bytes: usize) -> bool {
@@ -209,6 +229,8 @@ pub(crate) struct Shares {
     user_rates: [f64; 2],
     address_rates: [f64; 2],
     total_rates: [f64; 2],
+    /// No rate is limited: large leases take nothing from anybody.
+    is_unlimited: bool,
     accounts: Mutex<Accounts>,
 }
 
@@ -245,10 +267,14 @@ impl Shares {
     pub(crate) fn new(limits: Limits) -> Self {
         // Rates beyond 2^52 bytes a second would lose precision; there are none.
         let rates = |bytes: u64, packets: u64| [bytes as f64, packets as f64];
+        let user_rates = rates(limits.user_bytes_per_sec, limits.user_packets_per_sec);
+        let address_rates = rates(limits.address_bytes_per_sec, limits.address_packets_per_sec);
+        let total_rates = rates(limits.total_bytes_per_sec, limits.total_packets_per_sec);
         Self {
-            user_rates: rates(limits.user_bytes_per_sec, limits.user_packets_per_sec),
-            address_rates: rates(limits.address_bytes_per_sec, limits.address_packets_per_sec),
-            total_rates: rates(limits.total_bytes_per_sec, limits.total_packets_per_sec),
+            is_unlimited: [user_rates, address_rates, total_rates].as_flattened().iter().all(|rate| *rate == 0.0),
+            user_rates,
+            address_rates,
+            total_rates,
             limits,
             accounts: Mutex::default(),
         }
@@ -342,30 +368,34 @@ impl Shares {
             return Err(reason);
         }
         let accounts = &mut *self.lock();
+        let doublings = if self.is_unlimited { LEASE_DOUBLINGS_MAX } else { lease.next_doublings(now) };
+        let granted_at = lease.granted_at;
         accounts.settle(id, address, lease);
         self.divide_if_due(accounts, now);
-        match self.grant(accounts, id, address, bytes, now) {
+        let most = LEASE_FIRST.map(|first| first * f64::from(1_u32 << doublings));
+        match self.grant(accounts, id, address, bytes, most, now) {
             Ok(granted) => {
                 let [granted_bytes, packets] = granted;
-                *lease = Lease { bytes: granted_bytes, packets, granted, ..Lease::default() };
+                *lease = Lease { bytes: granted_bytes, packets, granted, granted_at: now, doublings, ..Lease::default() };
                 lease.pay(bytes);
                 Ok(())
             }
             Err(reason) => {
-                *lease = Lease { retry_at: now.after(RETRY), reason: Some(reason), ..Lease::default() };
+                *lease = Lease { retry_at: now.after(RETRY), reason: Some(reason), granted_at, doublings, ..Lease::default() };
                 lease.refuse(bytes);
                 Err(reason)
             }
         }
     }
 
-    /// Takes from all accounts as much as each of them has, at least one packet of that many bytes.
+    /// Takes from all accounts as much as each of them has and at most `most`, but at least one packet of that many bytes.
     fn grant(
         &self,
         accounts: &mut Accounts,
         id: UserId,
         address: IpAddr,
         bytes: usize,
+        most: [f64; 2],
         now: Moment,
     ) -> Result<[u32; 2], DropReason> {
         let Accounts { users, by_address, given, .. } = accounts;
@@ -374,7 +404,7 @@ impl Shares {
         let needed = [bytes as f64, 1.0];
         let mut granted = [0.0; 2];
         for resource in RESOURCES {
-            let mut grant = LEASE_MAX[resource];
+            let mut grant = most[resource];
             let rated = [
                 (self.user_rates[resource], Some(&mut user.buckets[resource]), USER_REASONS),
                 (self.address_rates[resource], address.as_mut().map(|address| &mut address.buckets[resource]), ADDRESS_REASONS),
@@ -386,7 +416,7 @@ impl Shares {
                     if bucket.tokens < needed[resource].min(rate * BURST.as_secs_f64()) {
                         return Err(reasons[resource]);
                     }
-                    grant = grant.min((rate * LEASE_PART).max(LEASE_MIN[resource])).min(bucket.tokens);
+                    grant = grant.min((rate * LEASE_PART).max(LEASE_FIRST[resource])).min(bucket.tokens);
                 }
             }
             if self.total_rates[resource] > 0.0 {
@@ -394,7 +424,7 @@ impl Shares {
                 if part.allowance <= 0.0 {
                     return Err(TOTAL_REASONS[resource]);
                 }
-                grant = grant.min((part.allowance * LEASE_PART).max(LEASE_MIN[resource]));
+                grant = grant.min((part.allowance * LEASE_PART).max(LEASE_FIRST[resource]));
             }
             granted[resource] = grant.max(needed[resource]).ceil();
         }

@@ -1,15 +1,8 @@
-//! The relay and its sockets, under one lock: what the tasks of all sockets share.
+//! The runtime's relay and its sockets, under one lock: what its tasks share. It serves connections, and UDP where no threads do.
 //!
-//! **The boundary for another UDP driver.** [`Net`] is the part that sends and opens; [`udp`](super::udp) is the part that receives. A batched driver
-//! takes the place of both for UDP and has to do the following:
-//!
-//! 1. Own a [`Relay`] (or hold [`Core`]'s lock for a whole batch) and call [`Relay::handle_client`] for each datagram on a listener and
-//!    [`Relay::handle_peer`] for each on a relayed socket, with one `now` for the batch.
-//! 2. Be, or make, a [`Sink`]: collect the slices of a batch by destination, send them before the buffers are read into again.
-//! 3. Open relayed sockets when told, nonblocking and, for IPv6, IPv6 only; tell [`io::ErrorKind::AddrInUse`] from other failures.
-//! 4. Pass on to [`Streams`] what goes to a [`Transport::Stream`]; that part stays as it is, and calls in with messages of its own.
-//! 5. Count what it couldn't send with [`Metrics::count_unsent`], on the relay's thread or under its lock.
-//! 6. Call [`Relay::handle_timeout`] and [`Shared::set_unix_time`](crate::relay::Shared::set_unix_time) once a second.
+//! [`Net`] is the part that sends and opens, [`udp`] the part that receives datagrams, [`stream`](super::stream) the part that holds connections.
+//! The threads' counterpart of all this is `crate::worker`. What goes from a client there to one here comes through the relayed sockets; the
+//! other way it leaves at once, from a listener's socket that both have.
 
 use std::io;
 use std::net::SocketAddr;

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::{ServerConfig, crypto::ring};
 use tracing::{info, warn};
 
 use super::{prepare, udp};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::defaults;
 use crate::peer_filter::{PeerFilter, is_public};
 #[cfg(target_os = "linux")]
@@ -44,6 +44,9 @@ pub enum BindError {
         /// What the system said.
         source: io::Error,
     },
+    /// The configuration can't work.
+    #[error("configuration")]
+    Config(#[from] ConfigError),
     /// TLS is to be served, and there is no certificate or no key.
     #[error("tls needs a certificate and a key: set both")]
     TlsIncomplete,
@@ -207,6 +210,8 @@ fn unusable(path: &Path, error: impl std::error::Error + Send + Sync + 'static) 
 }
 
 pub(super) fn settings(config: &Config, own_ports: Vec<SocketAddr>, serves_turn: bool) -> Result<Settings, BindError> {
+    // Embedders' configurations have been through no file.
+    config.check()?;
     let relayed = if serves_turn { relayed_ips(config, &own_ports)? } else { Vec::new() };
     let mut own: Vec<IpAddr> = own_ports.iter().map(SocketAddr::ip).filter(|ip| !ip.is_unspecified()).collect();
     own.extend(relayed.iter().flat_map(|ip| [ip.local, ip.external]));

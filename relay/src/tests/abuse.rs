@@ -103,6 +103,18 @@ fn a_hundred_thousand_forged_requests_leave_no_trace_and_disturb_nobody() {
 }
 
 #[test]
+fn allocating_and_giving_back_all_the_time_fills_nothing() {
+    let mut lab = Lab::new();
+    let mut ann = Client::ann("192.0.2.1:1");
+    for _ in 0..1_000 {
+        ann.allocate(&mut lab);
+        assert_eq!(ann.refresh(&mut lab, 0).code(), 0);
+    }
+    assert!(lab.relay.timers.len() <= 64, "{} timers", lab.relay.timers.len());
+    assert_eq!((lab.sink.open.len(), lab.relay.by_client.len(), lab.relay.shared().shares.usage().len()), (0, 0, 1));
+}
+
+#[test]
 fn a_source_has_its_share_of_challenges_and_no_more() {
     let mut lab = Lab::with(|settings| settings.rate_limit = RateLimit { per_sec: 10, burst: 3 });
     let mut answered = 0;

@@ -8,6 +8,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use halloo_relay::auth::{Key, PasswordAlgorithm};
+use halloo_relay::stun::attribute::AttributeType;
+use halloo_relay::stun::{Class, Message, MessageBuilder, Method, TransactionId};
+
 /// Long enough for a process to start on a machine that builds at the same time.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -181,4 +185,45 @@ pub(crate) fn certificate(directory: &Path) -> (String, String) {
         path.to_str().expect("a path in UTF-8").to_owned()
     };
     (write("certificate.pem", made.cert.pem()), write("key.pem", made.signing_key.serialize_pem()))
+}
+
+/// A request of `ann`'s, whose password is `secret`, with these attributes. Transactions are told apart by one byte.
+pub(crate) fn turn_request(
+    method: Method,
+    credential: Option<(&Key, &[u8])>,
+    transaction: u8,
+    attributes: &[(AttributeType, Vec<u8>)],
+) -> Vec<u8> {
+    let mut buffer = [0; 512];
+    let id = TransactionId([transaction; 12]);
+    let message = MessageBuilder::begin(&mut buffer, Class::Request, method, id)
+        .and_then(|message| attributes.iter().try_fold(message, |message, (kind, value)| message.attribute(*kind, value)));
+    let message = message.and_then(|message| match credential {
+        None => Ok(message),
+        Some((key, nonce)) => message
+            .attribute(AttributeType::USERNAME, b"ann")?
+            .attribute(AttributeType::REALM, b"halloo")?
+            .attribute(AttributeType::NONCE, nonce)?
+            .message_integrity_sha1(key.as_bytes()),
+    });
+    let length = message.expect("512 bytes hold a request").finish();
+    buffer[..length].to_vec()
+}
+
+/// What every Allocate has.
+pub(crate) fn with_udp() -> [(AttributeType, Vec<u8>); 1] {
+    [(AttributeType::REQUESTED_TRANSPORT, vec![17, 0, 0, 0])]
+}
+
+/// An allocation of `ann`'s, made with the two requests it takes: key, nonce, and XOR-RELAYED-ADDRESS of an IPv4 address as it came.
+pub(crate) fn allocate(client: &UdpSocket) -> (Key, Vec<u8>, Vec<u8>) {
+    let key = Key::new(PasswordAlgorithm::Md5, "ann", "halloo", "secret");
+    let challenge = exchange(client, &turn_request(Method::ALLOCATE, None, 1, &with_udp()));
+    let challenge = Message::parse(&challenge).expect("a stun message");
+    let nonce = challenge.attribute(AttributeType::NONCE).expect("a nonce").value.to_vec();
+    let response = exchange(client, &turn_request(Method::ALLOCATE, Some((&key, &nonce)), 2, &with_udp()));
+    let response = Message::parse(&response).expect("a stun message");
+    assert_eq!(response.class(), Class::Success);
+    let relayed = response.attribute(AttributeType::XOR_RELAYED_ADDRESS).expect("a relayed address").value.to_vec();
+    (key, nonce, relayed)
 }

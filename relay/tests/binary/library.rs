@@ -80,3 +80,10 @@ async fn dropping_it_while_it_runs_gives_its_addresses_back() {
     };
     timeout(DEADLINE, given_back).await.expect("the address is free again");
 }
+
+#[tokio::test]
+async fn a_configuration_that_cannot_work_is_refused() {
+    let mut config = listening(&["127.0.0.1:0"]);
+    config.realm = "x".repeat(200);
+    assert!(matches!(Server::bind(config), Err(BindError::Config(_))));
+}

@@ -218,3 +218,26 @@ fn leaving_and_coming_back_earns_nothing() {
     }
     assert!(passed <= 12_500.0, "{passed}");
 }
+
+#[test]
+fn many_quiet_allocations_of_one_user_hold_nothing_back() {
+    let totals = Limits::default();
+    let limits = Limits {
+        total_bytes_per_sec: totals.total_bytes_per_sec,
+        total_packets_per_sec: totals.total_packets_per_sec,
+        ..unlimited()
+    };
+    let (shares, start) = (Shares::new(limits), Moment::default());
+    let mut senders: Vec<_> =
+        (0..500).map(|number| Sender::new(&shares, "ann", ServiceClass::Normal, number as u8, 160, 10.0, start)).collect();
+    run(&shares, &mut senders, start, Duration::from_secs(5));
+    assert!(senders.iter().all(|sender| sender.refusals.is_empty() && sender.sent >= 49));
+}
+
+#[test]
+fn a_busy_allocation_asks_rarely() {
+    let (shares, start) = (Shares::new(Limits { total_bytes_per_sec: 100_000_000, ..unlimited() }), Moment::default());
+    let mut senders = [Sender::new(&shares, "ann", ServiceClass::Normal, 1, 160, 20_000.0, start)];
+    run(&shares, &mut senders, start, Duration::from_secs(1));
+    assert_eq!(senders[0].lease.doublings, LEASE_DOUBLINGS_MAX);
+}
