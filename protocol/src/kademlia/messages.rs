@@ -12,6 +12,8 @@
 //! Records travel as bytes inside messages: who only passes a record on doesn't parse it, and a record that can't be parsed is
 //! refused by name instead of failing the frame.
 
+use std::sync::Arc;
+
 use bincode::{Decode, Encode};
 
 use crate::directory::{Lease, RECORD_BYTES_MAX, RecordKey};
@@ -68,7 +70,7 @@ pub struct RecordAnswer {
     /// What is here.
     pub outcome: RecordOutcome,
     /// Nodes closer to the key; none beside a found record.
-    pub closer: Vec<Descriptor>,
+    pub closer: Vec<Arc<Descriptor>>,
     /// Room to grow.
     pub extensions: Extensions,
 }
@@ -88,7 +90,7 @@ pub struct FindNode {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Nodes {
     /// The closest nodes whose places the answerer has seen proved, closest first.
-    pub closer: Vec<Descriptor>,
+    pub closer: Vec<Arc<Descriptor>>,
     /// Room to grow.
     pub extensions: Extensions,
 }
@@ -209,7 +211,7 @@ pub struct StoreAnswer {
     /// The bytes of that, when it holds more than was sent.
     pub record: Option<Vec<u8>>,
     /// Nodes closer to the key, with [`StoreRefusal::NotResponsible`].
-    pub closer: Vec<Descriptor>,
+    pub closer: Vec<Arc<Descriptor>>,
     /// Room to grow.
     pub extensions: Extensions,
 }
@@ -307,9 +309,9 @@ fn check_count(field: &'static str, count: usize, max: usize) -> Result<(), Deco
     if count > max { Err(DecodeError::invalid(field, format!("{count}, at most {max}"))) } else { Ok(()) }
 }
 
-fn check_closer(closer: &[Descriptor]) -> Result<(), DecodeError> {
+fn check_closer(closer: &[Arc<Descriptor>]) -> Result<(), DecodeError> {
     check_count("closer", closer.len(), CLOSER_MAX)?;
-    closer.iter().try_for_each(Descriptor::check)
+    closer.iter().try_for_each(|descriptor| descriptor.check())
 }
 
 /// A question of one directory node to another.

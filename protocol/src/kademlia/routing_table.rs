@@ -213,7 +213,8 @@ impl RoutingTable {
     }
 
     /// Takes in a descriptor whose place a chain has proved.
-    pub(super) fn prove(&mut self, now: Instant, descriptor: Descriptor, proof: Proof) -> Admission {
+    pub(super) fn prove(&mut self, now: Instant, descriptor: impl Into<Arc<Descriptor>>, proof: Proof) -> Admission {
+        let descriptor = descriptor.into();
         let device = descriptor.device;
         if device == self.device {
             return Admission::Client;
@@ -238,7 +239,7 @@ impl RoutingTable {
             return Admission::Full;
         }
         let peer = Peer {
-            descriptor: Arc::new(descriptor),
+            descriptor,
             group,
             proof: Some(proof),
             told_by: None,
@@ -252,7 +253,8 @@ impl RoutingTable {
     }
 
     /// Takes in what somebody told. Never replaces anything proved, nor another's word that hasn't failed yet.
-    pub(super) fn hear(&mut self, now: Instant, descriptor: Descriptor, teller: Option<DeviceKey>) {
+    pub(super) fn hear(&mut self, now: Instant, descriptor: impl Into<Arc<Descriptor>>, teller: Option<DeviceKey>) {
+        let descriptor = descriptor.into();
         let device = descriptor.device;
         let is_ignored = device == self.device
             || !descriptor.roles.contains(Roles::DIRECTORY)
@@ -274,7 +276,7 @@ impl RoutingTable {
         }
         let group = NetworkGroup::of_descriptor(&descriptor);
         self.insert(Peer {
-            descriptor: Arc::new(descriptor),
+            descriptor,
             group,
             proof: None,
             told_by: teller,

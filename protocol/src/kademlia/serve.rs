@@ -1,5 +1,7 @@
 //! Answers others' requests.
 
+use std::sync::Arc;
+
 use super::limits::Draw;
 use super::messages::{
     Answer, CLOSER_MAX, DETAIL_BYTES_MAX, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome,
@@ -91,11 +93,10 @@ impl Directory {
     }
 
     /// The nodes closest to `target`, without the asker, who knows itself.
-    fn name_closer(&self, target: &Place, want: u8, asker: &DeviceKey) -> Vec<Descriptor> {
+    fn name_closer(&self, target: &Place, want: u8, asker: &DeviceKey) -> Vec<Arc<Descriptor>> {
         let want = usize::from(want).min(CLOSER_MAX);
         let closest = self.table.closest(target, want + 1);
-        let others = closest.iter().filter(|descriptor| descriptor.device != *asker);
-        others.take(want).map(|descriptor| Descriptor::clone(descriptor)).collect()
+        closest.into_iter().filter(|descriptor| descriptor.device != *asker).take(want).collect()
     }
 
     fn answer_find_record(&self, request: &FindRecord, asker: &DeviceKey) -> RecordAnswer {
