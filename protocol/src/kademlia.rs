@@ -66,7 +66,7 @@ pub use publish::{LeaseReport, PublishReport};
 pub use query::{FindOptions, FindOutcome, FindResult, Mode};
 pub use routing_table::{NetworkGroup, REPLICAS};
 pub use serve::{Reply, RequestSource};
-pub use store::StoreLimits;
+pub use store::{StoreLimits, share_records};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -84,7 +84,7 @@ use crate::time::Now;
 use limits::RateLimits;
 use lookup::Lookup;
 use publish::{LeaseQuery, OwnRecord, Publish};
-use routing_table::{Admission, Proof, RoutingTable};
+use routing_table::{Admission, Proof, RoutingTable, TableLimits};
 use store::ReplicaStore;
 
 /// Neighbours whose deaths must be noticed: two replica sets.
@@ -359,9 +359,10 @@ impl Directory {
     #[must_use]
     pub fn new(config: Config, local: LocalNode, seed: [u8; 32], now: Instant) -> Self {
         let local = LocalNode { is_serving: local.is_serving && local.place.is_some(), ..local };
+        let limits = TableLimits { proved: config.table_max, hints: config.hints_max };
         Self {
             rng: ChaCha8Rng::from_seed(seed),
-            table: RoutingTable::new(local.device, local.place, config.table_max, config.hints_max, config.is_lab),
+            table: RoutingTable::new(local.device, local.place, limits, config.is_lab, now),
             store: ReplicaStore::new(config.store, local.place, config.is_lab),
             rates: RateLimits::default(),
             actions: VecDeque::new(),

@@ -360,6 +360,18 @@ impl Request {
         }
     }
 
+    /// Length of that frame, encoded.
+    #[must_use]
+    pub fn frame_len(&self, id: u32) -> usize {
+        match self {
+            Self::FindRecord(message) => Frame::len_of(id, message),
+            Self::FindNode(message) => Frame::len_of(id, message),
+            Self::Store(message) => Frame::len_of(id, message),
+            Self::RenewLease(message) => Frame::len_of(id, message.as_ref()),
+            Self::SyncOffer(message) => Frame::len_of(id, message),
+        }
+    }
+
     /// Decodes a request and checks its counts and lengths.
     ///
     /// # Errors
@@ -398,6 +410,18 @@ impl Answer {
         kind.is_answer() && Request::is_kind(FrameKind(kind.0 & !FrameKind::ANSWER))
     }
 
+    /// The frame's kind.
+    #[must_use]
+    pub const fn kind(&self) -> FrameKind {
+        match self {
+            Self::Record(_) => RecordAnswer::KIND,
+            Self::Nodes(_) => Nodes::KIND,
+            Self::Store(_) => StoreAnswer::KIND,
+            Self::Lease(_) => LeaseAnswer::KIND,
+            Self::SyncWant(_) => SyncWant::KIND,
+        }
+    }
+
     /// The answer as a frame to request number `id`.
     #[must_use]
     pub fn to_frame(&self, id: u32) -> Frame {
@@ -407,6 +431,18 @@ impl Answer {
             Self::Store(message) => Frame::new(id, message),
             Self::Lease(message) => Frame::new(id, message),
             Self::SyncWant(message) => Frame::new(id, message),
+        }
+    }
+
+    /// Length of that frame, encoded.
+    #[must_use]
+    pub fn frame_len(&self, id: u32) -> usize {
+        match self {
+            Self::Record(message) => Frame::len_of(id, message),
+            Self::Nodes(message) => Frame::len_of(id, message),
+            Self::Store(message) => Frame::len_of(id, message),
+            Self::Lease(message) => Frame::len_of(id, message),
+            Self::SyncWant(message) => Frame::len_of(id, message),
         }
     }
 

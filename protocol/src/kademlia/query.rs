@@ -229,8 +229,9 @@ impl Directory {
 
     fn hear_closer(&mut self, now: Now, lookup: &mut Lookup, from: &DeviceKey, closer: Vec<Arc<Descriptor>>) {
         lookup.told(from, &closer);
+        let teller = Arc::new(*from);
         for descriptor in closer {
-            self.table.hear(now.instant, descriptor, Some(*from));
+            self.table.hear(now.instant, descriptor, Some(&teller));
         }
     }
 

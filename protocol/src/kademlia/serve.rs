@@ -50,6 +50,18 @@ impl Reply {
             Self::Unsupported => Frame { kind: FrameKind::UNSUPPORTED, id, body: Vec::new() },
         }
     }
+
+    /// Kind of that frame, and its encoded length.
+    #[must_use]
+    pub fn frame_kind_and_len(&self, id: u32) -> (FrameKind, usize) {
+        match self {
+            Self::Answer(answer) => (answer.kind(), answer.frame_len(id)),
+            Self::Busy | Self::Unsupported => {
+                let frame = self.to_frame(id);
+                (frame.kind, crate::wire::encoded_len(&frame))
+            }
+        }
+    }
 }
 
 impl Failure {

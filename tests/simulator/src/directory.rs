@@ -21,7 +21,7 @@ use halloo_protocol::kademlia::{
 };
 use halloo_protocol::node::{Descriptor, Roles};
 use halloo_protocol::time::Now;
-use halloo_protocol::wire::{self, FrameKind};
+use halloo_protocol::wire::FrameKind;
 
 use crate::machine::{Closed, Input, Kind, Machine, NodeId, Outbox};
 
@@ -184,7 +184,7 @@ impl DirectoryNode {
             match action {
                 Action::Send { to, id, request } => match world.node_of(&to.device) {
                     Some(node) => {
-                        let bytes = wire::encoded_len(&request.to_frame(1));
+                        let bytes = request.frame_len(1);
                         self.say(world, node, Kind(request.kind().0), bytes, Body::Request(id, request), out);
                     }
                     None => out.dial_nobody(),
@@ -253,8 +253,8 @@ impl DirectoryNode {
             }
             Body::Request(id, request) => {
                 if let Some(reply) = self.answer(world, now, from, request) {
-                    let frame = reply.to_frame(1);
-                    self.say(world, from, Kind(frame.kind.0), wire::encoded_len(&frame), Body::Reply(id, reply), out);
+                    let (kind, bytes) = reply.frame_kind_and_len(1);
+                    self.say(world, from, Kind(kind.0), bytes, Body::Reply(id, reply), out);
                 }
             }
             Body::Reply(id, reply) => {
