@@ -155,6 +155,12 @@ impl DirectoryNode {
         query
     }
 
+    /// Renews the lease of the node's own record now.
+    pub fn refresh(&mut self, world: &mut World, now: Now, out: &mut Outbox<Self>) {
+        self.renew_lease(world, now);
+        self.drain(world, now, out);
+    }
+
     fn renew_lease(&mut self, world: &mut World, now: Now) {
         self.leases += 1;
         self.lease_at = Some(now.instant + LEASE_RENEWAL);

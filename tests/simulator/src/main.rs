@@ -1,18 +1,89 @@
-fn main() {
-    halloo_protocol::key::remember_verified(2_000_000);
-    if std::env::args().count() > 3 { halloo_protocol::kademlia::share_records(); }
-    let n: usize = std::env::args().nth(1).unwrap().parse().unwrap();
-    let share: f64 = std::env::args().nth(2).unwrap().parse().unwrap();
-    let start = std::time::Instant::now();
-    let mut swarm = halloo_simulator::swarm::Swarm::grown(halloo_simulator::swarm::Plan::blocked(3, n, share));
-    eprintln!("{:?} steps {}", start.elapsed(), swarm.network.steps());
-    let before = swarm.network.traffic();
-    swarm.run_for(std::time::Duration::from_secs(600));
-    eprintln!("{:?} steps {}", start.elapsed(), swarm.network.steps());
-    eprintln!("{:?}", swarm.network.traffic().since(&before));
-    eprintln!("{}", std::fs::read_to_string("/proc/self/status").unwrap().lines().filter(|l| l.starts_with("VmHWM")).collect::<String>());
+//! `halloo-simulator`: the directory's rows, one at a time.
 
-    let nodes: Vec<_> = swarm.network.nodes().collect();
-    let sum = |f: &dyn Fn(&halloo_simulator::directory::DirectoryNode) -> usize| nodes.iter().map(|n| f(swarm.network.machine(*n))).sum::<usize>() / nodes.len();
-    eprintln!("live {} hints {} held {} bytes {} conns {} size {}", sum(&|m| m.directory.table_counts().0), sum(&|m| m.directory.table_counts().1), sum(&|m| m.directory.store_counts().0), sum(&|m| m.directory.store_counts().1), nodes.iter().map(|n| swarm.network.connections(*n)).sum::<usize>() / nodes.len(), std::mem::size_of::<halloo_simulator::directory::DirectoryNode>());
+use clap::{Parser, Subcommand};
+use halloo_simulator::rows::{self, Phase, Row, Scale};
+
+/// Runs the production directory in a simulated network and prints what was seen.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Feeds all randomness; the same seed gives the same run.
+    #[arg(long, global = true, default_value_t = 1)]
+    seed: u64,
+    /// Nodes in the network.
+    #[arg(long, global = true)]
+    nodes: Option<usize>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Messages by kind for joining, looking up, publishing and refreshing, for comparison with real nodes.
+    Counts,
+    /// 40% of the nodes frozen, nobody knows which.
+    Frozen,
+    /// 30% of the nodes lie.
+    Liars,
+    /// 20% freeze at once.
+    Repair,
+    /// Look-ups and upkeep under churn.
+    Scale {
+        /// Share of the nodes that can't be dialled.
+        #[arg(long, default_value_t = 0.3)]
+        blocked: f64,
+    },
+    /// A tenth of the nodes collude against one name.
+    Eclipse,
+}
+
+fn main() {
+    let arguments = Arguments::parse();
+    halloo_simulator::prepare();
+    let (seed, nodes) = (arguments.seed, arguments.nodes);
+    println!("seed {seed}");
+    let rows = match arguments.command {
+        Command::Counts => {
+            for phase in rows::counts(seed, nodes.unwrap_or(200)) {
+                print_phase(&phase);
+            }
+            Vec::new()
+        }
+        Command::Frozen => vec![rows::frozen(seed, nodes.unwrap_or(1_000), 2_000)],
+        Command::Liars => vec![rows::liars(seed, nodes.unwrap_or(1_000), 1_000, 10_000)],
+        Command::Repair => vec![rows::repair(seed, nodes.unwrap_or(1_000))],
+        Command::Scale { blocked } => rows::scale(seed, Scale::new(nodes.unwrap_or(10_000), blocked)),
+        Command::Eclipse => {
+            let nodes = nodes.unwrap_or(10_000);
+            [false, true].map(|ages| rows::eclipse(seed, nodes, ages, 1_000)).into()
+        }
+    };
+    for row in &rows {
+        print_row(row);
+    }
+}
+
+#[allow(clippy::print_stdout, reason = "the program's result")]
+fn print_row(row: &Row) {
+    println!("{} {}\n    reach {}\n    seen  {}", if row.is_met { "met   " } else { "MISSED" }, row.name, row.reach, row.seen);
+}
+
+#[allow(clippy::print_stdout, reason = "the program's result")]
+fn print_phase(phase: &Phase) {
+    let times = phase.times.max(1) as f64;
+    println!("{} ({} times): {:.0} bytes each", phase.name, phase.times, phase.bytes as f64 / times);
+    if phase.requests > 0.0 {
+        println!("    requests reported: mean {:.3}", phase.requests);
+    }
+    if let Some(sample) = &phase.sample {
+        println!(
+            "    requests p95 {}; round trips p50 {:.2} mean {:.2}; found {}",
+            sample.requests(0.95),
+            sample.round_trips(0.5),
+            sample.round_trips_mean(),
+            sample.found
+        );
+    }
+    for (kind, count) in &phase.by_kind {
+        println!("    {:#06x}: {:8.3} messages, {:8.1} bytes", kind.0, count.messages as f64 / times, count.bytes as f64 / times);
+    }
 }

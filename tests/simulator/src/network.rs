@@ -276,6 +276,12 @@ impl<M: Machine> Network<M> {
         self.slots[node.index()].links.len()
     }
 
+    /// Whether two nodes have a connection.
+    #[must_use]
+    pub fn is_connected(&self, a: NodeId, b: NodeId) -> bool {
+        self.slots[a.index()].links.contains_key(&b)
+    }
+
     /// The time for machines.
     #[must_use]
     pub fn now(&self) -> Now {

@@ -138,7 +138,8 @@ impl Swarm {
         swarm
     }
 
-    fn grow(&mut self) {
+    /// Lets the whole plan join, one after the other.
+    pub fn grow(&mut self) {
         let (servers, clients) = (self.plan.servers, self.plan.clients);
         let total = servers + clients;
         let start = self.network.elapsed();

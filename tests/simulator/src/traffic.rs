@@ -94,6 +94,21 @@ impl Traffic {
         }
     }
 
+    /// Both together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let mut sum = self.clone();
+        for (kind, count) in &other.by_kind {
+            let known = sum.by_kind.entry(*kind).or_default();
+            known.messages += count.messages;
+            known.bytes += count.bytes;
+        }
+        sum.handshakes += other.handshakes;
+        sum.failed_dials += other.failed_dials;
+        sum.bytes += other.bytes;
+        sum
+    }
+
     /// Messages of one kind.
     #[must_use]
     pub fn messages(&self, kind: Kind) -> u64 {
