@@ -90,6 +90,12 @@ use store::ReplicaStore;
 /// Neighbours whose deaths must be noticed: two replica sets.
 const NEIGHBOURS: usize = 2 * REPLICAS;
 
+/// Servers that a client keeps connected.
+const CLIENT_SERVERS: usize = 3;
+
+/// How soon after a neighbour's death its neighbours are asked who comes next: long enough to gather several deaths.
+const NEIGHBOURHOOD_DELAY: Duration = Duration::from_secs(2);
+
 /// Most queries at once; of more, the newest ends at once without a result.
 const QUERIES_MAX: usize = 1_024;
 
@@ -133,7 +139,7 @@ impl Default for Config {
             hints_max: 1_024,
             store: StoreLimits::default(),
             request_timeout: Duration::from_secs(5),
-            hedge_min: Duration::from_millis(250),
+            hedge_min: Duration::from_millis(150),
             republish_every: Duration::from_secs(30 * 60),
             refresh_every: Duration::from_secs(10 * 60),
             read_back_every: Duration::from_secs(2 * 3_600),
@@ -314,6 +320,8 @@ enum Errand {
     LeaseStore(QueryId),
     Offer(Vec<SyncItem>),
     Repair(RecordKey),
+    /// Hints from somebody connected anyway.
+    Fill,
 }
 
 #[derive(Clone, Debug)]
@@ -351,6 +359,8 @@ pub struct Directory {
     repair: repair::Repair,
     sweep_at: Instant,
     refresh_at: Instant,
+    /// When the neighbourhood is looked up out of turn.
+    neighbourhood_at: Option<Instant>,
     counters: Counters,
 }
 
@@ -376,6 +386,7 @@ impl Directory {
             repair: repair::Repair::default(),
             sweep_at: now + SWEEP_EVERY,
             refresh_at: now + config.refresh_every.min(LONELY_REFRESH),
+            neighbourhood_at: None,
             counters: Counters::default(),
             config,
             local,
@@ -503,6 +514,7 @@ impl Directory {
             (Errand::Lease(query), Answer::Lease(answer)) => self.lease_answered(now, query, &pending.to, answer.outcome),
             (Errand::LeaseStore(query), Answer::Store(answer)) => self.lease_stored(now, query, &pending.to, &answer),
             (Errand::Offer(items), Answer::SyncWant(want)) => self.offer_answered(now, &pending.to, &items, &want.keys),
+            (Errand::Fill, Answer::Nodes(answer)) => self.hear_hints(now, &pending.to, answer.closer),
             (Errand::Repair(key), Answer::Store(answer)) => self.repair_answered(now, trust, key, &pending.to, answer),
             (errand, _) => {
                 self.counters.invalid_answers += 1;
@@ -534,6 +546,7 @@ impl Directory {
             Errand::Lease(query) | Errand::LeaseStore(query) => self.lease_failed(now, query, to),
             Errand::Offer(items) => self.offer_failed(now, &items, failure),
             Errand::Repair(key) => self.repair_failed(now, key, failure),
+            Errand::Fill => {}
         }
     }
 
@@ -590,8 +603,13 @@ impl Directory {
             self.sweep_at = now.instant + SWEEP_EVERY;
             let gone = self.store.expire(now.unix);
             self.forget_all(gone);
+            self.drop_far_records();
             self.table.expire_bans(now.instant);
             self.rates.sweep(now.instant);
+        }
+        if self.neighbourhood_at.is_some_and(|at| at <= now.instant) {
+            self.neighbourhood_at = None;
+            self.refresh_neighbourhood(now);
         }
         if self.refresh_at <= now.instant {
             // Who knows hardly anybody asks more often: one death away from being alone.
@@ -607,7 +625,15 @@ impl Directory {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let pending = self.pending.values().map(|pending| pending.deadline).min();
         let lookups = self.lookups.values().map(Lookup::wake_at).min();
-        [pending, lookups, self.publish_wake_at(), self.repair.wake_at(), Some(self.sweep_at), Some(self.refresh_at)]
+        [
+            pending,
+            lookups,
+            self.publish_wake_at(),
+            self.repair.wake_at(),
+            self.neighbourhood_at,
+            Some(self.sweep_at),
+            Some(self.refresh_at),
+        ]
             .into_iter()
             .flatten()
             .min()
@@ -637,12 +663,13 @@ impl Directory {
         self.table.closest(&self.local.place.unwrap_or(Place(*self.local.device.as_bytes())), count)
     }
 
-    /// The nodes to keep connected: the closest to us if we serve, whose deaths must be noticed; a few for clients.
+    /// The nodes to keep connected, nearest first: the closest to us if we serve, whose deaths must be noticed, and those that others told us are
+    /// so close, to see whether they are; a few for clients.
     #[must_use]
     pub fn neighbours(&self) -> Vec<Arc<Descriptor>> {
         // Who has no place takes its key for one, so that not all such clients choose the same servers.
         let place = self.local.place.unwrap_or(Place(*self.local.device.as_bytes()));
-        self.table.closest(&place, if self.local.is_serving { NEIGHBOURS } else { 3 })
+        if self.local.is_serving { self.table.nearest_or_told(&place, NEIGHBOURS) } else { self.table.closest(&place, CLIENT_SERVERS) }
     }
 
     /// The nodes closest to a point, for finding servers near a key.

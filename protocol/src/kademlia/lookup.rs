@@ -2,7 +2,7 @@
 //!
 //! 1. The likeliest holder is asked alone. Among nodes near enough to be replicas almost surely, that is the one that answers soonest;
 //!    else the closest.
-//! 2. No sign of life in time: three are asked at once; then the rest of the eight closest. Late answers still count.
+//! 2. No sign of life in time: five are asked at once; then the rest of the eight closest. Late answers still count.
 //! 3. "Not here" leads on to closer nodes. Once it brings none, three are asked at a time.
 //! 4. The first valid record ends the search. *Settled*: the others of the eight closest are asked with the record's hash in hand.
 //! 5. "No such record" is believed when all of the eight closest that live were asked, most of them say so with their places proved, and
@@ -31,8 +31,11 @@ const LOOKUP_MAX: Duration = Duration::from_secs(20);
 /// How long silent nodes are waited for before "no such record" or a settled answer is given without them.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Asked at once by the first hedge, and while "not here" brings nobody closer.
-const WIDTH_HEDGE: usize = 3;
+/// Asked at once by the first hedge: with 40% of the nodes dead, all of these and the first are so in one case of 240.
+const WIDTH_HEDGE: usize = 5;
+
+/// Asked at once while "not here" brings nobody closer, and in walks.
+const WIDTH_WALK: usize = 3;
 
 /// Nodes of one teller that are tried before one of them has answered. Bounds what invented nodes cost; of honest tellers one in forty has four
 /// dead nodes first when 40% are dead, and others name the same nodes.
@@ -349,7 +352,7 @@ impl Lookup {
             1 => WIDTH_HEDGE,
             _ => REPLICAS,
         };
-        let width = if self.is_stalled { width.max(WIDTH_HEDGE) } else { width };
+        let width = if self.is_stalled { width.max(WIDTH_WALK) } else { width };
         let window = self.window(now, REPLICAS, true);
         let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
         let ask = self.likeliest(&window, width.saturating_sub(waiting), table);
@@ -380,7 +383,7 @@ impl Lookup {
     fn other_path(&self, paths: &BTreeSet<DeviceKey>) -> Vec<Arc<Descriptor>> {
         let others =
             self.candidates.values().filter(|candidate| candidate.state == State::Fresh && !paths.contains(&candidate.root));
-        others.take(WIDTH_HEDGE).map(|candidate| Arc::clone(&candidate.descriptor)).collect()
+        others.take(WIDTH_WALK).map(|candidate| Arc::clone(&candidate.descriptor)).collect()
     }
 
     fn settle(&self, now: Instant) -> Step {
@@ -395,7 +398,7 @@ impl Lookup {
     fn walk(&self, now: Instant, table: &RoutingTable, breadth: usize) -> Step {
         let window = self.window(now, breadth, true);
         let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
-        let ask = self.likeliest(&window, WIDTH_HEDGE.saturating_sub(waiting), table);
+        let ask = self.likeliest(&window, WIDTH_WALK.saturating_sub(waiting), table);
         let end = (ask.is_empty() && waiting == 0).then_some(End::Nodes);
         Step { ask, end }
     }

@@ -18,6 +18,13 @@ use crate::wire::Extensions;
 /// Nodes a look-up starts from, of the proved and of the hints each: four replica sets and no more, whatever the table holds.
 const START_MAX: usize = 4 * REPLICAS;
 
+/// As many nodes as an answer may name.
+const WANT_ALL: u8 = 16;
+const _: () = assert!(WANT_ALL as usize == CLOSER_MAX, "one number, two types");
+
+/// Connected servers asked for hints at each refresh: 48 nodes for 4 KB and no handshake.
+const FILL_ASKED: usize = 3;
+
 /// How sure a look-up should be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -102,12 +109,35 @@ impl Directory {
         query
     }
 
+    /// Looks after the table: a server's neighbourhood by a look-up, the rest by asking who is connected anyway about random points, which costs no
+    /// handshake. Who has no connection looks a random point up.
     pub(super) fn refresh(&mut self, now: Now) {
+        self.refresh_neighbourhood(now);
+        let connected = self.table.connected_servers(FILL_ASKED);
+        if connected.is_empty() {
+            let target = self.random_point();
+            self.start_lookup(now, Goal::Nodes { breadth: 2 }, target, Purpose::Refresh, None);
+        }
+        for to in connected {
+            let target = self.random_point().0;
+            let request = FindNode { target, want: WANT_ALL, extensions: Extensions::none() };
+            self.send(now, to, Request::FindNode(request), Errand::Fill);
+        }
+    }
+
+    /// Asks the nearest neighbours who is near us.
+    pub(super) fn refresh_neighbourhood(&mut self, now: Now) {
         if let Some(place) = self.local.place.filter(|_| self.local.is_serving) {
             self.start_lookup(now, Goal::Nodes { breadth: 3 }, place, Purpose::Refresh, None);
         }
-        let target = self.random_point();
-        self.start_lookup(now, Goal::Nodes { breadth: 2 }, target, Purpose::Refresh, None);
+    }
+
+    /// Takes in nodes that `from` named.
+    pub(super) fn hear_hints(&mut self, now: Now, from: &DeviceKey, closer: Vec<Arc<Descriptor>>) {
+        let teller = Arc::new(*from);
+        for descriptor in closer {
+            self.table.hear(now.instant, descriptor, Some(&teller));
+        }
     }
 
     pub(super) fn start_lookup(
@@ -150,7 +180,7 @@ impl Directory {
     }
 
     fn question(&self, lookup: &Lookup) -> Request {
-        let want = u8::try_from(CLOSER_MAX).unwrap_or(u8::MAX);
+        let want = WANT_ALL;
         match lookup.goal {
             Goal::Record { key, .. } => {
                 let have_hash = lookup.found.as_ref().map(DirectoryRecord::state_hash);
@@ -229,10 +259,7 @@ impl Directory {
 
     fn hear_closer(&mut self, now: Now, lookup: &mut Lookup, from: &DeviceKey, closer: Vec<Arc<Descriptor>>) {
         lookup.told(from, &closer);
-        let teller = Arc::new(*from);
-        for descriptor in closer {
-            self.table.hear(now.instant, descriptor, Some(&teller));
-        }
+        self.hear_hints(now, from, closer);
     }
 
     fn finish_lookup(&mut self, now: Now, query: QueryId, lookup: &Lookup, end: End) {

@@ -608,6 +608,20 @@ impl RoutingTable {
         found.iter().filter_map(|(_, slot)| self.slab.get(*slot)).map(|peer| Arc::clone(&peer.descriptor)).collect()
     }
 
+    /// The closest nodes, those included that others told of and that haven't failed.
+    pub(super) fn nearest_or_told(&self, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
+        let mut found = nearest(&self.slab, &self.live, target, count);
+        found.extend(nearest(&self.slab, &self.hints, target, count));
+        found.sort_unstable();
+        let peers = found.iter().filter_map(|(_, slot)| self.slab.get(*slot)).filter(|peer| peer.failures == 0);
+        peers.take(count).map(|peer| Arc::clone(&peer.descriptor)).collect()
+    }
+
+    /// True if fewer than `count` living nodes are nearer to us than `place`.
+    pub(super) fn is_neighbour(&self, place: &Place, count: usize) -> bool {
+        self.closer_than(&self.origin, place, count) < count
+    }
+
     /// The closest nodes worth asking, hints included: `count` of each kind.
     pub(super) fn worth_asking(&self, target: &Place, count: usize, now: Instant) -> Vec<Known> {
         let known = |peer: &Peer| Known {
@@ -676,6 +690,12 @@ impl RoutingTable {
 
     pub(super) fn is_connected(&self, device: &DeviceKey) -> bool {
         self.connections.contains_key(device)
+    }
+
+    /// Up to `count` proved, living nodes with an open connection.
+    pub(super) fn connected_servers(&self, count: usize) -> Vec<Arc<Descriptor>> {
+        let connected = self.connections.keys().filter_map(|device| self.live_descriptor(device));
+        connected.take(count).collect()
     }
 
     /// Order between nodes that are equally likely to have the answer: failures, open connections, round trip in steps of 20 ms.

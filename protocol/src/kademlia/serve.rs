@@ -18,7 +18,7 @@ use crate::time::Now;
 use crate::wire::{Extensions, Frame, FrameKind};
 
 /// Ranks beyond the replicas at which a node still takes a record: publishers' tables differ a little.
-const RANK_SLACK: usize = 8;
+pub(super) const RANK_SLACK: usize = 8;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +159,7 @@ impl Directory {
         record.verify(now.unix, trust).map_err(|error| refuse(Refused::from(&error)))
     }
 
-    fn rank_of_self(&self, key: &RecordKey) -> usize {
+    pub(super) fn rank_of_self(&self, key: &RecordKey) -> usize {
         let Some(place) = self.local.place else { return usize::MAX };
         self.table.closer_than(&Place(key.0), &place, REPLICAS + RANK_SLACK)
     }
@@ -179,7 +179,10 @@ impl Directory {
         }
         if stored.is_changed && stored.is_merged {
             // Publishers crossed: nobody but us may hold both halves.
-            self.mark_dirty(now, key);
+            let jitter = self.repair_jitter();
+            self.mark_dirty(now, key, jitter);
+        } else if stored.is_changed {
+            self.content_arrived(now, key);
         }
         Ok(stored)
     }

@@ -8,7 +8,7 @@ mod shared;
 
 pub use shared::share_records;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::messages::StoreRefusal;
@@ -78,8 +78,15 @@ impl Kept {
 pub(super) struct Held {
     kept: Arc<Kept>,
     sender: Sender,
-    /// Nodes known to hold the same content.
-    synced: BTreeSet<DeviceKey>,
+    /// Nodes known, or safely assumed, to hold the same content.
+    synced: Vec<Tag>,
+}
+
+/// The first bytes of a device key: enough to tell a record's few replicas apart, in a fraction of the memory.
+type Tag = u64;
+
+fn tag(device: &DeviceKey) -> Tag {
+    device.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | Tag::from(*byte))
 }
 
 impl std::ops::Deref for Held {
@@ -92,7 +99,7 @@ impl std::ops::Deref for Held {
 
 impl Held {
     pub(super) fn is_synced(&self, device: &DeviceKey) -> bool {
-        self.synced.contains(device)
+        self.synced.contains(&tag(device))
     }
 }
 
@@ -238,7 +245,7 @@ impl ReplicaStore {
         let key = record.key();
         let sent_hash = record.content_hash();
         let Some(held) = self.held.remove(&key) else {
-            self.insert(record, sender, BTreeSet::new());
+            self.insert(record, sender, Vec::new());
             let gone = self.shrink();
             if gone.contains(&key) {
                 return Err(Refused::new(StoreRefusal::QuotaTotal, "full with nearer records"));
@@ -254,7 +261,7 @@ impl ReplicaStore {
         let hash = merged.content_hash();
         let is_changed = hash != held.hash;
         let is_news = is_changed || merged != held.record;
-        let (sender, synced) = (held.sender, if is_changed { BTreeSet::new() } else { held.synced });
+        let (sender, synced) = (held.sender, if is_changed { Vec::new() } else { held.synced });
         self.insert(merged, sender, synced);
         if sent_hash == hash {
             self.mark_synced(&key, sender.device);
@@ -273,7 +280,7 @@ impl ReplicaStore {
         self.insert(record, held.sender, held.synced);
     }
 
-    fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: BTreeSet<DeviceKey>) {
+    fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: Vec<Tag>) {
         let held = Held { kept: Kept::new(record), sender, synced };
         self.bytes += held.bytes.len();
         self.unnamed += usize::from(matches!(held.record.user(), UserChain::Key(_)));
@@ -340,17 +347,23 @@ impl ReplicaStore {
         gone
     }
 
+    /// Notes that a node holds the same content; of too many, the one noted first is forgotten, which costs an offer.
     pub(super) fn mark_synced(&mut self, key: &RecordKey, device: DeviceKey) {
+        let tag = tag(&device);
         if let Some(held) = self.held.get_mut(key)
-            && held.synced.len() < SYNCED_MAX
+            && !held.synced.contains(&tag)
         {
-            held.synced.insert(device);
+            if held.synced.len() >= SYNCED_MAX {
+                held.synced.remove(0);
+            }
+            held.synced.push(tag);
         }
     }
 
     pub(super) fn forget_synced(&mut self, device: &DeviceKey) {
+        let tag = tag(device);
         for held in self.held.values_mut() {
-            held.synced.remove(device);
+            held.synced.retain(|known| *known != tag);
         }
     }
 }

@@ -445,6 +445,19 @@ pub fn scale(seed: u64, scale: Scale) -> Vec<Row> {
         let pause = Duration::from_secs(300) / u32::try_from(scale.lookups.max(1)).unwrap_or(u32::MAX);
         swarm.find_each(&pairs, pause, FIRST)
     };
+    for is_server in [true, false] {
+        let part: Vec<_> = asked.iter().filter(|asked| swarm.network.world.is_serving(asked.by) == is_server).cloned().collect();
+        let sample = Sample::of(&part);
+        println!(
+            "  asked by {}: round trips p50 {:.1} p90 {:.1} p95 {:.1} p99 {:.1}, requests {:.2}",
+            if is_server { "servers" } else { "clients" },
+            sample.round_trips(0.5),
+            sample.round_trips(0.9),
+            sample.round_trips(0.95),
+            sample.round_trips(0.99),
+            sample.requests_mean()
+        );
+    }
     let sample = Sample::of(&asked);
     let share = sample.found as f64 / sample.len().max(1) as f64;
     let (reach, limits) = if nodes > 10_000 { ("<= 3, 6; >= 99.9%", (3.0, 6.0)) } else { ("<= 2, 4; >= 99.9%", (2.0, 4.0)) };
