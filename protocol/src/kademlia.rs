@@ -123,7 +123,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// No hedge before this, however short the round trip: a busy machine isn't a dead one.
     pub hedge_min: Duration,
-    /// How often own records are stored anew, changed or not. Repair keeps replicas meanwhile; this covers what repair missed.
+    /// How often own records are stored anew, changed or not. Repair keeps replicas meanwhile, and a lease that a replica doesn't take leads to a
+    /// publication; this covers what both missed.
     pub republish_every: Duration,
     /// How often the own neighbourhood is looked up.
     pub refresh_every: Duration,
@@ -140,7 +141,7 @@ impl Default for Config {
             store: StoreLimits::default(),
             request_timeout: Duration::from_secs(5),
             hedge_min: Duration::from_millis(150),
-            republish_every: Duration::from_secs(30 * 60),
+            republish_every: Duration::from_secs(4 * 3_600),
             refresh_every: Duration::from_secs(10 * 60),
             read_back_every: Duration::from_secs(2 * 3_600),
         }
@@ -423,7 +424,7 @@ impl Directory {
     /// A connection is open.
     pub fn handle_connected(&mut self, now: Now, connected: Connected) {
         let device = connected.device;
-        self.table.connected(device, connected.rtt, connected.is_relayed);
+        self.table.connected(now.instant, device, connected.rtt, connected.is_relayed);
         let until = now.instant + self.patience(&device);
         for pending in self.pending.values().filter(|pending| pending.to == device) {
             if let Errand::Lookup(query) = pending.errand
@@ -487,7 +488,7 @@ impl Directory {
 
     /// A connection has ended. [`DisconnectReason::Lost`] and [`DisconnectReason::Left`] make the node dead for the tables until it is heard again.
     pub fn handle_disconnected(&mut self, now: Now, device: &DeviceKey, reason: DisconnectReason) {
-        self.table.disconnected(device);
+        self.table.disconnected(now.instant, device, reason == DisconnectReason::Idle);
         if reason == DisconnectReason::Idle {
             return;
         }
@@ -552,7 +553,7 @@ impl Directory {
 
     fn note_life(&mut self, now: Now, device: &DeviceKey, rtt: Option<Duration>) {
         let was_live = self.table.is_live(device);
-        self.table.succeeded(device, rtt);
+        self.table.succeeded(now.instant, device, rtt);
         if !was_live && let Some(descriptor) = self.table.live_descriptor(device) {
             self.neighbourhood_changed(now, &descriptor, repair::Change::Joined);
         }
@@ -706,6 +707,12 @@ impl Directory {
     #[must_use]
     pub const fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// DEBUG
+    pub fn debug(&self, key: &RecordKey) -> String {
+        let set: Vec<_> = self.live_targets(key).iter().map(|d| (format!("{:?}", d.device.as_bytes()[0]), self.store.get(key).is_some_and(|h| h.is_synced(&d.device)))).collect();
+        format!("me {} rank {} dirty {} set {:?}", self.local.device.as_bytes()[0], self.rank_of_self(key), self.repair.is_dirty(key), set)
     }
 
     /// This node.

@@ -108,6 +108,9 @@ pub(super) struct Lookup {
     own: DeviceKey,
     is_lab: bool,
     candidates: BTreeMap<(Distance, DeviceKey), Candidate>,
+    /// Connected nodes that are asked beside an unsure first one.
+    scouts: Vec<Arc<Descriptor>>,
+    has_scouted: bool,
     stage: u8,
     is_stalled: bool,
     stepped: Instant,
@@ -139,6 +142,8 @@ impl Lookup {
             own,
             is_lab,
             candidates: BTreeMap::new(),
+            scouts: Vec::new(),
+            has_scouted: false,
             stage: 0,
             is_stalled: false,
             stepped: now,
@@ -151,6 +156,15 @@ impl Lookup {
             let teller = (known.root != known.descriptor.device).then_some(known.root);
             self.add(known.descriptor, known.root, teller);
         }
+    }
+
+    /// Names connected nodes to ask beside the first one, if that isn't sure to be there and to hold the record: they answer before a cold contact's
+    /// handshake has come to nothing.
+    pub(super) fn scout_with(&mut self, scouts: Vec<Arc<Descriptor>>) {
+        for scout in &scouts {
+            self.add(Arc::clone(scout), scout.device, None);
+        }
+        self.scouts = scouts;
     }
 
     fn add(&mut self, descriptor: Arc<Descriptor>, root: DeviceKey, teller: Option<DeviceKey>) -> bool {
@@ -176,12 +190,13 @@ impl Lookup {
     /// Adds the nodes that `teller` named.
     pub(super) fn told(&mut self, teller: &DeviceKey, closer: &[Arc<Descriptor>]) {
         let Some((at, root)) = self.find(teller).map(|(at, candidate)| (at, candidate.root)) else { return };
+        self.has_scouted |= self.scouts.iter().any(|scout| scout.device == *teller);
         let mut brought_closer = false;
         for descriptor in closer {
             let distance = self.target.distance(&descriptor.place);
             brought_closer |= self.add(Arc::clone(descriptor), root, Some(*teller)) && distance < at.0;
         }
-        if !brought_closer {
+        if !brought_closer && !self.scouts.iter().any(|scout| scout.device == *teller) {
             self.is_stalled = true;
         }
     }
@@ -348,6 +363,7 @@ impl Lookup {
             self.stage = self.stage.saturating_add(1);
         }
         let width = match self.stage {
+            0 if self.has_scouted => 2,
             0 => 1,
             1 => WIDTH_HEDGE,
             _ => REPLICAS,
@@ -355,7 +371,12 @@ impl Lookup {
         let width = if self.is_stalled { width.max(WIDTH_WALK) } else { width };
         let window = self.window(now, REPLICAS, true);
         let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
-        let ask = self.likeliest(&window, width.saturating_sub(waiting), table);
+        let mut ask = self.likeliest(&window, width.saturating_sub(waiting), now, table);
+        if self.requests == 0 && ask.first().is_some_and(|first| !self.is_sure_holder(first, now, table)) {
+            let is_new = |scout: &&Arc<Descriptor>| ask.iter().all(|asked| asked.device != scout.device);
+            let scouts: Vec<_> = self.scouts.iter().filter(is_new).cloned().collect();
+            ask.extend(scouts);
+        }
         if !ask.is_empty() || self.is_waiting(now) || self.is_in_grace(now) {
             return Step { ask, end: None };
         }
@@ -398,7 +419,7 @@ impl Lookup {
     fn walk(&self, now: Instant, table: &RoutingTable, breadth: usize) -> Step {
         let window = self.window(now, breadth, true);
         let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
-        let ask = self.likeliest(&window, WIDTH_WALK.saturating_sub(waiting), table);
+        let ask = self.likeliest(&window, WIDTH_WALK.saturating_sub(waiting), now, table);
         let end = (ask.is_empty() && waiting == 0).then_some(End::Nodes);
         Step { ask, end }
     }
@@ -423,7 +444,13 @@ impl Lookup {
         self.candidates.values().any(|candidate| is_awaited(&candidate.state))
     }
 
-    fn likeliest(&self, window: &[&Candidate], count: usize, table: &RoutingTable) -> Vec<Arc<Descriptor>> {
+    /// True if a node is there and near enough to the target to be a replica, almost surely both.
+    fn is_sure_holder(&self, node: &Descriptor, now: Instant, table: &RoutingTable) -> bool {
+        let shared = self.target.distance(&node.place).leading_zeros();
+        table.is_sure(&node.device, now) && table.core_bits().is_some_and(|core| shared >= core)
+    }
+
+    fn likeliest(&self, window: &[&Candidate], count: usize, now: Instant, table: &RoutingTable) -> Vec<Arc<Descriptor>> {
         if count == 0 {
             return Vec::new();
         }
@@ -435,7 +462,7 @@ impl Lookup {
                 let device = candidate.descriptor.device;
                 let distance = self.target.distance(&candidate.descriptor.place);
                 let is_core = distance.leading_zeros() >= core_bits;
-                let preference = is_core.then(|| table.preference(&device));
+                let preference = is_core.then(|| table.preference(&device, now));
                 // `None` sorts first, so nodes outside the core are told apart before it is looked at.
                 (!is_core, preference, distance, *candidate)
             })

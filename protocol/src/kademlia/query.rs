@@ -18,6 +18,9 @@ use crate::wire::Extensions;
 /// Nodes a look-up starts from, of the proved and of the hints each: four replica sets and no more, whatever the table holds.
 const START_MAX: usize = 4 * REPLICAS;
 
+/// Connected nodes asked beside an unsure first one.
+const SCOUTS: usize = 2;
+
 /// As many nodes as an answer may name.
 const WANT_ALL: u8 = 16;
 const _: () = assert!(WANT_ALL as usize == CLOSER_MAX, "one number, two types");
@@ -113,6 +116,7 @@ impl Directory {
     /// handshake. Who has no connection looks a random point up.
     pub(super) fn refresh(&mut self, now: Now) {
         self.refresh_neighbourhood(now);
+        self.recheck_nearest(now);
         let connected = self.table.connected_servers(FILL_ASKED);
         if connected.is_empty() {
             let target = self.random_point();
@@ -155,6 +159,9 @@ impl Directory {
             return query;
         }
         lookup.start_from(self.table.worth_asking(&target, START_MAX, now.instant));
+        if purpose == Purpose::Find {
+            lookup.scout_with(self.table.connected_near(&target, SCOUTS));
+        }
         if let Some(record) = own_copy {
             lookup.take(record);
         }

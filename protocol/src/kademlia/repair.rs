@@ -79,6 +79,10 @@ impl Repair {
         self.due.first().map(|(at, _)| *at)
     }
 
+    pub(super) fn is_dirty(&self, key: &RecordKey) -> bool {
+        self.dirty.contains_key(key)
+    }
+
     fn take_due(&mut self, now: Instant) -> Option<RecordKey> {
         let (at, key) = self.due.first().copied()?;
         if at > now {
@@ -107,6 +111,11 @@ impl Directory {
         // One pause for all of them, so that they go out together.
         let jitter = self.repair_jitter();
         for key in touched {
+            let was_nearer = self.local.place.is_some_and(|place| key.distance(&node.place) < key.distance(&place));
+            if change == Change::Died && was_nearer && self.is_nearest(&key) {
+                // The one who checked is gone; what was believed on its account is checked anew.
+                self.store.forget_all_synced(&key);
+            }
             self.mark_dirty(now, key, jitter);
         }
     }
@@ -130,14 +139,38 @@ impl Directory {
     /// believed of them, or each of the eight would ask the seven others. But tables differ, and the publisher may have missed one: so the
     /// replica nearest to the key asks the others once, when the publisher must be done.
     pub(super) fn content_arrived(&mut self, now: Now, key: RecordKey) {
-        let Some(place) = self.local.place else { return };
-        if self.table.closer_than(&Place(key.0), &place, 1) == 0 {
+        if self.is_nearest(&key) {
             let jitter = self.repair_jitter();
             self.mark_dirty(now, key, CHECK_DELAY + jitter);
             return;
         }
-        for replica in self.live_targets(&key) {
+        for replica in self.other_replicas(&key) {
             self.store.mark_synced(&key, replica.device);
+        }
+    }
+
+    /// The replicas of a record but us.
+    fn other_replicas(&self, key: &RecordKey) -> Vec<Arc<Descriptor>> {
+        let others = if self.own_replica_place(key).is_some() { REPLICAS - 1 } else { REPLICAS };
+        let mut replicas = self.live_targets(key);
+        replicas.truncate(others);
+        replicas
+    }
+
+    fn is_nearest(&self, key: &RecordKey) -> bool {
+        self.local.place.is_some_and(|place| self.table.closer_than(&Place(key.0), &place, 1) == 0)
+    }
+
+    /// Now and then the nearest replica of a record asks the others anew whether they have it, believing nothing.
+    pub(super) fn recheck_nearest(&mut self, now: Now) {
+        if !self.local.is_serving {
+            return;
+        }
+        let keys: Vec<RecordKey> = self.store.keys().filter(|key| self.is_nearest(key)).collect();
+        let jitter = self.repair_jitter();
+        for key in keys {
+            self.store.forget_all_synced(&key);
+            self.mark_dirty(now, key, jitter);
         }
     }
 
@@ -177,9 +210,7 @@ impl Directory {
             let Some(key) = self.repair.take_due(now.instant) else { break };
             let Some(held) = self.store.get(&key) else { continue };
             let item = SyncItem { key, hash: held.hash };
-            let replicas = self.live_targets(&key);
-            let others = if self.own_replica_place(&key).is_some() { REPLICAS - 1 } else { REPLICAS };
-            for replica in replicas.into_iter().take(others).filter(|replica| !held.is_synced(&replica.device)) {
+            for replica in self.other_replicas(&key).into_iter().filter(|replica| !held.is_synced(&replica.device)) {
                 offers.entry(replica.device).or_insert_with(|| (replica, Vec::new())).1.push(item);
             }
         }

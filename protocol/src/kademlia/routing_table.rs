@@ -107,6 +107,8 @@ struct Peer {
     rtt_micros: u32,
     failed_at: u32,
     added: u32,
+    /// When it last showed life, or somebody named it.
+    seen: u32,
     failures: u8,
 }
 
@@ -194,6 +196,11 @@ impl Slab {
 
     fn by_device(&self, device: &DeviceKey) -> Option<&Peer> {
         self.get(self.slot_of(device)?)
+    }
+
+    fn by_device_mut(&mut self, device: &DeviceKey) -> Option<&mut Peer> {
+        let slot = self.slot_of(device)?;
+        self.peers.get_mut(usize::from(slot))?.as_mut()
     }
 
     fn insert(&mut self, peer: Peer) -> u16 {
@@ -383,6 +390,7 @@ impl RoutingTable {
             failed_at: 0,
             rtt_micros: before.as_ref().map_or(0, |peer| peer.rtt_micros),
             added: before.as_ref().filter(|peer| peer.proof.is_some()).map_or(self.secs(now), |peer| peer.added),
+            seen: self.secs(now),
         };
         self.insert(peer);
         if was_live { Admission::Known } else { Admission::New }
@@ -398,6 +406,11 @@ impl RoutingTable {
             || self.slab.by_device(&device).is_some_and(|known| known.proof.is_some() || known.failures == 0)
             || teller.is_some_and(|teller| self.strikes.get(&**teller).is_some_and(|strikes| *strikes >= STRIKES_MAX));
         if is_ignored {
+            let heard_at = self.secs(now);
+            // Named again, and not known better: still there, it seems.
+            if let Some(hint) = self.slab.by_device_mut(&device).filter(|peer| peer.proof.is_none() && peer.failures == 0) {
+                hint.seen = heard_at;
+            }
             return;
         }
         // A node that came back has other addresses than those that failed.
@@ -407,7 +420,7 @@ impl RoutingTable {
         }
         let added = self.secs(now);
         let told_by = teller.cloned();
-        self.insert(Peer { descriptor, proof: None, told_by, failures: 0, failed_at: 0, rtt_micros: 0, added });
+        self.insert(Peer { descriptor, proof: None, told_by, failures: 0, failed_at: 0, rtt_micros: 0, added, seen: added });
     }
 
     /// Gives up one hint: of a handful, the one that failed most, else the oldest. Hints age fast, so that which handful hardly matters; what
@@ -419,7 +432,7 @@ impl RoutingTable {
             self.cursor = (self.cursor + 1) % self.slab.peers.len();
             let slot = u16::try_from(self.cursor).unwrap_or(u16::MAX);
             let Some(peer) = self.slab.get(slot).filter(|peer| !peer.is_live()) else { continue };
-            worst = worst.max(Some((peer.failures, std::cmp::Reverse(peer.added), slot)));
+            worst = worst.max(Some((peer.failures, std::cmp::Reverse(peer.seen), slot)));
             seen += 1;
             if seen >= HINTS_COMPARED {
                 break;
@@ -532,19 +545,26 @@ impl RoutingTable {
         self.slab.by_device(device)?.told_by.as_deref().copied()
     }
 
-    pub(super) fn connected(&mut self, device: DeviceKey, rtt: Option<Duration>, relayed: bool) {
+    pub(super) fn connected(&mut self, now: Instant, device: DeviceKey, rtt: Option<Duration>, relayed: bool) {
         if self.connections.len() < NOTES_MAX || self.connections.contains_key(&device) {
             self.connections.insert(device, Connection { rtt, relayed });
         }
-        self.succeeded(&device, rtt);
+        self.succeeded(now, &device, rtt);
     }
 
-    pub(super) fn disconnected(&mut self, device: &DeviceKey) {
-        self.connections.remove(device);
+    pub(super) fn disconnected(&mut self, now: Instant, device: &DeviceKey, is_well: bool) {
+        let seen = self.secs(now);
+        if self.connections.remove(device).is_some()
+            && is_well
+            && let Some(peer) = self.slab.by_device_mut(device)
+        {
+            peer.seen = seen;
+        }
     }
 
     /// A node showed life.
-    pub(super) fn succeeded(&mut self, device: &DeviceKey, rtt: Option<Duration>) {
+    pub(super) fn succeeded(&mut self, now: Instant, device: &DeviceKey, rtt: Option<Duration>) {
+        let seen = self.secs(now);
         if let Some(rtt) = rtt {
             if self.rtts.len() >= RTT_SAMPLES {
                 self.rtts.pop_front();
@@ -555,6 +575,7 @@ impl RoutingTable {
         let Some(Some(peer)) = self.slab.peers.get_mut(usize::from(slot)) else { return };
         let (was_live, at) = (peer.is_live(), prefix(&peer.descriptor.place.0));
         peer.failures = 0;
+        peer.seen = seen;
         if let Some(rtt) = rtt {
             let new = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1);
             // Half old, half new: follows a change within a few answers.
@@ -698,14 +719,36 @@ impl RoutingTable {
         connected.take(count).collect()
     }
 
-    /// Order between nodes that are equally likely to have the answer: failures, open connections, round trip in steps of 20 ms.
-    pub(super) fn preference(&self, device: &DeviceKey) -> (u8, bool, bool, bool, u128) {
+    /// How long nobody has heard of a node, in steps of ten minutes; a hint's teller heard of it earlier, so it counts a step more. With sessions of
+    /// an hour (median) each step means one in nine more is gone.
+    fn staleness(&self, peer: Option<&Peer>, now: Instant) -> u32 {
+        let now = self.secs(now);
+        peer.map_or(u32::MAX, |peer| now.saturating_sub(peer.seen) / 600 + u32::from(peer.proof.is_none()))
+    }
+
+    /// True if a node is almost surely there: connected, or its hello was read or its answer came within ten minutes.
+    pub(super) fn is_sure(&self, device: &DeviceKey, now: Instant) -> bool {
+        self.is_connected(device) || self.slab.by_device(device).is_some_and(|peer| peer.is_live() && self.staleness(Some(peer), now) == 0)
+    }
+
+    /// The connected, proved, living nodes closest to `target`.
+    pub(super) fn connected_near(&self, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
+        let mut near: Vec<_> = self.connections.keys().filter_map(|device| self.live_descriptor(device)).collect();
+        near.sort_by_key(|descriptor| target.distance(&descriptor.place));
+        near.truncate(count);
+        near
+    }
+
+    /// Order between nodes that are equally likely to have the answer: failures, open connections, how long they weren't heard of, round trip in
+    /// steps of 20 ms.
+    pub(super) fn preference(&self, device: &DeviceKey, now: Instant) -> (u8, bool, u32, bool, bool, u128) {
         let peer = self.slab.by_device(device);
         let connection = self.connections.get(device);
         let rtt = peer.and_then(Peer::rtt).or_else(|| connection.and_then(|c| c.rtt));
         (
             peer.map_or(0, |peer| peer.failures),
             connection.is_none(),
+            if connection.is_some() { 0 } else { self.staleness(peer, now) },
             peer.is_none_or(|peer| peer.proof.is_none()),
             connection.is_some_and(|connection| connection.relayed),
             rtt.unwrap_or_else(|| self.median_rtt()).as_millis() / 20,
@@ -838,7 +881,7 @@ mod tests {
         assert!(!table.failed(now, &node.device, false));
         assert!(table.failed(now, &node.device, false), "twice silent is dead");
         assert!(table.closest(&node.place, 8).is_empty());
-        table.succeeded(&node.device, None);
+        table.succeeded(now, &node.device, None);
         assert!(table.is_live(&node.device), "and back at the first sign of life");
     }
 

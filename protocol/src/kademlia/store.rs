@@ -360,6 +360,12 @@ impl ReplicaStore {
         }
     }
 
+    pub(super) fn forget_all_synced(&mut self, key: &RecordKey) {
+        if let Some(held) = self.held.get_mut(key) {
+            held.synced.clear();
+        }
+    }
+
     pub(super) fn forget_synced(&mut self, device: &DeviceKey) {
         let tag = tag(device);
         for held in self.held.values_mut() {
