@@ -47,6 +47,7 @@
 //! | invented nodes | never passed on; a teller whose nodes fail is asked last |
 //! | false "absent" | majority of the living replicas, places proved, two disjoint paths |
 //! | crowding | two replicas, four bucket entries per /24 or /48 (not in a lab); the long-known stay |
+//! | gathering around a name | a neighbourhood denser than others gets twice the replicas, and is asked twice as wide over eight paths |
 
 mod limits;
 mod lookup;
@@ -362,6 +363,9 @@ pub struct Directory {
     refresh_at: Instant,
     /// When the neighbourhood is looked up out of turn.
     neighbourhood_at: Option<Instant>,
+    refreshes: u32,
+    /// How near the sixteenth node was to points looked up lately, as shares of the key space.
+    radii: VecDeque<f64>,
     counters: Counters,
 }
 
@@ -388,6 +392,8 @@ impl Directory {
             sweep_at: now + SWEEP_EVERY,
             refresh_at: now + config.refresh_every.min(LONELY_REFRESH),
             neighbourhood_at: None,
+            refreshes: 0,
+            radii: VecDeque::new(),
             counters: Counters::default(),
             config,
             local,
@@ -707,12 +713,6 @@ impl Directory {
     #[must_use]
     pub const fn counters(&self) -> &Counters {
         &self.counters
-    }
-
-    /// DEBUG
-    pub fn debug(&self, key: &RecordKey) -> String {
-        let set: Vec<_> = self.live_targets(key).iter().map(|d| (format!("{:?}", d.device.as_bytes()[0]), self.store.get(key).is_some_and(|h| h.is_synced(&d.device)))).collect();
-        format!("me {} rank {} dirty {} set {:?}", self.local.device.as_bytes()[0], self.rank_of_self(key), self.repair.is_dirty(key), set)
     }
 
     /// This node.

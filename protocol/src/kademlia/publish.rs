@@ -103,6 +103,8 @@ pub(super) struct Publish {
     started: Instant,
     stepped: Instant,
     is_storing: bool,
+    /// Replicas to store at: more where it is crowded.
+    wanted: usize,
     is_replica: bool,
     candidates: Vec<Arc<Descriptor>>,
     tried: BTreeSet<DeviceKey>,
@@ -149,7 +151,7 @@ impl Publish {
         }
         let mut targets = Vec::new();
         for candidate in self.candidates.iter().filter(|candidate| !self.tried.contains(&candidate.device)) {
-            if have + targets.len() >= REPLICAS {
+            if have + targets.len() >= self.wanted {
                 break;
             }
             let count = groups.entry(NetworkGroup::of_descriptor(candidate)).or_default();
@@ -167,7 +169,7 @@ impl Publish {
             .refused
             .iter()
             .filter(|(device, reason)| *reason != StoreRefusal::NotResponsible && !self.accepted.contains_key(device));
-        let total = (accepted + judged.count() + self.failed).min(REPLICAS);
+        let total = (accepted + judged.count() + self.failed).min(self.wanted);
         PublishReport {
             key: self.key,
             is_accepted: accepted > total / 2,
@@ -239,6 +241,7 @@ impl Directory {
             started: now.instant,
             stepped: now.instant,
             is_storing: false,
+            wanted: REPLICAS,
             is_replica: false,
             candidates: Vec::new(),
             tried: confirmed.iter().map(|replica| replica.device).collect(),
@@ -253,12 +256,20 @@ impl Directory {
         self.start_lookup(now, Goal::Nodes { breadth: FIND_BREADTH }, Place(key.0), Purpose::Publish(query), None);
     }
 
-    pub(super) fn publish_found_replicas(&mut self, now: Now, query: QueryId, found: Vec<Arc<Descriptor>>, requests: u32) {
+    pub(super) fn publish_found_replicas(
+        &mut self,
+        now: Now,
+        query: QueryId,
+        found: Vec<Arc<Descriptor>>,
+        replicas: usize,
+        requests: u32,
+    ) {
         let Some(publish) = self.publishes.get_mut(&query) else { return };
         for descriptor in found {
             publish.add_candidate(descriptor);
         }
         publish.is_storing = true;
+        publish.wanted = replicas;
         publish.requests += requests;
         let key = publish.key;
         self.store_locally(now, query, key);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::lookup::{End, Goal, Lookup, Purpose};
+use super::lookup::{CROWDED_REPLICAS, End, Goal, Lookup, Purpose};
 use super::messages::{Answer, CLOSER_MAX, FindNode, FindRecord, RecordAnswer, RecordOutcome, Request, StoreRefusal};
 use super::routing_table::REPLICAS;
 use super::store::{self, Refused};
@@ -17,6 +17,12 @@ use crate::wire::Extensions;
 
 /// Nodes a look-up starts from, of the proved and of the hints each: four replica sets and no more, whatever the table holds.
 const START_MAX: usize = 4 * REPLICAS;
+
+/// Densities remembered: the median of five isn't moved by two neighbourhoods that are crowded.
+const RADII: usize = 5;
+
+/// A client looks a random point up at every third refresh.
+const CLIENT_WALK_EVERY: u32 = 3;
 
 /// Connected nodes asked beside an unsure first one.
 const SCOUTS: usize = 2;
@@ -118,7 +124,10 @@ impl Directory {
         self.refresh_neighbourhood(now);
         self.recheck_nearest(now);
         let connected = self.table.connected_servers(FILL_ASKED);
-        if connected.is_empty() {
+        self.refreshes += 1;
+        // Clients have no neighbourhood to look up, and need to know now and then how dense the network is.
+        let measures = !self.local.is_serving && self.refreshes.is_multiple_of(CLIENT_WALK_EVERY);
+        if connected.is_empty() || measures {
             let target = self.random_point();
             self.start_lookup(now, Goal::Nodes { breadth: 2 }, target, Purpose::Refresh, None);
         }
@@ -159,6 +168,7 @@ impl Directory {
             return query;
         }
         lookup.start_from(self.table.worth_asking(&target, START_MAX, now.instant));
+        lookup.compare_with(self.usual_radius());
         if purpose == Purpose::Find {
             lookup.scout_with(self.table.connected_near(&target, SCOUTS));
         }
@@ -168,6 +178,20 @@ impl Directory {
         self.lookups.insert(query, lookup);
         self.drive_lookup(now, query);
         query
+    }
+
+    /// How near the sixteenth node is to a point, by the median of what was seen lately around ourselves and random points.
+    fn usual_radius(&self) -> Option<f64> {
+        let mut sorted: Vec<f64> = self.radii.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        sorted.get(sorted.len() / 2).copied()
+    }
+
+    fn note_radius(&mut self, radius: Option<f64>) {
+        if self.radii.len() >= RADII {
+            self.radii.pop_front();
+        }
+        self.radii.extend(radius);
     }
 
     pub(super) fn drive_lookup(&mut self, now: Now, query: QueryId) {
@@ -275,11 +299,15 @@ impl Directory {
                 let result = result_of(now, lookup, end);
                 self.event(Event::Found { query, result });
             }
-            Purpose::Bootstrap => self.bootstrap_walked(now),
-            Purpose::Refresh => {}
+            Purpose::Bootstrap => {
+                self.note_radius(lookup.radius());
+                self.bootstrap_walked(now);
+            }
+            Purpose::Refresh => self.note_radius(lookup.radius()),
             Purpose::Publish(publish) => {
-                let candidates = lookup.closest(now.instant, 2 * REPLICAS);
-                self.publish_found_replicas(now, publish, candidates, lookup.requests);
+                let replicas = if lookup.is_crowded() { CROWDED_REPLICAS } else { REPLICAS };
+                let candidates = lookup.closest(now.instant, 2 * replicas);
+                self.publish_found_replicas(now, publish, candidates, replicas, lookup.requests);
             }
             Purpose::ReadBack(key) => {
                 let result = result_of(now, lookup, end);

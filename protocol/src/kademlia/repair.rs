@@ -79,10 +79,6 @@ impl Repair {
         self.due.first().map(|(at, _)| *at)
     }
 
-    pub(super) fn is_dirty(&self, key: &RecordKey) -> bool {
-        self.dirty.contains_key(key)
-    }
-
     fn take_due(&mut self, now: Instant) -> Option<RecordKey> {
         let (at, key) = self.due.first().copied()?;
         if at > now {

@@ -17,8 +17,8 @@ use crate::node::Descriptor;
 use crate::time::Now;
 use crate::wire::{Extensions, Frame, FrameKind};
 
-/// Ranks beyond the replicas at which a node still takes a record: publishers' tables differ a little.
-pub(super) const RANK_SLACK: usize = 8;
+/// Ranks beyond the replicas at which a node still takes a record: crowded ones have twice the replicas, and publishers' tables differ a little.
+pub(super) const RANK_SLACK: usize = 16;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -358,18 +358,6 @@ pub fn repair(seed: u64, nodes: usize) -> Row {
         broken.retain(|owner| swarm.holders(*owner, 1).len() < 8);
         steps.push(broken.len());
     }
-    if std::env::var("DEBUG").is_ok() {
-        for owner in broken.iter().take(4) {
-            let key = swarm.network.world.identity(*owner).key;
-            let holders = swarm.holders(*owner, 1);
-            println!("broken {owner:?} {key:?}: {} holders", holders.len());
-            for node in swarm.closest(*owner, 14) {
-                let holds = holders.contains(&node);
-                let m = swarm.network.machine(node);
-                println!("   {node:?} holds {holds} {}", m.directory.debug(&key));
-            }
-        }
-    }
     let took = swarm.network.elapsed() - start;
     let traffic = swarm.network.traffic().since(&before);
     let deaths = (nodes / 5) as f64;
