@@ -641,9 +641,9 @@ impl Directory {
             Some(self.sweep_at),
             Some(self.refresh_at),
         ]
-            .into_iter()
-            .flatten()
-            .min()
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The next thing to do, oldest first.
@@ -676,7 +676,11 @@ impl Directory {
     pub fn neighbours(&self) -> Vec<Arc<Descriptor>> {
         // Who has no place takes its key for one, so that not all such clients choose the same servers.
         let place = self.local.place.unwrap_or(Place(*self.local.device.as_bytes()));
-        if self.local.is_serving { self.table.nearest_or_told(&place, NEIGHBOURS) } else { self.table.closest(&place, CLIENT_SERVERS) }
+        if self.local.is_serving {
+            self.table.nearest_or_told(&place, NEIGHBOURS)
+        } else {
+            self.table.closest(&place, CLIENT_SERVERS)
+        }
     }
 
     /// The nodes closest to a point, for finding servers near a key.

@@ -428,7 +428,12 @@ impl Lookup {
             return Step { ask, end: None };
         }
         let (has_majority, paths) = self.denials(&window);
-        let ask = if has_majority && paths.len() < self.paths_wanted() { self.other_path(&paths) } else { Vec::new() };
+        let ask = match self.is_crowded() {
+            // Who gathers here may be most of those asked: whatever they say, others are heard too.
+            true => self.more_paths(),
+            false if has_majority && paths.len() < self.paths_wanted() => self.other_path(&paths),
+            false => Vec::new(),
+        };
         let is_proved = has_majority && ask.is_empty();
         let end = ask.is_empty().then_some(if is_proved { End::Absent } else { End::Inconclusive });
         Step { ask, end }

@@ -212,7 +212,15 @@ impl Directory {
             }
             Some(own) => own.record = record,
             None => {
-                let own = OwnRecord { record, replicas: Vec::new(), confirmed: Vec::new(), next_at, read_back_at: None, failures: 0, running: 0 };
+                let own = OwnRecord {
+                    record,
+                    replicas: Vec::new(),
+                    confirmed: Vec::new(),
+                    next_at,
+                    read_back_at: None,
+                    failures: 0,
+                    running: 0,
+                };
                 self.own.insert(key, own);
             }
         }

@@ -323,13 +323,7 @@ fn nearest(slab: &Slab, index: &Index, target: &Place, count: usize) -> Vec<(Dis
 }
 
 impl RoutingTable {
-    pub(super) fn new(
-        device: DeviceKey,
-        place: Option<Place>,
-        limits: TableLimits,
-        lab: bool,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(device: DeviceKey, place: Option<Place>, limits: TableLimits, lab: bool, now: Instant) -> Self {
         Self {
             device,
             origin: place.unwrap_or(Place(*device.as_bytes())),
@@ -510,7 +504,11 @@ impl RoutingTable {
     fn remove_slot(&mut self, slot: u16) -> Option<Peer> {
         let peer = self.slab.remove(slot)?;
         let at = prefix(&peer.descriptor.place.0);
-        if peer.is_live() { self.live.remove(at, slot) } else { self.hints.remove(at, slot) }
+        if peer.is_live() {
+            self.live.remove(at, slot)
+        } else {
+            self.hints.remove(at, slot)
+        }
         Some(peer)
     }
 
@@ -691,7 +689,9 @@ impl RoutingTable {
     }
 
     pub(super) fn replica_span(&self, place: &Place) -> KeySpan {
-        let ninth = nearest(&self.slab, &self.live, place, REPLICAS + 1).get(REPLICAS).map_or(0, |(distance, _)| distance.leading_zeros());
+        let ninth = nearest(&self.slab, &self.live, place, REPLICAS + 1)
+            .get(REPLICAS)
+            .map_or(0, |(distance, _)| distance.leading_zeros());
         let (low, high) = span(place, ninth.saturating_sub(3));
         (RecordKey(low.0), RecordKey(high.0))
     }
@@ -728,7 +728,8 @@ impl RoutingTable {
 
     /// True if a node is almost surely there: connected, or its hello was read or its answer came within ten minutes.
     pub(super) fn is_sure(&self, device: &DeviceKey, now: Instant) -> bool {
-        self.is_connected(device) || self.slab.by_device(device).is_some_and(|peer| peer.is_live() && self.staleness(Some(peer), now) == 0)
+        self.is_connected(device)
+            || self.slab.by_device(device).is_some_and(|peer| peer.is_live() && self.staleness(Some(peer), now) == 0)
     }
 
     /// The connected, proved, living nodes closest to `target`.

@@ -234,7 +234,8 @@ impl DirectoryNode {
         self.keep_at.get_or_insert(now.instant + KEEP_EVERY);
     }
 
-    fn answer(&mut self, world: &World, now: Now, from: NodeId, request: Request) -> Option<Reply> {
+    /// What the node answers to a request of `from`; `None` is silence.
+    pub fn reply_to(&mut self, world: &World, now: Now, from: NodeId, request: Request) -> Option<Reply> {
         let identity = world.identity(from);
         let source =
             RequestSource { device: identity.chain.device, network_group: NetworkGroup::of_descriptor(&identity.descriptor) };
@@ -258,7 +259,7 @@ impl DirectoryNode {
                 }
             }
             Body::Request(id, request) => {
-                if let Some(reply) = self.answer(world, now, from, request) {
+                if let Some(reply) = self.reply_to(world, now, from, request) {
                     let (kind, bytes) = reply.frame_kind_and_len(1);
                     self.say(world, from, Kind(kind.0), bytes, Body::Reply(id, reply), out);
                 }

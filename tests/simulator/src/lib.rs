@@ -10,7 +10,9 @@ pub mod directory;
 mod latency;
 mod machine;
 mod network;
+pub mod picture;
 pub mod rows;
+pub mod svg;
 pub mod swarm;
 mod traffic;
 

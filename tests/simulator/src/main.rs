@@ -1,6 +1,9 @@
-//! `halloo-simulator`: the directory's rows, one at a time.
+//! `halloo-simulator`: the directory's rows, one at a time; without a command, a run as a picture.
+
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use halloo_simulator::picture::{Run, picture};
 use halloo_simulator::rows::{self, Phase, Row, Scale};
 
 /// Runs the production directory in a simulated network and prints what was seen.
@@ -12,8 +15,17 @@ struct Arguments {
     /// Nodes in the network.
     #[arg(long, global = true)]
     nodes: Option<usize>,
+    /// Without a command: draws a run under churn, with 20% freezing in the middle, into this file.
+    #[arg(long, default_value = "run.svg")]
+    svg: std::path::PathBuf,
+    /// Minutes of that run.
+    #[arg(long, default_value_t = 30)]
+    minutes: u32,
+    /// Share of the nodes that can't be dialled, of that run and of `scale`.
+    #[arg(long, global = true, default_value_t = 0.3)]
+    blocked: f64,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -28,20 +40,32 @@ enum Command {
     Repair,
     /// Look-ups and upkeep under churn.
     Scale {
-        /// Share of the nodes that can't be dialled.
-        #[arg(long, default_value_t = 0.3)]
-        blocked: f64,
+        /// Minutes of churn before anything is counted.
+        #[arg(long, default_value_t = 40)]
+        settle: u64,
+        /// Minutes over which upkeep is counted.
+        #[arg(long, default_value_t = 30)]
+        measure: u64,
+        /// Look-ups.
+        #[arg(long, default_value_t = 10_000)]
+        lookups: usize,
     },
     /// A tenth of the nodes collude against one name.
     Eclipse,
 }
 
-fn main() {
+#[allow(clippy::print_stdout, reason = "the program's result")]
+fn main() -> std::io::Result<()> {
     let arguments = Arguments::parse();
     halloo_simulator::prepare();
     let (seed, nodes) = (arguments.seed, arguments.nodes);
     println!("seed {seed}");
-    let rows = match arguments.command {
+    let Some(command) = arguments.command else {
+        let nodes = nodes.unwrap_or(1_000);
+        let run = Run { seed, nodes, blocked: arguments.blocked, minutes: arguments.minutes, lookups: 300 };
+        return std::fs::write(&arguments.svg, picture(run));
+    };
+    let rows = match command {
         Command::Counts => {
             for phase in rows::counts(seed, nodes.unwrap_or(200)) {
                 print_phase(&phase);
@@ -51,7 +75,10 @@ fn main() {
         Command::Frozen => vec![rows::frozen(seed, nodes.unwrap_or(1_000), 2_000)],
         Command::Liars => vec![rows::liars(seed, nodes.unwrap_or(1_000), 1_000, 10_000)],
         Command::Repair => vec![rows::repair(seed, nodes.unwrap_or(1_000))],
-        Command::Scale { blocked } => rows::scale(seed, Scale::new(nodes.unwrap_or(10_000), blocked)),
+        Command::Scale { settle, measure, lookups } => {
+            let (settle, measure) = (Duration::from_secs(60 * settle), Duration::from_secs(60 * measure));
+            rows::scale(seed, Scale { nodes: nodes.unwrap_or(10_000), blocked: arguments.blocked, settle, measure, lookups })
+        }
         Command::Eclipse => {
             let nodes = nodes.unwrap_or(10_000);
             [false, true].map(|ages| rows::eclipse(seed, nodes, ages, 1_000)).into()
@@ -60,6 +87,7 @@ fn main() {
     for row in &rows {
         print_row(row);
     }
+    Ok(())
 }
 
 #[allow(clippy::print_stdout, reason = "the program's result")]

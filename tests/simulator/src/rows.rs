@@ -109,7 +109,7 @@ fn fixed(plan: Plan) -> Plan {
     Plan { settings: Settings { latency: Latency::Fixed(RTT), ..plan.settings }, ..plan }
 }
 
-fn pairs(swarm: &mut Swarm, count: usize, owners: &[NodeId]) -> Vec<(NodeId, NodeId)> {
+pub(crate) fn pairs(swarm: &mut Swarm, count: usize, owners: &[NodeId]) -> Vec<(NodeId, NodeId)> {
     let mut pairs = Vec::new();
     while pairs.len() < count {
         let by = swarm.random_node(None);
@@ -231,7 +231,8 @@ pub fn frozen(seed: u64, nodes: usize, lookups: usize) -> Row {
     };
     let lives = |asked: &&Asked| !swarm.holders(asked.owner, 1).is_empty();
     let (living, sample) = (asked.iter().filter(lives).count(), Sample::of(&asked));
-    let is_met = sample.found >= living && sample.time(0.99) <= Duration::from_millis(400) && sample.time(1.0) <= Duration::from_secs(1);
+    let is_met =
+        sample.found >= living && sample.time(0.99) <= Duration::from_millis(400) && sample.time(1.0) <= Duration::from_secs(1);
     Row {
         name: format!("40% of {nodes} nodes silently frozen, none connected: found; p99; max"),
         reach: "all with a living replica; 400 ms; 1 s".into(),
@@ -392,22 +393,9 @@ pub struct Scale {
     pub lookups: usize,
 }
 
-impl Scale {
-    /// An hour of churn, ten thousand look-ups.
-    #[must_use]
-    pub const fn new(nodes: usize, blocked: f64) -> Self {
-        Self {
-            nodes,
-            blocked,
-            settle: Duration::from_secs(2_400),
-            measure: Duration::from_secs(1_800),
-            lookups: 10_000,
-        }
-    }
-}
-
 /// Thousands of nodes with one-hour sessions: look-ups, and what upkeep costs.
 #[must_use]
+#[allow(clippy::print_stdout, reason = "what the rows don't say goes beside them")]
 pub fn scale(seed: u64, scale: Scale) -> Vec<Row> {
     let Scale { nodes, blocked, .. } = scale;
     let mut swarm = Swarm::grown(fixed(Plan::blocked(seed, nodes, blocked)));
@@ -438,8 +426,7 @@ pub fn scale(seed: u64, scale: Scale) -> Vec<Row> {
         tables[2] += swarm.network.connections(*node);
         tables[3] += swarm.network.machine(*node).directory.store_counts().0;
     }
-    let owners: Vec<_> =
-        swarm.network.nodes().filter(|node| swarm.network.world.newest_sequence(*node) > 0).collect();
+    let owners: Vec<_> = swarm.network.nodes().filter(|node| swarm.network.world.newest_sequence(*node) > 0).collect();
     let asked = {
         let pairs = pairs(&mut swarm, scale.lookups, &owners);
         let pause = Duration::from_secs(300) / u32::try_from(scale.lookups.max(1)).unwrap_or(u32::MAX);
@@ -464,7 +451,12 @@ pub fn scale(seed: u64, scale: Scale) -> Vec<Row> {
     let (median, tail) = (sample.round_trips(0.5), sample.round_trips(0.95));
     let is_met = median <= limits.0 + 0.01 && tail <= limits.1 + 0.01 && share >= 0.999;
     let kinds = traffic.by_kind.iter().map(|(kind, count)| {
-        format!("{:#06x}: {:.1} x {:.0} B", kind.0, count.messages as f64 / hours / nodes as f64, count.bytes as f64 / count.messages.max(1) as f64)
+        format!(
+            "{:#06x}: {:.1} x {:.0} B",
+            kind.0,
+            count.messages as f64 / hours / nodes as f64,
+            count.bytes as f64 / count.messages.max(1) as f64
+        )
     });
     println!("  each node an hour: {}", kinds.collect::<Vec<_>>().join(", "));
     println!(

@@ -10,7 +10,7 @@ const FIRST: FindOptions = FindOptions { mode: Mode::First, is_remote_only: true
 fn digest_of(seed: u64) -> ([u64; 2], u64) {
     let mut swarm = Swarm::grown(Plan {
         settings: halloo_simulator::Settings { loss: 0.01, ..Default::default() },
-        ..Plan::blocked(seed, 120, 0.3)
+        ..Plan::blocked(seed, 60, 0.3)
     });
     swarm.begin_churn(Churn { median: Duration::from_secs(300), ..Churn::default() });
     swarm.run_for(Duration::from_secs(300));
@@ -24,14 +24,27 @@ fn digest_of(seed: u64) -> ([u64; 2], u64) {
 #[test]
 fn the_same_seed_gives_the_same_run_bit_for_bit() {
     println!("seeds 1 and 2");
+    halloo_simulator::prepare();
     assert_eq!(digest_of(1), digest_of(1));
     assert_ne!(digest_of(1), digest_of(2));
 }
 
+/// In an optimised build: `cargo test --release -p halloo-simulator -- --ignored`, or `scripts/test --long`.
 #[test]
-fn a_thousand_nodes_join_and_find_each_other() {
-    println!("seed 3");
-    let mut swarm = Swarm::grown(Plan::blocked(3, 1_000, 0.3));
+#[ignore = "long: scripts/test --long"]
+fn ten_thousand_nodes_join_and_find_each_other() {
+    join_and_find(4, 10_000);
+}
+
+#[test]
+fn four_hundred_nodes_join_and_find_each_other() {
+    join_and_find(3, 400);
+}
+
+fn join_and_find(seed: u64, nodes: usize) {
+    println!("seed {seed}");
+    halloo_simulator::prepare();
+    let mut swarm = Swarm::grown(Plan::blocked(seed, nodes, 0.3));
     let mut requests = 0;
     for _ in 0..200 {
         let (by, owner) = (swarm.random_node(None), swarm.random_node(None));
