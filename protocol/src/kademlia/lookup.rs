@@ -6,7 +6,7 @@
 //! 3. "Not here" leads on to closer nodes. Once it brings none, three are asked at a time.
 //! 4. The first valid record ends the search. *Settled*: the others of the eight closest are asked with the record's hash in hand.
 //! 5. "No such record" is believed when all of the eight closest that live were asked, most of them say so with their places proved, and
-//!    they were found over two disjoint paths (if the network offers two). Otherwise the result is inconclusive.
+//!    they were found over three disjoint paths (if the network offers so many). Otherwise the result is inconclusive.
 //!
 //! An answer that doesn't verify costs its sender the candidacy and a mark against it, and never ends the search.
 
@@ -44,12 +44,16 @@ const TELLER_TRIES_MAX: usize = 4;
 /// Nodes by whose distance the density around a point is judged: enough that chance moves it by a quarter only.
 const DENSITY_NODES: usize = 16;
 
-/// How much denser than elsewhere a neighbourhood has to be to count as crowded. By chance 3% are. Attackers, a tenth of the network, of whom each takes
-/// the nearest of 16 places (four enrolments of four slots) make it 2.8 times as dense.
-const CROWDED: f64 = 1.75;
+/// How much denser than elsewhere a neighbourhood has to be to count as crowded. By chance one in eight is, which costs its records more replicas.
+/// Attackers, a tenth of the network, of whom each takes the nearest of 16 places (four enrolments of four slots), make it 2.8 times as dense,
+/// and 1.8 times to somebody who is told of attackers only.
+const CROWDED: f64 = 1.4;
 
 /// Replicas of a crowded record, and nodes asked for it: among 16, of which 64% collude, one is honest but for one case in 1,000.
 pub(super) const CROWDED_REPLICAS: usize = 2 * REPLICAS;
+
+/// Nodes of our own table over which denials have to come, if the network offers so many.
+const PATHS: usize = 3;
 
 /// Nodes of our own table over which a crowded point is approached: colluders name each other only.
 const CROWDED_PATHS: usize = 8;
@@ -205,7 +209,7 @@ impl Lookup {
     }
 
     fn paths_wanted(&self) -> usize {
-        if self.is_crowded() { CROWDED_PATHS } else { 2 }
+        if self.is_crowded() { CROWDED_PATHS } else { PATHS }
     }
 
     /// The nodes of our own table over which answers came.

@@ -134,7 +134,11 @@ fn colluders_around_a_name_hide_it_from_whoever_asks_the_nearest_and_not_from_us
     swarm.run_for(Duration::from_secs(60));
     let pairs = pairs(&mut swarm, &[victim], 50);
     let fooled = pairs.iter().filter(|(by, owner)| naive_find(&mut swarm, *by, *owner).is_fooled).count();
-    let ours = Sample::of(&swarm.find_each(&pairs, Duration::from_millis(100), SETTLED));
+    let asked = swarm.find_each(&pairs, Duration::from_millis(100), SETTLED);
+    for missed in asked.iter().filter(|asked| asked.result.record().is_none()) {
+        println!("missed: {:?}", missed.result);
+    }
+    let ours = Sample::of(&asked);
     println!("without defences {fooled} of 50 wrong; ours found {} of 50; {report:?}", ours.found);
     assert!(fooled >= 40, "the attack works: {fooled}");
     assert!(ours.found >= 48, "{} of 50", ours.found);
