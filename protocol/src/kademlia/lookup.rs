@@ -42,7 +42,7 @@ const WIDTH_WALK: usize = 3;
 const TELLER_TRIES_MAX: usize = 4;
 
 /// Nodes by whose distance the density around a point is judged: enough that chance moves it by a quarter only.
-const DENSITY_NODES: usize = 16;
+pub(super) const DENSITY_NODES: usize = 16;
 
 /// How much denser than elsewhere a neighbourhood has to be to count as crowded. By chance one in eight is, which costs its records more replicas.
 /// Attackers, a tenth of the network, of whom each takes the nearest of 16 places (four enrolments of four slots), make it 2.8 times as dense,

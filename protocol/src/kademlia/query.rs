@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::lookup::{CROWDED_REPLICAS, End, Goal, Lookup, Purpose};
+use super::lookup::{CROWDED_REPLICAS, DENSITY_NODES, End, Goal, Lookup, Purpose};
 use super::messages::{Answer, CLOSER_MAX, FindNode, FindRecord, RecordAnswer, RecordOutcome, Request, StoreRefusal};
 use super::routing_table::REPLICAS;
 use super::store::{self, Refused};
@@ -168,7 +168,9 @@ impl Directory {
             return query;
         }
         lookup.start_from(self.table.worth_asking(&target, START_MAX, now.instant));
-        lookup.compare_with(self.usual_radius());
+        if matches!(purpose, Purpose::Find | Purpose::Publish(_) | Purpose::ReadBack(_)) {
+            lookup.compare_with(self.usual_radius());
+        }
         if purpose == Purpose::Find {
             lookup.scout_with(self.table.connected_near(&target, SCOUTS));
         }
@@ -180,11 +182,14 @@ impl Directory {
         query
     }
 
-    /// How near the sixteenth node is to a point, by the median of what was seen lately around ourselves and random points.
+    /// How near the sixteenth node is to a point: the median of what was seen lately around ourselves and random points, or what the table says of
+    /// our own place now, whichever is nearer. A network that grows mustn't look crowded everywhere.
     fn usual_radius(&self) -> Option<f64> {
         let mut sorted: Vec<f64> = self.radii.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied()
+        let seen = sorted.get(sorted.len() / 2).copied();
+        let own = self.table.own_radius(DENSITY_NODES);
+        seen.zip(own).map(|(seen, own)| seen.min(own)).or(seen)
     }
 
     fn note_radius(&mut self, radius: Option<f64>) {

@@ -636,6 +636,14 @@ impl RoutingTable {
         peers.take(count).map(|peer| Arc::clone(&peer.descriptor)).collect()
     }
 
+    /// The distance of the `count`th node nearest to us of all we know of, as a share of the key space.
+    pub(super) fn own_radius(&self, count: usize) -> Option<f64> {
+        let mut near = nearest(&self.slab, &self.live, &self.origin, count);
+        near.extend(nearest(&self.slab, &self.hints, &self.origin, count));
+        near.sort_unstable();
+        near.get(count.checked_sub(1)?).map(|(distance, _)| distance.share())
+    }
+
     /// True if fewer than `count` living nodes are nearer to us than `place`.
     pub(super) fn is_neighbour(&self, place: &Place, count: usize) -> bool {
         self.closer_than(&self.origin, place, count) < count
