@@ -44,13 +44,10 @@ const TELLER_TRIES_MAX: usize = 4;
 /// Nodes by whose distance the density around a point is judged: enough that chance moves it by a quarter only.
 pub(super) const DENSITY_NODES: usize = 16;
 
-/// How much denser than elsewhere a neighbourhood has to be to count as crowded when replicas are chosen. Attackers, a tenth of the network, of whom
-/// each takes the nearest of 16 places (four enrolments of four slots), make it 2.8 times as dense. Less dense ones are by chance, and cost twice
-/// the replicas.
-const CROWDED_TO_STORE: f64 = 1.75;
-
-/// The same when a record is looked for: somebody who is told of attackers only sees 1.8 times the density, and asking wider costs little.
-const CROWDED_TO_FIND: f64 = 1.4;
+/// How much denser than elsewhere a neighbourhood has to be to count as crowded. Attackers, a tenth of the network, of whom each takes the nearest of
+/// 16 places (four enrolments of four slots), make it 2.8 times as dense, and 1.8 times to somebody who is told of attackers only; at 1.75 a publisher
+/// overlooked them. By chance some neighbourhoods are as dense, which costs their records twice the replicas.
+const CROWDED: f64 = 1.4;
 
 /// Replicas of a crowded record, and nodes asked for it: among 16, of which 64% collude, one is honest but for one case in 1,000.
 pub(super) const CROWDED_REPLICAS: usize = 2 * REPLICAS;
@@ -203,12 +200,8 @@ impl Lookup {
 
     /// True if far more nodes are near the target than are near a point elsewhere: somebody may have gathered there.
     pub(super) fn is_crowded(&self) -> bool {
-        let factor = match self.goal {
-            Goal::Record { .. } => CROWDED_TO_FIND,
-            Goal::Nodes { .. } => CROWDED_TO_STORE,
-        };
         let radii = self.usual_radius.zip(self.radius());
-        radii.is_some_and(|(usual, here)| usual > factor * here)
+        radii.is_some_and(|(usual, here)| usual > CROWDED * here)
     }
 
     fn replicas(&self) -> usize {
