@@ -21,6 +21,9 @@ const START_MAX: usize = 4 * REPLICAS;
 /// Densities remembered: the median of five isn't moved by two neighbourhoods that are crowded.
 const RADII: usize = 5;
 
+/// How much denser the own neighbourhood has to be than what was seen for that to be out of date; by chance one in thirty is.
+const OUTDATED: f64 = 1.5;
+
 /// A client looks a random point up at every third refresh.
 const CLIENT_WALK_EVERY: u32 = 3;
 
@@ -182,14 +185,14 @@ impl Directory {
         query
     }
 
-    /// How near the sixteenth node is to a point: the median of what was seen lately around ourselves and random points, or what the table says of
-    /// our own place now, whichever is nearer. A network that grows mustn't look crowded everywhere.
+    /// How near the sixteenth node is to a point: the median of what was seen lately around ourselves and random points; or, if that is far off, what
+    /// the table says of our own place now. A network that grows mustn't look crowded everywhere, nor a node with many neighbours see no crowds.
     fn usual_radius(&self) -> Option<f64> {
         let mut sorted: Vec<f64> = self.radii.iter().copied().collect();
         sorted.sort_by(f64::total_cmp);
         let seen = sorted.get(sorted.len() / 2).copied();
         let own = self.table.own_radius(DENSITY_NODES);
-        seen.zip(own).map(|(seen, own)| seen.min(own)).or(seen)
+        seen.zip(own).map(|(seen, own)| if seen > OUTDATED * own { own } else { seen }).or(seen)
     }
 
     fn note_radius(&mut self, radius: Option<f64>) {
