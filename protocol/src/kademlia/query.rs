@@ -21,8 +21,8 @@ const START_MAX: usize = 4 * REPLICAS;
 /// Densities remembered: the median of five isn't moved by two neighbourhoods that are crowded.
 const RADII: usize = 5;
 
-/// How much denser the own neighbourhood has to be than what was seen for that to be out of date; by chance one in thirty is.
-const OUTDATED: f64 = 1.5;
+/// How much denser the own neighbourhood has to be than what was seen for that to be out of date; hardly one is by chance.
+const OUTDATED: f64 = 2.5;
 
 /// A client looks a random point up at every third refresh.
 const CLIENT_WALK_EVERY: u32 = 3;

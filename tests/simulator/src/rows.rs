@@ -149,7 +149,8 @@ pub fn counts(seed: u64, nodes: usize) -> Vec<Phase> {
     let start = swarm.network.traffic();
     swarm.grow();
     let mut phases = vec![phase("join and publish", nodes, &start, &swarm.network.traffic(), 0, None)];
-    swarm.run_for(Duration::from_secs(120));
+    // Until nodes have measured the grown network several times over.
+    swarm.run_for(Duration::from_secs(40 * 60));
     // Idle traffic of a minute.
     let before = swarm.network.traffic();
     swarm.run_for(Duration::from_secs(60));
