@@ -3,6 +3,8 @@
 //! The directory without defences is generous otherwise: it knows every server, asks the nearest one after the other, believes the first answer
 //! unverified and three denials, follows whom it is referred to, and waits ten seconds for a silent node.
 
+#![allow(clippy::print_stdout, reason = "seeds and figures of a run, for whoever repeats it")]
+
 use std::time::Duration;
 
 use halloo_protocol::directory::{RecordKey, UnverifiedRecord};

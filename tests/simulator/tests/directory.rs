@@ -1,5 +1,7 @@
 //! The production directory in the simulator.
 
+#![allow(clippy::print_stdout, reason = "seeds and figures of a run, for whoever repeats it")]
+
 use std::time::Duration;
 
 use halloo_protocol::kademlia::{FindOptions, Mode};
