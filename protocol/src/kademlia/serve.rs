@@ -1,5 +1,7 @@
 //! Answers others' requests.
 
+use std::sync::Arc;
+
 use super::limits::Draw;
 use super::messages::{
     Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_RESTORED, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes,
@@ -15,8 +17,8 @@ use crate::node::Descriptor;
 use crate::time::Now;
 use crate::wire::{Extensions, Frame, FrameKind};
 
-/// Ranks beyond the replicas at which a node still takes a record: publishers' tables differ a little.
-const RANK_SLACK: usize = 8;
+/// Ranks beyond the replicas at which a node still takes a record: crowded ones have twice the replicas, and publishers' tables differ a little.
+pub(super) const RANK_SLACK: usize = 16;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +48,18 @@ impl Reply {
             Self::Answer(answer) => answer.to_frame(id),
             Self::Busy => Frame { kind: FrameKind::BUSY, id, body: Vec::new() },
             Self::Unsupported => Frame { kind: FrameKind::UNSUPPORTED, id, body: Vec::new() },
+        }
+    }
+
+    /// Kind of that frame, and its encoded length.
+    #[must_use]
+    pub fn frame_kind_and_len(&self, id: u32) -> (FrameKind, usize) {
+        match self {
+            Self::Answer(answer) => (answer.kind(), answer.frame_len(id)),
+            Self::Busy | Self::Unsupported => {
+                let frame = self.to_frame(id);
+                (frame.kind, crate::wire::encoded_len(&frame))
+            }
         }
     }
 }
@@ -91,11 +105,10 @@ impl Directory {
     }
 
     /// The nodes closest to `target`, without the asker, who knows itself.
-    fn name_closer(&self, target: &Place, want: u8, asker: &DeviceKey) -> Vec<Descriptor> {
+    fn name_closer(&self, target: &Place, want: u8, asker: &DeviceKey) -> Vec<Arc<Descriptor>> {
         let want = usize::from(want).min(CLOSER_MAX);
         let closest = self.table.closest(target, want + 1);
-        let others = closest.iter().filter(|descriptor| descriptor.device != *asker);
-        others.take(want).map(|descriptor| Descriptor::clone(descriptor)).collect()
+        closest.into_iter().filter(|descriptor| descriptor.device != *asker).take(want).collect()
     }
 
     fn answer_find_record(&self, now: Now, request: &FindRecord, asker: &DeviceKey) -> RecordAnswer {
@@ -155,7 +168,7 @@ impl Directory {
         record.verify(now.unix, trust).map_err(|error| refuse(Refused::from(&error)))
     }
 
-    fn rank_of_self(&self, key: &RecordKey) -> usize {
+    pub(super) fn rank_of_self(&self, key: &RecordKey) -> usize {
         let Some(place) = self.local.place else { return usize::MAX };
         self.table.closer_than(&Place(key.0), &place, REPLICAS + RANK_SLACK)
     }
@@ -175,7 +188,10 @@ impl Directory {
         }
         if stored.is_changed && stored.is_merged {
             // Publishers crossed: nobody but us may hold both halves.
-            self.mark_dirty(now, key);
+            let jitter = self.repair_jitter();
+            self.mark_dirty(now, key, jitter);
+        } else if stored.is_changed {
+            self.content_arrived(now, key);
         }
         Ok(stored)
     }
