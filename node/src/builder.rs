@@ -450,7 +450,7 @@ impl EventLoop {
 fn swarm_options(settings: &Settings) -> SwarmOptions {
     SwarmOptions {
         relay_server: settings.roles.contains(Roles::RELAY) || settings.relay_for_others,
-        autonat_server: settings.roles != Roles::default(),
+        autonat_server: settings.roles != Roles::default() && !settings.lab,
         mdns: settings.mdns,
         upnp: settings.upnp,
         lab: settings.lab,

@@ -255,7 +255,9 @@ fn build_behaviour(keypair: &Keypair, relay_client: relay::client::Behaviour, op
         ping: ping::Behaviour::default(),
         relay_client,
         relay_server: options.relay_server.then(|| relay::Behaviour::new(local, relay_config(options.lab))).into(),
-        autonat_client: autonat::v2::client::Behaviour::default(),
+        // In a lab every address works by agreement. Asking for it would cost: a server that sees us at another IP address than the one to
+        // be tried, or at none, wants up to 100 kB first, so that nobody has others dialled for nothing.
+        autonat_client: (!options.lab).then(autonat::v2::client::Behaviour::default).into(),
         autonat_server: options.autonat_server.then(autonat::v2::server::Behaviour::default).into(),
         dcutr: dcutr::Behaviour::new(local),
         upnp: options.upnp.then(upnp::tokio::Behaviour::default).into(),

@@ -1,6 +1,7 @@
 //! The directory measured with real nodes, side by side with libp2p's own Kademlia. `scripts/bench directory-nodes` runs it.
 
 mod allocator;
+mod anatomy;
 mod delay;
 mod empty;
 mod measure;
@@ -8,6 +9,7 @@ mod meter;
 mod overlay;
 mod plain;
 mod product;
+mod soak;
 mod table;
 
 use std::path::PathBuf;
@@ -46,6 +48,12 @@ struct Arguments {
     /// Leaves out what is measured over delayed QUIC.
     #[arg(long)]
     no_round_trips: bool,
+    /// Lets the nodes live under churn for so many seconds instead, over QUIC on loopback: one dies a second.
+    #[arg(long)]
+    soak: Option<u64>,
+    /// Shows where a node's memory goes instead.
+    #[arg(long)]
+    anatomy: bool,
     /// Chooses who asks for what.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -54,6 +62,15 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if arguments.anatomy {
+        return anatomy::print(arguments.nodes).await;
+    }
+    if let Some(secs) = arguments.soak {
+        let (second, time) = (Duration::from_secs(1), Duration::from_secs(secs));
+        let plan = soak::Plan { nodes: arguments.nodes, time, churn: second, lookups: second / 10, seed: arguments.seed };
+        eprintln!("{:?}", soak::run(plan).await?);
+        return Ok(());
+    }
     let plan =
         Plan { nodes: arguments.nodes, lookups: arguments.lookups, publications: arguments.publications, seed: arguments.seed };
     let ours = counts::<Product>(plan, RECORD_BYTES).await?;

@@ -89,7 +89,7 @@ impl Authority {
 pub(crate) struct Member {
     pub(crate) node: Node,
     pub(crate) username: String,
-    peer_id: String,
+    pub(crate) peer_id: String,
     key: RecordKey,
     place: Place,
 }
