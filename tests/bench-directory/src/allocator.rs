@@ -46,17 +46,14 @@ pub(crate) fn trace(min: usize) {
     IS_TRACING.store(true, Ordering::Relaxed);
 }
 
-/// Live bytes by the way to their allocation, largest first: functions of `depth` frames that are neither the standard library's nor a
-/// runtime's.
+/// Live bytes by the way to their allocation, largest first: `depth` places in the code, those of containers and runtimes left out.
 pub(crate) fn traced(depth: usize) -> Vec<(String, usize, usize)> {
     IS_TRACING.store(false, Ordering::Relaxed);
     let live = TRACED.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
     let mut ways: HashMap<String, (usize, usize)> = HashMap::new();
     for (size, backtrace) in live.into_values() {
         let text = backtrace.to_string();
-        let names = text.lines().filter_map(|line| line.trim().split_once(": ").map(|(_, name)| name));
-        let own = names.filter(|name| !["std::", "core::", "alloc::", "<alloc::", "<core::", "__", "halloo_bench_directory::allocator", "<halloo_bench_directory::allocator", "bytes::", "hashbrown::"].iter().any(|start| name.starts_with(start)));
-        let way = own.take(depth).map(|name| name.chars().take(110).collect::<String>()).collect::<Vec<_>>().join("\n      ");
+        let way = text.lines().filter_map(place_of).take(depth).collect::<Vec<_>>().join(" < ");
         let known = ways.entry(way).or_default();
         known.0 += size;
         known.1 += 1;
@@ -64,6 +61,20 @@ pub(crate) fn traced(depth: usize) -> Vec<(String, usize, usize)> {
     let mut ways: Vec<_> = ways.into_iter().map(|(way, (bytes, count))| (way, bytes, count)).collect();
     ways.sort_by_key(|(_, bytes, _)| std::cmp::Reverse(*bytes));
     ways
+}
+
+/// Crates in whose code nobody decides what is kept.
+const CONTAINERS: [&str; 6] = ["bytes-", "futures-", "hashbrown-", "tokio-", "smallvec-", "either-"];
+
+/// The place a line of a backtrace names, if it tells something.
+fn place_of(line: &str) -> Option<String> {
+    let path = line.trim().strip_prefix("at ")?;
+    let place = match path.split_once("/registry/src/") {
+        Some((_, foreign)) => foreign.split_once('/')?.1,
+        None => path.split_once("./").map_or(path, |(_, own)| own),
+    };
+    let is_telling = !place.starts_with("/rustc/") && !place.contains("allocator.rs") && !place.contains("/rustlib/");
+    (is_telling && !CONTAINERS.iter().any(|container| place.starts_with(container))).then(|| place.to_owned())
 }
 
 fn remember(pointer: *mut u8, size: usize) {

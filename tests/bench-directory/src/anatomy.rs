@@ -13,7 +13,7 @@ use crate::product::{Authority, Product, start_node};
 
 /// Pieces whose askers are told, how many frames of the way to them, and how many ways.
 const TRACED_MIN: usize = 2_048;
-const WAY_FRAMES: usize = 6;
+const WAY_FRAMES: usize = 5;
 const WAYS_SHOWN: usize = 30;
 
 fn show(what: &str, count: usize, start: Moment) {
@@ -66,7 +66,7 @@ pub(crate) async fn print(count: usize) -> Result<()> {
     }
     println!("pieces of at least {TRACED_MIN} bytes, by who asked for them:");
     for (way, bytes, pieces) in allocator::traced(WAY_FRAMES).into_iter().take(WAYS_SHOWN) {
-        println!("  {:>6.1} kB in {:.1} pieces a node\n      {way}", bytes as f64 / count as f64 / 1_000.0, pieces as f64 / count as f64);
+        println!("  {:>6.1} kB in {:.1} pieces a node  {way}", bytes as f64 / count as f64 / 1_000.0, pieces as f64 / count as f64);
     }
     network.stop().await;
     Ok(())
