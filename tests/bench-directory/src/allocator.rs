@@ -97,7 +97,11 @@ fn forget(pointer: *mut u8, size: usize) {
     }
     let _ = IS_BOOKKEEPING.try_with(|is_bookkeeping| {
         if !is_bookkeeping.replace(true) {
-            let gone = TRACED.lock().unwrap_or_else(PoisonError::into_inner).as_mut().and_then(|traced| traced.remove(&(pointer as usize)));
+            let gone = TRACED
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .as_mut()
+                .and_then(|traced| traced.remove(&(pointer as usize)));
             drop(gone);
             is_bookkeeping.set(false);
         }

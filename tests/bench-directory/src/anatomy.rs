@@ -66,7 +66,11 @@ pub(crate) async fn print(count: usize) -> Result<()> {
     }
     println!("pieces of at least {TRACED_MIN} bytes, by who asked for them:");
     for (way, bytes, pieces) in allocator::traced(WAY_FRAMES).into_iter().take(WAYS_SHOWN) {
-        println!("  {:>6.1} kB in {:.1} pieces a node  {way}", bytes as f64 / count as f64 / 1_000.0, pieces as f64 / count as f64);
+        println!(
+            "  {:>6.1} kB in {:.1} pieces a node  {way}",
+            bytes as f64 / count as f64 / 1_000.0,
+            pieces as f64 / count as f64
+        );
     }
     network.stop().await;
     Ok(())

@@ -47,7 +47,8 @@ pub(crate) struct Spread {
 impl Spread {
     fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
-        let at = |share: f64| values.get(((values.len() as f64 * share).ceil() as usize).saturating_sub(1)).copied().unwrap_or(0.0);
+        let at =
+            |share: f64| values.get(((values.len() as f64 * share).ceil() as usize).saturating_sub(1)).copied().unwrap_or(0.0);
         let mean = values.iter().sum::<f64>() / (values.len() as f64).max(1.0);
         Self { count: values.len(), mean, p50: at(0.50), p95: at(0.95) }
     }

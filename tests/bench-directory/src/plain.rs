@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use futures::StreamExt;
 use halloo::swarm::{Counted, Traffic};
-use libp2p::core::transport::{Boxed, MemoryTransport};
 use libp2p::core::muxing::StreamMuxerBox;
+use libp2p::core::transport::{Boxed, MemoryTransport};
 use libp2p::core::upgrade::Version;
 use libp2p::identity::Keypair;
 use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
@@ -173,7 +173,8 @@ impl Driver {
         }
         if is_last && let Some(at) = self.putting.iter().position(|(query, ..)| *query == id) {
             let (_, length, reply) = self.putting.swap_remove(at);
-            let publication = Publication { replicas: REPLICAS as u32, requests: stats.num_requests(), record_bytes: length as u32 };
+            let publication =
+                Publication { replicas: REPLICAS as u32, requests: stats.num_requests(), record_bytes: length as u32 };
             let _gone = reply.send(publication);
         }
         if is_last {
@@ -199,7 +200,12 @@ impl Plain {
         peers.into_iter().collect()
     }
 
-    async fn add(&mut self, carrier: &Carrier, record_bytes: usize, bootstrap: Option<&(PeerId, Multiaddr)>) -> Result<(PeerId, Multiaddr)> {
+    async fn add(
+        &mut self,
+        carrier: &Carrier,
+        record_bytes: usize,
+        bootstrap: Option<&(PeerId, Multiaddr)>,
+    ) -> Result<(PeerId, Multiaddr)> {
         let traffic = Arc::new(Traffic::default());
         let mut swarm = swarm(carrier, &traffic)?;
         let peer = *swarm.local_peer_id();

@@ -94,8 +94,15 @@ pub(crate) async fn run(plan: Plan) -> Result<Report> {
             let live = used.live as f64 / alive.len() as f64;
             eprintln!(
                 "{:>4} s: {} nodes, {} deaths; {} of {} look-ups right, {} wrong; {:.2} MB live, {:.2} MB resident, {:.0} ms CPU a node",
-                began.elapsed().as_secs(), alive.len(), report.deaths, report.right, report.asked, report.wrong, live / 1e6,
-                used.resident as f64 / alive.len() as f64 / 1e6, used.cpu.as_secs_f64() * 1e3 / alive.len() as f64,
+                began.elapsed().as_secs(),
+                alive.len(),
+                report.deaths,
+                report.right,
+                report.asked,
+                report.wrong,
+                live / 1e6,
+                used.resident as f64 / alive.len() as f64 / 1e6,
+                used.cpu.as_secs_f64() * 1e3 / alive.len() as f64,
             );
             report.live.push(live);
         }
@@ -126,7 +133,9 @@ pub(crate) async fn run(plan: Plan) -> Result<Report> {
         }
     }
     times.sort_by(f64::total_cmp);
-    let at = |share: f64| times.get(((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1))).copied().unwrap_or(0.0);
+    let at = |share: f64| {
+        times.get(((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1))).copied().unwrap_or(0.0)
+    };
     report.elapsed_ms = (at(0.5), at(0.99), at(1.0));
     drop(births);
     let ends = alive.iter().map(|one| one.member.node.shutdown());

@@ -39,10 +39,7 @@ impl Result {
     #[allow(clippy::print_stdout, reason = "the table is what the program is for")]
     pub(crate) fn print(&self) {
         let (ours, theirs) = (&self.ours, self.theirs.as_ref());
-        println!(
-            "{} nodes, record of {} bytes, seed {}; bytes in units of 1,000\n",
-            ours.nodes, ours.record_bytes, self.seed
-        );
+        println!("{} nodes, record of {} bytes, seed {}; bytes in units of 1,000\n", ours.nodes, ours.record_bytes, self.seed);
         println!("| | reach | Halloo | libp2p-kad | ratio |");
         println!("| --- | --- | --- | --- | --- |");
         let both = |name: &str, reach: &str, value: fn(&Counts) -> f64| row(name, reach, Some(value(ours)), theirs.map(value));
@@ -52,7 +49,12 @@ impl Result {
         row("as shipped, not cut short: requests, mean", "", Some(ours.connected.requests.mean), whole(|one| one.requests.mean));
         row("as shipped, not cut short: requests, 95%", "", Some(ours.connected.requests.p95), whole(|one| one.requests.p95));
         let above = |counts: &Counts, lookups: &Lookups| lookups.bytes.unwrap_or(0.0) - f64::from(counts.record_bytes);
-        row("holder connected: bytes above the record", "1 KB", Some(above(ours, &ours.connected)), theirs.map(|counts| above(counts, &counts.connected)));
+        row(
+            "holder connected: bytes above the record",
+            "1 KB",
+            Some(above(ours, &ours.connected)),
+            theirs.map(|counts| above(counts, &counts.connected)),
+        );
         row(
             "as shipped, not cut short: bytes above the record",
             "",
