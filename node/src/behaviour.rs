@@ -28,8 +28,8 @@ pub struct Behaviour {
     pub relay_client: relay::client::Behaviour,
     /// Relays for others, if this node has that role.
     pub relay_server: Toggle<relay::Behaviour>,
-    /// Asks servers to dial us back, to learn which of our addresses work.
-    pub autonat_client: autonat::v2::client::Behaviour,
+    /// Asks servers to dial us back, to learn which of our addresses work; off in a lab.
+    pub autonat_client: Toggle<autonat::v2::client::Behaviour>,
     /// Dials others back on request, if this node has that role.
     pub autonat_server: Toggle<autonat::v2::server::Behaviour>,
     /// Turns relayed connections into direct ones.

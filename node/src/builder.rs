@@ -24,7 +24,7 @@ use crate::reach::Reach;
 use crate::roles::relay::MediaRelayConfig;
 use crate::rpc::Rpc;
 use crate::store::Store;
-use crate::swarm::{RelayLimits, SwarmOptions, build_swarm};
+use crate::swarm::{RelayLimits, SwarmOptions, build_counted_swarm};
 
 /// How a node answers calls by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +61,8 @@ pub(crate) struct Settings {
     pub(crate) home: Option<PathBuf>,
     pub(crate) freezable: bool,
     pub(crate) publishes: bool,
+    pub(crate) announce: Vec<Multiaddr>,
+    pub(crate) memory: bool,
 }
 
 impl Default for Settings {
@@ -89,6 +91,8 @@ impl Default for Settings {
             home: None,
             freezable: false,
             publishes: true,
+            announce: Vec::new(),
+            memory: false,
         }
     }
 }
@@ -295,6 +299,20 @@ impl NodeBuilder {
         self
     }
 
+    /// Others reach this node here, by the owner's word, as behind a port forwarded by hand: these addresses are told to others instead of
+    /// those it listens on and those it seems to be seen at. May be called several times.
+    pub fn announce(mut self, address: Multiaddr) -> Self {
+        self.settings.announce.push(address);
+        self
+    }
+
+    /// Adds libp2p's memory transport, for networks within a process: `/memory/N` can then be listened on and dialled.
+    #[doc(hidden)]
+    pub fn memory_transport(mut self, on: bool) -> Self {
+        self.settings.memory = on;
+        self
+    }
+
     /// Starts the node in a task of its own. It ends with [`Node::shutdown`] or with the last handle.
     ///
     /// # Errors
@@ -354,7 +372,8 @@ impl NodeBuilder {
             None => Store::in_memory()?,
         };
         let keypair = crate::address::keypair(self.identity.device_key()).ok_or(StartError::DeviceKey)?;
-        let mut swarm = build_swarm(keypair, swarm_options(&settings))?;
+        let traffic = std::sync::Arc::default();
+        let mut swarm = build_counted_swarm(keypair, swarm_options(&settings), &traffic)?;
         for address in listen_addresses(&settings) {
             listen(&mut swarm, address)?;
         }
@@ -388,6 +407,7 @@ impl NodeBuilder {
             rng,
             peers: Peers::default(),
             rpc: Rpc::new(),
+            traffic,
             failures: std::collections::VecDeque::new(),
             counters: Counters::default(),
             reach: Reach::new(u64::from_be_bytes(place_seed)),
@@ -452,11 +472,13 @@ impl EventLoop {
 fn swarm_options(settings: &Settings) -> SwarmOptions {
     SwarmOptions {
         relay_server: settings.roles.contains(Roles::RELAY) || settings.relay_for_others,
-        autonat_server: settings.roles != Roles::default(),
+        autonat_server: settings.roles != Roles::default() && !settings.lab,
         mdns: settings.mdns,
         upnp: settings.upnp,
         lab: settings.lab,
         relay_limits: settings.relay_limits,
+        memory: settings.memory,
+        hide_listen: !settings.announce.is_empty(),
         ..SwarmOptions::default()
     }
 }

@@ -8,6 +8,7 @@ use crate::handle::directory::{DeviceReachability, ResolveError};
 use crate::handle::network::{
     Check, CheckResult, Diagnosis, DirectoryStatus, Explanation, KnownAuthority, NodeReachability, PeerEntry, PeerList, Status,
 };
+use crate::handle::totals::Totals;
 use crate::timestamp::Timestamp;
 
 /// Peers listed at most.
@@ -59,6 +60,22 @@ impl EventLoop {
             authorities,
             outbox: self.outbox_len(),
             lab: self.settings.lab,
+        }
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let frames = self.swarm.behaviour().streams.counters();
+        let directory = self.directory.machine.counters();
+        Totals {
+            written: self.traffic.written(),
+            read: self.traffic.read(),
+            connections: self.swarm.network_info().connection_counters().num_established(),
+            frames_out: frames.frames_out,
+            frame_bytes_out: frames.bytes_out,
+            requests: directory.sent.clone(),
+            failed: directory.failures.values().sum(),
+            table: u32::try_from(self.directory.machine.table_counts().0).unwrap_or(u32::MAX),
+            records: self.directory.machine.store_counts().0 as u64,
         }
     }
 

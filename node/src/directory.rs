@@ -32,7 +32,8 @@ use crate::calls::describe;
 use crate::event_loop::EventLoop;
 use crate::handle::directory::{DeviceReachability, ResolveError, ResolveOptions, ResolveSource, Resolved, ResolvedDevice};
 use crate::handle::events::Ready;
-use crate::handle::network::{Explanation, WhyError};
+use crate::handle::network::{Explanation, NetworkError, WhyError};
+use crate::handle::totals::{Publication, Renewal};
 use crate::handle::{Event, Reply};
 use crate::network::{Peer, Purpose, Target};
 use crate::rpc::{self, Failure};
@@ -104,6 +105,10 @@ struct Own {
     read_back: Option<QueryId>,
     read_back_at: Option<Instant>,
     replicas: u32,
+    /// Who waits for the next publication, and for the one that runs.
+    publish_waiters: Vec<Reply<Publication, NetworkError>>,
+    publishing_waiters: Vec<Reply<Publication, NetworkError>>,
+    lease_waiters: Vec<(QueryId, Reply<Renewal, NetworkError>)>,
 }
 
 /// The directory's state in a node.
@@ -358,6 +363,7 @@ impl EventLoop {
             KadEvent::Published { query, report } if self.directory.own.publishing == Some(query) => {
                 self.published(u32::try_from(report.accepted).unwrap_or(u32::MAX), &report);
             }
+            KadEvent::LeaseRenewed { query, report } => self.lease_renewed(query, &report),
             KadEvent::OwnRecordMerged { record } => self.own_record_merged(&record),
             KadEvent::OwnRecordDisplaced { record } => self.own_record_displaced(&record),
             KadEvent::Bootstrapped { query, servers } if self.directory.bootstrapping == Some(query) => {

@@ -12,6 +12,7 @@
 //! what is on disk is whole. Handles answer that the node stopped, and the daemon ends with that message and exit code 1.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use halloo_protocol::call::HpkeKeyRing;
@@ -37,6 +38,7 @@ use crate::network::{Peers, Purpose};
 use crate::rpc::{Failure, Rpc};
 use crate::store::Store;
 use crate::streams;
+use crate::swarm::Traffic;
 
 /// News of the node's own tasks that may wait; a full queue makes the task wait.
 pub(crate) const INTERNAL_MAX: usize = 256;
@@ -110,6 +112,7 @@ pub(crate) struct EventLoop {
     pub(crate) rng: StdRng,
     pub(crate) peers: Peers,
     pub(crate) rpc: Rpc<Purpose>,
+    pub(crate) traffic: Arc<Traffic>,
     pub(crate) failures: VecDeque<(Purpose, Failure)>,
     pub(crate) counters: Counters,
     pub(crate) reach: crate::reach::Reach,
@@ -337,6 +340,7 @@ impl EventLoop {
             Command::Wake { payload, reply } => self.handle_wake(payload, reply),
             Command::Suspend { options, reply } => self.handle_suspend(options, reply),
             Command::Status(reply) => reply.send(Ok(self.status())),
+            Command::Totals(reply) => reply.send(Ok(self.totals())),
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
@@ -350,6 +354,9 @@ impl EventLoop {
             Command::Peers(reply) => reply.send(Ok(self.peer_list())),
             Command::RelayUsage(reply) => reply.send(Ok(self.relay_usage())),
             Command::Doctor(reply) => reply.send(Ok(self.diagnose())),
+            Command::Totals(reply) => reply.send(Ok(self.totals())),
+            Command::Publish(reply) => self.handle_publish(reply),
+            Command::RenewLease(reply) => self.handle_renew_lease(reply),
             Command::Why { user, reply } => self.handle_why(&user, reply),
             Command::Resolve { user, options, reply } => self.handle_resolve(&user, options, reply),
             Command::MessageSend { to, text, reply } => self.handle_message_send(&to, text, reply),
@@ -522,6 +529,8 @@ fn refuse_asleep(command: Command) {
         Command::Peers(reply) => refuse(reply),
         Command::RelayUsage(reply) => refuse(reply),
         Command::Doctor(reply) => refuse(reply),
+        Command::Publish(reply) => refuse(reply),
+        Command::RenewLease(reply) => refuse(reply),
         Command::Why { reply, .. } => refuse(reply),
         Command::Resolve { reply, .. } => refuse(reply),
         Command::MessageSend { reply, .. } => refuse(reply),
@@ -537,6 +546,7 @@ fn refuse_asleep(command: Command) {
         Command::AuthorityRevoke { reply, .. } => refuse(reply),
         Command::AuthorityLog(reply) => refuse(reply),
         Command::Status(_)
+        | Command::Totals(_)
         | Command::CallList(_)
         | Command::PushList(_)
         | Command::MessageList { .. }

@@ -24,6 +24,7 @@ pub mod network;
 pub mod power;
 pub mod problem;
 pub mod push;
+pub mod totals;
 
 use authority::{
     Authority, AuthorityError, AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, EnrolError, EnrolOptions,
@@ -37,6 +38,7 @@ use network::{Diagnosis, Explanation, NetworkError, PeerList, RelayUsage, Status
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
 use problem::NodeError;
 use push::{Push, PushError, PushList, PushRegistration, PushTarget};
+use totals::{Publication, Renewal, Totals};
 
 /// Commands that may wait for the event loop. A full channel makes callers wait, which is the
 /// back-pressure we want: the local API caps its own number of requests.
@@ -86,6 +88,12 @@ pub enum Command {
         options: ResolveOptions,
         reply: Reply<Resolved, ResolveError>,
     },
+    /// [`Node::totals`]
+    Totals(Reply<Totals, NetworkError>),
+    /// [`Directory::publish`]
+    Publish(Reply<Publication, NetworkError>),
+    /// [`Directory::renew_lease`]
+    RenewLease(Reply<Renewal, NetworkError>),
     /// [`Messages::send`]
     MessageSend {
         to: String,

@@ -158,10 +158,13 @@ impl EventLoop {
         self.reach.listen.insert(new.clone());
         let public = address::ip_of(&new).is_some_and(address::is_public);
         let told = self.settings.roles != Roles::default() || self.settings.publish_addresses;
-        if self.settings.lab || (told && public) {
-            self.swarm.add_external_address(new.clone());
+        let announced = self.settings.announce.clone();
+        let is_outside = self.settings.lab || (told && public);
+        let own = if announced.is_empty() && is_outside { vec![new] } else { announced };
+        for address in own {
+            self.swarm.add_external_address(address.clone());
             // The swarm tells its behaviours, not its owner.
-            self.reach_external(new, true);
+            self.reach_external(address, true);
         }
         self.reach_changed();
     }
@@ -219,6 +222,9 @@ impl EventLoop {
     /// libp2p takes an address of ours for confirmed, which it does after one server's word. A server by its owner's order does too;
     /// others wait for three.
     pub(crate) fn reach_confirmed(&mut self, address: Multiaddr) {
+        if !self.settings.announce.is_empty() {
+            return;
+        }
         let told = self.settings.lab || self.settings.roles != Roles::default() || self.settings.publish_addresses;
         if told || self.reach.mapped.contains(&address) {
             self.reach_external(address, true);

@@ -1,6 +1,10 @@
 //! Builds the node's swarm: transports, behaviour, limits. Does not listen and does not dial.
 
-use std::{num::NonZeroU32, time::Duration};
+mod traffic;
+
+pub use traffic::{Counted, Traffic};
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId, Swarm, Transport, allow_block_list, autonat,
@@ -141,6 +145,8 @@ pub struct SwarmOptions {
     pub lab: bool,
     /// Add libp2p's memory transport (`/memory/N`), for tests.
     pub memory: bool,
+    /// Tell peers our external addresses only, not those we listen on: for nodes whose owner says where they are reached.
+    pub hide_listen: bool,
     /// How long a connection nobody uses stays open: [`IDLE_CONNECTION_TIMEOUT`] but in tests.
     pub idle_timeout: Duration,
     /// How long a connection may take to be made: [`HANDSHAKE_TIMEOUT`] but in tests.
@@ -158,6 +164,7 @@ impl Default for SwarmOptions {
             upnp: true,
             lab: false,
             memory: false,
+            hide_listen: false,
             idle_timeout: IDLE_CONNECTION_TIMEOUT,
             handshake_timeout: HANDSHAKE_TIMEOUT,
         }
@@ -181,9 +188,18 @@ pub enum SwarmError {
 
 /// A swarm that listens nowhere yet. Call within a Tokio runtime.
 pub fn build_swarm(keypair: Keypair, options: SwarmOptions) -> Result<Swarm<Behaviour>, SwarmError> {
+    build_counted_swarm(keypair, options, &Arc::default())
+}
+
+/// [`build_swarm`], with its traffic counted in `traffic`.
+pub fn build_counted_swarm(
+    keypair: Keypair,
+    options: SwarmOptions,
+    traffic: &Arc<Traffic>,
+) -> Result<Swarm<Behaviour>, SwarmError> {
     let local = keypair.public().to_peer_id();
     let (relay_transport, relay_client) = relay::client::new(local);
-    let transport = build_transport(&keypair, relay_transport, options)?;
+    let transport = build_transport(&keypair, relay_transport, options, traffic)?;
     let behaviour = build_behaviour(&keypair, relay_client, options);
     let config = swarm::Config::with_tokio_executor()
         // The first frame leaves with the stream's opening. Safe because each protocol offers a single
@@ -198,6 +214,7 @@ fn build_transport(
     keypair: &Keypair,
     relay_transport: relay::client::Transport,
     options: SwarmOptions,
+    traffic: &Arc<Traffic>,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SwarmError> {
     let noise = noise::Config::new(keypair)?;
     let circuits = relay_transport
@@ -205,7 +222,7 @@ fn build_transport(
         .authenticate(noise.clone())
         .multiplex(yamux_config())
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let direct = || direct_transport(keypair, noise.clone(), options);
+    let direct = || direct_transport(keypair, noise.clone(), options, Arc::clone(traffic));
     let resolved = dns::tokio::Transport::system(direct()).unwrap_or_else(|error| {
         tracing::warn!(%error, "no name servers: only addresses without names can be dialled");
         let nothing = dns::ResolverConfig::default();
@@ -217,10 +234,16 @@ fn build_transport(
 }
 
 /// TCP, QUIC and, in tests, memory.
-fn direct_transport(keypair: &Keypair, noise: noise::Config, options: SwarmOptions) -> Boxed<(PeerId, StreamMuxerBox)> {
+fn direct_transport(
+    keypair: &Keypair,
+    noise: noise::Config,
+    options: SwarmOptions,
+    traffic: Arc<Traffic>,
+) -> Boxed<(PeerId, StreamMuxerBox)> {
     let memory = if options.memory { OptionalTransport::some(MemoryTransport::default()) } else { OptionalTransport::none() };
     let streams = tcp::tokio::Transport::new(tcp::Config::default())
         .or_transport(memory)
+        .map(move |stream, _| Counted::new(stream, Arc::clone(&traffic)))
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(yamux_config())
@@ -253,12 +276,15 @@ fn build_behaviour(keypair: &Keypair, relay_client: relay::client::Behaviour, op
             identify::Config::new(PROTOCOL_VERSION.to_owned(), keypair.public())
                 .with_agent_version(AGENT.to_owned())
                 .with_push_listen_addr_updates(true)
+                .with_hide_listen_addrs(options.hide_listen)
                 .with_cache_size(IDENTIFY_CACHE),
         ),
         ping: ping::Behaviour::default(),
         relay_client,
         relay_server: options.relay_server.then(|| relay::Behaviour::new(local, relay_config(options))).into(),
-        autonat_client: autonat::v2::client::Behaviour::default(),
+        // In a lab every address works by agreement. Asking for it would cost: a server that sees us at another IP address than the one to
+        // be tried, or at none, wants up to 100 kB first, so that nobody has others dialled for nothing.
+        autonat_client: (!options.lab).then(autonat::v2::client::Behaviour::default).into(),
         autonat_server: options.autonat_server.then(autonat::v2::server::Behaviour::default).into(),
         dcutr: dcutr::Behaviour::new(local),
         upnp: options.upnp.then(upnp::tokio::Behaviour::default).into(),

@@ -12,10 +12,49 @@ const PUBLISH_RETRY: Duration = Duration::from_secs(3);
 /// How long to wait before reading the own record back again.
 const READ_BACK_RETRY: Duration = Duration::from_secs(1);
 
+/// Callers that may wait for a publication or a renewal.
+const WAITERS_MAX: usize = 16;
+
+const fn full() -> crate::handle::problem::NodeError {
+    crate::handle::problem::NodeError::LimitReached { what: "publications waited for", max: WAITERS_MAX }
+}
+
 impl EventLoop {
     /// Publishes as soon as there is somebody to publish to.
     pub(crate) fn publish_soon(&mut self) {
         self.directory.own.publish_at.get_or_insert_with(Instant::now);
+    }
+
+    /// Publishes a new entry for whoever waits for it.
+    pub(crate) fn handle_publish(&mut self, reply: Reply<Publication, NetworkError>) {
+        if !self.settings.publishes {
+            return reply.send(Ok(Publication::default()));
+        }
+        if self.directory.own.publish_waiters.len() >= WAITERS_MAX {
+            return reply.send(Err(full().into()));
+        }
+        self.directory.own.publish_waiters.push(reply);
+        self.directory.own.entry = None;
+        self.publish_own(self.now());
+    }
+
+    /// Renews the lease for whoever waits for it.
+    pub(crate) fn handle_renew_lease(&mut self, reply: Reply<Renewal, NetworkError>) {
+        if self.directory.own.lease_waiters.len() >= WAITERS_MAX {
+            return reply.send(Err(full().into()));
+        }
+        match self.renew_own_lease(self.now()) {
+            Some(query) => self.directory.own.lease_waiters.push((query, reply)),
+            None => reply.send(Ok(Renewal::default())),
+        }
+    }
+
+    pub(super) fn lease_renewed(&mut self, query: QueryId, report: &halloo_protocol::kademlia::LeaseReport) {
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let renewal = Renewal { asked: count(report.asked), renewed: count(report.renewed), stored: count(report.stored) };
+        for (_, reply) in self.directory.own.lease_waiters.extract_if(.., |(waited, _)| *waited == query) {
+            reply.send(Ok(renewal));
+        }
     }
 
     pub(super) fn publish_own(&mut self, now: Now) {
@@ -42,6 +81,8 @@ impl EventLoop {
             }
         };
         self.directory.own.publishing = Some(self.directory.machine.publish(now, record));
+        let waiters = std::mem::take(&mut self.directory.own.publish_waiters);
+        self.directory.own.publishing_waiters.extend(waiters);
     }
 
     /// Our record with our own entry only: replicas join it with what they hold of our other devices.
@@ -146,20 +187,24 @@ impl EventLoop {
         Ok(Signed::sign(lease, self.identity.device_key()))
     }
 
-    pub(super) fn renew_own_lease(&mut self, now: Now) {
+    pub(super) fn renew_own_lease(&mut self, now: Now) -> Option<QueryId> {
         self.directory.own.lease_at = Some(now.instant + LEASE_RENEWAL);
-        let Some(entry) = self.directory.own.entry.clone() else { return };
+        let entry = self.directory.own.entry.clone()?;
         match self.own_lease(&entry, now) {
             Ok(lease) => {
                 let key = RecordKey::of(&self.identity.user_id());
-                self.directory.machine.renew_lease(now, key, None, lease);
+                Some(self.directory.machine.renew_lease(now, key, None, lease))
             }
-            Err(error) => warn!(%error, "lease not renewed"),
+            Err(error) => {
+                warn!(%error, "lease not renewed");
+                None
+            }
         }
     }
 
     pub(super) fn published(&mut self, accepted: u32, report: &halloo_protocol::kademlia::PublishReport) {
         self.directory.own.publishing = None;
+        self.answer_publish_waiters(report);
         self.directory.own.replicas = accepted;
         let now = Instant::now();
         if accepted == 0 {
@@ -176,6 +221,19 @@ impl EventLoop {
         }
         if !self.ready {
             self.directory.own.read_back_at.get_or_insert(now);
+        }
+    }
+
+    fn answer_publish_waiters(&mut self, report: &halloo_protocol::kademlia::PublishReport) {
+        let record_bytes = self.directory.machine.own_record(&report.key).map_or(0, |record| record.to_bytes().len());
+        let publication = Publication {
+            accepted: u32::try_from(report.accepted).unwrap_or(u32::MAX),
+            requests: report.requests,
+            elapsed_ms: crate::diagnosis::millis(report.elapsed),
+            record_bytes: u32::try_from(record_bytes).unwrap_or(u32::MAX),
+        };
+        for reply in self.directory.own.publishing_waiters.drain(..) {
+            reply.send(Ok(publication));
         }
     }
 

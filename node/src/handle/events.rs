@@ -216,7 +216,7 @@ pub struct EventSender(Arc<Hub>);
 
 #[derive(Debug)]
 struct Hub {
-    live: broadcast::Sender<EventRecord>,
+    live: broadcast::Sender<Arc<EventRecord>>,
     history: Mutex<History>,
 }
 
@@ -225,15 +225,15 @@ struct History {
     /// The id of this run's first event.
     first_id: u64,
     next_id: u64,
-    records: VecDeque<EventRecord>,
+    records: VecDeque<Arc<EventRecord>>,
 }
 
 /// A reader's end. Ends when the event loop and all handles are gone.
 #[derive(Debug)]
 pub struct EventStream {
     /// What is to be told before the live events.
-    replay: VecDeque<EventRecord>,
-    live: broadcast::Receiver<EventRecord>,
+    replay: VecDeque<Arc<EventRecord>>,
+    live: broadcast::Receiver<Arc<EventRecord>>,
     /// The id of the last record given out or skipped.
     last_id: u64,
 }
@@ -252,11 +252,11 @@ impl EventSender {
         let mut history = self.0.history.lock().unwrap_or_else(PoisonError::into_inner);
         let id = history.next_id;
         history.next_id += 1;
-        let record = EventRecord { id, at: Timestamp::now(), event };
+        let record = Arc::new(EventRecord { id, at: Timestamp::now(), event });
         if history.records.len() == HISTORY_MAX {
             history.records.pop_front();
         }
-        history.records.push_back(record.clone());
+        history.records.push_back(Arc::clone(&record));
         // Sent under the lock, so that readers see ids in order. No reader is no error.
         let _readers = self.0.live.send(record);
         id
@@ -277,7 +277,7 @@ impl EventSender {
         let oldest = replay.front().map_or(history.next_id, |record| record.id);
         if last_id + 1 < oldest {
             let count = oldest - history.first_id.max(last_id + 1);
-            replay.push_front(missed_record(oldest - 1, count));
+            replay.push_front(Arc::new(missed_record(oldest - 1, count)));
         }
         EventStream { replay, live: self.0.live.subscribe(), last_id }
     }
@@ -295,7 +295,7 @@ impl EventStream {
     pub async fn recv(&mut self) -> Option<EventRecord> {
         if let Some(record) = self.replay.pop_front() {
             self.last_id = record.id;
-            return Some(record);
+            return Some(Arc::unwrap_or_clone(record));
         }
         loop {
             match self.live.recv().await {
@@ -303,7 +303,7 @@ impl EventStream {
                 Ok(record) if record.id <= self.last_id => {}
                 Ok(record) => {
                     self.last_id = record.id;
-                    return Some(record);
+                    return Some(Arc::unwrap_or_clone(record));
                 }
                 Err(RecvError::Lagged(count)) => {
                     self.last_id = self.last_id.saturating_add(count);

@@ -25,10 +25,11 @@ async fn identify_ping_and_autonat_work_both_ways() {
         let mut client = TestPeer::listening(address).await;
         server.swarm.behaviour_mut().streams.keep(client.id, true);
         client.swarm.behaviour_mut().streams.keep(server.id, true);
-        client.swarm.behaviour_mut().autonat_client = autonat::v2::client::Behaviour::new(
+        client.swarm.behaviour_mut().autonat_client = Some(autonat::v2::client::Behaviour::new(
             rand::make_rng(),
             autonat::v2::client::Config::default().with_probe_interval(Duration::from_millis(100)),
-        );
+        ))
+        .into();
         client.dial(&server);
         until(
             &mut [&mut server, &mut client],
