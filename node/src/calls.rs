@@ -363,6 +363,9 @@ impl EventLoop {
             MediaEvent::Closed => Some(None),
             _ => None,
         };
+        if let MediaEvent::RelayFailed(relay) = event {
+            return self.relay_failed(relay);
+        }
         if let MediaEvent::LocalCandidate(candidate) = event {
             return self.trickle(call, candidate, now);
         }

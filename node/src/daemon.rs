@@ -349,10 +349,10 @@ fn start_error(error: crate::builder::StartError) -> StartError {
     }
 }
 
-/// Whom this node relays media for, and how: everybody if it was given the role.
+/// Whom this node relays media for, and how: everybody if it was given the role and nothing else was said.
 fn media_relay(config: &crate::config::RelayConfig, roles: Roles, is_lab: bool) -> Option<MediaRelayConfig> {
     let relay_for = match config.relay_for {
-        _ if roles.contains(Roles::RELAY) => RelayFor::Everyone,
+        RelayPolicy::Off if roles.contains(Roles::RELAY) => RelayFor::Everyone,
         RelayPolicy::Off => return None,
         RelayPolicy::Contacts => RelayFor::Contacts,
         RelayPolicy::Everyone => RelayFor::Everyone,

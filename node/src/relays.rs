@@ -30,6 +30,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// How long before their end credentials are renewed: a call that starts with them gets its allocations in any case.
 const RENEW_BEFORE_SECS: u64 = 600;
 
+/// How long credentials are believed to be good, whatever the relay says.
+const GRANT_SECS_MAX: u64 = 3_600;
+
 /// How long a relay has to answer.
 const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -102,11 +105,38 @@ impl EventLoop {
         }
     }
 
-    /// A peer has said what it serves.
-    pub(crate) fn relays_peer_greeted(&mut self, roles: Roles) {
-        if roles.contains(Roles::MEDIA_RELAY) && self.relays.held.len() < RELAYS_MAX {
+    /// A peer has said what it serves. One whose credentials we hold may have started anew: it is asked again, and they are used meanwhile.
+    pub(crate) fn relays_peer_greeted(&mut self, peer: PeerId, roles: Roles) {
+        if !roles.contains(Roles::MEDIA_RELAY) {
+            return;
+        }
+        let renew_at = self.now().unix.plus_secs(RENEW_BEFORE_SECS);
+        let known = self.relays.held.iter_mut().find(|held| held.relay == peer);
+        if let Some(held) = known {
+            held.not_after = held.not_after.min(renew_at);
+            self.relays.check_at = None;
+        } else if self.relays.held.len() < RELAYS_MAX {
             self.relays.check_at = None;
         }
+    }
+
+    /// A relay lent nothing to a call: others are looked for.
+    pub(crate) fn relay_failed(&mut self, address: SocketAddr) {
+        let is_it = |held: &Held| held.servers.iter().any(|server| server.address == address);
+        let Some(relay) = self.relays.held.iter().find(|held| is_it(held)).map(|held| held.relay) else { return };
+        debug!(peer = %relay, %address, "media relay given up");
+        self.relays.held.retain(|held| held.relay != relay);
+        self.relays.check_at = None;
+        self.pause_relay(relay);
+    }
+
+    /// The addresses a relay may name: its own, so that it can't have our packets sent to others.
+    fn is_of_relay(&self, peer: &PeerId, ip: std::net::IpAddr) -> bool {
+        let Some(known) = self.peers.get(peer) else { return false };
+        let connected = known.address.as_ref().filter(|address| !crate::address::is_circuit(address));
+        let named = known.descriptor.iter().flat_map(|descriptor| &descriptor.addresses).filter_map(crate::address::from_wire);
+        self.settings.lab
+            || connected.into_iter().cloned().chain(named).any(|address| crate::address::ip_of(&address) == Some(ip))
     }
 
     /// Media relays that may be asked, the nearest first; those of unknown distance and the busy ones last.
@@ -152,12 +182,22 @@ impl EventLoop {
         let Some(owner) = self.peers.get(&peer).and_then(|known| known.chain.as_ref()).map(|chain| chain.user.identity.0) else {
             return self.pause_relay(peer);
         };
-        let servers = credentials.addresses.iter().map(|address| RelayServer {
-            address: socket_address(*address),
-            username: credentials.username.clone(),
-            password: Redacted(credentials.password.clone()),
-        });
-        let held = Held { relay: peer, owner, servers: servers.collect(), not_after: credentials.not_after };
+        let addresses = credentials.addresses.iter().map(|address| socket_address(*address));
+        let own = addresses.filter(|address| self.is_of_relay(&peer, address.ip()));
+        let servers: Vec<RelayServer> = own
+            .map(|address| RelayServer {
+                address,
+                username: credentials.username.clone(),
+                password: Redacted(credentials.password.clone()),
+            })
+            .collect();
+        if servers.is_empty() {
+            debug!(%peer, "media relay names addresses that aren't its own");
+            return self.pause_relay(peer);
+        }
+        // Its word for how long is taken up to what we would give.
+        let not_after = credentials.not_after.min(self.now().unix.plus_secs(GRANT_SECS_MAX));
+        let held = Held { relay: peer, owner, servers, not_after };
         self.relays.held.retain(|known| known.relay != peer);
         self.relays.held.push(held);
     }
@@ -175,17 +215,20 @@ impl EventLoop {
         self.relays.paused.insert(peer, Instant::now() + REFUSED_PAUSE);
     }
 
-    /// Relays for the next call, the nearest first: one address of each.
+    /// Relays for the next call, the nearest first: the preferred address of each, then the others.
     pub(crate) fn call_relays(&self) -> Vec<RelayServer> {
         let rtt = |held: &Held| self.peers.get(&held.relay).and_then(|known| known.rtt).unwrap_or(UNKNOWN_RTT);
         let mut held: Vec<&Held> = self.relays.held.iter().collect();
         held.sort_by_key(|held| rtt(held));
-        held.into_iter().filter_map(|held| held.servers.first().cloned()).take(RELAYS_MAX).collect()
+        let preferred = held.iter().filter_map(|held| held.servers.first());
+        let others = held.iter().flat_map(|held| held.servers.iter().skip(1));
+        preferred.chain(others).cloned().collect()
     }
 
     /// A call runs over this path: if a relay lends it, its owner has done us a favour.
     pub(crate) fn note_carrier(&mut self, path: &MediaPath) {
-        let is_of = |held: &&Held| held.servers.iter().any(|server| server.address.ip() == path.local.ip());
+        let Some(relay) = path.relay else { return };
+        let is_of = |held: &&Held| held.servers.iter().any(|server| server.address == relay);
         let Some(owner) = self.relays.held.iter().find(is_of).map(|held| held.owner.0) else { return };
         let carriers = self.relays.carriers.get_or_insert_default();
         if carriers.contains(&owner) {

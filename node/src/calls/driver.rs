@@ -63,7 +63,11 @@ impl MediaDriver {
                     session.start();
                     drive(call, session, receiver, news).await;
                 }
-                Err(error) => tell(&news, call, MediaNewsKind::Event(MediaEvent::Failed(error))).await,
+                Err(error) => {
+                    let summary = MediaSummary { stats: Default::default(), recorded_ms: 0, failure: Some(describe(&error)) };
+                    tell(&news, call, MediaNewsKind::Event(MediaEvent::Failed(error))).await;
+                    tell(&news, call, MediaNewsKind::Ended(Box::new(summary))).await;
+                }
             }
         });
         Self { orders, _task: AbortOnDropHandle::new(task) }

@@ -294,6 +294,8 @@ pub enum MediaEvent {
     Connected(MediaPath),
     /// Media goes another way from now on.
     PathChanged(MediaPath),
+    /// This media relay lends no address.
+    RelayFailed(std::net::SocketAddr),
     /// One more candidate of ours (RFC 8838), as an SDP attribute: tell the other end.
     LocalCandidate(String),
     /// The file to send has been sent to its end.

@@ -287,11 +287,10 @@ impl EventLoop {
 
     fn seal_invite(&mut self, call: CallId, device: DeviceKey, offer: String) -> Result<SealedInvite, String> {
         let now = self.now().unix;
-        let origin = Origin {
-            kind: self.settings.device_kind,
-            addresses: address::best_for_descriptor(self.reach.external()),
-            relays: self.relay_helpers().into_iter().take(2).collect(),
-        };
+        let is_hidden = self.calls.outgoing.get(&call).is_some_and(|outgoing| outgoing.options.relayed_only);
+        let addresses = if is_hidden { Vec::new() } else { address::best_for_descriptor(self.reach.external()) };
+        let origin =
+            Origin { kind: self.settings.device_kind, addresses, relays: self.relay_helpers().into_iter().take(2).collect() };
         let Some(outgoing) = self.calls.outgoing.get(&call) else { return Err("the call is over".into()) };
         let Some(leg) = outgoing.legs.get(&device) else { return Err("no such device".into()) };
         let mut display_name = self.settings.display_name.clone().unwrap_or_default();

@@ -25,7 +25,7 @@ pub(super) struct Args {
     /// Offer video too
     #[arg(long)]
     video: bool,
-    /// Send media through a relay only: the other end doesn't learn this device's addresses
+    /// Send media through a relay only: invite and media don't show this device's addresses
     #[arg(long)]
     relayed: bool,
 }

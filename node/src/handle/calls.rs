@@ -28,7 +28,8 @@ pub struct DialOptions {
     pub duration_ms: Option<u64>,
     /// Offer video too.
     pub video: bool,
-    /// Send media through a relay only, so that the other end doesn't learn this device's addresses. Fails where no relay serves.
+    /// Send media through a relay only: neither invite nor media show this device's addresses. The connection that carries the signalling
+    /// still may, where it is a direct one. Fails where no relay serves.
     pub relayed_only: bool,
 }
 

@@ -21,7 +21,6 @@ use halloo_relay::auth::{AuthRefusal, Authenticator, Credentials, Grant, Identit
 use halloo_relay::quota::{Limits, ServiceClass};
 use halloo_relay::server::{BindError, Server, UsageReader};
 use libp2p::PeerId;
-use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
@@ -38,6 +37,8 @@ const GRANT_RATE: Rate = Rate { per_hour: 120, burst: 60 };
 
 /// Users whose rates and pseudonyms are remembered; when full, who asks next isn't told apart from others.
 const USERS_MAX: usize = 16_384;
+
+const SECRET: &str = "media relay secret";
 
 /// For whom a node relays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -109,8 +110,7 @@ pub(crate) struct MediaRelay {
     load: LoadClass,
     /// Addresses of this machine: what others see of a node behind a NAT leads here only where its owner says so.
     local_ips: Vec<IpAddr>,
-    /// Dropping it lets the server drain.
-    _stop: oneshot::Sender<()>,
+    /// The server ends with the node.
     _task: AbortOnDropHandle<()>,
 }
 
@@ -156,13 +156,8 @@ impl MediaRelay {
         let served: Vec<SocketAddr> = server.local_addresses().collect();
         let usage = server.usage();
         info!(addresses = ?served, "media relay");
-        let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            let told = async {
-                // Told or dropped: both mean stop.
-                let _ = stopped.await;
-            };
-            if let Err(error) = server.run(told).await {
+            if let Err(error) = server.run(std::future::pending()).await {
                 warn!(%error, "media relay ended");
             }
         });
@@ -177,7 +172,6 @@ impl MediaRelay {
             last_load: None,
             load: LoadClass::default(),
             local_ips: local_ips(),
-            _stop: stop,
             _task: AbortOnDropHandle::new(task),
         })
     }
@@ -251,12 +245,26 @@ fn bind(
 impl EventLoop {
     /// Opens the role.
     pub(crate) fn open_media_relay(&mut self, config: MediaRelayConfig) {
-        let secret = self.random();
+        let secret = match self.relay_secret() {
+            Ok(secret) => secret,
+            Err(error) => return warn!(%error, "this node relays no media"),
+        };
         match MediaRelay::start(config, self.settings.lab, secret) {
             Ok(relay) => self.media_relay = Some(relay),
             // The node's other duties don't depend on it; `halloo relay` says that it doesn't serve.
             Err(error) => warn!(error = crate::calls::describe(&error), "this node relays no media"),
         }
+    }
+
+    /// What credentials are made with. Kept, so that those given before a restart are good after it.
+    fn relay_secret(&mut self) -> Result<[u8; 32], StoreError> {
+        let stored = self.store.read::<_, StoreError>(|view| view.setting(SECRET))?;
+        if let Some(secret) = stored.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
+            return Ok(secret);
+        }
+        let secret: [u8; 32] = self.random();
+        self.store.transaction::<_, StoreError>(|tx| tx.put_setting(SECRET, &secret))?;
+        Ok(secret)
     }
 
     /// A device asks for credentials.
@@ -270,18 +278,17 @@ impl EventLoop {
     }
 
     fn grant_relay(&mut self, chain: &VerifiedChain) -> Result<RelayCredentials, RelayReason> {
-        let class = self.relay_class(chain);
-        let addresses = self.media_addresses();
         let now = self.now();
+        let key = chain.user.identity.0;
         let relay = self.media_relay.as_mut().ok_or(RelayReason::NOT_SERVED)?;
-        if !relay.config.relay_for.includes(class) {
+        relay.rates.take(&key, GRANT_RATE, now.instant).map_err(|_| RelayReason::RATE)?;
+        let relay_for = relay.config.relay_for;
+        let class = self.relay_class(chain);
+        if !relay_for.includes(class) {
             return Err(RelayReason::NOT_ALLOWED);
         }
-        if addresses.is_empty() {
-            return Err(RelayReason::NOT_SERVED);
-        }
-        let key = chain.user.identity.0;
-        relay.rates.take(&key, GRANT_RATE, now.instant).map_err(|_| RelayReason::RATE)?;
+        let addresses = self.media_addresses();
+        let relay = self.media_relay.as_mut().filter(|_| !addresses.is_empty()).ok_or(RelayReason::NOT_SERVED)?;
         let account = relay.account(&key);
         if relay.users.len() < USERS_MAX || relay.users.contains_key(&account) {
             relay.users.insert(account.clone(), chain.user.id.clone());

@@ -42,6 +42,8 @@ pub struct MediaPath {
     pub remote: SocketAddr,
     /// How the two reach each other.
     pub kind: PathKind,
+    /// Our relay, if our address is one that it lends.
+    pub relay: Option<SocketAddr>,
 }
 
 /// Whether an address may be used as an ICE candidate, local or remote.
@@ -111,7 +113,7 @@ impl RemoteCandidates {
             (CandidateKind::Host, CandidateKind::Host) => PathKind::Direct,
             _ => PathKind::Punched,
         };
-        MediaPath { local, remote, kind }
+        MediaPath { local, remote, kind, relay: None }
     }
 }
 

@@ -36,6 +36,13 @@ const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 const RETRIES: u32 = 6;
 
+/// Failed permissions of one relay that are asked for again: a relay may have its moment, and a call hangs on it.
+const PERMISSION_RETRIES: u32 = 8;
+
+/// How far ahead the client is told to be when addresses are given back: it paces its requests, and nobody will ask it again.
+const CLOSING_STEP: Duration = Duration::from_millis(60);
+const CLOSING_STEPS: u32 = 4;
+
 /// A media relay and what lets us use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayServer {
@@ -76,6 +83,8 @@ struct Link {
     has_ended: bool,
     binding: Option<Binding>,
     permitted: BTreeSet<IpAddr>,
+    /// Permissions that failed and may be asked for again.
+    second_chances: u32,
 }
 
 /// "What is my address?", repeated until answered.
@@ -96,6 +105,7 @@ pub(super) struct Relays {
     peers: BTreeSet<IpAddr>,
     outgoing: VecDeque<ToRelay>,
     found: VecDeque<Candidate>,
+    failed: VecDeque<SocketAddr>,
     wake_at: Option<Instant>,
     is_lab: bool,
 }
@@ -109,12 +119,15 @@ impl Relays {
             peers: BTreeSet::new(),
             outgoing: VecDeque::new(),
             found: VecDeque::new(),
+            failed: VecDeque::new(),
             wake_at: None,
             is_lab,
         };
-        for server in servers.iter().take(RELAYS_MAX) {
+        for server in servers {
             let relay = server.address;
+            let is_known = relays.links.iter().any(|link| link.relay == relay);
             let usable = relay.port() != 0 && candidates::is_usable(relay.ip(), is_lab);
+            let usable = usable && !is_known && relays.links.len() < RELAYS_MAX;
             if let Some(local) = fitting(sockets, relay).filter(|_| usable) {
                 relays.links.push(Link::new(server, local, now));
             }
@@ -195,7 +208,17 @@ impl Relays {
             let _ = link.client.delete(at);
             link.binding = None;
         }
-        self.poll(now);
+        (0..CLOSING_STEPS).for_each(|step| self.poll(now + CLOSING_STEP * step));
+    }
+
+    /// The relay that lends this address.
+    pub(super) fn lender_of(&self, address: SocketAddr) -> Option<SocketAddr> {
+        self.links.iter().find(|link| link.relayed == Some(address)).map(|link| link.relay)
+    }
+
+    /// A relay that lends nothing.
+    pub(super) fn next_failure(&mut self) -> Option<SocketAddr> {
+        self.failed.pop_front()
     }
 
     pub(super) fn next_outgoing(&mut self) -> Option<ToRelay> {
@@ -217,6 +240,7 @@ impl Relays {
         let at = self.turn_time(now);
         let mut wake_at: Option<Instant> = None;
         for link in &mut self.links {
+            let had_ended = link.has_ended;
             link.ask_binding(now, &mut self.outgoing);
             if let Some(binding) = &link.binding {
                 wake_at = Some(wake_at.map_or(binding.next_at, |known| known.min(binding.next_at)));
@@ -241,6 +265,9 @@ impl Relays {
                 if let Some(candidate) = link.heard(&event, self.is_lab) {
                     self.found.push_back(candidate);
                 }
+            }
+            if link.has_ended && !had_ended && link.relayed.is_none() {
+                self.failed.push_back(link.relay);
             }
             link.ask_permissions(&self.peers, at);
             while let Some(transmit) = link.client.poll_transmit(at) {
@@ -271,6 +298,7 @@ impl Link {
             has_ended: false,
             binding: Some(Binding { request, next_at: now, interval: RETRY_MIN, left: RETRIES }),
             permitted: BTreeSet::new(),
+            second_chances: PERMISSION_RETRIES,
         }
     }
 
@@ -313,6 +341,13 @@ impl Link {
             TurnEvent::AllocationCreateFailed(_) => {
                 tracing::debug!(relay = %self.relay, "the relay lends no address");
                 self.has_ended = true;
+                None
+            }
+            TurnEvent::PermissionCreateFailed(_, peer) => {
+                if let Some(left) = self.second_chances.checked_sub(1) {
+                    self.second_chances = left;
+                    self.permitted.remove(peer);
+                }
                 None
             }
             _ => None,

@@ -242,6 +242,7 @@ impl Session {
                     self.stats.rtt_ms = Some(rtt.as_secs_f64() * 1_000.0);
                     self.publish();
                 }
+                TransportEvent::RelayFailed(relay) => self.tell(MediaEvent::RelayFailed(relay)),
                 TransportEvent::LocalCandidate(candidate) => self.tell(MediaEvent::LocalCandidate(candidate)),
                 TransportEvent::Closed => return Ok(Some(End::Remote)),
             }

@@ -70,6 +70,8 @@ pub(super) enum TransportEvent {
     Audio(Box<RtpPacket>),
     /// The most recent round-trip time.
     RoundTrip(Duration),
+    /// This relay lends no address.
+    RelayFailed(SocketAddr),
     /// A candidate of ours that wasn't there when the description was made, as an SDP attribute.
     LocalCandidate(String),
     /// The other end took leave.
@@ -192,6 +194,9 @@ impl Transport {
         self.send_to_relays();
         while let Some(candidate) = self.relays.next_candidate() {
             self.add_local_candidate(candidate)?;
+        }
+        while let Some(relay) = self.relays.next_failure() {
+            self.events.push_back(TransportEvent::RelayFailed(relay));
         }
         Ok(())
     }
@@ -409,6 +414,7 @@ impl Transport {
             self.relays.prefer(local, remote, Instant::now());
         }
         let path = self.remote_candidates.path(local, local_kind, remote);
+        let path = MediaPath { relay: self.relays.lender_of(local), ..path };
         self.path = Some(path);
         self.events.push_back(TransportEvent::Path(path));
     }
@@ -439,6 +445,14 @@ impl Transport {
             _ => return,
         };
         self.events.push_back(event);
+    }
+}
+
+impl Drop for Transport {
+    /// However a call ends, what relays lent it goes back: they count what a user holds.
+    fn drop(&mut self) {
+        self.relays.close(Instant::now());
+        self.send_to_relays();
     }
 }
 
