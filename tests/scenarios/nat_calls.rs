@@ -2,7 +2,7 @@
 //! other's. Behind routers that keep ports a path is punched; behind those that don't, media goes through a relay that a third user's node
 //! lends, whose owner sees how much.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use halloo_tests::audio::{assert_heard, write_tone};
@@ -93,7 +93,7 @@ fn talk(lab: &mut NatLab, a: &Machine, b: &Machine, flags: &[&str]) -> Talk {
     Talk { outcome, relay }
 }
 
-fn text(path: &PathBuf) -> String {
+fn text(path: &Path) -> String {
     path.display().to_string()
 }
 

@@ -188,7 +188,7 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
     let start = Moment::now();
     let step = (plan.nodes / 10).max(1);
     let progress = move |joined: usize| {
-        if joined % step == 0 {
+        if joined.is_multiple_of(step) {
             say::<O>(began, &format!("{joined} nodes have joined"));
         }
     };
