@@ -75,7 +75,11 @@ fn lab(ip: &str) -> (Relay, tempfile::TempDir) {
     let arguments =
         ["--listen", &address, "--listen-tcp", &address, "--listen-tls", &address, "--tls-cert", &certificate, "--tls-key", &key];
     let relay = Relay::start(
-        &[&arguments[..], &["--user", "user:password", "--lab", "--metrics", "127.0.0.1:0", "--drain", "0"]].concat(),
+        &[
+            &arguments[..],
+            &["--user", "user:password", "--lab", "--ports", "61000-65535", "--metrics", "127.0.0.1:0", "--drain", "0"],
+        ]
+        .concat(),
     );
     (relay, directory)
 }
