@@ -43,15 +43,6 @@ impl Distance {
     }
 }
 
-impl Distance {
-    /// The distance as a share of the largest, 0 to 1: what a density is computed with.
-    #[must_use]
-    pub fn share(&self) -> f64 {
-        let first = self.0.iter().take(8).fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
-        first as f64 / u64::MAX as f64
-    }
-}
-
 impl fmt::Debug for Distance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Distance(2^{})", 256 - self.leading_zeros())

@@ -45,9 +45,8 @@
 //! | floods of requests | token buckets per peer; [`Reply::Busy`] |
 //! | false places | the hello's chain decides; refused, banned for an hour, the teller noted |
 //! | invented nodes | never passed on; a teller whose nodes fail is asked last |
-//! | false "absent" | majority of the living replicas, places proved, three disjoint paths |
+//! | false "absent" | majority of the living replicas, places proved, two disjoint paths |
 //! | crowding | two replicas, four bucket entries per /24 or /48 (not in a lab); the long-known stay |
-//! | gathering around a name | a neighbourhood denser than others gets twice the replicas, and is asked twice as wide over eight paths |
 
 mod limits;
 mod lookup;
@@ -68,7 +67,7 @@ pub use publish::{LeaseReport, PublishReport};
 pub use query::{FindOptions, FindOutcome, FindResult, Mode};
 pub use routing_table::{NetworkGroup, REPLICAS};
 pub use serve::{Reply, RequestSource};
-pub use store::{StoreLimits, share_records};
+pub use store::StoreLimits;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -86,17 +85,11 @@ use crate::time::Now;
 use limits::RateLimits;
 use lookup::Lookup;
 use publish::{LeaseQuery, OwnRecord, Publish};
-use routing_table::{Admission, Proof, RoutingTable, TableLimits};
+use routing_table::{Admission, Proof, RoutingTable};
 use store::ReplicaStore;
 
 /// Neighbours whose deaths must be noticed: two replica sets.
 const NEIGHBOURS: usize = 2 * REPLICAS;
-
-/// Servers that a client keeps connected.
-const CLIENT_SERVERS: usize = 3;
-
-/// How soon after a neighbour's death its neighbours are asked who comes next: long enough to gather several deaths.
-const NEIGHBOURHOOD_DELAY: Duration = Duration::from_secs(2);
 
 /// Most queries at once; of more, the newest ends at once without a result.
 const QUERIES_MAX: usize = 1_024;
@@ -125,8 +118,7 @@ pub struct Config {
     pub request_timeout: Duration,
     /// No hedge before this, however short the round trip: a busy machine isn't a dead one.
     pub hedge_min: Duration,
-    /// How often own records are stored anew, changed or not. Repair keeps replicas meanwhile, and a lease that a replica doesn't take leads to a
-    /// publication; this covers what both missed.
+    /// How often own records are stored anew, changed or not. Repair keeps replicas meanwhile; this covers what repair missed.
     pub republish_every: Duration,
     /// How often the own neighbourhood is looked up.
     pub refresh_every: Duration,
@@ -142,8 +134,8 @@ impl Default for Config {
             hints_max: 1_024,
             store: StoreLimits::default(),
             request_timeout: Duration::from_secs(5),
-            hedge_min: Duration::from_millis(150),
-            republish_every: Duration::from_secs(4 * 3_600),
+            hedge_min: Duration::from_millis(250),
+            republish_every: Duration::from_secs(30 * 60),
             refresh_every: Duration::from_secs(10 * 60),
             read_back_every: Duration::from_secs(2 * 3_600),
         }
@@ -323,8 +315,6 @@ enum Errand {
     LeaseStore(QueryId),
     Offer(Vec<SyncItem>),
     Repair(RecordKey),
-    /// Hints from somebody connected anyway.
-    Fill,
 }
 
 #[derive(Clone, Debug)]
@@ -362,11 +352,6 @@ pub struct Directory {
     repair: repair::Repair,
     sweep_at: Instant,
     refresh_at: Instant,
-    /// When the neighbourhood is looked up out of turn.
-    neighbourhood_at: Option<Instant>,
-    refreshes: u32,
-    /// How near the sixteenth node was to points looked up lately, as shares of the key space.
-    radii: VecDeque<f64>,
     counters: Counters,
 }
 
@@ -375,10 +360,9 @@ impl Directory {
     #[must_use]
     pub fn new(config: Config, local: LocalNode, seed: [u8; 32], now: Instant) -> Self {
         let local = LocalNode { is_serving: local.is_serving && local.place.is_some(), ..local };
-        let limits = TableLimits { proved: config.table_max, hints: config.hints_max };
         Self {
             rng: ChaCha8Rng::from_seed(seed),
-            table: RoutingTable::new(local.device, local.place, limits, config.is_lab, now),
+            table: RoutingTable::new(local.device, local.place, config.table_max, config.hints_max, config.is_lab),
             store: ReplicaStore::new(config.store, local.place, config.is_lab),
             rates: RateLimits::default(),
             actions: VecDeque::new(),
@@ -392,9 +376,6 @@ impl Directory {
             repair: repair::Repair::default(),
             sweep_at: now + SWEEP_EVERY,
             refresh_at: now + config.refresh_every.min(LONELY_REFRESH),
-            neighbourhood_at: None,
-            refreshes: 0,
-            radii: VecDeque::new(),
             counters: Counters::default(),
             config,
             local,
@@ -432,7 +413,7 @@ impl Directory {
     /// A connection is open.
     pub fn handle_connected(&mut self, now: Now, connected: Connected) {
         let device = connected.device;
-        self.table.connected(now.instant, device, connected.rtt, connected.is_relayed);
+        self.table.connected(device, connected.rtt, connected.is_relayed);
         let until = now.instant + self.patience(&device);
         for pending in self.pending.values().filter(|pending| pending.to == device) {
             if let Errand::Lookup(query) = pending.errand
@@ -449,13 +430,7 @@ impl Directory {
     /// [`FalsePlace`] if the descriptor isn't that device's or claims another place than its chain gives it. The peer is then out of
     /// all tables and refused for an hour; the owner should close the connection.
     #[allow(clippy::result_large_err, reason = "rare, and the owner wants every fact for its log")]
-    pub fn handle_hello(
-        &mut self,
-        now: Now,
-        chain: &VerifiedChain,
-        descriptor: impl Into<Arc<Descriptor>>,
-    ) -> Result<(), FalsePlace> {
-        let descriptor = descriptor.into();
+    pub fn handle_hello(&mut self, now: Now, chain: &VerifiedChain, descriptor: Descriptor) -> Result<(), FalsePlace> {
         let device = chain.device;
         let (UserId::Named { authority, .. }, Some(place)) = (&chain.user.id, chain.place) else {
             return self.refuse_place(now, chain, &descriptor);
@@ -465,7 +440,8 @@ impl Directory {
         }
         let proof = Proof { authority: *authority, serial: chain.user.serial, not_after: chain.not_after };
         let before = self.table.live_descriptor(&device);
-        let admission = self.table.prove(now.instant, Arc::clone(&descriptor), proof);
+        let descriptor = Arc::new(descriptor);
+        let admission = self.table.prove(now.instant, Descriptor::clone(&descriptor), proof);
         match (admission, before) {
             (Admission::New, _) => self.neighbourhood_changed(now, &descriptor, repair::Change::Joined),
             // It serves no longer.
@@ -496,7 +472,7 @@ impl Directory {
 
     /// A connection has ended. [`DisconnectReason::Lost`] and [`DisconnectReason::Left`] make the node dead for the tables until it is heard again.
     pub fn handle_disconnected(&mut self, now: Now, device: &DeviceKey, reason: DisconnectReason) {
-        self.table.disconnected(now.instant, device, reason == DisconnectReason::Idle);
+        self.table.disconnected(device);
         if reason == DisconnectReason::Idle {
             return;
         }
@@ -523,7 +499,6 @@ impl Directory {
             (Errand::Lease(query), Answer::Lease(answer)) => self.lease_answered(now, query, &pending.to, answer.outcome),
             (Errand::LeaseStore(query), Answer::Store(answer)) => self.lease_stored(now, query, &pending.to, &answer),
             (Errand::Offer(items), Answer::SyncWant(want)) => self.offer_answered(now, &pending.to, &items, &want.keys),
-            (Errand::Fill, Answer::Nodes(answer)) => self.hear_hints(now, &pending.to, answer.closer),
             (Errand::Repair(key), Answer::Store(answer)) => self.repair_answered(now, trust, key, &pending.to, answer),
             (errand, _) => {
                 self.counters.invalid_answers += 1;
@@ -555,13 +530,12 @@ impl Directory {
             Errand::Lease(query) | Errand::LeaseStore(query) => self.lease_failed(now, query, to),
             Errand::Offer(items) => self.offer_failed(now, &items, failure),
             Errand::Repair(key) => self.repair_failed(now, key, failure),
-            Errand::Fill => {}
         }
     }
 
     fn note_life(&mut self, now: Now, device: &DeviceKey, rtt: Option<Duration>) {
         let was_live = self.table.is_live(device);
-        self.table.succeeded(now.instant, device, rtt);
+        self.table.succeeded(device, rtt);
         if !was_live && let Some(descriptor) = self.table.live_descriptor(device) {
             self.neighbourhood_changed(now, &descriptor, repair::Change::Joined);
         }
@@ -612,13 +586,8 @@ impl Directory {
             self.sweep_at = now.instant + SWEEP_EVERY;
             let gone = self.store.expire(now.unix);
             self.forget_all(gone);
-            self.drop_far_records();
             self.table.expire_bans(now.instant);
             self.rates.sweep(now.instant);
-        }
-        if self.neighbourhood_at.is_some_and(|at| at <= now.instant) {
-            self.neighbourhood_at = None;
-            self.refresh_neighbourhood(now);
         }
         if self.refresh_at <= now.instant {
             // Who knows hardly anybody asks more often: one death away from being alone.
@@ -634,18 +603,10 @@ impl Directory {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let pending = self.pending.values().map(|pending| pending.deadline).min();
         let lookups = self.lookups.values().map(Lookup::wake_at).min();
-        [
-            pending,
-            lookups,
-            self.publish_wake_at(),
-            self.repair.wake_at(),
-            self.neighbourhood_at,
-            Some(self.sweep_at),
-            Some(self.refresh_at),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        [pending, lookups, self.publish_wake_at(), self.repair.wake_at(), Some(self.sweep_at), Some(self.refresh_at)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next thing to do, oldest first.
@@ -654,7 +615,7 @@ impl Directory {
     }
 
     /// Takes in descriptors that nobody has proved: the address book on disk, an invite's list, the command line.
-    pub fn add_hearsay(&mut self, now: Now, descriptors: impl IntoIterator<Item = impl Into<Arc<Descriptor>>>) {
+    pub fn add_hearsay(&mut self, now: Now, descriptors: impl IntoIterator<Item = Descriptor>) {
         for descriptor in descriptors {
             self.table.hear(now.instant, descriptor, None);
         }
@@ -666,23 +627,12 @@ impl Directory {
         self.table.snapshot()
     }
 
-    /// Up to `count` proved, living nodes, those nearest to us first: an address book.
-    #[must_use]
-    pub fn known(&self, count: usize) -> Vec<Arc<Descriptor>> {
-        self.table.closest(&self.local.place.unwrap_or(Place(*self.local.device.as_bytes())), count)
-    }
-
-    /// The nodes to keep connected, nearest first: the closest to us if we serve, whose deaths must be noticed, and those that others told us are
-    /// so close, to see whether they are; a few for clients.
+    /// The nodes to keep connected: the closest to us if we serve, whose deaths must be noticed; a few for clients.
     #[must_use]
     pub fn neighbours(&self) -> Vec<Arc<Descriptor>> {
         // Who has no place takes its key for one, so that not all such clients choose the same servers.
         let place = self.local.place.unwrap_or(Place(*self.local.device.as_bytes()));
-        if self.local.is_serving {
-            self.table.nearest_or_told(&place, NEIGHBOURS)
-        } else {
-            self.table.closest(&place, CLIENT_SERVERS)
-        }
+        self.table.closest(&place, if self.local.is_serving { NEIGHBOURS } else { 3 })
     }
 
     /// The nodes closest to a point, for finding servers near a key.

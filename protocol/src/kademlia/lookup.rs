@@ -2,11 +2,11 @@
 //!
 //! 1. The likeliest holder is asked alone. Among nodes near enough to be replicas almost surely, that is the one that answers soonest;
 //!    else the closest.
-//! 2. No sign of life in time: five are asked at once; then the rest of the eight closest. Late answers still count.
+//! 2. No sign of life in time: three are asked at once; then the rest of the eight closest. Late answers still count.
 //! 3. "Not here" leads on to closer nodes. Once it brings none, three are asked at a time.
 //! 4. The first valid record ends the search; one that a node kept from an earlier run and hasn't compared yet only if nobody else has any. *Settled*: the others of the eight closest are asked with the record's hash in hand.
 //! 5. "No such record" is believed when all of the eight closest that live were asked, most of them say so with their places proved, and
-//!    they were found over three disjoint paths (if the network offers so many). Otherwise the result is inconclusive.
+//!    they were found over two disjoint paths (if the network offers two). Otherwise the result is inconclusive.
 //!
 //! An answer that doesn't verify costs its sender the candidacy and a mark against it, and never ends the search.
 
@@ -31,32 +31,12 @@ const LOOKUP_MAX: Duration = Duration::from_secs(20);
 /// How long silent nodes are waited for before "no such record" or a settled answer is given without them.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Asked at once by the first hedge: with 40% of the nodes dead, all of these and the first are so in one case of 240.
-const WIDTH_HEDGE: usize = 5;
-
-/// Asked at once while "not here" brings nobody closer, and in walks.
-const WIDTH_WALK: usize = 3;
+/// Asked at once by the first hedge, and while "not here" brings nobody closer.
+const WIDTH_HEDGE: usize = 3;
 
 /// Nodes of one teller that are tried before one of them has answered. Bounds what invented nodes cost; of honest tellers one in forty has four
 /// dead nodes first when 40% are dead, and others name the same nodes.
 const TELLER_TRIES_MAX: usize = 4;
-
-/// Nodes by whose distance the density around a point is judged: enough that chance moves it by a quarter only.
-pub(super) const DENSITY_NODES: usize = 16;
-
-/// How much denser than elsewhere a neighbourhood has to be to count as crowded. Attackers, a tenth of the network, of whom each takes the nearest of
-/// 16 places (four enrolments of four slots), make it 2.8 times as dense, and 1.8 times to somebody who is told of attackers only; at 1.75 a publisher
-/// overlooked them. By chance some neighbourhoods are as dense, which costs their records twice the replicas.
-const CROWDED: f64 = 1.4;
-
-/// Replicas of a crowded record, and nodes asked for it: among 16, of which 64% collude, one is honest but for one case in 1,000.
-pub(super) const CROWDED_REPLICAS: usize = 2 * REPLICAS;
-
-/// Nodes of our own table over which denials have to come, if the network offers so many.
-const PATHS: usize = 3;
-
-/// Nodes of our own table over which a crowded point is approached: colluders name each other only.
-const CROWDED_PATHS: usize = 8;
 
 /// Why a look-up runs: who gets its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,11 +107,6 @@ pub(super) struct Lookup {
     own: DeviceKey,
     is_lab: bool,
     candidates: BTreeMap<(Distance, DeviceKey), Candidate>,
-    /// Connected nodes that are asked beside an unsure first one.
-    scouts: Vec<Arc<Descriptor>>,
-    has_scouted: bool,
-    /// How near the sixteenth node is elsewhere.
-    usual_radius: Option<f64>,
     stage: u8,
     is_stalled: bool,
     stepped: Instant,
@@ -164,9 +139,6 @@ impl Lookup {
             own,
             is_lab,
             candidates: BTreeMap::new(),
-            scouts: Vec::new(),
-            has_scouted: false,
-            usual_radius: None,
             stage: 0,
             is_stalled: false,
             stepped: now,
@@ -179,46 +151,6 @@ impl Lookup {
             let teller = (known.root != known.descriptor.device).then_some(known.root);
             self.add(known.descriptor, known.root, teller);
         }
-    }
-
-    /// Names connected nodes to ask beside the first one, if that isn't sure to be there and to hold the record: they answer before a cold contact's
-    /// handshake has come to nothing.
-    pub(super) fn scout_with(&mut self, scouts: Vec<Arc<Descriptor>>) {
-        for scout in &scouts {
-            self.add(Arc::clone(scout), scout.device, None);
-        }
-        self.scouts = scouts;
-    }
-
-    /// Says how near the sixteenth node is to a point elsewhere, so that a crowd is seen.
-    pub(super) const fn compare_with(&mut self, usual_radius: Option<f64>) {
-        self.usual_radius = usual_radius;
-    }
-
-    /// The distance of the sixteenth node that hasn't failed, as a share of the key space.
-    pub(super) fn radius(&self) -> Option<f64> {
-        let mut living = self.candidates.iter().filter(|(_, candidate)| candidate.state != State::Failed);
-        living.nth(DENSITY_NODES - 1).map(|((distance, _), _)| distance.share())
-    }
-
-    /// True if far more nodes are near the target than are near a point elsewhere: somebody may have gathered there.
-    pub(super) fn is_crowded(&self) -> bool {
-        let radii = self.usual_radius.zip(self.radius());
-        radii.is_some_and(|(usual, here)| usual > CROWDED * here)
-    }
-
-    fn replicas(&self) -> usize {
-        if self.is_crowded() { CROWDED_REPLICAS } else { REPLICAS }
-    }
-
-    fn paths_wanted(&self) -> usize {
-        if self.is_crowded() { CROWDED_PATHS } else { PATHS }
-    }
-
-    /// The nodes of our own table over which answers came.
-    fn answered_paths(&self) -> BTreeSet<DeviceKey> {
-        let has_answered = |state: &State| matches!(state, State::Holds(_) | State::Absent { .. } | State::Answered);
-        self.candidates.values().filter(|candidate| has_answered(&candidate.state)).map(|candidate| candidate.root).collect()
     }
 
     fn add(&mut self, descriptor: Arc<Descriptor>, root: DeviceKey, teller: Option<DeviceKey>) -> bool {
@@ -242,15 +174,14 @@ impl Lookup {
     }
 
     /// Adds the nodes that `teller` named.
-    pub(super) fn told(&mut self, teller: &DeviceKey, closer: &[Arc<Descriptor>]) {
+    pub(super) fn told(&mut self, teller: &DeviceKey, closer: &[Descriptor]) {
         let Some((at, root)) = self.find(teller).map(|(at, candidate)| (at, candidate.root)) else { return };
-        self.has_scouted |= self.scouts.iter().any(|scout| scout.device == *teller);
         let mut brought_closer = false;
         for descriptor in closer {
             let distance = self.target.distance(&descriptor.place);
-            brought_closer |= self.add(Arc::clone(descriptor), root, Some(*teller)) && distance < at.0;
+            brought_closer |= self.add(Arc::new(descriptor.clone()), root, Some(*teller)) && distance < at.0;
         }
-        if !brought_closer && !self.scouts.iter().any(|scout| scout.device == *teller) {
+        if !brought_closer {
             self.is_stalled = true;
         }
     }
@@ -420,30 +351,19 @@ impl Lookup {
             self.stage = self.stage.saturating_add(1);
         }
         let width = match self.stage {
-            0 if self.has_scouted => 2,
             0 => 1,
             1 => WIDTH_HEDGE,
-            _ => self.replicas(),
+            _ => REPLICAS,
         };
-        let width = if self.is_stalled { width.max(WIDTH_WALK) } else { width };
-        let window = self.window(now, self.replicas(), true);
+        let width = if self.is_stalled { width.max(WIDTH_HEDGE) } else { width };
+        let window = self.window(now, REPLICAS, true);
         let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
-        let mut ask = self.likeliest(&window, width.saturating_sub(waiting), now, table);
-        if self.requests == 0 && ask.first().is_some_and(|first| !self.is_sure_holder(first, now, table)) {
-            let is_new = |scout: &&Arc<Descriptor>| ask.iter().all(|asked| asked.device != scout.device);
-            let scouts: Vec<_> = self.scouts.iter().filter(is_new).cloned().collect();
-            ask.extend(scouts);
-        }
+        let ask = self.likeliest(&window, width.saturating_sub(waiting), table);
         if !ask.is_empty() || self.is_waiting(now) || self.is_in_grace(now) {
             return Step { ask, end: None };
         }
         let (has_majority, paths) = self.denials(&window);
-        let ask = match self.is_crowded() {
-            // Who gathers here may be most of those asked: whatever they say, others are heard too.
-            true => self.more_paths(),
-            false if has_majority && paths.len() < self.paths_wanted() => self.other_path(&paths),
-            false => Vec::new(),
-        };
+        let ask = if has_majority && paths.len() < 2 { self.other_path(&paths) } else { Vec::new() };
         let is_proved = has_majority && ask.is_empty();
         let end = ask.is_empty().then_some(if is_proved { End::Absent } else { End::Inconclusive });
         Step { ask, end }
@@ -466,16 +386,13 @@ impl Lookup {
     fn other_path(&self, paths: &BTreeSet<DeviceKey>) -> Vec<Arc<Descriptor>> {
         let others =
             self.candidates.values().filter(|candidate| candidate.state == State::Fresh && !paths.contains(&candidate.root));
-        others.take(WIDTH_WALK).map(|candidate| Arc::clone(&candidate.descriptor)).collect()
+        others.take(WIDTH_HEDGE).map(|candidate| Arc::clone(&candidate.descriptor)).collect()
     }
 
     fn settle(&self, now: Instant) -> Step {
-        let window = self.window(now, self.replicas(), true);
+        let window = self.window(now, REPLICAS, true);
         let fresh = window.iter().filter(|candidate| candidate.state == State::Fresh);
-        let mut ask: Vec<_> = fresh.map(|candidate| Arc::clone(&candidate.descriptor)).collect();
-        if ask.is_empty() && self.is_crowded() && !self.is_waiting(now) {
-            ask = self.more_paths();
-        }
+        let ask: Vec<_> = fresh.map(|candidate| Arc::clone(&candidate.descriptor)).collect();
         let is_waiting = window.iter().any(|candidate| matches!(candidate.state, State::Asked { .. }));
         let end = (ask.is_empty() && !is_waiting && !self.is_in_grace(now)).then_some(End::Found);
         Step { ask, end }
@@ -485,25 +402,15 @@ impl Lookup {
     fn confirm(&self, now: Instant, table: &RoutingTable) -> Step {
         let window = self.window(now, REPLICAS, true);
         let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
-        let ask = self.likeliest(&window, WIDTH_HEDGE.saturating_sub(waiting), now, table);
+        let ask = self.likeliest(&window, WIDTH_HEDGE.saturating_sub(waiting), table);
         let end = (ask.is_empty() && waiting == 0).then_some(End::Found);
         Step { ask, end }
     }
 
-    /// Over another path, while too few have answered.
-    fn more_paths(&self) -> Vec<Arc<Descriptor>> {
-        let paths = self.answered_paths();
-        if paths.len() < self.paths_wanted() { self.other_path(&paths) } else { Vec::new() }
-    }
-
     fn walk(&self, now: Instant, table: &RoutingTable, breadth: usize) -> Step {
-        let breadth = if self.is_crowded() { CROWDED_REPLICAS } else { breadth };
         let window = self.window(now, breadth, true);
         let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
-        let mut ask = self.likeliest(&window, WIDTH_WALK.saturating_sub(waiting), now, table);
-        if ask.is_empty() && waiting == 0 && self.is_crowded() {
-            ask = self.more_paths();
-        }
+        let ask = self.likeliest(&window, WIDTH_HEDGE.saturating_sub(waiting), table);
         let end = (ask.is_empty() && waiting == 0).then_some(End::Nodes);
         Step { ask, end }
     }
@@ -528,13 +435,7 @@ impl Lookup {
         self.candidates.values().any(|candidate| is_awaited(&candidate.state))
     }
 
-    /// True if a node is there and near enough to the target to be a replica, almost surely both.
-    fn is_sure_holder(&self, node: &Descriptor, now: Instant, table: &RoutingTable) -> bool {
-        let shared = self.target.distance(&node.place).leading_zeros();
-        table.is_sure(&node.device, now) && table.core_bits().is_some_and(|core| shared >= core)
-    }
-
-    fn likeliest(&self, window: &[&Candidate], count: usize, now: Instant, table: &RoutingTable) -> Vec<Arc<Descriptor>> {
+    fn likeliest(&self, window: &[&Candidate], count: usize, table: &RoutingTable) -> Vec<Arc<Descriptor>> {
         if count == 0 {
             return Vec::new();
         }
@@ -546,7 +447,7 @@ impl Lookup {
                 let device = candidate.descriptor.device;
                 let distance = self.target.distance(&candidate.descriptor.place);
                 let is_core = distance.leading_zeros() >= core_bits;
-                let preference = is_core.then(|| table.preference(&device, now));
+                let preference = is_core.then(|| table.preference(&device));
                 // `None` sorts first, so nodes outside the core are told apart before it is looked at.
                 (!is_core, preference, distance, *candidate)
             })
@@ -558,7 +459,7 @@ impl Lookup {
     /// How many replicas hold exactly what was found.
     pub(super) fn agreement(&self, now: Instant) -> Agreement {
         let hash = self.have_hash();
-        let window = self.window(now, self.replicas(), true);
+        let window = self.window(now, REPLICAS, true);
         let holders = window.iter().filter(|candidate| matches!(candidate.state, State::Holds(_))).count();
         let denials = window.iter().filter(|candidate| matches!(candidate.state, State::Absent { .. })).count();
         let agreeing = window.iter().filter(|candidate| hash.is_some_and(|hash| candidate.state == State::Holds(hash))).count();

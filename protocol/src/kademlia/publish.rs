@@ -82,8 +82,6 @@ pub struct LeaseReport {
 pub(super) struct OwnRecord {
     record: DirectoryRecord,
     replicas: Vec<Arc<Descriptor>>,
-    /// Replicas that have just taken a lease for this content: the publication that follows leaves them alone.
-    confirmed: Vec<Arc<Descriptor>>,
     next_at: Instant,
     read_back_at: Option<Instant>,
     failures: u32,
@@ -103,8 +101,6 @@ pub(super) struct Publish {
     started: Instant,
     stepped: Instant,
     is_storing: bool,
-    /// Replicas to store at: more where it is crowded.
-    wanted: usize,
     is_replica: bool,
     candidates: Vec<Arc<Descriptor>>,
     tried: BTreeSet<DeviceKey>,
@@ -119,7 +115,6 @@ pub(super) struct Publish {
 #[derive(Clone, Debug)]
 pub(super) struct LeaseQuery {
     in_flight: BTreeMap<DeviceKey, Arc<Descriptor>>,
-    renewed: Vec<Arc<Descriptor>>,
     report: LeaseReport,
 }
 
@@ -151,7 +146,7 @@ impl Publish {
         }
         let mut targets = Vec::new();
         for candidate in self.candidates.iter().filter(|candidate| !self.tried.contains(&candidate.device)) {
-            if have + targets.len() >= self.wanted {
+            if have + targets.len() >= REPLICAS {
                 break;
             }
             let count = groups.entry(NetworkGroup::of_descriptor(candidate)).or_default();
@@ -169,7 +164,7 @@ impl Publish {
             .refused
             .iter()
             .filter(|(device, reason)| *reason != StoreRefusal::NotResponsible && !self.accepted.contains_key(device));
-        let total = (accepted + judged.count() + self.failed).min(self.wanted);
+        let total = (accepted + judged.count() + self.failed).min(REPLICAS);
         PublishReport {
             key: self.key,
             is_accepted: accepted > total / 2,
@@ -203,24 +198,13 @@ impl Directory {
             return query;
         }
         let next_at = now.instant + self.config.republish_every;
-        if let Some(own) = self.own.get_mut(&key) {
-            own.confirmed.clear();
-        }
         match self.own.get_mut(&key) {
             Some(own) if own.record.identity() == record.identity() => {
                 own.record = record.merge(own.record.clone()).prune(now.unix)
             }
             Some(own) => own.record = record,
             None => {
-                let own = OwnRecord {
-                    record,
-                    replicas: Vec::new(),
-                    confirmed: Vec::new(),
-                    next_at,
-                    read_back_at: None,
-                    failures: 0,
-                    running: 0,
-                };
+                let own = OwnRecord { record, replicas: Vec::new(), next_at, read_back_at: None, failures: 0, running: 0 };
                 self.own.insert(key, own);
             }
         }
@@ -242,19 +226,16 @@ impl Directory {
     fn start_publish(&mut self, now: Now, key: RecordKey, query: QueryId) {
         let Some(own) = self.own.get_mut(&key) else { return };
         own.running += 1;
-        let hash = own.record.content_hash();
-        let confirmed = std::mem::take(&mut own.confirmed);
         let publish = Publish {
             key,
             started: now.instant,
             stepped: now.instant,
             is_storing: false,
-            wanted: REPLICAS,
             is_replica: false,
             candidates: Vec::new(),
-            tried: confirmed.iter().map(|replica| replica.device).collect(),
+            tried: BTreeSet::new(),
             in_flight: BTreeMap::new(),
-            accepted: confirmed.into_iter().map(|replica| (replica.device, (hash, replica))).collect(),
+            accepted: BTreeMap::new(),
             refused: Vec::new(),
             failed: 0,
             requests: 0,
@@ -264,20 +245,12 @@ impl Directory {
         self.start_lookup(now, Goal::Nodes { breadth: FIND_BREADTH }, Place(key.0), Purpose::Publish(query), None);
     }
 
-    pub(super) fn publish_found_replicas(
-        &mut self,
-        now: Now,
-        query: QueryId,
-        found: Vec<Arc<Descriptor>>,
-        replicas: usize,
-        requests: u32,
-    ) {
+    pub(super) fn publish_found_replicas(&mut self, now: Now, query: QueryId, found: Vec<Arc<Descriptor>>, requests: u32) {
         let Some(publish) = self.publishes.get_mut(&query) else { return };
         for descriptor in found {
             publish.add_candidate(descriptor);
         }
         publish.is_storing = true;
-        publish.wanted = replicas;
         publish.requests += requests;
         let key = publish.key;
         self.store_locally(now, query, key);
@@ -395,7 +368,7 @@ impl Directory {
             }
         }
         for descriptor in answer.closer {
-            publish.add_candidate(descriptor);
+            publish.add_candidate(Arc::new(descriptor));
         }
         self.drive_publish(now, query);
     }
@@ -496,7 +469,7 @@ impl Directory {
         let targets = if self.is_full_of_queries() { Vec::new() } else { known.unwrap_or_else(|| self.live_targets(&key)) };
         let report = LeaseReport { key, asked: targets.len(), renewed: 0, stored: 0, failed: 0 };
         let in_flight = targets.iter().map(|to| (to.device, Arc::clone(to))).collect();
-        self.leases.insert(query, LeaseQuery { in_flight, renewed: Vec::new(), report });
+        self.leases.insert(query, LeaseQuery { in_flight, report });
         for to in targets {
             let lease = RenewLease { key, keeper, lease: lease.clone(), extensions: Extensions::none() };
             self.send(now, to, Request::RenewLease(Box::new(lease)), Errand::Lease(query));
@@ -514,10 +487,7 @@ impl Directory {
                 let request = Request::Store(Store { record, extensions: Extensions::none() });
                 return self.send(now, to, request, Errand::LeaseStore(query));
             }
-            (LeaseOutcome::Renewed, _) => {
-                lease.report.renewed += 1;
-                lease.renewed.push(to);
-            }
+            (LeaseOutcome::Renewed, _) => lease.report.renewed += 1,
             _ => lease.report.failed += 1,
         }
         lease.in_flight.remove(from);
@@ -555,7 +525,6 @@ impl Directory {
             && (report.failed > 0 || report.asked == 0)
         {
             own.next_at = own.next_at.min(soon);
-            own.confirmed = lease.renewed;
         }
         self.event(Event::LeaseRenewed { query, report });
     }

@@ -1,9 +1,8 @@
 //! Runs look-ups: starts them, feeds them verified answers, hands out their results.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::lookup::{CROWDED_REPLICAS, DENSITY_NODES, End, Goal, Lookup, Purpose};
+use super::lookup::{End, Goal, Lookup, Purpose};
 use super::messages::{
     Answer, CLOSER_MAX, EXTENSION_RESTORED, FindNode, FindRecord, RecordAnswer, RecordOutcome, Request, StoreRefusal,
 };
@@ -19,25 +18,6 @@ use crate::wire::Extensions;
 
 /// Nodes a look-up starts from, of the proved and of the hints each: four replica sets and no more, whatever the table holds.
 const START_MAX: usize = 4 * REPLICAS;
-
-/// Densities remembered: the median of five isn't moved by two neighbourhoods that are crowded.
-const RADII: usize = 5;
-
-/// How much denser the own neighbourhood has to be than what was seen for that to be out of date; hardly one is by chance.
-const OUTDATED: f64 = 2.5;
-
-/// A client looks a random point up at every third refresh.
-const CLIENT_WALK_EVERY: u32 = 3;
-
-/// Connected nodes asked beside an unsure first one.
-const SCOUTS: usize = 2;
-
-/// As many nodes as an answer may name.
-const WANT_ALL: u8 = 16;
-const _: () = assert!(WANT_ALL as usize == CLOSER_MAX, "one number, two types");
-
-/// Connected servers asked for hints at each refresh: 48 nodes for 4 KB and no handshake.
-const FILL_ASKED: usize = 3;
 
 /// How sure a look-up should be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,39 +104,12 @@ impl Directory {
         query
     }
 
-    /// Looks after the table: a server's neighbourhood by a look-up, the rest by asking who is connected anyway about random points, which costs no
-    /// handshake. Who has no connection looks a random point up.
     pub(super) fn refresh(&mut self, now: Now) {
-        self.refresh_neighbourhood(now);
-        self.recheck_nearest(now);
-        let connected = self.table.connected_servers(FILL_ASKED);
-        self.refreshes += 1;
-        // Clients have no neighbourhood to look up, and need to know now and then how dense the network is.
-        let measures = !self.local.is_serving && self.refreshes.is_multiple_of(CLIENT_WALK_EVERY);
-        if connected.is_empty() || measures {
-            let target = self.random_point();
-            self.start_lookup(now, Goal::Nodes { breadth: 2 }, target, Purpose::Refresh, None);
-        }
-        for to in connected {
-            let target = self.random_point().0;
-            let request = FindNode { target, want: WANT_ALL, extensions: Extensions::none() };
-            self.send(now, to, Request::FindNode(request), Errand::Fill);
-        }
-    }
-
-    /// Asks the nearest neighbours who is near us.
-    pub(super) fn refresh_neighbourhood(&mut self, now: Now) {
         if let Some(place) = self.local.place.filter(|_| self.local.is_serving) {
             self.start_lookup(now, Goal::Nodes { breadth: 3 }, place, Purpose::Refresh, None);
         }
-    }
-
-    /// Takes in nodes that `from` named.
-    pub(super) fn hear_hints(&mut self, now: Now, from: &DeviceKey, closer: Vec<Arc<Descriptor>>) {
-        let teller = Arc::new(*from);
-        for descriptor in closer {
-            self.table.hear(now.instant, descriptor, Some(&teller));
-        }
+        let target = self.random_point();
+        self.start_lookup(now, Goal::Nodes { breadth: 2 }, target, Purpose::Refresh, None);
     }
 
     pub(super) fn start_lookup(
@@ -174,35 +127,12 @@ impl Directory {
             return query;
         }
         lookup.start_from(self.table.worth_asking(&target, START_MAX, now.instant));
-        if matches!(purpose, Purpose::Find | Purpose::Publish(_) | Purpose::ReadBack(_)) {
-            lookup.compare_with(self.usual_radius());
-        }
-        if purpose == Purpose::Find {
-            lookup.scout_with(self.table.connected_near(&target, SCOUTS));
-        }
         if let Some((record, is_sure)) = own_copy {
             lookup.take(record, is_sure);
         }
         self.lookups.insert(query, lookup);
         self.drive_lookup(now, query);
         query
-    }
-
-    /// How near the sixteenth node is to a point: the median of what was seen lately around ourselves and random points; or, if that is far off, what
-    /// the table says of our own place now. A network that grows mustn't look crowded everywhere, nor a node with many neighbours see no crowds.
-    fn usual_radius(&self) -> Option<f64> {
-        let mut sorted: Vec<f64> = self.radii.iter().copied().collect();
-        sorted.sort_by(f64::total_cmp);
-        let seen = sorted.get(sorted.len() / 2).copied();
-        let own = self.table.own_radius(DENSITY_NODES);
-        seen.zip(own).map(|(seen, own)| if seen > OUTDATED * own { own } else { seen }).or(seen)
-    }
-
-    fn note_radius(&mut self, radius: Option<f64>) {
-        if self.radii.len() >= RADII {
-            self.radii.pop_front();
-        }
-        self.radii.extend(radius);
     }
 
     pub(super) fn drive_lookup(&mut self, now: Now, query: QueryId) {
@@ -222,7 +152,7 @@ impl Directory {
     }
 
     fn question(&self, lookup: &Lookup) -> Request {
-        let want = WANT_ALL;
+        let want = u8::try_from(CLOSER_MAX).unwrap_or(u8::MAX);
         match lookup.goal {
             Goal::Record { key, .. } => {
                 let have_hash = lookup.found.as_ref().map(DirectoryRecord::state_hash);
@@ -300,9 +230,11 @@ impl Directory {
         }
     }
 
-    fn hear_closer(&mut self, now: Now, lookup: &mut Lookup, from: &DeviceKey, closer: Vec<Arc<Descriptor>>) {
+    fn hear_closer(&mut self, now: Now, lookup: &mut Lookup, from: &DeviceKey, closer: Vec<Descriptor>) {
         lookup.told(from, &closer);
-        self.hear_hints(now, from, closer);
+        for descriptor in closer {
+            self.table.hear(now.instant, descriptor, Some(*from));
+        }
     }
 
     fn finish_lookup(&mut self, now: Now, query: QueryId, lookup: &Lookup, end: End) {
@@ -311,15 +243,11 @@ impl Directory {
                 let result = result_of(now, lookup, end);
                 self.event(Event::Found { query, result });
             }
-            Purpose::Bootstrap => {
-                self.note_radius(lookup.radius());
-                self.bootstrap_walked(now);
-            }
-            Purpose::Refresh => self.note_radius(lookup.radius()),
+            Purpose::Bootstrap => self.bootstrap_walked(now),
+            Purpose::Refresh => {}
             Purpose::Publish(publish) => {
-                let replicas = if lookup.is_crowded() { CROWDED_REPLICAS } else { REPLICAS };
-                let candidates = lookup.closest(now.instant, 2 * replicas);
-                self.publish_found_replicas(now, publish, candidates, replicas, lookup.requests);
+                let candidates = lookup.closest(now.instant, 2 * REPLICAS);
+                self.publish_found_replicas(now, publish, candidates, lookup.requests);
             }
             Purpose::ReadBack(key) => {
                 let result = result_of(now, lookup, end);

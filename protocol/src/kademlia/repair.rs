@@ -12,9 +12,8 @@ use rand::RngExt;
 
 use super::messages::{Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, SyncItem, SyncOffer};
 use super::routing_table::REPLICAS;
-use super::serve::RANK_SLACK;
-use super::store::{Held, Sender};
-use super::{Directory, Errand, Failure, NEIGHBOURHOOD_DELAY, NEIGHBOURS, RecordKey};
+use super::store::Sender;
+use super::{Directory, Errand, Failure, RecordKey};
 use crate::directory::Place;
 use crate::identity::TrustStore;
 use crate::key::DeviceKey;
@@ -34,9 +33,6 @@ const DOUBT: Duration = Duration::from_secs(30);
 
 /// How much longer each replica waits than the one before it.
 const RANK_DELAY: Duration = Duration::from_secs(5);
-
-/// How long after new content the nearest replica asks the others whether they have it.
-const CHECK_DELAY: Duration = Duration::from_secs(10);
 
 /// After a failure, or when the other side is busy.
 const RETRY: Duration = Duration::from_secs(15);
@@ -104,26 +100,11 @@ impl Directory {
         if !self.local.is_serving {
             return;
         }
-        if change == Change::Died && self.table.is_neighbour(&node.place, NEIGHBOURS) {
-            let soon = now.instant + self.jittered(NEIGHBOURHOOD_DELAY);
-            self.neighbourhood_at.get_or_insert(soon);
-        }
         let touched: Vec<_> =
             self.store.keys_in(self.table.replica_span(&node.place)).filter(|key| self.is_replica(key, node)).collect();
-        // One pause for all of them, so that they go out together.
-        let jitter = self.repair_jitter();
         for key in touched {
-            let was_nearer = self.local.place.is_some_and(|place| key.distance(&node.place) < key.distance(&place));
-            if change == Change::Died && was_nearer && self.is_nearest(&key) {
-                // The one who checked is gone; what was believed on its account is checked anew.
-                self.store.forget_all_synced(&key);
-            }
-            self.mark_dirty(now, key, jitter);
+            self.mark_dirty(now, key);
         }
-    }
-
-    pub(super) fn repair_jitter(&mut self) -> Duration {
-        Duration::from_millis(self.rng.random_range(DELAY))
     }
 
     /// True if `node` is, or would be if it lived, among the replicas of `key`.
@@ -131,66 +112,11 @@ impl Directory {
         self.table.closer_than(&Place(key.0), &node.place, REPLICAS) < REPLICAS
     }
 
-    pub(super) fn mark_dirty(&mut self, now: Now, key: RecordKey, jitter: Duration) {
+    pub(super) fn mark_dirty(&mut self, now: Now, key: RecordKey) {
         let rank = self.local.place.map_or(REPLICAS, |place| self.table.closer_than(&Place(key.0), &place, REPLICAS));
+        let jitter = Duration::from_millis(self.rng.random_range(DELAY));
         let delay = jitter + RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX);
         self.repair.schedule(key, now.instant + delay);
-    }
-
-    /// A record came with new content. Who brought it brought it to all replicas, or brought it to us because the others have it; so it is
-    /// believed of them, or each of the eight would ask the seven others. But tables differ, and the publisher may have missed one: so the
-    /// replica nearest to the key asks the others once, when the publisher must be done.
-    pub(super) fn content_arrived(&mut self, now: Now, key: RecordKey) {
-        if self.is_nearest(&key) {
-            let jitter = self.repair_jitter();
-            self.mark_dirty(now, key, CHECK_DELAY + jitter);
-            return;
-        }
-        for replica in self.other_replicas(&key) {
-            self.store.mark_synced(&key, replica.device);
-        }
-    }
-
-    /// The replicas of a record but us.
-    fn other_replicas(&self, key: &RecordKey) -> Vec<Arc<Descriptor>> {
-        let others = if self.own_replica_place(key).is_some() { REPLICAS - 1 } else { REPLICAS };
-        let mut replicas = self.live_targets(key);
-        replicas.truncate(others);
-        replicas
-    }
-
-    fn is_nearest(&self, key: &RecordKey) -> bool {
-        self.local.place.is_some_and(|place| self.table.closer_than(&Place(key.0), &place, 1) == 0)
-    }
-
-    /// Now and then the nearest replica of a record asks the others anew whether they have it, believing nothing.
-    pub(super) fn recheck_nearest(&mut self, now: Now) {
-        if !self.local.is_serving {
-            return;
-        }
-        let keys: Vec<RecordKey> = self.store.keys().filter(|key| self.is_nearest(key)).collect();
-        let jitter = self.repair_jitter();
-        for key in keys {
-            self.store.forget_all_synced(&key);
-            self.mark_dirty(now, key, jitter);
-        }
-    }
-
-    /// Drops records that have become others' business: so many nearer nodes are known that it would be refused today, and all replicas are
-    /// believed to hold it.
-    pub(super) fn drop_far_records(&mut self) {
-        if !self.local.is_serving {
-            return;
-        }
-        let keys: Vec<RecordKey> = self.store.keys().collect();
-        for key in keys {
-            let is_far = self.rank_of_self(&key) >= REPLICAS + RANK_SLACK;
-            let is_kept = |held: &Held| self.live_targets(&key).iter().all(|replica| held.is_synced(&replica.device));
-            if is_far && self.store.get(&key).is_some_and(is_kept) {
-                self.store.remove(&key);
-                self.forget_all(vec![key]);
-            }
-        }
     }
 
     /// After joining: what is held from an earlier run may be out of date, and the others wait for their rank before they look. So it is
@@ -213,7 +139,9 @@ impl Directory {
             let Some(key) = self.repair.take_due(now.instant) else { break };
             let Some(held) = self.store.get(&key) else { continue };
             let item = SyncItem { key, hash: held.hash };
-            for replica in self.other_replicas(&key).into_iter().filter(|replica| !held.is_synced(&replica.device)) {
+            let replicas = self.live_targets(&key);
+            let others = if self.own_replica_place(&key).is_some() { REPLICAS - 1 } else { REPLICAS };
+            for replica in replicas.into_iter().take(others).filter(|replica| !held.is_synced(&replica.device)) {
                 offers.entry(replica.device).or_insert_with(|| (replica, Vec::new())).1.push(item);
             }
         }

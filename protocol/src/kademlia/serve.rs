@@ -1,7 +1,5 @@
 //! Answers others' requests.
 
-use std::sync::Arc;
-
 use super::limits::Draw;
 use super::messages::{
     Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_RESTORED, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes,
@@ -17,8 +15,8 @@ use crate::node::Descriptor;
 use crate::time::Now;
 use crate::wire::{Extensions, Frame, FrameKind};
 
-/// Ranks beyond the replicas at which a node still takes a record: crowded ones have twice the replicas, and publishers' tables differ a little.
-pub(super) const RANK_SLACK: usize = 16;
+/// Ranks beyond the replicas at which a node still takes a record: publishers' tables differ a little.
+const RANK_SLACK: usize = 8;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,18 +46,6 @@ impl Reply {
             Self::Answer(answer) => answer.to_frame(id),
             Self::Busy => Frame { kind: FrameKind::BUSY, id, body: Vec::new() },
             Self::Unsupported => Frame { kind: FrameKind::UNSUPPORTED, id, body: Vec::new() },
-        }
-    }
-
-    /// Kind of that frame, and its encoded length.
-    #[must_use]
-    pub fn frame_kind_and_len(&self, id: u32) -> (FrameKind, usize) {
-        match self {
-            Self::Answer(answer) => (answer.kind(), answer.frame_len(id)),
-            Self::Busy | Self::Unsupported => {
-                let frame = self.to_frame(id);
-                (frame.kind, crate::wire::encoded_len(&frame))
-            }
         }
     }
 }
@@ -105,10 +91,11 @@ impl Directory {
     }
 
     /// The nodes closest to `target`, without the asker, who knows itself.
-    fn name_closer(&self, target: &Place, want: u8, asker: &DeviceKey) -> Vec<Arc<Descriptor>> {
+    fn name_closer(&self, target: &Place, want: u8, asker: &DeviceKey) -> Vec<Descriptor> {
         let want = usize::from(want).min(CLOSER_MAX);
         let closest = self.table.closest(target, want + 1);
-        closest.into_iter().filter(|descriptor| descriptor.device != *asker).take(want).collect()
+        let others = closest.iter().filter(|descriptor| descriptor.device != *asker);
+        others.take(want).map(|descriptor| Descriptor::clone(descriptor)).collect()
     }
 
     fn answer_find_record(&self, now: Now, request: &FindRecord, asker: &DeviceKey) -> RecordAnswer {
@@ -168,7 +155,7 @@ impl Directory {
         record.verify(now.unix, trust).map_err(|error| refuse(Refused::from(&error)))
     }
 
-    pub(super) fn rank_of_self(&self, key: &RecordKey) -> usize {
+    fn rank_of_self(&self, key: &RecordKey) -> usize {
         let Some(place) = self.local.place else { return usize::MAX };
         self.table.closer_than(&Place(key.0), &place, REPLICAS + RANK_SLACK)
     }
@@ -188,10 +175,7 @@ impl Directory {
         }
         if stored.is_changed && stored.is_merged {
             // Publishers crossed: nobody but us may hold both halves.
-            let jitter = self.repair_jitter();
-            self.mark_dirty(now, key, jitter);
-        } else if stored.is_changed {
-            self.content_arrived(now, key);
+            self.mark_dirty(now, key);
         }
         Ok(stored)
     }

@@ -4,12 +4,7 @@
 //! place makes room, and only for a nearer one), users without an authority together (their names cost nothing, so they get a share), expiry.
 //! Nothing is evicted by age of use: a flood of far records can't push out near ones.
 
-mod shared;
-
-pub use shared::share_records;
-
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::messages::StoreRefusal;
 use super::routing_table::{KeySpan, NetworkGroup, REPLICAS};
@@ -56,55 +51,26 @@ pub(super) struct Sender {
     pub(super) is_server: bool,
 }
 
-/// A record with what follows from it.
-#[derive(Debug)]
-pub(super) struct Kept {
+#[derive(Clone, Debug)]
+pub(super) struct Held {
     pub(super) record: DirectoryRecord,
     pub(super) bytes: Vec<u8>,
     /// Content hash: what replicas compare.
     pub(super) hash: [u8; 32],
     /// State hash: what askers compare.
     pub(super) state: [u8; 32],
+    sender: Sender,
     /// When the first of its parts ends: before, there is nothing to prune.
     ends_at: UnixTime,
-}
-
-impl Kept {
-    fn new(record: DirectoryRecord) -> Arc<Self> {
-        let bytes = record.to_bytes();
-        let state = DirectoryRecord::state_hash_of(&bytes);
-        shared::one_of(state, || Self { hash: record.content_hash(), ends_at: first_end(&record), state, bytes, record })
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Held {
-    kept: Arc<Kept>,
-    sender: Sender,
-    /// Nodes known, or safely assumed, to hold the same content.
-    synced: Vec<Tag>,
+    /// Nodes known to hold the same content.
+    synced: BTreeSet<DeviceKey>,
     /// It comes from an earlier run, and hasn't been compared with what others hold since.
     is_restored: bool,
 }
 
-/// The first bytes of a device key: enough to tell a record's few replicas apart, in a fraction of the memory.
-type Tag = u64;
-
-fn tag(device: &DeviceKey) -> Tag {
-    device.as_bytes().iter().take(8).fold(0, |sum, byte| sum << 8 | Tag::from(*byte))
-}
-
-impl std::ops::Deref for Held {
-    type Target = Kept;
-
-    fn deref(&self) -> &Kept {
-        &self.kept
-    }
-}
-
 impl Held {
     pub(super) fn is_synced(&self, device: &DeviceKey) -> bool {
-        self.synced.contains(&tag(device))
+        self.synced.contains(device)
     }
 
     pub(super) const fn is_restored(&self) -> bool {
@@ -254,7 +220,7 @@ impl ReplicaStore {
         let key = record.key();
         let sent_hash = record.content_hash();
         let Some(held) = self.held.remove(&key) else {
-            self.insert(record, sender, Vec::new());
+            self.insert(record, sender, BTreeSet::new());
             let gone = self.shrink();
             if gone.contains(&key) {
                 return Err(Refused::new(StoreRefusal::QuotaTotal, "full with nearer records"));
@@ -270,7 +236,7 @@ impl ReplicaStore {
         let hash = merged.content_hash();
         let is_changed = hash != held.hash;
         let is_news = is_changed || merged != held.record;
-        let synced = if is_changed { Vec::new() } else { held.synced };
+        let synced = if is_changed { BTreeSet::new() } else { held.synced };
         self.insert(merged, held.sender, synced);
         // Who sends something older confirms nothing, and one who sends the same confirms no more than any.
         self.set_restored(&key, held.is_restored && !is_changed);
@@ -300,8 +266,18 @@ impl ReplicaStore {
         }
     }
 
-    fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: Vec<Tag>) {
-        let held = Held { kept: Kept::new(record), sender, synced, is_restored: false };
+    fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: BTreeSet<DeviceKey>) {
+        let bytes = record.to_bytes();
+        let held = Held {
+            hash: record.content_hash(),
+            state: record.state_hash(),
+            ends_at: first_end(&record),
+            bytes,
+            sender,
+            synced,
+            is_restored: false,
+            record,
+        };
         self.bytes += held.bytes.len();
         self.unnamed += usize::from(matches!(held.record.user(), UserChain::Key(_)));
         *self.by_sender.entry(sender.device).or_default() += 1;
@@ -367,30 +343,18 @@ impl ReplicaStore {
         gone
     }
 
-    /// Notes that a node holds the same content; of too many, the one noted first is forgotten, which costs an offer.
     pub(super) fn mark_synced(&mut self, key: &RecordKey, device: DeviceKey) {
-        let tag = tag(&device);
         if let Some(held) = self.held.get_mut(key)
-            && !held.synced.contains(&tag)
+            && held.synced.len() < SYNCED_MAX
         {
-            if held.synced.len() >= SYNCED_MAX {
-                held.synced.remove(0);
-            }
-            held.synced.push(tag);
+            held.synced.insert(device);
             held.is_restored &= held.synced.len() < CONFIRMING_MIN;
         }
     }
 
-    pub(super) fn forget_all_synced(&mut self, key: &RecordKey) {
-        if let Some(held) = self.held.get_mut(key) {
-            held.synced.clear();
-        }
-    }
-
     pub(super) fn forget_synced(&mut self, device: &DeviceKey) {
-        let tag = tag(device);
         for held in self.held.values_mut() {
-            held.synced.retain(|known| *known != tag);
+            held.synced.remove(device);
         }
     }
 }

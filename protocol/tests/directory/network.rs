@@ -484,12 +484,12 @@ impl Network {
     }
 }
 
-fn record_answer(outcome: RecordOutcome, closer: Vec<Arc<Descriptor>>) -> Answer {
+fn record_answer(outcome: RecordOutcome, closer: Vec<Descriptor>) -> Answer {
     Answer::Record(RecordAnswer { outcome, closer, extensions: Extensions::none() })
 }
 
 /// Sixteen nodes beside a point that nobody has enrolled.
-pub(crate) fn invented(target: &Place) -> Vec<Arc<Descriptor>> {
+pub(crate) fn invented(target: &Place) -> Vec<Descriptor> {
     let near = |number: u8| {
         let mut place = target.0;
         place[31] ^= number;
@@ -505,5 +505,5 @@ pub(crate) fn invented(target: &Place) -> Vec<Arc<Descriptor>> {
             }],
         }
     };
-    (1..=16).map(near).map(Arc::new).collect()
+    (1..=16).map(near).collect()
 }
