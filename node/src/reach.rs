@@ -331,7 +331,10 @@ impl EventLoop {
     }
 
     pub(crate) fn reach_tick(&mut self, now: Now) {
-        let needed = !self.settings.lab && !self.is_reachable() && self.settings.roles == Roles::default();
+        // A node that runs only to enrol is found by nobody; its reservation would outlive it at the relay, and swallow the circuits to the
+        // node that follows it.
+        let needed =
+            self.settings.publishes && !self.settings.lab && !self.is_reachable() && self.settings.roles == Roles::default();
         self.reach.supervisor.set_needed(needed, now.instant);
         if self.reach.supervisor.poll_timeout().is_some_and(|at| at <= now.instant) {
             self.reach.supervisor.handle_timeout(now.instant);
