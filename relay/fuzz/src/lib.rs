@@ -79,6 +79,8 @@ impl World {
         settings.ports = (50_000, 50_007);
         settings.rate_limit.per_sec = 1_000_000;
         settings.rate_limit.burst = 1_000_000;
+        // A table for few sources is made faster, and each input has a relay of its own.
+        settings.sources_max = 64;
         let mut users = Users::new(REALM);
         users.insert("ann", "secret", Default::default());
         let now = Instant::now();
@@ -110,7 +112,7 @@ impl World {
             asking.count += 1;
             let mut id = [0; 12];
             id[..4].copy_from_slice(&asking.count.to_be_bytes());
-            let mut buffer = vec![0; 70_000];
+            let mut buffer = vec![0; 2_048];
             let built = MessageBuilder::begin(&mut buffer, Class::Request, method, TransactionId(id)).and_then(|message| {
                 let message = attributes.iter().try_fold(message, |message, (kind, value)| message.attribute(*kind, value))?;
                 let message =
