@@ -18,7 +18,7 @@
 
 mod callee;
 mod caller;
-mod hpke_key;
+pub(crate) mod hpke_key;
 mod invite;
 mod recent;
 mod sender;

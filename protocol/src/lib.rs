@@ -17,6 +17,7 @@
 //! | [`id`], [`event`] | ids of calls, messages, conversations; kinds of events |
 //! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
 //! | [`message`] | envelopes, receipts, outbox and inbox |
+//! | [`mailbox`] | letters kept for devices that aren't there: sealing, who may leave how many |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
 //! | [`capability`], [`rate`] | tokens for helpers' services; how often somebody may ask |
 //!
@@ -34,6 +35,7 @@ pub mod id;
 pub mod identity;
 pub mod kademlia;
 pub mod key;
+pub mod mailbox;
 pub mod message;
 pub mod node;
 pub mod push;

@@ -10,6 +10,7 @@ use crate::directory::DeviceKind;
 use crate::event::EventKind;
 use crate::id::{ConversationId, MessageId};
 use crate::key::{DeviceKey, PublicKey, SecretKey};
+use crate::mailbox::*;
 use crate::message::*;
 use crate::push::*;
 use crate::test_identity::{Authority, NOW};
@@ -97,6 +98,36 @@ fn registered() -> PushRegistered {
         vapid_key: Some([4; 65]),
     };
     PushRegistered { status, extensions: unknown() }
+}
+
+fn mailbox_open() -> MailboxOpen {
+    MailboxOpen { epoch: 2, revoked: vec![CapabilityId([8; 16])], has_door: true, extensions: unknown() }
+}
+
+fn sealed_letter() -> SealedLetter {
+    let (alice, bob) = (Authority::new(1).person("alice", 10), Authority::new(1).person("bob", 20));
+    let MessageDeliver { envelope, .. } = deliver();
+    let letter = Letter { chain: alice.chain.clone(), recipient: bob.device(), envelope, extensions: unknown() };
+    let mut rng = ChaCha20Rng::seed_from_u64(1);
+    let hpke = HpkeKeyPair::from_bytes(&[7; 32]).expect("any scalar is a key");
+    SealedLetter::seal(letter, &alice.device_key, &hpke.public(), &mut rng).expect("fits")
+}
+
+fn mailbox_put() -> MailboxPut {
+    let PushSend { capability, proof, .. } = push_send();
+    MailboxPut {
+        recipient: device(),
+        id: LetterId([6; 16]),
+        letter: sealed_letter(),
+        until: NOW.plus_secs(60),
+        admission: Some(Admission { capability, proof }),
+        extensions: unknown(),
+    }
+}
+
+fn mailbox_items() -> MailboxItems {
+    let item = MailboxItem { number: 300, kept_at: NOW, letter: sealed_letter() };
+    MailboxItems { items: vec![item], has_more: true, refused: None, extensions: unknown() }
 }
 
 fn payload() -> Vec<u8> {
@@ -193,6 +224,14 @@ fn try_all(bytes: &[u8]) {
     message::<PushDeliver>(bytes);
     message::<PushDelivered>(bytes);
     message::<PushReceipt>(bytes);
+    message::<MailboxOpen>(bytes);
+    message::<MailboxOpened>(bytes);
+    message::<MailboxPut>(bytes);
+    message::<MailboxKept>(bytes);
+    message::<MailboxTake>(bytes);
+    message::<MailboxItems>(bytes);
+    message::<MailboxNews>(bytes);
+    signed::<Letter>(bytes);
     signed::<Invite>(bytes);
     signed::<Signal>(bytes);
     signed::<Capability>(bytes);
@@ -214,13 +253,16 @@ proptest! {
     }
 
     #[test]
-    fn genuine_bytes_with_changes_never_panic(which in 0usize..6, position in any::<prop::sample::Index>(), value in any::<u8>()) {
+    fn genuine_bytes_with_changes_never_panic(which in 0usize..9, position in any::<prop::sample::Index>(), value in any::<u8>()) {
         let mut bytes = match which {
             0 => wire::encode(&deliver()),
             1 => wire::encode(&signal(SignalBody::Accept { answer: "v=0".into() })),
             2 => wire::encode(&push_register()),
             3 => wire::encode(&push_send()),
             4 => wire::encode(&registered()),
+            5 => wire::encode(&mailbox_open()),
+            6 => wire::encode(&mailbox_put()),
+            7 => wire::encode(&mailbox_items()),
             _ => payload(),
         };
         let position = position.index(bytes.len());

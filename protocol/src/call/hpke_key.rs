@@ -22,7 +22,7 @@ pub const HPKE_ROTATION_SECS: u64 = 7 * 86_400;
 const PREVIOUS_SECS: u64 = HPKE_ROTATION_SECS;
 
 /// What HPKE adds: encapsulated key 32, tag 16.
-pub(crate) const HPKE_OVERHEAD_BYTES: usize = 48;
+const HPKE_OVERHEAD_BYTES: usize = 48;
 
 const ENCAPPED_BYTES: usize = 32;
 const TAG_BYTES: usize = 16;
@@ -117,6 +117,61 @@ pub(crate) fn seal(
     sealed.extend_from_slice(&buffer);
     sealed.extend_from_slice(&tag.to_bytes());
     Some(sealed)
+}
+
+/// First byte of whatever is sealed in a padded form.
+const SEAL_VERSION: u8 = 1;
+
+/// Version byte, the plain text's length field, and what HPKE adds.
+const PADDED_OVERHEAD_BYTES: usize = 1 + 2 + HPKE_OVERHEAD_BYTES;
+
+/// Why something can't be sealed in a padded form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SealPaddedError {
+    /// Longer than the largest size class, by so many bytes.
+    TooLong(usize),
+    /// The recipient's key isn't an X25519 key.
+    RecipientKey,
+}
+
+/// Seals `plain` so that the whole has one of the sizes `classes` (ascending, below 64 KiB):
+/// `version (1) || encapsulated key (32) || ciphertext || tag (16)` of `length u16 big endian || plain || zeros`.
+pub(crate) fn seal_padded(
+    public: &[u8; 32],
+    plain: &[u8],
+    classes: &[usize],
+    info: &[u8],
+    aad: &[u8],
+    rng: &mut impl rand::CryptoRng,
+) -> Result<Vec<u8>, SealPaddedError> {
+    let size = plain.len() + PADDED_OVERHEAD_BYTES;
+    let largest = classes.last().copied().unwrap_or_default();
+    let too_long = SealPaddedError::TooLong(size.saturating_sub(largest));
+    let class = classes.iter().copied().find(|class| size <= *class).ok_or(too_long)?;
+    let length = u16::try_from(plain.len()).map_err(|_| too_long)?;
+    let mut padded = Vec::with_capacity(class);
+    padded.extend_from_slice(&length.to_be_bytes());
+    padded.extend_from_slice(plain);
+    padded.resize(class - 1 - HPKE_OVERHEAD_BYTES, 0);
+    let sealed = seal(public, padded, info, aad, rng).ok_or(SealPaddedError::RecipientKey)?;
+    let mut bytes = vec![SEAL_VERSION];
+    bytes.extend_from_slice(&sealed);
+    Ok(bytes)
+}
+
+/// The sealed part of bytes in the padded form; `None` if they are of another version or longer than `limit`.
+pub(crate) fn sealed_part(bytes: &[u8], limit: usize) -> Option<&[u8]> {
+    match bytes.split_first() {
+        Some((&SEAL_VERSION, sealed)) if bytes.len() <= limit => Some(sealed),
+        _ => None,
+    }
+}
+
+/// What was padded.
+pub(crate) fn unpad(plain: &[u8]) -> Result<&[u8], DecodeError> {
+    let malformed = || DecodeError::invalid("padding", "the length field points outside");
+    let (length, rest) = plain.split_first_chunk::<2>().ok_or_else(malformed)?;
+    rest.get(..usize::from(u16::from_be_bytes(*length))).ok_or_else(malformed)
 }
 
 /// The key in use and the one before it.

@@ -8,7 +8,7 @@ use std::fmt;
 
 use bincode::{Decode, Encode};
 
-use super::hpke_key::{self, HPKE_OVERHEAD_BYTES, HpkeKeyRing};
+use super::hpke_key::{self, HpkeKeyRing, SealPaddedError};
 use super::{Reason, signal::SDP_BYTES_MAX};
 use crate::directory::{DeviceKind, Helper};
 use crate::event::EventKind;
@@ -37,12 +37,6 @@ const AVATAR_LINK_BYTES_MAX: usize = 200;
 /// Most addresses and relays of the origin.
 const ORIGIN_ADDRESSES_MAX: usize = 4;
 const ORIGIN_RELAYS_MAX: usize = 2;
-
-/// First byte of what is sealed.
-const SEAL_VERSION: u8 = 1;
-
-/// Version byte and the plain text's length field.
-const OWN_OVERHEAD_BYTES: usize = 1 + 2;
 
 const SEAL_INFO: &[u8] = b"halloo invite 1";
 
@@ -139,6 +133,15 @@ pub enum SealInviteError {
     /// A field is out of range.
     #[error(transparent)]
     Field(#[from] DecodeError),
+}
+
+impl From<SealPaddedError> for SealInviteError {
+    fn from(error: SealPaddedError) -> Self {
+        match error {
+            SealPaddedError::TooLong(bytes) => Self::TooLong(bytes),
+            SealPaddedError::RecipientKey => Self::RecipientKey,
+        }
+    }
 }
 
 /// Why a sealed invite isn't believed.
@@ -239,18 +242,8 @@ impl SealedInvite {
         invite.check()?;
         let recipient = invite.recipient;
         let signed = wire::encode(&Signed::sign(invite, device));
-        let size = signed.len() + OWN_OVERHEAD_BYTES + HPKE_OVERHEAD_BYTES;
-        let class = INVITE_SIZE_CLASSES.into_iter().find(|class| size <= *class);
-        let class = class.ok_or(SealInviteError::TooLong(size.saturating_sub(SEALED_INVITE_BYTES_MAX)))?;
-        let length = u16::try_from(signed.len()).map_err(|_| SealInviteError::TooLong(signed.len()))?;
-        let mut plain = Vec::with_capacity(class);
-        plain.extend_from_slice(&length.to_be_bytes());
-        plain.extend_from_slice(&signed);
-        plain.resize(class - 1 - HPKE_OVERHEAD_BYTES, 0);
-        let sealed = hpke_key::seal(hpke_key, plain, SEAL_INFO, recipient.as_bytes(), rng);
-        let mut bytes = vec![SEAL_VERSION];
-        bytes.extend_from_slice(&sealed.ok_or(SealInviteError::RecipientKey)?);
-        Ok(Self(bytes))
+        let sealed = hpke_key::seal_padded(hpke_key, &signed, &INVITE_SIZE_CLASSES, SEAL_INFO, recipient.as_bytes(), rng);
+        Ok(Self(sealed?))
     }
 
     /// Takes bytes that arrived; what they are shows on opening.
@@ -287,12 +280,9 @@ impl SealedInvite {
         now: UnixTime,
         trust: &TrustStore,
     ) -> Result<VerifiedInvite, InviteError> {
-        let sealed = match self.0.split_first() {
-            Some((&SEAL_VERSION, sealed)) if self.0.len() <= SEALED_INVITE_BYTES_MAX => sealed,
-            _ => return Err(InviteError::Version),
-        };
+        let sealed = hpke_key::sealed_part(&self.0, SEALED_INVITE_BYTES_MAX).ok_or(InviteError::Version)?;
         let plain = keys.open(sealed, SEAL_INFO, me.as_bytes()).ok_or(InviteError::NotForMe)?;
-        let signed: Signed<Invite> = wire::decode(unpad(&plain)?, SEALED_INVITE_BYTES_MAX)?;
+        let signed: Signed<Invite> = wire::decode(hpke_key::unpad(&plain)?, SEALED_INVITE_BYTES_MAX)?;
         let claimed = signed.unverified();
         if claimed.recipient != *me {
             return Err(InviteError::WrongRecipient(claimed.recipient));
@@ -306,12 +296,6 @@ impl SealedInvite {
         let verified = VerifiedInvite { invite, caller };
         if is_expired { Err(InviteError::Expired(Box::new(verified))) } else { Ok(verified) }
     }
-}
-
-fn unpad(plain: &[u8]) -> Result<&[u8], DecodeError> {
-    let malformed = || DecodeError::invalid("padding", "the length field points outside");
-    let (length, rest) = plain.split_first_chunk::<2>().ok_or_else(malformed)?;
-    rest.get(..usize::from(u16::from_be_bytes(*length))).ok_or_else(malformed)
 }
 
 /// An invite on an open stream to the device it is for.

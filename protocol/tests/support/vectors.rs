@@ -22,6 +22,10 @@ use halloo_protocol::kademlia::{
     FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store, StoreAnswer,
     StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
+use halloo_protocol::mailbox::{
+    Admission, Letter, LetterId, MailboxItem, MailboxItems, MailboxKept, MailboxNews, MailboxOpen, MailboxOpened, MailboxPut,
+    MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
+};
 use halloo_protocol::message::{
     ConversationId, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageId, ReadReceipt,
 };
@@ -207,6 +211,23 @@ pub(crate) fn all() -> Vec<Vector> {
             extensions: none(),
         };
         "relay_grant_refused" => message RelayGrant = RelayGrant { status: RelayStatus::Refused(RelayReason::NOT_ALLOWED), extensions: none() };
+        // Mailboxes
+        "mailbox_open" => message MailboxOpen = MailboxOpen { epoch: 2, revoked: vec![CapabilityId([5; 16])], has_door: true, extensions: none() };
+        "mailbox_opened" => message MailboxOpened = MailboxOpened { status: OpenStatus::Opened { until: NOW.plus_secs(30 * DAY), waiting: 3 }, extensions: none() };
+        "mailbox_opened_refused" => message MailboxOpened = MailboxOpened { status: OpenStatus::Refused(MailboxReason::FULL), extensions: none() };
+        "mailbox_put" => message MailboxPut = mailbox_put(Some(admission()));
+        "mailbox_put_door" => message MailboxPut = mailbox_put(None);
+        "mailbox_kept" => message MailboxKept = MailboxKept { status: PutStatus::Kept { until: NOW.plus_secs(DAY) }, extensions: none() };
+        "mailbox_kept_refused" => message MailboxKept = MailboxKept { status: PutStatus::Refused(MailboxReason::SHARE), extensions: none() };
+        "mailbox_take" => message MailboxTake = MailboxTake { done: vec![1, 300], after: 300, extensions: none() };
+        "mailbox_items" => message MailboxItems = MailboxItems {
+            items: vec![MailboxItem { number: 300, kept_at: NOW, letter: sealed_letter() }],
+            has_more: true,
+            refused: None,
+            extensions: none(),
+        };
+        "mailbox_news" => message MailboxNews = MailboxNews { extensions: none() };
+        "letter" => signed Letter = Signed::sign(letter(), &device_secret(0));
         "bootstrap_list" => signed BootstrapList = bootstrap().list;
         "signed_bootstrap_list" => plain SignedBootstrapList = bootstrap();
         "invite_code" => plain InviteCode = invite_code();
@@ -310,6 +331,30 @@ fn envelope() -> Envelope {
         counter: 1,
         sent_at: NOW,
         body: MessageBody::Text("hello, world".into()),
+        extensions: extensions(),
+    }
+}
+
+fn letter() -> Letter {
+    Letter { chain: chain(0, 0), recipient: device(1), envelope: envelope(), extensions: extensions() }
+}
+
+fn sealed_letter() -> SealedLetter {
+    SealedLetter::from_bytes(vec![1; 2_560]).expect("within its size")
+}
+
+fn admission() -> Admission {
+    let proof = CapabilityProof::sign(CapabilityId([5; 16]), keeper(0), [6; 32], NOW, &secret(90));
+    Admission { capability: capability(), proof }
+}
+
+fn mailbox_put(admission: Option<Admission>) -> MailboxPut {
+    MailboxPut {
+        recipient: device(1),
+        id: LetterId([6; 16]),
+        letter: sealed_letter(),
+        until: NOW.plus_secs(DAY),
+        admission,
         extensions: extensions(),
     }
 }
