@@ -419,6 +419,8 @@ impl NodeBuilder {
             gateway: None,
             media_relay: None,
             relays: crate::relays::RelaysState::default(),
+            mailbox: None,
+            mailboxes: crate::mailboxes::MailboxesState::default(),
             started: instant,
             started_at: unix,
             suspended_since: None,
@@ -461,6 +463,9 @@ impl EventLoop {
         }
         if self.settings.roles.contains(Roles::GATEWAY) {
             self.open_gateway()?;
+        }
+        if self.settings.roles.contains(Roles::MAILBOX) {
+            self.open_mailbox_role();
         }
         if let Some(config) = self.settings.media_relay.clone() {
             self.open_media_relay(config);

@@ -147,8 +147,10 @@ pub enum Role {
     Directory,
     /// Relays circuits and media.
     Relay,
-    /// Wakes sleeping devices.
+    /// Wakes sleeping devices, and keeps their messages.
     Gateway,
+    /// Keeps messages for devices that aren't there.
+    Mailbox,
     /// Gives out usernames.
     Authority,
 }
@@ -161,6 +163,7 @@ impl Role {
             Self::Directory => "directory",
             Self::Relay => "relay",
             Self::Gateway => "gateway",
+            Self::Mailbox => "mailbox",
             Self::Authority => "authority",
         }
     }

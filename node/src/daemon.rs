@@ -372,7 +372,8 @@ const fn role_bits(role: Role) -> Roles {
     match role {
         Role::Directory => Roles::DIRECTORY,
         Role::Relay => Roles::RELAY,
-        Role::Gateway => Roles::GATEWAY,
+        Role::Gateway => Roles::GATEWAY.union(Roles::MAILBOX),
+        Role::Mailbox => Roles::MAILBOX,
         Role::Authority => Roles::AUTHORITY,
     }
 }

@@ -15,8 +15,13 @@ use crate::timestamp::Timestamp;
 const PEERS_LISTED_MAX: usize = 1_000;
 
 /// The names of roles, in the order they are listed.
-const ROLE_NAMES: [(Roles, &str); 4] =
-    [(Roles::DIRECTORY, "directory"), (Roles::RELAY, "relay"), (Roles::GATEWAY, "gateway"), (Roles::AUTHORITY, "authority")];
+const ROLE_NAMES: [(Roles, &str); 5] = [
+    (Roles::DIRECTORY, "directory"),
+    (Roles::RELAY, "relay"),
+    (Roles::GATEWAY, "gateway"),
+    (Roles::MAILBOX, "mailbox"),
+    (Roles::AUTHORITY, "authority"),
+];
 
 /// Roles as words.
 pub(crate) fn role_names(roles: Roles) -> Vec<String> {
@@ -53,6 +58,8 @@ impl EventLoop {
             external: self.reach.external().map(ToString::to_string).collect(),
             relays: self.reach.relays().map(ToString::to_string).collect(),
             media_relays: self.relays.peers().map(ToString::to_string).collect(),
+            mailboxes: self.published_mailboxes(),
+            letters_kept: self.letters_kept(),
             reachability: self.own_reachability(),
             connections: u32::try_from(self.peers.len()).unwrap_or(u32::MAX),
             directory: self.directory_status(),

@@ -125,6 +125,8 @@ pub(crate) struct EventLoop {
     pub(crate) gateway: Option<crate::roles::gateway::Gateway>,
     pub(crate) media_relay: Option<crate::roles::relay::MediaRelay>,
     pub(crate) relays: crate::relays::RelaysState,
+    pub(crate) mailbox: Option<crate::roles::mailbox::Mailbox>,
+    pub(crate) mailboxes: crate::mailboxes::MailboxesState,
     pub(crate) started: Instant,
     pub(crate) started_at: UnixTime,
     pub(crate) suspended_since: Option<Instant>,
@@ -324,6 +326,8 @@ impl EventLoop {
         self.gateway_tick(now);
         self.media_relay_tick(now.instant);
         self.relays_tick(now);
+        self.mailbox_tick(now);
+        self.mailboxes_tick(now);
     }
 
     fn handle_internal(&mut self, news: Internal) {
@@ -392,6 +396,8 @@ impl EventLoop {
             Purpose::Signal(target) => self.signal_answer(target, frame),
             Purpose::Enrol(asking) => self.enrol_answer(*asking, frame),
             Purpose::RelayAsk(peer) => self.relay_answer(peer, frame),
+            Purpose::OwnMailbox(request) => self.own_mailbox_answer(request, frame),
+            Purpose::MailboxPut(leaving) => self.mailbox_put_answer(leaving, frame),
             Purpose::PushRegister(registering) => self.push_register_answer(*registering, frame),
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
             Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
@@ -406,6 +412,8 @@ impl EventLoop {
             Purpose::Signal(target) => self.signal_failure(target, failure),
             Purpose::Enrol(asking) => self.enrol_failure(*asking, failure),
             Purpose::RelayAsk(peer) => self.relay_failure(peer, failure),
+            Purpose::OwnMailbox(request) => self.own_mailbox_failure(request, failure),
+            Purpose::MailboxPut(leaving) => self.mailbox_put_failure(leaving, failure),
             Purpose::PushRegister(registering) => self.push_register_failure(*registering, failure),
             Purpose::PushSend(sending) => self.push_send_failure(sending, failure),
             Purpose::PushDeliver(delivering) => self.push_deliver_failure(delivering, failure),

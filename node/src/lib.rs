@@ -42,6 +42,7 @@ mod housekeeping;
 pub mod identity;
 pub mod key_file;
 pub mod labels;
+mod mailboxes;
 mod messages;
 mod network;
 pub mod push;

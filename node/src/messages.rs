@@ -39,6 +39,10 @@ const DEADLINE_SECS: u64 = 30 * 86_400;
 /// How long a device may take to acknowledge: it may have to be dialled, and it writes to disk.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// How long a copy may go unacknowledged before it is also left in the device's mailboxes: several round trips, and less than a person who
+/// sends a message and closes the lid waits.
+const LEAVE_AFTER: Duration = Duration::from_secs(2);
+
 /// Callers waiting for messages to arrive.
 const WAITERS_MAX: usize = 1_024;
 
@@ -119,13 +123,15 @@ enum Kept {
 /// Messages on their way, and who waits for them.
 #[derive(Debug)]
 pub(crate) struct MessagesState {
-    outbox: Outbox,
+    pub(crate) outbox: Outbox,
     waiters: Vec<(MessageId, Reply<MessageStatus, MessageError>)>,
     /// Where outgoing messages stand in the database.
     rows: HashMap<MessageId, u64>,
     /// The entries by which devices could not be reached: a newer one is tried at once.
     failed_entries: HashMap<DeviceKey, [u8; 32]>,
     intake: Intake,
+    /// Copies on their way, with the time at which they are left in a mailbox too. At most as many as requests under way.
+    unacknowledged: HashMap<(MessageId, DeviceKey), Instant>,
     /// The outbox's actions are being worked off further up the stack.
     is_driving: bool,
     /// Messages wait in the database for room in the outbox.
@@ -141,6 +147,7 @@ impl Default for MessagesState {
             rows: HashMap::new(),
             failed_entries: HashMap::new(),
             intake: Intake::new(),
+            unacknowledged: HashMap::new(),
             is_driving: false,
             has_overflowed: false,
         }
@@ -347,9 +354,14 @@ impl EventLoop {
             self.counters.malformed += 1;
             return DeliveryStatus::Refused(Reason::INVALID);
         }
-        let Some(sender) = self.peers.get(&peer).and_then(|known| known.chain.clone()) else {
-            return DeliveryStatus::Refused(Reason::NOT_ALLOWED);
-        };
+        match self.peers.get(&peer).and_then(|known| known.chain.clone()) {
+            Some(sender) => self.keep_message(&sender, envelope),
+            None => DeliveryStatus::Refused(Reason::NOT_ALLOWED),
+        }
+    }
+
+    /// Keeps a message of somebody whose chain was believed, whatever way it came. Its lengths were checked.
+    pub(crate) fn keep_message(&mut self, sender: &VerifiedChain, envelope: Envelope) -> DeliveryStatus {
         let user = sender.user.id.clone();
         let now = self.now().unix;
         let id = envelope.id;
@@ -357,7 +369,7 @@ impl EventLoop {
         // Senders choose ids: with its device's key one can't take the place of another's message.
         let row_id = [&sender.device.as_bytes()[..], &id.0].concat();
         let row = MessageRow { id: row_id, direction: Direction::In, conversation: user.clone(), content: wire::encode(&kept) };
-        if !self.admit_message(&sender, row.content.len()) {
+        if !self.admit_message(sender, row.content.len()) {
             self.counters.rate_limited += 1;
             return DeliveryStatus::Refused(Reason::TOO_MANY);
         }
@@ -405,7 +417,7 @@ impl EventLoop {
 
     /// Does what the outbox wants. Answers that are at hand come back here while it does: what they add is worked off by the loop that
     /// runs already, not by one within it for each message that waits.
-    fn drive_outbox(&mut self) {
+    pub(crate) fn drive_outbox(&mut self) {
         if std::mem::replace(&mut self.messages.is_driving, true) {
             return;
         }
@@ -425,8 +437,12 @@ impl EventLoop {
         let user = item.to.clone();
         let message = MessageDeliver { envelope: item.envelope.clone(), extensions: Extensions::none() };
         match self.cached_target(&user, &device) {
-            Some(target) => self.request(&target, &message, Purpose::Message(Delivery { id, device }), DELIVERY_TIMEOUT),
+            Some(target) => {
+                self.messages.unacknowledged.insert((id, device), Instant::now() + LEAVE_AFTER);
+                self.request(&target, &message, Purpose::Message(Delivery { id, device }), DELIVERY_TIMEOUT);
+            }
             None => {
+                self.leave_in_mailboxes(id, device);
                 self.messages.outbox.handle_failed(&device, &id, Instant::now());
                 self.resolve_user(&user, Waiter::Messages);
             }
@@ -457,6 +473,7 @@ impl EventLoop {
 
     pub(crate) fn message_answer(&mut self, delivery: Delivery, frame: &Frame) {
         let now = Instant::now();
+        self.messages.unacknowledged.remove(&(delivery.id, delivery.device));
         match frame.parse::<MessageAck>() {
             Ok(ack) => self.messages.outbox.handle_ack(&delivery.device, &delivery.id, ack.status, now),
             Err(_) => {
@@ -469,6 +486,10 @@ impl EventLoop {
 
     pub(crate) fn message_failure(&mut self, delivery: Delivery, failure: Failure) {
         debug!(%failure, "message not delivered yet");
+        let is_left = self.messages.unacknowledged.remove(&(delivery.id, delivery.device)).is_none();
+        if failure != Failure::Overloaded && !is_left {
+            self.leave_in_mailboxes(delivery.id, delivery.device);
+        }
         if failure == Failure::Timeout {
             self.drop_if_silent(&delivery.device, DELIVERY_TIMEOUT);
         }
@@ -533,10 +554,21 @@ impl EventLoop {
         }
     }
 
+    /// Leaves in mailboxes what hasn't been acknowledged for a while.
+    fn leave_unacknowledged(&mut self, now: Instant) {
+        let due: Vec<(MessageId, DeviceKey)> =
+            self.messages.unacknowledged.iter().filter(|(_, at)| **at <= now).map(|(copy, _)| *copy).collect();
+        for (id, device) in due {
+            self.messages.unacknowledged.remove(&(id, device));
+            self.leave_in_mailboxes(id, device);
+        }
+    }
+
     pub(crate) fn messages_tick(&mut self, now: Now) {
         if self.messages.has_overflowed && self.messages.outbox.len() < RESUME_MAX / 2 {
             self.messages_start();
         }
+        self.leave_unacknowledged(now.instant);
         if self.messages.outbox.poll_timeout().is_some_and(|at| at <= now.instant) {
             self.messages.outbox.handle_timeout(now.instant, now.unix);
             self.drive_outbox();

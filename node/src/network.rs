@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use halloo_protocol::identity::{Chain, TrustStore, VerifiedChain};
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{AuthorityKey, DeviceKey};
+use halloo_protocol::mailbox::MailboxNews;
+use halloo_protocol::message::MessageDelivered;
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
@@ -50,6 +52,10 @@ pub(crate) enum Purpose {
     PushRegister(Box<crate::push::Registering>),
     /// Handing a push to a gateway.
     PushSend(crate::push::Sending),
+    /// Opening one of our own boxes, or looking into it.
+    OwnMailbox(crate::mailboxes::BoxRequest),
+    /// Leaving a message in somebody's mailbox.
+    MailboxPut(crate::mailboxes::Leaving),
     /// Asking a media relay for credentials.
     RelayAsk(PeerId),
     /// A gateway's delivery over a device's stream.
@@ -452,6 +458,7 @@ impl EventLoop {
         self.reach_greeted(peer);
         self.messages_peer_greeted(peer);
         self.gateway_peer_greeted(peer);
+        self.mailboxes_peer_greeted(peer);
     }
 
     /// Under which key a peer's word on the time counts: its user's, if a trusted authority has named them. Keys, and identities without a
@@ -596,6 +603,11 @@ impl EventLoop {
                 Err(_) => self.counters.malformed += 1,
             },
             Goodbye::KIND => self.handle_goodbye(peer),
+            MailboxNews::KIND => self.handle_mailbox_news(peer),
+            MessageDelivered::KIND => match frame.parse::<MessageDelivered>() {
+                Ok(notice) => self.handle_message_delivered(peer, &notice),
+                Err(_) => self.counters.malformed += 1,
+            },
             _ => self.counters.unknown_kinds += 1,
         }
     }

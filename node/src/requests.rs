@@ -4,6 +4,7 @@ use halloo_protocol::authority::{EnrolRequest, RenewRequest, RevocationListAnswe
 use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck};
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
+use halloo_protocol::mailbox::{MailboxOpen, MailboxPut, MailboxTake};
 use halloo_protocol::message::MessageDeliver;
 use halloo_protocol::push::{PushDeliver, PushRegister, PushSend, PushUnregister};
 use halloo_protocol::relay::RelayRequest;
@@ -28,6 +29,18 @@ impl EventLoop {
             CallSignal::KIND => self.with(frame, |node, signal: CallSignal| CallSignalAck {
                 status: node.handle_call_signal(&signal.signal),
                 extensions: Extensions::none(),
+            }),
+            MailboxOpen::KIND => self.with(frame, |node, request: MailboxOpen| {
+                let chain = node.chain_of(&peer);
+                node.handle_mailbox_open(chain.as_ref(), &request)
+            }),
+            MailboxPut::KIND => self.with(frame, |node, request: MailboxPut| {
+                let chain = node.chain_of(&peer);
+                node.handle_mailbox_put(peer, chain.as_ref(), &request)
+            }),
+            MailboxTake::KIND => self.with(frame, |node, request: MailboxTake| {
+                let chain = node.chain_of(&peer);
+                node.handle_mailbox_take(chain.as_ref(), &request)
             }),
             RelayRequest::KIND => self.with(frame, |node, _: RelayRequest| node.handle_relay_request(peer)),
             PushRegister::KIND => self.with(frame, |node, request: PushRegister| {

@@ -2,4 +2,5 @@
 
 pub mod authority;
 pub mod gateway;
+pub mod mailbox;
 pub mod relay;

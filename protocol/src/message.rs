@@ -5,6 +5,8 @@
 //!
 //! Receivers know a message again by (sender device, id) and order what one device sent by its counter ([`Inbox`]); a missing counter is a gap,
 //! worth asking for.
+//!
+//! What can't be delivered is left in the device's mailboxes ([`crate::mailbox`]), and tried on.
 
 mod inbox;
 mod outbox;
@@ -107,6 +109,28 @@ pub struct MessageAck {
 impl Message for MessageAck {
     const KIND: FrameKind = FrameKind(FrameKind::ANSWER | MessageDeliver::KIND.0);
     const LIMIT: usize = 256;
+}
+
+/// "These have come", about messages that came by other ways than the sender's own stream. A notice: losing one is harmless, the sender's next try
+/// is answered as a duplicate.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct MessageDelivered {
+    /// The messages, at most [`RECEIPT_IDS_MAX`].
+    pub ids: Vec<MessageId>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Message for MessageDelivered {
+    const KIND: FrameKind = FrameKind(FrameKind::NOTICE | 0x0022);
+    const LIMIT: usize = 2_048;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        if self.ids.len() > RECEIPT_IDS_MAX {
+            return Err(DecodeError::invalid("ids", format!("{}, at most {RECEIPT_IDS_MAX}", self.ids.len())));
+        }
+        Ok(())
+    }
 }
 
 /// "These were read", from a device of the recipient to the device that sent them. A notice: losing one is harmless.

@@ -35,6 +35,8 @@ fn for_people(status: &Status) -> String {
         ("reached at", list(&status.external)),
         ("reachability", Some(word(&status.reachability))),
         ("relays", list(&status.relays)),
+        ("mailboxes", list(&status.mailboxes)),
+        ("keeps for others", (status.letters_kept > 0).then(|| format!("{} letters", status.letters_kept))),
         ("connections", Some(status.connections.to_string())),
         ("directory", Some(directory)),
         ("outbox", Some(status.outbox.to_string())),

@@ -140,6 +140,13 @@ impl EventLoop {
         open(current) == open(next)
     }
 
+    /// Our entry, if the replicas have it as it should be.
+    pub(crate) fn published_entry(&self) -> Option<&DeviceEntry> {
+        let own = &self.directory.own;
+        let is_current = own.replicas > 0 && own.publishing.is_none() && own.publish_at.is_none();
+        own.entry.as_ref().filter(|_| is_current).map(Signed::unverified)
+    }
+
     fn describe_self(&mut self, now: Now) -> DeviceEntry {
         let device = self.identity.device();
         let private = PrivatePart {
@@ -159,7 +166,7 @@ impl EventLoop {
             expires_at: now.unix.plus_secs(ENTRY_SECS_MAX),
             addresses: self.open_addresses(),
             relays: self.relay_helpers(),
-            mailboxes: Vec::new(),
+            mailboxes: self.mailbox_helpers(),
             keepers: self.keepers(),
             features: 0,
             hpke_key: self.hpke.public(),

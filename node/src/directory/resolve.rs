@@ -267,6 +267,12 @@ impl EventLoop {
         Some(record.entry(device)?.entry.body_hash())
     }
 
+    /// A device's entry in the record that we have of its user.
+    pub(crate) fn cached_device_entry(&self, user: &UserId, device: &DeviceKey) -> Option<&DeviceEntry> {
+        let record = &self.directory.cache.get(&RecordKey::of(user))?.record;
+        Some(record.entry(device)?.entry())
+    }
+
     /// A device of a user we have the record of.
     pub(crate) fn cached_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
         let record = &self.directory.cache.get(&RecordKey::of(user))?.record;

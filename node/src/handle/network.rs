@@ -28,7 +28,7 @@ pub struct Status {
     pub ready: bool,
     /// Whether it is suspended.
     pub suspended: bool,
-    /// Roles in force: `directory`, `relay`, `gateway`, `authority`.
+    /// Roles in force: `directory`, `relay`, `gateway`, `mailbox`, `authority`.
     pub roles: Vec<String>,
     /// Multiaddresses it listens on.
     pub listen: Vec<String>,
@@ -38,6 +38,10 @@ pub struct Status {
     pub relays: Vec<String>,
     /// Media relays whose credentials are at hand for the next call, peer ids.
     pub media_relays: Vec<String>,
+    /// Mailboxes that keep letters for this device and are named in its published entry, peer ids.
+    pub mailboxes: Vec<String>,
+    /// Letters it keeps for others, if it is a mailbox.
+    pub letters_kept: u32,
     /// Whether it can be reached from outside.
     pub reachability: NodeReachability,
     /// Open connections.

@@ -73,6 +73,14 @@ tables! {
     GatewayDevices = "gateway registrations by device",
     /// sequence -> pending push
     GatewayPending = "gateway pending pushes",
+    /// device -> box
+    MailboxAccounts = "mailbox accounts",
+    /// device, number -> letter
+    MailboxLetters = "mailbox letters",
+    /// device, holder, letter id -> nothing
+    MailboxIds = "mailbox letter ids",
+    /// nothing -> sum of all; device -> sums of its box; device, holder -> sum
+    MailboxSums = "mailbox sums",
     /// authority -> list
     RevocationLists = "revocation lists",
     /// username -> row

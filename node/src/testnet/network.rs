@@ -163,7 +163,7 @@ impl Network {
 
     async fn start_infrastructure(&self) -> Result<Running, TestnetError> {
         let policy = if self.options.open { EnrolmentPolicy::Open } else { EnrolmentPolicy::Invite };
-        let roles = [Roles::AUTHORITY, Roles::DIRECTORY, Roles::RELAY, Roles::GATEWAY];
+        let roles = [Roles::AUTHORITY, Roles::DIRECTORY, Roles::RELAY, Roles::GATEWAY, Roles::MAILBOX];
         self.infrastructure
             .start(|builder| {
                 let builder = roles.into_iter().fold(builder, |builder, role| builder.role(role));

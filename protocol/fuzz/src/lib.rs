@@ -60,6 +60,7 @@ pub fn frame(bytes: &[u8]) {
         mailbox::MailboxTake,
         message::MessageAck,
         message::MessageDeliver,
+        message::MessageDelivered,
         message::ReadReceipt,
         node::Goodbye,
         node::Hello,

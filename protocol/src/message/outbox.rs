@@ -1,7 +1,7 @@
 //! Messages on their way out: a copy per device of the recipient, repeated until acknowledged.
 //!
-//! States of a copy: queued -> sent -> delivered -> read, or failed. A message as a whole is as far as its furthest copy: delivered when at
-//! least one device has it. It leaves the outbox when every copy is delivered or failed, or when its deadline has passed.
+//! States of a copy: queued -> sent on a stream -> left in a mailbox -> delivered -> read, or failed. A message as a whole is as far as its furthest
+//! copy: delivered when at least one device has it. It leaves the outbox when every copy is delivered or failed, or when its deadline has passed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -31,9 +31,9 @@ const COPIES_MAX: usize = 4 * DEVICES_MAX;
 pub enum MessageState {
     /// It can't be delivered any more.
     Failed,
-    /// Kept here, no way to the recipient yet.
+    /// Kept here alone: no device of the recipient has acknowledged it, and no mailbox keeps it.
     Queued,
-    /// On its way.
+    /// Out of this device's hands: a mailbox keeps it.
     Sent,
     /// At least one device has it.
     Delivered,
@@ -74,17 +74,19 @@ pub enum CopyState {
     Read,
     /// Refused for good.
     Failed(Reason),
+    /// In a mailbox of the device, not acknowledged.
+    Left,
 }
 
 impl CopyState {
     const fn is_open(self) -> bool {
-        matches!(self, Self::Queued | Self::Sent)
+        matches!(self, Self::Queued | Self::Sent | Self::Left)
     }
 
     const fn overall(self) -> MessageState {
         match self {
-            Self::Queued => MessageState::Queued,
-            Self::Sent => MessageState::Sent,
+            Self::Queued | Self::Sent => MessageState::Queued,
+            Self::Left => MessageState::Sent,
             Self::Delivered => MessageState::Delivered,
             Self::Read => MessageState::Read,
             Self::Failed(_) => MessageState::Failed,
@@ -298,6 +300,16 @@ impl Outbox {
         self.run(now);
     }
 
+    /// A mailbox keeps the copy: it goes on being tried, and counts as sent until the device acknowledges it.
+    pub fn handle_left(&mut self, device: &DeviceKey, id: &MessageId, now: Instant) {
+        if let Some(copy) = self.slots.get_mut(id).and_then(|slot| slot.item.copies.get_mut(device))
+            && copy.is_open()
+        {
+            *copy = CopyState::Left;
+        }
+        self.run(now);
+    }
+
     /// A device says that a message was read. Tells nothing about messages no longer here: the store knows those.
     pub fn handle_read(&mut self, device: &DeviceKey, id: &MessageId, now: Instant) {
         self.set_copy(device, id, CopyState::Read);
@@ -387,7 +399,11 @@ impl Outbox {
             }
             for (device, schedule) in &mut slot.copies {
                 if schedule.is_due(now, self.timers.retry_max) {
-                    slot.item.copies.insert(*device, CopyState::Sent);
+                    if let Some(copy) = slot.item.copies.get_mut(device)
+                        && *copy == CopyState::Queued
+                    {
+                        *copy = CopyState::Sent;
+                    }
                     self.actions.push_back(OutboxAction::Send { device: *device, id: *id });
                 }
             }

@@ -27,7 +27,7 @@ use halloo_protocol::mailbox::{
     MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
 };
 use halloo_protocol::message::{
-    ConversationId, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageId, ReadReceipt,
+    ConversationId, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageDelivered, MessageId, ReadReceipt,
 };
 use halloo_protocol::node::{
     Address, Descriptor, Goodbye, Hello, LoadClass, RevocationNotice, RevocationNumber, Roles, Transport,
@@ -148,6 +148,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "message_deliver" => message MessageDeliver = MessageDeliver { envelope: envelope(), extensions: none() };
         "message_ack" => message MessageAck = MessageAck { status: DeliveryStatus::Refused(Reason::TOO_MANY), extensions: none() };
         "read_receipt" => message ReadReceipt = ReadReceipt { conversation: conversation(), ids: vec![MessageId([1; 16]), MessageId([2; 16])], read_at: NOW, extensions: none() };
+        "message_delivered" => message MessageDelivered = MessageDelivered { ids: vec![MessageId([1; 16])], extensions: none() };
         // Calls
         "invite" => signed Invite = Signed::sign(invite(), &device_secret(0));
         "signal_accept" => signed Signal = signal(SignalBody::Accept { answer: "v=0".into() });
