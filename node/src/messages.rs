@@ -330,7 +330,7 @@ impl EventLoop {
             }
             Kept::Received { envelope, .. } => (envelope, true, WireState::Delivered),
         };
-        let MessageBody::Text(text) = envelope.body;
+        let MessageBody::Text(text) = envelope.body else { return None };
         let (from, to) = if incoming { (them, me) } else { (me, them) };
         let sent_at = Timestamp::from_unix_secs(envelope.sent_at.0);
         Some(MessageEntry { id: envelope.id.to_string(), from, to, incoming, text, sent_at, state: shown(state) })
@@ -350,6 +350,7 @@ impl EventLoop {
         let Some(sender) = self.peers.get(&peer).and_then(|known| known.chain.clone()) else {
             return DeliveryStatus::Refused(Reason::NOT_ALLOWED);
         };
+        let MessageBody::Text(text) = envelope.body.clone() else { return DeliveryStatus::Refused(Reason::INVALID) };
         let user = sender.user.id.clone();
         let now = self.now().unix;
         let id = envelope.id;
@@ -370,7 +371,6 @@ impl EventLoop {
         });
         match stored {
             Ok(true) => {
-                let MessageBody::Text(text) = envelope.body;
                 let sent_at = Timestamp::from_unix_secs(envelope.sent_at.0);
                 self.events.send(Event::MessageReceived {
                     message_id: id.to_string(),

@@ -17,6 +17,7 @@
 //! | [`id`], [`event`] | ids of calls, messages, conversations; kinds of events |
 //! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
 //! | [`message`] | envelopes, receipts, outbox and inbox |
+//! | [`contact`], [`profile`] | who knows whom, by signature of both; who may do what; what contacts see |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
 //! | [`capability`], [`rate`] | tokens for helpers' services; how often somebody may ask |
 //!
@@ -28,6 +29,7 @@ pub mod authority;
 pub mod call;
 pub mod capability;
 pub mod clock;
+pub mod contact;
 pub mod directory;
 pub mod event;
 pub mod id;
@@ -36,6 +38,7 @@ pub mod kademlia;
 pub mod key;
 pub mod message;
 pub mod node;
+pub mod profile;
 pub mod push;
 pub mod rate;
 pub mod redact;
