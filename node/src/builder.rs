@@ -390,6 +390,7 @@ impl NodeBuilder {
         // Whether it serves is settled by the first tick, when roles and addresses are known.
         let local = LocalNode { device: self.identity.device(), place: self.identity.place(), is_serving: false };
         let numbers = crate::directory::own_numbers(&store)?;
+        let contacts = crate::contacts::ContactsState::open(&store, &mut rng, instant)?;
         let event_loop = EventLoop {
             directory: crate::directory::DirectoryState::new(local, settings.lab, seed, numbers, now),
             swarm,
@@ -413,6 +414,7 @@ impl NodeBuilder {
             reach: Reach::new(u64::from_be_bytes(place_seed)),
             enrolment: crate::enrolment::EnrolmentState::default(),
             messages: crate::messages::MessagesState::default(),
+            contacts,
             calls: crate::calls::CallsState::default(),
             push: crate::push::PushState::new(ends.service),
             authority: None,

@@ -241,6 +241,7 @@ impl EventLoop {
         if user == self.identity.user_id() {
             return Err(CallError::CallsSelf);
         }
+        self.refuse_changed(&user)?;
         if self.calls.outgoing.len() >= CALLS_MAX {
             let full = crate::handle::problem::NodeError::LimitReached { what: "calls", max: CALLS_MAX };
             return Err(CallError::Node(full));

@@ -61,6 +61,9 @@ const KEEP_EVERY: Duration = Duration::from_secs(5);
 /// Address-book entries taken at the start.
 const KNOWN_NODES_MAX: usize = 256;
 
+/// Extension of an entry: a sealed part of epoch 0, which opens for everybody who knows the name.
+const OPEN_PART: u16 = 0x0001;
+
 const SEQUENCE: &str = "entry sequence";
 const LEASE_NUMBER: &str = "lease number";
 
@@ -79,6 +82,8 @@ pub(crate) enum Waiter {
     DialAgain(halloo_protocol::call::CallId),
     /// Messages to this user.
     Messages,
+    /// Somebody who is being added to the contact list.
+    Contact(Box<crate::contacts::Adding>),
 }
 
 #[derive(Debug)]

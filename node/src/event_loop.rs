@@ -119,6 +119,7 @@ pub(crate) struct EventLoop {
     pub(crate) directory: crate::directory::DirectoryState,
     pub(crate) enrolment: crate::enrolment::EnrolmentState,
     pub(crate) messages: crate::messages::MessagesState,
+    pub(crate) contacts: crate::contacts::ContactsState,
     pub(crate) calls: crate::calls::CallsState,
     pub(crate) push: crate::push::PushState,
     pub(crate) authority: Option<crate::roles::authority::Authority>,
@@ -276,6 +277,7 @@ impl EventLoop {
         self.refresh_hello();
         self.directory_start();
         self.messages_start();
+        self.contacts_start();
         self.calls_start();
         self.push_start();
         self.check_ready();
@@ -321,6 +323,7 @@ impl EventLoop {
         self.directory_tick(now);
         self.enrolment_tick(now);
         self.messages_tick(now);
+        self.contacts_tick(now);
         self.calls_tick(now);
         self.push_tick(now);
         self.gateway_tick(now);
@@ -366,6 +369,7 @@ impl EventLoop {
             Command::MessageSend { to, text, reply } => self.handle_message_send(&to, text, reply),
             Command::MessageWait { id, reply } => self.handle_message_wait(&id, reply),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
+            Command::Contacts(command) => self.handle_contacts(command),
             Command::CallDial { options, reply } => self.handle_dial(options, reply),
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
             Command::CallAnswer { call_id, options, reply } => self.handle_call_answer(&call_id, options, reply),
@@ -543,6 +547,7 @@ fn refuse_asleep(command: Command) {
         Command::Resolve { reply, .. } => refuse(reply),
         Command::MessageSend { reply, .. } => refuse(reply),
         Command::MessageWait { reply, .. } => refuse(reply),
+        Command::Contacts(command) => command.refuse(NodeError::Suspended),
         Command::CallDial { reply, .. } => refuse(reply),
         Command::CallAnswer { reply, .. } | Command::CallDecline { reply, .. } | Command::CallHangup { reply, .. } => {
             refuse(reply)

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 pub mod authority;
 pub mod calls;
+pub mod contacts;
 pub mod directory;
 pub mod events;
 pub mod messages;
@@ -31,6 +32,7 @@ use authority::{
     Enrolled, InviteOptions,
 };
 use calls::{AnswerOptions, CallError, CallList, CallOutcome, Calls, DialOptions};
+use contacts::{ContactCommand, Contacts};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
 pub use events::{Event, EventRecord, EventSender, EventStream};
 use messages::{MessageError, MessageList, MessageListOptions, MessageStatus, Messages};
@@ -111,6 +113,8 @@ pub enum Command {
         options: MessageListOptions,
         reply: Reply<MessageList, MessageError>,
     },
+    /// [`Contacts`]
+    Contacts(ContactCommand),
     /// [`Calls::dial`]; answered when the call is over. A closed reply means: hang up.
     CallDial {
         options: DialOptions,
@@ -194,6 +198,12 @@ impl Node {
     #[must_use]
     pub fn messages(&self) -> Messages<'_> {
         Messages(self)
+    }
+
+    /// Contacts, the own profile, and who may do what.
+    #[must_use]
+    pub fn contacts(&self) -> Contacts<'_> {
+        Contacts(self)
     }
 
     /// Calls, out and in.

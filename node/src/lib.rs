@@ -31,6 +31,7 @@ pub mod builder;
 pub mod calls;
 pub mod cli;
 pub mod config;
+mod contacts;
 pub mod daemon;
 mod diagnosis;
 mod directory;

@@ -398,7 +398,7 @@ impl EventLoop {
     fn read_letter(&mut self, item: MailboxItem) -> bool {
         let now = self.now().unix;
         let opened = item.letter.open(&self.hpke, &self.identity.device(), now, &self.trust);
-        let (envelope, sender) = match opened {
+        let (envelope, sender, certificate) = match opened {
             Ok(letter) => letter.into_parts(),
             Err(error) => {
                 warn!(%error, "a letter can't be read");
@@ -411,7 +411,7 @@ impl EventLoop {
             }
         };
         let id = envelope.id;
-        match self.keep_message(&sender, envelope) {
+        match self.keep_message(&sender, &certificate, envelope) {
             DeliveryStatus::Accepted | DeliveryStatus::Duplicate => {
                 self.tell_delivered(&sender.user.id, &sender.device, id);
                 true

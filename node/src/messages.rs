@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use halloo_protocol::call::Reason;
+use halloo_protocol::contact::privacy::{Kind, Relation};
 use halloo_protocol::directory::DirectoryRecord;
 use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::{UserId, VerifiedChain};
@@ -17,8 +18,8 @@ use halloo_protocol::message::{
     OutboxAction, OutboxItem, OutboxTimers, TEXT_BYTES_MAX,
 };
 use halloo_protocol::rate::{Rate, RateLimiter};
-use halloo_protocol::time::Now;
-use halloo_protocol::wire::{self, Extensions, Frame};
+use halloo_protocol::time::{Now, UnixTime};
+use halloo_protocol::wire::{self, Extensions, Frame, Message};
 use libp2p::PeerId;
 use tracing::{debug, warn};
 
@@ -30,7 +31,7 @@ use crate::handle::problem::NodeError;
 use crate::handle::{Event, Reply};
 use crate::network::Purpose;
 use crate::rpc::Failure;
-use crate::store::{Direction, MessageRow, StoreError};
+use crate::store::{Direction, MessageRow, StoreError, Transaction};
 use crate::timestamp::Timestamp;
 
 /// How long a message is tried before it fails.
@@ -52,7 +53,7 @@ const FAILED_ENTRIES_MAX: usize = 1_024;
 /// Messages taken up again at the start.
 const RESUME_MAX: usize = 1_024;
 
-/// Messages an hour of one user we have never written to, and of one we have.
+/// Messages an hour of one user who is no contact, and of one who is.
 const STRANGER_RATE: Rate = Rate { per_hour: 600, burst: 100 };
 const CONTACT_RATE: Rate = Rate { per_hour: 20_000, burst: 2_000 };
 
@@ -103,8 +104,31 @@ impl Intake {
     }
 }
 
-/// Largest stored message: text, envelope and the states of 16 copies.
-const KEPT_BYTES_MAX: usize = TEXT_BYTES_MAX + 4 * 1_024;
+/// Largest stored message: what a message may have, and the states of its copies.
+const KEPT_BYTES_MAX: usize = MessageDeliver::LIMIT + 4 * 1_024;
+
+/// A message that is in the database and not in the outbox yet.
+#[derive(Debug)]
+pub(crate) struct Queued {
+    number: u64,
+    item: OutboxItem,
+}
+
+/// Keeps a signal of contacts that goes out, in the transaction of what it tells of. Hand it to [`EventLoop::queue_kept`] when that is done.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn keep_signal(tx: &Transaction, to: &UserId, envelope: Envelope, now: UnixTime) -> Result<Queued, StoreError> {
+    let item = OutboxItem { to: to.clone(), envelope, deadline: now.plus_secs(DEADLINE_SECS), copies: BTreeMap::new() };
+    let kept = Kept::Sent { item: item.clone(), state: state_number(WireState::Queued) };
+    let row = MessageRow {
+        id: item.envelope.id.0.to_vec(),
+        direction: Direction::Out,
+        conversation: to.clone(),
+        content: wire::encode(&kept),
+    };
+    Ok(Queued { number: tx.add_signal(&row)?, item })
+}
 
 /// A copy on its way to one device.
 #[derive(Clone, Copy, Debug)]
@@ -168,7 +192,7 @@ const fn shown(state: WireState) -> MessageState {
 fn status_of(item: &OutboxItem, state: WireState) -> MessageStatus {
     let reason = (state == WireState::Failed).then(|| {
         let refused = item.copies.values().find_map(|copy| match copy {
-            CopyState::Failed(Reason::NOT_ALLOWED) => Some("the recipient takes no messages from this user".to_owned()),
+            CopyState::Failed(Reason::NOT_ALLOWED) => Some("not a contact of the recipient, who takes no messages from others".to_owned()),
             CopyState::Failed(Reason::TOO_MANY) => Some("the recipient has had too many messages".to_owned()),
             CopyState::Failed(Reason::INVALID) => Some("the recipient could not read it".to_owned()),
             CopyState::Failed(other) => Some(format!("refused: {other}")),
@@ -234,6 +258,7 @@ impl EventLoop {
             return Err(MessageError::TooLarge { bytes: text.len(), max: TEXT_BYTES_MAX });
         }
         let user = self.labels.parse(to)?;
+        self.refuse_changed(&user)?;
         let now = self.now();
         let id = MessageId::random(&mut self.rng);
         let conversation = ConversationId::of_pair(&self.identity.user_id(), &user);
@@ -271,6 +296,18 @@ impl EventLoop {
         }
         self.drive_outbox();
         Ok(id)
+    }
+
+    /// Sends what [`keep_signal`] has kept.
+    pub(crate) fn queue_kept(&mut self, queued: Vec<Queued>, now: Now) {
+        for Queued { number, item } in queued {
+            self.messages.rows.insert(item.envelope.id, number);
+            if let Err(error) = self.messages.outbox.push(item, now.instant) {
+                debug!(%error, "outbox is full: the signal waits in the database");
+                self.messages.has_overflowed = true;
+            }
+        }
+        self.drive_outbox();
     }
 
     fn message_status(&self, id: MessageId) -> MessageStatus {
@@ -337,7 +374,7 @@ impl EventLoop {
             }
             Kept::Received { envelope, .. } => (envelope, true, WireState::Delivered),
         };
-        let MessageBody::Text(text) = envelope.body;
+        let MessageBody::Text(text) = envelope.body else { return None };
         let (from, to) = if incoming { (them, me) } else { (me, them) };
         let sent_at = Timestamp::from_unix_secs(envelope.sent_at.0);
         Some(MessageEntry { id: envelope.id.to_string(), from, to, incoming, text, sent_at, state: shown(state) })
@@ -354,14 +391,33 @@ impl EventLoop {
             self.counters.malformed += 1;
             return DeliveryStatus::Refused(Reason::INVALID);
         }
-        match self.peers.get(&peer).and_then(|known| known.chain.clone()) {
-            Some(sender) => self.keep_message(&sender, envelope),
+        let known = self.peers.get(&peer).and_then(|known| Some((known.chain.clone()?, known.certificate()?.clone())));
+        match known {
+            Some((sender, certificate)) => self.keep_message(&sender, &certificate, envelope),
             None => DeliveryStatus::Refused(Reason::NOT_ALLOWED),
         }
     }
 
     /// Keeps a message of somebody whose chain was believed, whatever way it came. Its lengths were checked.
-    pub(crate) fn keep_message(&mut self, sender: &VerifiedChain, envelope: Envelope) -> DeliveryStatus {
+    pub(crate) fn keep_message(
+        &mut self,
+        sender: &VerifiedChain,
+        certificate: &Signed<DeviceCertificate>,
+        envelope: Envelope,
+    ) -> DeliveryStatus {
+        match envelope.body.clone() {
+            MessageBody::Text(text) => self.take_text(sender, envelope, text),
+            MessageBody::Contact(signal) => match self.take_contact_signal(sender, certificate, signal) {
+                Ok(()) => DeliveryStatus::Accepted,
+                Err(reason) => DeliveryStatus::Refused(reason),
+            },
+        }
+    }
+
+    fn take_text(&mut self, sender: &VerifiedChain, envelope: Envelope, text: String) -> DeliveryStatus {
+        if !self.decide(&sender.user, Kind::Message).is_allowed {
+            return DeliveryStatus::Refused(Reason::NOT_ALLOWED);
+        }
         let user = sender.user.id.clone();
         let now = self.now().unix;
         let id = envelope.id;
@@ -382,7 +438,6 @@ impl EventLoop {
         });
         match stored {
             Ok(true) => {
-                let MessageBody::Text(text) = envelope.body;
                 let sent_at = Timestamp::from_unix_secs(envelope.sent_at.0);
                 self.events.send(Event::MessageReceived {
                     message_id: id.to_string(),
@@ -403,9 +458,7 @@ impl EventLoop {
 
     /// True if a message of this sender is kept: certificates are cheap, the disk isn't.
     fn admit_message(&mut self, sender: &VerifiedChain, bytes: usize) -> bool {
-        let conversation = ConversationId::of_pair(&self.identity.user_id(), &sender.user.id);
-        let written = self.store.read::<_, StoreError>(|view| view.setting_value::<u64>(&counter_setting(&conversation)));
-        let is_stranger = !matches!(written, Ok(Some(_)));
+        let is_stranger = !matches!(self.relation(&sender.user), Relation::Own | Relation::Contact);
         let rate = match (self.settings.lab, is_stranger) {
             (true, _) => LAB_RATE,
             (false, true) => STRANGER_RATE,
@@ -524,9 +577,13 @@ impl EventLoop {
 
     fn message_changed(&mut self, id: MessageId, state: WireState, finished: Option<OutboxItem>) {
         let Some(item) = finished.clone().or_else(|| self.messages.outbox.item(&id).cloned()) else { return };
+        let is_signal = matches!(item.envelope.body, MessageBody::Contact(_));
         let kept = wire::encode(&Kept::Sent { item: item.clone(), state: state_number(state) });
         if let Some(number) = self.messages.rows.get(&id).copied() {
             let written = self.store.transaction::<_, StoreError>(|tx| {
+                if is_signal && finished.is_some() {
+                    return tx.remove_signal(number);
+                }
                 tx.update_message(number, &kept)?;
                 if finished.is_some() {
                     tx.finish_message(number)?;
@@ -541,6 +598,9 @@ impl EventLoop {
             self.messages.rows.remove(&id);
         }
         let status = status_of(&item, state);
+        if let MessageBody::Contact(signal) = &item.envelope.body {
+            return debug!(signal = signal.name(), %state, reason = ?status.reason, "contact signal");
+        }
         let to = self.labels.display(&item.to);
         let reason = status.reason.clone();
         self.events.send(Event::MessageState { message_id: id.to_string(), to, state: shown(state), reason });
@@ -579,7 +639,6 @@ impl EventLoop {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use halloo_protocol::time::UnixTime;
 
     #[test]
     fn strangers_fill_no_disk() {

@@ -124,6 +124,11 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
+    /// Its user's word for the device, as the newest hello shows it; believed if [`Peer::chain`] is.
+    pub(crate) fn certificate(&self) -> Option<&halloo_protocol::wire::Signed<halloo_protocol::identity::DeviceCertificate>> {
+        Some(&self.hello.as_ref()?.chain.as_ref()?.device)
+    }
+
     /// True if a list of this number hasn't been sent to the peer on this connection.
     fn is_news(&mut self, authority: AuthorityKey, number: u64) -> bool {
         match self.told.iter_mut().find(|told| told.authority == authority) {

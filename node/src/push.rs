@@ -152,9 +152,26 @@ impl EventLoop {
             Err(error) => warn!(%error, "push registrations not restored from the database"),
         }
         self.renew_local_endpoints();
+        self.note_old_capabilities();
         if !self.push.registered.is_empty() {
             self.push.renew_at = Some(Instant::now());
         }
+    }
+
+    /// Contacts have a new key: gateways are told that older capabilities don't count any more.
+    pub(crate) fn push_epoch_changed(&mut self) {
+        self.note_old_capabilities();
+        if !self.push.registered.is_empty() {
+            self.push.renew_at = Some(Instant::now());
+        }
+    }
+
+    /// Registrations whose capability is of an earlier epoch are made anew.
+    fn note_old_capabilities(&mut self) {
+        let epoch = self.contacts.presence_key().epoch;
+        let old = self.push.registered.iter().filter(|known| known.capability.unverified().epoch != epoch);
+        let names: Vec<Vec<u8>> = old.map(|known| registration_name(&known.gateway.device, &known.channel)).collect();
+        self.push.stale.extend(names);
     }
 
     /// The push service of this machine has another port and other paths after every start: what is registered with the old ones is
@@ -296,6 +313,7 @@ impl EventLoop {
         channels.extend(others.map(|known| known.channel.clone()));
         let mut request = PushRegister::new(channels);
         request.languages = self.settings.languages.iter().take(8).map(|language| language.chars().take(35).collect()).collect();
+        request.epoch = self.contacts.presence_key().epoch;
         let registering = Registering { channel, gateway, reply };
         self.request(&target, &request, Purpose::PushRegister(Box::new(registering)), GATEWAY_TIMEOUT);
     }
@@ -358,7 +376,7 @@ impl EventLoop {
                 per_hour: STRANGER_PER_HOUR,
                 payload_bytes_max: u32::try_from(SEALED_INVITE_BYTES_MAX).unwrap_or(u32::MAX),
             },
-            epoch: 0,
+            epoch: self.contacts.presence_key().epoch,
             not_before: now.minus_secs(3_600),
             not_after: now.minus_secs(3_600).plus_secs(CAPABILITY_SECS_MAX),
             extensions: Extensions::none(),
@@ -467,6 +485,7 @@ impl EventLoop {
         sealed: &SealedInvite,
     ) -> usize {
         let now = self.now().unix;
+        let user = self.dialled_user(call);
         let mut sent = 0;
         for address in addresses.iter().take(GATEWAYS_MAX) {
             let handle = PushHandle::from_slice(&address.handle);
@@ -478,8 +497,11 @@ impl EventLoop {
             };
             let hints = PushHints { event: EventKind::VOICE_CALL, ttl_secs: CALL_TTL_SECS, urgency: Urgency::High };
             let request_hash = PushSend::hash_of(&handle, &hints, sealed.as_bytes());
-            let id = capability.unverified().id;
-            let proof = CapabilityProof::sign(id, address.gateway.device, request_hash, now, self.identity.device_key());
+            // A contact's own leave shows the gateway a pseudonym; the one in the entry may be newer.
+            let own = user.as_ref().and_then(|user| self.contact_capability(user, &device, Service::Push));
+            let own = own.filter(|(own, _)| own.unverified().epoch >= capability.unverified().epoch);
+            let (capability, key) = own.unwrap_or_else(|| (capability, self.identity.device_key().clone()));
+            let proof = CapabilityProof::sign(capability.unverified().id, address.gateway.device, request_hash, now, &key);
             let message =
                 PushSend { handle, capability, proof, hints, sealed: sealed.as_bytes().to_vec(), extensions: Extensions::none() };
             self.request(&target, &message, Purpose::PushSend(Sending { call, device }), GATEWAY_TIMEOUT);

@@ -130,7 +130,12 @@ impl EventLoop {
     /// Addresses for the open part of our entry: a lab node's, a server's, or whoever wants to be found directly.
     pub(crate) fn open_addresses(&self) -> Vec<halloo_protocol::node::Address> {
         let open = self.settings.lab || self.settings.publish_addresses || self.own_descriptor().is_some();
-        if open { address::best_for_descriptor(self.reach.external.iter()) } else { Vec::new() }
+        if open { self.direct_addresses() } else { Vec::new() }
+    }
+
+    /// Where we take connections, for those who may know.
+    pub(crate) fn direct_addresses(&self) -> Vec<halloo_protocol::node::Address> {
+        address::best_for_descriptor(self.reach.external.iter())
     }
 
     /// Our relays, for the open part of our entry.

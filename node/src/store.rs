@@ -25,6 +25,7 @@
 
 mod authority;
 mod calls;
+mod contacts;
 mod directory;
 mod mailbox;
 mod messages;

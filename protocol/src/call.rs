@@ -144,7 +144,7 @@ impl fmt::Display for Reason {
             Self::UNREACHABLE => "no device could be reached",
             Self::MEDIA_FAILED => "no connection for audio",
             Self::SIGNALLING_LOST => "the other side stopped answering",
-            Self::NOT_ALLOWED => "takes no calls from this caller",
+            Self::NOT_ALLOWED => "not a contact of the callee, who takes no calls from others",
             Self::EXPIRED => "the invite came too late",
             Self::INVALID => "the invite couldn't be read",
             Self::UNKNOWN_CALL => "the call is over",

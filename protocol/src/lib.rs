@@ -18,6 +18,7 @@
 //! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
 //! | [`message`] | envelopes, receipts, outbox and inbox |
 //! | [`mailbox`] | letters kept for devices that aren't there: sealing, who may leave how many |
+//! | [`contact`], [`profile`] | who knows whom, by signature of both; who may do what; what contacts see |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
 //! | [`capability`], [`rate`] | tokens for helpers' services; how often somebody may ask |
 //!
@@ -29,6 +30,7 @@ pub mod authority;
 pub mod call;
 pub mod capability;
 pub mod clock;
+pub mod contact;
 pub mod directory;
 pub mod event;
 pub mod id;
@@ -38,6 +40,7 @@ pub mod key;
 pub mod mailbox;
 pub mod message;
 pub mod node;
+pub mod profile;
 pub mod push;
 pub mod rate;
 pub mod redact;

@@ -32,8 +32,8 @@ use crate::key::{DeviceKey, hash};
 use crate::time::UnixTime;
 use crate::wire::{DecodeError, Extensions, FrameKind, Message, Signed};
 
-/// Largest sealed letter: the longest text, its envelope, and the sender's chain.
-pub const LETTER_BYTES_MAX: usize = 20_480;
+/// Largest sealed letter: a contact's profile with its picture, its envelope, and the sender's chain.
+pub const LETTER_BYTES_MAX: usize = 43_008;
 
 /// Largest letter through the narrow door: a contact request of 1 KiB with its sender's chain.
 pub const DOOR_LETTER_BYTES_MAX: usize = 2_560;
@@ -47,8 +47,8 @@ pub const DONE_MAX: usize = 256;
 /// Most letters in one answer. It must fit a frame with letters of the largest class.
 pub const ITEMS_MAX: usize = 64;
 
-/// Bytes of letters in one answer.
-pub const ITEMS_BYTES_MAX: usize = 2 * LETTER_BYTES_MAX;
+/// Bytes of letters in one answer: at least the largest.
+pub const ITEMS_BYTES_MAX: usize = LETTER_BYTES_MAX;
 
 /// Why a mailbox refuses. An open list: numbers unknown to a reader are refusals all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]

@@ -16,6 +16,7 @@ mod tests;
 use bincode::{Decode, Encode};
 
 use crate::call::Reason;
+use crate::contact::ContactSignal;
 pub use crate::id::{ConversationId, MessageId};
 use crate::time::UnixTime;
 use crate::wire::{DecodeError, Extensions, FrameKind, Message};
@@ -33,6 +34,8 @@ pub const RECEIPT_IDS_MAX: usize = 64;
 pub enum MessageBody {
     /// Plain text, at most [`TEXT_BYTES_MAX`].
     Text(String),
+    /// What contacts, and those who want to become contacts, say to each other; not shown in the conversation.
+    Contact(ContactSignal),
 }
 
 /// One message as it travels.
@@ -64,6 +67,7 @@ impl Envelope {
             }
             MessageBody::Text(_) if self.counter == 0 => Err(DecodeError::invalid("counter", "counters start at 1")),
             MessageBody::Text(_) => Ok(()),
+            MessageBody::Contact(signal) => signal.check(),
         }
     }
 }
@@ -79,7 +83,8 @@ pub struct MessageDeliver {
 
 impl Message for MessageDeliver {
     const KIND: FrameKind = FrameKind(0x0020);
-    const LIMIT: usize = TEXT_BYTES_MAX + 2_048;
+    // A profile's picture and the keys that go with it.
+    const LIMIT: usize = 40_960;
 
     fn check(&self) -> Result<(), DecodeError> {
         self.envelope.check()

@@ -6,6 +6,8 @@ use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CalleeAction, CalleeCall, CalleeParams, CalleeState, InviteAnswer, InviteError, InviteStatus,
     InviteWay, Outcome, Reason, SealedInvite, VerifiedInvite,
 };
+use halloo_protocol::contact::privacy::Kind;
+use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::wire::Extensions;
 use tracing::{debug, info};
@@ -98,6 +100,9 @@ impl EventLoop {
             Ok(invite) => invite,
             Err(error) => return self.invite_refused(&error),
         };
+        if let Some(refused) = self.refuse_caller(&invite) {
+            return refused;
+        }
         let call = invite.invite().call;
         let from = self.labels.display(invite.caller_id());
         let rung = |status| Rung { status, call: Some(call), from: Some(from.clone()), refusal: None };
@@ -124,9 +129,23 @@ impl EventLoop {
         rung(InviteStatus::Ringing)
     }
 
+    /// The refusal of a caller who may not ring here. Nobody is told, and nothing is listed; a stranger and somebody blocked hear the same.
+    fn refuse_caller(&mut self, invite: &VerifiedInvite) -> Option<Rung> {
+        let kind = if invite.invite().kind == EventKind::VIDEO_CALL { Kind::Video } else { Kind::Call };
+        let decision = self.decide(&invite.caller().user, kind);
+        if decision.is_allowed {
+            return None;
+        }
+        let status = InviteStatus::Refused(Reason::NOT_ALLOWED);
+        Some(Rung { status, call: None, from: None, refusal: Some(decision.because.to_string()) })
+    }
+
     fn invite_refused(&mut self, error: &InviteError) -> Rung {
         debug!(%error, "invite refused");
         if let InviteError::Expired(invite) = error {
+            if let Some(refused) = self.refuse_caller(invite) {
+                return refused;
+            }
             self.missed_call(invite);
             return Rung {
                 status: InviteStatus::Refused(Reason::EXPIRED),
@@ -147,6 +166,9 @@ impl EventLoop {
     pub(crate) fn missed_call(&mut self, invite: &VerifiedInvite) {
         let now = self.now();
         let call = invite.invite().call;
+        if self.refuse_caller(invite).is_some() {
+            return;
+        }
         if self.calls.recent.contains(invite.caller_device(), call)
             || !self.admit_caller(&invite.caller().user.identity.0)
             || !self.note_call(invite.caller_device(), call, now.unix)

@@ -255,6 +255,11 @@ impl EventLoop {
         self.settle_outgoing(call);
     }
 
+    /// Whom a call of ours is to.
+    pub(crate) fn dialled_user(&self, call: CallId) -> Option<UserId> {
+        self.calls.outgoing.get(&call).map(|outgoing| outgoing.progress.user.clone())
+    }
+
     fn offer_to(&mut self, call: CallId, device: DeviceKey) {
         let Some(outgoing) = self.calls.outgoing.get(&call) else { return };
         let config = self.media_config(outgoing.options.play.as_deref(), outgoing.options.record.as_deref());
@@ -293,7 +298,7 @@ impl EventLoop {
             Origin { kind: self.settings.device_kind, addresses, relays: self.relay_helpers().into_iter().take(2).collect() };
         let Some(outgoing) = self.calls.outgoing.get(&call) else { return Err("the call is over".into()) };
         let Some(leg) = outgoing.legs.get(&device) else { return Err("no such device".into()) };
-        let mut display_name = self.settings.display_name.clone().unwrap_or_default();
+        let mut display_name = self.own_display_name();
         display_name.truncate(display_name.floor_char_boundary(DISPLAY_NAME_BYTES_MAX));
         let invite = Invite {
             chain: self.identity.chain().clone(),

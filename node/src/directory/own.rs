@@ -112,6 +112,7 @@ impl EventLoop {
                     issued_at: current.issued_at,
                     expires_at: current.expires_at,
                     sealed: current.sealed.clone(),
+                    extensions: current.extensions.clone(),
                     ..next.clone()
                 };
                 let half_used = now.unix.secs_since(current.issued_at) > ENTRY_SECS_MAX / 2;
@@ -135,9 +136,10 @@ impl EventLoop {
 
     /// True if the sealed parts, whose nonces differ, hold the same.
     fn sealed_matches(&self, current: &DeviceEntry, next: &DeviceEntry) -> bool {
-        let key = SealKey::of_name(&self.identity.user_id());
-        let open = |entry: &DeviceEntry| entry.sealed.as_ref().and_then(|sealed| key.open(&entry.device, sealed).ok());
-        open(current) == open(next)
+        let me = self.identity.user_id();
+        let key = self.contacts.presence_key().seal_key();
+        let closed = |entry: &DeviceEntry| entry.sealed.as_ref().and_then(|sealed| key.open(&entry.device, sealed).ok());
+        closed(current).is_some() && closed(current) == closed(next) && self.open_part(&me, current) == self.open_part(&me, next)
     }
 
     /// Our entry, if the replicas have it as it should be.
@@ -149,22 +151,25 @@ impl EventLoop {
 
     fn describe_self(&mut self, now: Now) -> DeviceEntry {
         let device = self.identity.device();
+        let open = self.open_addresses();
         let private = PrivatePart {
             name: self.settings.device_name.clone(),
             kind: self.settings.device_kind,
-            addresses: Vec::new(),
+            addresses: if open.is_empty() { self.direct_addresses() } else { Vec::new() },
             push: self.push_addresses(),
             extensions: Extensions::none(),
         };
         let private = fitted(private);
         let nonce = self.random();
-        let sealed = SealKey::of_name(&self.identity.user_id()).seal(0, &device, &private, nonce);
+        let presence = self.contacts.presence_key();
+        let sealed = presence.seal_key().seal(presence.epoch, &device, &private, nonce);
+        let extensions = self.open_extension(device);
         DeviceEntry {
             device,
             sequence: 0,
             issued_at: now.unix,
             expires_at: now.unix.plus_secs(ENTRY_SECS_MAX),
-            addresses: self.open_addresses(),
+            addresses: open,
             relays: self.relay_helpers(),
             mailboxes: self.mailbox_helpers(),
             keepers: self.keepers(),
@@ -172,8 +177,24 @@ impl EventLoop {
             hpke_key: self.hpke.public(),
             fallback_key: None,
             sealed: Some(sealed),
-            extensions: Extensions::none(),
+            extensions,
         }
+    }
+
+    /// Whoever may be called by anyone tells everybody how the device is woken; names and addresses stay with contacts.
+    fn open_extension(&mut self, device: DeviceKey) -> Extensions {
+        if !self.contacts.privacy().is_open() {
+            return Extensions::none();
+        }
+        let mut part = PrivatePart { push: self.push_addresses(), ..PrivatePart::default() };
+        // One gateway is enough here: the entry has to stay small.
+        part.push.truncate(1);
+        if part.push.is_empty() || !part.fits() {
+            return Extensions::none();
+        }
+        let nonce = self.random();
+        let sealed = SealKey::of_name(&self.identity.user_id()).seal(0, &device, &part, nonce);
+        Extensions::none().with(OPEN_PART, wire::encode(&sealed))
     }
 
     fn own_lease(&mut self, entry: &Signed<DeviceEntry>, now: Now) -> Result<Signed<Lease>, StoreError> {
@@ -281,6 +302,8 @@ impl EventLoop {
     /// A replica holds more than we published: our other devices, or, after a restore from a backup, a newer entry of our own.
     pub(super) fn own_record_merged(&mut self, record: &DirectoryRecord) {
         let device = self.identity.device();
+        let others = record.entries().map(|parts| parts.device()).filter(|other| *other != device).collect();
+        self.contacts_own_devices(others);
         let Some(parts) = record.entry(&device) else { return };
         let (sequence, lease) = (parts.entry().sequence, parts.lease.as_ref().map_or(0, |lease| lease.unverified().number));
         self.directory.own.lease_number = self.directory.own.lease_number.max(lease);

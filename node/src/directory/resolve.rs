@@ -1,5 +1,7 @@
 //! Resolving: a name becomes a record, from the cache or the network, for whoever asked.
 
+use halloo_protocol::contact::Seen;
+
 use super::*;
 
 /// How long a cached record answers without asking the network.
@@ -10,6 +12,9 @@ const CACHE_MAX: usize = 1_024;
 
 /// Look-ups under way for different names.
 const LOOKUPS_MAX: usize = 512;
+
+/// Largest open part, with epoch and nonce.
+const OPEN_PART_BYTES_MAX: usize = 1_024;
 
 /// Waiters for one look-up.
 const WAITERS_MAX: usize = 256;
@@ -41,7 +46,7 @@ impl EventLoop {
             Waiter::Why(..) | Waiter::DialAgain(_) => ResolveOptions { fresh: true, settled: false },
             // What the nearest replica says may be what we had: all are asked.
             Waiter::Redial(..) => ResolveOptions { fresh: true, settled: true },
-            Waiter::Dial(_) | Waiter::Messages => ResolveOptions::default(),
+            Waiter::Dial(_) | Waiter::Messages | Waiter::Contact(_) => ResolveOptions::default(),
         };
         if !options.fresh
             && !options.settled
@@ -155,7 +160,8 @@ impl EventLoop {
             Ok(pinned)
         });
         match pinned {
-            Ok(Pinned::Changed { old }) if !record.is_successor_of(&old.identity) => {
+            // Of a contact the roster tells, which keeps to the key it knows.
+            Ok(Pinned::Changed { old }) if !record.is_successor_of(&old.identity) && !self.is_watched(user) => {
                 let username = self.labels.display(user);
                 warn!("a known name came with another identity key");
                 self.events.send(Event::IdentityChanged {
@@ -167,6 +173,8 @@ impl EventLoop {
             Ok(_) => {}
             Err(error) => debug!(%error, "record not cached"),
         }
+        let is_successor = self.contact_identity(user).is_some_and(|known| record.is_successor_of(&known));
+        self.note_identity(user, Seen { identity, serial, is_successor });
         self.cache(record.clone(), now);
         Ok(record.clone())
     }
@@ -186,6 +194,7 @@ impl EventLoop {
             Waiter::DialAgain(call) => self.dial_resolved_again(call, outcome.ok().map(|(record, _)| record)),
             Waiter::Redial(call, device) => self.redial_resolved(call, device, outcome.map(|(record, _)| record.clone())),
             Waiter::Messages => self.messages_resolved(user, outcome.map(|(record, _)| record.clone())),
+            Waiter::Contact(adding) => self.contact_resolved(*adding, outcome.map(|(record, _)| record)),
         }
     }
 
@@ -229,8 +238,31 @@ impl EventLoop {
 
     /// The sealed part of an entry, if we hold its key.
     pub(crate) fn private_part(&self, record: &DirectoryRecord, parts: &EntryParts) -> Option<PrivatePart> {
-        let sealed = parts.entry().sealed.as_ref()?;
-        SealKey::of_name(&record.user_id()).open(&parts.device(), sealed).ok()
+        self.open_private(&record.user_id(), parts.entry())
+    }
+
+    /// What an entry says to contacts, if we are one; else what it says to everybody who knows the name.
+    pub(crate) fn open_private(&self, user: &UserId, entry: &DeviceEntry) -> Option<PrivatePart> {
+        let for_contacts = || {
+            let sealed = entry.sealed.as_ref()?;
+            let epoch = sealed.epoch;
+            let open = |key: SealKey| key.open(&entry.device, sealed).ok();
+            if epoch == 0 {
+                return open(SealKey::of_name(user));
+            }
+            if *user == self.identity.user_id() {
+                return open(self.contacts.presence_key().seal_key());
+            }
+            let known = self.contacts.roster().entry(user)?;
+            known.presence_keys(Some(epoch)).find_map(|key| open(key.seal_key()))
+        };
+        for_contacts().or_else(|| self.open_part(user, entry))
+    }
+
+    /// What an entry says to everybody who knows the name: how to wake a device whose user takes calls of anyone.
+    pub(super) fn open_part(&self, user: &UserId, entry: &DeviceEntry) -> Option<PrivatePart> {
+        let sealed = wire::decode(entry.extensions.find(OPEN_PART)?, OPEN_PART_BYTES_MAX).ok()?;
+        SealKey::of_name(user).open(&entry.device, &sealed).ok()
     }
 
     fn device_addresses(&self, parts: &EntryParts, private: Option<&PrivatePart>, peer: PeerId) -> Vec<Multiaddr> {

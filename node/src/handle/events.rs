@@ -52,6 +52,35 @@ pub enum Event {
         /// Why it is no further, if that is known.
         reason: Option<String>,
     },
+    /// Somebody asks to be a contact.
+    ContactRequest {
+        /// Who, `name@authority`.
+        from: String,
+        /// How they want to be called, as they say.
+        display_name: String,
+        /// Their words.
+        text: String,
+    },
+    /// Somebody is a contact now.
+    ContactAccepted {
+        /// Who, `name@authority`.
+        username: String,
+    },
+    /// Somebody has declined our request.
+    ContactDeclined {
+        /// Who, `name@authority`.
+        username: String,
+    },
+    /// Somebody is no contact any more, or has withdrawn a request.
+    ContactRemoved {
+        /// Who, `name@authority`.
+        username: String,
+    },
+    /// A contact has another profile.
+    ProfileChanged {
+        /// Whose, `name@authority`.
+        username: String,
+    },
     /// Somebody calls us.
     CallIncoming {
         /// The call.
@@ -177,6 +206,11 @@ impl Event {
             Self::Ready(_) => "ready",
             Self::MessageReceived { .. } => "message_received",
             Self::MessageState { .. } => "message_state",
+            Self::ContactRequest { .. } => "contact_request",
+            Self::ContactAccepted { .. } => "contact_accepted",
+            Self::ContactDeclined { .. } => "contact_declined",
+            Self::ContactRemoved { .. } => "contact_removed",
+            Self::ProfileChanged { .. } => "profile_changed",
             Self::CallIncoming { .. } => "call_incoming",
             Self::CallRinging { .. } => "call_ringing",
             Self::CallAnswered { .. } => "call_answered",

@@ -173,6 +173,12 @@ pub enum NodeError {
         /// The limit.
         max: usize,
     },
+    /// The contact's name has come with another identity key.
+    #[error("the identity key of {username} has changed: compare fingerprints (`halloo contact verify`) before going on")]
+    IdentityChanged {
+        /// Whose, `name@authority`.
+        username: String,
+    },
     /// This build can't do that.
     #[error("{what} is not supported yet")]
     Unsupported {
@@ -194,6 +200,7 @@ impl Fault for NodeError {
             Self::Suspended => ProblemKind::NodeSuspended,
             Self::NotEnrolled => ProblemKind::NotEnrolled,
             Self::LimitReached { .. } => ProblemKind::LimitReached,
+            Self::IdentityChanged { .. } => ProblemKind::Untrusted,
             Self::Unsupported { .. } => ProblemKind::Unsupported,
             Self::Internal { .. } => ProblemKind::Internal,
         }

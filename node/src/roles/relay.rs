@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use halloo_protocol::id::ConversationId;
+use halloo_protocol::contact::privacy::Relation;
 use halloo_protocol::identity::{UserId, VerifiedChain};
 use halloo_protocol::key::{PublicKey, hash};
 use halloo_protocol::node::LoadClass;
@@ -301,10 +301,11 @@ impl EventLoop {
         Ok(RelayCredentials { addresses, username, password, not_after: now.unix.plus_secs(GRANT_SECS) })
     }
 
-    /// The owner's own devices and people the owner has written to go first, then those who have relayed for the owner, then the rest.
+    /// The owner's own devices and contacts go first, then those who have relayed for the owner, then the rest.
     fn relay_class(&self, chain: &VerifiedChain) -> ServiceClass {
         let me = self.identity.user_id();
-        if chain.user.id == me || self.has_written_to(&ConversationId::of_pair(&me, &chain.user.id)) {
+        let is_contact = self.contacts.roster().relation(&chain.user.id, &chain.user.identity) == Relation::Contact;
+        if chain.user.id == me || is_contact {
             return ServiceClass::First;
         }
         if self.relays.has_carried_for_us(&chain.user.identity.0) { ServiceClass::Normal } else { ServiceClass::Last }
@@ -373,12 +374,6 @@ impl EventLoop {
         users.sort_by_key(|user| std::cmp::Reverse(user.bytes));
         let addresses = relay.served.iter().map(ToString::to_string).collect();
         RelayUsage { relays: true, addresses, load: u32::from(relay.load.0), users }
-    }
-
-    /// Whether the owner has written to the other end of a conversation.
-    fn has_written_to(&self, conversation: &ConversationId) -> bool {
-        let setting = crate::messages::counter_setting(conversation);
-        matches!(self.store.read::<_, StoreError>(|view| view.setting_value::<u64>(&setting)), Ok(Some(_)))
     }
 }
 

@@ -123,6 +123,35 @@ impl Transaction {
         Ok(sequence)
     }
 
+    /// Keeps a signal that goes out, which waits in the outbox until [`Transaction::remove_signal`] and is no part of any conversation.
+    /// Returns its sequence number.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::Database`].
+    pub fn add_signal(&self, row: &MessageRow) -> Result<u64, StoreError> {
+        check_length("message id", &row.id, MESSAGE_ID_BYTES_MAX)?;
+        check_length("message", &row.content, VALUE_BYTES_MAX)?;
+        let sequence = self.append(Table::Messages, &wire::encode(row))?;
+        let number = sequence.to_be_bytes();
+        self.put(Table::MessageIds, &row.id, &number)?;
+        self.put(Table::Outbox, &number, &[])?;
+        Ok(sequence)
+    }
+
+    /// Forgets a signal: delivered, or given up.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn remove_signal(&self, sequence: u64) -> Result<(), StoreError> {
+        let number = sequence.to_be_bytes();
+        if let Some(row) = self.message(sequence)? {
+            self.remove(Table::MessageIds, &row.id)?;
+        }
+        self.remove(Table::Messages, &number)?;
+        self.remove(Table::Outbox, &number)?;
+        Ok(())
+    }
+
     /// Replaces a message's content; `false` if there is no such message.
     ///
     /// # Errors

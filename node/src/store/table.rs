@@ -65,6 +65,10 @@ tables! {
     SeenAges = "seen messages ages",
     /// sequence -> call
     Calls = "calls",
+    /// user id -> contact
+    Contacts = "contacts",
+    /// user id -> picture
+    ContactAvatars = "contact avatars",
     /// name -> push registration of this device
     PushRegistrations = "push registrations",
     /// handle -> (device, registration)

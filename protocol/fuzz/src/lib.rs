@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 use halloo_protocol::authority::InviteCode;
+use halloo_protocol::contact::{Contact, ContactLink};
 use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
 use halloo_protocol::identity::{TrustStore, UserId, Username};
 use halloo_protocol::key::PublicKey;
+use halloo_protocol::profile::Avatar;
 use halloo_protocol::push::PushPayload;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Body, FRAME_BYTES_MAX, Frame, Message, Signed};
@@ -89,6 +91,7 @@ pub fn signed(bytes: &[u8]) {
         call::Signal,
         capability::Capability,
         capability::CapabilityProof,
+        contact::ContactStatement,
         directory::DeviceEntry,
         directory::Lease,
         identity::DeviceCertificate,
@@ -98,6 +101,7 @@ pub fn signed(bytes: &[u8]) {
         identity::Tombstone,
         identity::UserCertificate,
         mailbox::Letter,
+        profile::Profile,
         push::GatewayTime,
         push::OuterPayload,
     }
@@ -157,9 +161,12 @@ pub fn sealed_content(bytes: &[u8]) {
     }
 }
 
-/// What people type or paste: names, keys, invite codes.
+/// What people type or paste: names, keys, invite codes, contact links; and pictures.
 pub fn text(bytes: &[u8]) {
     plain::<InviteCode>(bytes, FRAME_BYTES_MAX);
+    plain::<ContactLink>(bytes, FRAME_BYTES_MAX);
+    plain::<Contact>(bytes, FRAME_BYTES_MAX);
+    let _ = Avatar::clean(bytes);
     plain::<UserId>(bytes, FRAME_BYTES_MAX);
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(name) = Username::new(text) {
@@ -169,4 +176,5 @@ pub fn text(bytes: &[u8]) {
         assert_eq!(key.to_string(), text);
     }
     let _ = InviteCode::parse(text);
+    let _ = ContactLink::parse(text);
 }

@@ -11,14 +11,15 @@ use bincode::{Decode, Encode};
 use super::LETTER_BYTES_MAX;
 use crate::call::HpkeKeyRing;
 use crate::call::hpke_key::{self, SealPaddedError};
-use crate::identity::{Chain, ChainError, TrustStore, VerifiedChain};
+use crate::identity::{Chain, ChainError, DeviceCertificate, TrustStore, VerifiedChain};
 use crate::key::{DeviceKey, SecretKey, SignatureError};
 use crate::message::Envelope;
 use crate::time::UnixTime;
 use crate::wire::{self, Body, DecodeError, Extensions, Signed};
 
-/// Sizes a sealed letter can have, so that its size says little: a mark or a contact request, a few sentences, a page, the longest text.
-pub const LETTER_SIZE_CLASSES: [usize; 4] = [super::DOOR_LETTER_BYTES_MAX, 5_120, 10_240, LETTER_BYTES_MAX];
+/// Sizes a sealed letter can have, so that its size says little: a mark or a contact request, a few sentences, a page, the longest text, a
+/// profile with its picture.
+pub const LETTER_SIZE_CLASSES: [usize; 5] = [super::DOOR_LETTER_BYTES_MAX, 5_120, 10_240, 20_480, LETTER_BYTES_MAX];
 
 const SEAL_INFO: &[u8] = b"halloo letter 1";
 
@@ -97,6 +98,7 @@ pub enum LetterError {
 pub struct VerifiedLetter {
     envelope: Envelope,
     sender: VerifiedChain,
+    certificate: Signed<DeviceCertificate>,
 }
 
 impl VerifiedLetter {
@@ -106,10 +108,10 @@ impl VerifiedLetter {
         &self.sender
     }
 
-    /// The message, and who wrote it.
+    /// The message, who wrote it, and the certificate of the device that did.
     #[must_use]
-    pub fn into_parts(self) -> (Envelope, VerifiedChain) {
-        (self.envelope, self.sender)
+    pub fn into_parts(self) -> (Envelope, VerifiedChain, Signed<DeviceCertificate>) {
+        (self.envelope, self.sender, self.certificate)
     }
 }
 
@@ -183,7 +185,7 @@ impl SealedLetter {
             return Err(LetterError::WrongRecipient(claimed.recipient));
         }
         let sender = claimed.chain.verify(now, trust)?;
-        let envelope = signed.verify(&sender.device.0)?.envelope.clone();
-        Ok(VerifiedLetter { envelope, sender })
+        let letter = signed.verify(&sender.device.0)?;
+        Ok(VerifiedLetter { envelope: letter.envelope.clone(), sender, certificate: letter.chain.device.clone() })
     }
 }

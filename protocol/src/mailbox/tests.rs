@@ -89,7 +89,7 @@ impl Scene {
             issuer: Issuer::Device(self.bob.device()),
             service: Service::Mailbox,
             holder,
-            limits: Limits { per_hour: 100, payload_bytes_max: 20_480 },
+            limits: Limits { per_hour: 100, payload_bytes_max: 43_008 },
             epoch: 3,
             not_before: NOW,
             not_after: NOW.plus_secs(86_400),
@@ -126,7 +126,7 @@ fn a_letter_opens_for_its_recipient_and_says_who_wrote_it() {
     let sealed = scene.sealed("hello");
     let opened = sealed.open(&scene.ring, &scene.bob.device(), NOW, &scene.trust).expect("opens");
     assert_eq!(opened.sender().user.id, scene.alice_chain.user.id);
-    let (envelope, sender) = opened.into_parts();
+    let (envelope, sender, _) = opened.into_parts();
     assert_eq!(envelope.body, MessageBody::Text("hello".into()));
     assert_eq!(sender.device, scene.alice.device());
 }

@@ -10,6 +10,10 @@ use halloo_protocol::call::{
     SignalBody, SignalStatus,
 };
 use halloo_protocol::capability::{Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
+use halloo_protocol::contact::{
+    Asking, ContactAnswer, ContactKeys, ContactLink, ContactRemoval, ContactRequest, ContactSignal, ContactStatement,
+    ContactUpdate, OwnKeys, PresenceKey, Roster, RosterShare, Secret32, Signer, Stance,
+};
 use halloo_protocol::directory::{DeviceEntry, Lease, Place, RecordKey};
 use halloo_protocol::directory::{DeviceKind, Helper, PrivatePart, PushAddress, RECORD_BYTES_MAX, UnverifiedRecord};
 use halloo_protocol::event::EventKind;
@@ -32,6 +36,7 @@ use halloo_protocol::message::{
 use halloo_protocol::node::{
     Address, Descriptor, Goodbye, Hello, LoadClass, RevocationNotice, RevocationNumber, Roles, Transport,
 };
+use halloo_protocol::profile::{Profile, ProfileCard};
 use halloo_protocol::push::{
     DeliveredStatus, GatewayTime, Identifier, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushHints,
     PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister,
@@ -149,6 +154,40 @@ pub(crate) fn all() -> Vec<Vector> {
         "message_ack" => message MessageAck = MessageAck { status: DeliveryStatus::Refused(Reason::TOO_MANY), extensions: none() };
         "read_receipt" => message ReadReceipt = ReadReceipt { conversation: conversation(), ids: vec![MessageId([1; 16]), MessageId([2; 16])], read_at: NOW, extensions: none() };
         "message_delivered" => message MessageDelivered = MessageDelivered { ids: vec![MessageId([1; 16])], extensions: none() };
+        // Contacts
+        "contact_statement" => signed ContactStatement = statement(Stance::Accepted, 1_700_000_000);
+        "profile" => signed Profile = profile_card().profile;
+        "contact_request" => message MessageDeliver = contact(ContactSignal::Request(Box::new(contact_request())));
+        "contact_accept" => message MessageDeliver = contact(ContactSignal::Accept(Box::new(ContactAnswer {
+            statement: statement(Stance::Accepted, 0),
+            pairwise: Some(secret(91).public()),
+            keys: Some(contact_keys()),
+            profile: Some(profile_card()),
+            extensions: none(),
+        })));
+        "contact_decline" => message MessageDeliver = contact(ContactSignal::Decline(Box::new(ContactAnswer {
+            statement: statement(Stance::Removed, 1_700_000_000),
+            pairwise: None,
+            keys: None,
+            profile: None,
+            extensions: none(),
+        })));
+        "contact_remove" => message MessageDeliver = contact(ContactSignal::Remove(Box::new(ContactRemoval {
+            statement: statement(Stance::Removed, 1_700_000_000),
+            extensions: extensions(),
+        })));
+        "contact_update" => message MessageDeliver = contact(ContactSignal::Update(Box::new(ContactUpdate {
+            keys: Some(contact_keys()),
+            profile: None,
+            extensions: none(),
+        })));
+        "contact_share" => message MessageDeliver = contact(ContactSignal::Share(Box::new(roster_share())));
+        "contact_link" => plain ContactLink = ContactLink {
+            user: alice_id(),
+            identity: identity(0),
+            label: "example".into(),
+            extensions: extensions(),
+        };
         // Calls
         "invite" => signed Invite = Signed::sign(invite(), &device_secret(0));
         "signal_accept" => signed Signal = signal(SignalBody::Accept { answer: "v=0".into() });
@@ -380,6 +419,64 @@ fn invite() -> Invite {
 fn signal(body: SignalBody) -> Signed<Signal> {
     let signal = Signal { call: CallId([7; 16]), from: device(1), to: device(0), sequence: 1, body, extensions: none() };
     Signed::sign(signal, &device_secret(1))
+}
+
+fn statement(stance: Stance, ends: u64) -> Signed<ContactStatement> {
+    let statement = ContactStatement {
+        owner: identity(0),
+        other: identity(1),
+        sequence: NOW.0,
+        stance,
+        ends,
+        issued_at: NOW,
+        extensions: extensions(),
+    };
+    Signed::sign(statement, &device_secret(0))
+}
+
+fn contact_request() -> ContactRequest {
+    ContactRequest {
+        statement: statement(Stance::Asked, 0),
+        pairwise: secret(91).public(),
+        text: "We met on the ferry".into(),
+        display_name: "Alice".into(),
+        extensions: extensions(),
+    }
+}
+
+fn contact_keys() -> ContactKeys {
+    let presence = PresenceKey { epoch: 2, key: Secret32::from_bytes([7; 32]) };
+    ContactKeys { presence, capabilities: vec![capability()], extensions: extensions() }
+}
+
+fn profile_card() -> ProfileCard {
+    let avatar = vec![0x89, b'P', b'N', b'G'];
+    let profile = Profile {
+        sequence: NOW.0,
+        display_name: "Alice".into(),
+        mood: "at sea".into(),
+        languages: vec!["de-CH".into(), "en".into()],
+        avatar: Some(Profile::avatar_hash(&avatar)),
+        extensions: extensions(),
+    };
+    ProfileCard { profile: Signed::sign(profile, &device_secret(0)), avatar: Some(avatar) }
+}
+
+/// What a device shares after it has asked somebody.
+fn roster_share() -> RosterShare {
+    let mut roster = Roster::new(OwnKeys::new(Secret32::from_bytes([7; 32])), []);
+    let (key, chain) = (device_secret(0), chain(0, 0));
+    let mut signer = Signer::new(identity(0), &key, &chain.device, NOW, [8; 32]);
+    let bob = UserId::Key(identity(1));
+    roster.ask(&bob, identity(1), Asking::default(), &mut signer).expect("a roster has room for one");
+    let entries = roster.entries().cloned().collect();
+    let presence = Some(roster.own().presence.clone());
+    RosterShare { entries, presence, profile: Some(profile_card()), extensions: none() }
+}
+
+fn contact(signal: ContactSignal) -> MessageDeliver {
+    let envelope = Envelope { body: MessageBody::Contact(signal), ..envelope() };
+    MessageDeliver { envelope, extensions: none() }
 }
 
 fn capability() -> Signed<Capability> {

@@ -1,0 +1,476 @@
+//! Contacts from the node's side: drives the roster, keeps what it says on disk, and asks [`decide`] about whoever wants something.
+//!
+//! What one input of the roster changes is one transaction, with the signals that tell of it in the outbox: so a kill between the two loses neither.
+//! Received signals are acknowledged after that transaction, and taking one twice changes nothing.
+
+mod commands;
+
+pub(crate) use commands::Adding;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use halloo_protocol::call::Reason;
+use halloo_protocol::contact::privacy::{Decision, Kind, PrivacySettings, Relation, decide};
+use halloo_protocol::contact::{
+    ContactSignal, OwnKeys, PresenceKey, Roster, RosterAction, RosterEvent, RosterShare, SHARED_ENTRIES_MAX, Secret32, Seen, Signer,
+    Standing,
+};
+use halloo_protocol::directory::RecordKey;
+use halloo_protocol::id::{ConversationId, MessageId};
+use halloo_protocol::identity::{UserId, VerifiedChain, VerifiedUser};
+use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
+use halloo_protocol::message::{Envelope, MessageBody};
+use halloo_protocol::profile::Profile;
+use halloo_protocol::rate::{Rate, RateLimiter};
+use halloo_protocol::time::Now;
+use halloo_protocol::wire::{self, Extensions};
+use tracing::{debug, info, warn};
+
+use crate::event_loop::EventLoop;
+use crate::handle::Event;
+use crate::handle::contacts::ContactError;
+use crate::handle::problem::NodeError;
+use crate::messages::Queued;
+use crate::store::{Store, StoreError, Transaction};
+
+const OWN_KEYS: &str = "contact keys";
+const PRIVACY: &str = "privacy";
+const OWN_DEVICES: &str = "devices the roster was shared with";
+
+/// Requests an hour of one stranger: a person asks once.
+const REQUEST_RATE: Rate = Rate { per_hour: 12, burst: 4 };
+
+/// Requests an hour of all strangers together.
+const REQUESTS_RATE: Rate = Rate { per_hour: 240, burst: 64 };
+
+/// The same in a lab, where machines ask.
+const LAB_RATE: Rate = Rate { per_hour: 3_600_000, burst: 100_000 };
+
+/// Strangers whose rates are remembered.
+const STRANGERS_MAX: usize = 4_096;
+
+/// The account of all strangers together: no key is all zeros.
+const EVERYBODY: PublicKey = PublicKey([0; 32]);
+
+/// How often contacts are looked through for what they haven't been told.
+const RECONCILE_EVERY: Duration = Duration::from_secs(86_400);
+
+/// How long changes for own other devices are gathered.
+const SHARE_AFTER: Duration = Duration::from_millis(500);
+
+/// Bytes of entries in one signal to own devices, so that it stays within a message.
+const SHARE_BYTES_MAX: usize = 24 * 1024;
+
+/// Largest stored own part: profile and picture.
+const OWN_KEYS_BYTES_MAX: usize = 64 * 1024;
+
+/// Contacts, own keys and settings.
+#[derive(Debug)]
+pub(crate) struct ContactsState {
+    roster: Roster,
+    privacy: PrivacySettings,
+    requests: RateLimiter<PublicKey>,
+    /// Epoch of the keys that the directory entry and the gateways know.
+    published_epoch: u32,
+    /// Who has changed since own other devices were told.
+    unshared: BTreeSet<UserId>,
+    is_own_unshared: bool,
+    share_at: Option<Instant>,
+    reconcile_at: Instant,
+}
+
+impl ContactsState {
+    /// Takes up what is stored; makes keys for a new user.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the database can't be read or written.
+    pub(crate) fn open(store: &Store, rng: &mut rand::rngs::StdRng, now: Instant) -> Result<Self, StoreError> {
+        let (own, privacy) = store.read::<_, StoreError>(|view| Ok((view.setting(OWN_KEYS)?, view.setting_value(PRIVACY)?)))?;
+        let own = own.and_then(|bytes| wire::decode::<OwnKeys>(&bytes, OWN_KEYS_BYTES_MAX).ok());
+        let own = match own {
+            Some(own) => own,
+            None => {
+                let mut key = [0; 32];
+                rand::Rng::fill_bytes(rng, &mut key);
+                let own = OwnKeys::new(Secret32::from_bytes(key));
+                store.transaction::<_, StoreError>(|tx| tx.put_setting(OWN_KEYS, &wire::encode(&own)))?;
+                own
+            }
+        };
+        let published_epoch = own.presence.epoch;
+        Ok(Self {
+            roster: load(store, own)?,
+            privacy: privacy.unwrap_or_default(),
+            requests: RateLimiter::new(STRANGERS_MAX),
+            published_epoch,
+            unshared: BTreeSet::new(),
+            is_own_unshared: false,
+            share_at: None,
+            reconcile_at: now,
+        })
+    }
+
+    /// The key contacts hold.
+    pub(crate) const fn presence_key(&self) -> &PresenceKey {
+        &self.roster.own().presence
+    }
+
+    /// Everybody this user knows.
+    pub(crate) const fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// Who may do what.
+    pub(crate) const fn privacy(&self) -> &PrivacySettings {
+        &self.privacy
+    }
+}
+
+fn load(store: &Store, own: OwnKeys) -> Result<Roster, StoreError> {
+    Ok(Roster::new(own, store.read(|view| view.contacts())?))
+}
+
+fn internal(error: &StoreError) -> ContactError {
+    ContactError::Node(NodeError::Internal { detail: error.to_string() })
+}
+
+// Driving the roster.
+impl EventLoop {
+    /// Makes the profile that the configuration names, and tells contacts what an earlier run hadn't told yet.
+    pub(crate) fn contacts_start(&mut self) {
+        if self.contacts.roster.own().profile.is_none() {
+            let languages = self.settings.languages.iter().filter(|tag| halloo_protocol::profile::is_language_tag(tag));
+            let mut display_name = self.settings.display_name.clone().unwrap_or_default();
+            display_name.truncate(display_name.floor_char_boundary(halloo_protocol::profile::DISPLAY_NAME_BYTES_MAX));
+            let profile = Profile {
+                sequence: 0,
+                display_name,
+                mood: String::new(),
+                languages: languages.take(halloo_protocol::profile::LANGUAGES_MAX).cloned().collect(),
+                avatar: None,
+                extensions: Extensions::none(),
+            };
+            if !profile.display_name.is_empty() || !profile.languages.is_empty() {
+                match self.run_roster(|roster, signer| roster.set_profile(profile, None, signer)) {
+                    Ok(Err(error)) => warn!(%error, "the configured profile can't be used"),
+                    Ok(Ok(_)) => {}
+                    Err(error) => warn!(%error, "profile not written"),
+                }
+            }
+        }
+    }
+
+    pub(crate) fn contacts_tick(&mut self, now: Now) {
+        if self.contacts.reconcile_at <= now.instant {
+            self.contacts.reconcile_at = now.instant + RECONCILE_EVERY;
+            if let Err(error) = self.run_roster(|roster, signer| roster.reconcile_all(signer)) {
+                warn!(%error, "contacts not told what has changed");
+            }
+        }
+        if self.contacts.share_at.is_some_and(|at| at <= now.instant) {
+            self.contacts.share_at = None;
+            self.share_roster();
+        }
+    }
+
+    /// Gives the roster one input and carries out what comes of it: all on disk first, then the rest.
+    fn run_roster<T>(&mut self, input: impl FnOnce(&mut Roster, &mut Signer<'_>) -> T) -> Result<T, StoreError> {
+        let seed = self.random();
+        let now = self.now();
+        let chain = self.identity.chain();
+        let mut signer = Signer::new(self.identity.identity(), self.identity.device_key(), &chain.device, now.unix, seed);
+        let result = input(&mut self.contacts.roster, &mut signer);
+        let mut actions = Vec::new();
+        while let Some(action) = self.contacts.roster.poll_action() {
+            actions.push(action);
+        }
+        if actions.is_empty() {
+            return Ok(result);
+        }
+        let queued = match self.keep_actions(&actions, now) {
+            Ok(queued) => queued,
+            Err(error) => {
+                // What isn't on disk hasn't been: what was before counts.
+                let own = self.stored_own().unwrap_or_else(|| self.contacts.roster.own().clone());
+                if let Ok(roster) = load(&self.store, own) {
+                    self.contacts.roster = roster;
+                }
+                return Err(error);
+            }
+        };
+        self.queue_kept(queued, now);
+        self.follow(actions);
+        Ok(result)
+    }
+
+    fn stored_own(&self) -> Option<OwnKeys> {
+        let bytes = self.store.read::<_, StoreError>(|view| view.setting(OWN_KEYS)).ok()??;
+        wire::decode(&bytes, OWN_KEYS_BYTES_MAX).ok()
+    }
+
+    fn keep_actions(&mut self, actions: &[RosterAction], now: Now) -> Result<Vec<Queued>, StoreError> {
+        let me = self.identity.user_id();
+        let ids: Vec<MessageId> = actions.iter().map(|_| MessageId::random(&mut self.rng)).collect();
+        let roster = &self.contacts.roster;
+        self.store.transaction::<_, StoreError>(|tx| {
+            let mut queued = Vec::new();
+            for (action, id) in actions.iter().zip(ids) {
+                keep_action(tx, roster, action)?;
+                if let RosterAction::Send { to, signal } = action {
+                    let envelope = signal_envelope(id, &me, to, signal, now);
+                    queued.push(crate::messages::keep_signal(tx, to, envelope, now.unix)?);
+                }
+            }
+            Ok(queued)
+        })
+    }
+
+    /// What follows from a change that is on disk.
+    fn follow(&mut self, actions: Vec<RosterAction>) {
+        for action in actions {
+            match action {
+                RosterAction::Persist { user } => {
+                    self.contacts.unshared.insert(user);
+                    self.share_soon();
+                }
+                RosterAction::OwnChanged => {
+                    self.contacts.is_own_unshared = true;
+                    self.share_soon();
+                    self.own_keys_changed();
+                }
+                RosterAction::Tell(event) => self.tell_contact_event(event),
+                RosterAction::Forget { user } => {
+                    self.contacts.unshared.remove(&user);
+                }
+                RosterAction::KeepAvatar { .. } | RosterAction::Send { .. } => {}
+            }
+        }
+    }
+
+    /// A new epoch: the entry is sealed anew, and the gateways are told which capabilities still count.
+    fn own_keys_changed(&mut self) {
+        let epoch = self.contacts.presence_key().epoch;
+        if std::mem::replace(&mut self.contacts.published_epoch, epoch) != epoch {
+            info!(epoch, "contacts have a new key");
+            self.push_epoch_changed();
+        }
+        self.publish_soon();
+    }
+
+    fn tell_contact_event(&mut self, event: RosterEvent) {
+        let name = |user: &UserId| self.labels.display(user);
+        let event = match &event {
+            RosterEvent::Request { user, display_name, text } => {
+                Event::ContactRequest { from: name(user), display_name: display_name.clone(), text: text.clone() }
+            }
+            RosterEvent::Accepted { user } => Event::ContactAccepted { username: name(user) },
+            RosterEvent::Declined { user } => Event::ContactDeclined { username: name(user) },
+            RosterEvent::Removed { user } => Event::ContactRemoved { username: name(user) },
+            RosterEvent::ProfileChanged { user } => Event::ProfileChanged { username: name(user) },
+            RosterEvent::IdentityChanged { user, old, new } => {
+                warn!("a contact's name came with another identity key");
+                Event::IdentityChanged { username: name(user), old_identity: old.to_string(), new_identity: new.to_string() }
+            }
+        };
+        self.events.send(event);
+    }
+}
+
+fn keep_action(tx: &Transaction, roster: &Roster, action: &RosterAction) -> Result<(), StoreError> {
+    match action {
+        RosterAction::Persist { user } => roster.contact(user).map_or(Ok(()), |contact| tx.put_contact(contact)),
+        RosterAction::Forget { user } => tx.remove_contact(user),
+        RosterAction::OwnChanged => tx.put_setting(OWN_KEYS, &wire::encode(roster.own())),
+        RosterAction::KeepAvatar { user, avatar } => tx.put_contact_avatar(user, avatar.as_bytes()),
+        RosterAction::Send { .. } | RosterAction::Tell(_) => Ok(()),
+    }
+}
+
+/// Signals have no number in the conversation: they aren't part of it.
+fn signal_envelope(id: MessageId, me: &UserId, to: &UserId, signal: &ContactSignal, now: Now) -> Envelope {
+    Envelope {
+        id,
+        conversation: ConversationId::of_pair(me, to),
+        counter: 0,
+        sent_at: now.unix,
+        body: MessageBody::Contact(signal.clone()),
+        extensions: Extensions::none(),
+    }
+}
+
+// Others.
+impl EventLoop {
+    /// A signal of a device whose chain holds. It is acknowledged when this returns.
+    pub(crate) fn take_contact_signal(
+        &mut self,
+        sender: &VerifiedChain,
+        certificate: &halloo_protocol::wire::Signed<halloo_protocol::identity::DeviceCertificate>,
+        signal: ContactSignal,
+    ) -> Result<(), Reason> {
+        if !self.admit_signal(sender) {
+            self.counters.rate_limited += 1;
+            return Err(Reason::TOO_MANY);
+        }
+        debug!(signal = signal.name(), "contact signal");
+        match self.run_roster(|roster, signer| roster.receive(sender, certificate, signal, signer)) {
+            Ok(taken) => taken,
+            Err(error) => {
+                warn!(%error, "contact signal not kept");
+                // The sender tries again later.
+                Err(Reason::TOO_MANY)
+            }
+        }
+    }
+
+    /// True if a signal of this sender is looked at. Contacts are limited by what messages are.
+    fn admit_signal(&mut self, sender: &VerifiedChain) -> bool {
+        if matches!(self.relation(&sender.user), Relation::Own | Relation::Contact) {
+            return true;
+        }
+        let now = Instant::now();
+        let (one, all) = if self.settings.lab { (LAB_RATE, LAB_RATE) } else { (REQUEST_RATE, REQUESTS_RATE) };
+        self.contacts.requests.take(&sender.user.identity.0, one, now).is_ok()
+            && self.contacts.requests.take(&EVERYBODY, all, now).is_ok()
+    }
+
+    /// What a user whose chain holds is to this one. A contact's changed key is noted.
+    pub(crate) fn relation(&mut self, user: &VerifiedUser) -> Relation {
+        if user.identity == self.identity.identity() {
+            return Relation::Own;
+        }
+        let relation = self.contacts.roster.relation(&user.id, &user.identity);
+        if relation == Relation::Changed {
+            self.note_identity(&user.id, Seen { identity: user.identity, serial: user.serial, is_successor: false });
+        }
+        relation
+    }
+
+    /// Whether a user may do something, and why.
+    pub(crate) fn decide(&mut self, user: &VerifiedUser, kind: Kind) -> Decision {
+        let relation = self.relation(user);
+        let decision = decide(&self.contacts.privacy, relation, kind);
+        if !decision.is_allowed {
+            debug!(?kind, because = %decision.because, "refused by the privacy settings");
+        }
+        decision
+    }
+
+    /// A name was seen with this key.
+    pub(crate) fn note_identity(&mut self, user: &UserId, seen: Seen) {
+        if self.contacts.roster.entry(user).is_none_or(|entry| entry.identity() == Some(seen.identity)) {
+            return;
+        }
+        if let Err(error) = self.run_roster(|roster, signer| roster.see(user, seen, signer)) {
+            warn!(%error, "a changed key was not noted");
+        }
+    }
+
+    /// The key that is taken for a user's, if they are in the list.
+    pub(crate) fn contact_identity(&self, user: &UserId) -> Option<IdentityKey> {
+        self.contacts.roster.entry(user)?.identity()
+    }
+
+    /// True if the list tells by itself when this user's key changes.
+    pub(crate) fn is_watched(&self, user: &UserId) -> bool {
+        matches!(self.contacts.roster.standing(user), Standing::Contact | Standing::Changed | Standing::Asked)
+    }
+
+    /// Nothing is said to a contact's name under another key before the person has looked at it.
+    pub(crate) fn refuse_changed(&self, user: &UserId) -> Result<(), NodeError> {
+        if self.contacts.roster.standing(user) == Standing::Changed {
+            return Err(NodeError::IdentityChanged { username: self.labels.display(user) });
+        }
+        Ok(())
+    }
+
+    /// Leave to use a service of a contact's device, and the key to use it with.
+    pub(crate) fn contact_capability(
+        &self,
+        user: &UserId,
+        device: &DeviceKey,
+        service: halloo_protocol::capability::Service,
+    ) -> Option<(wire::Signed<halloo_protocol::capability::Capability>, halloo_protocol::key::SecretKey)> {
+        let entry = self.contacts.roster.entry(user).filter(|entry| entry.standing() == Standing::Contact)?;
+        Some((entry.capability(device, service)?.clone(), entry.own_pairwise()?))
+    }
+
+    /// The name this user is shown by.
+    pub(crate) fn own_display_name(&self) -> String {
+        let profile = self.contacts.roster.own().profile.as_ref().map(|card| card.profile.unverified().display_name.clone());
+        profile.or_else(|| self.settings.display_name.clone()).unwrap_or_default()
+    }
+}
+
+// Own other devices.
+impl EventLoop {
+    fn share_soon(&mut self) {
+        self.contacts.share_at.get_or_insert_with(|| Instant::now() + SHARE_AFTER);
+    }
+
+    /// The own record shows which other devices this user has. A new one is told everything.
+    pub(crate) fn contacts_own_devices(&mut self, others: BTreeSet<DeviceKey>) {
+        let told = self.store.read::<_, StoreError>(|view| view.setting_value::<BTreeSet<DeviceKey>>(OWN_DEVICES));
+        let told = told.ok().flatten().unwrap_or_default();
+        if others.is_subset(&told) {
+            return;
+        }
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(OWN_DEVICES, &others)) {
+            return warn!(%error, "own devices not noted");
+        }
+        self.contacts.unshared.extend(self.contacts.roster.entries().map(|entry| entry.user.clone()));
+        self.contacts.is_own_unshared = true;
+        self.share_soon();
+    }
+
+    fn has_other_devices(&self) -> bool {
+        let key = RecordKey::of(&self.identity.user_id());
+        let me = self.identity.device();
+        let record = self.directory.machine.own_record(&key);
+        record.is_some_and(|record| record.entries().any(|parts| parts.device() != me))
+    }
+
+    /// Tells own other devices what has changed.
+    fn share_roster(&mut self) {
+        let users = std::mem::take(&mut self.contacts.unshared);
+        let is_own = std::mem::take(&mut self.contacts.is_own_unshared);
+        if !self.has_other_devices() {
+            return;
+        }
+        let mut shares = Vec::new();
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for entry in users.iter().filter_map(|user| self.contacts.roster.entry(user)) {
+            let length = wire::encoded_len(entry);
+            if batch.len() >= SHARED_ENTRIES_MAX || bytes + length > SHARE_BYTES_MAX {
+                shares.push(std::mem::take(&mut batch));
+                bytes = 0;
+            }
+            bytes += length;
+            batch.push(entry.clone());
+        }
+        if !batch.is_empty() {
+            shares.push(batch);
+        }
+        let own = self.contacts.roster.own().clone();
+        let share = |entries, own: Option<OwnKeys>| {
+            let (presence, profile) = own.map_or((None, None), |own| (Some(own.presence), own.profile));
+            ContactSignal::Share(Box::new(RosterShare { entries, presence, profile, extensions: Extensions::none() }))
+        };
+        let mut signals: Vec<ContactSignal> = shares.into_iter().map(|entries| share(entries, None)).collect();
+        if is_own {
+            signals.push(share(Vec::new(), Some(own)));
+        }
+        let me = self.identity.user_id();
+        let now = self.now();
+        let ids: Vec<MessageId> = signals.iter().map(|_| MessageId::random(&mut self.rng)).collect();
+        let queued = self.store.transaction::<_, StoreError>(|tx| {
+            let envelopes = ids.into_iter().zip(&signals).map(|(id, signal)| signal_envelope(id, &me, &me, signal, now));
+            envelopes.map(|envelope| crate::messages::keep_signal(tx, &me, envelope, now.unix)).collect::<Result<Vec<_>, _>>()
+        });
+        match queued {
+            Ok(queued) => self.queue_kept(queued, now),
+            Err(error) => warn!(%error, "own devices not told of contacts"),
+        }
+    }
+}
