@@ -17,6 +17,7 @@
 //! | [`id`], [`event`] | ids of calls, messages, conversations; kinds of events |
 //! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
 //! | [`message`] | envelopes, receipts, outbox and inbox |
+//! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
 //! | [`capability`], [`rate`] | tokens for helpers' services; how often somebody may ask |
 //!
@@ -36,6 +37,7 @@ pub mod kademlia;
 pub mod key;
 pub mod message;
 pub mod node;
+pub mod presence;
 pub mod push;
 pub mod rate;
 pub mod redact;
