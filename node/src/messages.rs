@@ -11,7 +11,7 @@ use halloo_protocol::call::Reason;
 use halloo_protocol::contact::privacy::{Kind, Relation};
 use halloo_protocol::directory::DirectoryRecord;
 use halloo_protocol::id::{ConversationId, MessageId};
-use halloo_protocol::identity::{UserId, VerifiedChain};
+use halloo_protocol::identity::{DeviceCertificate, UserId, VerifiedChain};
 use halloo_protocol::key::{DeviceKey, PublicKey};
 use halloo_protocol::message::{
     CopyState, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageState as WireState, Outbox,
@@ -19,7 +19,7 @@ use halloo_protocol::message::{
 };
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::{Now, UnixTime};
-use halloo_protocol::wire::{self, Extensions, Frame, Message};
+use halloo_protocol::wire::{self, Extensions, Frame, Message, Signed};
 use libp2p::PeerId;
 use tracing::{debug, warn};
 

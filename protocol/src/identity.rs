@@ -17,6 +17,7 @@ pub use certificate::{
     DEVICE_CERTIFICATE_SECS_MAX, DeviceCertificate, DeviceCertificateParams, KeySuccession, KeySuccessionParams, LinkedId, SLOTS,
     SigningCertificate, Tombstone, USER_CERTIFICATE_SECS, USER_RENEWAL_AFTER_SECS, UserCertificate,
 };
+pub(crate) use chain::verify_device;
 pub use chain::{AUTHORITIES_MAX, Chain, ChainError, TrustStore, UserChain, VerifiedChain, VerifiedUser};
 pub use recovery::{RecoveryError, RecoveryPhrase};
 pub use revocation::{REVOCATION_LIST_BYTES_MAX, RevocationList, RevokedSerial, SignedRevocationList};

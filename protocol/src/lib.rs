@@ -19,6 +19,7 @@
 //! | [`message`] | envelopes, receipts, outbox and inbox |
 //! | [`mailbox`] | letters kept for devices that aren't there: sealing, who may leave how many |
 //! | [`contact`], [`profile`] | who knows whom, by signature of both; who may do what; what contacts see |
+//! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
 //! | [`capability`], [`rate`] | tokens for helpers' services; how often somebody may ask |
 //!
@@ -41,6 +42,7 @@ pub mod mailbox;
 pub mod message;
 pub mod node;
 pub mod profile;
+pub mod presence;
 pub mod push;
 pub mod rate;
 pub mod redact;

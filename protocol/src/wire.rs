@@ -320,6 +320,13 @@ impl<T: Body> Signed<T> {
         Self { version: T::VERSION, bytes, signature, value }
     }
 
+    /// Signs `value` with a key that isn't a [`SecretKey`]: `sign` gets the bytes to sign.
+    pub(crate) fn sign_with(value: T, sign: impl FnOnce(&[u8]) -> Signature) -> Self {
+        let bytes = encode(&value);
+        let signature = sign(&Self::signed_bytes(T::VERSION, &bytes));
+        Self { version: T::VERSION, bytes, signature, value }
+    }
+
     /// Checks the signature.
     ///
     /// # Errors

@@ -1,0 +1,132 @@
+//! What the simulator drives: any state machine that takes an input and the time, and says what to send.
+
+use std::time::{Duration, Instant};
+
+use halloo_protocol::time::Now;
+
+/// A node of the simulated network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u32);
+
+impl NodeId {
+    /// Its position in the network's list.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Numbers a kind of message, for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Kind(pub u16);
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Nobody used it, or a side closed it.
+    Idle,
+    /// The heartbeat stopped.
+    Lost,
+    /// The other node said goodbye.
+    Left,
+}
+
+/// What happens to a node.
+#[derive(Debug)]
+pub enum Input<M> {
+    /// It has started.
+    Start,
+    /// The time that [`Machine::poll_timeout`] asked for has come.
+    Timeout,
+    /// A connection is open.
+    Connected {
+        /// To whom.
+        peer: NodeId,
+        /// Whether this side dialled.
+        is_dialler: bool,
+        /// Its round trip, as the handshake showed it.
+        rtt: Duration,
+    },
+    /// A connection has ended.
+    Disconnected {
+        /// To whom.
+        peer: NodeId,
+        /// How.
+        reason: Closed,
+    },
+    /// Nobody answered a dial.
+    DialFailed {
+        /// Who was dialled.
+        peer: NodeId,
+    },
+    /// A message has arrived.
+    Message {
+        /// From whom; the transport vouches for it.
+        from: NodeId,
+        /// What.
+        message: M,
+    },
+}
+
+/// A node's behaviour, without I/O. The same code may run in production behind another driver.
+pub trait Machine: Sized {
+    /// What nodes send each other.
+    type Message;
+    /// What a node reports to whoever runs the simulation.
+    type Event;
+    /// What all nodes share: identities, name to address, signing keys. Nothing that real nodes would have to learn.
+    type World;
+
+    /// Takes an input; what it wants done goes to `out`.
+    fn handle(&mut self, world: &mut Self::World, now: Now, input: Input<Self::Message>, out: &mut Outbox<Self>);
+
+    /// When it wants [`Input::Timeout`] at the latest.
+    fn poll_timeout(&self) -> Option<Instant>;
+}
+
+/// What a machine wants done.
+#[derive(Debug)]
+pub(crate) enum Command<M> {
+    Send { to: NodeId, message: M, kind: Kind, bytes: usize },
+    Dial(NodeId),
+    DialNobody,
+    Keep(NodeId, bool),
+}
+
+/// Collects what a machine wants done.
+#[derive(Debug)]
+pub struct Outbox<M: Machine> {
+    pub(crate) commands: Vec<Command<M::Message>>,
+    pub(crate) events: Vec<M::Event>,
+}
+
+impl<M: Machine> Outbox<M> {
+    pub(crate) const fn new() -> Self {
+        Self { commands: Vec::new(), events: Vec::new() }
+    }
+
+    /// Sends a message, dialling if need be. `bytes` is its encoded length; what transports add is estimated by the network.
+    pub fn send(&mut self, to: NodeId, kind: Kind, bytes: usize, message: M::Message) {
+        self.commands.push(Command::Send { to, message, kind, bytes });
+    }
+
+    /// Opens a connection if none is open.
+    pub fn dial(&mut self, peer: NodeId) {
+        self.commands.push(Command::Dial(peer));
+    }
+
+    /// Dials an address where nobody is: costs the packets.
+    pub fn dial_nobody(&mut self) {
+        self.commands.push(Command::DialNobody);
+    }
+
+    /// Whether an open connection stays open while it is idle. One that neither side keeps is closed after a while.
+    pub fn keep(&mut self, peer: NodeId, is_kept: bool) {
+        self.commands.push(Command::Keep(peer, is_kept));
+    }
+
+    /// Reports something.
+    pub fn event(&mut self, event: M::Event) {
+        self.events.push(event);
+    }
+}
