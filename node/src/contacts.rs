@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use halloo_protocol::call::Reason;
 use halloo_protocol::contact::privacy::{Decision, Kind, PrivacySettings, Relation, decide};
 use halloo_protocol::contact::{
-    ContactSignal, OwnKeys, PresenceKey, Roster, RosterAction, RosterEvent, RosterShare, SHARED_ENTRIES_MAX, Secret32, Seen, Signer,
-    Standing,
+    ContactSignal, OwnKeys, PresenceKey, PresenceSecret, Roster, RosterAction, RosterEvent, RosterShare, SHARED_ENTRIES_MAX,
+    Secret32, Seen, Signer, Standing,
 };
 use halloo_protocol::directory::RecordKey;
 use halloo_protocol::id::{ConversationId, MessageId};
@@ -98,7 +98,7 @@ impl ContactsState {
                 own
             }
         };
-        let published_epoch = own.presence.epoch;
+        let published_epoch = own.presence.epoch();
         Ok(Self {
             roster: load(store, own)?,
             privacy: privacy.unwrap_or_default(),
@@ -112,7 +112,12 @@ impl ContactsState {
     }
 
     /// The key contacts hold.
-    pub(crate) const fn presence_key(&self) -> &PresenceKey {
+    pub(crate) fn presence_key(&self) -> PresenceKey {
+        self.roster.own().presence.key()
+    }
+
+    /// What it follows from; own devices alone have it.
+    pub(crate) const fn presence_secret(&self) -> &PresenceSecret {
         &self.roster.own().presence
     }
 

@@ -34,8 +34,8 @@ pub use roster::{
 pub use statement::{Attested, ContactStatement, Stance, StatementError, is_mutual};
 
 use crate::capability::Capability;
-use crate::directory::SealKey;
-use crate::key::{PublicKey, hash};
+use crate::key::PublicKey;
+pub use crate::presence::topic::{PresenceKey, PresenceSecret};
 use crate::profile::ProfileCard;
 use crate::wire::{self, DecodeError, Extensions, Signed};
 
@@ -76,24 +76,6 @@ impl Secret32 {
 impl fmt::Debug for Secret32 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret32(..)")
-    }
-}
-
-/// The key only a user's contacts hold. It opens the sealed part of directory entries, and presence. A new epoch begins whenever somebody
-/// stops being a contact.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
-pub struct PresenceKey {
-    /// From 1 on; 0 is the directory's key that follows from the name.
-    pub epoch: u32,
-    /// The key.
-    pub key: Secret32,
-}
-
-impl PresenceKey {
-    /// The key that seals entries in this epoch.
-    #[must_use]
-    pub fn seal_key(&self) -> SealKey {
-        SealKey::from_bytes(hash("halloo seal key of contacts", &[&self.epoch.to_be_bytes(), self.key.as_bytes()]))
     }
 }
 
@@ -176,7 +158,7 @@ pub struct RosterShare {
     /// At most [`SHARED_ENTRIES_MAX`].
     pub entries: Vec<RosterEntry>,
     /// The user's own key for contacts.
-    pub presence: Option<PresenceKey>,
+    pub presence: Option<PresenceSecret>,
     /// The user's own profile.
     pub profile: Option<ProfileCard>,
     /// Room to grow.

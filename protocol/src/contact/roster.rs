@@ -22,7 +22,7 @@ pub use entry::RosterEntry;
 use super::privacy::Relation;
 use super::statement::{Attested, ContactStatement, Stance};
 use super::{
-    ContactAnswer, ContactKeys, ContactRemoval, ContactRequest, ContactSignal, ContactUpdate, PresenceKey,
+    ContactAnswer, ContactKeys, ContactRemoval, ContactRequest, ContactSignal, ContactUpdate, PresenceSecret,
     REQUEST_NAME_BYTES_MAX, REQUEST_TEXT_BYTES_MAX, Secret32,
 };
 use crate::capability::{CAPABILITY_SECS_MAX, Capability, CapabilityId, Holder, Issuer, Limits, Service};
@@ -167,8 +167,8 @@ pub struct Contact {
 /// The user's own part.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct OwnKeys {
-    /// What contacts hold.
-    pub presence: PresenceKey,
+    /// What the presence key of contacts follows from.
+    pub presence: PresenceSecret,
     /// What contacts see.
     pub profile: Option<ProfileCard>,
 }
@@ -177,7 +177,7 @@ impl OwnKeys {
     /// A new user's.
     #[must_use]
     pub fn new(key: Secret32) -> Self {
-        Self { presence: PresenceKey { epoch: 1, key }, profile: None }
+        Self { presence: PresenceSecret::new(1, *key.as_bytes()), profile: None }
     }
 }
 
@@ -635,11 +635,11 @@ impl Roster {
     }
 
     /// Takes in the own part that another device of this user has.
-    pub fn merge_own(&mut self, presence: Option<PresenceKey>, profile: Option<ProfileCard>, signer: &mut Signer<'_>) {
+    pub fn merge_own(&mut self, presence: Option<PresenceSecret>, profile: Option<ProfileCard>, signer: &mut Signer<'_>) {
         let before = self.own.clone();
         if let Some(presence) = presence
             && presence > self.own.presence
-            && presence.epoch > 0
+            && presence.epoch() > 0
         {
             self.own.presence = presence;
         }
@@ -658,8 +658,8 @@ impl Roster {
 
     /// Begins a new epoch: who isn't told has nothing from now on.
     fn raise_epoch(&mut self, signer: &mut Signer<'_>) {
-        let epoch = self.own.presence.epoch.saturating_add(1);
-        self.own.presence = PresenceKey { epoch, key: signer.secret() };
+        let epoch = self.own.presence.epoch().saturating_add(1);
+        self.own.presence = PresenceSecret::new(epoch, *signer.secret().as_bytes());
         self.actions.push_back(RosterAction::OwnChanged);
     }
 
@@ -712,18 +712,18 @@ impl Roster {
     fn keys_hash(&self, contact: &Contact) -> [u8; 32] {
         let holder = contact.entry.pairwise.map_or([0; 32], |(_, key)| key.0);
         let presence = &self.own.presence;
-        hash("halloo keys told", &[&presence.epoch.to_be_bytes(), presence.key.as_bytes(), &holder])
+        hash("halloo keys told", &[&presence.epoch().to_be_bytes(), presence.to_bytes().as_slice(), &holder])
     }
 
     /// The keys for a contact; without a key to make them out to, no capabilities.
     fn keys_for(&self, user: &UserId, signer: &mut Signer<'_>) -> Option<ContactKeys> {
         let holder = self.contacts.get(user)?.entry.pairwise.map(|(_, key)| key);
-        let epoch = self.own.presence.epoch;
+        let epoch = self.own.presence.epoch();
         let mut capabilities = Vec::new();
         if let Some(holder) = holder {
             capabilities.extend(SERVICES.map(|service| capability(service, holder, epoch, signer)));
         }
-        Some(ContactKeys { presence: self.own.presence.clone(), capabilities, extensions: Extensions::none() })
+        Some(ContactKeys { presence: self.own.presence.key(), capabilities, extensions: Extensions::none() })
     }
 
     /// Makes a new statement about `user`, above all that this user has said and that the other has ended.

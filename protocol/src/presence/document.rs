@@ -270,9 +270,7 @@ impl SealedDocument {
         let aad = associated(&topic, body.sequence);
         let (nonce, sealed) = body.sealed.split_at_checked(NONCE_BYTES).ok_or(DocumentError::Seal)?;
         let nonce = <[u8; NONCE_BYTES]>::try_from(nonce).map_err(|_| DocumentError::Seal)?;
-        let plain = cipher
-            .decrypt(&XNonce::from(nonce), Payload { msg: sealed, aad: &aad })
-            .map_err(|_| DocumentError::Seal)?;
+        let plain = cipher.decrypt(&XNonce::from(nonce), Payload { msg: sealed, aad: &aad }).map_err(|_| DocumentError::Seal)?;
         let signed: Signed<Document> = wire::decode(content(&plain)?, Document::LIMIT + 80)?;
         let document = signed.verify(&device.0).map_err(DocumentError::Inside)?;
         if document.identity != *identity {
@@ -431,7 +429,10 @@ mod tests {
         assert!(open(&body(|_| ())).is_ok());
         assert_eq!(open(&body(|body| body.sequence += 1)), Err(DocumentError::Seal));
         assert_eq!(open(&body(|body| body.expires_at = body.expires_at.plus_secs(1))), Err(DocumentError::Mismatch("end")));
-        assert_eq!(good.open(&key, &IdentityKey(sent.device.0), &sent.device, key.day(NOW)), Err(DocumentError::Mismatch("user")));
+        assert_eq!(
+            good.open(&key, &IdentityKey(sent.device.0), &sent.device, key.day(NOW)),
+            Err(DocumentError::Mismatch("user"))
+        );
     }
 
     #[test]

@@ -15,6 +15,7 @@ use curve25519_dalek::edwards::{CompressedEdwardsY, EdwardsPoint};
 use sha2::{Digest, Sha512};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use crate::directory::SealKey;
 use crate::key::{DeviceKey, PublicKey, Signature, hash};
 use crate::time::{CLOCK_TOLERANCE_SECS, UnixTime};
 
@@ -72,7 +73,7 @@ pub struct Day(pub u64);
 /// What contacts hold: finds and opens the presence of a user's devices, and can't speak for them.
 ///
 /// Handed over pairwise, sealed, when two become contacts, and again with a higher epoch when somebody was removed.
-#[derive(Clone, PartialEq, Eq, Encode, Decode, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Zeroize, ZeroizeOnDrop)]
 pub struct PresenceKey {
     /// Which of the user's presence keys; grows.
     pub epoch: u32,
@@ -87,6 +88,12 @@ impl fmt::Debug for PresenceKey {
 }
 
 impl PresenceKey {
+    /// The key that seals the directory entries of the user's devices in this epoch.
+    #[must_use]
+    pub fn seal_key(&self) -> SealKey {
+        SealKey::from_bytes(hash("halloo seal key of contacts", &[&self.epoch.to_be_bytes(), &self.secret]))
+    }
+
     /// How many seconds before 1970 this user's first day started.
     fn day_shift(&self) -> u64 {
         let digest = hash("halloo presence day shift", &[&self.secret]);
@@ -112,10 +119,7 @@ impl PresenceKey {
     }
 
     fn blinding(&self, device: &DeviceKey, day: Day) -> Scalar {
-        scalar(
-            "halloo presence topic",
-            &[&self.secret, &self.epoch.to_be_bytes(), device.as_bytes(), &day.0.to_be_bytes()],
-        )
+        scalar("halloo presence topic", &[&self.secret, &self.epoch.to_be_bytes(), device.as_bytes(), &day.0.to_be_bytes()])
     }
 
     /// The topic of a device on a day; `None` if the key isn't one.
@@ -132,7 +136,7 @@ impl PresenceKey {
 }
 
 /// What a user's devices share and nobody else has: speaks under the user's topics.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Zeroize, ZeroizeOnDrop)]
 pub struct PresenceSecret {
     epoch: u32,
     seed: [u8; 32],

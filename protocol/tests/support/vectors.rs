@@ -12,7 +12,7 @@ use halloo_protocol::call::{
 use halloo_protocol::capability::{Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
 use halloo_protocol::contact::{
     Asking, ContactAnswer, ContactKeys, ContactLink, ContactRemoval, ContactRequest, ContactSignal, ContactStatement,
-    ContactUpdate, OwnKeys, PresenceKey, Roster, RosterShare, Secret32, Signer, Stance,
+    ContactUpdate, OwnKeys, PresenceSecret, Roster, RosterShare, Secret32, Signer, Stance,
 };
 use halloo_protocol::directory::{DeviceEntry, Lease, Place, RecordKey};
 use halloo_protocol::directory::{DeviceKind, Helper, PrivatePart, PushAddress, RECORD_BYTES_MAX, UnverifiedRecord};
@@ -445,7 +445,7 @@ fn contact_request() -> ContactRequest {
 }
 
 fn contact_keys() -> ContactKeys {
-    let presence = PresenceKey { epoch: 2, key: Secret32::from_bytes([7; 32]) };
+    let presence = PresenceSecret::new(2, [7; 32]).key();
     ContactKeys { presence, capabilities: vec![capability()], extensions: extensions() }
 }
 

@@ -15,9 +15,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::{DeviceKey, Gossip, LinkId, Misdeed, Neighbour, Now, Out, Output, Timer, TopicId};
+use crate::kademlia::DisconnectReason;
 #[cfg(test)]
 use crate::presence::message::Mode;
-use crate::kademlia::DisconnectReason;
 use crate::presence::message::{
     DOCUMENTS_PER_FRAME_MAX, Digest, HINTS_PER_FRAME_MAX, NamedTopic, Part, PassedDocument, PresenceGossip, TOPICS_PER_FRAME_MAX,
     TopicName, TopicPlace, TopicSlot, TopicWant,

@@ -6,8 +6,8 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 
 use super::{
-    COMPANY, COMPANY_LONG, Dial, DeviceKey, Gossip, Held, In, LinkId, Missing, Mode, Now, Out, Output, REDIAL, REDIAL_MAX, SETTLE,
-    SealedDocument, Timer, TopicId, TopicState, Way,
+    COMPANY, COMPANY_LONG, DeviceKey, Dial, Gossip, Held, In, LinkId, Missing, Mode, Now, Out, Output, REDIAL, REDIAL_MAX,
+    SETTLE, SealedDocument, Timer, TopicId, TopicState, Way,
 };
 
 /// How long a document may come later from the parent than its digest from another.
@@ -74,8 +74,16 @@ impl Gossip {
         let device = self.link(link).peer.device;
         let is_owner = state_watch_device(self.state(id)) == Some(device);
         let Some(slot) = self.link(link).name(id) else { return };
-        let entry =
-            In { link, slot, mode: Mode::Ride, is_known: is_owner || is_carrier, is_carrier, sequence: 0, hops: u8::MAX, misses: 0 };
+        let entry = In {
+            link,
+            slot,
+            mode: Mode::Ride,
+            is_known: is_owner || is_carrier,
+            is_carrier,
+            sequence: 0,
+            hops: u8::MAX,
+            misses: 0,
+        };
         self.state(id).ins.push(entry);
         if is_owner || (is_carrier && self.state(id).parent.is_none()) {
             self.make_parent(id, link, now);
