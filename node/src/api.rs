@@ -26,6 +26,7 @@ mod network;
 mod openapi;
 mod page;
 mod power;
+mod presence;
 mod push;
 mod route;
 mod server;
@@ -71,6 +72,7 @@ fn routes() -> Vec<Route> {
     routes.extend(directory::routes());
     routes.extend(messages::routes());
     routes.extend(calls::routes());
+    routes.extend(presence::routes());
     routes.extend(push::routes());
     routes.extend(power::routes());
     routes.extend(authority::routes());

@@ -178,6 +178,10 @@ impl NodeBuilder {
     /// Serves this, whatever the node would decide by itself. May be called several times.
     pub fn role(mut self, roles: Roles) -> Self {
         self.settings.roles = self.settings.roles.union(roles);
+        // Whoever keeps letters for a device is named in its entry, and carries its presence too.
+        if self.settings.roles.contains(Roles::MAILBOX) {
+            self.settings.roles = self.settings.roles.union(Roles::CARRIER);
+        }
         self
     }
 
@@ -391,6 +395,9 @@ impl NodeBuilder {
         let local = LocalNode { device: self.identity.device(), place: self.identity.place(), is_serving: false };
         let numbers = crate::directory::own_numbers(&store)?;
         let contacts = crate::contacts::ContactsState::open(&store, &mut rng, instant)?;
+        let mut presence_seed = [0; 32];
+        rand::Rng::fill_bytes(&mut rng, &mut presence_seed);
+        let presence = crate::presence::PresenceState::open(&store, &self.identity, &settings, &contacts, presence_seed, now)?;
         let event_loop = EventLoop {
             directory: crate::directory::DirectoryState::new(local, settings.lab, seed, numbers, now),
             swarm,
@@ -415,6 +422,7 @@ impl NodeBuilder {
             enrolment: crate::enrolment::EnrolmentState::default(),
             messages: crate::messages::MessagesState::default(),
             contacts,
+            presence,
             calls: crate::calls::CallsState::default(),
             push: crate::push::PushState::new(ends.service),
             authority: None,

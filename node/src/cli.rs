@@ -19,6 +19,7 @@ mod msg;
 mod output;
 mod parse;
 mod peers;
+mod presence;
 mod progress;
 mod push;
 mod relay;
@@ -108,6 +109,9 @@ enum Command {
     /// Messages
     #[command(subcommand)]
     Msg(msg::Command),
+    /// What contacts see of each other: online, away, do not disturb
+    #[command(subcommand)]
+    Presence(presence::Command),
     /// Call somebody; all of their devices ring
     Call(call::Args),
     /// Calls in progress and past
@@ -174,6 +178,7 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Why(args) => why::run(context, args).await,
         Command::Resolve(args) => resolve::run(context, args).await,
         Command::Msg(command) => msg::run(context, command).await,
+        Command::Presence(command) => presence::run(context, command).await,
         Command::Call(args) => call::run(context, args).await,
         Command::Calls(command) => calls::run(context, command).await,
         Command::Push(command) => push::run(context, command).await,

@@ -236,6 +236,7 @@ impl EventLoop {
         for action in actions {
             match action {
                 RosterAction::Persist { user } => {
+                    self.presence_contact_changed(&user);
                     self.contacts.unshared.insert(user);
                     self.share_soon();
                 }
@@ -259,6 +260,7 @@ impl EventLoop {
         if std::mem::replace(&mut self.contacts.published_epoch, epoch) != epoch {
             info!(epoch, "contacts have a new key");
             self.push_epoch_changed();
+            self.mailbox_epoch_changed();
         }
         self.publish_soon();
     }

@@ -15,11 +15,12 @@ use crate::timestamp::Timestamp;
 const PEERS_LISTED_MAX: usize = 1_000;
 
 /// The names of roles, in the order they are listed.
-const ROLE_NAMES: [(Roles, &str); 5] = [
+const ROLE_NAMES: [(Roles, &str); 6] = [
     (Roles::DIRECTORY, "directory"),
     (Roles::RELAY, "relay"),
     (Roles::GATEWAY, "gateway"),
     (Roles::MAILBOX, "mailbox"),
+    (Roles::CARRIER, "carrier"),
     (Roles::AUTHORITY, "authority"),
 ];
 

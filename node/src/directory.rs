@@ -82,6 +82,8 @@ pub(crate) enum Waiter {
     DialAgain(halloo_protocol::call::CallId),
     /// Messages to this user.
     Messages,
+    /// A contact's presence.
+    Presence,
     /// Somebody who is being added to the contact list.
     Contact(Box<crate::contacts::Adding>),
 }

@@ -31,6 +31,8 @@ use tracing::{debug, info};
 use crate::address;
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::builder::Settings;
+use crate::handle::presence::PresenceCommand;
+use crate::handle::problem::NodeError;
 use crate::handle::{Command, CommandReceiver, Event, EventSender, Reply};
 use crate::identity::LocalIdentity;
 use crate::labels::Labels;
@@ -126,6 +128,7 @@ pub(crate) struct EventLoop {
     pub(crate) gateway: Option<crate::roles::gateway::Gateway>,
     pub(crate) media_relay: Option<crate::roles::relay::MediaRelay>,
     pub(crate) relays: crate::relays::RelaysState,
+    pub(crate) presence: crate::presence::PresenceState,
     pub(crate) mailbox: Option<crate::roles::mailbox::Mailbox>,
     pub(crate) mailboxes: crate::mailboxes::MailboxesState,
     pub(crate) started: Instant,
@@ -302,7 +305,12 @@ impl EventLoop {
         let now = Instant::now();
         // Failures left over from the last round are not kept waiting.
         let mut wake = if self.failures.is_empty() { self.tick_at } else { now };
-        let deadlines = [self.rpc.next_deadline(), self.directory.machine.poll_timeout(), self.calls.next_deadline()];
+        let deadlines = [
+            self.rpc.next_deadline(),
+            self.directory.machine.poll_timeout(),
+            self.calls.next_deadline(),
+            self.presence.poll_timeout(),
+        ];
         for deadline in deadlines.into_iter().flatten() {
             wake = wake.min(deadline);
         }
@@ -331,6 +339,7 @@ impl EventLoop {
         self.relays_tick(now);
         self.mailbox_tick(now);
         self.mailboxes_tick(now);
+        self.presence_tick(now);
     }
 
     fn handle_internal(&mut self, news: Internal) {
@@ -351,6 +360,8 @@ impl EventLoop {
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
+            Command::Presence(PresenceCommand::Set { reply, .. }) => reply.send(Err(NodeError::Suspended.into())),
+            Command::Presence(command) => self.handle_presence(command),
             other => refuse_asleep(other),
         }
     }
@@ -370,6 +381,7 @@ impl EventLoop {
             Command::MessageWait { id, reply } => self.handle_message_wait(&id, reply),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
             Command::Contacts(command) => self.handle_contacts(command),
+            Command::Presence(command) => self.handle_presence(command),
             Command::CallDial { options, reply } => self.handle_dial(options, reply),
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
             Command::CallAnswer { call_id, options, reply } => self.handle_call_answer(&call_id, options, reply),
@@ -533,7 +545,6 @@ impl EventLoop {
 
 /// Answers a command that a suspended node can't carry out.
 fn refuse_asleep(command: Command) {
-    use crate::handle::problem::NodeError;
     fn refuse<T, E: From<NodeError>>(reply: Reply<T, E>) {
         reply.send(Err(NodeError::Suspended.into()));
     }
@@ -563,6 +574,7 @@ fn refuse_asleep(command: Command) {
         | Command::CallList(_)
         | Command::PushList(_)
         | Command::MessageList { .. }
+        | Command::Presence(_)
         | Command::Suspend { .. }
         | Command::Wake { .. }
         | Command::Shutdown(_) => {}

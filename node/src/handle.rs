@@ -23,6 +23,7 @@ pub mod events;
 pub mod messages;
 pub mod network;
 pub mod power;
+pub mod presence;
 pub mod problem;
 pub mod push;
 pub mod totals;
@@ -38,6 +39,7 @@ pub use events::{Event, EventRecord, EventSender, EventStream};
 use messages::{MessageError, MessageList, MessageListOptions, MessageStatus, Messages};
 use network::{Diagnosis, Explanation, NetworkError, PeerList, RelayUsage, Status, WhyError};
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
+use presence::{Presence, PresenceCommand};
 use problem::NodeError;
 use push::{Push, PushError, PushList, PushRegistration, PushTarget};
 use totals::{Publication, Renewal, Totals};
@@ -115,6 +117,8 @@ pub enum Command {
     },
     /// [`Contacts`]
     Contacts(ContactCommand),
+    /// [`Presence`]
+    Presence(PresenceCommand),
     /// [`Calls::dial`]; answered when the call is over. A closed reply means: hang up.
     CallDial {
         options: DialOptions,
@@ -204,6 +208,12 @@ impl Node {
     #[must_use]
     pub fn contacts(&self) -> Contacts<'_> {
         Contacts(self)
+    }
+
+    /// What contacts see of each other.
+    #[must_use]
+    pub fn presence(&self) -> Presence<'_> {
+        Presence(self)
     }
 
     /// Calls, out and in.

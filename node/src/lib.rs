@@ -46,6 +46,7 @@ pub mod labels;
 mod mailboxes;
 mod messages;
 mod network;
+mod presence;
 pub mod push;
 mod reach;
 mod relays;

@@ -7,13 +7,14 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
+use halloo_protocol::capability::{CapabilityProof, Service};
 use halloo_protocol::directory::Helper;
 use halloo_protocol::id::MessageId;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::mailbox::{
-    DONE_MAX, Letter, LetterError, LetterId, MailboxItem, MailboxItems, MailboxKept, MailboxOpen, MailboxOpened, MailboxPut,
-    MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
+    Admission, DONE_MAX, Letter, LetterError, LetterId, MailboxItem, MailboxItems, MailboxKept, MailboxOpen, MailboxOpened,
+    MailboxPut, MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
 };
 use halloo_protocol::message::{DeliveryStatus, MessageDelivered};
 use halloo_protocol::node::Roles;
@@ -238,7 +239,9 @@ impl EventLoop {
         if let Some(own) = self.mailboxes.get_mut(&helper.device) {
             own.is_asking = true;
         }
-        let request = MailboxOpen { epoch: 0, revoked: Vec::new(), has_door: true, extensions: Extensions::none() };
+        // Strangers may ask to be contacts whatever the settings are: that is what the door is for.
+        let epoch = self.contacts.presence_secret().epoch();
+        let request = MailboxOpen { epoch, revoked: Vec::new(), has_door: true, extensions: Extensions::none() };
         let purpose = Purpose::OwnMailbox(BoxRequest::Open(helper.device));
         self.request(&target, &request, purpose, TIMEOUT);
     }
@@ -348,6 +351,15 @@ impl EventLoop {
         self.mailboxes.check_at = None;
         self.keep_boxes();
         self.publish_soon();
+    }
+
+    /// Capabilities of former contacts are void: the mailboxes are told.
+    pub(crate) fn mailbox_epoch_changed(&mut self) {
+        let now = Instant::now();
+        for own in &mut self.mailboxes.boxes {
+            own.open_at = now;
+        }
+        self.mailboxes.check_at = None;
     }
 
     /// "Something waits for you."
@@ -466,18 +478,26 @@ impl EventLoop {
                 Ok(sealed) => sealed,
                 Err(error) => return debug!(%error, "message not left in mailboxes"),
             };
-            let letter_id = LetterId::of(&id, &device, &helper.device);
-            let put = MailboxPut {
+            let mut put = MailboxPut {
                 recipient: device,
-                id: letter_id,
+                id: LetterId::of(&id, &device, &helper.device),
                 letter: sealed,
                 until,
                 admission: None,
                 extensions: Extensions::none(),
             };
+            put.admission = self.mailbox_admission(&user, &put, helper.device);
             let leaving = Leaving { message: id, recipient: device, mailbox: helper.device };
             self.request(&target, &put, Purpose::MailboxPut(leaving), TIMEOUT);
         }
+    }
+
+    /// A contact's leave to write, used under the key they know us by. Without it the narrow door is left.
+    fn mailbox_admission(&self, user: &UserId, put: &MailboxPut, mailbox: DeviceKey) -> Option<Admission> {
+        let (capability, pairwise) = self.contact_capability(user, &put.recipient, Service::Mailbox)?;
+        let id = capability.unverified().id;
+        let proof = CapabilityProof::sign(id, mailbox, put.request_hash(), self.now().unix, &pairwise);
+        Some(Admission { capability, proof })
     }
 
     pub(crate) fn mailbox_put_answer(&mut self, leaving: Leaving, frame: &Frame) {

@@ -10,6 +10,7 @@ use halloo_protocol::key::{AuthorityKey, DeviceKey};
 use halloo_protocol::mailbox::MailboxNews;
 use halloo_protocol::message::MessageDelivered;
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
+use halloo_protocol::presence::message::PresenceGossip;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::ConnectionId;
@@ -392,6 +393,7 @@ impl EventLoop {
         self.fail_peer(&peer, Failure::Disconnected);
         if let Some(gone) = self.peers.connected.remove(&peer) {
             self.directory_disconnected(&gone, reason);
+            self.presence_disconnected(&gone.device, reason);
             let username = gone.chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
             self.events.send(Event::PeerDown { peer_id: peer.to_string(), username });
         }
@@ -464,6 +466,7 @@ impl EventLoop {
         self.messages_peer_greeted(peer);
         self.gateway_peer_greeted(peer);
         self.mailboxes_peer_greeted(peer);
+        self.presence_peer_greeted(peer);
     }
 
     /// Under which key a peer's word on the time counts: its user's, if a trusted authority has named them. Keys, and identities without a
@@ -608,6 +611,7 @@ impl EventLoop {
                 Err(_) => self.counters.malformed += 1,
             },
             Goodbye::KIND => self.handle_goodbye(peer),
+            PresenceGossip::KIND => self.handle_presence_frame(peer, frame),
             MailboxNews::KIND => self.handle_mailbox_news(peer),
             MessageDelivered::KIND => match frame.parse::<MessageDelivered>() {
                 Ok(notice) => self.handle_message_delivered(peer, &notice),

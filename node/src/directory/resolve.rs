@@ -46,7 +46,7 @@ impl EventLoop {
             Waiter::Why(..) | Waiter::DialAgain(_) => ResolveOptions { fresh: true, settled: false },
             // What the nearest replica says may be what we had: all are asked.
             Waiter::Redial(..) => ResolveOptions { fresh: true, settled: true },
-            Waiter::Dial(_) | Waiter::Messages | Waiter::Contact(_) => ResolveOptions::default(),
+            Waiter::Dial(_) | Waiter::Messages | Waiter::Contact(_) | Waiter::Presence => ResolveOptions::default(),
         };
         if !options.fresh
             && !options.settled
@@ -193,6 +193,7 @@ impl EventLoop {
             }
             Waiter::DialAgain(call) => self.dial_resolved_again(call, outcome.ok().map(|(record, _)| record)),
             Waiter::Redial(call, device) => self.redial_resolved(call, device, outcome.map(|(record, _)| record.clone())),
+            Waiter::Presence => self.presence_resolved(user, outcome.map(|(record, _)| record.clone())),
             Waiter::Messages => self.messages_resolved(user, outcome.map(|(record, _)| record.clone())),
             Waiter::Contact(adding) => self.contact_resolved(*adding, outcome.map(|(record, _)| record)),
         }
@@ -297,6 +298,11 @@ impl EventLoop {
     pub(crate) fn cached_entry_hash(&self, user: &UserId, device: &DeviceKey) -> Option<[u8; 32]> {
         let record = &self.directory.cache.get(&RecordKey::of(user))?.record;
         Some(record.entry(device)?.entry.body_hash())
+    }
+
+    /// The record that we have in memory.
+    pub(crate) fn cached_record(&self, key: &RecordKey) -> Option<&DirectoryRecord> {
+        self.directory.cache.get(key).map(|cached| &cached.record)
     }
 
     /// A device's entry in the record that we have of its user.

@@ -14,6 +14,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::calls::CallOutcome;
 use super::messages::MessageState;
+use super::presence::PresenceView;
 use crate::timestamp::Timestamp;
 
 /// Events a reader may be behind before it misses the oldest: a burst of a few seconds.
@@ -76,6 +77,8 @@ pub enum Event {
         /// Who, `name@authority`.
         username: String,
     },
+    /// What is shown of a contact's presence has changed.
+    Presence(PresenceView),
     /// A contact has another profile.
     ProfileChanged {
         /// Whose, `name@authority`.
@@ -210,6 +213,7 @@ impl Event {
             Self::ContactAccepted { .. } => "contact_accepted",
             Self::ContactDeclined { .. } => "contact_declined",
             Self::ContactRemoved { .. } => "contact_removed",
+            Self::Presence(_) => "presence",
             Self::ProfileChanged { .. } => "profile_changed",
             Self::CallIncoming { .. } => "call_incoming",
             Self::CallRinging { .. } => "call_ringing",
