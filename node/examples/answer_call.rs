@@ -13,6 +13,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut network = Network::start(NetworkOptions::default()).await?;
     let alice = network.add_user("alice").await?;
     let bob = network.add_user("bob").await?;
+    // People who aren't contacts can neither call nor write to each other, unless they want it so.
+    network.befriend("alice", "bob").await?;
     let mut events = bob.subscribe();
     let call = DialOptions { duration_ms: Some(500), ..DialOptions::to("bob") };
     let calling = tokio::spawn(async move { alice.calls().dial(call).await });

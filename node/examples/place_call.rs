@@ -18,6 +18,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Bob picks up by himself.
     let answers = UserOptions { answer: Some(AutoAnswer::default()), ..UserOptions::default() };
     network.add_users([("bob".to_owned(), answers)]).await?;
+    // People who aren't contacts can neither call nor write to each other, unless they want it so.
+    network.befriend("alice", "bob").await?;
     let greeting = network.scratch().join("greeting.wav");
     write_tone(&greeting, 440.0, Duration::from_secs(1), 48_000)?;
 

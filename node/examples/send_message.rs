@@ -14,6 +14,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut network = Network::start(NetworkOptions::default()).await?;
     let alice = network.add_user("alice").await?;
     let bob = network.add_user("bob").await?;
+    // People who aren't contacts can neither call nor write to each other, unless they want it so.
+    network.befriend("alice", "bob").await?;
     let mut events = bob.subscribe();
 
     // A name is enough. `send` returns when the message is stored, `wait` when a device of bob's has it.

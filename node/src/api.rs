@@ -17,6 +17,7 @@ mod access;
 mod authority;
 mod calls;
 pub mod client;
+mod contacts;
 mod directory;
 mod events;
 mod extract;
@@ -37,6 +38,7 @@ pub use listener::{ApiError, ApiListener};
 pub(crate) mod requests {
     pub(crate) use super::authority::RevokeRequest;
     pub(crate) use super::calls::CallDone;
+    pub(crate) use super::contacts::ContactRequestBody;
     pub(crate) use super::messages::{MessageRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
     pub(crate) use super::power::WakeRequest;
 }
@@ -71,6 +73,7 @@ fn routes() -> Vec<Route> {
     routes.extend(network::routes());
     routes.extend(directory::routes());
     routes.extend(messages::routes());
+    routes.extend(contacts::routes());
     routes.extend(calls::routes());
     routes.extend(presence::routes());
     routes.extend(push::routes());

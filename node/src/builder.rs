@@ -51,6 +51,7 @@ pub(crate) struct Settings {
     pub(crate) media_relay: Option<MediaRelayConfig>,
     pub(crate) display_name: Option<String>,
     pub(crate) languages: Vec<String>,
+    pub(crate) privacy: crate::handle::contacts::PrivacyChange,
     pub(crate) device_name: String,
     pub(crate) device_kind: DeviceKind,
     pub(crate) authority_name: Option<String>,
@@ -81,6 +82,7 @@ impl Default for Settings {
             media_relay: None,
             display_name: None,
             languages: Vec::new(),
+            privacy: crate::handle::contacts::PrivacyChange::default(),
             device_name: String::new(),
             device_kind: DeviceKind::default(),
             authority_name: None,
@@ -251,6 +253,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Who may do what, until [`Contacts::set_privacy`](crate::handle::contacts::Contacts::set_privacy) says otherwise. Default: contacts.
+    pub fn privacy(mut self, privacy: crate::handle::contacts::PrivacyChange) -> Self {
+        self.settings.privacy = privacy;
+        self
+    }
+
     /// What this device is called and what machine it is.
     pub fn device(mut self, name: &str, kind: DeviceKind) -> Self {
         name.clone_into(&mut self.settings.device_name);
@@ -394,7 +402,7 @@ impl NodeBuilder {
         // Whether it serves is settled by the first tick, when roles and addresses are known.
         let local = LocalNode { device: self.identity.device(), place: self.identity.place(), is_serving: false };
         let numbers = crate::directory::own_numbers(&store)?;
-        let contacts = crate::contacts::ContactsState::open(&store, &mut rng, instant)?;
+        let contacts = crate::contacts::ContactsState::open(&store, settings.privacy, &mut rng, instant)?;
         let mut presence_seed = [0; 32];
         rand::Rng::fill_bytes(&mut rng, &mut presence_seed);
         let presence = crate::presence::PresenceState::open(&store, &self.identity, &settings, &contacts, presence_seed, now)?;

@@ -10,6 +10,7 @@ mod authority;
 mod call;
 mod calls;
 mod completions;
+mod contact;
 mod doctor;
 mod enrol;
 mod error;
@@ -20,6 +21,8 @@ mod output;
 mod parse;
 mod peers;
 mod presence;
+mod privacy;
+mod profile;
 mod progress;
 mod push;
 mod relay;
@@ -106,6 +109,15 @@ enum Command {
     Why(why::Args),
     /// Find a user's identity and devices
     Resolve(resolve::Args),
+    /// Whom you know
+    #[command(subcommand)]
+    Contact(contact::Command),
+    /// What contacts see of you
+    #[command(subcommand)]
+    Profile(profile::Command),
+    /// Who may call you, write to you, and so on
+    #[command(subcommand)]
+    Privacy(privacy::Command),
     /// Messages
     #[command(subcommand)]
     Msg(msg::Command),
@@ -177,6 +189,9 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Doctor => doctor::run(context).await,
         Command::Why(args) => why::run(context, args).await,
         Command::Resolve(args) => resolve::run(context, args).await,
+        Command::Contact(command) => contact::run(context, command).await,
+        Command::Profile(command) => profile::run(context, command).await,
+        Command::Privacy(command) => privacy::run(context, command).await,
         Command::Msg(command) => msg::run(context, command).await,
         Command::Presence(command) => presence::run(context, command).await,
         Command::Call(args) => call::run(context, args).await,

@@ -35,6 +35,8 @@ pub struct Config {
     pub authorities: BTreeMap<String, RootKey>,
     /// Who the user is to others.
     pub profile: ProfileConfig,
+    /// Who may do what, until `halloo privacy set` says otherwise.
+    pub privacy: crate::handle::contacts::PrivacyChange,
     /// What this device is to the user's others.
     pub device: DeviceConfig,
     /// For whom this node relays, and how much.
@@ -429,6 +431,14 @@ pub fn sample(values: &SampleValues) -> String {
 [profile]
 {display_name}
 {languages}
+
+# Who may call you, call with video, write and send files, until `halloo privacy set` says otherwise:
+# "nobody", "contacts", "linked" (contacts in a linked system too) or "anyone".
+# [privacy]
+# call = "contacts"
+# video = "contacts"
+# message = "contacts"
+# file = "contacts"
 
 # What this device is to your others.
 [device]

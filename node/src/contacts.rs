@@ -29,7 +29,7 @@ use tracing::{debug, info, warn};
 
 use crate::event_loop::EventLoop;
 use crate::handle::Event;
-use crate::handle::contacts::ContactError;
+use crate::handle::contacts::{ContactError, PrivacyChange};
 use crate::handle::problem::NodeError;
 use crate::messages::Queued;
 use crate::store::{Store, StoreError, Transaction};
@@ -85,7 +85,12 @@ impl ContactsState {
     ///
     /// # Errors
     /// [`StoreError`] if the database can't be read or written.
-    pub(crate) fn open(store: &Store, rng: &mut rand::rngs::StdRng, now: Instant) -> Result<Self, StoreError> {
+    pub(crate) fn open(
+        store: &Store,
+        configured: PrivacyChange,
+        rng: &mut rand::rngs::StdRng,
+        now: Instant,
+    ) -> Result<Self, StoreError> {
         let (own, privacy) = store.read::<_, StoreError>(|view| Ok((view.setting(OWN_KEYS)?, view.setting_value(PRIVACY)?)))?;
         let own = own.and_then(|bytes| wire::decode::<OwnKeys>(&bytes, OWN_KEYS_BYTES_MAX).ok());
         let own = match own {
@@ -101,7 +106,7 @@ impl ContactsState {
         let published_epoch = own.presence.epoch();
         Ok(Self {
             roster: load(store, own)?,
-            privacy: privacy.unwrap_or_default(),
+            privacy: privacy.unwrap_or_else(|| commands::changed(&PrivacySettings::default(), configured)),
             requests: RateLimiter::new(STRANGERS_MAX),
             published_epoch,
             unshared: BTreeSet::new(),

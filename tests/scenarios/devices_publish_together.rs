@@ -8,7 +8,8 @@ use halloo_tests::network::enrol_user;
 use halloo_tests::{Network, cli, eventually};
 use serde_json::Value;
 
-const CONFIG: &str = "lab = true\n";
+/// In a lab, where anyone may write to them.
+const CONFIG: &str = "lab = true\n[privacy]\nmessage = \"anyone\"\n";
 const SETTLED_TIME_MAX: Duration = Duration::from_secs(20);
 
 #[test]

@@ -6,6 +6,7 @@ mod access;
 mod attackers;
 mod call_setup;
 mod clock_offset;
+mod contacts;
 mod devices_publish_together;
 mod extensions;
 mod mailboxes;

@@ -9,7 +9,7 @@ use halloo_tests::audio::{assert_heard, write_tone};
 use halloo_tests::cli::Invocation;
 use halloo_tests::daemon::{Daemon, Launch};
 use halloo_tests::natlab::{Machine, NatLab};
-use halloo_tests::network::{AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
+use halloo_tests::network::{ANYONE, AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
 use halloo_tests::{cli, eventually};
 use serde_json::Value;
 
@@ -107,7 +107,7 @@ fn listen(address: &str) -> [String; 4] {
 }
 
 fn join(folder: &tempfile::TempDir, server: &Daemon, name: &str, machine: &Machine, args: &[String]) -> User {
-    let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, "", &invite(server));
+    let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, ANYONE, &invite(server));
     user.spawn(on(machine).args(listen("0.0.0.0")).args(args.iter().cloned()));
     user.wait_ready(READY_TIME_MAX);
     user

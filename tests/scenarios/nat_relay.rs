@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use halloo_tests::daemon::{Daemon, Launch};
 use halloo_tests::natlab::{Machine, NatLab};
-use halloo_tests::network::{AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
+use halloo_tests::network::{ANYONE, AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
 use halloo_tests::{cli, eventually};
 
 /// A node finds out that nobody can dial it, and gets a reservation, before its record is of use.
@@ -63,7 +63,7 @@ fn bob_again(machine: &Machine, server: &Daemon) -> Launch {
 }
 
 fn join(folder: &tempfile::TempDir, server: &Daemon, name: &str, machine: &Machine) -> User {
-    let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, "", &invite(server));
+    let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, ANYONE, &invite(server));
     // Nothing but the invite shows the way.
     user.spawn(on(machine).args(listen("0.0.0.0")));
     user.wait_ready(READY_TIME_MAX);

@@ -4,15 +4,23 @@ use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::cli::Invocation;
 use crate::daemon::{Daemon, Launch};
+use crate::wait::eventually;
 
 /// The authority's label in all test networks.
 pub const AUTHORITY: &str = "example";
+
+/// Lines of a `config.toml` with which anyone may call and write. A table: they go to the end.
+pub const ANYONE: &str = "[privacy]\ncall = \"anyone\"\nmessage = \"anyone\"\n";
+
+/// How long a request or an answer may take to arrive.
+const CONTACT_TIME_MAX: Duration = Duration::from_secs(20);
 
 /// Daemons that are brought up at the same time: more only make each other late on two cores.
 const AT_ONCE: usize = 4;
@@ -24,6 +32,7 @@ pub struct Plan {
     args: BTreeMap<String, Vec<String>>,
     config: BTreeMap<String, String>,
     open: bool,
+    contacts_only: bool,
 }
 
 impl Plan {
@@ -51,6 +60,14 @@ impl Plan {
     #[must_use]
     pub fn open(mut self) -> Self {
         self.open = true;
+        self
+    }
+
+    /// Users take calls and messages of contacts alone, as they do by default. Without it anyone may call and write, for most scenarios are
+    /// about something else.
+    #[must_use]
+    pub fn contacts_only(mut self) -> Self {
+        self.contacts_only = true;
         self
     }
 
@@ -196,9 +213,24 @@ impl Network {
         self.users.last_mut().expect("just pushed")
     }
 
+    /// Makes contacts of two users: one asks, the other accepts, and both know.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[track_caller]
+    pub fn befriend(&self, one: &User, other: &User) {
+        one.api().post("/v1/contacts", &json!({"user": other.username})).unwrap_or_else(|error| panic!("not asked: {error}"));
+        one_is(other, &one.username, "requested");
+        let path = format!("/v1/contacts/{}/accept", one.username);
+        other.api().post(&path, &json!({})).unwrap_or_else(|error| panic!("not accepted: {error}"));
+        one_is(one, &other.username, "contact");
+    }
+
     #[track_caller]
     fn make_user(&self, name: &str) -> User {
-        let config = format!("lab = true\n{}", self.plan.config.get(name).map_or("", String::as_str));
+        let more = self.plan.config.get(name).map_or("", String::as_str);
+        let privacy = if self.plan.contacts_only { "" } else { ANYONE };
+        let config = format!("lab = true\n{more}\n{privacy}");
         let mut user = enrol_user(self.folder.path(), name, &config, &self.invite());
         user.start(self.launch(name));
         user
@@ -223,6 +255,18 @@ impl Network {
         self.users = made.into_inner().expect("no holder panics").into_values().collect();
         self
     }
+}
+
+/// Waits until `user` is this to the user of a daemon.
+///
+/// # Panics
+/// If that takes too long.
+#[track_caller]
+pub fn one_is(daemon: &Daemon, user: &str, state: &str) {
+    eventually(CONTACT_TIME_MAX, &format!("{user} is {state}"), || {
+        let contact = daemon.api().get(&format!("/v1/contacts/{user}"))?;
+        if contact["state"] == state { Ok(()) } else { Err(contact.to_string()) }
+    });
 }
 
 /// An invite code of this authority.

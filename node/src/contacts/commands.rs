@@ -382,15 +382,7 @@ impl EventLoop {
     }
 
     fn change_privacy(&mut self, change: PrivacyChange) -> Result<Privacy, ContactError> {
-        let old = &self.contacts.privacy;
-        let settings = PrivacySettings {
-            call: change.call.map_or(old.call, Into::into),
-            video: change.video.map_or(old.video, Into::into),
-            message: change.message.map_or(old.message, Into::into),
-            file: change.file.map_or(old.file, Into::into),
-            presence: change.presence.map_or(old.presence, Into::into),
-            extensions: old.extensions.clone(),
-        };
+        let settings = changed(&self.contacts.privacy, change);
         settings.check().map_err(|error| ContactError::Invalid { reason: error.to_string() })?;
         self.store
             .transaction::<_, StoreError>(|tx| tx.put_setting_value(PRIVACY, &settings))
@@ -401,6 +393,18 @@ impl EventLoop {
             self.publish_soon();
         }
         Ok(privacy_view(&self.contacts.privacy))
+    }
+}
+
+/// The settings with a change made.
+pub(super) fn changed(old: &PrivacySettings, change: PrivacyChange) -> PrivacySettings {
+    PrivacySettings {
+        call: change.call.map_or(old.call, Into::into),
+        video: change.video.map_or(old.video, Into::into),
+        message: change.message.map_or(old.message, Into::into),
+        file: change.file.map_or(old.file, Into::into),
+        presence: change.presence.map_or(old.presence, Into::into),
+        extensions: old.extensions.clone(),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::config::ProfileConfig;
 use crate::daemon::InitOptions;
 use crate::event_loop::ClockSource;
 use crate::handle::authority::{EnrolError, EnrolOptions, EnrolmentPolicy, InviteOptions};
+use crate::handle::contacts::{Audience, ContactState, PrivacyChange};
 use crate::handle::directory::Resolved;
 use crate::handle::power::SuspendOptions;
 use crate::handle::{Event, Node};
@@ -54,6 +55,8 @@ pub struct NetworkOptions {
     pub open: bool,
     /// Every node gets a home directory and a local API, so that `halloo --home HOME ..` talks to it. Else all state is in memory.
     pub homes: bool,
+    /// Anyone may call and write to everybody; else they have to be contacts ([`Network::befriend`]).
+    pub strangers: bool,
 }
 
 /// How one user's node behaves.
@@ -211,9 +214,10 @@ impl Network {
         let root = self.infrastructure().authority().show().await.map_err(TestnetError::setup)?.key;
         let root = root.parse().map_err(|_| TestnetError::setup("the authority's key isn't one"))?;
         let options = member.options.clone();
+        let privacy = if self.options.strangers { PrivacyChange::all(Audience::Anyone) } else { PrivacyChange::default() };
         member
             .start(|builder| {
-                let builder = builder.authority(AUTHORITY, root).freezable(options.freezable).auto_answer(options.answer);
+                let builder = builder.authority(AUTHORITY, root).privacy(privacy).freezable(options.freezable).auto_answer(options.answer);
                 bootstrap.into_iter().fold(builder, |builder, address| builder.bootstrap(address))
             })
             .await
@@ -274,6 +278,19 @@ impl Network {
     #[must_use]
     pub fn person(&self, name: &str) -> Option<&Person> {
         self.users.iter().find(|member| member.name == name)?.person.as_ref()
+    }
+
+    /// Makes contacts of two users: one asks, the other accepts, and both know.
+    ///
+    /// # Errors
+    /// [`TestnetError`]: one of them doesn't run, or the request doesn't arrive.
+    pub async fn befriend(&self, one: &str, other: &str) -> Result<(), TestnetError> {
+        let node = |name: &str| self.node(name).ok_or_else(|| TestnetError::setup(format!("{name}'s node does not run")));
+        let (asker, asked) = (node(one)?, node(other)?);
+        asker.contacts().add(&full_name(other), "").await.map_err(TestnetError::setup)?;
+        wait_contact(asked, &full_name(one), &[ContactState::Requested, ContactState::Contact]).await?;
+        asked.contacts().add(&full_name(one), "").await.map_err(TestnetError::setup)?;
+        wait_contact(asker, &full_name(other), &[ContactState::Contact]).await
     }
 
     /// Names of all users, in the order they joined.
@@ -432,6 +449,20 @@ async fn open_released(home: &Home) -> Result<Store, TestnetError> {
 #[must_use]
 pub fn full_name(name: &str) -> String {
     format!("{name}@{AUTHORITY}")
+}
+
+/// Waits until somebody is one of these to a node's user.
+async fn wait_contact(node: &Node, user: &str, states: &[ContactState]) -> Result<(), TestnetError> {
+    let deadline = Instant::now() + NODE_LIMIT;
+    loop {
+        if node.contacts().get(user).await.is_ok_and(|contact| states.contains(&contact.state)) {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(TestnetError::setup(format!("{user} does not become {states:?}")));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Waits until a node is ready: its record was read back through another.

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
-use rand::seq::{IndexedRandom, SliceRandom};
+use rand::seq::SliceRandom;
 
 use super::network::{Network, Person, full_name};
 use super::report::{Failure, Outcome, Report, ensure};
 use crate::calls::media::tone::{dominant_frequency, write_tone};
 use crate::handle::calls::{AnswerOptions, CallOutcome, CallPath, CallResult, DialOptions};
+use crate::handle::contacts::ProfileChange;
 use crate::handle::directory::{ResolveError, ResolveOptions};
 use crate::handle::messages::MessageState;
 use crate::handle::power::SuspendOptions;
@@ -67,6 +68,7 @@ impl Cast {
 /// All stages, in order; a stage that fails does not keep the others from running.
 pub(super) async fn tour(network: &mut Network, cast: &Cast, rng: &mut StdRng, report: &mut Report<'_>) {
     report.stage("look-up", STAGE_LIMIT, look_up(network, cast)).await;
+    report.stage("contacts", STAGE_LIMIT, contacts(network, cast)).await;
     report.stage("messages", STAGE_LIMIT, messages(network, cast)).await;
     report.stage("voice call", STAGE_LIMIT, voice_call(network, cast)).await;
     report.stage("relayed call", STAGE_LIMIT, relayed_call(network, cast)).await;
@@ -102,6 +104,42 @@ async fn look_up(network: &Network, cast: &Cast) -> Outcome {
 
 fn person<'a>(network: &'a Network, name: &str) -> Result<&'a Person, Failure> {
     network.person(name).ok_or_else(|| Failure::new(format!("there is no {name}")))
+}
+
+/// A stranger is refused; then they ask, and are contacts: each sees the other's profile.
+async fn contacts(network: &Network, cast: &Cast) -> Outcome {
+    let (caller, callee) = (node(network, &cast.caller)?, node(network, &cast.callee)?);
+    let strange = caller.messages().send(&cast.callee, "Do I know you?").await?;
+    let status = caller.messages().wait(&strange.id, MESSAGE_LIMIT).await?;
+    ensure(status.state == MessageState::Failed, || format!("a stranger's message is {:?}", status.state))?;
+    let mood = "on tour";
+    let change = ProfileChange { mood: Some(mood.to_owned()), ..ProfileChange::default() };
+    callee.contacts().set_profile(change).await?;
+    let started = Instant::now();
+    network.befriend(&cast.caller, &cast.callee).await?;
+    let took = started.elapsed();
+    if cast.sleeper != cast.callee || cast.waker != cast.caller {
+        network.befriend(&cast.waker, &cast.sleeper).await?;
+    }
+    let mut seen = caller.contacts().get(&full_name(&cast.callee)).await?;
+    let deadline = Instant::now() + EVENT_LIMIT;
+    while seen.mood.as_deref() != Some(mood) && Instant::now() < deadline {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        seen = caller.contacts().get(&full_name(&cast.callee)).await?;
+    }
+    ensure(seen.mood.as_deref() == Some(mood), || format!("{} does not see the mood of {}", cast.caller, cast.callee))?;
+    let numbers = (
+        caller.contacts().fingerprint(&full_name(&cast.callee)).await?.safety_number,
+        callee.contacts().fingerprint(&full_name(&cast.caller)).await?.safety_number,
+    );
+    ensure(numbers.0 == numbers.1, || "their safety numbers differ".to_owned())?;
+    Ok(format!(
+        "{} was refused, asked {}, and is a contact after {} ms; both see {}",
+        cast.caller,
+        cast.callee,
+        took.as_millis(),
+        numbers.0
+    ))
 }
 
 async fn messages(network: &Network, cast: &Cast) -> Outcome {
@@ -293,7 +331,7 @@ async fn device_dies(network: &mut Network, cast: &Cast, rng: &mut StdRng) -> Ou
         person(network, to)?.check(&found)?;
     }
     let took = started.elapsed();
-    let (sender, reader) = pick_pair(&living, rng);
+    let (sender, reader) = acquainted(&living, cast);
     let delivered = if sender == reader { None } else { Some(message(network, &sender, &reader, "Still here?").await?) };
     let message = delivered.map_or_else(String::new, |took| format!("; a message was delivered in {} ms", took.as_millis()));
     Ok(format!(
@@ -305,9 +343,9 @@ async fn device_dies(network: &mut Network, cast: &Cast, rng: &mut StdRng) -> Ou
     ))
 }
 
-fn pick_pair(names: &[String], rng: &mut StdRng) -> (String, String) {
-    let mut chosen = names.sample(rng, 2).cloned();
-    let first = chosen.next().unwrap_or_default();
-    let second = chosen.next().unwrap_or_else(|| first.clone());
-    (first, second)
+/// Two of the living who are contacts since the tour began; the same one twice if there are none.
+fn acquainted(living: &[String], cast: &Cast) -> (String, String) {
+    let pairs = [(&cast.caller, &cast.callee), (&cast.waker, &cast.sleeper)];
+    let both = pairs.into_iter().find(|(one, other)| living.contains(one) && living.contains(other));
+    both.map_or_else(|| (cast.caller.clone(), cast.caller.clone()), |(one, other)| (one.clone(), other.clone()))
 }
