@@ -146,6 +146,8 @@ pub enum Action {
         to: DeviceKey,
         /// What.
         frame: PresenceGossip,
+        /// It goes only so that something goes: not needed where the transport shows in other ways that this process lives.
+        is_heartbeat: bool,
     },
     /// Open a connection to this carrier, if it is one and can be; repeated with growing pauses until it is there.
     Connect(DeviceKey),
@@ -537,11 +539,13 @@ impl Presence {
                 self.origins.remove(&topic);
             }
             for day in &days {
+                let follows = topics.range(..*day).next_back().map(|(_, topic)| *topic);
                 let topic = topics.get(day).copied().or_else(|| known.contact.key.topic(device, *day));
                 let Some(topic) = topic else { continue };
                 topics.insert(*day, topic);
                 self.origins.insert(topic, Origin { contact: identity, device: *device, day: *day });
-                let watch = Watch { device: *device, may_pass_on: known.contact.may_pass_on, carriers: carriers.clone() };
+                let may_pass_on = known.contact.may_pass_on;
+                let watch = Watch { device: *device, may_pass_on, carriers: carriers.clone(), follows };
                 self.gossip.watch(now, topic, watch);
             }
         }
@@ -572,7 +576,9 @@ impl Presence {
     fn drain(&mut self, now: Now) {
         while let Some(output) = self.gossip.poll_output() {
             match output {
-                Output::Send { to, frame } => self.actions.push_back(Action::Send { to, frame }),
+                Output::Send { to, frame, is_heartbeat } => {
+                    self.actions.push_back(Action::Send { to, frame, is_heartbeat });
+                }
                 Output::Connect(device) => self.actions.push_back(Action::Connect(device)),
                 Output::Release(device) => self.actions.push_back(Action::Release(device)),
                 Output::Silent(device) => {

@@ -43,7 +43,7 @@ use hint::{HeldHint, Testimony};
 use link::Link;
 
 /// Two digests of a topic go to a neighbour within this, if it wants them soon.
-const COMPANY: Duration = Duration::from_millis(300);
+const COMPANY: Duration = Duration::from_millis(500);
 
 /// How long what can wait waits for company: changes of mode.
 const COMPANY_LONG: Duration = Duration::from_millis(900);
@@ -132,6 +132,8 @@ pub struct Watch {
     pub may_pass_on: bool,
     /// Where its owner publishes; at most [`CARRIERS_MAX`] count.
     pub carriers: Vec<DeviceKey>,
+    /// The device's topic of the day before, if it was watched: the tree is built as that one was, without haste.
+    pub follows: Option<Topic>,
 }
 
 /// By which way something came.
@@ -158,7 +160,7 @@ pub enum Misdeed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Output {
     /// Send a frame.
-    Send { to: DeviceKey, frame: PresenceGossip },
+    Send { to: DeviceKey, frame: PresenceGossip, is_heartbeat: bool },
     /// Open a connection to a carrier.
     Connect(DeviceKey),
     /// A connection to a carrier is no longer needed here.
@@ -193,6 +195,8 @@ pub struct Counters {
     pub digests: u64,
     /// Documents received that were new.
     pub received: u64,
+    /// Those, by how many had passed them on, the owner included: 1 to 7, and more.
+    pub hops: [u64; 8],
     /// Documents received that were known already.
     pub duplicates: u64,
     /// Times a parent was replaced because a document was missed.
@@ -283,6 +287,8 @@ struct TopicState {
     hints: Vec<HeldHint>,
     testimony: Option<Testimony>,
     switch_after: Option<Instant>,
+    /// There is no hurry: what is to be said about it rides.
+    is_unhurried: bool,
 }
 
 impl TopicState {
@@ -300,6 +306,7 @@ impl TopicState {
             hints: Vec::new(),
             testimony: None,
             switch_after: None,
+            is_unhurried: false,
         }
     }
 
@@ -435,9 +442,11 @@ impl Gossip {
     pub(super) fn watch(&mut self, now: Now, topic: Topic, watch: Watch) {
         let Some(id) = self.topic_or_new(topic) else { return };
         let watch = Watch { carriers: watch.carriers.into_iter().take(CARRIERS_MAX).collect(), ..watch };
-        if self.state(id).watch.as_ref() == Some(&watch) {
+        let same = |known: &Watch| Watch { follows: watch.follows, ..known.clone() } == watch;
+        if self.state(id).watch.as_ref().is_some_and(same) {
             return;
         }
+        self.state(id).is_unhurried = watch.follows.is_some();
         if self.state(id).watch.is_some() {
             self.leave_links(id);
         }

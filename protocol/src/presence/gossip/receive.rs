@@ -236,6 +236,7 @@ impl Gossip {
             return;
         }
         self.counters.received += 1;
+        self.counters.hops[usize::from(passed.hops).min(self.counters.hops.len() - 1)] += 1;
         let state = self.state(id);
         if let Some(out) = state.find_out(link) {
             out.known = out.known.max(sequence);
