@@ -57,6 +57,7 @@ pub fn frame(bytes: &[u8]) {
         node::Goodbye,
         node::Hello,
         node::RevocationNotice,
+        presence::PresenceGossip,
         push::PushDeliver,
         push::PushDelivered,
         push::PushReceipt,
@@ -89,6 +90,10 @@ pub fn signed(bytes: &[u8]) {
         identity::SigningCertificate,
         identity::Tombstone,
         identity::UserCertificate,
+        presence::Document,
+        presence::PresenceHint,
+        presence::PresenceWitness,
+        presence::SealedBody,
         push::GatewayTime,
         push::OuterPayload,
     }

@@ -112,7 +112,7 @@ impl Config {
 
 /// A neighbour, as the transport and the hello have shown it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbour {
+pub(super) struct Neighbour {
     /// Its device key.
     pub device: DeviceKey,
     /// Its user, verified.
@@ -125,7 +125,7 @@ pub struct Neighbour {
 
 /// A topic we want to hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watch {
+pub(super) struct Watch {
     /// The device whose topic it is.
     pub device: DeviceKey,
     /// Whether its owner lets contacts pass it on.
@@ -517,13 +517,7 @@ impl Gossip {
 
     /// Something that was due has come.
     pub(super) fn handle_timeout(&mut self, now: Now) {
-        let slept = self.timers.first().is_some_and(|(at, _)| now.instant > *at + SLEPT);
-        if slept {
-            for link in self.links.iter_mut().flatten() {
-                link.heard_at = now.instant;
-            }
-            self.outputs.push_back(Output::Resumed);
-        }
+        self.notice_sleep(now);
         while let Some((at, timer)) = self.timers.first().copied() {
             if at > now.instant {
                 break;
@@ -539,6 +533,23 @@ impl Gossip {
                 Timer::Sweep => self.sweep(now),
             }
         }
+    }
+
+    /// If a timer is long overdue this process wasn't running: the silence of others proves nothing, and they may have taken us for gone.
+    fn notice_sleep(&mut self, now: Now) {
+        if self.timers.first().is_none_or(|(at, _)| now.instant <= *at + SLEPT) {
+            return;
+        }
+        for link in self.links.iter_mut().flatten() {
+            link.heard_at = now.instant;
+        }
+        // So that this is noticed once.
+        while let Some((at, timer)) = self.timers.first().copied().filter(|(at, _)| now.instant > *at + SLEPT) {
+            self.timers.remove(&(at, timer));
+            self.armed.insert(timer, now.instant);
+            self.timers.insert((now.instant, timer));
+        }
+        self.outputs.push_back(Output::Resumed);
     }
 
     /// Wants `timer` to fire at `at`, unless it fires before.

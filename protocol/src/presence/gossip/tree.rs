@@ -80,6 +80,10 @@ impl Gossip {
         let entry =
             In { link, slot, mode: Mode::Ride, is_known: is_owner || is_carrier, is_carrier, sequence: 0, hops: u8::MAX, misses: 0 };
         self.state(id).ins.push(entry);
+        if is_owner {
+            // It may refute them.
+            self.tell_hints(id, link);
+        }
         if is_owner || (is_carrier && self.state(id).parent.is_none()) {
             self.make_parent(id, link, now);
         }
@@ -116,11 +120,20 @@ impl Gossip {
     pub(super) fn serve(&mut self, now: Instant, id: TopicId, link: LinkId, slot: Option<u16>) {
         let mode = if slot.is_some() { Mode::Ride } else { Mode::Push };
         let state = self.state(id);
-        match state.find_out(link) {
-            Some(out) => out.slot = slot.or(out.slot),
-            None => state.outs.push(Out { link, slot, mode, known: 0 }),
-        }
         let is_own = state.own.is_some();
+        let former = match state.find_out(link) {
+            Some(out) => {
+                let next = slot.or(out.slot);
+                std::mem::replace(&mut out.slot, next)
+            }
+            None => {
+                state.outs.push(Out { link, slot, mode, known: 0 });
+                None
+            }
+        };
+        if let Some(former) = former.filter(|former| Some(*former) != slot) {
+            self.link(link).theirs.remove(&former);
+        }
         if let Some(slot) = slot {
             self.link(link).resolve(slot, id);
             self.link(link).digests.insert(id);
@@ -135,6 +148,7 @@ impl Gossip {
         if is_own {
             self.appoint(id, link);
         }
+        self.tell_hints(id, link);
     }
 
     /// Takes our names for a topic off all links.

@@ -7,12 +7,9 @@ use halloo_protocol::directory::{DeviceKind, Reachability};
 use halloo_protocol::identity::{DeviceCertificate, DeviceCertificateParams};
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{DeviceKey, IdentityKey, SecretKey, hash};
-use halloo_protocol::presence::document::State;
-use halloo_protocol::presence::message::PresenceGossip;
-use halloo_protocol::presence::topic::PresenceSecret;
-use halloo_protocol::presence::view::Shown;
 use halloo_protocol::presence::{
-    Action, Config, Contact, ContactDevice, Counters, LocalDevice, Peer, Presence, Status, gossip,
+    Action, Config, Contact, ContactDevice, Counters, GossipConfig, LocalDevice, Peer, Presence, PresenceGossip, PresenceSecret,
+    Shown, State, Status,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::{self, Signed};
@@ -266,9 +263,9 @@ impl Town {
         let (world, now) = (&network.world, network.now());
         let person = &world.people[number];
         let gossip = if person.is_carrier {
-            gossip::Config { passes_on: plan.passes_on, ..gossip::Config::carrier() }
+            GossipConfig { passes_on: plan.passes_on, ..GossipConfig::carrier() }
         } else {
-            gossip::Config { passes_on: plan.passes_on, ..plan.config.gossip.clone() }
+            GossipConfig { passes_on: plan.passes_on, ..plan.config.gossip.clone() }
         };
         let local = LocalDevice { identity: world.identity(number), key: person.device.clone(), kind: DeviceKind::Phone };
         let config = Config { gossip, ..plan.config.clone() };
