@@ -1,8 +1,8 @@
 //! Presence: what contacts see of each other, and how it gets to them through no server.
 //!
-//! Each device says what its user chose to be ([`Document`](document::Document)), signed, sealed for contacts, under a topic that changes
-//! daily and means nothing to others ([`topic`]). Documents go along one tree per topic, from neighbour to neighbour, once to each who wants
-//! them ([`gossip`]). What is shown of a contact is what their devices said last, with its age and by whom it came ([`view`]).
+//! Each device says what its user chose to be ([`Document`]), signed, sealed for contacts, under a [`Topic`] that changes daily and means
+//! nothing to others. Documents go along one tree per topic, from neighbour to neighbour, once to each who wants them (`gossip`). What is
+//! shown of a contact is what their devices said last, with its age and by whom it came ([`ContactView`]).
 //!
 //! [`Presence`] is one device's whole part in this, without I/O.
 //!
@@ -25,11 +25,22 @@
 //! | a carrier | which device publishes under a topic and which devices ask for it, for a day; how often, and size classes |
 //! | anybody else | nothing |
 
-pub mod document;
-pub mod gossip;
-pub mod message;
-pub mod topic;
-pub mod view;
+mod document;
+mod gossip;
+mod message;
+mod topic;
+mod view;
+
+pub use document::{
+    DOCUMENT_SECS_MAX, Document, DocumentError, MOOD_BYTES_MAX, SEALED_SIZES, SealedBody, SealedDocument, State, next_sequence,
+};
+pub use gossip::{Config as GossipConfig, Counters, Misdeed, Way};
+pub use message::{
+    Appointment, CARRIERS_MAX, DOCUMENTS_PER_FRAME_MAX, Digest, HINTS_PER_FRAME_MAX, Mode, NamedTopic, Part, PassedDocument,
+    PassedHint, PresenceGossip, PresenceHint, PresenceWitness, TOPICS_PER_FRAME_MAX, TopicName, TopicPlace, TopicSlot, TopicWant,
+};
+pub use topic::{Day, LinkTag, PresenceKey, PresenceSecret, TOPIC_SECS, Topic, TopicSigner};
+pub use view::{ContactView, HINTS_BELIEVED, Shown, Source};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -44,13 +55,7 @@ use crate::key::{DeviceKey, IdentityKey, SecretKey};
 use crate::time::{CLOCK_TOLERANCE_SECS, Now, UnixTime};
 use crate::wire::{Extensions, Signed};
 
-use document::{DOCUMENT_SECS_MAX, Document, MOOD_BYTES_MAX, SealedDocument, State, next_sequence};
-use gossip::{Gossip, Misdeed, Neighbour, Output, Watch, Way};
-use message::PresenceGossip;
-use topic::{Day, PresenceKey, PresenceSecret, Topic};
-use view::{ContactView, Shown};
-
-pub use gossip::Counters;
+use gossip::{Gossip, Neighbour, Output, Watch};
 
 /// Least time between two documents of our own; changes in between go together.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(250);
@@ -65,7 +70,7 @@ pub const CONTACTS_MAX: usize = 2_048;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The trees.
-    pub gossip: gossip::Config,
+    pub gossip: GossipConfig,
     /// How long a document is valid: at most [`DOCUMENT_SECS_MAX`].
     pub valid_secs: u64,
     /// How often one is made though nothing has changed: well below the validity.
@@ -75,7 +80,7 @@ pub struct Config {
 impl Default for Config {
     /// Valid for an hour, made anew after half of it.
     fn default() -> Self {
-        Self { gossip: gossip::Config::default(), valid_secs: DOCUMENT_SECS_MAX, refresh: Duration::from_secs(1_800) }
+        Self { gossip: GossipConfig::default(), valid_secs: DOCUMENT_SECS_MAX, refresh: Duration::from_secs(1_800) }
     }
 }
 
@@ -146,6 +151,8 @@ pub enum Action {
         to: DeviceKey,
         /// What.
         frame: PresenceGossip,
+        /// It goes only so that something goes: not needed where the transport shows in other ways that this process lives.
+        is_heartbeat: bool,
     },
     /// Open a connection to this carrier, if it is one and can be; repeated with growing pauses until it is there.
     Connect(DeviceKey),
@@ -531,11 +538,13 @@ impl Presence {
                 self.origins.remove(&topic);
             }
             for day in &days {
+                let follows = topics.range(..*day).next_back().map(|(_, topic)| *topic);
                 let topic = topics.get(day).copied().or_else(|| known.contact.key.topic(device, *day));
                 let Some(topic) = topic else { continue };
                 topics.insert(*day, topic);
                 self.origins.insert(topic, Origin { contact: identity, device: *device, day: *day });
-                let watch = Watch { device: *device, may_pass_on: known.contact.may_pass_on, carriers: carriers.clone() };
+                let may_pass_on = known.contact.may_pass_on;
+                let watch = Watch { device: *device, may_pass_on, carriers: carriers.clone(), follows };
                 self.gossip.watch(now, topic, watch);
             }
         }
@@ -566,7 +575,9 @@ impl Presence {
     fn drain(&mut self, now: Now) {
         while let Some(output) = self.gossip.poll_output() {
             match output {
-                Output::Send { to, frame } => self.actions.push_back(Action::Send { to, frame }),
+                Output::Send { to, frame, is_heartbeat } => {
+                    self.actions.push_back(Action::Send { to, frame, is_heartbeat });
+                }
                 Output::Connect(device) => self.actions.push_back(Action::Connect(device)),
                 Output::Release(device) => self.actions.push_back(Action::Release(device)),
                 Output::Silent(device) => {
@@ -614,7 +625,7 @@ impl Presence {
         let day = self.own.iter().find(|(_, own)| *own == topic).map(|(day, _)| *day);
         let Some(day) = day else { return };
         let sequence = document::inner_sequence(&self.secret.key(), day, sequence);
-        if sequence > self.sequence {
+        if sequence >= self.sequence {
             self.sequence = sequence;
             self.publish_by(now, now.instant);
         }

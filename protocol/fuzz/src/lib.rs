@@ -67,6 +67,7 @@ pub fn frame(bytes: &[u8]) {
         node::Goodbye,
         node::Hello,
         node::RevocationNotice,
+        presence::PresenceGossip,
         push::PushDeliver,
         push::PushDelivered,
         push::PushReceipt,
@@ -102,6 +103,10 @@ pub fn signed(bytes: &[u8]) {
         identity::UserCertificate,
         mailbox::Letter,
         profile::Profile,
+        presence::Document,
+        presence::PresenceHint,
+        presence::PresenceWitness,
+        presence::SealedBody,
         push::GatewayTime,
         push::OuterPayload,
     }

@@ -43,7 +43,7 @@ use hint::{HeldHint, Testimony};
 use link::Link;
 
 /// Two digests of a topic go to a neighbour within this, if it wants them soon.
-const COMPANY: Duration = Duration::from_millis(300);
+const COMPANY: Duration = Duration::from_millis(500);
 
 /// How long what can wait waits for company: changes of mode.
 const COMPANY_LONG: Duration = Duration::from_millis(900);
@@ -112,7 +112,7 @@ impl Config {
 
 /// A neighbour, as the transport and the hello have shown it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Neighbour {
+pub(super) struct Neighbour {
     /// Its device key.
     pub device: DeviceKey,
     /// Its user, verified.
@@ -125,13 +125,15 @@ pub struct Neighbour {
 
 /// A topic we want to hear of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Watch {
+pub(super) struct Watch {
     /// The device whose topic it is.
     pub device: DeviceKey,
     /// Whether its owner lets contacts pass it on.
     pub may_pass_on: bool,
     /// Where its owner publishes; at most [`CARRIERS_MAX`] count.
     pub carriers: Vec<DeviceKey>,
+    /// The device's topic of the day before, if it was watched: the tree is built as that one was, without haste.
+    pub follows: Option<Topic>,
 }
 
 /// By which way something came.
@@ -158,7 +160,7 @@ pub enum Misdeed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Output {
     /// Send a frame.
-    Send { to: DeviceKey, frame: PresenceGossip },
+    Send { to: DeviceKey, frame: PresenceGossip, is_heartbeat: bool },
     /// Open a connection to a carrier.
     Connect(DeviceKey),
     /// A connection to a carrier is no longer needed here.
@@ -193,6 +195,8 @@ pub struct Counters {
     pub digests: u64,
     /// Documents received that were new.
     pub received: u64,
+    /// Those, by how many had passed them on, the owner included: 1 to 7, and more.
+    pub hops: [u64; 8],
     /// Documents received that were known already.
     pub duplicates: u64,
     /// Times a parent was replaced because a document was missed.
@@ -283,6 +287,8 @@ struct TopicState {
     hints: Vec<HeldHint>,
     testimony: Option<Testimony>,
     switch_after: Option<Instant>,
+    /// There is no hurry: what is to be said about it rides.
+    is_unhurried: bool,
 }
 
 impl TopicState {
@@ -300,6 +306,7 @@ impl TopicState {
             hints: Vec::new(),
             testimony: None,
             switch_after: None,
+            is_unhurried: false,
         }
     }
 
@@ -435,9 +442,11 @@ impl Gossip {
     pub(super) fn watch(&mut self, now: Now, topic: Topic, watch: Watch) {
         let Some(id) = self.topic_or_new(topic) else { return };
         let watch = Watch { carriers: watch.carriers.into_iter().take(CARRIERS_MAX).collect(), ..watch };
-        if self.state(id).watch.as_ref() == Some(&watch) {
+        let same = |known: &Watch| Watch { follows: watch.follows, ..known.clone() } == watch;
+        if self.state(id).watch.as_ref().is_some_and(same) {
             return;
         }
+        self.state(id).is_unhurried = watch.follows.is_some();
         if self.state(id).watch.is_some() {
             self.leave_links(id);
         }
@@ -508,13 +517,7 @@ impl Gossip {
 
     /// Something that was due has come.
     pub(super) fn handle_timeout(&mut self, now: Now) {
-        let slept = self.timers.first().is_some_and(|(at, _)| now.instant > *at + SLEPT);
-        if slept {
-            for link in self.links.iter_mut().flatten() {
-                link.heard_at = now.instant;
-            }
-            self.outputs.push_back(Output::Resumed);
-        }
+        self.notice_sleep(now);
         while let Some((at, timer)) = self.timers.first().copied() {
             if at > now.instant {
                 break;
@@ -530,6 +533,23 @@ impl Gossip {
                 Timer::Sweep => self.sweep(now),
             }
         }
+    }
+
+    /// If a timer is long overdue this process wasn't running: the silence of others proves nothing, and they may have taken us for gone.
+    fn notice_sleep(&mut self, now: Now) {
+        if self.timers.first().is_none_or(|(at, _)| now.instant <= *at + SLEPT) {
+            return;
+        }
+        for link in self.links.iter_mut().flatten() {
+            link.heard_at = now.instant;
+        }
+        // So that this is noticed once.
+        while let Some((at, timer)) = self.timers.first().copied().filter(|(at, _)| now.instant > *at + SLEPT) {
+            self.timers.remove(&(at, timer));
+            self.armed.insert(timer, now.instant);
+            self.timers.insert((now.instant, timer));
+        }
+        self.outputs.push_back(Output::Resumed);
     }
 
     /// Wants `timer` to fire at `at`, unless it fires before.

@@ -15,7 +15,9 @@ use halloo_protocol::contact::{
     ContactUpdate, OwnKeys, PresenceSecret, Roster, RosterShare, Secret32, Signer, Stance,
 };
 use halloo_protocol::directory::{DeviceEntry, Lease, Place, RecordKey};
-use halloo_protocol::directory::{DeviceKind, Helper, PrivatePart, PushAddress, RECORD_BYTES_MAX, UnverifiedRecord};
+use halloo_protocol::directory::{
+    DeviceKind, Helper, PrivatePart, PushAddress, RECORD_BYTES_MAX, Reachability, UnverifiedRecord,
+};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{
@@ -37,6 +39,11 @@ use halloo_protocol::node::{
     Address, Descriptor, Goodbye, Hello, LoadClass, RevocationNotice, RevocationNumber, Roles, Transport,
 };
 use halloo_protocol::profile::{Profile, ProfileCard};
+use halloo_protocol::presence::{
+    Appointment, Digest, Document, LinkTag, Mode, NamedTopic, Part, PassedDocument, PassedHint, PresenceGossip, PresenceHint,
+    PresenceKey, PresenceSecret, PresenceWitness, SealedBody, SealedDocument, State, Topic, TopicName, TopicPlace, TopicSlot,
+    TopicWant,
+};
 use halloo_protocol::push::{
     DeliveredStatus, GatewayTime, Identifier, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushHints,
     PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister,
@@ -120,6 +127,14 @@ pub(crate) fn all() -> Vec<Vector> {
         "hello_before_enrolment" => message Hello = Hello { chain: None, descriptor: None, revocations: Vec::new(), ..hello() };
         "goodbye" => message Goodbye = goodbye();
         "revocation_notice" => message RevocationNotice = revocation_notice();
+        // Presence
+        "presence_document" => signed Document = Signed::sign(presence_document("in a meeting"), &device_secret(0));
+        "presence_sealed_body" => signed SealedBody = Signed::sign(SealedBody { sequence: 40_000, expires_at: NOW.plus_secs(3_600), sealed: vec![7; 300], extensions: extensions() }, &secret(9));
+        "presence_witness" => signed PresenceWitness = presence_witness();
+        "presence_hint" => signed PresenceHint = presence_hint();
+        "presence_key" => plain PresenceKey = PresenceSecret::new(3, [5; 32]).key();
+        "presence_gossip" => message PresenceGossip = presence_gossip();
+        "presence_heartbeat" => message PresenceGossip = PresenceGossip::default();
         // Directory
         "device_entry" => signed DeviceEntry = Signed::sign(full_entry(), &device_secret(0));
         "lease" => signed Lease = Signed::sign(lease(&parts(0, 0, 3), 1), &device_secret(0));
@@ -555,3 +570,55 @@ fn invite_code() -> InviteCode {
 }
 
 const _: () = assert!(RECORD_BYTES_MAX < FRAME_BYTES_MAX && REVOCATION_LIST_BYTES_MAX < FRAME_BYTES_MAX);
+
+fn presence_document(mood: &str) -> Document {
+    Document {
+        identity: identity(0),
+        device: device(0),
+        sequence: NOW.0 + 1,
+        issued_at: NOW,
+        expires_at: NOW.plus_secs(3_600),
+        state: State::Dnd,
+        reachability: Reachability::Relayed,
+        kind: DeviceKind::Phone,
+        devices: 2,
+        mood: mood.into(),
+        extensions: extensions(),
+    }
+}
+
+fn presence_witness() -> Signed<PresenceWitness> {
+    Signed::sign(PresenceWitness { witness: secret(10).public(), number: 3, extensions: extensions() }, &secret(9))
+}
+
+fn presence_hint() -> Signed<PresenceHint> {
+    Signed::sign(PresenceHint { sequence: 40_000, at: NOW, extensions: extensions() }, &secret(10))
+}
+
+/// One of everything.
+fn presence_gossip() -> PresenceGossip {
+    let presence = PresenceSecret::new(3, [5; 32]);
+    let document = SealedDocument::seal(presence_document(""), &device_secret(0), &presence, [6; 24]).expect("fits");
+    let topic = Topic(secret(9).public());
+    let slot = TopicSlot(300);
+    let carrier = TopicName::Topic { topic, carriers: vec![keeper(0)] };
+    let names = vec![
+        NamedTopic { slot: TopicSlot(0), name: TopicName::Tag(LinkTag([1, 2, 3, 4, 5, 6, 7, 8])) },
+        NamedTopic { slot, name: carrier },
+    ];
+    let place = TopicPlace::Topic(topic);
+    let documents = vec![
+        PassedDocument { place, hops: 0, document: document.clone() },
+        PassedDocument { place: TopicPlace::Slot(slot), hops: 2, document },
+    ];
+    let parts = vec![
+        Part::Names(names),
+        Part::Drops(vec![TopicSlot(4)]),
+        Part::Wants(vec![TopicWant { slot, mode: Mode::Push, have: 39_000 }]),
+        Part::Appointments(vec![Appointment { place, seed: [11; 32], witness: presence_witness() }]),
+        Part::Documents(documents),
+        Part::Digests(vec![Digest { slot, sequence: 40_000, hops: 1 }]),
+        Part::Hints(vec![PassedHint { place, witness: presence_witness(), hint: presence_hint() }]),
+    ];
+    PresenceGossip { parts, extensions: extensions() }
+}

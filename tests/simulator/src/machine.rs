@@ -91,6 +91,7 @@ pub(crate) enum Command<M> {
     Dial(NodeId),
     DialNobody,
     Keep(NodeId, bool),
+    Close(NodeId),
 }
 
 /// Collects what a machine wants done.
@@ -123,6 +124,11 @@ impl<M: Machine> Outbox<M> {
     /// Whether an open connection stays open while it is idle. One that neither side keeps is closed after a while.
     pub fn keep(&mut self, peer: NodeId, is_kept: bool) {
         self.commands.push(Command::Keep(peer, is_kept));
+    }
+
+    /// Closes a connection; the other side hears that it was lost, if it hears at all.
+    pub fn close(&mut self, peer: NodeId) {
+        self.commands.push(Command::Close(peer));
     }
 
     /// Reports something.

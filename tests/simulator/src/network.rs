@@ -39,6 +39,8 @@ pub struct Settings {
     pub idle: Duration,
     /// How long a dial waits for an answer.
     pub dial_timeout: Duration,
+    /// Whether the transport notices silence, within one to two of its heartbeats; if not, machines have to.
+    pub notices_silence: bool,
     /// Most connections a node takes from others; a dial beyond fails.
     pub inbound_max: usize,
 }
@@ -51,6 +53,7 @@ impl Default for Settings {
             loss: 0.0,
             idle: Duration::from_secs(70),
             dial_timeout: Duration::from_secs(10),
+            notices_silence: true,
             inbound_max: 2_048,
         }
     }
@@ -230,6 +233,9 @@ impl<M: Machine> Network<M> {
         let peers: Vec<_> = slot.links.keys().copied().collect();
         let interval = nanos(HEARTBEAT_EVERY);
         for peer in peers {
+            if !self.settings.notices_silence && state == State::Frozen {
+                continue;
+            }
             let noticed = self.nanos + interval + self.rng.random_range(0..interval);
             self.push_at(noticed, Delivery::Lost { at: peer, with: node, epoch });
             if state == State::Down {
@@ -490,6 +496,13 @@ impl<M: Machine> Network<M> {
                 Command::DialNobody => {
                     self.traffic.failed_dials += 1;
                     self.slots[node.index()].bytes += DIAL_FAILED_BYTES;
+                }
+                Command::Close(peer) => {
+                    let one_way = self.slots[node.index()].links.get(&peer).map(|link| u64::from(link.one_way));
+                    if let Some(one_way) = one_way {
+                        self.unlink(node, peer);
+                        self.push_at(self.nanos + one_way, Delivery::Closed { at: peer, with: node, reason: Closed::Lost });
+                    }
                 }
                 Command::Keep(peer, is_kept) => {
                     if let Some(link) = self.slots[node.index()].links.get_mut(&peer) {

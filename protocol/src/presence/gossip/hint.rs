@@ -133,6 +133,12 @@ impl Gossip {
         }
     }
 
+    /// Tells a new neighbour what is known.
+    pub(super) fn tell_hints(&mut self, id: TopicId, link: LinkId) {
+        let numbers: Vec<_> = self.state(id).hints.iter().map(|hint| (id, hint.number)).collect();
+        self.link(link).hints.extend(numbers);
+    }
+
     pub(super) fn passed_hint(&mut self, id: TopicId, number: u16, link: LinkId) -> Option<PassedHint> {
         let state = self.topics.get(id.0 as usize)?.as_ref()?;
         let hint = state.hints.iter().find(|hint| hint.number == number)?;

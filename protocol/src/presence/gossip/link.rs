@@ -33,6 +33,9 @@ const DOCUMENT_BYTES_PER_FRAME: usize = FRAME_BODY_BYTES_MAX / 2;
 /// Topics that a neighbour may bring to a carrier: two days of two epochs, and the same of a device before it.
 pub(super) const BROUGHT_MAX: usize = 8;
 
+/// Other carriers to which a neighbour may send a carrier: those of a thousand contacts, as carriers are shared.
+pub(super) const UPSTREAMS_MAX: usize = 256;
+
 /// Forged things after which a neighbour is reported.
 const STRIKES_MAX: u32 = 8;
 
@@ -72,6 +75,8 @@ pub(super) struct Link {
     tags: BTreeMap<LinkTag, TopicId>,
     /// Topics it brought.
     pub(super) brought: BTreeSet<TopicId>,
+    /// Carriers it sent us to.
+    pub(super) upstreams: BTreeSet<DeviceKey>,
 
     names: BTreeSet<u16>,
     drops: BTreeSet<u16>,
@@ -80,6 +85,8 @@ pub(super) struct Link {
     pub(super) digests: BTreeSet<TopicId>,
     pub(super) appointments: BTreeSet<TopicId>,
     pub(super) hints: BTreeSet<(TopicId, u16)>,
+    /// Topics of which the owner brought a document older than what is held here.
+    pub(super) rebuttals: BTreeSet<TopicId>,
 
     sent_at: Instant,
     pub(super) heard_at: Instant,
@@ -102,6 +109,7 @@ impl Link {
             unresolved: BTreeMap::new(),
             tags: BTreeMap::new(),
             brought: BTreeSet::new(),
+            upstreams: BTreeSet::new(),
             names: BTreeSet::new(),
             drops: BTreeSet::new(),
             wants: BTreeMap::new(),
@@ -109,6 +117,7 @@ impl Link {
             digests: BTreeSet::new(),
             appointments: BTreeSet::new(),
             hints: BTreeSet::new(),
+            rebuttals: BTreeSet::new(),
             sent_at: now,
             heard_at: now,
             strikes: 0,
@@ -175,6 +184,7 @@ impl Link {
     /// Drops what waits for a topic that is gone.
     pub(super) fn forget_topic(&mut self, id: TopicId) {
         self.documents.remove(&id);
+        self.rebuttals.remove(&id);
         self.digests.remove(&id);
         self.appointments.remove(&id);
         if !self.hints.is_empty() {
@@ -188,6 +198,7 @@ impl Link {
             && self.drops.is_empty()
             && self.wants.is_empty()
             && self.documents.is_empty()
+            && self.rebuttals.is_empty()
             && self.appointments.is_empty()
             && self.hints.is_empty())
     }
@@ -200,6 +211,7 @@ fn take_some<T: Ord + Copy>(set: &mut BTreeSet<T>, most: usize) -> Vec<T> {
 impl Gossip {
     /// A neighbour is there; the transport and the hello have shown who.
     pub(in crate::presence) fn handle_connected(&mut self, now: Now, peer: Neighbour) {
+        self.notice_sleep(now);
         if peer.device == self.local {
             return;
         }
@@ -266,6 +278,7 @@ impl Gossip {
 
     /// A connection has ended.
     pub(in crate::presence) fn handle_disconnected(&mut self, now: Now, device: &DeviceKey, reason: DisconnectReason) {
+        self.notice_sleep(now);
         if let Some(id) = self.link_ids.get(device).copied() {
             self.unlink(id, now, reason == DisconnectReason::Lost);
         }
@@ -370,7 +383,7 @@ impl Gossip {
         if is_more {
             self.flush_by(id, now.instant);
         }
-        self.outputs.push_back(Output::Send { to, frame: PresenceGossip { parts, extensions: Extensions::none() } });
+        self.outputs.push_back(Output::Send { to, frame: PresenceGossip { parts, extensions: Extensions::none() }, is_heartbeat });
     }
 
     fn flush_names(&mut self, id: LinkId, parts: &mut Vec<Part>) {
@@ -394,11 +407,11 @@ impl Gossip {
             };
             names.push(NamedTopic { slot: TopicSlot(slot), name });
         }
-        if !names.is_empty() {
-            parts.push(Part::Names(names));
-        }
         if !drops.is_empty() {
             parts.push(Part::Drops(drops));
+        }
+        if !names.is_empty() {
+            parts.push(Part::Names(names));
         }
     }
 
@@ -424,6 +437,11 @@ impl Gossip {
     fn flush_documents(&mut self, id: LinkId, parts: &mut Vec<Part>) {
         let mut documents = Vec::new();
         let mut bytes = 0;
+        for topic in take_some(&mut self.link(id).rebuttals, 1) {
+            let state = self.state(topic);
+            let (place, held) = (TopicPlace::Topic(state.topic), state.held.clone());
+            documents.extend(held.map(|held| PassedDocument { place, hops: held.hops, document: held.document }));
+        }
         while documents.len() < DOCUMENTS_PER_FRAME_MAX && bytes < DOCUMENT_BYTES_PER_FRAME {
             let Some(topic) = self.link(id).documents.pop_first() else { break };
             let state = self.state(topic);

@@ -12,6 +12,7 @@ impl Gossip {
     /// A frame has come.
     pub(in crate::presence) fn handle_frame(&mut self, now: Now, from: &DeviceKey, frame: PresenceGossip) {
         let Some(link) = self.link_ids.get(from).copied() else { return };
+        self.notice_sleep(now);
         self.link(link).heard_at = now.instant;
         if self.is_outcast(link) {
             return;
@@ -82,6 +83,14 @@ impl Gossip {
         let before = self.upstreams_needed(id);
         self.serve(now.instant, id, link, Some(slot));
         let local = self.local;
+        let sent_to = &mut self.link(link).upstreams;
+        let carriers: Vec<_> = carriers
+            .into_iter()
+            .filter(|carrier| {
+                let is_room = sent_to.len() < super::link::UPSTREAMS_MAX;
+                sent_to.contains(carrier) || (is_room && sent_to.insert(*carrier))
+            })
+            .collect();
         let state = self.state(id);
         if state.upstreams.is_empty() || !state.outs.iter().any(|out| out.link != link) {
             // The first who asks says where; whoever comes later can't send the others elsewhere.
@@ -102,7 +111,7 @@ impl Gossip {
         state.digests.remove(&id);
         state.documents.remove(&id);
         let before = self.upstreams_needed(id);
-        self.state(id).outs.retain(|out| out.link != link);
+        self.state(id).outs.retain(|out| out.link != link || out.slot != Some(slot.0));
         self.upstreams_moved(id, &before, Some(now.instant));
         if self.own.contains(&id) {
             self.offer(now.instant, id, link);
@@ -150,6 +159,10 @@ impl Gossip {
         entry.sequence = digest.sequence;
         // Only the owner stands at the root, whatever others say.
         entry.hops = if is_owner || entry.is_carrier { digest.hops } else { digest.hops.max(1) };
+        if is_owner && digest.sequence < sequence && digest.sequence > 0 {
+            self.link(link).rebuttals.insert(id);
+            self.flush_by(link, now + COMPANY);
+        }
         if digest.sequence > sequence {
             self.note_missing(id, digest.sequence, link, now);
         } else if digest.sequence == sequence && sequence > 0 {
@@ -220,9 +233,12 @@ impl Gossip {
             entry.sequence = entry.sequence.max(sequence);
             entry.hops = if is_owner || entry.is_carrier { passed.hops } else { passed.hops.max(1) };
         }
-        if sequence <= held {
+        // Two under one number: two runs of one device. The owner settles it with a third.
+        let is_other = |held: &super::Held| held.sequence == sequence && held.document != passed.document;
+        let is_rival = state.held.as_ref().is_some_and(is_other);
+        if sequence < held || (sequence == held && !(is_rival && self.own.contains(&id))) {
             self.counters.duplicates += 1;
-            return self.handle_duplicate(id, link, sequence, now.instant);
+            return self.handle_duplicate(id, link, sequence, is_rival, now.instant);
         }
         if passed.document.verify(&topic, now.unix).is_err() {
             // One that expired on the way is no forgery.
@@ -236,6 +252,7 @@ impl Gossip {
             return;
         }
         self.counters.received += 1;
+        self.counters.hops[usize::from(passed.hops).min(self.counters.hops.len() - 1)] += 1;
         let state = self.state(id);
         if let Some(out) = state.find_out(link) {
             out.known = out.known.max(sequence);
@@ -248,15 +265,23 @@ impl Gossip {
     }
 
     /// A document came twice: who pushes it unasked is asked to stop.
-    fn handle_duplicate(&mut self, id: TopicId, link: LinkId, sequence: u64, now: Instant) {
+    fn handle_duplicate(&mut self, id: TopicId, link: LinkId, sequence: u64, is_rival: bool, now: Instant) {
         let state = self.state(id);
         if let Some(out) = state.find_out(link) {
             out.known = out.known.max(sequence);
         }
+        let is_stale = sequence < state.sequence() || is_rival;
         let is_parent = state.parent == Some(link);
         let pushes = state.find_in(link).is_some_and(|entry| entry.mode == Mode::Push);
         if !is_parent && pushes {
             self.set_mode(id, link, Mode::Ride, now);
+        }
+        let device = self.link(link).peer.device;
+        let is_owners = state_watch_device(self.state(id)) == Some(device) || self.link(link).brought.contains(&id);
+        if is_stale && is_owners {
+            // It was restored from a backup, or two of it run: it has to go on above.
+            self.link(link).rebuttals.insert(id);
+            self.flush_by(link, now);
         }
     }
 }

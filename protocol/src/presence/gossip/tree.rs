@@ -11,13 +11,16 @@ use super::{
 };
 
 /// How long a document may come later from the parent than its digest from another.
-const PARENT_GRACE: Duration = Duration::from_millis(200);
+const PARENT_GRACE: Duration = Duration::from_millis(300);
 
 /// How long a neighbour has for pushing what it was asked for before the next one is asked.
 const GRAFT_TIMEOUT: Duration = Duration::from_millis(600);
 
 /// A tree isn't changed for the sake of shorter ways more often than this.
 const SWITCH_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long a digest waits for company after the tree was mended.
+const COMPANY_AFTER_MENDING: Duration = Duration::from_millis(150);
 
 /// Neighbours that tell soon while there is no parent.
 const TELLERS_WITHOUT_PARENT: usize = 2;
@@ -85,10 +88,21 @@ impl Gossip {
             misses: 0,
         };
         self.state(id).ins.push(entry);
+        if is_owner {
+            // It may refute them.
+            self.tell_hints(id, link);
+        }
         if is_owner || (is_carrier && self.state(id).parent.is_none()) {
             self.make_parent(id, link, now);
         }
-        self.flush_by(link, now);
+        self.flush_for(id, link, now);
+    }
+
+    /// Wants a frame to leave by `at` for the sake of this topic, unless there is no hurry: then the next one takes it along.
+    fn flush_for(&mut self, id: TopicId, link: LinkId, at: Instant) {
+        if !self.state(id).is_unhurried {
+            self.flush_by(link, at);
+        }
     }
 
     /// Serves a topic on a link, if it may.
@@ -114,15 +128,27 @@ impl Gossip {
     pub(super) fn serve(&mut self, now: Instant, id: TopicId, link: LinkId, slot: Option<u16>) {
         let mode = if slot.is_some() { Mode::Ride } else { Mode::Push };
         let state = self.state(id);
-        match state.find_out(link) {
-            Some(out) => out.slot = slot.or(out.slot),
-            None => state.outs.push(Out { link, slot, mode, known: 0 }),
-        }
         let is_own = state.own.is_some();
+        let former = match state.find_out(link) {
+            Some(out) => {
+                let next = slot.or(out.slot);
+                std::mem::replace(&mut out.slot, next)
+            }
+            None => {
+                state.outs.push(Out { link, slot, mode, known: 0 });
+                None
+            }
+        };
+        if let Some(former) = former.filter(|former| Some(*former) != slot) {
+            self.link(link).theirs.remove(&former);
+        }
         if let Some(slot) = slot {
             self.link(link).resolve(slot, id);
             self.link(link).digests.insert(id);
-            self.flush_by(link, now);
+            // That there is nothing yet is soon enough known.
+            if self.state(id).sequence() > 0 {
+                self.flush_by(link, now);
+            }
         } else {
             self.link(link).documents.insert(id);
             self.flush_by(link, now);
@@ -130,6 +156,7 @@ impl Gossip {
         if is_own {
             self.appoint(id, link);
         }
+        self.tell_hints(id, link);
     }
 
     /// Takes our names for a topic off all links.
@@ -270,6 +297,9 @@ impl Gossip {
 
     /// A neighbour that can be the parent without closing a circle.
     fn safe_parent(&mut self, id: TopicId) -> Option<LinkId> {
+        if let Some(parent) = self.inherited_parent(id) {
+            return Some(parent);
+        }
         let (sequence, hops) = (self.state(id).sequence(), self.state(id).hops());
         let is_safe = |entry: &&In| {
             let is_no_farther = sequence > 0 && entry.sequence >= sequence && entry.hops <= hops;
@@ -277,6 +307,15 @@ impl Gossip {
         };
         let best = self.state(id).ins.iter().filter(is_safe).min_by_key(|entry| (entry.misses, entry.hops, entry.is_carrier));
         best.map(|entry| entry.link)
+    }
+
+    /// Yesterday's parent: yesterday's tree had no circles either.
+    fn inherited_parent(&mut self, id: TopicId) -> Option<LinkId> {
+        let state = self.state(id);
+        let follows = state.watch.as_ref()?.follows.filter(|_| state.held.is_none())?;
+        let former = *self.topic_ids.get(&follows)?;
+        let parent = self.state(former).parent?;
+        self.state(id).find_in(parent).filter(|entry| entry.is_known).map(|entry| entry.link)
     }
 
     fn settle_carrier(&mut self, id: TopicId, now: Instant) {
@@ -344,7 +383,7 @@ impl Gossip {
         entry.mode = mode;
         let slot = entry.slot;
         self.link(link).wants.insert(slot, id);
-        self.flush_by(link, by);
+        self.flush_for(id, link, by);
     }
 
     /// A neighbour has told of a document that we lack.
@@ -422,7 +461,10 @@ impl Gossip {
         let topic = state.topic;
         let is_watched = state.watch.is_some();
         state.held = Some(Held { document: document.clone(), sequence, hops });
+        state.is_unhurried = false;
         state.hints.retain(|hint| hint.sequence >= sequence);
+        // Where the tree broke here it may have broken around: all are told.
+        let was_mended = state.missing.as_ref().is_some_and(|missing| !missing.tried.is_empty());
         if state.missing.as_ref().is_some_and(|missing| missing.sequence <= sequence) {
             state.missing = None;
             self.disarm(Timer::Missing(id));
@@ -442,6 +484,9 @@ impl Gossip {
                 }
                 Mode::Ride => {
                     self.link(out.link).digests.insert(id);
+                    if was_mended {
+                        self.flush_by(out.link, now.instant + COMPANY_AFTER_MENDING);
+                    }
                 }
             }
         }

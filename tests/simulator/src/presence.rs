@@ -1,0 +1,8 @@
+//! Presence in the simulator: the production machine with real keys, one device per person.
+
+mod graph;
+pub mod rows;
+mod world;
+
+pub use graph::Graph;
+pub use world::{HEARTBEAT, MESSAGE, PresenceNode, Seen, Town, TownPlan, World};
