@@ -10,7 +10,7 @@ use halloo_protocol::key::{AuthorityKey, DeviceKey};
 use halloo_protocol::mailbox::MailboxNews;
 use halloo_protocol::message::MessageDelivered;
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
-use halloo_protocol::presence::message::PresenceGossip;
+use halloo_protocol::presence::PresenceGossip;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::ConnectionId;

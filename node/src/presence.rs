@@ -15,11 +15,9 @@ use halloo_protocol::identity::UserId;
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{DeviceKey, IdentityKey};
 use halloo_protocol::node::Roles;
-use halloo_protocol::presence::document::{MOOD_BYTES_MAX, State};
-use halloo_protocol::presence::message::PresenceGossip;
-use halloo_protocol::presence::view::Shown;
 use halloo_protocol::presence::{
-    Action, CONTACTS_MAX, Config, Contact, ContactDevice, LocalDevice, Peer, Presence, Status, gossip,
+    Action, CONTACTS_MAX, Config, Contact, ContactDevice, GossipConfig, LocalDevice, MOOD_BYTES_MAX, Peer, Presence, PresenceGossip,
+    Shown, Source, State, Status,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Frame;
@@ -109,7 +107,7 @@ impl PresenceState {
         let read = |view: &crate::store::View| Ok((view.setting_value::<Chosen>(CHOSEN)?, view.setting_value::<u64>(SEQUENCE)?));
         let (chosen, sequence) = store.read::<_, StoreError>(read)?;
         let is_carrier = settings.roles.contains(Roles::CARRIER);
-        let gossip = if is_carrier { gossip::Config::carrier() } else { gossip::Config::default() };
+        let gossip = if is_carrier { GossipConfig::carrier() } else { GossipConfig::default() };
         let local = LocalDevice { identity: identity.identity(), key: identity.device_key().clone(), kind: settings.device_kind };
         let secret = contacts.presence_secret().clone();
         let (epoch, kept_sequence) = (secret.epoch(), sequence.unwrap_or(0));
@@ -511,9 +509,8 @@ impl From<Named> for State {
     }
 }
 
-impl From<halloo_protocol::presence::view::Source> for PresenceSource {
-    fn from(source: halloo_protocol::presence::view::Source) -> Self {
-        use halloo_protocol::presence::view::Source;
+impl From<Source> for PresenceSource {
+    fn from(source: Source) -> Self {
         match source {
             Source::Direct => Self::Direct,
             Source::Contact => Self::Contact,

@@ -35,7 +35,7 @@ pub use statement::{Attested, ContactStatement, Stance, StatementError, is_mutua
 
 use crate::capability::Capability;
 use crate::key::PublicKey;
-pub use crate::presence::topic::{PresenceKey, PresenceSecret};
+pub use crate::presence::{PresenceKey, PresenceSecret};
 use crate::profile::ProfileCard;
 use crate::wire::{self, DecodeError, Extensions, Signed};
 

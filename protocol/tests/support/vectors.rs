@@ -12,7 +12,7 @@ use halloo_protocol::call::{
 use halloo_protocol::capability::{Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
 use halloo_protocol::contact::{
     Asking, ContactAnswer, ContactKeys, ContactLink, ContactRemoval, ContactRequest, ContactSignal, ContactStatement,
-    ContactUpdate, OwnKeys, PresenceSecret, Roster, RosterShare, Secret32, Signer, Stance,
+    ContactUpdate, OwnKeys, Roster, RosterShare, Secret32, Signer, Stance,
 };
 use halloo_protocol::directory::{DeviceEntry, Lease, Place, RecordKey};
 use halloo_protocol::directory::{
