@@ -18,6 +18,8 @@
 //! is the packet before it, which may still be waiting to be sent. Give them headroom 0. Those of the pair path still leave in place, one
 //! after the other without gaps, and can be sent as one (GSO).
 
+use std::any::Any;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
@@ -181,6 +183,30 @@ impl Payload<'_, '_> {
     }
 }
 
+/// A port that a driver holds for an allocation to come, by whatever it does that with: a bound socket. Dropping it gives the port
+/// back to the system.
+pub struct HeldPort(Box<dyn Any + Send>);
+
+impl HeldPort {
+    /// The port is held for as long as this value lives.
+    #[must_use]
+    pub fn new(by: impl Any + Send) -> Self {
+        Self(Box::new(by))
+    }
+
+    /// What it is held by, if it is that.
+    #[must_use]
+    pub fn into_inner<T: Any>(self) -> Option<T> {
+        self.0.downcast().ok().map(|by| *by)
+    }
+}
+
+impl fmt::Debug for HeldPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HeldPort(..)")
+    }
+}
+
 /// The driver, as the state machine sees it: where packets go, and who opens sockets.
 ///
 /// Calls must not block. What can't be sent is dropped and counted by the driver. `'b` is the life of the receive buffers:
@@ -202,6 +228,19 @@ pub trait Sink<'b> {
     /// # Errors
     /// What the system said. The relay tries another port if this one is in use and refuses the request otherwise.
     fn open_relayed(&mut self, id: RelayedId, address: SocketAddr) -> io::Result<()>;
+
+    /// Makes sure that nobody else gets this address, without receiving there: the second port of two in a row, for the bearer of
+    /// a token who comes later. It may come to another driver of the same server.
+    ///
+    /// # Errors
+    /// As [`open_relayed`](Self::open_relayed).
+    fn hold_port(&mut self, address: SocketAddr) -> io::Result<HeldPort>;
+
+    /// The same as [`open_relayed`](Self::open_relayed) for an address that was held. What came there meanwhile isn't handed in.
+    ///
+    /// # Errors
+    /// What the system said; the address is given up then.
+    fn open_held(&mut self, id: RelayedId, address: SocketAddr, held: HeldPort) -> io::Result<()>;
 
     /// Closes a relayed socket. Packets handed over before may still be sent, none that arrive later may be handed in.
     fn close_relayed(&mut self, id: RelayedId);

@@ -234,6 +234,8 @@ pub struct Relay {
     /// When allocations run out, as it was when they were made or last came up; checked against the allocation itself then.
     pub(crate) timers: BinaryHeap<Reverse<(Moment, u32, u32)>>,
     pub(crate) generation: u32,
+    /// When it is to be looked for reservations of ports that have run out.
+    pub(crate) reservations_due: Option<Moment>,
     /// The last reading of the clock, which a batch of packets has in common.
     clock: (Instant, Moment),
 }
@@ -252,6 +254,7 @@ impl Relay {
             rng: StdRng::from_seed(seed),
             timers: BinaryHeap::new(),
             generation: 0,
+            reservations_due: None,
             clock: (shared.epoch, Moment::default()),
             shared,
         }
@@ -281,15 +284,19 @@ impl Relay {
         self.by_client.get(path).is_some()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) wants to be called: the only timer is that of the allocation that ends next.
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called: when the next allocation or reservation ends.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.peek().and_then(|Reverse((at, ..))| at.instant(self.shared.epoch))
+        let ends = self.timers.peek().map(|Reverse((at, ..))| *at);
+        ends.into_iter().chain(self.reservations_due).min().and_then(|at| at.instant(self.shared.epoch))
     }
 
-    /// Ends the allocations whose time has come.
+    /// Ends the allocations and reservations whose time has come.
     pub fn handle_timeout<'b>(&mut self, now: Instant, out: &mut impl Sink<'b>) {
         let now = self.moment(now);
+        if self.reservations_due.is_some_and(|due| due <= now) {
+            self.reservations_due = self.shared.ports.forget_expired(now);
+        }
         while let Some(Reverse((at, slot, generation))) = self.timers.peek().copied() {
             if at > now {
                 break;

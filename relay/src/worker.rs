@@ -31,8 +31,9 @@ use tracing::debug;
 
 use crate::io::{Message, RING_HEADROOM_BYTES, ReceiveRing, SendBatch, SendTotals};
 use crate::metrics::{DropReason, Metrics};
-use crate::packet::{ClientPath, ListenerId, Packet, Payload, RelayedId, Sink, Transport};
+use crate::packet::{ClientPath, HeldPort, ListenerId, Packet, Payload, RelayedId, Sink, Transport};
 use crate::relay::Relay;
+use crate::server::udp;
 use load::LoadMeter;
 use sockets::{Place, Sockets};
 
@@ -371,6 +372,14 @@ impl<'b> Sink<'b> for Outbox<'_> {
 
     fn open_relayed(&mut self, id: RelayedId, address: SocketAddr) -> io::Result<()> {
         self.sockets.open_relayed(id, address)
+    }
+
+    fn hold_port(&mut self, address: SocketAddr) -> io::Result<HeldPort> {
+        udp::hold(address)
+    }
+
+    fn open_held(&mut self, id: RelayedId, address: SocketAddr, held: HeldPort) -> io::Result<()> {
+        self.sockets.open_held(id, address, held)
     }
 
     fn close_relayed(&mut self, id: RelayedId) {

@@ -179,28 +179,12 @@ impl Relay {
     /// Opens what is wished for.
     fn open<'b>(&mut self, slot: usize, username: &str, wish: &Wish, now: Moment, out: &mut impl Sink<'b>) -> Outcome<Sockets> {
         if let Some(token) = wish.token {
-            let (family, port) = self.shared.ports.redeem(token, username, now).ok_or(Refusal::RESERVATION)?;
-            return match self.open_port(slot, family, port, out) {
-                Ok(opened) => Ok(Sockets::one(opened)),
-                Err(_) => {
-                    self.shared.ports.give_back(family, port);
-                    Err(Refusal::PORTS)
-                }
-            };
+            return self.open_reserved(slot, username, token, now, out);
         }
         let wanted = wish.even_port.unwrap_or(Wanted::Any);
         match wish.families {
-            Families::One(family) => {
-                let opened = self.open_any(slot, family, wanted, now, out)?;
-                let token = (wanted == Wanted::Pair)
-                    .then(|| self.shared.ports.reserve(family, opened.external.port(), username, now, &mut self.rng));
-                if token == Some(None) {
-                    out.close_relayed(relayed_id(slot, family));
-                    self.shared.ports.give_back(family, opened.external.port());
-                    return Err(Refusal::PORTS);
-                }
-                Ok(Sockets { reservation: token.flatten(), ..Sockets::one(opened) })
-            }
+            Families::One(family) if wanted == Wanted::Pair => self.open_pair(slot, family, username, now, out),
+            Families::One(family) => Ok(Sockets::one(self.open_any(slot, family, wanted, now, out)?)),
             Families::Both => {
                 let first = self.open_any(slot, Family::V4, wanted, now, out);
                 let second = self.open_any(slot, Family::V6, wanted, now, out);
@@ -217,6 +201,62 @@ impl Relay {
                 }
             }
         }
+    }
+
+    /// Opens the port that was kept under this token.
+    fn open_reserved<'b>(
+        &mut self,
+        slot: usize,
+        username: &str,
+        token: [u8; 8],
+        now: Moment,
+        out: &mut impl Sink<'b>,
+    ) -> Outcome<Sockets> {
+        let (family, port, held) = self.shared.ports.redeem(token, username, now).ok_or(Refusal::RESERVATION)?;
+        let opened = self.addresses(family, port).and_then(|(local, external)| {
+            out.open_held(relayed_id(slot, family), local, held)?;
+            Ok(Opened { family, external })
+        });
+        opened.map(Sockets::one).map_err(|_| {
+            self.shared.ports.give_back(family, port);
+            Refusal::PORTS
+        })
+    }
+
+    /// Opens an even port and holds the next, so that no other program of the machine can take it before the bearer of the token comes.
+    fn open_pair<'b>(
+        &mut self,
+        slot: usize,
+        family: Family,
+        username: &str,
+        now: Moment,
+        out: &mut impl Sink<'b>,
+    ) -> Outcome<Sockets> {
+        if self.shared.relayed_ip(family).is_none() {
+            return Err(Refusal::FAMILY);
+        }
+        for _ in 0..PORT_TRIES {
+            let port = self.shared.ports.take(family, Wanted::Pair, now, &mut self.rng).ok_or(Refusal::PORTS)?;
+            let held = self.open_port(slot, family, port, out).and_then(|opened| {
+                let held = self.addresses(family, port + 1).and_then(|(local, _)| out.hold_port(local));
+                held.inspect_err(|_| out.close_relayed(relayed_id(slot, family))).map(|held| (opened, held))
+            });
+            let is_in_use = held.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+            if let Ok((opened, held)) = held {
+                let token = self.shared.ports.reserve((family, port + 1), held, username, now, &mut self.rng);
+                if token.is_some() {
+                    self.reservations_due = self.shared.ports.forget_expired(now);
+                    return Ok(Sockets { reservation: token, ..Sockets::one(opened) });
+                }
+                out.close_relayed(relayed_id(slot, family));
+            }
+            self.shared.ports.give_back(family, port);
+            self.shared.ports.give_back(family, port + 1);
+            if !is_in_use {
+                break;
+            }
+        }
+        Err(Refusal::PORTS)
     }
 
     fn open_any<'b>(
@@ -246,9 +286,15 @@ impl Relay {
     }
 
     fn open_port<'b>(&self, slot: usize, family: Family, port: u16, out: &mut impl Sink<'b>) -> io::Result<Opened> {
+        let (local, external) = self.addresses(family, port)?;
+        out.open_relayed(relayed_id(slot, family), local)?;
+        Ok(Opened { family, external })
+    }
+
+    /// A relayed port's address on this machine, and as peers see it.
+    fn addresses(&self, family: Family, port: u16) -> io::Result<(SocketAddr, SocketAddr)> {
         let ip = self.shared.relayed_ip(family).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        out.open_relayed(relayed_id(slot, family), SocketAddr::new(ip.local, port))?;
-        Ok(Opened { family, external: SocketAddr::new(ip.external, port) })
+        Ok((SocketAddr::new(ip.local, port), SocketAddr::new(ip.external, port)))
     }
 }
 

@@ -17,7 +17,7 @@ use slab::Slab;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::io::{keep_trains, prepare};
-use crate::packet::RelayedId;
+use crate::packet::{HeldPort, RelayedId};
 use crate::server::udp;
 
 /// Listeners' tokens are from 0 on, those of relayed sockets from here on. The same numbers tell the batch which socket to use.
@@ -118,7 +118,18 @@ impl Sockets {
     }
 
     pub(super) fn open_relayed(&mut self, id: RelayedId, address: SocketAddr) -> io::Result<()> {
-        let socket = bind_relayed(address)?;
+        self.insert_relayed(id, bind_relayed(address)?)
+    }
+
+    /// Takes the socket that has held a port.
+    pub(super) fn open_held(&mut self, id: RelayedId, address: SocketAddr, held: HeldPort) -> io::Result<()> {
+        let socket = udp::take_over(held)?;
+        keep_trains(&socket);
+        udp::set_dont_fragment(&socket, address.is_ipv4(), false)?;
+        self.insert_relayed(id, socket)
+    }
+
+    fn insert_relayed(&mut self, id: RelayedId, socket: UdpSocket) -> io::Result<()> {
         let entry = self.relayed.vacant_entry();
         let slot = entry.key() as u32;
         let token = Token((RELAYED_BASE + slot) as usize);

@@ -154,7 +154,8 @@ fn equal_demands_get_equal_shares() {
 /// What users of these classes get of 100 kB/s, in kB/s, when each wants so many.
 fn rates_by_class(wishes: &[(ServiceClass, f64)]) -> Vec<f64> {
     let (shares, start) = (Shares::new(Limits { total_bytes_per_sec: 100_000, ..unlimited() }), Moment::default());
-    let sender = |(class, wish): &(ServiceClass, f64)| Sender::new(&shares, &format!("{class:?}"), *class, 1, 250, 4.0 * wish, start);
+    let sender =
+        |(class, wish): &(ServiceClass, f64)| Sender::new(&shares, &format!("{class:?}"), *class, 1, 250, 4.0 * wish, start);
     let mut senders: Vec<_> = wishes.iter().map(sender).collect();
     let warm = run(&shares, &mut senders, start, Duration::from_secs(2));
     senders.iter_mut().for_each(|sender| (sender.sent, sender.passed) = (0, 0));
