@@ -211,7 +211,7 @@ impl Relay {
                     allocation.entry.show(allocation, self.worker);
                 }
             }
-            _ => self.end_allocation(slot, out),
+            _ => self.end_allocation(slot, now, out),
         }
         reply.succeed(Response::Refresh, |message| {
             message.attribute(AttributeType::LIFETIME, &(lifetime.as_secs() as u32).to_be_bytes())

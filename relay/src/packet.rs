@@ -76,6 +76,10 @@ impl RelayedId {
     }
 }
 
+/// Which relayed socket that has no allocation for now. The driver's number, never used for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ParkedId(pub u64);
+
 /// A received packet in the driver's buffer.
 #[derive(Debug)]
 pub struct Packet<'b> {
@@ -244,4 +248,22 @@ pub trait Sink<'b> {
 
     /// Closes a relayed socket. Packets handed over before may still be sent, none that arrive later may be handed in.
     fn close_relayed(&mut self, id: RelayedId);
+
+    /// The same, but the socket may stay open, so that another allocation of the same user can have it without the work of making one. `None`:
+    /// it is closed. Whatever arrives at it while it is parked closes it, as who still sends there would be heard by the next owner.
+    fn park_relayed(&mut self, id: RelayedId) -> Option<ParkedId> {
+        self.close_relayed(id);
+        None
+    }
+
+    /// Makes a parked socket the one known by this number. Says whether it was still there.
+    fn unpark_relayed(&mut self, parked: ParkedId, id: RelayedId) -> bool {
+        let _ = (parked, id);
+        false
+    }
+
+    /// Closes a parked socket, if it is still there.
+    fn close_parked(&mut self, parked: ParkedId) {
+        let _ = parked;
+    }
 }

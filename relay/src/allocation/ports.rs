@@ -3,6 +3,7 @@
 //! One bit a port and family; shared by all threads of a relay. A port that is kept for somebody is held by a bound socket, too: other
 //! programs of the machine know nothing of the bits.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,10 @@ const RESERVATIONS_MAX: usize = 1_024;
 
 /// Reservations of one user at a time, which would otherwise grow by allocating and giving back.
 const RESERVATIONS_PER_USER_MAX: usize = 8;
+
+/// Ports of sockets that wait for their user, of all threads: at most so many, and at most one of so many.
+const SPARES_MAX: u32 = 256;
+const SPARES_PART: u32 = 64;
 
 /// What a port is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +51,7 @@ struct Reservation {
 pub(crate) struct Ports {
     first: u16,
     last: u16,
+    spares: AtomicU32,
     taken: Mutex<Taken>,
 }
 
@@ -79,7 +85,8 @@ impl Ports {
     /// All of `first` to `last` are free.
     pub(crate) fn new(first: u16, last: u16) -> Self {
         let bits = || vec![0; 1 << 10].into_boxed_slice();
-        Self { first, last: last.max(first), taken: Mutex::new(Taken { bits: [bits(), bits()], reservations: Vec::new() }) }
+        let taken = Mutex::new(Taken { bits: [bits(), bits()], reservations: Vec::new() });
+        Self { first, last: last.max(first), spares: AtomicU32::new(0), taken }
     }
 
     /// Whether it is one of the relayed ports, free or not.
@@ -112,6 +119,17 @@ impl Ports {
         let mut taken = self.lock();
         taken.forget_expired(now);
         taken.reservations.iter().map(|held| held.expires).min()
+    }
+
+    /// Whether a port may stay taken for a socket that waits for its user. If so, [`end_spare`](Self::end_spare) has to follow.
+    pub(crate) fn try_begin_spare(&self) -> bool {
+        let max = SPARES_MAX.min((u32::from(self.last - self.first) + 1) / SPARES_PART);
+        self.spares.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |spares| (spares < max).then_some(spares + 1)).is_ok()
+    }
+
+    /// A socket no longer waits.
+    pub(crate) fn end_spare(&self) {
+        self.spares.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Gives a port back.

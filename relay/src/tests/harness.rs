@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use crate::auth::{Credentials, Key, PasswordAlgorithm, Users};
 use crate::metrics::{DropReason, Snapshot};
-use crate::packet::{ClientPath, HEADROOM_BYTES, HeldPort, ListenerId, Packet, Payload, RelayedId, Sink, StreamId, Transport};
+use crate::packet::{
+    ClientPath, HEADROOM_BYTES, HeldPort, ListenerId, Packet, ParkedId, Payload, RelayedId, Sink, StreamId, Transport,
+};
 use crate::quota::{Limits, RateLimit, ServiceClass};
 use crate::relay::{Relay, RelayedIp, Settings, Shared};
 use crate::stun::attribute::AttributeType;
@@ -66,6 +68,9 @@ pub(super) struct Recorder {
     pub(super) open: HashMap<RelayedId, SocketAddr>,
     /// What is held for allocations to come.
     pub(super) held: Arc<Mutex<HashSet<SocketAddr>>>,
+    /// Sockets that wait for their user.
+    pub(super) parked: HashMap<ParkedId, SocketAddr>,
+    parked_ever: u64,
     /// The next sockets fail to open, with these errors.
     pub(super) failures: Vec<io::ErrorKind>,
     /// The next ports fail to be held, with these errors.
@@ -105,7 +110,7 @@ impl<'b> Sink<'b> for Recorder {
         if let Some(kind) = self.failures.pop() {
             return Err(kind.into());
         }
-        assert!(self.open.values().all(|open| *open != address), "{address} is open");
+        assert!(self.open.values().chain(self.parked.values()).all(|open| *open != address), "{address} is open");
         assert!(self.open.insert(id, address).is_none(), "{id:?} is open");
         Ok(())
     }
@@ -127,6 +132,23 @@ impl<'b> Sink<'b> for Recorder {
 
     fn close_relayed(&mut self, id: RelayedId) {
         self.open.remove(&id).expect("only what is open is closed");
+    }
+
+    fn park_relayed(&mut self, id: RelayedId) -> Option<ParkedId> {
+        let address = self.open.remove(&id).expect("only what is open is parked");
+        self.parked_ever += 1;
+        self.parked.insert(ParkedId(self.parked_ever), address);
+        Some(ParkedId(self.parked_ever))
+    }
+
+    fn unpark_relayed(&mut self, parked: ParkedId, id: RelayedId) -> bool {
+        let Some(address) = self.parked.remove(&parked) else { return false };
+        assert!(self.open.insert(id, address).is_none(), "{id:?} is open");
+        true
+    }
+
+    fn close_parked(&mut self, parked: ParkedId) {
+        self.parked.remove(&parked);
     }
 }
 

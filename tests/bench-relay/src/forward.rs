@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use halloo_relay::io::{Message, ReceiveRing, SendBatch, SendTotals, bind_shared};
 use mio::unix::SourceFd;
@@ -19,6 +19,10 @@ const BATCH: usize = 1_024;
 /// Pause between batches of [`Way::Trains`] that weren't full.
 const NAP: Duration = Duration::from_micros(500);
 const JOIN: &[u8; 4] = b"JOIN";
+/// Of a request as clients of relays send it.
+const REQUEST_BYTES: usize = 112;
+/// Nothing is lost on a way this short: a forwarder that takes longer has ended.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a forwarder calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -53,6 +57,24 @@ pub(crate) fn join(server: SocketAddr, pair: u32, side: u8) -> anyhow::Result<Ud
     socket.send(&[JOIN.as_slice(), &[a, b, c, d, side]].concat())?;
     socket.recv(&mut [0; 16]).context("forwarder doesn't answer")?;
     Ok(socket)
+}
+
+/// Each of these clients asks to be joined, with a number of its own from `first` on, and hears that it is. It never sleeps, as the clients of
+/// relays don't when they set up.
+pub(crate) fn answer(clients: &[UdpSocket], first: u32) -> anyhow::Result<()> {
+    for (socket, number) in clients.iter().zip(first..) {
+        let mut request = [0; REQUEST_BYTES];
+        request[..JOIN.len()].copy_from_slice(JOIN);
+        request[JOIN.len()..][..4].copy_from_slice(&number.to_be_bytes());
+        socket.send(&request)?;
+    }
+    let asked = Instant::now();
+    let mut waiting: Vec<&UdpSocket> = clients.iter().collect();
+    while !waiting.is_empty() {
+        ensure!(asked.elapsed() < ANSWER_PATIENCE, "forwarder doesn't answer");
+        waiting.retain(|socket| socket.recv(&mut [0; 16]).is_err());
+    }
+    Ok(())
 }
 
 /// Who talks to whom.
