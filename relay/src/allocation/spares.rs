@@ -2,7 +2,8 @@
 //!
 //! Making, binding and registering a socket is most of what an allocation costs beyond its packets, and clients come back: one gathers more
 //! addresses than it keeps, starts a call anew, calls the next. Only the same user gets such a socket, so that nobody can learn which ports others will
-//! have by having had them before.
+//! have by having had them before. (Numbers of users are used again when thousands more have come and gone, so that the rule may fail within
+//! a minute of such a rush. All that is lost then is that a port can be guessed.)
 
 use std::collections::VecDeque;
 use std::time::Duration;

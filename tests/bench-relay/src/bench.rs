@@ -115,7 +115,7 @@ fn kinds(row: &Row, arguments: &Arguments) -> Vec<Kind> {
     kinds.push(Kind::Coturn);
     match row.kind {
         RowKind::Load if row.ends == Ends::Pair => kinds.extend([Way::Plain, Way::Batch, Way::Trains].map(Kind::Forward)),
-        RowKind::SetUp(_) => kinds.extend([Way::Plain, Way::Batch].map(Kind::Forward)),
+        RowKind::SetUp(_) => kinds.extend([Way::Plain, Way::Wait].map(Kind::Forward)),
         _ => {}
     }
     let is_wanted =

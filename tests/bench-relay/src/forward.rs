@@ -31,7 +31,9 @@ pub(crate) enum Way {
     Plain,
     /// `recvmmsg`, `sendmmsg`.
     Batch,
-    /// The same with UDP_GRO and UDP_SEGMENT, and a nap between batches.
+    /// `epoll_wait`, `recvmmsg`, `sendmsg`, each once for a lone datagram: the least for who waits for more than one socket.
+    Wait,
+    /// `recvmmsg` and `sendmmsg` with UDP_GRO and UDP_SEGMENT, and a nap between batches.
     Trains,
 }
 
@@ -44,6 +46,7 @@ pub(crate) fn run(way: Way, listen: SocketAddr) -> anyhow::Result<()> {
             socket.set_nonblocking(true)?;
             batched(&socket, SendBatch::without_trains(BATCH), None)
         }
+        Way::Wait => waiting(&bind_shared(listen)?),
         Way::Trains => batched(&bind_shared(listen)?, SendBatch::new(64 * 1_024), Some(NAP)),
     }
 }
@@ -139,6 +142,37 @@ fn batched(socket: &UdpSocket, mut batch: SendBatch, nap: Option<Duration>) -> a
         if let Some(nap) = nap.filter(|_| ring.free() > 0) {
             std::thread::sleep(nap);
         }
+    }
+}
+
+/// Messages asked for in one call by [`Way::Wait`]: to prepare for each costs time, too.
+const WAIT_MESSAGES: usize = 4;
+
+fn waiting(socket: &UdpSocket) -> anyhow::Result<()> {
+    let mut poll = Poll::new()?;
+    poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(0), Interest::READABLE)?;
+    let mut events = Events::with_capacity(1);
+    let (mut ring, mut pairs, mut totals) = (ReceiveRing::new(BATCH), Pairs::default(), SendTotals::default());
+    let mut batch = SendBatch::new(64 * 1_024);
+    let mut is_empty = true;
+    loop {
+        if is_empty {
+            poll.poll(&mut events, None)?;
+        }
+        ring.clear();
+        is_empty = false;
+        while !is_empty && ring.free() > 0 {
+            let wanted = ring.free().min(WAIT_MESSAGES);
+            match ring.receive(socket, wanted) {
+                Ok(received) => is_empty = received < wanted,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => is_empty = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for message in ring.messages() {
+            forward(message, &ring, &mut pairs, &mut batch);
+        }
+        batch.flush(ring.bytes(), |_| Some(socket.as_fd()), &mut totals);
     }
 }
 

@@ -36,6 +36,7 @@ impl Kind {
             Self::TurnServer => "turn-server".into(),
             Self::Forward(Way::Plain) => "bare: recvfrom, sendto".into(),
             Self::Forward(Way::Batch) => "bare: recvmmsg, sendmmsg".into(),
+            Self::Forward(Way::Wait) => "bare: epoll_wait, recvmmsg, sendmsg".into(),
             Self::Forward(Way::Trains) => "bare: the same with GRO, GSO, naps".into(),
         }
     }
