@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use halloo_relay::UnixTime;
 use halloo_relay::auth::{Credentials, Key, PasswordAlgorithm};
-use halloo_relay::packet::{ClientPath, HEADROOM_BYTES, ListenerId, Packet, Payload, RelayedId, Sink, Transport};
+use halloo_relay::packet::{ClientPath, HEADROOM_BYTES, HeldPort, ListenerId, Packet, Payload, RelayedId, Sink, Transport};
 use halloo_relay::relay::{Relay, RelayedIp, Settings, Shared};
 use halloo_relay::stun::attribute::AttributeType;
 use halloo_relay::stun::{Class, Message, MessageBuilder, Method, TransactionId};
@@ -53,6 +53,14 @@ impl<'b> Sink<'b> for Null {
     fn open_relayed(&mut self, id: RelayedId, address: SocketAddr) -> io::Result<()> {
         self.sockets.push((id, address));
         Ok(())
+    }
+
+    fn hold_port(&mut self, _address: SocketAddr) -> io::Result<HeldPort> {
+        Ok(HeldPort::new(()))
+    }
+
+    fn open_held(&mut self, id: RelayedId, address: SocketAddr, _held: HeldPort) -> io::Result<()> {
+        self.open_relayed(id, address)
     }
 
     fn close_relayed(&mut self, _id: RelayedId) {}

@@ -5,11 +5,13 @@
 //! - [`binding`]: the channels and permissions of one allocation, in small flat arrays.
 //! - [`directory`]: what other allocations of this relay need to know of one in order to deliver to it directly, also from other threads.
 //! - [`ports`]: which relayed ports are free.
+//! - [`spares`]: sockets that wait for the next allocation of their user.
 
 pub(crate) mod binding;
 pub(crate) mod directory;
 pub(crate) mod five_tuple;
 pub(crate) mod ports;
+pub(crate) mod spares;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -22,7 +22,7 @@ use crate::auth::{AuthRefusal, Grant, Identity, Key, PasswordAlgorithm};
 use crate::metrics::{DropReason, Response};
 use crate::packet::{ClientPath, Sink};
 use crate::relay::{Relay, Shared};
-use crate::stun::attribute::AttributeType;
+use crate::stun::attribute::{Attribute, AttributeType};
 use crate::stun::integrity::Check;
 use crate::stun::{Message, Method, channel_data};
 use crate::time::Moment;
@@ -211,7 +211,7 @@ impl Relay {
                     allocation.entry.show(allocation, self.worker);
                 }
             }
-            _ => self.end_allocation(slot, out),
+            _ => self.end_allocation(slot, now, out),
         }
         reply.succeed(Response::Refresh, |message| {
             message.attribute(AttributeType::LIFETIME, &(lifetime.as_secs() as u32).to_be_bytes())
@@ -301,23 +301,32 @@ struct Claim<'a> {
 
 impl<'a> Claim<'a> {
     fn read(request: Message<'a>) -> Outcome<Self> {
-        let find = |kind| request.attribute(kind);
-        let integrity = match (find(AttributeType::MESSAGE_INTEGRITY_SHA256), find(AttributeType::MESSAGE_INTEGRITY)) {
+        let [sha256, sha1, name, hash, nonce, realm, offered, chosen] = request.find([
+            AttributeType::MESSAGE_INTEGRITY_SHA256,
+            AttributeType::MESSAGE_INTEGRITY,
+            AttributeType::USERNAME,
+            AttributeType::USERHASH,
+            AttributeType::NONCE,
+            AttributeType::REALM,
+            AttributeType::PASSWORD_ALGORITHMS,
+            AttributeType::PASSWORD_ALGORITHM,
+        ]);
+        let integrity = match (sha256, sha1) {
             (Some(_), _) => Integrity::Sha256,
             (None, Some(_)) => Integrity::Sha1,
             (None, None) => return Err(Refusal::UNAUTHENTICATED),
         };
-        let name = find(AttributeType::USERNAME).map(|name| name.text().map_err(|_| Refusal::BAD_REQUEST)).transpose()?;
-        let hash = find(AttributeType::USERHASH).map(|hash| hash.value.try_into().map_err(|_| Refusal::BAD_REQUEST));
+        let name = name.map(|name| name.text().map_err(|_| Refusal::BAD_REQUEST)).transpose()?;
+        let hash = hash.map(|hash| hash.value.try_into().map_err(|_| Refusal::BAD_REQUEST));
         let identity = match (name, hash.transpose()?) {
             (Some(name), None) => Identity::Name(name),
             (None, Some(hash)) => Identity::Hash(hash),
             _ => return Err(Refusal::BAD_REQUEST),
         };
-        let (Some(nonce), Some(_)) = (find(AttributeType::NONCE), find(AttributeType::REALM)) else {
+        let (Some(nonce), Some(_)) = (nonce, realm) else {
             return Err(Refusal::BAD_REQUEST);
         };
-        Ok(Self { identity, nonce: nonce.value, algorithm: password_algorithm(request)?, integrity })
+        Ok(Self { identity, nonce: nonce.value, algorithm: password_algorithm(offered, chosen)?, integrity })
     }
 
     fn is_same_user(&self, username: &str, realm: &str) -> bool {
@@ -330,9 +339,7 @@ impl<'a> Claim<'a> {
 
 /// The algorithm of the client's key. A list other than ours, or one without the other, means that somebody in between has
 /// altered what we offered (RFC 8489 section 9.2.4).
-fn password_algorithm(request: Message<'_>) -> Outcome<PasswordAlgorithm> {
-    let offered = request.attribute(AttributeType::PASSWORD_ALGORITHMS);
-    let chosen = request.attribute(AttributeType::PASSWORD_ALGORITHM);
+fn password_algorithm(offered: Option<Attribute<'_>>, chosen: Option<Attribute<'_>>) -> Outcome<PasswordAlgorithm> {
     match (offered, chosen) {
         (None, None) => Ok(PasswordAlgorithm::Md5),
         (Some(offered), Some(chosen)) if offered.value == reply::PASSWORD_ALGORITHMS => {

@@ -18,6 +18,8 @@
 //! is the packet before it, which may still be waiting to be sent. Give them headroom 0. Those of the pair path still leave in place, one
 //! after the other without gaps, and can be sent as one (GSO).
 
+use std::any::Any;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
@@ -73,6 +75,10 @@ impl RelayedId {
         self.0 as usize
     }
 }
+
+/// Which relayed socket that has no allocation for now. The driver's number, never used for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ParkedId(pub u64);
 
 /// A received packet in the driver's buffer.
 #[derive(Debug)]
@@ -181,6 +187,30 @@ impl Payload<'_, '_> {
     }
 }
 
+/// A port that a driver holds for an allocation to come, by whatever it does that with: a bound socket. Dropping it gives the port
+/// back to the system.
+pub struct HeldPort(Box<dyn Any + Send>);
+
+impl HeldPort {
+    /// The port is held for as long as this value lives.
+    #[must_use]
+    pub fn new(by: impl Any + Send) -> Self {
+        Self(Box::new(by))
+    }
+
+    /// What it is held by, if it is that.
+    #[must_use]
+    pub fn into_inner<T: Any>(self) -> Option<T> {
+        self.0.downcast().ok().map(|by| *by)
+    }
+}
+
+impl fmt::Debug for HeldPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("HeldPort(..)")
+    }
+}
+
 /// The driver, as the state machine sees it: where packets go, and who opens sockets.
 ///
 /// Calls must not block. What can't be sent is dropped and counted by the driver. `'b` is the life of the receive buffers:
@@ -203,6 +233,37 @@ pub trait Sink<'b> {
     /// What the system said. The relay tries another port if this one is in use and refuses the request otherwise.
     fn open_relayed(&mut self, id: RelayedId, address: SocketAddr) -> io::Result<()>;
 
+    /// Makes sure that nobody else gets this address, without receiving there: the second port of two in a row, for the bearer of
+    /// a token who comes later. It may come to another driver of the same server.
+    ///
+    /// # Errors
+    /// As [`open_relayed`](Self::open_relayed).
+    fn hold_port(&mut self, address: SocketAddr) -> io::Result<HeldPort>;
+
+    /// The same as [`open_relayed`](Self::open_relayed) for an address that was held. What came there meanwhile isn't handed in.
+    ///
+    /// # Errors
+    /// What the system said; the address is given up then.
+    fn open_held(&mut self, id: RelayedId, address: SocketAddr, held: HeldPort) -> io::Result<()>;
+
     /// Closes a relayed socket. Packets handed over before may still be sent, none that arrive later may be handed in.
     fn close_relayed(&mut self, id: RelayedId);
+
+    /// The same, but the socket may stay open, so that another allocation of the same user can have it without the work of making one. `None`:
+    /// it is closed. Whatever arrives at it while it is parked closes it, as who still sends there would be heard by the next owner.
+    fn park_relayed(&mut self, id: RelayedId) -> Option<ParkedId> {
+        self.close_relayed(id);
+        None
+    }
+
+    /// Makes a parked socket the one known by this number. Says whether it was still there.
+    fn unpark_relayed(&mut self, parked: ParkedId, id: RelayedId) -> bool {
+        let _ = (parked, id);
+        false
+    }
+
+    /// Closes a parked socket, if it is still there.
+    fn close_parked(&mut self, parked: ParkedId) {
+        let _ = parked;
+    }
 }

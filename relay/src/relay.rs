@@ -31,6 +31,7 @@ use slab::Slab;
 use crate::allocation::directory::Directory;
 use crate::allocation::five_tuple::FiveTuples;
 use crate::allocation::ports::Ports;
+use crate::allocation::spares::{SPARE_LIFETIME, Spare, Spares};
 use crate::allocation::{Allocation, Family, relayed_id};
 use crate::auth::Authenticator;
 use crate::auth::nonce::Nonces;
@@ -39,7 +40,7 @@ use crate::handler::REALM_BYTES_MAX;
 use crate::metrics::Metrics;
 use crate::packet::{ClientPath, Sink, StreamId};
 use crate::peer_filter::PeerFilter;
-use crate::quota::share::Shares;
+use crate::quota::share::{Shares, UserId};
 use crate::quota::{Limits, RateLimit, SourceRates};
 use crate::time::{Moment, UnixTime};
 
@@ -234,6 +235,9 @@ pub struct Relay {
     /// When allocations run out, as it was when they were made or last came up; checked against the allocation itself then.
     pub(crate) timers: BinaryHeap<Reverse<(Moment, u32, u32)>>,
     pub(crate) generation: u32,
+    /// When it is to be looked for reservations of ports that have run out.
+    pub(crate) reservations_due: Option<Moment>,
+    pub(crate) spares: Spares,
     /// The last reading of the clock, which a batch of packets has in common.
     clock: (Instant, Moment),
 }
@@ -252,6 +256,8 @@ impl Relay {
             rng: StdRng::from_seed(seed),
             timers: BinaryHeap::new(),
             generation: 0,
+            reservations_due: None,
+            spares: Spares::default(),
             clock: (shared.epoch, Moment::default()),
             shared,
         }
@@ -281,15 +287,23 @@ impl Relay {
         self.by_client.get(path).is_some()
     }
 
-    /// When [`handle_timeout`](Self::handle_timeout) wants to be called: the only timer is that of the allocation that ends next.
+    /// When [`handle_timeout`](Self::handle_timeout) wants to be called: when the next allocation or reservation ends, or a socket
+    /// has waited long enough for its user.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.peek().and_then(|Reverse((at, ..))| at.instant(self.shared.epoch))
+        let ends = self.timers.peek().map(|Reverse((at, ..))| *at);
+        ends.into_iter().chain(self.reservations_due).chain(self.spares.due()).min().and_then(|at| at.instant(self.shared.epoch))
     }
 
-    /// Ends the allocations whose time has come.
+    /// Ends the allocations and reservations whose time has come.
     pub fn handle_timeout<'b>(&mut self, now: Instant, out: &mut impl Sink<'b>) {
         let now = self.moment(now);
+        if self.reservations_due.is_some_and(|due| due <= now) {
+            self.reservations_due = self.shared.ports.forget_expired(now);
+        }
+        while let Some(spare) = self.spares.take_due(now) {
+            self.close_spare(spare, out);
+        }
         while let Some(Reverse((at, slot, generation))) = self.timers.peek().copied() {
             if at > now {
                 break;
@@ -299,7 +313,7 @@ impl Relay {
             match alive.map(|allocation| allocation.expires) {
                 None => {}
                 Some(expires) if expires > now => self.timers.push(Reverse((expires, slot, generation))),
-                Some(_) => self.end_allocation(slot as usize, out),
+                Some(_) => self.end_allocation(slot as usize, now, out),
             }
         }
     }
@@ -308,14 +322,17 @@ impl Relay {
     pub fn handle_stream_closed<'b>(&mut self, stream: StreamId, address: SocketAddr, out: &mut impl Sink<'b>) {
         let path = ClientPath { address, transport: crate::packet::Transport::Stream(stream) };
         if let Some(slot) = self.by_client.get(&path) {
-            self.end_allocation(slot, out);
+            self.end_allocation(slot, self.clock.1, out);
         }
     }
 
     /// Ends all allocations, for an orderly end of the server.
     pub fn close<'b>(&mut self, out: &mut impl Sink<'b>) {
         let slots: Vec<usize> = self.allocations.iter().map(|(slot, _)| slot).collect();
-        slots.into_iter().for_each(|slot| self.end_allocation(slot, out));
+        slots.into_iter().for_each(|slot| self.end_allocation(slot, self.clock.1, out));
+        while let Some(spare) = self.spares.take_oldest() {
+            self.close_spare(spare, out);
+        }
     }
 
     #[inline]
@@ -326,20 +343,46 @@ impl Relay {
         self.clock.1
     }
 
-    pub(crate) fn end_allocation<'b>(&mut self, slot: usize, out: &mut impl Sink<'b>) {
+    pub(crate) fn end_allocation<'b>(&mut self, slot: usize, now: Moment, out: &mut impl Sink<'b>) {
         let Some(allocation) = self.allocations.try_remove(slot) else { return };
         allocation.entry.hide();
         self.by_client.remove(&allocation.client);
         for family in Family::ALL {
             if let Some(relayed) = allocation.relayed(family) {
                 self.shared.directory.remove(relayed);
-                out.close_relayed(relayed_id(slot, family));
-                self.shared.ports.give_back(family, relayed.port());
+                self.keep_or_close((slot, family), relayed.port(), allocation.owner.user, now, out);
             }
         }
         self.shared.shares.dismiss(allocation.owner.user, allocation.owner.client_share, allocation.lease);
         self.metrics.count_allocation_ended();
         self.forget_timers();
+    }
+
+    /// The socket of an allocation that ends: for another one of the user, if there is room.
+    fn keep_or_close<'b>(
+        &mut self,
+        (slot, family): (usize, Family),
+        port: u16,
+        user: UserId,
+        now: Moment,
+        out: &mut impl Sink<'b>,
+    ) {
+        let id = relayed_id(slot, family);
+        if self.shared.is_draining() || !self.shared.ports.try_begin_spare() {
+            out.close_relayed(id);
+        } else if let Some(parked) = out.park_relayed(id) {
+            self.spares.push(Spare { parked, user, family, port, until: now.after(SPARE_LIFETIME) });
+            return;
+        } else {
+            self.shared.ports.end_spare();
+        }
+        self.shared.ports.give_back(family, port);
+    }
+
+    pub(crate) fn close_spare<'b>(&mut self, spare: Spare, out: &mut impl Sink<'b>) {
+        out.close_parked(spare.parked);
+        self.shared.ports.end_spare();
+        self.shared.ports.give_back(spare.family, spare.port);
     }
 
     /// Timers of allocations that ended early would stay for an hour: a client that allocates and gives back all the time must not fill memory with them.

@@ -258,6 +258,17 @@ impl<'a> Message<'a> {
         self.attributes().find(|attribute| attribute.kind == kind)
     }
 
+    /// The first attribute of each of these types, found in one walk.
+    pub(crate) fn find<const N: usize>(self, kinds: [AttributeType; N]) -> [Option<Attribute<'a>>; N] {
+        let mut found = [None; N];
+        for attribute in self.attributes() {
+            if let Some(index) = kinds.iter().position(|kind| *kind == attribute.kind) {
+                found[index].get_or_insert(attribute);
+            }
+        }
+        found
+    }
+
     fn message_type(self) -> u16 {
         u16::from_be_bytes([self.bytes[0], self.bytes[1]])
     }

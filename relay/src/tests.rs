@@ -5,3 +5,4 @@ mod data;
 mod harness;
 mod requests;
 mod sequences;
+mod spares;

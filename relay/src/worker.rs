@@ -31,8 +31,9 @@ use tracing::debug;
 
 use crate::io::{Message, RING_HEADROOM_BYTES, ReceiveRing, SendBatch, SendTotals};
 use crate::metrics::{DropReason, Metrics};
-use crate::packet::{ClientPath, ListenerId, Packet, Payload, RelayedId, Sink, Transport};
+use crate::packet::{ClientPath, HeldPort, ListenerId, Packet, ParkedId, Payload, RelayedId, Sink, Transport};
 use crate::relay::Relay;
+use crate::server::udp;
 use load::LoadMeter;
 use sockets::{Place, Sockets};
 
@@ -373,8 +374,28 @@ impl<'b> Sink<'b> for Outbox<'_> {
         self.sockets.open_relayed(id, address)
     }
 
+    fn hold_port(&mut self, address: SocketAddr) -> io::Result<HeldPort> {
+        udp::hold(address)
+    }
+
+    fn open_held(&mut self, id: RelayedId, address: SocketAddr, held: HeldPort) -> io::Result<()> {
+        self.sockets.open_held(id, address, held)
+    }
+
     fn close_relayed(&mut self, id: RelayedId) {
         self.sockets.close_relayed(id);
+    }
+
+    fn park_relayed(&mut self, id: RelayedId) -> Option<ParkedId> {
+        self.sockets.park(id)
+    }
+
+    fn unpark_relayed(&mut self, parked: ParkedId, id: RelayedId) -> bool {
+        self.sockets.unpark(parked, id)
+    }
+
+    fn close_parked(&mut self, parked: ParkedId) {
+        self.sockets.close_parked(parked);
     }
 }
 

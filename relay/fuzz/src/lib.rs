@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use halloo_relay::UnixTime;
 use halloo_relay::auth::{Credentials, Key, PasswordAlgorithm, Users};
-use halloo_relay::packet::{ClientPath, HEADROOM_BYTES, ListenerId, Packet, Payload, RelayedId, Sink, StreamId, Transport};
+use halloo_relay::packet::{ClientPath, HEADROOM_BYTES, HeldPort, ListenerId, Packet, Payload, RelayedId, Sink, StreamId, Transport};
 use halloo_relay::relay::{Relay, RelayedIp, Settings, Shared};
 use halloo_relay::stun::attribute::AttributeType;
 use halloo_relay::stun::{Class, Message, MessageBuilder, Method, TransactionId};
@@ -50,6 +50,14 @@ impl<'b> Sink<'b> for Checks {
     fn open_relayed(&mut self, id: RelayedId, address: SocketAddr) -> io::Result<()> {
         assert!(self.open.insert(id, address).is_none());
         Ok(())
+    }
+
+    fn hold_port(&mut self, _address: SocketAddr) -> io::Result<HeldPort> {
+        Ok(HeldPort::new(()))
+    }
+
+    fn open_held(&mut self, id: RelayedId, address: SocketAddr, _held: HeldPort) -> io::Result<()> {
+        self.open_relayed(id, address)
     }
 
     fn close_relayed(&mut self, id: RelayedId) {

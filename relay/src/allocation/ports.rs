@@ -1,13 +1,16 @@
 //! Which relayed ports are free, and which are kept for somebody who asked for two in a row (RFC 8656 section 7.2, EVEN-PORT).
 //!
-//! One bit a port and family; shared by all threads of a relay.
+//! One bit a port and family; shared by all threads of a relay. A port that is kept for somebody is held by a bound socket, too: other
+//! programs of the machine know nothing of the bits.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rand::{Rng, RngExt};
 
 use super::Family;
+use crate::packet::HeldPort;
 use crate::time::Moment;
 
 /// How long the second of two ports is kept for whoever shows its token: the RFC's least (section 7.2).
@@ -18,6 +21,10 @@ const RESERVATIONS_MAX: usize = 1_024;
 
 /// Reservations of one user at a time, which would otherwise grow by allocating and giving back.
 const RESERVATIONS_PER_USER_MAX: usize = 8;
+
+/// Ports of sockets that wait for their user, of all threads: at most so many, and at most one of so many.
+const SPARES_MAX: u32 = 256;
+const SPARES_PART: u32 = 64;
 
 /// What a port is wanted for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +42,7 @@ struct Reservation {
     user: Box<str>,
     family: Family,
     port: u16,
+    held: HeldPort,
     expires: Moment,
 }
 
@@ -43,6 +51,7 @@ struct Reservation {
 pub(crate) struct Ports {
     first: u16,
     last: u16,
+    spares: AtomicU32,
     taken: Mutex<Taken>,
 }
 
@@ -76,7 +85,8 @@ impl Ports {
     /// All of `first` to `last` are free.
     pub(crate) fn new(first: u16, last: u16) -> Self {
         let bits = || vec![0; 1 << 10].into_boxed_slice();
-        Self { first, last: last.max(first), taken: Mutex::new(Taken { bits: [bits(), bits()], reservations: Vec::new() }) }
+        let taken = Mutex::new(Taken { bits: [bits(), bits()], reservations: Vec::new() });
+        Self { first, last: last.max(first), spares: AtomicU32::new(0), taken }
     }
 
     /// Whether it is one of the relayed ports, free or not.
@@ -98,7 +108,28 @@ impl Ports {
             }
         })?;
         taken.set(family, port, true);
+        if wanted == Wanted::Pair {
+            taken.set(family, port + 1, true);
+        }
         Some(port)
+    }
+
+    /// Gives back ports whose reservations have run out. Says when the next one does.
+    pub(crate) fn forget_expired(&self, now: Moment) -> Option<Moment> {
+        let mut taken = self.lock();
+        taken.forget_expired(now);
+        taken.reservations.iter().map(|held| held.expires).min()
+    }
+
+    /// Whether a port may stay taken for a socket that waits for its user. If so, [`end_spare`](Self::end_spare) has to follow.
+    pub(crate) fn try_begin_spare(&self) -> bool {
+        let max = SPARES_MAX.min((u32::from(self.last - self.first) + 1) / SPARES_PART);
+        self.spares.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |spares| (spares < max).then_some(spares + 1)).is_ok()
+    }
+
+    /// A socket no longer waits.
+    pub(crate) fn end_spare(&self) {
+        self.spares.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Gives a port back.
@@ -106,27 +137,33 @@ impl Ports {
         self.lock().set(family, port, false);
     }
 
-    /// Keeps the port after an even one that was taken as [`Wanted::Pair`].
-    pub(crate) fn reserve(&self, family: Family, even: u16, user: &str, now: Moment, rng: &mut impl Rng) -> Option<[u8; 8]> {
+    /// Keeps a port, the second of two that were taken as [`Wanted::Pair`], for whoever of this user shows the token.
+    pub(crate) fn reserve(
+        &self,
+        (family, port): (Family, u16),
+        held: HeldPort,
+        user: &str,
+        now: Moment,
+        rng: &mut impl Rng,
+    ) -> Option<[u8; 8]> {
         let mut taken = self.lock();
-        let port = even.checked_add(1).filter(|port| self.contain(*port) && !taken.is_taken(family, *port))?;
         let of_user = taken.reservations.iter().filter(|held| *held.user == *user).count();
         if taken.reservations.len() >= RESERVATIONS_MAX || of_user >= RESERVATIONS_PER_USER_MAX {
             return None;
         }
         let token = rng.random();
-        taken.set(family, port, true);
-        taken.reservations.push(Reservation { token, user: user.into(), family, port, expires: now.after(RESERVATION_LIFETIME) });
+        let expires = now.after(RESERVATION_LIFETIME);
+        taken.reservations.push(Reservation { token, user: user.into(), family, port, held, expires });
         Some(token)
     }
 
     /// Takes the port that was kept under this token for this user. A token is good once.
-    pub(crate) fn redeem(&self, token: [u8; 8], user: &str, now: Moment) -> Option<(Family, u16)> {
+    pub(crate) fn redeem(&self, token: [u8; 8], user: &str, now: Moment) -> Option<(Family, u16, HeldPort)> {
         let mut taken = self.lock();
         taken.forget_expired(now);
         let index = taken.reservations.iter().position(|held| held.token == token && *held.user == *user)?;
         let held = taken.reservations.swap_remove(index);
-        Some((held.family, held.port))
+        Some((held.family, held.port, held.held))
     }
 
     fn lock(&self) -> MutexGuard<'_, Taken> {
@@ -161,16 +198,20 @@ mod tests {
         assert_eq!(ports.take(Family::V4, Wanted::Any, NOW, &mut rng), Some(back));
     }
 
+    fn redeem(ports: &Ports, token: [u8; 8], user: &str, now: Moment) -> Option<(Family, u16)> {
+        ports.redeem(token, user, now).map(|(family, port, _)| (family, port))
+    }
+
     #[test]
     fn even_ports_are_even_and_the_next_is_kept_for_its_user() {
         let (ports, mut rng, now) = (Ports::new(50_001, 50_005), rng(), Moment::default());
         let even = ports.take(Family::V4, Wanted::Pair, now, &mut rng).unwrap();
         assert_eq!(even % 2, 0);
-        let token = ports.reserve(Family::V4, even, "bob", now, &mut rng).unwrap();
-        assert_eq!(ports.redeem(token, "eve", now), None);
-        assert_eq!(ports.redeem([0; 8], "bob", now), None);
-        assert_eq!(ports.redeem(token, "bob", now), Some((Family::V4, even + 1)));
-        assert_eq!(ports.redeem(token, "bob", now), None, "good once");
+        let token = ports.reserve((Family::V4, even + 1), HeldPort::new(()), "bob", now, &mut rng).unwrap();
+        assert_eq!(redeem(&ports, token, "eve", now), None);
+        assert_eq!(redeem(&ports, [0; 8], "bob", now), None);
+        assert_eq!(redeem(&ports, token, "bob", now), Some((Family::V4, even + 1)));
+        assert_eq!(redeem(&ports, token, "bob", now), None, "good once");
         assert!(ports.take(Family::V4, Wanted::Even, now, &mut rng).is_some());
         assert_eq!(ports.take(Family::V4, Wanted::Even, now, &mut rng), None, "only two are even");
     }
@@ -180,7 +221,7 @@ mod tests {
         let (ports, mut rng, now) = (Ports::new(50_000, 50_999), rng(), Moment::default());
         let mut reserve = |user: &str| {
             let even = ports.take(Family::V4, Wanted::Pair, now, &mut rng).unwrap();
-            ports.reserve(Family::V4, even, user, now, &mut rng).is_some()
+            ports.reserve((Family::V4, even + 1), HeldPort::new(()), user, now, &mut rng).is_some()
         };
         assert_eq!((0..20).filter(|_| reserve("bob")).count(), RESERVATIONS_PER_USER_MAX);
         assert!(reserve("ann"));
@@ -190,10 +231,16 @@ mod tests {
     fn a_kept_port_is_free_again_after_its_time() {
         let (ports, mut rng, now) = (Ports::new(50_000, 50_001), rng(), Moment::default());
         let even = ports.take(Family::V4, Wanted::Pair, now, &mut rng).unwrap();
-        let token = ports.reserve(Family::V4, even, "bob", now, &mut rng).unwrap();
+        let holder = std::sync::Arc::new(());
+        let held = HeldPort::new(std::sync::Arc::clone(&holder));
+        let token = ports.reserve((Family::V4, even + 1), held, "bob", now, &mut rng).unwrap();
         assert_eq!(ports.take(Family::V4, Wanted::Any, now, &mut rng), None);
         let later = now.after(RESERVATION_LIFETIME);
+        assert_eq!(ports.forget_expired(now), Some(later));
+        assert_eq!(std::sync::Arc::strong_count(&holder), 2, "held until then");
+        assert_eq!(ports.forget_expired(later), None);
+        assert_eq!(std::sync::Arc::strong_count(&holder), 1, "and not longer");
         assert_eq!(ports.take(Family::V4, Wanted::Any, later, &mut rng), Some(50_001));
-        assert_eq!(ports.redeem(token, "bob", later), None);
+        assert_eq!(redeem(&ports, token, "bob", later), None);
     }
 }

@@ -89,7 +89,7 @@ impl Relay {
         }
         // What ran out a moment ago and whose timer is still to come.
         if let Some(slot) = self.by_client.get(&from) {
-            self.end_allocation(slot, out);
+            self.end_allocation(slot, now, out);
         }
         let client_share = subscriber(from.address.ip());
         let user = self.shared.shares.admit(&grant.account, grant.class, client_share, now).map_err(|refusal| match refusal {
@@ -119,7 +119,7 @@ impl Relay {
         out: &mut impl Sink<'b>,
     ) -> Outcome<(usize, Option<Refusal>)> {
         let slot = self.allocations.vacant_key();
-        let Sockets { opened, reservation, missing } = self.open(slot, &grant.username, wish, now, out)?;
+        let Sockets { opened, reservation, missing } = self.open(slot, (&grant.username, user), wish, now, out)?;
         let mut relayed = [None; 2];
         for socket in opened {
             relayed[socket.family.index()] = Some(socket.external);
@@ -177,33 +177,24 @@ impl Relay {
     }
 
     /// Opens what is wished for.
-    fn open<'b>(&mut self, slot: usize, username: &str, wish: &Wish, now: Moment, out: &mut impl Sink<'b>) -> Outcome<Sockets> {
+    fn open<'b>(
+        &mut self,
+        slot: usize,
+        (username, user): (&str, UserId),
+        wish: &Wish,
+        now: Moment,
+        out: &mut impl Sink<'b>,
+    ) -> Outcome<Sockets> {
         if let Some(token) = wish.token {
-            let (family, port) = self.shared.ports.redeem(token, username, now).ok_or(Refusal::RESERVATION)?;
-            return match self.open_port(slot, family, port, out) {
-                Ok(opened) => Ok(Sockets::one(opened)),
-                Err(_) => {
-                    self.shared.ports.give_back(family, port);
-                    Err(Refusal::PORTS)
-                }
-            };
+            return self.open_reserved(slot, username, token, now, out);
         }
         let wanted = wish.even_port.unwrap_or(Wanted::Any);
         match wish.families {
-            Families::One(family) => {
-                let opened = self.open_any(slot, family, wanted, now, out)?;
-                let token = (wanted == Wanted::Pair)
-                    .then(|| self.shared.ports.reserve(family, opened.external.port(), username, now, &mut self.rng));
-                if token == Some(None) {
-                    out.close_relayed(relayed_id(slot, family));
-                    self.shared.ports.give_back(family, opened.external.port());
-                    return Err(Refusal::PORTS);
-                }
-                Ok(Sockets { reservation: token.flatten(), ..Sockets::one(opened) })
-            }
+            Families::One(family) if wanted == Wanted::Pair => self.open_pair(slot, family, username, now, out),
+            Families::One(family) => Ok(Sockets::one(self.open_any((slot, family), wanted, user, now, out)?)),
             Families::Both => {
-                let first = self.open_any(slot, Family::V4, wanted, now, out);
-                let second = self.open_any(slot, Family::V6, wanted, now, out);
+                let first = self.open_any((slot, Family::V4), wanted, user, now, out);
+                let second = self.open_any((slot, Family::V6), wanted, user, now, out);
                 match (first, second) {
                     (Ok(first), Ok(second)) => Ok(Sockets { opened: vec![first, second], reservation: None, missing: None }),
                     (Ok(first), Err(refusal)) => Ok(Sockets { missing: Some(refusal), ..Sockets::one(first) }),
@@ -219,19 +210,80 @@ impl Relay {
         }
     }
 
-    fn open_any<'b>(
+    /// Opens the port that was kept under this token.
+    fn open_reserved<'b>(
+        &mut self,
+        slot: usize,
+        username: &str,
+        token: [u8; 8],
+        now: Moment,
+        out: &mut impl Sink<'b>,
+    ) -> Outcome<Sockets> {
+        let (family, port, held) = self.shared.ports.redeem(token, username, now).ok_or(Refusal::RESERVATION)?;
+        let opened = self.addresses(family, port).and_then(|(local, external)| {
+            out.open_held(relayed_id(slot, family), local, held)?;
+            Ok(Opened { family, external })
+        });
+        opened.map(Sockets::one).map_err(|_| {
+            self.shared.ports.give_back(family, port);
+            Refusal::PORTS
+        })
+    }
+
+    /// Opens an even port and holds the next, so that no other program of the machine can take it before the bearer of the token comes.
+    fn open_pair<'b>(
         &mut self,
         slot: usize,
         family: Family,
+        username: &str,
+        now: Moment,
+        out: &mut impl Sink<'b>,
+    ) -> Outcome<Sockets> {
+        if self.shared.relayed_ip(family).is_none() {
+            return Err(Refusal::FAMILY);
+        }
+        for _ in 0..PORT_TRIES {
+            let port = self.take_port(family, Wanted::Pair, now, out).ok_or(Refusal::PORTS)?;
+            let held = self.open_port(slot, family, port, out).and_then(|opened| {
+                let held = self.addresses(family, port + 1).and_then(|(local, _)| out.hold_port(local));
+                held.inspect_err(|_| out.close_relayed(relayed_id(slot, family))).map(|held| (opened, held))
+            });
+            let is_in_use = held.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+            if let Ok((opened, held)) = held {
+                let token = self.shared.ports.reserve((family, port + 1), held, username, now, &mut self.rng);
+                if token.is_some() {
+                    self.reservations_due = self.shared.ports.forget_expired(now);
+                    return Ok(Sockets { reservation: token, ..Sockets::one(opened) });
+                }
+                out.close_relayed(relayed_id(slot, family));
+            }
+            self.shared.ports.give_back(family, port);
+            self.shared.ports.give_back(family, port + 1);
+            if !is_in_use {
+                break;
+            }
+        }
+        Err(Refusal::PORTS)
+    }
+
+    fn open_any<'b>(
+        &mut self,
+        (slot, family): (usize, Family),
         wanted: Wanted,
+        user: UserId,
         now: Moment,
         out: &mut impl Sink<'b>,
     ) -> Outcome<Opened> {
         if self.shared.relayed_ip(family).is_none() {
             return Err(Refusal::FAMILY);
         }
+        if wanted == Wanted::Any
+            && let Some(opened) = self.reuse(slot, family, user, out)
+        {
+            return Ok(opened);
+        }
         for _ in 0..PORT_TRIES {
-            let port = self.shared.ports.take(family, wanted, now, &mut self.rng).ok_or(Refusal::PORTS)?;
+            let port = self.take_port(family, wanted, now, out).ok_or(Refusal::PORTS)?;
             match self.open_port(slot, family, port, out) {
                 Ok(opened) => return Ok(opened),
                 Err(error) => {
@@ -245,10 +297,41 @@ impl Relay {
         Err(Refusal::PORTS)
     }
 
+    /// A socket that the user has had before.
+    fn reuse<'b>(&mut self, slot: usize, family: Family, user: UserId, out: &mut impl Sink<'b>) -> Option<Opened> {
+        while let Some(spare) = self.spares.take(user, family) {
+            if let Ok((_, external)) = self.addresses(family, spare.port)
+                && out.unpark_relayed(spare.parked, relayed_id(slot, family))
+            {
+                self.shared.ports.end_spare();
+                return Some(Opened { family, external });
+            }
+            self.close_spare(spare, out);
+        }
+        None
+    }
+
+    /// A free port, and if there is none, one of those that wait for somebody.
+    fn take_port<'b>(&mut self, family: Family, wanted: Wanted, now: Moment, out: &mut impl Sink<'b>) -> Option<u16> {
+        loop {
+            if let Some(port) = self.shared.ports.take(family, wanted, now, &mut self.rng) {
+                return Some(port);
+            }
+            let spare = self.spares.take_oldest()?;
+            self.close_spare(spare, out);
+        }
+    }
+
     fn open_port<'b>(&self, slot: usize, family: Family, port: u16, out: &mut impl Sink<'b>) -> io::Result<Opened> {
+        let (local, external) = self.addresses(family, port)?;
+        out.open_relayed(relayed_id(slot, family), local)?;
+        Ok(Opened { family, external })
+    }
+
+    /// A relayed port's address on this machine, and as peers see it.
+    fn addresses(&self, family: Family, port: u16) -> io::Result<(SocketAddr, SocketAddr)> {
         let ip = self.shared.relayed_ip(family).ok_or(io::ErrorKind::AddrNotAvailable)?;
-        out.open_relayed(relayed_id(slot, family), SocketAddr::new(ip.local, port))?;
-        Ok(Opened { family, external: SocketAddr::new(ip.external, port) })
+        Ok((SocketAddr::new(ip.local, port), SocketAddr::new(ip.external, port)))
     }
 }
 

@@ -8,7 +8,7 @@
 //! **Rates** of a user and of an address are token buckets, full after [`BURST`].
 //!
 //! **Fair shares.** The total is divided anew every [`TICK`]. Each user's demand of late is known, what was refused included. Classes are served in
-//! their order; within a class the smallest demands are met in full and the others get an equal share of what is left (max-min
+//! their order, each leaving a little ([`LEFT_PART`]) to those after it; within a class the smallest demands are met in full and the others get an equal share of what is left (max-min
 //! fairness). When there is enough for all, what is left over is shared out as well, so that demands can grow. A user that has
 //! been quiet may take the equal share at once: a tick may then give out more than it has, and the next one has that much less.
 //!
@@ -51,6 +51,11 @@ const LEASE_LONG: Duration = Duration::from_millis(200);
 /// Part of a second's, or of a tick's allowance, that is paid in advance: several allocations of a user have to get along.
 const LEASE_PART: f64 = 1.0 / 16.0;
 
+/// Part of what a class finds that it leaves to the classes after it, as far as they want it. A call that gets nothing for seconds is given
+/// up for dead by both ends, and its users can't tell overload from a broken relay; a tenth keeps signalling and a little sound alive, and those
+/// who go first hardly notice.
+const LEFT_PART: f64 = 0.1;
+
 /// What of a demand is remembered from tick to tick: half of it after 7 ticks. A mean, as a lease lasts for several ticks.
 const DEMAND_MEMORY: f64 = 0.9;
 
@@ -61,12 +66,12 @@ const USERS_REMEMBERED_MAX: usize = 4_096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceClass {
-    /// Served before all others.
+    /// Served before all others, but for a tenth that is left to them.
     First,
-    /// Served after those.
+    /// Served after those, but for a tenth of what they left.
     #[default]
     Normal,
-    /// Served with what is left.
+    /// Served with what is left: at least a hundredth of the total.
     Last,
 }
 
@@ -219,6 +224,8 @@ struct Part {
     usual: f64,
     /// What may still be used in this tick.
     allowance: f64,
+    /// What was used beyond the allowance before this tick: below zero.
+    overdraft: f64,
 }
 
 /// The accounts of all users.
@@ -504,20 +511,24 @@ impl Accounts {
         let present = self.users.iter().filter(|(_, user)| user.usage.allocations > 0);
         let count = present.count().max(1) as f64;
         for class in CLASSES {
-            let members = |users: &Slab<User>| -> Vec<f64> {
-                let members = users.iter().filter(|(_, user)| user.class == class && user.usage.allocations > 0);
+            let demands = |is_meant: &dyn Fn(ServiceClass) -> bool| -> Vec<f64> {
+                let members = self.users.iter().filter(|(_, user)| is_meant(user.class) && user.usage.allocations > 0);
                 members.map(|(_, user)| user.parts[resource].usual).collect()
             };
-            let (level, used) = water_level(members(&self.users), left);
+            let wanted_later: f64 = demands(&|other| other > class).iter().sum();
+            let (level, used) = water_level(demands(&|other| other == class), left - wanted_later.min(left * LEFT_PART));
             left -= used;
             for (_, user) in self.users.iter_mut().filter(|(_, user)| user.class == class) {
-                user.parts[resource].allowance = level;
+                let part = &mut user.parts[resource];
+                // A lease may be more than there was for a small share. Who had one waits for as long as it lasts.
+                part.overdraft = part.allowance.min(0.0);
+                part.allowance = level;
             }
         }
         // What nobody has wanted so far is there for who wants more from now on.
         for (_, user) in &mut self.users {
             let part = &mut user.parts[resource];
-            part.allowance = part.allowance.min(part.usual.max(budget / count)) + left / count;
+            part.allowance = part.allowance.min(part.usual.max(budget / count)) + left / count + part.overdraft;
         }
     }
 

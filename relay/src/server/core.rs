@@ -15,7 +15,7 @@ use tokio::task::AbortHandle;
 use super::stream::Streams;
 use super::udp;
 use crate::metrics::{DropReason, Metrics};
-use crate::packet::{ClientPath, HEADROOM_BYTES, Packet, Payload, RelayedId, Sink, Transport};
+use crate::packet::{ClientPath, HEADROOM_BYTES, HeldPort, Packet, Payload, RelayedId, Sink, Transport};
 use crate::relay::Relay;
 
 /// Longest packet that is received: no UDP datagram is longer.
@@ -118,6 +118,18 @@ impl Net {
         place.is_some_and(|relayed| std::ptr::eq(&*relayed.socket, socket))
     }
 
+    fn open(&mut self, id: RelayedId, address: SocketAddr, socket: std::net::UdpSocket) -> io::Result<()> {
+        let socket = Arc::new(UdpSocket::from_std(socket)?);
+        // A new socket doesn't set DF, as a client that wants it says so packet by packet.
+        let dont_fragment = udp::set_dont_fragment(&*socket, address.is_ipv4(), false).is_err();
+        let task = udp::spawn_relayed(self.core.clone(), Arc::clone(&socket), id);
+        if self.relayed.len() <= id.index() {
+            self.relayed.resize_with(id.index() + 1, || None);
+        }
+        self.relayed[id.index()] = Some(Relayed { socket, task, dont_fragment });
+        Ok(())
+    }
+
     fn send_datagram(&self, transport: Transport, to: SocketAddr, bytes: &[u8]) {
         let Transport::Datagram(listener) = transport else { return };
         let sent = self.listeners.get(usize::from(listener.0)).map(|socket| socket.send_to(bytes, to));
@@ -160,15 +172,15 @@ impl<'b> Sink<'b> for Net {
     }
 
     fn open_relayed(&mut self, id: RelayedId, address: SocketAddr) -> io::Result<()> {
-        let socket = Arc::new(UdpSocket::from_std(udp::bind(address)?)?);
-        // A new socket doesn't set DF, as a client that wants it says so packet by packet.
-        let dont_fragment = udp::set_dont_fragment(&*socket, address.is_ipv4(), false).is_err();
-        let task = udp::spawn_relayed(self.core.clone(), Arc::clone(&socket), id);
-        if self.relayed.len() <= id.index() {
-            self.relayed.resize_with(id.index() + 1, || None);
-        }
-        self.relayed[id.index()] = Some(Relayed { socket, task, dont_fragment });
-        Ok(())
+        self.open(id, address, udp::bind(address)?)
+    }
+
+    fn hold_port(&mut self, address: SocketAddr) -> io::Result<HeldPort> {
+        udp::hold(address)
+    }
+
+    fn open_held(&mut self, id: RelayedId, address: SocketAddr, held: HeldPort) -> io::Result<()> {
+        self.open(id, address, udp::take_over(held)?)
     }
 
     fn close_relayed(&mut self, id: RelayedId) {

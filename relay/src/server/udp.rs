@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use rustix::net::sockopt::{Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery, set_ip_mtu_discover, set_ipv6_mtu_discover};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket as TokioSocket;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::core::{Core, SharedCore, upgrade};
 use super::{ServeError, told_to_stop};
-use crate::packet::{ListenerId, RelayedId, Transport};
+use crate::packet::{HeldPort, ListenerId, RelayedId, Transport};
 
 /// Datagrams one socket handles before others have their turn.
 pub const DATAGRAMS_PER_WAKE_MAX: usize = 64;
@@ -37,6 +37,42 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// A socket that holds a port for an allocation to come.
+struct Holder {
+    socket: UdpSocket,
+    /// Of its receive buffer, before that was made small.
+    buffer_bytes: usize,
+}
+
+/// Datagrams that fit a holder's receive buffer, at the most: one that is smaller than what the system counts for its place isn't possible.
+const HELD_DATAGRAMS_MAX: usize = 64;
+
+/// Binds a socket that isn't read for the time being. What comes meanwhile is lost; the system keeps next to nothing of it.
+pub(crate) fn hold(address: SocketAddr) -> io::Result<HeldPort> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    let buffer_bytes = socket.recv_buffer_size()?;
+    // The system makes it its least.
+    socket.set_recv_buffer_size(1)?;
+    super::prepare(&socket, address)?;
+    Ok(HeldPort::new(Holder { socket: socket.into(), buffer_bytes }))
+}
+
+/// The socket that holds a port, empty and with a buffer like others.
+pub(crate) fn take_over(held: HeldPort) -> io::Result<UdpSocket> {
+    let Holder { socket, buffer_bytes } = held.into_inner().ok_or(io::ErrorKind::InvalidInput)?;
+    for _ in 0..HELD_DATAGRAMS_MAX {
+        match socket.recv_from(&mut [0; 1]) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // Too long for this buffer on some systems, or news of an error: either has left the queue.
+            _ => {}
+        }
+    }
+    // Linux doubles what it is told, and tells the double.
+    let told = if cfg!(target_os = "linux") { buffer_bytes / 2 } else { buffer_bytes };
+    SockRef::from(&socket).set_recv_buffer_size(told)?;
+    Ok(socket)
+}
+
 /// The same, where several sockets, one for each thread, can have the address: a client's packets then come to always the same one.
 pub(super) fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
@@ -48,7 +84,7 @@ pub(super) fn bind_shared(address: SocketAddr) -> io::Result<UdpSocket> {
 
 /// Gives a listener room in the kernel for what comes while its thread is busy. Less than asked for makes for loss under load, not for failure.
 pub(super) fn enlarge_buffers(socket: &UdpSocket) {
-    let socket = socket2::SockRef::from(socket);
+    let socket = SockRef::from(socket);
     let _ = socket.set_recv_buffer_size(LISTENER_BUFFER_BYTES);
     let _ = socket.set_send_buffer_size(LISTENER_BUFFER_BYTES);
 }
@@ -116,4 +152,31 @@ pub(super) fn spawn_relayed(core: Weak<Mutex<Core>>, socket: Arc<TokioSocket>, i
         }
     });
     task.abort_handle()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_held_port_is_bound_and_comes_without_what_was_sent_to_it() {
+        let held = hold("127.0.0.1:0".parse().unwrap()).unwrap();
+        let holder: Holder = held.into_inner().unwrap();
+        let address = holder.socket.local_addr().unwrap();
+        assert_eq!(UdpSocket::bind(address).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..100 {
+            peer.send_to(b"early", address).unwrap();
+        }
+        let usual = SockRef::from(&peer).recv_buffer_size().unwrap();
+        assert!(SockRef::from(&holder.socket).recv_buffer_size().unwrap() < usual, "the system keeps little of it");
+        let socket = take_over(HeldPort::new(holder)).unwrap();
+        assert_eq!(SockRef::from(&socket).recv_buffer_size().unwrap(), usual);
+        assert_eq!(socket.local_addr().unwrap(), address);
+        peer.send_to(b"late", address).unwrap();
+        socket.set_nonblocking(false).unwrap();
+        let mut buffer = [0; 16];
+        let (bytes, from) = socket.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..bytes], from), (&b"late"[..], peer.local_addr().unwrap()));
+    }
 }

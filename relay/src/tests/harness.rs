@@ -1,14 +1,16 @@
 //! A relay with a sink that remembers, and clients that sign.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::auth::{Credentials, Key, PasswordAlgorithm, Users};
 use crate::metrics::{DropReason, Snapshot};
-use crate::packet::{ClientPath, HEADROOM_BYTES, ListenerId, Packet, Payload, RelayedId, Sink, StreamId, Transport};
+use crate::packet::{
+    ClientPath, HEADROOM_BYTES, HeldPort, ListenerId, Packet, ParkedId, Payload, RelayedId, Sink, StreamId, Transport,
+};
 use crate::quota::{Limits, RateLimit, ServiceClass};
 use crate::relay::{Relay, RelayedIp, Settings, Shared};
 use crate::stun::attribute::AttributeType;
@@ -64,10 +66,26 @@ pub(super) struct Recorder {
     pub(super) to_clients: Vec<(ClientPath, Vec<u8>)>,
     pub(super) to_peers: Vec<(RelayedId, SocketAddr, Vec<u8>, bool)>,
     pub(super) open: HashMap<RelayedId, SocketAddr>,
+    /// What is held for allocations to come.
+    pub(super) held: Arc<Mutex<HashSet<SocketAddr>>>,
+    /// Sockets that wait for their user.
+    pub(super) parked: HashMap<ParkedId, SocketAddr>,
+    parked_ever: u64,
     /// The next sockets fail to open, with these errors.
     pub(super) failures: Vec<io::ErrorKind>,
+    /// The next ports fail to be held, with these errors.
+    pub(super) hold_failures: Vec<io::ErrorKind>,
     /// How many payloads came in one piece.
     pub(super) in_place: usize,
+}
+
+/// Holds a port while it lives.
+struct Holder(SocketAddr, Arc<Mutex<HashSet<SocketAddr>>>);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        assert!(self.1.lock().unwrap().remove(&self.0));
+    }
 }
 
 impl<'b> Sink<'b> for Recorder {
@@ -92,13 +110,45 @@ impl<'b> Sink<'b> for Recorder {
         if let Some(kind) = self.failures.pop() {
             return Err(kind.into());
         }
-        assert!(self.open.values().all(|open| *open != address), "{address} is open");
+        assert!(self.open.values().chain(self.parked.values()).all(|open| *open != address), "{address} is open");
         assert!(self.open.insert(id, address).is_none(), "{id:?} is open");
         Ok(())
     }
 
+    fn hold_port(&mut self, address: SocketAddr) -> io::Result<HeldPort> {
+        if let Some(kind) = self.hold_failures.pop() {
+            return Err(kind.into());
+        }
+        assert!(self.open.values().all(|open| *open != address), "{address} is open");
+        assert!(self.held.lock().unwrap().insert(address), "{address} is held");
+        Ok(HeldPort::new(Holder(address, Arc::clone(&self.held))))
+    }
+
+    fn open_held(&mut self, id: RelayedId, address: SocketAddr, held: HeldPort) -> io::Result<()> {
+        let holder: Holder = held.into_inner().expect("what this sink made");
+        assert_eq!(holder.0, address);
+        self.open_relayed(id, address)
+    }
+
     fn close_relayed(&mut self, id: RelayedId) {
         self.open.remove(&id).expect("only what is open is closed");
+    }
+
+    fn park_relayed(&mut self, id: RelayedId) -> Option<ParkedId> {
+        let address = self.open.remove(&id).expect("only what is open is parked");
+        self.parked_ever += 1;
+        self.parked.insert(ParkedId(self.parked_ever), address);
+        Some(ParkedId(self.parked_ever))
+    }
+
+    fn unpark_relayed(&mut self, parked: ParkedId, id: RelayedId) -> bool {
+        let Some(address) = self.parked.remove(&parked) else { return false };
+        assert!(self.open.insert(id, address).is_none(), "{id:?} is open");
+        true
+    }
+
+    fn close_parked(&mut self, parked: ParkedId) {
+        self.parked.remove(&parked);
     }
 }
 

@@ -1,10 +1,13 @@
 //! Every method and every error code.
 
+use std::collections::HashSet;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::harness::*;
 use crate::allocation::binding::{CHANNEL_LIFETIME, PERMISSION_LIFETIME};
+use crate::allocation::ports::RESERVATION_LIFETIME;
 use crate::auth::Credentials;
 use crate::metrics::DropReason;
 use crate::packet::{StreamId, Transport};
@@ -329,6 +332,8 @@ fn even_ports_and_the_reservation_of_the_next() {
     let even = response.addresses(AttributeType::XOR_RELAYED_ADDRESS)[0].port();
     let token = response.value(AttributeType::RESERVATION_TOKEN).unwrap();
     assert_eq!(even % 2, 0);
+    let next = SocketAddr::new(LOCAL_V4.parse().unwrap(), even + 1);
+    assert_eq!(*lab.sink.held.lock().unwrap(), HashSet::from([next]), "the next one is bound as well");
     let redeem: Fill<'_> = &|m| with_udp(m)?.attribute(AttributeType::RESERVATION_TOKEN, &token);
     let response = Client::bob("192.0.2.1:2").ask(&mut lab, Method::ALLOCATE, redeem);
     assert_eq!((response.code(), response.phrase()), (508, "No such reservation".into()), "it is ann's");
@@ -339,6 +344,32 @@ fn even_ports_and_the_reservation_of_the_next() {
         Client::ann("192.0.2.1:5").ask(&mut lab, Method::ALLOCATE, &|m| with_udp(m)?.attribute(AttributeType::EVEN_PORT, &[0]));
     assert!(response.value(AttributeType::RESERVATION_TOKEN).is_none());
     assert_eq!(response.addresses(AttributeType::XOR_RELAYED_ADDRESS)[0].port() % 2, 0);
+}
+
+#[test]
+fn a_pair_whose_second_port_is_in_use_is_passed_over() {
+    let mut lab = Lab::new();
+    lab.sink.hold_failures = vec![io::ErrorKind::AddrInUse];
+    let ask: Fill<'_> = &|m| with_udp(m)?.attribute(AttributeType::EVEN_PORT, &[0x80]);
+    assert_eq!(Client::ann("192.0.2.1:1").ask(&mut lab, Method::ALLOCATE, ask).code(), 0);
+    assert_eq!((lab.sink.open.len(), lab.sink.held.lock().unwrap().len()), (1, 1), "the first even port is closed again");
+    lab.sink.hold_failures = vec![io::ErrorKind::PermissionDenied];
+    let response = Client::ann("192.0.2.1:2").ask(&mut lab, Method::ALLOCATE, ask);
+    assert_eq!((response.code(), lab.sink.open.len()), (508, 1));
+}
+
+#[test]
+fn a_reserved_port_is_held_until_its_time_is_over() {
+    let mut lab = Lab::new();
+    let ask: Fill<'_> = &|m| with_udp(m)?.attribute(AttributeType::EVEN_PORT, &[0x80]);
+    assert_eq!(Client::ann("192.0.2.1:1").ask(&mut lab, Method::ALLOCATE, ask).code(), 0);
+    assert_eq!(lab.relay.poll_timeout(), Some(lab.now + RESERVATION_LIFETIME), "the relay wants to be woken for it");
+    lab.pass(RESERVATION_LIFETIME - Duration::from_millis(1));
+    lab.tick();
+    assert_eq!(lab.sink.held.lock().unwrap().len(), 1);
+    lab.pass(Duration::from_millis(1));
+    lab.tick();
+    assert_eq!((lab.sink.open.len(), lab.sink.held.lock().unwrap().len()), (1, 0));
 }
 
 #[test]
@@ -490,7 +521,7 @@ fn lifetimes_are_kept_within_limits_and_run_out() {
     lab.client_sends(ann.path, &channel_data(0x4000, b"x"));
     assert_eq!(lab.dropped(DropReason::NoAllocation), 1);
     lab.tick();
-    assert_eq!((lab.relay.allocation_count(), lab.sink.open.len(), lab.relay.poll_timeout()), (0, 0, None));
+    assert_eq!((lab.relay.allocation_count(), lab.sink.open.len(), lab.relay.timers.len()), (0, 0, 0));
     let snapshot = lab.snapshot();
     assert_eq!((snapshot.allocations_made, snapshot.allocations_ended, snapshot.allocations()), (1, 1, 0));
 }

@@ -145,6 +145,8 @@ proptest! {
         prop_assert_eq!(snapshot.allocations_made, snapshot.allocations_ended);
         // Every port is free again, once reservations have run out.
         lab.pass(Duration::from_secs(60));
+        lab.tick();
+        prop_assert!(lab.sink.held.lock().unwrap().is_empty() && lab.sink.parked.is_empty());
         prop_assert!(lab.relay.shared().shares.usage().iter().all(|(_, usage)| usage.allocations == 0));
     }
 }

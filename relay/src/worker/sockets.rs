@@ -5,7 +5,7 @@
 //! A relayed socket has a number of its own (*slot*) beside the relay's [`RelayedId`], which the relay may use for another socket at once: a slot
 //! isn't, before all has left that was handed over for the old one.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -17,7 +17,7 @@ use slab::Slab;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::io::{keep_trains, prepare};
-use crate::packet::RelayedId;
+use crate::packet::{HeldPort, ParkedId, RelayedId};
 use crate::server::udp;
 
 /// Listeners' tokens are from 0 on, those of relayed sockets from here on. The same numbers tell the batch which socket to use.
@@ -47,6 +47,7 @@ struct Relayed {
     /// It is in the queue of those that are.
     is_ready: bool,
     is_closed: bool,
+    parked: Option<ParkedId>,
 }
 
 #[derive(Debug)]
@@ -59,6 +60,9 @@ pub(super) struct Sockets {
     ready: VecDeque<u32>,
     /// Slots to free when everything has left.
     closed: Vec<u32>,
+    /// Slots of sockets without an allocation.
+    parked: HashMap<ParkedId, u32>,
+    parked_ever: u64,
 }
 
 impl Sockets {
@@ -70,7 +74,16 @@ impl Sockets {
         }
         // Ready from the start: a look costs one call.
         let listeners = listeners.into_iter().map(|socket| Listener { socket, is_ready: true }).collect();
-        Ok(Self { poll, listeners, relayed: Slab::new(), slots: Vec::new(), ready: VecDeque::new(), closed: Vec::new() })
+        Ok(Self {
+            poll,
+            listeners,
+            relayed: Slab::new(),
+            slots: Vec::new(),
+            ready: VecDeque::new(),
+            closed: Vec::new(),
+            parked: HashMap::new(),
+            parked_ever: 0,
+        })
     }
 
     pub(super) fn waker(&self) -> io::Result<Waker> {
@@ -108,27 +121,80 @@ impl Sockets {
                 listener.is_ready = true;
             } else if let Some(slot) = token.0.checked_sub(RELAYED_BASE as usize)
                 && let Some(relayed) = self.relayed.get_mut(slot)
-                && !relayed.is_ready
             {
-                relayed.is_ready = true;
-                self.ready.push_back(slot as u32);
+                if let Some(parked) = relayed.parked {
+                    self.close_parked(parked);
+                } else if !relayed.is_ready {
+                    relayed.is_ready = true;
+                    self.ready.push_back(slot as u32);
+                }
             }
         }
         Ok(())
     }
 
     pub(super) fn open_relayed(&mut self, id: RelayedId, address: SocketAddr) -> io::Result<()> {
-        let socket = bind_relayed(address)?;
+        self.insert_relayed(id, bind_relayed(address)?)
+    }
+
+    /// Takes the socket that has held a port.
+    pub(super) fn open_held(&mut self, id: RelayedId, address: SocketAddr, held: HeldPort) -> io::Result<()> {
+        let socket = udp::take_over(held)?;
+        keep_trains(&socket);
+        udp::set_dont_fragment(&socket, address.is_ipv4(), false)?;
+        self.insert_relayed(id, socket)
+    }
+
+    fn insert_relayed(&mut self, id: RelayedId, socket: UdpSocket) -> io::Result<()> {
         let entry = self.relayed.vacant_entry();
         let slot = entry.key() as u32;
         let token = Token((RELAYED_BASE + slot) as usize);
         self.poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), token, Interest::READABLE)?;
-        entry.insert(Relayed { socket, id, is_ready: false, is_closed: false });
+        entry.insert(Relayed { socket, id, is_ready: false, is_closed: false, parked: None });
+        self.set_slot(id, slot);
+        Ok(())
+    }
+
+    fn set_slot(&mut self, id: RelayedId, slot: u32) {
         if self.slots.len() <= id.index() {
             self.slots.resize(id.index() + 1, None);
         }
         self.slots[id.index()] = Some(slot);
-        Ok(())
+    }
+
+    /// Leaves a socket open without an allocation, unless something has come that nobody has read.
+    pub(super) fn park(&mut self, id: RelayedId) -> Option<ParkedId> {
+        let slot = self.slots.get(id.index()).copied().flatten()?;
+        let relayed = self.relayed.get_mut(slot as usize)?;
+        if relayed.is_ready {
+            self.close_relayed(id);
+            return None;
+        }
+        self.parked_ever += 1;
+        let parked = ParkedId(self.parked_ever);
+        relayed.parked = Some(parked);
+        self.slots[id.index()] = None;
+        self.parked.insert(parked, slot);
+        Some(parked)
+    }
+
+    pub(super) fn unpark(&mut self, parked: ParkedId, id: RelayedId) -> bool {
+        let slot = self.parked.remove(&parked);
+        let Some((slot, relayed)) = slot.and_then(|slot| Some((slot, self.relayed.get_mut(slot as usize)?))) else {
+            return false;
+        };
+        relayed.parked = None;
+        relayed.id = id;
+        self.set_slot(id, slot);
+        true
+    }
+
+    pub(super) fn close_parked(&mut self, parked: ParkedId) {
+        let slot = self.parked.remove(&parked);
+        if let Some((slot, relayed)) = slot.and_then(|slot| Some((slot, self.relayed.get_mut(slot as usize)?))) {
+            relayed.is_closed = true;
+            self.closed.push(slot);
+        }
     }
 
     pub(super) fn close_relayed(&mut self, id: RelayedId) {
@@ -159,7 +225,7 @@ impl Sockets {
 
     /// The relay's number of a slot, unless it has closed it.
     pub(super) fn relayed_id(&self, slot: u32) -> Option<RelayedId> {
-        self.relayed.get(slot as usize).filter(|relayed| !relayed.is_closed).map(|relayed| relayed.id)
+        self.relayed.get(slot as usize).filter(|relayed| !relayed.is_closed && relayed.parked.is_none()).map(|relayed| relayed.id)
     }
 
     pub(super) fn listener_count(&self) -> usize {

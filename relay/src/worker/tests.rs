@@ -385,11 +385,36 @@ fn a_relayed_address_is_free_again_when_its_allocation_has_ended() {
     let relayed = client.relayed;
     assert!(UdpSocket::bind(relayed).is_err());
     client.release();
-    lab.wait_for(|_| UdpSocket::bind(relayed).is_ok());
+    // It waits for its user, until somebody sends to it.
+    assert!(UdpSocket::bind(relayed).is_err());
+    let stranger = UdpSocket::bind((PEER_IP, 0)).unwrap();
+    lab.wait_for(|_| {
+        // Once it is closed, the system says so.
+        let _ = stranger.send_to(b"is anybody there?", relayed);
+        UdpSocket::bind(relayed).is_ok()
+    });
     assert_eq!(lab.snapshot().allocations(), 0);
     // Slots are used again.
     let again = Client::new(lab.address);
     assert!(UdpSocket::bind(again.relayed).is_err());
+}
+
+#[test]
+fn a_socket_used_again_serves_its_new_allocation() {
+    let lab = Lab::start(1);
+    let mut client = Client::new(lab.address);
+    let relayed = client.relayed;
+    client.release();
+    let mut again = Client::new(lab.address);
+    assert_eq!(again.relayed, relayed);
+    let peer = peer();
+    again.bind(peer.local_addr().unwrap());
+    again.send(b"out");
+    let mut buffer = [0; 64];
+    let (bytes, from) = peer.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..bytes], from), (&b"out"[..], relayed));
+    peer.send_to(b"in", relayed).unwrap();
+    assert_eq!(again.receive(), in_channel(b"in"));
 }
 
 #[test]

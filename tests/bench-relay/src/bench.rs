@@ -113,8 +113,10 @@ fn kinds(row: &Row, arguments: &Arguments) -> Vec<Kind> {
         kinds.push(Kind::TurnServer);
     }
     kinds.push(Kind::Coturn);
-    if row.ends == Ends::Pair && row.kind == RowKind::Load {
-        kinds.extend([Way::Plain, Way::Batch, Way::Trains].map(Kind::Forward));
+    match row.kind {
+        RowKind::Load if row.ends == Ends::Pair => kinds.extend([Way::Plain, Way::Batch, Way::Trains].map(Kind::Forward)),
+        RowKind::SetUp(_) => kinds.extend([Way::Plain, Way::Wait].map(Kind::Forward)),
+        _ => {}
     }
     let is_wanted =
         |kind: &Kind| arguments.relays.is_empty() || arguments.relays.iter().any(|name| kind.name().starts_with(name.as_str()));
@@ -134,10 +136,12 @@ fn run_setup(row: &Row, at_once: usize, arguments: &Arguments, programs: &Progra
         eprint!("\r{}: round {round} of {}   ", row.name, arguments.rounds);
         for index in (0..relays.len()).map(|n| (n + round) % kinds.len()) {
             let begun = Instant::now();
-            let (endpoints, set_up) =
-                relays[index].set_up_pairs(row.allocations, at_once).with_context(|| kinds[index].name())?;
+            let set_up = match kinds[index] {
+                Kind::Forward(_) => relays[index].answer(row.allocations, at_once).map(Some),
+                _ => relays[index].set_up_pairs(row.allocations, at_once).map(|(_, set_up)| set_up),
+            };
+            let set_up = set_up.with_context(|| kinds[index].name())?;
             let seconds = begun.elapsed().as_secs_f64();
-            drop(endpoints);
             relays[index].release();
             let cpu_ns = set_up.map_or(f64::NAN, |set_up| set_up.cpu_us * 1e3);
             let per_sec = row.allocations as f64 / seconds;

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use halloo_relay::io::{Message, ReceiveRing, SendBatch, SendTotals, bind_shared};
 use mio::unix::SourceFd;
@@ -19,6 +19,10 @@ const BATCH: usize = 1_024;
 /// Pause between batches of [`Way::Trains`] that weren't full.
 const NAP: Duration = Duration::from_micros(500);
 const JOIN: &[u8; 4] = b"JOIN";
+/// Of a request as clients of relays send it.
+const REQUEST_BYTES: usize = 112;
+/// Nothing is lost on a way this short: a forwarder that takes longer has ended.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a forwarder calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -27,7 +31,9 @@ pub(crate) enum Way {
     Plain,
     /// `recvmmsg`, `sendmmsg`.
     Batch,
-    /// The same with UDP_GRO and UDP_SEGMENT, and a nap between batches.
+    /// `epoll_wait`, `recvmmsg`, `sendmsg`, each once for a lone datagram: the least for who waits for more than one socket.
+    Wait,
+    /// `recvmmsg` and `sendmmsg` with UDP_GRO and UDP_SEGMENT, and a nap between batches.
     Trains,
 }
 
@@ -40,6 +46,7 @@ pub(crate) fn run(way: Way, listen: SocketAddr) -> anyhow::Result<()> {
             socket.set_nonblocking(true)?;
             batched(&socket, SendBatch::without_trains(BATCH), None)
         }
+        Way::Wait => waiting(&bind_shared(listen)?),
         Way::Trains => batched(&bind_shared(listen)?, SendBatch::new(64 * 1_024), Some(NAP)),
     }
 }
@@ -53,6 +60,24 @@ pub(crate) fn join(server: SocketAddr, pair: u32, side: u8) -> anyhow::Result<Ud
     socket.send(&[JOIN.as_slice(), &[a, b, c, d, side]].concat())?;
     socket.recv(&mut [0; 16]).context("forwarder doesn't answer")?;
     Ok(socket)
+}
+
+/// Each of these clients asks to be joined, with a number of its own from `first` on, and hears that it is. It never sleeps, as the clients of
+/// relays don't when they set up.
+pub(crate) fn answer(clients: &[UdpSocket], first: u32) -> anyhow::Result<()> {
+    for (socket, number) in clients.iter().zip(first..) {
+        let mut request = [0; REQUEST_BYTES];
+        request[..JOIN.len()].copy_from_slice(JOIN);
+        request[JOIN.len()..][..4].copy_from_slice(&number.to_be_bytes());
+        socket.send(&request)?;
+    }
+    let asked = Instant::now();
+    let mut waiting: Vec<&UdpSocket> = clients.iter().collect();
+    while !waiting.is_empty() {
+        ensure!(asked.elapsed() < ANSWER_PATIENCE, "forwarder doesn't answer");
+        waiting.retain(|socket| socket.recv(&mut [0; 16]).is_err());
+    }
+    Ok(())
 }
 
 /// Who talks to whom.
@@ -117,6 +142,37 @@ fn batched(socket: &UdpSocket, mut batch: SendBatch, nap: Option<Duration>) -> a
         if let Some(nap) = nap.filter(|_| ring.free() > 0) {
             std::thread::sleep(nap);
         }
+    }
+}
+
+/// Messages asked for in one call by [`Way::Wait`]: to prepare for each costs time, too.
+const WAIT_MESSAGES: usize = 4;
+
+fn waiting(socket: &UdpSocket) -> anyhow::Result<()> {
+    let mut poll = Poll::new()?;
+    poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(0), Interest::READABLE)?;
+    let mut events = Events::with_capacity(1);
+    let (mut ring, mut pairs, mut totals) = (ReceiveRing::new(BATCH), Pairs::default(), SendTotals::default());
+    let mut batch = SendBatch::new(64 * 1_024);
+    let mut is_empty = true;
+    loop {
+        if is_empty {
+            poll.poll(&mut events, None)?;
+        }
+        ring.clear();
+        is_empty = false;
+        while !is_empty && ring.free() > 0 {
+            let wanted = ring.free().min(WAIT_MESSAGES);
+            match ring.receive(socket, wanted) {
+                Ok(received) => is_empty = received < wanted,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => is_empty = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        for message in ring.messages() {
+            forward(message, &ring, &mut pairs, &mut batch);
+        }
+        batch.flush(ring.bytes(), |_| Some(socket.as_fd()), &mut totals);
     }
 }
 

@@ -36,6 +36,7 @@ impl Kind {
             Self::TurnServer => "turn-server".into(),
             Self::Forward(Way::Plain) => "bare: recvfrom, sendto".into(),
             Self::Forward(Way::Batch) => "bare: recvmmsg, sendmmsg".into(),
+            Self::Forward(Way::Wait) => "bare: epoll_wait, recvmmsg, sendmsg".into(),
             Self::Forward(Way::Trains) => "bare: the same with GRO, GSO, naps".into(),
         }
     }
@@ -138,6 +139,30 @@ impl Relay {
         let mut endpoints = self.client_endpoints()?;
         endpoints.extend(peers);
         Ok((endpoints, Some(set_up)))
+    }
+
+    /// Has a bare forwarder answer as many requests as setting up takes: what waiting, receiving and sending cost alone.
+    pub(crate) fn answer(&mut self, allocations: usize, at_once: usize) -> anyhow::Result<SetUp> {
+        let client = |_| -> anyhow::Result<UdpSocket> {
+            let socket = UdpSocket::bind("127.0.0.3:0")?;
+            socket.connect(self.address)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket)
+        };
+        let clients = (0..allocations).map(client).collect::<anyhow::Result<Vec<_>>>()?;
+        // Numbers that nobody has had: a second socket with the same number would be joined to the first.
+        let first = self.retired.len() as u32;
+        let (cpu, kib) = (self.process.cpu()?, self.process.resident_kib()?);
+        // Both Allocates of all, then permission and channel, as for relays.
+        for _ in 0..2 {
+            for (index, some) in clients.chunks(at_once).enumerate() {
+                (0..2).try_for_each(|_| forward::answer(some, first + (index * at_once) as u32))?;
+            }
+        }
+        let cpu_us = (self.process.cpu()? - cpu) as f64 / 1e3 / allocations as f64;
+        let kib = self.process.resident_kib()?.saturating_sub(kib) as f64 / allocations as f64;
+        self.retired.extend(clients);
+        Ok(SetUp { cpu_us, kib })
     }
 
     /// Ends the allocations.

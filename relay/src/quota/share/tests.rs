@@ -151,18 +151,40 @@ fn equal_demands_get_equal_shares() {
     }
 }
 
-#[test]
-fn classes_are_served_in_their_order() {
+/// What users of these classes get of 100 kB/s, in kB/s, when each wants so many.
+fn rates_by_class(wishes: &[(ServiceClass, f64)]) -> Vec<f64> {
     let (shares, start) = (Shares::new(Limits { total_bytes_per_sec: 100_000, ..unlimited() }), Moment::default());
-    let classes = [ServiceClass::First, ServiceClass::Normal, ServiceClass::Last];
-    let mut senders: Vec<_> =
-        classes.into_iter().map(|class| Sender::new(&shares, &format!("{class:?}"), class, 1, 1_000, 60.0, start)).collect();
+    let sender =
+        |(class, wish): &(ServiceClass, f64)| Sender::new(&shares, &format!("{class:?}"), *class, 1, 250, 4.0 * wish, start);
+    let mut senders: Vec<_> = wishes.iter().map(sender).collect();
     let warm = run(&shares, &mut senders, start, Duration::from_secs(2));
     senders.iter_mut().for_each(|sender| (sender.sent, sender.passed) = (0, 0));
     run(&shares, &mut senders, warm, Duration::from_secs(10));
     let rates: Vec<f64> = senders.iter().map(|sender| sender.bytes_passed() / 10_000.0).collect();
-    eprintln!("of 100 kB/s first, normal and last, who want 60 each, got {rates:.1?}");
-    assert!(rates[0] > 59.0 && (33.0..44.0).contains(&rates[1]) && rates[2] < 5.0, "{rates:?}");
+    eprintln!("of 100 kB/s, those who wanted {wishes:?} got {rates:.1?}");
+    rates
+}
+
+#[test]
+fn classes_are_served_in_their_order() {
+    let rates = rates_by_class(&[(ServiceClass::First, 60.0), (ServiceClass::Normal, 60.0), (ServiceClass::Last, 60.0)]);
+    assert!(rates[0] > 59.0 && (31.0..41.0).contains(&rates[1]) && (2.0..8.0).contains(&rates[2]), "{rates:?}");
+}
+
+#[test]
+fn no_class_starves() {
+    let rates = rates_by_class(&[(ServiceClass::First, 500.0), (ServiceClass::Last, 500.0)]);
+    assert!((85.0..95.0).contains(&rates[0]) && (6.0..15.0).contains(&rates[1]), "{rates:?}");
+    let rates = rates_by_class(&[(ServiceClass::Normal, 500.0), (ServiceClass::Last, 5.0)]);
+    assert!(rates[1] > 4.0, "a demand below the part that is left is met: {rates:?}");
+    let rates = rates_by_class(&[(ServiceClass::First, 500.0), (ServiceClass::Normal, 500.0), (ServiceClass::Last, 500.0)]);
+    assert!(rates[0] > 80.0 && rates[1] > rates[2] && rates[2] > 0.5, "{rates:?}");
+}
+
+#[test]
+fn what_later_classes_do_not_want_goes_to_the_first() {
+    let rates = rates_by_class(&[(ServiceClass::First, 500.0), (ServiceClass::Last, 1.0)]);
+    assert!(rates[0] > 95.0, "{rates:?}");
 }
 
 #[test]
