@@ -185,7 +185,9 @@ const fn shown(state: WireState) -> MessageState {
 fn status_of(item: &OutboxItem, state: WireState) -> MessageStatus {
     let reason = (state == WireState::Failed).then(|| {
         let refused = item.copies.values().find_map(|copy| match copy {
-            CopyState::Failed(Reason::NOT_ALLOWED) => Some("not a contact of the recipient, who takes no messages from others".to_owned()),
+            CopyState::Failed(Reason::NOT_ALLOWED) => {
+                Some("not a contact of the recipient, who takes no messages from others".to_owned())
+            }
             CopyState::Failed(Reason::TOO_MANY) => Some("the recipient has had too many messages".to_owned()),
             CopyState::Failed(Reason::INVALID) => Some("the recipient could not read it".to_owned()),
             CopyState::Failed(other) => Some(format!("refused: {other}")),
@@ -289,6 +291,11 @@ impl EventLoop {
         }
         self.drive_outbox();
         Ok(id)
+    }
+
+    /// How many messages to a user wait in the outbox.
+    pub(crate) fn signals_waiting(&self, to: &UserId) -> usize {
+        self.messages.outbox.items().filter(|item| item.to == *to).count()
     }
 
     /// Sends what [`keep_signal`] has kept.

@@ -2,7 +2,7 @@
 
 use data_encoding::BASE64URL_NOPAD;
 use halloo_protocol::contact::privacy::PrivacySettings;
-use halloo_protocol::contact::{Asking, ContactLink, CONTACT_LINK_PREFIX, RosterEntry, RosterError, SafetyNumber, Standing};
+use halloo_protocol::contact::{Asking, CONTACT_LINK_PREFIX, ContactLink, RosterEntry, RosterError, SafetyNumber, Standing};
 use halloo_protocol::directory::DirectoryRecord;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{AuthorityKey, IdentityKey};
@@ -14,8 +14,8 @@ use crate::directory::Waiter;
 use crate::event_loop::EventLoop;
 use crate::handle::Reply;
 use crate::handle::contacts::{
-    AvatarView, ContactBook, ContactChange, ContactCommand, ContactError, ContactImport, ContactInvite, ContactList, ContactState,
-    ContactView, Fingerprint, Privacy, PrivacyChange, ProfileChange, ProfileView,
+    AvatarView, ContactBook, ContactChange, ContactCommand, ContactError, ContactImport, ContactInvite, ContactList,
+    ContactState, ContactView, Fingerprint, Privacy, PrivacyChange, ProfileChange, ProfileView,
 };
 use crate::handle::directory::ResolveError;
 use crate::handle::problem::UsernameError;
@@ -305,7 +305,9 @@ impl EventLoop {
             return Err(ContactError::Invalid { reason: format!("more than {IMPORT_MAX} contacts") });
         }
         let mut outcome = ContactImport::default();
-        for (link, is_blocked) in book.contacts.iter().map(|link| (link, false)).chain(book.blocked.iter().map(|link| (link, true))) {
+        for (link, is_blocked) in
+            book.contacts.iter().map(|link| (link, false)).chain(book.blocked.iter().map(|link| (link, true)))
+        {
             let parsed = match link.starts_with(CONTACT_LINK_PREFIX) {
                 true => self.parse_user_or_link(link),
                 false => Err(ContactError::Link { reason: "not a contact link".to_owned() }),
@@ -355,8 +357,7 @@ impl EventLoop {
         let invalid = |reason: String| ContactError::Invalid { reason };
         let card = self.contacts.roster.own().profile.clone();
         let old = card.as_ref().map(|card| card.profile.unverified().clone());
-        let (name, mood, languages) =
-            old.map(|old| (old.display_name, old.mood, old.languages)).unwrap_or_default();
+        let (name, mood, languages) = old.map(|old| (old.display_name, old.mood, old.languages)).unwrap_or_default();
         let kept = || card.and_then(|card| card.avatar).and_then(|bytes| Avatar::clean(&bytes).ok());
         let avatar = match change.avatar.as_deref() {
             None => kept(),
