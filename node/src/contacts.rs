@@ -16,7 +16,7 @@ use halloo_protocol::contact::{
     ContactSignal, OwnKeys, PresenceKey, PresenceSecret, Roster, RosterAction, RosterEvent, RosterShare, SHARED_ENTRIES_MAX,
     Secret32, Seen, Signer, Standing,
 };
-use halloo_protocol::directory::RecordKey;
+use halloo_protocol::directory::DEVICES_MAX;
 use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::{UserId, VerifiedChain, VerifiedUser};
 use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
@@ -59,6 +59,12 @@ const RECONCILE_EVERY: Duration = Duration::from_secs(86_400);
 /// How long changes for own other devices are gathered.
 const SHARE_AFTER: Duration = Duration::from_millis(500);
 
+/// Signals to own devices that may wait in the outbox: a device that is away mustn't fill it.
+const SHARES_WAITING_MAX: usize = 16;
+
+/// When it is tried again if so many wait.
+const SHARE_AGAIN: Duration = Duration::from_secs(60);
+
 /// Bytes of entries in one signal to own devices, so that it stays within a message.
 const SHARE_BYTES_MAX: usize = 24 * 1024;
 
@@ -73,6 +79,8 @@ pub(crate) struct ContactsState {
     requests: RateLimiter<PublicKey>,
     /// Epoch of the keys that the directory entry and the gateways know.
     published_epoch: u32,
+    /// Own other devices that know of each other's roster.
+    own_devices: BTreeSet<DeviceKey>,
     /// Who has changed since own other devices were told.
     unshared: BTreeSet<UserId>,
     is_own_unshared: bool,
@@ -103,12 +111,14 @@ impl ContactsState {
                 own
             }
         };
+        let own_devices = store.read::<_, StoreError>(|view| view.setting_value(OWN_DEVICES))?.unwrap_or_default();
         let published_epoch = own.presence.epoch();
         Ok(Self {
             roster: load(store, own)?,
             privacy: privacy.unwrap_or_else(|| commands::changed(&PrivacySettings::default(), configured)),
             requests: RateLimiter::new(STRANGERS_MAX),
             published_epoch,
+            own_devices,
             unshared: BTreeSet::new(),
             is_own_unshared: false,
             share_at: None,
@@ -254,7 +264,7 @@ impl EventLoop {
                 RosterAction::Forget { user } => {
                     self.contacts.unshared.remove(&user);
                 }
-                RosterAction::KeepAvatar { .. } | RosterAction::Send { .. } => {}
+                RosterAction::PersistTold { .. } | RosterAction::KeepAvatar { .. } | RosterAction::Send { .. } => {}
             }
         }
     }
@@ -291,7 +301,9 @@ impl EventLoop {
 
 fn keep_action(tx: &Transaction, roster: &Roster, action: &RosterAction) -> Result<(), StoreError> {
     match action {
-        RosterAction::Persist { user } => roster.contact(user).map_or(Ok(()), |contact| tx.put_contact(contact)),
+        RosterAction::Persist { user } | RosterAction::PersistTold { user } => {
+            roster.contact(user).map_or(Ok(()), |contact| tx.put_contact(contact))
+        }
         RosterAction::Forget { user } => tx.remove_contact(user),
         RosterAction::OwnChanged => tx.put_setting(OWN_KEYS, &wire::encode(roster.own())),
         RosterAction::KeepAvatar { user, avatar } => tx.put_contact_avatar(user, avatar.as_bytes()),
@@ -323,6 +335,9 @@ impl EventLoop {
         if !self.admit_signal(sender) {
             self.counters.rate_limited += 1;
             return Err(Reason::TOO_MANY);
+        }
+        if sender.user.identity == self.identity.identity() && sender.device != self.identity.device() {
+            self.contacts_own_devices(&BTreeSet::from([sender.device]));
         }
         debug!(signal = signal.name(), "contact signal");
         match self.run_roster(|roster, signer| roster.receive(sender, certificate, signal, signer)) {
@@ -420,14 +435,17 @@ impl EventLoop {
         self.contacts.share_at.get_or_insert_with(|| Instant::now() + SHARE_AFTER);
     }
 
-    /// The own record shows which other devices this user has. A new one is told everything.
-    pub(crate) fn contacts_own_devices(&mut self, others: BTreeSet<DeviceKey>) {
-        let told = self.store.read::<_, StoreError>(|view| view.setting_value::<BTreeSet<DeviceKey>>(OWN_DEVICES));
-        let told = told.ok().flatten().unwrap_or_default();
-        if others.is_subset(&told) {
+    /// The own record, or a signal, shows other devices of this user. A new one is told everything.
+    pub(crate) fn contacts_own_devices(&mut self, others: &BTreeSet<DeviceKey>) {
+        if others.is_subset(&self.contacts.own_devices) {
             return;
         }
-        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(OWN_DEVICES, &others)) {
+        self.contacts.own_devices.extend(others);
+        while self.contacts.own_devices.len() > DEVICES_MAX {
+            self.contacts.own_devices.pop_first();
+        }
+        let devices = &self.contacts.own_devices;
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(OWN_DEVICES, devices)) {
             return warn!(%error, "own devices not noted");
         }
         self.contacts.unshared.extend(self.contacts.roster.entries().map(|entry| entry.user.clone()));
@@ -435,18 +453,16 @@ impl EventLoop {
         self.share_soon();
     }
 
-    fn has_other_devices(&self) -> bool {
-        let key = RecordKey::of(&self.identity.user_id());
-        let me = self.identity.device();
-        let record = self.directory.machine.own_record(&key);
-        record.is_some_and(|record| record.entries().any(|parts| parts.device() != me))
-    }
-
     /// Tells own other devices what has changed.
     fn share_roster(&mut self) {
+        if self.signals_waiting(&self.identity.user_id()) >= SHARES_WAITING_MAX {
+            // Newer states take the place of older ones meanwhile.
+            self.contacts.share_at = Some(Instant::now() + SHARE_AGAIN);
+            return;
+        }
         let users = std::mem::take(&mut self.contacts.unshared);
         let is_own = std::mem::take(&mut self.contacts.is_own_unshared);
-        if !self.has_other_devices() {
+        if self.contacts.own_devices.is_empty() {
             return;
         }
         let mut shares = Vec::new();

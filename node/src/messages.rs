@@ -300,6 +300,11 @@ impl EventLoop {
         Ok(id)
     }
 
+    /// How many messages to a user wait in the outbox.
+    pub(crate) fn signals_waiting(&self, to: &UserId) -> usize {
+        self.messages.outbox.items().filter(|item| item.to == *to).count()
+    }
+
     /// Sends what [`keep_signal`] has kept.
     pub(crate) fn queue_kept(&mut self, queued: Vec<Queued>, now: Now) {
         for Queued { number, item } in queued {

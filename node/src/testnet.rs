@@ -139,7 +139,8 @@ pub async fn run(
     };
     let mut rng = StdRng::seed_from_u64(seed);
     let users = users(&options, scenario.as_ref());
-    let mut network = Network::start(NetworkOptions { open: options.open, homes: options.stay, strangers: scenario.is_some() }).await?;
+    let mut network =
+        Network::start(NetworkOptions { open: options.open, homes: options.stay, strangers: scenario.is_some() }).await?;
     let mut report = Report::new(stop, &mut on_event);
     if report.stage("network up", NETWORK_LIMIT, bring_up(&mut network, &users, seed)).await {
         match &scenario {

@@ -67,7 +67,8 @@ impl Victim {
         let identity = LocalIdentity::in_memory(&store, key(1), key(2), now()).expect("an identity");
         let device = identity.device();
         let roles = Roles::DIRECTORY.union(Roles::AUTHORITY).union(Roles::GATEWAY);
-        let builder = Node::builder(identity).store(store.clone()).lab(true).role(roles).privacy(PrivacyChange::all(Audience::Anyone));
+        let builder =
+            Node::builder(identity).store(store.clone()).lab(true).role(roles).privacy(PrivacyChange::all(Audience::Anyone));
         let builder = builder.listen("/ip4/127.0.0.1/udp/0/quic-v1".parse().expect("an address"));
         let node = builder.authority_role(Some("lab".into()), EnrolmentPolicy::Open).spawn().await.expect("it starts");
         let mut events = node.subscribe_after(0);

@@ -194,7 +194,12 @@ fn list_for_people(list: &ContactList) -> String {
     }
     let rows = list.contacts.iter().map(|contact| {
         let words = contact.mood.clone().or_else(|| contact.text.clone().filter(|_| contact.state == ContactState::Requested));
-        [contact.username.clone(), word(&contact.state), contact.display_name.clone().unwrap_or_default(), words.unwrap_or_default()]
+        [
+            contact.username.clone(),
+            word(&contact.state),
+            contact.display_name.clone().unwrap_or_default(),
+            words.unwrap_or_default(),
+        ]
     });
     table(["USER", "STATE", "NAME", "SAYS"], rows)
 }

@@ -303,7 +303,7 @@ impl EventLoop {
     pub(super) fn own_record_merged(&mut self, record: &DirectoryRecord) {
         let device = self.identity.device();
         let others = record.entries().map(|parts| parts.device()).filter(|other| *other != device).collect();
-        self.contacts_own_devices(others);
+        self.contacts_own_devices(&others);
         let Some(parts) = record.entry(&device) else { return };
         let (sequence, lease) = (parts.entry().sequence, parts.lease.as_ref().map_or(0, |lease| lease.unverified().number));
         self.directory.own.lease_number = self.directory.own.lease_number.max(lease);

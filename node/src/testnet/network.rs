@@ -217,7 +217,8 @@ impl Network {
         let privacy = if self.options.strangers { PrivacyChange::all(Audience::Anyone) } else { PrivacyChange::default() };
         member
             .start(|builder| {
-                let builder = builder.authority(AUTHORITY, root).privacy(privacy).freezable(options.freezable).auto_answer(options.answer);
+                let builder =
+                    builder.authority(AUTHORITY, root).privacy(privacy).freezable(options.freezable).auto_answer(options.answer);
                 bootstrap.into_iter().fold(builder, |builder, address| builder.bootstrap(address))
             })
             .await

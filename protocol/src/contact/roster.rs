@@ -253,6 +253,11 @@ pub enum RosterAction {
         /// Who.
         user: UserId,
     },
+    /// Store the contact: this device has told them something. Of no interest to own other devices.
+    PersistTold {
+        /// Who.
+        user: UserId,
+    },
     /// Forget what is stored, picture included.
     Forget {
         /// Who.
@@ -705,7 +710,7 @@ impl Roster {
             at: now,
         };
         self.contact_mut(user).told = told;
-        self.persist(user);
+        self.actions.push_back(RosterAction::PersistTold { user: user.clone() });
     }
 
     /// Names the keys a contact is to have: another when the presence key changes, or the key they are known by.
@@ -790,16 +795,23 @@ impl Roster {
         match (before, after) {
             (before, after) if before == after => {}
             (before, Standing::Contact) if !before.is_contact() => self.tell(RosterEvent::Accepted { user }),
-            (_, Standing::Declined) => self.tell(RosterEvent::Declined { user }),
+            (Standing::Asked, Standing::Declined | Standing::Removed) if self.says_yes(&user) => {
+                self.tell(RosterEvent::Declined { user });
+            }
             (_, Standing::Requested) => {
                 let intro = self.entry(&user).and_then(|entry| entry.intro.clone()).unwrap_or_default();
                 self.tell(RosterEvent::Request { user, display_name: intro.display_name, text: intro.text });
             }
-            (Standing::Contact | Standing::Changed | Standing::Requested, Standing::Removed) => {
+            (Standing::Contact | Standing::Changed | Standing::Requested, Standing::Removed | Standing::Declined) => {
                 self.tell(RosterEvent::Removed { user });
             }
             _ => {}
         }
+    }
+
+    /// True if the user's own newest word is yes: then it was the other who has ended it.
+    fn says_yes(&self, user: &UserId) -> bool {
+        self.entry(user).and_then(|entry| entry.mine.as_ref()).is_some_and(|mine| mine.said().is_yes())
     }
 
     /// Forgets those who are nothing to the user, beyond [`TRACES_MAX`].

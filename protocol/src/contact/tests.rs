@@ -59,7 +59,10 @@ impl Party {
                 }
                 RosterAction::Tell(event) => self.events.push(event),
                 RosterAction::OwnChanged => self.own_changes += 1,
-                RosterAction::Persist { .. } | RosterAction::Forget { .. } | RosterAction::KeepAvatar { .. } => {}
+                RosterAction::Persist { .. }
+                | RosterAction::PersistTold { .. }
+                | RosterAction::Forget { .. }
+                | RosterAction::KeepAvatar { .. } => {}
             }
         }
         result
@@ -257,6 +260,22 @@ fn who_is_removed_holds_nothing_that_opens() {
     bob.accept(&alice).expect("accepts");
     settle(&mut alice, &mut bob);
     assert_eq!((alice.standing(&bob), bob.standing(&alice)), (Standing::Contact, Standing::Contact));
+}
+
+#[test]
+fn whoever_asked_first_sees_a_removal_as_one() {
+    let (mut alice, mut bob) = contacts();
+    alice.events.clear();
+    bob.remove(&alice).expect("removes");
+    settle(&mut alice, &mut bob);
+    assert_eq!((alice.standing(&bob), bob.standing(&alice)), (Standing::Removed, Standing::Removed));
+    assert_eq!(alice.events, [RosterEvent::Removed { user: bob.user() }]);
+    alice.ask(&bob).expect("asks");
+    settle(&mut alice, &mut bob);
+    bob.decline(&alice).expect("declines");
+    alice.events.clear();
+    settle(&mut alice, &mut bob);
+    assert_eq!(alice.events, [RosterEvent::Declined { user: bob.user() }]);
 }
 
 #[test]

@@ -133,7 +133,8 @@ impl RosterEntry {
             (true, true) => Standing::Contact,
             (true, false) if has_asked => Standing::Asked,
             (false, true) if is_shown => Standing::Requested,
-            (false, false) if has_asked => Standing::Declined,
+            // Whoever has given a key has said yes before: that was the end of something.
+            (false, false) if has_asked && self.presence.is_empty() => Standing::Declined,
             _ => Standing::Removed,
         }
     }
