@@ -600,7 +600,7 @@ impl Presence {
     fn hear(&mut self, now: Now, topic: &Topic, sealed: &SealedDocument, way: Way) {
         let Some(origin) = self.origins.get(topic).copied() else { return };
         let Some(known) = self.contacts.get_mut(&origin.contact) else { return };
-        let Ok(document) = sealed.open(&known.contact.key, &origin.contact, &origin.device, origin.day) else { return };
+        let Ok(document) = sealed.open(&known.contact.key, &origin.contact, &origin.device, (origin.day, topic)) else { return };
         let devices = document.devices;
         if known.view.hear(document, way) {
             let count = known.devices.len() + usize::from(origin.contact == self.local.identity);

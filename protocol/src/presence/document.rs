@@ -260,7 +260,7 @@ impl SealedDocument {
         Ok(())
     }
 
-    /// Opens a document of `device`, a device of `identity` whose certificate the caller has verified.
+    /// Opens a document of `device`, a device of `identity` whose certificate the caller has verified, found under its `topic` of `day`.
     ///
     /// # Errors
     /// [`DocumentError`]: the first check that fails.
@@ -269,12 +269,11 @@ impl SealedDocument {
         key: &PresenceKey,
         identity: &IdentityKey,
         device: &DeviceKey,
-        day: Day,
+        (day, topic): (Day, &Topic),
     ) -> Result<Document, DocumentError> {
         let body = self.0.signed.unverified();
-        let topic = key.topic(device, day).ok_or(DocumentError::Seal)?;
-        let cipher = XChaCha20Poly1305::new((&*key.sealing_key(&topic)).into());
-        let aad = associated(&topic, body.sequence);
+        let cipher = XChaCha20Poly1305::new((&*key.sealing_key(topic)).into());
+        let aad = associated(topic, body.sequence);
         let (nonce, sealed) = body.sealed.split_at_checked(NONCE_BYTES).ok_or(DocumentError::Seal)?;
         let nonce = <[u8; NONCE_BYTES]>::try_from(nonce).map_err(|_| DocumentError::Seal)?;
         let plain = cipher.decrypt(&XNonce::from(nonce), Payload { msg: sealed, aad: &aad }).map_err(|_| DocumentError::Seal)?;
@@ -373,7 +372,13 @@ mod tests {
 
     fn open(sealed: &SealedDocument) -> Result<Document, DocumentError> {
         let (key, sent) = (secret().key(), document(""));
-        sealed.open(&key, &sent.identity, &sent.device, key.day(NOW))
+        sealed.open(&key, &sent.identity, &sent.device, today(&key))
+    }
+
+    fn today(key: &PresenceKey) -> (Day, &'static Topic) {
+        let day = key.day(NOW);
+        let topic = key.topic(&DeviceKey(device().public()), day).expect("a key");
+        (day, Box::leak(Box::new(topic)))
     }
 
     #[test]
@@ -401,7 +406,7 @@ mod tests {
         let sent = document("");
         let arrived = arrived(&sealed(sent.clone()));
         let other = PresenceSecret::new(5, [5; 32]).key();
-        assert!(matches!(arrived.open(&other, &sent.identity, &sent.device, other.day(NOW)), Err(DocumentError::Seal)));
+        assert!(matches!(arrived.open(&other, &sent.identity, &sent.device, today(&other)), Err(DocumentError::Seal)));
         let topic = other.topic(&sent.device, other.day(NOW)).expect("a key");
         assert!(matches!(arrived.verify(&topic, NOW), Err(DocumentError::Outside(_))));
         // A contact knows the presence key, and has to sign with something.
@@ -437,10 +442,7 @@ mod tests {
         assert!(open(&body(|_| ())).is_ok());
         assert_eq!(open(&body(|body| body.sequence += 1)), Err(DocumentError::Seal));
         assert_eq!(open(&body(|body| body.expires_at = body.expires_at.plus_secs(1))), Err(DocumentError::Mismatch("end")));
-        assert_eq!(
-            good.open(&key, &IdentityKey(sent.device.0), &sent.device, key.day(NOW)),
-            Err(DocumentError::Mismatch("user"))
-        );
+        assert_eq!(good.open(&key, &IdentityKey(sent.device.0), &sent.device, today(&key)), Err(DocumentError::Mismatch("user")));
     }
 
     #[test]

@@ -32,18 +32,17 @@ impl Gossip {
         if state.own.is_some() {
             return None;
         }
-        if let Some(watch) = &state.watch
-            && peer.is_contact
-            && (watch.may_pass_on || watch.device == peer.device)
-        {
+        if state_watch_device(state) == Some(peer.device) && peer.is_contact {
             return Some(false);
         }
+        // Who is a contact and a carrier of ours is asked as a carrier, which can't say no.
         let is_source = if self.config.is_carrier {
             self.needs_upstream(state) && state.carriers().contains(&peer.device)
         } else {
             state.watch.is_some() && Self::needs_carrier(state) && self.home_of(state) == Some(link)
         };
-        is_source.then_some(true)
+        let may_ask_contact = peer.is_contact && state.watch.as_ref().is_some_and(|watch| watch.may_pass_on);
+        if is_source { Some(true) } else { may_ask_contact.then_some(false) }
     }
 
     /// A carrier asks others for what it is asked for, unless the owner brings it here.
@@ -71,8 +70,10 @@ impl Gossip {
     pub(super) fn introduce(&mut self, now: Instant, id: TopicId, link: LinkId) {
         let Some(state) = self.topics.get(id.0 as usize).and_then(Option::as_ref) else { return };
         let Some(is_carrier) = self.naming(state, link) else { return };
-        if state.ins.iter().any(|entry| entry.link == link) {
-            return;
+        match state.ins.iter().find(|entry| entry.link == link) {
+            Some(entry) if entry.is_carrier || !is_carrier => return,
+            Some(_) => self.leave_link(id, link),
+            None => {}
         }
         let device = self.link(link).peer.device;
         let is_owner = state_watch_device(self.state(id)) == Some(device);

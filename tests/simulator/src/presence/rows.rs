@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use halloo_protocol::presence::Counters;
+use halloo_protocol::presence::{Counters, State as ShownState};
 use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::world::{HEARTBEAT, MESSAGE, Town, number_of};
+use super::world::{HEARTBEAT, MESSAGE, Town, TownPlan, number_of};
 use crate::{NodeId, State, Traffic};
 
 /// What a stretch of time cost.
@@ -182,4 +182,108 @@ pub fn freeze(town: &mut Town, share: f64, seed: u64) -> Vec<NodeId> {
         frozen.push(node);
     }
     frozen
+}
+
+/// A frame with one document of the smallest size and nothing else.
+pub const DOCUMENT_FRAME_BYTES: usize = 303;
+
+/// Of all pairs of living contacts, the share that living contacts of the speaker connect: no way of passing on can reach more.
+#[must_use]
+pub fn reachable(town: &Town) -> f64 {
+    let (mut owed, mut reached) = (0_u64, 0_u64);
+    for speaker in town.network.running() {
+        let contacts: Vec<_> = town.graph.contacts(speaker.index()).map(node).collect();
+        let living: Vec<_> = contacts.into_iter().filter(|contact| town.network.state(*contact) == State::Up).collect();
+        let mut known = vec![speaker];
+        let mut open = vec![speaker];
+        while let Some(one) = open.pop() {
+            for other in &living {
+                if !known.contains(other) && town.network.is_connected(one, *other) {
+                    known.push(*other);
+                    open.push(*other);
+                }
+            }
+        }
+        owed += living.len() as u64;
+        reached += known.len() as u64 - 1;
+    }
+    reached as f64 / owed.max(1) as f64
+}
+
+/// At how many living contacts those who fell silent are shown as offline, and how many there are.
+#[must_use]
+pub fn silence_shown(town: &Town, frozen: &[NodeId]) -> (usize, usize) {
+    let (mut shown, mut all) = (0, 0);
+    for gone in frozen {
+        for viewer in town.graph.contacts(gone.index()).map(node) {
+            if town.network.state(viewer) == State::Up {
+                all += 1;
+                shown += usize::from(town.sees(viewer, *gone).1 == ShownState::Offline);
+            }
+        }
+    }
+    (shown, all)
+}
+
+fn node(person: usize) -> NodeId {
+    NodeId(u32::try_from(person).unwrap_or(u32::MAX))
+}
+
+/// Heartbeats both ways, for each connection and 12 s.
+#[must_use]
+pub fn exchanges_per_12_s(measured: &Measured, connections: usize, time: Duration) -> f64 {
+    measured.heartbeats as f64 / 2.0 / connections.max(1) as f64 / (time.as_secs_f64() / 12.0)
+}
+
+/// A network with carriers, measured.
+#[derive(Clone, Debug)]
+pub struct Carried {
+    /// One update of each person.
+    pub all: Measured,
+    /// Connections of the phone to contacts and carriers.
+    pub phone_connections: usize,
+    /// Messages the phone wrote, for each update it received.
+    pub phone_messages: f64,
+    /// From the first connection to the last of its contacts' documents, in round trips.
+    pub phone_fetch: String,
+}
+
+/// One update per person and ten minutes in a network with carriers; `phone` is the person looked at.
+#[must_use]
+pub fn carried(plan: TownPlan, phone: usize) -> Carried {
+    let mut town = Town::new(plan);
+    town.start(Duration::from_secs(300));
+    town.network.run_for(Duration::from_secs(120));
+    town.network.take_events().for_each(drop);
+    let phone = node(phone);
+    let before = town.network.machine(phone).presence.counters();
+    let all = steady(&mut town, Duration::from_secs(600), Duration::from_secs(600), Duration::from_secs(15));
+    let after = town.network.machine(phone).presence.counters();
+    let phone_messages = (after.frames - before.frames) as f64 / (after.received - before.received).max(1) as f64;
+    let phone_connections = town.network.connections(phone);
+    let phone_fetch = fetch(&mut town, phone);
+    Carried { all, phone_connections, phone_messages, phone_fetch }
+}
+
+/// A device comes online: how long until it sees all its contacts.
+fn fetch(town: &mut Town, phone: NodeId) -> String {
+    town.say_offline(phone);
+    town.network.run_for(Duration::from_secs(1));
+    town.stop(phone, true);
+    town.network.run_for(Duration::from_secs(60));
+    town.network.take_events().for_each(drop);
+    let contacts = town.graph.contacts(phone.index()).count();
+    town.restart(phone);
+    let start = town.network.now().instant;
+    town.network.run_for(Duration::from_secs(20));
+    let mut seen: Vec<_> = town
+        .network
+        .take_events()
+        .filter(|(viewer, seen)| *viewer == phone && seen.shown.state != ShownState::Offline)
+        .map(|(_, seen)| seen.at.saturating_duration_since(start))
+        .collect();
+    seen.sort_unstable();
+    let last = seen.last().copied().unwrap_or_default();
+    let median = seen.get(seen.len() / 2).copied().unwrap_or_default();
+    format!("{} of {contacts} seen; median {} ms, last {} ms after the dial", seen.len(), median.as_millis(), last.as_millis())
 }

@@ -13,6 +13,7 @@ use halloo_protocol::presence::{
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::{self, Signed};
+use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -85,6 +86,8 @@ pub struct PresenceNode {
     pub presence: Presence,
     /// Whom it connects to, and reconnects to.
     pub keeps: Vec<NodeId>,
+    /// Whom it turns to when one of those falls silent.
+    pub spare: Vec<NodeId>,
 }
 
 impl PresenceNode {
@@ -106,6 +109,12 @@ impl PresenceNode {
                 Action::Silent(device) => {
                     if let Some(node) = world.devices.get(&device) {
                         out.close(*node);
+                        // As a node does that wants some contacts connected.
+                        self.keeps.retain(|kept| kept != node);
+                        if let Some(next) = self.spare.pop() {
+                            self.keeps.push(next);
+                            out.dial(next);
+                        }
                     }
                 }
                 Action::Changed { contact, shown } => out.event(Seen { contact, shown, at: now.instant }),
@@ -162,6 +171,8 @@ pub struct TownPlan {
     pub carriers: usize,
     /// How many carriers each uses.
     pub homes: usize,
+    /// Whether people connect to another contact in place of one that fell silent.
+    pub has_spare: bool,
     /// Whether people who are no carriers pass on.
     pub passes_on: bool,
     /// How far apart they are.
@@ -171,6 +182,14 @@ pub struct TownPlan {
 }
 
 impl TownPlan {
+    /// Phones that pass nothing on, with few connections to contacts; some of the people are carriers, and everybody uses two.
+    #[must_use]
+    pub fn carried(seed: u64, graph: Graph, carriers: usize) -> Self {
+        let config = Config::default();
+        let latency = Latency::Map;
+        Self { seed, graph, contact_links: 3, carriers, homes: 2, has_spare: false, passes_on: false, latency, config }
+    }
+
     /// Contacts pass on to each other, nobody carries.
     #[must_use]
     pub fn contacts_only(seed: u64, people: usize, contacts: usize, links: usize) -> Self {
@@ -181,6 +200,7 @@ impl TownPlan {
             contact_links: links,
             carriers: 0,
             homes: 0,
+            has_spare: true,
             passes_on: true,
             latency: Latency::Map,
             config: Config::default(),
@@ -197,6 +217,8 @@ pub struct Town {
     pub graph: Graph,
     /// What each person says: a number, which becomes the mood.
     said: Vec<u32>,
+    plan: TownPlan,
+    rng: ChaCha8Rng,
 }
 
 fn secret(seed: u64, person: usize, what: &str) -> [u8; 32] {
@@ -250,7 +272,7 @@ impl Town {
             let node = Self::machine(&network, &plan, number, keeps, &mut rng);
             network.add(node, false);
         }
-        Self { network, graph: plan.graph, said: vec![0; people] }
+        Self { network, graph: plan.graph.clone(), said: vec![0; people], plan, rng }
     }
 
     fn machine(
@@ -286,7 +308,14 @@ impl Town {
         }
         let homes = person.carriers.iter().map(|carrier| world.device(*carrier)).collect();
         presence.set_carriers(now, homes);
-        PresenceNode { presence, keeps }
+        let mut spare: Vec<_> = plan
+            .graph
+            .contacts(number)
+            .map(|contact| NodeId(u32::try_from(contact).unwrap_or(u32::MAX)))
+            .filter(|contact| plan.has_spare && !keeps.contains(contact))
+            .collect();
+        spare.shuffle(rng);
+        PresenceNode { presence, keeps, spare }
     }
 
     /// Starts everybody, spread over a time, and has them say something.
@@ -299,6 +328,28 @@ impl Town {
             self.say(*node);
         }
         self.network.run_until(begin + over);
+    }
+
+    /// Ends a device's process, with a goodbye or without.
+    pub fn stop(&mut self, node: NodeId, says_goodbye: bool) {
+        self.network.stop(node, says_goodbye);
+    }
+
+    /// Starts a device that is down, with an empty memory.
+    pub fn restart(&mut self, node: NodeId) {
+        let keeps = self.network.machine(node).keeps.clone();
+        let machine = Self::machine(&self.network, &self.plan, node.index(), keeps, &mut self.rng);
+        self.network.replace(node, machine);
+        self.network.start(node);
+    }
+
+    /// Has somebody say that they leave.
+    pub fn say_offline(&mut self, node: NodeId) {
+        self.network.with(node, |machine, world, now, out| {
+            let status = Status { state: State::Offline, mood: String::new(), reachability: Reachability::None, devices: 1 };
+            machine.presence.set_status(now, status);
+            machine.act(world, now, out);
+        });
     }
 
     /// Has somebody say something new. Returns what.

@@ -1,0 +1,164 @@
+//! `scripts/bench presence`: what spreading presence costs. Ours in virtual time, with the production machine; gossipsub with real nodes.
+
+mod opponent;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Parser;
+use halloo_simulator::presence::rows::{self, Measured};
+use halloo_simulator::presence::{Graph, Town, TownPlan};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+/// Measures presence: 100 people with 50 contacts each, and larger networks with carriers.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Feeds all randomness of the simulation.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Without gossipsub.
+    #[arg(long)]
+    alone: bool,
+    /// The large networks with as many people; none with 0.
+    #[arg(long, default_value_t = 1_000)]
+    people: usize,
+    /// The large networks with 10,000 people: takes half an hour and 6 GB.
+    #[arg(long)]
+    long: bool,
+    /// Contacts of each person in the large networks.
+    #[arg(long, default_value_t = 150)]
+    contacts: usize,
+    /// Without the rows of 100 people.
+    #[arg(long)]
+    large_only: bool,
+    /// Seconds between two updates of a person over gossipsub: what the machine holds.
+    #[arg(long, default_value_t = 5.0)]
+    gossipsub_every: f64,
+}
+
+const SMALL: (usize, usize, usize) = (100, 50, 16);
+
+#[allow(clippy::print_stdout, reason = "the table is what the program is for")]
+fn row(name: &str, reach: &str, ideal: &str, ours: &str) {
+    println!("| {name} | {reach} | {ideal} | {ours} |");
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    if !arguments.large_only {
+        small(&arguments).await?;
+    }
+    let people = if arguments.long { 10_000 } else { arguments.people };
+    if people > 0 {
+        large(&arguments, people);
+    }
+    Ok(())
+}
+
+#[allow(clippy::print_stdout, reason = "the table is what the program is for")]
+async fn small(arguments: &Arguments) -> Result<()> {
+    let (people, contacts, links) = SMALL;
+    let seconds = Duration::from_secs;
+    let plan = TownPlan::contacts_only(arguments.seed, people, contacts, links);
+    let graph = plan.graph.clone();
+    let mut town = Town::new(plan);
+    town.start(seconds(10));
+    town.network.run_for(seconds(20));
+    rows::steady(&mut town, seconds(1), seconds(5), seconds(3));
+    let busy = rows::steady(&mut town, seconds(1), seconds(60), seconds(3));
+    let quiet = rows::steady(&mut town, seconds(600), seconds(3_600), seconds(15));
+    rows::steady(&mut town, seconds(1), seconds(5), seconds(3));
+    let gone = rows::freeze(&mut town, 0.2, arguments.seed);
+    let reachable = rows::reachable(&town);
+    let frozen = rows::steady(&mut town, seconds(1), seconds(6), seconds(3));
+    town.network.run_for(seconds(21));
+    let (shown, all) = rows::silence_shown(&town, &gone);
+    town.network.run_for(seconds(39));
+    let after = rows::steady(&mut town, seconds(1), seconds(30), seconds(3));
+
+    println!("\n{people} people, {contacts} contacts each, at most {links} connections, seed {}\n", arguments.seed);
+    println!("| | reach | ideal | Halloo |");
+    println!("| --- | --- | --- | --- |");
+    print_small(&busy, &quiet, &frozen, &after, reachable);
+    let silence = format!("{:.2}%", 100.0 * shown as f64 / all.max(1) as f64);
+    row("silent loss: shown at living contacts after 30 s", "100%", "100%", &silence);
+    if !arguments.alone {
+        let connections = graph.connections(&vec![links; people], &mut ChaCha8Rng::seed_from_u64(arguments.seed));
+        let every = Duration::from_secs_f64(arguments.gossipsub_every);
+        let theirs = opponent::run(&graph, &connections, every, every * 4).await?;
+        println!("\ngossipsub, one update a person each {every:?}: {theirs:?}");
+        println!(
+            "copies per delivery {:.2}, bytes per delivery {:.0}, delivered {:.2}%",
+            theirs.copies as f64 / theirs.delivered.max(1) as f64,
+            theirs.bytes as f64 / theirs.delivered.max(1) as f64,
+            100.0 * theirs.delivered as f64 / theirs.owed.max(1) as f64
+        );
+    }
+    Ok(())
+}
+
+fn print_small(busy: &Measured, quiet: &Measured, frozen: &Measured, after: &Measured, reachable: f64) {
+    let share = |measured: &Measured| format!("{:.3}%", 100.0 * measured.delivered as f64 / measured.owed.max(1) as f64);
+    let hops = |measured: &Measured| format!("{:.2} / {}", measured.hops().0, measured.hops().1);
+    let ideal_bytes = format!("{}", rows::DOCUMENT_FRAME_BYTES);
+    row("busy: messages per delivery", "1.10", "1.00", &format!("{:.3}", busy.messages_per_delivery()));
+    row("busy: bytes per delivery", "350", &ideal_bytes, &format!("{:.0}", busy.bytes_per_delivery()));
+    row("busy: hops, mean / most", "2 / 4", "-", &hops(busy));
+    row("busy: delivered", "100%", "100%", &share(busy));
+    row("busy: median / slowest, ms", "", "-", &millis(busy));
+    row("quiet (v): messages per delivery", "2.2", "1.00", &format!("{:.3}", quiet.messages_per_delivery()));
+    row("quiet (v): bytes per delivery", "", &ideal_bytes, &format!("{:.0}", quiet.bytes_per_delivery()));
+    row("quiet (v): hops, mean / most", "2 / 4", "-", &hops(quiet));
+    row("quiet (v): delivered", "100%", "100%", &share(quiet));
+    row("20% frozen: the living reached", "100%", &format!("{:.3}%", 100.0 * reachable), &share(frozen));
+    let within = frozen.delays.iter().filter(|delay| **delay <= Duration::from_secs(2)).count();
+    let within = format!("{:.3}%", 100.0 * within as f64 / frozen.owed.max(1) as f64);
+    row("20% frozen: reached within 2 s", "100%", &format!("{:.3}%", 100.0 * reachable), &within);
+    row("20% frozen: median / slowest, ms", "- / 2000", "-", &millis(frozen));
+    row("afterwards: messages per delivery", "1.10", "1.00", &format!("{:.3}", after.messages_per_delivery()));
+    row("afterwards: bytes per delivery", "350", &ideal_bytes, &format!("{:.0}", after.bytes_per_delivery()));
+    row("afterwards: hops, mean / most", "2 / 4", "-", &hops(after));
+    row("afterwards: delivered", "100%", "100%", &share(after));
+    let exchanges = rows::exchanges_per_12_s(quiet, SMALL.0 * SMALL.2 / 2, Duration::from_secs(3_615));
+    row("heartbeat exchanges per connection and 12 s", "1", "1", &format!("{exchanges:.2}"));
+}
+
+fn millis(measured: &Measured) -> String {
+    let median = measured.delays.get(measured.delays.len() / 2).copied().unwrap_or_default();
+    format!("{} / {}", median.as_millis(), measured.slowest.as_millis())
+}
+
+#[allow(clippy::print_stdout, reason = "the table is what the program is for")]
+fn large(arguments: &Arguments, people: usize) {
+    let carriers = (people / 50).max(2);
+    for name in ["random", "communities"] {
+        let mut rng = ChaCha8Rng::seed_from_u64(arguments.seed);
+        let mut graph = if name == "random" {
+            Graph::random(people, arguments.contacts, &mut rng)
+        } else {
+            Graph::communities(people, arguments.contacts, 75, arguments.contacts / 4, &mut rng)
+        };
+        let clustering = graph.clustering(50, &mut rng);
+        let phone = people - 1;
+        graph.befriend(phone, 300, &mut rng);
+        println!(
+            "\n{people} people, {} contacts each, {name} (clustering {clustering:.3}), {carriers} carriers, seed {}\n",
+            arguments.contacts, arguments.seed
+        );
+        println!("| | reach | ideal | Halloo |");
+        println!("| --- | --- | --- | --- |");
+        let measured = rows::carried(TownPlan::carried(arguments.seed, graph, carriers), phone);
+        let all = &measured.all;
+        let share = format!("{:.3}%", 100.0 * all.delivered as f64 / all.owed.max(1) as f64);
+        row("messages per delivery (v)", "2.3", "1.00", &format!("{:.3}", all.messages_per_delivery()));
+        row("bytes per delivery (v)", "", "", &format!("{:.0}", all.bytes_per_delivery()));
+        row("delivered", "100%", "100%", &share);
+        row("median / slowest, ms", "", "-", &millis(all));
+        let connections = format!("{} (and 2 relays, 1 gateway)", measured.phone_connections);
+        row("phone with 300 contacts: connections for presence", "8 in all", "-", &connections);
+        row("phone: own messages per update received", "1.1", "0", &format!("{:.3}", measured.phone_messages));
+        row("phone: newest documents after coming online, round trips", "2", "1", &measured.phone_fetch);
+    }
+}
