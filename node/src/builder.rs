@@ -419,6 +419,7 @@ impl NodeBuilder {
             gateway: None,
             media_relay: None,
             relays: crate::relays::RelaysState::default(),
+            hand_overs: crate::roles::hand_over::HandOvers::default(),
             started: instant,
             started_at: unix,
             suspended_since: None,

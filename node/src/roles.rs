@@ -2,4 +2,5 @@
 
 pub mod authority;
 pub mod gateway;
+pub(crate) mod hand_over;
 pub mod relay;

@@ -8,6 +8,7 @@ mod call_setup;
 mod clock_offset;
 mod devices_publish_together;
 mod extensions;
+mod hand_over;
 mod message_delivery;
 mod nat_calls;
 mod nat_relay;

@@ -150,6 +150,11 @@ impl EventLoop {
             extensions: Extensions::none(),
         };
         let private = fitted(private);
+        // What wakes the device goes first: a relay is reached by a circuit as well.
+        let private = match self.hand_over_capability(now.unix).map(|capability| private.clone().with_hand_over(&capability)) {
+            Some(with_capability) if with_capability.fits() => with_capability,
+            _ => private,
+        };
         let nonce = self.random();
         let sealed = SealKey::of_name(&self.identity.user_id()).seal(0, &device, &private, nonce);
         DeviceEntry {
