@@ -26,9 +26,7 @@ impl EventLoop {
             MessageDeliver::KIND => self.with(frame, |node, message: MessageDeliver| node.handle_message_deliver(peer, message)),
             CallInvite::KIND => self.with(frame, |node, invite: CallInvite| node.handle_invite(&invite)),
             InviteHandOver::KIND => return self.handle_hand_over(peer, via, frame),
-            InviteHandedOver::KIND => {
-                self.with(frame, |node, message: InviteHandedOver| node.handle_handed_over(peer, &message))
-            }
+            InviteHandedOver::KIND => self.with(frame, |node, message: InviteHandedOver| node.handle_handed_over(peer, &message)),
             CallSignal::KIND => self.with(frame, |node, signal: CallSignal| CallSignalAck {
                 status: node.handle_call_signal(&signal.signal),
                 extensions: Extensions::none(),

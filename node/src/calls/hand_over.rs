@@ -65,7 +65,9 @@ impl EventLoop {
                 continue;
             }
             let now = self.now().unix;
-            let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) else { return };
+            let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) else {
+                return;
+            };
             let Some(sealed) = leg.sealed.clone() else { return };
             leg.relay_way.is_asking = true;
             let hash = InviteHandOver::hash_of(&device, &sealed);

@@ -456,9 +456,10 @@ impl EventLoop {
     /// Gives a device up once neither its stream, nor a relay, nor a gateway can bring the invite.
     pub(super) fn check_unreachable(&mut self, call: CallId, device: DeviceKey) {
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
-        let given_up = outgoing.legs.get(&device).is_some_and(|leg| {
-            leg.stream_failed && !leg.relay_way.is_asking && leg.pushes == 0 && leg.push_at.is_none()
-        });
+        let given_up = outgoing
+            .legs
+            .get(&device)
+            .is_some_and(|leg| leg.stream_failed && !leg.relay_way.is_asking && leg.pushes == 0 && leg.push_at.is_none());
         if given_up {
             outgoing.machine.handle_unreachable(device, Reason::UNREACHABLE, Instant::now());
             self.drive_outgoing(call);

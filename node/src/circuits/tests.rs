@@ -50,14 +50,18 @@ fn is_connected(peer: &TestPeer<Client>, to: PeerId) -> bool {
 }
 
 fn has_failed(peer: &TestPeer<Client>, to: PeerId) -> bool {
-    let failed = |event: &SwarmEvent<ClientEvent>| {
-        matches!(event, SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), .. } if *peer == to)
-    };
+    let failed = |event: &SwarmEvent<ClientEvent>| matches!(event, SwarmEvent::OutgoingConnectionError { peer_id: Some(peer), .. } if *peer == to);
     peer.events.iter().any(failed)
 }
 
 /// `caller`, whose user the relay knows, dials `bob` through it; true if it gets a circuit.
-async fn dials(relay: &mut TestPeer, at: &Multiaddr, caller: &mut TestPeer<Client>, user: u8, bob: &mut TestPeer<Client>) -> bool {
+async fn dials(
+    relay: &mut TestPeer,
+    at: &Multiaddr,
+    caller: &mut TestPeer<Client>,
+    user: u8,
+    bob: &mut TestPeer<Client>,
+) -> bool {
     let id = relay.id;
     caller.swarm.dial(at.clone().with_p2p(id).expect("an address without peer")).expect("a free dial slot");
     until_with(&mut [&mut *caller], &mut [relay, bob], "connected to the relay", |[caller]| is_connected(caller, id)).await;
@@ -65,7 +69,8 @@ async fn dials(relay: &mut TestPeer, at: &Multiaddr, caller: &mut TestPeer<Clien
     caller.swarm.dial(circuit_address(id, at, Some(bob.id))).expect("a free dial slot");
     let to = bob.id;
     let others: &mut [&mut dyn Drive] = &mut [relay, bob];
-    until_with(&mut [&mut *caller], others, "served or refused", |[caller]| is_connected(caller, to) || has_failed(caller, to)).await;
+    until_with(&mut [&mut *caller], others, "served or refused", |[caller]| is_connected(caller, to) || has_failed(caller, to))
+        .await;
     is_connected(caller, to)
 }
 

@@ -120,10 +120,12 @@ impl EventLoop {
         let rules = reservation.and_then(|_| self.rules_of(&target));
         let presenter = self.peers.get(&handing.asker).and_then(|known| known.chain.clone());
         let me = self.identity.device();
-        decide_hand_over(request, rules.as_ref(), presenter.as_ref(), &me, &mut self.hand_overs.rates, now).map_err(|refusal| {
-            debug!(peer = %handing.asker, %refusal, "invite not handed over");
-            refusal.reason()
-        })?;
+        decide_hand_over(request, rules.as_ref(), presenter.as_ref(), &me, &mut self.hand_overs.rates, now).map_err(
+            |refusal| {
+                debug!(peer = %handing.asker, %refusal, "invite not handed over");
+                refusal.reason()
+            },
+        )?;
         let connection = reservation.ok_or(HandOverReason::NO_RESERVATION)?;
         self.hand_overs.begin(request.target)?;
         let message = InviteHandedOver { sealed: request.sealed.clone(), extensions: Extensions::none() };
