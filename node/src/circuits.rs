@@ -8,6 +8,7 @@
 //! The ledger also knows on which connection a device's reservation stands, which an invite that is handed over goes on.
 
 mod ledger;
+mod limits;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,9 +23,10 @@ use libp2p::swarm::{
 };
 use libp2p::{Multiaddr, PeerId, relay};
 
+use self::ledger::Ledger;
 pub use self::ledger::Usage;
-use self::ledger::{Ledger, Limits};
-use crate::swarm::{RELAY_RESERVATION_DURATION, RelayLimits};
+pub use self::limits::{CIRCUITS_CEILING, RelayLimits};
+use self::limits::{Limits, RESERVATION_DURATION};
 
 /// See the [module's documentation](self).
 pub struct Circuits {
@@ -69,7 +71,7 @@ impl Circuits {
             // The ledger is asked last, and has to know of every refusal: it alone refuses.
             max_reservations: usize::MAX,
             max_reservations_per_peer: usize::MAX,
-            reservation_duration: RELAY_RESERVATION_DURATION,
+            reservation_duration: RESERVATION_DURATION,
             reservation_rate_limiters: limiter(Asked::Reservation),
             max_circuits: usize::MAX,
             max_circuits_per_peer: usize::MAX,

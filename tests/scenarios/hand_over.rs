@@ -1,13 +1,22 @@
 //! Goal: somebody whom only a relay reaches is rung by one message through it, and not by way of a circuit. Method: the small internet of
 //! `natlab`; the callee sits behind a router, and the relay makes no circuits at all, so that nothing else could have rung it. The relay counts.
+//! And what isn't in order is refused, by name.
 
 use std::time::Duration;
 
+use halloo_protocol::call::{
+    HandOverAnswer, HandOverReason, HandOverStatus, HandedOverAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Reason,
+    SealedInvite,
+};
+use halloo_protocol::capability::{Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
+use halloo_protocol::key::DeviceKey;
+use halloo_protocol::wire::{self, Extensions, FrameKind, Message, Signed};
+use halloo_tests::attacker::{Attacker, Forger, now};
 use halloo_tests::cli::Invocation;
 use halloo_tests::daemon::{Daemon, Launch};
 use halloo_tests::natlab::{Machine, NatLab};
 use halloo_tests::network::{AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
-use halloo_tests::{cli, eventually};
+use halloo_tests::{Network, cli, eventually};
 
 /// A node finds out that nobody can dial it, and gets a reservation, before its record is of use.
 const READY_TIME_MAX: Duration = Duration::from_secs(90);
@@ -50,6 +59,52 @@ fn a_device_that_only_its_relay_reaches_rings_without_a_circuit() {
     eprintln!("{signalling}");
     assert_eq!(signalling["invites_handed_over"], 1, "{usage}");
     assert_eq!(signalling["circuits_made"], 0, "{usage}");
+}
+
+/// Nobody gets an invite on to a device by way of a node that holds no reservation for it, nor has a device believe that its relay brings it.
+#[test]
+fn where_there_is_no_reservation_nothing_is_handed_over() {
+    let mut network = Network::of(["alice", "mallory"]);
+    let forger = Forger::of_user(&network, &network.users[1], 1);
+    network.users[1].kill();
+    let (server, alice) = (device_key(&network.authority), device_key(&network.users[0]));
+    let request = |relay: DeviceKey, length: usize| {
+        let sealed = SealedInvite::from_bytes(vec![1; length]).expect("within its size");
+        let capability = Capability {
+            id: CapabilityId([1; 16]),
+            issuer: Issuer::Device(forger.device_key()),
+            service: Service::InviteHandOver,
+            holder: Holder::Certified,
+            limits: Limits { per_hour: 60, payload_bytes_max: 2_800 },
+            epoch: 0,
+            not_before: now(),
+            not_after: now().plus_secs(3_600),
+            extensions: Extensions::none(),
+        };
+        let proof = CapabilityProof::sign(capability.id, relay, InviteHandOver::hash_of(&alice, &sealed), now(), &forger.device);
+        let capability = Signed::sign(capability, &forger.device);
+        InviteHandOver { target: alice, capability, proof, sealed, extensions: Extensions::none() }
+    };
+    let mut at_server = Attacker::connect(&network.bootstrap(), &forger.device, &forger.hello(None));
+    let answer: HandOverAnswer = at_server.ask(&request(server, 1_024)).expect("an answer");
+    assert_eq!(answer.status, HandOverStatus::Refused(HandOverReason::NO_RESERVATION));
+    let malformed = at_server.ask_raw(InviteHandOver::KIND, wire::encode(&request(server, 100)));
+    assert_eq!(malformed.kind, FrameKind::UNSUPPORTED, "no invite has 100 bytes");
+    let usage = cli(network.authority.home(), ["relay"]).ok();
+    assert_eq!(usage["signalling"]["invites_refused"], 1, "{usage}");
+
+    let address = network.users[0].addresses().into_iter().next().expect("alice listens");
+    let mut at_alice = Attacker::connect(&address, &forger.device, &forger.hello(None));
+    let answer: HandOverAnswer = at_alice.ask(&request(alice, 1_024)).expect("an answer");
+    assert_eq!(answer.status, HandOverStatus::Refused(HandOverReason::NOT_SERVED));
+    let sealed = SealedInvite::from_bytes(vec![1; 1_024]).expect("within its size");
+    let handed_over = InviteHandedOver { sealed, extensions: Extensions::none() };
+    let answer: HandedOverAnswer = at_alice.ask(&handed_over).expect("an answer");
+    assert_eq!((answer.status, answer.word.len()), (InviteStatus::Refused(Reason::NOT_ALLOWED), 0), "mallory isn't her relay");
+}
+
+fn device_key(daemon: &Daemon) -> DeviceKey {
+    halloo::address::device_key(&daemon.peer_id().parse().expect("a peer id")).expect("of an Ed25519 key")
 }
 
 fn on(machine: &Machine) -> Launch {

@@ -6,83 +6,18 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::key::PublicKey;
-use halloo_protocol::rate::{Rate, RateLimiter};
+use halloo_protocol::rate::RateLimiter;
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId, relay};
 
+use super::limits::{ADDRESS_RATE, Limits, Shares, USER_RATE};
 use crate::address;
-use crate::swarm::RelayLimits;
-
-/// Reservations of one user: as many devices as a record holds, each over two transports or with an old connection not seen dead yet.
-const RESERVATIONS_PER_USER: usize = 32;
-
-/// Circuits that one user has opened: signalling with 64 people at a time who are behind NATs. Each lasts until a direct path is found or nobody
-/// uses it; there is one for each of the callee's devices and relays that are tried.
-const CIRCUITS_PER_USER: usize = 64;
-
-/// Of the total no user has more than a fourth, however small it is.
-const USER_SHARE: usize = 4;
-
-/// Of the total the peers at one address of whom nothing is known yet have no more than an eighth: an office whose phones come back at once.
-const ADDRESS_SHARE: usize = 8;
-
-/// And all such peers together no more than half: there is always room for users.
-const UNKNOWN_SHARE: usize = 2;
-
-/// Reservations and circuits a user may ask for: a supervisor that has lost its relay tries a few times a minute, on each device; somebody who
-/// writes to many opens circuits to all of them.
-const USER_RATE: Rate = Rate { per_hour: 3_600, burst: 60 };
-
-/// The same of all at one address, known or not: an office or a small carrier behind it.
-const ADDRESS_RATE: Rate = Rate { per_hour: 7_200, burst: 240 };
 
 /// Users and addresses whose rates are remembered.
 const RATES_MAX: usize = 16_384;
 
 /// How long a circuit may be in the making. The relay gives each step at most 60 s, and doesn't say so if the callee goes away meanwhile.
 const PENDING_MAX: Duration = Duration::from_secs(150);
-
-/// How much each may have.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    reservations: Shares,
-    circuits: Shares,
-}
-
-/// How much of one thing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shares {
-    total: usize,
-    user: usize,
-    address: usize,
-    unknown: usize,
-}
-
-impl Shares {
-    fn new(total: usize, user: usize) -> Self {
-        let share = |part: usize| total.div_ceil(part);
-        Self { total, user: user.min(share(USER_SHARE)), address: share(ADDRESS_SHARE), unknown: share(UNKNOWN_SHARE) }
-    }
-
-    /// True if one more is within bounds.
-    fn have_room(&self, account: &Account, counted: Counted) -> bool {
-        let own = match account {
-            Account::User(_) => self.user,
-            Account::Network(_) | Account::Peer(_) => self.address,
-        };
-        let is_unknown = !matches!(account, Account::User(_));
-        counted.total < self.total && counted.own < own && (!is_unknown || counted.unknown < self.unknown)
-    }
-}
-
-impl Limits {
-    pub(super) fn new(limits: RelayLimits) -> Self {
-        Self {
-            reservations: Shares::new(limits.reservations, RESERVATIONS_PER_USER),
-            circuits: Shares::new(limits.circuits, CIRCUITS_PER_USER),
-        }
-    }
-}
 
 /// On whose account something goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -101,6 +36,16 @@ struct Counted {
     total: usize,
     own: usize,
     unknown: usize,
+}
+
+/// True if one more is within bounds.
+fn have_room(shares: &Shares, account: &Account, counted: Counted) -> bool {
+    let own = match account {
+        Account::User(_) => shares.user,
+        Account::Network(_) | Account::Peer(_) => shares.address,
+    };
+    let is_unknown = !matches!(account, Account::User(_));
+    counted.total < shares.total && counted.own < own && (!is_unknown || counted.unknown < shares.unknown)
 }
 
 /// What stands on one connection.
@@ -188,7 +133,7 @@ impl Ledger {
         let Some((key, account)) = self.link(peer, address) else { return false };
         let is_renewal = self.links.get(&key).is_some_and(|link| link.is_reserved);
         let shares = self.limits.reservations;
-        let has_room = is_renewal || shares.have_room(&account, self.count(&account, |link| usize::from(link.is_reserved)));
+        let has_room = is_renewal || have_room(&shares, &account, self.count(&account, |link| usize::from(link.is_reserved)));
         let is_allowed = has_room && self.is_within_rate(account, address, now);
         if let Some(link) = self.links.get_mut(&key) {
             link.is_reserved |= is_allowed;
@@ -205,7 +150,7 @@ impl Ledger {
                 link.pending.pop_front();
             }
         }
-        let has_room = self.limits.circuits.have_room(&account, self.count(&account, Link::opened));
+        let has_room = have_room(&self.limits.circuits, &account, self.count(&account, Link::opened));
         let is_allowed = has_room && self.is_within_rate(account, address, now);
         if !is_allowed {
             self.counts.circuits_refused += 1;
@@ -350,6 +295,7 @@ impl Ledger {
 
 #[cfg(test)]
 mod tests {
+    use super::super::limits::{ADDRESS_SHARE, CIRCUITS_PER_USER, RESERVATIONS_PER_USER, RelayLimits, UNKNOWN_SHARE};
     use super::*;
 
     const RESERVATIONS: usize = 512;
@@ -539,12 +485,5 @@ mod tests {
             let served = (0..200).filter(|_| ledger.admit_reservation(peer, &at(1), now)).count();
             assert_eq!(served, expected);
         }
-    }
-
-    #[test]
-    fn small_relays_are_shared_too() {
-        assert_eq!(Shares::new(0, 64), Shares { total: 0, user: 0, address: 0, unknown: 0 });
-        assert_eq!(Shares::new(1, 64), Shares { total: 1, user: 1, address: 1, unknown: 1 });
-        assert_eq!(Shares::new(16, 64), Shares { total: 16, user: 4, address: 2, unknown: 8 });
     }
 }

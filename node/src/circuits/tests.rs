@@ -9,7 +9,8 @@ use libp2p::identity::Keypair;
 use libp2p::swarm::{Config, NetworkBehaviour, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, Transport, noise, relay, yamux};
 
-use crate::swarm::{RelayLimits, SwarmOptions, circuit_address};
+use super::RelayLimits;
+use crate::swarm::{SwarmOptions, circuit_address};
 use crate::test_swarm::{Drive, TestPeer, lab, until_with};
 
 /// A node that uses relays and does nothing else: no hole is punched, and no circuit ends by itself.
