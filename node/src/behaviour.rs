@@ -7,7 +7,7 @@ use libp2p::{
     upnp,
 };
 
-use crate::streams::Streams;
+use crate::{circuits::Circuits, streams::Streams};
 
 /// The node's behaviour. The derive also makes `BehaviourEvent`, one variant per field.
 ///
@@ -26,8 +26,8 @@ pub struct Behaviour {
     pub ping: ping::Behaviour,
     /// Reserves at relays and dials through them.
     pub relay_client: relay::client::Behaviour,
-    /// Relays for others, if this node has that role.
-    pub relay_server: Toggle<relay::Behaviour>,
+    /// Relays for others, if this node has that role, and counts by user.
+    pub relay_server: Toggle<Circuits>,
     /// Asks servers to dial us back, to learn which of our addresses work; off in a lab.
     pub autonat_client: Toggle<autonat::v2::client::Behaviour>,
     /// Dials others back on request, if this node has that role.

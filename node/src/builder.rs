@@ -14,6 +14,7 @@ use halloo_protocol::time::UnixTime;
 use libp2p::Multiaddr;
 use tokio::sync::mpsc;
 
+use crate::circuits::RelayLimits;
 use crate::event_loop::{ClockSource, Counters, EventLoop, INTERNAL_MAX};
 use crate::handle::authority::EnrolmentPolicy;
 use crate::handle::{self, Node};
@@ -24,7 +25,7 @@ use crate::reach::Reach;
 use crate::roles::relay::MediaRelayConfig;
 use crate::rpc::Rpc;
 use crate::store::Store;
-use crate::swarm::{RelayLimits, SwarmOptions, build_counted_swarm};
+use crate::swarm::{SwarmOptions, build_counted_swarm};
 
 /// How a node answers calls by itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -439,6 +440,7 @@ impl NodeBuilder {
             relays: crate::relays::RelaysState::default(),
             mailbox: None,
             mailboxes: crate::mailboxes::MailboxesState::default(),
+            hand_overs: crate::roles::hand_over::HandOvers::default(),
             started: instant,
             started_at: unix,
             suspended_since: None,

@@ -1,10 +1,11 @@
 //! Calls: dialling, ringing, talking.
 //!
 //! The decisions are the state machines' of `halloo_protocol::call`; this module carries them out. A dial looks the callee up, makes one
-//! offer and one sealed invite per device, sends each on every way there is (stream, and push gateway where the device names one), and
-//! connects media when a device accepts. Media runs in tasks of its own ([`driver`]).
+//! offer and one sealed invite per device, sends each on every way there is (stream, the device's relay, and push gateway where the device
+//! names one), and connects media when a device accepts. Media runs in tasks of its own ([`driver`]).
 
 mod driver;
+mod hand_over;
 mod incoming;
 pub mod media;
 mod outgoing;
@@ -13,6 +14,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{CallId, CallSignal, Outcome, Reason, RecentCalls, Signal};
+use halloo_protocol::capability::Capability;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{DeviceKey, PublicKey};
 use halloo_protocol::rate::{Rate, RateLimiter};
@@ -144,6 +146,8 @@ pub(crate) struct CallsState {
     withdrawn: RecentCalls,
     rates: RateLimiter<PublicKey>,
     ended: VecDeque<CallEntry>,
+    /// What certified callers show our relays, once it was made or read.
+    capability: Option<Signed<Capability>>,
 }
 
 impl Default for CallsState {
@@ -155,6 +159,7 @@ impl Default for CallsState {
             withdrawn: RecentCalls::new(),
             rates: RateLimiter::new(CALLERS_MAX),
             ended: VecDeque::new(),
+            capability: None,
         }
     }
 }

@@ -106,13 +106,13 @@ pub struct RelayConfig {
 
 impl Default for RelayConfig {
     fn default() -> Self {
+        let signalling = crate::circuits::RelayLimits::default();
         Self {
             relay_for: RelayPolicy::Off,
-            reservations_max: 512,
-            circuits_max: 256,
-            // Circuits carry signalling until a direct path is found: minutes, and little.
-            circuit_secs_max: 3_600,
-            circuit_bytes_max: 64 << 20,
+            reservations_max: u32::try_from(signalling.reservations).unwrap_or(u32::MAX),
+            circuits_max: u32::try_from(signalling.circuits).unwrap_or(u32::MAX),
+            circuit_secs_max: u32::try_from(signalling.circuit_duration.as_secs()).unwrap_or(u32::MAX),
+            circuit_bytes_max: signalling.circuit_bytes,
             media_listen: None,
             media_external: Vec::new(),
             // A quarter of a good home connection's uplink: some 150 voice calls.

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
 use crate::api::{ApiError, ApiListener};
+use crate::circuits::RelayLimits;
 use crate::config::{
     ApiAddress, Config, ConfigError, DeviceConfig, DeviceKind, NamedAuthority, ProfileConfig, RelayPolicy, Role, SampleValues,
 };
@@ -34,7 +35,6 @@ use crate::home::{Home, HomeError, write_secret};
 use crate::identity::{LocalIdentity, LocalIdentityError};
 use crate::roles::relay::{MediaRelayConfig, RelayFor};
 use crate::store::Store;
-use crate::swarm::RelayLimits;
 
 /// How long the node may take to say goodbye. The promise is an exit within 5 s of SIGTERM,
 /// and the API needs a moment afterwards.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use halloo_protocol::call::HandOverRules;
 use halloo_protocol::identity::{Chain, TrustStore, VerifiedChain};
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{AuthorityKey, DeviceKey};
@@ -45,6 +46,10 @@ pub(crate) enum Purpose {
     Message(crate::messages::Delivery),
     /// An invite to a device.
     Invite(crate::calls::InviteTarget),
+    /// An invite for a device, to a relay of it.
+    HandOverAsk(crate::calls::InviteTarget),
+    /// A caller's invite, from us as its relay to the device.
+    HandOver(crate::roles::hand_over::HandingOver),
     /// A call signal to a device.
     Signal(crate::calls::SignalTarget),
     /// Asking an authority for a name or a renewal.
@@ -233,6 +238,23 @@ impl EventLoop {
         self.send_or_dial(target, frame, now);
     }
 
+    /// Asks a connected peer on this very connection, as long as it stands.
+    pub(crate) fn request_via<M: Message>(
+        &mut self,
+        peer: PeerId,
+        via: ConnectionId,
+        message: &M,
+        purpose: Purpose,
+        timeout: Duration,
+    ) {
+        let now = Instant::now();
+        let id = match self.rpc.register(peer, purpose, timeout, now) {
+            Ok(id) => id,
+            Err(purpose) => return self.failures.push_back((purpose, Failure::Overloaded)),
+        };
+        self.send_frame(peer, Some(via), &Frame::new(id, message), now);
+    }
+
     /// Tells `target` something that gets no answer. Lost if it can't be reached.
     pub(crate) fn notify<M: Message>(&mut self, target: &Target, message: &M) {
         self.send_or_dial(target, Frame::new(0, message), Instant::now());
@@ -394,6 +416,7 @@ impl EventLoop {
         if let Some(gone) = self.peers.connected.remove(&peer) {
             self.directory_disconnected(&gone, reason);
             self.presence_disconnected(&gone.device, reason);
+            self.hand_over_peer_gone(&peer);
             let username = gone.chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
             self.events.send(Event::PeerDown { peer_id: peer.to_string(), username });
         }
@@ -451,6 +474,7 @@ impl EventLoop {
         known.chain_error = chain_error;
         known.descriptor = hello.descriptor.filter(|descriptor| descriptor.device == device);
         let descriptor = known.descriptor.clone();
+        self.account_circuits(peer);
         if let Some(voter) = self.vote_on_the_time(&device, hello.chain.as_ref(), hello.clock) {
             let offset_before = self.clock.offset_secs();
             self.clock.observe(voter, hello.clock, raw, false);
@@ -467,6 +491,16 @@ impl EventLoop {
         self.gateway_peer_greeted(peer);
         self.mailboxes_peer_greeted(peer);
         self.presence_peer_greeted(peer);
+    }
+
+    /// What a peer has relayed counts for its user, as long as its chain is believed.
+    fn account_circuits(&mut self, peer: PeerId) {
+        // A user certified by name: anybody can make any number of identities without one.
+        let user = self.peers.get(&peer).and_then(|known| known.chain.as_ref()).filter(|chain| chain.user.name().is_some());
+        let user = user.map(|chain| chain.user.identity.0).filter(|_| self.swarm.is_connected(&peer));
+        if let Some(relay) = self.swarm.behaviour_mut().relay_server.as_mut() {
+            relay.set_user(peer, user);
+        }
     }
 
     /// Under which key a peer's word on the time counts: its user's, if a trusted authority has named them. Keys, and identities without a
@@ -558,6 +592,7 @@ impl EventLoop {
                 known.chain_error = Some(why.to_owned());
                 known.descriptor = None;
             }
+            self.account_circuits(peer);
             self.directory_revoked(peer);
         }
     }
@@ -608,6 +643,10 @@ impl EventLoop {
             Hello::KIND => self.handle_hello(peer, bytes),
             RevocationNotice::KIND => match frame.parse::<RevocationNotice>() {
                 Ok(notice) => self.handle_revocation_list(&notice.list, Some(peer)),
+                Err(_) => self.counters.malformed += 1,
+            },
+            HandOverRules::KIND => match frame.parse::<HandOverRules>() {
+                Ok(rules) => self.handle_hand_over_rules(peer, &rules),
                 Err(_) => self.counters.malformed += 1,
             },
             Goodbye::KIND => self.handle_goodbye(peer),

@@ -379,6 +379,7 @@ impl EventLoop {
             reservations::Event::Reserved { relay, address } => {
                 info!(%relay, "reachable through relay");
                 self.reach.circuits.insert(relay, address);
+                self.tell_hand_over_rules(relay);
                 self.reach_changed();
             }
             reservations::Event::Lost { relay, reason } => {

@@ -1,7 +1,7 @@
 //! Requests of peers, each to the capability it is for.
 
 use halloo_protocol::authority::{EnrolRequest, RenewRequest, RevocationListAnswer, RevocationListRequest};
-use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck};
+use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, InviteHandOver, InviteHandedOver};
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
 use halloo_protocol::mailbox::{MailboxOpen, MailboxPut, MailboxTake};
@@ -26,6 +26,8 @@ impl EventLoop {
         let answer = match frame.kind {
             MessageDeliver::KIND => self.with(frame, |node, message: MessageDeliver| node.handle_message_deliver(peer, message)),
             CallInvite::KIND => self.with(frame, |node, invite: CallInvite| node.handle_invite(&invite)),
+            InviteHandOver::KIND => return self.handle_hand_over(peer, via, frame),
+            InviteHandedOver::KIND => self.with(frame, |node, message: InviteHandedOver| node.handle_handed_over(peer, &message)),
             CallSignal::KIND => self.with(frame, |node, signal: CallSignal| CallSignalAck {
                 status: node.handle_call_signal(&signal.signal),
                 extensions: Extensions::none(),

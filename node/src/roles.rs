@@ -3,4 +3,5 @@
 pub mod authority;
 pub mod gateway;
 pub mod mailbox;
+pub(crate) mod hand_over;
 pub mod relay;

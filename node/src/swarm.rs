@@ -4,7 +4,7 @@ mod traffic;
 
 pub use traffic::{Counted, Traffic};
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use libp2p::{
     Multiaddr, PeerId, Swarm, Transport, allow_block_list, autonat,
@@ -21,6 +21,7 @@ use libp2p::{
 
 use crate::{
     behaviour::Behaviour,
+    circuits::{CIRCUITS_CEILING, Circuits, RelayLimits},
     streams::{self, Streams},
 };
 
@@ -56,38 +57,6 @@ pub const MAX_PENDING_OUTBOUND: u32 = 128;
 /// about a dozen.
 pub const MAX_NEGOTIATING_STREAMS: usize = 32;
 
-/// Reservations a relay grants. Each holds a connection open.
-pub const RELAY_MAX_RESERVATIONS: usize = 1_024;
-
-/// Reservations per peer: it may come over TCP and QUIC, and again before we see the old one die.
-pub const RELAY_MAX_RESERVATIONS_PER_PEER: usize = 4;
-
-/// How long a reservation lasts; the client renews in time.
-pub const RELAY_RESERVATION_DURATION: Duration = Duration::from_secs(60 * 60);
-
-/// Circuits at once. Signalling only, so they are many and thin.
-pub const RELAY_MAX_CIRCUITS: usize = 1_024;
-
-/// Circuits per peer, as their source.
-pub const RELAY_MAX_CIRCUITS_PER_PEER: usize = 32;
-
-/// How long a circuit lasts. A pair that cannot connect directly has to come back now and then, long
-/// after any call set-up has passed; media goes elsewhere.
-pub const RELAY_MAX_CIRCUIT_DURATION: Duration = Duration::from_secs(60 * 60);
-
-/// Bytes per circuit, both directions together. An invite has a few kilobytes; this carries an
-/// hour's messages and look-ups, and no call.
-pub const RELAY_MAX_CIRCUIT_BYTES: u64 = 8 * 1024 * 1024;
-
-/// Reservations and circuits a peer may ask for at once, outside a lab; one more every
-/// [`RELAY_REFILL_PER_PEER`]. A supervisor that has lost its relay tries a few times a minute.
-const RELAY_BURST_PER_PEER: NonZeroU32 = NonZeroU32::new(30).expect("not zero");
-const RELAY_REFILL_PER_PEER: Duration = Duration::from_secs(4);
-
-/// The same per IP address: an office or a small carrier behind one address.
-const RELAY_BURST_PER_IP: NonZeroU32 = NonZeroU32::new(240).expect("not zero");
-const RELAY_REFILL_PER_IP: Duration = Duration::from_millis(500);
-
 /// QUIC flow control: what a peer may have in flight to us per stream and per connection. libp2p's
 /// defaults (10 and 15 MB) let one peer hold more memory than a whole node should.
 const QUIC_MAX_STREAM_DATA: u32 = 256 * 1024;
@@ -95,7 +64,7 @@ const QUIC_MAX_CONNECTION_DATA: u32 = 1024 * 1024;
 
 /// Streams open at once on a connection. A client that is called by many has one stream per circuit on
 /// the connection to its relay, and Yamux closes a connection that runs out.
-const MAX_STREAMS: usize = RELAY_MAX_CIRCUITS + 256;
+const MAX_STREAMS: usize = CIRCUITS_CEILING + 256;
 
 /// How long a connection may take to be made, encryption and multiplexing included: a way through NATs that lets nothing pass would
 /// be tried for minutes, and somebody who connects and says nothing would hold one of [`MAX_PENDING_INBOUND`] places for ever.
@@ -103,30 +72,6 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Addresses of peers identify remembers for dialling: one per peer we are likely to return to.
 const IDENTIFY_CACHE: usize = 256;
-
-/// How much signalling a relay carries for others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RelayLimits {
-    /// Peers with a reservation at a time.
-    pub reservations: usize,
-    /// Circuits at a time.
-    pub circuits: usize,
-    /// How long a circuit lasts.
-    pub circuit_duration: Duration,
-    /// Bytes a circuit carries, both directions together.
-    pub circuit_bytes: u64,
-}
-
-impl Default for RelayLimits {
-    fn default() -> Self {
-        Self {
-            reservations: RELAY_MAX_RESERVATIONS,
-            circuits: RELAY_MAX_CIRCUITS,
-            circuit_duration: RELAY_MAX_CIRCUIT_DURATION,
-            circuit_bytes: RELAY_MAX_CIRCUIT_BYTES,
-        }
-    }
-}
 
 /// What kind of swarm to build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -281,7 +226,7 @@ fn build_behaviour(keypair: &Keypair, relay_client: relay::client::Behaviour, op
         ),
         ping: ping::Behaviour::default(),
         relay_client,
-        relay_server: options.relay_server.then(|| relay::Behaviour::new(local, relay_config(options))).into(),
+        relay_server: options.relay_server.then(|| Circuits::new(local, options.relay_limits, options.lab)).into(),
         // In a lab every address works by agreement. Asking for it would cost: a server that sees us at another IP address than the one to
         // be tried, or at none, wants up to 100 kB first, so that nobody has others dialled for nothing.
         autonat_client: (!options.lab).then(autonat::v2::client::Behaviour::default).into(),
@@ -304,31 +249,6 @@ fn limits() -> ConnectionLimits {
         .with_max_established_incoming(Some(MAX_INBOUND_CONNECTIONS))
         .with_max_established_outgoing(Some(MAX_OUTBOUND_CONNECTIONS))
         .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER))
-}
-
-fn relay_config(options: SwarmOptions) -> relay::Config {
-    let limits = options.relay_limits;
-    let config = relay::Config {
-        max_reservations: limits.reservations,
-        max_reservations_per_peer: RELAY_MAX_RESERVATIONS_PER_PEER,
-        reservation_duration: RELAY_RESERVATION_DURATION,
-        // The defaults add one a minute and address, too few for many nodes behind one NAT.
-        reservation_rate_limiters: Vec::new(),
-        // More than there are streams on a connection can't be.
-        max_circuits: limits.circuits.min(RELAY_MAX_CIRCUITS),
-        max_circuits_per_peer: RELAY_MAX_CIRCUITS_PER_PEER,
-        max_circuit_duration: limits.circuit_duration,
-        max_circuit_bytes: limits.circuit_bytes,
-        circuit_src_rate_limiters: Vec::new(),
-    };
-    if options.lab {
-        return config;
-    }
-    config
-        .reservation_rate_per_peer(RELAY_BURST_PER_PEER, RELAY_REFILL_PER_PEER)
-        .reservation_rate_per_ip(RELAY_BURST_PER_IP, RELAY_REFILL_PER_IP)
-        .circuit_src_per_peer(RELAY_BURST_PER_PEER, RELAY_REFILL_PER_PEER)
-        .circuit_src_per_ip(RELAY_BURST_PER_IP, RELAY_REFILL_PER_IP)
 }
 
 /// The address of a peer as reached through a relay, or of a relay to listen on when `peer` is `None`.

@@ -3,7 +3,7 @@
 //! The parties are one device of the caller and every device of the callee. In order:
 //!
 //! 1. The caller seals one [`Invite`] to each device ([`SealedInvite`]) and sends the same bytes on every way it has: an open
-//!    stream ([`CallInvite`]), the callee's relay, a gateway.
+//!    stream ([`CallInvite`]), the callee's relay ([`InviteHandOver`]), a gateway.
 //! 2. The first copy to arrive rings the device, later ones are duplicates ([`RecentCalls`]). An invite on a stream is answered at once
 //!    ([`InviteAnswer`]); one that came another way is answered by a [`SignalBody::Ringing`] straight to the caller.
 //! 3. A person answers: [`SignalBody::Accept`] with the answer to the offer. The first accept wins; the acknowledgement tells the device
@@ -18,6 +18,7 @@
 
 mod callee;
 mod caller;
+mod hand_over;
 pub(crate) mod hpke_key;
 mod invite;
 mod recent;
@@ -35,6 +36,10 @@ use serde::{Deserialize, Serialize};
 pub use crate::id::CallId;
 pub use callee::{CalleeAction, CalleeCall, CalleeParams, CalleeState, CalleeTimer};
 pub use caller::{CallerAction, CallerCall, CallerParams, CallerState, CallerTimer, LegState};
+pub use hand_over::{
+    HandOverAnswer, HandOverRates, HandOverReason, HandOverRefusal, HandOverRules, HandOverStatus, HandedOverAnswer,
+    InviteHandOver, InviteHandedOver, WORD_BYTES_MAX, decide_hand_over, open_word, word_of,
+};
 pub use hpke_key::{HPKE_ROTATION_SECS, HpkeKeyPair, HpkeKeyRing};
 pub use invite::{
     AvatarLink, CallInvite, DISPLAY_NAME_BYTES_MAX, INVITE_SECS_MAX, INVITE_SIZE_CLASSES, Invite, InviteAnswer, InviteError,

@@ -74,6 +74,26 @@ fn push_send() -> PushSend {
     PushSend { handle: PushHandle([3; 32]), capability, proof, hints, sealed: vec![9; 40], extensions: unknown() }
 }
 
+fn hand_over() -> InviteHandOver {
+    let PushSend { capability, .. } = push_send();
+    let capability = Capability { service: Service::InviteHandOver, ..capability.unverified().clone() };
+    let sealed = sealed_invite();
+    let hash = InviteHandOver::hash_of(&device(), &sealed);
+    let proof = CapabilityProof::sign(capability.id, device(), hash, NOW, &key());
+    InviteHandOver { target: device(), capability: Signed::sign(capability, &key()), proof, sealed, extensions: unknown() }
+}
+
+fn hand_over_answer() -> HandOverAnswer {
+    let word = word_of(&signal(SignalBody::Ringing).signal);
+    let status = HandOverStatus::HandedOver { status: InviteStatus::Ringing, word };
+    HandOverAnswer { status, extensions: unknown() }
+}
+
+fn handed_over_answer() -> HandedOverAnswer {
+    let word = word_of(&signal(SignalBody::Decline { reason: Reason::BUSY }).signal);
+    HandedOverAnswer { status: InviteStatus::Busy, word, extensions: unknown() }
+}
+
 fn push_register() -> PushRegister {
     let web_push = PushChannel::WebPush { endpoint: "https://push.example/1".into(), p256dh: [4; 65], auth: [1; 16] };
     let identifier = Identifier { kind: "msisdn".into(), value: "+15550100".into() };
@@ -173,6 +193,11 @@ fn bytes_on_the_wire_are_pinned() {
         pin("ReadReceipt", &read),
         pin("CallInvite", &CallInvite { sealed: sealed_invite(), extensions: unknown() }),
         pin("InviteAnswer", &invite_answer),
+        pin("InviteHandOver", &hand_over()),
+        pin("HandOverAnswer", &hand_over_answer()),
+        pin("InviteHandedOver", &InviteHandedOver { sealed: sealed_invite(), extensions: unknown() }),
+        pin("HandedOverAnswer", &handed_over_answer()),
+        pin("HandOverRules", &HandOverRules { epoch: 2, revoked: vec![CapabilityId([8; 16])], extensions: unknown() }),
         pin("CallSignal Ringing", &signal(SignalBody::Ringing)),
         pin("CallSignal Accept", &signal(SignalBody::Accept { answer: "v=0".into() })),
         pin("CallSignal Decline", &signal(SignalBody::Decline { reason: Reason::DECLINED })),
@@ -214,6 +239,12 @@ fn try_all(bytes: &[u8]) {
     message::<ReadReceipt>(bytes);
     message::<CallInvite>(bytes);
     message::<InviteAnswer>(bytes);
+    message::<InviteHandOver>(bytes);
+    message::<HandOverAnswer>(bytes);
+    message::<InviteHandedOver>(bytes);
+    message::<HandedOverAnswer>(bytes);
+    message::<HandOverRules>(bytes);
+    let _ = open_word(bytes, &device(), &device());
     message::<CallSignal>(bytes);
     message::<CallSignalAck>(bytes);
     message::<PushRegister>(bytes);
@@ -253,7 +284,7 @@ proptest! {
     }
 
     #[test]
-    fn genuine_bytes_with_changes_never_panic(which in 0usize..9, position in any::<prop::sample::Index>(), value in any::<u8>()) {
+    fn genuine_bytes_with_changes_never_panic(which in 0usize..12, position in any::<prop::sample::Index>(), value in any::<u8>()) {
         let mut bytes = match which {
             0 => wire::encode(&deliver()),
             1 => wire::encode(&signal(SignalBody::Accept { answer: "v=0".into() })),
@@ -263,6 +294,9 @@ proptest! {
             5 => wire::encode(&mailbox_open()),
             6 => wire::encode(&mailbox_put()),
             7 => wire::encode(&mailbox_items()),
+            8 => wire::encode(&hand_over()),
+            9 => wire::encode(&hand_over_answer()),
+            10 => wire::encode(&handed_over_answer()),
             _ => payload(),
         };
         let position = position.index(bytes.len());

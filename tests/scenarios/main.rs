@@ -10,6 +10,7 @@ mod contacts;
 mod devices_publish_together;
 mod extensions;
 mod mailboxes;
+mod hand_over;
 mod message_delivery;
 mod nat_calls;
 mod nat_relay;

@@ -48,6 +48,7 @@ fn behind_routers_that_take_random_ports_media_goes_through_a_relay() {
     // Four seconds of 50 packets in two directions, none smaller than their headers.
     assert!(bytes > 10_000, "{}", talk.relay);
     assert!(users.iter().any(|user| user["user"] == "alice@example" || user["user"] == "bob@example"), "{}", talk.relay);
+    assert_eq!(talk.relay["signalling"]["invites_handed_over"], 1, "no circuit had to be made for the invite: {}", talk.relay);
 }
 
 #[test]

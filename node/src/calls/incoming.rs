@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CalleeAction, CalleeCall, CalleeParams, CalleeState, InviteAnswer, InviteError, InviteStatus,
-    InviteWay, Outcome, Reason, SealedInvite, VerifiedInvite,
+    InviteWay, Outcome, Reason, SealedInvite, VerifiedInvite, word_of,
 };
 use halloo_protocol::contact::privacy::Kind;
 use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
-use halloo_protocol::wire::Extensions;
+use halloo_protocol::wire::{Extensions, Signed};
 use tracing::{debug, info};
 
 use super::driver::{self, MediaDriver};
@@ -17,7 +17,7 @@ use super::media::MediaSession;
 use super::{CALLS_MAX, Progress, SUMMARY_WAIT};
 use crate::address;
 use crate::event_loop::EventLoop;
-use crate::handle::calls::{AnswerOptions, CallError, CallState};
+use crate::handle::calls::{AnswerOptions, CallError, CallState, CallWay};
 use crate::handle::{Event, Reply};
 use crate::network::Target;
 
@@ -33,6 +33,8 @@ pub(super) struct Incoming {
     /// Answered, and the answer is being made.
     answering: bool,
     archived: bool,
+    /// For an invite that a relay handed over: our first signal, signed, once there is one; the relay's answer carries it to the caller.
+    pub(super) word: Option<Vec<u8>>,
 }
 
 impl Incoming {
@@ -200,9 +202,9 @@ impl EventLoop {
         Target { peer, addresses }
     }
 
-    fn new_incoming(&self, invite: &VerifiedInvite, machine: CalleeCall, target: Target, via_push: bool) -> Incoming {
+    fn new_incoming(&self, invite: &VerifiedInvite, machine: CalleeCall, target: Target, way: InviteWay) -> Incoming {
         let mut progress = Progress::new(invite.caller_id().clone(), self.now());
-        progress.via_push = via_push;
+        progress.via_push = is_push(way);
         Incoming {
             machine,
             progress,
@@ -212,6 +214,7 @@ impl EventLoop {
             offer: invite.invite().offer.clone(),
             answering: false,
             archived: false,
+            word: (way == InviteWay::Relay).then(Vec::new),
         }
     }
 
@@ -222,21 +225,21 @@ impl EventLoop {
         let (params, target) = self.callee(invite, way);
         let machine = CalleeCall::refuse(params, Reason::BUSY, Instant::now());
         let call = invite.invite().call;
-        let incoming = self.new_incoming(invite, machine, target, true);
+        let incoming = self.new_incoming(invite, machine, target, way);
         self.calls.incoming.insert(call, incoming);
         self.drive_incoming(call);
     }
 
     fn start_ringing(&mut self, invite: &VerifiedInvite, way: InviteWay, from: &str) {
         let call = invite.invite().call;
-        let via_push = way != InviteWay::Stream;
         let (params, target) = self.callee(invite, way);
         let machine = CalleeCall::new(params, Instant::now());
-        let mut incoming = self.new_incoming(invite, machine, target, via_push);
+        let mut incoming = self.new_incoming(invite, machine, target, way);
         incoming.progress.rang_at = Some(Instant::now());
         info!(call = %call.short(), ?way, "ringing");
         self.calls.incoming.insert(call, incoming);
-        self.events.send(Event::CallIncoming { call_id: call.to_string(), from: from.to_owned(), video: false, via_push });
+        let (via_push, via) = (is_push(way), via_of(way));
+        self.events.send(Event::CallIncoming { call_id: call.to_string(), from: from.to_owned(), video: false, via_push, via });
         self.drive_incoming(call);
         if let Some(answer) = self.settings.answer.clone() {
             let options = AnswerOptions { play: answer.play, record: answer.record };
@@ -307,10 +310,12 @@ impl EventLoop {
             match action {
                 CalleeAction::StartRinging => {}
                 CalleeAction::Send(signal) => {
-                    let target = self.calls.incoming.get(&call).map(|incoming| incoming.target.clone());
-                    if let Some(target) = target {
-                        self.send_signal(signal, &target);
+                    let Some(incoming) = self.calls.incoming.get_mut(&call) else { continue };
+                    if let Some(word) = incoming.word.as_mut().filter(|word| word.is_empty()) {
+                        *word = word_of(&Signed::sign(signal.clone(), self.identity.device_key()));
                     }
+                    let target = incoming.target.clone();
+                    self.send_signal(signal, &target);
                 }
                 CalleeAction::Confirmed => self.answer_confirmed(call),
                 CalleeAction::AddCandidate { candidate } => {
@@ -365,6 +370,20 @@ impl EventLoop {
             incoming.machine.handle_timeout(now);
         }
         self.drive_incoming(call);
+    }
+}
+
+/// Whether a gateway brought the invite.
+const fn is_push(way: InviteWay) -> bool {
+    matches!(way, InviteWay::Gateway | InviteWay::Push)
+}
+
+const fn via_of(way: InviteWay) -> CallWay {
+    match way {
+        InviteWay::Stream => CallWay::Stream,
+        InviteWay::Relay => CallWay::Relay,
+        InviteWay::Gateway => CallWay::Gateway,
+        InviteWay::Push => CallWay::Push,
     }
 }
 

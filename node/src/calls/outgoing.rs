@@ -16,6 +16,7 @@ use halloo_protocol::wire::{Extensions, Frame};
 use tracing::{debug, info};
 
 use super::driver::{self, MediaDriver};
+use super::hand_over::RelayWay;
 use super::media::PendingMedia;
 use super::{InviteTarget, Progress, SUMMARY_WAIT};
 use crate::address;
@@ -39,20 +40,22 @@ const PUSH_HOLD_BACK: Duration = Duration::from_millis(600);
 
 /// One device of the callee.
 #[derive(Debug)]
-struct Leg {
+pub(super) struct Leg {
     target: Target,
     hpke_key: [u8; 32],
     pending: Option<Box<PendingMedia>>,
+    /// The way through the device's relays.
+    pub(super) relay_way: RelayWay,
     /// The device's gateways.
     gateways: Vec<PushAddress>,
     /// The invite, once sealed: the same bytes on every way.
-    sealed: Option<SealedInvite>,
+    pub(super) sealed: Option<SealedInvite>,
     /// When the gateways are asked, unless the device rings before.
     push_at: Option<Instant>,
     /// Whether gateways were asked.
     pushed: bool,
-    /// Whether the device rang by the invite on the stream.
-    rang_on_stream: bool,
+    /// Whether the device rang by the invite on the stream, or from its relay.
+    pub(super) rang_on_stream: bool,
     /// Pushes handed to gateways and not refused yet.
     pushes: usize,
     /// Whether the invite on the stream has failed.
@@ -74,7 +77,7 @@ pub(super) struct Outgoing {
     conversation: ConversationId,
     options: DialOptions,
     reply: Option<Reply<CallOutcome, CallError>>,
-    legs: HashMap<DeviceKey, Leg>,
+    pub(super) legs: HashMap<DeviceKey, Leg>,
 }
 
 impl Outgoing {
@@ -162,13 +165,16 @@ impl EventLoop {
 
     fn new_leg(&self, record: &DirectoryRecord, parts: &EntryParts) -> Option<Leg> {
         let target = self.device_target(record, parts)?;
-        let gateways = self.private_part(record, parts).map(|part| part.push).unwrap_or_default();
+        let private = self.private_part(record, parts).unwrap_or_default();
+        let relay_way = RelayWay::new(parts.entry().relays.clone(), private.hand_over());
+        let gateways = private.push;
         let asleep = matches!(parts.reachability(self.now().unix), Reachability::Push | Reachability::None);
         let hold_back = if asleep { Duration::ZERO } else { PUSH_HOLD_BACK };
         Some(Leg {
             target,
             hpke_key: parts.entry().hpke_key,
             pending: None,
+            relay_way,
             push_at: (!gateways.is_empty()).then(|| Instant::now() + hold_back),
             gateways,
             sealed: None,
@@ -216,7 +222,8 @@ impl EventLoop {
             let Some(known) = outgoing.legs.get_mut(&device) else { continue };
             if known.target.addresses != leg.target.addresses {
                 known.target = leg.target;
-                moved.push(known.target.clone());
+                moved.push((device, known.target.clone()));
+                known.relay_way = RelayWay { is_asking: known.relay_way.is_asking, ..leg.relay_way };
             }
             if known.gateways.is_empty() {
                 known.gateways = leg.gateways;
@@ -224,8 +231,9 @@ impl EventLoop {
             }
         }
         // The invite waits for whichever dial connects first.
-        for target in moved {
+        for (device, target) in moved {
             self.dial_moved(&target);
+            self.hand_over(call, device);
         }
         self.drive_outgoing(call);
     }
@@ -317,7 +325,8 @@ impl EventLoop {
         SealedInvite::seal(invite, self.identity.device_key(), &leg.hpke_key, &mut self.rng).map_err(|error| error.to_string())
     }
 
-    /// Sends the invite on the stream; the gateways get the same bytes after a moment, if it doesn't ring before.
+    /// Sends the invite on the stream and, where none is open, by the device's relay; the gateways get the same bytes after a moment, if it
+    /// doesn't ring before.
     fn send_invite(&mut self, call: CallId, device: DeviceKey, target: &Target, sealed: &SealedInvite) {
         if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
             leg.sealed = Some(sealed.clone());
@@ -325,6 +334,7 @@ impl EventLoop {
         }
         let message = CallInvite { sealed: sealed.clone(), extensions: Extensions::none() };
         self.request(target, &message, Purpose::Invite(InviteTarget { call, device }), INVITE_TIMEOUT);
+        self.hand_over(call, device);
     }
 
     pub(crate) fn invite_answer(&mut self, target: InviteTarget, frame: &Frame) {
@@ -448,11 +458,13 @@ impl EventLoop {
         self.check_unreachable(call, device);
     }
 
-    /// Gives a device up once neither its stream nor a gateway can bring the invite.
-    fn check_unreachable(&mut self, call: CallId, device: DeviceKey) {
+    /// Gives a device up once neither its stream, nor a relay, nor a gateway can bring the invite.
+    pub(super) fn check_unreachable(&mut self, call: CallId, device: DeviceKey) {
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
-        let given_up =
-            outgoing.legs.get(&device).is_some_and(|leg| leg.stream_failed && leg.pushes == 0 && leg.push_at.is_none());
+        let given_up = outgoing
+            .legs
+            .get(&device)
+            .is_some_and(|leg| leg.stream_failed && !leg.relay_way.is_asking && leg.pushes == 0 && leg.push_at.is_none());
         if given_up {
             outgoing.machine.handle_unreachable(device, Reason::UNREACHABLE, Instant::now());
             self.drive_outgoing(call);

@@ -88,7 +88,7 @@ async fn list(context: &Context) -> Result<(), CliError> {
 
 fn for_people(event: &Event) -> Option<String> {
     match event {
-        Event::CallIncoming { call_id, from, video, via_push } => {
+        Event::CallIncoming { call_id, from, video, via_push, .. } => {
             let video = if *video { " with video" } else { "" };
             let woken = if *via_push { ", woken for it" } else { "" };
             Some(format!("{call_id} from {}{video}{woken}: halloo calls answer {call_id}", printable(from)))

@@ -11,6 +11,22 @@ pub(super) async fn run(context: &Context) -> Result<(), CliError> {
 }
 
 fn for_people(usage: &RelayUsage) -> String {
+    let media = media(usage);
+    let signalling = usage.signalling;
+    if !signalling.relays {
+        return media;
+    }
+    format!(
+        "{media}\nsignalling: {} reservations, {} circuits ({} made, {} refused), {} invites handed over",
+        signalling.reservations,
+        signalling.circuits,
+        signalling.circuits_made,
+        signalling.circuits_refused,
+        signalling.invites_handed_over,
+    )
+}
+
+fn media(usage: &RelayUsage) -> String {
     if !usage.relays {
         return "this node relays no media; `[relay] for` in config.toml says for whom it shall".to_owned();
     }

@@ -160,6 +160,11 @@ impl EventLoop {
             extensions: Extensions::none(),
         };
         let private = fitted(private);
+        // What wakes the device goes first: a relay is reached by a circuit as well.
+        let private = match self.hand_over_capability(now.unix).map(|capability| private.clone().with_hand_over(&capability)) {
+            Some(with_capability) if with_capability.fits() => with_capability,
+            _ => private,
+        };
         let nonce = self.random();
         let presence = self.contacts.presence_key();
         let sealed = presence.seal_key().seal(presence.epoch, &device, &private, nonce);

@@ -99,6 +99,21 @@ pub enum CallResult {
     Failed,
 }
 
+/// How an invite came to this device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum CallWay {
+    /// On a connection with the caller.
+    Stream,
+    /// Handed over by a relay that holds a reservation for this device.
+    Relay,
+    /// On the stream to a gateway.
+    Gateway,
+    /// By a push message.
+    Push,
+}
+
 /// How media goes between the two ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
-use super::calls::CallOutcome;
+use super::calls::{CallOutcome, CallWay};
 use super::messages::MessageState;
 use super::presence::PresenceView;
 use crate::timestamp::Timestamp;
@@ -94,6 +94,8 @@ pub enum Event {
         video: bool,
         /// Whether this call woke the device.
         via_push: bool,
+        /// The way on which the invite came first.
+        via: CallWay,
     },
     /// A device of whom we call rings.
     CallRinging {

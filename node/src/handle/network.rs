@@ -69,6 +69,29 @@ pub struct RelayUsage {
     pub load: u32,
     /// Users since the node's start, the heaviest first.
     pub users: Vec<RelayUser>,
+    /// Signalling: whom others reach through this node.
+    pub signalling: SignallingUsage,
+}
+
+/// What a node relays of signalling.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SignallingUsage {
+    /// Whether it relays signalling at all.
+    pub relays: bool,
+    /// Reservations now: devices that are reached through this node.
+    pub reservations: u32,
+    /// Circuits now.
+    pub circuits: u32,
+    /// Circuits made since the node's start.
+    pub circuits_made: u64,
+    /// Circuits refused, for a limit of the user, the address or the node.
+    pub circuits_refused: u64,
+    /// Reservations refused alike.
+    pub reservations_refused: u64,
+    /// Invites handed over to devices, without a circuit.
+    pub invites_handed_over: u64,
+    /// Invites that weren't: no reservation, no leave, too many, or the device was silent.
+    pub invites_refused: u64,
 }
 
 /// What one user has had relayed.

@@ -25,8 +25,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::address;
+use crate::circuits::Circuits;
 use crate::event_loop::EventLoop;
-use crate::handle::network::{RelayUsage, RelayUser};
+use crate::handle::network::{RelayUsage, RelayUser, SignallingUsage};
 use crate::store::StoreError;
 
 /// How long credentials are good for new allocations. An allocation that stands goes on as long as it is refreshed.
@@ -352,7 +353,8 @@ impl EventLoop {
 
     /// Who has used how much of this node's relay, the heaviest first.
     pub(crate) fn relay_usage(&self) -> RelayUsage {
-        let Some(relay) = &self.media_relay else { return RelayUsage::default() };
+        let signalling = self.signalling_usage();
+        let Some(relay) = &self.media_relay else { return RelayUsage { signalling, ..RelayUsage::default() } };
         let classes = relay.classes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut users: Vec<RelayUser> = relay
             .usage
@@ -373,7 +375,24 @@ impl EventLoop {
             .collect();
         users.sort_by_key(|user| std::cmp::Reverse(user.bytes));
         let addresses = relay.served.iter().map(ToString::to_string).collect();
-        RelayUsage { relays: true, addresses, load: u32::from(relay.load.0), users }
+        RelayUsage { relays: true, addresses, load: u32::from(relay.load.0), users, signalling }
+    }
+
+    fn signalling_usage(&self) -> SignallingUsage {
+        let Some(usage) = self.swarm.behaviour().relay_server.as_ref().map(Circuits::usage) else {
+            return SignallingUsage::default();
+        };
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        SignallingUsage {
+            relays: true,
+            reservations: count(usage.reservations),
+            circuits: count(usage.circuits),
+            circuits_made: usage.circuits_made,
+            circuits_refused: usage.circuits_refused,
+            reservations_refused: usage.reservations_refused,
+            invites_handed_over: self.hand_overs.counts.handed_over,
+            invites_refused: self.hand_overs.counts.refused,
+        }
     }
 }
 

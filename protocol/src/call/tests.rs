@@ -1,6 +1,7 @@
 //! Tests of invites and of both machines together.
 
 mod exploration;
+mod hand_over;
 mod invite;
 mod machines;
 mod network;

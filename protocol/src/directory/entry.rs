@@ -6,11 +6,12 @@ use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use crate::capability::Capability;
 use crate::identity::UserId;
 use crate::key::{DeviceKey, hash};
 use crate::node::Address;
 use crate::time::UnixTime;
-use crate::wire::{self, Body, DecodeError, Extensions};
+use crate::wire::{self, Body, DecodeError, Extensions, Signed};
 
 /// Longest validity of an entry: a phone in a drawer stays findable for a month.
 pub const ENTRY_SECS_MAX: u64 = 30 * 86_400;
@@ -41,6 +42,9 @@ pub const DEVICE_NAME_BYTES_MAX: usize = 64;
 
 /// Longest opaque push handle and longest capability, in bytes.
 const PUSH_HANDLE_BYTES_MAX: usize = 64;
+
+/// Extension of the private part: an encoded capability for the hand-over of invites.
+const HAND_OVER_EXTENSION: u16 = 0x0001;
 
 /// What a device can be reached by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]
@@ -214,6 +218,19 @@ pub struct PrivatePart {
 }
 
 impl PrivatePart {
+    /// Adds the capability that lets the reader have invites handed over by the device's relays.
+    #[must_use]
+    pub fn with_hand_over(mut self, capability: &Signed<Capability>) -> Self {
+        self.extensions = self.extensions.with(HAND_OVER_EXTENSION, wire::encode(capability));
+        self
+    }
+
+    /// The capability to have invites handed over, if there is one that can be read.
+    #[must_use]
+    pub fn hand_over(&self) -> Option<Signed<Capability>> {
+        wire::decode(self.extensions.find(HAND_OVER_EXTENSION)?, SEALED_BYTES_MAX).ok()
+    }
+
     /// True if it can be sealed into an entry that others take.
     #[must_use]
     pub fn fits(&self) -> bool {

@@ -6,8 +6,9 @@ use halloo_protocol::authority::{
     Refusal, RefusalCode, RenewRequest, RevocationListAnswer, RevocationListRequest, SignedBootstrapList,
 };
 use halloo_protocol::call::{
-    AvatarLink, CallInvite, CallSignal, CallSignalAck, Invite, InviteAnswer, InviteStatus, Origin, Reason, SealedInvite, Signal,
-    SignalBody, SignalStatus,
+    AvatarLink, CallInvite, CallSignal, CallSignalAck, HandOverAnswer, HandOverReason, HandOverRules, HandOverStatus,
+    HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, Reason, SealedInvite, Signal,
+    SignalBody, SignalStatus, word_of,
 };
 use halloo_protocol::capability::{Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
 use halloo_protocol::contact::{
@@ -211,6 +212,18 @@ pub(crate) fn all() -> Vec<Vector> {
         "signal_replaced" => signed Signal = signal(SignalBody::Replaced { by: device(2) });
         "call_invite" => message CallInvite = CallInvite { sealed: SealedInvite::from_bytes(vec![1; 1_024]).expect("within its size"), extensions: none() };
         "invite_answer" => message InviteAnswer = InviteAnswer { status: InviteStatus::Refused(Reason::NOT_ALLOWED), extensions: none() };
+        "invite_hand_over" => message InviteHandOver = hand_over();
+        "hand_over_answer" => message HandOverAnswer = HandOverAnswer {
+            status: HandOverStatus::HandedOver {
+                status: InviteStatus::Ringing,
+                word: word_of(&signal(SignalBody::Ringing)),
+            },
+            extensions: none(),
+        };
+        "hand_over_answer_refused" => message HandOverAnswer = HandOverAnswer { status: HandOverStatus::Refused(HandOverReason::NO_RESERVATION), extensions: none() };
+        "invite_handed_over" => message InviteHandedOver = InviteHandedOver { sealed: SealedInvite::from_bytes(vec![1; 1_024]).expect("within its size"), extensions: none() };
+        "handed_over_answer" => message HandedOverAnswer = HandedOverAnswer { status: InviteStatus::Busy, word: Vec::new(), extensions: none() };
+        "hand_over_rules" => message HandOverRules = HandOverRules { epoch: 3, revoked: vec![CapabilityId([5; 16])], extensions: none() };
         "call_signal" => message CallSignal = CallSignal { signal: signal(SignalBody::HangUp { reason: Reason::HANGUP }), extensions: none() };
         "call_signal_ack" => message CallSignalAck = CallSignalAck { status: SignalStatus::Taken, extensions: none() };
         // Capabilities and push
@@ -531,6 +544,15 @@ fn push_send() -> PushSend {
     let hash = PushSend::hash_of(&handle, &hints, &sealed);
     let proof = CapabilityProof::sign(CapabilityId([5; 16]), keeper(0), hash, NOW, &secret(90));
     PushSend { handle, capability: capability(), proof, hints, sealed, extensions: none() }
+}
+
+fn hand_over() -> InviteHandOver {
+    let sealed = SealedInvite::from_bytes(vec![1; 1_024]).expect("within its size");
+    let hash = InviteHandOver::hash_of(&device(0), &sealed);
+    let proof = CapabilityProof::sign(CapabilityId([5; 16]), keeper(0), hash, NOW, &secret(90));
+    let capability = Capability { service: Service::InviteHandOver, ..capability().unverified().clone() };
+    let capability = Signed::sign(capability, &device_secret(0));
+    InviteHandOver { target: device(0), capability, proof, sealed, extensions: none() }
 }
 
 fn outer_payload() -> OuterPayload {
