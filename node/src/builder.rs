@@ -418,7 +418,7 @@ impl NodeBuilder {
             authority: None,
             gateway: None,
             media_relay: None,
-            relays: crate::relays::RelaysState::default(),
+            relays_at_hand: crate::relays_at_hand::RelaysAtHand::default(),
             started: instant,
             started_at: unix,
             suspended_since: None,

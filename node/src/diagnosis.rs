@@ -52,7 +52,7 @@ impl EventLoop {
             listen: self.reach.listen().map(ToString::to_string).collect(),
             external: self.reach.external().map(ToString::to_string).collect(),
             relays: self.reach.relays().map(ToString::to_string).collect(),
-            media_relays: self.relays.peers().map(ToString::to_string).collect(),
+            media_relays: self.relays_at_hand.peers().map(ToString::to_string).collect(),
             reachability: self.own_reachability(),
             connections: u32::try_from(self.peers.len()).unwrap_or(u32::MAX),
             directory: self.directory_status(),

@@ -230,7 +230,7 @@ impl EventLoop {
     pub(crate) fn directory_greeted(&mut self, peer: PeerId, chain: Option<&VerifiedChain>, descriptor: Option<Descriptor>) {
         let (Some(chain), Some(descriptor)) = (chain, descriptor) else { return };
         let now = self.now();
-        self.relays_peer_greeted(peer, descriptor.roles);
+        self.relay_greeted(peer, descriptor.roles);
         match self.directory.machine.handle_hello(now, chain, descriptor.clone()) {
             Ok(()) => {
                 if descriptor.roles.contains(Roles::DIRECTORY) {

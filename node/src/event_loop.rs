@@ -124,7 +124,7 @@ pub(crate) struct EventLoop {
     pub(crate) authority: Option<crate::roles::authority::Authority>,
     pub(crate) gateway: Option<crate::roles::gateway::Gateway>,
     pub(crate) media_relay: Option<crate::roles::relay::MediaRelay>,
-    pub(crate) relays: crate::relays::RelaysState,
+    pub(crate) relays_at_hand: crate::relays_at_hand::RelaysAtHand,
     pub(crate) started: Instant,
     pub(crate) started_at: UnixTime,
     pub(crate) suspended_since: Option<Instant>,
@@ -323,7 +323,7 @@ impl EventLoop {
         self.push_tick(now);
         self.gateway_tick(now);
         self.media_relay_tick(now.instant);
-        self.relays_tick(now);
+        self.relays_at_hand_tick(now);
     }
 
     fn handle_internal(&mut self, news: Internal) {

@@ -46,7 +46,7 @@ mod messages;
 mod network;
 pub mod push;
 mod reach;
-mod relays;
+mod relays_at_hand;
 mod requests;
 pub mod reservations;
 pub mod roles;

@@ -44,14 +44,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 mod audio;
 mod candidates;
-mod relays;
 mod session;
 pub mod tone;
 mod transport;
+mod turn;
 mod wav;
 
 pub use candidates::{MediaPath, PathKind};
-pub use relays::{RELAYS_MAX, RelayServer};
+pub use turn::{RELAYS_MAX, RelayServer};
 pub use wav::WavError;
 
 use session::{Control, Session};

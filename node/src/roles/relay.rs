@@ -307,7 +307,7 @@ impl EventLoop {
         if chain.user.id == me || self.has_written_to(&ConversationId::of_pair(&me, &chain.user.id)) {
             return ServiceClass::First;
         }
-        if self.relays.has_carried_for_us(&chain.user.identity.0) { ServiceClass::Normal } else { ServiceClass::Last }
+        if self.relays_at_hand.has_carried_for_us(&chain.user.identity.0) { ServiceClass::Normal } else { ServiceClass::Last }
     }
 
     /// Where others reach the server: its own addresses, or the node's where it listens on all.

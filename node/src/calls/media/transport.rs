@@ -28,7 +28,7 @@ use super::{
     MediaConfig, MediaError, SDP_BYTES_MAX,
     audio::FRAME_SAMPLES,
     candidates::{self, MediaPath, RemoteCandidates},
-    relays::{Relayed, Relays},
+    turn::{Relayed, TurnClients},
 };
 
 /// Larger datagrams are cut off and fail authentication: nothing of WebRTC exceeds an Ethernet frame.
@@ -85,7 +85,7 @@ pub(super) const GATHER_MAX: Duration = Duration::from_millis(300);
 pub(super) struct Transport {
     rtc: Rtc,
     sockets: Sockets,
-    relays: Relays,
+    turn: TurnClients,
     lab: bool,
     relayed_only: bool,
     /// The session description is made: candidates found from now on are told one by one.
@@ -119,7 +119,7 @@ impl Transport {
         let local: Vec<SocketAddr> = sockets.local_addrs().collect();
         let mut transport = Self {
             rtc: build_rtc(now)?,
-            relays: Relays::new(&config.relays, &local, config.lab, now),
+            turn: TurnClients::new(&config.relays, &local, config.lab, now),
             sockets,
             lab: config.lab,
             relayed_only: config.relayed_only,
@@ -164,7 +164,7 @@ impl Transport {
     /// Waits until the relays have come up with what they have, but no longer than [`GATHER_MAX`].
     pub(super) async fn gather(&mut self) -> Result<(), MediaError> {
         let end = Instant::now() + GATHER_MAX;
-        while self.relays.is_gathering() && Instant::now() < end {
+        while self.turn.is_gathering() && Instant::now() < end {
             self.advance(end).await?;
         }
         Ok(())
@@ -192,17 +192,17 @@ impl Transport {
     /// Sends what is for relays and takes what they have found.
     fn serve_relays(&mut self) -> Result<(), MediaError> {
         self.send_to_relays();
-        while let Some(candidate) = self.relays.next_candidate() {
+        while let Some(candidate) = self.turn.next_candidate() {
             self.add_local_candidate(candidate)?;
         }
-        while let Some(relay) = self.relays.next_failure() {
+        while let Some(relay) = self.turn.next_failure() {
             self.events.push_back(TransportEvent::RelayFailed(relay));
         }
         Ok(())
     }
 
     fn send_to_relays(&mut self) {
-        while let Some(out) = self.relays.next_outgoing() {
+        while let Some(out) = self.turn.next_outgoing() {
             if !self.sockets.send(out.local, out.relay, &out.payload) {
                 self.send_failures += 1;
             }
@@ -216,7 +216,7 @@ impl Transport {
             tracing::debug!("remote candidate dropped");
             return Ok(());
         }
-        self.relays.permit(candidate.addr().ip(), Instant::now());
+        self.turn.permit(candidate.addr().ip(), Instant::now());
         self.rtc.add_remote_candidate(candidate);
         self.drain()?;
         self.serve_relays()
@@ -270,7 +270,7 @@ impl Transport {
                     tracing::debug!("remote candidate dropped");
                     continue;
                 };
-                self.relays.permit(candidate.addr().ip(), Instant::now());
+                self.turn.permit(candidate.addr().ip(), Instant::now());
             }
             admitted.push_str(line);
             admitted.push_str("\r\n");
@@ -313,14 +313,14 @@ impl Transport {
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), MediaError> {
         self.rtc.handle_input(Input::Timeout(now)).map_err(engine_error)?;
         self.drain()?;
-        self.relays.poll(now);
+        self.turn.poll(now);
         self.serve_relays()
     }
 
     /// Takes in the datagram that [`Transport::receive`] announced; whether it is the other end's.
     pub(super) fn handle_datagram(&mut self, datagram: Datagram, now: Instant) -> Result<bool, MediaError> {
         let contents = &self.sockets.buffer[..datagram.length];
-        match self.relays.handle(datagram.destination, datagram.source, contents, now) {
+        match self.turn.handle(datagram.destination, datagram.source, contents, now) {
             Relayed::NotOurs => {
                 let Self { rtc, sockets, verified_sources, .. } = self;
                 let contents = &sockets.buffer[..datagram.length];
@@ -353,12 +353,12 @@ impl Transport {
             // The call is over whether or not the goodbye can be sent.
             let _ = self.drain();
         }
-        self.relays.close(Instant::now());
+        self.turn.close(Instant::now());
         self.send_to_relays();
     }
 
     pub(super) fn wake_at(&self) -> Instant {
-        self.relays.wake_at().map_or(self.wake_at, |at| at.min(self.wake_at))
+        self.turn.wake_at().map_or(self.wake_at, |at| at.min(self.wake_at))
     }
 
     pub(super) fn path(&self) -> Option<MediaPath> {
@@ -394,8 +394,8 @@ impl Transport {
             self.note_path(transmit.source, transmit.destination);
         }
         let (from, to) = (transmit.source, transmit.destination);
-        let is_sent = if self.relays.has(from) {
-            let is_sent = self.relays.send(from, to, &transmit.contents, Instant::now());
+        let is_sent = if self.turn.has(from) {
+            let is_sent = self.turn.send(from, to, &transmit.contents, Instant::now());
             self.send_to_relays();
             is_sent
         } else {
@@ -411,10 +411,10 @@ impl Transport {
         }
         let local_kind = if self.sockets.has(local) { CandidateKind::Host } else { CandidateKind::Relayed };
         if local_kind == CandidateKind::Relayed {
-            self.relays.prefer(local, remote, Instant::now());
+            self.turn.prefer(local, remote, Instant::now());
         }
         let path = self.remote_candidates.path(local, local_kind, remote);
-        let path = MediaPath { relay: self.relays.lender_of(local), ..path };
+        let path = MediaPath { relay: self.turn.lender_of(local), ..path };
         self.path = Some(path);
         self.events.push_back(TransportEvent::Path(path));
     }
@@ -451,7 +451,7 @@ impl Transport {
 impl Drop for Transport {
     /// However a call ends, what relays lent it goes back: they count what a user holds.
     fn drop(&mut self) {
-        self.relays.close(Instant::now());
+        self.turn.close(Instant::now());
         self.send_to_relays();
     }
 }

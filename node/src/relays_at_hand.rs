@@ -1,4 +1,4 @@
-//! The media relays this device uses: found among the nodes it knows, the nearest first, with credentials at hand before a call needs them.
+//! The media relays that this device has at hand: found among the nodes it knows, the nearest first, with credentials at hand before a call needs them.
 //!
 //! Two are kept, so that one may die. Each is asked again before its credentials end. Who has carried a call of ours is remembered: that user
 //! goes before strangers at our own relay.
@@ -58,7 +58,7 @@ struct Held {
 
 /// What is known of media relays.
 #[derive(Debug, Default)]
-pub(crate) struct RelaysState {
+pub(crate) struct RelaysAtHand {
     held: Vec<Held>,
     asking: BTreeSet<PeerId>,
     paused: HashMap<PeerId, Instant>,
@@ -66,7 +66,7 @@ pub(crate) struct RelaysState {
     carriers: Option<Vec<[u8; 32]>>,
 }
 
-impl RelaysState {
+impl RelaysAtHand {
     /// Whether a relay of this user has carried a call of ours.
     pub(crate) fn has_carried_for_us(&self, user: &PublicKey) -> bool {
         self.carriers.as_ref().is_some_and(|carriers| carriers.contains(&user.0))
@@ -79,26 +79,26 @@ impl RelaysState {
 }
 
 impl EventLoop {
-    pub(crate) fn relays_tick(&mut self, now: Now) {
-        if self.relays.check_at.is_some_and(|at| at > now.instant) {
+    pub(crate) fn relays_at_hand_tick(&mut self, now: Now) {
+        if self.relays_at_hand.check_at.is_some_and(|at| at > now.instant) {
             return;
         }
-        self.relays.check_at = Some(now.instant + LOOK_AGAIN);
+        self.relays_at_hand.check_at = Some(now.instant + LOOK_AGAIN);
         self.load_carriers();
         if !self.settings.publishes || self.identity.place().is_none() {
             return;
         }
-        self.relays.held.retain(|held| held.not_after > now.unix);
-        self.relays.paused.retain(|_, until| *until > now.instant);
+        self.relays_at_hand.held.retain(|held| held.not_after > now.unix);
+        self.relays_at_hand.paused.retain(|_, until| *until > now.instant);
         let renew_at = now.unix.plus_secs(RENEW_BEFORE_SECS);
-        let fresh = self.relays.held.iter().filter(|held| held.not_after > renew_at).count();
-        let missing = RELAYS_MAX.saturating_sub(fresh + self.relays.asking.len());
+        let fresh = self.relays_at_hand.held.iter().filter(|held| held.not_after > renew_at).count();
+        let missing = RELAYS_MAX.saturating_sub(fresh + self.relays_at_hand.asking.len());
         if missing == 0 {
             return;
         }
         for target in self.relay_candidates(renew_at).into_iter().take(missing) {
-            self.relays.asking.insert(target.peer);
-            self.relays.check_at = Some(now.instant + CHECK_EVERY);
+            self.relays_at_hand.asking.insert(target.peer);
+            self.relays_at_hand.check_at = Some(now.instant + CHECK_EVERY);
             let request = RelayRequest { extensions: Extensions::none() };
             let peer = target.peer;
             self.request(&target, &request, Purpose::RelayAsk(peer), ASK_TIMEOUT);
@@ -106,27 +106,27 @@ impl EventLoop {
     }
 
     /// A peer has said what it serves. One whose credentials we hold may have started anew: it is asked again, and they are used meanwhile.
-    pub(crate) fn relays_peer_greeted(&mut self, peer: PeerId, roles: Roles) {
+    pub(crate) fn relay_greeted(&mut self, peer: PeerId, roles: Roles) {
         if !roles.contains(Roles::MEDIA_RELAY) {
             return;
         }
         let renew_at = self.now().unix.plus_secs(RENEW_BEFORE_SECS);
-        let known = self.relays.held.iter_mut().find(|held| held.relay == peer);
+        let known = self.relays_at_hand.held.iter_mut().find(|held| held.relay == peer);
         if let Some(held) = known {
             held.not_after = held.not_after.min(renew_at);
-            self.relays.check_at = None;
-        } else if self.relays.held.len() < RELAYS_MAX {
-            self.relays.check_at = None;
+            self.relays_at_hand.check_at = None;
+        } else if self.relays_at_hand.held.len() < RELAYS_MAX {
+            self.relays_at_hand.check_at = None;
         }
     }
 
     /// A relay lent nothing to a call: others are looked for.
     pub(crate) fn relay_failed(&mut self, address: SocketAddr) {
         let is_it = |held: &Held| held.servers.iter().any(|server| server.address == address);
-        let Some(relay) = self.relays.held.iter().find(|held| is_it(held)).map(|held| held.relay) else { return };
+        let Some(relay) = self.relays_at_hand.held.iter().find(|held| is_it(held)).map(|held| held.relay) else { return };
         debug!(peer = %relay, %address, "media relay given up");
-        self.relays.held.retain(|held| held.relay != relay);
-        self.relays.check_at = None;
+        self.relays_at_hand.held.retain(|held| held.relay != relay);
+        self.relays_at_hand.check_at = None;
         self.pause_relay(relay);
     }
 
@@ -142,8 +142,8 @@ impl EventLoop {
     /// Media relays that may be asked, the nearest first; those of unknown distance and the busy ones last.
     fn relay_candidates(&self, renew_at: UnixTime) -> Vec<Target> {
         let may_ask = |peer: &PeerId| {
-            let is_fresh = self.relays.held.iter().any(|held| held.relay == *peer && held.not_after > renew_at);
-            !is_fresh && !self.relays.asking.contains(peer) && !self.relays.paused.contains_key(peer)
+            let is_fresh = self.relays_at_hand.held.iter().any(|held| held.relay == *peer && held.not_after > renew_at);
+            !is_fresh && !self.relays_at_hand.asking.contains(peer) && !self.relays_at_hand.paused.contains_key(peer)
         };
         let connected = self.peers.with_roles(Roles::MEDIA_RELAY).map(|(peer, known)| {
             let load = known.descriptor.as_ref().map_or(0, |descriptor| descriptor.load.0);
@@ -163,7 +163,7 @@ impl EventLoop {
     }
 
     pub(crate) fn relay_answer(&mut self, peer: PeerId, frame: &Frame) {
-        self.relays.asking.remove(&peer);
+        self.relays_at_hand.asking.remove(&peer);
         let grant = match frame.parse::<RelayGrant>() {
             Ok(grant) => grant,
             Err(error) => {
@@ -198,27 +198,27 @@ impl EventLoop {
         // Its word for how long is taken up to what we would give.
         let not_after = credentials.not_after.min(self.now().unix.plus_secs(GRANT_SECS_MAX));
         let held = Held { relay: peer, owner, servers, not_after };
-        self.relays.held.retain(|known| known.relay != peer);
-        self.relays.held.push(held);
+        self.relays_at_hand.held.retain(|known| known.relay != peer);
+        self.relays_at_hand.held.push(held);
     }
 
     pub(crate) fn relay_failure(&mut self, peer: PeerId, failure: Failure) {
         debug!(%peer, %failure, "media relay not asked");
-        self.relays.asking.remove(&peer);
+        self.relays_at_hand.asking.remove(&peer);
         self.pause_relay(peer);
     }
 
     fn pause_relay(&mut self, peer: PeerId) {
-        if self.relays.paused.len() >= REFUSED_MAX {
-            self.relays.paused.clear();
+        if self.relays_at_hand.paused.len() >= REFUSED_MAX {
+            self.relays_at_hand.paused.clear();
         }
-        self.relays.paused.insert(peer, Instant::now() + REFUSED_PAUSE);
+        self.relays_at_hand.paused.insert(peer, Instant::now() + REFUSED_PAUSE);
     }
 
     /// Relays for the next call, the nearest first: the preferred address of each, then the others.
     pub(crate) fn call_relays(&self) -> Vec<RelayServer> {
         let rtt = |held: &Held| self.peers.get(&held.relay).and_then(|known| known.rtt).unwrap_or(UNKNOWN_RTT);
-        let mut held: Vec<&Held> = self.relays.held.iter().collect();
+        let mut held: Vec<&Held> = self.relays_at_hand.held.iter().collect();
         held.sort_by_key(|held| rtt(held));
         let preferred = held.iter().filter_map(|held| held.servers.first());
         let others = held.iter().flat_map(|held| held.servers.iter().skip(1));
@@ -229,8 +229,8 @@ impl EventLoop {
     pub(crate) fn note_carrier(&mut self, path: &MediaPath) {
         let Some(relay) = path.relay else { return };
         let is_of = |held: &&Held| held.servers.iter().any(|server| server.address == relay);
-        let Some(owner) = self.relays.held.iter().find(is_of).map(|held| held.owner.0) else { return };
-        let carriers = self.relays.carriers.get_or_insert_default();
+        let Some(owner) = self.relays_at_hand.held.iter().find(is_of).map(|held| held.owner.0) else { return };
+        let carriers = self.relays_at_hand.carriers.get_or_insert_default();
         if carriers.contains(&owner) {
             return;
         }
@@ -243,9 +243,9 @@ impl EventLoop {
     }
 
     fn load_carriers(&mut self) {
-        if self.relays.carriers.is_none() {
+        if self.relays_at_hand.carriers.is_none() {
             let stored = self.store.read::<_, StoreError>(|view| view.setting_value::<Vec<[u8; 32]>>(CARRIERS));
-            self.relays.carriers = Some(stored.ok().flatten().unwrap_or_default());
+            self.relays_at_hand.carriers = Some(stored.ok().flatten().unwrap_or_default());
         }
     }
 }

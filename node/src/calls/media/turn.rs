@@ -98,7 +98,7 @@ struct Binding {
 
 /// All relays of a call.
 #[derive(Debug)]
-pub(super) struct Relays {
+pub(super) struct TurnClients {
     base: Instant,
     links: Vec<Link>,
     /// The other end's addresses, for relays that come up later.
@@ -110,10 +110,10 @@ pub(super) struct Relays {
     is_lab: bool,
 }
 
-impl Relays {
+impl TurnClients {
     /// Starts asking `servers`; those that no socket fits are left out. With `is_lab` addresses of this machine are taken too.
     pub(super) fn new(servers: &[RelayServer], sockets: &[SocketAddr], is_lab: bool, now: Instant) -> Self {
-        let mut relays = Self {
+        let mut clients = Self {
             base: now,
             links: Vec::new(),
             peers: BTreeSet::new(),
@@ -125,15 +125,15 @@ impl Relays {
         };
         for server in servers {
             let relay = server.address;
-            let is_known = relays.links.iter().any(|link| link.relay == relay);
+            let is_known = clients.links.iter().any(|link| link.relay == relay);
             let usable = relay.port() != 0 && candidates::is_usable(relay.ip(), is_lab);
-            let usable = usable && !is_known && relays.links.len() < RELAYS_MAX;
+            let usable = usable && !is_known && clients.links.len() < RELAYS_MAX;
             if let Some(local) = fitting(sockets, relay).filter(|_| usable) {
-                relays.links.push(Link::new(server, local, now));
+                clients.links.push(Link::new(server, local, now));
             }
         }
-        relays.poll(now);
-        relays
+        clients.poll(now);
+        clients
     }
 
     /// True while a relay may still come up with candidates.
@@ -230,7 +230,7 @@ impl Relays {
         self.found.pop_front()
     }
 
-    /// When [`Relays::poll`] is due.
+    /// When [`TurnClients::poll`] is due.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.wake_at
     }
