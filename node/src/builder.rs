@@ -426,6 +426,7 @@ impl NodeBuilder {
             ready: false,
             tick_at: instant,
             housekeeping: crate::housekeeping::Housekeeping::new(instant, unix),
+            leaving: None,
             store,
         };
         event_loop.with_roles(unix)

@@ -10,6 +10,7 @@ pub mod media;
 mod outgoing;
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{CallId, CallSignal, Outcome, Reason, RecentCalls, Signal};
@@ -88,6 +89,10 @@ struct Progress {
     ended: Option<(Outcome, Reason, Instant)>,
     stats: MediaStats,
     failure: Option<String>,
+    /// The relay over which media goes.
+    relay: Option<SocketAddr>,
+    /// What relays have held against this call: they lent nothing, or dropped packets.
+    relay_complaint: Option<String>,
 }
 
 impl Progress {
@@ -104,6 +109,8 @@ impl Progress {
             ended: None,
             stats: MediaStats::default(),
             failure: None,
+            relay: None,
+            relay_complaint: None,
         }
     }
 
@@ -116,6 +123,10 @@ impl Progress {
         let mut words = reason.to_string();
         if let Some(failure) = &self.failure {
             words = format!("{words}: {failure}");
+        }
+        // That a relay refused is of interest where none was found, and of those used, what they did.
+        if let Some(complaint) = self.relay_complaint.as_ref().filter(|_| self.relay.is_some() || !connected && self.failure.is_some()) {
+            words = format!("{words}; {complaint}");
         }
         Some(CallOutcome {
             call_id: call.to_string(),
@@ -356,6 +367,9 @@ impl EventLoop {
         debug!(call = %call.short(), ?event, "media");
         if let MediaEvent::Connected(path) | MediaEvent::PathChanged(path) = &event {
             self.note_carrier(path);
+            if let Some(progress) = self.progress_mut(call) {
+                progress.relay = path.relay;
+            }
         }
         let connected = matches!(event, MediaEvent::Connected(_));
         let ended = match &event {
@@ -363,8 +377,13 @@ impl EventLoop {
             MediaEvent::Closed => Some(None),
             _ => None,
         };
-        if let MediaEvent::RelayFailed(relay) = event {
-            return self.relay_failed(relay);
+        if let MediaEvent::RelayFailed(relay, why) = event {
+            let complaint = format!("relay {relay} lends no address: {why}");
+            self.relay_failed(relay, &complaint);
+            if let Some(progress) = self.progress_mut(call) {
+                progress.relay_complaint = Some(complaint);
+            }
+            return;
         }
         if let MediaEvent::LocalCandidate(candidate) = event {
             return self.trickle(call, candidate, now);
@@ -387,6 +406,29 @@ impl EventLoop {
                 incoming.media_ended(failure, now);
             }
             self.drive_incoming(call);
+        }
+    }
+
+    fn progress_mut(&mut self, call: CallId) -> Option<&mut Progress> {
+        let outgoing = self.calls.outgoing.get_mut(&call).map(|call| &mut call.progress);
+        outgoing.or_else(|| self.calls.incoming.get_mut(&call).map(|call| &mut call.progress))
+    }
+
+    /// A relay has something to say about what it carries.
+    pub(crate) fn note_relay_complaint(&mut self, relays: &[SocketAddr], complaint: &str) {
+        let outgoing = self.calls.outgoing.values_mut().map(|call| &mut call.progress);
+        let progress = outgoing.chain(self.calls.incoming.values_mut().map(|call| &mut call.progress));
+        for progress in progress.filter(|progress| progress.relay.is_some_and(|relay| relays.contains(&relay))) {
+            progress.relay_complaint = Some(complaint.to_owned());
+        }
+    }
+
+    /// A relay is about to end: calls change to another.
+    pub(crate) fn calls_leave_relay(&mut self, relays: &[SocketAddr]) {
+        let outgoing = self.calls.outgoing.values().filter_map(|call| call.media.as_ref());
+        let media = outgoing.chain(self.calls.incoming.values().filter_map(|call| call.media.as_ref()));
+        for media in media {
+            relays.iter().for_each(|relay| media.leave_relay(*relay));
         }
     }
 

@@ -132,6 +132,7 @@ impl EventLoop {
             self.check_listen(),
             self.check_peers(),
             self.check_reach(),
+            self.check_media_relays(),
             self.check_record(),
         ];
         Diagnosis { ok: checks.iter().all(|check| check.result != CheckResult::Failed), checks }
@@ -192,6 +193,18 @@ impl EventLoop {
             NodeReachability::Unknown => (CheckResult::Skipped, "nobody to ask".to_owned(), None),
         };
         check("reachability", result, detail, advice)
+    }
+
+    fn check_media_relays(&self) -> Check {
+        let count = self.relays_at_hand.peers().count();
+        match self.relays_at_hand.why_none() {
+            None => check("media relays", CheckResult::Ok, format!("{count} at hand"), None),
+            // Direct paths may do: a warning would alarm who needs none.
+            Some(why) => {
+                let advice = "calls between two who can't reach each other need one; wait a minute, or see who relays in `peers`";
+                check("media relays", CheckResult::Skipped, why, Some(advice))
+            }
+        }
     }
 
     fn check_record(&self) -> Check {

@@ -8,6 +8,7 @@ use halloo_protocol::identity::{Chain, TrustStore, VerifiedChain};
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{AuthorityKey, DeviceKey};
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
+use halloo_protocol::relay::RelayNotice;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::ConnectionId;
@@ -596,11 +597,16 @@ impl EventLoop {
                 Err(_) => self.counters.malformed += 1,
             },
             Goodbye::KIND => self.handle_goodbye(peer),
+            RelayNotice::KIND => match frame.parse::<RelayNotice>() {
+                Ok(notice) => self.handle_relay_notice(peer, &notice),
+                Err(_) => self.counters.malformed += 1,
+            },
             _ => self.counters.unknown_kinds += 1,
         }
     }
 
     fn handle_goodbye(&mut self, peer: PeerId) {
+        self.relay_leaves(peer);
         if let Some(known) = self.peers.connected.get(&peer) {
             let device = known.device;
             let now = self.now();

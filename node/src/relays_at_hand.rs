@@ -1,6 +1,7 @@
 //! The media relays that this device has at hand: found among the nodes it knows, the nearest first, with credentials at hand before a call needs them.
 //!
-//! Two are kept, so that one may die. Each is asked again before its credentials end. Who has carried a call of ours is remembered: that user
+//! Two are kept, so that one may die. Each is asked again before its credentials end. One that says it is leaving is given up, and running calls change
+//! to the other. Who has carried a call of ours is remembered: that user
 //! goes before strangers at our own relay.
 
 use std::collections::{BTreeSet, HashMap};
@@ -10,17 +11,20 @@ use std::time::{Duration, Instant};
 use halloo_protocol::key::PublicKey;
 use halloo_protocol::node::Roles;
 use halloo_protocol::redact::Redacted;
-use halloo_protocol::relay::{MediaAddress, RelayGrant, RelayRequest, RelayStatus};
+use halloo_protocol::relay::{MediaAddress, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{Extensions, Frame};
 use libp2p::PeerId;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::calls::media::{MediaPath, RELAYS_MAX, RelayServer};
 use crate::event_loop::EventLoop;
+use crate::handle::Event;
+use crate::handle::network::{MediaRelayAccess, MediaRelays};
 use crate::network::{Purpose, Target};
 use crate::rpc::Failure;
 use crate::store::StoreError;
+use crate::timestamp::Timestamp;
 
 /// How often it is looked whether there are enough, while somebody is left to ask; and while nobody is. A relay that connects is
 /// asked at once.
@@ -42,6 +46,9 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(120);
 /// Relays whose refusal is remembered; when full, all are forgotten.
 const REFUSED_MAX: usize = 256;
 
+/// How often a relay's complaints are listened to.
+const COMPLAINT_EVERY: Duration = Duration::from_secs(5);
+
 /// Users remembered as having carried for us.
 const CARRIERS_MAX: usize = 256;
 
@@ -54,6 +61,14 @@ struct Held {
     owner: PublicKey,
     servers: Vec<RelayServer>,
     not_after: UnixTime,
+    /// When it last told of dropped packets.
+    complained_at: Option<Instant>,
+}
+
+impl Held {
+    fn addresses(&self) -> Vec<SocketAddr> {
+        self.servers.iter().map(|server| server.address).collect()
+    }
 }
 
 /// What is known of media relays.
@@ -64,12 +79,20 @@ pub(crate) struct RelaysAtHand {
     paused: HashMap<PeerId, Instant>,
     check_at: Option<Instant>,
     carriers: Option<Vec<[u8; 32]>>,
+    /// Why there is one less than there might be: the last refusal.
+    refusal: Option<String>,
 }
 
 impl RelaysAtHand {
     /// Whether a relay of this user has carried a call of ours.
     pub(crate) fn has_carried_for_us(&self, user: &PublicKey) -> bool {
         self.carriers.as_ref().is_some_and(|carriers| carriers.contains(&user.0))
+    }
+
+    /// That no relay is at hand, with the last refusal.
+    pub(crate) fn why_none(&self) -> Option<String> {
+        let why = self.refusal.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+        self.held.is_empty().then(|| format!("no media relay is at hand{why}"))
     }
 
     /// The relays with credentials, peer ids.
@@ -121,13 +144,46 @@ impl EventLoop {
     }
 
     /// A relay lent nothing to a call: others are looked for.
-    pub(crate) fn relay_failed(&mut self, address: SocketAddr) {
-        let is_it = |held: &Held| held.servers.iter().any(|server| server.address == address);
-        let Some(relay) = self.relays_at_hand.held.iter().find(|held| is_it(held)).map(|held| held.relay) else { return };
-        debug!(peer = %relay, %address, "media relay given up");
+    pub(crate) fn relay_failed(&mut self, address: SocketAddr, why: &str) {
+        let is_it = |held: &&Held| held.servers.iter().any(|server| server.address == address);
+        if let Some(relay) = self.relays_at_hand.held.iter().find(is_it).map(|held| held.relay) {
+            self.give_up_relay(relay, why);
+            self.pause_relay(relay);
+        }
+    }
+
+    fn give_up_relay(&mut self, relay: PeerId, why: &str) {
+        info!(peer = %relay, why, "media relay given up");
+        self.relays_at_hand.refusal = Some(why.to_owned());
         self.relays_at_hand.held.retain(|held| held.relay != relay);
         self.relays_at_hand.check_at = None;
-        self.pause_relay(relay);
+    }
+
+    /// A relay tells what TURN has no words for. Others' word counts for nothing.
+    pub(crate) fn handle_relay_notice(&mut self, peer: PeerId, notice: &RelayNotice) {
+        let now = Instant::now();
+        let Some(held) = self.relays_at_hand.held.iter_mut().find(|held| held.relay == peer) else { return };
+        if notice.reason == RelayReason::LEAVING {
+            return self.relay_leaves(peer);
+        }
+        if held.complained_at.is_some_and(|at| now.saturating_duration_since(at) < COMPLAINT_EVERY) {
+            return;
+        }
+        held.complained_at = Some(now);
+        let addresses = held.addresses();
+        let complaint = format!("the relay has dropped {} packets: {} used up", notice.packets, notice.reason);
+        warn!(%peer, complaint, "media relay");
+        self.note_relay_complaint(&addresses, &complaint);
+        self.events.send(Event::Warning { code: "relay-quota".into(), detail: complaint });
+    }
+
+    /// A relay is leaving, or has left: the next call looks elsewhere, and those that run change to what else they have. It may be back in a
+    /// moment, and isn't avoided then.
+    pub(crate) fn relay_leaves(&mut self, peer: PeerId) {
+        let Some(held) = self.relays_at_hand.held.iter().find(|held| held.relay == peer) else { return };
+        let addresses = held.addresses();
+        self.give_up_relay(peer, "the relay has left");
+        self.calls_leave_relay(&addresses);
     }
 
     /// The addresses a relay may name: its own, so that it can't have our packets sent to others.
@@ -175,8 +231,12 @@ impl EventLoop {
         let credentials = match grant.status {
             RelayStatus::Granted(credentials) => credentials,
             RelayStatus::Refused(reason) => {
-                debug!(%peer, %reason, "media relay refuses");
-                return self.pause_relay(peer);
+                info!(%peer, %reason, "media relay refuses");
+                self.relays_at_hand.refusal = Some(format!("the relay refuses: {reason}"));
+                if reason != RelayReason::LEAVING {
+                    self.pause_relay(peer);
+                }
+                return;
             }
         };
         let Some(owner) = self.peers.get(&peer).and_then(|known| known.chain.as_ref()).map(|chain| chain.user.identity.0) else {
@@ -197,7 +257,7 @@ impl EventLoop {
         }
         // Its word for how long is taken up to what we would give.
         let not_after = credentials.not_after.min(self.now().unix.plus_secs(GRANT_SECS_MAX));
-        let held = Held { relay: peer, owner, servers, not_after };
+        let held = Held { relay: peer, owner, servers, not_after, complained_at: None };
         self.relays_at_hand.held.retain(|known| known.relay != peer);
         self.relays_at_hand.held.push(held);
     }
@@ -217,12 +277,32 @@ impl EventLoop {
 
     /// Relays for the next call, the nearest first: the preferred address of each, then the others.
     pub(crate) fn call_relays(&self) -> Vec<RelayServer> {
-        let rtt = |held: &Held| self.peers.get(&held.relay).and_then(|known| known.rtt).unwrap_or(UNKNOWN_RTT);
-        let mut held: Vec<&Held> = self.relays_at_hand.held.iter().collect();
-        held.sort_by_key(|held| rtt(held));
+        let held = self.held_by_distance();
         let preferred = held.iter().filter_map(|held| held.servers.first());
         let others = held.iter().flat_map(|held| held.servers.iter().skip(1));
         preferred.chain(others).cloned().collect()
+    }
+
+    fn held_by_distance(&self) -> Vec<&Held> {
+        let rtt = |held: &Held| self.peers.get(&held.relay).and_then(|known| known.rtt).unwrap_or(UNKNOWN_RTT);
+        let mut held: Vec<&Held> = self.relays_at_hand.held.iter().collect();
+        held.sort_by_key(|held| rtt(held));
+        held
+    }
+
+    /// The relays at hand, the nearest first.
+    pub(crate) fn media_relays(&self) -> MediaRelays {
+        let access = |held: &Held| {
+            let first = held.servers.first()?;
+            Some(MediaRelayAccess {
+                peer_id: held.relay.to_string(),
+                urls: held.servers.iter().map(|server| format!("turn:{}?transport=udp", server.address)).collect(),
+                username: first.username.clone(),
+                credential: first.password.0.clone(),
+                not_after: Timestamp::from_unix_secs(held.not_after.0),
+            })
+        };
+        MediaRelays { relays: self.held_by_distance().into_iter().filter_map(access).collect() }
     }
 
     /// A call runs over this path: if a relay lends it, its owner has done us a favour.
@@ -237,6 +317,7 @@ impl EventLoop {
         carriers.insert(0, owner);
         carriers.truncate(CARRIERS_MAX);
         let carriers = carriers.clone();
+        self.owe_to(&PublicKey(owner));
         if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(CARRIERS, &carriers)) {
             warn!(%error, "not remembered who relayed for us");
         }

@@ -70,8 +70,8 @@ pub(super) enum TransportEvent {
     Audio(Box<RtpPacket>),
     /// The most recent round-trip time.
     RoundTrip(Duration),
-    /// This relay lends no address.
-    RelayFailed(SocketAddr),
+    /// This relay lends no address, and says why.
+    RelayFailed(SocketAddr, String),
     /// A candidate of ours that wasn't there when the description was made, as an SDP attribute.
     LocalCandidate(String),
     /// The other end took leave.
@@ -195,8 +195,8 @@ impl Transport {
         while let Some(candidate) = self.turn.next_candidate() {
             self.add_local_candidate(candidate)?;
         }
-        while let Some(relay) = self.turn.next_failure() {
-            self.events.push_back(TransportEvent::RelayFailed(relay));
+        while let Some((relay, why)) = self.turn.next_failure() {
+            self.events.push_back(TransportEvent::RelayFailed(relay, why));
         }
         Ok(())
     }
@@ -220,6 +220,15 @@ impl Transport {
         self.rtc.add_remote_candidate(candidate);
         self.drain()?;
         self.serve_relays()
+    }
+
+    /// This relay is about to end. If another one lends an address too, the path changes to one that doesn't need the first.
+    pub(super) fn leave_relay(&mut self, relay: SocketAddr) -> Result<(), MediaError> {
+        if let Some(candidate) = self.turn.leave(relay) {
+            self.rtc.direct_api().invalidate_candidate(&candidate);
+            self.drain()?;
+        }
+        Ok(())
     }
 
     /// Our candidates as SDP attributes, without `a=`.

@@ -15,10 +15,10 @@ use turn_client_proto::{
     api::{Transmit, TurnConfig, TurnEvent, TurnPollRet, TurnRecvRet},
     prelude::*,
     stun::types::{
-        attribute::XorMappedAddress,
-        message::{BINDING, Message, MessageWrite, MessageWriteVec},
+        attribute::{ErrorCode, XorMappedAddress},
+        message::{BINDING, Message, MessageClass, MessageWrite, MessageWriteVec},
     },
-    types::{AddressFamily, TransportType, TurnCredentials},
+    types::{AddressFamily, TransportType, TurnCredentials, message::ALLOCATE},
     udp::TurnClientUdp,
 };
 
@@ -42,6 +42,9 @@ const PERMISSION_RETRIES: u32 = 8;
 /// How far ahead the client is told to be when addresses are given back: it paces its requests, and nobody will ask it again.
 const CLOSING_STEP: Duration = Duration::from_millis(60);
 const CLOSING_STEPS: u32 = 4;
+
+/// What is kept of a relay's words why it refuses.
+const REFUSAL_CHARS_MAX: usize = 80;
 
 /// A media relay and what lets us use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +84,8 @@ struct Link {
     relay: SocketAddr,
     relayed: Option<SocketAddr>,
     has_ended: bool,
+    /// What it said last instead of lending an address.
+    refusal: Option<String>,
     binding: Option<Binding>,
     permitted: BTreeSet<IpAddr>,
     /// Permissions that failed and may be asked for again.
@@ -105,7 +110,7 @@ pub(super) struct TurnClients {
     peers: BTreeSet<IpAddr>,
     outgoing: VecDeque<ToRelay>,
     found: VecDeque<Candidate>,
-    failed: VecDeque<SocketAddr>,
+    failed: VecDeque<(SocketAddr, String)>,
     wake_at: Option<Instant>,
     is_lab: bool,
 }
@@ -163,6 +168,7 @@ impl TurnClients {
             self.found.extend(candidate.filter(|candidate| candidates::is_usable(candidate.addr().ip(), self.is_lab)));
             return Relayed::Consumed;
         }
+        link.note_refusal(payload);
         let handed = match link.client.recv(Transmit::new(payload, TransportType::Udp, source, local), at) {
             TurnRecvRet::PeerData(data) => Some((data.peer, data.data().to_vec())),
             _ => None,
@@ -216,9 +222,16 @@ impl TurnClients {
         self.links.iter().find(|link| link.relayed == Some(address)).map(|link| link.relay)
     }
 
-    /// A relay that lends nothing.
-    pub(super) fn next_failure(&mut self) -> Option<SocketAddr> {
+    /// A relay that lends nothing, and why.
+    pub(super) fn next_failure(&mut self) -> Option<(SocketAddr, String)> {
         self.failed.pop_front()
+    }
+
+    /// This relay is about to end: the candidate it lends, if another one is there to go on with.
+    pub(super) fn leave(&self, relay: SocketAddr) -> Option<Candidate> {
+        let left = self.links.iter().find(|link| link.relay == relay)?;
+        let has_other = self.links.iter().any(|link| link.relay != relay && link.relayed.is_some() && !link.has_ended);
+        has_other.then(|| Candidate::relayed(left.relayed?, left.local, Protocol::Udp).ok()).flatten()
     }
 
     pub(super) fn next_outgoing(&mut self) -> Option<ToRelay> {
@@ -267,7 +280,8 @@ impl TurnClients {
                 }
             }
             if link.has_ended && !had_ended && link.relayed.is_none() {
-                self.failed.push_back(link.relay);
+                let why = link.refusal.take().unwrap_or_else(|| "no answer".to_owned());
+                self.failed.push_back((link.relay, why));
             }
             link.ask_permissions(&self.peers, at);
             while let Some(transmit) = link.client.poll_transmit(at) {
@@ -296,6 +310,7 @@ impl Link {
             relay: server.address,
             relayed: None,
             has_ended: false,
+            refusal: None,
             binding: Some(Binding { request, next_at: now, interval: RETRY_MIN, left: RETRIES }),
             permitted: BTreeSet::new(),
             second_chances: PERMISSION_RETRIES,
@@ -327,11 +342,29 @@ impl Link {
         Some(mapped.and_then(|mapped| Candidate::server_reflexive(mapped, self.local, Protocol::Udp).ok()))
     }
 
+    /// Keeps the error that says why no address is lent; the client tells only that there is none. Asking who we are, and for a fresh nonce, are
+    /// steps on the way.
+    fn note_refusal(&mut self, payload: &[u8]) {
+        if self.relayed.is_some() {
+            return;
+        }
+        let Ok(answer) = Message::from_bytes(payload) else { return };
+        if !answer.has_method(ALLOCATE) || !answer.has_class(MessageClass::Error) {
+            return;
+        }
+        let Ok(error) = answer.attribute::<ErrorCode>() else { return };
+        if matches!(error.code(), ErrorCode::UNAUTHORIZED | ErrorCode::STALE_NONCE) && self.refusal.is_some() {
+            return;
+        }
+        let words: String = error.reason().chars().filter(|c| !c.is_control()).take(REFUSAL_CHARS_MAX).collect();
+        self.refusal = Some(format!("{} {words}", error.code()).trim_end().to_owned());
+    }
+
     fn heard(&mut self, event: &TurnEvent, is_lab: bool) -> Option<Candidate> {
         match event {
             TurnEvent::AllocationCreated(TransportType::Udp, relayed) if self.relayed.is_none() => {
                 if relayed.port() == 0 || !candidates::is_usable(relayed.ip(), is_lab) {
-                    tracing::debug!(relay = %self.relay, "the relay lends an address nobody can use");
+                    self.refusal = Some(format!("it lends {relayed}, an address nobody can use"));
                     self.has_ended = true;
                     return None;
                 }
@@ -339,7 +372,7 @@ impl Link {
                 Candidate::relayed(*relayed, self.local, Protocol::Udp).ok()
             }
             TurnEvent::AllocationCreateFailed(_) => {
-                tracing::debug!(relay = %self.relay, "the relay lends no address");
+                tracing::debug!(relay = %self.relay, refusal = self.refusal, "the relay lends no address");
                 self.has_ended = true;
                 None
             }
