@@ -16,7 +16,7 @@ use turn_client_proto::{
     prelude::*,
     stun::types::{
         attribute::{ErrorCode, XorMappedAddress},
-        message::{BINDING, Message, MessageClass, MessageWrite, MessageWriteVec},
+        message::{BINDING, Message, MessageClass, MessageWrite, MessageWriteVec, TransactionId},
     },
     types::{AddressFamily, TransportType, TurnCredentials, message::ALLOCATE},
     udp::TurnClientUdp,
@@ -84,6 +84,10 @@ struct Link {
     relay: SocketAddr,
     relayed: Option<SocketAddr>,
     has_ended: bool,
+    /// That it lends nothing was told.
+    is_told: bool,
+    /// The request that it answered with the question who we are.
+    challenged: Option<TransactionId>,
     /// What it said last instead of lending an address.
     refusal: Option<String>,
     binding: Option<Binding>,
@@ -253,7 +257,6 @@ impl TurnClients {
         let at = self.turn_time(now);
         let mut wake_at: Option<Instant> = None;
         for link in &mut self.links {
-            let had_ended = link.has_ended;
             link.ask_binding(now, &mut self.outgoing);
             if let Some(binding) = &link.binding {
                 wake_at = Some(wake_at.map_or(binding.next_at, |known| known.min(binding.next_at)));
@@ -279,7 +282,8 @@ impl TurnClients {
                     self.found.push_back(candidate);
                 }
             }
-            if link.has_ended && !had_ended && link.relayed.is_none() {
+            if link.has_ended && !link.is_told && link.relayed.is_none() {
+                link.is_told = true;
                 let why = link.refusal.take().unwrap_or_else(|| "no answer".to_owned());
                 self.failed.push_back((link.relay, why));
             }
@@ -310,6 +314,8 @@ impl Link {
             relay: server.address,
             relayed: None,
             has_ended: false,
+            is_told: false,
+            challenged: None,
             refusal: None,
             binding: Some(Binding { request, next_at: now, interval: RETRY_MIN, left: RETRIES }),
             permitted: BTreeSet::new(),
@@ -342,8 +348,8 @@ impl Link {
         Some(mapped.and_then(|mapped| Candidate::server_reflexive(mapped, self.local, Protocol::Udp).ok()))
     }
 
-    /// Keeps the error that says why no address is lent; the client tells only that there is none. Asking who we are, and for a fresh nonce, are
-    /// steps on the way.
+    /// Keeps the error that says why no address is lent; the client tells only that there is none. Being asked who we are is a step on the way;
+    /// being asked again with our answer in hand means that it isn't taken, which the client would find out by waiting.
     fn note_refusal(&mut self, payload: &[u8]) {
         if self.relayed.is_some() {
             return;
@@ -353,8 +359,16 @@ impl Link {
             return;
         }
         let Ok(error) = answer.attribute::<ErrorCode>() else { return };
-        if matches!(error.code(), ErrorCode::UNAUTHORIZED | ErrorCode::STALE_NONCE) && self.refusal.is_some() {
-            return;
+        match error.code() {
+            ErrorCode::STALE_NONCE => return,
+            ErrorCode::UNAUTHORIZED => match self.challenged {
+                Some(request) if request != answer.transaction_id() => self.has_ended = true,
+                _ => {
+                    self.challenged = Some(answer.transaction_id());
+                    return;
+                }
+            },
+            _ => {}
         }
         let words: String = error.reason().chars().filter(|c| !c.is_control()).take(REFUSAL_CHARS_MAX).collect();
         self.refusal = Some(format!("{} {words}", error.code()).trim_end().to_owned());
@@ -404,3 +418,6 @@ fn fitting(sockets: &[SocketAddr], relay: SocketAddr) -> Option<SocketAddr> {
     let fits = |socket: &&&SocketAddr| socket.ip().is_loopback() == relay.ip().is_loopback();
     of_family.clone().find(|socket| fits(&socket)).or_else(|| of_family.next()).copied()
 }
+
+#[cfg(test)]
+mod tests;
