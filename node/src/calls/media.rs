@@ -526,3 +526,6 @@ impl MediaSession {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod relayed_tests;

@@ -1,0 +1,159 @@
+//! Two ends in one process over our own media relay, on loopback, in real time.
+
+use std::net::SocketAddr;
+
+use halloo_protocol::redact::Redacted;
+use halloo_relay::auth::Credentials;
+use halloo_relay::config::{Config, Secret};
+use halloo_relay::server::Server;
+use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::tone::{dominant_frequency, write_tone};
+use super::*;
+
+/// No event of a healthy session takes longer.
+const EVENT_DEADLINE: Duration = Duration::from_secs(30);
+
+const SECRET: &str = "a relay's secret";
+
+/// A relay that ends with the value.
+struct Relay {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Relay {
+    fn start(ip: &str) -> Self {
+        let mut config = Config::default();
+        config.listen = vec![SocketAddr::new(ip.parse().unwrap(), 0)];
+        config.is_lab = true;
+        config.auth_secrets = vec![Secret(SECRET.to_owned())];
+        let server = Server::bind(config).unwrap();
+        let address = server.local_addresses().next().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            server.run(async { drop(stopped.await) }).await.unwrap();
+        });
+        Self { address, stop: Some(stop), task: AbortOnDropHandle::new(task) }
+    }
+
+    fn access(&self) -> RelayServer {
+        let soon = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 600;
+        let (username, password) = Credentials::issue(SECRET.as_bytes(), "ann", halloo_relay::UnixTime(soon));
+        RelayServer { address: self.address, username, password: Redacted(password) }
+    }
+
+    /// Told to stop, it goes on as long as anything is relayed.
+    async fn drain(mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        tokio::time::timeout(EVENT_DEADLINE, self.task).await.expect("it ends when nothing is relayed").unwrap();
+    }
+}
+
+fn config(ip: &str) -> MediaConfig {
+    MediaConfig::default().lab(true).bind([ip.parse().unwrap()])
+}
+
+async fn event(session: &mut MediaSession) -> MediaEvent {
+    let event = tokio::time::timeout(EVENT_DEADLINE, session.next_event()).await;
+    event.expect("an event in time").expect("the session runs")
+}
+
+/// The path of a session that has just begun.
+async fn connected(session: &mut MediaSession) -> MediaPath {
+    loop {
+        if let MediaEvent::Connected(path) = event(session).await {
+            return path;
+        }
+    }
+}
+
+async fn call(caller: MediaConfig, callee: MediaConfig) -> (MediaSession, MediaSession) {
+    let (pending, offer) = offer(caller).await.unwrap();
+    let (callee, answer) = answer(callee, &offer).await.unwrap();
+    let caller = pending.accept(&answer).await.unwrap();
+    (caller, callee)
+}
+
+fn pitch(path: &Path) -> f64 {
+    let mut reader = hound::WavReader::open(path).unwrap();
+    let samples: Vec<i16> = reader.samples().map(Result::unwrap).collect();
+    dominant_frequency(&samples, 48_000).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_call_is_relayed_where_there_is_only_ipv6() {
+    let relay = Relay::start("::1");
+    assert!(relay.address.is_ipv6());
+    let relayed = || config("::1").relays([relay.access()]).relayed_only(true);
+    let (mut caller, mut callee) = call(relayed(), relayed()).await;
+    for end in [&mut caller, &mut callee] {
+        let path = connected(end).await;
+        assert!(path.kind == PathKind::Relayed && path.local.is_ipv6() && path.remote.is_ipv6(), "{path:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_call_goes_on_over_its_second_relay_when_the_first_leaves() {
+    let relays = [Relay::start("127.0.0.1"), Relay::start("127.0.0.1")];
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    write_tone(file("440.wav"), 440.0, Duration::from_secs(60), 48_000).unwrap();
+    let caller = config("127.0.0.1").relays(relays.iter().map(Relay::access)).relayed_only(true).play(file("440.wav"));
+    let (mut caller, mut callee) = call(caller, config("127.0.0.1").record(file("callee.wav"))).await;
+    let first = connected(&mut caller).await.relay.expect("it is relayed");
+    connected(&mut callee).await;
+    caller.start();
+    callee.start();
+
+    let (leaving, staying): (Vec<Relay>, Vec<Relay>) = relays.into_iter().partition(|relay| relay.address == first);
+    let [leaving, staying] = [leaving, staying].map(|mut one| one.pop().expect("one is used, the other isn't"));
+    caller.leave_relay(first).unwrap();
+    let second = loop {
+        match event(&mut caller).await {
+            MediaEvent::PathChanged(path) => break path,
+            other => assert!(matches!(other, MediaEvent::LocalCandidate(_)), "{other:?} instead of another path"),
+        }
+    };
+    assert_eq!((second.kind, second.relay), (PathKind::Relayed, Some(staying.address)));
+    // The first one ends under it.
+    drop(leaving);
+    let received = callee.stats().packets_received;
+    let goes_on = async {
+        while callee.stats().packets_received < received + 100 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(EVENT_DEADLINE, goes_on).await.expect("two seconds of audio over the second relay");
+    assert_eq!(caller.close().await.failure, None);
+    let summary = callee.close().await;
+    assert_eq!(summary.failure, None);
+    assert!((pitch(&file("callee.wav")) - 440.0).abs() < 2.0);
+    eprintln!("{} packets, {} lost on the way from relay to relay", summary.stats.packets_received, summary.stats.packets_lost);
+}
+
+#[tokio::test]
+async fn a_relay_that_leaves_ends_when_calls_have_given_their_addresses_back() {
+    let relay = Relay::start("127.0.0.1");
+    let relayed = || config("127.0.0.1").relays([relay.access()]).relayed_only(true);
+    let (mut caller, mut callee) = call(relayed(), relayed()).await;
+    connected(&mut caller).await;
+    connected(&mut callee).await;
+    // With no other relay the call stays as long as this one does.
+    caller.leave_relay(relay.address).unwrap();
+    let drained = tokio::spawn(relay.drain());
+    caller.start();
+    callee.start();
+    let goes_on = async {
+        while callee.stats().packets_received < 50 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(EVENT_DEADLINE, goes_on).await.expect("a second of audio while the relay drains");
+    assert!(!drained.is_finished());
+    caller.close().await;
+    callee.close().await;
+    drained.await.unwrap();
+}
