@@ -296,7 +296,7 @@ pub enum MediaEvent {
     PathChanged(MediaPath),
     /// This media relay lends no address; in its words, why: of a quota that is used up it says which.
     RelayFailed(std::net::SocketAddr, String),
-    /// One more candidate of ours (RFC 8838), as an SDP attribute: tell the other end.
+    /// One more candidate of ours (RFC 8838), as an SDP attribute, or one that is taken back: tell the other end.
     LocalCandidate(String),
     /// The file to send has been sent to its end.
     PlaybackFinished,
@@ -483,8 +483,8 @@ impl MediaSession {
         &self.local_candidates
     }
 
-    /// Hands on a candidate the other end found later (RFC 8838), as an SDP attribute. Those beyond 16
-    /// in all, and addresses that may not be used, are dropped.
+    /// Hands on what the other end trickled (RFC 8838): a candidate it found later, as an SDP attribute, or one that it takes back. Those
+    /// beyond 16 in all, and addresses that may not be used, are dropped.
     ///
     /// # Errors
     /// [`MediaError::CandidateInvalid`] if it cannot be parsed, [`MediaError::CandidatesWaiting`] if they come
@@ -492,8 +492,9 @@ impl MediaSession {
     pub fn add_remote_candidate(&self, candidate: &str) -> Result<(), MediaError> {
         transport::check_length(candidate)?;
         let attribute = candidate.trim().trim_start_matches("a=");
-        let candidate = Candidate::from_sdp_string(attribute).map_err(transport::candidate_error)?;
-        self.advise(Advice::Candidate(candidate))
+        let removed = attribute.strip_prefix(transport::REMOVAL);
+        let candidate = Candidate::from_sdp_string(removed.unwrap_or(attribute)).map_err(transport::candidate_error)?;
+        self.advise(if removed.is_some() { Advice::Removal(candidate) } else { Advice::Candidate(candidate) })
     }
 
     /// This media relay is about to end: media that goes through it changes to another one, if the session has one.

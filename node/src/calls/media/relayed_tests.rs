@@ -95,43 +95,68 @@ async fn a_call_is_relayed_where_there_is_only_ipv6() {
     }
 }
 
+/// Which end of a call uses the relays. The caller decides on the path; the callee has to tell it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaver {
+    Caller,
+    Callee,
+}
+
 #[tokio::test]
-async fn a_call_goes_on_over_its_second_relay_when_the_first_leaves() {
+async fn a_call_goes_on_over_its_second_relay_when_the_callers_first_leaves() {
+    goes_on_over_the_second(Leaver::Caller).await;
+}
+
+#[tokio::test]
+async fn a_call_goes_on_over_its_second_relay_when_the_callees_first_leaves() {
+    goes_on_over_the_second(Leaver::Callee).await;
+}
+
+async fn goes_on_over_the_second(leaver: Leaver) {
     let relays = [Relay::start("127.0.0.1"), Relay::start("127.0.0.1")];
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str| folder.path().join(name);
     write_tone(file("440.wav"), 440.0, Duration::from_secs(60), 48_000).unwrap();
-    let caller = config("127.0.0.1").relays(relays.iter().map(Relay::access)).relayed_only(true).play(file("440.wav"));
-    let (mut caller, mut callee) = call(caller, config("127.0.0.1").record(file("callee.wav"))).await;
-    let first = connected(&mut caller).await.relay.expect("it is relayed");
-    connected(&mut callee).await;
-    caller.start();
-    callee.start();
+    let relayed = || config("127.0.0.1").relays(relays.iter().map(Relay::access)).relayed_only(true).play(file("440.wav"));
+    let recorded = || config("127.0.0.1").record(file("heard.wav"));
+    let (mut left, mut other) = match leaver {
+        Leaver::Caller => call(relayed(), recorded()).await,
+        Leaver::Callee => {
+            let (caller, callee) = call(recorded(), relayed()).await;
+            (callee, caller)
+        }
+    };
+    let first = connected(&mut left).await.relay.expect("it is relayed");
+    connected(&mut other).await;
+    left.start();
+    other.start();
 
     let (leaving, staying): (Vec<Relay>, Vec<Relay>) = relays.into_iter().partition(|relay| relay.address == first);
     let [leaving, staying] = [leaving, staying].map(|mut one| one.pop().expect("one is used, the other isn't"));
-    caller.leave_relay(first).unwrap();
+    left.leave_relay(first).unwrap();
     let second = loop {
-        match event(&mut caller).await {
+        match event(&mut left).await {
             MediaEvent::PathChanged(path) => break path,
-            other => assert!(matches!(other, MediaEvent::LocalCandidate(_)), "{other:?} instead of another path"),
+            MediaEvent::LocalCandidate(candidate) => other.add_remote_candidate(&candidate).unwrap(),
+            event => panic!("{event:?} instead of another path"),
         }
     };
     assert_eq!((second.kind, second.relay), (PathKind::Relayed, Some(staying.address)));
     // The first one ends under it.
     drop(leaving);
-    let received = callee.stats().packets_received;
+    let received = other.stats().packets_received;
     let goes_on = async {
-        while callee.stats().packets_received < received + 100 {
+        while other.stats().packets_received < received + 100 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
     tokio::time::timeout(EVENT_DEADLINE, goes_on).await.expect("two seconds of audio over the second relay");
-    assert_eq!(caller.close().await.failure, None);
-    let summary = callee.close().await;
+    assert_eq!(left.close().await.failure, None);
+    let summary = other.close().await;
     assert_eq!(summary.failure, None);
-    assert!((pitch(&file("callee.wav")) - 440.0).abs() < 2.0);
-    eprintln!("{} packets, {} lost on the way from relay to relay", summary.stats.packets_received, summary.stats.packets_lost);
+    assert!((pitch(&file("heard.wav")) - 440.0).abs() < 2.0);
+    let MediaStats { packets_received, packets_lost, .. } = summary.stats;
+    eprintln!("{packets_received} packets, {packets_lost} lost on the way from relay to relay");
 }
 
 #[tokio::test]

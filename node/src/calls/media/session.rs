@@ -52,6 +52,8 @@ enum End {
 pub(super) enum Advice {
     /// The other end has one more candidate.
     Candidate(Candidate),
+    /// The other end takes back one of its candidates.
+    Removal(Candidate),
     /// A media relay is about to end.
     LeaveRelay(SocketAddr),
 }
@@ -174,6 +176,7 @@ impl Session {
                     self.begin_if_ready();
                 }
                 Wakeup::Advice(Advice::Candidate(candidate)) => self.transport.add_remote_candidate(candidate)?,
+                Wakeup::Advice(Advice::Removal(candidate)) => self.transport.remove_remote_candidate(&candidate)?,
                 Wakeup::Advice(Advice::LeaveRelay(relay)) => self.transport.leave_relay(relay)?,
                 Wakeup::Datagram(datagram) => {
                     if self.transport.handle_datagram(datagram, now)? {

@@ -51,6 +51,8 @@ const STUN_FIRST_BYTE_MAX: u8 = 3;
 const MID_EXTENSION: u8 = 4;
 /// Sources remembered as verified. Those beyond wait until the engine knows them.
 const VERIFIED_SOURCES_MAX: usize = candidates::REMOTE_CANDIDATES_MAX;
+/// Before the attribute of a candidate that is taken back. Whoever doesn't know it finds no candidate in it, and the path in time dead.
+pub(super) const REMOVAL: &str = "remove-";
 /// Stream and track identifiers, which SDP wants and this engine's one stream does not need.
 const STREAM_ID: &str = "halloo";
 const TRACK_ID: &str = "voice";
@@ -224,11 +226,18 @@ impl Transport {
 
     /// This relay is about to end. If another one lends an address too, the path changes to one that doesn't need the first.
     pub(super) fn leave_relay(&mut self, relay: SocketAddr) -> Result<(), MediaError> {
-        if let Some(candidate) = self.turn.leave(relay) {
-            self.rtc.direct_api().invalidate_candidate(&candidate);
-            self.drain()?;
-        }
-        Ok(())
+        let Some(candidate) = self.turn.leave(relay) else { return Ok(()) };
+        // Told first: the end that decides on the path is perhaps not this one.
+        let attribute = format!("{REMOVAL}{}", candidate.to_sdp_string());
+        self.events.push_back(TransportEvent::LocalCandidate(attribute));
+        self.rtc.direct_api().invalidate_candidate(&candidate);
+        self.drain()
+    }
+
+    /// The other end takes back a candidate.
+    pub(super) fn remove_remote_candidate(&mut self, candidate: &Candidate) -> Result<(), MediaError> {
+        self.rtc.direct_api().invalidate_candidate(candidate);
+        self.drain()
     }
 
     /// Our candidates as SDP attributes, without `a=`.
