@@ -125,7 +125,9 @@ impl Progress {
             words = format!("{words}: {failure}");
         }
         // That a relay refused is of interest where none was found, and of those used, what they did.
-        if let Some(complaint) = self.relay_complaint.as_ref().filter(|_| self.relay.is_some() || !connected && self.failure.is_some()) {
+        if let Some(complaint) =
+            self.relay_complaint.as_ref().filter(|_| self.relay.is_some() || !connected && self.failure.is_some())
+        {
             words = format!("{words}; {complaint}");
         }
         Some(CallOutcome {
@@ -176,6 +178,13 @@ impl CallsState {
         let outgoing = self.outgoing.values().filter_map(Outgoing::next_deadline);
         let incoming = self.incoming.values().filter_map(Incoming::next_deadline);
         outgoing.chain(incoming).min()
+    }
+
+    /// The media relays over which calls run.
+    pub(crate) fn carriers(&self) -> impl Iterator<Item = SocketAddr> {
+        let outgoing = self.outgoing.values().map(|call| &call.progress);
+        let progress = outgoing.chain(self.incoming.values().map(|call| &call.progress));
+        progress.filter(|progress| progress.ended.is_none()).filter_map(|progress| progress.relay)
     }
 
     fn is_engaged(&self) -> bool {

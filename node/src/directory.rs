@@ -472,6 +472,11 @@ impl EventLoop {
         self.check_ready();
     }
 
+    /// Whether this peer stays connected for being a neighbour.
+    pub(crate) fn keeps_neighbour(&self, peer: &PeerId) -> bool {
+        self.directory.kept.contains(peer)
+    }
+
     /// Keeps the nearest neighbours connected, and lets the former ones go.
     fn keep_neighbours(&mut self) {
         let wanted: Vec<Target> = self

@@ -14,7 +14,7 @@ use halloo_protocol::redact::Redacted;
 use halloo_protocol::relay::{MediaAddress, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{Extensions, Frame};
-use libp2p::PeerId;
+use libp2p::{Multiaddr, PeerId};
 use tracing::{debug, info, warn};
 
 use crate::calls::media::{MediaPath, RELAYS_MAX, RelayServer};
@@ -46,6 +46,9 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(120);
 /// Relays whose refusal is remembered; when full, all are forgotten.
 const REFUSED_MAX: usize = 256;
 
+/// How often a relay that carries a call is dialled, if it isn't connected.
+const REDIAL_EVERY: Duration = Duration::from_secs(10);
+
 /// How often a relay's complaints are listened to.
 const COMPLAINT_EVERY: Duration = Duration::from_secs(5);
 
@@ -57,12 +60,16 @@ const CARRIERS: &str = "users who relayed for us";
 #[derive(Clone, Debug)]
 struct Held {
     relay: PeerId,
+    /// Where its node was when it was asked.
+    node: Vec<Multiaddr>,
     /// Whose node it is.
     owner: PublicKey,
     servers: Vec<RelayServer>,
     not_after: UnixTime,
     /// When it last told of dropped packets.
     complained_at: Option<Instant>,
+    /// When it was last dialled for a call's sake.
+    dialled_at: Option<Instant>,
 }
 
 impl Held {
@@ -78,6 +85,8 @@ pub(crate) struct RelaysAtHand {
     asking: BTreeSet<PeerId>,
     paused: HashMap<PeerId, Instant>,
     check_at: Option<Instant>,
+    /// Those connected for the sake of calls that they carry.
+    connected: BTreeSet<PeerId>,
     carriers: Option<Vec<[u8; 32]>>,
     /// Why there is one less than there might be: the last refusal.
     refusal: Option<String>,
@@ -103,6 +112,7 @@ impl RelaysAtHand {
 
 impl EventLoop {
     pub(crate) fn relays_at_hand_tick(&mut self, now: Now) {
+        self.stay_with_carriers(now.instant);
         if self.relays_at_hand.check_at.is_some_and(|at| at > now.instant) {
             return;
         }
@@ -126,6 +136,36 @@ impl EventLoop {
             let peer = target.peer;
             self.request(&target, &request, Purpose::RelayAsk(peer), ASK_TIMEOUT);
         }
+    }
+
+    /// Keeps the relays connected that carry a call, since they may have something to say.
+    fn stay_with_carriers(&mut self, now: Instant) {
+        let carrying: BTreeSet<SocketAddr> = self.calls.carriers().collect();
+        let held = &mut self.relays_at_hand.held;
+        let is_carrying = |held: &&mut Held| held.servers.iter().any(|server| carrying.contains(&server.address));
+        let mut wanted = BTreeSet::new();
+        let mut missing = Vec::new();
+        for held in held.iter_mut().filter(is_carrying) {
+            wanted.insert(held.relay);
+            let may_dial = held.dialled_at.is_none_or(|at| now.saturating_duration_since(at) >= REDIAL_EVERY);
+            if may_dial && self.peers.get(&held.relay).is_none() {
+                held.dialled_at = Some(now);
+                missing.push(Target { peer: held.relay, addresses: held.node.clone() });
+            }
+        }
+        missing.iter().for_each(|target| self.dial(target));
+        for gone in self.relays_at_hand.connected.difference(&wanted).copied().collect::<Vec<_>>() {
+            // Others have reasons of their own.
+            let is_kept_anyway = self.keeps_neighbour(&gone) || self.reach.relays().any(|relay| *relay == gone);
+            if !is_kept_anyway {
+                self.swarm.behaviour_mut().streams.keep(gone, false);
+            }
+        }
+        // Said again each time, as others may have let them go.
+        for relay in &wanted {
+            self.swarm.behaviour_mut().streams.keep(*relay, true);
+        }
+        self.relays_at_hand.connected = wanted;
     }
 
     /// A peer has said what it serves. One whose credentials we hold may have started anew: it is asked again, and they are used meanwhile.
@@ -239,9 +279,10 @@ impl EventLoop {
                 return;
             }
         };
-        let Some(owner) = self.peers.get(&peer).and_then(|known| known.chain.as_ref()).map(|chain| chain.user.identity.0) else {
-            return self.pause_relay(peer);
-        };
+        let Some(known) = self.peers.get(&peer) else { return self.pause_relay(peer) };
+        let Some(owner) = known.chain.as_ref().map(|chain| chain.user.identity.0) else { return self.pause_relay(peer) };
+        let named = known.descriptor.iter().flat_map(|descriptor| &descriptor.addresses).filter_map(crate::address::from_wire);
+        let node: Vec<Multiaddr> = known.address.iter().cloned().chain(named).collect();
         let addresses = credentials.addresses.iter().map(|address| socket_address(*address));
         let own = addresses.filter(|address| self.is_of_relay(&peer, address.ip()));
         let servers: Vec<RelayServer> = own
@@ -257,7 +298,7 @@ impl EventLoop {
         }
         // Its word for how long is taken up to what we would give.
         let not_after = credentials.not_after.min(self.now().unix.plus_secs(GRANT_SECS_MAX));
-        let held = Held { relay: peer, owner, servers, not_after, complained_at: None };
+        let held = Held { relay: peer, node, owner, servers, not_after, complained_at: None, dialled_at: None };
         self.relays_at_hand.held.retain(|known| known.relay != peer);
         self.relays_at_hand.held.push(held);
     }

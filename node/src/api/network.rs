@@ -13,8 +13,13 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/v1/status", "status", "What runs", status).returns::<Status>(),
         Route::get("/v1/relay", "relayUsage", "Who has used how much of this node's media relay", relay_usage)
             .returns::<RelayUsage>(),
-        Route::get("/v1/media-relays", "mediaRelays", "The media relays at hand, with credentials to use them (TURN)", media_relays)
-            .returns::<MediaRelays>(),
+        Route::get(
+            "/v1/media-relays",
+            "mediaRelays",
+            "The media relays at hand, with credentials to use them (TURN)",
+            media_relays,
+        )
+        .returns::<MediaRelays>(),
         Route::get("/v1/peers", "peers", "Whom this node knows", peers).returns::<PeerList>(),
         Route::get("/v1/doctor", "doctor", "What is wrong with the connectivity", doctor).returns::<Diagnosis>(),
         Route::get("/v1/users/{user}/why", "why", "Why a user can or can't be reached", why).returns::<Explanation>(),

@@ -100,7 +100,10 @@ fn a_users_rates_hold_over_all_its_allocations() {
         let refused: u64 = senders.iter().map(|sender| sender.sent - sender.passed).sum();
         let usage = shares.usage().remove(0).1;
         let told: Vec<_> = usage.dropped().filter(|(_, packets)| *packets > 0).collect();
-        assert!(matches!(told[..], [(told, packets)] if told == reason && (refused - 10..=refused).contains(&packets)), "{told:?}");
+        assert!(
+            matches!(told[..], [(told, packets)] if told == reason && (refused - 10..=refused).contains(&packets)),
+            "{told:?}"
+        );
     }
 }
 
