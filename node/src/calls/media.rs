@@ -251,6 +251,12 @@ pub enum MediaError {
     /// The other end's certificate is not the one its description announced: someone is in between.
     #[error("the other end's certificate does not match its session description")]
     FingerprintMismatch,
+    /// Media was to go through a relay only, and none lends an address.
+    #[error("no media relay lends an address: {why}")]
+    NoRelay {
+        /// What the last of them said.
+        why: String,
+    },
     /// ICE and DTLS did not finish in time.
     #[error("not connected after {after:?}")]
     ConnectTimeout {
@@ -357,7 +363,7 @@ pub struct MediaSummary {
 ///
 /// # Errors
 /// [`MediaError::Play`] and [`MediaError::Record`] for unusable files, [`MediaError::NoLocalAddress`] and
-/// [`MediaError::Bind`] without a socket.
+/// [`MediaError::Bind`] without a socket, [`MediaError::NoRelay`] where nothing but a relay will do and none does.
 pub async fn offer(config: MediaConfig) -> Result<(PendingMedia, String), MediaError> {
     config.check_files().await?;
     let mut transport = Transport::new(&config).await?;

@@ -600,4 +600,24 @@ mod tests {
         let relay = MediaRelay::start(config, true, [7; 32]).expect("another port");
         assert!(relay.served.iter().all(|served| served.port() != listen.port()) && !relay.served.is_empty());
     }
+
+    #[tokio::test]
+    async fn both_families_are_served_where_the_machine_has_them() {
+        let mut listen = MediaRelayConfig::default_listen();
+        assert_eq!(listen.iter().map(SocketAddr::is_ipv4).collect::<Vec<_>>(), [true, false]);
+        listen.iter_mut().for_each(|address| address.set_port(0));
+        let has_family = |address: &SocketAddr| std::net::UdpSocket::bind(address).is_ok();
+        let expected: Vec<IpAddr> = listen.iter().filter(|address| has_family(address)).map(SocketAddr::ip).collect();
+        let relay = MediaRelay::start(MediaRelayConfig { listen, ..MediaRelayConfig::lab() }, true, [7; 32]).expect("free ports");
+        assert_eq!(relay.served.iter().map(SocketAddr::ip).collect::<Vec<_>>(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_leaves_ends_when_nothing_is_relayed() {
+        let mut relay = relay();
+        assert!(!relay.is_draining() && !relay.task.is_finished());
+        relay.drain();
+        assert!(relay.is_draining());
+        (&mut relay.task).await.expect("the server doesn't panic");
+    }
 }

@@ -256,7 +256,10 @@ impl Session {
                     self.stats.rtt_ms = Some(rtt.as_secs_f64() * 1_000.0);
                     self.publish();
                 }
-                TransportEvent::RelayFailed(relay, why) => self.tell(MediaEvent::RelayFailed(relay, why)),
+                TransportEvent::RelayFailed(relay, why) => {
+                    self.tell(MediaEvent::RelayFailed(relay, why.clone()));
+                    self.transport.check_relays(&why)?;
+                }
                 TransportEvent::LocalCandidate(candidate) => self.tell(MediaEvent::LocalCandidate(candidate)),
                 TransportEvent::Closed => return Ok(Some(End::Remote)),
             }

@@ -169,7 +169,19 @@ impl Transport {
         while self.turn.is_gathering() && Instant::now() < end {
             self.advance(end).await?;
         }
-        Ok(())
+        self.check_relays("none is at hand")
+    }
+
+    /// Fails if nothing but a relay will do and none lends an address or is still being asked: `why` it was then, if none has said so.
+    pub(super) fn check_relays(&self, why: &str) -> Result<(), MediaError> {
+        if !self.relayed_only || !self.local_candidates.is_empty() || self.turn.is_gathering() {
+            return Ok(());
+        }
+        let said = self.events.iter().rev().find_map(|event| match event {
+            TransportEvent::RelayFailed(_, why) => Some(why.as_str()),
+            _ => None,
+        });
+        Err(MediaError::NoRelay { why: said.unwrap_or(why).to_owned() })
     }
 
     /// Keeps an offer alive that waits for its answer: what relays lend is given back if they hear nothing.
