@@ -376,8 +376,10 @@ impl EventLoop {
         debug!(call = %call.short(), ?event, "media");
         if let MediaEvent::Connected(path) | MediaEvent::PathChanged(path) = &event {
             self.note_carrier(path);
+            let complaint = path.relay.and_then(|relay| self.recent_complaint(relay));
             if let Some(progress) = self.progress_mut(call) {
                 progress.relay = path.relay;
+                progress.relay_complaint = complaint.or(progress.relay_complaint.take());
             }
         }
         let connected = matches!(event, MediaEvent::Connected(_));
@@ -433,11 +435,11 @@ impl EventLoop {
     }
 
     /// A relay is about to end: calls change to another.
-    pub(crate) fn calls_leave_relay(&mut self, relays: &[SocketAddr]) {
+    pub(crate) fn calls_leave_relay(&mut self, relay: &[SocketAddr]) {
         let outgoing = self.calls.outgoing.values().filter_map(|call| call.media.as_ref());
         let media = outgoing.chain(self.calls.incoming.values().filter_map(|call| call.media.as_ref()));
         for media in media {
-            relays.iter().for_each(|relay| media.leave_relay(*relay));
+            media.leave_relay(relay.to_vec());
         }
     }
 

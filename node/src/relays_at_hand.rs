@@ -50,7 +50,10 @@ const REFUSED_MAX: usize = 256;
 const REDIAL_EVERY: Duration = Duration::from_secs(10);
 
 /// How often a relay's complaints are listened to.
-const COMPLAINT_EVERY: Duration = Duration::from_secs(5);
+const COMPLAINT_EVERY: Duration = Duration::from_secs(2);
+
+/// A complaint concerns a call that connects within this time: media has 20 s to.
+const COMPLAINT_RECENT: Duration = Duration::from_secs(20);
 
 /// Users remembered as having carried for us.
 const CARRIERS_MAX: usize = 256;
@@ -66,8 +69,8 @@ struct Held {
     owner: PublicKey,
     servers: Vec<RelayServer>,
     not_after: UnixTime,
-    /// When it last told of dropped packets.
-    complained_at: Option<Instant>,
+    /// What it last told of dropped packets, and when.
+    complaint: Option<(Instant, String)>,
     /// When it was last dialled for a call's sake.
     dialled_at: Option<Instant>,
 }
@@ -206,15 +209,22 @@ impl EventLoop {
         if notice.reason == RelayReason::LEAVING {
             return self.relay_leaves(peer);
         }
-        if held.complained_at.is_some_and(|at| now.saturating_duration_since(at) < COMPLAINT_EVERY) {
+        if held.complaint.as_ref().is_some_and(|(at, _)| now.saturating_duration_since(*at) < COMPLAINT_EVERY) {
             return;
         }
-        held.complained_at = Some(now);
-        let addresses = held.addresses();
         let complaint = format!("the relay has dropped {} packets: {} used up", notice.packets, notice.reason);
+        held.complaint = Some((now, complaint.clone()));
+        let addresses = held.addresses();
         warn!(%peer, complaint, "media relay");
         self.note_relay_complaint(&addresses, &complaint);
         self.events.send(Event::Warning { code: "relay-quota".into(), detail: complaint });
+    }
+
+    /// What a relay has told of dropped packets a moment ago, when the call that now runs over it was being connected.
+    pub(crate) fn recent_complaint(&self, relay: SocketAddr) -> Option<String> {
+        let held = self.relays_at_hand.held.iter().find(|held| held.addresses().contains(&relay))?;
+        let (at, complaint) = held.complaint.as_ref()?;
+        (at.elapsed() < COMPLAINT_RECENT).then(|| complaint.clone())
     }
 
     /// A relay is leaving, or has left: the next call looks elsewhere, and those that run change to what else they have. It may be back in a
@@ -298,7 +308,7 @@ impl EventLoop {
         }
         // Its word for how long is taken up to what we would give.
         let not_after = credentials.not_after.min(self.now().unix.plus_secs(GRANT_SECS_MAX));
-        let held = Held { relay: peer, node, owner, servers, not_after, complained_at: None, dialled_at: None };
+        let held = Held { relay: peer, node, owner, servers, not_after, complaint: None, dialled_at: None };
         self.relays_at_hand.held.retain(|known| known.relay != peer);
         self.relays_at_hand.held.push(held);
     }

@@ -38,7 +38,7 @@ pub(crate) enum MediaNewsKind {
 enum Order {
     Start,
     Candidate(String),
-    LeaveRelay(SocketAddr),
+    LeaveRelay(Vec<SocketAddr>),
     Close,
 }
 
@@ -88,7 +88,7 @@ impl MediaDriver {
     }
 
     /// A media relay is about to end.
-    pub(crate) fn leave_relay(&self, relay: SocketAddr) {
+    pub(crate) fn leave_relay(&self, relay: Vec<SocketAddr>) {
         let _ = self.orders.try_send(Order::LeaveRelay(relay));
     }
 

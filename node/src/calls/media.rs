@@ -503,11 +503,11 @@ impl MediaSession {
         self.advise(if removed.is_some() { Advice::Removal(candidate) } else { Advice::Candidate(candidate) })
     }
 
-    /// This media relay is about to end: media that goes through it changes to another one, if the session has one.
+    /// The media relay at these addresses is about to end: media that goes through it changes to another one, if the session has one.
     ///
     /// # Errors
     /// [`MediaError::CandidatesWaiting`] if the session has too much to do, [`MediaError::Ended`] if it is over.
-    pub fn leave_relay(&self, relay: std::net::SocketAddr) -> Result<(), MediaError> {
+    pub fn leave_relay(&self, relay: Vec<std::net::SocketAddr>) -> Result<(), MediaError> {
         self.advise(Advice::LeaveRelay(relay))
     }
 

@@ -538,7 +538,7 @@ impl EventLoop {
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often a user is told of it, and of how many at least: a packet now and then is lost everywhere.
-const NOTICE_EVERY: Duration = Duration::from_secs(10);
+const NOTICE_EVERY: Duration = Duration::from_secs(5);
 const NOTICE_PACKETS_MIN: u64 = 10;
 
 /// How often the load is measured.

@@ -20,29 +20,38 @@ const SECRET: &str = "a relay's secret";
 /// A relay that ends with the value.
 struct Relay {
     address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     task: AbortOnDropHandle<()>,
 }
 
 impl Relay {
     fn start(ip: &str) -> Self {
+        Self::start_at(&[ip])
+    }
+
+    fn start_at(ips: &[&str]) -> Self {
         let mut config = Config::default();
-        config.listen = vec![SocketAddr::new(ip.parse().unwrap(), 0)];
+        config.listen = ips.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect();
         config.is_lab = true;
         config.auth_secrets = vec![Secret(SECRET.to_owned())];
         let server = Server::bind(config).unwrap();
-        let address = server.local_addresses().next().unwrap();
+        let addresses: Vec<SocketAddr> = server.local_addresses().collect();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             server.run(async { drop(stopped.await) }).await.unwrap();
         });
-        Self { address, stop: Some(stop), task: AbortOnDropHandle::new(task) }
+        Self { address: addresses[0], addresses, stop: Some(stop), task: AbortOnDropHandle::new(task) }
     }
 
     fn access(&self) -> RelayServer {
+        self.access_at(self.address)
+    }
+
+    fn access_at(&self, address: SocketAddr) -> RelayServer {
         let soon = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 600;
         let (username, password) = Credentials::issue(SECRET.as_bytes(), "ann", halloo_relay::UnixTime(soon));
-        RelayServer { address: self.address, username, password: Redacted(password) }
+        RelayServer { address, username, password: Redacted(password) }
     }
 
     /// Told to stop, it goes on as long as anything is relayed.
@@ -75,6 +84,27 @@ async fn call(caller: MediaConfig, callee: MediaConfig) -> (MediaSession, MediaS
     let (callee, answer) = answer(callee, &offer).await.unwrap();
     let caller = pending.accept(&answer).await.unwrap();
     (caller, callee)
+}
+
+async fn has_received(session: &MediaSession, packets: u64) {
+    while session.stats().packets_received < packets {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The path once it hasn't changed for a second's worth of audio: with two relays there are several good ones.
+async fn settled(session: &mut MediaSession, other: &MediaSession, mut path: MediaPath) -> MediaPath {
+    loop {
+        let received = other.stats().packets_received;
+        tokio::select! {
+            biased;
+            event = event(session) => match event {
+                MediaEvent::PathChanged(changed) => path = changed,
+                event => assert!(matches!(event, MediaEvent::LocalCandidate(_)), "{event:?} instead of a path"),
+            },
+            () = has_received(other, received + 50) => return path,
+        }
+    }
 }
 
 fn pitch(path: &Path) -> f64 {
@@ -126,31 +156,27 @@ async fn goes_on_over_the_second(leaver: Leaver) {
             (callee, caller)
         }
     };
-    let first = connected(&mut left).await.relay.expect("it is relayed");
+    let path = connected(&mut left).await;
     connected(&mut other).await;
     left.start();
     other.start();
+    let path = settled(&mut left, &other, path).await;
 
-    let (leaving, staying): (Vec<Relay>, Vec<Relay>) = relays.into_iter().partition(|relay| relay.address == first);
+    let (leaving, staying): (Vec<Relay>, Vec<Relay>) = relays.into_iter().partition(|relay| Some(relay.address) == path.relay);
     let [leaving, staying] = [leaving, staying].map(|mut one| one.pop().expect("one is used, the other isn't"));
-    left.leave_relay(first).unwrap();
-    let second = loop {
+    left.leave_relay(vec![leaving.address]).unwrap();
+    loop {
         match event(&mut left).await {
-            MediaEvent::PathChanged(path) => break path,
+            MediaEvent::PathChanged(path) if path.relay == Some(staying.address) => break,
+            MediaEvent::PathChanged(path) => assert_eq!(path.relay, Some(leaving.address)),
             MediaEvent::LocalCandidate(candidate) => other.add_remote_candidate(&candidate).unwrap(),
             event => panic!("{event:?} instead of another path"),
         }
-    };
-    assert_eq!((second.kind, second.relay), (PathKind::Relayed, Some(staying.address)));
+    }
     // The first one ends under it.
     drop(leaving);
     let received = other.stats().packets_received;
-    let goes_on = async {
-        while other.stats().packets_received < received + 100 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    tokio::time::timeout(EVENT_DEADLINE, goes_on).await.expect("two seconds of audio over the second relay");
+    tokio::time::timeout(EVENT_DEADLINE, has_received(&other, received + 100)).await.expect("audio over the second relay");
     assert_eq!(left.close().await.failure, None);
     let summary = other.close().await;
     assert_eq!(summary.failure, None);
@@ -161,21 +187,18 @@ async fn goes_on_over_the_second(leaver: Leaver) {
 
 #[tokio::test]
 async fn a_relay_that_leaves_ends_when_calls_have_given_their_addresses_back() {
-    let relay = Relay::start("127.0.0.1");
-    let relayed = || config("127.0.0.1").relays([relay.access()]).relayed_only(true);
+    let relay = Relay::start_at(&["127.0.0.1", "::1"]);
+    let both = || config("127.0.0.1").bind(["127.0.0.1", "::1"].map(|ip| ip.parse().unwrap()));
+    let relayed = || both().relays(relay.addresses.iter().map(|address| relay.access_at(*address))).relayed_only(true);
     let (mut caller, mut callee) = call(relayed(), relayed()).await;
     connected(&mut caller).await;
     connected(&mut callee).await;
-    // With no other relay the call stays as long as this one does.
-    caller.leave_relay(relay.address).unwrap();
+    // Another address of the same relay is no other relay: the call stays as long as this one does.
+    caller.leave_relay(relay.addresses.clone()).unwrap();
     let drained = tokio::spawn(relay.drain());
     caller.start();
     callee.start();
-    let goes_on = async {
-        while callee.stats().packets_received < 50 {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
+    let goes_on = has_received(&callee, 50);
     tokio::time::timeout(EVENT_DEADLINE, goes_on).await.expect("a second of audio while the relay drains");
     assert!(!drained.is_finished());
     caller.close().await;

@@ -55,7 +55,7 @@ pub(super) enum Advice {
     /// The other end takes back one of its candidates.
     Removal(Candidate),
     /// A media relay is about to end.
-    LeaveRelay(SocketAddr),
+    LeaveRelay(Vec<SocketAddr>),
 }
 
 enum Wakeup {
@@ -177,7 +177,7 @@ impl Session {
                 }
                 Wakeup::Advice(Advice::Candidate(candidate)) => self.transport.add_remote_candidate(candidate)?,
                 Wakeup::Advice(Advice::Removal(candidate)) => self.transport.remove_remote_candidate(&candidate)?,
-                Wakeup::Advice(Advice::LeaveRelay(relay)) => self.transport.leave_relay(relay)?,
+                Wakeup::Advice(Advice::LeaveRelay(relay)) => self.transport.leave_relay(&relay)?,
                 Wakeup::Datagram(datagram) => {
                     if self.transport.handle_datagram(datagram, now)? {
                         self.heard_at = now;

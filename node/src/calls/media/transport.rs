@@ -236,13 +236,14 @@ impl Transport {
         self.serve_relays()
     }
 
-    /// This relay is about to end. If another one lends an address too, the path changes to one that doesn't need the first.
-    pub(super) fn leave_relay(&mut self, relay: SocketAddr) -> Result<(), MediaError> {
-        let Some(candidate) = self.turn.leave(relay) else { return Ok(()) };
-        // Told first: the end that decides on the path is perhaps not this one.
-        let attribute = format!("{REMOVAL}{}", candidate.to_sdp_string());
-        self.events.push_back(TransportEvent::LocalCandidate(attribute));
-        self.rtc.direct_api().invalidate_candidate(&candidate);
+    /// The relay at these addresses is about to end. If another one lends an address too, the path changes to one that doesn't need the first.
+    pub(super) fn leave_relay(&mut self, relay: &[SocketAddr]) -> Result<(), MediaError> {
+        for candidate in self.turn.leave(relay) {
+            // Told first: the end that decides on the path is perhaps not this one.
+            let attribute = format!("{REMOVAL}{}", candidate.to_sdp_string());
+            self.events.push_back(TransportEvent::LocalCandidate(attribute));
+            self.rtc.direct_api().invalidate_candidate(&candidate);
+        }
         self.drain()
     }
 

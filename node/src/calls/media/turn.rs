@@ -84,6 +84,8 @@ struct Link {
     relay: SocketAddr,
     relayed: Option<SocketAddr>,
     has_ended: bool,
+    /// Its relay has said that it will end.
+    is_leaving: bool,
     /// That it lends nothing was told.
     is_told: bool,
     /// The request that it answered with the question who we are.
@@ -231,11 +233,16 @@ impl TurnClients {
         self.failed.pop_front()
     }
 
-    /// This relay is about to end: the candidate it lends, if another one is there to go on with.
-    pub(super) fn leave(&self, relay: SocketAddr) -> Option<Candidate> {
-        let left = self.links.iter().find(|link| link.relay == relay)?;
-        let has_other = self.links.iter().any(|link| link.relay != relay && link.relayed.is_some() && !link.has_ended);
-        has_other.then(|| Candidate::relayed(left.relayed?, left.local, Protocol::Udp).ok()).flatten()
+    /// The relay at these addresses is about to end: the candidates it lends, if another relay is there to go on with.
+    pub(super) fn leave(&mut self, relay: &[SocketAddr]) -> Vec<Candidate> {
+        for link in self.links.iter_mut().filter(|link| relay.contains(&link.relay)) {
+            link.is_leaving = true;
+        }
+        if !self.links.iter().any(|link| link.relayed.is_some() && !link.has_ended && !link.is_leaving) {
+            return Vec::new();
+        }
+        let left = self.links.iter().filter(|link| relay.contains(&link.relay));
+        left.filter_map(|link| Candidate::relayed(link.relayed?, link.local, Protocol::Udp).ok()).collect()
     }
 
     pub(super) fn next_outgoing(&mut self) -> Option<ToRelay> {
@@ -314,6 +321,7 @@ impl Link {
             relay: server.address,
             relayed: None,
             has_ended: false,
+            is_leaving: false,
             is_told: false,
             challenged: None,
             refusal: None,

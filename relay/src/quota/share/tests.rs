@@ -197,7 +197,7 @@ fn usage_is_counted_and_outlasts_the_allocation() {
         sender.step(&shares, now.after(STEP * step));
     }
     shares.dismiss(sender.user, sender.address, sender.lease);
-    let usage = Usage { bytes: sender.passed * 100, packets: sender.passed, allocations: 0 };
+    let usage = Usage { bytes: sender.passed * 100, packets: sender.passed, ..Usage::default() };
     assert_eq!(shares.usage(), [("ann".into(), usage)]);
     assert!(sender.passed >= 999);
 }
