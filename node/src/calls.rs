@@ -124,10 +124,10 @@ impl Progress {
         if let Some(failure) = &self.failure {
             words = format!("{words}: {failure}");
         }
-        // That a relay refused is of interest where none was found, and of those used, what they did.
-        if let Some(complaint) =
-            self.relay_complaint.as_ref().filter(|_| self.relay.is_some() || !connected && self.failure.is_some())
-        {
+        // That a relay refused is of interest where none was found, and of those used, what they did. The failure may have said it.
+        let is_of_interest = self.relay.is_some() || !connected && self.failure.is_some();
+        let is_news = |complaint: &&String| complaint.rsplit(": ").next().is_none_or(|why| !words.contains(why));
+        if let Some(complaint) = self.relay_complaint.as_ref().filter(|_| is_of_interest).filter(is_news) {
             words = format!("{words}; {complaint}");
         }
         Some(CallOutcome {
