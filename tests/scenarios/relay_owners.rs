@@ -58,7 +58,7 @@ fn row(owner: &Daemon, user: &str) -> Result<Value, String> {
 
 #[test]
 fn two_owners_who_relay_for_each_other_go_before_a_stranger() {
-    // 40 packets a second, where each of two will want hundreds.
+    // 40 packets a second, where each of two will want more than a thousand.
     let settings = "media_bytes_per_sec_max = 40000";
     let mut network = network(&["ann", "ben", "cid"], &[("ann", settings), ("ben", settings)], &[]);
     let [ann, ben, cid] = network.users();
