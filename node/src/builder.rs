@@ -437,7 +437,7 @@ impl NodeBuilder {
             authority: None,
             gateway: None,
             media_relay: None,
-            relays: crate::relays::RelaysState::default(),
+            relays_at_hand: crate::relays_at_hand::RelaysAtHand::default(),
             mailbox: None,
             mailboxes: crate::mailboxes::MailboxesState::default(),
             hand_overs: crate::roles::hand_over::HandOvers::default(),
@@ -448,6 +448,7 @@ impl NodeBuilder {
             ready: false,
             tick_at: instant,
             housekeeping: crate::housekeeping::Housekeeping::new(instant, unix),
+            leaving: None,
             store,
         };
         event_loop.with_roles(unix)

@@ -11,6 +11,7 @@ pub mod media;
 mod outgoing;
 
 use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{CallId, CallSignal, Outcome, Reason, RecentCalls, Signal};
@@ -90,6 +91,10 @@ struct Progress {
     ended: Option<(Outcome, Reason, Instant)>,
     stats: MediaStats,
     failure: Option<String>,
+    /// The relay over which media goes.
+    relay: Option<SocketAddr>,
+    /// What relays have held against this call: they lent nothing, or dropped packets.
+    relay_complaint: Option<String>,
 }
 
 impl Progress {
@@ -106,6 +111,8 @@ impl Progress {
             ended: None,
             stats: MediaStats::default(),
             failure: None,
+            relay: None,
+            relay_complaint: None,
         }
     }
 
@@ -118,6 +125,12 @@ impl Progress {
         let mut words = reason.to_string();
         if let Some(failure) = &self.failure {
             words = format!("{words}: {failure}");
+        }
+        // That a relay refused is of interest where none was found, and of those used, what they did. The failure may have said it.
+        let is_of_interest = self.relay.is_some() || !connected && self.failure.is_some();
+        let is_news = |complaint: &&String| complaint.rsplit(": ").next().is_none_or(|why| !words.contains(why));
+        if let Some(complaint) = self.relay_complaint.as_ref().filter(|_| is_of_interest).filter(is_news) {
+            words = format!("{words}; {complaint}");
         }
         Some(CallOutcome {
             call_id: call.to_string(),
@@ -170,6 +183,13 @@ impl CallsState {
         let outgoing = self.outgoing.values().filter_map(Outgoing::next_deadline);
         let incoming = self.incoming.values().filter_map(Incoming::next_deadline);
         outgoing.chain(incoming).min()
+    }
+
+    /// The media relays over which calls run.
+    pub(crate) fn carriers(&self) -> impl Iterator<Item = SocketAddr> {
+        let outgoing = self.outgoing.values().map(|call| &call.progress);
+        let progress = outgoing.chain(self.incoming.values().map(|call| &call.progress));
+        progress.filter(|progress| progress.ended.is_none()).filter_map(|progress| progress.relay)
     }
 
     fn is_engaged(&self) -> bool {
@@ -362,6 +382,11 @@ impl EventLoop {
         debug!(call = %call.short(), ?event, "media");
         if let MediaEvent::Connected(path) | MediaEvent::PathChanged(path) = &event {
             self.note_carrier(path);
+            let complaint = path.relay.and_then(|relay| self.recent_complaint(relay));
+            if let Some(progress) = self.progress_mut(call) {
+                progress.relay = path.relay;
+                progress.relay_complaint = complaint.or(progress.relay_complaint.take());
+            }
         }
         let connected = matches!(event, MediaEvent::Connected(_));
         let ended = match &event {
@@ -369,8 +394,13 @@ impl EventLoop {
             MediaEvent::Closed => Some(None),
             _ => None,
         };
-        if let MediaEvent::RelayFailed(relay) = event {
-            return self.relay_failed(relay);
+        if let MediaEvent::RelayFailed(relay, why) = event {
+            let complaint = format!("relay {relay} lends no address: {why}");
+            self.relay_failed(relay, &complaint);
+            if let Some(progress) = self.progress_mut(call) {
+                progress.relay_complaint = Some(complaint);
+            }
+            return;
         }
         if let MediaEvent::LocalCandidate(candidate) = event {
             return self.trickle(call, candidate, now);
@@ -393,6 +423,29 @@ impl EventLoop {
                 incoming.media_ended(failure, now);
             }
             self.drive_incoming(call);
+        }
+    }
+
+    fn progress_mut(&mut self, call: CallId) -> Option<&mut Progress> {
+        let outgoing = self.calls.outgoing.get_mut(&call).map(|call| &mut call.progress);
+        outgoing.or_else(|| self.calls.incoming.get_mut(&call).map(|call| &mut call.progress))
+    }
+
+    /// A relay has something to say about what it carries.
+    pub(crate) fn note_relay_complaint(&mut self, relays: &[SocketAddr], complaint: &str) {
+        let outgoing = self.calls.outgoing.values_mut().map(|call| &mut call.progress);
+        let progress = outgoing.chain(self.calls.incoming.values_mut().map(|call| &mut call.progress));
+        for progress in progress.filter(|progress| progress.relay.is_some_and(|relay| relays.contains(&relay))) {
+            progress.relay_complaint = Some(complaint.to_owned());
+        }
+    }
+
+    /// A relay is about to end: calls change to another.
+    pub(crate) fn calls_leave_relay(&mut self, relay: &[SocketAddr]) {
+        let outgoing = self.calls.outgoing.values().filter_map(|call| call.media.as_ref());
+        let media = outgoing.chain(self.calls.incoming.values().filter_map(|call| call.media.as_ref()));
+        for media in media {
+            media.leave_relay(relay.to_vec());
         }
     }
 

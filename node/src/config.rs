@@ -94,14 +94,17 @@ pub struct RelayConfig {
     pub circuit_secs_max: u32,
     /// How much one circuit may carry, both directions together.
     pub circuit_bytes_max: u64,
-    /// UDP address at which media is relayed (TURN).
-    pub media_listen: Option<std::net::SocketAddr>,
+    /// UDP addresses at which media is relayed (TURN), one or a list; empty: the node's defaults.
+    #[serde(deserialize_with = "one_or_more")]
+    pub media_listen: Vec<std::net::SocketAddr>,
     /// This machine's addresses as others see them, where ports are forwarded through a NAT.
     pub media_external: Vec<std::net::IpAddr>,
     /// Bytes of media a second, all users together.
     pub media_bytes_per_sec_max: u64,
     /// Addresses lent for media at the same time.
     pub media_allocations_max: u32,
+    /// How long calls that are relayed may go on when the node shuts down.
+    pub media_drain_secs: u32,
 }
 
 impl Default for RelayConfig {
@@ -113,11 +116,12 @@ impl Default for RelayConfig {
             circuits_max: u32::try_from(signalling.circuits).unwrap_or(u32::MAX),
             circuit_secs_max: u32::try_from(signalling.circuit_duration.as_secs()).unwrap_or(u32::MAX),
             circuit_bytes_max: signalling.circuit_bytes,
-            media_listen: None,
+            media_listen: Vec::new(),
             media_external: Vec::new(),
             // A quarter of a good home connection's uplink: some 150 voice calls.
             media_bytes_per_sec_max: 3_000_000,
             media_allocations_max: 1_000,
+            media_drain_secs: crate::roles::relay::MediaRelayConfig::DRAIN.as_secs() as u32,
         }
     }
 }
@@ -326,6 +330,24 @@ macro_rules! deserialize_from_str {
 
 deserialize_from_str!(RootKey, ApiAddress);
 
+/// A value, or a list of values.
+fn one_or_more<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMore<T> {
+        One(T),
+        More(Vec<T>),
+    }
+    Ok(match OneOrMore::deserialize(deserializer)? {
+        OneOrMore::One(one) => vec![one],
+        OneOrMore::More(more) => more,
+    })
+}
+
 /// Why the file can't be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -453,10 +475,12 @@ for = "{relay_for}"
 # circuit_secs_max = {circuit_secs_max}
 # circuit_bytes_max = {circuit_bytes_max}
 # Calls (TURN): where it serves, this machine's addresses from outside if ports are forwarded to it, and how much a second.
-# media_listen = "0.0.0.0:3478"
+# media_listen = ["0.0.0.0:3478", "[::]:3478"]
 # media_external = ["203.0.113.7"]
 # media_bytes_per_sec_max = {media_bytes}
 # media_allocations_max = {media_allocations}
+# How long relayed calls may go on when the node shuts down: they look for another relay meanwhile.
+# media_drain_secs = {media_drain}
 
 # Where the local API listens: "unix:PATH" or "IP:PORT" (TCP asks for the token in api-token).
 [api]
@@ -478,6 +502,7 @@ for = "{relay_for}"
         circuit_bytes_max = defaults.circuit_bytes_max,
         media_bytes = defaults.media_bytes_per_sec_max,
         media_allocations = defaults.media_allocations_max,
+        media_drain = defaults.media_drain_secs,
     )
 }
 
@@ -515,7 +540,7 @@ mod tests {
             .fold(String::new(), |text, line| text + line + "\n");
         let config = Config::parse(&uncommented, Path::new("x")).expect("parses");
         // Addresses are examples, not defaults.
-        let relay = RelayConfig { media_listen: None, media_external: Vec::new(), ..config.relay };
+        let relay = RelayConfig { media_listen: Vec::new(), media_external: Vec::new(), ..config.relay };
         assert_eq!(relay, RelayConfig::default());
         assert!(config.api.listen.is_some() && config.metrics.is_some());
     }

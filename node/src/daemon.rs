@@ -36,9 +36,9 @@ use crate::identity::{LocalIdentity, LocalIdentityError};
 use crate::roles::relay::{MediaRelayConfig, RelayFor};
 use crate::store::Store;
 
-/// How long the node may take to say goodbye. The promise is an exit within 5 s of SIGTERM,
-/// and the API needs a moment afterwards.
-const GOODBYE_MAX: Duration = Duration::from_secs(3);
+/// How long the node may take to say goodbye, beside the time that its owner lets relayed calls go on. The promise is an exit within 5 s of
+/// SIGTERM, the calls have 2 s unless said otherwise, and the API needs a moment afterwards.
+const GOODBYE_MAX: Duration = Duration::from_millis(1_500);
 
 /// What `halloo init` is asked for.
 #[derive(Clone, Debug, Default)]
@@ -358,15 +358,24 @@ fn media_relay(config: &crate::config::RelayConfig, roles: Roles, is_lab: bool) 
         RelayPolicy::Contacts => RelayFor::Contacts,
         RelayPolicy::Everyone => RelayFor::Everyone,
     };
-    let default: SocketAddr =
-        if is_lab { ([127, 0, 0, 1], 0).into() } else { ([0, 0, 0, 0], halloo_relay::defaults::PORT).into() };
+    let listen = match config.media_listen.as_slice() {
+        [] if is_lab => MediaRelayConfig::lab().listen,
+        [] => MediaRelayConfig::default_listen(),
+        named => named.to_vec(),
+    };
     Some(MediaRelayConfig {
         relay_for,
-        listen: config.media_listen.unwrap_or(default),
+        listen,
         external: config.media_external.clone(),
         bytes_per_sec: config.media_bytes_per_sec_max,
         allocations_max: config.media_allocations_max,
+        drain: drain(config),
     })
+}
+
+/// How long relayed calls may go on at the end.
+fn drain(config: &crate::config::RelayConfig) -> Duration {
+    Duration::from_secs(config.media_drain_secs.into())
 }
 
 const fn role_bits(role: Role) -> Roles {
@@ -404,13 +413,14 @@ pub async fn run(options: RunOptions, stop: CancellationToken, mut on_event: imp
     if config.metrics.is_some() {
         tracing::warn!("metrics are not served yet");
     }
+    let goodbye_max = GOODBYE_MAX + drain(&config.relay);
     let settings = NodeSettings { home, config, answer: options.answer, api, publishes: true };
     let Some(node) = stop.run_until_cancelled(start(settings)).await.transpose()? else { return Ok(()) };
     let events = node.subscribe_after(0);
     let serving = tokio::spawn(listener.serve(node.clone(), stop.clone()));
     let outcome = watch(&node, events, &stop, &mut on_event).await;
     stop.cancel();
-    goodbye(&node).await;
+    goodbye(&node, goodbye_max).await;
     // The API removes its address file itself; a panic in it must not hide the outcome.
     let _served = serving.await;
     outcome
@@ -454,8 +464,8 @@ async fn watch(
     }
 }
 
-async fn goodbye(node: &Node) {
-    match tokio::time::timeout(GOODBYE_MAX, node.shutdown()).await {
+async fn goodbye(node: &Node, limit: Duration) {
+    match tokio::time::timeout(limit, node.shutdown()).await {
         Ok(Ok(()) | Err(NodeError::Stopped)) => {}
         Ok(Err(error)) => tracing::warn!(%error, "shutdown was not clean"),
         Err(_elapsed) => tracing::warn!("shutdown took too long"),
@@ -472,7 +482,7 @@ pub async fn enrol(options: RunOptions, enrol: EnrolOptions) -> Result<Enrolled,
     let config = merge(Config::load(&home.config())?, &options);
     let node = start(NodeSettings { home, config, answer: None, api: None, publishes: false }).await?;
     let outcome = node.enrol(enrol).await;
-    goodbye(&node).await;
+    goodbye(&node, GOODBYE_MAX).await;
     Ok(outcome?)
 }
 

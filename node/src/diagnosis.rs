@@ -58,7 +58,7 @@ impl EventLoop {
             listen: self.reach.listen().map(ToString::to_string).collect(),
             external: self.reach.external().map(ToString::to_string).collect(),
             relays: self.reach.relays().map(ToString::to_string).collect(),
-            media_relays: self.relays.peers().map(ToString::to_string).collect(),
+            media_relays: self.relays_at_hand.peers().map(ToString::to_string).collect(),
             mailboxes: self.published_mailboxes(),
             letters_kept: self.letters_kept(),
             reachability: self.own_reachability(),
@@ -140,6 +140,7 @@ impl EventLoop {
             self.check_listen(),
             self.check_peers(),
             self.check_reach(),
+            self.check_media_relays(),
             self.check_record(),
         ];
         Diagnosis { ok: checks.iter().all(|check| check.result != CheckResult::Failed), checks }
@@ -200,6 +201,18 @@ impl EventLoop {
             NodeReachability::Unknown => (CheckResult::Skipped, "nobody to ask".to_owned(), None),
         };
         check("reachability", result, detail, advice)
+    }
+
+    fn check_media_relays(&self) -> Check {
+        let count = self.relays_at_hand.peers().count();
+        match self.relays_at_hand.why_none() {
+            None => check("media relays", CheckResult::Ok, format!("{count} at hand"), None),
+            // Direct paths may do: a warning would alarm who needs none.
+            Some(why) => {
+                let advice = "calls between two who can't reach each other need one; wait a minute, or see who relays in `peers`";
+                check("media relays", CheckResult::Skipped, why, Some(advice))
+            }
+        }
     }
 
     fn check_record(&self) -> Check {

@@ -237,7 +237,7 @@ impl EventLoop {
     pub(crate) fn directory_greeted(&mut self, peer: PeerId, chain: Option<&VerifiedChain>, descriptor: Option<Descriptor>) {
         let (Some(chain), Some(descriptor)) = (chain, descriptor) else { return };
         let now = self.now();
-        self.relays_peer_greeted(peer, descriptor.roles);
+        self.relay_greeted(peer, descriptor.roles);
         match self.directory.machine.handle_hello(now, chain, descriptor.clone()) {
             Ok(()) => {
                 if descriptor.roles.contains(Roles::DIRECTORY) {
@@ -477,6 +477,11 @@ impl EventLoop {
             self.directory.own.read_back = Some(self.directory.machine.find_record(now, key, options));
         }
         self.check_ready();
+    }
+
+    /// Whether this peer stays connected for being a neighbour.
+    pub(crate) fn keeps_neighbour(&self, peer: &PeerId) -> bool {
+        self.directory.kept.contains(peer)
     }
 
     /// Keeps the nearest neighbours connected, and lets the former ones go.

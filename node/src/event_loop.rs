@@ -51,6 +51,10 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long goodbyes may take at the end, and before a clean suspension.
 const FAREWELL: Duration = Duration::from_millis(300);
 
+/// How often it is looked whether the last allocation has ended while the node leaves, and how much longer than its drain a relay may take to end.
+const LEAVING_LOOK: Duration = Duration::from_millis(50);
+const LEAVING_SLACK: Duration = Duration::from_millis(250);
+
 /// Failed requests handled between two looks at the rest of the world.
 const FAILURES_PER_ROUND: usize = 64;
 
@@ -127,7 +131,7 @@ pub(crate) struct EventLoop {
     pub(crate) authority: Option<crate::roles::authority::Authority>,
     pub(crate) gateway: Option<crate::roles::gateway::Gateway>,
     pub(crate) media_relay: Option<crate::roles::relay::MediaRelay>,
-    pub(crate) relays: crate::relays::RelaysState,
+    pub(crate) relays_at_hand: crate::relays_at_hand::RelaysAtHand,
     pub(crate) presence: crate::presence::PresenceState,
     pub(crate) mailbox: Option<crate::roles::mailbox::Mailbox>,
     pub(crate) mailboxes: crate::mailboxes::MailboxesState,
@@ -141,6 +145,15 @@ pub(crate) struct EventLoop {
     /// When the next tick is due, however much else there is to do until then.
     pub(crate) tick_at: Instant,
     pub(crate) housekeeping: crate::housekeeping::Housekeeping,
+    /// The node is shutting down and lets calls go on that it relays.
+    pub(crate) leaving: Option<Leaving>,
+}
+
+/// Until when a node that shuts down stays for what it relays, and who waits for its end.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    until: Instant,
+    waiting: Vec<Reply<(), crate::handle::problem::NodeError>>,
 }
 
 impl EventLoop {
@@ -176,15 +189,15 @@ impl EventLoop {
                 }
                 continue;
             }
+            if self.leaving.as_ref().is_some_and(|leaving| leaving.until <= Instant::now() || self.media_relay_has_ended()) {
+                self.farewell().await;
+                break;
+            }
             let wake_at = tokio::time::Instant::from_std(self.next_wake());
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
-                    Some(Command::Shutdown(reply)) => {
-                        self.farewell().await;
-                        reply.send(Ok(()));
-                        break;
-                    }
+                    Some(Command::Shutdown(reply)) => self.begin_leaving(reply),
                     Some(Command::Suspend { options, reply }) => {
                         if options.clean {
                             self.end_all_calls();
@@ -231,14 +244,31 @@ impl EventLoop {
         std::ops::ControlFlow::Continue(())
     }
 
-    /// Says goodbye and lets the frames leave.
-    async fn farewell(&mut self) {
+    /// Shuts down: when nothing is relayed any more, or at once if asked a second time.
+    fn begin_leaving(&mut self, reply: Reply<(), crate::handle::problem::NodeError>) {
+        if let Some(leaving) = &mut self.leaving {
+            leaving.until = Instant::now();
+            return leaving.waiting.push(reply);
+        }
         self.events.send(Event::Stopping {});
         self.end_all_calls();
+        let stay = if self.drain_media_relay() { self.media_relay_drain() + LEAVING_SLACK } else { Duration::ZERO };
+        self.leaving = Some(Leaving { until: Instant::now() + stay, waiting: vec![reply] });
+    }
+
+    /// Says goodbye and lets the frames leave.
+    async fn farewell(&mut self) {
+        if self.leaving.is_none() {
+            self.events.send(Event::Stopping {});
+            self.end_all_calls();
+        }
         self.say_goodbye();
         let deadline = tokio::time::Instant::now() + FAREWELL;
         while tokio::time::timeout_at(deadline, futures::StreamExt::next(&mut self.swarm)).await.is_ok() {}
         self.flush_directory();
+        for reply in self.leaving.take().into_iter().flat_map(|leaving| leaving.waiting) {
+            reply.send(Ok(()));
+        }
     }
 
     /// Lets what was said before a suspension get across.
@@ -315,6 +345,9 @@ impl EventLoop {
         for deadline in deadlines.into_iter().flatten() {
             wake = wake.min(deadline);
         }
+        if let Some(leaving) = &self.leaving {
+            wake = wake.min(leaving.until).min(now + LEAVING_LOOK);
+        }
         wake
     }
 
@@ -337,7 +370,7 @@ impl EventLoop {
         self.push_tick(now);
         self.gateway_tick(now);
         self.media_relay_tick(now.instant);
-        self.relays_tick(now);
+        self.relays_at_hand_tick(now);
         self.mailbox_tick(now);
         self.mailboxes_tick(now);
         self.presence_tick(now);
@@ -372,6 +405,7 @@ impl EventLoop {
             Command::Status(reply) => reply.send(Ok(self.status())),
             Command::Peers(reply) => reply.send(Ok(self.peer_list())),
             Command::RelayUsage(reply) => reply.send(Ok(self.relay_usage())),
+            Command::MediaRelays(reply) => reply.send(Ok(self.media_relays())),
             Command::Doctor(reply) => reply.send(Ok(self.diagnose())),
             Command::Totals(reply) => reply.send(Ok(self.totals())),
             Command::Publish(reply) => self.handle_publish(reply),
@@ -556,6 +590,7 @@ fn refuse_asleep(command: Command) {
     match command {
         Command::Peers(reply) => refuse(reply),
         Command::RelayUsage(reply) => refuse(reply),
+        Command::MediaRelays(reply) => refuse(reply),
         Command::Doctor(reply) => refuse(reply),
         Command::Publish(reply) => refuse(reply),
         Command::RenewLease(reply) => refuse(reply),

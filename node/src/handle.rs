@@ -37,7 +37,7 @@ use contacts::{ContactCommand, Contacts};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
 pub use events::{Event, EventRecord, EventSender, EventStream};
 use messages::{MessageError, MessageList, MessageListOptions, MessageStatus, Messages};
-use network::{Diagnosis, Explanation, NetworkError, PeerList, RelayUsage, Status, WhyError};
+use network::{Diagnosis, Explanation, MediaRelays, NetworkError, PeerList, RelayUsage, Status, WhyError};
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
 use presence::{Presence, PresenceCommand};
 use problem::NodeError;
@@ -79,6 +79,7 @@ pub enum Command {
     /// [`Node::peers`]
     Peers(Reply<PeerList, NetworkError>),
     RelayUsage(Reply<RelayUsage, NetworkError>),
+    MediaRelays(Reply<MediaRelays, NetworkError>),
     /// [`Node::doctor`]
     Doctor(Reply<Diagnosis, NetworkError>),
     /// [`Node::why`]

@@ -50,7 +50,7 @@ mod network;
 mod presence;
 pub mod push;
 mod reach;
-mod relays;
+mod relays_at_hand;
 mod requests;
 pub mod reservations;
 pub mod roles;

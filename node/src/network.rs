@@ -12,6 +12,7 @@ use halloo_protocol::mailbox::MailboxNews;
 use halloo_protocol::message::MessageDelivered;
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
 use halloo_protocol::presence::PresenceGossip;
+use halloo_protocol::relay::RelayNotice;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::ConnectionId;
@@ -650,6 +651,10 @@ impl EventLoop {
                 Err(_) => self.counters.malformed += 1,
             },
             Goodbye::KIND => self.handle_goodbye(peer),
+            RelayNotice::KIND => match frame.parse::<RelayNotice>() {
+                Ok(notice) => self.handle_relay_notice(peer, &notice),
+                Err(_) => self.counters.malformed += 1,
+            },
             PresenceGossip::KIND => self.handle_presence_frame(peer, frame),
             MailboxNews::KIND => self.handle_mailbox_news(peer),
             MessageDelivered::KIND => match frame.parse::<MessageDelivered>() {
@@ -661,6 +666,7 @@ impl EventLoop {
     }
 
     fn handle_goodbye(&mut self, peer: PeerId) {
+        self.relay_leaves(peer);
         if let Some(known) = self.peers.connected.get(&peer) {
             let device = known.device;
             let now = self.now();

@@ -4,6 +4,7 @@
 //!    certificate that its hello has shown.
 //! 2. The relay answers with [`RelayGrant`]: where it serves TURN (RFC 8656), and time-limited credentials that name no user.
 //! 3. The device uses them for its calls, and asks again before they end. A call that runs goes on beyond.
+//! 4. What TURN has no words for the relay tells by [`RelayNotice`]: that it loses packets because a quota is used up, and which; that it is leaving.
 //!
 //! A relay is chosen by its nearness, and a second one kept. The relay sees addresses, sizes and times of the packets it carries, never
 //! what is in them: media is encrypted between the two ends.
@@ -112,7 +113,23 @@ impl RelayCredentials {
     }
 }
 
-/// Why a relay doesn't serve. Unknown numbers are read as such.
+/// "Something has changed for what I carry for you": a notice, nobody answers.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct RelayNotice {
+    /// What: [`RelayReason::LEAVING`], or the quota for which packets are dropped.
+    pub reason: RelayReason,
+    /// The user's packets dropped for it since the last notice.
+    pub packets: u64,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Message for RelayNotice {
+    const KIND: FrameKind = FrameKind(FrameKind::NOTICE | 0x0061);
+    const LIMIT: usize = 256;
+}
+
+/// Why a relay doesn't serve, or loses packets. Unknown numbers are read as such.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct RelayReason(pub u16);
 
@@ -127,6 +144,18 @@ impl RelayReason {
     pub const RATE: Self = Self(4);
     /// It is shutting down.
     pub const LEAVING: Self = Self(5);
+    /// The user's bytes a second are used up.
+    pub const USER_BANDWIDTH: Self = Self(6);
+    /// The user's packets a second are used up.
+    pub const USER_PACKETS: Self = Self(7);
+    /// The bytes a second of the client's address are used up.
+    pub const ADDRESS_BANDWIDTH: Self = Self(8);
+    /// The packets a second of the client's address are used up.
+    pub const ADDRESS_PACKETS: Self = Self(9);
+    /// The user's share of the relay's bytes a second is used up.
+    pub const TOTAL_BANDWIDTH: Self = Self(10);
+    /// The user's share of the relay's packets a second is used up.
+    pub const TOTAL_PACKETS: Self = Self(11);
 }
 
 impl std::fmt::Display for RelayReason {
@@ -137,6 +166,12 @@ impl std::fmt::Display for RelayReason {
             Self::NOT_ALLOWED => f.write_str("its owner relays for others only"),
             Self::RATE => f.write_str("too many requests"),
             Self::LEAVING => f.write_str("it is shutting down"),
+            Self::USER_BANDWIDTH => f.write_str("bandwidth of this user"),
+            Self::USER_PACKETS => f.write_str("packet rate of this user"),
+            Self::ADDRESS_BANDWIDTH => f.write_str("bandwidth of this client address"),
+            Self::ADDRESS_PACKETS => f.write_str("packet rate of this client address"),
+            Self::TOTAL_BANDWIDTH => f.write_str("bandwidth of this relay"),
+            Self::TOTAL_PACKETS => f.write_str("packet rate of this relay"),
             Self(number) => write!(f, "reason {number}"),
         }
     }

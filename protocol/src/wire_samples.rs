@@ -13,6 +13,7 @@ use crate::key::{DeviceKey, PublicKey, SecretKey};
 use crate::mailbox::*;
 use crate::message::*;
 use crate::push::*;
+use crate::relay::*;
 use crate::test_identity::{Authority, NOW};
 use crate::wire::{self, Body, Extensions, Frame, Message, Signed};
 
@@ -177,6 +178,16 @@ fn pin<M: Message + PartialEq + std::fmt::Debug>(name: &str, message: &M) -> Str
     format!("{name} {:#06x} {} {}", M::KIND.0, bytes.len(), data_encoding::HEXLOWER.encode(&digest[..6]))
 }
 
+fn relay_grant() -> RelayGrant {
+    let credentials = RelayCredentials {
+        addresses: vec![MediaAddress::V4([192, 0, 2, 1], 3_478), MediaAddress::V6([0x20; 16], 3_478)],
+        username: "1800000000:0011223344556677".into(),
+        password: "cGFzc3dvcmQ=".into(),
+        not_after: NOW,
+    };
+    RelayGrant { status: RelayStatus::Granted(credentials), extensions: unknown() }
+}
+
 /// A line that changes is a change of the wire: it needs a version, or an extension instead.
 #[test]
 fn bytes_on_the_wire_are_pinned() {
@@ -187,6 +198,7 @@ fn bytes_on_the_wire_are_pinned() {
     let status = PushStatus::Accepted { ways: vec![PushWay::Stream, PushWay::WebPush] };
     let result = Err(PushReason::GONE);
     let receipt = PushReceipt { request_hash: [1; 32], way: PushWay::WebPush, result, extensions: unknown() };
+    let relay_notice = RelayNotice { reason: RelayReason::USER_BANDWIDTH, packets: 300, extensions: unknown() };
     let lines = [
         pin("MessageDeliver", &deliver()),
         pin("MessageAck", &MessageAck { status: DeliveryStatus::Duplicate, extensions: unknown() }),
@@ -215,6 +227,10 @@ fn bytes_on_the_wire_are_pinned() {
         pin("PushDeliver", &PushDeliver { payload: payload(), extensions: unknown() }),
         pin("PushDelivered", &PushDelivered { status: DeliveredStatus::Ringing, extensions: unknown() }),
         pin("PushReceipt", &receipt),
+        pin("RelayRequest", &RelayRequest { extensions: unknown() }),
+        pin("RelayGrant Granted", &relay_grant()),
+        pin("RelayGrant Refused", &RelayGrant { status: RelayStatus::Refused(RelayReason::LEAVING), extensions: unknown() }),
+        pin("RelayNotice", &relay_notice),
     ];
     assert_eq!(lines.join("\n"), include_str!("wire_samples.txt").trim_end());
 }
@@ -263,6 +279,9 @@ fn try_all(bytes: &[u8]) {
     message::<MailboxItems>(bytes);
     message::<MailboxNews>(bytes);
     signed::<Letter>(bytes);
+    message::<RelayRequest>(bytes);
+    message::<RelayGrant>(bytes);
+    message::<RelayNotice>(bytes);
     signed::<Invite>(bytes);
     signed::<Signal>(bytes);
     signed::<Capability>(bytes);

@@ -8,6 +8,7 @@
 //!
 //! Each IPv6 socket serves IPv6 only, so that both families can have the same port.
 
+pub(crate) mod accept;
 mod core;
 mod setup;
 mod stream;

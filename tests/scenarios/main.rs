@@ -15,6 +15,7 @@ mod message_delivery;
 mod nat_calls;
 mod nat_relay;
 mod push_wakeup;
+mod relay_owners;
 mod revocation_spread;
 mod testnet_tour;
 mod twenty_daemons;

@@ -1,6 +1,6 @@
 //! Goal: people whom NATs keep apart talk. Method: the small internet of `natlab`; each end plays a tone, and each recording must hold the
 //! other's. Behind routers that keep ports a path is punched; behind those that don't, media goes through a relay that a third user's node
-//! lends, whose owner sees how much.
+//! lends, whose owner sees how much. Where no relay reaches both ends, it goes through two.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use halloo_tests::natlab::{Machine, NatLab};
 use halloo_tests::network::{ANYONE, AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
 use halloo_tests::{cli, eventually};
 use serde_json::Value;
+use tempfile::TempDir;
 
 const ALICE_HZ: f64 = 440.0;
 const BOB_HZ: f64 = 660.0;
@@ -59,25 +60,73 @@ fn a_caller_who_wants_it_is_relayed_also_where_a_path_could_be_punched() {
     assert_eq!(talk.outcome["path"], "relayed", "{}", talk.outcome);
 }
 
+/// Alice's network lets her reach one relay only, bob's the other; both reach a common node by TCP, which carries their signalling and, as TURN goes by
+/// UDP, no media. (Signalling goes through one relay at a time: a circuit ends where both ends are connected.)
+#[test]
+fn where_no_relay_reaches_both_ends_media_goes_through_two() {
+    let mut lab = NatLab::new();
+    let (a, b) = (lab.symmetric_machine("a", 11), lab.symmetric_machine("b", 12));
+    let (public, first, second) = (lab.public_machine("srv", 1), lab.public_machine("r1", 2), lab.public_machine("r2", 3));
+    for (home, other) in [(&a, &second), (&b, &first)] {
+        lab.cut_off(home, &format!("ip daddr {}", other.address));
+        lab.cut_off(home, &format!("ip daddr {} meta l4proto udp", public.address));
+    }
+    let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
+    let server = serve(&folder, &public);
+    let relay = |name: &str, machine: &Machine| {
+        let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, "", &invite(&server));
+        user.spawn(on(machine).args(listen(&machine.address)).args(["--role", "relay"]));
+        user.wait_ready(READY_TIME_MAX);
+        user
+    };
+    let (ann, ben) = (relay("ann", &first), relay("ben", &second));
+    let talk = talk_over(&folder, &server, (&a, &ann), (&b, &ben), &[]);
+    assert_eq!(talk["path"], "relayed", "{talk}");
+    for (owner, user) in [(&ann, "alice@example"), (&ben, "bob@example")] {
+        let usage = cli(owner.home(), ["relay"]).ok();
+        let users = usage["users"].as_array().cloned().unwrap_or_default();
+        let bytes = users.iter().find(|entry| entry["user"] == user).and_then(|entry| entry["bytes"].as_u64());
+        // Four seconds of 50 packets in two directions.
+        assert!(bytes.is_some_and(|bytes| bytes > 10_000), "{user}: {usage}");
+    }
+}
+
 /// Alice calls bob from one machine to the other; both hear each other.
 fn talk(lab: &mut NatLab, a: &Machine, b: &Machine, flags: &[&str]) -> Talk {
     let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
+    let public = lab.public_machine("srv", 1);
+    let server = serve(&folder, &public);
+    let outcome = talk_over(&folder, &server, (a, &server), (b, &server), flags);
+    let relay = cli(server.home(), ["relay"]).ok();
+    Talk { outcome, relay }
+}
+
+fn serve(folder: &TempDir, public: &Machine) -> Daemon {
+    let mut server = Daemon::init(folder.path(), "server", &format!("[authority]\nname = \"{AUTHORITY}\"\n"));
+    server.start(on(public).args(listen(&public.address)).args(infrastructure_roles()));
+    server
+}
+
+/// Alice and bob, each with a machine and a relay that has to be at hand, talk and hear each other.
+fn talk_over(
+    folder: &TempDir,
+    server: &Daemon,
+    (a, a_relay): (&Machine, &Daemon),
+    (b, b_relay): (&Machine, &Daemon),
+    flags: &[&str],
+) -> Value {
     let file = |name: &str| folder.path().join(name);
     let (alice_tone, bob_tone) = (file("alice.wav"), file("bob.wav"));
     let (alice_heard, bob_heard) = (file("alice-heard.wav"), file("bob-heard.wav"));
     write_tone(&alice_tone, ALICE_HZ, TALK * 3);
     write_tone(&bob_tone, BOB_HZ, TALK * 3);
-
-    let public = lab.public_machine("srv", 1);
-    let mut server = Daemon::init(folder.path(), "server", &format!("[authority]\nname = \"{AUTHORITY}\"\n"));
-    server.start(on(&public).args(listen(&public.address)).args(infrastructure_roles()));
-    let alice = join(&folder, &server, "alice", a, &[]);
+    let alice = join(folder, server, "alice", a, &[]);
     let answers = ["--answer", "auto", "--play", &text(&bob_tone), "--record", &text(&bob_heard)].map(str::to_owned);
-    let bob = join(&folder, &server, "bob", b, &answers);
-    for user in [&alice, &bob] {
+    let bob = join(folder, server, "bob", b, &answers);
+    for (user, relay) in [(&alice, a_relay), (&bob, b_relay)] {
         eventually(SETTLED_TIME_MAX, "a media relay is at hand", || {
             let status = user.api().get("/v1/status")?;
-            let has_relay = status["media_relays"].as_array().is_some_and(|relays| relays.iter().any(|r| r == &server.peer_id()));
+            let has_relay = status["media_relays"].as_array().is_some_and(|relays| relays.iter().any(|r| r == &relay.peer_id()));
             if has_relay { Ok(()) } else { Err(status.to_string()) }
         });
     }
@@ -90,8 +139,7 @@ fn talk(lab: &mut NatLab, a: &Machine, b: &Machine, flags: &[&str]) -> Talk {
     bob.wait_event(SETTLED_TIME_MAX, "call_ended", |event| event["outcome"] == "completed");
     assert_heard(&alice_heard, BOB_HZ, ALICE_HZ, HEARD_MIN);
     assert_heard(&bob_heard, ALICE_HZ, BOB_HZ, HEARD_MIN);
-    let relay = cli(server.home(), ["relay"]).ok();
-    Talk { outcome, relay }
+    outcome
 }
 
 fn text(path: &Path) -> String {
@@ -107,7 +155,7 @@ fn listen(address: &str) -> [String; 4] {
     [flag(), format!("/ip4/{address}/udp/0/quic-v1"), flag(), format!("/ip4/{address}/tcp/0")]
 }
 
-fn join(folder: &tempfile::TempDir, server: &Daemon, name: &str, machine: &Machine, args: &[String]) -> User {
+fn join(folder: &TempDir, server: &Daemon, name: &str, machine: &Machine, args: &[String]) -> User {
     let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, ANYONE, &invite(server));
     user.spawn(on(machine).args(listen("0.0.0.0")).args(args.iter().cloned()));
     user.wait_ready(READY_TIME_MAX);

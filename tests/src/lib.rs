@@ -5,6 +5,7 @@
 //! - [`cli`] runs one command, [`Api`] asks a daemon's local API without starting a process.
 //! - [`eventually`] waits for a condition under a deadline; nothing here sleeps for luck.
 //! - [`natlab`] builds a small internet of network namespaces: a public network and homes behind NAT.
+//! - [`turn`] sends through a relay with credentials that a daemon holds.
 //! - [`attacker`] speaks the overlay protocol frame by frame, and says what it likes.
 //!
 //! A test that fails prints what its daemons wrote to standard error. Every process and every
@@ -21,6 +22,7 @@ pub mod natlab;
 pub mod network;
 pub mod raw_stream;
 pub mod seed;
+pub mod turn;
 pub mod wait;
 
 pub use api::Api;

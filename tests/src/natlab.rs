@@ -94,6 +94,14 @@ impl NatLab {
         Machine { namespace: home, address }
     }
 
+    /// Has a home's router drop what `rule` says of packets on their way out, as nftables writes it: `ip daddr 5.0.1.1 meta l4proto udp`.
+    #[track_caller]
+    pub fn cut_off(&self, home: &Machine, rule: &str) {
+        let router = format!("{}r", home.namespace);
+        let rule = format!("insert rule ip home forward iifname in {rule} drop");
+        Self::run(&["ip", "netns", "exec", &router, "nft", &rule]);
+    }
+
     /// Whether `from` gets an answer from `address` within a second.
     #[must_use]
     pub fn reaches(&self, from: &Machine, address: &str) -> bool {

@@ -1,5 +1,7 @@
 //! The task around one call's media session: hands its events to the event loop and obeys it.
 
+use std::net::SocketAddr;
+
 use halloo_protocol::call::CallId;
 use halloo_protocol::key::DeviceKey;
 use tokio::sync::mpsc;
@@ -36,6 +38,7 @@ pub(crate) enum MediaNewsKind {
 enum Order {
     Start,
     Candidate(String),
+    LeaveRelay(Vec<SocketAddr>),
     Close,
 }
 
@@ -84,6 +87,11 @@ impl MediaDriver {
         let _ = self.orders.try_send(Order::Candidate(candidate));
     }
 
+    /// A media relay is about to end.
+    pub(crate) fn leave_relay(&self, relay: Vec<SocketAddr>) {
+        let _ = self.orders.try_send(Order::LeaveRelay(relay));
+    }
+
     /// Ends the session with a goodbye; [`MediaNewsKind::Ended`] follows.
     pub(crate) fn close(&self) {
         let _ = self.orders.try_send(Order::Close);
@@ -100,6 +108,10 @@ async fn drive(call: CallId, mut session: MediaSession, mut orders: mpsc::Receiv
                     if let Err(error) = session.add_remote_candidate(&candidate) {
                         tracing::debug!(call = %call.short(), %error, "candidate not used");
                     }
+                }
+                Some(Order::LeaveRelay(relay)) => {
+                    // A session that is over needs no relay.
+                    let _ = session.leave_relay(relay);
                 }
                 Some(Order::Close) | None => break,
             },

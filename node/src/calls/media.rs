@@ -44,17 +44,17 @@ use tokio_util::task::AbortOnDropHandle;
 
 mod audio;
 mod candidates;
-mod relays;
 mod session;
 pub mod tone;
 mod transport;
+mod turn;
 mod wav;
 
 pub use candidates::{MediaPath, PathKind};
-pub use relays::{RELAYS_MAX, RelayServer};
+pub use turn::{RELAYS_MAX, RelayServer};
 pub use wav::WavError;
 
-use session::{Control, Session};
+use session::{Advice, Control, Session};
 use transport::Transport;
 use wav::WavSource;
 
@@ -69,9 +69,9 @@ pub const RECOVERY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Events waiting for [`MediaSession::next_event`]; when full the newest is dropped. A session has
 /// a handful of them unless its path flaps.
 const EVENTS_MAX: usize = 16;
-/// Trickled candidates waiting for the session's task; when full,
+/// Trickled candidates and other advice waiting for the session's task; when full,
 /// [`MediaSession::add_remote_candidate`] refuses.
-const CANDIDATES_WAITING_MAX: usize = candidates::REMOTE_CANDIDATES_MAX;
+const ADVICE_WAITING_MAX: usize = candidates::REMOTE_CANDIDATES_MAX;
 
 /// What a media session works with.
 #[derive(Debug, Clone)]
@@ -251,6 +251,12 @@ pub enum MediaError {
     /// The other end's certificate is not the one its description announced: someone is in between.
     #[error("the other end's certificate does not match its session description")]
     FingerprintMismatch,
+    /// Media was to go through a relay only, and none lends an address.
+    #[error("no media relay lends an address: {why}")]
+    NoRelay {
+        /// What the last of them said.
+        why: String,
+    },
     /// ICE and DTLS did not finish in time.
     #[error("not connected after {after:?}")]
     ConnectTimeout {
@@ -294,9 +300,9 @@ pub enum MediaEvent {
     Connected(MediaPath),
     /// Media goes another way from now on.
     PathChanged(MediaPath),
-    /// This media relay lends no address.
-    RelayFailed(std::net::SocketAddr),
-    /// One more candidate of ours (RFC 8838), as an SDP attribute: tell the other end.
+    /// This media relay lends no address; in its words, why: of a quota that is used up it says which.
+    RelayFailed(std::net::SocketAddr, String),
+    /// One more candidate of ours (RFC 8838), as an SDP attribute, or one that is taken back: tell the other end.
     LocalCandidate(String),
     /// The file to send has been sent to its end.
     PlaybackFinished,
@@ -357,7 +363,7 @@ pub struct MediaSummary {
 ///
 /// # Errors
 /// [`MediaError::Play`] and [`MediaError::Record`] for unusable files, [`MediaError::NoLocalAddress`] and
-/// [`MediaError::Bind`] without a socket.
+/// [`MediaError::Bind`] without a socket, [`MediaError::NoRelay`] where nothing but a relay will do and none does.
 pub async fn offer(config: MediaConfig) -> Result<(PendingMedia, String), MediaError> {
     config.check_files().await?;
     let mut transport = Transport::new(&config).await?;
@@ -443,7 +449,7 @@ impl std::fmt::Debug for PendingMedia {
 #[must_use = "dropping it ends the session"]
 pub struct MediaSession {
     control: watch::Sender<Control>,
-    candidates: mpsc::Sender<Candidate>,
+    advice: mpsc::Sender<Advice>,
     events: mpsc::Receiver<MediaEvent>,
     stats: watch::Receiver<MediaStats>,
     local_candidates: Vec<String>,
@@ -453,13 +459,13 @@ pub struct MediaSession {
 impl MediaSession {
     fn spawn(config: MediaConfig, transport: Transport, runtime: &Handle) -> Result<Self, MediaError> {
         let (control, control_receiver) = watch::channel(Control::default());
-        let (candidates, candidate_receiver) = mpsc::channel(CANDIDATES_WAITING_MAX);
+        let (advice, advice_receiver) = mpsc::channel(ADVICE_WAITING_MAX);
         let (event_sender, events) = mpsc::channel(EVENTS_MAX);
         let (stats_sender, stats) = watch::channel(MediaStats::default());
         let local_candidates = transport.local_candidates().to_vec();
-        let session = Session::new(config, transport, control_receiver, candidate_receiver, event_sender, stats_sender)?;
+        let session = Session::new(config, transport, control_receiver, advice_receiver, event_sender, stats_sender)?;
         let task = AbortOnDropHandle::new(runtime.spawn(session.run()));
-        Ok(Self { control, candidates, events, stats, local_candidates, task })
+        Ok(Self { control, advice, events, stats, local_candidates, task })
     }
 
     /// Lets audio flow: the call is answered. Playing and recording begin as soon as the session is
@@ -483,8 +489,8 @@ impl MediaSession {
         &self.local_candidates
     }
 
-    /// Hands on a candidate the other end found later (RFC 8838), as an SDP attribute. Those beyond 16
-    /// in all, and addresses that may not be used, are dropped.
+    /// Hands on what the other end trickled (RFC 8838): a candidate it found later, as an SDP attribute, or one that it takes back. Those
+    /// beyond 16 in all, and addresses that may not be used, are dropped.
     ///
     /// # Errors
     /// [`MediaError::CandidateInvalid`] if it cannot be parsed, [`MediaError::CandidatesWaiting`] if they come
@@ -492,8 +498,21 @@ impl MediaSession {
     pub fn add_remote_candidate(&self, candidate: &str) -> Result<(), MediaError> {
         transport::check_length(candidate)?;
         let attribute = candidate.trim().trim_start_matches("a=");
-        let candidate = Candidate::from_sdp_string(attribute).map_err(transport::candidate_error)?;
-        self.candidates.try_send(candidate).map_err(|error| match error {
+        let removed = attribute.strip_prefix(transport::REMOVAL);
+        let candidate = Candidate::from_sdp_string(removed.unwrap_or(attribute)).map_err(transport::candidate_error)?;
+        self.advise(if removed.is_some() { Advice::Removal(candidate) } else { Advice::Candidate(candidate) })
+    }
+
+    /// The media relay at these addresses is about to end: media that goes through it changes to another one, if the session has one.
+    ///
+    /// # Errors
+    /// [`MediaError::CandidatesWaiting`] if the session has too much to do, [`MediaError::Ended`] if it is over.
+    pub fn leave_relay(&self, relay: Vec<std::net::SocketAddr>) -> Result<(), MediaError> {
+        self.advise(Advice::LeaveRelay(relay))
+    }
+
+    fn advise(&self, advice: Advice) -> Result<(), MediaError> {
+        self.advice.try_send(advice).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => MediaError::CandidatesWaiting,
             mpsc::error::TrySendError::Closed(_) => MediaError::Ended,
         })
@@ -514,3 +533,6 @@ impl MediaSession {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod relayed_tests;

@@ -269,6 +269,9 @@ impl EventLoop {
     }
 
     fn offer_to(&mut self, call: CallId, device: DeviceKey) {
+        let why_none = self.relays_at_hand.why_none();
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        outgoing.progress.relay_complaint = why_none;
         let Some(outgoing) = self.calls.outgoing.get(&call) else { return };
         let config = self.media_config(outgoing.options.play.as_deref(), outgoing.options.record.as_deref());
         let config = config.relayed_only(outgoing.options.relayed_only);

@@ -34,15 +34,16 @@ fn media(usage: &RelayUsage) -> String {
     if usage.users.is_empty() {
         return format!("{head}\nnobody has used it yet");
     }
-    format!("{head}\n{}", table(["USER", "CLASS", "BYTES", "PACKETS", "ALLOCATIONS"], usage.users.iter().map(row)))
+    format!("{head}\n{}", table(["USER", "CLASS", "BYTES", "PACKETS", "DROPPED", "ALLOCATIONS"], usage.users.iter().map(row)))
 }
 
-fn row(user: &RelayUser) -> [String; 5] {
+fn row(user: &RelayUser) -> [String; 6] {
     [
         user.user.as_deref().map_or_else(|| "-".to_owned(), |name| printable(name).into_owned()),
         user.class.clone(),
         user.bytes.to_string(),
         user.packets.to_string(),
+        user.dropped.to_string(),
         user.allocations.to_string(),
     ]
 }

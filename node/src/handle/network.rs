@@ -105,8 +105,40 @@ pub struct RelayUser {
     pub bytes: u64,
     /// Packets relayed.
     pub packets: u64,
+    /// Packets dropped because a quota was used up: the user's own, the client address's, or the relay's.
+    #[serde(default)]
+    pub dropped: u64,
     /// Allocations now.
     pub allocations: u32,
+}
+
+/// The media relays that this node has at hand for its own calls.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MediaRelays {
+    /// The nearest first.
+    pub relays: Vec<MediaRelayAccess>,
+}
+
+/// A media relay and what opens it, in the form that WebRTC takes (`RTCIceServer`): for whoever has media of their own.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MediaRelayAccess {
+    /// The relay's node.
+    pub peer_id: String,
+    /// `turn:IP:PORT?transport=udp`, the preferred one first.
+    pub urls: Vec<String>,
+    /// TURN user name; names nobody.
+    pub username: String,
+    /// TURN password.
+    pub credential: String,
+    /// Until when new allocations may be made with it; those there are go on.
+    pub not_after: Timestamp,
+}
+
+impl std::fmt::Debug for MediaRelayAccess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { peer_id, urls, .. } = self;
+        f.debug_struct("MediaRelayAccess").field("peer_id", peer_id).field("urls", urls).finish_non_exhaustive()
+    }
 }
 
 /// A node's part in the directory.
@@ -288,6 +320,14 @@ impl Node {
     /// [`NetworkError`] if the node doesn't run.
     pub async fn relay_usage(&self) -> Result<RelayUsage, NetworkError> {
         self.ask(Command::RelayUsage).await
+    }
+
+    /// The media relays this node has at hand, with credentials.
+    ///
+    /// # Errors
+    /// [`NetworkError::Node`] if the node has stopped or is suspended.
+    pub async fn media_relays(&self) -> Result<MediaRelays, NetworkError> {
+        self.ask(Command::MediaRelays).await
     }
 
     /// What is wrong with this node's connectivity.

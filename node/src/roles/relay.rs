@@ -2,10 +2,14 @@
 //!
 //! Who asks over the overlay gets time-limited credentials ([`RelayGrant`]); the server checks them without a look at anything of the node.
 //! On the TURN side a user is a pseudonym, which only this role can lead back: so the owner sees who has used how much, and when it gets tight
-//! those go first to whom the owner owes it.
+//! those go first to whom the owner owes it. What TURN can't say goes over the overlay ([`RelayNotice`]): which quota loses a user's packets, and
+//! that the node is leaving.
+//!
+//! On shutdown the role drains: no credentials, no new allocations, a notice to those who hold credentials, and the allocations there are go on
+//! until they are given back or [`MediaRelayConfig::drain`] is over.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,13 +18,17 @@ use halloo_protocol::identity::{UserId, VerifiedChain};
 use halloo_protocol::key::{PublicKey, hash};
 use halloo_protocol::node::LoadClass;
 use halloo_protocol::rate::{Rate, RateLimiter};
-use halloo_protocol::relay::{MEDIA_ADDRESSES_MAX, MediaAddress, RelayCredentials, RelayGrant, RelayReason, RelayStatus};
+use halloo_protocol::relay::{
+    MEDIA_ADDRESSES_MAX, MediaAddress, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayStatus,
+};
 use halloo_protocol::wire::Extensions;
 use halloo_relay::UnixTime as RelayTime;
 use halloo_relay::auth::{AuthRefusal, Authenticator, Credentials, Grant, Identity, Key, PasswordAlgorithm, Users};
+use halloo_relay::metrics::DropReason;
 use halloo_relay::quota::{Limits, ServiceClass};
 use halloo_relay::server::{BindError, Server, UsageReader};
 use libp2p::PeerId;
+use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
@@ -28,6 +36,7 @@ use crate::address;
 use crate::circuits::Circuits;
 use crate::event_loop::EventLoop;
 use crate::handle::network::{RelayUsage, RelayUser, SignallingUsage};
+use crate::network::Target;
 use crate::store::StoreError;
 
 /// How long credentials are good for new allocations. An allocation that stands goes on as long as it is refreshed.
@@ -69,26 +78,39 @@ impl RelayFor {
 pub struct MediaRelayConfig {
     /// For whom.
     pub relay_for: RelayFor,
-    /// UDP address to serve at. Port 0, or one that is taken, lets the system choose.
-    pub listen: SocketAddr,
+    /// UDP addresses to serve at. Port 0, or one that is taken, lets the system choose. All addresses of a family (`0.0.0.0`, `::`) are left
+    /// out where the machine doesn't have the family.
+    pub listen: Vec<SocketAddr>,
     /// This machine's addresses as others see them, if a NAT with forwarded ports is in between. Empty: those found by the node.
     pub external: Vec<IpAddr>,
     /// Bytes a second of all users together.
     pub bytes_per_sec: u64,
     /// Allocations at a time.
     pub allocations_max: u32,
+    /// How long running allocations may go on when the node shuts down.
+    pub drain: Duration,
 }
 
 impl MediaRelayConfig {
+    /// How long allocations go on by default. Clients change to another relay as soon as they are told; a daemon has 5 s from SIGTERM to its end.
+    pub const DRAIN: Duration = Duration::from_secs(2);
+
+    /// All addresses of the machine, IPv4 and IPv6, at TURN's port.
+    #[must_use]
+    pub fn default_listen() -> Vec<SocketAddr> {
+        halloo_relay::defaults::LISTEN.to_vec()
+    }
+
     /// For everybody, on loopback: for networks within one machine.
     #[must_use]
     pub fn lab() -> Self {
         Self {
             relay_for: RelayFor::Everyone,
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             external: Vec::new(),
             bytes_per_sec: 100_000_000,
             allocations_max: 4_000,
+            drain: Self::DRAIN,
         }
     }
 }
@@ -111,9 +133,31 @@ pub(crate) struct MediaRelay {
     load: LoadClass,
     /// Addresses of this machine: what others see of a node behind a NAT leads here only where its owner says so.
     local_ips: Vec<IpAddr>,
+    /// What users have been told of their dropped packets, by account.
+    told: HashMap<Box<str>, Told>,
+    look_at: Option<Instant>,
+    /// Has the server drain.
+    stop: Option<oneshot::Sender<()>>,
     /// The server ends with the node.
-    _task: AbortOnDropHandle<()>,
+    task: AbortOnDropHandle<()>,
 }
+
+/// Packets of a user dropped up to the last notice, for each quota, and when that was.
+#[derive(Debug)]
+struct Told {
+    dropped: [u64; QUOTAS.len()],
+    at: Option<Instant>,
+}
+
+/// Quotas for which packets are dropped, as they are named to the user.
+const QUOTAS: [(DropReason, RelayReason); 6] = [
+    (DropReason::UserBandwidth, RelayReason::USER_BANDWIDTH),
+    (DropReason::UserPackets, RelayReason::USER_PACKETS),
+    (DropReason::AddressBandwidth, RelayReason::ADDRESS_BANDWIDTH),
+    (DropReason::AddressPackets, RelayReason::ADDRESS_PACKETS),
+    (DropReason::TotalBandwidth, RelayReason::TOTAL_BANDWIDTH),
+    (DropReason::TotalPackets, RelayReason::TOTAL_PACKETS),
+];
 
 /// Credentials of this role, with the class its owner gives each user.
 struct Issued {
@@ -147,18 +191,23 @@ impl MediaRelay {
     /// Takes the addresses and serves in a task of its own.
     fn start(config: MediaRelayConfig, is_lab: bool, secret: [u8; 32]) -> Result<Self, BindError> {
         let classes = Classes::default();
-        let server = bind(&config, config.listen, is_lab, &secret, &classes).or_else(|error| {
-            if config.listen.port() == 0 {
+        let listen: Vec<SocketAddr> = config.listen.iter().copied().filter(is_of_this_machine).collect();
+        let server = bind(&config, listen.clone(), is_lab, &secret, &classes).or_else(|error| {
+            if listen.iter().all(|address| address.port() == 0) {
                 return Err(error);
             }
-            warn!(address = %config.listen, %error, "media relay: another port is taken");
-            bind(&config, SocketAddr::new(config.listen.ip(), 0), is_lab, &secret, &classes)
+            warn!(addresses = ?listen, %error, "media relay: another port is taken");
+            let listen = listen.iter().map(|address| SocketAddr::new(address.ip(), 0)).collect();
+            bind(&config, listen, is_lab, &secret, &classes)
         })?;
         let served: Vec<SocketAddr> = server.local_addresses().collect();
         let usage = server.usage();
         info!(addresses = ?served, "media relay");
+        let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(async move {
-            if let Err(error) = server.run(std::future::pending()).await {
+            // The sender is dropped with the role, and this task with it.
+            let stopped = async { drop(stopped.await) };
+            if let Err(error) = server.run(stopped).await {
                 warn!(%error, "media relay ended");
             }
         });
@@ -173,8 +222,50 @@ impl MediaRelay {
             last_load: None,
             load: LoadClass::default(),
             local_ips: local_ips(),
-            _task: AbortOnDropHandle::new(task),
+            told: HashMap::new(),
+            look_at: None,
+            stop: Some(stop),
+            task: AbortOnDropHandle::new(task),
         })
+    }
+
+    /// Takes no new allocations; the server ends with the last of those there are.
+    fn drain(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // A server that has ended by itself needs not be told.
+            let _ = stop.send(());
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.stop.is_none()
+    }
+
+    /// Users to be told that packets of theirs were dropped: account, quota, how many since they were told last.
+    fn take_notices(&mut self, now: Instant) -> Vec<(Box<str>, RelayReason, u64)> {
+        let usage = self.usage.read();
+        self.told.retain(|account, _| usage.iter().any(|(known, _)| known == account));
+        let mut notices = Vec::new();
+        for (account, usage) in usage {
+            let dropped: Vec<(DropReason, u64)> = usage.dropped().filter(|(_, packets)| *packets > 0).collect();
+            if dropped.is_empty() {
+                continue;
+            }
+            let told = self.told.entry(account.clone()).or_insert(Told { dropped: [0; QUOTAS.len()], at: None });
+            if told.at.is_some_and(|at| now.saturating_duration_since(at) < NOTICE_EVERY) {
+                continue;
+            }
+            let total = QUOTAS.map(|(quota, _)| dropped.iter().find(|(reason, _)| *reason == quota).map_or(0, |(_, n)| *n));
+            for (place, (_, reason)) in QUOTAS.into_iter().enumerate() {
+                let packets = total[place].saturating_sub(told.dropped[place]);
+                if packets >= NOTICE_PACKETS_MIN {
+                    told.dropped[place] = total[place];
+                    told.at = Some(now);
+                    notices.push((account.clone(), reason, packets));
+                }
+            }
+        }
+        notices
     }
 
     /// What goes for a user on the TURN side.
@@ -193,6 +284,11 @@ impl MediaRelay {
             self.load = LoadClass((share * 8.0).clamp(0.0, 8.0) as u8);
         }
     }
+}
+
+/// False for all addresses of a family that the machine doesn't have.
+fn is_of_this_machine(address: &SocketAddr) -> bool {
+    !address.ip().is_unspecified() || std::net::UdpSocket::bind(SocketAddr::new(address.ip(), 0)).is_ok()
 }
 
 fn local_ips() -> Vec<IpAddr> {
@@ -218,17 +314,19 @@ fn is_private(ip: IpAddr) -> bool {
 
 fn bind(
     config: &MediaRelayConfig,
-    listen: SocketAddr,
+    listen: Vec<SocketAddr>,
     is_lab: bool,
     secret: &[u8; 32],
     classes: &Classes,
 ) -> Result<Server, BindError> {
     let mut relay = halloo_relay::config::Config::default();
-    relay.listen = vec![listen];
+    // Those that are listened on come first for their family; where all are, one that others can reach is lent.
+    let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+    let everywhere = everywhere.into_iter().filter(|ip| listen.iter().any(|address| address.ip() == *ip));
+    relay.relay_ips = everywhere.filter_map(|ip| relay_ip(ip.is_ipv4())).collect();
+    relay.listen = listen;
     relay.external_ips.clone_from(&config.external);
-    if listen.ip().is_unspecified() {
-        relay.relay_ips = relay_ip(listen.is_ipv4()).into_iter().collect();
-    }
+    relay.drain = config.drain;
     relay.is_lab = is_lab;
     let mut limits = Limits::default();
     limits.total_bytes_per_sec = config.bytes_per_sec;
@@ -282,6 +380,9 @@ impl EventLoop {
         let now = self.now();
         let key = chain.user.identity.0;
         let relay = self.media_relay.as_mut().ok_or(RelayReason::NOT_SERVED)?;
+        if relay.is_draining() {
+            return Err(RelayReason::LEAVING);
+        }
         relay.rates.take(&key, GRANT_RATE, now.instant).map_err(|_| RelayReason::RATE)?;
         let relay_for = relay.config.relay_for;
         let class = self.relay_class(chain);
@@ -309,12 +410,21 @@ impl EventLoop {
         if chain.user.id == me || is_contact {
             return ServiceClass::First;
         }
-        if self.relays.has_carried_for_us(&chain.user.identity.0) { ServiceClass::Normal } else { ServiceClass::Last }
+        if self.relays_at_hand.has_carried_for_us(&chain.user.identity.0) { ServiceClass::Normal } else { ServiceClass::Last }
+    }
+
+    /// A user has relayed for the owner: from its next allocation on it goes before strangers, without asking for credentials anew.
+    pub(crate) fn owe_to(&self, user: &PublicKey) {
+        let Some(relay) = &self.media_relay else { return };
+        let mut classes = relay.classes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(class) = classes.get_mut(&relay.account(user)) {
+            *class = (*class).min(ServiceClass::Normal);
+        }
     }
 
     /// Where others reach the server: its own addresses, or the node's where it listens on all.
     fn media_addresses(&self) -> Vec<MediaAddress> {
-        let Some(relay) = &self.media_relay else { return Vec::new() };
+        let Some(relay) = self.media_relay.as_ref().filter(|relay| !relay.is_draining()) else { return Vec::new() };
         let mut found: Vec<SocketAddr> = Vec::new();
         for served in &relay.served {
             let port = served.port();
@@ -349,6 +459,47 @@ impl EventLoop {
         if relay.last_load.is_none_or(|(at, _)| now.saturating_duration_since(at) >= LOAD_EVERY) {
             relay.update_load(now);
         }
+        if relay.look_at.is_none_or(|at| at <= now) {
+            relay.look_at = Some(now + LOOK_EVERY);
+            let notices = relay.take_notices(now);
+            for (account, reason, packets) in notices {
+                self.tell_relay_users(Some(&account), &RelayNotice { reason, packets, extensions: Extensions::none() });
+            }
+        }
+    }
+
+    /// Begins to leave; false if nothing is relayed, so that nothing has to end.
+    pub(crate) fn drain_media_relay(&mut self) -> bool {
+        let Some(relay) = self.media_relay.as_mut().filter(|relay| !relay.task.is_finished()) else { return false };
+        relay.drain();
+        self.tell_relay_users(None, &RelayNotice { reason: RelayReason::LEAVING, packets: 0, extensions: Extensions::none() });
+        // The role is gone from the descriptor.
+        self.refresh_hello();
+        true
+    }
+
+    /// Whether nothing is relayed any more.
+    pub(crate) fn media_relay_has_ended(&self) -> bool {
+        self.media_relay.as_ref().is_none_or(|relay| relay.task.is_finished())
+    }
+
+    /// How long draining may take.
+    pub(crate) fn media_relay_drain(&self) -> Duration {
+        self.media_relay.as_ref().map_or(Duration::ZERO, |relay| relay.config.drain)
+    }
+
+    /// Tells the connected devices of one user, or of all who have had credentials.
+    fn tell_relay_users(&mut self, account: Option<&str>, notice: &RelayNotice) {
+        let Some(relay) = &self.media_relay else { return };
+        let is_meant = |user: &PublicKey| {
+            let known = relay.account(user);
+            account.map_or_else(|| relay.users.contains_key(&known), |account| *known == *account)
+        };
+        let chains = self.peers.iter().filter_map(|(peer, known)| Some((*peer, known.chain.as_ref()?)));
+        let meant: Vec<PeerId> = chains.filter(|(_, chain)| is_meant(&chain.user.identity.0)).map(|(peer, _)| peer).collect();
+        for peer in meant {
+            self.notify(&Target::connected(peer), notice);
+        }
     }
 
     /// Who has used how much of this node's relay, the heaviest first.
@@ -370,6 +521,7 @@ impl EventLoop {
                 .to_owned(),
                 bytes: usage.bytes,
                 packets: usage.packets,
+                dropped: usage.dropped().map(|(_, packets)| packets).sum(),
                 allocations: usage.allocations,
             })
             .collect();
@@ -395,6 +547,13 @@ impl EventLoop {
         }
     }
 }
+
+/// How often it is looked whether packets were dropped.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often a user is told of it, and of how many at least: a packet now and then is lost everywhere.
+const NOTICE_EVERY: Duration = Duration::from_secs(5);
+const NOTICE_PACKETS_MIN: u64 = 10;
 
 /// How often the load is measured.
 const LOAD_EVERY: Duration = Duration::from_secs(10);
@@ -451,8 +610,28 @@ mod tests {
     async fn a_taken_port_is_replaced() {
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
         let listen = taken.local_addr().expect("it is bound");
-        let relay =
-            MediaRelay::start(MediaRelayConfig { listen, ..MediaRelayConfig::lab() }, true, [7; 32]).expect("another port");
+        let config = MediaRelayConfig { listen: vec![listen], ..MediaRelayConfig::lab() };
+        let relay = MediaRelay::start(config, true, [7; 32]).expect("another port");
         assert!(relay.served.iter().all(|served| served.port() != listen.port()) && !relay.served.is_empty());
+    }
+
+    #[tokio::test]
+    async fn both_families_are_served_where_the_machine_has_them() {
+        let mut listen = MediaRelayConfig::default_listen();
+        assert_eq!(listen.iter().map(SocketAddr::is_ipv4).collect::<Vec<_>>(), [true, false]);
+        listen.iter_mut().for_each(|address| address.set_port(0));
+        let has_family = |address: &SocketAddr| std::net::UdpSocket::bind(address).is_ok();
+        let expected: Vec<IpAddr> = listen.iter().filter(|address| has_family(address)).map(SocketAddr::ip).collect();
+        let relay = MediaRelay::start(MediaRelayConfig { listen, ..MediaRelayConfig::lab() }, true, [7; 32]).expect("free ports");
+        assert_eq!(relay.served.iter().map(SocketAddr::ip).collect::<Vec<_>>(), expected);
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_leaves_ends_when_nothing_is_relayed() {
+        let mut relay = relay();
+        assert!(!relay.is_draining() && !relay.task.is_finished());
+        relay.drain();
+        assert!(relay.is_draining());
+        (&mut relay.task).await.expect("the server doesn't panic");
     }
 }

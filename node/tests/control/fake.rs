@@ -70,6 +70,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::Status(reply) => reply.send(Ok(Status { peer_id: "12D3me".to_owned(), ..Status::default() })),
         Command::Peers(reply) => reply.send(Ok(PeerList::default())),
         Command::RelayUsage(reply) => reply.send(Ok(halloo::handle::network::RelayUsage::default())),
+        Command::MediaRelays(reply) => reply.send(Ok(halloo::handle::network::MediaRelays::default())),
         Command::Doctor(reply) => reply.send(Ok(Diagnosis {
             ok: true,
             checks: vec![Check {

@@ -9,11 +9,10 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tracing::debug;
 
 use super::AllMetrics;
-use crate::server::{ServeError, told_to_stop};
+use crate::server::{ServeError, accept};
 
 /// Connections at a time; one more waits in the listener's backlog until another ends.
 const CONNECTIONS_MAX: usize = 8;
@@ -24,29 +23,8 @@ const REQUEST_BYTES_MAX: usize = 4_096;
 /// Time for a whole exchange.
 const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pause after a failure to accept, as when file descriptors ran out: trying at once would only burn time.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-
-pub(crate) async fn serve(
-    listener: TcpListener,
-    metrics: AllMetrics,
-    mut stopped: watch::Receiver<bool>,
-) -> Result<(), ServeError> {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            biased;
-            () = told_to_stop(&mut stopped) => return Ok(()),
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
-                Ok((stream, _)) => { connections.spawn(exchange(stream, metrics.clone())); }
-                Err(error) => {
-                    debug!(%error, "cannot accept a metrics connection");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
-                }
-            },
-        }
-    }
+pub(crate) async fn serve(listener: TcpListener, metrics: AllMetrics, stopped: watch::Receiver<bool>) -> Result<(), ServeError> {
+    accept::serve(listener, CONNECTIONS_MAX, stopped, |stream, _| exchange(stream, metrics.clone())).await
 }
 
 async fn exchange(stream: TcpStream, metrics: AllMetrics) {

@@ -133,6 +133,15 @@ pub struct Usage {
     pub packets: u64,
     /// Allocations now.
     pub allocations: u32,
+    /// Packets refused, by the quota: in the order of [`QUOTA_REASONS`].
+    dropped: [u64; QUOTA_REASONS.len()],
+}
+
+impl Usage {
+    /// Packets dropped because a quota was used up, by the quota.
+    pub fn dropped(&self) -> impl Iterator<Item = (DropReason, u64)> {
+        QUOTA_REASONS.into_iter().zip(self.dropped)
+    }
 }
 
 /// Number of a user with allocations.
@@ -463,6 +472,15 @@ impl Shares {
     }
 }
 
+/// Why a quota has a packet dropped.
+const QUOTA_REASONS: [DropReason; 6] = [
+    DropReason::UserBandwidth,
+    DropReason::UserPackets,
+    DropReason::AddressBandwidth,
+    DropReason::AddressPackets,
+    DropReason::TotalBandwidth,
+    DropReason::TotalPackets,
+];
 const USER_REASONS: [DropReason; 2] = [DropReason::UserBandwidth, DropReason::UserPackets];
 const ADDRESS_REASONS: [DropReason; 2] = [DropReason::AddressBandwidth, DropReason::AddressPackets];
 const TOTAL_REASONS: [DropReason; 2] = [DropReason::TotalBandwidth, DropReason::TotalPackets];
@@ -490,6 +508,9 @@ impl Accounts {
             take(user, address.as_deref_mut(), given, resource, -f64::from(left[resource]));
             let total = if resource == BYTES { &mut user.usage.bytes } else { &mut user.usage.packets };
             *total += u64::from(used);
+        }
+        if let Some(place) = QUOTA_REASONS.iter().position(|reason| Some(*reason) == lease.reason) {
+            user.usage.dropped[place] += u64::from(lease.refused[PACKETS]);
         }
         *lease = Lease::default();
     }

@@ -13,12 +13,11 @@ use slab::Slab;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use super::core::SharedCore;
-use super::{ServeError, told_to_stop};
+use super::{ServeError, accept};
 use crate::packet::{ClientPath, HEADROOM_BYTES, Payload, StreamId, Transport};
 use crate::stun::{HEADER_BYTES, channel_data};
 
@@ -36,9 +35,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Pause after a failure to accept, as when file descriptors ran out: trying at once would only burn time.
-const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// What waits for one client.
 #[derive(Debug, Default)]
@@ -129,23 +125,11 @@ pub(super) async fn serve(
     core: SharedCore,
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            biased;
-            () = told_to_stop(&mut stopped) => return Ok(()),
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, address)) => { connections.spawn(connect(core.clone(), stream, address, tls.clone())); }
-                Err(error) => {
-                    debug!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_RETRY).await;
-                }
-            },
-        }
-    }
+    // How many there may be is counted with where they come from: see `Streams`.
+    let connect = |stream, address| connect(core.clone(), stream, address, tls.clone());
+    accept::serve(listener, usize::MAX, stopped, connect).await
 }
 
 async fn connect(core: SharedCore, stream: TcpStream, address: SocketAddr, tls: Option<TlsAcceptor>) {

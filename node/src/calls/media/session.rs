@@ -3,6 +3,7 @@
 
 use std::{
     error::Error,
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -46,9 +47,20 @@ enum End {
     Remote,
 }
 
+/// What the owner has learnt from elsewhere.
+#[derive(Debug)]
+pub(super) enum Advice {
+    /// The other end has one more candidate.
+    Candidate(Candidate),
+    /// The other end takes back one of its candidates.
+    Removal(Candidate),
+    /// A media relay is about to end.
+    LeaveRelay(Vec<SocketAddr>),
+}
+
 enum Wakeup {
     Control,
-    Candidate(Candidate),
+    Advice(Advice),
     Time,
     Datagram(Datagram),
 }
@@ -57,7 +69,7 @@ pub(super) struct Session {
     config: MediaConfig,
     transport: Transport,
     control: watch::Receiver<Control>,
-    candidates: mpsc::Receiver<Candidate>,
+    advice: mpsc::Receiver<Advice>,
     events: mpsc::Sender<MediaEvent>,
     stats_sender: watch::Sender<MediaStats>,
 
@@ -90,7 +102,7 @@ impl Session {
         config: MediaConfig,
         transport: Transport,
         control: watch::Receiver<Control>,
-        candidates: mpsc::Receiver<Candidate>,
+        advice: mpsc::Receiver<Advice>,
         events: mpsc::Sender<MediaEvent>,
         stats_sender: watch::Sender<MediaStats>,
     ) -> Result<Self, MediaError> {
@@ -100,7 +112,7 @@ impl Session {
             config,
             transport,
             control,
-            candidates,
+            advice,
             events,
             stats_sender,
             created,
@@ -163,7 +175,9 @@ impl Session {
                     self.started = control.started;
                     self.begin_if_ready();
                 }
-                Wakeup::Candidate(candidate) => self.transport.add_remote_candidate(candidate)?,
+                Wakeup::Advice(Advice::Candidate(candidate)) => self.transport.add_remote_candidate(candidate)?,
+                Wakeup::Advice(Advice::Removal(candidate)) => self.transport.remove_remote_candidate(&candidate)?,
+                Wakeup::Advice(Advice::LeaveRelay(relay)) => self.transport.leave_relay(&relay)?,
                 Wakeup::Datagram(datagram) => {
                     if self.transport.handle_datagram(datagram, now)? {
                         self.heard_at = now;
@@ -185,7 +199,7 @@ impl Session {
             // A handle that is gone has aborted this task; until then its last wish stands.
             Ok(()) = self.control.changed() => Wakeup::Control,
             () = sleep_until(wake_at.into()) => Wakeup::Time,
-            Some(candidate) = self.candidates.recv() => Wakeup::Candidate(candidate),
+            Some(advice) = self.advice.recv() => Wakeup::Advice(advice),
             datagram = self.transport.receive() => Wakeup::Datagram(datagram),
         }
     }
@@ -242,7 +256,10 @@ impl Session {
                     self.stats.rtt_ms = Some(rtt.as_secs_f64() * 1_000.0);
                     self.publish();
                 }
-                TransportEvent::RelayFailed(relay) => self.tell(MediaEvent::RelayFailed(relay)),
+                TransportEvent::RelayFailed(relay, why) => {
+                    self.tell(MediaEvent::RelayFailed(relay, why.clone()));
+                    self.transport.check_relays(&why)?;
+                }
                 TransportEvent::LocalCandidate(candidate) => self.tell(MediaEvent::LocalCandidate(candidate)),
                 TransportEvent::Closed => return Ok(Some(End::Remote)),
             }

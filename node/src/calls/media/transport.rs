@@ -28,7 +28,7 @@ use super::{
     MediaConfig, MediaError, SDP_BYTES_MAX,
     audio::FRAME_SAMPLES,
     candidates::{self, MediaPath, RemoteCandidates},
-    relays::{Relayed, Relays},
+    turn::{Relayed, TurnClients},
 };
 
 /// Larger datagrams are cut off and fail authentication: nothing of WebRTC exceeds an Ethernet frame.
@@ -51,6 +51,8 @@ const STUN_FIRST_BYTE_MAX: u8 = 3;
 const MID_EXTENSION: u8 = 4;
 /// Sources remembered as verified. Those beyond wait until the engine knows them.
 const VERIFIED_SOURCES_MAX: usize = candidates::REMOTE_CANDIDATES_MAX;
+/// Before the attribute of a candidate that is taken back. Whoever doesn't know it finds no candidate in it, and the path in time dead.
+pub(super) const REMOVAL: &str = "remove-";
 /// Stream and track identifiers, which SDP wants and this engine's one stream does not need.
 const STREAM_ID: &str = "halloo";
 const TRACK_ID: &str = "voice";
@@ -70,8 +72,8 @@ pub(super) enum TransportEvent {
     Audio(Box<RtpPacket>),
     /// The most recent round-trip time.
     RoundTrip(Duration),
-    /// This relay lends no address.
-    RelayFailed(SocketAddr),
+    /// This relay lends no address, and says why.
+    RelayFailed(SocketAddr, String),
     /// A candidate of ours that wasn't there when the description was made, as an SDP attribute.
     LocalCandidate(String),
     /// The other end took leave.
@@ -85,7 +87,7 @@ pub(super) const GATHER_MAX: Duration = Duration::from_millis(300);
 pub(super) struct Transport {
     rtc: Rtc,
     sockets: Sockets,
-    relays: Relays,
+    turn: TurnClients,
     lab: bool,
     relayed_only: bool,
     /// The session description is made: candidates found from now on are told one by one.
@@ -119,7 +121,7 @@ impl Transport {
         let local: Vec<SocketAddr> = sockets.local_addrs().collect();
         let mut transport = Self {
             rtc: build_rtc(now)?,
-            relays: Relays::new(&config.relays, &local, config.lab, now),
+            turn: TurnClients::new(&config.relays, &local, config.lab, now),
             sockets,
             lab: config.lab,
             relayed_only: config.relayed_only,
@@ -164,10 +166,22 @@ impl Transport {
     /// Waits until the relays have come up with what they have, but no longer than [`GATHER_MAX`].
     pub(super) async fn gather(&mut self) -> Result<(), MediaError> {
         let end = Instant::now() + GATHER_MAX;
-        while self.relays.is_gathering() && Instant::now() < end {
+        while self.turn.is_gathering() && Instant::now() < end {
             self.advance(end).await?;
         }
-        Ok(())
+        self.check_relays("none is at hand")
+    }
+
+    /// Fails if nothing but a relay will do and none lends an address or is still being asked: `why` it was then, if none has said so.
+    pub(super) fn check_relays(&self, why: &str) -> Result<(), MediaError> {
+        if !self.relayed_only || !self.local_candidates.is_empty() || self.turn.is_gathering() {
+            return Ok(());
+        }
+        let said = self.events.iter().rev().find_map(|event| match event {
+            TransportEvent::RelayFailed(_, why) => Some(why.as_str()),
+            _ => None,
+        });
+        Err(MediaError::NoRelay { why: said.unwrap_or(why).to_owned() })
     }
 
     /// Keeps an offer alive that waits for its answer: what relays lend is given back if they hear nothing.
@@ -192,17 +206,17 @@ impl Transport {
     /// Sends what is for relays and takes what they have found.
     fn serve_relays(&mut self) -> Result<(), MediaError> {
         self.send_to_relays();
-        while let Some(candidate) = self.relays.next_candidate() {
+        while let Some(candidate) = self.turn.next_candidate() {
             self.add_local_candidate(candidate)?;
         }
-        while let Some(relay) = self.relays.next_failure() {
-            self.events.push_back(TransportEvent::RelayFailed(relay));
+        while let Some((relay, why)) = self.turn.next_failure() {
+            self.events.push_back(TransportEvent::RelayFailed(relay, why));
         }
         Ok(())
     }
 
     fn send_to_relays(&mut self) {
-        while let Some(out) = self.relays.next_outgoing() {
+        while let Some(out) = self.turn.next_outgoing() {
             if !self.sockets.send(out.local, out.relay, &out.payload) {
                 self.send_failures += 1;
             }
@@ -216,10 +230,27 @@ impl Transport {
             tracing::debug!("remote candidate dropped");
             return Ok(());
         }
-        self.relays.permit(candidate.addr().ip(), Instant::now());
+        self.turn.permit(candidate.addr().ip(), Instant::now());
         self.rtc.add_remote_candidate(candidate);
         self.drain()?;
         self.serve_relays()
+    }
+
+    /// The relay at these addresses is about to end. If another one lends an address too, the path changes to one that doesn't need the first.
+    pub(super) fn leave_relay(&mut self, relay: &[SocketAddr]) -> Result<(), MediaError> {
+        for candidate in self.turn.leave(relay) {
+            // Told first: the end that decides on the path is perhaps not this one.
+            let attribute = format!("{REMOVAL}{}", candidate.to_sdp_string());
+            self.events.push_back(TransportEvent::LocalCandidate(attribute));
+            self.rtc.direct_api().invalidate_candidate(&candidate);
+        }
+        self.drain()
+    }
+
+    /// The other end takes back a candidate.
+    pub(super) fn remove_remote_candidate(&mut self, candidate: &Candidate) -> Result<(), MediaError> {
+        self.rtc.direct_api().invalidate_candidate(candidate);
+        self.drain()
     }
 
     /// Our candidates as SDP attributes, without `a=`.
@@ -270,7 +301,7 @@ impl Transport {
                     tracing::debug!("remote candidate dropped");
                     continue;
                 };
-                self.relays.permit(candidate.addr().ip(), Instant::now());
+                self.turn.permit(candidate.addr().ip(), Instant::now());
             }
             admitted.push_str(line);
             admitted.push_str("\r\n");
@@ -313,14 +344,14 @@ impl Transport {
     pub(super) fn handle_timeout(&mut self, now: Instant) -> Result<(), MediaError> {
         self.rtc.handle_input(Input::Timeout(now)).map_err(engine_error)?;
         self.drain()?;
-        self.relays.poll(now);
+        self.turn.poll(now);
         self.serve_relays()
     }
 
     /// Takes in the datagram that [`Transport::receive`] announced; whether it is the other end's.
     pub(super) fn handle_datagram(&mut self, datagram: Datagram, now: Instant) -> Result<bool, MediaError> {
         let contents = &self.sockets.buffer[..datagram.length];
-        match self.relays.handle(datagram.destination, datagram.source, contents, now) {
+        match self.turn.handle(datagram.destination, datagram.source, contents, now) {
             Relayed::NotOurs => {
                 let Self { rtc, sockets, verified_sources, .. } = self;
                 let contents = &sockets.buffer[..datagram.length];
@@ -353,12 +384,12 @@ impl Transport {
             // The call is over whether or not the goodbye can be sent.
             let _ = self.drain();
         }
-        self.relays.close(Instant::now());
+        self.turn.close(Instant::now());
         self.send_to_relays();
     }
 
     pub(super) fn wake_at(&self) -> Instant {
-        self.relays.wake_at().map_or(self.wake_at, |at| at.min(self.wake_at))
+        self.turn.wake_at().map_or(self.wake_at, |at| at.min(self.wake_at))
     }
 
     pub(super) fn path(&self) -> Option<MediaPath> {
@@ -394,8 +425,8 @@ impl Transport {
             self.note_path(transmit.source, transmit.destination);
         }
         let (from, to) = (transmit.source, transmit.destination);
-        let is_sent = if self.relays.has(from) {
-            let is_sent = self.relays.send(from, to, &transmit.contents, Instant::now());
+        let is_sent = if self.turn.has(from) {
+            let is_sent = self.turn.send(from, to, &transmit.contents, Instant::now());
             self.send_to_relays();
             is_sent
         } else {
@@ -411,10 +442,10 @@ impl Transport {
         }
         let local_kind = if self.sockets.has(local) { CandidateKind::Host } else { CandidateKind::Relayed };
         if local_kind == CandidateKind::Relayed {
-            self.relays.prefer(local, remote, Instant::now());
+            self.turn.prefer(local, remote, Instant::now());
         }
         let path = self.remote_candidates.path(local, local_kind, remote);
-        let path = MediaPath { relay: self.relays.lender_of(local), ..path };
+        let path = MediaPath { relay: self.turn.lender_of(local), ..path };
         self.path = Some(path);
         self.events.push_back(TransportEvent::Path(path));
     }
@@ -451,7 +482,7 @@ impl Transport {
 impl Drop for Transport {
     /// However a call ends, what relays lent it goes back: they count what a user holds.
     fn drop(&mut self) {
-        self.relays.close(Instant::now());
+        self.turn.close(Instant::now());
         self.send_to_relays();
     }
 }

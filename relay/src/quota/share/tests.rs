@@ -96,6 +96,14 @@ fn a_users_rates_hold_over_all_its_allocations() {
         // Ten seconds of the rate and the burst there was at first.
         assert!((10.0 * most..=11.0 * most + 8_000.0).contains(&passed), "{reason:?}: {passed}");
         assert!(senders.iter().all(|sender| sender.refusals == [reason]), "{:?}", senders[0].refusals);
+        // What was refused is told by its quota, but for what the leases in use have still to report.
+        let refused: u64 = senders.iter().map(|sender| sender.sent - sender.passed).sum();
+        let usage = shares.usage().remove(0).1;
+        let told: Vec<_> = usage.dropped().filter(|(_, packets)| *packets > 0).collect();
+        assert!(
+            matches!(told[..], [(told, packets)] if told == reason && (refused - 10..=refused).contains(&packets)),
+            "{told:?}"
+        );
     }
 }
 
@@ -211,7 +219,7 @@ fn usage_is_counted_and_outlasts_the_allocation() {
         sender.step(&shares, now.after(STEP * step));
     }
     shares.dismiss(sender.user, sender.address, sender.lease);
-    let usage = Usage { bytes: sender.passed * 100, packets: sender.passed, allocations: 0 };
+    let usage = Usage { bytes: sender.passed * 100, packets: sender.passed, ..Usage::default() };
     assert_eq!(shares.usage(), [("ann".into(), usage)]);
     assert!(sender.passed >= 999);
 }

@@ -15,10 +15,10 @@ use turn_client_proto::{
     api::{Transmit, TurnConfig, TurnEvent, TurnPollRet, TurnRecvRet},
     prelude::*,
     stun::types::{
-        attribute::XorMappedAddress,
-        message::{BINDING, Message, MessageWrite, MessageWriteVec},
+        attribute::{ErrorCode, XorMappedAddress},
+        message::{BINDING, Message, MessageClass, MessageWrite, MessageWriteVec, TransactionId},
     },
-    types::{AddressFamily, TransportType, TurnCredentials},
+    types::{AddressFamily, TransportType, TurnCredentials, message::ALLOCATE},
     udp::TurnClientUdp,
 };
 
@@ -42,6 +42,9 @@ const PERMISSION_RETRIES: u32 = 8;
 /// How far ahead the client is told to be when addresses are given back: it paces its requests, and nobody will ask it again.
 const CLOSING_STEP: Duration = Duration::from_millis(60);
 const CLOSING_STEPS: u32 = 4;
+
+/// What is kept of a relay's words why it refuses.
+const REFUSAL_CHARS_MAX: usize = 80;
 
 /// A media relay and what lets us use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +84,14 @@ struct Link {
     relay: SocketAddr,
     relayed: Option<SocketAddr>,
     has_ended: bool,
+    /// Its relay has said that it will end.
+    is_leaving: bool,
+    /// That it lends nothing was told.
+    is_told: bool,
+    /// The request that it answered with the question who we are.
+    challenged: Option<TransactionId>,
+    /// What it said last instead of lending an address.
+    refusal: Option<String>,
     binding: Option<Binding>,
     permitted: BTreeSet<IpAddr>,
     /// Permissions that failed and may be asked for again.
@@ -98,22 +109,22 @@ struct Binding {
 
 /// All relays of a call.
 #[derive(Debug)]
-pub(super) struct Relays {
+pub(super) struct TurnClients {
     base: Instant,
     links: Vec<Link>,
     /// The other end's addresses, for relays that come up later.
     peers: BTreeSet<IpAddr>,
     outgoing: VecDeque<ToRelay>,
     found: VecDeque<Candidate>,
-    failed: VecDeque<SocketAddr>,
+    failed: VecDeque<(SocketAddr, String)>,
     wake_at: Option<Instant>,
     is_lab: bool,
 }
 
-impl Relays {
+impl TurnClients {
     /// Starts asking `servers`; those that no socket fits are left out. With `is_lab` addresses of this machine are taken too.
     pub(super) fn new(servers: &[RelayServer], sockets: &[SocketAddr], is_lab: bool, now: Instant) -> Self {
-        let mut relays = Self {
+        let mut clients = Self {
             base: now,
             links: Vec::new(),
             peers: BTreeSet::new(),
@@ -125,15 +136,15 @@ impl Relays {
         };
         for server in servers {
             let relay = server.address;
-            let is_known = relays.links.iter().any(|link| link.relay == relay);
+            let is_known = clients.links.iter().any(|link| link.relay == relay);
             let usable = relay.port() != 0 && candidates::is_usable(relay.ip(), is_lab);
-            let usable = usable && !is_known && relays.links.len() < RELAYS_MAX;
+            let usable = usable && !is_known && clients.links.len() < RELAYS_MAX;
             if let Some(local) = fitting(sockets, relay).filter(|_| usable) {
-                relays.links.push(Link::new(server, local, now));
+                clients.links.push(Link::new(server, local, now));
             }
         }
-        relays.poll(now);
-        relays
+        clients.poll(now);
+        clients
     }
 
     /// True while a relay may still come up with candidates.
@@ -163,6 +174,7 @@ impl Relays {
             self.found.extend(candidate.filter(|candidate| candidates::is_usable(candidate.addr().ip(), self.is_lab)));
             return Relayed::Consumed;
         }
+        link.note_refusal(payload);
         let handed = match link.client.recv(Transmit::new(payload, TransportType::Udp, source, local), at) {
             TurnRecvRet::PeerData(data) => Some((data.peer, data.data().to_vec())),
             _ => None,
@@ -216,9 +228,21 @@ impl Relays {
         self.links.iter().find(|link| link.relayed == Some(address)).map(|link| link.relay)
     }
 
-    /// A relay that lends nothing.
-    pub(super) fn next_failure(&mut self) -> Option<SocketAddr> {
+    /// A relay that lends nothing, and why.
+    pub(super) fn next_failure(&mut self) -> Option<(SocketAddr, String)> {
         self.failed.pop_front()
+    }
+
+    /// The relay at these addresses is about to end: the candidates it lends, if another relay is there to go on with.
+    pub(super) fn leave(&mut self, relay: &[SocketAddr]) -> Vec<Candidate> {
+        for link in self.links.iter_mut().filter(|link| relay.contains(&link.relay)) {
+            link.is_leaving = true;
+        }
+        if !self.links.iter().any(|link| link.relayed.is_some() && !link.has_ended && !link.is_leaving) {
+            return Vec::new();
+        }
+        let left = self.links.iter().filter(|link| relay.contains(&link.relay));
+        left.filter_map(|link| Candidate::relayed(link.relayed?, link.local, Protocol::Udp).ok()).collect()
     }
 
     pub(super) fn next_outgoing(&mut self) -> Option<ToRelay> {
@@ -230,7 +254,7 @@ impl Relays {
         self.found.pop_front()
     }
 
-    /// When [`Relays::poll`] is due.
+    /// When [`TurnClients::poll`] is due.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.wake_at
     }
@@ -240,7 +264,6 @@ impl Relays {
         let at = self.turn_time(now);
         let mut wake_at: Option<Instant> = None;
         for link in &mut self.links {
-            let had_ended = link.has_ended;
             link.ask_binding(now, &mut self.outgoing);
             if let Some(binding) = &link.binding {
                 wake_at = Some(wake_at.map_or(binding.next_at, |known| known.min(binding.next_at)));
@@ -266,8 +289,10 @@ impl Relays {
                     self.found.push_back(candidate);
                 }
             }
-            if link.has_ended && !had_ended && link.relayed.is_none() {
-                self.failed.push_back(link.relay);
+            if link.has_ended && !link.is_told && link.relayed.is_none() {
+                link.is_told = true;
+                let why = link.refusal.take().unwrap_or_else(|| "no answer".to_owned());
+                self.failed.push_back((link.relay, why));
             }
             link.ask_permissions(&self.peers, at);
             while let Some(transmit) = link.client.poll_transmit(at) {
@@ -296,6 +321,10 @@ impl Link {
             relay: server.address,
             relayed: None,
             has_ended: false,
+            is_leaving: false,
+            is_told: false,
+            challenged: None,
+            refusal: None,
             binding: Some(Binding { request, next_at: now, interval: RETRY_MIN, left: RETRIES }),
             permitted: BTreeSet::new(),
             second_chances: PERMISSION_RETRIES,
@@ -327,11 +356,37 @@ impl Link {
         Some(mapped.and_then(|mapped| Candidate::server_reflexive(mapped, self.local, Protocol::Udp).ok()))
     }
 
+    /// Keeps the error that says why no address is lent; the client tells only that there is none. Being asked who we are is a step on the way;
+    /// being asked again with our answer in hand means that it isn't taken, which the client would find out by waiting.
+    fn note_refusal(&mut self, payload: &[u8]) {
+        if self.relayed.is_some() {
+            return;
+        }
+        let Ok(answer) = Message::from_bytes(payload) else { return };
+        if !answer.has_method(ALLOCATE) || !answer.has_class(MessageClass::Error) {
+            return;
+        }
+        let Ok(error) = answer.attribute::<ErrorCode>() else { return };
+        match error.code() {
+            ErrorCode::STALE_NONCE => return,
+            ErrorCode::UNAUTHORIZED => match self.challenged {
+                Some(request) if request != answer.transaction_id() => self.has_ended = true,
+                _ => {
+                    self.challenged = Some(answer.transaction_id());
+                    return;
+                }
+            },
+            _ => {}
+        }
+        let words: String = error.reason().chars().filter(|c| !c.is_control()).take(REFUSAL_CHARS_MAX).collect();
+        self.refusal = Some(format!("{} {words}", error.code()).trim_end().to_owned());
+    }
+
     fn heard(&mut self, event: &TurnEvent, is_lab: bool) -> Option<Candidate> {
         match event {
             TurnEvent::AllocationCreated(TransportType::Udp, relayed) if self.relayed.is_none() => {
                 if relayed.port() == 0 || !candidates::is_usable(relayed.ip(), is_lab) {
-                    tracing::debug!(relay = %self.relay, "the relay lends an address nobody can use");
+                    self.refusal = Some(format!("it lends {relayed}, an address nobody can use"));
                     self.has_ended = true;
                     return None;
                 }
@@ -339,7 +394,7 @@ impl Link {
                 Candidate::relayed(*relayed, self.local, Protocol::Udp).ok()
             }
             TurnEvent::AllocationCreateFailed(_) => {
-                tracing::debug!(relay = %self.relay, "the relay lends no address");
+                tracing::debug!(relay = %self.relay, refusal = self.refusal, "the relay lends no address");
                 self.has_ended = true;
                 None
             }
@@ -371,3 +426,6 @@ fn fitting(sockets: &[SocketAddr], relay: SocketAddr) -> Option<SocketAddr> {
     let fits = |socket: &&&SocketAddr| socket.ip().is_loopback() == relay.ip().is_loopback();
     of_family.clone().find(|socket| fits(&socket)).or_else(|| of_family.next()).copied()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! Two ends in one process over our own media relay, on loopback, in real time.
+
+use std::net::SocketAddr;
+
+use halloo_protocol::redact::Redacted;
+use halloo_relay::auth::Credentials;
+use halloo_relay::config::{Config, Secret};
+use halloo_relay::server::Server;
+use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::tone::{dominant_frequency, write_tone};
+use super::*;
+
+/// No event of a healthy session takes longer.
+const EVENT_DEADLINE: Duration = Duration::from_secs(30);
+
+const SECRET: &str = "a relay's secret";
+
+/// A relay that ends with the value.
+struct Relay {
+    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
+    stop: Option<oneshot::Sender<()>>,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Relay {
+    fn start(ip: &str) -> Self {
+        Self::start_at(&[ip])
+    }
+
+    fn start_at(ips: &[&str]) -> Self {
+        let mut config = Config::default();
+        config.listen = ips.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect();
+        config.is_lab = true;
+        config.auth_secrets = vec![Secret(SECRET.to_owned())];
+        let server = Server::bind(config).unwrap();
+        let addresses: Vec<SocketAddr> = server.local_addresses().collect();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            server.run(async { drop(stopped.await) }).await.unwrap();
+        });
+        Self { address: addresses[0], addresses, stop: Some(stop), task: AbortOnDropHandle::new(task) }
+    }
+
+    fn access(&self) -> RelayServer {
+        self.access_at(self.address)
+    }
+
+    fn access_at(&self, address: SocketAddr) -> RelayServer {
+        let soon = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 600;
+        let (username, password) = Credentials::issue(SECRET.as_bytes(), "ann", halloo_relay::UnixTime(soon));
+        RelayServer { address, username, password: Redacted(password) }
+    }
+
+    /// Told to stop, it goes on as long as anything is relayed.
+    async fn drain(mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        tokio::time::timeout(EVENT_DEADLINE, self.task).await.expect("it ends when nothing is relayed").unwrap();
+    }
+}
+
+fn config(ip: &str) -> MediaConfig {
+    MediaConfig::default().lab(true).bind([ip.parse().unwrap()])
+}
+
+async fn event(session: &mut MediaSession) -> MediaEvent {
+    let event = tokio::time::timeout(EVENT_DEADLINE, session.next_event()).await;
+    event.expect("an event in time").expect("the session runs")
+}
+
+/// The path of a session that has just begun.
+async fn connected(session: &mut MediaSession) -> MediaPath {
+    loop {
+        if let MediaEvent::Connected(path) = event(session).await {
+            return path;
+        }
+    }
+}
+
+async fn call(caller: MediaConfig, callee: MediaConfig) -> (MediaSession, MediaSession) {
+    let (pending, offer) = offer(caller).await.unwrap();
+    let (callee, answer) = answer(callee, &offer).await.unwrap();
+    let caller = pending.accept(&answer).await.unwrap();
+    (caller, callee)
+}
+
+async fn has_received(session: &MediaSession, packets: u64) {
+    while session.stats().packets_received < packets {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The path once it hasn't changed for a second's worth of audio: with two relays there are several good ones.
+async fn settled(session: &mut MediaSession, other: &MediaSession, mut path: MediaPath) -> MediaPath {
+    loop {
+        let received = other.stats().packets_received;
+        tokio::select! {
+            biased;
+            event = event(session) => match event {
+                MediaEvent::PathChanged(changed) => path = changed,
+                event => assert!(matches!(event, MediaEvent::LocalCandidate(_)), "{event:?} instead of a path"),
+            },
+            () = has_received(other, received + 50) => return path,
+        }
+    }
+}
+
+fn pitch(path: &Path) -> f64 {
+    let mut reader = hound::WavReader::open(path).unwrap();
+    let samples: Vec<i16> = reader.samples().map(Result::unwrap).collect();
+    dominant_frequency(&samples, 48_000).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_call_is_relayed_where_there_is_only_ipv6() {
+    let relay = Relay::start("::1");
+    assert!(relay.address.is_ipv6());
+    let relayed = || config("::1").relays([relay.access()]).relayed_only(true);
+    let (mut caller, mut callee) = call(relayed(), relayed()).await;
+    for end in [&mut caller, &mut callee] {
+        let path = connected(end).await;
+        assert!(path.kind == PathKind::Relayed && path.local.is_ipv6() && path.remote.is_ipv6(), "{path:?}");
+    }
+}
+
+/// Which end of a call uses the relays. The caller decides on the path; the callee has to tell it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leaver {
+    Caller,
+    Callee,
+}
+
+#[tokio::test]
+async fn a_call_goes_on_over_its_second_relay_when_the_callers_first_leaves() {
+    goes_on_over_the_second(Leaver::Caller).await;
+}
+
+#[tokio::test]
+async fn a_call_goes_on_over_its_second_relay_when_the_callees_first_leaves() {
+    goes_on_over_the_second(Leaver::Callee).await;
+}
+
+async fn goes_on_over_the_second(leaver: Leaver) {
+    let relays = [Relay::start("127.0.0.1"), Relay::start("127.0.0.1")];
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    write_tone(file("440.wav"), 440.0, Duration::from_secs(60), 48_000).unwrap();
+    let relayed = || config("127.0.0.1").relays(relays.iter().map(Relay::access)).relayed_only(true).play(file("440.wav"));
+    let recorded = || config("127.0.0.1").record(file("heard.wav"));
+    let (mut left, mut other) = match leaver {
+        Leaver::Caller => call(relayed(), recorded()).await,
+        Leaver::Callee => {
+            let (caller, callee) = call(recorded(), relayed()).await;
+            (callee, caller)
+        }
+    };
+    let path = connected(&mut left).await;
+    connected(&mut other).await;
+    left.start();
+    other.start();
+    let path = settled(&mut left, &other, path).await;
+
+    let (leaving, staying): (Vec<Relay>, Vec<Relay>) = relays.into_iter().partition(|relay| Some(relay.address) == path.relay);
+    let [leaving, staying] = [leaving, staying].map(|mut one| one.pop().expect("one is used, the other isn't"));
+    left.leave_relay(vec![leaving.address]).unwrap();
+    loop {
+        match event(&mut left).await {
+            MediaEvent::PathChanged(path) if path.relay == Some(staying.address) => break,
+            MediaEvent::PathChanged(path) => assert_eq!(path.relay, Some(leaving.address)),
+            MediaEvent::LocalCandidate(candidate) => other.add_remote_candidate(&candidate).unwrap(),
+            event => panic!("{event:?} instead of another path"),
+        }
+    }
+    // The first one ends under it.
+    drop(leaving);
+    let received = other.stats().packets_received;
+    tokio::time::timeout(EVENT_DEADLINE, has_received(&other, received + 100)).await.expect("audio over the second relay");
+    assert_eq!(left.close().await.failure, None);
+    let summary = other.close().await;
+    assert_eq!(summary.failure, None);
+    assert!((pitch(&file("heard.wav")) - 440.0).abs() < 2.0);
+    let MediaStats { packets_received, packets_lost, .. } = summary.stats;
+    eprintln!("{packets_received} packets, {packets_lost} lost on the way from relay to relay");
+}
+
+#[tokio::test]
+async fn a_relay_that_leaves_ends_when_calls_have_given_their_addresses_back() {
+    let relay = Relay::start_at(&["127.0.0.1", "::1"]);
+    let both = || config("127.0.0.1").bind(["127.0.0.1", "::1"].map(|ip| ip.parse().unwrap()));
+    let relayed = || both().relays(relay.addresses.iter().map(|address| relay.access_at(*address))).relayed_only(true);
+    let (mut caller, mut callee) = call(relayed(), relayed()).await;
+    connected(&mut caller).await;
+    connected(&mut callee).await;
+    // Another address of the same relay is no other relay: the call stays as long as this one does.
+    caller.leave_relay(relay.addresses.clone()).unwrap();
+    let drained = tokio::spawn(relay.drain());
+    caller.start();
+    callee.start();
+    let goes_on = has_received(&callee, 50);
+    tokio::time::timeout(EVENT_DEADLINE, goes_on).await.expect("a second of audio while the relay drains");
+    assert!(!drained.is_finished());
+    caller.close().await;
+    callee.close().await;
+    drained.await.unwrap();
+}
