@@ -276,6 +276,7 @@ impl EventLoop {
             info!(epoch, "contacts have a new key");
             self.push_epoch_changed();
             self.mailbox_epoch_changed();
+            self.hand_over_epoch_changed();
         }
         self.publish_soon();
     }

@@ -16,8 +16,8 @@ use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{DeviceKey, IdentityKey};
 use halloo_protocol::node::Roles;
 use halloo_protocol::presence::{
-    Action, CONTACTS_MAX, Config, Contact, ContactDevice, GossipConfig, LocalDevice, MOOD_BYTES_MAX, Peer, Presence, PresenceGossip,
-    Shown, Source, State, Status,
+    Action, CONTACTS_MAX, Config, Contact, ContactDevice, GossipConfig, LocalDevice, MOOD_BYTES_MAX, Peer, Presence,
+    PresenceGossip, Shown, Source, State, Status,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Frame;

@@ -2,6 +2,6 @@
 
 pub mod authority;
 pub mod gateway;
-pub mod mailbox;
 pub(crate) mod hand_over;
+pub mod mailbox;
 pub mod relay;

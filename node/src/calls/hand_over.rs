@@ -10,7 +10,8 @@ use halloo_protocol::capability::{
     CAPABILITY_SECS_MAX, Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service,
 };
 use halloo_protocol::directory::Helper;
-use halloo_protocol::key::DeviceKey;
+use halloo_protocol::identity::UserId;
+use halloo_protocol::key::{DeviceKey, SecretKey};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Frame, Signed};
 use libp2p::PeerId;
@@ -34,32 +35,53 @@ const RENEW_AFTER_SECS: u64 = CAPABILITY_SECS_MAX / 2;
 
 const CAPABILITY: &str = "hand-over capability";
 
+/// Leave to have invites handed over.
+#[derive(Clone, Debug)]
+pub(super) struct Leave {
+    capability: Signed<Capability>,
+    /// Signs what is asked: the key by which a contact knows us, or this device's.
+    key: SecretKey,
+}
+
 /// A leg's way through the callee's relays.
 #[derive(Debug, Default)]
 pub(super) struct RelayWay {
     /// Relays not asked yet.
     pub(super) relays: Vec<Helper>,
     /// Leave to ask them.
-    pub(super) capability: Option<Signed<Capability>>,
+    pub(super) leave: Option<Leave>,
     /// Whether one is being asked.
     pub(super) is_asking: bool,
 }
 
 impl RelayWay {
-    pub(super) const fn new(relays: Vec<Helper>, capability: Option<Signed<Capability>>) -> Self {
-        Self { relays, capability, is_asking: false }
+    pub(super) const fn new(relays: Vec<Helper>, leave: Option<Leave>) -> Self {
+        Self { relays, leave, is_asking: false }
     }
 }
 
 // The caller's side.
 impl EventLoop {
+    /// Leave to have invites handed over to a device: what its user has given us as a contact, else what it gives to whoever may call.
+    pub(super) fn hand_over_leave(
+        &self,
+        user: &UserId,
+        device: &DeviceKey,
+        of_entry: Option<Signed<Capability>>,
+    ) -> Option<Leave> {
+        if let Some((capability, key)) = self.contact_capability(user, device, Service::InviteHandOver) {
+            return Some(Leave { capability, key });
+        }
+        of_entry.map(|capability| Leave { capability, key: self.identity.device_key().clone() })
+    }
+
     /// Has the invite handed over by a relay of the device, unless there is a connection to the device itself or a relay is being asked.
     pub(super) fn hand_over(&mut self, call: CallId, device: DeviceKey) {
         let Some(peer) = address::peer_id(&device) else { return };
         if self.swarm.behaviour().streams.is_connected(&peer) {
             return;
         }
-        while let Some((relay, capability)) = self.next_relay(call, device) {
+        while let Some((relay, leave)) = self.next_relay(call, device) {
             let Some(target) = self.strange_helper_target(&relay) else { continue };
             if target.peer == *self.swarm.local_peer_id() {
                 continue;
@@ -71,15 +93,16 @@ impl EventLoop {
             let Some(sealed) = leg.sealed.clone() else { return };
             leg.relay_way.is_asking = true;
             let hash = InviteHandOver::hash_of(&device, &sealed);
-            let id = capability.unverified().id;
-            let proof = CapabilityProof::sign(id, relay.device, hash, now, self.identity.device_key());
-            let message = InviteHandOver { target: device, capability, proof, sealed, extensions: Extensions::none() };
+            let id = leave.capability.unverified().id;
+            let proof = CapabilityProof::sign(id, relay.device, hash, now, &leave.key);
+            let message =
+                InviteHandOver { target: device, capability: leave.capability, proof, sealed, extensions: Extensions::none() };
             return self.request(&target, &message, Purpose::HandOverAsk(InviteTarget { call, device }), RELAY_TIMEOUT);
         }
     }
 
     /// The relay to ask: one that is connected, or else the first.
-    fn next_relay(&mut self, call: CallId, device: DeviceKey) -> Option<(Helper, Signed<Capability>)> {
+    fn next_relay(&mut self, call: CallId, device: DeviceKey) -> Option<(Helper, Leave)> {
         let streams = &self.swarm.behaviour().streams;
         let outgoing = self.calls.outgoing.get_mut(&call)?;
         if outgoing.machine.leg_state(&device) != Some(LegState::Inviting) {
@@ -90,10 +113,10 @@ impl EventLoop {
         if way.is_asking || way.relays.is_empty() {
             return None;
         }
-        let capability = way.capability.clone()?;
+        let leave = way.leave.clone()?;
         let is_connected = |relay: &Helper| address::peer_id(&relay.device).is_some_and(|peer| streams.is_connected(&peer));
         let index = way.relays.iter().position(is_connected).unwrap_or(0);
-        Some((way.relays.remove(index), capability))
+        Some((way.relays.remove(index), leave))
     }
 
     pub(crate) fn hand_over_answer(&mut self, target: InviteTarget, frame: &Frame) {
@@ -161,9 +184,18 @@ impl EventLoop {
         HandedOverAnswer { status: rung.status, word, extensions: Extensions::none() }
     }
 
-    /// Says to a relay that has given us a reservation which capabilities count. Nothing is taken back yet, so the first epoch is the only one.
+    /// Capabilities of former contacts are void: our relays are told.
+    pub(crate) fn hand_over_epoch_changed(&mut self) {
+        let relays: Vec<PeerId> = self.reach.relays().copied().collect();
+        for relay in relays {
+            self.tell_hand_over_rules(relay);
+        }
+    }
+
+    /// Says to a relay that has given us a reservation which capabilities count: those of the present epoch.
     pub(crate) fn tell_hand_over_rules(&mut self, relay: PeerId) {
-        let rules = HandOverRules { epoch: 0, revoked: Vec::new(), extensions: Extensions::none() };
+        let epoch = self.contacts.presence_secret().epoch();
+        let rules = HandOverRules { epoch, revoked: Vec::new(), extensions: Extensions::none() };
         self.notify(&Target::connected(relay), &rules);
     }
 
@@ -172,10 +204,12 @@ impl EventLoop {
     pub(crate) fn hand_over_capability(&mut self, now: UnixTime) -> Option<Signed<Capability>> {
         self.reach.relays().next()?;
         let me = self.identity.device();
+        let epoch = self.contacts.presence_secret().epoch();
         let is_good = |capability: &Signed<Capability>| {
             let capability = capability.unverified();
             let age = now.secs_since(capability.not_before);
-            capability.issuer == Issuer::Device(me) && !capability.not_before.is_from_the_future(now) && age < RENEW_AFTER_SECS
+            let is_ours = capability.issuer == Issuer::Device(me) && capability.epoch == epoch;
+            is_ours && !capability.not_before.is_from_the_future(now) && age < RENEW_AFTER_SECS
         };
         if self.calls.capability.is_none() {
             let stored = self.store.read::<_, StoreError>(|view| view.setting_value(CAPABILITY));
@@ -197,7 +231,7 @@ impl EventLoop {
                 per_hour: STRANGER_PER_HOUR,
                 payload_bytes_max: u32::try_from(SEALED_INVITE_BYTES_MAX).unwrap_or(u32::MAX),
             },
-            epoch: 0,
+            epoch,
             not_before,
             not_after: not_before.plus_secs(CAPABILITY_SECS_MAX),
             extensions: Extensions::none(),

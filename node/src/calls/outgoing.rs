@@ -166,7 +166,8 @@ impl EventLoop {
     fn new_leg(&self, record: &DirectoryRecord, parts: &EntryParts) -> Option<Leg> {
         let target = self.device_target(record, parts)?;
         let private = self.private_part(record, parts).unwrap_or_default();
-        let relay_way = RelayWay::new(parts.entry().relays.clone(), private.hand_over());
+        let leave = self.hand_over_leave(&record.user_id(), &parts.device(), private.hand_over());
+        let relay_way = RelayWay::new(parts.entry().relays.clone(), leave);
         let gateways = private.push;
         let asleep = matches!(parts.reachability(self.now().unix), Reachability::Push | Reachability::None);
         let hold_back = if asleep { Duration::ZERO } else { PUSH_HOLD_BACK };

@@ -194,7 +194,16 @@ impl EventLoop {
         let mut part = PrivatePart { push: self.push_addresses(), ..PrivatePart::default() };
         // One gateway is enough here: the entry has to stay small.
         part.push.truncate(1);
-        if part.push.is_empty() || !part.fits() {
+        let capability = self.hand_over_capability(self.now().unix);
+        if part.push.is_empty() && capability.is_none() {
+            return Extensions::none();
+        }
+        if let Some(with_capability) = capability.map(|capability| part.clone().with_hand_over(&capability))
+            && with_capability.fits()
+        {
+            part = with_capability;
+        }
+        if !part.fits() {
             return Extensions::none();
         }
         let nonce = self.random();

@@ -39,12 +39,12 @@ use halloo_protocol::message::{
 use halloo_protocol::node::{
     Address, Descriptor, Goodbye, Hello, LoadClass, RevocationNotice, RevocationNumber, Roles, Transport,
 };
-use halloo_protocol::profile::{Profile, ProfileCard};
 use halloo_protocol::presence::{
     Appointment, Digest, Document, LinkTag, Mode, NamedTopic, Part, PassedDocument, PassedHint, PresenceGossip, PresenceHint,
     PresenceKey, PresenceSecret, PresenceWitness, SealedBody, SealedDocument, State, Topic, TopicName, TopicPlace, TopicSlot,
     TopicWant,
 };
+use halloo_protocol::profile::{Profile, ProfileCard};
 use halloo_protocol::push::{
     DeliveredStatus, GatewayTime, Identifier, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushHints,
     PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister,

@@ -383,7 +383,11 @@ impl Gossip {
         if is_more {
             self.flush_by(id, now.instant);
         }
-        self.outputs.push_back(Output::Send { to, frame: PresenceGossip { parts, extensions: Extensions::none() }, is_heartbeat });
+        self.outputs.push_back(Output::Send {
+            to,
+            frame: PresenceGossip { parts, extensions: Extensions::none() },
+            is_heartbeat,
+        });
     }
 
     fn flush_names(&mut self, id: LinkId, parts: &mut Vec<Part>) {
