@@ -262,12 +262,29 @@ impl EventLoop {
             self.events.send(Event::Stopping {});
             self.end_all_calls();
         }
+        self.presence_leave();
+        self.let_presence_leave().await;
         self.say_goodbye();
         let deadline = tokio::time::Instant::now() + FAREWELL;
         while tokio::time::timeout_at(deadline, futures::StreamExt::next(&mut self.swarm)).await.is_ok() {}
         self.flush_directory();
         for reply in self.leaving.take().into_iter().flat_map(|leaving| leaving.waiting) {
             reply.send(Ok(()));
+        }
+    }
+
+    /// Lets contacts hear that this device is off, while the connections stand.
+    async fn let_presence_leave(&mut self) {
+        let deadline = Instant::now() + FAREWELL;
+        while Instant::now() < deadline {
+            let wake = self.presence.poll_timeout().map_or(deadline, |at| at.min(deadline));
+            tokio::select! {
+                () = tokio::time::sleep_until(wake.into()) => {
+                    let now = self.now();
+                    self.presence_tick(now);
+                }
+                event = futures::StreamExt::select_next_some(&mut self.swarm) => self.handle_swarm(event),
+            }
         }
     }
 

@@ -88,6 +88,7 @@ pub(crate) struct PresenceState {
     followed: BTreeMap<IdentityKey, Followed>,
     carriers: BTreeMap<DeviceKey, Helper>,
     check_at: Instant,
+    is_leaving: bool,
     dirty: VecDeque<IdentityKey>,
 }
 
@@ -120,6 +121,7 @@ impl PresenceState {
             followed: BTreeMap::new(),
             carriers: BTreeMap::new(),
             check_at: now.instant,
+            is_leaving: false,
             dirty: VecDeque::new(),
         })
     }
@@ -280,12 +282,20 @@ impl EventLoop {
         let devices = own.map_or(1, |record| record.entries().count());
         let chosen = &self.presence.chosen;
         let status = Status {
-            state: if is_hidden { State::Offline } else { chosen.state },
+            state: if is_hidden || self.presence.is_leaving { State::Offline } else { chosen.state },
             mood: if is_hidden { String::new() } else { chosen.mood.clone() },
             reachability,
             devices: u8::try_from(devices).unwrap_or(u8::MAX),
         };
         self.presence.machine.set_status(now, status);
+    }
+
+    /// This device goes off: contacts see it unless another device of the user says otherwise.
+    pub(crate) fn presence_leave(&mut self) {
+        self.presence.is_leaving = true;
+        let now = self.now();
+        self.say_status(now);
+        self.drive_presence();
     }
 
     /// Our mailboxes carry our presence.

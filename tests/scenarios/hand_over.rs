@@ -15,7 +15,7 @@ use halloo_tests::attacker::{Attacker, Forger, now};
 use halloo_tests::cli::Invocation;
 use halloo_tests::daemon::{Daemon, Launch};
 use halloo_tests::natlab::{Machine, NatLab};
-use halloo_tests::network::{AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
+use halloo_tests::network::{ANYONE, AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
 use halloo_tests::{Network, cli, eventually};
 
 /// A node finds out that nobody can dial it, and gets a reservation, before its record is of use.
@@ -32,8 +32,8 @@ fn a_device_that_only_its_relay_reaches_rings_without_a_circuit() {
     server.start(on(&public).args(listen(&public.address)).args(infrastructure_roles()));
     // Alice has an address of her own, which her invite names: what bob says comes straight to her.
     let (open, home) = (lab.public_machine("a", 11), lab.home_machine("b", 12));
-    let alice = join(&folder, &server, "alice", &open, "publish_addresses = true\n", &[]);
-    let bob = join(&folder, &server, "bob", &home, "", &["--answer", "auto"]);
+    let alice = join(&folder, &server, "alice", &open, &format!("publish_addresses = true\n{ANYONE}"), &[]);
+    let bob = join(&folder, &server, "bob", &home, ANYONE, &["--answer", "auto"]);
     eventually(SETTLED_TIME_MAX, "the relay holds a reservation for bob", || {
         let status = bob.api().get("/v1/status")?;
         let has_relay = status["relays"].as_array().is_some_and(|relays| relays.iter().any(|relay| relay == &server.peer_id()));

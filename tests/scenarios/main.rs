@@ -14,6 +14,7 @@ mod mailboxes;
 mod message_delivery;
 mod nat_calls;
 mod nat_relay;
+mod presence;
 mod push_wakeup;
 mod relay_owners;
 mod revocation_spread;

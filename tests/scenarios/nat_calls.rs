@@ -74,7 +74,7 @@ fn where_no_relay_reaches_both_ends_media_goes_through_two() {
     let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
     let server = serve(&folder, &public);
     let relay = |name: &str, machine: &Machine| {
-        let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, "", &invite(&server));
+        let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, ANYONE, &invite(&server));
         user.spawn(on(machine).args(listen(&machine.address)).args(["--role", "relay"]));
         user.wait_ready(READY_TIME_MAX);
         user

@@ -16,6 +16,7 @@ use crate::handle::contacts::ProfileChange;
 use crate::handle::directory::{ResolveError, ResolveOptions};
 use crate::handle::messages::MessageState;
 use crate::handle::power::SuspendOptions;
+use crate::handle::presence::{PresenceChange, PresenceState, PresenceView};
 use crate::handle::push::{PushChannel, PushTarget};
 use crate::handle::{Event, EventStream, Node};
 
@@ -69,6 +70,7 @@ impl Cast {
 pub(super) async fn tour(network: &mut Network, cast: &Cast, rng: &mut StdRng, report: &mut Report<'_>) {
     report.stage("look-up", STAGE_LIMIT, look_up(network, cast)).await;
     report.stage("contacts", STAGE_LIMIT, contacts(network, cast)).await;
+    report.stage("presence", STAGE_LIMIT, presence(network, cast)).await;
     report.stage("messages", STAGE_LIMIT, messages(network, cast)).await;
     report.stage("voice call", STAGE_LIMIT, voice_call(network, cast)).await;
     report.stage("relayed call", STAGE_LIMIT, relayed_call(network, cast)).await;
@@ -104,6 +106,39 @@ async fn look_up(network: &Network, cast: &Cast) -> Outcome {
 
 fn person<'a>(network: &'a Network, name: &str) -> Result<&'a Person, Failure> {
     network.person(name).ok_or_else(|| Failure::new(format!("there is no {name}")))
+}
+
+/// A contact sees what somebody chose to be; who is no contact doesn't.
+async fn presence(network: &Network, cast: &Cast) -> Outcome {
+    let (caller, callee) = (node(network, &cast.caller)?, node(network, &cast.callee)?);
+    let mood = "back in five minutes";
+    let started = Instant::now();
+    callee.presence().set(PresenceChange { state: Some(PresenceState::Away), mood: Some(mood.to_owned()) }).await?;
+    let seen = wait_presence(caller, &cast.callee, |seen| seen.state == PresenceState::Away && seen.mood == mood).await?;
+    let took = started.elapsed();
+    callee.presence().set(PresenceChange { state: Some(PresenceState::Online), mood: Some(String::new()) }).await?;
+    wait_presence(caller, &cast.callee, |seen| seen.state == PresenceState::Online).await?;
+    let refused = network.infrastructure().presence().get(full_name(&cast.callee)).await;
+    ensure(refused.is_err(), || format!("a stranger sees {refused:?}"))?;
+    Ok(format!(
+        "{} saw {} away after {} ms, \"{}\"; a stranger sees nothing",
+        cast.caller,
+        cast.callee,
+        took.as_millis(),
+        seen.mood
+    ))
+}
+
+async fn wait_presence(of: &Node, user: &str, is_it: impl Fn(&PresenceView) -> bool) -> Result<PresenceView, Failure> {
+    let deadline = Instant::now() + EVENT_LIMIT;
+    loop {
+        let seen = of.presence().get(full_name(user)).await?;
+        if is_it(&seen) {
+            return Ok(seen);
+        }
+        ensure(Instant::now() < deadline, || format!("the presence of {user} is seen as {seen:?}"))?;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// A stranger is refused; then they ask, and are contacts: each sees the other's profile.

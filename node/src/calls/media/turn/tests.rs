@@ -5,7 +5,7 @@ use std::io;
 
 use halloo_relay::UnixTime;
 use halloo_relay::auth::{Credentials, Users};
-use halloo_relay::packet::{ClientPath, HEADROOM_BYTES, ListenerId, Packet, Payload, RelayedId, Sink, Transport};
+use halloo_relay::packet::{ClientPath, HEADROOM_BYTES, HeldPort, ListenerId, Packet, Payload, RelayedId, Sink, Transport};
 use halloo_relay::quota::Limits;
 use halloo_relay::relay::{Relay, RelayedIp, Settings, Shared};
 
@@ -57,6 +57,14 @@ impl<'b> Sink<'b> for Wire {
     fn open_relayed(&mut self, id: RelayedId, address: SocketAddr) -> io::Result<()> {
         self.open.insert(id, address);
         Ok(())
+    }
+
+    fn hold_port(&mut self, _: SocketAddr) -> io::Result<HeldPort> {
+        Ok(HeldPort::new(()))
+    }
+
+    fn open_held(&mut self, id: RelayedId, address: SocketAddr, _: HeldPort) -> io::Result<()> {
+        self.open_relayed(id, address)
     }
 
     fn close_relayed(&mut self, id: RelayedId) {

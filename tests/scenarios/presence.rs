@@ -1,0 +1,63 @@
+//! Goal: contacts see what each of them chose to be and how they can be reached, within moments; nobody else does. Method: daemons, the command
+//! line, and what one shows of the other afterwards.
+
+use std::time::Duration;
+
+use halloo_tests::daemon::Daemon;
+use halloo_tests::network::Plan;
+use halloo_tests::{User, eventually};
+use serde_json::Value;
+
+/// How long a change may take to be seen: the record of the other has to be looked up first.
+const SEEN_TIME_MAX: Duration = Duration::from_secs(45);
+
+fn presence(of: &User, seen_by: &Daemon) -> Result<Value, String> {
+    seen_by.api().get(&format!("/v1/presence/contacts/{}", of.username))
+}
+
+#[track_caller]
+fn is_seen(of: &User, by: &Daemon, state: &str, mood: &str) -> Value {
+    eventually(SEEN_TIME_MAX, "the presence is seen", || {
+        let seen = presence(of, by)?;
+        if seen["state"] == state && seen["mood"] == mood { Ok(seen) } else { Err(seen.to_string()) }
+    })
+}
+
+#[test]
+fn contacts_see_each_other_and_nobody_else_does() {
+    let mut network = Plan::new(["alice", "bob", "carol"]).contacts_only().start();
+    network.befriend(&network.users[0], &network.users[1]);
+    let [alice, bob, carol] = network.users();
+    let set = bob.cli(["presence", "set", "away", "--mood", "at lunch"]).ok();
+    assert_eq!((&set["state"], &set["mood"]), (&Value::from("away"), &Value::from("at lunch")));
+    let seen = is_seen(bob, alice, "away", "at lunch");
+    assert_eq!(seen["reachability"], "direct", "{seen}");
+    assert!(seen["age_ms"].is_u64() && ["direct", "carrier"].contains(&seen["source"].as_str().unwrap_or_default()), "{seen}");
+    let event = alice.wait_event(SEEN_TIME_MAX, "presence", |event| event["state"] == "away");
+    assert_eq!(event["username"], bob.username.as_str());
+    is_seen(alice, bob, "online", "");
+    let stranger = carol.cli(["presence", "get", &bob.username]);
+    assert_eq!(stranger.code, 1, "{stranger:?}");
+    assert!(stranger.last_error().contains("isn't a contact"), "{stranger:?}");
+    assert_eq!(bob.cli(["presence", "set", "--mood", &"x".repeat(281)]).code, 2);
+
+    // What was chosen stays chosen.
+    bob.cli(["presence", "set", "dnd", "--mood", ""]).ok();
+    is_seen(bob, alice, "dnd", "");
+    assert_eq!(bob.terminate().0, 0);
+    is_seen(bob, alice, "offline", "");
+    bob.restart();
+    is_seen(bob, alice, "dnd", "");
+
+    // Hidden from everybody, then seen again.
+    bob.cli(["privacy", "set", "--presence", "nobody"]).ok();
+    is_seen(bob, alice, "offline", "");
+    bob.cli(["privacy", "set", "--presence", "contacts"]).ok();
+    is_seen(bob, alice, "dnd", "");
+
+    bob.cli(["contact", "remove", &alice.username]).ok();
+    eventually(SEEN_TIME_MAX, "whoever is removed sees nothing", || match presence(bob, alice) {
+        Err(_) => Ok(()),
+        Ok(seen) => Err(seen.to_string()),
+    });
+}
