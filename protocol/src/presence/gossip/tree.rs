@@ -77,7 +77,11 @@ impl Gossip {
         }
         let device = self.link(link).peer.device;
         let is_owner = state_watch_device(self.state(id)) == Some(device);
-        let Some(slot) = self.link(link).name(id) else { return };
+        let Some(slot) = self.link(link).name(id) else {
+            // All numbers are used up, after weeks: a new connection has new ones.
+            self.outputs.push_back(Output::Silent(device));
+            return;
+        };
         let entry =
             In { link, slot, mode: Mode::Ride, is_known: is_owner || is_carrier, is_carrier, sequence: 0, hops: u8::MAX, misses: 0 };
         self.state(id).ins.push(entry);
@@ -414,9 +418,9 @@ impl Gossip {
         }
         let candidates = state.ins.iter().filter(|entry| entry.sequence > sequence && !tried.contains(&entry.link));
         let Some(next) = candidates.min_by_key(|entry| (entry.misses, entry.hops)).map(|entry| entry.link) else {
-            // Nobody left: the next digest starts anew.
+            // Nobody left: the next digest starts anew, and who was to bring it and didn't isn't the parent any more.
             state.missing = None;
-            return;
+            return self.replace_parent(id, now.instant);
         };
         if let Some(missing) = &mut state.missing {
             missing.tried.push(next);
@@ -428,6 +432,18 @@ impl Gossip {
             self.make_parent(id, next, now.instant);
         }
         self.arm(Timer::Missing(id), now.instant + GRAFT_TIMEOUT);
+    }
+
+    /// Takes another parent, if there is one that was missed less often.
+    fn replace_parent(&mut self, id: TopicId, now: Instant) {
+        let state = self.state(id);
+        let misses = |state: &TopicState, link: LinkId| state.ins.iter().find(|entry| entry.link == link).map_or(0, |entry| entry.misses);
+        let Some(parent) = state.parent.filter(|parent| misses(state, *parent) > 0) else { return };
+        if let Some(better) = self.safe_parent(id)
+            && misses(self.state(id), better) < misses(self.state(id), parent)
+        {
+            self.make_parent(id, better, now);
+        }
     }
 
     /// A shorter way to the owner has shown itself.
