@@ -244,14 +244,7 @@ impl Presence {
     /// Says nothing and knows nobody yet. `last_sequence` is the highest that an earlier run has seen ([`Presence::sequence`]); 0 is safe
     /// where clocks are right. `seed` must be secret and new for each run: nonces and keys come from it.
     #[must_use]
-    pub fn new(
-        config: Config,
-        local: LocalDevice,
-        secret: PresenceSecret,
-        last_sequence: u64,
-        seed: [u8; 32],
-        now: Now,
-    ) -> Self {
+    pub fn new(config: Config, local: LocalDevice, secret: PresenceSecret, last_sequence: u64, seed: [u8; 32], now: Now) -> Self {
         let device = DeviceKey(local.key.public());
         let mut rng = ChaCha8Rng::from_seed(seed);
         let gossip = Gossip::new(config.gossip.clone(), device, rng.random(), now.instant);
@@ -312,7 +305,8 @@ impl Presence {
         if !self.contacts.contains_key(&identity) && self.contacts.len() >= CONTACTS_MAX {
             return 0;
         }
-        let valid = |device: &ContactDevice| verify_device(&device.certificate, &identity, now.unix).map(|found| found.device).ok();
+        let valid =
+            |device: &ContactDevice| verify_device(&device.certificate, &identity, now.unix).map(|found| found.device).ok();
         let devices: BTreeSet<_> = contact.devices.iter().filter_map(valid).filter(|device| *device != self.device).collect();
         let known = self.contacts.remove(&identity);
         let (mut view, shown, old) = match known {

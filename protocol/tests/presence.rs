@@ -143,8 +143,7 @@ impl Net {
         self.links.push((one, other));
         for (at, with) in [(one, other), (other, one)] {
             let person = &self.people[with];
-            let peer =
-                Peer { device: person.key(), identity: person.identity(), is_carrier: self.carriers.contains(&with) };
+            let peer = Peer { device: person.key(), identity: person.identity(), is_carrier: self.carriers.contains(&with) };
             let now = self.now();
             self.machines[at].handle_connected(now, peer);
             self.act(at);
@@ -602,17 +601,14 @@ fn any_part() -> impl Strategy<Value = Part> {
         .prop_map(|(owner, one, other)| Person::new(owner).topic(NOW).tag(&Person::new(one).key(), &Person::new(other).key()));
     let name = prop_oneof![
         tag.prop_map(TopicName::Tag),
-        (0usize..6).prop_map(|person| TopicName::Topic {
-            topic: Person::new(person).topic(NOW),
-            carriers: vec![Person::new(2).key()]
-        }),
+        (0usize..6)
+            .prop_map(|person| TopicName::Topic { topic: Person::new(person).topic(NOW), carriers: vec![Person::new(2).key()] }),
     ];
     // Another run of the same device may be ahead; that both take one number in one second is settled by the next document.
-    let document = (0usize..6, prop_oneof![Just(0), 100u64..200], any::<u8>(), any_place()).prop_map(|(person, ahead, hops, place)| PassedDocument {
-        place,
-        hops,
-        document: Person::new(person).document(NOW.0 + ahead, NOW),
-    });
+    let document =
+        (0usize..6, prop_oneof![Just(0), 100u64..200], any::<u8>(), any_place()).prop_map(|(person, ahead, hops, place)| {
+            PassedDocument { place, hops, document: Person::new(person).document(NOW.0 + ahead, NOW) }
+        });
     let hint = (any_place(), 0u64..90_000, any::<u16>()).prop_map(|(place, sequence, number)| {
         let key = SecretKey::from_bytes([3; 32]);
         let witness = PresenceWitness { witness: key.public(), number, extensions: Extensions::none() };
@@ -621,7 +617,8 @@ fn any_part() -> impl Strategy<Value = Part> {
     });
     let few = 0..4usize;
     prop_oneof![
-        prop::collection::vec((slot(), name).prop_map(|(slot, name)| NamedTopic { slot, name }), few.clone()).prop_map(Part::Names),
+        prop::collection::vec((slot(), name).prop_map(|(slot, name)| NamedTopic { slot, name }), few.clone())
+            .prop_map(Part::Names),
         prop::collection::vec(slot(), few.clone()).prop_map(Part::Drops),
         prop::collection::vec(
             (slot(), mode, any::<u64>()).prop_map(|(slot, mode, have)| TopicWant { slot, mode, have }),

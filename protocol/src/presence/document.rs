@@ -276,9 +276,7 @@ impl SealedDocument {
         let aad = associated(topic, body.sequence);
         let (nonce, sealed) = body.sealed.split_at_checked(NONCE_BYTES).ok_or(DocumentError::Seal)?;
         let nonce = <[u8; NONCE_BYTES]>::try_from(nonce).map_err(|_| DocumentError::Seal)?;
-        let plain = cipher
-            .decrypt(&XNonce::from(nonce), Payload { msg: sealed, aad: &aad })
-            .map_err(|_| DocumentError::Seal)?;
+        let plain = cipher.decrypt(&XNonce::from(nonce), Payload { msg: sealed, aad: &aad }).map_err(|_| DocumentError::Seal)?;
         let signed: Signed<Document> = wire::decode(content(&plain)?, Document::LIMIT + 80)?;
         let document = signed.verify(&device.0).map_err(DocumentError::Inside)?;
         if document.identity != *identity {

@@ -26,6 +26,8 @@
 mod hint;
 mod link;
 mod receive;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};

@@ -112,10 +112,7 @@ impl PresenceKey {
     }
 
     fn blinding(&self, device: &DeviceKey, day: Day) -> Scalar {
-        scalar(
-            "halloo presence topic",
-            &[&self.secret, &self.epoch.to_be_bytes(), device.as_bytes(), &day.0.to_be_bytes()],
-        )
+        scalar("halloo presence topic", &[&self.secret, &self.epoch.to_be_bytes(), device.as_bytes(), &day.0.to_be_bytes()])
     }
 
     /// The topic of a device on a day; `None` if the key isn't one.

@@ -302,7 +302,11 @@ mod tests {
         view.hear(document(1, 700, State::Offline, Reachability::None), Way::Carrier);
         assert_eq!(view.shown(at(701)).state, State::Offline);
         view.keep(&device(1), UnixTime(u64::MAX), NOW);
-        assert_eq!(view.devices[&device(1)].kept_until, Some(NOW.plus_secs(KEEPER_LEASE_SECS_MAX)), "no keeper speaks for a year");
+        assert_eq!(
+            view.devices[&device(1)].kept_until,
+            Some(NOW.plus_secs(KEEPER_LEASE_SECS_MAX)),
+            "no keeper speaks for a year"
+        );
     }
 
     #[test]
@@ -337,7 +341,8 @@ mod tests {
     fn any_document() -> impl Strategy<Value = (Document, Way)> {
         let states = prop::sample::select(vec![State::Offline, State::Away, State::Online, State::Dnd]);
         let ways = prop::sample::select(vec![Way::Direct, Way::Contact, Way::Carrier]);
-        let reach = prop::sample::select(vec![Reachability::None, Reachability::Push, Reachability::Relayed, Reachability::Direct]);
+        let reach =
+            prop::sample::select(vec![Reachability::None, Reachability::Push, Reachability::Relayed, Reachability::Direct]);
         (0u8..4, 0u64..6, states, reach, ways).prop_map(|(number, sequence, state, reachability, way)| {
             // One device never says two things under one number.
             let state = if sequence % 2 == 0 { State::Online } else { state };

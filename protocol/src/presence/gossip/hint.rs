@@ -121,7 +121,8 @@ impl Gossip {
         }
         let (number, sequence, topic) = (hint.number, hint.sequence, state.topic);
         state.hints.push(hint);
-        let witnesses = state.hints.iter().filter(|held| held.sequence >= state.held.as_ref().map_or(0, |held| held.sequence)).count();
+        let witnesses =
+            state.hints.iter().filter(|held| held.sequence >= state.held.as_ref().map_or(0, |held| held.sequence)).count();
         let is_watched = state.watch.is_some();
         let around: Vec<_> = state
             .outs

@@ -392,7 +392,11 @@ impl Gossip {
         } else if has_names {
             self.flush_by(id, now.instant + NAMES_PAUSE);
         }
-        self.outputs.push_back(Output::Send { to, frame: PresenceGossip { parts, extensions: Extensions::none() }, is_heartbeat });
+        self.outputs.push_back(Output::Send {
+            to,
+            frame: PresenceGossip { parts, extensions: Extensions::none() },
+            is_heartbeat,
+        });
     }
 
     fn flush_names(&mut self, id: LinkId, parts: &mut Vec<Part>, now: Instant) {

@@ -6,8 +6,8 @@ use rand::RngExt;
 use rand::seq::IndexedRandom;
 
 use super::{
-    COMPANY, COMPANY_LONG, Dial, DeviceKey, Gossip, Held, In, LinkId, Missing, Mode, Now, Out, Output, REDIAL, REDIAL_MAX, SETTLE,
-    SealedDocument, Timer, TopicId, TopicState, Way,
+    COMPANY, COMPANY_LONG, DeviceKey, Dial, Gossip, Held, In, LinkId, Missing, Mode, Now, Out, Output, REDIAL, REDIAL_MAX,
+    SETTLE, SealedDocument, Timer, TopicId, TopicState, Way,
 };
 
 /// How long a document may come later from the parent than its digest from another.
@@ -82,8 +82,16 @@ impl Gossip {
             self.outputs.push_back(Output::Silent(device));
             return;
         };
-        let entry =
-            In { link, slot, mode: Mode::Ride, is_known: is_owner || is_carrier, is_carrier, sequence: 0, hops: u8::MAX, misses: 0 };
+        let entry = In {
+            link,
+            slot,
+            mode: Mode::Ride,
+            is_known: is_owner || is_carrier,
+            is_carrier,
+            sequence: 0,
+            hops: u8::MAX,
+            misses: 0,
+        };
         self.state(id).ins.push(entry);
         if is_owner {
             // It may refute them.
@@ -437,7 +445,8 @@ impl Gossip {
     /// Takes another parent, if there is one that was missed less often.
     fn replace_parent(&mut self, id: TopicId, now: Instant) {
         let state = self.state(id);
-        let misses = |state: &TopicState, link: LinkId| state.ins.iter().find(|entry| entry.link == link).map_or(0, |entry| entry.misses);
+        let misses =
+            |state: &TopicState, link: LinkId| state.ins.iter().find(|entry| entry.link == link).map_or(0, |entry| entry.misses);
         let Some(parent) = state.parent.filter(|parent| misses(state, *parent) > 0) else { return };
         if let Some(better) = self.safe_parent(id)
             && misses(self.state(id), better) < misses(self.state(id), parent)

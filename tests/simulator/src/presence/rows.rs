@@ -79,12 +79,7 @@ impl Meter {
     /// Starts to count.
     pub fn new(town: &mut Town) -> Self {
         town.network.take_events().for_each(drop);
-        Self {
-            traffic: town.network.traffic(),
-            counters: town.counters(),
-            open: BTreeMap::new(),
-            measured: Measured::default(),
-        }
+        Self { traffic: town.network.traffic(), counters: town.counters(), open: BTreeMap::new(), measured: Measured::default() }
     }
 
     /// Has somebody say something, and waits for it to be heard by all living contacts.
@@ -265,8 +260,28 @@ pub fn carried(plan: TownPlan, phone: usize) -> Carried {
     Carried { all, phone_connections, phone_messages, phone_fetch }
 }
 
+/// A device comes online in a network that is up: from the open connection to its carrier until its last contact is shown.
+#[must_use]
+pub fn coming_online(plan: TownPlan, phone: usize) -> String {
+    let mut town = Town::new(plan);
+    town.start(Duration::from_secs(60));
+    town.network.run_for(Duration::from_secs(60));
+    let (times, contacts) = fetch_times(&mut town, node(phone));
+    // One round trip of handshake; the simulator's are all alike here.
+    let (last, trip) = (times.last().copied().unwrap_or_default(), Duration::from_millis(100));
+    let trips = last.saturating_sub(trip).as_secs_f64() / trip.as_secs_f64();
+    format!("{trips:.2} round trips; {} of {contacts} seen", times.len())
+}
+
 /// A device comes online: how long until it sees all its contacts.
 fn fetch(town: &mut Town, phone: NodeId) -> String {
+    let (seen, contacts) = fetch_times(town, phone);
+    let last = seen.last().copied().unwrap_or_default();
+    let median = seen.get(seen.len() / 2).copied().unwrap_or_default();
+    format!("{} of {contacts} seen; median {} ms, last {} ms after the dial", seen.len(), median.as_millis(), last.as_millis())
+}
+
+fn fetch_times(town: &mut Town, phone: NodeId) -> (Vec<Duration>, usize) {
     town.say_offline(phone);
     town.network.run_for(Duration::from_secs(1));
     town.stop(phone, true);
@@ -283,7 +298,5 @@ fn fetch(town: &mut Town, phone: NodeId) -> String {
         .map(|(_, seen)| seen.at.saturating_duration_since(start))
         .collect();
     seen.sort_unstable();
-    let last = seen.last().copied().unwrap_or_default();
-    let median = seen.get(seen.len() / 2).copied().unwrap_or_default();
-    format!("{} of {contacts} seen; median {} ms, last {} ms after the dial", seen.len(), median.as_millis(), last.as_millis())
+    (seen, contacts)
 }
