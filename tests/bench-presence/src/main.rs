@@ -60,6 +60,7 @@ async fn main() -> Result<()> {
     let people = if arguments.long { 10_000 } else { arguments.people };
     if people > 0 {
         coming_online(&arguments);
+        churn(&arguments);
         large(&arguments, people);
     }
     Ok(())
@@ -193,4 +194,26 @@ fn coming_online(arguments: &Arguments) {
         let name = format!("newest documents of {contacts} contacts after coming online, handshake not counted");
         row(&name, if contacts == 300 { "2 round trips" } else { "shown working" }, "1", &fetched);
     }
+}
+
+/// A day of coming and going, half of it without a word.
+#[allow(clippy::print_stdout, reason = "the table is what the program is for")]
+fn churn(arguments: &Arguments) {
+    let (people, contacts, carriers, hours) = (300, 60, 8, 24);
+    let mut rng = ChaCha8Rng::seed_from_u64(arguments.seed);
+    let graph = Graph::random(people, contacts, &mut rng);
+    let hour = Duration::from_secs(3_600);
+    let churn = rows::Churn { stays: hour * 2, away: hour, silent: 0.5 };
+    let seen = rows::churn(TownPlan::carried(arguments.seed, graph, carriers), churn, hour * hours);
+    println!(
+        "\n{people} people, {contacts} contacts each, {carriers} carriers; {hours} h, {} comings and goings\n",
+        seen.changes
+    );
+    println!("| | reach | ideal | Halloo |");
+    println!("| --- | --- | --- | --- |");
+    let wrong = format!("{:.4}%", 100.0 * seen.wrong as f64 / seen.looks.max(1) as f64);
+    row("wrong for over 60 s, of viewer-contact time", "0.1%", "0", &wrong);
+    row("of that, shown as there though gone", "", "0", &format!("{} of {}", seen.wrong_there, seen.wrong));
+    row("messages per person and hour", "stated", "-", &format!("{:.0}", seen.messages));
+    row("heartbeats per person and hour", "", "-", &format!("{:.0}", seen.heartbeats));
 }

@@ -369,8 +369,8 @@ impl Gossip {
         let mut parts = Vec::new();
         self.flush_names(id, &mut parts, now.instant);
         self.flush_wants(id, &mut parts);
-        self.flush_appointments(id, &mut parts);
         self.flush_documents(id, &mut parts);
+        self.flush_appointments(id, &mut parts);
         self.flush_digests(id, &mut parts);
         self.flush_hints(id, &mut parts);
         if parts.is_empty() && !is_heartbeat {
@@ -469,8 +469,12 @@ impl Gossip {
             if out.known >= held.sequence {
                 continue;
             }
+            let is_first = out.slot.is_none() && out.known == 0;
             out.known = held.sequence;
             let place = out.slot.map_or(TopicPlace::Topic(name), |slot| TopicPlace::Slot(TopicSlot(slot)));
+            if is_first {
+                self.appoint(topic, id);
+            }
             self.link(id).digests.remove(&topic);
             bytes += held.document.wire_len();
             documents.push(PassedDocument { place, hops: held.hops, document: held.document });

@@ -1,5 +1,6 @@
 //! Who is asked for what: parents, those who tell soon, grafts.
 
+use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -158,7 +159,8 @@ impl Gossip {
             self.link(link).documents.insert(id);
             self.flush_by(link, now);
         }
-        if is_own {
+        // A carrier that didn't ask learns of the topic with its first document, and is appointed then.
+        if is_own && slot.is_some() {
             self.appoint(id, link);
         }
         self.tell_hints(id, link);
@@ -235,10 +237,10 @@ impl Gossip {
             }
         }
         for carrier in before.iter().filter(|carrier| !after.contains(carrier)) {
-            if let Some(link) = self.link_ids.get(carrier).copied() {
-                if self.state(id).find_in(link).is_some_and(|entry| entry.is_carrier) {
-                    self.leave_link(id, link);
-                }
+            if let Some(link) = self.link_ids.get(carrier).copied()
+                && self.state(id).find_in(link).is_some_and(|entry| entry.is_carrier)
+            {
+                self.leave_link(id, link);
             }
             let users = self.upstream_users.entry(*carrier).or_default();
             *users = users.saturating_sub(1);
@@ -257,8 +259,8 @@ impl Gossip {
     }
 
     pub(super) fn want_connection(&mut self, device: DeviceKey, now: Instant) {
-        if !self.dials.contains_key(&device) {
-            self.dials.insert(device, Dial { pause: REDIAL });
+        if let Entry::Vacant(entry) = self.dials.entry(device) {
+            entry.insert(Dial { pause: REDIAL });
             self.dial(device, now);
         }
     }

@@ -300,3 +300,110 @@ fn fetch_times(town: &mut Town, phone: NodeId) -> (Vec<Duration>, usize) {
     seen.sort_unstable();
     (seen, contacts)
 }
+
+/// How people come and go.
+#[derive(Clone, Copy, Debug)]
+pub struct Churn {
+    /// How long somebody stays, in the median; exponential.
+    pub stays: Duration,
+    /// How long somebody is away.
+    pub away: Duration,
+    /// The share that vanishes without a word.
+    pub silent: f64,
+}
+
+/// What viewers saw while people came and went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Churned {
+    /// Pairs of viewer and contact looked at, each look counted.
+    pub looks: u64,
+    /// Those in which a state was shown that hadn't been true for over 60 s.
+    pub wrong: u64,
+    /// Of these, shown as there though they were gone.
+    pub wrong_there: u64,
+    /// Messages per person and hour, heartbeats not counted.
+    pub messages: f64,
+    /// Heartbeats per person and hour.
+    pub heartbeats: f64,
+    /// Comings and goings.
+    pub changes: u64,
+}
+
+/// How often everybody's view is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// What is wrong for so long counts.
+const WRONG_AFTER: Duration = Duration::from_secs(60);
+
+/// Lets people who are no carriers come and go for a time.
+#[must_use]
+pub fn churn(plan: TownPlan, churn: Churn, time: Duration) -> Churned {
+    let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0xc0de);
+    let carriers = plan.carriers;
+    let mut town = Town::new(plan);
+    town.start(Duration::from_secs(120));
+    town.network.run_for(Duration::from_secs(60));
+    let (start, traffic) = (town.network.elapsed(), town.network.traffic());
+    let people = town.graph.len();
+    let mut until = |median: Duration| median.mul_f64(-rng.random_range(f64::MIN_POSITIVE..1.0).ln() / std::f64::consts::LN_2);
+    let mut changed = vec![start; people];
+    let mut due: BTreeMap<(Duration, usize), ()> =
+        (carriers..people).map(|person| ((start + until(churn.stays), person), ())).collect();
+    let mut luck = ChaCha8Rng::seed_from_u64(town.graph.len() as u64);
+    let mut result = Churned::default();
+    let (mut look_at, end) = (start + LOOK_EVERY, start + time);
+    while look_at < end {
+        while let Some(((at, person), ())) =
+            due.first_key_value().map(|(key, ())| (*key, ())).filter(|((at, _), ())| *at <= look_at)
+        {
+            due.remove(&(at, person));
+            town.network.run_until(at);
+            let node = node(person);
+            let stays = if town.network.state(node) == State::Up {
+                let is_silent = luck.random_bool(churn.silent);
+                if !is_silent {
+                    town.say_offline(node);
+                    town.network.run_for(Duration::from_millis(200));
+                }
+                town.stop(node, !is_silent);
+                churn.away
+            } else {
+                town.restart(node);
+                town.say(node);
+                churn.stays
+            };
+            result.changes += 1;
+            changed[person] = town.network.elapsed();
+            due.insert((at + until(stays), person), ());
+        }
+        town.network.run_until(look_at);
+        town.network.take_events().for_each(drop);
+        look(&town, &changed, &mut result);
+        look_at += LOOK_EVERY;
+    }
+    let traffic = town.network.traffic().since(&traffic);
+    let person_hours = people as f64 * time.as_secs_f64() / 3_600.0;
+    result.messages = traffic.messages(MESSAGE) as f64 / person_hours;
+    result.heartbeats = traffic.messages(HEARTBEAT) as f64 / person_hours;
+    result
+}
+
+/// Compares what everybody sees with what is.
+fn look(town: &Town, changed: &[Duration], result: &mut Churned) {
+    let now = town.network.elapsed();
+    for viewer in town.network.running() {
+        // Who has just come online is still fetching.
+        if now < changed[viewer.index()] + WRONG_AFTER {
+            continue;
+        }
+        for contact in town.graph.contacts(viewer.index()) {
+            let is_there = town.network.state(node(contact)) == State::Up;
+            let is_shown = town.sees(viewer, node(contact)).1 != ShownState::Offline;
+            result.looks += 1;
+            if is_there != is_shown && now >= changed[contact] + WRONG_AFTER {
+                result.wrong += 1;
+                result.wrong_there += u64::from(is_shown);
+            }
+        }
+    }
+}
