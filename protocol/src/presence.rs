@@ -21,7 +21,7 @@
 //! | who | learns |
 //! | --- | --- |
 //! | a contact | the document; which contacts both share, unless their owners forbid it |
-//! | a contact, of others | how many tags a neighbour names, rounded up |
+//! | a contact, of others | how many topics a neighbour asks for |
 //! | a carrier | which device publishes under a topic and which devices ask for it, for a day; how often, and size classes |
 //! | anybody else | nothing |
 
@@ -178,7 +178,7 @@ pub enum Action {
         /// Whose.
         contact: IdentityKey,
     },
-    /// A neighbour fell silent: the connection is as good as gone.
+    /// A neighbour fell silent, or has to be met anew: close the connection, and report that it is closed.
     Silent(DeviceKey),
     /// A neighbour breaks the rules.
     Misbehaved {

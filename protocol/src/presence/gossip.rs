@@ -26,6 +26,8 @@
 mod hint;
 mod link;
 mod receive;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -506,13 +508,6 @@ impl Gossip {
             }
         }
         self.settle_all(now.instant);
-    }
-
-    /// The newest document of a topic, and how it came.
-    #[cfg(test)]
-    pub(super) fn newest(&self, topic: &Topic) -> Option<&SealedDocument> {
-        let id = self.topic_ids.get(topic)?;
-        self.topics.get(id.0 as usize)?.as_ref()?.held.as_ref().map(|held| &held.document)
     }
 
     /// Something that was due has come.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
+use halloo_simulator::Latency;
 use halloo_simulator::presence::rows::{self, Measured};
 use halloo_simulator::presence::{Graph, Town, TownPlan};
 use rand::SeedableRng;
@@ -20,6 +21,9 @@ struct Arguments {
     /// Without gossipsub.
     #[arg(long)]
     alone: bool,
+    /// Gossipsub and nothing else.
+    #[arg(long, conflicts_with = "alone")]
+    theirs: bool,
     /// The large networks with as many people; none with 0.
     #[arg(long, default_value_t = 1_000)]
     people: usize,
@@ -47,11 +51,16 @@ fn row(name: &str, reach: &str, ideal: &str, ours: &str) {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    if arguments.theirs {
+        return theirs(&arguments).await;
+    }
     if !arguments.large_only {
         small(&arguments).await?;
     }
     let people = if arguments.long { 10_000 } else { arguments.people };
     if people > 0 {
+        coming_online(&arguments);
+        churn(&arguments);
         large(&arguments, people);
     }
     Ok(())
@@ -62,7 +71,6 @@ async fn small(arguments: &Arguments) -> Result<()> {
     let (people, contacts, links) = SMALL;
     let seconds = Duration::from_secs;
     let plan = TownPlan::contacts_only(arguments.seed, people, contacts, links);
-    let graph = plan.graph.clone();
     let mut town = Town::new(plan);
     town.start(seconds(10));
     town.network.run_for(seconds(20));
@@ -84,18 +92,25 @@ async fn small(arguments: &Arguments) -> Result<()> {
     print_small(&busy, &quiet, &frozen, &after, reachable);
     let silence = format!("{:.2}%", 100.0 * shown as f64 / all.max(1) as f64);
     row("silent loss: shown at living contacts after 30 s", "100%", "100%", &silence);
-    if !arguments.alone {
-        let connections = graph.connections(&vec![links; people], &mut ChaCha8Rng::seed_from_u64(arguments.seed));
-        let every = Duration::from_secs_f64(arguments.gossipsub_every);
-        let theirs = opponent::run(&graph, &connections, every, every * 4).await?;
-        println!("\ngossipsub, one update a person each {every:?}: {theirs:?}");
-        println!(
-            "copies per delivery {:.2}, bytes per delivery {:.0}, delivered {:.2}%",
-            theirs.copies as f64 / theirs.delivered.max(1) as f64,
-            theirs.bytes as f64 / theirs.delivered.max(1) as f64,
-            100.0 * theirs.delivered as f64 / theirs.owed.max(1) as f64
-        );
-    }
+    if arguments.alone { Ok(()) } else { theirs(arguments).await }
+}
+
+/// The same people and connections over gossipsub.
+#[allow(clippy::print_stdout, reason = "the table is what the program is for")]
+async fn theirs(arguments: &Arguments) -> Result<()> {
+    let (people, contacts, links) = SMALL;
+    let mut rng = ChaCha8Rng::seed_from_u64(arguments.seed);
+    let graph = Graph::random(people, contacts, &mut rng);
+    let connections = graph.connections(&vec![links; people], &mut rng);
+    let every = Duration::from_secs_f64(arguments.gossipsub_every);
+    let counted = opponent::run(&graph, &connections, every, every * 4).await?;
+    let per_delivery = |count: u64| count as f64 / counted.delivered.max(1) as f64;
+    println!("\n{people} people over gossipsub, an update each {every:?}\n");
+    println!("| | gossipsub |");
+    println!("| --- | --- |");
+    println!("| copies per delivery | {:.2} |", per_delivery(counted.copies));
+    println!("| bytes per delivery, encryption and idle traffic included | {:.0} |", per_delivery(counted.bytes));
+    println!("| delivered | {:.2}% of {} |", 100.0 * counted.delivered as f64 / counted.owed.max(1) as f64, counted.owed);
     Ok(())
 }
 
@@ -159,6 +174,46 @@ fn large(arguments: &Arguments, people: usize) {
         let connections = format!("{} (and 2 relays, 1 gateway)", measured.phone_connections);
         row("phone with 300 contacts: connections for presence", "8 in all", "-", &connections);
         row("phone: own messages per update received", "1.1", "0", &format!("{:.3}", measured.phone_messages));
-        row("phone: newest documents after coming online, round trips", "2", "1", &measured.phone_fetch);
+        row("phone: newest documents after coming online", "", "", &measured.phone_fetch);
     }
+}
+
+/// Round trips until a phone has the newest documents, in a network where each takes 100 ms.
+#[allow(clippy::print_stdout, reason = "the table is what the program is for")]
+fn coming_online(arguments: &Arguments) {
+    println!("\n400 people, 40 contacts each, 8 carriers, every round trip 100 ms, seed {}\n", arguments.seed);
+    println!("| | reach | ideal | Halloo |");
+    println!("| --- | --- | --- | --- |");
+    for contacts in [300, 1_000] {
+        let mut rng = ChaCha8Rng::seed_from_u64(arguments.seed);
+        let people = contacts + 100;
+        let mut graph = Graph::random(people, 40, &mut rng);
+        graph.befriend(people - 1, contacts, &mut rng);
+        let latency = Latency::Fixed(Duration::from_millis(100));
+        let fetched = rows::coming_online(TownPlan { latency, ..TownPlan::carried(arguments.seed, graph, 8) }, people - 1);
+        let name = format!("newest documents of {contacts} contacts after coming online, handshake not counted");
+        row(&name, if contacts == 300 { "2 round trips" } else { "shown working" }, "1", &fetched);
+    }
+}
+
+/// A day of coming and going, half of it without a word.
+#[allow(clippy::print_stdout, reason = "the table is what the program is for")]
+fn churn(arguments: &Arguments) {
+    let (people, contacts, carriers, hours) = (300, 60, 8, 24);
+    let mut rng = ChaCha8Rng::seed_from_u64(arguments.seed);
+    let graph = Graph::random(people, contacts, &mut rng);
+    let hour = Duration::from_secs(3_600);
+    let churn = rows::Churn { stays: hour * 2, away: hour, silent: 0.5 };
+    let seen = rows::churn(TownPlan::carried(arguments.seed, graph, carriers), churn, hour * hours);
+    println!(
+        "\n{people} people, {contacts} contacts each, {carriers} carriers; {hours} h, {} comings and goings\n",
+        seen.changes
+    );
+    println!("| | reach | ideal | Halloo |");
+    println!("| --- | --- | --- | --- |");
+    let wrong = format!("{:.4}%", 100.0 * seen.wrong as f64 / seen.looks.max(1) as f64);
+    row("wrong for over 60 s, of viewer-contact time", "0.1%", "0", &wrong);
+    row("of that, shown as there though gone", "", "0", &format!("{} of {}", seen.wrong_there, seen.wrong));
+    row("messages per person and hour", "stated", "-", &format!("{:.0}", seen.messages));
+    row("heartbeats per person and hour", "", "-", &format!("{:.0}", seen.heartbeats));
 }

@@ -79,3 +79,13 @@ fn carriers_bring_everything_to_phones_that_pass_nothing_on() {
     assert!(measured.phone_messages <= 1.1, "{}", measured.phone_messages);
     assert!(measured.phone_fetch.starts_with("14 of 14"), "{}", measured.phone_fetch);
 }
+
+#[test]
+fn who_comes_and_goes_is_shown_so() {
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let graph = Graph::random(24, 8, &mut rng);
+    let churn = rows::Churn { stays: secs(1_200), away: secs(600), silent: 0.5 };
+    let seen = rows::churn(TownPlan::carried(SEED, graph, 3), churn, secs(2 * 3_600));
+    assert!(seen.changes > 50 && seen.looks > 10_000, "{seen:?}");
+    assert!(seen.wrong as f64 <= 0.002 * seen.looks as f64, "{seen:?}, seed {SEED}");
+}

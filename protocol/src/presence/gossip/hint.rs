@@ -25,6 +25,13 @@ pub(super) struct Testimony {
     witness: Signed<PresenceWitness>,
 }
 
+impl Testimony {
+    /// True if it came over this link.
+    pub(super) fn is_of(&self, link: LinkId) -> bool {
+        self.link == link
+    }
+}
+
 /// A hint that is believed to come from a witness.
 #[derive(Clone, Debug)]
 pub(super) struct HeldHint {

@@ -16,15 +16,16 @@ use std::time::{Duration, Instant};
 
 use super::{DeviceKey, Gossip, LinkId, Misdeed, Neighbour, Now, Out, Output, Timer, TopicId};
 use crate::kademlia::DisconnectReason;
+<<<<<<< HEAD
 #[cfg(test)]
 use crate::presence::message::Mode;
+=======
+>>>>>>> presence
 use crate::presence::message::{
     DOCUMENTS_PER_FRAME_MAX, Digest, HINTS_PER_FRAME_MAX, NamedTopic, Part, PassedDocument, PresenceGossip, TOPICS_PER_FRAME_MAX,
     TopicName, TopicPlace, TopicSlot, TopicWant,
 };
 use crate::presence::topic::LinkTag;
-#[cfg(test)]
-use crate::presence::topic::Topic;
 use crate::wire::{Extensions, FRAME_BODY_BYTES_MAX};
 
 /// Room for documents in a frame, beside the rest at its most: 16 KB of names or digests.
@@ -35,6 +36,12 @@ pub(super) const BROUGHT_MAX: usize = 8;
 
 /// Other carriers to which a neighbour may send a carrier: those of a thousand contacts, as carriers are shared.
 pub(super) const UPSTREAMS_MAX: usize = 256;
+
+/// How long names wait that can't go yet.
+const NAMES_PAUSE: Duration = Duration::from_secs(1);
+
+/// Names sent at once, and a second: half of what is taken, since a want goes with each.
+const NAMES_SENT: (usize, usize) = (4_096, 32);
 
 /// Forged things after which a neighbour is reported.
 const STRIKES_MAX: u32 = 8;
@@ -92,6 +99,7 @@ pub(super) struct Link {
     pub(super) heard_at: Instant,
     strikes: u32,
     reported_at: Option<Instant>,
+    name_budget: Budget,
     pub(super) frames: Budget,
     pub(super) entries: Budget,
     pub(super) document_budget: Budget,
@@ -122,6 +130,7 @@ impl Link {
             heard_at: now,
             strikes: 0,
             reported_at: None,
+            name_budget: Budget::default(),
             frames: Budget::default(),
             entries: Budget::default(),
             document_budget: Budget::default(),
@@ -194,9 +203,8 @@ impl Link {
     }
 
     fn is_waiting(&self) -> bool {
-        !(self.names.is_empty()
-            && self.drops.is_empty()
-            && self.wants.is_empty()
+        !(self.drops.is_empty()
+            && self.wants.keys().all(|slot| self.names.contains(slot))
             && self.documents.is_empty()
             && self.rebuttals.is_empty()
             && self.appointments.is_empty()
@@ -303,6 +311,7 @@ impl Gossip {
             let state = self.state(topic);
             state.ins.retain(|entry| entry.link != id);
             state.outs.retain(|out| out.link != id);
+            state.testimony.take_if(|testimony| testimony.is_of(id));
             if state.parent == Some(id) {
                 state.parent = None;
             }
@@ -363,13 +372,16 @@ impl Gossip {
             return;
         }
         let mut parts = Vec::new();
-        self.flush_names(id, &mut parts);
+        self.flush_names(id, &mut parts, now.instant);
         self.flush_wants(id, &mut parts);
-        self.flush_appointments(id, &mut parts);
         self.flush_documents(id, &mut parts);
+        self.flush_appointments(id, &mut parts);
         self.flush_digests(id, &mut parts);
         self.flush_hints(id, &mut parts);
         if parts.is_empty() && !is_heartbeat {
+            if !self.link(id).names.is_empty() {
+                self.flush_by(id, now.instant + NAMES_PAUSE);
+            }
             return;
         }
         if is_heartbeat {
@@ -379,9 +391,11 @@ impl Gossip {
         }
         let link = self.link(id);
         link.sent_at = now.instant;
-        let (to, is_more) = (link.peer.device, link.is_waiting());
+        let (to, is_more, has_names) = (link.peer.device, link.is_waiting(), !link.names.is_empty());
         if is_more {
             self.flush_by(id, now.instant);
+        } else if has_names {
+            self.flush_by(id, now.instant + NAMES_PAUSE);
         }
         self.outputs.push_back(Output::Send {
             to,
@@ -390,13 +404,18 @@ impl Gossip {
         });
     }
 
-    fn flush_names(&mut self, id: LinkId, parts: &mut Vec<Part>) {
+    fn flush_names(&mut self, id: LinkId, parts: &mut Vec<Part>, now: Instant) {
         let local = self.local;
         let link = self.link(id);
         let device = link.peer.device;
         let drops: Vec<_> = take_some(&mut link.drops, TOPICS_PER_FRAME_MAX).into_iter().map(TopicSlot).collect();
-        // A carrier's names are long.
-        let slots = take_some(&mut link.names, TOPICS_PER_FRAME_MAX / 4);
+        // A carrier's names are long. What the other's limits don't allow yet waits here, or it would be dropped there.
+        let most = link.names.len().min(TOPICS_PER_FRAME_MAX / 4);
+        let slots = if link.name_budget.take(most, NAMES_SENT.0, NAMES_SENT.1, now) {
+            take_some(&mut link.names, most)
+        } else {
+            Vec::new()
+        };
         let named: Vec<_> = slots.iter().filter_map(|slot| Some((*slot, link.slots.get(slot).copied()?))).collect();
         let mut names = Vec::new();
         for (slot, topic) in named {
@@ -455,8 +474,12 @@ impl Gossip {
             if out.known >= held.sequence {
                 continue;
             }
+            let is_first = out.slot.is_none() && out.known == 0;
             out.known = held.sequence;
             let place = out.slot.map_or(TopicPlace::Topic(name), |slot| TopicPlace::Slot(TopicSlot(slot)));
+            if is_first {
+                self.appoint(topic, id);
+            }
             self.link(id).digests.remove(&topic);
             bytes += held.document.wire_len();
             documents.push(PassedDocument { place, hops: held.hops, document: held.document });
@@ -525,12 +548,5 @@ impl Gossip {
     /// Whether a neighbour has forged so much that nothing is read any more.
     pub(super) fn is_outcast(&mut self, id: LinkId) -> bool {
         self.link(id).strikes >= STRIKES_MAX
-    }
-
-    #[cfg(test)]
-    pub(in crate::presence) fn mode_of(&self, topic: &Topic, device: &DeviceKey) -> Option<Mode> {
-        let link = self.link_ids.get(device)?;
-        let state = self.topics.get(self.topic_ids.get(topic)?.0 as usize)?.as_ref()?;
-        state.ins.iter().find(|entry| entry.link == *link).map(|entry| entry.mode)
     }
 }

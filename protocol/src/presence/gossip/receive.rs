@@ -8,6 +8,9 @@ use crate::presence::message::{
     Digest, NamedTopic, Part, PassedDocument, PresenceGossip, TopicName, TopicPlace, TopicSlot, TopicWant,
 };
 
+/// Who was missed so often as a parent promises in vain; what it brings counts again.
+const MISSES_BELIEVED: u8 = 3;
+
 impl Gossip {
     /// A frame has come.
     pub(in crate::presence) fn handle_frame(&mut self, now: Now, from: &DeviceKey, frame: PresenceGossip) {
@@ -156,6 +159,7 @@ impl Gossip {
         let has_parent = state.parent.is_some();
         let Some(entry) = state.find_in(link) else { return };
         let was_known = std::mem::replace(&mut entry.is_known, true);
+        let is_believed = entry.misses < MISSES_BELIEVED;
         entry.sequence = digest.sequence;
         // Only the owner stands at the root, whatever others say.
         entry.hops = if is_owner || entry.is_carrier { digest.hops } else { digest.hops.max(1) };
@@ -163,7 +167,7 @@ impl Gossip {
             self.link(link).rebuttals.insert(id);
             self.flush_by(link, now + COMPANY);
         }
-        if digest.sequence > sequence {
+        if digest.sequence > sequence && is_believed {
             self.note_missing(id, digest.sequence, link, now);
         } else if digest.sequence == sequence && sequence > 0 {
             self.shorten(id, link, now);
@@ -254,6 +258,9 @@ impl Gossip {
         self.counters.received += 1;
         self.counters.hops[usize::from(passed.hops).min(self.counters.hops.len() - 1)] += 1;
         let state = self.state(id);
+        if let Some(entry) = state.find_in(link) {
+            entry.misses = entry.misses.saturating_sub(1);
+        }
         if let Some(out) = state.find_out(link) {
             out.known = out.known.max(sequence);
         }

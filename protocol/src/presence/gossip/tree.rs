@@ -1,5 +1,6 @@
 //! Who is asked for what: parents, those who tell soon, grafts.
 
+use std::collections::btree_map::Entry;
 use std::time::{Duration, Instant};
 
 use rand::RngExt;
@@ -77,7 +78,15 @@ impl Gossip {
         }
         let device = self.link(link).peer.device;
         let is_owner = state_watch_device(self.state(id)) == Some(device);
+<<<<<<< HEAD
         let Some(slot) = self.link(link).name(id) else { return };
+=======
+        let Some(slot) = self.link(link).name(id) else {
+            // All numbers are used up, after weeks: a new connection has new ones.
+            self.outputs.push_back(Output::Silent(device));
+            return;
+        };
+>>>>>>> presence
         let entry = In {
             link,
             slot,
@@ -154,7 +163,8 @@ impl Gossip {
             self.link(link).documents.insert(id);
             self.flush_by(link, now);
         }
-        if is_own {
+        // A carrier that didn't ask learns of the topic with its first document, and is appointed then.
+        if is_own && slot.is_some() {
             self.appoint(id, link);
         }
         self.tell_hints(id, link);
@@ -231,10 +241,10 @@ impl Gossip {
             }
         }
         for carrier in before.iter().filter(|carrier| !after.contains(carrier)) {
-            if let Some(link) = self.link_ids.get(carrier).copied() {
-                if self.state(id).find_in(link).is_some_and(|entry| entry.is_carrier) {
-                    self.leave_link(id, link);
-                }
+            if let Some(link) = self.link_ids.get(carrier).copied()
+                && self.state(id).find_in(link).is_some_and(|entry| entry.is_carrier)
+            {
+                self.leave_link(id, link);
             }
             let users = self.upstream_users.entry(*carrier).or_default();
             *users = users.saturating_sub(1);
@@ -253,8 +263,8 @@ impl Gossip {
     }
 
     pub(super) fn want_connection(&mut self, device: DeviceKey, now: Instant) {
-        if !self.dials.contains_key(&device) {
-            self.dials.insert(device, Dial { pause: REDIAL });
+        if let Entry::Vacant(entry) = self.dials.entry(device) {
+            entry.insert(Dial { pause: REDIAL });
             self.dial(device, now);
         }
     }
@@ -422,9 +432,9 @@ impl Gossip {
         }
         let candidates = state.ins.iter().filter(|entry| entry.sequence > sequence && !tried.contains(&entry.link));
         let Some(next) = candidates.min_by_key(|entry| (entry.misses, entry.hops)).map(|entry| entry.link) else {
-            // Nobody left: the next digest starts anew.
+            // Nobody left: the next digest starts anew, and who was to bring it and didn't isn't the parent any more.
             state.missing = None;
-            return;
+            return self.replace_parent(id, now.instant);
         };
         if let Some(missing) = &mut state.missing {
             missing.tried.push(next);
@@ -436,6 +446,19 @@ impl Gossip {
             self.make_parent(id, next, now.instant);
         }
         self.arm(Timer::Missing(id), now.instant + GRAFT_TIMEOUT);
+    }
+
+    /// Takes another parent, if there is one that was missed less often.
+    fn replace_parent(&mut self, id: TopicId, now: Instant) {
+        let state = self.state(id);
+        let misses =
+            |state: &TopicState, link: LinkId| state.ins.iter().find(|entry| entry.link == link).map_or(0, |entry| entry.misses);
+        let Some(parent) = state.parent.filter(|parent| misses(state, *parent) > 0) else { return };
+        if let Some(better) = self.safe_parent(id)
+            && misses(self.state(id), better) < misses(self.state(id), parent)
+        {
+            self.make_parent(id, better, now);
+        }
     }
 
     /// A shorter way to the owner has shown itself.

@@ -142,9 +142,10 @@ impl Graph {
             let person = rng.random_range(0..self.edges.len());
             let contacts: Vec<_> = self.contacts(person).collect();
             let pairs = contacts.len() * contacts.len().saturating_sub(1) / 2;
-            let closed = contacts.iter().enumerate().map(|(position, one)| {
-                contacts[position + 1..].iter().filter(|other| self.are_contacts(*one, **other)).count()
-            });
+            let closed = contacts
+                .iter()
+                .enumerate()
+                .map(|(position, one)| contacts[position + 1..].iter().filter(|other| self.are_contacts(*one, **other)).count());
             sum += closed.sum::<usize>() as f64 / pairs.max(1) as f64;
         }
         sum / sample as f64
@@ -153,8 +154,9 @@ impl Graph {
     /// Which contacts are connected: at random, at most `most` each.
     #[must_use]
     pub fn connections(&self, most: &[usize], rng: &mut ChaCha8Rng) -> Vec<(usize, usize)> {
-        let mut all: Vec<_> =
-            (0..self.len()).flat_map(|one| self.contacts(one).filter(move |other| one < *other).map(move |other| (one, other))).collect();
+        let mut all: Vec<_> = (0..self.len())
+            .flat_map(|one| self.contacts(one).filter(move |other| one < *other).map(move |other| (one, other)))
+            .collect();
         all.shuffle(rng);
         let mut count = vec![0; self.len()];
         all.retain(|(one, other)| {

@@ -79,12 +79,7 @@ impl Meter {
     /// Starts to count.
     pub fn new(town: &mut Town) -> Self {
         town.network.take_events().for_each(drop);
-        Self {
-            traffic: town.network.traffic(),
-            counters: town.counters(),
-            open: BTreeMap::new(),
-            measured: Measured::default(),
-        }
+        Self { traffic: town.network.traffic(), counters: town.counters(), open: BTreeMap::new(), measured: Measured::default() }
     }
 
     /// Has somebody say something, and waits for it to be heard by all living contacts.
@@ -265,8 +260,28 @@ pub fn carried(plan: TownPlan, phone: usize) -> Carried {
     Carried { all, phone_connections, phone_messages, phone_fetch }
 }
 
+/// A device comes online in a network that is up: from the open connection to its carrier until its last contact is shown.
+#[must_use]
+pub fn coming_online(plan: TownPlan, phone: usize) -> String {
+    let mut town = Town::new(plan);
+    town.start(Duration::from_secs(60));
+    town.network.run_for(Duration::from_secs(60));
+    let (times, contacts) = fetch_times(&mut town, node(phone));
+    // One round trip of handshake; the simulator's are all alike here.
+    let (last, trip) = (times.last().copied().unwrap_or_default(), Duration::from_millis(100));
+    let trips = last.saturating_sub(trip).as_secs_f64() / trip.as_secs_f64();
+    format!("{trips:.2} round trips; {} of {contacts} seen", times.len())
+}
+
 /// A device comes online: how long until it sees all its contacts.
 fn fetch(town: &mut Town, phone: NodeId) -> String {
+    let (seen, contacts) = fetch_times(town, phone);
+    let last = seen.last().copied().unwrap_or_default();
+    let median = seen.get(seen.len() / 2).copied().unwrap_or_default();
+    format!("{} of {contacts} seen; median {} ms, last {} ms after the dial", seen.len(), median.as_millis(), last.as_millis())
+}
+
+fn fetch_times(town: &mut Town, phone: NodeId) -> (Vec<Duration>, usize) {
     town.say_offline(phone);
     town.network.run_for(Duration::from_secs(1));
     town.stop(phone, true);
@@ -283,7 +298,112 @@ fn fetch(town: &mut Town, phone: NodeId) -> String {
         .map(|(_, seen)| seen.at.saturating_duration_since(start))
         .collect();
     seen.sort_unstable();
-    let last = seen.last().copied().unwrap_or_default();
-    let median = seen.get(seen.len() / 2).copied().unwrap_or_default();
-    format!("{} of {contacts} seen; median {} ms, last {} ms after the dial", seen.len(), median.as_millis(), last.as_millis())
+    (seen, contacts)
+}
+
+/// How people come and go.
+#[derive(Clone, Copy, Debug)]
+pub struct Churn {
+    /// How long somebody stays, in the median; exponential.
+    pub stays: Duration,
+    /// How long somebody is away.
+    pub away: Duration,
+    /// The share that vanishes without a word.
+    pub silent: f64,
+}
+
+/// What viewers saw while people came and went.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Churned {
+    /// Pairs of viewer and contact looked at, each look counted.
+    pub looks: u64,
+    /// Those in which a state was shown that hadn't been true for over 60 s.
+    pub wrong: u64,
+    /// Of these, shown as there though they were gone.
+    pub wrong_there: u64,
+    /// Messages per person and hour, heartbeats not counted.
+    pub messages: f64,
+    /// Heartbeats per person and hour.
+    pub heartbeats: f64,
+    /// Comings and goings.
+    pub changes: u64,
+}
+
+/// How often everybody's view is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// What is wrong for so long counts.
+const WRONG_AFTER: Duration = Duration::from_secs(60);
+
+/// Lets people who are no carriers come and go for a time.
+#[must_use]
+pub fn churn(plan: TownPlan, churn: Churn, time: Duration) -> Churned {
+    let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0xc0de);
+    let carriers = plan.carriers;
+    let mut town = Town::new(plan);
+    town.start(Duration::from_secs(120));
+    town.network.run_for(Duration::from_secs(60));
+    let (start, traffic) = (town.network.elapsed(), town.network.traffic());
+    let people = town.graph.len();
+    let mut until = |median: Duration| median.mul_f64(-rng.random_range(f64::MIN_POSITIVE..1.0).ln() / std::f64::consts::LN_2);
+    let mut changed = vec![start; people];
+    let mut due: BTreeMap<(Duration, usize), ()> =
+        (carriers..people).map(|person| ((start + until(churn.stays), person), ())).collect();
+    let mut luck = ChaCha8Rng::seed_from_u64(town.graph.len() as u64);
+    let mut result = Churned::default();
+    let (mut look_at, end) = (start + LOOK_EVERY, start + time);
+    while look_at < end {
+        while let Some(((at, person), ())) =
+            due.first_key_value().map(|(key, ())| (*key, ())).filter(|((at, _), ())| *at <= look_at)
+        {
+            due.remove(&(at, person));
+            town.network.run_until(at);
+            let node = node(person);
+            let stays = if town.network.state(node) == State::Up {
+                let is_silent = luck.random_bool(churn.silent);
+                if !is_silent {
+                    town.say_offline(node);
+                    town.network.run_for(Duration::from_millis(200));
+                }
+                town.stop(node, !is_silent);
+                churn.away
+            } else {
+                town.restart(node);
+                town.say(node);
+                churn.stays
+            };
+            result.changes += 1;
+            changed[person] = town.network.elapsed();
+            due.insert((at + until(stays), person), ());
+        }
+        town.network.run_until(look_at);
+        town.network.take_events().for_each(drop);
+        look(&town, &changed, &mut result);
+        look_at += LOOK_EVERY;
+    }
+    let traffic = town.network.traffic().since(&traffic);
+    let person_hours = people as f64 * time.as_secs_f64() / 3_600.0;
+    result.messages = traffic.messages(MESSAGE) as f64 / person_hours;
+    result.heartbeats = traffic.messages(HEARTBEAT) as f64 / person_hours;
+    result
+}
+
+/// Compares what everybody sees with what is.
+fn look(town: &Town, changed: &[Duration], result: &mut Churned) {
+    let now = town.network.elapsed();
+    for viewer in town.network.running() {
+        // Who has just come online is still fetching.
+        if now < changed[viewer.index()] + WRONG_AFTER {
+            continue;
+        }
+        for contact in town.graph.contacts(viewer.index()) {
+            let is_there = town.network.state(node(contact)) == State::Up;
+            let is_shown = town.sees(viewer, node(contact)).1 != ShownState::Offline;
+            result.looks += 1;
+            if is_there != is_shown && now >= changed[contact] + WRONG_AFTER {
+                result.wrong += 1;
+                result.wrong_there += u64::from(is_shown);
+            }
+        }
+    }
 }

@@ -298,12 +298,7 @@ impl Town {
             let device = ContactDevice { certificate: other.certificate.clone(), carriers };
             presence.set_contact(
                 now,
-                Contact {
-                    identity: world.identity(contact),
-                    key: other.secret.key(),
-                    devices: vec![device],
-                    may_pass_on: true,
-                },
+                Contact { identity: world.identity(contact), key: other.secret.key(), devices: vec![device], may_pass_on: true },
             );
         }
         let homes = person.carriers.iter().map(|carrier| world.device(*carrier)).collect();
