@@ -16,11 +16,6 @@ use std::time::{Duration, Instant};
 
 use super::{DeviceKey, Gossip, LinkId, Misdeed, Neighbour, Now, Out, Output, Timer, TopicId};
 use crate::kademlia::DisconnectReason;
-<<<<<<< HEAD
-#[cfg(test)]
-use crate::presence::message::Mode;
-=======
->>>>>>> presence
 use crate::presence::message::{
     DOCUMENTS_PER_FRAME_MAX, Digest, HINTS_PER_FRAME_MAX, NamedTopic, Part, PassedDocument, PresenceGossip, TOPICS_PER_FRAME_MAX,
     TopicName, TopicPlace, TopicSlot, TopicWant,

@@ -78,15 +78,11 @@ impl Gossip {
         }
         let device = self.link(link).peer.device;
         let is_owner = state_watch_device(self.state(id)) == Some(device);
-<<<<<<< HEAD
-        let Some(slot) = self.link(link).name(id) else { return };
-=======
         let Some(slot) = self.link(link).name(id) else {
             // All numbers are used up, after weeks: a new connection has new ones.
             self.outputs.push_back(Output::Silent(device));
             return;
         };
->>>>>>> presence
         let entry = In {
             link,
             slot,
