@@ -105,7 +105,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::MessageList { user, reply, .. } => {
             reply.send(Ok(MessageList { with: user, messages: Vec::new() }));
         }
-        Command::Contacts(_) => {}
+        Command::Contacts(_) | Command::Presence(_) => {}
         Command::CallDial { options, mut reply } => match options.users[0].as_str() {
             "rings" => {
                 let hang_up = hang_up.clone();
