@@ -7,6 +7,10 @@ use halloo::api::ApiListener;
 use halloo::config::ApiAddress;
 use halloo::handle::authority::{AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, Enrolled, EnrolmentPolicy};
 use halloo::handle::calls::{CallError, CallList, CallOutcome, CallPath, CallResult};
+use halloo::handle::contacts::{
+    Audience, AvatarView, ContactBook, ContactCommand, ContactImport, ContactInvite, ContactList, ContactState, ContactView,
+    Fingerprint, Privacy, ProfileView,
+};
 use halloo::handle::directory::{DeviceReachability, ResolveError, ResolveSource, Resolved, ResolvedDevice};
 use halloo::handle::messages::{MessageError, MessageList, MessageState, MessageStatus};
 use halloo::handle::network::{Check, CheckResult, Diagnosis, Explanation, PeerList, Status};
@@ -104,7 +108,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::MessageList { user, reply, .. } => {
             reply.send(Ok(MessageList { with: user, messages: Vec::new() }));
         }
-        Command::Contacts(_) => {}
+        Command::Contacts(command) => answer_contacts(command),
         Command::CallDial { options, mut reply } => match options.users[0].as_str() {
             "rings" => {
                 let hang_up = hang_up.clone();
@@ -210,5 +214,60 @@ fn outcome(outcome: CallResult) -> CallOutcome {
         rtt_ms: None,
         loss: None,
         via_push: false,
+    }
+}
+
+fn contact(user: &str, state: ContactState) -> ContactView {
+    ContactView {
+        username: format!("{user}@example"),
+        state,
+        identity: None,
+        changed_identity: None,
+        display_name: None,
+        mood: None,
+        languages: Vec::new(),
+        avatar: None,
+        text: None,
+        key_epoch: 1,
+        changed_at: None,
+    }
+}
+
+fn answer_contacts(command: ContactCommand) {
+    let privacy = Privacy {
+        call: Audience::Contacts,
+        video: Audience::Contacts,
+        message: Audience::Contacts,
+        file: Audience::Contacts,
+        presence: Audience::Contacts,
+    };
+    match command {
+        ContactCommand::Add { user, reply, .. } => reply.send(Ok(contact(&user, ContactState::Asked))),
+        ContactCommand::Change { user, reply, .. } | ContactCommand::Get { user, reply } => {
+            reply.send(Ok(contact(&user, ContactState::Contact)));
+        }
+        ContactCommand::List(reply) => {
+            reply.send(Ok(ContactList { key_epoch: 1, contacts: vec![contact("bob", ContactState::Contact)] }));
+        }
+        ContactCommand::Avatar { reply, .. } => {
+            reply.send(Ok(AvatarView { media_type: "image/png".to_owned(), data: String::new() }));
+        }
+        ContactCommand::Invite(reply) => reply.send(Ok(ContactInvite {
+            link: "halloo:contact1AAAA".to_owned(),
+            username: "me@example".to_owned(),
+            identity: "ed25519:AAAA".to_owned(),
+        })),
+        ContactCommand::Fingerprint { user, reply } => reply.send(Ok(Fingerprint {
+            username: format!("{user}@example"),
+            own_identity: "ed25519:AAAA".to_owned(),
+            identity: "ed25519:BBBB".to_owned(),
+            safety_number: "00000 11111".to_owned(),
+            changed_identity: None,
+            changed_safety_number: None,
+        })),
+        ContactCommand::Export(reply) => reply.send(Ok(ContactBook::default())),
+        ContactCommand::Import { reply, .. } => reply.send(Ok(ContactImport::default())),
+        ContactCommand::Profile(reply) | ContactCommand::SetProfile { reply, .. } => reply.send(Ok(ProfileView::default())),
+        ContactCommand::Privacy(reply) | ContactCommand::SetPrivacy { reply, .. } => reply.send(Ok(privacy)),
     }
 }
