@@ -456,7 +456,7 @@ pub fn sample(values: &SampleValues) -> String {
 
 # Who may call you, call with video, write and send files, until `halloo privacy set` says otherwise:
 # "nobody", "contacts", "linked" (contacts in a linked system too) or "anyone".
-# [privacy]
+[privacy]
 # call = "contacts"
 # video = "contacts"
 # message = "contacts"

@@ -404,6 +404,11 @@ impl EventLoop {
         matches!(self.contacts.roster.standing(user), Standing::Contact | Standing::Changed | Standing::Asked)
     }
 
+    /// True for contacts and for the user.
+    pub(crate) fn is_acquainted(&self, user: &UserId) -> bool {
+        *user == self.identity.user_id() || self.contacts.roster.standing(user) == Standing::Contact
+    }
+
     /// Nothing is said to a contact's name under another key before the person has looked at it.
     pub(crate) fn refuse_changed(&self, user: &UserId) -> Result<(), NodeError> {
         if self.contacts.roster.standing(user) == Standing::Changed {

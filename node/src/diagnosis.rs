@@ -244,6 +244,11 @@ impl EventLoop {
         };
         let now = self.now().unix;
         checks.push(check("look-up", CheckResult::Ok, format!("{} devices", record.entries().count()), None));
+        if !self.is_acquainted(&record.user_id()) {
+            let advice = Some("ask them with `halloo contact add`");
+            let detail = "not a contact: messages and calls may be refused".to_owned();
+            checks.push(check("contact", CheckResult::Warning, detail, advice));
+        }
         let mut reachable = false;
         for parts in record.entries() {
             let (peer, view) = self.device_view(record, parts, now);

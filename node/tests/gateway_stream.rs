@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use halloo::handle::authority::{EnrolOptions, InviteOptions};
 use halloo::handle::calls::{CallResult, DialOptions};
+use halloo::handle::contacts::{Audience, PrivacyChange};
 use halloo::handle::directory::ResolveOptions;
 use halloo::handle::events::Event;
 use halloo::handle::push::{PushChannel, PushTarget};
@@ -43,6 +44,8 @@ async fn user(infrastructure: &Node, name: &str, in_lab: bool) -> Node {
     let store = Store::in_memory().expect("memory");
     let identity = fresh_identity(&store).expect("keys");
     let builder = Node::builder(identity).store(store).mdns(false).upnp(false).lab(in_lab);
+    // Alice is nobody's contact here: how the device is woken stands in the entry for everybody.
+    let builder = builder.privacy(PrivacyChange::all(Audience::Anyone));
     let node = builder.listen("/ip4/127.0.0.1/tcp/0".parse().expect("an address")).spawn().await.expect("starts");
     let invite = infrastructure.authority().invite(InviteOptions::default()).await.expect("an invite");
     let options = EnrolOptions { username: format!("{name}@example"), invite: Some(invite.code) };

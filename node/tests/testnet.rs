@@ -51,7 +51,17 @@ fn the_tour_shows_every_capability() {
     let stages = assert_all_worked(&halloo_testnet(&["--json", "--seed", "1"]));
     assert_eq!(
         stages,
-        ["network up", "look-up", "contacts", "messages", "voice call", "relayed call", "push wake-up", "a device dies"]
+        [
+            "network up",
+            "look-up",
+            "contacts",
+            "presence",
+            "messages",
+            "voice call",
+            "relayed call",
+            "push wake-up",
+            "a device dies"
+        ]
     );
 }
 

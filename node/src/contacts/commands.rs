@@ -18,7 +18,7 @@ use crate::handle::contacts::{
     ContactState, ContactView, Fingerprint, Privacy, PrivacyChange, ProfileChange, ProfileView,
 };
 use crate::handle::directory::ResolveError;
-use crate::handle::problem::UsernameError;
+use crate::handle::problem::{NodeError, UsernameError};
 use crate::store::StoreError;
 use crate::timestamp::Timestamp;
 
@@ -83,6 +83,10 @@ impl EventLoop {
     }
 
     fn add_contact(&mut self, text: &str, words: String, reply: Reply<ContactView, ContactError>) {
+        if self.identity.authority().is_none() {
+            // Who has no name is heard by nobody.
+            return reply.send(Err(NodeError::NotEnrolled.into()));
+        }
         let (user, identity) = match self.parse_user_or_link(text) {
             Ok(parsed) => parsed,
             Err(error) => return reply.send(Err(error)),

@@ -214,7 +214,8 @@ async fn every_operation_of_the_document_answers() {
     let mut operations = 0;
     for (path, methods) in paths {
         for method in methods.as_object().expect("methods").keys() {
-            let path = path.replace("{user}", "bob").replace("{id}", "c1").replace("{slug}", "refused");
+            let path =
+                path.replace("{user}", "bob").replace("{change}", "accept").replace("{id}", "c1").replace("{slug}", "refused");
             if path == "/v1/events" {
                 continue;
             }
@@ -236,6 +237,8 @@ fn query(path: &str) -> &'static str {
 fn body(path: &str) -> &'static str {
     match path {
         "/v1/messages" => r#"{"to":"bob","text":"hi","wait_ms":1000}"#,
+        "/v1/contacts" => r#"{"user":"bob"}"#,
+        "/v1/contact-book" => r#"{"contacts":[]}"#,
         "/v1/calls" => r#"{"users":["bob"]}"#,
         "/v1/push" => r#"{"channel":{"kind":"stream"}}"#,
         "/v1/enrol" => r#"{"username":"bob@example"}"#,

@@ -7,10 +7,17 @@ use halloo::api::ApiListener;
 use halloo::config::ApiAddress;
 use halloo::handle::authority::{AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, Enrolled, EnrolmentPolicy};
 use halloo::handle::calls::{CallError, CallList, CallOutcome, CallPath, CallResult};
+use halloo::handle::contacts::{
+    Audience, AvatarView, ContactBook, ContactCommand, ContactImport, ContactInvite, ContactList, ContactState, ContactView,
+    Fingerprint, Privacy, ProfileView,
+};
 use halloo::handle::directory::{DeviceReachability, ResolveError, ResolveSource, Resolved, ResolvedDevice};
 use halloo::handle::messages::{MessageError, MessageList, MessageState, MessageStatus};
 use halloo::handle::network::{Check, CheckResult, Diagnosis, Explanation, PeerList, Status};
 use halloo::handle::power::{Suspended, WakeOutcome};
+use halloo::handle::presence::{
+    OwnPresence, PresenceCommand, PresenceList, PresenceReachability, PresenceSource, PresenceState, PresenceView,
+};
 use halloo::handle::problem::UsernameError;
 use halloo::handle::push::{PushList, PushRegistration};
 use halloo::handle::{self, Command, CommandReceiver, EventSender};
@@ -105,7 +112,8 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::MessageList { user, reply, .. } => {
             reply.send(Ok(MessageList { with: user, messages: Vec::new() }));
         }
-        Command::Contacts(_) | Command::Presence(_) => {}
+        Command::Contacts(command) => answer_contacts(command),
+        Command::Presence(command) => answer_presence(command),
         Command::CallDial { options, mut reply } => match options.users[0].as_str() {
             "rings" => {
                 let hang_up = hang_up.clone();
@@ -211,5 +219,79 @@ fn outcome(outcome: CallResult) -> CallOutcome {
         rtt_ms: None,
         loss: None,
         via_push: false,
+    }
+}
+
+fn contact(user: &str, state: ContactState) -> ContactView {
+    ContactView {
+        username: format!("{user}@example"),
+        state,
+        identity: None,
+        changed_identity: None,
+        display_name: None,
+        mood: None,
+        languages: Vec::new(),
+        avatar: None,
+        text: None,
+        key_epoch: 1,
+        changed_at: None,
+    }
+}
+
+fn answer_presence(command: PresenceCommand) {
+    let own = || OwnPresence { state: PresenceState::Online, mood: String::new(), is_hidden: false };
+    match command {
+        PresenceCommand::Own(reply) => reply.send(Ok(own())),
+        PresenceCommand::Set { change, reply } => {
+            reply.send(Ok(OwnPresence { state: change.state.unwrap_or(PresenceState::Online), ..own() }));
+        }
+        PresenceCommand::Get { user, reply } => reply.send(Ok(PresenceView {
+            username: user,
+            state: PresenceState::Away,
+            mood: "at lunch".to_owned(),
+            reachability: PresenceReachability::Push,
+            age_ms: 60_000,
+            source: PresenceSource::Lease,
+        })),
+        PresenceCommand::List(reply) => reply.send(Ok(PresenceList::default())),
+    }
+}
+
+fn answer_contacts(command: ContactCommand) {
+    let privacy = Privacy {
+        call: Audience::Contacts,
+        video: Audience::Contacts,
+        message: Audience::Contacts,
+        file: Audience::Contacts,
+        presence: Audience::Contacts,
+    };
+    match command {
+        ContactCommand::Add { user, reply, .. } => reply.send(Ok(contact(&user, ContactState::Asked))),
+        ContactCommand::Change { user, reply, .. } | ContactCommand::Get { user, reply } => {
+            reply.send(Ok(contact(&user, ContactState::Contact)));
+        }
+        ContactCommand::List(reply) => {
+            reply.send(Ok(ContactList { key_epoch: 1, contacts: vec![contact("bob", ContactState::Contact)] }));
+        }
+        ContactCommand::Avatar { reply, .. } => {
+            reply.send(Ok(AvatarView { media_type: "image/png".to_owned(), data: String::new() }));
+        }
+        ContactCommand::Invite(reply) => reply.send(Ok(ContactInvite {
+            link: "halloo:contact1AAAA".to_owned(),
+            username: "me@example".to_owned(),
+            identity: "ed25519:AAAA".to_owned(),
+        })),
+        ContactCommand::Fingerprint { user, reply } => reply.send(Ok(Fingerprint {
+            username: format!("{user}@example"),
+            own_identity: "ed25519:AAAA".to_owned(),
+            identity: "ed25519:BBBB".to_owned(),
+            safety_number: "00000 11111".to_owned(),
+            changed_identity: None,
+            changed_safety_number: None,
+        })),
+        ContactCommand::Export(reply) => reply.send(Ok(ContactBook::default())),
+        ContactCommand::Import { reply, .. } => reply.send(Ok(ContactImport::default())),
+        ContactCommand::Profile(reply) | ContactCommand::SetProfile { reply, .. } => reply.send(Ok(ProfileView::default())),
+        ContactCommand::Privacy(reply) | ContactCommand::SetPrivacy { reply, .. } => reply.send(Ok(privacy)),
     }
 }

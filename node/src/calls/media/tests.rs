@@ -25,9 +25,13 @@ async fn event(session: &mut MediaSession) -> MediaEvent {
 }
 
 async fn connected(session: &mut MediaSession) -> MediaPath {
-    match event(session).await {
-        MediaEvent::Connected(path) => path,
-        other => panic!("{other:?} instead of a connection"),
+    loop {
+        match event(session).await {
+            MediaEvent::Connected(path) => return path,
+            // That one of several relays lends nothing is told beside.
+            MediaEvent::RelayFailed(..) => {}
+            other => panic!("{other:?} instead of a connection"),
+        }
     }
 }
 
