@@ -236,9 +236,13 @@ impl Gossip {
         self.link_ids.insert(peer.device, id);
         self.dials.remove(&peer.device);
         self.disarm(Timer::Dial(peer.device));
-        for topic in self.topic_ids.values().copied().collect::<Vec<_>>() {
-            self.introduce(now.instant, topic, id);
-            self.offer(now.instant, topic, id);
+        // A carrier's clients come and go, and it has many topics: only who may have or want one is worth the look.
+        let is_wanted = self.homes.contains(&peer.device) || self.upstream_users.contains_key(&peer.device);
+        if peer.is_contact || is_wanted {
+            for topic in self.topic_ids.values().copied().collect::<Vec<_>>() {
+                self.introduce(now.instant, topic, id);
+                self.offer(now.instant, topic, id);
+            }
         }
         self.arm(Timer::Beat(id), now.instant + self.config.heartbeat);
     }
