@@ -130,7 +130,8 @@ impl Link {
             hints: BTreeSet::new(),
             rebuttals: BTreeSet::new(),
             sent_at: now,
-            hurried_until: None,
+            // What a new neighbour is to know first.
+            hurried_until: Some(now + HURRY),
             heard_at: now,
             strikes: 0,
             reported_at: None,
