@@ -637,7 +637,9 @@ impl Gossip {
             if state.held.as_ref().is_some_and(|held| held.document.expires_at() <= now.unix) {
                 state.held = None;
                 state.hints.clear();
+                self.doubt_carrier(id, now.instant);
             }
+            let state = self.state(id);
             let is_idle = state.own.is_none() && state.watch.is_none() && state.outs.is_empty();
             if is_idle && state.held.is_none() {
                 self.forget_topic(id);

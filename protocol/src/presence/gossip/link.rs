@@ -4,7 +4,7 @@
 //!
 //! | what | burst | a second |
 //! | --- | --- | --- |
-//! | frames | 200 | 40 |
+//! | frames | 400 | 40 |
 //! | names, drops, wants | 8,192 | 64 |
 //! | documents | 256 + 4 per topic named | 16 + 2 per topic named |
 //! | digests | 4,096 + 4 per topic | 64 + 4 per topic |
@@ -31,6 +31,12 @@ pub(super) const BROUGHT_MAX: usize = 8;
 
 /// Other carriers to which a neighbour may send a carrier: those of a thousand contacts, as carriers are shared.
 pub(super) const UPSTREAMS_MAX: usize = 256;
+
+/// How long a neighbour that asks for documents it lacks isn't kept waiting for company.
+const HURRY: Duration = Duration::from_secs(1);
+
+/// Least time between two frames to such a neighbour: they stay below what it takes.
+const PACE_HURRIED: Duration = Duration::from_millis(3);
 
 /// How long names wait that can't go yet.
 const NAMES_PAUSE: Duration = Duration::from_secs(1);
@@ -91,6 +97,8 @@ pub(super) struct Link {
     pub(super) rebuttals: BTreeSet<TopicId>,
 
     sent_at: Instant,
+    /// The neighbour has just asked for what it lacks: it isn't kept waiting.
+    hurried_until: Option<Instant>,
     pub(super) heard_at: Instant,
     strikes: u32,
     reported_at: Option<Instant>,
@@ -122,6 +130,8 @@ impl Link {
             hints: BTreeSet::new(),
             rebuttals: BTreeSet::new(),
             sent_at: now,
+            // What a new neighbour is to know first.
+            hurried_until: Some(now + HURRY),
             heard_at: now,
             strikes: 0,
             reported_at: None,
@@ -132,6 +142,11 @@ impl Link {
             digest_budget: Budget::default(),
             hint_budget: Budget::default(),
         }
+    }
+
+    /// The neighbour asks for what it lacks.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.hurried_until = Some(now + HURRY);
     }
 
     /// Topics that this link is about, in either direction: what rates grow with.
@@ -236,9 +251,13 @@ impl Gossip {
         self.link_ids.insert(peer.device, id);
         self.dials.remove(&peer.device);
         self.disarm(Timer::Dial(peer.device));
-        for topic in self.topic_ids.values().copied().collect::<Vec<_>>() {
-            self.introduce(now.instant, topic, id);
-            self.offer(now.instant, topic, id);
+        // A carrier's clients come and go, and it has many topics: only who may have or want one is worth the look.
+        let is_wanted = self.homes.contains(&peer.device) || self.upstream_users.contains_key(&peer.device);
+        if peer.is_contact || is_wanted {
+            for topic in self.topic_ids.values().copied().collect::<Vec<_>>() {
+                self.introduce(now.instant, topic, id);
+                self.offer(now.instant, topic, id);
+            }
         }
         self.arm(Timer::Beat(id), now.instant + self.config.heartbeat);
     }
@@ -336,7 +355,10 @@ impl Gossip {
 
     /// Wants a frame to leave by `at`, and not before the pace allows.
     pub(super) fn flush_by(&mut self, id: LinkId, at: Instant) {
-        let earliest = self.link(id).sent_at + self.config.pace;
+        let pace = self.config.pace;
+        let link = self.link(id);
+        let is_hurried = link.hurried_until.is_some_and(|until| at < until);
+        let earliest = link.sent_at + if is_hurried { PACE_HURRIED.min(pace) } else { pace };
         self.arm(Timer::Flush(id), at.max(earliest));
     }
 
@@ -388,7 +410,8 @@ impl Gossip {
         link.sent_at = now.instant;
         let (to, is_more, has_names) = (link.peer.device, link.is_waiting(), !link.names.is_empty());
         if is_more {
-            self.flush_by(id, now.instant);
+            // What fills frames needs no pause for company.
+            self.arm(Timer::Flush(id), now.instant);
         } else if has_names {
             self.flush_by(id, now.instant + NAMES_PAUSE);
         }

@@ -20,7 +20,7 @@ impl Gossip {
         if self.is_outcast(link) {
             return;
         }
-        if !self.link(link).frames.take(1, 200, 40, now.instant) {
+        if !self.link(link).frames.take(1, 400, 40, now.instant) {
             return self.excess(link, now.instant);
         }
         for part in frame.parts {
@@ -127,8 +127,12 @@ impl Gossip {
         let sequence = state.sequence();
         let Some(out) = state.find_out(link) else { return };
         out.mode = want.mode;
+        let lacks_all = want.have == 0 && want.mode == Mode::Push;
         // What it says it has counts: a document may have been lost with an earlier connection.
         out.known = want.have.min(sequence);
+        if lacks_all {
+            self.link(link).hurry(now);
+        }
         if want.have >= sequence {
             return;
         }

@@ -342,6 +342,22 @@ impl Gossip {
         }
     }
 
+    /// A document has ended and none has followed: if a carrier was to bring it, another one is asked from now on.
+    pub(super) fn doubt_carrier(&mut self, id: TopicId, now: Instant) {
+        let state = self.state(id);
+        let Some(parent) = state.parent else { return };
+        let Some(entry) = state.find_in(parent).filter(|entry| entry.is_carrier) else { return };
+        entry.misses = entry.misses.saturating_add(1);
+        let next = self.topics.get(id.0 as usize).and_then(Option::as_ref).and_then(|state| self.home_of(state));
+        let Some(next) = next.filter(|next| *next != parent && !self.config.is_carrier) else { return };
+        self.state(id).parent = None;
+        self.set_mode(id, parent, Mode::Ride, now + COMPANY_LONG);
+        self.introduce(now, id, next);
+        if self.state(id).parent.is_none() && self.state(id).find_in(next).is_some() {
+            self.make_parent(id, next, now);
+        }
+    }
+
     /// Asks one neighbour to tell soon, if the parent is a mere contact; two, if there is no parent.
     fn settle_tellers(&mut self, id: TopicId, now: Instant) {
         let state = self.state(id);
