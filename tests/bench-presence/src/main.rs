@@ -181,7 +181,7 @@ fn large(arguments: &Arguments, people: usize) {
 /// Round trips until a phone has the newest documents, in a network where each takes 100 ms.
 #[allow(clippy::print_stdout, reason = "the table is what the program is for")]
 fn coming_online(arguments: &Arguments) {
-    println!("\n400 people, 40 contacts each, 8 carriers, every round trip 100 ms, seed {}\n", arguments.seed);
+    println!("\n100 people more than contacts, 40 contacts each, 8 carriers, every round trip 100 ms, seed {}\n", arguments.seed);
     println!("| | reach | ideal | Halloo |");
     println!("| --- | --- | --- | --- |");
     for contacts in [300, 1_000] {

@@ -103,6 +103,8 @@ pub(super) struct Link {
     strikes: u32,
     reported_at: Option<Instant>,
     name_budget: Budget,
+    /// The budget is used up for now.
+    names_wait: bool,
     pub(super) frames: Budget,
     pub(super) entries: Budget,
     pub(super) document_budget: Budget,
@@ -136,6 +138,7 @@ impl Link {
             strikes: 0,
             reported_at: None,
             name_budget: Budget::default(),
+            names_wait: false,
             frames: Budget::default(),
             entries: Budget::default(),
             document_budget: Budget::default(),
@@ -213,7 +216,8 @@ impl Link {
     }
 
     fn is_waiting(&self) -> bool {
-        !(self.drops.is_empty()
+        !((self.names.is_empty() || self.names_wait)
+            && self.drops.is_empty()
             && self.wants.keys().all(|slot| self.names.contains(slot))
             && self.documents.is_empty()
             && self.rebuttals.is_empty()
@@ -429,11 +433,8 @@ impl Gossip {
         let drops: Vec<_> = take_some(&mut link.drops, TOPICS_PER_FRAME_MAX).into_iter().map(TopicSlot).collect();
         // A carrier's names are long. What the other's limits don't allow yet waits here, or it would be dropped there.
         let most = link.names.len().min(TOPICS_PER_FRAME_MAX / 4);
-        let slots = if link.name_budget.take(most, NAMES_SENT.0, NAMES_SENT.1, now) {
-            take_some(&mut link.names, most)
-        } else {
-            Vec::new()
-        };
+        link.names_wait = !link.name_budget.take(most, NAMES_SENT.0, NAMES_SENT.1, now);
+        let slots = if link.names_wait { Vec::new() } else { take_some(&mut link.names, most) };
         let named: Vec<_> = slots.iter().filter_map(|slot| Some((*slot, link.slots.get(slot).copied()?))).collect();
         let mut names = Vec::new();
         for (slot, topic) in named {
