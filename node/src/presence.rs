@@ -177,10 +177,8 @@ impl EventLoop {
             self.presence.machine.remove_contact(now, &identity);
         }
         for (identity, user) in seen {
-            if !self.presence.followed.contains_key(&identity) {
-                let fresh = Followed { user, resolve_at: now.instant, is_resolving: false, wants_lease: BTreeSet::new() };
-                self.presence.followed.insert(identity, fresh);
-            }
+            let fresh = Followed { user, resolve_at: now.instant, is_resolving: false, wants_lease: BTreeSet::new() };
+            self.presence.followed.entry(identity).or_insert(fresh);
         }
         while let Some(identity) = self.presence.dirty.pop_front() {
             self.follow_record(&identity, now);

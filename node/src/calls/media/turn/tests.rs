@@ -146,7 +146,7 @@ impl Lab {
     }
 
     /// What a peer says to the relayed address.
-    fn from_peer(&mut self, peer: SocketAddr, words: &[u8]) -> Vec<Vec<u8>> {
+    fn peer_sends(&mut self, peer: SocketAddr, words: &[u8]) -> Vec<Vec<u8>> {
         let (&id, _) = self.wire.open.iter().next().expect("the relayed socket is open");
         let mut buffer = [&[0; HEADROOM_BYTES], words].concat();
         self.relay.handle_peer(Packet::new(&mut buffer, HEADROOM_BYTES), id, peer, self.now, &mut self.wire);
@@ -174,7 +174,7 @@ fn a_call_outlives_its_credentials_and_the_servers_nonces() {
             lab.settle();
             let sent = std::mem::take(&mut lab.wire.to_peers);
             assert_eq!(sent, [(peer, b"to the peer".to_vec())], "after {second} s");
-            assert_eq!(lab.from_peer(peer, b"from the peer"), [b"from the peer"], "after {second} s");
+            assert_eq!(lab.peer_sends(peer, b"from the peer"), [b"from the peer"], "after {second} s");
         }
     }
     assert!(lab.client.next_failure().is_none() && lab.client.has(relayed));
