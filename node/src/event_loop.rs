@@ -55,6 +55,9 @@ const FAREWELL: Duration = Duration::from_millis(300);
 const LEAVING_LOOK: Duration = Duration::from_millis(50);
 const LEAVING_SLACK: Duration = Duration::from_millis(250);
 
+/// How long the transports have to write that connections are closed.
+const CLOSING: Duration = Duration::from_millis(50);
+
 /// Failed requests handled between two looks at the rest of the world.
 const FAILURES_PER_ROUND: usize = 64;
 
@@ -267,10 +270,25 @@ impl EventLoop {
         self.say_goodbye();
         let deadline = tokio::time::Instant::now() + FAREWELL;
         while tokio::time::timeout_at(deadline, futures::StreamExt::next(&mut self.swarm)).await.is_ok() {}
+        self.close_connections().await;
         self.flush_directory();
         for reply in self.leaving.take().into_iter().flat_map(|leaving| leaving.waiting) {
             reply.send(Ok(()));
         }
+    }
+
+    /// Closes what is open, so that peers see it now and not by silence: a process that merely ends may be gone before its last packets are.
+    async fn close_connections(&mut self) {
+        let peers: Vec<PeerId> = self.swarm.connected_peers().copied().collect();
+        for peer in peers {
+            let _was_connected = self.swarm.disconnect_peer_id(peer);
+        }
+        let deadline = tokio::time::Instant::now() + FAREWELL;
+        while self.swarm.network_info().connection_counters().num_established() > 0
+            && tokio::time::timeout_at(deadline, futures::StreamExt::next(&mut self.swarm)).await.is_ok()
+        {}
+        // The transports' own tasks write what closing a connection puts on the wire.
+        tokio::time::sleep(CLOSING).await;
     }
 
     /// Lets contacts hear that this device is off, while the connections stand.

@@ -83,6 +83,7 @@ pub fn frame(bytes: &[u8]) {
         push::PushUnregister,
         push::PushUnregistered,
         relay::RelayGrant,
+        relay::RelayNotice,
         relay::RelayRequest,
     }
 }

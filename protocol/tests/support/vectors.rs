@@ -50,7 +50,7 @@ use halloo_protocol::push::{
     PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister,
     PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
-use halloo_protocol::relay::{MediaAddress, RelayCredentials, RelayGrant, RelayReason, RelayRequest, RelayStatus};
+use halloo_protocol::relay::{MediaAddress, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
 use halloo_protocol::wire::{self, Body, DecodeError, Extensions, FRAME_BYTES_MAX, Frame, FrameKind, Message, Signed};
 
 use super::*;
@@ -279,6 +279,7 @@ pub(crate) fn all() -> Vec<Vector> {
             extensions: none(),
         };
         "relay_grant_refused" => message RelayGrant = RelayGrant { status: RelayStatus::Refused(RelayReason::NOT_ALLOWED), extensions: none() };
+        "relay_notice" => message RelayNotice = RelayNotice { reason: RelayReason::LEAVING, packets: 300, extensions: none() };
         // Mailboxes
         "mailbox_open" => message MailboxOpen = MailboxOpen { epoch: 2, revoked: vec![CapabilityId([5; 16])], has_door: true, extensions: none() };
         "mailbox_opened" => message MailboxOpened = MailboxOpened { status: OpenStatus::Opened { until: NOW.plus_secs(30 * DAY), waiting: 3 }, extensions: none() };
