@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use halloo_tests::network::text;
+use halloo_tests::network::{one_is, text};
 use halloo_tests::{Daemon, Plan, User, eventually};
 use serde_json::Value;
 
@@ -89,4 +89,38 @@ fn one_of_two_mailboxes_may_be_lost_for_good() {
     alice.kill();
     bob.restart();
     has_once(bob, alice, "in two places");
+}
+
+#[test]
+fn somebody_is_asked_to_be_a_contact_though_the_two_are_never_up_together() {
+    let mut network = Plan::new(["alice", "bob"]).contacts_only().start();
+    has_mailboxes(&network.users[1], 1);
+    let authority = network.authority.api();
+    let [alice, bob] = network.users();
+    bob.kill();
+    assert_eq!(alice.cli(["contact", "add", &bob.username, "--text", "from the train"]).ok()["state"], "asked");
+    // A stranger's request fits through the narrow door.
+    eventually(SETTLED_TIME_MAX, "the mailbox has it", || {
+        let status = authority.get("/v1/status")?;
+        if status["letters_kept"] == 1 { Ok(()) } else { Err(status["letters_kept"].to_string()) }
+    });
+    alice.kill();
+    bob.restart();
+    let asked = bob.wait_event(SETTLED_TIME_MAX, "contact_request", |event| event["from"] == alice.username.as_str());
+    assert_eq!(asked["text"], "from the train");
+    bob.cli(["contact", "accept", &alice.username]).ok();
+    alice.restart();
+    one_is(alice, &bob.username, "contact");
+    // Contacts leave what they like, and no stranger's three letters are the limit.
+    bob.kill();
+    let texts: Vec<String> = (0..8).map(|number| format!("letter {number} {}", "x".repeat(3_000))).collect();
+    let ids: Vec<String> = texts.iter().map(|message| send(alice, bob, message)).collect();
+    for id in &ids {
+        is_in_state(alice, bob, id, "sent");
+    }
+    alice.kill();
+    bob.restart();
+    for message in &texts {
+        has_once(bob, alice, message);
+    }
 }
