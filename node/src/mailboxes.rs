@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
+use halloo_protocol::call::Reason;
 use halloo_protocol::capability::{CapabilityProof, Service};
 use halloo_protocol::directory::Helper;
 use halloo_protocol::id::MessageId;
@@ -103,6 +104,17 @@ pub(crate) struct Leaving {
 pub(crate) enum BoxRequest {
     Open(DeviceKey),
     Take(DeviceKey),
+}
+
+/// What became of a letter that was fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LetterFate {
+    /// Its message is on disk, or nothing can ever be made of it.
+    Done,
+    /// It can't be taken now.
+    Later,
+    /// It doesn't open.
+    Unreadable,
 }
 
 /// Our boxes, and the letters we left.
@@ -385,19 +397,35 @@ impl EventLoop {
         debug!(%device, letters = answer.items.len(), struck = asked.len(), "looked into the box");
         let newest = answer.items.iter().map(|item| item.number).max();
         let mut kept_back = false;
+        let mut is_unreadable = false;
         let mut done = Vec::new();
         for item in answer.items {
             let number = item.number;
-            if self.read_letter(item) { done.push(number) } else { kept_back = true }
+            match self.read_letter(item) {
+                LetterFate::Done => done.push(number),
+                LetterFate::Later => kept_back = true,
+                LetterFate::Unreadable => {
+                    is_unreadable = true;
+                    done.push(number);
+                }
+            }
         }
+        if is_unreadable {
+            // One word however many there are: anybody may leave nonsense.
+            let detail =
+                "what was left in a mailbox can't be read: nonsense, or sealed to a key this device no longer has".to_owned();
+            self.events.send(Event::Warning { code: "letter-unreadable".into(), detail });
+        }
+        // A mailbox that has more and gives nothing isn't asked again at once.
+        let has_more = answer.has_more && newest.is_some();
         let Some(own) = self.mailboxes.get_mut(&device) else { return };
         own.is_asking = false;
         own.failures = 0;
         own.done.extend(done);
         own.after = newest.unwrap_or(own.after).max(own.after);
         // What couldn't be taken now is asked for again at the next look.
-        own.take_at = if answer.has_more || !own.done.is_empty() { now } else { now + TAKE_EVERY };
-        if (!answer.has_more && own.done.is_empty()) || kept_back {
+        own.take_at = if has_more || !own.done.is_empty() { now } else { now + TAKE_EVERY };
+        if (!has_more && own.done.is_empty()) || kept_back {
             own.after = 0;
         }
         if kept_back {
@@ -406,29 +434,25 @@ impl EventLoop {
         self.mailboxes.check_at = None;
     }
 
-    /// True if the letter is done with: its message is on disk, or nothing can ever be made of it.
-    fn read_letter(&mut self, item: MailboxItem) -> bool {
+    fn read_letter(&mut self, item: MailboxItem) -> LetterFate {
         let now = self.now().unix;
         let opened = item.letter.open(&self.hpke, &self.identity.device(), now, &self.trust);
         let (envelope, sender, certificate) = match opened {
             Ok(letter) => letter.into_parts(),
             Err(error) => {
-                warn!(%error, "a letter can't be read");
+                debug!(%error, "a letter can't be read");
                 self.counters.malformed += 1;
-                if error == LetterError::NotForMe {
-                    let detail = "a message left in a mailbox was sealed to a key this device no longer has".to_owned();
-                    self.events.send(Event::Warning { code: "letter-unreadable".into(), detail });
-                }
-                return true;
+                return if error == LetterError::NotForMe { LetterFate::Unreadable } else { LetterFate::Done };
             }
         };
         let id = envelope.id;
         match self.keep_message(&sender, &certificate, envelope) {
             DeliveryStatus::Accepted | DeliveryStatus::Duplicate => {
                 self.tell_delivered(&sender.user.id, &sender.device, id);
-                true
+                LetterFate::Done
             }
-            DeliveryStatus::Refused(reason) => reason != halloo_protocol::call::Reason::TOO_MANY,
+            DeliveryStatus::Refused(Reason::TOO_MANY) => LetterFate::Later,
+            DeliveryStatus::Refused(_) => LetterFate::Done,
         }
     }
 
