@@ -78,6 +78,8 @@ pub(crate) enum Waiter {
     Dial(halloo_protocol::call::CallId),
     /// A call whose invite this device couldn't open.
     Redial(halloo_protocol::call::CallId, DeviceKey),
+    /// A call to a device that isn't where its record says.
+    Moved(halloo_protocol::call::CallId, DeviceKey),
     /// A call that goes on with a cached record meanwhile.
     DialAgain(halloo_protocol::call::CallId),
     /// Messages to this user.

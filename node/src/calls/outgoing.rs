@@ -66,6 +66,8 @@ pub(super) struct Leg {
     via_push: bool,
     /// Whether the record was fetched anew because the device couldn't open its invite.
     looked_up_again: bool,
+    /// Whether all replicas were asked because the device wasn't where the record said.
+    looked_for_move: bool,
 }
 
 /// A call we placed.
@@ -186,6 +188,7 @@ impl EventLoop {
             repeat_at: None,
             via_push: false,
             looked_up_again: false,
+            looked_for_move: false,
         })
     }
 
@@ -421,14 +424,47 @@ impl EventLoop {
             *at = Instant::now();
             return;
         }
-        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
-            leg.stream_failed = true;
-            if let Some(at) = &mut leg.push_at {
-                *at = Instant::now();
-            }
+        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device))
+            && let Some(at) = &mut leg.push_at
+        {
+            *at = Instant::now();
         }
         self.push_due(call);
+        if failure != Failure::Unreachable || !self.look_for_move(call, device) {
+            self.stream_failed(call, device);
+        }
+    }
+
+    fn stream_failed(&mut self, call: CallId, device: DeviceKey) {
+        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
+            leg.stream_failed = true;
+        }
         self.check_unreachable(call, device);
+    }
+
+    /// The device isn't where its record says: it may have moved a moment ago, and not every replica knows. Once, all are asked. False if that was
+    /// done before.
+    fn look_for_move(&mut self, call: CallId, device: DeviceKey) -> bool {
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return false };
+        let user = outgoing.progress.user.clone();
+        let Some(leg) = outgoing.legs.get_mut(&device).filter(|leg| !leg.looked_for_move) else { return false };
+        leg.looked_for_move = true;
+        self.resolve_user(&user, Waiter::Moved(call, device));
+        true
+    }
+
+    /// All replicas have been asked: the invite goes to where the device is now, or the way over the stream is at its end.
+    pub(crate) fn moved_resolved(&mut self, call: CallId, device: DeviceKey, found: Option<&DirectoryRecord>) {
+        let fresh = found.and_then(|record| self.device_target(record, record.entry(&device)?));
+        let leg = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device));
+        let Some(leg) = leg else { return };
+        match (fresh.filter(|target| target.addresses != leg.target.addresses), leg.sealed.clone()) {
+            (Some(target), Some(sealed)) => {
+                leg.target = target.clone();
+                self.send_invite(call, device, &target, &sealed);
+            }
+            _ => self.stream_failed(call, device),
+        }
     }
 
     /// Hands the invite to the gateways of devices whose time has come.

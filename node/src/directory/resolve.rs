@@ -45,7 +45,7 @@ impl EventLoop {
             Waiter::Command(options, _) => *options,
             Waiter::Why(..) | Waiter::DialAgain(_) => ResolveOptions { fresh: true, settled: false },
             // What the nearest replica says may be what we had: all are asked.
-            Waiter::Redial(..) => ResolveOptions { fresh: true, settled: true },
+            Waiter::Redial(..) | Waiter::Moved(..) => ResolveOptions { fresh: true, settled: true },
             Waiter::Dial(_) | Waiter::Messages | Waiter::Contact(_) | Waiter::Presence => ResolveOptions::default(),
         };
         if !options.fresh
@@ -192,6 +192,7 @@ impl EventLoop {
                 self.dial_resolved(call, user, found);
             }
             Waiter::DialAgain(call) => self.dial_resolved_again(call, outcome.ok().map(|(record, _)| record)),
+            Waiter::Moved(call, device) => self.moved_resolved(call, device, outcome.ok().map(|(record, _)| record)),
             Waiter::Redial(call, device) => self.redial_resolved(call, device, outcome.map(|(record, _)| record.clone())),
             Waiter::Presence => self.presence_resolved(user, outcome.map(|(record, _)| record.clone())),
             Waiter::Messages => self.messages_resolved(user, outcome.map(|(record, _)| record.clone())),
