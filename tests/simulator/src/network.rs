@@ -412,6 +412,11 @@ impl<M: Machine> Network<M> {
         match delivery {
             Delivery::Message { to, from, message } => {
                 let now = self.nanos;
+                // Nobody hears from a peer before the handshake is done on this side.
+                let ready_at = self.slots[to.index()].links.get(&from).map_or(0, |link| link.ready_at);
+                if now < ready_at {
+                    return self.push_at(ready_at, Delivery::Message { to, from, message });
+                }
                 if let Some(link) = self.slots[to.index()].links.get_mut(&from) {
                     link.used_at = now;
                     self.handle(to, Input::Message { from, message });
