@@ -381,13 +381,18 @@ impl EventLoop {
     }
 
     fn connect_carrier(&mut self, device: &DeviceKey) {
-        let known = self.presence.carriers.get(device).and_then(|helper| self.strange_helper_target(helper));
-        let table = || {
-            let private = self.dials_private();
-            let table = self.directory.machine.table_snapshot();
-            table.iter().find(|descriptor| descriptor.device == *device).and_then(|found| Target::of_descriptor(found, private))
-        };
-        let Some(target) = known.or_else(table) else { return };
+        // Both what a contact's record says and what the routing table has seen: a contact that names false addresses costs a dial, no carrier.
+        let named = self.presence.carriers.get(device).and_then(|helper| self.strange_helper_target(helper));
+        let private = self.dials_private();
+        let table = self.directory.machine.table_snapshot();
+        let seen = table.iter().find(|descriptor| descriptor.device == *device);
+        let seen = seen.and_then(|descriptor| Target::of_descriptor(descriptor, private));
+        let Some(mut target) = named.or_else(|| seen.clone()) else { return };
+        for address in seen.into_iter().flat_map(|seen| seen.addresses) {
+            if !target.addresses.contains(&address) {
+                target.addresses.push(address);
+            }
+        }
         self.swarm.behaviour_mut().streams.keep(target.peer, true);
         if !self.swarm.behaviour().streams.is_connected(&target.peer) {
             self.dial(&target);
