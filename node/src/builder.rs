@@ -407,6 +407,7 @@ impl NodeBuilder {
         let mut presence_seed = [0; 32];
         rand::Rng::fill_bytes(&mut rng, &mut presence_seed);
         let presence = crate::presence::PresenceState::open(&store, &self.identity, &settings, &contacts, presence_seed, now)?;
+        let vault = crate::vault::VaultState::open(&store, &self.identity, instant)?;
         let event_loop = EventLoop {
             directory: crate::directory::DirectoryState::new(local, settings.lab, seed, numbers, now),
             swarm,
@@ -440,6 +441,8 @@ impl NodeBuilder {
             relays_at_hand: crate::relays_at_hand::RelaysAtHand::default(),
             mailbox: None,
             mailboxes: crate::mailboxes::MailboxesState::default(),
+            vault,
+            vault_keeper: None,
             hand_overs: crate::roles::hand_over::HandOvers::default(),
             started: instant,
             started_at: unix,

@@ -36,6 +36,7 @@ use crate::store::{Store, StoreError, Transaction};
 
 const OWN_KEYS: &str = "contact keys";
 const PRIVACY: &str = "privacy";
+const PRIVACY_VERSION: &str = "privacy version";
 const OWN_DEVICES: &str = "devices the roster was shared with";
 
 /// Requests an hour of one stranger: a person asks once.
@@ -76,6 +77,8 @@ const OWN_KEYS_BYTES_MAX: usize = 64 * 1024;
 pub(crate) struct ContactsState {
     roster: Roster,
     privacy: PrivacySettings,
+    /// Grows with every change of the settings; 0 before the first.
+    privacy_version: u64,
     requests: RateLimiter<PublicKey>,
     /// Epoch of the keys that the directory entry and the gateways know.
     published_epoch: u32,
@@ -112,9 +115,11 @@ impl ContactsState {
             }
         };
         let own_devices = store.read::<_, StoreError>(|view| view.setting_value(OWN_DEVICES))?.unwrap_or_default();
+        let privacy_version = store.read::<_, StoreError>(|view| view.setting_value(PRIVACY_VERSION))?.unwrap_or(0);
         let published_epoch = own.presence.epoch();
         Ok(Self {
             roster: load(store, own)?,
+            privacy_version,
             privacy: privacy.unwrap_or_else(|| commands::changed(&PrivacySettings::default(), configured)),
             requests: RateLimiter::new(STRANGERS_MAX),
             published_epoch,
@@ -139,6 +144,11 @@ impl ContactsState {
     /// Everybody this user knows.
     pub(crate) const fn roster(&self) -> &Roster {
         &self.roster
+    }
+
+    /// Which of all settings these are.
+    pub(crate) const fn privacy_version(&self) -> u64 {
+        self.privacy_version
     }
 
     /// Who may do what.
@@ -195,7 +205,7 @@ impl EventLoop {
     }
 
     /// Gives the roster one input and carries out what comes of it: all on disk first, then the rest.
-    fn run_roster<T>(&mut self, input: impl FnOnce(&mut Roster, &mut Signer<'_>) -> T) -> Result<T, StoreError> {
+    pub(crate) fn run_roster<T>(&mut self, input: impl FnOnce(&mut Roster, &mut Signer<'_>) -> T) -> Result<T, StoreError> {
         let seed = self.random();
         let now = self.now();
         let chain = self.identity.chain();
@@ -249,6 +259,9 @@ impl EventLoop {
     /// What follows from a change that is on disk.
     fn follow(&mut self, actions: Vec<RosterAction>) {
         for action in actions {
+            if matches!(action, RosterAction::Persist { .. } | RosterAction::OwnChanged | RosterAction::Forget { .. }) {
+                self.vault_changed();
+            }
             match action {
                 RosterAction::Persist { user } => {
                     self.presence_contact_changed(&user);

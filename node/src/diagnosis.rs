@@ -61,6 +61,8 @@ impl EventLoop {
             media_relays: self.relays_at_hand.peers().map(ToString::to_string).collect(),
             mailboxes: self.published_mailboxes(),
             letters_kept: self.letters_kept(),
+            vault: self.vault_status(),
+            vaults_kept: self.vaults_kept(),
             reachability: self.own_reachability(),
             connections: u32::try_from(self.peers.len()).unwrap_or(u32::MAX),
             directory: self.directory_status(),

@@ -138,6 +138,8 @@ pub(crate) struct EventLoop {
     pub(crate) presence: crate::presence::PresenceState,
     pub(crate) mailbox: Option<crate::roles::mailbox::Mailbox>,
     pub(crate) mailboxes: crate::mailboxes::MailboxesState,
+    pub(crate) vault: crate::vault::VaultState,
+    pub(crate) vault_keeper: Option<crate::roles::vault::VaultKeeper>,
     pub(crate) hand_overs: crate::roles::hand_over::HandOvers,
     pub(crate) started: Instant,
     pub(crate) started_at: UnixTime,
@@ -408,6 +410,8 @@ impl EventLoop {
         self.relays_at_hand_tick(now);
         self.mailbox_tick(now);
         self.mailboxes_tick(now);
+        self.vault_keeper_tick(now);
+        self.vault_tick(now);
         self.presence_tick(now);
     }
 
@@ -486,6 +490,7 @@ impl EventLoop {
             Purpose::RelayAsk(peer) => self.relay_answer(peer, frame),
             Purpose::OwnMailbox(request) => self.own_mailbox_answer(request, frame),
             Purpose::MailboxPut(leaving) => self.mailbox_put_answer(leaving, frame),
+            Purpose::Vault(request) => self.vault_answer(request, frame),
             Purpose::PushRegister(registering) => self.push_register_answer(*registering, frame),
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
             Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
@@ -504,6 +509,7 @@ impl EventLoop {
             Purpose::RelayAsk(peer) => self.relay_failure(peer, failure),
             Purpose::OwnMailbox(request) => self.own_mailbox_failure(request, failure),
             Purpose::MailboxPut(leaving) => self.mailbox_put_failure(leaving, failure),
+            Purpose::Vault(request) => self.vault_failure(request, failure),
             Purpose::PushRegister(registering) => self.push_register_failure(*registering, failure),
             Purpose::PushSend(sending) => self.push_send_failure(sending, failure),
             Purpose::PushDeliver(delivering) => self.push_deliver_failure(delivering, failure),

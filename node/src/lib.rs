@@ -62,6 +62,7 @@ pub mod swarm;
 mod test_swarm;
 pub mod testnet;
 pub mod timestamp;
+mod vault;
 
 pub use builder::{AutoAnswer, NodeBuilder, StartError};
 pub use handle::{Event, EventRecord, EventStream, Node};

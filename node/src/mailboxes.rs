@@ -386,6 +386,9 @@ impl EventLoop {
     /// A mailbox of ours is connected: after a while apart it may hold something.
     pub(crate) fn mailboxes_peer_greeted(&mut self, peer: PeerId) {
         self.handle_mailbox_news(peer);
+        if let Some(device) = self.peers.get(&peer).map(|known| known.device) {
+            self.handle_vault_news(&device);
+        }
     }
 
     fn handle_items(&mut self, device: DeviceKey, answer: MailboxItems) {

@@ -14,6 +14,7 @@ use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, Revoca
 use halloo_protocol::presence::PresenceGossip;
 use halloo_protocol::relay::RelayNotice;
 use halloo_protocol::time::UnixTime;
+use halloo_protocol::vault::VaultNews;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -63,6 +64,8 @@ pub(crate) enum Purpose {
     OwnMailbox(crate::mailboxes::BoxRequest),
     /// Leaving a message in somebody's mailbox.
     MailboxPut(crate::mailboxes::Leaving),
+    /// Reading or writing this user's vault.
+    Vault(crate::vault::VaultRequest),
     /// Asking a media relay for credentials.
     RelayAsk(PeerId),
     /// A gateway's delivery over a device's stream.
@@ -657,6 +660,11 @@ impl EventLoop {
             },
             PresenceGossip::KIND => self.handle_presence_frame(peer, frame),
             MailboxNews::KIND => self.handle_mailbox_news(peer),
+            VaultNews::KIND => {
+                if let Some(device) = self.peers.get(&peer).map(|known| known.device) {
+                    self.handle_vault_news(&device);
+                }
+            }
             MessageDelivered::KIND => match frame.parse::<MessageDelivered>() {
                 Ok(notice) => self.handle_message_delivered(peer, &notice),
                 Err(_) => self.counters.malformed += 1,

@@ -8,6 +8,7 @@ use halloo_protocol::mailbox::{MailboxOpen, MailboxPut, MailboxTake};
 use halloo_protocol::message::MessageDeliver;
 use halloo_protocol::push::{PushDeliver, PushRegister, PushSend, PushUnregister};
 use halloo_protocol::relay::RelayRequest;
+use halloo_protocol::vault::{VaultFetch, VaultLook, VaultPut};
 use halloo_protocol::wire::{DecodeError, Extensions, Frame, FrameKind, Message};
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
@@ -43,6 +44,18 @@ impl EventLoop {
             MailboxTake::KIND => self.with(frame, |node, request: MailboxTake| {
                 let chain = node.chain_of(&peer);
                 node.handle_mailbox_take(chain.as_ref(), &request)
+            }),
+            VaultLook::KIND => self.with(frame, |node, _: VaultLook| {
+                let chain = node.chain_of(&peer);
+                node.handle_vault_look(chain.as_ref())
+            }),
+            VaultFetch::KIND => self.with(frame, |node, request: VaultFetch| {
+                let chain = node.chain_of(&peer);
+                node.handle_vault_fetch(chain.as_ref(), &request)
+            }),
+            VaultPut::KIND => self.with(frame, |node, request: VaultPut| {
+                let chain = node.chain_of(&peer);
+                node.handle_vault_put(chain.as_ref(), request)
             }),
             RelayRequest::KIND => self.with(frame, |node, _: RelayRequest| node.handle_relay_request(peer)),
             PushRegister::KIND => self.with(frame, |node, request: PushRegister| {

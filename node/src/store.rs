@@ -32,6 +32,7 @@ mod messages;
 mod pins;
 mod push;
 mod table;
+mod vault;
 
 pub use authority::{InviteRow, LogEntry, LogEvent, NameRow, NameState};
 pub use directory::{ADDRESS_BOOK_MAX, CachedRecord, KnownNode, RECORD_CACHE_MAX, ReplicaChange};

@@ -18,6 +18,7 @@
 //! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
 //! | [`message`] | envelopes, receipts, outbox and inbox |
 //! | [`mailbox`] | letters kept for devices that aren't there: sealing, who may leave how many |
+//! | [`vault`] | what a user's devices have in common, sealed, at mailboxes |
 //! | [`contact`], [`profile`] | who knows whom, by signature of both; who may do what; what contacts see |
 //! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
@@ -50,6 +51,7 @@ pub mod relay;
 #[cfg(test)]
 mod test_identity;
 pub mod time;
+pub mod vault;
 pub mod wire;
 #[cfg(test)]
 mod wire_samples;

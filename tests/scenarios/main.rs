@@ -20,3 +20,4 @@ mod relay_owners;
 mod revocation_spread;
 mod testnet_tour;
 mod twenty_daemons;
+mod vault;

@@ -174,6 +174,11 @@ pub enum Event {
         /// The list's number.
         number: u64,
     },
+    /// Contacts are back: this home was made anew, or linked, and has read the user's vault.
+    VaultRead {
+        /// People read at first.
+        people: u32,
+    },
     /// Something works less well than it could.
     Warning {
         /// A stable word: `clock-offset`, `no-peers`, `not-published`, ..
@@ -230,6 +235,7 @@ impl Event {
             Self::Enrolled { .. } => "enrolled",
             Self::Published { .. } => "published",
             Self::RevocationList { .. } => "revocation_list",
+            Self::VaultRead { .. } => "vault_read",
             Self::Warning { .. } => "warning",
             Self::Stopping {} => "stopping",
             Self::Missed { .. } => "missed",

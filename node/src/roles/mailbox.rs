@@ -52,6 +52,7 @@ pub(crate) struct Mailbox {
 impl EventLoop {
     /// Opens the role.
     pub(crate) fn open_mailbox_role(&mut self) {
+        self.vault_keeper = Some(super::vault::VaultKeeper::new(Instant::now()));
         self.mailbox = Some(Mailbox {
             rates: MailboxRates::new(RATES_MAX),
             opening: RateLimiter::new(RATES_MAX),

@@ -85,6 +85,14 @@ tables! {
     MailboxIds = "mailbox letter ids",
     /// nothing -> sum of all; device -> sums of its box; device, holder -> sum
     MailboxSums = "mailbox sums",
+    /// identity -> vault
+    VaultAccounts = "vault accounts",
+    /// identity, chunk id -> chunk
+    VaultChunks = "vault chunks",
+    /// mailbox, chunk id -> what this device knows of it
+    VaultKnown = "vault chunks known",
+    /// kind, item key -> value: items that this version doesn't know
+    VaultForeign = "vault foreign items",
     /// authority -> list
     RevocationLists = "revocation lists",
     /// username -> row

@@ -85,6 +85,13 @@ pub fn frame(bytes: &[u8]) {
         relay::RelayGrant,
         relay::RelayNotice,
         relay::RelayRequest,
+        vault::VaultChunks,
+        vault::VaultFetch,
+        vault::VaultIndex,
+        vault::VaultKept,
+        vault::VaultLook,
+        vault::VaultNews,
+        vault::VaultPut,
     }
 }
 

@@ -51,6 +51,10 @@ use halloo_protocol::push::{
     PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
 use halloo_protocol::relay::{MediaAddress, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
+use halloo_protocol::vault::{
+    ChunkId, ChunkMark, HeldChunk, SealedChunk, VaultChunks, VaultFetch, VaultIndex, VaultItem, VaultKept, VaultKeys, VaultLook,
+    VaultNews, VaultPut, VaultPutStatus, VaultRoot,
+};
 use halloo_protocol::wire::{self, Body, DecodeError, Extensions, FRAME_BYTES_MAX, Frame, FrameKind, Message, Signed};
 
 use super::*;
@@ -296,6 +300,22 @@ pub(crate) fn all() -> Vec<Vector> {
             extensions: none(),
         };
         "mailbox_news" => message MailboxNews = MailboxNews { extensions: none() };
+        // Vaults
+        "vault_look" => message VaultLook = VaultLook { extensions: none() };
+        "vault_index" => message VaultIndex = VaultIndex { chunks: vec![ChunkMark { id: ChunkId([7; 16]), version: 300 }], refused: None, extensions: none() };
+        "vault_index_refused" => message VaultIndex = VaultIndex { chunks: vec![], refused: Some(MailboxReason::NOT_SERVED), extensions: none() };
+        "vault_fetch" => message VaultFetch = VaultFetch { ids: vec![ChunkId([7; 16])], extensions: none() };
+        "vault_chunks" => message VaultChunks = VaultChunks {
+            chunks: vec![HeldChunk { mark: ChunkMark { id: ChunkId([7; 16]), version: 300 }, chunk: vault_chunk() }],
+            refused: None,
+            extensions: none(),
+        };
+        "vault_put" => message VaultPut = VaultPut { id: ChunkId([7; 16]), base: 300, chunk: Some(vault_chunk()), extensions: none() };
+        "vault_put_out" => message VaultPut = VaultPut { id: ChunkId([7; 16]), base: 300, chunk: None, extensions: none() };
+        "vault_kept" => message VaultKept = VaultKept { status: VaultPutStatus::Kept { version: 301 }, extensions: none() };
+        "vault_kept_conflict" => message VaultKept = VaultKept { status: VaultPutStatus::Conflict { version: 302 }, extensions: none() };
+        "vault_kept_refused" => message VaultKept = VaultKept { status: VaultPutStatus::Refused(MailboxReason::FULL), extensions: none() };
+        "vault_news" => message VaultNews = VaultNews { extensions: none() };
         "letter" => signed Letter = Signed::sign(letter(), &device_secret(0));
         "bootstrap_list" => signed BootstrapList = bootstrap().list;
         "signed_bootstrap_list" => plain SignedBootstrapList = bootstrap();
@@ -415,6 +435,12 @@ fn sealed_letter() -> SealedLetter {
 fn admission() -> Admission {
     let proof = CapabilityProof::sign(CapabilityId([5; 16]), keeper(0), [6; 32], NOW, &secret(90));
     Admission { capability: capability(), proof }
+}
+
+fn vault_chunk() -> SealedChunk {
+    let keys = VaultKeys::new(Some(VaultRoot::of(&identity_secret(0))), []);
+    let items = [VaultItem::new(VaultItem::CONTACT, b"bob", b"a contact".to_vec())];
+    SealedChunk::seal(&items, &IdentityKey(identity_secret(0).public()), ChunkId([7; 16]), (&keys, 1), [3; 24]).expect("small")
 }
 
 fn mailbox_put(admission: Option<Admission>) -> MailboxPut {
