@@ -406,6 +406,8 @@ impl EventLoop {
         self.calls_tick(now);
         self.push_tick(now);
         self.gateway_tick(now);
+        self.keeper_tick(now);
+        self.push_keep_tick(now);
         self.media_relay_tick(now.instant);
         self.relays_at_hand_tick(now);
         self.mailbox_tick(now);
@@ -492,6 +494,7 @@ impl EventLoop {
             Purpose::MailboxPut(leaving) => self.mailbox_put_answer(leaving, frame),
             Purpose::Vault(request) => self.vault_answer(request, frame),
             Purpose::PushRegister(registering) => self.push_register_answer(*registering, frame),
+            Purpose::PushKeep(gateway) => self.push_keep_answer(gateway, frame),
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
             Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
         }
@@ -511,6 +514,7 @@ impl EventLoop {
             Purpose::MailboxPut(leaving) => self.mailbox_put_failure(leaving, failure),
             Purpose::Vault(request) => self.vault_failure(request, failure),
             Purpose::PushRegister(registering) => self.push_register_failure(*registering, failure),
+            Purpose::PushKeep(gateway) => self.push_keep_failure(gateway, failure),
             Purpose::PushSend(sending) => self.push_send_failure(sending, failure),
             Purpose::PushDeliver(delivering) => self.push_deliver_failure(delivering, failure),
         }

@@ -58,6 +58,8 @@ pub(crate) enum Purpose {
     Enrol(Box<crate::enrolment::Asking>),
     /// Registering at a gateway.
     PushRegister(Box<crate::push::Registering>),
+    /// Asking a gateway to vouch for this device.
+    PushKeep(DeviceKey),
     /// Handing a push to a gateway.
     PushSend(crate::push::Sending),
     /// Opening one of our own boxes, or looking into it.
@@ -115,6 +117,8 @@ pub(crate) struct Peer {
     hello: Option<Box<Hello>>,
     /// When the last frame came.
     heard_at: Instant,
+    /// The connection is being dropped because nothing comes.
+    is_silent: bool,
     /// Its software.
     pub(crate) agent: Option<String>,
     /// Round-trip time by ping.
@@ -285,10 +289,10 @@ impl EventLoop {
     /// stands nothing else is tried.
     pub(crate) fn drop_if_silent(&mut self, device: &DeviceKey, silence: Duration) {
         let Some(peer) = address::peer_id(device) else { return };
-        if self.peers.connected.get(&peer).is_some_and(|known| known.heard_at.elapsed() >= silence) {
-            debug!(%peer, "silent: connection dropped");
-            let _closed = self.swarm.disconnect_peer_id(peer);
-        }
+        let Some(known) = self.peers.connected.get_mut(&peer).filter(|known| known.heard_at.elapsed() >= silence) else { return };
+        known.is_silent = true;
+        debug!(%peer, "silent: connection dropped");
+        let _closed = self.swarm.disconnect_peer_id(peer);
     }
 
     /// Connects to a peer unless it is connected or we dial it already. What waits for it fails if it can't be reached.
@@ -382,6 +386,7 @@ impl EventLoop {
                 greeted: false,
                 hello: None,
                 heard_at: Instant::now(),
+                is_silent: false,
                 agent: None,
                 rtt: None,
                 address,
@@ -418,6 +423,8 @@ impl EventLoop {
         }
         self.fail_peer(&peer, Failure::Disconnected);
         if let Some(gone) = self.peers.connected.remove(&peer) {
+            // It fell silent before we closed: those who are to be told of that are.
+            let reason = if gone.is_silent { DisconnectReason::Lost } else { reason };
             self.directory_disconnected(&gone, reason);
             self.presence_disconnected(&gone.device, reason);
             self.hand_over_peer_gone(&peer);
@@ -615,6 +622,7 @@ impl EventLoop {
         let now = Instant::now();
         if let Some(known) = self.peers.connected.get_mut(&peer) {
             known.heard_at = now;
+            known.is_silent = false;
         }
         if frame.kind.is_answer() {
             match self.rpc.take(peer, frame.id, now) {

@@ -1,5 +1,6 @@
 //! The device's side of push: registering at gateways, falling asleep, waking up, and pushing to others' devices.
 
+mod keep;
 pub mod receiver;
 
 use std::collections::HashSet;
@@ -112,11 +113,20 @@ pub(crate) struct PushState {
     stale: HashSet<Vec<u8>>,
     /// Registrations that callers can't find yet, and who is told when they can, or when the time is up.
     unannounced: Vec<(PushRegistration, Reply<PushRegistration, PushError>, Instant)>,
+    keeping: keep::Keeping,
 }
 
 impl PushState {
     pub(crate) fn new(service: Option<LocalPushService>) -> Self {
-        Self { registered: Vec::new(), keys: None, service, renew_at: None, stale: HashSet::new(), unannounced: Vec::new() }
+        Self {
+            registered: Vec::new(),
+            keys: None,
+            service,
+            renew_at: None,
+            stale: HashSet::new(),
+            unannounced: Vec::new(),
+            keeping: keep::Keeping::default(),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
 use halloo_protocol::mailbox::{MailboxOpen, MailboxPut, MailboxTake};
 use halloo_protocol::message::MessageDeliver;
-use halloo_protocol::push::{PushDeliver, PushRegister, PushSend, PushUnregister};
+use halloo_protocol::push::{PushDeliver, PushKeep, PushRegister, PushSend, PushUnregister};
 use halloo_protocol::relay::RelayRequest;
 use halloo_protocol::vault::{VaultFetch, VaultLook, VaultPut};
 use halloo_protocol::wire::{DecodeError, Extensions, Frame, FrameKind, Message};
@@ -61,6 +61,10 @@ impl EventLoop {
             PushRegister::KIND => self.with(frame, |node, request: PushRegister| {
                 let chain = node.chain_of(&peer);
                 node.handle_push_register_request(chain.as_ref(), request)
+            }),
+            PushKeep::KIND => self.with(frame, |node, request: PushKeep| {
+                let chain = node.chain_of(&peer);
+                node.handle_push_keep(chain.as_ref(), &request)
             }),
             PushUnregister::KIND => self.with(frame, |node, request: PushUnregister| {
                 let chain = node.chain_of(&peer);

@@ -144,9 +144,13 @@ impl EventLoop {
 
     /// Our entry, if the replicas have it as it should be.
     pub(crate) fn published_entry(&self) -> Option<&DeviceEntry> {
+        self.published_signed_entry().map(Signed::unverified)
+    }
+
+    pub(crate) fn published_signed_entry(&self) -> Option<&Signed<DeviceEntry>> {
         let own = &self.directory.own;
         let is_current = own.replicas > 0 && own.publishing.is_none() && own.publish_at.is_none();
-        own.entry.as_ref().filter(|_| is_current).map(Signed::unverified)
+        own.entry.as_ref().filter(|_| is_current)
     }
 
     fn describe_self(&mut self, now: Now) -> DeviceEntry {
@@ -264,6 +268,10 @@ impl EventLoop {
         if !self.ready {
             self.directory.own.read_back_at.get_or_insert(now);
         }
+        // At once: a phone may be frozen the next moment.
+        self.push_keep_soon();
+        let now = self.now();
+        self.push_keep_tick(now);
     }
 
     fn answer_publish_waiters(&mut self, report: &halloo_protocol::kademlia::PublishReport) {

@@ -3,6 +3,7 @@
 //! Registrations and accepted pushes are in the database before they are acknowledged. A push goes out on every channel of the device at
 //! once: on its stream if it has one open, and as a Web Push message. The gateway writes the outer part; what the caller sealed it can't read.
 
+mod keeper;
 mod waiting;
 pub mod webpush;
 
@@ -85,6 +86,7 @@ pub(crate) struct Gateway {
     waiting: Waiting,
     purge_at: Instant,
     purged_to: Option<Vec<u8>>,
+    keeper: keeper::Keeper,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -127,6 +129,7 @@ impl EventLoop {
             waiting,
             purge_at: now + PURGE_EVERY,
             purged_to: None,
+            keeper: keeper::Keeper::new(now),
         });
         Ok(())
     }

@@ -75,6 +75,8 @@ tables! {
     GatewayRegistrations = "gateway registrations",
     /// device, handle -> nothing
     GatewayDevices = "gateway registrations by device",
+    /// device -> entry that the gateway vouches for
+    GatewayKeeps = "gateway keeps",
     /// sequence -> pending push
     GatewayPending = "gateway pending pushes",
     /// device -> box

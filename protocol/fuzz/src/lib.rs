@@ -75,6 +75,8 @@ pub fn frame(bytes: &[u8]) {
         presence::PresenceGossip,
         push::PushDeliver,
         push::PushDelivered,
+        push::PushKeep,
+        push::PushKept,
         push::PushReceipt,
         push::PushRegister,
         push::PushRegistered,

@@ -46,9 +46,9 @@ use halloo_protocol::presence::{
 };
 use halloo_protocol::profile::{Profile, ProfileCard};
 use halloo_protocol::push::{
-    DeliveredStatus, GatewayTime, Identifier, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushHints,
-    PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister,
-    PushUnregistered, PushWay, RegisterStatus, Urgency,
+    DeliveredStatus, GatewayTime, Identifier, KeepStatus, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle,
+    PushHints, PushKeep, PushKept, PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent,
+    PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
 use halloo_protocol::relay::{MediaAddress, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
 use halloo_protocol::vault::{
@@ -245,6 +245,9 @@ pub(crate) fn all() -> Vec<Vector> {
         };
         "push_registered_refused" => message PushRegistered = PushRegistered { status: RegisterStatus::Refused(PushReason::FULL), extensions: none() };
         "gateway_time" => signed GatewayTime = Signed::sign(GatewayTime { gateway: keeper(0), at: NOW, extensions: none() }, &keeper_secret(0));
+        "push_keep" => message PushKeep = PushKeep { handle: PushHandle([3; 32]), entry_hash: [4; 32], extensions: none() };
+        "push_kept" => message PushKept = PushKept { status: KeepStatus::Kept { until: NOW.plus_secs(DAY) }, extensions: none() };
+        "push_kept_refused" => message PushKept = PushKept { status: KeepStatus::Refused(PushReason::UNKNOWN_HANDLE), extensions: none() };
         "push_unregister" => message PushUnregister = PushUnregister { handle: PushHandle([3; 32]), extensions: none() };
         "push_unregistered" => message PushUnregistered = PushUnregistered { was_known: true, extensions: none() };
         "push_send" => message PushSend = push_send();
