@@ -18,6 +18,7 @@ mod authority;
 mod calls;
 pub mod client;
 mod contacts;
+mod devices;
 mod directory;
 mod events;
 mod extract;
@@ -74,6 +75,7 @@ fn routes() -> Vec<Route> {
     routes.extend(directory::routes());
     routes.extend(messages::routes());
     routes.extend(contacts::routes());
+    routes.extend(devices::routes());
     routes.extend(calls::routes());
     routes.extend(presence::routes());
     routes.extend(push::routes());

@@ -431,6 +431,7 @@ impl NodeBuilder {
             enrolment: crate::enrolment::EnrolmentState::default(),
             messages: crate::messages::MessagesState::default(),
             contacts,
+            devices: crate::devices::DevicesState::default(),
             presence,
             calls: crate::calls::CallsState::default(),
             push: crate::push::PushState::new(ends.service),

@@ -147,6 +147,15 @@ impl ContactsState {
     }
 }
 
+/// Keeps the own part that a new device was given.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn keep_linked(tx: &Transaction, own: &OwnKeys, privacy: &PrivacySettings) -> Result<(), StoreError> {
+    tx.put_setting(OWN_KEYS, &wire::encode(own))?;
+    tx.put_setting_value(PRIVACY, privacy)
+}
+
 fn load(store: &Store, own: OwnKeys) -> Result<Roster, StoreError> {
     Ok(Roster::new(own, store.read(|view| view.contacts())?))
 }

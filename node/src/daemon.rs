@@ -388,7 +388,7 @@ const fn role_bits(role: Role) -> Roles {
     }
 }
 
-const fn device_kind(kind: DeviceKind) -> halloo_protocol::directory::DeviceKind {
+pub(crate) const fn device_kind(kind: DeviceKind) -> halloo_protocol::directory::DeviceKind {
     use halloo_protocol::directory::DeviceKind as Wire;
     match kind {
         DeviceKind::Phone => Wire::Phone,

@@ -7,6 +7,8 @@
 mod own;
 mod resolve;
 
+pub(crate) use resolve::kind_word;
+
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 

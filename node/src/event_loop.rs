@@ -129,6 +129,7 @@ pub(crate) struct EventLoop {
     pub(crate) enrolment: crate::enrolment::EnrolmentState,
     pub(crate) messages: crate::messages::MessagesState,
     pub(crate) contacts: crate::contacts::ContactsState,
+    pub(crate) devices: crate::devices::DevicesState,
     pub(crate) calls: crate::calls::CallsState,
     pub(crate) push: crate::push::PushState,
     pub(crate) authority: Option<crate::roles::authority::Authority>,
@@ -401,6 +402,7 @@ impl EventLoop {
         self.enrolment_tick(now);
         self.messages_tick(now);
         self.contacts_tick(now);
+        self.devices_tick(now);
         self.calls_tick(now);
         self.push_tick(now);
         self.gateway_tick(now);
@@ -452,6 +454,7 @@ impl EventLoop {
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
             Command::Contacts(command) => self.handle_contacts(command),
             Command::Presence(command) => self.handle_presence(command),
+            Command::Devices(command) => self.handle_devices(command),
             Command::CallDial { options, reply } => self.handle_dial(options, reply),
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
             Command::CallAnswer { call_id, options, reply } => self.handle_call_answer(&call_id, options, reply),
@@ -634,6 +637,7 @@ fn refuse_asleep(command: Command) {
         Command::MessageSend { reply, .. } => refuse(reply),
         Command::MessageWait { reply, .. } => refuse(reply),
         Command::Contacts(command) => command.refuse(NodeError::Suspended),
+        Command::Devices(command) => command.refuse(NodeError::Suspended),
         Command::CallDial { reply, .. } => refuse(reply),
         Command::CallAnswer { reply, .. } | Command::CallDecline { reply, .. } | Command::CallHangup { reply, .. } => {
             refuse(reply)

@@ -18,7 +18,7 @@ use halloo_protocol::wire::{Extensions, Signed};
 use zeroize::Zeroizing;
 
 use crate::key_file::{self, KeyFileError, KeyRole};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Transaction};
 
 const CHAIN_SETTING: &str = "identity chain";
 const HPKE_SETTING: &str = "identity hpke keys";
@@ -184,6 +184,15 @@ impl LocalIdentity {
         Ok(true)
     }
 
+    /// A certificate for another device of this user.
+    ///
+    /// # Errors
+    /// [`LocalIdentityError::NoIdentityKey`].
+    pub(crate) fn certify(&self, device: DeviceKey, now: UnixTime) -> Result<Signed<DeviceCertificate>, LocalIdentityError> {
+        let key = self.identity_key.as_ref().ok_or(LocalIdentityError::NoIdentityKey)?;
+        Ok(certify_device(key, device, slot_of(&device), now))
+    }
+
     fn keep(&mut self, chain: Chain) -> Result<(), LocalIdentityError> {
         self.store.transaction(|tx| tx.put_setting_value(CHAIN_SETTING, &chain))?;
         self.chain = chain;
@@ -311,8 +320,16 @@ impl LocalIdentity {
     }
 }
 
+/// Keeps the chain that a new device was given.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn keep_chain(tx: &Transaction, chain: &Chain) -> Result<(), StoreError> {
+    tx.put_setting_value(CHAIN_SETTING, chain)
+}
+
 /// The identity a chain *claims*.
-fn identity_in(user: &UserChain) -> IdentityKey {
+pub(crate) fn identity_in(user: &UserChain) -> IdentityKey {
     match user {
         UserChain::Named { user, .. } => user.unverified().identity,
         UserChain::Key(identity) => *identity,

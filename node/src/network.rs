@@ -488,6 +488,7 @@ impl EventLoop {
         self.exchange_revocations(peer, &hello.revocations);
         self.directory_greeted(peer, chain.as_ref(), descriptor);
         self.reach_greeted(peer);
+        self.devices_peer_greeted(peer);
         self.messages_peer_greeted(peer);
         self.gateway_peer_greeted(peer);
         self.mailboxes_peer_greeted(peer);

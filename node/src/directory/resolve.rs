@@ -330,7 +330,7 @@ struct Answered {
 }
 
 /// The word the interface uses for a kind of machine.
-const fn kind_word(kind: halloo_protocol::directory::DeviceKind) -> &'static str {
+pub(crate) const fn kind_word(kind: halloo_protocol::directory::DeviceKind) -> &'static str {
     use halloo_protocol::directory::DeviceKind;
     match kind {
         DeviceKind::Phone => "phone",

@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::calls::{CallOutcome, CallWay};
+use super::devices::LinkStage;
 use super::messages::MessageState;
 use super::presence::PresenceView;
 use crate::timestamp::Timestamp;
@@ -174,6 +175,15 @@ pub enum Event {
         /// The list's number.
         number: u64,
     },
+    /// A new device is being linked.
+    DeviceLinking {
+        /// How far it is.
+        stage: LinkStage,
+        /// The device's peer id, once one has come.
+        peer_id: Option<String>,
+        /// What it calls itself, once it has proved to know the code.
+        name: Option<String>,
+    },
     /// Something works less well than it could.
     Warning {
         /// A stable word: `clock-offset`, `no-peers`, `not-published`, ..
@@ -230,6 +240,7 @@ impl Event {
             Self::Enrolled { .. } => "enrolled",
             Self::Published { .. } => "published",
             Self::RevocationList { .. } => "revocation_list",
+            Self::DeviceLinking { .. } => "device_linking",
             Self::Warning { .. } => "warning",
             Self::Stopping {} => "stopping",
             Self::Missed { .. } => "missed",
