@@ -40,6 +40,7 @@ pub(crate) mod requests {
     pub(crate) use super::authority::RevokeRequest;
     pub(crate) use super::calls::CallDone;
     pub(crate) use super::contacts::ContactRequestBody;
+    pub(crate) use super::devices::{RenameRequest, RevokeDeviceRequest};
     pub(crate) use super::messages::{MessageRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
     pub(crate) use super::power::WakeRequest;
 }

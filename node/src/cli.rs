@@ -204,7 +204,12 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Push(command) => push::run(context, command).await,
         Command::Suspend(args) => suspend::run(context, args).await,
         Command::Wake(args) => wake::run(context, args).await,
-        Command::Init(_) | Command::Run(_) | Command::Enrol(_) | Command::Device(_) | Command::Testnet(_) | Command::Completions(_) => Ok(()),
+        Command::Init(_)
+        | Command::Run(_)
+        | Command::Enrol(_)
+        | Command::Device(_)
+        | Command::Testnet(_)
+        | Command::Completions(_) => Ok(()),
     }
 }
 

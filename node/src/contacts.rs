@@ -18,7 +18,7 @@ use halloo_protocol::contact::{
 };
 use halloo_protocol::directory::DEVICES_MAX;
 use halloo_protocol::id::{ConversationId, MessageId};
-use halloo_protocol::identity::{UserId, VerifiedChain, VerifiedUser};
+use halloo_protocol::identity::{Tombstone, UserId, VerifiedChain, VerifiedUser, with_tombstones};
 use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
 use halloo_protocol::message::{Envelope, MessageBody};
 use halloo_protocol::profile::Profile;
@@ -204,7 +204,7 @@ impl EventLoop {
     }
 
     /// Gives the roster one input and carries out what comes of it: all on disk first, then the rest.
-    fn run_roster<T>(&mut self, input: impl FnOnce(&mut Roster, &mut Signer<'_>) -> T) -> Result<T, StoreError> {
+    pub(crate) fn run_roster<T>(&mut self, input: impl FnOnce(&mut Roster, &mut Signer<'_>) -> T) -> Result<T, StoreError> {
         let seed = self.random();
         let now = self.now();
         let chain = self.identity.chain();
@@ -267,8 +267,10 @@ impl EventLoop {
                 RosterAction::OwnChanged => {
                     self.contacts.is_own_unshared = true;
                     self.share_soon();
+                    self.take_tombstones(self.identity.identity(), self.contacts.roster.own().tombstones.clone());
                     self.own_keys_changed();
                 }
+                RosterAction::Removed { identity, tombstones } => self.take_tombstones(identity, tombstones),
                 RosterAction::Tell(event) => self.tell_contact_event(event),
                 RosterAction::Forget { user } => {
                     self.contacts.unshared.remove(&user);
@@ -317,6 +319,7 @@ fn keep_action(tx: &Transaction, roster: &Roster, action: &RosterAction) -> Resu
         RosterAction::Forget { user } => tx.remove_contact(user),
         RosterAction::OwnChanged => tx.put_setting(OWN_KEYS, &wire::encode(roster.own())),
         RosterAction::KeepAvatar { user, avatar } => tx.put_contact_avatar(user, avatar.as_bytes()),
+        RosterAction::Removed { identity, tombstones } => crate::devices::keep_tombstones(tx, identity, tombstones, true),
         RosterAction::Send { .. } | RosterAction::Tell(_) => Ok(()),
     }
 }
@@ -468,6 +471,22 @@ impl EventLoop {
         self.share_soon();
     }
 
+    /// An own device was removed: it is told nothing more.
+    pub(crate) fn contacts_forget_device(&mut self, device: &DeviceKey) {
+        self.contacts.own_devices.remove(device);
+        let devices = &self.contacts.own_devices;
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(OWN_DEVICES, devices)) {
+            warn!(%error, "own devices not noted");
+        }
+    }
+
+    /// Devices that this user has removed, as long as that has to be said.
+    pub(crate) fn own_tombstones(&self) -> Vec<wire::Signed<Tombstone>> {
+        let now = self.now().unix;
+        let own = self.contacts.roster.own().tombstones.iter();
+        own.filter(|tombstone| now <= tombstone.unverified().until).cloned().collect()
+    }
+
     /// Tells own other devices what has changed.
     fn share_roster(&mut self) {
         if self.signals_waiting(&self.identity.user_id()) >= SHARES_WAITING_MAX {
@@ -497,8 +516,10 @@ impl EventLoop {
         }
         let own = self.contacts.roster.own().clone();
         let share = |entries, own: Option<OwnKeys>| {
-            let (presence, profile) = own.map_or((None, None), |own| (Some(own.presence), own.profile));
-            ContactSignal::Share(Box::new(RosterShare { entries, presence, profile, extensions: Extensions::none() }))
+            let (presence, profile, removed) =
+                own.map_or((None, None, Vec::new()), |own| (Some(own.presence), own.profile, own.tombstones));
+            let extensions = with_tombstones(Extensions::none(), &removed);
+            ContactSignal::Share(Box::new(RosterShare { entries, presence, profile, extensions }))
         };
         let mut signals: Vec<ContactSignal> = shares.into_iter().map(|entries| share(entries, None)).collect();
         if is_own {

@@ -90,6 +90,8 @@ pub(crate) enum Waiter {
     Presence,
     /// Somebody who is being added to the contact list.
     Contact(Box<crate::contacts::Adding>),
+    /// What is done with own devices.
+    Devices(Box<crate::devices::DevicesTask>),
 }
 
 #[derive(Debug)]

@@ -344,6 +344,7 @@ impl EventLoop {
     }
 
     fn start(&mut self) {
+        self.devices_start();
         self.refresh_hello();
         self.directory_start();
         self.messages_start();
@@ -486,6 +487,8 @@ impl EventLoop {
             Purpose::HandOver(handing) => self.hand_over_device_answer(handing, frame),
             Purpose::Signal(target) => self.signal_answer(target, frame),
             Purpose::Enrol(asking) => self.enrol_answer(*asking, frame),
+            Purpose::DeviceRename(renaming) => self.device_rename_answer(*renaming, frame),
+            Purpose::DeviceRenew => self.device_renew_answer(frame),
             Purpose::RelayAsk(peer) => self.relay_answer(peer, frame),
             Purpose::OwnMailbox(request) => self.own_mailbox_answer(request, frame),
             Purpose::MailboxPut(leaving) => self.mailbox_put_answer(leaving, frame),
@@ -504,6 +507,8 @@ impl EventLoop {
             Purpose::HandOver(handing) => self.hand_over_device_failure(handing, failure),
             Purpose::Signal(target) => self.signal_failure(target, failure),
             Purpose::Enrol(asking) => self.enrol_failure(*asking, failure),
+            Purpose::DeviceRename(renaming) => self.device_rename_failure(*renaming, failure),
+            Purpose::DeviceRenew => self.device_renew_failure(failure),
             Purpose::RelayAsk(peer) => self.relay_failure(peer, failure),
             Purpose::OwnMailbox(request) => self.own_mailbox_failure(request, failure),
             Purpose::MailboxPut(leaving) => self.mailbox_put_failure(leaving, failure),

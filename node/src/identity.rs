@@ -45,6 +45,9 @@ pub enum LocalIdentityError {
     /// The certificate chain offered is another identity's.
     #[error("the certificate is for the key {0}, which isn't this home's")]
     OtherIdentity(IdentityKey),
+    /// The device certificate offered can't take the place of the present one.
+    #[error("the device certificate isn't a newer one of this device")]
+    OtherCertificate,
     /// A key file.
     #[error(transparent)]
     KeyFile(#[from] KeyFileError),
@@ -191,6 +194,51 @@ impl LocalIdentity {
     pub(crate) fn certify(&self, device: DeviceKey, now: UnixTime) -> Result<Signed<DeviceCertificate>, LocalIdentityError> {
         let key = self.identity_key.as_ref().ok_or(LocalIdentityError::NoIdentityKey)?;
         Ok(certify_device(key, device, slot_of(&device), now))
+    }
+
+    /// A certificate for a device of this user in place of `current`.
+    ///
+    /// # Errors
+    /// [`LocalIdentityError::NoIdentityKey`].
+    pub(crate) fn recertify(
+        &self,
+        device: DeviceKey,
+        current: &DeviceCertificate,
+        now: UnixTime,
+    ) -> Result<Signed<DeviceCertificate>, LocalIdentityError> {
+        let key = self.identity_key.as_ref().ok_or(LocalIdentityError::NoIdentityKey)?;
+        let serial = now.0.max(current.serial.saturating_add(1));
+        Ok(Signed::sign(DeviceCertificate::new(DeviceCertificateParams { device, slot: current.slot, serial, now }), key))
+    }
+
+    /// True from half of the device certificate's time on, on a device that can't make another itself.
+    #[must_use]
+    pub(crate) fn needs_device_certificate(&self, now: UnixTime) -> bool {
+        let current = self.chain.device.unverified();
+        let length_secs = current.not_after.secs_since(current.not_before);
+        self.identity_key.is_none() && now.secs_since(current.not_before) >= length_secs / 2
+    }
+
+    /// Takes over a device certificate that another device of this user has made.
+    ///
+    /// # Errors
+    /// [`LocalIdentityError::OtherCertificate`] if it isn't one for this device, or isn't newer; [`LocalIdentityError::Store`].
+    pub(crate) fn set_device_certificate(
+        &mut self,
+        certificate: Signed<DeviceCertificate>,
+        now: UnixTime,
+    ) -> Result<(), LocalIdentityError> {
+        let content = certificate.verify(&self.identity.0).map_err(|_| LocalIdentityError::OtherCertificate)?;
+        let current = self.chain.device.unverified();
+        let is_good = content.device == self.device()
+            && content.serial > current.serial
+            && content.not_after > current.not_after
+            && content.slot == current.slot
+            && !content.not_before.is_from_the_future(now);
+        if !is_good {
+            return Err(LocalIdentityError::OtherCertificate);
+        }
+        self.keep(Chain { user: self.chain.user.clone(), device: certificate })
     }
 
     fn keep(&mut self, chain: Chain) -> Result<(), LocalIdentityError> {

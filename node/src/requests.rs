@@ -7,6 +7,7 @@ use halloo_protocol::kademlia::Request;
 use halloo_protocol::linking::{LinkConfirm, LinkDone, LinkStart};
 use halloo_protocol::mailbox::{MailboxOpen, MailboxPut, MailboxTake};
 use halloo_protocol::message::MessageDeliver;
+use halloo_protocol::own_device::{DeviceRename, DeviceRenew};
 use halloo_protocol::push::{PushDeliver, PushRegister, PushSend, PushUnregister};
 use halloo_protocol::relay::RelayRequest;
 use halloo_protocol::wire::{DecodeError, Extensions, Frame, FrameKind, Message};
@@ -62,6 +63,8 @@ impl EventLoop {
             LinkStart::KIND => self.with(frame, |node, message: LinkStart| node.handle_link_start(peer, &message)),
             LinkConfirm::KIND => self.with(frame, |node, message: LinkConfirm| node.handle_link_confirm(peer, &message)),
             LinkDone::KIND => self.with(frame, |node, message: LinkDone| node.handle_link_done(peer, &message)),
+            DeviceRenew::KIND => self.with(frame, |node, _: DeviceRenew| node.handle_device_renew(peer)),
+            DeviceRename::KIND => self.with(frame, |node, request: DeviceRename| node.handle_device_rename(peer, request)),
             RevocationListRequest::KIND => {
                 self.with(frame, |node, request: RevocationListRequest| node.answer_revocations(&request))
             }

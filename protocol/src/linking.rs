@@ -28,4 +28,6 @@ pub use grant::{GRANT_AUTHORITIES_MAX, GRANT_BOOTSTRAP_MAX, GRANT_BYTES_MAX, Lin
 pub use holder::{HolderEvent, LINK_SECS, LinkHolder};
 pub use joiner::{JoinError, LinkJoiner};
 pub use link::{DEVICE_LINK_CHARS_MAX, DEVICE_LINK_PREFIX, DeviceLink, DeviceLinkError, LINK_ADDRESSES_MAX, LINK_RELAYS_MAX};
-pub use messages::{ConfirmStatus, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkReason, LinkStart, LinkStarted, StartStatus};
+pub use messages::{
+    ConfirmStatus, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkReason, LinkStart, LinkStarted, StartStatus,
+};

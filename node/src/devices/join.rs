@@ -387,7 +387,9 @@ impl Connection {
         loop {
             let event = tokio::time::timeout_at(deadline, self.swarm.select_next_some()).await;
             match event.map_err(|_| JoinDeviceError::TimedOut)? {
-                SwarmEvent::Behaviour(BehaviourEvent::Streams(streams::Event::Frame { peer, bytes, .. })) if peer == self.peer => {
+                SwarmEvent::Behaviour(BehaviourEvent::Streams(streams::Event::Frame { peer, bytes, .. }))
+                    if peer == self.peer =>
+                {
                     let frame = wire::decode::<Frame>(&bytes, wire::FRAME_BYTES_MAX).ok();
                     let Some(frame) = frame.filter(|frame| frame.kind.is_answer() && frame.id == id) else { continue };
                     return match frame.kind {
@@ -439,7 +441,9 @@ fn dials(target: &LinkTarget) -> Result<Vec<DialOpts>, JoinDeviceError> {
             }
             Ok(vec![DialOpts::peer_id(peer).addresses(addresses).build()])
         }
-        LinkTarget::Code { at, .. } if at.is_empty() => Err(invalid("a code needs an address of the other device: --at MULTIADDR")),
+        LinkTarget::Code { at, .. } if at.is_empty() => {
+            Err(invalid("a code needs an address of the other device: --at MULTIADDR"))
+        }
         LinkTarget::Code { at, .. } => {
             Ok(at.iter().map(|address| DialOpts::unknown_peer_id().address(address.clone()).build()).collect())
         }

@@ -5,15 +5,15 @@
 
 use std::time::{Duration, Instant};
 
+use halloo_protocol::contact::Secret32;
 use halloo_protocol::directory::Helper;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::linking::{
-    DeviceLink, GRANT_AUTHORITIES_MAX, GRANT_BOOTSTRAP_MAX, HolderEvent, LINK_ADDRESSES_MAX, LINK_RELAYS_MAX, LINK_SECS, LinkCode,
-    LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkHolder, LinkReason, LinkRequest, LinkStart, LinkStarted,
-    ConfirmStatus, StartStatus,
+    ConfirmStatus, DeviceLink, GRANT_AUTHORITIES_MAX, GRANT_BOOTSTRAP_MAX, HolderEvent, LINK_ADDRESSES_MAX, LINK_RELAYS_MAX,
+    LINK_SECS, LinkCode, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkHolder, LinkReason, LinkRequest,
+    LinkStart, LinkStarted, StartStatus,
 };
-use halloo_protocol::contact::Secret32;
 use halloo_protocol::wire::Extensions;
 use libp2p::{Multiaddr, PeerId};
 use tracing::{info, warn};
@@ -45,6 +45,9 @@ pub(crate) struct Linking {
 // What the person does.
 impl EventLoop {
     pub(super) fn offer_link(&mut self, options: LinkOptions) -> Result<LinkOffer, DeviceError> {
+        if self.is_revoked() {
+            return Err(NodeError::Revoked.into());
+        }
         if self.identity.identity_key().is_none() {
             return Err(DeviceError::NoIdentityKey { hint: self.identity_key_hint() });
         }
@@ -85,11 +88,6 @@ impl EventLoop {
             },
             _ => reply.send(Err(DeviceError::UnknownLink)),
         }
-    }
-
-    /// Where the identity key is, as far as is known.
-    fn identity_key_hint(&self) -> String {
-        "; link new devices on the one that has it".to_owned()
     }
 
     fn device_link(&self, code: &LinkCode) -> DeviceLink {
@@ -133,7 +131,8 @@ impl EventLoop {
 
     fn addresses_for_typing(&self, link: &DeviceLink) -> Vec<String> {
         let peer = *self.swarm.local_peer_id();
-        let whole = |address: Multiaddr| address.with_p2p(peer).map_or_else(|address| address.to_string(), |address| address.to_string());
+        let whole =
+            |address: Multiaddr| address.with_p2p(peer).map_or_else(|address| address.to_string(), |address| address.to_string());
         link.addresses.iter().filter_map(address::from_wire).map(whole).collect()
     }
 }

@@ -5,8 +5,10 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::directory::DeviceReachability;
 use super::problem::{Fault, NodeError, ProblemKind};
 use super::{Command, Node, Reply};
+use crate::daemon::Phrase;
 use crate::timestamp::Timestamp;
 
 /// The user's devices; from [`Node::devices`].
@@ -80,6 +82,72 @@ pub struct LinkedDevice {
     pub has_identity_key: bool,
 }
 
+/// Whether a device is one of the user's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DeviceState {
+    /// It is.
+    Active,
+    /// It was, until the user removed it.
+    Revoked,
+}
+
+/// One of the user's devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeviceView {
+    /// Its peer id.
+    pub peer_id: String,
+    /// Its name, if it has one and that is known.
+    pub name: Option<String>,
+    /// What machine it is: `phone`, `laptop`, ..
+    pub kind: Option<String>,
+    /// Whether it is the device that answers.
+    pub is_this: bool,
+    /// Whether it is still one of the user's.
+    pub state: DeviceState,
+    /// Whether it has the identity key, if it has said so.
+    pub has_identity_key: Option<bool>,
+    /// Whether this device is connected to it.
+    pub is_connected: bool,
+    /// When it was heard of last, by its lease or by meeting it.
+    pub last_seen: Option<Timestamp>,
+    /// How it can be reached, by its lease.
+    pub reachability: DeviceReachability,
+    /// When its certificate ends; renewed from half of its time on.
+    pub certificate_until: Option<Timestamp>,
+    /// When it was removed.
+    pub revoked_at: Option<Timestamp>,
+}
+
+/// The user's devices.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeviceList {
+    /// `name@authority`
+    pub username: String,
+    /// Those of the directory, those met, and those removed.
+    pub devices: Vec<DeviceView>,
+}
+
+/// How a device is to be removed.
+#[derive(Clone, Debug, Default)]
+pub struct RevokeOptions {
+    /// The 24 words, where the identity key isn't on this device. Used for one signature, then wiped.
+    pub recovery_phrase: Option<Phrase>,
+}
+
+/// A device was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DeviceRevocation {
+    /// Its peer id.
+    pub peer_id: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// Epoch of the new key that contacts get.
+    pub key_epoch: u32,
+    /// Until when the removal is remembered: its last certificate has ended by then.
+    pub until: Timestamp,
+}
+
 /// Why an operation on devices failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -114,6 +182,47 @@ pub enum DeviceError {
     /// Taken back.
     #[error("the link code was taken back")]
     LinkCancelled,
+    /// No such device.
+    #[error("none of your devices is called {device:?}; halloo device list shows them")]
+    Unknown {
+        /// What was asked for.
+        device: String,
+    },
+    /// Several devices of this name.
+    #[error("several of your devices are called {device:?}: say which by its peer id ({peer_ids})")]
+    Ambiguous {
+        /// What was asked for.
+        device: String,
+        /// Their peer ids.
+        peer_ids: String,
+    },
+    /// A device can't remove itself.
+    #[error("this is that device: revoke it on another one")]
+    ThisDevice,
+    /// It was removed before.
+    #[error("{device:?} was revoked before")]
+    Revoked {
+        /// What was asked for.
+        device: String,
+    },
+    /// The name can't be given.
+    #[error("{reason}")]
+    InvalidName {
+        /// Why not.
+        reason: String,
+    },
+    /// The words aren't this user's recovery phrase.
+    #[error("not this identity's recovery phrase: {reason}")]
+    InvalidPhrase {
+        /// What is wrong: never the words themselves.
+        reason: String,
+    },
+    /// The device doesn't answer, or says no.
+    #[error("{reason}")]
+    Unreachable {
+        /// Why.
+        reason: String,
+    },
     /// It couldn't be done.
     #[error("not linked: {reason}")]
     LinkFailed {
@@ -126,8 +235,15 @@ impl Fault for DeviceError {
     fn kind(&self) -> ProblemKind {
         match self {
             Self::Node(error) => error.kind(),
-            Self::NoIdentityKey { .. } | Self::LinkOpen | Self::LinkCancelled => ProblemKind::Conflict,
-            Self::UnknownLink => ProblemKind::NotFound,
+            Self::NoIdentityKey { .. }
+            | Self::LinkOpen
+            | Self::LinkCancelled
+            | Self::Ambiguous { .. }
+            | Self::ThisDevice
+            | Self::Revoked { .. } => ProblemKind::Conflict,
+            Self::UnknownLink | Self::Unknown { .. } => ProblemKind::NotFound,
+            Self::InvalidName { .. } | Self::InvalidPhrase { .. } => ProblemKind::InvalidRequest,
+            Self::Unreachable { .. } => ProblemKind::Unreachable,
             Self::WrongCode { .. } => ProblemKind::Refused,
             Self::LinkTimedOut { .. } => ProblemKind::TimedOut,
             Self::LinkFailed { .. } => ProblemKind::Internal,
@@ -143,6 +259,12 @@ pub enum DeviceCommand {
     OfferLink { options: LinkOptions, reply: Reply<LinkOffer, DeviceError> },
     /// [`Devices::wait_link`]
     WaitLink { id: String, reply: Reply<LinkedDevice, DeviceError> },
+    /// [`Devices::list`]
+    List(Reply<DeviceList, DeviceError>),
+    /// [`Devices::rename`]
+    Rename { device: String, name: String, reply: Reply<DeviceView, DeviceError> },
+    /// [`Devices::revoke`]
+    Revoke { device: String, options: RevokeOptions, reply: Reply<DeviceRevocation, DeviceError> },
 }
 
 impl DeviceCommand {
@@ -152,6 +274,9 @@ impl DeviceCommand {
         match self {
             Self::OfferLink { reply, .. } => reply.send(Err(error)),
             Self::WaitLink { reply, .. } => reply.send(Err(error)),
+            Self::List(reply) => reply.send(Err(error)),
+            Self::Rename { reply, .. } => reply.send(Err(error)),
+            Self::Revoke { reply, .. } => reply.send(Err(error)),
         }
     }
 }
@@ -167,6 +292,34 @@ impl Devices<'_> {
     /// [`DeviceError::NoIdentityKey`], [`DeviceError::LinkOpen`].
     pub async fn offer_link(&self, options: LinkOptions) -> Result<LinkOffer, DeviceError> {
         self.send(|reply| DeviceCommand::OfferLink { options, reply }).await
+    }
+
+    /// The user's devices: of the directory record, those met, and those removed. Without a network what is known here.
+    ///
+    /// # Errors
+    /// See [`DeviceError`].
+    pub async fn list(&self) -> Result<DeviceList, DeviceError> {
+        self.send(DeviceCommand::List).await
+    }
+
+    /// Gives a device another name: this one, or another one that is reachable. `device` is its name or peer id.
+    ///
+    /// # Errors
+    /// [`DeviceError::Unknown`], [`DeviceError::Ambiguous`], [`DeviceError::InvalidName`], [`DeviceError::Unreachable`].
+    pub async fn rename(&self, device: &str, name: &str) -> Result<DeviceView, DeviceError> {
+        let (device, name) = (device.to_owned(), name.to_owned());
+        self.send(|reply| DeviceCommand::Rename { device, name, reply }).await
+    }
+
+    /// Removes a device, for good: nobody who hears of it believes it any more, and contacts get new keys. Needs the identity key on this device,
+    /// or the recovery phrase. `device` is its name or peer id.
+    ///
+    /// # Errors
+    /// [`DeviceError::NoIdentityKey`], [`DeviceError::Unknown`], [`DeviceError::Ambiguous`], [`DeviceError::ThisDevice`],
+    /// [`DeviceError::Revoked`], [`DeviceError::InvalidPhrase`].
+    pub async fn revoke(&self, device: &str, options: RevokeOptions) -> Result<DeviceRevocation, DeviceError> {
+        let device = device.to_owned();
+        self.send(|reply| DeviceCommand::Revoke { device, options, reply }).await
     }
 
     /// Waits until a device is linked by this code, or none can be any more. Dropping the future takes the code back.

@@ -184,6 +184,15 @@ pub enum Event {
         /// What it calls itself, once it has proved to know the code.
         name: Option<String>,
     },
+    /// The user has removed a device, this one or another.
+    DeviceRevoked {
+        /// Its peer id.
+        peer_id: String,
+        /// Its name, if it is known.
+        name: Option<String>,
+        /// Whether it is this very device: then nobody believes it any more, and it publishes nothing.
+        is_this: bool,
+    },
     /// Something works less well than it could.
     Warning {
         /// A stable word: `clock-offset`, `no-peers`, `not-published`, ..
@@ -241,6 +250,7 @@ impl Event {
             Self::Published { .. } => "published",
             Self::RevocationList { .. } => "revocation_list",
             Self::DeviceLinking { .. } => "device_linking",
+            Self::DeviceRevoked { .. } => "device_revoked",
             Self::Warning { .. } => "warning",
             Self::Stopping {} => "stopping",
             Self::Missed { .. } => "missed",

@@ -35,7 +35,9 @@ pub fn with_tombstones(extensions: Extensions, tombstones: &[Signed<Tombstone>])
 /// The tombstones that came with a message, as far as `identity` has signed them.
 #[must_use]
 pub fn tombstones_in(extensions: &Extensions, identity: &IdentityKey) -> Vec<Signed<Tombstone>> {
-    let list = extensions.find(TOMBSTONES_EXTENSION).and_then(|bytes| wire::decode::<Vec<Signed<Tombstone>>>(bytes, LIST_BYTES_MAX).ok());
+    let list = extensions
+        .find(TOMBSTONES_EXTENSION)
+        .and_then(|bytes| wire::decode::<Vec<Signed<Tombstone>>>(bytes, LIST_BYTES_MAX).ok());
     let list = list.unwrap_or_default().into_iter().take(TOMBSTONES_MAX);
     list.filter(|tombstone| tombstone.verify(&identity.0).is_ok()).collect()
 }
@@ -80,7 +82,9 @@ impl Removals {
     fn bound(&mut self, newest: &IdentityKey) {
         while self.0.values().filter(|user| !user.is_kept).count() > STRANGERS_REMOVALS_MAX {
             let strangers = self.0.iter().filter(|(identity, user)| !user.is_kept && *identity != newest);
-            let Some(identity) = strangers.min_by_key(|(_, user)| user.last_until()).map(|(identity, _)| *identity) else { return };
+            let Some(identity) = strangers.min_by_key(|(_, user)| user.last_until()).map(|(identity, _)| *identity) else {
+                return;
+            };
             self.0.remove(&identity);
         }
     }
@@ -156,7 +160,9 @@ mod tests {
         let extensions = with_tombstones(Extensions::none(), &list);
         assert_eq!(tombstones_in(&extensions, &IdentityKey(mine.public())), list[..1]);
         assert_eq!(with_tombstones(Extensions::none(), &[]), Extensions::none());
-        assert!(tombstones_in(&Extensions::none().with(TOMBSTONES_EXTENSION, vec![255; 40]), &IdentityKey(mine.public())).is_empty());
+        assert!(
+            tombstones_in(&Extensions::none().with(TOMBSTONES_EXTENSION, vec![255; 40]), &IdentityKey(mine.public())).is_empty()
+        );
         let full: Vec<_> = (0..16).map(|number| tombstone(&mine, device(number), until)).collect();
         assert_eq!(tombstones_in(&with_tombstones(Extensions::none(), &full), &IdentityKey(mine.public())).len(), 16);
     }
@@ -172,7 +178,10 @@ mod tests {
         let device = DeviceKey(PublicKey([1; 32]));
         let known = identity(0);
         let until = |secs: u64| NOW.plus_secs(secs);
-        assert_eq!(trust.apply_tombstone(&IdentityKey(known.public()), &tombstone(&known, device, until(1)), true, NOW), Ok(true));
+        assert_eq!(
+            trust.apply_tombstone(&IdentityKey(known.public()), &tombstone(&known, device, until(1)), true, NOW),
+            Ok(true)
+        );
         for number in 1..=1_100 {
             let stranger = identity(number);
             let made = tombstone(&stranger, device, until(u64::from(number) + 10));

@@ -117,7 +117,12 @@ impl LinkGrant {
     ///
     /// # Errors
     /// [`LinkGrantError`].
-    pub fn verify(&self, device: &DeviceKey, root: Option<&AuthorityKey>, now: UnixTime) -> Result<VerifiedChain, LinkGrantError> {
+    pub fn verify(
+        &self,
+        device: &DeviceKey,
+        root: Option<&AuthorityKey>,
+        now: UnixTime,
+    ) -> Result<VerifiedChain, LinkGrantError> {
         self.check()?;
         if let (Some(root), UserChain::Named { root: named, .. }) = (root, &self.chain.user)
             && named != root

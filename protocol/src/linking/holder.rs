@@ -186,9 +186,7 @@ impl LinkHolder {
     /// The new device says that it is done.
     pub fn handle_done(&mut self, from: DeviceKey, message: &LinkDone) -> LinkFinished {
         let is_known = match &self.state {
-            State::Granted { session } => {
-                session.device == from && session.keys.is_proved(Use::DoneProof, &[], &message.proof)
-            }
+            State::Granted { session } => session.device == from && session.keys.is_proved(Use::DoneProof, &[], &message.proof),
             State::Open { .. } | State::Over => false,
         };
         if is_known {

@@ -50,7 +50,13 @@ impl LinkJoiner {
     /// Begins with the code, for the device `me` at the device `holder`, which is the one that the connection leads to. `root` is the authority
     /// expected, if the link has said. `seed` must be random and used once.
     #[must_use]
-    pub fn begin(code: &LinkCode, me: DeviceKey, holder: DeviceKey, root: Option<AuthorityKey>, seed: [u8; 32]) -> (Self, LinkStart) {
+    pub fn begin(
+        code: &LinkCode,
+        me: DeviceKey,
+        holder: DeviceKey,
+        root: Option<AuthorityKey>,
+        seed: [u8; 32],
+    ) -> (Self, LinkStart) {
         let exchange = Exchange::begin(code, me, holder, true, seed);
         let start = LinkStart { element: exchange.element(), extensions: Extensions::none() };
         (Self { me, root, state: State::Started(Box::new(exchange)) }, start)

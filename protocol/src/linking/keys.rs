@@ -107,7 +107,8 @@ impl LinkKeys {
     }
 
     fn mac(&self, usage: Use, content: &[u8]) -> Hmac<Sha256> {
-        let mut mac = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(self.key(usage).as_slice()).expect("HMAC takes keys of any length");
+        let mut mac =
+            <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(self.key(usage).as_slice()).expect("HMAC takes keys of any length");
         mac.update(&self.transcript);
         mac.update(content);
         mac

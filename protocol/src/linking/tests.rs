@@ -80,10 +80,7 @@ fn who_knows_the_code_is_linked() {
     assert!(!holder.handle_done(MIDDLE, &done).is_known, "another device's word counts for nothing");
     assert!(holder.handle_done(JOINER, &sent(&done)).is_known);
     let granted = HolderEvent::Granted { device: JOINER, request: request() };
-    assert_eq!(
-        events(&mut holder),
-        [HolderEvent::Asked { device: JOINER }, granted, HolderEvent::Linked { device: JOINER }]
-    );
+    assert_eq!(events(&mut holder), [HolderEvent::Asked { device: JOINER }, granted, HolderEvent::Linked { device: JOINER }]);
     assert!(holder.is_over() && holder.poll_timeout().is_none());
     assert!(!holder.handle_done(JOINER, &done).is_known, "a replay");
 }
@@ -141,10 +138,7 @@ fn messages_out_of_order_and_replays_do_nothing() {
     // Another device that repeats what it saw of the first one's proof.
     holder.handle_start(MIDDLE, &start, [3; 32], now);
     let mut stolen = holder;
-    assert_eq!(
-        stolen.handle_confirm(MIDDLE, &confirm, now, |_| None).status,
-        ConfirmStatus::Refused(LinkReason::WRONG_CODE)
-    );
+    assert_eq!(stolen.handle_confirm(MIDDLE, &confirm, now, |_| None).status, ConfirmStatus::Refused(LinkReason::WRONG_CODE));
     assert!(stolen.is_over());
 
     let mut holder = LinkHolder::new(code(1), HOLDER, now);
@@ -231,7 +225,8 @@ fn a_grant_that_cannot_be_used_is_refused() {
     let person = authority.person("alice", 50);
     let UserChain::Named { root, .. } = person.chain.user else { panic!("named") };
     let named = |authorities| LinkGrant { chain: person.chain.clone(), authorities, ..grant_for(JOINER) };
-    let to_person = |grant: &LinkGrant, expected: Option<&AuthorityKey>| grant.verify(&person.device(), expected, NOW).map(|_| ());
+    let to_person =
+        |grant: &LinkGrant, expected: Option<&AuthorityKey>| grant.verify(&person.device(), expected, NOW).map(|_| ());
     assert!(matches!(to_person(&named(Vec::new()), None), Err(LinkGrantError::Chain(_))));
     let whole = named(vec![("example".to_owned(), root)]);
     assert_eq!(to_person(&whole, Some(&root)), Ok(()));

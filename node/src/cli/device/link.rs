@@ -121,7 +121,8 @@ fn offer_for_people(context: &Context, offer: &LinkOffer) -> String {
         Some(address) => text += &format!(":\n\n    halloo device link {} --at {address}\n\n", offer.code),
         None => text += ".\n\n",
     }
-    text += "The code works once, for five minutes. Whoever has it can make a device of theirs one of yours: show it to nobody.\n";
+    text +=
+        "The code works once, for five minutes. Whoever has it can make a device of theirs one of yours: show it to nobody.\n";
     if context.home.is_some() {
         text += "(with --home DIR there if its home isn't the default)\n";
     }
