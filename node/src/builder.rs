@@ -60,6 +60,7 @@ pub(crate) struct Settings {
     pub(crate) answer: Option<AutoAnswer>,
     pub(crate) api: Option<String>,
     pub(crate) clock_skew_secs: i64,
+    pub(crate) linked_certificate_secs: Option<u64>,
     pub(crate) home: Option<PathBuf>,
     pub(crate) freezable: bool,
     pub(crate) publishes: bool,
@@ -91,6 +92,7 @@ impl Default for Settings {
             answer: None,
             api: None,
             clock_skew_secs: 0,
+            linked_certificate_secs: None,
             home: None,
             freezable: false,
             publishes: true,
@@ -289,6 +291,12 @@ impl NodeBuilder {
     /// Lets the node's clock be wrong by so many seconds. For tests of what a wrong clock does.
     pub fn dangerous_clock_skew_secs(mut self, secs: i64) -> Self {
         self.settings.clock_skew_secs = secs;
+        self
+    }
+
+    /// Lets certificates of devices linked here last so long, from an hour ago on, instead of a year. For tests of their renewal.
+    pub fn dangerous_linked_certificate_secs(mut self, secs: Option<u64>) -> Self {
+        self.settings.linked_certificate_secs = secs;
         self
     }
 

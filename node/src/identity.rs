@@ -187,13 +187,23 @@ impl LocalIdentity {
         Ok(true)
     }
 
-    /// A certificate for another device of this user.
+    /// A certificate for another device of this user; for `secs` from an hour ago on, if that isn't as long as it may be.
     ///
     /// # Errors
     /// [`LocalIdentityError::NoIdentityKey`].
-    pub(crate) fn certify(&self, device: DeviceKey, now: UnixTime) -> Result<Signed<DeviceCertificate>, LocalIdentityError> {
+    pub(crate) fn certify(
+        &self,
+        device: DeviceKey,
+        secs: Option<u64>,
+        now: UnixTime,
+    ) -> Result<Signed<DeviceCertificate>, LocalIdentityError> {
         let key = self.identity_key.as_ref().ok_or(LocalIdentityError::NoIdentityKey)?;
-        Ok(certify_device(key, device, slot_of(&device), now))
+        let params = DeviceCertificateParams { device, slot: slot_of(&device), serial: now.0, now };
+        let mut certificate = DeviceCertificate::new(params);
+        if let Some(secs) = secs {
+            certificate.not_after = certificate.not_after.min(certificate.not_before.plus_secs(secs));
+        }
+        Ok(Signed::sign(certificate, key))
     }
 
     /// A certificate for a device of this user in place of `current`.
@@ -484,6 +494,38 @@ mod tests {
         // A clock that was years ahead when the certificate was made.
         assert!(local.renew_device_certificate(NOW.minus_secs(86_400))?);
         assert!(local.chain().verify(NOW.minus_secs(86_400), &TrustStore::new()).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn a_device_without_the_identity_key_takes_newer_certificates_of_its_own_alone() -> Result<(), LocalIdentityError> {
+        let holder =
+            LocalIdentity::in_memory(&Store::in_memory()?, SecretKey::from_bytes([1; 32]), SecretKey::from_bytes([2; 32]), NOW)?;
+        let (home, store) = (tempfile::tempdir().expect("temporary directory"), Store::in_memory()?);
+        let key = SecretKey::from_bytes([3; 32]);
+        let device = DeviceKey(key.public());
+        let chain = Chain { user: holder.chain().user.clone(), device: holder.certify(device, None, NOW)? };
+        store.transaction(|tx| keep_chain(tx, &chain))?;
+        key_file::write_key(home.path(), KeyRole::Device, &key)?;
+        let mut linked = LocalIdentity::load(home.path(), &store, NOW)?;
+        assert!(linked.identity_key().is_none() && !linked.needs_device_certificate(NOW));
+        assert!(matches!(linked.certify(device, None, NOW), Err(LocalIdentityError::NoIdentityKey)));
+        let later = NOW.plus_secs(DEVICE_RENEWAL_AFTER_SECS);
+        assert!(linked.needs_device_certificate(later) && !holder.needs_device_certificate(later));
+
+        let current = linked.chain().device.unverified().clone();
+        let refuse = |linked: &mut LocalIdentity, certificate| {
+            assert!(matches!(linked.set_device_certificate(certificate, later), Err(LocalIdentityError::OtherCertificate)));
+        };
+        refuse(&mut linked, holder.certify(DeviceKey(SecretKey::from_bytes([4; 32]).public()), None, later)?);
+        refuse(&mut linked, holder.certify(device, None, NOW)?);
+        let stranger =
+            LocalIdentity::in_memory(&Store::in_memory()?, SecretKey::from_bytes([9; 32]), SecretKey::from_bytes([2; 32]), NOW)?;
+        refuse(&mut linked, stranger.recertify(device, &current, later)?);
+        linked.set_device_certificate(holder.recertify(device, &current, later)?, later)?;
+        assert!(!linked.needs_device_certificate(later));
+        let loaded = LocalIdentity::load(home.path(), &store, later)?;
+        assert!(loaded.chain().device.unverified().serial > current.serial);
         Ok(())
     }
 

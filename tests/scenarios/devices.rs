@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
+use halloo::timestamp::Timestamp;
 use halloo_protocol::call::Reason;
 use halloo_protocol::key::SecretKey;
 use halloo_protocol::mailbox::{MailboxItems, MailboxOpen, MailboxOpened, MailboxReason, MailboxTake, OpenStatus};
@@ -237,6 +238,18 @@ fn expect_devices(by: &Daemon, username: &str, expected: &[&Daemon]) {
 }
 
 #[test]
+fn a_device_without_the_identity_key_gets_new_certificates_from_one_that_has_it() {
+    // Certified for two hours from an hour ago on: half of that is over at once.
+    let network = Plan::new(["alice"]).config("alice", "[debug]\nlinked_certificate_secs = 7200\n").start();
+    let alice = &network.users[0];
+    let second = link(&network, alice, "alice-second", &[]);
+    let today = Timestamp::now().to_string();
+    let is_long = |seen: &Value| seen["certificate_until"].as_str().is_some_and(|until| until[..4] > today[..4]);
+    device_is(&second, &second.peer_id(), "a certificate for a year", is_long);
+    device_is(alice, &second.peer_id(), "and it is published", is_long);
+}
+
+#[test]
 fn devices_are_listed_and_renamed_on_each_other() {
     let network = Network::of(["alice"]);
     let alice = &network.users[0];
@@ -390,6 +403,9 @@ fn a_revoked_device_is_out_at_once_and_everybody_else_goes_on() {
     thief.spawn(network_launch(network.authority.addresses().first().expect("it listens")));
     // It is never ready, for nobody keeps its entry.
     eventually(SETTLED_TIME_MAX, "the thief's node hears of it", || {
+        if !thief.home().join("api.addr").exists() {
+            return Err("starting".to_owned());
+        }
         let status = thief.api().get("/v1/status")?;
         if status["revoked_at"].is_string() { Ok(()) } else { Err(status.to_string()) }
     });

@@ -176,7 +176,9 @@ impl EventLoop {
     /// Everything a new device needs; `None` if the identity key is gone.
     fn grant_for(&self, device: DeviceKey, options: LinkOptions) -> Option<LinkGrant> {
         let now = self.now().unix;
-        let certificate = self.identity.certify(device, now).inspect_err(|error| warn!(%error, "device not certified")).ok()?;
+        let secs = self.settings.linked_certificate_secs;
+        let certificate =
+            self.identity.certify(device, secs, now).inspect_err(|error| warn!(%error, "device not certified")).ok()?;
         let identity_key = self.identity.identity_key().filter(|_| options.with_identity_key);
         let known: Vec<_> = self.labels.iter().take(GRANT_AUTHORITIES_MAX).collect();
         Some(LinkGrant {
