@@ -18,6 +18,7 @@ mod authority;
 mod calls;
 pub mod client;
 mod contacts;
+mod devices;
 mod directory;
 mod events;
 mod extract;
@@ -39,6 +40,7 @@ pub(crate) mod requests {
     pub(crate) use super::authority::RevokeRequest;
     pub(crate) use super::calls::CallDone;
     pub(crate) use super::contacts::ContactRequestBody;
+    pub(crate) use super::devices::{RenameRequest, RevokeDeviceRequest};
     pub(crate) use super::messages::{MessageRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
     pub(crate) use super::power::WakeRequest;
 }
@@ -74,6 +76,7 @@ fn routes() -> Vec<Route> {
     routes.extend(directory::routes());
     routes.extend(messages::routes());
     routes.extend(contacts::routes());
+    routes.extend(devices::routes());
     routes.extend(calls::routes());
     routes.extend(presence::routes());
     routes.extend(push::routes());

@@ -60,6 +60,7 @@ pub(crate) struct Settings {
     pub(crate) answer: Option<AutoAnswer>,
     pub(crate) api: Option<String>,
     pub(crate) clock_skew_secs: i64,
+    pub(crate) linked_certificate_secs: Option<u64>,
     pub(crate) home: Option<PathBuf>,
     pub(crate) freezable: bool,
     pub(crate) publishes: bool,
@@ -91,6 +92,7 @@ impl Default for Settings {
             answer: None,
             api: None,
             clock_skew_secs: 0,
+            linked_certificate_secs: None,
             home: None,
             freezable: false,
             publishes: true,
@@ -292,6 +294,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Lets certificates of devices linked here last so long, from an hour ago on, instead of a year. For tests of their renewal.
+    pub fn dangerous_linked_certificate_secs(mut self, secs: Option<u64>) -> Self {
+        self.settings.linked_certificate_secs = secs;
+        self
+    }
+
     /// Keeps the authority role's root key as a file in this directory. Default: in the database.
     pub fn home(mut self, home: PathBuf) -> Self {
         self.settings.home = Some(home);
@@ -432,6 +440,7 @@ impl NodeBuilder {
             enrolment: crate::enrolment::EnrolmentState::default(),
             messages: crate::messages::MessagesState::default(),
             contacts,
+            devices: crate::devices::DevicesState::default(),
             presence,
             calls: crate::calls::CallsState::default(),
             push: crate::push::PushState::new(ends.service),

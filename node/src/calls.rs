@@ -253,6 +253,9 @@ impl EventLoop {
     }
 
     fn check_dial(&self, options: &DialOptions) -> Result<UserId, CallError> {
+        if self.is_revoked() {
+            return Err(crate::handle::problem::NodeError::Revoked.into());
+        }
         let [name] = options.users.as_slice() else {
             return Err(match options.users.len() {
                 0 => CallError::NoCallee,
@@ -525,6 +528,35 @@ impl EventLoop {
             return reply.send(Err(unknown()));
         }
         reply.send(Ok(()));
+    }
+
+    /// Ends calls with a device that was removed by its user.
+    pub(crate) fn end_calls_with(&mut self, device: &DeviceKey) {
+        let now = Instant::now();
+        let outgoing = self.calls.outgoing.iter().filter(|(_, call)| call.machine.answered_by() == Some(*device));
+        for call in outgoing.map(|(call, _)| *call).collect::<Vec<_>>() {
+            if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
+                outgoing.machine.hang_up(now);
+            }
+            self.drive_outgoing(call);
+        }
+        // One that rings merely stops being rung.
+        let calls: Vec<CallId> = self.calls.outgoing.keys().copied().collect();
+        for call in calls {
+            if let Some(outgoing) = self.calls.outgoing.get_mut(&call)
+                && outgoing.machine.leg_state(device).is_some()
+            {
+                outgoing.machine.handle_unreachable(*device, Reason::NOT_ALLOWED, now);
+                self.drive_outgoing(call);
+            }
+        }
+        let incoming = self.calls.incoming.iter().filter(|(_, call)| call.machine.caller() == *device);
+        for call in incoming.map(|(call, _)| *call).collect::<Vec<_>>() {
+            if let Some(incoming) = self.calls.incoming.get_mut(&call) {
+                incoming.machine.hang_up(now);
+            }
+            self.drive_incoming(call);
+        }
     }
 
     /// Hangs up everything: the node goes down.

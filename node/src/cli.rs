@@ -11,6 +11,7 @@ mod call;
 mod calls;
 mod completions;
 mod contact;
+mod device;
 mod doctor;
 mod enrol;
 mod error;
@@ -112,6 +113,9 @@ enum Command {
     /// Whom you know
     #[command(subcommand)]
     Contact(contact::Command),
+    /// Your devices
+    #[command(subcommand)]
+    Device(device::Command),
     /// What contacts see of you
     #[command(subcommand)]
     Profile(profile::Command),
@@ -173,6 +177,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Init(args) => init::run(context, args),
         Command::Run(args) => run::run(context, args),
         Command::Enrol(args) => enrol::run(context, args),
+        Command::Device(command) => device::run(context, command),
         Command::Testnet(args) => testnet::run(context, args),
         Command::Completions(args) => completions::run(context, &args),
         client_command => context.light_runtime()?.block_on(dispatch_client(context, client_command)),
@@ -199,7 +204,12 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Push(command) => push::run(context, command).await,
         Command::Suspend(args) => suspend::run(context, args).await,
         Command::Wake(args) => wake::run(context, args).await,
-        Command::Init(_) | Command::Run(_) | Command::Enrol(_) | Command::Testnet(_) | Command::Completions(_) => Ok(()),
+        Command::Init(_)
+        | Command::Run(_)
+        | Command::Enrol(_)
+        | Command::Device(_)
+        | Command::Testnet(_)
+        | Command::Completions(_) => Ok(()),
     }
 }
 

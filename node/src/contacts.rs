@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use halloo_protocol::call::Reason;
 use halloo_protocol::contact::privacy::{Decision, Kind, PrivacySettings, Relation, decide};
 use halloo_protocol::contact::{
-    ContactSignal, OwnKeys, PresenceKey, PresenceSecret, Roster, RosterAction, RosterEvent, RosterShare, SHARED_ENTRIES_MAX,
-    Secret32, Seen, Signer, Standing,
+    ContactSignal, OwnKeys, PresenceKey, PresenceSecret, Roster, RosterAction, RosterEvent, RosterShare, SHARE_VAULT_KEY,
+    SHARED_ENTRIES_MAX, Secret32, Seen, Signer, Standing,
 };
 use halloo_protocol::directory::DEVICES_MAX;
 use halloo_protocol::id::{ConversationId, MessageId};
-use halloo_protocol::identity::{UserId, VerifiedChain, VerifiedUser};
+use halloo_protocol::identity::{Tombstone, UserId, VerifiedChain, VerifiedUser, with_tombstones};
 use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
 use halloo_protocol::message::{Envelope, MessageBody};
 use halloo_protocol::profile::Profile;
@@ -157,6 +157,15 @@ impl ContactsState {
     }
 }
 
+/// Keeps the own part that a new device was given.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn keep_linked(tx: &Transaction, own: &OwnKeys, privacy: &PrivacySettings) -> Result<(), StoreError> {
+    tx.put_setting(OWN_KEYS, &wire::encode(own))?;
+    tx.put_setting_value(PRIVACY, privacy)
+}
+
 fn load(store: &Store, own: OwnKeys) -> Result<Roster, StoreError> {
     Ok(Roster::new(own, store.read(|view| view.contacts())?))
 }
@@ -271,8 +280,10 @@ impl EventLoop {
                 RosterAction::OwnChanged => {
                     self.contacts.is_own_unshared = true;
                     self.share_soon();
+                    self.take_tombstones(self.identity.identity(), self.contacts.roster.own().tombstones.clone());
                     self.own_keys_changed();
                 }
+                RosterAction::Removed { identity, tombstones } => self.take_tombstones(identity, tombstones),
                 RosterAction::Tell(event) => self.tell_contact_event(event),
                 RosterAction::Forget { user } => {
                     self.contacts.unshared.remove(&user);
@@ -321,6 +332,7 @@ fn keep_action(tx: &Transaction, roster: &Roster, action: &RosterAction) -> Resu
         RosterAction::Forget { user } => tx.remove_contact(user),
         RosterAction::OwnChanged => tx.put_setting(OWN_KEYS, &wire::encode(roster.own())),
         RosterAction::KeepAvatar { user, avatar } => tx.put_contact_avatar(user, avatar.as_bytes()),
+        RosterAction::Removed { identity, tombstones } => crate::devices::keep_tombstones(tx, identity, tombstones, true),
         RosterAction::Send { .. } | RosterAction::Tell(_) => Ok(()),
     }
 }
@@ -354,6 +366,9 @@ impl EventLoop {
             self.contacts_own_devices(&BTreeSet::from([sender.device]));
         }
         debug!(signal = signal.name(), "contact signal");
+        if let (ContactSignal::Share(share), true) = (&signal, sender.user.identity == self.identity.identity()) {
+            self.take_shared_vault_key(&share.extensions);
+        }
         match self.run_roster(|roster, signer| roster.receive(sender, certificate, signal, signer)) {
             Ok(taken) => taken,
             Err(error) => {
@@ -472,6 +487,22 @@ impl EventLoop {
         self.share_soon();
     }
 
+    /// An own device was removed: it is told nothing more.
+    pub(crate) fn contacts_forget_device(&mut self, device: &DeviceKey) {
+        self.contacts.own_devices.remove(device);
+        let devices = &self.contacts.own_devices;
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(OWN_DEVICES, devices)) {
+            warn!(%error, "own devices not noted");
+        }
+    }
+
+    /// Devices that this user has removed, as long as that has to be said.
+    pub(crate) fn own_tombstones(&self) -> Vec<wire::Signed<Tombstone>> {
+        let now = self.now().unix;
+        let own = self.contacts.roster.own().tombstones.iter();
+        own.filter(|tombstone| now <= tombstone.unverified().until).cloned().collect()
+    }
+
     /// Tells own other devices what has changed.
     fn share_roster(&mut self) {
         if self.signals_waiting(&self.identity.user_id()) >= SHARES_WAITING_MAX {
@@ -500,9 +531,17 @@ impl EventLoop {
             shares.push(batch);
         }
         let own = self.contacts.roster.own().clone();
+        let vault_key = self.vault_key();
         let share = |entries, own: Option<OwnKeys>| {
-            let (presence, profile) = own.map_or((None, None), |own| (Some(own.presence), own.profile));
-            ContactSignal::Share(Box::new(RosterShare { entries, presence, profile, extensions: Extensions::none() }))
+            let vault_key = vault_key.as_ref().filter(|_| own.is_some());
+            let (presence, profile, removed) =
+                own.map_or((None, None, Vec::new()), |own| (Some(own.presence), own.profile, own.tombstones));
+            let extensions = with_tombstones(Extensions::none(), &removed);
+            let extensions = match vault_key {
+                Some(key) => extensions.with(SHARE_VAULT_KEY, wire::encode(key)),
+                None => extensions,
+            };
+            ContactSignal::Share(Box::new(RosterShare { entries, presence, profile, extensions }))
         };
         let mut signals: Vec<ContactSignal> = shares.into_iter().map(|entries| share(entries, None)).collect();
         if is_own {

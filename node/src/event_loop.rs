@@ -129,6 +129,7 @@ pub(crate) struct EventLoop {
     pub(crate) enrolment: crate::enrolment::EnrolmentState,
     pub(crate) messages: crate::messages::MessagesState,
     pub(crate) contacts: crate::contacts::ContactsState,
+    pub(crate) devices: crate::devices::DevicesState,
     pub(crate) calls: crate::calls::CallsState,
     pub(crate) push: crate::push::PushState,
     pub(crate) authority: Option<crate::roles::authority::Authority>,
@@ -345,6 +346,7 @@ impl EventLoop {
     }
 
     fn start(&mut self) {
+        self.devices_start();
         self.refresh_hello();
         self.directory_start();
         self.messages_start();
@@ -403,6 +405,7 @@ impl EventLoop {
         self.enrolment_tick(now);
         self.messages_tick(now);
         self.contacts_tick(now);
+        self.devices_tick(now);
         self.calls_tick(now);
         self.push_tick(now);
         self.gateway_tick(now);
@@ -458,6 +461,7 @@ impl EventLoop {
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
             Command::Contacts(command) => self.handle_contacts(command),
             Command::Presence(command) => self.handle_presence(command),
+            Command::Devices(command) => self.handle_devices(command),
             Command::CallDial { options, reply } => self.handle_dial(options, reply),
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
             Command::CallAnswer { call_id, options, reply } => self.handle_call_answer(&call_id, options, reply),
@@ -489,6 +493,8 @@ impl EventLoop {
             Purpose::HandOver(handing) => self.hand_over_device_answer(handing, frame),
             Purpose::Signal(target) => self.signal_answer(target, frame),
             Purpose::Enrol(asking) => self.enrol_answer(*asking, frame),
+            Purpose::DeviceRename(renaming) => self.device_rename_answer(*renaming, frame),
+            Purpose::DeviceRenew => self.device_renew_answer(frame),
             Purpose::RelayAsk(peer) => self.relay_answer(peer, frame),
             Purpose::OwnMailbox(request) => self.own_mailbox_answer(request, frame),
             Purpose::MailboxPut(leaving) => self.mailbox_put_answer(leaving, frame),
@@ -509,6 +515,8 @@ impl EventLoop {
             Purpose::HandOver(handing) => self.hand_over_device_failure(handing, failure),
             Purpose::Signal(target) => self.signal_failure(target, failure),
             Purpose::Enrol(asking) => self.enrol_failure(*asking, failure),
+            Purpose::DeviceRename(renaming) => self.device_rename_failure(*renaming, failure),
+            Purpose::DeviceRenew => self.device_renew_failure(failure),
             Purpose::RelayAsk(peer) => self.relay_failure(peer, failure),
             Purpose::OwnMailbox(request) => self.own_mailbox_failure(request, failure),
             Purpose::MailboxPut(leaving) => self.mailbox_put_failure(leaving, failure),
@@ -644,6 +652,7 @@ fn refuse_asleep(command: Command) {
         Command::MessageSend { reply, .. } => refuse(reply),
         Command::MessageWait { reply, .. } => refuse(reply),
         Command::Contacts(command) => command.refuse(NodeError::Suspended),
+        Command::Devices(command) => command.refuse(NodeError::Suspended),
         Command::CallDial { reply, .. } => refuse(reply),
         Command::CallAnswer { reply, .. } | Command::CallDecline { reply, .. } | Command::CallHangup { reply, .. } => {
             refuse(reply)

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 pub mod authority;
 pub mod calls;
 pub mod contacts;
+pub mod devices;
 pub mod directory;
 pub mod events;
 pub mod messages;
@@ -34,6 +35,7 @@ use authority::{
 };
 use calls::{AnswerOptions, CallError, CallList, CallOutcome, Calls, DialOptions};
 use contacts::{ContactCommand, Contacts};
+use devices::{DeviceCommand, Devices};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
 pub use events::{Event, EventRecord, EventSender, EventStream};
 use messages::{MessageError, MessageList, MessageListOptions, MessageStatus, Messages};
@@ -120,6 +122,8 @@ pub enum Command {
     Contacts(ContactCommand),
     /// [`Presence`]
     Presence(PresenceCommand),
+    /// [`Devices`]
+    Devices(DeviceCommand),
     /// [`Calls::dial`]; answered when the call is over. A closed reply means: hang up.
     CallDial {
         options: DialOptions,
@@ -215,6 +219,12 @@ impl Node {
     #[must_use]
     pub fn presence(&self) -> Presence<'_> {
         Presence(self)
+    }
+
+    /// The user's own devices.
+    #[must_use]
+    pub fn devices(&self) -> Devices<'_> {
+        Devices(self)
     }
 
     /// Calls, out and in.

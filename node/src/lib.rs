@@ -34,6 +34,7 @@ pub mod cli;
 pub mod config;
 mod contacts;
 pub mod daemon;
+pub mod devices;
 mod diagnosis;
 mod directory;
 mod enrolment;

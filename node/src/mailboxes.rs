@@ -144,7 +144,7 @@ impl EventLoop {
             return;
         }
         self.mailboxes.check_at = Some(now.instant + CHECK_EVERY);
-        if !self.settings.publishes || self.identity.place().is_none() {
+        if !self.settings.publishes || self.identity.place().is_none() || self.is_revoked() {
             return;
         }
         self.load_boxes(now.instant);

@@ -260,6 +260,9 @@ impl EventLoop {
             return Err(MessageError::TooLarge { bytes: text.len(), max: TEXT_BYTES_MAX });
         }
         let user = self.labels.parse(to)?;
+        if self.is_revoked() {
+            return Err(NodeError::Revoked.into());
+        }
         self.refuse_changed(&user)?;
         let now = self.now();
         let id = MessageId::random(&mut self.rng);

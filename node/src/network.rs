@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::HandOverRules;
-use halloo_protocol::identity::{Chain, TrustStore, VerifiedChain};
+use halloo_protocol::identity::{Chain, TrustStore, VerifiedChain, tombstones_in, with_tombstones};
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{AuthorityKey, DeviceKey};
 use halloo_protocol::mailbox::MailboxNews;
 use halloo_protocol::message::MessageDelivered;
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
+use halloo_protocol::own_device::DeviceCard;
 use halloo_protocol::presence::PresenceGossip;
 use halloo_protocol::relay::RelayNotice;
 use halloo_protocol::time::UnixTime;
@@ -50,6 +51,10 @@ pub(crate) enum Purpose {
     Invite(crate::calls::InviteTarget),
     /// An invite for a device, to a relay of it.
     HandOverAsk(crate::calls::InviteTarget),
+    /// Giving another own device a name.
+    DeviceRename(Box<crate::devices::Renaming>),
+    /// Asking another own device for a certificate.
+    DeviceRenew,
     /// A caller's invite, from us as its relay to the device.
     HandOver(crate::roles::hand_over::HandingOver),
     /// A call signal to a device.
@@ -495,13 +500,27 @@ impl EventLoop {
             let username = chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
             self.events.send(Event::PeerUp { peer_id: peer.to_string(), username });
         }
+        if let Some(chain) = &chain {
+            self.take_hello_tombstones(chain, &hello.extensions);
+        }
         self.exchange_revocations(peer, &hello.revocations);
         self.directory_greeted(peer, chain.as_ref(), descriptor);
         self.reach_greeted(peer);
+        self.devices_peer_greeted(peer);
         self.messages_peer_greeted(peer);
         self.gateway_peer_greeted(peer);
         self.mailboxes_peer_greeted(peer);
         self.presence_peer_greeted(peer);
+    }
+
+    /// A peer names the devices that its user has removed. Of users without a name, who cost nothing, only those we know count.
+    fn take_hello_tombstones(&mut self, chain: &VerifiedChain, extensions: &Extensions) {
+        let user = &chain.user;
+        let counts = user.name().is_some() || self.is_acquainted(&user.id);
+        let tombstones = if counts { tombstones_in(extensions, &user.identity) } else { Vec::new() };
+        if !tombstones.is_empty() {
+            self.take_tombstones(user.identity, tombstones);
+        }
     }
 
     /// What a peer has relayed counts for its user, as long as its chain is believed.
@@ -580,16 +599,17 @@ impl EventLoop {
     /// Re-judges every connected peer after a revocation: what was believed may be believed no longer.
     fn trust_changed(&mut self) {
         let now = self.now();
-        self.disbelieve("revoked by its authority", |chain, trust| trust.is_revoked(&chain.user));
+        let _still_connected = self.disbelieve("revoked by its authority", |chain, trust| trust.is_revoked(&chain.user));
         self.directory.machine.handle_trust_changed(now, &self.trust);
     }
 
     /// Believes no certificate longer than it lasts, also of peers that stay connected.
     pub(crate) fn expire_chains(&mut self, now: UnixTime) {
-        self.disbelieve("its certificate has ended", |chain, _| now > chain.not_after);
+        let _still_connected = self.disbelieve("its certificate has ended", |chain, _| now > chain.not_after);
     }
 
-    fn disbelieve(&mut self, why: &str, is_over: impl Fn(&VerifiedChain, &TrustStore) -> bool) {
+    /// Believes some peers no more; tells which.
+    pub(crate) fn disbelieve(&mut self, why: &str, is_over: impl Fn(&VerifiedChain, &TrustStore) -> bool) -> Vec<PeerId> {
         let over: Vec<PeerId> = self
             .peers
             .connected
@@ -597,7 +617,7 @@ impl EventLoop {
             .filter(|(_, peer)| peer.chain.as_ref().is_some_and(|chain| is_over(chain, &self.trust)))
             .map(|(peer, _)| *peer)
             .collect();
-        for peer in over {
+        for peer in over.iter().copied() {
             if let Some(known) = self.peers.connected.get_mut(&peer) {
                 known.chain = None;
                 known.chain_error = Some(why.to_owned());
@@ -606,6 +626,13 @@ impl EventLoop {
             self.account_circuits(peer);
             self.directory_revoked(peer);
         }
+        over
+    }
+
+    /// Says our hello to somebody, connected or not: it names the devices that our user has removed.
+    pub(crate) fn tell_hello_to(&mut self, target: &Target) {
+        let hello = self.own_hello();
+        self.notify(target, &hello);
     }
 
     /// One frame from a peer.
@@ -673,6 +700,10 @@ impl EventLoop {
                     self.handle_vault_news(&device);
                 }
             }
+            DeviceCard::KIND => match frame.parse::<DeviceCard>() {
+                Ok(card) => self.handle_device_card(peer, card),
+                Err(_) => self.counters.malformed += 1,
+            },
             MessageDelivered::KIND => match frame.parse::<MessageDelivered>() {
                 Ok(notice) => self.handle_message_delivered(peer, &notice),
                 Err(_) => self.counters.malformed += 1,
@@ -722,7 +753,7 @@ impl EventLoop {
             descriptor: self.own_descriptor(),
             clock: self.raw_unix(),
             revocations,
-            extensions: Extensions::none(),
+            extensions: with_tombstones(Extensions::none(), &self.own_tombstones()),
         }
     }
 

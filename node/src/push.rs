@@ -456,7 +456,7 @@ impl EventLoop {
         if self.push.unannounced.iter().any(|(_, _, until)| *until <= now.instant) {
             self.push_announced();
         }
-        if self.push.renew_at.is_none_or(|at| at > now.instant) {
+        if self.push.renew_at.is_none_or(|at| at > now.instant) || self.is_revoked() {
             return;
         }
         let pause = if self.push.stale.is_empty() { RENEW_EVERY } else { RENEW_STALE_EVERY };

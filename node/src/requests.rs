@@ -4,8 +4,10 @@ use halloo_protocol::authority::{EnrolRequest, RenewRequest, RevocationListAnswe
 use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, InviteHandOver, InviteHandedOver};
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
+use halloo_protocol::linking::{LinkConfirm, LinkDone, LinkStart};
 use halloo_protocol::mailbox::{MailboxOpen, MailboxPut, MailboxTake};
 use halloo_protocol::message::MessageDeliver;
+use halloo_protocol::own_device::{DeviceRename, DeviceRenew};
 use halloo_protocol::push::{PushDeliver, PushKeep, PushRegister, PushSend, PushUnregister};
 use halloo_protocol::relay::RelayRequest;
 use halloo_protocol::vault::{VaultFetch, VaultLook, VaultPut};
@@ -75,6 +77,11 @@ impl EventLoop {
                 node.handle_push_send(chain.as_ref(), &request)
             }),
             PushDeliver::KIND => self.with(frame, |node, request: PushDeliver| node.handle_push_deliver(&request.payload)),
+            LinkStart::KIND => self.with(frame, |node, message: LinkStart| node.handle_link_start(peer, &message)),
+            LinkConfirm::KIND => self.with(frame, |node, message: LinkConfirm| node.handle_link_confirm(peer, &message)),
+            LinkDone::KIND => self.with(frame, |node, message: LinkDone| node.handle_link_done(peer, &message)),
+            DeviceRenew::KIND => self.with(frame, |node, _: DeviceRenew| node.handle_device_renew(peer)),
+            DeviceRename::KIND => self.with(frame, |node, request: DeviceRename| node.handle_device_rename(peer, request)),
             RevocationListRequest::KIND => {
                 self.with(frame, |node, request: RevocationListRequest| node.answer_revocations(&request))
             }

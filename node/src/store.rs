@@ -26,6 +26,7 @@
 mod authority;
 mod calls;
 mod contacts;
+mod devices;
 mod directory;
 mod mailbox;
 mod messages;

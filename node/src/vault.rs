@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::contact::privacy::PrivacySettings;
-use halloo_protocol::contact::{OwnKeys, RosterEntry};
+use halloo_protocol::contact::{OwnKeys, RosterEntry, SHARE_VAULT_KEY, Secret32};
 use halloo_protocol::directory::{Helper, RecordKey};
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::mailbox::MailboxReason;
@@ -27,7 +27,7 @@ use crate::handle::network::VaultStatus;
 use crate::identity::LocalIdentity;
 use crate::network::{Purpose, Target};
 use crate::rpc::Failure;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Transaction};
 
 const KEYS: &str = "vault keys";
 const IS_READ: &str = "vault was read";
@@ -122,6 +122,14 @@ impl VaultState {
             has_searched: is_read,
         })
     }
+}
+
+/// The key that a device was given when it was linked.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn keep_linked(tx: &Transaction, key: &VaultKey) -> Result<(), StoreError> {
+    tx.put_setting_value(KEYS, &vec![key.clone()])
 }
 
 // When, and where.
@@ -411,7 +419,7 @@ impl EventLoop {
                     entries.extend(entry.inspect_err(|error| self.malformed_item("contact", error)).ok());
                 }
                 VaultItem::OWN => match wire::decode::<OwnKeys>(&item.value, ITEM_BYTES_MAX) {
-                    Ok(own) => self.run_roster(|roster, signer| roster.merge_own(Some(own.presence), own.profile, signer))?,
+                    Ok(own) => self.merge_own_item(own)?,
                     Err(error) => self.malformed_item("own keys", &error),
                 },
                 VaultItem::PRIVACY => match wire::decode::<(u64, PrivacySettings)>(&item.value, ITEM_BYTES_MAX) {
@@ -448,6 +456,14 @@ impl EventLoop {
         Ok(())
     }
 
+    fn merge_own_item(&mut self, own: OwnKeys) -> Result<(), StoreError> {
+        let identity = self.identity.identity();
+        let tombstones: Vec<_> = own.tombstones.into_iter().filter(|tombstone| tombstone.verify(&identity.0).is_ok()).collect();
+        self.run_roster(|roster, signer| roster.merge_own(Some(own.presence), own.profile, tombstones.clone(), signer))?;
+        self.take_tombstones(identity, tombstones);
+        Ok(())
+    }
+
     /// Only a device of this user could have written it.
     fn malformed_item(&self, what: &'static str, error: &wire::DecodeError) {
         warn!(what, %error, "an item of the vault can't be read: written by another version?");
@@ -464,6 +480,34 @@ impl EventLoop {
         }
         self.keep_vault_keys(keys)?;
         Ok(true)
+    }
+
+    /// What this user's vault is written under, for own other devices.
+    pub(crate) fn vault_key(&self) -> Option<VaultKey> {
+        self.vault.keys.current().cloned()
+    }
+
+    /// A device was removed: what is written from now on is sealed under a key it doesn't have.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the key can't be kept; the former one stays then.
+    pub(crate) fn raise_vault_key(&mut self) -> Result<(), StoreError> {
+        let mut keys = self.vault.keys.clone();
+        keys.raise(Secret32::from_bytes(self.random()));
+        self.keep_vault_keys(keys)
+    }
+
+    /// What another device of this user says besides about contacts.
+    pub(crate) fn take_shared_vault_key(&mut self, extensions: &Extensions) {
+        let Some(bytes) = extensions.find(SHARE_VAULT_KEY) else { return };
+        match wire::decode::<VaultKey>(bytes, bytes.len()) {
+            Ok(key) => {
+                if let Err(error) = self.take_vault_key(key) {
+                    warn!(%error, "a key of the vault was not kept");
+                }
+            }
+            Err(error) => self.malformed_item("key", &error),
+        }
     }
 
     fn keep_vault_keys(&mut self, keys: VaultKeys) -> Result<(), StoreError> {

@@ -10,6 +10,8 @@
 //! | [`time`], [`clock`] | wall-clock time on the wire; the estimate of a node's clock offset |
 //! | [`key`] | Ed25519 keys by role, domain-separated signatures |
 //! | [`identity`] | usernames, certificates, the chain from authority to device, revocation, recovery phrase |
+//! | [`linking`] | how a new device becomes one of its user's: a short code, a key exchange, a grant |
+//! | [`own_device`] | what devices of one user say to each other |
 //! | [`authority`] | enrolment, renewal, invite codes, the authority's list of bootstrap nodes |
 //! | [`directory`] | the directory record: signed device entries, leases, merge, record key |
 //! | [`kademlia`] | who keeps which record: routing table, look-up, publishing, replicas, repair |
@@ -39,9 +41,11 @@ pub mod id;
 pub mod identity;
 pub mod kademlia;
 pub mod key;
+pub mod linking;
 pub mod mailbox;
 pub mod message;
 pub mod node;
+pub mod own_device;
 pub mod presence;
 pub mod profile;
 pub mod push;

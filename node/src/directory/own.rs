@@ -27,7 +27,7 @@ impl EventLoop {
 
     /// Publishes a new entry for whoever waits for it.
     pub(crate) fn handle_publish(&mut self, reply: Reply<Publication, NetworkError>) {
-        if !self.settings.publishes {
+        if !self.settings.publishes || self.is_revoked() {
             return reply.send(Ok(Publication::default()));
         }
         if self.directory.own.publish_waiters.len() >= WAITERS_MAX {
@@ -58,7 +58,7 @@ impl EventLoop {
     }
 
     pub(super) fn publish_own(&mut self, now: Now) {
-        if !self.settings.publishes {
+        if !self.settings.publishes || self.is_revoked() {
             self.directory.own.publish_at = None;
             return;
         }
@@ -94,7 +94,7 @@ impl EventLoop {
         let record = UnverifiedRecord {
             user: chain.user,
             successions: Vec::new(),
-            tombstones: Vec::new(),
+            tombstones: self.own_tombstones(),
             entries: vec![parts],
             extensions: Extensions::none(),
         };
@@ -235,7 +235,7 @@ impl EventLoop {
 
     pub(super) fn renew_own_lease(&mut self, now: Now) -> Option<QueryId> {
         self.directory.own.lease_at = Some(now.instant + LEASE_RENEWAL);
-        let entry = self.directory.own.entry.clone()?;
+        let entry = self.directory.own.entry.clone().filter(|_| !self.is_revoked())?;
         match self.own_lease(&entry, now) {
             Ok(lease) => {
                 let key = RecordKey::of(&self.identity.user_id());
@@ -323,6 +323,7 @@ impl EventLoop {
 
     /// A replica holds more than we published: our other devices, or, after a restore from a backup, a newer entry of our own.
     pub(super) fn own_record_merged(&mut self, record: &DirectoryRecord) {
+        self.take_record_tombstones(record);
         let device = self.identity.device();
         let others = record.entries().map(|parts| parts.device()).filter(|other| *other != device).collect();
         self.contacts_own_devices(&others);

@@ -43,7 +43,7 @@ impl EventLoop {
         let key = RecordKey::of(user);
         let options = match &waiter {
             Waiter::Command(options, _) => *options,
-            Waiter::Why(..) | Waiter::DialAgain(_) => ResolveOptions { fresh: true, settled: false },
+            Waiter::Why(..) | Waiter::DialAgain(_) | Waiter::Devices(_) => ResolveOptions { fresh: true, settled: false },
             // What the nearest replica says may be what we had: all are asked.
             Waiter::Redial(..) | Waiter::Moved(..) => ResolveOptions { fresh: true, settled: true },
             Waiter::Dial(_) | Waiter::Messages | Waiter::Contact(_) | Waiter::Presence => ResolveOptions::default(),
@@ -150,6 +150,14 @@ impl EventLoop {
 
     fn accept_found(&mut self, user: &UserId, record: &DirectoryRecord) -> Result<DirectoryRecord, ResolveError> {
         let now = self.now().unix;
+        self.take_record_tombstones(record);
+        // A replica may not have heard yet of a device that was removed, or keep it to itself.
+        let removed = |parts: &&EntryParts| self.trust.is_device_removed(&record.identity(), &parts.device(), now);
+        let removed: Vec<_> = record.entries().filter(removed).map(EntryParts::device).collect();
+        let living = removed.iter().try_fold(record.clone(), |record, device| record.without(device));
+        let Some(record) = &living else {
+            return Err(ResolveError::NotFound { username: self.labels.display(user), replicas: 0 });
+        };
         let (identity, serial) = (record.identity(), record.user_serial());
         let pinned = self.store.transaction::<_, StoreError>(|tx| {
             let pinned = tx.pin(user, identity, serial, now)?;
@@ -196,6 +204,7 @@ impl EventLoop {
             Waiter::Redial(call, device) => self.redial_resolved(call, device, outcome.map(|(record, _)| record.clone())),
             Waiter::Presence => self.presence_resolved(user, outcome.map(|(record, _)| record.clone())),
             Waiter::Messages => self.messages_resolved(user, outcome.map(|(record, _)| record.clone())),
+            Waiter::Devices(task) => self.devices_resolved(*task, outcome.map(|(record, _)| record.clone())),
             Waiter::Contact(adding) => self.contact_resolved(*adding, outcome.map(|(record, _)| record)),
         }
     }
@@ -330,7 +339,7 @@ struct Answered {
 }
 
 /// The word the interface uses for a kind of machine.
-const fn kind_word(kind: halloo_protocol::directory::DeviceKind) -> &'static str {
+pub(crate) const fn kind_word(kind: halloo_protocol::directory::DeviceKind) -> &'static str {
     use halloo_protocol::directory::DeviceKind;
     match kind {
         DeviceKind::Phone => "phone",

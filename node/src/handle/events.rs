@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::calls::{CallOutcome, CallWay};
+use super::devices::LinkStage;
 use super::messages::MessageState;
 use super::presence::PresenceView;
 use crate::timestamp::Timestamp;
@@ -179,6 +180,24 @@ pub enum Event {
         /// People read at first.
         people: u32,
     },
+    /// A new device is being linked.
+    DeviceLinking {
+        /// How far it is.
+        stage: LinkStage,
+        /// The device's peer id, once one has come.
+        peer_id: Option<String>,
+        /// What it calls itself, once it has proved to know the code.
+        name: Option<String>,
+    },
+    /// The user has removed a device, this one or another.
+    DeviceRevoked {
+        /// Its peer id.
+        peer_id: String,
+        /// Its name, if it is known.
+        name: Option<String>,
+        /// Whether it is this very device: then nobody believes it any more, and it publishes nothing.
+        is_this: bool,
+    },
     /// Something works less well than it could.
     Warning {
         /// A stable word: `clock-offset`, `no-peers`, `not-published`, ..
@@ -236,6 +255,8 @@ impl Event {
             Self::Published { .. } => "published",
             Self::RevocationList { .. } => "revocation_list",
             Self::VaultRead { .. } => "vault_read",
+            Self::DeviceLinking { .. } => "device_linking",
+            Self::DeviceRevoked { .. } => "device_revoked",
             Self::Warning { .. } => "warning",
             Self::Stopping {} => "stopping",
             Self::Missed { .. } => "missed",

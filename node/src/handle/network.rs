@@ -58,6 +58,8 @@ pub struct Status {
     pub authorities: Vec<KnownAuthority>,
     /// Messages not yet delivered.
     pub outbox: u64,
+    /// When the user removed this device, if so: nobody believes it any more, and it publishes nothing.
+    pub revoked_at: Option<Timestamp>,
     /// Whether it runs with `--lab`.
     pub lab: bool,
 }

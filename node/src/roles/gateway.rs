@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use halloo_protocol::identity::VerifiedChain;
-use halloo_protocol::key::{DeviceKey, PublicKey};
+use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
 use halloo_protocol::push::registration::{GatewayPolicy, PushRates, Registration, decide_push, decide_register};
 use halloo_protocol::push::{
     GatewayTime, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushPayload, PushReason, PushRegister,
@@ -201,6 +201,18 @@ impl EventLoop {
             expires_at: registration.expires_at,
             time: Box::new(Signed::sign(time, self.identity.device_key())),
             vapid_key: Some(vapid_key),
+        }
+    }
+
+    /// A device was removed by its user: it isn't woken any more.
+    pub(crate) fn end_registration_of(&mut self, identity: &IdentityKey, device: &DeviceKey) {
+        if self.gateway.is_none() {
+            return;
+        }
+        let Some(known) = self.registration_of(device).filter(|known| known.rules.identity == *identity) else { return };
+        match self.store.transaction::<_, StoreError>(|tx| tx.remove_gateway_registration(&known.handle.0)) {
+            Ok(_) => debug!("the registration of a removed device is ended"),
+            Err(error) => warn!(%error, "the registration of a removed device isn't ended"),
         }
     }
 

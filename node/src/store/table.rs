@@ -69,6 +69,8 @@ tables! {
     Contacts = "contacts",
     /// user id -> picture
     ContactAvatars = "contact avatars",
+    /// identity, device -> tombstone
+    Tombstones = "removed devices",
     /// name -> push registration of this device
     PushRegistrations = "push registrations",
     /// handle -> (device, registration)

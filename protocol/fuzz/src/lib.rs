@@ -10,6 +10,7 @@ use halloo_protocol::contact::{Contact, ContactLink};
 use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
 use halloo_protocol::identity::{TrustStore, UserId, Username};
 use halloo_protocol::key::PublicKey;
+use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant, LinkRequest};
 use halloo_protocol::profile::Avatar;
 use halloo_protocol::push::PushPayload;
 use halloo_protocol::time::UnixTime;
@@ -58,6 +59,12 @@ pub fn frame(bytes: &[u8]) {
         kademlia::StoreAnswer,
         kademlia::SyncOffer,
         kademlia::SyncWant,
+        linking::LinkConfirm,
+        linking::LinkConfirmed,
+        linking::LinkDone,
+        linking::LinkFinished,
+        linking::LinkStart,
+        linking::LinkStarted,
         mailbox::MailboxItems,
         mailbox::MailboxKept,
         mailbox::MailboxNews,
@@ -72,6 +79,11 @@ pub fn frame(bytes: &[u8]) {
         node::Goodbye,
         node::Hello,
         node::RevocationNotice,
+        own_device::DeviceCard,
+        own_device::DeviceRename,
+        own_device::DeviceRenamed,
+        own_device::DeviceRenew,
+        own_device::DeviceRenewed,
         presence::PresenceGossip,
         push::PushDeliver,
         push::PushDelivered,
@@ -175,6 +187,8 @@ pub fn directory_record(bytes: &[u8]) {
 /// What is inside a sealed part, and a push.
 pub fn sealed_content(bytes: &[u8]) {
     plain::<PrivatePart>(bytes, FRAME_BYTES_MAX);
+    plain::<LinkGrant>(bytes, FRAME_BYTES_MAX);
+    plain::<LinkRequest>(bytes, FRAME_BYTES_MAX);
     if let Ok(payload) = PushPayload::from_bytes(bytes) {
         let _ = payload.verify(&[]);
         assert!(PushPayload::from_bytes(&payload.to_bytes()).is_ok());
@@ -186,6 +200,7 @@ pub fn text(bytes: &[u8]) {
     plain::<InviteCode>(bytes, FRAME_BYTES_MAX);
     plain::<ContactLink>(bytes, FRAME_BYTES_MAX);
     plain::<Contact>(bytes, FRAME_BYTES_MAX);
+    plain::<DeviceLink>(bytes, FRAME_BYTES_MAX);
     let _ = Avatar::clean(bytes);
     plain::<UserId>(bytes, FRAME_BYTES_MAX);
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -197,4 +212,6 @@ pub fn text(bytes: &[u8]) {
     }
     let _ = InviteCode::parse(text);
     let _ = ContactLink::parse(text);
+    let _ = DeviceLink::parse(text);
+    let _ = text.parse::<LinkCode>();
 }

@@ -11,6 +11,7 @@ use halloo_protocol::call::{
     SignalBody, SignalStatus, word_of,
 };
 use halloo_protocol::capability::{Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
+use halloo_protocol::contact::privacy::PrivacySettings;
 use halloo_protocol::contact::{
     Asking, ContactAnswer, ContactKeys, ContactLink, ContactRemoval, ContactRequest, ContactSignal, ContactStatement,
     ContactUpdate, OwnKeys, Roster, RosterShare, Secret32, Signer, Stance,
@@ -29,6 +30,10 @@ use halloo_protocol::kademlia::{
     FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store, StoreAnswer,
     StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
+use halloo_protocol::linking::{
+    ConfirmStatus, DeviceLink, LinkCode, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkReason, LinkRequest,
+    LinkStart, LinkStarted, StartStatus,
+};
 use halloo_protocol::mailbox::{
     Admission, Letter, LetterId, MailboxItem, MailboxItems, MailboxKept, MailboxNews, MailboxOpen, MailboxOpened, MailboxPut,
     MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
@@ -39,6 +44,7 @@ use halloo_protocol::message::{
 use halloo_protocol::node::{
     Address, Descriptor, Goodbye, Hello, LoadClass, RevocationNotice, RevocationNumber, Roles, Transport,
 };
+use halloo_protocol::own_device::{DeviceCard, DeviceRename, DeviceRenamed, DeviceRenew, DeviceRenewed};
 use halloo_protocol::presence::{
     Appointment, Digest, Document, LinkTag, Mode, NamedTopic, Part, PassedDocument, PassedHint, PresenceGossip, PresenceHint,
     PresenceKey, PresenceSecret, PresenceWitness, SealedBody, SealedDocument, State, Topic, TopicName, TopicPlace, TopicSlot,
@@ -208,6 +214,23 @@ pub(crate) fn all() -> Vec<Vector> {
             label: "example".into(),
             extensions: extensions(),
         };
+        // Linking, and what own devices say to each other
+        "device_link" => plain DeviceLink = device_link();
+        "link_start" => message LinkStart = LinkStart { element: [0x41; 33], extensions: none() };
+        "link_started" => message LinkStarted = LinkStarted { status: StartStatus::Started { element: [0x42; 33] }, extensions: none() };
+        "link_started_refused" => message LinkStarted = LinkStarted { status: StartStatus::Refused(LinkReason::CLOSED), extensions: none() };
+        "link_request" => plain LinkRequest = LinkRequest { name: "tablet".into(), kind: DeviceKind::Tablet, extensions: extensions() };
+        "link_confirm" => message LinkConfirm = LinkConfirm { proof: [5; 32], sealed: vec![6; 40], extensions: none() };
+        "link_grant" => plain LinkGrant = link_grant();
+        "link_confirmed" => message LinkConfirmed = LinkConfirmed { status: ConfirmStatus::Granted { proof: [7; 32], sealed: vec![8; 300] }, extensions: none() };
+        "link_confirmed_refused" => message LinkConfirmed = LinkConfirmed { status: ConfirmStatus::Refused(LinkReason::WRONG_CODE), extensions: none() };
+        "link_done" => message LinkDone = LinkDone { proof: [9; 32], extensions: none() };
+        "link_finished" => message LinkFinished = LinkFinished { is_known: true, extensions: none() };
+        "device_card" => message DeviceCard = DeviceCard { name: "laptop".into(), kind: DeviceKind::Laptop, has_identity_key: true, extensions: extensions() };
+        "device_renew" => message DeviceRenew = DeviceRenew { extensions: none() };
+        "device_renewed" => message DeviceRenewed = DeviceRenewed { certificate: Some(Signed::sign(device_certificate(0, 1), &identity_secret(0))), extensions: none() };
+        "device_rename" => message DeviceRename = DeviceRename { name: "old laptop".into(), extensions: none() };
+        "device_renamed" => message DeviceRenamed = DeviceRenamed { is_done: true, extensions: none() };
         // Calls
         "invite" => signed Invite = Signed::sign(invite(), &device_secret(0));
         "signal_accept" => signed Signal = signal(SignalBody::Accept { answer: "v=0".into() });
@@ -498,6 +521,32 @@ fn contact_request() -> ContactRequest {
         pairwise: secret(91).public(),
         text: "We met on the ferry".into(),
         display_name: "Alice".into(),
+        extensions: extensions(),
+    }
+}
+
+fn device_link() -> DeviceLink {
+    DeviceLink {
+        holder: device(0),
+        addresses: vec![Address::V4 { ip: [192, 0, 2, 1], port: 4_001, transport: Transport::Quic }],
+        relays: vec![Helper { device: keeper(0), addresses: Vec::new() }],
+        root: Some(authority()),
+        label: "example".into(),
+        code: LinkCode::from_bytes([1, 2, 3, 4, 5]),
+        extensions: extensions(),
+    }
+}
+
+fn link_grant() -> LinkGrant {
+    LinkGrant {
+        chain: chain(0, 1),
+        authorities: vec![("example".into(), authority())],
+        revocations: Vec::new(),
+        bootstrap: vec![Helper { device: keeper(0), addresses: Vec::new() }],
+        own: OwnKeys { tombstones: vec![tombstone(0, 2, NOW.plus_secs(DAY))], ..OwnKeys::new(Secret32::from_bytes([4; 32])) },
+        privacy: PrivacySettings::default(),
+        vault_key: Some(halloo_protocol::vault::VaultKey { epoch: 1, secret: Secret32::from_bytes([5; 32]) }),
+        identity_key: None,
         extensions: extensions(),
     }
 }
