@@ -21,6 +21,7 @@ mod contacts;
 mod directory;
 mod events;
 mod extract;
+mod groups;
 mod listener;
 mod messages;
 mod network;
@@ -39,7 +40,8 @@ pub(crate) mod requests {
     pub(crate) use super::authority::RevokeRequest;
     pub(crate) use super::calls::CallDone;
     pub(crate) use super::contacts::ContactRequestBody;
-    pub(crate) use super::messages::{MessageRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
+    pub(crate) use super::groups::GroupRequest;
+    pub(crate) use super::messages::{MessageRequest, ReadRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
     pub(crate) use super::power::WakeRequest;
 }
 
@@ -73,6 +75,7 @@ fn routes() -> Vec<Route> {
     routes.extend(network::routes());
     routes.extend(directory::routes());
     routes.extend(messages::routes());
+    routes.extend(groups::routes());
     routes.extend(contacts::routes());
     routes.extend(calls::routes());
     routes.extend(presence::routes());

@@ -88,6 +88,8 @@ pub(crate) enum Waiter {
     Presence,
     /// Somebody who is being added to the contact list.
     Contact(Box<crate::contacts::Adding>),
+    /// Somebody who is being added to a group.
+    Group(Box<crate::groups::GroupAdding>),
 }
 
 #[derive(Debug)]

@@ -20,6 +20,7 @@ pub mod calls;
 pub mod contacts;
 pub mod directory;
 pub mod events;
+pub mod groups;
 pub mod messages;
 pub mod network;
 pub mod power;
@@ -36,7 +37,8 @@ use calls::{AnswerOptions, CallError, CallList, CallOutcome, Calls, DialOptions}
 use contacts::{ContactCommand, Contacts};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
 pub use events::{Event, EventRecord, EventSender, EventStream};
-use messages::{MessageError, MessageList, MessageListOptions, MessageStatus, Messages};
+use groups::{GroupCommand, Groups};
+use messages::{ConversationList, MessageError, MessageList, MessageListOptions, MessageStatus, Messages, ReadOutcome};
 use network::{Diagnosis, Explanation, MediaRelays, NetworkError, PeerList, RelayUsage, Status, WhyError};
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
 use presence::{Presence, PresenceCommand};
@@ -116,6 +118,16 @@ pub enum Command {
         options: MessageListOptions,
         reply: Reply<MessageList, MessageError>,
     },
+    /// [`Messages::conversations`]
+    Conversations(Reply<ConversationList, MessageError>),
+    /// [`Messages::mark_read`]
+    MarkRead {
+        with: String,
+        up_to: Option<String>,
+        reply: Reply<ReadOutcome, MessageError>,
+    },
+    /// [`Groups`]
+    Groups(GroupCommand),
     /// [`Contacts`]
     Contacts(ContactCommand),
     /// [`Presence`]
@@ -135,6 +147,11 @@ pub enum Command {
     },
     /// [`Calls::decline`]
     CallDecline {
+        call_id: String,
+        reply: Reply<(), CallError>,
+    },
+    /// [`Calls::dismiss`]
+    CallDismiss {
         call_id: String,
         reply: Reply<(), CallError>,
     },
@@ -203,6 +220,12 @@ impl Node {
     #[must_use]
     pub fn messages(&self) -> Messages<'_> {
         Messages(self)
+    }
+
+    /// Groups: founding, members, texts.
+    #[must_use]
+    pub fn groups(&self) -> Groups<'_> {
+        Groups(self)
     }
 
     /// Contacts, the own profile, and who may do what.

@@ -331,6 +331,19 @@ impl Group {
         self.parts_without(&BTreeSet::new())
     }
 
+    /// Everything, in parts, for somebody new: what adds them, and by what right, comes first.
+    #[must_use]
+    pub fn parts_for(&self, newcomer: &IdentityKey) -> Vec<GroupPart> {
+        let rank = |said: &GroupStatement| match &said.change {
+            _ if said.subject() == Some(*newcomer) => 0,
+            Change::Add { rank: Some(_), .. } => 1,
+            _ => 2,
+        };
+        let mut statements: Vec<_> = self.statements.values().cloned().collect();
+        statements.sort_by_key(|statement| rank(statement.said()));
+        GroupPart::split(&self.genesis, &statements)
+    }
+
     /// What somebody lacks who has these, in parts.
     #[must_use]
     pub fn parts_without(&self, have: &BTreeSet<Digest>) -> Vec<GroupPart> {

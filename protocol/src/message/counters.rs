@@ -97,6 +97,13 @@ impl CounterSet {
         Self(left)
     }
 
+    /// Takes everything between its first and its last number for there.
+    pub fn close_gaps(&mut self) {
+        if let (Some((first, _)), Some((_, last))) = (self.0.first().copied(), self.0.last().copied()) {
+            self.0 = vec![(first, last)];
+        }
+    }
+
     /// The numbers that are missing between its first and its last.
     #[must_use]
     pub fn gaps(&self) -> Self {

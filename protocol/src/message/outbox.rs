@@ -73,6 +73,28 @@ impl MessageState {
     }
 }
 
+impl MessageState {
+    const ALL: [Self; 5] = [Self::Failed, Self::Queued, Self::Sent, Self::Delivered, Self::Read];
+
+    /// The number by which it is kept, and told to own devices.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Failed => 0,
+            Self::Queued => 1,
+            Self::Sent => 2,
+            Self::Delivered => 3,
+            Self::Read => 4,
+        }
+    }
+
+    /// The state of a number; queued for one that isn't known.
+    #[must_use]
+    pub fn of_number(number: u8) -> Self {
+        Self::ALL.get(usize::from(number)).copied().unwrap_or(Self::Queued)
+    }
+}
+
 impl fmt::Display for MessageState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -178,6 +200,12 @@ impl OutboxItem {
         let least = states().filter(|state| *state != MessageState::Failed).min();
         let nobody = if self.to.is_empty() { MessageState::Delivered } else { MessageState::Failed };
         least.unwrap_or(nobody)
+    }
+
+    /// The state when nothing more is tried: whom nothing has reached doesn't count, as long as it has reached others.
+    pub fn final_state(&self, is_read: impl Fn(&UserId) -> bool) -> MessageState {
+        let reached = self.members(is_read).map(|(_, state)| state).filter(|state| *state > MessageState::Queued).min();
+        reached.unwrap_or(if self.to.is_empty() { MessageState::Delivered } else { MessageState::Failed })
     }
 
     /// How far it is for each recipient.
@@ -472,7 +500,7 @@ impl Outbox {
             for copy in slot.item.copies.values_mut().filter(|copy| copy.state.is_open()) {
                 copy.state = CopyState::Failed(Reason::EXPIRED);
             }
-            over.push((slot.item.envelope.id, slot.item.ended_state()));
+            over.push((slot.item.envelope.id, slot.item.final_state(|_| false)));
         }
         for (id, state) in over {
             self.finish(&id, state);
@@ -590,14 +618,6 @@ impl Outbox {
         if let Some(slot) = self.places.remove(id).and_then(|place| self.slots.remove(&place)) {
             self.actions.push_back(OutboxAction::Finished { state, item: Box::new(slot.item) });
         }
-    }
-}
-
-impl OutboxItem {
-    /// The state when nothing more is tried: whom nothing has reached doesn't count, as long as it has reached others.
-    fn ended_state(&self) -> MessageState {
-        let reached = self.members(|_| false).map(|(_, state)| state).filter(|state| *state > MessageState::Queued).min();
-        reached.unwrap_or(if self.to.is_empty() { MessageState::Delivered } else { MessageState::Failed })
     }
 }
 

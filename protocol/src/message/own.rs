@@ -172,6 +172,11 @@ impl Marks {
         Self(left.filter(|(_, counters)| !counters.is_empty()).collect())
     }
 
+    /// Gives up what is missing between the first and the last of each device.
+    pub fn close_gaps(&mut self) {
+        self.0.values_mut().for_each(CounterSet::close_gaps);
+    }
+
     /// True if nothing is marked.
     #[must_use]
     pub fn is_empty(&self) -> bool {
