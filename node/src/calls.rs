@@ -504,14 +504,19 @@ impl EventLoop {
     fn with_fate(&self, mut call: CallEntry) -> CallEntry {
         let fate = call.call_id.parse::<CallId>().ok().and_then(|id| self.call_fate(&id));
         call.dismissed = fate.is_some();
-        if let Some(outcome) = call.outcome.as_mut().filter(|outcome| fate == Some(CallFate::Answered) && call.incoming && is_missed(outcome.outcome)) {
+        if let Some(outcome) = call
+            .outcome
+            .as_mut()
+            .filter(|outcome| fate == Some(CallFate::Answered) && call.incoming && is_missed(outcome.outcome))
+        {
             outcome.outcome = CallResult::AnsweredElsewhere;
         }
         call
     }
 
     pub(crate) fn handle_call_dismiss(&mut self, call_id: &str, reply: Reply<(), CallError>) {
-        let known = call_id.parse::<CallId>().ok().filter(|id| self.calls.ended.iter().any(|call| call.call_id == id.to_string()));
+        let known =
+            call_id.parse::<CallId>().ok().filter(|id| self.calls.ended.iter().any(|call| call.call_id == id.to_string()));
         let Some(call) = known else {
             return reply.send(Err(CallError::UnknownCall { call_id: call_id.chars().take(64).collect() }));
         };

@@ -72,7 +72,8 @@ impl GroupsState {
             }
             let Some(Ok(mut group)) = row.genesis.map(Group::from_genesis) else { continue };
             let stored = store.read::<_, StoreError>(|view| view.group_statements(&group.id()))?;
-            let statements = stored.iter().filter_map(|bytes| wire::decode::<Vouched<GroupStatement>>(bytes, VALUE_BYTES_MAX).ok());
+            let statements =
+                stored.iter().filter_map(|bytes| wire::decode::<Vouched<GroupStatement>>(bytes, VALUE_BYTES_MAX).ok());
             group.merge(statements);
             state.groups.insert(group.id(), group);
         }
@@ -416,7 +417,9 @@ impl EventLoop {
     }
 
     pub(crate) fn merge_standing(&mut self, mark: StandingMark) -> Result<(), StoreError> {
-        if self.groups.standings.get(&mark.group).is_some_and(|known| *known >= mark) || self.groups.standings.len() >= 2 * GROUPS_MAX {
+        if self.groups.standings.get(&mark.group).is_some_and(|known| *known >= mark)
+            || self.groups.standings.len() >= 2 * GROUPS_MAX
+        {
             return Ok(());
         }
         self.keep_standing(mark)

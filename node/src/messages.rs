@@ -21,8 +21,8 @@ use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::message::{
-    Correspondent, Envelope, MessageAck, MessageBody, MessageDeliver, MessageState as WireState, Outbox, OutboxAction, OutboxItem,
-    OutboxTimers, Recipient, TEXT_BYTES_MAX,
+    Correspondent, Envelope, MessageAck, MessageBody, MessageDeliver, MessageState as WireState, Outbox, OutboxAction,
+    OutboxItem, OutboxTimers, Recipient, TEXT_BYTES_MAX,
 };
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{self, Extensions, Frame};

@@ -102,7 +102,8 @@ impl Conversation {
         let newest = state.have.of(&device).and_then(CounterSet::newest);
         state.have.add(device, &CounterSet::of_range(counter, counter));
         state.store(tx)?;
-        Ok(newest.map_or_else(CounterSet::new, |newest| CounterSet::of_range(newest.saturating_add(1), counter.saturating_sub(1))))
+        Ok(newest
+            .map_or_else(CounterSet::new, |newest| CounterSet::of_range(newest.saturating_add(1), counter.saturating_sub(1))))
     }
 
     /// A message of an own device: nothing to be read.
@@ -538,7 +539,9 @@ impl EventLoop {
         let stored = self.store.read::<_, StoreError>(|view| Ok((Conversation::load(view, with)?, readers(view, with)?)));
         let Ok((state, readers)) = stored else { return Vec::new() };
         let own = marks_of(&state.read).into_iter().map(|marks| (None, marks));
-        let others = readers.into_iter().flat_map(|(user, marks)| marks_of(&marks).into_iter().map(move |part| (Some(user.clone()), part)));
+        let others = readers
+            .into_iter()
+            .flat_map(|(user, marks)| marks_of(&marks).into_iter().map(move |part| (Some(user.clone()), part)));
         own.chain(others)
             .map(|(reader, marks)| {
                 let marks = ConversationMarks { with: with.clone(), reader, marks, extensions: Extensions::none() };

@@ -25,9 +25,7 @@ impl EventLoop {
         }
         let answer = match frame.kind {
             MessageDeliver::KIND => self.with(frame, |node, message: MessageDeliver| node.handle_message_deliver(peer, message)),
-            HistoryRequest::KIND => {
-                self.with(frame, |node, request: HistoryRequest| node.handle_history_request(peer, &request))
-            }
+            HistoryRequest::KIND => self.with(frame, |node, request: HistoryRequest| node.handle_history_request(peer, &request)),
             CallInvite::KIND => self.with(frame, |node, invite: CallInvite| node.handle_invite(&invite)),
             InviteHandOver::KIND => return self.handle_hand_over(peer, via, frame),
             InviteHandedOver::KIND => self.with(frame, |node, message: InviteHandedOver| node.handle_handed_over(peer, &message)),

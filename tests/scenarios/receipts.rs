@@ -31,7 +31,8 @@ fn shows(of: &Daemon, with: &str, message: &str, fields: &Value) {
     eventually(ARRIVAL_TIME_MAX, &format!("{} shows {message:?} as {fields}", of.name()), || {
         let list = messages(of, with)?;
         let found: Vec<&Value> = list.iter().filter(|entry| entry["text"] == message).collect();
-        let is_as_wanted = |entry: &Value| fields.as_object().is_some_and(|fields| fields.iter().all(|(name, value)| entry[name] == *value));
+        let is_as_wanted =
+            |entry: &Value| fields.as_object().is_some_and(|fields| fields.iter().all(|(name, value)| entry[name] == *value));
         match found.as_slice() {
             [only] if is_as_wanted(only) => Ok(()),
             _ => Err(format!("{found:?}")),
@@ -97,7 +98,12 @@ fn what_is_read_or_sent_on_one_device_shows_on_the_other_and_at_the_author() {
     bob.wait_event(ARRIVAL_TIME_MAX, "conversation_read", |event| event["elsewhere"] == true && event["unread"] == 0);
     // What bob says on one device, the other shows as said by him, with its state.
     send(bob, alice, "from my first device");
-    shows(&second, &alice.username, "from my first device", &json!({"incoming": false, "from": bob.username, "to": alice.username}));
+    shows(
+        &second,
+        &alice.username,
+        "from my first device",
+        &json!({"incoming": false, "from": bob.username, "to": alice.username}),
+    );
     shows(alice, &bob.username, "from my first device", &json!({"incoming": true}));
     shows(&second, &alice.username, "from my first device", &json!({"state": "delivered"}));
     alice.cli(["msg", "read", &bob.username]).ok();
@@ -136,7 +142,8 @@ fn a_device_that_was_away_or_is_new_catches_up() {
     // New: what was said before it was there, in its order, and what was read.
     shows(&second, &alice.username, "before, an answer", &json!({"incoming": false}));
     shows(&second, &alice.username, "before, two", &json!({"incoming": true, "unread": false}));
-    let told: Vec<String> = messages(&second, &alice.username).expect("it runs").iter().map(|entry| text(entry, "text")).collect();
+    let told: Vec<String> =
+        messages(&second, &alice.username).expect("it runs").iter().map(|entry| text(entry, "text")).collect();
     assert_eq!(told, ["before, one", "before, two", "before, an answer"]);
     // Away: while alice and the first device talk, and then everybody but the first device is gone.
     second.kill();

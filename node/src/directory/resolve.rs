@@ -46,7 +46,9 @@ impl EventLoop {
             Waiter::Why(..) | Waiter::DialAgain(_) => ResolveOptions { fresh: true, settled: false },
             // What the nearest replica says may be what we had: all are asked.
             Waiter::Redial(..) | Waiter::Moved(..) => ResolveOptions { fresh: true, settled: true },
-            Waiter::Dial(_) | Waiter::Messages | Waiter::Contact(_) | Waiter::Group(_) | Waiter::Presence => ResolveOptions::default(),
+            Waiter::Dial(_) | Waiter::Messages | Waiter::Contact(_) | Waiter::Group(_) | Waiter::Presence => {
+                ResolveOptions::default()
+            }
         };
         if !options.fresh
             && !options.settled

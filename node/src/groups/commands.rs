@@ -120,13 +120,7 @@ impl EventLoop {
         reply.send(outcome);
     }
 
-    fn add_member(
-        &mut self,
-        id: GroupId,
-        user: UserId,
-        identity: IdentityKey,
-        is_admin: bool,
-    ) -> Result<GroupEntry, GroupError> {
+    fn add_member(&mut self, id: GroupId, user: UserId, identity: IdentityKey, is_admin: bool) -> Result<GroupEntry, GroupError> {
         let newcomer = Recipient { user: user.clone(), identity: Some(identity) };
         self.speak(id, |group, signer| group.add(Member { user, identity }, is_admin, signer))?;
         // Whoever is new gets everything that was said so far; the others only what is new.

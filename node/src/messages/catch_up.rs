@@ -211,8 +211,7 @@ impl EventLoop {
     }
 
     fn ask_for_gap(&mut self, gap: &Gap) {
-        let query =
-            |with| HistoryQuery::Missing { with, device: gap.device, counters: gap.missing.clone() };
+        let query = |with| HistoryQuery::Missing { with, device: gap.device, counters: gap.missing.clone() };
         let me = self.identity.user_id();
         let author = self.author_of(gap);
         if let Some(target) = author.and_then(|author| self.history_target(&author, &gap.device)) {
@@ -438,13 +437,7 @@ impl EventLoop {
 }
 
 /// What comes after this place in the database, for another own device.
-fn page_after(
-    view: &View,
-    after: u64,
-    me: DeviceKey,
-    own_user: &UserId,
-    now: UnixTime,
-) -> Result<HistoryPage, StoreError> {
+fn page_after(view: &View, after: u64, me: DeviceKey, own_user: &UserId, now: UnixTime) -> Result<HistoryPage, StoreError> {
     let rows = view.messages_after(after, ROWS_PER_PAGE)?;
     let mut page = HistoryPage { next: after, has_more: rows.len() >= ROWS_PER_PAGE, ..HistoryPage::empty() };
     if rows.is_empty() {

@@ -194,7 +194,9 @@ impl EventLoop {
         let states = self.store.read::<_, StoreError>(|view| {
             let states = view.conversation_states(CONVERSATIONS_MAX)?;
             let states = states.iter().filter_map(|bytes| Conversation::decode(bytes));
-            states.map(|state| Ok((view.conversation(&state.with, None, 1)?.pop(), state))).collect::<Result<Vec<_>, StoreError>>()
+            states
+                .map(|state| Ok((view.conversation(&state.with, None, 1)?.pop(), state)))
+                .collect::<Result<Vec<_>, StoreError>>()
         });
         let mut conversations: Vec<ConversationEntry> = Vec::new();
         for (last, state) in states.map_err(|error| internal(&error))? {

@@ -30,7 +30,13 @@ fn store() -> Store {
 }
 
 fn message(id: u32, direction: Direction, with: &str) -> MessageRow {
-    MessageRow { id: id.to_be_bytes().to_vec(), direction, conversation: user(with).into(), at: UnixTime(u64::from(id)), content: format!("text {id}").into_bytes() }
+    MessageRow {
+        id: id.to_be_bytes().to_vec(),
+        direction,
+        conversation: user(with).into(),
+        at: UnixTime(u64::from(id)),
+        content: format!("text {id}").into_bytes(),
+    }
 }
 
 #[test]

@@ -262,7 +262,11 @@ mod tests {
         for kind in Kind::ALL {
             for (audience, expected) in rows {
                 // Presence and groups are for contacts at most, whatever is set.
-                let row = if matches!(kind, Kind::Presence | Kind::Group) && audience > Audience::Contacts { rows[1].1 } else { expected };
+                let row = if matches!(kind, Kind::Presence | Kind::Group) && audience > Audience::Contacts {
+                    rows[1].1
+                } else {
+                    expected
+                };
                 for (relation, because) in Relation::ALL.into_iter().zip(row) {
                     let decision = decide(&settings(kind, audience), relation, kind);
                     assert_eq!(decision.because, because, "{kind:?} {audience} {relation:?}");

@@ -210,7 +210,12 @@ impl Group {
     ///
     /// # Errors
     /// [`GroupError`] if the signer may not, or there is no room.
-    pub fn add(&mut self, member: Member, is_admin: bool, signer: &GroupSigner<'_>) -> Result<Vouched<GroupStatement>, GroupError> {
+    pub fn add(
+        &mut self,
+        member: Member,
+        is_admin: bool,
+        signer: &GroupSigner<'_>,
+    ) -> Result<Vouched<GroupStatement>, GroupError> {
         let rank = self.view.rank(&signer.identity).ok_or(GroupError::NotAdmin)?;
         let new_rank = if is_admin { Some(rank.saturating_add(1).min(RANK_MAX)) } else { None };
         if is_admin && rank >= RANK_MAX {

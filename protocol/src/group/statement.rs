@@ -162,7 +162,10 @@ impl GroupStatement {
 /// Checks a group's name.
 fn check_name(name: &str) -> Result<(), DecodeError> {
     if name.len() > NAME_BYTES_MAX || name.trim().is_empty() || name.chars().any(char::is_control) {
-        return Err(DecodeError::invalid("name", format!("empty, longer than {NAME_BYTES_MAX} bytes, or with control characters")));
+        return Err(DecodeError::invalid(
+            "name",
+            format!("empty, longer than {NAME_BYTES_MAX} bytes, or with control characters"),
+        ));
     }
     Ok(())
 }

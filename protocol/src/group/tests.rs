@@ -178,12 +178,8 @@ fn forged_statements_are_refused() {
     assert_eq!(p[2].group.view(), &honest_view, "and it counts for nothing");
     let mut other = parties(1);
     other[0].group = {
-        let signer = GroupSigner {
-            identity: p[0].identity,
-            device: &p[0].device,
-            certificate: &p[0].person.chain.device,
-            now: NOW,
-        };
+        let signer =
+            GroupSigner { identity: p[0].identity, device: &p[0].device, certificate: &p[0].person.chain.device, now: NOW };
         Group::found(p[0].user.clone(), "Hikers".into(), [8; 16], &signer).expect("a good name")
     };
     assert!(other[0].group.merge([honest]).is_empty(), "of another group");
@@ -255,7 +251,7 @@ fn carry_out(p: &mut [Party], deed: Deed) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(32))]
 
     /// Whoever has heard all sees the same, whatever was said at the same time; and the founder is out only by leaving.
     #[test]

@@ -210,15 +210,21 @@ impl OutboxItem {
 
     /// How far it is for each recipient.
     pub fn members(&self, is_read: impl Fn(&UserId) -> bool) -> impl Iterator<Item = (&UserId, MessageState)> {
-        self.to.iter().enumerate().map(move |(place, recipient)| {
-            let state = if is_read(&recipient.user) { MessageState::Read } else { self.recipient_state(place) };
+        self.to.iter().zip(self.furthest()).map(move |(recipient, state)| {
+            let state = if is_read(&recipient.user) { MessageState::Read } else { state.unwrap_or(MessageState::Queued) };
             (&recipient.user, state)
         })
     }
 
-    fn recipient_state(&self, place: usize) -> MessageState {
-        let copies = self.copies.values().filter(|copy| usize::from(copy.recipient) == place);
-        copies.map(|copy| copy.state.overall()).max().unwrap_or(MessageState::Queued)
+    /// The state of each recipient's furthest copy; `None` without any. One pass: large groups have hundreds of copies.
+    fn furthest(&self) -> Vec<Option<MessageState>> {
+        let mut states = vec![None; self.to.len()];
+        for copy in self.copies.values() {
+            if let Some(state) = states.get_mut(usize::from(copy.recipient)) {
+                *state = (*state).max(Some(copy.state.overall()));
+            }
+        }
+        states
     }
 
     /// Whose device this is, of those who get a copy.
@@ -261,8 +267,8 @@ impl OutboxItem {
     }
 
     /// Places of the recipients of whom no device is known.
-    fn unresolved(&self) -> impl Iterator<Item = u16> {
-        (0..self.to.len()).filter_map(|place| u16::try_from(place).ok()).filter(|place| self.copies_of(*place).next().is_none())
+    fn unresolved(&self) -> impl Iterator<Item = usize> {
+        self.furthest().into_iter().enumerate().filter(|(_, state)| state.is_none()).map(|(place, _)| place)
     }
 
     /// True if something is still to be done for a recipient.
@@ -577,7 +583,7 @@ impl Outbox {
             let id = slot.item.envelope.id;
             if slot.wants_devices() && slot.resolve.is_due(now, self.timers.retry_max) {
                 let own = slot.item.own.as_ref().filter(|_| !slot.is_own_known);
-                let others = slot.item.unresolved().filter_map(|place| Some(&slot.item.to.get(usize::from(place))?.user));
+                let others = slot.item.unresolved().filter_map(|place| Some(&slot.item.to.get(place)?.user));
                 for user in others.chain(own) {
                     if !resolving.contains(user) {
                         resolving.push(user.clone());
@@ -623,17 +629,17 @@ impl Outbox {
 
 /// Gives the devices of one recipient their copies.
 fn set_copies(slot: &mut Slot, place: u16, devices: &[DeviceKey], fresh: Schedule) {
-    let room = slot.item.copies_per_recipient();
+    let mut room = slot.item.copies_per_recipient().saturating_sub(slot.item.copies_of(place).count());
     for device in devices.iter().take(crate::directory::DEVICES_MAX) {
-        if !slot.item.copies.contains_key(device) && slot.item.copies_of(place).count() < room {
+        if !slot.item.copies.contains_key(device) && room > 0 {
+            room -= 1;
             slot.item.copies.insert(*device, Copy { recipient: place, state: CopyState::Queued });
             slot.copies.insert(*device, fresh);
         }
     }
     if !devices.is_empty() || place == OWN {
-        let is_gone = |device: &DeviceKey, copy: &Copy| {
-            copy.recipient == place && copy.state.is_open() && !devices.contains(device)
-        };
+        let is_gone =
+            |device: &DeviceKey, copy: &Copy| copy.recipient == place && copy.state.is_open() && !devices.contains(device);
         slot.item.copies.retain(|device, copy| !is_gone(device, copy));
         let Slot { item, copies, .. } = slot;
         copies.retain(|device, _| item.copies.contains_key(device));

@@ -248,7 +248,10 @@ fn a_group_gets_a_copy_per_device_and_is_as_far_as_the_last_member() {
     outbox.handle_ack(&device(12), &id, DeliveryStatus::Accepted, now);
     outbox.handle_ack(&device(21), &id, DeliveryStatus::Refused(crate::call::Reason::NOT_ALLOWED), now);
     let ended = actions(&mut outbox).into_iter().last();
-    assert!(matches!(ended, Some(OutboxAction::Finished { state: MessageState::Delivered, .. })), "who refuses doesn't count: {ended:?}");
+    assert!(
+        matches!(ended, Some(OutboxAction::Finished { state: MessageState::Delivered, .. })),
+        "who refuses doesn't count: {ended:?}"
+    );
 }
 
 #[test]
@@ -276,6 +279,7 @@ fn own_devices_that_are_away_hold_nothing_up() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
     fn copies_are_bounded(members in 1_u8..64, devices in 1_u8..40) {
         let now = Instant::now();
