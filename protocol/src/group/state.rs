@@ -142,6 +142,9 @@ struct Step<'a> {
     statement: Option<&'a GroupStatement>,
 }
 
+/// A statement that counts, with the rank under which it was said.
+type Counting<'a> = (&'a Hash, &'a GroupStatement, Option<u8>);
+
 type Steps<'a> = BTreeMap<IdentityKey, Vec<Step<'a>>>;
 
 /// Rank under which the author of each statement that counts said it; leaving needs none.
@@ -421,9 +424,9 @@ impl Group {
 
     /// What counts about everybody, in order.
     fn steps(&self, accepted: &Accepted) -> Steps<'_> {
-        let mut about: BTreeMap<IdentityKey, Vec<(&Hash, &GroupStatement, Option<u8>)>> = BTreeMap::new();
+        let mut about: BTreeMap<IdentityKey, Vec<Counting<'_>>> = BTreeMap::new();
         for (hash, rank) in accepted {
-            let Some(statement) = self.statements.get(hash) else { continue };
+            let Some((hash, statement)) = self.statements.get_key_value(hash) else { continue };
             if let Some(subject) = statement.said().subject() {
                 about.entry(subject).or_default().push((hash, statement.said(), *rank));
             }
