@@ -22,6 +22,7 @@ mod devices;
 mod directory;
 mod events;
 mod extract;
+mod groups;
 mod listener;
 mod messages;
 mod network;
@@ -41,7 +42,8 @@ pub(crate) mod requests {
     pub(crate) use super::calls::CallDone;
     pub(crate) use super::contacts::ContactRequestBody;
     pub(crate) use super::devices::{RenameRequest, RevokeDeviceRequest};
-    pub(crate) use super::messages::{MessageRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
+    pub(crate) use super::groups::GroupRequest;
+    pub(crate) use super::messages::{MessageRequest, ReadRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
     pub(crate) use super::power::WakeRequest;
 }
 
@@ -75,6 +77,7 @@ fn routes() -> Vec<Route> {
     routes.extend(network::routes());
     routes.extend(directory::routes());
     routes.extend(messages::routes());
+    routes.extend(groups::routes());
     routes.extend(contacts::routes());
     routes.extend(devices::routes());
     routes.extend(calls::routes());

@@ -412,6 +412,8 @@ impl NodeBuilder {
         let local = LocalNode { device: self.identity.device(), place: self.identity.place(), is_serving: false };
         let numbers = crate::directory::own_numbers(&store)?;
         let contacts = crate::contacts::ContactsState::open(&store, settings.privacy, &mut rng, instant)?;
+        let receipts = crate::receipts::ReceiptsState::open(&store)?;
+        let groups = crate::groups::GroupsState::open(&store)?;
         let mut presence_seed = [0; 32];
         rand::Rng::fill_bytes(&mut rng, &mut presence_seed);
         let presence = crate::presence::PresenceState::open(&store, &self.identity, &settings, &contacts, presence_seed, now)?;
@@ -441,6 +443,8 @@ impl NodeBuilder {
             messages: crate::messages::MessagesState::default(),
             contacts,
             devices: crate::devices::DevicesState::default(),
+            receipts,
+            groups,
             presence,
             calls: crate::calls::CallsState::default(),
             push: crate::push::PushState::new(ends.service),

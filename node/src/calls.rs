@@ -18,6 +18,7 @@ use halloo_protocol::call::{CallId, CallSignal, Outcome, Reason, RecentCalls, Si
 use halloo_protocol::capability::Capability;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{DeviceKey, PublicKey};
+use halloo_protocol::message::CallFate;
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{Extensions, Frame, Signed};
@@ -209,6 +210,11 @@ fn result_of(outcome: Outcome) -> CallResult {
         Outcome::Cancelled => CallResult::Cancelled,
         Outcome::Failed => CallResult::Failed,
     }
+}
+
+/// True for calls that this device has rung for in vain.
+const fn is_missed(result: CallResult) -> bool {
+    matches!(result, CallResult::NoAnswer | CallResult::Cancelled | CallResult::Unreachable | CallResult::Failed)
 }
 
 const fn path_of(kind: media::PathKind) -> CallPath {
@@ -477,7 +483,7 @@ impl EventLoop {
     }
 
     pub(crate) fn call_list(&self) -> CallList {
-        let mut calls: Vec<CallEntry> = self.calls.ended.iter().cloned().collect();
+        let mut calls: Vec<CallEntry> = self.calls.ended.iter().cloned().map(|call| self.with_fate(call)).collect();
         calls.extend(self.calls.outgoing.iter().map(|(id, call)| self.call_entry(*id, &call.progress, false, call.state())));
         calls.extend(self.calls.incoming.iter().map(|(id, call)| self.call_entry(*id, &call.progress, true, call.state())));
         calls.sort_by_key(|call| call.started_at);
@@ -493,7 +499,33 @@ impl EventLoop {
             video: false,
             started_at: Timestamp::from_unix_secs(progress.started_at.0),
             outcome: progress.outcome(call),
+            dismissed: false,
         }
+    }
+
+    /// What own devices say of an ended call.
+    fn with_fate(&self, mut call: CallEntry) -> CallEntry {
+        let fate = call.call_id.parse::<CallId>().ok().and_then(|id| self.call_fate(&id));
+        call.dismissed = fate.is_some();
+        if let Some(outcome) = call
+            .outcome
+            .as_mut()
+            .filter(|outcome| fate == Some(CallFate::Answered) && call.incoming && is_missed(outcome.outcome))
+        {
+            outcome.outcome = CallResult::AnsweredElsewhere;
+        }
+        call
+    }
+
+    pub(crate) fn handle_call_dismiss(&mut self, call_id: &str, reply: Reply<(), CallError>) {
+        let known =
+            call_id.parse::<CallId>().ok().filter(|id| self.calls.ended.iter().any(|call| call.call_id == id.to_string()));
+        let Some(call) = known else {
+            return reply.send(Err(CallError::UnknownCall { call_id: call_id.chars().take(64).collect() }));
+        };
+        self.note_call_fate(call, CallFate::Dismissed);
+        self.events.send(Event::CallDismissed { call_id: call.to_string(), elsewhere: false });
+        reply.send(Ok(()));
     }
 
     /// Keeps an ended call for the list and for good.

@@ -15,6 +15,7 @@ mod device;
 mod doctor;
 mod enrol;
 mod error;
+mod group;
 mod init;
 mod logging;
 mod msg;
@@ -125,6 +126,9 @@ enum Command {
     /// Messages
     #[command(subcommand)]
     Msg(msg::Command),
+    /// Messages among several people
+    #[command(subcommand)]
+    Group(group::Command),
     /// What contacts see of each other: online, away, do not disturb
     #[command(subcommand)]
     Presence(presence::Command),
@@ -198,6 +202,7 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Profile(command) => profile::run(context, command).await,
         Command::Privacy(command) => privacy::run(context, command).await,
         Command::Msg(command) => msg::run(context, command).await,
+        Command::Group(command) => group::run(context, command).await,
         Command::Presence(command) => presence::run(context, command).await,
         Command::Call(args) => call::run(context, args).await,
         Command::Calls(command) => calls::run(context, command).await,

@@ -141,6 +141,21 @@ impl ContactsState {
         &self.roster.own().presence
     }
 
+    /// Own other devices, as far as they were seen.
+    pub(crate) fn own_devices(&self) -> impl Iterator<Item = &DeviceKey> {
+        self.own_devices.iter()
+    }
+
+    /// True if there are own other devices.
+    pub(crate) fn has_own_devices(&self) -> bool {
+        !self.own_devices.is_empty()
+    }
+
+    /// True for an own other device.
+    pub(crate) fn is_own_device(&self, device: &DeviceKey) -> bool {
+        self.own_devices.contains(device)
+    }
+
     /// Everybody this user knows.
     pub(crate) const fn roster(&self) -> &Roster {
         &self.roster
@@ -485,6 +500,7 @@ impl EventLoop {
         self.contacts.unshared.extend(self.contacts.roster.entries().map(|entry| entry.user.clone()));
         self.contacts.is_own_unshared = true;
         self.share_soon();
+        self.share_all_states();
     }
 
     /// An own device was removed: it is told nothing more.

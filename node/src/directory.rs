@@ -92,6 +92,8 @@ pub(crate) enum Waiter {
     Contact(Box<crate::contacts::Adding>),
     /// What is done with own devices.
     Devices(Box<crate::devices::DevicesTask>),
+    /// Somebody who is being added to a group.
+    Group(Box<crate::groups::GroupAdding>),
 }
 
 #[derive(Debug)]

@@ -128,6 +128,8 @@ pub(crate) struct EventLoop {
     pub(crate) directory: crate::directory::DirectoryState,
     pub(crate) enrolment: crate::enrolment::EnrolmentState,
     pub(crate) messages: crate::messages::MessagesState,
+    pub(crate) receipts: crate::receipts::ReceiptsState,
+    pub(crate) groups: crate::groups::GroupsState,
     pub(crate) contacts: crate::contacts::ContactsState,
     pub(crate) devices: crate::devices::DevicesState,
     pub(crate) calls: crate::calls::CallsState,
@@ -406,6 +408,7 @@ impl EventLoop {
         self.messages_tick(now);
         self.contacts_tick(now);
         self.devices_tick(now);
+        self.receipts_tick(now);
         self.calls_tick(now);
         self.push_tick(now);
         self.gateway_tick(now);
@@ -438,6 +441,7 @@ impl EventLoop {
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
+            Command::Conversations(reply) => self.handle_conversations(reply),
             Command::Presence(PresenceCommand::Set { reply, .. }) => reply.send(Err(NodeError::Suspended.into())),
             Command::Presence(command) => self.handle_presence(command),
             other => refuse_asleep(other),
@@ -459,6 +463,9 @@ impl EventLoop {
             Command::MessageSend { to, text, reply } => self.handle_message_send(&to, text, reply),
             Command::MessageWait { id, reply } => self.handle_message_wait(&id, reply),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
+            Command::Conversations(reply) => self.handle_conversations(reply),
+            Command::MarkRead { with, up_to, reply } => self.handle_mark_read(&with, up_to.as_deref(), reply),
+            Command::Groups(command) => self.handle_groups(command),
             Command::Contacts(command) => self.handle_contacts(command),
             Command::Presence(command) => self.handle_presence(command),
             Command::Devices(command) => self.handle_devices(command),
@@ -466,6 +473,7 @@ impl EventLoop {
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
             Command::CallAnswer { call_id, options, reply } => self.handle_call_answer(&call_id, options, reply),
             Command::CallDecline { call_id, reply } => self.handle_call_decline(&call_id, reply),
+            Command::CallDismiss { call_id, reply } => self.handle_call_dismiss(&call_id, reply),
             Command::CallHangup { call_id, reply } => self.handle_call_hangup(&call_id, reply),
             Command::PushRegister { target, reply } => self.handle_push_register(target, reply),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
@@ -488,6 +496,7 @@ impl EventLoop {
         match purpose {
             Purpose::Directory(request) => self.directory_answer(request, frame),
             Purpose::Message(delivery) => self.message_answer(delivery, frame),
+            Purpose::History(asking) => self.history_answer(asking, frame),
             Purpose::Invite(target) => self.invite_answer(target, frame),
             Purpose::HandOverAsk(target) => self.hand_over_answer(target, frame),
             Purpose::HandOver(handing) => self.hand_over_device_answer(handing, frame),
@@ -510,6 +519,7 @@ impl EventLoop {
         match purpose {
             Purpose::Directory(request) => self.directory_failure(request, failure),
             Purpose::Message(delivery) => self.message_failure(delivery, failure),
+            Purpose::History(asking) => self.history_failure(asking, failure),
             Purpose::Invite(target) => self.invite_failure(target, failure),
             Purpose::HandOverAsk(target) => self.hand_over_failure(target, failure),
             Purpose::HandOver(handing) => self.hand_over_device_failure(handing, failure),
@@ -651,12 +661,15 @@ fn refuse_asleep(command: Command) {
         Command::Resolve { reply, .. } => refuse(reply),
         Command::MessageSend { reply, .. } => refuse(reply),
         Command::MessageWait { reply, .. } => refuse(reply),
+        Command::MarkRead { reply, .. } => refuse(reply),
+        Command::Groups(command) => command.refuse(NodeError::Suspended),
         Command::Contacts(command) => command.refuse(NodeError::Suspended),
         Command::Devices(command) => command.refuse(NodeError::Suspended),
         Command::CallDial { reply, .. } => refuse(reply),
-        Command::CallAnswer { reply, .. } | Command::CallDecline { reply, .. } | Command::CallHangup { reply, .. } => {
-            refuse(reply)
-        }
+        Command::CallAnswer { reply, .. }
+        | Command::CallDecline { reply, .. }
+        | Command::CallDismiss { reply, .. }
+        | Command::CallHangup { reply, .. } => refuse(reply),
         Command::PushRegister { reply, .. } => refuse(reply),
         Command::Enrol { reply, .. } => refuse(reply),
         Command::AuthorityShow(reply) => refuse(reply),
@@ -668,6 +681,7 @@ fn refuse_asleep(command: Command) {
         | Command::CallList(_)
         | Command::PushList(_)
         | Command::MessageList { .. }
+        | Command::Conversations(_)
         | Command::Presence(_)
         | Command::Suspend { .. }
         | Command::Wake { .. }

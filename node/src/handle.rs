@@ -21,6 +21,7 @@ pub mod contacts;
 pub mod devices;
 pub mod directory;
 pub mod events;
+pub mod groups;
 pub mod messages;
 pub mod network;
 pub mod power;
@@ -38,7 +39,8 @@ use contacts::{ContactCommand, Contacts};
 use devices::{DeviceCommand, Devices};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
 pub use events::{Event, EventRecord, EventSender, EventStream};
-use messages::{MessageError, MessageList, MessageListOptions, MessageStatus, Messages};
+use groups::{GroupCommand, Groups};
+use messages::{ConversationList, MessageError, MessageList, MessageListOptions, MessageStatus, Messages, ReadOutcome};
 use network::{Diagnosis, Explanation, MediaRelays, NetworkError, PeerList, RelayUsage, Status, WhyError};
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
 use presence::{Presence, PresenceCommand};
@@ -118,6 +120,16 @@ pub enum Command {
         options: MessageListOptions,
         reply: Reply<MessageList, MessageError>,
     },
+    /// [`Messages::conversations`]
+    Conversations(Reply<ConversationList, MessageError>),
+    /// [`Messages::mark_read`]
+    MarkRead {
+        with: String,
+        up_to: Option<String>,
+        reply: Reply<ReadOutcome, MessageError>,
+    },
+    /// [`Groups`]
+    Groups(GroupCommand),
     /// [`Contacts`]
     Contacts(ContactCommand),
     /// [`Presence`]
@@ -139,6 +151,11 @@ pub enum Command {
     },
     /// [`Calls::decline`]
     CallDecline {
+        call_id: String,
+        reply: Reply<(), CallError>,
+    },
+    /// [`Calls::dismiss`]
+    CallDismiss {
         call_id: String,
         reply: Reply<(), CallError>,
     },
@@ -207,6 +224,12 @@ impl Node {
     #[must_use]
     pub fn messages(&self) -> Messages<'_> {
         Messages(self)
+    }
+
+    /// Groups: founding, members, texts.
+    #[must_use]
+    pub fn groups(&self) -> Groups<'_> {
+        Groups(self)
     }
 
     /// Contacts, the own profile, and who may do what.

@@ -486,7 +486,8 @@ impl EventLoop {
     /// Leaves a message that couldn't be delivered in the mailboxes of the device it is for.
     pub(crate) fn leave_in_mailboxes(&mut self, id: MessageId, device: DeviceKey) {
         let Some(item) = self.messages.outbox.item(&id) else { return };
-        let (user, envelope, until) = (item.to.clone(), item.envelope.clone(), item.deadline);
+        let Some(user) = item.user_of(&device).cloned() else { return };
+        let (envelope, until) = (item.envelope_for(&device), item.deadline);
         let Some(entry) = self.cached_device_entry(&user, &device) else { return };
         let (hpke_key, helpers) = (entry.hpke_key, entry.mailboxes.clone());
         let me = self.identity.device();

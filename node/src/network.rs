@@ -47,6 +47,8 @@ pub(crate) enum Purpose {
     Directory(halloo_protocol::kademlia::RequestId),
     /// A message to a device.
     Message(crate::messages::Delivery),
+    /// Messages that didn't come by themselves.
+    History(crate::messages::HistoryAsking),
     /// An invite to a device.
     Invite(crate::calls::InviteTarget),
     /// An invite for a device, to a relay of it.

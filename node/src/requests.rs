@@ -6,7 +6,7 @@ use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
 use halloo_protocol::linking::{LinkConfirm, LinkDone, LinkStart};
 use halloo_protocol::mailbox::{MailboxOpen, MailboxPut, MailboxTake};
-use halloo_protocol::message::MessageDeliver;
+use halloo_protocol::message::{HistoryRequest, MessageDeliver};
 use halloo_protocol::own_device::{DeviceRename, DeviceRenew};
 use halloo_protocol::push::{PushDeliver, PushKeep, PushRegister, PushSend, PushUnregister};
 use halloo_protocol::relay::RelayRequest;
@@ -28,6 +28,7 @@ impl EventLoop {
         }
         let answer = match frame.kind {
             MessageDeliver::KIND => self.with(frame, |node, message: MessageDeliver| node.handle_message_deliver(peer, message)),
+            HistoryRequest::KIND => self.with(frame, |node, request: HistoryRequest| node.handle_history_request(peer, &request)),
             CallInvite::KIND => self.with(frame, |node, invite: CallInvite| node.handle_invite(&invite)),
             InviteHandOver::KIND => return self.handle_hand_over(peer, via, frame),
             InviteHandedOver::KIND => self.with(frame, |node, message: InviteHandedOver| node.handle_handed_over(peer, &message)),

@@ -28,6 +28,7 @@ mod calls;
 mod contacts;
 mod devices;
 mod directory;
+mod groups;
 mod mailbox;
 mod messages;
 mod pins;
@@ -37,6 +38,7 @@ mod vault;
 
 pub use authority::{InviteRow, LogEntry, LogEvent, NameRow, NameState};
 pub use directory::{ADDRESS_BOOK_MAX, CachedRecord, KnownNode, RECORD_CACHE_MAX, ReplicaChange};
+pub use groups::GROUPS_MAX;
 pub use mailbox::{LetterRow, MailboxRoom};
 pub use messages::{Direction, MESSAGE_ID_BYTES_MAX, MessageRow, SEEN_MESSAGES_MAX};
 pub use pins::{Pin, Pinned};

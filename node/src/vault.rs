@@ -12,6 +12,7 @@ use halloo_protocol::contact::{OwnKeys, RosterEntry, SHARE_VAULT_KEY, Secret32};
 use halloo_protocol::directory::{Helper, RecordKey};
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::mailbox::MailboxReason;
+use halloo_protocol::message::StateItem;
 use halloo_protocol::node::Roles;
 use halloo_protocol::time::Now;
 use halloo_protocol::vault::{
@@ -43,6 +44,9 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 
 /// How long changes are gathered.
 const GATHER: Duration = Duration::from_secs(1);
+
+/// The same for what was read and the like.
+const GATHER_STATES: Duration = Duration::from_secs(20);
 
 /// How often a vault is looked into unasked: the mailbox tells of changes while we are connected.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
@@ -96,6 +100,7 @@ pub(crate) struct VaultState {
     /// What this device has, encoded once for all mailboxes; gone when something changes.
     local: Option<LocalItems>,
     changed_at: Option<Instant>,
+    states_changed_at: Option<Instant>,
     check_at: Instant,
     /// False until this home has read its vault somewhere.
     is_read: bool,
@@ -117,6 +122,7 @@ impl VaultState {
             slots: BTreeMap::new(),
             local: None,
             changed_at: None,
+            states_changed_at: None,
             check_at: now,
             is_read,
             has_searched: is_read,
@@ -149,6 +155,11 @@ impl EventLoop {
         }
     }
 
+    /// What was read and the like has changed, which it does all the time: other devices are told at once by other ways.
+    pub(crate) fn vault_states_changed(&mut self) {
+        self.vault.states_changed_at.get_or_insert_with(|| Instant::now() + GATHER_STATES);
+    }
+
     pub(crate) fn vault_tick(&mut self, now: Now) {
         if self.vault.check_at > now.instant {
             return;
@@ -158,6 +169,10 @@ impl EventLoop {
             return;
         }
         self.choose_vaults(now.instant);
+        if self.vault.states_changed_at.is_some_and(|at| at <= now.instant) {
+            self.vault.states_changed_at = None;
+            self.vault_changed();
+        }
         let has_changed = self.vault.changed_at.is_some_and(|at| at <= now.instant);
         if has_changed {
             self.vault.changed_at = None;
@@ -378,6 +393,16 @@ fn pause(slot: &mut Slot) {
     slot.look_at = Instant::now() + (RETRY_MIN * 2_u32.saturating_pow(slot.failures.min(16))).min(LOOK_EVERY);
 }
 
+/// What a state is about, as the wire protocol says.
+fn subject_of(state: &StateItem) -> Vec<u8> {
+    match state {
+        StateItem::Marks(marks) => wire::encode(&(0_u8, &marks.with, &marks.reader)),
+        StateItem::Group(part) => wire::encode(&(1_u8, part.id())),
+        StateItem::Standing(mark) => wire::encode(&(2_u8, mark.group)),
+        StateItem::Calls(_) => wire::encode(&3_u8),
+    }
+}
+
 // What items mean.
 impl EventLoop {
     /// What this device has, as items.
@@ -396,6 +421,14 @@ impl EventLoop {
         // The first follows from the root.
         for key in self.vault.keys.iter().filter(|key| key.epoch > 1) {
             insert(key.to_item());
+        }
+        let mut numbers: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+        for state in self.state_items() {
+            let subject = subject_of(&state);
+            let number = numbers.entry(subject.clone()).or_default();
+            let subject = [subject, number.to_be_bytes().to_vec()].concat();
+            *number += 1;
+            insert(VaultItem::new(VaultItem::STATE, &subject, wire::encode(&state)));
         }
         for item in self.store.read(crate::store::View::vault_foreign)? {
             insert(item);
@@ -434,6 +467,13 @@ impl EventLoop {
                         }
                     }
                     Err(error) => self.malformed_item("key", &error),
+                },
+                VaultItem::STATE => match wire::decode::<StateItem>(&item.value, ITEM_BYTES_MAX).and_then(|state| {
+                    state.check()?;
+                    Ok(state)
+                }) {
+                    Ok(state) => self.merge_state_items(vec![state])?,
+                    Err(error) => self.malformed_item("state", &error),
                 },
                 _ => foreign.push(item),
             }

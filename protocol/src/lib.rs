@@ -18,7 +18,8 @@
 //! | [`node`] | node descriptors, roles, the hello |
 //! | [`id`], [`event`] | ids of calls, messages, conversations; kinds of events |
 //! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
-//! | [`message`] | envelopes, receipts, outbox and inbox |
+//! | [`message`] | envelopes, receipts, the outbox, what own devices tell each other |
+//! | [`group`] | who is in a group, by signed statements that converge; what members say |
 //! | [`mailbox`] | letters kept for devices that aren't there: sealing, who may leave how many |
 //! | [`vault`] | what a user's devices have in common, sealed, at mailboxes |
 //! | [`contact`], [`profile`] | who knows whom, by signature of both; who may do what; what contacts see |
@@ -37,6 +38,7 @@ pub mod clock;
 pub mod contact;
 pub mod directory;
 pub mod event;
+pub mod group;
 pub mod id;
 pub mod identity;
 pub mod kademlia;

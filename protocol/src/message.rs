@@ -3,13 +3,17 @@
 //! A message goes from one device to every device of the recipient, over a stream whose hello has shown who the sender is, so the envelope
 //! doesn't repeat the name. Each copy is acknowledged by itself ([`MessageAck`]) and repeated until then ([`Outbox`]).
 //!
-//! Receivers know a message again by (sender device, id) and order what one device sent by its counter ([`Inbox`]); a missing counter is a gap,
-//! worth asking for.
+//! Receivers know a message again by (sender device, id) and order what one device sent by its counter. Which counters have come, and which were
+//! read, are sets that grow ([`Marks`]): a missing one is a gap, and asked for ([`HistoryRequest`]).
+//!
+//! That messages were read is told by a [`ReadReceipt`], kept and repeated like any message; the user's own devices tell each other more
+//! ([`OwnSignal`]). What goes on in groups is a body too ([`crate::group`]).
 //!
 //! What can't be delivered is left in the device's mailboxes ([`crate::mailbox`]), and tried on.
 
-mod inbox;
+mod counters;
 mod outbox;
+mod own;
 #[cfg(test)]
 mod tests;
 
@@ -17,11 +21,20 @@ use bincode::{Decode, Encode};
 
 use crate::call::Reason;
 use crate::contact::ContactSignal;
+use crate::group::GroupSignal;
 pub use crate::id::{ConversationId, MessageId};
 use crate::time::UnixTime;
 use crate::wire::{DecodeError, Extensions, FrameKind, Message};
-pub use inbox::{INBOX_DEVICES_MAX, INBOX_IDS_PER_DEVICE_MAX, Inbox, Received};
-pub use outbox::{CopyState, MessageState, OUTBOX_MESSAGES_MAX, Outbox, OutboxAction, OutboxError, OutboxItem, OutboxTimers};
+pub use counters::{COUNTER_RANGES_MAX, CounterSet};
+pub use outbox::{
+    COPIES_MAX, Copy, CopyState, MessageState, OUTBOX_MESSAGES_MAX, OWN_ONLY_MAX, Outbox, OutboxAction, OutboxError, OutboxItem,
+    OutboxTimers, RECIPIENTS_MAX, Recipient,
+};
+pub use own::{
+    CALL_MARKS_MAX, CallFate, CallMark, CallMarks, ConversationMarks, Correspondent, HISTORY_BODY_BYTES_MAX, HISTORY_BYTES_MAX,
+    HISTORY_ITEMS_MAX, HistoryItem, HistoryPage, HistoryQuery, HistoryRequest, MARKS_MAX, MARKS_PER_ITEM_MAX, Mark, Marks,
+    OwnSignal, PROGRESS_MAX, Progress, ReadReceipt, STATE_ITEMS_MAX, StateItem, state_signals,
+};
 
 /// Longest text of a message, in bytes.
 pub const TEXT_BYTES_MAX: usize = 16 * 1024;
@@ -36,6 +49,49 @@ pub enum MessageBody {
     Text(String),
     /// What contacts, and those who want to become contacts, say to each other; not shown in the conversation.
     Contact(ContactSignal),
+    /// What members of a group say to each other.
+    Group(Box<GroupSignal>),
+    /// What devices of one user say to each other; not shown.
+    Own(Box<OwnSignal>),
+    /// What was read; not shown.
+    Read(Box<ReadReceipt>),
+}
+
+impl MessageBody {
+    /// True for what people say: it is part of the conversation and has a number in it. The rest are signals.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        match self {
+            Self::Text(_) => true,
+            Self::Group(signal) => matches!(**signal, GroupSignal::Text(_)),
+            Self::Contact(_) | Self::Own(_) | Self::Read(_) => false,
+        }
+    }
+
+    /// The text, where there is one.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Group(signal) => match &**signal {
+                GroupSignal::Text(text) => Some(&text.text),
+                _ => None,
+            },
+            Self::Contact(_) | Self::Own(_) | Self::Read(_) => None,
+        }
+    }
+
+    /// The word for logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "text",
+            Self::Contact(signal) => signal.name(),
+            Self::Group(signal) => signal.name(),
+            Self::Own(signal) => signal.name(),
+            Self::Read(_) => "read",
+        }
+    }
 }
 
 /// One message as it travels.
@@ -61,15 +117,28 @@ impl Envelope {
     /// # Errors
     /// [`DecodeError::Invalid`] for the field out of range.
     pub fn check(&self) -> Result<(), DecodeError> {
+        if self.counter == 0 && self.body.is_shown() {
+            return Err(DecodeError::invalid("counter", "counters start at 1"));
+        }
         match &self.body {
-            MessageBody::Text(text) if text.len() > TEXT_BYTES_MAX => {
-                Err(DecodeError::invalid("text", format!("{} bytes, at most {TEXT_BYTES_MAX}", text.len())))
-            }
-            MessageBody::Text(_) if self.counter == 0 => Err(DecodeError::invalid("counter", "counters start at 1")),
-            MessageBody::Text(_) => Ok(()),
+            MessageBody::Text(text) => check_text(text),
             MessageBody::Contact(signal) => signal.check(),
+            MessageBody::Group(signal) => signal.check(),
+            MessageBody::Own(signal) => signal.check(),
+            MessageBody::Read(receipt) => receipt.check(),
         }
     }
+}
+
+/// Checks a text's length.
+///
+/// # Errors
+/// [`DecodeError::Invalid`] if it is longer than [`TEXT_BYTES_MAX`].
+pub(crate) fn check_text(text: &str) -> Result<(), DecodeError> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(DecodeError::invalid("text", format!("{} bytes, at most {TEXT_BYTES_MAX}", text.len())));
+    }
+    Ok(())
 }
 
 /// A message on its way to one device.
@@ -135,40 +204,5 @@ impl Message for MessageDelivered {
             return Err(DecodeError::invalid("ids", format!("{}, at most {RECEIPT_IDS_MAX}", self.ids.len())));
         }
         Ok(())
-    }
-}
-
-/// "These were read", from a device of the recipient to the device that sent them. A notice: losing one is harmless.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct ReadReceipt {
-    /// The conversation.
-    pub conversation: ConversationId,
-    /// The messages, at most [`RECEIPT_IDS_MAX`].
-    pub ids: Vec<MessageId>,
-    /// When.
-    pub read_at: UnixTime,
-    /// Room to grow.
-    pub extensions: Extensions,
-}
-
-impl ReadReceipt {
-    /// Checks counts after decoding.
-    ///
-    /// # Errors
-    /// [`DecodeError::Invalid`] if it names too many messages.
-    pub fn check(&self) -> Result<(), DecodeError> {
-        if self.ids.len() > RECEIPT_IDS_MAX {
-            return Err(DecodeError::invalid("ids", format!("{}, at most {RECEIPT_IDS_MAX}", self.ids.len())));
-        }
-        Ok(())
-    }
-}
-
-impl Message for ReadReceipt {
-    const KIND: FrameKind = FrameKind(FrameKind::NOTICE | 0x0021);
-    const LIMIT: usize = 2_048;
-
-    fn check(&self) -> Result<(), DecodeError> {
-        Self::check(self)
     }
 }

@@ -193,8 +193,6 @@ fn relay_grant() -> RelayGrant {
 fn bytes_on_the_wire_are_pinned() {
     let invite_answer = InviteAnswer { status: InviteStatus::Refused(Reason::DO_NOT_DISTURB), extensions: unknown() };
     let signal_ack = CallSignalAck { status: SignalStatus::Taken, extensions: unknown() };
-    let read =
-        ReadReceipt { conversation: ConversationId([6; 16]), ids: vec![MessageId([2; 16])], read_at: NOW, extensions: unknown() };
     let status = PushStatus::Accepted { ways: vec![PushWay::Stream, PushWay::WebPush] };
     let result = Err(PushReason::GONE);
     let receipt = PushReceipt { request_hash: [1; 32], way: PushWay::WebPush, result, extensions: unknown() };
@@ -202,7 +200,6 @@ fn bytes_on_the_wire_are_pinned() {
     let lines = [
         pin("MessageDeliver", &deliver()),
         pin("MessageAck", &MessageAck { status: DeliveryStatus::Duplicate, extensions: unknown() }),
-        pin("ReadReceipt", &read),
         pin("CallInvite", &CallInvite { sealed: sealed_invite(), extensions: unknown() }),
         pin("InviteAnswer", &invite_answer),
         pin("InviteHandOver", &hand_over()),
@@ -252,7 +249,6 @@ fn try_all(bytes: &[u8]) {
     }
     message::<MessageDeliver>(bytes);
     message::<MessageAck>(bytes);
-    message::<ReadReceipt>(bytes);
     message::<CallInvite>(bytes);
     message::<InviteAnswer>(bytes);
     message::<InviteHandOver>(bytes);

@@ -432,6 +432,8 @@ pub(super) fn changed(old: &PrivacySettings, change: PrivacyChange) -> PrivacySe
         message: change.message.map_or(old.message, Into::into),
         file: change.file.map_or(old.file, Into::into),
         presence: change.presence.map_or(old.presence, Into::into),
+        group: change.group.map_or(old.group, Into::into),
+        receipts: change.receipts.unwrap_or(old.receipts),
         extensions: old.extensions.clone(),
     }
 }
@@ -443,5 +445,7 @@ fn privacy_view(settings: &PrivacySettings) -> Privacy {
         message: settings.message.into(),
         file: settings.file.into(),
         presence: settings.presence.into(),
+        group: settings.group.into(),
+        receipts: settings.receipts,
     }
 }

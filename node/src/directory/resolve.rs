@@ -46,7 +46,9 @@ impl EventLoop {
             Waiter::Why(..) | Waiter::DialAgain(_) | Waiter::Devices(_) => ResolveOptions { fresh: true, settled: false },
             // What the nearest replica says may be what we had: all are asked.
             Waiter::Redial(..) | Waiter::Moved(..) => ResolveOptions { fresh: true, settled: true },
-            Waiter::Dial(_) | Waiter::Messages | Waiter::Contact(_) | Waiter::Presence => ResolveOptions::default(),
+            Waiter::Dial(_) | Waiter::Messages | Waiter::Contact(_) | Waiter::Group(_) | Waiter::Presence => {
+                ResolveOptions::default()
+            }
         };
         if !options.fresh
             && !options.settled
@@ -206,6 +208,7 @@ impl EventLoop {
             Waiter::Messages => self.messages_resolved(user, outcome.map(|(record, _)| record.clone())),
             Waiter::Devices(task) => self.devices_resolved(*task, outcome.map(|(record, _)| record.clone())),
             Waiter::Contact(adding) => self.contact_resolved(*adding, outcome.map(|(record, _)| record)),
+            Waiter::Group(adding) => self.group_resolved(*adding, outcome.map(|(record, _)| record)),
         }
     }
 

@@ -55,8 +55,16 @@ tables! {
     Messages = "messages",
     /// message id -> sequence
     MessageIds = "message ids",
-    /// conversation, sequence -> nothing
+    /// conversation, time, sequence -> nothing
     Conversations = "conversations",
+    /// conversation -> what has come and what was read
+    ConversationStates = "conversation states",
+    /// conversation, user -> what they have read
+    Readers = "readers",
+    /// group -> genesis and standing
+    Groups = "groups",
+    /// group, hash -> statement
+    GroupStatements = "group statements",
     /// sequence -> nothing: messages not yet delivered
     Outbox = "outbox",
     /// sender device, message id -> (time, nothing)

@@ -74,10 +74,8 @@ impl VaultItem {
     pub const PRIVACY: u16 = 3;
     /// A [`VaultKey`], in chunks of [`KEY_EPOCH`] alone.
     pub const KEY: u16 = 4;
-    /// The state of a conversation.
-    pub const CONVERSATION: u16 = 5;
-    /// The state of a group.
-    pub const GROUP: u16 = 6;
+    /// What was read, groups, and what became of calls: [`StateItem`](crate::message::StateItem).
+    pub const STATE: u16 = 5;
 
     /// An item of `kind` about `subject`.
     #[must_use]

@@ -21,6 +21,9 @@ use halloo_protocol::directory::{
     DeviceKind, Helper, PrivatePart, PushAddress, RECORD_BYTES_MAX, Reachability, UnverifiedRecord,
 };
 use halloo_protocol::event::EventKind;
+use halloo_protocol::group::{
+    Group, GroupAsk, GroupGenesis, GroupPart, GroupSignal, GroupSigner, GroupStatement, GroupText, Member, Standing, StandingMark,
+};
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{
     Chain, DeviceCertificate, KeySuccession, LinkedId, REVOCATION_LIST_BYTES_MAX, RevocationList, SignedRevocationList,
@@ -39,7 +42,9 @@ use halloo_protocol::mailbox::{
     MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
 };
 use halloo_protocol::message::{
-    ConversationId, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageDelivered, MessageId, ReadReceipt,
+    CallFate, CallMark, ConversationId, ConversationMarks, Correspondent, CounterSet, DeliveryStatus, Envelope, HistoryItem,
+    HistoryPage, HistoryQuery, HistoryRequest, Mark, MessageAck, MessageBody, MessageDeliver, MessageDelivered, MessageId,
+    OwnSignal, Progress, ReadReceipt, StateItem,
 };
 use halloo_protocol::node::{
     Address, Descriptor, Goodbye, Hello, LoadClass, RevocationNotice, RevocationNumber, Roles, Transport,
@@ -178,8 +183,26 @@ pub(crate) fn all() -> Vec<Vector> {
         // Messages
         "message_deliver" => message MessageDeliver = MessageDeliver { envelope: envelope(), extensions: none() };
         "message_ack" => message MessageAck = MessageAck { status: DeliveryStatus::Refused(Reason::TOO_MANY), extensions: none() };
-        "read_receipt" => message ReadReceipt = ReadReceipt { conversation: conversation(), ids: vec![MessageId([1; 16]), MessageId([2; 16])], read_at: NOW, extensions: none() };
+        "read_receipt" => message MessageDeliver = body(MessageBody::Read(Box::new(ReadReceipt { group: None, marks: vec![mark()], read_at: NOW, extensions: none() })));
         "message_delivered" => message MessageDelivered = MessageDelivered { ids: vec![MessageId([1; 16])], extensions: none() };
+        "own_sent" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Sent(Box::new(history_item())))));
+        "own_progress" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Progress(vec![Progress { id: MessageId([1; 16]), state: 3 }]))));
+        "own_states" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::States(states()))));
+        "history_request" => message HistoryRequest = HistoryRequest {
+            query: HistoryQuery::Missing { with: Correspondent::User(alice_id()), device: device(1), counters: mark().counters },
+            extensions: none(),
+        };
+        "history_page" => message HistoryPage = HistoryPage { items: vec![history_item()], next: 70_000, has_more: true, extensions: none() };
+        // Groups
+        "group_genesis" => signed GroupGenesis = group().genesis().statement.clone();
+        "group_statement" => signed GroupStatement = group_part().statements[0].statement.clone();
+        "group_part" => message MessageDeliver = body(MessageBody::Group(Box::new(GroupSignal::Part(Box::new(group_part())))));
+        "group_text" => message MessageDeliver = body(MessageBody::Group(Box::new(GroupSignal::Text(GroupText {
+            text: "hello, all".into(), digest: [4; 8], extensions: none(),
+        }))));
+        "group_ask" => message MessageDeliver = body(MessageBody::Group(Box::new(GroupSignal::Ask(GroupAsk {
+            group: group().id(), have: vec![[5; 8]], extensions: none(),
+        }))));
         // Contacts
         "contact_statement" => signed ContactStatement = statement(Stance::Accepted, 1_700_000_000);
         "profile" => signed Profile = profile_card().profile;
@@ -582,8 +605,63 @@ fn roster_share() -> RosterShare {
 }
 
 fn contact(signal: ContactSignal) -> MessageDeliver {
-    let envelope = Envelope { body: MessageBody::Contact(signal), ..envelope() };
-    MessageDeliver { envelope, extensions: none() }
+    body(MessageBody::Contact(signal))
+}
+
+fn body(body: MessageBody) -> MessageDeliver {
+    MessageDeliver { envelope: Envelope { body, ..envelope() }, extensions: none() }
+}
+
+fn mark() -> Mark {
+    let mut counters = CounterSet::of_range(1, 5);
+    counters.insert(9);
+    Mark { device: device(0), counters }
+}
+
+fn history_item() -> HistoryItem {
+    HistoryItem {
+        with: Correspondent::User(UserId::Key(identity(3))),
+        author: alice_id(),
+        device: Some(device(0)),
+        id: MessageId([9; 16]),
+        counter: 1,
+        sent_at: NOW,
+        kept_at: NOW.plus_secs(2),
+        state: 3,
+        body: wire::encode(&MessageBody::Text("hello, world".into())),
+        extensions: none(),
+    }
+}
+
+fn states() -> Vec<StateItem> {
+    let with = Correspondent::Group(group().id());
+    let marks = ConversationMarks { with, reader: Some(alice_id()), marks: vec![mark()], extensions: none() };
+    vec![
+        StateItem::Marks(Box::new(marks)),
+        StateItem::Group(Box::new(group_part())),
+        StateItem::Standing(StandingMark { group: group().id(), round: 1, standing: Standing::Joined }),
+        StateItem::Calls(vec![CallMark { call: CallId([3; 16]), fate: CallFate::Answered, at: NOW }]),
+    ]
+}
+
+fn group_signer(of: impl FnOnce(&GroupSigner<'_>)) {
+    let certificate = chain(0, 0).device;
+    of(&GroupSigner { identity: identity(0), device: &device_secret(0), certificate: &certificate, now: NOW });
+}
+
+fn group() -> Group {
+    let mut group = None;
+    group_signer(|signer| {
+        let mut made = Group::found(alice_id(), "Hikers".into(), [7; 16], signer).expect("a good name");
+        let member = Member { user: UserId::Key(identity(1)), identity: identity(1) };
+        made.add(member, true, signer).expect("the founder may");
+        group = Some(made);
+    });
+    group.expect("just made")
+}
+
+fn group_part() -> GroupPart {
+    group().parts().remove(0)
 }
 
 fn capability() -> Signed<Capability> {
