@@ -128,6 +128,7 @@ pub(crate) struct EventLoop {
     pub(crate) directory: crate::directory::DirectoryState,
     pub(crate) enrolment: crate::enrolment::EnrolmentState,
     pub(crate) messages: crate::messages::MessagesState,
+    pub(crate) sessions: crate::sessions::SessionsState,
     pub(crate) contacts: crate::contacts::ContactsState,
     pub(crate) calls: crate::calls::CallsState,
     pub(crate) push: crate::push::PushState,
@@ -408,6 +409,7 @@ impl EventLoop {
         self.relays_at_hand_tick(now);
         self.mailbox_tick(now);
         self.mailboxes_tick(now);
+        self.sessions_tick(now);
         self.presence_tick(now);
     }
 
@@ -486,6 +488,8 @@ impl EventLoop {
             Purpose::RelayAsk(peer) => self.relay_answer(peer, frame),
             Purpose::OwnMailbox(request) => self.own_mailbox_answer(request, frame),
             Purpose::MailboxPut(leaving) => self.mailbox_put_answer(leaving, frame),
+            Purpose::KeyFetch(fetching) => self.key_answer(fetching, frame),
+            Purpose::MailboxKeys(mailbox) => self.mailbox_keys_answer(mailbox, frame),
             Purpose::PushRegister(registering) => self.push_register_answer(*registering, frame),
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
             Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
@@ -504,6 +508,8 @@ impl EventLoop {
             Purpose::RelayAsk(peer) => self.relay_failure(peer, failure),
             Purpose::OwnMailbox(request) => self.own_mailbox_failure(request, failure),
             Purpose::MailboxPut(leaving) => self.mailbox_put_failure(leaving, failure),
+            Purpose::KeyFetch(fetching) => self.key_failure(fetching, failure),
+            Purpose::MailboxKeys(mailbox) => self.mailbox_keys_failure(mailbox, failure),
             Purpose::PushRegister(registering) => self.push_register_failure(*registering, failure),
             Purpose::PushSend(sending) => self.push_send_failure(sending, failure),
             Purpose::PushDeliver(delivering) => self.push_deliver_failure(delivering, failure),

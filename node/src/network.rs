@@ -13,6 +13,7 @@ use halloo_protocol::message::MessageDelivered;
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
 use halloo_protocol::presence::PresenceGossip;
 use halloo_protocol::relay::RelayNotice;
+use halloo_protocol::session::MessagesUnopened;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::ConnectionId;
@@ -63,6 +64,10 @@ pub(crate) enum Purpose {
     OwnMailbox(crate::mailboxes::BoxRequest),
     /// Leaving a message in somebody's mailbox.
     MailboxPut(crate::mailboxes::Leaving),
+    /// Asking for a one-time key of a device.
+    KeyFetch(crate::sessions::Fetching),
+    /// Leaving one-time keys of ours with our first mailbox.
+    MailboxKeys(DeviceKey),
     /// Asking a media relay for credentials.
     RelayAsk(PeerId),
     /// A gateway's delivery over a device's stream.
@@ -659,6 +664,10 @@ impl EventLoop {
             MailboxNews::KIND => self.handle_mailbox_news(peer),
             MessageDelivered::KIND => match frame.parse::<MessageDelivered>() {
                 Ok(notice) => self.handle_message_delivered(peer, &notice),
+                Err(_) => self.counters.malformed += 1,
+            },
+            MessagesUnopened::KIND => match frame.parse::<MessagesUnopened>() {
+                Ok(notice) => self.handle_messages_unopened(peer, &notice),
                 Err(_) => self.counters.malformed += 1,
             },
             _ => self.counters.unknown_kinds += 1,

@@ -31,6 +31,7 @@ mod mailbox;
 mod messages;
 mod pins;
 mod push;
+mod sessions;
 mod table;
 
 pub use authority::{InviteRow, LogEntry, LogEvent, NameRow, NameState};
@@ -39,6 +40,7 @@ pub use mailbox::{LetterRow, MailboxRoom};
 pub use messages::{Direction, MESSAGE_ID_BYTES_MAX, MessageRow, SEEN_MESSAGES_MAX};
 pub use pins::{Pin, Pinned};
 pub use push::{GATEWAY_PENDING_MAX, GATEWAY_REGISTRATIONS_MAX, GATEWAY_REGISTRATIONS_PER_DEVICE_MAX, PendingPush, Registration};
+pub use sessions::{SPENT_SESSIONS_MAX, SealedCopyRow};
 pub use table::{Transaction, View};
 
 use std::panic::AssertUnwindSafe;

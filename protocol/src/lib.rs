@@ -1,7 +1,7 @@
 //! What Halloo nodes say to each other, and how they decide.
 //!
 //! Everything here is pure: values go in, values come out. The crate never opens a socket, reads a clock,
-//! spawns a thread or draws randomness of its own; callers pass `now`, keys and random generators in. That is what lets the
+//! spawns a thread or draws randomness of its own ([`session`] excepted, which says why); callers pass `now`, keys and random generators in. That is what lets the
 //! same state machines run in a daemon, in a test and in a simulation.
 //!
 //! | module | what it holds |
@@ -17,6 +17,7 @@
 //! | [`id`], [`event`] | ids of calls, messages, conversations; kinds of events |
 //! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
 //! | [`message`] | envelopes, receipts, outbox and inbox |
+//! | [`session`] | end-to-end encryption with forward secrecy, device to device |
 //! | [`mailbox`] | letters kept for devices that aren't there: sealing, who may leave how many |
 //! | [`contact`], [`profile`] | who knows whom, by signature of both; who may do what; what contacts see |
 //! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
@@ -47,6 +48,7 @@ pub mod push;
 pub mod rate;
 pub mod redact;
 pub mod relay;
+pub mod session;
 #[cfg(test)]
 mod test_identity;
 pub mod time;

@@ -398,7 +398,7 @@ impl Forger {
             keepers: Vec::new(),
             features: 0,
             hpke_key: [9; 32],
-            fallback_key: None,
+            pre_keys: None,
             sealed: None,
             extensions: Extensions::none(),
         }

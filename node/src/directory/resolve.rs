@@ -312,6 +312,11 @@ impl EventLoop {
         Some(record.entry(device)?.entry())
     }
 
+    /// The identity key in the record that we have of a user.
+    pub(crate) fn cached_identity(&self, user: &UserId) -> Option<halloo_protocol::key::IdentityKey> {
+        Some(self.directory.cache.get(&RecordKey::of(user))?.record.identity())
+    }
+
     /// A device of a user we have the record of.
     pub(crate) fn cached_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
         let record = &self.directory.cache.get(&RecordKey::of(user))?.record;

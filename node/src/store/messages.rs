@@ -15,7 +15,7 @@ pub const MESSAGE_ID_BYTES_MAX: usize = 64;
 /// Message ids remembered to recognise copies; the oldest fall out. Senders give up long before that many others have come.
 pub const SEEN_MESSAGES_MAX: u64 = 100_000;
 
-const SEEN: Aged = Aged { rows: Table::Seen, ages: Table::SeenAges };
+pub(super) const SEEN: Aged = Aged { rows: Table::Seen, ages: Table::SeenAges };
 
 /// Which way a message went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]

@@ -10,7 +10,7 @@ use crate::capability::{CapabilityError, Holder, Issuer, Limits, Service};
 use crate::id::ConversationId;
 use crate::identity::{ChainError, TrustStore, VerifiedChain};
 use crate::key::{PublicKey, SecretKey};
-use crate::message::{Envelope, MessageBody, TEXT_BYTES_MAX};
+use crate::message::{Content, Envelope, MessageBody, TEXT_BYTES_MAX};
 use crate::test_identity::{Authority, NOW, Person};
 use crate::time::Now;
 use crate::wire;
@@ -60,7 +60,7 @@ impl Scene {
         Letter {
             chain: self.alice.chain.clone(),
             recipient: self.bob.device(),
-            envelope: envelope(text),
+            content: Content::Plain(envelope(text)),
             extensions: Extensions::none(),
         }
     }
@@ -74,7 +74,7 @@ impl Scene {
         let recipient = self.bob.device();
         MailboxPut {
             recipient,
-            id: LetterId::of(&MessageId([2; 16]), &recipient, &MAILBOX),
+            id: LetterId::of(&MessageId([2; 16]), &recipient, &MAILBOX, 0),
             letter: self.sealed(text),
             until: NOW.plus_secs(86_400),
             admission: None,
@@ -126,8 +126,8 @@ fn a_letter_opens_for_its_recipient_and_says_who_wrote_it() {
     let sealed = scene.sealed("hello");
     let opened = sealed.open(&scene.ring, &scene.bob.device(), NOW, &scene.trust).expect("opens");
     assert_eq!(opened.sender().user.id, scene.alice_chain.user.id);
-    let (envelope, sender, _) = opened.into_parts();
-    assert_eq!(envelope.body, MessageBody::Text("hello".into()));
+    let (content, sender, _) = opened.into_parts();
+    assert_eq!(content, Content::Plain(envelope("hello")));
     assert_eq!(sender.device, scene.alice.device());
 }
 
@@ -299,10 +299,11 @@ fn a_box_keeps_its_epoch_and_revocations() {
 fn ids_tell_mailboxes_nothing() {
     let message = MessageId([2; 16]);
     let (one, two) = (DeviceKey(PublicKey([1; 32])), DeviceKey(PublicKey([2; 32])));
-    let id = LetterId::of(&message, &one, &MAILBOX);
-    assert_eq!(id, LetterId::of(&message, &one, &MAILBOX), "a repetition is known again");
-    assert_ne!(id, LetterId::of(&message, &two, &MAILBOX));
-    assert_ne!(id, LetterId::of(&message, &one, &two));
+    let id = LetterId::of(&message, &one, &MAILBOX, 0);
+    assert_eq!(id, LetterId::of(&message, &one, &MAILBOX, 0), "a repetition is known again");
+    assert_ne!(id, LetterId::of(&message, &two, &MAILBOX, 0));
+    assert_ne!(id, LetterId::of(&message, &one, &two, 0));
+    assert_ne!(id, LetterId::of(&message, &one, &MAILBOX, 1), "encrypted anew it is another letter");
     assert_ne!(id.0, message.0);
 }
 

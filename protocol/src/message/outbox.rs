@@ -284,6 +284,8 @@ impl Outbox {
             DeliveryStatus::Accepted | DeliveryStatus::Duplicate => CopyState::Delivered,
             // Room may come: the ordinary retry asks again.
             DeliveryStatus::Refused(Reason::TOO_MANY) => return self.run(now),
+            // So may another session.
+            DeliveryStatus::Unopened(_) | DeliveryStatus::Unencrypted => return self.run(now),
             DeliveryStatus::Refused(reason) => CopyState::Failed(reason),
         };
         self.set_copy(device, id, state);
