@@ -302,6 +302,17 @@ impl Outbox {
         self.run(now);
     }
 
+    /// The copy is another by now, for what was sent didn't open: it goes at once, and no mailbox has it.
+    pub fn handle_renewed(&mut self, device: &DeviceKey, id: &MessageId, now: Instant) {
+        let fresh = self.fresh(now);
+        if let Some(slot) = self.slots.get_mut(id)
+            && let (Some(copy), Some(schedule)) = (slot.item.copies.get_mut(device), slot.copies.get_mut(device))
+        {
+            (*copy, *schedule) = (CopyState::Queued, fresh);
+        }
+        self.run(now);
+    }
+
     /// A mailbox keeps the copy: it goes on being tried, and counts as sent until the device acknowledges it.
     pub fn handle_left(&mut self, device: &DeviceKey, id: &MessageId, now: Instant) {
         if let Some(copy) = self.slots.get_mut(id).and_then(|slot| slot.item.copies.get_mut(device))
