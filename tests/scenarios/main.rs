@@ -7,6 +7,7 @@ mod attackers;
 mod call_setup;
 mod clock_offset;
 mod contacts;
+mod conversations;
 mod devices_publish_together;
 mod extensions;
 mod hand_over;

@@ -224,6 +224,9 @@ impl EventLoop {
     /// A device was removed by its user: nothing is encrypted for it, or read of it, any more.
     pub(crate) fn sessions_forget_device(&mut self, device: &DeviceKey) {
         self.sessions.fetches.remove(device);
+        if self.store.read::<_, StoreError>(|view| view.sessions(device)).is_ok_and(|sessions| sessions.is_empty()) {
+            return;
+        }
         if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.remove_sessions(device)) {
             warn!(%error, "sessions with a removed device not forgotten");
         }
