@@ -18,8 +18,8 @@ use halloo_protocol::mailbox::{
     MailboxPut, MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter, VerifiedLetter,
 };
 use halloo_protocol::message::{Content, DeliveryStatus, MessageDelivered};
-use halloo_protocol::session::{SessionId, UnopenedMessage};
 use halloo_protocol::node::Roles;
+use halloo_protocol::session::{SessionId, UnopenedMessage};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{Extensions, Frame, Signed};
 use libp2p::PeerId;

@@ -24,9 +24,9 @@ use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
 use halloo_protocol::message::{Content, DeliveryStatus, Envelope};
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::session::{
-    Account, Ciphertext, FALLBACK_KEY_SECS, KEYS_PER_BATCH_MAX, KeyFetch, KeyFetched, KeysStatus, MailboxKeyFetch, MailboxKeyFetched,
-    MailboxKeys, MailboxKeysKept, MessagesUnopened, OneTimeKey, OpenError, Pair, PreKeys, SealError, SealedMessage, Sessions,
-    UNOPENED_MAX, Unopened, UnopenedMessage,
+    Account, Ciphertext, FALLBACK_KEY_SECS, KEYS_PER_BATCH_MAX, KeyFetch, KeyFetched, KeysStatus, MailboxKeyFetch,
+    MailboxKeyFetched, MailboxKeys, MailboxKeysKept, MessagesUnopened, OneTimeKey, OpenError, Pair, PreKeys, SealError,
+    SealedMessage, Sessions, UNOPENED_MAX, Unopened, UnopenedMessage,
 };
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{self, Extensions, Frame, Signed};
@@ -337,8 +337,7 @@ impl EventLoop {
         let start = if can_send { None } else { Some(Start { keys, one_time: self.key_for(user, device, row.attempts)? }) };
         let attempts = row.attempts;
         let pair = self.pair_to(user, &identity, device);
-        let sealed =
-            self.store.transaction(|tx| seal_copy(tx, device, &pair, envelope, row.clone(), start, now.unix));
+        let sealed = self.store.transaction(|tx| seal_copy(tx, device, &pair, envelope, row.clone(), start, now.unix));
         match sealed {
             Ok(Sealing::Sealed(message)) => {
                 if !can_send {

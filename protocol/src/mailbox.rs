@@ -22,7 +22,8 @@ use bincode::{Decode, Encode};
 
 pub use account::{
     ACCOUNT_BYTES_MAX, ACCOUNT_LETTERS_MAX, ACCOUNT_SECS, Account, DOOR_LETTERS_PER_ACCOUNT, DOOR_LETTERS_PER_HOLDER,
-    HOLDER_SHARE, Held, MailboxPolicy, MailboxRates, OpenRefusal, PutGrant, PutRefusal, decide_key_fetch, decide_open, decide_put,
+    HOLDER_SHARE, Held, MailboxPolicy, MailboxRates, OpenRefusal, PutGrant, PutRefusal, decide_key_fetch, decide_open,
+    decide_put,
 };
 pub use letter::{LETTER_SIZE_CLASSES, Letter, LetterError, SealLetterError, SealedLetter, VerifiedLetter};
 

@@ -29,9 +29,7 @@ use std::fmt;
 
 use bincode::{Decode, Encode};
 
-pub use account::{
-    Account, FALLBACK_KEY_SECS, ONE_TIME_KEY_SECS, ONE_TIME_KEYS_KEPT_MAX, PreKeys,
-};
+pub use account::{Account, FALLBACK_KEY_SECS, ONE_TIME_KEY_SECS, ONE_TIME_KEYS_KEPT_MAX, PreKeys};
 pub use keys::{
     KEYS_PER_BATCH_MAX, KeyFetch, KeyFetched, KeysStatus, MailboxKeyFetch, MailboxKeyFetched, MailboxKeys, MailboxKeysKept,
     MessagesUnopened, OneTimeKey, UNOPENED_MAX, UnopenedMessage,

@@ -151,7 +151,10 @@ fn set_back(network: &mut Network, restored: usize) {
     // What it publishes is accepted: whoever looks it up is told of this very run.
     let found = other.cli(["resolve", &old.username, "--fresh", "--settled"]).ok();
     let peer = old.peer_id();
-    assert!(found["devices"].as_array().is_some_and(|list| list.iter().any(|device| device["peer_id"] == peer.as_str())), "{found}");
+    assert!(
+        found["devices"].as_array().is_some_and(|list| list.iter().any(|device| device["peer_id"] == peer.as_str())),
+        "{found}"
+    );
 }
 
 #[test]

@@ -32,9 +32,8 @@ impl EventLoop {
         message: &SealedMessage,
     ) -> DeliveryStatus {
         let (device, id) = (sender.device, message.id);
-        let known = self
-            .store
-            .read::<_, StoreError>(|view| Ok((view.has_seen(&device, &id)?, view.opened_message(&device, &id)?)));
+        let known =
+            self.store.read::<_, StoreError>(|view| Ok((view.has_seen(&device, &id)?, view.opened_message(&device, &id)?)));
         let envelope = match known {
             Ok((true, _)) => return DeliveryStatus::Duplicate,
             // Decrypted before, and not dealt with: it opens no second time.
@@ -98,7 +97,8 @@ impl EventLoop {
         if matches!(message.ciphertext, Ciphertext::Later(_)) {
             return true;
         }
-        let is_known = self.store.read::<_, StoreError>(|view| Ok(stored_sessions(view, &sender.device)?.knows(&message.session)));
+        let is_known =
+            self.store.read::<_, StoreError>(|view| Ok(stored_sessions(view, &sender.device)?.knows(&message.session)));
         is_known.unwrap_or(false) || self.sessions.accepts.take(&identity, rate(ACCEPT_RATE), now).is_ok()
     }
 

@@ -101,7 +101,8 @@ impl EventLoop {
 impl EventLoop {
     /// Somebody wants a one-time key of this device. It is on disk when this returns.
     pub(crate) fn handle_key_fetch(&mut self, chain: Option<&VerifiedChain>) -> KeyFetched {
-        let key = chain.filter(|chain| self.may_have_key(chain)).and_then(|_| self.issue_keys(1, None)).and_then(|mut keys| keys.pop());
+        let key =
+            chain.filter(|chain| self.may_have_key(chain)).and_then(|_| self.issue_keys(1, None)).and_then(|mut keys| keys.pop());
         KeyFetched { key, extensions: Extensions::none() }
     }
 

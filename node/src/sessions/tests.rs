@@ -91,7 +91,8 @@ fn what_was_decrypted_survives_a_kill_before_it_is_dealt_with() {
     let (alice, bob) = (store(), store());
     let message = seal(&alice, &bob, 1, false).expect("sealed");
     assert!(open(&bob, &message, true).is_err(), "killed before the commit: as if it had never come");
-    let opened = |at: &Store| at.read::<_, StoreError>(|view| view.opened_message(&device(ALICE), &message.id)).expect("readable");
+    let opened =
+        |at: &Store| at.read::<_, StoreError>(|view| view.opened_message(&device(ALICE), &message.id)).expect("readable");
     assert_eq!(opened(&bob), None);
     assert_eq!(open(&bob, &message, false).expect("opens"), envelope(1));
     assert!(matches!(open(&bob, &message, false), Err(SessionError::Open(OpenError::Unopened(_)))), "no key opens twice");
@@ -158,7 +159,8 @@ fn a_mailbox_gives_each_key_once_and_forgets_old_batches() {
     let mut account = Account::new(NOW);
     let mut batch = |count| account.issue(count, &SecretKey::from_bytes([BOB; 32]), NOW);
     let (old, new) = (batch(3), batch(2));
-    let put = |number, keys: &[_]| mailbox.transaction::<_, StoreError>(|tx| tx.put_mailbox_keys(&bob, number, keys)).expect("written");
+    let put =
+        |number, keys: &[_]| mailbox.transaction::<_, StoreError>(|tx| tx.put_mailbox_keys(&bob, number, keys)).expect("written");
     let take = || mailbox.transaction::<_, StoreError>(|tx| tx.take_mailbox_key(&bob)).expect("written");
     put(7, &old);
     assert_eq!(take().as_ref(), old.first());

@@ -209,11 +209,7 @@ impl MailboxRates {
     /// Tables for at most `keys_max` holders and senders each.
     #[must_use]
     pub const fn new(keys_max: usize) -> Self {
-        Self {
-            holders: RateLimiter::new(keys_max),
-            senders: RateLimiter::new(keys_max),
-            keys: RateLimiter::new(keys_max),
-        }
+        Self { holders: RateLimiter::new(keys_max), senders: RateLimiter::new(keys_max), keys: RateLimiter::new(keys_max) }
     }
 
     /// Counts one request of a connected device, before anything is looked up for it.

@@ -47,8 +47,7 @@ impl Pair {
     #[must_use]
     pub fn of(from: (&UserId, &IdentityKey, &DeviceKey), to: (&UserId, &IdentityKey, &DeviceKey)) -> Self {
         let (sender, recipient) = (wire::encode(from.0), wire::encode(to.0));
-        let parts: [&[u8]; 6] =
-            [&sender, from.1.as_bytes(), from.2.as_bytes(), &recipient, to.1.as_bytes(), to.2.as_bytes()];
+        let parts: [&[u8]; 6] = [&sender, from.1.as_bytes(), from.2.as_bytes(), &recipient, to.1.as_bytes(), to.2.as_bytes()];
         Self(hash("halloo session pair 1", &parts))
     }
 }

@@ -219,10 +219,7 @@ fn sizes_say_little_and_the_longest_fits() {
         let overhead = 41 + 46;
         assert!(size(&"a".repeat(class - overhead)) <= class + 256);
     }
-    assert!(matches!(
-        sessions.encrypt(&pair(1, 2), &envelope(9, &"a".repeat(PLAIN_BYTES_MAX))),
-        Err(SealError::TooLong(_))
-    ));
+    assert!(matches!(sessions.encrypt(&pair(1, 2), &envelope(9, &"a".repeat(PLAIN_BYTES_MAX))), Err(SealError::TooLong(_))));
 }
 
 #[test]

@@ -34,7 +34,8 @@ use halloo_protocol::mailbox::{
     MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
 };
 use halloo_protocol::message::{
-    Content, ConversationId, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageDelivered, MessageId, ReadReceipt,
+    Content, ConversationId, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageDelivered, MessageId,
+    ReadReceipt,
 };
 use halloo_protocol::node::{
     Address, Descriptor, Goodbye, Hello, LoadClass, RevocationNotice, RevocationNumber, Roles, Transport,
@@ -50,11 +51,11 @@ use halloo_protocol::push::{
     PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister,
     PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
+use halloo_protocol::relay::{MediaAddress, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
 use halloo_protocol::session::{
     Ciphertext, KeyFetch, KeyFetched, KeysStatus, MailboxKeyFetch, MailboxKeyFetched, MailboxKeys, MailboxKeysKept,
     MessagesUnopened, OneTimeKey, PreKeys, SealedMessage, SessionId, Unopened, UnopenedMessage,
 };
-use halloo_protocol::relay::{MediaAddress, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
 use halloo_protocol::wire::{self, Body, DecodeError, Extensions, FRAME_BYTES_MAX, Frame, FrameKind, Message, Signed};
 
 use super::*;
