@@ -80,6 +80,9 @@ const RATES_MAX: usize = 4_096;
 /// Messages dealt with whose traces are removed together.
 const DONE_MAX: usize = 64;
 
+/// Senders looked up to be told that letters of theirs don't open.
+const UNTOLD_MAX: usize = 64;
+
 /// How often it is looked whether the mailbox has one-time keys left, and when it gets new ones.
 const KEYS_CHECK_EVERY: Duration = Duration::from_secs(3_600);
 const KEYS_RETRY: Duration = Duration::from_secs(60);
@@ -122,6 +125,8 @@ pub(crate) struct SessionsState {
     /// Devices whose entries are looked up anew before a session is started.
     awaiting_entry: BTreeSet<DeviceKey>,
     done: Vec<(DeviceKey, MessageId)>,
+    /// Senders who are looked up to be told that letters of theirs don't open; their own next try tells them too.
+    untold: Vec<(UserId, DeviceKey, MessagesUnopened)>,
     starts: RateLimiter<DeviceKey>,
     accepts: RateLimiter<PublicKey>,
     strangers: RateLimiter<PublicKey>,
@@ -161,6 +166,7 @@ impl SessionsState {
             fetches: HashMap::new(),
             awaiting_entry: BTreeSet::new(),
             done: Vec::new(),
+            untold: Vec::new(),
             starts: RateLimiter::new(RATES_MAX),
             accepts: RateLimiter::new(RATES_MAX),
             strangers: RateLimiter::new(RATES_MAX),
@@ -292,11 +298,7 @@ fn take_back(
         return Ok(None);
     }
     let mut sessions = stored_sessions(tx, device)?;
-    sessions.retire(&unopened.session);
-    if row.attempts > 0 {
-        // Nothing that both ends know seems to be left.
-        sessions.retire_all();
-    }
+    sessions.give_up(&unopened.session);
     put_sessions(tx, device, &sessions, now)?;
     let attempts = row.attempts.saturating_add(1);
     let pause = match attempts.checked_sub(3) {
@@ -444,5 +446,6 @@ impl EventLoop {
         if self.sessions.awaiting_entry.remove(device) {
             self.messages.outbox.handle_reachable(device, Instant::now());
         }
+        self.tell_untold(device);
     }
 }

@@ -157,7 +157,22 @@ impl EventLoop {
         }
     }
 
+    /// Tells a sender who has been looked up which of its letters don't open.
+    pub(super) fn tell_untold(&mut self, device: &DeviceKey) {
+        let told: Vec<_> = self.sessions.untold.extract_if(.., |(_, sender, _)| sender == device).collect();
+        for (user, device, notice) in told {
+            self.leave_unopened(&user, &device, notice);
+        }
+    }
+
     fn leave_unopened(&mut self, user: &UserId, device: &DeviceKey, notice: MessagesUnopened) {
+        if self.cached_device_entry(user, device).is_none() {
+            if self.sessions.untold.len() < UNTOLD_MAX {
+                self.sessions.untold.push((user.clone(), *device, notice));
+                self.resolve_user(user, Waiter::Messages);
+            }
+            return;
+        }
         if let Some(target) = self.cached_target(user, device) {
             self.notify(&target, &notice);
         }

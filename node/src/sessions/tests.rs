@@ -40,7 +40,7 @@ fn store() -> Store {
 }
 
 fn keys(store: &Store) -> PreKeys {
-    store.read::<_, StoreError>(|view| stored_account(view)).expect("readable").expect("there").keys()
+    store.read(stored_account).expect("readable").expect("there").keys()
 }
 
 /// Encrypts as the node does; `fails` ends the transaction before its commit.

@@ -8,7 +8,7 @@ use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Signed};
 
 use super::messages::SEEN;
-use super::table::{Aged, AgedValue, Table, decode_value};
+use super::table::{Aged, AgedValue, Row, Table, decode_value};
 use super::{StoreError, Transaction, View};
 
 /// Sessions kept, with all devices together; those not used for longest fall out.
@@ -162,7 +162,7 @@ impl Transaction {
     }
 
     /// Takes out rows older than `time`, up to `limit`, and returns them.
-    fn forget_before(&self, tables: Aged, time: UnixTime, limit: usize) -> Result<Vec<(Vec<u8>, Vec<u8>)>, StoreError> {
+    fn forget_before(&self, tables: Aged, time: UnixTime, limit: usize) -> Result<Vec<Row>, StoreError> {
         let end = time.0.to_be_bytes();
         let bounds = (std::ops::Bound::Unbounded, std::ops::Bound::Excluded(&end[..]));
         let mut taken = Vec::new();

@@ -146,7 +146,14 @@ impl Sessions {
         let sealed = parse(message)?;
         let session = self.list.iter_mut().find(|session| session.id() == message.session);
         let session = session.ok_or_else(|| OpenError::Unopened("no such session".into()))?;
-        session.decrypt(pair, &message.id, &sealed)
+        let envelope = session.decrypt(pair, &message.id, &sealed)?;
+        let given_up = session.is_retired().then(|| rank(session));
+        let chosen = self.chosen().and_then(|position| self.list.get(position)).map(rank);
+        if given_up > chosen && chosen.is_some() {
+            // The other side holds on to what was given up here, and would choose it before the one used here: one above both is started.
+            self.retire_all();
+        }
+        Ok(envelope)
     }
 
     /// Reads a message that starts a session. `is_spent` says whether one of this name was started with the fallback key before.
@@ -183,13 +190,16 @@ impl Sessions {
         Unopened { session: message.session, generation: self.generation() }
     }
 
-    /// Sends nothing more in this session; what comes in it is still read. True if it was used until now.
-    pub fn retire(&mut self, id: &SessionId) -> bool {
-        let found = self.list.iter_mut().find(|session| session.id() == *id && !session.is_retired());
-        found.map(Session::retire).is_some()
+    /// The other side couldn't read something in this session: unless that is known already, nothing is sent in any of the present sessions any
+    /// more, so that the next is of a higher generation, which both ends then choose. Going over to another one of those that are known
+    /// would leave the other side where it is.
+    pub fn give_up(&mut self, id: &SessionId) {
+        if self.list.iter().any(|session| session.id() == *id && !session.is_retired()) {
+            self.retire_all();
+        }
     }
 
-    /// Sends nothing more in any of the present sessions.
+    /// Sends nothing more in any of the present sessions; what comes in them is still read.
     pub fn retire_all(&mut self) {
         self.list.iter_mut().for_each(Session::retire);
     }
