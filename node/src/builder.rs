@@ -405,6 +405,7 @@ impl NodeBuilder {
         let hpke = hpke_keys(&self.identity, unix, &mut rng)?;
         let instant = Instant::now();
         let now = halloo_protocol::time::Now { instant, unix };
+        let sessions = crate::sessions::SessionsState::open(&store, now)?;
         let (mut seed, mut place_seed) = ([0; 32], [0; 8]);
         rand::Rng::fill_bytes(&mut rng, &mut seed);
         rand::Rng::fill_bytes(&mut rng, &mut place_seed);
@@ -441,6 +442,7 @@ impl NodeBuilder {
             reach: Reach::new(u64::from_be_bytes(place_seed)),
             enrolment: crate::enrolment::EnrolmentState::default(),
             messages: crate::messages::MessagesState::default(),
+            sessions,
             contacts,
             devices: crate::devices::DevicesState::default(),
             receipts,

@@ -130,6 +130,7 @@ pub(crate) struct EventLoop {
     pub(crate) messages: crate::messages::MessagesState,
     pub(crate) receipts: crate::receipts::ReceiptsState,
     pub(crate) groups: crate::groups::GroupsState,
+    pub(crate) sessions: crate::sessions::SessionsState,
     pub(crate) contacts: crate::contacts::ContactsState,
     pub(crate) devices: crate::devices::DevicesState,
     pub(crate) calls: crate::calls::CallsState,
@@ -420,6 +421,7 @@ impl EventLoop {
         self.mailboxes_tick(now);
         self.vault_keeper_tick(now);
         self.vault_tick(now);
+        self.sessions_tick(now);
         self.presence_tick(now);
     }
 
@@ -508,6 +510,8 @@ impl EventLoop {
             Purpose::OwnMailbox(request) => self.own_mailbox_answer(request, frame),
             Purpose::MailboxPut(leaving) => self.mailbox_put_answer(leaving, frame),
             Purpose::Vault(request) => self.vault_answer(request, frame),
+            Purpose::KeyFetch(fetching) => self.key_answer(fetching, frame),
+            Purpose::MailboxKeys(mailbox) => self.mailbox_keys_answer(mailbox, frame),
             Purpose::PushRegister(registering) => self.push_register_answer(*registering, frame),
             Purpose::PushKeep(gateway) => self.push_keep_answer(gateway, frame),
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
@@ -531,6 +535,8 @@ impl EventLoop {
             Purpose::OwnMailbox(request) => self.own_mailbox_failure(request, failure),
             Purpose::MailboxPut(leaving) => self.mailbox_put_failure(leaving, failure),
             Purpose::Vault(request) => self.vault_failure(request, failure),
+            Purpose::KeyFetch(fetching) => self.key_failure(fetching, failure),
+            Purpose::MailboxKeys(mailbox) => self.mailbox_keys_failure(mailbox, failure),
             Purpose::PushRegister(registering) => self.push_register_failure(*registering, failure),
             Purpose::PushKeep(gateway) => self.push_keep_failure(gateway, failure),
             Purpose::PushSend(sending) => self.push_send_failure(sending, failure),

@@ -58,6 +58,7 @@ mod requests;
 pub mod reservations;
 pub mod roles;
 mod rpc;
+mod sessions;
 pub mod store;
 pub mod streams;
 pub mod swarm;

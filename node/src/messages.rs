@@ -21,7 +21,7 @@ use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::message::{
-    Correspondent, Envelope, MessageAck, MessageBody, MessageDeliver, MessageState as WireState, Outbox, OutboxAction,
+    Content, Correspondent, Envelope, MessageAck, MessageBody, MessageDeliver, MessageState as WireState, Outbox, OutboxAction,
     OutboxItem, OutboxTimers, Recipient, TEXT_BYTES_MAX,
 };
 use halloo_protocol::time::{Now, UnixTime};
@@ -214,6 +214,7 @@ fn reason_of(item: &OutboxItem) -> String {
             Reason::NOT_ALLOWED => "not a contact of the recipient, who takes no messages from others".to_owned(),
             Reason::TOO_MANY => "the recipient has had too many messages".to_owned(),
             Reason::INVALID => "the recipient could not read it".to_owned(),
+            Reason::UNDECRYPTABLE => "the recipient's device could not decrypt it".to_owned(),
             Reason::EXPIRED => "not delivered in time".to_owned(),
             other => format!("refused: {other}"),
         }),
@@ -314,19 +315,19 @@ impl EventLoop {
 
     /// A message from a peer: kept, then acknowledged.
     pub(crate) fn handle_message_deliver(&mut self, peer: PeerId, message: MessageDeliver) -> MessageAck {
-        let status = self.take_message(peer, message.envelope);
+        let status = self.take_message(peer, message.content);
         MessageAck { status, extensions: Extensions::none() }
     }
 
-    fn take_message(&mut self, peer: PeerId, envelope: Envelope) -> halloo_protocol::message::DeliveryStatus {
+    fn take_message(&mut self, peer: PeerId, content: Content) -> halloo_protocol::message::DeliveryStatus {
         use halloo_protocol::message::DeliveryStatus;
-        if envelope.check().is_err() {
+        if content.check().is_err() {
             self.counters.malformed += 1;
             return DeliveryStatus::Refused(Reason::INVALID);
         }
         let known = self.peers.get(&peer).and_then(|known| Some((known.chain.clone()?, known.certificate()?.clone())));
         match known {
-            Some((sender, certificate)) => self.keep_message(&sender, &certificate, envelope),
+            Some((sender, certificate)) => self.take_content(&sender, &certificate, content),
             None => DeliveryStatus::Refused(Reason::NOT_ALLOWED),
         }
     }
@@ -351,9 +352,13 @@ impl EventLoop {
     fn send_copy(&mut self, device: DeviceKey, id: MessageId) {
         let Some(item) = self.messages.outbox.item(&id) else { return };
         let Some(user) = item.user_of(&device).cloned() else { return };
-        let message = MessageDeliver { envelope: item.envelope_for(&device), extensions: Extensions::none() };
+        let envelope = item.envelope_for(&device);
         match self.cached_target(&user, &device) {
             Some(target) => {
+                let Some((content, _)) = self.copy_content(&user, &device, &envelope) else {
+                    return self.messages.outbox.handle_failed(&device, &id, Instant::now());
+                };
+                let message = MessageDeliver { content, extensions: Extensions::none() };
                 self.messages.unacknowledged.insert((id, device), Instant::now() + LEAVE_AFTER);
                 self.request(&target, &message, Purpose::Message(Delivery { id, device }), DELIVERY_TIMEOUT);
             }
@@ -374,6 +379,7 @@ impl EventLoop {
                     record.entries().map(|parts| parts.device()).filter(|device| *device != me).collect();
                 self.messages.outbox.set_devices(user, &record.identity(), &devices, Instant::now());
                 for device in devices {
+                    self.session_entry_found(&device);
                     let found = self.cached_entry_hash(user, &device);
                     if self.messages.failed_entries.get(&device).is_some_and(|failed| Some(*failed) != found) {
                         self.messages.failed_entries.remove(&device);
@@ -391,7 +397,10 @@ impl EventLoop {
         let now = Instant::now();
         self.messages.unacknowledged.remove(&(delivery.id, delivery.device));
         match frame.parse::<MessageAck>() {
-            Ok(ack) => self.messages.outbox.handle_ack(&delivery.device, &delivery.id, ack.status, now),
+            Ok(ack) => {
+                let status = self.copy_answered(&delivery.device, &delivery.id, ack.status);
+                self.messages.outbox.handle_ack(&delivery.device, &delivery.id, status, now);
+            }
             Err(_) => {
                 self.counters.malformed += 1;
                 self.messages.outbox.handle_failed(&delivery.device, &delivery.id, now);
@@ -446,6 +455,9 @@ impl EventLoop {
         let kept = wire::encode(&Kept::Sent { item: item.clone(), state: state.number() });
         if let Some(number) = self.messages.rows.get(&id).copied() {
             let written = self.store.transaction::<_, StoreError>(|tx| {
+                if finished.is_some() {
+                    tx.remove_sealed_copies(&id)?;
+                }
                 if is_signal && finished.is_some() {
                     return tx.remove_signal(number);
                 }

@@ -14,6 +14,7 @@ use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, Revoca
 use halloo_protocol::own_device::DeviceCard;
 use halloo_protocol::presence::PresenceGossip;
 use halloo_protocol::relay::RelayNotice;
+use halloo_protocol::session::MessagesUnopened;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::vault::VaultNews;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
@@ -75,6 +76,10 @@ pub(crate) enum Purpose {
     MailboxPut(crate::mailboxes::Leaving),
     /// Reading or writing this user's vault.
     Vault(crate::vault::VaultRequest),
+    /// Asking for a one-time key of a device.
+    KeyFetch(crate::sessions::Fetching),
+    /// Leaving one-time keys of ours with our first mailbox.
+    MailboxKeys(DeviceKey),
     /// Asking a media relay for credentials.
     RelayAsk(PeerId),
     /// A gateway's delivery over a device's stream.
@@ -708,6 +713,10 @@ impl EventLoop {
             },
             MessageDelivered::KIND => match frame.parse::<MessageDelivered>() {
                 Ok(notice) => self.handle_message_delivered(peer, &notice),
+                Err(_) => self.counters.malformed += 1,
+            },
+            MessagesUnopened::KIND => match frame.parse::<MessagesUnopened>() {
+                Ok(notice) => self.handle_messages_unopened(peer, &notice),
                 Err(_) => self.counters.malformed += 1,
             },
             _ => self.counters.unknown_kinds += 1,

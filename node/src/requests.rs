@@ -11,6 +11,7 @@ use halloo_protocol::own_device::{DeviceRename, DeviceRenew};
 use halloo_protocol::push::{PushDeliver, PushKeep, PushRegister, PushSend, PushUnregister};
 use halloo_protocol::relay::RelayRequest;
 use halloo_protocol::vault::{VaultFetch, VaultLook, VaultPut};
+use halloo_protocol::session::{KeyFetch, MailboxKeyFetch, MailboxKeys};
 use halloo_protocol::wire::{DecodeError, Extensions, Frame, FrameKind, Message};
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
@@ -29,6 +30,10 @@ impl EventLoop {
         let answer = match frame.kind {
             MessageDeliver::KIND => self.with(frame, |node, message: MessageDeliver| node.handle_message_deliver(peer, message)),
             HistoryRequest::KIND => self.with(frame, |node, request: HistoryRequest| node.handle_history_request(peer, &request)),
+            KeyFetch::KIND => self.with(frame, |node, _: KeyFetch| {
+                let chain = node.chain_of(&peer);
+                node.handle_key_fetch(chain.as_ref())
+            }),
             CallInvite::KIND => self.with(frame, |node, invite: CallInvite| node.handle_invite(&invite)),
             InviteHandOver::KIND => return self.handle_hand_over(peer, via, frame),
             InviteHandedOver::KIND => self.with(frame, |node, message: InviteHandedOver| node.handle_handed_over(peer, &message)),
@@ -59,6 +64,14 @@ impl EventLoop {
             VaultPut::KIND => self.with(frame, |node, request: VaultPut| {
                 let chain = node.chain_of(&peer);
                 node.handle_vault_put(chain.as_ref(), request)
+            }),
+            MailboxKeys::KIND => self.with(frame, |node, request: MailboxKeys| {
+                let chain = node.chain_of(&peer);
+                node.handle_mailbox_keys(chain.as_ref(), &request)
+            }),
+            MailboxKeyFetch::KIND => self.with(frame, |node, request: MailboxKeyFetch| {
+                let chain = node.chain_of(&peer);
+                node.handle_mailbox_key_fetch(peer, chain.as_ref(), &request)
             }),
             RelayRequest::KIND => self.with(frame, |node, _: RelayRequest| node.handle_relay_request(peer)),
             PushRegister::KIND => self.with(frame, |node, request: PushRegister| {

@@ -33,6 +33,7 @@ mod mailbox;
 mod messages;
 mod pins;
 mod push;
+mod sessions;
 mod table;
 mod vault;
 
@@ -43,6 +44,7 @@ pub use mailbox::{LetterRow, MailboxRoom};
 pub use messages::{Direction, MESSAGE_ID_BYTES_MAX, MessageRow, SEEN_MESSAGES_MAX};
 pub use pins::{Pin, Pinned};
 pub use push::{GATEWAY_PENDING_MAX, GATEWAY_REGISTRATIONS_MAX, GATEWAY_REGISTRATIONS_PER_DEVICE_MAX, PendingPush, Registration};
+pub use sessions::{SPENT_SESSIONS_MAX, SealedCopyRow};
 pub use table::{Transaction, View};
 
 use std::panic::AssertUnwindSafe;

@@ -1,7 +1,7 @@
 //! What Halloo nodes say to each other, and how they decide.
 //!
 //! Everything here is pure: values go in, values come out. The crate never opens a socket, reads a clock,
-//! spawns a thread or draws randomness of its own; callers pass `now`, keys and random generators in. That is what lets the
+//! spawns a thread or draws randomness of its own ([`session`] excepted, which says why); callers pass `now`, keys and random generators in. That is what lets the
 //! same state machines run in a daemon, in a test and in a simulation.
 //!
 //! | module | what it holds |
@@ -19,6 +19,7 @@
 //! | [`id`], [`event`] | ids of calls, messages, conversations; kinds of events |
 //! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
 //! | [`message`] | envelopes, receipts, the outbox, what own devices tell each other |
+//! | [`session`] | end-to-end encryption with forward secrecy, device to device |
 //! | [`group`] | who is in a group, by signed statements that converge; what members say |
 //! | [`mailbox`] | letters kept for devices that aren't there: sealing, who may leave how many |
 //! | [`vault`] | what a user's devices have in common, sealed, at mailboxes |
@@ -54,6 +55,7 @@ pub mod push;
 pub mod rate;
 pub mod redact;
 pub mod relay;
+pub mod session;
 #[cfg(test)]
 mod test_identity;
 pub mod time;

@@ -1,7 +1,8 @@
 //! Messages: the envelope, its acknowledgement, read receipts, and the order in which they are shown.
 //!
 //! A message goes from one device to every device of the recipient, over a stream whose hello has shown who the sender is, so the envelope
-//! doesn't repeat the name. Each copy is acknowledged by itself ([`MessageAck`]) and repeated until then ([`Outbox`]).
+//! doesn't repeat the name. It goes encrypted for the one device ([`crate::session`]); what strangers ask goes plain ([`Envelope::may_go_plain`]). Each
+//! copy is acknowledged by itself ([`MessageAck`]) and repeated until then ([`Outbox`]).
 //!
 //! Receivers know a message again by (sender device, id) and order what one device sent by its counter. Which counters have come, and which were
 //! read, are sets that grow ([`Marks`]): a missing one is a gap, and asked for ([`HistoryRequest`]).
@@ -23,6 +24,7 @@ use crate::call::Reason;
 use crate::contact::ContactSignal;
 use crate::group::GroupSignal;
 pub use crate::id::{ConversationId, MessageId};
+use crate::session::{MessagesUnopened, SealedMessage, Unopened};
 use crate::time::UnixTime;
 use crate::wire::{DecodeError, Extensions, FrameKind, Message};
 pub use counters::{COUNTER_RANGES_MAX, CounterSet};
@@ -112,6 +114,13 @@ pub struct Envelope {
 }
 
 impl Envelope {
+    /// True if a device takes this message unencrypted: a contact request, which has to fit through a mailbox's narrow door, and which anybody may
+    /// send anyway.
+    #[must_use]
+    pub const fn may_go_plain(&self) -> bool {
+        matches!(&self.body, MessageBody::Contact(ContactSignal::Request(_)))
+    }
+
     /// Checks lengths after decoding.
     ///
     /// # Errors
@@ -141,11 +150,36 @@ pub(crate) fn check_text(text: &str) -> Result<(), DecodeError> {
     Ok(())
 }
 
+/// What travels to one device, on a stream or as a letter.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Content {
+    /// A message as it is.
+    Plain(Envelope),
+    /// A message encrypted for the device.
+    Sealed(SealedMessage),
+    /// No message: which of the reader's own messages didn't open here. In letters only.
+    Unopened(MessagesUnopened),
+}
+
+impl Content {
+    /// Checks lengths and counts after decoding.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for the field out of range.
+    pub fn check(&self) -> Result<(), DecodeError> {
+        match self {
+            Self::Plain(envelope) => envelope.check(),
+            Self::Sealed(message) => message.check(),
+            Self::Unopened(unopened) => unopened.check(),
+        }
+    }
+}
+
 /// A message on its way to one device.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct MessageDeliver {
     /// The message.
-    pub envelope: Envelope,
+    pub content: Content,
     /// Room to grow.
     pub extensions: Extensions,
 }
@@ -156,7 +190,7 @@ impl Message for MessageDeliver {
     const LIMIT: usize = 40_960;
 
     fn check(&self) -> Result<(), DecodeError> {
-        self.envelope.check()
+        self.content.check()
     }
 }
 
@@ -169,6 +203,10 @@ pub enum DeliveryStatus {
     Duplicate,
     /// Not taken and not wanted again; [`Reason::TOO_MANY`] may be tried later.
     Refused(Reason),
+    /// It doesn't open: encrypt it anew, in another session.
+    Unopened(Unopened),
+    /// The device takes such messages encrypted only: its entry says with which keys.
+    Unencrypted,
 }
 
 /// Answer to [`MessageDeliver`].

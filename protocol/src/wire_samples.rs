@@ -127,8 +127,8 @@ fn mailbox_open() -> MailboxOpen {
 
 fn sealed_letter() -> SealedLetter {
     let (alice, bob) = (Authority::new(1).person("alice", 10), Authority::new(1).person("bob", 20));
-    let MessageDeliver { envelope, .. } = deliver();
-    let letter = Letter { chain: alice.chain.clone(), recipient: bob.device(), envelope, extensions: unknown() };
+    let MessageDeliver { content, .. } = deliver();
+    let letter = Letter { chain: alice.chain.clone(), recipient: bob.device(), content, extensions: unknown() };
     let mut rng = ChaCha20Rng::seed_from_u64(1);
     let hpke = HpkeKeyPair::from_bytes(&[7; 32]).expect("any scalar is a key");
     SealedLetter::seal(letter, &alice.device_key, &hpke.public(), &mut rng).expect("fits")
@@ -165,7 +165,7 @@ fn deliver() -> MessageDeliver {
         body: MessageBody::Text("hello".into()),
         extensions: unknown(),
     };
-    MessageDeliver { envelope, extensions: unknown() }
+    MessageDeliver { content: Content::Plain(envelope), extensions: unknown() }
 }
 
 /// Encodes, decodes, compares; returns a short digest of the frame's bytes.

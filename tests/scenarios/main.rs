@@ -8,6 +8,7 @@ mod call_setup;
 mod clock_offset;
 mod contacts;
 mod devices;
+mod conversations;
 mod devices_publish_together;
 mod extensions;
 mod groups;

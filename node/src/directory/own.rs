@@ -184,7 +184,7 @@ impl EventLoop {
             keepers: self.keepers(),
             features: 0,
             hpke_key: self.hpke.public(),
-            fallback_key: None,
+            pre_keys: Some(self.sessions.keys()),
             sealed: Some(sealed),
             extensions,
         }
@@ -334,6 +334,7 @@ impl EventLoop {
             info!(sequence, "the network holds a newer entry of this device: going on above it");
             self.directory.own.sequence = sequence;
             self.directory.own.entry = None;
+            self.sessions_restored();
             self.publish_soon();
         }
     }

@@ -183,6 +183,9 @@ impl EventLoop {
             Ok(_) => {}
             Err(error) => debug!(%error, "record not cached"),
         }
+        for tombstone in record.tombstones() {
+            self.sessions_forget_device(&tombstone.device);
+        }
         let is_successor = self.contact_identity(user).is_some_and(|known| record.is_successor_of(&known));
         self.note_identity(user, Seen { identity, serial, is_successor });
         self.cache(record.clone(), now);
@@ -322,6 +325,11 @@ impl EventLoop {
     pub(crate) fn cached_device_entry(&self, user: &UserId, device: &DeviceKey) -> Option<&DeviceEntry> {
         let record = &self.directory.cache.get(&RecordKey::of(user))?.record;
         Some(record.entry(device)?.entry())
+    }
+
+    /// The identity key in the record that we have of a user.
+    pub(crate) fn cached_identity(&self, user: &UserId) -> Option<halloo_protocol::key::IdentityKey> {
+        Some(self.directory.cache.get(&RecordKey::of(user))?.record.identity())
     }
 
     /// A device of a user we have the record of.

@@ -21,7 +21,7 @@ pub const SEEN_MESSAGES_MAX: u64 = 100_000;
 /// Readers of one conversation that are looked at: the members of the largest group, twice.
 const READERS_MAX: usize = 128;
 
-const SEEN: Aged = Aged { rows: Table::Seen, ages: Table::SeenAges };
+pub(super) const SEEN: Aged = Aged { rows: Table::Seen, ages: Table::SeenAges };
 
 /// Which way a message went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]

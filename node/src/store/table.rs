@@ -71,6 +71,24 @@ tables! {
     Seen = "seen messages",
     /// time, sender device, message id -> nothing
     SeenAges = "seen messages ages",
+    /// device, session -> (time, session)
+    Sessions = "sessions",
+    /// time, device, session -> nothing
+    SessionAges = "sessions ages",
+    /// session -> (time, nothing)
+    SpentSessions = "spent sessions",
+    /// time, session -> nothing
+    SpentSessionAges = "spent sessions ages",
+    /// message id, device -> copy
+    SealedCopies = "sealed copies",
+    /// sender device, message id -> (time, message)
+    OpenedMessages = "opened messages",
+    /// time, sender device, message id -> nothing
+    OpenedMessageAges = "opened messages ages",
+    /// sender device, message id -> (time, user)
+    UnopenedMessages = "unopened messages",
+    /// time, sender device, message id -> nothing
+    UnopenedMessageAges = "unopened messages ages",
     /// sequence -> call
     Calls = "calls",
     /// user id -> contact
@@ -105,6 +123,10 @@ tables! {
     VaultKnown = "vault chunks known",
     /// kind, item key -> value: items that this version doesn't know
     VaultForeign = "vault foreign items",
+    /// device, number -> one-time key
+    MailboxKeys = "mailbox keys",
+    /// device -> which batch and how many
+    MailboxKeyBatches = "mailbox key batches",
     /// authority -> list
     RevocationLists = "revocation lists",
     /// username -> row

@@ -473,6 +473,8 @@ impl Outbox {
             DeliveryStatus::Accepted | DeliveryStatus::Duplicate => CopyState::Delivered,
             // Room may come: the ordinary retry asks again.
             DeliveryStatus::Refused(Reason::TOO_MANY) => return self.run(now),
+            // So may another session.
+            DeliveryStatus::Unopened(_) | DeliveryStatus::Unencrypted => return self.run(now),
             DeliveryStatus::Refused(reason) => CopyState::Failed(reason),
         };
         self.set_copy(device, id, state);
@@ -485,6 +487,17 @@ impl Outbox {
             && copy.state == CopyState::Sent
         {
             copy.state = CopyState::Queued;
+        }
+        self.run(now);
+    }
+
+    /// The copy is another by now, for what was sent didn't open: it goes at once, and no mailbox has it.
+    pub fn handle_renewed(&mut self, device: &DeviceKey, id: &MessageId, now: Instant) {
+        let fresh = self.fresh(now);
+        if let Some(slot) = self.slot_mut(id)
+            && let (Some(copy), Some(schedule)) = (slot.item.copies.get_mut(device), slot.copies.get_mut(device))
+        {
+            (copy.state, *schedule) = (CopyState::Queued, fresh);
         }
         self.run(now);
     }

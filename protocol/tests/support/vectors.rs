@@ -42,7 +42,7 @@ use halloo_protocol::mailbox::{
     MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
 };
 use halloo_protocol::message::{
-    CallFate, CallMark, ConversationId, ConversationMarks, Correspondent, CounterSet, DeliveryStatus, Envelope, HistoryItem,
+    CallFate, CallMark, Content, ConversationId, ConversationMarks, Correspondent, CounterSet, DeliveryStatus, Envelope, HistoryItem,
     HistoryPage, HistoryQuery, HistoryRequest, Mark, MessageAck, MessageBody, MessageDeliver, MessageDelivered, MessageId,
     OwnSignal, Progress, ReadReceipt, StateItem,
 };
@@ -62,6 +62,10 @@ use halloo_protocol::push::{
     PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
 use halloo_protocol::relay::{MediaAddress, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
+use halloo_protocol::session::{
+    Ciphertext, KeyFetch, KeyFetched, KeysStatus, MailboxKeyFetch, MailboxKeyFetched, MailboxKeys, MailboxKeysKept,
+    MessagesUnopened, OneTimeKey, PreKeys, SealedMessage, SessionId, Unopened, UnopenedMessage,
+};
 use halloo_protocol::vault::{
     ChunkId, ChunkMark, HeldChunk, SealedChunk, VaultChunks, VaultFetch, VaultIndex, VaultItem, VaultKept, VaultKeys, VaultLook,
     VaultNews, VaultPut, VaultPutStatus, VaultRoot,
@@ -181,8 +185,11 @@ pub(crate) fn all() -> Vec<Vector> {
         "sync_offer" => message SyncOffer = SyncOffer { items: vec![SyncItem { key: RecordKey([1; 32]), hash: [2; 32] }; 2], extensions: none() };
         "sync_want" => message SyncWant = SyncWant { keys: vec![RecordKey([1; 32])], extensions: none() };
         // Messages
-        "message_deliver" => message MessageDeliver = MessageDeliver { envelope: envelope(), extensions: none() };
+        "message_deliver" => message MessageDeliver = MessageDeliver { content: Content::Plain(envelope()), extensions: none() };
+        "message_deliver_sealed" => message MessageDeliver = MessageDeliver { content: Content::Sealed(sealed_message()), extensions: none() };
         "message_ack" => message MessageAck = MessageAck { status: DeliveryStatus::Refused(Reason::TOO_MANY), extensions: none() };
+        "message_ack_unopened" => message MessageAck = MessageAck { status: DeliveryStatus::Unopened(Unopened { session: SessionId([7; 16]), generation: 3 }), extensions: none() };
+        "message_ack_unencrypted" => message MessageAck = MessageAck { status: DeliveryStatus::Unencrypted, extensions: none() };
         "read_receipt" => message MessageDeliver = body(MessageBody::Read(Box::new(ReadReceipt { group: None, marks: vec![mark()], read_at: NOW, extensions: none() })));
         "message_delivered" => message MessageDelivered = MessageDelivered { ids: vec![MessageId([1; 16])], extensions: none() };
         "own_sent" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Sent(Box::new(history_item())))));
@@ -366,6 +373,20 @@ pub(crate) fn all() -> Vec<Vector> {
         "vault_kept_refused" => message VaultKept = VaultKept { status: VaultPutStatus::Refused(MailboxReason::FULL), extensions: none() };
         "vault_news" => message VaultNews = VaultNews { extensions: none() };
         "letter" => signed Letter = Signed::sign(letter(), &device_secret(0));
+        "letter_sealed" => signed Letter = Signed::sign(Letter { content: Content::Sealed(sealed_message()), ..letter() }, &device_secret(0));
+        "letter_unopened" => signed Letter = Signed::sign(Letter { content: Content::Unopened(unopened()), ..letter() }, &device_secret(0));
+        // Sessions
+        "one_time_key" => signed OneTimeKey = one_time_key();
+        "key_fetch" => message KeyFetch = KeyFetch { extensions: extensions() };
+        "key_fetched" => message KeyFetched = KeyFetched { key: Some(one_time_key()), extensions: none() };
+        "key_fetched_none" => message KeyFetched = KeyFetched { key: None, extensions: none() };
+        "mailbox_keys" => message MailboxKeys = MailboxKeys { batch: 70_000, keys: vec![one_time_key(); 2], extensions: none() };
+        "mailbox_keys_kept" => message MailboxKeysKept = MailboxKeysKept { status: KeysStatus::Kept { batch: 70_000, left: 2 }, extensions: none() };
+        "mailbox_keys_refused" => message MailboxKeysKept = MailboxKeysKept { status: KeysStatus::Refused(MailboxReason::NO_BOX), extensions: none() };
+        "mailbox_key_fetch" => message MailboxKeyFetch = MailboxKeyFetch { device: device(1), admission: Some(admission()), extensions: none() };
+        "mailbox_key_fetched" => message MailboxKeyFetched = MailboxKeyFetched { key: Some(one_time_key()), refused: None, extensions: none() };
+        "mailbox_key_fetched_refused" => message MailboxKeyFetched = MailboxKeyFetched { key: None, refused: Some(MailboxReason::RATE), extensions: none() };
+        "messages_unopened" => message MessagesUnopened = unopened();
         "bootstrap_list" => signed BootstrapList = bootstrap().list;
         "signed_bootstrap_list" => plain SignedBootstrapList = bootstrap();
         "invite_code" => plain InviteCode = invite_code();
@@ -423,7 +444,7 @@ pub(crate) fn full_entry() -> DeviceEntry {
     DeviceEntry {
         addresses: vec![v4(9, 443)],
         mailboxes: vec![Helper { device: keeper(3), addresses: Vec::new() }],
-        fallback_key: Some([0x24; 32]),
+        pre_keys: Some(PreKeys { identity: [0x23; 32], fallback: [0x24; 32] }),
         sealed: Some(seal_key().seal(0, &device(0), &private_part(), [9; 24])),
         extensions: extensions(),
         ..entry(0, 300)
@@ -473,8 +494,23 @@ fn envelope() -> Envelope {
     }
 }
 
+fn sealed_message() -> SealedMessage {
+    let ciphertext = Ciphertext::First(vec![0x3a; 300]);
+    SealedMessage { id: MessageId([9; 16]), session: SessionId([7; 16]), number: 300, ciphertext, extensions: extensions() }
+}
+
+fn one_time_key() -> Signed<OneTimeKey> {
+    let key = OneTimeKey { device: device(1), key: [0x25; 32], issued_at: NOW, extensions: extensions() };
+    Signed::sign(key, &device_secret(1))
+}
+
+fn unopened() -> MessagesUnopened {
+    let unopened = Unopened { session: SessionId([7; 16]), generation: 3 };
+    MessagesUnopened { messages: vec![UnopenedMessage { id: MessageId([9; 16]), unopened }], extensions: none() }
+}
+
 fn letter() -> Letter {
-    Letter { chain: chain(0, 0), recipient: device(1), envelope: envelope(), extensions: extensions() }
+    Letter { chain: chain(0, 0), recipient: device(1), content: Content::Plain(envelope()), extensions: extensions() }
 }
 
 fn sealed_letter() -> SealedLetter {
@@ -605,11 +641,13 @@ fn roster_share() -> RosterShare {
 }
 
 fn contact(signal: ContactSignal) -> MessageDeliver {
+    let envelope = Envelope { body: MessageBody::Contact(signal), ..envelope() };
+    MessageDeliver { content: Content::Plain(envelope), extensions: none() }
     body(MessageBody::Contact(signal))
 }
 
 fn body(body: MessageBody) -> MessageDeliver {
-    MessageDeliver { envelope: Envelope { body, ..envelope() }, extensions: none() }
+    MessageDeliver { content: Content::Plain(Envelope { body, ..envelope() }), extensions: none() }
 }
 
 fn mark() -> Mark {
