@@ -114,6 +114,10 @@ fn soak(count: usize, kill_one_in: u32) {
     let bob = network.users[1].username.clone();
     Invocation::new(second.home()).args(["enrol", &bob, "--invite", &network.invite()]).run().ok();
     second.start(network.launch("bob2"));
+    eventually(SETTLED_TIME_MAX, "alice knows both devices of bob", || {
+        let found = network.users[0].api().get(&format!("/v1/users/{bob}?fresh=true&settled=true"))?;
+        if found["devices"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(found.to_string()) }
+    });
     let users: Vec<User> = std::mem::take(&mut network.users);
     let alice = users[0].username.clone();
     let mut daemons: Vec<Daemon> = users.into_iter().map(User::into_daemon).collect();

@@ -39,14 +39,14 @@ const OFFERED_SECS: u64 = 30 * 86_400;
 /// Rows looked through for one page.
 const ROWS_PER_PAGE: usize = 512;
 
-/// How often own devices are asked what they have, while all is quiet.
-const ASK_EVERY: Duration = Duration::from_secs(600);
+/// How often an own device is asked what it has: a sender that doesn't know of all our devices yet sends to some of them only.
+const ASK_EVERY: Duration = Duration::from_secs(60);
+
+/// The longest pause between two tries to ask a device that doesn't answer; from [`ASK_EVERY`] on it is doubled.
+const ASK_EVERY_MAX: Duration = Duration::from_secs(600);
 
 /// The first look after the start, and after an own device has turned up: what is on its way comes first.
 const ASK_SOON: Duration = Duration::from_secs(2);
-
-/// The pause between two looks at one device.
-const ASK_PAUSE: Duration = Duration::from_secs(20);
 
 /// How long a device has to answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -87,12 +87,25 @@ struct Gap {
     ask_at: Instant,
 }
 
+/// When a device is asked.
+#[derive(Clone, Copy, Debug)]
+struct Turn {
+    at: Instant,
+    pause: Duration,
+}
+
+impl Turn {
+    fn soon() -> Self {
+        Self { at: Instant::now() + ASK_SOON, pause: ASK_EVERY }
+    }
+}
+
 /// Whom to ask for what.
 #[derive(Debug, Default)]
 pub(crate) struct CatchUpState {
     cursors: Option<BTreeMap<DeviceKey, u64>>,
-    ask_at: Option<Instant>,
-    asked: BTreeMap<DeviceKey, Instant>,
+    /// When each own device is asked next, and how long after that. At most as many as there are own devices.
+    turns: BTreeMap<DeviceKey, Turn>,
     asking: BTreeSet<DeviceKey>,
     gaps: Vec<Gap>,
 }
@@ -101,32 +114,32 @@ pub(crate) struct CatchUpState {
 impl EventLoop {
     /// Own devices are asked in a moment.
     pub(crate) fn catch_up_soon(&mut self) {
-        let soon = Instant::now() + ASK_SOON;
-        let state = &mut self.messages.catch_up;
-        state.ask_at = Some(state.ask_at.map_or(soon, |at| at.min(soon)));
-        state.asked.clear();
+        self.messages.catch_up.turns.clear();
     }
 
     /// A device has connected: if it is ours, it may have something.
     pub(super) fn catch_up_peer_greeted(&mut self, device: &DeviceKey) {
         if self.contacts.is_own_device(device) {
-            let soon = Instant::now() + ASK_SOON;
-            let state = &mut self.messages.catch_up;
-            state.ask_at = Some(state.ask_at.map_or(soon, |at| at.min(soon)));
+            self.messages.catch_up.turns.remove(device);
         }
     }
 
     pub(super) fn catch_up_tick(&mut self, now: Now) {
-        let at = *self.messages.catch_up.ask_at.get_or_insert(now.instant + ASK_SOON);
-        if at <= now.instant {
-            self.messages.catch_up.ask_at = Some(now.instant + ASK_EVERY);
-            let devices: Vec<DeviceKey> = self.contacts.own_devices().copied().collect();
-            for device in devices {
-                let is_recent = |asked: &Instant| now.instant.saturating_duration_since(*asked) < ASK_PAUSE;
-                if self.messages.catch_up.asked.get(&device).is_none_or(|asked| !is_recent(asked)) {
-                    self.ask_own_device(device);
-                }
+        let own: Vec<DeviceKey> = self.contacts.own_devices().copied().collect();
+        let turns = &mut self.messages.catch_up.turns;
+        turns.retain(|device, _| own.contains(device));
+        let mut due = Vec::new();
+        for device in own {
+            let turn = turns.entry(device).or_insert_with(Turn::soon);
+            if turn.at <= now.instant {
+                turn.at = now.instant + turn.pause;
+                // Until it answers.
+                turn.pause = (turn.pause * 2).min(ASK_EVERY_MAX);
+                due.push(device);
             }
+        }
+        for device in due {
+            self.ask_own_device(device);
         }
         self.ask_for_gaps(now.instant);
     }
@@ -141,7 +154,6 @@ impl EventLoop {
         };
         let number = self.cursors().get(&device).copied().unwrap_or(0);
         self.messages.catch_up.asking.insert(device);
-        self.messages.catch_up.asked.insert(device, Instant::now());
         self.ask_history(&target, HistoryQuery::After { number }, HistoryAsking::OwnDevice(device));
     }
 
@@ -266,6 +278,9 @@ impl EventLoop {
         self.messages.catch_up.asking.remove(&device);
         if !self.contacts.is_own_device(&device) {
             return;
+        }
+        if let Some(turn) = self.messages.catch_up.turns.get_mut(&device) {
+            *turn = Turn { at: Instant::now() + ASK_EVERY, pause: ASK_EVERY };
         }
         let mut news = 0_u64;
         for item in page.items {

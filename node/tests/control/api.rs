@@ -214,8 +214,12 @@ async fn every_operation_of_the_document_answers() {
     let mut operations = 0;
     for (path, methods) in paths {
         for method in methods.as_object().expect("methods").keys() {
-            let path =
-                path.replace("{user}", "bob").replace("{change}", "accept").replace("{id}", "c1").replace("{slug}", "refused");
+            let path = path
+                .replace("{user}", "bob")
+                .replace("{change}", "accept")
+                .replace("{id}", "c1")
+                .replace("{slug}", "refused")
+                .replace("{group}", "g1");
             if path == "/v1/events" {
                 continue;
             }
@@ -236,6 +240,9 @@ fn query(path: &str) -> &'static str {
 
 fn body(path: &str) -> &'static str {
     match path {
+        "/v1/conversations/read" => r#"{"with":"bob"}"#,
+        "/v1/groups" => r#"{"name":"hikers"}"#,
+        "/v1/groups/g1" => r#"{"do":"leave"}"#,
         "/v1/messages" => r#"{"to":"bob","text":"hi","wait_ms":1000}"#,
         "/v1/contacts" => r#"{"user":"bob"}"#,
         "/v1/contact-book" => r#"{"contacts":[]}"#,

@@ -12,7 +12,8 @@ use halloo::handle::contacts::{
     Fingerprint, Privacy, ProfileView,
 };
 use halloo::handle::directory::{DeviceReachability, ResolveError, ResolveSource, Resolved, ResolvedDevice};
-use halloo::handle::messages::{MessageError, MessageList, MessageState, MessageStatus};
+use halloo::handle::groups::{GroupCommand, GroupEntry, GroupList, GroupState};
+use halloo::handle::messages::{ConversationList, MessageError, MessageList, MessageState, MessageStatus, ReadOutcome};
 use halloo::handle::network::{Check, CheckResult, Diagnosis, Explanation, PeerList, Status};
 use halloo::handle::power::{Suspended, WakeOutcome};
 use halloo::handle::presence::{
@@ -106,12 +107,15 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
                     reply.closed().await;
                 });
             } else {
-                reply.send(Ok(MessageStatus { id, state: MessageState::Delivered, reason: None }));
+                reply.send(Ok(MessageStatus { id, state: MessageState::Delivered, reason: None, members: Vec::new() }));
             }
         }
         Command::MessageList { user, reply, .. } => {
-            reply.send(Ok(MessageList { with: user, messages: Vec::new() }));
+            reply.send(Ok(MessageList { with: user, ..MessageList::default() }));
         }
+        Command::Conversations(reply) => reply.send(Ok(ConversationList::default())),
+        Command::MarkRead { with, reply, .. } => reply.send(Ok(ReadOutcome { with, group: None, marked: 1, unread: 0 })),
+        Command::Groups(command) => answer_groups(command),
         Command::Contacts(command) => answer_contacts(command),
         Command::Presence(command) => answer_presence(command),
         Command::CallDial { options, mut reply } => match options.users[0].as_str() {
@@ -128,6 +132,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::CallList(reply) => reply.send(Ok(CallList::default())),
         Command::CallAnswer { call_id, reply, .. }
         | Command::CallDecline { call_id, reply }
+        | Command::CallDismiss { call_id, reply }
         | Command::CallHangup { call_id, reply } => {
             reply.send(if call_id == "gone" { Err(CallError::UnknownCall { call_id }) } else { Ok(()) });
         }
@@ -204,7 +209,7 @@ fn resolved(user: String) -> Result<Resolved, ResolveError> {
 
 fn queued(to: &str) -> Result<MessageStatus, MessageError> {
     let id = if to == "nowhere" { "stuck" } else { "m1" };
-    Ok(MessageStatus { id: id.to_owned(), state: MessageState::Queued, reason: None })
+    Ok(MessageStatus { id: id.to_owned(), state: MessageState::Queued, reason: None, members: Vec::new() })
 }
 
 fn outcome(outcome: CallResult) -> CallOutcome {
@@ -257,6 +262,23 @@ fn answer_presence(command: PresenceCommand) {
     }
 }
 
+fn answer_groups(command: GroupCommand) {
+    let group = |name: String| GroupEntry {
+        id: "0".repeat(32),
+        name,
+        state: GroupState::Member,
+        admin: true,
+        invited_by: None,
+        members: Vec::new(),
+        unread: 0,
+    };
+    match command {
+        GroupCommand::Create { name, reply } => reply.send(Ok(group(name))),
+        GroupCommand::Change { group: name, reply, .. } | GroupCommand::Get { group: name, reply } => reply.send(Ok(group(name))),
+        GroupCommand::List(reply) => reply.send(Ok(GroupList::default())),
+    }
+}
+
 fn answer_contacts(command: ContactCommand) {
     let privacy = Privacy {
         call: Audience::Contacts,
@@ -264,6 +286,8 @@ fn answer_contacts(command: ContactCommand) {
         message: Audience::Contacts,
         file: Audience::Contacts,
         presence: Audience::Contacts,
+        group: Audience::Contacts,
+        receipts: true,
     };
     match command {
         ContactCommand::Add { user, reply, .. } => reply.send(Ok(contact(&user, ContactState::Asked))),
