@@ -15,7 +15,7 @@ use halloo_protocol::linking::{
 use halloo_protocol::node::Hello;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::dial_opts::DialOpts;
-use libp2p::swarm::{ConnectionId, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -450,8 +450,15 @@ fn dials(target: &LinkTarget) -> Result<Vec<DialOpts>, JoinDeviceError> {
     }
 }
 
-/// The first line of what libp2p says.
-fn short(error: &libp2p::swarm::DialError) -> String {
-    let text = error.to_string();
+/// Why a dial failed, for people.
+fn short(error: &DialError) -> String {
+    let text = match error {
+        DialError::Transport(tried) => {
+            let addresses: Vec<String> = tried.iter().map(|(address, _)| address.to_string()).collect();
+            format!("nobody answers at {}", addresses.join(", "))
+        }
+        DialError::WrongPeerId { .. } => "another device answers at that address".to_owned(),
+        other => other.to_string(),
+    };
     text.lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
 }

@@ -200,8 +200,13 @@ impl EventLoop {
         }
         for (device, card) in &self.devices.cards {
             views.entry(*device).or_insert_with(|| self.bare_view(device));
+            // What was said last counts: here, or in the record.
+            let issued_at = record.and_then(|record| record.entry(device)).map(|parts| parts.entry().issued_at);
+            let is_newer = issued_at.is_none_or(|issued_at| card.seen_at >= issued_at);
             if let Some(view) = views.get_mut(device) {
-                view.name = view.name.take().or_else(|| (!card.name.is_empty()).then(|| card.name.clone()));
+                if !card.name.is_empty() && (is_newer || view.name.is_none()) {
+                    view.name = Some(card.name.clone());
+                }
                 view.kind.get_or_insert_with(|| kind_word(card.kind).to_owned());
                 view.has_identity_key = Some(card.has_identity_key);
                 let seen = Timestamp::from_unix_secs(card.seen_at.0);
@@ -356,8 +361,10 @@ impl EventLoop {
         if !is_done {
             return reply.send(Err(DeviceError::Unreachable { reason: "the device refused the name".to_owned() }));
         }
+        let now = self.now().unix;
         if let Some(card) = self.devices.cards.get_mut(&device) {
             card.name.clone_from(&name);
+            card.seen_at = now;
             self.keep_cards();
         }
         let mut view = self.bare_view(&device);

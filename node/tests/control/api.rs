@@ -214,8 +214,8 @@ async fn every_operation_of_the_document_answers() {
     let mut operations = 0;
     for (path, methods) in paths {
         for method in methods.as_object().expect("methods").keys() {
-            let path =
-                path.replace("{user}", "bob").replace("{change}", "accept").replace("{id}", "c1").replace("{slug}", "refused");
+            let path = path.replace("{user}", "bob").replace("{change}", "accept").replace("{device}", "phone");
+            let path = path.replace("{id}", "c1").replace("{slug}", "refused");
             if path == "/v1/events" {
                 continue;
             }
@@ -242,6 +242,7 @@ fn body(path: &str) -> &'static str {
         "/v1/calls" => r#"{"users":["bob"]}"#,
         "/v1/push" => r#"{"channel":{"kind":"stream"}}"#,
         "/v1/enrol" => r#"{"username":"bob@example"}"#,
+        "/v1/devices/phone/rename" => r#"{"name":"old phone"}"#,
         "/v1/authority/revocations" => r#"{"username":"bob"}"#,
         _ => "{}",
     }
