@@ -257,15 +257,16 @@ struct Place {
     lock: HomeLock,
     was_there: bool,
     had_lock: bool,
+    had_config: bool,
 }
 
 impl Place {
     fn prepare(path: &Path) -> Result<Self, JoinDeviceError> {
         let was_there = path.exists();
         let home = Home::create(path)?;
-        let had_lock = home.lock_file().exists();
+        let (had_lock, had_config) = (home.lock_file().exists(), home.config().exists());
         let lock = home.lock()?;
-        Ok(Self { home, lock, was_there, had_lock })
+        Ok(Self { home, lock, was_there, had_lock, had_config })
     }
 
     /// Writes everything; the device key last.
@@ -301,7 +302,7 @@ impl Place {
         }
         self.take_away();
         let (root, lock_file) = (self.home.root().to_owned(), self.home.lock_file());
-        if !self.was_there {
+        if !self.had_config {
             remove(&self.home.config());
         }
         drop(self.lock);
