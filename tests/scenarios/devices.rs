@@ -267,6 +267,7 @@ fn devices_are_listed_and_renamed_on_each_other() {
     let renamed = alice.cli(["device", "rename", "alice-second", "old phone"]).ok();
     assert_eq!(renamed["name"], "old phone", "{renamed}");
     assert_eq!(second.api().get("/v1/status").expect("status")["device_name"], "old phone");
+    device_is(alice, &second.peer_id(), "the new name at once", |seen| seen["name"] == "old phone");
     second.cli(["device", "rename", &second.peer_id(), "new phone"]).ok();
     device_is(alice, &second.peer_id(), "the new name on the other", |seen| seen["name"] == "new phone");
     // A name that was given stays, whatever config.toml says since before.

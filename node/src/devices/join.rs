@@ -15,7 +15,7 @@ use halloo_protocol::linking::{
 use halloo_protocol::node::Hello;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::dial_opts::DialOpts;
-use libp2p::swarm::{ConnectionId, SwarmEvent};
+use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm};
 use thiserror::Error;
 use tokio_util::sync::CancellationToken;
@@ -257,15 +257,16 @@ struct Place {
     lock: HomeLock,
     was_there: bool,
     had_lock: bool,
+    had_config: bool,
 }
 
 impl Place {
     fn prepare(path: &Path) -> Result<Self, JoinDeviceError> {
         let was_there = path.exists();
         let home = Home::create(path)?;
-        let had_lock = home.lock_file().exists();
+        let (had_lock, had_config) = (home.lock_file().exists(), home.config().exists());
         let lock = home.lock()?;
-        Ok(Self { home, lock, was_there, had_lock })
+        Ok(Self { home, lock, was_there, had_lock, had_config })
     }
 
     /// Writes everything; the device key last.
@@ -301,7 +302,7 @@ impl Place {
         }
         self.take_away();
         let (root, lock_file) = (self.home.root().to_owned(), self.home.lock_file());
-        if !self.was_there {
+        if !self.had_config {
             remove(&self.home.config());
         }
         drop(self.lock);
@@ -453,8 +454,15 @@ fn dials(target: &LinkTarget) -> Result<Vec<DialOpts>, JoinDeviceError> {
     }
 }
 
-/// The first line of what libp2p says.
-fn short(error: &libp2p::swarm::DialError) -> String {
-    let text = error.to_string();
+/// Why a dial failed, for people.
+fn short(error: &DialError) -> String {
+    let text = match error {
+        DialError::Transport(tried) => {
+            let addresses: Vec<String> = tried.iter().map(|(address, _)| address.to_string()).collect();
+            format!("nobody answers at {}", addresses.join(", "))
+        }
+        DialError::WrongPeerId { .. } => "another device answers at that address".to_owned(),
+        other => other.to_string(),
+    };
     text.lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
 }

@@ -34,6 +34,9 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// How often a device without the identity key asks for a new certificate once that is due.
 const RENEW_EVERY: Duration = Duration::from_secs(3_600);
 
+/// Time that a device was met is noted this often, in seconds: each note is a commit.
+const SEEN_SECS: u64 = 300;
+
 /// How often it is looked whether it is due.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 
@@ -130,7 +133,12 @@ impl EventLoop {
         let Some(device) = self.peers.get(&peer).map(|known| known.device).filter(|_| self.is_own_peer(&peer)) else { return };
         let DeviceCard { name, kind, has_identity_key, .. } = card;
         let seen_at = self.now().unix;
-        self.devices.cards.insert(device, Card { name, kind, has_identity_key, seen_at });
+        let card = Card { name, kind, has_identity_key, seen_at };
+        let is_same = |known: &Card| Card { seen_at: known.seen_at, ..card.clone() } == *known;
+        if self.devices.cards.get(&device).is_some_and(|known| is_same(known) && seen_at.secs_since(known.seen_at) < SEEN_SECS) {
+            return;
+        }
+        self.devices.cards.insert(device, card);
         while self.devices.cards.len() > DEVICES_MAX {
             let oldest = self.devices.cards.iter().min_by_key(|(_, card)| card.seen_at).map(|(device, _)| *device);
             let Some(oldest) = oldest else { break };
@@ -138,12 +146,6 @@ impl EventLoop {
         }
         self.keep_cards();
         self.ask_for_certificate(Instant::now());
-    }
-
-    pub(super) fn forget_card(&mut self, device: &DeviceKey) {
-        if self.devices.cards.remove(device).is_some() {
-            self.keep_cards();
-        }
     }
 
     fn keep_cards(&self) {
@@ -198,8 +200,13 @@ impl EventLoop {
         }
         for (device, card) in &self.devices.cards {
             views.entry(*device).or_insert_with(|| self.bare_view(device));
+            // What was said last counts: here, or in the record.
+            let issued_at = record.and_then(|record| record.entry(device)).map(|parts| parts.entry().issued_at);
+            let is_newer = issued_at.is_none_or(|issued_at| card.seen_at >= issued_at);
             if let Some(view) = views.get_mut(device) {
-                view.name = view.name.take().or_else(|| (!card.name.is_empty()).then(|| card.name.clone()));
+                if !card.name.is_empty() && (is_newer || view.name.is_none()) {
+                    view.name = Some(card.name.clone());
+                }
                 view.kind.get_or_insert_with(|| kind_word(card.kind).to_owned());
                 view.has_identity_key = Some(card.has_identity_key);
                 let seen = Timestamp::from_unix_secs(card.seen_at.0);
@@ -354,8 +361,10 @@ impl EventLoop {
         if !is_done {
             return reply.send(Err(DeviceError::Unreachable { reason: "the device refused the name".to_owned() }));
         }
+        let now = self.now().unix;
         if let Some(card) = self.devices.cards.get_mut(&device) {
             card.name.clone_from(&name);
+            card.seen_at = now;
             self.keep_cards();
         }
         let mut view = self.bare_view(&device);
@@ -449,8 +458,10 @@ impl EventLoop {
 
     /// Where the identity key is, as far as is known.
     pub(super) fn identity_key_hint(&self) -> String {
-        let with_key = self.devices.cards.values().filter(|card| card.has_identity_key && !card.name.is_empty());
-        let names: Vec<&str> = with_key.map(|card| card.name.as_str()).collect();
+        let (identity, now) = (self.identity.identity(), self.now().unix);
+        let is_left = |device: &DeviceKey| !self.trust.is_device_removed(&identity, device, now);
+        let with_key = self.devices.cards.iter().filter(|(device, card)| card.has_identity_key && is_left(device));
+        let names: Vec<&str> = with_key.map(|(_, card)| card.name.as_str()).filter(|name| !name.is_empty()).collect();
         match names.as_slice() {
             [] => "; do it where it is, or give the recovery phrase".to_owned(),
             names => format!("; {} has it", names.join(", ")),

@@ -205,7 +205,6 @@ impl EventLoop {
             let peer_id = address::peer_id(device).map(|peer| peer.to_string()).unwrap_or_default();
             self.events.send(Event::DeviceRevoked { peer_id, name, is_this });
             self.contacts_forget_device(device);
-            self.forget_card(device);
             if is_this {
                 warn!("this device was removed by its user: it publishes nothing any more; its data stays");
             }

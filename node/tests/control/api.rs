@@ -219,7 +219,8 @@ async fn every_operation_of_the_document_answers() {
                 .replace("{change}", "accept")
                 .replace("{id}", "c1")
                 .replace("{slug}", "refused")
-                .replace("{group}", "g1");
+                .replace("{group}", "g1")
+                .replace("{device}", "phone");
             if path == "/v1/events" {
                 continue;
             }
@@ -249,6 +250,7 @@ fn body(path: &str) -> &'static str {
         "/v1/calls" => r#"{"users":["bob"]}"#,
         "/v1/push" => r#"{"channel":{"kind":"stream"}}"#,
         "/v1/enrol" => r#"{"username":"bob@example"}"#,
+        "/v1/devices/phone/rename" => r#"{"name":"old phone"}"#,
         "/v1/authority/revocations" => r#"{"username":"bob"}"#,
         _ => "{}",
     }

@@ -11,6 +11,9 @@ use halloo::handle::contacts::{
     Audience, AvatarView, ContactBook, ContactCommand, ContactImport, ContactInvite, ContactList, ContactState, ContactView,
     Fingerprint, Privacy, ProfileView,
 };
+use halloo::handle::devices::{
+    DeviceCommand, DeviceError, DeviceList, DeviceRevocation, DeviceState, DeviceView, LinkOffer, LinkStage, LinkedDevice,
+};
 use halloo::handle::directory::{DeviceReachability, ResolveError, ResolveSource, Resolved, ResolvedDevice};
 use halloo::handle::groups::{GroupCommand, GroupEntry, GroupList, GroupState};
 use halloo::handle::messages::{ConversationList, MessageError, MessageList, MessageState, MessageStatus, ReadOutcome};
@@ -118,6 +121,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::Groups(command) => answer_groups(command),
         Command::Contacts(command) => answer_contacts(command),
         Command::Presence(command) => answer_presence(command),
+        Command::Devices(command) => answer_devices(command),
         Command::CallDial { options, mut reply } => match options.users[0].as_str() {
             "rings" => {
                 let hang_up = hang_up.clone();
@@ -276,6 +280,52 @@ fn answer_groups(command: GroupCommand) {
         GroupCommand::Create { name, reply } => reply.send(Ok(group(name))),
         GroupCommand::Change { group: name, reply, .. } | GroupCommand::Get { group: name, reply } => reply.send(Ok(group(name))),
         GroupCommand::List(reply) => reply.send(Ok(GroupList::default())),
+    }
+}
+
+fn device(name: &str) -> DeviceView {
+    DeviceView {
+        peer_id: "12D3phone".to_owned(),
+        name: Some(name.to_owned()),
+        kind: Some("phone".to_owned()),
+        is_this: false,
+        state: DeviceState::Active,
+        has_identity_key: Some(false),
+        is_connected: true,
+        last_seen: None,
+        reachability: halloo::handle::directory::DeviceReachability::Direct,
+        certificate_until: None,
+        revoked_at: None,
+    }
+}
+
+fn answer_devices(command: DeviceCommand) {
+    match command {
+        DeviceCommand::List(reply) => {
+            reply.send(Ok(DeviceList { username: "alice@example".to_owned(), devices: vec![device("phone")] }));
+        }
+        DeviceCommand::OfferLink { reply, .. } => reply.send(Ok(LinkOffer {
+            id: "7".to_owned(),
+            code: "K7QX-9M2P".to_owned(),
+            link: "halloo:link/1/AAAA".to_owned(),
+            addresses: Vec::new(),
+            expires_at: Timestamp::default(),
+        })),
+        DeviceCommand::WaitLink { id, reply } if id != "gone" => reply.send(Ok(LinkedDevice {
+            stage: LinkStage::Linked,
+            peer_id: "12D3phone".to_owned(),
+            name: "phone".to_owned(),
+            kind: "phone".to_owned(),
+            has_identity_key: false,
+        })),
+        DeviceCommand::WaitLink { reply, .. } => reply.send(Err(DeviceError::UnknownLink)),
+        DeviceCommand::Rename { name, reply, .. } => reply.send(Ok(device(&name))),
+        DeviceCommand::Revoke { device, reply, .. } => reply.send(Ok(DeviceRevocation {
+            peer_id: "12D3phone".to_owned(),
+            name: Some(device),
+            key_epoch: 2,
+            until: Timestamp::default(),
+        })),
     }
 }
 
