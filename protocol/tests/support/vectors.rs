@@ -641,8 +641,6 @@ fn roster_share() -> RosterShare {
 }
 
 fn contact(signal: ContactSignal) -> MessageDeliver {
-    let envelope = Envelope { body: MessageBody::Contact(signal), ..envelope() };
-    MessageDeliver { content: Content::Plain(envelope), extensions: none() }
     body(MessageBody::Contact(signal))
 }
 
