@@ -339,7 +339,10 @@ impl EventLoop {
         let start = if can_send { None } else { Some(Start { keys, one_time: self.key_for(user, device, row.attempts)? }) };
         let attempts = row.attempts;
         let pair = self.pair_to(user, &identity, device);
-        let sealed = self.store.transaction(|tx| seal_copy(tx, device, &pair, envelope, row.clone(), start, now.unix));
+        let sealed = self.store.transaction(|tx| {
+            tx.note_session_owner(device, &identity)?;
+            seal_copy(tx, device, &pair, envelope, row.clone(), start, now.unix)
+        });
         match sealed {
             Ok(Sealing::Sealed(message)) => {
                 if !can_send {

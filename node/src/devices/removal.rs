@@ -224,7 +224,7 @@ impl EventLoop {
         self.end_calls_with(device);
         self.close_box_of(identity, device);
         self.end_registration_of(identity, device);
-        self.sessions_forget_device(device);
+        self.sessions_forget_device(identity, device);
         let Some(peer) = address::peer_id(device) else { return };
         self.fail_peer(&peer, Failure::Unreachable);
     }

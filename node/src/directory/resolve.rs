@@ -183,9 +183,6 @@ impl EventLoop {
             Ok(_) => {}
             Err(error) => debug!(%error, "record not cached"),
         }
-        for tombstone in record.tombstones() {
-            self.sessions_forget_device(&tombstone.device);
-        }
         let is_successor = self.contact_identity(user).is_some_and(|known| record.is_successor_of(&known));
         self.note_identity(user, Seen { identity, serial, is_successor });
         self.cache(record.clone(), now);

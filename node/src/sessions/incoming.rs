@@ -66,7 +66,10 @@ impl EventLoop {
         }
         let now = self.now().unix;
         let pair = self.pair_from(sender);
-        let opened = self.store.transaction(|tx| open_message(tx, &sender.device, &pair, message, now));
+        let opened = self.store.transaction(|tx| {
+            tx.note_session_owner(&sender.device, &sender.user.identity)?;
+            open_message(tx, &sender.device, &pair, message, now)
+        });
         match opened {
             Ok((envelope, used_one_time)) => {
                 self.sessions.used_keys = self.sessions.used_keys.saturating_add(u32::from(used_one_time));

@@ -222,10 +222,11 @@ impl EventLoop {
         self.sessions.keys_check_at = now.instant;
     }
 
-    /// A device was removed by its user: nothing is encrypted for it, or read of it, any more.
-    pub(crate) fn sessions_forget_device(&mut self, device: &DeviceKey) {
+    /// A device was removed by its user: nothing is encrypted for it, or read of it, any more. Nobody removes the device of somebody else.
+    pub(crate) fn sessions_forget_device(&mut self, user: &IdentityKey, device: &DeviceKey) {
         self.sessions.fetches.remove(device);
-        if self.store.read::<_, StoreError>(|view| view.sessions(device)).is_ok_and(|sessions| sessions.is_empty()) {
+        let owner = self.store.read::<_, StoreError>(|view| view.session_owner(device));
+        if owner.is_ok_and(|owner| owner != Some(*user)) {
             return;
         }
         if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.remove_sessions(device)) {

@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 use halloo_protocol::id::MessageId;
-use halloo_protocol::key::DeviceKey;
+use halloo_protocol::key::{DeviceKey, IdentityKey};
 use halloo_protocol::session::{OneTimeKey, SealedMessage, SessionId};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Signed};
@@ -56,6 +56,14 @@ impl View {
     pub fn sessions(&self, device: &DeviceKey) -> Result<Vec<Vec<u8>>, StoreError> {
         let rows = self.with_prefix(Table::Sessions, device.as_bytes(), None, false, usize::MAX)?;
         rows.iter().map(|(_, bytes)| Ok(decode_value::<AgedValue>(Table::Sessions, bytes)?.value)).collect()
+    }
+
+    /// Whose device it is with which there are sessions.
+    ///
+    /// # Errors
+    /// [`StoreError::Value`], [`StoreError::Database`].
+    pub fn session_owner(&self, device: &DeviceKey) -> Result<Option<IdentityKey>, StoreError> {
+        self.get_value(Table::SessionOwners, device.as_bytes())
     }
 
     /// The devices with which there are sessions.
@@ -132,6 +140,17 @@ impl Transaction {
             self.put_aged(SESSIONS, &[&device.as_bytes()[..], &id.0].concat(), now.0, bytes, SESSIONS_MAX)?;
         }
         Ok(())
+    }
+
+    /// Notes whose device it is with which there are sessions. Beyond as many devices as there can be sessions none is noted.
+    ///
+    /// # Errors
+    /// [`StoreError::Value`], [`StoreError::Database`].
+    pub fn note_session_owner(&self, device: &DeviceKey, owner: &IdentityKey) -> Result<(), StoreError> {
+        if self.session_owner(device)?.as_ref() == Some(owner) || self.count(Table::SessionOwners)? >= SESSIONS_MAX {
+            return Ok(());
+        }
+        self.put_value(Table::SessionOwners, device.as_bytes(), owner)
     }
 
     /// Forgets all sessions with a device.

@@ -75,6 +75,8 @@ tables! {
     Sessions = "sessions",
     /// time, device, session -> nothing
     SessionAges = "sessions ages",
+    /// device -> identity key of its user
+    SessionOwners = "session owners",
     /// session -> (time, nothing)
     SpentSessions = "spent sessions",
     /// time, session -> nothing
