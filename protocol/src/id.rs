@@ -78,6 +78,10 @@ id!(
     /// One capability; how it is revoked. Drawn by the issuer.
     CapabilityId
 );
+id!(
+    /// One file on offer. Drawn by the sending device.
+    FileId
+);
 
 impl ConversationId {
     /// The conversation of two users, the same from either end and on all their devices, without a word between them.

@@ -17,6 +17,7 @@ use bincode::{Decode, Encode};
 
 use crate::call::Reason;
 use crate::contact::ContactSignal;
+use crate::file::FileSignal;
 pub use crate::id::{ConversationId, MessageId};
 use crate::time::UnixTime;
 use crate::wire::{DecodeError, Extensions, FrameKind, Message};
@@ -36,6 +37,8 @@ pub enum MessageBody {
     Text(String),
     /// What contacts, and those who want to become contacts, say to each other; not shown in the conversation.
     Contact(ContactSignal),
+    /// What is said about files; not shown in the conversation.
+    File(FileSignal),
 }
 
 /// One message as it travels.
@@ -68,6 +71,7 @@ impl Envelope {
             MessageBody::Text(_) if self.counter == 0 => Err(DecodeError::invalid("counter", "counters start at 1")),
             MessageBody::Text(_) => Ok(()),
             MessageBody::Contact(signal) => signal.check(),
+            MessageBody::File(signal) => signal.check(),
         }
     }
 }

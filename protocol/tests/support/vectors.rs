@@ -20,6 +20,9 @@ use halloo_protocol::directory::{
     DeviceKind, Helper, PrivatePart, PushAddress, RECORD_BYTES_MAX, Reachability, UnverifiedRecord,
 };
 use halloo_protocol::event::EventKind;
+use halloo_protocol::file::{
+    FileAccept, FileAccepted, FileData, FileEnd, FileHashList, FileHashes, FileId, FileOffer, FileRead, FileRefusal, FileRoot, FileSignal,
+};
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{
     Chain, DeviceCertificate, KeySuccession, LinkedId, REVOCATION_LIST_BYTES_MAX, RevocationList, SignedRevocationList,
@@ -204,6 +207,25 @@ pub(crate) fn all() -> Vec<Vector> {
             label: "example".into(),
             extensions: extensions(),
         };
+        // Files
+        "file_offer" => message MessageDeliver = file(FileSignal::Offer(FileOffer {
+            id: FileId([6; 16]),
+            name: "Ferienfotos 東京.zip".into(),
+            size: 5_000_000_000,
+            media_type: "application/zip".into(),
+            root: FileRoot([7; 32]),
+            expires_at: NOW.plus_secs(7 * DAY),
+            extensions: extensions(),
+        }));
+        "file_ended" => message MessageDeliver = file(FileSignal::Ended { id: FileId([6; 16]), end: FileEnd::DECLINED, extensions: none() });
+        "file_taken" => message MessageDeliver = file(FileSignal::Taken { id: FileId([6; 16]), device: device(1), extensions: none() });
+        "file_accept" => message FileAccept = FileAccept { id: FileId([6; 16]), extensions: extensions() };
+        "file_accepted" => message FileAccepted = FileAccepted { refused: Some(FileRefusal::TAKEN), extensions: none() };
+        "file_hashes" => message FileHashes = FileHashes { id: FileId([6; 16]), from: 512, extensions: none() };
+        "file_hash_list" => message FileHashList = FileHashList { refused: None, hashes: vec![[1; 32], [2; 32]], extensions: none() };
+        "file_read" => message FileRead = FileRead { id: FileId([6; 16]), offset: 70_000, length: 16_384, have: 65_536, extensions: none() };
+        "file_data" => message FileData = FileData { refused: None, bytes: vec![1, 2, 3], extensions: none() };
+        "file_data_refused" => message FileData = FileData { refused: Some(FileRefusal::GONE), bytes: Vec::new(), extensions: none() };
         // Calls
         "invite" => signed Invite = Signed::sign(invite(), &device_secret(0));
         "signal_accept" => signed Signal = signal(SignalBody::Accept { answer: "v=0".into() });
@@ -505,6 +527,11 @@ fn roster_share() -> RosterShare {
 
 fn contact(signal: ContactSignal) -> MessageDeliver {
     let envelope = Envelope { body: MessageBody::Contact(signal), ..envelope() };
+    MessageDeliver { envelope, extensions: none() }
+}
+
+fn file(signal: FileSignal) -> MessageDeliver {
+    let envelope = Envelope { counter: 0, body: MessageBody::File(signal), ..envelope() };
     MessageDeliver { envelope, extensions: none() }
 }
 
