@@ -21,6 +21,7 @@ mod contacts;
 mod directory;
 mod events;
 mod extract;
+mod files;
 mod listener;
 mod messages;
 mod network;
@@ -39,6 +40,7 @@ pub(crate) mod requests {
     pub(crate) use super::authority::RevokeRequest;
     pub(crate) use super::calls::CallDone;
     pub(crate) use super::contacts::ContactRequestBody;
+    pub(crate) use super::files::{FileChangeBody, FileRequestBody};
     pub(crate) use super::messages::{MessageRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
     pub(crate) use super::power::WakeRequest;
 }
@@ -73,6 +75,7 @@ fn routes() -> Vec<Route> {
     routes.extend(network::routes());
     routes.extend(directory::routes());
     routes.extend(messages::routes());
+    routes.extend(files::routes());
     routes.extend(contacts::routes());
     routes.extend(calls::routes());
     routes.extend(presence::routes());

@@ -65,6 +65,7 @@ pub(crate) struct Settings {
     pub(crate) publishes: bool,
     pub(crate) announce: Vec<Multiaddr>,
     pub(crate) memory: bool,
+    pub(crate) files: crate::config::FilesConfig,
 }
 
 impl Default for Settings {
@@ -96,6 +97,7 @@ impl Default for Settings {
             publishes: true,
             announce: Vec::new(),
             memory: false,
+            files: crate::config::FilesConfig::default(),
         }
     }
 }
@@ -292,7 +294,14 @@ impl NodeBuilder {
         self
     }
 
-    /// Keeps the authority role's root key as a file in this directory. Default: in the database.
+    /// Where files from others land, and how much of them may come through relays. Default: [`FilesConfig`](crate::config::FilesConfig)'s.
+    pub fn files(mut self, files: crate::config::FilesConfig) -> Self {
+        self.settings.files = files;
+        self
+    }
+
+    /// Keeps the authority role's root key as a file in this directory, and files from others beside it, if nothing else is said. Default: the
+    /// key in the database, and files in the platform's directory for downloads.
     pub fn home(mut self, home: PathBuf) -> Self {
         self.settings.home = Some(home);
         self
@@ -431,6 +440,7 @@ impl NodeBuilder {
             enrolment: crate::enrolment::EnrolmentState::default(),
             messages: crate::messages::MessagesState::default(),
             contacts,
+            files: crate::files::FilesState::new(instant),
             presence,
             calls: crate::calls::CallsState::default(),
             push: crate::push::PushState::new(ends.service),

@@ -14,6 +14,7 @@ mod contact;
 mod doctor;
 mod enrol;
 mod error;
+mod file;
 mod init;
 mod logging;
 mod msg;
@@ -121,6 +122,9 @@ enum Command {
     /// Messages
     #[command(subcommand)]
     Msg(msg::Command),
+    /// Files
+    #[command(subcommand)]
+    File(file::Command),
     /// What contacts see of each other: online, away, do not disturb
     #[command(subcommand)]
     Presence(presence::Command),
@@ -193,6 +197,7 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Profile(command) => profile::run(context, command).await,
         Command::Privacy(command) => privacy::run(context, command).await,
         Command::Msg(command) => msg::run(context, command).await,
+        Command::File(command) => file::run(context, command).await,
         Command::Presence(command) => presence::run(context, command).await,
         Command::Call(args) => call::run(context, args).await,
         Command::Calls(command) => calls::run(context, command).await,

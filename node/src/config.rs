@@ -37,6 +37,8 @@ pub struct Config {
     pub profile: ProfileConfig,
     /// Who may do what, until `halloo privacy set` says otherwise.
     pub privacy: crate::handle::contacts::PrivacyChange,
+    /// Files from others.
+    pub files: FilesConfig,
     /// What this device is to the user's others.
     pub device: DeviceConfig,
     /// For whom this node relays, and how much.
@@ -77,6 +79,29 @@ pub struct DeviceConfig {
     pub name: Option<String>,
     /// Its kind.
     pub kind: Option<DeviceKind>,
+}
+
+/// Files from others.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FilesConfig {
+    /// Where files land for which no place is named, seen from the home; `None`: the platform's directory for downloads, or `files` in the home.
+    pub directory: Option<PathBuf>,
+    /// Bytes a second that are fetched at most, all files together; `None`: as the path allows.
+    pub bytes_per_sec_max: Option<u64>,
+    /// Bytes of files fetched through relays in an hour, when there is no direct path.
+    pub relayed_bytes_per_hour: u64,
+}
+
+impl Default for FilesConfig {
+    fn default() -> Self {
+        // Three quarters of what a circuit carries by default, in the time it lasts: the rest of it is for messages.
+        Self {
+            directory: None,
+            bytes_per_sec_max: None,
+            relayed_bytes_per_hour: crate::circuits::RelayLimits::default().circuit_bytes / 4 * 3,
+        }
+    }
 }
 
 /// For whom this node relays, and how much.

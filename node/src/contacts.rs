@@ -437,6 +437,11 @@ impl EventLoop {
 
 // Own other devices.
 impl EventLoop {
+    /// True if this user has other devices, as far as is known.
+    pub(crate) fn has_own_others(&self) -> bool {
+        !self.contacts.own_devices.is_empty()
+    }
+
     fn share_soon(&mut self) {
         self.contacts.share_at.get_or_insert_with(|| Instant::now() + SHARE_AFTER);
     }

@@ -99,6 +99,8 @@ pub(crate) enum Internal {
     Media(crate::calls::MediaNews),
     /// A push service answered the gateway.
     PushService(crate::roles::gateway::ServiceAnswer),
+    /// A thread that works on a file has done something.
+    File(crate::files::FileNews),
     /// The local push service took a message for this device, still encrypted.
     PushReceived(Vec<u8>),
 }
@@ -129,6 +131,7 @@ pub(crate) struct EventLoop {
     pub(crate) enrolment: crate::enrolment::EnrolmentState,
     pub(crate) messages: crate::messages::MessagesState,
     pub(crate) contacts: crate::contacts::ContactsState,
+    pub(crate) files: crate::files::FilesState,
     pub(crate) calls: crate::calls::CallsState,
     pub(crate) push: crate::push::PushState,
     pub(crate) authority: Option<crate::roles::authority::Authority>,
@@ -346,6 +349,7 @@ impl EventLoop {
         self.refresh_hello();
         self.directory_start();
         self.messages_start();
+        self.files_start();
         self.contacts_start();
         self.calls_start();
         self.push_start();
@@ -400,6 +404,7 @@ impl EventLoop {
         self.directory_tick(now);
         self.enrolment_tick(now);
         self.messages_tick(now);
+        self.files_tick(now);
         self.contacts_tick(now);
         self.calls_tick(now);
         self.push_tick(now);
@@ -414,6 +419,7 @@ impl EventLoop {
     fn handle_internal(&mut self, news: Internal) {
         match news {
             Internal::Media(news) => self.handle_media(news),
+            Internal::File(news) => self.handle_file_news(news),
             Internal::PushService(answer) => self.handle_service_answer(answer),
             Internal::PushReceived(body) => self.handle_push_received(&body),
         }
@@ -429,6 +435,7 @@ impl EventLoop {
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
+            Command::Files(command) => self.handle_files_asleep(command),
             Command::Presence(PresenceCommand::Set { reply, .. }) => reply.send(Err(NodeError::Suspended.into())),
             Command::Presence(command) => self.handle_presence(command),
             other => refuse_asleep(other),
@@ -450,6 +457,7 @@ impl EventLoop {
             Command::MessageSend { to, text, reply } => self.handle_message_send(&to, text, reply),
             Command::MessageWait { id, reply } => self.handle_message_wait(&id, reply),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
+            Command::Files(command) => self.handle_files(command),
             Command::Contacts(command) => self.handle_contacts(command),
             Command::Presence(command) => self.handle_presence(command),
             Command::CallDial { options, reply } => self.handle_dial(options, reply),
@@ -478,6 +486,7 @@ impl EventLoop {
         match purpose {
             Purpose::Directory(request) => self.directory_answer(request, frame),
             Purpose::Message(delivery) => self.message_answer(delivery, frame),
+            Purpose::File(request) => self.file_answer(request, frame),
             Purpose::Invite(target) => self.invite_answer(target, frame),
             Purpose::HandOverAsk(target) => self.hand_over_answer(target, frame),
             Purpose::HandOver(handing) => self.hand_over_device_answer(handing, frame),
@@ -496,6 +505,7 @@ impl EventLoop {
         match purpose {
             Purpose::Directory(request) => self.directory_failure(request, failure),
             Purpose::Message(delivery) => self.message_failure(delivery, failure),
+            Purpose::File(request) => self.file_failure(request, failure),
             Purpose::Invite(target) => self.invite_failure(target, failure),
             Purpose::HandOverAsk(target) => self.hand_over_failure(target, failure),
             Purpose::HandOver(handing) => self.hand_over_device_failure(handing, failure),
@@ -634,6 +644,7 @@ fn refuse_asleep(command: Command) {
         Command::MessageSend { reply, .. } => refuse(reply),
         Command::MessageWait { reply, .. } => refuse(reply),
         Command::Contacts(command) => command.refuse(NodeError::Suspended),
+        Command::Files(command) => command.refuse(NodeError::Suspended),
         Command::CallDial { reply, .. } => refuse(reply),
         Command::CallAnswer { reply, .. } | Command::CallDecline { reply, .. } | Command::CallHangup { reply, .. } => {
             refuse(reply)

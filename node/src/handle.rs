@@ -20,6 +20,7 @@ pub mod calls;
 pub mod contacts;
 pub mod directory;
 pub mod events;
+pub mod files;
 pub mod messages;
 pub mod network;
 pub mod power;
@@ -36,6 +37,7 @@ use calls::{AnswerOptions, CallError, CallList, CallOutcome, Calls, DialOptions}
 use contacts::{ContactCommand, Contacts};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
 pub use events::{Event, EventRecord, EventSender, EventStream};
+use files::{FileCommand, Files};
 use messages::{MessageError, MessageList, MessageListOptions, MessageStatus, Messages};
 use network::{Diagnosis, Explanation, MediaRelays, NetworkError, PeerList, RelayUsage, Status, WhyError};
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
@@ -116,6 +118,8 @@ pub enum Command {
         options: MessageListOptions,
         reply: Reply<MessageList, MessageError>,
     },
+    /// [`Files`]
+    Files(FileCommand),
     /// [`Contacts`]
     Contacts(ContactCommand),
     /// [`Presence`]
@@ -203,6 +207,12 @@ impl Node {
     #[must_use]
     pub fn messages(&self) -> Messages<'_> {
         Messages(self)
+    }
+
+    /// Files, offered and fetched.
+    #[must_use]
+    pub fn files(&self) -> Files<'_> {
+        Files(self)
     }
 
     /// Contacts, the own profile, and who may do what.

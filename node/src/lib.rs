@@ -38,6 +38,7 @@ mod diagnosis;
 mod directory;
 mod enrolment;
 mod event_loop;
+mod files;
 pub mod handle;
 pub mod home;
 mod housekeeping;

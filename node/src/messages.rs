@@ -418,6 +418,7 @@ impl EventLoop {
                 Ok(()) => DeliveryStatus::Accepted,
                 Err(reason) => DeliveryStatus::Refused(reason),
             },
+            MessageBody::File(signal) => self.take_file_signal(sender, envelope.id, signal),
         }
     }
 
@@ -464,7 +465,7 @@ impl EventLoop {
     }
 
     /// True if a message of this sender is kept: certificates are cheap, the disk isn't.
-    fn admit_message(&mut self, sender: &VerifiedChain, bytes: usize) -> bool {
+    pub(crate) fn admit_message(&mut self, sender: &VerifiedChain, bytes: usize) -> bool {
         let is_stranger = !matches!(self.relation(&sender.user), Relation::Own | Relation::Contact);
         let rate = match (self.settings.lab, is_stranger) {
             (true, _) => LAB_RATE,
@@ -584,7 +585,7 @@ impl EventLoop {
 
     fn message_changed(&mut self, id: MessageId, state: WireState, finished: Option<OutboxItem>) {
         let Some(item) = finished.clone().or_else(|| self.messages.outbox.item(&id).cloned()) else { return };
-        let is_signal = matches!(item.envelope.body, MessageBody::Contact(_));
+        let is_signal = matches!(item.envelope.body, MessageBody::Contact(_) | MessageBody::File(_));
         let kept = wire::encode(&Kept::Sent { item: item.clone(), state: state_number(state) });
         if let Some(number) = self.messages.rows.get(&id).copied() {
             let written = self.store.transaction::<_, StoreError>(|tx| {
@@ -607,6 +608,9 @@ impl EventLoop {
         let status = status_of(&item, state);
         if let MessageBody::Contact(signal) = &item.envelope.body {
             return debug!(signal = signal.name(), %state, reason = ?status.reason, "contact signal");
+        }
+        if let MessageBody::File(signal) = &item.envelope.body {
+            return self.file_signal_changed(signal, state, status.reason);
         }
         let to = self.labels.display(&item.to);
         let reason = status.reason.clone();

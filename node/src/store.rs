@@ -27,6 +27,7 @@ mod authority;
 mod calls;
 mod contacts;
 mod directory;
+mod files;
 mod mailbox;
 mod messages;
 mod pins;
@@ -35,6 +36,7 @@ mod table;
 
 pub use authority::{InviteRow, LogEntry, LogEvent, NameRow, NameState};
 pub use directory::{ADDRESS_BOOK_MAX, CachedRecord, KnownNode, RECORD_CACHE_MAX, ReplicaChange};
+pub use files::FILE_HASHES_ROW_BYTES;
 pub use mailbox::{LetterRow, MailboxRoom};
 pub use messages::{Direction, MESSAGE_ID_BYTES_MAX, MessageRow, SEEN_MESSAGES_MAX};
 pub use pins::{Pin, Pinned};

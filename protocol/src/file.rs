@@ -92,7 +92,9 @@ impl FileOffer {
 fn is_media_type(text: &str) -> bool {
     let is_token = |part: &str| {
         !part.is_empty()
-            && part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'+' | b'_' | b'!' | b'#' | b'$' | b'&' | b'^'))
+            && part.bytes().all(
+                |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'+' | b'_' | b'!' | b'#' | b'$' | b'&' | b'^'),
+            )
     };
     text.len() <= MEDIA_TYPE_BYTES_MAX && text.split_once('/').is_some_and(|(kind, subtype)| is_token(kind) && is_token(subtype))
 }

@@ -9,6 +9,7 @@ mod clock_offset;
 mod contacts;
 mod devices_publish_together;
 mod extensions;
+mod files;
 mod hand_over;
 mod mailboxes;
 mod message_delivery;

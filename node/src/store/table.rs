@@ -69,6 +69,12 @@ tables! {
     Contacts = "contacts",
     /// user id -> picture
     ContactAvatars = "contact avatars",
+    /// file id -> file
+    Files = "files",
+    /// file id, number -> hashes of chunks
+    FileHashes = "file hashes",
+    /// file id -> what has come
+    FileProgress = "file progress",
     /// name -> push registration of this device
     PushRegistrations = "push registrations",
     /// handle -> (device, registration)

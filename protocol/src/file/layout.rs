@@ -154,6 +154,10 @@ impl Layout {
     /// # Errors
     /// [`LayoutError`] if it isn't the list.
     pub fn check_hashes(&self, root: &FileRoot, hashes: &[ChunkHash]) -> Result<(), LayoutError> {
-        if hashes.len() as u64 == u64::from(self.chunks()) && FileRoot::of(self.size, hashes) == *root { Ok(()) } else { Err(LayoutError) }
+        if hashes.len() as u64 == u64::from(self.chunks()) && FileRoot::of(self.size, hashes) == *root {
+            Ok(())
+        } else {
+            Err(LayoutError)
+        }
     }
 }

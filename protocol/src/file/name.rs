@@ -14,8 +14,8 @@ const EXTENSION_BYTES_MAX: usize = 16;
 
 /// Names that are devices on Windows, whatever follows a dot.
 const DEVICE_NAMES: [&str; 22] = [
-    "con", "prn", "aux", "nul", "com1", "com2", "com3", "com4", "com5", "com6", "com7", "com8", "com9", "lpt1", "lpt2", "lpt3", "lpt4",
-    "lpt5", "lpt6", "lpt7", "lpt8", "lpt9",
+    "con", "prn", "aux", "nul", "com1", "com2", "com3", "com4", "com5", "com6", "com7", "com8", "com9", "lpt1", "lpt2", "lpt3",
+    "lpt4", "lpt5", "lpt6", "lpt7", "lpt8", "lpt9",
 ];
 
 /// True if the name may be used as it is: [`clean_name`] would change nothing.
@@ -60,7 +60,8 @@ fn shorten(name: &str) -> String {
     if name.len() <= FILE_NAME_BYTES_MAX {
         return name.to_owned();
     }
-    let extension = name.rfind('.').map(|at| &name[at..]).filter(|extension| extension.len() <= EXTENSION_BYTES_MAX).unwrap_or_default();
+    let extension =
+        name.rfind('.').map(|at| &name[at..]).filter(|extension| extension.len() <= EXTENSION_BYTES_MAX).unwrap_or_default();
     let stem = &name[..name.len() - extension.len()];
     let mut end = (FILE_NAME_BYTES_MAX - extension.len()).min(stem.len());
     while !stem.is_char_boundary(end) {

@@ -21,7 +21,8 @@ use halloo_protocol::directory::{
 };
 use halloo_protocol::event::EventKind;
 use halloo_protocol::file::{
-    FileAccept, FileAccepted, FileData, FileEnd, FileHashList, FileHashes, FileId, FileOffer, FileRead, FileRefusal, FileRoot, FileSignal,
+    FileAccept, FileAccepted, FileData, FileEnd, FileHashList, FileHashes, FileId, FileOffer, FileRead, FileRefusal, FileRoot,
+    FileSignal,
 };
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{
