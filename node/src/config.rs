@@ -487,6 +487,12 @@ pub fn sample(values: &SampleValues) -> String {
 # message = "contacts"
 # file = "contacts"
 
+# Where files from others land (seen from the home), how fast at most, and how much through relays in an hour while there is no direct path.
+[files]
+# directory = "files"
+# bytes_per_sec_max = 1000000
+# relayed_bytes_per_hour = {files_relayed}
+
 # What this device is to your others.
 [device]
 {device_name}
@@ -528,6 +534,7 @@ for = "{relay_for}"
         media_bytes = defaults.media_bytes_per_sec_max,
         media_allocations = defaults.media_allocations_max,
         media_drain = defaults.media_drain_secs,
+        files_relayed = FilesConfig::default().relayed_bytes_per_hour,
     )
 }
 
@@ -567,6 +574,7 @@ mod tests {
         // Addresses are examples, not defaults.
         let relay = RelayConfig { media_listen: Vec::new(), media_external: Vec::new(), ..config.relay };
         assert_eq!(relay, RelayConfig::default());
+        assert_eq!(config.files.relayed_bytes_per_hour, FilesConfig::default().relayed_bytes_per_hour);
         assert!(config.api.listen.is_some() && config.metrics.is_some());
     }
 

@@ -216,6 +216,180 @@ fn a_transfer_goes_on_after_the_receiver_was_killed_twice_and_the_sender_once() 
     expect_state(alice, &id, "done");
 }
 
+/// What is on the wire about a file, as somebody who holds to no rule.
+mod hostile {
+    use halloo_protocol::file::{
+        ChunkHasher, FileAccept, FileAccepted, FileData, FileHashList, FileHashes, FileId, FileOffer, FileRead, FileRefusal,
+        FileRoot, FileSignal,
+    };
+    use halloo_protocol::id::{ConversationId, MessageId};
+    use halloo_protocol::message::{DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver};
+    use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
+    use halloo_tests::attacker::{Attacker, Forger, now};
+
+    use super::*;
+
+    fn read(id: FileId, offset: u64, length: u32) -> FileRead {
+        FileRead { id, offset, length, have: 0, extensions: Extensions::none() }
+    }
+
+    fn accept_as(attacker: &mut Attacker, id: FileId) -> Option<FileRefusal> {
+        let answer: FileAccepted = attacker.ask(&FileAccept { id, extensions: Extensions::none() }).expect("an answer");
+        answer.refused
+    }
+
+    fn read_as(attacker: &mut Attacker, request: &FileRead) -> Result<Vec<u8>, FileRefusal> {
+        let answer: FileData = attacker.ask(request).expect("an answer");
+        answer.refused.map_or(Ok(answer.bytes), Err)
+    }
+
+    #[test]
+    fn a_file_is_served_to_the_device_that_accepted_it_and_nothing_beyond_it() {
+        let mut network = friends(["alice", "bob"]);
+        network.add_user("mallory");
+        let folder = network.folder().to_owned();
+        let [bobs, others, strangers] =
+            [(1, 1), (1, 2), (2, 3)].map(|(user, device)| Forger::of_user(&network, &network.users[user], device));
+        let [alice, bob, _] = network.users();
+        let source = random_file(&folder, "secret.bin", 40_000);
+        let text = offer(alice, bob, &source);
+        let id: FileId = text.parse().expect("an id");
+        let address = alice.addresses()[0].clone();
+        let [mut bobs, mut others, mut stranger] =
+            [bobs, others, strangers].map(|forger| Attacker::connect(&address, &forger.device, &forger.hello(None)));
+        assert_eq!(accept_as(&mut stranger, id), Some(FileRefusal::UNKNOWN), "no offer to this user");
+        assert_eq!(read_as(&mut bobs, &read(id, 0, 100)), Err(FileRefusal::UNKNOWN), "nobody has accepted yet");
+        assert_eq!(accept_as(&mut bobs, id), None);
+        assert_eq!(accept_as(&mut bobs, id), None, "as often as it goes on");
+        assert_eq!(accept_as(&mut others, id), Some(FileRefusal::TAKEN));
+        assert_eq!(read_as(&mut others, &read(id, 0, 100)), Err(FileRefusal::TAKEN));
+        assert_eq!(read_as(&mut stranger, &read(id, 0, 100)), Err(FileRefusal::UNKNOWN));
+        for (offset, length) in [(0, 0), (0, 16_385), (39_999, 2), (40_000, 1), (u64::MAX, 16_384), (u64::MAX - 5, 5)] {
+            assert_eq!(read_as(&mut bobs, &read(id, offset, length)), Err(FileRefusal::RANGE), "{offset} {length}");
+        }
+        let content = std::fs::read(&source).expect("there");
+        assert_eq!(read_as(&mut bobs, &read(id, 30_000, 10_000)), Ok(content[30_000..].to_vec()));
+        let list: FileHashList = bobs.ask(&FileHashes { id, from: 0, extensions: Extensions::none() }).expect("an answer");
+        assert_eq!(list.hashes.len(), 1);
+        let beyond: FileHashList = bobs.ask(&FileHashes { id, from: 1, extensions: Extensions::none() }).expect("an answer");
+        assert_eq!(beyond.refused, Some(FileRefusal::RANGE));
+        // A flood of reads: each is answered, with the bytes or by being busy, and the daemon goes on.
+        let asked: Vec<u32> = (0..500).map(|_| bobs.send_request(FileRead::KIND, wire::encode(&read(id, 0, 16_384)))).collect();
+        for id in asked {
+            let answer = bobs.wait_answer(id);
+            assert!([FileData::KIND, FrameKind::BUSY].contains(&answer.kind), "{answer:?}");
+        }
+        assert_eq!(view(alice, &text).expect("alice runs")["state"], "accepted");
+        // Changed under their hands: it isn't served any more.
+        std::fs::write(&source, "other content").expect("the folder is ours");
+        eventually(SIGNAL_TIME_MAX, "the change is noticed", || {
+            let _answer = bobs.send_request(FileRead::KIND, wire::encode(&read(id, 0, 100)));
+            bobs.idle(Duration::from_millis(50));
+            let view = view(alice, &text)?;
+            if view["state"] == "failed" { Ok(()) } else { Err(view.to_string()) }
+        });
+    }
+
+    fn deliver(number: u8, signal: FileSignal) -> MessageDeliver {
+        let envelope = Envelope {
+            id: MessageId([number; 16]),
+            conversation: ConversationId([0; 16]),
+            counter: 0,
+            sent_at: now(),
+            body: MessageBody::File(signal),
+            extensions: Extensions::none(),
+        };
+        MessageDeliver { envelope, extensions: Extensions::none() }
+    }
+
+    fn file_offer(number: u8, name: &str, size: u64, root: FileRoot) -> FileOffer {
+        FileOffer {
+            id: FileId([number; 16]),
+            name: name.into(),
+            size,
+            media_type: "text/plain".into(),
+            root,
+            expires_at: now().plus_secs(1_000_000_000),
+            extensions: Extensions::none(),
+        }
+    }
+
+    #[test]
+    fn a_sender_who_lies_gets_nothing_onto_the_disk() {
+        let network = friends(["alice", "bob"]);
+        let forger = Forger::of_user(&network, &network.users[0], 1);
+        let bob = &network.users[1];
+        let mut liar = Attacker::connect(&bob.addresses()[0], &forger.device, &forger.hello(None));
+        // Names and sizes out of range aren't even understood.
+        for (number, name, size) in [(1, "../../.bashrc", 5), (2, "", 5), (3, "x", (1 << 40) + 1), (4, "a\u{202e}b", 5)] {
+            let bad = deliver(number, FileSignal::Offer(file_offer(number, name, size, FileRoot([0; 32]))));
+            let answer = liar.ask_raw(MessageDeliver::KIND, wire::encode(&bad));
+            assert_eq!(answer.kind, FrameKind::UNSUPPORTED, "{name:?}");
+        }
+        // The largest file there can be, whose hashes aren't its hashes; and one whose bytes aren't what was hashed.
+        let true_hash = ChunkHasher::new().finish();
+        let huge = file_offer(5, "huge.bin", 1 << 40, FileRoot([7; 32]));
+        let wrong = file_offer(6, "wrong.bin", 300_000, FileRoot::of(300_000, &[true_hash, true_hash]));
+        let asked = std::cell::Cell::new(0_u32);
+        let answer = |frame: &Frame| -> Option<(FrameKind, Vec<u8>)> {
+            asked.set(asked.get() + 1);
+            let extensions = Extensions::none();
+            Some(match frame.kind {
+                FileAccept::KIND => (FileAccepted::KIND, wire::encode(&FileAccepted { refused: None, extensions })),
+                FileHashes::KIND => {
+                    let request: FileHashes = frame.parse().ok()?;
+                    let count = if request.id == FileId([5; 16]) { 512 } else { 2 };
+                    (
+                        FileHashList::KIND,
+                        wire::encode(&FileHashList { refused: None, hashes: vec![true_hash; count], extensions }),
+                    )
+                }
+                FileRead::KIND => {
+                    let request: FileRead = frame.parse().ok()?;
+                    let bytes = vec![1; request.length as usize];
+                    (FileData::KIND, wire::encode(&FileData { refused: None, bytes, extensions }))
+                }
+                _ => return None,
+            })
+        };
+        for offer in [huge, wrong] {
+            let id = offer.id.to_string();
+            let kept: MessageAck = liar.ask(&deliver(offer.id.0[0], FileSignal::Offer(offer))).expect("an answer");
+            assert_eq!(kept.status, DeliveryStatus::Accepted);
+            accept(bob, &id);
+            let started = Instant::now();
+            let is_over = || started.elapsed() > SIGNAL_TIME_MAX || view(bob, &id).is_ok_and(|view| view["state"] == "failed");
+            liar.serve(is_over, answer);
+            let failed = view(bob, &id).expect("bob runs");
+            assert_eq!(failed["state"], "failed", "{failed}");
+            assert!(text(&failed, "problem").contains("didn't match"), "{failed}");
+        }
+        assert!(asked.get() < 200, "{} requests: few chunks are tried", asked.get());
+        eventually(SIGNAL_TIME_MAX, "what came is deleted", || {
+            let left = std::fs::read_dir(landing(bob)).map_or(0, |entries| entries.count());
+            if left == 0 { Ok(()) } else { Err(format!("{left} files")) }
+        });
+        more_offers_than_anybody_answers(bob, &mut liar);
+    }
+
+    fn more_offers_than_anybody_answers(bob: &User, liar: &mut Attacker) {
+        let statuses: Vec<DeliveryStatus> = (10..90)
+            .map(|number| {
+                let offer = file_offer(number, "spam.txt", 5, FileRoot([0; 32]));
+                let answer: MessageAck = liar.ask(&deliver(number, FileSignal::Offer(offer))).expect("an answer");
+                answer.status
+            })
+            .collect();
+        let kept = statuses.iter().filter(|status| **status == DeliveryStatus::Accepted).count();
+        assert_eq!(kept, 64, "no more of one user wait: {statuses:?}");
+        // An id that is known is nobody else's to use, and a repetition is one.
+        let again: MessageAck =
+            liar.ask(&deliver(10, FileSignal::Offer(file_offer(10, "spam.txt", 5, FileRoot([0; 32]))))).expect("an answer");
+        assert_eq!(again.status, DeliveryStatus::Duplicate);
+        assert_eq!(bob.cli(["status"]).code, 0);
+    }
+}
+
 /// 100 MB, with the receiver killed twice, and what it costs in memory: resident memory must not grow with the file.
 #[test]
 #[ignore = "long: 100 MB over the overlay with an unoptimised build"]

@@ -237,6 +237,7 @@ fn query(path: &str) -> &'static str {
 fn body(path: &str) -> &'static str {
     match path {
         "/v1/messages" => r#"{"to":"bob","text":"hi","wait_ms":1000}"#,
+        "/v1/files" => concat!(r#"{"to":"bob","path":""#, env!("CARGO_MANIFEST_DIR"), r#"/Cargo.toml"}"#),
         "/v1/contacts" => r#"{"user":"bob"}"#,
         "/v1/contact-book" => r#"{"contacts":[]}"#,
         "/v1/calls" => r#"{"users":["bob"]}"#,

@@ -12,6 +12,7 @@ use halloo::handle::contacts::{
     Fingerprint, Privacy, ProfileView,
 };
 use halloo::handle::directory::{DeviceReachability, ResolveError, ResolveSource, Resolved, ResolvedDevice};
+use halloo::handle::files::{FileChange, FileCommand, FileError, FileList, FileState, FileView};
 use halloo::handle::messages::{MessageError, MessageList, MessageState, MessageStatus};
 use halloo::handle::network::{Check, CheckResult, Diagnosis, Explanation, PeerList, Status};
 use halloo::handle::power::{Suspended, WakeOutcome};
@@ -112,6 +113,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::MessageList { user, reply, .. } => {
             reply.send(Ok(MessageList { with: user, messages: Vec::new() }));
         }
+        Command::Files(command) => answer_files(command),
         Command::Contacts(command) => answer_contacts(command),
         Command::Presence(command) => answer_presence(command),
         Command::CallDial { options, mut reply } => match options.users[0].as_str() {
@@ -171,6 +173,40 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         }
         Command::AuthorityLog(reply) => reply.send(Ok(AuthorityLog::default())),
         Command::Shutdown(reply) => reply.send(Ok(())),
+    }
+}
+
+fn answer_files(command: FileCommand) {
+    let view = |id: String, state| FileView {
+        id,
+        with: "bob@example".to_owned(),
+        incoming: true,
+        name: "photo.jpg".to_owned(),
+        size: 2_048,
+        media_type: "image/jpeg".to_owned(),
+        state,
+        bytes: 0,
+        rate: None,
+        path: None,
+        problem: None,
+        offered_at: Timestamp::default(),
+        expires_at: Timestamp::default(),
+    };
+    match command {
+        FileCommand::Send { to, reply, .. } => {
+            reply.send(Ok(FileView { with: to, incoming: false, ..view("f2".to_owned(), FileState::Preparing) }));
+        }
+        FileCommand::List(reply) => reply.send(Ok(FileList { files: vec![view("f1".to_owned(), FileState::Offered)] })),
+        FileCommand::Get { id, reply } if id == "gone" => reply.send(Err(FileError::Unknown { id })),
+        FileCommand::Get { id, reply } | FileCommand::Wait { id, reply } => reply.send(Ok(view(id, FileState::Done))),
+        FileCommand::Change { id, change, reply } => {
+            let state = match change {
+                FileChange::Accept(_) => FileState::Accepted,
+                FileChange::Decline => FileState::Declined,
+                FileChange::Cancel => FileState::Cancelled,
+            };
+            reply.send(Ok(view(id, state)));
+        }
     }
 }
 
