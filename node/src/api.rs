@@ -22,6 +22,7 @@ mod directory;
 mod events;
 mod extract;
 mod files;
+mod history;
 mod listener;
 mod messages;
 mod network;
@@ -41,6 +42,7 @@ pub(crate) mod requests {
     pub(crate) use super::calls::CallDone;
     pub(crate) use super::contacts::ContactRequestBody;
     pub(crate) use super::files::{FileChangeBody, FileRequestBody};
+    pub(crate) use super::history::ArchiveBody;
     pub(crate) use super::messages::{MessageRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
     pub(crate) use super::power::WakeRequest;
 }
@@ -76,6 +78,7 @@ fn routes() -> Vec<Route> {
     routes.extend(directory::routes());
     routes.extend(messages::routes());
     routes.extend(files::routes());
+    routes.extend(history::routes());
     routes.extend(contacts::routes());
     routes.extend(calls::routes());
     routes.extend(presence::routes());

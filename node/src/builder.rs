@@ -441,6 +441,7 @@ impl NodeBuilder {
             messages: crate::messages::MessagesState::default(),
             contacts,
             files: crate::files::FilesState::new(instant),
+            history: crate::history::HistoryState::default(),
             presence,
             calls: crate::calls::CallsState::default(),
             push: crate::push::PushState::new(ends.service),

@@ -15,6 +15,7 @@ mod doctor;
 mod enrol;
 mod error;
 mod file;
+mod history;
 mod init;
 mod logging;
 mod msg;
@@ -122,6 +123,9 @@ enum Command {
     /// Messages
     #[command(subcommand)]
     Msg(msg::Command),
+    /// Take all conversations out, or bring them back
+    #[command(subcommand)]
+    History(history::Command),
     /// Files
     #[command(subcommand)]
     File(file::Command),
@@ -197,6 +201,7 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Profile(command) => profile::run(context, command).await,
         Command::Privacy(command) => privacy::run(context, command).await,
         Command::Msg(command) => msg::run(context, command).await,
+        Command::History(command) => history::run(context, command).await,
         Command::File(command) => file::run(context, command).await,
         Command::Presence(command) => presence::run(context, command).await,
         Command::Call(args) => call::run(context, args).await,

@@ -132,6 +132,7 @@ pub(crate) struct EventLoop {
     pub(crate) messages: crate::messages::MessagesState,
     pub(crate) contacts: crate::contacts::ContactsState,
     pub(crate) files: crate::files::FilesState,
+    pub(crate) history: crate::history::HistoryState,
     pub(crate) calls: crate::calls::CallsState,
     pub(crate) push: crate::push::PushState,
     pub(crate) authority: Option<crate::roles::authority::Authority>,
@@ -405,6 +406,7 @@ impl EventLoop {
         self.enrolment_tick(now);
         self.messages_tick(now);
         self.files_tick(now);
+        self.history_tick(now);
         self.contacts_tick(now);
         self.calls_tick(now);
         self.push_tick(now);
@@ -458,6 +460,7 @@ impl EventLoop {
             Command::MessageWait { id, reply } => self.handle_message_wait(&id, reply),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
             Command::Files(command) => self.handle_files(command),
+            Command::History(command) => self.handle_history(command),
             Command::Contacts(command) => self.handle_contacts(command),
             Command::Presence(command) => self.handle_presence(command),
             Command::CallDial { options, reply } => self.handle_dial(options, reply),
@@ -645,6 +648,7 @@ fn refuse_asleep(command: Command) {
         Command::MessageWait { reply, .. } => refuse(reply),
         Command::Contacts(command) => command.refuse(NodeError::Suspended),
         Command::Files(command) => command.refuse(NodeError::Suspended),
+        Command::History(command) => command.refuse(NodeError::Suspended),
         Command::CallDial { reply, .. } => refuse(reply),
         Command::CallAnswer { reply, .. } | Command::CallDecline { reply, .. } | Command::CallHangup { reply, .. } => {
             refuse(reply)

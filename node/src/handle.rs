@@ -21,6 +21,7 @@ pub mod contacts;
 pub mod directory;
 pub mod events;
 pub mod files;
+pub mod history;
 pub mod messages;
 pub mod network;
 pub mod power;
@@ -38,6 +39,7 @@ use contacts::{ContactCommand, Contacts};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
 pub use events::{Event, EventRecord, EventSender, EventStream};
 use files::{FileCommand, Files};
+use history::{History, HistoryCommand};
 use messages::{MessageError, MessageList, MessageListOptions, MessageStatus, Messages};
 use network::{Diagnosis, Explanation, MediaRelays, NetworkError, PeerList, RelayUsage, Status, WhyError};
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
@@ -120,6 +122,8 @@ pub enum Command {
     },
     /// [`Files`]
     Files(FileCommand),
+    /// [`History`]
+    History(HistoryCommand),
     /// [`Contacts`]
     Contacts(ContactCommand),
     /// [`Presence`]
@@ -207,6 +211,12 @@ impl Node {
     #[must_use]
     pub fn messages(&self) -> Messages<'_> {
         Messages(self)
+    }
+
+    /// What was said: searched, taken out, brought back.
+    #[must_use]
+    pub fn history(&self) -> History<'_> {
+        History(self)
     }
 
     /// Files, offered and fetched.

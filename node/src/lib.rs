@@ -40,6 +40,7 @@ mod enrolment;
 mod event_loop;
 mod files;
 pub mod handle;
+mod history;
 pub mod home;
 mod housekeeping;
 pub mod identity;

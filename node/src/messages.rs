@@ -215,6 +215,70 @@ fn state_of(number: u8) -> WireState {
     STATES.get(usize::from(number)).copied().unwrap_or(WireState::Queued)
 }
 
+/// The text of a kept message; `None` for what isn't one.
+pub(crate) fn text_of(row: &MessageRow) -> Option<String> {
+    let envelope = match decode_kept(&row.content)? {
+        Kept::Sent { item, .. } => item.envelope,
+        Kept::Received { envelope, .. } => envelope,
+    };
+    match envelope.body {
+        MessageBody::Text(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// A message of a conversation, as it is taken out of one home and brought into another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Portable {
+    /// The other side.
+    pub(crate) with: UserId,
+    /// The device that sent it, if it was received.
+    pub(crate) device: Option<DeviceKey>,
+    pub(crate) id: MessageId,
+    pub(crate) conversation: ConversationId,
+    pub(crate) counter: u64,
+    pub(crate) sent_at: UnixTime,
+    /// How far it came, if it was sent.
+    pub(crate) state: u8,
+    pub(crate) text: String,
+}
+
+/// A kept message, to be taken out.
+pub(crate) fn portable(row: &MessageRow) -> Option<Portable> {
+    let (device, envelope, state) = match decode_kept(&row.content)? {
+        Kept::Sent { item, state } => (None, item.envelope, state),
+        Kept::Received { from, envelope } => (Some(from), envelope, state_number(WireState::Delivered)),
+    };
+    let MessageBody::Text(text) = envelope.body else { return None };
+    let Envelope { id, conversation, counter, sent_at, .. } = envelope;
+    Some(Portable { with: row.conversation.clone(), device, id, conversation, counter, sent_at, state, text })
+}
+
+/// Keeps a message that was brought in, unless it is here. True if it is new.
+pub(crate) fn keep_portable(tx: &Transaction, message: Portable) -> Result<bool, StoreError> {
+    let Portable { with, device, id, conversation, counter, sent_at, state, text } = message;
+    let body = MessageBody::Text(text);
+    let envelope = Envelope { id, conversation, counter, sent_at, body, extensions: Extensions::none() };
+    let (row_id, direction, kept) = match device {
+        Some(from) => ([&from.as_bytes()[..], &id.0].concat(), Direction::In, Kept::Received { from, envelope }),
+        None => {
+            let item = OutboxItem { to: with.clone(), envelope, deadline: sent_at, copies: BTreeMap::new() };
+            (id.0.to_vec(), Direction::Out, Kept::Sent { item, state: state_number(state_of(state)) })
+        }
+    };
+    if tx.message_by_id(&row_id)?.is_some() {
+        return Ok(false);
+    }
+    let number = tx.add_message(&MessageRow { id: row_id, direction, conversation: with, content: wire::encode(&kept) })?;
+    match device {
+        // A late copy of it is known.
+        Some(from) => drop(tx.is_first_copy(&from, &id.0, sent_at)?),
+        // Whoever sent it has seen to its delivery.
+        None => drop(tx.finish_message(number)?),
+    }
+    Ok(true)
+}
+
 fn decode_kept(bytes: &[u8]) -> Option<Kept> {
     wire::decode(bytes, KEPT_BYTES_MAX).ok()
 }
@@ -371,7 +435,7 @@ impl EventLoop {
         Ok(MessageList { with: self.labels.display(&user), messages })
     }
 
-    fn message_entry(&self, user: &UserId, row: &MessageRow) -> Option<MessageEntry> {
+    pub(crate) fn message_entry(&self, user: &UserId, row: &MessageRow) -> Option<MessageEntry> {
         let me = self.labels.display(&self.identity.user_id());
         let them = self.labels.display(user);
         let (envelope, incoming, state) = match decode_kept(&row.content)? {

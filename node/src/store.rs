@@ -32,6 +32,7 @@ mod mailbox;
 mod messages;
 mod pins;
 mod push;
+mod search;
 mod table;
 
 pub use authority::{InviteRow, LogEntry, LogEvent, NameRow, NameState};

@@ -11,6 +11,7 @@ mod devices_publish_together;
 mod extensions;
 mod files;
 mod hand_over;
+mod history;
 mod mailboxes;
 mod message_delivery;
 mod nat_calls;

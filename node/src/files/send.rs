@@ -31,6 +31,9 @@ const SERVING_IDLE: Duration = Duration::from_secs(30);
 /// Of the bytes that may wait for one connection, files take no more than this: the rest is for messages and calls.
 const QUEUED_BYTES_MAX: usize = MAX_QUEUED_BYTES / 2;
 
+/// What was read for a connection meanwhile isn't sent beyond this: the last quarter is never a file's.
+const ANSWERED_BYTES_MAX: usize = MAX_QUEUED_BYTES / 4 * 3;
+
 /// A file being served.
 #[derive(Debug)]
 pub(super) struct Serving {
@@ -179,6 +182,10 @@ impl EventLoop {
     }
 
     fn answer_read(&mut self, ticket: Ticket, refused: Option<FileRefusal>, bytes: Vec<u8>) {
+        // What was asked for while there was room may find none: saying so is smaller, and nothing is lost in silence.
+        let is_full = self.swarm.behaviour().streams.queued_bytes(&ticket.peer) + bytes.len() > ANSWERED_BYTES_MAX;
+        let (refused, bytes) =
+            if is_full && refused.is_none() { (Some(FileRefusal::BUSY), Vec::new()) } else { (refused, bytes) };
         let body = wire::encode(&FileData { refused, bytes, extensions: Extensions::none() });
         self.answer_encoded(ticket.peer, ticket.via, ticket.frame, FileData::KIND, body);
     }

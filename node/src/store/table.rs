@@ -63,6 +63,8 @@ tables! {
     Seen = "seen messages",
     /// time, sender device, message id -> nothing
     SeenAges = "seen messages ages",
+    /// word, 0, sequence -> nothing: which messages have which words
+    SearchWords = "search words",
     /// sequence -> call
     Calls = "calls",
     /// user id -> contact
