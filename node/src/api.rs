@@ -18,10 +18,12 @@ mod authority;
 mod calls;
 pub mod client;
 mod contacts;
+mod devices;
 mod directory;
 mod events;
 mod extract;
 mod files;
+mod groups;
 mod history;
 mod listener;
 mod messages;
@@ -41,9 +43,11 @@ pub(crate) mod requests {
     pub(crate) use super::authority::RevokeRequest;
     pub(crate) use super::calls::CallDone;
     pub(crate) use super::contacts::ContactRequestBody;
+    pub(crate) use super::devices::{RenameRequest, RevokeDeviceRequest};
     pub(crate) use super::files::{FileChangeBody, FileRequestBody};
+    pub(crate) use super::groups::GroupRequest;
     pub(crate) use super::history::ArchiveBody;
-    pub(crate) use super::messages::{MessageRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
+    pub(crate) use super::messages::{MessageRequest, ReadRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
     pub(crate) use super::power::WakeRequest;
 }
 
@@ -79,7 +83,9 @@ fn routes() -> Vec<Route> {
     routes.extend(messages::routes());
     routes.extend(files::routes());
     routes.extend(history::routes());
+    routes.extend(groups::routes());
     routes.extend(contacts::routes());
+    routes.extend(devices::routes());
     routes.extend(calls::routes());
     routes.extend(presence::routes());
     routes.extend(push::routes());

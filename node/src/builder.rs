@@ -60,6 +60,7 @@ pub(crate) struct Settings {
     pub(crate) answer: Option<AutoAnswer>,
     pub(crate) api: Option<String>,
     pub(crate) clock_skew_secs: i64,
+    pub(crate) linked_certificate_secs: Option<u64>,
     pub(crate) home: Option<PathBuf>,
     pub(crate) freezable: bool,
     pub(crate) publishes: bool,
@@ -92,6 +93,7 @@ impl Default for Settings {
             answer: None,
             api: None,
             clock_skew_secs: 0,
+            linked_certificate_secs: None,
             home: None,
             freezable: false,
             publishes: true,
@@ -300,6 +302,12 @@ impl NodeBuilder {
         self
     }
 
+    /// Lets certificates of devices linked here last so long, from an hour ago on, instead of a year. For tests of their renewal.
+    pub fn dangerous_linked_certificate_secs(mut self, secs: Option<u64>) -> Self {
+        self.settings.linked_certificate_secs = secs;
+        self
+    }
+
     /// Keeps the authority role's root key as a file in this directory, and files from others beside it, if nothing else is said. Default: the
     /// key in the database, and files in the platform's directory for downloads.
     pub fn home(mut self, home: PathBuf) -> Self {
@@ -406,6 +414,7 @@ impl NodeBuilder {
         let hpke = hpke_keys(&self.identity, unix, &mut rng)?;
         let instant = Instant::now();
         let now = halloo_protocol::time::Now { instant, unix };
+        let sessions = crate::sessions::SessionsState::open(&store, now)?;
         let (mut seed, mut place_seed) = ([0; 32], [0; 8]);
         rand::Rng::fill_bytes(&mut rng, &mut seed);
         rand::Rng::fill_bytes(&mut rng, &mut place_seed);
@@ -413,9 +422,12 @@ impl NodeBuilder {
         let local = LocalNode { device: self.identity.device(), place: self.identity.place(), is_serving: false };
         let numbers = crate::directory::own_numbers(&store)?;
         let contacts = crate::contacts::ContactsState::open(&store, settings.privacy, &mut rng, instant)?;
+        let receipts = crate::receipts::ReceiptsState::open(&store)?;
+        let groups = crate::groups::GroupsState::open(&store)?;
         let mut presence_seed = [0; 32];
         rand::Rng::fill_bytes(&mut rng, &mut presence_seed);
         let presence = crate::presence::PresenceState::open(&store, &self.identity, &settings, &contacts, presence_seed, now)?;
+        let vault = crate::vault::VaultState::open(&store, &self.identity, instant)?;
         let event_loop = EventLoop {
             directory: crate::directory::DirectoryState::new(local, settings.lab, seed, numbers, now),
             swarm,
@@ -439,9 +451,13 @@ impl NodeBuilder {
             reach: Reach::new(u64::from_be_bytes(place_seed)),
             enrolment: crate::enrolment::EnrolmentState::default(),
             messages: crate::messages::MessagesState::default(),
+            sessions,
             contacts,
             files: crate::files::FilesState::new(instant),
             history: crate::history::HistoryState::default(),
+            devices: crate::devices::DevicesState::default(),
+            receipts,
+            groups,
             presence,
             calls: crate::calls::CallsState::default(),
             push: crate::push::PushState::new(ends.service),
@@ -451,6 +467,8 @@ impl NodeBuilder {
             relays_at_hand: crate::relays_at_hand::RelaysAtHand::default(),
             mailbox: None,
             mailboxes: crate::mailboxes::MailboxesState::default(),
+            vault,
+            vault_keeper: None,
             hand_overs: crate::roles::hand_over::HandOvers::default(),
             started: instant,
             started_at: unix,

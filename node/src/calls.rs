@@ -18,6 +18,7 @@ use halloo_protocol::call::{CallId, CallSignal, Outcome, Reason, RecentCalls, Si
 use halloo_protocol::capability::Capability;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{DeviceKey, PublicKey};
+use halloo_protocol::message::CallFate;
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{Extensions, Frame, Signed};
@@ -211,6 +212,11 @@ fn result_of(outcome: Outcome) -> CallResult {
     }
 }
 
+/// True for calls that this device has rung for in vain.
+const fn is_missed(result: CallResult) -> bool {
+    matches!(result, CallResult::NoAnswer | CallResult::Cancelled | CallResult::Unreachable | CallResult::Failed)
+}
+
 const fn path_of(kind: media::PathKind) -> CallPath {
     match kind {
         media::PathKind::Direct => CallPath::Direct,
@@ -253,6 +259,9 @@ impl EventLoop {
     }
 
     fn check_dial(&self, options: &DialOptions) -> Result<UserId, CallError> {
+        if self.is_revoked() {
+            return Err(crate::handle::problem::NodeError::Revoked.into());
+        }
         let [name] = options.users.as_slice() else {
             return Err(match options.users.len() {
                 0 => CallError::NoCallee,
@@ -474,7 +483,7 @@ impl EventLoop {
     }
 
     pub(crate) fn call_list(&self) -> CallList {
-        let mut calls: Vec<CallEntry> = self.calls.ended.iter().cloned().collect();
+        let mut calls: Vec<CallEntry> = self.calls.ended.iter().cloned().map(|call| self.with_fate(call)).collect();
         calls.extend(self.calls.outgoing.iter().map(|(id, call)| self.call_entry(*id, &call.progress, false, call.state())));
         calls.extend(self.calls.incoming.iter().map(|(id, call)| self.call_entry(*id, &call.progress, true, call.state())));
         calls.sort_by_key(|call| call.started_at);
@@ -490,7 +499,33 @@ impl EventLoop {
             video: false,
             started_at: Timestamp::from_unix_secs(progress.started_at.0),
             outcome: progress.outcome(call),
+            dismissed: false,
         }
+    }
+
+    /// What own devices say of an ended call.
+    fn with_fate(&self, mut call: CallEntry) -> CallEntry {
+        let fate = call.call_id.parse::<CallId>().ok().and_then(|id| self.call_fate(&id));
+        call.dismissed = fate.is_some();
+        if let Some(outcome) = call
+            .outcome
+            .as_mut()
+            .filter(|outcome| fate == Some(CallFate::Answered) && call.incoming && is_missed(outcome.outcome))
+        {
+            outcome.outcome = CallResult::AnsweredElsewhere;
+        }
+        call
+    }
+
+    pub(crate) fn handle_call_dismiss(&mut self, call_id: &str, reply: Reply<(), CallError>) {
+        let known =
+            call_id.parse::<CallId>().ok().filter(|id| self.calls.ended.iter().any(|call| call.call_id == id.to_string()));
+        let Some(call) = known else {
+            return reply.send(Err(CallError::UnknownCall { call_id: call_id.chars().take(64).collect() }));
+        };
+        self.note_call_fate(call, CallFate::Dismissed);
+        self.events.send(Event::CallDismissed { call_id: call.to_string(), elsewhere: false });
+        reply.send(Ok(()));
     }
 
     /// Keeps an ended call for the list and for good.
@@ -525,6 +560,35 @@ impl EventLoop {
             return reply.send(Err(unknown()));
         }
         reply.send(Ok(()));
+    }
+
+    /// Ends calls with a device that was removed by its user.
+    pub(crate) fn end_calls_with(&mut self, device: &DeviceKey) {
+        let now = Instant::now();
+        let outgoing = self.calls.outgoing.iter().filter(|(_, call)| call.machine.answered_by() == Some(*device));
+        for call in outgoing.map(|(call, _)| *call).collect::<Vec<_>>() {
+            if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
+                outgoing.machine.hang_up(now);
+            }
+            self.drive_outgoing(call);
+        }
+        // One that rings merely stops being rung.
+        let calls: Vec<CallId> = self.calls.outgoing.keys().copied().collect();
+        for call in calls {
+            if let Some(outgoing) = self.calls.outgoing.get_mut(&call)
+                && outgoing.machine.leg_state(device).is_some()
+            {
+                outgoing.machine.handle_unreachable(*device, Reason::NOT_ALLOWED, now);
+                self.drive_outgoing(call);
+            }
+        }
+        let incoming = self.calls.incoming.iter().filter(|(_, call)| call.machine.caller() == *device);
+        for call in incoming.map(|(call, _)| *call).collect::<Vec<_>>() {
+            if let Some(incoming) = self.calls.incoming.get_mut(&call) {
+                incoming.machine.hang_up(now);
+            }
+            self.drive_incoming(call);
+        }
     }
 
     /// Hangs up everything: the node goes down.

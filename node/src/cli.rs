@@ -11,10 +11,12 @@ mod call;
 mod calls;
 mod completions;
 mod contact;
+mod device;
 mod doctor;
 mod enrol;
 mod error;
 mod file;
+mod group;
 mod history;
 mod init;
 mod logging;
@@ -114,6 +116,9 @@ enum Command {
     /// Whom you know
     #[command(subcommand)]
     Contact(contact::Command),
+    /// Your devices
+    #[command(subcommand)]
+    Device(device::Command),
     /// What contacts see of you
     #[command(subcommand)]
     Profile(profile::Command),
@@ -129,6 +134,9 @@ enum Command {
     /// Files
     #[command(subcommand)]
     File(file::Command),
+    /// Messages among several people
+    #[command(subcommand)]
+    Group(group::Command),
     /// What contacts see of each other: online, away, do not disturb
     #[command(subcommand)]
     Presence(presence::Command),
@@ -181,6 +189,7 @@ fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
         Command::Init(args) => init::run(context, args),
         Command::Run(args) => run::run(context, args),
         Command::Enrol(args) => enrol::run(context, args),
+        Command::Device(command) => device::run(context, command),
         Command::Testnet(args) => testnet::run(context, args),
         Command::Completions(args) => completions::run(context, &args),
         client_command => context.light_runtime()?.block_on(dispatch_client(context, client_command)),
@@ -203,13 +212,19 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Msg(command) => msg::run(context, command).await,
         Command::History(command) => history::run(context, command).await,
         Command::File(command) => file::run(context, command).await,
+        Command::Group(command) => group::run(context, command).await,
         Command::Presence(command) => presence::run(context, command).await,
         Command::Call(args) => call::run(context, args).await,
         Command::Calls(command) => calls::run(context, command).await,
         Command::Push(command) => push::run(context, command).await,
         Command::Suspend(args) => suspend::run(context, args).await,
         Command::Wake(args) => wake::run(context, args).await,
-        Command::Init(_) | Command::Run(_) | Command::Enrol(_) | Command::Testnet(_) | Command::Completions(_) => Ok(()),
+        Command::Init(_)
+        | Command::Run(_)
+        | Command::Enrol(_)
+        | Command::Device(_)
+        | Command::Testnet(_)
+        | Command::Completions(_) => Ok(()),
     }
 }
 

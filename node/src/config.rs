@@ -59,6 +59,8 @@ pub struct Config {
 pub struct DebugConfig {
     /// Seconds added to the machine's clock, to see what a wrong clock does.
     pub clock_skew_secs: i64,
+    /// How long certificates of devices linked here last, from an hour ago on; `None`: a year. To see them renewed.
+    pub linked_certificate_secs: Option<u64>,
 }
 
 /// Who the user is to others.

@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use halloo_protocol::call::Reason;
 use halloo_protocol::contact::privacy::{Decision, Kind, PrivacySettings, Relation, decide};
 use halloo_protocol::contact::{
-    ContactSignal, OwnKeys, PresenceKey, PresenceSecret, Roster, RosterAction, RosterEvent, RosterShare, SHARED_ENTRIES_MAX,
-    Secret32, Seen, Signer, Standing,
+    ContactSignal, OwnKeys, PresenceKey, PresenceSecret, Roster, RosterAction, RosterEvent, RosterShare, SHARE_VAULT_KEY,
+    SHARED_ENTRIES_MAX, Secret32, Seen, Signer, Standing,
 };
 use halloo_protocol::directory::DEVICES_MAX;
 use halloo_protocol::id::{ConversationId, MessageId};
-use halloo_protocol::identity::{UserId, VerifiedChain, VerifiedUser};
+use halloo_protocol::identity::{Tombstone, UserId, VerifiedChain, VerifiedUser, with_tombstones};
 use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
 use halloo_protocol::message::{Envelope, MessageBody};
 use halloo_protocol::profile::Profile;
@@ -36,6 +36,7 @@ use crate::store::{Store, StoreError, Transaction};
 
 const OWN_KEYS: &str = "contact keys";
 const PRIVACY: &str = "privacy";
+const PRIVACY_VERSION: &str = "privacy version";
 const OWN_DEVICES: &str = "devices the roster was shared with";
 
 /// Requests an hour of one stranger: a person asks once.
@@ -76,6 +77,8 @@ const OWN_KEYS_BYTES_MAX: usize = 64 * 1024;
 pub(crate) struct ContactsState {
     roster: Roster,
     privacy: PrivacySettings,
+    /// Grows with every change of the settings; 0 before the first.
+    privacy_version: u64,
     requests: RateLimiter<PublicKey>,
     /// Epoch of the keys that the directory entry and the gateways know.
     published_epoch: u32,
@@ -112,9 +115,11 @@ impl ContactsState {
             }
         };
         let own_devices = store.read::<_, StoreError>(|view| view.setting_value(OWN_DEVICES))?.unwrap_or_default();
+        let privacy_version = store.read::<_, StoreError>(|view| view.setting_value(PRIVACY_VERSION))?.unwrap_or(0);
         let published_epoch = own.presence.epoch();
         Ok(Self {
             roster: load(store, own)?,
+            privacy_version,
             privacy: privacy.unwrap_or_else(|| commands::changed(&PrivacySettings::default(), configured)),
             requests: RateLimiter::new(STRANGERS_MAX),
             published_epoch,
@@ -136,15 +141,44 @@ impl ContactsState {
         &self.roster.own().presence
     }
 
+    /// Own other devices, as far as they were seen.
+    pub(crate) fn own_devices(&self) -> impl Iterator<Item = &DeviceKey> {
+        self.own_devices.iter()
+    }
+
+    /// True if there are own other devices.
+    pub(crate) fn has_own_devices(&self) -> bool {
+        !self.own_devices.is_empty()
+    }
+
+    /// True for an own other device.
+    pub(crate) fn is_own_device(&self, device: &DeviceKey) -> bool {
+        self.own_devices.contains(device)
+    }
+
     /// Everybody this user knows.
     pub(crate) const fn roster(&self) -> &Roster {
         &self.roster
+    }
+
+    /// Which of all settings these are.
+    pub(crate) const fn privacy_version(&self) -> u64 {
+        self.privacy_version
     }
 
     /// Who may do what.
     pub(crate) const fn privacy(&self) -> &PrivacySettings {
         &self.privacy
     }
+}
+
+/// Keeps the own part that a new device was given.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn keep_linked(tx: &Transaction, own: &OwnKeys, privacy: &PrivacySettings) -> Result<(), StoreError> {
+    tx.put_setting(OWN_KEYS, &wire::encode(own))?;
+    tx.put_setting_value(PRIVACY, privacy)
 }
 
 fn load(store: &Store, own: OwnKeys) -> Result<Roster, StoreError> {
@@ -195,7 +229,7 @@ impl EventLoop {
     }
 
     /// Gives the roster one input and carries out what comes of it: all on disk first, then the rest.
-    fn run_roster<T>(&mut self, input: impl FnOnce(&mut Roster, &mut Signer<'_>) -> T) -> Result<T, StoreError> {
+    pub(crate) fn run_roster<T>(&mut self, input: impl FnOnce(&mut Roster, &mut Signer<'_>) -> T) -> Result<T, StoreError> {
         let seed = self.random();
         let now = self.now();
         let chain = self.identity.chain();
@@ -249,6 +283,9 @@ impl EventLoop {
     /// What follows from a change that is on disk.
     fn follow(&mut self, actions: Vec<RosterAction>) {
         for action in actions {
+            if matches!(action, RosterAction::Persist { .. } | RosterAction::OwnChanged | RosterAction::Forget { .. }) {
+                self.vault_changed();
+            }
             match action {
                 RosterAction::Persist { user } => {
                     self.presence_contact_changed(&user);
@@ -258,8 +295,10 @@ impl EventLoop {
                 RosterAction::OwnChanged => {
                     self.contacts.is_own_unshared = true;
                     self.share_soon();
+                    self.take_tombstones(self.identity.identity(), self.contacts.roster.own().tombstones.clone());
                     self.own_keys_changed();
                 }
+                RosterAction::Removed { identity, tombstones } => self.take_tombstones(identity, tombstones),
                 RosterAction::Tell(event) => self.tell_contact_event(event),
                 RosterAction::Forget { user } => {
                     self.contacts.unshared.remove(&user);
@@ -308,6 +347,7 @@ fn keep_action(tx: &Transaction, roster: &Roster, action: &RosterAction) -> Resu
         RosterAction::Forget { user } => tx.remove_contact(user),
         RosterAction::OwnChanged => tx.put_setting(OWN_KEYS, &wire::encode(roster.own())),
         RosterAction::KeepAvatar { user, avatar } => tx.put_contact_avatar(user, avatar.as_bytes()),
+        RosterAction::Removed { identity, tombstones } => crate::devices::keep_tombstones(tx, identity, tombstones, true),
         RosterAction::Send { .. } | RosterAction::Tell(_) => Ok(()),
     }
 }
@@ -341,6 +381,9 @@ impl EventLoop {
             self.contacts_own_devices(&BTreeSet::from([sender.device]));
         }
         debug!(signal = signal.name(), "contact signal");
+        if let (ContactSignal::Share(share), true) = (&signal, sender.user.identity == self.identity.identity()) {
+            self.take_shared_vault_key(&share.extensions);
+        }
         match self.run_roster(|roster, signer| roster.receive(sender, certificate, signal, signer)) {
             Ok(taken) => taken,
             Err(error) => {
@@ -437,11 +480,6 @@ impl EventLoop {
 
 // Own other devices.
 impl EventLoop {
-    /// True if this user has other devices, as far as is known.
-    pub(crate) fn has_own_others(&self) -> bool {
-        !self.contacts.own_devices.is_empty()
-    }
-
     fn share_soon(&mut self) {
         self.contacts.share_at.get_or_insert_with(|| Instant::now() + SHARE_AFTER);
     }
@@ -462,6 +500,23 @@ impl EventLoop {
         self.contacts.unshared.extend(self.contacts.roster.entries().map(|entry| entry.user.clone()));
         self.contacts.is_own_unshared = true;
         self.share_soon();
+        self.share_all_states();
+    }
+
+    /// An own device was removed: it is told nothing more.
+    pub(crate) fn contacts_forget_device(&mut self, device: &DeviceKey) {
+        self.contacts.own_devices.remove(device);
+        let devices = &self.contacts.own_devices;
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(OWN_DEVICES, devices)) {
+            warn!(%error, "own devices not noted");
+        }
+    }
+
+    /// Devices that this user has removed, as long as that has to be said.
+    pub(crate) fn own_tombstones(&self) -> Vec<wire::Signed<Tombstone>> {
+        let now = self.now().unix;
+        let own = self.contacts.roster.own().tombstones.iter();
+        own.filter(|tombstone| now <= tombstone.unverified().until).cloned().collect()
     }
 
     /// Tells own other devices what has changed.
@@ -492,9 +547,17 @@ impl EventLoop {
             shares.push(batch);
         }
         let own = self.contacts.roster.own().clone();
+        let vault_key = self.vault_key();
         let share = |entries, own: Option<OwnKeys>| {
-            let (presence, profile) = own.map_or((None, None), |own| (Some(own.presence), own.profile));
-            ContactSignal::Share(Box::new(RosterShare { entries, presence, profile, extensions: Extensions::none() }))
+            let vault_key = vault_key.as_ref().filter(|_| own.is_some());
+            let (presence, profile, removed) =
+                own.map_or((None, None, Vec::new()), |own| (Some(own.presence), own.profile, own.tombstones));
+            let extensions = with_tombstones(Extensions::none(), &removed);
+            let extensions = match vault_key {
+                Some(key) => extensions.with(SHARE_VAULT_KEY, wire::encode(key)),
+                None => extensions,
+            };
+            ContactSignal::Share(Box::new(RosterShare { entries, presence, profile, extensions }))
         };
         let mut signals: Vec<ContactSignal> = shares.into_iter().map(|entries| share(entries, None)).collect();
         if is_own {

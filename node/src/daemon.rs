@@ -320,6 +320,7 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         .home(home.root().to_owned())
         // Servers use all cores; a person's device can be frozen whole.
         .freezable(roles == Roles::default() && config.relay.relay_for == RelayPolicy::Off)
+        .dangerous_linked_certificate_secs(config.debug.linked_certificate_secs)
         .dangerous_clock_skew_secs(config.debug.clock_skew_secs);
     if let Some(media_relay) = media_relay(&config.relay, roles, config.lab) {
         builder = builder.media_relay(media_relay);
@@ -392,7 +393,7 @@ const fn role_bits(role: Role) -> Roles {
     }
 }
 
-const fn device_kind(kind: DeviceKind) -> halloo_protocol::directory::DeviceKind {
+pub(crate) const fn device_kind(kind: DeviceKind) -> halloo_protocol::directory::DeviceKind {
     use halloo_protocol::directory::DeviceKind as Wire;
     match kind {
         DeviceKind::Phone => Wire::Phone,

@@ -61,12 +61,15 @@ impl EventLoop {
             media_relays: self.relays_at_hand.peers().map(ToString::to_string).collect(),
             mailboxes: self.published_mailboxes(),
             letters_kept: self.letters_kept(),
+            vault: self.vault_status(),
+            vaults_kept: self.vaults_kept(),
             reachability: self.own_reachability(),
             connections: u32::try_from(self.peers.len()).unwrap_or(u32::MAX),
             directory: self.directory_status(),
             clock_offset_ms: self.clock.offset_secs().saturating_mul(1_000).saturating_neg(),
             authorities,
             outbox: self.outbox_len(),
+            revoked_at: self.revoked_at().map(|at| Timestamp::from_unix_secs(at.0)),
             lab: self.settings.lab,
         }
     }
@@ -134,7 +137,7 @@ impl EventLoop {
     }
 
     pub(crate) fn diagnose(&self) -> Diagnosis {
-        let checks = vec![
+        let mut checks = vec![
             self.check_clock(),
             self.check_enrolment(),
             self.check_listen(),
@@ -143,6 +146,11 @@ impl EventLoop {
             self.check_media_relays(),
             self.check_record(),
         ];
+        if let Some(at) = self.revoked_at() {
+            let detail = format!("removed by its user on {}: nobody believes it any more", Timestamp::from_unix_secs(at.0));
+            let advice = "its data is still here; to be one of your devices again it needs a new home: `halloo device link`";
+            checks.insert(0, check("device", CheckResult::Failed, detail, Some(advice)));
+        }
         Diagnosis { ok: checks.iter().all(|check| check.result != CheckResult::Failed), checks }
     }
 

@@ -7,6 +7,8 @@
 mod own;
 mod resolve;
 
+pub(crate) use resolve::kind_word;
+
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -88,6 +90,10 @@ pub(crate) enum Waiter {
     Presence,
     /// Somebody who is being added to the contact list.
     Contact(Box<crate::contacts::Adding>),
+    /// What is done with own devices.
+    Devices(Box<crate::devices::DevicesTask>),
+    /// Somebody who is being added to a group.
+    Group(Box<crate::groups::GroupAdding>),
 }
 
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use crate::handle::{Event, Reply};
 use crate::labels::Labels;
 use crate::network::{Purpose, Target};
 use crate::rpc::Failure;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Transaction};
 use crate::timestamp::Timestamp;
 
 /// How long an authority may take to answer: it may have to be dialled, and it writes to disk.
@@ -71,6 +71,21 @@ pub(crate) fn remember_authority(store: &Store, label: &str, root: AuthorityKey)
         }
         Ok(())
     })
+}
+
+/// Keeps what a new device was told of authorities and ways into the network.
+///
+/// # Errors
+/// [`StoreError`] if the database can't be written.
+pub(crate) fn keep_linked(
+    tx: &Transaction,
+    authorities: &Vec<(String, AuthorityKey)>,
+    bootstrap: &Vec<Helper>,
+    revocations: &[SignedRevocationList],
+) -> Result<(), StoreError> {
+    tx.put_setting_value(AUTHORITIES, authorities)?;
+    tx.put_setting_value(BOOTSTRAP_NODES, bootstrap)?;
+    revocations.iter().try_for_each(|list| tx.put_revocation_list(&list.list.unverified().authority, &wire::encode(list)))
 }
 
 /// The revocation lists seen so far.

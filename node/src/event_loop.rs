@@ -130,9 +130,13 @@ pub(crate) struct EventLoop {
     pub(crate) directory: crate::directory::DirectoryState,
     pub(crate) enrolment: crate::enrolment::EnrolmentState,
     pub(crate) messages: crate::messages::MessagesState,
+    pub(crate) receipts: crate::receipts::ReceiptsState,
+    pub(crate) groups: crate::groups::GroupsState,
+    pub(crate) sessions: crate::sessions::SessionsState,
     pub(crate) contacts: crate::contacts::ContactsState,
     pub(crate) files: crate::files::FilesState,
     pub(crate) history: crate::history::HistoryState,
+    pub(crate) devices: crate::devices::DevicesState,
     pub(crate) calls: crate::calls::CallsState,
     pub(crate) push: crate::push::PushState,
     pub(crate) authority: Option<crate::roles::authority::Authority>,
@@ -142,6 +146,8 @@ pub(crate) struct EventLoop {
     pub(crate) presence: crate::presence::PresenceState,
     pub(crate) mailbox: Option<crate::roles::mailbox::Mailbox>,
     pub(crate) mailboxes: crate::mailboxes::MailboxesState,
+    pub(crate) vault: crate::vault::VaultState,
+    pub(crate) vault_keeper: Option<crate::roles::vault::VaultKeeper>,
     pub(crate) hand_overs: crate::roles::hand_over::HandOvers,
     pub(crate) started: Instant,
     pub(crate) started_at: UnixTime,
@@ -347,6 +353,7 @@ impl EventLoop {
     }
 
     fn start(&mut self) {
+        self.devices_start();
         self.refresh_hello();
         self.directory_start();
         self.messages_start();
@@ -408,13 +415,20 @@ impl EventLoop {
         self.files_tick(now);
         self.history_tick(now);
         self.contacts_tick(now);
+        self.devices_tick(now);
+        self.receipts_tick(now);
         self.calls_tick(now);
         self.push_tick(now);
         self.gateway_tick(now);
+        self.keeper_tick(now);
+        self.push_keep_tick(now);
         self.media_relay_tick(now.instant);
         self.relays_at_hand_tick(now);
         self.mailbox_tick(now);
         self.mailboxes_tick(now);
+        self.vault_keeper_tick(now);
+        self.vault_tick(now);
+        self.sessions_tick(now);
         self.presence_tick(now);
     }
 
@@ -438,6 +452,7 @@ impl EventLoop {
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
             Command::Files(command) => self.handle_files_asleep(command),
+            Command::Conversations(reply) => self.handle_conversations(reply),
             Command::Presence(PresenceCommand::Set { reply, .. }) => reply.send(Err(NodeError::Suspended.into())),
             Command::Presence(command) => self.handle_presence(command),
             other => refuse_asleep(other),
@@ -461,12 +476,17 @@ impl EventLoop {
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
             Command::Files(command) => self.handle_files(command),
             Command::History(command) => self.handle_history(command),
+            Command::Conversations(reply) => self.handle_conversations(reply),
+            Command::MarkRead { with, up_to, reply } => self.handle_mark_read(&with, up_to.as_deref(), reply),
+            Command::Groups(command) => self.handle_groups(command),
             Command::Contacts(command) => self.handle_contacts(command),
             Command::Presence(command) => self.handle_presence(command),
+            Command::Devices(command) => self.handle_devices(command),
             Command::CallDial { options, reply } => self.handle_dial(options, reply),
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
             Command::CallAnswer { call_id, options, reply } => self.handle_call_answer(&call_id, options, reply),
             Command::CallDecline { call_id, reply } => self.handle_call_decline(&call_id, reply),
+            Command::CallDismiss { call_id, reply } => self.handle_call_dismiss(&call_id, reply),
             Command::CallHangup { call_id, reply } => self.handle_call_hangup(&call_id, reply),
             Command::PushRegister { target, reply } => self.handle_push_register(target, reply),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
@@ -490,15 +510,22 @@ impl EventLoop {
             Purpose::Directory(request) => self.directory_answer(request, frame),
             Purpose::Message(delivery) => self.message_answer(delivery, frame),
             Purpose::File(request) => self.file_answer(request, frame),
+            Purpose::History(asking) => self.history_answer(asking, frame),
             Purpose::Invite(target) => self.invite_answer(target, frame),
             Purpose::HandOverAsk(target) => self.hand_over_answer(target, frame),
             Purpose::HandOver(handing) => self.hand_over_device_answer(handing, frame),
             Purpose::Signal(target) => self.signal_answer(target, frame),
             Purpose::Enrol(asking) => self.enrol_answer(*asking, frame),
+            Purpose::DeviceRename(renaming) => self.device_rename_answer(*renaming, frame),
+            Purpose::DeviceRenew => self.device_renew_answer(frame),
             Purpose::RelayAsk(peer) => self.relay_answer(peer, frame),
             Purpose::OwnMailbox(request) => self.own_mailbox_answer(request, frame),
             Purpose::MailboxPut(leaving) => self.mailbox_put_answer(leaving, frame),
+            Purpose::Vault(request) => self.vault_answer(request, frame),
+            Purpose::KeyFetch(fetching) => self.key_answer(fetching, frame),
+            Purpose::MailboxKeys(mailbox) => self.mailbox_keys_answer(mailbox, frame),
             Purpose::PushRegister(registering) => self.push_register_answer(*registering, frame),
+            Purpose::PushKeep(gateway) => self.push_keep_answer(gateway, frame),
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
             Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
         }
@@ -509,15 +536,22 @@ impl EventLoop {
             Purpose::Directory(request) => self.directory_failure(request, failure),
             Purpose::Message(delivery) => self.message_failure(delivery, failure),
             Purpose::File(request) => self.file_failure(request, failure),
+            Purpose::History(asking) => self.history_failure(asking, failure),
             Purpose::Invite(target) => self.invite_failure(target, failure),
             Purpose::HandOverAsk(target) => self.hand_over_failure(target, failure),
             Purpose::HandOver(handing) => self.hand_over_device_failure(handing, failure),
             Purpose::Signal(target) => self.signal_failure(target, failure),
             Purpose::Enrol(asking) => self.enrol_failure(*asking, failure),
+            Purpose::DeviceRename(renaming) => self.device_rename_failure(*renaming, failure),
+            Purpose::DeviceRenew => self.device_renew_failure(failure),
             Purpose::RelayAsk(peer) => self.relay_failure(peer, failure),
             Purpose::OwnMailbox(request) => self.own_mailbox_failure(request, failure),
             Purpose::MailboxPut(leaving) => self.mailbox_put_failure(leaving, failure),
+            Purpose::Vault(request) => self.vault_failure(request, failure),
+            Purpose::KeyFetch(fetching) => self.key_failure(fetching, failure),
+            Purpose::MailboxKeys(mailbox) => self.mailbox_keys_failure(mailbox, failure),
             Purpose::PushRegister(registering) => self.push_register_failure(*registering, failure),
+            Purpose::PushKeep(gateway) => self.push_keep_failure(gateway, failure),
             Purpose::PushSend(sending) => self.push_send_failure(sending, failure),
             Purpose::PushDeliver(delivering) => self.push_deliver_failure(delivering, failure),
         }
@@ -646,13 +680,17 @@ fn refuse_asleep(command: Command) {
         Command::Resolve { reply, .. } => refuse(reply),
         Command::MessageSend { reply, .. } => refuse(reply),
         Command::MessageWait { reply, .. } => refuse(reply),
+        Command::MarkRead { reply, .. } => refuse(reply),
+        Command::Groups(command) => command.refuse(NodeError::Suspended),
         Command::Contacts(command) => command.refuse(NodeError::Suspended),
         Command::Files(command) => command.refuse(NodeError::Suspended),
         Command::History(command) => command.refuse(NodeError::Suspended),
+        Command::Devices(command) => command.refuse(NodeError::Suspended),
         Command::CallDial { reply, .. } => refuse(reply),
-        Command::CallAnswer { reply, .. } | Command::CallDecline { reply, .. } | Command::CallHangup { reply, .. } => {
-            refuse(reply)
-        }
+        Command::CallAnswer { reply, .. }
+        | Command::CallDecline { reply, .. }
+        | Command::CallDismiss { reply, .. }
+        | Command::CallHangup { reply, .. } => refuse(reply),
         Command::PushRegister { reply, .. } => refuse(reply),
         Command::Enrol { reply, .. } => refuse(reply),
         Command::AuthorityShow(reply) => refuse(reply),
@@ -664,6 +702,7 @@ fn refuse_asleep(command: Command) {
         | Command::CallList(_)
         | Command::PushList(_)
         | Command::MessageList { .. }
+        | Command::Conversations(_)
         | Command::Presence(_)
         | Command::Suspend { .. }
         | Command::Wake { .. }

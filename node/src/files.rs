@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use halloo_protocol::call::Reason;
-use halloo_protocol::contact::privacy::Kind;
+use halloo_protocol::contact::privacy::{Kind, Relation};
 use halloo_protocol::file::{FileEnd, FileId, FileOffer, FileRoot, FileSignal, OFFER_SECS};
 use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::{UserId, VerifiedChain};
@@ -438,7 +438,7 @@ impl EventLoop {
 impl EventLoop {
     /// A message to all own other devices, if there are any.
     fn for_own_devices(&self, signal: FileSignal) -> Vec<(UserId, FileSignal)> {
-        if self.has_own_others() { vec![(self.identity.user_id(), signal)] } else { Vec::new() }
+        if self.contacts.has_own_devices() { vec![(self.identity.user_id(), signal)] } else { Vec::new() }
     }
 
     /// Writes a row down together with the messages that go with it; these are sent by [`EventLoop::queue_kept`].
@@ -665,12 +665,16 @@ impl EventLoop {
         if now.unix > offer.expires_at {
             return DeliveryStatus::Accepted;
         }
+        let is_stranger = !matches!(self.relation(&sender.user), Relation::Own | Relation::Contact);
         let waiting = || {
             self.files.entries.values().map(|entry| &entry.row).filter(|row| row.incoming && row.state() == FileState::Offered)
         };
         let is_full =
             waiting().count() >= OFFERS_MAX || waiting().filter(|row| row.with == sender.user.id).count() >= OFFERS_PER_USER_MAX;
-        if is_full || self.make_room_for_file().is_err() || !self.admit_message(sender, wire::encoded_len(&offer)) {
+        if is_full
+            || self.make_room_for_file().is_err()
+            || !self.admit_message(&sender.user.identity.0, is_stranger, wire::encoded_len(&offer))
+        {
             self.counters.rate_limited += 1;
             return DeliveryStatus::Refused(Reason::TOO_MANY);
         }

@@ -18,9 +18,11 @@ use tokio::sync::{mpsc, oneshot};
 pub mod authority;
 pub mod calls;
 pub mod contacts;
+pub mod devices;
 pub mod directory;
 pub mod events;
 pub mod files;
+pub mod groups;
 pub mod history;
 pub mod messages;
 pub mod network;
@@ -36,11 +38,13 @@ use authority::{
 };
 use calls::{AnswerOptions, CallError, CallList, CallOutcome, Calls, DialOptions};
 use contacts::{ContactCommand, Contacts};
+use devices::{DeviceCommand, Devices};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
 pub use events::{Event, EventRecord, EventSender, EventStream};
 use files::{FileCommand, Files};
+use groups::{GroupCommand, Groups};
 use history::{History, HistoryCommand};
-use messages::{MessageError, MessageList, MessageListOptions, MessageStatus, Messages};
+use messages::{ConversationList, MessageError, MessageList, MessageListOptions, MessageStatus, Messages, ReadOutcome};
 use network::{Diagnosis, Explanation, MediaRelays, NetworkError, PeerList, RelayUsage, Status, WhyError};
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
 use presence::{Presence, PresenceCommand};
@@ -124,10 +128,22 @@ pub enum Command {
     Files(FileCommand),
     /// [`History`]
     History(HistoryCommand),
+    /// [`Messages::conversations`]
+    Conversations(Reply<ConversationList, MessageError>),
+    /// [`Messages::mark_read`]
+    MarkRead {
+        with: String,
+        up_to: Option<String>,
+        reply: Reply<ReadOutcome, MessageError>,
+    },
+    /// [`Groups`]
+    Groups(GroupCommand),
     /// [`Contacts`]
     Contacts(ContactCommand),
     /// [`Presence`]
     Presence(PresenceCommand),
+    /// [`Devices`]
+    Devices(DeviceCommand),
     /// [`Calls::dial`]; answered when the call is over. A closed reply means: hang up.
     CallDial {
         options: DialOptions,
@@ -143,6 +159,11 @@ pub enum Command {
     },
     /// [`Calls::decline`]
     CallDecline {
+        call_id: String,
+        reply: Reply<(), CallError>,
+    },
+    /// [`Calls::dismiss`]
+    CallDismiss {
         call_id: String,
         reply: Reply<(), CallError>,
     },
@@ -225,6 +246,12 @@ impl Node {
         Files(self)
     }
 
+    /// Groups: founding, members, texts.
+    #[must_use]
+    pub fn groups(&self) -> Groups<'_> {
+        Groups(self)
+    }
+
     /// Contacts, the own profile, and who may do what.
     #[must_use]
     pub fn contacts(&self) -> Contacts<'_> {
@@ -235,6 +262,12 @@ impl Node {
     #[must_use]
     pub fn presence(&self) -> Presence<'_> {
         Presence(self)
+    }
+
+    /// The user's own devices.
+    #[must_use]
+    pub fn devices(&self) -> Devices<'_> {
+        Devices(self)
     }
 
     /// Calls, out and in.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
-use halloo_protocol::identity::UserId;
+use halloo_protocol::message::Correspondent;
 use halloo_protocol::time::Now;
 use tracing::{debug, warn};
 
@@ -117,7 +117,7 @@ impl EventLoop {
         if text.len() > QUERY_BYTES_MAX {
             return Err(HistoryError::Query { reason: format!("{} bytes, at most {QUERY_BYTES_MAX}", text.len()) });
         }
-        let with = options.with.as_deref().map(|user| self.labels.parse(user)).transpose()?;
+        let with = options.with.as_deref().map(|with| self.parse_correspondent(with)).transpose()?;
         let query = words::query(text);
         if query.whole.is_empty() && query.beginning.is_none() {
             return Err(HistoryError::Query { reason: "there is no word in it".into() });
@@ -126,8 +126,8 @@ impl EventLoop {
         let search = Search { query, with, limit };
         let (rows, is_complete) = self.store.read::<_, StoreError>(|view| search.run(view)).map_err(internal)?;
         let found = rows.iter().filter_map(|row| {
-            let message = self.message_entry(&row.conversation, row)?;
-            Some(Found { with: self.labels.display(&row.conversation), message })
+            let (with, group, message) = self.found_message(row)?;
+            Some(Found { with, group, message })
         });
         let is_indexed = self.history.backlog.is_some_and(|backlog| backlog.next >= backlog.end);
         Ok(FoundMessages { messages: found.collect(), is_complete: is_complete && is_indexed })
@@ -139,13 +139,13 @@ impl EventLoop {
             return reply.send(Err(NodeError::LimitReached { what: "exports and imports", max: 1 }.into()));
         }
         let store = self.store.clone();
-        let me = self.identity.user_id();
+        let me = archive::Owner { user: self.identity.user_id(), device: self.identity.device() };
         let now = self.now().unix;
         let seed = self.random();
         let task = tokio::task::spawn_blocking(move || {
             reply.send(match way {
                 Way::Out => archive::export(&store, &me, now, &path, &passphrase, seed),
-                Way::In => archive::import(&store, &me, &path, &passphrase),
+                Way::In => archive::import(&store, &me, now, &path, &passphrase),
             });
         });
         self.history.moving = Some(task.abort_handle());
@@ -164,7 +164,7 @@ fn internal(error: StoreError) -> HistoryError {
 
 struct Search {
     query: words::Query,
-    with: Option<UserId>,
+    with: Option<Correspondent>,
     limit: usize,
 }
 

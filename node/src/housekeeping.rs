@@ -58,6 +58,7 @@ impl EventLoop {
         if self.housekeeping.look_at <= now.instant {
             self.housekeeping.look_at = now.instant + LOOK_EVERY;
             self.change_hpke_key(now.unix);
+            self.change_session_keys(now.unix);
             self.renew_device_certificate(now.unix);
         }
         if self.housekeeping.maintain_at <= now.instant {

@@ -18,7 +18,7 @@ use halloo_protocol::wire::{Extensions, Signed};
 use zeroize::Zeroizing;
 
 use crate::key_file::{self, KeyFileError, KeyRole};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, Transaction};
 
 const CHAIN_SETTING: &str = "identity chain";
 const HPKE_SETTING: &str = "identity hpke keys";
@@ -45,6 +45,9 @@ pub enum LocalIdentityError {
     /// The certificate chain offered is another identity's.
     #[error("the certificate is for the key {0}, which isn't this home's")]
     OtherIdentity(IdentityKey),
+    /// The device certificate offered can't take the place of the present one.
+    #[error("the device certificate isn't a newer one of this device")]
+    OtherCertificate,
     /// A key file.
     #[error(transparent)]
     KeyFile(#[from] KeyFileError),
@@ -184,6 +187,70 @@ impl LocalIdentity {
         Ok(true)
     }
 
+    /// A certificate for another device of this user; for `secs` from an hour ago on, if that isn't as long as it may be.
+    ///
+    /// # Errors
+    /// [`LocalIdentityError::NoIdentityKey`].
+    pub(crate) fn certify(
+        &self,
+        device: DeviceKey,
+        secs: Option<u64>,
+        now: UnixTime,
+    ) -> Result<Signed<DeviceCertificate>, LocalIdentityError> {
+        let key = self.identity_key.as_ref().ok_or(LocalIdentityError::NoIdentityKey)?;
+        let params = DeviceCertificateParams { device, slot: slot_of(&device), serial: now.0, now };
+        let mut certificate = DeviceCertificate::new(params);
+        if let Some(secs) = secs {
+            certificate.not_after = certificate.not_after.min(certificate.not_before.plus_secs(secs));
+        }
+        Ok(Signed::sign(certificate, key))
+    }
+
+    /// A certificate for a device of this user in place of `current`.
+    ///
+    /// # Errors
+    /// [`LocalIdentityError::NoIdentityKey`].
+    pub(crate) fn recertify(
+        &self,
+        device: DeviceKey,
+        current: &DeviceCertificate,
+        now: UnixTime,
+    ) -> Result<Signed<DeviceCertificate>, LocalIdentityError> {
+        let key = self.identity_key.as_ref().ok_or(LocalIdentityError::NoIdentityKey)?;
+        let serial = now.0.max(current.serial.saturating_add(1));
+        Ok(Signed::sign(DeviceCertificate::new(DeviceCertificateParams { device, slot: current.slot, serial, now }), key))
+    }
+
+    /// True from half of the device certificate's time on, on a device that can't make another itself.
+    #[must_use]
+    pub(crate) fn needs_device_certificate(&self, now: UnixTime) -> bool {
+        let current = self.chain.device.unverified();
+        let length_secs = current.not_after.secs_since(current.not_before);
+        self.identity_key.is_none() && now.secs_since(current.not_before) >= length_secs / 2
+    }
+
+    /// Takes over a device certificate that another device of this user has made.
+    ///
+    /// # Errors
+    /// [`LocalIdentityError::OtherCertificate`] if it isn't one for this device, or isn't newer; [`LocalIdentityError::Store`].
+    pub(crate) fn set_device_certificate(
+        &mut self,
+        certificate: Signed<DeviceCertificate>,
+        now: UnixTime,
+    ) -> Result<(), LocalIdentityError> {
+        let content = certificate.verify(&self.identity.0).map_err(|_| LocalIdentityError::OtherCertificate)?;
+        let current = self.chain.device.unverified();
+        let is_good = content.device == self.device()
+            && content.serial > current.serial
+            && content.not_after > current.not_after
+            && content.slot == current.slot
+            && !content.not_before.is_from_the_future(now);
+        if !is_good {
+            return Err(LocalIdentityError::OtherCertificate);
+        }
+        self.keep(Chain { user: self.chain.user.clone(), device: certificate })
+    }
+
     fn keep(&mut self, chain: Chain) -> Result<(), LocalIdentityError> {
         self.store.transaction(|tx| tx.put_setting_value(CHAIN_SETTING, &chain))?;
         self.chain = chain;
@@ -311,8 +378,16 @@ impl LocalIdentity {
     }
 }
 
+/// Keeps the chain that a new device was given.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn keep_chain(tx: &Transaction, chain: &Chain) -> Result<(), StoreError> {
+    tx.put_setting_value(CHAIN_SETTING, chain)
+}
+
 /// The identity a chain *claims*.
-fn identity_in(user: &UserChain) -> IdentityKey {
+pub(crate) fn identity_in(user: &UserChain) -> IdentityKey {
     match user {
         UserChain::Named { user, .. } => user.unverified().identity,
         UserChain::Key(identity) => *identity,
@@ -419,6 +494,38 @@ mod tests {
         // A clock that was years ahead when the certificate was made.
         assert!(local.renew_device_certificate(NOW.minus_secs(86_400))?);
         assert!(local.chain().verify(NOW.minus_secs(86_400), &TrustStore::new()).is_ok());
+        Ok(())
+    }
+
+    #[test]
+    fn a_device_without_the_identity_key_takes_newer_certificates_of_its_own_alone() -> Result<(), LocalIdentityError> {
+        let holder =
+            LocalIdentity::in_memory(&Store::in_memory()?, SecretKey::from_bytes([1; 32]), SecretKey::from_bytes([2; 32]), NOW)?;
+        let (home, store) = (tempfile::tempdir().expect("temporary directory"), Store::in_memory()?);
+        let key = SecretKey::from_bytes([3; 32]);
+        let device = DeviceKey(key.public());
+        let chain = Chain { user: holder.chain().user.clone(), device: holder.certify(device, None, NOW)? };
+        store.transaction(|tx| keep_chain(tx, &chain))?;
+        key_file::write_key(home.path(), KeyRole::Device, &key)?;
+        let mut linked = LocalIdentity::load(home.path(), &store, NOW)?;
+        assert!(linked.identity_key().is_none() && !linked.needs_device_certificate(NOW));
+        assert!(matches!(linked.certify(device, None, NOW), Err(LocalIdentityError::NoIdentityKey)));
+        let later = NOW.plus_secs(DEVICE_RENEWAL_AFTER_SECS);
+        assert!(linked.needs_device_certificate(later) && !holder.needs_device_certificate(later));
+
+        let current = linked.chain().device.unverified().clone();
+        let refuse = |linked: &mut LocalIdentity, certificate| {
+            assert!(matches!(linked.set_device_certificate(certificate, later), Err(LocalIdentityError::OtherCertificate)));
+        };
+        refuse(&mut linked, holder.certify(DeviceKey(SecretKey::from_bytes([4; 32]).public()), None, later)?);
+        refuse(&mut linked, holder.certify(device, None, NOW)?);
+        let stranger =
+            LocalIdentity::in_memory(&Store::in_memory()?, SecretKey::from_bytes([9; 32]), SecretKey::from_bytes([2; 32]), NOW)?;
+        refuse(&mut linked, stranger.recertify(device, &current, later)?);
+        linked.set_device_certificate(holder.recertify(device, &current, later)?, later)?;
+        assert!(!linked.needs_device_certificate(later));
+        let loaded = LocalIdentity::load(home.path(), &store, later)?;
+        assert!(loaded.chain().device.unverified().serial > current.serial);
         Ok(())
     }
 

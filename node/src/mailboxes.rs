@@ -11,16 +11,17 @@ use halloo_protocol::call::Reason;
 use halloo_protocol::capability::{CapabilityProof, Service};
 use halloo_protocol::directory::Helper;
 use halloo_protocol::id::MessageId;
-use halloo_protocol::identity::UserId;
+use halloo_protocol::identity::{DeviceCertificate, UserId, VerifiedChain};
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::mailbox::{
     Admission, DONE_MAX, Letter, LetterError, LetterId, MailboxItem, MailboxItems, MailboxKept, MailboxOpen, MailboxOpened,
-    MailboxPut, MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
+    MailboxPut, MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter, VerifiedLetter,
 };
-use halloo_protocol::message::{DeliveryStatus, MessageDelivered};
+use halloo_protocol::message::{Content, DeliveryStatus, MessageDelivered};
 use halloo_protocol::node::Roles;
+use halloo_protocol::session::{SessionId, UnopenedMessage};
 use halloo_protocol::time::{Now, UnixTime};
-use halloo_protocol::wire::{Extensions, Frame};
+use halloo_protocol::wire::{Extensions, Frame, Signed};
 use libp2p::PeerId;
 use tracing::{debug, warn};
 
@@ -107,7 +108,7 @@ pub(crate) enum BoxRequest {
 }
 
 /// What became of a letter that was fetched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum LetterFate {
     /// Its message is on disk, or nothing can ever be made of it.
     Done,
@@ -115,7 +116,12 @@ enum LetterFate {
     Later,
     /// It doesn't open.
     Unreadable,
+    /// It opened, and the message in it doesn't: its sender is told.
+    Unopened(UserId, DeviceKey, UnopenedMessage),
 }
+
+/// What is in a letter, whose it is, and the certificate of the device that wrote it.
+type OpenedLetter = (Content, VerifiedChain, Signed<DeviceCertificate>);
 
 /// Our boxes, and the letters we left.
 #[derive(Debug, Default)]
@@ -144,7 +150,7 @@ impl EventLoop {
             return;
         }
         self.mailboxes.check_at = Some(now.instant + CHECK_EVERY);
-        if !self.settings.publishes || self.identity.place().is_none() {
+        if !self.settings.publishes || self.identity.place().is_none() || self.is_revoked() {
             return;
         }
         self.load_boxes(now.instant);
@@ -233,7 +239,7 @@ impl EventLoop {
     }
 
     /// Where a mailbox of ours is: where it was, and where the routing table has seen it since.
-    fn mailbox_target(&self, helper: &Helper) -> Option<Target> {
+    pub(crate) fn mailbox_target(&self, helper: &Helper) -> Option<Target> {
         let mut target = self.helper_target(helper)?;
         let table = self.directory.machine.table_snapshot();
         let seen = table.iter().find(|descriptor| descriptor.device == helper.device);
@@ -386,6 +392,9 @@ impl EventLoop {
     /// A mailbox of ours is connected: after a while apart it may hold something.
     pub(crate) fn mailboxes_peer_greeted(&mut self, peer: PeerId) {
         self.handle_mailbox_news(peer);
+        if let Some(device) = self.peers.get(&peer).map(|known| known.device) {
+            self.handle_vault_news(&device);
+        }
     }
 
     fn handle_items(&mut self, device: DeviceKey, answer: MailboxItems) {
@@ -399,9 +408,20 @@ impl EventLoop {
         let mut kept_back = false;
         let mut is_unreadable = false;
         let mut done = Vec::new();
-        for item in answer.items {
-            let number = item.number;
-            match self.read_letter(item) {
+        let mut unopened = Vec::new();
+        let mut letters: Vec<_> = answer.items.into_iter().map(|item| (item.number, self.open_letter(&item))).collect();
+        // What was encrypted in one session is decrypted in the order it was encrypted in.
+        letters.sort_by_key(|(_, letter)| letter.as_ref().ok().and_then(place_in_session));
+        for (number, letter) in letters {
+            let fate = match letter {
+                Ok(letter) => self.read_letter(letter),
+                Err(fate) => fate,
+            };
+            match fate {
+                LetterFate::Unopened(user, device, message) => {
+                    unopened.push((user, device, message));
+                    done.push(number);
+                }
                 LetterFate::Done => done.push(number),
                 LetterFate::Later => kept_back = true,
                 LetterFate::Unreadable => {
@@ -410,6 +430,7 @@ impl EventLoop {
                 }
             }
         }
+        self.tell_letters_unopened(unopened);
         if is_unreadable {
             // One word however many there are: anybody may leave nonsense.
             let detail =
@@ -434,25 +455,40 @@ impl EventLoop {
         self.mailboxes.check_at = None;
     }
 
-    fn read_letter(&mut self, item: MailboxItem) -> LetterFate {
+    fn open_letter(&mut self, item: &MailboxItem) -> Result<OpenedLetter, LetterFate> {
         let now = self.now().unix;
         let opened = item.letter.open(&self.hpke, &self.identity.device(), now, &self.trust);
-        let (envelope, sender, certificate) = match opened {
-            Ok(letter) => letter.into_parts(),
-            Err(error) => {
-                debug!(%error, "a letter can't be read");
-                self.counters.malformed += 1;
-                return if error == LetterError::NotForMe { LetterFate::Unreadable } else { LetterFate::Done };
-            }
+        opened.map(VerifiedLetter::into_parts).map_err(|error| {
+            debug!(%error, "a letter can't be read");
+            self.counters.malformed += 1;
+            if error == LetterError::NotForMe { LetterFate::Unreadable } else { LetterFate::Done }
+        })
+    }
+
+    fn read_letter(&mut self, (content, sender, certificate): OpenedLetter) -> LetterFate {
+        let id = match &content {
+            Content::Plain(envelope) => Some(envelope.id),
+            Content::Sealed(message) => Some(message.id),
+            Content::Unopened(_) => None,
         };
-        let id = envelope.id;
-        match self.keep_message(&sender, &certificate, envelope) {
+        match (self.take_content(&sender, &certificate, content), id) {
+            (DeliveryStatus::Unopened(unopened), Some(id)) => {
+                LetterFate::Unopened(sender.user.id, sender.device, UnopenedMessage { id, unopened })
+            }
+            (status, id) => self.letter_taken(&sender, id, status),
+        }
+    }
+
+    fn letter_taken(&mut self, sender: &VerifiedChain, id: Option<MessageId>, status: DeliveryStatus) -> LetterFate {
+        match status {
             DeliveryStatus::Accepted | DeliveryStatus::Duplicate => {
-                self.tell_delivered(&sender.user.id, &sender.device, id);
+                if let Some(id) = id {
+                    self.tell_delivered(&sender.user.id, &sender.device, id);
+                }
                 LetterFate::Done
             }
             DeliveryStatus::Refused(Reason::TOO_MANY) => LetterFate::Later,
-            DeliveryStatus::Refused(_) => LetterFate::Done,
+            DeliveryStatus::Refused(_) | DeliveryStatus::Unopened(_) | DeliveryStatus::Unencrypted => LetterFate::Done,
         }
     }
 
@@ -483,8 +519,25 @@ impl EventLoop {
     /// Leaves a message that couldn't be delivered in the mailboxes of the device it is for.
     pub(crate) fn leave_in_mailboxes(&mut self, id: MessageId, device: DeviceKey) {
         let Some(item) = self.messages.outbox.item(&id) else { return };
-        let (user, envelope, until) = (item.to.clone(), item.envelope.clone(), item.deadline);
-        let Some(entry) = self.cached_device_entry(&user, &device) else { return };
+        let Some(user) = item.user_of(&device).cloned() else { return };
+        let (envelope, until) = (item.envelope_for(&device), item.deadline);
+        if let Some((content, attempt)) = self.copy_content(&user, &device, &envelope) {
+            self.leave_content(&user, &device, id, attempt, &content, until);
+        }
+    }
+
+    /// Leaves something in a device's mailboxes, under the id of a message or one of its own, at the so manieth attempt.
+    pub(crate) fn leave_content(
+        &mut self,
+        user: &UserId,
+        device: &DeviceKey,
+        id: MessageId,
+        attempt: u32,
+        content: &Content,
+        until: UnixTime,
+    ) {
+        let device = *device;
+        let Some(entry) = self.cached_device_entry(user, &device) else { return };
         let (hpke_key, helpers) = (entry.hpke_key, entry.mailboxes.clone());
         let me = self.identity.device();
         for helper in helpers.into_iter().filter(|helper| helper.device != me).take(COPIES_MAX) {
@@ -495,7 +548,7 @@ impl EventLoop {
             let letter = Letter {
                 chain: self.identity.chain().clone(),
                 recipient: device,
-                envelope: envelope.clone(),
+                content: content.clone(),
                 extensions: Extensions::none(),
             };
             let sealed = match SealedLetter::seal(letter, self.identity.device_key(), &hpke_key, &mut self.rng) {
@@ -504,23 +557,34 @@ impl EventLoop {
             };
             let mut put = MailboxPut {
                 recipient: device,
-                id: LetterId::of(&id, &device, &helper.device),
+                id: LetterId::of(&id, &device, &helper.device, attempt),
                 letter: sealed,
                 until,
                 admission: None,
                 extensions: Extensions::none(),
             };
-            put.admission = self.mailbox_admission(&user, &put, helper.device);
+            put.admission = self.mailbox_admission(user, &device, put.request_hash(), helper.device);
             let leaving = Leaving { message: id, recipient: device, mailbox: helper.device };
             self.request(&target, &put, Purpose::MailboxPut(leaving), TIMEOUT);
         }
     }
 
+    /// A message is to be left anew: it was encrypted anew.
+    pub(crate) fn mailboxes_forget_left(&mut self, id: &MessageId, device: &DeviceKey) {
+        self.mailboxes.left.retain(|(left, to, _)| left != id || to != device);
+    }
+
     /// A contact's leave to write, used under the key they know us by. Without it the narrow door is left.
-    fn mailbox_admission(&self, user: &UserId, put: &MailboxPut, mailbox: DeviceKey) -> Option<Admission> {
-        let (capability, pairwise) = self.contact_capability(user, &put.recipient, Service::Mailbox)?;
+    pub(crate) fn mailbox_admission(
+        &self,
+        user: &UserId,
+        recipient: &DeviceKey,
+        request_hash: [u8; 32],
+        mailbox: DeviceKey,
+    ) -> Option<Admission> {
+        let (capability, pairwise) = self.contact_capability(user, recipient, Service::Mailbox)?;
         let id = capability.unverified().id;
-        let proof = CapabilityProof::sign(id, mailbox, put.request_hash(), self.now().unix, &pairwise);
+        let proof = CapabilityProof::sign(id, mailbox, request_hash, self.now().unix, &pairwise);
         Some(Admission { capability, proof })
     }
 
@@ -551,6 +615,14 @@ impl EventLoop {
             self.messages.outbox.handle_ack(&device, id, DeliveryStatus::Accepted, Instant::now());
         }
         self.drive_outbox();
+    }
+}
+
+/// Where a letter's message stands among those of its session.
+fn place_in_session((content, sender, _): &OpenedLetter) -> Option<(DeviceKey, SessionId, u64)> {
+    match content {
+        Content::Sealed(message) => Some((sender.device, message.session, message.number)),
+        Content::Plain(_) | Content::Unopened(_) => None,
     }
 }
 

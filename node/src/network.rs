@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::HandOverRules;
-use halloo_protocol::identity::{Chain, TrustStore, VerifiedChain};
+use halloo_protocol::identity::{Chain, TrustStore, VerifiedChain, tombstones_in, with_tombstones};
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{AuthorityKey, DeviceKey};
 use halloo_protocol::mailbox::MailboxNews;
 use halloo_protocol::message::MessageDelivered;
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
+use halloo_protocol::own_device::DeviceCard;
 use halloo_protocol::presence::PresenceGossip;
 use halloo_protocol::relay::RelayNotice;
+use halloo_protocol::session::MessagesUnopened;
 use halloo_protocol::time::UnixTime;
+use halloo_protocol::vault::VaultNews;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::ConnectionId;
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
@@ -47,10 +50,16 @@ pub(crate) enum Purpose {
     Message(crate::messages::Delivery),
     /// A file being fetched.
     File(crate::files::FileRequest),
+    /// Messages that didn't come by themselves.
+    History(crate::messages::HistoryAsking),
     /// An invite to a device.
     Invite(crate::calls::InviteTarget),
     /// An invite for a device, to a relay of it.
     HandOverAsk(crate::calls::InviteTarget),
+    /// Giving another own device a name.
+    DeviceRename(Box<crate::devices::Renaming>),
+    /// Asking another own device for a certificate.
+    DeviceRenew,
     /// A caller's invite, from us as its relay to the device.
     HandOver(crate::roles::hand_over::HandingOver),
     /// A call signal to a device.
@@ -59,12 +68,20 @@ pub(crate) enum Purpose {
     Enrol(Box<crate::enrolment::Asking>),
     /// Registering at a gateway.
     PushRegister(Box<crate::push::Registering>),
+    /// Asking a gateway to vouch for this device.
+    PushKeep(DeviceKey),
     /// Handing a push to a gateway.
     PushSend(crate::push::Sending),
     /// Opening one of our own boxes, or looking into it.
     OwnMailbox(crate::mailboxes::BoxRequest),
     /// Leaving a message in somebody's mailbox.
     MailboxPut(crate::mailboxes::Leaving),
+    /// Reading or writing this user's vault.
+    Vault(crate::vault::VaultRequest),
+    /// Asking for a one-time key of a device.
+    KeyFetch(crate::sessions::Fetching),
+    /// Leaving one-time keys of ours with our first mailbox.
+    MailboxKeys(DeviceKey),
     /// Asking a media relay for credentials.
     RelayAsk(PeerId),
     /// A gateway's delivery over a device's stream.
@@ -114,6 +131,8 @@ pub(crate) struct Peer {
     hello: Option<Box<Hello>>,
     /// When the last frame came.
     heard_at: Instant,
+    /// The connection is being dropped because nothing comes.
+    is_silent: bool,
     /// Its software.
     pub(crate) agent: Option<String>,
     /// Round-trip time by ping.
@@ -284,10 +303,10 @@ impl EventLoop {
     /// stands nothing else is tried.
     pub(crate) fn drop_if_silent(&mut self, device: &DeviceKey, silence: Duration) {
         let Some(peer) = address::peer_id(device) else { return };
-        if self.peers.connected.get(&peer).is_some_and(|known| known.heard_at.elapsed() >= silence) {
-            debug!(%peer, "silent: connection dropped");
-            let _closed = self.swarm.disconnect_peer_id(peer);
-        }
+        let Some(known) = self.peers.connected.get_mut(&peer).filter(|known| known.heard_at.elapsed() >= silence) else { return };
+        known.is_silent = true;
+        debug!(%peer, "silent: connection dropped");
+        let _closed = self.swarm.disconnect_peer_id(peer);
     }
 
     /// Connects to a peer unless it is connected or we dial it already. What waits for it fails if it can't be reached.
@@ -381,6 +400,7 @@ impl EventLoop {
                 greeted: false,
                 hello: None,
                 heard_at: Instant::now(),
+                is_silent: false,
                 agent: None,
                 rtt: None,
                 address,
@@ -417,6 +437,8 @@ impl EventLoop {
         }
         self.fail_peer(&peer, Failure::Disconnected);
         if let Some(gone) = self.peers.connected.remove(&peer) {
+            // It fell silent before we closed: those who are to be told of that are.
+            let reason = if gone.is_silent { DisconnectReason::Lost } else { reason };
             self.directory_disconnected(&gone, reason);
             self.presence_disconnected(&gone.device, reason);
             self.hand_over_peer_gone(&peer);
@@ -487,14 +509,28 @@ impl EventLoop {
             let username = chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
             self.events.send(Event::PeerUp { peer_id: peer.to_string(), username });
         }
+        if let Some(chain) = &chain {
+            self.take_hello_tombstones(chain, &hello.extensions);
+        }
         self.exchange_revocations(peer, &hello.revocations);
         self.directory_greeted(peer, chain.as_ref(), descriptor);
         self.reach_greeted(peer);
+        self.devices_peer_greeted(peer);
         self.messages_peer_greeted(peer);
         self.files_peer_greeted(peer);
         self.gateway_peer_greeted(peer);
         self.mailboxes_peer_greeted(peer);
         self.presence_peer_greeted(peer);
+    }
+
+    /// A peer names the devices that its user has removed. Of users without a name, who cost nothing, only those we know count.
+    fn take_hello_tombstones(&mut self, chain: &VerifiedChain, extensions: &Extensions) {
+        let user = &chain.user;
+        let counts = user.name().is_some() || self.is_acquainted(&user.id);
+        let tombstones = if counts { tombstones_in(extensions, &user.identity) } else { Vec::new() };
+        if !tombstones.is_empty() {
+            self.take_tombstones(user.identity, tombstones);
+        }
     }
 
     /// What a peer has relayed counts for its user, as long as its chain is believed.
@@ -573,16 +609,17 @@ impl EventLoop {
     /// Re-judges every connected peer after a revocation: what was believed may be believed no longer.
     fn trust_changed(&mut self) {
         let now = self.now();
-        self.disbelieve("revoked by its authority", |chain, trust| trust.is_revoked(&chain.user));
+        let _still_connected = self.disbelieve("revoked by its authority", |chain, trust| trust.is_revoked(&chain.user));
         self.directory.machine.handle_trust_changed(now, &self.trust);
     }
 
     /// Believes no certificate longer than it lasts, also of peers that stay connected.
     pub(crate) fn expire_chains(&mut self, now: UnixTime) {
-        self.disbelieve("its certificate has ended", |chain, _| now > chain.not_after);
+        let _still_connected = self.disbelieve("its certificate has ended", |chain, _| now > chain.not_after);
     }
 
-    fn disbelieve(&mut self, why: &str, is_over: impl Fn(&VerifiedChain, &TrustStore) -> bool) {
+    /// Believes some peers no more; tells which.
+    pub(crate) fn disbelieve(&mut self, why: &str, is_over: impl Fn(&VerifiedChain, &TrustStore) -> bool) -> Vec<PeerId> {
         let over: Vec<PeerId> = self
             .peers
             .connected
@@ -590,7 +627,7 @@ impl EventLoop {
             .filter(|(_, peer)| peer.chain.as_ref().is_some_and(|chain| is_over(chain, &self.trust)))
             .map(|(peer, _)| *peer)
             .collect();
-        for peer in over {
+        for peer in over.iter().copied() {
             if let Some(known) = self.peers.connected.get_mut(&peer) {
                 known.chain = None;
                 known.chain_error = Some(why.to_owned());
@@ -599,6 +636,13 @@ impl EventLoop {
             self.account_circuits(peer);
             self.directory_revoked(peer);
         }
+        over
+    }
+
+    /// Says our hello to somebody, connected or not: it names the devices that our user has removed.
+    pub(crate) fn tell_hello_to(&mut self, target: &Target) {
+        let hello = self.own_hello();
+        self.notify(target, &hello);
     }
 
     /// One frame from a peer.
@@ -615,6 +659,7 @@ impl EventLoop {
         let now = Instant::now();
         if let Some(known) = self.peers.connected.get_mut(&peer) {
             known.heard_at = now;
+            known.is_silent = false;
         }
         if frame.kind.is_answer() {
             match self.rpc.take(peer, frame.id, now) {
@@ -661,8 +706,21 @@ impl EventLoop {
             },
             PresenceGossip::KIND => self.handle_presence_frame(peer, frame),
             MailboxNews::KIND => self.handle_mailbox_news(peer),
+            VaultNews::KIND => {
+                if let Some(device) = self.peers.get(&peer).map(|known| known.device) {
+                    self.handle_vault_news(&device);
+                }
+            }
+            DeviceCard::KIND => match frame.parse::<DeviceCard>() {
+                Ok(card) => self.handle_device_card(peer, card),
+                Err(_) => self.counters.malformed += 1,
+            },
             MessageDelivered::KIND => match frame.parse::<MessageDelivered>() {
                 Ok(notice) => self.handle_message_delivered(peer, &notice),
+                Err(_) => self.counters.malformed += 1,
+            },
+            MessagesUnopened::KIND => match frame.parse::<MessagesUnopened>() {
+                Ok(notice) => self.handle_messages_unopened(peer, &notice),
                 Err(_) => self.counters.malformed += 1,
             },
             _ => self.counters.unknown_kinds += 1,
@@ -710,7 +768,7 @@ impl EventLoop {
             descriptor: self.own_descriptor(),
             clock: self.raw_unix(),
             revocations,
-            extensions: Extensions::none(),
+            extensions: with_tombstones(Extensions::none(), &self.own_tombstones()),
         }
     }
 

@@ -54,6 +54,9 @@ const RESOLVE_AGAIN: Duration = Duration::from_secs(3_600);
 /// The same for one that wasn't found.
 const RESOLVE_RETRY: Duration = Duration::from_secs(60);
 
+/// When a keeper's word that wasn't there is looked for again.
+const LEASE_RETRIES: [Duration; 3] = [Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(600)];
+
 /// What the user chose to be.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 struct Chosen {
@@ -76,6 +79,8 @@ struct Followed {
     is_resolving: bool,
     /// A device's keeper's word is wanted from the next record.
     wants_lease: BTreeSet<DeviceKey>,
+    /// How often it was looked for in vain.
+    lease_tries: usize,
 }
 
 /// The machine, and what it needs of the rest of the node.
@@ -177,7 +182,8 @@ impl EventLoop {
             self.presence.machine.remove_contact(now, &identity);
         }
         for (identity, user) in seen {
-            let fresh = Followed { user, resolve_at: now.instant, is_resolving: false, wants_lease: BTreeSet::new() };
+            let fresh =
+                Followed { user, resolve_at: now.instant, is_resolving: false, wants_lease: BTreeSet::new(), lease_tries: 0 };
             self.presence.followed.entry(identity).or_insert(fresh);
         }
         while let Some(identity) = self.presence.dirty.pop_front() {
@@ -209,6 +215,10 @@ impl EventLoop {
         for user in due {
             if let Some(followed) = self.presence.followed.values_mut().find(|followed| followed.user == user) {
                 followed.is_resolving = true;
+                if !followed.wants_lease.is_empty() {
+                    // What was found before the device fell silent has an older word of its keeper, or none.
+                    self.forget_cached(&user);
+                }
             }
             self.resolve_user(&user, Waiter::Presence);
         }
@@ -254,12 +264,22 @@ impl EventLoop {
                 self.presence.carriers.insert(helper.device, helper.clone());
             }
         }
+        let mut unkept = BTreeSet::new();
         for parts in record.entries().filter(|parts| wanted.contains(&parts.device())) {
             // Verified with the record: signed by a keeper that the entry names.
-            if let Some(kept) = &parts.keeper_lease {
-                let until = kept.lease.unverified().until;
-                self.presence.machine.handle_keeper_lease(now, identity, &parts.device(), until);
+            match parts.keeper_lease.as_ref().map(|kept| kept.lease.unverified().until).filter(|until| *until > now.unix) {
+                Some(until) => self.presence.machine.handle_keeper_lease(now, identity, &parts.device(), until),
+                None if parts.entry().keepers.is_empty() => {}
+                None => drop(unkept.insert(parts.device())),
             }
+        }
+        let Some(followed) = self.presence.followed.get_mut(identity) else { return };
+        let pause = LEASE_RETRIES.get(followed.lease_tries).filter(|_| !unkept.is_empty());
+        followed.lease_tries = if unkept.is_empty() { 0 } else { followed.lease_tries.saturating_add(1) };
+        if let Some(pause) = pause {
+            // The keeper may not have heard of the newest entry yet.
+            followed.wants_lease.extend(unkept);
+            followed.resolve_at = followed.resolve_at.min(now.instant + *pause);
         }
     }
 

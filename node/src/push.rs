@@ -1,5 +1,6 @@
 //! The device's side of push: registering at gateways, falling asleep, waking up, and pushing to others' devices.
 
+mod keep;
 pub mod receiver;
 
 use std::collections::HashSet;
@@ -112,11 +113,20 @@ pub(crate) struct PushState {
     stale: HashSet<Vec<u8>>,
     /// Registrations that callers can't find yet, and who is told when they can, or when the time is up.
     unannounced: Vec<(PushRegistration, Reply<PushRegistration, PushError>, Instant)>,
+    keeping: keep::Keeping,
 }
 
 impl PushState {
     pub(crate) fn new(service: Option<LocalPushService>) -> Self {
-        Self { registered: Vec::new(), keys: None, service, renew_at: None, stale: HashSet::new(), unannounced: Vec::new() }
+        Self {
+            registered: Vec::new(),
+            keys: None,
+            service,
+            renew_at: None,
+            stale: HashSet::new(),
+            unannounced: Vec::new(),
+            keeping: keep::Keeping::default(),
+        }
     }
 }
 
@@ -446,7 +456,7 @@ impl EventLoop {
         if self.push.unannounced.iter().any(|(_, _, until)| *until <= now.instant) {
             self.push_announced();
         }
-        if self.push.renew_at.is_none_or(|at| at > now.instant) {
+        if self.push.renew_at.is_none_or(|at| at > now.instant) || self.is_revoked() {
             return;
         }
         let pause = if self.push.stale.is_empty() { RENEW_EVERY } else { RENEW_STALE_EVERY };

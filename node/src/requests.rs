@@ -5,10 +5,14 @@ use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, InviteHandOve
 use halloo_protocol::file::{FileAccept, FileHashes, FileRead};
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
+use halloo_protocol::linking::{LinkConfirm, LinkDone, LinkStart};
 use halloo_protocol::mailbox::{MailboxOpen, MailboxPut, MailboxTake};
-use halloo_protocol::message::MessageDeliver;
-use halloo_protocol::push::{PushDeliver, PushRegister, PushSend, PushUnregister};
+use halloo_protocol::message::{HistoryRequest, MessageDeliver};
+use halloo_protocol::own_device::{DeviceRename, DeviceRenew};
+use halloo_protocol::push::{PushDeliver, PushKeep, PushRegister, PushSend, PushUnregister};
 use halloo_protocol::relay::RelayRequest;
+use halloo_protocol::session::{KeyFetch, MailboxKeyFetch, MailboxKeys};
+use halloo_protocol::vault::{VaultFetch, VaultLook, VaultPut};
 use halloo_protocol::wire::{DecodeError, Extensions, Frame, FrameKind, Message};
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
@@ -29,6 +33,11 @@ impl EventLoop {
             FileAccept::KIND => self.with(frame, |node, request: FileAccept| node.handle_file_accept(peer, &request)),
             FileHashes::KIND => self.with(frame, |node, request: FileHashes| node.handle_file_hashes(peer, &request)),
             FileRead::KIND => return self.handle_file_read(peer, via, frame),
+            HistoryRequest::KIND => self.with(frame, |node, request: HistoryRequest| node.handle_history_request(peer, &request)),
+            KeyFetch::KIND => self.with(frame, |node, _: KeyFetch| {
+                let chain = node.chain_of(&peer);
+                node.handle_key_fetch(chain.as_ref())
+            }),
             CallInvite::KIND => self.with(frame, |node, invite: CallInvite| node.handle_invite(&invite)),
             InviteHandOver::KIND => return self.handle_hand_over(peer, via, frame),
             InviteHandedOver::KIND => self.with(frame, |node, message: InviteHandedOver| node.handle_handed_over(peer, &message)),
@@ -48,10 +57,34 @@ impl EventLoop {
                 let chain = node.chain_of(&peer);
                 node.handle_mailbox_take(chain.as_ref(), &request)
             }),
+            VaultLook::KIND => self.with(frame, |node, _: VaultLook| {
+                let chain = node.chain_of(&peer);
+                node.handle_vault_look(chain.as_ref())
+            }),
+            VaultFetch::KIND => self.with(frame, |node, request: VaultFetch| {
+                let chain = node.chain_of(&peer);
+                node.handle_vault_fetch(chain.as_ref(), &request)
+            }),
+            VaultPut::KIND => self.with(frame, |node, request: VaultPut| {
+                let chain = node.chain_of(&peer);
+                node.handle_vault_put(chain.as_ref(), request)
+            }),
+            MailboxKeys::KIND => self.with(frame, |node, request: MailboxKeys| {
+                let chain = node.chain_of(&peer);
+                node.handle_mailbox_keys(chain.as_ref(), &request)
+            }),
+            MailboxKeyFetch::KIND => self.with(frame, |node, request: MailboxKeyFetch| {
+                let chain = node.chain_of(&peer);
+                node.handle_mailbox_key_fetch(peer, chain.as_ref(), &request)
+            }),
             RelayRequest::KIND => self.with(frame, |node, _: RelayRequest| node.handle_relay_request(peer)),
             PushRegister::KIND => self.with(frame, |node, request: PushRegister| {
                 let chain = node.chain_of(&peer);
                 node.handle_push_register_request(chain.as_ref(), request)
+            }),
+            PushKeep::KIND => self.with(frame, |node, request: PushKeep| {
+                let chain = node.chain_of(&peer);
+                node.handle_push_keep(chain.as_ref(), &request)
             }),
             PushUnregister::KIND => self.with(frame, |node, request: PushUnregister| {
                 let chain = node.chain_of(&peer);
@@ -62,6 +95,11 @@ impl EventLoop {
                 node.handle_push_send(chain.as_ref(), &request)
             }),
             PushDeliver::KIND => self.with(frame, |node, request: PushDeliver| node.handle_push_deliver(&request.payload)),
+            LinkStart::KIND => self.with(frame, |node, message: LinkStart| node.handle_link_start(peer, &message)),
+            LinkConfirm::KIND => self.with(frame, |node, message: LinkConfirm| node.handle_link_confirm(peer, &message)),
+            LinkDone::KIND => self.with(frame, |node, message: LinkDone| node.handle_link_done(peer, &message)),
+            DeviceRenew::KIND => self.with(frame, |node, _: DeviceRenew| node.handle_device_renew(peer)),
+            DeviceRename::KIND => self.with(frame, |node, request: DeviceRename| node.handle_device_rename(peer, request)),
             RevocationListRequest::KIND => {
                 self.with(frame, |node, request: RevocationListRequest| node.answer_revocations(&request))
             }

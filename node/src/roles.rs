@@ -5,3 +5,4 @@ pub mod gateway;
 pub(crate) mod hand_over;
 pub mod mailbox;
 pub mod relay;
+pub(crate) mod vault;

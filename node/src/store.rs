@@ -26,22 +26,28 @@
 mod authority;
 mod calls;
 mod contacts;
+mod devices;
 mod directory;
 mod files;
+mod groups;
 mod mailbox;
 mod messages;
 mod pins;
 mod push;
 mod search;
+mod sessions;
 mod table;
+mod vault;
 
 pub use authority::{InviteRow, LogEntry, LogEvent, NameRow, NameState};
 pub use directory::{ADDRESS_BOOK_MAX, CachedRecord, KnownNode, RECORD_CACHE_MAX, ReplicaChange};
 pub use files::FILE_HASHES_ROW_BYTES;
+pub use groups::GROUPS_MAX;
 pub use mailbox::{LetterRow, MailboxRoom};
 pub use messages::{Direction, MESSAGE_ID_BYTES_MAX, MessageRow, SEEN_MESSAGES_MAX};
 pub use pins::{Pin, Pinned};
 pub use push::{GATEWAY_PENDING_MAX, GATEWAY_REGISTRATIONS_MAX, GATEWAY_REGISTRATIONS_PER_DEVICE_MAX, PendingPush, Registration};
+pub use sessions::{SPENT_SESSIONS_MAX, SealedCopyRow};
 pub use table::{Transaction, View};
 
 use std::panic::AssertUnwindSafe;

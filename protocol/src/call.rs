@@ -132,6 +132,8 @@ impl Reason {
     pub const UNKNOWN_CALL: Self = Self(14);
     /// The device asks too much.
     pub const TOO_MANY: Self = Self(15);
+    /// A message that the device couldn't decrypt, however often it was encrypted anew.
+    pub const UNDECRYPTABLE: Self = Self(20);
 }
 
 /// For people; numbers of later versions print as `reason N`.
@@ -154,6 +156,7 @@ impl fmt::Display for Reason {
             Self::INVALID => "the invite couldn't be read",
             Self::UNKNOWN_CALL => "the call is over",
             Self::TOO_MANY => "too many calls",
+            Self::UNDECRYPTABLE => "the device couldn't decrypt it",
             Self(other) => return write!(f, "reason {other}"),
         })
     }

@@ -54,6 +54,9 @@ pub const CAPABILITIES_MAX: usize = 8;
 /// Most roster entries in one signal between a user's own devices.
 pub const SHARED_ENTRIES_MAX: usize = 8;
 
+/// Extension of a [`RosterShare`]: the key that the user's vault is written under ([`VaultKey`](crate::vault::VaultKey)).
+pub const SHARE_VAULT_KEY: u16 = 0x0002;
+
 /// 32 secret bytes: wiped when dropped, never printed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Zeroize)]
 #[zeroize(drop)]

@@ -75,6 +75,10 @@ id!(
     ConversationId
 );
 id!(
+    /// One group. Not drawn: it names the statement by which the group was founded, so nobody can found it a second time.
+    GroupId
+);
+id!(
     /// One capability; how it is revoked. Drawn by the issuer.
     CapabilityId
 );
@@ -84,6 +88,12 @@ id!(
 );
 
 impl ConversationId {
+    /// The conversation of a group.
+    #[must_use]
+    pub const fn of_group(group: &GroupId) -> Self {
+        Self(group.0)
+    }
+
     /// The conversation of two users, the same from either end and on all their devices, without a word between them.
     #[must_use]
     pub fn of_pair(one: &UserId, other: &UserId) -> Self {

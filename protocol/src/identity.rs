@@ -10,6 +10,7 @@
 mod certificate;
 mod chain;
 mod recovery;
+mod removal;
 mod revocation;
 mod username;
 
@@ -20,5 +21,6 @@ pub use certificate::{
 pub(crate) use chain::verify_device;
 pub use chain::{AUTHORITIES_MAX, Chain, ChainError, TrustStore, UserChain, VerifiedChain, VerifiedUser};
 pub use recovery::{RecoveryError, RecoveryPhrase};
+pub use removal::{STRANGERS_REMOVALS_MAX, TOMBSTONES_EXTENSION, tombstones_in, with_tombstones};
 pub use revocation::{REVOCATION_LIST_BYTES_MAX, RevocationList, RevokedSerial, SignedRevocationList};
 pub use username::{USERNAME_CHARS_MAX, UserId, Username, UsernameError};

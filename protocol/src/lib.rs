@@ -1,7 +1,7 @@
 //! What Halloo nodes say to each other, and how they decide.
 //!
 //! Everything here is pure: values go in, values come out. The crate never opens a socket, reads a clock,
-//! spawns a thread or draws randomness of its own; callers pass `now`, keys and random generators in. That is what lets the
+//! spawns a thread or draws randomness of its own ([`session`] excepted, which says why); callers pass `now`, keys and random generators in. That is what lets the
 //! same state machines run in a daemon, in a test and in a simulation.
 //!
 //! | module | what it holds |
@@ -10,14 +10,19 @@
 //! | [`time`], [`clock`] | wall-clock time on the wire; the estimate of a node's clock offset |
 //! | [`key`] | Ed25519 keys by role, domain-separated signatures |
 //! | [`identity`] | usernames, certificates, the chain from authority to device, revocation, recovery phrase |
+//! | [`linking`] | how a new device becomes one of its user's: a short code, a key exchange, a grant |
+//! | [`own_device`] | what devices of one user say to each other |
 //! | [`authority`] | enrolment, renewal, invite codes, the authority's list of bootstrap nodes |
 //! | [`directory`] | the directory record: signed device entries, leases, merge, record key |
 //! | [`kademlia`] | who keeps which record: routing table, look-up, publishing, replicas, repair |
 //! | [`node`] | node descriptors, roles, the hello |
 //! | [`id`], [`event`] | ids of calls, messages, conversations; kinds of events |
 //! | [`call`] | the sealed invite, signals, the caller's and the callee's state machine |
-//! | [`message`] | envelopes, receipts, outbox and inbox |
+//! | [`message`] | envelopes, receipts, the outbox, what own devices tell each other |
+//! | [`session`] | end-to-end encryption with forward secrecy, device to device |
+//! | [`group`] | who is in a group, by signed statements that converge; what members say |
 //! | [`mailbox`] | letters kept for devices that aren't there: sealing, who may leave how many |
+//! | [`vault`] | what a user's devices have in common, sealed, at mailboxes |
 //! | [`contact`], [`profile`] | who knows whom, by signature of both; who may do what; what contacts see |
 //! | [`file`] | files: offers, chunks and their hashes, what the receiver asks for next |
 //! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
@@ -36,22 +41,27 @@ pub mod contact;
 pub mod directory;
 pub mod event;
 pub mod file;
+pub mod group;
 pub mod id;
 pub mod identity;
 pub mod kademlia;
 pub mod key;
+pub mod linking;
 pub mod mailbox;
 pub mod message;
 pub mod node;
+pub mod own_device;
 pub mod presence;
 pub mod profile;
 pub mod push;
 pub mod rate;
 pub mod redact;
 pub mod relay;
+pub mod session;
 #[cfg(test)]
 mod test_identity;
 pub mod time;
+pub mod vault;
 pub mod wire;
 #[cfg(test)]
 mod wire_samples;

@@ -22,7 +22,8 @@ use bincode::{Decode, Encode};
 
 pub use account::{
     ACCOUNT_BYTES_MAX, ACCOUNT_LETTERS_MAX, ACCOUNT_SECS, Account, DOOR_LETTERS_PER_ACCOUNT, DOOR_LETTERS_PER_HOLDER,
-    HOLDER_SHARE, Held, MailboxPolicy, MailboxRates, OpenRefusal, PutGrant, PutRefusal, decide_open, decide_put,
+    HOLDER_SHARE, Held, MailboxPolicy, MailboxRates, OpenRefusal, PutGrant, PutRefusal, decide_key_fetch, decide_open,
+    decide_put,
 };
 pub use letter::{LETTER_SIZE_CLASSES, Letter, LetterError, SealLetterError, SealedLetter, VerifiedLetter};
 
@@ -117,10 +118,11 @@ pub struct LetterId(pub [u8; 16]);
 
 impl LetterId {
     /// The id of a message's copy for one device at one mailbox: the same for every repetition, another at every mailbox and for every device,
-    /// so that mailboxes can't tell by it what belongs together.
+    /// so that mailboxes can't tell by it what belongs together. `attempt` counts how often the copy was encrypted anew: that is another letter.
     #[must_use]
-    pub fn of(message: &MessageId, recipient: &DeviceKey, mailbox: &DeviceKey) -> Self {
-        let digest = hash("halloo letter id 1", &[&message.0, recipient.as_bytes(), mailbox.as_bytes()]);
+    pub fn of(message: &MessageId, recipient: &DeviceKey, mailbox: &DeviceKey, attempt: u32) -> Self {
+        let parts: [&[u8]; 4] = [&message.0, recipient.as_bytes(), mailbox.as_bytes(), &attempt.to_be_bytes()];
+        let digest = hash("halloo letter id 1", &parts);
         let mut id = [0; 16];
         id.copy_from_slice(&digest[..16]);
         Self(id)

@@ -295,6 +295,49 @@ impl Message for PushUnregistered {
     const LIMIT: usize = 256;
 }
 
+/// "Vouch for me": a device that registered asks its gateway to say, for as long as the registration stands, that it can be woken. It does so after every
+/// publication of its entry; from then on it needs to do nothing, however and for how long it sleeps.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct PushKeep {
+    /// The registration.
+    pub handle: PushHandle,
+    /// Hash of the published entry's body ([`crate::wire::Signed::body_hash`]), which names the gateway as keeper.
+    pub entry_hash: [u8; 32],
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Message for PushKeep {
+    const KIND: FrameKind = FrameKind(0x0045);
+    const LIMIT: usize = 512;
+}
+
+/// What became of [`PushKeep`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum KeepStatus {
+    /// The lease is on its way to the directory, and will be renewed.
+    Kept {
+        /// Until when the first one holds.
+        until: UnixTime,
+    },
+    /// Not here.
+    Refused(PushReason),
+}
+
+/// Answer to [`PushKeep`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct PushKept {
+    /// What happened.
+    pub status: KeepStatus,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Message for PushKept {
+    const KIND: FrameKind = FrameKind(FrameKind::ANSWER | PushKeep::KIND.0);
+    const LIMIT: usize = 256;
+}
+
 /// How soon a push is wanted (RFC 8030 section 5.3).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub enum Urgency {

@@ -414,6 +414,25 @@ fn silence_is_told_by_the_carriers_of_who_fell_silent() {
 }
 
 #[test]
+fn silence_of_a_neighbour_is_believed_with_one_other_witness() {
+    let mut net = Net::new(3, &[2]);
+    net.befriend_with(1, 0, &[2], true);
+    net.befriend_with(0, 1, &[2], true);
+    let (now, carrier) = (net.now(), net.people[2].key());
+    net.machines[0].set_carriers(now, vec![carrier]);
+    net.machines[1].set_carriers(now, vec![carrier]);
+    net.act(0);
+    net.act(1);
+    net.connect(0, 1);
+    net.say(0, State::Away, "on the train");
+    net.secs(30);
+    assert_eq!((net.sees(1, 0).state, net.sees(1, 0).source), (State::Away, Source::Direct));
+    net.frozen.push(0);
+    net.secs(25);
+    assert_eq!((net.sees(1, 0).state, net.sees(1, 0).source), (State::Offline, Source::Hint));
+}
+
+#[test]
 fn a_carrier_can_neither_forge_nor_be_fooled() {
     let mut net = carried();
     net.say(0, State::Online, "");

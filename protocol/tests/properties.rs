@@ -12,6 +12,7 @@ use halloo_protocol::identity::{
 };
 use halloo_protocol::key::{AuthorityKey, DeviceKey, IdentityKey, PublicKey};
 use halloo_protocol::node::{Address, Descriptor, Hello, LoadClass, RevocationNumber, Roles, Transport};
+use halloo_protocol::session::PreKeys;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Body, Extensions, FRAME_BYTES_MAX, Frame, FrameKind, Message, Signed};
 use proptest::collection::vec;
@@ -305,7 +306,7 @@ prop_compose! {
         (device, sequence, issued_at, length) in (device_key(), any::<u64>(), time(), 0..=30 * DAY),
         addresses in vec(small_address(), 0..=8),
         (relays, mailboxes, keepers) in (helpers(), helpers(), helpers()),
-        (features, hpke_key, fallback_key) in (any::<u64>(), any::<[u8; 32]>(), option::of(any::<[u8; 32]>())),
+        (features, hpke_key, pre_keys) in (any::<u64>(), any::<[u8; 32]>(), option::of(any::<([u8; 32], [u8; 32])>())),
         sealed in option::of((any::<u32>(), any::<[u8; 24]>(), vec(any::<u8>(), 0..300))),
         extensions in extensions(),
     ) -> DeviceEntry {
@@ -320,7 +321,7 @@ prop_compose! {
             keepers,
             features,
             hpke_key,
-            fallback_key,
+            pre_keys: pre_keys.map(|(identity, fallback)| PreKeys { identity, fallback }),
             sealed: sealed.map(|(epoch, nonce, ciphertext)| SealedPart { epoch, nonce, ciphertext }),
             extensions,
         }

@@ -7,9 +7,9 @@ use halloo_protocol::directory::DeviceEntry;
 use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::UserId;
 use halloo_protocol::kademlia::StoreRefusal;
-use halloo_protocol::message::{DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver};
+use halloo_protocol::message::{Content, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver};
 use halloo_protocol::wire::{self, Extensions, FrameKind, Message};
-use halloo_tests::attacker::{Attacker, Forger, now, record_key};
+use halloo_tests::attacker::{Attacker, Forger, Sealer, now, record_key};
 use halloo_tests::{Network, eventually};
 
 const UNKNOWN: u16 = 0x0777;
@@ -57,20 +57,24 @@ fn a_message_with_unknown_extensions_is_delivered() {
     network.users[1].kill();
     let [alice, mallory] = network.users.as_slice() else { panic!("two users") };
     let mut writer = Attacker::connect(&alice.addresses()[0], &forger.device, &forger.hello(None));
-    let message = |number: u8, extensions: Extensions| MessageDeliver {
-        envelope: Envelope {
+    let mut reader = Attacker::connect(&network.bootstrap(), &forger.device, &forger.hello(None));
+    let record = reader.find_record(record_key(&network, alice)).expect("alice is in the directory");
+    let mut sealer = Sealer::new(&forger, &record);
+    let mut message = |number: u8, extensions: Extensions| {
+        let content = sealer.seal(&Envelope {
             id: MessageId([number; 16]),
             conversation: conversation(&network),
             counter: u64::from(number),
             sent_at: now(),
             body: MessageBody::Text(format!("message {number}")),
             extensions: extensions.clone(),
-        },
-        extensions,
+        });
+        MessageDeliver { content, extensions }
     };
-    let answer: MessageAck = writer.ask(&message(1, unknown())).expect("a message answer");
+    let first = message(1, unknown());
+    let answer: MessageAck = writer.ask(&first).expect("a message answer");
     assert_eq!(answer.status, DeliveryStatus::Accepted);
-    let answer: MessageAck = writer.ask(&message(1, unknown())).expect("a message answer");
+    let answer: MessageAck = writer.ask(&first).expect("a message answer");
     assert_eq!(answer.status, DeliveryStatus::Duplicate, "a repetition is acknowledged and not shown again");
     alice.wait_event(ARRIVAL_TIME_MAX, "message_received", |event| event["text"] == "message 1");
 
@@ -84,7 +88,23 @@ fn a_message_with_unknown_extensions_is_delivered() {
         let texts: Vec<&str> = list["messages"].as_array().into_iter().flatten().filter_map(|m| m["text"].as_str()).collect();
         if texts == ["message 1", "message 3"] { Ok(()) } else { Err(list.to_string()) }
     });
+    unencrypted_messages_are_refused(&network, &mut writer);
     strangers_messages_are_refused(&network);
+}
+
+/// Who publishes keys isn't taken back to messages that the relays' connections alone protect.
+fn unencrypted_messages_are_refused(network: &Network, writer: &mut Attacker) {
+    let envelope = Envelope {
+        id: MessageId([50; 16]),
+        conversation: conversation(network),
+        counter: 50,
+        sent_at: now(),
+        body: MessageBody::Text("in the open".to_owned()),
+        extensions: Extensions::none(),
+    };
+    let message = MessageDeliver { content: Content::Plain(envelope), extensions: Extensions::none() };
+    let answer: MessageAck = writer.ask(&message).expect("a message answer");
+    assert_eq!(answer.status, DeliveryStatus::Unencrypted);
 }
 
 fn conversation(network: &Network) -> ConversationId {
@@ -100,14 +120,14 @@ fn strangers_messages_are_refused(network: &Network) {
     let alice = &network.users[0];
     let mut stranger = Attacker::connect(&alice.addresses()[0], &key(99), &stranger_hello());
     let message = MessageDeliver {
-        envelope: Envelope {
+        content: Content::Plain(Envelope {
             id: MessageId([99; 16]),
             conversation: conversation(network),
             counter: 1,
             sent_at: now(),
             body: MessageBody::Text("psst".to_owned()),
             extensions: Extensions::none(),
-        },
+        }),
         extensions: Extensions::none(),
     };
     let answer: MessageAck = stranger.ask(&message).expect("a message answer");

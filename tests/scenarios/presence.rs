@@ -11,6 +11,9 @@ use serde_json::Value;
 /// How long a change may take to be seen: the record of the other has to be looked up first.
 const SEEN_TIME_MAX: Duration = Duration::from_secs(45);
 
+/// Silence is noticed after 20 s and told by two witnesses, or by a connection that ends.
+const FROZEN_TIME_MAX: Duration = Duration::from_secs(90);
+
 fn presence(of: &User, seen_by: &Daemon) -> Result<Value, String> {
     seen_by.api().get(&format!("/v1/presence/contacts/{}", of.username))
 }
@@ -59,5 +62,57 @@ fn contacts_see_each_other_and_nobody_else_does() {
     eventually(SEEN_TIME_MAX, "whoever is removed sees nothing", || match presence(bob, alice) {
         Err(_) => Ok(()),
         Ok(seen) => Err(seen.to_string()),
+    });
+}
+
+/// Freezes a daemon as an operating system does: nothing is said to anybody.
+#[track_caller]
+fn freeze(daemon: &Daemon) {
+    let pid = daemon.pid().expect("it runs").to_string();
+    let status = std::process::Command::new("kill").args(["-STOP", &pid]).status().expect("kill is there");
+    assert!(status.success());
+}
+
+#[test]
+fn a_frozen_device_is_reachable_by_push_and_one_that_nobody_can_wake_is_offline() {
+    let mut network = Plan::new(["alice", "bob", "carol"]).contacts_only().start();
+    network.befriend(&network.users[0], &network.users[1]);
+    network.befriend(&network.users[0], &network.users[2]);
+    let [alice, bob, carol] = network.users();
+    bob.cli(["push", "register", "webpush"]).ok();
+    bob.cli(["presence", "set", "away", "--mood", "on the train"]).ok();
+    carol.cli(["presence", "set", "away", "--mood", "on the boat"]).ok();
+    is_seen(bob, alice, "away", "on the train");
+    is_seen(carol, alice, "away", "on the boat");
+    // Their carriers are witnesses: one that alice is herself isn't enough.
+    for user in [&bob, &carol] {
+        eventually(SEEN_TIME_MAX, "a mailbox carries the presence", || {
+            let status = user.cli(["status"]).ok();
+            if status["mailboxes"].as_array().is_some_and(|named| !named.is_empty()) { Ok(()) } else { Err(status.to_string()) }
+        });
+    }
+    eventually(SEEN_TIME_MAX, "the gateway vouches for bob's newest entry in the directory", || {
+        let lines = bob.stderr_tail();
+        let (published, vouched) = (lines.rfind("record published"), lines.rfind("vouches for this device"));
+        if vouched.is_some() && vouched > published { Ok(()) } else { Err("not yet".to_owned()) }
+    });
+    freeze(bob);
+    freeze(carol);
+    eventually(FROZEN_TIME_MAX, "bob can be woken, and is what he chose to be", || {
+        let seen = presence(bob, alice)?;
+        let is_right = seen["state"] == "away" && seen["mood"] == "on the train" && seen["reachability"] == "push";
+        if is_right { Ok(()) } else { Err(seen.to_string()) }
+    });
+    eventually(FROZEN_TIME_MAX, "carol is gone", || {
+        let seen = presence(carol, alice)?;
+        if seen["state"] == "offline" && seen["reachability"] == "none" { Ok(()) } else { Err(seen.to_string()) }
+    });
+    // It stays so for whoever comes later.
+    alice.kill();
+    alice.restart();
+    eventually(FROZEN_TIME_MAX, "bob can still be woken", || {
+        let found = alice.cli(["resolve", &bob.username, "--fresh"]).ok();
+        let device = &found["devices"][0];
+        if device["reachability"] == "push" || device["reachability"] == "direct" { Ok(()) } else { Err(found.to_string()) }
     });
 }

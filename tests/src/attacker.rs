@@ -19,7 +19,9 @@ use halloo_protocol::kademlia::{
     FindNode, FindRecord, Nodes, RecordAnswer, RecordOutcome, Store, StoreAnswer, StoreOutcome, StoreRefusal,
 };
 use halloo_protocol::key::{AuthorityKey, DeviceKey, IdentityKey, SecretKey};
+use halloo_protocol::message::{Content, Envelope};
 use halloo_protocol::node::{Address, Descriptor, Hello, LoadClass, Roles, Transport};
+use halloo_protocol::session::{Account, Pair, Sessions};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message, Signed};
 use libp2p::swarm::SwarmEvent;
@@ -314,6 +316,48 @@ pub fn stranger_hello() -> Hello {
     }
 }
 
+/// Encrypts what a forged device writes to a real one, as a node does.
+#[derive(Debug)]
+pub struct Sealer {
+    sessions: Sessions,
+    pair: Pair,
+}
+
+impl Sealer {
+    /// For the one device in `record`, in a session started with its fallback key.
+    ///
+    /// # Panics
+    /// If the record's entry has no keys, or users have no names.
+    #[must_use]
+    pub fn new(forger: &Forger, record: &UnverifiedRecord) -> Self {
+        let entry = record.entries.first().expect("a device").entry();
+        let keys = entry.pre_keys.expect("it takes encrypted messages");
+        let ((me, my_identity), (you, your_identity)) = (named(&forger.user), named(&record.user));
+        let pair = Pair::of((&me, &my_identity, &forger.device_key()), (&you, &your_identity, &entry.device));
+        let mut sessions = Sessions::default();
+        sessions.start(&Account::new(now()), &keys, None, None).expect("good keys");
+        Self { sessions, pair }
+    }
+
+    /// The message for the device.
+    ///
+    /// # Panics
+    /// If it is too long.
+    pub fn seal(&mut self, envelope: &Envelope) -> Content {
+        Content::Sealed(self.sessions.encrypt(&self.pair, envelope).expect("fits"))
+    }
+}
+
+fn named(user: &UserChain) -> (UserId, IdentityKey) {
+    match user {
+        UserChain::Named { root, user, .. } => {
+            let certificate = user.unverified();
+            (UserId::Named { authority: *root, name: certificate.name.clone() }, certificate.identity)
+        }
+        UserChain::Key(identity) => (UserId::Key(*identity), *identity),
+    }
+}
+
 /// A user with all secrets in hand, who makes whatever they like of them.
 #[derive(Debug)]
 pub struct Forger {
@@ -398,7 +442,7 @@ impl Forger {
             keepers: Vec::new(),
             features: 0,
             hpke_key: [9; 32],
-            fallback_key: None,
+            pre_keys: None,
             sealed: None,
             extensions: Extensions::none(),
         }

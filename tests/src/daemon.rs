@@ -109,11 +109,17 @@ impl Daemon {
         }
         let printed = command.run().ok();
         std::fs::write(home.join("config.toml"), config).expect("the home is ours");
+        (Self::of_home(folder, name), printed)
+    }
+
+    /// The daemon of a home in `folder` that was made otherwise; it doesn't run yet.
+    #[must_use]
+    pub fn of_home(folder: &Path, name: &str) -> Self {
+        let home = folder.join(name);
         // Kept for who looks for a fault, with HALLOO_TEST_LOG.
         let logs = std::env::var_os("HALLOO_TEST_LOG_DIR").map_or_else(|| folder.to_owned(), PathBuf::from);
         let stderr = logs.join(format!("{name}.stderr"));
-        let daemon = Self { name: name.to_owned(), home, stderr, launch: Launch::default(), process: None };
-        (daemon, printed)
+        Self { name: name.to_owned(), home, stderr, launch: Launch::default(), process: None }
     }
 
     /// Starts it and waits until it is ready.

@@ -113,6 +113,14 @@ pub struct User {
     daemon: Daemon,
 }
 
+impl User {
+    /// The device alone.
+    #[must_use]
+    pub fn into_daemon(self) -> Daemon {
+        self.daemon
+    }
+}
+
 impl Deref for User {
     type Target = Daemon;
 

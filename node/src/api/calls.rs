@@ -15,7 +15,7 @@ use crate::handle::calls::{AnswerOptions, CallList, CallOutcome, DialOptions};
 pub(crate) struct CallDone {
     /// The call.
     pub(crate) call_id: String,
-    /// What was done: `answered`, `declined`, `ended`.
+    /// What was done: `answered`, `declined`, `dismissed`, `ended`.
     pub(crate) done: String,
 }
 
@@ -30,6 +30,7 @@ pub(super) fn routes() -> Vec<Route> {
             .body::<AnswerOptions>()
             .returns::<CallDone>(),
         Route::post("/v1/calls/{id}/decline", "declineCall", "Decline a ringing call", decline).returns::<CallDone>(),
+        Route::post("/v1/calls/{id}/dismiss", "dismissCall", "Note that an ended call was seen", dismiss).returns::<CallDone>(),
         Route::post("/v1/calls/{id}/hangup", "hangUpCall", "End a call in any state", hangup).returns::<CallDone>(),
     ]
 }
@@ -54,6 +55,11 @@ async fn answer(
 async fn decline(State(state): State<ApiState>, PathPart(call_id): PathPart) -> Answer<CallDone> {
     state.node.calls().decline(&call_id).await?;
     done(call_id, "declined")
+}
+
+async fn dismiss(State(state): State<ApiState>, PathPart(call_id): PathPart) -> Answer<CallDone> {
+    state.node.calls().dismiss(&call_id).await?;
+    done(call_id, "dismissed")
 }
 
 async fn hangup(State(state): State<ApiState>, PathPart(call_id): PathPart) -> Answer<CallDone> {

@@ -19,7 +19,7 @@ use crate::handle::problem::ProblemKind;
 struct SearchQuery {
     /// Words that a message has, the last of which may be begun only.
     text: String,
-    /// In the conversation with this user alone, `name@authority`.
+    /// In one conversation alone: `name@authority`, or `group:` and a group's id, the start of it, or its name.
     with: Option<String>,
     /// At most so many, the newest; at most 200.
     limit: Option<u32>,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart, UrlQuery};
 use super::route::Route;
-use crate::handle::messages::{MessageList, MessageListOptions, MessageStatus};
+use crate::handle::messages::{ConversationList, MessageList, MessageListOptions, MessageStatus, ReadOutcome};
 
 /// How long a client may have a message waited for: below the limit of a request.
 pub(crate) const WAIT_MS_MAX: u64 = 50_000;
@@ -22,7 +22,7 @@ pub(crate) const WAIT_MS_DEFAULT: u64 = 30_000;
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct MessageRequest {
-    /// To whom, `name@authority`.
+    /// To whom: `name@authority`, or `group:` and a group's id, the start of it, or its name.
     pub(crate) to: String,
     /// The text.
     pub(crate) text: String,
@@ -35,10 +35,21 @@ pub(crate) struct MessageRequest {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
-    /// With whom, `name@authority`.
+    /// With whom: `name@authority`, or `group:` and a group's id, the start of it, or its name.
     with: String,
     /// At most so many, the newest.
     limit: Option<u32>,
+}
+
+/// What a person has read.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ReadRequest {
+    /// Which conversation: `name@authority`, or `group:` and a group's id, the start of it, or its name.
+    pub(crate) with: String,
+    /// Up to this message; without it, up to the newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<String>,
 }
 
 /// How long to wait for a message.
@@ -54,6 +65,11 @@ pub(super) fn routes() -> Vec<Route> {
         Route::get("/v1/messages", "listMessages", "The conversation with a user", list)
             .query::<ListQuery>()
             .returns::<MessageList>(),
+        Route::get("/v1/conversations", "listConversations", "Everybody with whom there is a conversation", conversations)
+            .returns::<ConversationList>(),
+        Route::post("/v1/conversations/read", "markRead", "Mark messages as read; their authors are told", read)
+            .body::<ReadRequest>()
+            .returns::<ReadOutcome>(),
         Route::post("/v1/messages", "sendMessage", "Send a message", send).body::<MessageRequest>().returns::<MessageStatus>(),
         Route::get("/v1/messages/{id}", "waitMessage", "Wait until a message is delivered", wait)
             .query::<WaitQuery>()
@@ -64,6 +80,14 @@ pub(super) fn routes() -> Vec<Route> {
 async fn list(State(state): State<ApiState>, UrlQuery(query): UrlQuery<ListQuery>) -> Answer<MessageList> {
     let options = MessageListOptions { limit: query.limit };
     Ok(Json(state.node.messages().list(&query.with, options).await?))
+}
+
+async fn conversations(State(state): State<ApiState>) -> Answer<ConversationList> {
+    Ok(Json(state.node.messages().conversations().await?))
+}
+
+async fn read(State(state): State<ApiState>, JsonBody(request): JsonBody<ReadRequest>) -> Answer<ReadOutcome> {
+    Ok(Json(state.node.messages().mark_read(&request.with, request.id.as_deref()).await?))
 }
 
 async fn send(State(state): State<ApiState>, JsonBody(request): JsonBody<MessageRequest>) -> Answer<MessageStatus> {

@@ -9,6 +9,7 @@ use halloo_protocol::call::{
 use halloo_protocol::contact::privacy::Kind;
 use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
+use halloo_protocol::message::CallFate;
 use halloo_protocol::wire::{Extensions, Signed};
 use tracing::{debug, info};
 
@@ -270,6 +271,7 @@ impl EventLoop {
             return reply.send(Err(error));
         }
         self.drive_incoming(call);
+        self.note_call_fate(call, CallFate::Declined);
         reply.send(Ok(()));
     }
 
@@ -333,6 +335,7 @@ impl EventLoop {
         if let Some(media) = self.calls.incoming.get(&call).and_then(|incoming| incoming.media.as_ref()) {
             media.start();
         }
+        self.note_call_fate(call, CallFate::Answered);
         let answered_by = self.swarm.local_peer_id().to_string();
         self.events.send(Event::CallAnswered { call_id: call.to_string(), answered_by });
     }

@@ -22,6 +22,8 @@ pub(super) enum Command {
     Answer(AnswerArgs),
     /// Decline a ringing call
     Decline(IdArgs),
+    /// Note that you have seen an ended call; all your devices show it
+    Dismiss(IdArgs),
     /// End a call in any state
     Hangup(IdArgs),
 }
@@ -58,6 +60,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
             act(context, &args.id, "answer", &options).await
         }
         Command::Decline(args) => act(context, &args.id, "decline", &json!({})).await,
+        Command::Dismiss(args) => act(context, &args.id, "dismiss", &json!({})).await,
         Command::Hangup(args) => act(context, &args.id, "hangup", &json!({})).await,
     }
 }

@@ -10,6 +10,7 @@ use thiserror::Error;
 use super::output::Output;
 use crate::api::client::ClientError;
 use crate::daemon::{InitError, RunError};
+use crate::devices::join::JoinDeviceError;
 use crate::handle::problem::{Problem, ProblemKind};
 use crate::home::HomeError;
 use crate::testnet::TestnetError;
@@ -42,6 +43,9 @@ pub(super) enum CliError {
     /// No keys were made.
     #[error(transparent)]
     Init(#[from] InitError),
+    /// The device wasn't linked.
+    #[error(transparent)]
+    Join(#[from] JoinDeviceError),
     /// The daemon ended.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -90,6 +94,7 @@ impl CliError {
             Self::Client(ClientError::Problem(problem)) if problem.exit_code != 0 => problem.exit_code,
             Self::Home(HomeError::Foreign { .. } | HomeError::NoDefault) => EXIT_USAGE,
             Self::Init(InitError::InvalidPhrase { .. } | InitError::Home(HomeError::Foreign { .. })) => EXIT_USAGE,
+            Self::Join(error) => error.kind().exit_code(),
             Self::Run(error) => error.exit_code(),
             Self::Testnet(TestnetError::Scenario { .. }) => EXIT_USAGE,
             _ => EXIT_FAILED,
@@ -100,6 +105,9 @@ impl CliError {
     fn problem(&self, exit_code: u8) -> Problem {
         if let Self::Client(ClientError::Problem(problem)) = self {
             return problem.clone();
+        }
+        if let Self::Join(error) = self {
+            return Problem::new(error.kind(), error.to_string());
         }
         let kind = match exit_code {
             EXIT_USAGE => ProblemKind::InvalidRequest,

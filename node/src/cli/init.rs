@@ -47,7 +47,7 @@ struct Printed<'a> {
 }
 
 pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
-    let recovery_phrase = if args.recover { Some(read_phrase(context)?) } else { None };
+    let recovery_phrase = if args.recover { Some(read_phrase(context, "--recover")?) } else { None };
     let relay = match args.relay {
         Some(relay) => relay,
         None if is_dialogue() && !args.recover => ask_relay(context)?,
@@ -89,7 +89,7 @@ fn for_people(outcome: &InitOutcome, is_chosen: bool) -> String {
     text
 }
 
-fn read_phrase(context: &Context) -> Result<Phrase, CliError> {
+pub(super) fn read_phrase(context: &Context, flag: &str) -> Result<Phrase, CliError> {
     if is_dialogue() {
         context.output.note("Type the 24 words of your recovery phrase, then Enter and Ctrl-D:");
     }
@@ -97,7 +97,7 @@ fn read_phrase(context: &Context) -> Result<Phrase, CliError> {
     let read = std::io::stdin().lock().take(PHRASE_BYTES_MAX).read_to_string(&mut phrase);
     read.map_err(|error| CliError::Usage(format!("can't read the recovery phrase from stdin: {error}")))?;
     if phrase.trim().is_empty() {
-        return Err(CliError::Usage("--recover reads the recovery phrase from stdin, and stdin is empty".to_owned()));
+        return Err(CliError::Usage(format!("{flag} reads the recovery phrase from stdin, and stdin is empty")));
     }
     Ok(Phrase(phrase))
 }

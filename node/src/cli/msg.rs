@@ -1,15 +1,15 @@
 //! `halloo msg`
 
 use super::error::CliError;
-use super::output::{printable, word};
+use super::output::{printable, table, word};
 use super::progress::Spinner;
 use super::watch::watch;
 use super::{Context, parse};
 use crate::api::client::{Client, ClientError};
-use crate::api::requests::{MessageRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
+use crate::api::requests::{MessageRequest, ReadRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
 use crate::handle::Event;
 use crate::handle::history::{Found, FoundMessages};
-use crate::handle::messages::{MessageEntry, MessageList, MessageState, MessageStatus};
+use crate::handle::messages::{ConversationList, MessageEntry, MessageList, MessageState, MessageStatus, ReadOutcome};
 use crate::handle::problem::ProblemKind;
 
 #[derive(Debug, clap::Subcommand)]
@@ -20,8 +20,22 @@ pub(super) enum Command {
     List(ListArgs),
     /// Messages that have these words; the last one may be begun only
     Search(SearchArgs),
+    /// Mark what a user has written as read; they are told, unless `halloo privacy` says no
+    Read(ReadArgs),
+    /// With whom there are conversations, and what is unread
+    Conversations,
     /// Messages as they arrive, and how far own messages get
     Watch,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ReadArgs {
+    /// Who wrote
+    #[arg(value_parser = parse::user)]
+    user: String,
+    /// Up to this message [default: the newest]
+    #[arg(value_parser = parse::id)]
+    id: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -48,6 +62,9 @@ pub(super) struct ListArgs {
     /// At most so many, the newest [default: 100]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000))]
     limit: Option<u32>,
+    /// Mark what is shown as read
+    #[arg(long)]
+    mark_read: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -65,21 +82,24 @@ pub(super) struct SearchArgs {
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
     match command {
-        Command::Send(args) => send(context, args).await,
-        Command::List(args) => list(context, args).await,
+        Command::Send(args) => send(context, args.user, args.text, args.wait.then_some(args.timeout)).await,
+        Command::List(args) => list(context, &args.user, args.limit, args.mark_read).await,
+        Command::Read(args) => read(context, args.user, args.id).await,
+        Command::Conversations => conversations(context).await,
         Command::Search(args) => search(context, args).await,
         Command::Watch => watch(context, for_people).await,
     }
 }
 
-async fn send(context: &Context, args: SendArgs) -> Result<(), CliError> {
+/// Sends; with `wait` waits until it is delivered, at most so long.
+pub(super) async fn send(context: &Context, to: String, text: String, wait_for: Option<Option<u64>>) -> Result<(), CliError> {
     let client = context.client()?;
-    let request = MessageRequest { to: args.user, text: args.text, wait_ms: None };
+    let request = MessageRequest { to, text, wait_ms: None };
     let spinner = Spinner::start(context.output, &format!("sending to {}", request.to));
     let mut status: MessageStatus = client.post("/v1/messages", &request).await?;
-    if args.wait && status.state < MessageState::Delivered {
+    if let Some(timeout) = wait_for.filter(|_| status.state < MessageState::Delivered) {
         spinner.set(&format!("waiting for delivery to {}", request.to));
-        let limit = args.timeout.unwrap_or(WAIT_MS_DEFAULT);
+        let limit = timeout.unwrap_or(WAIT_MS_DEFAULT);
         match wait(&client, &status.id, limit).await {
             Ok(newer) => status = newer,
             Err(ClientError::Problem(problem)) if problem.kind() == Some(ProblemKind::TimedOut) => {
@@ -122,20 +142,43 @@ async fn wait(client: &Client, id: &str, limit_ms: u64) -> Result<MessageStatus,
     }
 }
 
-async fn list(context: &Context, args: ListArgs) -> Result<(), CliError> {
-    let limit = args.limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
-    let path = format!("/v1/messages?with={}{limit}", parse::url_part(&args.user));
-    let list: MessageList = context.client()?.get(&path).await?;
-    context.output.print(&list, |list| {
-        if list.messages.is_empty() {
-            return format!("no messages with {}", list.with);
-        }
-        let line = |message: &MessageEntry| {
-            let state = word(&message.state);
-            let state = if message.incoming { String::new() } else { format!("  ({state})") };
-            format!("{}  {}: {}{state}\n", message.sent_at, printable(&message.from), printable(&message.text))
+/// Lists a conversation.
+pub(super) async fn list(context: &Context, with: &str, limit: Option<u32>, mark_read: bool) -> Result<(), CliError> {
+    let limit = limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
+    let path = format!("/v1/messages?with={}{limit}", parse::url_part(with));
+    let client = context.client()?;
+    let list: MessageList = client.get(&path).await?;
+    if mark_read && let Some(newest) = list.messages.last() {
+        let request = ReadRequest { with: with.to_owned(), id: Some(newest.id.clone()) };
+        let _outcome: ReadOutcome = client.post("/v1/conversations/read", &request).await?;
+    }
+    context.output.print(&list, list_for_people)
+}
+
+fn list_for_people(list: &MessageList) -> String {
+    if list.messages.is_empty() {
+        return printable(&format!("no messages with {}", list.with)).into_owned();
+    }
+    let line = |message: &MessageEntry| {
+        let state = match (message.incoming, message.unread) {
+            (true, true) => "  (new)".to_owned(),
+            (true, false) => String::new(),
+            (false, _) => format!("  ({})", word(&message.state)),
         };
-        list.messages.iter().map(line).collect()
+        format!("{}  {}: {}{state}\n", message.sent_at, printable(&message.from), printable(&message.text))
+    };
+    let missing = match list.missing {
+        0 => String::new(),
+        count => format!("({count} messages between these have not arrived)\n"),
+    };
+    list.messages.iter().map(line).chain([missing]).collect()
+}
+
+/// Marks as read.
+pub(super) async fn read(context: &Context, with: String, id: Option<String>) -> Result<(), CliError> {
+    let outcome: ReadOutcome = context.client()?.post("/v1/conversations/read", &ReadRequest { with, id }).await?;
+    context.output.print(&outcome, |outcome| {
+        printable(&format!("{}: {} marked, {} unread", outcome.with, outcome.marked, outcome.unread)).into_owned()
     })
 }
 
@@ -157,12 +200,32 @@ async fn search(context: &Context, args: SearchArgs) -> Result<(), CliError> {
     })
 }
 
-fn for_people(event: &Event) -> Option<String> {
+async fn conversations(context: &Context) -> Result<(), CliError> {
+    let list: ConversationList = context.client()?.get("/v1/conversations").await?;
+    context.output.print(&list, |list| {
+        if list.conversations.is_empty() {
+            return "no conversations".to_owned();
+        }
+        let rows = list.conversations.iter().map(|entry| {
+            let unread = if entry.unread > 0 { entry.unread.to_string() } else { String::new() };
+            [entry.with.clone(), unread, entry.last_at.to_string(), entry.last_text.chars().take(60).collect()]
+        });
+        table(["WITH", "UNREAD", "LAST", "SAYS"], rows)
+    })
+}
+
+/// What is shown of what happens.
+pub(super) fn for_people(event: &Event) -> Option<String> {
     match event {
         Event::MessageReceived { from, text, .. } => Some(format!("{}: {}", printable(from), printable(text))),
         Event::MessageState { message_id, to, state, .. } => {
             Some(format!("{message_id} to {} is {}", printable(to), word(state)))
         }
+        Event::MessageSent { to, text, .. } => Some(format!("to {}, from another device: {}", printable(to), printable(text))),
+        Event::ConversationRead { with, unread, elsewhere: true, .. } => {
+            Some(format!("read on another device: {}, {unread} unread", printable(with)))
+        }
+        Event::MessageGap { with, missing, .. } => Some(format!("{missing} messages of {} are missing", printable(with))),
         _ => None,
     }
 }

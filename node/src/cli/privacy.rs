@@ -55,6 +55,18 @@ pub(super) struct SetArgs {
     /// Who may see the presence: nobody or contacts
     #[arg(long, value_name = "WHO")]
     presence: Option<Who>,
+    /// Who may add you to groups without asking: nobody or contacts
+    #[arg(long, value_name = "WHO")]
+    group: Option<Who>,
+    /// Whether others are told that you have read their messages
+    #[arg(long, value_name = "ON-OFF")]
+    receipts: Option<Switch>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
@@ -70,6 +82,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
             ("message", Some(word(&privacy.message))),
             ("file", Some(word(&privacy.file))),
             ("presence", Some(word(&privacy.presence))),
+            ("group", Some(word(&privacy.group))),
+            ("receipts", Some(if privacy.receipts { "on" } else { "off" }.to_owned())),
         ])
     })
 }
@@ -82,5 +96,7 @@ fn change(args: &SetArgs) -> PrivacyChange {
         message: of(args.message),
         file: of(args.file),
         presence: args.presence.map(Audience::from),
+        group: args.group.map(Audience::from),
+        receipts: args.receipts.map(|switch| switch == Switch::On),
     }
 }

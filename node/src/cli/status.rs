@@ -12,6 +12,7 @@ pub(super) async fn run(context: &Context) -> Result<(), CliError> {
 
 fn for_people(status: &Status) -> String {
     let state = match (status.suspended, status.ready) {
+        _ if status.revoked_at.is_some() => "REVOKED: removed by its user, nobody believes it any more; its data is still here",
         (true, _) => "suspended",
         (false, true) => "ready",
         (false, false) => "starting",

@@ -7,9 +7,10 @@ use halloo_protocol::directory::DirectoryRecord;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{AuthorityKey, IdentityKey};
 use halloo_protocol::profile::{Avatar, Profile};
-use halloo_protocol::wire::Extensions;
+use halloo_protocol::wire::{self, Extensions};
+use tracing::warn;
 
-use super::{PRIVACY, internal};
+use super::{PRIVACY, PRIVACY_VERSION, internal};
 use crate::directory::Waiter;
 use crate::event_loop::EventLoop;
 use crate::handle::Reply;
@@ -388,15 +389,38 @@ impl EventLoop {
     fn change_privacy(&mut self, change: PrivacyChange) -> Result<Privacy, ContactError> {
         let settings = changed(&self.contacts.privacy, change);
         settings.check().map_err(|error| ContactError::Invalid { reason: error.to_string() })?;
-        self.store
-            .transaction::<_, StoreError>(|tx| tx.put_setting_value(PRIVACY, &settings))
-            .map_err(|error| internal(&error))?;
+        let version = self.contacts.privacy_version.saturating_add(1).max(self.now().unix.0);
+        self.set_privacy(version, settings).map_err(|error| internal(&error))?;
+        Ok(privacy_view(&self.contacts.privacy))
+    }
+
+    /// Takes in the settings of another device of this user: the newer ones stay.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub(crate) fn merge_privacy(&mut self, version: u64, settings: PrivacySettings) -> Result<(), StoreError> {
+        if settings.check().is_err() {
+            warn!("privacy settings of another device can't be used");
+            return Ok(());
+        }
+        let rank = |version: u64, settings: &PrivacySettings| (version, wire::encode(settings));
+        let own = rank(self.contacts.privacy_version, &self.contacts.privacy);
+        if rank(version, &settings) > own { self.set_privacy(version, settings) } else { Ok(()) }
+    }
+
+    fn set_privacy(&mut self, version: u64, settings: PrivacySettings) -> Result<(), StoreError> {
+        self.store.transaction::<_, StoreError>(|tx| {
+            tx.put_setting_value(PRIVACY_VERSION, &version)?;
+            tx.put_setting_value(PRIVACY, &settings)
+        })?;
+        self.contacts.privacy_version = version;
         let was_open = std::mem::replace(&mut self.contacts.privacy, settings).is_open();
         if was_open != self.contacts.privacy.is_open() {
             // Strangers find a way to wake this device in the entry, or no longer.
             self.publish_soon();
         }
-        Ok(privacy_view(&self.contacts.privacy))
+        self.vault_changed();
+        Ok(())
     }
 }
 
@@ -408,6 +432,8 @@ pub(super) fn changed(old: &PrivacySettings, change: PrivacyChange) -> PrivacySe
         message: change.message.map_or(old.message, Into::into),
         file: change.file.map_or(old.file, Into::into),
         presence: change.presence.map_or(old.presence, Into::into),
+        group: change.group.map_or(old.group, Into::into),
+        receipts: change.receipts.unwrap_or(old.receipts),
         extensions: old.extensions.clone(),
     }
 }
@@ -419,5 +445,7 @@ fn privacy_view(settings: &PrivacySettings) -> Privacy {
         message: settings.message.into(),
         file: settings.file.into(),
         presence: settings.presence.into(),
+        group: settings.group.into(),
+        receipts: settings.receipts,
     }
 }

@@ -27,7 +27,7 @@ impl EventLoop {
 
     /// Publishes a new entry for whoever waits for it.
     pub(crate) fn handle_publish(&mut self, reply: Reply<Publication, NetworkError>) {
-        if !self.settings.publishes {
+        if !self.settings.publishes || self.is_revoked() {
             return reply.send(Ok(Publication::default()));
         }
         if self.directory.own.publish_waiters.len() >= WAITERS_MAX {
@@ -58,7 +58,7 @@ impl EventLoop {
     }
 
     pub(super) fn publish_own(&mut self, now: Now) {
-        if !self.settings.publishes {
+        if !self.settings.publishes || self.is_revoked() {
             self.directory.own.publish_at = None;
             return;
         }
@@ -94,7 +94,7 @@ impl EventLoop {
         let record = UnverifiedRecord {
             user: chain.user,
             successions: Vec::new(),
-            tombstones: Vec::new(),
+            tombstones: self.own_tombstones(),
             entries: vec![parts],
             extensions: Extensions::none(),
         };
@@ -144,9 +144,13 @@ impl EventLoop {
 
     /// Our entry, if the replicas have it as it should be.
     pub(crate) fn published_entry(&self) -> Option<&DeviceEntry> {
+        self.published_signed_entry().map(Signed::unverified)
+    }
+
+    pub(crate) fn published_signed_entry(&self) -> Option<&Signed<DeviceEntry>> {
         let own = &self.directory.own;
         let is_current = own.replicas > 0 && own.publishing.is_none() && own.publish_at.is_none();
-        own.entry.as_ref().filter(|_| is_current).map(Signed::unverified)
+        own.entry.as_ref().filter(|_| is_current)
     }
 
     fn describe_self(&mut self, now: Now) -> DeviceEntry {
@@ -180,7 +184,7 @@ impl EventLoop {
             keepers: self.keepers(),
             features: 0,
             hpke_key: self.hpke.public(),
-            fallback_key: None,
+            pre_keys: Some(self.sessions.keys()),
             sealed: Some(sealed),
             extensions,
         }
@@ -231,7 +235,7 @@ impl EventLoop {
 
     pub(super) fn renew_own_lease(&mut self, now: Now) -> Option<QueryId> {
         self.directory.own.lease_at = Some(now.instant + LEASE_RENEWAL);
-        let entry = self.directory.own.entry.clone()?;
+        let entry = self.directory.own.entry.clone().filter(|_| !self.is_revoked())?;
         match self.own_lease(&entry, now) {
             Ok(lease) => {
                 let key = RecordKey::of(&self.identity.user_id());
@@ -264,6 +268,10 @@ impl EventLoop {
         if !self.ready {
             self.directory.own.read_back_at.get_or_insert(now);
         }
+        // At once: a phone may be frozen the next moment.
+        self.push_keep_soon();
+        let now = self.now();
+        self.push_keep_tick(now);
     }
 
     fn answer_publish_waiters(&mut self, report: &halloo_protocol::kademlia::PublishReport) {
@@ -315,6 +323,7 @@ impl EventLoop {
 
     /// A replica holds more than we published: our other devices, or, after a restore from a backup, a newer entry of our own.
     pub(super) fn own_record_merged(&mut self, record: &DirectoryRecord) {
+        self.take_record_tombstones(record);
         let device = self.identity.device();
         let others = record.entries().map(|parts| parts.device()).filter(|other| *other != device).collect();
         self.contacts_own_devices(&others);
@@ -325,6 +334,7 @@ impl EventLoop {
             info!(sequence, "the network holds a newer entry of this device: going on above it");
             self.directory.own.sequence = sequence;
             self.directory.own.entry = None;
+            self.sessions_restored();
             self.publish_soon();
         }
     }

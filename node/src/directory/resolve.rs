@@ -43,10 +43,12 @@ impl EventLoop {
         let key = RecordKey::of(user);
         let options = match &waiter {
             Waiter::Command(options, _) => *options,
-            Waiter::Why(..) | Waiter::DialAgain(_) => ResolveOptions { fresh: true, settled: false },
+            Waiter::Why(..) | Waiter::DialAgain(_) | Waiter::Devices(_) => ResolveOptions { fresh: true, settled: false },
             // What the nearest replica says may be what we had: all are asked.
             Waiter::Redial(..) | Waiter::Moved(..) => ResolveOptions { fresh: true, settled: true },
-            Waiter::Dial(_) | Waiter::Messages | Waiter::Contact(_) | Waiter::Presence => ResolveOptions::default(),
+            Waiter::Dial(_) | Waiter::Messages | Waiter::Contact(_) | Waiter::Group(_) | Waiter::Presence => {
+                ResolveOptions::default()
+            }
         };
         if !options.fresh
             && !options.settled
@@ -150,6 +152,14 @@ impl EventLoop {
 
     fn accept_found(&mut self, user: &UserId, record: &DirectoryRecord) -> Result<DirectoryRecord, ResolveError> {
         let now = self.now().unix;
+        self.take_record_tombstones(record);
+        // A replica may not have heard yet of a device that was removed, or keep it to itself.
+        let removed = |parts: &&EntryParts| self.trust.is_device_removed(&record.identity(), &parts.device(), now);
+        let removed: Vec<_> = record.entries().filter(removed).map(EntryParts::device).collect();
+        let living = removed.iter().try_fold(record.clone(), |record, device| record.without(device));
+        let Some(record) = &living else {
+            return Err(ResolveError::NotFound { username: self.labels.display(user), replicas: 0 });
+        };
         let (identity, serial) = (record.identity(), record.user_serial());
         let pinned = self.store.transaction::<_, StoreError>(|tx| {
             let pinned = tx.pin(user, identity, serial, now)?;
@@ -172,6 +182,9 @@ impl EventLoop {
             }
             Ok(_) => {}
             Err(error) => debug!(%error, "record not cached"),
+        }
+        for tombstone in record.tombstones() {
+            self.sessions_forget_device(&tombstone.device);
         }
         let is_successor = self.contact_identity(user).is_some_and(|known| record.is_successor_of(&known));
         self.note_identity(user, Seen { identity, serial, is_successor });
@@ -196,7 +209,9 @@ impl EventLoop {
             Waiter::Redial(call, device) => self.redial_resolved(call, device, outcome.map(|(record, _)| record.clone())),
             Waiter::Presence => self.presence_resolved(user, outcome.map(|(record, _)| record.clone())),
             Waiter::Messages => self.messages_resolved(user, outcome.map(|(record, _)| record.clone())),
+            Waiter::Devices(task) => self.devices_resolved(*task, outcome.map(|(record, _)| record.clone())),
             Waiter::Contact(adding) => self.contact_resolved(*adding, outcome.map(|(record, _)| record)),
+            Waiter::Group(adding) => self.group_resolved(*adding, outcome.map(|(record, _)| record)),
         }
     }
 
@@ -312,6 +327,11 @@ impl EventLoop {
         Some(record.entry(device)?.entry())
     }
 
+    /// The identity key in the record that we have of a user.
+    pub(crate) fn cached_identity(&self, user: &UserId) -> Option<halloo_protocol::key::IdentityKey> {
+        Some(self.directory.cache.get(&RecordKey::of(user))?.record.identity())
+    }
+
     /// A device of a user we have the record of.
     pub(crate) fn cached_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
         let record = &self.directory.cache.get(&RecordKey::of(user))?.record;
@@ -330,7 +350,7 @@ struct Answered {
 }
 
 /// The word the interface uses for a kind of machine.
-const fn kind_word(kind: halloo_protocol::directory::DeviceKind) -> &'static str {
+pub(crate) const fn kind_word(kind: halloo_protocol::directory::DeviceKind) -> &'static str {
     use halloo_protocol::directory::DeviceKind;
     match kind {
         DeviceKind::Phone => "phone",

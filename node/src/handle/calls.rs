@@ -168,6 +168,9 @@ pub struct CallEntry {
     pub started_at: Timestamp,
     /// How it ended, once it has.
     pub outcome: Option<CallOutcome>,
+    /// Whether nothing more is to be said of it: answered or declined on another device, or dismissed on any.
+    #[serde(default)]
+    pub dismissed: bool,
 }
 
 /// Why an operation on calls failed.
@@ -275,6 +278,15 @@ impl Calls<'_> {
     pub async fn decline(&self, call_id: &str) -> Result<(), CallError> {
         let call_id = call_id.to_owned();
         self.0.ask(|reply| Command::CallDecline { call_id, reply }).await
+    }
+
+    /// Notes that the person has seen an ended call in the list; all of the user's devices show it.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn dismiss(&self, call_id: &str) -> Result<(), CallError> {
+        let call_id = call_id.to_owned();
+        self.0.ask(|reply| Command::CallDismiss { call_id, reply }).await
     }
 
     /// Ends a call in any state: cancels one that rings, hangs up one that is answered.

@@ -219,6 +219,10 @@ pub struct Privacy {
     pub file: Audience,
     /// Who may see the presence: `nobody` or `contacts`.
     pub presence: Audience,
+    /// Who may add this user to groups without asking: `nobody` or `contacts`.
+    pub group: Audience,
+    /// Whether authors are told that their messages were read.
+    pub receipts: bool,
 }
 
 /// A change of the privacy settings; what isn't named stays.
@@ -240,6 +244,12 @@ pub struct PrivacyChange {
     /// Who may see the presence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub presence: Option<Audience>,
+    /// Who may add this user to groups without asking.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<Audience>,
+    /// Whether authors are told that their messages were read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receipts: Option<bool>,
 }
 
 impl PrivacyChange {
@@ -247,7 +257,7 @@ impl PrivacyChange {
     #[must_use]
     pub const fn all(audience: Audience) -> Self {
         let audience = Some(audience);
-        Self { call: audience, video: audience, message: audience, file: audience, presence: None }
+        Self { call: audience, video: audience, message: audience, file: audience, presence: None, group: None, receipts: None }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::calls::{CallOutcome, CallWay};
+use super::devices::LinkStage;
 use super::files::FileState;
 use super::messages::MessageState;
 use super::presence::PresenceView;
@@ -38,17 +39,102 @@ pub enum Event {
         message_id: String,
         /// Who wrote it, `name@authority`.
         from: String,
+        /// The id of the group to which it was said, if it was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
         /// The text.
         text: String,
         /// When its writer sent it, by their clock.
         sent_at: Timestamp,
     },
+    /// Another of this user's devices has sent a message.
+    MessageSent {
+        /// The message's id.
+        message_id: String,
+        /// Whom it is for, `name@authority`; or the group's name.
+        to: String,
+        /// The group's id, if it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+        /// The text.
+        text: String,
+        /// When it was sent.
+        sent_at: Timestamp,
+    },
+    /// Messages of a conversation were read, here or on another of this user's devices.
+    ConversationRead {
+        /// With whom, `name@authority`; or the group's name.
+        with: String,
+        /// The group's id, if it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+        /// How many are still unread.
+        unread: u64,
+        /// Whether they were read on another device.
+        elsewhere: bool,
+    },
+    /// Messages between others are missing, and nobody who was asked has them.
+    MessageGap {
+        /// With whom, `name@authority`; or the group's name.
+        with: String,
+        /// The group's id, if it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+        /// How many.
+        missing: u64,
+    },
+    /// Another of this user's devices has given messages that weren't here.
+    HistoryReceived {
+        /// The device's peer id.
+        from_device: String,
+        /// How many.
+        messages: u64,
+    },
+    /// Somebody has added this user to a group.
+    GroupInvited {
+        /// The group's id.
+        group: String,
+        /// Its name.
+        name: String,
+        /// Who, `name@authority`.
+        from: String,
+        /// Whether this user takes part at once; else it waits for `accept` or `decline`.
+        joined: bool,
+    },
+    /// A group has other members, or another name.
+    GroupChanged {
+        /// The group's id.
+        group: String,
+        /// Its name.
+        name: String,
+        /// Who has come, `name@authority`.
+        added: Vec<String>,
+        /// Who has gone.
+        removed: Vec<String>,
+    },
+    /// This user is no member of a group any more.
+    GroupLeft {
+        /// The group's id.
+        group: String,
+        /// Its name.
+        name: String,
+    },
+    /// A call was answered, declined or dismissed; on another of this user's devices if `elsewhere`.
+    CallDismissed {
+        /// The call.
+        call_id: String,
+        /// Where.
+        elsewhere: bool,
+    },
     /// A message of ours got further, or failed.
     MessageState {
         /// The message's id.
         message_id: String,
-        /// Whom it is for, `name@authority`.
+        /// Whom it is for, `name@authority`; or the group's name.
         to: String,
+        /// The group's id, if it is one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
         /// How far it has come.
         state: MessageState,
         /// Why it is no further, if that is known.
@@ -214,6 +300,29 @@ pub enum Event {
         /// The list's number.
         number: u64,
     },
+    /// Contacts are back: this home was made anew, or linked, and has read the user's vault.
+    VaultRead {
+        /// People read at first.
+        people: u32,
+    },
+    /// A new device is being linked.
+    DeviceLinking {
+        /// How far it is.
+        stage: LinkStage,
+        /// The device's peer id, once one has come.
+        peer_id: Option<String>,
+        /// What it calls itself, once it has proved to know the code.
+        name: Option<String>,
+    },
+    /// The user has removed a device, this one or another.
+    DeviceRevoked {
+        /// Its peer id.
+        peer_id: String,
+        /// Its name, if it is known.
+        name: Option<String>,
+        /// Whether it is this very device: then nobody believes it any more, and it publishes nothing.
+        is_this: bool,
+    },
     /// Something works less well than it could.
     Warning {
         /// A stable word: `clock-offset`, `no-peers`, `not-published`, ..
@@ -254,6 +363,14 @@ impl Event {
             Self::FileOffered { .. } => "file_offered",
             Self::FileProgress { .. } => "file_progress",
             Self::FileState { .. } => "file_state",
+            Self::MessageSent { .. } => "message_sent",
+            Self::ConversationRead { .. } => "conversation_read",
+            Self::MessageGap { .. } => "message_gap",
+            Self::HistoryReceived { .. } => "history_received",
+            Self::GroupInvited { .. } => "group_invited",
+            Self::GroupChanged { .. } => "group_changed",
+            Self::GroupLeft { .. } => "group_left",
+            Self::CallDismissed { .. } => "call_dismissed",
             Self::ContactRequest { .. } => "contact_request",
             Self::ContactAccepted { .. } => "contact_accepted",
             Self::ContactDeclined { .. } => "contact_declined",
@@ -273,6 +390,9 @@ impl Event {
             Self::Enrolled { .. } => "enrolled",
             Self::Published { .. } => "published",
             Self::RevocationList { .. } => "revocation_list",
+            Self::VaultRead { .. } => "vault_read",
+            Self::DeviceLinking { .. } => "device_linking",
+            Self::DeviceRevoked { .. } => "device_revoked",
             Self::Warning { .. } => "warning",
             Self::Stopping {} => "stopping",
             Self::Missed { .. } => "missed",

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::messages::MessageEntry;
-use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
+use super::messages::{MessageEntry, MessageError};
+use super::problem::{Fault, NodeError, ProblemKind};
 use super::{Command, Node, Reply};
 pub use crate::history::archive::{ArchiveError, Passphrase};
 
@@ -17,7 +17,7 @@ pub struct History<'a>(pub(super) &'a Node);
 /// Where to look.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SearchOptions {
-    /// In the conversation with this user alone.
+    /// In the conversation with this user or group alone.
     pub with: Option<String>,
     /// At most so many, the newest; `None` means [`SearchOptions::LIMIT_DEFAULT`].
     pub limit: Option<u32>,
@@ -33,8 +33,10 @@ impl SearchOptions {
 /// A message that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Found {
-    /// In the conversation with whom, `name@authority`.
+    /// In the conversation with whom: `name@authority`, or the name of a group.
     pub with: String,
+    /// The group's id, if it is one.
+    pub group: Option<String>,
     /// The message.
     pub message: MessageEntry,
 }
@@ -63,9 +65,9 @@ pub struct Moved {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HistoryError {
-    /// The username can't be understood.
+    /// There is no such conversation.
     #[error(transparent)]
-    Username(#[from] UsernameError),
+    Conversation(#[from] MessageError),
     /// The node can't do it now.
     #[error(transparent)]
     Node(#[from] NodeError),
@@ -83,7 +85,7 @@ pub enum HistoryError {
 impl Fault for HistoryError {
     fn kind(&self) -> ProblemKind {
         match self {
-            Self::Username(error) => error.kind(),
+            Self::Conversation(error) => error.kind(),
             Self::Node(error) => error.kind(),
             Self::Query { .. } => ProblemKind::InvalidRequest,
             Self::Archive(error) => match error {

@@ -41,6 +41,18 @@ pub struct MessageStatus {
     /// Why it is no further, if that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// Of a message to a group: how far it is for each member. The message as a whole is as far as the one who is least far.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberStatus>,
+}
+
+/// How far a message to a group is for one member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MemberStatus {
+    /// Who, `name@authority`.
+    pub username: String,
+    /// How far.
+    pub state: MessageState,
 }
 
 /// Which part of a conversation to list.
@@ -61,10 +73,57 @@ impl MessageListOptions {
 /// Part of a conversation, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MessageList {
-    /// The other side, `name@authority`.
+    /// The other side, `name@authority`; or the group's name.
     pub with: String,
+    /// The group's id, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// The messages.
     pub messages: Vec<MessageEntry>,
+    /// How many of the conversation haven't been read.
+    #[serde(default)]
+    pub unread: u64,
+    /// How many haven't come, though later ones have: they are asked for.
+    #[serde(default)]
+    pub missing: u64,
+}
+
+/// Everybody with whom there is a conversation, the newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ConversationList {
+    /// The conversations.
+    pub conversations: Vec<ConversationEntry>,
+}
+
+/// One conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ConversationEntry {
+    /// The other side, `name@authority`; or the group's name.
+    pub with: String,
+    /// The group's id, if it is one.
+    pub group: Option<String>,
+    /// How many messages haven't been read.
+    pub unread: u64,
+    /// How many haven't come, though later ones have.
+    pub missing: u64,
+    /// When the newest message came to be known.
+    pub last_at: Timestamp,
+    /// The newest message.
+    pub last_text: String,
+}
+
+/// What came of marking messages as read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReadOutcome {
+    /// The other side, `name@authority`; or the group's name.
+    pub with: String,
+    /// The group's id, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// How many messages were marked.
+    pub marked: u64,
+    /// How many are still unread.
+    pub unread: u64,
 }
 
 /// One message of a conversation.
@@ -82,8 +141,14 @@ pub struct MessageEntry {
     pub text: String,
     /// When its writer sent it, by their clock.
     pub sent_at: Timestamp,
-    /// How far it has come.
+    /// How far it has come; of an incoming one, whether it was read here or on another own device.
     pub state: MessageState,
+    /// Whether it came in and wasn't read.
+    #[serde(default)]
+    pub unread: bool,
+    /// Of a message to a group: how far it is for each member.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberStatus>,
 }
 
 /// Why an operation on messages failed.
@@ -109,6 +174,24 @@ pub enum MessageError {
         bytes: usize,
         /// The limit.
         max: usize,
+    },
+    /// There is no such group.
+    #[error("no group {group:?}; `halloo group list` shows them")]
+    UnknownGroup {
+        /// What was given.
+        group: String,
+    },
+    /// Several groups are meant by it.
+    #[error("{group:?} is the name, or the start of the id, of several groups; give the id")]
+    AmbiguousGroup {
+        /// What was given.
+        group: String,
+    },
+    /// This user doesn't take part in the group.
+    #[error("not a member of the group {group}")]
+    NotInGroup {
+        /// Its name.
+        group: String,
     },
     /// No message has this id.
     #[error("no message has the id {id:?}")]
@@ -144,7 +227,8 @@ impl Fault for MessageError {
             Self::Resolve(error) => error.kind(),
             Self::Empty => ProblemKind::InvalidRequest,
             Self::TooLarge { .. } => ProblemKind::TooLarge,
-            Self::UnknownMessage { .. } => ProblemKind::NotFound,
+            Self::UnknownMessage { .. } | Self::UnknownGroup { .. } => ProblemKind::NotFound,
+            Self::AmbiguousGroup { .. } | Self::NotInGroup { .. } => ProblemKind::Conflict,
             Self::TimedOut { .. } => ProblemKind::TimedOut,
         }
     }
@@ -172,7 +256,25 @@ impl Messages<'_> {
         }
     }
 
-    /// The conversation with a user, oldest first.
+    /// Everybody with whom there is a conversation, with what is unread.
+    ///
+    /// # Errors
+    /// See [`MessageError`].
+    pub async fn conversations(&self) -> Result<ConversationList, MessageError> {
+        self.0.ask(Command::Conversations).await
+    }
+
+    /// The person has read a conversation, up to a message or to the newest. The authors are told, unless the privacy settings say no; own other
+    /// devices are told in any case.
+    ///
+    /// # Errors
+    /// See [`MessageError`].
+    pub async fn mark_read(&self, with: &str, up_to: Option<&str>) -> Result<ReadOutcome, MessageError> {
+        let (with, up_to) = (with.to_owned(), up_to.map(str::to_owned));
+        self.0.ask(|reply| Command::MarkRead { with, up_to, reply }).await
+    }
+
+    /// The conversation with a user, or with `group:` and a group's id, start of the id or name; oldest first.
     ///
     /// # Errors
     /// See [`MessageError`]. A user without messages gives an empty list.

@@ -40,8 +40,12 @@ pub struct Status {
     pub media_relays: Vec<String>,
     /// Mailboxes that keep letters for this device and are named in its published entry, peer ids.
     pub mailboxes: Vec<String>,
+    /// How this user's vault is kept.
+    pub vault: VaultStatus,
     /// Letters it keeps for others, if it is a mailbox.
     pub letters_kept: u32,
+    /// Vaults it keeps for users, if it is a mailbox.
+    pub vaults_kept: u32,
     /// Whether it can be reached from outside.
     pub reachability: NodeReachability,
     /// Open connections.
@@ -54,8 +58,23 @@ pub struct Status {
     pub authorities: Vec<KnownAuthority>,
     /// Messages not yet delivered.
     pub outbox: u64,
+    /// When the user removed this device, if so: nobody believes it any more, and it publishes nothing.
+    pub revoked_at: Option<Timestamp>,
     /// Whether it runs with `--lab`.
     pub lab: bool,
+}
+
+/// This user's vault: contacts, profile and settings, sealed, at mailboxes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VaultStatus {
+    /// Mailboxes at which this device keeps it.
+    pub mailboxes: u32,
+    /// How many of these have all that this device has.
+    pub current: u32,
+    /// Chunks it has.
+    pub chunks: u32,
+    /// Epoch of the key it is written under; 0 if this device has none.
+    pub key_epoch: u32,
 }
 
 /// Who has used how much of this node's media relay.

@@ -165,6 +165,11 @@ pub enum NodeError {
     /// This home has no user certificate.
     #[error("this home has no username yet; run `halloo enrol NAME@AUTHORITY --invite CODE`")]
     NotEnrolled,
+    /// The user has removed this device.
+    #[error(
+        "this device was removed by its user (halloo device revoke, on another one): nobody believes it any more; its data is still here"
+    )]
+    Revoked,
     /// A queue or table is full.
     #[error("too many {what} at once, at most {max}")]
     LimitReached {
@@ -199,6 +204,7 @@ impl Fault for NodeError {
             Self::Stopped => ProblemKind::NodeStopped,
             Self::Suspended => ProblemKind::NodeSuspended,
             Self::NotEnrolled => ProblemKind::NotEnrolled,
+            Self::Revoked => ProblemKind::Untrusted,
             Self::LimitReached { .. } => ProblemKind::LimitReached,
             Self::IdentityChanged { .. } => ProblemKind::Untrusted,
             Self::Unsupported { .. } => ProblemKind::Unsupported,

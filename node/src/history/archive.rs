@@ -4,6 +4,7 @@
 //! place, the last one to being the last, all to the header. Inside are lines of JSON. Reading and writing take memory for one chunk and one
 //! line, whatever the size. A file is verified from beginning to end before anything of it is believed.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,15 +12,19 @@ use std::path::{Path, PathBuf};
 use argon2::{Algorithm, Argon2, Params, Version};
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce};
+use halloo_protocol::group::{GroupSignal, GroupText};
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{AuthorityKey, DeviceKey, IdentityKey};
+use halloo_protocol::message::{Correspondent, Envelope, MessageBody, MessageState};
 use halloo_protocol::time::UnixTime;
+use halloo_protocol::wire::Extensions;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::handle::history::{HistoryError, Moved};
-use crate::messages::{Portable, keep_portable, portable};
-use crate::store::{Store, StoreError};
+use crate::messages::{Kept, Told, conversation_id, history_item, keep_told};
+use crate::receipts::Conversation;
+use crate::store::{MessageRow, Store, StoreError, Transaction};
 
 /// First bytes of every such file; the last one is the version.
 const MAGIC: [u8; 16] = *b"halloo history\0\x01";
@@ -380,6 +385,37 @@ impl Person {
     }
 }
 
+/// A conversation.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Peer {
+    Group { group: String },
+    User(Person),
+}
+
+impl Peer {
+    fn of(with: &Correspondent) -> Self {
+        match with {
+            Correspondent::Group(group) => Self::Group { group: group.to_string() },
+            Correspondent::User(user) => Self::User(Person::of(user)),
+        }
+    }
+
+    fn correspondent(&self) -> Option<Correspondent> {
+        Some(match self {
+            Self::Group { group } => Correspondent::Group(group.parse().ok()?),
+            Self::User(person) => Correspondent::User(person.user()?),
+        })
+    }
+}
+
+/// Whose history it is, and on which device.
+#[derive(Clone, Debug)]
+pub(super) struct Owner {
+    pub(super) user: UserId,
+    pub(super) device: DeviceKey,
+}
+
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "line", rename_all = "lowercase")]
@@ -388,13 +424,13 @@ enum Line {
     Head { user: Person, exported_at: u64 },
     /// A message.
     Message {
-        with: Person,
-        incoming: bool,
-        device: Option<String>,
+        with: Peer,
+        author: Person,
+        device: String,
         id: String,
-        conversation: String,
         counter: u64,
         sent_at: u64,
+        kept_at: u64,
         state: u8,
         text: String,
     },
@@ -403,43 +439,82 @@ enum Line {
 }
 
 impl Line {
-    fn of(message: Portable) -> Self {
-        Self::Message {
-            with: Person::of(&message.with),
-            incoming: message.device.is_some(),
-            device: message.device.map(|device| device.to_string()),
-            id: message.id.to_string(),
-            conversation: message.conversation.to_string(),
-            counter: message.counter,
-            sent_at: message.sent_at.0,
-            state: message.state,
-            text: message.text,
-        }
-    }
-
-    fn message(self) -> Option<Portable> {
-        let Self::Message { with, incoming, device, id, conversation, counter, sent_at, state, text } = self else { return None };
-        let device = device.map(|device| device.parse::<DeviceKey>()).transpose().ok()?;
-        if device.is_some() != incoming {
-            return None;
-        }
-        Some(Portable {
-            with: with.user()?,
-            device,
-            id: id.parse().ok()?,
-            conversation: conversation.parse().ok()?,
-            counter,
-            sent_at: UnixTime(sent_at),
+    /// `None` for what isn't part of a conversation.
+    fn of(row: &MessageRow, me: &Owner, states: &mut States, store: &Store) -> Result<Option<Self>, StoreError> {
+        let Some(kept) = Kept::decode(&row.content) else { return Ok(None) };
+        let Some(text) = kept.envelope().body.text().map(str::to_owned) else { return Ok(None) };
+        let is_received = matches!(kept, Kept::Received { .. });
+        let item = history_item(kept, row, me.device, &me.user);
+        let device = item.device.unwrap_or(me.device);
+        let state = match is_received {
+            true if states.of(&item.with, store)?.is_read(&device, item.counter) => MessageState::Read.number(),
+            true => MessageState::Delivered.number(),
+            false => item.state,
+        };
+        Ok(Some(Self::Message {
+            with: Peer::of(&item.with),
+            author: Person::of(&item.author),
+            device: device.to_string(),
+            id: item.id.to_string(),
+            counter: item.counter,
+            sent_at: item.sent_at.0,
+            kept_at: item.kept_at.0,
             state,
             text,
-        })
+        }))
     }
+
+    fn message(self, me: &UserId) -> Option<Told> {
+        let Self::Message { with, author, device, id, counter, sent_at, kept_at, state, text } = self else { return None };
+        let with = with.correspondent()?;
+        let body = match &with {
+            Correspondent::User(_) => MessageBody::Text(text),
+            // What its sender knew of the group mattered when it came.
+            Correspondent::Group(_) => {
+                let text = GroupText { text, digest: [0; 8], extensions: Extensions::none() };
+                MessageBody::Group(Box::new(GroupSignal::Text(text)))
+            }
+        };
+        let conversation = conversation_id(me, &with);
+        let (id, sent_at) = (id.parse().ok()?, UnixTime(sent_at));
+        let envelope = Envelope { id, conversation, counter, sent_at, body, extensions: Extensions::none() };
+        envelope.check().ok()?;
+        let author = author.user()?;
+        let is_mine = author == *me;
+        let is_theirs = with.user().is_none_or(|user| *user == author);
+        (is_mine || is_theirs).then_some(())?;
+        Some(Told { with, author, device: device.parse().ok()?, envelope, state, kept_at: UnixTime(kept_at), is_mine })
+    }
+}
+
+/// What was read, by conversation, as it was when the first message of it was written.
+#[derive(Debug, Default)]
+struct States(BTreeMap<Correspondent, Conversation>);
+
+impl States {
+    fn of(&mut self, with: &Correspondent, store: &Store) -> Result<&Conversation, StoreError> {
+        if !self.0.contains_key(with) {
+            let state = store.read::<_, StoreError>(|view| Conversation::load(view, with))?;
+            self.0.insert(with.clone(), state);
+        }
+        Ok(&self.0[with])
+    }
+}
+
+/// Keeps a message that was brought in, unless it is here. True if it is new.
+fn keep(tx: &Transaction, told: &Told, me: &Owner, now: UnixTime) -> Result<bool, StoreError> {
+    let is_new = keep_told(tx, told, me.device, now)?;
+    if is_new && MessageState::of_number(told.state) == MessageState::Read {
+        // Read there is read here.
+        Conversation::note_own(tx, &told.with, told.device, told.envelope.counter)?;
+    }
+    Ok(is_new)
 }
 
 /// Writes everything into a new file.
 pub(super) fn export(
     store: &Store,
-    me: &UserId,
+    me: &Owner,
     now: UnixTime,
     path: &Path,
     passphrase: &Passphrase,
@@ -464,22 +539,25 @@ pub(super) fn export(
 
 fn write_all(
     store: &Store,
-    me: &UserId,
+    me: &Owner,
     now: UnixTime,
     file: File,
     passphrase: &Passphrase,
     header: Header,
 ) -> Result<u64, HistoryIo> {
     let mut sealer = Sealer::new(BufWriter::new(file), header, passphrase)?;
-    put_line(&mut sealer, &Line::Head { user: Person::of(me), exported_at: now.0 })?;
+    put_line(&mut sealer, &Line::Head { user: Person::of(&me.user), exported_at: now.0 })?;
     let (mut after, mut messages) = (0, 0);
+    let mut states = States::default();
     loop {
         let rows = store.read::<_, StoreError>(|view| view.messages_after(after, PAGE))?;
         let Some((last, _)) = rows.last() else { break };
         after = *last;
-        for message in rows.iter().filter_map(|(_, row)| portable(row)) {
-            put_line(&mut sealer, &Line::of(message))?;
-            messages += 1;
+        for (_, row) in &rows {
+            if let Some(line) = Line::of(row, me, &mut states, store)? {
+                put_line(&mut sealer, &line)?;
+                messages += 1;
+            }
         }
     }
     put_line(&mut sealer, &Line::Tail { messages })?;
@@ -495,23 +573,29 @@ fn put_line<W: Write>(sealer: &mut Sealer<W>, line: &Line) -> Result<(), History
 }
 
 /// Adds what isn't here. The file is read twice: once to see that all of it is whole, once to take it over.
-pub(super) fn import(store: &Store, me: &UserId, path: &Path, passphrase: &Passphrase) -> Result<Moved, HistoryError> {
+pub(super) fn import(
+    store: &Store,
+    me: &Owner,
+    now: UnixTime,
+    path: &Path,
+    passphrase: &Passphrase,
+) -> Result<Moved, HistoryError> {
     let open = || File::open(path).map(BufReader::new).map_err(HistoryIo::Io);
     let read = || -> Result<Moved, HistoryIo> {
-        let messages = read_all(open()?, me, passphrase, |_| Ok(()))?;
+        let messages = read_all(open()?, &me.user, passphrase, |_| Ok(()))?;
         let mut new = 0;
         let mut page = Vec::with_capacity(PAGE);
-        let mut keep = |page: &mut Vec<Portable>| -> Result<(), HistoryIo> {
+        let mut keep_page = |page: &mut Vec<Told>| -> Result<(), HistoryIo> {
             new += store.transaction::<_, StoreError>(|tx| {
-                page.drain(..).map(|message| keep_portable(tx, message).map(u64::from)).sum::<Result<u64, _>>()
+                page.drain(..).map(|told| keep(tx, &told, me, now).map(u64::from)).sum::<Result<u64, _>>()
             })?;
             Ok(())
         };
-        read_all(open()?, me, passphrase, |message| {
+        read_all(open()?, &me.user, passphrase, |message| {
             page.push(message);
-            if page.len() < PAGE { Ok(()) } else { keep(&mut page) }
+            if page.len() < PAGE { Ok(()) } else { keep_page(&mut page) }
         })?;
-        keep(&mut page)?;
+        keep_page(&mut page)?;
         Ok(Moved { path: path.display().to_string(), messages, new })
     };
     read().map_err(|error| error.of(path))
@@ -521,7 +605,7 @@ fn read_all(
     file: impl Read,
     me: &UserId,
     passphrase: &Passphrase,
-    mut take: impl FnMut(Portable) -> Result<(), HistoryIo>,
+    mut take: impl FnMut(Told) -> Result<(), HistoryIo>,
 ) -> Result<u64, HistoryIo> {
     let refuse = |reason: &str| HistoryIo::Archive(ArchiveError::NotAnArchive { reason: reason.to_owned() });
     let mut opener = Opener::new(file, passphrase)?;
@@ -539,7 +623,7 @@ fn read_all(
         match next()? {
             Some(Line::Tail { messages: said }) if said == messages => break,
             Some(line @ Line::Message { .. }) => {
-                take(line.message().ok_or_else(|| refuse("a message makes no sense"))?)?;
+                take(line.message(me).ok_or_else(|| refuse("a message makes no sense"))?)?;
                 messages += 1;
             }
             Some(_) => return Err(refuse("a line stands where it doesn't belong")),
@@ -604,18 +688,31 @@ mod tests {
         UserId::Key(IdentityKey(halloo_protocol::key::PublicKey([number; 32])))
     }
 
-    fn message(number: u8, text: &str) -> Portable {
-        let device = number.is_multiple_of(2).then_some(DeviceKey(halloo_protocol::key::PublicKey([number; 32])));
-        Portable {
-            with: user(2),
-            device,
-            id: halloo_protocol::id::MessageId([number; 16]),
-            conversation: halloo_protocol::id::ConversationId([9; 16]),
-            counter: u64::from(number),
-            sent_at: UnixTime(1_000 + u64::from(number)),
-            state: 3,
+    fn owner() -> Owner {
+        Owner { user: user(1), device: DeviceKey(halloo_protocol::key::PublicKey([200; 32])) }
+    }
+
+    /// Every third one in a group, every second one of the user's own.
+    fn message(number: u8, text: &str) -> Told {
+        let with = if number.is_multiple_of(3) {
+            Correspondent::Group(halloo_protocol::id::GroupId([7; 16]))
+        } else {
+            Correspondent::User(user(2))
+        };
+        let is_mine = number.is_multiple_of(2);
+        let author = if is_mine { user(1) } else { user(2) };
+        let line = Line::Message {
+            with: Peer::of(&with),
+            author: Person::of(&author),
+            device: DeviceKey(halloo_protocol::key::PublicKey([if is_mine { 200 } else { 2 }; 32])).to_string(),
+            id: halloo_protocol::id::MessageId([number; 16]).to_string(),
+            counter: u64::from(number) + 1,
+            sent_at: 1_000 + u64::from(number),
+            kept_at: 2_000 + u64::from(number),
+            state: if is_mine || number > 100 { 4 } else { 3 },
             text: text.to_owned(),
-        }
+        };
+        line.message(&user(1)).expect("it makes sense")
     }
 
     #[test]
@@ -623,32 +720,40 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary directory");
         let path = folder.path().join("x.history");
         let (old, new) = (Store::in_memory().expect("memory"), Store::in_memory().expect("memory"));
-        let keep = |store: &Store, message: Portable| {
-            store.transaction::<_, StoreError>(|tx| keep_portable(tx, message)).expect("memory")
+        let (me, now) = (owner(), UnixTime(5_000));
+        let keep = |store: &Store, told: &Told| {
+            store.transaction::<_, StoreError>(|tx| super::keep(tx, told, &me, now)).expect("memory")
         };
-        let messages: Vec<Portable> =
-            (0..200).map(|number| message(number, &format!("text {number} of \"many\" \n 東京"))).collect();
+        let messages: Vec<Told> = (0..200).map(|number| message(number, &format!("text {number} of \"many\" \n 東京"))).collect();
         for message in &messages {
-            assert!(keep(&old, message.clone()));
+            assert!(keep(&old, message));
         }
-        assert!(keep(&new, messages[7].clone()) && keep(&new, message(250, "another")));
+        assert!(keep(&new, &messages[7]) && keep(&new, &message(250, "another")));
         let passphrase = Passphrase::new("p".into());
-        let moved = export(&old, &user(1), UnixTime(5), &path, &passphrase, [3; SALT_BYTES]).expect("written");
+        let moved = export(&old, &me, now, &path, &passphrase, [3; SALT_BYTES]).expect("written");
         assert_eq!(moved.messages, 200);
         assert!(matches!(
-            export(&old, &user(1), UnixTime(5), &path, &passphrase, [3; SALT_BYTES]),
+            export(&old, &me, now, &path, &passphrase, [3; SALT_BYTES]),
             Err(HistoryError::Archive(ArchiveError::Exists { .. }))
         ));
-        let refused = import(&new, &user(3), &path, &passphrase);
+        let stranger = Owner { user: user(3), ..owner() };
+        let refused = import(&new, &stranger, now, &path, &passphrase);
         assert!(matches!(refused, Err(HistoryError::Archive(ArchiveError::Foreign {}))), "{refused:?}");
-        let moved = import(&new, &user(1), &path, &passphrase).expect("read");
+        let moved = import(&new, &me, now, &path, &passphrase).expect("read");
         assert_eq!((moved.messages, moved.new), (200, 199));
-        assert_eq!(import(&new, &user(1), &path, &passphrase).expect("read").new, 0);
-        let rows = new.read::<_, StoreError>(|view| view.conversation(&user(2), None, 1_000)).expect("memory");
-        let mut found: Vec<Portable> = rows.iter().filter_map(|(_, row)| portable(row)).collect();
+        assert_eq!(import(&new, &me, now, &path, &passphrase).expect("read").new, 0);
+        let mut states = States::default();
+        let rows = new.read::<_, StoreError>(|view| view.messages_after(0, 1_000)).expect("memory");
+        let lines = rows.iter().filter_map(|(_, row)| Line::of(row, &me, &mut states, &new).expect("memory"));
+        let mut found: Vec<Told> = lines.filter_map(|line| line.message(&me.user)).collect();
         assert_eq!(found.len(), 201);
-        found.sort_by_key(|message| message.counter);
+        found.sort_by_key(|told| told.envelope.counter);
         assert_eq!(found[..200], messages);
+        let with = Correspondent::User(user(2));
+        let state = new.read::<_, StoreError>(|view| Conversation::load(view, &with)).expect("memory");
+        let received = messages.iter().filter(|told| told.with == with && !told.is_mine);
+        let unread = received.filter(|told| told.state == 3).count() as u64;
+        assert_eq!(state.unread_count(), unread, "what was read isn't unread again");
         let (indexed, waiting) = new
             .read::<_, StoreError>(|view| {
                 Ok((view.messages_with("東京", None, 1_000)?.len(), view.unfinished_messages(10)?.len()))

@@ -3,6 +3,7 @@
 //! Registrations and accepted pushes are in the database before they are acknowledged. A push goes out on every channel of the device at
 //! once: on its stream if it has one open, and as a Web Push message. The gateway writes the outer part; what the caller sealed it can't read.
 
+mod keeper;
 mod waiting;
 pub mod webpush;
 
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use halloo_protocol::identity::VerifiedChain;
-use halloo_protocol::key::{DeviceKey, PublicKey};
+use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
 use halloo_protocol::push::registration::{GatewayPolicy, PushRates, Registration, decide_push, decide_register};
 use halloo_protocol::push::{
     GatewayTime, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushPayload, PushReason, PushRegister,
@@ -85,6 +86,7 @@ pub(crate) struct Gateway {
     waiting: Waiting,
     purge_at: Instant,
     purged_to: Option<Vec<u8>>,
+    keeper: keeper::Keeper,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -127,6 +129,7 @@ impl EventLoop {
             waiting,
             purge_at: now + PURGE_EVERY,
             purged_to: None,
+            keeper: keeper::Keeper::new(now),
         });
         Ok(())
     }
@@ -198,6 +201,18 @@ impl EventLoop {
             expires_at: registration.expires_at,
             time: Box::new(Signed::sign(time, self.identity.device_key())),
             vapid_key: Some(vapid_key),
+        }
+    }
+
+    /// A device was removed by its user: it isn't woken any more.
+    pub(crate) fn end_registration_of(&mut self, identity: &IdentityKey, device: &DeviceKey) {
+        if self.gateway.is_none() {
+            return;
+        }
+        let Some(known) = self.registration_of(device).filter(|known| known.rules.identity == *identity) else { return };
+        match self.store.transaction::<_, StoreError>(|tx| tx.remove_gateway_registration(&known.handle.0)) {
+            Ok(_) => debug!("the registration of a removed device is ended"),
+            Err(error) => warn!(%error, "the registration of a removed device isn't ended"),
         }
     }
 

@@ -9,11 +9,13 @@ use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::key::{DeviceKey, PublicKey};
 use halloo_protocol::mailbox::{
     Account, ITEMS_BYTES_MAX, MailboxItem, MailboxItems, MailboxKept, MailboxNews, MailboxOpen, MailboxOpened, MailboxPolicy,
-    MailboxPut, MailboxRates, MailboxReason, MailboxTake, OpenStatus, PutGrant, PutRefusal, PutStatus, decide_open, decide_put,
+    MailboxPut, MailboxRates, MailboxReason, MailboxTake, OpenStatus, PutGrant, PutRefusal, PutStatus, decide_key_fetch,
+    decide_open, decide_put,
 };
 use halloo_protocol::rate::{Rate, RateLimiter};
+use halloo_protocol::session::{KeysStatus, MailboxKeyFetch, MailboxKeyFetched, MailboxKeys, MailboxKeysKept, OneTimeKey};
 use halloo_protocol::time::{Now, UnixTime};
-use halloo_protocol::wire::Extensions;
+use halloo_protocol::wire::{Extensions, Signed};
 use libp2p::PeerId;
 use tracing::{debug, warn};
 
@@ -52,6 +54,7 @@ pub(crate) struct Mailbox {
 impl EventLoop {
     /// Opens the role.
     pub(crate) fn open_mailbox_role(&mut self) {
+        self.vault_keeper = Some(super::vault::VaultKeeper::new(Instant::now()));
         self.mailbox = Some(Mailbox {
             rates: MailboxRates::new(RATES_MAX),
             opening: RateLimiter::new(RATES_MAX),
@@ -158,6 +161,71 @@ impl EventLoop {
         let current = letters.into_iter().filter(|(_, row)| row.until > now.unix);
         let items = current.map(|(number, row)| MailboxItem { number, kept_at: row.kept_at, letter: row.letter }).collect();
         Ok(MailboxItems { items, has_more, refused: None, extensions: Extensions::none() })
+    }
+
+    /// A device leaves one-time keys to hand out, or asks how many are left.
+    pub(crate) fn handle_mailbox_keys(&mut self, chain: Option<&VerifiedChain>, request: &MailboxKeys) -> MailboxKeysKept {
+        let status = self.keep_keys(chain, request).unwrap_or_else(KeysStatus::Refused);
+        MailboxKeysKept { status, extensions: Extensions::none() }
+    }
+
+    fn keep_keys(&mut self, chain: Option<&VerifiedChain>, request: &MailboxKeys) -> Result<KeysStatus, MailboxReason> {
+        let now = self.now();
+        let mailbox = self.mailbox.as_mut().ok_or(MailboxReason::NOT_SERVED)?;
+        let chain = chain.ok_or(MailboxReason::NOT_CERTIFIED)?;
+        let device = chain.device;
+        let taken = mailbox.opening.take(&chain.user.identity.0, OPEN_RATE, now.instant);
+        taken.map_err(|_| MailboxReason::RATE)?;
+        let has_box = self.store.read::<_, StoreError>(|view| Ok(view.mailbox_account(&device)?.is_some())).map_err(failed)?;
+        if !has_box {
+            return Err(MailboxReason::NO_BOX);
+        }
+        let is_own = |key: &Signed<OneTimeKey>| key.unverified().device == device && key.verify(&device.0).is_ok();
+        if !request.keys.iter().all(is_own) {
+            return Err(MailboxReason::INVALID);
+        }
+        let kept = self.store.transaction::<_, StoreError>(|tx| {
+            if !request.keys.is_empty() {
+                tx.put_mailbox_keys(&device, request.batch, &request.keys)?;
+            }
+            tx.mailbox_keys(&device)
+        });
+        let (batch, left) = kept.map_err(failed)?;
+        Ok(KeysStatus::Kept { batch, left })
+    }
+
+    /// Somebody wants to start a session with a device that has a box here. The key is gone from the disk when this returns.
+    pub(crate) fn handle_mailbox_key_fetch(
+        &mut self,
+        peer: PeerId,
+        chain: Option<&VerifiedChain>,
+        request: &MailboxKeyFetch,
+    ) -> MailboxKeyFetched {
+        let (key, refused) = match self.hand_out_key(peer, chain, request) {
+            Ok(key) => (key, None),
+            Err(reason) => (None, Some(reason)),
+        };
+        MailboxKeyFetched { key, refused, extensions: Extensions::none() }
+    }
+
+    fn hand_out_key(
+        &mut self,
+        peer: PeerId,
+        chain: Option<&VerifiedChain>,
+        request: &MailboxKeyFetch,
+    ) -> Result<Option<Signed<OneTimeKey>>, MailboxReason> {
+        let now = self.now();
+        let me = self.identity.device();
+        let sender = self.peers.get(&peer).map(|known| known.device);
+        let mailbox = self.mailbox.as_mut().ok_or(MailboxReason::NOT_SERVED)?;
+        let sender = sender.ok_or(MailboxReason::NOT_CERTIFIED)?;
+        mailbox.rates.take_sender(&sender, now.instant).map_err(|_| MailboxReason::RATE)?;
+        let account = self.store.read::<_, StoreError>(|view| view.mailbox_account(&request.device)).map_err(failed)?;
+        decide_key_fetch(request, account.as_ref(), chain, &me, &mut mailbox.rates, now).map_err(|refusal| {
+            debug!(%refusal, "no one-time key given");
+            refusal.reason()
+        })?;
+        self.store.transaction::<_, StoreError>(|tx| tx.take_mailbox_key(&request.device)).map_err(failed)
     }
 
     /// How many letters wait here for others.

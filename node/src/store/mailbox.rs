@@ -193,6 +193,7 @@ impl Transaction {
         }
         if is_last {
             self.remove(Table::MailboxSums, device.as_bytes())?;
+            self.remove_mailbox_keys(device)?;
             self.remove(Table::MailboxAccounts, device.as_bytes())?;
         }
         Ok(is_last)

@@ -1,8 +1,11 @@
 //! Messages sent and received, in the order in which this node came to know them.
 
+use std::ops::Bound;
+
 use bincode::{Decode, Encode};
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{DeviceKey, hash};
+use halloo_protocol::message::Correspondent;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire;
 
@@ -15,7 +18,10 @@ pub const MESSAGE_ID_BYTES_MAX: usize = 64;
 /// Message ids remembered to recognise copies; the oldest fall out. Senders give up long before that many others have come.
 pub const SEEN_MESSAGES_MAX: u64 = 100_000;
 
-const SEEN: Aged = Aged { rows: Table::Seen, ages: Table::SeenAges };
+/// Readers of one conversation that are looked at: the members of the largest group, twice.
+const READERS_MAX: usize = 128;
+
+pub(super) const SEEN: Aged = Aged { rows: Table::Seen, ages: Table::SeenAges };
 
 /// Which way a message went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
@@ -33,8 +39,10 @@ pub struct MessageRow {
     pub id: Vec<u8>,
     /// Which way it went.
     pub direction: Direction,
-    /// The other side.
-    pub conversation: UserId,
+    /// With whom.
+    pub conversation: Correspondent,
+    /// When the user's first device came to know it: its place in the conversation.
+    pub at: UnixTime,
     /// Everything else about it, state included, as the messages capability encodes it.
     pub content: Vec<u8>,
 }
@@ -58,14 +66,76 @@ impl View {
         self.get_value(Table::Messages, &sequence.to_be_bytes())
     }
 
-    /// The last `limit` messages with `user`, oldest first; with `before`, the last ones before that sequence number.
+    /// The last `limit` messages of a conversation, oldest first; with `before`, the last ones from before that second.
     ///
     /// # Errors
     /// [`StoreError::Database`].
-    pub fn conversation(&self, user: &UserId, before: Option<u64>, limit: usize) -> Result<Vec<(u64, MessageRow)>, StoreError> {
-        let mut keys = self.with_prefix(Table::Conversations, &conversation_key(user), before, true, limit)?;
+    pub fn conversation(
+        &self,
+        with: &Correspondent,
+        before: Option<UnixTime>,
+        limit: usize,
+    ) -> Result<Vec<(u64, MessageRow)>, StoreError> {
+        let before = before.map(|at| at.0);
+        let mut keys = self.with_prefix(Table::Conversations, &conversation_key(with), before, true, limit)?;
         keys.reverse();
         self.rows(Table::Conversations, keys)
+    }
+
+    /// The time of the message that is the `count`th newest of a conversation; `None` if it has fewer.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn conversation_edge(&self, with: &Correspondent, count: usize) -> Result<Option<UnixTime>, StoreError> {
+        let keys = self.with_prefix(Table::Conversations, &conversation_key(with), None, true, count)?;
+        let edge = keys.get(count.saturating_sub(1)).and_then(|(key, _)| key.get(32..40)?.first_chunk::<8>().copied());
+        Ok(edge.map(|bytes| UnixTime(u64::from_be_bytes(bytes))))
+    }
+
+    /// Up to `limit` messages with numbers above `after`, ascending.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn messages_after(&self, after: u64, limit: usize) -> Result<Vec<(u64, MessageRow)>, StoreError> {
+        let first = after.saturating_add(1).to_be_bytes();
+        let rows = self.range(Table::Messages, (Bound::Included(&first), Bound::Unbounded), false, limit)?;
+        rows.into_iter()
+            .map(|(key, bytes)| Ok((decode_sequence(Table::Messages, &key)?, decode_value(Table::Messages, &bytes)?)))
+            .collect()
+    }
+
+    /// What is kept about a conversation as a whole, as the messages capability encodes it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn conversation_state(&self, with: &Correspondent) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get(Table::ConversationStates, &conversation_key(with))
+    }
+
+    /// [`View::conversation_state`] of up to `limit` conversations.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn conversation_states(&self, limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        let rows = self.range(Table::ConversationStates, (Bound::Unbounded, Bound::Unbounded), false, limit)?;
+        Ok(rows.into_iter().map(|(_, bytes)| bytes).collect())
+    }
+
+    /// What somebody else has read in a conversation, as the messages capability encodes it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn reader(&self, with: &Correspondent, user: &UserId) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get(Table::Readers, &reader_key(with, user))
+    }
+
+    /// [`View::reader`] of everybody in a conversation.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn readers(&self, with: &Correspondent) -> Result<Vec<Vec<u8>>, StoreError> {
+        let rows = self.with_prefix(Table::Readers, &conversation_key(with), None, false, READERS_MAX)?;
+        Ok(rows.into_iter().map(|(_, bytes)| bytes).collect())
     }
 
     /// The last `limit` messages with anybody, oldest first.
@@ -116,7 +186,8 @@ impl Transaction {
         let sequence = self.append(Table::Messages, &wire::encode(row))?;
         let number = sequence.to_be_bytes();
         self.put(Table::MessageIds, &row.id, &number)?;
-        self.put(Table::Conversations, &[&conversation_key(&row.conversation)[..], &number].concat(), &[])?;
+        let place = [&conversation_key(&row.conversation)[..], &row.at.0.to_be_bytes(), &number].concat();
+        self.put(Table::Conversations, &place, &[])?;
         if row.direction == Direction::Out {
             self.put(Table::Outbox, &number, &[])?;
         }
@@ -172,6 +243,24 @@ impl Transaction {
         self.remove(Table::Outbox, &sequence.to_be_bytes())
     }
 
+    /// Keeps what is known about a conversation as a whole.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::Database`].
+    pub fn put_conversation_state(&self, with: &Correspondent, bytes: &[u8]) -> Result<(), StoreError> {
+        check_length("conversation state", bytes, VALUE_BYTES_MAX)?;
+        self.put(Table::ConversationStates, &conversation_key(with), bytes)
+    }
+
+    /// Keeps what somebody else has read in a conversation.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::Database`].
+    pub fn put_reader(&self, with: &Correspondent, user: &UserId, bytes: &[u8]) -> Result<(), StoreError> {
+        check_length("reader", bytes, VALUE_BYTES_MAX)?;
+        self.put(Table::Readers, &reader_key(with, user), bytes)
+    }
+
     /// True the first time a message of this device and id comes. Call it in the transaction that keeps the message, so that a crash
     /// between the two loses neither.
     ///
@@ -188,7 +277,11 @@ impl Transaction {
     }
 }
 
-/// Of one length for every user, so that one user's key is never the start of another's.
-fn conversation_key(user: &UserId) -> [u8; 32] {
-    hash("halloo store conversation", &[&wire::encode(user)])
+/// Of one length for all, so that one's key is never the start of another's.
+fn conversation_key(with: &Correspondent) -> [u8; 32] {
+    hash("halloo store conversation", &[&wire::encode(with)])
+}
+
+fn reader_key(with: &Correspondent, user: &UserId) -> Vec<u8> {
+    [conversation_key(with), hash("halloo store reader", &[&wire::encode(user)])].concat()
 }

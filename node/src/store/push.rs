@@ -119,6 +119,33 @@ impl View {
     }
 }
 
+impl View {
+    /// Up to `limit` devices that this gateway vouches for, from the one after `after` on, with what it needs for it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn gateway_keeps_after(&self, after: Option<&DeviceKey>, limit: usize) -> Result<Vec<Registration>, StoreError> {
+        let start = after.map_or(Bound::Unbounded, |device| Bound::Excluded(&device.as_bytes()[..]));
+        self.range(Table::GatewayKeeps, (start, Bound::Unbounded), false, limit)
+    }
+}
+
+impl Transaction {
+    /// Vouches for a device, in place of what was; or no longer.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::Database`].
+    pub fn put_gateway_keep(&self, device: &DeviceKey, content: Option<&[u8]>) -> Result<(), StoreError> {
+        match content {
+            Some(content) => {
+                check_length("keep", content, VALUE_BYTES_MAX)?;
+                self.put(Table::GatewayKeeps, device.as_bytes(), content)
+            }
+            None => self.remove(Table::GatewayKeeps, device.as_bytes()).map(|_| ()),
+        }
+    }
+}
+
 impl Transaction {
     /// Keeps a registration of this device under a name of the caller's choice.
     ///

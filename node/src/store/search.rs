@@ -43,21 +43,6 @@ impl View {
         let last = self.with_prefix(Table::Messages, &[], None, true, 1)?;
         last.first().map_or(Ok(0), |(key, _)| decode_sequence(Table::Messages, key))
     }
-
-    /// Up to `limit` messages after a number, oldest first: conversations only, not signals.
-    ///
-    /// # Errors
-    /// [`StoreError::Database`].
-    pub fn messages_after(&self, after: u64, limit: usize) -> Result<Vec<(u64, super::MessageRow)>, StoreError> {
-        use std::ops::Bound;
-        let start = after.to_be_bytes();
-        let rows = self.range(Table::Messages, (Bound::Excluded(&start[..]), Bound::Unbounded), false, limit)?;
-        rows.into_iter()
-            .map(|(key, bytes)| {
-                Ok((decode_sequence(Table::Messages, &key)?, super::table::decode_value(Table::Messages, &bytes)?))
-            })
-            .collect()
-    }
 }
 
 impl Transaction {

@@ -55,8 +55,16 @@ tables! {
     Messages = "messages",
     /// message id -> sequence
     MessageIds = "message ids",
-    /// conversation, sequence -> nothing
+    /// conversation, time, sequence -> nothing
     Conversations = "conversations",
+    /// conversation -> what has come and what was read
+    ConversationStates = "conversation states",
+    /// conversation, user -> what they have read
+    Readers = "readers",
+    /// group -> genesis and standing
+    Groups = "groups",
+    /// group, hash -> statement
+    GroupStatements = "group statements",
     /// sequence -> nothing: messages not yet delivered
     Outbox = "outbox",
     /// sender device, message id -> (time, nothing)
@@ -65,6 +73,24 @@ tables! {
     SeenAges = "seen messages ages",
     /// word, 0, sequence -> nothing: which messages have which words
     SearchWords = "search words",
+    /// device, session -> (time, session)
+    Sessions = "sessions",
+    /// time, device, session -> nothing
+    SessionAges = "sessions ages",
+    /// session -> (time, nothing)
+    SpentSessions = "spent sessions",
+    /// time, session -> nothing
+    SpentSessionAges = "spent sessions ages",
+    /// message id, device -> copy
+    SealedCopies = "sealed copies",
+    /// sender device, message id -> (time, message)
+    OpenedMessages = "opened messages",
+    /// time, sender device, message id -> nothing
+    OpenedMessageAges = "opened messages ages",
+    /// sender device, message id -> (time, user)
+    UnopenedMessages = "unopened messages",
+    /// time, sender device, message id -> nothing
+    UnopenedMessageAges = "unopened messages ages",
     /// sequence -> call
     Calls = "calls",
     /// user id -> contact
@@ -77,12 +103,16 @@ tables! {
     FileHashes = "file hashes",
     /// file id -> what has come
     FileProgress = "file progress",
+    /// identity, device -> tombstone
+    Tombstones = "removed devices",
     /// name -> push registration of this device
     PushRegistrations = "push registrations",
     /// handle -> (device, registration)
     GatewayRegistrations = "gateway registrations",
     /// device, handle -> nothing
     GatewayDevices = "gateway registrations by device",
+    /// device -> entry that the gateway vouches for
+    GatewayKeeps = "gateway keeps",
     /// sequence -> pending push
     GatewayPending = "gateway pending pushes",
     /// device -> box
@@ -93,6 +123,18 @@ tables! {
     MailboxIds = "mailbox letter ids",
     /// nothing -> sum of all; device -> sums of its box; device, holder -> sum
     MailboxSums = "mailbox sums",
+    /// identity -> vault
+    VaultAccounts = "vault accounts",
+    /// identity, chunk id -> chunk
+    VaultChunks = "vault chunks",
+    /// mailbox, chunk id -> what this device knows of it
+    VaultKnown = "vault chunks known",
+    /// kind, item key -> value: items that this version doesn't know
+    VaultForeign = "vault foreign items",
+    /// device, number -> one-time key
+    MailboxKeys = "mailbox keys",
+    /// device -> which batch and how many
+    MailboxKeyBatches = "mailbox key batches",
     /// authority -> list
     RevocationLists = "revocation lists",
     /// username -> row

@@ -30,7 +30,13 @@ fn store() -> Store {
 }
 
 fn message(id: u32, direction: Direction, with: &str) -> MessageRow {
-    MessageRow { id: id.to_be_bytes().to_vec(), direction, conversation: user(with), content: format!("text {id}").into_bytes() }
+    MessageRow {
+        id: id.to_be_bytes().to_vec(),
+        direction,
+        conversation: user(with).into(),
+        at: UnixTime(u64::from(id)),
+        content: format!("text {id}").into_bytes(),
+    }
 }
 
 #[test]
@@ -198,11 +204,11 @@ fn messages_are_listed_by_conversation_and_wait_in_the_outbox() -> Result<(), St
     })?;
     assert!(sequences.is_sorted_by(|a, b| a < b));
     store.read(|view| {
-        let bob = view.conversation(&user("bob"), None, 3)?;
+        let bob = view.conversation(&user("bob").into(), None, 3)?;
         assert_eq!(bob.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), sequences[5..8]);
-        let earlier = view.conversation(&user("bob"), Some(sequences[5]), 100)?;
+        let earlier = view.conversation(&user("bob").into(), Some(UnixTime(5)), 100)?;
         assert_eq!(earlier.iter().map(|(sequence, _)| *sequence).collect::<Vec<_>>(), sequences[..5]);
-        assert!(view.conversation(&user("nobody"), None, 10)?.is_empty());
+        assert!(view.conversation(&user("nobody").into(), None, 10)?.is_empty());
         assert_eq!(view.unfinished_messages(100)?.len(), 5);
         assert_eq!(view.last_messages(2)?[1].1, message(9, Direction::In, "carol"));
         Ok::<_, StoreError>(())
@@ -337,7 +343,7 @@ fn acknowledged_writes_survive_a_kill() -> Result<(), StoreError> {
                 assert_eq!(found, Some((*sequence, message(*number, Direction::Out, "bob"))));
             }
             assert!(view.unfinished_messages(usize::MAX)?.len() >= total);
-            assert!(view.conversation(&user("bob"), None, usize::MAX)?.len() >= total);
+            assert!(view.conversation(&user("bob").into(), None, usize::MAX)?.len() >= total);
             Ok::<_, StoreError>(())
         })?;
     }

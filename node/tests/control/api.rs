@@ -214,8 +214,13 @@ async fn every_operation_of_the_document_answers() {
     let mut operations = 0;
     for (path, methods) in paths {
         for method in methods.as_object().expect("methods").keys() {
-            let path =
-                path.replace("{user}", "bob").replace("{change}", "accept").replace("{id}", "c1").replace("{slug}", "refused");
+            let path = path
+                .replace("{user}", "bob")
+                .replace("{change}", "accept")
+                .replace("{id}", "c1")
+                .replace("{slug}", "refused")
+                .replace("{group}", "g1")
+                .replace("{device}", "phone");
             if path == "/v1/events" {
                 continue;
             }
@@ -240,6 +245,9 @@ fn query(path: &str) -> &'static str {
 
 fn body(path: &str) -> &'static str {
     match path {
+        "/v1/conversations/read" => r#"{"with":"bob"}"#,
+        "/v1/groups" => r#"{"name":"hikers"}"#,
+        "/v1/groups/g1" => r#"{"do":"leave"}"#,
         "/v1/messages" => r#"{"to":"bob","text":"hi","wait_ms":1000}"#,
         "/v1/files" => concat!(r#"{"to":"bob","path":""#, env!("CARGO_MANIFEST_DIR"), r#"/Cargo.toml"}"#),
         "/v1/history/export" | "/v1/history/import" => r#"{"path":"/nowhere","passphrase":"x"}"#,
@@ -248,6 +256,7 @@ fn body(path: &str) -> &'static str {
         "/v1/calls" => r#"{"users":["bob"]}"#,
         "/v1/push" => r#"{"channel":{"kind":"stream"}}"#,
         "/v1/enrol" => r#"{"username":"bob@example"}"#,
+        "/v1/devices/phone/rename" => r#"{"name":"old phone"}"#,
         "/v1/authority/revocations" => r#"{"username":"bob"}"#,
         _ => "{}",
     }

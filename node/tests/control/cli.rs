@@ -174,7 +174,7 @@ async fn json_is_one_document_of_the_promised_shape() {
         (&["resolve", "bob", "--fresh"][..], 0, resolved),
         (&["msg", "send", "bob", "hi"], 0, json!({ "id": "m1", "state": "queued" })),
         (&["msg", "send", "bob", "hi", "--wait"], 0, json!({ "id": "m1", "state": "delivered" })),
-        (&["msg", "list", "bob"], 0, json!({ "with": "bob", "messages": [] })),
+        (&["msg", "list", "bob"], 0, json!({ "with": "bob", "messages": [], "unread": 0, "missing": 0 })),
         (&["call", "bob"], 0, outcome),
         (&["call", "decliner"], 1, declined),
         (&["calls", "list"], 0, json!({ "calls": [] })),
@@ -270,6 +270,7 @@ async fn watching_streams_one_object_per_line_and_ends_with_the_daemon() {
     let event = Event::MessageReceived {
         message_id: "m7".to_owned(),
         from: "bob@example".to_owned(),
+        group: None,
         text: "hi".to_owned(),
         sent_at: halloo::timestamp::Timestamp::default(),
     };

@@ -11,10 +11,14 @@ use halloo::handle::contacts::{
     Audience, AvatarView, ContactBook, ContactCommand, ContactImport, ContactInvite, ContactList, ContactState, ContactView,
     Fingerprint, Privacy, ProfileView,
 };
+use halloo::handle::devices::{
+    DeviceCommand, DeviceError, DeviceList, DeviceRevocation, DeviceState, DeviceView, LinkOffer, LinkStage, LinkedDevice,
+};
 use halloo::handle::directory::{DeviceReachability, ResolveError, ResolveSource, Resolved, ResolvedDevice};
 use halloo::handle::files::{FileChange, FileCommand, FileError, FileList, FileState, FileView};
+use halloo::handle::groups::{GroupCommand, GroupEntry, GroupList, GroupState};
 use halloo::handle::history::{FoundMessages, HistoryCommand, Moved};
-use halloo::handle::messages::{MessageError, MessageList, MessageState, MessageStatus};
+use halloo::handle::messages::{ConversationList, MessageError, MessageList, MessageState, MessageStatus, ReadOutcome};
 use halloo::handle::network::{Check, CheckResult, Diagnosis, Explanation, PeerList, Status};
 use halloo::handle::power::{Suspended, WakeOutcome};
 use halloo::handle::presence::{
@@ -108,16 +112,20 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
                     reply.closed().await;
                 });
             } else {
-                reply.send(Ok(MessageStatus { id, state: MessageState::Delivered, reason: None }));
+                reply.send(Ok(MessageStatus { id, state: MessageState::Delivered, reason: None, members: Vec::new() }));
             }
         }
         Command::MessageList { user, reply, .. } => {
-            reply.send(Ok(MessageList { with: user, messages: Vec::new() }));
+            reply.send(Ok(MessageList { with: user, ..MessageList::default() }));
         }
         Command::Files(command) => answer_files(command),
         Command::History(command) => answer_history(command),
+        Command::Conversations(reply) => reply.send(Ok(ConversationList::default())),
+        Command::MarkRead { with, reply, .. } => reply.send(Ok(ReadOutcome { with, group: None, marked: 1, unread: 0 })),
+        Command::Groups(command) => answer_groups(command),
         Command::Contacts(command) => answer_contacts(command),
         Command::Presence(command) => answer_presence(command),
+        Command::Devices(command) => answer_devices(command),
         Command::CallDial { options, mut reply } => match options.users[0].as_str() {
             "rings" => {
                 let hang_up = hang_up.clone();
@@ -132,6 +140,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::CallList(reply) => reply.send(Ok(CallList::default())),
         Command::CallAnswer { call_id, reply, .. }
         | Command::CallDecline { call_id, reply }
+        | Command::CallDismiss { call_id, reply }
         | Command::CallHangup { call_id, reply } => {
             reply.send(if call_id == "gone" { Err(CallError::UnknownCall { call_id }) } else { Ok(()) });
         }
@@ -249,7 +258,7 @@ fn resolved(user: String) -> Result<Resolved, ResolveError> {
 
 fn queued(to: &str) -> Result<MessageStatus, MessageError> {
     let id = if to == "nowhere" { "stuck" } else { "m1" };
-    Ok(MessageStatus { id: id.to_owned(), state: MessageState::Queued, reason: None })
+    Ok(MessageStatus { id: id.to_owned(), state: MessageState::Queued, reason: None, members: Vec::new() })
 }
 
 fn outcome(outcome: CallResult) -> CallOutcome {
@@ -302,6 +311,69 @@ fn answer_presence(command: PresenceCommand) {
     }
 }
 
+fn answer_groups(command: GroupCommand) {
+    let group = |name: String| GroupEntry {
+        id: "0".repeat(32),
+        name,
+        state: GroupState::Member,
+        admin: true,
+        invited_by: None,
+        members: Vec::new(),
+        unread: 0,
+    };
+    match command {
+        GroupCommand::Create { name, reply } => reply.send(Ok(group(name))),
+        GroupCommand::Change { group: name, reply, .. } | GroupCommand::Get { group: name, reply } => reply.send(Ok(group(name))),
+        GroupCommand::List(reply) => reply.send(Ok(GroupList::default())),
+    }
+}
+
+fn device(name: &str) -> DeviceView {
+    DeviceView {
+        peer_id: "12D3phone".to_owned(),
+        name: Some(name.to_owned()),
+        kind: Some("phone".to_owned()),
+        is_this: false,
+        state: DeviceState::Active,
+        has_identity_key: Some(false),
+        is_connected: true,
+        last_seen: None,
+        reachability: halloo::handle::directory::DeviceReachability::Direct,
+        certificate_until: None,
+        revoked_at: None,
+    }
+}
+
+fn answer_devices(command: DeviceCommand) {
+    match command {
+        DeviceCommand::List(reply) => {
+            reply.send(Ok(DeviceList { username: "alice@example".to_owned(), devices: vec![device("phone")] }));
+        }
+        DeviceCommand::OfferLink { reply, .. } => reply.send(Ok(LinkOffer {
+            id: "7".to_owned(),
+            code: "K7QX-9M2P".to_owned(),
+            link: "halloo:link/1/AAAA".to_owned(),
+            addresses: Vec::new(),
+            expires_at: Timestamp::default(),
+        })),
+        DeviceCommand::WaitLink { id, reply } if id != "gone" => reply.send(Ok(LinkedDevice {
+            stage: LinkStage::Linked,
+            peer_id: "12D3phone".to_owned(),
+            name: "phone".to_owned(),
+            kind: "phone".to_owned(),
+            has_identity_key: false,
+        })),
+        DeviceCommand::WaitLink { reply, .. } => reply.send(Err(DeviceError::UnknownLink)),
+        DeviceCommand::Rename { name, reply, .. } => reply.send(Ok(device(&name))),
+        DeviceCommand::Revoke { device, reply, .. } => reply.send(Ok(DeviceRevocation {
+            peer_id: "12D3phone".to_owned(),
+            name: Some(device),
+            key_epoch: 2,
+            until: Timestamp::default(),
+        })),
+    }
+}
+
 fn answer_contacts(command: ContactCommand) {
     let privacy = Privacy {
         call: Audience::Contacts,
@@ -309,6 +381,8 @@ fn answer_contacts(command: ContactCommand) {
         message: Audience::Contacts,
         file: Audience::Contacts,
         presence: Audience::Contacts,
+        group: Audience::Contacts,
+        receipts: true,
     };
     match command {
         ContactCommand::Add { user, reply, .. } => reply.send(Ok(contact(&user, ContactState::Asked))),

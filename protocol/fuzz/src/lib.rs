@@ -10,6 +10,7 @@ use halloo_protocol::contact::{Contact, ContactLink};
 use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
 use halloo_protocol::identity::{TrustStore, UserId, Username};
 use halloo_protocol::key::PublicKey;
+use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant, LinkRequest};
 use halloo_protocol::profile::Avatar;
 use halloo_protocol::push::PushPayload;
 use halloo_protocol::time::UnixTime;
@@ -64,6 +65,12 @@ pub fn frame(bytes: &[u8]) {
         kademlia::StoreAnswer,
         kademlia::SyncOffer,
         kademlia::SyncWant,
+        linking::LinkConfirm,
+        linking::LinkConfirmed,
+        linking::LinkDone,
+        linking::LinkFinished,
+        linking::LinkStart,
+        linking::LinkStarted,
         mailbox::MailboxItems,
         mailbox::MailboxKept,
         mailbox::MailboxNews,
@@ -71,16 +78,24 @@ pub fn frame(bytes: &[u8]) {
         mailbox::MailboxOpened,
         mailbox::MailboxPut,
         mailbox::MailboxTake,
+        message::HistoryPage,
+        message::HistoryRequest,
         message::MessageAck,
         message::MessageDeliver,
         message::MessageDelivered,
-        message::ReadReceipt,
         node::Goodbye,
         node::Hello,
         node::RevocationNotice,
+        own_device::DeviceCard,
+        own_device::DeviceRename,
+        own_device::DeviceRenamed,
+        own_device::DeviceRenew,
+        own_device::DeviceRenewed,
         presence::PresenceGossip,
         push::PushDeliver,
         push::PushDelivered,
+        push::PushKeep,
+        push::PushKept,
         push::PushReceipt,
         push::PushRegister,
         push::PushRegistered,
@@ -88,9 +103,23 @@ pub fn frame(bytes: &[u8]) {
         push::PushSent,
         push::PushUnregister,
         push::PushUnregistered,
+        session::KeyFetch,
+        session::KeyFetched,
+        session::MailboxKeyFetch,
+        session::MailboxKeyFetched,
+        session::MailboxKeys,
+        session::MailboxKeysKept,
+        session::MessagesUnopened,
         relay::RelayGrant,
         relay::RelayNotice,
         relay::RelayRequest,
+        vault::VaultChunks,
+        vault::VaultFetch,
+        vault::VaultIndex,
+        vault::VaultKept,
+        vault::VaultLook,
+        vault::VaultNews,
+        vault::VaultPut,
     }
 }
 
@@ -107,6 +136,8 @@ pub fn signed(bytes: &[u8]) {
         contact::ContactStatement,
         directory::DeviceEntry,
         directory::Lease,
+        group::GroupGenesis,
+        group::GroupStatement,
         identity::DeviceCertificate,
         identity::KeySuccession,
         identity::RevocationList,
@@ -119,6 +150,7 @@ pub fn signed(bytes: &[u8]) {
         presence::PresenceHint,
         presence::PresenceWitness,
         presence::SealedBody,
+        session::OneTimeKey,
         push::GatewayTime,
         push::OuterPayload,
     }
@@ -172,6 +204,8 @@ pub fn directory_record(bytes: &[u8]) {
 /// What is inside a sealed part, and a push.
 pub fn sealed_content(bytes: &[u8]) {
     plain::<PrivatePart>(bytes, FRAME_BYTES_MAX);
+    plain::<LinkGrant>(bytes, FRAME_BYTES_MAX);
+    plain::<LinkRequest>(bytes, FRAME_BYTES_MAX);
     if let Ok(payload) = PushPayload::from_bytes(bytes) {
         let _ = payload.verify(&[]);
         assert!(PushPayload::from_bytes(&payload.to_bytes()).is_ok());
@@ -183,6 +217,7 @@ pub fn text(bytes: &[u8]) {
     plain::<InviteCode>(bytes, FRAME_BYTES_MAX);
     plain::<ContactLink>(bytes, FRAME_BYTES_MAX);
     plain::<Contact>(bytes, FRAME_BYTES_MAX);
+    plain::<DeviceLink>(bytes, FRAME_BYTES_MAX);
     let _ = Avatar::clean(bytes);
     plain::<UserId>(bytes, FRAME_BYTES_MAX);
     let Ok(text) = std::str::from_utf8(bytes) else { return };
@@ -194,4 +229,6 @@ pub fn text(bytes: &[u8]) {
     }
     let _ = InviteCode::parse(text);
     let _ = ContactLink::parse(text);
+    let _ = DeviceLink::parse(text);
+    let _ = text.parse::<LinkCode>();
 }

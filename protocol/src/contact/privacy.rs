@@ -57,11 +57,13 @@ pub enum Kind {
     File,
     /// To see the presence.
     Presence,
+    /// To add this user to a group. Where it isn't allowed, the user is asked.
+    Group,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Call, Self::Video, Self::Message, Self::File, Self::Presence];
+    pub const ALL: [Self; 6] = [Self::Call, Self::Video, Self::Message, Self::File, Self::Presence, Self::Group];
 }
 
 /// What somebody is to this user.
@@ -100,6 +102,10 @@ pub struct PrivacySettings {
     pub file: Audience,
     /// Who may see the presence: at most contacts, for only they hold its key.
     pub presence: Audience,
+    /// Who may add the user to groups without asking: at most contacts.
+    pub group: Audience,
+    /// Whether authors are told that their messages were read.
+    pub receipts: bool,
     /// Room to grow.
     pub extensions: Extensions,
 }
@@ -120,6 +126,8 @@ impl PrivacySettings {
             message: audience,
             file: audience,
             presence: audience.min(Audience::Contacts),
+            group: audience.min(Audience::Contacts),
+            receipts: true,
             extensions: Extensions::none(),
         }
     }
@@ -127,10 +135,13 @@ impl PrivacySettings {
     /// Checks ranges after decoding.
     ///
     /// # Errors
-    /// [`DecodeError::Invalid`] if presence is given to others than contacts.
+    /// [`DecodeError::Invalid`] if presence, or adding to groups, is given to others than contacts.
     pub fn check(&self) -> Result<(), DecodeError> {
         if self.presence > Audience::Contacts {
             return Err(DecodeError::invalid("presence", "only contacts can see presence"));
+        }
+        if self.group > Audience::Contacts {
+            return Err(DecodeError::invalid("group", "only contacts can add somebody to a group without asking"));
         }
         Ok(())
     }
@@ -144,6 +155,7 @@ impl PrivacySettings {
             Kind::Message => self.message,
             Kind::File => self.file,
             Kind::Presence => self.presence.min(Audience::Contacts),
+            Kind::Group => self.group.min(Audience::Contacts),
         }
     }
 
@@ -232,6 +244,7 @@ mod tests {
             Kind::Message => settings.message = audience,
             Kind::File => settings.file = audience,
             Kind::Presence => settings.presence = audience,
+            Kind::Group => settings.group = audience,
         }
         settings
     }
@@ -248,8 +261,12 @@ mod tests {
         ];
         for kind in Kind::ALL {
             for (audience, expected) in rows {
-                // Presence goes to contacts at most, whatever is set.
-                let row = if kind == Kind::Presence && audience > Audience::Contacts { rows[1].1 } else { expected };
+                // Presence and groups are for contacts at most, whatever is set.
+                let row = if matches!(kind, Kind::Presence | Kind::Group) && audience > Audience::Contacts {
+                    rows[1].1
+                } else {
+                    expected
+                };
                 for (relation, because) in Relation::ALL.into_iter().zip(row) {
                     let decision = decide(&settings(kind, audience), relation, kind);
                     assert_eq!(decision.because, because, "{kind:?} {audience} {relation:?}");

@@ -26,7 +26,8 @@ use super::{
     REQUEST_NAME_BYTES_MAX, REQUEST_TEXT_BYTES_MAX, Secret32,
 };
 use crate::capability::{CAPABILITY_SECS_MAX, Capability, CapabilityId, Holder, Issuer, Limits, Service};
-use crate::identity::{DeviceCertificate, UserId};
+use crate::directory::TOMBSTONES_MAX;
+use crate::identity::{DeviceCertificate, Tombstone, UserId, with_tombstones};
 use crate::key::{DeviceKey, IdentityKey, PublicKey, SecretKey, hash};
 use crate::profile::{Avatar, Profile, ProfileCard};
 use crate::time::UnixTime;
@@ -171,13 +172,29 @@ pub struct OwnKeys {
     pub presence: PresenceSecret,
     /// What contacts see.
     pub profile: Option<ProfileCard>,
+    /// Devices that the user has removed, signed by the identity key; at most [`TOMBSTONES_MAX`], those that last longest.
+    pub tombstones: Vec<Signed<Tombstone>>,
 }
 
 impl OwnKeys {
     /// A new user's.
     #[must_use]
     pub fn new(key: Secret32) -> Self {
-        Self { presence: PresenceSecret::new(1, *key.as_bytes()), profile: None }
+        Self { presence: PresenceSecret::new(1, *key.as_bytes()), profile: None, tombstones: Vec::new() }
+    }
+
+    /// Takes a tombstone. True if it was news.
+    fn bury(&mut self, tombstone: Signed<Tombstone>) -> bool {
+        let (device, until) = (tombstone.unverified().device, tombstone.unverified().until);
+        let mut known = self.tombstones.iter().filter(|known| known.unverified().device == device);
+        if known.any(|known| known.unverified().until >= until) {
+            return false;
+        }
+        self.tombstones.retain(|known| known.unverified().device != device);
+        self.tombstones.push(tombstone);
+        self.tombstones.sort_by_key(|known| (std::cmp::Reverse(known.unverified().until), known.unverified().device));
+        self.tombstones.truncate(TOMBSTONES_MAX);
+        self.tombstones.iter().any(|known| known.unverified().device == device)
     }
 }
 
@@ -278,6 +295,14 @@ pub enum RosterAction {
         to: UserId,
         /// What.
         signal: Box<ContactSignal>,
+    },
+    /// A contact has removed devices: nothing of theirs is believed any more, and what they hold of our keys is worth nothing once
+    /// [`Roster::renew_keys`] was called.
+    Removed {
+        /// Whose.
+        identity: IdentityKey,
+        /// Verified.
+        tombstones: Vec<Signed<Tombstone>>,
     },
     /// Tell the person.
     Tell(RosterEvent),
@@ -639,9 +664,18 @@ impl Roster {
         self.reconcile(&user, signer);
     }
 
-    /// Takes in the own part that another device of this user has.
-    pub fn merge_own(&mut self, presence: Option<PresenceSecret>, profile: Option<ProfileCard>, signer: &mut Signer<'_>) {
+    /// Takes in the own part that another device of this user has. Tombstones were verified.
+    pub fn merge_own(
+        &mut self,
+        presence: Option<PresenceSecret>,
+        profile: Option<ProfileCard>,
+        tombstones: Vec<Signed<Tombstone>>,
+        signer: &mut Signer<'_>,
+    ) {
         let before = self.own.clone();
+        for tombstone in tombstones {
+            self.own.bury(tombstone);
+        }
         if let Some(presence) = presence
             && presence > self.own.presence
             && presence.epoch() > 0
@@ -659,6 +693,23 @@ impl Roster {
             self.actions.push_back(RosterAction::OwnChanged);
             self.reconcile_all(signer);
         }
+    }
+
+    /// The user has removed a device: contacts and own devices are told, and all get new keys. Returns whether it was news. The caller has signed the
+    /// tombstone with the identity key, or verified it.
+    pub fn remove_device(&mut self, tombstone: Signed<Tombstone>, signer: &mut Signer<'_>) -> bool {
+        if !self.own.bury(tombstone) {
+            return false;
+        }
+        self.raise_epoch(signer);
+        self.reconcile_all(signer);
+        true
+    }
+
+    /// Gives every contact new keys: a device of one of them that was removed has the old ones.
+    pub fn renew_keys(&mut self, signer: &mut Signer<'_>) {
+        self.raise_epoch(signer);
+        self.reconcile_all(signer);
     }
 
     /// Begins a new epoch: who isn't told has nothing from now on.
@@ -684,7 +735,8 @@ impl Roster {
             return;
         }
         self.note_told(user, signer.now);
-        let update = ContactUpdate { keys, profile, extensions: Extensions::none() };
+        let extensions = with_tombstones(Extensions::none(), &self.own.tombstones);
+        let update = ContactUpdate { keys, profile, extensions };
         self.send(user, ContactSignal::Update(Box::new(update)));
     }
 
@@ -717,7 +769,10 @@ impl Roster {
     fn keys_hash(&self, contact: &Contact) -> [u8; 32] {
         let holder = contact.entry.pairwise.map_or([0; 32], |(_, key)| key.0);
         let presence = &self.own.presence;
-        hash("halloo keys told", &[&presence.epoch().to_be_bytes(), presence.to_bytes().as_slice(), &holder])
+        let removed: Vec<[u8; 32]> = self.own.tombstones.iter().map(Signed::body_hash).collect();
+        let removed = removed.concat();
+        let (epoch, presence) = (presence.epoch().to_be_bytes(), presence.to_bytes());
+        hash("halloo keys told", &[&epoch, presence.as_slice(), &holder, &removed])
     }
 
     /// The keys for a contact; without a key to make them out to, no capabilities.

@@ -6,8 +6,8 @@ use super::privacy::Relation;
 use super::*;
 use crate::call::Reason;
 use crate::capability::Service;
-use crate::identity::{UserId, VerifiedChain};
-use crate::key::{IdentityKey, SecretKey};
+use crate::identity::{Tombstone, UserId, VerifiedChain};
+use crate::key::{DeviceKey, IdentityKey, SecretKey};
 use crate::profile::{Avatar, Profile};
 use crate::test_identity::{Authority, NOW, Person};
 use crate::time::UnixTime;
@@ -24,6 +24,8 @@ struct Party {
     sent: Vec<(UserId, ContactSignal)>,
     events: Vec<RosterEvent>,
     own_changes: usize,
+    /// Tombstones of contacts' devices that were taken.
+    removed: Vec<Signed<Tombstone>>,
 }
 
 impl Party {
@@ -34,7 +36,7 @@ impl Party {
     fn of(person: Person, seed: u8) -> Self {
         let chain = person.chain.verify(NOW, &Authority::new(1).trust()).expect("a good chain");
         let roster = Roster::new(OwnKeys::new(Secret32::from_bytes([seed; 32])), []);
-        Self { person, chain, roster, now: NOW, seed, sent: Vec::new(), events: Vec::new(), own_changes: 0 }
+        Self { person, chain, roster, now: NOW, seed, sent: Vec::new(), events: Vec::new(), own_changes: 0, removed: Vec::new() }
     }
 
     fn user(&self) -> UserId {
@@ -59,6 +61,7 @@ impl Party {
                 }
                 RosterAction::Tell(event) => self.events.push(event),
                 RosterAction::OwnChanged => self.own_changes += 1,
+                RosterAction::Removed { tombstones, .. } => self.removed.extend(tombstones),
                 RosterAction::Persist { .. }
                 | RosterAction::PersistTold { .. }
                 | RosterAction::Forget { .. }
@@ -446,6 +449,50 @@ fn a_thousand_contacts_get_a_new_key_when_one_goes() {
     alice.act(|roster, signer| roster.remove(&gone, signer)).expect("removes");
     let told = alice.sent.iter().filter(|(to, signal)| *to != gone && matches!(signal, ContactSignal::Update(_))).count();
     assert_eq!(told, 999);
+}
+
+#[test]
+fn a_removed_device_is_told_with_new_keys_until_it_was_heard() {
+    let (mut alice, mut bob) = contacts();
+    let identity = SecretKey::from_bytes([10; 32]);
+    assert_eq!(IdentityKey(identity.public()), alice.identity());
+    let device = DeviceKey(SecretKey::from_bytes([99; 32]).public());
+    let made = Tombstone { device, removed_at: NOW, until: NOW.plus_secs(1_000), extensions: Extensions::none() };
+    let tombstone = Signed::sign(made.clone(), &identity);
+    let epoch = alice.roster.own().presence.epoch();
+    assert!(alice.act(|roster, signer| roster.remove_device(tombstone.clone(), signer)));
+    assert!(!alice.act(|roster, signer| roster.remove_device(tombstone.clone(), signer)), "once is enough");
+    assert_eq!(alice.roster.own().presence.epoch(), epoch + 1);
+    let (_, signal) = alice.sent.pop().expect("bob is told");
+    bob.receive(&alice, signal.clone()).expect("taken");
+    assert_eq!(bob.removed, std::slice::from_ref(&tombstone));
+    assert!(bob.holds_key_of(&alice));
+    // It rides along with every later update: a lost one costs nothing.
+    alice.set_mood("safe");
+    assert!(alice.sent.is_empty() || matches!(alice.sent[0].1, ContactSignal::Update(_)));
+    bob.removed.clear();
+    settle(&mut alice, &mut bob);
+    assert_eq!(bob.removed, std::slice::from_ref(&tombstone));
+
+    // Nobody but the identity key removes a device.
+    let ContactSignal::Update(mut update) = signal else { panic!("an update") };
+    let forged = Signed::sign(made, &SecretKey::from_bytes([77; 32]));
+    update.extensions = crate::identity::with_tombstones(Extensions::none(), &[forged]);
+    bob.removed.clear();
+    bob.receive(&alice, ContactSignal::Update(update)).expect("the rest is taken");
+    assert!(bob.removed.is_empty());
+
+    // And own devices take it over, with the new key.
+    let mut second = Party::of(Authority::new(1).person("alice", 10), 77);
+    let share = RosterShare {
+        entries: Vec::new(),
+        presence: Some(alice.roster.own().presence.clone()),
+        profile: None,
+        extensions: crate::identity::with_tombstones(Extensions::none(), &alice.roster.own().tombstones),
+    };
+    second.receive(&alice, ContactSignal::Share(Box::new(share))).expect("taken");
+    assert_eq!(second.roster.own().tombstones, [tombstone]);
+    assert_eq!(second.roster.own().presence, alice.roster.own().presence);
 }
 
 #[test]

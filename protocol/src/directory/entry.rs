@@ -10,6 +10,7 @@ use crate::capability::Capability;
 use crate::identity::UserId;
 use crate::key::{DeviceKey, hash};
 use crate::node::Address;
+use crate::session::PreKeys;
 use crate::time::UnixTime;
 use crate::wire::{self, Body, DecodeError, Extensions, Signed};
 
@@ -125,8 +126,8 @@ pub struct DeviceEntry {
     pub features: u64,
     /// X25519 key to which invites are sealed (HPKE).
     pub hpke_key: [u8; 32],
-    /// Public fallback pre-key for first messages; `None` until conversations are encrypted.
-    pub fallback_key: Option<[u8; 32]>,
+    /// Keys to start encrypted conversations with. Whoever publishes them takes conversations encrypted only.
+    pub pre_keys: Option<PreKeys>,
     /// The part for contacts.
     pub sealed: Option<SealedPart>,
     /// Room to grow.

@@ -253,7 +253,8 @@ impl UnverifiedRecord {
         let had_entries = !self.entries.is_empty();
         let mut entries = BTreeMap::new();
         for parts in self.entries {
-            if is_removed(&tombstones, &parts.device(), now) {
+            let device = parts.device();
+            if is_removed(&tombstones, &device, now) || trust.is_device_removed(&user.identity, &device, now) {
                 continue;
             }
             verify_entry(&parts, &user.identity, now)?;
@@ -425,6 +426,18 @@ impl DirectoryRecord {
     /// Removed devices.
     pub fn tombstones(&self) -> impl Iterator<Item = &Tombstone> {
         self.tombstones.values().map(Signed::unverified)
+    }
+
+    /// Removed devices, with the user's signature.
+    pub fn signed_tombstones(&self) -> impl Iterator<Item = &Signed<Tombstone>> {
+        self.tombstones.values()
+    }
+
+    /// The record without this device, which its user has removed; `None` if no other is left.
+    #[must_use]
+    pub fn without(mut self, device: &DeviceKey) -> Option<Self> {
+        self.entries.remove(device);
+        (!self.entries.is_empty()).then_some(self)
     }
 
     /// True if the old identity key `old` says, in one step or several, that this record's key is its successor.

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::{Decode, Encode};
 
-use super::certificate::{DeviceCertificate, SigningCertificate, UserCertificate};
+use super::certificate::{DeviceCertificate, SigningCertificate, Tombstone, UserCertificate};
+use super::removal::Removals;
 use super::revocation::SignedRevocationList;
 use super::username::{UserId, Username};
 use crate::directory::{Place, RecordKey};
@@ -55,6 +56,9 @@ pub enum ChainError {
     /// The device certificate hasn't started.
     #[error("device certificate isn't valid before {0}")]
     DeviceNotYet(UnixTime),
+    /// The user has removed the device.
+    #[error("the device was removed by its user at {0}")]
+    DeviceRemoved(UnixTime),
     /// A revocation list that its authority didn't sign.
     #[error("revocation list: {0}")]
     ListSignature(SignatureError),
@@ -145,6 +149,9 @@ impl Chain {
     pub fn verify(&self, now: UnixTime, trust: &TrustStore) -> Result<VerifiedChain, ChainError> {
         let user = self.user.verify(now, trust)?;
         let device = verify_device(&self.device, &user.identity, now)?;
+        if let Some(tombstone) = trust.removals.find(&user.identity, &device.device, now) {
+            return Err(ChainError::DeviceRemoved(tombstone.unverified().removed_at));
+        }
         Ok(VerifiedChain {
             device: device.device,
             slot: device.slot,
@@ -243,10 +250,11 @@ impl AuthorityState {
     }
 }
 
-/// The authorities this node believes, and what they have taken back.
+/// The authorities this node believes, what they have taken back, and which devices their users have removed.
 #[derive(Clone, Debug, Default)]
 pub struct TrustStore {
     authorities: BTreeMap<AuthorityKey, AuthorityState>,
+    pub(super) removals: Removals,
 }
 
 impl TrustStore {
@@ -304,6 +312,38 @@ impl TrustStore {
     #[must_use]
     pub fn revocation_list(&self, root: &AuthorityKey) -> Option<&SignedRevocationList> {
         self.authorities.get(root)?.newest.as_ref()
+    }
+
+    /// Takes a user's word that a device is theirs no longer: its chains don't hold from now on. `Ok(true)` if it was news. With `is_kept`, for
+    /// oneself and for contacts, it isn't pushed out by those of strangers.
+    ///
+    /// # Errors
+    /// [`SignatureError`] if the identity key didn't sign it.
+    pub fn apply_tombstone(
+        &mut self,
+        identity: &IdentityKey,
+        tombstone: &Signed<Tombstone>,
+        is_kept: bool,
+        now: UnixTime,
+    ) -> Result<bool, SignatureError> {
+        let until = tombstone.verify(&identity.0)?.until;
+        Ok(now <= until && self.removals.insert(*identity, tombstone.clone(), is_kept))
+    }
+
+    /// True if the user has removed this device.
+    #[must_use]
+    pub fn is_device_removed(&self, identity: &IdentityKey, device: &DeviceKey, now: UnixTime) -> bool {
+        self.removals.find(identity, device, now).is_some()
+    }
+
+    /// The tombstones known of a user.
+    pub fn tombstones_of(&self, identity: &IdentityKey) -> impl Iterator<Item = &Signed<Tombstone>> {
+        self.removals.of_user(identity)
+    }
+
+    /// Forgets tombstones that are over, and tells which.
+    pub fn prune_tombstones(&mut self, now: UnixTime) -> Vec<(IdentityKey, DeviceKey)> {
+        self.removals.prune(now)
     }
 
     /// Takes over a list. `Ok(true)` if it was news, `Ok(false)` if an equal or newer one is known.

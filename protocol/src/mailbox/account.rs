@@ -9,6 +9,7 @@ use crate::capability::{self, CapabilityError, CapabilityRequest, CapabilityRule
 use crate::identity::VerifiedChain;
 use crate::key::{DeviceKey, PublicKey};
 use crate::rate::{Rate, RateError, RateLimiter};
+use crate::session::MailboxKeyFetch;
 use crate::time::{Now, UnixTime};
 use crate::wire::DecodeError;
 
@@ -35,6 +36,12 @@ const DOOR_RATE: Rate = Rate { per_hour: 1, burst: 4 };
 
 /// Letters of one holder for one device at most, where the capability allows more.
 const HOLDER_RATE: Rate = Rate { per_hour: 2_000, burst: 200 };
+
+/// One-time keys of one device that one holder gets: sessions are started rarely.
+const KEY_RATE: Rate = Rate { per_hour: 6, burst: 8 };
+
+/// One-time keys of one device in all: what is taken faster leaves the fallback key to everybody.
+const KEYS_RATE: Rate = Rate { per_hour: 60, burst: 50 };
 
 /// Letters of one connected device for whomever: each costs a commit.
 const SENDER_RATE: Rate = Rate { per_hour: 6_000, burst: 400 };
@@ -195,13 +202,14 @@ impl PutRefusal {
 pub struct MailboxRates {
     holders: RateLimiter<(DeviceKey, PublicKey)>,
     senders: RateLimiter<DeviceKey>,
+    keys: RateLimiter<(DeviceKey, PublicKey)>,
 }
 
 impl MailboxRates {
     /// Tables for at most `keys_max` holders and senders each.
     #[must_use]
     pub const fn new(keys_max: usize) -> Self {
-        Self { holders: RateLimiter::new(keys_max), senders: RateLimiter::new(keys_max) }
+        Self { holders: RateLimiter::new(keys_max), senders: RateLimiter::new(keys_max), keys: RateLimiter::new(keys_max) }
     }
 
     /// Counts one request of a connected device, before anything is looked up for it.
@@ -252,6 +260,40 @@ pub fn decide_put(
     };
     rates.holders.take(&(request.recipient, holder), rate, now.instant)?;
     Ok(PutGrant { holder, is_stranger, until })
+}
+
+/// Who gets a one-time key of a device with a box here.
+///
+/// # Errors
+/// [`PutRefusal`]; only what has passed every other check is counted.
+pub fn decide_key_fetch(
+    request: &MailboxKeyFetch,
+    account: Option<&Account>,
+    presenter: Option<&VerifiedChain>,
+    mailbox: &DeviceKey,
+    rates: &mut MailboxRates,
+    now: Now,
+) -> Result<(), PutRefusal> {
+    let is_served = |account: &&Account| account.rules.device == request.device && now.unix <= account.expires_at;
+    let account = account.filter(is_served).ok_or(PutRefusal::NoBox)?;
+    let holder = match &request.admission {
+        Some(admission) => {
+            let asked = CapabilityRequest {
+                capability: &admission.capability,
+                proof: &admission.proof,
+                service: Service::Mailbox,
+                request_hash: request.request_hash(),
+                payload_bytes: 0,
+                presenter,
+            };
+            capability::verify(&asked, &account.rules, mailbox, now.unix)?.holder
+        }
+        None => through_door(account, 0, presenter)?.0,
+    };
+    rates.keys.take(&(request.device, holder), KEY_RATE, now.instant)?;
+    // No holder's key is all zeros.
+    rates.keys.take(&(request.device, PublicKey([0; 32])), KEYS_RATE, now.instant)?;
+    Ok(())
 }
 
 fn by_capability(

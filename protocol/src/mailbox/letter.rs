@@ -13,7 +13,7 @@ use crate::call::HpkeKeyRing;
 use crate::call::hpke_key::{self, SealPaddedError};
 use crate::identity::{Chain, ChainError, DeviceCertificate, TrustStore, VerifiedChain};
 use crate::key::{DeviceKey, SecretKey, SignatureError};
-use crate::message::Envelope;
+use crate::message::Content;
 use crate::time::UnixTime;
 use crate::wire::{self, Body, DecodeError, Extensions, Signed};
 
@@ -31,7 +31,7 @@ pub struct Letter {
     /// Which device is meant: a letter can't be sealed on to another.
     pub recipient: DeviceKey,
     /// The message.
-    pub envelope: Envelope,
+    pub content: Content,
     /// Room to grow.
     pub extensions: Extensions,
 }
@@ -41,7 +41,7 @@ impl Body for Letter {
     const LIMIT: usize = LETTER_BYTES_MAX;
 
     fn check(&self) -> Result<(), DecodeError> {
-        self.envelope.check()
+        self.content.check()
     }
 }
 
@@ -96,7 +96,7 @@ pub enum LetterError {
 /// A letter whose seal, signature, chain and recipient were checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifiedLetter {
-    envelope: Envelope,
+    content: Content,
     sender: VerifiedChain,
     certificate: Signed<DeviceCertificate>,
 }
@@ -110,8 +110,8 @@ impl VerifiedLetter {
 
     /// The message, who wrote it, and the certificate of the device that did.
     #[must_use]
-    pub fn into_parts(self) -> (Envelope, VerifiedChain, Signed<DeviceCertificate>) {
-        (self.envelope, self.sender, self.certificate)
+    pub fn into_parts(self) -> (Content, VerifiedChain, Signed<DeviceCertificate>) {
+        (self.content, self.sender, self.certificate)
     }
 }
 
@@ -186,6 +186,6 @@ impl SealedLetter {
         }
         let sender = claimed.chain.verify(now, trust)?;
         let letter = signed.verify(&sender.device.0)?;
-        Ok(VerifiedLetter { envelope: letter.envelope.clone(), sender, certificate: letter.chain.device.clone() })
+        Ok(VerifiedLetter { content: letter.content.clone(), sender, certificate: letter.chain.device.clone() })
     }
 }

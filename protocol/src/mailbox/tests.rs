@@ -10,7 +10,8 @@ use crate::capability::{CapabilityError, Holder, Issuer, Limits, Service};
 use crate::id::ConversationId;
 use crate::identity::{ChainError, TrustStore, VerifiedChain};
 use crate::key::{PublicKey, SecretKey};
-use crate::message::{Envelope, MessageBody, TEXT_BYTES_MAX};
+use crate::message::{Content, Envelope, MessageBody, TEXT_BYTES_MAX};
+use crate::session::MailboxKeyFetch;
 use crate::test_identity::{Authority, NOW, Person};
 use crate::time::Now;
 use crate::wire;
@@ -60,7 +61,7 @@ impl Scene {
         Letter {
             chain: self.alice.chain.clone(),
             recipient: self.bob.device(),
-            envelope: envelope(text),
+            content: Content::Plain(envelope(text)),
             extensions: Extensions::none(),
         }
     }
@@ -74,7 +75,7 @@ impl Scene {
         let recipient = self.bob.device();
         MailboxPut {
             recipient,
-            id: LetterId::of(&MessageId([2; 16]), &recipient, &MAILBOX),
+            id: LetterId::of(&MessageId([2; 16]), &recipient, &MAILBOX, 0),
             letter: self.sealed(text),
             until: NOW.plus_secs(86_400),
             admission: None,
@@ -126,8 +127,8 @@ fn a_letter_opens_for_its_recipient_and_says_who_wrote_it() {
     let sealed = scene.sealed("hello");
     let opened = sealed.open(&scene.ring, &scene.bob.device(), NOW, &scene.trust).expect("opens");
     assert_eq!(opened.sender().user.id, scene.alice_chain.user.id);
-    let (envelope, sender, _) = opened.into_parts();
-    assert_eq!(envelope.body, MessageBody::Text("hello".into()));
+    let (content, sender, _) = opened.into_parts();
+    assert_eq!(content, Content::Plain(envelope("hello")));
     assert_eq!(sender.device, scene.alice.device());
 }
 
@@ -299,10 +300,11 @@ fn a_box_keeps_its_epoch_and_revocations() {
 fn ids_tell_mailboxes_nothing() {
     let message = MessageId([2; 16]);
     let (one, two) = (DeviceKey(PublicKey([1; 32])), DeviceKey(PublicKey([2; 32])));
-    let id = LetterId::of(&message, &one, &MAILBOX);
-    assert_eq!(id, LetterId::of(&message, &one, &MAILBOX), "a repetition is known again");
-    assert_ne!(id, LetterId::of(&message, &two, &MAILBOX));
-    assert_ne!(id, LetterId::of(&message, &one, &two));
+    let id = LetterId::of(&message, &one, &MAILBOX, 0);
+    assert_eq!(id, LetterId::of(&message, &one, &MAILBOX, 0), "a repetition is known again");
+    assert_ne!(id, LetterId::of(&message, &two, &MAILBOX, 0));
+    assert_ne!(id, LetterId::of(&message, &one, &two, 0));
+    assert_ne!(id, LetterId::of(&message, &one, &MAILBOX, 1), "encrypted anew it is another letter");
     assert_ne!(id.0, message.0);
 }
 
@@ -327,4 +329,69 @@ proptest! {
         let sealed = raw(bytes);
         prop_assert!(sealed.open(&scene.ring, &scene.bob.device(), NOW, &scene.trust).is_err());
     }
+}
+
+#[test]
+fn what_is_encrypted_fits_a_letter_of_the_next_size() {
+    use crate::session::{Account as Keys, PLAIN_SIZE_CLASSES, Pair, Sessions};
+    let mut scene = scene();
+    let (alice, bob) = (Keys::new(NOW), Keys::new(NOW));
+    let users = [&scene.alice_chain, &scene.bob_chain].map(|chain| (&chain.user.id, &chain.user.identity, &chain.device));
+    let pair = Pair::of(users[0], users[1]);
+    let mut sessions = Sessions::default();
+    sessions.start(&alice, &bob.keys(), None, None).expect("good keys");
+    let mut sizes = Vec::new();
+    for class in PLAIN_SIZE_CLASSES {
+        let room = class - 41 - wire::encoded_len(&envelope("")) - 4;
+        let text = "x".repeat(room.min(TEXT_BYTES_MAX));
+        let is_text = room <= TEXT_BYTES_MAX;
+        let mut full = envelope(&text);
+        if !is_text {
+            full.extensions = Extensions::none().with(7, vec![0; room - TEXT_BYTES_MAX - 12]);
+        }
+        let sealed = sessions.encrypt(&pair, &full).expect("fits its class");
+        let letter = Letter { content: Content::Sealed(sealed), ..scene.letter("") };
+        let sealed = SealedLetter::seal(letter, &scene.alice.device_key, &scene.ring.public(), &mut scene.rng).expect("fits");
+        assert!(sealed.has_class_size());
+        sizes.push(sealed.as_bytes().len());
+    }
+    assert_eq!(sizes, [2_560, 2_560, 5_120, 10_240, 20_480, 43_008]);
+}
+
+#[test]
+fn one_time_keys_are_for_those_who_may_write() {
+    let scene = scene();
+    let account = scene.account(true);
+    let mut rates = MailboxRates::new(10);
+    let plain = MailboxKeyFetch { device: scene.bob.device(), admission: None, extensions: Extensions::none() };
+    let ask = |request: &MailboxKeyFetch, account: Option<&Account>, who: Option<&VerifiedChain>, rates: &mut MailboxRates| {
+        decide_key_fetch(request, account, who, &MAILBOX, rates, scene.now())
+    };
+    let alice = Some(&scene.alice_chain);
+    assert_eq!(ask(&plain, None, alice, &mut rates), Err(PutRefusal::NoBox));
+    assert_eq!(ask(&plain, Some(&account), None, &mut rates), Err(PutRefusal::NotCertified));
+    assert_eq!(ask(&plain, Some(&scene.account(false)), alice, &mut rates), Err(PutRefusal::ContactsOnly));
+    assert_eq!(ask(&plain, Some(&account), alice, &mut rates), Ok(()));
+    let refused = (0..20).find_map(|_| ask(&plain, Some(&account), alice, &mut rates).err());
+    assert!(matches!(refused, Some(PutRefusal::Rate(_))), "nobody empties a box of keys: {refused:?}");
+    // A contact comes with a capability; one of another request isn't taken.
+    let key = SecretKey::from_bytes([77; 32]);
+    let capability = Capability {
+        id: CapabilityId([4; 16]),
+        issuer: Issuer::Device(scene.bob.device()),
+        service: Service::Mailbox,
+        holder: Holder::Key(key.public()),
+        limits: Limits { per_hour: 100, payload_bytes_max: 43_008 },
+        epoch: 3,
+        not_before: NOW,
+        not_after: NOW.plus_secs(86_400),
+        extensions: Extensions::none(),
+    };
+    let admitted = |hash: [u8; 32]| {
+        let proof = CapabilityProof::sign(capability.id, MAILBOX, hash, NOW, &key);
+        let capability = Signed::sign(capability.clone(), &scene.bob.device_key);
+        MailboxKeyFetch { admission: Some(Admission { capability, proof }), ..plain.clone() }
+    };
+    assert_eq!(ask(&admitted(plain.request_hash()), Some(&scene.account(false)), None, &mut rates), Ok(()));
+    assert!(matches!(ask(&admitted([9; 32]), Some(&account), None, &mut rates), Err(PutRefusal::Capability(_))));
 }

@@ -1,7 +1,12 @@
-//! Messages on their way out: a copy per device of the recipient, repeated until acknowledged.
+//! Messages on their way out: a copy per device of every recipient, repeated until acknowledged.
 //!
-//! States of a copy: queued -> sent on a stream -> left in a mailbox -> delivered -> read, or failed. A message as a whole is as far as its furthest
-//! copy: delivered when at least one device has it. It leaves the outbox when every copy is delivered or failed, or when its deadline has passed.
+//! States of a copy: queued -> sent on a stream -> left in a mailbox -> delivered, or failed. A recipient's state is that of the furthest copy:
+//! delivered when at least one of their devices has it. A message as a whole is as far as the recipient who is least far, those who have refused it
+//! left out. It leaves the outbox when every copy is delivered or failed, or when its deadline has passed. That it was read is told by receipts,
+//! which the store knows.
+//!
+//! What a person sends goes to their own other devices too ([`OutboxItem::own`]). Those copies count for nothing in the state, and are given up first:
+//! when a mailbox has one, and when too many wait for nothing else. Own devices fetch from each other what they lack.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -10,20 +15,33 @@ use std::time::{Duration, Instant};
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
-use super::{DeliveryStatus, Envelope};
+use super::own::{Correspondent, HistoryItem, OwnSignal};
+use super::{DeliveryStatus, Envelope, MessageBody};
 use crate::call::Reason;
-use crate::directory::DEVICES_MAX;
 use crate::id::MessageId;
 use crate::identity::UserId;
-use crate::key::DeviceKey;
+use crate::key::{DeviceKey, IdentityKey};
 use crate::time::UnixTime;
-use crate::wire::DecodeError;
+use crate::wire::{self, DecodeError, Extensions};
 
 /// Most messages waiting; more are refused, so that the person learns at once.
 pub const OUTBOX_MESSAGES_MAX: usize = 1_024;
 
-/// Most copies of one message, those for devices that have come and gone included.
-const COPIES_MAX: usize = 4 * DEVICES_MAX;
+/// Most copies of one message, those for devices that have come and gone included: eight devices of each member of the largest group. Each
+/// recipient has an equal part of them.
+pub const COPIES_MAX: usize = 520;
+
+/// Most recipients of one message: the members of the largest group.
+pub const RECIPIENTS_MAX: usize = 64;
+
+/// Copies for one recipient at most, however few there are.
+const COPIES_PER_RECIPIENT_MAX: usize = 64;
+
+/// Messages that wait for nothing but own devices; beyond it the oldest are given up.
+pub const OWN_ONLY_MAX: usize = 128;
+
+/// Marks a copy for an own device.
+const OWN: u16 = u16::MAX;
 
 /// State of one copy, or of the whole message. Prints as the interface names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -55,6 +73,28 @@ impl MessageState {
     }
 }
 
+impl MessageState {
+    const ALL: [Self; 5] = [Self::Failed, Self::Queued, Self::Sent, Self::Delivered, Self::Read];
+
+    /// The number by which it is kept, and told to own devices.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Failed => 0,
+            Self::Queued => 1,
+            Self::Sent => 2,
+            Self::Delivered => 3,
+            Self::Read => 4,
+        }
+    }
+
+    /// The state of a number; queued for one that isn't known.
+    #[must_use]
+    pub fn of_number(number: u8) -> Self {
+        Self::ALL.get(usize::from(number)).copied().unwrap_or(Self::Queued)
+    }
+}
+
 impl fmt::Display for MessageState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -70,8 +110,6 @@ pub enum CopyState {
     Sent,
     /// Acknowledged.
     Delivered,
-    /// Read.
-    Read,
     /// Refused for good.
     Failed(Reason),
     /// In a mailbox of the device, not acknowledged.
@@ -88,35 +126,163 @@ impl CopyState {
             Self::Queued | Self::Sent => MessageState::Queued,
             Self::Left => MessageState::Sent,
             Self::Delivered => MessageState::Delivered,
-            Self::Read => MessageState::Read,
             Self::Failed(_) => MessageState::Failed,
         }
+    }
+}
+
+/// One whom a message is for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+pub struct Recipient {
+    /// Who.
+    pub user: UserId,
+    /// The only identity key under which they get it; `None`: whichever the name has.
+    pub identity: Option<IdentityKey>,
+}
+
+impl From<UserId> for Recipient {
+    fn from(user: UserId) -> Self {
+        Self { user, identity: None }
+    }
+}
+
+/// The copy for one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Copy {
+    /// Whose device: place in [`OutboxItem::to`], or the greatest number for own devices.
+    recipient: u16,
+    /// How far it is.
+    pub state: CopyState,
+}
+
+impl Copy {
+    /// A copy for a device of this recipient.
+    #[cfg(test)]
+    pub(crate) const fn to(recipient: u16) -> Self {
+        Self { recipient, state: CopyState::Queued }
     }
 }
 
 /// A message and its copies: what the store keeps.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct OutboxItem {
-    /// Whom it is for.
-    pub to: UserId,
+    /// Whom it is for; at most [`RECIPIENTS_MAX`].
+    pub to: Vec<Recipient>,
+    /// The sender, if their other devices get a copy.
+    pub own: Option<UserId>,
+    /// The conversation it is part of.
+    pub with: Correspondent,
     /// The message.
     pub envelope: Envelope,
     /// When it is given up.
     pub deadline: UnixTime,
     /// Its copies.
-    pub copies: BTreeMap<DeviceKey, CopyState>,
+    pub copies: BTreeMap<DeviceKey, Copy>,
 }
 
 impl OutboxItem {
+    /// A message to one user, without copies yet.
+    #[must_use]
+    pub fn to_user(user: UserId, envelope: Envelope, deadline: UnixTime) -> Self {
+        let with = Correspondent::User(user.clone());
+        Self { to: vec![user.into()], own: None, with, envelope, deadline, copies: BTreeMap::new() }
+    }
+
     /// The state of the message as a whole.
     #[must_use]
     pub fn state(&self) -> MessageState {
-        let of_copies = self.copies.values().map(|copy| copy.overall()).max();
-        of_copies.unwrap_or(MessageState::Queued)
+        self.state_with(|_| false)
     }
 
+    /// The state of the message as a whole, with what is known of who has read it.
+    pub fn state_with(&self, is_read: impl Fn(&UserId) -> bool) -> MessageState {
+        let states = || self.members(&is_read).map(|(_, state)| state);
+        let least = states().filter(|state| *state != MessageState::Failed).min();
+        let nobody = if self.to.is_empty() { MessageState::Delivered } else { MessageState::Failed };
+        least.unwrap_or(nobody)
+    }
+
+    /// The state when nothing more is tried: whom nothing has reached doesn't count, as long as it has reached others.
+    pub fn final_state(&self, is_read: impl Fn(&UserId) -> bool) -> MessageState {
+        let reached = self.members(is_read).map(|(_, state)| state).filter(|state| *state > MessageState::Queued).min();
+        reached.unwrap_or(if self.to.is_empty() { MessageState::Delivered } else { MessageState::Failed })
+    }
+
+    /// How far it is for each recipient.
+    pub fn members(&self, is_read: impl Fn(&UserId) -> bool) -> impl Iterator<Item = (&UserId, MessageState)> {
+        self.to.iter().zip(self.furthest()).map(move |(recipient, state)| {
+            let state = if is_read(&recipient.user) { MessageState::Read } else { state.unwrap_or(MessageState::Queued) };
+            (&recipient.user, state)
+        })
+    }
+
+    /// The state of each recipient's furthest copy; `None` without any. One pass: large groups have hundreds of copies.
+    fn furthest(&self) -> Vec<Option<MessageState>> {
+        let mut states = vec![None; self.to.len()];
+        for copy in self.copies.values() {
+            if let Some(state) = states.get_mut(usize::from(copy.recipient)) {
+                *state = (*state).max(Some(copy.state.overall()));
+            }
+        }
+        states
+    }
+
+    /// Whose device this is, of those who get a copy.
+    #[must_use]
+    pub fn user_of(&self, device: &DeviceKey) -> Option<&UserId> {
+        let copy = self.copies.get(device)?;
+        if copy.recipient == OWN {
+            return self.own.as_ref();
+        }
+        self.to.get(usize::from(copy.recipient)).map(|recipient| &recipient.user)
+    }
+
+    /// What goes to this device: the message, or, to an own device, the word that it was sent.
+    #[must_use]
+    pub fn envelope_for(&self, device: &DeviceKey) -> Envelope {
+        match (self.copies.get(device), &self.own) {
+            (Some(Copy { recipient: OWN, .. }), Some(author)) => self.own_copy(author),
+            _ => self.envelope.clone(),
+        }
+    }
+
+    fn own_copy(&self, author: &UserId) -> Envelope {
+        let item = HistoryItem {
+            with: self.with.clone(),
+            author: author.clone(),
+            device: None,
+            id: self.envelope.id,
+            counter: self.envelope.counter,
+            sent_at: self.envelope.sent_at,
+            kept_at: self.envelope.sent_at,
+            state: 0,
+            body: wire::encode(&self.envelope.body),
+            extensions: Extensions::none(),
+        };
+        Envelope { counter: 0, body: MessageBody::Own(Box::new(OwnSignal::Sent(Box::new(item)))), ..self.envelope.clone() }
+    }
+
+    fn copies_of(&self, place: u16) -> impl Iterator<Item = &Copy> {
+        self.copies.values().filter(move |copy| copy.recipient == place)
+    }
+
+    /// Places of the recipients of whom no device is known.
+    fn unresolved(&self) -> impl Iterator<Item = usize> {
+        self.furthest().into_iter().enumerate().filter(|(_, state)| state.is_none()).map(|(place, _)| place)
+    }
+
+    /// True if something is still to be done for a recipient.
     fn is_open(&self) -> bool {
-        self.copies.is_empty() || self.copies.values().any(|copy| copy.is_open())
+        self.unresolved().next().is_some() || self.copies.values().any(|copy| copy.recipient != OWN && copy.state.is_open())
+    }
+
+    /// True if an own device hasn't got it, and no mailbox of it has.
+    fn is_own_open(&self) -> bool {
+        self.copies_of(OWN).any(|copy| matches!(copy.state, CopyState::Queued | CopyState::Sent))
+    }
+
+    fn copies_per_recipient(&self) -> usize {
+        (COPIES_MAX / (self.to.len() + 1)).clamp(1, COPIES_PER_RECIPIENT_MAX)
     }
 }
 
@@ -193,8 +359,24 @@ struct Schedule {
 struct Slot {
     item: OutboxItem,
     resolve: Schedule,
+    /// Which own devices there are has been found out.
+    is_own_known: bool,
     copies: BTreeMap<DeviceKey, Schedule>,
     told: MessageState,
+}
+
+impl Slot {
+    fn is_open(&self) -> bool {
+        self.item.is_open() || self.is_own_open()
+    }
+
+    fn is_own_open(&self) -> bool {
+        self.item.own.is_some() && (!self.is_own_known || self.item.is_own_open())
+    }
+
+    fn wants_devices(&self) -> bool {
+        self.item.unresolved().next().is_some() || (self.item.own.is_some() && !self.is_own_known)
+    }
 }
 
 /// All messages that wait.
@@ -204,7 +386,10 @@ struct Slot {
 #[derive(Clone, Debug)]
 pub struct Outbox {
     timers: OutboxTimers,
-    slots: BTreeMap<MessageId, Slot>,
+    /// In the order in which they were pushed, which is the order in which they are tried.
+    slots: BTreeMap<u64, Slot>,
+    places: BTreeMap<MessageId, u64>,
+    pushed: u64,
     actions: VecDeque<OutboxAction>,
 }
 
@@ -212,47 +397,51 @@ impl Outbox {
     /// Empty.
     #[must_use]
     pub const fn new(timers: OutboxTimers) -> Self {
-        Self { timers, slots: BTreeMap::new(), actions: VecDeque::new() }
+        Self { timers, slots: BTreeMap::new(), places: BTreeMap::new(), pushed: 0, actions: VecDeque::new() }
     }
 
-    /// Takes a message. With `item.copies` empty the recipient's devices are asked for first. Also brings back stored items.
+    /// Takes a message. Recipients without copies are asked for first. Also brings back stored items.
     ///
     /// # Errors
     /// [`OutboxError`] if there is no room, or the message is none.
     pub fn push(&mut self, item: OutboxItem, now: Instant) -> Result<(), OutboxError> {
         item.envelope.check()?;
+        if item.to.len() > RECIPIENTS_MAX {
+            return Err(DecodeError::invalid("to", format!("{} recipients, at most {RECIPIENTS_MAX}", item.to.len())).into());
+        }
         let id = item.envelope.id;
-        if self.slots.contains_key(&id) {
+        if self.places.contains_key(&id) {
             return Err(OutboxError::Duplicate(id));
         }
         if self.slots.len() >= OUTBOX_MESSAGES_MAX {
             return Err(OutboxError::Full);
         }
         let fresh = self.fresh(now);
-        let open = item.copies.iter().filter(|(_, copy)| copy.is_open());
+        let open = item.copies.iter().filter(|(_, copy)| copy.state.is_open());
         let copies: BTreeMap<_, _> = open.map(|(device, _)| (*device, fresh)).collect();
         let told = item.state();
-        self.slots.insert(id, Slot { item, resolve: fresh, copies, told });
+        self.pushed += 1;
+        self.places.insert(id, self.pushed);
+        self.slots.insert(self.pushed, Slot { item, resolve: fresh, is_own_known: false, copies, told });
         self.run(now);
         Ok(())
     }
 
-    /// The recipient's devices as now known: new ones get their copy, those no longer there are given up. Call it again whenever a newer
-    /// record shows.
-    pub fn set_devices(&mut self, to: &UserId, devices: &[DeviceKey], now: Instant) {
+    /// The devices of a user as now known, and under which identity key: new ones get their copy, those no longer there are given up. Call it again
+    /// whenever a newer record shows. Without this device itself.
+    pub fn set_devices(&mut self, user: &UserId, identity: &IdentityKey, devices: &[DeviceKey], now: Instant) {
         let fresh = self.fresh(now);
-        for slot in self.slots.values_mut().filter(|slot| slot.item.to == *to) {
-            for device in devices.iter().take(DEVICES_MAX) {
-                if !slot.item.copies.contains_key(device) && slot.item.copies.len() < COPIES_MAX {
-                    slot.item.copies.insert(*device, CopyState::Queued);
-                    slot.copies.insert(*device, fresh);
-                }
+        for slot in self.slots.values_mut() {
+            if slot.item.own.as_ref() == Some(user) {
+                slot.is_own_known = true;
+                set_copies(slot, OWN, devices, fresh);
             }
-            if !devices.is_empty() {
-                let is_gone = |device: &DeviceKey, copy: &CopyState| copy.is_open() && !devices.contains(device);
-                slot.item.copies.retain(|device, copy| !is_gone(device, copy));
-                let Slot { item, copies, .. } = slot;
-                copies.retain(|device, _| item.copies.contains_key(device));
+            let is_meant = |recipient: &Recipient| {
+                recipient.user == *user && recipient.identity.is_none_or(|expected| expected == *identity)
+            };
+            let place = slot.item.to.iter().position(is_meant).and_then(|place| u16::try_from(place).ok());
+            if let Some(place) = place {
+                set_copies(slot, place, devices, fresh);
             }
         }
         self.run(now);
@@ -284,6 +473,8 @@ impl Outbox {
             DeliveryStatus::Accepted | DeliveryStatus::Duplicate => CopyState::Delivered,
             // Room may come: the ordinary retry asks again.
             DeliveryStatus::Refused(Reason::TOO_MANY) => return self.run(now),
+            // So may another session.
+            DeliveryStatus::Unopened(_) | DeliveryStatus::Unencrypted => return self.run(now),
             DeliveryStatus::Refused(reason) => CopyState::Failed(reason),
         };
         self.set_copy(device, id, state);
@@ -292,45 +483,46 @@ impl Outbox {
 
     /// A try failed before an answer came: the copy waits for its next turn.
     pub fn handle_failed(&mut self, device: &DeviceKey, id: &MessageId, now: Instant) {
-        if let Some(copy) = self.slots.get_mut(id).and_then(|slot| slot.item.copies.get_mut(device))
-            && *copy == CopyState::Sent
+        if let Some(copy) = self.copy_mut(device, id)
+            && copy.state == CopyState::Sent
         {
-            *copy = CopyState::Queued;
+            copy.state = CopyState::Queued;
+        }
+        self.run(now);
+    }
+
+    /// The copy is another by now, for what was sent didn't open: it goes at once, and no mailbox has it.
+    pub fn handle_renewed(&mut self, device: &DeviceKey, id: &MessageId, now: Instant) {
+        let fresh = self.fresh(now);
+        if let Some(slot) = self.slot_mut(id)
+            && let (Some(copy), Some(schedule)) = (slot.item.copies.get_mut(device), slot.copies.get_mut(device))
+        {
+            (copy.state, *schedule) = (CopyState::Queued, fresh);
         }
         self.run(now);
     }
 
     /// A mailbox keeps the copy: it goes on being tried, and counts as sent until the device acknowledges it.
     pub fn handle_left(&mut self, device: &DeviceKey, id: &MessageId, now: Instant) {
-        if let Some(copy) = self.slots.get_mut(id).and_then(|slot| slot.item.copies.get_mut(device))
-            && copy.is_open()
+        if let Some(copy) = self.copy_mut(device, id)
+            && copy.state.is_open()
         {
-            *copy = CopyState::Left;
+            copy.state = CopyState::Left;
         }
-        self.run(now);
-    }
-
-    /// A device says that a message was read. Tells nothing about messages no longer here: the store knows those.
-    pub fn handle_read(&mut self, device: &DeviceKey, id: &MessageId, now: Instant) {
-        self.set_copy(device, id, CopyState::Read);
         self.run(now);
     }
 
     /// Time has passed. `unix` is the corrected time, for the deadlines.
     pub fn handle_timeout(&mut self, now: Instant, unix: UnixTime) {
+        let mut over = Vec::new();
         for slot in self.slots.values_mut().filter(|slot| unix > slot.item.deadline) {
-            for copy in slot.item.copies.values_mut().filter(|copy| copy.is_open()) {
-                *copy = CopyState::Failed(Reason::EXPIRED);
+            for copy in slot.item.copies.values_mut().filter(|copy| copy.state.is_open()) {
+                copy.state = CopyState::Failed(Reason::EXPIRED);
             }
+            over.push((slot.item.envelope.id, slot.item.final_state(|_| false)));
         }
-        let nowhere: Vec<MessageId> = self
-            .slots
-            .values()
-            .filter(|slot| unix > slot.item.deadline && slot.item.copies.is_empty())
-            .map(|slot| slot.item.envelope.id)
-            .collect();
-        for id in nowhere {
-            self.finish(&id, MessageState::Failed);
+        for (id, state) in over {
+            self.finish(&id, state);
         }
         self.run(now);
     }
@@ -345,7 +537,8 @@ impl Outbox {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let of_slot = |slot: &Slot| {
             let copies = slot.copies.values().map(|schedule| schedule.next_at).min();
-            if slot.item.copies.is_empty() { Some(slot.resolve.next_at) } else { copies }
+            let resolve = slot.wants_devices().then_some(slot.resolve.next_at);
+            copies.into_iter().chain(resolve).min()
         };
         self.slots.values().filter_map(of_slot).min()
     }
@@ -353,7 +546,7 @@ impl Outbox {
     /// A waiting message, for the store and for sending.
     #[must_use]
     pub fn item(&self, id: &MessageId) -> Option<&OutboxItem> {
-        self.slots.get(id).map(|slot| &slot.item)
+        self.slots.get(self.places.get(id)?).map(|slot| &slot.item)
     }
 
     /// All waiting messages.
@@ -377,12 +570,20 @@ impl Outbox {
         Schedule { next_at: now, interval: self.timers.retry_min }
     }
 
+    fn slot_mut(&mut self, id: &MessageId) -> Option<&mut Slot> {
+        self.slots.get_mut(self.places.get(id)?)
+    }
+
+    fn copy_mut(&mut self, device: &DeviceKey, id: &MessageId) -> Option<&mut Copy> {
+        self.slot_mut(id)?.item.copies.get_mut(device)
+    }
+
     fn set_copy(&mut self, device: &DeviceKey, id: &MessageId, state: CopyState) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
+        let Some(slot) = self.slot_mut(id) else { return };
         let Some(copy) = slot.item.copies.get_mut(device) else { return };
         // Never backwards: an acknowledgement that comes after the receipt changes nothing.
-        if state.overall() > copy.overall() || copy.is_open() {
-            *copy = state;
+        if state.overall() > copy.state.overall() || copy.state.is_open() {
+            copy.state = state;
         }
         slot.copies.remove(device);
     }
@@ -390,41 +591,71 @@ impl Outbox {
     fn run(&mut self, now: Instant) {
         let mut resolving: Vec<UserId> = Vec::new();
         let mut ended = Vec::new();
-        for (id, slot) in &mut self.slots {
-            if slot.item.copies.is_empty() {
-                if slot.resolve.is_due(now, self.timers.retry_max) && !resolving.contains(&slot.item.to) {
-                    resolving.push(slot.item.to.clone());
+        let mut own_only = Vec::new();
+        for slot in self.slots.values_mut() {
+            let id = slot.item.envelope.id;
+            if slot.wants_devices() && slot.resolve.is_due(now, self.timers.retry_max) {
+                let own = slot.item.own.as_ref().filter(|_| !slot.is_own_known);
+                let others = slot.item.unresolved().filter_map(|place| Some(&slot.item.to.get(place)?.user));
+                for user in others.chain(own) {
+                    if !resolving.contains(user) {
+                        resolving.push(user.clone());
+                    }
                 }
-                continue;
             }
             for (device, schedule) in &mut slot.copies {
                 if schedule.is_due(now, self.timers.retry_max) {
                     if let Some(copy) = slot.item.copies.get_mut(device)
-                        && *copy == CopyState::Queued
+                        && copy.state == CopyState::Queued
                     {
-                        *copy = CopyState::Sent;
+                        copy.state = CopyState::Sent;
                     }
-                    self.actions.push_back(OutboxAction::Send { device: *device, id: *id });
+                    self.actions.push_back(OutboxAction::Send { device: *device, id });
                 }
             }
             let state = slot.item.state();
+            if !slot.is_open() {
+                ended.push((id, state));
+                continue;
+            }
             if !slot.item.is_open() {
-                ended.push((*id, state));
-            } else if state != slot.told {
+                own_only.push((id, state));
+            }
+            if state != slot.told {
                 slot.told = state;
-                self.actions.push_back(OutboxAction::Changed { id: *id, state });
+                self.actions.push_back(OutboxAction::Changed { id, state });
             }
         }
         self.actions.extend(resolving.into_iter().map(|to| OutboxAction::Resolve { to }));
-        for (id, state) in ended {
+        let given_up = own_only.len().saturating_sub(OWN_ONLY_MAX);
+        for (id, state) in ended.into_iter().chain(own_only.into_iter().take(given_up)) {
             self.finish(&id, state);
         }
     }
 
     fn finish(&mut self, id: &MessageId, state: MessageState) {
-        if let Some(slot) = self.slots.remove(id) {
+        if let Some(slot) = self.places.remove(id).and_then(|place| self.slots.remove(&place)) {
             self.actions.push_back(OutboxAction::Finished { state, item: Box::new(slot.item) });
         }
+    }
+}
+
+/// Gives the devices of one recipient their copies.
+fn set_copies(slot: &mut Slot, place: u16, devices: &[DeviceKey], fresh: Schedule) {
+    let mut room = slot.item.copies_per_recipient().saturating_sub(slot.item.copies_of(place).count());
+    for device in devices.iter().take(crate::directory::DEVICES_MAX) {
+        if !slot.item.copies.contains_key(device) && room > 0 {
+            room -= 1;
+            slot.item.copies.insert(*device, Copy { recipient: place, state: CopyState::Queued });
+            slot.copies.insert(*device, fresh);
+        }
+    }
+    if !devices.is_empty() || place == OWN {
+        let is_gone =
+            |device: &DeviceKey, copy: &Copy| copy.recipient == place && copy.state.is_open() && !devices.contains(device);
+        slot.item.copies.retain(|device, copy| !is_gone(device, copy));
+        let Slot { item, copies, .. } = slot;
+        copies.retain(|device, _| item.copies.contains_key(device));
     }
 }
 

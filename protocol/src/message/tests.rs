@@ -15,8 +15,12 @@ fn device(number: u8) -> DeviceKey {
     DeviceKey(PublicKey([number; 32]))
 }
 
+fn bobs_key() -> IdentityKey {
+    IdentityKey(PublicKey([9; 32]))
+}
+
 fn bob() -> UserId {
-    UserId::Key(IdentityKey(PublicKey([9; 32])))
+    UserId::Key(bobs_key())
 }
 
 fn envelope(number: u64) -> Envelope {
@@ -33,8 +37,10 @@ fn envelope(number: u64) -> Envelope {
 }
 
 fn item(number: u64, devices: &[u8]) -> OutboxItem {
-    let copies = devices.iter().map(|number| (device(*number), CopyState::Queued)).collect();
-    OutboxItem { to: bob(), envelope: envelope(number), deadline: NOW.plus_secs(30 * 86_400), copies }
+    let copies = devices.iter().map(|number| (device(*number), Copy::to(0))).collect();
+    let with = Correspondent::User(bob());
+    let deadline = NOW.plus_secs(30 * 86_400);
+    OutboxItem { to: vec![bob().into()], own: None, with, envelope: envelope(number), deadline, copies }
 }
 
 fn actions(outbox: &mut Outbox) -> Vec<OutboxAction> {
@@ -59,12 +65,11 @@ fn every_device_gets_its_copy_and_one_delivery_is_a_delivered_message() {
     assert_eq!(actions(&mut outbox), [send(1), send(2)], "on a stream it is no farther than here");
     outbox.handle_ack(&device(1), &id, DeliveryStatus::Accepted, now);
     assert_eq!(actions(&mut outbox), [OutboxAction::Changed { id, state: MessageState::Delivered }]);
-    outbox.handle_read(&device(1), &id, now);
-    assert_eq!(actions(&mut outbox), [OutboxAction::Changed { id, state: MessageState::Read }]);
     outbox.handle_ack(&device(1), &id, DeliveryStatus::Duplicate, now);
     assert_eq!(actions(&mut outbox), [], "never backwards");
+    assert_eq!(outbox.item(&id).expect("waits").state_with(|_| true), MessageState::Read);
     outbox.handle_ack(&device(2), &id, DeliveryStatus::Duplicate, now);
-    assert!(matches!(actions(&mut outbox)[..], [OutboxAction::Finished { state: MessageState::Read, .. }]));
+    assert!(matches!(actions(&mut outbox)[..], [OutboxAction::Finished { state: MessageState::Delivered, .. }]));
     assert!(outbox.is_empty());
     assert_eq!(outbox.poll_timeout(), None);
 }
@@ -118,12 +123,12 @@ fn devices_are_asked_for_and_later_ones_get_a_copy_too() {
     outbox.push(item(1, &[]), now).expect("room");
     outbox.push(item(2, &[]), now).expect("room");
     assert_eq!(actions(&mut outbox).len(), 2, "one question each, as each came");
-    outbox.set_devices(&bob(), &[device(1)], now);
+    outbox.set_devices(&bob(), &bobs_key(), &[device(1)], now);
     assert_eq!(sends(&mut outbox), [device(1), device(1)]);
-    outbox.set_devices(&bob(), &[device(1), device(2)], now);
+    outbox.set_devices(&bob(), &bobs_key(), &[device(1), device(2)], now);
     assert_eq!(sends(&mut outbox), [device(2), device(2)]);
     // Device 1 was removed by its owner: nothing waits for it any more.
-    outbox.set_devices(&bob(), &[device(2)], now);
+    outbox.set_devices(&bob(), &bobs_key(), &[device(2)], now);
     outbox.handle_ack(&device(2), &envelope(1).id, DeliveryStatus::Accepted, now);
     assert!(actions(&mut outbox).iter().any(|action| matches!(action, OutboxAction::Finished { .. })));
     assert_eq!(outbox.len(), 1);
@@ -163,7 +168,7 @@ fn a_failed_try_is_queued_again_and_items_survive_a_restart() {
     outbox.handle_failed(&device(2), &id, now);
     let stored = wire::encode(outbox.item(&id).expect("waits"));
     let restored: OutboxItem = wire::decode(&stored, 64 * 1024).expect("own bytes");
-    assert_eq!(restored.copies, BTreeMap::from([(device(1), CopyState::Delivered), (device(2), CopyState::Queued)]));
+    assert_eq!(restored.copies.values().map(|copy| copy.state).collect::<Vec<_>>(), [CopyState::Delivered, CopyState::Queued]);
     let mut outbox = Outbox::new(OutboxTimers::default());
     outbox.push(restored, now).expect("room");
     assert_eq!(sends(&mut outbox), [device(2)], "the delivered copy isn't sent again");
@@ -186,26 +191,113 @@ fn the_outbox_is_bounded_and_takes_no_nonsense() {
     assert_eq!(outbox.len(), 1_024, "acknowledgements of strangers change nothing");
 }
 
+fn user(number: u8) -> (UserId, IdentityKey) {
+    let identity = IdentityKey(PublicKey([number; 32]));
+    (UserId::Key(identity), identity)
+}
+
+/// A text to a group of these users, from user 100.
+fn to_group(number: u64, users: &[u8]) -> OutboxItem {
+    let recipient = |number: &u8| {
+        let (user, identity) = user(*number);
+        Recipient { user, identity: Some(identity) }
+    };
+    OutboxItem {
+        to: users.iter().map(recipient).collect(),
+        own: Some(user(100).0),
+        with: Correspondent::Group(crate::id::GroupId([3; 16])),
+        envelope: envelope(number),
+        deadline: NOW.plus_secs(86_400),
+        copies: BTreeMap::new(),
+    }
+}
+
+fn resolved(outbox: &mut Outbox) -> Vec<UserId> {
+    let to_user = |action| match action {
+        OutboxAction::Resolve { to } => Some(to),
+        _ => None,
+    };
+    actions(outbox).into_iter().filter_map(to_user).collect()
+}
+
 #[test]
-fn the_inbox_knows_repetitions_and_gaps_and_is_bounded() {
-    let mut inbox = Inbox::new();
-    assert_eq!(inbox.receive(device(1), &envelope(5)), Received::New { missing: 0 });
-    assert_eq!(inbox.receive(device(1), &envelope(5)), Received::Duplicate);
-    assert_eq!(inbox.receive(device(2), &envelope(5)), Received::New { missing: 0 }, "another device's id is another message");
-    assert_eq!(inbox.receive(device(1), &envelope(8)), Received::New { missing: 2 });
-    assert_eq!(inbox.receive(device(1), &envelope(6)), Received::New { missing: 0 }, "late, out of order");
-    assert_eq!(inbox.receive(device(1), &envelope(9)), Received::New { missing: 0 });
-    for number in 10..1_000 {
-        inbox.receive(device(1), &envelope(number));
+fn a_group_gets_a_copy_per_device_and_is_as_far_as_the_last_member() {
+    let now = Instant::now();
+    let mut outbox = Outbox::new(OutboxTimers::default());
+    outbox.push(to_group(1, &[1, 2]), now).expect("room");
+    let id = envelope(1).id;
+    assert_eq!(resolved(&mut outbox), [user(1).0, user(2).0, user(100).0]);
+    outbox.set_devices(&user(1).0, &user(1).1, &[device(11), device(12)], now);
+    outbox.set_devices(&user(2).0, &user(9).1, &[device(66)], now);
+    assert_eq!(sends(&mut outbox), [device(11), device(12)], "a name under another key isn't the member");
+    outbox.set_devices(&user(2).0, &user(2).1, &[device(21)], now);
+    outbox.set_devices(&user(100).0, &user(100).1, &[device(101)], now);
+    assert_eq!(sends(&mut outbox), [device(21), device(101)]);
+    outbox.handle_ack(&device(11), &id, DeliveryStatus::Accepted, now);
+    outbox.handle_ack(&device(101), &id, DeliveryStatus::Accepted, now);
+    let item = outbox.item(&id).expect("waits").clone();
+    assert_eq!(item.state(), MessageState::Queued, "own devices don't count, and 2 hasn't got it");
+    let of_members: Vec<_> = item.members(|reader| *reader == user(1).0).map(|(_, state)| state).collect();
+    assert_eq!(of_members, [MessageState::Read, MessageState::Queued]);
+    assert_eq!((item.user_of(&device(21)), item.user_of(&device(101))), (Some(&user(2).0), Some(&user(100).0)));
+    assert_eq!(item.envelope_for(&device(21)), item.envelope);
+    let MessageBody::Own(signal) = item.envelope_for(&device(101)).body else { panic!("a copy") };
+    let OwnSignal::Sent(copy) = *signal else { panic!("of what was sent") };
+    assert_eq!((copy.with, copy.counter), (item.with.clone(), 1));
+    assert_eq!(wire::decode::<MessageBody>(&copy.body, 1_000), Ok(item.envelope.body));
+    outbox.handle_ack(&device(12), &id, DeliveryStatus::Accepted, now);
+    outbox.handle_ack(&device(21), &id, DeliveryStatus::Refused(crate::call::Reason::NOT_ALLOWED), now);
+    let ended = actions(&mut outbox).into_iter().last();
+    assert!(
+        matches!(ended, Some(OutboxAction::Finished { state: MessageState::Delivered, .. })),
+        "who refuses doesn't count: {ended:?}"
+    );
+}
+
+#[test]
+fn own_devices_that_are_away_hold_nothing_up() {
+    let now = Instant::now();
+    let mut outbox = Outbox::new(OutboxTimers::default());
+    let own = |number| OutboxItem { own: Some(user(100).0), ..item(number, &[1]) };
+    outbox.push(own(1), now).expect("room");
+    let id = envelope(1).id;
+    outbox.handle_ack(&device(1), &id, DeliveryStatus::Accepted, now);
+    outbox.set_devices(&user(100).0, &user(100).1, &[device(101)], now);
+    assert_eq!(outbox.len(), 1, "the own device is to get it");
+    outbox.handle_left(&device(101), &id, now);
+    assert!(outbox.is_empty(), "it lies in the own device's mailbox");
+    for number in 2..=1_000 {
+        outbox.push(own(number), now).expect("there is always room");
+        outbox.handle_ack(&device(1), &envelope(number).id, DeliveryStatus::Accepted, now);
     }
-    for number in 0..2_000u16 {
-        let mut key = [0; 32];
-        key[..2].copy_from_slice(&number.to_be_bytes());
-        inbox.receive(DeviceKey(PublicKey(key)), &envelope(1));
+    assert_eq!(outbox.len(), OWN_ONLY_MAX);
+    outbox.set_devices(&user(100).0, &user(100).1, &[], now);
+    assert!(outbox.is_empty(), "there are none any more");
+    // Nobody else is in the group: nothing to wait for.
+    outbox.push(OutboxItem { own: None, ..to_group(2_000, &[]) }, now).expect("room");
+    assert!(matches!(actions(&mut outbox).last(), Some(OutboxAction::Finished { state: MessageState::Delivered, .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    #[test]
+    fn copies_are_bounded(members in 1_u8..64, devices in 1_u8..40) {
+        let now = Instant::now();
+        let mut outbox = Outbox::new(OutboxTimers::default());
+        let users: Vec<u8> = (1..=members).collect();
+        outbox.push(to_group(1, &users), now).expect("room");
+        for round in 0..4_u8 {
+            for number in &users {
+                let devices: Vec<DeviceKey> = (0..devices).map(|place| DeviceKey(PublicKey([[*number, place, round, 1].as_slice(), &[0; 28]].concat().try_into().expect("32 bytes")))).collect();
+                let (user, identity) = user(*number);
+                outbox.set_devices(&user, &identity, &devices, now);
+            }
+        }
+        let item = outbox.item(&envelope(1).id).expect("waits");
+        prop_assert!(item.copies.len() <= COPIES_MAX);
+        prop_assert!(item.members(|_| false).count() == usize::from(members));
+        prop_assert!(wire::encoded_len(item) < 64 * 1024);
     }
-    assert_eq!(inbox.device_count(), INBOX_DEVICES_MAX);
-    let (first, last) = (DeviceKey(PublicKey([0; 32])), device(1));
-    assert!(!inbox.contains(&first, &envelope(1).id) && !inbox.contains(&last, &envelope(5).id));
 }
 
 proptest! {
@@ -216,7 +308,7 @@ proptest! {
     ) {
         let mut now = Instant::now();
         let mut outbox = Outbox::new(OutboxTimers::default());
-        let mut inboxes: BTreeMap<DeviceKey, Inbox> = BTreeMap::new();
+        let mut seen = std::collections::BTreeSet::new();
         let mut new = 0;
         for number in 1..=3 {
             outbox.push(item(number, &[1, 2]), now).expect("room");
@@ -230,10 +322,9 @@ proptest! {
                     outbox.handle_failed(&to, &id, now);
                     continue;
                 }
-                let envelope = outbox.item(&id).expect("waits").envelope.clone();
+                let envelope = outbox.item(&id).expect("waits").envelope_for(&to);
                 for _ in 0..=u8::from(is_repeated) {
-                    let received = inboxes.entry(to).or_default().receive(device(100), &envelope);
-                    new += usize::from(received != Received::Duplicate);
+                    new += usize::from(seen.insert((to, envelope.id)));
                     if !is_ack_lost {
                         outbox.handle_ack(&to, &id, DeliveryStatus::Accepted, now);
                     }

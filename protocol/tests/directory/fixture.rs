@@ -155,7 +155,7 @@ impl User {
             keepers: Vec::new(),
             features: 0,
             hpke_key: [7; 32],
-            fallback_key: None,
+            pre_keys: None,
             sealed: None,
             extensions: Extensions::none(),
         };

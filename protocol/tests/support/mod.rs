@@ -156,7 +156,7 @@ pub(crate) fn entry(device_number: u8, sequence: u64) -> DeviceEntry {
         keepers: vec![helper(0), helper(1)],
         features: 1,
         hpke_key: [0x42; 32],
-        fallback_key: None,
+        pre_keys: None,
         sealed: Some(SealedPart { epoch: 0, nonce: [7; 24], ciphertext: vec![0xee; 40] }),
         extensions: Extensions::none(),
     }

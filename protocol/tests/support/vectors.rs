@@ -11,6 +11,7 @@ use halloo_protocol::call::{
     SignalBody, SignalStatus, word_of,
 };
 use halloo_protocol::capability::{Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
+use halloo_protocol::contact::privacy::PrivacySettings;
 use halloo_protocol::contact::{
     Asking, ContactAnswer, ContactKeys, ContactLink, ContactRemoval, ContactRequest, ContactSignal, ContactStatement,
     ContactUpdate, OwnKeys, Roster, RosterShare, Secret32, Signer, Stance,
@@ -24,6 +25,9 @@ use halloo_protocol::file::{
     FileAccept, FileAccepted, FileData, FileEnd, FileHashList, FileHashes, FileId, FileOffer, FileRead, FileRefusal, FileRoot,
     FileSignal,
 };
+use halloo_protocol::group::{
+    Group, GroupAsk, GroupGenesis, GroupPart, GroupSignal, GroupSigner, GroupStatement, GroupText, Member, Standing, StandingMark,
+};
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{
     Chain, DeviceCertificate, KeySuccession, LinkedId, REVOCATION_LIST_BYTES_MAX, RevocationList, SignedRevocationList,
@@ -33,16 +37,23 @@ use halloo_protocol::kademlia::{
     FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store, StoreAnswer,
     StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
+use halloo_protocol::linking::{
+    ConfirmStatus, DeviceLink, LinkCode, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkReason, LinkRequest,
+    LinkStart, LinkStarted, StartStatus,
+};
 use halloo_protocol::mailbox::{
     Admission, Letter, LetterId, MailboxItem, MailboxItems, MailboxKept, MailboxNews, MailboxOpen, MailboxOpened, MailboxPut,
     MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
 };
 use halloo_protocol::message::{
-    ConversationId, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageDelivered, MessageId, ReadReceipt,
+    CallFate, CallMark, Content, ConversationId, ConversationMarks, Correspondent, CounterSet, DeliveryStatus, Envelope,
+    HistoryItem, HistoryPage, HistoryQuery, HistoryRequest, Mark, MessageAck, MessageBody, MessageDeliver, MessageDelivered,
+    MessageId, OwnSignal, Progress, ReadReceipt, StateItem,
 };
 use halloo_protocol::node::{
     Address, Descriptor, Goodbye, Hello, LoadClass, RevocationNotice, RevocationNumber, Roles, Transport,
 };
+use halloo_protocol::own_device::{DeviceCard, DeviceRename, DeviceRenamed, DeviceRenew, DeviceRenewed};
 use halloo_protocol::presence::{
     Appointment, Digest, Document, LinkTag, Mode, NamedTopic, Part, PassedDocument, PassedHint, PresenceGossip, PresenceHint,
     PresenceKey, PresenceSecret, PresenceWitness, SealedBody, SealedDocument, State, Topic, TopicName, TopicPlace, TopicSlot,
@@ -50,11 +61,19 @@ use halloo_protocol::presence::{
 };
 use halloo_protocol::profile::{Profile, ProfileCard};
 use halloo_protocol::push::{
-    DeliveredStatus, GatewayTime, Identifier, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushHints,
-    PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister,
-    PushUnregistered, PushWay, RegisterStatus, Urgency,
+    DeliveredStatus, GatewayTime, Identifier, KeepStatus, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle,
+    PushHints, PushKeep, PushKept, PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent,
+    PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
 use halloo_protocol::relay::{MediaAddress, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
+use halloo_protocol::session::{
+    Ciphertext, KeyFetch, KeyFetched, KeysStatus, MailboxKeyFetch, MailboxKeyFetched, MailboxKeys, MailboxKeysKept,
+    MessagesUnopened, OneTimeKey, PreKeys, SealedMessage, SessionId, Unopened, UnopenedMessage,
+};
+use halloo_protocol::vault::{
+    ChunkId, ChunkMark, HeldChunk, SealedChunk, VaultChunks, VaultFetch, VaultIndex, VaultItem, VaultKept, VaultKeys, VaultLook,
+    VaultNews, VaultPut, VaultPutStatus, VaultRoot,
+};
 use halloo_protocol::wire::{self, Body, DecodeError, Extensions, FRAME_BYTES_MAX, Frame, FrameKind, Message, Signed};
 
 use super::*;
@@ -170,10 +189,31 @@ pub(crate) fn all() -> Vec<Vector> {
         "sync_offer" => message SyncOffer = SyncOffer { items: vec![SyncItem { key: RecordKey([1; 32]), hash: [2; 32] }; 2], extensions: none() };
         "sync_want" => message SyncWant = SyncWant { keys: vec![RecordKey([1; 32])], extensions: none() };
         // Messages
-        "message_deliver" => message MessageDeliver = MessageDeliver { envelope: envelope(), extensions: none() };
+        "message_deliver" => message MessageDeliver = MessageDeliver { content: Content::Plain(envelope()), extensions: none() };
+        "message_deliver_sealed" => message MessageDeliver = MessageDeliver { content: Content::Sealed(sealed_message()), extensions: none() };
         "message_ack" => message MessageAck = MessageAck { status: DeliveryStatus::Refused(Reason::TOO_MANY), extensions: none() };
-        "read_receipt" => message ReadReceipt = ReadReceipt { conversation: conversation(), ids: vec![MessageId([1; 16]), MessageId([2; 16])], read_at: NOW, extensions: none() };
+        "message_ack_unopened" => message MessageAck = MessageAck { status: DeliveryStatus::Unopened(Unopened { session: SessionId([7; 16]), generation: 3 }), extensions: none() };
+        "message_ack_unencrypted" => message MessageAck = MessageAck { status: DeliveryStatus::Unencrypted, extensions: none() };
+        "read_receipt" => message MessageDeliver = body(MessageBody::Read(Box::new(ReadReceipt { group: None, marks: vec![mark()], read_at: NOW, extensions: none() })));
         "message_delivered" => message MessageDelivered = MessageDelivered { ids: vec![MessageId([1; 16])], extensions: none() };
+        "own_sent" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Sent(Box::new(history_item())))));
+        "own_progress" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Progress(vec![Progress { id: MessageId([1; 16]), state: 3 }]))));
+        "own_states" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::States(states()))));
+        "history_request" => message HistoryRequest = HistoryRequest {
+            query: HistoryQuery::Missing { with: Correspondent::User(alice_id()), device: device(1), counters: mark().counters },
+            extensions: none(),
+        };
+        "history_page" => message HistoryPage = HistoryPage { items: vec![history_item()], next: 70_000, has_more: true, extensions: none() };
+        // Groups
+        "group_genesis" => signed GroupGenesis = group().genesis().statement.clone();
+        "group_statement" => signed GroupStatement = group_part().statements[0].statement.clone();
+        "group_part" => message MessageDeliver = body(MessageBody::Group(Box::new(GroupSignal::Part(Box::new(group_part())))));
+        "group_text" => message MessageDeliver = body(MessageBody::Group(Box::new(GroupSignal::Text(GroupText {
+            text: "hello, all".into(), digest: [4; 8], extensions: none(),
+        }))));
+        "group_ask" => message MessageDeliver = body(MessageBody::Group(Box::new(GroupSignal::Ask(GroupAsk {
+            group: group().id(), have: vec![[5; 8]], extensions: none(),
+        }))));
         // Contacts
         "contact_statement" => signed ContactStatement = statement(Stance::Accepted, 1_700_000_000);
         "profile" => signed Profile = profile_card().profile;
@@ -227,6 +267,23 @@ pub(crate) fn all() -> Vec<Vector> {
         "file_read" => message FileRead = FileRead { id: FileId([6; 16]), offset: 70_000, length: 16_384, have: 65_536, extensions: none() };
         "file_data" => message FileData = FileData { refused: None, bytes: vec![1, 2, 3], extensions: none() };
         "file_data_refused" => message FileData = FileData { refused: Some(FileRefusal::GONE), bytes: Vec::new(), extensions: none() };
+        // Linking, and what own devices say to each other
+        "device_link" => plain DeviceLink = device_link();
+        "link_start" => message LinkStart = LinkStart { element: [0x41; 33], extensions: none() };
+        "link_started" => message LinkStarted = LinkStarted { status: StartStatus::Started { element: [0x42; 33] }, extensions: none() };
+        "link_started_refused" => message LinkStarted = LinkStarted { status: StartStatus::Refused(LinkReason::CLOSED), extensions: none() };
+        "link_request" => plain LinkRequest = LinkRequest { name: "tablet".into(), kind: DeviceKind::Tablet, extensions: extensions() };
+        "link_confirm" => message LinkConfirm = LinkConfirm { proof: [5; 32], sealed: vec![6; 40], extensions: none() };
+        "link_grant" => plain LinkGrant = link_grant();
+        "link_confirmed" => message LinkConfirmed = LinkConfirmed { status: ConfirmStatus::Granted { proof: [7; 32], sealed: vec![8; 300] }, extensions: none() };
+        "link_confirmed_refused" => message LinkConfirmed = LinkConfirmed { status: ConfirmStatus::Refused(LinkReason::WRONG_CODE), extensions: none() };
+        "link_done" => message LinkDone = LinkDone { proof: [9; 32], extensions: none() };
+        "link_finished" => message LinkFinished = LinkFinished { is_known: true, extensions: none() };
+        "device_card" => message DeviceCard = DeviceCard { name: "laptop".into(), kind: DeviceKind::Laptop, has_identity_key: true, extensions: extensions() };
+        "device_renew" => message DeviceRenew = DeviceRenew { extensions: none() };
+        "device_renewed" => message DeviceRenewed = DeviceRenewed { certificate: Some(Signed::sign(device_certificate(0, 1), &identity_secret(0))), extensions: none() };
+        "device_rename" => message DeviceRename = DeviceRename { name: "old laptop".into(), extensions: none() };
+        "device_renamed" => message DeviceRenamed = DeviceRenamed { is_done: true, extensions: none() };
         // Calls
         "invite" => signed Invite = Signed::sign(invite(), &device_secret(0));
         "signal_accept" => signed Signal = signal(SignalBody::Accept { answer: "v=0".into() });
@@ -264,6 +321,9 @@ pub(crate) fn all() -> Vec<Vector> {
         };
         "push_registered_refused" => message PushRegistered = PushRegistered { status: RegisterStatus::Refused(PushReason::FULL), extensions: none() };
         "gateway_time" => signed GatewayTime = Signed::sign(GatewayTime { gateway: keeper(0), at: NOW, extensions: none() }, &keeper_secret(0));
+        "push_keep" => message PushKeep = PushKeep { handle: PushHandle([3; 32]), entry_hash: [4; 32], extensions: none() };
+        "push_kept" => message PushKept = PushKept { status: KeepStatus::Kept { until: NOW.plus_secs(DAY) }, extensions: none() };
+        "push_kept_refused" => message PushKept = PushKept { status: KeepStatus::Refused(PushReason::UNKNOWN_HANDLE), extensions: none() };
         "push_unregister" => message PushUnregister = PushUnregister { handle: PushHandle([3; 32]), extensions: none() };
         "push_unregistered" => message PushUnregistered = PushUnregistered { was_known: true, extensions: none() };
         "push_send" => message PushSend = push_send();
@@ -319,7 +379,37 @@ pub(crate) fn all() -> Vec<Vector> {
             extensions: none(),
         };
         "mailbox_news" => message MailboxNews = MailboxNews { extensions: none() };
+        // Vaults
+        "vault_look" => message VaultLook = VaultLook { extensions: none() };
+        "vault_index" => message VaultIndex = VaultIndex { chunks: vec![ChunkMark { id: ChunkId([7; 16]), version: 300 }], refused: None, extensions: none() };
+        "vault_index_refused" => message VaultIndex = VaultIndex { chunks: vec![], refused: Some(MailboxReason::NOT_SERVED), extensions: none() };
+        "vault_fetch" => message VaultFetch = VaultFetch { ids: vec![ChunkId([7; 16])], extensions: none() };
+        "vault_chunks" => message VaultChunks = VaultChunks {
+            chunks: vec![HeldChunk { mark: ChunkMark { id: ChunkId([7; 16]), version: 300 }, chunk: vault_chunk() }],
+            refused: None,
+            extensions: none(),
+        };
+        "vault_put" => message VaultPut = VaultPut { id: ChunkId([7; 16]), base: 300, chunk: Some(vault_chunk()), extensions: none() };
+        "vault_put_out" => message VaultPut = VaultPut { id: ChunkId([7; 16]), base: 300, chunk: None, extensions: none() };
+        "vault_kept" => message VaultKept = VaultKept { status: VaultPutStatus::Kept { version: 301 }, extensions: none() };
+        "vault_kept_conflict" => message VaultKept = VaultKept { status: VaultPutStatus::Conflict { version: 302 }, extensions: none() };
+        "vault_kept_refused" => message VaultKept = VaultKept { status: VaultPutStatus::Refused(MailboxReason::FULL), extensions: none() };
+        "vault_news" => message VaultNews = VaultNews { extensions: none() };
         "letter" => signed Letter = Signed::sign(letter(), &device_secret(0));
+        "letter_sealed" => signed Letter = Signed::sign(Letter { content: Content::Sealed(sealed_message()), ..letter() }, &device_secret(0));
+        "letter_unopened" => signed Letter = Signed::sign(Letter { content: Content::Unopened(unopened()), ..letter() }, &device_secret(0));
+        // Sessions
+        "one_time_key" => signed OneTimeKey = one_time_key();
+        "key_fetch" => message KeyFetch = KeyFetch { extensions: extensions() };
+        "key_fetched" => message KeyFetched = KeyFetched { key: Some(one_time_key()), extensions: none() };
+        "key_fetched_none" => message KeyFetched = KeyFetched { key: None, extensions: none() };
+        "mailbox_keys" => message MailboxKeys = MailboxKeys { batch: 70_000, keys: vec![one_time_key(); 2], extensions: none() };
+        "mailbox_keys_kept" => message MailboxKeysKept = MailboxKeysKept { status: KeysStatus::Kept { batch: 70_000, left: 2 }, extensions: none() };
+        "mailbox_keys_refused" => message MailboxKeysKept = MailboxKeysKept { status: KeysStatus::Refused(MailboxReason::NO_BOX), extensions: none() };
+        "mailbox_key_fetch" => message MailboxKeyFetch = MailboxKeyFetch { device: device(1), admission: Some(admission()), extensions: none() };
+        "mailbox_key_fetched" => message MailboxKeyFetched = MailboxKeyFetched { key: Some(one_time_key()), refused: None, extensions: none() };
+        "mailbox_key_fetched_refused" => message MailboxKeyFetched = MailboxKeyFetched { key: None, refused: Some(MailboxReason::RATE), extensions: none() };
+        "messages_unopened" => message MessagesUnopened = unopened();
         "bootstrap_list" => signed BootstrapList = bootstrap().list;
         "signed_bootstrap_list" => plain SignedBootstrapList = bootstrap();
         "invite_code" => plain InviteCode = invite_code();
@@ -377,7 +467,7 @@ pub(crate) fn full_entry() -> DeviceEntry {
     DeviceEntry {
         addresses: vec![v4(9, 443)],
         mailboxes: vec![Helper { device: keeper(3), addresses: Vec::new() }],
-        fallback_key: Some([0x24; 32]),
+        pre_keys: Some(PreKeys { identity: [0x23; 32], fallback: [0x24; 32] }),
         sealed: Some(seal_key().seal(0, &device(0), &private_part(), [9; 24])),
         extensions: extensions(),
         ..entry(0, 300)
@@ -427,8 +517,23 @@ fn envelope() -> Envelope {
     }
 }
 
+fn sealed_message() -> SealedMessage {
+    let ciphertext = Ciphertext::First(vec![0x3a; 300]);
+    SealedMessage { id: MessageId([9; 16]), session: SessionId([7; 16]), number: 300, ciphertext, extensions: extensions() }
+}
+
+fn one_time_key() -> Signed<OneTimeKey> {
+    let key = OneTimeKey { device: device(1), key: [0x25; 32], issued_at: NOW, extensions: extensions() };
+    Signed::sign(key, &device_secret(1))
+}
+
+fn unopened() -> MessagesUnopened {
+    let unopened = Unopened { session: SessionId([7; 16]), generation: 3 };
+    MessagesUnopened { messages: vec![UnopenedMessage { id: MessageId([9; 16]), unopened }], extensions: none() }
+}
+
 fn letter() -> Letter {
-    Letter { chain: chain(0, 0), recipient: device(1), envelope: envelope(), extensions: extensions() }
+    Letter { chain: chain(0, 0), recipient: device(1), content: Content::Plain(envelope()), extensions: extensions() }
 }
 
 fn sealed_letter() -> SealedLetter {
@@ -438,6 +543,12 @@ fn sealed_letter() -> SealedLetter {
 fn admission() -> Admission {
     let proof = CapabilityProof::sign(CapabilityId([5; 16]), keeper(0), [6; 32], NOW, &secret(90));
     Admission { capability: capability(), proof }
+}
+
+fn vault_chunk() -> SealedChunk {
+    let keys = VaultKeys::new(Some(VaultRoot::of(&identity_secret(0))), []);
+    let items = [VaultItem::new(VaultItem::CONTACT, b"bob", b"a contact".to_vec())];
+    SealedChunk::seal(&items, &IdentityKey(identity_secret(0).public()), ChunkId([7; 16]), (&keys, 1), [3; 24]).expect("small")
 }
 
 fn mailbox_put(admission: Option<Admission>) -> MailboxPut {
@@ -496,6 +607,32 @@ fn contact_request() -> ContactRequest {
     }
 }
 
+fn device_link() -> DeviceLink {
+    DeviceLink {
+        holder: device(0),
+        addresses: vec![Address::V4 { ip: [192, 0, 2, 1], port: 4_001, transport: Transport::Quic }],
+        relays: vec![Helper { device: keeper(0), addresses: Vec::new() }],
+        root: Some(authority()),
+        label: "example".into(),
+        code: LinkCode::from_bytes([1, 2, 3, 4, 5]),
+        extensions: extensions(),
+    }
+}
+
+fn link_grant() -> LinkGrant {
+    LinkGrant {
+        chain: chain(0, 1),
+        authorities: vec![("example".into(), authority())],
+        revocations: Vec::new(),
+        bootstrap: vec![Helper { device: keeper(0), addresses: Vec::new() }],
+        own: OwnKeys { tombstones: vec![tombstone(0, 2, NOW.plus_secs(DAY))], ..OwnKeys::new(Secret32::from_bytes([4; 32])) },
+        privacy: PrivacySettings::default(),
+        vault_key: Some(halloo_protocol::vault::VaultKey { epoch: 1, secret: Secret32::from_bytes([5; 32]) }),
+        identity_key: None,
+        extensions: extensions(),
+    }
+}
+
 fn contact_keys() -> ContactKeys {
     let presence = PresenceSecret::new(2, [7; 32]).key();
     ContactKeys { presence, capabilities: vec![capability()], extensions: extensions() }
@@ -527,8 +664,63 @@ fn roster_share() -> RosterShare {
 }
 
 fn contact(signal: ContactSignal) -> MessageDeliver {
-    let envelope = Envelope { body: MessageBody::Contact(signal), ..envelope() };
-    MessageDeliver { envelope, extensions: none() }
+    body(MessageBody::Contact(signal))
+}
+
+fn body(body: MessageBody) -> MessageDeliver {
+    MessageDeliver { content: Content::Plain(Envelope { body, ..envelope() }), extensions: none() }
+}
+
+fn mark() -> Mark {
+    let mut counters = CounterSet::of_range(1, 5);
+    counters.insert(9);
+    Mark { device: device(0), counters }
+}
+
+fn history_item() -> HistoryItem {
+    HistoryItem {
+        with: Correspondent::User(UserId::Key(identity(3))),
+        author: alice_id(),
+        device: Some(device(0)),
+        id: MessageId([9; 16]),
+        counter: 1,
+        sent_at: NOW,
+        kept_at: NOW.plus_secs(2),
+        state: 3,
+        body: wire::encode(&MessageBody::Text("hello, world".into())),
+        extensions: none(),
+    }
+}
+
+fn states() -> Vec<StateItem> {
+    let with = Correspondent::Group(group().id());
+    let marks = ConversationMarks { with, reader: Some(alice_id()), marks: vec![mark()], extensions: none() };
+    vec![
+        StateItem::Marks(Box::new(marks)),
+        StateItem::Group(Box::new(group_part())),
+        StateItem::Standing(StandingMark { group: group().id(), round: 1, standing: Standing::Joined }),
+        StateItem::Calls(vec![CallMark { call: CallId([3; 16]), fate: CallFate::Answered, at: NOW }]),
+    ]
+}
+
+fn group_signer(of: impl FnOnce(&GroupSigner<'_>)) {
+    let certificate = chain(0, 0).device;
+    of(&GroupSigner { identity: identity(0), device: &device_secret(0), certificate: &certificate, now: NOW });
+}
+
+fn group() -> Group {
+    let mut group = None;
+    group_signer(|signer| {
+        let mut made = Group::found(alice_id(), "Hikers".into(), [7; 16], signer).expect("a good name");
+        let member = Member { user: UserId::Key(identity(1)), identity: identity(1) };
+        made.add(member, true, signer).expect("the founder may");
+        group = Some(made);
+    });
+    group.expect("just made")
+}
+
+fn group_part() -> GroupPart {
+    group().parts().remove(0)
 }
 
 fn file(signal: FileSignal) -> MessageDeliver {

@@ -139,7 +139,14 @@ function showMessages(list) {
 }
 
 async function refreshMessages() {
-  if (conversation) showMessages(await api(`/v1/messages?with=${encodeURIComponent(conversation)}`));
+  if (!conversation) return;
+  const shown = await api(`/v1/messages?with=${encodeURIComponent(conversation)}`);
+  showMessages(shown);
+  const newest = shown.messages.at(-1);
+  // What a person sees counts as read, and a page in the background isn't seen.
+  if (shown.unread && newest && document.visibilityState === "visible") {
+    await api("/v1/conversations/read", { with: conversation, id: newest.id });
+  }
 }
 
 async function refresh() {

@@ -6,7 +6,7 @@ use super::super::{ContactAnswer, ContactKeys, ContactRequest, ContactSignal, Co
 use super::{Intro, REQUESTS_MAX, Roster, RosterAction, RosterEvent, Seen, Signer, Standing, Told};
 use crate::call::Reason;
 use crate::capability::{Holder, Issuer};
-use crate::identity::{DeviceCertificate, UserId, VerifiedChain};
+use crate::identity::{DeviceCertificate, UserId, VerifiedChain, tombstones_in};
 use crate::key::IdentityKey;
 use crate::profile::{Avatar, ProfileCard};
 use crate::wire::Signed;
@@ -181,6 +181,10 @@ impl Roster {
     }
 
     fn receive_update(&mut self, sender: &Sender<'_>, update: ContactUpdate, signer: &mut Signer<'_>) -> Result<(), Reason> {
+        let tombstones = tombstones_in(&update.extensions, &sender.identity);
+        if !tombstones.is_empty() {
+            self.actions.push_back(RosterAction::Removed { identity: sender.identity, tombstones });
+        }
         // Of somebody who was asked it counts too: it may have overtaken the answer.
         if matches!(self.standing(sender.user), Standing::Contact | Standing::Changed | Standing::Asked) {
             self.take_parts(sender, update.keys, update.profile);
@@ -229,11 +233,12 @@ impl Roster {
     }
 
     fn receive_share(&mut self, share: RosterShare, signer: &mut Signer<'_>) {
-        let RosterShare { entries, presence, profile, .. } = share;
+        let RosterShare { entries, presence, profile, extensions } = share;
         for entry in entries {
             self.merge(entry, signer);
         }
-        self.merge_own(presence, profile, signer);
+        let tombstones = tombstones_in(&extensions, &signer.identity);
+        self.merge_own(presence, profile, tombstones, signer);
     }
 }
 
