@@ -725,7 +725,7 @@ fn group_part() -> GroupPart {
 
 fn file(signal: FileSignal) -> MessageDeliver {
     let envelope = Envelope { counter: 0, body: MessageBody::File(signal), ..envelope() };
-    MessageDeliver { envelope, extensions: none() }
+    MessageDeliver { content: Content::Plain(envelope), extensions: none() }
 }
 
 fn capability() -> Signed<Capability> {
