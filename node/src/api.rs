@@ -22,7 +22,9 @@ mod devices;
 mod directory;
 mod events;
 mod extract;
+mod files;
 mod groups;
+mod history;
 mod listener;
 mod messages;
 mod network;
@@ -42,7 +44,9 @@ pub(crate) mod requests {
     pub(crate) use super::calls::CallDone;
     pub(crate) use super::contacts::ContactRequestBody;
     pub(crate) use super::devices::{RenameRequest, RevokeDeviceRequest};
+    pub(crate) use super::files::{FileChangeBody, FileRequestBody};
     pub(crate) use super::groups::GroupRequest;
+    pub(crate) use super::history::ArchiveBody;
     pub(crate) use super::messages::{MessageRequest, ReadRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
     pub(crate) use super::power::WakeRequest;
 }
@@ -77,6 +81,8 @@ fn routes() -> Vec<Route> {
     routes.extend(network::routes());
     routes.extend(directory::routes());
     routes.extend(messages::routes());
+    routes.extend(files::routes());
+    routes.extend(history::routes());
     routes.extend(groups::routes());
     routes.extend(contacts::routes());
     routes.extend(devices::routes());

@@ -66,6 +66,7 @@ pub(crate) struct Settings {
     pub(crate) publishes: bool,
     pub(crate) announce: Vec<Multiaddr>,
     pub(crate) memory: bool,
+    pub(crate) files: crate::config::FilesConfig,
 }
 
 impl Default for Settings {
@@ -98,6 +99,7 @@ impl Default for Settings {
             publishes: true,
             announce: Vec::new(),
             memory: false,
+            files: crate::config::FilesConfig::default(),
         }
     }
 }
@@ -294,13 +296,20 @@ impl NodeBuilder {
         self
     }
 
+    /// Where files from others land, and how much of them may come through relays. Default: [`FilesConfig`](crate::config::FilesConfig)'s.
+    pub fn files(mut self, files: crate::config::FilesConfig) -> Self {
+        self.settings.files = files;
+        self
+    }
+
     /// Lets certificates of devices linked here last so long, from an hour ago on, instead of a year. For tests of their renewal.
     pub fn dangerous_linked_certificate_secs(mut self, secs: Option<u64>) -> Self {
         self.settings.linked_certificate_secs = secs;
         self
     }
 
-    /// Keeps the authority role's root key as a file in this directory. Default: in the database.
+    /// Keeps the authority role's root key as a file in this directory, and files from others beside it, if nothing else is said. Default: the
+    /// key in the database, and files in the platform's directory for downloads.
     pub fn home(mut self, home: PathBuf) -> Self {
         self.settings.home = Some(home);
         self
@@ -444,6 +453,8 @@ impl NodeBuilder {
             messages: crate::messages::MessagesState::default(),
             sessions,
             contacts,
+            files: crate::files::FilesState::new(instant),
+            history: crate::history::HistoryState::default(),
             devices: crate::devices::DevicesState::default(),
             receipts,
             groups,

@@ -15,7 +15,9 @@ mod device;
 mod doctor;
 mod enrol;
 mod error;
+mod file;
 mod group;
+mod history;
 mod init;
 mod logging;
 mod msg;
@@ -126,6 +128,12 @@ enum Command {
     /// Messages
     #[command(subcommand)]
     Msg(msg::Command),
+    /// Take all conversations out, or bring them back
+    #[command(subcommand)]
+    History(history::Command),
+    /// Files
+    #[command(subcommand)]
+    File(file::Command),
     /// Messages among several people
     #[command(subcommand)]
     Group(group::Command),
@@ -202,6 +210,8 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Profile(command) => profile::run(context, command).await,
         Command::Privacy(command) => privacy::run(context, command).await,
         Command::Msg(command) => msg::run(context, command).await,
+        Command::History(command) => history::run(context, command).await,
+        Command::File(command) => file::run(context, command).await,
         Command::Group(command) => group::run(context, command).await,
         Command::Presence(command) => presence::run(context, command).await,
         Command::Call(args) => call::run(context, args).await,

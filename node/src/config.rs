@@ -37,6 +37,8 @@ pub struct Config {
     pub profile: ProfileConfig,
     /// Who may do what, until `halloo privacy set` says otherwise.
     pub privacy: crate::handle::contacts::PrivacyChange,
+    /// Files from others.
+    pub files: FilesConfig,
     /// What this device is to the user's others.
     pub device: DeviceConfig,
     /// For whom this node relays, and how much.
@@ -79,6 +81,29 @@ pub struct DeviceConfig {
     pub name: Option<String>,
     /// Its kind.
     pub kind: Option<DeviceKind>,
+}
+
+/// Files from others.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FilesConfig {
+    /// Where files land for which no place is named, seen from the home; `None`: the platform's directory for downloads, or `files` in the home.
+    pub directory: Option<PathBuf>,
+    /// Bytes a second that are fetched at most, all files together; `None`: as the path allows.
+    pub bytes_per_sec_max: Option<u64>,
+    /// Bytes of files fetched through relays in an hour, when there is no direct path.
+    pub relayed_bytes_per_hour: u64,
+}
+
+impl Default for FilesConfig {
+    fn default() -> Self {
+        // Three quarters of what a circuit carries by default, in the time it lasts: the rest of it is for messages.
+        Self {
+            directory: None,
+            bytes_per_sec_max: None,
+            relayed_bytes_per_hour: crate::circuits::RelayLimits::default().circuit_bytes / 4 * 3,
+        }
+    }
 }
 
 /// For whom this node relays, and how much.
@@ -464,6 +489,12 @@ pub fn sample(values: &SampleValues) -> String {
 # message = "contacts"
 # file = "contacts"
 
+# Where files from others land (seen from the home), how fast at most, and how much through relays in an hour while there is no direct path.
+[files]
+# directory = "files"
+# bytes_per_sec_max = 1000000
+# relayed_bytes_per_hour = {files_relayed}
+
 # What this device is to your others.
 [device]
 {device_name}
@@ -505,6 +536,7 @@ for = "{relay_for}"
         media_bytes = defaults.media_bytes_per_sec_max,
         media_allocations = defaults.media_allocations_max,
         media_drain = defaults.media_drain_secs,
+        files_relayed = FilesConfig::default().relayed_bytes_per_hour,
     )
 }
 
@@ -544,6 +576,7 @@ mod tests {
         // Addresses are examples, not defaults.
         let relay = RelayConfig { media_listen: Vec::new(), media_external: Vec::new(), ..config.relay };
         assert_eq!(relay, RelayConfig::default());
+        assert_eq!(config.files.relayed_bytes_per_hour, FilesConfig::default().relayed_bytes_per_hour);
         assert!(config.api.listen.is_some() && config.metrics.is_some());
     }
 

@@ -309,6 +309,10 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         .display_name(config.profile.display_name)
         .languages(config.profile.languages)
         .privacy(config.privacy)
+        .files(crate::config::FilesConfig {
+            directory: config.files.directory.map(|directory| home.root().join(directory)),
+            ..config.files
+        })
         .device(&device_name, device_kind)
         .authority_role(config.authority.name, config.authority.enrolment.unwrap_or(EnrolmentPolicy::Invite))
         .auto_answer(answer.map(|answer| crate::builder::AutoAnswer { play: answer.play, record: answer.record }))

@@ -99,6 +99,8 @@ pub(crate) enum Internal {
     Media(crate::calls::MediaNews),
     /// A push service answered the gateway.
     PushService(crate::roles::gateway::ServiceAnswer),
+    /// A thread that works on a file has done something.
+    File(crate::files::FileNews),
     /// The local push service took a message for this device, still encrypted.
     PushReceived(Vec<u8>),
 }
@@ -132,6 +134,8 @@ pub(crate) struct EventLoop {
     pub(crate) groups: crate::groups::GroupsState,
     pub(crate) sessions: crate::sessions::SessionsState,
     pub(crate) contacts: crate::contacts::ContactsState,
+    pub(crate) files: crate::files::FilesState,
+    pub(crate) history: crate::history::HistoryState,
     pub(crate) devices: crate::devices::DevicesState,
     pub(crate) calls: crate::calls::CallsState,
     pub(crate) push: crate::push::PushState,
@@ -353,6 +357,7 @@ impl EventLoop {
         self.refresh_hello();
         self.directory_start();
         self.messages_start();
+        self.files_start();
         self.contacts_start();
         self.calls_start();
         self.push_start();
@@ -407,6 +412,8 @@ impl EventLoop {
         self.directory_tick(now);
         self.enrolment_tick(now);
         self.messages_tick(now);
+        self.files_tick(now);
+        self.history_tick(now);
         self.contacts_tick(now);
         self.devices_tick(now);
         self.receipts_tick(now);
@@ -428,6 +435,7 @@ impl EventLoop {
     fn handle_internal(&mut self, news: Internal) {
         match news {
             Internal::Media(news) => self.handle_media(news),
+            Internal::File(news) => self.handle_file_news(news),
             Internal::PushService(answer) => self.handle_service_answer(answer),
             Internal::PushReceived(body) => self.handle_push_received(&body),
         }
@@ -443,6 +451,7 @@ impl EventLoop {
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
+            Command::Files(command) => self.handle_files_asleep(command),
             Command::Conversations(reply) => self.handle_conversations(reply),
             Command::Presence(PresenceCommand::Set { reply, .. }) => reply.send(Err(NodeError::Suspended.into())),
             Command::Presence(command) => self.handle_presence(command),
@@ -465,6 +474,8 @@ impl EventLoop {
             Command::MessageSend { to, text, reply } => self.handle_message_send(&to, text, reply),
             Command::MessageWait { id, reply } => self.handle_message_wait(&id, reply),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
+            Command::Files(command) => self.handle_files(command),
+            Command::History(command) => self.handle_history(command),
             Command::Conversations(reply) => self.handle_conversations(reply),
             Command::MarkRead { with, up_to, reply } => self.handle_mark_read(&with, up_to.as_deref(), reply),
             Command::Groups(command) => self.handle_groups(command),
@@ -498,6 +509,7 @@ impl EventLoop {
         match purpose {
             Purpose::Directory(request) => self.directory_answer(request, frame),
             Purpose::Message(delivery) => self.message_answer(delivery, frame),
+            Purpose::File(request) => self.file_answer(request, frame),
             Purpose::History(asking) => self.history_answer(asking, frame),
             Purpose::Invite(target) => self.invite_answer(target, frame),
             Purpose::HandOverAsk(target) => self.hand_over_answer(target, frame),
@@ -523,6 +535,7 @@ impl EventLoop {
         match purpose {
             Purpose::Directory(request) => self.directory_failure(request, failure),
             Purpose::Message(delivery) => self.message_failure(delivery, failure),
+            Purpose::File(request) => self.file_failure(request, failure),
             Purpose::History(asking) => self.history_failure(asking, failure),
             Purpose::Invite(target) => self.invite_failure(target, failure),
             Purpose::HandOverAsk(target) => self.hand_over_failure(target, failure),
@@ -670,6 +683,8 @@ fn refuse_asleep(command: Command) {
         Command::MarkRead { reply, .. } => refuse(reply),
         Command::Groups(command) => command.refuse(NodeError::Suspended),
         Command::Contacts(command) => command.refuse(NodeError::Suspended),
+        Command::Files(command) => command.refuse(NodeError::Suspended),
+        Command::History(command) => command.refuse(NodeError::Suspended),
         Command::Devices(command) => command.refuse(NodeError::Suspended),
         Command::CallDial { reply, .. } => refuse(reply),
         Command::CallAnswer { reply, .. }

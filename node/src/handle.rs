@@ -21,7 +21,9 @@ pub mod contacts;
 pub mod devices;
 pub mod directory;
 pub mod events;
+pub mod files;
 pub mod groups;
+pub mod history;
 pub mod messages;
 pub mod network;
 pub mod power;
@@ -39,7 +41,9 @@ use contacts::{ContactCommand, Contacts};
 use devices::{DeviceCommand, Devices};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
 pub use events::{Event, EventRecord, EventSender, EventStream};
+use files::{FileCommand, Files};
 use groups::{GroupCommand, Groups};
+use history::{History, HistoryCommand};
 use messages::{ConversationList, MessageError, MessageList, MessageListOptions, MessageStatus, Messages, ReadOutcome};
 use network::{Diagnosis, Explanation, MediaRelays, NetworkError, PeerList, RelayUsage, Status, WhyError};
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
@@ -120,6 +124,10 @@ pub enum Command {
         options: MessageListOptions,
         reply: Reply<MessageList, MessageError>,
     },
+    /// [`Files`]
+    Files(FileCommand),
+    /// [`History`]
+    History(HistoryCommand),
     /// [`Messages::conversations`]
     Conversations(Reply<ConversationList, MessageError>),
     /// [`Messages::mark_read`]
@@ -224,6 +232,18 @@ impl Node {
     #[must_use]
     pub fn messages(&self) -> Messages<'_> {
         Messages(self)
+    }
+
+    /// What was said: searched, taken out, brought back.
+    #[must_use]
+    pub fn history(&self) -> History<'_> {
+        History(self)
+    }
+
+    /// Files, offered and fetched.
+    #[must_use]
+    pub fn files(&self) -> Files<'_> {
+        Files(self)
     }
 
     /// Groups: founding, members, texts.

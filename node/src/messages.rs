@@ -7,7 +7,7 @@ mod catch_up;
 mod list;
 mod receive;
 
-pub(crate) use catch_up::{CatchUpState, HistoryAsking};
+pub(crate) use catch_up::{CatchUpState, HistoryAsking, Told, history_item, keep_told};
 pub(crate) use receive::Arrived;
 use receive::Intake;
 
@@ -145,6 +145,11 @@ impl Kept {
             Self::Received { envelope, .. } | Self::Elsewhere { envelope, .. } => envelope,
         }
     }
+}
+
+/// The text of a kept message; `None` for what isn't one.
+pub(crate) fn text_of(row: &MessageRow) -> Option<String> {
+    Kept::decode(&row.content)?.envelope().body.text().map(str::to_owned)
 }
 
 /// The conversation's id, as envelopes have it.
@@ -473,6 +478,10 @@ impl EventLoop {
         }
         if finished.is_some() {
             self.messages.rows.remove(&id);
+        }
+        if let MessageBody::File(signal) = &item.envelope.body {
+            let reason = (state == WireState::Failed).then(|| reason_of(&item));
+            return self.file_signal_changed(signal, state, reason);
         }
         if is_signal {
             return debug!(signal = item.envelope.body.name(), %state, "signal");

@@ -48,6 +48,8 @@ pub(crate) enum Purpose {
     Directory(halloo_protocol::kademlia::RequestId),
     /// A message to a device.
     Message(crate::messages::Delivery),
+    /// A file being fetched.
+    File(crate::files::FileRequest),
     /// Messages that didn't come by themselves.
     History(crate::messages::HistoryAsking),
     /// An invite to a device.
@@ -515,6 +517,7 @@ impl EventLoop {
         self.reach_greeted(peer);
         self.devices_peer_greeted(peer);
         self.messages_peer_greeted(peer);
+        self.files_peer_greeted(peer);
         self.gateway_peer_greeted(peer);
         self.mailboxes_peer_greeted(peer);
         self.presence_peer_greeted(peer);
@@ -669,7 +672,8 @@ impl EventLoop {
             }
             return;
         }
-        let allowed = self.peers.connected.get_mut(&peer).is_some_and(|known| known.bucket.take(now));
+        let allowed = self.is_expected_read(&peer, frame.kind)
+            || self.peers.connected.get_mut(&peer).is_some_and(|known| known.bucket.take(now));
         if !allowed {
             self.counters.rate_limited += 1;
             if frame.kind.is_request() {

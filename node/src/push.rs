@@ -628,6 +628,7 @@ impl EventLoop {
             self.reach_woken();
             self.join_network();
             self.publish_soon();
+            self.files_woken();
         }
         let mut outcome = WakeOutcome { was_suspended: slept.is_some(), suspended_ms, call_id: None, from: None };
         let Some(payload) = payload else { return Ok(outcome) };

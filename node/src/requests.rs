@@ -2,6 +2,7 @@
 
 use halloo_protocol::authority::{EnrolRequest, RenewRequest, RevocationListAnswer, RevocationListRequest};
 use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, InviteHandOver, InviteHandedOver};
+use halloo_protocol::file::{FileAccept, FileHashes, FileRead};
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
 use halloo_protocol::linking::{LinkConfirm, LinkDone, LinkStart};
@@ -29,6 +30,9 @@ impl EventLoop {
         }
         let answer = match frame.kind {
             MessageDeliver::KIND => self.with(frame, |node, message: MessageDeliver| node.handle_message_deliver(peer, message)),
+            FileAccept::KIND => self.with(frame, |node, request: FileAccept| node.handle_file_accept(peer, &request)),
+            FileHashes::KIND => self.with(frame, |node, request: FileHashes| node.handle_file_hashes(peer, &request)),
+            FileRead::KIND => return self.handle_file_read(peer, via, frame),
             HistoryRequest::KIND => self.with(frame, |node, request: HistoryRequest| node.handle_history_request(peer, &request)),
             KeyFetch::KIND => self.with(frame, |node, _: KeyFetch| {
                 let chain = node.chain_of(&peer);

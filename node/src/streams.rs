@@ -449,6 +449,12 @@ impl Streams {
         self.peers.get(peer).is_some_and(|links| links.iter().any(|link| !link.relayed))
     }
 
+    /// Bytes that wait for the connection [`Streams::send`] would take now; 0 without one.
+    pub fn queued_bytes(&self, peer: &PeerId) -> usize {
+        let link = self.peers.get(peer).and_then(|links| best(links));
+        link.map_or(0, |link| link.gauge.bytes.load(Ordering::Acquire))
+    }
+
     /// The connection [`Streams::send`] would take now.
     pub fn best_connection(&self, peer: &PeerId) -> Option<ConnectionId> {
         let links = self.peers.get(peer)?;

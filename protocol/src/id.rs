@@ -82,6 +82,10 @@ id!(
     /// One capability; how it is revoked. Drawn by the issuer.
     CapabilityId
 );
+id!(
+    /// One file on offer. Drawn by the sending device.
+    FileId
+);
 
 impl ConversationId {
     /// The conversation of a group.

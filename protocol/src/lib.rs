@@ -24,6 +24,7 @@
 //! | [`mailbox`] | letters kept for devices that aren't there: sealing, who may leave how many |
 //! | [`vault`] | what a user's devices have in common, sealed, at mailboxes |
 //! | [`contact`], [`profile`] | who knows whom, by signature of both; who may do what; what contacts see |
+//! | [`file`] | files: offers, chunks and their hashes, what the receiver asks for next |
 //! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
 //! | [`capability`], [`rate`] | tokens for helpers' services; how often somebody may ask |
@@ -39,6 +40,7 @@ pub mod clock;
 pub mod contact;
 pub mod directory;
 pub mod event;
+pub mod file;
 pub mod group;
 pub mod id;
 pub mod identity;

@@ -22,6 +22,7 @@ use bincode::{Decode, Encode};
 
 use crate::call::Reason;
 use crate::contact::ContactSignal;
+use crate::file::FileSignal;
 use crate::group::GroupSignal;
 pub use crate::id::{ConversationId, MessageId};
 use crate::session::{MessagesUnopened, SealedMessage, Unopened};
@@ -51,6 +52,8 @@ pub enum MessageBody {
     Text(String),
     /// What contacts, and those who want to become contacts, say to each other; not shown in the conversation.
     Contact(ContactSignal),
+    /// What is said about files; not shown in the conversation.
+    File(FileSignal),
     /// What members of a group say to each other.
     Group(Box<GroupSignal>),
     /// What devices of one user say to each other; not shown.
@@ -66,7 +69,7 @@ impl MessageBody {
         match self {
             Self::Text(_) => true,
             Self::Group(signal) => matches!(**signal, GroupSignal::Text(_)),
-            Self::Contact(_) | Self::Own(_) | Self::Read(_) => false,
+            Self::Contact(_) | Self::File(_) | Self::Own(_) | Self::Read(_) => false,
         }
     }
 
@@ -79,7 +82,7 @@ impl MessageBody {
                 GroupSignal::Text(text) => Some(&text.text),
                 _ => None,
             },
-            Self::Contact(_) | Self::Own(_) | Self::Read(_) => None,
+            Self::Contact(_) | Self::File(_) | Self::Own(_) | Self::Read(_) => None,
         }
     }
 
@@ -89,6 +92,7 @@ impl MessageBody {
         match self {
             Self::Text(_) => "text",
             Self::Contact(signal) => signal.name(),
+            Self::File(signal) => signal.name(),
             Self::Group(signal) => signal.name(),
             Self::Own(signal) => signal.name(),
             Self::Read(_) => "read",
@@ -132,6 +136,7 @@ impl Envelope {
         match &self.body {
             MessageBody::Text(text) => check_text(text),
             MessageBody::Contact(signal) => signal.check(),
+            MessageBody::File(signal) => signal.check(),
             MessageBody::Group(signal) => signal.check(),
             MessageBody::Own(signal) => signal.check(),
             MessageBody::Read(receipt) => receipt.check(),

@@ -11,7 +11,9 @@ use halloo::timestamp::Timestamp;
 use halloo_protocol::call::Reason;
 use halloo_protocol::key::SecretKey;
 use halloo_protocol::mailbox::{MailboxItems, MailboxOpen, MailboxOpened, MailboxReason, MailboxTake, OpenStatus};
-use halloo_protocol::message::{Content, ConversationId, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageId};
+use halloo_protocol::message::{
+    Content, ConversationId, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageId,
+};
 use halloo_protocol::own_device::{DeviceRenew, DeviceRenewed};
 use halloo_protocol::push::{PushChannel, PushReason, PushRegister, PushRegistered, RegisterStatus};
 use halloo_protocol::relay::{RelayGrant, RelayReason, RelayRequest, RelayStatus};
@@ -484,7 +486,8 @@ fn helpers_and_contacts_refuse_whoever_has_the_key_of_a_revoked_device() {
             body: MessageBody::Text("it's me".into()),
             extensions: Extensions::none(),
         };
-        let ack: MessageAck = thief.ask(&MessageDeliver { content: Content::Plain(envelope), extensions: Extensions::none() }).expect("an answer");
+        let ack: MessageAck =
+            thief.ask(&MessageDeliver { content: Content::Plain(envelope), extensions: Extensions::none() }).expect("an answer");
         assert_eq!(ack.status, DeliveryStatus::Refused(Reason::NOT_ALLOWED));
         let renewed: DeviceRenewed = thief.ask(&DeviceRenew { extensions: Extensions::none() }).expect("an answer");
         assert_eq!(renewed.certificate, None);

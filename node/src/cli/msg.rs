@@ -8,6 +8,7 @@ use super::{Context, parse};
 use crate::api::client::{Client, ClientError};
 use crate::api::requests::{MessageRequest, ReadRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
 use crate::handle::Event;
+use crate::handle::history::{Found, FoundMessages};
 use crate::handle::messages::{ConversationList, MessageEntry, MessageList, MessageState, MessageStatus, ReadOutcome};
 use crate::handle::problem::ProblemKind;
 
@@ -17,6 +18,8 @@ pub(super) enum Command {
     Send(SendArgs),
     /// The conversation with a user
     List(ListArgs),
+    /// Messages that have these words; the last one may be begun only
+    Search(SearchArgs),
     /// Mark what a user has written as read; they are told, unless `halloo privacy` says no
     Read(ReadArgs),
     /// With whom there are conversations, and what is unread
@@ -64,12 +67,26 @@ pub(super) struct ListArgs {
     mark_read: bool,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct SearchArgs {
+    /// The words
+    #[arg(value_parser = parse::text)]
+    text: String,
+    /// In the conversation with this user alone
+    #[arg(long, value_name = "USER", value_parser = parse::user)]
+    with: Option<String>,
+    /// At most so many, the newest [default: 20]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=200))]
+    limit: Option<u32>,
+}
+
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
     match command {
         Command::Send(args) => send(context, args.user, args.text, args.wait.then_some(args.timeout)).await,
         Command::List(args) => list(context, &args.user, args.limit, args.mark_read).await,
         Command::Read(args) => read(context, args.user, args.id).await,
         Command::Conversations => conversations(context).await,
+        Command::Search(args) => search(context, args).await,
         Command::Watch => watch(context, for_people).await,
     }
 }
@@ -162,6 +179,24 @@ pub(super) async fn read(context: &Context, with: String, id: Option<String>) ->
     let outcome: ReadOutcome = context.client()?.post("/v1/conversations/read", &ReadRequest { with, id }).await?;
     context.output.print(&outcome, |outcome| {
         printable(&format!("{}: {} marked, {} unread", outcome.with, outcome.marked, outcome.unread)).into_owned()
+    })
+}
+
+async fn search(context: &Context, args: SearchArgs) -> Result<(), CliError> {
+    let with = args.with.map(|user| format!("&with={}", parse::url_part(&user))).unwrap_or_default();
+    let limit = args.limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
+    let path = format!("/v1/search?text={}{with}{limit}", parse::url_part(&args.text));
+    let found: FoundMessages = context.client()?.get(&path).await?;
+    context.output.print(&found, |found| {
+        if found.messages.is_empty() {
+            return "nothing found".to_owned();
+        }
+        let line = |found: &Found| {
+            let (message, with) = (&found.message, printable(&found.with));
+            let whom = if message.incoming { format!("{with}") } else { format!("to {with}") };
+            format!("{}  {whom}: {}\n", message.sent_at, printable(&message.text))
+        };
+        found.messages.iter().map(line).collect()
     })
 }
 

@@ -106,6 +106,23 @@ pub(super) fn duration(ms: u64) -> String {
     }
 }
 
+/// A number of bytes for people.
+pub(super) fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let (mut tenths, mut unit) = (bytes.saturating_mul(10), None);
+    for name in UNITS.iter().take_while(|_| bytes >= 1_024) {
+        if unit.is_some() && tenths < 10_240 {
+            break;
+        }
+        tenths /= 1_024;
+        unit = Some(*name);
+    }
+    match unit {
+        None => format!("{bytes} B"),
+        Some(unit) => format!("{}.{} {unit}", tenths / 10, tenths % 10),
+    }
+}
+
 /// The word JSON has for a value, for people too.
 pub(super) fn word(value: &impl Serialize) -> String {
     let value = serde_json::to_value(value).ok();
@@ -130,6 +147,15 @@ mod tests {
     fn text_from_others_cannot_steer_the_terminal() {
         assert_eq!(printable("plain ünïcode"), "plain ünïcode");
         assert_eq!(printable("\u{1b}[2J\u{202e}x\n"), "·[2J·x·");
+    }
+
+    #[test]
+    fn bytes_have_the_unit_that_suits() {
+        let cases =
+            [(0, "0 B"), (1_023, "1023 B"), (1_024, "1.0 KiB"), (1_536, "1.5 KiB"), (5 << 20, "5.0 MiB"), (1 << 40, "1.0 TiB")];
+        for (count, text) in cases {
+            assert_eq!(bytes(count), text);
+        }
     }
 
     #[test]

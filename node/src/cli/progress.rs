@@ -1,4 +1,4 @@
-//! A spinner for long work: on a terminal only.
+//! A spinner or a bar for long work: on a terminal only.
 
 use std::io::{IsTerminal, stderr};
 use std::time::Duration;
@@ -36,6 +36,36 @@ impl Spinner {
     /// Says something else.
     pub(super) fn set(&self, what: &str) {
         self.0.set_message(printable(what).into_owned());
+    }
+}
+
+/// Bytes done of bytes in all, until dropped.
+#[derive(Debug)]
+pub(super) struct Bar(ProgressBar);
+
+impl Bar {
+    /// Shows how much of so many bytes is done. Nothing when piped or with `--json`.
+    pub(super) fn start(output: Output, size: u64) -> Self {
+        if output.is_json() || !stderr().is_terminal() {
+            return Self(ProgressBar::hidden());
+        }
+        let bar = ProgressBar::new(size);
+        if let Ok(style) = ProgressStyle::with_template("{bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left  {msg}") {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    /// So many are done, and this is being done.
+    pub(super) fn set(&self, done: u64, what: &str) {
+        self.0.set_position(done);
+        self.0.set_message(printable(what).into_owned());
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::broadcast::error::RecvError;
 
 use super::calls::{CallOutcome, CallWay};
 use super::devices::LinkStage;
+use super::files::FileState;
 use super::messages::MessageState;
 use super::presence::PresenceView;
 use crate::timestamp::Timestamp;
@@ -138,6 +139,45 @@ pub enum Event {
         state: MessageState,
         /// Why it is no further, if that is known.
         reason: Option<String>,
+    },
+    /// Somebody offers a file.
+    FileOffered {
+        /// The file.
+        file_id: String,
+        /// Who offers it, `name@authority`.
+        from: String,
+        /// Its name, harmless.
+        name: String,
+        /// Its size in bytes.
+        size: u64,
+        /// What its sender says it is.
+        media_type: String,
+    },
+    /// A file is that far; told at every twentieth of it.
+    FileProgress {
+        /// The file.
+        file_id: String,
+        /// Bytes the recipient has.
+        bytes: u64,
+        /// Of so many.
+        size: u64,
+        /// Bytes a second.
+        rate: Option<u64>,
+    },
+    /// A file is in another state, or waits for something else.
+    FileState {
+        /// The file.
+        file_id: String,
+        /// The other side, `name@authority`.
+        with: String,
+        /// Whether it comes or goes.
+        incoming: bool,
+        /// Its state.
+        state: FileState,
+        /// Where it is on this machine.
+        path: Option<String>,
+        /// Why it doesn't go on, or didn't.
+        problem: Option<String>,
     },
     /// Somebody asks to be a contact.
     ContactRequest {
@@ -320,6 +360,9 @@ impl Event {
             Self::Ready(_) => "ready",
             Self::MessageReceived { .. } => "message_received",
             Self::MessageState { .. } => "message_state",
+            Self::FileOffered { .. } => "file_offered",
+            Self::FileProgress { .. } => "file_progress",
+            Self::FileState { .. } => "file_state",
             Self::MessageSent { .. } => "message_sent",
             Self::ConversationRead { .. } => "conversation_read",
             Self::MessageGap { .. } => "message_gap",

@@ -27,7 +27,7 @@ use crate::handle::Event;
 use crate::network::{Purpose, Target};
 use crate::receipts::Conversation;
 use crate::rpc::Failure;
-use crate::store::{Direction, MessageRow, StoreError, View};
+use crate::store::{Direction, MessageRow, StoreError, Transaction, View};
 use crate::timestamp::Timestamp;
 
 /// Messages of one conversation that are offered to an own device.
@@ -325,64 +325,88 @@ impl EventLoop {
     pub(crate) fn take_history(&mut self, item: HistoryItem, teller: &DeviceKey, is_live: bool) -> Result<bool, StoreError> {
         let me = self.identity.user_id();
         let now = self.now().unix;
-        let Ok(body) = wire::decode::<MessageBody>(&item.body, halloo_protocol::message::HISTORY_BODY_BYTES_MAX) else {
-            return Ok(false);
-        };
-        let device = item.device.unwrap_or(*teller);
-        let conversation = conversation_id(&me, &item.with);
-        let (id, counter, sent_at) = (item.id, item.counter, item.sent_at);
-        let envelope = Envelope { id, conversation, counter, sent_at, body, extensions: Extensions::none() };
-        let Some(text) = envelope.body.text().map(str::to_owned) else { return Ok(false) };
-        if envelope.check().is_err() {
-            return Ok(false);
-        }
-        let is_mine = item.author == me;
-        let kept = if is_mine {
-            let state = item.state.max(WireState::Queued.number());
-            Kept::Elsewhere { device, envelope: envelope.clone(), state }
-        } else {
-            Kept::Received { from: device, author: item.author.clone(), envelope: envelope.clone() }
-        };
-        let row = MessageRow {
-            id: foreign_row_id(&device, &id),
-            direction: Direction::In,
-            conversation: item.with.clone(),
-            at: item.kept_at.min(now),
-            content: wire::encode(&kept),
-        };
+        let Some(told) = Told::of(item, teller, &me) else { return Ok(false) };
         let own_device = self.identity.device();
-        let is_news = self.store.transaction::<_, StoreError>(|tx| {
-            if device == own_device {
-                if tx.message_by_id(&id.0)?.is_some() {
-                    return Ok(false);
-                }
-                // From before this database was lost: numbers go on above it.
-                let setting = counter_setting(&conversation);
-                let known = tx.setting_value::<u64>(&setting)?.unwrap_or(0);
-                tx.put_setting_value(&setting, &known.max(counter))?;
-            }
-            if !tx.is_first_copy(&device, &id.0, now)? {
-                return Ok(false);
-            }
-            tx.add_message(&row)?;
-            if is_mine {
-                Conversation::note_own(tx, &item.with, device, counter)?;
-            } else {
-                Conversation::note(tx, &item.with, device, counter)?;
-            }
-            Ok(true)
-        })?;
+        let is_news = self.store.transaction::<_, StoreError>(|tx| keep_told(tx, &told, own_device, now))?;
         if is_news && is_live {
-            if is_mine {
-                let (to, group) = self.shown_correspondent(&item.with);
-                let sent_at = Timestamp::from_unix_secs(sent_at.0);
-                self.events.send(Event::MessageSent { message_id: id.to_string(), to, group, text, sent_at });
+            let Some(text) = told.envelope.body.text().map(str::to_owned) else { return Ok(true) };
+            if told.is_mine {
+                let (to, group) = self.shown_correspondent(&told.with);
+                let sent_at = Timestamp::from_unix_secs(told.envelope.sent_at.0);
+                let message_id = told.envelope.id.to_string();
+                self.events.send(Event::MessageSent { message_id, to, group, text, sent_at });
             } else {
-                self.tell_received(&item.with, &item.author, &envelope, text);
+                self.tell_received(&told.with, &told.author, &told.envelope, text);
             }
         }
         Ok(is_news)
     }
+}
+
+/// A message of a conversation that was told of, and makes sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) with: Correspondent,
+    pub(crate) author: UserId,
+    pub(crate) device: DeviceKey,
+    pub(crate) envelope: Envelope,
+    pub(crate) state: u8,
+    pub(crate) kept_at: UnixTime,
+    /// This user wrote it.
+    pub(crate) is_mine: bool,
+}
+
+impl Told {
+    /// `None` if it isn't part of a conversation, or has lengths that nothing may have.
+    pub(crate) fn of(item: HistoryItem, teller: &DeviceKey, me: &UserId) -> Option<Self> {
+        let body = wire::decode::<MessageBody>(&item.body, halloo_protocol::message::HISTORY_BODY_BYTES_MAX).ok()?;
+        let conversation = conversation_id(me, &item.with);
+        let (id, counter, sent_at) = (item.id, item.counter, item.sent_at);
+        let envelope = Envelope { id, conversation, counter, sent_at, body, extensions: Extensions::none() };
+        envelope.body.text()?;
+        envelope.check().ok()?;
+        let is_mine = item.author == *me;
+        let device = item.device.unwrap_or(*teller);
+        Some(Self { with: item.with, author: item.author, device, envelope, state: item.state, kept_at: item.kept_at, is_mine })
+    }
+}
+
+/// Keeps a message that was told of, once. True if it is new.
+pub(crate) fn keep_told(tx: &Transaction, told: &Told, own_device: DeviceKey, now: UnixTime) -> Result<bool, StoreError> {
+    let Told { with, author, device, envelope, state, kept_at, is_mine } = told;
+    let (id, counter) = (envelope.id, envelope.counter);
+    let kept = if *is_mine {
+        Kept::Elsewhere { device: *device, envelope: envelope.clone(), state: (*state).max(WireState::Queued.number()) }
+    } else {
+        Kept::Received { from: *device, author: author.clone(), envelope: envelope.clone() }
+    };
+    let row = MessageRow {
+        id: foreign_row_id(device, &id),
+        direction: Direction::In,
+        conversation: with.clone(),
+        at: (*kept_at).min(now),
+        content: wire::encode(&kept),
+    };
+    if *device == own_device {
+        if tx.message_by_id(&id.0)?.is_some() {
+            return Ok(false);
+        }
+        // From before this database was lost: numbers go on above it.
+        let setting = counter_setting(&envelope.conversation);
+        let known = tx.setting_value::<u64>(&setting)?.unwrap_or(0);
+        tx.put_setting_value(&setting, &known.max(counter))?;
+    }
+    // Ids of messages that came long ago aren't among those remembered any more, the messages are.
+    if tx.message_by_id(&row.id)?.is_some() || !tx.is_first_copy(device, &id.0, now)? {
+        return Ok(false);
+    }
+    tx.add_message(&row)?;
+    if *is_mine {
+        Conversation::note_own(tx, with, *device, counter)?;
+    } else {
+        Conversation::note(tx, with, *device, counter)?;
+    }
+    Ok(true)
 }
 
 // Answering.
@@ -487,7 +511,8 @@ fn page_after(view: &View, after: u64, me: DeviceKey, own_user: &UserId, now: Un
     Ok(page)
 }
 
-fn history_item(kept: Kept, row: &MessageRow, me: DeviceKey, own_user: &UserId) -> HistoryItem {
+/// A kept message, as others are told of it.
+pub(crate) fn history_item(kept: Kept, row: &MessageRow, me: DeviceKey, own_user: &UserId) -> HistoryItem {
     let (device, author, envelope, state) = match kept {
         Kept::Sent { item, state } => (me, own_user.clone(), item.envelope, state),
         Kept::Received { from, author, envelope } => (from, author, envelope, 0),

@@ -140,6 +140,15 @@ impl EventLoop {
         Ok(MessageList { with: name, group, messages, unread, missing })
     }
 
+    /// A message of any conversation, as shown: with whom, the id of a group, and the message.
+    pub(crate) fn found_message(&self, row: &MessageRow) -> Option<(String, Option<String>, MessageEntry)> {
+        let with = &row.conversation;
+        let state = self.store.read::<_, StoreError>(|view| Conversation::load(view, with)).ok()?;
+        let (name, group) = self.shown_correspondent(with);
+        let entry = self.message_entry(&name, group.as_ref(), Kept::decode(&row.content)?, &self.readers(with), &state)?;
+        Some((name, group, entry))
+    }
+
     fn message_entry(
         &self,
         name: &str,

@@ -82,6 +82,7 @@ impl EventLoop {
         let taken = match envelope.body.clone() {
             MessageBody::Text(text) => return self.take_text(sender, &envelope, text),
             MessageBody::Group(signal) => return self.take_group_signal(sender, &envelope, *signal),
+            MessageBody::File(signal) => return self.take_file_signal(sender, envelope.id, signal),
             MessageBody::Contact(signal) => self.take_contact_signal(sender, certificate, signal),
             MessageBody::Own(signal) => self.take_own_signal(sender, *signal),
             MessageBody::Read(receipt) => self.take_receipt(sender, &receipt),

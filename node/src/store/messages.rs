@@ -191,6 +191,7 @@ impl Transaction {
         if row.direction == Direction::Out {
             self.put(Table::Outbox, &number, &[])?;
         }
+        crate::history::index(self, sequence, row)?;
         Ok(sequence)
     }
 

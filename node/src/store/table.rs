@@ -71,6 +71,8 @@ tables! {
     Seen = "seen messages",
     /// time, sender device, message id -> nothing
     SeenAges = "seen messages ages",
+    /// word, 0, sequence -> nothing: which messages have which words
+    SearchWords = "search words",
     /// device, session -> (time, session)
     Sessions = "sessions",
     /// time, device, session -> nothing
@@ -97,6 +99,12 @@ tables! {
     Contacts = "contacts",
     /// user id -> picture
     ContactAvatars = "contact avatars",
+    /// file id -> file
+    Files = "files",
+    /// file id, number -> hashes of chunks
+    FileHashes = "file hashes",
+    /// file id -> what has come
+    FileProgress = "file progress",
     /// identity, device -> tombstone
     Tombstones = "removed devices",
     /// name -> push registration of this device

@@ -236,7 +236,11 @@ async fn every_operation_of_the_document_answers() {
 }
 
 fn query(path: &str) -> &'static str {
-    if path == "/v1/messages" { "?with=bob" } else { "" }
+    match path {
+        "/v1/messages" => "?with=bob",
+        "/v1/search" => "?text=hello",
+        _ => "",
+    }
 }
 
 fn body(path: &str) -> &'static str {
@@ -245,6 +249,8 @@ fn body(path: &str) -> &'static str {
         "/v1/groups" => r#"{"name":"hikers"}"#,
         "/v1/groups/g1" => r#"{"do":"leave"}"#,
         "/v1/messages" => r#"{"to":"bob","text":"hi","wait_ms":1000}"#,
+        "/v1/files" => concat!(r#"{"to":"bob","path":""#, env!("CARGO_MANIFEST_DIR"), r#"/Cargo.toml"}"#),
+        "/v1/history/export" | "/v1/history/import" => r#"{"path":"/nowhere","passphrase":"x"}"#,
         "/v1/contacts" => r#"{"user":"bob"}"#,
         "/v1/contact-book" => r#"{"contacts":[]}"#,
         "/v1/calls" => r#"{"users":["bob"]}"#,

@@ -15,7 +15,9 @@ use halloo::handle::devices::{
     DeviceCommand, DeviceError, DeviceList, DeviceRevocation, DeviceState, DeviceView, LinkOffer, LinkStage, LinkedDevice,
 };
 use halloo::handle::directory::{DeviceReachability, ResolveError, ResolveSource, Resolved, ResolvedDevice};
+use halloo::handle::files::{FileChange, FileCommand, FileError, FileList, FileState, FileView};
 use halloo::handle::groups::{GroupCommand, GroupEntry, GroupList, GroupState};
+use halloo::handle::history::{FoundMessages, HistoryCommand, Moved};
 use halloo::handle::messages::{ConversationList, MessageError, MessageList, MessageState, MessageStatus, ReadOutcome};
 use halloo::handle::network::{Check, CheckResult, Diagnosis, Explanation, PeerList, Status};
 use halloo::handle::power::{Suspended, WakeOutcome};
@@ -116,6 +118,8 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::MessageList { user, reply, .. } => {
             reply.send(Ok(MessageList { with: user, ..MessageList::default() }));
         }
+        Command::Files(command) => answer_files(command),
+        Command::History(command) => answer_history(command),
         Command::Conversations(reply) => reply.send(Ok(ConversationList::default())),
         Command::MarkRead { with, reply, .. } => reply.send(Ok(ReadOutcome { with, group: None, marked: 1, unread: 0 })),
         Command::Groups(command) => answer_groups(command),
@@ -180,6 +184,47 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         }
         Command::AuthorityLog(reply) => reply.send(Ok(AuthorityLog::default())),
         Command::Shutdown(reply) => reply.send(Ok(())),
+    }
+}
+
+fn answer_history(command: HistoryCommand) {
+    match command {
+        HistoryCommand::Search { reply, .. } => reply.send(Ok(FoundMessages::default())),
+        HistoryCommand::Export { reply, .. } | HistoryCommand::Import { reply, .. } => reply.send(Ok(Moved::default())),
+    }
+}
+
+fn answer_files(command: FileCommand) {
+    let view = |id: String, state| FileView {
+        id,
+        with: "bob@example".to_owned(),
+        incoming: true,
+        name: "photo.jpg".to_owned(),
+        size: 2_048,
+        media_type: "image/jpeg".to_owned(),
+        state,
+        bytes: 0,
+        rate: None,
+        path: None,
+        problem: None,
+        offered_at: Timestamp::default(),
+        expires_at: Timestamp::default(),
+    };
+    match command {
+        FileCommand::Send { to, reply, .. } => {
+            reply.send(Ok(FileView { with: to, incoming: false, ..view("f2".to_owned(), FileState::Preparing) }));
+        }
+        FileCommand::List(reply) => reply.send(Ok(FileList { files: vec![view("f1".to_owned(), FileState::Offered)] })),
+        FileCommand::Get { id, reply } if id == "gone" => reply.send(Err(FileError::Unknown { id })),
+        FileCommand::Get { id, reply } | FileCommand::Wait { id, reply } => reply.send(Ok(view(id, FileState::Done))),
+        FileCommand::Change { id, change, reply } => {
+            let state = match change {
+                FileChange::Accept(_) => FileState::Accepted,
+                FileChange::Decline => FileState::Declined,
+                FileChange::Cancel => FileState::Cancelled,
+            };
+            reply.send(Ok(view(id, state)));
+        }
     }
 }
 

@@ -296,7 +296,10 @@ fn nobody_else_makes_or_moves_a_chunk() {
     }
     assert!(SealedChunk::from_bytes(vec![0; 100]).is_err());
     let large = VaultItem::new(KIND, b"x", vec![0; CHUNK_BYTES_MAX]);
-    assert!(matches!(SealedChunk::seal(std::slice::from_ref(&large), &user(), id, (&keys, 1), [5; 24]), Err(ChunkError::TooLarge(_))));
+    assert!(matches!(
+        SealedChunk::seal(std::slice::from_ref(&large), &user(), id, (&keys, 1), [5; 24]),
+        Err(ChunkError::TooLarge(_))
+    ));
     assert!(!LocalItems::default().insert(large));
     let largest = VaultItem::new(KIND, b"x", vec![0; ITEM_BYTES_MAX - 24]);
     let mut local = LocalItems::default();

@@ -21,6 +21,10 @@ use halloo_protocol::directory::{
     DeviceKind, Helper, PrivatePart, PushAddress, RECORD_BYTES_MAX, Reachability, UnverifiedRecord,
 };
 use halloo_protocol::event::EventKind;
+use halloo_protocol::file::{
+    FileAccept, FileAccepted, FileData, FileEnd, FileHashList, FileHashes, FileId, FileOffer, FileRead, FileRefusal, FileRoot,
+    FileSignal,
+};
 use halloo_protocol::group::{
     Group, GroupAsk, GroupGenesis, GroupPart, GroupSignal, GroupSigner, GroupStatement, GroupText, Member, Standing, StandingMark,
 };
@@ -42,9 +46,9 @@ use halloo_protocol::mailbox::{
     MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
 };
 use halloo_protocol::message::{
-    CallFate, CallMark, Content, ConversationId, ConversationMarks, Correspondent, CounterSet, DeliveryStatus, Envelope, HistoryItem,
-    HistoryPage, HistoryQuery, HistoryRequest, Mark, MessageAck, MessageBody, MessageDeliver, MessageDelivered, MessageId,
-    OwnSignal, Progress, ReadReceipt, StateItem,
+    CallFate, CallMark, Content, ConversationId, ConversationMarks, Correspondent, CounterSet, DeliveryStatus, Envelope,
+    HistoryItem, HistoryPage, HistoryQuery, HistoryRequest, Mark, MessageAck, MessageBody, MessageDeliver, MessageDelivered,
+    MessageId, OwnSignal, Progress, ReadReceipt, StateItem,
 };
 use halloo_protocol::node::{
     Address, Descriptor, Goodbye, Hello, LoadClass, RevocationNotice, RevocationNumber, Roles, Transport,
@@ -244,6 +248,25 @@ pub(crate) fn all() -> Vec<Vector> {
             label: "example".into(),
             extensions: extensions(),
         };
+        // Files
+        "file_offer" => message MessageDeliver = file(FileSignal::Offer(FileOffer {
+            id: FileId([6; 16]),
+            name: "Ferienfotos 東京.zip".into(),
+            size: 5_000_000_000,
+            media_type: "application/zip".into(),
+            root: FileRoot([7; 32]),
+            expires_at: NOW.plus_secs(7 * DAY),
+            extensions: extensions(),
+        }));
+        "file_ended" => message MessageDeliver = file(FileSignal::Ended { id: FileId([6; 16]), end: FileEnd::DECLINED, extensions: none() });
+        "file_taken" => message MessageDeliver = file(FileSignal::Taken { id: FileId([6; 16]), device: device(1), extensions: none() });
+        "file_accept" => message FileAccept = FileAccept { id: FileId([6; 16]), extensions: extensions() };
+        "file_accepted" => message FileAccepted = FileAccepted { refused: Some(FileRefusal::TAKEN), extensions: none() };
+        "file_hashes" => message FileHashes = FileHashes { id: FileId([6; 16]), from: 512, extensions: none() };
+        "file_hash_list" => message FileHashList = FileHashList { refused: None, hashes: vec![[1; 32], [2; 32]], extensions: none() };
+        "file_read" => message FileRead = FileRead { id: FileId([6; 16]), offset: 70_000, length: 16_384, have: 65_536, extensions: none() };
+        "file_data" => message FileData = FileData { refused: None, bytes: vec![1, 2, 3], extensions: none() };
+        "file_data_refused" => message FileData = FileData { refused: Some(FileRefusal::GONE), bytes: Vec::new(), extensions: none() };
         // Linking, and what own devices say to each other
         "device_link" => plain DeviceLink = device_link();
         "link_start" => message LinkStart = LinkStart { element: [0x41; 33], extensions: none() };
@@ -698,6 +721,11 @@ fn group() -> Group {
 
 fn group_part() -> GroupPart {
     group().parts().remove(0)
+}
+
+fn file(signal: FileSignal) -> MessageDeliver {
+    let envelope = Envelope { counter: 0, body: MessageBody::File(signal), ..envelope() };
+    MessageDeliver { content: Content::Plain(envelope), extensions: none() }
 }
 
 fn capability() -> Signed<Capability> {
