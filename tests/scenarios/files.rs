@@ -218,14 +218,16 @@ fn a_transfer_goes_on_after_the_receiver_was_killed_twice_and_the_sender_once() 
 
 /// What is on the wire about a file, as somebody who holds to no rule.
 mod hostile {
+    use halloo_protocol::directory::RecordKey;
     use halloo_protocol::file::{
         ChunkHasher, FileAccept, FileAccepted, FileData, FileHashList, FileHashes, FileId, FileOffer, FileRead, FileRefusal,
         FileRoot, FileSignal,
     };
     use halloo_protocol::id::{ConversationId, MessageId};
-    use halloo_protocol::message::{DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver};
+    use halloo_protocol::identity::UserId;
+    use halloo_protocol::message::{Content, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver};
     use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
-    use halloo_tests::attacker::{Attacker, Forger, now};
+    use halloo_tests::attacker::{Attacker, Forger, Sealer, now};
 
     use super::*;
 
@@ -290,16 +292,19 @@ mod hostile {
         });
     }
 
-    fn deliver(number: u8, signal: FileSignal) -> MessageDeliver {
-        let envelope = Envelope {
+    fn envelope(number: u8, signal: FileSignal) -> Envelope {
+        Envelope {
             id: MessageId([number; 16]),
             conversation: ConversationId([0; 16]),
             counter: 0,
             sent_at: now(),
             body: MessageBody::File(signal),
             extensions: Extensions::none(),
-        };
-        MessageDeliver { envelope, extensions: Extensions::none() }
+        }
+    }
+
+    fn deliver(content: Content) -> MessageDeliver {
+        MessageDeliver { content, extensions: Extensions::none() }
     }
 
     fn file_offer(number: u8, name: &str, size: u64, root: FileRoot) -> FileOffer {
@@ -320,9 +325,16 @@ mod hostile {
         let forger = Forger::of_user(&network, &network.users[0], 1);
         let bob = &network.users[1];
         let mut liar = Attacker::connect(&bob.addresses()[0], &forger.device, &forger.hello(None));
+        let mut reader = Attacker::connect(&network.bootstrap(), &forger.device, &forger.hello(None));
+        let key = network.authority.api().get("/v1/authority").expect("the authority shows itself");
+        let authority = key["key"].as_str().expect("a key").parse().expect("a key");
+        let name = UserId::Named { authority, name: "bob".parse().expect("a username") };
+        let record = reader.find_record(RecordKey::of(&name)).expect("bob is in the directory");
+        let mut sealer = Sealer::new(&forger, &record);
         // Names and sizes out of range aren't even understood.
         for (number, name, size) in [(1, "../../.bashrc", 5), (2, "", 5), (3, "x", (1 << 40) + 1), (4, "a\u{202e}b", 5)] {
-            let bad = deliver(number, FileSignal::Offer(file_offer(number, name, size, FileRoot([0; 32]))));
+            let bad = envelope(number, FileSignal::Offer(file_offer(number, name, size, FileRoot([0; 32]))));
+            let bad = deliver(Content::Plain(bad));
             let answer = liar.ask_raw(MessageDeliver::KIND, wire::encode(&bad));
             assert_eq!(answer.kind, FrameKind::UNSUPPORTED, "{name:?}");
         }
@@ -354,7 +366,8 @@ mod hostile {
         };
         for offer in [huge, wrong] {
             let id = offer.id.to_string();
-            let kept: MessageAck = liar.ask(&deliver(offer.id.0[0], FileSignal::Offer(offer))).expect("an answer");
+            let kept: MessageAck =
+                liar.ask(&deliver(sealer.seal(&envelope(offer.id.0[0], FileSignal::Offer(offer))))).expect("an answer");
             assert_eq!(kept.status, DeliveryStatus::Accepted);
             accept(bob, &id);
             let started = Instant::now();
@@ -369,22 +382,23 @@ mod hostile {
             let left = std::fs::read_dir(landing(bob)).map_or(0, |entries| entries.count());
             if left == 0 { Ok(()) } else { Err(format!("{left} files")) }
         });
-        more_offers_than_anybody_answers(bob, &mut liar);
+        more_offers_than_anybody_answers(bob, &mut liar, &mut sealer);
     }
 
-    fn more_offers_than_anybody_answers(bob: &User, liar: &mut Attacker) {
+    fn more_offers_than_anybody_answers(bob: &User, liar: &mut Attacker, sealer: &mut Sealer) {
         let statuses: Vec<DeliveryStatus> = (10..90)
             .map(|number| {
                 let offer = file_offer(number, "spam.txt", 5, FileRoot([0; 32]));
-                let answer: MessageAck = liar.ask(&deliver(number, FileSignal::Offer(offer))).expect("an answer");
+                let answer: MessageAck =
+                    liar.ask(&deliver(sealer.seal(&envelope(number, FileSignal::Offer(offer))))).expect("an answer");
                 answer.status
             })
             .collect();
         let kept = statuses.iter().filter(|status| **status == DeliveryStatus::Accepted).count();
         assert_eq!(kept, 64, "no more of one user wait: {statuses:?}");
         // An id that is known is nobody else's to use, and a repetition is one.
-        let again: MessageAck =
-            liar.ask(&deliver(10, FileSignal::Offer(file_offer(10, "spam.txt", 5, FileRoot([0; 32]))))).expect("an answer");
+        let again = envelope(10, FileSignal::Offer(file_offer(10, "spam.txt", 5, FileRoot([0; 32]))));
+        let again: MessageAck = liar.ask(&deliver(sealer.seal(&again))).expect("an answer");
         assert_eq!(again.status, DeliveryStatus::Duplicate);
         assert_eq!(bob.cli(["status"]).code, 0);
     }
