@@ -59,7 +59,7 @@ mod serve;
 mod store;
 
 pub use messages::{
-    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_RESTORED, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes,
+    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes,
     RecordAnswer, RecordOutcome, RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncItem,
     SyncOffer, SyncWant,
 };

@@ -4,7 +4,7 @@
 //!    else the closest.
 //! 2. No sign of life in time: three are asked at once; then the rest of the eight closest. Late answers still count.
 //! 3. "Not here" leads on to closer nodes. Once it brings none, three are asked at a time.
-//! 4. The first valid record ends the search; one that a node kept from an earlier run and hasn't compared yet only if nobody else has any. *Settled*: the others of the eight closest are asked with the record's hash in hand.
+//! 4. The first valid record ends the search; one that its node calls doubtful only if nobody else has any. *Settled*: the others of the eight closest are asked with the record's hash in hand.
 //! 5. "No such record" is believed when all of the eight closest that live were asked, most of them say so with their places proved, and
 //!    they were found over two disjoint paths (if the network offers two). Otherwise the result is inconclusive.
 //!
@@ -102,7 +102,7 @@ pub(super) struct Lookup {
     pub(super) requests: u32,
     pub(super) answers: u32,
     pub(super) found: Option<DirectoryRecord>,
-    /// Somebody vouches for what was found who hasn't just come back from an earlier run.
+    /// Somebody vouches for what was found who has no reason to doubt it.
     is_sure: bool,
     own: DeviceKey,
     is_lab: bool,

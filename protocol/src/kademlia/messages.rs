@@ -28,9 +28,10 @@ pub const SYNC_ITEMS_MAX: usize = 64;
 /// Longest text beside a refusal, in bytes. It is for logs, never for decisions.
 pub const DETAIL_BYTES_MAX: usize = 160;
 
-/// Extension of a [`RecordAnswer`], empty: what is here was kept from an earlier run and hasn't been compared with the other replicas yet. Askers
-/// ask on, and take it if nobody else has any.
-pub const EXTENSION_RESTORED: u16 = 0x0001;
+/// Extension of a [`RecordAnswer`], empty: what is here may be out of date. It was kept from an earlier run and hasn't been compared with the
+/// other replicas yet, or the node isn't one of the replicas any longer, so that publications pass it by. Askers ask on, and take it if nobody
+/// else has any.
+pub const EXTENSION_DOUBTFUL: u16 = 0x0001;
 
 /// Largest answer with descriptors or a record: 16 KiB of record, or 16 descriptors of at most 720 bytes, and room to grow.
 const ANSWER_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;

@@ -31,6 +31,9 @@ const OWN_MAX: usize = 256;
 /// Most nodes a publication tries.
 const CANDIDATES_MAX: usize = 4 * REPLICAS;
 
+/// Most nodes remembered that took an earlier publication and are no replicas any longer: two replica sets.
+const PASSED_BY_MAX: usize = 2 * REPLICAS;
+
 /// Rounds that bring replicas what other replicas turned out to hold.
 const ROUNDS_MAX: u8 = 2;
 
@@ -81,7 +84,11 @@ pub struct LeaseReport {
 #[derive(Clone, Debug)]
 pub(super) struct OwnRecord {
     record: DirectoryRecord,
+    /// Who took the last publication.
     replicas: Vec<Arc<Descriptor>>,
+    /// The content hash of what was last accepted, and nodes that took it before, without those that were replicas when it was last published.
+    published_hash: [u8; 32],
+    passed_by: BTreeMap<DeviceKey, Arc<Descriptor>>,
     next_at: Instant,
     read_back_at: Option<Instant>,
     failures: u32,
@@ -204,7 +211,16 @@ impl Directory {
             }
             Some(own) => own.record = record,
             None => {
-                let own = OwnRecord { record, replicas: Vec::new(), next_at, read_back_at: None, failures: 0, running: 0 };
+                let own = OwnRecord {
+                    record,
+                    replicas: Vec::new(),
+                    published_hash: [0; 32],
+                    passed_by: BTreeMap::new(),
+                    next_at,
+                    read_back_at: None,
+                    failures: 0,
+                    running: 0,
+                };
                 self.own.insert(key, own);
             }
         }
@@ -318,6 +334,9 @@ impl Directory {
             (RETRY_MIN * 2_u32.saturating_pow(failures.min(16))).min(RETRY_MAX)
         };
         let next_at = now.instant + self.jittered(pause);
+        if report.is_accepted {
+            self.tell_those_passed_by(now, query, publish);
+        }
         if let Some(own) = self.own.get_mut(&publish.key) {
             own.running = own.running.saturating_sub(1);
             own.next_at = next_at;
@@ -328,6 +347,26 @@ impl Directory {
             }
         }
         self.event(Event::Published { query, report });
+    }
+
+    /// Nodes that took an earlier publication and weren't among the closest this time hold what is out of date, and may not know that they are
+    /// no replicas any longer. Nobody waits for their answers.
+    fn tell_those_passed_by(&mut self, now: Now, query: QueryId, publish: &Publish) {
+        let Some(own) = self.own.get_mut(&publish.key) else { return };
+        let hash = own.record.content_hash();
+        own.passed_by.extend(own.replicas.drain(..).map(|replica| (replica.device, replica)));
+        own.passed_by.retain(|device, _| !publish.accepted.contains_key(device) && self.table.is_live(device));
+        while own.passed_by.len() > PASSED_BY_MAX {
+            own.passed_by.pop_first();
+        }
+        if std::mem::replace(&mut own.published_hash, hash) == hash {
+            return;
+        }
+        let (behind, record) = (std::mem::take(&mut own.passed_by), own.record.to_bytes());
+        for to in behind.into_values() {
+            let request = Request::Store(Store { record: record.clone(), extensions: Extensions::none() });
+            self.send(now, to, request, Errand::Publish(query));
+        }
     }
 
     pub(super) fn publish_answered(

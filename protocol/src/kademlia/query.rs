@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::lookup::{End, Goal, Lookup, Purpose};
 use super::messages::{
-    Answer, CLOSER_MAX, EXTENSION_RESTORED, FindNode, FindRecord, RecordAnswer, RecordOutcome, Request, StoreRefusal,
+    Answer, CLOSER_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, RecordAnswer, RecordOutcome, Request, StoreRefusal,
 };
 use super::routing_table::REPLICAS;
 use super::store::{self, Refused};
@@ -87,7 +87,7 @@ impl Directory {
         let is_settled = options.mode == Mode::Settled;
         let goal = Goal::Record { key, settled: is_settled };
         let held = self.store.get(&key).filter(|_| !options.is_remote_only);
-        let own_copy = held.map(|held| (held.record.clone(), !self.is_doubtful(now, held)));
+        let own_copy = held.map(|held| (held.record.clone(), !self.is_doubtful(now, &key, held)));
         self.start_lookup(now, goal, Place(key.0), Purpose::Find, own_copy)
     }
 
@@ -206,7 +206,7 @@ impl Directory {
         answer: RecordAnswer,
         is_proved: bool,
     ) -> bool {
-        let is_sure = answer.extensions.find(EXTENSION_RESTORED).is_none();
+        let is_sure = answer.extensions.find(EXTENSION_DOUBTFUL).is_none();
         match answer.outcome {
             RecordOutcome::Found(bytes) => match verify_bytes(&bytes, key, now.unix, trust) {
                 Ok(record) => {

@@ -119,6 +119,20 @@ impl Directory {
         self.repair.schedule(key, now.instant + delay);
     }
 
+    /// A record changed that nodes beside the replicas hold as it was: they stood in for some that were away, publishers pass them by now, and
+    /// who asks them would hear what is out of date.
+    pub(super) fn tell_former_replicas(&mut self, now: Now, key: RecordKey) {
+        let replicas = self.live_targets(&key);
+        let is_replica = |device: &DeviceKey| replicas.iter().any(|replica| replica.device == *device);
+        let is_due = self.store.get(&key).is_some_and(|held| held.behind().any(|device| !is_replica(device)));
+        if is_due {
+            let jitter = Duration::from_millis(self.rng.random_range(DELAY));
+            self.repair.schedule(key, now.instant + jitter);
+        } else {
+            self.store.forget_former(&key);
+        }
+    }
+
     /// After joining: what is held from an earlier run may be out of date, and the others wait for their rank before they look. So it is
     /// compared at once; whoever holds something newer answers our offer's store with it.
     pub(super) fn resync(&mut self, now: Now) {
@@ -141,9 +155,14 @@ impl Directory {
             let item = SyncItem { key, hash: held.hash };
             let replicas = self.live_targets(&key);
             let others = if self.own_replica_place(&key).is_some() { REPLICAS - 1 } else { REPLICAS };
-            for replica in replicas.into_iter().take(others).filter(|replica| !held.is_synced(&replica.device)) {
-                offers.entry(replica.device).or_insert_with(|| (replica, Vec::new())).1.push(item);
+            let former = held.behind().filter_map(|device| self.table.live_descriptor(device));
+            let former = former.filter(|former| replicas.iter().all(|replica| replica.device != former.device));
+            let former: Vec<_> = former.collect();
+            let replicas = replicas.into_iter().take(others).filter(|replica| !held.is_synced(&replica.device));
+            for to in replicas.chain(former) {
+                offers.entry(to.device).or_insert_with(|| (to, Vec::new())).1.push(item);
             }
+            self.store.forget_former(&key);
         }
         for (to, items) in offers.into_values() {
             for items in items.chunks(SYNC_ITEMS_MAX) {

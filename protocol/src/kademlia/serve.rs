@@ -2,7 +2,7 @@
 
 use super::limits::Draw;
 use super::messages::{
-    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_RESTORED, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes,
+    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes,
     RecordAnswer, RecordOutcome, RenewLease, Request, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncOffer, SyncWant,
 };
 use super::routing_table::{NetworkGroup, REPLICAS};
@@ -100,20 +100,22 @@ impl Directory {
 
     fn answer_find_record(&self, now: Now, request: &FindRecord, asker: &DeviceKey) -> RecordAnswer {
         let held = self.store.get(&request.key);
-        let is_doubtful = held.is_some_and(|held| self.is_doubtful(now, held));
+        let is_doubtful = held.is_some_and(|held| self.is_doubtful(now, &request.key, held));
         let (outcome, closer) = match held {
             Some(held) if request.have_hash == Some(held.state) => (RecordOutcome::Same, Vec::new()),
             Some(held) => (RecordOutcome::Found(held.bytes.clone()), Vec::new()),
             None => (RecordOutcome::Absent, self.name_closer(&Place(request.key.0), request.want, asker)),
         };
         let extensions = Extensions::none();
-        let extensions = if is_doubtful { extensions.with(EXTENSION_RESTORED, Vec::new()) } else { extensions };
+        let extensions = if is_doubtful { extensions.with(EXTENSION_DOUBTFUL, Vec::new()) } else { extensions };
         RecordAnswer { outcome, closer, extensions }
     }
 
-    /// True of what an earlier run left here, until it was compared with others or they had time for it.
-    pub(super) fn is_doubtful(&self, now: Now, held: &Held) -> bool {
-        held.is_restored() && self.repair.doubt_ends.is_none_or(|end| now.instant < end)
+    /// True of what an earlier run left here, until it was compared with others or they had time for it; and of what is kept from the time when
+    /// this node was among the replicas: the owner publishes at those that are, and nobody hurries to bring it here.
+    pub(super) fn is_doubtful(&self, now: Now, key: &RecordKey, held: &Held) -> bool {
+        let is_left_over = held.is_restored() && self.repair.doubt_ends.is_none_or(|end| now.instant < end);
+        is_left_over || self.own_replica_place(key).is_none()
     }
 
     fn answer_find_node(&self, request: &FindNode, asker: &DeviceKey) -> Nodes {
@@ -176,6 +178,8 @@ impl Directory {
         if stored.is_changed && stored.is_merged {
             // Publishers crossed: nobody but us may hold both halves.
             self.mark_dirty(now, key);
+        } else if stored.is_changed {
+            self.tell_former_replicas(now, key);
         }
         Ok(stored)
     }

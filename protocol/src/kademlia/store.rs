@@ -64,6 +64,8 @@ pub(super) struct Held {
     ends_at: UnixTime,
     /// Nodes known to hold the same content.
     synced: BTreeSet<DeviceKey>,
+    /// Nodes that held what this replaced, and may hold it still.
+    former: BTreeSet<DeviceKey>,
     /// It comes from an earlier run, and hasn't been compared with what others hold since.
     is_restored: bool,
 }
@@ -71,6 +73,11 @@ pub(super) struct Held {
 impl Held {
     pub(super) fn is_synced(&self, device: &DeviceKey) -> bool {
         self.synced.contains(device)
+    }
+
+    /// Nodes that held what this replaced, and aren't known to hold this.
+    pub(super) fn behind(&self) -> impl Iterator<Item = &DeviceKey> {
+        self.former.difference(&self.synced)
     }
 
     pub(super) const fn is_restored(&self) -> bool {
@@ -220,7 +227,7 @@ impl ReplicaStore {
         let key = record.key();
         let sent_hash = record.content_hash();
         let Some(held) = self.held.remove(&key) else {
-            self.insert(record, sender, BTreeSet::new());
+            self.insert(record, sender, BTreeSet::new(), BTreeSet::new());
             let gone = self.shrink();
             if gone.contains(&key) {
                 return Err(Refused::new(StoreRefusal::QuotaTotal, "full with nearer records"));
@@ -236,8 +243,13 @@ impl ReplicaStore {
         let hash = merged.content_hash();
         let is_changed = hash != held.hash;
         let is_news = is_changed || merged != held.record;
-        let synced = if is_changed { BTreeSet::new() } else { held.synced };
-        self.insert(merged, held.sender, synced);
+        let (synced, former) = if is_changed {
+            let former = held.synced.into_iter().chain(held.former).take(SYNCED_MAX).collect();
+            (BTreeSet::new(), former)
+        } else {
+            (held.synced, held.former)
+        };
+        self.insert(merged, held.sender, synced, former);
         // Who sends something older confirms nothing, and one who sends the same confirms no more than any.
         self.set_restored(&key, held.is_restored && !is_changed);
         if sent_hash == hash {
@@ -255,7 +267,7 @@ impl ReplicaStore {
         let Some(held) = self.held.remove(&record.key()) else { return };
         self.uncount(&held);
         let key = record.key();
-        self.insert(record, held.sender, held.synced);
+        self.insert(record, held.sender, held.synced, held.former);
         self.set_restored(&key, held.is_restored);
     }
 
@@ -266,7 +278,7 @@ impl ReplicaStore {
         }
     }
 
-    fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: BTreeSet<DeviceKey>) {
+    fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: BTreeSet<DeviceKey>, former: BTreeSet<DeviceKey>) {
         let bytes = record.to_bytes();
         let held = Held {
             hash: record.content_hash(),
@@ -275,6 +287,7 @@ impl ReplicaStore {
             bytes,
             sender,
             synced,
+            former,
             is_restored: false,
             record,
         };
@@ -352,9 +365,17 @@ impl ReplicaStore {
         }
     }
 
+    /// What was replaced has been told to those that held it.
+    pub(super) fn forget_former(&mut self, key: &RecordKey) {
+        if let Some(held) = self.held.get_mut(key) {
+            held.former.clear();
+        }
+    }
+
     pub(super) fn forget_synced(&mut self, device: &DeviceKey) {
         for held in self.held.values_mut() {
             held.synced.remove(device);
+            held.former.remove(device);
         }
     }
 }

@@ -138,6 +138,35 @@ fn what_a_node_kept_while_it_was_away_is_believed_only_if_nobody_has_newer() {
 }
 
 #[test]
+fn a_node_that_is_no_replica_any_longer_is_believed_only_if_nobody_has_newer() {
+    let mut network = Network::grown(16, 24);
+    for number in 1..=8 {
+        let user = network.authority.user(number);
+        let (old, new) = (user.record(1, &network.trust), user.record(2, &network.trust));
+        let away: Vec<usize> = network.closest(&user.key(), 8).into_iter().filter(|node| *node != 0).take(4).collect();
+        away.iter().for_each(|node| network.freeze(*node));
+        network.run_for(Duration::from_secs(60));
+        assert!(network.publish(0, old.clone()).is_accepted);
+        away.iter().for_each(|node| network.thaw(*node));
+        network.run_for(Duration::from_secs(120));
+        // Four that stood in for those that were away aren't asked to hold this.
+        assert!(network.publish(0, new.clone()).is_accepted);
+        network.nodes[0].directory.unpublish(&user.key());
+        assert!(!network.holders(&user.key(), old.content_hash()).is_empty(), "user {number}: some hold the old one");
+        // Whoever knows that it is none says so at once; whoever doesn't is told by those with whom it held the old one.
+        for asker in 0..24 {
+            let found = network.find(asker, user.key(), FIRST);
+            assert!(found.record() == Some(&new), "user {number}, node {asker}: the old one");
+        }
+        network.run_for(Duration::from_secs(5));
+        for asker in 0..24 {
+            let found = network.find(asker, user.key(), FindOptions::default());
+            assert!(found.record() == Some(&new), "user {number}, node {asker}: the old one, after 5 s");
+        }
+    }
+}
+
+#[test]
 #[ignore = "long: scripts/test --long"]
 fn two_hundred_nodes_and_names() {
     let mut network = Network::grown(200, 200);
