@@ -547,22 +547,24 @@ impl EventLoop {
             shares.push(batch);
         }
         let own = self.contacts.roster.own().clone();
-        let vault_key = self.vault_key();
-        let share = |entries, own: Option<OwnKeys>| {
-            let vault_key = vault_key.as_ref().filter(|_| own.is_some());
-            let (presence, profile, removed) =
-                own.map_or((None, None, Vec::new()), |own| (Some(own.presence), own.profile, own.tombstones));
-            let extensions = with_tombstones(Extensions::none(), &removed);
-            let extensions = match vault_key {
-                Some(key) => extensions.with(SHARE_VAULT_KEY, wire::encode(key)),
+        // Whoever was removed and the key that they aren't to have go in one signal, in this order. A device that knew one without the other would
+        // go on saying things under the old key, or give the new one away.
+        let mut presence = is_own.then(|| own.presence.clone());
+        let last = shares.len().checked_sub(1);
+        let with_entries = |(number, entries)| {
+            let presence = if Some(number) == last { presence.take() } else { None };
+            RosterShare { entries, presence, profile: None, extensions: Extensions::none() }
+        };
+        let mut shares: Vec<RosterShare> = shares.into_iter().enumerate().map(with_entries).collect();
+        if is_own {
+            let extensions = with_tombstones(Extensions::none(), &own.tombstones);
+            let extensions = match self.vault_key() {
+                Some(key) => extensions.with(SHARE_VAULT_KEY, wire::encode(&key)),
                 None => extensions,
             };
-            ContactSignal::Share(Box::new(RosterShare { entries, presence, profile, extensions }))
-        };
-        let mut signals: Vec<ContactSignal> = shares.into_iter().map(|entries| share(entries, None)).collect();
-        if is_own {
-            signals.push(share(Vec::new(), Some(own)));
+            shares.push(RosterShare { entries: Vec::new(), presence, profile: own.profile, extensions });
         }
+        let signals: Vec<ContactSignal> = shares.into_iter().map(|share| ContactSignal::Share(Box::new(share))).collect();
         let me = self.identity.user_id();
         let now = self.now();
         let ids: Vec<MessageId> = signals.iter().map(|_| MessageId::random(&mut self.rng)).collect();

@@ -42,6 +42,7 @@ pub struct Attacker {
     swarm: Swarm<Behaviour>,
     victim: PeerId,
     next_id: u32,
+    next_slot: u16,
     /// Frames that came and nobody has asked for yet.
     inbox: Vec<Frame>,
 }
@@ -62,7 +63,7 @@ impl Attacker {
         };
         let address: Multiaddr = address.parse().expect("the daemon listens on a multiaddress");
         let victim = address.iter().find_map(peer_part).expect("the address ends in /p2p/ID");
-        let mut attacker = Self { runtime, swarm, victim, next_id: 1, inbox: Vec::new() };
+        let mut attacker = Self { runtime, swarm, victim, next_id: 1, next_slot: 0, inbox: Vec::new() };
         let hello = wire::encode(&Frame::new(0, hello));
         let first = hello.clone();
         attacker.swarm.behaviour_mut().streams.set_hello(Arc::new(move || first.clone()));
@@ -178,6 +179,27 @@ impl Attacker {
             StoreOutcome::Accepted => Ok(()),
             StoreOutcome::Refused { reason, detail } => Err((reason, detail)),
         }
+    }
+
+    /// A number for a topic of presence, not used on this connection before.
+    pub fn next_slot(&mut self) -> u16 {
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        slot
+    }
+
+    /// Shows `look` every frame that comes or has come, until it gives a value. Each is shown once and then dropped, unless it answers something.
+    ///
+    /// # Panics
+    /// If it gives none in time.
+    #[track_caller]
+    pub fn wait_for<T>(&mut self, what: &str, mut look: impl FnMut(&Frame) -> Option<T>) -> T {
+        self.drive(what, |attacker| {
+            let (answers, notices) = std::mem::take(&mut attacker.inbox).into_iter().partition(|frame| frame.kind.is_answer());
+            attacker.inbox = answers;
+            let notices: Vec<Frame> = notices;
+            notices.iter().fold(None, |found, frame| found.or_else(|| look(frame)))
+        })
     }
 
     /// Everything that came unasked so far.
