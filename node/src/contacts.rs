@@ -37,6 +37,9 @@ use crate::store::{Store, StoreError, Transaction};
 const OWN_KEYS: &str = "contact keys";
 const PRIVACY: &str = "privacy";
 const PRIVACY_VERSION: &str = "privacy version";
+
+/// Version of what the configuration says, so that whatever a person says later is newer.
+const CONFIGURED_VERSION: u64 = 1;
 const OWN_DEVICES: &str = "devices the roster was shared with";
 
 /// Requests an hour of one stranger: a person asks once.
@@ -117,10 +120,12 @@ impl ContactsState {
         let own_devices = store.read::<_, StoreError>(|view| view.setting_value(OWN_DEVICES))?.unwrap_or_default();
         let privacy_version = store.read::<_, StoreError>(|view| view.setting_value(PRIVACY_VERSION))?.unwrap_or(0);
         let published_epoch = own.presence.epoch();
+        let privacy: PrivacySettings =
+            privacy.unwrap_or_else(|| commands::changed(&PrivacySettings::default(), configured, CONFIGURED_VERSION));
         Ok(Self {
-            roster: load(store, own)?,
+            roster: load(store, own)?.with_pass_on(privacy.pass_on()),
             privacy_version,
-            privacy: privacy.unwrap_or_else(|| commands::changed(&PrivacySettings::default(), configured)),
+            privacy,
             requests: RateLimiter::new(STRANGERS_MAX),
             published_epoch,
             own_devices,
@@ -248,7 +253,7 @@ impl EventLoop {
                 // What isn't on disk hasn't been: what was before counts.
                 let own = self.stored_own().unwrap_or_else(|| self.contacts.roster.own().clone());
                 if let Ok(roster) = load(&self.store, own) {
-                    self.contacts.roster = roster;
+                    self.contacts.roster = roster.with_pass_on(self.contacts.privacy.pass_on());
                 }
                 return Err(error);
             }

@@ -244,7 +244,9 @@ impl EventLoop {
         let Some(followed) = self.presence.followed.get_mut(identity) else { return };
         let user = followed.user.clone();
         let wanted = std::mem::take(&mut followed.wants_lease);
-        let key = self.contacts.roster().entry(&user).and_then(|entry| entry.presence_keys(None).next().cloned());
+        let entry = self.contacts.roster().entry(&user);
+        let may_pass_on = entry.is_none_or(|entry| entry.pass_on().is_allowed);
+        let key = entry.and_then(|entry| entry.presence_keys(None).next().cloned());
         let record = self.cached_record(&RecordKey::of(&user)).filter(|record| record.identity() == *identity);
         let (Some(key), Some(record)) = (key, record.cloned()) else {
             if let Some(followed) = self.presence.followed.get_mut(identity) {
@@ -257,7 +259,7 @@ impl EventLoop {
             let carriers = entry.mailboxes.iter().map(|helper| helper.device).collect();
             ContactDevice { certificate: parts.certificate.clone(), carriers }
         });
-        let contact = Contact { identity: *identity, key, devices: devices.collect(), may_pass_on: true };
+        let contact = Contact { identity: *identity, key, devices: devices.collect(), may_pass_on };
         self.presence.machine.set_contact(now, contact);
         for helper in record.entries().flat_map(|parts| parts.entry().mailboxes.iter()) {
             if self.presence.carriers.len() < CARRIERS_KNOWN_MAX || self.presence.carriers.contains_key(&helper.device) {

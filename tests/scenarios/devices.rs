@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use halloo::timestamp::Timestamp;
 use halloo_protocol::call::Reason;
-use halloo_protocol::key::SecretKey;
 use halloo_protocol::mailbox::{MailboxItems, MailboxOpen, MailboxOpened, MailboxReason, MailboxTake, OpenStatus};
 use halloo_protocol::message::{
     Content, ConversationId, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageId,
@@ -16,7 +15,7 @@ use halloo_protocol::own_device::{DeviceRenew, DeviceRenewed};
 use halloo_protocol::push::{PushChannel, PushReason, PushRegister, PushRegistered, RegisterStatus};
 use halloo_protocol::relay::{RelayGrant, RelayReason, RelayRequest, RelayStatus};
 use halloo_protocol::wire::Extensions;
-use halloo_tests::attacker::{Attacker, Forger};
+use halloo_tests::attacker::{Attacker, Forger, device_secret};
 use halloo_tests::cli::Invocation;
 use halloo_tests::linking::{Linking, link};
 use halloo_tests::network::{one_is, text};
@@ -251,14 +250,6 @@ fn key_epoch(of: &Daemon, with: &str) -> Result<Value, String> {
 
 fn own_epoch(of: &Daemon) -> u64 {
     of.api().get("/v1/contacts").expect("the list")["key_epoch"].as_u64().expect("a number")
-}
-
-/// The secret key of a device, as whoever steals it has it.
-fn device_secret(home: &Path) -> SecretKey {
-    let text = std::fs::read_to_string(home.join("device.key")).expect("the key's file");
-    let encoded = text.trim().rsplit(' ').next().expect("the last word is the key");
-    let seed = data_encoding::BASE64URL_NOPAD.decode(encoded.as_bytes()).expect("base64url");
-    SecretKey::from_bytes(seed.try_into().expect("32 bytes"))
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! `HALLOO_SEED` repeats a run, `HALLOO_TEST_LOG` sets the daemons' log filter, `HALLOO_BIN` tests another binary.
 
 mod access;
+mod adversary;
 mod attackers;
 mod call_setup;
 mod clock_offset;

@@ -4,6 +4,7 @@
 //! body. Tests that forge certificates and records make them with [`Forger`], from an identity that
 //! was really enrolled, so that nothing but the one thing under test is wrong.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -322,6 +323,18 @@ pub fn now() -> UnixTime {
 #[must_use]
 pub fn key(number: u64) -> SecretKey {
     SecretKey::from_bytes(halloo_protocol::key::hash("halloo test key", &[&number.to_be_bytes()]))
+}
+
+/// The secret key of a device, as whoever steals it has it.
+///
+/// # Panics
+/// If the home has none.
+#[must_use]
+pub fn device_secret(home: &Path) -> SecretKey {
+    let text = std::fs::read_to_string(home.join("device.key")).expect("the key's file");
+    let encoded = text.trim().rsplit(' ').next().expect("the last word is the key");
+    let seed = data_encoding::BASE64URL_NOPAD.decode(encoded.as_bytes()).expect("base64url");
+    SecretKey::from_bytes(seed.try_into().expect("32 bytes"))
 }
 
 /// The hello of somebody without a name.

@@ -8,6 +8,7 @@
 //! - [`turn`] sends through a relay with credentials that a daemon holds.
 //! - [`linking`] links another device to a user's.
 //! - [`presence_reader`] reads presence with a key that somebody kept, and no more than that.
+//! - [`spy`] is a helper that keeps all it is told.
 //! - [`attacker`] speaks the overlay protocol frame by frame, and says what it likes.
 //!
 //! A test that fails prints what its daemons wrote to standard error. Every process and every
@@ -26,6 +27,7 @@ pub mod network;
 pub mod presence_reader;
 pub mod raw_stream;
 pub mod seed;
+pub mod spy;
 pub mod turn;
 pub mod wait;
 

@@ -22,7 +22,7 @@ pub use entry::RosterEntry;
 use super::privacy::Relation;
 use super::statement::{Attested, ContactStatement, Stance};
 use super::{
-    ContactAnswer, ContactKeys, ContactRemoval, ContactRequest, ContactSignal, ContactUpdate, PresenceSecret,
+    ContactAnswer, ContactKeys, ContactRemoval, ContactRequest, ContactSignal, ContactUpdate, PassOn, PresenceSecret,
     REQUEST_NAME_BYTES_MAX, REQUEST_TEXT_BYTES_MAX, Secret32,
 };
 use crate::capability::{CAPABILITY_SECS_MAX, Capability, CapabilityId, Holder, Issuer, Limits, Service};
@@ -352,6 +352,7 @@ pub enum RosterError {
 #[derive(Clone, Debug)]
 pub struct Roster {
     own: OwnKeys,
+    pass_on: PassOn,
     contacts: BTreeMap<UserId, Contact>,
     actions: VecDeque<RosterAction>,
 }
@@ -362,7 +363,21 @@ impl Roster {
     #[must_use]
     pub fn new(own: OwnKeys, stored: impl IntoIterator<Item = Contact>) -> Self {
         let contacts = stored.into_iter().map(|contact| (contact.entry.user.clone(), contact)).collect();
-        Self { own, contacts, actions: VecDeque::new() }
+        Self { own, pass_on: PassOn::default(), contacts, actions: VecDeque::new() }
+    }
+
+    /// Starts with what the user has said of passing presence on; contacts have been told, or are with the next [`Roster::reconcile_all`].
+    #[must_use]
+    pub fn with_pass_on(self, pass_on: PassOn) -> Self {
+        Self { pass_on, ..self }
+    }
+
+    /// The user says whether contacts may pass the presence on: they are told.
+    pub fn set_pass_on(&mut self, pass_on: PassOn, signer: &mut Signer<'_>) {
+        if pass_on > self.pass_on {
+            self.pass_on = pass_on;
+            self.reconcile_all(signer);
+        }
     }
 
     /// Asks `user`, whose identity key is `identity`, to be a contact; accepts if they have asked.
@@ -772,7 +787,12 @@ impl Roster {
         let removed: Vec<[u8; 32]> = self.own.tombstones.iter().map(Signed::body_hash).collect();
         let removed = removed.concat();
         let (epoch, presence) = (presence.epoch().to_be_bytes(), presence.to_bytes());
-        hash("halloo keys told", &[&epoch, presence.as_slice(), &holder, &removed])
+        let told = hash("halloo keys told", &[&epoch, presence.as_slice(), &holder, &removed]);
+        if self.pass_on.version == 0 {
+            return told;
+        }
+        let said = [u8::from(self.pass_on.is_allowed)];
+        hash("halloo keys told with pass on", &[&told, &self.pass_on.version.to_be_bytes(), &said])
     }
 
     /// The keys for a contact; without a key to make them out to, no capabilities.
@@ -783,7 +803,8 @@ impl Roster {
         if let Some(holder) = holder {
             capabilities.extend(SERVICES.map(|service| capability(service, holder, epoch, signer)));
         }
-        Some(ContactKeys { presence: self.own.presence.key(), capabilities, extensions: Extensions::none() })
+        let extensions = self.pass_on.within(&Extensions::none());
+        Some(ContactKeys { presence: self.own.presence.key(), capabilities, extensions })
     }
 
     /// Makes a new statement about `user`, above all that this user has said and that the other has ended.
