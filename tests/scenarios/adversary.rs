@@ -193,6 +193,16 @@ fn a_helper_of_everybody_reads_nothing_and_a_stranger_is_told_nothing() {
     of_classes("vault chunks", chunks, &CHUNK_SIZE_CLASSES);
     assert!(spy.said::<MailboxOpen>().iter().any(|(from, _)| *from == alices), "it is her mailbox");
     assert!(letters.iter().all(|put| put.recipient == bobs), "for whom a letter is it has to know");
+    // The letters said what they were to say: bob reads them, from his other mailbox.
+    let [alice, bob, _, _] = network.users();
+    bob.restart();
+    for text in [SHORT, LONG] {
+        eventually(SEEN_TIME_MAX, "bob reads it", || {
+            let list = bob.api().get(&format!("/v1/messages?with={}", alice.username))?;
+            let entries = list["messages"].as_array().into_iter().flatten();
+            if entries.into_iter().any(|entry| entry["text"] == text) { Ok(()) } else { Err(list.to_string()) }
+        });
+    }
 }
 
 fn opens_as_renamed(entry: &DeviceEntry, key: &PresenceKey) -> bool {
