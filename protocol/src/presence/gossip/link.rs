@@ -314,6 +314,7 @@ impl Gossip {
     pub(super) fn unlink(&mut self, id: LinkId, now: Now, is_silent: bool) {
         if is_silent {
             self.testify(id, now);
+            self.tell_of_loss(id, now.instant);
         }
         let device = self.link(id).peer.device;
         let topics: BTreeSet<_> = {
