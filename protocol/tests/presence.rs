@@ -589,6 +589,38 @@ fn a_carrier_can_neither_forge_nor_be_fooled() {
 }
 
 #[test]
+fn who_names_topics_that_do_not_exist_crowds_nobody_out_of_a_carrier() {
+    const TOPICS_MAX: usize = 64;
+    let mut net = Net::new(5, &[2]);
+    let local = LocalDevice { identity: net.people[2].identity(), key: net.people[2].device.clone(), kind: DeviceKind::Desktop };
+    let gossip = GossipConfig { topics_max: TOPICS_MAX, ..GossipConfig::carrier() };
+    let config = Config { gossip, ..Config::default() };
+    net.machines[2] = Presence::new(config, local, net.people[2].secret.clone(), 0, [9; 32], net.now());
+    let (now, carrier) = (net.now(), net.people[2].key());
+    for flooder in [3, 4] {
+        net.puppets.push(flooder);
+        net.connect(flooder, 2);
+        let name = |slot: u16| {
+            let topic = Topic(PublicKey(hash("test topic", &[&slot.to_be_bytes(), &flooder.to_be_bytes()])));
+            NamedTopic { slot: TopicSlot(slot), name: TopicName::Topic { topic, carriers: Vec::new() } }
+        };
+        net.inject(flooder, 2, vec![Part::Names((0..1_000).map(name).collect())]);
+    }
+    assert!(net.machines[2].size().0 < TOPICS_MAX - 8, "{:?}", net.machines[2].size());
+    assert!(net.machines[2].counters().excess > 0);
+    // Two who came later use it all the same.
+    net.befriend_with(1, 0, &[2], true);
+    net.befriend_with(0, 1, &[2], true);
+    for who in [0, 1] {
+        net.machines[who].set_carriers(now, vec![carrier]);
+        net.act(who);
+    }
+    net.say(0, State::Online, "hello");
+    net.secs(5);
+    assert_eq!((net.sees(1, 0).state, net.sees(1, 0).source), (State::Online, Source::Carrier));
+}
+
+#[test]
 fn what_a_neighbour_floods_with_is_bounded() {
     let mut net = Net::new(3, &[2]);
     net.befriend(0, 1);
