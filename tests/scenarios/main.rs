@@ -21,6 +21,7 @@ mod message_delivery;
 mod message_soak;
 mod nat_calls;
 mod nat_relay;
+mod partition;
 mod presence;
 mod push_wakeup;
 mod receipts;
