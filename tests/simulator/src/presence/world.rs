@@ -10,7 +10,7 @@ use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{DeviceKey, IdentityKey, SecretKey, hash};
 use halloo_protocol::presence::{
     Action, Config, Contact, ContactDevice, Counters, GossipConfig, LocalDevice, Memo, Peer, Presence, PresenceGossip,
-    PresenceSecret, Shown, State, Status,
+    PresenceKey, PresenceSecret, Shown, State, Status,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::{self, Signed};
@@ -39,6 +39,8 @@ struct Person {
     identity: SecretKey,
     device: SecretKey,
     secret: PresenceSecret,
+    /// Of that secret: what contacts hold.
+    key: PresenceKey,
     certificate: Signed<DeviceCertificate>,
     carriers: Vec<usize>,
     is_carrier: bool,
@@ -265,7 +267,8 @@ fn person(seed: u64, number: usize) -> Person {
         DeviceCertificateParams { device: DeviceKey(device.public()), slot: 0, serial: 1, now: START.minus_secs(86_400) };
     let certificate = Signed::sign(DeviceCertificate::new(params), &identity);
     let secret = PresenceSecret::new(1, secret(seed, number, "presence"));
-    Person { identity, device, secret, certificate, carriers: Vec::new(), is_carrier: false }
+    let key = secret.key();
+    Person { identity, device, secret, key, certificate, carriers: Vec::new(), is_carrier: false }
 }
 
 impl Town {
@@ -332,7 +335,7 @@ impl Town {
             let device = ContactDevice { certificate: other.certificate.clone(), carriers };
             presence.set_contact(
                 now,
-                Contact { identity: world.identity(contact), key: other.secret.key(), devices: vec![device], may_pass_on: true },
+                Contact { identity: world.identity(contact), key: other.key.clone(), devices: vec![device], may_pass_on: true },
             );
         }
         let homes = person.carriers.iter().map(|carrier| world.device(*carrier)).collect();
