@@ -287,6 +287,7 @@ impl Presence {
 
     /// Shares arithmetic with other devices of this process.
     pub fn set_memo(&mut self, memo: Arc<Memo>) {
+        self.gossip.set_memo(memo.clone());
         self.memo = Some(memo);
     }
 
@@ -559,7 +560,7 @@ impl Presence {
     fn turn_day(&mut self, now: Now, identity: IdentityKey) {
         let Some(known) = self.contacts.get_mut(&identity) else { return };
         let days: Vec<_> = known.key.days(now.unix).collect();
-        for (device, KnownDevice { carriers, topics }) in known.devices.iter_mut() {
+        for (device, KnownDevice { carriers, topics }) in &mut known.devices {
             topics.retain(|day, topic| {
                 let stays = days.contains(day);
                 if !stays {

@@ -38,10 +38,12 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::document::SealedDocument;
+use super::memo::Memo;
 use super::message::{CARRIERS_MAX, Mode, PresenceGossip};
 use super::topic::{Topic, TopicSigner};
-use crate::key::{DeviceKey, IdentityKey};
+use crate::key::{DeviceKey, IdentityKey, PublicKey};
 use crate::time::{Now, UnixTime};
+use crate::wire::{Body, Signed};
 use hint::{HeldHint, Testimony};
 use link::Link;
 
@@ -370,6 +372,7 @@ pub(super) struct Gossip {
     armed: BTreeMap<Timer, Instant>,
     outputs: VecDeque<Output>,
     counters: Counters,
+    memo: Option<Arc<Memo>>,
     /// No document ends before.
     next_end: UnixTime,
     swept_at: Instant,
@@ -396,11 +399,24 @@ impl Gossip {
             armed: BTreeMap::new(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
+            memo: None,
             next_end: UnixTime(u64::MAX),
             swept_at: now,
         };
         gossip.arm(Timer::Sweep, now + SWEEP_EVERY);
         gossip
+    }
+
+    pub(super) fn set_memo(&mut self, memo: Arc<Memo>) {
+        self.memo = Some(memo);
+    }
+
+    /// The content of something signed, if the signature holds.
+    fn verified<'a, T: Body>(&self, object: &'a Signed<T>, key: &PublicKey) -> Option<&'a T> {
+        match &self.memo {
+            Some(memo) => memo.verify(object, key).ok(),
+            None => object.verify(key).ok(),
+        }
     }
 
     pub(super) const fn counters(&self) -> Counters {

@@ -1,20 +1,22 @@
 //! What several devices in one process may tell each other: the results of arithmetic.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use super::topic::{Day, PresenceKey, Topic};
 use crate::identity::{DeviceCertificate, verify_device};
-use crate::key::{DeviceKey, IdentityKey};
+use crate::key::{DeviceKey, IdentityKey, PublicKey, SignatureError, hash};
 use crate::time::UnixTime;
-use crate::wire::Signed;
+use crate::wire::{self, Body, Signed};
 
-/// Topics and certificates that one device of this process has worked out, for all of them: for simulations, in which each contact of a person
-/// would work out the same. Results are the same with it and without. It grows with devices times days, and forgets nothing.
+/// Topics, certificates and hints that one device of this process has worked out or verified, for all of them: for simulations, in which each
+/// contact of a person would do the same. Results are the same with it and without. It grows with devices, days and hints, and forgets nothing.
 #[derive(Debug, Default)]
 pub struct Memo {
     topics: Mutex<BTreeMap<(DeviceKey, Day), (PresenceKey, Topic)>>,
     certificates: Mutex<BTreeMap<DeviceKey, (IdentityKey, Signed<DeviceCertificate>)>>,
+    /// Hashes of signed objects with the keys under which their signatures hold.
+    signed: Mutex<BTreeSet<[u8; 32]>>,
 }
 
 impl Memo {
@@ -41,6 +43,17 @@ impl Memo {
         let device = verify_device(certificate, user, now).ok()?.device;
         certificates.insert(device, (*user, certificate.clone()));
         Some(device)
+    }
+
+    /// As [`Signed::verify`].
+    pub(super) fn verify<'a, T: Body>(&self, object: &'a Signed<T>, key: &PublicKey) -> Result<&'a T, SignatureError> {
+        let name = hash("halloo memo of signed objects", &[key.as_bytes(), &wire::encode(object)]);
+        let mut signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        if !signed.contains(&name) {
+            object.verify(key)?;
+            signed.insert(name);
+        }
+        Ok(object.unverified())
     }
 }
 
@@ -72,6 +85,9 @@ mod tests {
             assert_eq!(memo.device(&signed(&identity), &user, late), None, "it has ended");
             assert_eq!(memo.device(&signed(&identity), &stranger, NOW), None, "another's");
             assert_eq!(memo.device(&signed(&other), &user, NOW), None, "signed by another");
+            assert!(memo.verify(&signed(&identity), &user.0).is_ok());
+            assert!(memo.verify(&signed(&identity), &stranger.0).is_err());
+            assert!(memo.verify(&signed(&other), &user.0).is_err());
         }
     }
 }

@@ -196,7 +196,7 @@ impl ContactView {
     /// Devices whose own word is over, whose keepers haven't been asked since.
     pub(super) fn unasked(&mut self, now: UnixTime) -> Vec<DeviceKey> {
         let mut wanted = Vec::new();
-        for (device, view) in self.devices.iter_mut() {
+        for (device, view) in &mut self.devices {
             let Some(spoken) = &view.spoken else { continue };
             let is_over = spoken.document.expires_at <= now || view.hints >= HINTS_BELIEVED;
             let sequence = spoken.document.sequence;
