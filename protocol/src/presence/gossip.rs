@@ -41,7 +41,7 @@ use super::document::SealedDocument;
 use super::memo::Memo;
 use super::message::{CARRIERS_MAX, Mode, PresenceGossip};
 use super::topic::{Topic, TopicSigner};
-use crate::key::{DeviceKey, IdentityKey, PublicKey};
+use crate::key::{DeviceKey, IdentityKey, PublicKey, SignatureError};
 use crate::time::{Now, UnixTime};
 use crate::wire::{Body, Signed};
 use hint::{HeldHint, Testimony};
@@ -412,10 +412,10 @@ impl Gossip {
     }
 
     /// The content of something signed, if the signature holds.
-    fn verified<'a, T: Body>(&self, object: &'a Signed<T>, key: &PublicKey) -> Option<&'a T> {
+    fn verified<'a, T: Body>(&self, object: &'a Signed<T>, key: &PublicKey) -> Result<&'a T, SignatureError> {
         match &self.memo {
-            Some(memo) => memo.verify(object, key).ok(),
-            None => object.verify(key).ok(),
+            Some(memo) => memo.verify(object, key),
+            None => object.verify(key),
         }
     }
 

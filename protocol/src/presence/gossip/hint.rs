@@ -68,7 +68,7 @@ impl Gossip {
         let key = SecretKey::from_bytes(given.seed);
         let topic = self.state(id).topic;
         match self.verified(&given.witness, &topic.0) {
-            Some(body) if body.witness == key.public() => {
+            Ok(body) if body.witness == key.public() => {
                 self.state(id).testimony = Some(Testimony { link, key, witness: given.witness });
             }
             _ => self.forged(link),
@@ -104,7 +104,7 @@ impl Gossip {
             return;
         }
         let witness = self.verified(&passed.witness, &topic.0).map(|body| body.witness);
-        if !witness.is_some_and(|witness| self.verified(&passed.hint, &witness).is_some()) {
+        if !witness.is_ok_and(|witness| self.verified(&passed.hint, &witness).is_ok()) {
             return self.forged(link);
         }
         if self.own.contains(&id) {
