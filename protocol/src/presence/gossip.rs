@@ -31,16 +31,19 @@ mod tests;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::document::SealedDocument;
+use super::memo::Memo;
 use super::message::{CARRIERS_MAX, Mode, PresenceGossip};
 use super::topic::{Topic, TopicSigner};
-use crate::key::{DeviceKey, IdentityKey};
-use crate::time::Now;
+use crate::key::{DeviceKey, IdentityKey, PublicKey, SignatureError};
+use crate::time::{Now, UnixTime};
+use crate::wire::{Body, Signed};
 use hint::{HeldHint, Testimony};
 use link::Link;
 
@@ -61,6 +64,9 @@ const LOST_TOGETHER: Duration = Duration::from_secs(60);
 
 /// How often what has expired is swept out.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// How often topics are swept out of which nothing expires: those of neighbours that went away.
+const SWEEP_ALL_EVERY: Duration = Duration::from_secs(600);
 
 /// First pause before a carrier is dialled again; doubled each time, up to [`REDIAL_MAX`].
 const REDIAL: Duration = Duration::from_secs(2);
@@ -136,7 +142,7 @@ pub(super) struct Watch {
     /// Whether its owner lets contacts pass it on.
     pub may_pass_on: bool,
     /// Where its owner publishes; at most [`CARRIERS_MAX`] count.
-    pub carriers: Vec<DeviceKey>,
+    pub carriers: Arc<[DeviceKey]>,
     /// The device's topic of the day before, if it was watched: the tree is built as that one was, without haste.
     pub follows: Option<Topic>,
 }
@@ -380,6 +386,10 @@ pub(super) struct Gossip {
     lost_at: Option<Instant>,
     outputs: VecDeque<Output>,
     counters: Counters,
+    memo: Option<Arc<Memo>>,
+    /// No document ends before.
+    next_end: UnixTime,
+    swept_at: Instant,
 }
 
 impl Gossip {
@@ -404,9 +414,24 @@ impl Gossip {
             lost_at: None,
             outputs: VecDeque::new(),
             counters: Counters::default(),
+            memo: None,
+            next_end: UnixTime(u64::MAX),
+            swept_at: now,
         };
         gossip.arm(Timer::Sweep, now + SWEEP_EVERY);
         gossip
+    }
+
+    pub(super) fn set_memo(&mut self, memo: Arc<Memo>) {
+        self.memo = Some(memo);
+    }
+
+    /// The content of something signed, if the signature holds.
+    fn verified<'a, T: Body>(&self, object: &'a Signed<T>, key: &PublicKey) -> Result<&'a T, SignatureError> {
+        match &self.memo {
+            Some(memo) => memo.verify(object, key),
+            None => object.verify(key),
+        }
     }
 
     pub(super) const fn counters(&self) -> Counters {
@@ -463,7 +488,10 @@ impl Gossip {
     /// Wants to hear of a topic from now on, or otherwise than before.
     pub(super) fn watch(&mut self, now: Now, topic: Topic, watch: Watch) {
         let Some(id) = self.topic_or_new(topic) else { return };
-        let watch = Watch { carriers: watch.carriers.into_iter().take(CARRIERS_MAX).collect(), ..watch };
+        let mut watch = watch;
+        if watch.carriers.len() > CARRIERS_MAX {
+            watch.carriers = watch.carriers[..CARRIERS_MAX].into();
+        }
         let same = |known: &Watch| Watch { follows: watch.follows, ..known.clone() } == watch;
         if self.state(id).watch.as_ref().is_some_and(same) {
             return;
@@ -651,6 +679,11 @@ impl Gossip {
 
     fn sweep(&mut self, now: Now) {
         self.arm(Timer::Sweep, now.instant + SWEEP_EVERY);
+        if now.unix < self.next_end && now.instant < self.swept_at + SWEEP_ALL_EVERY {
+            return;
+        }
+        self.swept_at = now.instant;
+        self.next_end = UnixTime(u64::MAX);
         let ids: Vec<_> = self.topic_ids.values().copied().collect();
         for id in ids {
             let state = self.state(id);
@@ -659,6 +692,8 @@ impl Gossip {
                 state.hints.clear();
                 self.doubt_carrier(id, now.instant);
             }
+            let end = self.state(id).held.as_ref().map_or(UnixTime(u64::MAX), |held| held.document.expires_at());
+            self.next_end = self.next_end.min(end);
             let state = self.state(id);
             let is_idle = state.own.is_none() && state.watch.is_none() && state.outs.is_empty();
             if is_idle && state.held.is_none() {

@@ -3,12 +3,13 @@
 //! Merging is a join: per device the document with the higher sequence stays, whatever the order of arrival. What is shown follows from that,
 //! the time, hints and leases, by local arithmetic; no word of anybody is needed for a document to end.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::document::{Document, State};
+use super::few::FewMap;
 use super::gossip::Way;
 use crate::directory::{DEVICES_MAX, DeviceKind, KEEPER_LEASE_SECS_MAX, Reachability};
 use crate::key::DeviceKey;
@@ -86,7 +87,7 @@ impl Shown {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Spoken {
-    document: Document,
+    document: Arc<Document>,
     way: Way,
 }
 
@@ -151,7 +152,7 @@ impl DeviceView {
 /// One contact's devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContactView {
-    devices: BTreeMap<DeviceKey, DeviceView>,
+    devices: FewMap<DeviceKey, DeviceView>,
 }
 
 impl ContactView {
@@ -167,12 +168,13 @@ impl ContactView {
     }
 
     /// Takes in a document whose signatures hold. True if it was news.
-    pub fn hear(&mut self, document: Document, way: Way) -> bool {
+    pub fn hear(&mut self, document: impl Into<Arc<Document>>, way: Way) -> bool {
+        let document = document.into();
         let device = document.device;
         if !self.devices.contains_key(&device) && self.devices.len() >= DEVICES_MAX {
             return false;
         }
-        let view = self.devices.entry(device).or_default();
+        let view = self.devices.get_or_insert_with(device, DeviceView::default);
         let is_news = view.spoken.as_ref().is_none_or(|spoken| document.sequence > spoken.document.sequence);
         if is_news {
             view.hints = 0;
@@ -250,7 +252,7 @@ impl ContactView {
     pub fn shown(&self, now: Now) -> Shown {
         let heard = self.devices.iter().filter_map(|(device, view)| {
             let document = &view.spoken.as_ref()?.document;
-            Some((view.contribution(now.unix)?, document.issued_at, document.sequence, device, document))
+            Some((view.contribution(now.unix)?, document.issued_at, document.sequence, device, &**document))
         });
         // The state that wins, by the device that said so last; the device decides between equals, so the order of arrival doesn't.
         let best = heard.clone().max_by_key(|(one, issued_at, sequence, device, _)| (one.state, *issued_at, *sequence, **device));

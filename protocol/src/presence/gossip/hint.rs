@@ -73,7 +73,7 @@ impl Gossip {
         let Some(id) = self.accept_place(link, given.place) else { return };
         let key = SecretKey::from_bytes(given.seed);
         let topic = self.state(id).topic;
-        match given.witness.verify(&topic.0) {
+        match self.verified(&given.witness, &topic.0) {
             Ok(body) if body.witness == key.public() => {
                 self.state(id).testimony = Some(Testimony { link, key, witness: given.witness });
             }
@@ -125,8 +125,8 @@ impl Gossip {
         if !is_news || state.hints.len() >= WITNESSES_NEEDED {
             return;
         }
-        let witness = passed.witness.verify(&topic.0).map(|body| body.witness);
-        if !witness.is_ok_and(|witness| passed.hint.verify(&witness).is_ok()) {
+        let witness = self.verified(&passed.witness, &topic.0).map(|body| body.witness);
+        if !witness.is_ok_and(|witness| self.verified(&passed.hint, &witness).is_ok()) {
             return self.forged(link);
         }
         if self.own.contains(&id) {

@@ -442,9 +442,9 @@ impl Gossip {
         for (slot, topic) in named {
             let state = self.state(topic);
             let is_carrier = state.find_in(id).is_some_and(|entry| entry.is_carrier);
-            let carriers = state.watch.as_ref().map(|watch| watch.carriers.clone()).unwrap_or_default();
             let name = if is_carrier {
-                let carriers = carriers.into_iter().filter(|carrier| *carrier != device && *carrier != local).collect();
+                let carriers = state.watch.iter().flat_map(|watch| watch.carriers.iter().copied());
+                let carriers = carriers.filter(|carrier| *carrier != device && *carrier != local).collect();
                 TopicName::Topic { topic: state.topic, carriers }
             } else {
                 TopicName::Tag(state.topic.tag(&local, &device))
