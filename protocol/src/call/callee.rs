@@ -162,7 +162,11 @@ impl CalleeCall {
         if self.state != CalleeState::Ringing {
             return false;
         }
-        let outcome = if reason == Reason::BUSY { Outcome::Busy } else { Outcome::Declined };
+        let outcome = match reason {
+            Reason::BUSY => Outcome::Busy,
+            Reason::MEDIA_FAILED => Outcome::Failed,
+            _ => Outcome::Declined,
+        };
         self.end(outcome, reason, Some(SignalBody::Decline { reason }), now);
         self.pump(now);
         true

@@ -65,10 +65,7 @@ impl RecentCalls {
 /// Calls taken back before their invite came, each with what its caller said: such an invite doesn't ring, it is listed. Apart from
 /// [`RecentCalls`], since anybody can sign such a signal, and enough of them would push out those that rang.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WithdrawnCalls {
-    calls: RecentCalls,
-    reasons: BTreeMap<(DeviceKey, CallId), Reason>,
-}
+pub struct WithdrawnCalls(BTreeMap<(DeviceKey, CallId), (UnixTime, Reason)>);
 
 impl WithdrawnCalls {
     /// None.
@@ -79,17 +76,21 @@ impl WithdrawnCalls {
 
     /// Notes that a call was taken back. What was said first counts.
     pub fn insert(&mut self, caller: DeviceKey, call: CallId, reason: Reason, now: UnixTime) {
-        if self.calls.insert(caller, call, now) {
-            let calls = &self.calls;
-            self.reasons.retain(|(caller, call), _| calls.contains(*caller, *call));
-            self.reasons.insert((caller, call), reason);
+        if self.0.contains_key(&(caller, call)) {
+            return;
         }
+        if self.0.len() >= RECENT_CALLS_MAX
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, (at, _))| *at).map(|(key, _)| *key)
+        {
+            self.0.remove(&oldest);
+        }
+        self.0.insert((caller, call), (now, reason));
     }
 
     /// Why a call was taken back, if it was.
     #[must_use]
     pub fn reason(&self, caller: DeviceKey, call: CallId) -> Option<Reason> {
-        self.reasons.get(&(caller, call)).copied()
+        self.0.get(&(caller, call)).map(|(_, reason)| *reason)
     }
 }
 
@@ -135,6 +136,6 @@ mod tests {
         for number in 1..3_000 {
             withdrawn.insert(caller, id(number), Reason::CANCELLED, UnixTime(20));
         }
-        assert_eq!((withdrawn.calls.len(), withdrawn.reasons.len()), (RECENT_CALLS_MAX, RECENT_CALLS_MAX));
+        assert_eq!(withdrawn.0.len(), RECENT_CALLS_MAX);
     }
 }
