@@ -92,7 +92,7 @@ fn home(network: &Network, name: &str) -> PathBuf {
 
 /// Links a new device by link text, and starts its daemon.
 #[track_caller]
-fn link(network: &Network, holder: &Daemon, name: &str, more: &[&str]) -> Daemon {
+pub(crate) fn link(network: &Network, holder: &Daemon, name: &str, more: &[&str]) -> Daemon {
     let linking = Linking::start(holder, more);
     let args = ["device", "link", &linking.link(), "--device-name", name, "--device-kind", "laptop"];
     let joined = Invocation::new(&home(network, name)).args(args).run().ok();

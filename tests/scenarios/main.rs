@@ -25,6 +25,7 @@ mod push_wakeup;
 mod receipts;
 mod relay_owners;
 mod revocation_spread;
+mod ringing;
 mod testnet_tour;
 mod twenty_daemons;
 mod vault;

@@ -31,6 +31,9 @@ use crate::rpc::Failure;
 /// How long a device may take to answer an invite on a stream: its connection may have to be made first.
 const INVITE_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// The same where a connection was open already: an answer takes a round trip, so whoever is silent for so long isn't there any more.
+const INVITE_TIMEOUT_OPEN: Duration = Duration::from_secs(5);
+
 /// How long a device that is dialled may be silent until the invite is sent again: longer than a dial, a hole punch and an answer take.
 const INVITE_REPEAT: Duration = Duration::from_millis(2_500);
 
@@ -373,7 +376,8 @@ impl EventLoop {
         let detail = if is_connected { "sent on the open connection".to_owned() } else { dialling() };
         self.note_stage(call, CallStageKind::Invite, Some(&device), detail);
         let message = CallInvite { sealed: sealed.clone(), extensions: Extensions::none() };
-        self.request(target, &message, Purpose::Invite(InviteTarget { call, device }), INVITE_TIMEOUT);
+        let timeout = if is_connected { INVITE_TIMEOUT_OPEN } else { INVITE_TIMEOUT };
+        self.request(target, &message, Purpose::Invite(InviteTarget { call, device }), timeout);
         self.hand_over(call, device);
     }
 

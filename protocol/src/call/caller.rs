@@ -144,7 +144,7 @@ struct Leg {
 /// you don't have with [`SignalStatus::UnknownCall`].
 ///
 /// Policy: the first accept wins. One device's decline by a person ends the call everywhere; a busy, muted or unreachable device doesn't
-/// while others may ring.
+/// while others may ring, nor one that doesn't take calls of the caller: it may not know yet whom its user knows.
 #[derive(Clone, Debug)]
 pub struct CallerCall {
     timers: CallTimers,
@@ -474,7 +474,7 @@ impl CallerCall {
             _ => LegState::Declined(reason),
         };
         let may_ring = self.leg_state(&device).is_some_and(LegState::may_ring);
-        let is_for_all = matches!(reason, Reason::DECLINED | Reason::DECLINED_ELSEWHERE | Reason::NOT_ALLOWED);
+        let is_for_all = matches!(reason, Reason::DECLINED | Reason::DECLINED_ELSEWHERE);
         if may_ring && is_for_all && self.is_waiting() {
             if let Some(leg) = self.legs.get_mut(&device) {
                 leg.state = state;
