@@ -594,6 +594,18 @@ impl EventLoop {
         reply.send(Ok(view_of(username, &self.presence.machine.shown(self.now(), &identity))));
     }
 
+    /// What is known of a contact's presence; `None` of others.
+    pub(crate) fn presence_of(&self, user: &UserId) -> Option<PresenceView> {
+        let entry = self.contacts.roster().entry(user).filter(|entry| entry.standing() == Standing::Contact)?;
+        let identity = entry.identity()?;
+        Some(view_of(self.labels.display(user), &self.presence.machine.shown(self.now(), &identity)))
+    }
+
+    /// Whether the user doesn't wish to be disturbed.
+    pub(crate) fn is_dnd(&self) -> bool {
+        self.presence.chosen.state == State::Dnd
+    }
+
     fn presence_list(&self) -> PresenceList {
         let now = self.now();
         let views = self.presence.followed.iter().map(|(identity, followed)| {

@@ -27,6 +27,7 @@ mod push_wakeup;
 mod receipts;
 mod relay_owners;
 mod revocation_spread;
+mod ringing;
 mod story;
 mod testnet_tour;
 mod twenty_daemons;
