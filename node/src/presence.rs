@@ -316,6 +316,8 @@ impl EventLoop {
             followed.unplaced_tries += 1;
             followed.wants_newest = true;
             followed.resolve_at = followed.resolve_at.min(now.instant + pause);
+        } else {
+            followed.unplaced_tries = 0;
         }
         let pause = LEASE_RETRIES.get(followed.lease_tries).filter(|_| !unkept.is_empty());
         followed.lease_tries = if unkept.is_empty() { 0 } else { followed.lease_tries.saturating_add(1) };
