@@ -47,7 +47,7 @@ use crate::timestamp::Timestamp;
 /// Calls at once, in and out: far above what a person has, below what memory allows a stranger.
 const CALLS_MAX: usize = 256;
 
-/// Ended calls listed; older ones are in the store.
+/// Ended calls listed, also those of earlier runs; older ones are in the store.
 const ENDED_MAX: usize = 200;
 
 /// Calls an hour of one user: more rings than anybody answers.
@@ -204,6 +204,11 @@ impl CallsState {
     }
 }
 
+/// A call as the list shows it: what happened in it lies in the store.
+fn without_stages(call: CallEntry) -> CallEntry {
+    CallEntry { stages: Vec::new(), ..call }
+}
+
 fn result_of(outcome: Outcome) -> CallResult {
     match outcome {
         Outcome::Completed => CallResult::Completed,
@@ -252,6 +257,13 @@ impl EventLoop {
         match self.store.read::<_, StoreError>(|view| view.setting_value(RECENT)) {
             Ok(recent) => self.calls.recent = recent.unwrap_or_default(),
             Err(error) => warn!(%error, "recent calls not restored from the database"),
+        }
+        match self.store.read::<_, StoreError>(|view| view.last_calls(ENDED_MAX)) {
+            Ok(rows) => {
+                let entries = rows.iter().rev().filter_map(|(_, row)| serde_json::from_slice::<CallEntry>(row).ok());
+                self.calls.ended = entries.map(without_stages).collect();
+            }
+            Err(error) => warn!(%error, "calls of earlier runs not read"),
         }
     }
 
@@ -530,8 +542,7 @@ impl EventLoop {
     }
 
     pub(crate) fn call_list(&self) -> CallList {
-        let ended = self.calls.ended.iter().map(|call| CallEntry { stages: Vec::new(), ..call.clone() });
-        let mut calls: Vec<CallEntry> = ended.map(|call| self.with_fate(call)).collect();
+        let mut calls: Vec<CallEntry> = self.calls.ended.iter().cloned().map(|call| self.with_fate(call)).collect();
         calls.extend(self.calls.outgoing.iter().map(|(id, call)| self.call_entry(*id, &call.progress, false, call.state())));
         let shown = self.calls.incoming.iter().filter(|(_, call)| call.held_for.is_none());
         calls.extend(shown.map(|(id, call)| self.call_entry(*id, &call.progress, true, call.state())));
@@ -603,7 +614,7 @@ impl EventLoop {
         if self.calls.ended.len() >= ENDED_MAX {
             self.calls.ended.pop_front();
         }
-        self.calls.ended.push_back(entry);
+        self.calls.ended.push_back(without_stages(entry));
         if let Some(outcome) = &outcome {
             self.events.send(Event::CallEnded(outcome.clone()));
         }

@@ -153,6 +153,11 @@ fn assert_timeline(outcome: &Value, id: &str, answerer: &Daemon) {
         expected.next_if(|next| stage["stage"] == *next);
     }
     assert_eq!(expected.next(), None, "in this order: {outcome:#}");
+    let before = stages.iter().take_while(|stage| stage["stage"] != "ring");
+    let asked = |stage: &&Value| {
+        ["sent", "asked"].iter().any(|word| stage["detail"].as_str().is_some_and(|detail| detail.contains(word)))
+    };
+    eprintln!("requests before the first of three devices rings: {}", before.filter(asked).count());
     assert!(stages.is_sorted_by_key(|stage| stage["at_ms"].as_u64()), "{outcome:#}");
     let there = answerer.cli(["calls", "show", id]).ok();
     let names: Vec<&Value> = there["stages"].as_array().into_iter().flatten().map(|stage| &stage["stage"]).collect();
@@ -234,6 +239,7 @@ fn who_does_not_ring_says_why() {
     // The history outlives the daemon.
     bob.terminate();
     bob.restart();
+    assert_eq!(listed(bob, &id).expect("an earlier run's calls are listed")["stages"], Value::Null);
     let kept = bob.cli(["calls", "show", &id]).ok();
     assert!(kept["outcome"]["outcome"] == "completed" && kept["stages"].as_array().is_some_and(|all| all.len() > 3), "{kept}");
 }

@@ -21,7 +21,7 @@ pub(crate) struct CallDone {
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route::get("/v1/calls", "listCalls", "The calls of this run", list).returns::<CallList>(),
+        Route::get("/v1/calls", "listCalls", "The calls in progress, and the last that were", list).returns::<CallList>(),
         Route::post("/v1/calls", "dial", "Call; answers when the call is over. Closing the connection hangs up", dial)
             .body::<DialOptions>()
             .returns::<CallOutcome>()

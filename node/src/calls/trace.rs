@@ -82,8 +82,9 @@ impl EventLoop {
             return Some(self.traced_entry(call, &incoming.progress, true, incoming.state()));
         }
         let id = call.to_string();
-        let ended = self.calls.ended.iter().rev().find(|entry| entry.call_id == id).cloned();
-        ended.or_else(|| self.find_kept_call(&id)).map(|entry| self.with_fate(entry))
+        let kept = self.find_kept_call(&id);
+        kept.or_else(|| self.calls.ended.iter().rev().find(|entry| entry.call_id == id).cloned())
+            .map(|entry| self.with_fate(entry))
     }
 
     fn find_kept_call(&self, id: &str) -> Option<CallEntry> {

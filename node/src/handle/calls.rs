@@ -144,7 +144,7 @@ pub enum CallState {
     Ended,
 }
 
-/// The calls of this run of the node, oldest first; ended ones stay for a while.
+/// The calls in progress, and the last 200 that were, also in earlier runs; oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CallList {
     /// The calls.
@@ -306,7 +306,7 @@ impl Calls<'_> {
         self.0.ask(|reply| Command::CallDial { options, reply }).await
     }
 
-    /// The calls of this run.
+    /// The calls in progress, and the last that were.
     ///
     /// # Errors
     /// See [`CallError`].
