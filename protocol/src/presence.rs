@@ -640,7 +640,7 @@ impl Presence {
                 Output::OwnerLost { topic, sequence, heard_at, is_only_one } => {
                     let Some(origin) = self.origins.get(&topic).copied() else { continue };
                     let Some(known) = self.contacts.get(&origin.contact) else { continue };
-                    let sequence = document::inner_sequence(&known.contact.key, origin.day, sequence);
+                    let sequence = document::inner_sequence(&known.key, origin.day, sequence);
                     self.peers.remove(&origin.device);
                     self.lose(now, (origin.contact, origin.device), sequence, heard_at, is_only_one);
                 }
