@@ -458,6 +458,14 @@ impl EventLoop {
         }
     }
 
+    /// A media relay has come to hand, or has renewed its credentials: running calls may need it.
+    pub(crate) fn calls_use_relays(&mut self) {
+        let outgoing = self.calls.outgoing.values().filter_map(|call| call.media.as_ref());
+        for media in outgoing.chain(self.calls.incoming.values().filter_map(|call| call.media.as_ref())) {
+            media.use_relays(self.call_relays());
+        }
+    }
+
     /// A candidate of ours that came after the description was made goes to whoever we talk to.
     fn trickle(&mut self, call: CallId, candidate: String, now: Instant) {
         if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {

@@ -7,7 +7,7 @@ use halloo_protocol::key::DeviceKey;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::media::{self, MediaConfig, MediaEvent, MediaSession, MediaSummary, PendingMedia};
+use super::media::{self, MediaConfig, MediaEvent, MediaSession, MediaSummary, PendingMedia, RelayServer};
 use crate::event_loop::Internal;
 
 /// Orders that may wait for one session: a handful in a call's life.
@@ -39,6 +39,7 @@ enum Order {
     Start,
     Candidate(String),
     LeaveRelay(Vec<SocketAddr>),
+    Relays(Vec<RelayServer>),
     Close,
 }
 
@@ -92,6 +93,11 @@ impl MediaDriver {
         let _ = self.orders.try_send(Order::LeaveRelay(relay));
     }
 
+    /// These are the media relays at hand now.
+    pub(crate) fn use_relays(&self, relays: Vec<RelayServer>) {
+        let _ = self.orders.try_send(Order::Relays(relays));
+    }
+
     /// Ends the session with a goodbye; [`MediaNewsKind::Ended`] follows.
     pub(crate) fn close(&self) {
         let _ = self.orders.try_send(Order::Close);
@@ -112,6 +118,9 @@ async fn drive(call: CallId, mut session: MediaSession, mut orders: mpsc::Receiv
                 Some(Order::LeaveRelay(relay)) => {
                     // A session that is over needs no relay.
                     let _ = session.leave_relay(relay);
+                }
+                Some(Order::Relays(relays)) => {
+                    let _ = session.use_relays(relays);
                 }
                 Some(Order::Close) | None => break,
             },

@@ -67,7 +67,11 @@ pub(super) fn is_usable(ip: IpAddr, lab: bool) -> bool {
 ///
 /// One address per interface and family: privacy addresses of IPv6 would otherwise fill the list.
 pub(super) fn gather(lab: bool) -> io::Result<Vec<IpAddr>> {
-    let interfaces = if_addrs::get_if_addrs()?;
+    let mut interfaces = if_addrs::get_if_addrs()?;
+    if interfaces.iter().any(|interface| interface.is_oper_up() && !interface.is_loopback()) {
+        // An interface without a link keeps its address.
+        interfaces.retain(|interface| interface.is_oper_up() || interface.is_loopback());
+    }
     Ok(choose(interfaces.into_iter().map(|interface| (interface.name.clone(), interface.ip())), lab))
 }
 
@@ -102,6 +106,11 @@ impl RemoteCandidates {
             self.kinds.insert(addr, candidate.kind());
         }
         admissible
+    }
+
+    /// The other end has taken a candidate back, which makes room for another.
+    pub(super) fn forget(&mut self, candidate: &Candidate) {
+        self.kinds.remove(&candidate.addr());
     }
 
     /// Names the path between two nominated addresses. A remote address never announced was
