@@ -37,6 +37,8 @@ pub struct Config {
     pub profile: ProfileConfig,
     /// Who may do what, until `halloo privacy set` says otherwise.
     pub privacy: crate::handle::contacts::PrivacyChange,
+    /// Calls.
+    pub calls: CallsConfig,
     /// Files from others.
     pub files: FilesConfig,
     /// What this device is to the user's others.
@@ -81,6 +83,14 @@ pub struct DeviceConfig {
     pub name: Option<String>,
     /// Its kind.
     pub kind: Option<DeviceKind>,
+}
+
+/// Calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CallsConfig {
+    /// Media goes through a relay only, in calls out and in, so that the other end doesn't learn this device's addresses from it.
+    pub relayed_only: bool,
 }
 
 /// Files from others.
@@ -488,6 +498,10 @@ pub fn sample(values: &SampleValues) -> String {
 # video = "contacts"
 # message = "contacts"
 # file = "contacts"
+
+# Whether media of calls, out and in, goes through a relay only, so that the other end doesn't see this device's addresses in it.
+[calls]
+# relayed_only = false
 
 # Where files from others land (seen from the home), how fast at most, and how much through relays in an hour while there is no direct path.
 [files]

@@ -139,7 +139,8 @@ impl Talk {
         eprintln!("{outcome}");
         assert_eq!(outcome["outcome"], "completed", "{outcome}");
         assert!(path.is_empty() || outcome["path"] == path, "{outcome}");
-        self.bob.wait_event(SETTLED_TIME_MAX, "call_ended", |event| same_call(event, &outcome) && event["outcome"] == "completed");
+        self.bob
+            .wait_event(SETTLED_TIME_MAX, "call_ended", |event| same_call(event, &outcome) && event["outcome"] == "completed");
         let calls = self.bob.events().into_iter().filter(|event| event["event"] == "call_incoming").count();
         assert_eq!(calls, 1, "it is the same call");
         for (file, heard, unheard) in [("alice-heard.wav", BOB_HZ, ALICE_HZ), ("bob-heard.wav", ALICE_HZ, BOB_HZ)] {

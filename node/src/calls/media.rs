@@ -489,6 +489,11 @@ impl MediaSession {
         self.stats.borrow().clone()
     }
 
+    /// The same for others to look at, for as long as the session runs and beyond.
+    pub fn watch_stats(&self) -> watch::Receiver<MediaStats> {
+        self.stats.clone()
+    }
+
     /// Our candidates as SDP attributes (`candidate:...`); they are in the description too.
     pub fn local_candidates(&self) -> &[String] {
         &self.local_candidates

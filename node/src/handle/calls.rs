@@ -72,6 +72,9 @@ pub struct CallOutcome {
     pub rtt_ms: Option<u64>,
     /// Share of lost packets, 0.0 to 1.0.
     pub loss: Option<f64>,
+    /// Variation of the packets' travelling time in milliseconds.
+    #[serde(default)]
+    pub jitter_ms: Option<f64>,
     /// Whether the answering device was woken for this call.
     pub via_push: bool,
 }
@@ -171,6 +174,30 @@ pub struct CallEntry {
     /// Whether nothing more is to be said of it: answered or declined on another device, or dismissed on any.
     #[serde(default)]
     pub dismissed: bool,
+    /// What its media measures at present, while it runs.
+    #[serde(default)]
+    pub media: Option<CallMedia>,
+}
+
+/// What the media of a running call measures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CallMedia {
+    /// The way it goes, once connected.
+    pub path: Option<CallPath>,
+    /// Round-trip time in milliseconds, once measured.
+    pub rtt_ms: Option<f64>,
+    /// Share of the other end's packets that never came, 0.0 to 1.0.
+    pub loss: f64,
+    /// Variation of the packets' travelling time in milliseconds.
+    pub jitter_ms: f64,
+    /// How long a received packet waits to be played, in milliseconds.
+    pub buffer_ms: f64,
+    /// Played frames of 20 ms that were rebuilt or invented for missing packets.
+    pub concealed_frames: u64,
+    /// Audio packets received.
+    pub packets_received: u64,
+    /// Audio packets sent.
+    pub packets_sent: u64,
 }
 
 /// Why an operation on calls failed.

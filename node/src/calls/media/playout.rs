@@ -226,7 +226,7 @@ impl Playout {
 
     /// Whether the next packet, if it is late and not lost, still comes in time when playing waits for it.
     fn may_wait(&self, at: Instant) -> bool {
-        self.concealed_in_a_row < CONCEALED_IN_A_ROW_MAX && self.delay(at).is_some_and(|delay| delay < self.lateness.target())
+        self.delay(at).is_some_and(|delay| delay < self.lateness.target())
     }
 
     fn conceal(&mut self, cursor: u64, samples: usize, at: Instant) {
@@ -353,7 +353,8 @@ impl Lateness {
 
 /// From `earlier` to `later` in samples, negative if it is the other way round.
 fn samples_between(earlier: Instant, later: Instant) -> i64 {
-    let samples = |duration: Duration| i64::try_from(duration.as_micros() * u128::from(SAMPLE_RATE) / 1_000_000).unwrap_or(i64::MAX);
+    let samples =
+        |duration: Duration| i64::try_from(duration.as_micros() * u128::from(SAMPLE_RATE) / 1_000_000).unwrap_or(i64::MAX);
     match later.checked_duration_since(earlier) {
         Some(duration) => samples(duration),
         None => -samples(earlier.duration_since(later)),

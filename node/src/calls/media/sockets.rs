@@ -28,6 +28,11 @@ const SOCKET_ERRORS_MAX: u32 = 16;
 const STREAM_WAITING_MAX: usize = 32;
 /// Pieces read from connections and not yet handled; when full the connections aren't read.
 const STREAM_READ_MAX: usize = 32;
+/// The two kinds of messages on a relay's stream: what comes before their contents, and the first byte of the second (RFC 8656 section 12).
+const STUN_HEADER_BYTES: usize = 20;
+const CHANNEL_HEADER_BYTES: usize = 4;
+const CHANNEL_FIRST_MIN: u8 = 0x40;
+const CHANNEL_FIRST_MAX: u8 = 0x4F;
 /// How long a connection to a relay may take: longer than a lost SYN costs (1 s).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -52,7 +57,7 @@ struct RelayStream {
     _task: AbortOnDropHandle<()>,
 }
 
-/// What a connection's task has read; nothing at its end.
+/// A message that a connection's task has read; an empty one at its end.
 struct Piece {
     label: SocketAddr,
     relay: SocketAddr,
@@ -143,8 +148,11 @@ impl Sockets {
         if let Some(bound) = self.sockets.iter().find(|bound| bound.local == local) {
             return bound.socket.try_send_to(contents, remote).is_ok();
         }
-        let stream = self.streams.iter().find(|stream| stream.label == local);
-        stream.is_some_and(|stream| stream.outgoing.try_send(contents.to_vec()).is_ok())
+        let Some(stream) = self.streams.iter().find(|stream| stream.label == local) else { return false };
+        let mut message = contents.to_vec();
+        // ChannelData is padded on streams; what else there is has such a length anyway.
+        message.resize(contents.len().next_multiple_of(4), 0);
+        stream.outgoing.try_send(message).is_ok()
     }
 
     pub(super) fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Datagram> {
@@ -195,11 +203,14 @@ async fn carry(
     stream.set_nodelay(true)?;
     let (mut reader, mut writer) = stream.split();
     let reading = async {
+        let mut bytes = Vec::with_capacity(DATAGRAM_BYTES_MAX);
         loop {
-            let mut bytes = vec![0; DATAGRAM_BYTES_MAX];
-            let length = reader.read(&mut bytes).await?;
-            bytes.truncate(length);
-            if length == 0 || pieces.send(Piece { label, relay, bytes }).await.is_err() {
+            while let Some(message) = take_message(&mut bytes)? {
+                if pieces.send(Piece { label, relay, bytes: message }).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if reader.read_buf(&mut bytes).await? == 0 {
                 return Ok(());
             }
         }
@@ -213,5 +224,60 @@ async fn carry(
     tokio::select! {
         ended = reading => ended,
         ended = writing => ended,
+    }
+}
+
+/// Takes the first message off what was read of a stream, if it is whole: STUN (RFC 8489 section 5) or ChannelData without its padding (RFC 8656
+/// section 12.5).
+fn take_message(bytes: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
+    let Some(&[first, _, high, low]) = bytes.first_chunk::<4>() else { return Ok(None) };
+    let said = usize::from(u16::from_be_bytes([high, low]));
+    let length = match first {
+        0..=3 => STUN_HEADER_BYTES + said,
+        CHANNEL_FIRST_MIN..=CHANNEL_FIRST_MAX => CHANNEL_HEADER_BYTES + said,
+        _ => return Err(io::Error::from(io::ErrorKind::InvalidData)),
+    };
+    let padded = length.next_multiple_of(4);
+    if padded > DATAGRAM_BYTES_MAX {
+        return Err(io::Error::from(io::ErrorKind::InvalidData));
+    }
+    if bytes.len() < padded {
+        return Ok(None);
+    }
+    let mut message: Vec<u8> = bytes.drain(..padded).collect();
+    message.truncate(length);
+    Ok(Some(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_taken_off_a_stream_whole_and_without_padding() {
+        let stun = [&[1, 1, 0, 4][..], &[7; 20]].concat();
+        let channel = [&[0x40, 0, 0, 5][..], &[8; 5]].concat();
+        let stream = [stun.as_slice(), &channel, &[0; 3], &stun].concat();
+        // However it is cut to pieces.
+        for size in [1, 3, 7, 24, 100] {
+            let mut bytes = Vec::new();
+            let mut found = Vec::new();
+            for piece in stream.chunks(size) {
+                bytes.extend_from_slice(piece);
+                while let Some(message) = take_message(&mut bytes).unwrap() {
+                    found.push(message);
+                }
+            }
+            assert_eq!(found, [stun.clone(), channel.clone(), stun.clone()]);
+            assert!(bytes.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_no_message_ends_the_connection() {
+        for first in [4, 0x3F, 0x50, 0x80, 0xFF] {
+            assert!(take_message(&mut vec![first, 0, 0, 0]).is_err(), "{first:#x}");
+        }
+        assert!(take_message(&mut vec![0, 1, 0xFF, 0xFF]).is_err(), "longer than anything of ours");
     }
 }

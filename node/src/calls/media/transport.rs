@@ -11,6 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{
+    MediaConfig, MediaError, SDP_BYTES_MAX,
+    audio::FRAME_SAMPLES,
+    candidates::{self, MediaPath, RemoteCandidates},
+    path_watch::{Doubt, PathWatch},
+    sockets::{Datagram, Sockets},
+    turn::{RelayServer, Relayed, TurnClients},
+};
 use str0m::{
     Candidate, CandidateKind, Event, IceConnectionState, Input, Output, Rtc, RtcConfig, RtcError,
     change::{SdpAnswer, SdpOffer, SdpPendingOffer},
@@ -19,14 +27,6 @@ use str0m::{
     net::{Protocol, Receive, Transmit},
     rtp::{Extension, RtpPacket, RtpWrite},
     stats::PeerStats,
-};
-use super::{
-    MediaConfig, MediaError, SDP_BYTES_MAX,
-    audio::FRAME_SAMPLES,
-    candidates::{self, MediaPath, RemoteCandidates},
-    path_watch::{Doubt, PathWatch},
-    sockets::{Datagram, Sockets},
-    turn::{RelayServer, Relayed, TurnClients},
 };
 
 /// Longest wait between two tries of one connectivity check. Also paces the keep-alive checks that

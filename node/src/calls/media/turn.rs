@@ -20,8 +20,8 @@ use turn_client_proto::{
         attribute::{ErrorCode, XorMappedAddress},
         message::{BINDING, Message, MessageClass, MessageWrite, MessageWriteVec, TransactionId},
     },
-    types::{AddressFamily, TransportType, TurnCredentials, message::ALLOCATE},
     tcp::TurnClientTcp,
+    types::{AddressFamily, TransportType, TurnCredentials, message::ALLOCATE},
     udp::TurnClientUdp,
 };
 
@@ -186,7 +186,8 @@ impl TurnClients {
 
     /// These are the relays to use, with what opens them now; those asked already go on.
     pub(super) fn use_servers(&mut self, servers: &[RelayServer], sockets: &[SocketAddr], now: Instant) {
-        let usable = |server: &&RelayServer| server.address.port() != 0 && candidates::is_usable(server.address.ip(), self.is_lab);
+        let usable =
+            |server: &&RelayServer| server.address.port() != 0 && candidates::is_usable(server.address.ip(), self.is_lab);
         self.servers = servers.iter().filter(usable).take(SERVERS_MAX).cloned().collect();
         self.fill(sockets, now);
     }
@@ -197,7 +198,8 @@ impl TurnClients {
             let in_use: BTreeSet<SocketAddr> = self.links.iter().filter(|link| link.is_alive()).map(|link| link.server).collect();
             // One that has failed over this very socket isn't asked again and again.
             let local = fitting(sockets, server.address);
-            let is_known = self.links.iter().any(|link| link.server == server.address && (link.is_alive() || Some(link.local) == local));
+            let is_known =
+                self.links.iter().any(|link| link.server == server.address && (link.is_alive() || Some(link.local) == local));
             if let Some(local) = local.filter(|_| !is_known && in_use.len() < RELAYS_MAX) {
                 self.links.push(Link::new(server, local, now));
             }
@@ -247,7 +249,9 @@ impl TurnClients {
 
     /// True while a relay may still come up with candidates.
     pub(super) fn is_gathering(&self) -> bool {
-        self.links.iter().any(|link| !link.has_ended && (link.relayed.is_none() || link.binding.is_some() && link.reflexive.is_none()))
+        self.links
+            .iter()
+            .any(|link| !link.has_ended && (link.relayed.is_none() || link.binding.is_some() && link.reflexive.is_none()))
     }
 
     /// Whether this is an address a relay lends us.
