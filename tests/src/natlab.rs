@@ -83,7 +83,9 @@ impl NatLab {
         let inside = format!("192.168.{host}.2");
         let machine = self.machine_behind(name, host, NAT_RULES);
         let rules = format!(
-            "table ip cone {{ chain pre {{ type nat hook prerouting priority -100; iifname out meta l4proto udp dnat to {inside}; }} }}
+            "table ip cone {{
+               chain pre {{ type nat hook prerouting priority -100; iifname out meta l4proto udp dnat to {inside}; }}
+             }}
              insert rule ip home forward ct status dnat accept"
         );
         Self::run(&["ip", "netns", "exec", &format!("{}r", machine.namespace), "nft", &rules]);
