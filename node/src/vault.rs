@@ -57,6 +57,10 @@ const RETRY_MIN: Duration = Duration::from_secs(2);
 /// The pause while other devices write all the time.
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
 
+/// How fast a mailbox's news is followed, in bytes of its answers a second: a vault of a thousand contacts is there within seconds, and a mailbox that
+/// invents news costs no more than this.
+const NEWS_RATE: u64 = 128 * 1024;
+
 /// How long a mailbox has to answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -85,6 +89,8 @@ struct Slot {
     helper: Helper,
     replica: VaultReplica,
     look_at: Instant,
+    /// What the mailbox has sent is paid for: its news isn't followed before.
+    rests_until: Instant,
     failures: u32,
     /// What is written is what this device has.
     is_current: bool,
@@ -150,8 +156,8 @@ impl EventLoop {
     /// A mailbox has other chunks than before, by its own word.
     pub(crate) fn handle_vault_news(&mut self, mailbox: &DeviceKey) {
         if let Some(slot) = self.vault.slots.get_mut(mailbox) {
-            slot.look_at = Instant::now();
-            self.vault.check_at = slot.look_at;
+            slot.look_at = slot.look_at.min(slot.rests_until.max(Instant::now()));
+            self.vault.check_at = self.vault.check_at.min(slot.look_at);
         }
     }
 
@@ -239,6 +245,7 @@ impl EventLoop {
             helper: helper.clone(),
             replica: VaultReplica::new(known, is_written),
             look_at: now,
+            rests_until: now,
             failures: 0,
             is_current: false,
             is_search,
@@ -322,6 +329,7 @@ impl EventLoop {
         let device = request.mailbox();
         let identity = self.identity.identity();
         let Some(slot) = self.vault.slots.get_mut(&device) else { return };
+        slot.rests_until = rested(slot.rests_until, Instant::now(), frame.body.len());
         let replica = &mut slot.replica;
         let refused = match request {
             VaultRequest::Look(_) => frame.parse::<VaultIndex>().map(|answer| {
@@ -385,6 +393,12 @@ impl EventLoop {
             key_epoch: self.vault.keys.current().map_or(0, |key| key.epoch),
         }
     }
+}
+
+/// Until when a mailbox rests that rested until `before`, after an answer of so many bytes.
+fn rested(before: Instant, now: Instant, bytes: usize) -> Instant {
+    let micros = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_mul(1_000_000) / NEWS_RATE;
+    before.max(now) + Duration::from_micros(micros)
 }
 
 /// A mailbox that failed is asked again later.
@@ -560,5 +574,20 @@ impl EventLoop {
         }
         self.vault_changed();
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_of_a_mailbox_that_sends_a_lot_waits() {
+        let now = Instant::now();
+        let once = rested(now, now, 1_024 * 1_024);
+        assert_eq!(once - now, Duration::from_secs(8), "a mebibyte is followed by eight seconds of rest");
+        assert_eq!(rested(once, now + Duration::from_secs(2), 1_024 * 1_024) - now, Duration::from_secs(16), "rests add up");
+        let later = now + Duration::from_secs(600);
+        assert_eq!(rested(once, later, 0), later, "and aren't saved up");
     }
 }

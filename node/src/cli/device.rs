@@ -83,7 +83,7 @@ async fn revoke(context: &Context, client: &Client, args: RevokeArgs) -> Result<
 
 fn list_for_people(list: &DeviceList) -> String {
     let rows = list.devices.iter().map(|device| {
-        let name = device.name.clone().unwrap_or_else(|| "?".to_owned());
+        let name = device.name.clone().unwrap_or_else(|| "(no name)".to_owned());
         let state = match device.state {
             DeviceState::Revoked => "revoked".to_owned(),
             DeviceState::Active if device.is_this => "this device".to_owned(),

@@ -1,0 +1,335 @@
+//! What follows by itself: of what is seen, of what other devices know, of time.
+
+use super::super::statement::{Attested, ContactStatement, Stance};
+use super::super::{
+    ContactAnswer, ContactKeys, ContactRequest, ContactSignal, ContactUpdate, PresenceSecret, REQUEST_NAME_BYTES_MAX,
+};
+use super::{
+    Asking, CAPABILITY_BACKDATED_SECS, CONTACT_PAYLOAD_BYTES_MAX, CONTACT_PER_HOUR, CONTACTS_MAX, Contact,
+    KEYS_RENEWED_AFTER_SECS, REQUESTS_MAX, Roster, RosterAction, RosterEntry, RosterEvent, SERVICES, Seen, Signer, Standing,
+    TRACES_MAX, Told,
+};
+use crate::capability::{CAPABILITY_SECS_MAX, Capability, CapabilityId, Holder, Issuer, Limits, Service};
+use crate::identity::{Tombstone, UserId, with_tombstones};
+use crate::key::{PublicKey, hash};
+use crate::profile::ProfileCard;
+use crate::time::UnixTime;
+use crate::wire::{Extensions, Signed};
+
+impl Roster {
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<RosterAction> {
+        self.actions.pop_front()
+    }
+
+    /// Tells every contact what they haven't been told: after a start, and once a day.
+    pub fn reconcile_all(&mut self, signer: &mut Signer<'_>) {
+        let users: Vec<UserId> = self.contacts.keys().cloned().collect();
+        for user in users {
+            self.reconcile(&user, signer);
+        }
+    }
+
+    /// A name was seen with this certificate: in the directory, or in a hello.
+    pub fn see(&mut self, user: &UserId, seen: Seen, signer: &mut Signer<'_>) {
+        let Some(entry) = self.entry(user) else { return };
+        let Some(pin) = entry.pin else { return };
+        if pin.identity == seen.identity || entry.has_former(&seen.identity) || entry.changed() == Some(seen.identity) {
+            return;
+        }
+        let standing = entry.standing();
+        let old = pin.identity;
+        if seen.is_successor {
+            self.contact_mut(user).entry.repin(seen.identity, true);
+            self.persist(user);
+            if standing.is_contact() {
+                // Under the new key the contact holds no statement of ours.
+                self.state(user, Stance::Accepted, signer);
+                self.send_accept(user, signer);
+            }
+            return;
+        }
+        self.contact_mut(user).entry.note_seen(seen.serial, seen.identity);
+        self.persist(user);
+        let matters = standing.is_contact() || standing == Standing::Asked;
+        if matters && self.entry(user).is_some_and(|entry| entry.changed().is_some()) {
+            self.tell(RosterEvent::IdentityChanged { user: user.clone(), old, new: seen.identity });
+        }
+    }
+
+    /// Takes in what another device of this user knows of somebody.
+    pub fn merge(&mut self, other: RosterEntry, signer: &mut Signer<'_>) {
+        let user = other.user.clone();
+        let is_known = self.contacts.contains_key(&user);
+        if !is_known && self.contacts.len() >= CONTACTS_MAX + REQUESTS_MAX + TRACES_MAX {
+            return;
+        }
+        let Some(other) = other.believed(&signer.identity) else { return };
+        let before = self.standing(&user);
+        let contact = self.contact_mut(&user);
+        let old = contact.entry.clone();
+        contact.entry.join(other);
+        if contact.entry == old && is_known {
+            return;
+        }
+        self.persist(&user);
+        self.tell_change(&user, before);
+        if before.is_contact() && !self.standing(&user).is_contact() {
+            self.contact_mut(&user).told = Told::default();
+        }
+        self.reconcile(&user, signer);
+    }
+
+    /// Takes in the own part that another device of this user has. Tombstones were verified.
+    pub fn merge_own(
+        &mut self,
+        presence: Option<PresenceSecret>,
+        profile: Option<ProfileCard>,
+        tombstones: Vec<Signed<Tombstone>>,
+        signer: &mut Signer<'_>,
+    ) {
+        let before = self.own.clone();
+        for tombstone in tombstones {
+            self.own.bury(tombstone);
+        }
+        if let Some(presence) = presence
+            && presence > self.own.presence
+            && presence.epoch() > 0
+        {
+            self.own.presence = presence;
+        }
+        if let Some(card) = profile {
+            let rank = |card: &ProfileCard| (card.profile.unverified().sequence, card.profile.body_bytes().to_vec());
+            let is_whole = card.avatar.is_some() || card.profile.unverified().avatar.is_none();
+            if is_whole && self.own.profile.as_ref().is_none_or(|own| rank(&card) > rank(own)) {
+                self.own.profile = Some(card);
+            }
+        }
+        if self.own != before {
+            self.actions.push_back(RosterAction::OwnChanged);
+            self.reconcile_all(signer);
+        }
+    }
+
+    /// The user has removed a device: contacts and own devices are told, and all get new keys. Returns whether it was news. The caller has signed the
+    /// tombstone with the identity key, or verified it.
+    pub fn remove_device(&mut self, tombstone: Signed<Tombstone>, signer: &mut Signer<'_>) -> bool {
+        if !self.own.bury(tombstone) {
+            return false;
+        }
+        self.raise_epoch(signer);
+        self.reconcile_all(signer);
+        true
+    }
+
+    /// Gives every contact new keys: a device of one of them that was removed has the old ones.
+    pub fn renew_keys(&mut self, signer: &mut Signer<'_>) {
+        self.raise_epoch(signer);
+        self.reconcile_all(signer);
+    }
+
+    /// Begins a new epoch: who isn't told has nothing from now on.
+    pub(super) fn raise_epoch(&mut self, signer: &mut Signer<'_>) {
+        let epoch = self.own.presence.epoch().saturating_add(1);
+        self.own.presence = PresenceSecret::new(epoch, *signer.secret().as_bytes());
+        self.actions.push_back(RosterAction::OwnChanged);
+    }
+
+    pub(super) fn reconcile(&mut self, user: &UserId, signer: &mut Signer<'_>) {
+        let Some(contact) = self.contacts.get(user) else { return };
+        if contact.entry.standing() != Standing::Contact {
+            return;
+        }
+        let is_old = signer.now.secs_since(contact.told.at) > KEYS_RENEWED_AFTER_SECS;
+        let wants_keys = is_old || contact.told.keys != self.keys_hash(contact);
+        let profile = self.untold_profile(&contact.told);
+        if !wants_keys && profile.is_none() {
+            return;
+        }
+        let keys = if wants_keys { self.keys_for(user, signer) } else { None };
+        if keys.is_none() && profile.is_none() {
+            return;
+        }
+        self.note_told(user, signer.now);
+        let extensions = with_tombstones(Extensions::none(), &self.own.tombstones);
+        let update = ContactUpdate { keys, profile, extensions };
+        self.send(user, ContactSignal::Update(Box::new(update)));
+    }
+
+    /// What the contact hasn't seen of the profile; the picture only if that has changed.
+    pub(super) fn untold_profile(&self, told: &Told) -> Option<ProfileCard> {
+        let card = self.own.profile.as_ref()?;
+        let profile = card.profile.unverified();
+        if told.profile == profile.sequence {
+            return None;
+        }
+        let avatar = card.avatar.clone().filter(|_| told.avatar != profile.avatar);
+        Some(ProfileCard { profile: card.profile.clone(), avatar })
+    }
+
+    pub(super) fn note_told(&mut self, user: &UserId, now: UnixTime) {
+        let Some(contact) = self.contacts.get(user) else { return };
+        let keys = self.keys_hash(contact);
+        let profile = self.own.profile.as_ref().map(|card| card.profile.unverified());
+        let told = Told {
+            keys,
+            profile: profile.map_or(0, |profile| profile.sequence),
+            avatar: profile.and_then(|profile| profile.avatar),
+            at: now,
+        };
+        self.contact_mut(user).told = told;
+        self.actions.push_back(RosterAction::PersistTold { user: user.clone() });
+    }
+
+    /// Names the keys a contact is to have: another when the presence key changes, or the key they are known by.
+    pub(super) fn keys_hash(&self, contact: &Contact) -> [u8; 32] {
+        let holder = contact.entry.pairwise.map_or([0; 32], |(_, key)| key.0);
+        let presence = &self.own.presence;
+        let removed: Vec<[u8; 32]> = self.own.tombstones.iter().map(Signed::body_hash).collect();
+        let removed = removed.concat();
+        let (epoch, presence) = (presence.epoch().to_be_bytes(), presence.to_bytes());
+        hash("halloo keys told", &[&epoch, presence.as_slice(), &holder, &removed])
+    }
+
+    /// The keys for a contact; without a key to make them out to, no capabilities.
+    pub(super) fn keys_for(&self, user: &UserId, signer: &mut Signer<'_>) -> Option<ContactKeys> {
+        let holder = self.contacts.get(user)?.entry.pairwise.map(|(_, key)| key);
+        let epoch = self.own.presence.epoch();
+        let mut capabilities = Vec::new();
+        if let Some(holder) = holder {
+            capabilities.extend(SERVICES.map(|service| capability(service, holder, epoch, signer)));
+        }
+        Some(ContactKeys { presence: self.own.presence.key(), capabilities, extensions: Extensions::none() })
+    }
+
+    /// Makes a new statement about `user`, above all that this user has said and that the other has ended.
+    pub(super) fn state(&mut self, user: &UserId, stance: Stance, signer: &mut Signer<'_>) {
+        let secret = signer.secret();
+        let contact = self.contact_mut(user);
+        let entry = &mut contact.entry;
+        let Some(other) = entry.identity() else { return };
+        let mine = entry.mine.as_ref().map(Attested::said);
+        let theirs = entry.their_statement().map(Attested::said);
+        let last = mine.map_or(0, |said| said.sequence).max(theirs.map_or(0, |said| said.ends));
+        let ended = mine.map_or(0, |said| said.ends);
+        let ends = if stance == Stance::Removed { ended.max(theirs.map_or(0, |said| said.sequence)) } else { ended };
+        let statement = ContactStatement {
+            owner: signer.identity,
+            other,
+            sequence: last.saturating_add(1).max(signer.now.0),
+            stance,
+            ends,
+            issued_at: signer.now,
+            extensions: Extensions::none(),
+        };
+        let statement = Signed::sign(statement, signer.key);
+        entry.mine = Some(Attested { statement, certificate: signer.certificate.clone() });
+        entry.seed.get_or_insert(secret);
+        self.persist(user);
+    }
+
+    pub(super) fn send_request(&mut self, user: &UserId, asking: Asking) {
+        let Some(entry) = self.entry(user) else { return };
+        let (Some(mine), Some(pairwise)) = (&entry.mine, entry.own_pairwise()) else { return };
+        let Asking { text, mut display_name } = asking;
+        display_name.truncate(display_name.floor_char_boundary(REQUEST_NAME_BYTES_MAX));
+        let request = ContactRequest {
+            statement: mine.statement.clone(),
+            pairwise: pairwise.public(),
+            text,
+            display_name,
+            extensions: Extensions::none(),
+        };
+        self.send(user, ContactSignal::Request(Box::new(request)));
+    }
+
+    pub(super) fn send_accept(&mut self, user: &UserId, signer: &mut Signer<'_>) {
+        let keys = self.keys_for(user, signer);
+        let profile = self.own.profile.clone();
+        let Some(entry) = self.entry(user) else { return };
+        let (Some(mine), Some(pairwise)) = (&entry.mine, entry.own_pairwise()) else { return };
+        let answer = ContactAnswer {
+            statement: mine.statement.clone(),
+            pairwise: Some(pairwise.public()),
+            keys,
+            profile,
+            extensions: Extensions::none(),
+        };
+        self.note_told(user, signer.now);
+        self.send(user, ContactSignal::Accept(Box::new(answer)));
+    }
+
+    /// Tells what has become of somebody, if it is another than before.
+    pub(super) fn tell_change(&mut self, user: &UserId, before: Standing) {
+        let after = self.standing(user);
+        let user = user.clone();
+        match (before, after) {
+            (before, after) if before == after => {}
+            (before, Standing::Contact) if !before.is_contact() => self.tell(RosterEvent::Accepted { user }),
+            (Standing::Asked, Standing::Declined | Standing::Removed) if self.says_yes(&user) => {
+                self.tell(RosterEvent::Declined { user });
+            }
+            (_, Standing::Requested) => {
+                let intro = self.entry(&user).and_then(|entry| entry.intro.clone()).unwrap_or_default();
+                self.tell(RosterEvent::Request { user, display_name: intro.display_name, text: intro.text });
+            }
+            (Standing::Contact | Standing::Changed | Standing::Requested, Standing::Removed | Standing::Declined) => {
+                self.tell(RosterEvent::Removed { user });
+            }
+            _ => {}
+        }
+    }
+
+    /// True if the user's own newest word is yes: then it was the other who has ended it.
+    pub(super) fn says_yes(&self, user: &UserId) -> bool {
+        self.entry(user).and_then(|entry| entry.mine.as_ref()).is_some_and(|mine| mine.said().is_yes())
+    }
+
+    /// Forgets those who are nothing to the user, beyond [`TRACES_MAX`].
+    pub(super) fn forget_traces(&mut self) {
+        let is_trace = |contact: &&Contact| matches!(contact.entry.standing(), Standing::Removed | Standing::Declined);
+        while self.contacts.values().filter(is_trace).count() > TRACES_MAX {
+            let oldest = self.contacts.values().filter(is_trace).min_by_key(|contact| contact.entry.heard_at());
+            let Some(user) = oldest.map(|contact| contact.entry.user.clone()) else { return };
+            self.contacts.remove(&user);
+            self.actions.push_back(RosterAction::Forget { user });
+        }
+    }
+
+    pub(super) fn contact_mut(&mut self, user: &UserId) -> &mut Contact {
+        self.contacts
+            .entry(user.clone())
+            .or_insert_with(|| Contact { entry: RosterEntry::new(user.clone()), told: Told::default() })
+    }
+
+    pub(super) fn persist(&mut self, user: &UserId) {
+        let persist = RosterAction::Persist { user: user.clone() };
+        if !self.actions.contains(&persist) {
+            self.actions.push_back(persist);
+        }
+    }
+
+    pub(super) fn send(&mut self, to: &UserId, signal: ContactSignal) {
+        self.actions.push_back(RosterAction::Send { to: to.clone(), signal: Box::new(signal) });
+    }
+
+    pub(super) fn tell(&mut self, event: RosterEvent) {
+        self.actions.push_back(RosterAction::Tell(event));
+    }
+}
+
+fn capability(service: Service, holder: PublicKey, epoch: u32, signer: &mut Signer<'_>) -> Signed<Capability> {
+    let not_before = signer.now.minus_secs(CAPABILITY_BACKDATED_SECS);
+    let capability = Capability {
+        id: CapabilityId::random(&mut signer.rng),
+        issuer: Issuer::Device(signer.device()),
+        service,
+        holder: Holder::Key(holder),
+        limits: Limits { per_hour: CONTACT_PER_HOUR, payload_bytes_max: CONTACT_PAYLOAD_BYTES_MAX },
+        epoch,
+        not_before,
+        not_after: not_before.plus_secs(CAPABILITY_SECS_MAX),
+        extensions: Extensions::none(),
+    };
+    Signed::sign(capability, signer.key)
+}
