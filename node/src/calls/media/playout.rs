@@ -35,8 +35,8 @@ const PACKET_SAMPLES_MAX: usize = 5_760;
 const TARGET_MIN: i64 = SAMPLE_RATE as i64 / 100; // 10 ms
 /// The most: a conversation suffers more from delay than from gaps.
 const TARGET_MAX: i64 = SAMPLE_RATE as i64 * 300 / 1_000; // 300 ms
-/// How far playing may lag behind: a frame, in which it can't be helped, and half of one more, so that it doesn't go to and fro.
-const LAG_MAX: i64 = FRAME_SAMPLES as i64 * 3 / 2; // 30 ms
+/// How far playing may lag behind: a frame, in which it can't be helped, and an eighth of one more, so that it doesn't go to and fro.
+const LAG_MAX: i64 = FRAME_SAMPLES as i64 * 9 / 8; // 22.5 ms
 /// Frames for which it must have lagged before two are blended: half a second. At more than [`HURRY_LAG`] they are blended at once.
 const LAG_FRAMES: u32 = 25;
 const HURRY_LAG: i64 = FRAME_SAMPLES as i64 * 5; // 100 ms

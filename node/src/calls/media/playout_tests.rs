@@ -155,7 +155,8 @@ fn loss_and_jitter_conceal_little_more_than_is_lost_and_delay_does_not_grow() {
         eprintln!("drift {drift_ppm} ppm: {:.2}% concealed, delay by minute {:.0?} ms", concealed * 100.0, run.delays);
         assert!(concealed <= 0.06, "{:.2}% concealed", concealed * 100.0);
         let later = run.delays[1..].iter().copied().fold(0.0, f64::max);
-        assert!(later <= run.delays[1] + 5.0, "{:.0?}", run.delays);
+        // It goes up and down by the frame that can't be divided.
+        assert!(later <= run.delays[0] + 20.0, "{:.0?}", run.delays);
         assert!(later <= 100.0, "{:.0?}", run.delays);
     }
 }
