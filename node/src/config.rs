@@ -37,6 +37,8 @@ pub struct Config {
     pub profile: ProfileConfig,
     /// Who may do what, until `halloo privacy set` says otherwise.
     pub privacy: crate::handle::contacts::PrivacyChange,
+    /// Calls of others.
+    pub calls: CallsConfig,
     /// Files from others.
     pub files: FilesConfig,
     /// What this device is to the user's others.
@@ -81,6 +83,16 @@ pub struct DeviceConfig {
     pub name: Option<String>,
     /// Its kind.
     pub kind: Option<DeviceKind>,
+}
+
+/// Calls of others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CallsConfig {
+    /// Whether a call rings while this device is in another; else the caller is told that it is busy.
+    pub ring_when_busy: bool,
+    /// Users whose calls ring although the user doesn't wish to be disturbed.
+    pub may_disturb: Vec<String>,
 }
 
 /// Files from others.
@@ -488,6 +500,11 @@ pub fn sample(values: &SampleValues) -> String {
 # video = "contacts"
 # message = "contacts"
 # file = "contacts"
+
+# Whether calls ring during another call, and whose ring although you don't want to be disturbed (`halloo presence set dnd`).
+[calls]
+# ring_when_busy = false
+# may_disturb = ["bob"]
 
 # Where files from others land (seen from the home), how fast at most, and how much through relays in an hour while there is no direct path.
 [files]

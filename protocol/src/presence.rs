@@ -10,7 +10,7 @@
 //!
 //! - Inputs take [`Now`]: [`Presence::set_status`], [`Presence::set_contact`], [`Presence::remove_contact`], [`Presence::set_carriers`],
 //!   [`Presence::set_secret`], [`Presence::handle_connected`], [`Presence::handle_disconnected`], [`Presence::handle_frame`],
-//!   [`Presence::handle_keeper_lease`], [`Presence::handle_timeout`].
+//!   [`Presence::handle_keeper_lease`], [`Presence::handle_unanswered`], [`Presence::handle_timeout`].
 //! - After every input drain [`Presence::poll_action`]; then sleep until [`Presence::poll_timeout`] and call
 //!   [`Presence::handle_timeout`].
 //! - Frames to one neighbour must arrive in order, or not at all and then with a disconnect: overlay streams do.
@@ -28,6 +28,7 @@
 mod document;
 mod few;
 mod gossip;
+mod loss;
 mod memo;
 mod message;
 mod topic;
@@ -61,6 +62,7 @@ use crate::wire::{Extensions, Signed};
 
 use few::FewMap;
 use gossip::{Gossip, Neighbour, Output, Watch};
+use loss::Losses;
 
 /// Least time between two documents of our own; changes in between go together.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(250);
@@ -178,6 +180,14 @@ pub enum Action {
         /// Which device.
         device: DeviceKey,
     },
+    /// A contact's device was connected to us and fell silent: dial it anew, by every way that its newest record names. If it doesn't answer within
+    /// some seconds, call [`Presence::handle_unanswered`]; if it does, its hello is reported as any.
+    Probe {
+        /// Whose.
+        contact: IdentityKey,
+        /// Which device.
+        device: DeviceKey,
+    },
     /// A contact has other devices than we know: look the record up, and call [`Presence::set_contact`].
     ContactOutdated {
         /// Whose.
@@ -248,6 +258,7 @@ pub struct Presence {
     contacts: BTreeMap<IdentityKey, Known>,
     origins: BTreeMap<Topic, Origin>,
     peers: BTreeMap<DeviceKey, Peer>,
+    losses: Losses,
     timers: BTreeSet<(Instant, Timer)>,
     armed: BTreeMap<Timer, Instant>,
     actions: VecDeque<Action>,
@@ -276,6 +287,7 @@ impl Presence {
             contacts: BTreeMap::new(),
             origins: BTreeMap::new(),
             peers: BTreeMap::new(),
+            losses: Losses::default(),
             timers: BTreeSet::new(),
             armed: BTreeMap::new(),
             actions: VecDeque::new(),
@@ -375,6 +387,7 @@ impl Presence {
             self.gossip.unwatch(now, topic);
             self.origins.remove(topic);
         }
+        self.losses.forget_contact(identity);
         self.disarm(Timer::Day(*identity));
         self.disarm(Timer::Lapse(*identity));
         self.update_peers(now, identity);
@@ -391,6 +404,7 @@ impl Presence {
     pub fn handle_connected(&mut self, now: Now, peer: Peer) {
         self.peers.insert(peer.device, peer);
         let neighbour = self.neighbour(&peer);
+        self.meet(now, &peer.device, peer.identity);
         self.gossip.handle_connected(now, neighbour);
         self.drain(now);
     }
@@ -432,6 +446,7 @@ impl Presence {
         }
         self.gossip.handle_timeout(now);
         self.drain(now);
+        self.look_again(now);
     }
 
     /// What is to be done, in order.
@@ -443,7 +458,7 @@ impl Presence {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let own = self.timers.first().map(|(at, _)| *at);
-        own.into_iter().chain(self.gossip.poll_timeout()).min()
+        own.into_iter().chain(self.gossip.poll_timeout()).chain(self.losses.poll_timeout()).min()
     }
 
     /// What is shown of a contact.
@@ -622,12 +637,22 @@ impl Presence {
                 Output::Misbehaved { device, misdeed } => self.actions.push_back(Action::Misbehaved { device, misdeed }),
                 Output::Newest { topic, document, way, .. } => self.hear(now, &topic, &document, way),
                 Output::Hinted { topic, sequence, witnesses } => self.doubt(now, &topic, sequence, witnesses),
+                Output::OwnerLost { topic, sequence, heard_at, is_only_one } => {
+                    let Some(origin) = self.origins.get(&topic).copied() else { continue };
+                    let Some(known) = self.contacts.get(&origin.contact) else { continue };
+                    let sequence = document::inner_sequence(&known.key, origin.day, sequence);
+                    self.peers.remove(&origin.device);
+                    self.lose(now, (origin.contact, origin.device), sequence, heard_at, is_only_one);
+                }
                 Output::OwnNewer { topic, sequence } => self.overtake(now, &topic, sequence),
                 Output::OwnDoubted => {
                     let at = self.published_at.map_or(now.instant, |last| last + REFUTE_PAUSE);
                     self.publish_by(now, at);
                 }
-                Output::Resumed => self.publish_by(now, now.instant),
+                Output::Resumed => {
+                    self.doubt_losses(now);
+                    self.publish_by(now, now.instant);
+                }
             }
         }
     }

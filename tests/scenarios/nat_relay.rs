@@ -8,6 +8,8 @@ use halloo_tests::daemon::{Daemon, Launch};
 use halloo_tests::natlab::{Machine, NatLab};
 use halloo_tests::network::{ANYONE, AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
 use halloo_tests::{cli, eventually};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 /// A node finds out that nobody can dial it, and gets a reservation, before its record is of use.
 const READY_TIME_MAX: Duration = Duration::from_secs(90);
@@ -44,6 +46,37 @@ fn two_behind_nat_message_each_other_through_a_third() {
     assert_ne!(queued["state"], "delivered", "{queued}");
     bob.start(bob_again(&home_b, &server));
     bob.wait_event(SETTLED_TIME_MAX, "message_received", |event| event["text"] == "later");
+    let (code, _elapsed) = alice.terminate();
+    assert_eq!(code, 0);
+}
+
+/// Routers that take random ports: no path can be punched, so the file goes through the relay, whose circuits are too small for all of it.
+#[test]
+fn a_file_goes_through_a_relay_also_if_it_is_larger_than_a_circuit_carries() {
+    const BYTES: usize = 5_000_000;
+    let mut lab = NatLab::new();
+    let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
+    let public = lab.public_machine("srv", 1);
+    let config = format!("[authority]\nname = \"{AUTHORITY}\"\n[relay]\ncircuit_bytes_max = 2_000_000\n");
+    let mut server = Daemon::init(folder.path(), "server", &config);
+    server.start(on(&public).args(listen(&public.address)).args(infrastructure_roles()));
+    let (home_a, home_b) = (lab.symmetric_machine("a", 11), lab.symmetric_machine("b", 12));
+    let mut alice = join(&folder, &server, "alice", &home_a);
+    let bob = join(&folder, &server, "bob", &home_b);
+    let source = folder.path().join("large.bin");
+    let mut content = vec![0; BYTES];
+    StdRng::seed_from_u64(1).fill_bytes(&mut content);
+    std::fs::write(&source, &content).expect("the folder is ours");
+    cli(alice.home(), ["contact", "add", &bob.username]).ok();
+    bob.wait_event(SETTLED_TIME_MAX, "contact_request", |event| event["from"] == alice.username.as_str());
+    cli(bob.home(), ["contact", "accept", &alice.username]).ok();
+    let sent = cli(alice.home(), ["file", "send", &bob.username, source.to_str().expect("Unicode")]).ok();
+    let id = sent["id"].as_str().expect("an id").to_owned();
+    bob.wait_event(SETTLED_TIME_MAX, "file_offered", |event| event["file_id"] == id.as_str());
+    let accepted = cli(bob.home(), ["file", "accept", &id, "--wait"]).ok();
+    assert_eq!(accepted["state"], "done", "{accepted}");
+    let landed = std::fs::read(accepted["path"].as_str().expect("a path")).expect("it is there");
+    assert!(landed == content, "what came differs");
     let (code, _elapsed) = alice.terminate();
     assert_eq!(code, 0);
 }

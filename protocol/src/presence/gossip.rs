@@ -59,6 +59,9 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// A timer that fires this late was slept through: then silence of others proves nothing.
 const SLEPT: Duration = Duration::from_secs(5);
 
+/// Neighbours that are lost within this may have been lost with our own connection to the network.
+const LOST_TOGETHER: Duration = Duration::from_secs(60);
+
 /// How often what has expired is swept out.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -177,6 +180,15 @@ pub(super) enum Output {
     Newest { topic: Topic, document: SealedDocument, way: Way, hops: u8 },
     /// Witnesses say that the owner of a watched topic fell silent after the document with this sequence.
     Hinted { topic: Topic, sequence: u64, witnesses: usize },
+    /// The owner of a watched topic was a neighbour and fell silent, after the document with this sequence.
+    OwnerLost {
+        topic: Topic,
+        sequence: u64,
+        /// When it was heard last.
+        heard_at: Instant,
+        /// There was no other neighbour whose silence would show that it is us who are cut off.
+        is_only_one: bool,
+    },
     /// Somebody holds a newer document of an own topic than we do: another run of this device published it.
     OwnNewer { topic: Topic, sequence: u64 },
     /// Witnesses say that we fell silent.
@@ -370,6 +382,8 @@ pub(super) struct Gossip {
     witness_numbers: BTreeMap<IdentityKey, u16>,
     timers: BTreeSet<(Instant, Timer)>,
     armed: BTreeMap<Timer, Instant>,
+    /// When a neighbour was last lost without a word.
+    lost_at: Option<Instant>,
     outputs: VecDeque<Output>,
     counters: Counters,
     memo: Option<Arc<Memo>>,
@@ -397,6 +411,7 @@ impl Gossip {
             witness_numbers: BTreeMap::new(),
             timers: BTreeSet::new(),
             armed: BTreeMap::new(),
+            lost_at: None,
             outputs: VecDeque::new(),
             counters: Counters::default(),
             memo: None,
@@ -429,6 +444,11 @@ impl Gossip {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Whether a neighbour that lives has shown since `at` that we aren't cut off: had its heartbeats got lost, it would be gone by then.
+    pub(super) fn is_heard_after(&self, at: Instant) -> bool {
+        self.links.iter().flatten().any(|link| link.heard_at > at + self.config.heartbeat)
     }
 
     /// How many topics are held, and how many neighbours.

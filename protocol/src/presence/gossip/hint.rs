@@ -3,10 +3,16 @@
 //! An owner appoints its neighbours as witnesses: each gets a key that the topic has signed, with a number per person. When a neighbour's
 //! connection falls silent, its witnesses say so under these keys. Two numbers are two persons' words, and nobody learns which persons. A newer
 //! document refutes every hint; an owner that hears one about itself publishes.
+//!
+//! Whoever had the owner as a neighbour has more than a word for it: it may look for itself, and believe what it finds ([`Output::OwnerLost`]). To
+//! others it is one witness as any.
+
+use std::time::Instant;
 
 use rand::RngExt;
 
-use super::{Gossip, LinkId, Now, Output, TopicId};
+use super::tree::state_watch_device;
+use super::{Gossip, LOST_TOGETHER, LinkId, Now, Output, TopicId};
 use crate::key::SecretKey;
 use crate::presence::message::{Appointment, PassedHint, PresenceHint, PresenceWitness, TopicPlace, TopicSlot};
 use crate::wire::{Body, Extensions, Signed};
@@ -90,6 +96,22 @@ impl Gossip {
             let hint = Signed::sign(body, &testimony.key);
             let number = testimony.witness.unverified().number;
             self.keep_hint(id, HeldHint { sequence, number, witness: testimony.witness, hint }, Some(link), now);
+        }
+    }
+
+    /// What we have seen ourselves: a device that we watch was a neighbour, and is none any more. It is for our own view alone.
+    pub(super) fn tell_of_loss(&mut self, link: LinkId, now: Instant) {
+        let lost_at = self.lost_at.replace(now);
+        let is_only_one = self.link_ids.len() == 1 && lost_at.is_none_or(|at| now > at + LOST_TOGETHER);
+        let lost = self.link(link);
+        let (device, heard_at) = (lost.peer.device, lost.heard_at);
+        let topics: Vec<_> = lost.slots.values().copied().collect();
+        for id in topics {
+            let state = self.state(id);
+            let (topic, sequence) = (state.topic, state.sequence());
+            if state_watch_device(state) == Some(device) && sequence > 0 {
+                self.outputs.push_back(Output::OwnerLost { topic, sequence, heard_at, is_only_one });
+            }
         }
     }
 

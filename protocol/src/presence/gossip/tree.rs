@@ -94,8 +94,8 @@ impl Gossip {
             misses: 0,
         };
         self.state(id).ins.push(entry);
-        if is_owner {
-            // It may refute them.
+        if is_owner || is_carrier {
+            // The owner may refute them; a carrier keeps them for whoever asks it later.
             self.tell_hints(id, link);
         }
         if is_owner || (is_carrier && self.state(id).parent.is_none()) {
