@@ -272,6 +272,7 @@ fn outcome(outcome: CallResult) -> CallOutcome {
         setup_ms: None,
         rtt_ms: None,
         loss: None,
+        jitter_ms: None,
         via_push: false,
     }
 }
