@@ -59,6 +59,7 @@ pub(crate) struct Settings {
     pub(crate) authority_name: Option<String>,
     pub(crate) enrolment: EnrolmentPolicy,
     pub(crate) answer: Option<AutoAnswer>,
+    pub(crate) calls: crate::config::CallsConfig,
     pub(crate) api: Option<String>,
     pub(crate) clock_skew_secs: i64,
     pub(crate) linked_certificate_secs: Option<u64>,
@@ -93,6 +94,7 @@ impl Default for Settings {
             authority_name: None,
             enrolment: EnrolmentPolicy::Invite,
             answer: None,
+            calls: crate::config::CallsConfig::default(),
             api: None,
             clock_skew_secs: 0,
             linked_certificate_secs: None,
@@ -290,6 +292,12 @@ impl NodeBuilder {
     /// Answers every call by itself. Default: no.
     pub fn auto_answer(mut self, answer: Option<AutoAnswer>) -> Self {
         self.settings.answer = answer;
+        self
+    }
+
+    /// When calls of others ring and when not. Default: not during another call, nor while the user doesn't wish to be disturbed.
+    pub fn calls(mut self, calls: crate::config::CallsConfig) -> Self {
+        self.settings.calls = calls;
         self
     }
 

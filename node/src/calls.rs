@@ -4,17 +4,19 @@
 //! offer and one sealed invite per device, sends each on every way there is (stream, the device's relay, and push gateway where the device
 //! names one), and connects media when a device accepts. Media runs in tasks of its own ([`driver`]).
 
+mod crossing;
 mod driver;
 mod hand_over;
 mod incoming;
 pub mod media;
 mod outgoing;
+mod trace;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::call::{CallId, CallSignal, Outcome, Reason, RecentCalls, Signal};
+use halloo_protocol::call::{CallId, CallSignal, Outcome, Reason, RecentCalls, Signal, WithdrawnCalls};
 use halloo_protocol::capability::Capability;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{DeviceKey, PublicKey};
@@ -34,7 +36,8 @@ use self::outgoing::Outgoing;
 use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::calls::{
-    CallEntry, CallError, CallList, CallMedia, CallOutcome, CallPath, CallResult, CallState, DialOptions,
+    CallEntry, CallError, CallList, CallMedia, CallOutcome, CallPath, CallResult, CallStage, CallStageKind, CallState,
+    DialOptions,
 };
 use crate::handle::{Event, Reply};
 use crate::network::{Purpose, Target};
@@ -45,7 +48,7 @@ use crate::timestamp::Timestamp;
 /// Calls at once, in and out: far above what a person has, below what memory allows a stranger.
 const CALLS_MAX: usize = 256;
 
-/// Ended calls listed; older ones are in the store.
+/// Ended calls listed, also those of earlier runs; older ones are in the store.
 const ENDED_MAX: usize = 200;
 
 /// Calls an hour of one user: more rings than anybody answers.
@@ -98,6 +101,7 @@ struct Progress {
     relay: Option<SocketAddr>,
     /// What relays have held against this call: they lent nothing, or dropped packets.
     relay_complaint: Option<String>,
+    stages: Vec<CallStage>,
 }
 
 impl Progress {
@@ -116,6 +120,7 @@ impl Progress {
             failure: None,
             relay: None,
             relay_complaint: None,
+            stages: Vec::new(),
         }
     }
 
@@ -158,9 +163,8 @@ pub(crate) struct CallsState {
     incoming: HashMap<CallId, Incoming>,
     /// Calls that have rung or were listed; in the database too, since a device may be started anew for every push.
     recent: RecentCalls,
-    /// Calls taken back before their invite came. Apart from those that rang: anybody can sign such a signal, and enough of them would
-    /// push the others out.
-    withdrawn: RecentCalls,
+    /// Calls taken back before their invite came.
+    withdrawn: WithdrawnCalls,
     rates: RateLimiter<PublicKey>,
     ended: VecDeque<CallEntry>,
     /// What certified callers show our relays, once it was made or read.
@@ -173,7 +177,7 @@ impl Default for CallsState {
             outgoing: HashMap::new(),
             incoming: HashMap::new(),
             recent: RecentCalls::new(),
-            withdrawn: RecentCalls::new(),
+            withdrawn: WithdrawnCalls::new(),
             rates: RateLimiter::new(CALLERS_MAX),
             ended: VecDeque::new(),
             capability: None,
@@ -202,6 +206,11 @@ impl CallsState {
     }
 }
 
+/// A call as the list shows it: what happened in it lies in the store.
+fn without_stages(call: CallEntry) -> CallEntry {
+    CallEntry { stages: Vec::new(), ..call }
+}
+
 fn result_of(outcome: Outcome) -> CallResult {
     match outcome {
         Outcome::Completed => CallResult::Completed,
@@ -220,6 +229,23 @@ const fn is_missed(result: CallResult) -> bool {
     matches!(result, CallResult::NoAnswer | CallResult::Cancelled | CallResult::Unreachable | CallResult::Failed)
 }
 
+/// Why a call doesn't ring any more, by what another device of the user says of it.
+const fn reason_of_fate(fate: CallFate) -> Option<Reason> {
+    match fate {
+        CallFate::Answered => Some(Reason::ANSWERED_ELSEWHERE),
+        CallFate::Declined => Some(Reason::DECLINED_ELSEWHERE),
+        CallFate::Dismissed => None,
+    }
+}
+
+const fn path_words(kind: media::PathKind) -> &'static str {
+    match kind {
+        media::PathKind::Direct => "direct",
+        media::PathKind::Punched => "punched",
+        media::PathKind::Relayed => "relayed",
+    }
+}
+
 const fn path_of(kind: media::PathKind) -> CallPath {
     match kind {
         media::PathKind::Direct => CallPath::Direct,
@@ -234,11 +260,18 @@ impl EventLoop {
             Ok(recent) => self.calls.recent = recent.unwrap_or_default(),
             Err(error) => warn!(%error, "recent calls not restored from the database"),
         }
+        match self.store.read::<_, StoreError>(|view| view.last_calls(ENDED_MAX)) {
+            Ok(rows) => {
+                let entries = rows.iter().rev().filter_map(|(_, row)| serde_json::from_slice::<CallEntry>(row).ok());
+                self.calls.ended = entries.map(without_stages).collect();
+            }
+            Err(error) => warn!(%error, "calls of earlier runs not read"),
+        }
     }
 
     /// Notes a call, on disk before anybody is told that it rings. True if it is new.
     fn note_call(&mut self, caller: DeviceKey, call: CallId, now: UnixTime) -> bool {
-        if self.calls.withdrawn.contains(caller, call) || !self.calls.recent.insert(caller, call, now) {
+        if !self.calls.recent.insert(caller, call, now) {
             return false;
         }
         let recent = &self.calls.recent;
@@ -256,7 +289,10 @@ impl EventLoop {
 
     pub(crate) fn handle_dial(&mut self, options: DialOptions, reply: Reply<CallOutcome, CallError>) {
         match self.check_dial(&options) {
-            Ok(user) => self.begin_dial(user, options, reply),
+            Ok(user) => match self.ringing_call_of(&user) {
+                Some(call) => self.answer_by_dial(call, &options, reply),
+                None => self.begin_dial(user, options, reply),
+            },
             Err(error) => reply.send(Err(error)),
         }
     }
@@ -279,6 +315,9 @@ impl EventLoop {
             return Err(CallError::CallsSelf);
         }
         self.refuse_changed(&user)?;
+        if let Some((call, _)) = self.waiting_dial(&user) {
+            return Err(CallError::AlreadyCalling { username: self.labels.display(&user), call_id: call.to_string() });
+        }
         if self.calls.outgoing.len() >= CALLS_MAX {
             let full = crate::handle::problem::NodeError::LimitReached { what: "calls", max: CALLS_MAX };
             return Err(CallError::Node(full));
@@ -324,10 +363,15 @@ impl EventLoop {
             self.drive_incoming(call);
             return status;
         }
-        if matches!(signal.signal().body, SignalBody::Cancel { .. } | SignalBody::Replaced { .. }) {
+        let withdrawn = match &signal.signal().body {
+            SignalBody::Cancel { reason } => Some(*reason),
+            SignalBody::Replaced { .. } => Some(Reason::ANSWERED_ELSEWHERE),
+            _ => None,
+        };
+        if let Some(reason) = withdrawn {
             // It has overtaken its invite, which must not ring any more.
             let now = self.now().unix;
-            self.calls.withdrawn.insert(signal.signal().from, call, now);
+            self.calls.withdrawn.insert(signal.signal().from, call, reason, now);
         }
         SignalStatus::UnknownCall
     }
@@ -400,6 +444,7 @@ impl EventLoop {
                 progress.relay_complaint = complaint.or(progress.relay_complaint.take());
             }
         }
+        self.note_media(call, &event);
         let connected = matches!(event, MediaEvent::Connected(_));
         let ended = match &event {
             MediaEvent::Failed(error) => Some(Some(driver::describe(error))),
@@ -436,6 +481,19 @@ impl EventLoop {
             }
             self.drive_incoming(call);
         }
+    }
+
+    fn note_media(&mut self, call: CallId, event: &media::MediaEvent) {
+        use media::MediaEvent;
+        let detail = match event {
+            MediaEvent::Connected(path) => format!("connected, {}", path_words(path.kind)),
+            MediaEvent::PathChanged(path) => format!("another path, {}", path_words(path.kind)),
+            MediaEvent::RelayFailed(relay, why) => format!("relay {relay} lends no address: {why}"),
+            MediaEvent::Failed(error) => driver::describe(error),
+            MediaEvent::Closed => "closed by the other end".to_owned(),
+            _ => return,
+        };
+        self.note_stage(call, CallStageKind::Media, None, detail);
     }
 
     fn progress_mut(&mut self, call: CallId) -> Option<&mut Progress> {
@@ -496,7 +554,8 @@ impl EventLoop {
     pub(crate) fn call_list(&self) -> CallList {
         let mut calls: Vec<CallEntry> = self.calls.ended.iter().cloned().map(|call| self.with_fate(call)).collect();
         calls.extend(self.calls.outgoing.iter().map(|(id, call)| self.call_entry(*id, &call.progress, false, call.state())));
-        calls.extend(self.calls.incoming.iter().map(|(id, call)| self.call_entry(*id, &call.progress, true, call.state())));
+        let shown = self.calls.incoming.iter().filter(|(_, call)| call.held_for.is_none());
+        calls.extend(shown.map(|(id, call)| self.call_entry(*id, &call.progress, true, call.state())));
         for entry in calls.iter_mut().filter(|entry| entry.state != CallState::Ended) {
             entry.media = entry.call_id.parse().ok().and_then(|call| self.call_media(call));
         }
@@ -531,22 +590,37 @@ impl EventLoop {
             started_at: Timestamp::from_unix_secs(progress.started_at.0),
             outcome: progress.outcome(call),
             dismissed: false,
+            stages: Vec::new(),
             media: None,
         }
+    }
+
+    fn traced_entry(&self, call: CallId, progress: &Progress, incoming: bool, state: CallState) -> CallEntry {
+        CallEntry { stages: progress.stages.clone(), ..self.call_entry(call, progress, incoming, state) }
     }
 
     /// What own devices say of an ended call.
     fn with_fate(&self, mut call: CallEntry) -> CallEntry {
         let fate = call.call_id.parse::<CallId>().ok().and_then(|id| self.call_fate(&id));
         call.dismissed = fate.is_some();
-        if let Some(outcome) = call
-            .outcome
-            .as_mut()
-            .filter(|outcome| fate == Some(CallFate::Answered) && call.incoming && is_missed(outcome.outcome))
-        {
-            outcome.outcome = CallResult::AnsweredElsewhere;
+        let elsewhere = match fate {
+            Some(CallFate::Answered) => (CallResult::AnsweredElsewhere, Reason::ANSWERED_ELSEWHERE),
+            Some(CallFate::Declined) => (CallResult::Declined, Reason::DECLINED_ELSEWHERE),
+            Some(CallFate::Dismissed) | None => return call,
+        };
+        if let Some(outcome) = call.outcome.as_mut().filter(|outcome| call.incoming && is_missed(outcome.outcome)) {
+            outcome.outcome = elsewhere.0;
+            outcome.reason = Some(elsewhere.1.to_string());
         }
         call
+    }
+
+    /// Another of the user's devices says what became of a call: it rings no more here, even if the caller can't say so.
+    pub(crate) fn call_settled_elsewhere(&mut self, call: CallId, fate: CallFate) {
+        if let (Some(reason), Some(incoming)) = (reason_of_fate(fate), self.calls.incoming.get_mut(&call)) {
+            incoming.machine.handle_own_device(reason, Instant::now());
+            self.drive_incoming(call);
+        }
     }
 
     pub(crate) fn handle_call_dismiss(&mut self, call_id: &str, reply: Reply<(), CallError>) {
@@ -571,7 +645,7 @@ impl EventLoop {
         if self.calls.ended.len() >= ENDED_MAX {
             self.calls.ended.pop_front();
         }
-        self.calls.ended.push_back(entry);
+        self.calls.ended.push_back(without_stages(entry));
         if let Some(outcome) = &outcome {
             self.events.send(Event::CallEnded(outcome.clone()));
         }
@@ -582,6 +656,8 @@ impl EventLoop {
         let unknown = || CallError::UnknownCall { call_id: call_id.chars().take(64).collect() };
         let Ok(call) = call_id.parse::<CallId>() else { return reply.send(Err(unknown())) };
         let now = Instant::now();
+        // One that was withdrawn for another stands for that.
+        let call = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.joined).unwrap_or(call);
         if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
             outgoing.machine.hang_up(now);
             self.drive_outgoing(call);

@@ -86,9 +86,13 @@ pub struct DeviceConfig {
 }
 
 /// Calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CallsConfig {
+    /// Whether a call rings while this device is in another; else the caller is told that it is busy.
+    pub ring_when_busy: bool,
+    /// Users whose calls ring although the user doesn't wish to be disturbed.
+    pub may_disturb: Vec<String>,
     /// Media goes through a relay only, in calls out and in, so that the other end doesn't learn this device's addresses from it.
     pub relayed_only: bool,
 }
@@ -499,8 +503,11 @@ pub fn sample(values: &SampleValues) -> String {
 # message = "contacts"
 # file = "contacts"
 
-# Whether media of calls, out and in, goes through a relay only, so that the other end doesn't see this device's addresses in it.
+# Whether calls ring during another call, and whose ring although you don't want to be disturbed (`halloo presence set dnd`).
 [calls]
+# ring_when_busy = false
+# may_disturb = ["bob"]
+# Whether media of calls, out and in, goes through a relay only, so that the other end doesn't see this device's addresses in it.
 # relayed_only = false
 
 # Where files from others land (seen from the home), how fast at most, and how much through relays in an hour while there is no direct path.

@@ -310,6 +310,7 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         .display_name(config.profile.display_name)
         .languages(config.profile.languages)
         .privacy(config.privacy)
+        .calls(config.calls)
         .files(crate::config::FilesConfig {
             directory: config.files.directory.map(|directory| home.root().join(directory)),
             ..config.files

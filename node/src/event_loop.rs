@@ -449,6 +449,7 @@ impl EventLoop {
             Command::Status(reply) => reply.send(Ok(self.status())),
             Command::Totals(reply) => reply.send(Ok(self.totals())),
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
+            Command::CallShow { call_id, reply } => self.handle_call_show(&call_id, reply),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
             Command::Files(command) => self.handle_files_asleep(command),
@@ -484,6 +485,7 @@ impl EventLoop {
             Command::Devices(command) => self.handle_devices(command),
             Command::CallDial { options, reply } => self.handle_dial(options, reply),
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
+            Command::CallShow { call_id, reply } => self.handle_call_show(&call_id, reply),
             Command::CallAnswer { call_id, options, reply } => self.handle_call_answer(&call_id, options, reply),
             Command::CallDecline { call_id, reply } => self.handle_call_decline(&call_id, reply),
             Command::CallDismiss { call_id, reply } => self.handle_call_dismiss(&call_id, reply),
@@ -700,6 +702,7 @@ fn refuse_asleep(command: Command) {
         Command::Status(_)
         | Command::Totals(_)
         | Command::CallList(_)
+        | Command::CallShow { .. }
         | Command::PushList(_)
         | Command::MessageList { .. }
         | Command::Conversations(_)

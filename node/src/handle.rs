@@ -36,7 +36,7 @@ use authority::{
     Authority, AuthorityError, AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, EnrolError, EnrolOptions,
     Enrolled, InviteOptions,
 };
-use calls::{AnswerOptions, CallError, CallList, CallOutcome, Calls, DialOptions};
+use calls::{AnswerOptions, CallEntry, CallError, CallList, CallOutcome, Calls, DialOptions};
 use contacts::{ContactCommand, Contacts};
 use devices::{DeviceCommand, Devices};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
@@ -151,6 +151,11 @@ pub enum Command {
     },
     /// [`Calls::list`]
     CallList(Reply<CallList, CallError>),
+    /// [`Calls::show`]
+    CallShow {
+        call_id: String,
+        reply: Reply<CallEntry, CallError>,
+    },
     /// [`Calls::answer`]
     CallAnswer {
         call_id: String,

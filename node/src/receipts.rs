@@ -609,6 +609,7 @@ impl EventLoop {
         for mark in calls {
             if self.receipts.calls.add(*mark) {
                 is_news = true;
+                self.call_settled_elsewhere(mark.call, mark.fate);
                 self.events.send(Event::CallDismissed { call_id: mark.call.to_string(), elsewhere: true });
             }
         }

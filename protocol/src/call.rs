@@ -13,8 +13,9 @@
 //! Every signal is signed by the device that says it, numbered, and repeated until acknowledged. The machines are [`CallerCall`] and
 //! [`CalleeCall`]; both end by themselves whatever is lost: every state has a deadline, save a call whose media run.
 //!
-//! Two users who dial each other at the same moment make two calls here; joining them is for whoever owns both machines. This module
-//! never reads a clock, holds no keys and opens no socket.
+//! Two users who dial each other at the same moment make two calls here. Which of them goes on is decided by [`receive`], with everything else
+//! that becomes of an invite; joining them is for whoever owns both machines. This module never reads a clock, holds no keys and opens no
+//! socket.
 
 mod callee;
 mod caller;
@@ -22,6 +23,7 @@ mod hand_over;
 pub(crate) mod hpke_key;
 mod invite;
 mod recent;
+mod reception;
 mod sender;
 mod signal;
 #[cfg(test)]
@@ -45,7 +47,8 @@ pub use invite::{
     AvatarLink, CallInvite, DISPLAY_NAME_BYTES_MAX, INVITE_SECS_MAX, INVITE_SIZE_CLASSES, Invite, InviteAnswer, InviteError,
     InviteStatus, InviteWay, Origin, SEALED_INVITE_BYTES_MAX, SealInviteError, SealedInvite, VerifiedInvite,
 };
-pub use recent::{RECENT_CALLS_MAX, RecentCalls};
+pub use recent::{RECENT_CALLS_MAX, RecentCalls, WithdrawnCalls};
+pub use reception::{PlacedCall, Reception, Situation, receive};
 pub use signal::{
     CANDIDATE_BYTES_MAX, CallSignal, CallSignalAck, SDP_BYTES_MAX, Signal, SignalBody, SignalError, SignalStatus, VerifiedSignal,
 };
@@ -170,8 +173,9 @@ const fn outcome_of_hang_up(reason: Reason) -> Outcome {
     }
 }
 
-/// What a cancel with this reason makes of a call that rang here.
-const fn outcome_of_cancel(reason: Reason) -> Outcome {
+/// What a cancel with this reason makes of a call that rang here, or was to ring.
+#[must_use]
+pub const fn outcome_of_cancel(reason: Reason) -> Outcome {
     match reason {
         Reason::ANSWERED_ELSEWHERE => Outcome::AnsweredElsewhere,
         Reason::DECLINED | Reason::DECLINED_ELSEWHERE | Reason::NOT_ALLOWED => Outcome::Declined,

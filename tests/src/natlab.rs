@@ -151,6 +151,30 @@ impl NatLab {
         Self::run(&["ip", "netns", "exec", &router, "nft", &rule]);
     }
 
+    /// Splits the public network: nothing goes between these machines and those, in either direction, and nobody is told.
+    #[track_caller]
+    pub fn split(&self, these: &[&Machine], those: &[&Machine]) {
+        let addresses: Vec<&str> = those.iter().map(|machine| machine.address.as_str()).collect();
+        let addresses = addresses.join(", ");
+        for machine in these {
+            let rules = format!(
+                "table ip split {{
+  chain in {{ type filter hook input priority 0; ip saddr {{ {addresses} }} drop; }}
+  chain out {{ type filter hook output priority 0; ip daddr {{ {addresses} }} drop; }}
+}}"
+            );
+            Self::run(&["ip", "netns", "exec", &machine.namespace, "nft", &rules]);
+        }
+    }
+
+    /// Ends [`NatLab::split`], for the same machines.
+    #[track_caller]
+    pub fn rejoin(&self, these: &[&Machine]) {
+        for machine in these {
+            Self::run(&["ip", "netns", "exec", &machine.namespace, "nft", "delete table ip split"]);
+        }
+    }
+
     /// Whether `from` gets an answer from `address` within a second.
     #[must_use]
     pub fn reaches(&self, from: &Machine, address: &str) -> bool {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
-use crate::handle::calls::{AnswerOptions, CallList, CallOutcome, DialOptions};
+use crate::handle::calls::{AnswerOptions, CallEntry, CallList, CallOutcome, DialOptions};
 
 /// A call did what was asked.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -21,11 +21,13 @@ pub(crate) struct CallDone {
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
-        Route::get("/v1/calls", "listCalls", "The calls of this run", list).returns::<CallList>(),
+        Route::get("/v1/calls", "listCalls", "The calls in progress, and the last that were", list).returns::<CallList>(),
         Route::post("/v1/calls", "dial", "Call; answers when the call is over. Closing the connection hangs up", dial)
             .body::<DialOptions>()
             .returns::<CallOutcome>()
             .lasts(),
+        Route::get("/v1/calls/{id}", "showCall", "One call, also of an earlier run, with what happened in it", show)
+            .returns::<CallEntry>(),
         Route::post("/v1/calls/{id}/answer", "answerCall", "Answer a ringing call", answer)
             .body::<AnswerOptions>()
             .returns::<CallDone>(),
@@ -37,6 +39,10 @@ pub(super) fn routes() -> Vec<Route> {
 
 async fn list(State(state): State<ApiState>) -> Answer<CallList> {
     Ok(Json(state.node.calls().list().await?))
+}
+
+async fn show(State(state): State<ApiState>, PathPart(call_id): PathPart) -> Answer<CallEntry> {
+    Ok(Json(state.node.calls().show(&call_id).await?))
 }
 
 async fn dial(State(state): State<ApiState>, JsonBody(options): JsonBody<DialOptions>) -> Answer<CallOutcome> {

@@ -20,6 +20,7 @@ use tracing::{debug, info, warn};
 use super::InviteTarget;
 use crate::address;
 use crate::event_loop::EventLoop;
+use crate::handle::calls::CallStageKind;
 use crate::network::{Purpose, Target};
 use crate::rpc::Failure;
 use crate::store::StoreError;
@@ -92,11 +93,13 @@ impl EventLoop {
             };
             let Some(sealed) = leg.sealed.clone() else { return };
             leg.relay_way.is_asking = true;
+            let asked = format!("asked {} to hand the invite over", target.peer);
             let hash = InviteHandOver::hash_of(&device, &sealed);
             let id = leave.capability.unverified().id;
             let proof = CapabilityProof::sign(id, relay.device, hash, now, &leave.key);
             let message =
                 InviteHandOver { target: device, capability: leave.capability, proof, sealed, extensions: Extensions::none() };
+            self.note_stage(call, CallStageKind::Relay, Some(&device), asked);
             return self.request(&target, &message, Purpose::HandOverAsk(InviteTarget { call, device }), RELAY_TIMEOUT);
         }
     }
@@ -132,10 +135,12 @@ impl EventLoop {
         let word = match status {
             HandOverStatus::HandedOver { status, word } => {
                 debug!(call = %call.short(), ?status, "invite handed over by the relay");
+                self.note_stage(call, CallStageKind::Relay, Some(&device), "handed over");
                 word
             }
             HandOverStatus::Refused(reason) => {
                 debug!(call = %call.short(), %reason, "invite not handed over by the relay");
+                self.note_stage(call, CallStageKind::Relay, Some(&device), format!("not handed over: {reason}"));
                 return self.hand_over_failed(target);
             }
         };
@@ -156,6 +161,7 @@ impl EventLoop {
 
     pub(crate) fn hand_over_failure(&mut self, target: InviteTarget, failure: Failure) {
         debug!(call = %target.call.short(), %failure, "relay not asked to hand the invite over");
+        self.note_stage(target.call, CallStageKind::Relay, Some(&target.device), format!("not answered: {failure}"));
         self.hand_over_failed(target);
     }
 

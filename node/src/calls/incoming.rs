@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CalleeAction, CalleeCall, CalleeParams, CalleeState, InviteAnswer, InviteError, InviteStatus,
-    InviteWay, Outcome, Reason, SealedInvite, VerifiedInvite, word_of,
+    InviteWay, Outcome, Reason, Reception, SealedInvite, VerifiedInvite, outcome_of_cancel, word_of,
 };
 use halloo_protocol::contact::privacy::Kind;
 use halloo_protocol::event::EventKind;
@@ -13,12 +13,13 @@ use halloo_protocol::message::CallFate;
 use halloo_protocol::wire::{Extensions, Signed};
 use tracing::{debug, info};
 
+use super::crossing::Dialled;
 use super::driver::{self, MediaDriver};
-use super::media::MediaSession;
-use super::{CALLS_MAX, Progress, SUMMARY_WAIT};
+use super::media::{MediaConfig, MediaSession};
+use super::{CALLS_MAX, Progress, SUMMARY_WAIT, reason_of_fate};
 use crate::address;
 use crate::event_loop::EventLoop;
-use crate::handle::calls::{AnswerOptions, CallError, CallState, CallWay};
+use crate::handle::calls::{AnswerOptions, CallError, CallStageKind, CallState, CallWay};
 use crate::handle::{Event, Reply};
 use crate::network::Target;
 
@@ -31,6 +32,11 @@ pub(super) struct Incoming {
     caller: DeviceKey,
     target: Target,
     offer: String,
+    way: InviteWay,
+    /// The call of ours that goes on instead, as long as it does: both have dialled. Nobody hears this one then.
+    pub(super) held_for: Option<CallId>,
+    /// What is left of our own dial, if this one goes on instead.
+    pub(super) dialled: Option<Dialled>,
     /// Answered, and the answer is being made.
     answering: bool,
     archived: bool,
@@ -41,7 +47,12 @@ pub(super) struct Incoming {
 impl Incoming {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let summary = self.progress.ended.map(|(_, _, at)| at + SUMMARY_WAIT);
-        [self.machine.poll_timeout(), summary].into_iter().flatten().min()
+        [self.machine.poll_timeout(), summary, self.hang_up_at()].into_iter().flatten().min()
+    }
+
+    /// Whether somebody hears it and can still answer.
+    pub(super) fn rings(&self) -> bool {
+        self.machine.state() == CalleeState::Ringing && self.held_for.is_none() && !self.answering
     }
 
     pub(super) const fn state(&self) -> CallState {
@@ -109,11 +120,15 @@ impl EventLoop {
         let call = invite.invite().call;
         let from = self.labels.display(invite.caller_id());
         let rung = |status| Rung { status, call: Some(call), from: Some(from.clone()), refusal: None };
-        let is_known = |node: &Self| {
-            let calls = &node.calls;
-            calls.recent.contains(invite.caller_device(), call) || calls.withdrawn.contains(invite.caller_device(), call)
-        };
-        if is_known(self) {
+        if self.calls.recent.contains(invite.caller_device(), call) {
+            return rung(InviteStatus::Duplicate);
+        }
+        if self.calls.outgoing.contains_key(&call) || self.calls.incoming.contains_key(&call) {
+            // The id of another call, by chance or ill will.
+            return rung(InviteStatus::Refused(Reason::INVALID));
+        }
+        if let Some(reason) = self.settled_before(&invite) {
+            self.list_unrung(&invite, outcome_of_cancel(reason), reason);
             return rung(InviteStatus::Duplicate);
         }
         if !self.admit_caller(&invite.caller().user.identity.0) {
@@ -124,12 +139,34 @@ impl EventLoop {
         if self.calls.incoming.len() >= CALLS_MAX {
             return rung(InviteStatus::Refused(Reason::TOO_MANY));
         }
-        if self.calls.is_engaged() {
-            self.refuse_busy(&invite, way);
-            return rung(InviteStatus::Busy);
+        match self.reception(&invite) {
+            Reception::Ring => {
+                self.take_in(&invite, way, None);
+                self.ring_aloud(call);
+            }
+            Reception::Hold(own) => {
+                debug!(call = %call.short(), own = %own.short(), "both have dialled: ours goes on");
+                self.take_in(&invite, way, Some(own));
+                self.note_stage(own, CallStageKind::Crossed, Some(&invite.caller_device()), "both have dialled: ours goes on");
+            }
+            Reception::Join(own) => {
+                self.take_in(&invite, way, None);
+                self.join_call(own, call);
+            }
+            Reception::Refuse(reason) => {
+                self.refuse(&invite, way, reason);
+                let status = if reason == Reason::BUSY { InviteStatus::Busy } else { InviteStatus::Refused(reason) };
+                return rung(status);
+            }
         }
-        self.start_ringing(&invite, way, &from);
         rung(InviteStatus::Ringing)
+    }
+
+    /// Why a call doesn't ring whose invite comes now: it was taken back, or settled on another of the user's devices.
+    fn settled_before(&self, invite: &VerifiedInvite) -> Option<Reason> {
+        let call = invite.invite().call;
+        let withdrawn = self.calls.withdrawn.reason(invite.caller_device(), call);
+        withdrawn.or_else(|| self.call_fate(&call).and_then(reason_of_fate))
     }
 
     /// The refusal of a caller who may not ring here. Nobody is told, and nothing is listed; a stranger and somebody blocked hear the same.
@@ -167,21 +204,36 @@ impl EventLoop {
 
     /// An invite past its time: listed as a missed call, never rung.
     pub(crate) fn missed_call(&mut self, invite: &VerifiedInvite) {
-        let now = self.now();
-        let call = invite.invite().call;
         if self.refuse_caller(invite).is_some() {
             return;
         }
+        match self.settled_before(invite) {
+            Some(reason) => self.list_unrung(invite, outcome_of_cancel(reason), reason),
+            None => self.list_unrung(invite, Outcome::NoAnswer, Reason::EXPIRED),
+        }
+    }
+
+    /// Lists a call that comes too late to ring; each once.
+    fn list_unrung(&mut self, invite: &VerifiedInvite, outcome: Outcome, reason: Reason) {
+        let now = self.now();
+        let call = invite.invite().call;
         if self.calls.recent.contains(invite.caller_device(), call)
             || !self.admit_caller(&invite.caller().user.identity.0)
             || !self.note_call(invite.caller_device(), call, now.unix)
         {
             return;
         }
+        self.list_ended(invite, outcome, reason);
+    }
+
+    /// Lists a call that never rang here.
+    fn list_ended(&mut self, invite: &VerifiedInvite, outcome: Outcome, reason: Reason) {
+        let now = self.now();
         let mut progress = Progress::new(invite.caller_id().clone(), now);
         progress.started_at = invite.invite().issued_at;
-        progress.ended = Some((Outcome::NoAnswer, Reason::EXPIRED, now.instant));
-        let entry = self.call_entry(call, &progress, true, CallState::Ended);
+        progress.ended = Some((outcome, reason, now.instant));
+        progress.note(CallStageKind::End, Some(&invite.caller_device()), format!("{outcome}: {reason}; it didn't ring here"));
+        let entry = self.traced_entry(invite.invite().call, &progress, true, CallState::Ended);
         self.archive_call(entry);
     }
 
@@ -213,38 +265,54 @@ impl EventLoop {
             caller: invite.caller_device(),
             target,
             offer: invite.invite().offer.clone(),
+            way,
+            held_for: None,
+            dialled: None,
             answering: false,
             archived: false,
             word: (way == InviteWay::Relay).then(Vec::new),
         }
     }
 
-    fn refuse_busy(&mut self, invite: &VerifiedInvite, way: InviteWay) {
+    /// Doesn't ring, tells the caller why, and lists the call.
+    fn refuse(&mut self, invite: &VerifiedInvite, way: InviteWay, reason: Reason) {
         if way == InviteWay::Stream {
-            return;
+            let outcome = if reason == Reason::BUSY { Outcome::Busy } else { Outcome::Declined };
+            return self.list_ended(invite, outcome, reason);
         }
         let (params, target) = self.callee(invite, way);
-        let machine = CalleeCall::refuse(params, Reason::BUSY, Instant::now());
+        let machine = CalleeCall::refuse(params, reason, Instant::now());
         let call = invite.invite().call;
         let incoming = self.new_incoming(invite, machine, target, way);
         self.calls.incoming.insert(call, incoming);
         self.drive_incoming(call);
     }
 
-    fn start_ringing(&mut self, invite: &VerifiedInvite, way: InviteWay, from: &str) {
+    /// Takes a call in, and tells its caller that it rings. Whether anybody hears it is another matter.
+    fn take_in(&mut self, invite: &VerifiedInvite, way: InviteWay, held_for: Option<CallId>) {
         let call = invite.invite().call;
         let (params, target) = self.callee(invite, way);
         let machine = CalleeCall::new(params, Instant::now());
         let mut incoming = self.new_incoming(invite, machine, target, way);
+        incoming.held_for = held_for;
         incoming.progress.rang_at = Some(Instant::now());
-        info!(call = %call.short(), ?way, "ringing");
+        incoming.progress.note(CallStageKind::Invite, Some(&invite.caller_device()), way_words(way));
         self.calls.incoming.insert(call, incoming);
-        let (via_push, via) = (is_push(way), via_of(way));
-        self.events.send(Event::CallIncoming { call_id: call.to_string(), from: from.to_owned(), video: false, via_push, via });
         self.drive_incoming(call);
+    }
+
+    /// Lets the person hear a call that was taken in.
+    pub(super) fn ring_aloud(&mut self, call: CallId) {
+        let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
+        let way = incoming.way;
+        incoming.progress.note(CallStageKind::Ring, None, "it rings here");
+        info!(call = %call.short(), ?way, "ringing");
+        let from = self.labels.display(&incoming.progress.user);
+        let (via_push, via) = (is_push(way), via_of(way));
+        self.events.send(Event::CallIncoming { call_id: call.to_string(), from, video: false, via_push, via });
         if let Some(answer) = self.settings.answer.clone() {
-            let options = AnswerOptions { play: answer.play, record: answer.record };
-            self.begin_answer(call, &options);
+            let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());
+            self.begin_answer(call, config);
         }
     }
 
@@ -255,10 +323,11 @@ impl EventLoop {
         else {
             return reply.send(Err(unknown()));
         };
-        if incoming.state() != CallState::Ringing || incoming.answering {
+        if !incoming.rings() {
             return reply.send(Err(wrong_state(call, incoming, "answered")));
         }
-        self.begin_answer(call, &options);
+        let config = self.media_config(options.play.as_deref(), options.record.as_deref());
+        self.begin_answer(call, config);
         reply.send(Ok(()));
     }
 
@@ -275,8 +344,7 @@ impl EventLoop {
         reply.send(Ok(()));
     }
 
-    fn begin_answer(&mut self, call: CallId, options: &AnswerOptions) {
-        let config = self.media_config(options.play.as_deref(), options.record.as_deref());
+    pub(super) fn begin_answer(&mut self, call: CallId, config: MediaConfig) {
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         incoming.answering = true;
         driver::make_answer(call, config, incoming.offer.clone(), self.internal_sender.clone());
@@ -295,6 +363,7 @@ impl EventLoop {
                     incoming.progress.answered_at = Some(now);
                     incoming.progress.answered_by = Some(me);
                     incoming.media = Some(MediaDriver::spawn(call, *session, news));
+                    incoming.progress.note(CallStageKind::Answer, None, "answered here");
                 }
             }
             Err(error) => {
@@ -335,6 +404,7 @@ impl EventLoop {
         if let Some(media) = self.calls.incoming.get(&call).and_then(|incoming| incoming.media.as_ref()) {
             media.start();
         }
+        self.note_stage(call, CallStageKind::Answer, None, "the caller has taken the answer");
         self.note_call_fate(call, CallFate::Answered);
         let answered_by = self.swarm.local_peer_id().to_string();
         self.events.send(Event::CallAnswered { call_id: call.to_string(), answered_by });
@@ -344,6 +414,9 @@ impl EventLoop {
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         info!(call = %call.short(), %outcome, %reason, caller = ?incoming.caller, "call over");
         incoming.progress.ended = Some((outcome, reason, Instant::now()));
+        incoming.progress.note(CallStageKind::End, None, format!("{outcome}: {reason}"));
+        // Nobody has heard it, and the other of the two calls is listed.
+        incoming.archived |= incoming.held_for.is_some();
         if let Some(media) = &incoming.media {
             media.close();
         }
@@ -356,10 +429,14 @@ impl EventLoop {
         if has_figures && !incoming.archived {
             incoming.archived = true;
             incoming.media = None;
-            let entry =
-                self.calls.incoming.get(&call).map(|incoming| self.call_entry(call, &incoming.progress, true, CallState::Ended));
-            if let Some(entry) = entry {
-                self.archive_call(entry);
+            let reply = incoming.dialled.as_mut().and_then(|dialled| dialled.reply.take());
+            let entry = self
+                .calls
+                .incoming
+                .get(&call)
+                .map(|incoming| self.traced_entry(call, &incoming.progress, true, CallState::Ended));
+            if let (Some(outcome), Some(reply)) = (entry.and_then(|entry| self.archive_call(entry)), reply) {
+                reply.send(Ok(outcome));
             }
         }
         if self.calls.incoming.get(&call).is_some_and(|incoming| incoming.archived && incoming.machine.is_done()) {
@@ -372,7 +449,19 @@ impl EventLoop {
         if incoming.machine.poll_timeout().is_some_and(|at| at <= now) {
             incoming.machine.handle_timeout(now);
         }
+        if incoming.is_dial_over(now) {
+            incoming.machine.hang_up(now);
+        }
         self.drive_incoming(call);
+    }
+}
+
+const fn way_words(way: InviteWay) -> &'static str {
+    match way {
+        InviteWay::Stream => "came on a connection with the caller",
+        InviteWay::Relay => "handed over by a relay of this device",
+        InviteWay::Gateway => "came on the stream of a gateway",
+        InviteWay::Push => "came in a push message",
     }
 }
 

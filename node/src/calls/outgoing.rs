@@ -22,7 +22,7 @@ use super::{InviteTarget, Progress, SUMMARY_WAIT};
 use crate::address;
 use crate::directory::Waiter;
 use crate::event_loop::EventLoop;
-use crate::handle::calls::{CallError, CallOutcome, CallState, DialOptions};
+use crate::handle::calls::{CallError, CallOutcome, CallStageKind, CallState, DialOptions};
 use crate::handle::directory::ResolveError;
 use crate::handle::{Event, Reply};
 use crate::network::{Purpose, Target};
@@ -30,6 +30,9 @@ use crate::rpc::Failure;
 
 /// How long a device may take to answer an invite on a stream: its connection may have to be made first.
 const INVITE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// The same where a connection was open already: an answer takes a round trip, so whoever is silent for so long isn't there any more.
+const INVITE_TIMEOUT_OPEN: Duration = Duration::from_secs(5);
 
 /// How long a device that is dialled may be silent until the invite is sent again: longer than a dial, a hole punch and an answer take.
 const INVITE_REPEAT: Duration = Duration::from_millis(2_500);
@@ -64,6 +67,8 @@ pub(super) struct Leg {
     repeat_at: Option<Instant>,
     /// Whether the first sign of life came by way of a gateway.
     via_push: bool,
+    /// Whether its lease has run out.
+    is_offline: bool,
     /// Whether the record was fetched anew because the device couldn't open its invite.
     looked_up_again: bool,
     /// Whether all replicas were asked because the device wasn't where the record said.
@@ -77,7 +82,9 @@ pub(super) struct Outgoing {
     pub(super) progress: Progress,
     pub(super) media: Option<MediaDriver>,
     conversation: ConversationId,
-    options: DialOptions,
+    pub(super) options: DialOptions,
+    /// The call that came in and goes on instead of this one: both had dialled.
+    pub(super) joined: Option<CallId>,
     reply: Option<Reply<CallOutcome, CallError>>,
     pub(super) legs: HashMap<DeviceKey, Leg>,
 }
@@ -88,6 +95,11 @@ impl Outgoing {
         let summary = self.progress.ended.map(|(_, _, at)| at + SUMMARY_WAIT);
         let push = self.legs.values().filter(|leg| leg.sealed.is_some()).filter_map(|leg| leg.push_at).min();
         [self.machine.poll_timeout(), hang_up, summary, push].into_iter().flatten().min()
+    }
+
+    /// Takes whoever waits for the outcome.
+    pub(super) fn take_reply(&mut self) -> Option<Reply<CallOutcome, CallError>> {
+        self.reply.take()
     }
 
     fn hang_up_at(&self) -> Option<Instant> {
@@ -130,15 +142,20 @@ impl EventLoop {
             is_lookup_pending: true,
             timers: CallTimers::default(),
         };
-        let outgoing = Outgoing {
+        let mut outgoing = Outgoing {
             machine: CallerCall::new(params, now.instant),
             progress: Progress::new(user.clone(), now),
             media: None,
             conversation: ConversationId::of_pair(&self.identity.user_id(), &user),
             options,
+            joined: None,
             reply: Some(reply),
             legs: HashMap::new(),
         };
+        let presence = self.presence_of(&user);
+        let shown = presence.as_ref().map_or_else(|| "not a contact: unknown".to_owned(), super::trace::presence_words);
+        outgoing.progress.note(CallStageKind::Presence, None, shown);
+        self.events.send(Event::CallDialing { call_id: call.to_string(), to: self.labels.display(&user), presence });
         info!(call = %call.short(), "dialling");
         self.calls.outgoing.insert(call, outgoing);
         self.resolve_user(&user, Waiter::Dial(call));
@@ -147,6 +164,11 @@ impl EventLoop {
     /// The look-up for a dial has ended. `found` says as well whether the record is a cached one: that rings at once, while the directory is
     /// asked whether there are new devices, addresses or gateways.
     pub(crate) fn dial_resolved(&mut self, call: CallId, user: &UserId, found: Result<(DirectoryRecord, bool), ResolveError>) {
+        if let Ok((record, is_cached)) = &found {
+            let devices = record.entries().count();
+            let source = if *is_cached { "the cache" } else { "the directory" };
+            self.note_stage(call, CallStageKind::LookUp, None, format!("{devices} devices, from {source}"));
+        }
         match found {
             Ok((record, true)) => {
                 self.invite_devices(call, &record);
@@ -157,6 +179,7 @@ impl EventLoop {
                 self.finish_dial_lookup(call);
             }
             Err(error) => {
+                self.release_held(call, false);
                 let Some(mut outgoing) = self.calls.outgoing.remove(&call) else { return };
                 if let Some(reply) = outgoing.reply.take() {
                     reply.send(Err(error.into()));
@@ -171,7 +194,8 @@ impl EventLoop {
         let leave = self.hand_over_leave(&record.user_id(), &parts.device(), private.hand_over());
         let relay_way = RelayWay::new(parts.entry().relays.clone(), leave);
         let gateways = private.push;
-        let asleep = matches!(parts.reachability(self.now().unix), Reachability::Push | Reachability::None);
+        let reachability = parts.reachability(self.now().unix);
+        let asleep = matches!(reachability, Reachability::Push | Reachability::None);
         let hold_back = if asleep { Duration::ZERO } else { PUSH_HOLD_BACK };
         Some(Leg {
             target,
@@ -187,6 +211,7 @@ impl EventLoop {
             stream_failed: false,
             repeat_at: None,
             via_push: false,
+            is_offline: reachability == Reachability::None,
             looked_up_again: false,
             looked_for_move: false,
         })
@@ -194,6 +219,13 @@ impl EventLoop {
 
     /// The second look-up for a dial has ended, with a record or without.
     pub(crate) fn dial_resolved_again(&mut self, call: CallId, found: Option<&DirectoryRecord>) {
+        let devices = found.map_or(0, |record| record.entries().count());
+        let detail = if found.is_some() {
+            format!("{devices} devices, from the directory too")
+        } else {
+            "nothing newer in the directory".to_owned()
+        };
+        self.note_stage(call, CallStageKind::LookUp, None, detail);
         if let Some(record) = found {
             self.invite_devices(call, record);
         }
@@ -340,8 +372,13 @@ impl EventLoop {
             leg.sealed = Some(sealed.clone());
             leg.repeat_at = Some(Instant::now() + INVITE_REPEAT);
         }
+        let is_connected = self.swarm.behaviour().streams.is_connected(&target.peer);
+        let dialling = || format!("sent; {} addresses are dialled", target.addresses.len());
+        let detail = if is_connected { "sent on the open connection".to_owned() } else { dialling() };
+        self.note_stage(call, CallStageKind::Invite, Some(&device), detail);
         let message = CallInvite { sealed: sealed.clone(), extensions: Extensions::none() };
-        self.request(target, &message, Purpose::Invite(InviteTarget { call, device }), INVITE_TIMEOUT);
+        let timeout = if is_connected { INVITE_TIMEOUT_OPEN } else { INVITE_TIMEOUT };
+        self.request(target, &message, Purpose::Invite(InviteTarget { call, device }), timeout);
         self.hand_over(call, device);
     }
 
@@ -351,6 +388,8 @@ impl EventLoop {
             Ok(answer) => answer.status,
             Err(_) => InviteStatus::Refused(Reason::INVALID),
         };
+        let detail = format!("{} over a {} connection", status_words(status), self.connection_words(&device));
+        self.note_stage(call, CallStageKind::Invite, Some(&device), detail);
         if status == InviteStatus::NotForMe && self.look_up_again(call, device) {
             return;
         }
@@ -370,6 +409,7 @@ impl EventLoop {
         let Some(leg) = outgoing.legs.get_mut(&device).filter(|leg| !leg.looked_up_again) else { return false };
         leg.looked_up_again = true;
         leg.push_at = None;
+        outgoing.progress.note(CallStageKind::LookUp, Some(&device), "its record is fetched anew, for the key to seal to");
         self.forget_cached(&user);
         self.resolve_user(&user, Waiter::Redial(call, device));
         true
@@ -411,6 +451,7 @@ impl EventLoop {
             }
         }
         for (device, target, sealed) in due {
+            self.note_stage(call, CallStageKind::Invite, Some(&device), "not answered yet: sent again");
             let message = CallInvite { sealed, extensions: Extensions::none() };
             self.request(&target, &message, Purpose::Invite(InviteTarget { call, device }), INVITE_TIMEOUT);
         }
@@ -419,6 +460,7 @@ impl EventLoop {
     pub(crate) fn invite_failure(&mut self, target: InviteTarget, failure: Failure) {
         let InviteTarget { call, device } = target;
         debug!(call = %call.short(), %failure, "invite not answered on the stream");
+        self.note_stage(call, CallStageKind::Invite, Some(&device), format!("not answered: {failure}"));
         let leg = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device));
         if let Some(at) = leg.and_then(|leg| leg.repeat_at.as_mut()).filter(|_| failure == Failure::Disconnected) {
             // The connection went away under it: there may be another by now.
@@ -450,6 +492,7 @@ impl EventLoop {
         let user = outgoing.progress.user.clone();
         let Some(leg) = outgoing.legs.get_mut(&device).filter(|leg| !leg.looked_for_move) else { return false };
         leg.looked_for_move = true;
+        outgoing.progress.note(CallStageKind::LookUp, Some(&device), "not where its record says: all replicas are asked");
         self.resolve_user(&user, Waiter::Moved(call, device));
         true
     }
@@ -488,11 +531,18 @@ impl EventLoop {
                 leg.pushes = pushes;
                 leg.pushed |= pushes > 0;
             }
+            self.note_stage(
+                call,
+                CallStageKind::Push,
+                Some(&device),
+                format!("{pushes} of its {} gateways asked", gateways.len()),
+            );
         }
     }
 
     /// A gateway refused a push, or couldn't be reached.
     pub(crate) fn push_failed(&mut self, call: CallId, device: DeviceKey) {
+        self.note_stage(call, CallStageKind::Push, Some(&device), "a gateway took no push");
         if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
             leg.pushes = leg.pushes.saturating_sub(1);
         }
@@ -519,6 +569,7 @@ impl EventLoop {
             // A device that rings without having taken the invite from the stream was woken by a gateway.
             leg.via_push = leg.pushed && !leg.rang_on_stream;
         }
+        outgoing.progress.note(CallStageKind::Ring, Some(&device), "rings");
         let peer_id = address::peer_id(&device).map(|peer| peer.to_string()).unwrap_or_default();
         self.events.send(Event::CallRinging { call_id: call.to_string(), peer_id });
     }
@@ -529,6 +580,7 @@ impl EventLoop {
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         outgoing.progress.answered_at.get_or_insert(now);
         outgoing.progress.answered_by = Some(device);
+        outgoing.progress.note(CallStageKind::Answer, Some(&device), "answered; the others are told to stop");
         let pending = outgoing.legs.get_mut(&device).and_then(|leg| leg.pending.take());
         // The others' offers are withdrawn: their sockets close here.
         for (other, leg) in &mut outgoing.legs {
@@ -545,11 +597,45 @@ impl EventLoop {
         }
         let answered_by = address::peer_id(&device).map(|peer| peer.to_string()).unwrap_or_default();
         self.events.send(Event::CallAnswered { call_id: call.to_string(), answered_by });
+        self.drop_held(call);
+    }
+
+    /// What is known of why no device could be reached.
+    fn why_unreachable(&self, call: CallId) -> Option<String> {
+        let outgoing = self.calls.outgoing.get(&call)?;
+        let legs = || outgoing.legs.values();
+        let is_contact = self.is_acquainted(&outgoing.progress.user);
+        let state = if legs().all(|leg| leg.is_offline) { "no device is online" } else { "no device answers" };
+        Some(if outgoing.legs.is_empty() {
+            "they have no device".to_owned()
+        } else if legs().any(|leg| leg.pushed && leg.pushes > 0) {
+            "a gateway was asked to wake them, and nothing was heard".to_owned()
+        } else if legs().any(|leg| !leg.gateways.is_empty()) {
+            format!("{state}, and no gateway took the push that would wake one")
+        } else if is_contact {
+            format!("{state}, and there is no gateway that could wake one")
+        } else {
+            format!("{state}, and how to wake them they tell contacts only: ask with `halloo contact add`")
+        })
+    }
+
+    /// How we are connected to a device.
+    fn connection_words(&self, device: &DeviceKey) -> &'static str {
+        match address::peer_id(device).and_then(|peer| self.peers.get(&peer)) {
+            Some(peer) if peer.relayed => "relayed",
+            Some(_) => "direct",
+            None => "lost",
+        }
     }
 
     fn outgoing_finished(&mut self, call: CallId, outcome: Outcome, reason: Reason) {
+        let why = if outcome == Outcome::Unreachable { self.why_unreachable(call) } else { None };
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         info!(call = %call.short(), %outcome, %reason, "call over");
+        if outgoing.progress.failure.is_none() {
+            outgoing.progress.failure = why;
+        }
+        outgoing.progress.note(CallStageKind::End, None, format!("{outcome}: {reason}"));
         outgoing.progress.ended = Some((outcome, reason, Instant::now()));
         outgoing.progress.via_push =
             outgoing.progress.answered_by.and_then(|device| outgoing.legs.get(&device)).is_some_and(|leg| leg.via_push);
@@ -558,6 +644,11 @@ impl EventLoop {
         }
         if let Some(media) = &outgoing.media {
             media.close();
+        }
+        if outgoing.progress.answered_by.is_some() || outcome == Outcome::AnsweredElsewhere {
+            self.drop_held(call);
+        } else {
+            self.release_held(call, reason == Reason::CANCELLED);
         }
     }
 
@@ -568,8 +659,11 @@ impl EventLoop {
         let has_figures = outgoing.media.is_none() || ended_at.elapsed() >= SUMMARY_WAIT;
         if has_figures && let Some(reply) = outgoing.reply.take() {
             outgoing.media = None;
-            let entry =
-                self.calls.outgoing.get(&call).map(|outgoing| self.call_entry(call, &outgoing.progress, false, CallState::Ended));
+            let entry = self
+                .calls
+                .outgoing
+                .get(&call)
+                .map(|outgoing| self.traced_entry(call, &outgoing.progress, false, CallState::Ended));
             if let Some(outcome) = entry.and_then(|entry| self.archive_call(entry)) {
                 reply.send(Ok(outcome));
             }
@@ -591,5 +685,15 @@ impl EventLoop {
         self.repeat_invites(call, now);
         self.push_due(call);
         self.drive_outgoing(call);
+    }
+}
+
+fn status_words(status: InviteStatus) -> String {
+    match status {
+        InviteStatus::Ringing => "rings".to_owned(),
+        InviteStatus::Duplicate => "known there already".to_owned(),
+        InviteStatus::Busy => "in another call".to_owned(),
+        InviteStatus::Refused(reason) => format!("refused ({reason})"),
+        InviteStatus::NotForMe => "sealed to a key the device no longer has".to_owned(),
     }
 }

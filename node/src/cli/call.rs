@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use super::error::CliError;
 use super::output::{duration, pairs, printable, word};
 use super::progress::Spinner;
-use super::{Context, parse, signals};
-use crate::handle::calls::{CallOutcome, CallResult, DialOptions};
+use super::{Context, calls, parse, presence, signals};
+use crate::handle::calls::{CallEntry, CallOutcome, CallResult, CallStage, DialOptions};
+use crate::handle::presence::PresenceView;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -28,6 +29,17 @@ pub(super) struct Args {
     /// Send media through a relay only: invite and media don't show this device's addresses
     #[arg(long)]
     relayed: bool,
+    /// Show what happened, stage by stage
+    #[arg(long)]
+    trace: bool,
+}
+
+/// An outcome, with what happened before.
+#[derive(serde::Serialize)]
+struct Traced {
+    #[serde(flatten)]
+    outcome: CallOutcome,
+    stages: Vec<CallStage>,
 }
 
 /// Ends with the call; SIGINT hangs up. Exits 0 only if the call was answered and ended well.
@@ -41,6 +53,13 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         relayed_only: args.relayed,
     };
     let client = context.client()?;
+    if !context.output.is_json()
+        && let [user] = options.users.as_slice()
+        && let Ok(view) = client.get::<PresenceView>(&format!("/v1/presence/contacts/{}", parse::url_part(user))).await
+    {
+        // Of others than contacts nothing is known; that is no reason not to call them.
+        context.output.note(&presence::in_a_line(&view));
+    }
     let stop = signals::stop_token()?;
     let spinner = Spinner::start(context.output, &format!("calling {}", options.users.join(", ")));
     // Dropping the request closes its connection, and that hangs up.
@@ -48,8 +67,17 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     drop(spinner);
     let Some(outcome) = outcome else { return Err(CliError::Failed("hung up".to_owned())) };
     let outcome = outcome?;
-    context.output.print(&outcome, for_people)?;
-    if outcome.outcome == CallResult::Completed { Ok(()) } else { Err(CliError::Told) }
+    let result = outcome.outcome;
+    if args.trace {
+        let entry: CallEntry = client.get(&format!("/v1/calls/{}", parse::url_part(&outcome.call_id))).await?;
+        let traced = Traced { outcome, stages: entry.stages };
+        context
+            .output
+            .print(&traced, |traced| format!("{}\n{}", for_people(&traced.outcome), calls::timeline(&traced.stages)))?;
+    } else {
+        context.output.print(&outcome, for_people)?;
+    }
+    if result == CallResult::Completed { Ok(()) } else { Err(CliError::Told) }
 }
 
 pub(super) fn for_people(outcome: &CallOutcome) -> String {

@@ -10,12 +10,14 @@ use super::watch::watch;
 use super::{Context, call, parse};
 use crate::api::requests::CallDone;
 use crate::handle::Event;
-use crate::handle::calls::{AnswerOptions, CallList};
+use crate::handle::calls::{AnswerOptions, CallEntry, CallList, CallStage};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Calls in progress and past
     List,
+    /// One call, also of an earlier run, and what happened in it
+    Show(IdArgs),
     /// Calls as they come, ring and end
     Watch,
     /// Answer a ringing call
@@ -51,6 +53,7 @@ pub(super) struct IdArgs {
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
     match command {
         Command::List => list(context).await,
+        Command::Show(args) => show(context, &args.id).await,
         Command::Watch => watch(context, for_people).await,
         Command::Answer(args) => {
             let options = AnswerOptions {
@@ -69,6 +72,26 @@ async fn act(context: &Context, id: &str, action: &str, body: &impl serde::Seria
     let path = format!("/v1/calls/{}/{action}", parse::url_part(id));
     let done: CallDone = context.client()?.post(&path, body).await?;
     context.output.print(&done, |done| format!("{} {}", done.call_id, done.done))
+}
+
+async fn show(context: &Context, id: &str) -> Result<(), CliError> {
+    let entry: CallEntry = context.client()?.get(&format!("/v1/calls/{}", parse::url_part(id))).await?;
+    context.output.print(&entry, |entry| {
+        let way = if entry.incoming { "from" } else { "to" };
+        let head = format!("call {} {way} {}, {}", entry.call_id, entry.users.join(", "), entry.started_at);
+        let end = entry.outcome.as_ref().map_or_else(|| format!("{}\n", word(&entry.state)), call::for_people);
+        format!("{}\n{end}\n{}", printable(&head), timeline(&entry.stages))
+    })
+}
+
+/// What happened in a call, a line each.
+pub(super) fn timeline(stages: &[CallStage]) -> String {
+    let rows = stages.iter().map(|stage| {
+        // The end of a peer id tells devices apart.
+        let device = stage.peer_id.as_deref().and_then(|peer| peer.get(peer.len().saturating_sub(6)..)).unwrap_or_default();
+        [format!("{} ms", stage.at_ms), word(&stage.stage), device.to_owned(), stage.detail.clone()]
+    });
+    table(["AFTER", "STAGE", "DEVICE", "WHAT"], rows)
 }
 
 async fn list(context: &Context) -> Result<(), CliError> {
@@ -91,6 +114,8 @@ async fn list(context: &Context) -> Result<(), CliError> {
 
 fn for_people(event: &Event) -> Option<String> {
     match event {
+        Event::CallDialing { call_id, to, .. } => Some(format!("{call_id} to {}", printable(to))),
+        Event::CallJoined { call_id, instead_of } => Some(format!("{call_id} goes on instead of {instead_of}: both had dialled")),
         Event::CallIncoming { call_id, from, video, via_push, .. } => {
             let video = if *video { " with video" } else { "" };
             let woken = if *via_push { ", woken for it" } else { "" };

@@ -90,7 +90,8 @@ fn all_for_people(list: &PresenceList) -> String {
     table(["USER", "STATE", "REACHABLE", "SAID", "MOOD"], rows)
 }
 
-fn in_a_line(view: &PresenceView) -> String {
+/// A contact's presence on one line.
+pub(super) fn in_a_line(view: &PresenceView) -> String {
     let mood = if view.mood.is_empty() { String::new() } else { format!("  \"{}\"", printable(&view.mood)) };
     format!("{} is {} ({}){mood}", printable(&view.username), word(&view.state), word(&view.reachability))
 }

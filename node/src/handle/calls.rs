@@ -147,7 +147,7 @@ pub enum CallState {
     Ended,
 }
 
-/// The calls of this run of the node, oldest first; ended ones stay for a while.
+/// The calls in progress, and the last 200 that were, also in earlier runs; oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CallList {
     /// The calls.
@@ -174,9 +174,52 @@ pub struct CallEntry {
     /// Whether nothing more is to be said of it: answered or declined on another device, or dismissed on any.
     #[serde(default)]
     pub dismissed: bool,
+    /// What happened, in order; only where one call is asked for. At most 128.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<CallStage>,
     /// What its media measures at present, while it runs.
     #[serde(default)]
     pub media: Option<CallMedia>,
+}
+
+/// Something that happened in a call, as this device saw it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CallStage {
+    /// When, counted from the call's beginning on this device.
+    pub at_ms: u64,
+    /// What.
+    pub stage: CallStageKind,
+    /// The peer id of the device it is about, if it is about one.
+    pub peer_id: Option<String>,
+    /// What came of it, and why.
+    pub detail: String,
+}
+
+/// What can happen in a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum CallStageKind {
+    /// What the caller knew of the callee's presence before dialling.
+    Presence,
+    /// The callee's devices were found, in the cache or in the directory.
+    LookUp,
+    /// An invite went out on a connection, or was answered there.
+    Invite,
+    /// A relay was asked to hand the invite over.
+    Relay,
+    /// A gateway was asked to wake a device.
+    Push,
+    /// A device rings.
+    Ring,
+    /// Both had dialled, and the two calls became one.
+    Crossed,
+    /// A device answered, or was taken as the one.
+    Answer,
+    /// Audio's path: found, changed, lost.
+    Media,
+    /// The call is over.
+    End,
 }
 
 /// What the media of a running call measures.
@@ -221,6 +264,14 @@ pub enum CallError {
     /// The caller would call themselves.
     #[error("can't call yourself")]
     CallsSelf,
+    /// A call to the same user has been placed and nobody has answered it yet.
+    #[error("{username} is being called already: call {call_id}")]
+    AlreadyCalling {
+        /// Whom.
+        username: String,
+        /// The call.
+        call_id: String,
+    },
     /// A WAV file can't be used.
     #[error("can't use {}: {reason}", path.display())]
     Audio {
@@ -265,7 +316,7 @@ impl Fault for CallError {
             Self::Resolve(error) => error.kind(),
             Self::NoCallee | Self::CallsSelf | Self::Audio { .. } => ProblemKind::InvalidRequest,
             Self::UnknownCall { .. } => ProblemKind::NotFound,
-            Self::WrongState { .. } => ProblemKind::Conflict,
+            Self::WrongState { .. } | Self::AlreadyCalling { .. } => ProblemKind::Conflict,
         }
     }
 }
@@ -273,7 +324,8 @@ impl Fault for CallError {
 impl Calls<'_> {
     /// Calls, and returns when the call is over. Dropping the future hangs up.
     ///
-    /// Progress arrives as events: `call_ringing`, `call_answered`, `call_ended`.
+    /// Progress arrives as events: `call_dialing`, `call_ringing`, `call_answered`, `call_ended`. If the user's own call rings here, it is
+    /// answered; if it is on the way, the two become one (`call_joined`), and the outcome is that of the one that went on.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -281,12 +333,21 @@ impl Calls<'_> {
         self.0.ask(|reply| Command::CallDial { options, reply }).await
     }
 
-    /// The calls of this run.
+    /// The calls in progress, and the last that were.
     ///
     /// # Errors
     /// See [`CallError`].
     pub async fn list(&self) -> Result<CallList, CallError> {
         self.0.ask(Command::CallList).await
+    }
+
+    /// One call, also of an earlier run, with what happened in it.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn show(&self, call_id: &str) -> Result<CallEntry, CallError> {
+        let call_id = call_id.to_owned();
+        self.0.ask(|reply| Command::CallShow { call_id, reply }).await
     }
 
     /// Answers a ringing call.

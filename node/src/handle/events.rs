@@ -210,6 +210,22 @@ pub enum Event {
         /// Whose, `name@authority`.
         username: String,
     },
+    /// We call somebody.
+    CallDialing {
+        /// The call.
+        call_id: String,
+        /// Whom, `name@authority`.
+        to: String,
+        /// The newest that is known of their presence, if they are a contact.
+        presence: Option<PresenceView>,
+    },
+    /// Both had dialled: our call is withdrawn, and theirs goes on, answered.
+    CallJoined {
+        /// The call that goes on.
+        call_id: String,
+        /// Ours.
+        instead_of: String,
+    },
     /// Somebody calls us.
     CallIncoming {
         /// The call.
@@ -377,6 +393,8 @@ impl Event {
             Self::ContactRemoved { .. } => "contact_removed",
             Self::Presence(_) => "presence",
             Self::ProfileChanged { .. } => "profile_changed",
+            Self::CallDialing { .. } => "call_dialing",
+            Self::CallJoined { .. } => "call_joined",
             Self::CallIncoming { .. } => "call_incoming",
             Self::CallRinging { .. } => "call_ringing",
             Self::CallAnswered { .. } => "call_answered",

@@ -384,6 +384,7 @@ fn answer_contacts(command: ContactCommand) {
         presence: Audience::Contacts,
         group: Audience::Contacts,
         receipts: true,
+        pass_on: true,
     };
     match command {
         ContactCommand::Add { user, reply, .. } => reply.send(Ok(contact(&user, ContactState::Asked))),

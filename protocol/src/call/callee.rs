@@ -162,10 +162,24 @@ impl CalleeCall {
         if self.state != CalleeState::Ringing {
             return false;
         }
-        let outcome = if reason == Reason::BUSY { Outcome::Busy } else { Outcome::Declined };
+        let outcome = match reason {
+            Reason::BUSY => Outcome::Busy,
+            Reason::MEDIA_FAILED => Outcome::Failed,
+            _ => Outcome::Declined,
+        };
         self.end(outcome, reason, Some(SignalBody::Decline { reason }), now);
         self.pump(now);
         true
+    }
+
+    /// Another device of the same user has said what became of the call: it stops ringing here, whatever the caller does. That it was declined is
+    /// told to the caller as well, who may have missed it; an answer is for the device that gave it to tell.
+    pub fn handle_own_device(&mut self, reason: Reason, now: Instant) {
+        if self.state == CalleeState::Ringing {
+            let tell = (reason == Reason::DECLINED_ELSEWHERE).then_some(SignalBody::Decline { reason });
+            self.end(super::outcome_of_cancel(reason), reason, tell, now);
+        }
+        self.pump(now);
     }
 
     /// The person hangs up; while it rings this declines.

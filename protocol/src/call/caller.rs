@@ -144,7 +144,7 @@ struct Leg {
 /// you don't have with [`SignalStatus::UnknownCall`].
 ///
 /// Policy: the first accept wins. One device's decline by a person ends the call everywhere; a busy, muted or unreachable device doesn't
-/// while others may ring.
+/// while others may ring, nor one that doesn't take calls of the caller: it may not know yet whom its user knows.
 #[derive(Clone, Debug)]
 pub struct CallerCall {
     timers: CallTimers,
@@ -294,6 +294,17 @@ impl CallerCall {
         self.pump(now);
     }
 
+    /// Both have dialled, and it is the other's call that goes on: the devices that ring for this one stop. An accept that is on the way is
+    /// refused. Nothing happens once a device has answered; true if the call is withdrawn.
+    pub fn withdraw(&mut self, now: Instant) -> bool {
+        let is_waiting = self.is_waiting();
+        if is_waiting {
+            self.end(Outcome::AnsweredElsewhere, Reason::ANSWERED_ELSEWHERE, now);
+        }
+        self.pump(now);
+        is_waiting
+    }
+
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.reach_at.is_some_and(|at| now >= at) {
@@ -369,7 +380,9 @@ impl CallerCall {
         self.is_ended() && self.sender.is_empty() && self.actions.is_empty()
     }
 
-    const fn is_waiting(&self) -> bool {
+    /// True while no device has answered and the call isn't over.
+    #[must_use]
+    pub const fn is_waiting(&self) -> bool {
         matches!(self.state, CallerState::Dialling | CallerState::Ringing)
     }
 
@@ -461,7 +474,8 @@ impl CallerCall {
             _ => LegState::Declined(reason),
         };
         let may_ring = self.leg_state(&device).is_some_and(LegState::may_ring);
-        if may_ring && matches!(reason, Reason::DECLINED | Reason::NOT_ALLOWED) && self.is_waiting() {
+        let is_for_all = matches!(reason, Reason::DECLINED | Reason::DECLINED_ELSEWHERE);
+        if may_ring && is_for_all && self.is_waiting() {
             if let Some(leg) = self.legs.get_mut(&device) {
                 leg.state = state;
             }

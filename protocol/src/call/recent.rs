@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bincode::{Decode, Encode};
 
+use super::Reason;
 use crate::id::CallId;
 use crate::key::DeviceKey;
 use crate::time::UnixTime;
@@ -61,6 +62,38 @@ impl RecentCalls {
     }
 }
 
+/// Calls taken back before their invite came, each with what its caller said: such an invite doesn't ring, it is listed. Apart from
+/// [`RecentCalls`], since anybody can sign such a signal, and enough of them would push out those that rang.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WithdrawnCalls(BTreeMap<(DeviceKey, CallId), (UnixTime, Reason)>);
+
+impl WithdrawnCalls {
+    /// None.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Notes that a call was taken back. What was said first counts.
+    pub fn insert(&mut self, caller: DeviceKey, call: CallId, reason: Reason, now: UnixTime) {
+        if self.0.contains_key(&(caller, call)) {
+            return;
+        }
+        if self.0.len() >= RECENT_CALLS_MAX
+            && let Some(oldest) = self.0.iter().min_by_key(|(_, (at, _))| *at).map(|(key, _)| *key)
+        {
+            self.0.remove(&oldest);
+        }
+        self.0.insert((caller, call), (now, reason));
+    }
+
+    /// Why a call was taken back, if it was.
+    #[must_use]
+    pub fn reason(&self, caller: DeviceKey, call: CallId) -> Option<Reason> {
+        self.0.get(&(caller, call)).map(|(_, reason)| *reason)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,5 +118,24 @@ mod tests {
         assert!(!recent.contains(caller, id(0)));
         assert!(!recent.insert(caller, id(2_999), UnixTime(4_000)));
         assert!(recent.insert(caller, id(2_999), UnixTime(4_000 + RECENT_SECS)));
+    }
+
+    #[test]
+    fn a_call_taken_back_keeps_its_first_reason_and_memory_is_bounded() {
+        let caller = DeviceKey(PublicKey([1; 32]));
+        let id = |number: u32| {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&number.to_be_bytes());
+            CallId(bytes)
+        };
+        let mut withdrawn = WithdrawnCalls::new();
+        withdrawn.insert(caller, id(0), Reason::CANCELLED, UnixTime(1));
+        withdrawn.insert(caller, id(0), Reason::ANSWERED_ELSEWHERE, UnixTime(2));
+        assert_eq!(withdrawn.reason(caller, id(0)), Some(Reason::CANCELLED));
+        assert_eq!(withdrawn.reason(DeviceKey(PublicKey([2; 32])), id(0)), None, "another device has no say");
+        for number in 1..3_000 {
+            withdrawn.insert(caller, id(number), Reason::CANCELLED, UnixTime(20));
+        }
+        assert_eq!(withdrawn.0.len(), RECENT_CALLS_MAX);
     }
 }

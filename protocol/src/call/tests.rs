@@ -1,5 +1,6 @@
 //! Tests of invites and of both machines together.
 
+mod crossing;
 mod exploration;
 mod hand_over;
 mod invite;

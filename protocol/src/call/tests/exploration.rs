@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -147,12 +148,120 @@ fn explore(network: &Network, used: u32, depth: u32, leaves: &mut u64, path: &mu
 
 #[test]
 fn every_order_of_a_small_story_ends() {
-    let mut network = Network::new(2, Conditions { loss: 0.0, duplicates: 0.0, delay_ms_max: 0 }, 1);
-    while let Some((_, packet)) = network.in_flight.pop() {
-        network.deliver(packet);
+    for (count, depth, at_least) in [(2, 5, 5_000), (3, 4, 1_000)] {
+        let mut network = Network::new(count, Conditions { loss: 0.0, duplicates: 0.0, delay_ms_max: 0 }, 1);
+        while let Some((_, packet)) = network.in_flight.pop() {
+            network.deliver(packet);
+        }
+        assert_eq!(network.caller.state(), CallerState::Ringing);
+        let mut leaves = 0;
+        explore(&network, 0, depth, &mut leaves, &mut Vec::new());
+        eprintln!("{count} devices: {leaves} orders of {depth} events");
+        assert!(leaves > at_least, "{leaves} orders");
     }
-    assert_eq!(network.caller.state(), CallerState::Ringing);
-    let mut leaves = 0;
-    explore(&network, 0, 5, &mut leaves, &mut Vec::new());
-    assert!(leaves > 5_000, "{leaves} orders");
+}
+
+/// What can happen next, besides deliveries: people at the caller and at each of three devices.
+const ACTS: [Input; 13] = [
+    Input::Answer(1),
+    Input::Answer(2),
+    Input::Answer(3),
+    Input::Decline(1),
+    Input::Decline(2),
+    Input::Decline(3),
+    Input::DeviceHangUp(1),
+    Input::DeviceHangUp(2),
+    Input::DeviceHangUp(3),
+    Input::CallerHangUp,
+    Input::Unreachable(1),
+    Input::Unreachable(2),
+    Input::Unreachable(3),
+];
+
+/// One step of a schedule: a message arrives, is lost, or arrives and comes once more later; a person acts; or time passes.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Deliver(usize),
+    Drop(usize),
+    Repeat(usize),
+    Act(usize),
+    Time,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => any::<usize>().prop_map(Step::Deliver),
+        2 => any::<usize>().prop_map(Step::Drop),
+        2 => any::<usize>().prop_map(Step::Repeat),
+        2 => (0..ACTS.len()).prop_map(Step::Act),
+        2 => Just(Step::Time),
+    ]
+}
+
+fn take_step(network: &mut Network, step: Step) {
+    let count = network.in_flight.len();
+    match step {
+        Step::Deliver(index) if count > 0 => {
+            let (_, packet) = network.in_flight.remove(index % count);
+            network.deliver(packet);
+        }
+        Step::Drop(index) if count > 0 => {
+            network.in_flight.remove(index % count);
+        }
+        Step::Repeat(index) if count > 0 => {
+            let packet = network.in_flight[index % count].1.clone();
+            network.deliver(packet);
+        }
+        Step::Act(index) => network.input(ACTS[index]),
+        Step::Time => {
+            if let Some(next) = network.next_timeout() {
+                network.now = network.now.max(next);
+                network.time_passes();
+            }
+        }
+        Step::Deliver(_) | Step::Drop(_) | Step::Repeat(_) => {}
+    }
+    network.check();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 5_000, ..ProptestConfig::default() })]
+
+    /// One caller, three devices, any order: `check` holds at each step (each device rings and ends at most once, at most one is taken, and the
+    /// caller says the same one), and afterwards everything comes to an end, whatever was lost.
+    #[test]
+    fn whatever_the_order_no_device_rings_for_ever_and_one_at_most_is_taken(
+        steps in prop::collection::vec(any_step(), 0..60),
+        ways in [0usize..3, 0usize..3, 0usize..3],
+        busy in 0u8..8,
+    ) {
+        let mut network = Network::new(3, Conditions { loss: 0.0, duplicates: 0.0, delay_ms_max: 0 }, 1);
+        for (number, way) in (1..=3).zip(ways) {
+            let here = network.devices.get_mut(&device(number)).expect("device");
+            here.way = [InviteWay::Stream, InviteWay::Relay, InviteWay::Push][way];
+            here.is_busy = busy & (1 << (number - 1)) != 0 && busy != 7;
+        }
+        for step in steps {
+            take_step(&mut network, step);
+        }
+        for (at, _) in &mut network.in_flight {
+            *at = network.now;
+        }
+        // The story may have lasted as long as a call rings.
+        let rest = network.now - network.start + std::time::Duration::from_secs(62);
+        network.run_until(rest.as_secs());
+        prop_assert!(!network.is_any_ringing(), "rings after expiry");
+        for number in 1..=3 {
+            network.input(Input::DeviceHangUp(number));
+        }
+        network.input(Input::CallerHangUp);
+        network.run_until(rest.as_secs() + 120);
+        for number in 1..=3 {
+            network.input(Input::DeviceMedia(number, false));
+        }
+        network.input(Input::CallerMedia(false));
+        network.run_until(rest.as_secs() + 240);
+        prop_assert!(network.is_done(), "{:?} {:?}", network.caller, network.devices);
+        prop_assert_eq!(network.caller_outcomes.len(), 1);
+    }
 }

@@ -40,6 +40,45 @@ fn a_decline_by_one_device_is_a_decline_everywhere() {
 }
 
 #[test]
+fn what_another_own_device_says_stops_the_ringing_though_the_caller_does_not() {
+    // The caller hears nothing more of device 1, which has declined; device 2 knows from it and tells.
+    let mut network = Network::new(2, GOOD, 14);
+    network.run_until(1);
+    network.conditions.loss = 1.0;
+    network.at(2.0, Input::Decline(1));
+    network.run_until(3);
+    network.conditions.loss = 0.0;
+    let now = network.now;
+    let second = network.devices.get_mut(&device(2)).and_then(|here| here.call.as_mut()).expect("rings");
+    second.handle_own_device(Reason::DECLINED_ELSEWHERE, now);
+    network.drain();
+    network.run_until(4);
+    assert_eq!((network.outcome(), network.outcome_at(2)), (Some(Outcome::Declined), Some(Outcome::Declined)));
+
+    let mut network = Network::new(2, GOOD, 15);
+    network.run_until(1);
+    let now = network.now;
+    let second = network.devices.get_mut(&device(2)).and_then(|here| here.call.as_mut()).expect("rings");
+    second.handle_own_device(Reason::ANSWERED_ELSEWHERE, now);
+    network.drain();
+    network.at(2.0, Input::Answer(1));
+    network.run_until(4);
+    assert_eq!(network.outcome_at(2), Some(Outcome::AnsweredElsewhere));
+    assert_eq!(network.caller.state(), CallerState::Connected(device(1)), "whose answer it is tells it");
+}
+
+#[test]
+fn a_device_that_takes_no_calls_of_the_caller_leaves_the_others_ringing() {
+    let mut network = Network::new(2, GOOD, 16);
+    network.run_until(1);
+    let now = network.now;
+    network.caller.handle_signal(&signal(1, 90, SignalBody::Decline { reason: Reason::NOT_ALLOWED }), now);
+    assert_eq!(network.caller.state(), CallerState::Ringing);
+    network.caller.handle_signal(&signal(2, 90, SignalBody::Decline { reason: Reason::NOT_ALLOWED }), now);
+    assert_eq!(network.caller.state(), CallerState::Ended(Outcome::Declined, Reason::NOT_ALLOWED));
+}
+
+#[test]
 fn a_busy_device_leaves_the_others_ringing_and_all_busy_is_busy() {
     for way in [InviteWay::Stream, InviteWay::Push] {
         let mut network = Network::new(2, GOOD, 3);

@@ -254,7 +254,7 @@ impl Network {
         self.drain();
     }
 
-    fn next_timeout(&self) -> Option<Instant> {
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
         let of_devices = self.devices.values().filter_map(|here| here.call.as_ref()?.poll_timeout());
         of_devices.chain(self.caller.poll_timeout()).min()
     }
@@ -279,7 +279,7 @@ impl Network {
         true
     }
 
-    fn time_passes(&mut self) {
+    pub(super) fn time_passes(&mut self) {
         let now = self.now;
         self.caller.handle_timeout(now);
         for call in self.devices.values_mut().filter_map(|here| here.call.as_mut()) {
@@ -289,7 +289,7 @@ impl Network {
     }
 
     /// What must hold at every moment.
-    fn check(&self) {
+    pub(super) fn check(&self) {
         let confirmed: Vec<&DeviceKey> = self.devices.iter().filter(|(_, d)| d.confirmed).map(|(key, _)| key).collect();
         assert!(confirmed.len() <= 1, "two devices are the one: {confirmed:?}");
         if let Some(key) = confirmed.first() {
