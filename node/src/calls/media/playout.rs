@@ -147,7 +147,7 @@ impl Playout {
 
     /// What lags behind so far that blending would take long is left out.
     fn skip_stale(&mut self, at: Instant) {
-        let lag = self.delay(at).map_or(0, |delay| delay - self.lateness.target());
+        let lag = self.delay(at).map_or(0, |delay| delay.saturating_sub(self.lateness.target()));
         let (true, Some(cursor)) = (lag > SKIP_LAG && self.has_audio(), self.cursor) else { return };
         let frames = lag.unsigned_abs() / FRAME_SAMPLES as u64;
         let cursor = cursor.saturating_add(frames * FRAME_SAMPLES as u64);
@@ -165,7 +165,8 @@ impl Playout {
     /// Whether playing lags behind what the path needs, and there is enough to do something about it.
     fn is_to_hurry(&mut self, at: Instant) -> bool {
         // Without the frame that was just taken.
-        let lag = self.delay(at).map_or(0, |delay| delay + FRAME_SAMPLES as i64 - self.lateness.target());
+        let lag =
+            self.delay(at).map_or(0, |delay| delay.saturating_add(FRAME_SAMPLES as i64).saturating_sub(self.lateness.target()));
         let is_lagging = lag > LAG_MAX && !self.packets.is_empty();
         self.lagging_frames = if is_lagging { self.lagging_frames + 1 } else { 0 };
         let is_due = self.lagging_frames > LAG_FRAMES || is_lagging && lag > HURRY_LAG;
