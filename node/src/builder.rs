@@ -48,6 +48,7 @@ pub(crate) struct Settings {
     pub(crate) upnp: bool,
     pub(crate) publish_addresses: bool,
     pub(crate) relay_for_others: bool,
+    pub(crate) relayed_calls: bool,
     pub(crate) relay_limits: RelayLimits,
     pub(crate) media_relay: Option<MediaRelayConfig>,
     pub(crate) display_name: Option<String>,
@@ -82,6 +83,7 @@ impl Default for Settings {
             upnp: true,
             publish_addresses: false,
             relay_for_others: false,
+            relayed_calls: false,
             relay_limits: RelayLimits::default(),
             media_relay: None,
             display_name: None,
@@ -233,6 +235,13 @@ impl NodeBuilder {
     /// Relays signalling for everybody, without the other duties of the role. Default: off.
     pub fn relay_for_others(mut self, on: bool) -> Self {
         self.settings.relay_for_others = on;
+        self
+    }
+
+    /// Media of calls, out and in, goes through a relay only, so that the other end doesn't learn this device's addresses from it. A call fails
+    /// where no relay lends an address. Default: off.
+    pub fn relayed_calls(mut self, on: bool) -> Self {
+        self.settings.relayed_calls = on;
         self
     }
 

@@ -36,7 +36,8 @@ use self::outgoing::Outgoing;
 use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::calls::{
-    CallEntry, CallError, CallList, CallOutcome, CallPath, CallResult, CallStage, CallStageKind, CallState, DialOptions,
+    CallEntry, CallError, CallList, CallMedia, CallOutcome, CallPath, CallResult, CallStage, CallStageKind, CallState,
+    DialOptions,
 };
 use crate::handle::{Event, Reply};
 use crate::network::{Purpose, Target};
@@ -149,6 +150,7 @@ impl Progress {
             setup_ms,
             rtt_ms: self.stats.rtt_ms.map(|ms| ms.round().max(0.0) as u64),
             loss: connected.then_some(self.stats.loss),
+            jitter_ms: connected.then_some((self.stats.jitter_ms * 10.0).round() / 10.0),
             via_push: self.via_push,
         })
     }
@@ -334,7 +336,7 @@ impl EventLoop {
         if self.settings.lab {
             config = config.bind([std::net::IpAddr::from([127, 0, 0, 1])]);
         }
-        config.relays(self.call_relays())
+        config.relays(self.call_relays()).relayed_only(self.settings.relayed_calls)
     }
 
     /// A signal from the other end of a call.
@@ -517,6 +519,14 @@ impl EventLoop {
         }
     }
 
+    /// A media relay has come to hand, or has renewed its credentials: running calls may need it.
+    pub(crate) fn calls_use_relays(&mut self) {
+        let outgoing = self.calls.outgoing.values().filter_map(|call| call.media.as_ref());
+        for media in outgoing.chain(self.calls.incoming.values().filter_map(|call| call.media.as_ref())) {
+            media.use_relays(self.call_relays());
+        }
+    }
+
     /// A candidate of ours that came after the description was made goes to whoever we talk to.
     fn trickle(&mut self, call: CallId, candidate: String, now: Instant) {
         if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
@@ -546,8 +556,28 @@ impl EventLoop {
         calls.extend(self.calls.outgoing.iter().map(|(id, call)| self.call_entry(*id, &call.progress, false, call.state())));
         let shown = self.calls.incoming.iter().filter(|(_, call)| call.held_for.is_none());
         calls.extend(shown.map(|(id, call)| self.call_entry(*id, &call.progress, true, call.state())));
+        for entry in calls.iter_mut().filter(|entry| entry.state != CallState::Ended) {
+            entry.media = entry.call_id.parse().ok().and_then(|call| self.call_media(call));
+        }
         calls.sort_by_key(|call| call.started_at);
         CallList { calls }
+    }
+
+    /// What the media of a running call measures.
+    fn call_media(&self, call: CallId) -> Option<CallMedia> {
+        let outgoing = self.calls.outgoing.get(&call).and_then(|call| call.media.as_ref());
+        let media = outgoing.or_else(|| self.calls.incoming.get(&call)?.media.as_ref());
+        let stats = media?.stats()?;
+        Some(CallMedia {
+            path: stats.path.map(|path| path_of(path.kind)),
+            rtt_ms: stats.rtt_ms,
+            loss: stats.loss,
+            jitter_ms: stats.jitter_ms,
+            buffer_ms: stats.buffer_ms,
+            concealed_frames: stats.concealed_frames,
+            packets_received: stats.packets_received,
+            packets_sent: stats.packets_sent,
+        })
     }
 
     fn call_entry(&self, call: CallId, progress: &Progress, incoming: bool, state: CallState) -> CallEntry {
@@ -561,6 +591,7 @@ impl EventLoop {
             outcome: progress.outcome(call),
             dismissed: false,
             stages: Vec::new(),
+            media: None,
         }
     }
 

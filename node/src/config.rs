@@ -37,7 +37,7 @@ pub struct Config {
     pub profile: ProfileConfig,
     /// Who may do what, until `halloo privacy set` says otherwise.
     pub privacy: crate::handle::contacts::PrivacyChange,
-    /// Calls of others.
+    /// Calls.
     pub calls: CallsConfig,
     /// Files from others.
     pub files: FilesConfig,
@@ -85,7 +85,7 @@ pub struct DeviceConfig {
     pub kind: Option<DeviceKind>,
 }
 
-/// Calls of others.
+/// Calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CallsConfig {
@@ -93,6 +93,8 @@ pub struct CallsConfig {
     pub ring_when_busy: bool,
     /// Users whose calls ring although the user doesn't wish to be disturbed.
     pub may_disturb: Vec<String>,
+    /// Media goes through a relay only, in calls out and in, so that the other end doesn't learn this device's addresses from it.
+    pub relayed_only: bool,
 }
 
 /// Files from others.
@@ -505,6 +507,8 @@ pub fn sample(values: &SampleValues) -> String {
 [calls]
 # ring_when_busy = false
 # may_disturb = ["bob"]
+# Whether media of calls, out and in, goes through a relay only, so that the other end doesn't see this device's addresses in it.
+# relayed_only = false
 
 # Where files from others land (seen from the home), how fast at most, and how much through relays in an hour while there is no direct path.
 [files]

@@ -37,6 +37,9 @@ use crate::store::{Store, StoreError, Transaction};
 const OWN_KEYS: &str = "contact keys";
 const PRIVACY: &str = "privacy";
 const PRIVACY_VERSION: &str = "privacy version";
+
+/// Version of what the configuration says, so that whatever a person says later is newer.
+const CONFIGURED_VERSION: u64 = 1;
 const OWN_DEVICES: &str = "devices the roster was shared with";
 
 /// Requests an hour of one stranger: a person asks once.
@@ -117,10 +120,12 @@ impl ContactsState {
         let own_devices = store.read::<_, StoreError>(|view| view.setting_value(OWN_DEVICES))?.unwrap_or_default();
         let privacy_version = store.read::<_, StoreError>(|view| view.setting_value(PRIVACY_VERSION))?.unwrap_or(0);
         let published_epoch = own.presence.epoch();
+        let privacy: PrivacySettings =
+            privacy.unwrap_or_else(|| commands::changed(&PrivacySettings::default(), configured, CONFIGURED_VERSION));
         Ok(Self {
-            roster: load(store, own)?,
+            roster: load(store, own)?.with_pass_on(privacy.pass_on()),
             privacy_version,
-            privacy: privacy.unwrap_or_else(|| commands::changed(&PrivacySettings::default(), configured)),
+            privacy,
             requests: RateLimiter::new(STRANGERS_MAX),
             published_epoch,
             own_devices,
@@ -248,7 +253,7 @@ impl EventLoop {
                 // What isn't on disk hasn't been: what was before counts.
                 let own = self.stored_own().unwrap_or_else(|| self.contacts.roster.own().clone());
                 if let Ok(roster) = load(&self.store, own) {
-                    self.contacts.roster = roster;
+                    self.contacts.roster = roster.with_pass_on(self.contacts.privacy.pass_on());
                 }
                 return Err(error);
             }
@@ -547,22 +552,24 @@ impl EventLoop {
             shares.push(batch);
         }
         let own = self.contacts.roster.own().clone();
-        let vault_key = self.vault_key();
-        let share = |entries, own: Option<OwnKeys>| {
-            let vault_key = vault_key.as_ref().filter(|_| own.is_some());
-            let (presence, profile, removed) =
-                own.map_or((None, None, Vec::new()), |own| (Some(own.presence), own.profile, own.tombstones));
-            let extensions = with_tombstones(Extensions::none(), &removed);
-            let extensions = match vault_key {
-                Some(key) => extensions.with(SHARE_VAULT_KEY, wire::encode(key)),
+        // Whoever was removed and the key that they aren't to have go in one signal, in this order. A device that knew one without the other would
+        // go on saying things under the old key, or give the new one away.
+        let mut presence = is_own.then(|| own.presence.clone());
+        let last = shares.len().checked_sub(1);
+        let with_entries = |(number, entries)| {
+            let presence = if Some(number) == last { presence.take() } else { None };
+            RosterShare { entries, presence, profile: None, extensions: Extensions::none() }
+        };
+        let mut shares: Vec<RosterShare> = shares.into_iter().enumerate().map(with_entries).collect();
+        if is_own {
+            let extensions = with_tombstones(Extensions::none(), &own.tombstones);
+            let extensions = match self.vault_key() {
+                Some(key) => extensions.with(SHARE_VAULT_KEY, wire::encode(&key)),
                 None => extensions,
             };
-            ContactSignal::Share(Box::new(RosterShare { entries, presence, profile, extensions }))
-        };
-        let mut signals: Vec<ContactSignal> = shares.into_iter().map(|entries| share(entries, None)).collect();
-        if is_own {
-            signals.push(share(Vec::new(), Some(own)));
+            shares.push(RosterShare { entries: Vec::new(), presence, profile: own.profile, extensions });
         }
+        let signals: Vec<ContactSignal> = shares.into_iter().map(|share| ContactSignal::Share(Box::new(share))).collect();
         let me = self.identity.user_id();
         let now = self.now();
         let ids: Vec<MessageId> = signals.iter().map(|_| MessageId::random(&mut self.rng)).collect();

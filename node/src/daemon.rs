@@ -300,6 +300,7 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         .publish(publishes)
         .publish_addresses(config.publish_addresses)
         .relay_for_others(relays)
+        .relayed_calls(config.calls.relayed_only)
         .relay_limits(RelayLimits {
             reservations: config.relay.reservations_max as usize,
             circuits: config.relay.circuits_max as usize,

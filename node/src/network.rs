@@ -157,6 +157,11 @@ impl Peer {
         Some(&self.hello.as_ref()?.chain.as_ref()?.device)
     }
 
+    /// Whether it has proved who it is, and nothing shows that it is gone.
+    pub(crate) const fn is_living(&self) -> bool {
+        self.chain.is_some() && !self.is_silent
+    }
+
     /// True if a list of this number hasn't been sent to the peer on this connection.
     fn is_news(&mut self, authority: AuthorityKey, number: u64) -> bool {
         match self.told.iter_mut().find(|told| told.authority == authority) {

@@ -51,8 +51,15 @@ const RESOLVES_PER_CHECK: usize = 4;
 /// How long a record that was found serves: devices that come and go are told by presence itself.
 const RESOLVE_AGAIN: Duration = Duration::from_secs(3_600);
 
-/// The same for one that wasn't found.
+/// The same for one that wasn't found; and, doubled each time, for one of a device that hasn't named yet where it publishes.
 const RESOLVE_RETRY: Duration = Duration::from_secs(60);
+
+/// How long a contact's device that fell silent has to answer: a way through a relay takes some round trips, and with the 20 s of silence before
+/// it the contact is seen to be gone within half a minute.
+const PROBE_TIME: Duration = Duration::from_secs(6);
+
+/// Devices looked for at once: each costs a dial or two.
+const PROBES_MAX: usize = 64;
 
 /// When a keeper's word that wasn't there is looked for again.
 const LEASE_RETRIES: [Duration; 3] = [Duration::from_secs(10), Duration::from_secs(60), Duration::from_secs(600)];
@@ -77,10 +84,22 @@ struct Followed {
     /// When its record is asked for again.
     resolve_at: Instant,
     is_resolving: bool,
+    /// What is in the cache won't do.
+    wants_newest: bool,
+    /// How often the record named no place where to ask for its presence.
+    unplaced_tries: u32,
     /// A device's keeper's word is wanted from the next record.
     wants_lease: BTreeSet<DeviceKey>,
     /// How often it was looked for in vain.
     lease_tries: usize,
+}
+
+/// A contact's device that fell silent, being dialled.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    contact: IdentityKey,
+    until: Instant,
+    is_dialled: bool,
 }
 
 /// The machine, and what it needs of the rest of the node.
@@ -92,6 +111,8 @@ pub(crate) struct PresenceState {
     kept_sequence: u64,
     followed: BTreeMap<IdentityKey, Followed>,
     carriers: BTreeMap<DeviceKey, Helper>,
+    /// Devices that are looked for, and until when. At most [`PROBES_MAX`].
+    probes: BTreeMap<DeviceKey, Probe>,
     check_at: Instant,
     is_leaving: bool,
     dirty: VecDeque<IdentityKey>,
@@ -125,6 +146,7 @@ impl PresenceState {
             kept_sequence,
             followed: BTreeMap::new(),
             carriers: BTreeMap::new(),
+            probes: BTreeMap::new(),
             check_at: now.instant,
             is_leaving: false,
             dirty: VecDeque::new(),
@@ -149,6 +171,7 @@ impl EventLoop {
             self.follow_contacts(now);
             self.say_status(now);
             self.follow_carriers(now);
+            self.follow_probes(now);
             self.resolve_contacts(now.instant);
         }
         self.drive_presence();
@@ -182,8 +205,15 @@ impl EventLoop {
             self.presence.machine.remove_contact(now, &identity);
         }
         for (identity, user) in seen {
-            let fresh =
-                Followed { user, resolve_at: now.instant, is_resolving: false, wants_lease: BTreeSet::new(), lease_tries: 0 };
+            let fresh = Followed {
+                user,
+                resolve_at: now.instant,
+                is_resolving: false,
+                wants_newest: false,
+                unplaced_tries: 0,
+                wants_lease: BTreeSet::new(),
+                lease_tries: 0,
+            };
             self.presence.followed.entry(identity).or_insert(fresh);
         }
         while let Some(identity) = self.presence.dirty.pop_front() {
@@ -215,8 +245,8 @@ impl EventLoop {
         for user in due {
             if let Some(followed) = self.presence.followed.values_mut().find(|followed| followed.user == user) {
                 followed.is_resolving = true;
-                if !followed.wants_lease.is_empty() {
-                    // What was found before the device fell silent has an older word of its keeper, or none.
+                // What was found before the device fell silent has an older word of its keeper, or none.
+                if std::mem::take(&mut followed.wants_newest) || !followed.wants_lease.is_empty() {
                     self.forget_cached(&user);
                 }
             }
@@ -233,7 +263,10 @@ impl EventLoop {
         followed.resolve_at = now.instant + if found.is_ok() { RESOLVE_AGAIN } else { RESOLVE_RETRY };
         let identity = *identity;
         match found {
-            Ok(_) => self.follow_record(&identity, now),
+            Ok(_) => {
+                self.follow_record(&identity, now);
+                self.dial_probed(&identity);
+            }
             Err(error) => debug!(%error, "a contact's record wasn't found"),
         }
         self.drive_presence();
@@ -244,7 +277,9 @@ impl EventLoop {
         let Some(followed) = self.presence.followed.get_mut(identity) else { return };
         let user = followed.user.clone();
         let wanted = std::mem::take(&mut followed.wants_lease);
-        let key = self.contacts.roster().entry(&user).and_then(|entry| entry.presence_keys(None).next().cloned());
+        let entry = self.contacts.roster().entry(&user);
+        let may_pass_on = entry.is_none_or(|entry| entry.pass_on().is_allowed);
+        let key = entry.and_then(|entry| entry.presence_keys(None).next().cloned());
         let record = self.cached_record(&RecordKey::of(&user)).filter(|record| record.identity() == *identity);
         let (Some(key), Some(record)) = (key, record.cloned()) else {
             if let Some(followed) = self.presence.followed.get_mut(identity) {
@@ -257,7 +292,7 @@ impl EventLoop {
             let carriers = entry.mailboxes.iter().map(|helper| helper.device).collect();
             ContactDevice { certificate: parts.certificate.clone(), carriers }
         });
-        let contact = Contact { identity: *identity, key, devices: devices.collect(), may_pass_on: true };
+        let contact = Contact { identity: *identity, key, devices: devices.collect(), may_pass_on };
         self.presence.machine.set_contact(now, contact);
         for helper in record.entries().flat_map(|parts| parts.entry().mailboxes.iter()) {
             if self.presence.carriers.len() < CARRIERS_KNOWN_MAX || self.presence.carriers.contains_key(&helper.device) {
@@ -273,7 +308,17 @@ impl EventLoop {
                 None => drop(unkept.insert(parts.device())),
             }
         }
+        let is_unplaced = record.entries().any(|parts| parts.entry().mailboxes.is_empty());
         let Some(followed) = self.presence.followed.get_mut(identity) else { return };
+        if is_unplaced {
+            // It is looked up before its device has found mailboxes: then nobody could ask for its presence but the device itself.
+            let pause = (RESOLVE_RETRY * 2_u32.pow(followed.unplaced_tries.min(6))).min(RESOLVE_AGAIN);
+            followed.unplaced_tries += 1;
+            followed.wants_newest = true;
+            followed.resolve_at = followed.resolve_at.min(now.instant + pause);
+        } else {
+            followed.unplaced_tries = 0;
+        }
         let pause = LEASE_RETRIES.get(followed.lease_tries).filter(|_| !unkept.is_empty());
         followed.lease_tries = if unkept.is_empty() { 0 } else { followed.lease_tries.saturating_add(1) };
         if let Some(pause) = pause {
@@ -332,6 +377,7 @@ impl EventLoop {
         let Some(chain) = &known.chain else { return };
         let is_carrier = known.descriptor.as_ref().is_some_and(|descriptor| descriptor.roles.contains(Roles::CARRIER));
         let peer = Peer { device: known.device, identity: chain.user.identity, is_carrier };
+        self.presence.probes.remove(&peer.device);
         self.presence.machine.handle_connected(now, peer);
         self.drive_presence();
     }
@@ -373,11 +419,8 @@ impl EventLoop {
                         followed.resolve_at = Instant::now();
                     }
                 }
-                Action::ContactOutdated { contact } => {
-                    if let Some(followed) = self.presence.followed.get_mut(&contact) {
-                        followed.resolve_at = Instant::now();
-                    }
-                }
+                Action::Probe { contact, device } => self.begin_probe(contact, device),
+                Action::ContactOutdated { contact } => self.want_newest(&contact),
                 Action::Silent(device) => self.drop_if_silent(&device, SILENCE),
                 Action::Misbehaved { device, misdeed } => {
                     debug!(%device, ?misdeed, "presence of a peer refused");
@@ -397,6 +440,66 @@ impl EventLoop {
         self.presence.kept_sequence = sequence;
         if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(SEQUENCE, &sequence)) {
             warn!(%error, "presence sequence not kept");
+        }
+    }
+
+    /// Wants a contact's record anew, whatever the cache has.
+    fn want_newest(&mut self, contact: &IdentityKey) {
+        if let Some(followed) = self.presence.followed.get_mut(contact) {
+            followed.wants_newest = true;
+            followed.resolve_at = Instant::now();
+        }
+    }
+
+    /// Looks for a device that fell silent: where it was, and where its newest record says.
+    fn begin_probe(&mut self, contact: IdentityKey, device: DeviceKey) {
+        if self.presence.probes.len() >= PROBES_MAX && !self.presence.probes.contains_key(&device) {
+            // As if it hadn't been tried: what is shown stays until its document ends.
+            return;
+        }
+        let probe = Probe { contact, until: Instant::now() + PROBE_TIME, is_dialled: false };
+        self.presence.probes.insert(device, probe);
+        self.want_newest(&contact);
+        self.presence.check_at = Instant::now();
+    }
+
+    /// Dials the devices of a contact that are looked for, by the record we have.
+    fn dial_probed(&mut self, contact: &IdentityKey) {
+        let devices: Vec<DeviceKey> =
+            self.presence.probes.iter().filter(|(_, probe)| probe.contact == *contact).map(|(device, _)| *device).collect();
+        let Some(user) = self.presence.followed.get(contact).map(|followed| followed.user.clone()) else { return };
+        let record = self.cached_record(&RecordKey::of(&user)).filter(|record| record.identity() == *contact).cloned();
+        for device in devices {
+            let parts = record.as_ref().and_then(|record| record.entries().find(|parts| parts.device() == device));
+            let target = record.as_ref().zip(parts).and_then(|(record, parts)| self.device_target(record, parts));
+            let Some(target) = target else { continue };
+            // The connection that fell silent takes a moment to close.
+            if !self.swarm.is_connected(&target.peer) {
+                self.dial_moved(&target);
+                if let Some(probe) = self.presence.probes.get_mut(&device) {
+                    probe.is_dialled = true;
+                }
+            }
+        }
+    }
+
+    fn follow_probes(&mut self, now: Now) {
+        let undialled: BTreeSet<IdentityKey> =
+            self.presence.probes.values().filter(|probe| !probe.is_dialled).map(|probe| probe.contact).collect();
+        for contact in undialled {
+            self.dial_probed(&contact);
+        }
+        let over: Vec<DeviceKey> =
+            self.presence.probes.iter().filter(|(_, probe)| probe.until <= now.instant).map(|(device, _)| *device).collect();
+        for device in over {
+            self.presence.probes.remove(&device);
+            let peer = address::peer_id(&device);
+            let living = peer.filter(|peer| self.peers.get(peer).is_some_and(crate::network::Peer::is_living));
+            match living {
+                // It was heard otherwise all the time.
+                Some(peer) => self.presence_peer_greeted(peer),
+                None => self.presence.machine.handle_unanswered(now, &device),
+            }
         }
     }
 

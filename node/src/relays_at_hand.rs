@@ -278,9 +278,10 @@ impl EventLoop {
                 return self.pause_relay(peer);
             }
         };
-        let credentials = match grant.status {
+        let credentials = match &grant.status {
             RelayStatus::Granted(credentials) => credentials,
             RelayStatus::Refused(reason) => {
+                let reason = *reason;
                 info!(%peer, %reason, "media relay refuses");
                 self.relays_at_hand.refusal = Some(format!("the relay refuses: {reason}"));
                 if reason != RelayReason::LEAVING {
@@ -294,10 +295,12 @@ impl EventLoop {
         let named = known.descriptor.iter().flat_map(|descriptor| &descriptor.addresses).filter_map(crate::address::from_wire);
         let node: Vec<Multiaddr> = known.address.iter().cloned().chain(named).collect();
         let addresses = credentials.addresses.iter().map(|address| socket_address(*address));
+        let tcp = grant.tcp_addresses();
         let own = addresses.filter(|address| self.is_of_relay(&peer, address.ip()));
         let servers: Vec<RelayServer> = own
             .map(|address| RelayServer {
                 address,
+                stream: tcp.iter().map(|address| socket_address(*address)).find(|stream| stream.ip() == address.ip()),
                 username: credentials.username.clone(),
                 password: Redacted(credentials.password.clone()),
             })
@@ -311,6 +314,7 @@ impl EventLoop {
         let held = Held { relay: peer, node, owner, servers, not_after, complaint: None, dialled_at: None };
         self.relays_at_hand.held.retain(|known| known.relay != peer);
         self.relays_at_hand.held.push(held);
+        self.calls_use_relays();
     }
 
     pub(crate) fn relay_failure(&mut self, peer: PeerId, failure: Failure) {
@@ -347,7 +351,7 @@ impl EventLoop {
             let first = held.servers.first()?;
             Some(MediaRelayAccess {
                 peer_id: held.relay.to_string(),
-                urls: held.servers.iter().map(|server| format!("turn:{}?transport=udp", server.address)).collect(),
+                urls: held.servers.iter().flat_map(urls_of).collect(),
                 username: first.username.clone(),
                 credential: first.password.0.clone(),
                 not_after: Timestamp::from_unix_secs(held.not_after.0),
@@ -387,6 +391,11 @@ const BUSY: u8 = 6;
 
 /// What a relay that was never measured counts for: farther than a continent.
 const UNKNOWN_RTT: Duration = Duration::from_millis(400);
+
+fn urls_of(server: &RelayServer) -> impl Iterator<Item = String> {
+    let tcp = server.stream.map(|stream| format!("turn:{stream}?transport=tcp"));
+    std::iter::once(format!("turn:{}?transport=udp", server.address)).chain(tcp)
+}
 
 fn socket_address(address: MediaAddress) -> SocketAddr {
     match address {

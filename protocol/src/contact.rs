@@ -57,6 +57,56 @@ pub const SHARED_ENTRIES_MAX: usize = 8;
 /// Extension of a [`RosterShare`]: the key that the user's vault is written under ([`VaultKey`](crate::vault::VaultKey)).
 pub const SHARE_VAULT_KEY: u16 = 0x0002;
 
+/// Extension of [`ContactKeys`], of a [`RosterEntry`] and of [`PrivacySettings`](privacy::PrivacySettings): a [`PassOn`].
+pub const PASS_ON: u16 = 0x0001;
+
+/// Whether somebody's contacts may pass their presence on to each other. Those who do learn of each other that they share this contact.
+///
+/// The greater one counts, which is the newer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PassOn {
+    /// Grows with every change; 0 while nothing was said.
+    pub version: u64,
+    /// What was said.
+    pub is_allowed: bool,
+}
+
+impl Default for PassOn {
+    /// Allowed.
+    fn default() -> Self {
+        Self { version: 0, is_allowed: true }
+    }
+}
+
+impl PassOn {
+    /// Reads it; the default if it isn't there, or not in order.
+    #[must_use]
+    pub fn of(extensions: &Extensions) -> Self {
+        let said = extensions.find(PASS_ON).and_then(|bytes| {
+            let (version, rest) = bytes.split_first_chunk::<8>()?;
+            let is_allowed = match rest {
+                [0] => false,
+                [1] => true,
+                _ => return None,
+            };
+            Some(Self { version: u64::from_be_bytes(*version), is_allowed })
+        });
+        said.unwrap_or_default()
+    }
+
+    /// The extensions with this in place of what they said; unchanged while nothing was said.
+    #[must_use]
+    pub fn within(self, extensions: &Extensions) -> Extensions {
+        if self.version == 0 {
+            return extensions.clone();
+        }
+        // In front: entries are merged by comparing bytes, and the newer word shall win.
+        let bytes = [&self.version.to_be_bytes()[..], &[u8::from(self.is_allowed)]].concat();
+        let others = extensions.iter().filter(|extension| extension.tag != PASS_ON);
+        others.fold(Extensions::none().with(PASS_ON, bytes), |list, other| list.with(other.tag, other.bytes.clone()))
+    }
+}
+
 /// 32 secret bytes: wiped when dropped, never printed.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Zeroize)]
 #[zeroize(drop)]

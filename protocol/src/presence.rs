@@ -10,7 +10,7 @@
 //!
 //! - Inputs take [`Now`]: [`Presence::set_status`], [`Presence::set_contact`], [`Presence::remove_contact`], [`Presence::set_carriers`],
 //!   [`Presence::set_secret`], [`Presence::handle_connected`], [`Presence::handle_disconnected`], [`Presence::handle_frame`],
-//!   [`Presence::handle_keeper_lease`], [`Presence::handle_timeout`].
+//!   [`Presence::handle_keeper_lease`], [`Presence::handle_unanswered`], [`Presence::handle_timeout`].
 //! - After every input drain [`Presence::poll_action`]; then sleep until [`Presence::poll_timeout`] and call
 //!   [`Presence::handle_timeout`].
 //! - Frames to one neighbour must arrive in order, or not at all and then with a disconnect: overlay streams do.
@@ -26,7 +26,10 @@
 //! | anybody else | nothing |
 
 mod document;
+mod few;
 mod gossip;
+mod loss;
+mod memo;
 mod message;
 mod topic;
 mod view;
@@ -35,6 +38,7 @@ pub use document::{
     DOCUMENT_SECS_MAX, Document, DocumentError, MOOD_BYTES_MAX, SEALED_SIZES, SealedBody, SealedDocument, State, next_sequence,
 };
 pub use gossip::{Config as GossipConfig, Counters, Misdeed, Way};
+pub use memo::Memo;
 pub use message::{
     Appointment, CARRIERS_MAX, DOCUMENTS_PER_FRAME_MAX, Digest, HINTS_PER_FRAME_MAX, Mode, NamedTopic, Part, PassedDocument,
     PassedHint, PresenceGossip, PresenceHint, PresenceWitness, TOPICS_PER_FRAME_MAX, TopicName, TopicPlace, TopicSlot, TopicWant,
@@ -43,6 +47,7 @@ pub use topic::{Day, LinkTag, PresenceKey, PresenceSecret, TOPIC_SECS, Topic, To
 pub use view::{ContactView, HINTS_BELIEVED, Shown, Source};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::{RngExt, SeedableRng};
@@ -55,7 +60,9 @@ use crate::key::{DeviceKey, IdentityKey, SecretKey};
 use crate::time::{CLOCK_TOLERANCE_SECS, Now, UnixTime};
 use crate::wire::{Extensions, Signed};
 
+use few::FewMap;
 use gossip::{Gossip, Neighbour, Output, Watch};
+use loss::Losses;
 
 /// Least time between two documents of our own; changes in between go together.
 const PUBLISH_PAUSE: Duration = Duration::from_millis(250);
@@ -173,6 +180,14 @@ pub enum Action {
         /// Which device.
         device: DeviceKey,
     },
+    /// A contact's device was connected to us and fell silent: dial it anew, by every way that its newest record names. If it doesn't answer within
+    /// some seconds, call [`Presence::handle_unanswered`]; if it does, its hello is reported as any.
+    Probe {
+        /// Whose.
+        contact: IdentityKey,
+        /// Which device.
+        device: DeviceKey,
+    },
     /// A contact has other devices than we know: look the record up, and call [`Presence::set_contact`].
     ContactOutdated {
         /// Whose.
@@ -203,13 +218,21 @@ enum Timer {
 
 #[derive(Debug)]
 struct Known {
-    contact: Contact,
-    /// The devices whose certificates hold, with their topics.
-    devices: BTreeMap<DeviceKey, BTreeMap<Day, Topic>>,
+    key: PresenceKey,
+    may_pass_on: bool,
+    /// The devices whose certificates hold.
+    devices: FewMap<DeviceKey, KnownDevice>,
     view: ContactView,
     shown: Shown,
     /// The number of devices for which the record was last asked for.
     outdated: Option<u8>,
+}
+
+#[derive(Debug)]
+struct KnownDevice {
+    /// Where it publishes.
+    carriers: Arc<[DeviceKey]>,
+    topics: FewMap<Day, Topic>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -235,9 +258,11 @@ pub struct Presence {
     contacts: BTreeMap<IdentityKey, Known>,
     origins: BTreeMap<Topic, Origin>,
     peers: BTreeMap<DeviceKey, Peer>,
+    losses: Losses,
     timers: BTreeSet<(Instant, Timer)>,
     armed: BTreeMap<Timer, Instant>,
     actions: VecDeque<Action>,
+    memo: Option<Arc<Memo>>,
 }
 
 impl Presence {
@@ -262,12 +287,20 @@ impl Presence {
             contacts: BTreeMap::new(),
             origins: BTreeMap::new(),
             peers: BTreeMap::new(),
+            losses: Losses::default(),
             timers: BTreeSet::new(),
             armed: BTreeMap::new(),
             actions: VecDeque::new(),
+            memo: None,
         };
         presence.turn_own_day(now);
         presence
+    }
+
+    /// Shares arithmetic with other devices of this process.
+    pub fn set_memo(&mut self, memo: Arc<Memo>) {
+        self.gossip.set_memo(memo.clone());
+        self.memo = Some(memo);
     }
 
     /// Takes a new secret, of a higher epoch: contacts who get its key read on, others find nothing more.
@@ -305,31 +338,40 @@ impl Presence {
         if !self.contacts.contains_key(&identity) && self.contacts.len() >= CONTACTS_MAX {
             return 0;
         }
-        let valid =
-            |device: &ContactDevice| verify_device(&device.certificate, &identity, now.unix).map(|found| found.device).ok();
-        let devices: BTreeSet<_> = contact.devices.iter().filter_map(valid).filter(|device| *device != self.device).collect();
+        let mut devices: FewMap<DeviceKey, Arc<[DeviceKey]>> = FewMap::new();
+        for device in &contact.devices {
+            let valid = match &self.memo {
+                Some(memo) => memo.device(&device.certificate, &identity, now.unix),
+                None => verify_device(&device.certificate, &identity, now.unix).map(|found| found.device).ok(),
+            };
+            if let Some(valid) = valid.filter(|valid| *valid != self.device) {
+                devices.get_or_insert_with(valid, || device.carriers.as_slice().into());
+            }
+        }
         let known = self.contacts.remove(&identity);
         let (mut view, shown, old) = match known {
             Some(known) => {
-                let is_same_key = known.contact.key == contact.key;
-                let old = known.devices;
-                let stays = |device: &DeviceKey| is_same_key && devices.contains(device);
-                for topic in old.iter().filter(|(device, _)| !stays(device)).flat_map(|(_, topics)| topics.values()) {
+                let is_same_key = known.key == contact.key;
+                let mut old = known.devices;
+                let stays = |device: &DeviceKey| is_same_key && devices.contains_key(device);
+                for topic in old.iter().filter(|(device, _)| !stays(device)).flat_map(|(_, known)| known.topics.values()) {
                     self.gossip.unwatch(now, topic);
                     self.origins.remove(topic);
                 }
-                let old = old.into_iter().filter(|(device, _)| stays(device)).collect();
+                old.retain(|device, _| stays(device));
                 (known.view, known.shown, old)
             }
-            None => (ContactView::new(), Shown::unknown(), BTreeMap::new()),
+            None => (ContactView::new(), Shown::unknown(), FewMap::new()),
         };
-        view.retain(|device| devices.contains(device));
-        let mut topics: BTreeMap<DeviceKey, BTreeMap<Day, Topic>> = old;
-        for device in &devices {
-            topics.entry(*device).or_default();
+        view.retain(|device| devices.contains_key(device));
+        let mut known_devices = old;
+        for (device, carriers) in devices.iter() {
+            let known = KnownDevice { carriers: carriers.clone(), topics: FewMap::new() };
+            known_devices.get_or_insert_with(*device, || known).carriers = carriers.clone();
         }
         let count = devices.len();
-        self.contacts.insert(identity, Known { contact, devices: topics, view, shown, outdated: None });
+        let (key, may_pass_on) = (contact.key, contact.may_pass_on);
+        self.contacts.insert(identity, Known { key, may_pass_on, devices: known_devices, view, shown, outdated: None });
         self.turn_day(now, identity);
         self.update_peers(now, &identity);
         self.review(now, identity);
@@ -341,10 +383,11 @@ impl Presence {
     /// their connections.
     pub fn remove_contact(&mut self, now: Now, identity: &IdentityKey) {
         let Some(known) = self.contacts.remove(identity) else { return };
-        for topic in known.devices.values().flat_map(BTreeMap::values) {
+        for topic in known.devices.values().flat_map(|device| device.topics.values()) {
             self.gossip.unwatch(now, topic);
             self.origins.remove(topic);
         }
+        self.losses.forget_contact(identity);
         self.disarm(Timer::Day(*identity));
         self.disarm(Timer::Lapse(*identity));
         self.update_peers(now, identity);
@@ -361,6 +404,7 @@ impl Presence {
     pub fn handle_connected(&mut self, now: Now, peer: Peer) {
         self.peers.insert(peer.device, peer);
         let neighbour = self.neighbour(&peer);
+        self.meet(now, &peer.device, peer.identity);
         self.gossip.handle_connected(now, neighbour);
         self.drain(now);
     }
@@ -402,6 +446,7 @@ impl Presence {
         }
         self.gossip.handle_timeout(now);
         self.drain(now);
+        self.look_again(now);
     }
 
     /// What is to be done, in order.
@@ -413,7 +458,7 @@ impl Presence {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let own = self.timers.first().map(|(at, _)| *at);
-        own.into_iter().chain(self.gossip.poll_timeout()).min()
+        own.into_iter().chain(self.gossip.poll_timeout()).chain(self.losses.poll_timeout()).min()
     }
 
     /// What is shown of a contact.
@@ -529,26 +574,31 @@ impl Presence {
 
     fn turn_day(&mut self, now: Now, identity: IdentityKey) {
         let Some(known) = self.contacts.get_mut(&identity) else { return };
-        let days: BTreeSet<_> = known.contact.key.days(now.unix).collect();
-        for (device, topics) in &mut known.devices {
-            let entry = known.contact.devices.iter().find(|entry| entry.certificate.unverified().device == *device);
-            let carriers = entry.map(|entry| entry.carriers.clone()).unwrap_or_default();
-            for (_, topic) in topics.extract_if(.., |day, _| !days.contains(day)) {
-                self.gossip.unwatch(now, &topic);
-                self.origins.remove(&topic);
-            }
+        let days: Vec<_> = known.key.days(now.unix).collect();
+        for (device, KnownDevice { carriers, topics }) in &mut known.devices {
+            topics.retain(|day, topic| {
+                let stays = days.contains(day);
+                if !stays {
+                    self.gossip.unwatch(now, topic);
+                    self.origins.remove(topic);
+                }
+                stays
+            });
             for day in &days {
-                let follows = topics.range(..*day).next_back().map(|(_, topic)| *topic);
-                let topic = topics.get(day).copied().or_else(|| known.contact.key.topic(device, *day));
-                let Some(topic) = topic else { continue };
-                topics.insert(*day, topic);
+                let follows = topics.iter().rfind(|(known, _)| *known < day).map(|(_, topic)| *topic);
+                let found = topics.get(day).copied().or_else(|| match &self.memo {
+                    Some(memo) => memo.topic(&known.key, device, *day),
+                    None => known.key.topic(device, *day),
+                });
+                let Some(topic) = found else { continue };
+                topics.get_or_insert_with(*day, || topic);
                 self.origins.insert(topic, Origin { contact: identity, device: *device, day: *day });
-                let may_pass_on = known.contact.may_pass_on;
+                let may_pass_on = known.may_pass_on;
                 let watch = Watch { device: *device, may_pass_on, carriers: carriers.clone(), follows };
                 self.gossip.watch(now, topic, watch);
             }
         }
-        let next = next_turn(&known.contact.key, now);
+        let next = next_turn(&known.key, now);
         self.arm(Timer::Day(identity), next);
     }
 
@@ -587,12 +637,22 @@ impl Presence {
                 Output::Misbehaved { device, misdeed } => self.actions.push_back(Action::Misbehaved { device, misdeed }),
                 Output::Newest { topic, document, way, .. } => self.hear(now, &topic, &document, way),
                 Output::Hinted { topic, sequence, witnesses } => self.doubt(now, &topic, sequence, witnesses),
+                Output::OwnerLost { topic, sequence, heard_at, is_only_one } => {
+                    let Some(origin) = self.origins.get(&topic).copied() else { continue };
+                    let Some(known) = self.contacts.get(&origin.contact) else { continue };
+                    let sequence = document::inner_sequence(&known.key, origin.day, sequence);
+                    self.peers.remove(&origin.device);
+                    self.lose(now, (origin.contact, origin.device), sequence, heard_at, is_only_one);
+                }
                 Output::OwnNewer { topic, sequence } => self.overtake(now, &topic, sequence),
                 Output::OwnDoubted => {
                     let at = self.published_at.map_or(now.instant, |last| last + REFUTE_PAUSE);
                     self.publish_by(now, at);
                 }
-                Output::Resumed => self.publish_by(now, now.instant),
+                Output::Resumed => {
+                    self.doubt_losses(now);
+                    self.publish_by(now, now.instant);
+                }
             }
         }
     }
@@ -600,7 +660,7 @@ impl Presence {
     fn hear(&mut self, now: Now, topic: &Topic, sealed: &SealedDocument, way: Way) {
         let Some(origin) = self.origins.get(topic).copied() else { return };
         let Some(known) = self.contacts.get_mut(&origin.contact) else { return };
-        let Ok(document) = sealed.open(&known.contact.key, &origin.contact, &origin.device, (origin.day, topic)) else { return };
+        let Ok(document) = sealed.open(&known.key, &origin.contact, &origin.device, (origin.day, topic)) else { return };
         let devices = document.devices;
         if known.view.hear(document, way) {
             let count = known.devices.len() + usize::from(origin.contact == self.local.identity);
@@ -615,7 +675,7 @@ impl Presence {
     fn doubt(&mut self, now: Now, topic: &Topic, sequence: u64, witnesses: usize) {
         let Some(origin) = self.origins.get(topic).copied() else { return };
         let Some(known) = self.contacts.get_mut(&origin.contact) else { return };
-        let sequence = document::inner_sequence(&known.contact.key, origin.day, sequence);
+        let sequence = document::inner_sequence(&known.key, origin.day, sequence);
         known.view.doubt(&origin.device, sequence, witnesses);
         self.review(now, origin.contact);
     }

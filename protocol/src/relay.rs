@@ -13,15 +13,21 @@ use bincode::{Decode, Encode};
 
 use crate::redact::Redacted;
 use crate::time::UnixTime;
-use crate::wire::{DecodeError, Extensions, FrameKind, Message};
+use crate::wire::{self, DecodeError, Extensions, FrameKind, Message};
 
 /// Most addresses of one relay: two of each family.
 pub const MEDIA_ADDRESSES_MAX: usize = 4;
 
+/// Extension of a [`RelayGrant`]: TCP addresses at which the relay serves too, `Vec<MediaAddress>`, at most [`MEDIA_ADDRESSES_MAX`].
+const TCP_ADDRESSES_EXTENSION: u16 = 0x0001;
+
+/// Most bytes of that extension: a count, and addresses of at most 20 bytes.
+const TCP_ADDRESSES_BYTES_MAX: usize = 96;
+
 /// Longest user name and password of a grant, in bytes.
 pub const CREDENTIAL_BYTES_MAX: usize = 128;
 
-/// A UDP address at which a relay serves.
+/// An address at which a relay serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Encode, Decode)]
 pub enum MediaAddress {
     /// IPv4 address and port.
@@ -49,6 +55,26 @@ pub struct RelayGrant {
     pub status: RelayStatus,
     /// Room to grow.
     pub extensions: Extensions,
+}
+
+impl RelayGrant {
+    /// Names TCP addresses, for those whom UDP doesn't get out. At most [`MEDIA_ADDRESSES_MAX`] are taken.
+    #[must_use]
+    pub fn with_tcp(mut self, addresses: &[MediaAddress]) -> Self {
+        let addresses: Vec<MediaAddress> = addresses.iter().copied().take(MEDIA_ADDRESSES_MAX).collect();
+        if !addresses.is_empty() {
+            self.extensions = self.extensions.with(TCP_ADDRESSES_EXTENSION, wire::encode(&addresses));
+        }
+        self
+    }
+
+    /// The relay's TCP addresses; none if it names none, or too many.
+    #[must_use]
+    pub fn tcp_addresses(&self) -> Vec<MediaAddress> {
+        let addresses = self.extensions.find(TCP_ADDRESSES_EXTENSION);
+        let addresses = addresses.and_then(|bytes| wire::decode::<Vec<MediaAddress>>(bytes, TCP_ADDRESSES_BYTES_MAX).ok());
+        addresses.filter(|addresses| addresses.len() <= MEDIA_ADDRESSES_MAX).unwrap_or_default()
+    }
 }
 
 impl Message for RelayGrant {
@@ -180,7 +206,6 @@ impl std::fmt::Display for RelayReason {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire;
 
     fn grant(change: impl FnOnce(&mut RelayCredentials)) -> RelayGrant {
         let mut credentials = RelayCredentials {
@@ -191,6 +216,20 @@ mod tests {
         };
         change(&mut credentials);
         RelayGrant { status: RelayStatus::Granted(credentials), extensions: Extensions::none() }
+    }
+
+    #[test]
+    fn tcp_addresses_are_named_beside_and_bounded() {
+        assert_eq!(grant(|_| {}).tcp_addresses(), []);
+        let addresses = [MediaAddress::V4([192, 0, 2, 1], 3_478), MediaAddress::V6([1; 16], 3_478)];
+        let named = grant(|_| {}).with_tcp(&addresses);
+        let read = wire::decode::<RelayGrant>(&wire::encode(&named), RelayGrant::LIMIT).unwrap();
+        assert_eq!(read.tcp_addresses(), addresses);
+        let many = vec![MediaAddress::V4([1; 4], 1); MEDIA_ADDRESSES_MAX + 1];
+        assert_eq!(grant(|_| {}).with_tcp(&many).tcp_addresses().len(), MEDIA_ADDRESSES_MAX);
+        let mut lying = grant(|_| {});
+        lying.extensions = lying.extensions.with(TCP_ADDRESSES_EXTENSION, wire::encode(&many));
+        assert_eq!(lying.tcp_addresses(), []);
     }
 
     #[test]

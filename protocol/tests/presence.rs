@@ -93,6 +93,8 @@ struct Net {
     actions: Vec<(usize, Action)>,
     carriers: Vec<usize>,
     wanted: Vec<(usize, usize)>,
+    /// Who looks for whom.
+    probes: Vec<(usize, usize)>,
 }
 
 impl Net {
@@ -121,6 +123,7 @@ impl Net {
             actions: Vec::new(),
             carriers: carriers.to_vec(),
             wanted: Vec::new(),
+            probes: Vec::new(),
         }
     }
 
@@ -190,6 +193,9 @@ impl Net {
                 Action::Connect(device) => {
                     self.wanted.extend(self.by_device.get(&device).map(|other| (who, *other)));
                 }
+                Action::Probe { device, .. } => {
+                    self.probes.extend(self.by_device.get(&device).map(|other| (who, *other)));
+                }
                 other => self.actions.push((who, other)),
             }
         }
@@ -226,6 +232,7 @@ impl Net {
                     self.connect(one, other);
                 }
             }
+            self.probe();
             let wakes = self.machines.iter().enumerate().filter(|(number, _)| !self.frozen.contains(number));
             let next = wakes.filter_map(|(number, machine)| Some((machine.poll_timeout()?, number))).min();
             let Some((at, who)) = next.filter(|(at, _)| *at <= self.start + end) else { break };
@@ -235,6 +242,23 @@ impl Net {
             self.act(who);
         }
         self.elapsed = end;
+    }
+
+    /// Dials those who are looked for: whoever is frozen doesn't answer.
+    fn probe(&mut self) {
+        for (one, other) in std::mem::take(&mut self.probes) {
+            if self.frozen.contains(&other) {
+                let (now, device) = (self.now(), self.people[other].key());
+                self.machines[one].handle_unanswered(now, &device);
+                self.act(one);
+            } else {
+                self.links.retain(|link| *link != (one, other) && *link != (other, one));
+                let (now, device) = (self.now(), self.people[one].key());
+                self.machines[other].handle_disconnected(now, &device, DisconnectReason::Lost);
+                self.act(other);
+                self.connect(one, other);
+            }
+        }
     }
 
     fn secs(&mut self, secs: u64) {
@@ -433,6 +457,112 @@ fn silence_of_a_neighbour_is_believed_with_one_other_witness() {
 }
 
 #[test]
+fn whoever_fell_silent_towards_us_and_does_not_answer_is_gone_without_another_witness() {
+    // Nobody else at all; and somebody who knows nothing of it.
+    for others in [0, 1] {
+        let mut net = Net::new(3, &[]);
+        net.befriend(0, 1);
+        net.connect(0, 1);
+        (0..others).for_each(|_| net.connect(1, 2));
+        net.say(0, State::Away, "on the train");
+        net.secs(5);
+        assert_eq!(net.sees(1, 0).state, State::Away);
+        net.frozen.push(0);
+        net.secs(30);
+        assert_eq!((net.sees(1, 0).state, net.sees(1, 0).source), (State::Offline, Source::Hint), "{others} others");
+        // It goes on, and meets us: nothing new need be said for that.
+        net.frozen.clear();
+        net.links.clear();
+        net.connect(0, 1);
+        assert_eq!((net.sees(1, 0).state, net.sees(1, 0).source), (State::Away, Source::Direct));
+    }
+}
+
+#[test]
+fn whoever_answers_is_there_though_a_connection_died() {
+    let mut net = Net::new(3, &[]);
+    net.befriend(0, 1);
+    net.connect(0, 1);
+    net.connect(1, 2);
+    net.say(0, State::Online, "");
+    net.secs(5);
+    net.links.remove(0);
+    net.secs(40);
+    assert_eq!(net.sees(1, 0).state, State::Online);
+    assert!(
+        !net.actions
+            .iter()
+            .any(|(who, action)| *who == 1 && matches!(action, Action::Changed { shown, .. } if shown.state == State::Offline))
+    );
+}
+
+#[test]
+fn who_is_cut_off_judges_nobody_until_somebody_is_heard() {
+    let mut net = Net::new(4, &[]);
+    net.befriend(0, 1);
+    net.befriend(2, 1);
+    for neighbour in [0, 2, 3] {
+        net.connect(neighbour, 1);
+    }
+    net.say(0, State::Online, "");
+    net.say(2, State::Online, "");
+    net.secs(5);
+    net.frozen.extend([0, 2, 3]);
+    net.secs(300);
+    assert_eq!((net.sees(1, 0).state, net.sees(1, 2).state), (State::Online, State::Online), "it may be we who are gone");
+    // The way is free again: 2 is found, 0 isn't.
+    net.frozen.retain(|frozen| *frozen == 0);
+    net.links.clear();
+    net.connect(3, 1);
+    net.secs(60);
+    assert_eq!((net.sees(1, 0).state, net.sees(1, 2).state), (State::Offline, State::Online));
+}
+
+#[test]
+fn one_witness_alone_makes_nobody_offline_nor_dialled() {
+    let mut net = carried();
+    net.say(0, State::Online, "");
+    net.secs(30);
+    // The carrier is the only one who misses it, or says so.
+    net.disconnect(0, 2, DisconnectReason::Lost);
+    let owner = net.people[0].key();
+    net.wanted.clear();
+    net.frozen.push(0);
+    net.secs(60);
+    assert_eq!((net.sees(1, 0).state, net.sees(1, 0).source), (State::Online, Source::Carrier));
+    assert!(
+        !net.actions.iter().any(|(who, action)| *who == 1 && matches!(action, Action::Probe { device, .. } if *device == owner))
+    );
+    assert!(net.probes.is_empty());
+}
+
+#[test]
+fn a_neighbours_witness_reaches_those_who_come_later() {
+    // 1 is a neighbour of 0; 3 asks the carrier, when all is over.
+    let mut net = Net::new(4, &[2]);
+    for viewer in [1, 3] {
+        net.befriend_with(viewer, 0, &[2], true);
+        net.befriend_with(0, viewer, &[2], true);
+    }
+    let (now, carrier) = (net.now(), net.people[2].key());
+    for who in [0, 1] {
+        net.machines[who].set_carriers(now, vec![carrier]);
+        net.act(who);
+    }
+    net.connect(0, 1);
+    net.say(0, State::Online, "");
+    net.secs(30);
+    net.frozen.push(0);
+    net.secs(60);
+    assert_eq!(net.sees(1, 0).state, State::Offline);
+    let now = net.now();
+    net.machines[3].set_carriers(now, vec![carrier]);
+    net.act(3);
+    net.secs(5);
+    assert_eq!((net.sees(3, 0).state, net.sees(3, 0).source), (State::Offline, Source::Hint));
+}
+
+#[test]
 fn a_carrier_can_neither_forge_nor_be_fooled() {
     let mut net = carried();
     net.say(0, State::Online, "");
@@ -456,6 +586,38 @@ fn a_carrier_can_neither_forge_nor_be_fooled() {
     net.say(0, State::Away, "");
     net.secs(1);
     assert_eq!(net.sees(1, 0).state, State::Away, "what is genuine goes on");
+}
+
+#[test]
+fn who_names_topics_that_do_not_exist_crowds_nobody_out_of_a_carrier() {
+    const TOPICS_MAX: usize = 64;
+    let mut net = Net::new(5, &[2]);
+    let local = LocalDevice { identity: net.people[2].identity(), key: net.people[2].device.clone(), kind: DeviceKind::Desktop };
+    let gossip = GossipConfig { topics_max: TOPICS_MAX, ..GossipConfig::carrier() };
+    let config = Config { gossip, ..Config::default() };
+    net.machines[2] = Presence::new(config, local, net.people[2].secret.clone(), 0, [9; 32], net.now());
+    let (now, carrier) = (net.now(), net.people[2].key());
+    for flooder in [3, 4] {
+        net.puppets.push(flooder);
+        net.connect(flooder, 2);
+        let name = |slot: u16| {
+            let topic = Topic(PublicKey(hash("test topic", &[&slot.to_be_bytes(), &flooder.to_be_bytes()])));
+            NamedTopic { slot: TopicSlot(slot), name: TopicName::Topic { topic, carriers: Vec::new() } }
+        };
+        net.inject(flooder, 2, vec![Part::Names((0..1_000).map(name).collect())]);
+    }
+    assert!(net.machines[2].size().0 < TOPICS_MAX - 8, "{:?}", net.machines[2].size());
+    assert!(net.machines[2].counters().excess > 0);
+    // Two who came later use it all the same.
+    net.befriend_with(1, 0, &[2], true);
+    net.befriend_with(0, 1, &[2], true);
+    for who in [0, 1] {
+        net.machines[who].set_carriers(now, vec![carrier]);
+        net.act(who);
+    }
+    net.say(0, State::Online, "hello");
+    net.secs(5);
+    assert_eq!((net.sees(1, 0).state, net.sees(1, 0).source), (State::Online, Source::Carrier));
 }
 
 #[test]
@@ -596,9 +758,8 @@ fn one_witness_alone_is_not_believed() {
     net.secs(30);
     net.frozen.push(0);
     net.secs(60);
-    for viewer in [1, 2] {
-        assert_eq!(net.sees(viewer, 0).state, State::Online, "{viewer}");
-    }
+    assert_eq!((net.sees(1, 0).state, net.sees(1, 0).source), (State::Offline, Source::Hint), "it has seen for itself");
+    assert_eq!(net.sees(2, 0).state, State::Online, "it has one word for it");
     net.secs(3_600);
     assert_eq!(net.sees(2, 0).state, State::Offline, "its own word is over");
     let wanted = |(who, action): &(usize, Action)| *who == 2 && matches!(action, Action::KeeperLeaseWanted { .. });

@@ -1,15 +1,12 @@
 //! Goal: a person's devices are linked, named and taken away, by what a person types. Method: real daemons; the commands of both ends, the code and
 //! the link passed from one to the other as people do.
 
-use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Stdio};
 use std::time::Duration;
 
 use halloo::timestamp::Timestamp;
 use halloo_protocol::call::Reason;
-use halloo_protocol::key::SecretKey;
 use halloo_protocol::mailbox::{MailboxItems, MailboxOpen, MailboxOpened, MailboxReason, MailboxTake, OpenStatus};
 use halloo_protocol::message::{
     Content, ConversationId, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver, MessageId,
@@ -18,91 +15,17 @@ use halloo_protocol::own_device::{DeviceRenew, DeviceRenewed};
 use halloo_protocol::push::{PushChannel, PushReason, PushRegister, PushRegistered, RegisterStatus};
 use halloo_protocol::relay::{RelayGrant, RelayReason, RelayRequest, RelayStatus};
 use halloo_protocol::wire::Extensions;
-use halloo_tests::attacker::{Attacker, Forger};
-use halloo_tests::cli::{Invocation, halloo_command};
+use halloo_tests::attacker::{Attacker, Forger, device_secret};
+use halloo_tests::cli::Invocation;
+use halloo_tests::linking::{Linking, link};
 use halloo_tests::network::{one_is, text};
 use halloo_tests::{Daemon, Launch, Network, Plan, User, eventually};
 use serde_json::Value;
 
 const SETTLED_TIME_MAX: Duration = Duration::from_secs(45);
 
-/// `halloo device link` on a device with the identity key; ended when dropped, which takes the code back.
-struct Linking {
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-    offer: Value,
-}
-
-impl Linking {
-    #[track_caller]
-    fn start(holder: &Daemon, more: &[&str]) -> Self {
-        let mut command = halloo_command(None);
-        command.arg("--home").arg(holder.home()).args(["--json", "device", "link"]).args(more);
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().expect("halloo runs");
-        let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        let mut linking = Self { child, stdout, offer: Value::Null };
-        linking.offer = linking.next();
-        assert_eq!(linking.offer["event"], "offer", "{}", linking.offer);
-        linking
-    }
-
-    #[track_caller]
-    fn next(&mut self) -> Value {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).expect("stdout is read");
-        serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
-    }
-
-    /// The last line, and the exit code.
-    #[track_caller]
-    fn finish(mut self) -> (Value, i32) {
-        let mut last = Value::Null;
-        let mut line = String::new();
-        while self.stdout.read_line(&mut line).expect("stdout is read") > 0 {
-            last = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
-            line.clear();
-        }
-        let code = self.child.wait().expect("it ends").code().unwrap_or(-1);
-        (last, code)
-    }
-
-    fn link(&self) -> String {
-        text(&self.offer, "link")
-    }
-
-    fn code(&self) -> String {
-        text(&self.offer, "code")
-    }
-
-    fn address(&self) -> String {
-        self.offer["addresses"][0].as_str().expect("it listens somewhere").to_owned()
-    }
-}
-
-impl Drop for Linking {
-    fn drop(&mut self) {
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
-
 fn home(network: &Network, name: &str) -> PathBuf {
     network.folder().join(name)
-}
-
-/// Links a new device by link text, and starts its daemon.
-#[track_caller]
-pub(crate) fn link(network: &Network, holder: &Daemon, name: &str, more: &[&str]) -> Daemon {
-    let linking = Linking::start(holder, more);
-    let args = ["device", "link", &linking.link(), "--device-name", name, "--device-kind", "laptop"];
-    let joined = Invocation::new(&home(network, name)).args(args).run().ok();
-    let (last, code) = linking.finish();
-    assert_eq!((&last["event"], code), (&Value::from("linked"), 0), "{last}");
-    assert_eq!((&last["peer_id"], &last["name"]), (&joined["peer_id"], &Value::from(name)), "{last} {joined}");
-    let mut device = Daemon::of_home(network.folder(), name);
-    device.start(network.launch(name));
-    assert_eq!(joined["peer_id"], device.peer_id());
-    device
 }
 
 #[track_caller]
@@ -327,14 +250,6 @@ fn key_epoch(of: &Daemon, with: &str) -> Result<Value, String> {
 
 fn own_epoch(of: &Daemon) -> u64 {
     of.api().get("/v1/contacts").expect("the list")["key_epoch"].as_u64().expect("a number")
-}
-
-/// The secret key of a device, as whoever steals it has it.
-fn device_secret(home: &Path) -> SecretKey {
-    let text = std::fs::read_to_string(home.join("device.key")).expect("the key's file");
-    let encoded = text.trim().rsplit(' ').next().expect("the last word is the key");
-    let seed = data_encoding::BASE64URL_NOPAD.decode(encoded.as_bytes()).expect("base64url");
-    SecretKey::from_bytes(seed.try_into().expect("32 bytes"))
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! `HALLOO_SEED` repeats a run, `HALLOO_TEST_LOG` sets the daemons' log filter, `HALLOO_BIN` tests another binary.
 
 mod access;
+mod adversary;
 mod attackers;
 mod call_setup;
 mod clock_offset;
@@ -18,14 +19,18 @@ mod history;
 mod mailboxes;
 mod message_delivery;
 mod message_soak;
+mod moving_calls;
 mod nat_calls;
 mod nat_relay;
+mod nat_table;
+mod partition;
 mod presence;
 mod push_wakeup;
 mod receipts;
 mod relay_owners;
 mod revocation_spread;
 mod ringing;
+mod story;
 mod testnet_tour;
 mod twenty_daemons;
 mod vault;

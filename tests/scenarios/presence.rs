@@ -1,7 +1,7 @@
 //! Goal: contacts see what each of them chose to be and how they can be reached, within moments; nobody else does. Method: daemons, the command
 //! line, and what one shows of the other afterwards.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use halloo_protocol::directory::{Reachability, RecordKey};
 use halloo_protocol::identity::UserId;
@@ -14,12 +14,8 @@ use serde_json::Value;
 /// How long a change may take to be seen: the record of the other has to be looked up first.
 const SEEN_TIME_MAX: Duration = Duration::from_secs(45);
 
-/// Silence is noticed after 20 s and told by two witnesses, or by a connection that ends.
+/// Silence is noticed after 20 s, and told by two witnesses, or seen by who dials in vain for 6 s more; with room for a busy machine.
 const FROZEN_TIME_MAX: Duration = Duration::from_secs(90);
-
-/// The same, with room for a busy machine; and how often it is tried.
-const SILENCE_TIME_MAX: Duration = Duration::from_secs(40);
-const FREEZES_MAX: usize = 2;
 
 fn presence(of: &User, seen_by: &Daemon) -> Result<Value, String> {
     seen_by.api().get(&format!("/v1/presence/contacts/{}", of.username))
@@ -80,31 +76,6 @@ fn signal(daemon: &Daemon, signal: &str) {
     assert!(status.success());
 }
 
-/// Freezes two devices and waits until the first is seen to have fallen silent. A device that is frozen in its first seconds may have no witness yet but
-/// the one who looks: then it goes on for a while, and is frozen again.
-#[track_caller]
-fn freeze_seen(frozen: [&User; 2], by: &Daemon) {
-    for _ in 0..FREEZES_MAX {
-        frozen.iter().for_each(|user| signal(user, "-STOP"));
-        let until = Instant::now() + SILENCE_TIME_MAX;
-        while Instant::now() < until {
-            if frozen.iter().all(|user| {
-                presence(user, by).is_ok_and(|seen| ["hint", "lease"].contains(&seen["source"].as_str().unwrap_or_default()))
-            }) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(200));
-        }
-        frozen.iter().for_each(|user| signal(user, "-CONT"));
-        frozen.iter().for_each(|user| drop(is_seen(user, by, "away", mood_of(user))));
-    }
-    panic!("frozen {FREEZES_MAX} times, and nobody noticed");
-}
-
-fn mood_of(user: &User) -> &'static str {
-    if user.username.starts_with("bob") { "on the train" } else { "on the boat" }
-}
-
 #[test]
 fn the_gateway_vouches_in_the_directory_for_who_registered() {
     let mut network = Plan::new(["alice", "bob"]).contacts_only().start();
@@ -128,7 +99,6 @@ fn the_gateway_vouches_in_the_directory_for_who_registered() {
 }
 
 #[test]
-#[ignore = "not dependable yet: in the smallest network a silent device doesn't always find a second witness before its document ends"]
 fn a_frozen_device_is_reachable_by_push_and_one_that_nobody_can_wake_is_offline() {
     let mut network = Plan::new(["alice", "bob", "carol"]).contacts_only().start();
     network.befriend(&network.users[0], &network.users[1]);
@@ -139,19 +109,13 @@ fn a_frozen_device_is_reachable_by_push_and_one_that_nobody_can_wake_is_offline(
     carol.cli(["presence", "set", "away", "--mood", "on the boat"]).ok();
     is_seen(bob, alice, "away", "on the train");
     is_seen(carol, alice, "away", "on the boat");
-    // Their carriers are witnesses: one that alice is herself isn't enough.
-    for user in [&alice, &bob, &carol] {
-        eventually(SEEN_TIME_MAX, "a mailbox carries the presence", || {
-            let status = user.cli(["status"]).ok();
-            if status["mailboxes"].as_array().is_some_and(|named| !named.is_empty()) { Ok(()) } else { Err(status.to_string()) }
-        });
-    }
     eventually(SEEN_TIME_MAX, "the gateway vouches for bob's newest entry in the directory", || {
         let lines = bob.stderr_tail();
         let (published, vouched) = (lines.rfind("record published"), lines.rfind("vouches for this device"));
         if vouched.is_some() && vouched > published { Ok(()) } else { Err("not yet".to_owned()) }
     });
-    freeze_seen([bob, carol], alice);
+    // Whether their carrier has their newest documents yet, and so can be a witness, is chance: alice needs none.
+    [&bob, &carol].iter().for_each(|user| signal(user, "-STOP"));
     eventually(FROZEN_TIME_MAX, "bob can be woken, and is what he chose to be", || {
         let seen = presence(bob, alice)?;
         let is_right = seen["state"] == "away" && seen["mood"] == "on the train" && seen["reachability"] == "push";

@@ -18,7 +18,7 @@ use halloo_tests::{Daemon, Network, Plan, User, eventually};
 use rand::SeedableRng;
 use serde_json::Value;
 
-use crate::devices::link;
+use halloo_tests::linking::link;
 
 /// Far longer than anything here takes: nothing is measured by it.
 const PATIENCE: Duration = Duration::from_secs(45);

@@ -4,6 +4,7 @@
 //! body. Tests that forge certificates and records make them with [`Forger`], from an identity that
 //! was really enrolled, so that nothing but the one thing under test is wrong.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -42,6 +43,7 @@ pub struct Attacker {
     swarm: Swarm<Behaviour>,
     victim: PeerId,
     next_id: u32,
+    next_slot: u16,
     /// Frames that came and nobody has asked for yet.
     inbox: Vec<Frame>,
 }
@@ -62,7 +64,7 @@ impl Attacker {
         };
         let address: Multiaddr = address.parse().expect("the daemon listens on a multiaddress");
         let victim = address.iter().find_map(peer_part).expect("the address ends in /p2p/ID");
-        let mut attacker = Self { runtime, swarm, victim, next_id: 1, inbox: Vec::new() };
+        let mut attacker = Self { runtime, swarm, victim, next_id: 1, next_slot: 0, inbox: Vec::new() };
         let hello = wire::encode(&Frame::new(0, hello));
         let first = hello.clone();
         attacker.swarm.behaviour_mut().streams.set_hello(Arc::new(move || first.clone()));
@@ -178,6 +180,27 @@ impl Attacker {
             StoreOutcome::Accepted => Ok(()),
             StoreOutcome::Refused { reason, detail } => Err((reason, detail)),
         }
+    }
+
+    /// A number for a topic of presence, not used on this connection before.
+    pub fn next_slot(&mut self) -> u16 {
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        slot
+    }
+
+    /// Shows `look` every frame that comes or has come, until it gives a value. Each is shown once and then dropped, unless it answers something.
+    ///
+    /// # Panics
+    /// If it gives none in time.
+    #[track_caller]
+    pub fn wait_for<T>(&mut self, what: &str, mut look: impl FnMut(&Frame) -> Option<T>) -> T {
+        self.drive(what, |attacker| {
+            let (answers, notices) = std::mem::take(&mut attacker.inbox).into_iter().partition(|frame| frame.kind.is_answer());
+            attacker.inbox = answers;
+            let notices: Vec<Frame> = notices;
+            notices.iter().fold(None, |found, frame| found.or_else(|| look(frame)))
+        })
     }
 
     /// Everything that came unasked so far.
@@ -300,6 +323,18 @@ pub fn now() -> UnixTime {
 #[must_use]
 pub fn key(number: u64) -> SecretKey {
     SecretKey::from_bytes(halloo_protocol::key::hash("halloo test key", &[&number.to_be_bytes()]))
+}
+
+/// The secret key of a device, as whoever steals it has it.
+///
+/// # Panics
+/// If the home has none.
+#[must_use]
+pub fn device_secret(home: &Path) -> SecretKey {
+    let text = std::fs::read_to_string(home.join("device.key")).expect("the key's file");
+    let encoded = text.trim().rsplit(' ').next().expect("the last word is the key");
+    let seed = data_encoding::BASE64URL_NOPAD.decode(encoded.as_bytes()).expect("base64url");
+    SecretKey::from_bytes(seed.try_into().expect("32 bytes"))
 }
 
 /// The hello of somebody without a name.

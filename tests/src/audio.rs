@@ -22,6 +22,26 @@ pub fn write_tone(path: &Path, frequency_hz: f64, duration: Duration) {
     tone::write_tone(path, frequency_hz, duration, SAMPLE_RATE).expect("the folder is ours");
 }
 
+/// Below this a frame counts as silent, of 32,767: tones are far above, and what a decoder invents for lost packets fades below it.
+const SILENT_PEAK: i16 = 300;
+
+/// How long nothing is heard in a recording at most, between its first sound and its last.
+///
+/// # Panics
+/// If it can't be read.
+#[must_use]
+pub fn longest_silence(path: &Path) -> Duration {
+    let mut reader = hound::WavReader::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let samples: Vec<i16> = reader.samples::<i16>().map(|sample| sample.expect("a whole file")).collect();
+    let is_silent = |frame: &[i16]| frame.iter().all(|sample| sample.abs() < SILENT_PEAK);
+    let frames: Vec<bool> = samples.chunks_exact(SAMPLE_RATE as usize / 100).map(is_silent).collect();
+    let runs = frames.chunk_by(|one, other| one == other).collect::<Vec<_>>();
+    // Before and after the sound it may be silent.
+    let inner = if runs.len() > 2 { &runs[1..runs.len() - 1] } else { &runs[..0] };
+    let longest = inner.iter().filter(|run| run[0]).map(|run| run.len()).max().unwrap_or(0);
+    Duration::from_millis(longest as u64 * 10)
+}
+
 /// Asserts that a recording holds one tone, for at least `length`, and not the other.
 ///
 /// # Panics

@@ -6,6 +6,9 @@
 //! - [`eventually`] waits for a condition under a deadline; nothing here sleeps for luck.
 //! - [`natlab`] builds a small internet of network namespaces: a public network and homes behind NAT.
 //! - [`turn`] sends through a relay with credentials that a daemon holds.
+//! - [`linking`] links another device to a user's.
+//! - [`presence_reader`] reads presence with a key that somebody kept, and no more than that.
+//! - [`spy`] is a helper that keeps all it is told.
 //! - [`attacker`] speaks the overlay protocol frame by frame, and says what it likes.
 //!
 //! A test that fails prints what its daemons wrote to standard error. Every process and every
@@ -18,10 +21,13 @@ pub mod binary;
 pub mod cli;
 pub mod daemon;
 pub mod figures;
+pub mod linking;
 pub mod natlab;
 pub mod network;
+pub mod presence_reader;
 pub mod raw_stream;
 pub mod seed;
+pub mod spy;
 pub mod turn;
 pub mod wait;
 

@@ -77,21 +77,70 @@ impl NatLab {
         self.machine_behind(name, host, &NAT_RULES.replace("masquerade", "masquerade random,fully-random"))
     }
 
+    /// The same behind a router that lets everybody in to the ports of what has gone out, and to all others.
+    #[track_caller]
+    pub fn cone_machine(&mut self, name: &str, host: u8) -> Machine {
+        let inside = format!("192.168.{host}.2");
+        let machine = self.machine_behind(name, host, NAT_RULES);
+        let rules = format!(
+            "table ip cone {{
+               chain pre {{ type nat hook prerouting priority -100; iifname out meta l4proto udp dnat to {inside}; }}
+             }}
+             insert rule ip home forward ct status dnat accept"
+        );
+        Self::run(&["ip", "netns", "exec", &format!("{}r", machine.namespace), "nft", &rules]);
+        machine
+    }
+
+    /// A machine at home whose router lets no UDP out.
+    #[track_caller]
+    pub fn tcp_machine(&mut self, name: &str, host: u8) -> Machine {
+        let machine = self.home_machine(name, host);
+        self.cut_off(&machine, "meta l4proto udp");
+        machine
+    }
+
     #[track_caller]
     fn machine_behind(&mut self, name: &str, host: u8, rules: &str) -> Machine {
-        let router = self.namespace(&format!("{name}r"));
-        self.plug_in(&router, host);
         let home = self.namespace(name);
-        let (inside, address) = (format!("192.168.{host}.1"), format!("192.168.{host}.2"));
-        Self::ip(&router, &format!("link add in type veth peer name wan netns {home}"));
-        Self::ip(&router, &format!("address add {inside}/24 dev in"));
+        self.connect_home(&home, &format!("{name}r"), host, rules, "wan");
+        let address = Self::take_up(&home, "wan", host);
+        Machine { namespace: home, address }
+    }
+
+    /// A router with the public address 5.0.`host`.1, and a link to it in the home, which isn't up yet.
+    #[track_caller]
+    fn connect_home(&mut self, home: &str, router: &str, host: u8, rules: &str, link: &str) {
+        let router = self.namespace(router);
+        self.plug_in(&router, host);
+        Self::ip(&router, &format!("link add in type veth peer name {link} netns {home}"));
+        Self::ip(&router, &format!("address add 192.168.{host}.1/24 dev in"));
         Self::ip(&router, "link set in up");
-        Self::ip(&home, &format!("address add {address}/24 dev wan"));
-        Self::ip(&home, "link set wan up");
-        Self::ip(&home, &format!("route add default via {inside}"));
         Self::run(&["ip", "netns", "exec", &router, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"]);
         Self::run(&["ip", "netns", "exec", &router, "nft", rules]);
-        Machine { namespace: home, address }
+    }
+
+    /// Brings a home's link up, with its address and route.
+    #[track_caller]
+    fn take_up(home: &str, link: &str, host: u8) -> String {
+        let address = format!("192.168.{host}.2");
+        Self::ip(home, &format!("address add {address}/24 dev {link}"));
+        Self::ip(home, &format!("link set {link} up"));
+        Self::ip(home, &format!("route add default via 192.168.{host}.1"));
+        address
+    }
+
+    /// A second router for a home, that keeps ports as well; [`NatLab::switch_uplink`] goes over to it.
+    #[track_caller]
+    pub fn add_uplink(&mut self, name: &str, machine: &Machine, host: u8) {
+        self.connect_home(&machine.namespace, &format!("{name}s"), host, NAT_RULES, "wan2");
+    }
+
+    /// The home leaves its first uplink for its second, at once: what was bound to the first address is of no use any more.
+    #[track_caller]
+    pub fn switch_uplink(&self, machine: &Machine, host: u8) {
+        Self::ip(&machine.namespace, "link set wan down");
+        Self::take_up(&machine.namespace, "wan2", host);
     }
 
     /// Has a home's router drop what `rule` says of packets on their way out, as nftables writes it: `ip daddr 5.0.1.1 meta l4proto udp`.
@@ -100,6 +149,30 @@ impl NatLab {
         let router = format!("{}r", home.namespace);
         let rule = format!("insert rule ip home forward iifname in {rule} drop");
         Self::run(&["ip", "netns", "exec", &router, "nft", &rule]);
+    }
+
+    /// Splits the public network: nothing goes between these machines and those, in either direction, and nobody is told.
+    #[track_caller]
+    pub fn split(&self, these: &[&Machine], those: &[&Machine]) {
+        let addresses: Vec<&str> = those.iter().map(|machine| machine.address.as_str()).collect();
+        let addresses = addresses.join(", ");
+        for machine in these {
+            let rules = format!(
+                "table ip split {{
+  chain in {{ type filter hook input priority 0; ip saddr {{ {addresses} }} drop; }}
+  chain out {{ type filter hook output priority 0; ip daddr {{ {addresses} }} drop; }}
+}}"
+            );
+            Self::run(&["ip", "netns", "exec", &machine.namespace, "nft", &rules]);
+        }
+    }
+
+    /// Ends [`NatLab::split`], for the same machines.
+    #[track_caller]
+    pub fn rejoin(&self, these: &[&Machine]) {
+        for machine in these {
+            Self::run(&["ip", "netns", "exec", &machine.namespace, "nft", "delete table ip split"]);
+        }
     }
 
     /// Whether `from` gets an answer from `address` within a second.

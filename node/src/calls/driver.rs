@@ -1,13 +1,14 @@
 //! The task around one call's media session: hands its events to the event loop and obeys it.
 
 use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
 
 use halloo_protocol::call::CallId;
 use halloo_protocol::key::DeviceKey;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::media::{self, MediaConfig, MediaEvent, MediaSession, MediaSummary, PendingMedia};
+use super::media::{self, MediaConfig, MediaEvent, MediaSession, MediaStats, MediaSummary, PendingMedia, RelayServer};
 use crate::event_loop::Internal;
 
 /// Orders that may wait for one session: a handful in a call's life.
@@ -39,6 +40,7 @@ enum Order {
     Start,
     Candidate(String),
     LeaveRelay(Vec<SocketAddr>),
+    Relays(Vec<RelayServer>),
     Close,
 }
 
@@ -46,6 +48,8 @@ enum Order {
 #[derive(Debug)]
 pub(crate) struct MediaDriver {
     orders: mpsc::Sender<Order>,
+    /// What the session measures, once there is one.
+    stats: Arc<OnceLock<watch::Receiver<MediaStats>>>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -53,16 +57,21 @@ impl MediaDriver {
     /// Takes a session over; its events arrive as [`MediaNews`].
     pub(crate) fn spawn(call: CallId, session: MediaSession, news: mpsc::Sender<Internal>) -> Self {
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
+        let stats = Arc::new(OnceLock::from(session.watch_stats()));
         let task = tokio::spawn(drive(call, session, receiver, news));
-        Self { orders, _task: AbortOnDropHandle::new(task) }
+        Self { orders, stats, _task: AbortOnDropHandle::new(task) }
     }
 
     /// Takes the answer to an offer and lets audio flow; a failure arrives as an event like that of a running session.
     pub(crate) fn accept(call: CallId, pending: Box<PendingMedia>, answer: String, news: mpsc::Sender<Internal>) -> Self {
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
+        let stats: Arc<OnceLock<watch::Receiver<MediaStats>>> = Arc::default();
+        let stats_of_session = Arc::clone(&stats);
         let task = tokio::spawn(async move {
             match pending.accept(&answer).await {
                 Ok(session) => {
+                    // Set once: nobody else has this cell's other end.
+                    let _ = stats_of_session.set(session.watch_stats());
                     session.start();
                     drive(call, session, receiver, news).await;
                 }
@@ -73,7 +82,12 @@ impl MediaDriver {
                 }
             }
         });
-        Self { orders, _task: AbortOnDropHandle::new(task) }
+        Self { orders, stats, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// What the session measures at present, if there is one.
+    pub(crate) fn stats(&self) -> Option<MediaStats> {
+        self.stats.get().map(|stats| stats.borrow().clone())
     }
 
     /// Lets audio flow.
@@ -90,6 +104,11 @@ impl MediaDriver {
     /// A media relay is about to end.
     pub(crate) fn leave_relay(&self, relay: Vec<SocketAddr>) {
         let _ = self.orders.try_send(Order::LeaveRelay(relay));
+    }
+
+    /// These are the media relays at hand now.
+    pub(crate) fn use_relays(&self, relays: Vec<RelayServer>) {
+        let _ = self.orders.try_send(Order::Relays(relays));
     }
 
     /// Ends the session with a goodbye; [`MediaNewsKind::Ended`] follows.
@@ -112,6 +131,9 @@ async fn drive(call: CallId, mut session: MediaSession, mut orders: mpsc::Receiv
                 Some(Order::LeaveRelay(relay)) => {
                     // A session that is over needs no relay.
                     let _ = session.leave_relay(relay);
+                }
+                Some(Order::Relays(relays)) => {
+                    let _ = session.use_relays(relays);
                 }
                 Some(Order::Close) | None => break,
             },

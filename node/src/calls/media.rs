@@ -44,7 +44,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 mod audio;
 mod candidates;
+mod path_watch;
+mod playout;
 mod session;
+mod sockets;
 pub mod tone;
 mod transport;
 mod turn;
@@ -339,6 +342,8 @@ pub struct MediaStats {
     pub loss: f64,
     /// Packets that came after their turn to be played.
     pub packets_late: u64,
+    /// Milliseconds for which a received packet waits to be played, so that few come too late: what the path's jitter asks for.
+    pub buffer_ms: f64,
     /// Played frames of 20 ms that were rebuilt or invented for missing packets.
     pub concealed_frames: u64,
     /// Variation of the packets' travelling time in milliseconds (RFC 3550 section 6.4.1).
@@ -369,7 +374,7 @@ pub async fn offer(config: MediaConfig) -> Result<(PendingMedia, String), MediaE
     let mut transport = Transport::new(&config).await?;
     transport.gather().await?;
     let (pending, sdp) = transport.create_offer()?;
-    let local_candidates = transport.local_candidates().to_vec();
+    let local_candidates = transport.local_candidates();
     let runtime = Handle::current();
     let (stop, stopped) = oneshot::channel();
     let task = AbortOnDropHandle::new(runtime.spawn(keep(transport, stopped)));
@@ -462,7 +467,7 @@ impl MediaSession {
         let (advice, advice_receiver) = mpsc::channel(ADVICE_WAITING_MAX);
         let (event_sender, events) = mpsc::channel(EVENTS_MAX);
         let (stats_sender, stats) = watch::channel(MediaStats::default());
-        let local_candidates = transport.local_candidates().to_vec();
+        let local_candidates = transport.local_candidates();
         let session = Session::new(config, transport, control_receiver, advice_receiver, event_sender, stats_sender)?;
         let task = AbortOnDropHandle::new(runtime.spawn(session.run()));
         Ok(Self { control, advice, events, stats, local_candidates, task })
@@ -482,6 +487,11 @@ impl MediaSession {
     /// What has been measured, at most 0.2 s old.
     pub fn stats(&self) -> MediaStats {
         self.stats.borrow().clone()
+    }
+
+    /// The same for others to look at, for as long as the session runs and beyond.
+    pub fn watch_stats(&self) -> watch::Receiver<MediaStats> {
+        self.stats.clone()
     }
 
     /// Our candidates as SDP attributes (`candidate:...`); they are in the description too.
@@ -509,6 +519,23 @@ impl MediaSession {
     /// [`MediaError::CandidatesWaiting`] if the session has too much to do, [`MediaError::Ended`] if it is over.
     pub fn leave_relay(&self, relay: Vec<std::net::SocketAddr>) -> Result<(), MediaError> {
         self.advise(Advice::LeaveRelay(relay))
+    }
+
+    /// These are the media relays at hand now, with fresh credentials: they take the place of those that fail.
+    ///
+    /// # Errors
+    /// As [`Self::leave_relay`].
+    pub fn use_relays(&self, relays: Vec<RelayServer>) -> Result<(), MediaError> {
+        self.advise(Advice::Relays(relays))
+    }
+
+    /// The machine's addresses have changed to these. Needed only where [`MediaConfig::bind`] named them, or where the system doesn't show them:
+    /// otherwise a session looks for itself, every 2 seconds, and at once where something is wrong.
+    ///
+    /// # Errors
+    /// As [`Self::leave_relay`].
+    pub fn change_addresses(&self, addresses: Vec<IpAddr>) -> Result<(), MediaError> {
+        self.advise(Advice::Addresses(addresses))
     }
 
     fn advise(&self, advice: Advice) -> Result<(), MediaError> {

@@ -310,7 +310,7 @@ impl EventLoop {
         outgoing.progress.relay_complaint = why_none;
         let Some(outgoing) = self.calls.outgoing.get(&call) else { return };
         let config = self.media_config(outgoing.options.play.as_deref(), outgoing.options.record.as_deref());
-        let config = config.relayed_only(outgoing.options.relayed_only);
+        let config = config.relayed_only(outgoing.options.relayed_only || self.settings.relayed_calls);
         driver::make_offer(call, device, config, self.internal_sender.clone());
     }
 
@@ -339,7 +339,8 @@ impl EventLoop {
 
     fn seal_invite(&mut self, call: CallId, device: DeviceKey, offer: String) -> Result<SealedInvite, String> {
         let now = self.now().unix;
-        let is_hidden = self.calls.outgoing.get(&call).is_some_and(|outgoing| outgoing.options.relayed_only);
+        let is_hidden =
+            self.calls.outgoing.get(&call).is_some_and(|outgoing| outgoing.options.relayed_only) || self.settings.relayed_calls;
         let addresses = if is_hidden { Vec::new() } else { address::best_for_descriptor(self.reach.external()) };
         let origin =
             Origin { kind: self.settings.device_kind, addresses, relays: self.relay_helpers().into_iter().take(2).collect() };

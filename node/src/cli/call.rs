@@ -92,6 +92,7 @@ pub(super) fn for_people(outcome: &CallOutcome) -> String {
         ("media after", outcome.setup_ms.map(duration)),
         ("round trip", outcome.rtt_ms.map(duration)),
         ("loss", outcome.loss.map(|loss| format!("{:.1} %", loss * 100.0))),
+        ("jitter", outcome.jitter_ms.map(|ms| format!("{ms:.1} ms"))),
         ("woken", outcome.via_push.then(|| "by push".to_owned())),
     ]);
     format!("{result}{reason}\n{details}")

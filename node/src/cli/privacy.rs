@@ -61,6 +61,9 @@ pub(super) struct SetArgs {
     /// Whether others are told that you have read their messages
     #[arg(long, value_name = "ON-OFF")]
     receipts: Option<Switch>,
+    /// Whether contacts may pass your presence on to each other: they learn that they share you
+    #[arg(long, value_name = "ON-OFF")]
+    pass_on: Option<Switch>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -84,6 +87,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
             ("presence", Some(word(&privacy.presence))),
             ("group", Some(word(&privacy.group))),
             ("receipts", Some(if privacy.receipts { "on" } else { "off" }.to_owned())),
+            ("pass on", Some(if privacy.pass_on { "on" } else { "off" }.to_owned())),
         ])
     })
 }
@@ -98,5 +102,6 @@ fn change(args: &SetArgs) -> PrivacyChange {
         presence: args.presence.map(Audience::from),
         group: args.group.map(Audience::from),
         receipts: args.receipts.map(|switch| switch == Switch::On),
+        pass_on: args.pass_on.map(|switch| switch == Switch::On),
     }
 }

@@ -1,6 +1,7 @@
 //! What the person does.
 
 use data_encoding::BASE64URL_NOPAD;
+use halloo_protocol::contact::PassOn;
 use halloo_protocol::contact::privacy::PrivacySettings;
 use halloo_protocol::contact::{Asking, CONTACT_LINK_PREFIX, ContactLink, RosterEntry, RosterError, SafetyNumber, Standing};
 use halloo_protocol::directory::DirectoryRecord;
@@ -387,9 +388,9 @@ impl EventLoop {
     }
 
     fn change_privacy(&mut self, change: PrivacyChange) -> Result<Privacy, ContactError> {
-        let settings = changed(&self.contacts.privacy, change);
-        settings.check().map_err(|error| ContactError::Invalid { reason: error.to_string() })?;
         let version = self.contacts.privacy_version.saturating_add(1).max(self.now().unix.0);
+        let settings = changed(&self.contacts.privacy, change, version);
+        settings.check().map_err(|error| ContactError::Invalid { reason: error.to_string() })?;
         self.set_privacy(version, settings).map_err(|error| internal(&error))?;
         Ok(privacy_view(&self.contacts.privacy))
     }
@@ -420,13 +421,16 @@ impl EventLoop {
             self.publish_soon();
         }
         self.vault_changed();
-        Ok(())
+        let pass_on = self.contacts.privacy.pass_on();
+        self.run_roster(|roster, signer| roster.set_pass_on(pass_on, signer))
     }
 }
 
-/// The settings with a change made.
-pub(super) fn changed(old: &PrivacySettings, change: PrivacyChange) -> PrivacySettings {
-    PrivacySettings {
+/// The settings with a change made, which gets this version.
+pub(super) fn changed(old: &PrivacySettings, change: PrivacyChange, version: u64) -> PrivacySettings {
+    let said = change.pass_on.filter(|is_allowed| *is_allowed != old.pass_on().is_allowed);
+    let pass_on = said.map_or(old.pass_on(), |is_allowed| PassOn { version, is_allowed });
+    let settings = PrivacySettings {
         call: change.call.map_or(old.call, Into::into),
         video: change.video.map_or(old.video, Into::into),
         message: change.message.map_or(old.message, Into::into),
@@ -435,7 +439,8 @@ pub(super) fn changed(old: &PrivacySettings, change: PrivacyChange) -> PrivacySe
         group: change.group.map_or(old.group, Into::into),
         receipts: change.receipts.unwrap_or(old.receipts),
         extensions: old.extensions.clone(),
-    }
+    };
+    settings.with_pass_on(pass_on)
 }
 
 fn privacy_view(settings: &PrivacySettings) -> Privacy {
@@ -447,5 +452,6 @@ fn privacy_view(settings: &PrivacySettings) -> Privacy {
         presence: settings.presence.into(),
         group: settings.group.into(),
         receipts: settings.receipts,
+        pass_on: settings.pass_on().is_allowed,
     }
 }

@@ -72,6 +72,9 @@ pub struct CallOutcome {
     pub rtt_ms: Option<u64>,
     /// Share of lost packets, 0.0 to 1.0.
     pub loss: Option<f64>,
+    /// Variation of the packets' travelling time in milliseconds.
+    #[serde(default)]
+    pub jitter_ms: Option<f64>,
     /// Whether the answering device was woken for this call.
     pub via_push: bool,
 }
@@ -174,6 +177,9 @@ pub struct CallEntry {
     /// What happened, in order; only where one call is asked for. At most 128.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<CallStage>,
+    /// What its media measures at present, while it runs.
+    #[serde(default)]
+    pub media: Option<CallMedia>,
 }
 
 /// Something that happened in a call, as this device saw it.
@@ -214,6 +220,27 @@ pub enum CallStageKind {
     Media,
     /// The call is over.
     End,
+}
+
+/// What the media of a running call measures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CallMedia {
+    /// The way it goes, once connected.
+    pub path: Option<CallPath>,
+    /// Round-trip time in milliseconds, once measured.
+    pub rtt_ms: Option<f64>,
+    /// Share of the other end's packets that never came, 0.0 to 1.0.
+    pub loss: f64,
+    /// Variation of the packets' travelling time in milliseconds.
+    pub jitter_ms: f64,
+    /// How long a received packet waits to be played, in milliseconds.
+    pub buffer_ms: f64,
+    /// Played frames of 20 ms that were rebuilt or invented for missing packets.
+    pub concealed_frames: u64,
+    /// Audio packets received.
+    pub packets_received: u64,
+    /// Audio packets sent.
+    pub packets_sent: u64,
 }
 
 /// Why an operation on calls failed.

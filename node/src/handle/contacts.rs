@@ -223,6 +223,8 @@ pub struct Privacy {
     pub group: Audience,
     /// Whether authors are told that their messages were read.
     pub receipts: bool,
+    /// Whether contacts may pass this user's presence on to each other, by which they learn that they share this contact.
+    pub pass_on: bool,
 }
 
 /// A change of the privacy settings; what isn't named stays.
@@ -250,6 +252,9 @@ pub struct PrivacyChange {
     /// Whether authors are told that their messages were read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub receipts: Option<bool>,
+    /// Whether contacts may pass the presence on to each other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pass_on: Option<bool>,
 }
 
 impl PrivacyChange {
@@ -257,7 +262,16 @@ impl PrivacyChange {
     #[must_use]
     pub const fn all(audience: Audience) -> Self {
         let audience = Some(audience);
-        Self { call: audience, video: audience, message: audience, file: audience, presence: None, group: None, receipts: None }
+        Self {
+            call: audience,
+            video: audience,
+            message: audience,
+            file: audience,
+            presence: None,
+            group: None,
+            receipts: None,
+            pass_on: None,
+        }
     }
 }
 

@@ -51,7 +51,7 @@ pub enum PresenceSource {
     Contact,
     /// A carrier that passed it on.
     Carrier,
-    /// Neighbours of the device, who say that it fell silent.
+    /// Neighbours of the device, who say that it fell silent; or this node, towards which it did, and which it doesn't answer.
     Hint,
     /// The device's gateway, which vouches that it can be woken.
     Lease,

@@ -26,7 +26,7 @@ use halloo_relay::UnixTime as RelayTime;
 use halloo_relay::auth::{AuthRefusal, Authenticator, Credentials, Grant, Identity, Key, PasswordAlgorithm, Users};
 use halloo_relay::metrics::DropReason;
 use halloo_relay::quota::{Limits, ServiceClass};
-use halloo_relay::server::{BindError, Server, UsageReader};
+use halloo_relay::server::{BindError, Protocol, Server, UsageReader};
 use libp2p::PeerId;
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
@@ -78,7 +78,7 @@ impl RelayFor {
 pub struct MediaRelayConfig {
     /// For whom.
     pub relay_for: RelayFor,
-    /// UDP addresses to serve at. Port 0, or one that is taken, lets the system choose. All addresses of a family (`0.0.0.0`, `::`) are left
+    /// Addresses to serve at, by UDP and TCP. Port 0, or one that is taken, lets the system choose. All addresses of a family (`0.0.0.0`, `::`) are left
     /// out where the machine doesn't have the family.
     pub listen: Vec<SocketAddr>,
     /// This machine's addresses as others see them, if a NAT with forwarded ports is in between. Empty: those found by the node.
@@ -125,6 +125,8 @@ pub(crate) struct MediaRelay {
     config: MediaRelayConfig,
     /// Where the server listens.
     served: Vec<SocketAddr>,
+    /// Where it takes connections.
+    served_tcp: Vec<SocketAddr>,
     usage: UsageReader,
     classes: Classes,
     users: HashMap<Box<str>, UserId>,
@@ -201,6 +203,8 @@ impl MediaRelay {
             bind(&config, listen, is_lab, &secret, &classes)
         })?;
         let served: Vec<SocketAddr> = server.local_addresses().collect();
+        let of_tcp = |(protocol, address)| (protocol == Protocol::Tcp).then_some(address);
+        let served_tcp: Vec<SocketAddr> = server.endpoints().filter_map(of_tcp).collect();
         let usage = server.usage();
         info!(addresses = ?served, "media relay");
         let (stop, stopped) = oneshot::channel();
@@ -215,6 +219,7 @@ impl MediaRelay {
             secret,
             config,
             served,
+            served_tcp,
             usage,
             classes,
             users: HashMap::new(),
@@ -324,6 +329,7 @@ fn bind(
     let everywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
     let everywhere = everywhere.into_iter().filter(|ip| listen.iter().any(|address| address.ip() == *ip));
     relay.relay_ips = everywhere.filter_map(|ip| relay_ip(ip.is_ipv4())).collect();
+    relay.listen_tcp.clone_from(&listen);
     relay.listen = listen;
     relay.external_ips.clone_from(&config.external);
     relay.drain = config.drain;
@@ -373,7 +379,10 @@ impl EventLoop {
             None => RelayStatus::Refused(RelayReason::NOT_CERTIFIED),
             Some(chain) => self.grant_relay(&chain).map_or_else(RelayStatus::Refused, RelayStatus::Granted),
         };
-        RelayGrant { status, extensions: Extensions::none() }
+        let tcp = self.media_relay.as_ref().map(|relay| self.addresses_of(&relay.served_tcp)).unwrap_or_default();
+        let is_granted = matches!(status, RelayStatus::Granted(_));
+        let grant = RelayGrant { status, extensions: Extensions::none() };
+        if is_granted { grant.with_tcp(&tcp) } else { grant }
     }
 
     fn grant_relay(&mut self, chain: &VerifiedChain) -> Result<RelayCredentials, RelayReason> {
@@ -424,9 +433,14 @@ impl EventLoop {
 
     /// Where others reach the server: its own addresses, or the node's where it listens on all.
     fn media_addresses(&self) -> Vec<MediaAddress> {
-        let Some(relay) = self.media_relay.as_ref().filter(|relay| !relay.is_draining()) else { return Vec::new() };
+        let relay = self.media_relay.as_ref().filter(|relay| !relay.is_draining());
+        relay.map(|relay| self.addresses_of(&relay.served)).unwrap_or_default()
+    }
+
+    fn addresses_of(&self, served: &[SocketAddr]) -> Vec<MediaAddress> {
+        let Some(relay) = &self.media_relay else { return Vec::new() };
         let mut found: Vec<SocketAddr> = Vec::new();
-        for served in &relay.served {
+        for served in served {
             let port = served.port();
             if !relay.config.external.is_empty() {
                 found.extend(relay.config.external.iter().map(|ip| SocketAddr::new(*ip, port)));

@@ -273,6 +273,7 @@ fn outcome(outcome: CallResult) -> CallOutcome {
         setup_ms: None,
         rtt_ms: None,
         loss: None,
+        jitter_ms: None,
         via_push: false,
     }
 }
@@ -384,6 +385,7 @@ fn answer_contacts(command: ContactCommand) {
         presence: Audience::Contacts,
         group: Audience::Contacts,
         receipts: true,
+        pass_on: true,
     };
     match command {
         ContactCommand::Add { user, reply, .. } => reply.send(Ok(contact(&user, ContactState::Asked))),

@@ -5,6 +5,7 @@ use std::fmt;
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
+use super::PassOn;
 use crate::wire::{DecodeError, Extensions};
 
 /// For whom something is allowed. Each includes those before it.
@@ -130,6 +131,18 @@ impl PrivacySettings {
             receipts: true,
             extensions: Extensions::none(),
         }
+    }
+
+    /// Whether contacts may pass the presence on to each other.
+    #[must_use]
+    pub fn pass_on(&self) -> PassOn {
+        PassOn::of(&self.extensions)
+    }
+
+    /// The same settings with another word on that.
+    #[must_use]
+    pub fn with_pass_on(self, pass_on: PassOn) -> Self {
+        Self { extensions: pass_on.within(&self.extensions), ..self }
     }
 
     /// Checks ranges after decoding.

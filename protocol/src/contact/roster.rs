@@ -22,7 +22,7 @@ use entry::Intro;
 pub use entry::RosterEntry;
 
 use super::privacy::Relation;
-use super::{ContactSignal, PresenceSecret, Secret32};
+use super::{ContactSignal, PassOn, PresenceSecret, Secret32};
 use crate::capability::{CAPABILITY_SECS_MAX, Service};
 use crate::directory::TOMBSTONES_MAX;
 use crate::identity::{DeviceCertificate, Tombstone, UserId};
@@ -350,6 +350,7 @@ pub enum RosterError {
 #[derive(Clone, Debug)]
 pub struct Roster {
     own: OwnKeys,
+    pass_on: PassOn,
     contacts: BTreeMap<UserId, Contact>,
     actions: VecDeque<RosterAction>,
 }
@@ -359,7 +360,13 @@ impl Roster {
     #[must_use]
     pub fn new(own: OwnKeys, stored: impl IntoIterator<Item = Contact>) -> Self {
         let contacts = stored.into_iter().map(|contact| (contact.entry.user.clone(), contact)).collect();
-        Self { own, contacts, actions: VecDeque::new() }
+        Self { own, pass_on: PassOn::default(), contacts, actions: VecDeque::new() }
+    }
+
+    /// Starts with what the user has said of passing presence on; contacts have been told, or are with the next [`Roster::reconcile_all`].
+    #[must_use]
+    pub fn with_pass_on(self, pass_on: PassOn) -> Self {
+        Self { pass_on, ..self }
     }
 
     /// The user's own part.

@@ -680,3 +680,36 @@ proptest! {
         let _ = crate::wire::decode::<Contact>(&bytes, 64 * 1024);
     }
 }
+
+#[test]
+fn contacts_are_told_whether_they_may_pass_presence_on_and_the_newer_word_counts() {
+    let (mut alice, mut bob) = contacts();
+    let seen = |bob: &Party, alice: &Party| bob.roster.entry(&alice.user()).expect("known").pass_on();
+    assert_eq!(seen(&bob, &alice), PassOn::default());
+    assert!(seen(&bob, &alice).is_allowed, "until something else is said");
+    let before = bob.roster.entry(&alice.user()).expect("known").clone();
+    let (no, yes) = (PassOn { version: 5, is_allowed: false }, PassOn { version: 9, is_allowed: true });
+    alice.act(|roster, signer| roster.set_pass_on(no, signer));
+    assert_eq!(alice.sent.len(), 1, "told at once");
+    let first = alice.sent.clone();
+    settle(&mut alice, &mut bob);
+    assert_eq!(seen(&bob, &alice), no);
+    alice.act(|roster, signer| roster.reconcile_all(signer));
+    assert!(alice.sent.is_empty(), "and once");
+    alice.act(|roster, signer| roster.set_pass_on(yes, signer));
+    settle(&mut alice, &mut bob);
+    assert_eq!(seen(&bob, &alice), yes);
+    // Late, doubled, or from another device: the newer stays.
+    for (_, signal) in first {
+        bob.receive(&alice, signal).expect("taken");
+    }
+    assert_eq!(seen(&bob, &alice), yes);
+    let newest = bob.roster.entry(&alice.user()).expect("known").clone();
+    let (mut one, mut other) = (before.clone(), newest.clone());
+    one.join(newest);
+    other.join(before);
+    assert_eq!((one.pass_on(), other.pass_on()), (yes, yes));
+    // An older word of an own other device changes nothing.
+    alice.act(|roster, signer| roster.set_pass_on(no, signer));
+    assert!(alice.sent.is_empty());
+}

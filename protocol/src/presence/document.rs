@@ -156,6 +156,17 @@ struct Shared {
     signed: Signed<SealedBody>,
     /// The topic it was found to be signed under: passing it on inside a process doesn't verify it again.
     verified: OnceLock<Topic>,
+    /// What was found inside: opening it again inside a process neither decrypts nor verifies again.
+    opened: OnceLock<Opened>,
+}
+
+/// What was inside, and with what it was opened.
+#[derive(Debug)]
+struct Opened {
+    key: PresenceKey,
+    day: Day,
+    topic: Topic,
+    document: Arc<Document>,
 }
 
 /// A sealed document as it travels. Cheap to clone; equality compares bytes.
@@ -185,12 +196,16 @@ impl Encode for SealedDocument {
 impl<Context> Decode<Context> for SealedDocument {
     fn decode<D: bincode::de::Decoder<Context = Context>>(decoder: &mut D) -> Result<Self, bincode::error::DecodeError> {
         let signed = Signed::decode(decoder)?;
-        Ok(Self(Arc::new(Shared { signed, verified: OnceLock::new() })))
+        Ok(Self::new(signed, OnceLock::new()))
     }
 }
 bincode::impl_borrow_decode!(SealedDocument);
 
 impl SealedDocument {
+    fn new(signed: Signed<SealedBody>, verified: OnceLock<Topic>) -> Self {
+        Self(Arc::new(Shared { signed, verified, opened: OnceLock::new() }))
+    }
+
     /// Signs and seals `document` for the day in which it was issued. `nonce` must be random.
     ///
     /// # Errors
@@ -219,7 +234,7 @@ impl SealedDocument {
         let sealed = cipher.encrypt(&XNonce::from(nonce), Payload { msg: &plain, aad: &aad }).map_err(|_| DocumentError::Seal)?;
         let body = SealedBody { sequence, expires_at, sealed: [&nonce[..], &sealed].concat(), extensions: Extensions::none() };
         let signed = Signed::sign_with(body, |bytes| signer.sign(bytes));
-        Ok(Self(Arc::new(Shared { signed, verified: OnceLock::from(topic) })))
+        Ok(Self::new(signed, OnceLock::from(topic)))
     }
 
     /// The outside's sequence.
@@ -265,6 +280,27 @@ impl SealedDocument {
     /// # Errors
     /// [`DocumentError`]: the first check that fails.
     pub fn open(
+        &self,
+        key: &PresenceKey,
+        identity: &IdentityKey,
+        device: &DeviceKey,
+        (day, topic): (Day, &Topic),
+    ) -> Result<Arc<Document>, DocumentError> {
+        if let Some(opened) = self.0.opened.get()
+            && opened.key == *key
+            && (opened.day, opened.topic) == (day, *topic)
+            && opened.document.identity == *identity
+            && opened.document.device == *device
+        {
+            return Ok(opened.document.clone());
+        }
+        let document = Arc::new(self.decrypt(key, identity, device, (day, topic))?);
+        // The first who opened it is remembered; a process with one device has no other.
+        let _ = self.0.opened.set(Opened { key: key.clone(), day, topic: *topic, document: document.clone() });
+        Ok(document)
+    }
+
+    fn decrypt(
         &self,
         key: &PresenceKey,
         identity: &IdentityKey,
@@ -372,7 +408,7 @@ mod tests {
 
     fn open(sealed: &SealedDocument) -> Result<Document, DocumentError> {
         let (key, sent) = (secret().key(), document(""));
-        sealed.open(&key, &sent.identity, &sent.device, today(&key))
+        sealed.open(&key, &sent.identity, &sent.device, today(&key)).map(|document| (*document).clone())
     }
 
     fn today(key: &PresenceKey) -> (Day, &'static Topic) {
@@ -437,7 +473,7 @@ mod tests {
             let mut body = good.0.signed.unverified().clone();
             change(&mut body);
             let signed = Signed::sign_with(body, |bytes| signer.sign(bytes));
-            SealedDocument(Arc::new(Shared { signed, verified: OnceLock::new() }))
+            SealedDocument::new(signed, OnceLock::new())
         };
         assert!(open(&body(|_| ())).is_ok());
         assert_eq!(open(&body(|body| body.sequence += 1)), Err(DocumentError::Seal));

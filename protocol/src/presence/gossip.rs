@@ -31,16 +31,19 @@ mod tests;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::document::SealedDocument;
+use super::memo::Memo;
 use super::message::{CARRIERS_MAX, Mode, PresenceGossip};
 use super::topic::{Topic, TopicSigner};
-use crate::key::{DeviceKey, IdentityKey};
-use crate::time::Now;
+use crate::key::{DeviceKey, IdentityKey, PublicKey, SignatureError};
+use crate::time::{Now, UnixTime};
+use crate::wire::{Body, Signed};
 use hint::{HeldHint, Testimony};
 use link::Link;
 
@@ -56,8 +59,14 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// A timer that fires this late was slept through: then silence of others proves nothing.
 const SLEPT: Duration = Duration::from_secs(5);
 
+/// Neighbours that are lost within this may have been lost with our own connection to the network.
+const LOST_TOGETHER: Duration = Duration::from_secs(60);
+
 /// How often what has expired is swept out.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// How often topics are swept out of which nothing expires: those of neighbours that went away.
+const SWEEP_ALL_EVERY: Duration = Duration::from_secs(600);
 
 /// First pause before a carrier is dialled again; doubled each time, up to [`REDIAL_MAX`].
 const REDIAL: Duration = Duration::from_secs(2);
@@ -133,7 +142,7 @@ pub(super) struct Watch {
     /// Whether its owner lets contacts pass it on.
     pub may_pass_on: bool,
     /// Where its owner publishes; at most [`CARRIERS_MAX`] count.
-    pub carriers: Vec<DeviceKey>,
+    pub carriers: Arc<[DeviceKey]>,
     /// The device's topic of the day before, if it was watched: the tree is built as that one was, without haste.
     pub follows: Option<Topic>,
 }
@@ -171,6 +180,15 @@ pub(super) enum Output {
     Newest { topic: Topic, document: SealedDocument, way: Way, hops: u8 },
     /// Witnesses say that the owner of a watched topic fell silent after the document with this sequence.
     Hinted { topic: Topic, sequence: u64, witnesses: usize },
+    /// The owner of a watched topic was a neighbour and fell silent, after the document with this sequence.
+    OwnerLost {
+        topic: Topic,
+        sequence: u64,
+        /// When it was heard last.
+        heard_at: Instant,
+        /// There was no other neighbour whose silence would show that it is us who are cut off.
+        is_only_one: bool,
+    },
     /// Somebody holds a newer document of an own topic than we do: another run of this device published it.
     OwnNewer { topic: Topic, sequence: u64 },
     /// Witnesses say that we fell silent.
@@ -364,8 +382,14 @@ pub(super) struct Gossip {
     witness_numbers: BTreeMap<IdentityKey, u16>,
     timers: BTreeSet<(Instant, Timer)>,
     armed: BTreeMap<Timer, Instant>,
+    /// When a neighbour was last lost without a word.
+    lost_at: Option<Instant>,
     outputs: VecDeque<Output>,
     counters: Counters,
+    memo: Option<Arc<Memo>>,
+    /// No document ends before.
+    next_end: UnixTime,
+    swept_at: Instant,
 }
 
 impl Gossip {
@@ -387,11 +411,27 @@ impl Gossip {
             witness_numbers: BTreeMap::new(),
             timers: BTreeSet::new(),
             armed: BTreeMap::new(),
+            lost_at: None,
             outputs: VecDeque::new(),
             counters: Counters::default(),
+            memo: None,
+            next_end: UnixTime(u64::MAX),
+            swept_at: now,
         };
         gossip.arm(Timer::Sweep, now + SWEEP_EVERY);
         gossip
+    }
+
+    pub(super) fn set_memo(&mut self, memo: Arc<Memo>) {
+        self.memo = Some(memo);
+    }
+
+    /// The content of something signed, if the signature holds.
+    fn verified<'a, T: Body>(&self, object: &'a Signed<T>, key: &PublicKey) -> Result<&'a T, SignatureError> {
+        match &self.memo {
+            Some(memo) => memo.verify(object, key),
+            None => object.verify(key),
+        }
     }
 
     pub(super) const fn counters(&self) -> Counters {
@@ -404,6 +444,11 @@ impl Gossip {
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Whether a neighbour that lives has shown since `at` that we aren't cut off: had its heartbeats got lost, it would be gone by then.
+    pub(super) fn is_heard_after(&self, at: Instant) -> bool {
+        self.links.iter().flatten().any(|link| link.heard_at > at + self.config.heartbeat)
     }
 
     /// How many topics are held, and how many neighbours.
@@ -443,7 +488,10 @@ impl Gossip {
     /// Wants to hear of a topic from now on, or otherwise than before.
     pub(super) fn watch(&mut self, now: Now, topic: Topic, watch: Watch) {
         let Some(id) = self.topic_or_new(topic) else { return };
-        let watch = Watch { carriers: watch.carriers.into_iter().take(CARRIERS_MAX).collect(), ..watch };
+        let mut watch = watch;
+        if watch.carriers.len() > CARRIERS_MAX {
+            watch.carriers = watch.carriers[..CARRIERS_MAX].into();
+        }
         let same = |known: &Watch| Watch { follows: watch.follows, ..known.clone() } == watch;
         if self.state(id).watch.as_ref().is_some_and(same) {
             return;
@@ -631,6 +679,11 @@ impl Gossip {
 
     fn sweep(&mut self, now: Now) {
         self.arm(Timer::Sweep, now.instant + SWEEP_EVERY);
+        if now.unix < self.next_end && now.instant < self.swept_at + SWEEP_ALL_EVERY {
+            return;
+        }
+        self.swept_at = now.instant;
+        self.next_end = UnixTime(u64::MAX);
         let ids: Vec<_> = self.topic_ids.values().copied().collect();
         for id in ids {
             let state = self.state(id);
@@ -639,6 +692,8 @@ impl Gossip {
                 state.hints.clear();
                 self.doubt_carrier(id, now.instant);
             }
+            let end = self.state(id).held.as_ref().map_or(UnixTime(u64::MAX), |held| held.document.expires_at());
+            self.next_end = self.next_end.min(end);
             let state = self.state(id);
             let is_idle = state.own.is_none() && state.watch.is_none() && state.outs.is_empty();
             if is_idle && state.held.is_none() {

@@ -3,12 +3,13 @@
 //! Merging is a join: per device the document with the higher sequence stays, whatever the order of arrival. What is shown follows from that,
 //! the time, hints and leases, by local arithmetic; no word of anybody is needed for a document to end.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::document::{Document, State};
+use super::few::FewMap;
 use super::gossip::Way;
 use crate::directory::{DEVICES_MAX, DeviceKind, KEEPER_LEASE_SECS_MAX, Reachability};
 use crate::key::DeviceKey;
@@ -27,7 +28,7 @@ pub enum Source {
     Contact,
     /// A carrier passed it on.
     Carrier,
-    /// Neighbours say that the device fell silent.
+    /// Neighbours say that the device fell silent, or it fell silent towards us and doesn't answer.
     Hint,
     /// Its own word is over; its keeper vouches that it can be woken.
     Lease,
@@ -86,7 +87,7 @@ impl Shown {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Spoken {
-    document: Document,
+    document: Arc<Document>,
     way: Way,
 }
 
@@ -95,6 +96,8 @@ struct DeviceView {
     spoken: Option<Spoken>,
     /// Hints about the newest document: from how many persons.
     hints: usize,
+    /// It was connected to us, fell silent after the newest document, and doesn't answer.
+    is_missed: bool,
     /// Until when its keeper vouches for it.
     kept_until: Option<UnixTime>,
     /// The sequence for which the keeper's word was asked for.
@@ -110,7 +113,12 @@ struct Contribution {
 
 impl DeviceView {
     fn is_live(&self, now: UnixTime) -> bool {
-        self.spoken.as_ref().is_some_and(|spoken| spoken.document.expires_at > now) && self.hints < HINTS_BELIEVED
+        self.spoken.as_ref().is_some_and(|spoken| spoken.document.expires_at > now) && !self.is_silent()
+    }
+
+    /// By the word of others, or by what we have seen ourselves.
+    fn is_silent(&self) -> bool {
+        self.hints >= HINTS_BELIEVED || self.is_missed
     }
 
     fn is_kept(&self, now: UnixTime) -> bool {
@@ -127,7 +135,7 @@ impl DeviceView {
             Contribution { state: document.state, reachability: document.reachability, source }
         } else if self.is_kept(now) {
             Contribution { state: document.state, reachability: Reachability::Push, source: Source::Lease }
-        } else if self.hints >= HINTS_BELIEVED && document.expires_at > now {
+        } else if self.is_silent() && document.expires_at > now {
             Contribution { source: Source::Hint, ..off }
         } else {
             off
@@ -144,7 +152,7 @@ impl DeviceView {
 /// One contact's devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ContactView {
-    devices: BTreeMap<DeviceKey, DeviceView>,
+    devices: FewMap<DeviceKey, DeviceView>,
 }
 
 impl ContactView {
@@ -160,15 +168,17 @@ impl ContactView {
     }
 
     /// Takes in a document whose signatures hold. True if it was news.
-    pub fn hear(&mut self, document: Document, way: Way) -> bool {
+    pub fn hear(&mut self, document: impl Into<Arc<Document>>, way: Way) -> bool {
+        let document = document.into();
         let device = document.device;
         if !self.devices.contains_key(&device) && self.devices.len() >= DEVICES_MAX {
             return false;
         }
-        let view = self.devices.entry(device).or_default();
+        let view = self.devices.get_or_insert_with(device, DeviceView::default);
         let is_news = view.spoken.as_ref().is_none_or(|spoken| document.sequence > spoken.document.sequence);
         if is_news {
             view.hints = 0;
+            view.is_missed = false;
             view.spoken = Some(Spoken { document, way });
         }
         is_news
@@ -181,6 +191,31 @@ impl ContactView {
         {
             view.hints = view.hints.max(witnesses);
         }
+    }
+
+    /// The device was connected to us, fell silent after the document with this sequence, and doesn't answer. For our own view no second
+    /// witness is needed: nobody else's word is in it.
+    pub fn miss(&mut self, device: &DeviceKey, sequence: u64) {
+        if let Some(view) = self.devices.get_mut(device)
+            && view.spoken.as_ref().is_some_and(|spoken| spoken.document.sequence <= sequence)
+        {
+            view.is_missed = true;
+        }
+    }
+
+    /// The device is connected to us.
+    pub fn meet(&mut self, device: &DeviceKey) {
+        if let Some(view) = self.devices.get_mut(device).filter(|view| view.is_missed) {
+            view.is_missed = false;
+            view.asked = None;
+        }
+    }
+
+    /// The sequence of the newest document of a device that is shown as present.
+    pub(super) fn live_sequence(&self, device: &DeviceKey, now: UnixTime) -> Option<u64> {
+        let view = self.devices.get(device).filter(|view| view.is_live(now))?;
+        let document = &view.spoken.as_ref()?.document;
+        (document.state != State::Offline).then_some(document.sequence)
     }
 
     /// Takes in the word of a device's keeper, verified by the caller: it can be woken until then.
@@ -196,7 +231,7 @@ impl ContactView {
         let mut wanted = Vec::new();
         for (device, view) in &mut self.devices {
             let Some(spoken) = &view.spoken else { continue };
-            let is_over = spoken.document.expires_at <= now || view.hints >= HINTS_BELIEVED;
+            let is_over = spoken.document.expires_at <= now || view.is_silent();
             let sequence = spoken.document.sequence;
             let is_kept = view.kept_until.is_some_and(|until| until > now);
             if is_over && !is_kept && spoken.document.state != State::Offline && view.asked != Some(sequence) {
@@ -217,7 +252,7 @@ impl ContactView {
     pub fn shown(&self, now: Now) -> Shown {
         let heard = self.devices.iter().filter_map(|(device, view)| {
             let document = &view.spoken.as_ref()?.document;
-            Some((view.contribution(now.unix)?, document.issued_at, document.sequence, device, document))
+            Some((view.contribution(now.unix)?, document.issued_at, document.sequence, device, &**document))
         });
         // The state that wins, by the device that said so last; the device decides between equals, so the order of arrival doesn't.
         let best = heard.clone().max_by_key(|(one, issued_at, sequence, device, _)| (one.state, *issued_at, *sequence, **device));
@@ -324,6 +359,24 @@ mod tests {
         assert_eq!(view.shown(at(20)).source, Source::Lease);
         view.hear(document(1, 21, State::Online, Reachability::Direct), Way::Contact);
         assert_eq!(view.shown(at(22)).source, Source::Contact);
+    }
+
+    #[test]
+    fn what_was_seen_by_oneself_needs_no_witness_and_ends_when_they_meet() {
+        let mut view = ContactView::new();
+        view.hear(document(1, 10, State::Online, Reachability::Direct), Way::Direct);
+        assert_eq!(view.live_sequence(&device(1), NOW), Some(10));
+        view.miss(&device(1), 9);
+        assert_eq!(view.shown(at(20)).state, State::Online, "it has spoken since");
+        view.miss(&device(1), 10);
+        assert_eq!((view.shown(at(20)).state, view.shown(at(20)).source), (State::Offline, Source::Hint));
+        assert_eq!(view.live_sequence(&device(1), NOW), None);
+        assert_eq!(view.unasked(NOW), vec![device(1)]);
+        view.meet(&device(1));
+        assert_eq!(view.shown(at(20)).state, State::Online);
+        view.miss(&device(1), 10);
+        view.hear(document(1, 21, State::Away, Reachability::Direct), Way::Carrier);
+        assert_eq!(view.shown(at(22)).state, State::Away, "whoever brings it: the device has signed it");
     }
 
     #[test]

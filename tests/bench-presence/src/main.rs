@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Parser;
 use halloo_simulator::Latency;
 use halloo_simulator::presence::rows::{self, Measured};
-use halloo_simulator::presence::{Graph, Town, TownPlan};
+use halloo_simulator::presence::{Graph, Progress, Town, TownPlan};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -24,22 +24,55 @@ struct Arguments {
     /// Gossipsub and nothing else.
     #[arg(long, conflicts_with = "alone")]
     theirs: bool,
-    /// The large networks with as many people; none with 0.
-    #[arg(long, default_value_t = 1_000)]
-    people: usize,
-    /// The large networks with 10,000 people: takes half an hour and 6 GB.
+    /// Only these parts.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// People in the two graphs: 1,000 if not said.
+    #[arg(long)]
+    people: Option<usize>,
+    /// People who come and go: 300 if not said.
+    #[arg(long)]
+    churn_people: Option<usize>,
+    /// 10,000 people in the graphs, and 10,000 who come and go.
     #[arg(long)]
     long: bool,
-    /// Contacts of each person in the large networks.
+    /// Contacts of each person in the large networks, but no more than a fifth of all.
     #[arg(long, default_value_t = 150)]
     contacts: usize,
-    /// Without the rows of 100 people.
+    /// Only this one of the two graphs.
     #[arg(long)]
-    large_only: bool,
+    graph: Option<Shape>,
+    /// How long people come and go.
+    #[arg(long, default_value_t = 24)]
+    hours: u32,
     /// Seconds between two updates of a person over gossipsub: what the machine holds.
     #[arg(long, default_value_t = 5.0)]
     gossipsub_every: f64,
 }
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// 100 people, beside gossipsub.
+    Small,
+    /// How soon a phone has everything after coming online.
+    Online,
+    /// People come and go.
+    Churn,
+    /// Many people with carriers.
+    Graphs,
+}
+
+/// Who knows whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Shape {
+    /// Anybody.
+    Random,
+    /// Mostly people who know each other.
+    Communities,
+}
+
+const LONG_PEOPLE: usize = 10_000;
 
 const SMALL: (usize, usize, usize) = (100, 50, 16);
 
@@ -54,16 +87,35 @@ async fn main() -> Result<()> {
     if arguments.theirs {
         return theirs(&arguments).await;
     }
-    if !arguments.large_only {
+    let wants = |part: Part| arguments.only.is_empty() || arguments.only.contains(&part);
+    let people = |said: Option<usize>, usual: usize| said.unwrap_or(if arguments.long { LONG_PEOPLE } else { usual });
+    if wants(Part::Small) {
         small(&arguments).await?;
     }
-    let people = if arguments.long { 10_000 } else { arguments.people };
-    if people > 0 {
+    if wants(Part::Online) {
         coming_online(&arguments);
-        churn(&arguments);
-        large(&arguments, people);
+    }
+    if wants(Part::Churn) {
+        churn(&arguments, people(arguments.churn_people, 300));
+    }
+    if wants(Part::Graphs) {
+        for shape in [Shape::Random, Shape::Communities] {
+            if arguments.graph.is_none_or(|wanted| wanted == shape) {
+                large(&arguments, people(arguments.people, 1_000), shape);
+            }
+        }
     }
     Ok(())
+}
+
+/// How far a long run is, beside the tables.
+#[allow(clippy::print_stderr, reason = "progress for who waits")]
+fn tell(progress: &Progress) {
+    // Pages of 4 KB on every machine that has this file.
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let resident = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0) * 4 / 1_024;
+    let (minutes, messages, steps) = (progress.elapsed.as_secs() / 60, progress.messages, progress.steps);
+    eprintln!("{}: {minutes} min, {messages} messages, {steps} events, {resident} MiB", progress.phase);
 }
 
 #[allow(clippy::print_stdout, reason = "the table is what the program is for")]
@@ -146,36 +198,34 @@ fn millis(measured: &Measured) -> String {
 }
 
 #[allow(clippy::print_stdout, reason = "the table is what the program is for")]
-fn large(arguments: &Arguments, people: usize) {
-    let carriers = (people / 50).max(2);
-    for name in ["random", "communities"] {
-        let mut rng = ChaCha8Rng::seed_from_u64(arguments.seed);
-        let mut graph = if name == "random" {
-            Graph::random(people, arguments.contacts, &mut rng)
-        } else {
-            Graph::communities(people, arguments.contacts, 75, arguments.contacts / 4, &mut rng)
-        };
-        let clustering = graph.clustering(50, &mut rng);
-        let phone = people - 1;
-        graph.befriend(phone, 300, &mut rng);
-        println!(
-            "\n{people} people, {} contacts each, {name} (clustering {clustering:.3}), {carriers} carriers, seed {}\n",
-            arguments.contacts, arguments.seed
-        );
-        println!("| | reach | ideal | Halloo |");
-        println!("| --- | --- | --- | --- |");
-        let measured = rows::carried(TownPlan::carried(arguments.seed, graph, carriers), phone);
-        let all = &measured.all;
-        let share = format!("{:.3}%", 100.0 * all.delivered as f64 / all.owed.max(1) as f64);
-        row("messages per delivery (v)", "2.3", "1.00", &format!("{:.3}", all.messages_per_delivery()));
-        row("bytes per delivery (v)", "", "", &format!("{:.0}", all.bytes_per_delivery()));
-        row("delivered", "100%", "100%", &share);
-        row("median / slowest, ms", "", "-", &millis(all));
-        let connections = format!("{} (and 2 relays, 1 gateway)", measured.phone_connections);
-        row("phone with 300 contacts: connections for presence", "8 in all", "-", &connections);
-        row("phone: own messages per update received", "1.1", "0", &format!("{:.3}", measured.phone_messages));
-        row("phone: newest documents after coming online", "", "", &measured.phone_fetch);
-    }
+fn large(arguments: &Arguments, people: usize, shape: Shape) {
+    let (carriers, contacts) = ((people / 50).max(2), arguments.contacts.min(people / 5));
+    let mut rng = ChaCha8Rng::seed_from_u64(arguments.seed);
+    let (name, mut graph) = match shape {
+        Shape::Random => ("random", Graph::random(people, contacts, &mut rng)),
+        Shape::Communities => ("communities", Graph::communities(people, contacts, 75, contacts / 4, &mut rng)),
+    };
+    let clustering = graph.clustering(50, &mut rng);
+    let phone = people - 1;
+    graph.befriend(phone, 300, &mut rng);
+    println!(
+        "\n{people} people, {contacts} contacts each, {name} (clustering {clustering:.3}), {carriers} carriers, seed {}\n",
+        arguments.seed
+    );
+    println!("| | reach | ideal | Halloo |");
+    println!("| --- | --- | --- | --- |");
+    let plan = TownPlan { tell: Some(tell), ..TownPlan::carried(arguments.seed, graph, carriers) };
+    let measured = rows::carried(plan, phone);
+    let all = &measured.all;
+    let share = format!("{:.3}%", 100.0 * all.delivered as f64 / all.owed.max(1) as f64);
+    row("messages per delivery (v)", "2.3", "1.00", &format!("{:.3}", all.messages_per_delivery()));
+    row("bytes per delivery (v)", "", "", &format!("{:.0}", all.bytes_per_delivery()));
+    row("delivered", "100%", "100%", &share);
+    row("median / slowest, ms", "", "-", &millis(all));
+    let connections = format!("{} (and 2 relays, 1 gateway)", measured.phone_connections);
+    row("phone with 300 contacts: connections for presence", "8 in all", "-", &connections);
+    row("phone: own messages per update received", "1.1", "0", &format!("{:.3}", measured.phone_messages));
+    row("phone: newest documents after coming online", "", "", &measured.phone_fetch);
 }
 
 /// Round trips until a phone has the newest documents, in a network where each takes 100 ms.
@@ -196,15 +246,16 @@ fn coming_online(arguments: &Arguments) {
     }
 }
 
-/// A day of coming and going, half of it without a word.
+/// Hours of coming and going, half of it without a word.
 #[allow(clippy::print_stdout, reason = "the table is what the program is for")]
-fn churn(arguments: &Arguments) {
-    let (people, contacts, carriers, hours) = (300, 60, 8, 24);
+fn churn(arguments: &Arguments, people: usize) {
+    let (contacts, carriers, hours) = (arguments.contacts.min(people / 5), (people / 50).max(8), arguments.hours);
     let mut rng = ChaCha8Rng::seed_from_u64(arguments.seed);
     let graph = Graph::random(people, contacts, &mut rng);
     let hour = Duration::from_secs(3_600);
     let churn = rows::Churn { stays: hour * 2, away: hour, silent: 0.5 };
-    let seen = rows::churn(TownPlan::carried(arguments.seed, graph, carriers), churn, hour * hours);
+    let plan = TownPlan { tell: Some(tell), ..TownPlan::carried(arguments.seed, graph, carriers) };
+    let seen = rows::churn(plan, churn, hour * hours);
     println!(
         "\n{people} people, {contacts} contacts each, {carriers} carriers; {hours} h, {} comings and goings\n",
         seen.changes

@@ -9,6 +9,15 @@ use halloo_protocol::time::Now;
 pub struct NodeId(pub u32);
 
 impl NodeId {
+    /// The node at a position.
+    ///
+    /// # Panics
+    /// If there can be no such node: there are fewer than four billion.
+    #[must_use]
+    pub fn from_index(index: usize) -> Self {
+        Self(u32::try_from(index).expect("fewer than four billion nodes fit in memory"))
+    }
+
     /// Its position in the network's list.
     #[must_use]
     pub const fn index(self) -> usize {

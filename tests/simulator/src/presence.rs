@@ -2,7 +2,8 @@
 
 mod graph;
 pub mod rows;
+mod views;
 mod world;
 
 pub use graph::Graph;
-pub use world::{HEARTBEAT, MESSAGE, PresenceNode, Seen, Town, TownPlan, World};
+pub use world::{HEARTBEAT, MESSAGE, PresenceNode, Progress, Seen, Town, TownPlan, World};

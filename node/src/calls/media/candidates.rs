@@ -12,6 +12,8 @@ use std::{
 use serde::Serialize;
 use str0m::{Candidate, CandidateKind};
 
+use crate::address::is_public;
+
 /// Host candidates gathered at most. Each costs a socket and about 90 bytes of SDP, and ICE pairs
 /// them with every remote candidate; four cover two interfaces with IPv4 and IPv6.
 pub(super) const HOST_CANDIDATES_MAX: usize = 4;
@@ -67,7 +69,11 @@ pub(super) fn is_usable(ip: IpAddr, lab: bool) -> bool {
 ///
 /// One address per interface and family: privacy addresses of IPv6 would otherwise fill the list.
 pub(super) fn gather(lab: bool) -> io::Result<Vec<IpAddr>> {
-    let interfaces = if_addrs::get_if_addrs()?;
+    let mut interfaces = if_addrs::get_if_addrs()?;
+    if interfaces.iter().any(|interface| interface.is_oper_up() && !interface.is_loopback()) {
+        // An interface without a link keeps its address.
+        interfaces.retain(|interface| interface.is_oper_up() || interface.is_loopback());
+    }
     Ok(choose(interfaces.into_iter().map(|interface| (interface.name.clone(), interface.ip())), lab))
 }
 
@@ -104,13 +110,19 @@ impl RemoteCandidates {
         admissible
     }
 
+    /// The other end has taken a candidate back, which makes room for another.
+    pub(super) fn forget(&mut self, candidate: &Candidate) {
+        self.kinds.remove(&candidate.addr());
+    }
+
     /// Names the path between two nominated addresses. A remote address never announced was
     /// learnt from its packets: a translator stands in between.
     pub(super) fn path(&self, local: SocketAddr, local_kind: CandidateKind, remote: SocketAddr) -> MediaPath {
         let remote_kind = self.kinds.get(&remote).copied().unwrap_or(CandidateKind::PeerReflexive);
         let kind = match (local_kind, remote_kind) {
             (CandidateKind::Relayed, _) | (_, CandidateKind::Relayed) => PathKind::Relayed,
-            (CandidateKind::Host, CandidateKind::Host) => PathKind::Direct,
+            // Between a private address and a public one somebody translates, though this end doesn't see it.
+            (CandidateKind::Host, CandidateKind::Host) if is_public(local.ip()) == is_public(remote.ip()) => PathKind::Direct,
             _ => PathKind::Punched,
         };
         MediaPath { local, remote, kind, relay: None }
@@ -180,6 +192,11 @@ mod tests {
         let kind = |local_kind, remote_addr: &str| remote.path(local, local_kind, remote_addr.parse().unwrap()).kind;
         assert_eq!(kind(CandidateKind::Host, "192.0.2.9:1"), PathKind::Direct);
         assert_eq!(kind(CandidateKind::Host, "203.0.113.7:1"), PathKind::Punched);
+        let open: SocketAddr = "5.0.1.1:1".parse().unwrap();
+        let mut remote = RemoteCandidates::default();
+        remote.admit(&Candidate::host(open, "udp").unwrap(), false);
+        let path = |local: &str| remote.path(local.parse().unwrap(), CandidateKind::Host, open).kind;
+        assert_eq!((path("192.168.1.2:1"), path("5.0.2.1:1")), (PathKind::Punched, PathKind::Direct));
         assert_eq!(kind(CandidateKind::Relayed, "192.0.2.9:1"), PathKind::Relayed);
     }
 }

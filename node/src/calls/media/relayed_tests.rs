@@ -21,6 +21,7 @@ const SECRET: &str = "a relay's secret";
 struct Relay {
     address: SocketAddr,
     addresses: Vec<SocketAddr>,
+    tcp: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
     task: AbortOnDropHandle<()>,
 }
@@ -33,15 +34,18 @@ impl Relay {
     fn start_at(ips: &[&str]) -> Self {
         let mut config = Config::default();
         config.listen = ips.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect();
+        config.listen_tcp = vec![SocketAddr::new(ips[0].parse().unwrap(), 0)];
         config.is_lab = true;
         config.auth_secrets = vec![Secret(SECRET.to_owned())];
         let server = Server::bind(config).unwrap();
         let addresses: Vec<SocketAddr> = server.local_addresses().collect();
+        let is_tcp = |(protocol, address)| (protocol == halloo_relay::server::Protocol::Tcp).then_some(address);
+        let tcp = server.endpoints().find_map(is_tcp).unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             server.run(async { drop(stopped.await) }).await.unwrap();
         });
-        Self { address: addresses[0], addresses, stop: Some(stop), task: AbortOnDropHandle::new(task) }
+        Self { address: addresses[0], addresses, tcp, stop: Some(stop), task: AbortOnDropHandle::new(task) }
     }
 
     fn access(&self) -> RelayServer {
@@ -51,7 +55,7 @@ impl Relay {
     fn access_at(&self, address: SocketAddr) -> RelayServer {
         let soon = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 600;
         let (username, password) = Credentials::issue(SECRET.as_bytes(), "ann", halloo_relay::UnixTime(soon));
-        RelayServer { address, username, password: Redacted(password) }
+        RelayServer { address, stream: None, username, password: Redacted(password) }
     }
 
     /// Told to stop, it goes on as long as anything is relayed.
@@ -204,4 +208,90 @@ async fn a_relay_that_leaves_ends_when_calls_have_given_their_addresses_back() {
     caller.close().await;
     callee.close().await;
     drained.await.unwrap();
+}
+
+/// A relay that is killed says nothing. What was lost until audio came back is printed.
+#[tokio::test]
+async fn a_call_goes_on_over_its_second_relay_when_the_first_dies() {
+    let relays = [Relay::start("127.0.0.1"), Relay::start("127.0.0.1")];
+    let relayed = || config("127.0.0.1").relays(relays.iter().map(Relay::access)).relayed_only(true);
+    let (mut caller, mut callee) = call(relayed(), relayed()).await;
+    let path = connected(&mut caller).await;
+    connected(&mut callee).await;
+    caller.start();
+    callee.start();
+    let path = settled(&mut caller, &callee, path).await;
+    // Pairs that need not the first relay at either end are known to work by then.
+    has_received(&callee, 100).await;
+    let (carrier, _stays): (Vec<Relay>, Vec<Relay>) = relays.into_iter().partition(|relay| Some(relay.address) == path.relay);
+    assert_eq!(carrier.len(), 1);
+    drop(carrier);
+    let died = std::time::Instant::now();
+    let (before, before_too) = (callee.stats().packets_received, caller.stats().packets_received);
+    tokio::time::timeout(EVENT_DEADLINE, async {
+        has_received(&callee, before + 100).await;
+        has_received(&caller, before_too + 100).await;
+    })
+    .await
+    .expect("audio over the second relay");
+    eprintln!("two seconds of audio at both ends {:?} after the relay died", died.elapsed());
+    assert_eq!(caller.close().await.failure, None);
+    assert_eq!(callee.close().await.failure, None);
+}
+
+#[tokio::test]
+async fn where_udp_does_not_get_out_a_relay_is_reached_by_tcp() {
+    let relay = Relay::start("127.0.0.1");
+    // Takes what comes and says nothing, as a firewall does.
+    let firewall = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let blocked = RelayServer { stream: Some(relay.tcp), ..relay.access_at(firewall.local_addr().unwrap()) };
+    let caller = config("127.0.0.1").relays([blocked]).relayed_only(true);
+    let (mut caller, callee) = call(caller, config("127.0.0.1")).await;
+    caller.start();
+    callee.start();
+    loop {
+        match event(&mut caller).await {
+            MediaEvent::LocalCandidate(candidate) => callee.add_remote_candidate(&candidate).unwrap(),
+            MediaEvent::Connected(path) => {
+                assert_eq!((path.kind, path.relay), (PathKind::Relayed, Some(firewall.local_addr().unwrap())), "{path:?}");
+                break;
+            }
+            other => panic!("{other:?} instead of a connection"),
+        }
+    }
+    tokio::time::timeout(EVENT_DEADLINE, async {
+        has_received(&callee, 100).await;
+        has_received(&caller, 100).await;
+    })
+    .await
+    .expect("audio through the connection");
+    assert_eq!(caller.close().await.failure, None);
+    callee.close().await;
+}
+
+#[tokio::test]
+async fn a_call_goes_on_when_an_end_changes_its_uplink() {
+    for mover in [Leaver::Caller, Leaver::Callee] {
+        let (mut caller, mut callee) = call(config("127.0.0.1"), config("127.0.0.1")).await;
+        connected(&mut caller).await;
+        connected(&mut callee).await;
+        caller.start();
+        callee.start();
+        has_received(&callee, 50).await;
+        let (moved, other) = if mover == Leaver::Caller { (&caller, &callee) } else { (&callee, &caller) };
+        let before = (moved.stats().packets_received, other.stats().packets_received);
+        // Nothing is told to the other end: signalling may have gone with the uplink.
+        moved.change_addresses(vec!["127.0.0.2".parse().unwrap()]).unwrap();
+        let at = std::time::Instant::now();
+        tokio::time::timeout(EVENT_DEADLINE, async {
+            has_received(moved, before.0 + 100).await;
+            has_received(other, before.1 + 100).await;
+        })
+        .await
+        .expect("audio over the new uplink");
+        eprintln!("two seconds of audio at both ends {:?} after the uplink changed", at.elapsed());
+        assert!(moved.stats().path.unwrap().local.ip() == "127.0.0.2".parse::<std::net::IpAddr>().unwrap());
+        assert_eq!(caller.close().await.failure, None);
+        assert_eq!(callee.close().await.failure, None);
+    }
 }

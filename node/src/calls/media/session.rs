@@ -3,7 +3,7 @@
 
 use std::{
     error::Error,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -15,8 +15,11 @@ use tokio::{
 
 use super::{
     MediaConfig, MediaError, MediaEvent, MediaStats, MediaSummary, RECOVERY_TIMEOUT,
-    audio::{FrameEncoder, Playout, Reception, SAMPLE_RATE, silence},
-    transport::{Datagram, Transport, TransportEvent},
+    audio::{FrameEncoder, Reception, SAMPLE_RATE, silence},
+    playout::Playout,
+    sockets::Datagram,
+    transport::{Transport, TransportEvent},
+    turn::RelayServer,
     wav::{Played, Player, Recorder},
 };
 
@@ -29,8 +32,8 @@ const CATCH_UP_MAX: Duration = Duration::from_secs(1);
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Ticks between two publications of the measurements: 0.2 s.
 const STATS_TICKS: u64 = 10;
-/// What the jitter buffer may still hold at the end, and its initial wait: 200 ms and 60 ms.
-const LAST_FRAMES_MAX: usize = 14;
+/// What the jitter buffer may still hold at the end: the 300 ms that it waits at most.
+const LAST_FRAMES_MAX: usize = 15;
 /// How long completing the recording may hold up the end of a session.
 const RECORDING_END_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -56,6 +59,10 @@ pub(super) enum Advice {
     Removal(Candidate),
     /// A media relay is about to end.
     LeaveRelay(Vec<SocketAddr>),
+    /// These are the media relays at hand now.
+    Relays(Vec<RelayServer>),
+    /// These are the machine's addresses now.
+    Addresses(Vec<IpAddr>),
 }
 
 enum Wakeup {
@@ -178,6 +185,8 @@ impl Session {
                 Wakeup::Advice(Advice::Candidate(candidate)) => self.transport.add_remote_candidate(candidate)?,
                 Wakeup::Advice(Advice::Removal(candidate)) => self.transport.remove_remote_candidate(&candidate)?,
                 Wakeup::Advice(Advice::LeaveRelay(relay)) => self.transport.leave_relay(&relay)?,
+                Wakeup::Advice(Advice::Relays(relays)) => self.transport.use_relays(&relays)?,
+                Wakeup::Advice(Advice::Addresses(addresses)) => self.transport.use_addresses(&addresses, now).await?,
                 Wakeup::Datagram(datagram) => {
                     if self.transport.handle_datagram(datagram, now)? {
                         self.heard_at = now;
@@ -185,6 +194,9 @@ impl Session {
                     }
                 }
                 Wakeup::Time => self.handle_time(now)?,
+            }
+            if self.transport.is_review_due(now) {
+                self.transport.review_uplinks(now).await?;
             }
         }
     }
@@ -225,7 +237,7 @@ impl Session {
         while let Some(at) = self.tick_at.filter(|at| *at <= now) {
             let late = now.saturating_duration_since(at);
             self.tick_at = Some(if late > CATCH_UP_MAX { now } else { at } + FRAME_DURATION);
-            self.tick(now)?;
+            self.tick(now, if late > CATCH_UP_MAX { now } else { at })?;
         }
         Ok(())
     }
@@ -258,7 +270,9 @@ impl Session {
                 }
                 TransportEvent::RelayFailed(relay, why) => {
                     self.tell(MediaEvent::RelayFailed(relay, why.clone()));
-                    self.transport.check_relays(&why)?;
+                    if !self.connected {
+                        self.transport.check_relays(&why)?;
+                    }
                 }
                 TransportEvent::LocalCandidate(candidate) => self.tell(MediaEvent::LocalCandidate(candidate)),
                 TransportEvent::Closed => return Ok(Some(End::Remote)),
@@ -301,14 +315,15 @@ impl Session {
     fn take_audio(&mut self, packet: RtpPacket) {
         let (sequence, timestamp) = (*packet.seq_no, packet.time.numer());
         self.reception.count(*packet.header.ssrc, sequence, timestamp, packet.timestamp);
-        self.playout.insert(timestamp, packet.payload);
+        self.playout.insert(timestamp, packet.payload, packet.timestamp);
     }
 
-    fn tick(&mut self, now: Instant) -> Result<(), MediaError> {
+    /// Sends a frame, and plays the one that was due `at`.
+    fn tick(&mut self, now: Instant, at: Instant) -> Result<(), MediaError> {
         let frame = self.next_played_frame()?;
         let payload = self.encoder.encode(&frame)?;
         self.transport.send_audio(payload, now)?;
-        self.play_out();
+        self.play_out(at);
         if self.ticks.is_multiple_of(STATS_TICKS) {
             self.publish();
         }
@@ -336,8 +351,8 @@ impl Session {
     }
 
     /// Plays one frame: there is no loudspeaker yet, so it is recorded or measured only.
-    fn play_out(&mut self) {
-        let frame = self.playout.next_frame();
+    fn play_out(&mut self, at: Instant) {
+        let frame = self.playout.next_frame(at);
         if let Some(recorder) = &mut self.recorder {
             recorder.push(frame);
         }
@@ -345,9 +360,11 @@ impl Session {
 
     /// Plays what was received and is still waiting, then completes the file.
     async fn finish_recording(&mut self) -> Result<u64, MediaError> {
+        let mut at = self.tick_at.unwrap_or_else(Instant::now);
         for _ in 0..LAST_FRAMES_MAX {
             if self.recorder.is_some() && self.playout.has_audio() {
-                self.play_out();
+                self.play_out(at);
+                at += FRAME_DURATION;
             }
         }
         let Some(recorder) = self.recorder.take() else {
@@ -372,6 +389,7 @@ impl Session {
         stats.packets_lost = self.reception.lost();
         stats.loss = self.reception.loss();
         stats.jitter_ms = self.reception.jitter_ms();
+        stats.buffer_ms = self.playout.target().as_secs_f64() * 1_000.0;
         stats.packets_late = self.playout.late_packets();
         stats.concealed_frames = self.playout.concealed_frames();
         self.stats_sender.send_replace(stats.clone());

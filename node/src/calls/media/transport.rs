@@ -6,13 +6,19 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
+use super::{
+    MediaConfig, MediaError, SDP_BYTES_MAX,
+    audio::FRAME_SAMPLES,
+    candidates::{self, MediaPath, RemoteCandidates},
+    path_watch::{Doubt, PathWatch},
+    sockets::{Datagram, Sockets},
+    turn::{RelayServer, Relayed, TurnClients},
+};
 use str0m::{
     Candidate, CandidateKind, Event, IceConnectionState, Input, Output, Rtc, RtcConfig, RtcError,
     change::{SdpAnswer, SdpOffer, SdpPendingOffer},
@@ -22,17 +28,7 @@ use str0m::{
     rtp::{Extension, RtpPacket, RtpWrite},
     stats::PeerStats,
 };
-use tokio::{io::ReadBuf, net::UdpSocket};
 
-use super::{
-    MediaConfig, MediaError, SDP_BYTES_MAX,
-    audio::FRAME_SAMPLES,
-    candidates::{self, MediaPath, RemoteCandidates},
-    turn::{Relayed, TurnClients},
-};
-
-/// Larger datagrams are cut off and fail authentication: nothing of WebRTC exceeds an Ethernet frame.
-const DATAGRAM_BYTES_MAX: usize = 2_048;
 /// Longest wait between two tries of one connectivity check. Also paces the keep-alive checks that
 /// measure the round-trip time and notice a dead path.
 const STUN_RETRY_MAX: Duration = Duration::from_secs(1);
@@ -43,10 +39,13 @@ const STATS_INTERVAL: Duration = Duration::from_millis(500);
 /// Reports to the other end about what arrived (RFC 3550 section 6.2); 5 s would be too rare
 /// for a short call.
 const RTCP_INTERVAL: Duration = Duration::from_secs(1);
-/// Errors in a row after which a socket is no longer read: its interface is gone.
-const SOCKET_ERRORS_MAX: u32 = 16;
 /// First bytes up to here mark STUN, everything above is DTLS or media (RFC 7983).
 const STUN_FIRST_BYTE_MAX: u8 = 3;
+/// First bytes of media and its reports (RFC 7983).
+const MEDIA_FIRST_BYTES: std::ops::RangeInclusive<u8> = 128..=191;
+/// How often it is looked what uplinks the machine has; and how soon again where something is wrong.
+const UPLINKS_EVERY: Duration = Duration::from_secs(2);
+const UPLINKS_AGAIN: Duration = Duration::from_millis(200);
 /// Number of the header extension that carries the media's identifier; any of 1 to 14 would do.
 const MID_EXTENSION: u8 = 4;
 /// Sources remembered as verified. Those beyond wait until the engine knows them.
@@ -88,11 +87,15 @@ pub(super) struct Transport {
     rtc: Rtc,
     sockets: Sockets,
     turn: TurnClients,
+    watch: PathWatch,
+    /// When to look what uplinks there are; never where the addresses were given.
+    uplinks_at: Option<Instant>,
+    uplinks_seen_at: Instant,
     lab: bool,
     relayed_only: bool,
     /// The session description is made: candidates found from now on are told one by one.
     is_described: bool,
-    local_candidates: Vec<String>,
+    local_candidates: Vec<Candidate>,
     remote_candidates: RemoteCandidates,
     /// Whence checks came that carry this session's password.
     verified_sources: BTreeSet<SocketAddr>,
@@ -123,6 +126,9 @@ impl Transport {
             rtc: build_rtc(now)?,
             turn: TurnClients::new(&config.relays, &local, config.lab, now),
             sockets,
+            watch: PathWatch::new(now),
+            uplinks_at: config.bind.is_empty().then(|| now + UPLINKS_EVERY),
+            uplinks_seen_at: now,
             lab: config.lab,
             relayed_only: config.relayed_only,
             is_described: false,
@@ -141,11 +147,14 @@ impl Transport {
             offered_audio: None,
         };
         for addr in local {
-            let host = Candidate::host(addr, Protocol::Udp).map_err(candidate_error)?;
-            transport.add_local_candidate(host)?;
+            transport.add_host_candidate(addr)?;
         }
         transport.serve_relays()?;
         Ok(transport)
+    }
+
+    fn add_host_candidate(&mut self, addr: SocketAddr) -> Result<(), MediaError> {
+        self.add_local_candidate(Candidate::host(addr, Protocol::Udp).map_err(candidate_error)?)
     }
 
     /// Adds a candidate of ours: before the offer or answer is made it goes out in it, afterwards it is trickled.
@@ -153,14 +162,113 @@ impl Transport {
         if self.relayed_only && candidate.kind() != CandidateKind::Relayed {
             return Ok(());
         }
-        if let Some(added) = self.rtc.add_local_candidate(candidate) {
-            let attribute = added.to_sdp_string();
+        if let Some(added) = self.rtc.add_local_candidate(candidate.clone()) {
             if self.is_described {
-                self.events.push_back(TransportEvent::LocalCandidate(attribute.clone()));
+                self.events.push_back(TransportEvent::LocalCandidate(added.to_sdp_string()));
             }
-            self.local_candidates.push(attribute);
+            self.local_candidates.push(candidate);
         }
         self.drain()
+    }
+
+    /// Takes a candidate of ours back. The other end is told first: that which decides on the path is perhaps not this one.
+    fn remove_local_candidate(&mut self, candidate: &Candidate) -> Result<(), MediaError> {
+        self.local_candidates.retain(|known| (known.addr(), known.kind()) != (candidate.addr(), candidate.kind()));
+        if self.rtc.direct_api().invalidate_candidate(candidate) && self.is_described {
+            let attribute = format!("{REMOVAL}{}", candidate.to_sdp_string());
+            self.events.push_back(TransportEvent::LocalCandidate(attribute));
+        }
+        self.drain()
+    }
+
+    /// Whether [`Transport::review_uplinks`] is due.
+    pub(super) fn is_review_due(&self, now: Instant) -> bool {
+        self.uplinks_at.is_some_and(|at| at <= now)
+    }
+
+    /// Looks what uplinks the machine has, and uses those.
+    pub(super) async fn review_uplinks(&mut self, now: Instant) -> Result<(), MediaError> {
+        self.uplinks_seen_at = now;
+        self.uplinks_at = Some(now + UPLINKS_EVERY);
+        match candidates::gather(self.lab) {
+            // Between two networks there is none: what there was may come back.
+            Ok(addresses) if !addresses.is_empty() => self.use_addresses(&addresses, now).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Something is wrong: uplinks are looked at soon.
+    fn hasten_review(&mut self) {
+        let soon = self.uplinks_seen_at + UPLINKS_AGAIN;
+        self.uplinks_at = self.uplinks_at.map(|at| at.min(soon));
+    }
+
+    /// These are the machine's addresses now. What was bound to others goes, with what relays lent over it; what is new is bound, offered, and
+    /// relays are asked over it. The call goes on over whatever connects first.
+    pub(super) async fn use_addresses(&mut self, addresses: &[IpAddr], now: Instant) -> Result<(), MediaError> {
+        let known: Vec<SocketAddr> = self.sockets.local_addrs().collect();
+        let gone: Vec<SocketAddr> = known.iter().copied().filter(|local| !addresses.contains(&local.ip())).collect();
+        let is_known = |ip: &&IpAddr| known.iter().any(|local| local.ip() == **ip);
+        let room = candidates::HOST_CANDIDATES_MAX.saturating_sub(known.len() - gone.len());
+        let new: Vec<IpAddr> = addresses.iter().filter(|ip| !is_known(ip)).take(room).copied().collect();
+        if gone.is_empty() && new.is_empty() {
+            return Ok(());
+        }
+        tracing::debug!(?gone, ?new, "uplinks have changed");
+        for address in new {
+            match self.sockets.add(address).await {
+                Ok(local) => self.add_host_candidate(local)?,
+                // An interface may be gone again, or not be ready yet.
+                Err(error) => tracing::debug!(%error, "uplink not used"),
+            }
+        }
+        for local in &gone {
+            self.leave_socket(*local, now)?;
+        }
+        if !gone.is_empty() {
+            // Nobody knows over which uplink connections went.
+            for label in self.sockets.labels() {
+                self.leave_socket(label, now)?;
+            }
+        }
+        let local: Vec<SocketAddr> = self.sockets.local_addrs().collect();
+        self.turn.fill(&local, now);
+        self.serve_relays()
+    }
+
+    fn leave_socket(&mut self, local: SocketAddr, now: Instant) -> Result<(), MediaError> {
+        self.turn.drop_socket(local, now);
+        self.sockets.remove(local);
+        let is_over = |candidate: &&Candidate| candidate.addr() == local || candidate.local() == local;
+        let over: Vec<Candidate> = self.local_candidates.iter().filter(is_over).cloned().collect();
+        over.iter().try_for_each(|candidate| self.remove_local_candidate(candidate))
+    }
+
+    /// These are the relays to use from now on; those in use stay.
+    pub(super) fn use_relays(&mut self, servers: &[RelayServer]) -> Result<(), MediaError> {
+        let local: Vec<SocketAddr> = self.sockets.local_addrs().collect();
+        self.turn.use_servers(servers, &local, Instant::now());
+        self.serve_relays()
+    }
+
+    /// Media has paused. Pairs in doubt are checked anew, as if they had just been found; what is known to work takes their place meanwhile, and
+    /// they theirs again as soon as they answer.
+    fn check_anew(&mut self, doubt: Doubt, now: Instant) -> Result<(), MediaError> {
+        tracing::debug!(?doubt, path = ?self.path, "media has paused");
+        self.hasten_review();
+        self.turn.probe(now);
+        let path = self.path;
+        let is_meant = |candidate: &&Candidate| match (doubt, path) {
+            (Doubt::Path, Some(path)) => candidate.addr() == path.local || candidate.local() == path.local,
+            _ => true,
+        };
+        for candidate in self.local_candidates.iter().filter(is_meant).cloned().collect::<Vec<_>>() {
+            self.rtc.direct_api().invalidate_candidate(&candidate);
+            self.drain()?;
+            self.rtc.add_local_candidate(candidate);
+            self.drain()?;
+        }
+        self.serve_relays()
     }
 
     /// Waits until the relays have come up with what they have, but no longer than [`GATHER_MAX`].
@@ -195,6 +303,9 @@ impl Transport {
 
     /// Waits for the next datagram or time-out, at the latest until `end`, and handles it. Safe to drop.
     async fn advance(&mut self, end: Instant) -> Result<(), MediaError> {
+        if self.is_review_due(Instant::now()) {
+            self.review_uplinks(Instant::now()).await?;
+        }
         let wake_at = self.wake_at().min(end);
         tokio::select! {
             biased;
@@ -208,6 +319,15 @@ impl Transport {
         self.send_to_relays();
         while let Some(candidate) = self.turn.next_candidate() {
             self.add_local_candidate(candidate)?;
+        }
+        while let Some(candidate) = self.turn.next_gone() {
+            self.remove_local_candidate(&candidate)?;
+        }
+        while let Some(server) = self.turn.next_unreached() {
+            let Some(stream) = server.stream else { continue };
+            let label = self.sockets.connect(stream);
+            self.turn.use_stream(&server, label, Instant::now());
+            self.send_to_relays();
         }
         while let Some((relay, why)) = self.turn.next_failure() {
             self.events.push_back(TransportEvent::RelayFailed(relay, why));
@@ -233,29 +353,33 @@ impl Transport {
         self.turn.permit(candidate.addr().ip(), Instant::now());
         self.rtc.add_remote_candidate(candidate);
         self.drain()?;
+        if let Some(path) = self.path {
+            // Now it may be known what an address is that was met before it was told.
+            self.set_path(path.local, path.remote);
+        }
         self.serve_relays()
     }
 
     /// The relay at these addresses is about to end. If another one lends an address too, the path changes to one that doesn't need the first.
     pub(super) fn leave_relay(&mut self, relay: &[SocketAddr]) -> Result<(), MediaError> {
         for candidate in self.turn.leave(relay) {
-            // Told first: the end that decides on the path is perhaps not this one.
-            let attribute = format!("{REMOVAL}{}", candidate.to_sdp_string());
-            self.events.push_back(TransportEvent::LocalCandidate(attribute));
-            self.rtc.direct_api().invalidate_candidate(&candidate);
+            self.remove_local_candidate(&candidate)?;
         }
-        self.drain()
+        let local: Vec<SocketAddr> = self.sockets.local_addrs().collect();
+        self.turn.fill(&local, Instant::now());
+        self.serve_relays()
     }
 
     /// The other end takes back a candidate.
     pub(super) fn remove_remote_candidate(&mut self, candidate: &Candidate) -> Result<(), MediaError> {
+        self.remote_candidates.forget(candidate);
         self.rtc.direct_api().invalidate_candidate(candidate);
         self.drain()
     }
 
     /// Our candidates as SDP attributes, without `a=`.
-    pub(super) fn local_candidates(&self) -> &[String] {
-        &self.local_candidates
+    pub(super) fn local_candidates(&self) -> Vec<String> {
+        self.local_candidates.iter().map(Candidate::to_sdp_string).collect()
     }
 
     pub(super) fn create_offer(&mut self) -> Result<(SdpPendingOffer, String), MediaError> {
@@ -345,27 +469,46 @@ impl Transport {
         self.rtc.handle_input(Input::Timeout(now)).map_err(engine_error)?;
         self.drain()?;
         self.turn.poll(now);
+        if let Some(doubt) = self.watch.poll(now) {
+            self.check_anew(doubt, now)?;
+        }
         self.serve_relays()
     }
 
     /// Takes in the datagram that [`Transport::receive`] announced; whether it is the other end's.
     pub(super) fn handle_datagram(&mut self, datagram: Datagram, now: Instant) -> Result<bool, MediaError> {
+        let (source, destination) = (datagram.source, datagram.destination);
         let contents = &self.sockets.buffer[..datagram.length];
-        match self.turn.handle(datagram.destination, datagram.source, contents, now) {
+        match self.turn.handle(destination, source, contents, now) {
             Relayed::NotOurs => {
                 let Self { rtc, sockets, verified_sources, .. } = self;
                 let contents = &sockets.buffer[..datagram.length];
-                let is_theirs = feed(rtc, verified_sources, (datagram.source, datagram.destination), contents, now);
+                let is_theirs = feed(rtc, verified_sources, (source, destination), contents, now);
+                let is_media = contents.first().is_some_and(|byte| MEDIA_FIRST_BYTES.contains(byte));
+                self.note_heard(is_theirs && is_media, (source, destination), now);
                 self.drain()?;
                 Ok(is_theirs)
             }
-            Relayed::Consumed => self.serve_relays().map(|()| false),
-            Relayed::FromPeer { peer, at, payload } => {
-                let is_theirs = feed(&mut self.rtc, &mut self.verified_sources, (peer, at), &payload, now);
-                self.drain()?;
+            Relayed::Consumed => {
+                let mut is_theirs = false;
+                while let Some(handed) = self.turn.next_handed() {
+                    let (route, contents) = ((handed.peer, handed.at), &handed.payload);
+                    let is_from_them = feed(&mut self.rtc, &mut self.verified_sources, route, contents, now);
+                    let is_media = contents.first().is_some_and(|byte| MEDIA_FIRST_BYTES.contains(byte));
+                    self.note_heard(is_from_them && is_media, route, now);
+                    self.drain()?;
+                    is_theirs |= is_from_them;
+                }
                 self.serve_relays()?;
                 Ok(is_theirs)
             }
+        }
+    }
+
+    fn note_heard(&mut self, is_media: bool, (source, destination): (SocketAddr, SocketAddr), now: Instant) {
+        if is_media {
+            let is_on_path = self.path.is_some_and(|path| (path.remote, path.local) == (source, destination));
+            self.watch.heard(is_on_path, now);
         }
     }
 
@@ -389,7 +532,8 @@ impl Transport {
     }
 
     pub(super) fn wake_at(&self) -> Instant {
-        self.turn.wake_at().map_or(self.wake_at, |at| at.min(self.wake_at))
+        let others = [self.turn.wake_at(), self.watch.wake_at(), self.uplinks_at];
+        others.into_iter().flatten().fold(self.wake_at, Instant::min)
     }
 
     pub(super) fn path(&self) -> Option<MediaPath> {
@@ -433,6 +577,9 @@ impl Transport {
             self.sockets.send(from, to, &transmit.contents)
         };
         self.send_failures += u64::from(!is_sent);
+        if !is_sent {
+            self.hasten_review();
+        }
     }
 
     /// The engine sends everything but checks over the nominated pair: that tells the path.
@@ -440,14 +587,21 @@ impl Transport {
         if self.path.is_some_and(|path| path.local == local && path.remote == remote) {
             return;
         }
-        let local_kind = if self.sockets.has(local) { CandidateKind::Host } else { CandidateKind::Relayed };
-        if local_kind == CandidateKind::Relayed {
+        if !self.sockets.has(local) {
             self.turn.prefer(local, remote, Instant::now());
         }
+        self.watch.path_changed(Instant::now());
+        self.set_path(local, remote);
+    }
+
+    fn set_path(&mut self, local: SocketAddr, remote: SocketAddr) {
+        let local_kind = if self.turn.has(local) { CandidateKind::Relayed } else { CandidateKind::Host };
         let path = self.remote_candidates.path(local, local_kind, remote);
         let path = MediaPath { relay: self.turn.lender_of(local), ..path };
-        self.path = Some(path);
-        self.events.push_back(TransportEvent::Path(path));
+        if self.path != Some(path) {
+            self.path = Some(path);
+            self.events.push_back(TransportEvent::Path(path));
+        }
     }
 
     fn translate(&mut self, event: Event) {
@@ -579,89 +733,4 @@ fn engine_error(error: RtcError) -> MediaError {
         RtcError::RemoteSdp(_) => MediaError::FingerprintMismatch,
         other => MediaError::Transport { detail: other.to_string() },
     }
-}
-
-/// Where a received datagram came from and went to; its bytes wait in the buffer.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Datagram {
-    source: SocketAddr,
-    destination: SocketAddr,
-    length: usize,
-}
-
-struct BoundSocket {
-    socket: UdpSocket,
-    local: SocketAddr,
-    errors_in_a_row: u32,
-}
-
-/// One UDP socket per host candidate, closed on drop.
-struct Sockets {
-    sockets: Vec<BoundSocket>,
-    buffer: Box<[u8]>,
-    /// Where reading goes on, so that a busy socket does not starve the others.
-    next: usize,
-}
-
-impl Sockets {
-    /// Binds a port of the system's choice on each address; one that cannot be bound is left
-    /// out as long as another can.
-    async fn bind(addresses: &[IpAddr]) -> Result<Self, MediaError> {
-        let mut sockets = Vec::new();
-        let mut failure = MediaError::NoLocalAddress;
-        for &address in addresses.iter().take(candidates::HOST_CANDIDATES_MAX) {
-            match bind_one(address).await {
-                Ok(socket) => sockets.push(socket),
-                Err(source) => failure = MediaError::Bind { address, source: Arc::new(source) },
-            }
-        }
-        if sockets.is_empty() {
-            return Err(failure);
-        }
-        Ok(Self { sockets, buffer: vec![0; DATAGRAM_BYTES_MAX].into_boxed_slice(), next: 0 })
-    }
-
-    fn local_addrs(&self) -> impl Iterator<Item = SocketAddr> + use<> {
-        self.sockets.iter().map(|bound| bound.local).collect::<Vec<_>>().into_iter()
-    }
-
-    fn has(&self, local: SocketAddr) -> bool {
-        self.sockets.iter().any(|bound| bound.local == local)
-    }
-
-    /// Sends without waiting: a full socket buffer loses the packet, as any network may.
-    fn send(&self, local: SocketAddr, remote: SocketAddr, contents: &[u8]) -> bool {
-        let socket = self.sockets.iter().find(|bound| bound.local == local);
-        socket.is_some_and(|bound| bound.socket.try_send_to(contents, remote).is_ok())
-    }
-
-    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Datagram> {
-        let count = self.sockets.len();
-        for offset in 0..count {
-            let index = (self.next + offset) % count;
-            let bound = &mut self.sockets[index];
-            while bound.errors_in_a_row < SOCKET_ERRORS_MAX {
-                let mut buffer = ReadBuf::new(&mut self.buffer);
-                match bound.socket.poll_recv_from(cx, &mut buffer) {
-                    Poll::Pending => break,
-                    Poll::Ready(Err(_)) => bound.errors_in_a_row += 1,
-                    Poll::Ready(Ok(source)) => {
-                        bound.errors_in_a_row = 0;
-                        self.next = index + 1;
-                        let length = buffer.filled().len();
-                        return Poll::Ready(Datagram { source, destination: bound.local, length });
-                    }
-                }
-            }
-        }
-        Poll::Pending
-    }
-}
-
-async fn bind_one(address: IpAddr) -> io::Result<BoundSocket> {
-    let socket = UdpSocket::bind((address, 0)).await?;
-    let local = socket.local_addr()?;
-    // A fresh socket refuses to send until the runtime has seen it writable once.
-    socket.writable().await?;
-    Ok(BoundSocket { socket, local, errors_in_a_row: 0 })
 }

@@ -1,7 +1,9 @@
 //! What relays do for a call's media: tell the address others see us at (STUN, RFC 8489), and lend one of their own (TURN, RFC 8656).
 //!
 //! Sans-IO. Datagrams of a relay go in, datagrams for it and candidates come out; the transport owns the sockets. One [`Link`] for each relay,
-//! over the socket whose address family and scope fit; what a relay says is bounded and never ends a call.
+//! over the socket whose address family and scope fit; what a relay says is bounded and never ends a call. A relay that doesn't answer by UDP
+//! is asked over TCP too, if it has said where. A relay whose path is doubted is asked whether it is there; one that isn't has its candidate
+//! taken back, and makes room for another.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -18,6 +20,7 @@ use turn_client_proto::{
         attribute::{ErrorCode, XorMappedAddress},
         message::{BINDING, Message, MessageClass, MessageWrite, MessageWriteVec, TransactionId},
     },
+    tcp::TurnClientTcp,
     types::{AddressFamily, TransportType, TurnCredentials, message::ALLOCATE},
     udp::TurnClientUdp,
 };
@@ -27,6 +30,9 @@ use super::candidates;
 /// Relays used for one call at most: a second one stands by if the first fails.
 pub const RELAYS_MAX: usize = 2;
 
+/// Relays known to one call at most: two in use, and as many for each of their addresses.
+const SERVERS_MAX: usize = 8;
+
 /// Addresses of the other end for which a relay is asked to open: those it may announce at most.
 const PERMISSIONS_MAX: usize = candidates::REMOTE_CANDIDATES_MAX;
 
@@ -35,6 +41,9 @@ const PERMISSIONS_MAX: usize = candidates::REMOTE_CANDIDATES_MAX;
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 const RETRIES: u32 = 6;
+
+/// A relay that has said nothing by UDP for this long is connected to as well: a round trip to a near one and a repetition.
+const STREAM_AFTER: Duration = Duration::from_millis(250);
 
 /// Failed permissions of one relay that are asked for again: a relay may have its moment, and a call hangs on it.
 const PERMISSION_RETRIES: u32 = 8;
@@ -46,11 +55,15 @@ const CLOSING_STEPS: u32 = 4;
 /// What is kept of a relay's words why it refuses.
 const REFUSAL_CHARS_MAX: usize = 80;
 
+turn_client_proto::impl_client!(Client, (Udp, TurnClientUdp), (Tcp, TurnClientTcp));
+
 /// A media relay and what lets us use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayServer {
     /// Its UDP address.
     pub address: SocketAddr,
+    /// Its TCP address, for where UDP doesn't get through.
+    pub stream: Option<SocketAddr>,
     /// TURN user name.
     pub username: String,
     /// TURN password.
@@ -62,10 +75,16 @@ pub struct RelayServer {
 pub(super) enum Relayed {
     /// It is no relay's.
     NotOurs,
-    /// It was a relay's word.
+    /// It was a relay's word. What it hands over waits in [`TurnClients::next_handed`].
     Consumed,
-    /// A relay hands over what `peer` sent to our relayed address `at`.
-    FromPeer { peer: SocketAddr, at: SocketAddr, payload: Vec<u8> },
+}
+
+/// What `peer` sent to our relayed address `at`.
+#[derive(Debug)]
+pub(super) struct Handed {
+    pub(super) peer: SocketAddr,
+    pub(super) at: SocketAddr,
+    pub(super) payload: Vec<u8>,
 }
 
 /// A datagram for a relay.
@@ -76,12 +95,22 @@ pub(super) struct ToRelay {
     pub(super) payload: Vec<u8>,
 }
 
-/// One relay over one socket.
+/// One relay over one socket, or one connection.
 #[derive(Debug)]
 struct Link {
-    client: TurnClientUdp,
+    client: Client,
+    /// The socket, or the connection's label.
     local: SocketAddr,
     relay: SocketAddr,
+    /// The address by which the relay is known: its UDP address.
+    server: SocketAddr,
+    is_stream: bool,
+    /// It has said something.
+    is_heard: bool,
+    /// When to connect to it, unless it has been heard.
+    stream_at: Option<Instant>,
+    /// Our address as it sees it.
+    reflexive: Option<SocketAddr>,
     relayed: Option<SocketAddr>,
     has_ended: bool,
     /// Its relay has said that it will end.
@@ -107,15 +136,28 @@ struct Binding {
     left: u32,
 }
 
+impl Binding {
+    fn new(now: Instant) -> Self {
+        let request = Message::builder_request(BINDING, MessageWriteVec::new()).finish();
+        Self { request, next_at: now, interval: RETRY_MIN, left: RETRIES }
+    }
+}
+
 /// All relays of a call.
 #[derive(Debug)]
 pub(super) struct TurnClients {
     base: Instant,
+    servers: Vec<RelayServer>,
     links: Vec<Link>,
     /// The other end's addresses, for relays that come up later.
     peers: BTreeSet<IpAddr>,
     outgoing: VecDeque<ToRelay>,
+    handed: VecDeque<Handed>,
     found: VecDeque<Candidate>,
+    /// Relayed candidates whose relay is gone.
+    gone: VecDeque<Candidate>,
+    /// Relays to connect to, by their UDP addresses.
+    unreached: VecDeque<SocketAddr>,
     failed: VecDeque<(SocketAddr, String)>,
     wake_at: Option<Instant>,
     is_lab: bool,
@@ -126,30 +168,90 @@ impl TurnClients {
     pub(super) fn new(servers: &[RelayServer], sockets: &[SocketAddr], is_lab: bool, now: Instant) -> Self {
         let mut clients = Self {
             base: now,
+            servers: Vec::new(),
             links: Vec::new(),
             peers: BTreeSet::new(),
             outgoing: VecDeque::new(),
+            handed: VecDeque::new(),
             found: VecDeque::new(),
+            gone: VecDeque::new(),
+            unreached: VecDeque::new(),
             failed: VecDeque::new(),
             wake_at: None,
             is_lab,
         };
-        for server in servers {
-            let relay = server.address;
-            let is_known = clients.links.iter().any(|link| link.relay == relay);
-            let usable = relay.port() != 0 && candidates::is_usable(relay.ip(), is_lab);
-            let usable = usable && !is_known && clients.links.len() < RELAYS_MAX;
-            if let Some(local) = fitting(sockets, relay).filter(|_| usable) {
-                clients.links.push(Link::new(server, local, now));
+        clients.use_servers(servers, sockets, now);
+        clients
+    }
+
+    /// These are the relays to use, with what opens them now; those asked already go on.
+    pub(super) fn use_servers(&mut self, servers: &[RelayServer], sockets: &[SocketAddr], now: Instant) {
+        let usable =
+            |server: &&RelayServer| server.address.port() != 0 && candidates::is_usable(server.address.ip(), self.is_lab);
+        self.servers = servers.iter().filter(usable).take(SERVERS_MAX).cloned().collect();
+        self.fill(sockets, now);
+    }
+
+    /// Asks relays until [`RELAYS_MAX`] are asked or lend an address; those that no socket fits are left out.
+    pub(super) fn fill(&mut self, sockets: &[SocketAddr], now: Instant) {
+        for server in &self.servers {
+            let in_use: BTreeSet<SocketAddr> = self.links.iter().filter(|link| link.is_alive()).map(|link| link.server).collect();
+            // One that has failed over this very socket isn't asked again and again.
+            let local = fitting(sockets, server.address);
+            let is_known =
+                self.links.iter().any(|link| link.server == server.address && (link.is_alive() || Some(link.local) == local));
+            if let Some(local) = local.filter(|_| !is_known && in_use.len() < RELAYS_MAX) {
+                self.links.push(Link::new(server, local, now));
             }
         }
-        clients.poll(now);
-        clients
+        self.poll(now);
+    }
+
+    /// A socket, or a connection, is no more, and what was lent over it.
+    pub(super) fn drop_socket(&mut self, local: SocketAddr, now: Instant) {
+        let gone = self.links.iter().filter(|link| link.local == local).filter_map(Link::candidate);
+        self.gone.extend(gone);
+        self.links.retain(|link| link.local != local);
+        self.poll(now);
+    }
+
+    /// Asks all relays whether they are there.
+    pub(super) fn probe(&mut self, now: Instant) {
+        for link in self.links.iter_mut().filter(|link| link.is_alive() && !link.is_stream && link.binding.is_none()) {
+            link.binding = Some(Binding::new(now));
+        }
+        self.poll(now);
+    }
+
+    /// The UDP address of a relay that doesn't answer there: the transport connects to [`RelayServer::stream`].
+    pub(super) fn next_unreached(&mut self) -> Option<RelayServer> {
+        let address = self.unreached.pop_front()?;
+        self.servers.iter().find(|server| server.address == address).cloned()
+    }
+
+    /// There is a connection to this relay's TCP address, or will be.
+    pub(super) fn use_stream(&mut self, server: &RelayServer, label: SocketAddr, now: Instant) {
+        if let Some(stream) = server.stream {
+            self.links.push(Link::over_stream(server, stream, label));
+            self.poll(now);
+        }
+    }
+
+    /// A relayed candidate that is no more.
+    pub(super) fn next_gone(&mut self) -> Option<Candidate> {
+        self.gone.pop_front()
+    }
+
+    /// What came through a relay.
+    pub(super) fn next_handed(&mut self) -> Option<Handed> {
+        self.handed.pop_front()
     }
 
     /// True while a relay may still come up with candidates.
     pub(super) fn is_gathering(&self) -> bool {
-        self.links.iter().any(|link| !link.has_ended && (link.relayed.is_none() || link.binding.is_some()))
+        self.links
+            .iter()
+            .any(|link| !link.has_ended && (link.relayed.is_none() || link.binding.is_some() && link.reflexive.is_none()))
     }
 
     /// Whether this is an address a relay lends us.
@@ -166,25 +268,35 @@ impl TurnClients {
 
     /// Takes in what came to the socket `local` from `source`.
     pub(super) fn handle(&mut self, local: SocketAddr, source: SocketAddr, payload: &[u8], now: Instant) -> Relayed {
-        let at = self.turn_time(now);
+        let at_time = self.turn_time(now);
         let Some(link) = self.links.iter_mut().find(|link| link.local == local && link.relay == source) else {
             return Relayed::NotOurs;
         };
+        if payload.is_empty() && link.is_stream {
+            link.has_ended = true;
+            self.poll(now);
+            return Relayed::Consumed;
+        }
+        link.is_heard = true;
         if let Some(candidate) = link.take_binding(payload) {
             self.found.extend(candidate.filter(|candidate| candidates::is_usable(candidate.addr().ip(), self.is_lab)));
             return Relayed::Consumed;
         }
         link.note_refusal(payload);
-        let handed = match link.client.recv(Transmit::new(payload, TransportType::Udp, source, local), at) {
+        let transport = if link.is_stream { TransportType::Tcp } else { TransportType::Udp };
+        let first = match link.client.recv(Transmit::new(payload, transport, source, local), at_time) {
             TurnRecvRet::PeerData(data) => Some((data.peer, data.data().to_vec())),
             _ => None,
         };
         let relayed = link.relayed;
-        self.poll(now);
-        match (handed, relayed) {
-            (Some((peer, payload)), Some(at)) => Relayed::FromPeer { peer, at, payload },
-            _ => Relayed::Consumed,
+        let mut next = first;
+        while let (Some((peer, payload)), Some(at)) = (next.take(), relayed) {
+            self.handed.push_back(Handed { peer, at, payload });
+            // A connection's piece may hold several.
+            next = link.client.poll_recv(at_time).map(|data| (data.peer, data.data().to_vec()));
         }
+        self.poll(now);
+        Relayed::Consumed
     }
 
     /// Sends from a relayed address; false if it can't be.
@@ -225,7 +337,7 @@ impl TurnClients {
 
     /// The relay that lends this address.
     pub(super) fn lender_of(&self, address: SocketAddr) -> Option<SocketAddr> {
-        self.links.iter().find(|link| link.relayed == Some(address)).map(|link| link.relay)
+        self.links.iter().find(|link| link.relayed == Some(address)).map(|link| link.server)
     }
 
     /// A relay that lends nothing, and why.
@@ -235,14 +347,14 @@ impl TurnClients {
 
     /// The relay at these addresses is about to end: the candidates it lends, if another relay is there to go on with.
     pub(super) fn leave(&mut self, relay: &[SocketAddr]) -> Vec<Candidate> {
-        for link in self.links.iter_mut().filter(|link| relay.contains(&link.relay)) {
+        for link in self.links.iter_mut().filter(|link| relay.contains(&link.server)) {
             link.is_leaving = true;
         }
         if !self.links.iter().any(|link| link.relayed.is_some() && !link.has_ended && !link.is_leaving) {
             return Vec::new();
         }
-        let left = self.links.iter().filter(|link| relay.contains(&link.relay));
-        left.filter_map(|link| Candidate::relayed(link.relayed?, link.local, Protocol::Udp).ok()).collect()
+        let left = self.links.iter().filter(|link| relay.contains(&link.server));
+        left.filter_map(Link::candidate).collect()
     }
 
     pub(super) fn next_outgoing(&mut self) -> Option<ToRelay> {
@@ -263,8 +375,19 @@ impl TurnClients {
     pub(super) fn poll(&mut self, now: Instant) {
         let at = self.turn_time(now);
         let mut wake_at: Option<Instant> = None;
+        let mut ended = Vec::new();
         for link in &mut self.links {
             link.ask_binding(now, &mut self.outgoing);
+            if let Some(at) = link.stream_at {
+                if link.is_heard {
+                    link.stream_at = None;
+                } else if at <= now {
+                    link.stream_at = None;
+                    self.unreached.push_back(link.server);
+                } else {
+                    wake_at = Some(wake_at.map_or(at, |known| known.min(at)));
+                }
+            }
             if let Some(binding) = &link.binding {
                 wake_at = Some(wake_at.map_or(binding.next_at, |known| known.min(binding.next_at)));
             }
@@ -289,10 +412,12 @@ impl TurnClients {
                     self.found.push_back(candidate);
                 }
             }
-            if link.has_ended && !link.is_told && link.relayed.is_none() {
+            if link.has_ended && !link.is_told {
                 link.is_told = true;
-                let why = link.refusal.take().unwrap_or_else(|| "no answer".to_owned());
-                self.failed.push_back((link.relay, why));
+                self.gone.extend(link.candidate());
+                let default = if link.relayed.is_some() { "it is gone" } else { "no answer" };
+                let why = link.refusal.take().unwrap_or_else(|| default.to_owned());
+                ended.push((link.server, why));
             }
             link.ask_permissions(&self.peers, at);
             while let Some(transmit) = link.client.poll_transmit(at) {
@@ -300,6 +425,9 @@ impl TurnClients {
                 self.outgoing.push_back(ToRelay { local: link.local, relay: link.relay, payload });
             }
         }
+        // One of its ways is enough.
+        let is_lost = |server: &SocketAddr| !self.links.iter().any(|link| link.server == *server && link.is_alive());
+        self.failed.extend(ended.into_iter().filter(|(server, _)| is_lost(server)));
         self.wake_at = wake_at;
     }
 
@@ -311,30 +439,57 @@ impl TurnClients {
 
 impl Link {
     fn new(server: &RelayServer, local: SocketAddr, now: Instant) -> Self {
-        let mut config = TurnConfig::new(TurnCredentials::new(&server.username, &server.password.0));
-        config.set_address_family(if server.address.is_ipv4() { AddressFamily::IPV4 } else { AddressFamily::IPV6 });
-        config.set_request_retransmits(RETRY_MIN, RETRY_MAX, RETRIES, RETRY_MAX);
-        let request = Message::builder_request(BINDING, MessageWriteVec::new()).finish();
+        let client = Client::Udp(TurnClientUdp::allocate(local, server.address, turn_config(server)));
         Self {
-            client: TurnClientUdp::allocate(local, server.address, config),
+            binding: Some(Binding::new(now)),
+            stream_at: server.stream.map(|_| now + STREAM_AFTER),
+            ..Self::with(client, server, local, server.address)
+        }
+    }
+
+    fn over_stream(server: &RelayServer, stream: SocketAddr, label: SocketAddr) -> Self {
+        let client = Client::Tcp(TurnClientTcp::allocate(label, stream, turn_config(server)));
+        Self { is_stream: true, ..Self::with(client, server, label, stream) }
+    }
+
+    fn with(client: Client, server: &RelayServer, local: SocketAddr, relay: SocketAddr) -> Self {
+        Self {
+            client,
             local,
-            relay: server.address,
+            relay,
+            server: server.address,
+            is_stream: false,
+            is_heard: false,
+            stream_at: None,
+            reflexive: None,
             relayed: None,
             has_ended: false,
             is_leaving: false,
             is_told: false,
             challenged: None,
             refusal: None,
-            binding: Some(Binding { request, next_at: now, interval: RETRY_MIN, left: RETRIES }),
+            binding: None,
             permitted: BTreeSet::new(),
             second_chances: PERMISSION_RETRIES,
         }
+    }
+
+    /// Whether it lends an address or still may.
+    fn is_alive(&self) -> bool {
+        !self.has_ended && !self.is_leaving
+    }
+
+    /// The candidate that it lends.
+    fn candidate(&self) -> Option<Candidate> {
+        Candidate::relayed(self.relayed?, self.local, Protocol::Udp).ok()
     }
 
     fn ask_binding(&mut self, now: Instant, outgoing: &mut VecDeque<ToRelay>) {
         let Some(binding) = self.binding.as_mut().filter(|binding| binding.next_at <= now) else { return };
         if binding.left == 0 {
             self.binding = None;
+            // One that has lent an address and doesn't answer any more is gone.
+            self.has_ended |= self.relayed.is_some();
             return;
         }
         binding.left -= 1;
@@ -352,7 +507,8 @@ impl Link {
         }
         self.binding = None;
         let mapped = answer.attribute::<XorMappedAddress>().ok().map(|mapped| mapped.addr(asked));
-        let mapped = mapped.filter(|mapped| *mapped != self.local && mapped.port() != 0);
+        let mapped = mapped.filter(|mapped| *mapped != self.local && mapped.port() != 0 && self.reflexive != Some(*mapped));
+        self.reflexive = mapped.or(self.reflexive);
         Some(mapped.and_then(|mapped| Candidate::server_reflexive(mapped, self.local, Protocol::Udp).ok()))
     }
 
@@ -391,7 +547,7 @@ impl Link {
                     return None;
                 }
                 self.relayed = Some(*relayed);
-                Candidate::relayed(*relayed, self.local, Protocol::Udp).ok()
+                self.candidate()
             }
             TurnEvent::AllocationCreateFailed(_) => {
                 tracing::debug!(relay = %self.relay, refusal = self.refusal, "the relay lends no address");
@@ -418,6 +574,13 @@ impl Link {
             }
         }
     }
+}
+
+fn turn_config(server: &RelayServer) -> TurnConfig {
+    let mut config = TurnConfig::new(TurnCredentials::new(&server.username, &server.password.0));
+    config.set_address_family(if server.address.is_ipv4() { AddressFamily::IPV4 } else { AddressFamily::IPV6 });
+    config.set_request_retransmits(RETRY_MIN, RETRY_MAX, RETRIES, RETRY_MAX);
+    config
 }
 
 /// The socket from which a relay is reached: of its family, and of this machine only if it is.

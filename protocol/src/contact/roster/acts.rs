@@ -1,7 +1,7 @@
 //! What the person does.
 
 use super::super::statement::Stance;
-use super::super::{ContactAnswer, ContactRemoval, ContactSignal, REQUEST_TEXT_BYTES_MAX};
+use super::super::{ContactAnswer, ContactRemoval, ContactSignal, PassOn, REQUEST_TEXT_BYTES_MAX};
 use super::{
     Asking, CONTACTS_MAX, QUIET_SECS, Roster, RosterAction, RosterEntry, RosterError, RosterEvent, Signer, Standing, Told,
 };
@@ -179,6 +179,14 @@ impl Roster {
         self.persist(user);
         self.reconcile_all(signer);
         self.ask(user, new, asking, signer)
+    }
+
+    /// The user says whether contacts may pass the presence on: they are told. An older word than the one known counts for nothing.
+    pub fn set_pass_on(&mut self, pass_on: PassOn, signer: &mut Signer<'_>) {
+        if pass_on > self.pass_on {
+            self.pass_on = pass_on;
+            self.reconcile_all(signer);
+        }
     }
 
     /// Sets what contacts see. Returns whether it is another than before.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bincode::{Decode, Encode};
 
 use super::super::statement::{Attested, Stance};
-use super::super::{PresenceKey, REQUEST_NAME_BYTES_MAX, REQUEST_TEXT_BYTES_MAX, Secret32};
+use super::super::{PassOn, PresenceKey, REQUEST_NAME_BYTES_MAX, REQUEST_TEXT_BYTES_MAX, Secret32};
 use super::Standing;
 use crate::capability::{Capability, Issuer, Service};
 use crate::directory::DEVICES_MAX;
@@ -275,6 +275,18 @@ impl RosterEntry {
     pub(super) fn take_presence(&mut self, key: PresenceKey) {
         self.presence.insert(key);
         keep_last(&mut self.presence, PRESENCE_KEYS_MAX);
+    }
+
+    /// Whether they let contacts pass their presence on.
+    #[must_use]
+    pub fn pass_on(&self) -> PassOn {
+        PassOn::of(&self.extensions)
+    }
+
+    pub(super) fn take_pass_on(&mut self, said: PassOn) {
+        if said > self.pass_on() {
+            self.extensions = said.within(&self.extensions);
+        }
     }
 
     pub(super) fn take_capability(&mut self, capability: Signed<Capability>) {

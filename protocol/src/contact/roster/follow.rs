@@ -188,7 +188,12 @@ impl Roster {
         let removed: Vec<[u8; 32]> = self.own.tombstones.iter().map(Signed::body_hash).collect();
         let removed = removed.concat();
         let (epoch, presence) = (presence.epoch().to_be_bytes(), presence.to_bytes());
-        hash("halloo keys told", &[&epoch, presence.as_slice(), &holder, &removed])
+        let told = hash("halloo keys told", &[&epoch, presence.as_slice(), &holder, &removed]);
+        if self.pass_on.version == 0 {
+            return told;
+        }
+        let said = [u8::from(self.pass_on.is_allowed)];
+        hash("halloo keys told with pass on", &[&told, &self.pass_on.version.to_be_bytes(), &said])
     }
 
     /// The keys for a contact; without a key to make them out to, no capabilities.
@@ -199,7 +204,8 @@ impl Roster {
         if let Some(holder) = holder {
             capabilities.extend(SERVICES.map(|service| capability(service, holder, epoch, signer)));
         }
-        Some(ContactKeys { presence: self.own.presence.key(), capabilities, extensions: Extensions::none() })
+        let extensions = self.pass_on.within(&Extensions::none());
+        Some(ContactKeys { presence: self.own.presence.key(), capabilities, extensions })
     }
 
     /// Makes a new statement about `user`, above all that this user has said and that the other has ended.

@@ -2,7 +2,7 @@
 
 use super::super::privacy::Relation;
 use super::super::statement::{Attested, ContactStatement, Stance};
-use super::super::{ContactAnswer, ContactKeys, ContactRequest, ContactSignal, ContactUpdate, RosterShare};
+use super::super::{ContactAnswer, ContactKeys, ContactRequest, ContactSignal, ContactUpdate, PassOn, RosterShare};
 use super::{Intro, REQUESTS_MAX, Roster, RosterAction, RosterEvent, Seen, Signer, Standing, Told};
 use crate::call::Reason;
 use crate::capability::{Holder, Issuer};
@@ -200,6 +200,7 @@ impl Roster {
         let holder = entry.own_pairwise().map(|key| Holder::Key(key.public()));
         if let Some(keys) = keys {
             entry.take_presence(keys.presence);
+            entry.take_pass_on(PassOn::of(&keys.extensions));
             for capability in keys.capabilities {
                 let claims = capability.unverified();
                 let issuers = [Issuer::Device(sender.chain.device), Issuer::Identity(sender.identity)];

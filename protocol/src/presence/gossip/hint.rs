@@ -3,10 +3,16 @@
 //! An owner appoints its neighbours as witnesses: each gets a key that the topic has signed, with a number per person. When a neighbour's
 //! connection falls silent, its witnesses say so under these keys. Two numbers are two persons' words, and nobody learns which persons. A newer
 //! document refutes every hint; an owner that hears one about itself publishes.
+//!
+//! Whoever had the owner as a neighbour has more than a word for it: it may look for itself, and believe what it finds ([`Output::OwnerLost`]). To
+//! others it is one witness as any.
+
+use std::time::Instant;
 
 use rand::RngExt;
 
-use super::{Gossip, LinkId, Now, Output, TopicId};
+use super::tree::state_watch_device;
+use super::{Gossip, LOST_TOGETHER, LinkId, Now, Output, TopicId};
 use crate::key::SecretKey;
 use crate::presence::message::{Appointment, PassedHint, PresenceHint, PresenceWitness, TopicPlace, TopicSlot};
 use crate::wire::{Body, Extensions, Signed};
@@ -67,7 +73,7 @@ impl Gossip {
         let Some(id) = self.accept_place(link, given.place) else { return };
         let key = SecretKey::from_bytes(given.seed);
         let topic = self.state(id).topic;
-        match given.witness.verify(&topic.0) {
+        match self.verified(&given.witness, &topic.0) {
             Ok(body) if body.witness == key.public() => {
                 self.state(id).testimony = Some(Testimony { link, key, witness: given.witness });
             }
@@ -93,6 +99,22 @@ impl Gossip {
         }
     }
 
+    /// What we have seen ourselves: a device that we watch was a neighbour, and is none any more. It is for our own view alone.
+    pub(super) fn tell_of_loss(&mut self, link: LinkId, now: Instant) {
+        let lost_at = self.lost_at.replace(now);
+        let is_only_one = self.link_ids.len() == 1 && lost_at.is_none_or(|at| now > at + LOST_TOGETHER);
+        let lost = self.link(link);
+        let (device, heard_at) = (lost.peer.device, lost.heard_at);
+        let topics: Vec<_> = lost.slots.values().copied().collect();
+        for id in topics {
+            let state = self.state(id);
+            let (topic, sequence) = (state.topic, state.sequence());
+            if state_watch_device(state) == Some(device) && sequence > 0 {
+                self.outputs.push_back(Output::OwnerLost { topic, sequence, heard_at, is_only_one });
+            }
+        }
+    }
+
     pub(super) fn handle_hint(&mut self, now: Now, link: LinkId, passed: PassedHint) {
         let Some(id) = self.accept_place(link, passed.place) else { return };
         let state = self.state(id);
@@ -103,8 +125,8 @@ impl Gossip {
         if !is_news || state.hints.len() >= WITNESSES_NEEDED {
             return;
         }
-        let witness = passed.witness.verify(&topic.0).map(|body| body.witness);
-        if !witness.is_ok_and(|witness| passed.hint.verify(&witness).is_ok()) {
+        let witness = self.verified(&passed.witness, &topic.0).map(|body| body.witness);
+        if !witness.is_ok_and(|witness| self.verified(&passed.hint, &witness).is_ok()) {
             return self.forged(link);
         }
         if self.own.contains(&id) {

@@ -10,6 +10,7 @@
 //! | digests | 4,096 + 4 per topic | 64 + 4 per topic |
 //! | hints and appointments | 256 + 4 per topic | 8 |
 //! | topics it brings unasked, at a carrier | 8 | |
+//! | topics new to a carrier that is half full | an even share of the other half | |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -314,6 +315,7 @@ impl Gossip {
     pub(super) fn unlink(&mut self, id: LinkId, now: Now, is_silent: bool) {
         if is_silent {
             self.testify(id, now);
+            self.tell_of_loss(id, now.instant);
         }
         let device = self.link(id).peer.device;
         let topics: BTreeSet<_> = {
@@ -440,9 +442,9 @@ impl Gossip {
         for (slot, topic) in named {
             let state = self.state(topic);
             let is_carrier = state.find_in(id).is_some_and(|entry| entry.is_carrier);
-            let carriers = state.watch.as_ref().map(|watch| watch.carriers.clone()).unwrap_or_default();
             let name = if is_carrier {
-                let carriers = carriers.into_iter().filter(|carrier| *carrier != device && *carrier != local).collect();
+                let carriers = state.watch.iter().flat_map(|watch| watch.carriers.iter().copied());
+                let carriers = carriers.filter(|carrier| *carrier != device && *carrier != local).collect();
                 TopicName::Topic { topic: state.topic, carriers }
             } else {
                 TopicName::Tag(state.topic.tag(&local, &device))
@@ -540,6 +542,18 @@ impl Gossip {
         if !list.is_empty() {
             parts.push(Part::Hints(list));
         }
+    }
+
+    /// Whether a neighbour may make this carrier know one more topic. Once half of what it can hold is taken, each has an even share of the other half:
+    /// some who name topics that don't exist keep nobody else out.
+    pub(super) fn has_share_left(&mut self, id: LinkId) -> bool {
+        let half = self.config.topics_max / 2;
+        if self.topic_ids.len() < half {
+            return true;
+        }
+        let share = half / self.link_ids.len().max(1);
+        let link = self.link(id);
+        link.theirs.len() + link.brought.len() < share
     }
 
     /// Counts what a neighbour said too much.

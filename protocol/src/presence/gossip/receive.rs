@@ -82,6 +82,9 @@ impl Gossip {
         if !is_own && !self.config.is_carrier {
             return;
         }
+        if known.is_none() && !self.has_share_left(link) {
+            return self.excess(link, now.instant);
+        }
         let Some(id) = self.topic_or_new(topic) else { return };
         let before = self.upstreams_needed(id);
         self.serve(now.instant, id, link, Some(slot));
@@ -217,7 +220,8 @@ impl Gossip {
             return;
         }
         let is_brought = known.is_some_and(|id| self.link(link).brought.contains(&id));
-        if !is_brought && self.link(link).brought.len() >= super::link::BROUGHT_MAX {
+        let is_room = known.is_some() || self.has_share_left(link);
+        if !is_brought && (self.link(link).brought.len() >= super::link::BROUGHT_MAX || !is_room) {
             return self.excess(link, now.instant);
         }
         // Nothing is kept for a topic before a document has shown that it is one.

@@ -61,7 +61,7 @@ impl Small {
         let now = small.now();
         small.nodes[0].add_own(now, signer);
         for number in 1..NODES {
-            let watch = Watch { device: device(0), may_pass_on: true, carriers: Vec::new(), follows: None };
+            let watch = Watch { device: device(0), may_pass_on: true, carriers: [].into(), follows: None };
             small.nodes[number].watch(now, topic, watch);
         }
         for (one, other) in EDGES {

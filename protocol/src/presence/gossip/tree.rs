@@ -94,8 +94,8 @@ impl Gossip {
             misses: 0,
         };
         self.state(id).ins.push(entry);
-        if is_owner {
-            // It may refute them.
+        if is_owner || is_carrier {
+            // The owner may refute them; a carrier keeps them for whoever asks it later.
             self.tell_hints(id, link);
         }
         if is_owner || (is_carrier && self.state(id).parent.is_none()) {
@@ -496,9 +496,12 @@ impl Gossip {
         let state = self.state(id);
         let topic = state.topic;
         let is_watched = state.watch.is_some();
+        let end = document.expires_at();
         state.held = Some(Held { document: document.clone(), sequence, hops });
         state.is_unhurried = false;
         state.hints.retain(|hint| hint.sequence >= sequence);
+        self.next_end = self.next_end.min(end);
+        let state = self.state(id);
         // Where the tree broke here it may have broken around: all are told.
         let was_mended = state.missing.as_ref().is_some_and(|missing| !missing.tried.is_empty());
         if state.missing.as_ref().is_some_and(|missing| missing.sequence <= sequence) {

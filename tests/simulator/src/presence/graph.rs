@@ -6,6 +6,52 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
+/// Who knows whom, a bit for each pair: millions of edges are exchanged while a graph is made.
+struct Matrix {
+    people: usize,
+    bits: Vec<u64>,
+}
+
+impl Matrix {
+    fn new(people: usize) -> Self {
+        Self { people, bits: vec![0; (people * people).div_ceil(64)] }
+    }
+
+    fn place(&self, one: usize, other: usize) -> (usize, u64) {
+        let bit = one.min(other) * self.people + one.max(other);
+        (bit / 64, 1 << (bit % 64))
+    }
+
+    fn has(&self, one: usize, other: usize) -> bool {
+        let (word, bit) = self.place(one, other);
+        self.bits[word] & bit != 0
+    }
+
+    fn set(&mut self, one: usize, other: usize, is_known: bool) {
+        let (word, bit) = self.place(one, other);
+        if is_known {
+            self.bits[word] |= bit;
+        } else {
+            self.bits[word] &= !bit;
+        }
+    }
+
+    /// Exchanges the ends of two edges, if nobody gets two to the same, or one to themselves.
+    fn cross(&mut self, list: &mut [(usize, usize)], first: usize, second: usize) {
+        let ((a, b), (c, d)) = (list[first], list[second]);
+        let is_simple = a != d && c != b && a != c && b != d;
+        if !is_simple || self.has(a, d) || self.has(c, b) {
+            return;
+        }
+        self.set(a, b, false);
+        self.set(c, d, false);
+        self.set(a, d, true);
+        self.set(c, b, true);
+        list[first] = (a, d);
+        list[second] = (c, b);
+    }
+}
+
 /// Contacts, mutual; people are numbers.
 #[derive(Clone, Debug)]
 pub struct Graph {
@@ -20,7 +66,7 @@ impl Graph {
     /// Everybody has `contacts` contacts, at random: a ring of neighbours, rewired until nothing of it is left.
     #[must_use]
     pub fn random(people: usize, contacts: usize, rng: &mut ChaCha8Rng) -> Self {
-        let mut graph = Self::empty(people);
+        let mut known = Matrix::new(people);
         let mut list = Vec::new();
         for person in 0..people {
             for step in 1..=contacts / 2 {
@@ -28,13 +74,17 @@ impl Graph {
             }
         }
         for (one, other) in &list {
-            graph.join(*one, *other);
+            known.set(*one, *other, true);
         }
         for _ in 0..10 {
             for index in 0..list.len() {
                 let swap = rng.random_range(0..list.len());
-                graph.cross(&mut list, index, swap);
+                known.cross(&mut list, index, swap);
             }
+        }
+        let mut graph = Self::empty(people);
+        for (one, other) in list {
+            graph.join(one, other);
         }
         graph
     }
@@ -79,26 +129,6 @@ impl Graph {
     fn join(&mut self, one: usize, other: usize) {
         self.edges[one].insert(other);
         self.edges[other].insert(one);
-    }
-
-    fn part(&mut self, one: usize, other: usize) {
-        self.edges[one].remove(&other);
-        self.edges[other].remove(&one);
-    }
-
-    /// Exchanges the ends of two edges, if nobody gets two to the same, or one to themselves.
-    fn cross(&mut self, list: &mut [(usize, usize)], first: usize, second: usize) {
-        let ((a, b), (c, d)) = (list[first], list[second]);
-        let is_simple = a != d && c != b && a != c && b != d;
-        if !is_simple || self.edges[a].contains(&d) || self.edges[c].contains(&b) {
-            return;
-        }
-        self.part(a, b);
-        self.part(c, d);
-        self.join(a, d);
-        self.join(c, b);
-        list[first] = (a, d);
-        list[second] = (c, b);
     }
 
     /// Gives one person more contacts, at random.

@@ -8,7 +8,8 @@ use rand::RngExt;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::world::{HEARTBEAT, MESSAGE, Town, TownPlan, number_of};
+use super::views::Views;
+use super::world::{HEARTBEAT, MESSAGE, TELL_EVERY, Town, TownPlan, number_of};
 use crate::{NodeId, State, Traffic};
 
 /// What a stretch of time cost.
@@ -109,7 +110,11 @@ impl Meter {
             let heard_at = elapsed.saturating_sub(now.saturating_duration_since(seen.at));
             let Some(position) = waiting.iter().position(|(number, _)| *number == heard) else { continue };
             // Who hears the newer one needs none of those before.
-            for (_, said_at) in waiting.drain(..=position) {
+            let heard: Vec<_> = waiting.drain(..=position).collect();
+            if waiting.is_empty() {
+                self.open.remove(&key);
+            }
+            for (_, said_at) in heard {
                 let delay = heard_at.saturating_sub(said_at);
                 self.measured.delivered += 1;
                 self.measured.slowest = self.measured.slowest.max(delay);
@@ -160,6 +165,7 @@ pub fn steady(town: &mut Town, every: Duration, time: Duration, rest: Duration) 
             meter.collect(town);
             meter.say(town, node);
         }
+        town.tell("updates", TELL_EVERY);
     }
     town.network.run_until(start + time + rest);
     meter.end(town)
@@ -336,6 +342,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const WRONG_AFTER: Duration = Duration::from_secs(60);
 
 /// Lets people who are no carriers come and go for a time.
+///
+/// # Panics
+/// If what machines reported isn't what they show in the end.
 #[must_use]
 pub fn churn(plan: TownPlan, churn: Churn, time: Duration) -> Churned {
     let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0xc0de);
@@ -346,7 +355,7 @@ pub fn churn(plan: TownPlan, churn: Churn, time: Duration) -> Churned {
     let (start, traffic) = (town.network.elapsed(), town.network.traffic());
     let people = town.graph.len();
     let mut until = |median: Duration| median.mul_f64(-rng.random_range(f64::MIN_POSITIVE..1.0).ln() / std::f64::consts::LN_2);
-    let mut changed = vec![start; people];
+    let mut views = Views::new(&mut town);
     let mut due: BTreeMap<(Duration, usize), ()> =
         (carriers..people).map(|person| ((start + until(churn.stays), person), ())).collect();
     let mut luck = ChaCha8Rng::seed_from_u64(town.graph.len() as u64);
@@ -358,7 +367,9 @@ pub fn churn(plan: TownPlan, churn: Churn, time: Duration) -> Churned {
         {
             due.remove(&(at, person));
             town.network.run_until(at);
+            town.tell("coming and going", TELL_EVERY * 10);
             let node = node(person);
+            views.collect(&mut town);
             let stays = if town.network.state(node) == State::Up {
                 let is_silent = luck.random_bool(churn.silent);
                 if !is_silent {
@@ -373,37 +384,20 @@ pub fn churn(plan: TownPlan, churn: Churn, time: Duration) -> Churned {
                 churn.stays
             };
             result.changes += 1;
-            changed[person] = town.network.elapsed();
+            views.changed(&town, node);
             due.insert((at + until(stays), person), ());
         }
         town.network.run_until(look_at);
-        town.network.take_events().for_each(drop);
-        look(&town, &changed, &mut result);
+        views.collect(&mut town);
+        views.look(&town, WRONG_AFTER, &mut result);
         look_at += LOOK_EVERY;
     }
+    // What ends by the clock is reported within the second.
+    let different = views.wrong().symmetric_difference(Views::new(&mut town).wrong()).count();
+    assert!(different * 10_000 <= views.pairs(), "{different} pairs are shown otherwise than was reported");
     let traffic = town.network.traffic().since(&traffic);
     let person_hours = people as f64 * time.as_secs_f64() / 3_600.0;
     result.messages = traffic.messages(MESSAGE) as f64 / person_hours;
     result.heartbeats = traffic.messages(HEARTBEAT) as f64 / person_hours;
     result
-}
-
-/// Compares what everybody sees with what is.
-fn look(town: &Town, changed: &[Duration], result: &mut Churned) {
-    let now = town.network.elapsed();
-    for viewer in town.network.running() {
-        // Who has just come online is still fetching.
-        if now < changed[viewer.index()] + WRONG_AFTER {
-            continue;
-        }
-        for contact in town.graph.contacts(viewer.index()) {
-            let is_there = town.network.state(node(contact)) == State::Up;
-            let is_shown = town.sees(viewer, node(contact)).1 != ShownState::Offline;
-            result.looks += 1;
-            if is_there != is_shown && now >= changed[contact] + WRONG_AFTER {
-                result.wrong += 1;
-                result.wrong_there += u64::from(is_shown);
-            }
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! People with a device each, some of them carriers.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::directory::{DeviceKind, Reachability};
@@ -8,8 +9,8 @@ use halloo_protocol::identity::{DeviceCertificate, DeviceCertificateParams};
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{DeviceKey, IdentityKey, SecretKey, hash};
 use halloo_protocol::presence::{
-    Action, Config, Contact, ContactDevice, Counters, GossipConfig, LocalDevice, Peer, Presence, PresenceGossip, PresenceSecret,
-    Shown, State, Status,
+    Action, Config, Contact, ContactDevice, Counters, GossipConfig, LocalDevice, Memo, Peer, Presence, PresenceGossip,
+    PresenceKey, PresenceSecret, Shown, State, Status,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::{self, Signed};
@@ -26,6 +27,9 @@ pub const MESSAGE: Kind = Kind(0x4070);
 /// Heartbeats: frames that go because nothing else has.
 pub const HEARTBEAT: Kind = Kind(0);
 
+/// How often a run of minutes tells how far it is, in virtual time.
+pub(super) const TELL_EVERY: Duration = Duration::from_secs(60);
+
 /// What an encoded body gets in front: length, kind, number, length of the body.
 const FRAME_HEADER_BYTES: usize = 2 + 3 + 1 + 3;
 
@@ -35,6 +39,8 @@ struct Person {
     identity: SecretKey,
     device: SecretKey,
     secret: PresenceSecret,
+    /// Of that secret: what contacts hold.
+    key: PresenceKey,
     certificate: Signed<DeviceCertificate>,
     carriers: Vec<usize>,
     is_carrier: bool,
@@ -44,8 +50,9 @@ struct Person {
 #[derive(Debug, Default)]
 pub struct World {
     people: Vec<Person>,
-    devices: BTreeMap<DeviceKey, NodeId>,
-    identities: BTreeMap<IdentityKey, usize>,
+    devices: HashMap<DeviceKey, NodeId>,
+    identities: HashMap<IdentityKey, usize>,
+    memo: Arc<Memo>,
 }
 
 impl World {
@@ -179,6 +186,21 @@ pub struct TownPlan {
     pub latency: Latency,
     /// How presence behaves.
     pub config: Config,
+    /// Is told now and then how far a long run is.
+    pub tell: Option<fn(&Progress)>,
+}
+
+/// How far a run is.
+#[derive(Clone, Debug)]
+pub struct Progress {
+    /// What is being done.
+    pub phase: &'static str,
+    /// Virtual time since the start.
+    pub elapsed: Duration,
+    /// Messages so far, heartbeats not counted.
+    pub messages: u64,
+    /// Events handled so far.
+    pub steps: u64,
 }
 
 impl TownPlan {
@@ -187,7 +209,18 @@ impl TownPlan {
     pub fn carried(seed: u64, graph: Graph, carriers: usize) -> Self {
         let config = Config::default();
         let latency = Latency::Map;
-        Self { seed, graph, contact_links: 3, carriers, homes: 2, has_spare: false, passes_on: false, latency, config }
+        Self {
+            seed,
+            graph,
+            contact_links: 3,
+            carriers,
+            homes: 2,
+            has_spare: false,
+            passes_on: false,
+            latency,
+            config,
+            tell: None,
+        }
     }
 
     /// Contacts pass on to each other, nobody carries.
@@ -204,6 +237,7 @@ impl TownPlan {
             passes_on: true,
             latency: Latency::Map,
             config: Config::default(),
+            tell: None,
         }
     }
 }
@@ -219,6 +253,7 @@ pub struct Town {
     said: Vec<u32>,
     plan: TownPlan,
     rng: ChaCha8Rng,
+    told_at: Duration,
 }
 
 fn secret(seed: u64, person: usize, what: &str) -> [u8; 32] {
@@ -232,7 +267,8 @@ fn person(seed: u64, number: usize) -> Person {
         DeviceCertificateParams { device: DeviceKey(device.public()), slot: 0, serial: 1, now: START.minus_secs(86_400) };
     let certificate = Signed::sign(DeviceCertificate::new(params), &identity);
     let secret = PresenceSecret::new(1, secret(seed, number, "presence"));
-    Person { identity, device, secret, certificate, carriers: Vec::new(), is_carrier: false }
+    let key = secret.key();
+    Person { identity, device, secret, key, certificate, carriers: Vec::new(), is_carrier: false }
 }
 
 impl Town {
@@ -272,7 +308,7 @@ impl Town {
             let node = Self::machine(&network, &plan, number, keeps, &mut rng);
             network.add(node, false);
         }
-        Self { network, graph: plan.graph.clone(), said: vec![0; people], plan, rng }
+        Self { network, graph: plan.graph.clone(), said: vec![0; people], plan, rng, told_at: Duration::ZERO }
     }
 
     fn machine(
@@ -292,13 +328,14 @@ impl Town {
         let local = LocalDevice { identity: world.identity(number), key: person.device.clone(), kind: DeviceKind::Phone };
         let config = Config { gossip, ..plan.config.clone() };
         let mut presence = Presence::new(config, local, person.secret.clone(), 0, rng.random(), now);
+        presence.set_memo(world.memo.clone());
         for contact in plan.graph.contacts(number) {
             let other = &world.people[contact];
             let carriers = other.carriers.iter().map(|carrier| world.device(*carrier)).collect();
             let device = ContactDevice { certificate: other.certificate.clone(), carriers };
             presence.set_contact(
                 now,
-                Contact { identity: world.identity(contact), key: other.secret.key(), devices: vec![device], may_pass_on: true },
+                Contact { identity: world.identity(contact), key: other.key.clone(), devices: vec![device], may_pass_on: true },
             );
         }
         let homes = person.carriers.iter().map(|carrier| world.device(*carrier)).collect();
@@ -321,8 +358,18 @@ impl Town {
             self.network.run_until(begin + over.mul_f64(number as f64 / nodes.len() as f64));
             self.network.start(*node);
             self.say(*node);
+            self.tell("starting", TELL_EVERY);
         }
         self.network.run_until(begin + over);
+    }
+
+    /// Tells how far it is, if `every` has passed since it was told last.
+    pub(super) fn tell(&mut self, phase: &'static str, every: Duration) {
+        let elapsed = self.network.elapsed();
+        let Some(tell) = self.plan.tell.filter(|_| elapsed >= self.told_at + every) else { return };
+        self.told_at = elapsed;
+        let messages = self.network.traffic().messages(MESSAGE);
+        tell(&Progress { phase, elapsed, messages, steps: self.network.steps() });
     }
 
     /// Ends a device's process, with a goodbye or without.

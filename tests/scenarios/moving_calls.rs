@@ -1,0 +1,177 @@
+//! Goal: a call survives what happens to networks. Method: the small internet of `natlab`; while alice and bob hear each other's tone, the relay
+//! that carries it is killed, or alice leaves one uplink for another. The recordings show for how long nothing was heard; the call that ends is the one
+//! that began.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use halloo_tests::audio::{assert_heard, longest_silence, write_tone};
+use halloo_tests::cli::{Invocation, Running};
+use halloo_tests::daemon::{Daemon, Launch};
+use halloo_tests::natlab::{Machine, NatLab};
+use halloo_tests::network::{ANYONE, AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
+use halloo_tests::{cli, eventually};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const ALICE_HZ: f64 = 440.0;
+const BOB_HZ: f64 = 660.0;
+
+/// How long they talk; the network changes in between.
+const TALK: Duration = Duration::from_secs(10);
+
+/// How long nothing may be heard (issue 6).
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// Finding out that nobody can dial one takes its time.
+const READY_TIME_MAX: Duration = Duration::from_secs(90);
+const SETTLED_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// What a relay has carried by which it is known to carry the call: a second and a half of audio in two directions.
+const CARRIED_BYTES: u64 = 15_000;
+
+#[test]
+fn when_the_relay_is_killed_the_call_goes_on_over_the_other() {
+    let mut lab = NatLab::new();
+    let (a, b) = (lab.symmetric_machine("a", 11), lab.symmetric_machine("b", 12));
+    let scene = Scene::new(&mut lab, &a, &b);
+    let call = scene.dial();
+    let Scene { mut relays, .. } = scene;
+    let carried = |relay: &User| {
+        let usage = cli(relay.home(), ["relay"]).ok();
+        usage["users"].as_array().into_iter().flatten().filter_map(|user| user["bytes"].as_u64()).sum::<u64>()
+    };
+    // That which carries more by the time one of them has carried enough; the other has seen checks.
+    let mut carrier = 0;
+    eventually(SETTLED_TIME_MAX, "a relay carries the call", || {
+        let bytes: Vec<u64> = relays.iter().map(carried).collect();
+        carrier = if bytes[0] > bytes[1] { 0 } else { 1 };
+        if bytes[carrier] > CARRIED_BYTES { Ok(()) } else { Err(format!("{bytes:?}")) }
+    });
+    relays[carrier].kill();
+    scene.talk.finish(call, "relayed");
+}
+
+#[test]
+fn when_an_end_changes_its_uplink_the_call_goes_on_over_the_new_one() {
+    let mut lab = NatLab::new();
+    let (a, b) = (lab.home_machine("a", 11), lab.home_machine("b", 12));
+    lab.add_uplink("a", &a, 13);
+    let scene = Scene::new(&mut lab, &a, &b);
+    let call = scene.dial();
+    scene.talk.bob.wait_event(SETTLED_TIME_MAX, "call_answered", |_| true);
+    scene.talk.wait_recorded(Duration::from_secs(3));
+    lab.switch_uplink(&a, 13);
+    scene.talk.finish(call, "");
+}
+
+/// Alice and bob, ready to talk.
+struct Talk {
+    folder: TempDir,
+    alice: User,
+    bob: User,
+}
+
+/// They, an authority, and two users who relay.
+struct Scene {
+    talk: Talk,
+    relays: Vec<User>,
+    _server: Daemon,
+}
+
+impl Scene {
+    fn new(lab: &mut NatLab, a: &Machine, b: &Machine) -> Self {
+        let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
+        let public = lab.public_machine("srv", 1);
+        let mut server = Daemon::init(folder.path(), "server", &format!("[authority]\nname = \"{AUTHORITY}\"\n"));
+        let roles = infrastructure_roles().collect::<Vec<_>>();
+        let roles = roles.chunks_exact(2).filter(|role| role[1] != "relay").flatten().copied();
+        server.start(on(&public).args(listen(&public.address)).args(roles));
+        let relays: Vec<User> = [("ann", 2), ("ben", 3)]
+            .map(|(name, host)| {
+                let machine = lab.public_machine(name, host);
+                join(&folder, &server, name, &machine, listen(&machine.address), &["--role", "relay"])
+            })
+            .into();
+        let file = |name: &str| text(&folder.path().join(name));
+        write_tone(Path::new(&file("alice.wav")), ALICE_HZ, TALK * 3);
+        write_tone(Path::new(&file("bob.wav")), BOB_HZ, TALK * 3);
+        let alice = join(&folder, &server, "alice", a, listen("0.0.0.0"), &[]);
+        let answers = ["--answer", "auto", "--play", &file("bob.wav"), "--record", &file("bob-heard.wav")];
+        let bob = join(&folder, &server, "bob", b, listen("0.0.0.0"), &answers);
+        for user in [&alice, &bob] {
+            eventually(SETTLED_TIME_MAX, "two media relays are at hand", || {
+                let status = user.api().get("/v1/status")?;
+                let count = status["media_relays"].as_array().map_or(0, Vec::len);
+                if count == 2 { Ok(()) } else { Err(status.to_string()) }
+            });
+        }
+        Self { talk: Talk { folder, alice, bob }, relays, _server: server }
+    }
+
+    fn dial(&self) -> Running {
+        let Talk { alice, bob, .. } = &self.talk;
+        let secs = TALK.as_secs().to_string();
+        let call = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", &secs]);
+        let (play, record) = (self.talk.file("alice.wav"), self.talk.file("alice-heard.wav"));
+        call.args([Path::new("--play"), &play, Path::new("--record"), &record]).start()
+    }
+}
+
+impl Talk {
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Waits until alice has heard something for this long.
+    fn wait_recorded(&self, length: Duration) {
+        // A header, then 16-bit samples at 48 kHz, written every second at the latest.
+        let bytes = length.as_secs() * 96_000;
+        eventually(SETTLED_TIME_MAX, "audio is recorded", || {
+            let size = std::fs::metadata(self.file("alice-heard.wav")).map_or(0, |file| file.len());
+            if size > bytes { Ok(()) } else { Err(format!("{size} bytes")) }
+        });
+    }
+
+    /// The call ends by itself, is the one that was begun, and both have heard each other but for a moment.
+    fn finish(&self, call: Running, path: &str) {
+        let outcome = call.wait(TALK * 6).ok();
+        eprintln!("{outcome}");
+        assert_eq!(outcome["outcome"], "completed", "{outcome}");
+        assert!(path.is_empty() || outcome["path"] == path, "{outcome}");
+        self.bob
+            .wait_event(SETTLED_TIME_MAX, "call_ended", |event| same_call(event, &outcome) && event["outcome"] == "completed");
+        let calls = self.bob.events().into_iter().filter(|event| event["event"] == "call_incoming").count();
+        assert_eq!(calls, 1, "it is the same call");
+        for (file, heard, unheard) in [("alice-heard.wav", BOB_HZ, ALICE_HZ), ("bob-heard.wav", ALICE_HZ, BOB_HZ)] {
+            assert_heard(&self.file(file), heard, unheard, TALK / 2);
+            let silence = longest_silence(&self.file(file));
+            eprintln!("{file}: nothing heard for {silence:?}");
+            assert!(silence <= SILENCE_MAX, "{file}: nothing heard for {silence:?}");
+        }
+    }
+}
+
+fn same_call(event: &Value, outcome: &Value) -> bool {
+    event["call_id"] == outcome["call_id"]
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn on(machine: &Machine) -> Launch {
+    Launch { namespace: Some(machine.namespace.clone()), ..Launch::default() }
+}
+
+fn listen(address: &str) -> [String; 4] {
+    let flag = || "--listen".to_owned();
+    [flag(), format!("/ip4/{address}/udp/0/quic-v1"), flag(), format!("/ip4/{address}/tcp/0")]
+}
+
+fn join(folder: &TempDir, server: &Daemon, name: &str, machine: &Machine, listen: [String; 4], args: &[&str]) -> User {
+    let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, ANYONE, &invite(server));
+    user.spawn(on(machine).args(listen).args(args.iter().copied()));
+    user.wait_ready(READY_TIME_MAX);
+    user
+}
