@@ -57,7 +57,7 @@ impl Kept {
     /// # Errors
     /// Why it doesn't open.
     pub fn open(&self, document: &SealedDocument, device: &DeviceKey, place: (Day, &Topic)) -> Result<Document, DocumentError> {
-        document.open(&self.key, &self.identity, device, place)
+        document.open(&self.key, &self.identity, device, place).map(std::sync::Arc::unwrap_or_clone)
     }
 }
 
