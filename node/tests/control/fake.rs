@@ -138,6 +138,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
             _ => reply.send(Ok(outcome(CallResult::Completed))),
         },
         Command::CallList(reply) => reply.send(Ok(CallList::default())),
+        Command::CallShow { call_id, reply } => reply.send(Err(CallError::UnknownCall { call_id })),
         Command::CallAnswer { call_id, reply, .. }
         | Command::CallDecline { call_id, reply }
         | Command::CallDismiss { call_id, reply }
