@@ -154,9 +154,8 @@ fn a_helper_of_everybody_reads_nothing_and_a_stranger_is_told_nothing() {
     });
     let record = eventually(SEEN_TIME_MAX, "the spy keeps alice's record", || {
         let stored = spy.said::<Store>();
-        let records = stored.iter().filter_map(|(_, store)| UnverifiedRecord::from_bytes(&store.record).ok());
-        let found =
-            records.filter(|record| record.entries.iter().any(|parts| opens_as_renamed(parts.entry(), &kept.key))).next_back();
+        let mut records = stored.iter().filter_map(|(_, store)| UnverifiedRecord::from_bytes(&store.record).ok());
+        let found = records.rfind(|record| record.entries.iter().any(|parts| opens_as_renamed(parts.entry(), &kept.key)));
         found.ok_or_else(|| format!("{} records", stored.len()))
     });
     let answers = a_stranger_asks_for_everything(&network, &forger);

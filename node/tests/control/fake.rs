@@ -6,7 +6,9 @@ use std::time::Duration;
 use halloo::api::ApiListener;
 use halloo::config::ApiAddress;
 use halloo::handle::authority::{AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, Enrolled, EnrolmentPolicy};
-use halloo::handle::calls::{CallError, CallList, CallOutcome, CallPath, CallResult};
+use halloo::handle::calls::{
+    CallEntry, CallError, CallList, CallOutcome, CallPath, CallResult, CallStage, CallStageKind, CallState,
+};
 use halloo::handle::contacts::{
     Audience, AvatarView, ContactBook, ContactCommand, ContactImport, ContactInvite, ContactList, ContactState, ContactView,
     Fingerprint, Privacy, ProfileView,
@@ -138,7 +140,9 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
             _ => reply.send(Ok(outcome(CallResult::Completed))),
         },
         Command::CallList(reply) => reply.send(Ok(CallList::default())),
-        Command::CallShow { call_id, reply } => reply.send(Err(CallError::UnknownCall { call_id })),
+        Command::CallShow { call_id, reply } => {
+            reply.send(if call_id == "gone" { Err(CallError::UnknownCall { call_id }) } else { Ok(call(call_id)) });
+        }
         Command::CallAnswer { call_id, reply, .. }
         | Command::CallDecline { call_id, reply }
         | Command::CallDismiss { call_id, reply }
@@ -260,6 +264,26 @@ fn resolved(user: String) -> Result<Resolved, ResolveError> {
 fn queued(to: &str) -> Result<MessageStatus, MessageError> {
     let id = if to == "nowhere" { "stuck" } else { "m1" };
     Ok(MessageStatus { id: id.to_owned(), state: MessageState::Queued, reason: None, members: Vec::new() })
+}
+
+fn call(call_id: String) -> CallEntry {
+    CallEntry {
+        call_id,
+        users: vec!["bob@example".to_owned()],
+        incoming: false,
+        state: CallState::Ended,
+        video: false,
+        started_at: Timestamp::default(),
+        outcome: Some(outcome(CallResult::Completed)),
+        dismissed: false,
+        stages: vec![CallStage {
+            at_ms: 5,
+            stage: CallStageKind::Ring,
+            peer_id: Some("12D3bob".to_owned()),
+            detail: "it rings".to_owned(),
+        }],
+        media: None,
+    }
 }
 
 fn outcome(outcome: CallResult) -> CallOutcome {
