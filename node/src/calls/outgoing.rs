@@ -131,6 +131,10 @@ impl Outgoing {
     }
 }
 
+fn count_words(devices: usize) -> String {
+    if devices == 1 { "1 device".to_owned() } else { format!("{devices} devices") }
+}
+
 impl EventLoop {
     pub(super) fn begin_dial(&mut self, user: UserId, options: DialOptions, reply: Reply<CallOutcome, CallError>) {
         let now = self.now();
@@ -167,7 +171,7 @@ impl EventLoop {
         if let Ok((record, is_cached)) = &found {
             let devices = record.entries().count();
             let source = if *is_cached { "the cache" } else { "the directory" };
-            self.note_stage(call, CallStageKind::LookUp, None, format!("{devices} devices, from {source}"));
+            self.note_stage(call, CallStageKind::LookUp, None, format!("{}, from {source}", count_words(devices)));
         }
         match found {
             Ok((record, true)) => {
@@ -221,7 +225,7 @@ impl EventLoop {
     pub(crate) fn dial_resolved_again(&mut self, call: CallId, found: Option<&DirectoryRecord>) {
         let devices = found.map_or(0, |record| record.entries().count());
         let detail = if found.is_some() {
-            format!("{devices} devices, from the directory too")
+            format!("{}, from the directory too", count_words(devices))
         } else {
             "nothing newer in the directory".to_owned()
         };

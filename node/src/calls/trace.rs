@@ -21,6 +21,9 @@ const STAGES_MAX: usize = 128;
 /// Longest text of a stage, in bytes.
 const DETAIL_BYTES_MAX: usize = 240;
 
+/// Characters of an id that are enough to mean a call, if only one begins so.
+const ID_CHARS_MIN: usize = 4;
+
 /// Calls of earlier runs that are looked through for one.
 const LOOKED_THROUGH_MAX: usize = 10_000;
 
@@ -70,8 +73,20 @@ impl EventLoop {
     }
 
     pub(crate) fn handle_call_show(&self, call_id: &str, reply: Reply<CallEntry, CallError>) {
-        let found = call_id.parse::<CallId>().ok().and_then(|call| self.find_call(call));
+        let named = call_id.parse::<CallId>().ok().or_else(|| self.call_beginning_with(call_id));
+        let found = named.and_then(|call| self.find_call(call));
         reply.send(found.ok_or_else(|| CallError::UnknownCall { call_id: call_id.chars().take(64).collect() }));
+    }
+
+    /// The only call of the list whose id begins so.
+    fn call_beginning_with(&self, text: &str) -> Option<CallId> {
+        if text.len() < ID_CHARS_MIN {
+            return None;
+        }
+        let calls = self.call_list().calls;
+        let mut found = calls.iter().filter(|entry| entry.call_id.starts_with(text));
+        let first = found.next()?;
+        found.next().is_none().then(|| first.call_id.parse().ok()).flatten()
     }
 
     fn find_call(&self, call: CallId) -> Option<CallEntry> {
