@@ -420,8 +420,10 @@ impl EventLoop {
         } else if let Some(known) = self.peers.connected.get_mut(&peer) {
             known.relayed &= relayed;
         }
+        // Before anything is said: whoever takes the connection begins with the hole punch when our hello has come.
+        let may_punch = relayed && self.is_near_device(&peer, &device) && self.swarm.behaviour_mut().dcutr.open_dialled(&peer);
         let waiting = self.rpc.connected(&peer);
-        if first && dialled && waiting.is_empty() {
+        if (may_punch || first && dialled) && waiting.is_empty() {
             // Nothing to say opens no stream, and without one neither side learns who the other is.
             let hello = self.own_hello();
             self.notify(&Target::connected(peer), &hello);
@@ -516,6 +518,9 @@ impl EventLoop {
         }
         if let Some(chain) = &chain {
             self.take_hello_tombstones(chain, &hello.extensions);
+        }
+        if chain.as_ref().is_some_and(|chain| self.is_near(chain)) {
+            self.let_punch(peer);
         }
         self.exchange_revocations(peer, &hello.revocations);
         self.directory_greeted(peer, chain.as_ref(), descriptor);
