@@ -225,6 +225,8 @@ pub(crate) struct Target {
     pub(crate) peer: PeerId,
     /// Its addresses, direct and through relays; libp2p dials several at once and keeps the first that answers.
     pub(crate) addresses: Vec<Multiaddr>,
+    /// No others that libp2p remembers: they might show the peer where we are.
+    pub(crate) no_others: bool,
 }
 
 impl Target {
@@ -232,12 +234,16 @@ impl Target {
     pub(crate) fn of_descriptor(descriptor: &Descriptor, private: bool) -> Option<Self> {
         let peer = address::peer_id(&descriptor.device)?;
         let addresses = descriptor.addresses.iter().filter_map(address::from_wire);
-        Some(Self { peer, addresses: addresses.filter(|address| address::may_dial(address, private)).collect() })
+        Some(Self {
+            peer,
+            addresses: addresses.filter(|address| address::may_dial(address, private)).collect(),
+            no_others: false,
+        })
     }
 
     /// A peer that is connected already.
     pub(crate) const fn connected(peer: PeerId) -> Self {
-        Self { peer, addresses: Vec::new() }
+        Self { peer, addresses: Vec::new(), no_others: false }
     }
 }
 
@@ -327,11 +333,8 @@ impl EventLoop {
         if peer == *self.swarm.local_peer_id() {
             return;
         }
-        let options = DialOpts::peer_id(peer)
-            .addresses(target.addresses.clone())
-            .extend_addresses_through_behaviour()
-            .condition(PeerCondition::Disconnected)
-            .build();
+        let options = DialOpts::peer_id(peer).addresses(target.addresses.clone()).condition(PeerCondition::Disconnected);
+        let options = if target.no_others { options.build() } else { options.extend_addresses_through_behaviour().build() };
         let connection = options.connection_id();
         match self.swarm.dial(options) {
             Ok(()) => {

@@ -466,14 +466,23 @@ impl EventLoop {
             .collect()
     }
 
+    /// A device as its user doesn't learn where we are: by the connection we have, or through relays that we are connected to anyway. To others
+    /// that a stranger names we would show ourselves.
+    pub(crate) fn hidden_target(&self, peer: PeerId, relays: &[Helper]) -> Target {
+        let streams = &self.swarm.behaviour().streams;
+        let is_at_hand = |helper: &&Helper| address::peer_id(&helper.device).is_some_and(|relay| streams.is_direct(&relay));
+        let relays: Vec<Helper> = relays.iter().filter(is_at_hand).cloned().collect();
+        Target { peer, addresses: self.circuit_addresses(&relays, peer), no_others: true }
+    }
+
     /// A helper that a stranger's record or invite names.
     pub(crate) fn strange_helper_target(&self, helper: &Helper) -> Option<Target> {
-        Some(Target { peer: address::peer_id(&helper.device)?, addresses: self.dialable(&helper.addresses) })
+        Some(Target { peer: address::peer_id(&helper.device)?, addresses: self.dialable(&helper.addresses), no_others: false })
     }
 
     /// A relay, gateway or mailbox that this node's user has chosen, as something to send to.
     pub(crate) fn helper_target(&self, helper: &Helper) -> Option<Target> {
         let peer = address::peer_id(&helper.device)?;
-        Some(Target { peer, addresses: helper.addresses.iter().filter_map(address::from_wire).collect() })
+        Some(Target { peer, addresses: helper.addresses.iter().filter_map(address::from_wire).collect(), no_others: false })
     }
 }
