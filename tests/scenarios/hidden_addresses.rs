@@ -4,7 +4,7 @@
 //! process of this very test, and tells whether anything it was told, and anybody who connected to it, holds alice's addresses. The contact is
 //! the control: the same code finds them.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -282,9 +282,14 @@ fn ask(task: &Value) {
     asker.until("word that it rings", |asker| asker.frames.iter().any(rings));
     // What is said from now on needs another way.
     asker.enter(|swarm| swarm.disconnect_peer_id(alice).expect("there is a connection"));
-    println!("HUNG UP {call}");
+    tell(&format!("HUNG UP {call}"));
     asker.listen_for(2 * LISTEN_TIME);
     let hers: Vec<String> =
         HERS.iter().filter(|ip| asker.knows(**ip)).map(|ip| std::net::Ipv4Addr::from(*ip).to_string()).collect();
-    println!("TOLD {}", json!({"rang": true, "hers": hers, "knows_server": asker.knows([5, 0, 1, 1])}));
+    tell(&format!("TOLD {}", json!({"rang": true, "hers": hers, "knows_server": asker.knows([5, 0, 1, 1])})));
+}
+
+/// Says a line to the first process.
+fn tell(line: &str) {
+    writeln!(std::io::stdout(), "{line}").expect("the first process reads");
 }
