@@ -15,7 +15,6 @@ mod extensions;
 mod files;
 mod groups;
 mod hand_over;
-mod hidden_addresses;
 mod history;
 mod mailboxes;
 mod message_delivery;
