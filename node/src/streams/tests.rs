@@ -218,10 +218,14 @@ async fn close_delivers_what_is_queued_and_is_told_to_both() {
 
 #[tokio::test]
 async fn a_peer_that_vanishes_is_reported_with_what_was_not_sent() {
-    let (mut alice, bob) = pair("/ip4/127.0.0.1/tcp/0").await;
+    let (mut alice, mut bob) = pair("/ip4/127.0.0.1/tcp/0").await;
     let id = bob.id;
-    // Fills the path: bob is not driven, and takes only so much.
+    // One certainly arrives, however slow the machine is.
     let mut next = 0;
+    pump(&mut alice, id, &mut next, 1);
+    let from = alice.id;
+    until(&mut [&mut alice, &mut bob], "the first", |[_, bob]| !bob.frames_from(from).is_empty()).await;
+    // Fills the path: bob is not driven, and takes only so much.
     let mut alone = [&mut alice];
     let alone = until(&mut alone, "never", |[alice]| {
         pump(alice, id, &mut next, u32::MAX);
