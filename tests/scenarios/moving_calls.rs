@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use halloo_tests::audio::{assert_heard, longest_silence, write_tone};
 use halloo_tests::cli::{Invocation, Running};
-use halloo_tests::daemon::{Daemon, Launch};
-use halloo_tests::natlab::{Machine, NatLab};
-use halloo_tests::network::{ANYONE, AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
+use halloo_tests::daemon::Daemon;
+use halloo_tests::natlab::{Machine, NatLab, READY_TIME_MAX};
+use halloo_tests::network::{AUTHORITY, User, infrastructure_roles};
 use halloo_tests::{cli, eventually};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -20,11 +20,9 @@ const BOB_HZ: f64 = 660.0;
 /// How long they talk; the network changes in between.
 const TALK: Duration = Duration::from_secs(10);
 
-/// How long nothing may be heard (issue 6).
+/// How long nothing may be heard.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
-/// Finding out that nobody can dial one takes its time.
-const READY_TIME_MAX: Duration = Duration::from_secs(90);
 const SETTLED_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What a relay has carried by which it is known to carry the call: a second and a half of audio in two directions.
@@ -86,19 +84,21 @@ impl Scene {
         let mut server = Daemon::init(folder.path(), "server", &format!("[authority]\nname = \"{AUTHORITY}\"\n"));
         let roles = infrastructure_roles().collect::<Vec<_>>();
         let roles = roles.chunks_exact(2).filter(|role| role[1] != "relay").flatten().copied();
-        server.start(on(&public).args(listen(&public.address)).args(roles));
+        server.start(public.launch(&public.address).args(roles));
         let relays: Vec<User> = [("ann", 2), ("ben", 3)]
             .map(|(name, host)| {
                 let machine = lab.public_machine(name, host);
-                join(&folder, &server, name, &machine, listen(&machine.address), &["--role", "relay"])
+                let mut user = machine.enrol_at(&machine.address, folder.path(), &server, name, &["--role", "relay"]);
+                user.wait_ready(READY_TIME_MAX);
+                user
             })
             .into();
         let file = |name: &str| text(&folder.path().join(name));
         write_tone(Path::new(&file("alice.wav")), ALICE_HZ, TALK * 3);
         write_tone(Path::new(&file("bob.wav")), BOB_HZ, TALK * 3);
-        let alice = join(&folder, &server, "alice", a, listen("0.0.0.0"), &[]);
+        let alice = a.join(folder.path(), &server, "alice", &[]);
         let answers = ["--answer", "auto", "--play", &file("bob.wav"), "--record", &file("bob-heard.wav")];
-        let bob = join(&folder, &server, "bob", b, listen("0.0.0.0"), &answers);
+        let bob = b.join(folder.path(), &server, "bob", &answers);
         for user in [&alice, &bob] {
             eventually(SETTLED_TIME_MAX, "two media relays are at hand", || {
                 let status = user.api().get("/v1/status")?;
@@ -158,20 +158,4 @@ fn same_call(event: &Value, outcome: &Value) -> bool {
 
 fn text(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn on(machine: &Machine) -> Launch {
-    Launch { namespace: Some(machine.namespace.clone()), ..Launch::default() }
-}
-
-fn listen(address: &str) -> [String; 4] {
-    let flag = || "--listen".to_owned();
-    [flag(), format!("/ip4/{address}/udp/0/quic-v1"), flag(), format!("/ip4/{address}/tcp/0")]
-}
-
-fn join(folder: &TempDir, server: &Daemon, name: &str, machine: &Machine, listen: [String; 4], args: &[&str]) -> User {
-    let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, ANYONE, &invite(server));
-    user.spawn(on(machine).args(listen).args(args.iter().copied()));
-    user.wait_ready(READY_TIME_MAX);
-    user
 }

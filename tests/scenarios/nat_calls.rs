@@ -1,15 +1,14 @@
-//! Goal: people whom NATs keep apart talk, and the relay's owner sees it (what pairs of networks there are: `nat_table`). Method: the small internet of `natlab`; each end plays a tone, and each recording must hold the
-//! other's. Behind routers that keep ports a path is punched; behind those that don't, media goes through a relay that a third user's node
-//! lends, whose owner sees how much. Where no relay reaches both ends, it goes through two.
+//! Goal: people whom NATs keep apart talk, and the relay's owner sees it (what pairs of networks there are: `nat_table`). Method: the small internet
+//! of `natlab`; each end plays a tone, and each recording must hold the other's. Where no path can be punched, media goes through a relay that a
+//! third user's node lends, whose owner sees how much. Where no relay reaches both ends, it goes through two.
 
 use std::path::Path;
 use std::time::Duration;
 
 use halloo_tests::audio::{assert_heard, write_tone};
 use halloo_tests::cli::Invocation;
-use halloo_tests::daemon::{Daemon, Launch};
-use halloo_tests::natlab::{Machine, NatLab};
-use halloo_tests::network::{ANYONE, AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
+use halloo_tests::daemon::Daemon;
+use halloo_tests::natlab::{Machine, NatLab, READY_TIME_MAX};
 use halloo_tests::{cli, eventually};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -21,8 +20,6 @@ const BOB_HZ: f64 = 660.0;
 const TALK: Duration = Duration::from_secs(4);
 const HEARD_MIN: Duration = Duration::from_secs(2);
 
-/// Finding out that nobody can dial one takes its time.
-const READY_TIME_MAX: Duration = Duration::from_secs(90);
 const SETTLED_TIME_MAX: Duration = Duration::from_secs(60);
 
 struct Talk {
@@ -65,10 +62,9 @@ fn where_no_relay_reaches_both_ends_media_goes_through_two() {
         lab.cut_off(home, &format!("ip daddr {} tcp dport 3478", public.address));
     }
     let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
-    let server = serve(&folder, &public);
+    let server = public.serve(folder.path(), "");
     let relay = |name: &str, machine: &Machine| {
-        let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, ANYONE, &invite(&server));
-        user.spawn(on(machine).args(listen(&machine.address)).args(["--role", "relay"]));
+        let mut user = machine.enrol_at(&machine.address, folder.path(), &server, name, &["--role", "relay"]);
         user.wait_ready(READY_TIME_MAX);
         user
     };
@@ -88,16 +84,10 @@ fn where_no_relay_reaches_both_ends_media_goes_through_two() {
 fn talk(lab: &mut NatLab, a: &Machine, b: &Machine, flags: &[&str]) -> Talk {
     let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
     let public = lab.public_machine("srv", 1);
-    let server = serve(&folder, &public);
+    let server = public.serve(folder.path(), "");
     let outcome = talk_over(&folder, &server, (a, &server), (b, &server), flags);
     let relay = cli(server.home(), ["relay"]).ok();
     Talk { outcome, relay }
-}
-
-fn serve(folder: &TempDir, public: &Machine) -> Daemon {
-    let mut server = Daemon::init(folder.path(), "server", &format!("[authority]\nname = \"{AUTHORITY}\"\n"));
-    server.start(on(public).args(listen(&public.address)).args(infrastructure_roles()));
-    server
 }
 
 /// Alice and bob, each with a machine and a relay that has to be at hand, talk and hear each other.
@@ -113,9 +103,9 @@ fn talk_over(
     let (alice_heard, bob_heard) = (file("alice-heard.wav"), file("bob-heard.wav"));
     write_tone(&alice_tone, ALICE_HZ, TALK * 3);
     write_tone(&bob_tone, BOB_HZ, TALK * 3);
-    let alice = join(folder, server, "alice", a, &[]);
-    let answers = ["--answer", "auto", "--play", &text(&bob_tone), "--record", &text(&bob_heard)].map(str::to_owned);
-    let bob = join(folder, server, "bob", b, &answers);
+    let alice = a.join(folder.path(), server, "alice", &[]);
+    let answers = ["--answer", "auto", "--play", &text(&bob_tone), "--record", &text(&bob_heard)];
+    let bob = b.join(folder.path(), server, "bob", &answers);
     for (user, relay) in [(&alice, a_relay), (&bob, b_relay)] {
         eventually(SETTLED_TIME_MAX, "a media relay is at hand", || {
             let status = user.api().get("/v1/status")?;
@@ -137,20 +127,4 @@ fn talk_over(
 
 fn text(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn on(machine: &Machine) -> Launch {
-    Launch { namespace: Some(machine.namespace.clone()), ..Launch::default() }
-}
-
-fn listen(address: &str) -> [String; 4] {
-    let flag = || "--listen".to_owned();
-    [flag(), format!("/ip4/{address}/udp/0/quic-v1"), flag(), format!("/ip4/{address}/tcp/0")]
-}
-
-fn join(folder: &TempDir, server: &Daemon, name: &str, machine: &Machine, args: &[String]) -> User {
-    let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, ANYONE, &invite(server));
-    user.spawn(on(machine).args(listen("0.0.0.0")).args(args.iter().cloned()));
-    user.wait_ready(READY_TIME_MAX);
-    user
 }

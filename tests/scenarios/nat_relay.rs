@@ -6,13 +6,11 @@ use std::time::Duration;
 
 use halloo_tests::daemon::{Daemon, Launch};
 use halloo_tests::natlab::{Machine, NatLab};
-use halloo_tests::network::{ANYONE, AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
+use halloo_tests::network::User;
 use halloo_tests::{cli, eventually};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// A node finds out that nobody can dial it, and gets a reservation, before its record is of use.
-const READY_TIME_MAX: Duration = Duration::from_secs(90);
 const SETTLED_TIME_MAX: Duration = Duration::from_secs(60);
 
 #[test]
@@ -20,12 +18,11 @@ fn two_behind_nat_message_each_other_through_a_third() {
     let mut lab = NatLab::new();
     let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
     let public = lab.public_machine("srv", 1);
-    let mut server = Daemon::init(folder.path(), "server", &format!("[authority]\nname = \"{AUTHORITY}\"\n"));
-    server.start(on(&public).args(listen(&public.address)).args(infrastructure_roles()));
+    let server = public.serve(folder.path(), "");
     let (home_a, home_b) = (lab.home_machine("a", 11), lab.home_machine("b", 12));
 
-    let mut alice = join(&folder, &server, "alice", &home_a);
-    let mut bob = join(&folder, &server, "bob", &home_b);
+    let mut alice = home_a.join(folder.path(), &server, "alice", &[]);
+    let mut bob = home_b.join(folder.path(), &server, "bob", &[]);
     for user in [&alice, &bob] {
         eventually(SETTLED_TIME_MAX, "a relay holds a reservation", || {
             let status = user.api().get("/v1/status")?;
@@ -57,12 +54,10 @@ fn a_file_goes_through_a_relay_also_if_it_is_larger_than_a_circuit_carries() {
     let mut lab = NatLab::new();
     let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
     let public = lab.public_machine("srv", 1);
-    let config = format!("[authority]\nname = \"{AUTHORITY}\"\n[relay]\ncircuit_bytes_max = 2_000_000\n");
-    let mut server = Daemon::init(folder.path(), "server", &config);
-    server.start(on(&public).args(listen(&public.address)).args(infrastructure_roles()));
+    let server = public.serve(folder.path(), "[relay]\ncircuit_bytes_max = 2_000_000\n");
     let (home_a, home_b) = (lab.symmetric_machine("a", 11), lab.symmetric_machine("b", 12));
-    let mut alice = join(&folder, &server, "alice", &home_a);
-    let bob = join(&folder, &server, "bob", &home_b);
+    let mut alice = home_a.join(folder.path(), &server, "alice", &[]);
+    let bob = home_b.join(folder.path(), &server, "bob", &[]);
     let source = folder.path().join("large.bin");
     let mut content = vec![0; BYTES];
     StdRng::seed_from_u64(1).fill_bytes(&mut content);
@@ -81,26 +76,9 @@ fn a_file_goes_through_a_relay_also_if_it_is_larger_than_a_circuit_carries() {
     assert_eq!(code, 0);
 }
 
-fn on(machine: &Machine) -> Launch {
-    Launch { namespace: Some(machine.namespace.clone()), ..Launch::default() }
-}
-
-fn listen(address: &str) -> [String; 4] {
-    let flag = || "--listen".to_owned();
-    [flag(), format!("/ip4/{address}/udp/0/quic-v1"), flag(), format!("/ip4/{address}/tcp/0")]
-}
-
 fn bob_again(machine: &Machine, server: &Daemon) -> Launch {
     let bootstrap = server.addresses().into_iter().next().expect("the server listens");
-    on(machine).args(listen("0.0.0.0")).args(["--bootstrap", &bootstrap])
-}
-
-fn join(folder: &tempfile::TempDir, server: &Daemon, name: &str, machine: &Machine) -> User {
-    let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, ANYONE, &invite(server));
-    // Nothing but the invite shows the way.
-    user.spawn(on(machine).args(listen("0.0.0.0")));
-    user.wait_ready(READY_TIME_MAX);
-    user
+    machine.launch("0.0.0.0").args(["--bootstrap", &bootstrap])
 }
 
 /// A stranger who knows the name learns the relay, and not where its owner is.

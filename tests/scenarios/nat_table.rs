@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use halloo_tests::audio::{assert_heard, write_tone};
 use halloo_tests::cli::Invocation;
-use halloo_tests::daemon::{Daemon, Launch};
+use halloo_tests::daemon::Daemon;
 use halloo_tests::eventually;
-use halloo_tests::natlab::{Machine, NatLab};
-use halloo_tests::network::{ANYONE, AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
+use halloo_tests::natlab::{Machine, NatLab, READY_TIME_MAX};
+use halloo_tests::network::User;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -23,8 +23,6 @@ const CALLEE_HZ: f64 = 660.0;
 const TALK: Duration = Duration::from_secs(3);
 const HEARD_MIN: Duration = Duration::from_millis(1_500);
 
-/// Finding out that nobody can dial one takes its time.
-const READY_TIME_MAX: Duration = Duration::from_secs(90);
 const SETTLED_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// What stands between a machine and the internet.
@@ -118,8 +116,7 @@ impl Table {
         let mut lab = NatLab::new();
         let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
         let public = lab.public_machine("srv", 1);
-        let mut server = Daemon::init(folder.path(), "server", &format!("[authority]\nname = \"{AUTHORITY}\"\n"));
-        server.start(on(&public).args(listen(&public.address)).args(infrastructure_roles()));
+        let server = public.serve(folder.path(), "");
         let mut table = Self {
             callers: BTreeMap::new(),
             callees: BTreeMap::new(),
@@ -158,10 +155,8 @@ impl Table {
     fn join(&mut self, nat: Nat, side: &str, host: u8, args: &[&str]) -> User {
         let machine = nat.machine(&mut self._lab, &format!("{side}{host}"), host);
         let name = format!("{side}-{}", nat.name());
-        let mut user = enrol_user_in(Some(&machine.namespace), self.folder.path(), &name, ANYONE, &invite(&self._server));
         let address = if nat == Open { machine.address.as_str() } else { "0.0.0.0" };
-        user.spawn(on(&machine).args(listen(address)).args(args.iter().copied()));
-        user
+        machine.enrol_at(address, self.folder.path(), &self._server, &name, args)
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -201,15 +196,6 @@ impl Table {
 
 fn text(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn on(machine: &Machine) -> Launch {
-    Launch { namespace: Some(machine.namespace.clone()), ..Launch::default() }
-}
-
-fn listen(address: &str) -> [String; 4] {
-    let flag = || "--listen".to_owned();
-    [flag(), format!("/ip4/{address}/udp/0/quic-v1"), flag(), format!("/ip4/{address}/tcp/0")]
 }
 
 #[test]

@@ -74,9 +74,7 @@ impl Halves {
 }
 
 fn on(machine: &Machine) -> Launch {
-    let listen = [format!("/ip4/{}/udp/0/quic-v1", machine.address), format!("/ip4/{}/tcp/0", machine.address)];
-    let launch = Launch { namespace: Some(machine.namespace.clone()), ..Launch::default() }.arg("--lab");
-    listen.iter().fold(launch, |launch, address| launch.arg("--listen").arg(address))
+    machine.launch(&machine.address).arg("--lab")
 }
 
 fn run<const N: usize>(user: &User, arguments: [&str; N]) -> Value {

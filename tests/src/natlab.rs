@@ -13,8 +13,16 @@
 //! addresses are taken from 5.0.0.0/16, so that nodes don't need `--lab`, a /24 for each machine; nothing leaves the namespaces.
 //! Names carry the process id, and namespaces go away on drop, also when the test panics.
 
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::daemon::{Daemon, Launch};
+use crate::network::{ANYONE, AUTHORITY, User, enrol_user_in, infrastructure_roles, invite};
+
+/// How long a user who joins may take: finding out that nobody can dial one takes its time.
+pub const READY_TIME_MAX: Duration = Duration::from_secs(90);
 
 /// Tells labs of one process apart.
 static LABS: AtomicU32 = AtomicU32::new(0);
@@ -36,6 +44,50 @@ pub struct Machine {
     pub namespace: String,
     /// Its own address; private behind a NAT.
     pub address: String,
+}
+
+impl Machine {
+    /// How a daemon is started on this machine, listening at `address` by QUIC and TCP.
+    #[must_use]
+    pub fn launch(&self, address: &str) -> Launch {
+        let launch = Launch { namespace: Some(self.namespace.clone()), ..Launch::default() };
+        launch.args(["--listen", &format!("/ip4/{address}/udp/0/quic-v1"), "--listen", &format!("/ip4/{address}/tcp/0")])
+    }
+
+    /// Starts an authority with every role of infrastructure on this machine, which must be public. `config` is added to its own.
+    #[track_caller]
+    #[must_use]
+    pub fn serve(&self, folder: &Path, config: &str) -> Daemon {
+        let mut server = Daemon::init(folder, "server", &format!("[authority]\nname = \"{AUTHORITY}\"\n{config}"));
+        server.start(self.launch(&self.address).args(infrastructure_roles()));
+        server
+    }
+
+    /// Enrols a user of whom anybody may want something, and starts their daemon on this machine, at all its addresses, with nothing but the
+    /// invite to show the way. It isn't ready yet.
+    #[track_caller]
+    #[must_use]
+    pub fn enrol(&self, folder: &Path, server: &Daemon, name: &str, args: &[&str]) -> User {
+        self.enrol_at("0.0.0.0", folder, server, name, args)
+    }
+
+    /// The same with a daemon that listens at one address.
+    #[track_caller]
+    #[must_use]
+    pub fn enrol_at(&self, address: &str, folder: &Path, server: &Daemon, name: &str, args: &[&str]) -> User {
+        let mut user = enrol_user_in(Some(&self.namespace), folder, name, ANYONE, &invite(server));
+        user.spawn(self.launch(address).args(args.iter().copied()));
+        user
+    }
+
+    /// [`Machine::enrol`], and waits until the daemon is ready.
+    #[track_caller]
+    #[must_use]
+    pub fn join(&self, folder: &Path, server: &Daemon, name: &str, args: &[&str]) -> User {
+        let mut user = self.enrol(folder, server, name, args);
+        user.wait_ready(READY_TIME_MAX);
+        user
+    }
 }
 
 impl NatLab {

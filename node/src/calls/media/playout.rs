@@ -273,7 +273,7 @@ const CLASS_SAMPLES: i64 = SAMPLE_RATE as i64 / 200;
 const CLASSES: usize = (TARGET_MAX / CLASS_SAMPLES) as usize;
 /// What remains of a packet's weight with each further one: half after 7 s of 20 ms packets.
 const KEPT_WEIGHT: f32 = 0.998;
-/// Share of the packets that may come too late: half of what issue 6 allows, as the path changes while it is measured.
+/// Share of the packets that may come too late: half of the one percent beyond the loss that is aimed at, as the path changes while it is measured.
 const TOO_LATE_SHARE: f32 = 0.004;
 /// How long the fastest packet counts, at least; twice as long at most.
 const FASTEST_FOR: Duration = Duration::from_secs(5);

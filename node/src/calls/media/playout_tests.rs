@@ -145,7 +145,7 @@ fn minutes(minutes: u64, jitter_ms: u64, loss_percent: u64, drift_ppm: i64) -> R
     run
 }
 
-/// "5% loss and 30 ms jitter: frames concealed at most loss and 1%, no growth of delay over 10 minutes" (issue 6). 30 ms jitter is read as 30 ms
+/// "5% loss and 30 ms jitter: frames concealed at most loss and 1%, no growth of delay over 10 minutes". 30 ms jitter is read as 30 ms
 /// to either side of the mean.
 #[test]
 fn loss_and_jitter_conceal_little_more_than_is_lost_and_delay_does_not_grow() {
@@ -161,7 +161,7 @@ fn loss_and_jitter_conceal_little_more_than_is_lost_and_delay_does_not_grow() {
     }
 }
 
-/// A frame of 20 ms, Opus's own 6.5 ms and what the buffer adds: at most 60 ms on a clean path (issue 6).
+/// A frame of 20 ms, Opus's own 6.5 ms and what the buffer adds: at most 60 ms on a clean path.
 #[test]
 fn a_clean_path_adds_little() {
     for drift_ppm in [0, 100, -100] {
