@@ -449,6 +449,38 @@ impl Presence {
         self.look_again(now);
     }
 
+    /// For simulations with tacit links: says what time it is, before any input. See [`Presence::begin_tacit`].
+    pub fn set_clock(&mut self, now: Now) {
+        self.gossip.set_clock(now.instant);
+    }
+
+    /// For simulations with tacit links: plans heartbeats that take something along, after any input.
+    pub fn plan_beats(&mut self) {
+        self.gossip.plan_beats();
+    }
+
+    /// For simulations, whose driver knows both ends of a connection: empty heartbeats to this neighbour are counted from now on, and not sent; nor are
+    /// its own waited for. The same begins at the other end at once. While there are such links, [`Presence::set_clock`] is called before every input,
+    /// and [`Presence::plan_beats`] after it.
+    pub fn begin_tacit(&mut self, device: &DeviceKey) {
+        self.gossip.begin_tacit(device);
+    }
+
+    /// For simulations: ends [`Presence::begin_tacit`], because the other end is gone. `heard_at`: when its last heartbeat came.
+    pub fn end_tacit(&mut self, device: &DeviceKey, heard_at: Option<Instant>) {
+        self.gossip.end_tacit(device, heard_at);
+    }
+
+    /// For simulations: when the last frame or uncounted heartbeat left for a neighbour.
+    pub fn last_beat(&mut self, device: &DeviceKey) -> Option<Instant> {
+        self.gossip.last_beat(device)
+    }
+
+    /// For simulations: brings [`Counters::heartbeats`] up to the time of [`Presence::set_clock`].
+    pub fn count_beats(&mut self) {
+        self.gossip.count_beats();
+    }
+
     /// What is to be done, in order.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()

@@ -26,6 +26,7 @@
 mod hint;
 mod link;
 mod receive;
+mod tacit;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -46,6 +47,7 @@ use crate::time::{Now, UnixTime};
 use crate::wire::{Body, Signed};
 use hint::{HeldHint, Testimony};
 use link::Link;
+use tacit::Tacit;
 
 /// Two digests of a topic go to a neighbour within this, if it wants them soon.
 const COMPANY: Duration = Duration::from_millis(500);
@@ -387,6 +389,7 @@ pub(super) struct Gossip {
     outputs: VecDeque<Output>,
     counters: Counters,
     memo: Option<Arc<Memo>>,
+    tacit: Tacit,
     /// No document ends before.
     next_end: UnixTime,
     swept_at: Instant,
@@ -415,6 +418,7 @@ impl Gossip {
             outputs: VecDeque::new(),
             counters: Counters::default(),
             memo: None,
+            tacit: Tacit::new(now),
             next_end: UnixTime(u64::MAX),
             swept_at: now,
         };
@@ -621,7 +625,11 @@ impl Gossip {
 
     /// The same for links.
     fn link(&mut self, id: LinkId) -> &mut Link {
-        self.links.get_mut(id.0 as usize).and_then(Option::as_mut).expect("ids are of links that exist")
+        let link = self.links.get_mut(id.0 as usize).and_then(Option::as_mut).expect("ids are of links that exist");
+        if link.is_tacit {
+            self.counters.heartbeats += self.tacit.touch(id, link, self.config.heartbeat);
+        }
+        link
     }
 
     fn has_topic(&self, id: TopicId) -> bool {

@@ -97,7 +97,13 @@ pub(super) struct Link {
     /// Topics of which the owner brought a document older than what is held here.
     pub(super) rebuttals: BTreeSet<TopicId>,
 
-    sent_at: Instant,
+    pub(super) sent_at: Instant,
+    /// Bare heartbeats of both ends are arithmetic: see [`Tacit`](super::tacit::Tacit).
+    pub(super) is_tacit: bool,
+    /// Of a tacit link: a heartbeat is planned as of others.
+    pub(super) is_beating: bool,
+    /// Of a tacit link: it was looked at since heartbeats were planned.
+    pub(super) is_touched: bool,
     /// The neighbour has just asked for what it lacks: it isn't kept waiting.
     hurried_until: Option<Instant>,
     pub(super) heard_at: Instant,
@@ -133,6 +139,9 @@ impl Link {
             hints: BTreeSet::new(),
             rebuttals: BTreeSet::new(),
             sent_at: now,
+            is_tacit: false,
+            is_beating: false,
+            is_touched: false,
             // What a new neighbour is to know first.
             hurried_until: Some(now + HURRY),
             heard_at: now,
@@ -214,6 +223,18 @@ impl Link {
             self.hints.retain(|(topic, _)| *topic != id);
         }
         self.brought.remove(&id);
+    }
+
+    /// Whether the next heartbeat wouldn't be empty, or would change what waits.
+    pub(super) fn has_riders(&self) -> bool {
+        !(self.names.is_empty()
+            && self.drops.is_empty()
+            && self.wants.is_empty()
+            && self.documents.is_empty()
+            && self.rebuttals.is_empty()
+            && self.appointments.is_empty()
+            && self.digests.is_empty()
+            && self.hints.is_empty())
     }
 
     fn is_waiting(&self) -> bool {
@@ -375,7 +396,7 @@ impl Gossip {
         }
         let (heartbeat, silence) = (self.config.heartbeat, self.config.silence);
         let link = self.link(id);
-        if now.instant >= link.heard_at + silence {
+        if !link.is_tacit && now.instant >= link.heard_at + silence {
             let device = link.peer.device;
             self.unlink(id, now, true);
             self.outputs.push_back(Output::Silent(device));
@@ -385,6 +406,10 @@ impl Gossip {
             self.flush(id, now, true);
         }
         let link = self.link(id);
+        if link.is_tacit {
+            link.is_beating = false;
+            return;
+        }
         let next = (link.sent_at + heartbeat).min(link.heard_at + silence);
         self.arm(Timer::Beat(id), next);
     }
@@ -537,7 +562,11 @@ impl Gossip {
     }
 
     fn flush_hints(&mut self, id: LinkId, parts: &mut Vec<Part>) {
-        let waiting = take_some(&mut self.link(id).hints, HINTS_PER_FRAME_MAX);
+        let link = self.link(id);
+        // A hint about a document that isn't there yet is dropped by its reader: it waits for the document, and comes behind it.
+        let ready = link.hints.iter().filter(|(topic, _)| !link.documents.contains(topic));
+        let waiting: Vec<_> = ready.take(HINTS_PER_FRAME_MAX).copied().collect();
+        link.hints.retain(|hint| !waiting.contains(hint));
         let list: Vec<_> = waiting.into_iter().filter_map(|(topic, number)| self.passed_hint(topic, number, id)).collect();
         if !list.is_empty() {
             parts.push(Part::Hints(list));
