@@ -118,7 +118,10 @@ fn tell(progress: &Progress) {
     let pages = std::fs::read_to_string("/proc/self/statm").ok();
     let resident = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0) * 4 / 1_024;
     let (minutes, messages, steps) = (progress.elapsed.as_secs() / 60, progress.messages, progress.steps);
-    eprintln!("{}: {minutes} min, {messages} messages, {steps} events, {resident} MiB", progress.phase);
+    let seen = progress.seen.map_or_else(String::new, |seen| {
+        format!(", wrong {} ({} there) of {} looks, {} changes", seen.wrong, seen.wrong_there, seen.looks, seen.changes)
+    });
+    eprintln!("{}: {minutes} min, {messages} messages, {steps} events, {resident} MiB{seen}", progress.phase);
 }
 
 #[allow(clippy::print_stdout, reason = "the table is what the program is for")]

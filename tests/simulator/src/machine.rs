@@ -101,7 +101,7 @@ pub trait Machine: Sized {
         false
     }
 
-    /// When the last bare message to a peer would have left.
+    /// When the last bare message left for a peer that wasn't sent.
     fn last_bare(&mut self, _world: &Self::World, _now: Now, _peer: NodeId) -> Option<Instant> {
         None
     }

@@ -87,6 +87,8 @@ struct Link {
     one_way: u32,
     is_kept: bool,
     is_inbound: bool,
+    /// When idleness was to be looked at while an end kept it: looked at again, in the same rhythm, when none does.
+    parked_at: Option<u64>,
     /// Neither end had a connection to the other before.
     is_fresh: bool,
     is_tacit: bool,
@@ -427,15 +429,14 @@ impl<M: Machine> Network<M> {
         match delivery {
             Delivery::Message { to, from, message } => {
                 let now = self.nanos;
+                let Some(link) = self.slots[to.index()].links.get_mut(&from) else { return };
                 // Nobody hears from a peer before the handshake is done on this side.
-                let ready_at = self.slots[to.index()].links.get(&from).map_or(0, |link| link.ready_at);
+                let ready_at = link.ready_at;
                 if now < ready_at {
                     return self.push_at(ready_at, Delivery::Message { to, from, message });
                 }
-                if let Some(link) = self.slots[to.index()].links.get_mut(&from) {
-                    link.used_at = now;
-                    self.handle(to, Input::Message { from, message });
-                }
+                link.used_at = now;
+                self.handle(to, Input::Message { from, message });
             }
             Delivery::Connected { at, with, is_dialler, rtt } => {
                 if self.slots[at.index()].links.contains_key(&with) {
@@ -477,13 +478,28 @@ impl<M: Machine> Network<M> {
         let idle = nanos(self.settings.idle);
         let closes_at = one.used_at.max(other.used_at) + idle;
         if one.is_kept || other.is_kept {
-            self.push_at(self.nanos + idle, Delivery::IdleCheck { a, b, opened_at });
+            for (at, with) in [(a, b), (b, a)] {
+                if let Some(link) = self.slots[at.index()].links.get_mut(&with) {
+                    link.parked_at = Some(self.nanos);
+                }
+            }
         } else if closes_at > self.nanos {
             self.push_at(closes_at, Delivery::IdleCheck { a, b, opened_at });
         } else {
             self.disconnect(a, b, Closed::Idle);
             self.disconnect(b, a, Closed::Idle);
         }
+    }
+
+    fn resume_idle_check(&mut self, a: NodeId, b: NodeId, parked_at: u64, opened_at: u64) {
+        for (at, with) in [(a, b), (b, a)] {
+            if let Some(link) = self.slots[at.index()].links.get_mut(&with).filter(|link| link.opened_at == opened_at) {
+                link.parked_at = None;
+            }
+        }
+        let idle = nanos(self.settings.idle).max(1);
+        let rounds = (self.nanos - parked_at) / idle + 1;
+        self.push_at(parked_at + rounds * idle, Delivery::IdleCheck { a, b, opened_at });
     }
 
     fn unlink(&mut self, at: NodeId, with: NodeId) -> bool {
@@ -577,8 +593,12 @@ impl<M: Machine> Network<M> {
                     }
                 }
                 Command::Keep(peer, is_kept) => {
-                    if let Some(link) = self.slots[node.index()].links.get_mut(&peer) {
+                    let parked_at = self.slots[node.index()].links.get_mut(&peer).and_then(|link| {
                         link.is_kept = is_kept;
+                        link.parked_at.filter(|_| !is_kept).map(|parked_at| (parked_at, link.opened_at))
+                    });
+                    if let Some((parked_at, opened_at)) = parked_at {
+                        self.resume_idle_check(node, peer, parked_at, opened_at);
                     }
                 }
             }
@@ -619,7 +639,8 @@ impl<M: Machine> Network<M> {
         self.slots[from.index()].bytes += bytes;
         self.slots[to.index()].bytes += ack;
         let now = self.nanos;
-        let Some(one_way) = self.slots[from.index()].links.get(&to).map(|link| Duration::from_nanos(u64::from(link.one_way))) else {
+        let Some(one_way) = self.slots[from.index()].links.get(&to).map(|link| Duration::from_nanos(u64::from(link.one_way)))
+        else {
             return;
         };
         let mut takes = if self.settings.has_own_jitter {
@@ -631,11 +652,27 @@ impl<M: Machine> Network<M> {
             // Noticed after about a round trip and a half, and sent again.
             takes += (one_way * 3).max(Duration::from_millis(50));
         }
+        self.follow_bare(from, to, one_way);
         let Some(link) = self.slots[from.index()].links.get_mut(&to) else { return };
         link.used_at = now;
         let arrival = (now.max(link.ready_at) + nanos(takes)).max(link.last_arrival + 1);
         link.last_arrival = arrival;
         self.push_at(arrival, Delivery::Message { to, from, message });
+    }
+
+    /// Messages stay behind bare ones that weren't sent, as behind others.
+    fn follow_bare(&mut self, from: NodeId, to: NodeId, one_way: Duration) {
+        let now = self.now();
+        let slot = &mut self.slots[from.index()];
+        if !slot.links.get(&to).is_some_and(|link| link.is_tacit) {
+            return;
+        }
+        let Some(left) = slot.machine.last_bare(&self.world, now, to) else { return };
+        let arrival = left + self.own_jitter(from, to, left, one_way);
+        let arrival = nanos(arrival.saturating_duration_since(self.base));
+        if let Some(link) = self.slots[from.index()].links.get_mut(&to) {
+            link.last_arrival = link.last_arrival.max(arrival);
+        }
     }
 
     /// Opens a connection unless one is open. False if there is none and won't be soon.
@@ -670,6 +707,7 @@ impl<M: Machine> Network<M> {
             one_way: u32::try_from(one_way.as_nanos()).unwrap_or(u32::MAX),
             is_kept: false,
             is_inbound: false,
+            parked_at: None,
             is_fresh: !self.slots[to.index()].links.contains_key(&from),
             is_tacit: false,
         };

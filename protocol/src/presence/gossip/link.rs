@@ -102,6 +102,8 @@ pub(super) struct Link {
     pub(super) is_tacit: bool,
     /// Of a tacit link: a heartbeat is planned as of others.
     pub(super) is_beating: bool,
+    /// When the last heartbeat left that was counted and not sent.
+    pub(super) beaten_at: Option<Instant>,
     /// Of a tacit link: it was looked at since heartbeats were planned.
     pub(super) is_touched: bool,
     /// The neighbour has just asked for what it lacks: it isn't kept waiting.
@@ -141,6 +143,7 @@ impl Link {
             sent_at: now,
             is_tacit: false,
             is_beating: false,
+            beaten_at: None,
             is_touched: false,
             // What a new neighbour is to know first.
             hurried_until: Some(now + HURRY),

@@ -40,6 +40,7 @@ impl Tacit {
             let passed = self.clock.saturating_duration_since(link.sent_at).as_nanos() / heartbeat.as_nanos().max(1);
             let passed = u32::try_from(passed).unwrap_or(u32::MAX);
             link.sent_at += heartbeat * passed;
+            link.beaten_at = Some(link.sent_at);
             beats = u64::from(passed);
         }
         beats
@@ -85,10 +86,10 @@ impl Gossip {
         self.arm(Timer::Beat(id), next);
     }
 
-    /// When the last heartbeat or frame left on a link.
+    /// When the last heartbeat left that was counted and not sent.
     pub(in crate::presence) fn last_beat(&mut self, device: &DeviceKey) -> Option<Instant> {
         let id = self.link_ids.get(device).copied()?;
-        Some(self.link(id).sent_at)
+        self.link(id).beaten_at
     }
 
     /// Counts the heartbeats of all tacit links up to now.

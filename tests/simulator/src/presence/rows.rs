@@ -166,7 +166,7 @@ pub fn steady(town: &mut Town, every: Duration, time: Duration, rest: Duration) 
             meter.collect(town);
             meter.say(town, node);
         }
-        town.tell("updates", TELL_EVERY);
+        town.tell("updates", TELL_EVERY, None);
     }
     town.network.run_until(start + time + rest);
     meter.end(town)
@@ -320,7 +320,7 @@ pub struct Churn {
 }
 
 /// What viewers saw while people came and went.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Churned {
     /// Pairs of viewer and contact looked at, each look counted.
     pub looks: u64,
@@ -372,7 +372,7 @@ pub fn churn(plan: TownPlan, churn: Churn, time: Duration) -> Churned {
         {
             due.remove(&(at, person));
             town.network.run_until(at);
-            town.tell("coming and going", TELL_EVERY * 10);
+            town.tell("coming and going", TELL_EVERY * 10, Some(result));
             let node = node(person);
             views.collect(&mut town);
             let stays = if town.network.state(node) == State::Up {

@@ -19,6 +19,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::graph::Graph;
+use super::rows::Churned;
 use crate::{Closed, Input, Kind, Latency, Machine, Network, NodeId, Outbox, START, Settings, State as NodeState};
 
 /// Frames written for presence.
@@ -28,7 +29,7 @@ pub const MESSAGE: Kind = Kind(0x4070);
 pub const HEARTBEAT: Kind = Kind(0);
 
 /// Heartbeats that take something along.
-pub const RIDDEN_HEARTBEAT: Kind = Kind(1);
+pub(super) const RIDDEN_HEARTBEAT: Kind = Kind(1);
 
 /// How often a run of minutes tells how far it is, in virtual time.
 pub(super) const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -239,6 +240,8 @@ pub struct Progress {
     pub messages: u64,
     /// Events handled so far.
     pub steps: u64,
+    /// What has been seen so far, while people come and go.
+    pub seen: Option<Churned>,
 }
 
 impl TownPlan {
@@ -358,7 +361,15 @@ impl Town {
             let node = Self::machine(&network, &plan, number, keeps, &mut rng);
             network.add(node, false);
         }
-        Self { network, graph: plan.graph.clone(), said: vec![0; people], plan, rng, told_at: Duration::ZERO, retired: Counters::default() }
+        Self {
+            network,
+            graph: plan.graph.clone(),
+            said: vec![0; people],
+            plan,
+            rng,
+            told_at: Duration::ZERO,
+            retired: Counters::default(),
+        }
     }
 
     fn machine(
@@ -408,18 +419,18 @@ impl Town {
             self.network.run_until(begin + over.mul_f64(number as f64 / nodes.len() as f64));
             self.network.start(*node);
             self.say(*node);
-            self.tell("starting", TELL_EVERY);
+            self.tell("starting", TELL_EVERY, None);
         }
         self.network.run_until(begin + over);
     }
 
     /// Tells how far it is, if `every` has passed since it was told last.
-    pub(super) fn tell(&mut self, phase: &'static str, every: Duration) {
+    pub(super) fn tell(&mut self, phase: &'static str, every: Duration, seen: Option<Churned>) {
         let elapsed = self.network.elapsed();
         let Some(tell) = self.plan.tell.filter(|_| elapsed >= self.told_at + every) else { return };
         self.told_at = elapsed;
         let messages = self.network.traffic().messages(MESSAGE);
-        tell(&Progress { phase, elapsed, messages, steps: self.network.steps() });
+        tell(&Progress { phase, elapsed, messages, steps: self.network.steps(), seen });
     }
 
     /// Ends a device's process, with a goodbye or without.
