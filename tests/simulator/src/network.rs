@@ -156,7 +156,7 @@ impl<M: Machine> Network<M> {
             rng: ChaCha8Rng::seed_from_u64(seed),
             traffic: Traffic::default(),
             events: VecDeque::new(),
-            digest: [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344],
+            digest: [0; 2],
             steps: 0,
             seed,
         }
@@ -335,7 +335,7 @@ impl<M: Machine> Network<M> {
         slot.bytes + open.sum::<u64>()
     }
 
-    /// Names the run so far: equal for equal seeds and inputs.
+    /// Names the run so far, by what was sent when: equal for equal seeds and inputs.
     #[must_use]
     pub const fn digest(&self) -> [u64; 2] {
         self.digest
@@ -620,10 +620,15 @@ impl<M: Machine> Network<M> {
         }
     }
 
+    /// Takes note of something sent. In which order several things are sent at one moment isn't in it.
     fn note(&mut self, words: [u64; 3]) {
+        let mut mixed = [0x243f_6a88_85a3_08d3_u64, 0x1319_8a2e_0370_7344];
         for word in words.into_iter().chain([self.nanos]) {
-            self.digest[0] = (self.digest[0] ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-            self.digest[1] = self.digest[1].wrapping_add(self.digest[0]).wrapping_mul(0xd1b5_4a32_d192_ed03);
+            mixed[0] = (mixed[0] ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+            mixed[1] = mixed[1].wrapping_add(mixed[0]).wrapping_mul(0xd1b5_4a32_d192_ed03).rotate_left(31);
+        }
+        for (digest, mixed) in self.digest.iter_mut().zip(mixed) {
+            *digest = digest.wrapping_add(mixed);
         }
     }
 

@@ -94,10 +94,10 @@ fn who_comes_and_goes_is_shown_so() {
 fn heartbeats_that_are_counted_make_no_difference() {
     let run = |is_tacit| {
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
-        let graph = Graph::random(30, 10, &mut rng);
-        let churn = rows::Churn { stays: secs(900), away: secs(300), silent: 0.5 };
+        let graph = Graph::random(20, 8, &mut rng);
+        let churn = rows::Churn { stays: secs(600), away: secs(200), silent: 0.5 };
         let plan = TownPlan { is_tacit, has_own_jitter: true, ..TownPlan::carried(SEED, graph, 4) };
-        rows::churn(plan, churn, secs(2 * 3_600))
+        rows::churn(plan, churn, secs(3_600))
     };
     let (sent, counted) = (run(false), run(true));
     assert!(counted.steps * 2 < sent.steps, "{} and {} events", counted.steps, sent.steps);
