@@ -48,6 +48,9 @@ const NAMES_SENT: (usize, usize) = (4_096, 32);
 /// Forged things after which a neighbour is reported.
 const STRIKES_MAX: u32 = 8;
 
+/// A neighbour doesn't begin anew more often than this: it costs a look at all topics.
+const ANEW_PAUSE: Duration = Duration::from_secs(10);
+
 /// How often excess of one neighbour is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 
@@ -78,6 +81,9 @@ pub(super) struct Link {
     next_slot: u16,
     /// What it named and we serve: its numbers.
     pub(super) theirs: BTreeMap<u16, TopicId>,
+    /// How many names it has given, and the number above the highest: it counts on, so one given twice shows that it began anew.
+    named: (u32, u32),
+    began_anew_at: Option<Instant>,
     /// Tags it named that say nothing to us yet.
     pub(super) unresolved: BTreeMap<LinkTag, u16>,
     /// What it would call the topics that we may serve it.
@@ -128,6 +134,8 @@ impl Link {
             slots: BTreeMap::new(),
             next_slot: 0,
             theirs: BTreeMap::new(),
+            named: (0, 0),
+            began_anew_at: None,
             unresolved: BTreeMap::new(),
             tags: BTreeMap::new(),
             brought: BTreeSet::new(),
@@ -158,6 +166,36 @@ impl Link {
             digest_budget: Budget::default(),
             hint_budget: Budget::default(),
         }
+    }
+
+    /// What is known of a neighbour that began anew: nothing of what was said, but for our own numbers, which count on, and what limits it.
+    fn anew(former: Self, now: Instant) -> Self {
+        Self {
+            next_slot: former.next_slot,
+            began_anew_at: Some(now),
+            sent_at: former.sent_at,
+            strikes: former.strikes,
+            reported_at: former.reported_at,
+            name_budget: former.name_budget,
+            frames: former.frames,
+            entries: former.entries,
+            document_budget: former.document_budget,
+            digest_budget: former.digest_budget,
+            hint_budget: former.hint_budget,
+            is_tacit: former.is_tacit,
+            ..Self::new(former.peer, now)
+        }
+    }
+
+    /// A number was given. False if it was given before.
+    pub(super) fn count_name(&mut self, slot: u16) -> bool {
+        let (count, next) = self.named;
+        let has_gaps = count < next;
+        if self.theirs.contains_key(&slot) || (u32::from(slot) < next && !has_gaps) {
+            return false;
+        }
+        self.named = (count.saturating_add(1), next.max(u32::from(slot) + 1));
+        true
     }
 
     /// The neighbour asks for what it lacks.
@@ -280,6 +318,12 @@ impl Gossip {
         self.link_ids.insert(peer.device, id);
         self.dials.remove(&peer.device);
         self.disarm(Timer::Dial(peer.device));
+        self.meet(id, now);
+    }
+
+    /// Names and offers what a new neighbour may have or bring.
+    fn meet(&mut self, id: LinkId, now: Now) {
+        let peer = self.link(id).peer;
         // A carrier's clients come and go, and it has many topics: only who may have or want one is worth the look.
         let is_wanted = self.homes.contains(&peer.device) || self.upstream_users.contains_key(&peer.device);
         if peer.is_contact || is_wanted {
@@ -289,6 +333,22 @@ impl Gossip {
             }
         }
         self.arm(Timer::Beat(id), now.instant + self.config.heartbeat);
+    }
+
+    /// A neighbour counts from the start: its process ended, and another has connected, before the end of the first was noticed. What was agreed with
+    /// the first means nothing to the second. False if this was so a moment ago.
+    pub(super) fn begin_anew(&mut self, id: LinkId, now: Now) -> bool {
+        if self.link(id).began_anew_at.is_some_and(|at| now.instant < at + ANEW_PAUSE) {
+            return false;
+        }
+        self.detach(id, now);
+        if let Some(place) = self.links.get_mut(id.0 as usize) {
+            *place = place.take().map(|former| Link::anew(former, now.instant));
+        }
+        self.disarm(Timer::Flush(id));
+        self.disarm(Timer::Beat(id));
+        self.meet(id, now);
+        true
     }
 
     /// A neighbour has become a contact, or is none any more.
@@ -342,6 +402,27 @@ impl Gossip {
             self.tell_of_loss(id, now.instant);
         }
         let device = self.link(id).peer.device;
+        self.detach(id, now);
+        self.links[id.0 as usize] = None;
+        self.link_ids.remove(&device);
+        self.free_links.push(id);
+        self.disarm(Timer::Flush(id));
+        self.disarm(Timer::Beat(id));
+        if self.homes.contains(&device) {
+            // What it served goes to the others at once.
+            for home in self.homes.clone() {
+                if let Some(link) = self.link_ids.get(&home).copied() {
+                    self.enter_home(now.instant, link);
+                }
+            }
+            self.want_connection(device, now.instant);
+        } else if self.upstream_users.contains_key(&device) {
+            self.want_connection(device, now.instant);
+        }
+    }
+
+    /// Takes a neighbour out of all topics.
+    fn detach(&mut self, id: LinkId, now: Now) {
         let topics: BTreeSet<_> = {
             let link = self.link(id);
             let unnamed = link.documents.iter().chain(&link.brought).copied();
@@ -364,22 +445,6 @@ impl Gossip {
             }
             self.upstreams_moved(topic, &before, Some(now.instant));
             self.settle_soon(topic, now.instant);
-        }
-        self.links[id.0 as usize] = None;
-        self.link_ids.remove(&device);
-        self.free_links.push(id);
-        self.disarm(Timer::Flush(id));
-        self.disarm(Timer::Beat(id));
-        if self.homes.contains(&device) {
-            // What it served goes to the others at once.
-            for home in self.homes.clone() {
-                if let Some(link) = self.link_ids.get(&home).copied() {
-                    self.enter_home(now.instant, link);
-                }
-            }
-            self.want_connection(device, now.instant);
-        } else if self.upstream_users.contains_key(&device) {
-            self.want_connection(device, now.instant);
         }
     }
 
