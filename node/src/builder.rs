@@ -550,7 +550,7 @@ fn swarm_options(settings: &Settings) -> SwarmOptions {
         lab: settings.lab,
         relay_limits: settings.relay_limits,
         memory: settings.memory,
-        hide_listen: !settings.announce.is_empty(),
+        hide_listen: !settings.lab || !settings.announce.is_empty(),
         ..SwarmOptions::default()
     }
 }

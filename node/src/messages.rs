@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use halloo_protocol::call::Reason;
+use halloo_protocol::contact::{ContactSignal, Standing};
 use halloo_protocol::directory::DirectoryRecord;
 use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::UserId;
@@ -358,7 +359,11 @@ impl EventLoop {
         let Some(item) = self.messages.outbox.item(&id) else { return };
         let Some(user) = item.user_of(&device).cloned() else { return };
         let envelope = item.envelope_for(&device);
-        match self.cached_target(&user, &device) {
+        let target = match self.hides_from(&user, &envelope) {
+            true => self.hidden_device_target(&user, &device),
+            false => self.cached_target(&user, &device),
+        };
+        match target {
             Some(target) => {
                 let Some((content, _)) = self.copy_content(&user, &device, &envelope) else {
                     return self.messages.outbox.handle_failed(&device, &id, Instant::now());
@@ -373,6 +378,17 @@ impl EventLoop {
                 self.resolve_user(&user, Waiter::Messages);
             }
         }
+    }
+
+    /// Whether a message mustn't show its recipient where we are: it goes by itself, or says no, and they are no contact.
+    fn hides_from(&self, user: &UserId, envelope: &Envelope) -> bool {
+        let by_itself = match &envelope.body {
+            MessageBody::Contact(signal) => matches!(signal, ContactSignal::Decline(_)),
+            MessageBody::Read(_) => true,
+            _ => false,
+        };
+        let is_near = *user == self.identity.user_id() || self.contacts.roster().standing(user) == Standing::Contact;
+        by_itself && !is_near && !self.settings.lab
     }
 
     /// A look-up for the outbox has ended.

@@ -6,7 +6,7 @@ use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CalleeAction, CalleeCall, CalleeParams, CalleeState, InviteAnswer, InviteError, InviteStatus,
     InviteWay, Outcome, Reason, Reception, SealedInvite, VerifiedInvite, outcome_of_cancel, word_of,
 };
-use halloo_protocol::contact::privacy::Kind;
+use halloo_protocol::contact::privacy::{Kind, Relation};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::message::CallFate;
@@ -31,6 +31,8 @@ pub(super) struct Incoming {
     pub(super) media: Option<MediaDriver>,
     caller: DeviceKey,
     target: Target,
+    /// Where signals go until the call is answered: for a caller who isn't to learn our address before.
+    hidden: Option<Target>,
     offer: String,
     way: InviteWay,
     /// The call of ours that goes on instead, as long as it does: both have dialled. Nobody hears this one then.
@@ -252,7 +254,19 @@ impl EventLoop {
         let mut addresses = self.dialable(&origin.addresses);
         addresses.extend(self.circuit_addresses(&origin.relays, peer));
         addresses.extend(self.nearby_addresses(&peer));
-        Target { peer, addresses }
+        Target { peer, addresses, no_others: false }
+    }
+
+    /// The same until the user has answered, for a caller who is no contact.
+    fn hidden_origin(&self, invite: &VerifiedInvite) -> Option<Target> {
+        let user = &invite.caller().user;
+        let is_own = user.identity == self.identity.identity();
+        let is_contact = self.contacts.roster().relation(&user.id, &user.identity) == Relation::Contact;
+        if self.settings.lab || is_own || is_contact {
+            return None;
+        }
+        let peer = address::peer_id(&invite.caller_device())?;
+        Some(self.hidden_target(peer, &invite.invite().origin.relays))
     }
 
     fn new_incoming(&self, invite: &VerifiedInvite, machine: CalleeCall, target: Target, way: InviteWay) -> Incoming {
@@ -264,6 +278,7 @@ impl EventLoop {
             media: None,
             caller: invite.caller_device(),
             target,
+            hidden: self.hidden_origin(invite),
             offer: invite.invite().offer.clone(),
             way,
             held_for: None,
@@ -385,7 +400,8 @@ impl EventLoop {
                     if let Some(word) = incoming.word.as_mut().filter(|word| word.is_empty()) {
                         *word = word_of(&Signed::sign(signal.clone(), self.identity.device_key()));
                     }
-                    let target = incoming.target.clone();
+                    let hidden = incoming.hidden.as_ref().filter(|_| incoming.progress.answered_at.is_none());
+                    let target = hidden.unwrap_or(&incoming.target).clone();
                     self.send_signal(signal, &target);
                 }
                 CalleeAction::Confirmed => self.answer_confirmed(call),
