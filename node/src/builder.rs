@@ -487,6 +487,7 @@ impl NodeBuilder {
             vault,
             vault_keeper: None,
             hand_overs: crate::roles::hand_over::HandOvers::default(),
+            introductions: crate::roles::signal_pass::Introductions::default(),
             started: instant,
             started_at: unix,
             suspended_since: None,

@@ -36,7 +36,7 @@ use crate::handle::directory::ResolveError;
 use crate::handle::messages::{MessageError, MessageState, MessageStatus};
 use crate::handle::problem::NodeError;
 use crate::handle::{Event, Reply};
-use crate::network::Purpose;
+use crate::network::{Purpose, Target};
 use crate::receipts::Conversation;
 use crate::rpc::Failure;
 use crate::store::{Direction, MessageRow, StoreError, Transaction};
@@ -381,14 +381,27 @@ impl EventLoop {
     }
 
     /// Whether a message mustn't show its recipient where we are: it goes by itself, or says no, and they are no contact.
-    fn hides_from(&self, user: &UserId, envelope: &Envelope) -> bool {
+    pub(crate) fn hides_from(&self, user: &UserId, envelope: &Envelope) -> bool {
         let by_itself = match &envelope.body {
             MessageBody::Contact(signal) => matches!(signal, ContactSignal::Decline(_)),
             MessageBody::Read(_) => true,
             _ => false,
         };
+        by_itself && self.is_stranger(user)
+    }
+
+    /// Whether somebody isn't to learn where we are by what this device does of its own accord: no contact, and not this user.
+    pub(crate) fn is_stranger(&self, user: &UserId) -> bool {
         let is_near = *user == self.identity.user_id() || self.contacts.roster().standing(user) == Standing::Contact;
-        by_itself && !is_near && !self.settings.lab
+        !is_near && !self.settings.lab
+    }
+
+    /// Where to send what this device says of its own accord to a device: without being asked for by its user, it shows strangers no address.
+    pub(crate) fn unasked_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
+        match self.is_stranger(user) {
+            true => self.hidden_device_target(user, device),
+            false => self.cached_target(user, device),
+        }
     }
 
     /// A look-up for the outbox has ended.

@@ -64,6 +64,10 @@ pub(crate) enum Purpose {
     HandOver(crate::roles::hand_over::HandingOver),
     /// A call signal to a device.
     Signal(crate::calls::SignalTarget),
+    /// A call signal to a device, by way of whoever brought the invite.
+    SignalAsk(crate::calls::SignalTarget),
+    /// A device's call signal, from us as the one who brought the invite.
+    SignalPass(crate::roles::signal_pass::Passing),
     /// Asking an authority for a name or a renewal.
     Enrol(Box<crate::enrolment::Asking>),
     /// Registering at a gateway.
