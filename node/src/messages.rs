@@ -515,6 +515,9 @@ impl EventLoop {
             let reason = (state == WireState::Failed).then(|| reason_of(&item));
             return self.file_signal_changed(signal, state, reason);
         }
+        if let (MessageBody::Contact(ContactSignal::Accept(_)), WireState::Delivered) = (&item.envelope.body, state) {
+            item.to.iter().for_each(|to| self.reach_contact_told(&to.user));
+        }
         if is_signal {
             return debug!(signal = item.envelope.body.name(), %state, "signal");
         }

@@ -352,6 +352,16 @@ impl EventLoop {
         }
     }
 
+    /// Somebody has heard that we are contacts. Whoever took a connection begins with the hole punch when our hello has come, and the last may have come while we
+    /// were a stranger.
+    pub(crate) fn reach_contact_told(&mut self, user: &UserId) {
+        let is_theirs = |chain: &VerifiedChain| chain.user.id == *user && self.is_near(chain);
+        let relayed = self.peers.iter().filter(|(_, known)| known.relayed && known.chain.as_ref().is_some_and(is_theirs));
+        for peer in relayed.map(|(peer, _)| *peer).collect::<Vec<_>>() {
+            self.tell_hello_to(&Target::connected(peer));
+        }
+    }
+
     pub(crate) fn reach_found_nearby(&mut self, found: Vec<(PeerId, Multiaddr)>) {
         for (peer, address) in found {
             if self.reach.nearby.len() >= NEARBY_MAX && !self.reach.nearby.contains_key(&peer) {

@@ -337,7 +337,8 @@ impl EventLoop {
         };
         let identity = self.cached_identity(user)?;
         let hides = self.hides_from(user, envelope);
-        let start = if can_send { None } else { Some(Start { keys, one_time: self.key_for(user, device, row.attempts, hides)? }) };
+        let start =
+            if can_send { None } else { Some(Start { keys, one_time: self.key_for(user, device, row.attempts, hides)? }) };
         let attempts = row.attempts;
         let pair = self.pair_to(user, &identity, device);
         let sealed = self.store.transaction(|tx| {

@@ -41,8 +41,8 @@ pub use callee::{CalleeAction, CalleeCall, CalleeParams, CalleeState, CalleeTime
 pub use caller::{CallerAction, CallerCall, CallerParams, CallerState, CallerTimer, LegState};
 pub use hand_over::{
     HandOverAnswer, HandOverRates, HandOverReason, HandOverRefusal, HandOverRules, HandOverStatus, HandedOverAnswer,
-    InviteHandOver, InviteHandedOver, PassStatus, SignalPass, SignalPassed, WORD_BYTES_MAX, decide_hand_over, may_pass, open_word,
-    word_of,
+    InviteHandOver, InviteHandedOver, PassStatus, SignalPass, SignalPassed, WORD_BYTES_MAX, decide_hand_over, may_pass,
+    open_word, word_of,
 };
 pub use hpke_key::{HPKE_ROTATION_SECS, HpkeKeyPair, HpkeKeyRing};
 pub use invite::{

@@ -2,11 +2,11 @@
 //! contact does.
 //!
 //! Method: alice sits behind a router, found through a relay, and takes calls and messages of anyone. Mallory is on a public machine, which
-//! counts every packet that comes from alice's router. His daemon, with an address to be dialled at, asks to be a contact, writes and
-//! calls; alice declines, reads and declines. A device of his own making, in a process of its own (this test, run anew), has a call handed over by alice's relay, then
+//! counts every packet that comes from alice's router. His daemon, with an address to be dialled at, asks to be a contact, writes, leaves a letter and
+//! calls; alice declines, reads, fetches and declines. A device of his own making, in a process of its own (this test, run anew), has a call handed over by alice's relay, then
 //! calls on a circuit; it keeps every byte and event, from libp2p's protocols too, and none of it holds one of alice's addresses. Then the two become
-//! contacts, by which alice's packets come straight to mallory, and on the same circuit his device is told where she is: by the same counter and the same search. A
-//! quiet answer would be no control; every wait is for something that is sure to come.
+//! contacts, and on the same circuit his device is told where she is, and alice's dials it: the control, by the same search and the same counter. Every wait is
+//! for something that is sure to come.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
@@ -19,8 +19,8 @@ use halloo::behaviour::{Behaviour, BehaviourEvent};
 use halloo::streams;
 use halloo::swarm::{SwarmOptions, build_swarm, circuit_address};
 use halloo_protocol::call::{
-    CallId, CallInvite, CallSignal, CallSignalAck, CallTimers, HandOverAnswer, HandOverStatus, Invite, InviteAnswer, InviteHandOver,
-    InviteStatus, Origin, SealedInvite, SignalBody, SignalStatus, open_word,
+    CallId, CallInvite, CallSignal, CallSignalAck, CallTimers, HandOverAnswer, HandOverStatus, Invite, InviteAnswer,
+    InviteHandOver, InviteStatus, Origin, SealedInvite, SignalBody, SignalStatus, open_word,
 };
 use halloo_protocol::capability::{Capability, CapabilityProof};
 use halloo_protocol::directory::{DeviceEntry, PrivatePart, RecordKey, SealKey, SealedPart};
@@ -73,18 +73,16 @@ fn a_stranger_learns_no_address_before_the_answer_and_a_contact_does() {
     let server = lab.public_machine("srv", 1).serve(folder.path(), "");
     let (home, outside) = (lab.home_machine("a", 11), lab.public_machine("m", 13));
     lab.watch(&outside, ROUTER);
-    let alice = home.join(folder.path(), &server, "alice", &[]);
+    let mut alice = home.join(folder.path(), &server, "alice", &[]);
     let config = format!("publish_addresses = true\n{ANYONE}");
     let mut mallory = enrol_user_in(Some(&outside.namespace), folder.path(), "mallory", &config, &invite(&server));
     mallory.start(outside.launch(&outside.address));
-    eventually(COMES_TIME_MAX, "alice is found through a relay", || {
-        let status = alice.api().get("/v1/status")?;
-        let relays = status["relays"].as_array().map_or(0, Vec::len);
-        if relays > 0 && status["reachability"] == "relayed" { Ok(()) } else { Err(status.to_string()) }
-    });
+    is_found_through_a_relay(&alice);
 
     request_is_declined(&mallory, &alice);
-    message_is_read(&mallory, &alice);
+    message_is_delivered(&mallory, &alice);
+    letter_is_fetched(&mallory, &mut alice);
+    is_found_through_a_relay(&alice);
     call_is_declined(&mallory, &alice);
     assert_eq!(lab.seen(&outside), 0, "alice's device has gone straight to a stranger's");
 
@@ -100,13 +98,14 @@ fn a_stranger_learns_no_address_before_the_answer_and_a_contact_does() {
     assert_eq!(lab.seen(&outside), 0, "alice's device has gone straight to a stranger's");
 
     become_contacts(&alice, &mallory);
-    eventually(COMES_TIME_MAX, "alice's device goes straight to a contact's", || {
-        if lab.seen(&outside) > 0 { Ok(()) } else { Err("no packet yet".to_owned()) }
-    });
     asker.say("CONTACT");
     let told: Value = serde_json::from_str(&asker.line("TOLD ")).expect("the asker writes JSON");
     let learnt = told["hers"].as_array().cloned().unwrap_or_default();
     assert!(learnt.iter().any(|address| address == ROUTER), "a contact is told where she is: {told}");
+    eventually(COMES_TIME_MAX, "alice's device goes straight to a contact's", || {
+        if lab.seen(&outside) > 0 { Ok(()) } else { Err("no packet yet".to_owned()) }
+    });
+    asker.say("SEEN");
     asker.end();
 }
 
@@ -117,16 +116,42 @@ fn request_is_declined(mallory: &User, alice: &User) {
     becomes(mallory, alice, "declined");
 }
 
-/// The message is accepted, so its sender hears that it has come, and been read.
-fn message_is_read(mallory: &User, alice: &User) {
-    let message = text(&mallory.cli(["msg", "send", &alice.username, "hello"]).ok(), "id");
-    eventually(COMES_TIME_MAX, "the message is there", || {
-        let list = alice.api().get(&format!("/v1/messages?with={}", mallory.username))?;
-        let is_there = list["messages"].as_array().is_some_and(|messages| messages.iter().any(|entry| entry["text"] == "hello"));
+/// The message is accepted, so its sender hears that it has come; when it is read is for contacts.
+fn message_is_delivered(mallory: &User, alice: &User) {
+    let message = text(&mallory.cli(["msg", "send", &alice.username, "are you there?"]).ok(), "id");
+    has_message(alice, mallory, "are you there?");
+    alice.cli(["msg", "read", &mallory.username]).ok();
+    let of_it = |event: &Value| event["message_id"] == message.as_str();
+    mallory.wait_event(COMES_TIME_MAX, "message_state", |event| of_it(event) && event["state"] == "delivered");
+}
+
+/// Left in alice's mailbox while her device is off: it tells the sender that it has come, if there is a way.
+fn letter_is_fetched(mallory: &User, alice: &mut User) {
+    assert_eq!(alice.terminate().0, 0);
+    let message = text(&mallory.cli(["msg", "send", &alice.username, "are you back?"]).ok(), "id");
+    let of_it = |event: &Value| event["message_id"] == message.as_str();
+    mallory.wait_event(COMES_TIME_MAX, "message_state", |event| of_it(event) && event["state"] == "sent");
+    alice.spawn_again();
+    alice.wait_ready(COMES_TIME_MAX);
+    has_message(alice, mallory, "are you back?");
+}
+
+#[track_caller]
+fn has_message(of: &User, from: &User, message: &str) {
+    eventually(COMES_TIME_MAX, &format!("the message {message:?} is there"), || {
+        let list = of.api().get(&format!("/v1/messages?with={}", from.username))?;
+        let is_there = list["messages"].as_array().is_some_and(|messages| messages.iter().any(|entry| entry["text"] == message));
         if is_there { Ok(()) } else { Err(list.to_string()) }
     });
-    alice.cli(["msg", "read", &mallory.username]).ok();
-    mallory.wait_event(COMES_TIME_MAX, "message_state", |event| event["message_id"] == message.as_str() && event["state"] == "read");
+}
+
+#[track_caller]
+fn is_found_through_a_relay(user: &User) {
+    eventually(COMES_TIME_MAX, &format!("{} is found through a relay", user.username), || {
+        let status = user.api().get("/v1/status")?;
+        let relays = status["relays"].as_array().map_or(0, Vec::len);
+        if relays > 0 && status["reachability"] == "relayed" { Ok(()) } else { Err(status.to_string()) }
+    });
 }
 
 fn call_is_declined(mallory: &User, alice: &User) {
@@ -137,9 +162,11 @@ fn call_is_declined(mallory: &User, alice: &User) {
     assert_eq!(outcome["outcome"], "declined", "{outcome}");
 }
 
-/// Alice asks, whom mallory has asked before.
+/// Alice asks, and mallory accepts.
 fn become_contacts(alice: &User, mallory: &User) {
     alice.cli(["contact", "add", &mallory.username]).ok();
+    becomes(mallory, alice, "requested");
+    mallory.cli(["contact", "accept", &alice.username]).ok();
     becomes(alice, mallory, "contact");
     becomes(mallory, alice, "contact");
 }
@@ -270,6 +297,7 @@ impl Asker {
         }
     }
 
+    /// Waits for something that follows from what was done, or for word of the first process, which waits for one thing itself.
     #[track_caller]
     fn until(&mut self, what: &str, mut is_done: impl FnMut(&Self) -> bool) {
         let until = Instant::now() + COMES_TIME_MAX;
@@ -410,6 +438,8 @@ fn ask(task: &Value) {
         }
     }
     asker.tell_what_it_knows();
+    // The hole punch goes on.
+    asker.until("word that it was seen", |_| said.try_recv().is_ok_and(|line| line == "SEEN"));
 }
 
 /// The relay brings the invite, and what alice's device says: there is no connection to it.
@@ -433,13 +463,7 @@ fn is_handed_over_and_declined(asker: &mut Asker, forger: &Forger, callee: &Call
     assert!(!asker.is_connected(&callee.peer), "alice's device has connected to a stranger's: {:#?}", asker.events);
 }
 
-fn rings_on_a_circuit_and_is_declined(
-    asker: &mut Asker,
-    forger: &Forger,
-    callee: &Callee,
-    circuit: &Multiaddr,
-    origin: Address,
-) {
+fn rings_on_a_circuit_and_is_declined(asker: &mut Asker, forger: &Forger, callee: &Callee, circuit: &Multiaddr, origin: Address) {
     asker.connect(callee.peer, circuit);
     asker.send(callee.peer, &Frame::new(0, &forger.hello(None)));
     asker.until("hello", |asker| asker.frames.iter().any(|(from, frame)| *from == callee.peer && frame.kind == Hello::KIND));

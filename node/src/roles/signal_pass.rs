@@ -7,9 +7,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::call::{
-    CallSignal, CallSignalAck, HandOverReason, INVITE_SECS_MAX, PassStatus, SignalPass, SignalPassed,
-};
+use halloo_protocol::call::{CallSignal, CallSignalAck, HandOverReason, INVITE_SECS_MAX, PassStatus, SignalPass, SignalPassed};
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
 use libp2p::PeerId;

@@ -7,8 +7,8 @@ use halloo_protocol::authority::{
 };
 use halloo_protocol::call::{
     AvatarLink, CallInvite, CallSignal, CallSignalAck, HandOverAnswer, HandOverReason, HandOverRules, HandOverStatus,
-    HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus, Reason, SealedInvite,
-    Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, word_of,
+    HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus, Reason,
+    SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, word_of,
 };
 use halloo_protocol::capability::{Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
 use halloo_protocol::contact::privacy::PrivacySettings;
