@@ -487,6 +487,7 @@ impl NodeBuilder {
             vault,
             vault_keeper: None,
             hand_overs: crate::roles::hand_over::HandOvers::default(),
+            introductions: crate::roles::signal_pass::Introductions::default(),
             started: instant,
             started_at: unix,
             suspended_since: None,
@@ -550,7 +551,7 @@ fn swarm_options(settings: &Settings) -> SwarmOptions {
         lab: settings.lab,
         relay_limits: settings.relay_limits,
         memory: settings.memory,
-        hide_listen: !settings.announce.is_empty(),
+        hide_listen: !settings.lab || !settings.announce.is_empty(),
         ..SwarmOptions::default()
     }
 }

@@ -16,7 +16,9 @@ use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::call::{CallId, CallSignal, Outcome, Reason, RecentCalls, Signal, WithdrawnCalls};
+use halloo_protocol::call::{
+    CallId, CallSignal, Outcome, PassStatus, Reason, RecentCalls, Signal, SignalPass, SignalPassed, SignalStatus, WithdrawnCalls,
+};
 use halloo_protocol::capability::Capability;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{DeviceKey, PublicKey};
@@ -30,7 +32,7 @@ pub(crate) use self::driver::MediaNews;
 use self::driver::MediaNewsKind;
 pub(crate) use self::driver::describe;
 use self::incoming::Incoming;
-pub(crate) use self::incoming::Rung;
+pub(crate) use self::incoming::{Arrival, Rung};
 use self::media::{MediaConfig, MediaStats};
 use self::outgoing::Outgoing;
 use crate::address;
@@ -340,8 +342,8 @@ impl EventLoop {
     }
 
     /// A signal from the other end of a call.
-    pub(crate) fn handle_call_signal(&mut self, signed: &Signed<Signal>) -> halloo_protocol::call::SignalStatus {
-        use halloo_protocol::call::{SignalBody, SignalStatus, VerifiedSignal};
+    pub(crate) fn handle_call_signal(&mut self, signed: &Signed<Signal>) -> SignalStatus {
+        use halloo_protocol::call::{SignalBody, VerifiedSignal};
         let me = self.identity.device();
         let signal = match VerifiedSignal::verify(signed, &me) {
             Ok(signal) => signal,
@@ -384,17 +386,38 @@ impl EventLoop {
         self.request(target, &message, purpose, SIGNAL_TIMEOUT);
     }
 
+    /// The same by way of whoever brought the invite, relay or gateway.
+    fn pass_signal(&mut self, signal: Signal, by: &Target) {
+        let purpose = Purpose::SignalAsk(SignalTarget { call: signal.call, device: signal.to, sequence: signal.sequence });
+        let signal = Signed::sign(signal, self.identity.device_key());
+        self.request(by, &SignalPass { signal, extensions: Extensions::none() }, purpose, SIGNAL_TIMEOUT);
+    }
+
     pub(crate) fn signal_answer(&mut self, target: SignalTarget, frame: &Frame) {
         let Ok(ack) = frame.parse::<halloo_protocol::call::CallSignalAck>() else {
             self.counters.malformed += 1;
             return;
         };
+        self.signal_acknowledged(target, ack.status);
+    }
+
+    /// What others say that the device has said: that it has the signal is believed, so that it isn't said for ever. Anything else would end the
+    /// call, which is the device's to say.
+    pub(crate) fn signal_ask_answer(&mut self, target: SignalTarget, frame: &Frame) {
+        match frame.parse::<SignalPassed>().map(|answer| answer.status) {
+            Ok(PassStatus::Passed(SignalStatus::Taken)) => self.signal_acknowledged(target, SignalStatus::Taken),
+            Ok(status) => debug!(call = %target.call.short(), ?status, "signal not passed on"),
+            Err(_) => self.counters.malformed += 1,
+        }
+    }
+
+    fn signal_acknowledged(&mut self, target: SignalTarget, status: SignalStatus) {
         let now = Instant::now();
         if let Some(outgoing) = self.calls.outgoing.get_mut(&target.call) {
-            outgoing.machine.handle_ack(target.device, target.sequence, ack.status, now);
+            outgoing.machine.handle_ack(target.device, target.sequence, status, now);
             self.drive_outgoing(target.call);
         } else if let Some(incoming) = self.calls.incoming.get_mut(&target.call) {
-            incoming.machine.handle_ack(target.device, target.sequence, ack.status, now);
+            incoming.machine.handle_ack(target.device, target.sequence, status, now);
             self.drive_incoming(target.call);
         }
     }

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use halloo_protocol::call::Reason;
+use halloo_protocol::contact::{ContactSignal, Standing};
 use halloo_protocol::directory::DirectoryRecord;
 use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::UserId;
@@ -35,7 +36,7 @@ use crate::handle::directory::ResolveError;
 use crate::handle::messages::{MessageError, MessageState, MessageStatus};
 use crate::handle::problem::NodeError;
 use crate::handle::{Event, Reply};
-use crate::network::Purpose;
+use crate::network::{Purpose, Target};
 use crate::receipts::Conversation;
 use crate::rpc::Failure;
 use crate::store::{Direction, MessageRow, StoreError, Transaction};
@@ -359,7 +360,11 @@ impl EventLoop {
         let Some(item) = self.messages.outbox.item(&id) else { return };
         let Some(user) = item.user_of(&device).cloned() else { return };
         let envelope = item.envelope_for(&device);
-        match self.cached_target(&user, &device) {
+        let target = match self.hides_from(&user, &envelope) {
+            true => self.hidden_device_target(&user, &device),
+            false => self.cached_target(&user, &device),
+        };
+        match target {
             Some(target) => {
                 let Some((content, _)) = self.copy_content(&user, &device, &envelope) else {
                     return self.messages.outbox.handle_failed(&device, &id, Instant::now());
@@ -373,6 +378,30 @@ impl EventLoop {
                 self.messages.outbox.handle_failed(&device, &id, Instant::now());
                 self.resolve_user(&user, Waiter::Messages);
             }
+        }
+    }
+
+    /// Whether a message mustn't show its recipient where we are: it goes by itself, or says no, and they are no contact.
+    pub(crate) fn hides_from(&self, user: &UserId, envelope: &Envelope) -> bool {
+        let by_itself = match &envelope.body {
+            MessageBody::Contact(signal) => matches!(signal, ContactSignal::Decline(_)),
+            MessageBody::Read(_) => true,
+            _ => false,
+        };
+        by_itself && self.is_stranger(user)
+    }
+
+    /// Whether somebody isn't to learn where we are by what this device does of its own accord: no contact, and not this user.
+    pub(crate) fn is_stranger(&self, user: &UserId) -> bool {
+        let is_near = *user == self.identity.user_id() || self.contacts.roster().standing(user) == Standing::Contact;
+        !is_near && !self.settings.lab
+    }
+
+    /// Where to send what this device says of its own accord to a device: without being asked for by its user, it shows strangers no address.
+    pub(crate) fn unasked_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
+        match self.is_stranger(user) {
+            true => self.hidden_device_target(user, device),
+            false => self.cached_target(user, device),
         }
     }
 
@@ -485,6 +514,9 @@ impl EventLoop {
         if let MessageBody::File(signal) = &item.envelope.body {
             let reason = (state == WireState::Failed).then(|| reason_of(&item));
             return self.file_signal_changed(signal, state, reason);
+        }
+        if let (MessageBody::Contact(ContactSignal::Accept(_)), WireState::Delivered) = (&item.envelope.body, state) {
+            item.to.iter().for_each(|to| self.reach_contact_told(&to.user));
         }
         if is_signal {
             return debug!(signal = item.envelope.body.name(), %state, "signal");

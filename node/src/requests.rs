@@ -1,7 +1,7 @@
 //! Requests of peers, each to the capability it is for.
 
 use halloo_protocol::authority::{EnrolRequest, RenewRequest, RevocationListAnswer, RevocationListRequest};
-use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, InviteHandOver, InviteHandedOver};
+use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, InviteHandOver, InviteHandedOver, SignalPass};
 use halloo_protocol::file::{FileAccept, FileHashes, FileRead};
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
@@ -40,6 +40,7 @@ impl EventLoop {
             }),
             CallInvite::KIND => self.with(frame, |node, invite: CallInvite| node.handle_invite(&invite)),
             InviteHandOver::KIND => return self.handle_hand_over(peer, via, frame),
+            SignalPass::KIND => return self.handle_signal_pass(peer, via, frame),
             InviteHandedOver::KIND => self.with(frame, |node, message: InviteHandedOver| node.handle_handed_over(peer, &message)),
             CallSignal::KIND => self.with(frame, |node, signal: CallSignal| CallSignalAck {
                 status: node.handle_call_signal(&signal.signal),
@@ -92,7 +93,7 @@ impl EventLoop {
             }),
             PushSend::KIND => self.with(frame, |node, request: PushSend| {
                 let chain = node.chain_of(&peer);
-                node.handle_push_send(chain.as_ref(), &request)
+                node.handle_push_send(peer, chain.as_ref(), &request)
             }),
             PushDeliver::KIND => self.with(frame, |node, request: PushDeliver| node.handle_push_deliver(&request.payload)),
             LinkStart::KIND => self.with(frame, |node, message: LinkStart| node.handle_link_start(peer, &message)),

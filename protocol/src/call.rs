@@ -5,7 +5,8 @@
 //! 1. The caller seals one [`Invite`] to each device ([`SealedInvite`]) and sends the same bytes on every way it has: an open
 //!    stream ([`CallInvite`]), the callee's relay ([`InviteHandOver`]), a gateway.
 //! 2. The first copy to arrive rings the device, later ones are duplicates ([`RecentCalls`]). An invite on a stream is answered at once
-//!    ([`InviteAnswer`]); one that came another way is answered by a [`SignalBody::Ringing`] straight to the caller.
+//!    ([`InviteAnswer`]); one that came another way is answered by a [`SignalBody::Ringing`] straight to the
+//!    caller, or, where the caller isn't to learn where the device is, by way of whoever brought it ([`SignalPass`]).
 //! 3. A person answers: [`SignalBody::Accept`] with the answer to the offer. The first accept wins; the acknowledgement tells the device
 //!    whether it is the one. The others hear [`SignalBody::Replaced`].
 //! 4. Candidates trickle both ways ([`SignalBody::Candidate`]), media runs beside, and either end hangs up.
@@ -40,7 +41,8 @@ pub use callee::{CalleeAction, CalleeCall, CalleeParams, CalleeState, CalleeTime
 pub use caller::{CallerAction, CallerCall, CallerParams, CallerState, CallerTimer, LegState};
 pub use hand_over::{
     HandOverAnswer, HandOverRates, HandOverReason, HandOverRefusal, HandOverRules, HandOverStatus, HandedOverAnswer,
-    InviteHandOver, InviteHandedOver, WORD_BYTES_MAX, decide_hand_over, open_word, word_of,
+    InviteHandOver, InviteHandedOver, PassStatus, SignalPass, SignalPassed, WORD_BYTES_MAX, decide_hand_over, may_pass,
+    open_word, word_of,
 };
 pub use hpke_key::{HPKE_ROTATION_SECS, HpkeKeyPair, HpkeKeyRing};
 pub use invite::{

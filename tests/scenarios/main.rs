@@ -15,6 +15,7 @@ mod extensions;
 mod files;
 mod groups;
 mod hand_over;
+mod hidden_addresses;
 mod history;
 mod mailboxes;
 mod message_delivery;

@@ -227,6 +227,32 @@ impl NatLab {
         }
     }
 
+    /// Counts the packets that come to a machine from `address`, from now on: [`NatLab::seen`].
+    #[track_caller]
+    pub fn watch(&self, machine: &Machine, address: &str) {
+        let rules = format!(
+            "table ip watch {{
+  counter seen {{ }}
+  chain in {{ type filter hook input priority -10; ip saddr {address} counter name seen; }}
+}}"
+        );
+        Self::run(&["ip", "netns", "exec", &machine.namespace, "nft", &rules]);
+    }
+
+    /// How many packets have come since [`NatLab::watch`].
+    ///
+    /// # Panics
+    /// If nothing is watched there.
+    #[track_caller]
+    #[must_use]
+    pub fn seen(&self, machine: &Machine) -> u64 {
+        let list = ["netns", "exec", &machine.namespace, "nft", "list", "counter", "ip", "watch", "seen"];
+        let output = Command::new("ip").args(list).output().expect("`ip` runs, as was seen before");
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut words = shown.split_whitespace().skip_while(|word| *word != "packets");
+        words.nth(1).and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no counter: {shown}"))
+    }
+
     /// Whether `from` gets an answer from `address` within a second.
     #[must_use]
     pub fn reaches(&self, from: &Machine, address: &str) -> bool {

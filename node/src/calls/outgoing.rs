@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CallerAction, CallerCall, CallerParams, CallerState, DISPLAY_NAME_BYTES_MAX, INVITE_SECS_MAX,
-    Invite, InviteAnswer, InviteStatus, LegState, Origin, Outcome, Reason, SealedInvite,
+    Invite, InviteAnswer, InviteStatus, LegState, Origin, Outcome, Reason, SealedInvite, may_pass,
 };
 use halloo_protocol::directory::{DirectoryRecord, EntryParts, PushAddress, Reachability};
 use halloo_protocol::event::EventKind;
@@ -55,6 +55,8 @@ pub(super) struct Leg {
     pub(super) sealed: Option<SealedInvite>,
     /// When the gateways are asked, unless the device rings before.
     push_at: Option<Instant>,
+    /// Relays and gateways that were asked to bring the invite: they pass signals on.
+    pub(super) bearers: Vec<Target>,
     /// Whether gateways were asked.
     pushed: bool,
     /// Whether the device rang by the invite on the stream, or from its relay.
@@ -209,6 +211,7 @@ impl EventLoop {
             push_at: (!gateways.is_empty()).then(|| Instant::now() + hold_back),
             gateways,
             sealed: None,
+            bearers: Vec::new(),
             pushed: false,
             rang_on_stream: false,
             pushes: 0,
@@ -284,11 +287,13 @@ impl EventLoop {
             match action {
                 CallerAction::Invite { device } => self.offer_to(call, device),
                 CallerAction::Send(signal) => {
-                    let target =
-                        self.calls.outgoing.get(&call).and_then(|o| o.legs.get(&signal.to)).map(|leg| leg.target.clone());
-                    if let Some(target) = target {
-                        self.send_signal(signal, &target);
+                    let leg = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.legs.get(&signal.to));
+                    let Some((target, bearers)) = leg.map(|leg| (leg.target.clone(), leg.bearers.clone())) else { continue };
+                    // A device that was woken may be reached by nobody, and hides from strangers until it has answered.
+                    if may_pass(&signal.body) && !self.swarm.behaviour().streams.is_connected(&target.peer) {
+                        bearers.iter().for_each(|bearer| self.pass_signal(signal.clone(), bearer));
                     }
+                    self.send_signal(signal, &target);
                 }
                 CallerAction::Ringing { device } => self.device_rings(call, device),
                 CallerAction::StartMedia { device, answer } => self.start_media(call, device, &answer),
@@ -530,8 +535,10 @@ impl EventLoop {
             }
         }
         for (device, gateways, sealed) in due {
-            let pushes = self.push_invite(call, device, &gateways, &sealed);
+            let asked = self.push_invite(call, device, &gateways, &sealed);
+            let pushes = asked.len();
             if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
+                leg.bearers.extend(asked);
                 leg.pushes = pushes;
                 leg.pushed |= pushes > 0;
             }

@@ -182,7 +182,7 @@ impl EventLoop {
 
     fn history_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
         let connected = address::peer_id(device).filter(|peer| self.peers.get(peer).is_some()).map(Target::connected);
-        connected.or_else(|| self.cached_target(user, device))
+        connected.or_else(|| self.unasked_target(user, device))
     }
 
     fn cursors(&mut self) -> &mut BTreeMap<DeviceKey, u64> {

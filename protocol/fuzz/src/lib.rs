@@ -49,6 +49,8 @@ pub fn frame(bytes: &[u8]) {
         call::InviteAnswer,
         call::InviteHandOver,
         call::InviteHandedOver,
+        call::SignalPass,
+        call::SignalPassed,
         file::FileAccept,
         file::FileAccepted,
         file::FileData,

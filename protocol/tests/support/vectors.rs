@@ -7,8 +7,8 @@ use halloo_protocol::authority::{
 };
 use halloo_protocol::call::{
     AvatarLink, CallInvite, CallSignal, CallSignalAck, HandOverAnswer, HandOverReason, HandOverRules, HandOverStatus,
-    HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, Reason, SealedInvite, Signal,
-    SignalBody, SignalStatus, word_of,
+    HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus, Reason,
+    SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, word_of,
 };
 use halloo_protocol::capability::{Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
 use halloo_protocol::contact::privacy::PrivacySettings;
@@ -304,6 +304,9 @@ pub(crate) fn all() -> Vec<Vector> {
         "invite_handed_over" => message InviteHandedOver = InviteHandedOver { sealed: SealedInvite::from_bytes(vec![1; 1_024]).expect("within its size"), extensions: none() };
         "handed_over_answer" => message HandedOverAnswer = HandedOverAnswer { status: InviteStatus::Busy, word: Vec::new(), extensions: none() };
         "hand_over_rules" => message HandOverRules = HandOverRules { epoch: 3, revoked: vec![CapabilityId([5; 16])], extensions: none() };
+        "signal_pass" => message SignalPass = SignalPass { signal: signal(SignalBody::Decline { reason: Reason::DECLINED }), extensions: none() };
+        "signal_passed" => message SignalPassed = SignalPassed { status: PassStatus::Passed(SignalStatus::Taken), extensions: none() };
+        "signal_passed_refused" => message SignalPassed = SignalPassed { status: PassStatus::Refused(HandOverReason::NO_INVITE), extensions: none() };
         "call_signal" => message CallSignal = CallSignal { signal: signal(SignalBody::HangUp { reason: Reason::HANGUP }), extensions: none() };
         "call_signal_ack" => message CallSignalAck = CallSignalAck { status: SignalStatus::Taken, extensions: none() };
         // Capabilities and push
