@@ -328,6 +328,9 @@ impl EventLoop {
         let Some(told) = Told::of(item, teller, &me) else { return Ok(false) };
         let own_device = self.identity.device();
         let is_news = self.store.transaction::<_, StoreError>(|tx| keep_told(tx, &told, own_device, now))?;
+        if is_news && told.envelope.body.voicemail().is_some() {
+            self.voicemail_announced(&(told.device, told.envelope.id));
+        }
         if is_news && is_live {
             let Some(text) = told.envelope.body.text().map(str::to_owned) else { return Ok(true) };
             if told.is_mine {
@@ -363,7 +366,9 @@ impl Told {
         let conversation = conversation_id(me, &item.with);
         let (id, counter, sent_at) = (item.id, item.counter, item.sent_at);
         let envelope = Envelope { id, conversation, counter, sent_at, body, extensions: Extensions::none() };
-        envelope.body.text()?;
+        if !envelope.body.is_shown() || envelope.body.voicemail().is_some() && item.with.user().is_none() {
+            return None;
+        }
         envelope.check().ok()?;
         let is_mine = item.author == *me;
         let device = item.device.unwrap_or(*teller);
@@ -401,6 +406,7 @@ pub(crate) fn keep_told(tx: &Transaction, told: &Told, own_device: DeviceKey, no
         return Ok(false);
     }
     tx.add_message(&row)?;
+    crate::calls::voicemail::keep_announced(tx, with, *device, envelope, !*is_mine, now)?;
     if *is_mine {
         Conversation::note_own(tx, with, *device, counter)?;
     } else {
