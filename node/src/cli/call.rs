@@ -99,8 +99,8 @@ pub(super) fn for_people(outcome: &CallOutcome) -> String {
         ("jitter", outcome.jitter_ms.map(|ms| format!("{ms:.1} ms"))),
         ("woken", outcome.via_push.then(|| "by push".to_owned())),
     ]);
-    let left = outcome.voicemail.as_ref().map(|left| format!("\n{}", voicemail::left_for_people(left))).unwrap_or_default();
+    let left = outcome.voicemail.as_ref().map(|left| format!("{}\n", voicemail::left_for_people(left))).unwrap_or_default();
     let problem = outcome.voicemail_problem.as_ref();
-    let problem = problem.map(|problem| format!("\nno voicemail is left: {}", printable(problem))).unwrap_or_default();
+    let problem = problem.map(|problem| format!("no voicemail is left: {}\n", printable(problem))).unwrap_or_default();
     format!("{result}{reason}\n{details}{left}{problem}")
 }

@@ -1,0 +1,234 @@
+//! Goal: who isn't answered leaves a recording, and it is heard, whole and unchanged, whoever of the two is there when. Method: real daemons; the
+//! recording is a tone, and what the callee saves must hold it. The callee's daemon, and then the caller's, are down at the right moments.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use halloo_tests::audio::{assert_heard, write_tone};
+use halloo_tests::cli::{Invocation, Output};
+use halloo_tests::linking::link;
+use halloo_tests::network::text;
+use halloo_tests::{Daemon, Plan, User, eventually};
+use serde_json::Value;
+
+/// How long anything may take to show: far more than it does.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+const ALICE_HZ: f64 = 440.0;
+const OTHER_HZ: f64 = 660.0;
+
+/// Three parts: longer than one message carries.
+const LENGTH: Duration = Duration::from_secs(28);
+
+/// A recording, and a place for what is heard of it.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new(length: Duration) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory");
+        write_tone(&folder.path().join("message.wav"), ALICE_HZ, length);
+        Self(folder)
+    }
+
+    fn message(&self) -> String {
+        self.place("message.wav").display().to_string()
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+/// Calls, with a recording for the case that nobody answers.
+fn call(from: &Daemon, to: &User, files: &Files) -> Invocation {
+    Invocation::new(from.home()).args(["call", &to.username, "--voicemail", &files.message()])
+}
+
+/// The id of the voicemail that a call which wasn't answered has left.
+#[track_caller]
+fn left(output: &Output, outcome: &str) -> String {
+    let told = output.json();
+    assert_eq!((output.code, &told["outcome"]), (1, &outcome.into()), "{output:?}");
+    assert_eq!(told["voicemail_problem"], Value::Null, "{told}");
+    text(&told["voicemail"], "id")
+}
+
+fn entry(of: &Daemon, id: &str) -> Result<Value, String> {
+    of.api().get(&format!("/v1/voicemails/{id}"))
+}
+
+/// Waits until a recording shows like this.
+#[track_caller]
+fn shows(of: &Daemon, id: &str, field: &str, value: impl Into<Value>) -> Value {
+    let value = value.into();
+    eventually(PATIENCE, &format!("{} shows {field} = {value} of the voicemail", of.name()), || {
+        let entry = entry(of, id)?;
+        if entry[field] == value { Ok(entry) } else { Err(entry.to_string()) }
+    })
+}
+
+/// Waits until it is here, saves it and listens.
+#[track_caller]
+fn hears(device: &Daemon, id: &str, files: &Files, name: &str, length: Duration) {
+    let told = device.wait_event(PATIENCE, "voicemail_received", |event| event["voicemail_id"] == id);
+    assert_eq!(told["duration_ms"], length.as_millis() as u64, "{told}");
+    shows(device, id, "state", "ready");
+    let place = files.place(name);
+    device.cli(["voicemail", "save", id, &place.display().to_string()]).ok();
+    assert_heard(&place, ALICE_HZ, OTHER_HZ, length);
+}
+
+fn unread(of: &Daemon, with: &str) -> Result<u64, String> {
+    let list = of.api().get("/v1/conversations")?;
+    let found = list["conversations"].as_array().into_iter().flatten().find(|entry| entry["with"] == with).cloned();
+    found.and_then(|entry| entry["unread"].as_u64()).ok_or_else(|| list.to_string())
+}
+
+#[track_caller]
+fn has_unread(of: &Daemon, with: &str, count: u64) {
+    eventually(PATIENCE, &format!("{} has {count} unread of {with}", of.name()), || {
+        let seen = unread(of, with)?;
+        if seen == count { Ok(()) } else { Err(seen.to_string()) }
+    });
+}
+
+#[test]
+fn who_is_declined_leaves_a_recording_that_all_devices_have_and_one_hears() {
+    let files = Files::new(LENGTH);
+    let mut network = Plan::new(["alice", "bob"]).contacts_only().start();
+    let [alice, bob] = network.users.as_slice() else { panic!("two users") };
+    network.befriend(alice, bob);
+    let second = link(&network, bob, "bob-second", &[]);
+    eventually(PATIENCE, "alice sees two devices", || {
+        let found = alice.api().get(&format!("/v1/users/{}?fresh=true&settled=true", bob.username))?;
+        if found["devices"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(found.to_string()) }
+    });
+
+    let running = call(alice, bob, &files).start();
+    let incoming = bob.wait_event(PATIENCE, "call_incoming", |_| true);
+    let call_id = text(&incoming, "call_id");
+    assert_eq!(bob.cli(["calls", "decline", &call_id]).code, 0);
+    let id = left(&running.wait(PATIENCE), "declined");
+
+    hears(bob, &id, &files, "bob.wav", LENGTH);
+    hears(&second, &id, &files, "second.wav", LENGTH);
+    let shown = entry(bob, &id).expect("it is listed");
+    assert_eq!((&shown["call_id"], &shown["heard"], &shown["incoming"]), (&call_id.into(), &false.into(), &true.into()), "{shown}");
+    assert_eq!(shown["waveform"].as_array().map(Vec::len), Some(64), "{shown}");
+    assert_eq!(shown["with"], alice.username.as_str());
+    shows(alice, &id, "state", "delivered");
+
+    // Looking at the conversation doesn't count as hearing; a text in it is read by that.
+    alice.cli(["msg", "send", &bob.username, "call me back", "--wait"]).ok();
+    has_unread(bob, &alice.username, 2);
+    bob.cli(["msg", "read", &alice.username]).ok();
+    has_unread(bob, &alice.username, 1);
+    let list = bob.cli(["msg", "list", &alice.username]).ok();
+    let in_it = list["messages"].as_array().into_iter().flatten().find(|message| message["id"] == id.as_str());
+    assert_eq!(in_it.map(|message| &message["voicemail_ms"]), Some(&(LENGTH.as_millis() as u64).into()), "{list}");
+
+    // Played on one device: the program gets a WAV file with the tone in it. Heard on the other, and at the caller.
+    let copy = files.place("copy.sh");
+    let played = files.place("played.wav");
+    std::fs::write(&copy, format!("#!/bin/sh\ncp \"$1\" '{}'\n", played.display())).expect("the folder is ours");
+    make_executable(&copy);
+    let answer = second.cli(["voicemail", "play", &id[..8], "--with", &copy.display().to_string()]).ok();
+    assert_eq!(answer["heard"], true, "{answer}");
+    assert_heard(&played, ALICE_HZ, OTHER_HZ, LENGTH);
+    bob.wait_event(PATIENCE, "voicemail_heard", |event| event["voicemail_id"] == id.as_str() && event["elsewhere"] == true);
+    shows(bob, &id, "heard", true);
+    shows(alice, &id, "state", "heard");
+    has_unread(bob, &alice.username, 0);
+
+    // By caller, by what was heard, and gone when it was deleted.
+    let by_caller = |device: &Daemon, user: &str, more: &[&str]| {
+        let listed = Invocation::new(device.home()).args(["voicemail", "list", "--from", user]).args(more).run().ok();
+        listed["voicemails"].as_array().map_or(0, Vec::len)
+    };
+    assert_eq!((by_caller(bob, &alice.username, &[]), by_caller(bob, &bob.username, &[])), (1, 0));
+    assert_eq!(by_caller(bob, &alice.username, &["--unheard"]), 0);
+    assert_eq!(by_caller(alice, &bob.username, &["--sent"]), 1);
+    bob.cli(["voicemail", "delete", &id]).ok();
+    assert_eq!(by_caller(bob, &alice.username, &[]), 0);
+    assert_eq!(bob.cli(["voicemail", "heard", &id]).code, 1, "it is gone");
+    assert_eq!(by_caller(&second, &alice.username, &[]), 1, "it was deleted on one device");
+    network.users.clear();
+}
+
+fn make_executable(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700)).expect("the file is ours");
+}
+
+#[test]
+fn a_recording_waits_for_a_callee_who_is_offline_though_the_caller_was_killed_and_is_gone() {
+    let files = Files::new(LENGTH);
+    let mut network = Plan::new(["alice", "bob"]).contacts_only().start();
+    network.befriend(&network.users[0], &network.users[1]);
+    let [alice, bob] = network.users();
+    has_mailbox(alice, bob);
+    bob.terminate();
+
+    let id = left(&call(alice, bob, &files).run(), "unreachable");
+    // It was acknowledged: nothing that happens to the caller's process may lose it.
+    alice.kill();
+    alice.restart();
+    shows(alice, &id, "state", "sent");
+    alice.terminate();
+
+    bob.restart();
+    hears(bob, &id, &files, "bob.wav", LENGTH);
+    bob.terminate();
+    bob.restart();
+    let kept = shows(bob, &id, "state", "ready");
+    assert_eq!((&kept["heard"], &kept["problem"]), (&false.into(), &Value::Null), "{kept}");
+    let played = bob.cli(["voicemail", "heard", &id[..6]]).ok();
+    assert_eq!(played["heard"], true, "{played}");
+
+    alice.restart();
+    shows(alice, &id, "state", "heard");
+}
+
+/// Waits until the caller knows where to leave something for the callee.
+#[track_caller]
+fn has_mailbox(from: &Daemon, to: &User) {
+    eventually(PATIENCE, "the callee has a mailbox", || {
+        let status = to.api().get("/v1/status")?;
+        let mailboxes = status["mailboxes"].as_array().map_or(0, Vec::len);
+        if mailboxes > 0 { Ok(()) } else { Err(status.to_string()) }
+    });
+    eventually(PATIENCE, "the caller has the entry that names it", || {
+        from.api().get(&format!("/v1/users/{}?fresh=true&settled=true", to.username)).map(drop)
+    });
+}
+
+#[test]
+fn who_may_not_write_may_not_leave_a_recording_and_one_that_is_broken_is_not_taken() {
+    let files = Files::new(Duration::from_secs(2));
+    let mut network = Plan::new(["alice", "bob", "carol"]).contacts_only().start();
+    network.befriend(&network.users[0], &network.users[1]);
+    let [alice, bob, carol] = network.users();
+
+    // A stranger is refused, and told so.
+    let id = left(&call(carol, bob, &files).run(), "declined");
+    let failed = shows(carol, &id, "state", "failed");
+    assert!(text(&failed, "problem").contains("contact"), "{failed}");
+    let nothing = bob.cli(["voicemail", "list"]).ok();
+    assert_eq!((&nothing["voicemails"], &nothing["unheard"]), (&Value::Array(Vec::new()), &0.into()), "{nothing}");
+
+    // Who doesn't want to be disturbed takes what contacts leave.
+    bob.cli(["presence", "set", "dnd"]).ok();
+    let id = left(&call(alice, bob, &files).run(), "declined");
+    hears(bob, &id, &files, "bob.wav", Duration::from_secs(2));
+
+    // What can't be a recording is said before anybody is called.
+    let noise = files.place("noise.wav");
+    std::fs::write(&noise, "no audio").expect("the folder is ours");
+    let refused = alice.cli(["call", &bob.username, "--voicemail", &noise.display().to_string()]);
+    assert_eq!(refused.code, 2, "{refused:?}");
+    let long = files.place("long.wav");
+    write_tone(&long, ALICE_HZ, Duration::from_secs(181));
+    let refused = alice.cli(["call", &bob.username, "--voicemail", &long.display().to_string()]);
+    assert!(refused.code == 2 && refused.last_error().contains("180 s"), "{refused:?}");
+    assert!(alice.cli(["voicemail", "save", "0123", "/nonexistent/x.wav"]).code == 1);
+}
