@@ -15,7 +15,8 @@ use bincode::{Decode, Encode};
 use sha2::{Digest, Sha256};
 
 use crate::id::{CallId, MessageId};
-use crate::wire::{DecodeError, Extensions};
+use crate::key::DeviceKey;
+use crate::wire::{DecodeError, Extensions, FrameKind, Message};
 pub use ogg::{OggError, Recording};
 
 /// Longest recording: three minutes, as people know it of answering machines.
@@ -162,6 +163,45 @@ impl VoicemailSignal {
             Self::Left(voicemail) => voicemail.check(),
             Self::Part(part) => part.check(),
         }
+    }
+}
+
+/// "Give me this part": to another own device that has the recording, from one that has heard of it too late to get it from its sender.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct VoicemailFetch {
+    /// The device that left it.
+    pub device: DeviceKey,
+    /// The message that tells of it.
+    pub voicemail: MessageId,
+    /// Which part.
+    pub index: u16,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Message for VoicemailFetch {
+    const KIND: FrameKind = FrameKind(0x00b1);
+    const LIMIT: usize = 256;
+}
+
+/// Answer to [`VoicemailFetch`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct VoicemailPiece {
+    /// The part; empty if it isn't here, or the asker is no own device.
+    pub bytes: Vec<u8>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Message for VoicemailPiece {
+    const KIND: FrameKind = FrameKind(FrameKind::ANSWER | VoicemailFetch::KIND.0);
+    const LIMIT: usize = 40_960;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        if self.bytes.len() > VOICEMAIL_PART_BYTES {
+            return Err(DecodeError::invalid("bytes", format!("{}, at most {VOICEMAIL_PART_BYTES}", self.bytes.len())));
+        }
+        Ok(())
     }
 }
 

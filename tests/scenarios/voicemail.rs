@@ -113,7 +113,11 @@ fn who_is_declined_leaves_a_recording_that_all_devices_have_and_one_hears() {
     hears(bob, &id, &files, "bob.wav", LENGTH);
     hears(&second, &id, &files, "second.wav", LENGTH);
     let shown = entry(bob, &id).expect("it is listed");
-    assert_eq!((&shown["call_id"], &shown["heard"], &shown["incoming"]), (&call_id.into(), &false.into(), &true.into()), "{shown}");
+    assert_eq!(
+        (&shown["call_id"], &shown["heard"], &shown["incoming"]),
+        (&call_id.into(), &false.into(), &true.into()),
+        "{shown}"
+    );
     assert_eq!(shown["waveform"].as_array().map(Vec::len), Some(64), "{shown}");
     assert_eq!(shown["with"], alice.username.as_str());
     shows(alice, &id, "state", "delivered");
@@ -152,6 +156,11 @@ fn who_is_declined_leaves_a_recording_that_all_devices_have_and_one_hears() {
     assert_eq!(by_caller(bob, &alice.username, &[]), 0);
     assert_eq!(bob.cli(["voicemail", "heard", &id]).code, 1, "it is gone");
     assert_eq!(by_caller(&second, &alice.username, &[]), 1, "it was deleted on one device");
+
+    // A device that comes later has it from the one that still has it, and knows that it was heard.
+    let third = link(&network, bob, "bob-third", &[]);
+    hears(&third, &id, &files, "third.wav", LENGTH);
+    shows(&third, &id, "heard", true);
     network.users.clear();
 }
 
@@ -231,4 +240,158 @@ fn who_may_not_write_may_not_leave_a_recording_and_one_that_is_broken_is_not_tak
     let refused = alice.cli(["call", &bob.username, "--voicemail", &long.display().to_string()]);
     assert!(refused.code == 2 && refused.last_error().contains("180 s"), "{refused:?}");
     assert!(alice.cli(["voicemail", "save", "0123", "/nonexistent/x.wav"]).code == 1);
+}
+
+/// What is on the wire about a recording, by a contact who holds to no rule.
+mod hostile {
+    use halloo_protocol::call::Reason;
+    use halloo_protocol::directory::RecordKey;
+    use halloo_protocol::id::{ConversationId, MessageId};
+    use halloo_protocol::identity::UserId;
+    use halloo_protocol::message::{Content, DeliveryStatus, Envelope, MessageAck, MessageBody, MessageDeliver};
+    use halloo_protocol::voicemail::{
+        Recording, VOICEMAIL_BYTES_MAX, Voicemail, VoicemailFetch, VoicemailPart, VoicemailPiece, VoicemailSignal, ogg,
+    };
+    use halloo_protocol::wire::{self, Extensions, FrameKind, Message};
+    use halloo_tests::attacker::{Attacker, Forger, Sealer, now};
+
+    use super::*;
+
+    /// What no codec has made, in the form of a recording.
+    fn nonsense() -> Vec<u8> {
+        let packets: Vec<Vec<u8>> = (0..1_000_u32).map(|number| nonsense_packet(number)).collect();
+        let recording = Recording::new(packets.iter().map(Vec::as_slice), 0, 960_000).expect("in form");
+        ogg::write(&recording, "nobody").expect("it fits")
+    }
+
+    /// 20 ms by its first byte, which says one frame of full band.
+    fn nonsense_packet(number: u32) -> Vec<u8> {
+        let noise = (0..60_u32).map(|at| (number.wrapping_mul(2_654_435_761).wrapping_add(at * 40_503) >> 13) as u8);
+        std::iter::once(31 << 3).chain(noise).collect()
+    }
+
+    struct Liar {
+        stream: Attacker,
+        sealer: Sealer,
+        device: halloo_protocol::key::DeviceKey,
+        said: u8,
+        counter: u64,
+    }
+
+    impl Liar {
+        fn says(&mut self, id: MessageId, counter: u64, signal: VoicemailSignal) -> DeliveryStatus {
+            let envelope = Envelope {
+                id,
+                conversation: ConversationId([0; 16]),
+                counter,
+                sent_at: now(),
+                body: MessageBody::Voicemail(Box::new(signal)),
+                extensions: Extensions::none(),
+            };
+            let message = MessageDeliver { content: self.sealer.seal(&envelope), extensions: Extensions::none() };
+            self.stream.ask::<_, MessageAck>(&message).expect("an answer").status
+        }
+
+        fn leaves(&mut self, id: MessageId, voicemail: Voicemail) -> DeliveryStatus {
+            self.counter += 1;
+            self.says(id, self.counter, VoicemailSignal::Left(voicemail))
+        }
+
+        fn sends(&mut self, part: VoicemailPart) -> DeliveryStatus {
+            self.said += 1;
+            self.says(MessageId([self.said; 16]), 0, VoicemailSignal::Part(part))
+        }
+    }
+
+    #[test]
+    fn a_recording_that_is_none_is_not_heard_and_nobody_fills_the_disk() {
+        let mut network = Plan::new(["alice", "bob", "mallory"]).contacts_only().start();
+        network.befriend(&network.users[0], &network.users[1]);
+        let [forger, stranger] = [0, 2].map(|user| Forger::of_user(&network, &network.users[user], 1));
+        let bob = &network.users[1];
+        let address = bob.addresses()[0].clone();
+        let stream = Attacker::connect(&address, &forger.device, &forger.hello(None));
+        let mut reader = Attacker::connect(&network.bootstrap(), &forger.device, &forger.hello(None));
+        let authority = network.authority.api().get("/v1/authority").expect("the authority shows itself");
+        let authority = text(&authority, "key").parse().expect("a key");
+        let name = UserId::Named { authority, name: "bob".parse().expect("a username") };
+        let record = reader.find_record(RecordKey::of(&name)).expect("bob is in the directory");
+        let sealer = Sealer::new(&forger, &record);
+        let mut liar = Liar { stream, sealer, device: forger.device_key(), said: 0, counter: 0 };
+
+        let whole = nonsense();
+        let cut = whole[..whole.len() - 10].to_vec();
+        for (number, file, told, problem) in [
+            (101, &cut, &cut, "cut short"),
+            (102, &whole, &cut, "bytes where"),
+            (103, &whole, &whole.iter().rev().copied().collect(), "hash"),
+            (104, &whole.iter().rev().copied().collect(), &whole.iter().rev().copied().collect(), "no Ogg page"),
+        ] {
+            let id = MessageId([number; 16]);
+            // The parts come first, the last one before the others.
+            let mut parts: Vec<VoicemailPart> = VoicemailPart::of(id, file).collect();
+            parts.reverse();
+            assert!(parts.len() > 1);
+            for part in parts {
+                assert_eq!(liar.sends(part), DeliveryStatus::Accepted);
+            }
+            assert_eq!(liar.leaves(id, Voicemail::of(told, None, 20_000, Vec::new())), DeliveryStatus::Accepted);
+            let shown = shows(bob, &id.to_string(), "state", "broken");
+            assert!(text(&shown, "problem").contains(problem), "{problem}: {shown}");
+            bob.wait_event(PATIENCE, "warning", |event| {
+                event["code"] == "voicemail-broken" && event["detail"].as_str().is_some_and(|detail| detail.contains(problem))
+            });
+            let place = network.folder().join("broken.wav").display().to_string();
+            assert_eq!(bob.cli(["voicemail", "save", &id.to_string(), &place]).code, 1);
+        }
+
+        // In the right form, of bytes that no codec has made: it is heard as whatever it is, or not at all.
+        let id = MessageId([105; 16]);
+        let voicemail = Voicemail::of(&whole, None, 20_000, Vec::new());
+        assert_eq!(liar.leaves(id, voicemail.clone()), DeliveryStatus::Accepted);
+        let short = VoicemailPart { bytes: vec![0; 5], ..VoicemailPart::of(id, &whole).next().expect("a part") };
+        assert_eq!(liar.sends(short), DeliveryStatus::Refused(Reason::INVALID));
+        for part in VoicemailPart::of(id, &whole) {
+            assert_eq!(liar.sends(part), DeliveryStatus::Accepted);
+        }
+        shows(bob, &id.to_string(), "state", "ready");
+        let place = network.folder().join("nonsense.wav").display().to_string();
+        let saved = bob.cli(["voicemail", "save", &id.to_string(), &place]).code;
+        assert!((0..=1).contains(&saved), "{saved}");
+        // Nobody but an own device is given parts.
+        let fetch = VoicemailFetch { device: liar.device, voicemail: id, index: 0, extensions: Extensions::none() };
+        let mut stranger = Attacker::connect(&address, &stranger.device, &stranger.hello(None));
+        for asker in [&mut liar.stream, &mut stranger] {
+            let piece: VoicemailPiece = asker.ask(&fetch).expect("an answer");
+            assert!(piece.bytes.is_empty());
+        }
+
+        // Out of range: not even understood.
+        let too_large = Voicemail { bytes: VOICEMAIL_BYTES_MAX as u32 + 1, ..voicemail.clone() };
+        let body = MessageBody::Voicemail(Box::new(VoicemailSignal::Left(too_large)));
+        let envelope = Envelope {
+            id: MessageId([106; 16]),
+            conversation: ConversationId([0; 16]),
+            counter: 1,
+            sent_at: now(),
+            body,
+            extensions: Extensions::none(),
+        };
+        let plain = MessageDeliver { content: Content::Plain(envelope), extensions: Extensions::none() };
+        assert_eq!(liar.stream.ask_raw(MessageDeliver::KIND, wire::encode(&plain)).kind, FrameKind::UNSUPPORTED);
+
+        // What would be more than 8 MiB of one user isn't taken, told or untold.
+        let largest = Voicemail { bytes: VOICEMAIL_BYTES_MAX as u32, ..voicemail };
+        let statuses: Vec<DeliveryStatus> =
+            (150..166).map(|number| liar.leaves(MessageId([number; 16]), largest.clone())).collect();
+        let kept = statuses.iter().filter(|status| **status == DeliveryStatus::Accepted).count();
+        let refused = statuses.iter().filter(|status| **status == DeliveryStatus::Refused(Reason::VOICEMAIL_FULL)).count();
+        assert_eq!((kept, refused), (13, 3), "{statuses:?}");
+        let zeros = vec![0; VOICEMAIL_BYTES_MAX];
+        let untold = VoicemailPart::of(MessageId([170; 16]), &zeros);
+        let statuses: Vec<DeliveryStatus> = untold.map(|part| liar.sends(part)).collect();
+        assert_eq!(statuses.last(), Some(&DeliveryStatus::Refused(Reason::VOICEMAIL_FULL)), "{statuses:?}");
+        assert_eq!(bob.cli(["status"]).code, 0);
+        network.users.clear();
+    }
 }

@@ -2,12 +2,13 @@
 //!
 //! `halloo-protocol`'s `voicemail` says what goes over the wire. It goes as messages, so that outbox, sessions, mailboxes, receipts and own devices
 //! do with it what they do with texts; here is what is more: the parts of a recording, whether all of them have come or arrived, and how much room
-//! there is ([`arrive`]); and how one is left ([`leave`]).
+//! there is ([`arrive`]); how one is left ([`leave`]); and what a device that came later gets from own others ([`fetch`]).
 //!
 //! What was told of a recording is kept in the transaction that keeps its message, and a part in the one that notes that it was seen, so a crash
 //! between two messages loses neither. A recording is heard when its message is read: own devices and the author learn it as they learn that of texts.
 
 mod arrive;
+mod fetch;
 mod leave;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,8 @@ use halloo_protocol::wire;
 use tracing::{debug, warn};
 
 pub(crate) use self::arrive::keep_announced;
+use self::fetch::Fetches;
+pub(crate) use self::fetch::FetchingPart;
 pub(crate) use self::leave::note_part_finished;
 use crate::event_loop::EventLoop;
 use crate::handle::Event;
@@ -182,11 +185,12 @@ struct Entry {
 pub(crate) struct VoicemailState {
     entries: BTreeMap<Key, Entry>,
     expiry_at: Instant,
+    fetches: Fetches,
 }
 
 impl VoicemailState {
-    pub(crate) const fn new(now: Instant) -> Self {
-        Self { entries: BTreeMap::new(), expiry_at: now }
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { entries: BTreeMap::new(), expiry_at: now, fetches: Fetches::default() }
     }
 
     fn rows(&self) -> impl Iterator<Item = &Row> {
@@ -212,7 +216,11 @@ impl EventLoop {
     }
 
     pub(crate) fn voicemail_tick(&mut self, now: Now) {
-        if self.voicemail.entries.is_empty() || self.voicemail.expiry_at > now.instant {
+        if self.voicemail.entries.is_empty() {
+            return;
+        }
+        self.fetch_voicemail(now);
+        if self.voicemail.expiry_at > now.instant {
             return;
         }
         self.voicemail.expiry_at = now.instant + EXPIRY_EVERY;
@@ -345,7 +353,8 @@ impl EventLoop {
 
     fn list_voicemail(&self, options: &VoicemailListOptions) -> Result<VoicemailList, VoicemailFault> {
         let with = options.with.as_deref().map(|name| self.labels.parse(name)).transpose()?;
-        let unheard = self.voicemail.entries.values().filter(|entry| is_shown(entry) && entry.row.is_for_hearing() && !entry.heard);
+        let unheard =
+            self.voicemail.entries.values().filter(|entry| is_shown(entry) && entry.row.is_for_hearing() && !entry.heard);
         let unheard = unheard.count() as u64;
         let is_wanted = |entry: &&Entry| {
             is_shown(entry)

@@ -153,9 +153,9 @@ async fn save(context: &Context, args: &SaveArgs) -> Result<(), CliError> {
     let mut file = new_file(&args.path).map_err(failed)?;
     file.write_all(&content).map_err(failed)?;
     let view: VoicemailView = client.get(&path_of(&args.id.id)).await?;
-    context.output.print(&view, |view| {
-        format!("{}\n{} at {}", one_for_people(view), bytes(content.len() as u64), args.path.display())
-    })
+    context
+        .output
+        .print(&view, |view| format!("{}\n{} at {}", one_for_people(view), bytes(content.len() as u64), args.path.display()))
 }
 
 /// A file that isn't there yet, for its owner alone.
@@ -211,7 +211,9 @@ fn play_file(path: &Path, with: Option<&Path>) -> Result<(), CliError> {
             Err(error) => return Err(CliError::Failed(format!("can't run {}: {error}", program.display()))),
         }
     }
-    Err(CliError::Failed("no program that plays WAV files was found: name one with --with, or use `halloo voicemail save`".to_owned()))
+    Err(CliError::Failed(
+        "no program that plays WAV files was found: name one with --with, or use `halloo voicemail save`".to_owned(),
+    ))
 }
 
 async fn leave(context: &Context, args: LeaveArgs) -> Result<(), CliError> {

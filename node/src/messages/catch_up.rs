@@ -162,7 +162,8 @@ impl EventLoop {
         self.request(target, &request, Purpose::History(asking), TIMEOUT);
     }
 
-    fn history_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
+    /// How to ask a device: connected, or by the record at hand.
+    pub(crate) fn history_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
         let connected = address::peer_id(device).filter(|peer| self.peers.get(peer).is_some()).map(Target::connected);
         connected.or_else(|| self.cached_target(user, device))
     }

@@ -27,6 +27,14 @@ impl View {
         self.get(Table::Voicemails, &key_of(device, id))
     }
 
+    /// One part of a recording.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn voicemail_part(&self, device: &DeviceKey, id: &MessageId, index: u16) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get(Table::VoicemailParts, &[&key_of(device, id)[..], &index.to_be_bytes()].concat())
+    }
+
     /// The parts of a recording that are here, in order.
     ///
     /// # Errors

@@ -28,9 +28,7 @@ use halloo::handle::presence::{
 };
 use halloo::handle::problem::UsernameError;
 use halloo::handle::push::{PushList, PushRegistration};
-use halloo::handle::voicemail::{
-    VoicemailCommand, VoicemailFault, VoicemailLeft, VoicemailList, VoicemailState, VoicemailView,
-};
+use halloo::handle::voicemail::{VoicemailCommand, VoicemailFault, VoicemailLeft, VoicemailList, VoicemailState, VoicemailView};
 use halloo::handle::{self, Command, CommandReceiver, EventSender};
 use halloo::home::{Home, HomeLock};
 use halloo::timestamp::Timestamp;

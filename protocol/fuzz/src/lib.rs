@@ -121,6 +121,8 @@ pub fn frame(bytes: &[u8]) {
         vault::VaultLook,
         vault::VaultNews,
         vault::VaultPut,
+        voicemail::VoicemailFetch,
+        voicemail::VoicemailPiece,
     }
 }
 

@@ -507,7 +507,8 @@ impl Writer {
             let is_continued = before > 0 && lacing.get(before - 1) == Some(&LACING_FULL);
             let mut page_flags = if is_last { flags } else { flags & !LAST };
             page_flags |= if is_continued { CONTINUED } else { 0 };
-            let shown = if is_last { position } else { self.position_within(&lacing[..before + segments.len()], packets, position) };
+            let shown =
+                if is_last { position } else { self.position_within(&lacing[..before + segments.len()], packets, position) };
             self.one(page_flags, shown, segments, bytes);
         }
     }

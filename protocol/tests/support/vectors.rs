@@ -74,7 +74,7 @@ use halloo_protocol::vault::{
     ChunkId, ChunkMark, HeldChunk, SealedChunk, VaultChunks, VaultFetch, VaultIndex, VaultItem, VaultKept, VaultKeys, VaultLook,
     VaultNews, VaultPut, VaultPutStatus, VaultRoot,
 };
-use halloo_protocol::voicemail::{Voicemail, VoicemailPart, VoicemailSignal};
+use halloo_protocol::voicemail::{Voicemail, VoicemailFetch, VoicemailPart, VoicemailPiece, VoicemailSignal};
 use halloo_protocol::wire::{self, Body, DecodeError, Extensions, FRAME_BYTES_MAX, Frame, FrameKind, Message, Signed};
 
 use super::*;
@@ -202,6 +202,8 @@ pub(crate) fn all() -> Vec<Vector> {
             extensions: extensions(),
             ..Voicemail::of(b"a recording", None, 2_500, Vec::new())
         }))));
+        "voicemail_fetch" => message VoicemailFetch = VoicemailFetch { device: device(0), voicemail: MessageId([1; 16]), index: 15, extensions: extensions() };
+        "voicemail_piece" => message VoicemailPiece = VoicemailPiece { bytes: b"a recording".to_vec(), extensions: extensions() };
         "voicemail_part" => message MessageDeliver = voicemail_part();
         "message_delivered" => message MessageDelivered = MessageDelivered { ids: vec![MessageId([1; 16])], extensions: none() };
         "own_sent" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Sent(Box::new(history_item())))));
@@ -680,7 +682,8 @@ fn body(body: MessageBody) -> MessageDeliver {
 }
 
 fn voicemail_part() -> MessageDeliver {
-    let part = VoicemailPart { voicemail: MessageId([1; 16]), index: 15, bytes: b"a recording".to_vec(), extensions: extensions() };
+    let part =
+        VoicemailPart { voicemail: MessageId([1; 16]), index: 15, bytes: b"a recording".to_vec(), extensions: extensions() };
     let body = MessageBody::Voicemail(Box::new(VoicemailSignal::Part(part)));
     MessageDeliver { content: Content::Plain(Envelope { counter: 0, body, ..envelope() }), extensions: none() }
 }

@@ -172,22 +172,23 @@ impl EventLoop {
         let room = if is_stranger { STRANGER_ROOM } else { CONTACT_ROOM };
         loop {
             let others = || self.voicemail.rows().filter(|row| row.key() != *key);
-            let of_user = || self.voicemail.entries.values().filter(|entry| entry.row.with == *user && entry.row.is_for_hearing());
+            let of_user =
+                || self.voicemail.entries.values().filter(|entry| entry.row.with == *user && entry.row.is_for_hearing());
             let sum = |rows: &mut dyn Iterator<Item = &Row>| rows.map(Row::room).sum::<u64>();
             let unheard = of_user().filter(|entry| !entry.heard && entry.row.key() != *key).count();
             let own = sum(&mut of_user().map(|entry| &entry.row)) + more;
             let of_strangers = sum(&mut others().filter(|row| !self.is_acquainted(&row.with))) + more;
             let is_full_of_own = own > room.bytes;
-            let is_full = is_full_of_own || is_stranger && of_strangers > STRANGERS_BYTES_MAX || sum(&mut others()) + more > BYTES_MAX;
+            let is_full =
+                is_full_of_own || is_stranger && of_strangers > STRANGERS_BYTES_MAX || sum(&mut others()) + more > BYTES_MAX;
             if unheard >= room.unheard {
                 return false;
             }
             if !is_full {
                 return true;
             }
-            let may_go = |entry: &&Entry| {
-                entry.heard && entry.row.stage() == Stage::Whole && (!is_full_of_own || entry.row.with == *user)
-            };
+            let may_go =
+                |entry: &&Entry| entry.heard && entry.row.stage() == Stage::Whole && (!is_full_of_own || entry.row.with == *user);
             let oldest = self.voicemail.entries.values().filter(may_go).min_by_key(|entry| entry.row.kept_at);
             let Some(oldest) = oldest.map(|entry| entry.row.key()) else { return false };
             self.drop_audio(&oldest, Stage::Deleted, None);

@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 
 use halloo_protocol::id::{CallId, MessageId};
-use halloo_protocol::message::{
-    Correspondent, Envelope, MessageBody, MessageState as WireState, OutboxItem,
-};
+use halloo_protocol::message::{Correspondent, Envelope, MessageBody, MessageState as WireState, OutboxItem};
 use halloo_protocol::voicemail::{Voicemail, VoicemailPart, VoicemailSignal};
 use halloo_protocol::wire::Extensions;
 use tracing::debug;
