@@ -307,7 +307,7 @@ mod hostile {
     fn a_recording_that_is_none_is_not_heard_and_nobody_fills_the_disk() {
         let mut network = Plan::new(["alice", "bob", "mallory"]).contacts_only().start();
         network.befriend(&network.users[0], &network.users[1]);
-        let [forger, stranger] = [0, 2].map(|user| Forger::of_user(&network, &network.users[user], 1));
+        let [forger, stranger] = [(0, 1), (2, 2)].map(|(user, device)| Forger::of_user(&network, &network.users[user], device));
         let bob = &network.users[1];
         let address = bob.addresses()[0].clone();
         let stream = Attacker::connect(&address, &forger.device, &forger.hello(None));
