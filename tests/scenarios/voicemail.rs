@@ -2,7 +2,7 @@
 //! recording is a tone, and what the callee saves must hold it. The callee's daemon, and then the caller's, are down at the right moments.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use halloo_tests::audio::{assert_heard, write_tone};
 use halloo_tests::cli::{Invocation, Output};
@@ -196,6 +196,43 @@ fn a_recording_waits_for_a_callee_who_is_offline_though_the_caller_was_killed_an
 
     alice.restart();
     shows(alice, &id, "state", "heard");
+}
+
+/// Three minutes, with a text beside them that mustn't wait for them for long.
+#[test]
+#[ignore = "long: an unoptimised build encodes and decodes three minutes"]
+fn the_longest_recording_arrives_by_stream_and_by_mailbox() {
+    let length = Duration::from_secs(180);
+    let files = Files::new(length);
+    let mut network = Plan::new(["alice", "bob"]).contacts_only().start();
+    network.befriend(&network.users[0], &network.users[1]);
+    let [alice, bob] = network.users();
+    has_mailbox(alice, bob);
+    let leave = |alice: &Daemon, bob: &User| {
+        let left = alice.cli(["voicemail", "leave", &bob.username, &files.message()]).ok();
+        text(&left, "id")
+    };
+    let started = Instant::now();
+    let id = leave(alice, bob);
+    let recorded = started.elapsed();
+    alice.cli(["msg", "send", &bob.username, "beside it", "--wait"]).ok();
+    let text_after = started.elapsed() - recorded;
+    hears(bob, &id, &files, "stream.wav", length);
+    let shown = shows(alice, &id, "state", "delivered");
+    eprintln!(
+        "{} bytes; recorded in {:.1} s; a text beside it took {:.1} s; heard after {:.1} s",
+        shown["bytes"],
+        recorded.as_secs_f32(),
+        text_after.as_secs_f32(),
+        (started.elapsed() - recorded).as_secs_f32()
+    );
+
+    bob.terminate();
+    let id = leave(alice, bob);
+    shows(alice, &id, "state", "sent");
+    alice.terminate();
+    bob.restart();
+    hears(bob, &id, &files, "mailbox.wav", length);
 }
 
 /// Waits until the caller knows where to leave something for the callee.
