@@ -1,6 +1,6 @@
 //! Recordings to leave for others: a WAV file as Opus in Ogg, and back.
 //!
-//! Both take a while (a fiftieth of a recording's length in a release build), so they belong on a thread that may block.
+//! Both take a while for minutes of audio, so they belong on a thread that may block.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -15,8 +15,8 @@ use super::wav::{WavError, WavSource};
 /// Speech at full bandwidth; nothing is lost on the way, so nothing is spent on correction as in a call.
 const BITRATE_BPS: u32 = 24_000;
 
-/// Recordings aren't made in real time.
-const COMPLEXITY: u8 = 8;
+/// As in calls: whoever leaves three minutes waits for the end of their recording.
+const COMPLEXITY: u8 = 5;
 
 /// Frames of the longest recording.
 const FRAMES_MAX: usize = VOICEMAIL_MS_MAX as usize / 20;
