@@ -471,6 +471,7 @@ impl NodeBuilder {
             sessions,
             contacts,
             files: crate::files::FilesState::new(instant),
+            voicemail: crate::calls::voicemail::VoicemailState::new(instant),
             history: crate::history::HistoryState::default(),
             devices: crate::devices::DevicesState::default(),
             receipts,

@@ -11,6 +11,7 @@ mod incoming;
 pub mod media;
 mod outgoing;
 mod trace;
+pub(crate) mod voicemail;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
@@ -154,6 +155,8 @@ impl Progress {
             loss: connected.then_some(self.stats.loss),
             jitter_ms: connected.then_some((self.stats.jitter_ms * 10.0).round() / 10.0),
             via_push: self.via_push,
+            voicemail: None,
+            voicemail_problem: None,
         })
     }
 }

@@ -52,6 +52,8 @@ pub(crate) enum Purpose {
     File(crate::files::FileRequest),
     /// Messages that didn't come by themselves.
     History(crate::messages::HistoryAsking),
+    /// A part of a recording that another own device has.
+    VoicemailFetch(crate::calls::voicemail::FetchingPart),
     /// An invite to a device.
     Invite(crate::calls::InviteTarget),
     /// An invite for a device, to a relay of it.

@@ -13,6 +13,7 @@ use halloo_protocol::push::{PushDeliver, PushKeep, PushRegister, PushSend, PushU
 use halloo_protocol::relay::RelayRequest;
 use halloo_protocol::session::{KeyFetch, MailboxKeyFetch, MailboxKeys};
 use halloo_protocol::vault::{VaultFetch, VaultLook, VaultPut};
+use halloo_protocol::voicemail::VoicemailFetch;
 use halloo_protocol::wire::{DecodeError, Extensions, Frame, FrameKind, Message};
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
@@ -34,6 +35,7 @@ impl EventLoop {
             FileHashes::KIND => self.with(frame, |node, request: FileHashes| node.handle_file_hashes(peer, &request)),
             FileRead::KIND => return self.handle_file_read(peer, via, frame),
             HistoryRequest::KIND => self.with(frame, |node, request: HistoryRequest| node.handle_history_request(peer, &request)),
+            VoicemailFetch::KIND => self.with(frame, |node, request: VoicemailFetch| node.handle_voicemail_fetch(peer, &request)),
             KeyFetch::KIND => self.with(frame, |node, _: KeyFetch| {
                 let chain = node.chain_of(&peer);
                 node.handle_key_fetch(chain.as_ref())

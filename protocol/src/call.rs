@@ -139,6 +139,8 @@ impl Reason {
     pub const TOO_MANY: Self = Self(15);
     /// A message that the device couldn't decrypt, however often it was encrypted anew.
     pub const UNDECRYPTABLE: Self = Self(20);
+    /// No room for another recording of this caller's.
+    pub const VOICEMAIL_FULL: Self = Self(21);
 }
 
 /// For people; numbers of later versions print as `reason N`.
@@ -162,6 +164,7 @@ impl fmt::Display for Reason {
             Self::UNKNOWN_CALL => "the call is over",
             Self::TOO_MANY => "too many calls",
             Self::UNDECRYPTABLE => "the device couldn't decrypt it",
+            Self::VOICEMAIL_FULL => "no room for another recording",
             Self(other) => return write!(f, "reason {other}"),
         })
     }

@@ -35,3 +35,4 @@ mod story;
 mod testnet_tour;
 mod twenty_daemons;
 mod vault;
+mod voicemail;

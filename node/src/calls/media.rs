@@ -46,6 +46,7 @@ mod audio;
 mod candidates;
 mod path_watch;
 mod playout;
+pub mod recording;
 mod session;
 mod sockets;
 pub mod tone;

@@ -74,6 +74,7 @@ use halloo_protocol::vault::{
     ChunkId, ChunkMark, HeldChunk, SealedChunk, VaultChunks, VaultFetch, VaultIndex, VaultItem, VaultKept, VaultKeys, VaultLook,
     VaultNews, VaultPut, VaultPutStatus, VaultRoot,
 };
+use halloo_protocol::voicemail::{Voicemail, VoicemailFetch, VoicemailPart, VoicemailPiece, VoicemailSignal};
 use halloo_protocol::wire::{self, Body, DecodeError, Extensions, FRAME_BYTES_MAX, Frame, FrameKind, Message, Signed};
 
 use super::*;
@@ -195,6 +196,15 @@ pub(crate) fn all() -> Vec<Vector> {
         "message_ack_unopened" => message MessageAck = MessageAck { status: DeliveryStatus::Unopened(Unopened { session: SessionId([7; 16]), generation: 3 }), extensions: none() };
         "message_ack_unencrypted" => message MessageAck = MessageAck { status: DeliveryStatus::Unencrypted, extensions: none() };
         "read_receipt" => message MessageDeliver = body(MessageBody::Read(Box::new(ReadReceipt { group: None, marks: vec![mark()], read_at: NOW, extensions: none() })));
+        "voicemail" => message MessageDeliver = body(MessageBody::Voicemail(Box::new(VoicemailSignal::Left(Voicemail {
+            call: Some(CallId([3; 16])),
+            waveform: vec![0, 128, 255],
+            extensions: extensions(),
+            ..Voicemail::of(b"a recording", None, 2_500, Vec::new())
+        }))));
+        "voicemail_fetch" => message VoicemailFetch = VoicemailFetch { device: device(0), voicemail: MessageId([1; 16]), index: 15, extensions: extensions() };
+        "voicemail_piece" => message VoicemailPiece = VoicemailPiece { bytes: b"a recording".to_vec(), extensions: extensions() };
+        "voicemail_part" => message MessageDeliver = voicemail_part();
         "message_delivered" => message MessageDelivered = MessageDelivered { ids: vec![MessageId([1; 16])], extensions: none() };
         "own_sent" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Sent(Box::new(history_item())))));
         "own_progress" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Progress(vec![Progress { id: MessageId([1; 16]), state: 3 }]))));
@@ -672,6 +682,13 @@ fn contact(signal: ContactSignal) -> MessageDeliver {
 
 fn body(body: MessageBody) -> MessageDeliver {
     MessageDeliver { content: Content::Plain(Envelope { body, ..envelope() }), extensions: none() }
+}
+
+fn voicemail_part() -> MessageDeliver {
+    let part =
+        VoicemailPart { voicemail: MessageId([1; 16]), index: 15, bytes: b"a recording".to_vec(), extensions: extensions() };
+    let body = MessageBody::Voicemail(Box::new(VoicemailSignal::Part(part)));
+    MessageDeliver { content: Content::Plain(Envelope { counter: 0, body, ..envelope() }), extensions: none() }
 }
 
 fn mark() -> Mark {
