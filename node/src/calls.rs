@@ -28,8 +28,8 @@ use halloo_protocol::wire::{Extensions, Frame, Signed};
 use tracing::{debug, warn};
 
 pub(crate) use self::driver::MediaNews;
-use self::driver::{MediaNewsKind, SessionId};
 pub(crate) use self::driver::describe;
+use self::driver::{MediaNewsKind, SessionId};
 use self::incoming::Incoming;
 pub(crate) use self::incoming::Rung;
 use self::media::{MediaConfig, MediaStats};
@@ -610,6 +610,7 @@ impl EventLoop {
             concealed_frames: stats.concealed_frames,
             packets_received: stats.packets_received,
             packets_sent: stats.packets_sent,
+            packets_early: stats.packets_early,
         })
     }
 

@@ -10,8 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::media::{
-    self, MediaConfig, MediaEvent, MediaSession, MediaStats, MediaSummary, PendingMedia, RelayServer,
-    SpareOffer,
+    self, MediaConfig, MediaEvent, MediaSession, MediaStats, MediaSummary, PendingMedia, RelayServer, SpareOffer,
 };
 use crate::event_loop::Internal;
 

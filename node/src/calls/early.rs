@@ -204,7 +204,8 @@ impl EventLoop {
     pub(super) fn begin_early(&mut self, call: CallId) {
         let ringing = self.calls.incoming.values().filter(|incoming| incoming.early.is_some()).count();
         let config = self.media_config(None, None).early(true);
-        let Some(incoming) = self.calls.incoming.get(&call).filter(|incoming| incoming.is_from_contact && incoming.rings()) else {
+        let Some(incoming) = self.calls.incoming.get(&call).filter(|incoming| incoming.is_from_contact && incoming.rings())
+        else {
             return;
         };
         if ringing < EARLY_INCOMING_MAX {
@@ -213,12 +214,7 @@ impl EventLoop {
     }
 
     /// The early answer is made, or can't be.
-    pub(super) fn early_made(
-        &mut self,
-        call: CallId,
-        relayed_only: bool,
-        made: Result<(Box<MediaSession>, String), String>,
-    ) {
+    pub(super) fn early_made(&mut self, call: CallId, relayed_only: bool, made: Result<(Box<MediaSession>, String), String>) {
         let now = Instant::now();
         let (session, news) = (self.calls.next_session(), self.internal_sender.clone());
         let Some(incoming) = self.calls.incoming.get_mut(&call).filter(|incoming| incoming.rings() && incoming.early.is_none())

@@ -212,7 +212,8 @@ async fn a_second_answer_is_judged_like_a_first() {
     let spare = pending.spare();
     let (_callee, good) = answer(config(), &sdp).await.unwrap();
     drop(pending);
-    let without = |name: &str| good.lines().filter(|line| !line.starts_with(name)).map(|line| format!("{line}\r\n")).collect::<String>();
+    let without =
+        |name: &str| good.lines().filter(|line| !line.starts_with(name)).map(|line| format!("{line}\r\n")).collect::<String>();
     for lacking in ["a=ice-ufrag", "a=ice-pwd", "a=fingerprint", "m=audio"] {
         let failure = spare.clone().accept(&without(lacking)).await;
         assert!(matches!(failure, Err(MediaError::SdpInvalid { .. } | MediaError::NoCommonAudio)), "{lacking}: {failure:?}");

@@ -148,12 +148,7 @@ impl Transport {
         Self::with_engine(config, rtc, certificate, true).await
     }
 
-    async fn with_engine(
-        config: &MediaConfig,
-        rtc: Rtc,
-        certificate: DtlsCert,
-        is_described: bool,
-    ) -> Result<Self, MediaError> {
+    async fn with_engine(config: &MediaConfig, rtc: Rtc, certificate: DtlsCert, is_described: bool) -> Result<Self, MediaError> {
         let addresses = if config.bind.is_empty() {
             candidates::gather(config.lab).map_err(|source| MediaError::Interfaces { source: Arc::new(source) })?
         } else {
