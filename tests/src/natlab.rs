@@ -207,7 +207,7 @@ impl NatLab {
     #[track_caller]
     pub fn block(&self, home: &Machine, rules: &[&str]) {
         let drops = rules.iter().map(|rule| format!("{rule} drop; ")).collect::<String>();
-        let table = format!("table ip blocked {{ chain through {{ type filter hook forward priority -10; {drops} }} }}");
+        let table = format!("table ip blocked {{\n  chain through {{ type filter hook forward priority -10; {drops} }}\n}}");
         Self::run(&["ip", "netns", "exec", &format!("{}r", home.namespace), "nft", &table]);
     }
 
