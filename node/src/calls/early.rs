@@ -44,11 +44,13 @@ pub(super) struct EarlyMedia {
     began: Instant,
     /// The path, once ICE and DTLS are through.
     path: Option<MediaPath>,
+    /// Nothing is heard over it at present.
+    is_broken: bool,
 }
 
 impl EarlyMedia {
     const fn new(driver: MediaDriver, answer: String, relayed_only: bool, began: Instant) -> Self {
-        Self { driver, answer, relayed_only, began, path: None }
+        Self { driver, answer, relayed_only, began, path: None, is_broken: false }
     }
 
     pub(super) fn path(&self) -> Option<&MediaPath> {
@@ -58,7 +60,7 @@ impl EarlyMedia {
     /// Whether it is worth going on with at an answer that wants this.
     fn is_of_use(&self, relayed_only: bool, now: Instant) -> bool {
         let is_settling = now.saturating_duration_since(self.began) < SETTLE_MAX;
-        self.relayed_only == relayed_only && (self.path.is_some() || is_settling)
+        self.relayed_only == relayed_only && !self.is_broken && (self.path.is_some() || is_settling)
     }
 
     /// What the trace says when it becomes the call's media.
@@ -160,6 +162,9 @@ impl EventLoop {
         let Some((device, early)) = self.calls.early_leg(call, session) else { return false };
         if let (MediaEvent::Connected(path) | MediaEvent::PathChanged(path), Some(early)) = (event, early.as_mut()) {
             early.path = Some(*path);
+        }
+        if let (MediaEvent::Disconnected | MediaEvent::Reconnected, Some(early)) = (event, early.as_mut()) {
+            early.is_broken = matches!(event, MediaEvent::Disconnected);
         }
         let detail = match event {
             MediaEvent::IceConnected => "ICE has found a path while it rings".to_owned(),
