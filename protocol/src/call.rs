@@ -7,6 +7,7 @@
 //! 2. The first copy to arrive rings the device, later ones are duplicates ([`RecentCalls`]). An invite on a stream is answered at once
 //!    ([`InviteAnswer`]); one that came another way is answered by a [`SignalBody::Ringing`] straight to the
 //!    caller, or, where the caller isn't to learn where the device is, by way of whoever brought it ([`SignalPass`]).
+//!    To a contact the device also says with what media can be connected while it rings ([`Signal::early_answer`]); nothing is heard yet.
 //! 3. A person answers: [`SignalBody::Accept`] with the answer to the offer. The first accept wins; the acknowledgement tells the device
 //!    whether it is the one. The others hear [`SignalBody::Replaced`].
 //! 4. Candidates trickle both ways ([`SignalBody::Candidate`]), media runs beside, and either end hangs up.
@@ -38,7 +39,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::id::CallId;
 pub use callee::{CalleeAction, CalleeCall, CalleeParams, CalleeState, CalleeTimer};
-pub use caller::{CallerAction, CallerCall, CallerParams, CallerState, CallerTimer, LegState};
+pub use caller::{CallerAction, CallerCall, CallerParams, CallerState, CallerTimer, EARLY_LEGS_MAX, LegState};
 pub use hand_over::{
     HandOverAnswer, HandOverRates, HandOverReason, HandOverRefusal, HandOverRules, HandOverStatus, HandedOverAnswer,
     InviteHandOver, InviteHandedOver, PassStatus, SignalPass, SignalPassed, WORD_BYTES_MAX, decide_hand_over, may_pass,

@@ -11,6 +11,7 @@ mod contacts;
 mod conversations;
 mod devices;
 mod devices_publish_together;
+mod early_media;
 mod extensions;
 mod files;
 mod groups;

@@ -203,6 +203,20 @@ impl NatLab {
         Self::run(&["ip", "netns", "exec", &router, "nft", &rule]);
     }
 
+    /// Has a home's router drop what any of the rules says of packets in both directions, until [`NatLab::unblock`].
+    #[track_caller]
+    pub fn block(&self, home: &Machine, rules: &[&str]) {
+        let drops = rules.iter().map(|rule| format!("{rule} drop; ")).collect::<String>();
+        let table = format!("table ip blocked {{\n  chain through {{ type filter hook forward priority -10; {drops} }}\n}}");
+        Self::run(&["ip", "netns", "exec", &format!("{}r", home.namespace), "nft", &table]);
+    }
+
+    /// Ends [`NatLab::block`].
+    #[track_caller]
+    pub fn unblock(&self, home: &Machine) {
+        Self::run(&["ip", "netns", "exec", &format!("{}r", home.namespace), "nft", "delete table ip blocked"]);
+    }
+
     /// Splits the public network: nothing goes between these machines and those, in either direction, and nobody is told.
     #[track_caller]
     pub fn split(&self, these: &[&Machine], those: &[&Machine]) {

@@ -6,7 +6,7 @@ use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CalleeAction, CalleeCall, CalleeParams, CalleeState, InviteAnswer, InviteError, InviteStatus,
     InviteWay, Outcome, Reason, Reception, SealedInvite, Signal, VerifiedInvite, may_pass, outcome_of_cancel, word_of,
 };
-use halloo_protocol::contact::privacy::Kind;
+use halloo_protocol::contact::privacy::{Kind, Relation};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::message::CallFate;
@@ -14,8 +14,9 @@ use halloo_protocol::wire::{Extensions, Signed};
 use tracing::{debug, info};
 
 use super::crossing::Dialled;
-use super::driver::{self, MediaDriver};
-use super::media::{MediaConfig, MediaSession};
+use super::driver::MediaDriver;
+use super::early::EarlyMedia;
+use super::media::MediaSession;
 use super::{CALLS_MAX, Progress, SUMMARY_WAIT, reason_of_fate};
 use crate::address;
 use crate::event_loop::EventLoop;
@@ -29,18 +30,22 @@ pub(super) struct Incoming {
     pub(super) machine: CalleeCall,
     pub(super) progress: Progress,
     pub(super) media: Option<MediaDriver>,
+    /// Media connected while it rings.
+    pub(super) early: Option<EarlyMedia>,
+    /// Whether its caller is a contact, and may learn where this device is before somebody answers.
+    pub(super) is_from_contact: bool,
     caller: DeviceKey,
     target: Target,
     /// Where signals go until the call is answered: for a caller who isn't to learn our address before.
     hidden: Option<Hidden>,
-    offer: String,
+    pub(super) offer: String,
     way: InviteWay,
     /// The call of ours that goes on instead, as long as it does: both have dialled. Nobody hears this one then.
     pub(super) held_for: Option<CallId>,
     /// What is left of our own dial, if this one goes on instead.
     pub(super) dialled: Option<Dialled>,
     /// Answered, and the answer is being made.
-    answering: bool,
+    pub(super) answering: bool,
     archived: bool,
     /// For an invite that a relay handed over: our first signal, signed, once there is one; the relay's answer carries it to the caller.
     pub(super) word: Option<Vec<u8>>,
@@ -319,6 +324,8 @@ impl EventLoop {
             machine,
             progress,
             media: None,
+            early: None,
+            is_from_contact: false,
             caller: invite.caller_device(),
             target,
             hidden: self.hidden_origin(invite, bearer),
@@ -353,6 +360,7 @@ impl EventLoop {
         let machine = CalleeCall::new(params, Instant::now());
         let mut incoming = self.new_incoming(invite, machine, target, arrival);
         incoming.held_for = held_for;
+        incoming.is_from_contact = self.relation(&invite.caller().user) == Relation::Contact;
         incoming.progress.rang_at = Some(Instant::now());
         incoming.progress.note(CallStageKind::Invite, Some(&invite.caller_device()), way_words(arrival.way));
         self.calls.incoming.insert(call, incoming);
@@ -368,9 +376,12 @@ impl EventLoop {
         let from = self.labels.display(&incoming.progress.user);
         let (via_push, via) = (is_push(way), via_of(way));
         self.events.send(Event::CallIncoming { call_id: call.to_string(), from, video: false, via_push, via });
-        if let Some(answer) = self.settings.answer.clone() {
-            let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());
-            self.begin_answer(call, config);
+        match self.settings.answer.clone() {
+            Some(answer) => {
+                let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());
+                self.begin_answer(call, config);
+            }
+            None => self.begin_early(call),
         }
     }
 
@@ -402,15 +413,9 @@ impl EventLoop {
         reply.send(Ok(()));
     }
 
-    pub(super) fn begin_answer(&mut self, call: CallId, config: MediaConfig) {
-        let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
-        incoming.answering = true;
-        driver::make_answer(call, config, incoming.offer.clone(), self.internal_sender.clone());
-    }
-
     pub(super) fn answer_made(&mut self, call: CallId, made: Result<(Box<MediaSession>, String), String>) {
         let now = Instant::now();
-        let news = self.internal_sender.clone();
+        let (session_id, news) = (self.calls.next_session(), self.internal_sender.clone());
         let me = self.identity.device();
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         incoming.answering = false;
@@ -420,7 +425,7 @@ impl EventLoop {
                 if incoming.machine.answer(sdp, now) {
                     incoming.progress.answered_at = Some(now);
                     incoming.progress.answered_by = Some(me);
-                    incoming.media = Some(MediaDriver::spawn(call, *session, news));
+                    incoming.media = Some(MediaDriver::spawn(call, session_id, *session, news));
                     incoming.progress.note(CallStageKind::Answer, None, "answered here");
                 }
             }
@@ -452,7 +457,9 @@ impl EventLoop {
                 }
                 CalleeAction::Confirmed => self.answer_confirmed(call),
                 CalleeAction::AddCandidate { candidate } => {
-                    if let Some(media) = self.calls.incoming.get(&call).and_then(|incoming| incoming.media.as_ref()) {
+                    let incoming = self.calls.incoming.get(&call);
+                    let early = incoming.and_then(|incoming| incoming.early.as_ref()).map(|early| &early.driver);
+                    if let Some(media) = incoming.and_then(|incoming| incoming.media.as_ref()).or(early) {
                         media.add_candidate(candidate);
                     }
                 }
@@ -479,6 +486,7 @@ impl EventLoop {
         incoming.progress.note(CallStageKind::End, None, format!("{outcome}: {reason}"));
         // Nobody has heard it, and the other of the two calls is listed.
         incoming.archived |= incoming.held_for.is_some();
+        incoming.early = None;
         if let Some(media) = &incoming.media {
             media.close();
         }

@@ -256,6 +256,9 @@ pub struct CallMedia {
     pub packets_received: u64,
     /// Audio packets sent.
     pub packets_sent: u64,
+    /// Audio packets that left before the answer, which none does, or came before it and were dropped.
+    #[serde(default)]
+    pub packets_early: u64,
 }
 
 /// Why an operation on calls failed.

@@ -297,6 +297,7 @@ pub(crate) fn all() -> Vec<Vector> {
         // Calls
         "invite" => signed Invite = Signed::sign(invite(), &device_secret(0));
         "signal_accept" => signed Signal = signal(SignalBody::Accept { answer: "v=0".into() });
+        "signal_ringing_early" => signed Signal = early_ringing();
         "signal_decline" => signed Signal = signal(SignalBody::Decline { reason: Reason::BUSY });
         "signal_candidate" => signed Signal = signal(SignalBody::Candidate { candidate: "candidate:1 1 udp 1 192.0.2.1 9 typ host".into() });
         "signal_replaced" => signed Signal = signal(SignalBody::Replaced { by: device(2) });
@@ -590,6 +591,12 @@ fn invite() -> Invite {
         offer: "v=0".into(),
         extensions: extensions(),
     }
+}
+
+/// Extension 0x0001 of a ringing: the answer with which media are connected before somebody answers.
+fn early_ringing() -> Signed<Signal> {
+    let body = signal(SignalBody::Ringing).unverified().clone();
+    Signed::sign(Signal { extensions: none().with(1, b"v=0".to_vec()), ..body }, &device_secret(1))
 }
 
 fn signal(body: SignalBody) -> Signed<Signal> {
