@@ -441,7 +441,7 @@ impl EventLoop {
             MediaNewsKind::OfferMade(device, made) => self.offer_made(call, device, made),
             MediaNewsKind::AnswerMade(made) => self.answer_made(call, made),
             MediaNewsKind::EarlyMade(relayed_only, made) => self.early_made(call, relayed_only, made),
-            MediaNewsKind::FilesChecked(Ok(config)) => self.answer_with_early(call, config),
+            MediaNewsKind::FilesChecked(Ok(config)) => self.answer_with_early(call, *config),
             MediaNewsKind::FilesChecked(Err(error)) => self.answer_made(call, Err(error)),
             MediaNewsKind::Event(session, event) => {
                 if self.is_media_of(call, session) {

@@ -255,13 +255,13 @@ impl EventLoop {
     }
 
     /// The files of an answer can be used, so that what is connected can be answered with.
-    pub(super) fn answer_with_early(&mut self, call: CallId, config: Box<MediaConfig>) {
+    pub(super) fn answer_with_early(&mut self, call: CallId, config: MediaConfig) {
         let now = Instant::now();
         let me = self.identity.device();
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         let Some(early) = incoming.early.take() else {
             // It has failed meanwhile.
-            return self.begin_answer(call, *config);
+            return self.begin_answer(call, config);
         };
         incoming.answering = false;
         // A call that was cancelled meanwhile refuses the answer; the session is dropped with it.

@@ -161,7 +161,8 @@ async fn what_is_sent_before_the_answer_is_not_kept() {
     let (pending, sdp) = offer(config().play(folder.path().join("440.wav"))).await.unwrap();
     let (mut callee, sdp) = answer(config().early(true), &sdp).await.unwrap();
     let mut caller = pending.early().accept(&sdp).await.unwrap();
-    (connected(&mut caller).await, connected(&mut callee).await);
+    connected(&mut caller).await;
+    connected(&mut callee).await;
     // A caller that doesn't wait for the answer.
     caller.start();
     assert!(matches!(event(&mut caller).await, MediaEvent::PlaybackFinished));
@@ -183,7 +184,8 @@ async fn an_offer_is_met_again_when_the_first_connection_came_to_nothing() {
         let (mut first, early) = answer(config().early(true), &sdp).await.unwrap();
         let mut early_caller = pending.early().accept(&early).await.unwrap();
         if connects_first {
-            (connected(&mut early_caller).await, connected(&mut first).await);
+            connected(&mut early_caller).await;
+            connected(&mut first).await;
         }
         drop((first, early_caller));
         // The same offer, answered anew.
