@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CalleeAction, CalleeCall, CalleeParams, CalleeState, InviteAnswer, InviteError, InviteStatus,
-    InviteWay, Outcome, Reason, Reception, SealedInvite, VerifiedInvite, outcome_of_cancel, word_of,
+    InviteWay, Outcome, Reason, Reception, SealedInvite, Signal, VerifiedInvite, may_pass, outcome_of_cancel, word_of,
 };
-use halloo_protocol::contact::privacy::Kind;
+use halloo_protocol::contact::privacy::{Kind, Relation};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::message::CallFate;
@@ -14,8 +14,9 @@ use halloo_protocol::wire::{Extensions, Signed};
 use tracing::{debug, info};
 
 use super::crossing::Dialled;
-use super::driver::{self, MediaDriver};
-use super::media::{MediaConfig, MediaSession};
+use super::driver::MediaDriver;
+use super::early::EarlyMedia;
+use super::media::MediaSession;
 use super::{CALLS_MAX, Progress, SUMMARY_WAIT, reason_of_fate};
 use crate::address;
 use crate::event_loop::EventLoop;
@@ -29,19 +30,48 @@ pub(super) struct Incoming {
     pub(super) machine: CalleeCall,
     pub(super) progress: Progress,
     pub(super) media: Option<MediaDriver>,
+    /// Media connected while it rings.
+    pub(super) early: Option<EarlyMedia>,
+    /// Whether its caller is a contact, and may learn where this device is before somebody answers.
+    pub(super) is_from_contact: bool,
     caller: DeviceKey,
     target: Target,
-    offer: String,
+    /// Where signals go until the call is answered: for a caller who isn't to learn our address before.
+    hidden: Option<Hidden>,
+    pub(super) offer: String,
     way: InviteWay,
     /// The call of ours that goes on instead, as long as it does: both have dialled. Nobody hears this one then.
     pub(super) held_for: Option<CallId>,
     /// What is left of our own dial, if this one goes on instead.
     pub(super) dialled: Option<Dialled>,
     /// Answered, and the answer is being made.
-    answering: bool,
+    pub(super) answering: bool,
     archived: bool,
     /// For an invite that a relay handed over: our first signal, signed, once there is one; the relay's answer carries it to the caller.
     pub(super) word: Option<Vec<u8>>,
+}
+
+/// The ways to a caller who isn't to learn where we are.
+#[derive(Clone, Debug)]
+struct Hidden {
+    /// The caller's device: by a connection that stands, or through relays at hand.
+    target: Target,
+    /// Who brought the invite, relay or gateway of ours: it passes signals on.
+    bearer: Option<Target>,
+}
+
+/// How an invite came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    /// The way.
+    pub(crate) way: InviteWay,
+    /// Who brought it, if not the caller's device itself.
+    pub(crate) bearer: Option<DeviceKey>,
+}
+
+impl Arrival {
+    /// From the caller's device.
+    const STREAM: Self = Self { way: InviteWay::Stream, bearer: None };
 }
 
 impl Incoming {
@@ -92,7 +122,7 @@ pub(crate) struct Rung {
 impl EventLoop {
     /// An invite on a stream.
     pub(crate) fn handle_invite(&mut self, message: &CallInvite) -> InviteAnswer {
-        let rung = self.ring(&message.sealed, InviteWay::Stream);
+        let rung = self.ring(&message.sealed, Arrival::STREAM);
         InviteAnswer { status: rung.status, extensions: Extensions::none() }
     }
 
@@ -107,7 +137,7 @@ impl EventLoop {
     }
 
     /// Opens an invite, whichever way it came, and rings if it is new and good.
-    pub(crate) fn ring(&mut self, sealed: &SealedInvite, way: InviteWay) -> Rung {
+    pub(crate) fn ring(&mut self, sealed: &SealedInvite, arrival: Arrival) -> Rung {
         let now = self.now();
         let opened = sealed.open(&self.hpke, &self.identity.device(), now.unix, &self.trust);
         let invite = match opened {
@@ -141,20 +171,20 @@ impl EventLoop {
         }
         match self.reception(&invite) {
             Reception::Ring => {
-                self.take_in(&invite, way, None);
+                self.take_in(&invite, arrival, None);
                 self.ring_aloud(call);
             }
             Reception::Hold(own) => {
                 debug!(call = %call.short(), own = %own.short(), "both have dialled: ours goes on");
-                self.take_in(&invite, way, Some(own));
+                self.take_in(&invite, arrival, Some(own));
                 self.note_stage(own, CallStageKind::Crossed, Some(&invite.caller_device()), "both have dialled: ours goes on");
             }
             Reception::Join(own) => {
-                self.take_in(&invite, way, None);
+                self.take_in(&invite, arrival, None);
                 self.join_call(own, call);
             }
             Reception::Refuse(reason) => {
-                self.refuse(&invite, way, reason);
+                self.refuse(&invite, arrival, reason);
                 let status = if reason == Reason::BUSY { InviteStatus::Busy } else { InviteStatus::Refused(reason) };
                 return rung(status);
             }
@@ -252,18 +282,53 @@ impl EventLoop {
         let mut addresses = self.dialable(&origin.addresses);
         addresses.extend(self.circuit_addresses(&origin.relays, peer));
         addresses.extend(self.nearby_addresses(&peer));
-        Target { peer, addresses }
+        Target { peer, addresses, no_others: false }
     }
 
-    fn new_incoming(&self, invite: &VerifiedInvite, machine: CalleeCall, target: Target, way: InviteWay) -> Incoming {
+    /// The same until the user has answered, for a caller who is no contact.
+    fn hidden_origin(&self, invite: &VerifiedInvite, bearer: Option<DeviceKey>) -> Option<Hidden> {
+        if self.settings.lab || self.is_near(invite.caller()) {
+            return None;
+        }
+        let peer = address::peer_id(&invite.caller_device())?;
+        let target = self.hidden_target(peer, &invite.invite().origin.relays);
+        Some(Hidden { target, bearer: bearer.and_then(|bearer| self.bearer_target(&bearer)) })
+    }
+
+    /// A relay or gateway of ours.
+    fn bearer_target(&self, bearer: &DeviceKey) -> Option<Target> {
+        let gateway = self.push_addresses().into_iter().map(|address| address.gateway).find(|gateway| gateway.device == *bearer);
+        match gateway {
+            Some(gateway) => self.helper_target(&gateway),
+            None => address::peer_id(bearer).map(Target::connected),
+        }
+    }
+
+    /// What a caller who isn't to learn where we are is told: on the connection there is, else by way of whoever brought the invite, and through relays at
+    /// hand.
+    fn send_hidden(&mut self, signal: Signal, hidden: &Hidden) {
+        let is_connected = self.swarm.behaviour().streams.is_connected(&hidden.target.peer);
+        if let (Some(bearer), false, true) = (&hidden.bearer, is_connected, may_pass(&signal.body)) {
+            self.pass_signal(signal.clone(), bearer);
+        }
+        if is_connected || !hidden.target.addresses.is_empty() {
+            self.send_signal(signal, &hidden.target);
+        }
+    }
+
+    fn new_incoming(&self, invite: &VerifiedInvite, machine: CalleeCall, target: Target, arrival: Arrival) -> Incoming {
+        let Arrival { way, bearer } = arrival;
         let mut progress = Progress::new(invite.caller_id().clone(), self.now());
         progress.via_push = is_push(way);
         Incoming {
             machine,
             progress,
             media: None,
+            early: None,
+            is_from_contact: false,
             caller: invite.caller_device(),
             target,
+            hidden: self.hidden_origin(invite, bearer),
             offer: invite.invite().offer.clone(),
             way,
             held_for: None,
@@ -275,28 +340,29 @@ impl EventLoop {
     }
 
     /// Doesn't ring, tells the caller why, and lists the call.
-    fn refuse(&mut self, invite: &VerifiedInvite, way: InviteWay, reason: Reason) {
-        if way == InviteWay::Stream {
+    fn refuse(&mut self, invite: &VerifiedInvite, arrival: Arrival, reason: Reason) {
+        if arrival.way == InviteWay::Stream {
             let outcome = if reason == Reason::BUSY { Outcome::Busy } else { Outcome::Declined };
             return self.list_ended(invite, outcome, reason);
         }
-        let (params, target) = self.callee(invite, way);
+        let (params, target) = self.callee(invite, arrival.way);
         let machine = CalleeCall::refuse(params, reason, Instant::now());
         let call = invite.invite().call;
-        let incoming = self.new_incoming(invite, machine, target, way);
+        let incoming = self.new_incoming(invite, machine, target, arrival);
         self.calls.incoming.insert(call, incoming);
         self.drive_incoming(call);
     }
 
     /// Takes a call in, and tells its caller that it rings. Whether anybody hears it is another matter.
-    fn take_in(&mut self, invite: &VerifiedInvite, way: InviteWay, held_for: Option<CallId>) {
+    fn take_in(&mut self, invite: &VerifiedInvite, arrival: Arrival, held_for: Option<CallId>) {
         let call = invite.invite().call;
-        let (params, target) = self.callee(invite, way);
+        let (params, target) = self.callee(invite, arrival.way);
         let machine = CalleeCall::new(params, Instant::now());
-        let mut incoming = self.new_incoming(invite, machine, target, way);
+        let mut incoming = self.new_incoming(invite, machine, target, arrival);
         incoming.held_for = held_for;
+        incoming.is_from_contact = self.relation(&invite.caller().user) == Relation::Contact;
         incoming.progress.rang_at = Some(Instant::now());
-        incoming.progress.note(CallStageKind::Invite, Some(&invite.caller_device()), way_words(way));
+        incoming.progress.note(CallStageKind::Invite, Some(&invite.caller_device()), way_words(arrival.way));
         self.calls.incoming.insert(call, incoming);
         self.drive_incoming(call);
     }
@@ -310,9 +376,12 @@ impl EventLoop {
         let from = self.labels.display(&incoming.progress.user);
         let (via_push, via) = (is_push(way), via_of(way));
         self.events.send(Event::CallIncoming { call_id: call.to_string(), from, video: false, via_push, via });
-        if let Some(answer) = self.settings.answer.clone() {
-            let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());
-            self.begin_answer(call, config);
+        match self.settings.answer.clone() {
+            Some(answer) => {
+                let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());
+                self.begin_answer(call, config);
+            }
+            None => self.begin_early(call),
         }
     }
 
@@ -344,15 +413,9 @@ impl EventLoop {
         reply.send(Ok(()));
     }
 
-    pub(super) fn begin_answer(&mut self, call: CallId, config: MediaConfig) {
-        let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
-        incoming.answering = true;
-        driver::make_answer(call, config, incoming.offer.clone(), self.internal_sender.clone());
-    }
-
     pub(super) fn answer_made(&mut self, call: CallId, made: Result<(Box<MediaSession>, String), String>) {
         let now = Instant::now();
-        let news = self.internal_sender.clone();
+        let (session_id, news) = (self.calls.next_session(), self.internal_sender.clone());
         let me = self.identity.device();
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         incoming.answering = false;
@@ -362,7 +425,7 @@ impl EventLoop {
                 if incoming.machine.answer(sdp, now) {
                     incoming.progress.answered_at = Some(now);
                     incoming.progress.answered_by = Some(me);
-                    incoming.media = Some(MediaDriver::spawn(call, *session, news));
+                    incoming.media = Some(MediaDriver::spawn(call, session_id, *session, news));
                     incoming.progress.note(CallStageKind::Answer, None, "answered here");
                 }
             }
@@ -385,12 +448,18 @@ impl EventLoop {
                     if let Some(word) = incoming.word.as_mut().filter(|word| word.is_empty()) {
                         *word = word_of(&Signed::sign(signal.clone(), self.identity.device_key()));
                     }
+                    let hidden = incoming.hidden.clone().filter(|_| incoming.progress.answered_at.is_none());
                     let target = incoming.target.clone();
-                    self.send_signal(signal, &target);
+                    match hidden {
+                        Some(hidden) => self.send_hidden(signal, &hidden),
+                        None => self.send_signal(signal, &target),
+                    }
                 }
                 CalleeAction::Confirmed => self.answer_confirmed(call),
                 CalleeAction::AddCandidate { candidate } => {
-                    if let Some(media) = self.calls.incoming.get(&call).and_then(|incoming| incoming.media.as_ref()) {
+                    let incoming = self.calls.incoming.get(&call);
+                    let early = incoming.and_then(|incoming| incoming.early.as_ref()).map(|early| &early.driver);
+                    if let Some(media) = incoming.and_then(|incoming| incoming.media.as_ref()).or(early) {
                         media.add_candidate(candidate);
                     }
                 }
@@ -417,6 +486,7 @@ impl EventLoop {
         incoming.progress.note(CallStageKind::End, None, format!("{outcome}: {reason}"));
         // Nobody has heard it, and the other of the two calls is listed.
         incoming.archived |= incoming.held_for.is_some();
+        incoming.early = None;
         if let Some(media) = &incoming.media {
             media.close();
         }

@@ -152,6 +152,10 @@ impl EventLoop {
 
     fn accept_found(&mut self, user: &UserId, record: &DirectoryRecord) -> Result<DirectoryRecord, ResolveError> {
         let now = self.now().unix;
+        // A replica may know of some of the devices only: what was found before and still holds isn't lost over that.
+        let known = self.cached(&record.key(), now).map(|(known, _)| known);
+        let known = known.filter(|known| known.identity() == record.identity());
+        let record = &known.into_iter().fold(record.clone(), DirectoryRecord::merge).prune(now);
         self.take_record_tombstones(record);
         // A replica may not have heard yet of a device that was removed, or keep it to itself.
         let removed = |parts: &&EntryParts| self.trust.is_device_removed(&record.identity(), &parts.device(), now);
@@ -304,7 +308,13 @@ impl EventLoop {
     pub(crate) fn device_target(&self, record: &DirectoryRecord, parts: &EntryParts) -> Option<Target> {
         let peer = address::peer_id(&parts.device())?;
         let private = self.private_part(record, parts);
-        Some(Target { peer, addresses: self.device_addresses(parts, private.as_ref(), peer) })
+        Some(Target { peer, addresses: self.device_addresses(parts, private.as_ref(), peer), no_others: false })
+    }
+
+    /// The same for what its user mustn't learn our address by.
+    pub(crate) fn hidden_device_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
+        let entry = self.cached_device_entry(user, device)?;
+        Some(self.hidden_target(address::peer_id(device)?, &entry.relays))
     }
 
     /// Names the entry of a device as the cache has it: another hash means that the device has published since.
