@@ -91,6 +91,17 @@ fn who_comes_and_goes_is_shown_so() {
 }
 
 #[test]
+#[ignore = "half a minute: for `scripts/test --long`; 10,000 people by `scripts/bench presence --only churn --long`"]
+fn a_day_of_coming_and_going_is_shown() {
+    let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+    let graph = Graph::random(50, 20, &mut rng);
+    let churn = rows::Churn { stays: secs(7_200), away: secs(3_600), silent: 0.5 };
+    let plan = TownPlan { is_tacit: true, has_own_jitter: true, ..TownPlan::carried(SEED, graph, 4) };
+    let seen = rows::churn(plan, churn, secs(86_400));
+    assert!(seen.wrong as f64 <= 0.001 * seen.looks as f64, "{seen:?}, seed {SEED}");
+}
+
+#[test]
 fn heartbeats_that_are_counted_make_no_difference() {
     let run = |is_tacit| {
         let mut rng = ChaCha8Rng::seed_from_u64(SEED);
