@@ -228,13 +228,13 @@ fn many_frames(bytes: &[u8]) -> Option<u32> {
         return None;
     }
     let mut padding = 0;
-    while has_padding {
+    // Bytes of 255 say that another one follows.
+    let mut has_more = has_padding;
+    while has_more {
         let (byte, after) = rest.split_first()?;
         rest = after;
-        padding += if *byte == 255 { 254 } else { usize::from(*byte) };
-        if *byte != 255 {
-            break;
-        }
+        has_more = *byte == 255;
+        padding += if has_more { 254 } else { usize::from(*byte) };
     }
     if has_lengths {
         let mut told = 0;
