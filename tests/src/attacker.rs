@@ -31,8 +31,8 @@ use tokio::runtime::Runtime;
 
 use crate::network::{Network, User, text};
 
-/// Longest wait for a connection or an answer.
-const ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for a connection, an answer, or news that were asked for: what a node has missed it repeats after some seconds.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(45);
 
 /// The slot of forged devices' certificates: not the first, which the user's real device has.
 const SLOT: u8 = 1;

@@ -87,10 +87,10 @@ pub struct CallOutcome {
     /// Whether the answering device was woken for this call.
     pub via_push: bool,
     /// The voicemail that was left because nobody answered.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub voicemail: Option<VoicemailLeft>,
     /// Why none was left, though one was to be.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub voicemail_problem: Option<String>,
 }
 
