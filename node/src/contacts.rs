@@ -319,6 +319,8 @@ impl EventLoop {
         let epoch = self.contacts.presence_key().epoch;
         if std::mem::replace(&mut self.contacts.published_epoch, epoch) != epoch {
             info!(epoch, "contacts have a new key");
+            // At once: what is said in the next moment would still be read by whoever was removed.
+            self.follow_secret(self.now());
             self.push_epoch_changed();
             self.mailbox_epoch_changed();
             self.hand_over_epoch_changed();

@@ -177,8 +177,8 @@ impl EventLoop {
         self.drive_presence();
     }
 
-    /// A removed contact changes the secret.
-    fn follow_secret(&mut self, now: Now) {
+    /// A removed contact changes the secret; nothing is said under the old one from then on.
+    pub(crate) fn follow_secret(&mut self, now: Now) {
         let secret = self.contacts.presence_secret();
         if secret.epoch() != self.presence.epoch {
             self.presence.epoch = secret.epoch();
