@@ -228,13 +228,11 @@ fn many_frames(bytes: &[u8]) -> Option<u32> {
         return None;
     }
     let mut padding = 0;
-    while has_padding {
+    let mut goes_on = has_padding;
+    while goes_on {
         let (byte, after) = rest.split_first()?;
-        rest = after;
-        padding += if *byte == 255 { 254 } else { usize::from(*byte) };
-        if *byte != 255 {
-            break;
-        }
+        (rest, goes_on) = (after, *byte == 255);
+        padding += if goes_on { 254 } else { usize::from(*byte) };
     }
     if has_lengths {
         let mut told = 0;
