@@ -296,7 +296,7 @@ mod hostile {
 
     /// What no codec has made, in the form of a recording.
     fn nonsense() -> Vec<u8> {
-        let packets: Vec<Vec<u8>> = (0..1_000_u32).map(|number| nonsense_packet(number)).collect();
+        let packets: Vec<Vec<u8>> = (0..1_000_u32).map(nonsense_packet).collect();
         let recording = Recording::new(packets.iter().map(Vec::as_slice), 0, 960_000).expect("in form");
         ogg::write(&recording, "nobody").expect("it fits")
     }
