@@ -11,7 +11,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -478,7 +478,8 @@ fn rings_on_a_circuit_and_is_declined(asker: &mut Asker, forger: &Forger, callee
 
 /// What the first process says.
 fn listen() -> Receiver<String> {
-    let (sender, receiver) = channel();
+    // A few lines are said in all.
+    let (sender, receiver) = sync_channel(64);
     std::thread::spawn(move || {
         for line in std::io::stdin().lines().map_while(Result::ok) {
             if sender.send(line).is_err() {
