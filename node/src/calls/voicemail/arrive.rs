@@ -10,7 +10,7 @@ use halloo_protocol::time::UnixTime;
 use halloo_protocol::voicemail::{VoicemailPart, VoicemailSignal};
 use tracing::warn;
 
-use super::{Entry, Key, Row, Stage, Told, is_complete};
+use super::{Entry, Key, Row, Stage, Told, VOICEMAILS_MAX, is_complete};
 use crate::event_loop::EventLoop;
 use crate::messages::Arrived;
 use crate::store::{StoreError, Transaction};
@@ -27,10 +27,31 @@ const STRANGERS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Bytes of everybody.
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
 
+/// Recordings of everybody that weren't heard: half of those known at once, so that none that was acknowledged falls out for a newer one.
+const UNHEARD_MAX: usize = VOICEMAILS_MAX / 2;
+
+/// The same of all strangers together: names cost them little, and contacts are to find room.
+const STRANGERS_UNHEARD_MAX: usize = UNHEARD_MAX / 10;
+
 #[derive(Clone, Copy, Debug)]
 struct Room {
     unheard: usize,
     bytes: u64,
+}
+
+/// Recordings that wait to be heard, beside the one in question.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unheard {
+    of_user: usize,
+    of_strangers: usize,
+    all: usize,
+}
+
+impl Unheard {
+    /// Whether one more may wait.
+    const fn has_room(self, room: Room, is_stranger: bool) -> bool {
+        self.of_user < room.unheard && self.all < UNHEARD_MAX && (!is_stranger || self.of_strangers < STRANGERS_UNHEARD_MAX)
+    }
 }
 
 /// Keeps what a message tells of a recording, in the transaction that keeps the message. Of other messages nothing.
@@ -170,20 +191,19 @@ impl EventLoop {
     /// True if there is room for `more` bytes of this sender; for that, what was heard goes, the oldest first.
     fn make_voicemail_room(&mut self, user: &UserId, key: &Key, is_stranger: bool, more: u64) -> bool {
         let room = if is_stranger { STRANGER_ROOM } else { CONTACT_ROOM };
+        if !self.unheard_beside(user, key).has_room(room, is_stranger) {
+            return false;
+        }
         loop {
             let others = || self.voicemail.rows().filter(|row| row.key() != *key);
             let of_user =
                 || self.voicemail.entries.values().filter(|entry| entry.row.with == *user && entry.row.is_for_hearing());
             let sum = |rows: &mut dyn Iterator<Item = &Row>| rows.map(Row::room).sum::<u64>();
-            let unheard = of_user().filter(|entry| !entry.heard && entry.row.key() != *key).count();
             let own = sum(&mut of_user().map(|entry| &entry.row)) + more;
             let of_strangers = sum(&mut others().filter(|row| !self.is_acquainted(&row.with))) + more;
             let is_full_of_own = own > room.bytes;
             let is_full =
                 is_full_of_own || is_stranger && of_strangers > STRANGERS_BYTES_MAX || sum(&mut others()) + more > BYTES_MAX;
-            if unheard >= room.unheard {
-                return false;
-            }
             if !is_full {
                 return true;
             }
@@ -193,5 +213,31 @@ impl EventLoop {
             let Some(oldest) = oldest.map(|entry| entry.row.key()) else { return false };
             self.drop_audio(&oldest, Stage::Deleted, None);
         }
+    }
+
+    fn unheard_beside(&self, user: &UserId, key: &Key) -> Unheard {
+        let mut unheard = Unheard::default();
+        let waits = |entry: &&Entry| entry.row.is_for_hearing() && !entry.heard && entry.row.key() != *key;
+        for entry in self.voicemail.entries.values().filter(waits) {
+            unheard.all += 1;
+            unheard.of_user += usize::from(entry.row.with == *user);
+            unheard.of_strangers += usize::from(!self.is_acquainted(&entry.row.with));
+        }
+        unheard
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_takes_nobody_elses_place() {
+        let unheard = |of_user, of_strangers, all| Unheard { of_user, of_strangers, all };
+        assert!(unheard(2, STRANGERS_UNHEARD_MAX - 1, UNHEARD_MAX - 1).has_room(STRANGER_ROOM, true));
+        assert!(!unheard(3, 3, 3).has_room(STRANGER_ROOM, true), "one stranger");
+        assert!(!unheard(0, STRANGERS_UNHEARD_MAX, 200).has_room(STRANGER_ROOM, true), "many strangers");
+        assert!(unheard(0, STRANGERS_UNHEARD_MAX, 200).has_room(CONTACT_ROOM, false), "contacts find room beside them");
+        assert!(!unheard(0, 0, UNHEARD_MAX).has_room(CONTACT_ROOM, false), "what waits is kept, and more refused by name");
     }
 }
