@@ -66,6 +66,17 @@ pub(crate) fn counter_setting(conversation: &ConversationId) -> String {
     format!("message counter {}", data_encoding::HEXLOWER.encode(&conversation.0))
 }
 
+/// The next number of a message of this device in a conversation.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn next_counter(tx: &Transaction, conversation: &ConversationId) -> Result<u64, StoreError> {
+    let setting = counter_setting(conversation);
+    let counter = tx.setting_value::<u64>(&setting)?.unwrap_or(0).saturating_add(1);
+    tx.put_setting_value(&setting, &counter)?;
+    Ok(counter)
+}
+
 /// Largest stored message: what a message may have, and the states of its copies.
 const KEPT_BYTES_MAX: usize = crate::store::VALUE_BYTES_MAX;
 
@@ -296,9 +307,7 @@ impl EventLoop {
         let conversation = conversation_id(&me, &with);
         let own = self.contacts.has_own_devices().then(|| me.clone());
         let queued = self.store.transaction::<_, StoreError>(|tx| {
-            let setting = counter_setting(&conversation);
-            let counter = tx.setting_value::<u64>(&setting)?.unwrap_or(0).saturating_add(1);
-            tx.put_setting_value(&setting, &counter)?;
+            let counter = next_counter(tx, &conversation)?;
             let envelope = Envelope { id, conversation, counter, sent_at: now.unix, body, extensions: Extensions::none() };
             Conversation::note_own(tx, &with, device, counter)?;
             let deadline = now.unix.plus_secs(DEADLINE_SECS);

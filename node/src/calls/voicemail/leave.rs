@@ -14,7 +14,7 @@ use crate::event_loop::EventLoop;
 use crate::handle::messages::MessageState;
 use crate::handle::problem::NodeError;
 use crate::handle::voicemail::{VoicemailFault, VoicemailLeft};
-use crate::messages::{DEADLINE_SECS, conversation_id, counter_setting, internal, keep_item};
+use crate::messages::{DEADLINE_SECS, conversation_id, internal, keep_item, next_counter};
 use crate::receipts::Conversation;
 use crate::store::{StoreError, Transaction};
 
@@ -97,9 +97,7 @@ impl EventLoop {
             .map(|envelope| OutboxItem::to_user(user.clone(), envelope, deadline))
             .collect();
         let queued = self.store.transaction::<_, StoreError>(|tx| {
-            let setting = counter_setting(&conversation);
-            let counter = tx.setting_value::<u64>(&setting)?.unwrap_or(0).saturating_add(1);
-            tx.put_setting_value(&setting, &counter)?;
+            let counter = next_counter(tx, &conversation)?;
             Conversation::note_own(tx, &with, device, counter)?;
             let mut row = Row::new(device, id, user.clone(), false, now.unix);
             row.told = Some(Told { voicemail: voicemail.clone(), counter, sent_at: now.unix });
