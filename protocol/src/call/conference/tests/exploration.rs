@@ -147,7 +147,7 @@ fn story(seed: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn all_who_are_present_see_the_same_and_have_one_leg_a_pair(seed in any::<u64>()) {
         story(seed);
