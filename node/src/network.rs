@@ -64,6 +64,8 @@ pub(crate) enum Purpose {
     HandOver(crate::roles::hand_over::HandingOver),
     /// A call signal to a device.
     Signal(crate::calls::SignalTarget),
+    /// Telling a participant who is there.
+    Conference(crate::calls::NoticeTarget),
     /// Asking an authority for a name or a renewal.
     Enrol(Box<crate::enrolment::Asking>),
     /// Registering at a gateway.

@@ -46,6 +46,7 @@ mod audio;
 mod candidates;
 mod path_watch;
 mod playout;
+mod room;
 mod session;
 mod sockets;
 pub mod tone;
@@ -54,6 +55,7 @@ mod turn;
 mod wav;
 
 pub use candidates::{MediaPath, PathKind};
+pub use room::Room;
 pub use turn::{RELAYS_MAX, RelayServer};
 pub use wav::WavError;
 
@@ -87,6 +89,9 @@ pub struct MediaConfig {
     /// when the session is both started and connected; silence stands where nothing came. A
     /// process that is killed leaves a readable file lacking at most the last second.
     pub record: Option<PathBuf>,
+    /// Where the session's audio comes from and goes to, if it shares that with other sessions; `play` and `record` are then the room's. `None`: a
+    /// room of its own.
+    pub room: Option<Room>,
     /// Permits loopback addresses on either side. For networks within one machine.
     pub lab: bool,
     /// Addresses to bind, four at most; empty: those of the interfaces.
@@ -105,6 +110,7 @@ impl Default for MediaConfig {
         Self {
             play: None,
             record: None,
+            room: None,
             lab: false,
             bind: Vec::new(),
             relays: Vec::new(),
@@ -126,6 +132,13 @@ impl MediaConfig {
     #[must_use]
     pub fn record(mut self, path: impl Into<PathBuf>) -> Self {
         self.record = Some(path.into());
+        self
+    }
+
+    /// Shares what is said and heard with other sessions: a conference.
+    #[must_use]
+    pub fn room(mut self, room: Room) -> Self {
+        self.room = Some(room);
         self
     }
 

@@ -179,6 +179,7 @@ struct Telling {
 #[derive(Clone, Debug)]
 struct Former {
     participant: Participant,
+    introduced_by: Option<Participant>,
     since: UnixTime,
     left_at: UnixTime,
     /// They said so, or it was said of them. Otherwise their leg broke.
@@ -211,12 +212,18 @@ impl Conference {
         Self { id, me, since, peers, adds, former, renew_at: now + RENEW, is_over: false, actions }
     }
 
-    /// Comes back: dials those who were there when this device left. They let it in as long as they are there themselves.
+    /// Comes back: dials those who were there, each with whoever had introduced them. They let it in as long as they are there themselves.
     #[must_use]
-    pub fn rejoin(id: ConferenceId, me: Participant, since: UnixTime, others: &[Participant], now: Instant) -> Self {
+    pub fn rejoin(
+        id: ConferenceId,
+        me: Participant,
+        since: UnixTime,
+        others: &[(Participant, Option<Participant>)],
+        now: Instant,
+    ) -> Self {
         let mut conference = Self::new(id, me, since, now);
-        for other in others.iter().take(PARTICIPANTS_MAX - 1).filter(|other| other.device != conference.me.device) {
-            let peer = Peer::new(other.clone(), UnixTime(0), None, Leg::Waiting(now));
+        for (other, by) in others.iter().take(PARTICIPANTS_MAX - 1).filter(|(other, _)| other.device != conference.me.device) {
+            let peer = Peer::new(other.clone(), UnixTime(0), by.clone(), Leg::Waiting(now));
             conference.peers.insert(other.device, peer);
         }
         conference.pump(now);
@@ -332,15 +339,13 @@ impl Conference {
         if self.is_over || caller.device == self.me.device {
             return Err(Reason::NOT_IN_CONFERENCE);
         }
-        if let Some(former) = self.former.get(&caller.device)
-            && former.has_left
-            && since <= former.since
-        {
+        let former = self.former.get(&caller.device);
+        if former.is_some_and(|former| former.has_left && since <= former.since) {
             // What is left of a time before they left.
             return Err(Reason::NOT_IN_CONFERENCE);
         }
         let known = self.peers.get(&caller.device).map(|peer| (&peer.participant, peer.introduced_by.clone()));
-        let known = known.or_else(|| self.former.get(&caller.device).map(|former| (&former.participant, None)));
+        let known = known.or_else(|| former.map(|former| (&former.participant, former.introduced_by.clone())));
         let introduced_by = match known {
             Some((participant, introduced_by)) if participant == caller => introduced_by,
             Some(_) => return Err(Reason::INVALID),
@@ -547,7 +552,8 @@ impl Conference {
 
     fn remember(&mut self, device: &DeviceKey, has_left: bool, now: UnixTime) {
         let Some(peer) = self.peers.get(device) else { return };
-        let former = Former { participant: peer.participant.clone(), since: peer.since, left_at: now, has_left };
+        let (participant, introduced_by) = (peer.participant.clone(), peer.introduced_by.clone());
+        let former = Former { participant, introduced_by, since: peer.since, left_at: now, has_left };
         if self.former.len() >= FORMER_MAX
             && !self.former.contains_key(device)
             && let Some(first) = self.former.iter().min_by_key(|(_, former)| former.left_at).map(|(device, _)| *device)

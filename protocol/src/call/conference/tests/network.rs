@@ -60,7 +60,7 @@ pub(super) struct Device {
     calls: BTreeMap<CallId, Call>,
     last_since: UnixTime,
     /// Whom to come back to.
-    others: Vec<Participant>,
+    others: Vec<(Participant, Option<Participant>)>,
     pub(super) is_alive: bool,
     pub(super) dials: usize,
 }
@@ -189,7 +189,7 @@ impl Network {
     pub(super) fn leave(&mut self, here: usize) {
         let device = &mut self.devices[here];
         if let Some(conference) = device.conference.as_mut().filter(|conference| !conference.is_over()) {
-            device.others = conference.present().map(|(participant, _)| participant.clone()).collect();
+            device.others = conference.present().map(|(participant, _)| (participant.clone(), None)).collect();
             conference.leave(Reason::HANGUP);
         }
     }

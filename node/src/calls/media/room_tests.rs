@@ -1,0 +1,100 @@
+//! Several legs in one room: what each sends, and what is recorded of all.
+
+use std::time::Duration;
+
+use super::*;
+use crate::calls::media::audio::SAMPLE_RATE;
+use crate::calls::media::tone::{level_db, tone};
+
+fn frames(frequency_hz: f64, count: usize) -> Vec<Vec<i16>> {
+    let samples: Vec<i16> = tone(frequency_hz, Duration::from_secs(20), SAMPLE_RATE).collect();
+    samples.chunks_exact(FRAME_SAMPLES).take(count).map(<[i16]>::to_vec).collect()
+}
+
+fn recording(path: &std::path::Path) -> Vec<i16> {
+    let mut reader = hound::WavReader::open(path).expect("recorded");
+    reader.samples::<i16>().map(|sample| sample.expect("whole")).collect()
+}
+
+#[tokio::test]
+async fn both_voices_are_recorded_and_each_leg_sends_the_same_bytes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("heard.wav");
+    let room = Room::new(None, Some(path.clone()));
+    let (mut one, mut other) = (room.enter(), room.enter());
+    for (left, right) in frames(440.0, 100).iter().zip(&frames(660.0, 100)) {
+        let (first, second) = (one.turn(left).expect("a turn"), other.turn(right).expect("a turn"));
+        assert_eq!(first.payload, second.payload, "encoded once");
+        assert!(!first.payload.is_empty());
+    }
+    assert_eq!(one.leave().await.expect("left"), 100 * FRAME_SAMPLES as u64);
+    assert_eq!(other.leave().await.expect("left"), 100 * FRAME_SAMPLES as u64);
+    let heard = recording(&path);
+    assert_eq!(heard.len(), 100 * FRAME_SAMPLES);
+    for hertz in [440.0, 660.0] {
+        assert!(level_db(&heard, SAMPLE_RATE, hertz) > -8.0, "{hertz}: {}", level_db(&heard, SAMPLE_RATE, hertz));
+    }
+}
+
+#[tokio::test]
+async fn one_voice_alone_is_recorded_as_it_was() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("heard.wav");
+    let mut seat = Room::new(None, Some(path.clone())).enter();
+    let said = frames(440.0, 20);
+    for frame in &said {
+        seat.turn(frame).expect("a turn");
+    }
+    seat.leave().await.expect("left");
+    assert_eq!(recording(&path), said.concat());
+}
+
+#[tokio::test]
+async fn a_leg_that_is_behind_holds_nobody_up_and_a_later_one_begins_with_the_newest() {
+    let room = Room::new(None, None);
+    let (mut quick, mut slow) = (room.enter(), room.enter());
+    let silent = silence();
+    slow.turn(&silent).expect("a turn");
+    for _ in 0..100 {
+        quick.turn(&silent).expect("a turn");
+    }
+    assert!(room.lock().heard.len() <= HEARD_MAX && room.lock().sent.len() <= SENT_MAX, "nothing grows");
+    let newest = quick.turn(&silent).expect("a turn").payload;
+    let mut late = room.enter();
+    late.turn(&silent).expect("a turn");
+    slow.turn(&silent).expect("a turn");
+    assert_ne!(room.lock().seats[&slow.number], 2, "what it missed is skipped");
+    assert!(!newest.is_empty());
+}
+
+#[tokio::test]
+async fn a_recording_goes_on_when_somebody_comes_after_the_last_has_gone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("heard.wav");
+    let room = Room::new(None, Some(path.clone()));
+    for hertz in [440.0, 660.0] {
+        let mut seat = room.enter();
+        for frame in frames(hertz, 50) {
+            seat.turn(&frame).expect("a turn");
+        }
+        seat.leave().await.expect("left");
+    }
+    let heard = recording(&path);
+    assert_eq!(heard.len(), 100 * FRAME_SAMPLES);
+    let (first, second) = heard.split_at(50 * FRAME_SAMPLES);
+    assert!(level_db(first, SAMPLE_RATE, 440.0) > -8.0 && level_db(second, SAMPLE_RATE, 660.0) > -8.0);
+}
+
+#[test]
+fn seven_loud_voices_do_not_clip_and_loudness_comes_back() {
+    let mut limiter = Limiter::default();
+    let loud: Vec<i32> = (0..FRAME_SAMPLES).map(|n| if n % 2 == 0 { 7 * 32_767 } else { -7 * 32_767 }).collect();
+    let quiet = vec![1_000; FRAME_SAMPLES];
+    let frame = limiter.apply(&loud);
+    let peak = frame.iter().map(|sample| sample.unsigned_abs()).max();
+    assert!(peak.is_some_and(|peak| (32_700..=32_767).contains(&peak)), "{peak:?}");
+    let after = limiter.apply(&quiet);
+    assert!(after[0] < after[FRAME_SAMPLES - 1], "no step");
+    let last = (0..100).map(|_| limiter.apply(&quiet)).last().expect("some");
+    assert_eq!(last.iter().copied().max(), Some(1_000));
+}
