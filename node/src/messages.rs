@@ -235,6 +235,7 @@ pub(crate) fn internal(error: &StoreError) -> MessageError {
 impl EventLoop {
     /// Takes up what an earlier run left undelivered.
     pub(crate) fn messages_start(&mut self) {
+        self.catch_up_start();
         self.messages.has_overflowed = false;
         let rows = match self.store.read::<_, StoreError>(|view| view.unfinished_messages(RESUME_MAX)) {
             Ok(rows) => rows,
@@ -382,6 +383,7 @@ impl EventLoop {
             Ok(record) => {
                 let devices: Vec<DeviceKey> =
                     record.entries().map(|parts| parts.device()).filter(|device| *device != me).collect();
+                debug!(user = %self.labels.display(user), devices = devices.len(), "recipient found");
                 self.messages.outbox.set_devices(user, &record.identity(), &devices, Instant::now());
                 for device in devices {
                     self.session_entry_found(&device);
@@ -404,6 +406,7 @@ impl EventLoop {
         match frame.parse::<MessageAck>() {
             Ok(ack) => {
                 let status = self.copy_answered(&delivery.device, &delivery.id, ack.status);
+                debug!(id = %delivery.id, device = %delivery.device, ?status, "message answered");
                 self.messages.outbox.handle_ack(&delivery.device, &delivery.id, status, now);
             }
             Err(_) => {

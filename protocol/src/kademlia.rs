@@ -399,7 +399,7 @@ impl Directory {
                 Some(record) if record.key() == key => {
                     let gone = self.store.put(record, sender, now.unix).map(|(_, gone)| gone);
                     self.forget_all(gone.unwrap_or_default());
-                    self.store.set_restored(&key, true);
+                    self.store.set_unconfirmed(&key, true);
                     self.store.get(&key).is_some()
                 }
                 _ => false,

@@ -152,6 +152,10 @@ impl EventLoop {
 
     fn accept_found(&mut self, user: &UserId, record: &DirectoryRecord) -> Result<DirectoryRecord, ResolveError> {
         let now = self.now().unix;
+        // A replica may know of some of the devices only: what was found before and still holds isn't lost over that.
+        let known = self.cached(&record.key(), now).map(|(known, _)| known);
+        let known = known.filter(|known| known.identity() == record.identity());
+        let record = &known.into_iter().fold(record.clone(), DirectoryRecord::merge).prune(now);
         self.take_record_tombstones(record);
         // A replica may not have heard yet of a device that was removed, or keep it to itself.
         let removed = |parts: &&EntryParts| self.trust.is_device_removed(&record.identity(), &parts.device(), now);

@@ -65,6 +65,9 @@ const LOOK_BACK_MAX: usize = 5_000;
 
 const CURSORS: &str = "catch up cursors";
 
+/// Since when this home knows its user's messages: what was kept before was never new here.
+const SINCE: &str = "catch up since";
+
 /// Own devices of which a place is remembered.
 const CURSORS_MAX: usize = 64;
 
@@ -104,6 +107,8 @@ impl Turn {
 #[derive(Debug, Default)]
 pub(crate) struct CatchUpState {
     cursors: Option<BTreeMap<DeviceKey, u64>>,
+    /// [`SINCE`].
+    since: UnixTime,
     /// When each own device is asked next, and how long after that. At most as many as there are own devices.
     turns: BTreeMap<DeviceKey, Turn>,
     asking: BTreeSet<DeviceKey>,
@@ -112,6 +117,19 @@ pub(crate) struct CatchUpState {
 
 // Asking.
 impl EventLoop {
+    pub(super) fn catch_up_start(&mut self) {
+        let now = self.now().unix;
+        let since = self.store.transaction::<_, StoreError>(|tx| {
+            if let Some(since) = tx.setting_value(SINCE)? {
+                return Ok(since);
+            }
+            tx.put_setting_value(SINCE, &now)?;
+            Ok(now)
+        });
+        self.messages.catch_up.since =
+            since.inspect_err(|error| warn!(%error, "when this home began isn't remembered")).unwrap_or(now);
+    }
+
     /// Own devices are asked in a moment.
     pub(crate) fn catch_up_soon(&mut self) {
         self.messages.catch_up.turns.clear();
@@ -283,8 +301,11 @@ impl EventLoop {
             *turn = Turn { at: Instant::now() + ASK_EVERY, pause: ASK_EVERY };
         }
         let mut news = 0_u64;
+        let since = self.messages.catch_up.since;
         for item in page.items {
-            match self.take_history(item, &device, false) {
+            // It may be here before the sender's own copy, or instead of it: then it is as new as if that had come.
+            let is_live = item.kept_at >= since;
+            match self.take_history(item, &device, is_live) {
                 Ok(is_new) => news += u64::from(is_new),
                 // Asked for again the next time.
                 Err(error) => return warn!(%error, "what an own device gave isn't kept"),
@@ -321,7 +342,8 @@ impl EventLoop {
         }
     }
 
-    /// Keeps a message that an own device tells of, or that was asked for. True if it was news.
+    /// Keeps a message that an own device tells of, or that was asked for; the person is told of one that is `is_live` and that nobody has
+    /// read. True if it was news.
     pub(crate) fn take_history(&mut self, item: HistoryItem, teller: &DeviceKey, is_live: bool) -> Result<bool, StoreError> {
         let me = self.identity.user_id();
         let now = self.now().unix;
@@ -335,11 +357,20 @@ impl EventLoop {
                 let sent_at = Timestamp::from_unix_secs(told.envelope.sent_at.0);
                 let message_id = told.envelope.id.to_string();
                 self.events.send(Event::MessageSent { message_id, to, group, text, sent_at });
-            } else {
+            } else if !self.was_read(&told) {
                 self.tell_received(&told.with, &told.author, &told.envelope, text);
             }
         }
         Ok(is_news)
+    }
+}
+
+// Telling.
+impl EventLoop {
+    /// True if the person has read it on another device.
+    fn was_read(&self, told: &Told) -> bool {
+        let state = self.store.read::<_, StoreError>(|view| Conversation::load(view, &told.with));
+        state.is_ok_and(|state| state.is_read(&told.device, told.envelope.counter))
     }
 }
 

@@ -239,6 +239,11 @@ impl Directory {
         self.own.get(key).map(|own| &own.record)
     }
 
+    /// True of an own record that no majority of replicas has taken yet: what they hold of the user's other devices comes with their answers.
+    pub(super) fn is_published_first(&self, key: &RecordKey) -> bool {
+        self.own.get(key).is_some_and(|own| own.published_hash == [0; 32])
+    }
+
     fn start_publish(&mut self, now: Now, key: RecordKey, query: QueryId) {
         let Some(own) = self.own.get_mut(&key) else { return };
         own.running += 1;

@@ -111,11 +111,18 @@ impl Directory {
         RecordAnswer { outcome, closer, extensions }
     }
 
-    /// True of what an earlier run left here, until it was compared with others or they had time for it; and of what is kept from the time when
-    /// this node was among the replicas: the owner publishes at those that are, and nobody hurries to bring it here.
+    /// True of what an earlier run left here or a device brought before the others had time to give what they hold; of an own record
+    /// of which the others haven't said yet what more there is; and of what is kept from the time when this node was among the replicas: the
+    /// owner publishes at those that are, and nobody hurries to bring it here.
     pub(super) fn is_doubtful(&self, now: Now, key: &RecordKey, held: &Held) -> bool {
-        let is_left_over = held.is_restored() && self.repair.doubt_ends.is_none_or(|end| now.instant < end);
-        is_left_over || self.own_replica_place(key).is_none()
+        (held.is_unconfirmed() && self.is_new_here(now))
+            || self.is_published_first(key)
+            || self.own_replica_place(key).is_none()
+    }
+
+    /// True until this node has joined and the others have had time to compare what they hold with what it holds.
+    fn is_new_here(&self, now: Now) -> bool {
+        self.repair.doubt_ends.is_none_or(|end| now.instant < end)
     }
 
     fn answer_find_node(&self, request: &FindNode, asker: &DeviceKey) -> Nodes {
@@ -172,6 +179,10 @@ impl Directory {
         }
         let (stored, gone) = outcome?;
         self.forget_all(gone);
+        if !was_held && self.is_new_here(now) {
+            // It may be one device's part of what the others hold already.
+            self.store.set_unconfirmed(&key, true);
+        }
         if stored.is_news {
             self.persist(&key);
         }

@@ -66,8 +66,8 @@ pub(super) struct Held {
     synced: BTreeSet<DeviceKey>,
     /// Nodes that held what this replaced, and may hold it still.
     former: BTreeSet<DeviceKey>,
-    /// It comes from an earlier run, and hasn't been compared with what others hold since.
-    is_restored: bool,
+    /// It comes from an earlier run, or came before this node was known here, and hasn't been compared with what others hold since.
+    is_unconfirmed: bool,
 }
 
 impl Held {
@@ -80,8 +80,8 @@ impl Held {
         self.former.difference(&self.synced)
     }
 
-    pub(super) const fn is_restored(&self) -> bool {
-        self.is_restored
+    pub(super) const fn is_unconfirmed(&self) -> bool {
+        self.is_unconfirmed
     }
 }
 
@@ -251,7 +251,7 @@ impl ReplicaStore {
         };
         self.insert(merged, held.sender, synced, former);
         // Who sends something older confirms nothing, and one who sends the same confirms no more than any.
-        self.set_restored(&key, held.is_restored && !is_changed);
+        self.set_unconfirmed(&key, held.is_unconfirmed && !is_changed);
         if sent_hash == hash {
             self.mark_synced(&key, sender.device);
         }
@@ -268,13 +268,13 @@ impl ReplicaStore {
         self.uncount(&held);
         let key = record.key();
         self.insert(record, held.sender, held.synced, held.former);
-        self.set_restored(&key, held.is_restored);
+        self.set_unconfirmed(&key, held.is_unconfirmed);
     }
 
-    /// Marks a record as one of an earlier run, or as compared with others.
-    pub(super) fn set_restored(&mut self, key: &RecordKey, is_restored: bool) {
+    /// Marks a record as one that others may have more of, or as compared with theirs.
+    pub(super) fn set_unconfirmed(&mut self, key: &RecordKey, is_unconfirmed: bool) {
         if let Some(held) = self.held.get_mut(key) {
-            held.is_restored = is_restored;
+            held.is_unconfirmed = is_unconfirmed;
         }
     }
 
@@ -288,7 +288,7 @@ impl ReplicaStore {
             sender,
             synced,
             former,
-            is_restored: false,
+            is_unconfirmed: false,
             record,
         };
         self.bytes += held.bytes.len();
@@ -361,7 +361,7 @@ impl ReplicaStore {
             && held.synced.len() < SYNCED_MAX
         {
             held.synced.insert(device);
-            held.is_restored &= held.synced.len() < CONFIRMING_MIN;
+            held.is_unconfirmed &= held.synced.len() < CONFIRMING_MIN;
         }
     }
 

@@ -96,6 +96,8 @@ fn bytes_with(user: &User, spec: EntrySpec) -> Vec<u8> {
 #[test]
 fn a_good_record_is_kept_and_served_as_sent() {
     let mut bench = Bench::new();
+    bench.replica.bootstrap(bench.now);
+    bench.pass(60);
     let user = bench.authority.user(1);
     let record = user.record(1, &bench.trust);
     let answer = bench.store(record.to_bytes());

@@ -166,6 +166,34 @@ fn a_node_that_is_no_replica_any_longer_is_believed_only_if_nobody_has_newer() {
     }
 }
 
+/// A device joins those of its user, and meanwhile people look for the user: whoever holds no more than the newcomer's entry must not pass it off
+/// as the whole.
+#[test]
+fn a_device_that_joins_hides_no_other_of_its_user() {
+    for publisher_serves in [true, false] {
+        let mut network = Network::grown(17, 6);
+        let users: Vec<User> = (1..=40).map(|number| network.authority.user(number)).collect();
+        for user in &users {
+            assert!(network.publish(0, user.record(1, &network.trust)).is_accepted);
+        }
+        let newcomer = network.join_as(publisher_serves);
+        if !publisher_serves {
+            // It is a replica too, and hasn't been given the records yet.
+            network.join();
+        }
+        for (number, user) in users.iter().enumerate() {
+            let more = user.record_of(&user.device(1), EntrySpec::sequence(1), &network.trust);
+            let query = network.start_publish(newcomer, more);
+            network.run_for(Duration::from_millis(4 * number as u64));
+            let asker = 1 + number % 5;
+            let found = network.find(asker, user.key(), FIRST);
+            let record = found.record().expect("it was published long ago");
+            assert!(record.entry(&user.device(0).key()).is_some(), "user {number}, node {asker}: the first device is hidden");
+            network.run_until(|network| network.published(newcomer, query).is_some());
+        }
+    }
+}
+
 #[test]
 #[ignore = "long: scripts/test --long"]
 fn two_hundred_nodes_and_names() {
