@@ -13,7 +13,7 @@ use halloo_protocol::key::SecretKey;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Signed};
 use halloo_tests::attacker::{Attacker, Forger, device_secret, key, now, record_key, stranger_hello};
-use halloo_tests::audio::{assert_heard_together, write_tone};
+use halloo_tests::audio::{assert_heard_all, assert_heard_together, write_tone};
 use halloo_tests::cli::{Invocation, Running};
 use halloo_tests::network::text;
 use halloo_tests::{Daemon, Network, Plan, User, eventually};
@@ -194,6 +194,30 @@ fn three_hear_each_other_and_one_leaves_and_comes_back() {
 }
 
 #[test]
+fn two_who_add_the_same_person_at_once_have_one_leg_each_with_them() {
+    let files = Files::new(3);
+    let mut network = network(&files, &["alice", "bob", "carol"], &[]);
+    network.befriend(&network.users[1], &network.users[2]);
+    let [alice, bob, carol] = network.users();
+    let call = dial(alice, bob, &files);
+    let id = dialled(alice);
+    let add = |who: &User| Invocation::new(who.home()).args(["calls", "add", &id, &carol.username]).start();
+    let adding = [add(alice), add(bob)];
+    for added in adding.map(|running| running.wait(PATIENCE)) {
+        // Who asks a moment later may hear that it isn't needed any more.
+        let is_there = added.code == 0 || added.last_error().contains("takes part already");
+        assert!(is_there, "{added:?}");
+    }
+    talks_with(alice, &[bob, carol]);
+    talks_with(bob, &[alice, carol]);
+    talks_with(carol, &[alice, bob]);
+    let rang = carol.events().iter().filter(|event| event["event"] == "call_incoming").count();
+    assert_eq!(rang, 1, "carol is asked once");
+    assert_eq!(alice.cli(["calls", "hangup", &id]).code, 0);
+    call.wait(PATIENCE).ok();
+}
+
+#[test]
 fn when_one_is_killed_the_others_talk_on() {
     let files = Files::new(3);
     let mut network = network(&files, &["alice", "bob", "carol"], &[]);
@@ -343,6 +367,8 @@ fn eight_hear_each_other_and_a_ninth_finds_no_room() {
     call.wait(PATIENCE);
     for (index, user) in users.iter().enumerate().take(8) {
         ended(user, 7);
-        files.assert_heard(index, 0..8);
+        let others: Vec<f64> = (0..8).filter(|other| *other != index).map(|other| TONES_HZ[other]).collect();
+        // 28 legs of unoptimised daemons are more than a small machine has time for: not all at the same moment.
+        assert_heard_all(&files.heard(index), &others, TONES_HZ[index]);
     }
 }

@@ -64,6 +64,17 @@ pub fn assert_heard(path: &Path, heard_hz: f64, unheard_hz: f64, length: Duratio
 /// How far below full scale each of several tones that are heard at once must be at most. Alone they are at half of full scale, 6 dB below it.
 const PRESENT_DB: f64 = -24.0;
 
+/// Asserts that a recording holds all of these tones, each at least for a moment, and never the other.
+///
+/// # Panics
+/// If it doesn't.
+#[track_caller]
+pub fn assert_heard_all(path: &Path, heard_hz: &[f64], unheard_hz: f64) {
+    for hertz in heard_hz {
+        assert_heard_together(path, &[*hertz], unheard_hz);
+    }
+}
+
 /// Asserts that a recording holds all of these tones at the same time for a moment, and never the other.
 ///
 /// # Panics

@@ -631,14 +631,16 @@ impl EventLoop {
         Ok(Link { is_leg: true, introduced_by, ..link.clone() })
     }
 
-    /// A call that rings here already for the conference that another one asks into: the person hears one ring.
+    /// A call that rings here already for the conference that another one asks into, or a leg of it: the person hears one ring, and who else asks is
+    /// answered once somebody who is there vouches for them.
     pub(super) fn first_of_twins(&self, id: ConferenceId) -> Option<CallId> {
         let is_first = |call: &super::Incoming| {
             call.link.as_ref().is_some_and(|link| link.id == id)
                 && call.twin_of.is_none()
                 && matches!(call.machine.state(), CalleeState::Ringing | CalleeState::Answering)
         };
-        self.calls.incoming.iter().filter(|(_, call)| is_first(call)).map(|(id, _)| *id).min()
+        let ringing = self.calls.incoming.iter().filter(|(_, call)| is_first(call)).map(|(id, _)| *id).min();
+        ringing.or_else(|| self.calls.conferences.running.get(&id)?.machine.present().next().map(|(_, call)| call))
     }
 
     fn twins(&self, is_wanted: impl Fn(&super::Incoming) -> bool) -> Vec<CallId> {

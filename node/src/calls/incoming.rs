@@ -389,7 +389,8 @@ impl EventLoop {
         info!(call = %call.short(), ?way, "ringing");
         let from = self.labels.display(&incoming.progress.user);
         let (via_push, via) = (is_push(way), via_of(way));
-        self.events.send(Event::CallIncoming { call_id: call.to_string(), from, video: false, via_push, via });
+        let conference_id = incoming.link.as_ref().map(|link| link.id.to_string());
+        self.events.send(Event::CallIncoming { call_id: call.to_string(), from, video: false, via_push, via, conference_id });
         if let Some(answer) = self.settings.answer.clone() {
             let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());
             self.begin_answer(call, config);
@@ -509,8 +510,8 @@ impl EventLoop {
         if let Some(media) = &incoming.media {
             media.close();
         }
-        self.release_twins(call, reason == Reason::DECLINED);
         self.conference_call_over(call, outcome, reason, false);
+        self.release_twins(call, reason == Reason::DECLINED);
     }
 
     fn settle_incoming(&mut self, call: CallId) {

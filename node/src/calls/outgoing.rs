@@ -708,6 +708,7 @@ impl EventLoop {
             self.release_held(call, reason == Reason::CANCELLED);
         }
         self.conference_call_over(call, outcome, reason, joined);
+        self.release_twins(call, false);
     }
 
     /// Tells the outcome once the media's figures are in, and forgets the call once its last signals are acknowledged.

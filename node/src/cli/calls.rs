@@ -162,10 +162,11 @@ fn for_people(event: &Event) -> Option<String> {
     match event {
         Event::CallDialing { call_id, to, .. } => Some(format!("{call_id} to {}", printable(to))),
         Event::CallJoined { call_id, instead_of } => Some(format!("{call_id} goes on instead of {instead_of}: both had dialled")),
-        Event::CallIncoming { call_id, from, video, via_push, .. } => {
+        Event::CallIncoming { call_id, from, video, via_push, conference_id, .. } => {
             let video = if *video { " with video" } else { "" };
             let woken = if *via_push { ", woken for it" } else { "" };
-            Some(format!("{call_id} from {}{video}{woken}: halloo calls answer {call_id}", printable(from)))
+            let into = if conference_id.is_some() { ", into a conference" } else { "" };
+            Some(format!("{call_id} from {}{video}{woken}{into}: halloo calls answer {call_id}", printable(from)))
         }
         Event::CallRinging { call_id, peer_id } => Some(format!("{call_id} rings at {peer_id}")),
         Event::ConferenceJoined { call_id, username, is_contact, introduced_by, .. } => {

@@ -238,6 +238,8 @@ pub enum Event {
         via_push: bool,
         /// The way on which the invite came first.
         via: CallWay,
+        /// The conference they ask into, if it is one.
+        conference_id: Option<String>,
     },
     /// A device of whom we call rings.
     CallRinging {

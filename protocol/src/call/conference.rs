@@ -45,6 +45,9 @@ pub const PARTICIPANTS_MAX: usize = 8;
 /// Most who are remembered after they left, so that they can come back; the one who left first makes room.
 const FORMER_MAX: usize = 32;
 
+/// Most people of whom others may tell within [`RENEW`]: each is looked up and dialled, and a liar may name anybody.
+const HEARSAY_MAX: u32 = 32;
+
 /// How long the one who isn't to dial waits for the other's call.
 const GRACE: Duration = Duration::from_secs(4);
 
@@ -152,6 +155,11 @@ impl Peer {
         matches!(self.leg, Leg::Up(_))
     }
 
+    /// Whether nothing but what others say speaks for them.
+    const fn is_idle(&self) -> bool {
+        matches!(self.leg, Leg::Waiting(_) | Leg::Dialling | Leg::Silent)
+    }
+
     const fn call(&self) -> Option<CallId> {
         match self.leg {
             Leg::Connecting(call) | Leg::Up(call) => Some(call),
@@ -199,6 +207,8 @@ pub struct Conference {
     adds: BTreeSet<CallId>,
     former: BTreeMap<DeviceKey, Former>,
     renew_at: Instant,
+    /// How many were dialled because others named them, since the last renewal.
+    hearsay: u32,
     is_over: bool,
     actions: VecDeque<ConferenceAction>,
 }
@@ -209,7 +219,7 @@ impl Conference {
     pub fn new(id: ConferenceId, me: Participant, since: UnixTime, now: Instant) -> Self {
         let (adds, former) = (BTreeSet::new(), BTreeMap::new());
         let (peers, actions) = (BTreeMap::new(), VecDeque::new());
-        Self { id, me, since, peers, adds, former, renew_at: now + RENEW, is_over: false, actions }
+        Self { id, me, since, peers, adds, former, renew_at: now + RENEW, hearsay: 0, is_over: false, actions }
     }
 
     /// Comes back: dials those who were there, each with whoever had introduced them. They let it in as long as they are there themselves.
@@ -232,7 +242,8 @@ impl Conference {
 
     /// This user asks somebody in, by this call. False if it is full.
     pub fn add(&mut self, call: CallId) -> bool {
-        let has_room = !self.is_over && 1 + self.peers.len() + self.adds.len() < PARTICIPANTS_MAX;
+        let engaged = self.peers.values().filter(|peer| !peer.is_idle()).count();
+        let has_room = !self.is_over && 1 + engaged + self.adds.len() < PARTICIPANTS_MAX;
         if has_room {
             self.adds.insert(call);
         }
@@ -387,8 +398,11 @@ impl Conference {
         let word = said.word.unverified();
         let is_word = word.by == said.from && word.conference == self.id && word.participant == self.me;
         peer.word = (is_word && said.word.verify(&said.from.0).is_ok()).then(|| said.word.clone());
-        let (is_news, teller) = (peer.heard == 0 || peer.since != said.since, peer.participant.clone());
-        (peer.heard, peer.since) = (said.number, said.since);
+        let (is_news, teller) = (peer.heard == 0, peer.participant.clone());
+        peer.heard = said.number;
+        if is_news {
+            peer.since = said.since;
+        }
         if is_news {
             self.news(now.instant);
         }
@@ -406,7 +420,8 @@ impl Conference {
             return;
         }
         let dial_at = self.dial_at(*since, &participant.device, now);
-        let has_room = !self.is_full_for(*since, participant.device);
+        // Whoever isn't seen here takes nobody's place.
+        let has_room = self.peers.len() + 1 < PARTICIPANTS_MAX && self.hearsay < HEARSAY_MAX;
         match self.peers.get_mut(&participant.device) {
             // Who has a leg speaks for itself.
             Some(peer) if peer.is_up() || peer.participant != *participant => {}
@@ -421,6 +436,7 @@ impl Conference {
             None if has_room => {
                 let peer = Peer::new(participant.clone(), *since, Some(teller.clone()), Leg::Waiting(dial_at));
                 self.peers.insert(participant.device, peer);
+                self.hearsay += 1;
             }
             None => {}
         }
@@ -461,7 +477,7 @@ impl Conference {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Now) {
         if now.instant >= self.renew_at {
-            self.renew_at = now.instant + RENEW;
+            (self.renew_at, self.hearsay) = (now.instant + RENEW, 0);
             self.news(now.instant);
             for peer in self.peers.values_mut().filter(|peer| peer.leg == Leg::Silent) {
                 (peer.leg, peer.tries) = (Leg::Waiting(now.instant + GRACE), TRIES_MAX - 1);
@@ -542,7 +558,7 @@ impl Conference {
 
     /// Whether there would be too many with one more who came at `since`: those who came first go before.
     fn is_full_for(&self, since: UnixTime, device: DeviceKey) -> bool {
-        let before = |peer: &&Peer| (peer.since, peer.participant.device) < (since, device);
+        let before = |peer: &&Peer| !peer.is_idle() && (peer.since, peer.participant.device) < (since, device);
         self.peers.values().filter(before).count() + 1 >= PARTICIPANTS_MAX
     }
 
@@ -592,15 +608,17 @@ impl Conference {
         self.pump(now.instant);
     }
 
-    /// More than eight, let in at two ends at once: whoever came last goes.
+    /// More than eight, let in at two ends at once: those go who were only named, then whoever came last.
     fn drop_excess(&mut self, now: Now) {
         while !self.is_over && self.peers.len() >= PARTICIPANTS_MAX {
-            let last = self.peers.values().map(|peer| (peer.since, peer.participant.device)).max();
-            let Some((since, device)) = last else { return };
-            if (since, device) < (self.since, self.me.device) {
+            let last = self.peers.values().map(|peer| (peer.is_idle(), peer.since, peer.participant.device)).max();
+            let Some((is_idle, since, device)) = last else { return };
+            if !is_idle && (since, device) < (self.since, self.me.device) {
                 return self.leave(Reason::CONFERENCE_FULL);
             }
-            self.remember(&device, true, now.unix);
+            if !is_idle {
+                self.remember(&device, true, now.unix);
+            }
             let Some(peer) = self.peers.remove(&device) else { return };
             if let Some(call) = peer.call() {
                 self.hang_up(call, Reason::CONFERENCE_FULL);

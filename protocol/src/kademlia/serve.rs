@@ -115,9 +115,7 @@ impl Directory {
     /// of which the others haven't said yet what more there is; and of what is kept from the time when this node was among the replicas: the
     /// owner publishes at those that are, and nobody hurries to bring it here.
     pub(super) fn is_doubtful(&self, now: Now, key: &RecordKey, held: &Held) -> bool {
-        (held.is_unconfirmed() && self.is_new_here(now))
-            || self.is_published_first(key)
-            || self.own_replica_place(key).is_none()
+        (held.is_unconfirmed() && self.is_new_here(now)) || self.is_published_first(key) || self.own_replica_place(key).is_none()
     }
 
     /// True until this node has joined and the others have had time to compare what they hold with what it holds.

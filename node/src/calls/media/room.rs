@@ -1,25 +1,25 @@
 //! What one person says and hears in a call, whoever and however many are at the other ends.
 //!
 //! A call has one session for each leg; a conference several, in one room. Each session asks every 20 ms for the frame to send, and hands over
-//! what it has heard from its end. A frame is read and encoded once, for whichever session comes first, and the same bytes go out on all legs. What is
-//! heard on all of them in the same 20 ms is added up and recorded. With one leg nothing is changed by any of this.
+//! what it has heard from its end. Frames are numbered by the time at which they are due. Each is read and encoded once, for whichever session comes
+//! first, and the same bytes go out on all legs. What is heard on all of them in the same 20 ms is added up and recorded. With one leg nothing is
+//! changed by any of this.
 //!
-//! No task of its own: sessions drive it, under a lock that is held for as long as encoding takes (0.2 ms).
+//! No task of its own: sessions drive it, under a lock that is held for as long as encoding takes (0.2 ms). Never reads the clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::MediaError;
 use super::audio::{FRAME_SAMPLES, Frame, FrameEncoder, silence};
+use super::session::FRAME_DURATION;
 use super::wav::{Played, Player, Recorder};
 
-/// Encoded frames kept for legs that are behind the first: 0.3 s. A leg further behind skips.
-const SENT_MAX: usize = 15;
-
-/// Heard frames that wait for legs that are behind: 0.5 s. One further behind isn't waited for, and what it hears meanwhile isn't recorded.
-const HEARD_MAX: usize = 25;
+/// Frames kept for legs that are behind the first, sent ones and heard ones: a little more than the second for which a session catches up.
+/// What one that is further behind would have heard isn't recorded.
+const BEHIND_MAX: usize = 55; // 1.1 s
 
 /// How long completing the recording may hold up the end of a session.
 const RECORDING_END_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +43,8 @@ struct State {
     is_begun: bool,
     /// Samples in it.
     recorded: u64,
+    /// When frame 0 was due.
+    epoch: Option<Instant>,
     /// For each leg the number of its next frame.
     seats: BTreeMap<u64, u64>,
     last_seat: u64,
@@ -83,6 +85,7 @@ impl Room {
             file: Arc::default(),
             is_begun: false,
             recorded: 0,
+            epoch: None,
             seats,
             last_seat: 0,
             sent,
@@ -93,17 +96,18 @@ impl Room {
         })))
     }
 
-    /// A leg begins to send and to hear. Playing and recording begin with the first; where a recording was completed because nobody was left, it
-    /// goes on.
-    pub(super) fn enter(&self) -> Seat {
+    /// A leg begins to send and to hear, its first frame being due `at`. Playing and recording begin with the first; where a recording was completed
+    /// because nobody was left, it goes on.
+    pub(super) fn enter(&self, at: Instant) -> Seat {
         let mut state = self.lock();
+        let next = state.number_of(at);
         if state.seats.is_empty() {
-            state.begin();
+            state.begin(next);
         }
         state.last_seat += 1;
-        let (number, next) = (state.last_seat, state.next_to_send());
+        let number = state.last_seat;
         state.seats.insert(number, next);
-        Seat { room: self.clone(), number }
+        Seat { room: self.clone(), number, failed: None }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -116,36 +120,39 @@ impl Room {
 pub(super) struct Seat {
     room: Room,
     number: u64,
+    /// The recorder that has failed, and its file, if this leg was the one that met it.
+    failed: Option<(Recorder, PathBuf)>,
 }
 
 impl Seat {
-    /// Takes what the leg has heard in the last 20 ms, and gives what it is to send.
+    /// Takes what the leg hears in the 20 ms from `at` on, and gives what it is to send then.
     ///
     /// # Errors
     /// What is wrong with the file to send, or with the codec; [`MediaError::Ended`] if the recording has failed, of which [`Seat::leave`] says why.
-    pub(super) fn turn(&mut self, heard: &[i16]) -> Result<Turn, MediaError> {
+    pub(super) fn turn(&mut self, at: Instant, heard: &[i16]) -> Result<Turn, MediaError> {
         let mut state = self.room.lock();
-        let number = state.place(self.number);
-        let mut is_played = false;
-        if number == state.next_to_send() {
-            is_played = state.send_next()?;
-        }
+        let number = state.number_of(at);
+        let is_played = state.send_to(number)?;
         state.hear(number, heard);
         state.seats.insert(self.number, number + 1);
         state.flush();
         if state.recorder.as_ref().is_some_and(Recorder::has_failed) {
+            // Said once: the other legs talk on.
+            let path = state.record.take().unwrap_or_default();
+            self.failed = state.recorder.take().map(|recorder| (recorder, path));
             return Err(MediaError::Ended);
         }
-        let index = usize::try_from(number - state.sent_from).unwrap_or_default();
+        // Of a time that is out of reach there is but the oldest left.
+        let index = usize::try_from(number.saturating_sub(state.sent_from)).unwrap_or_default();
         let payload = state.sent.get(index).cloned().unwrap_or_else(|| Arc::from([]));
         Ok(Turn { payload, is_played })
     }
 
     /// Takes what was heard when nothing is sent any more: at the end of a call. Only for the last leg; others go on in their own time.
-    pub(super) fn hear_last(&mut self, heard: &[i16]) {
+    pub(super) fn hear_last(&mut self, at: Instant, heard: &[i16]) {
         let mut state = self.room.lock();
         if state.seats.len() == 1 {
-            let number = state.seats.get(&self.number).copied().unwrap_or_default().max(state.heard_from);
+            let number = state.number_of(at);
             state.hear(number, heard);
             state.seats.insert(self.number, number + 1);
             state.flush();
@@ -161,24 +168,16 @@ impl Seat {
     ///
     /// # Errors
     /// [`MediaError::Record`].
-    pub(super) async fn leave(self) -> Result<u64, MediaError> {
-        let (recorder, path) = {
+    pub(super) async fn leave(mut self) -> Result<u64, MediaError> {
+        let finished = self.failed.take().or_else(|| {
             let mut state = self.room.lock();
             state.seats.remove(&self.number);
             state.flush();
-            let is_last = state.seats.is_empty();
-            let has_failed = state.recorder.as_ref().is_some_and(Recorder::has_failed);
-            if !is_last && !has_failed {
-                return Ok(state.recorded);
-            }
-            if has_failed {
-                // Said once, by the leg that meets it first; the others talk on.
-                (state.recorder.take(), state.record.take().unwrap_or_default())
-            } else {
-                (state.recorder.take(), state.record.clone().unwrap_or_default())
-            }
-        };
-        let Some(recorder) = recorder else { return Ok(self.room.lock().recorded) };
+            let path = state.record.clone().unwrap_or_default();
+            let recorder = if state.seats.is_empty() { state.recorder.take() } else { None };
+            recorder.map(|recorder| (recorder, path))
+        });
+        let Some((recorder, path)) = finished else { return Ok(self.room.lock().recorded) };
         match tokio::time::timeout(RECORDING_END_TIMEOUT, recorder.finish()).await {
             Ok(Ok(_)) => Ok(self.room.lock().recorded),
             Ok(Err(source)) => Err(MediaError::Record { path, source }),
@@ -203,8 +202,7 @@ impl Drop for Seat {
 }
 
 impl State {
-    fn begin(&mut self) {
-        let next = self.next_to_send().max(self.heard_from + self.heard.len() as u64);
+    fn begin(&mut self, next: u64) {
         (self.sent_from, self.heard_from) = (next, next);
         self.sent.clear();
         self.heard.clear();
@@ -219,17 +217,27 @@ impl State {
         }
     }
 
-    fn next_to_send(&self) -> u64 {
-        self.sent_from + self.sent.len() as u64
+    /// The frame that is due at this time.
+    fn number_of(&mut self, at: Instant) -> u64 {
+        let epoch = *self.epoch.get_or_insert(at);
+        let frames = at.saturating_duration_since(epoch).as_micros() / FRAME_DURATION.as_micros();
+        u64::try_from(frames).unwrap_or(u64::MAX)
     }
 
-    /// The number of a leg's next frame. One that is too far behind goes on with the newest.
-    fn place(&self, seat: u64) -> u64 {
-        let number = self.seats.get(&seat).copied().unwrap_or_else(|| self.next_to_send());
-        if number < self.sent_from { self.next_to_send() } else { number.min(self.next_to_send()) }
+    /// Encodes up to this frame, if it wasn't done; whether the file to send has come to its end.
+    fn send_to(&mut self, number: u64) -> Result<bool, MediaError> {
+        if number >= self.sent_from + (self.sent.len() + BEHIND_MAX) as u64 {
+            // Nobody was there for so long that nobody misses it.
+            self.sent.clear();
+            self.sent_from = number;
+        }
+        let mut is_played = false;
+        while self.sent_from + self.sent.len() as u64 <= number {
+            is_played |= self.send_next()?;
+        }
+        Ok(is_played)
     }
 
-    /// Encodes one more frame; whether the file to send has come to its end.
     fn send_next(&mut self) -> Result<bool, MediaError> {
         let (frame, is_played) = self.next_played()?;
         let encoder = match &mut self.encoder {
@@ -238,7 +246,7 @@ impl State {
         };
         let payload = Arc::from(encoder.encode(&frame)?);
         self.sent.push_back(payload);
-        if self.sent.len() > SENT_MAX {
+        if self.sent.len() > BEHIND_MAX {
             self.sent.pop_front();
             self.sent_from += 1;
         }
@@ -261,15 +269,20 @@ impl State {
     }
 
     fn hear(&mut self, number: u64, heard: &[i16]) {
-        let Some(index) = number.checked_sub(self.heard_from).and_then(|index| usize::try_from(index).ok()) else { return };
-        while self.heard.len() <= index {
-            self.heard.push_back(vec![0; FRAME_SAMPLES].into_boxed_slice());
-            if self.heard.len() > HEARD_MAX {
+        if number >= self.heard_from + (self.heard.len() + BEHIND_MAX) as u64 {
+            while !self.heard.is_empty() {
                 self.record_first();
-                return self.hear(number, heard);
+            }
+            self.heard_from = number;
+        }
+        while self.heard_from + self.heard.len() as u64 <= number {
+            self.heard.push_back(vec![0; FRAME_SAMPLES].into_boxed_slice());
+            if self.heard.len() > BEHIND_MAX {
+                self.record_first();
             }
         }
-        if let Some(sum) = self.heard.get_mut(index) {
+        let index = number.checked_sub(self.heard_from).and_then(|index| usize::try_from(index).ok());
+        if let Some(sum) = index.and_then(|index| self.heard.get_mut(index)) {
             for (sum, sample) in sum.iter_mut().zip(heard) {
                 *sum += i32::from(*sample);
             }

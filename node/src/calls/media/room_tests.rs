@@ -1,6 +1,6 @@
 //! Several legs in one room: what each sends, and what is recorded of all.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::*;
 use crate::calls::media::audio::SAMPLE_RATE;
@@ -21,9 +21,12 @@ async fn both_voices_are_recorded_and_each_leg_sends_the_same_bytes() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("heard.wav");
     let room = Room::new(None, Some(path.clone()));
-    let (mut one, mut other) = (room.enter(), room.enter());
+    // The second leg's frames are due 7 ms after the first one's.
+    let (mut at, phase) = (Instant::now(), Duration::from_millis(7));
+    let (mut one, mut other) = (room.enter(at), room.enter(at + phase));
     for (left, right) in frames(440.0, 100).iter().zip(&frames(660.0, 100)) {
-        let (first, second) = (one.turn(left).expect("a turn"), other.turn(right).expect("a turn"));
+        let (first, second) = (one.turn(at, left).expect("a turn"), other.turn(at + phase, right).expect("a turn"));
+        at += FRAME_DURATION;
         assert_eq!(first.payload, second.payload, "encoded once");
         assert!(!first.payload.is_empty());
     }
@@ -40,31 +43,54 @@ async fn both_voices_are_recorded_and_each_leg_sends_the_same_bytes() {
 async fn one_voice_alone_is_recorded_as_it_was() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("heard.wav");
-    let mut seat = Room::new(None, Some(path.clone())).enter();
+    let mut at = Instant::now();
+    let mut seat = Room::new(None, Some(path.clone())).enter(at);
     let said = frames(440.0, 20);
     for frame in &said {
-        seat.turn(frame).expect("a turn");
+        seat.turn(at, frame).expect("a turn");
+        at += FRAME_DURATION;
     }
     seat.leave().await.expect("left");
     assert_eq!(recording(&path), said.concat());
 }
 
 #[tokio::test]
-async fn a_leg_that_is_behind_holds_nobody_up_and_a_later_one_begins_with_the_newest() {
-    let room = Room::new(None, None);
-    let (mut quick, mut slow) = (room.enter(), room.enter());
+async fn a_leg_that_is_held_up_catches_up_and_is_recorded_where_it_belongs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("heard.wav");
+    let room = Room::new(None, Some(path.clone()));
+    let start = Instant::now();
+    let due = |number: usize| start + FRAME_DURATION * u32::try_from(number).expect("few");
+    let (mut quick, mut slow) = (room.enter(start), room.enter(start));
     let silent = silence();
-    slow.turn(&silent).expect("a turn");
-    for _ in 0..100 {
-        quick.turn(&silent).expect("a turn");
+    let said = frames(440.0, 50);
+    let sent: Vec<_> = (0..50).map(|number| quick.turn(due(number), &silent).expect("a turn").payload).collect();
+    for (number, frame) in said.iter().enumerate() {
+        let payload = slow.turn(due(number), frame).expect("a turn").payload;
+        assert_eq!(payload, sent[number], "what the first has sent at that time");
     }
-    assert!(room.lock().heard.len() <= HEARD_MAX && room.lock().sent.len() <= SENT_MAX, "nothing grows");
-    let newest = quick.turn(&silent).expect("a turn").payload;
-    let mut late = room.enter();
-    late.turn(&silent).expect("a turn");
-    slow.turn(&silent).expect("a turn");
-    assert_ne!(room.lock().seats[&slow.number], 2, "what it missed is skipped");
-    assert!(!newest.is_empty());
+    quick.leave().await.expect("left");
+    slow.leave().await.expect("left");
+    assert_eq!(recording(&path), said.concat(), "as long as it took, and no longer");
+}
+
+#[tokio::test]
+async fn a_leg_that_stands_still_holds_nobody_up_and_nothing_grows() {
+    let room = Room::new(None, None);
+    let start = Instant::now();
+    let due = |number: u32| start + FRAME_DURATION * number;
+    let (mut quick, mut still) = (room.enter(start), room.enter(start));
+    let silent = silence();
+    for number in 0..300 {
+        quick.turn(due(number), &silent).expect("a turn");
+    }
+    assert!(room.lock().heard.len() <= BEHIND_MAX && room.lock().sent.len() <= BEHIND_MAX);
+    let late = still.turn(due(1), &silent).expect("a turn").payload;
+    let same = still.turn(due(299), &silent).expect("a turn").payload;
+    assert!(!late.is_empty() && same == quick.turn(due(299), &silent).expect("a turn").payload);
+    // After a time in which nobody was there it goes on with what is due.
+    quick.turn(due(100_000), &silent).expect("a turn");
+    assert!(room.lock().sent.len() == 1 && room.lock().heard.len() <= 1);
 }
 
 #[tokio::test]
@@ -72,10 +98,14 @@ async fn a_recording_goes_on_when_somebody_comes_after_the_last_has_gone() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("heard.wav");
     let room = Room::new(None, Some(path.clone()));
+    let mut at = Instant::now();
     for hertz in [440.0, 660.0] {
-        let mut seat = room.enter();
+        // A minute later, of which nothing is recorded.
+        at += Duration::from_secs(60);
+        let mut seat = room.enter(at);
         for frame in frames(hertz, 50) {
-            seat.turn(&frame).expect("a turn");
+            seat.turn(at, &frame).expect("a turn");
+            at += FRAME_DURATION;
         }
         seat.leave().await.expect("left");
     }

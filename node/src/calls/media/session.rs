@@ -23,7 +23,7 @@ use super::{
     turn::RelayServer,
 };
 
-const FRAME_DURATION: Duration = Duration::from_millis(20);
+pub(super) const FRAME_DURATION: Duration = Duration::from_millis(20);
 /// A task that could not run for longer than this skips what it missed instead of catching up: the
 /// machine slept, and a burst of stale frames helps nobody.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
@@ -220,7 +220,7 @@ impl Session {
             return;
         }
         self.tick_at = Some(Instant::now());
-        self.seat = Some(self.room.enter());
+        self.seat = self.tick_at.map(|at| self.room.enter(at));
     }
 
     fn handle_time(&mut self, now: Instant) -> Result<(), MediaError> {
@@ -319,7 +319,7 @@ impl Session {
     fn tick(&mut self, now: Instant, at: Instant) -> Result<(), MediaError> {
         let heard = self.playout.next_frame(at);
         let Some(seat) = &mut self.seat else { return Ok(()) };
-        let turn = seat.turn(&heard)?;
+        let turn = seat.turn(at, &heard)?;
         self.transport.send_audio(&turn.payload, now)?;
         if turn.is_played {
             self.tell(MediaEvent::PlaybackFinished);
@@ -337,7 +337,7 @@ impl Session {
         let mut at = self.tick_at.unwrap_or_else(Instant::now);
         for _ in 0..LAST_FRAMES_MAX {
             if seat.is_recorded() && self.playout.has_audio() {
-                seat.hear_last(&self.playout.next_frame(at));
+                seat.hear_last(at, &self.playout.next_frame(at));
                 at += FRAME_DURATION;
             }
         }

@@ -194,6 +194,32 @@ fn a_ninth_finds_it_full_unless_they_came_before_somebody() {
 }
 
 #[test]
+fn whom_others_merely_name_takes_nobodys_place_and_not_many_are_dialled() {
+    let mut bob = Bob::new();
+    for number in 3..=7 {
+        let other = person(number);
+        bob.conference.leg_up(&other.participant, CallId([number; 16]), bob.at(10));
+    }
+    // Seven are there; alice names people who came long before all of them, others each time.
+    let mut dialled = 0;
+    for round in 0..20u8 {
+        let named: Vec<Person> = (0..6).map(|number| person(20 + number + 2 * round)).collect();
+        let named: Vec<(&Person, UnixTime)> = named.iter().map(|who| (who, UnixTime(1))).collect();
+        let told = bob.attendance(&bob.alice, LEG, u32::from(round) + 1, &named);
+        bob.conference.handle_attendance(&told, bob.at(11));
+        for who in bob.dials() {
+            bob.conference.leg_failed(&who.device, None, LegEnd::NotThere, bob.at(11));
+            dialled += 1;
+        }
+    }
+    assert!((1..=HEARSAY_MAX).contains(&dialled), "{dialled}");
+    assert_eq!(bob.conference.present().count(), 6, "everybody is still there");
+    let carol = person(8);
+    let good = word(&bob.alice, &carol, ID, START.plus_secs(12));
+    assert!(bob.admit(&carol, 12, Some(&good)).is_ok(), "and whoever comes with a word finds room");
+}
+
+#[test]
 fn both_ends_of_a_call_mean_the_same_conference_and_no_other_call_does() {
     let (alice, bob) = (person(1).participant.device, person(2).participant.device);
     let id = ConferenceId::of_call(&LEG, &alice, &bob);
