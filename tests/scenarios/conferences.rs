@@ -26,8 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Longer than any of these conferences: a tone that ended would be missed.
 const TONE: Duration = Duration::from_secs(240);
 
-/// Packets by which both directions of a leg have shown that they work: two seconds.
-const ENOUGH_PACKETS: u64 = 100;
+/// Packets that come over a leg in five seconds: enough to hear whoever sends them beside the others, on a machine that has other things to do.
+const ENOUGH_PACKETS: u64 = 250;
 
 /// The tones, by place in the plan. None is near a multiple of another.
 const TONES_HZ: [f64; 8] = [440.0, 587.0, 740.0, 932.0, 1_109.0, 1_319.0, 1_567.0, 1_865.0];
@@ -100,12 +100,25 @@ fn legs(of: &Daemon) -> Result<Vec<Value>, String> {
 /// Waits until somebody has one leg with each of the others, and hears each.
 #[track_caller]
 fn talks_with(who: &User, others: &[&User]) -> Vec<Value> {
+    // Counted from when all legs are there: those who are heard are heard together.
+    let first = has_legs_with(who, others, |leg| received(leg) > 0);
+    let before = |leg: &Value| first.iter().find(|first| first["call_id"] == leg["call_id"]).map(received);
+    has_legs_with(who, others, |leg| received(leg) >= before(leg).unwrap_or_default() + ENOUGH_PACKETS)
+}
+
+/// Packets that have come over a leg.
+fn received(leg: &Value) -> u64 {
+    leg["media"]["packets_received"].as_u64().unwrap_or_default()
+}
+
+/// Waits until somebody has one leg with each of the others, and no other, all of which are as wanted.
+#[track_caller]
+fn has_legs_with(who: &User, others: &[&User], hears: impl Fn(&Value) -> bool) -> Vec<Value> {
     eventually(PATIENCE, &format!("{} hears all others", who.username), || {
         let legs = legs(who)?;
-        let hears = |leg: &Value| leg["media"]["packets_received"].as_u64().is_some_and(|count| count >= ENOUGH_PACKETS);
         let has_leg = |other: &&&User| {
             let with = legs.iter().filter(|leg| leg["users"][0] == other.username.as_str());
-            with.clone().count() == 1 && with.clone().all(hears)
+            with.clone().count() == 1 && with.clone().all(&hears)
         };
         let all = others.iter().filter(has_leg).count() == others.len() && legs.len() == others.len();
         if all { Ok(legs.clone()) } else { Err(format!("{legs:#?}")) }
@@ -186,11 +199,13 @@ fn three_hear_each_other_and_one_leaves_and_comes_back() {
         files.assert_heard(index, 0..3);
     }
 
-    // Nothing of it stays: they are no contacts, and may not call each other.
+    // Nothing of it stays: they are no contacts, and don't ring at each other's.
     let contacts = bob.cli(["contact", "list"]).ok();
     assert!(!contacts.to_string().contains(&carol.username), "{contacts}");
     let refused = Invocation::new(carol.home()).args(["call", &bob.username]).run();
-    assert_eq!((refused.code, &refused.json()["outcome"]), (1, &"declined".into()), "{refused:?}");
+    assert_eq!(refused.code, 1, "{refused:?}");
+    let rang = bob.events().iter().filter(|event| event["event"] == "call_incoming").count();
+    assert_eq!(rang, 1, "only alice has rung");
 }
 
 #[test]
@@ -231,12 +246,7 @@ fn when_one_is_killed_the_others_talk_on() {
     alice.kill();
     sees(bob, "conference_left", alice, 1);
     sees(carol, "conference_left", alice, 1);
-    let received = |leg: &Value| leg["media"]["packets_received"].as_u64().unwrap_or_default();
-    let before = received(&talks_with(bob, &[carol])[0]);
-    eventually(PATIENCE, "they hear each other still", || {
-        let now = received(&talks_with(bob, &[carol])[0]);
-        if now >= before + ENOUGH_PACKETS { Ok(()) } else { Err(format!("{now} packets after {before}")) }
-    });
+    // They hear each other still.
     let leg = text(&talks_with(bob, &[carol])[0], "call_id");
     assert_eq!(carol.cli(["calls", "hangup", &leg]).code, 0);
     ended(bob, 2);
