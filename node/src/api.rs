@@ -35,6 +35,7 @@ mod presence;
 mod push;
 mod route;
 mod server;
+mod voicemail;
 
 pub use listener::{ApiError, ApiListener};
 
@@ -49,6 +50,7 @@ pub(crate) mod requests {
     pub(crate) use super::history::ArchiveBody;
     pub(crate) use super::messages::{MessageRequest, ReadRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
     pub(crate) use super::power::WakeRequest;
+    pub(crate) use super::voicemail::VoicemailRequest;
 }
 
 use std::sync::Arc;
@@ -82,6 +84,7 @@ fn routes() -> Vec<Route> {
     routes.extend(directory::routes());
     routes.extend(messages::routes());
     routes.extend(files::routes());
+    routes.extend(voicemail::routes());
     routes.extend(history::routes());
     routes.extend(groups::routes());
     routes.extend(contacts::routes());

@@ -7,7 +7,7 @@ use libp2p::{
     upnp,
 };
 
-use crate::{circuits::Circuits, streams::Streams};
+use crate::{circuits::Circuits, streams::Streams, swarm::Gate};
 
 /// The node's behaviour. The derive also makes `BehaviourEvent`, one variant per field.
 ///
@@ -20,8 +20,9 @@ pub struct Behaviour {
     pub blocked: allow_block_list::Behaviour<allow_block_list::BlockedPeers>,
     /// Our own long-lived streams.
     pub streams: Streams,
-    /// Tells peers our addresses and protocols, and how they see us.
-    pub identify: identify::Behaviour,
+    /// Tells peers our addresses and protocols, and how they see us; never on relayed connections, but in a lab. So nobody there is taken
+    /// for a server of AutoNAT either, which would be told the addresses to try.
+    pub identify: Gate<identify::Behaviour>,
     /// Notices dead connections, measures round-trip times.
     pub ping: ping::Behaviour,
     /// Reserves at relays and dials through them.
@@ -32,8 +33,9 @@ pub struct Behaviour {
     pub autonat_client: Toggle<autonat::v2::client::Behaviour>,
     /// Dials others back on request, if this node has that role.
     pub autonat_server: Toggle<autonat::v2::server::Behaviour>,
-    /// Turns relayed connections into direct ones.
-    pub dcutr: dcutr::Behaviour,
+    /// Turns relayed connections into direct ones, which shows each side the other's addresses: with contacts and own devices alone, but in
+    /// a lab.
+    pub dcutr: Gate<dcutr::Behaviour>,
     /// Asks the home router for a port.
     pub upnp: Toggle<upnp::tokio::Behaviour>,
     /// Finds peers on the local network.

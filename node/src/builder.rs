@@ -471,6 +471,7 @@ impl NodeBuilder {
             sessions,
             contacts,
             files: crate::files::FilesState::new(instant),
+            voicemail: crate::calls::voicemail::VoicemailState::new(instant),
             history: crate::history::HistoryState::default(),
             devices: crate::devices::DevicesState::default(),
             receipts,
@@ -487,6 +488,7 @@ impl NodeBuilder {
             vault,
             vault_keeper: None,
             hand_overs: crate::roles::hand_over::HandOvers::default(),
+            introductions: crate::roles::signal_pass::Introductions::default(),
             started: instant,
             started_at: unix,
             suspended_since: None,
@@ -550,7 +552,7 @@ fn swarm_options(settings: &Settings) -> SwarmOptions {
         lab: settings.lab,
         relay_limits: settings.relay_limits,
         memory: settings.memory,
-        hide_listen: !settings.announce.is_empty(),
+        hide_listen: !settings.lab || !settings.announce.is_empty(),
         ..SwarmOptions::default()
     }
 }

@@ -7,17 +7,21 @@
 mod conference;
 mod crossing;
 mod driver;
+mod early;
 mod hand_over;
 mod incoming;
 pub mod media;
 mod outgoing;
 mod trace;
+pub(crate) mod voicemail;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::call::{CallId, CallSignal, Outcome, Reason, RecentCalls, Signal, WithdrawnCalls};
+use halloo_protocol::call::{
+    CallId, CallSignal, Outcome, PassStatus, Reason, RecentCalls, Signal, SignalPass, SignalPassed, SignalStatus, WithdrawnCalls,
+};
 use halloo_protocol::capability::Capability;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{DeviceKey, PublicKey};
@@ -29,10 +33,10 @@ use tracing::{debug, warn};
 
 pub(crate) use self::conference::NoticeTarget;
 pub(crate) use self::driver::MediaNews;
-use self::driver::MediaNewsKind;
 pub(crate) use self::driver::describe;
+use self::driver::{MediaNewsKind, SessionId};
 use self::incoming::Incoming;
-pub(crate) use self::incoming::Rung;
+pub(crate) use self::incoming::{Arrival, Rung};
 use self::media::{MediaConfig, MediaStats};
 use self::outgoing::Outgoing;
 use crate::address;
@@ -154,6 +158,8 @@ impl Progress {
             loss: connected.then_some(self.stats.loss),
             jitter_ms: connected.then_some((self.stats.jitter_ms * 10.0).round() / 10.0),
             via_push: self.via_push,
+            voicemail: None,
+            voicemail_problem: None,
         })
     }
 }
@@ -172,6 +178,8 @@ pub(crate) struct CallsState {
     conferences: conference::ConferencesState,
     /// What certified callers show our relays, once it was made or read.
     capability: Option<Signed<Capability>>,
+    /// Media sessions so far.
+    sessions: u64,
 }
 
 impl Default for CallsState {
@@ -185,6 +193,7 @@ impl Default for CallsState {
             ended: VecDeque::new(),
             conferences: conference::ConferencesState::default(),
             capability: None,
+            sessions: 0,
         }
     }
 }
@@ -201,7 +210,8 @@ impl CallsState {
     pub(crate) fn carriers(&self) -> impl Iterator<Item = SocketAddr> {
         let outgoing = self.outgoing.values().map(|call| &call.progress);
         let progress = outgoing.chain(self.incoming.values().map(|call| &call.progress));
-        progress.filter(|progress| progress.ended.is_none()).filter_map(|progress| progress.relay)
+        let answered = progress.filter(|progress| progress.ended.is_none()).filter_map(|progress| progress.relay);
+        answered.chain(self.early_media().filter_map(|(_, early)| early.path()?.relay))
     }
 
     fn is_engaged(&self) -> bool {
@@ -344,8 +354,8 @@ impl EventLoop {
     }
 
     /// A signal from the other end of a call.
-    pub(crate) fn handle_call_signal(&mut self, signed: &Signed<Signal>) -> halloo_protocol::call::SignalStatus {
-        use halloo_protocol::call::{SignalBody, SignalStatus, VerifiedSignal};
+    pub(crate) fn handle_call_signal(&mut self, signed: &Signed<Signal>) -> SignalStatus {
+        use halloo_protocol::call::{SignalBody, VerifiedSignal};
         let me = self.identity.device();
         let signal = match VerifiedSignal::verify(signed, &me) {
             Ok(signal) => signal,
@@ -388,17 +398,38 @@ impl EventLoop {
         self.request(target, &message, purpose, SIGNAL_TIMEOUT);
     }
 
+    /// The same by way of whoever brought the invite, relay or gateway.
+    fn pass_signal(&mut self, signal: Signal, by: &Target) {
+        let purpose = Purpose::SignalAsk(SignalTarget { call: signal.call, device: signal.to, sequence: signal.sequence });
+        let signal = Signed::sign(signal, self.identity.device_key());
+        self.request(by, &SignalPass { signal, extensions: Extensions::none() }, purpose, SIGNAL_TIMEOUT);
+    }
+
     pub(crate) fn signal_answer(&mut self, target: SignalTarget, frame: &Frame) {
         let Ok(ack) = frame.parse::<halloo_protocol::call::CallSignalAck>() else {
             self.counters.malformed += 1;
             return;
         };
+        self.signal_acknowledged(target, ack.status);
+    }
+
+    /// What others say that the device has said: that it has the signal is believed, so that it isn't said for ever. Anything else would end the
+    /// call, which is the device's to say.
+    pub(crate) fn signal_ask_answer(&mut self, target: SignalTarget, frame: &Frame) {
+        match frame.parse::<SignalPassed>().map(|answer| answer.status) {
+            Ok(PassStatus::Passed(SignalStatus::Taken)) => self.signal_acknowledged(target, SignalStatus::Taken),
+            Ok(status) => debug!(call = %target.call.short(), ?status, "signal not passed on"),
+            Err(_) => self.counters.malformed += 1,
+        }
+    }
+
+    fn signal_acknowledged(&mut self, target: SignalTarget, status: SignalStatus) {
         let now = Instant::now();
         if let Some(outgoing) = self.calls.outgoing.get_mut(&target.call) {
-            outgoing.machine.handle_ack(target.device, target.sequence, ack.status, now);
+            outgoing.machine.handle_ack(target.device, target.sequence, status, now);
             self.drive_outgoing(target.call);
         } else if let Some(incoming) = self.calls.incoming.get_mut(&target.call) {
-            incoming.machine.handle_ack(target.device, target.sequence, ack.status, now);
+            incoming.machine.handle_ack(target.device, target.sequence, status, now);
             self.drive_incoming(target.call);
         }
     }
@@ -413,8 +444,18 @@ impl EventLoop {
         match what {
             MediaNewsKind::OfferMade(device, made) => self.offer_made(call, device, made),
             MediaNewsKind::AnswerMade(made) => self.answer_made(call, made),
-            MediaNewsKind::Event(event) => self.media_event(call, event),
-            MediaNewsKind::Ended(summary) => {
+            MediaNewsKind::EarlyMade(relayed_only, made) => self.early_made(call, relayed_only, made),
+            MediaNewsKind::FilesChecked(Ok(config)) => self.answer_with_early(call, *config),
+            MediaNewsKind::FilesChecked(Err(error)) => self.answer_made(call, Err(error)),
+            MediaNewsKind::Event(session, event) => {
+                if self.is_media_of(call, session) {
+                    self.media_event(call, event);
+                } else if !self.early_event(call, session, &event) {
+                    debug!(call = %call.short(), ?event, "of media given up");
+                }
+            }
+            MediaNewsKind::Ended(session, _) if !self.is_media_of(call, session) => self.early_ended(call, session),
+            MediaNewsKind::Ended(_, summary) => {
                 let progress = match (self.calls.outgoing.get_mut(&call), self.calls.incoming.get_mut(&call)) {
                     (Some(outgoing), _) => {
                         outgoing.media = None;
@@ -436,17 +477,38 @@ impl EventLoop {
         }
     }
 
+    /// Whether this session is the call's, answered by somebody.
+    fn is_media_of(&self, call: CallId, session: SessionId) -> bool {
+        let outgoing = self.calls.outgoing.get(&call).and_then(|call| call.media.as_ref());
+        let media = outgoing.or_else(|| self.calls.incoming.get(&call)?.media.as_ref());
+        media.is_some_and(|media| media.id() == session)
+    }
+
+    /// Media of a call goes this way.
+    fn take_path(&mut self, call: CallId, path: &media::MediaPath) {
+        self.note_carrier(path);
+        let complaint = path.relay.and_then(|relay| self.recent_complaint(relay));
+        if let Some(progress) = self.progress_mut(call) {
+            progress.relay = path.relay;
+            progress.relay_complaint = complaint.or(progress.relay_complaint.take());
+        }
+    }
+
+    /// A media relay lends nothing.
+    fn media_relay_failed(&mut self, call: CallId, relay: SocketAddr, why: &str) {
+        let complaint = format!("relay {relay} lends no address: {why}");
+        self.relay_failed(relay, &complaint);
+        if let Some(progress) = self.progress_mut(call) {
+            progress.relay_complaint = Some(complaint);
+        }
+    }
+
     fn media_event(&mut self, call: CallId, event: media::MediaEvent) {
         use media::MediaEvent;
         let now = Instant::now();
         debug!(call = %call.short(), ?event, "media");
         if let MediaEvent::Connected(path) | MediaEvent::PathChanged(path) = &event {
-            self.note_carrier(path);
-            let complaint = path.relay.and_then(|relay| self.recent_complaint(relay));
-            if let Some(progress) = self.progress_mut(call) {
-                progress.relay = path.relay;
-                progress.relay_complaint = complaint.or(progress.relay_complaint.take());
-            }
+            self.take_path(call, path);
         }
         self.note_media(call, &event);
         let connected = matches!(event, MediaEvent::Connected(_));
@@ -456,15 +518,15 @@ impl EventLoop {
             _ => None,
         };
         if let MediaEvent::RelayFailed(relay, why) = event {
-            let complaint = format!("relay {relay} lends no address: {why}");
-            self.relay_failed(relay, &complaint);
-            if let Some(progress) = self.progress_mut(call) {
-                progress.relay_complaint = Some(complaint);
-            }
-            return;
+            return self.media_relay_failed(call, relay, &why);
         }
         if let MediaEvent::LocalCandidate(candidate) = event {
-            return self.trickle(call, candidate, now);
+            let answered_by = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.progress.answered_by);
+            let incoming = self.calls.incoming.get(&call).map(|incoming| incoming.machine.caller());
+            if let Some(device) = answered_by.or(incoming) {
+                self.trickle(call, device, candidate, now);
+            }
+            return;
         }
         if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
             if connected {
@@ -490,7 +552,9 @@ impl EventLoop {
     fn note_media(&mut self, call: CallId, event: &media::MediaEvent) {
         use media::MediaEvent;
         let detail = match event {
-            MediaEvent::Connected(path) => format!("connected, {}", path_words(path.kind)),
+            MediaEvent::IceConnected => "ICE has found a path".to_owned(),
+            MediaEvent::Connected(path) => format!("DTLS is through: connected, {}", path_words(path.kind)),
+            MediaEvent::FirstAudio => "first audio of the other end".to_owned(),
             MediaEvent::PathChanged(path) => format!("another path, {}", path_words(path.kind)),
             MediaEvent::RelayFailed(relay, why) => format!("relay {relay} lends no address: {why}"),
             MediaEvent::Failed(error) => driver::describe(error),
@@ -516,27 +580,22 @@ impl EventLoop {
 
     /// A relay is about to end: calls change to another.
     pub(crate) fn calls_leave_relay(&mut self, relay: &[SocketAddr]) {
-        let outgoing = self.calls.outgoing.values().filter_map(|call| call.media.as_ref());
-        let media = outgoing.chain(self.calls.incoming.values().filter_map(|call| call.media.as_ref()));
-        for media in media {
+        for media in self.calls.media_drivers() {
             media.leave_relay(relay.to_vec());
         }
     }
 
     /// A media relay has come to hand, or has renewed its credentials: running calls may need it.
     pub(crate) fn calls_use_relays(&mut self) {
-        let outgoing = self.calls.outgoing.values().filter_map(|call| call.media.as_ref());
-        for media in outgoing.chain(self.calls.incoming.values().filter_map(|call| call.media.as_ref())) {
+        for media in self.calls.media_drivers() {
             media.use_relays(self.call_relays());
         }
     }
 
-    /// A candidate of ours that came after the description was made goes to whoever we talk to.
-    fn trickle(&mut self, call: CallId, candidate: String, now: Instant) {
+    /// A candidate of ours that came after the description was made goes to the device at the other end of the leg.
+    fn trickle(&mut self, call: CallId, device: DeviceKey, candidate: String, now: Instant) {
         if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
-            if let Some(device) = outgoing.progress.answered_by {
-                outgoing.machine.add_local_candidate(device, candidate, now);
-            }
+            outgoing.machine.add_local_candidate(device, candidate, now);
             self.drive_outgoing(call);
         } else if let Some(incoming) = self.calls.incoming.get_mut(&call) {
             incoming.machine.add_local_candidate(candidate, now);
@@ -572,7 +631,7 @@ impl EventLoop {
     /// What the media of a running call measures.
     fn call_media(&self, call: CallId) -> Option<CallMedia> {
         let outgoing = self.calls.outgoing.get(&call).and_then(|call| call.media.as_ref());
-        let media = outgoing.or_else(|| self.calls.incoming.get(&call)?.media.as_ref());
+        let media = outgoing.or_else(|| self.calls.incoming.get(&call)?.media.as_ref()).or_else(|| self.calls.early_of(call));
         let stats = media?.stats()?;
         Some(CallMedia {
             path: stats.path.map(|path| path_of(path.kind)),
@@ -583,6 +642,7 @@ impl EventLoop {
             concealed_frames: stats.concealed_frames,
             packets_received: stats.packets_received,
             packets_sent: stats.packets_sent,
+            packets_early: stats.packets_early,
         })
     }
 

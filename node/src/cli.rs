@@ -36,6 +36,7 @@ mod signals;
 mod status;
 mod suspend;
 mod testnet;
+mod voicemail;
 mod wake;
 mod watch;
 mod why;
@@ -145,6 +146,9 @@ enum Command {
     /// Calls in progress and past
     #[command(subcommand)]
     Calls(calls::Command),
+    /// What callers have left for you
+    #[command(subcommand)]
+    Voicemail(voicemail::Command),
     /// Registrations that let a gateway wake this device
     #[command(subcommand)]
     Push(push::Command),
@@ -216,6 +220,7 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Presence(command) => presence::run(context, command).await,
         Command::Call(args) => call::run(context, args).await,
         Command::Calls(command) => calls::run(context, command).await,
+        Command::Voicemail(command) => voicemail::run(context, command).await,
         Command::Push(command) => push::run(context, command).await,
         Command::Suspend(args) => suspend::run(context, args).await,
         Command::Wake(args) => wake::run(context, args).await,

@@ -294,6 +294,7 @@ impl EventLoop {
             match action {
                 RosterAction::Persist { user } => {
                     self.presence_contact_changed(&user);
+                    self.reach_contact_changed(&user);
                     self.contacts.unshared.insert(user);
                     self.share_soon();
                 }

@@ -135,6 +135,7 @@ pub(crate) struct EventLoop {
     pub(crate) sessions: crate::sessions::SessionsState,
     pub(crate) contacts: crate::contacts::ContactsState,
     pub(crate) files: crate::files::FilesState,
+    pub(crate) voicemail: crate::calls::voicemail::VoicemailState,
     pub(crate) history: crate::history::HistoryState,
     pub(crate) devices: crate::devices::DevicesState,
     pub(crate) calls: crate::calls::CallsState,
@@ -149,6 +150,7 @@ pub(crate) struct EventLoop {
     pub(crate) vault: crate::vault::VaultState,
     pub(crate) vault_keeper: Option<crate::roles::vault::VaultKeeper>,
     pub(crate) hand_overs: crate::roles::hand_over::HandOvers,
+    pub(crate) introductions: crate::roles::signal_pass::Introductions,
     pub(crate) started: Instant,
     pub(crate) started_at: UnixTime,
     pub(crate) suspended_since: Option<Instant>,
@@ -356,6 +358,7 @@ impl EventLoop {
         self.devices_start();
         self.refresh_hello();
         self.directory_start();
+        self.voicemail_start();
         self.messages_start();
         self.files_start();
         self.contacts_start();
@@ -413,6 +416,7 @@ impl EventLoop {
         self.enrolment_tick(now);
         self.messages_tick(now);
         self.files_tick(now);
+        self.voicemail_tick(now);
         self.history_tick(now);
         self.contacts_tick(now);
         self.devices_tick(now);
@@ -453,6 +457,7 @@ impl EventLoop {
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
             Command::Files(command) => self.handle_files_asleep(command),
+            Command::Voicemail(command) => self.handle_voicemail_asleep(command),
             Command::Conversations(reply) => self.handle_conversations(reply),
             Command::Presence(PresenceCommand::Set { reply, .. }) => reply.send(Err(NodeError::Suspended.into())),
             Command::Presence(command) => self.handle_presence(command),
@@ -476,6 +481,7 @@ impl EventLoop {
             Command::MessageWait { id, reply } => self.handle_message_wait(&id, reply),
             Command::MessageList { user, options, reply } => self.handle_message_list(&user, options, reply),
             Command::Files(command) => self.handle_files(command),
+            Command::Voicemail(command) => self.handle_voicemail(command),
             Command::History(command) => self.handle_history(command),
             Command::Conversations(reply) => self.handle_conversations(reply),
             Command::MarkRead { with, up_to, reply } => self.handle_mark_read(&with, up_to.as_deref(), reply),
@@ -515,11 +521,14 @@ impl EventLoop {
             Purpose::Message(delivery) => self.message_answer(delivery, frame),
             Purpose::File(request) => self.file_answer(request, frame),
             Purpose::History(asking) => self.history_answer(asking, frame),
+            Purpose::VoicemailFetch(fetching) => self.voicemail_fetched(fetching, frame),
             Purpose::Invite(target) => self.invite_answer(target, frame),
             Purpose::HandOverAsk(target) => self.hand_over_answer(target, frame),
             Purpose::HandOver(handing) => self.hand_over_device_answer(handing, frame),
             Purpose::Signal(target) => self.signal_answer(target, frame),
             Purpose::Conference(target) => self.conference_answer(target, frame),
+            Purpose::SignalAsk(target) => self.signal_ask_answer(target, frame),
+            Purpose::SignalPass(passing) => self.signal_pass_device_answer(passing, frame),
             Purpose::Enrol(asking) => self.enrol_answer(*asking, frame),
             Purpose::DeviceRename(renaming) => self.device_rename_answer(*renaming, frame),
             Purpose::DeviceRenew => self.device_renew_answer(frame),
@@ -542,12 +551,14 @@ impl EventLoop {
             Purpose::Message(delivery) => self.message_failure(delivery, failure),
             Purpose::File(request) => self.file_failure(request, failure),
             Purpose::History(asking) => self.history_failure(asking, failure),
+            Purpose::VoicemailFetch(fetching) => self.voicemail_fetch_failure(fetching, failure),
             Purpose::Invite(target) => self.invite_failure(target, failure),
             Purpose::HandOverAsk(target) => self.hand_over_failure(target, failure),
             Purpose::HandOver(handing) => self.hand_over_device_failure(handing, failure),
-            Purpose::Signal(target) => self.signal_failure(target, failure),
+            Purpose::Signal(target) | Purpose::SignalAsk(target) => self.signal_failure(target, failure),
             // The machine says it again.
             Purpose::Conference(_) => {}
+            Purpose::SignalPass(passing) => self.signal_pass_device_failure(passing, failure),
             Purpose::Enrol(asking) => self.enrol_failure(*asking, failure),
             Purpose::DeviceRename(renaming) => self.device_rename_failure(*renaming, failure),
             Purpose::DeviceRenew => self.device_renew_failure(failure),
@@ -691,6 +702,7 @@ fn refuse_asleep(command: Command) {
         Command::Groups(command) => command.refuse(NodeError::Suspended),
         Command::Contacts(command) => command.refuse(NodeError::Suspended),
         Command::Files(command) => command.refuse(NodeError::Suspended),
+        Command::Voicemail(command) => command.refuse(NodeError::Suspended),
         Command::History(command) => command.refuse(NodeError::Suspended),
         Command::Devices(command) => command.refuse(NodeError::Suspended),
         Command::CallDial { reply, .. } => refuse(reply),

@@ -31,6 +31,7 @@ pub mod presence;
 pub mod problem;
 pub mod push;
 pub mod totals;
+pub mod voicemail;
 
 use authority::{
     Authority, AuthorityError, AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, EnrolError, EnrolOptions,
@@ -53,6 +54,7 @@ use presence::{Presence, PresenceCommand};
 use problem::NodeError;
 use push::{Push, PushError, PushList, PushRegistration, PushTarget};
 use totals::{Publication, Renewal, Totals};
+use voicemail::{VoicemailCommand, Voicemails};
 
 /// Commands that may wait for the event loop. A full channel makes callers wait, which is the
 /// back-pressure we want: the local API caps its own number of requests.
@@ -128,6 +130,8 @@ pub enum Command {
     },
     /// [`Files`]
     Files(FileCommand),
+    /// [`Voicemails`]
+    Voicemail(VoicemailCommand),
     /// [`History`]
     History(HistoryCommand),
     /// [`Messages::conversations`]
@@ -263,6 +267,12 @@ impl Node {
     #[must_use]
     pub fn files(&self) -> Files<'_> {
         Files(self)
+    }
+
+    /// Voicemail, left and to be heard.
+    #[must_use]
+    pub fn voicemail(&self) -> Voicemails<'_> {
+        Voicemails(self)
     }
 
     /// Groups: founding, members, texts.

@@ -92,6 +92,19 @@ struct OwnBox {
     after: u64,
 }
 
+/// How something is left in mailboxes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Leave {
+    /// Under the id of a message, or one of its own.
+    pub(crate) id: MessageId,
+    /// At the so manieth attempt.
+    pub(crate) attempt: u32,
+    /// How long it is worth keeping.
+    pub(crate) until: UnixTime,
+    /// Only with mailboxes that know where we are anyway.
+    pub(crate) hides: bool,
+}
+
 /// A letter on its way to a mailbox.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Leaving {
@@ -495,7 +508,7 @@ impl EventLoop {
     /// Tells the sender that a message it left is here. Where that isn't possible now, its next try tells it.
     fn tell_delivered(&mut self, user: &UserId, device: &DeviceKey, id: MessageId) {
         let connected = address::peer_id(device).filter(|peer| self.peers.get(peer).is_some()).map(Target::connected);
-        if let Some(target) = connected.or_else(|| self.cached_target(user, device)) {
+        if let Some(target) = connected.or_else(|| self.unasked_target(user, device)) {
             self.notify(&target, &MessageDelivered { ids: vec![id], extensions: Extensions::none() });
         }
     }
@@ -522,20 +535,14 @@ impl EventLoop {
         let Some(user) = item.user_of(&device).cloned() else { return };
         let (envelope, until) = (item.envelope_for(&device), item.deadline);
         if let Some((content, attempt)) = self.copy_content(&user, &device, &envelope) {
-            self.leave_content(&user, &device, id, attempt, &content, until);
+            let hides = self.hides_from(&user, &envelope);
+            self.leave_content(&user, &device, Leave { id, attempt, until, hides }, &content);
         }
     }
 
-    /// Leaves something in a device's mailboxes, under the id of a message or one of its own, at the so manieth attempt.
-    pub(crate) fn leave_content(
-        &mut self,
-        user: &UserId,
-        device: &DeviceKey,
-        id: MessageId,
-        attempt: u32,
-        content: &Content,
-        until: UnixTime,
-    ) {
+    /// Leaves something in a device's mailboxes.
+    pub(crate) fn leave_content(&mut self, user: &UserId, device: &DeviceKey, leave: Leave, content: &Content) {
+        let Leave { id, attempt, until, hides } = leave;
         let device = *device;
         let Some(entry) = self.cached_device_entry(user, &device) else { return };
         let (hpke_key, helpers) = (entry.hpke_key, entry.mailboxes.clone());
@@ -545,6 +552,11 @@ impl EventLoop {
                 continue;
             }
             let Some(target) = self.strange_helper_target(&helper) else { continue };
+            // A stranger names them: to others than those who know us anyway we would show ourselves.
+            if hides && !self.is_at_hand(&helper) {
+                debug!(mailbox = %target.peer, "nothing left there: a stranger's mailbox would learn where we are");
+                continue;
+            }
             let letter = Letter {
                 chain: self.identity.chain().clone(),
                 recipient: device,
@@ -567,6 +579,13 @@ impl EventLoop {
             let leaving = Leaving { message: id, recipient: device, mailbox: helper.device };
             self.request(&target, &put, Purpose::MailboxPut(leaving), TIMEOUT);
         }
+    }
+
+    /// Whether a node knows where we are anyway: it is connected, or a mailbox of ours.
+    fn is_at_hand(&self, helper: &Helper) -> bool {
+        let peer = address::peer_id(&helper.device);
+        let is_connected = peer.is_some_and(|peer| self.swarm.behaviour().streams.is_direct(&peer));
+        is_connected || self.mailbox_helpers().iter().any(|own| own.device == helper.device)
     }
 
     /// A message is to be left anew: it was encrypted anew.

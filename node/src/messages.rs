@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use halloo_protocol::call::Reason;
+use halloo_protocol::contact::{ContactSignal, Standing};
 use halloo_protocol::directory::DirectoryRecord;
 use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::UserId;
@@ -35,13 +36,13 @@ use crate::handle::directory::ResolveError;
 use crate::handle::messages::{MessageError, MessageState, MessageStatus};
 use crate::handle::problem::NodeError;
 use crate::handle::{Event, Reply};
-use crate::network::Purpose;
+use crate::network::{Purpose, Target};
 use crate::receipts::Conversation;
 use crate::rpc::Failure;
 use crate::store::{Direction, MessageRow, StoreError, Transaction};
 
 /// How long a message is tried before it fails.
-const DEADLINE_SECS: u64 = 30 * 86_400;
+pub(crate) const DEADLINE_SECS: u64 = 30 * 86_400;
 
 /// How long a device may take to acknowledge: it may have to be dialled, and it writes to disk.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(8);
@@ -98,7 +99,11 @@ pub(crate) fn keep_signal_for(
     keep_item(tx, OutboxItem { to, own: None, with, envelope, deadline, copies: BTreeMap::new() }, now)
 }
 
-fn keep_item(tx: &Transaction, item: OutboxItem, now: UnixTime) -> Result<Queued, StoreError> {
+/// Keeps a message that goes out, in the transaction of what it tells of. Hand it to [`EventLoop::queue_kept`] when that is done.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn keep_item(tx: &Transaction, item: OutboxItem, now: UnixTime) -> Result<Queued, StoreError> {
     let row = row_of(&item, WireState::Queued, now);
     let number = if item.envelope.body.is_shown() { tx.add_message(&row)? } else { tx.add_signal(&row)? };
     Ok(Queued { number, item })
@@ -219,6 +224,7 @@ fn reason_of(item: &OutboxItem) -> String {
             Reason::NOT_ALLOWED => "not a contact of the recipient, who takes no messages from others".to_owned(),
             Reason::TOO_MANY => "the recipient has had too many messages".to_owned(),
             Reason::INVALID => "the recipient could not read it".to_owned(),
+            Reason::VOICEMAIL_FULL => "the recipient has no room for another voicemail".to_owned(),
             Reason::UNDECRYPTABLE => "the recipient's device could not decrypt it".to_owned(),
             Reason::EXPIRED => "not delivered in time".to_owned(),
             other => format!("refused: {other}"),
@@ -359,7 +365,11 @@ impl EventLoop {
         let Some(item) = self.messages.outbox.item(&id) else { return };
         let Some(user) = item.user_of(&device).cloned() else { return };
         let envelope = item.envelope_for(&device);
-        match self.cached_target(&user, &device) {
+        let target = match self.hides_from(&user, &envelope) {
+            true => self.hidden_device_target(&user, &device),
+            false => self.cached_target(&user, &device),
+        };
+        match target {
             Some(target) => {
                 let Some((content, _)) = self.copy_content(&user, &device, &envelope) else {
                     return self.messages.outbox.handle_failed(&device, &id, Instant::now());
@@ -373,6 +383,30 @@ impl EventLoop {
                 self.messages.outbox.handle_failed(&device, &id, Instant::now());
                 self.resolve_user(&user, Waiter::Messages);
             }
+        }
+    }
+
+    /// Whether a message mustn't show its recipient where we are: it goes by itself, or says no, and they are no contact.
+    pub(crate) fn hides_from(&self, user: &UserId, envelope: &Envelope) -> bool {
+        let by_itself = match &envelope.body {
+            MessageBody::Contact(signal) => matches!(signal, ContactSignal::Decline(_)),
+            MessageBody::Read(_) => true,
+            _ => false,
+        };
+        by_itself && self.is_stranger(user)
+    }
+
+    /// Whether somebody isn't to learn where we are by what this device does of its own accord: no contact, and not this user.
+    pub(crate) fn is_stranger(&self, user: &UserId) -> bool {
+        let is_near = *user == self.identity.user_id() || self.contacts.roster().standing(user) == Standing::Contact;
+        !is_near && !self.settings.lab
+    }
+
+    /// Where to send what this device says of its own accord to a device: without being asked for by its user, it shows strangers no address.
+    pub(crate) fn unasked_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
+        match self.is_stranger(user) {
+            true => self.hidden_device_target(user, device),
+            false => self.cached_target(user, device),
         }
     }
 
@@ -460,6 +494,7 @@ impl EventLoop {
     fn message_changed(&mut self, id: MessageId, state: WireState, finished: Option<OutboxItem>) {
         let Some(item) = finished.clone().or_else(|| self.messages.outbox.item(&id).cloned()) else { return };
         let is_signal = !item.envelope.body.is_shown();
+        let me = self.identity.device();
         let kept = wire::encode(&Kept::Sent { item: item.clone(), state: state.number() });
         if let Some(number) = self.messages.rows.get(&id).copied() {
             let written = self.store.transaction::<_, StoreError>(|tx| {
@@ -467,6 +502,8 @@ impl EventLoop {
                     tx.remove_sealed_copies(&id)?;
                 }
                 if is_signal && finished.is_some() {
+                    let problem = (state == WireState::Failed).then(|| reason_of(&item));
+                    crate::calls::voicemail::note_part_finished(tx, &me, &item.envelope.body, problem)?;
                     return tx.remove_signal(number);
                 }
                 tx.update_message(number, &kept)?;
@@ -486,6 +523,10 @@ impl EventLoop {
             let reason = (state == WireState::Failed).then(|| reason_of(&item));
             return self.file_signal_changed(signal, state, reason);
         }
+        if let (MessageBody::Contact(ContactSignal::Accept(_)), WireState::Delivered) = (&item.envelope.body, state) {
+            item.to.iter().for_each(|to| self.reach_contact_told(&to.user));
+        }
+        self.voicemail_part_changed(&item.envelope.body);
         if is_signal {
             return debug!(signal = item.envelope.body.name(), %state, "signal");
         }
@@ -495,6 +536,11 @@ impl EventLoop {
         if status.state < MessageState::Delivered {
             return;
         }
+        self.answer_message_waiters(id, &status);
+    }
+
+    /// Tells those who wait for a message how far it is.
+    pub(crate) fn answer_message_waiters(&mut self, id: MessageId, status: &MessageStatus) {
         let (done, waiting): (Vec<_>, Vec<_>) = self.messages.waiters.drain(..).partition(|(waited, _)| *waited == id);
         self.messages.waiters = waiting;
         for (_, reply) in done {

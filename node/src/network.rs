@@ -52,6 +52,8 @@ pub(crate) enum Purpose {
     File(crate::files::FileRequest),
     /// Messages that didn't come by themselves.
     History(crate::messages::HistoryAsking),
+    /// A part of a recording that another own device has.
+    VoicemailFetch(crate::calls::voicemail::FetchingPart),
     /// An invite to a device.
     Invite(crate::calls::InviteTarget),
     /// An invite for a device, to a relay of it.
@@ -66,6 +68,10 @@ pub(crate) enum Purpose {
     Signal(crate::calls::SignalTarget),
     /// Telling a participant who is there.
     Conference(crate::calls::NoticeTarget),
+    /// A call signal to a device, by way of whoever brought the invite.
+    SignalAsk(crate::calls::SignalTarget),
+    /// A device's call signal, from us as the one who brought the invite.
+    SignalPass(crate::roles::signal_pass::Passing),
     /// Asking an authority for a name or a renewal.
     Enrol(Box<crate::enrolment::Asking>),
     /// Registering at a gateway.
@@ -227,6 +233,8 @@ pub(crate) struct Target {
     pub(crate) peer: PeerId,
     /// Its addresses, direct and through relays; libp2p dials several at once and keeps the first that answers.
     pub(crate) addresses: Vec<Multiaddr>,
+    /// No others that libp2p remembers: they might show the peer where we are.
+    pub(crate) no_others: bool,
 }
 
 impl Target {
@@ -234,12 +242,16 @@ impl Target {
     pub(crate) fn of_descriptor(descriptor: &Descriptor, private: bool) -> Option<Self> {
         let peer = address::peer_id(&descriptor.device)?;
         let addresses = descriptor.addresses.iter().filter_map(address::from_wire);
-        Some(Self { peer, addresses: addresses.filter(|address| address::may_dial(address, private)).collect() })
+        Some(Self {
+            peer,
+            addresses: addresses.filter(|address| address::may_dial(address, private)).collect(),
+            no_others: false,
+        })
     }
 
     /// A peer that is connected already.
     pub(crate) const fn connected(peer: PeerId) -> Self {
-        Self { peer, addresses: Vec::new() }
+        Self { peer, addresses: Vec::new(), no_others: false }
     }
 }
 
@@ -329,11 +341,8 @@ impl EventLoop {
         if peer == *self.swarm.local_peer_id() {
             return;
         }
-        let options = DialOpts::peer_id(peer)
-            .addresses(target.addresses.clone())
-            .extend_addresses_through_behaviour()
-            .condition(PeerCondition::Disconnected)
-            .build();
+        let options = DialOpts::peer_id(peer).addresses(target.addresses.clone()).condition(PeerCondition::Disconnected);
+        let options = if target.no_others { options.build() } else { options.extend_addresses_through_behaviour().build() };
         let connection = options.connection_id();
         match self.swarm.dial(options) {
             Ok(()) => {
@@ -422,8 +431,10 @@ impl EventLoop {
         } else if let Some(known) = self.peers.connected.get_mut(&peer) {
             known.relayed &= relayed;
         }
+        // Before anything is said: whoever takes the connection begins with the hole punch when our hello has come.
+        let may_punch = relayed && self.is_near_device(&peer, &device) && self.swarm.behaviour_mut().dcutr.open_dialled(&peer);
         let waiting = self.rpc.connected(&peer);
-        if first && dialled && waiting.is_empty() {
+        if (may_punch || first && dialled) && waiting.is_empty() {
             // Nothing to say opens no stream, and without one neither side learns who the other is.
             let hello = self.own_hello();
             self.notify(&Target::connected(peer), &hello);
@@ -518,6 +529,9 @@ impl EventLoop {
         }
         if let Some(chain) = &chain {
             self.take_hello_tombstones(chain, &hello.extensions);
+        }
+        if chain.as_ref().is_some_and(|chain| self.is_near(chain)) {
+            self.let_punch(peer);
         }
         self.exchange_revocations(peer, &hello.revocations);
         self.directory_greeted(peer, chain.as_ref(), descriptor);

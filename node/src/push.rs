@@ -29,7 +29,7 @@ use crate::event_loop::{EventLoop, Internal};
 use crate::handle::power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
 use crate::handle::push::{PushChannel, PushError, PushList, PushRegistration, PushTarget};
 use crate::handle::{Event, Reply};
-use crate::network::Purpose;
+use crate::network::{Purpose, Target};
 use crate::push::receiver::LocalPushService;
 use crate::roles::gateway::webpush::{ReceiverKeys, Subscription, decrypt};
 use crate::rpc::Failure;
@@ -486,17 +486,17 @@ impl EventLoop {
 
 // Pushing to others.
 impl EventLoop {
-    /// Hands a sealed invite to the gateways of a device. Says how many were asked.
+    /// Hands a sealed invite to the gateways of a device. Says which were asked.
     pub(crate) fn push_invite(
         &mut self,
         call: CallId,
         device: DeviceKey,
         addresses: &[PushAddress],
         sealed: &SealedInvite,
-    ) -> usize {
+    ) -> Vec<Target> {
         let now = self.now().unix;
         let user = self.dialled_user(call);
-        let mut sent = 0;
+        let mut asked = Vec::new();
         for address in addresses.iter().take(GATEWAYS_MAX) {
             let handle = PushHandle::from_slice(&address.handle);
             let capability = wire::decode::<Signed<Capability>>(&address.capability, 768).ok();
@@ -515,9 +515,9 @@ impl EventLoop {
             let message =
                 PushSend { handle, capability, proof, hints, sealed: sealed.as_bytes().to_vec(), extensions: Extensions::none() };
             self.request(&target, &message, Purpose::PushSend(Sending { call, device }), GATEWAY_TIMEOUT);
-            sent += 1;
+            asked.push(target);
         }
-        sent
+        asked
     }
 
     pub(crate) fn push_send_answer(&mut self, sending: Sending, frame: &Frame) {
@@ -583,7 +583,7 @@ impl EventLoop {
             let status = InviteStatus::Refused(halloo_protocol::call::Reason::EXPIRED);
             return Ok(crate::calls::Rung { status, call: None, from: None, refusal });
         }
-        Ok(self.ring(&sealed, way))
+        Ok(self.ring(&sealed, crate::calls::Arrival { way, bearer: Some(outer.gateway) }))
     }
 
     /// The local push service took a message for this device: wakes the node, as the operating system would.

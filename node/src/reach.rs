@@ -6,7 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use halloo_protocol::contact::privacy::Relation;
+use halloo_protocol::contact::{RosterEntry, Standing};
 use halloo_protocol::directory::Helper;
+use halloo_protocol::identity::{UserId, VerifiedChain};
+use halloo_protocol::key::DeviceKey;
 use halloo_protocol::node::{Descriptor, Roles};
 use halloo_protocol::time::Now;
 use libp2p::core::transport::ListenerId;
@@ -299,6 +303,65 @@ impl EventLoop {
         self.drive_reservations(now);
     }
 
+    /// Whether somebody may know where this node is: a contact, or a device of this user.
+    pub(crate) fn is_near(&self, chain: &VerifiedChain) -> bool {
+        let user = &chain.user;
+        user.identity == self.identity.identity()
+            || self.contacts.roster().relation(&user.id, &user.identity) == Relation::Contact
+    }
+
+    /// The same of a device that hasn't said yet whose it is, by what we know of contacts' devices.
+    pub(crate) fn is_near_device(&self, peer: &PeerId, device: &DeviceKey) -> bool {
+        if !self.swarm.behaviour().dcutr.is_shut_to(peer) {
+            return false;
+        }
+        let is_of = |entry: &RosterEntry| {
+            let user = &entry.user;
+            entry.standing() == Standing::Contact
+                && entry.identity().is_some()
+                && self.cached_identity(user) == entry.identity()
+                && self.cached_device_entry(user, device).is_some()
+        };
+        let chain = self.peers.get(peer).and_then(|known| known.chain.as_ref());
+        self.contacts.is_own_device(device)
+            || chain.is_some_and(|chain| self.is_near(chain))
+            || self.contacts.roster().entries().any(is_of)
+    }
+
+    /// A peer that [`EventLoop::is_near`] has said hello: holes may be punched from now on. Whoever took the connection begins; so if we
+    /// dialled, and are ready only now, it hears our hello once more.
+    pub(crate) fn let_punch(&mut self, peer: PeerId) {
+        let dcutr = &mut self.swarm.behaviour_mut().dcutr;
+        dcutr.open_taken(&peer);
+        if dcutr.open_dialled(&peer) {
+            self.tell_hello_to(&Target::connected(peer));
+        }
+    }
+
+    /// Somebody has become a contact: connections that we have dialled to them needn't stay relayed.
+    pub(crate) fn reach_contact_changed(&mut self, user: &UserId) {
+        let theirs = self
+            .peers
+            .iter()
+            .filter(|(_, known)| known.chain.as_ref().is_some_and(|chain| chain.user.id == *user && self.is_near(chain)));
+        let theirs: Vec<PeerId> = theirs.map(|(peer, _)| *peer).collect();
+        for peer in theirs {
+            if self.swarm.behaviour_mut().dcutr.open_dialled(&peer) {
+                self.tell_hello_to(&Target::connected(peer));
+            }
+        }
+    }
+
+    /// Somebody has heard that we are contacts. Whoever took a connection begins with the hole punch when our hello has come, and the last may have come while we
+    /// were a stranger.
+    pub(crate) fn reach_contact_told(&mut self, user: &UserId) {
+        let is_theirs = |chain: &VerifiedChain| chain.user.id == *user && self.is_near(chain);
+        let relayed = self.peers.iter().filter(|(_, known)| known.relayed && known.chain.as_ref().is_some_and(is_theirs));
+        for peer in relayed.map(|(peer, _)| *peer).collect::<Vec<_>>() {
+            self.tell_hello_to(&Target::connected(peer));
+        }
+    }
+
     pub(crate) fn reach_found_nearby(&mut self, found: Vec<(PeerId, Multiaddr)>) {
         for (peer, address) in found {
             if self.reach.nearby.len() >= NEARBY_MAX && !self.reach.nearby.contains_key(&peer) {
@@ -413,14 +476,23 @@ impl EventLoop {
             .collect()
     }
 
+    /// A device as its user doesn't learn where we are: by the connection we have, or through relays that we are connected to anyway. To others
+    /// that a stranger names we would show ourselves.
+    pub(crate) fn hidden_target(&self, peer: PeerId, relays: &[Helper]) -> Target {
+        let streams = &self.swarm.behaviour().streams;
+        let is_at_hand = |helper: &&Helper| address::peer_id(&helper.device).is_some_and(|relay| streams.is_direct(&relay));
+        let relays: Vec<Helper> = relays.iter().filter(is_at_hand).cloned().collect();
+        Target { peer, addresses: self.circuit_addresses(&relays, peer), no_others: true }
+    }
+
     /// A helper that a stranger's record or invite names.
     pub(crate) fn strange_helper_target(&self, helper: &Helper) -> Option<Target> {
-        Some(Target { peer: address::peer_id(&helper.device)?, addresses: self.dialable(&helper.addresses) })
+        Some(Target { peer: address::peer_id(&helper.device)?, addresses: self.dialable(&helper.addresses), no_others: false })
     }
 
     /// A relay, gateway or mailbox that this node's user has chosen, as something to send to.
     pub(crate) fn helper_target(&self, helper: &Helper) -> Option<Target> {
         let peer = address::peer_id(&helper.device)?;
-        Some(Target { peer, addresses: helper.addresses.iter().filter_map(address::from_wire).collect() })
+        Some(Target { peer, addresses: helper.addresses.iter().filter_map(address::from_wire).collect(), no_others: false })
     }
 }

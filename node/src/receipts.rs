@@ -217,7 +217,8 @@ impl EventLoop {
     /// The person has read a conversation, up to its newest message or to this one.
     fn mark_read(&mut self, with: &Correspondent, up_to: Option<&str>) -> Result<ReadOutcome, MessageError> {
         let state = self.store.read::<_, StoreError>(|view| Conversation::load(view, with)).map_err(|error| internal(&error))?;
-        let mut read = state.unread();
+        // A recording is read when it was heard.
+        let mut read = state.unread().without(&self.unheard_marks(with));
         if let Some(id) = up_to {
             read = read.without(&self.newer_than(with, id)?);
         }
@@ -229,6 +230,16 @@ impl EventLoop {
         let unread = self.tell_read(with, false, marked > 0);
         let (with, group) = self.shown_correspondent(with);
         Ok(ReadOutcome { with, group, marked, unread })
+    }
+
+    /// The person has read one message.
+    pub(crate) fn mark_one_read(&mut self, with: &Correspondent, device: DeviceKey, counter: u64) -> Result<(), MessageError> {
+        let mut read = Marks::new();
+        read.add(device, &CounterSet::of_range(counter, counter));
+        self.keep_read(with, &read).map_err(|error| internal(&error))?;
+        self.share_conversation(with);
+        self.tell_read(with, false, true);
+        Ok(())
     }
 
     /// Messages shown after this one.
@@ -601,6 +612,9 @@ impl EventLoop {
             Ok(state.read != before)
         })?;
         self.tell_read(with, true, is_news);
+        if is_news {
+            self.refresh_heard(with, true);
+        }
         Ok(())
     }
 

@@ -153,7 +153,7 @@ impl EventLoop {
             let may_dial = held.dialled_at.is_none_or(|at| now.saturating_duration_since(at) >= REDIAL_EVERY);
             if may_dial && self.peers.get(&held.relay).is_none() {
                 held.dialled_at = Some(now);
-                missing.push(Target { peer: held.relay, addresses: held.node.clone() });
+                missing.push(Target { peer: held.relay, addresses: held.node.clone(), no_others: false });
             }
         }
         missing.iter().for_each(|target| self.dial(target));

@@ -2,7 +2,7 @@
 
 use halloo_protocol::authority::{EnrolRequest, RenewRequest, RevocationListAnswer, RevocationListRequest};
 use halloo_protocol::call::conference::ConferenceNotice;
-use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, InviteHandOver, InviteHandedOver};
+use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, InviteHandOver, InviteHandedOver, SignalPass};
 use halloo_protocol::file::{FileAccept, FileHashes, FileRead};
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
@@ -14,6 +14,7 @@ use halloo_protocol::push::{PushDeliver, PushKeep, PushRegister, PushSend, PushU
 use halloo_protocol::relay::RelayRequest;
 use halloo_protocol::session::{KeyFetch, MailboxKeyFetch, MailboxKeys};
 use halloo_protocol::vault::{VaultFetch, VaultLook, VaultPut};
+use halloo_protocol::voicemail::VoicemailFetch;
 use halloo_protocol::wire::{DecodeError, Extensions, Frame, FrameKind, Message};
 use libp2p::PeerId;
 use libp2p::swarm::ConnectionId;
@@ -35,12 +36,14 @@ impl EventLoop {
             FileHashes::KIND => self.with(frame, |node, request: FileHashes| node.handle_file_hashes(peer, &request)),
             FileRead::KIND => return self.handle_file_read(peer, via, frame),
             HistoryRequest::KIND => self.with(frame, |node, request: HistoryRequest| node.handle_history_request(peer, &request)),
+            VoicemailFetch::KIND => self.with(frame, |node, request: VoicemailFetch| node.handle_voicemail_fetch(peer, &request)),
             KeyFetch::KIND => self.with(frame, |node, _: KeyFetch| {
                 let chain = node.chain_of(&peer);
                 node.handle_key_fetch(chain.as_ref())
             }),
             CallInvite::KIND => self.with(frame, |node, invite: CallInvite| node.handle_invite(&invite)),
             InviteHandOver::KIND => return self.handle_hand_over(peer, via, frame),
+            SignalPass::KIND => return self.handle_signal_pass(peer, via, frame),
             InviteHandedOver::KIND => self.with(frame, |node, message: InviteHandedOver| node.handle_handed_over(peer, &message)),
             CallSignal::KIND => self.with(frame, |node, signal: CallSignal| CallSignalAck {
                 status: node.handle_call_signal(&signal.signal),
@@ -94,7 +97,7 @@ impl EventLoop {
             }),
             PushSend::KIND => self.with(frame, |node, request: PushSend| {
                 let chain = node.chain_of(&peer);
-                node.handle_push_send(chain.as_ref(), &request)
+                node.handle_push_send(peer, chain.as_ref(), &request)
             }),
             PushDeliver::KIND => self.with(frame, |node, request: PushDeliver| node.handle_push_deliver(&request.payload)),
             LinkStart::KIND => self.with(frame, |node, message: LinkStart| node.handle_link_start(peer, &message)),

@@ -5,4 +5,5 @@ pub mod gateway;
 pub(crate) mod hand_over;
 pub mod mailbox;
 pub mod relay;
+pub(crate) mod signal_pass;
 pub(crate) mod vault;

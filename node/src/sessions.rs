@@ -336,7 +336,9 @@ impl EventLoop {
             return (!can_send && row.attempts == 0).then(|| (Content::Plain(envelope.clone()), 0));
         };
         let identity = self.cached_identity(user)?;
-        let start = if can_send { None } else { Some(Start { keys, one_time: self.key_for(user, device, row.attempts)? }) };
+        let hides = self.hides_from(user, envelope);
+        let start =
+            if can_send { None } else { Some(Start { keys, one_time: self.key_for(user, device, row.attempts, hides)? }) };
         let attempts = row.attempts;
         let pair = self.pair_to(user, &identity, device);
         let sealed = self.store.transaction(|tx| {

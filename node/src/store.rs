@@ -38,6 +38,7 @@ mod search;
 mod sessions;
 mod table;
 mod vault;
+mod voicemail;
 
 pub use authority::{InviteRow, LogEntry, LogEvent, NameRow, NameState};
 pub use directory::{ADDRESS_BOOK_MAX, CachedRecord, KnownNode, RECORD_CACHE_MAX, ReplicaChange};

@@ -1,7 +1,9 @@
 //! Builds the node's swarm: transports, behaviour, limits. Does not listen and does not dial.
 
+mod gate;
 mod traffic;
 
+pub use gate::{Gate, GateRule};
 pub use traffic::{Counted, Traffic};
 
 use std::{sync::Arc, time::Duration};
@@ -90,7 +92,7 @@ pub struct SwarmOptions {
     pub lab: bool,
     /// Add libp2p's memory transport (`/memory/N`), for tests.
     pub memory: bool,
-    /// Tell peers our external addresses only, not those we listen on: for nodes whose owner says where they are reached.
+    /// Tell peers our external addresses only, not those we listen on, which are those of the home network too.
     pub hide_listen: bool,
     /// How long a connection nobody uses stays open: [`IDLE_CONNECTION_TIMEOUT`] but in tests.
     pub idle_timeout: Duration,
@@ -212,18 +214,14 @@ fn quic_config(keypair: &Keypair) -> quic::Config {
 }
 
 fn build_behaviour(keypair: &Keypair, relay_client: relay::client::Behaviour, options: SwarmOptions) -> Behaviour {
+    // In a lab addresses are no secret: they stand in the directory.
+    let rule = if options.lab { GateRule::Open } else { GateRule::Relayed };
     let local = keypair.public().to_peer_id();
     Behaviour {
         limits: connection_limits::Behaviour::new(limits()),
         blocked: allow_block_list::Behaviour::default(),
         streams: Streams::new(streams::Config::default()),
-        identify: identify::Behaviour::new(
-            identify::Config::new(PROTOCOL_VERSION.to_owned(), keypair.public())
-                .with_agent_version(AGENT.to_owned())
-                .with_push_listen_addr_updates(true)
-                .with_hide_listen_addrs(options.hide_listen)
-                .with_cache_size(IDENTIFY_CACHE),
-        ),
+        identify: Gate::new(identify_behaviour(keypair, options), rule),
         ping: ping::Behaviour::default(),
         relay_client,
         relay_server: options.relay_server.then(|| Circuits::new(local, options.relay_limits, options.lab)).into(),
@@ -231,10 +229,20 @@ fn build_behaviour(keypair: &Keypair, relay_client: relay::client::Behaviour, op
         // be tried, or at none, wants up to 100 kB first, so that nobody has others dialled for nothing.
         autonat_client: (!options.lab).then(autonat::v2::client::Behaviour::default).into(),
         autonat_server: options.autonat_server.then(autonat::v2::server::Behaviour::default).into(),
-        dcutr: dcutr::Behaviour::new(local),
+        dcutr: Gate::new(dcutr::Behaviour::new(local), rule),
         upnp: options.upnp.then(upnp::tokio::Behaviour::default).into(),
         mdns: options.mdns.then(|| mdns_behaviour(local)).flatten().into(),
     }
+}
+
+fn identify_behaviour(keypair: &Keypair, options: SwarmOptions) -> identify::Behaviour {
+    identify::Behaviour::new(
+        identify::Config::new(PROTOCOL_VERSION.to_owned(), keypair.public())
+            .with_agent_version(AGENT.to_owned())
+            .with_push_listen_addr_updates(true)
+            .with_hide_listen_addrs(options.hide_listen)
+            .with_cache_size(IDENTIFY_CACHE),
+    )
 }
 
 /// A node that cannot watch its interfaces does without the local network.

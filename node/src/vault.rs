@@ -282,7 +282,10 @@ impl EventLoop {
                 let fetch = VaultFetch { ids, extensions: Extensions::none() };
                 self.ask_vault(slot, &fetch, VaultRequest::Fetch(device));
             }
-            ReplicaAction::Put(put) => self.ask_vault(slot, &*put, VaultRequest::Put(device)),
+            ReplicaAction::Put(put) => {
+                debug!(mailbox = %device, base = put.base, "vault written");
+                self.ask_vault(slot, &*put, VaultRequest::Put(device));
+            }
             ReplicaAction::Merge(items) => self.merge_vault_items(items, slot)?,
             ReplicaAction::WantItems => {
                 let local = match self.vault.local.take() {
@@ -455,6 +458,8 @@ impl EventLoop {
 
     /// Joins what another device has written with what is here.
     fn merge_vault_items(&mut self, items: Vec<VaultItem>, slot: &mut Slot) -> Result<(), StoreError> {
+        // What was encoded before lacks what comes now: written as it is, it would take that away again, and other devices would put it back.
+        self.vault.local = self.vault.local.take().filter(|local| items.iter().all(|item| local.holds(item)));
         let was_empty = self.contacts.roster().entries().next().is_none();
         let mut entries = Vec::new();
         let mut foreign = Vec::new();

@@ -1,6 +1,7 @@
-//! Goal: a call reaches a device that nobody can dial, over the stream it keeps to its gateway (application-layer push).
-//! Method: bob's node publishes no address and holds no relay; only his gateway has a connection to him. Alice calls; bob's device rings
-//! from the payload and answers straight to her.
+//! Goal: a call reaches a device that nobody can dial, over the stream it keeps to its gateway (application-layer push), and neither a decline nor the
+//! caller's giving up needs another way.
+//! Method: bob's node publishes no address and holds no relay; only his gateway has a connection to him. Alice, who is no contact, calls; bob's
+//! device rings from the payload. What the two say before an answer goes by the gateway: they are never connected.
 
 use std::time::Duration;
 
@@ -64,8 +65,8 @@ async fn next_incoming(node: &Node) -> (String, bool) {
     }
 }
 
-#[tokio::test]
-async fn a_device_nobody_can_dial_rings_through_its_gateway() {
+/// The gateway, bob, whom nobody but his gateway reaches, and alice, who is in the lab.
+async fn cast() -> (Node, Node, Node) {
     let infrastructure = infrastructure().await;
     let bob = user(&infrastructure, "bob", false).await;
     let target = PushTarget { channel: PushChannel::Stream {}, gateway: None };
@@ -84,9 +85,40 @@ async fn a_device_nobody_can_dial_rings_through_its_gateway() {
         }
     };
     tokio::time::timeout(DEADLINE, published).await.expect("published in time");
-
     // Only now, so that bob's node never heard of hers and holds no connection to it.
     let alice = user(&infrastructure, "alice", true).await;
+    (infrastructure, bob, alice)
+}
+
+/// Waits until a call is over at a node, and says how it ended.
+async fn ended(node: &Node, call: &str) -> CallResult {
+    let mut events = node.subscribe_after(0);
+    loop {
+        let record = tokio::time::timeout(DEADLINE, events.recv()).await.expect("over in time").expect("the node runs");
+        if let Event::CallEnded(outcome) = record.event
+            && outcome.call_id == call
+        {
+            return outcome.outcome;
+        }
+    }
+}
+
+/// Whether a node has been connected to bob's. Events come in order: all before the end of the call have come.
+async fn has_met_bob(node: &Node, call: &str) -> bool {
+    let mut events = node.subscribe_after(0);
+    loop {
+        let record = tokio::time::timeout(DEADLINE, events.recv()).await.expect("over in time").expect("the node runs");
+        match record.event {
+            Event::PeerUp { username, .. } if username.as_deref().is_some_and(|name| name.starts_with("bob@")) => return true,
+            Event::CallEnded(outcome) if outcome.call_id == call => return false,
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_device_nobody_can_dial_rings_through_its_gateway() {
+    let (_infrastructure, bob, alice) = cast().await;
     let answer = async {
         let (call_id, via_push) = next_incoming(&bob).await;
         assert!(via_push);
@@ -97,4 +129,26 @@ async fn a_device_nobody_can_dial_rings_through_its_gateway() {
     let outcome = outcome.expect("a call");
     assert_eq!(outcome.outcome, CallResult::Declined);
     assert!(outcome.ring_ms.is_some());
+    assert!(!has_met_bob(&alice, &outcome.call_id).await, "the caller is no contact, and bob hasn't answered");
+}
+
+#[tokio::test]
+async fn a_caller_who_gives_up_is_heard_by_a_device_nobody_can_dial() {
+    let (_infrastructure, bob, alice) = cast().await;
+    let give_up = async {
+        let mut events = alice.subscribe_after(0);
+        loop {
+            let record = tokio::time::timeout(DEADLINE, events.recv()).await.expect("rings in time").expect("the node runs");
+            if let Event::CallRinging { call_id, .. } = record.event {
+                alice.calls().hangup(&call_id).await.expect("the call is there");
+                return call_id;
+            }
+        }
+    };
+    let calls = alice.calls();
+    let (outcome, call) = tokio::join!(calls.dial(DialOptions::to("bob")), give_up);
+    assert_eq!(outcome.expect("a call").outcome, CallResult::Cancelled);
+    // Long before the invite's time is over, which would be another outcome.
+    assert_eq!(ended(&bob, &call).await, CallResult::Cancelled);
+    assert!(!has_met_bob(&alice, &call).await, "bob hasn't answered");
 }

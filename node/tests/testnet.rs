@@ -59,6 +59,7 @@ fn the_tour_shows_every_capability() {
             "messages",
             "voice call",
             "relayed call",
+            "voicemail",
             "push wake-up",
             "a device dies"
         ]

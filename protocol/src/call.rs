@@ -5,7 +5,9 @@
 //! 1. The caller seals one [`Invite`] to each device ([`SealedInvite`]) and sends the same bytes on every way it has: an open
 //!    stream ([`CallInvite`]), the callee's relay ([`InviteHandOver`]), a gateway.
 //! 2. The first copy to arrive rings the device, later ones are duplicates ([`RecentCalls`]). An invite on a stream is answered at once
-//!    ([`InviteAnswer`]); one that came another way is answered by a [`SignalBody::Ringing`] straight to the caller.
+//!    ([`InviteAnswer`]); one that came another way is answered by a [`SignalBody::Ringing`] straight to the
+//!    caller, or, where the caller isn't to learn where the device is, by way of whoever brought it ([`SignalPass`]).
+//!    To a contact the device also says with what media can be connected while it rings ([`Signal::early_answer`]); nothing is heard yet.
 //! 3. A person answers: [`SignalBody::Accept`] with the answer to the offer. The first accept wins; the acknowledgement tells the device
 //!    whether it is the one. The others hear [`SignalBody::Replaced`].
 //! 4. Candidates trickle both ways ([`SignalBody::Candidate`]), media runs beside, and either end hangs up.
@@ -40,10 +42,11 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::id::CallId;
 pub use callee::{CalleeAction, CalleeCall, CalleeParams, CalleeState, CalleeTimer};
-pub use caller::{CallerAction, CallerCall, CallerParams, CallerState, CallerTimer, LegState};
+pub use caller::{CallerAction, CallerCall, CallerParams, CallerState, CallerTimer, EARLY_LEGS_MAX, LegState};
 pub use hand_over::{
     HandOverAnswer, HandOverRates, HandOverReason, HandOverRefusal, HandOverRules, HandOverStatus, HandedOverAnswer,
-    InviteHandOver, InviteHandedOver, WORD_BYTES_MAX, decide_hand_over, open_word, word_of,
+    InviteHandOver, InviteHandedOver, PassStatus, SignalPass, SignalPassed, WORD_BYTES_MAX, decide_hand_over, may_pass,
+    open_word, word_of,
 };
 pub use hpke_key::{HPKE_ROTATION_SECS, HpkeKeyPair, HpkeKeyRing};
 pub use invite::{
@@ -146,6 +149,8 @@ impl Reason {
     pub const REPLACED: Self = Self(19);
     /// A message that the device couldn't decrypt, however often it was encrypted anew.
     pub const UNDECRYPTABLE: Self = Self(20);
+    /// No room for another recording of this caller's.
+    pub const VOICEMAIL_FULL: Self = Self(21);
 }
 
 /// For people; numbers of later versions print as `reason N`.
@@ -172,6 +177,7 @@ impl fmt::Display for Reason {
             Self::CONFERENCE_FULL => "the conference is full",
             Self::REPLACED => "another call took its place",
             Self::UNDECRYPTABLE => "the device couldn't decrypt it",
+            Self::VOICEMAIL_FULL => "no room for another recording",
             Self(other) => return write!(f, "reason {other}"),
         })
     }

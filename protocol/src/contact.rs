@@ -31,7 +31,7 @@ pub use roster::{
     Asking, CONTACTS_MAX, Contact, KEYS_RENEWED_AFTER_SECS, OwnKeys, QUIET_SECS, REQUESTS_MAX, Roster, RosterAction, RosterEntry,
     RosterError, RosterEvent, Seen, Signer, Standing, TRACES_MAX, Told,
 };
-pub use statement::{Attested, ContactStatement, Stance, StatementError, is_mutual};
+pub use statement::{Attested, ContactStatement, SEQUENCE_MAX, Stance, StatementError, is_mutual};
 
 use crate::capability::Capability;
 use crate::key::PublicKey;

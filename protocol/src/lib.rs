@@ -25,6 +25,7 @@
 //! | [`vault`] | what a user's devices have in common, sealed, at mailboxes |
 //! | [`contact`], [`profile`] | who knows whom, by signature of both; who may do what; what contacts see |
 //! | [`file`] | files: offers, chunks and their hashes, what the receiver asks for next |
+//! | [`voicemail`] | what callers say to those who don't answer: a recording in parts, and the reader that takes none that is broken |
 //! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
 //! | [`capability`], [`rate`] | tokens for helpers' services; how often somebody may ask |
@@ -62,6 +63,7 @@ pub mod session;
 mod test_identity;
 pub mod time;
 pub mod vault;
+pub mod voicemail;
 pub mod wire;
 #[cfg(test)]
 mod wire_samples;

@@ -27,6 +27,7 @@ use crate::group::GroupSignal;
 pub use crate::id::{ConversationId, MessageId};
 use crate::session::{MessagesUnopened, SealedMessage, Unopened};
 use crate::time::UnixTime;
+use crate::voicemail::{Voicemail, VoicemailSignal};
 use crate::wire::{DecodeError, Extensions, FrameKind, Message};
 pub use counters::{COUNTER_RANGES_MAX, CounterSet};
 pub use outbox::{
@@ -60,6 +61,8 @@ pub enum MessageBody {
     Own(Box<OwnSignal>),
     /// What was read; not shown.
     Read(Box<ReadReceipt>),
+    /// What a caller has left for somebody who didn't answer.
+    Voicemail(Box<VoicemailSignal>),
 }
 
 impl MessageBody {
@@ -69,6 +72,7 @@ impl MessageBody {
         match self {
             Self::Text(_) => true,
             Self::Group(signal) => matches!(**signal, GroupSignal::Text(_)),
+            Self::Voicemail(signal) => matches!(**signal, VoicemailSignal::Left(_)),
             Self::Contact(_) | Self::File(_) | Self::Own(_) | Self::Read(_) => false,
         }
     }
@@ -82,7 +86,19 @@ impl MessageBody {
                 GroupSignal::Text(text) => Some(&text.text),
                 _ => None,
             },
-            Self::Contact(_) | Self::File(_) | Self::Own(_) | Self::Read(_) => None,
+            Self::Contact(_) | Self::File(_) | Self::Own(_) | Self::Read(_) | Self::Voicemail(_) => None,
+        }
+    }
+
+    /// What was recorded, where that is what it says.
+    #[must_use]
+    pub fn voicemail(&self) -> Option<&Voicemail> {
+        match self {
+            Self::Voicemail(signal) => match &**signal {
+                VoicemailSignal::Left(voicemail) => Some(voicemail),
+                VoicemailSignal::Part(_) => None,
+            },
+            _ => None,
         }
     }
 
@@ -96,6 +112,7 @@ impl MessageBody {
             Self::Group(signal) => signal.name(),
             Self::Own(signal) => signal.name(),
             Self::Read(_) => "read",
+            Self::Voicemail(signal) => signal.name(),
         }
     }
 }
@@ -140,6 +157,7 @@ impl Envelope {
             MessageBody::Group(signal) => signal.check(),
             MessageBody::Own(signal) => signal.check(),
             MessageBody::Read(receipt) => receipt.check(),
+            MessageBody::Voicemail(signal) => signal.check(),
         }
     }
 }

@@ -25,6 +25,7 @@
 //! | a carrier | which device publishes under a topic and which devices ask for it, for a day; how often, and size classes |
 //! | anybody else | nothing |
 
+mod agenda;
 mod document;
 mod few;
 mod gossip;
@@ -60,6 +61,7 @@ use crate::key::{DeviceKey, IdentityKey, SecretKey};
 use crate::time::{CLOCK_TOLERANCE_SECS, Now, UnixTime};
 use crate::wire::{Extensions, Signed};
 
+use agenda::Agenda;
 use few::FewMap;
 use gossip::{Gossip, Neighbour, Output, Watch};
 use loss::Losses;
@@ -204,7 +206,7 @@ pub enum Action {
     },
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Timer {
     /// Something of ours is to be published.
     Publish,
@@ -259,8 +261,7 @@ pub struct Presence {
     origins: BTreeMap<Topic, Origin>,
     peers: BTreeMap<DeviceKey, Peer>,
     losses: Losses,
-    timers: BTreeSet<(Instant, Timer)>,
-    armed: BTreeMap<Timer, Instant>,
+    agenda: Agenda<Timer>,
     actions: VecDeque<Action>,
     memo: Option<Arc<Memo>>,
 }
@@ -288,8 +289,7 @@ impl Presence {
             origins: BTreeMap::new(),
             peers: BTreeMap::new(),
             losses: Losses::default(),
-            timers: BTreeSet::new(),
-            armed: BTreeMap::new(),
+            agenda: Agenda::default(),
             actions: VecDeque::new(),
             memo: None,
         };
@@ -388,8 +388,8 @@ impl Presence {
             self.origins.remove(topic);
         }
         self.losses.forget_contact(identity);
-        self.disarm(Timer::Day(*identity));
-        self.disarm(Timer::Lapse(*identity));
+        self.agenda.cancel(&Timer::Day(*identity));
+        self.agenda.cancel(&Timer::Lapse(*identity));
         self.update_peers(now, identity);
         self.drain(now);
     }
@@ -432,11 +432,7 @@ impl Presence {
 
     /// The time of [`Presence::poll_timeout`] has come.
     pub fn handle_timeout(&mut self, now: Now) {
-        while let Some((at, timer)) = self.timers.first().copied() {
-            if at > now.instant {
-                break;
-            }
-            self.disarm(timer);
+        while let Some(timer) = self.agenda.take_due(now.instant) {
             match timer {
                 Timer::Publish => self.publish(now),
                 Timer::OwnDay => self.turn_own_day(now),
@@ -449,6 +445,38 @@ impl Presence {
         self.look_again(now);
     }
 
+    /// For simulations with tacit links: says what time it is, before any input. See [`Presence::begin_tacit`].
+    pub fn set_clock(&mut self, now: Now) {
+        self.gossip.set_clock(now.instant);
+    }
+
+    /// For simulations with tacit links: plans heartbeats that take something along, after any input.
+    pub fn plan_beats(&mut self) {
+        self.gossip.plan_beats();
+    }
+
+    /// For simulations, whose driver knows both ends of a connection: empty heartbeats to this neighbour are counted from now on, and not sent; nor are
+    /// its own waited for. The same begins at the other end at once. While there are such links, [`Presence::set_clock`] is called before every input,
+    /// and [`Presence::plan_beats`] after it.
+    pub fn begin_tacit(&mut self, device: &DeviceKey) {
+        self.gossip.begin_tacit(device);
+    }
+
+    /// For simulations: ends [`Presence::begin_tacit`], because the other end is gone. `heard_at`: when its last heartbeat came.
+    pub fn end_tacit(&mut self, device: &DeviceKey, heard_at: Option<Instant>) {
+        self.gossip.end_tacit(device, heard_at);
+    }
+
+    /// For simulations: when the last heartbeat left for a neighbour that was counted and not sent.
+    pub fn last_beat(&mut self, device: &DeviceKey) -> Option<Instant> {
+        self.gossip.last_beat(device)
+    }
+
+    /// For simulations: brings [`Counters::heartbeats`] up to the time of [`Presence::set_clock`].
+    pub fn count_beats(&mut self) {
+        self.gossip.count_beats();
+    }
+
     /// What is to be done, in order.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -457,8 +485,7 @@ impl Presence {
     /// When [`Presence::handle_timeout`] is to be called at the latest.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let own = self.timers.first().map(|(at, _)| *at);
-        own.into_iter().chain(self.gossip.poll_timeout()).chain(self.losses.poll_timeout()).min()
+        self.agenda.next().into_iter().chain(self.gossip.poll_timeout()).chain(self.losses.poll_timeout()).min()
     }
 
     /// What is shown of a contact.
@@ -499,24 +526,12 @@ impl Presence {
         }
     }
 
-    fn arm(&mut self, timer: Timer, at: Instant) {
-        self.disarm(timer);
-        self.armed.insert(timer, at);
-        self.timers.insert((at, timer));
-    }
-
-    fn disarm(&mut self, timer: Timer) {
-        if let Some(at) = self.armed.remove(&timer) {
-            self.timers.remove(&(at, timer));
-        }
-    }
-
     fn publish_by(&mut self, now: Now, at: Instant) {
         let at = self.published_at.map_or(at, |last| at.max(last + PUBLISH_PAUSE));
         if at <= now.instant {
             self.publish(now);
-        } else if self.armed.get(&Timer::Publish).is_none_or(|planned| at < *planned) {
-            self.arm(Timer::Publish, at);
+        } else {
+            self.agenda.plan_by(Timer::Publish, at);
         }
     }
 
@@ -545,7 +560,7 @@ impl Presence {
         }
         self.published_at = Some(now.instant);
         let refresh = self.config.refresh.mul_f64(self.rng.random_range(0.9..1.0));
-        self.arm(Timer::Publish, now.instant + refresh);
+        self.agenda.plan(Timer::Publish, now.instant + refresh);
     }
 
     /// Our topics of today, and of tomorrow or yesterday while clocks may disagree.
@@ -564,11 +579,11 @@ impl Presence {
             }
         }
         let next = next_turn(&key, now);
-        self.arm(Timer::OwnDay, next);
+        self.agenda.plan(Timer::OwnDay, next);
         // At the start of a day its topic is empty.
         let start = key.day_start(key.day(now.unix));
         if is_new_day || (self.published_at.is_some() && now.unix.secs_since(start) == 0) {
-            self.arm(Timer::Publish, now.instant + PUBLISH_PAUSE);
+            self.agenda.plan(Timer::Publish, now.instant + PUBLISH_PAUSE);
         }
     }
 
@@ -599,7 +614,7 @@ impl Presence {
             }
         }
         let next = next_turn(&known.key, now);
-        self.arm(Timer::Day(identity), next);
+        self.agenda.plan(Timer::Day(identity), next);
     }
 
     /// Looks at what is shown of a contact, tells of changes, and plans the next look.
@@ -616,9 +631,9 @@ impl Presence {
         match known.view.next_change(now.unix) {
             Some(at) => {
                 let wait = Duration::from_secs(at.secs_since(now.unix));
-                self.arm(Timer::Lapse(identity), now.instant + wait);
+                self.agenda.plan(Timer::Lapse(identity), now.instant + wait);
             }
-            None => self.disarm(Timer::Lapse(identity)),
+            None => self.agenda.cancel(&Timer::Lapse(identity)),
         }
     }
 

@@ -6,8 +6,8 @@
 //! 3. A caller sends [`PushSend`]: handle, capability, proof, what the gateway needs to know, and the sealed part, which it can't read.
 //! 4. The gateway decides ([`registration`]), writes the outer part, and delivers [`PushPayload`]: as [`PushDeliver`] on the device's stream, or as
 //!    the plain text of a Web Push message.
-//! 5. The device rings from the payload alone and answers straight to the caller. [`PushDelivered`] and [`PushReceipt`] show a gateway that
-//!    drops or delays.
+//! 5. The device rings from the payload alone and answers straight to the caller; to a stranger, until somebody has answered, by way of the gateway
+//!    ([`crate::call::SignalPass`]). [`PushDelivered`] and [`PushReceipt`] show a gateway that drops or delays.
 
 mod payload;
 pub mod registration;

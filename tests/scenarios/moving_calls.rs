@@ -1,4 +1,5 @@
-//! Goal: a call survives what happens to networks. Method: the small internet of `natlab`; while alice and bob hear each other's tone, the relay
+//! Goal: a call survives what happens to networks. Method: the small internet of `natlab`; while alice and bob, who are contacts and were connected
+//! before bob answered, hear each other's tone, the relay
 //! that carries it is killed, or alice leaves one uplink for another. The recordings show for how long nothing was heard; the call that ends is the one
 //! that began.
 
@@ -9,7 +10,7 @@ use halloo_tests::audio::{assert_heard, longest_silence, write_tone};
 use halloo_tests::cli::{Invocation, Running};
 use halloo_tests::daemon::Daemon;
 use halloo_tests::natlab::{Machine, NatLab, READY_TIME_MAX};
-use halloo_tests::network::{AUTHORITY, User, infrastructure_roles};
+use halloo_tests::network::{AUTHORITY, User, befriend, infrastructure_roles};
 use halloo_tests::{cli, eventually};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -97,8 +98,7 @@ impl Scene {
         write_tone(Path::new(&file("alice.wav")), ALICE_HZ, TALK * 3);
         write_tone(Path::new(&file("bob.wav")), BOB_HZ, TALK * 3);
         let alice = a.join(folder.path(), &server, "alice", &[]);
-        let answers = ["--answer", "auto", "--play", &file("bob.wav"), "--record", &file("bob-heard.wav")];
-        let bob = b.join(folder.path(), &server, "bob", &answers);
+        let bob = b.join(folder.path(), &server, "bob", &[]);
         for user in [&alice, &bob] {
             eventually(SETTLED_TIME_MAX, "two media relays are at hand", || {
                 let status = user.api().get("/v1/status")?;
@@ -106,15 +106,28 @@ impl Scene {
                 if count == 2 { Ok(()) } else { Err(status.to_string()) }
             });
         }
+        befriend(&alice, &bob);
         Self { talk: Talk { folder, alice, bob }, relays, _server: server }
     }
 
+    /// Alice calls; bob answers once both ends show that they are connected.
     fn dial(&self) -> Running {
         let Talk { alice, bob, .. } = &self.talk;
         let secs = TALK.as_secs().to_string();
         let call = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", &secs]);
         let (play, record) = (self.talk.file("alice.wav"), self.talk.file("alice-heard.wav"));
-        call.args([Path::new("--play"), &play, Path::new("--record"), &record]).start()
+        let running = call.args([Path::new("--play"), &play, Path::new("--record"), &record]).start();
+        let incoming = bob.wait_event(SETTLED_TIME_MAX, "call_incoming", |_| true);
+        let id = incoming["call_id"].as_str().expect("a call has an id").to_owned();
+        for user in [alice, bob] {
+            eventually(SETTLED_TIME_MAX, "media are connected while it rings", || {
+                let call = user.api().get(&format!("/v1/calls/{id}"))?;
+                if call.to_string().contains("DTLS is through while it rings") { Ok(()) } else { Err(call.to_string()) }
+            });
+        }
+        let (play, record) = (text(&self.talk.file("bob.wav")), text(&self.talk.file("bob-heard.wav")));
+        assert_eq!(bob.cli(["calls", "answer", &id, "--play", &play, "--record", &record]).code, 0);
+        running
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use halloo_tests::cli::Invocation;
 use halloo_tests::daemon::Daemon;
+use halloo_tests::linking::link;
 use halloo_tests::network::{Plan, one_is};
 use halloo_tests::{Network, User, eventually};
 
@@ -126,4 +127,29 @@ fn a_mailbox_that_lost_everything_is_filled_again() {
     });
     vault_is_current(alice);
     vault_is_current(bob);
+}
+
+#[test]
+fn what_one_device_has_read_is_written_once_and_not_taken_away_by_the_others() {
+    /// Each of three devices writes what it has a few times while it joins, and once for each state.
+    const WRITES_MAX: usize = 12;
+    let network = Plan::new(["alice", "bob"]).contacts_only().start();
+    let [alice, bob] = network.users.as_slice() else { panic!("two users") };
+    become_contacts(alice, bob);
+    let (second, third) = (link(&network, alice, "alice-second", &[]), link(&network, alice, "alice-third", &[]));
+    let devices: [&Daemon; 3] = [alice, &second, &third];
+    let writes = || devices.iter().map(|device| device.logged("vault written")).sum::<usize>();
+    for (device, text) in [(&second, "one"), (&third, "another")] {
+        bob.cli(["msg", "send", &alice.username, text, "--wait"]).ok();
+        device.wait_event(SETTLED_TIME_MAX, "message_received", |event| event["text"] == text);
+        device.cli(["msg", "read", &bob.username]).ok();
+        let before = writes();
+        // What was read is gathered for a while; meanwhile every device may look at what others wrote.
+        eventually(SETTLED_TIME_MAX, "what was read is in the vault", || match writes() {
+            now if now > before => Ok(()),
+            now => Err(format!("{now} writes")),
+        });
+    }
+    devices.iter().for_each(|device| vault_is_current(device));
+    assert!(writes() <= WRITES_MAX, "{} writes of three devices", writes());
 }

@@ -328,6 +328,13 @@ impl Daemon {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(STDERR_TAIL)..].join("\n")
     }
+
+    /// Lines of its standard error with this in them, over all runs.
+    #[must_use]
+    pub fn logged(&self, text: &str) -> usize {
+        let log = std::fs::read(&self.stderr).unwrap_or_default();
+        String::from_utf8_lossy(&log).lines().filter(|line| line.contains(text)).count()
+    }
 }
 
 impl Drop for Daemon {

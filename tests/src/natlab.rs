@@ -203,6 +203,20 @@ impl NatLab {
         Self::run(&["ip", "netns", "exec", &router, "nft", &rule]);
     }
 
+    /// Has a home's router drop what any of the rules says of packets in both directions, until [`NatLab::unblock`].
+    #[track_caller]
+    pub fn block(&self, home: &Machine, rules: &[&str]) {
+        let drops = rules.iter().map(|rule| format!("{rule} drop; ")).collect::<String>();
+        let table = format!("table ip blocked {{\n  chain through {{ type filter hook forward priority -10; {drops} }}\n}}");
+        Self::run(&["ip", "netns", "exec", &format!("{}r", home.namespace), "nft", &table]);
+    }
+
+    /// Ends [`NatLab::block`].
+    #[track_caller]
+    pub fn unblock(&self, home: &Machine) {
+        Self::run(&["ip", "netns", "exec", &format!("{}r", home.namespace), "nft", "delete table ip blocked"]);
+    }
+
     /// Splits the public network: nothing goes between these machines and those, in either direction, and nobody is told.
     #[track_caller]
     pub fn split(&self, these: &[&Machine], those: &[&Machine]) {
@@ -225,6 +239,32 @@ impl NatLab {
         for machine in these {
             Self::run(&["ip", "netns", "exec", &machine.namespace, "nft", "delete table ip split"]);
         }
+    }
+
+    /// Counts the packets that come to a machine from `address`, from now on: [`NatLab::seen`].
+    #[track_caller]
+    pub fn watch(&self, machine: &Machine, address: &str) {
+        let rules = format!(
+            "table ip watch {{
+  counter seen {{ }}
+  chain in {{ type filter hook input priority -10; ip saddr {address} counter name seen; }}
+}}"
+        );
+        Self::run(&["ip", "netns", "exec", &machine.namespace, "nft", &rules]);
+    }
+
+    /// How many packets have come since [`NatLab::watch`].
+    ///
+    /// # Panics
+    /// If nothing is watched there.
+    #[track_caller]
+    #[must_use]
+    pub fn seen(&self, machine: &Machine) -> u64 {
+        let list = ["netns", "exec", &machine.namespace, "nft", "list", "counter", "ip", "watch", "seen"];
+        let output = Command::new("ip").args(list).output().expect("`ip` runs, as was seen before");
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        let mut words = shown.split_whitespace().skip_while(|word| *word != "packets");
+        words.nth(1).and_then(|count| count.parse().ok()).unwrap_or_else(|| panic!("no counter: {shown}"))
     }
 
     /// Whether `from` gets an answer from `address` within a second.

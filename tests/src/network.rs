@@ -227,11 +227,7 @@ impl Network {
     /// If that fails.
     #[track_caller]
     pub fn befriend(&self, one: &User, other: &User) {
-        one.api().post("/v1/contacts", &json!({"user": other.username})).unwrap_or_else(|error| panic!("not asked: {error}"));
-        one_is(other, &one.username, "requested");
-        let path = format!("/v1/contacts/{}/accept", one.username);
-        other.api().post(&path, &json!({})).unwrap_or_else(|error| panic!("not accepted: {error}"));
-        one_is(one, &other.username, "contact");
+        befriend(one, other);
     }
 
     #[track_caller]
@@ -263,6 +259,19 @@ impl Network {
         self.users = made.into_inner().expect("no holder panics").into_values().collect();
         self
     }
+}
+
+/// Makes contacts of two users: one asks, the other accepts, and both know.
+///
+/// # Panics
+/// If that fails.
+#[track_caller]
+pub fn befriend(one: &User, other: &User) {
+    one.api().post("/v1/contacts", &json!({"user": other.username})).unwrap_or_else(|error| panic!("not asked: {error}"));
+    one_is(other, &one.username, "requested");
+    let path = format!("/v1/contacts/{}/accept", one.username);
+    other.api().post(&path, &json!({})).unwrap_or_else(|error| panic!("not accepted: {error}"));
+    one_is(one, &other.username, "contact");
 }
 
 /// Waits until `user` is this to the user of a daemon.

@@ -111,6 +111,17 @@ impl Client {
         self.answer(self.send(Method::GET, path, None).await?).await
     }
 
+    /// Asks with GET for bytes that aren't JSON.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn get_bytes(&self, path: &str) -> Result<Bytes, ClientError> {
+        let response = self.send(Method::GET, path, None).await?;
+        let status = response.status();
+        let bytes = collect(response.into_body()).await?;
+        if status == StatusCode::OK { Ok(bytes) } else { Err(refusal(status, &bytes)) }
+    }
+
     /// Asks with POST and a JSON body.
     ///
     /// # Errors

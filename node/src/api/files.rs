@@ -93,7 +93,7 @@ async fn change(
 }
 
 /// Whoever asks has another working directory than the daemon.
-fn must_be_absolute(path: &std::path::Path) -> Result<(), Refusal> {
+pub(super) fn must_be_absolute(path: &std::path::Path) -> Result<(), Refusal> {
     if path.is_absolute() {
         return Ok(());
     }

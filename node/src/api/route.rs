@@ -97,6 +97,12 @@ impl Route {
         self
     }
 
+    /// Its good answer is bytes of this media type.
+    pub(super) fn gives(mut self, media_type: &'static str) -> Self {
+        self.answer = (media_type, bytes_schema);
+        self
+    }
+
     /// Its good answer is a stream of server-sent events.
     pub(super) fn streams<T: JsonSchema>(mut self) -> Self {
         self.answer = ("text/event-stream", schema_of::<T>);
@@ -117,6 +123,11 @@ impl Route {
 
 fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
+}
+
+/// OpenAPI 3.1 describes bytes by their media type alone.
+fn bytes_schema(_: &mut SchemaGenerator) -> Schema {
+    Schema::default()
 }
 
 async fn limit_time(request: Request, next: Next) -> Response {

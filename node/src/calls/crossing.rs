@@ -106,7 +106,7 @@ impl EventLoop {
 
     fn begin_dial_answer(&mut self, call: CallId, options: &DialOptions) {
         let config = self.media_config(options.play.as_deref(), options.record.as_deref());
-        self.begin_answer(call, config.relayed_only(options.relayed_only));
+        self.begin_answer(call, config.relayed_only(options.relayed_only || self.settings.relayed_calls));
     }
 
     /// A call of ours is answered: those held back for it have no meaning any more.

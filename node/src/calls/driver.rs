@@ -8,11 +8,17 @@ use halloo_protocol::key::DeviceKey;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::media::{self, MediaConfig, MediaEvent, MediaSession, MediaStats, MediaSummary, PendingMedia, RelayServer};
+use super::media::{
+    self, MediaConfig, MediaEvent, MediaSession, MediaStats, MediaSummary, PendingMedia, RelayServer, Room, SpareOffer,
+};
 use crate::event_loop::Internal;
 
 /// Orders that may wait for one session: a handful in a call's life.
 const ORDERS_MAX: usize = 32;
+
+/// Names a session among all of this run: news of one that was dropped aren't taken for its successor's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SessionId(pub(crate) u64);
 
 /// News of a call's media.
 #[derive(Debug)]
@@ -30,14 +36,37 @@ pub(crate) enum MediaNewsKind {
     OfferMade(DeviceKey, Result<(Box<PendingMedia>, String), String>),
     /// The answer to an offer is made, or can't be.
     AnswerMade(Result<(Box<MediaSession>, String), String>),
+    /// The answer with which media connect while it rings is made, relayed only or not; or it can't be.
+    EarlyMade(bool, Result<(Box<MediaSession>, String), String>),
+    /// The files of an answer can be used, or why not.
+    FilesChecked(Result<Box<MediaConfig>, String>),
     /// The session says something.
-    Event(MediaEvent),
+    Event(SessionId, MediaEvent),
     /// The session is closed.
-    Ended(Box<MediaSummary>),
+    Ended(SessionId, Box<MediaSummary>),
+}
+
+/// An offer that an answer can be taken to.
+#[derive(Debug)]
+pub(crate) enum StandingOffer {
+    /// Never answered.
+    Fresh(Box<PendingMedia>),
+    /// Answered once, and that may come to nothing.
+    Spare(Box<SpareOffer>),
+}
+
+impl StandingOffer {
+    async fn accept(self, answer: &str) -> Result<MediaSession, media::MediaError> {
+        match self {
+            Self::Fresh(pending) => pending.accept(answer).await,
+            Self::Spare(spare) => spare.accept(answer).await,
+        }
+    }
 }
 
 enum Order {
     Start,
+    Answered(Option<Room>),
     Candidate(String),
     LeaveRelay(Vec<SocketAddr>),
     Relays(Vec<RelayServer>),
@@ -47,6 +76,7 @@ enum Order {
 /// A running media session. Dropping it ends the session.
 #[derive(Debug)]
 pub(crate) struct MediaDriver {
+    id: SessionId,
     orders: mpsc::Sender<Order>,
     /// What the session measures, once there is one.
     stats: Arc<OnceLock<watch::Receiver<MediaStats>>>,
@@ -55,39 +85,58 @@ pub(crate) struct MediaDriver {
 
 impl MediaDriver {
     /// Takes a session over; its events arrive as [`MediaNews`].
-    pub(crate) fn spawn(call: CallId, session: MediaSession, news: mpsc::Sender<Internal>) -> Self {
+    pub(crate) fn spawn(call: CallId, id: SessionId, session: MediaSession, news: mpsc::Sender<Internal>) -> Self {
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
         let stats = Arc::new(OnceLock::from(session.watch_stats()));
-        let task = tokio::spawn(drive(call, session, receiver, news));
-        Self { orders, stats, _task: AbortOnDropHandle::new(task) }
+        let task = tokio::spawn(drive(call, id, session, receiver, news));
+        Self { id, orders, stats, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// Takes the answer to an offer and lets audio flow; a failure arrives as an event like that of a running session.
-    pub(crate) fn accept(call: CallId, pending: Box<PendingMedia>, answer: String, news: mpsc::Sender<Internal>) -> Self {
+    /// Takes the answer to an offer, and lets audio flow at once if it `starts`; a failure arrives as an event like that of a running session.
+    pub(crate) fn accept(
+        call: CallId,
+        id: SessionId,
+        offer: StandingOffer,
+        answer: String,
+        news: mpsc::Sender<Internal>,
+        starts: bool,
+    ) -> Self {
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
         let stats: Arc<OnceLock<watch::Receiver<MediaStats>>> = Arc::default();
         let stats_of_session = Arc::clone(&stats);
         let task = tokio::spawn(async move {
-            match pending.accept(&answer).await {
+            match offer.accept(&answer).await {
                 Ok(session) => {
                     // Set once: nobody else has this cell's other end.
                     let _ = stats_of_session.set(session.watch_stats());
-                    session.start();
-                    drive(call, session, receiver, news).await;
+                    if starts {
+                        session.start();
+                    }
+                    drive(call, id, session, receiver, news).await;
                 }
                 Err(error) => {
                     let summary = MediaSummary { stats: Default::default(), recorded_ms: 0, failure: Some(describe(&error)) };
-                    tell(&news, call, MediaNewsKind::Event(MediaEvent::Failed(error))).await;
-                    tell(&news, call, MediaNewsKind::Ended(Box::new(summary))).await;
+                    tell(&news, call, MediaNewsKind::Event(id, MediaEvent::Failed(error))).await;
+                    tell(&news, call, MediaNewsKind::Ended(id, Box::new(summary))).await;
                 }
             }
         });
-        Self { orders, stats, _task: AbortOnDropHandle::new(task) }
+        Self { id, orders, stats, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Which session it is.
+    pub(crate) const fn id(&self) -> SessionId {
+        self.id
     }
 
     /// What the session measures at present, if there is one.
     pub(crate) fn stats(&self) -> Option<MediaStats> {
         self.stats.get().map(|stats| stats.borrow().clone())
+    }
+
+    /// The call is answered here, and this is what is said and heard; the other end is being told.
+    pub(crate) fn answered(&self, room: Option<Room>) {
+        let _ = self.orders.try_send(Order::Answered(room));
     }
 
     /// Lets audio flow.
@@ -117,12 +166,19 @@ impl MediaDriver {
     }
 }
 
-async fn drive(call: CallId, mut session: MediaSession, mut orders: mpsc::Receiver<Order>, news: mpsc::Sender<Internal>) {
+async fn drive(
+    call: CallId,
+    id: SessionId,
+    mut session: MediaSession,
+    mut orders: mpsc::Receiver<Order>,
+    news: mpsc::Sender<Internal>,
+) {
     loop {
         tokio::select! {
             biased;
             order = orders.recv() => match order {
                 Some(Order::Start) => session.start(),
+                Some(Order::Answered(room)) => session.answered_in(room),
                 Some(Order::Candidate(candidate)) => {
                     if let Err(error) = session.add_remote_candidate(&candidate) {
                         tracing::debug!(call = %call.short(), %error, "candidate not used");
@@ -138,13 +194,13 @@ async fn drive(call: CallId, mut session: MediaSession, mut orders: mpsc::Receiv
                 Some(Order::Close) | None => break,
             },
             event = session.next_event() => match event {
-                Some(event) => tell(&news, call, MediaNewsKind::Event(event)).await,
+                Some(event) => tell(&news, call, MediaNewsKind::Event(id, event)).await,
                 None => break,
             },
         }
     }
     let summary = session.close().await;
-    tell(&news, call, MediaNewsKind::Ended(Box::new(summary))).await;
+    tell(&news, call, MediaNewsKind::Ended(id, Box::new(summary))).await;
 }
 
 async fn tell(news: &mpsc::Sender<Internal>, call: CallId, what: MediaNewsKind) {
@@ -167,6 +223,25 @@ pub(crate) fn make_answer(call: CallId, config: MediaConfig, offer: String, news
         let made = media::answer(config, &offer).await;
         let made = made.map(|(session, sdp)| (Box::new(session), sdp)).map_err(|error| describe(&error));
         tell(&news, call, MediaNewsKind::AnswerMade(made)).await;
+    });
+}
+
+/// Makes the answer with which media connect while it rings, in a task of its own.
+pub(crate) fn make_early_answer(call: CallId, config: MediaConfig, offer: String, news: mpsc::Sender<Internal>) {
+    tokio::spawn(async move {
+        let relayed_only = config.relayed_only;
+        let made = media::answer(config, &offer).await;
+        let made = made.map(|(session, sdp)| (Box::new(session), sdp)).map_err(|error| describe(&error));
+        tell(&news, call, MediaNewsKind::EarlyMade(relayed_only, made)).await;
+    });
+}
+
+/// Looks in a task of its own whether the files of an answer can be used.
+pub(crate) fn check_files(call: CallId, config: MediaConfig, news: mpsc::Sender<Internal>) {
+    tokio::spawn(async move {
+        let checked = config.check_files().await;
+        let checked = checked.map(|()| Box::new(config)).map_err(|error| describe(&error));
+        tell(&news, call, MediaNewsKind::FilesChecked(checked)).await;
     });
 }
 

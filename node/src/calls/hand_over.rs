@@ -17,7 +17,7 @@ use halloo_protocol::wire::{Extensions, Frame, Signed};
 use libp2p::PeerId;
 use tracing::{debug, info, warn};
 
-use super::InviteTarget;
+use super::{Arrival, InviteTarget};
 use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::calls::CallStageKind;
@@ -93,6 +93,7 @@ impl EventLoop {
             };
             let Some(sealed) = leg.sealed.clone() else { return };
             leg.relay_way.is_asking = true;
+            leg.bearers.push(target.clone());
             let asked = format!("asked {} to hand the invite over", target.peer);
             let hash = InviteHandOver::hash_of(&device, &sealed);
             let id = leave.capability.unverified().id;
@@ -184,7 +185,8 @@ impl EventLoop {
             let status = InviteStatus::Refused(Reason::NOT_ALLOWED);
             return HandedOverAnswer { status, word: Vec::new(), extensions: Extensions::none() };
         }
-        let rung = self.ring(&message.sealed, InviteWay::Relay);
+        let bearer = address::device_key(&peer);
+        let rung = self.ring(&message.sealed, Arrival { way: InviteWay::Relay, bearer });
         let incoming = rung.call.and_then(|call| self.calls.incoming.get_mut(&call));
         let word = incoming.and_then(|incoming| incoming.word.clone()).unwrap_or_default();
         HandedOverAnswer { status: rung.status, word, extensions: Extensions::none() }

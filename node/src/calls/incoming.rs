@@ -5,9 +5,9 @@ use std::time::Instant;
 use halloo_protocol::call::conference::{ConferencePart, Participant};
 use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CalleeAction, CalleeCall, CalleeParams, CalleeState, InviteAnswer, InviteError, InviteStatus,
-    InviteWay, Outcome, Reason, Reception, SealedInvite, VerifiedInvite, outcome_of_cancel, word_of,
+    InviteWay, Outcome, Reason, Reception, SealedInvite, Signal, VerifiedInvite, may_pass, outcome_of_cancel, word_of,
 };
-use halloo_protocol::contact::privacy::Kind;
+use halloo_protocol::contact::privacy::{Kind, Relation};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::message::CallFate;
@@ -16,8 +16,9 @@ use tracing::{debug, info};
 
 use super::conference::Link;
 use super::crossing::Dialled;
-use super::driver::{self, MediaDriver};
-use super::media::{MediaConfig, MediaSession, Room};
+use super::driver::MediaDriver;
+use super::early::EarlyMedia;
+use super::media::{MediaSession, Room};
 use super::{CALLS_MAX, Progress, SUMMARY_WAIT, reason_of_fate};
 use crate::address;
 use crate::event_loop::EventLoop;
@@ -31,6 +32,10 @@ pub(super) struct Incoming {
     pub(super) machine: CalleeCall,
     pub(super) progress: Progress,
     pub(super) media: Option<MediaDriver>,
+    /// Media connected while it rings.
+    pub(super) early: Option<EarlyMedia>,
+    /// Whether its caller is a contact, and may learn where this device is before somebody answers.
+    pub(super) is_from_contact: bool,
     caller: DeviceKey,
     /// Who calls.
     pub(super) other: Participant,
@@ -41,17 +46,42 @@ pub(super) struct Incoming {
     /// What is said and heard, once it is being answered.
     pub(super) room: Option<Room>,
     pub(super) target: Target,
-    offer: String,
+    /// Where signals go until the call is answered: for a caller who isn't to learn our address before.
+    hidden: Option<Hidden>,
+    pub(super) offer: String,
     way: InviteWay,
     /// The call of ours that goes on instead, as long as it does: both have dialled. Nobody hears this one then.
     pub(super) held_for: Option<CallId>,
     /// What is left of our own dial, if this one goes on instead.
     pub(super) dialled: Option<Dialled>,
     /// Answered, and the answer is being made.
-    answering: bool,
+    pub(super) answering: bool,
     archived: bool,
     /// For an invite that a relay handed over: our first signal, signed, once there is one; the relay's answer carries it to the caller.
     pub(super) word: Option<Vec<u8>>,
+}
+
+/// The ways to a caller who isn't to learn where we are.
+#[derive(Clone, Debug)]
+struct Hidden {
+    /// The caller's device: by a connection that stands, or through relays at hand.
+    target: Target,
+    /// Who brought the invite, relay or gateway of ours: it passes signals on.
+    bearer: Option<Target>,
+}
+
+/// How an invite came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Arrival {
+    /// The way.
+    pub(crate) way: InviteWay,
+    /// Who brought it, if not the caller's device itself.
+    pub(crate) bearer: Option<DeviceKey>,
+}
+
+impl Arrival {
+    /// From the caller's device.
+    const STREAM: Self = Self { way: InviteWay::Stream, bearer: None };
 }
 
 impl Incoming {
@@ -111,7 +141,7 @@ pub(crate) struct Rung {
 impl EventLoop {
     /// An invite on a stream.
     pub(crate) fn handle_invite(&mut self, message: &CallInvite) -> InviteAnswer {
-        let rung = self.ring(&message.sealed, InviteWay::Stream);
+        let rung = self.ring(&message.sealed, Arrival::STREAM);
         InviteAnswer { status: rung.status, extensions: Extensions::none() }
     }
 
@@ -126,7 +156,7 @@ impl EventLoop {
     }
 
     /// Opens an invite, whichever way it came, and rings if it is new and good.
-    pub(crate) fn ring(&mut self, sealed: &SealedInvite, way: InviteWay) -> Rung {
+    pub(crate) fn ring(&mut self, sealed: &SealedInvite, arrival: Arrival) -> Rung {
         let now = self.now();
         let opened = sealed.open(&self.hpke, &self.identity.device(), now.unix, &self.trust);
         let invite = match opened {
@@ -140,7 +170,7 @@ impl EventLoop {
         };
         let leg = match part.as_ref().and_then(|part| self.judge_leg(&invite, part)) {
             Some(Ok(link)) => Some(link),
-            Some(Err(reason)) => return self.refuse_leg(&invite, way, reason),
+            Some(Err(reason)) => return self.refuse_leg(&invite, arrival, reason),
             None => None,
         };
         if leg.is_none()
@@ -171,12 +201,12 @@ impl EventLoop {
             return rung(InviteStatus::Refused(Reason::TOO_MANY));
         }
         if let Some(link) = leg {
-            self.take_in_leg(&invite, way, link);
+            self.take_in_leg(&invite, arrival, link);
             return rung(InviteStatus::Ringing);
         }
         let link = part.as_ref().map(|part| self.link_of_invite(&invite, part));
         if let Some(first) = link.as_ref().and_then(|link| self.first_of_twins(link.id)) {
-            self.take_in(&invite, way, None, link);
+            self.take_in(&invite, arrival, None, link);
             if let Some(incoming) = self.calls.incoming.get_mut(&call) {
                 incoming.twin_of = Some(first);
             }
@@ -184,20 +214,20 @@ impl EventLoop {
         }
         match self.reception(&invite) {
             Reception::Ring => {
-                self.take_in(&invite, way, None, link);
+                self.take_in(&invite, arrival, None, link);
                 self.ring_aloud(call);
             }
             Reception::Hold(own) => {
                 debug!(call = %call.short(), own = %own.short(), "both have dialled: ours goes on");
-                self.take_in(&invite, way, Some(own), link);
+                self.take_in(&invite, arrival, Some(own), link);
                 self.note_stage(own, CallStageKind::Crossed, Some(&invite.caller_device()), "both have dialled: ours goes on");
             }
             Reception::Join(own) => {
-                self.take_in(&invite, way, None, link);
+                self.take_in(&invite, arrival, None, link);
                 self.join_call(own, call);
             }
             Reception::Refuse(reason) => {
-                self.refuse(&invite, way, reason);
+                self.refuse(&invite, arrival, reason);
                 let status = if reason == Reason::BUSY { InviteStatus::Busy } else { InviteStatus::Refused(reason) };
                 return rung(status);
             }
@@ -206,16 +236,16 @@ impl EventLoop {
     }
 
     /// Takes in a leg of a conference: it is answered by itself, unless both have dialled and ours goes on.
-    fn take_in_leg(&mut self, invite: &VerifiedInvite, way: InviteWay, link: Link) {
+    fn take_in_leg(&mut self, invite: &VerifiedInvite, arrival: Arrival, link: Link) {
         let call = invite.invite().call;
         match self.reception_of_leg(invite) {
-            Reception::Hold(own) => self.take_in(invite, way, Some(own), Some(link)),
+            Reception::Hold(own) => self.take_in(invite, arrival, Some(own), Some(link)),
             Reception::Join(own) => {
-                self.take_in(invite, way, None, Some(link));
+                self.take_in(invite, arrival, None, Some(link));
                 self.join_call(own, call);
             }
             Reception::Ring | Reception::Refuse(_) => {
-                self.take_in(invite, way, None, Some(link));
+                self.take_in(invite, arrival, None, Some(link));
                 let config = self.media_config(None, None);
                 self.begin_answer(call, config);
             }
@@ -223,13 +253,14 @@ impl EventLoop {
     }
 
     /// Refuses a leg of a conference. It is listed nowhere, and judged anew when it is tried again.
-    fn refuse_leg(&mut self, invite: &VerifiedInvite, way: InviteWay, reason: Reason) -> Rung {
+    fn refuse_leg(&mut self, invite: &VerifiedInvite, arrival: Arrival, reason: Reason) -> Rung {
         let call = invite.invite().call;
         debug!(call = %call.short(), %reason, "leg refused");
-        if way != InviteWay::Stream && self.calls.incoming.len() < CALLS_MAX && !self.calls.incoming.contains_key(&call) {
-            let (params, target) = self.callee(invite, way);
+        let has_room = self.calls.incoming.len() < CALLS_MAX && !self.calls.incoming.contains_key(&call);
+        if arrival.way != InviteWay::Stream && has_room {
+            let (params, target) = self.callee(invite, arrival.way);
             let machine = CalleeCall::refuse(params, reason, Instant::now());
-            let mut incoming = self.new_incoming(invite, machine, target, way);
+            let mut incoming = self.new_incoming(invite, machine, target, arrival);
             incoming.archived = true;
             self.calls.incoming.insert(call, incoming);
             self.drive_incoming(call);
@@ -327,22 +358,57 @@ impl EventLoop {
         let mut addresses = self.dialable(&origin.addresses);
         addresses.extend(self.circuit_addresses(&origin.relays, peer));
         addresses.extend(self.nearby_addresses(&peer));
-        Target { peer, addresses }
+        Target { peer, addresses, no_others: false }
     }
 
-    fn new_incoming(&self, invite: &VerifiedInvite, machine: CalleeCall, target: Target, way: InviteWay) -> Incoming {
+    /// The same until the user has answered, for a caller who is no contact.
+    fn hidden_origin(&self, invite: &VerifiedInvite, bearer: Option<DeviceKey>) -> Option<Hidden> {
+        if self.settings.lab || self.is_near(invite.caller()) {
+            return None;
+        }
+        let peer = address::peer_id(&invite.caller_device())?;
+        let target = self.hidden_target(peer, &invite.invite().origin.relays);
+        Some(Hidden { target, bearer: bearer.and_then(|bearer| self.bearer_target(&bearer)) })
+    }
+
+    /// A relay or gateway of ours.
+    fn bearer_target(&self, bearer: &DeviceKey) -> Option<Target> {
+        let gateway = self.push_addresses().into_iter().map(|address| address.gateway).find(|gateway| gateway.device == *bearer);
+        match gateway {
+            Some(gateway) => self.helper_target(&gateway),
+            None => address::peer_id(bearer).map(Target::connected),
+        }
+    }
+
+    /// What a caller who isn't to learn where we are is told: on the connection there is, else by way of whoever brought the invite, and through relays at
+    /// hand.
+    fn send_hidden(&mut self, signal: Signal, hidden: &Hidden) {
+        let is_connected = self.swarm.behaviour().streams.is_connected(&hidden.target.peer);
+        if let (Some(bearer), false, true) = (&hidden.bearer, is_connected, may_pass(&signal.body)) {
+            self.pass_signal(signal.clone(), bearer);
+        }
+        if is_connected || !hidden.target.addresses.is_empty() {
+            self.send_signal(signal, &hidden.target);
+        }
+    }
+
+    fn new_incoming(&self, invite: &VerifiedInvite, machine: CalleeCall, target: Target, arrival: Arrival) -> Incoming {
+        let Arrival { way, bearer } = arrival;
         let mut progress = Progress::new(invite.caller_id().clone(), self.now());
         progress.via_push = is_push(way);
         Incoming {
             machine,
             progress,
             media: None,
+            early: None,
+            is_from_contact: false,
             caller: invite.caller_device(),
             other: Participant::from(invite.caller()),
             link: None,
             twin_of: None,
             room: None,
             target,
+            hidden: self.hidden_origin(invite, bearer),
             offer: invite.invite().offer.clone(),
             way,
             held_for: None,
@@ -354,29 +420,30 @@ impl EventLoop {
     }
 
     /// Doesn't ring, tells the caller why, and lists the call.
-    fn refuse(&mut self, invite: &VerifiedInvite, way: InviteWay, reason: Reason) {
-        if way == InviteWay::Stream {
+    fn refuse(&mut self, invite: &VerifiedInvite, arrival: Arrival, reason: Reason) {
+        if arrival.way == InviteWay::Stream {
             let outcome = if reason == Reason::BUSY { Outcome::Busy } else { Outcome::Declined };
             return self.list_ended(invite, outcome, reason);
         }
-        let (params, target) = self.callee(invite, way);
+        let (params, target) = self.callee(invite, arrival.way);
         let machine = CalleeCall::refuse(params, reason, Instant::now());
         let call = invite.invite().call;
-        let incoming = self.new_incoming(invite, machine, target, way);
+        let incoming = self.new_incoming(invite, machine, target, arrival);
         self.calls.incoming.insert(call, incoming);
         self.drive_incoming(call);
     }
 
     /// Takes a call in, and tells its caller that it rings. Whether anybody hears it is another matter.
-    fn take_in(&mut self, invite: &VerifiedInvite, way: InviteWay, held_for: Option<CallId>, link: Option<Link>) {
+    fn take_in(&mut self, invite: &VerifiedInvite, arrival: Arrival, held_for: Option<CallId>, link: Option<Link>) {
         let call = invite.invite().call;
-        let (params, target) = self.callee(invite, way);
+        let (params, target) = self.callee(invite, arrival.way);
         let machine = CalleeCall::new(params, Instant::now());
-        let mut incoming = self.new_incoming(invite, machine, target, way);
+        let mut incoming = self.new_incoming(invite, machine, target, arrival);
         incoming.held_for = held_for;
         incoming.link = link;
+        incoming.is_from_contact = self.relation(&invite.caller().user) == Relation::Contact;
         incoming.progress.rang_at = Some(Instant::now());
-        incoming.progress.note(CallStageKind::Invite, Some(&invite.caller_device()), way_words(way));
+        incoming.progress.note(CallStageKind::Invite, Some(&invite.caller_device()), way_words(arrival.way));
         self.calls.incoming.insert(call, incoming);
         self.drive_incoming(call);
     }
@@ -391,9 +458,12 @@ impl EventLoop {
         let (via_push, via) = (is_push(way), via_of(way));
         let conference_id = incoming.link.as_ref().map(|link| link.id.to_string());
         self.events.send(Event::CallIncoming { call_id: call.to_string(), from, video: false, via_push, via, conference_id });
-        if let Some(answer) = self.settings.answer.clone() {
-            let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());
-            self.begin_answer(call, config);
+        match self.settings.answer.clone() {
+            Some(answer) => {
+                let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());
+                self.begin_answer(call, config);
+            }
+            None => self.begin_early(call),
         }
     }
 
@@ -425,22 +495,9 @@ impl EventLoop {
         reply.send(Ok(()));
     }
 
-    pub(super) fn begin_answer(&mut self, call: CallId, config: MediaConfig) {
-        let Some(incoming) = self.calls.incoming.get(&call) else { return };
-        let room = self.conference_room(incoming.link.as_ref());
-        let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
-        incoming.answering = true;
-        incoming.twin_of = None;
-        let room = room.unwrap_or_else(|| Room::new(config.play.clone(), config.record.clone()));
-        let config = config.room(room.clone());
-        incoming.room = Some(room);
-        driver::make_answer(call, config, incoming.offer.clone(), self.internal_sender.clone());
-        self.incoming_connecting(call);
-    }
-
     pub(super) fn answer_made(&mut self, call: CallId, made: Result<(Box<MediaSession>, String), String>) {
         let now = Instant::now();
-        let news = self.internal_sender.clone();
+        let (session_id, news) = (self.calls.next_session(), self.internal_sender.clone());
         let me = self.identity.device();
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         incoming.answering = false;
@@ -450,7 +507,7 @@ impl EventLoop {
                 if incoming.machine.answer(sdp, now) {
                     incoming.progress.answered_at = Some(now);
                     incoming.progress.answered_by = Some(me);
-                    incoming.media = Some(MediaDriver::spawn(call, *session, news));
+                    incoming.media = Some(MediaDriver::spawn(call, session_id, *session, news));
                     incoming.progress.note(CallStageKind::Answer, None, "answered here");
                 }
             }
@@ -473,12 +530,18 @@ impl EventLoop {
                     if let Some(word) = incoming.word.as_mut().filter(|word| word.is_empty()) {
                         *word = word_of(&Signed::sign(signal.clone(), self.identity.device_key()));
                     }
+                    let hidden = incoming.hidden.clone().filter(|_| incoming.progress.answered_at.is_none());
                     let target = incoming.target.clone();
-                    self.send_signal(signal, &target);
+                    match hidden {
+                        Some(hidden) => self.send_hidden(signal, &hidden),
+                        None => self.send_signal(signal, &target),
+                    }
                 }
                 CalleeAction::Confirmed => self.answer_confirmed(call),
                 CalleeAction::AddCandidate { candidate } => {
-                    if let Some(media) = self.calls.incoming.get(&call).and_then(|incoming| incoming.media.as_ref()) {
+                    let incoming = self.calls.incoming.get(&call);
+                    let early = incoming.and_then(|incoming| incoming.early.as_ref()).map(|early| &early.driver);
+                    if let Some(media) = incoming.and_then(|incoming| incoming.media.as_ref()).or(early) {
                         media.add_candidate(candidate);
                     }
                 }
@@ -507,6 +570,7 @@ impl EventLoop {
         // Nobody has heard it, and the other of the two calls is listed.
         incoming.archived |= incoming.is_silent();
         incoming.archived |= incoming.link.as_ref().is_some_and(|link| link.is_leg) && incoming.progress.answered_at.is_none();
+        incoming.early = None;
         if let Some(media) = &incoming.media {
             media.close();
         }

@@ -15,6 +15,9 @@
 //! <========= Opus in SRTP, one packet each 20 ms, until close() ================>
 //! ```
 //!
+//! Either end may be connected long before somebody answers ([`MediaConfig::early`]). If that comes to nothing the same offer is met
+//! again, by a [`SpareOffer`] that was kept of it.
+//!
 //! No audio leaves before [`MediaSession::start`]: a ringing phone is not a microphone. The DTLS
 //! certificate is fresh for each call and its fingerprint is in the description, so whoever
 //! carries the descriptions unaltered (the signed signalling) binds the media to the signers; a
@@ -35,7 +38,7 @@ use std::{
 };
 
 use serde::Serialize;
-use str0m::{Candidate, change::SdpPendingOffer};
+use str0m::Candidate;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
@@ -46,9 +49,11 @@ mod audio;
 mod candidates;
 mod path_watch;
 mod playout;
+pub mod recording;
 mod room;
 mod session;
 mod sockets;
+mod spare;
 pub mod tone;
 mod transport;
 mod turn;
@@ -56,11 +61,12 @@ mod wav;
 
 pub use candidates::{MediaPath, PathKind};
 pub use room::Room;
+pub use spare::SpareOffer;
 pub use turn::{RELAYS_MAX, RelayServer};
 pub use wav::WavError;
 
 use session::{Advice, Control, Session};
-use transport::Transport;
+use transport::{PendingOffer, Transport};
 use wav::WavSource;
 
 /// Longest session description accepted, in bytes: three times what this engine writes, room for
@@ -100,6 +106,9 @@ pub struct MediaConfig {
     pub relays: Vec<RelayServer>,
     /// Media goes through a relay only, so that the other end doesn't learn our addresses.
     pub relayed_only: bool,
+    /// The session connects while it rings: what the other end sends before [`MediaSession::answered`] or [`MediaSession::start`] isn't kept, and
+    /// the time to connect is counted anew from the start.
+    pub early: bool,
     /// How long ICE and DTLS may take, from [`answer`] or [`PendingMedia::accept`] on. The callee's
     /// runs while the caller does not even have its answer: allow for the signalling.
     pub connect_timeout: Duration,
@@ -115,6 +124,7 @@ impl Default for MediaConfig {
             bind: Vec::new(),
             relays: Vec::new(),
             relayed_only: false,
+            early: false,
             connect_timeout: CONNECT_TIMEOUT,
         }
     }
@@ -163,6 +173,13 @@ impl MediaConfig {
         self
     }
 
+    /// Connects while it rings.
+    #[must_use]
+    pub fn early(mut self, early: bool) -> Self {
+        self.early = early;
+        self
+    }
+
     /// Binds these addresses instead of the interfaces'.
     #[must_use]
     pub fn bind(mut self, addresses: impl IntoIterator<Item = IpAddr>) -> Self {
@@ -178,7 +195,13 @@ impl MediaConfig {
     }
 
     /// Finds what is wrong with the files before the call instead of in it.
-    async fn check_files(&self) -> Result<(), MediaError> {
+    ///
+    /// # Errors
+    /// [`MediaError::Play`] and [`MediaError::Record`].
+    pub async fn check_files(&self) -> Result<(), MediaError> {
+        if self.play.is_none() && self.record.is_none() {
+            return Ok(());
+        }
         let config = self.clone();
         let checked = tokio::task::spawn_blocking(move || config.check_files_blocking()).await;
         checked.unwrap_or_else(|error| Err(MediaError::Internal { detail: error.to_string() }))
@@ -312,8 +335,12 @@ pub enum MediaError {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum MediaEvent {
+    /// ICE has found a path, once per session: DTLS goes over it.
+    IceConnected,
     /// ICE and DTLS are through, once per session.
     Connected(MediaPath),
+    /// The first packet of the other end's audio that counts has come.
+    FirstAudio,
     /// Media goes another way from now on.
     PathChanged(MediaPath),
     /// This media relay lends no address; in its words, why: of a quota that is used up it says which.
@@ -345,6 +372,8 @@ pub struct MediaStats {
     pub rtt_ms: Option<f64>,
     /// Audio packets sent.
     pub packets_sent: u64,
+    /// Packets of audio (RTP) that left or came before the answer. None ever leaves; what the other end sends is dropped.
+    pub packets_early: u64,
     /// Datagrams the system refused to send: full buffers, unreachable networks.
     pub send_failures: u64,
     /// Audio packets received, late ones included.
@@ -428,12 +457,28 @@ pub struct PendingMedia {
     config: MediaConfig,
     stop: oneshot::Sender<()>,
     task: AbortOnDropHandle<Result<Transport, MediaError>>,
-    pending: SdpPendingOffer,
+    pending: PendingOffer,
     local_candidates: Vec<String>,
     runtime: Handle,
 }
 
 impl PendingMedia {
+    /// Connects while it rings: [`PendingMedia::accept`] takes an answer that nobody has given yet.
+    pub fn early(mut self) -> Self {
+        self.config.early = true;
+        self
+    }
+
+    /// Whether it goes through a relay only.
+    pub fn is_relayed_only(&self) -> bool {
+        self.config.relayed_only
+    }
+
+    /// What it takes to meet another answer to this offer, should the first come to nothing. Holds no sockets.
+    pub fn spare(&self) -> SpareOffer {
+        SpareOffer::new(self.config.clone(), self.pending.identity.clone(), self.runtime.clone())
+    }
+
     /// Takes the callee's answer; ICE and DTLS start.
     ///
     /// # Errors
@@ -486,10 +531,27 @@ impl MediaSession {
         Ok(Self { control, advice, events, stats, local_candidates, task })
     }
 
+    /// The call is answered here, and the other end is being told: what comes from it counts from now on. These are the files to play and to
+    /// record to from [`MediaSession::start`] on; [`MediaConfig::check_files`] tells whether they can be used.
+    pub fn answered(&self, play: Option<PathBuf>, record: Option<PathBuf>) {
+        self.answered_in(Some(Room::new(play, record)));
+    }
+
+    /// The same with what is said and heard being shared with other sessions; `None`: as the session was made.
+    pub fn answered_in(&self, room: Option<Room>) {
+        self.control.send_modify(|control| {
+            control.answered = true;
+            control.room = room.or(control.room.take());
+        });
+    }
+
     /// Lets audio flow: the call is answered. Playing and recording begin as soon as the session is
     /// connected too. Calling it again does nothing.
     pub fn start(&self) {
-        self.control.send_modify(|control| control.started = true);
+        self.control.send_modify(|control| {
+            control.answered = true;
+            control.started = true;
+        });
     }
 
     /// The next event; `None` once the session is over. Safe to drop.

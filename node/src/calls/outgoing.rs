@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CallerAction, CallerCall, CallerParams, CallerState, DISPLAY_NAME_BYTES_MAX, INVITE_SECS_MAX,
-    Invite, InviteAnswer, InviteStatus, LegState, Origin, Outcome, Reason, SealedInvite,
+    Invite, InviteAnswer, InviteStatus, LegState, Origin, Outcome, Reason, SealedInvite, may_pass,
 };
 use halloo_protocol::directory::{DirectoryRecord, EntryParts, PushAddress, Reachability};
 use halloo_protocol::event::EventKind;
@@ -16,7 +16,8 @@ use halloo_protocol::wire::{Extensions, Frame};
 use tracing::{debug, info};
 
 use super::conference::Link;
-use super::driver::{self, MediaDriver};
+use super::driver::{self, MediaDriver, StandingOffer};
+use super::early::LegMedia;
 use super::hand_over::RelayWay;
 use super::media::{PendingMedia, Room};
 use super::{InviteTarget, Progress, SUMMARY_WAIT};
@@ -47,7 +48,8 @@ const PUSH_HOLD_BACK: Duration = Duration::from_millis(600);
 pub(super) struct Leg {
     pub(super) target: Target,
     hpke_key: [u8; 32],
-    pending: Option<Box<PendingMedia>>,
+    /// Its media, until a device has answered.
+    pub(super) media: LegMedia,
     /// The way through the device's relays.
     pub(super) relay_way: RelayWay,
     /// The device's gateways.
@@ -56,6 +58,8 @@ pub(super) struct Leg {
     pub(super) sealed: Option<SealedInvite>,
     /// When the gateways are asked, unless the device rings before.
     push_at: Option<Instant>,
+    /// Relays and gateways that were asked to bring the invite: they pass signals on.
+    pub(super) bearers: Vec<Target>,
     /// Whether gateways were asked.
     pushed: bool,
     /// Whether the device rang by the invite on the stream, or from its relay.
@@ -243,11 +247,12 @@ impl EventLoop {
         Some(Leg {
             target,
             hpke_key: parts.entry().hpke_key,
-            pending: None,
+            media: LegMedia::default(),
             relay_way,
             push_at: (!gateways.is_empty()).then(|| Instant::now() + hold_back),
             gateways,
             sealed: None,
+            bearers: Vec::new(),
             pushed: false,
             rang_on_stream: false,
             pushes: 0,
@@ -329,22 +334,29 @@ impl EventLoop {
             match action {
                 CallerAction::Invite { device } => self.offer_to(call, device),
                 CallerAction::Send(signal) => {
-                    let target =
-                        self.calls.outgoing.get(&call).and_then(|o| o.legs.get(&signal.to)).map(|leg| leg.target.clone());
-                    if let Some(target) = target {
-                        self.send_signal(signal, &target);
+                    let leg = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.legs.get(&signal.to));
+                    let Some((target, bearers)) = leg.map(|leg| (leg.target.clone(), leg.bearers.clone())) else { continue };
+                    // A device that was woken may be reached by nobody, and hides from strangers until it has answered.
+                    if may_pass(&signal.body) && !self.swarm.behaviour().streams.is_connected(&target.peer) {
+                        bearers.iter().for_each(|bearer| self.pass_signal(signal.clone(), bearer));
                     }
+                    self.send_signal(signal, &target);
                 }
                 CallerAction::Ringing { device } => self.device_rings(call, device),
                 CallerAction::StartMedia { device, answer } => self.start_media(call, device, &answer),
-                CallerAction::AddCandidate { candidate, .. } => {
-                    if let Some(media) = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.media.as_ref()) {
-                        media.add_candidate(candidate);
+                CallerAction::ConnectEarly { device, answer } => self.connect_early(call, device, answer),
+                CallerAction::AddCandidate { device, candidate } => {
+                    let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { continue };
+                    match (&outgoing.media, outgoing.legs.get_mut(&device)) {
+                        (Some(media), _) => media.add_candidate(candidate),
+                        (None, Some(leg)) => leg.media.add_candidate(candidate),
+                        (None, None) => {}
                     }
                 }
                 CallerAction::Finished { outcome, reason } => self.outgoing_finished(call, outcome, reason),
             }
         }
+        self.end_early_legs(call);
         self.settle_outgoing(call);
     }
 
@@ -374,7 +386,7 @@ impl EventLoop {
         let Some(leg) = outgoing.legs.get_mut(&device) else { return };
         match sealed {
             Ok((pending, sealed)) => {
-                leg.pending = Some(pending);
+                leg.media = LegMedia::new(StandingOffer::Fresh(pending));
                 let target = leg.target.clone();
                 self.send_invite(call, device, &target, &sealed);
             }
@@ -577,8 +589,10 @@ impl EventLoop {
             }
         }
         for (device, gateways, sealed) in due {
-            let pushes = self.push_invite(call, device, &gateways, &sealed);
+            let asked = self.push_invite(call, device, &gateways, &sealed);
+            let pushes = asked.len();
             if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
+                leg.bearers.extend(asked);
                 leg.pushes = pushes;
                 leg.pushed |= pushes > 0;
             }
@@ -630,20 +644,15 @@ impl EventLoop {
 
     fn start_media(&mut self, call: CallId, device: DeviceKey, answer: &str) {
         let now = Instant::now();
-        let news = self.internal_sender.clone();
+        let media = self.answered_media(call, device, answer);
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         outgoing.progress.answered_at.get_or_insert(now);
         outgoing.progress.answered_by = Some(device);
         outgoing.progress.note(CallStageKind::Answer, Some(&device), "answered; the others are told to stop");
-        let pending = outgoing.legs.get_mut(&device).and_then(|leg| leg.pending.take());
         // The others' offers are withdrawn: their sockets close here.
-        for (other, leg) in &mut outgoing.legs {
-            if *other != device {
-                leg.pending = None;
-            }
-        }
-        match pending {
-            Some(pending) => outgoing.media = Some(MediaDriver::accept(call, pending, answer.to_owned(), news)),
+        outgoing.legs.values_mut().for_each(|leg| leg.media.clear());
+        match media {
+            Some(media) => self.use_answered_media(call, media),
             None => {
                 outgoing.progress.failure = Some("no offer was made to this device".into());
                 outgoing.machine.handle_media_failed(now);
@@ -694,9 +703,7 @@ impl EventLoop {
         outgoing.progress.ended = Some((outcome, reason, Instant::now()));
         outgoing.progress.via_push =
             outgoing.progress.answered_by.and_then(|device| outgoing.legs.get(&device)).is_some_and(|leg| leg.via_push);
-        for leg in outgoing.legs.values_mut() {
-            leg.pending = None;
-        }
+        outgoing.legs.values_mut().for_each(|leg| leg.media.clear());
         if let Some(media) = &outgoing.media {
             media.close();
         }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::error::CliError;
 use super::output::{duration, pairs, printable, word};
 use super::progress::Spinner;
-use super::{Context, calls, parse, presence, signals};
+use super::{Context, calls, parse, presence, signals, voicemail};
 use crate::handle::calls::{CallEntry, CallOutcome, CallResult, CallStage, DialOptions};
 use crate::handle::presence::PresenceView;
 
@@ -20,6 +20,9 @@ pub(super) struct Args {
     /// WAV file that receives what is heard
     #[arg(long, value_name = "WAV")]
     record: Option<PathBuf>,
+    /// WAV file to leave as voicemail if nobody answers
+    #[arg(long, value_name = "WAV")]
+    voicemail: Option<PathBuf>,
     /// Hang up so many seconds after the answer
     #[arg(long, value_name = "SECS", value_parser = parse::seconds)]
     duration: Option<u64>,
@@ -47,6 +50,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let options = DialOptions {
         play: args.play.as_deref().map(parse::wav_to_play).transpose()?,
         record: args.record.as_deref().map(parse::wav_to_record).transpose()?,
+        voicemail: args.voicemail.as_deref().map(parse::wav_to_play).transpose()?,
         users: args.users,
         duration_ms: args.duration,
         video: args.video,
@@ -95,5 +99,8 @@ pub(super) fn for_people(outcome: &CallOutcome) -> String {
         ("jitter", outcome.jitter_ms.map(|ms| format!("{ms:.1} ms"))),
         ("woken", outcome.via_push.then(|| "by push".to_owned())),
     ]);
-    format!("{result}{reason}\n{details}")
+    let left = outcome.voicemail.as_ref().map(|left| format!("{}\n", voicemail::left_for_people(left))).unwrap_or_default();
+    let problem = outcome.voicemail_problem.as_ref();
+    let problem = problem.map(|problem| format!("no voicemail is left: {}\n", printable(problem))).unwrap_or_default();
+    format!("{result}{reason}\n{details}{left}{problem}")
 }

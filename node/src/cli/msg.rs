@@ -1,7 +1,7 @@
 //! `halloo msg`
 
 use super::error::CliError;
-use super::output::{printable, table, word};
+use super::output::{duration, printable, table, word};
 use super::progress::Spinner;
 use super::watch::watch;
 use super::{Context, parse};
@@ -165,7 +165,9 @@ fn list_for_people(list: &MessageList) -> String {
             (true, false) => String::new(),
             (false, _) => format!("  ({})", word(&message.state)),
         };
-        format!("{}  {}: {}{state}\n", message.sent_at, printable(&message.from), printable(&message.text))
+        let voicemail = message.voicemail_ms.map(|ms| format!("(voicemail of {}, {})", duration(ms), message.id));
+        let text = voicemail.as_deref().unwrap_or(&message.text);
+        format!("{}  {}: {}{state}\n", message.sent_at, printable(&message.from), printable(text))
     };
     let missing = match list.missing {
         0 => String::new(),

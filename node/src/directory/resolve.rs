@@ -308,7 +308,13 @@ impl EventLoop {
     pub(crate) fn device_target(&self, record: &DirectoryRecord, parts: &EntryParts) -> Option<Target> {
         let peer = address::peer_id(&parts.device())?;
         let private = self.private_part(record, parts);
-        Some(Target { peer, addresses: self.device_addresses(parts, private.as_ref(), peer) })
+        Some(Target { peer, addresses: self.device_addresses(parts, private.as_ref(), peer), no_others: false })
+    }
+
+    /// The same for what its user mustn't learn our address by.
+    pub(crate) fn hidden_device_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
+        let entry = self.cached_device_entry(user, device)?;
+        Some(self.hidden_target(address::peer_id(device)?, &entry.relays))
     }
 
     /// Names the entry of a device as the cache has it: another hash means that the device has published since.

@@ -4,11 +4,17 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::directory::ResolveError;
 use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
+use super::voicemail::{VoicemailFault, VoicemailLeft};
 use super::{Command, Node};
+use crate::calls::media::recording::Recorded;
 use crate::timestamp::Timestamp;
+
+/// A recording in the making.
+type Making = AbortOnDropHandle<Result<Recorded, VoicemailFault>>;
 
 /// Calls, out and in; from [`Node::calls`].
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +30,9 @@ pub struct DialOptions {
     pub play: Option<PathBuf>,
     /// A WAV file on the node's machine that receives what is heard; an absolute path.
     pub record: Option<PathBuf>,
+    /// A WAV file on the node's machine that is left as voicemail if nobody answers: declined, busy, not answered or not reached. An absolute path; at
+    /// most three minutes.
+    pub voicemail: Option<PathBuf>,
     /// Hang up so long after the answer. `None`: until somebody hangs up.
     pub duration_ms: Option<u64>,
     /// Offer video too.
@@ -111,6 +120,12 @@ pub struct CallOutcome {
     pub jitter_ms: Option<f64>,
     /// Whether the answering device was woken for this call.
     pub via_push: bool,
+    /// The voicemail that was left because nobody answered.
+    #[serde(default)]
+    pub voicemail: Option<VoicemailLeft>,
+    /// Why none was left, though one was to be.
+    #[serde(default)]
+    pub voicemail_problem: Option<String>,
 }
 
 /// How a call ended, in one word.
@@ -281,6 +296,9 @@ pub struct CallMedia {
     pub packets_received: u64,
     /// Audio packets sent.
     pub packets_sent: u64,
+    /// Audio packets that left before the answer, which none does, or came before it and were dropped.
+    #[serde(default)]
+    pub packets_early: u64,
 }
 
 /// Why an operation on calls failed.
@@ -373,16 +391,47 @@ impl Fault for CallError {
     }
 }
 
+impl CallResult {
+    /// True if the caller had nobody to talk to, without wanting it so: time for voicemail.
+    #[must_use]
+    pub const fn is_unanswered(self) -> bool {
+        matches!(self, Self::Declined | Self::Busy | Self::NoAnswer | Self::Unreachable)
+    }
+}
+
 impl Calls<'_> {
     /// Calls, and returns when the call is over. Dropping the future hangs up.
     ///
     /// Progress arrives as events: `call_dialing`, `call_ringing`, `call_answered`, `call_ended`. If the user's own call rings here, it is
-    /// answered; if it is on the way, the two become one (`call_joined`), and the outcome is that of the one that went on.
+    /// answered; if it is on the way, the two become one (`call_joined`), and the outcome is that of the one that went on. If nobody answers, the
+    /// voicemail of the options is left, and is on this device's disk when this returns.
     ///
     /// # Errors
     /// See [`CallError`].
     pub async fn dial(&self, options: DialOptions) -> Result<CallOutcome, CallError> {
+        let Some(path) = options.voicemail.clone() else { return self.place(options).await };
+        // What is wrong with the file is said before anybody is disturbed; it is made ready while it rings.
+        super::voicemail::check(&path).await.map_err(|reason| CallError::Audio { path: path.clone(), reason })?;
+        let to = options.users.first().cloned().unwrap_or_default();
+        let recording = AbortOnDropHandle::new(tokio::spawn(async move { super::voicemail::record(&path).await }));
+        let mut outcome = self.place(options).await?;
+        if outcome.outcome.is_unanswered() {
+            match self.leave(&to, &outcome.call_id, recording).await {
+                Ok(left) => outcome.voicemail = Some(left),
+                Err(problem) => outcome.voicemail_problem = Some(problem),
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn place(&self, options: DialOptions) -> Result<CallOutcome, CallError> {
         self.0.ask(|reply| Command::CallDial { options, reply }).await
+    }
+
+    async fn leave(&self, to: &str, call_id: &str, recording: Making) -> Result<VoicemailLeft, String> {
+        let recorded = recording.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+        let left = self.0.voicemail().leave_recorded(to, recorded, Some(call_id)).await;
+        left.map_err(|error| error.to_string())
     }
 
     /// The calls in progress, and the last that were.

@@ -140,6 +140,28 @@ pub enum Event {
         /// Why it is no further, if that is known.
         reason: Option<String>,
     },
+    /// Somebody has left a voicemail, and all of it is here.
+    VoicemailReceived {
+        /// Its id, the same as its message's.
+        voicemail_id: String,
+        /// Who left it, `name@authority`.
+        from: String,
+        /// The call that wasn't answered, if there was one.
+        call_id: Option<String>,
+        /// How long it is.
+        duration_ms: u64,
+        /// When it was left, by the clock of who left it.
+        sent_at: Timestamp,
+    },
+    /// A voicemail was heard, here or on another of this user's devices.
+    VoicemailHeard {
+        /// Its id.
+        voicemail_id: String,
+        /// Who left it, `name@authority`.
+        from: String,
+        /// Whether it was heard on another device.
+        elsewhere: bool,
+    },
     /// Somebody offers a file.
     FileOffered {
         /// The file.
@@ -402,6 +424,8 @@ impl Event {
             Self::Ready(_) => "ready",
             Self::MessageReceived { .. } => "message_received",
             Self::MessageState { .. } => "message_state",
+            Self::VoicemailReceived { .. } => "voicemail_received",
+            Self::VoicemailHeard { .. } => "voicemail_heard",
             Self::FileOffered { .. } => "file_offered",
             Self::FileProgress { .. } => "file_progress",
             Self::FileState { .. } => "file_state",

@@ -137,8 +137,11 @@ pub struct MessageEntry {
     pub to: String,
     /// Whether this user received it (`true`) or wrote it (`false`).
     pub incoming: bool,
-    /// The text.
+    /// The text; empty where it is a recording.
     pub text: String,
+    /// How long it is, if it is a recording: `/v1/voicemails` has it, under the same id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub voicemail_ms: Option<u64>,
     /// When its writer sent it, by their clock.
     pub sent_at: Timestamp,
     /// How far it has come; of an incoming one, whether it was read here or on another own device.

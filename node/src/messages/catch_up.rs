@@ -180,9 +180,10 @@ impl EventLoop {
         self.request(target, &request, Purpose::History(asking), TIMEOUT);
     }
 
-    fn history_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
+    /// How to ask a device: connected, or by the record at hand.
+    pub(crate) fn history_target(&self, user: &UserId, device: &DeviceKey) -> Option<Target> {
         let connected = address::peer_id(device).filter(|peer| self.peers.get(peer).is_some()).map(Target::connected);
-        connected.or_else(|| self.cached_target(user, device))
+        connected.or_else(|| self.unasked_target(user, device))
     }
 
     fn cursors(&mut self) -> &mut BTreeMap<DeviceKey, u64> {
@@ -350,6 +351,9 @@ impl EventLoop {
         let Some(told) = Told::of(item, teller, &me) else { return Ok(false) };
         let own_device = self.identity.device();
         let is_news = self.store.transaction::<_, StoreError>(|tx| keep_told(tx, &told, own_device, now))?;
+        if is_news && told.envelope.body.voicemail().is_some() {
+            self.voicemail_announced(&(told.device, told.envelope.id));
+        }
         if is_news && is_live {
             let Some(text) = told.envelope.body.text().map(str::to_owned) else { return Ok(true) };
             if told.is_mine {
@@ -394,7 +398,9 @@ impl Told {
         let conversation = conversation_id(me, &item.with);
         let (id, counter, sent_at) = (item.id, item.counter, item.sent_at);
         let envelope = Envelope { id, conversation, counter, sent_at, body, extensions: Extensions::none() };
-        envelope.body.text()?;
+        if !envelope.body.is_shown() || envelope.body.voicemail().is_some() && item.with.user().is_none() {
+            return None;
+        }
         envelope.check().ok()?;
         let is_mine = item.author == *me;
         let device = item.device.unwrap_or(*teller);
@@ -432,6 +438,7 @@ pub(crate) fn keep_told(tx: &Transaction, told: &Told, own_device: DeviceKey, no
         return Ok(false);
     }
     tx.add_message(&row)?;
+    crate::calls::voicemail::keep_announced(tx, with, *device, envelope, !*is_mine, now)?;
     if *is_mine {
         Conversation::note_own(tx, with, *device, counter)?;
     } else {

@@ -53,7 +53,8 @@ impl EventLoop {
     pub(super) fn status_of(&self, item: &OutboxItem, state: WireState, is_finished: bool) -> MessageStatus {
         let readers = self.readers(&item.with);
         let state = self.state_now(item, state, is_finished, &readers);
-        let reason = (state == WireState::Failed).then(|| reason_of(item));
+        let problem = || self.voicemail_problem(&item.envelope.id).unwrap_or_else(|| reason_of(item));
+        let reason = (state == WireState::Failed).then(problem);
         let members = self.member_statuses(item, &readers);
         MessageStatus { id: item.envelope.id.to_string(), state: shown(state), reason, members }
     }
@@ -61,10 +62,15 @@ impl EventLoop {
     fn state_now(&self, item: &OutboxItem, state: WireState, is_finished: bool, readers: &Readers) -> WireState {
         let me = self.identity.device();
         let is_read = |user: &UserId| has_read(readers, user, &me, item.envelope.counter);
-        match (is_finished, state) {
+        let state = match (is_finished, state) {
             (true, WireState::Failed) => WireState::Failed,
             (true, _) => item.final_state(is_read),
             (false, _) => item.state_with(is_read),
+        };
+        match self.voicemail_parts_state(&item.envelope) {
+            // Who has read it has heard it.
+            Some(parts) if state != WireState::Read => state.min(parts),
+            _ => state,
         }
     }
 
@@ -187,7 +193,12 @@ impl EventLoop {
             from,
             to,
             incoming,
-            text: envelope.body.text()?.to_owned(),
+            text: match (envelope.body.text(), envelope.body.voicemail()) {
+                (Some(text), _) => text.to_owned(),
+                (None, Some(_)) => String::new(),
+                (None, None) => return None,
+            },
+            voicemail_ms: envelope.body.voicemail().map(|voicemail| voicemail.duration_ms.into()),
             sent_at: Timestamp::from_unix_secs(envelope.sent_at.0),
             state: shown(state),
             unread: is_unread,

@@ -83,6 +83,7 @@ impl EventLoop {
             MessageBody::Text(text) => return self.take_text(sender, &envelope, text),
             MessageBody::Group(signal) => return self.take_group_signal(sender, &envelope, *signal),
             MessageBody::File(signal) => return self.take_file_signal(sender, envelope.id, signal),
+            MessageBody::Voicemail(signal) => return self.take_voicemail(sender, &envelope, *signal),
             MessageBody::Contact(signal) => self.take_contact_signal(sender, certificate, signal),
             MessageBody::Own(signal) => self.take_own_signal(sender, *signal),
             MessageBody::Read(receipt) => self.take_receipt(sender, &receipt),
@@ -124,11 +125,14 @@ impl EventLoop {
                 return Ok(None);
             }
             tx.add_message(&row)?;
+            crate::calls::voicemail::keep_announced(tx, &with, device, envelope, true, now)?;
             Conversation::note(tx, &with, device, envelope.counter).map(Some)
         });
         match stored {
             Ok(Some(gap)) => {
-                self.tell_received(&with, &author, envelope, text);
+                if envelope.body.text().is_some() {
+                    self.tell_received(&with, &author, envelope, text);
+                }
                 self.note_gap(&with, device, gap);
                 DeliveryStatus::Accepted
             }

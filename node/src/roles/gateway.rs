@@ -225,15 +225,20 @@ impl EventLoop {
     }
 
     /// A caller hands over a push.
-    pub(crate) fn handle_push_send(&mut self, chain: Option<&VerifiedChain>, request: &PushSend) -> PushSent {
-        let status = match self.accept_push(chain, request) {
+    pub(crate) fn handle_push_send(&mut self, peer: PeerId, chain: Option<&VerifiedChain>, request: &PushSend) -> PushSent {
+        let status = match self.accept_push(peer, chain, request) {
             Ok(ways) => PushStatus::Accepted { ways },
             Err(reason) => PushStatus::Refused(reason),
         };
         PushSent { status, extensions: Extensions::none() }
     }
 
-    fn accept_push(&mut self, chain: Option<&VerifiedChain>, request: &PushSend) -> Result<Vec<PushWay>, PushReason> {
+    fn accept_push(
+        &mut self,
+        peer: PeerId,
+        chain: Option<&VerifiedChain>,
+        request: &PushSend,
+    ) -> Result<Vec<PushWay>, PushReason> {
         let now = self.now();
         let me = self.identity.device();
         let registration = self.registration(&request.handle);
@@ -266,6 +271,7 @@ impl EventLoop {
             gateway.waiting.insert(number, request.handle, pending.expires_at, now.instant);
             gateway.waiting.put_off(number, now.instant);
         }
+        self.note_introduction(&peer, registration.device());
         let ways = registration.request.channels.iter().map(PushChannel::way).collect();
         self.deliver(number, &registration, &kept, pending.expires_at.secs_since(now.unix));
         Ok(ways)

@@ -129,6 +129,7 @@ impl EventLoop {
         let connection = reservation.ok_or(HandOverReason::NO_RESERVATION)?;
         self.hand_overs.begin(request.target)?;
         let message = InviteHandedOver { sealed: request.sealed.clone(), extensions: Extensions::none() };
+        self.note_introduction(&handing.asker, request.target);
         self.request_via(target, connection, &message, Purpose::HandOver(handing), DEVICE_TIMEOUT);
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Receiving: decrypted, kept, dealt with, acknowledged; and what is said of what doesn't open.
 
 use super::*;
+use crate::mailboxes::Leave;
 
 impl EventLoop {
     /// Takes what came from a device whose chain was believed, whatever way it came. Its lengths were checked.
@@ -176,11 +177,12 @@ impl EventLoop {
             }
             return;
         }
-        if let Some(target) = self.cached_target(user, device) {
+        if let Some(target) = self.unasked_target(user, device) {
             self.notify(&target, &notice);
         }
         let until = self.now().unix.plus_secs(halloo_protocol::mailbox::LETTER_SECS_MAX);
         let id = MessageId::random(&mut self.rng);
-        self.leave_content(user, device, id, 0, &Content::Unopened(notice), until);
+        let leave = Leave { id, attempt: 0, until, hides: self.is_stranger(user) };
+        self.leave_content(user, device, leave, &Content::Unopened(notice));
     }
 }

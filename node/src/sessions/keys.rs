@@ -6,7 +6,7 @@ use super::*;
 impl EventLoop {
     /// The one-time key for a new session, `Some(None)` for the fallback key; `None` while it is being fetched.
     #[allow(clippy::option_option, reason = "not known yet, and known to be none")]
-    pub(super) fn key_for(&mut self, user: &UserId, device: &DeviceKey, attempts: u32) -> Option<Option<[u8; 32]>> {
+    pub(super) fn key_for(&mut self, user: &UserId, device: &DeviceKey, attempts: u32, hides: bool) -> Option<Option<[u8; 32]>> {
         match self.sessions.fetches.get(device) {
             Some(Fetch::Asking) => return None,
             Some(Fetch::Fetched(key, _)) => return Some(*key),
@@ -17,8 +17,9 @@ impl EventLoop {
             debug!(%device, "too many sessions started");
             return None;
         }
-        // One that didn't open may have been started with a key that the device has lost; the fallback key it has.
-        if attempts > 0 || self.sessions.fetches.len() >= FETCHES_MAX || !self.ask_for_key(user, device) {
+        // One that didn't open may have been started with a key that the device has lost; the fallback key it has. And whoever mustn't learn where we are
+        // isn't asked.
+        if hides || attempts > 0 || self.sessions.fetches.len() >= FETCHES_MAX || !self.ask_for_key(user, device) {
             return Some(None);
         }
         None

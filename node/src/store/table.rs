@@ -105,6 +105,10 @@ tables! {
     FileHashes = "file hashes",
     /// file id -> what has come
     FileProgress = "file progress",
+    /// sender device, message id -> recording that was left
+    Voicemails = "voicemails",
+    /// sender device, message id, number -> part of a recording
+    VoicemailParts = "voicemail parts",
     /// identity, device -> tombstone
     Tombstones = "removed devices",
     /// name -> push registration of this device

@@ -84,6 +84,71 @@ async fn a_relayed_connection_becomes_direct_by_hole_punching() {
 }
 
 #[tokio::test]
+async fn a_relayed_connection_shows_no_address_until_it_is_opened() {
+    use libp2p::multiaddr::Protocol;
+    let home = || SwarmOptions { lab: false, hide_listen: true, ..lab() };
+    for address in TRANSPORTS {
+        let mut relay = TestPeer::listening_with(address, serving()).await;
+        let public = relay.addresses().swap_remove(0);
+        relay.swarm.add_external_address(public.clone());
+        let mut alice = TestPeer::listening_with(address, home()).await;
+        let mut bob = TestPeer::listening_with(address, home()).await;
+        bob.swarm.listen_on(circuit_address(relay.id, &public, None)).expect("the relay transport");
+        alice.dial(&relay);
+        let told = |peer: &TestPeer, by| {
+            seen(
+                peer,
+                |event| matches!(event, BehaviourEvent::Identify(identify::Event::Received { peer_id, .. }) if *peer_id == by),
+            )
+        };
+        let relay_id = relay.id;
+        until(&mut [&mut relay, &mut alice, &mut bob], "reserved, and both know how the relay sees them", |[_, alice, bob]| {
+            let reserved = bob.addresses().iter().any(|address| address.iter().any(|p| p == Protocol::P2pCircuit));
+            told(alice, relay_id) && told(bob, relay_id) && reserved
+        })
+        .await;
+        let (alice_id, bob_id) = (alice.id, bob.id);
+        alice.swarm.dial(circuit_address(relay.id, &public, Some(bob.id))).expect("a free dial slot");
+        until(&mut [&mut relay, &mut alice, &mut bob], "connected, and a ping's time over", |[_, alice, bob]| {
+            let pinged =
+                |peer: &TestPeer, other| seen(peer, |event| matches!(event, BehaviourEvent::Ping(ping) if ping.peer == other));
+            pinged(alice, bob_id) && pinged(bob, alice_id)
+        })
+        .await;
+        // DCUtR of one side alone finds nobody to talk to.
+        assert!(bob.swarm.behaviour_mut().dcutr.open_taken(&alice_id), "bob believes it is somebody he knows");
+        until(&mut [&mut relay, &mut alice, &mut bob], "refused", |[_, _, bob]| {
+            seen(bob, |event| matches!(event, BehaviourEvent::Dcutr(event) if event.result.is_err()))
+        })
+        .await;
+        assert!(!told(&alice, bob_id) && !told(&bob, alice_id), "identify has spoken");
+        assert!(!alice.swarm.behaviour().streams.is_direct(&bob_id));
+
+        alice
+            .swarm
+            .dial(
+                libp2p::swarm::dial_opts::DialOpts::peer_id(bob_id)
+                    .condition(libp2p::swarm::dial_opts::PeerCondition::Always)
+                    .addresses(vec![circuit_address(relay.id, &public, Some(bob_id))])
+                    .build(),
+            )
+            .expect("a free dial slot");
+        until(&mut [&mut relay, &mut alice, &mut bob], "connected again", |[_, alice, bob]| {
+            alice.swarm.behaviour().dcutr.is_shut_to(&bob_id)
+                && bob.swarm.network_info().connection_counters().num_established() > 2
+        })
+        .await;
+        assert!(alice.swarm.behaviour_mut().dcutr.open_dialled(&bob_id));
+        assert!(!alice.swarm.behaviour().dcutr.is_shut_to(&bob_id));
+        bob.swarm.behaviour_mut().dcutr.open_taken(&alice_id);
+        until(&mut [&mut relay, &mut alice, &mut bob], "punched", |[_, alice, bob]| {
+            alice.swarm.behaviour().streams.is_direct(&bob_id) && bob.swarm.behaviour().streams.is_direct(&alice_id)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn a_name_is_resolved_also_when_it_is_the_relays() {
     let mut relay = TestPeer::listening_with("/ip4/127.0.0.1/tcp/0", serving()).await;
     let public = relay.addresses().swap_remove(0);

@@ -74,6 +74,7 @@ pub(super) async fn tour(network: &mut Network, cast: &Cast, rng: &mut StdRng, r
     report.stage("messages", STAGE_LIMIT, messages(network, cast)).await;
     report.stage("voice call", STAGE_LIMIT, voice_call(network, cast)).await;
     report.stage("relayed call", STAGE_LIMIT, relayed_call(network, cast)).await;
+    report.stage("voicemail", STAGE_LIMIT, voicemail(network, cast)).await;
     report.stage("push wake-up", STAGE_LIMIT, push_wake_up(network, cast)).await;
     report.stage("a device dies", STAGE_LIMIT, device_dies(network, cast, rng)).await;
 }
@@ -251,6 +252,40 @@ async fn relayed_call(network: &Network, cast: &Cast) -> Outcome {
     let used = ours.ok_or_else(|| Failure::new("the relay's owner doesn't see who used it"))?;
     ensure(used.bytes > 0, || "the relay's owner sees no bytes".to_owned())?;
     Ok(format!("{} heard {tone:.1} Hz; {} packets through the relay; {}", cast.callee, used.packets, figures(&talked)))
+}
+
+/// A call is declined, and what the caller leaves instead is heard.
+async fn voicemail(network: &Network, cast: &Cast) -> Outcome {
+    let (caller, callee) = (node(network, &cast.caller)?, node(network, &cast.callee)?);
+    let (message, heard) = (network.scratch().join("message.wav"), network.scratch().join("voicemail.wav"));
+    write_tone(&message, CALLER_TONE_HZ, TALK, 48_000)?;
+    let (mut events, mut inbox) = (callee.subscribe(), callee.subscribe());
+    let options = DialOptions { voicemail: Some(message), ..DialOptions::to(&cast.callee) };
+    let declining = async {
+        let call_id = wait_for(&mut events, "the call", |event| match event {
+            Event::CallIncoming { call_id, .. } => Some(call_id),
+            _ => None,
+        });
+        callee.calls().decline(&call_id.await?).await?;
+        Ok::<_, Failure>(())
+    };
+    let dialling = async { Ok::<_, Failure>(caller.calls().dial(options).await?) };
+    let (outcome, declined) = futures::future::join(dialling, declining).await;
+    declined?;
+    let left = outcome?.voicemail.ok_or_else(|| Failure::new("no voicemail was left"))?;
+    let started = Instant::now();
+    let arrived = wait_for(&mut inbox, "the voicemail", |event| match event {
+        Event::VoicemailReceived { voicemail_id, .. } => Some(voicemail_id),
+        _ => None,
+    });
+    let id = arrived.await?;
+    ensure(id == left.id, || format!("{} got another voicemail", cast.callee))?;
+    let took = started.elapsed();
+    std::fs::write(&heard, callee.voicemail().wav(&id).await?)?;
+    let tone = check_tone(&heard, CALLER_TONE_HZ, &cast.callee)?;
+    callee.voicemail().mark_heard(&id).await?;
+    let (callee, ms) = (&cast.callee, took.as_millis());
+    Ok(format!("{callee} declined, had {} ms of voicemail {ms} ms later, and heard {tone:.1} Hz", left.duration_ms))
 }
 
 fn figures(call: &CallOutcome) -> String {

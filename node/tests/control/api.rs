@@ -208,6 +208,10 @@ async fn problems_carry_their_type_and_the_type_is_explained() {
 async fn every_operation_of_the_document_answers() {
     let dir = tempfile::tempdir().expect("a directory");
     let fake = Fake::start(dir.path(), None).await;
+    let wav = dir.path().join("message.wav");
+    halloo::calls::media::tone::write_tone(&wav, 440.0, std::time::Duration::from_millis(100), 8_000)
+        .expect("the folder is ours");
+    let leave = serde_json::json!({ "to": "bob", "path": wav }).to_string();
     let document = get(&fake, "/v1/openapi.json", "Host: localhost\r\n").await.json();
     assert_eq!(document["openapi"], "3.1.0");
     let paths = document["paths"].as_object().expect("paths");
@@ -226,6 +230,7 @@ async fn every_operation_of_the_document_answers() {
             }
             let answer = match method.as_str() {
                 "get" => get(&fake, &format!("{path}{}", query(&path)), "Host: localhost\r\n").await,
+                _ if path == "/v1/voicemails" => post(&fake, &path, "application/json", &leave).await,
                 _ => post(&fake, &path, "application/json", body(&path)).await,
             };
             assert_eq!(answer.status, 200, "{method} {path}: {}", answer.body);

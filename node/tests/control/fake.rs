@@ -29,6 +29,7 @@ use halloo::handle::presence::{
 };
 use halloo::handle::problem::UsernameError;
 use halloo::handle::push::{PushList, PushRegistration};
+use halloo::handle::voicemail::{VoicemailCommand, VoicemailFault, VoicemailLeft, VoicemailList, VoicemailState, VoicemailView};
 use halloo::handle::{self, Command, CommandReceiver, EventSender};
 use halloo::home::{Home, HomeLock};
 use halloo::timestamp::Timestamp;
@@ -122,6 +123,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
             reply.send(Ok(MessageList { with: user, ..MessageList::default() }));
         }
         Command::Files(command) => answer_files(command),
+        Command::Voicemail(command) => answer_voicemail(command),
         Command::History(command) => answer_history(command),
         Command::Conversations(reply) => reply.send(Ok(ConversationList::default())),
         Command::MarkRead { with, reply, .. } => reply.send(Ok(ReadOutcome { with, group: None, marked: 1, unread: 0 })),
@@ -209,6 +211,39 @@ fn answer_history(command: HistoryCommand) {
     match command {
         HistoryCommand::Search { reply, .. } => reply.send(Ok(FoundMessages::default())),
         HistoryCommand::Export { reply, .. } | HistoryCommand::Import { reply, .. } => reply.send(Ok(Moved::default())),
+    }
+}
+
+fn answer_voicemail(command: VoicemailCommand) {
+    let view = |id: String, heard| VoicemailView {
+        id,
+        with: "bob@example".to_owned(),
+        incoming: true,
+        call_id: Some("c1".to_owned()),
+        state: VoicemailState::Ready,
+        sent_at: Timestamp::default(),
+        duration_ms: 2_500,
+        bytes: 8_000,
+        heard,
+        waveform: vec![1, 2, 3],
+        problem: None,
+    };
+    match command {
+        VoicemailCommand::Leave { recorded: _, reply, .. } => {
+            reply.send(Ok(VoicemailLeft { id: "v2".to_owned(), duration_ms: 2_500 }));
+        }
+        VoicemailCommand::List { options, reply } => {
+            let with = options.with.unwrap_or_else(|| "bob@example".to_owned());
+            let voicemails = vec![VoicemailView { with, ..view("v1".to_owned(), false) }];
+            reply.send(Ok(VoicemailList { voicemails, unheard: 1 }));
+        }
+        VoicemailCommand::Audio { id, reply } if id == "arriving" => {
+            reply.send(Err(VoicemailFault::NotHere { reason: "not all of it has come".to_owned() }));
+        }
+        VoicemailCommand::Audio { reply, .. } => reply.send(Ok(b"OggS".to_vec())),
+        VoicemailCommand::Get { id, reply } if id == "gone" => reply.send(Err(VoicemailFault::Unknown { id })),
+        VoicemailCommand::Get { id, reply } => reply.send(Ok(view(id, false))),
+        VoicemailCommand::Heard { id, reply } | VoicemailCommand::Delete { id, reply } => reply.send(Ok(view(id, true))),
     }
 }
 
@@ -314,6 +349,8 @@ fn outcome(outcome: CallResult) -> CallOutcome {
         loss: None,
         jitter_ms: None,
         via_push: false,
+        voicemail: None,
+        voicemail_problem: None,
     }
 }
 

@@ -15,6 +15,7 @@ use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant, LinkRequest};
 use halloo_protocol::profile::Avatar;
 use halloo_protocol::push::PushPayload;
 use halloo_protocol::time::UnixTime;
+use halloo_protocol::voicemail;
 use halloo_protocol::wire::{self, Body, FRAME_BYTES_MAX, Frame, Message, Signed};
 
 /// Kind (3), version (3), body length (5) and signature (64) around a signed body.
@@ -52,6 +53,8 @@ pub fn frame(bytes: &[u8]) {
         call::InviteAnswer,
         call::InviteHandOver,
         call::InviteHandedOver,
+        call::SignalPass,
+        call::SignalPassed,
         file::FileAccept,
         file::FileAccepted,
         file::FileData,
@@ -123,6 +126,8 @@ pub fn frame(bytes: &[u8]) {
         vault::VaultLook,
         vault::VaultNews,
         vault::VaultPut,
+        voicemail::VoicemailFetch,
+        voicemail::VoicemailPiece,
     }
 }
 
@@ -215,6 +220,18 @@ pub fn sealed_content(bytes: &[u8]) {
     if let Ok(payload) = PushPayload::from_bytes(bytes) {
         let _ = payload.verify(&[]);
         assert!(PushPayload::from_bytes(&payload.to_bytes()).is_ok());
+    }
+}
+
+/// A recording that was left, as it is put together of its parts.
+pub fn voicemail(bytes: &[u8]) {
+    let told = voicemail::Voicemail::of(bytes, None, 1, Vec::new());
+    let parts = bytes.chunks(voicemail::VOICEMAIL_PART_BYTES);
+    let Ok((whole, recording)) = voicemail::assemble(&told, parts) else { return };
+    assert_eq!(whole, bytes);
+    assert!((1..=voicemail::VOICEMAIL_MS_MAX).contains(&recording.duration_ms()));
+    if let Ok(again) = voicemail::ogg::write(&recording, "fuzz") {
+        assert_eq!(voicemail::ogg::read(&again), Ok(recording), "what a reader accepted, it accepts again");
     }
 }
 

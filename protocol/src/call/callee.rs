@@ -157,6 +157,17 @@ impl CalleeCall {
         true
     }
 
+    /// Media can be connected while it rings: `answer` (SDP) to the invite's offer, which [`CalleeCall::answer`] is to repeat if it still stands. The
+    /// caller is told with a ringing. False if it no longer rings.
+    pub fn answer_early(&mut self, answer: String, now: Instant) -> bool {
+        if self.state != CalleeState::Ringing || now >= self.ring_at {
+            return false;
+        }
+        self.sender.queue_with(self.caller, SignalBody::Ringing, Signal::with_early_answer(answer), now);
+        self.pump(now);
+        true
+    }
+
     /// The person, or a rule, says no. False if it no longer rings.
     pub fn decline(&mut self, reason: Reason, now: Instant) -> bool {
         if self.state != CalleeState::Ringing {

@@ -11,6 +11,9 @@ use crate::directory::DEVICES_MAX;
 use crate::id::CallId;
 use crate::key::DeviceKey;
 
+/// Most devices with which media are connected while they ring. Each costs sockets and an address at a relay; the others' wait for the accept.
+pub const EARLY_LEGS_MAX: usize = 8;
+
 /// What a call starts from.
 #[derive(Clone, Debug)]
 pub struct CallerParams {
@@ -107,6 +110,14 @@ pub enum CallerAction {
         /// The device.
         device: DeviceKey,
     },
+    /// Media can be connected with this device while it rings; nothing of it is heard before [`CallerAction::StartMedia`]. Once per device,
+    /// and for [`EARLY_LEGS_MAX`] of them. What it took is given back when the device's leg is over ([`CallerCall::leg_state`]).
+    ConnectEarly {
+        /// The device.
+        device: DeviceKey,
+        /// Its answer (SDP), which its accept repeats if it still stands.
+        answer: String,
+    },
     /// This device has answered: connect media, stop inviting others.
     StartMedia {
         /// The device.
@@ -134,7 +145,16 @@ pub enum CallerAction {
 struct Leg {
     state: LegState,
     has_rung: bool,
+    /// Media are connected while it rings.
+    is_early: bool,
     seen: SeenSequences,
+}
+
+impl Leg {
+    fn new() -> Self {
+        let state = LegState::Failed(Reason::UNREACHABLE);
+        Self { state, has_rung: false, is_early: false, seen: SeenSequences::default() }
+    }
 }
 
 /// One call, at the caller.
@@ -190,8 +210,7 @@ impl CallerCall {
         if !self.is_waiting() || (!self.legs.contains_key(&device) && self.legs.len() >= DEVICES_MAX) {
             return false;
         }
-        let unreached = LegState::Failed(Reason::UNREACHABLE);
-        let leg = self.legs.entry(device).or_insert(Leg { state: unreached, has_rung: false, seen: SeenSequences::default() });
+        let leg = self.legs.entry(device).or_insert_with(Leg::new);
         if !matches!(leg.state, LegState::Failed(_)) {
             return false;
         }
@@ -240,6 +259,9 @@ impl CallerCall {
             Some(Seen::Again) => SignalStatus::Taken,
             Some(Seen::New) => self.take_signal(*from, body.clone(), now),
         };
+        if let Some(answer) = signal.signal().early_answer() {
+            self.connect_early(*from, answer);
+        }
         self.pump(now);
         match body {
             // Judged anew each time, since the first acknowledgement may have been lost.
@@ -468,6 +490,16 @@ impl CallerCall {
         leg.has_rung = true;
         self.state = CallerState::Ringing;
         self.actions.push_back(CallerAction::Ringing { device });
+    }
+
+    /// A device that rings is ready for media.
+    fn connect_early(&mut self, device: DeviceKey, answer: &str) {
+        let has_room = self.legs.values().filter(|leg| leg.is_early).count() < EARLY_LEGS_MAX;
+        let rings = |leg: &&mut Leg| leg.state == LegState::Ringing && !leg.is_early;
+        let is_waiting = self.is_waiting();
+        let Some(leg) = self.legs.get_mut(&device).filter(rings).filter(|_| is_waiting && has_room) else { return };
+        leg.is_early = true;
+        self.actions.push_back(CallerAction::ConnectEarly { device, answer: answer.to_owned() });
     }
 
     fn leg_declines(&mut self, device: DeviceKey, reason: Reason, now: Instant) {

@@ -425,14 +425,13 @@ impl Conference {
         match self.peers.get_mut(&participant.device) {
             // Who has a leg speaks for itself.
             Some(peer) if peer.is_up() || peer.participant != *participant => {}
-            Some(peer) => {
-                if peer.since < *since {
-                    (peer.since, peer.tries) = (*since, 0);
-                    if peer.leg == Leg::Silent {
-                        peer.leg = Leg::Waiting(dial_at);
-                    }
+            Some(peer) if peer.since < *since => {
+                (peer.since, peer.tries) = (*since, 0);
+                if peer.leg == Leg::Silent {
+                    peer.leg = Leg::Waiting(dial_at);
                 }
             }
+            Some(_) => {}
             None if has_room => {
                 let peer = Peer::new(participant.clone(), *since, Some(teller.clone()), Leg::Waiting(dial_at));
                 self.peers.insert(participant.device, peer);

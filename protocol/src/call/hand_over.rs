@@ -9,7 +9,11 @@
 //!    in [`HandOverAnswer`].
 //!
 //! The status is the relay's to say, and proves nothing; what the device really did stands in the word. So a relay that lies can keep an invite
-//! back, and can't make a caller give up its other ways. Later signals carry addresses and aren't sealed: they go between the two ends.
+//! back, and can't make a caller give up its other ways.
+//!
+//! What follows goes between the two ends, save where a device mustn't show its caller where it is before the answer, or has no way to the
+//! other end yet: whoever has brought an invite, relay or gateway, passes short signals on between the two for as long as the invite rings
+//! ([`SignalPass`]). Signals with session descriptions or candidates don't go that way: they carry addresses and aren't sealed.
 //!
 //! How long a capability counts is the device's to say: its relay hears [`HandOverRules`] with the reservation.
 
@@ -19,7 +23,7 @@ use std::time::Instant;
 use bincode::{Decode, Encode};
 
 use super::invite::{INVITE_SIZE_CLASSES, InviteStatus, SEALED_INVITE_BYTES_MAX, SealedInvite};
-use super::signal::{Signal, VerifiedSignal};
+use super::signal::{Signal, SignalBody, SignalStatus, VerifiedSignal};
 use crate::capability::{
     self, Capability, CapabilityError, CapabilityId, CapabilityProof, CapabilityRequest, CapabilityRules, Grant, REVOKED_MAX,
     Service,
@@ -109,6 +113,8 @@ impl HandOverReason {
     pub const SILENT: Self = Self(5);
     /// Too many are under way here.
     pub const FULL: Self = Self(6);
+    /// No invite was brought between the two devices a moment ago.
+    pub const NO_INVITE: Self = Self(7);
 }
 
 /// For logs; numbers of later versions print as `reason N`.
@@ -121,6 +127,7 @@ impl fmt::Display for HandOverReason {
             Self::RATE => "too many invites",
             Self::SILENT => "the device doesn't answer its relay",
             Self::FULL => "the relay is busy",
+            Self::NO_INVITE => "it has brought no invite between the two",
             Self(other) => return write!(f, "reason {other}"),
         })
     }
@@ -219,6 +226,60 @@ pub fn word_of(signal: &Signed<Signal>) -> Vec<u8> {
 pub fn open_word(word: &[u8], device: &DeviceKey, me: &DeviceKey) -> Option<VerifiedSignal> {
     let signed: Signed<Signal> = wire::decode(word, WORD_BYTES_MAX).ok()?;
     VerifiedSignal::verify(&signed, me).ok().filter(|signal| signal.signal().from == *device)
+}
+
+/// "Pass this signal on to the device it is for": asked of the relay or gateway that has just brought an invite from one of the two devices to the
+/// other.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SignalPass {
+    /// The signal: [`may_pass`].
+    pub signal: Signed<Signal>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Message for SignalPass {
+    const KIND: FrameKind = FrameKind(0x0035);
+    const LIMIT: usize = WORD_BYTES_MAX + 256;
+
+    fn check(&self) -> Result<(), DecodeError> {
+        if may_pass(&self.signal.unverified().body) {
+            return Ok(());
+        }
+        Err(DecodeError::invalid("signal", "says what goes between the two ends alone"))
+    }
+}
+
+/// Whether a signal may go by way of whoever brought the invite: what is said before the answer, without addresses.
+#[must_use]
+pub const fn may_pass(body: &SignalBody) -> bool {
+    match body {
+        SignalBody::Ringing | SignalBody::Decline { .. } | SignalBody::Cancel { .. } | SignalBody::Replaced { .. } => true,
+        SignalBody::Accept { .. } | SignalBody::Candidate { .. } | SignalBody::HangUp { .. } => false,
+    }
+}
+
+/// What became of a signal to be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum PassStatus {
+    /// The device has it, and said this.
+    Passed(SignalStatus),
+    /// The device hasn't got it from here: no invite was brought between the two, too many signals, or the device isn't connected or silent.
+    Refused(HandOverReason),
+}
+
+/// Answer to [`SignalPass`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SignalPassed {
+    /// What happened.
+    pub status: PassStatus,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl Message for SignalPassed {
+    const KIND: FrameKind = FrameKind(FrameKind::ANSWER | SignalPass::KIND.0);
+    const LIMIT: usize = 256;
 }
 
 /// Which capabilities of a device still count, told by it to its relay with every reservation. Says nothing where it isn't certified.

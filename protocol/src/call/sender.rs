@@ -52,6 +52,11 @@ impl SignalSender {
 
     /// Queues a signal, due at once. One that ends the call for that device takes the place of what still waited.
     pub(super) fn queue(&mut self, to: DeviceKey, body: SignalBody, now: Instant) {
+        self.queue_with(to, body, Extensions::none(), now);
+    }
+
+    /// The same with extensions.
+    pub(super) fn queue_with(&mut self, to: DeviceKey, body: SignalBody, extensions: Extensions, now: Instant) {
         let ends = matches!(body, SignalBody::Cancel { .. } | SignalBody::Decline { .. } | SignalBody::Replaced { .. });
         if ends {
             self.pending.retain(|pending| pending.signal.to != to);
@@ -63,7 +68,7 @@ impl SignalSender {
         }
         let sequence = self.sequences.entry(to).or_insert(0);
         *sequence = sequence.saturating_add(1);
-        let signal = Signal { call: self.call, from: self.me, to, sequence: *sequence, body, extensions: Extensions::none() };
+        let signal = Signal { call: self.call, from: self.me, to, sequence: *sequence, body, extensions };
         self.pending.push(Pending { signal, next_at: now, interval: self.retry, give_up_at: now + self.give_up });
     }
 

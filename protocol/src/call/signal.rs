@@ -13,10 +13,14 @@ pub const SDP_BYTES_MAX: usize = 4 * 1024;
 /// Largest candidate, in bytes.
 pub const CANDIDATE_BYTES_MAX: usize = 512;
 
+/// The extension of a [`SignalBody::Ringing`] that carries the answer before anybody has answered.
+const EARLY_ANSWER: u16 = 0x0001;
+
 /// What one device tells another about a call.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum SignalBody {
-    /// Callee: it rings here. For invites that came with no stream to answer on.
+    /// Callee: it rings here. For invites that came with no stream to answer on, and to connect media while it rings
+    /// ([`Signal::early_answer`]).
     Ringing,
     /// Callee: answered here. Acknowledged with whether this device is the one.
     Accept {
@@ -67,6 +71,20 @@ pub struct Signal {
     pub extensions: Extensions,
 }
 
+impl Signal {
+    /// The extensions of a [`SignalBody::Ringing`] with which media can be connected while it rings.
+    pub(super) fn with_early_answer(answer: String) -> Extensions {
+        Extensions::none().with(EARLY_ANSWER, answer.into_bytes())
+    }
+
+    /// The answer (SDP) of a device that rings, for media to be connected before a person answers: audio flows after the accept only.
+    #[must_use]
+    pub fn early_answer(&self) -> Option<&str> {
+        let bytes = self.extensions.find(EARLY_ANSWER).filter(|_| self.body == SignalBody::Ringing)?;
+        std::str::from_utf8(bytes).ok()
+    }
+}
+
 impl Body for Signal {
     const KIND: u16 = 0x0302;
     const LIMIT: usize = SDP_BYTES_MAX + 1_024;
@@ -78,6 +96,9 @@ impl Body for Signal {
             }
             SignalBody::Candidate { candidate } if candidate.len() > CANDIDATE_BYTES_MAX => {
                 Err(DecodeError::invalid("candidate", format!("{} bytes, at most {CANDIDATE_BYTES_MAX}", candidate.len())))
+            }
+            SignalBody::Ringing if self.extensions.find(EARLY_ANSWER).is_some_and(|early| early.len() > SDP_BYTES_MAX) => {
+                Err(DecodeError::invalid("early answer", format!("more than {SDP_BYTES_MAX} bytes")))
             }
             _ => Ok(()),
         }

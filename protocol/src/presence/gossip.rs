@@ -26,17 +26,19 @@
 mod hint;
 mod link;
 mod receive;
+mod tacit;
 #[cfg(test)]
 mod tests;
 mod tree;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use super::agenda::Agenda;
 use super::document::SealedDocument;
 use super::memo::Memo;
 use super::message::{CARRIERS_MAX, Mode, PresenceGossip};
@@ -46,6 +48,7 @@ use crate::time::{Now, UnixTime};
 use crate::wire::{Body, Signed};
 use hint::{HeldHint, Testimony};
 use link::Link;
+use tacit::Tacit;
 
 /// Two digests of a topic go to a neighbour within this, if it wants them soon.
 const COMPANY: Duration = Duration::from_millis(500);
@@ -233,7 +236,7 @@ struct LinkId(u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct TopicId(u32);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Timer {
     /// A frame is to be written.
     Flush(LinkId),
@@ -371,7 +374,7 @@ pub(super) struct Gossip {
     free_topics: Vec<TopicId>,
     own: BTreeSet<TopicId>,
     links: Vec<Option<Link>>,
-    link_ids: BTreeMap<DeviceKey, LinkId>,
+    link_ids: HashMap<DeviceKey, LinkId>,
     free_links: Vec<LinkId>,
     /// Carriers that this device uses.
     homes: Vec<DeviceKey>,
@@ -380,13 +383,13 @@ pub(super) struct Gossip {
     dials: BTreeMap<DeviceKey, Dial>,
     /// Numbers of witnesses, by person.
     witness_numbers: BTreeMap<IdentityKey, u16>,
-    timers: BTreeSet<(Instant, Timer)>,
-    armed: BTreeMap<Timer, Instant>,
+    agenda: Agenda<Timer>,
     /// When a neighbour was last lost without a word.
     lost_at: Option<Instant>,
     outputs: VecDeque<Output>,
     counters: Counters,
     memo: Option<Arc<Memo>>,
+    tacit: Tacit,
     /// No document ends before.
     next_end: UnixTime,
     swept_at: Instant,
@@ -403,18 +406,18 @@ impl Gossip {
             free_topics: Vec::new(),
             own: BTreeSet::new(),
             links: Vec::new(),
-            link_ids: BTreeMap::new(),
+            link_ids: HashMap::new(),
             free_links: Vec::new(),
             homes: Vec::new(),
             upstream_users: BTreeMap::new(),
             dials: BTreeMap::new(),
             witness_numbers: BTreeMap::new(),
-            timers: BTreeSet::new(),
-            armed: BTreeMap::new(),
+            agenda: Agenda::default(),
             lost_at: None,
             outputs: VecDeque::new(),
             counters: Counters::default(),
             memo: None,
+            tacit: Tacit::new(now),
             next_end: UnixTime(u64::MAX),
             swept_at: now,
         };
@@ -443,7 +446,7 @@ impl Gossip {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        self.agenda.next()
     }
 
     /// Whether a neighbour that lives has shown since `at` that we aren't cut off: had its heartbeats got lost, it would be gone by then.
@@ -561,12 +564,7 @@ impl Gossip {
     /// Something that was due has come.
     pub(super) fn handle_timeout(&mut self, now: Now) {
         self.notice_sleep(now);
-        while let Some((at, timer)) = self.timers.first().copied() {
-            if at > now.instant {
-                break;
-            }
-            self.timers.pop_first();
-            self.armed.remove(&timer);
+        while let Some(timer) = self.agenda.take_due(now.instant) {
             match timer {
                 Timer::Flush(link) => self.flush(link, now, false),
                 Timer::Beat(link) => self.beat(link, now),
@@ -580,38 +578,23 @@ impl Gossip {
 
     /// If a timer is long overdue this process wasn't running: the silence of others proves nothing, and they may have taken us for gone.
     fn notice_sleep(&mut self, now: Now) {
-        if self.timers.first().is_none_or(|(at, _)| now.instant <= *at + SLEPT) {
+        // What is overdue is planned for now, so that this is noticed once.
+        if !self.agenda.catch_up(now.instant, SLEPT) {
             return;
         }
         for link in self.links.iter_mut().flatten() {
             link.heard_at = now.instant;
-        }
-        // So that this is noticed once.
-        while let Some((at, timer)) = self.timers.first().copied().filter(|(at, _)| now.instant > *at + SLEPT) {
-            self.timers.remove(&(at, timer));
-            self.armed.insert(timer, now.instant);
-            self.timers.insert((now.instant, timer));
         }
         self.outputs.push_back(Output::Resumed);
     }
 
     /// Wants `timer` to fire at `at`, unless it fires before.
     fn arm(&mut self, timer: Timer, at: Instant) {
-        match self.armed.get(&timer) {
-            Some(planned) if *planned <= at => return,
-            Some(planned) => {
-                self.timers.remove(&(*planned, timer));
-            }
-            None => {}
-        }
-        self.armed.insert(timer, at);
-        self.timers.insert((at, timer));
+        self.agenda.plan_by(timer, at);
     }
 
     fn disarm(&mut self, timer: Timer) {
-        if let Some(planned) = self.armed.remove(&timer) {
-            self.timers.remove(&(planned, timer));
-        }
+        self.agenda.cancel(&timer);
     }
 
     /// The state of a topic that exists: ids are handed out here, and taken back from everywhere when it goes.
@@ -621,7 +604,11 @@ impl Gossip {
 
     /// The same for links.
     fn link(&mut self, id: LinkId) -> &mut Link {
-        self.links.get_mut(id.0 as usize).and_then(Option::as_mut).expect("ids are of links that exist")
+        let link = self.links.get_mut(id.0 as usize).and_then(Option::as_mut).expect("ids are of links that exist");
+        if link.is_tacit {
+            self.counters.heartbeats += self.tacit.touch(id, link, self.config.heartbeat);
+        }
+        link
     }
 
     fn has_topic(&self, id: TopicId) -> bool {
@@ -632,8 +619,11 @@ impl Gossip {
         self.links.get(id.0 as usize).is_some_and(Option::is_some)
     }
 
+    /// All links, in the order of devices: the same in every run.
     fn link_list(&self) -> Vec<LinkId> {
-        self.link_ids.values().copied().collect()
+        let mut links: Vec<_> = self.link_ids.iter().map(|(device, id)| (*device, *id)).collect();
+        links.sort_unstable();
+        links.into_iter().map(|(_, id)| id).collect()
     }
 
     fn topic_or_new(&mut self, topic: Topic) -> Option<TopicId> {

@@ -45,6 +45,12 @@ impl LocalItems {
         true
     }
 
+    /// True if exactly this is in it.
+    #[must_use]
+    pub fn holds(&self, item: &VaultItem) -> bool {
+        self.items.get(&(class_of(item), item.key)).is_some_and(|local| local.digest == item.digest())
+    }
+
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {

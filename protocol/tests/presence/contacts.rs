@@ -145,3 +145,38 @@ fn a_device_restored_from_a_backup_goes_on_above_what_it_published() {
     net.secs(2);
     assert_eq!(net.sees(4, 0).mood, "restored");
 }
+
+#[test]
+fn who_starts_again_before_anybody_noticed_is_heard_and_hears() {
+    let mut excess = 0;
+    // In one order or the other, the second process gives other numbers to its contacts' topics than the first.
+    for (order, is_connected) in [([0, 3], false), ([3, 0], false), ([0, 3], true), ([3, 0], true)] {
+        let mut net = Net::new(4, &[2]);
+        let carrier = net.people[2].key();
+        for other in order {
+            for (one, other) in [(1, other), (other, 1)] {
+                net.befriend_with(one, other, &[2], true);
+                let now = net.now();
+                net.machines[one].set_carriers(now, vec![carrier]);
+                net.act(one);
+            }
+            net.say(other, State::Online, "");
+            net.secs(10);
+        }
+        if is_connected {
+            net.connect(0, 1);
+        }
+        net.say(1, State::Online, "");
+        net.secs(30);
+        let contacts = [0, 3].map(|contact| net.people[contact].contact(vec![carrier], true));
+        net.restart(1, contacts.into(), vec![carrier]);
+        net.say(1, State::Dnd, "again");
+        net.secs(5);
+        net.say(0, State::Away, "later");
+        net.secs(5);
+        let states = [(0, 1), (3, 1), (1, 0), (1, 3)].map(|(viewer, owner)| net.sees(viewer, owner).state);
+        assert_eq!(states, [State::Dnd, State::Dnd, State::Away, State::Online], "{order:?}, connected: {is_connected}");
+        excess += net.machines[2].counters().excess + net.machines[0].counters().excess;
+    }
+    assert_eq!(excess, 0, "nobody was taken for a flood");
+}

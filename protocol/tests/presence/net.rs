@@ -154,6 +154,28 @@ impl Net {
         }
     }
 
+    /// A process ends and starts again, with nothing in its memory, and connects to the same neighbours before they have noticed.
+    pub(crate) fn restart(&mut self, who: usize, contacts: Vec<Contact>, carriers: Vec<DeviceKey>) {
+        let (person, now) = (&self.people[who], self.now());
+        let local = LocalDevice { identity: person.identity(), key: person.device.clone(), kind: DeviceKind::Phone };
+        self.machines[who] = Presence::new(Config::default(), local, person.secret.clone(), 0, [77; 32], now);
+        for contact in contacts {
+            self.machines[who].set_contact(now, contact);
+        }
+        self.machines[who].set_carriers(now, carriers);
+        for (one, other) in self.links.clone() {
+            for (at, with) in [(one, other), (other, one)] {
+                if one == who || other == who {
+                    let person = &self.people[with];
+                    let peer =
+                        Peer { device: person.key(), identity: person.identity(), is_carrier: self.carriers.contains(&with) };
+                    self.machines[at].handle_connected(now, peer);
+                }
+            }
+        }
+        self.act(who);
+    }
+
     pub(crate) fn disconnect(&mut self, one: usize, other: usize, reason: DisconnectReason) {
         self.links.retain(|link| *link != (one, other) && *link != (other, one));
         for (at, with) in [(one, other), (other, one)] {

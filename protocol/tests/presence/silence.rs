@@ -155,6 +155,44 @@ fn a_neighbours_witness_reaches_those_who_come_later() {
 }
 
 #[test]
+fn silence_is_told_behind_the_document_that_it_is_about() {
+    // 0 and 1 are carriers of the owners, 2 is that of the watchers: 3, who is there from the start, and 4, who comes later and asks for more
+    // documents than go in a frame.
+    let owners = 5..75;
+    let mut net = Net::new(75, &[0, 1, 2]);
+    let keys: Vec<_> = net.people.iter().map(Person::key).collect();
+    for owner in owners.clone() {
+        net.befriend_with(3, owner, &[0, 1], true);
+        net.befriend_with(4, owner, &[0, 1], true);
+        let now = net.now();
+        net.machines[owner].set_carriers(now, vec![keys[0], keys[1]]);
+        net.act(owner);
+        net.say(
+            owner,
+            State::Online,
+            &"at the station, where trains come late and people have time to write what they do; ".repeat(2),
+        );
+    }
+    let now = net.now();
+    net.machines[3].set_carriers(now, vec![keys[2]]);
+    net.act(3);
+    net.secs(30);
+    let gone: Vec<_> = owners.clone().step_by(2).collect();
+    net.frozen.extend(&gone);
+    net.secs(60);
+    let now = net.now();
+    net.machines[4].set_carriers(now, vec![keys[2]]);
+    net.act(4);
+    net.secs(5);
+    for owner in owners {
+        let state = if gone.contains(&owner) { State::Offline } else { State::Online };
+        for viewer in [3, 4] {
+            assert_eq!(net.sees(viewer, owner).state, state, "{owner} at {viewer}");
+        }
+    }
+}
+
+#[test]
 fn silence_is_told_by_two_and_shown_as_a_hint() {
     let mut net = circle();
     net.frozen.push(0);

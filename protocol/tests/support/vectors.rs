@@ -7,8 +7,8 @@ use halloo_protocol::authority::{
 };
 use halloo_protocol::call::{
     AvatarLink, CallInvite, CallSignal, CallSignalAck, HandOverAnswer, HandOverReason, HandOverRules, HandOverStatus,
-    HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, Reason, SealedInvite, Signal,
-    SignalBody, SignalStatus,
+    HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus, Reason,
+    SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus,
     conference::{
         Attendance, AttendanceStatus, ConferenceId, ConferenceNotice, ConferenceNoticed, ConferencePart, Introduction,
         Participant, Present,
@@ -79,6 +79,7 @@ use halloo_protocol::vault::{
     ChunkId, ChunkMark, HeldChunk, SealedChunk, VaultChunks, VaultFetch, VaultIndex, VaultItem, VaultKept, VaultKeys, VaultLook,
     VaultNews, VaultPut, VaultPutStatus, VaultRoot,
 };
+use halloo_protocol::voicemail::{Voicemail, VoicemailFetch, VoicemailPart, VoicemailPiece, VoicemailSignal};
 use halloo_protocol::wire::{self, Body, DecodeError, Extensions, FRAME_BYTES_MAX, Frame, FrameKind, Message, Signed};
 
 use super::*;
@@ -200,6 +201,15 @@ pub(crate) fn all() -> Vec<Vector> {
         "message_ack_unopened" => message MessageAck = MessageAck { status: DeliveryStatus::Unopened(Unopened { session: SessionId([7; 16]), generation: 3 }), extensions: none() };
         "message_ack_unencrypted" => message MessageAck = MessageAck { status: DeliveryStatus::Unencrypted, extensions: none() };
         "read_receipt" => message MessageDeliver = body(MessageBody::Read(Box::new(ReadReceipt { group: None, marks: vec![mark()], read_at: NOW, extensions: none() })));
+        "voicemail" => message MessageDeliver = body(MessageBody::Voicemail(Box::new(VoicemailSignal::Left(Voicemail {
+            call: Some(CallId([3; 16])),
+            waveform: vec![0, 128, 255],
+            extensions: extensions(),
+            ..Voicemail::of(b"a recording", None, 2_500, Vec::new())
+        }))));
+        "voicemail_fetch" => message VoicemailFetch = VoicemailFetch { device: device(0), voicemail: MessageId([1; 16]), index: 15, extensions: extensions() };
+        "voicemail_piece" => message VoicemailPiece = VoicemailPiece { bytes: b"a recording".to_vec(), extensions: extensions() };
+        "voicemail_part" => message MessageDeliver = voicemail_part();
         "message_delivered" => message MessageDelivered = MessageDelivered { ids: vec![MessageId([1; 16])], extensions: none() };
         "own_sent" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Sent(Box::new(history_item())))));
         "own_progress" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Progress(vec![Progress { id: MessageId([1; 16]), state: 3 }]))));
@@ -292,6 +302,7 @@ pub(crate) fn all() -> Vec<Vector> {
         // Calls
         "invite" => signed Invite = Signed::sign(invite(), &device_secret(0));
         "signal_accept" => signed Signal = signal(SignalBody::Accept { answer: "v=0".into() });
+        "signal_ringing_early" => signed Signal = early_ringing();
         "signal_decline" => signed Signal = signal(SignalBody::Decline { reason: Reason::BUSY });
         "signal_candidate" => signed Signal = signal(SignalBody::Candidate { candidate: "candidate:1 1 udp 1 192.0.2.1 9 typ host".into() });
         "signal_replaced" => signed Signal = signal(SignalBody::Replaced { by: device(2) });
@@ -309,6 +320,9 @@ pub(crate) fn all() -> Vec<Vector> {
         "invite_handed_over" => message InviteHandedOver = InviteHandedOver { sealed: SealedInvite::from_bytes(vec![1; 1_024]).expect("within its size"), extensions: none() };
         "handed_over_answer" => message HandedOverAnswer = HandedOverAnswer { status: InviteStatus::Busy, word: Vec::new(), extensions: none() };
         "hand_over_rules" => message HandOverRules = HandOverRules { epoch: 3, revoked: vec![CapabilityId([5; 16])], extensions: none() };
+        "signal_pass" => message SignalPass = SignalPass { signal: signal(SignalBody::Decline { reason: Reason::DECLINED }), extensions: none() };
+        "signal_passed" => message SignalPassed = SignalPassed { status: PassStatus::Passed(SignalStatus::Taken), extensions: none() };
+        "signal_passed_refused" => message SignalPassed = SignalPassed { status: PassStatus::Refused(HandOverReason::NO_INVITE), extensions: none() };
         "call_signal" => message CallSignal = CallSignal { signal: signal(SignalBody::HangUp { reason: Reason::HANGUP }), extensions: none() };
         "call_signal_ack" => message CallSignalAck = CallSignalAck { status: SignalStatus::Taken, extensions: none() };
         "introduction" => signed Introduction = introduction();
@@ -631,6 +645,12 @@ fn conference_invite() -> Invite {
     Invite { extensions: conference_part().add_to(none()), ..invite() }
 }
 
+/// Extension 0x0001 of a ringing: the answer with which media are connected before somebody answers.
+fn early_ringing() -> Signed<Signal> {
+    let body = signal(SignalBody::Ringing).unverified().clone();
+    Signed::sign(Signal { extensions: none().with(1, b"v=0".to_vec()), ..body }, &device_secret(1))
+}
+
 fn signal(body: SignalBody) -> Signed<Signal> {
     let signal = Signal { call: CallId([7; 16]), from: device(1), to: device(0), sequence: 1, body, extensions: none() };
     Signed::sign(signal, &device_secret(1))
@@ -721,6 +741,13 @@ fn contact(signal: ContactSignal) -> MessageDeliver {
 
 fn body(body: MessageBody) -> MessageDeliver {
     MessageDeliver { content: Content::Plain(Envelope { body, ..envelope() }), extensions: none() }
+}
+
+fn voicemail_part() -> MessageDeliver {
+    let part =
+        VoicemailPart { voicemail: MessageId([1; 16]), index: 15, bytes: b"a recording".to_vec(), extensions: extensions() };
+    let body = MessageBody::Voicemail(Box::new(VoicemailSignal::Part(part)));
+    MessageDeliver { content: Content::Plain(Envelope { counter: 0, body, ..envelope() }), extensions: none() }
 }
 
 fn mark() -> Mark {

@@ -42,6 +42,9 @@ struct Arguments {
     /// Only this one of the two graphs.
     #[arg(long)]
     graph: Option<Shape>,
+    /// Has every heartbeat sent while people come and go, also those that say nothing: the same result, in more time.
+    #[arg(long)]
+    every_heartbeat: bool,
     /// How long people come and go.
     #[arg(long, default_value_t = 24)]
     hours: u32,
@@ -115,7 +118,10 @@ fn tell(progress: &Progress) {
     let pages = std::fs::read_to_string("/proc/self/statm").ok();
     let resident = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or(0) * 4 / 1_024;
     let (minutes, messages, steps) = (progress.elapsed.as_secs() / 60, progress.messages, progress.steps);
-    eprintln!("{}: {minutes} min, {messages} messages, {steps} events, {resident} MiB", progress.phase);
+    let seen = progress.seen.map_or_else(String::new, |seen| {
+        format!(", wrong {} ({} there) of {} looks, {} changes", seen.wrong, seen.wrong_there, seen.looks, seen.changes)
+    });
+    eprintln!("{}: {minutes} min, {messages} messages, {steps} events, {resident} MiB{seen}", progress.phase);
 }
 
 #[allow(clippy::print_stdout, reason = "the table is what the program is for")]
@@ -254,7 +260,8 @@ fn churn(arguments: &Arguments, people: usize) {
     let graph = Graph::random(people, contacts, &mut rng);
     let hour = Duration::from_secs(3_600);
     let churn = rows::Churn { stays: hour * 2, away: hour, silent: 0.5 };
-    let plan = TownPlan { tell: Some(tell), ..TownPlan::carried(arguments.seed, graph, carriers) };
+    let carried = TownPlan::carried(arguments.seed, graph, carriers);
+    let plan = TownPlan { tell: Some(tell), is_tacit: !arguments.every_heartbeat, has_own_jitter: true, ..carried };
     let seen = rows::churn(plan, churn, hour * hours);
     println!(
         "\n{people} people, {contacts} contacts each, {carriers} carriers; {hours} h, {} comings and goings\n",
@@ -267,4 +274,6 @@ fn churn(arguments: &Arguments, people: usize) {
     row("of that, shown as there though gone", "", "0", &format!("{} of {}", seen.wrong_there, seen.wrong));
     row("messages per person and hour", "stated", "-", &format!("{:.0}", seen.messages));
     row("heartbeats per person and hour", "", "-", &format!("{:.0}", seen.heartbeats));
+    let [one, other] = seen.digest;
+    println!("\nrun {one:016x}{other:016x}, {} looks, {} events simulated", seen.looks, seen.steps);
 }

@@ -71,4 +71,12 @@ impl Latency {
             Self::Map => one_way.mul_f32(1.0 + rng.random_range(0.0..0.1_f32)),
         }
     }
+
+    /// The same, with the share of the most that it is longer, 0 to 1.
+    pub(crate) fn with_share_of_jitter(&self, one_way: Duration, share: f32) -> Duration {
+        match self {
+            Self::Fixed(_) => one_way,
+            Self::Map => one_way.mul_f32(1.0 + 0.1 * share),
+        }
+    }
 }

@@ -91,6 +91,28 @@ pub trait Machine: Sized {
 
     /// When it wants [`Input::Timeout`] at the latest.
     fn poll_timeout(&self) -> Option<Instant>;
+
+    /// Messages of this kind say nothing but that the sender is there: they aren't part of what [`Network::digest`](crate::Network::digest) names.
+    const BARE: Option<Kind> = None;
+
+    /// With [`Settings::is_tacit`](crate::Settings::is_tacit): bare messages to a peer aren't sent from now on, and the peer's aren't waited for. Both ends
+    /// are told at once. Returns whether the machine can do so.
+    fn begin_tacit(&mut self, _world: &Self::World, _now: Now, _peer: NodeId) -> bool {
+        false
+    }
+
+    /// When the last bare message left for a peer that wasn't sent.
+    fn last_bare(&mut self, _world: &Self::World, _now: Now, _peer: NodeId) -> Option<Instant> {
+        None
+    }
+
+    /// Bare messages are sent and waited for again, because the peer's end is gone. `heard_at`: when its last one would have come.
+    fn end_tacit(&mut self, _world: &Self::World, _now: Now, _peer: NodeId, _heard_at: Option<Instant>) {}
+
+    /// A bare message, and how far they are apart.
+    fn bare(&self) -> Option<(Self::Message, Duration)> {
+        None
+    }
 }
 
 /// What a machine wants done.

@@ -43,6 +43,10 @@ pub struct Settings {
     pub notices_silence: bool,
     /// Most connections a node takes from others; a dial beyond fails.
     pub inbound_max: usize,
+    /// Heartbeats of machines that can do so are arithmetic: between two nodes that are up, and know of each other, nothing is sent that says nothing.
+    pub is_tacit: bool,
+    /// What a message's way takes beyond the shortest depends on ends and time alone, and not on what else was sent.
+    pub has_own_jitter: bool,
 }
 
 impl Default for Settings {
@@ -55,6 +59,8 @@ impl Default for Settings {
             dial_timeout: Duration::from_secs(10),
             notices_silence: true,
             inbound_max: 2_048,
+            is_tacit: false,
+            has_own_jitter: false,
         }
     }
 }
@@ -81,6 +87,11 @@ struct Link {
     one_way: u32,
     is_kept: bool,
     is_inbound: bool,
+    /// When idleness was to be looked at while an end kept it: looked at again, in the same rhythm, when none does.
+    parked_at: Option<u64>,
+    /// Neither end had a connection to the other before.
+    is_fresh: bool,
+    is_tacit: bool,
 }
 
 #[derive(Debug)]
@@ -126,6 +137,7 @@ pub struct Network<M: Machine> {
     events: VecDeque<(NodeId, M::Event)>,
     digest: [u64; 2],
     steps: u64,
+    seed: u64,
 }
 
 impl<M: Machine> Network<M> {
@@ -144,8 +156,9 @@ impl<M: Machine> Network<M> {
             rng: ChaCha8Rng::seed_from_u64(seed),
             traffic: Traffic::default(),
             events: VecDeque::new(),
-            digest: [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344],
+            digest: [0; 2],
             steps: 0,
+            seed,
         }
     }
 
@@ -233,6 +246,10 @@ impl<M: Machine> Network<M> {
         let peers: Vec<_> = slot.links.keys().copied().collect();
         let interval = nanos(HEARTBEAT_EVERY);
         for peer in peers {
+            if state == State::Frozen {
+                self.end_tacit(peer, node);
+                self.end_tacit(node, peer);
+            }
             if !self.settings.notices_silence && state == State::Frozen {
                 continue;
             }
@@ -318,7 +335,7 @@ impl<M: Machine> Network<M> {
         slot.bytes + open.sum::<u64>()
     }
 
-    /// Names the run so far: equal for equal seeds and inputs.
+    /// Names the run so far, by what was sent when: equal for equal seeds and inputs.
     #[must_use]
     pub const fn digest(&self) -> [u64; 2] {
         self.digest
@@ -412,19 +429,21 @@ impl<M: Machine> Network<M> {
         match delivery {
             Delivery::Message { to, from, message } => {
                 let now = self.nanos;
+                let Some(link) = self.slots[to.index()].links.get_mut(&from) else { return };
                 // Nobody hears from a peer before the handshake is done on this side.
-                let ready_at = self.slots[to.index()].links.get(&from).map_or(0, |link| link.ready_at);
+                let ready_at = link.ready_at;
                 if now < ready_at {
                     return self.push_at(ready_at, Delivery::Message { to, from, message });
                 }
-                if let Some(link) = self.slots[to.index()].links.get_mut(&from) {
-                    link.used_at = now;
-                    self.handle(to, Input::Message { from, message });
-                }
+                link.used_at = now;
+                self.handle(to, Input::Message { from, message });
             }
             Delivery::Connected { at, with, is_dialler, rtt } => {
                 if self.slots[at.index()].links.contains_key(&with) {
                     self.handle(at, Input::Connected { peer: with, is_dialler, rtt });
+                    if is_dialler && self.settings.is_tacit {
+                        self.begin_tacit(at, with);
+                    }
                 }
             }
             Delivery::Closed { at, with, reason } => self.disconnect(at, with, reason),
@@ -459,7 +478,11 @@ impl<M: Machine> Network<M> {
         let idle = nanos(self.settings.idle);
         let closes_at = one.used_at.max(other.used_at) + idle;
         if one.is_kept || other.is_kept {
-            self.push_at(self.nanos + idle, Delivery::IdleCheck { a, b, opened_at });
+            for (at, with) in [(a, b), (b, a)] {
+                if let Some(link) = self.slots[at.index()].links.get_mut(&with) {
+                    link.parked_at = Some(self.nanos);
+                }
+            }
         } else if closes_at > self.nanos {
             self.push_at(closes_at, Delivery::IdleCheck { a, b, opened_at });
         } else {
@@ -468,11 +491,71 @@ impl<M: Machine> Network<M> {
         }
     }
 
+    fn resume_idle_check(&mut self, a: NodeId, b: NodeId, parked_at: u64, opened_at: u64) {
+        for (at, with) in [(a, b), (b, a)] {
+            if let Some(link) = self.slots[at.index()].links.get_mut(&with).filter(|link| link.opened_at == opened_at) {
+                link.parked_at = None;
+            }
+        }
+        let idle = nanos(self.settings.idle).max(1);
+        let rounds = (self.nanos - parked_at) / idle + 1;
+        self.push_at(parked_at + rounds * idle, Delivery::IdleCheck { a, b, opened_at });
+    }
+
     fn unlink(&mut self, at: NodeId, with: NodeId) -> bool {
+        self.end_tacit(with, at);
         let slot = &mut self.slots[at.index()];
         let Some(link) = slot.links.remove(&with) else { return false };
         slot.bytes += heartbeat_bytes(Duration::from_nanos(self.nanos.saturating_sub(link.opened_at)));
         true
+    }
+
+    /// Both ends of a new connection know of each other.
+    fn begin_tacit(&mut self, dialler: NodeId, listener: NodeId) {
+        let link = |at: NodeId, with: NodeId| self.slots[at.index()].links.get(&with);
+        let (Some(one), Some(other)) = (link(dialler, listener), link(listener, dialler)) else { return };
+        if !one.is_fresh || one.opened_at != other.opened_at {
+            return;
+        }
+        let now = self.now();
+        for (at, with) in [(dialler, listener), (listener, dialler)] {
+            let slot = &mut self.slots[at.index()];
+            let begins = slot.machine.begin_tacit(&self.world, now, with);
+            if let Some(link) = slot.links.get_mut(&with) {
+                link.is_tacit = begins;
+            }
+        }
+    }
+
+    /// The end `gone` of a connection is no more: what `at` would have heard from it is told to `at`, or is on its way.
+    fn end_tacit(&mut self, at: NodeId, gone: NodeId) {
+        let now = self.now();
+        let Some(link) = self.slots[at.index()].links.get_mut(&gone).filter(|link| link.is_tacit) else { return };
+        link.is_tacit = false;
+        let one_way = Duration::from_nanos(u64::from(link.one_way));
+        let mut heard_at = None;
+        let last = self.slots[gone.index()].machine.last_bare(&self.world, now, at);
+        if let (Some(last), Some((message, interval))) = (last, self.slots[gone.index()].machine.bare()) {
+            let arrival = |left: Instant| left + self.own_jitter(gone, at, left, one_way);
+            heard_at = Some(arrival(last));
+            if arrival(last) > now.instant {
+                let there = nanos(arrival(last).saturating_duration_since(self.base));
+                heard_at = last.checked_sub(interval).map(arrival);
+                self.push_at(there, Delivery::Message { to: at, from: gone, message });
+            }
+        }
+        self.slots[at.index()].machine.end_tacit(&self.world, now, gone, heard_at);
+        self.arm(at);
+    }
+
+    /// What a way takes, if nothing but ends and time decide.
+    fn own_jitter(&self, from: NodeId, to: NodeId, at: Instant, one_way: Duration) -> Duration {
+        let mut mixed = self.seed ^ nanos(at.saturating_duration_since(self.base));
+        for word in [u64::from(from.0) << 32 | u64::from(to.0), 0x9e37_79b9_7f4a_7c15] {
+            mixed = (mixed ^ word).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            mixed ^= mixed >> 29;
+        }
+        self.settings.latency.with_share_of_jitter(one_way, (mixed >> 40) as f32 / (1_u32 << 24) as f32)
     }
 
     fn disconnect(&mut self, at: NodeId, with: NodeId, reason: Closed) {
@@ -510,8 +593,12 @@ impl<M: Machine> Network<M> {
                     }
                 }
                 Command::Keep(peer, is_kept) => {
-                    if let Some(link) = self.slots[node.index()].links.get_mut(&peer) {
+                    let parked_at = self.slots[node.index()].links.get_mut(&peer).and_then(|link| {
                         link.is_kept = is_kept;
+                        link.parked_at.filter(|_| !is_kept).map(|parked_at| (parked_at, link.opened_at))
+                    });
+                    if let Some((parked_at, opened_at)) = parked_at {
+                        self.resume_idle_check(node, peer, parked_at, opened_at);
                     }
                 }
             }
@@ -533,16 +620,23 @@ impl<M: Machine> Network<M> {
         }
     }
 
+    /// Takes note of something sent. In which order several things are sent at one moment isn't in it.
     fn note(&mut self, words: [u64; 3]) {
+        let mut mixed = [0x243f_6a88_85a3_08d3_u64, 0x1319_8a2e_0370_7344];
         for word in words.into_iter().chain([self.nanos]) {
-            self.digest[0] = (self.digest[0] ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-            self.digest[1] = self.digest[1].wrapping_add(self.digest[0]).wrapping_mul(0xd1b5_4a32_d192_ed03);
+            mixed[0] = (mixed[0] ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+            mixed[1] = mixed[1].wrapping_add(mixed[0]).wrapping_mul(0xd1b5_4a32_d192_ed03).rotate_left(31);
+        }
+        for (digest, mixed) in self.digest.iter_mut().zip(mixed) {
+            *digest = digest.wrapping_add(mixed);
         }
     }
 
     fn send(&mut self, from: NodeId, to: NodeId, kind: Kind, encoded: usize, message: M::Message) {
         self.traffic.count(kind, encoded);
-        self.note([u64::from(from.0) << 32 | u64::from(to.0), u64::from(kind.0), encoded as u64]);
+        if M::BARE != Some(kind) {
+            self.note([u64::from(from.0) << 32 | u64::from(to.0), u64::from(kind.0), encoded as u64]);
+        }
         if !self.connect(from, to) {
             return;
         }
@@ -550,17 +644,40 @@ impl<M: Machine> Network<M> {
         self.slots[from.index()].bytes += bytes;
         self.slots[to.index()].bytes += ack;
         let now = self.nanos;
-        let Some(link) = self.slots[from.index()].links.get_mut(&to) else { return };
-        link.used_at = now;
-        let one_way = Duration::from_nanos(u64::from(link.one_way));
-        let mut takes = self.settings.latency.with_jitter(one_way, &mut self.rng);
+        let Some(one_way) = self.slots[from.index()].links.get(&to).map(|link| Duration::from_nanos(u64::from(link.one_way)))
+        else {
+            return;
+        };
+        let mut takes = if self.settings.has_own_jitter {
+            self.own_jitter(from, to, self.now().instant, one_way)
+        } else {
+            self.settings.latency.with_jitter(one_way, &mut self.rng)
+        };
         if self.settings.loss > 0.0 && self.rng.random_bool(self.settings.loss) {
             // Noticed after about a round trip and a half, and sent again.
             takes += (one_way * 3).max(Duration::from_millis(50));
         }
+        self.follow_bare(from, to, one_way);
+        let Some(link) = self.slots[from.index()].links.get_mut(&to) else { return };
+        link.used_at = now;
         let arrival = (now.max(link.ready_at) + nanos(takes)).max(link.last_arrival + 1);
         link.last_arrival = arrival;
         self.push_at(arrival, Delivery::Message { to, from, message });
+    }
+
+    /// Messages stay behind bare ones that weren't sent, as behind others.
+    fn follow_bare(&mut self, from: NodeId, to: NodeId, one_way: Duration) {
+        let now = self.now();
+        let slot = &mut self.slots[from.index()];
+        if !slot.links.get(&to).is_some_and(|link| link.is_tacit) {
+            return;
+        }
+        let Some(left) = slot.machine.last_bare(&self.world, now, to) else { return };
+        let arrival = left + self.own_jitter(from, to, left, one_way);
+        let arrival = nanos(arrival.saturating_duration_since(self.base));
+        if let Some(link) = self.slots[from.index()].links.get_mut(&to) {
+            link.last_arrival = link.last_arrival.max(arrival);
+        }
     }
 
     /// Opens a connection unless one is open. False if there is none and won't be soon.
@@ -595,6 +712,9 @@ impl<M: Machine> Network<M> {
             one_way: u32::try_from(one_way.as_nanos()).unwrap_or(u32::MAX),
             is_kept: false,
             is_inbound: false,
+            parked_at: None,
+            is_fresh: !self.slots[to.index()].links.contains_key(&from),
+            is_tacit: false,
         };
         self.slots[from.index()].links.insert(to, link);
         self.slots[to.index()].links.insert(from, Link { ready_at: now + there, is_inbound: true, ..link });

@@ -89,3 +89,17 @@ fn who_comes_and_goes_is_shown_so() {
     assert!(seen.changes > 50 && seen.looks > 10_000, "{seen:?}");
     assert!(seen.wrong as f64 <= 0.002 * seen.looks as f64, "{seen:?}, seed {SEED}");
 }
+
+#[test]
+fn heartbeats_that_are_counted_make_no_difference() {
+    let run = |is_tacit| {
+        let mut rng = ChaCha8Rng::seed_from_u64(SEED);
+        let graph = Graph::random(20, 8, &mut rng);
+        let churn = rows::Churn { stays: secs(600), away: secs(200), silent: 0.5 };
+        let plan = TownPlan { is_tacit, has_own_jitter: true, ..TownPlan::carried(SEED, graph, 4) };
+        rows::churn(plan, churn, secs(3_600))
+    };
+    let (sent, counted) = (run(false), run(true));
+    assert!(counted.steps * 2 < sent.steps, "{} and {} events", counted.steps, sent.steps);
+    assert_eq!(rows::Churned { steps: 0, ..counted }, rows::Churned { steps: 0, ..sent }, "seed {SEED}");
+}

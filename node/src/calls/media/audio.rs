@@ -17,7 +17,7 @@ const COMPLEXITY: u8 = 5;
 /// What the encoder prepares for with forward error correction.
 const EXPECTED_LOSS_PERCENT: u8 = 10;
 /// The longest Opus frame (RFC 6716 section 3.2.1) plus its header.
-const PACKET_BYTES_MAX: usize = 1_276;
+pub(super) const PACKET_BYTES_MAX: usize = 1_276;
 
 /// 20 ms of mono audio at 48 kHz: [`FRAME_SAMPLES`] samples.
 pub(super) type Frame = Box<[i16]>;

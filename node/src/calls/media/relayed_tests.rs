@@ -69,9 +69,15 @@ fn config(ip: &str) -> MediaConfig {
     MediaConfig::default().lab(true).bind([ip.parse().unwrap()])
 }
 
+/// The next event but for marks, which come where they come.
 async fn event(session: &mut MediaSession) -> MediaEvent {
-    let event = tokio::time::timeout(EVENT_DEADLINE, session.next_event()).await;
-    event.expect("an event in time").expect("the session runs")
+    loop {
+        let event = tokio::time::timeout(EVENT_DEADLINE, session.next_event()).await;
+        match event.expect("an event in time").expect("the session runs") {
+            MediaEvent::IceConnected | MediaEvent::FirstAudio => {}
+            event => return event,
+        }
+    }
 }
 
 /// The path of a session that has just begun.

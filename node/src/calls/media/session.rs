@@ -36,8 +36,11 @@ const STATS_TICKS: u64 = 10;
 const LAST_FRAMES_MAX: usize = 15;
 
 /// What the handle wants of the task. Only ever goes from false to true.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 pub(super) struct Control {
+    pub(super) answered: bool,
+    /// What is said and heard, once answered, if it is told only then.
+    pub(super) room: Option<Room>,
     pub(super) started: bool,
     pub(super) closing: bool,
 }
@@ -90,6 +93,13 @@ pub(super) struct Session {
     unanswered: bool,
     /// The owner was told [`MediaEvent::Disconnected`] last.
     disconnected: bool,
+    /// Whether what the other end sends counts.
+    answered: bool,
+    /// The other end's audio has come.
+    has_audio: bool,
+    /// Packets of audio that came, and that left, before the answer.
+    came_early: u64,
+    sent_early: u64,
     started: bool,
     /// When the next frame is due, once started and connected.
     tick_at: Option<Instant>,
@@ -115,6 +125,10 @@ impl Session {
         let room = config.room.clone().unwrap_or_else(|| Room::new(config.play.clone(), config.record.clone()));
         Ok(Self {
             deadline: created.checked_add(config.connect_timeout),
+            answered: !config.early,
+            has_audio: false,
+            came_early: 0,
+            sent_early: 0,
             config,
             transport,
             control,
@@ -173,12 +187,11 @@ impl Session {
             let now = Instant::now();
             match wakeup {
                 Wakeup::Control => {
-                    let control = *self.control.borrow_and_update();
+                    let control = self.control.borrow_and_update().clone();
                     if control.closing {
                         return Ok(End::Local);
                     }
-                    self.started = control.started;
-                    self.begin_if_ready();
+                    self.take_answer(control, now);
                 }
                 Wakeup::Advice(Advice::Candidate(candidate)) => self.transport.add_remote_candidate(candidate)?,
                 Wakeup::Advice(Advice::Removal(candidate)) => self.transport.remove_remote_candidate(&candidate)?,
@@ -214,11 +227,25 @@ impl Session {
         }
     }
 
+    /// The call is answered, or audio may flow.
+    fn take_answer(&mut self, control: Control, now: Instant) {
+        self.answered |= control.answered;
+        if let Some(room) = control.room.filter(|_| self.seat.is_none()) {
+            self.room = room;
+        }
+        if control.started && !self.started && self.config.early && !self.connected {
+            self.deadline = now.checked_add(self.config.connect_timeout);
+        }
+        self.started = control.started;
+        self.begin_if_ready();
+    }
+
     /// Begins to send and play once the call is answered and the handshake is through.
     fn begin_if_ready(&mut self) {
         if !self.started || !self.connected || self.tick_at.is_some() {
             return;
         }
+        self.sent_early = self.transport.audio_left();
         self.tick_at = Some(Instant::now());
         self.seat = self.tick_at.map(|at| self.room.enter(at));
     }
@@ -250,6 +277,7 @@ impl Session {
     fn take_events(&mut self) -> Result<Option<End>, MediaError> {
         while let Some(event) = self.transport.next_event() {
             match event {
+                TransportEvent::IceConnected => self.tell(MediaEvent::IceConnected),
                 TransportEvent::Connected => self.handle_connected(),
                 TransportEvent::Path(path) => {
                     self.stats.path = Some(path);
@@ -310,6 +338,15 @@ impl Session {
     }
 
     fn take_audio(&mut self, packet: RtpPacket) {
+        if !self.answered {
+            // Nobody may be heard before the answer.
+            self.came_early += 1;
+            return;
+        }
+        if !self.has_audio {
+            self.has_audio = true;
+            self.tell(MediaEvent::FirstAudio);
+        }
         let (sequence, timestamp) = (*packet.seq_no, packet.time.numer());
         self.reception.count(*packet.header.ssrc, sequence, timestamp, packet.timestamp);
         self.playout.insert(timestamp, packet.payload, packet.timestamp);
@@ -347,6 +384,11 @@ impl Session {
     fn publish(&mut self) {
         let stats = &mut self.stats;
         stats.packets_sent = self.transport.packets_sent();
+        if !self.started {
+            // What left, as the sockets saw it: the count of those that were given to the engine would prove nothing.
+            self.sent_early = self.transport.audio_left();
+        }
+        stats.packets_early = self.came_early + self.sent_early;
         stats.send_failures = self.transport.send_failures();
         stats.packets_received = self.reception.received();
         stats.packets_lost = self.reception.lost();

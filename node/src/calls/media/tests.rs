@@ -19,9 +19,15 @@ fn config() -> MediaConfig {
     MediaConfig::default().lab(true).bind(["127.0.0.1".parse().unwrap()])
 }
 
+/// The next event but for marks, which come where they come.
 async fn event(session: &mut MediaSession) -> MediaEvent {
-    let event = tokio::time::timeout(EVENT_DEADLINE, session.next_event()).await;
-    event.expect("an event in time").expect("the session runs")
+    loop {
+        let event = tokio::time::timeout(EVENT_DEADLINE, session.next_event()).await;
+        match event.expect("an event in time").expect("the session runs") {
+            MediaEvent::IceConnected | MediaEvent::FirstAudio => {}
+            event => return event,
+        }
+    }
 }
 
 async fn connected(session: &mut MediaSession) -> MediaPath {
@@ -29,7 +35,7 @@ async fn connected(session: &mut MediaSession) -> MediaPath {
         match event(session).await {
             MediaEvent::Connected(path) => return path,
             // That one of several relays lends nothing is told beside.
-            MediaEvent::RelayFailed(..) => {}
+            MediaEvent::RelayFailed(..) | MediaEvent::LocalCandidate(_) => {}
             other => panic!("{other:?} instead of a connection"),
         }
     }
@@ -104,6 +110,127 @@ async fn nothing_is_heard_before_the_call_is_answered() {
     assert_eq!((callee.stats.packets_sent, caller.stats.packets_received), (0, 0));
     assert!(callee.stats.packets_received > 0);
     assert!(!file("callee.wav").exists());
+}
+
+/// Waits until `count` round trips have been measured: each is a report of the engine, half a second after the one before.
+async fn reported(session: &MediaSession, count: usize) {
+    let mut stats = session.watch_stats();
+    for _ in 0..count {
+        tokio::time::timeout(EVENT_DEADLINE, stats.changed()).await.expect("reports come").expect("the session runs");
+    }
+}
+
+#[tokio::test]
+async fn both_ends_may_be_connected_long_before_the_answer_and_no_audio_leaves() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    write_tone(file("440.wav"), 440.0, Duration::from_secs(2), 48_000).unwrap();
+    write_tone(file("660.wav"), 660.0, Duration::from_secs(2), 48_000).unwrap();
+    let (pending, sdp) = offer(config().play(file("440.wav")).record(file("caller.wav"))).await.unwrap();
+    let (mut callee, sdp) = answer(config().early(true), &sdp).await.unwrap();
+    let mut caller = pending.early().accept(&sdp).await.unwrap();
+    for session in [&mut caller, &mut callee] {
+        assert!(matches!(session.next_event().await, Some(MediaEvent::IceConnected)));
+        assert!(matches!(session.next_event().await, Some(MediaEvent::Connected(_))));
+    }
+    reported(&caller, 2).await;
+    reported(&callee, 2).await;
+    for stats in [caller.stats(), callee.stats()] {
+        assert_eq!((stats.packets_sent, stats.packets_received, stats.packets_early), (0, 0, 0), "{stats:?}");
+    }
+    // The callee's files are named when its person answers.
+    callee.answered(Some(file("660.wav")), Some(file("callee.wav")));
+    caller.start();
+    callee.start();
+    for session in [&mut caller, &mut callee] {
+        assert!(matches!(session.next_event().await, Some(MediaEvent::FirstAudio)), "there is nothing left to connect");
+        assert!(matches!(event(session).await, MediaEvent::PlaybackFinished));
+    }
+    for (session, name, heard) in [(caller, "caller.wav", 660.0), (callee, "callee.wav", 440.0)] {
+        let summary = session.close().await;
+        assert_eq!((summary.failure, summary.stats.packets_early), (None, 0), "{name}");
+        let found = dominant_frequency(&read(&file(name)), 48_000).unwrap();
+        assert!((found - heard).abs() < 2.0, "{name}: {found} Hz");
+    }
+}
+
+#[tokio::test]
+async fn what_is_sent_before_the_answer_is_not_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    write_tone(folder.path().join("440.wav"), 440.0, Duration::from_secs(1), 48_000).unwrap();
+    let (pending, sdp) = offer(config().play(folder.path().join("440.wav"))).await.unwrap();
+    let (mut callee, sdp) = answer(config().early(true), &sdp).await.unwrap();
+    let mut caller = pending.early().accept(&sdp).await.unwrap();
+    (connected(&mut caller).await, connected(&mut callee).await);
+    // A caller that doesn't wait for the answer.
+    caller.start();
+    assert!(matches!(event(&mut caller).await, MediaEvent::PlaybackFinished));
+    let callee = callee.close().await.stats;
+    assert_eq!((callee.packets_sent, callee.packets_received), (0, 0), "{callee:?}");
+    assert!(callee.packets_early > 0, "{callee:?}");
+    caller.close().await;
+}
+
+#[tokio::test]
+async fn an_offer_is_met_again_when_the_first_connection_came_to_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name);
+    write_tone(file("440.wav"), 440.0, Duration::from_secs(1), 48_000).unwrap();
+    write_tone(file("660.wav"), 660.0, Duration::from_secs(1), 48_000).unwrap();
+    for connects_first in [true, false] {
+        let (pending, sdp) = offer(config().play(file("440.wav")).record(file("caller.wav"))).await.unwrap();
+        let spare = pending.spare();
+        let (mut first, early) = answer(config().early(true), &sdp).await.unwrap();
+        let mut early_caller = pending.early().accept(&early).await.unwrap();
+        if connects_first {
+            (connected(&mut early_caller).await, connected(&mut first).await);
+        }
+        drop((first, early_caller));
+        // The same offer, answered anew.
+        let (mut callee, sdp) = answer(config().play(file("660.wav")).record(file("callee.wav")), &sdp).await.unwrap();
+        assert_ne!(early, sdp);
+        let mut caller = spare.accept(&sdp).await.unwrap();
+        callee.start();
+        caller.start();
+        assert!(matches!(event(&mut caller).await, MediaEvent::LocalCandidate(_)), "new sockets");
+        assert_eq!(connected(&mut caller).await.kind, PathKind::Direct);
+        connected(&mut callee).await;
+        assert!(matches!(event(&mut caller).await, MediaEvent::PlaybackFinished));
+        assert!(matches!(event(&mut callee).await, MediaEvent::PlaybackFinished));
+        for (session, name, heard) in [(caller, "caller.wav", 660.0), (callee, "callee.wav", 440.0)] {
+            let summary = session.close().await;
+            assert_eq!(summary.failure, None, "{name}");
+            let found = dominant_frequency(&read(&file(name)), 48_000).unwrap();
+            assert!((found - heard).abs() < 2.0, "{name}: {found} Hz");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_second_answer_is_judged_like_a_first() {
+    let (pending, sdp) = offer(config()).await.unwrap();
+    let spare = pending.spare();
+    let (_callee, good) = answer(config(), &sdp).await.unwrap();
+    drop(pending);
+    let without =
+        |name: &str| good.lines().filter(|line| !line.starts_with(name)).map(|line| format!("{line}\r\n")).collect::<String>();
+    for lacking in ["a=ice-ufrag", "a=ice-pwd", "a=fingerprint", "m=audio"] {
+        let failure = spare.clone().accept(&without(lacking)).await;
+        assert!(matches!(failure, Err(MediaError::SdpInvalid { .. } | MediaError::NoCommonAudio)), "{lacking}: {failure:?}");
+    }
+    for spoilt in [good.replace("a=sendrecv", "a=inactive"), good.replace("SAVPF 111", "SAVPF 96")] {
+        let failure = spare.clone().accept(&spoilt).await;
+        assert!(matches!(failure, Err(MediaError::NoCommonAudio | MediaError::SdpInvalid { .. })), "{failure:?}");
+    }
+    let mut deceived = spare.accept(&with_other_fingerprint(&good)).await.unwrap();
+    // The candidates of the new sockets come first.
+    let end = loop {
+        match event(&mut deceived).await {
+            MediaEvent::LocalCandidate(_) => {}
+            event => break event,
+        }
+    };
+    assert!(matches!(end, MediaEvent::Failed(MediaError::FingerprintMismatch)), "{end:?}");
 }
 
 /// The description with another certificate's fingerprint.

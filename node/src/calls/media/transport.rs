@@ -20,8 +20,9 @@ use super::{
     turn::{RelayServer, Relayed, TurnClients},
 };
 use str0m::{
-    Candidate, CandidateKind, Event, IceConnectionState, Input, Output, Rtc, RtcConfig, RtcError,
+    Candidate, CandidateKind, Event, IceConnectionState, IceCreds, Input, Output, Rtc, RtcConfig, RtcError,
     change::{SdpAnswer, SdpOffer, SdpPendingOffer},
+    config::DtlsCert,
     format::Codec,
     media::{Direction, MediaKind, Mid, Pt},
     net::{Protocol, Receive, Transmit},
@@ -43,6 +44,8 @@ const RTCP_INTERVAL: Duration = Duration::from_secs(1);
 const STUN_FIRST_BYTE_MAX: u8 = 3;
 /// First bytes of media and its reports (RFC 7983).
 const MEDIA_FIRST_BYTES: std::ops::RangeInclusive<u8> = 128..=191;
+/// Types of packets that are reports and no media, without their highest bit (RFC 5761 section 4).
+const REPORT_TYPES: std::ops::RangeInclusive<u8> = 64..=95;
 /// How often it is looked what uplinks the machine has; and how soon again where something is wrong.
 const UPLINKS_EVERY: Duration = Duration::from_secs(2);
 const UPLINKS_AGAIN: Duration = Duration::from_millis(200);
@@ -59,6 +62,8 @@ const TRACK_ID: &str = "voice";
 /// What happened in the transport.
 #[derive(Debug)]
 pub(super) enum TransportEvent {
+    /// ICE has found its first path.
+    IceConnected,
     /// ICE and DTLS are through; media may flow.
     Connected,
     /// Media travels between these addresses from now on.
@@ -82,9 +87,25 @@ pub(super) enum TransportEvent {
 /// How long making an offer waits for relays: two round trips to one that is near. What comes later is trickled.
 pub(super) const GATHER_MAX: Duration = Duration::from_millis(300);
 
+/// An offer that waits for its answer, and what it promised.
+pub(super) struct PendingOffer {
+    pub(super) change: SdpPendingOffer,
+    pub(super) identity: Identity,
+}
+
+/// What an offer has told of its engine. Another with the same can take its place.
+#[derive(Clone)]
+pub(super) struct Identity {
+    pub(super) certificate: DtlsCert,
+    pub(super) credentials: IceCreds,
+    pub(super) mid: Mid,
+    pub(super) ssrc: u32,
+}
+
 /// Sockets and engine of one call.
 pub(super) struct Transport {
-    rtc: Rtc,
+    pub(super) rtc: Rtc,
+    certificate: DtlsCert,
     sockets: Sockets,
     turn: TurnClients,
     watch: PathWatch,
@@ -99,12 +120,15 @@ pub(super) struct Transport {
     remote_candidates: RemoteCandidates,
     /// Whence checks came that carry this session's password.
     verified_sources: BTreeSet<SocketAddr>,
-    audio: Option<(Mid, Pt)>,
+    pub(super) audio: Option<(Mid, Pt)>,
+    has_ice: bool,
     path: Option<MediaPath>,
     interrupted: bool,
     next_sequence: u64,
     next_timestamp: u32,
     packets_sent: u64,
+    /// Datagrams with audio that were given to a socket or a relay.
+    audio_left: u64,
     send_failures: u64,
     wake_at: Instant,
     events: VecDeque<TransportEvent>,
@@ -114,6 +138,17 @@ pub(super) struct Transport {
 impl Transport {
     /// Binds the sockets and builds the engine, with a fresh certificate for this call.
     pub(super) async fn new(config: &MediaConfig) -> Result<Self, MediaError> {
+        let (rtc, certificate) = build_rtc(Instant::now(), None)?;
+        Self::with_engine(config, rtc, certificate, false).await
+    }
+
+    /// The same with the engine that an offer has promised. As its description is made, all candidates are told one by one.
+    pub(super) async fn again(config: &MediaConfig, identity: &Identity) -> Result<Self, MediaError> {
+        let (rtc, certificate) = build_rtc(Instant::now(), Some(identity))?;
+        Self::with_engine(config, rtc, certificate, true).await
+    }
+
+    async fn with_engine(config: &MediaConfig, rtc: Rtc, certificate: DtlsCert, is_described: bool) -> Result<Self, MediaError> {
         let addresses = if config.bind.is_empty() {
             candidates::gather(config.lab).map_err(|source| MediaError::Interfaces { source: Arc::new(source) })?
         } else {
@@ -123,7 +158,8 @@ impl Transport {
         let now = Instant::now();
         let local: Vec<SocketAddr> = sockets.local_addrs().collect();
         let mut transport = Self {
-            rtc: build_rtc(now)?,
+            rtc,
+            certificate,
             turn: TurnClients::new(&config.relays, &local, config.lab, now),
             sockets,
             watch: PathWatch::new(now),
@@ -131,16 +167,18 @@ impl Transport {
             uplinks_seen_at: now,
             lab: config.lab,
             relayed_only: config.relayed_only,
-            is_described: false,
+            is_described,
             local_candidates: Vec::new(),
             remote_candidates: RemoteCandidates::default(),
             verified_sources: BTreeSet::new(),
             audio: None,
+            has_ice: false,
             path: None,
             interrupted: false,
             next_sequence: 0,
             next_timestamp: 0,
             packets_sent: 0,
+            audio_left: 0,
             send_failures: 0,
             wake_at: now,
             events: VecDeque::new(),
@@ -382,21 +420,25 @@ impl Transport {
         self.local_candidates.iter().map(Candidate::to_sdp_string).collect()
     }
 
-    pub(super) fn create_offer(&mut self) -> Result<(SdpPendingOffer, String), MediaError> {
+    pub(super) fn create_offer(&mut self) -> Result<(PendingOffer, String), MediaError> {
         let mut changes = self.rtc.sdp_api();
         let (stream, track) = (Some(STREAM_ID.to_owned()), Some(TRACK_ID.to_owned()));
         let mid = changes.add_media(MediaKind::Audio, Direction::SendRecv, stream, track, None);
-        let (offer, pending) = changes.apply().ok_or(MediaError::NoCommonAudio)?;
+        let (offer, change) = changes.apply().ok_or(MediaError::NoCommonAudio)?;
         self.offered_audio = Some(mid);
         self.is_described = true;
         self.drain()?;
-        Ok((pending, offer.to_sdp_string()))
+        let sdp = offer.to_sdp_string();
+        let ssrc = super::spare::first_ssrc(&sdp).ok_or(MediaError::NoCommonAudio)?;
+        let credentials = self.rtc.direct_api().local_ice_credentials();
+        let identity = Identity { certificate: self.certificate.clone(), credentials, mid, ssrc };
+        Ok((PendingOffer { change, identity }, sdp))
     }
 
-    pub(super) fn accept_answer(&mut self, pending: SdpPendingOffer, answer: &str) -> Result<(), MediaError> {
+    pub(super) fn accept_answer(&mut self, pending: PendingOffer, answer: &str) -> Result<(), MediaError> {
         let answer = self.admit_description(answer)?;
         let answer = SdpAnswer::from_sdp_string(&answer).map_err(sdp_error)?;
-        self.rtc.sdp_api().accept_answer(pending, answer).map_err(sdp_error)?;
+        self.rtc.sdp_api().accept_answer(pending.change, answer).map_err(sdp_error)?;
         self.drain()?;
         let offered = self.offered_audio.ok_or(MediaError::NoCommonAudio)?;
         self.use_audio(offered)
@@ -414,7 +456,7 @@ impl Transport {
     }
 
     /// Checks the length and takes out candidates that may not be used.
-    fn admit_description(&mut self, sdp: &str) -> Result<String, MediaError> {
+    pub(super) fn admit_description(&mut self, sdp: &str) -> Result<String, MediaError> {
         check_length(sdp)?;
         let mut admitted = String::with_capacity(sdp.len());
         for line in sdp.lines() {
@@ -544,11 +586,15 @@ impl Transport {
         self.packets_sent
     }
 
+    pub(super) fn audio_left(&self) -> u64 {
+        self.audio_left
+    }
+
     pub(super) fn send_failures(&self) -> u64 {
         self.send_failures
     }
 
-    fn drain(&mut self) -> Result<(), MediaError> {
+    pub(super) fn drain(&mut self) -> Result<(), MediaError> {
         loop {
             match self.rtc.poll_output().map_err(engine_error)? {
                 Output::Timeout(at) => {
@@ -576,6 +622,7 @@ impl Transport {
         } else {
             self.sockets.send(from, to, &transmit.contents)
         };
+        self.audio_left += u64::from(is_audio(&transmit.contents));
         self.send_failures += u64::from(!is_sent);
         if !is_sent {
             self.hasten_review();
@@ -611,6 +658,12 @@ impl Transport {
                 self.interrupted = true;
                 TransportEvent::Interrupted
             }
+            Event::IceConnectionStateChange(state) if state.is_connected() && !self.has_ice => {
+                self.has_ice = true;
+                self.interrupted = false;
+                self.events.push_back(TransportEvent::Resumed);
+                TransportEvent::IceConnected
+            }
             Event::IceConnectionStateChange(state) if state.is_connected() && self.interrupted => {
                 self.interrupted = false;
                 TransportEvent::Resumed
@@ -641,14 +694,17 @@ impl Drop for Transport {
     }
 }
 
-fn build_rtc(now: Instant) -> Result<Rtc, MediaError> {
+fn build_rtc(now: Instant, identity: Option<&Identity>) -> Result<(Rtc, DtlsCert), MediaError> {
     // The provider is named here because a process may hold several, and an embedder may have
     // chosen another as the process's default.
     let provider = Arc::new(str0m::crypto::from_feature_flags());
-    let certificate = provider.dtls_provider.generate_certificate().ok_or(MediaError::Certificate)?;
+    let certificate = match identity {
+        Some(identity) => identity.certificate.clone(),
+        None => provider.dtls_provider.generate_certificate().ok_or(MediaError::Certificate)?,
+    };
     let mut config = RtcConfig::new()
         .set_crypto_provider(provider)
-        .set_dtls_cert(certificate)
+        .set_dtls_cert(certificate.clone())
         .set_rtp_mode(true)
         .clear_codecs()
         .enable_opus(true, false)
@@ -660,7 +716,10 @@ fn build_rtc(now: Instant) -> Result<Rtc, MediaError> {
         .set_rtcp_report_interval_audio(RTCP_INTERVAL);
     config.set_max_stun_rto(STUN_RETRY_MAX);
     config.set_max_stun_retransmits(STUN_RETRIES_MAX);
-    Ok(config.build(now))
+    if let Some(identity) = identity {
+        config = config.set_local_ice_credentials(identity.credentials.clone());
+    }
+    Ok((config.build(now), certificate))
 }
 
 /// Hands a datagram to the engine; whether it is the other end's.
@@ -696,6 +755,12 @@ fn is_stun(datagram: &[u8]) -> bool {
     datagram.first().is_some_and(|&byte| byte <= STUN_FIRST_BYTE_MAX)
 }
 
+/// Whether a datagram is a packet of audio: RTP, and no report on it (RFC 5761 section 4), which are 64 to 95 without their highest bit.
+fn is_audio(datagram: &[u8]) -> bool {
+    let Some(&[first, second]) = datagram.first_chunk::<2>() else { return false };
+    MEDIA_FIRST_BYTES.contains(&first) && !REPORT_TYPES.contains(&(second & 0x7F))
+}
+
 /// STUN's measurement is the fresher one; RTCP's is there if only reports have come.
 fn round_trip(stats: &PeerStats) -> Option<Duration> {
     let pair = stats.selected_candidate_pair.as_ref();
@@ -722,13 +787,13 @@ pub(super) fn candidate_error(error: impl std::fmt::Display) -> MediaError {
     MediaError::CandidateInvalid { detail: error.to_string() }
 }
 
-fn sdp_error(error: impl std::fmt::Display) -> MediaError {
+pub(super) fn sdp_error(error: impl std::fmt::Display) -> MediaError {
     MediaError::SdpInvalid { detail: error.to_string() }
 }
 
 /// Once the descriptions are exchanged the engine blames the remote SDP for one thing only: a
 /// certificate that is not the one it announced.
-fn engine_error(error: RtcError) -> MediaError {
+pub(super) fn engine_error(error: RtcError) -> MediaError {
     match error {
         RtcError::RemoteSdp(_) => MediaError::FingerprintMismatch,
         other => MediaError::Transport { detail: other.to_string() },

@@ -144,7 +144,7 @@ impl World {
                         self.release(me, call, reason == Reason::CANCELLED);
                     }
                 }
-                CallerAction::Ringing { .. } | CallerAction::AddCandidate { .. } => {}
+                CallerAction::Ringing { .. } | CallerAction::ConnectEarly { .. } | CallerAction::AddCandidate { .. } => {}
             }
             return true;
         }

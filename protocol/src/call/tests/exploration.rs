@@ -19,6 +19,9 @@ fn draw(seed: u64, conditions: Conditions) -> Network {
         let here = network.devices.get_mut(&device(number)).expect("device");
         here.way = [InviteWay::Stream, InviteWay::Relay, InviteWay::Push][rng.random_range(0..3)];
         here.is_busy = rng.random_bool(0.1);
+        if rng.random_bool(0.5) {
+            network.at(rng.random_range(0.0..3.0), Input::AnswerEarly(number));
+        }
         for (input, chance) in [(Input::Answer(number), 0.6), (Input::Decline(number), 0.2), (Input::Unreachable(number), 0.1)] {
             if rng.random_bool(chance) {
                 network.at(rng.random_range(0.0..70.0), input);

@@ -31,6 +31,68 @@ fn first_accept_wins_and_the_others_stop_within_a_second() {
 }
 
 #[test]
+fn media_are_connected_early_once_with_devices_that_ring() {
+    let mut network = Network::new(3, GOOD, 20);
+    for number in 1..=3 {
+        network.at(1.0, Input::AnswerEarly(number));
+        // A second one changes nothing.
+        network.at(2.0, Input::AnswerEarly(number));
+    }
+    network.run_until(4);
+    let mut early = network.connected_early.clone();
+    early.sort_unstable();
+    assert_eq!(early, [device(1), device(2), device(3)]);
+    assert_eq!(network.caller.state(), CallerState::Ringing, "nobody has answered");
+    assert!(network.media_started.is_empty());
+    network.at(5.0, Input::Answer(2));
+    network.run_until(6);
+    assert_eq!(network.media_started, [device(2)]);
+    assert!(!network.is_any_ringing());
+    assert_eq!(network.caller.leg_state(&device(1)), Some(LegState::Stopped(Reason::ANSWERED_ELSEWHERE)));
+}
+
+#[test]
+fn nothing_is_connected_early_after_the_answer_or_the_end() {
+    let early = |sequence| {
+        VerifiedSignal::unchecked(Signal {
+            extensions: Signal::with_early_answer("v=0".into()),
+            ..signal(1, sequence, SignalBody::Ringing).signal().clone()
+        })
+    };
+    for input in [Input::Answer(1), Input::Answer(2), Input::Decline(1), Input::CallerHangUp] {
+        let mut network = Network::new(2, GOOD, 21);
+        network.at(1.0, input);
+        network.run_until(2);
+        let now = network.now;
+        network.caller.handle_signal(&early(90), now);
+        network.drain();
+        assert!(network.connected_early.is_empty(), "{input:?}");
+    }
+    // Nor does a device connect early that has said no itself.
+    let mut network = Network::new(2, GOOD, 22);
+    network.run_until(1);
+    let now = network.now;
+    network.caller.handle_signal(&signal(1, 90, SignalBody::Decline { reason: Reason::BUSY }), now);
+    network.caller.handle_signal(&early(91), now);
+    network.drain();
+    assert!(network.connected_early.is_empty());
+}
+
+#[test]
+fn few_legs_are_early() {
+    let count = u8::try_from(EARLY_LEGS_MAX).expect("few") + 2;
+    let mut network = Network::new(count, GOOD, 23);
+    for number in 1..=count {
+        network.at(1.0, Input::AnswerEarly(number));
+    }
+    network.run_until(3);
+    assert_eq!(network.connected_early.len(), EARLY_LEGS_MAX);
+    network.at(4.0, Input::Answer(count));
+    network.run_until(6);
+    assert_eq!(network.caller.state(), CallerState::Connected(device(count)), "the others as ever");
+}
+
+#[test]
 fn a_decline_by_one_device_is_a_decline_everywhere() {
     let mut network = Network::new(2, GOOD, 2);
     network.at(3.0, Input::Decline(1));

@@ -28,6 +28,7 @@ pub(super) enum Packet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Input {
     Answer(u8),
+    AnswerEarly(u8),
     Decline(u8),
     DeviceHangUp(u8),
     CallerHangUp,
@@ -65,6 +66,7 @@ pub(super) struct Network {
     pub(super) inputs: Vec<(Instant, Input)>,
     pub(super) caller_outcomes: Vec<Outcome>,
     pub(super) media_started: Vec<DeviceKey>,
+    pub(super) connected_early: Vec<DeviceKey>,
     pub(super) conditions: Conditions,
     pub(super) rng: ChaCha8Rng,
     /// Media come up by themselves once both ends agree.
@@ -96,6 +98,7 @@ impl Network {
             inputs: Vec::new(),
             caller_outcomes: Vec::new(),
             media_started: Vec::new(),
+            connected_early: Vec::new(),
             conditions,
             rng: ChaCha8Rng::seed_from_u64(seed),
             auto_media: true,
@@ -136,6 +139,7 @@ impl Network {
                     }
                 }
                 CallerAction::Finished { outcome, .. } => self.caller_outcomes.push(outcome),
+                CallerAction::ConnectEarly { device, .. } => self.connected_early.push(device),
                 CallerAction::Ringing { .. } | CallerAction::AddCandidate { .. } => {}
             }
         }
@@ -236,11 +240,18 @@ impl Network {
             Input::CallerMedia(true) => self.caller.handle_media_connected(now),
             Input::CallerMedia(false) => self.caller.handle_media_failed(now),
             Input::Unreachable(number) => self.caller.handle_unreachable(device(number), Reason::UNREACHABLE, now),
-            Input::Answer(number) | Input::Decline(number) | Input::DeviceHangUp(number) | Input::DeviceMedia(number, _) => {
+            Input::Answer(number)
+            | Input::AnswerEarly(number)
+            | Input::Decline(number)
+            | Input::DeviceHangUp(number)
+            | Input::DeviceMedia(number, _) => {
                 let Some(call) = self.devices.get_mut(&device(number)).and_then(|here| here.call.as_mut()) else { return };
                 match input {
                     Input::Answer(_) => {
                         call.answer("answer".into(), now);
+                    }
+                    Input::AnswerEarly(_) => {
+                        call.answer_early("early answer".into(), now);
                     }
                     Input::Decline(_) => {
                         call.decline(Reason::DECLINED, now);
@@ -296,6 +307,7 @@ impl Network {
             assert_eq!(self.caller.answered_by(), Some(**key));
         }
         assert!(self.media_started.len() <= 1);
+        assert!(self.connected_early.len() <= EARLY_LEGS_MAX, "bounded");
         assert!(self.caller_outcomes.len() <= 1);
         for here in self.devices.values() {
             assert!(here.rang <= 1 && here.outcomes.len() <= 1, "rings once, ends once");

@@ -48,6 +48,9 @@ const NAMES_SENT: (usize, usize) = (4_096, 32);
 /// Forged things after which a neighbour is reported.
 const STRIKES_MAX: u32 = 8;
 
+/// A neighbour doesn't begin anew more often than this: it costs a look at all topics.
+const ANEW_PAUSE: Duration = Duration::from_secs(10);
+
 /// How often excess of one neighbour is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(60);
 
@@ -78,6 +81,9 @@ pub(super) struct Link {
     next_slot: u16,
     /// What it named and we serve: its numbers.
     pub(super) theirs: BTreeMap<u16, TopicId>,
+    /// How many names it has given, and the number above the highest: it counts on, so one given twice shows that it began anew.
+    named: (u32, u32),
+    began_anew_at: Option<Instant>,
     /// Tags it named that say nothing to us yet.
     pub(super) unresolved: BTreeMap<LinkTag, u16>,
     /// What it would call the topics that we may serve it.
@@ -97,7 +103,15 @@ pub(super) struct Link {
     /// Topics of which the owner brought a document older than what is held here.
     pub(super) rebuttals: BTreeSet<TopicId>,
 
-    sent_at: Instant,
+    pub(super) sent_at: Instant,
+    /// Bare heartbeats of both ends are arithmetic: see [`Tacit`](super::tacit::Tacit).
+    pub(super) is_tacit: bool,
+    /// Of a tacit link: a heartbeat is planned as of others.
+    pub(super) is_beating: bool,
+    /// When the last heartbeat left that was counted and not sent.
+    pub(super) beaten_at: Option<Instant>,
+    /// Of a tacit link: it was looked at since heartbeats were planned.
+    pub(super) is_touched: bool,
     /// The neighbour has just asked for what it lacks: it isn't kept waiting.
     hurried_until: Option<Instant>,
     pub(super) heard_at: Instant,
@@ -120,6 +134,8 @@ impl Link {
             slots: BTreeMap::new(),
             next_slot: 0,
             theirs: BTreeMap::new(),
+            named: (0, 0),
+            began_anew_at: None,
             unresolved: BTreeMap::new(),
             tags: BTreeMap::new(),
             brought: BTreeSet::new(),
@@ -133,6 +149,10 @@ impl Link {
             hints: BTreeSet::new(),
             rebuttals: BTreeSet::new(),
             sent_at: now,
+            is_tacit: false,
+            is_beating: false,
+            beaten_at: None,
+            is_touched: false,
             // What a new neighbour is to know first.
             hurried_until: Some(now + HURRY),
             heard_at: now,
@@ -146,6 +166,36 @@ impl Link {
             digest_budget: Budget::default(),
             hint_budget: Budget::default(),
         }
+    }
+
+    /// What is known of a neighbour that began anew: nothing of what was said, but for our own numbers, which count on, and what limits it.
+    fn anew(former: Self, now: Instant) -> Self {
+        Self {
+            next_slot: former.next_slot,
+            began_anew_at: Some(now),
+            sent_at: former.sent_at,
+            strikes: former.strikes,
+            reported_at: former.reported_at,
+            name_budget: former.name_budget,
+            frames: former.frames,
+            entries: former.entries,
+            document_budget: former.document_budget,
+            digest_budget: former.digest_budget,
+            hint_budget: former.hint_budget,
+            is_tacit: former.is_tacit,
+            ..Self::new(former.peer, now)
+        }
+    }
+
+    /// A number was given. False if it was given before.
+    pub(super) fn count_name(&mut self, slot: u16) -> bool {
+        let (count, next) = self.named;
+        let has_gaps = count < next;
+        if self.theirs.contains_key(&slot) || (u32::from(slot) < next && !has_gaps) {
+            return false;
+        }
+        self.named = (count.saturating_add(1), next.max(u32::from(slot) + 1));
+        true
     }
 
     /// The neighbour asks for what it lacks.
@@ -216,6 +266,18 @@ impl Link {
         self.brought.remove(&id);
     }
 
+    /// Whether the next heartbeat wouldn't be empty, or would change what waits.
+    pub(super) fn has_riders(&self) -> bool {
+        !(self.names.is_empty()
+            && self.drops.is_empty()
+            && self.wants.is_empty()
+            && self.documents.is_empty()
+            && self.rebuttals.is_empty()
+            && self.appointments.is_empty()
+            && self.digests.is_empty()
+            && self.hints.is_empty())
+    }
+
     fn is_waiting(&self) -> bool {
         !((self.names.is_empty() || self.names_wait)
             && self.drops.is_empty()
@@ -256,6 +318,12 @@ impl Gossip {
         self.link_ids.insert(peer.device, id);
         self.dials.remove(&peer.device);
         self.disarm(Timer::Dial(peer.device));
+        self.meet(id, now);
+    }
+
+    /// Names and offers what a new neighbour may have or bring.
+    fn meet(&mut self, id: LinkId, now: Now) {
+        let peer = self.link(id).peer;
         // A carrier's clients come and go, and it has many topics: only who may have or want one is worth the look.
         let is_wanted = self.homes.contains(&peer.device) || self.upstream_users.contains_key(&peer.device);
         if peer.is_contact || is_wanted {
@@ -265,6 +333,22 @@ impl Gossip {
             }
         }
         self.arm(Timer::Beat(id), now.instant + self.config.heartbeat);
+    }
+
+    /// A neighbour counts from the start: its process ended, and another has connected, before the end of the first was noticed. What was agreed with
+    /// the first means nothing to the second. False if this was so a moment ago.
+    pub(super) fn begin_anew(&mut self, id: LinkId, now: Now) -> bool {
+        if self.link(id).began_anew_at.is_some_and(|at| now.instant < at + ANEW_PAUSE) {
+            return false;
+        }
+        self.detach(id, now);
+        if let Some(place) = self.links.get_mut(id.0 as usize) {
+            *place = place.take().map(|former| Link::anew(former, now.instant));
+        }
+        self.disarm(Timer::Flush(id));
+        self.disarm(Timer::Beat(id));
+        self.meet(id, now);
+        true
     }
 
     /// A neighbour has become a contact, or is none any more.
@@ -318,6 +402,27 @@ impl Gossip {
             self.tell_of_loss(id, now.instant);
         }
         let device = self.link(id).peer.device;
+        self.detach(id, now);
+        self.links[id.0 as usize] = None;
+        self.link_ids.remove(&device);
+        self.free_links.push(id);
+        self.disarm(Timer::Flush(id));
+        self.disarm(Timer::Beat(id));
+        if self.homes.contains(&device) {
+            // What it served goes to the others at once.
+            for home in self.homes.clone() {
+                if let Some(link) = self.link_ids.get(&home).copied() {
+                    self.enter_home(now.instant, link);
+                }
+            }
+            self.want_connection(device, now.instant);
+        } else if self.upstream_users.contains_key(&device) {
+            self.want_connection(device, now.instant);
+        }
+    }
+
+    /// Takes a neighbour out of all topics.
+    fn detach(&mut self, id: LinkId, now: Now) {
         let topics: BTreeSet<_> = {
             let link = self.link(id);
             let unnamed = link.documents.iter().chain(&link.brought).copied();
@@ -341,22 +446,6 @@ impl Gossip {
             self.upstreams_moved(topic, &before, Some(now.instant));
             self.settle_soon(topic, now.instant);
         }
-        self.links[id.0 as usize] = None;
-        self.link_ids.remove(&device);
-        self.free_links.push(id);
-        self.disarm(Timer::Flush(id));
-        self.disarm(Timer::Beat(id));
-        if self.homes.contains(&device) {
-            // What it served goes to the others at once.
-            for home in self.homes.clone() {
-                if let Some(link) = self.link_ids.get(&home).copied() {
-                    self.enter_home(now.instant, link);
-                }
-            }
-            self.want_connection(device, now.instant);
-        } else if self.upstream_users.contains_key(&device) {
-            self.want_connection(device, now.instant);
-        }
     }
 
     /// Wants a frame to leave by `at`, and not before the pace allows.
@@ -375,7 +464,7 @@ impl Gossip {
         }
         let (heartbeat, silence) = (self.config.heartbeat, self.config.silence);
         let link = self.link(id);
-        if now.instant >= link.heard_at + silence {
+        if !link.is_tacit && now.instant >= link.heard_at + silence {
             let device = link.peer.device;
             self.unlink(id, now, true);
             self.outputs.push_back(Output::Silent(device));
@@ -385,6 +474,10 @@ impl Gossip {
             self.flush(id, now, true);
         }
         let link = self.link(id);
+        if link.is_tacit {
+            link.is_beating = false;
+            return;
+        }
         let next = (link.sent_at + heartbeat).min(link.heard_at + silence);
         self.arm(Timer::Beat(id), next);
     }
@@ -537,7 +630,11 @@ impl Gossip {
     }
 
     fn flush_hints(&mut self, id: LinkId, parts: &mut Vec<Part>) {
-        let waiting = take_some(&mut self.link(id).hints, HINTS_PER_FRAME_MAX);
+        let link = self.link(id);
+        // A hint about a document that isn't there yet is dropped by its reader: it waits for the document, and comes behind it.
+        let ready = link.hints.iter().filter(|(topic, _)| !link.documents.contains(topic));
+        let waiting: Vec<_> = ready.take(HINTS_PER_FRAME_MAX).copied().collect();
+        link.hints.retain(|hint| !waiting.contains(hint));
         let list: Vec<_> = waiting.into_iter().filter_map(|(topic, number)| self.passed_hint(topic, number, id)).collect();
         if !list.is_empty() {
             parts.push(Part::Hints(list));

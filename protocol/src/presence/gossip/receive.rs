@@ -58,8 +58,10 @@ impl Gossip {
     fn handle_name(&mut self, now: Now, link: LinkId, named: NamedTopic) {
         let TopicSlot(slot) = named.slot;
         let names_max = self.config.names_max;
+        // Numbers aren't used twice: one that was given before is of another process.
+        let is_new = self.link(link).count_name(slot) || (self.begin_anew(link, now) && self.link(link).count_name(slot));
         let state = self.link(link);
-        if state.theirs.len() + state.unresolved.len() >= names_max || state.theirs.contains_key(&slot) {
+        if !is_new || state.theirs.len() + state.unresolved.len() >= names_max {
             return self.excess(link, now.instant);
         }
         match named.name {

@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::views::Views;
-use super::world::{HEARTBEAT, MESSAGE, TELL_EVERY, Town, TownPlan, number_of};
+use super::world::{HEARTBEAT, MESSAGE, RIDDEN_HEARTBEAT, TELL_EVERY, Town, TownPlan, number_of};
 use crate::{NodeId, State, Traffic};
 
 /// What a stretch of time cost.
@@ -132,9 +132,10 @@ impl Meter {
         measured.lacking = self.open.into_iter().filter(|(_, waiting)| !waiting.is_empty()).map(|(key, _)| key).collect();
         measured.delays.sort_unstable();
         measured.messages = traffic.messages(MESSAGE);
-        measured.heartbeats = traffic.messages(HEARTBEAT);
+        measured.heartbeats = counters.heartbeats - self.counters.heartbeats;
         measured.bytes = traffic.by_kind.get(&MESSAGE).map_or(0, |count| count.bytes);
-        measured.heartbeat_bytes = traffic.by_kind.get(&HEARTBEAT).map_or(0, |count| count.bytes);
+        let bytes = |kind| traffic.by_kind.get(&kind).map_or(0, |count| count.bytes);
+        measured.heartbeat_bytes = bytes(HEARTBEAT) + bytes(RIDDEN_HEARTBEAT);
         measured.duplicates = counters.duplicates - self.counters.duplicates;
         measured.grafts = counters.grafts - self.counters.grafts;
         for (index, hops) in measured.hops.iter_mut().enumerate() {
@@ -165,7 +166,7 @@ pub fn steady(town: &mut Town, every: Duration, time: Duration, rest: Duration) 
             meter.collect(town);
             meter.say(town, node);
         }
-        town.tell("updates", TELL_EVERY);
+        town.tell("updates", TELL_EVERY, None);
     }
     town.network.run_until(start + time + rest);
     meter.end(town)
@@ -319,7 +320,7 @@ pub struct Churn {
 }
 
 /// What viewers saw while people came and went.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Churned {
     /// Pairs of viewer and contact looked at, each look counted.
     pub looks: u64,
@@ -333,6 +334,10 @@ pub struct Churned {
     pub heartbeats: f64,
     /// Comings and goings.
     pub changes: u64,
+    /// Names everything that was sent but heartbeats that say nothing: equal for equal seeds.
+    pub digest: [u64; 2],
+    /// Events that the simulator handled.
+    pub steps: u64,
 }
 
 /// How often everybody's view is looked at.
@@ -352,7 +357,7 @@ pub fn churn(plan: TownPlan, churn: Churn, time: Duration) -> Churned {
     let mut town = Town::new(plan);
     town.start(Duration::from_secs(120));
     town.network.run_for(Duration::from_secs(60));
-    let (start, traffic) = (town.network.elapsed(), town.network.traffic());
+    let (start, traffic, counters) = (town.network.elapsed(), town.network.traffic(), town.counters());
     let people = town.graph.len();
     let mut until = |median: Duration| median.mul_f64(-rng.random_range(f64::MIN_POSITIVE..1.0).ln() / std::f64::consts::LN_2);
     let mut views = Views::new(&mut town);
@@ -367,7 +372,7 @@ pub fn churn(plan: TownPlan, churn: Churn, time: Duration) -> Churned {
         {
             due.remove(&(at, person));
             town.network.run_until(at);
-            town.tell("coming and going", TELL_EVERY * 10);
+            town.tell("coming and going", TELL_EVERY * 10, Some(result));
             let node = node(person);
             views.collect(&mut town);
             let stays = if town.network.state(node) == State::Up {
@@ -398,6 +403,7 @@ pub fn churn(plan: TownPlan, churn: Churn, time: Duration) -> Churned {
     let traffic = town.network.traffic().since(&traffic);
     let person_hours = people as f64 * time.as_secs_f64() / 3_600.0;
     result.messages = traffic.messages(MESSAGE) as f64 / person_hours;
-    result.heartbeats = traffic.messages(HEARTBEAT) as f64 / person_hours;
+    result.heartbeats = (town.counters().heartbeats - counters.heartbeats) as f64 / person_hours;
+    (result.digest, result.steps) = (town.network.digest(), town.network.steps());
     result
 }

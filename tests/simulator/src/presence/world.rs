@@ -19,13 +19,17 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::graph::Graph;
-use crate::{Closed, Input, Kind, Latency, Machine, Network, NodeId, Outbox, START, Settings};
+use super::rows::Churned;
+use crate::{Closed, Input, Kind, Latency, Machine, Network, NodeId, Outbox, START, Settings, State as NodeState};
 
 /// Frames written for presence.
 pub const MESSAGE: Kind = Kind(0x4070);
 
-/// Heartbeats: frames that go because nothing else has.
+/// Heartbeats: frames that go because nothing else has, and say nothing.
 pub const HEARTBEAT: Kind = Kind(0);
+
+/// Heartbeats that take something along.
+pub(super) const RIDDEN_HEARTBEAT: Kind = Kind(1);
 
 /// How often a run of minutes tells how far it is, in virtual time.
 pub(super) const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -95,15 +99,22 @@ pub struct PresenceNode {
     pub keeps: Vec<NodeId>,
     /// Whom it turns to when one of those falls silent.
     pub spare: Vec<NodeId>,
+    /// How often it tells each neighbour something.
+    pub heartbeat: Duration,
 }
 
 impl PresenceNode {
     fn act(&mut self, world: &World, now: Now, out: &mut Outbox<Self>) {
+        self.presence.plan_beats();
         while let Some(action) = self.presence.poll_action() {
             match action {
                 Action::Send { to, frame, is_heartbeat } => {
                     let bytes = wire::encoded_len(&frame) + FRAME_HEADER_BYTES;
-                    let kind = if is_heartbeat { HEARTBEAT } else { MESSAGE };
+                    let kind = match is_heartbeat {
+                        true if frame.parts.is_empty() => HEARTBEAT,
+                        true => RIDDEN_HEARTBEAT,
+                        false => MESSAGE,
+                    };
                     if let Some(node) = world.devices.get(&to) {
                         out.send(*node, kind, bytes, frame);
                     }
@@ -137,6 +148,7 @@ impl Machine for PresenceNode {
     type World = World;
 
     fn handle(&mut self, world: &mut World, now: Now, input: Input<PresenceGossip>, out: &mut Outbox<Self>) {
+        self.presence.set_clock(now);
         match input {
             Input::Start => self.keeps.iter().for_each(|peer| out.dial(*peer)),
             Input::Timeout => self.presence.handle_timeout(now),
@@ -163,6 +175,29 @@ impl Machine for PresenceNode {
     fn poll_timeout(&self) -> Option<Instant> {
         self.presence.poll_timeout()
     }
+
+    const BARE: Option<Kind> = Some(HEARTBEAT);
+
+    fn begin_tacit(&mut self, world: &World, now: Now, peer: NodeId) -> bool {
+        self.presence.set_clock(now);
+        self.presence.begin_tacit(&world.device(peer.index()));
+        true
+    }
+
+    fn last_bare(&mut self, world: &World, now: Now, peer: NodeId) -> Option<Instant> {
+        self.presence.set_clock(now);
+        self.presence.last_beat(&world.device(peer.index()))
+    }
+
+    fn end_tacit(&mut self, world: &World, now: Now, peer: NodeId, heard_at: Option<Instant>) {
+        self.presence.set_clock(now);
+        self.presence.end_tacit(&world.device(peer.index()), heard_at);
+        self.presence.plan_beats();
+    }
+
+    fn bare(&self) -> Option<(PresenceGossip, Duration)> {
+        Some((PresenceGossip::default(), self.heartbeat))
+    }
 }
 
 /// How a town is made up.
@@ -186,6 +221,10 @@ pub struct TownPlan {
     pub latency: Latency,
     /// How presence behaves.
     pub config: Config,
+    /// Whether heartbeats that say nothing are counted instead of sent; the rest is the same.
+    pub is_tacit: bool,
+    /// How long a message takes depends on who sends it when, and not on what others have sent: needed where heartbeats aren't sent.
+    pub has_own_jitter: bool,
     /// Is told now and then how far a long run is.
     pub tell: Option<fn(&Progress)>,
 }
@@ -201,6 +240,8 @@ pub struct Progress {
     pub messages: u64,
     /// Events handled so far.
     pub steps: u64,
+    /// What has been seen so far, while people come and go.
+    pub seen: Option<Churned>,
 }
 
 impl TownPlan {
@@ -219,6 +260,8 @@ impl TownPlan {
             passes_on: false,
             latency,
             config,
+            is_tacit: false,
+            has_own_jitter: false,
             tell: None,
         }
     }
@@ -237,6 +280,8 @@ impl TownPlan {
             passes_on: true,
             latency: Latency::Map,
             config: Config::default(),
+            is_tacit: false,
+            has_own_jitter: false,
             tell: None,
         }
     }
@@ -254,6 +299,8 @@ pub struct Town {
     plan: TownPlan,
     rng: ChaCha8Rng,
     told_at: Duration,
+    /// What machines counted that are no more.
+    retired: Counters,
 }
 
 fn secret(seed: u64, person: usize, what: &str) -> [u8; 32] {
@@ -302,13 +349,27 @@ impl Town {
             // Who starts later dials.
             keeps[other].push(NodeId(u32::try_from(one).unwrap_or(u32::MAX)));
         }
-        let settings = Settings { latency: plan.latency, notices_silence: false, ..Settings::default() };
+        let settings = Settings {
+            latency: plan.latency,
+            notices_silence: false,
+            is_tacit: plan.is_tacit,
+            has_own_jitter: plan.has_own_jitter,
+            ..Settings::default()
+        };
         let mut network = Network::new(world, settings, plan.seed);
         for (number, keeps) in keeps.into_iter().enumerate() {
             let node = Self::machine(&network, &plan, number, keeps, &mut rng);
             network.add(node, false);
         }
-        Self { network, graph: plan.graph.clone(), said: vec![0; people], plan, rng, told_at: Duration::ZERO }
+        Self {
+            network,
+            graph: plan.graph.clone(),
+            said: vec![0; people],
+            plan,
+            rng,
+            told_at: Duration::ZERO,
+            retired: Counters::default(),
+        }
     }
 
     fn machine(
@@ -347,7 +408,7 @@ impl Town {
             .filter(|contact| plan.has_spare && !keeps.contains(contact))
             .collect();
         spare.shuffle(rng);
-        PresenceNode { presence, keeps, spare }
+        PresenceNode { presence, keeps, spare, heartbeat: plan.config.gossip.heartbeat }
     }
 
     /// Starts everybody, spread over a time, and has them say something.
@@ -358,18 +419,18 @@ impl Town {
             self.network.run_until(begin + over.mul_f64(number as f64 / nodes.len() as f64));
             self.network.start(*node);
             self.say(*node);
-            self.tell("starting", TELL_EVERY);
+            self.tell("starting", TELL_EVERY, None);
         }
         self.network.run_until(begin + over);
     }
 
     /// Tells how far it is, if `every` has passed since it was told last.
-    pub(super) fn tell(&mut self, phase: &'static str, every: Duration) {
+    pub(super) fn tell(&mut self, phase: &'static str, every: Duration, seen: Option<Churned>) {
         let elapsed = self.network.elapsed();
         let Some(tell) = self.plan.tell.filter(|_| elapsed >= self.told_at + every) else { return };
         self.told_at = elapsed;
         let messages = self.network.traffic().messages(MESSAGE);
-        tell(&Progress { phase, elapsed, messages, steps: self.network.steps() });
+        tell(&Progress { phase, elapsed, messages, steps: self.network.steps(), seen });
     }
 
     /// Ends a device's process, with a goodbye or without.
@@ -381,13 +442,15 @@ impl Town {
     pub fn restart(&mut self, node: NodeId) {
         let keeps = self.network.machine(node).keeps.clone();
         let machine = Self::machine(&self.network, &self.plan, node.index(), keeps, &mut self.rng);
-        self.network.replace(node, machine);
+        let former = self.network.replace(node, machine);
+        add(&mut self.retired, &former.presence.counters());
         self.network.start(node);
     }
 
     /// Has somebody say that they leave.
     pub fn say_offline(&mut self, node: NodeId) {
         self.network.with(node, |machine, world, now, out| {
+            machine.presence.set_clock(now);
             let status = Status { state: State::Offline, mood: String::new(), reachability: Reachability::None, devices: 1 };
             machine.presence.set_status(now, status);
             machine.act(world, now, out);
@@ -400,6 +463,7 @@ impl Town {
         *said += 1;
         let number = *said;
         self.network.with(node, |machine, world, now, out| {
+            machine.presence.set_clock(now);
             machine.presence.set_status(now, status(number));
             machine.act(world, now, out);
         });
@@ -420,26 +484,35 @@ impl Town {
         (number_of(&shown.mood), shown.state)
     }
 
-    /// What all machines did.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        let mut sum = Counters::default();
+    /// What all machines have done, those that are no more included.
+    pub fn counters(&mut self) -> Counters {
+        let mut sum = self.retired;
         for node in self.network.nodes() {
-            let one = self.network.machine(node).presence.counters();
-            sum.frames += one.frames;
-            sum.heartbeats += one.heartbeats;
-            sum.documents += one.documents;
-            sum.digests += one.digests;
-            sum.received += one.received;
-            sum.duplicates += one.duplicates;
-            sum.grafts += one.grafts;
-            sum.forged += one.forged;
-            sum.excess += one.excess;
-            for (total, count) in sum.hops.iter_mut().zip(one.hops) {
-                *total += count;
+            if self.network.state(node) == NodeState::Up {
+                self.network.with(node, |machine, _, now, _| {
+                    machine.presence.set_clock(now);
+                    machine.presence.count_beats();
+                    machine.presence.plan_beats();
+                });
             }
+            add(&mut sum, &self.network.machine(node).presence.counters());
         }
         sum
+    }
+}
+
+fn add(sum: &mut Counters, one: &Counters) {
+    sum.frames += one.frames;
+    sum.heartbeats += one.heartbeats;
+    sum.documents += one.documents;
+    sum.digests += one.digests;
+    sum.received += one.received;
+    sum.duplicates += one.duplicates;
+    sum.grafts += one.grafts;
+    sum.forged += one.forged;
+    sum.excess += one.excess;
+    for (total, count) in sum.hops.iter_mut().zip(one.hops) {
+        *total += count;
     }
 }
 
