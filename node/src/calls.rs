@@ -4,6 +4,7 @@
 //! offer and one sealed invite per device, sends each on every way there is (stream, the device's relay, and push gateway where the device
 //! names one), and connects media when a device accepts. Media runs in tasks of its own ([`driver`]).
 
+mod conference;
 mod crossing;
 mod driver;
 mod early;
@@ -30,6 +31,7 @@ use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{Extensions, Frame, Signed};
 use tracing::{debug, warn};
 
+pub(crate) use self::conference::NoticeTarget;
 pub(crate) use self::driver::MediaNews;
 pub(crate) use self::driver::describe;
 use self::driver::{MediaNewsKind, SessionId};
@@ -173,6 +175,7 @@ pub(crate) struct CallsState {
     withdrawn: WithdrawnCalls,
     rates: RateLimiter<PublicKey>,
     ended: VecDeque<CallEntry>,
+    conferences: conference::ConferencesState,
     /// What certified callers show our relays, once it was made or read.
     capability: Option<Signed<Capability>>,
     /// Media sessions so far.
@@ -188,6 +191,7 @@ impl Default for CallsState {
             withdrawn: WithdrawnCalls::new(),
             rates: RateLimiter::new(CALLERS_MAX),
             ended: VecDeque::new(),
+            conferences: conference::ConferencesState::default(),
             capability: None,
             sessions: 0,
         }
@@ -199,7 +203,7 @@ impl CallsState {
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         let outgoing = self.outgoing.values().filter_map(Outgoing::next_deadline);
         let incoming = self.incoming.values().filter_map(Incoming::next_deadline);
-        outgoing.chain(incoming).min()
+        outgoing.chain(incoming).chain(self.conferences.next_deadline()).min()
     }
 
     /// The media relays over which calls run.
@@ -608,12 +612,14 @@ impl EventLoop {
         for call in incoming {
             self.incoming_tick(call, now.instant);
         }
+        self.conferences_tick(now);
     }
 
     pub(crate) fn call_list(&self) -> CallList {
         let mut calls: Vec<CallEntry> = self.calls.ended.iter().cloned().map(|call| self.with_fate(call)).collect();
-        calls.extend(self.calls.outgoing.iter().map(|(id, call)| self.call_entry(*id, &call.progress, false, call.state())));
-        let shown = self.calls.incoming.iter().filter(|(_, call)| call.held_for.is_none());
+        let shown = self.calls.outgoing.iter().filter(|(_, call)| !call.is_quiet() || call.progress.answered_by.is_some());
+        calls.extend(shown.map(|(id, call)| self.call_entry(*id, &call.progress, false, call.state())));
+        let shown = self.calls.incoming.iter().filter(|(_, call)| !call.is_silent());
         calls.extend(shown.map(|(id, call)| self.call_entry(*id, &call.progress, true, call.state())));
         for entry in calls.iter_mut().filter(|entry| entry.state != CallState::Ended) {
             entry.media = entry.call_id.parse().ok().and_then(|call| self.call_media(call));
@@ -641,7 +647,7 @@ impl EventLoop {
     }
 
     fn call_entry(&self, call: CallId, progress: &Progress, incoming: bool, state: CallState) -> CallEntry {
-        CallEntry {
+        let entry = CallEntry {
             call_id: call.to_string(),
             users: vec![self.labels.display(&progress.user)],
             incoming,
@@ -652,7 +658,10 @@ impl EventLoop {
             dismissed: false,
             stages: Vec::new(),
             media: None,
-        }
+            conference_id: None,
+            introduced_by: None,
+        };
+        self.with_conference(call, entry)
     }
 
     fn traced_entry(&self, call: CallId, progress: &Progress, incoming: bool, state: CallState) -> CallEntry {
@@ -718,6 +727,9 @@ impl EventLoop {
         let now = Instant::now();
         // One that was withdrawn for another stands for that.
         let call = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.joined).unwrap_or(call);
+        if self.leave_conference_of(call) {
+            return reply.send(Ok(()));
+        }
         if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
             outgoing.machine.hang_up(now);
             self.drive_outgoing(call);

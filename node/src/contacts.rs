@@ -460,6 +460,11 @@ impl EventLoop {
         *user == self.identity.user_id() || self.contacts.roster.standing(user) == Standing::Contact
     }
 
+    /// True for users whom this one has blocked.
+    pub(crate) fn is_blocked(&self, user: &UserId) -> bool {
+        self.contacts.roster.standing(user) == Standing::Blocked
+    }
+
     /// Nothing is said to a contact's name under another key before the person has looked at it.
     pub(crate) fn refuse_changed(&self, user: &UserId) -> Result<(), NodeError> {
         if self.contacts.roster.standing(user) == Standing::Changed {

@@ -495,6 +495,8 @@ impl EventLoop {
             Command::CallAnswer { call_id, options, reply } => self.handle_call_answer(&call_id, options, reply),
             Command::CallDecline { call_id, reply } => self.handle_call_decline(&call_id, reply),
             Command::CallDismiss { call_id, reply } => self.handle_call_dismiss(&call_id, reply),
+            Command::CallAdd { call_id, options, reply } => self.handle_call_add(&call_id, &options, reply),
+            Command::CallRejoin { call_id, options, reply } => self.handle_call_rejoin(&call_id, &options, reply),
             Command::CallHangup { call_id, reply } => self.handle_call_hangup(&call_id, reply),
             Command::PushRegister { target, reply } => self.handle_push_register(target, reply),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
@@ -524,6 +526,7 @@ impl EventLoop {
             Purpose::HandOverAsk(target) => self.hand_over_answer(target, frame),
             Purpose::HandOver(handing) => self.hand_over_device_answer(handing, frame),
             Purpose::Signal(target) => self.signal_answer(target, frame),
+            Purpose::Conference(target) => self.conference_answer(target, frame),
             Purpose::SignalAsk(target) => self.signal_ask_answer(target, frame),
             Purpose::SignalPass(passing) => self.signal_pass_device_answer(passing, frame),
             Purpose::Enrol(asking) => self.enrol_answer(*asking, frame),
@@ -553,6 +556,8 @@ impl EventLoop {
             Purpose::HandOverAsk(target) => self.hand_over_failure(target, failure),
             Purpose::HandOver(handing) => self.hand_over_device_failure(handing, failure),
             Purpose::Signal(target) | Purpose::SignalAsk(target) => self.signal_failure(target, failure),
+            // The machine says it again.
+            Purpose::Conference(_) => {}
             Purpose::SignalPass(passing) => self.signal_pass_device_failure(passing, failure),
             Purpose::Enrol(asking) => self.enrol_failure(*asking, failure),
             Purpose::DeviceRename(renaming) => self.device_rename_failure(*renaming, failure),
@@ -701,6 +706,8 @@ fn refuse_asleep(command: Command) {
         Command::History(command) => command.refuse(NodeError::Suspended),
         Command::Devices(command) => command.refuse(NodeError::Suspended),
         Command::CallDial { reply, .. } => refuse(reply),
+        Command::CallAdd { reply, .. } => refuse(reply),
+        Command::CallRejoin { reply, .. } => refuse(reply),
         Command::CallAnswer { reply, .. }
         | Command::CallDecline { reply, .. }
         | Command::CallDismiss { reply, .. }

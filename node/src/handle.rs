@@ -37,7 +37,9 @@ use authority::{
     Authority, AuthorityError, AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, EnrolError, EnrolOptions,
     Enrolled, InviteOptions,
 };
-use calls::{AnswerOptions, CallEntry, CallError, CallList, CallOutcome, Calls, DialOptions};
+use calls::{
+    AddOptions, AnswerOptions, CallAdded, CallEntry, CallError, CallList, CallOutcome, CallRejoined, Calls, DialOptions,
+};
 use contacts::{ContactCommand, Contacts};
 use devices::{DeviceCommand, Devices};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
@@ -175,6 +177,18 @@ pub enum Command {
     CallDismiss {
         call_id: String,
         reply: Reply<(), CallError>,
+    },
+    /// [`Calls::add`]; answered when they take part or won't. A closed reply means: give up.
+    CallAdd {
+        call_id: String,
+        options: AddOptions,
+        reply: Reply<CallAdded, CallError>,
+    },
+    /// [`Calls::rejoin`]
+    CallRejoin {
+        call_id: String,
+        options: AnswerOptions,
+        reply: Reply<CallRejoined, CallError>,
     },
     /// [`Calls::hangup`]
     CallHangup {

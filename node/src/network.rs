@@ -66,6 +66,8 @@ pub(crate) enum Purpose {
     HandOver(crate::roles::hand_over::HandingOver),
     /// A call signal to a device.
     Signal(crate::calls::SignalTarget),
+    /// Telling a participant who is there.
+    Conference(crate::calls::NoticeTarget),
     /// A call signal to a device, by way of whoever brought the invite.
     SignalAsk(crate::calls::SignalTarget),
     /// A device's call signal, from us as the one who brought the invite.

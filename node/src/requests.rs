@@ -1,6 +1,7 @@
 //! Requests of peers, each to the capability it is for.
 
 use halloo_protocol::authority::{EnrolRequest, RenewRequest, RevocationListAnswer, RevocationListRequest};
+use halloo_protocol::call::conference::ConferenceNotice;
 use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, InviteHandOver, InviteHandedOver, SignalPass};
 use halloo_protocol::file::{FileAccept, FileHashes, FileRead};
 use halloo_protocol::identity::VerifiedChain;
@@ -48,6 +49,7 @@ impl EventLoop {
                 status: node.handle_call_signal(&signal.signal),
                 extensions: Extensions::none(),
             }),
+            ConferenceNotice::KIND => self.with(frame, |node, notice: ConferenceNotice| node.handle_conference_notice(&notice)),
             MailboxOpen::KIND => self.with(frame, |node, request: MailboxOpen| {
                 let chain = node.chain_of(&peer);
                 node.handle_mailbox_open(chain.as_ref(), &request)

@@ -15,12 +15,15 @@
 //! Every signal is signed by the device that says it, numbered, and repeated until acknowledged. The machines are [`CallerCall`] and
 //! [`CalleeCall`]; both end by themselves whatever is lost: every state has a deadline, save a call whose media run.
 //!
+//! A call becomes a conference when somebody is added: [`conference`].
+//!
 //! Two users who dial each other at the same moment make two calls here. Which of them goes on is decided by [`receive`], with everything else
 //! that becomes of an invite; joining them is for whoever owns both machines. This module never reads a clock, holds no keys and opens no
 //! socket.
 
 mod callee;
 mod caller;
+pub mod conference;
 mod hand_over;
 pub(crate) mod hpke_key;
 mod invite;
@@ -138,6 +141,12 @@ impl Reason {
     pub const UNKNOWN_CALL: Self = Self(14);
     /// The device asks too much.
     pub const TOO_MANY: Self = Self(15);
+    /// There is no leg for whoever asks: the device isn't in the conference, or they aren't any more.
+    pub const NOT_IN_CONFERENCE: Self = Self(17);
+    /// As many people as a conference holds are there already.
+    pub const CONFERENCE_FULL: Self = Self(18);
+    /// Another call between the two took this one's place.
+    pub const REPLACED: Self = Self(19);
     /// A message that the device couldn't decrypt, however often it was encrypted anew.
     pub const UNDECRYPTABLE: Self = Self(20);
     /// No room for another recording of this caller's.
@@ -164,6 +173,9 @@ impl fmt::Display for Reason {
             Self::INVALID => "the invite couldn't be read",
             Self::UNKNOWN_CALL => "the call is over",
             Self::TOO_MANY => "too many calls",
+            Self::NOT_IN_CONFERENCE => "not in the conference",
+            Self::CONFERENCE_FULL => "the conference is full",
+            Self::REPLACED => "another call took its place",
             Self::UNDECRYPTABLE => "the device couldn't decrypt it",
             Self::VOICEMAIL_FULL => "no room for another recording",
             Self(other) => return write!(f, "reason {other}"),

@@ -67,6 +67,10 @@ id!(
     CallId
 );
 id!(
+    /// One conference, the same for all who take part. Not drawn: it follows from the call that it began as.
+    ConferenceId
+);
+id!(
     /// One message, the same for all devices it goes to. Drawn by the sending device.
     MessageId
 );

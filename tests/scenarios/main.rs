@@ -7,6 +7,7 @@ mod adversary;
 mod attackers;
 mod call_setup;
 mod clock_offset;
+mod conferences;
 mod contacts;
 mod conversations;
 mod devices;

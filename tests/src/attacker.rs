@@ -433,6 +433,12 @@ impl Forger {
         DeviceKey(self.device.public())
     }
 
+    /// The user's name and identity key.
+    #[must_use]
+    pub fn named(&self) -> (UserId, IdentityKey) {
+        named(&self.user)
+    }
+
     /// A certificate for the device, in order in all parts.
     #[must_use]
     pub fn certificate(&self) -> Signed<DeviceCertificate> {

@@ -60,3 +60,37 @@ pub fn assert_heard(path: &Path, heard_hz: f64, unheard_hz: f64, length: Duratio
     let echo = tone::level_db(&samples, spec.sample_rate, unheard_hz);
     assert!(echo < ABSENT_DB, "{}: {unheard_hz} Hz was heard too, at {echo:.0} dB", path.display());
 }
+
+/// How far below full scale each of several tones that are heard at once must be at most. Alone they are at half of full scale, 6 dB below it.
+const PRESENT_DB: f64 = -24.0;
+
+/// Asserts that a recording holds all of these tones, each at least for a moment, and never the other.
+///
+/// # Panics
+/// If it doesn't.
+#[track_caller]
+pub fn assert_heard_all(path: &Path, heard_hz: &[f64], unheard_hz: f64) {
+    for hertz in heard_hz {
+        assert_heard_together(path, &[*hertz], unheard_hz);
+    }
+}
+
+/// Asserts that a recording holds all of these tones at the same time for a moment, and never the other.
+///
+/// # Panics
+/// If it doesn't.
+#[track_caller]
+pub fn assert_heard_together(path: &Path, heard_hz: &[f64], unheard_hz: f64) {
+    let mut reader = hound::WavReader::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let samples: Vec<i16> = reader.samples::<i16>().map(|sample| sample.expect("a whole file")).collect();
+    let levels =
+        |window: &[i16]| -> Vec<f64> { heard_hz.iter().map(|hertz| tone::level_db(window, SAMPLE_RATE, *hertz)).collect() };
+    let lowest = |window: &[i16]| levels(window).into_iter().fold(f64::INFINITY, f64::min);
+    let windows = samples.chunks_exact(SAMPLE_RATE as usize / 2);
+    let best = windows.max_by(|one, other| lowest(one).total_cmp(&lowest(other)));
+    let best = best.unwrap_or_else(|| panic!("{}: {} samples recorded", path.display(), samples.len()));
+    let found = levels(best);
+    assert!(lowest(best) > PRESENT_DB, "{}: {heard_hz:?} Hz expected together, best heard at {found:.0?} dB", path.display());
+    let echo = tone::level_db(&samples, SAMPLE_RATE, unheard_hz);
+    assert!(echo < ABSENT_DB, "{}: {unheard_hz} Hz was heard too, at {echo:.0} dB", path.display());
+}

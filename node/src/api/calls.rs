@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
-use crate::handle::calls::{AnswerOptions, CallEntry, CallList, CallOutcome, DialOptions};
+use crate::handle::calls::{AddOptions, AnswerOptions, CallAdded, CallEntry, CallList, CallOutcome, CallRejoined, DialOptions};
 
 /// A call did what was asked.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
@@ -33,6 +33,14 @@ pub(super) fn routes() -> Vec<Route> {
             .returns::<CallDone>(),
         Route::post("/v1/calls/{id}/decline", "declineCall", "Decline a ringing call", decline).returns::<CallDone>(),
         Route::post("/v1/calls/{id}/dismiss", "dismissCall", "Note that an ended call was seen", dismiss).returns::<CallDone>(),
+        Route::post("/v1/calls/{id}/add", "addToCall", "Add somebody to a call; answers when they take part, or won't", add)
+            .body::<AddOptions>()
+            .returns::<CallAdded>()
+            .lasts(),
+        Route::post("/v1/calls/{id}/rejoin", "rejoinCall", "Come back to a conference that was left here", rejoin)
+            .body::<AnswerOptions>()
+            .returns::<CallRejoined>()
+            .lasts(),
         Route::post("/v1/calls/{id}/hangup", "hangUpCall", "End a call in any state", hangup).returns::<CallDone>(),
     ]
 }
@@ -66,6 +74,22 @@ async fn decline(State(state): State<ApiState>, PathPart(call_id): PathPart) -> 
 async fn dismiss(State(state): State<ApiState>, PathPart(call_id): PathPart) -> Answer<CallDone> {
     state.node.calls().dismiss(&call_id).await?;
     done(call_id, "dismissed")
+}
+
+async fn add(
+    State(state): State<ApiState>,
+    PathPart(call_id): PathPart,
+    JsonBody(options): JsonBody<AddOptions>,
+) -> Answer<CallAdded> {
+    Ok(Json(state.node.calls().add(&call_id, options).await?))
+}
+
+async fn rejoin(
+    State(state): State<ApiState>,
+    PathPart(call_id): PathPart,
+    JsonBody(options): JsonBody<AnswerOptions>,
+) -> Answer<CallRejoined> {
+    Ok(Json(state.node.calls().rejoin(&call_id, options).await?))
 }
 
 async fn hangup(State(state): State<ApiState>, PathPart(call_id): PathPart) -> Answer<CallDone> {

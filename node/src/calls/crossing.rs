@@ -57,6 +57,12 @@ impl EventLoop {
         receive((invite.invite().call, invite.caller_device()), &here)
     }
 
+    /// What it does with a leg of a conference: only a dial of ours to the same user stands in its way.
+    pub(super) fn reception_of_leg(&self, invite: &VerifiedInvite) -> Reception {
+        let here = Situation { own_dial: self.waiting_dial(invite.caller_id()), ..Situation::default() };
+        receive((invite.invite().call, invite.caller_device()), &here)
+    }
+
     /// Our call to a user that nobody has answered yet.
     pub(super) fn waiting_dial(&self, user: &UserId) -> Option<PlacedCall> {
         let me = self.identity.device();
@@ -119,7 +125,11 @@ impl EventLoop {
         for (index, call) in self.held_for(own).into_iter().enumerate() {
             let Some(incoming) = self.calls.incoming.get_mut(&call) else { continue };
             incoming.held_for = None;
-            if by_person {
+            let is_leg = incoming.link.as_ref().is_some_and(|link| link.is_leg);
+            if by_person && is_leg {
+                let config = self.media_config(None, None);
+                self.begin_answer(call, config);
+            } else if by_person {
                 self.ring_aloud(call);
             } else if index == 0 {
                 self.join_call(own, call);

@@ -1,7 +1,6 @@
 //! The task around one call's media session: hands its events to the event loop and obeys it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use halloo_protocol::call::CallId;
@@ -10,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::media::{
-    self, MediaConfig, MediaEvent, MediaSession, MediaStats, MediaSummary, PendingMedia, RelayServer, SpareOffer,
+    self, MediaConfig, MediaEvent, MediaSession, MediaStats, MediaSummary, PendingMedia, RelayServer, Room, SpareOffer,
 };
 use crate::event_loop::Internal;
 
@@ -67,7 +66,7 @@ impl StandingOffer {
 
 enum Order {
     Start,
-    Answered(Option<PathBuf>, Option<PathBuf>),
+    Answered(Option<Room>),
     Candidate(String),
     LeaveRelay(Vec<SocketAddr>),
     Relays(Vec<RelayServer>),
@@ -135,9 +134,9 @@ impl MediaDriver {
         self.stats.get().map(|stats| stats.borrow().clone())
     }
 
-    /// The call is answered here, with these files to play and to record to; the other end is being told.
-    pub(crate) fn answered(&self, play: Option<PathBuf>, record: Option<PathBuf>) {
-        let _ = self.orders.try_send(Order::Answered(play, record));
+    /// The call is answered here, and this is what is said and heard; the other end is being told.
+    pub(crate) fn answered(&self, room: Option<Room>) {
+        let _ = self.orders.try_send(Order::Answered(room));
     }
 
     /// Lets audio flow.
@@ -179,7 +178,7 @@ async fn drive(
             biased;
             order = orders.recv() => match order {
                 Some(Order::Start) => session.start(),
-                Some(Order::Answered(play, record)) => session.answered(play, record),
+                Some(Order::Answered(room)) => session.answered_in(room),
                 Some(Order::Candidate(candidate)) => {
                     if let Err(error) = session.add_remote_candidate(&candidate) {
                         tracing::debug!(call = %call.short(), %error, "candidate not used");

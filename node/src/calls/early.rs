@@ -20,7 +20,7 @@ use halloo_protocol::key::DeviceKey;
 use tracing::debug;
 
 use super::driver::{self, MediaDriver, SessionId, StandingOffer};
-use super::media::{MediaConfig, MediaEvent, MediaPath, MediaSession};
+use super::media::{MediaConfig, MediaEvent, MediaPath, MediaSession, Room};
 use super::{CallsState, path_words};
 use crate::event_loop::EventLoop;
 use crate::handle::calls::CallStageKind;
@@ -242,8 +242,20 @@ impl EventLoop {
 
     /// A person answers: with what is connected already, or else anew.
     pub(super) fn begin_answer(&mut self, call: CallId, config: MediaConfig) {
+        let Some(incoming) = self.calls.incoming.get(&call) else { return };
+        let room = self.conference_room(incoming.link.as_ref());
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         incoming.answering = true;
+        incoming.twin_of = None;
+        let room = room.unwrap_or_else(|| Room::new(config.play.clone(), config.record.clone()));
+        let config = config.room(room.clone());
+        incoming.room = Some(room);
+        self.answer_with(call, config);
+        self.incoming_connecting(call);
+    }
+
+    fn answer_with(&mut self, call: CallId, config: MediaConfig) {
+        let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         let now = Instant::now();
         let news = self.internal_sender.clone();
         if incoming.early.as_ref().is_some_and(|early| early.is_of_use(config.relayed_only, now)) {
@@ -270,7 +282,7 @@ impl EventLoop {
             incoming.progress.answered_by = Some(me);
             incoming.progress.note(CallStageKind::Answer, None, "answered here");
             incoming.progress.note(CallStageKind::Media, None, early.words());
-            early.driver.answered(config.play, config.record);
+            early.driver.answered(config.room);
             incoming.media = Some(early.driver);
             if let Some(path) = &early.path {
                 incoming.progress.connected_at = Some(now);

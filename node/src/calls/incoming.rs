@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use halloo_protocol::call::conference::{ConferencePart, Participant};
 use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CalleeAction, CalleeCall, CalleeParams, CalleeState, InviteAnswer, InviteError, InviteStatus,
     InviteWay, Outcome, Reason, Reception, SealedInvite, Signal, VerifiedInvite, may_pass, outcome_of_cancel, word_of,
@@ -13,10 +14,11 @@ use halloo_protocol::message::CallFate;
 use halloo_protocol::wire::{Extensions, Signed};
 use tracing::{debug, info};
 
+use super::conference::Link;
 use super::crossing::Dialled;
 use super::driver::MediaDriver;
 use super::early::EarlyMedia;
-use super::media::MediaSession;
+use super::media::{MediaSession, Room};
 use super::{CALLS_MAX, Progress, SUMMARY_WAIT, reason_of_fate};
 use crate::address;
 use crate::event_loop::EventLoop;
@@ -35,7 +37,15 @@ pub(super) struct Incoming {
     /// Whether its caller is a contact, and may learn where this device is before somebody answers.
     pub(super) is_from_contact: bool,
     caller: DeviceKey,
-    target: Target,
+    /// Who calls.
+    pub(super) other: Participant,
+    /// The conference that it belongs to, if it does.
+    pub(super) link: Option<Link>,
+    /// The call that rings for the same conference: nobody hears this one.
+    pub(super) twin_of: Option<CallId>,
+    /// What is said and heard, once it is being answered.
+    pub(super) room: Option<Room>,
+    pub(super) target: Target,
     /// Where signals go until the call is answered: for a caller who isn't to learn our address before.
     hidden: Option<Hidden>,
     pub(super) offer: String,
@@ -82,7 +92,16 @@ impl Incoming {
 
     /// Whether somebody hears it and can still answer.
     pub(super) fn rings(&self) -> bool {
-        self.machine.state() == CalleeState::Ringing && self.held_for.is_none() && !self.answering
+        self.machine.state() == CalleeState::Ringing && !self.is_silent() && !self.answering
+    }
+
+    /// Whether it is kept from the person, because of another call that stands for it.
+    pub(super) const fn is_silent(&self) -> bool {
+        self.held_for.is_some() || self.twin_of.is_some()
+    }
+
+    pub(super) const fn is_being_answered(&self) -> bool {
+        self.answering
     }
 
     pub(super) const fn state(&self) -> CallState {
@@ -144,7 +163,19 @@ impl EventLoop {
             Ok(invite) => invite,
             Err(error) => return self.invite_refused(&error),
         };
-        if let Some(refused) = self.refuse_caller(&invite) {
+        let Ok(part) = ConferencePart::of(invite.invite()) else {
+            self.counters.malformed += 1;
+            let status = InviteStatus::Refused(Reason::INVALID);
+            return Rung { status, call: None, from: None, refusal: Some("its part on a conference can't be read".to_owned()) };
+        };
+        let leg = match part.as_ref().and_then(|part| self.judge_leg(&invite, part)) {
+            Some(Ok(link)) => Some(link),
+            Some(Err(reason)) => return self.refuse_leg(&invite, arrival, reason),
+            None => None,
+        };
+        if leg.is_none()
+            && let Some(refused) = self.refuse_caller(&invite)
+        {
             return refused;
         }
         let call = invite.invite().call;
@@ -169,18 +200,30 @@ impl EventLoop {
         if self.calls.incoming.len() >= CALLS_MAX {
             return rung(InviteStatus::Refused(Reason::TOO_MANY));
         }
+        if let Some(link) = leg {
+            self.take_in_leg(&invite, arrival, link);
+            return rung(InviteStatus::Ringing);
+        }
+        let link = part.as_ref().map(|part| self.link_of_invite(&invite, part));
+        if let Some(first) = link.as_ref().and_then(|link| self.first_of_twins(link.id)) {
+            self.take_in(&invite, arrival, None, link);
+            if let Some(incoming) = self.calls.incoming.get_mut(&call) {
+                incoming.twin_of = Some(first);
+            }
+            return rung(InviteStatus::Ringing);
+        }
         match self.reception(&invite) {
             Reception::Ring => {
-                self.take_in(&invite, arrival, None);
+                self.take_in(&invite, arrival, None, link);
                 self.ring_aloud(call);
             }
             Reception::Hold(own) => {
                 debug!(call = %call.short(), own = %own.short(), "both have dialled: ours goes on");
-                self.take_in(&invite, arrival, Some(own));
+                self.take_in(&invite, arrival, Some(own), link);
                 self.note_stage(own, CallStageKind::Crossed, Some(&invite.caller_device()), "both have dialled: ours goes on");
             }
             Reception::Join(own) => {
-                self.take_in(&invite, arrival, None);
+                self.take_in(&invite, arrival, None, link);
                 self.join_call(own, call);
             }
             Reception::Refuse(reason) => {
@@ -190,6 +233,39 @@ impl EventLoop {
             }
         }
         rung(InviteStatus::Ringing)
+    }
+
+    /// Takes in a leg of a conference: it is answered by itself, unless both have dialled and ours goes on.
+    fn take_in_leg(&mut self, invite: &VerifiedInvite, arrival: Arrival, link: Link) {
+        let call = invite.invite().call;
+        match self.reception_of_leg(invite) {
+            Reception::Hold(own) => self.take_in(invite, arrival, Some(own), Some(link)),
+            Reception::Join(own) => {
+                self.take_in(invite, arrival, None, Some(link));
+                self.join_call(own, call);
+            }
+            Reception::Ring | Reception::Refuse(_) => {
+                self.take_in(invite, arrival, None, Some(link));
+                let config = self.media_config(None, None);
+                self.begin_answer(call, config);
+            }
+        }
+    }
+
+    /// Refuses a leg of a conference. It is listed nowhere, and judged anew when it is tried again.
+    fn refuse_leg(&mut self, invite: &VerifiedInvite, arrival: Arrival, reason: Reason) -> Rung {
+        let call = invite.invite().call;
+        debug!(call = %call.short(), %reason, "leg refused");
+        let has_room = self.calls.incoming.len() < CALLS_MAX && !self.calls.incoming.contains_key(&call);
+        if arrival.way != InviteWay::Stream && has_room {
+            let (params, target) = self.callee(invite, arrival.way);
+            let machine = CalleeCall::refuse(params, reason, Instant::now());
+            let mut incoming = self.new_incoming(invite, machine, target, arrival);
+            incoming.archived = true;
+            self.calls.incoming.insert(call, incoming);
+            self.drive_incoming(call);
+        }
+        Rung { status: InviteStatus::Refused(reason), call: None, from: None, refusal: Some(reason.to_string()) }
     }
 
     /// Why a call doesn't ring whose invite comes now: it was taken back, or settled on another of the user's devices.
@@ -327,6 +403,10 @@ impl EventLoop {
             early: None,
             is_from_contact: false,
             caller: invite.caller_device(),
+            other: Participant::from(invite.caller()),
+            link: None,
+            twin_of: None,
+            room: None,
             target,
             hidden: self.hidden_origin(invite, bearer),
             offer: invite.invite().offer.clone(),
@@ -354,12 +434,13 @@ impl EventLoop {
     }
 
     /// Takes a call in, and tells its caller that it rings. Whether anybody hears it is another matter.
-    fn take_in(&mut self, invite: &VerifiedInvite, arrival: Arrival, held_for: Option<CallId>) {
+    fn take_in(&mut self, invite: &VerifiedInvite, arrival: Arrival, held_for: Option<CallId>, link: Option<Link>) {
         let call = invite.invite().call;
         let (params, target) = self.callee(invite, arrival.way);
         let machine = CalleeCall::new(params, Instant::now());
         let mut incoming = self.new_incoming(invite, machine, target, arrival);
         incoming.held_for = held_for;
+        incoming.link = link;
         incoming.is_from_contact = self.relation(&invite.caller().user) == Relation::Contact;
         incoming.progress.rang_at = Some(Instant::now());
         incoming.progress.note(CallStageKind::Invite, Some(&invite.caller_device()), way_words(arrival.way));
@@ -375,7 +456,8 @@ impl EventLoop {
         info!(call = %call.short(), ?way, "ringing");
         let from = self.labels.display(&incoming.progress.user);
         let (via_push, via) = (is_push(way), via_of(way));
-        self.events.send(Event::CallIncoming { call_id: call.to_string(), from, video: false, via_push, via });
+        let conference_id = incoming.link.as_ref().map(|link| link.id.to_string());
+        self.events.send(Event::CallIncoming { call_id: call.to_string(), from, video: false, via_push, via, conference_id });
         match self.settings.answer.clone() {
             Some(answer) => {
                 let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());
@@ -477,6 +559,7 @@ impl EventLoop {
         self.note_call_fate(call, CallFate::Answered);
         let answered_by = self.swarm.local_peer_id().to_string();
         self.events.send(Event::CallAnswered { call_id: call.to_string(), answered_by });
+        self.incoming_leg_up(call);
     }
 
     fn incoming_finished(&mut self, call: CallId, outcome: Outcome, reason: Reason) {
@@ -485,11 +568,14 @@ impl EventLoop {
         incoming.progress.ended = Some((outcome, reason, Instant::now()));
         incoming.progress.note(CallStageKind::End, None, format!("{outcome}: {reason}"));
         // Nobody has heard it, and the other of the two calls is listed.
-        incoming.archived |= incoming.held_for.is_some();
+        incoming.archived |= incoming.is_silent();
+        incoming.archived |= incoming.link.as_ref().is_some_and(|link| link.is_leg) && incoming.progress.answered_at.is_none();
         incoming.early = None;
         if let Some(media) = &incoming.media {
             media.close();
         }
+        self.conference_call_over(call, outcome, reason, false);
+        self.release_twins(call, reason == Reason::DECLINED);
     }
 
     fn settle_incoming(&mut self, call: CallId) {
@@ -519,7 +605,11 @@ impl EventLoop {
         if incoming.machine.poll_timeout().is_some_and(|at| at <= now) {
             incoming.machine.handle_timeout(now);
         }
-        if incoming.is_dial_over(now) {
+        let is_over = incoming.is_dial_over(now);
+        if is_over
+            && !self.leave_conference_of(call)
+            && let Some(incoming) = self.calls.incoming.get_mut(&call)
+        {
             incoming.machine.hang_up(now);
         }
         self.drive_incoming(call);

@@ -50,6 +50,7 @@ mod candidates;
 mod path_watch;
 mod playout;
 pub mod recording;
+mod room;
 mod session;
 mod sockets;
 mod spare;
@@ -59,6 +60,7 @@ mod turn;
 mod wav;
 
 pub use candidates::{MediaPath, PathKind};
+pub use room::Room;
 pub use spare::SpareOffer;
 pub use turn::{RELAYS_MAX, RelayServer};
 pub use wav::WavError;
@@ -93,6 +95,9 @@ pub struct MediaConfig {
     /// when the session is both started and connected; silence stands where nothing came. A
     /// process that is killed leaves a readable file lacking at most the last second.
     pub record: Option<PathBuf>,
+    /// Where the session's audio comes from and goes to, if it shares that with other sessions; `play` and `record` are then the room's. `None`: a
+    /// room of its own.
+    pub room: Option<Room>,
     /// Permits loopback addresses on either side. For networks within one machine.
     pub lab: bool,
     /// Addresses to bind, four at most; empty: those of the interfaces.
@@ -114,6 +119,7 @@ impl Default for MediaConfig {
         Self {
             play: None,
             record: None,
+            room: None,
             lab: false,
             bind: Vec::new(),
             relays: Vec::new(),
@@ -136,6 +142,13 @@ impl MediaConfig {
     #[must_use]
     pub fn record(mut self, path: impl Into<PathBuf>) -> Self {
         self.record = Some(path.into());
+        self
+    }
+
+    /// Shares what is said and heard with other sessions: a conference.
+    #[must_use]
+    pub fn room(mut self, room: Room) -> Self {
+        self.room = Some(room);
         self
     }
 
@@ -521,9 +534,14 @@ impl MediaSession {
     /// The call is answered here, and the other end is being told: what comes from it counts from now on. These are the files to play and to
     /// record to from [`MediaSession::start`] on; [`MediaConfig::check_files`] tells whether they can be used.
     pub fn answered(&self, play: Option<PathBuf>, record: Option<PathBuf>) {
+        self.answered_in(Some(Room::new(play, record)));
+    }
+
+    /// The same with what is said and heard being shared with other sessions; `None`: as the session was made.
+    pub fn answered_in(&self, room: Option<Room>) {
         self.control.send_modify(|control| {
             control.answered = true;
-            control.files = Some((play, record));
+            control.room = room.or(control.room.take());
         });
     }
 

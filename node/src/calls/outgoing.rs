@@ -11,14 +11,15 @@ use halloo_protocol::directory::{DirectoryRecord, EntryParts, PushAddress, Reach
 use halloo_protocol::event::EventKind;
 use halloo_protocol::id::ConversationId;
 use halloo_protocol::identity::UserId;
-use halloo_protocol::key::DeviceKey;
+use halloo_protocol::key::{DeviceKey, IdentityKey};
 use halloo_protocol::wire::{Extensions, Frame};
 use tracing::{debug, info};
 
+use super::conference::Link;
 use super::driver::{self, MediaDriver, StandingOffer};
 use super::early::LegMedia;
 use super::hand_over::RelayWay;
-use super::media::PendingMedia;
+use super::media::{PendingMedia, Room};
 use super::{InviteTarget, Progress, SUMMARY_WAIT};
 use crate::address;
 use crate::directory::Waiter;
@@ -45,7 +46,7 @@ const PUSH_HOLD_BACK: Duration = Duration::from_millis(600);
 /// One device of the callee.
 #[derive(Debug)]
 pub(super) struct Leg {
-    target: Target,
+    pub(super) target: Target,
     hpke_key: [u8; 32],
     /// Its media, until a device has answered.
     pub(super) media: LegMedia,
@@ -87,9 +88,17 @@ pub(super) struct Outgoing {
     pub(super) media: Option<MediaDriver>,
     conversation: ConversationId,
     pub(super) options: DialOptions,
+    /// What is said and heard.
+    pub(super) room: Room,
+    /// The conference that it belongs to, if it does.
+    pub(super) link: Option<Link>,
+    /// The callee's identity key, once the look-up has shown it.
+    pub(super) identity: Option<IdentityKey>,
     /// The call that came in and goes on instead of this one: both had dialled.
     pub(super) joined: Option<CallId>,
     reply: Option<Reply<CallOutcome, CallError>>,
+    /// Listed, or not to be.
+    is_archived: bool,
     pub(super) legs: HashMap<DeviceKey, Leg>,
 }
 
@@ -103,7 +112,13 @@ impl Outgoing {
 
     /// Takes whoever waits for the outcome.
     pub(super) fn take_reply(&mut self) -> Option<Reply<CallOutcome, CallError>> {
+        self.is_archived = true;
         self.reply.take()
+    }
+
+    /// Whether anybody hears of it before it is answered: not of legs, which are dialled by themselves.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.is_leg)
     }
 
     fn hang_up_at(&self) -> Option<Instant> {
@@ -141,8 +156,22 @@ fn count_words(devices: usize) -> String {
 
 impl EventLoop {
     pub(super) fn begin_dial(&mut self, user: UserId, options: DialOptions, reply: Reply<CallOutcome, CallError>) {
-        let now = self.now();
         let call = CallId::random(&mut self.rng);
+        self.place_call(call, user, options, None, Some(reply));
+    }
+
+    /// Calls somebody: all of their devices, or for a leg of a conference the one that takes part.
+    pub(super) fn place_call(
+        &mut self,
+        call: CallId,
+        user: UserId,
+        options: DialOptions,
+        link: Option<Link>,
+        reply: Option<Reply<CallOutcome, CallError>>,
+    ) {
+        let now = self.now();
+        let room = self.conference_room(link.as_ref());
+        let room = room.unwrap_or_else(|| Room::new(options.play.clone(), options.record.clone()));
         let params = CallerParams {
             call,
             me: self.identity.device(),
@@ -156,14 +185,20 @@ impl EventLoop {
             media: None,
             conversation: ConversationId::of_pair(&self.identity.user_id(), &user),
             options,
+            room,
+            link,
+            identity: None,
             joined: None,
-            reply: Some(reply),
+            reply,
+            is_archived: false,
             legs: HashMap::new(),
         };
         let presence = self.presence_of(&user);
         let shown = presence.as_ref().map_or_else(|| "not a contact: unknown".to_owned(), super::trace::presence_words);
         outgoing.progress.note(CallStageKind::Presence, None, shown);
-        self.events.send(Event::CallDialing { call_id: call.to_string(), to: self.labels.display(&user), presence });
+        if !outgoing.is_quiet() {
+            self.events.send(Event::CallDialing { call_id: call.to_string(), to: self.labels.display(&user), presence });
+        }
         info!(call = %call.short(), "dialling");
         self.calls.outgoing.insert(call, outgoing);
         self.resolve_user(&user, Waiter::Dial(call));
@@ -189,8 +224,12 @@ impl EventLoop {
             Err(error) => {
                 self.release_held(call, false);
                 let Some(mut outgoing) = self.calls.outgoing.remove(&call) else { return };
+                let error = CallError::from(error);
+                if let Some(link) = &outgoing.link {
+                    self.asked_not_found(link, call, &error);
+                }
                 if let Some(reply) = outgoing.reply.take() {
-                    reply.send(Err(error.into()));
+                    reply.send(Err(error));
                 }
             }
         }
@@ -252,12 +291,18 @@ impl EventLoop {
         let now = Instant::now();
         let me = self.identity.device();
         let mut legs = Vec::new();
-        for parts in record.entries().filter(|parts| parts.device() != me) {
+        let only = self.link(call).filter(|link| link.is_leg).and_then(|link| link.other.clone());
+        // A leg is for one device, and for nobody else who might have its name by now.
+        let is_meant = |device: &DeviceKey| {
+            *device != me && only.as_ref().is_none_or(|only| only.device == *device && only.identity == record.identity())
+        };
+        for parts in record.entries().filter(|parts| is_meant(&parts.device())) {
             if let Some(leg) = self.new_leg(record, parts) {
                 legs.push((parts.device(), leg));
             }
         }
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        outgoing.identity = Some(record.identity());
         let mut moved = Vec::new();
         for (device, leg) in legs {
             if outgoing.machine.add_device(device, now) {
@@ -326,7 +371,8 @@ impl EventLoop {
         outgoing.progress.relay_complaint = why_none;
         let Some(outgoing) = self.calls.outgoing.get(&call) else { return };
         let config = self.media_config(outgoing.options.play.as_deref(), outgoing.options.record.as_deref());
-        let config = config.relayed_only(outgoing.options.relayed_only || self.settings.relayed_calls);
+        let config =
+            config.relayed_only(outgoing.options.relayed_only || self.settings.relayed_calls).room(outgoing.room.clone());
         driver::make_offer(call, device, config, self.internal_sender.clone());
     }
 
@@ -361,6 +407,7 @@ impl EventLoop {
         let origin =
             Origin { kind: self.settings.device_kind, addresses, relays: self.relay_helpers().into_iter().take(2).collect() };
         let Some(outgoing) = self.calls.outgoing.get(&call) else { return Err("the call is over".into()) };
+        let part = self.conference_part(outgoing.link.as_ref());
         let Some(leg) = outgoing.legs.get(&device) else { return Err("no such device".into()) };
         let mut display_name = self.own_display_name();
         display_name.truncate(display_name.floor_char_boundary(DISPLAY_NAME_BYTES_MAX));
@@ -376,7 +423,7 @@ impl EventLoop {
             issued_at: now,
             expires_at: now.plus_secs(CallTimers::default().ring.as_secs().min(INVITE_SECS_MAX)),
             offer,
-            extensions: Extensions::none(),
+            extensions: part.map_or_else(Extensions::none, |part| part.add_to(Extensions::none())),
         };
         SealedInvite::seal(invite, self.identity.device_key(), &leg.hpke_key, &mut self.rng).map_err(|error| error.to_string())
     }
@@ -588,6 +635,9 @@ impl EventLoop {
             leg.via_push = leg.pushed && !leg.rang_on_stream;
         }
         outgoing.progress.note(CallStageKind::Ring, Some(&device), "rings");
+        if outgoing.is_quiet() {
+            return;
+        }
         let peer_id = address::peer_id(&device).map(|peer| peer.to_string()).unwrap_or_default();
         self.events.send(Event::CallRinging { call_id: call.to_string(), peer_id });
     }
@@ -611,6 +661,7 @@ impl EventLoop {
         let answered_by = address::peer_id(&device).map(|peer| peer.to_string()).unwrap_or_default();
         self.events.send(Event::CallAnswered { call_id: call.to_string(), answered_by });
         self.drop_held(call);
+        self.outgoing_leg_up(call);
     }
 
     /// What is known of why no device could be reached.
@@ -656,11 +707,15 @@ impl EventLoop {
         if let Some(media) = &outgoing.media {
             media.close();
         }
+        let joined = outgoing.joined.is_some();
+        outgoing.is_archived |= outgoing.is_quiet() && outgoing.progress.answered_by.is_none();
         if outgoing.progress.answered_by.is_some() || outcome == Outcome::AnsweredElsewhere {
             self.drop_held(call);
         } else {
             self.release_held(call, reason == Reason::CANCELLED);
         }
+        self.conference_call_over(call, outcome, reason, joined);
+        self.release_twins(call, false);
     }
 
     /// Tells the outcome once the media's figures are in, and forgets the call once its last signals are acknowledged.
@@ -668,18 +723,20 @@ impl EventLoop {
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         let Some((_, _, ended_at)) = outgoing.progress.ended else { return };
         let has_figures = outgoing.media.is_none() || ended_at.elapsed() >= SUMMARY_WAIT;
-        if has_figures && let Some(reply) = outgoing.reply.take() {
+        if has_figures && !outgoing.is_archived {
+            outgoing.is_archived = true;
             outgoing.media = None;
+            let reply = outgoing.reply.take();
             let entry = self
                 .calls
                 .outgoing
                 .get(&call)
                 .map(|outgoing| self.traced_entry(call, &outgoing.progress, false, CallState::Ended));
-            if let Some(outcome) = entry.and_then(|entry| self.archive_call(entry)) {
+            if let (Some(outcome), Some(reply)) = (entry.and_then(|entry| self.archive_call(entry)), reply) {
                 reply.send(Ok(outcome));
             }
         }
-        if self.calls.outgoing.get(&call).is_some_and(|outgoing| outgoing.reply.is_none() && outgoing.machine.is_done()) {
+        if self.calls.outgoing.get(&call).is_some_and(|outgoing| outgoing.is_archived && outgoing.machine.is_done()) {
             self.calls.outgoing.remove(&call);
         }
     }
@@ -690,7 +747,11 @@ impl EventLoop {
             outgoing.machine.handle_timeout(now);
         }
         let caller_left = outgoing.reply.as_ref().is_some_and(Reply::is_closed);
-        if caller_left || outgoing.hang_up_at().is_some_and(|at| at <= now) {
+        let is_over = caller_left || outgoing.hang_up_at().is_some_and(|at| at <= now);
+        if is_over
+            && !self.leave_conference_of(call)
+            && let Some(outgoing) = self.calls.outgoing.get_mut(&call)
+        {
             outgoing.machine.hang_up(now);
         }
         self.repeat_invites(call, now);

@@ -10,7 +10,7 @@ use super::watch::watch;
 use super::{Context, call, parse};
 use crate::api::requests::CallDone;
 use crate::handle::Event;
-use crate::handle::calls::{AnswerOptions, CallEntry, CallList, CallStage};
+use crate::handle::calls::{AddOptions, AnswerOptions, CallAdded, CallEntry, CallList, CallRejoined, CallStage};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -26,7 +26,11 @@ pub(super) enum Command {
     Decline(IdArgs),
     /// Note that you have seen an ended call; all your devices show it
     Dismiss(IdArgs),
-    /// End a call in any state
+    /// Add somebody to a call in progress: it becomes a conference
+    Add(AddArgs),
+    /// Come back to a conference that you left within the last hour
+    Rejoin(AnswerArgs),
+    /// End a call in any state; a call of a conference ends the conference here
     Hangup(IdArgs),
 }
 
@@ -41,6 +45,16 @@ pub(super) struct AnswerArgs {
     /// WAV file that receives what is heard
     #[arg(long, value_name = "WAV")]
     record: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct AddArgs {
+    /// The call, as `calls list` shows it; of a conference any of its calls
+    #[arg(value_parser = parse::id)]
+    id: String,
+    /// Whom to add; all their devices ring
+    #[arg(value_parser = parse::user)]
+    user: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -62,6 +76,8 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
             };
             act(context, &args.id, "answer", &options).await
         }
+        Command::Add(args) => add(context, args).await,
+        Command::Rejoin(args) => rejoin(context, &args).await,
         Command::Decline(args) => act(context, &args.id, "decline", &json!({})).await,
         Command::Dismiss(args) => act(context, &args.id, "dismiss", &json!({})).await,
         Command::Hangup(args) => act(context, &args.id, "hangup", &json!({})).await,
@@ -72,6 +88,34 @@ async fn act(context: &Context, id: &str, action: &str, body: &impl serde::Seria
     let path = format!("/v1/calls/{}/{action}", parse::url_part(id));
     let done: CallDone = context.client()?.post(&path, body).await?;
     context.output.print(&done, |done| format!("{} {}", done.call_id, done.done))
+}
+
+async fn add(context: &Context, args: AddArgs) -> Result<(), CliError> {
+    let path = format!("/v1/calls/{}/add", parse::url_part(&args.id));
+    let added: CallAdded = context.client()?.post(&path, &AddOptions { user: args.user }).await?;
+    context.output.print(&added, |added| {
+        let reason = added.reason.as_deref().unwrap_or_default();
+        let line = match &added.outcome {
+            Some(outcome) => format!("{} doesn't take part: {}, {reason}", added.username, word(outcome)),
+            None if added.joined => format!("{} takes part", added.username),
+            None => format!("{} doesn't take part: {reason}", added.username),
+        };
+        printable(&line).into_owned()
+    })?;
+    if added.joined { Ok(()) } else { Err(CliError::Told) }
+}
+
+async fn rejoin(context: &Context, args: &AnswerArgs) -> Result<(), CliError> {
+    let path = format!("/v1/calls/{}/rejoin", parse::url_part(&args.id));
+    let options = AnswerOptions {
+        play: args.play.as_deref().map(parse::wav_to_play).transpose()?,
+        record: args.record.as_deref().map(parse::wav_to_record).transpose()?,
+    };
+    let rejoined: CallRejoined = context.client()?.post(&path, &options).await?;
+    context.output.print(&rejoined, |rejoined| {
+        if rejoined.joined { "back in the conference" } else { "nobody is there any more" }.to_owned()
+    })?;
+    if rejoined.joined { Ok(()) } else { Err(CliError::Told) }
 }
 
 async fn show(context: &Context, id: &str) -> Result<(), CliError> {
@@ -106,7 +150,9 @@ async fn list(context: &Context) -> Result<(), CliError> {
                 Some(outcome) => word(&outcome.outcome),
                 None => word(&call.state),
             };
-            [call.call_id.clone(), call.started_at.to_string(), way.to_owned(), call.users.join(", "), state]
+            let by = call.introduced_by.as_ref().map_or_else(String::new, |by| format!(" (no contact; introduced by {by})"));
+            let users = format!("{}{by}", call.users.join(", "));
+            [call.call_id.clone(), call.started_at.to_string(), way.to_owned(), users, state]
         });
         table(["CALL", "STARTED", "WAY", "USER", "STATE"], rows)
     })
@@ -116,14 +162,31 @@ fn for_people(event: &Event) -> Option<String> {
     match event {
         Event::CallDialing { call_id, to, .. } => Some(format!("{call_id} to {}", printable(to))),
         Event::CallJoined { call_id, instead_of } => Some(format!("{call_id} goes on instead of {instead_of}: both had dialled")),
-        Event::CallIncoming { call_id, from, video, via_push, .. } => {
+        Event::CallIncoming { call_id, from, video, via_push, conference_id, .. } => {
             let video = if *video { " with video" } else { "" };
             let woken = if *via_push { ", woken for it" } else { "" };
-            Some(format!("{call_id} from {}{video}{woken}: halloo calls answer {call_id}", printable(from)))
+            let into = if conference_id.is_some() { ", into a conference" } else { "" };
+            Some(format!("{call_id} from {}{video}{woken}{into}: halloo calls answer {call_id}", printable(from)))
         }
         Event::CallRinging { call_id, peer_id } => Some(format!("{call_id} rings at {peer_id}")),
+        Event::ConferenceJoined { call_id, username, is_contact, introduced_by, .. } => {
+            let stranger = stranger(*is_contact, introduced_by.as_deref());
+            Some(printable(&format!("{call_id} {username} takes part{stranger}")).into_owned())
+        }
+        Event::ConferenceLeft { call_id, username, reason, .. } => {
+            Some(printable(&format!("{call_id} {username} doesn't take part any more: {reason}")).into_owned())
+        }
         Event::CallAnswered { call_id, answered_by } => Some(format!("{call_id} answered by {answered_by}")),
         Event::CallEnded(outcome) => Some(format!("{} {}", outcome.call_id, call::for_people(outcome))),
         _ => None,
+    }
+}
+
+/// What is said of somebody who is no contact.
+fn stranger(is_contact: bool, introduced_by: Option<&str>) -> String {
+    match (is_contact, introduced_by) {
+        (true, _) => String::new(),
+        (false, Some(by)) => format!(" (no contact; introduced by {by})"),
+        (false, None) => " (no contact)".to_owned(),
     }
 }

@@ -60,6 +60,40 @@ pub struct AnswerOptions {
     pub record: Option<PathBuf>,
 }
 
+/// Whom to add to a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddOptions {
+    /// Whom, `name@authority`; all of their devices ring.
+    pub user: String,
+}
+
+/// What came of adding somebody to a call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CallAdded {
+    /// The call between us and them.
+    pub call_id: String,
+    /// The conference that the call has become.
+    pub conference_id: String,
+    /// Whom, `name@authority`.
+    pub username: String,
+    /// Whether they take part now.
+    pub joined: bool,
+    /// How the call to them ended otherwise.
+    pub outcome: Option<CallResult>,
+    /// Why, in words.
+    pub reason: Option<String>,
+}
+
+/// What came of coming back to a conference.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CallRejoined {
+    /// The conference.
+    pub conference_id: String,
+    /// Whether somebody is there; the others follow as events.
+    pub joined: bool,
+}
+
 /// How a call ended. Every field is always present; what does not apply is null.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CallOutcome {
@@ -195,6 +229,12 @@ pub struct CallEntry {
     /// What its media measures at present, while it runs.
     #[serde(default)]
     pub media: Option<CallMedia>,
+    /// The conference that it is a leg of, if it is.
+    #[serde(default)]
+    pub conference_id: Option<String>,
+    /// Who has introduced the other, `name@authority`, if the other is no contact.
+    #[serde(default)]
+    pub introduced_by: Option<String>,
 }
 
 /// Something that happened in a call, as this device saw it.
@@ -304,6 +344,18 @@ pub enum CallError {
         /// The id.
         call_id: String,
     },
+    /// Somebody takes part already.
+    #[error("{username} takes part already")]
+    TakesPart {
+        /// Who.
+        username: String,
+    },
+    /// No conference that this device has left lately has such a call.
+    #[error("call {call_id} isn't one of a conference that was left here within the last hour")]
+    NotLeft {
+        /// The call.
+        call_id: String,
+    },
     /// The call's state doesn't allow this.
     #[error("call {call_id} is {state}; it can't be {action}")]
     WrongState {
@@ -333,8 +385,8 @@ impl Fault for CallError {
             Self::Node(error) => error.kind(),
             Self::Resolve(error) => error.kind(),
             Self::NoCallee | Self::CallsSelf | Self::Audio { .. } => ProblemKind::InvalidRequest,
-            Self::UnknownCall { .. } => ProblemKind::NotFound,
-            Self::WrongState { .. } | Self::AlreadyCalling { .. } => ProblemKind::Conflict,
+            Self::UnknownCall { .. } | Self::NotLeft { .. } => ProblemKind::NotFound,
+            Self::WrongState { .. } | Self::AlreadyCalling { .. } | Self::TakesPart { .. } => ProblemKind::Conflict,
         }
     }
 }
@@ -426,7 +478,30 @@ impl Calls<'_> {
         self.0.ask(|reply| Command::CallDismiss { call_id, reply }).await
     }
 
-    /// Ends a call in any state: cancels one that rings, hangs up one that is answered.
+    /// Adds somebody to an answered call, which becomes a conference, or to a conference, by any of its calls. Returns when they take part, or won't.
+    /// Dropping the future while it rings gives up.
+    ///
+    /// Progress arrives as events: `conference_joined` and `conference_left` for everybody who comes and goes.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn add(&self, call_id: &str, options: AddOptions) -> Result<CallAdded, CallError> {
+        let call_id = call_id.to_owned();
+        self.0.ask(|reply| Command::CallAdd { call_id, options, reply }).await
+    }
+
+    /// Comes back to a conference that this device has left within the last hour, named by any of its calls. Returns when somebody has let it in, or
+    /// nobody does.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn rejoin(&self, call_id: &str, options: AnswerOptions) -> Result<CallRejoined, CallError> {
+        let call_id = call_id.to_owned();
+        self.0.ask(|reply| Command::CallRejoin { call_id, options, reply }).await
+    }
+
+    /// Ends a call in any state: cancels one that rings, hangs up one that is answered. A call of a conference stands for the conference: all of its
+    /// calls end here.
     ///
     /// # Errors
     /// See [`CallError`].

@@ -260,6 +260,8 @@ pub enum Event {
         via_push: bool,
         /// The way on which the invite came first.
         via: CallWay,
+        /// The conference they ask into, if it is one.
+        conference_id: Option<String>,
     },
     /// A device of whom we call rings.
     CallRinging {
@@ -274,6 +276,30 @@ pub enum Event {
         call_id: String,
         /// The peer id of the device that answered.
         answered_by: String,
+    },
+    /// Somebody takes part in a conference of this device.
+    ConferenceJoined {
+        /// The conference.
+        conference_id: String,
+        /// The call between us and them.
+        call_id: String,
+        /// Who, `name@authority`.
+        username: String,
+        /// Whether they are a contact.
+        is_contact: bool,
+        /// On whose word they are there, `name@authority`, if neither side has called the other by itself.
+        introduced_by: Option<String>,
+    },
+    /// Somebody doesn't take part any more.
+    ConferenceLeft {
+        /// The conference.
+        conference_id: String,
+        /// The call that was between us and them.
+        call_id: String,
+        /// Who, `name@authority`.
+        username: String,
+        /// Why, in words.
+        reason: String,
     },
     /// The call is over.
     CallEnded(CallOutcome),
@@ -422,6 +448,8 @@ impl Event {
             Self::CallIncoming { .. } => "call_incoming",
             Self::CallRinging { .. } => "call_ringing",
             Self::CallAnswered { .. } => "call_answered",
+            Self::ConferenceJoined { .. } => "conference_joined",
+            Self::ConferenceLeft { .. } => "conference_left",
             Self::CallEnded(_) => "call_ended",
             Self::Suspended { .. } => "suspended",
             Self::Woken { .. } => "woken",

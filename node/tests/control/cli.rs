@@ -91,6 +91,8 @@ async fn bad_input_exits_2_with_one_line_that_names_it() {
         (&["calls", "answer", "../x"], "../x"),
         (&["calls", "decline", ""], "id"),
         (&["calls", "hangup"], "ID"),
+        (&["calls", "add", "c1"], "USER"),
+        (&["calls", "rejoin", "c1", "--record", "/no/such/dir.wav"], "/no/such/dir.wav"),
         (&["push"], "push"),
         (&["push", "register", "pigeon"], "pigeon"),
         (&["push", "register", "webpush", "--endpoint", "x", "--p256dh", "x", "--auth", "x"], "https"),
@@ -179,6 +181,23 @@ async fn json_is_one_document_of_the_promised_shape() {
         (&["call", "decliner"], 1, declined),
         (&["calls", "list"], 0, json!({ "calls": [] })),
         (&["calls", "hangup", "c1"], 0, json!({ "call_id": "c1", "done": "ended" })),
+        (
+            &["calls", "add", "c1", "carol"],
+            0,
+            json!({
+                "call_id": "c1", "conference_id": "f1", "username": "carol", "joined": true, "outcome": null, "reason": null,
+            }),
+        ),
+        (
+            &["calls", "add", "c1", "decliner"],
+            1,
+            json!({
+                "call_id": "c1", "conference_id": "f1", "username": "decliner", "joined": false, "outcome": "declined",
+                "reason": null,
+            }),
+        ),
+        (&["calls", "rejoin", "c1"], 0, json!({ "conference_id": "f1", "joined": true })),
+        (&["calls", "rejoin", "gone"], 1, json!({ "conference_id": "f1", "joined": false })),
         (&["peers"], 0, json!({ "peers": [] })),
         (&["doctor"], 0, json!({ "ok": true, "checks": [check] })),
         (&["push", "list"], 0, json!({ "registrations": [] })),

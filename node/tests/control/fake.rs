@@ -7,7 +7,8 @@ use halloo::api::ApiListener;
 use halloo::config::ApiAddress;
 use halloo::handle::authority::{AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, Enrolled, EnrolmentPolicy};
 use halloo::handle::calls::{
-    CallEntry, CallError, CallList, CallOutcome, CallPath, CallResult, CallStage, CallStageKind, CallState,
+    CallAdded, CallEntry, CallError, CallList, CallOutcome, CallPath, CallRejoined, CallResult, CallStage, CallStageKind,
+    CallState,
 };
 use halloo::handle::contacts::{
     Audience, AvatarView, ContactBook, ContactCommand, ContactImport, ContactInvite, ContactList, ContactState, ContactView,
@@ -144,6 +145,18 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::CallList(reply) => reply.send(Ok(CallList::default())),
         Command::CallShow { call_id, reply } => {
             reply.send(if call_id == "gone" { Err(CallError::UnknownCall { call_id }) } else { Ok(call(call_id)) });
+        }
+        Command::CallAdd { call_id, options, reply } => reply.send(Ok(CallAdded {
+            call_id,
+            conference_id: "f1".to_owned(),
+            joined: options.user != "decliner",
+            outcome: (options.user == "decliner").then_some(CallResult::Declined),
+            username: options.user,
+            reason: None,
+        })),
+        Command::CallRejoin { call_id, reply, .. } => {
+            let joined = call_id != "gone";
+            reply.send(Ok(CallRejoined { conference_id: "f1".to_owned(), joined }));
         }
         Command::CallAnswer { call_id, reply, .. }
         | Command::CallDecline { call_id, reply }
@@ -318,6 +331,8 @@ fn call(call_id: String) -> CallEntry {
             detail: "it rings".to_owned(),
         }],
         media: None,
+        conference_id: None,
+        introduced_by: None,
     }
 }
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 use halloo_protocol::authority::InviteCode;
+use halloo_protocol::call::conference::ConferencePart;
 use halloo_protocol::contact::{Contact, ContactLink};
 use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
 use halloo_protocol::identity::{TrustStore, UserId, Username};
@@ -44,6 +45,8 @@ pub fn frame(bytes: &[u8]) {
         call::CallInvite,
         call::CallSignal,
         call::CallSignalAck,
+        call::conference::ConferenceNotice,
+        call::conference::ConferenceNoticed,
         call::HandOverAnswer,
         call::HandOverRules,
         call::HandedOverAnswer,
@@ -136,6 +139,8 @@ pub fn signed(bytes: &[u8]) {
         authority::EnrolRequestBody,
         call::Invite,
         call::Signal,
+        call::conference::Attendance,
+        call::conference::Introduction,
         capability::Capability,
         capability::CapabilityProof,
         contact::ContactStatement,
@@ -211,6 +216,7 @@ pub fn sealed_content(bytes: &[u8]) {
     plain::<PrivatePart>(bytes, FRAME_BYTES_MAX);
     plain::<LinkGrant>(bytes, FRAME_BYTES_MAX);
     plain::<LinkRequest>(bytes, FRAME_BYTES_MAX);
+    plain::<ConferencePart>(bytes, FRAME_BYTES_MAX);
     if let Ok(payload) = PushPayload::from_bytes(bytes) {
         let _ = payload.verify(&[]);
         assert!(PushPayload::from_bytes(&payload.to_bytes()).is_ok());

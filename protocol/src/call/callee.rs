@@ -195,11 +195,16 @@ impl CalleeCall {
 
     /// The person hangs up; while it rings this declines.
     pub fn hang_up(&mut self, now: Instant) {
+        self.hang_up_for(Reason::HANGUP, now);
+    }
+
+    /// The same for a reason that concerns an answered call: the legs of a conference have such.
+    pub fn hang_up_for(&mut self, reason: Reason, now: Instant) {
         match self.state {
             CalleeState::Ringing => {
                 self.decline(Reason::DECLINED, now);
             }
-            CalleeState::Answering | CalleeState::Answered => self.leave(Reason::HANGUP, now),
+            CalleeState::Answering | CalleeState::Answered => self.leave(reason, now),
             CalleeState::Ended(..) => {}
         }
         self.pump(now);

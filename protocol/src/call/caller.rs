@@ -308,9 +308,14 @@ impl CallerCall {
 
     /// The person gives up or hangs up.
     pub fn hang_up(&mut self, now: Instant) {
+        self.hang_up_for(Reason::HANGUP, now);
+    }
+
+    /// The same for a reason that concerns an answered call: the legs of a conference have such.
+    pub fn hang_up_for(&mut self, reason: Reason, now: Instant) {
         match self.state {
             CallerState::Dialling | CallerState::Ringing => self.end(Outcome::Cancelled, Reason::CANCELLED, now),
-            CallerState::Answered(_) | CallerState::Connected(_) => self.end(Outcome::Completed, Reason::HANGUP, now),
+            CallerState::Answered(_) | CallerState::Connected(_) => self.end(Outcome::Completed, reason, now),
             CallerState::Ended(..) => {}
         }
         self.pump(now);

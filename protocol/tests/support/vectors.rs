@@ -8,7 +8,12 @@ use halloo_protocol::authority::{
 use halloo_protocol::call::{
     AvatarLink, CallInvite, CallSignal, CallSignalAck, HandOverAnswer, HandOverReason, HandOverRules, HandOverStatus,
     HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus, Reason,
-    SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, word_of,
+    SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus,
+    conference::{
+        Attendance, AttendanceStatus, ConferenceId, ConferenceNotice, ConferenceNoticed, ConferencePart, Introduction,
+        Participant, Present,
+    },
+    word_of,
 };
 use halloo_protocol::capability::{Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
 use halloo_protocol::contact::privacy::PrivacySettings;
@@ -320,6 +325,13 @@ pub(crate) fn all() -> Vec<Vector> {
         "signal_passed_refused" => message SignalPassed = SignalPassed { status: PassStatus::Refused(HandOverReason::NO_INVITE), extensions: none() };
         "call_signal" => message CallSignal = CallSignal { signal: signal(SignalBody::HangUp { reason: Reason::HANGUP }), extensions: none() };
         "call_signal_ack" => message CallSignalAck = CallSignalAck { status: SignalStatus::Taken, extensions: none() };
+        "introduction" => signed Introduction = introduction();
+        "attendance" => signed Attendance = attendance();
+        "conference_notice" => message ConferenceNotice = ConferenceNotice { attendance: attendance(), extensions: none() };
+        "conference_noticed" => message ConferenceNoticed = ConferenceNoticed { status: AttendanceStatus::NoSuchLeg, extensions: none() };
+        "conference_noticed_refused" => message ConferenceNoticed = ConferenceNoticed { status: AttendanceStatus::Refused(Reason::INVALID), extensions: none() };
+        "invite_to_conference" => signed Invite = Signed::sign(conference_invite(), &device_secret(0));
+        "conference_part" => plain ConferencePart = conference_part();
         // Capabilities and push
         "capability" => signed Capability = capability();
         "capability_proof" => signed CapabilityProof = CapabilityProof::sign(CapabilityId([5; 16]), keeper(0), [6; 32], NOW, &secret(90));
@@ -591,6 +603,46 @@ fn invite() -> Invite {
         offer: "v=0".into(),
         extensions: extensions(),
     }
+}
+
+fn participant(number: u8) -> Participant {
+    Participant { user: UserId::Key(identity(number)), identity: identity(number), device: device(number) }
+}
+
+fn introduction() -> Signed<Introduction> {
+    let introduction = Introduction {
+        conference: ConferenceId([8; 16]),
+        by: device(0),
+        participant: participant(1),
+        issued_at: NOW,
+        expires_at: NOW.plus_secs(600),
+        extensions: none(),
+    };
+    Signed::sign(introduction, &device_secret(0))
+}
+
+fn attendance() -> Signed<Attendance> {
+    let attendance = Attendance {
+        conference: ConferenceId([8; 16]),
+        call: CallId([7; 16]),
+        from: device(0),
+        to: device(1),
+        number: 3,
+        since: NOW,
+        present: vec![Present { participant: participant(2), since: NOW.plus_secs(5) }],
+        word: introduction(),
+        extensions: none(),
+    };
+    Signed::sign(attendance, &device_secret(0))
+}
+
+fn conference_part() -> ConferencePart {
+    let conference = ConferenceId([8; 16]);
+    ConferencePart { conference, is_leg: true, since: NOW, word: Some(introduction()), extensions: none() }
+}
+
+fn conference_invite() -> Invite {
+    Invite { extensions: conference_part().add_to(none()), ..invite() }
 }
 
 /// Extension 0x0001 of a ringing: the answer with which media are connected before somebody answers.

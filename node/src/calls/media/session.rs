@@ -4,7 +4,6 @@
 use std::{
     error::Error,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -16,15 +15,15 @@ use tokio::{
 
 use super::{
     MediaConfig, MediaError, MediaEvent, MediaStats, MediaSummary, RECOVERY_TIMEOUT,
-    audio::{FrameEncoder, Reception, SAMPLE_RATE, silence},
+    audio::{Reception, SAMPLE_RATE},
     playout::Playout,
+    room::{Room, Seat},
     sockets::Datagram,
     transport::{Transport, TransportEvent},
     turn::RelayServer,
-    wav::{Played, Player, Recorder},
 };
 
-const FRAME_DURATION: Duration = Duration::from_millis(20);
+pub(super) const FRAME_DURATION: Duration = Duration::from_millis(20);
 /// A task that could not run for longer than this skips what it missed instead of catching up: the
 /// machine slept, and a burst of stale frames helps nobody.
 const CATCH_UP_MAX: Duration = Duration::from_secs(1);
@@ -35,15 +34,13 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(5);
 const STATS_TICKS: u64 = 10;
 /// What the jitter buffer may still hold at the end: the 300 ms that it waits at most.
 const LAST_FRAMES_MAX: usize = 15;
-/// How long completing the recording may hold up the end of a session.
-const RECORDING_END_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the handle wants of the task. Only ever goes from false to true.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Control {
     pub(super) answered: bool,
-    /// What to play and where to record, once answered, if it is said only then.
-    pub(super) files: Option<(Option<PathBuf>, Option<PathBuf>)>,
+    /// What is said and heard, once answered, if it is told only then.
+    pub(super) room: Option<Room>,
     pub(super) started: bool,
     pub(super) closing: bool,
 }
@@ -107,10 +104,10 @@ pub(super) struct Session {
     /// When the next frame is due, once started and connected.
     tick_at: Option<Instant>,
     ticks: u64,
-    encoder: FrameEncoder,
-    player: Option<Player>,
+    room: Room,
+    /// The place in the room, once audio flows.
+    seat: Option<Seat>,
     playout: Playout,
-    recorder: Option<Recorder>,
     reception: Reception,
     stats: MediaStats,
 }
@@ -125,6 +122,7 @@ impl Session {
         stats_sender: watch::Sender<MediaStats>,
     ) -> Result<Self, MediaError> {
         let created = Instant::now();
+        let room = config.room.clone().unwrap_or_else(|| Room::new(config.play.clone(), config.record.clone()));
         Ok(Self {
             deadline: created.checked_add(config.connect_timeout),
             answered: !config.early,
@@ -146,10 +144,9 @@ impl Session {
             started: false,
             tick_at: None,
             ticks: 0,
-            encoder: FrameEncoder::new()?,
-            player: None,
+            room,
+            seat: None,
             playout: Playout::new()?,
-            recorder: None,
             reception: Reception::default(),
             stats: MediaStats::default(),
         })
@@ -233,8 +230,8 @@ impl Session {
     /// The call is answered, or audio may flow.
     fn take_answer(&mut self, control: Control, now: Instant) {
         self.answered |= control.answered;
-        if let Some((play, record)) = control.files {
-            (self.config.play, self.config.record) = (play, record);
+        if let Some(room) = control.room.filter(|_| self.seat.is_none()) {
+            self.room = room;
         }
         if control.started && !self.started && self.config.early && !self.connected {
             self.deadline = now.checked_add(self.config.connect_timeout);
@@ -250,8 +247,7 @@ impl Session {
         }
         self.sent_early = self.transport.audio_left();
         self.tick_at = Some(Instant::now());
-        self.recorder = self.config.record.clone().map(Recorder::spawn);
-        self.player = self.config.play.clone().map(Player::spawn);
+        self.seat = self.tick_at.map(|at| self.room.enter(at));
     }
 
     fn handle_time(&mut self, now: Instant) -> Result<(), MediaError> {
@@ -356,67 +352,33 @@ impl Session {
         self.playout.insert(timestamp, packet.payload, packet.timestamp);
     }
 
-    /// Sends a frame, and plays the one that was due `at`.
+    /// Plays the frame that is due `at`, and sends one. There is no loudspeaker yet: what is played is recorded or measured only.
     fn tick(&mut self, now: Instant, at: Instant) -> Result<(), MediaError> {
-        let frame = self.next_played_frame()?;
-        let payload = self.encoder.encode(&frame)?;
-        self.transport.send_audio(payload, now)?;
-        self.play_out(at);
+        let heard = self.playout.next_frame(at);
+        let Some(seat) = &mut self.seat else { return Ok(()) };
+        let turn = seat.turn(at, &heard)?;
+        self.transport.send_audio(&turn.payload, now)?;
+        if turn.is_played {
+            self.tell(MediaEvent::PlaybackFinished);
+        }
         if self.ticks.is_multiple_of(STATS_TICKS) {
             self.publish();
         }
         self.ticks += 1;
-        if self.recorder.as_ref().is_some_and(Recorder::has_failed) {
-            return Err(MediaError::Ended);
-        }
         Ok(())
     }
 
-    fn next_played_frame(&mut self) -> Result<super::audio::Frame, MediaError> {
-        match self.player.as_mut().and_then(Player::next) {
-            Some(Played::Frame(frame)) => return Ok(frame),
-            Some(Played::End) => {
-                self.player = None;
-                self.tell(MediaEvent::PlaybackFinished);
-            }
-            Some(Played::Failed(source)) => {
-                let path = self.config.play.clone().unwrap_or_default();
-                return Err(MediaError::Play { path, source });
-            }
-            None => {}
-        }
-        Ok(silence())
-    }
-
-    /// Plays one frame: there is no loudspeaker yet, so it is recorded or measured only.
-    fn play_out(&mut self, at: Instant) {
-        let frame = self.playout.next_frame(at);
-        if let Some(recorder) = &mut self.recorder {
-            recorder.push(frame);
-        }
-    }
-
-    /// Plays what was received and is still waiting, then completes the file.
+    /// Plays what was received and is still waiting, then completes the file, if nobody else hears anything.
     async fn finish_recording(&mut self) -> Result<u64, MediaError> {
+        let Some(mut seat) = self.seat.take() else { return Ok(0) };
         let mut at = self.tick_at.unwrap_or_else(Instant::now);
         for _ in 0..LAST_FRAMES_MAX {
-            if self.recorder.is_some() && self.playout.has_audio() {
-                self.play_out(at);
+            if seat.is_recorded() && self.playout.has_audio() {
+                seat.hear_last(at, &self.playout.next_frame(at));
                 at += FRAME_DURATION;
             }
         }
-        let Some(recorder) = self.recorder.take() else {
-            return Ok(0);
-        };
-        let path = self.config.record.clone().unwrap_or_default();
-        match tokio::time::timeout(RECORDING_END_TIMEOUT, recorder.finish()).await {
-            Ok(Ok(samples)) => Ok(samples),
-            Ok(Err(source)) => Err(MediaError::Record { path, source }),
-            Err(_) => {
-                let source = std::io::Error::from(std::io::ErrorKind::TimedOut).into();
-                Err(MediaError::Record { path, source })
-            }
-        }
+        seat.leave().await
     }
 
     fn publish(&mut self) {

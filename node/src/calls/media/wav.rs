@@ -7,7 +7,7 @@ use std::{
     fs::File,
     io::{self, BufReader, Seek},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use hound::{SampleFormat, WavReader, WavSpec, WavWriter};
@@ -247,10 +247,14 @@ pub(super) struct Recorder {
 }
 
 impl Recorder {
-    /// Must run within a tokio runtime. Replaces a file that is there.
-    pub(super) fn spawn(path: PathBuf) -> Self {
+    /// Must run within a tokio runtime. Replaces a file that is there, or goes on with it if it `resumes`; not before `file` is free, which it holds
+    /// until the file is complete.
+    pub(super) fn spawn(path: PathBuf, resumes: bool, file: Arc<Mutex<()>>) -> Self {
         let (frames, receiver) = mpsc::channel(RECORD_BACKLOG_FRAMES);
-        let thread = tokio::task::spawn_blocking(move || record(&path, receiver));
+        let thread = tokio::task::spawn_blocking(move || {
+            let _alone = file.lock().unwrap_or_else(PoisonError::into_inner);
+            record(&path, resumes, receiver)
+        });
         Self { frames, thread, missing: 0 }
     }
 
@@ -277,9 +281,9 @@ impl Recorder {
     }
 }
 
-fn record(path: &Path, mut frames: mpsc::Receiver<Recorded>) -> Result<u64, WavError> {
+fn record(path: &Path, resumes: bool, mut frames: mpsc::Receiver<Recorded>) -> Result<u64, WavError> {
     let spec = WavSpec { channels: 1, sample_rate: SAMPLE_RATE, bits_per_sample: 16, sample_format: SampleFormat::Int };
-    let mut writer = WavWriter::create(path, spec)?;
+    let mut writer = if resumes { WavWriter::append(path)? } else { WavWriter::create(path, spec)? };
     writer.flush()?;
     let mut written = 0;
     while let Some(Recorded { missing, frame }) = frames.blocking_recv() {

@@ -108,7 +108,7 @@ fn an_empty_file_of_sound_ends_at_once() {
 async fn a_recording_holds_every_frame_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("recording.wav");
-    let mut recorder = Recorder::spawn(path.clone());
+    let mut recorder = Recorder::spawn(path.clone(), false, Default::default());
     for n in 0..10 {
         recorder.push(vec![n; FRAME_SAMPLES].into_boxed_slice());
     }
