@@ -8,10 +8,15 @@ use std::sync::LazyLock;
 
 use fluent_bundle::concurrent::FluentBundle;
 use fluent_bundle::{FluentArgs, FluentResource};
+use halloo_protocol::contact::{RosterEntry, Standing};
 use halloo_protocol::event::EventKind;
+use halloo_protocol::identity::UserId;
 use halloo_protocol::language::{self, Choice};
-use serde::Serialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use unic_langid::{CharacterDirection, LanguageIdentifier};
+
+use crate::event_loop::EventLoop;
 
 /// The language of who names none.
 const DEFAULT: &str = "en";
@@ -52,7 +57,7 @@ impl Sentence {
 }
 
 /// Which way a script runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
     /// From left to right.
@@ -62,7 +67,7 @@ pub enum Direction {
 }
 
 /// A sentence for a person.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Notice {
     /// Its language (BCP 47).
     pub language: String,
@@ -130,18 +135,11 @@ pub fn language(told: &[String], other: &[String]) -> Choice<'static> {
     language::choose(told, other, &available, DEFAULT)
 }
 
-/// A sentence about `count` things of somebody called `name`, for somebody who reads `told`, while the other reads `other`.
+/// A sentence about `count` things of somebody called `name`, for somebody who reads `told`, while the other reads `other`. `None` can't come, as the
+/// tests of all messages show: whatever happens is told without a sentence then.
 #[must_use]
-pub fn notice(sentence: Sentence, name: &str, count: u32, told: &[String], other: &[String]) -> Notice {
-    let choice = language(told, other);
-    in_language(choice.language, sentence, name, count).unwrap_or_else(|| Notice {
-        language: DEFAULT.to_owned(),
-        direction: Direction::Ltr,
-        text: harmless(name),
-        spoken: harmless(name),
-        accept: String::new(),
-        decline: String::new(),
-    })
+pub fn notice(sentence: Sentence, name: &str, count: u32, told: &[String], other: &[String]) -> Option<Notice> {
+    in_language(language(told, other).language, sentence, name, count)
 }
 
 fn in_language(language: &str, sentence: Sentence, name: &str, count: u32) -> Option<Notice> {
@@ -159,6 +157,22 @@ fn in_language(language: &str, sentence: Sentence, name: &str, count: u32) -> Op
         accept: filled(&words.shown, "accept", &args)?,
         decline: filled(&words.shown, "decline", &args)?,
     })
+}
+
+impl EventLoop {
+    /// What this device's user is told of one thing that somebody does. Contacts are called as they want to be called; of anybody else only the verified
+    /// username is shown, for they could call themselves like a contact.
+    pub(crate) fn notice(&self, sentence: Sentence, about: &UserId) -> Option<Notice> {
+        let roster = self.contacts.roster();
+        let own = roster.own().profile.as_ref().map(|card| card.profile.unverified().languages.as_slice());
+        let own = own.filter(|languages| !languages.is_empty()).unwrap_or(&self.settings.languages);
+        let is_contact = matches!(roster.standing(about), Standing::Contact | Standing::Changed);
+        let profile = roster.entry(about).filter(|_| is_contact).and_then(RosterEntry::profile);
+        let name = profile.map(|profile| profile.display_name.clone()).filter(|name| !harmless(name).is_empty());
+        let name = name.unwrap_or_else(|| self.labels.display(about));
+        let languages = profile.map(|profile| profile.languages.as_slice()).unwrap_or_default();
+        notice(sentence, &name, 1, own, languages)
+    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use crate::event_loop::EventLoop;
 use crate::handle::calls::{AnswerOptions, CallError, CallStageKind, CallState, CallWay};
 use crate::handle::{Event, Reply};
 use crate::network::Target;
+use crate::wording::Sentence;
 
 /// A call that came in.
 #[derive(Debug)]
@@ -454,10 +455,13 @@ impl EventLoop {
         let way = incoming.way;
         incoming.progress.note(CallStageKind::Ring, None, "it rings here");
         info!(call = %call.short(), ?way, "ringing");
-        let from = self.labels.display(&incoming.progress.user);
+        let user = incoming.progress.user.clone();
+        let from = self.labels.display(&user);
         let (via_push, via) = (is_push(way), via_of(way));
         let conference_id = incoming.link.as_ref().map(|link| link.id.to_string());
-        self.events.send(Event::CallIncoming { call_id: call.to_string(), from, video: false, via_push, via, conference_id });
+        let notice = self.notice(Sentence::Event(EventKind::VOICE_CALL), &user);
+        let call_id = call.to_string();
+        self.events.send(Event::CallIncoming { call_id, from, video: false, via_push, via, conference_id, notice });
         match self.settings.answer.clone() {
             Some(answer) => {
                 let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());

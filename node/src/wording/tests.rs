@@ -17,7 +17,9 @@ fn tags(tags: &[&str]) -> Vec<String> {
 }
 
 fn said(language: &str, sentence: Sentence, count: u32) -> String {
-    in_language(language, sentence, "Bob", count).unwrap_or_else(|| panic!("{language} says nothing for {sentence:?} of {count}")).spoken
+    in_language(language, sentence, "Bob", count)
+        .unwrap_or_else(|| panic!("{language} says nothing for {sentence:?} of {count}"))
+        .spoken
 }
 
 /// The lint of all templates: each language has each sentence and both buttons, none wants a parameter that isn't given, the name is in it, and
@@ -36,8 +38,15 @@ fn every_language_says_everything() {
                 assert!(has_name || sentence == Sentence::Event(EventKind::SELF_TEST), "{language}: {}", notice.text);
                 assert!(!notice.spoken.contains(['{', '}', '\u{2068}', '\u{2069}']), "{language}: {}", notice.spoken);
                 assert!(!notice.accept.is_empty() && !notice.decline.is_empty() && notice.accept != notice.decline, "{language}");
-                let is_counted = matches!(sentence, Sentence::Event(EventKind::MESSAGE | EventKind::MISSED_CALL) | Sentence::Voicemail | Sentence::File);
-                assert!(!is_counted || count < 3 || notice.spoken.contains(&count.to_string()), "{language}: {count}: {}", notice.spoken);
+                let is_counted = matches!(
+                    sentence,
+                    Sentence::Event(EventKind::MESSAGE | EventKind::MISSED_CALL) | Sentence::Voicemail | Sentence::File
+                );
+                assert!(
+                    !is_counted || count < 3 || notice.spoken.contains(&count.to_string()),
+                    "{language}: {count}: {}",
+                    notice.spoken
+                );
             }
         }
     }
@@ -97,7 +106,7 @@ fn a_name_breaks_no_sentence() {
 #[test]
 fn both_peoples_languages_decide() {
     let call = Sentence::Event(EventKind::VOICE_CALL);
-    let told = |told: &[&str], other: &[&str]| notice(call, "Bob", 1, &tags(told), &tags(other)).spoken;
+    let told = |told: &[&str], other: &[&str]| notice(call, "Bob", 1, &tags(told), &tags(other)).unwrap().spoken;
     assert_eq!(told(&["fr", "de-CH"], &["de"]), "Bob ruft an");
     assert_eq!(told(&["fr", "de-CH"], &["it"]), "Appel de Bob");
     assert_eq!(told(&["rm"], &["it"]), "Chiamata da Bob");
