@@ -30,6 +30,7 @@ mod partition;
 mod presence;
 mod push_wakeup;
 mod receipts;
+mod relay_operator;
 mod relay_owners;
 mod revocation_spread;
 mod ringing;

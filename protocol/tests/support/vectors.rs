@@ -6,9 +6,9 @@ use halloo_protocol::authority::{
     Refusal, RefusalCode, RenewRequest, RevocationListAnswer, RevocationListRequest, SignedBootstrapList,
 };
 use halloo_protocol::call::{
-    AvatarLink, CallInvite, CallSignal, CallSignalAck, HandOverAnswer, HandOverReason, HandOverRules, HandOverStatus,
+    AvatarLink, CallInvite, CallSignal, CallSignalAck, CallTraceAsk, CallTraced, HandOverAnswer, HandOverReason, HandOverRules, HandOverStatus,
     HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus, Reason,
-    SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus,
+    SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, Trace, TraceKind, TraceStage,
     conference::{
         Attendance, AttendanceStatus, ConferenceId, ConferenceNotice, ConferenceNoticed, ConferencePart, Introduction,
         Participant, Present,
@@ -330,6 +330,9 @@ pub(crate) fn all() -> Vec<Vector> {
         "conference_notice" => message ConferenceNotice = ConferenceNotice { attendance: attendance(), extensions: none() };
         "conference_noticed" => message ConferenceNoticed = ConferenceNoticed { status: AttendanceStatus::NoSuchLeg, extensions: none() };
         "conference_noticed_refused" => message ConferenceNoticed = ConferenceNoticed { status: AttendanceStatus::Refused(Reason::INVALID), extensions: none() };
+        "call_trace_ask" => message CallTraceAsk = CallTraceAsk { call: CallId([1; 16]), extensions: none() };
+        "call_traced" => message CallTraced = CallTraced { trace: Some(trace()), extensions: none() };
+        "call_traced_nothing" => message CallTraced = CallTraced { trace: None, extensions: none() };
         "invite_to_conference" => signed Invite = Signed::sign(conference_invite(), &device_secret(0));
         "conference_part" => plain ConferencePart = conference_part();
         // Capabilities and push
@@ -649,6 +652,15 @@ fn conference_invite() -> Invite {
 fn early_ringing() -> Signed<Signal> {
     let body = signal(SignalBody::Ringing).unverified().clone();
     Signed::sign(Signal { extensions: none().with(1, b"v=0".to_vec()), ..body }, &device_secret(1))
+}
+
+fn trace() -> Trace {
+    let stage = |at_ms, kind, device, detail: &str| TraceStage { at_ms, kind, device, detail: detail.into() };
+    let stages = vec![
+        stage(0, TraceKind::INVITE, Some(device(0)), "handed over by a relay of this device"),
+        stage(12_345, TraceKind::END, None, "completed: hung up"),
+    ];
+    Trace { elapsed_ms: 13_000, stages }
 }
 
 fn signal(body: SignalBody) -> Signed<Signal> {
