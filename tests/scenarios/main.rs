@@ -6,6 +6,7 @@ mod access;
 mod adversary;
 mod attackers;
 mod call_setup;
+mod call_traces;
 mod clock_offset;
 mod conferences;
 mod contacts;

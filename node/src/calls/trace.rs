@@ -15,7 +15,7 @@ use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::Reply;
 use crate::handle::calls::{CallEntry, CallError, CallStage, CallStageKind};
-use crate::handle::presence::{PresenceReachability, PresenceState, PresenceView};
+use crate::handle::presence::{PresenceReachability, PresenceSource, PresenceState, PresenceView};
 use crate::store::StoreError;
 use tracing::warn;
 
@@ -36,6 +36,9 @@ pub(crate) const RELAYED_BY_CHOICE: &str = "by way of a relay only, as this end 
 
 /// A contact's presence in words.
 pub(crate) fn presence_words(view: &PresenceView) -> String {
+    if view.source == PresenceSource::Nobody {
+        return "unknown: nothing was told yet".to_owned();
+    }
     let state = match view.state {
         PresenceState::Offline => "offline",
         PresenceState::Online => "online",
@@ -60,7 +63,7 @@ impl Progress {
         let mut detail = detail.into();
         detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
         let peer_id = device.and_then(address::peer_id).map(|peer| peer.to_string());
-        let at_ms = crate::diagnosis::millis(Instant::now().saturating_duration_since(self.started));
+        let at_ms = crate::diagnosis::millis(Instant::now().saturating_duration_since(self.started)).cast_signed();
         self.stages.push(CallStage { at_ms, stage, peer_id, detail });
     }
 }

@@ -246,8 +246,8 @@ pub struct CallEntry {
 /// Something that happened in a call, as this device saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CallStage {
-    /// When, counted from the call's beginning on this device.
-    pub at_ms: u64,
+    /// When, counted from the call's beginning on this device; what the caller did before an invite came here is before that, and less than 0.
+    pub at_ms: i64,
     /// What.
     pub stage: CallStageKind,
     /// The peer id of the device it is about, if it is about one.

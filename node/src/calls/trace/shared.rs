@@ -217,8 +217,11 @@ impl EventLoop {
 /// What another device has seen, at times counted from the call's beginning here.
 fn other_end(asking: &TraceAsking, trace: &Trace, begun_here: Instant, answered: Instant) -> Option<OtherEnd> {
     let begun = trace.begun(asking.asked, answered)?;
-    // Earlier than the beginning here is before the dial: the clocks' error.
-    let at = |at_ms: u32| millis((begun.at + Duration::from_millis(u64::from(at_ms))).saturating_duration_since(begun_here));
+    let at = |at_ms: u32| {
+        let then = begun.at + Duration::from_millis(u64::from(at_ms));
+        let (after, before) = (then.saturating_duration_since(begun_here), begun_here.saturating_duration_since(then));
+        millis(after).cast_signed() - millis(before).cast_signed()
+    };
     let stages = trace.stages.iter().map(|stage| CallStage {
         at_ms: at(stage.at_ms),
         stage: kind_shown(stage.kind),
@@ -235,7 +238,7 @@ fn other_end(asking: &TraceAsking, trace: &Trace, begun_here: Instant, answered:
 fn on_the_wire(stages: &[CallStage]) -> Vec<TraceStage> {
     let device = |peer: &String| address::device_key(&peer.parse().ok()?);
     let stage = |stage: &CallStage| TraceStage {
-        at_ms: u32::try_from(stage.at_ms).unwrap_or(u32::MAX),
+        at_ms: u32::try_from(stage.at_ms.max(0)).unwrap_or(u32::MAX),
         kind: kind_told(stage.stage),
         device: stage.peer_id.as_ref().and_then(device),
         detail: stage.detail.clone(),
