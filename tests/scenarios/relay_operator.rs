@@ -39,8 +39,9 @@ const TALK: Duration = Duration::from_secs(3);
 const HEARD_MIN: Duration = Duration::from_millis(1_500);
 const SETTLED_TIME_MAX: Duration = Duration::from_secs(90);
 
-/// A tone that was understood is at 6 dB below full scale; in what a decoder makes of random bytes no frequency is near that over seconds.
-const UNDERSTOOD_DB: f64 = -24.0;
+/// A tone that was understood is at 6 dB below full scale; in what a decoder makes of random bytes no frequency is near that over seconds: 29 to 32 dB below
+/// it, when this was written.
+const UNDERSTOOD_DB: f64 = -15.0;
 
 /// Packets of audio of one stream at least: half of what is sent.
 const PACKETS_MIN: usize = 75;
@@ -63,8 +64,9 @@ fn who_records_every_packet_at_the_relay_recovers_neither_media_nor_names() {
     write_tone(&file("alice.wav"), ALICE_HZ, TALK * 3);
     write_tone(&file("bob.wav"), BOB_HZ, TALK * 3);
     let answers = ["--answer", "auto", "--play", &text(&file("bob.wav")), "--record", &text(&file("bob-heard.wav"))];
-    let alice = home_a.join(folder.path(), &server, ALICE, &[]);
-    let bob = home_b.join(folder.path(), &server, BOB, &answers);
+    let mut alice = home_a.enrol(folder.path(), &server, ALICE, &[]);
+    let mut bob = home_b.enrol(folder.path(), &server, BOB, &answers);
+    [&mut alice, &mut bob].into_iter().for_each(|user| drop(user.wait_ready(READY_TIME_MAX).clone()));
     alice.cli(["profile", "set", "--name", ALICE_NAME]).ok();
     bob.cli(["profile", "set", "--name", BOB_NAME]).ok();
     for user in [&alice, &bob] {

@@ -70,7 +70,7 @@ use halloo_protocol::push::{
     PushHints, PushKeep, PushKept, PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent,
     PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
-use halloo_protocol::relay::{MediaAddress, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
+use halloo_protocol::relay::{MediaAddress, MediaTls, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
 use halloo_protocol::session::{
     Ciphertext, KeyFetch, KeyFetched, KeysStatus, MailboxKeyFetch, MailboxKeyFetched, MailboxKeys, MailboxKeysKept,
     MessagesUnopened, OneTimeKey, PreKeys, SealedMessage, SessionId, Unopened, UnopenedMessage,
@@ -391,6 +391,8 @@ pub(crate) fn all() -> Vec<Vector> {
             extensions: none(),
         };
         "relay_grant_refused" => message RelayGrant = RelayGrant { status: RelayStatus::Refused(RelayReason::NOT_ALLOWED), extensions: none() };
+        "relay_grant_tls" => message RelayGrant = RelayGrant { status: RelayStatus::Refused(RelayReason::RATE), extensions: none() }
+            .with_tls(MediaTls { addresses: vec![MediaAddress::V4([192, 0, 2, 1], 443)], certificate: [6; 32] });
         "relay_notice" => message RelayNotice = RelayNotice { reason: RelayReason::LEAVING, packets: 300, extensions: none() };
         // Mailboxes
         "mailbox_open" => message MailboxOpen = MailboxOpen { epoch: 2, revoked: vec![CapabilityId([5; 16])], has_door: true, extensions: none() };
