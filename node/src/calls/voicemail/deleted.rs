@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 
 use super::{Key, Stage};
 use crate::event_loop::EventLoop;
-use crate::store::StoreError;
+use crate::store::{StoreError, VALUE_BYTES_MAX};
 
 /// Extension of what was read of a conversation: recordings in it that the user has deleted, device and number of each. No counter sets, which close
 /// gaps when they get long: what lies in a gap here is to stay.
@@ -21,7 +21,7 @@ const DELETED_EXTENSION: u16 = 0x0001;
 /// Most bytes of it: so many of a key and a number.
 const DELETED_BYTES_MAX: usize = 8 + MARKS_PER_ITEM_MAX * (32 + 9);
 
-/// Deletions remembered; the oldest fall out. Own devices hear of one within days, and recordings are tried for 30.
+/// Deletions remembered, or as many as fit in a value; the oldest fall out. Own devices hear of one within days, and recordings are tried for 30.
 const DELETED_MAX: usize = 512;
 
 const DELETED: &str = "deleted voicemail";
@@ -50,8 +50,8 @@ impl Deletions {
             return false;
         }
         self.0.push(deletion);
-        if self.0.len() > DELETED_MAX {
-            self.0.sort_by_key(|known| known.at);
+        self.0.sort_by_key(|known| known.at);
+        while self.0.len() > DELETED_MAX || wire::encoded_len(&self.0) > VALUE_BYTES_MAX {
             self.0.remove(0);
         }
         true
