@@ -37,9 +37,9 @@ pub(crate) use self::driver::describe;
 use self::driver::{MediaNewsKind, SessionId};
 use self::incoming::Incoming;
 pub(crate) use self::incoming::{Arrival, Rung};
-pub(crate) use self::trace::{RELAYED_BY_CHOICE, TraceAsking, presence_words};
 use self::media::{MediaConfig, MediaStats};
 use self::outgoing::Outgoing;
+pub(crate) use self::trace::{RELAYED_BY_CHOICE, TraceAsking, presence_words};
 use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::calls::{

@@ -601,7 +601,8 @@ mod tests {
             .fold(String::new(), |text, line| text + line + "\n");
         let config = Config::parse(&uncommented, Path::new("x")).expect("parses");
         // Addresses are examples, not defaults.
-        let relay = RelayConfig { media_listen: Vec::new(), media_listen_tls: Vec::new(), media_external: Vec::new(), ..config.relay };
+        let relay =
+            RelayConfig { media_listen: Vec::new(), media_listen_tls: Vec::new(), media_external: Vec::new(), ..config.relay };
         assert_eq!(relay, RelayConfig::default());
         assert_eq!(config.files.relayed_bytes_per_hour, FilesConfig::default().relayed_bytes_per_hour);
         assert!(config.api.listen.is_some() && config.metrics.is_some());

@@ -60,8 +60,11 @@ fn both_ends_tell_one_story_and_nobody_else_hears_it() {
         assert_eq!(names(&call["stages"]).first(), Some(&first), "{call:#}");
         let off = end["off_by_ms"].as_i64().expect("an error bound");
         let (ours, theirs) = (&call["stages"], &end["stages"]);
-        let (invited, came) =
-            if first == "presence" { (when(ours, "invite"), when(theirs, "invite")) } else { (when(theirs, "invite"), when(ours, "invite")) };
+        let (invited, came) = if first == "presence" {
+            (when(ours, "invite"), when(theirs, "invite"))
+        } else {
+            (when(theirs, "invite"), when(ours, "invite"))
+        };
         assert!(invited <= came + off + 1, "an invite comes after it went: {invited} ms, {came} ms, {off} ms: {call:#}");
     }
     assert_eq!(outcome["other_ends"].as_array().map(Vec::len), Some(1), "`call --trace` waits for it: {outcome:#}");
@@ -88,7 +91,8 @@ fn both_ends_tell_one_story_and_nobody_else_hears_it() {
     assert_eq!(shown(carol, &text(&refused, "call_id"))["other_ends"], Value::Null, "she is a stranger");
 
     let why = alice.cli(["why", &bob.username]).ok();
-    let decisive: Vec<&str> = why["calls"].as_array().into_iter().flatten().filter_map(|call| call["decisive"].as_str()).collect();
+    let decisive: Vec<&str> =
+        why["calls"].as_array().into_iter().flatten().filter_map(|call| call["decisive"].as_str()).collect();
     assert!(matches!(decisive[..], [refused, talked] if refused.contains("disturbed") && talked == "straight"), "{why:#}");
     let steps = why["next_call"].as_array().cloned().unwrap_or_default();
     assert!(steps.iter().any(|step| step.as_str().is_some_and(|step| step.contains("doesn't want to be disturbed"))), "{why:#}");

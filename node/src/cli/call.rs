@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::Client;
 use super::error::CliError;
 use super::output::{duration, pairs, printable, word};
 use super::progress::Spinner;
 use super::{Context, calls, parse, presence, signals, voicemail};
 use crate::handle::calls::{CallEntry, CallOutcome, CallResult, CallStage, DialOptions, OtherEnd};
-use super::Client;
 use crate::handle::presence::PresenceView;
 
 #[derive(Debug, clap::Args)]

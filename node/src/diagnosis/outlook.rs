@@ -24,7 +24,8 @@ impl EventLoop {
         let rows = self.store.read::<_, StoreError>(|view| view.last_calls(LOOKED_THROUGH_MAX)).unwrap_or_default();
         // Most rows are told apart without being read.
         let names = |row: &[u8]| row.windows(shown.len()).any(|part| part == shown.as_bytes());
-        let entries = rows.iter().filter(|(_, row)| names(row)).filter_map(|(_, row)| serde_json::from_slice::<CallEntry>(row).ok());
+        let entries =
+            rows.iter().filter(|(_, row)| names(row)).filter_map(|(_, row)| serde_json::from_slice::<CallEntry>(row).ok());
         entries.filter(|entry| entry.users.contains(&shown)).take(CALLS_SHOWN_MAX).map(|entry| past_call(&entry)).collect()
     }
 
@@ -34,11 +35,15 @@ impl EventLoop {
         let mut steps = Vec::new();
         if let Some(view) = self.presence_of(&user) {
             steps.push(match view.state {
-                PresenceState::Dnd => "doesn't want to be disturbed: unless you are excepted it is refused, and listed there".to_owned(),
+                PresenceState::Dnd => {
+                    "doesn't want to be disturbed: unless you are excepted it is refused, and listed there".to_owned()
+                }
                 _ => format!("presence: {}", crate::calls::presence_words(&view)),
             });
         } else if !self.is_acquainted(&user) {
-            steps.push("you aren't contacts: it rings only if they take calls of anyone, and media connects after the answer".to_owned());
+            steps.push(
+                "you aren't contacts: it rings only if they take calls of anyone, and media connects after the answer".to_owned(),
+            );
         }
         steps.extend(self.devices_of_next_call(record));
         steps.push(self.media_of_next_call(&user));
@@ -136,7 +141,9 @@ fn why_this_path(entry: &CallEntry) -> String {
         Some(CallPath::Direct) => "straight",
         Some(CallPath::Punched) => "straight, through routers that were opened for it",
         Some(CallPath::Relayed) if wanted(&entry.stages) => "relayed, as it was wanted here",
-        Some(CallPath::Relayed) if entry.other_ends.iter().any(|end| wanted(&end.stages)) => "relayed, as the other end wanted it",
+        Some(CallPath::Relayed) if entry.other_ends.iter().any(|end| wanted(&end.stages)) => {
+            "relayed, as the other end wanted it"
+        }
         Some(CallPath::Relayed) => "relayed: no straight path could be opened between the two networks",
     };
     let woken = if outcome.via_push { ", after a gateway woke the device" } else { "" };

@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::calls::{CallPath, CallResult};
 use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
 use super::{Command, Node};
-use super::calls::{CallPath, CallResult};
 use crate::timestamp::Timestamp;
 
 /// What runs.

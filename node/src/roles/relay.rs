@@ -448,10 +448,10 @@ impl EventLoop {
         let tcp = self.media_relay.as_ref().map(|relay| self.addresses_of(&relay.served_tcp)).unwrap_or_default();
         let is_granted = matches!(status, RelayStatus::Granted(_));
         let grant = RelayGrant { status, extensions: Extensions::none() };
-        let tls = self.media_relay.as_ref().map(|relay| MediaTls {
-            addresses: self.addresses_of(&relay.served_tls),
-            certificate: relay.certificate,
-        });
+        let tls = self
+            .media_relay
+            .as_ref()
+            .map(|relay| MediaTls { addresses: self.addresses_of(&relay.served_tls), certificate: relay.certificate });
         match tls.filter(|_| is_granted) {
             Some(tls) => grant.with_tcp(&tcp).with_tls(tls),
             None => grant,
@@ -709,7 +709,8 @@ mod tests {
         listen.iter_mut().for_each(|address| address.set_port(0));
         let has_family = |address: &SocketAddr| std::net::UdpSocket::bind(address).is_ok();
         let expected: Vec<IpAddr> = listen.iter().filter(|address| has_family(address)).map(SocketAddr::ip).collect();
-        let relay = MediaRelay::start(MediaRelayConfig { listen, ..MediaRelayConfig::lab() }, true, [7; 32], None).expect("free ports");
+        let relay =
+            MediaRelay::start(MediaRelayConfig { listen, ..MediaRelayConfig::lab() }, true, [7; 32], None).expect("free ports");
         assert_eq!(relay.served.iter().map(SocketAddr::ip).collect::<Vec<_>>(), expected);
     }
 

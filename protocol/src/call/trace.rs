@@ -106,9 +106,10 @@ impl Trace {
             return Err(DecodeError::invalid("trace", format!("{} stages, at most {TRACE_STAGES_MAX}", self.stages.len())));
         }
         match self.stages.iter().find(|stage| stage.detail.len() > TRACE_DETAIL_BYTES_MAX) {
-            Some(stage) => {
-                Err(DecodeError::invalid("trace", format!("a text of {} bytes, at most {TRACE_DETAIL_BYTES_MAX}", stage.detail.len())))
-            }
+            Some(stage) => Err(DecodeError::invalid(
+                "trace",
+                format!("a text of {} bytes, at most {TRACE_DETAIL_BYTES_MAX}", stage.detail.len()),
+            )),
             None => Ok(()),
         }
     }
@@ -158,7 +159,12 @@ mod tests {
     use crate::wire::{self, Frame};
 
     fn stage(at_ms: u32, detail: &str) -> TraceStage {
-        TraceStage { at_ms, kind: TraceKind::RING, device: Some(DeviceKey(crate::key::SecretKey::from_bytes([7; 32]).public())), detail: detail.to_owned() }
+        TraceStage {
+            at_ms,
+            kind: TraceKind::RING,
+            device: Some(DeviceKey(crate::key::SecretKey::from_bytes([7; 32]).public())),
+            detail: detail.to_owned(),
+        }
     }
 
     #[test]

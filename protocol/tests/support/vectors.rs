@@ -6,9 +6,9 @@ use halloo_protocol::authority::{
     Refusal, RefusalCode, RenewRequest, RevocationListAnswer, RevocationListRequest, SignedBootstrapList,
 };
 use halloo_protocol::call::{
-    AvatarLink, CallInvite, CallSignal, CallSignalAck, CallTraceAsk, CallTraced, HandOverAnswer, HandOverReason, HandOverRules, HandOverStatus,
-    HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus, Reason,
-    SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, Trace, TraceKind, TraceStage,
+    AvatarLink, CallInvite, CallSignal, CallSignalAck, CallTraceAsk, CallTraced, HandOverAnswer, HandOverReason, HandOverRules,
+    HandOverStatus, HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus,
+    Reason, SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, Trace, TraceKind, TraceStage,
     conference::{
         Attendance, AttendanceStatus, ConferenceId, ConferenceNotice, ConferenceNoticed, ConferencePart, Introduction,
         Participant, Present,
@@ -70,7 +70,9 @@ use halloo_protocol::push::{
     PushHints, PushKeep, PushKept, PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent,
     PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
-use halloo_protocol::relay::{MediaAddress, MediaTls, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
+use halloo_protocol::relay::{
+    MediaAddress, MediaTls, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus,
+};
 use halloo_protocol::session::{
     Ciphertext, KeyFetch, KeyFetched, KeysStatus, MailboxKeyFetch, MailboxKeyFetched, MailboxKeys, MailboxKeysKept,
     MessagesUnopened, OneTimeKey, PreKeys, SealedMessage, SessionId, Unopened, UnopenedMessage,

@@ -206,11 +206,7 @@ pub(super) fn tls(config: &Config) -> Result<TlsAcceptor, BindError> {
     acceptor(chain, private, certificate)
 }
 
-fn acceptor(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
-    named: &Path,
-) -> Result<TlsAcceptor, BindError> {
+fn acceptor(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>, named: &Path) -> Result<TlsAcceptor, BindError> {
     let server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))

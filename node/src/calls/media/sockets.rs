@@ -213,7 +213,8 @@ async fn carry(
     let ends = Ends { label, relay };
     let Some(connector) = tls else { return exchange(ends, stream, waiting, pieces).await };
     let handshake = connector.connect(relay.ip().into(), stream);
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let stream =
+        tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     exchange(ends, stream, waiting, pieces).await
 }
 

@@ -96,10 +96,15 @@ impl EventLoop {
     pub(in crate::calls) fn ends_of_outgoing(&self, call: CallId) -> Option<Ends> {
         let outgoing = self.calls.outgoing.get(&call).filter(|outgoing| outgoing.joined.is_none())?;
         let answered_by = outgoing.progress.answered_by;
-        let is_heard_of =
-            |device: &DeviceKey| !matches!(outgoing.machine.leg_state(device), None | Some(LegState::Inviting | LegState::Failed(Reason::UNREACHABLE)));
-        let others: Vec<DeviceKey> =
-            outgoing.legs.keys().copied().filter(|device| answered_by.map_or_else(|| is_heard_of(device), |by| by == *device)).collect();
+        let is_heard_of = |device: &DeviceKey| {
+            !matches!(outgoing.machine.leg_state(device), None | Some(LegState::Inviting | LegState::Failed(Reason::UNREACHABLE)))
+        };
+        let others: Vec<DeviceKey> = outgoing
+            .legs
+            .keys()
+            .copied()
+            .filter(|device| answered_by.map_or_else(|| is_heard_of(device), |by| by == *device))
+            .collect();
         let target = |device: &DeviceKey| Some((*device, outgoing.legs.get(device)?.target.clone()));
         let asked = others.iter().filter_map(target).take(ASKED_MAX).collect();
         let (user, begun) = (outgoing.progress.user.clone(), outgoing.progress.started);
@@ -153,7 +158,8 @@ impl EventLoop {
 
     fn trace_for(&mut self, call: CallId, device: DeviceKey) -> Option<Trace> {
         let now = Instant::now();
-        let running = |progress: &Progress| Trace::new(now.saturating_duration_since(progress.started), on_the_wire(&progress.stages));
+        let running =
+            |progress: &Progress| Trace::new(now.saturating_duration_since(progress.started), on_the_wire(&progress.stages));
         if let Some(ends) = self.ends_of_outgoing(call)
             && self.calls.outgoing.get(&call).is_some_and(|outgoing| !outgoing.is_quiet() || ends.is_answered)
         {
