@@ -39,6 +39,7 @@ use self::incoming::Incoming;
 pub(crate) use self::incoming::{Arrival, Rung};
 use self::media::{MediaConfig, MediaStats};
 use self::outgoing::Outgoing;
+pub(crate) use self::trace::{RELAYED_BY_CHOICE, TraceAsking, presence_words};
 use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::calls::{
@@ -175,6 +176,8 @@ pub(crate) struct CallsState {
     withdrawn: WithdrawnCalls,
     rates: RateLimiter<PublicKey>,
     ended: VecDeque<CallEntry>,
+    /// Calls whose other end may ask what was seen of them here, or is asked.
+    past: trace::PastCalls,
     conferences: conference::ConferencesState,
     /// What certified callers show our relays, once it was made or read.
     capability: Option<Signed<Capability>>,
@@ -191,6 +194,7 @@ impl Default for CallsState {
             withdrawn: WithdrawnCalls::new(),
             rates: RateLimiter::new(CALLERS_MAX),
             ended: VecDeque::new(),
+            past: trace::PastCalls::default(),
             conferences: conference::ConferencesState::default(),
             capability: None,
             sessions: 0,
@@ -222,7 +226,7 @@ impl CallsState {
 
 /// A call as the list shows it: what happened in it lies in the store.
 fn without_stages(call: CallEntry) -> CallEntry {
-    CallEntry { stages: Vec::new(), ..call }
+    CallEntry { stages: Vec::new(), other_ends: Vec::new(), ..call }
 }
 
 fn result_of(outcome: Outcome) -> CallResult {
@@ -657,6 +661,8 @@ impl EventLoop {
             outcome: progress.outcome(call),
             dismissed: false,
             stages: Vec::new(),
+            other_ends: Vec::new(),
+            is_asking: false,
             media: None,
             conference_id: None,
             introduced_by: None,
@@ -704,17 +710,19 @@ impl EventLoop {
     }
 
     /// Keeps an ended call for the list and for good.
-    fn archive_call(&mut self, entry: CallEntry) -> Option<CallOutcome> {
+    fn archive_call(&mut self, call: CallId, entry: CallEntry, ends: Option<trace::Ends>) -> Option<CallOutcome> {
         let outcome = entry.outcome.clone();
-        if let Ok(bytes) = serde_json::to_vec(&entry)
-            && let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.add_call(&bytes).map(|_| ()))
-        {
-            warn!(%error, "call not kept in the history");
-        }
+        let row = serde_json::to_vec(&entry).ok().and_then(|bytes| {
+            let kept = self.store.transaction::<_, StoreError>(|tx| tx.add_call(&bytes));
+            kept.inspect_err(|error| warn!(%error, "call not kept in the history")).ok()
+        });
         if self.calls.ended.len() >= ENDED_MAX {
             self.calls.ended.pop_front();
         }
-        self.calls.ended.push_back(without_stages(entry));
+        self.calls.ended.push_back(without_stages(entry.clone()));
+        if let Some(ends) = ends {
+            self.share_trace(call, ends, entry, row);
+        }
         if let Some(outcome) = &outcome {
             self.events.send(Event::CallEnded(outcome.clone()));
         }

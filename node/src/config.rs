@@ -138,6 +138,9 @@ pub struct RelayConfig {
     /// UDP addresses at which media is relayed (TURN), one or a list; empty: the node's defaults.
     #[serde(deserialize_with = "one_or_more")]
     pub media_listen: Vec<std::net::SocketAddr>,
+    /// Addresses at which media is relayed over TLS, one or a list; empty: the node's defaults.
+    #[serde(deserialize_with = "one_or_more")]
+    pub media_listen_tls: Vec<std::net::SocketAddr>,
     /// This machine's addresses as others see them, where ports are forwarded through a NAT.
     pub media_external: Vec<std::net::IpAddr>,
     /// Bytes of media a second, all users together.
@@ -158,6 +161,7 @@ impl Default for RelayConfig {
             circuit_secs_max: u32::try_from(signalling.circuit_duration.as_secs()).unwrap_or(u32::MAX),
             circuit_bytes_max: signalling.circuit_bytes,
             media_listen: Vec::new(),
+            media_listen_tls: Vec::new(),
             media_external: Vec::new(),
             // A quarter of a good home connection's uplink: some 150 voice calls.
             media_bytes_per_sec_max: 3_000_000,
@@ -530,6 +534,8 @@ for = "{relay_for}"
 # circuit_bytes_max = {circuit_bytes_max}
 # Calls (TURN): where it serves, this machine's addresses from outside if ports are forwarded to it, and how much a second.
 # media_listen = ["0.0.0.0:3478", "[::]:3478"]
+# For networks that let only TLS out, best at 443, where such networks let it out and the port is free.
+# media_listen_tls = ["0.0.0.0:5349", "[::]:5349"]
 # media_external = ["203.0.113.7"]
 # media_bytes_per_sec_max = {media_bytes}
 # media_allocations_max = {media_allocations}
@@ -595,7 +601,8 @@ mod tests {
             .fold(String::new(), |text, line| text + line + "\n");
         let config = Config::parse(&uncommented, Path::new("x")).expect("parses");
         // Addresses are examples, not defaults.
-        let relay = RelayConfig { media_listen: Vec::new(), media_external: Vec::new(), ..config.relay };
+        let relay =
+            RelayConfig { media_listen: Vec::new(), media_listen_tls: Vec::new(), media_external: Vec::new(), ..config.relay };
         assert_eq!(relay, RelayConfig::default());
         assert_eq!(config.files.relayed_bytes_per_hour, FilesConfig::default().relayed_bytes_per_hour);
         assert!(config.api.listen.is_some() && config.metrics.is_some());

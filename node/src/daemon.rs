@@ -370,9 +370,15 @@ fn media_relay(config: &crate::config::RelayConfig, roles: Roles, is_lab: bool) 
         [] => MediaRelayConfig::default_listen(),
         named => named.to_vec(),
     };
+    let listen_tls = match config.media_listen_tls.as_slice() {
+        [] if is_lab => MediaRelayConfig::lab().listen_tls,
+        [] => MediaRelayConfig::default_listen_tls(),
+        named => named.to_vec(),
+    };
     Some(MediaRelayConfig {
         relay_for,
         listen,
+        listen_tls,
         external: config.media_external.clone(),
         bytes_per_sec: config.media_bytes_per_sec_max,
         allocations_max: config.media_allocations_max,

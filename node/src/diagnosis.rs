@@ -1,5 +1,7 @@
 //! What runs, whom we know, what is wrong: `status`, `peers`, `doctor` and `why`.
 
+mod outlook;
+
 use halloo_protocol::clock::CLOCK_WARN_SECS;
 use halloo_protocol::node::Roles;
 
@@ -235,6 +237,7 @@ impl EventLoop {
     pub(crate) fn explain(
         &self,
         user: &str,
+        id: &halloo_protocol::identity::UserId,
         found: Result<&halloo_protocol::directory::DirectoryRecord, &ResolveError>,
     ) -> Explanation {
         let mut checks = vec![self.check_listen(), self.check_peers()];
@@ -247,7 +250,14 @@ impl EventLoop {
                     error.to_string(),
                     Some("check the name; ask them to start Halloo once"),
                 ));
-                return Explanation { username: user.to_owned(), reachable: false, summary: error.to_string(), checks };
+                return Explanation {
+                    username: user.to_owned(),
+                    reachable: false,
+                    summary: error.to_string(),
+                    checks,
+                    next_call: vec![format!("it fails at once: {error}")],
+                    calls: self.calls_with(id),
+                };
             }
         };
         let now = self.now().unix;
@@ -274,7 +284,8 @@ impl EventLoop {
         }
         let summary =
             if reachable { "at least one device can be reached".to_owned() } else { "no device can be reached now".to_owned() };
-        Explanation { username: user.to_owned(), reachable, summary, checks }
+        let (next_call, calls) = (self.next_call(record), self.calls_with(id));
+        Explanation { username: user.to_owned(), reachable, summary, checks, next_call, calls }
     }
 }
 

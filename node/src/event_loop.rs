@@ -526,6 +526,7 @@ impl EventLoop {
             Purpose::HandOverAsk(target) => self.hand_over_answer(target, frame),
             Purpose::HandOver(handing) => self.hand_over_device_answer(handing, frame),
             Purpose::Signal(target) => self.signal_answer(target, frame),
+            Purpose::CallTrace(asking) => self.call_trace_answer(asking, frame),
             Purpose::Conference(target) => self.conference_answer(target, frame),
             Purpose::SignalAsk(target) => self.signal_ask_answer(target, frame),
             Purpose::SignalPass(passing) => self.signal_pass_device_answer(passing, frame),
@@ -556,6 +557,7 @@ impl EventLoop {
             Purpose::HandOverAsk(target) => self.hand_over_failure(target, failure),
             Purpose::HandOver(handing) => self.hand_over_device_failure(handing, failure),
             Purpose::Signal(target) | Purpose::SignalAsk(target) => self.signal_failure(target, failure),
+            Purpose::CallTrace(asking) => self.call_trace_failure(asking, failure),
             // The machine says it again.
             Purpose::Conference(_) => {}
             Purpose::SignalPass(passing) => self.signal_pass_device_failure(passing, failure),

@@ -66,6 +66,8 @@ pub(crate) enum Purpose {
     HandOver(crate::roles::hand_over::HandingOver),
     /// A call signal to a device.
     Signal(crate::calls::SignalTarget),
+    /// Asking the other end of a call what it has seen.
+    CallTrace(crate::calls::TraceAsking),
     /// Telling a participant who is there.
     Conference(crate::calls::NoticeTarget),
     /// A call signal to a device, by way of whoever brought the invite.

@@ -451,7 +451,7 @@ impl EventLoop {
         self.receipts.share_at.get_or_insert_with(|| Instant::now() + SHARE_AFTER);
     }
 
-    fn share_conversation(&mut self, with: &Correspondent) {
+    pub(crate) fn share_conversation(&mut self, with: &Correspondent) {
         self.receipts.unshared.insert(with.clone());
         self.share_states_soon();
     }
@@ -554,12 +554,15 @@ impl EventLoop {
         let others = readers
             .into_iter()
             .flat_map(|(user, marks)| marks_of(&marks).into_iter().map(move |part| (Some(user.clone()), part)));
-        own.chain(others)
-            .map(|(reader, marks)| {
-                let marks = ConversationMarks { with: with.clone(), reader, marks, extensions: Extensions::none() };
-                StateItem::Marks(Box::new(marks))
-            })
-            .collect()
+        let mut items: Vec<ConversationMarks> = own
+            .chain(others)
+            .map(|(reader, marks)| ConversationMarks { with: with.clone(), reader, marks, extensions: Extensions::none() })
+            .collect();
+        // What was deleted was heard before: there is such an item.
+        if let Some(item) = items.iter_mut().find(|item| item.reader.is_none()) {
+            item.extensions = self.deleted_voicemail(with);
+        }
+        items.into_iter().map(|marks| StateItem::Marks(Box::new(marks))).collect()
     }
 
     fn call_items(&self) -> Vec<StateItem> {
@@ -615,6 +618,7 @@ impl EventLoop {
         if is_news {
             self.refresh_heard(with, true);
         }
+        self.merge_deleted_voicemail(with, &marks.extensions);
         Ok(())
     }
 

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use halloo_protocol::key::PublicKey;
 use halloo_protocol::node::Roles;
 use halloo_protocol::redact::Redacted;
-use halloo_protocol::relay::{MediaAddress, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
+use halloo_protocol::relay::{MediaAddress, MediaTls, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{Extensions, Frame};
 use libp2p::{Multiaddr, PeerId};
 use tracing::{debug, info, warn};
 
-use crate::calls::media::{MediaPath, RELAYS_MAX, RelayServer};
+use crate::calls::media::{MediaPath, RELAYS_MAX, RelayServer, TlsServer};
 use crate::event_loop::EventLoop;
 use crate::handle::Event;
 use crate::handle::network::{MediaRelayAccess, MediaRelays};
@@ -296,11 +296,13 @@ impl EventLoop {
         let node: Vec<Multiaddr> = known.address.iter().cloned().chain(named).collect();
         let addresses = credentials.addresses.iter().map(|address| socket_address(*address));
         let tcp = grant.tcp_addresses();
+        let tls = grant.tls();
         let own = addresses.filter(|address| self.is_of_relay(&peer, address.ip()));
         let servers: Vec<RelayServer> = own
             .map(|address| RelayServer {
                 address,
                 stream: tcp.iter().map(|address| socket_address(*address)).find(|stream| stream.ip() == address.ip()),
+                tls: tls.as_ref().and_then(|tls| tls_of(tls, address)),
                 username: credentials.username.clone(),
                 password: Redacted(credentials.password.clone()),
             })
@@ -391,6 +393,12 @@ const BUSY: u8 = 6;
 
 /// What a relay that was never measured counts for: farther than a continent.
 const UNKNOWN_RTT: Duration = Duration::from_millis(400);
+
+/// Where a relay with this address serves by TLS.
+fn tls_of(tls: &MediaTls, relay: SocketAddr) -> Option<TlsServer> {
+    let address = tls.addresses.iter().map(|address| socket_address(*address)).find(|served| served.ip() == relay.ip())?;
+    Some(TlsServer { address, certificate: tls.certificate })
+}
 
 fn urls_of(server: &RelayServer) -> impl Iterator<Item = String> {
     let tcp = server.stream.map(|stream| format!("turn:{stream}?transport=tcp"));

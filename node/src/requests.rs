@@ -2,7 +2,7 @@
 
 use halloo_protocol::authority::{EnrolRequest, RenewRequest, RevocationListAnswer, RevocationListRequest};
 use halloo_protocol::call::conference::ConferenceNotice;
-use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, InviteHandOver, InviteHandedOver, SignalPass};
+use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, CallTraceAsk, InviteHandOver, InviteHandedOver, SignalPass};
 use halloo_protocol::file::{FileAccept, FileHashes, FileRead};
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
@@ -49,6 +49,7 @@ impl EventLoop {
                 status: node.handle_call_signal(&signal.signal),
                 extensions: Extensions::none(),
             }),
+            CallTraceAsk::KIND => self.with(frame, |node, ask: CallTraceAsk| node.handle_call_trace_ask(peer, &ask)),
             ConferenceNotice::KIND => self.with(frame, |node, notice: ConferenceNotice| node.handle_conference_notice(&notice)),
             MailboxOpen::KIND => self.with(frame, |node, request: MailboxOpen| {
                 let chain = node.chain_of(&peer);

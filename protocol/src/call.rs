@@ -33,6 +33,7 @@ mod sender;
 mod signal;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::fmt;
 use std::time::Duration;
@@ -58,6 +59,7 @@ pub use reception::{PlacedCall, Reception, Situation, receive};
 pub use signal::{
     CANDIDATE_BYTES_MAX, CallSignal, CallSignalAck, SDP_BYTES_MAX, Signal, SignalBody, SignalError, SignalStatus, VerifiedSignal,
 };
+pub use trace::{Begun, CallTraceAsk, CallTraced, TRACE_DETAIL_BYTES_MAX, TRACE_STAGES_MAX, Trace, TraceKind, TraceStage};
 
 /// How a call ended, for people and programs. Prints as the interface names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode, Serialize, Deserialize)]

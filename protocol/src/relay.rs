@@ -24,6 +24,12 @@ const TCP_ADDRESSES_EXTENSION: u16 = 0x0001;
 /// Most bytes of that extension: a count, and addresses of at most 20 bytes.
 const TCP_ADDRESSES_BYTES_MAX: usize = 96;
 
+/// Extension of a [`RelayGrant`]: where the relay serves by TLS, [`MediaTls`].
+const TLS_EXTENSION: u16 = 0x0002;
+
+/// Most bytes of that extension: addresses, and a hash.
+const TLS_BYTES_MAX: usize = TCP_ADDRESSES_BYTES_MAX + 32;
+
 /// Longest user name and password of a grant, in bytes.
 pub const CREDENTIAL_BYTES_MAX: usize = 128;
 
@@ -34,6 +40,17 @@ pub enum MediaAddress {
     V4([u8; 4], u16),
     /// IPv6 address and port.
     V6([u8; 16], u16),
+}
+
+/// Where a relay serves by TLS, for networks that let nothing else through.
+///
+/// No authority vouches for a home's relay, and none needs to: the relay itself says on its authenticated stream which certificate it shows.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct MediaTls {
+    /// The addresses, at least one, at most [`MEDIA_ADDRESSES_MAX`].
+    pub addresses: Vec<MediaAddress>,
+    /// SHA-256 of the certificate that it shows there, as it goes over the wire.
+    pub certificate: [u8; 32],
 }
 
 /// "May I use your relay for my calls?"
@@ -66,6 +83,23 @@ impl RelayGrant {
             self.extensions = self.extensions.with(TCP_ADDRESSES_EXTENSION, wire::encode(&addresses));
         }
         self
+    }
+
+    /// Names TLS addresses. Of too many the first [`MEDIA_ADDRESSES_MAX`] are taken.
+    #[must_use]
+    pub fn with_tls(mut self, mut tls: MediaTls) -> Self {
+        tls.addresses.truncate(MEDIA_ADDRESSES_MAX);
+        if !tls.addresses.is_empty() {
+            self.extensions = self.extensions.with(TLS_EXTENSION, wire::encode(&tls));
+        }
+        self
+    }
+
+    /// Where the relay serves by TLS, if it names that, and not too many addresses.
+    #[must_use]
+    pub fn tls(&self) -> Option<MediaTls> {
+        let tls = wire::decode::<MediaTls>(self.extensions.find(TLS_EXTENSION)?, TLS_BYTES_MAX).ok()?;
+        (1..=MEDIA_ADDRESSES_MAX).contains(&tls.addresses.len()).then_some(tls)
     }
 
     /// The relay's TCP addresses; none if it names none, or too many.
@@ -230,6 +264,22 @@ mod tests {
         let mut lying = grant(|_| {});
         lying.extensions = lying.extensions.with(TCP_ADDRESSES_EXTENSION, wire::encode(&many));
         assert_eq!(lying.tcp_addresses(), []);
+    }
+
+    #[test]
+    fn where_tls_is_served_is_named_beside_and_bounded() {
+        assert_eq!(grant(|_| {}).tls(), None);
+        let tls = MediaTls { addresses: vec![MediaAddress::V6([1; 16], 443); MEDIA_ADDRESSES_MAX], certificate: [9; 32] };
+        let named = grant(|_| {}).with_tcp(&tls.addresses).with_tls(tls.clone());
+        let read = wire::decode::<RelayGrant>(&wire::encode(&named), RelayGrant::LIMIT).unwrap();
+        assert_eq!((read.tls(), read.tcp_addresses()), (Some(tls.clone()), tls.addresses.clone()));
+        let many = MediaTls { addresses: vec![MediaAddress::V4([1; 4], 1); MEDIA_ADDRESSES_MAX + 1], ..tls.clone() };
+        assert_eq!(grant(|_| {}).with_tls(many.clone()).tls().map(|tls| tls.addresses.len()), Some(MEDIA_ADDRESSES_MAX));
+        for lie in [many, MediaTls { addresses: Vec::new(), ..tls }] {
+            let mut lying = grant(|_| {});
+            lying.extensions = lying.extensions.with(TLS_EXTENSION, wire::encode(&lie));
+            assert_eq!(lying.tls(), None);
+        }
     }
 
     #[test]

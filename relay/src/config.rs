@@ -41,6 +41,21 @@ pub struct StaticUser {
     pub class: ServiceClass,
 }
 
+/// A certificate and its key for TLS, both DER. Debug output hides the key.
+#[derive(Clone, PartialEq, Eq)]
+pub struct TlsIdentity {
+    /// The certificate.
+    pub certificate: Vec<u8>,
+    /// The private key, PKCS #8.
+    pub key: Vec<u8>,
+}
+
+impl std::fmt::Debug for TlsIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TlsIdentity").field("certificate", &self.certificate.len()).field("key", &"..").finish()
+    }
+}
+
 /// How a server behaves.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -61,6 +76,8 @@ pub struct Config {
     pub tls_certificate: Option<PathBuf>,
     /// Private key for TLS, a PEM file.
     pub tls_key: Option<PathBuf>,
+    /// Certificate and key for TLS that an embedder has at hand, instead of the two files.
+    pub tls_identity: Option<TlsIdentity>,
     /// Addresses of this machine to relay at, the first of each family. Empty: those listened on.
     pub relay_ips: Vec<IpAddr>,
     /// The same as peers see them, where a NAT is in between. Empty: the same.
@@ -111,6 +128,7 @@ impl Default for Config {
             listen_tls: Vec::new(),
             tls_certificate: None,
             tls_key: None,
+            tls_identity: None,
             relay_ips: Vec::new(),
             external_ips: Vec::new(),
             ports: defaults::RELAYED_PORTS,
@@ -177,7 +195,8 @@ impl Config {
         if self.sources_max > SOURCES_MAX_MAX {
             return Err(ConfigError::TooManySources { value: self.sources_max });
         }
-        if !self.listen_tls.is_empty() && (self.tls_certificate.is_none() || self.tls_key.is_none()) {
+        let has_files = self.tls_certificate.is_some() && self.tls_key.is_some();
+        if !self.listen_tls.is_empty() && !has_files && self.tls_identity.is_none() {
             return Err(ConfigError::TlsIncomplete);
         }
         Ok(())
@@ -417,6 +436,7 @@ impl TryFrom<ConfigFile> for Config {
             listen_tls: file.tls.listen,
             tls_certificate: file.tls.certificate,
             tls_key: file.tls.key,
+            tls_identity: None,
             relay_ips: turn.relay_ips,
             external_ips: turn.external_ips,
             ports: (turn.port_first.unwrap_or(default.ports.0), turn.port_last.unwrap_or(default.ports.1)),

@@ -80,6 +80,28 @@ fn where_no_relay_reaches_both_ends_media_goes_through_two() {
     }
 }
 
+/// Alice's network lets nothing out but what looks like the web: TLS, at the port where the relay serves TURN by it. (Signalling needs a way as well, so one more
+/// port is open, where nobody speaks TURN.)
+#[test]
+fn where_only_tls_gets_out_media_goes_over_it() {
+    let mut lab = NatLab::new();
+    let (a, b) = (lab.home_machine("a", 11), lab.home_machine("b", 12));
+    let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
+    let public = lab.public_machine("srv", 1);
+    let server = public.serve(folder.path(), "[relay]\nmedia_listen_tls = [\"0.0.0.0:443\"]\n");
+    let of_tcp = |address: &String| address.split("/tcp/").nth(1).and_then(|rest| rest.split('/').next()?.parse::<u16>().ok());
+    let signalling = server.addresses().iter().find_map(of_tcp).expect("it listens on TCP");
+    lab.cut_off(&a, "meta l4proto udp");
+    lab.cut_off(&a, &format!("tcp dport != {{ 443, {signalling} }}"));
+    let talk = talk_over(&folder, &server, (&a, &server), (&b, &server), &[]);
+    assert_eq!(talk["path"], "relayed", "{talk}");
+    let usage = cli(server.home(), ["relay"]).ok();
+    let users = usage["users"].as_array().cloned().unwrap_or_default();
+    let bytes = users.iter().find(|entry| entry["user"] == "alice@example").and_then(|entry| entry["bytes"].as_u64());
+    // Four seconds of 50 packets in two directions.
+    assert!(bytes.is_some_and(|bytes| bytes > 10_000), "{usage}");
+}
+
 /// Alice calls bob from one machine to the other; both hear each other.
 fn talk(lab: &mut NatLab, a: &Machine, b: &Machine, flags: &[&str]) -> Talk {
     let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");

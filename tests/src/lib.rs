@@ -9,6 +9,7 @@
 //! - [`linking`] links another device to a user's.
 //! - [`presence_reader`] reads presence with a key that somebody kept, and no more than that.
 //! - [`spy`] is a helper that keeps all it is told.
+//! - [`recorder`] keeps every packet at a machine's interface, [`memory`] looks through what a process holds.
 //! - [`attacker`] speaks the overlay protocol frame by frame, and says what it likes.
 //!
 //! A test that fails prints what its daemons wrote to standard error. Every process and every
@@ -22,10 +23,12 @@ pub mod cli;
 pub mod daemon;
 pub mod figures;
 pub mod linking;
+pub mod memory;
 pub mod natlab;
 pub mod network;
 pub mod presence_reader;
 pub mod raw_stream;
+pub mod recorder;
 pub mod seed;
 pub mod spy;
 pub mod turn;

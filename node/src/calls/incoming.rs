@@ -19,6 +19,7 @@ use super::crossing::Dialled;
 use super::driver::MediaDriver;
 use super::early::EarlyMedia;
 use super::media::{MediaSession, Room};
+use super::trace::Ends;
 use super::{CALLS_MAX, Progress, SUMMARY_WAIT, reason_of_fate};
 use crate::address;
 use crate::event_loop::EventLoop;
@@ -340,8 +341,10 @@ impl EventLoop {
         progress.started_at = invite.invite().issued_at;
         progress.ended = Some((outcome, reason, now.instant));
         progress.note(CallStageKind::End, Some(&invite.caller_device()), format!("{outcome}: {reason}; it didn't ring here"));
-        let entry = self.traced_entry(invite.invite().call, &progress, true, CallState::Ended);
-        self.archive_call(entry);
+        let call = invite.invite().call;
+        let entry = self.traced_entry(call, &progress, true, CallState::Ended);
+        let ends = Ends::of_unrung(progress.user, progress.started, vec![invite.caller_device()]);
+        self.archive_call(call, entry, Some(ends));
     }
 
     fn callee(&self, invite: &VerifiedInvite, way: InviteWay) -> (CalleeParams, Target) {
@@ -503,6 +506,7 @@ impl EventLoop {
         let now = Instant::now();
         let (session_id, news) = (self.calls.next_session(), self.internal_sender.clone());
         let me = self.identity.device();
+        let is_relayed_only = self.settings.relayed_calls;
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         incoming.answering = false;
         match made {
@@ -513,6 +517,9 @@ impl EventLoop {
                     incoming.progress.answered_by = Some(me);
                     incoming.media = Some(MediaDriver::spawn(call, session_id, *session, news));
                     incoming.progress.note(CallStageKind::Answer, None, "answered here");
+                    if is_relayed_only {
+                        incoming.progress.note(CallStageKind::Media, None, super::trace::RELAYED_BY_CHOICE);
+                    }
                 }
             }
             Err(error) => {
@@ -595,7 +602,8 @@ impl EventLoop {
                 .incoming
                 .get(&call)
                 .map(|incoming| self.traced_entry(call, &incoming.progress, true, CallState::Ended));
-            if let (Some(outcome), Some(reply)) = (entry.and_then(|entry| self.archive_call(entry)), reply) {
+            let ends = self.ends_of_incoming(call);
+            if let (Some(outcome), Some(reply)) = (entry.and_then(|entry| self.archive_call(call, entry, ends)), reply) {
                 reply.send(Ok(outcome));
             }
         }

@@ -48,6 +48,7 @@ use tokio_util::task::AbortOnDropHandle;
 mod audio;
 mod candidates;
 mod path_watch;
+mod pinned;
 mod playout;
 pub mod recording;
 mod room;
@@ -62,7 +63,7 @@ mod wav;
 pub use candidates::{MediaPath, PathKind};
 pub use room::Room;
 pub use spare::SpareOffer;
-pub use turn::{RELAYS_MAX, RelayServer};
+pub use turn::{RELAYS_MAX, RelayServer, TlsServer};
 pub use wav::WavError;
 
 use session::{Advice, Control, Session};

@@ -196,6 +196,9 @@ impl EventLoop {
         let presence = self.presence_of(&user);
         let shown = presence.as_ref().map_or_else(|| "not a contact: unknown".to_owned(), super::trace::presence_words);
         outgoing.progress.note(CallStageKind::Presence, None, shown);
+        if outgoing.options.relayed_only || self.settings.relayed_calls {
+            outgoing.progress.note(CallStageKind::Media, None, super::trace::RELAYED_BY_CHOICE);
+        }
         if !outgoing.is_quiet() {
             self.events.send(Event::CallDialing { call_id: call.to_string(), to: self.labels.display(&user), presence });
         }
@@ -732,7 +735,8 @@ impl EventLoop {
                 .outgoing
                 .get(&call)
                 .map(|outgoing| self.traced_entry(call, &outgoing.progress, false, CallState::Ended));
-            if let (Some(outcome), Some(reply)) = (entry.and_then(|entry| self.archive_call(entry)), reply) {
+            let ends = self.ends_of_outgoing(call);
+            if let (Some(outcome), Some(reply)) = (entry.and_then(|entry| self.archive_call(call, entry, ends)), reply) {
                 reply.send(Ok(outcome));
             }
         }

@@ -1,17 +1,21 @@
-//! What happened in a call, stage by stage: kept with it in the history, and shown as a timeline. Each end keeps its own; the call's id, which both
-//! know and nobody on the way does, joins them.
+//! What happened in a call, stage by stage: kept with it in the history, and shown as a timeline. Each end keeps its own, and asks the other for what it
+//! has seen ([`shared`]); the call's id joins them.
+
+mod shared;
 
 use std::time::Instant;
 
 use halloo_protocol::call::CallId;
 use halloo_protocol::key::DeviceKey;
 
+pub(crate) use self::shared::TraceAsking;
+pub(super) use self::shared::{Ends, PastCalls};
 use super::Progress;
 use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::Reply;
 use crate::handle::calls::{CallEntry, CallError, CallStage, CallStageKind};
-use crate::handle::presence::{PresenceReachability, PresenceState, PresenceView};
+use crate::handle::presence::{PresenceReachability, PresenceSource, PresenceState, PresenceView};
 use crate::store::StoreError;
 use tracing::warn;
 
@@ -27,8 +31,14 @@ const ID_CHARS_MIN: usize = 4;
 /// Calls of earlier runs that are looked through for one.
 const LOOKED_THROUGH_MAX: usize = 10_000;
 
+/// How a stage begins that says that nothing but a relay is wanted for media.
+pub(crate) const RELAYED_BY_CHOICE: &str = "by way of a relay only, as this end wants it";
+
 /// A contact's presence in words.
-pub(super) fn presence_words(view: &PresenceView) -> String {
+pub(crate) fn presence_words(view: &PresenceView) -> String {
+    if view.source == PresenceSource::Nobody {
+        return "unknown: nothing was told yet".to_owned();
+    }
     let state = match view.state {
         PresenceState::Offline => "offline",
         PresenceState::Online => "online",
@@ -53,7 +63,7 @@ impl Progress {
         let mut detail = detail.into();
         detail.truncate(detail.floor_char_boundary(DETAIL_BYTES_MAX));
         let peer_id = device.and_then(address::peer_id).map(|peer| peer.to_string());
-        let at_ms = crate::diagnosis::millis(Instant::now().saturating_duration_since(self.started));
+        let at_ms = crate::diagnosis::millis(Instant::now().saturating_duration_since(self.started)).cast_signed();
         self.stages.push(CallStage { at_ms, stage, peer_id, detail });
     }
 }
@@ -99,7 +109,7 @@ impl EventLoop {
         let id = call.to_string();
         let kept = self.find_kept_call(&id);
         kept.or_else(|| self.calls.ended.iter().rev().find(|entry| entry.call_id == id).cloned())
-            .map(|entry| self.with_fate(entry))
+            .map(|entry| CallEntry { is_asking: self.calls.past.is_asking(call), ..self.with_fate(entry) })
     }
 
     fn find_kept_call(&self, id: &str) -> Option<CallEntry> {

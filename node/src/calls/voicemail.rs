@@ -8,6 +8,7 @@
 //! between two messages loses neither. A recording is heard when its message is read: own devices and the author learn it as they learn that of texts.
 
 mod arrive;
+mod deleted;
 mod fetch;
 mod leave;
 
@@ -25,6 +26,7 @@ use halloo_protocol::wire;
 use tracing::{debug, warn};
 
 pub(crate) use self::arrive::keep_announced;
+use self::deleted::Deletions;
 use self::fetch::Fetches;
 pub(crate) use self::fetch::FetchingPart;
 pub(crate) use self::leave::note_part_finished;
@@ -187,11 +189,12 @@ pub(crate) struct VoicemailState {
     entries: BTreeMap<Key, Entry>,
     expiry_at: Instant,
     fetches: Fetches,
+    deletions: Deletions,
 }
 
 impl VoicemailState {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { entries: BTreeMap::new(), expiry_at: now, fetches: Fetches::default() }
+        Self { entries: BTreeMap::new(), expiry_at: now, fetches: Fetches::default(), deletions: Deletions::default() }
     }
 
     fn rows(&self) -> impl Iterator<Item = &Row> {
@@ -202,6 +205,7 @@ impl VoicemailState {
 impl EventLoop {
     /// Takes up what an earlier run left.
     pub(crate) fn voicemail_start(&mut self) {
+        self.load_deletions();
         let rows = match self.store.read::<_, StoreError>(|view| view.voicemails()) {
             Ok(rows) => rows,
             Err(error) => return warn!(%error, "voicemail not restored from the database"),
@@ -268,6 +272,7 @@ impl EventLoop {
         let heard = self.is_heard(&row);
         let shown = self.voicemail.entries.get(&row.key()).and_then(|entry| entry.shown);
         self.voicemail.entries.insert(row.key(), Entry { row, heard, shown });
+        self.drop_deleted(&(*device, *id));
         self.shed_voicemail();
     }
 
@@ -468,6 +473,7 @@ impl EventLoop {
         let key = self.find_voicemail(id)?;
         self.note_heard(&key)?;
         let view = self.voicemail_view(&key)?;
+        self.note_deleted(&key);
         self.drop_audio(&key, Stage::Deleted, None);
         Ok(view)
     }

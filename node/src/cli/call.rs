@@ -1,12 +1,14 @@
 //! `halloo call`
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
+use super::Client;
 use super::error::CliError;
 use super::output::{duration, pairs, printable, word};
 use super::progress::Spinner;
 use super::{Context, calls, parse, presence, signals, voicemail};
-use crate::handle::calls::{CallEntry, CallOutcome, CallResult, CallStage, DialOptions};
+use crate::handle::calls::{CallEntry, CallOutcome, CallResult, CallStage, DialOptions, OtherEnd};
 use crate::handle::presence::PresenceView;
 
 #[derive(Debug, clap::Args)]
@@ -32,7 +34,7 @@ pub(super) struct Args {
     /// Send media through a relay only: invite and media don't show this device's addresses
     #[arg(long)]
     relayed: bool,
-    /// Show what happened, stage by stage
+    /// Show what happened, stage by stage, at both ends
     #[arg(long)]
     trace: bool,
 }
@@ -43,6 +45,24 @@ struct Traced {
     #[serde(flatten)]
     outcome: CallOutcome,
     stages: Vec<CallStage>,
+    other_ends: Vec<OtherEnd>,
+}
+
+/// How long the other end's account of the call is waited for, and how often it is looked for: it comes a round trip after the end.
+const OTHER_END_WAIT: Duration = Duration::from_secs(3);
+const OTHER_END_LOOK: Duration = Duration::from_millis(50);
+
+/// The call with what both ends have seen of it, or this end alone if the other says nothing.
+async fn traced(client: &Client, outcome: CallOutcome) -> Result<Traced, CliError> {
+    let path = format!("/v1/calls/{}", parse::url_part(&outcome.call_id));
+    let until = Instant::now() + OTHER_END_WAIT;
+    loop {
+        let entry: CallEntry = client.get(&path).await?;
+        if !entry.is_asking || Instant::now() >= until {
+            return Ok(Traced { outcome, stages: entry.stages, other_ends: entry.other_ends });
+        }
+        tokio::time::sleep(OTHER_END_LOOK).await;
+    }
 }
 
 /// Ends with the call; SIGINT hangs up. Exits 0 only if the call was answered and ended well.
@@ -73,11 +93,9 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let outcome = outcome?;
     let result = outcome.outcome;
     if args.trace {
-        let entry: CallEntry = client.get(&format!("/v1/calls/{}", parse::url_part(&outcome.call_id))).await?;
-        let traced = Traced { outcome, stages: entry.stages };
-        context
-            .output
-            .print(&traced, |traced| format!("{}\n{}", for_people(&traced.outcome), calls::timeline(&traced.stages)))?;
+        let traced = traced(&client, outcome).await?;
+        let timeline = |traced: &Traced| calls::timeline(&traced.stages, &traced.other_ends);
+        context.output.print(&traced, |traced| format!("{}\n{}", for_people(&traced.outcome), timeline(traced)))?;
     } else {
         context.output.print(&outcome, for_people)?;
     }

@@ -10,7 +10,7 @@ use super::watch::watch;
 use super::{Context, call, parse};
 use crate::api::requests::CallDone;
 use crate::handle::Event;
-use crate::handle::calls::{AddOptions, AnswerOptions, CallAdded, CallEntry, CallList, CallRejoined, CallStage};
+use crate::handle::calls::{AddOptions, AnswerOptions, CallAdded, CallEntry, CallList, CallRejoined, CallStage, OtherEnd};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -124,18 +124,31 @@ async fn show(context: &Context, id: &str) -> Result<(), CliError> {
         let way = if entry.incoming { "from" } else { "to" };
         let head = format!("call {} {way} {}, {}", entry.call_id, entry.users.join(", "), entry.started_at);
         let end = entry.outcome.as_ref().map_or_else(|| format!("{}\n", word(&entry.state)), call::for_people);
-        format!("{}\n{end}\n{}", printable(&head), timeline(&entry.stages))
+        format!("{}\n{end}\n{}", printable(&head), timeline(&entry.stages, &entry.other_ends))
     })
 }
 
-/// What happened in a call, a line each.
-pub(super) fn timeline(stages: &[CallStage]) -> String {
-    let rows = stages.iter().map(|stage| {
-        // The end of a peer id tells devices apart.
-        let device = stage.peer_id.as_deref().and_then(|peer| peer.get(peer.len().saturating_sub(6)..)).unwrap_or_default();
-        [format!("{} ms", stage.at_ms), word(&stage.stage), device.to_owned(), stage.detail.clone()]
+/// What happened in a call, a line each; what the other end has told of it stands between.
+pub(super) fn timeline(stages: &[CallStage], other_ends: &[OtherEnd]) -> String {
+    let here = stages.iter().map(|stage| (stage, "here".to_owned()));
+    let of_end = |end: &'_ OtherEnd| format!("at {}", short(&end.peer_id));
+    let there = other_ends.iter().flat_map(|end| end.stages.iter().map(move |stage| (stage, of_end(end))));
+    let mut seen: Vec<(&CallStage, String)> = here.chain(there).collect();
+    // Stable: what happens at one end stays in order.
+    seen.sort_by_key(|(stage, _)| stage.at_ms);
+    let rows = seen.into_iter().map(|(stage, at)| {
+        let device = stage.peer_id.as_deref().map(short).unwrap_or_default();
+        [format!("{} ms", stage.at_ms), at, word(&stage.stage), device, stage.detail.clone()]
     });
-    table(["AFTER", "STAGE", "DEVICE", "WHAT"], rows)
+    let table = table(["AFTER", "SEEN", "STAGE", "DEVICE", "WHAT"], rows);
+    let off = other_ends.iter().map(|end| end.off_by_ms).max();
+    let note = off.map_or_else(String::new, |ms| format!("Times of the other end may be off by {ms} ms.\n"));
+    format!("{table}{note}")
+}
+
+/// The end of a peer id tells devices apart.
+fn short(peer: &str) -> String {
+    peer.get(peer.len().saturating_sub(6)..).unwrap_or(peer).to_owned()
 }
 
 async fn list(context: &Context) -> Result<(), CliError> {

@@ -5,7 +5,7 @@ use super::output::{duration, pairs, printable, table, word};
 use super::watch::watch;
 use super::{Context, parse};
 use crate::handle::Event;
-use crate::handle::presence::{OwnPresence, PresenceChange, PresenceList, PresenceState, PresenceView};
+use crate::handle::presence::{OwnPresence, PresenceChange, PresenceList, PresenceSource, PresenceState, PresenceView};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -72,9 +72,9 @@ async fn set(context: &Context, args: SetArgs) -> Result<(), CliError> {
 fn for_people(view: &PresenceView) -> String {
     pairs([
         ("user", Some(printable(&view.username).into_owned())),
-        ("state", Some(word(&view.state))),
+        ("state", Some(state(view))),
         ("mood", some_text(&view.mood)),
-        ("reachable", Some(word(&view.reachability))),
+        ("reachable", Some(word(&view.reachability)).filter(|_| view.source != PresenceSource::Nobody)),
         ("said", Some(said(view))),
     ])
 }
@@ -85,15 +85,23 @@ fn all_for_people(list: &PresenceList) -> String {
     }
     let rows = list.contacts.iter().map(|view| {
         let mood = printable(&view.mood).into_owned();
-        [printable(&view.username).into_owned(), word(&view.state), word(&view.reachability), said(view), mood]
+        [printable(&view.username).into_owned(), state(view), word(&view.reachability), said(view), mood]
     });
     table(["USER", "STATE", "REACHABLE", "SAID", "MOOD"], rows)
 }
 
 /// A contact's presence on one line.
 pub(super) fn in_a_line(view: &PresenceView) -> String {
+    if view.source == PresenceSource::Nobody {
+        return format!("nothing is known of {} yet", printable(&view.username));
+    }
     let mood = if view.mood.is_empty() { String::new() } else { format!("  \"{}\"", printable(&view.mood)) };
     format!("{} is {} ({}){mood}", printable(&view.username), word(&view.state), word(&view.reachability))
+}
+
+/// What they say they are; nothing yet isn't offline.
+fn state(view: &PresenceView) -> String {
+    if view.source == PresenceSource::Nobody { "unknown".to_owned() } else { word(&view.state) }
 }
 
 /// When it was said, and who told it.

@@ -198,7 +198,7 @@ impl EventLoop {
             Waiter::Command(_, reply) => reply.send(outcome.map(|(record, answered)| self.resolved(record, &answered))),
             Waiter::Why(shown, reply) => {
                 let found = outcome.map(|(record, _)| record);
-                let explanation = self.explain(&shown, found.as_ref().copied());
+                let explanation = self.explain(&shown, user, found.as_ref().copied());
                 reply.send(Ok(explanation));
             }
             Waiter::Dial(call) => {

@@ -226,6 +226,12 @@ pub struct CallEntry {
     /// What happened, in order; only where one call is asked for. At most 128.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<CallStage>,
+    /// The same as the devices at the other end saw it, as far as they have told; only where one call is asked for, and it is over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_ends: Vec<OtherEnd>,
+    /// Whether a device at the other end is being asked what it saw.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_asking: bool,
     /// What its media measures at present, while it runs.
     #[serde(default)]
     pub media: Option<CallMedia>,
@@ -240,14 +246,25 @@ pub struct CallEntry {
 /// Something that happened in a call, as this device saw it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CallStage {
-    /// When, counted from the call's beginning on this device.
-    pub at_ms: u64,
+    /// When, counted from the call's beginning on this device; what the caller did before an invite came here is before that, and less than 0.
+    pub at_ms: i64,
     /// What.
     pub stage: CallStageKind,
     /// The peer id of the device it is about, if it is about one.
     pub peer_id: Option<String>,
     /// What came of it, and why.
     pub detail: String,
+}
+
+/// What a device at the other end of a call saw of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct OtherEnd {
+    /// The device's peer id.
+    pub peer_id: String,
+    /// How far its times may be off against those of this device: half the round trip in which they were told.
+    pub off_by_ms: u64,
+    /// What happened there, in order, at times counted from the call's beginning on this device. At most 48.
+    pub stages: Vec<CallStage>,
 }
 
 /// What can happen in a call.
@@ -275,6 +292,8 @@ pub enum CallStageKind {
     Media,
     /// The call is over.
     End,
+    /// Something that a later version knows; the text says what.
+    Other,
 }
 
 /// What the media of a running call measures.

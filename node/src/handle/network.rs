@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::calls::{CallPath, CallResult};
 use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
 use super::{Command, Node};
 use crate::timestamp::Timestamp;
@@ -276,6 +277,29 @@ pub struct Explanation {
     pub summary: String,
     /// What was tried, stage by stage.
     pub checks: Vec<Check>,
+    /// What a call would do now, in order, in words.
+    #[serde(default)]
+    pub next_call: Vec<String>,
+    /// The last calls with them, newest first; at most five.
+    #[serde(default)]
+    pub calls: Vec<PastCall>,
+}
+
+/// A call that is over, and what decided how it went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PastCall {
+    /// The call's id.
+    pub call_id: String,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// Whether they called us.
+    pub incoming: bool,
+    /// How it ended.
+    pub outcome: Option<CallResult>,
+    /// How its media went.
+    pub path: Option<CallPath>,
+    /// What decided it: why it was relayed, why it failed, why nothing rang. In words.
+    pub decisive: String,
 }
 
 /// Why the node's state can't be told.

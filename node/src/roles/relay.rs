@@ -19,15 +19,17 @@ use halloo_protocol::key::{PublicKey, hash};
 use halloo_protocol::node::LoadClass;
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::relay::{
-    MEDIA_ADDRESSES_MAX, MediaAddress, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayStatus,
+    MEDIA_ADDRESSES_MAX, MediaAddress, MediaTls, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayStatus,
 };
 use halloo_protocol::wire::Extensions;
 use halloo_relay::UnixTime as RelayTime;
 use halloo_relay::auth::{AuthRefusal, Authenticator, Credentials, Grant, Identity, Key, PasswordAlgorithm, Users};
+use halloo_relay::config::TlsIdentity;
 use halloo_relay::metrics::DropReason;
 use halloo_relay::quota::{Limits, ServiceClass};
 use halloo_relay::server::{BindError, Protocol, Server, UsageReader};
 use libp2p::PeerId;
+use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
@@ -49,6 +51,14 @@ const GRANT_RATE: Rate = Rate { per_hour: 120, burst: 60 };
 const USERS_MAX: usize = 16_384;
 
 const SECRET: &str = "media relay secret";
+
+const TLS_IDENTITY: &str = "media relay certificate";
+
+/// The port of TURN over TLS.
+const TLS_PORT: u16 = 5_349;
+
+/// A name for the certificate that says nothing: nobody goes by it.
+const TLS_NAME: &str = "localhost";
 
 /// For whom a node relays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,6 +91,9 @@ pub struct MediaRelayConfig {
     /// Addresses to serve at, by UDP and TCP. Port 0, or one that is taken, lets the system choose. All addresses of a family (`0.0.0.0`, `::`) are left
     /// out where the machine doesn't have the family.
     pub listen: Vec<SocketAddr>,
+    /// Addresses to serve at by TLS, for networks that let nothing else out; empty for none. A port that is taken, or not allowed, lets the system
+    /// choose.
+    pub listen_tls: Vec<SocketAddr>,
     /// This machine's addresses as others see them, if a NAT with forwarded ports is in between. Empty: those found by the node.
     pub external: Vec<IpAddr>,
     /// Bytes a second of all users together.
@@ -101,12 +114,19 @@ impl MediaRelayConfig {
         halloo_relay::defaults::LISTEN.to_vec()
     }
 
+    /// The same at the port of TURN over TLS (RFC 5928): below 1,024 a service needs leave of the system, and on 443 others may want to be.
+    #[must_use]
+    pub fn default_listen_tls() -> Vec<SocketAddr> {
+        Self::default_listen().into_iter().map(|address| SocketAddr::new(address.ip(), TLS_PORT)).collect()
+    }
+
     /// For everybody, on loopback: for networks within one machine.
     #[must_use]
     pub fn lab() -> Self {
         Self {
             relay_for: RelayFor::Everyone,
             listen: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
+            listen_tls: vec![SocketAddr::from(([127, 0, 0, 1], 0))],
             external: Vec::new(),
             bytes_per_sec: 100_000_000,
             allocations_max: 4_000,
@@ -127,6 +147,9 @@ pub(crate) struct MediaRelay {
     served: Vec<SocketAddr>,
     /// Where it takes connections.
     served_tcp: Vec<SocketAddr>,
+    /// Where it takes connections by TLS, and the hash of the certificate it shows there.
+    served_tls: Vec<SocketAddr>,
+    certificate: [u8; 32],
     usage: UsageReader,
     classes: Classes,
     users: HashMap<Box<str>, UserId>,
@@ -191,20 +214,24 @@ impl Authenticator for Issued {
 
 impl MediaRelay {
     /// Takes the addresses and serves in a task of its own.
-    fn start(config: MediaRelayConfig, is_lab: bool, secret: [u8; 32]) -> Result<Self, BindError> {
+    fn start(mut config: MediaRelayConfig, is_lab: bool, secret: [u8; 32], tls: Option<TlsIdentity>) -> Result<Self, BindError> {
         let classes = Classes::default();
         let listen: Vec<SocketAddr> = config.listen.iter().copied().filter(is_of_this_machine).collect();
-        let server = bind(&config, listen.clone(), is_lab, &secret, &classes).or_else(|error| {
+        let of_tls = config.listen_tls.iter().copied().filter(is_of_this_machine).map(or_any_port);
+        config.listen_tls = if tls.is_some() { of_tls.collect() } else { Vec::new() };
+        let certificate = tls.as_ref().map(|tls| Sha256::digest(&tls.certificate).into()).unwrap_or_default();
+        let secrets = Secrets { secret, tls };
+        let server = bind(&config, listen.clone(), is_lab, &secrets, &classes).or_else(|error| {
             if listen.iter().all(|address| address.port() == 0) {
                 return Err(error);
             }
             warn!(addresses = ?listen, %error, "media relay: another port is taken");
             let listen = listen.iter().map(|address| SocketAddr::new(address.ip(), 0)).collect();
-            bind(&config, listen, is_lab, &secret, &classes)
+            bind(&config, listen, is_lab, &secrets, &classes)
         })?;
         let served: Vec<SocketAddr> = server.local_addresses().collect();
-        let of_tcp = |(protocol, address)| (protocol == Protocol::Tcp).then_some(address);
-        let served_tcp: Vec<SocketAddr> = server.endpoints().filter_map(of_tcp).collect();
+        let by = |wanted| server.endpoints().filter_map(move |(protocol, address)| (protocol == wanted).then_some(address));
+        let (served_tcp, served_tls) = (by(Protocol::Tcp).collect(), by(Protocol::Tls).collect());
         let usage = server.usage();
         info!(addresses = ?served, "media relay");
         let (stop, stopped) = oneshot::channel();
@@ -220,6 +247,8 @@ impl MediaRelay {
             config,
             served,
             served_tcp,
+            served_tls,
+            certificate,
             usage,
             classes,
             users: HashMap::new(),
@@ -296,6 +325,24 @@ fn is_of_this_machine(address: &SocketAddr) -> bool {
     !address.ip().is_unspecified() || std::net::UdpSocket::bind(SocketAddr::new(address.ip(), 0)).is_ok()
 }
 
+/// The address, with a port of the system's choice if its own can't be had.
+fn or_any_port(address: SocketAddr) -> SocketAddr {
+    match std::net::TcpListener::bind(address) {
+        Ok(_) => address,
+        Err(error) => {
+            warn!(%address, %error, "media relay: another port is taken for tls");
+            SocketAddr::new(address.ip(), 0)
+        }
+    }
+}
+
+/// What the role must keep.
+struct Secrets {
+    /// For credentials.
+    secret: [u8; 32],
+    tls: Option<TlsIdentity>,
+}
+
 fn local_ips() -> Vec<IpAddr> {
     // A machine that can't list its interfaces relays where its owner has named its address.
     let interfaces = if_addrs::get_if_addrs().unwrap_or_default();
@@ -321,7 +368,7 @@ fn bind(
     config: &MediaRelayConfig,
     listen: Vec<SocketAddr>,
     is_lab: bool,
-    secret: &[u8; 32],
+    secrets: &Secrets,
     classes: &Classes,
 ) -> Result<Server, BindError> {
     let mut relay = halloo_relay::config::Config::default();
@@ -330,6 +377,8 @@ fn bind(
     let everywhere = everywhere.into_iter().filter(|ip| listen.iter().any(|address| address.ip() == *ip));
     relay.relay_ips = everywhere.filter_map(|ip| relay_ip(ip.is_ipv4())).collect();
     relay.listen_tcp.clone_from(&listen);
+    relay.listen_tls.clone_from(&config.listen_tls);
+    relay.tls_identity.clone_from(&secrets.tls);
     relay.listen = listen;
     relay.external_ips.clone_from(&config.external);
     relay.drain = config.drain;
@@ -342,7 +391,7 @@ fn bind(
         limits.allocations_per_address_max = config.allocations_max;
     }
     relay.limits = limits;
-    let credentials = Credentials::new(Users::default(), [secret.to_vec()]);
+    let credentials = Credentials::new(Users::default(), [secrets.secret.to_vec()]);
     let issued = Issued { credentials, classes: Arc::clone(classes) };
     Server::bind_with(relay, Box::new(issued), true)
 }
@@ -354,7 +403,8 @@ impl EventLoop {
             Ok(secret) => secret,
             Err(error) => return warn!(%error, "this node relays no media"),
         };
-        match MediaRelay::start(config, self.settings.lab, secret) {
+        let tls = if config.listen_tls.is_empty() { None } else { self.relay_certificate() };
+        match MediaRelay::start(config, self.settings.lab, secret, tls) {
             Ok(relay) => self.media_relay = Some(relay),
             // The node's other duties don't depend on it; `halloo relay` says that it doesn't serve.
             Err(error) => warn!(error = crate::calls::describe(&error), "this node relays no media"),
@@ -372,6 +422,22 @@ impl EventLoop {
         Ok(secret)
     }
 
+    /// The certificate that the role shows: self-signed, for whoever gets credentials is told its hash. Kept, so that it is the same after a restart.
+    fn relay_certificate(&mut self) -> Option<TlsIdentity> {
+        let stored = self.store.read::<_, StoreError>(|view| view.setting_value::<(Vec<u8>, Vec<u8>)>(TLS_IDENTITY)).ok()?;
+        if let Some((certificate, key)) = stored {
+            return Some(TlsIdentity { certificate, key });
+        }
+        let made = rcgen::generate_simple_self_signed([TLS_NAME.to_owned()]);
+        let made = made.inspect_err(|error| warn!(%error, "this node relays no media by tls")).ok()?;
+        let identity = (made.cert.der().to_vec(), made.signing_key.serialize_der());
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(TLS_IDENTITY, &identity)) {
+            warn!(%error, "the media relay's certificate isn't kept");
+        }
+        let (certificate, key) = identity;
+        Some(TlsIdentity { certificate, key })
+    }
+
     /// A device asks for credentials.
     pub(crate) fn handle_relay_request(&mut self, peer: PeerId) -> RelayGrant {
         let chain = self.peers.get(&peer).and_then(|known| known.chain.clone());
@@ -382,7 +448,14 @@ impl EventLoop {
         let tcp = self.media_relay.as_ref().map(|relay| self.addresses_of(&relay.served_tcp)).unwrap_or_default();
         let is_granted = matches!(status, RelayStatus::Granted(_));
         let grant = RelayGrant { status, extensions: Extensions::none() };
-        if is_granted { grant.with_tcp(&tcp) } else { grant }
+        let tls = self
+            .media_relay
+            .as_ref()
+            .map(|relay| MediaTls { addresses: self.addresses_of(&relay.served_tls), certificate: relay.certificate });
+        match tls.filter(|_| is_granted) {
+            Some(tls) => grant.with_tcp(&tcp).with_tls(tls),
+            None => grant,
+        }
     }
 
     fn grant_relay(&mut self, chain: &VerifiedChain) -> Result<RelayCredentials, RelayReason> {
@@ -584,7 +657,7 @@ mod tests {
     use super::*;
 
     fn relay() -> MediaRelay {
-        MediaRelay::start(MediaRelayConfig::lab(), true, [7; 32]).expect("loopback ports are free")
+        MediaRelay::start(MediaRelayConfig::lab(), true, [7; 32], None).expect("loopback ports are free")
     }
 
     #[test]
@@ -625,7 +698,7 @@ mod tests {
         let taken = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
         let listen = taken.local_addr().expect("it is bound");
         let config = MediaRelayConfig { listen: vec![listen], ..MediaRelayConfig::lab() };
-        let relay = MediaRelay::start(config, true, [7; 32]).expect("another port");
+        let relay = MediaRelay::start(config, true, [7; 32], None).expect("another port");
         assert!(relay.served.iter().all(|served| served.port() != listen.port()) && !relay.served.is_empty());
     }
 
@@ -636,7 +709,8 @@ mod tests {
         listen.iter_mut().for_each(|address| address.set_port(0));
         let has_family = |address: &SocketAddr| std::net::UdpSocket::bind(address).is_ok();
         let expected: Vec<IpAddr> = listen.iter().filter(|address| has_family(address)).map(SocketAddr::ip).collect();
-        let relay = MediaRelay::start(MediaRelayConfig { listen, ..MediaRelayConfig::lab() }, true, [7; 32]).expect("free ports");
+        let relay =
+            MediaRelay::start(MediaRelayConfig { listen, ..MediaRelayConfig::lab() }, true, [7; 32], None).expect("free ports");
         assert_eq!(relay.served.iter().map(SocketAddr::ip).collect::<Vec<_>>(), expected);
     }
 

@@ -45,6 +45,8 @@ pub fn frame(bytes: &[u8]) {
         call::CallInvite,
         call::CallSignal,
         call::CallSignalAck,
+        call::CallTraceAsk,
+        call::CallTraced,
         call::conference::ConferenceNotice,
         call::conference::ConferenceNoticed,
         call::HandOverAnswer,

@@ -6,9 +6,9 @@ use halloo_protocol::authority::{
     Refusal, RefusalCode, RenewRequest, RevocationListAnswer, RevocationListRequest, SignedBootstrapList,
 };
 use halloo_protocol::call::{
-    AvatarLink, CallInvite, CallSignal, CallSignalAck, HandOverAnswer, HandOverReason, HandOverRules, HandOverStatus,
-    HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus, Reason,
-    SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus,
+    AvatarLink, CallInvite, CallSignal, CallSignalAck, CallTraceAsk, CallTraced, HandOverAnswer, HandOverReason, HandOverRules,
+    HandOverStatus, HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus,
+    Reason, SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, Trace, TraceKind, TraceStage,
     conference::{
         Attendance, AttendanceStatus, ConferenceId, ConferenceNotice, ConferenceNoticed, ConferencePart, Introduction,
         Participant, Present,
@@ -70,7 +70,9 @@ use halloo_protocol::push::{
     PushHints, PushKeep, PushKept, PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent,
     PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
-use halloo_protocol::relay::{MediaAddress, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus};
+use halloo_protocol::relay::{
+    MediaAddress, MediaTls, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus,
+};
 use halloo_protocol::session::{
     Ciphertext, KeyFetch, KeyFetched, KeysStatus, MailboxKeyFetch, MailboxKeyFetched, MailboxKeys, MailboxKeysKept,
     MessagesUnopened, OneTimeKey, PreKeys, SealedMessage, SessionId, Unopened, UnopenedMessage,
@@ -330,6 +332,9 @@ pub(crate) fn all() -> Vec<Vector> {
         "conference_notice" => message ConferenceNotice = ConferenceNotice { attendance: attendance(), extensions: none() };
         "conference_noticed" => message ConferenceNoticed = ConferenceNoticed { status: AttendanceStatus::NoSuchLeg, extensions: none() };
         "conference_noticed_refused" => message ConferenceNoticed = ConferenceNoticed { status: AttendanceStatus::Refused(Reason::INVALID), extensions: none() };
+        "call_trace_ask" => message CallTraceAsk = CallTraceAsk { call: CallId([1; 16]), extensions: none() };
+        "call_traced" => message CallTraced = CallTraced { trace: Some(trace()), extensions: none() };
+        "call_traced_nothing" => message CallTraced = CallTraced { trace: None, extensions: none() };
         "invite_to_conference" => signed Invite = Signed::sign(conference_invite(), &device_secret(0));
         "conference_part" => plain ConferencePart = conference_part();
         // Capabilities and push
@@ -388,6 +393,8 @@ pub(crate) fn all() -> Vec<Vector> {
             extensions: none(),
         };
         "relay_grant_refused" => message RelayGrant = RelayGrant { status: RelayStatus::Refused(RelayReason::NOT_ALLOWED), extensions: none() };
+        "relay_grant_tls" => message RelayGrant = RelayGrant { status: RelayStatus::Refused(RelayReason::RATE), extensions: none() }
+            .with_tls(MediaTls { addresses: vec![MediaAddress::V4([192, 0, 2, 1], 443)], certificate: [6; 32] });
         "relay_notice" => message RelayNotice = RelayNotice { reason: RelayReason::LEAVING, packets: 300, extensions: none() };
         // Mailboxes
         "mailbox_open" => message MailboxOpen = MailboxOpen { epoch: 2, revoked: vec![CapabilityId([5; 16])], has_door: true, extensions: none() };
@@ -649,6 +656,15 @@ fn conference_invite() -> Invite {
 fn early_ringing() -> Signed<Signal> {
     let body = signal(SignalBody::Ringing).unverified().clone();
     Signed::sign(Signal { extensions: none().with(1, b"v=0".to_vec()), ..body }, &device_secret(1))
+}
+
+fn trace() -> Trace {
+    let stage = |at_ms, kind, device, detail: &str| TraceStage { at_ms, kind, device, detail: detail.into() };
+    let stages = vec![
+        stage(0, TraceKind::INVITE, Some(device(0)), "handed over by a relay of this device"),
+        stage(12_345, TraceKind::END, None, "completed: hung up"),
+    ];
+    Trace { elapsed_ms: 13_000, stages }
 }
 
 fn signal(body: SignalBody) -> Signed<Signal> {

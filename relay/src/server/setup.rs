@@ -192,16 +192,25 @@ pub(super) fn bind_tcp(address: SocketAddr) -> Result<(SocketAddr, TcpListener),
 }
 
 pub(super) fn tls(config: &Config) -> Result<TlsAcceptor, BindError> {
+    if let Some(identity) = &config.tls_identity {
+        let chain = vec![CertificateDer::from(identity.certificate.clone())];
+        let key = PrivateKeyDer::Pkcs8(identity.key.clone().into());
+        return acceptor(chain, key, Path::new("the certificate at hand"));
+    }
     let (Some(certificate), Some(key)) = (&config.tls_certificate, &config.tls_key) else {
         return Err(BindError::TlsIncomplete);
     };
     let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
     let chain = chain.map_err(|error| unusable(certificate, error))?;
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unusable(key, error))?;
+    acceptor(chain, private, certificate)
+}
+
+fn acceptor(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>, named: &Path) -> Result<TlsAcceptor, BindError> {
     let server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
-        .map_err(|error| unusable(certificate, error))?;
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|error| unusable(named, error))?;
     Ok(TlsAcceptor::from(Arc::new(server)))
 }
 

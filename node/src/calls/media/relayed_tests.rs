@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use halloo_protocol::redact::Redacted;
 use halloo_relay::auth::Credentials;
-use halloo_relay::config::{Config, Secret};
+use halloo_relay::config::{Config, Secret, TlsIdentity};
 use halloo_relay::server::Server;
+use sha2::{Digest, Sha256};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -22,6 +23,7 @@ struct Relay {
     address: SocketAddr,
     addresses: Vec<SocketAddr>,
     tcp: SocketAddr,
+    tls: TlsServer,
     stop: Option<oneshot::Sender<()>>,
     task: AbortOnDropHandle<()>,
 }
@@ -35,17 +37,24 @@ impl Relay {
         let mut config = Config::default();
         config.listen = ips.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 0)).collect();
         config.listen_tcp = vec![SocketAddr::new(ips[0].parse().unwrap(), 0)];
+        config.listen_tls = config.listen_tcp.clone();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let identity = TlsIdentity { certificate: made.cert.der().to_vec(), key: made.signing_key.serialize_der() };
+        let certificate = Sha256::digest(&identity.certificate).into();
+        config.tls_identity = Some(identity);
         config.is_lab = true;
         config.auth_secrets = vec![Secret(SECRET.to_owned())];
         let server = Server::bind(config).unwrap();
         let addresses: Vec<SocketAddr> = server.local_addresses().collect();
         let is_tcp = |(protocol, address)| (protocol == halloo_relay::server::Protocol::Tcp).then_some(address);
         let tcp = server.endpoints().find_map(is_tcp).unwrap();
+        let is_tls = |(protocol, address)| (protocol == halloo_relay::server::Protocol::Tls).then_some(address);
+        let tls = TlsServer { address: server.endpoints().find_map(is_tls).unwrap(), certificate };
         let (stop, stopped) = oneshot::channel::<()>();
         let task = tokio::spawn(async move {
             server.run(async { drop(stopped.await) }).await.unwrap();
         });
-        Self { address: addresses[0], addresses, tcp, stop: Some(stop), task: AbortOnDropHandle::new(task) }
+        Self { address: addresses[0], addresses, tcp, tls, stop: Some(stop), task: AbortOnDropHandle::new(task) }
     }
 
     fn access(&self) -> RelayServer {
@@ -55,7 +64,7 @@ impl Relay {
     fn access_at(&self, address: SocketAddr) -> RelayServer {
         let soon = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 600;
         let (username, password) = Credentials::issue(SECRET.as_bytes(), "ann", halloo_relay::UnixTime(soon));
-        RelayServer { address, stream: None, username, password: Redacted(password) }
+        RelayServer { address, stream: None, tls: None, username, password: Redacted(password) }
     }
 
     /// Told to stop, it goes on as long as anything is relayed.
@@ -247,10 +256,45 @@ async fn a_call_goes_on_over_its_second_relay_when_the_first_dies() {
 
 #[tokio::test]
 async fn where_udp_does_not_get_out_a_relay_is_reached_by_tcp() {
+    is_reached_by(|relay, _| (Some(relay.tcp), None)).await;
+}
+
+#[tokio::test]
+async fn where_only_tls_gets_out_a_relay_is_reached_by_tls() {
+    // TCP is refused at once, or swallowed, or not offered.
+    let refusing = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    is_reached_by(|relay, _| (Some(refusing), Some(relay.tls))).await;
+    is_reached_by(|relay, silent| (Some(silent), Some(relay.tls))).await;
+    is_reached_by(|relay, _| (None, Some(relay.tls))).await;
+}
+
+#[tokio::test]
+async fn a_relay_that_shows_another_certificate_is_not_used() {
+    let relay = Relay::start("127.0.0.1");
+    let firewall = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let other = TlsServer { certificate: [7; 32], ..relay.tls };
+    let blocked = RelayServer { tls: Some(other), ..relay.access_at(firewall.local_addr().unwrap()) };
+    let caller = config("127.0.0.1").relays([blocked]).relayed_only(true);
+    let (mut caller, callee) = call(caller, config("127.0.0.1")).await;
+    loop {
+        match event(&mut caller).await {
+            MediaEvent::LocalCandidate(candidate) => panic!("{candidate} by a relay that isn't the one that was meant"),
+            MediaEvent::RelayFailed(..) | MediaEvent::Failed(_) => break,
+            _ => {}
+        }
+    }
+    caller.close().await;
+    callee.close().await;
+}
+
+/// A call whose caller has nothing but a relay, which UDP doesn't reach; of the connections these are known, of which the silent one says nothing.
+async fn is_reached_by(ways: impl Fn(&Relay, SocketAddr) -> (Option<SocketAddr>, Option<TlsServer>)) {
     let relay = Relay::start("127.0.0.1");
     // Takes what comes and says nothing, as a firewall does.
     let firewall = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let blocked = RelayServer { stream: Some(relay.tcp), ..relay.access_at(firewall.local_addr().unwrap()) };
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (stream, tls) = ways(&relay, silent.local_addr().unwrap());
+    let blocked = RelayServer { stream, tls, ..relay.access_at(firewall.local_addr().unwrap()) };
     let caller = config("127.0.0.1").relays([blocked]).relayed_only(true);
     let (mut caller, callee) = call(caller, config("127.0.0.1")).await;
     caller.start();

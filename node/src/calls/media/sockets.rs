@@ -12,13 +12,14 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, ReadBuf},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::{TcpStream, UdpSocket},
     sync::mpsc,
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{MediaError, candidates};
+use super::turn::StreamWay;
+use super::{MediaError, candidates, pinned};
 
 /// Larger datagrams are cut off and fail authentication: nothing of WebRTC exceeds an Ethernet frame.
 const DATAGRAM_BYTES_MAX: usize = 2_048;
@@ -114,14 +115,15 @@ impl Sockets {
     }
 
     /// Connects to a relay, in a task; what is sent meanwhile waits.
-    pub(super) fn connect(&mut self, relay: SocketAddr) -> SocketAddr {
+    pub(super) fn connect(&mut self, way: StreamWay) -> SocketAddr {
+        let relay = way.address();
         self.labels_given = self.labels_given.wrapping_add(1).max(1);
         let unspecified = if relay.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { IpAddr::from(Ipv6Addr::UNSPECIFIED) };
         let label = SocketAddr::new(unspecified, self.labels_given);
         let (outgoing, waiting) = mpsc::channel(STREAM_WAITING_MAX);
         let pieces = self.piece_sender.clone();
         let task = tokio::spawn(async move {
-            if let Err(error) = carry(label, relay, waiting, &pieces).await {
+            if let Err(error) = carry(label, way, waiting, &pieces).await {
                 tracing::debug!(%relay, %error, "connection to a media relay");
             }
             // The call is over if nobody listens.
@@ -193,15 +195,43 @@ async fn bind_one(address: IpAddr) -> io::Result<BoundSocket> {
 /// Carries bytes to a relay and back until either end closes.
 async fn carry(
     label: SocketAddr,
+    way: StreamWay,
+    waiting: mpsc::Receiver<Vec<u8>>,
+    pieces: &mpsc::Sender<Piece>,
+) -> io::Result<()> {
+    let relay = way.address();
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, async {
+        let stream = TcpStream::connect(relay).await?;
+        // Audio is small packets, and none of them should wait for the next.
+        stream.set_nodelay(true)?;
+        Ok::<_, io::Error>(match way {
+            StreamWay::Tcp(_) => (stream, None),
+            StreamWay::Tls(server) => (stream, Some(pinned::connector(server.certificate)?)),
+        })
+    });
+    let (stream, tls) = connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let ends = Ends { label, relay };
+    let Some(connector) = tls else { return exchange(ends, stream, waiting, pieces).await };
+    let handshake = connector.connect(relay.ip().into(), stream);
+    let stream =
+        tokio::time::timeout(CONNECT_TIMEOUT, handshake).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    exchange(ends, stream, waiting, pieces).await
+}
+
+/// How a connection and its relay are named.
+#[derive(Clone, Copy)]
+struct Ends {
+    label: SocketAddr,
     relay: SocketAddr,
+}
+
+async fn exchange(
+    Ends { label, relay }: Ends,
+    stream: impl AsyncRead + AsyncWrite,
     mut waiting: mpsc::Receiver<Vec<u8>>,
     pieces: &mpsc::Sender<Piece>,
 ) -> io::Result<()> {
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(relay));
-    let mut stream = connecting.await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    // Audio is small packets, and none of them should wait for the next.
-    stream.set_nodelay(true)?;
-    let (mut reader, mut writer) = stream.split();
+    let (mut reader, mut writer) = tokio::io::split(stream);
     let reading = async {
         let mut bytes = Vec::with_capacity(DATAGRAM_BYTES_MAX);
         loop {
@@ -218,6 +248,8 @@ async fn carry(
     let writing = async {
         while let Some(bytes) = waiting.recv().await {
             writer.write_all(&bytes).await?;
+            // What TLS has encrypted and the connection hasn't taken yet would wait for the next packet.
+            writer.flush().await?;
         }
         Ok(())
     };

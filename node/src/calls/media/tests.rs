@@ -668,7 +668,7 @@ impl Coturn {
 
     fn relay(&self, password: &str) -> RelayServer {
         let password = halloo_protocol::redact::Redacted(password.to_owned());
-        RelayServer { address: self.address, stream: None, username: "alice".to_owned(), password }
+        RelayServer { address: self.address, stream: None, tls: None, username: "alice".to_owned(), password }
     }
 }
 

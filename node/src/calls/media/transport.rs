@@ -361,10 +361,9 @@ impl Transport {
         while let Some(candidate) = self.turn.next_gone() {
             self.remove_local_candidate(&candidate)?;
         }
-        while let Some(server) = self.turn.next_unreached() {
-            let Some(stream) = server.stream else { continue };
-            let label = self.sockets.connect(stream);
-            self.turn.use_stream(&server, label, Instant::now());
+        while let Some((server, way)) = self.turn.next_unreached() {
+            let label = self.sockets.connect(way);
+            self.turn.use_stream(&server, way, label, Instant::now());
             self.send_to_relays();
         }
         while let Some((relay, why)) = self.turn.next_failure() {

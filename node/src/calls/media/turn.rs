@@ -2,7 +2,7 @@
 //!
 //! Sans-IO. Datagrams of a relay go in, datagrams for it and candidates come out; the transport owns the sockets. One [`Link`] for each relay,
 //! over the socket whose address family and scope fit; what a relay says is bounded and never ends a call. A relay that doesn't answer by UDP
-//! is asked over TCP too, if it has said where. A relay whose path is doubted is asked whether it is there; one that isn't has its candidate
+//! is asked over TCP too, and one that doesn't there over TLS, if it has said where. A relay whose path is doubted is asked whether it is there; one that isn't has its candidate
 //! taken back, and makes room for another.
 
 use std::{
@@ -45,6 +45,9 @@ const RETRIES: u32 = 6;
 /// A relay that has said nothing by UDP for this long is connected to as well: a round trip to a near one and a repetition.
 const STREAM_AFTER: Duration = Duration::from_millis(250);
 
+/// One that has said nothing over TCP for this long either is connected to by TLS: a handshake of TCP and a question take three round trips.
+const TLS_AFTER: Duration = Duration::from_millis(500);
+
 /// Failed permissions of one relay that are asked for again: a relay may have its moment, and a call hangs on it.
 const PERMISSION_RETRIES: u32 = 8;
 
@@ -64,10 +67,50 @@ pub struct RelayServer {
     pub address: SocketAddr,
     /// Its TCP address, for where UDP doesn't get through.
     pub stream: Option<SocketAddr>,
+    /// Where it serves by TLS, for where nothing else gets through.
+    pub tls: Option<TlsServer>,
     /// TURN user name.
     pub username: String,
     /// TURN password.
     pub password: Redacted<String>,
+}
+
+/// A relay's TLS address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsServer {
+    /// The address.
+    pub address: SocketAddr,
+    /// SHA-256 of the certificate that it shows: nobody else vouches for it.
+    pub certificate: [u8; 32],
+}
+
+/// A connection that a relay may be reached by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StreamWay {
+    /// As it is.
+    Tcp(SocketAddr),
+    /// In TLS.
+    Tls(TlsServer),
+}
+
+impl StreamWay {
+    pub(super) const fn address(self) -> SocketAddr {
+        match self {
+            Self::Tcp(address) => address,
+            Self::Tls(tls) => tls.address,
+        }
+    }
+}
+
+impl RelayServer {
+    /// The connection to try if UDP doesn't get through, or this one doesn't.
+    fn way_after(&self, tried: Option<StreamWay>) -> Option<StreamWay> {
+        match (tried, self.stream) {
+            (None, Some(stream)) => Some(StreamWay::Tcp(stream)),
+            (None | Some(StreamWay::Tcp(_)), _) => self.tls.map(StreamWay::Tls),
+            (Some(StreamWay::Tls(_)), _) => None,
+        }
+    }
 }
 
 /// What became of a datagram.
@@ -107,8 +150,8 @@ struct Link {
     is_stream: bool,
     /// It has said something.
     is_heard: bool,
-    /// When to connect to it, unless it has been heard.
-    stream_at: Option<Instant>,
+    /// When to try another way, and which, unless it has been heard.
+    next_way: Option<(Instant, StreamWay)>,
     /// Our address as it sees it.
     reflexive: Option<SocketAddr>,
     relayed: Option<SocketAddr>,
@@ -157,7 +200,7 @@ pub(super) struct TurnClients {
     /// Relayed candidates whose relay is gone.
     gone: VecDeque<Candidate>,
     /// Relays to connect to, by their UDP addresses.
-    unreached: VecDeque<SocketAddr>,
+    unreached: VecDeque<(SocketAddr, StreamWay)>,
     failed: VecDeque<(SocketAddr, String)>,
     wake_at: Option<Instant>,
     is_lab: bool,
@@ -223,18 +266,16 @@ impl TurnClients {
         self.poll(now);
     }
 
-    /// The UDP address of a relay that doesn't answer there: the transport connects to [`RelayServer::stream`].
-    pub(super) fn next_unreached(&mut self) -> Option<RelayServer> {
-        let address = self.unreached.pop_front()?;
-        self.servers.iter().find(|server| server.address == address).cloned()
+    /// A relay that doesn't answer, and the connection to make to it.
+    pub(super) fn next_unreached(&mut self) -> Option<(RelayServer, StreamWay)> {
+        let (address, way) = self.unreached.pop_front()?;
+        self.servers.iter().find(|server| server.address == address).map(|server| (server.clone(), way))
     }
 
-    /// There is a connection to this relay's TCP address, or will be.
-    pub(super) fn use_stream(&mut self, server: &RelayServer, label: SocketAddr, now: Instant) {
-        if let Some(stream) = server.stream {
-            self.links.push(Link::over_stream(server, stream, label));
-            self.poll(now);
-        }
+    /// There is such a connection, or will be.
+    pub(super) fn use_stream(&mut self, server: &RelayServer, way: StreamWay, label: SocketAddr, now: Instant) {
+        self.links.push(Link::over_stream(server, way, label, now));
+        self.poll(now);
     }
 
     /// A relayed candidate that is no more.
@@ -274,6 +315,8 @@ impl TurnClients {
         };
         if payload.is_empty() && link.is_stream {
             link.has_ended = true;
+            // Refused, or broken before anything was said: no need to wait longer.
+            link.next_way = link.next_way.map(|(_, way)| (now, way));
             self.poll(now);
             return Relayed::Consumed;
         }
@@ -378,12 +421,12 @@ impl TurnClients {
         let mut ended = Vec::new();
         for link in &mut self.links {
             link.ask_binding(now, &mut self.outgoing);
-            if let Some(at) = link.stream_at {
+            if let Some((at, way)) = link.next_way {
                 if link.is_heard {
-                    link.stream_at = None;
+                    link.next_way = None;
                 } else if at <= now {
-                    link.stream_at = None;
-                    self.unreached.push_back(link.server);
+                    link.next_way = None;
+                    self.unreached.push_back((link.server, way));
                 } else {
                     wake_at = Some(wake_at.map_or(at, |known| known.min(at)));
                 }
@@ -442,14 +485,15 @@ impl Link {
         let client = Client::Udp(TurnClientUdp::allocate(local, server.address, turn_config(server)));
         Self {
             binding: Some(Binding::new(now)),
-            stream_at: server.stream.map(|_| now + STREAM_AFTER),
+            next_way: server.way_after(None).map(|way| (now + STREAM_AFTER, way)),
             ..Self::with(client, server, local, server.address)
         }
     }
 
-    fn over_stream(server: &RelayServer, stream: SocketAddr, label: SocketAddr) -> Self {
-        let client = Client::Tcp(TurnClientTcp::allocate(label, stream, turn_config(server)));
-        Self { is_stream: true, ..Self::with(client, server, label, stream) }
+    fn over_stream(server: &RelayServer, way: StreamWay, label: SocketAddr, now: Instant) -> Self {
+        let client = Client::Tcp(TurnClientTcp::allocate(label, way.address(), turn_config(server)));
+        let next_way = server.way_after(Some(way)).map(|next| (now + TLS_AFTER, next));
+        Self { is_stream: true, next_way, ..Self::with(client, server, label, way.address()) }
     }
 
     fn with(client: Client, server: &RelayServer, local: SocketAddr, relay: SocketAddr) -> Self {
@@ -460,7 +504,7 @@ impl Link {
             server: server.address,
             is_stream: false,
             is_heard: false,
-            stream_at: None,
+            next_way: None,
             reflexive: None,
             relayed: None,
             has_ended: false,

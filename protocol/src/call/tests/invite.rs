@@ -186,3 +186,38 @@ fn signals_are_believed_from_the_device_that_signed_for_us() {
     let forged = Signed::sign(signal, &scene.alice.device_key);
     assert!(matches!(VerifiedSignal::verify(&forged, &alice), Err(SignalError::Signature(_))));
 }
+
+/// Whoever passes signalling on changes nothing of what media goes by: neither the description nor the fingerprint in it, whether it comes with the answer or
+/// while it rings.
+#[test]
+fn an_answer_that_was_changed_on_the_way_is_refused() {
+    let scene = scene();
+    let (bob, alice) = (scene.bob.device(), scene.alice.device());
+    let answer = "v=0\r\na=fingerprint:sha-256 AA:BB:CC:DD\r\na=ice-ufrag:abcd\r\n".to_owned();
+    let accept = Signal {
+        call: CallId([5; 16]),
+        from: bob,
+        to: alice,
+        sequence: 1,
+        body: SignalBody::Accept { answer: answer.clone() },
+        extensions: Extensions::none(),
+    };
+    let early = Signal { body: SignalBody::Ringing, extensions: Signal::with_early_answer(answer), ..accept.clone() };
+    for signal in [accept, early] {
+        let bytes = wire::encode(&Signed::sign(signal, &scene.bob.device_key));
+        let swapped = with_other(&bytes, b"AA:BB:CC:DD", b"AA:BB:CC:EE");
+        let swapped = wire::decode::<Signed<Signal>>(&swapped, bytes.len()).expect("it still reads as a signal");
+        assert!(matches!(VerifiedSignal::verify(&swapped, &alice), Err(SignalError::Signature(_))));
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            let read = wire::decode::<Signed<Signal>>(&changed, bytes.len());
+            assert!(read.is_err() || VerifiedSignal::verify(&read.unwrap(), &alice).is_err(), "byte {at} changes nothing");
+        }
+    }
+}
+
+fn with_other(bytes: &[u8], old: &[u8], new: &[u8]) -> Vec<u8> {
+    let at = bytes.windows(old.len()).position(|window| window == old).expect("it is in there");
+    [&bytes[..at], new, &bytes[at + old.len()..]].concat()
+}

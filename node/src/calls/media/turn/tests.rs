@@ -90,7 +90,7 @@ impl Lab {
         let credentials = Credentials::new(Users::default(), [SECRET.to_vec()]);
         let shared = Shared::new(settings, Box::new(credentials), [3; 32], now, START);
         let (username, password) = Credentials::issue(SECRET, "ann", UnixTime(START.0 + credentials_secs));
-        let server = RelayServer { address: server_address(), stream: None, username, password: Redacted(password) };
+        let server = RelayServer { address: server_address(), stream: None, tls: None, username, password: Redacted(password) };
         let local = address("203.0.114.7:5000");
         let client = TurnClients::new(&[server], &[local], false, now);
         Self { relay: Relay::new(shared, 0, [5; 32]), wire: Wire::default(), client, local, now, started: now }
