@@ -50,6 +50,8 @@ mod candidates;
 mod path_watch;
 mod playout;
 pub mod recording;
+#[doc(hidden)]
+pub mod rehearsal;
 mod room;
 mod session;
 mod sockets;
@@ -414,7 +416,10 @@ pub struct MediaSummary {
 pub async fn offer(config: MediaConfig) -> Result<(PendingMedia, String), MediaError> {
     config.check_files().await?;
     let mut transport = Transport::new(&config).await?;
-    transport.gather().await?;
+    if config.relayed_only {
+        // There is nothing else to describe. Otherwise what relays lend is trickled: the invite waits for nobody.
+        transport.gather().await?;
+    }
     let (pending, sdp) = transport.create_offer()?;
     let local_candidates = transport.local_candidates();
     let runtime = Handle::current();

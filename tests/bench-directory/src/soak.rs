@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use halloo_bench_directory::authority::Authority;
 use anyhow::{Context, Result};
 use futures::{StreamExt, stream};
 use halloo::handle::directory::ResolveOptions;
@@ -12,7 +13,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::meter::Moment;
 use crate::overlay::Carrier;
-use crate::product::{Authority, Member, address_of, start_node, wait_ready};
+use crate::product::{Member, address_of, start_node, wait_ready};
 
 /// How a soak goes.
 #[derive(Clone, Copy, Debug)]
