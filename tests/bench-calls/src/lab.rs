@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use halloo::handle::contacts::{Audience, ContactState, PrivacyChange};
 use halloo::handle::network::PeerEntry;
 use halloo::roles::relay::MediaRelayConfig;
-use halloo::{AutoAnswer, Event, Node};
+use halloo::{Event, Node};
 use halloo_bench_directory::authority::Authority;
 use halloo_protocol::node::Roles;
 use libp2p::Multiaddr;
@@ -48,17 +48,11 @@ pub(crate) struct Lab {
     authority: Authority,
     bootstrap: Option<Multiaddr>,
     next: usize,
-    auto_answer: Option<AutoAnswer>,
 }
 
 impl Lab {
     pub(crate) fn new() -> Self {
-        Self { authority: Authority::new(), bootstrap: None, next: 0, auto_answer: None }
-    }
-
-    /// Nodes that are started from now on answer calls by themselves.
-    pub(crate) fn auto_answer(&mut self, answer: Option<AutoAnswer>) {
-        self.auto_answer = answer;
+        Self { authority: Authority::new(), bootstrap: None, next: 0 }
     }
 
     /// Starts a node and waits until it is ready, and where it needs them until it has its relays.
@@ -67,7 +61,7 @@ impl Lab {
         self.next += 1;
         let (store, identity) = self.authority.user(number)?;
         let mut builder = Node::builder(identity).store(store).authority(AUTHORITY, self.authority.key());
-        builder = builder.privacy(PrivacyChange::all(Audience::Anyone)).auto_answer(self.auto_answer.clone());
+        builder = builder.privacy(PrivacyChange::all(Audience::Anyone));
         builder = builder.mdns(false).upnp(false).listen(format!("/ip4/{ADDRESS}/udp/0/quic-v1").parse()?);
         builder = match part {
             Part::Server => {

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use halloo_bench_directory::authority::Authority;
 use anyhow::{Context, Result};
 use futures::{StreamExt, stream};
 use halloo::handle::directory::ResolveOptions;
 use halloo::handle::power::SuspendOptions;
+use halloo_bench_directory::authority::Authority;
 use libp2p::Multiaddr;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
