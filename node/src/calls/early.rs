@@ -65,7 +65,7 @@ impl EarlyMedia {
 
     /// What the trace says when it becomes the call's media.
     fn words(&self) -> String {
-        let left = self.driver.stats().map_or(0, |stats| stats.packets_sent + stats.packets_early);
+        let left = self.driver.stats().map_or(0, |stats| stats.packets_sent + stats.packets_left_early);
         match &self.path {
             Some(path) => format!("connected while it rang, {}; {left} packets of audio before", path_words(path.kind)),
             None => format!("being connected since it rang; {left} packets of audio before"),

@@ -374,8 +374,11 @@ pub struct MediaStats {
     pub rtt_ms: Option<f64>,
     /// Audio packets sent.
     pub packets_sent: u64,
-    /// Packets of audio (RTP) that left or came before the answer. None ever leaves; what the other end sends is dropped.
+    /// Packets of audio (RTP) that left or came before the answer. None ever leaves; what the other end sends is dropped. Some may come at the
+    /// caller's end that were faster than the accept.
     pub packets_early: u64,
+    /// Of these, those that left.
+    pub packets_left_early: u64,
     /// Datagrams the system refused to send: full buffers, unreachable networks.
     pub send_failures: u64,
     /// Audio packets received, late ones included.
