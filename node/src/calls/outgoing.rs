@@ -209,7 +209,7 @@ impl EventLoop {
 
     /// The look-up for a dial has ended. `found` says as well whether the record is a cached one: that rings at once, while the directory is
     /// asked whether there are new devices, addresses or gateways.
-    pub(crate) fn dial_resolved(&mut self, call: CallId, user: &UserId, found: Result<(DirectoryRecord, bool), ResolveError>) {
+    pub(crate) fn dial_resolved(&mut self, call: CallId, found: Result<(DirectoryRecord, bool), ResolveError>) {
         if let Ok((record, is_cached)) = &found {
             let devices = record.entries().count();
             let source = if *is_cached { "the cache" } else { "the directory" };

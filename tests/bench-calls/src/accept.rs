@@ -53,7 +53,11 @@ fn row_of(are_contacts: bool, heard: &[Heard]) -> Row {
     let row = if are_contacts {
         Row::at_most("accept to first audio at the caller: contacts", "round trips", 0.5, TOLERANCE, median(&trips))
     } else {
-        Row::stated("accept to first audio at the caller: strangers (ICE and DTLS after the accept)", "round trips", median(&trips))
+        Row::stated(
+            "accept to first audio at the caller: strangers (ICE and DTLS after the accept)",
+            "round trips",
+            median(&trips),
+        )
     };
     row.note(note)
 }

@@ -153,8 +153,12 @@ fn row_of(case: Case, done: &[Dial]) -> Row {
         if words.is_empty() { "none".to_owned() } else { words.join(", ") }
     };
     let (middle, most) = (median(&all), all.iter().copied().fold(0.0, f64::max));
-    Row::at_most(&format!("dial to ring: {}", case.name()), "round trips", case.bound(), TOLERANCE, middle)
-        .note(format!("{} dials, slowest {most:.2}; rung by {}; frames before the invite: {}", done.len(), words(&ways), words(&before)))
+    Row::at_most(&format!("dial to ring: {}", case.name()), "round trips", case.bound(), TOLERANCE, middle).note(format!(
+        "{} dials, slowest {most:.2}; rung by {}; frames before the invite: {}",
+        done.len(),
+        words(&ways),
+        words(&before)
+    ))
 }
 
 impl Town {

@@ -110,11 +110,10 @@ impl Nodes {
                      arrived, {concealed:.2}% of frames concealed"
                 )),
         );
-        report.add(Row::stated(
-            &format!("{calls} calls at once, {what}: memory a call"),
-            "KiB",
-            grown as f64 / 1_024.0 / calls as f64,
-        ).note("both ends, resident"));
+        report.add(
+            Row::stated(&format!("{calls} calls at once, {what}: memory a call"), "KiB", grown as f64 / 1_024.0 / calls as f64)
+                .note("both ends, resident"),
+        );
         Ok(())
     }
 

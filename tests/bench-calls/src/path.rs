@@ -53,7 +53,8 @@ async fn processor_time(report: &mut Report) -> Result<()> {
     let each = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(CODEC_FRAMES);
     let codec = each(encoding) + each(decoding);
     let (ours, silent, theirs) = (median(&ours), median(&silent), median(&theirs));
-    let how = format!("{PAIRS} calls for {} s, {ROUNDS} rounds in turn, both ends and the kernel's part included", MEASURED.as_secs());
+    let how =
+        format!("{PAIRS} calls for {} s, {ROUNDS} rounds in turn, both ends and the kernel's part included", MEASURED.as_secs());
     report.add(Row::stated("a packet from end to end, str0m alone: processor time", "µs", theirs).note(&how));
     report.add(Row::stated("a packet from end to end, Halloo: processor time", "µs", ours).note(format!("a tone; {how}")));
     report.add(Row::stated("the same, silence: processor time", "µs", silent).note(&how));
@@ -138,10 +139,8 @@ async fn relay_delay(report: &mut Report) -> Result<()> {
     let (_server, caller) = (lab.join(Part::Server).await?, lab.join(Part::Open).await?);
     let callee = lab.join(Part::Open).await?;
     for member in [&caller, &callee] {
-        eventually("a media relay at hand", async || {
-            Ok((!member.node.media_relays().await?.relays.is_empty()).then_some(()))
-        })
-        .await?;
+        eventually("a media relay at hand", async || Ok((!member.node.media_relays().await?.relays.is_empty()).then_some(())))
+            .await?;
     }
     let direct = round_trip(&caller, &callee, false).await?;
     let relayed = round_trip(&caller, &callee, true).await?;

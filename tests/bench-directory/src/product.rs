@@ -8,10 +8,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use futures::{StreamExt, stream};
 use halloo::handle::directory::ResolveOptions;
 use halloo::{Event, Node};
+use halloo_bench_directory::authority::Authority;
 use halloo_protocol::directory::{Place, RecordKey};
 use halloo_protocol::kademlia::REPLICAS;
 use halloo_protocol::node::Roles;
-use halloo_bench_directory::authority::Authority;
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
