@@ -473,6 +473,10 @@ impl EventLoop {
             Command::MediaRelays(reply) => reply.send(Ok(self.media_relays())),
             Command::Doctor(reply) => reply.send(Ok(self.diagnose())),
             Command::Totals(reply) => reply.send(Ok(self.totals())),
+            Command::Disconnect { peer_id, reply } => {
+                self.disconnect(&peer_id);
+                reply.send(Ok(()));
+            }
             Command::Publish(reply) => self.handle_publish(reply),
             Command::RenewLease(reply) => self.handle_renew_lease(reply),
             Command::Why { user, reply } => self.handle_why(&user, reply),
@@ -694,6 +698,7 @@ fn refuse_asleep(command: Command) {
         Command::RelayUsage(reply) => refuse(reply),
         Command::MediaRelays(reply) => refuse(reply),
         Command::Doctor(reply) => refuse(reply),
+        Command::Disconnect { reply, .. } => refuse(reply),
         Command::Publish(reply) => refuse(reply),
         Command::RenewLease(reply) => refuse(reply),
         Command::Why { reply, .. } => refuse(reply),

@@ -107,6 +107,11 @@ pub enum Command {
     },
     /// [`Node::totals`]
     Totals(Reply<Totals, NetworkError>),
+    /// [`Node::disconnect`]
+    Disconnect {
+        peer_id: String,
+        reply: Reply<(), NetworkError>,
+    },
     /// [`Directory::publish`]
     Publish(Reply<Publication, NetworkError>),
     /// [`Directory::renew_lease`]

@@ -360,8 +360,16 @@ impl EventLoop {
         }
     }
 
+    /// Closes the connections to a peer, as if they had been idle for long.
+    pub(crate) fn disconnect(&mut self, peer: &str) {
+        if let Ok(peer) = peer.parse::<PeerId>() {
+            let _closed = self.swarm.disconnect_peer_id(peer);
+        }
+    }
+
     fn send_frame(&mut self, peer: PeerId, via: Option<ConnectionId>, frame: &Frame, now: Instant) {
         let bytes = wire::encode(frame);
+        trace!(me = %self.swarm.local_peer_id(), %peer, kind = frame.kind.0, id = frame.id, bytes = frame.body.len(), "frame sent");
         if let Err(error) = self.swarm.behaviour_mut().streams.send(peer, via, bytes) {
             debug!(%peer, %error, "frame not sent");
             if frame.kind.is_request() {
@@ -678,7 +686,7 @@ impl EventLoop {
                 return;
             }
         };
-        trace!(%peer, kind = frame.kind.0, id = frame.id, bytes = frame.body.len(), "frame");
+        trace!(me = %self.swarm.local_peer_id(), %peer, kind = frame.kind.0, id = frame.id, bytes = frame.body.len(), "frame");
         let now = Instant::now();
         if let Some(known) = self.peers.connected.get_mut(&peer) {
             known.heard_at = now;

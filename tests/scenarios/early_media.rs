@@ -150,6 +150,13 @@ fn all_devices_are_connected_while_they_ring_and_the_first_word_follows_the_answ
     assert_eq!((&outcome["outcome"], &outcome["answered_by"]), (&"completed".into(), &second.peer_id().into()), "{outcome}");
     assert_eq!((&outcome["path"], &outcome["setup_ms"]), (&"direct".into(), &0.into()), "nothing was left to set up: {outcome}");
     second.wait_event(PATIENCE, "call_ended", |event| event["outcome"] == "completed");
+    let noted = stages(alice, &id).expect("the call is known");
+    let first = |words: &str| noted.iter().position(|(_, detail)| detail.contains(words));
+    if first("from the cache").is_some() {
+        // Nothing is asked of anybody before the invite is on its way.
+        let beside = first("from the directory too").or(first("nothing newer in the directory"));
+        assert!(first("sent").is_some_and(|sent| beside.is_none_or(|beside| sent < beside)), "{noted:#?}");
+    }
     for device in [&**alice, &second] {
         assert_order(device, &id, &[ICE, DTLS, ANSWERED, BEFORE, FIRST_AUDIO]);
         let stages = stages(device, &id).expect("the call is known");

@@ -65,7 +65,7 @@ impl EarlyMedia {
 
     /// What the trace says when it becomes the call's media.
     fn words(&self) -> String {
-        let left = self.driver.stats().map_or(0, |stats| stats.packets_sent + stats.packets_early);
+        let left = self.driver.stats().map_or(0, |stats| stats.packets_sent + stats.packets_left_early);
         match &self.path {
             Some(path) => format!("connected while it rang, {}; {left} packets of audio before", path_words(path.kind)),
             None => format!("being connected since it rang; {left} packets of audio before"),
@@ -282,7 +282,10 @@ impl EventLoop {
             incoming.progress.answered_by = Some(me);
             incoming.progress.note(CallStageKind::Answer, None, "answered here");
             incoming.progress.note(CallStageKind::Media, None, early.words());
+            // The caller will have our word when it hears us: it is on the same way, or a shorter one, and left before. Of another device's
+            // that was faster it hears nothing, since it has dropped this one.
             early.driver.answered(config.room);
+            early.driver.start();
             incoming.media = Some(early.driver);
             if let Some(path) = &early.path {
                 incoming.progress.connected_at = Some(now);

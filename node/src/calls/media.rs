@@ -51,6 +51,8 @@ mod path_watch;
 mod pinned;
 mod playout;
 pub mod recording;
+#[doc(hidden)]
+pub mod rehearsal;
 mod room;
 mod session;
 mod sockets;
@@ -373,8 +375,11 @@ pub struct MediaStats {
     pub rtt_ms: Option<f64>,
     /// Audio packets sent.
     pub packets_sent: u64,
-    /// Packets of audio (RTP) that left or came before the answer. None ever leaves; what the other end sends is dropped.
+    /// Packets of audio (RTP) that left or came before the answer. None ever leaves; what the other end sends is dropped. Some may come at the
+    /// caller's end that were faster than the accept.
     pub packets_early: u64,
+    /// Of these, those that left.
+    pub packets_left_early: u64,
     /// Datagrams the system refused to send: full buffers, unreachable networks.
     pub send_failures: u64,
     /// Audio packets received, late ones included.
@@ -415,7 +420,10 @@ pub struct MediaSummary {
 pub async fn offer(config: MediaConfig) -> Result<(PendingMedia, String), MediaError> {
     config.check_files().await?;
     let mut transport = Transport::new(&config).await?;
-    transport.gather().await?;
+    if config.relayed_only {
+        // There is nothing else to describe. Otherwise what relays lend is trickled: the invite waits for nobody.
+        transport.gather().await?;
+    }
     let (pending, sdp) = transport.create_offer()?;
     let local_candidates = transport.local_candidates();
     let runtime = Handle::current();

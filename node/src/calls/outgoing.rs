@@ -99,6 +99,8 @@ pub(super) struct Outgoing {
     reply: Option<Reply<CallOutcome, CallError>>,
     /// Listed, or not to be.
     is_archived: bool,
+    /// The record is a cached one, and the directory is to be asked once an invite is on its way.
+    looks_again: bool,
     pub(super) legs: HashMap<DeviceKey, Leg>,
 }
 
@@ -191,6 +193,7 @@ impl EventLoop {
             joined: None,
             reply,
             is_archived: false,
+            looks_again: false,
             legs: HashMap::new(),
         };
         let presence = self.presence_of(&user);
@@ -209,7 +212,7 @@ impl EventLoop {
 
     /// The look-up for a dial has ended. `found` says as well whether the record is a cached one: that rings at once, while the directory is
     /// asked whether there are new devices, addresses or gateways.
-    pub(crate) fn dial_resolved(&mut self, call: CallId, user: &UserId, found: Result<(DirectoryRecord, bool), ResolveError>) {
+    pub(crate) fn dial_resolved(&mut self, call: CallId, found: Result<(DirectoryRecord, bool), ResolveError>) {
         if let Ok((record, is_cached)) = &found {
             let devices = record.entries().count();
             let source = if *is_cached { "the cache" } else { "the directory" };
@@ -217,8 +220,14 @@ impl EventLoop {
         }
         match found {
             Ok((record, true)) => {
+                if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
+                    outgoing.looks_again = true;
+                }
                 self.invite_devices(call, &record);
-                self.resolve_user(user, Waiter::DialAgain(call));
+                let is_waiting = self.calls.outgoing.get(&call).is_some_and(|outgoing| !outgoing.legs.is_empty());
+                if !is_waiting {
+                    self.look_again(call);
+                }
             }
             Ok((record, false)) => {
                 self.invite_devices(call, &record);
@@ -266,6 +275,14 @@ impl EventLoop {
             looked_up_again: false,
             looked_for_move: false,
         })
+    }
+
+    /// Asks the directory too, if the record was a cached one. The invites go first.
+    fn look_again(&mut self, call: CallId) {
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call).filter(|outgoing| outgoing.looks_again) else { return };
+        outgoing.looks_again = false;
+        let user = outgoing.progress.user.clone();
+        self.resolve_user(&user, Waiter::DialAgain(call));
     }
 
     /// The second look-up for a dial has ended, with a record or without.
@@ -376,10 +393,20 @@ impl EventLoop {
         let config = self.media_config(outgoing.options.play.as_deref(), outgoing.options.record.as_deref());
         let config =
             config.relayed_only(outgoing.options.relayed_only || self.settings.relayed_calls).room(outgoing.room.clone());
+        let target = outgoing.legs.get(&device).map(|leg| leg.target.clone());
         driver::make_offer(call, device, config, self.internal_sender.clone());
+        // The handshake doesn't wait for the offer.
+        if let Some(target) = target.filter(|target| !self.swarm.behaviour().streams.is_connected(&target.peer)) {
+            self.dial(&target);
+        }
     }
 
     pub(super) fn offer_made(&mut self, call: CallId, device: DeviceKey, made: Result<(Box<PendingMedia>, String), String>) {
+        self.invite_with(call, device, made);
+        self.look_again(call);
+    }
+
+    fn invite_with(&mut self, call: CallId, device: DeviceKey, made: Result<(Box<PendingMedia>, String), String>) {
         let now = Instant::now();
         let sealed = match made {
             Ok((pending, offer)) => self.seal_invite(call, device, offer).map(|sealed| (pending, sealed)),

@@ -203,7 +203,7 @@ impl EventLoop {
             }
             Waiter::Dial(call) => {
                 let found = outcome.map(|(record, answered)| (record.clone(), answered.source == ResolveSource::Cache));
-                self.dial_resolved(call, user, found);
+                self.dial_resolved(call, found);
             }
             Waiter::DialAgain(call) => self.dial_resolved_again(call, outcome.ok().map(|(record, _)| record)),
             Waiter::Moved(call, device) => self.moved_resolved(call, device, outcome.ok().map(|(record, _)| record)),

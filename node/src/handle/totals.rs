@@ -63,6 +63,16 @@ impl Node {
     pub async fn totals(&self) -> Result<Totals, NetworkError> {
         self.ask(Command::Totals).await
     }
+
+    /// Closes the connections to a peer, as if they had been idle for long: for measurements that begin without one. It is connected again as soon as
+    /// anything wants it. A peer that isn't connected makes no difference.
+    ///
+    /// # Errors
+    /// See [`NetworkError`].
+    #[doc(hidden)]
+    pub async fn disconnect(&self, peer_id: &str) -> Result<(), NetworkError> {
+        self.ask(|reply| Command::Disconnect { peer_id: peer_id.to_owned(), reply }).await
+    }
 }
 
 impl Directory<'_> {

@@ -3,13 +3,14 @@
 use anyhow::Result;
 use halloo::store::Store;
 use halloo::swarm::{SwarmOptions, build_swarm};
+use halloo_bench_directory::authority::Authority;
 use libp2p::identity::Keypair;
 
 use crate::allocator;
 use crate::empty;
 use crate::meter::Moment;
 use crate::overlay::{Carrier, Overlay};
-use crate::product::{Authority, Product, start_node};
+use crate::product::{Product, start_node};
 
 /// Pieces whose askers are told, how many frames of the way to them, and how many ways.
 const TRACED_MIN: usize = 2_048;

@@ -1,4 +1,4 @@
-//! The product's network: nodes of the library, certified by an authority made up here.
+//! The product's network: nodes of the library, certified by an authority of our own.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -7,16 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use futures::{StreamExt, stream};
 use halloo::handle::directory::ResolveOptions;
-use halloo::identity::LocalIdentity;
-use halloo::store::Store;
 use halloo::{Event, Node};
+use halloo_bench_directory::authority::Authority;
 use halloo_protocol::directory::{Place, RecordKey};
-use halloo_protocol::identity::{SigningCertificate, USER_CERTIFICATE_SECS, UserCertificate, UserChain, Username};
 use halloo_protocol::kademlia::REPLICAS;
-use halloo_protocol::key::{AuthorityKey, IdentityKey, SecretKey};
 use halloo_protocol::node::Roles;
-use halloo_protocol::time::UnixTime;
-use halloo_protocol::wire::{Extensions, Signed};
 use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
@@ -30,60 +25,6 @@ const JOIN_AT_ONCE: usize = 8;
 
 /// How long a node may take to be ready.
 const READY_LIMIT: Duration = Duration::from_secs(120);
-
-/// Names users.
-pub(crate) struct Authority {
-    root: SecretKey,
-    signing: SecretKey,
-    certificate: Signed<SigningCertificate>,
-    now: UnixTime,
-}
-
-fn random_key() -> SecretKey {
-    SecretKey::from_bytes(rand::random())
-}
-
-impl Authority {
-    pub(crate) fn new() -> Self {
-        let unix = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
-        let (root, signing, now) = (random_key(), random_key(), UnixTime(unix));
-        let certificate = SigningCertificate {
-            key: signing.public(),
-            serial: 1,
-            not_before: now.minus_secs(3_600),
-            not_after: now.plus_secs(USER_CERTIFICATE_SECS),
-            extensions: Extensions::none(),
-        };
-        let certificate = Signed::sign(certificate, &root);
-        Self { root, signing, certificate, now }
-    }
-
-    pub(crate) fn key(&self) -> AuthorityKey {
-        AuthorityKey(self.root.public())
-    }
-
-    /// A user with one device, its state in memory.
-    pub(crate) fn user(&self, number: usize) -> Result<(Store, LocalIdentity)> {
-        let (identity, store) = (random_key(), Store::in_memory()?);
-        let user = UserCertificate {
-            name: Username::new(&format!("user{number}"))?,
-            identity: IdentityKey(identity.public()),
-            placement: rand::random(),
-            serial: number as u64 + 1,
-            not_before: self.now.minus_secs(3_600),
-            not_after: self.now.minus_secs(3_600).plus_secs(USER_CERTIFICATE_SECS),
-            linked: Vec::new(),
-            extensions: Extensions::none(),
-        };
-        let mut local = LocalIdentity::in_memory(&store, identity, random_key(), self.now)?;
-        local.set_user_chain(UserChain::Named {
-            root: self.key(),
-            signing: self.certificate.clone(),
-            user: Signed::sign(user, &self.signing),
-        })?;
-        Ok((store, local))
-    }
-}
 
 /// A node of the network.
 pub(crate) struct Member {

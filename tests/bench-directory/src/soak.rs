@@ -6,13 +6,14 @@ use anyhow::{Context, Result};
 use futures::{StreamExt, stream};
 use halloo::handle::directory::ResolveOptions;
 use halloo::handle::power::SuspendOptions;
+use halloo_bench_directory::authority::Authority;
 use libp2p::Multiaddr;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use crate::meter::Moment;
 use crate::overlay::Carrier;
-use crate::product::{Authority, Member, address_of, start_node, wait_ready};
+use crate::product::{Member, address_of, start_node, wait_ready};
 
 /// How a soak goes.
 #[derive(Clone, Copy, Debug)]

@@ -156,7 +156,7 @@ impl Playout {
     }
 
     /// By how much later than the fastest packet allows the next sample is played; `None` if nothing is.
-    fn delay(&self, at: Instant) -> Option<i64> {
+    pub(super) fn delay(&self, at: Instant) -> Option<i64> {
         // What is decoded already goes first.
         let next = self.cursor?.saturating_sub(self.decoded.len() as u64);
         Some(self.lateness.delay_at(next, at))

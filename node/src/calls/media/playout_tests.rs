@@ -1,6 +1,7 @@
 use super::{
     super::{
         audio::FrameEncoder,
+        rehearsal::{Rehearsal, Rehearsed},
         tone::{dominant_frequency, tone},
     },
     *,
@@ -87,62 +88,10 @@ fn a_burst_is_skipped() {
     assert!(playout.packets.len() <= 20, "{}", playout.packets.len());
 }
 
-/// Pseudo-random numbers, the same each time.
-struct Dice(u64);
-
-impl Dice {
-    fn up_to(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-}
-
-/// What ten minutes of media over a bad path come to.
-struct Run {
-    frames: u64,
-    concealed: u64,
-    /// By how much later than the fastest packet allows frames were played, in milliseconds, averaged over each minute.
-    delays: Vec<f64>,
-}
-
-/// Minutes in virtual time: packets are delayed by up to `jitter_ms`, `loss_percent` of them are lost, and the other end's clock is faster by
+/// Minutes in virtual time: packets are delayed by up to `spread_ms`, `loss_percent` of them are lost, and the other end's clock is faster by
 /// `drift_ppm`.
-fn minutes(minutes: u64, jitter_ms: u64, loss_percent: u64, drift_ppm: i64) -> Run {
-    let packets = packets(50);
-    let mut playout = Playout::new().unwrap();
-    let mut dice = Dice(1);
-    let start = Instant::now();
-    let mut on_the_way: BTreeMap<(u64, u64), u64> = BTreeMap::new();
-    let mut run = Run { frames: minutes * 60 * 50, concealed: 0, delays: Vec::new() };
-    let mut sum = 0;
-    let mut sent = 0_u64;
-    for tick in 0..run.frames {
-        let tick_us = tick * 20_000 + 7_000;
-        let sent_us = |n: u64| (n * 20_000).saturating_add_signed(-(n as i64 * 20_000 * drift_ppm / 1_000_000));
-        while sent_us(sent) <= tick_us {
-            if dice.up_to(100) >= loss_percent {
-                on_the_way.insert((sent_us(sent) + dice.up_to(jitter_ms * 1_000 + 1), sent), sent);
-            }
-            sent += 1;
-        }
-        while let Some(((arrives_us, n), _)) =
-            on_the_way.first_key_value().map(|(key, n)| (*key, *n)).filter(|((at, _), _)| *at <= tick_us)
-        {
-            on_the_way.pop_first();
-            let packet = Arc::clone(&packets[n as usize % packets.len()]);
-            playout.insert(BASE + n * FRAME, packet, start + Duration::from_micros(arrives_us));
-        }
-        let at = start + Duration::from_micros(tick_us);
-        playout.next_frame(at);
-        // After the frame was taken: what waits is a frame less.
-        sum += playout.delay(at).unwrap_or_default() + FRAME as i64;
-        if (tick + 1).is_multiple_of(60 * 50) {
-            run.delays.push(sum as f64 / (60.0 * 50.0) / 48.0);
-            sum = 0;
-        }
-    }
-    run.concealed = playout.concealed_frames();
-    run
+fn minutes(minutes: u64, spread_ms: u64, loss_percent: u64, drift_ppm: i64) -> Rehearsed {
+    Rehearsal { minutes, spread_ms, loss_percent, drift_ppm }.run().unwrap()
 }
 
 /// "5% loss and 30 ms jitter: frames concealed at most loss and 1%, no growth of delay over 10 minutes". 30 ms jitter is read as 30 ms
@@ -152,12 +101,12 @@ fn loss_and_jitter_conceal_little_more_than_is_lost_and_delay_does_not_grow() {
     for drift_ppm in [0, 100, -100] {
         let run = minutes(10, 60, 5, drift_ppm);
         let concealed = run.concealed as f64 / run.frames as f64;
-        eprintln!("drift {drift_ppm} ppm: {:.2}% concealed, delay by minute {:.0?} ms", concealed * 100.0, run.delays);
+        eprintln!("drift {drift_ppm} ppm: {:.2}% concealed, delay by minute {:.0?} ms", concealed * 100.0, run.delays_ms);
         assert!(concealed <= 0.06, "{:.2}% concealed", concealed * 100.0);
-        let later = run.delays[1..].iter().copied().fold(0.0, f64::max);
+        let later = run.delays_ms[1..].iter().copied().fold(0.0, f64::max);
         // It goes up and down by the frame that can't be divided.
-        assert!(later <= run.delays[0] + 20.0, "{:.0?}", run.delays);
-        assert!(later <= 100.0, "{:.0?}", run.delays);
+        assert!(later <= run.delays_ms[0] + 20.0, "{:.0?}", run.delays_ms);
+        assert!(later <= 100.0, "{:.0?}", run.delays_ms);
     }
 }
 
@@ -166,8 +115,8 @@ fn loss_and_jitter_conceal_little_more_than_is_lost_and_delay_does_not_grow() {
 fn a_clean_path_adds_little() {
     for drift_ppm in [0, 100, -100] {
         let run = minutes(3, 2, 0, drift_ppm);
-        eprintln!("drift {drift_ppm} ppm: {} concealed, delay by minute {:.0?} ms", run.concealed, run.delays);
-        assert!(run.delays.iter().all(|delay| delay + 20.0 + 6.5 <= 60.0), "{:.0?}", run.delays);
+        eprintln!("drift {drift_ppm} ppm: {} concealed, delay by minute {:.0?} ms", run.concealed, run.delays_ms);
+        assert!(run.delays_ms.iter().all(|delay| delay + 20.0 + 6.5 <= 60.0), "{:.0?}", run.delays_ms);
         assert!(run.concealed <= 10, "{}", run.concealed);
     }
 }

@@ -389,6 +389,7 @@ impl Session {
             self.sent_early = self.transport.audio_left();
         }
         stats.packets_early = self.came_early + self.sent_early;
+        stats.packets_left_early = self.sent_early;
         stats.send_failures = self.transport.send_failures();
         stats.packets_received = self.reception.received();
         stats.packets_lost = self.reception.lost();

@@ -84,7 +84,7 @@ pub(super) enum TransportEvent {
     Closed,
 }
 
-/// How long making an offer waits for relays: two round trips to one that is near. What comes later is trickled.
+/// How long an offer that shows nothing but relays waits for them: two round trips to one that is near. What comes later is trickled.
 pub(super) const GATHER_MAX: Duration = Duration::from_millis(300);
 
 /// An offer that waits for its answer, and what it promised.
