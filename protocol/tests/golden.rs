@@ -4,6 +4,7 @@
 //! `HALLOO_BLESS=1 cargo test -p halloo-protocol --test golden` and say so in the change log and `docs/wire.md`.
 
 /// What the fuzz targets do, so that it is built and run here too.
+#[expect(unreachable_pub, reason = "elsewhere it is a library")]
 #[path = "../fuzz/src/lib.rs"]
 mod fuzz;
 mod support;

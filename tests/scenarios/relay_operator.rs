@@ -216,13 +216,10 @@ fn the_relay_knows_what_it_may(ann: &User, users: &[&User]) {
         memory::mark(&fs::read(file).unwrap_or_default(), &wanted, &mut kept);
     }
     assert!(!kept[..secrets.len()].contains(&true), "in the relay's home: {:?} of {secrets:?}", &kept[..secrets.len()]);
-    match memory::holds(ann.pid().expect("it runs"), &wanted) {
-        Ok(held) => {
-            assert!(held[secrets.len()..].contains(&true), "not even a name is found in its memory, which it has from hellos");
-            assert!(!held[..secrets.len()].contains(&true), "in the relay's memory: {:?} of {secrets:?}", &held[..secrets.len()]);
-        }
-        Err(error) => eprintln!("the relay's memory isn't looked through: {error}"),
-    }
+    let held =
+        memory::holds(ann.pid().expect("it runs"), &wanted).expect("a process that this test has started can be looked into");
+    assert!(held[secrets.len()..].contains(&true), "not even a name is found in its memory, which it has from hellos");
+    assert!(!held[..secrets.len()].contains(&true), "in the relay's memory: {:?} of {secrets:?}", &held[..secrets.len()]);
 }
 
 fn files(folder: &Path) -> Vec<std::path::PathBuf> {
