@@ -17,12 +17,14 @@ use tracing::{debug, info};
 use super::conference::Link;
 use super::crossing::Dialled;
 use super::driver::MediaDriver;
-use super::early::EarlyMedia;
+use super::early::{CANDIDATES_MAX, EarlyMedia};
 use super::media::{MediaSession, Room};
+use super::own_engine::{self, OwnEngine, VideoEnds};
 use super::{CALLS_MAX, Progress, SUMMARY_WAIT, reason_of_fate};
 use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::calls::{AnswerOptions, CallError, CallStageKind, CallState, CallWay};
+use crate::handle::problem::NodeError;
 use crate::handle::{Event, Reply};
 use crate::network::Target;
 
@@ -45,6 +47,12 @@ pub(super) struct Incoming {
     pub(super) twin_of: Option<CallId>,
     /// What is said and heard, once it is being answered.
     pub(super) room: Option<Room>,
+    /// What is shown and seen, in a video call.
+    pub(super) video: Option<VideoEnds>,
+    /// Where media are the embedder's.
+    pub(super) own: Option<OwnEngine>,
+    /// What the caller has trickled before there was a session to give it to.
+    pub(super) candidates: Vec<String>,
     pub(super) target: Target,
     /// Where signals go until the call is answered: for a caller who isn't to learn our address before.
     hidden: Option<Hidden>,
@@ -337,6 +345,7 @@ impl EventLoop {
         let now = self.now();
         let mut progress = Progress::new(invite.caller_id().clone(), now);
         progress.started_at = invite.invite().issued_at;
+        progress.is_video = invite.invite().kind == EventKind::VIDEO_CALL;
         progress.ended = Some((outcome, reason, now.instant));
         progress.note(CallStageKind::End, Some(&invite.caller_device()), format!("{outcome}: {reason}; it didn't ring here"));
         let entry = self.traced_entry(invite.invite().call, &progress, true, CallState::Ended);
@@ -396,8 +405,12 @@ impl EventLoop {
         let Arrival { way, bearer } = arrival;
         let mut progress = Progress::new(invite.caller_id().clone(), self.now());
         progress.via_push = is_push(way);
+        progress.is_video = invite.invite().kind == EventKind::VIDEO_CALL;
         Incoming {
             machine,
+            video: progress.is_video.then(VideoEnds::new),
+            own: None,
+            candidates: Vec::new(),
             progress,
             media: None,
             early: None,
@@ -457,11 +470,12 @@ impl EventLoop {
         let from = self.labels.display(&incoming.progress.user);
         let (via_push, via) = (is_push(way), via_of(way));
         let conference_id = incoming.link.as_ref().map(|link| link.id.to_string());
-        self.events.send(Event::CallIncoming { call_id: call.to_string(), from, video: false, via_push, via, conference_id });
+        let video = incoming.progress.is_video;
+        self.events.send(Event::CallIncoming { call_id: call.to_string(), from, video, via_push, via, conference_id });
         match self.settings.answer.clone() {
             Some(answer) => {
                 let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());
-                self.begin_answer(call, config);
+                self.begin_answer(call, config.video_files(answer.video_files()));
             }
             None => self.begin_early(call),
         }
@@ -477,8 +491,18 @@ impl EventLoop {
         if !incoming.rings() {
             return reply.send(Err(wrong_state(call, incoming, "answered")));
         }
+        if incoming.video.is_none() && !options.video_files().is_empty() {
+            return reply.send(Err(CallError::NoVideo { call_id: call.to_string() }));
+        }
+        if let Some(answer) = options.answer {
+            let allowed = self.allow_own_answer(call, &answer);
+            if allowed.is_ok() {
+                self.answer_own(call, answer);
+            }
+            return reply.send(allowed);
+        }
         let config = self.media_config(options.play.as_deref(), options.record.as_deref());
-        self.begin_answer(call, config);
+        self.begin_answer(call, config.video_files(options.video_files()).microphone(options.microphone));
         reply.send(Ok(()));
     }
 
@@ -495,6 +519,14 @@ impl EventLoop {
         reply.send(Ok(()));
     }
 
+    fn allow_own_answer(&self, call: CallId, answer: &str) -> Result<(), CallError> {
+        let is_conference = self.calls.incoming.get(&call).is_some_and(|incoming| incoming.link.is_some());
+        if is_conference {
+            return Err(CallError::Node(NodeError::Unsupported { what: "a media engine of one's own in a conference" }));
+        }
+        own_engine::check_description(answer, self.settings.relayed_calls)
+    }
+
     pub(super) fn answer_made(&mut self, call: CallId, made: Result<(Box<MediaSession>, String), String>) {
         let now = Instant::now();
         let (session_id, news) = (self.calls.next_session(), self.internal_sender.clone());
@@ -507,7 +539,9 @@ impl EventLoop {
                 if incoming.machine.answer(sdp, now) {
                     incoming.progress.answered_at = Some(now);
                     incoming.progress.answered_by = Some(me);
-                    incoming.media = Some(MediaDriver::spawn(call, session_id, *session, news));
+                    let driver = MediaDriver::spawn(call, session_id, *session, news);
+                    incoming.candidates.drain(..).for_each(|candidate| driver.add_candidate(candidate));
+                    incoming.media = Some(driver);
                     incoming.progress.note(CallStageKind::Answer, None, "answered here");
                 }
             }
@@ -539,10 +573,16 @@ impl EventLoop {
                 }
                 CalleeAction::Confirmed => self.answer_confirmed(call),
                 CalleeAction::AddCandidate { candidate } => {
-                    let incoming = self.calls.incoming.get(&call);
-                    let early = incoming.and_then(|incoming| incoming.early.as_ref()).map(|early| &early.driver);
-                    if let Some(media) = incoming.and_then(|incoming| incoming.media.as_ref()).or(early) {
-                        media.add_candidate(candidate);
+                    if self.own_candidate(call, &candidate) {
+                        continue;
+                    }
+                    let Some(incoming) = self.calls.incoming.get_mut(&call) else { continue };
+                    let early = incoming.early.as_ref().map(|early| &early.driver);
+                    if let Some(media) = incoming.media.as_ref().or(early) {
+                        media.add_candidate(candidate.clone());
+                    }
+                    if incoming.media.is_none() && incoming.candidates.len() < CANDIDATES_MAX {
+                        incoming.candidates.push(candidate);
                     }
                 }
                 CalleeAction::Finished { outcome, reason } => self.incoming_finished(call, outcome, reason),
@@ -571,6 +611,7 @@ impl EventLoop {
         incoming.archived |= incoming.is_silent();
         incoming.archived |= incoming.link.as_ref().is_some_and(|link| link.is_leg) && incoming.progress.answered_at.is_none();
         incoming.early = None;
+        incoming.video = None;
         if let Some(media) = &incoming.media {
             media.close();
         }
