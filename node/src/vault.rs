@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::contact::privacy::PrivacySettings;
-use halloo_protocol::contact::{OwnKeys, RosterEntry, SHARE_VAULT_KEY, Secret32};
+use halloo_protocol::contact::{OwnKeys, OwnNews, RosterEntry, SHARE_VAULT_KEY, Secret32};
 use halloo_protocol::directory::{Helper, RecordKey};
+use halloo_protocol::identity::Tombstone;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::mailbox::MailboxReason;
 use halloo_protocol::message::StateItem;
@@ -19,7 +20,7 @@ use halloo_protocol::vault::{
     ITEM_BYTES_MAX, Known, LocalItems, ReplicaAction, VaultChunks, VaultFetch, VaultIndex, VaultItem, VaultKept, VaultKey,
     VaultKeys, VaultLook, VaultPutStatus, VaultReplica, VaultRoot,
 };
-use halloo_protocol::wire::{self, Extensions, Frame, Message};
+use halloo_protocol::wire::{self, Extensions, Frame, Message, Signed};
 use tracing::{debug, info, warn};
 
 use crate::event_loop::EventLoop;
@@ -462,6 +463,7 @@ impl EventLoop {
         self.vault.local = self.vault.local.take().filter(|local| items.iter().all(|item| local.holds(item)));
         let was_empty = self.contacts.roster().entries().next().is_none();
         let mut entries = Vec::new();
+        let mut own = None;
         let mut foreign = Vec::new();
         for item in items {
             match item.kind {
@@ -471,7 +473,7 @@ impl EventLoop {
                     entries.extend(entry.inspect_err(|error| self.malformed_item("contact", error)).ok());
                 }
                 VaultItem::OWN => match wire::decode::<OwnKeys>(&item.value, ITEM_BYTES_MAX) {
-                    Ok(own) => self.merge_own_item(own)?,
+                    Ok(read) => own = Some(read),
                     Err(error) => self.malformed_item("own keys", &error),
                 },
                 VaultItem::PRIVACY => match wire::decode::<(u64, PrivacySettings)>(&item.value, ITEM_BYTES_MAX) {
@@ -503,23 +505,24 @@ impl EventLoop {
             })?;
             self.vault_changed();
         }
-        if entries.is_empty() {
-            return Ok(());
-        }
-        let users: BTreeSet<_> = entries.iter().map(|entry: &RosterEntry| entry.user.clone()).collect();
-        self.run_roster(|roster, signer| entries.into_iter().for_each(|entry| roster.merge(entry, signer)))?;
-        if was_empty {
+        self.merge_people(entries, own, was_empty)
+    }
+
+    fn merge_people(&mut self, entries: Vec<RosterEntry>, own: Option<OwnKeys>, was_empty: bool) -> Result<(), StoreError> {
+        let users: BTreeSet<_> = entries.iter().map(|entry| entry.user.clone()).collect();
+        let identity = self.identity.identity();
+        let news = own.map(|own| {
+            let verifies = |tombstone: &Signed<Tombstone>| tombstone.verify(&identity.0).is_ok();
+            let tombstones = own.tombstones.into_iter().filter(verifies).collect();
+            OwnNews { presence: Some(own.presence), profile: own.profile, tombstones }
+        });
+        let tombstones = news.as_ref().map(|news| news.tombstones.clone()).unwrap_or_default();
+        self.run_roster(|roster, signer| roster.merge(entries, news, signer))?;
+        self.take_tombstones(identity, tombstones);
+        if was_empty && !users.is_empty() {
             info!(people = users.len(), "contacts are back from the vault");
             self.events.send(Event::VaultRead { people: u32::try_from(users.len()).unwrap_or(u32::MAX) });
         }
-        Ok(())
-    }
-
-    fn merge_own_item(&mut self, own: OwnKeys) -> Result<(), StoreError> {
-        let identity = self.identity.identity();
-        let tombstones: Vec<_> = own.tombstones.into_iter().filter(|tombstone| tombstone.verify(&identity.0).is_ok()).collect();
-        self.run_roster(|roster, signer| roster.merge_own(Some(own.presence), own.profile, tombstones.clone(), signer))?;
-        self.take_tombstones(identity, tombstones);
         Ok(())
     }
 

@@ -28,10 +28,10 @@ use zeroize::Zeroize;
 
 pub use link::{CONTACT_LINK_CHARS_MAX, CONTACT_LINK_PREFIX, ContactLink, ContactLinkError, SafetyNumber};
 pub use roster::{
-    Asking, CONTACTS_MAX, Contact, KEYS_RENEWED_AFTER_SECS, OwnKeys, QUIET_SECS, REQUESTS_MAX, Roster, RosterAction, RosterEntry,
-    RosterError, RosterEvent, Seen, Signer, Standing, TRACES_MAX, Told,
+    Asking, CONTACTS_MAX, Contact, KEYS_RENEWED_AFTER_SECS, OwnKeys, OwnNews, QUIET_SECS, REQUESTS_MAX, Roster, RosterAction,
+    RosterEntry, RosterError, RosterEvent, Seen, Signer, Standing, TRACES_MAX, Told,
 };
-pub use statement::{Attested, ContactStatement, Stance, StatementError, is_mutual};
+pub use statement::{Attested, ContactStatement, SEQUENCE_MAX, Stance, StatementError, is_mutual};
 
 use crate::capability::Capability;
 use crate::key::PublicKey;

@@ -34,8 +34,13 @@ impl Authority {
     }
 
     pub(crate) fn person(&self, name: &str, seed: u8) -> Person {
+        self.device(name, seed, 0)
+    }
+
+    /// One of several devices of a user.
+    pub(crate) fn device(&self, name: &str, seed: u8, slot: u8) -> Person {
         let identity = SecretKey::from_bytes([seed; 32]);
-        let device_key = SecretKey::from_bytes([seed.wrapping_add(1); 32]);
+        let device_key = SecretKey::from_bytes([seed.wrapping_add(slot).wrapping_add(1); 32]);
         let (not_before, not_after) = (NOW.minus_secs(3_600), NOW.plus_secs(30 * 86_400));
         let signing = SigningCertificate {
             key: self.signing_key.public(),
@@ -54,7 +59,7 @@ impl Authority {
             linked: Vec::new(),
             extensions: Extensions::none(),
         };
-        let params = DeviceCertificateParams { device: DeviceKey(device_key.public()), slot: 0, serial: 1, now: NOW };
+        let params = DeviceCertificateParams { device: DeviceKey(device_key.public()), slot, serial: 1, now: NOW };
         let user = UserChain::Named {
             root: AuthorityKey(self.root.public()),
             signing: Signed::sign(signing, &self.root),

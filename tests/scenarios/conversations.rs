@@ -5,12 +5,14 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use halloo_tests::network::text;
+use halloo_tests::network::{AUTHORITY, text};
 use halloo_tests::{Daemon, Network, Plan, User, eventually};
 use serde_json::Value;
 
 /// Long enough for a look-up, a key, and a try that has to be made again.
 const ARRIVAL_TIME_MAX: Duration = Duration::from_secs(60);
+
+const CONFIG: &str = "config.toml";
 
 fn conversation(of: &User, with: &User) -> Result<Vec<Value>, String> {
     let list = of.api().get(&format!("/v1/messages?with={}", with.username))?;
@@ -120,21 +122,35 @@ fn copy_home(from: &Path, to: &Path) {
 fn set_back(network: &mut Network, restored: usize) {
     let folder = network.folder().join("backup");
     let [alice, bob] = network.users();
-    tell(alice, bob, "before");
-    tell(bob, alice, "before too");
     let (old, other): (&mut User, &mut User) = if restored == 0 { (alice, bob) } else { (bob, alice) };
+    back_up(old, other, &folder);
+    restore(old, other, &folder);
+}
+
+/// Exchanges messages before a backup is made of `old`'s home, and after it.
+#[track_caller]
+fn back_up(old: &mut User, other: &User, folder: &Path) {
+    tell(other, old, "before");
+    tell(old, other, "before too");
     old.kill();
-    copy_home(old.home(), &folder);
+    copy_home(old.home(), folder);
     old.restart();
     for round in 0..3 {
         tell(old, other, &format!("lost {round}"));
         tell(other, old, &format!("lost too {round}"));
     }
+}
+
+/// Sets `old`'s home back, and goes on in both directions.
+#[track_caller]
+fn restore(old: &mut User, other: &User, folder: &Path) {
     // While it is away something is written to it, in the session as it was.
     old.kill();
     let waiting = send(other, old, "while you were away");
     is_in_state(other, old, &waiting, &["sent"]);
-    copy_home(&folder, old.home());
+    let config = fs::read(old.home().join(CONFIG)).expect("the home is ours");
+    copy_home(folder, old.home());
+    fs::write(old.home().join(CONFIG), config).expect("the home is ours");
     old.restart();
     has_once(old, other, "while you were away");
     is_in_state(other, old, &waiting, &["delivered"]);
@@ -176,4 +192,45 @@ fn who_wrote_first_may_be_the_one_that_was_set_back() {
     mailboxes_of(&network.users[0], 1);
     mailboxes_of(&network.users[1], 1);
     set_back(&mut network, 0);
+}
+
+const PAST_CLOCK: &str = "[debug]\nclock_skew_secs = -604800\n";
+
+fn correct_clock(daemon: &Daemon) {
+    let path = daemon.home().join(CONFIG);
+    let config = fs::read_to_string(&path).expect("the home is ours");
+    assert!(config.contains(PAST_CLOCK), "{config}");
+    fs::write(path, config.replace(PAST_CLOCK, "")).expect("the home is ours");
+}
+
+#[test]
+fn a_home_set_back_by_a_week_goes_on() {
+    let names = ["alice", "bob"];
+    let plan = [AUTHORITY, "alice", "bob"].into_iter().fold(Plan::new(names), |plan, name| plan.config(name, PAST_CLOCK));
+    let mut network = plan.start();
+    network.users.iter().for_each(|user| drop(mailboxes_of(user, 1)));
+    let folder = network.folder().join("backup");
+    let [alice, bob] = network.users();
+    back_up(bob, alice, &folder);
+    // A week goes by in which nobody is there: everything that lasts for days only has ended for everybody.
+    network.users.iter_mut().for_each(|user| user.kill());
+    network.authority.kill();
+    [&network.authority].into_iter().chain(network.users.iter().map(|user| &**user)).for_each(correct_clock);
+    network.authority.restart();
+    for (index, name) in names.into_iter().enumerate() {
+        let launch = network.launch(name);
+        network.users[index].start(launch);
+    }
+    network.users.iter().for_each(|user| drop(mailboxes_of(user, 1)));
+    let [alice, bob] = network.users();
+    for round in 3..6 {
+        tell(bob, alice, &format!("lost {round}"));
+        tell(alice, bob, &format!("lost too {round}"));
+    }
+    restore(bob, alice, &folder);
+    for round in 3..6 {
+        has_once(bob, alice, &format!("lost too {round}"));
+    }
+    let status = bob.cli(["status"]).ok();
+    assert_eq!(status["clock_offset_ms"].as_i64().map(|offset| offset.abs() < 60_000), Some(true), "{status}");
 }

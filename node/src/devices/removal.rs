@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use halloo_protocol::contact::OwnNews;
 use halloo_protocol::directory::DirectoryRecord;
 use halloo_protocol::identity::{Tombstone, UserId};
 use halloo_protocol::key::{DeviceKey, IdentityKey};
@@ -212,7 +213,8 @@ impl EventLoop {
         if self.is_revoked() {
             return;
         }
-        if let Err(error) = self.run_roster(|roster, signer| roster.merge_own(None, None, tombstones, signer)) {
+        let news = OwnNews { tombstones, ..OwnNews::default() };
+        if let Err(error) = self.run_roster(|roster, signer| roster.merge(Vec::new(), Some(news), signer)) {
             warn!(%error, "contacts aren't told of a removed device");
         }
         self.refresh_hello();

@@ -174,6 +174,17 @@ pub struct OwnKeys {
     pub tombstones: Vec<Signed<Tombstone>>,
 }
 
+/// What another device of the user says of the user's own part; tombstones were verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OwnNews {
+    /// [`OwnKeys::presence`]; counts if it is newer.
+    pub presence: Option<PresenceSecret>,
+    /// [`OwnKeys::profile`]; counts if it is newer.
+    pub profile: Option<ProfileCard>,
+    /// [`OwnKeys::tombstones`]; added to those that are known.
+    pub tombstones: Vec<Signed<Tombstone>>,
+}
+
 impl OwnKeys {
     /// A new user's.
     #[must_use]

@@ -39,6 +39,10 @@ pub struct ContactStatement {
     pub extensions: Extensions,
 }
 
+/// Greatest [`sequence`](ContactStatement::sequence), and greatest [`ends`](ContactStatement::ends), that is believed of others. Own statements go
+/// above what the other ends: if that could be the end of all numbers, there would be no way to say anything any more, and no way to take it back.
+pub const SEQUENCE_MAX: u64 = u64::MAX >> 1;
+
 impl Body for ContactStatement {
     const KIND: u16 = 0x0601;
     const LIMIT: usize = 256;
@@ -77,6 +81,9 @@ pub enum StatementError {
     /// It is somebody else's word, or about somebody else.
     #[error("the statement is not of this user about this one")]
     WrongParties,
+    /// A number is above [`SEQUENCE_MAX`].
+    #[error("the statement's numbers leave no room for others")]
+    OutOfRange,
 }
 
 /// A statement with the certificate of the device that signed it: proves by itself what the owner of an identity key has said.
@@ -106,6 +113,23 @@ impl Attested {
         let device = certificate.verify(&owner.0).map_err(StatementError::Certificate)?.device;
         statement.verify(&device.0).map_err(StatementError::Signature)?;
         Ok(Self { statement, certificate })
+    }
+
+    /// The same of somebody else, whose numbers have to be within [`SEQUENCE_MAX`].
+    ///
+    /// # Errors
+    /// [`StatementError`].
+    pub fn verify_of_other(
+        statement: Signed<ContactStatement>,
+        certificate: Signed<DeviceCertificate>,
+        owner: &IdentityKey,
+        other: &IdentityKey,
+    ) -> Result<Self, StatementError> {
+        let said = statement.unverified();
+        if said.sequence.max(said.ends) > SEQUENCE_MAX {
+            return Err(StatementError::OutOfRange);
+        }
+        Self::verify(statement, certificate, owner, other)
     }
 
     /// What is said; its signature was checked when it was taken.

@@ -1,5 +1,7 @@
 //! People and what they say to each other, in every order.
 
+mod convergence;
+
 use proptest::prelude::*;
 
 use super::privacy::Relation;
@@ -20,10 +22,14 @@ struct Party {
     roster: Roster,
     now: UnixTime,
     seed: u8,
+    /// How often it has acted, so that it never draws the same secret twice.
+    acts: u64,
     /// Signals on their way, with whom they are for.
     sent: Vec<(UserId, ContactSignal)>,
     events: Vec<RosterEvent>,
     own_changes: usize,
+    /// Changes that own other devices want to know.
+    changes: usize,
     /// Tombstones of contacts' devices that were taken.
     removed: Vec<Signed<Tombstone>>,
 }
@@ -36,7 +42,19 @@ impl Party {
     fn of(person: Person, seed: u8) -> Self {
         let chain = person.chain.verify(NOW, &Authority::new(1).trust()).expect("a good chain");
         let roster = Roster::new(OwnKeys::new(Secret32::from_bytes([seed; 32])), []);
-        Self { person, chain, roster, now: NOW, seed, sent: Vec::new(), events: Vec::new(), own_changes: 0, removed: Vec::new() }
+        Self {
+            person,
+            chain,
+            roster,
+            now: NOW,
+            seed,
+            acts: 0,
+            sent: Vec::new(),
+            events: Vec::new(),
+            own_changes: 0,
+            changes: 0,
+            removed: Vec::new(),
+        }
     }
 
     fn user(&self) -> UserId {
@@ -49,9 +67,11 @@ impl Party {
 
     /// Gives the roster one input and carries out what it wants.
     fn act<T>(&mut self, input: impl FnOnce(&mut Roster, &mut Signer<'_>) -> T) -> T {
-        self.seed = self.seed.wrapping_add(1);
+        self.acts += 1;
+        let mut seed = [self.seed; 32];
+        seed[..8].copy_from_slice(&self.acts.to_be_bytes());
         let certificate = &self.person.chain.device;
-        let mut signer = Signer::new(self.chain.user.identity, &self.person.device_key, certificate, self.now, [self.seed; 32]);
+        let mut signer = Signer::new(self.chain.user.identity, &self.person.device_key, certificate, self.now, seed);
         let result = input(&mut self.roster, &mut signer);
         while let Some(action) = self.roster.poll_action() {
             match action {
@@ -62,10 +82,8 @@ impl Party {
                 RosterAction::Tell(event) => self.events.push(event),
                 RosterAction::OwnChanged => self.own_changes += 1,
                 RosterAction::Removed { tombstones, .. } => self.removed.extend(tombstones),
-                RosterAction::Persist { .. }
-                | RosterAction::PersistTold { .. }
-                | RosterAction::Forget { .. }
-                | RosterAction::KeepAvatar { .. } => {}
+                RosterAction::Persist { .. } => self.changes += 1,
+                RosterAction::PersistTold { .. } | RosterAction::Forget { .. } | RosterAction::KeepAvatar { .. } => {}
             }
         }
         result
@@ -289,15 +307,16 @@ fn who_is_blocked_gets_the_answers_of_a_stranger() {
     assert_eq!(told, ["remove"], "a block looks like a removal");
     settle(&mut alice, &mut bob);
     bob.events.clear();
-    let before = bob.roster.contact(&alice.user()).cloned();
     assert_eq!(alice.ask(&bob), Ok(Standing::Asked));
-    settle(&mut alice, &mut bob);
-    assert_eq!(bob.relation(&alice), Relation::Blocked);
-    assert_eq!((bob.events.len(), bob.roster.contact(&alice.user()).cloned()), (0, before));
+    for (_, signal) in std::mem::take(&mut alice.sent) {
+        bob.receive(&alice, signal).expect("taken");
+    }
+    assert_eq!((bob.standing(&alice), bob.relation(&alice)), (Standing::Blocked, Relation::Blocked));
+    assert_eq!((bob.events.len(), bob.sent.len()), (0, 0));
     assert_eq!(alice.standing(&bob), Standing::Asked, "as with anybody who hasn't answered yet");
     assert_eq!(bob.ask(&alice), Err(RosterError::Blocked));
     let user = alice.user();
-    bob.act(|roster, _| roster.unblock(&user)).expect("was blocked");
+    assert_eq!(bob.act(|roster, _| roster.unblock(&user)), Ok(Standing::Removed), "what was asked meanwhile isn't shown");
     alice.now = NOW.plus_secs(60);
     alice.remove(&bob).expect("withdraws");
     alice.ask(&bob).expect("asks");
@@ -528,6 +547,41 @@ fn own_devices_agree() {
 }
 
 #[test]
+fn own_devices_make_one_new_key_for_a_removal_and_replace_what_was_given_away() {
+    for is_key_first in [false, true] {
+        let (mut alice, mut bob) = couple();
+        let mut second = Party::of(Authority::new(1).person("alice", 10), 99);
+        alice.ask(&bob).expect("asks");
+        settle(&mut alice, &mut bob);
+        bob.accept(&alice).expect("accepts");
+        settle(&mut bob, &mut alice);
+        let known = |from: &Party| {
+            let entries: Vec<RosterEntry> = from.roster.entries().cloned().collect();
+            let own = from.roster.own().clone();
+            (entries, OwnNews { presence: Some(own.presence), profile: own.profile, tombstones: own.tombstones })
+        };
+        let (entries, own) = known(&alice);
+        second.act(|roster, signer| roster.merge(entries, Some(own), signer));
+        assert_eq!(second.relation(&bob), Relation::Contact);
+        second.sent.clear();
+        alice.remove(&bob).expect("removes");
+        let (entries, own) = known(&alice);
+        let new = own.presence.clone().expect("a key");
+        if is_key_first {
+            second.act(|roster, signer| roster.merge(Vec::new(), Some(own), signer));
+            assert!(!second.sent.is_empty(), "it couldn't know that bob isn't to have it");
+            second.act(|roster, signer| roster.merge(entries, None, signer));
+            assert!(second.roster.own().presence > new, "given away");
+        } else {
+            second.act(|roster, signer| roster.merge(entries, Some(own), signer));
+            assert!(second.sent.is_empty(), "who was removed is told nothing: {:?}", second.sent);
+            assert_eq!(second.roster.own().presence, new);
+        }
+        assert_ne!(second.relation(&bob), Relation::Contact);
+    }
+}
+
+#[test]
 fn a_request_fits_a_kilobyte_and_secrets_do_not_print() {
     let (mut alice, bob) = couple();
     let asking = Asking { text: "x".repeat(REQUEST_TEXT_BYTES_MAX), display_name: "ü".repeat(200) };
@@ -560,7 +614,7 @@ fn statements_are_bounded() {
     assert!(crate::wire::encode(&statement).len() <= ContactStatement::LIMIT);
 }
 
-/// What two people may do, and what the network does to their signals.
+/// One act of one of two people, or one delivery.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Ask(bool),

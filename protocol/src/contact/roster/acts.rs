@@ -1,7 +1,7 @@
 //! What the person does.
 
 use super::super::statement::Stance;
-use super::super::{ContactAnswer, ContactRemoval, ContactSignal, PassOn, REQUEST_TEXT_BYTES_MAX};
+use super::super::{ContactAnswer, ContactSignal, PassOn, REQUEST_TEXT_BYTES_MAX};
 use super::{
     Asking, CONTACTS_MAX, QUIET_SECS, Roster, RosterAction, RosterEntry, RosterError, RosterEvent, Signer, Standing, Told,
 };
@@ -47,7 +47,7 @@ impl Roster {
         if !is_repeated {
             self.state(user, Stance::Asked, signer);
         }
-        self.send_request(user, asking);
+        self.send_request(user, asking, signer);
         Ok(self.standing(user))
     }
 
@@ -103,9 +103,10 @@ impl Roster {
     pub fn remove(&mut self, user: &UserId, signer: &mut Signer<'_>) -> Result<Standing, RosterError> {
         match self.standing(user) {
             Standing::Requested => return self.decline(user, signer),
-            Standing::Contact | Standing::Changed | Standing::Asked => self.end(user, signer),
-            Standing::Declined => self.state(user, Stance::Removed, signer),
-            Standing::Removed | Standing::Blocked => return Err(RosterError::Unknown),
+            Standing::Blocked => return Err(RosterError::Unknown),
+            // Also a yes that came to nothing is taken back, and they are told: it would count if they asked anew.
+            _ if self.says_yes(user) => self.end(user, signer),
+            _ => return Err(RosterError::Unknown),
         }
         self.forget_traces();
         Ok(self.standing(user))
@@ -129,12 +130,8 @@ impl Roster {
             return Ok(standing);
         }
         self.make_room(standing)?;
-        if matches!(standing, Standing::Contact | Standing::Changed | Standing::Asked) {
+        if self.says_yes(user) {
             self.end(user, signer);
-        }
-        if standing == Standing::Requested {
-            // For this side alone: an unblocked person has to ask anew.
-            self.state(user, Stance::Removed, signer);
         }
         let entry = &mut self.contact_mut(user).entry;
         if let Some(identity) = identity {
@@ -155,6 +152,8 @@ impl Roster {
         }
         let entry = &mut self.contact_mut(user).entry;
         entry.blocked = (entry.blocked.0.saturating_add(1), false);
+        // What they have asked before or meanwhile was asked of somebody who doesn't listen: they have to ask anew.
+        entry.hide_requests();
         self.persist(user);
         self.forget_traces();
         Ok(self.standing(user))
@@ -238,14 +237,11 @@ impl Roster {
     }
 
     /// Ends what there was, and tells them.
-    fn end(&mut self, user: &UserId, signer: &mut Signer<'_>) {
+    pub(super) fn end(&mut self, user: &UserId, signer: &mut Signer<'_>) {
         let was_contact = self.standing(user).is_contact();
         self.state(user, Stance::Removed, signer);
         self.contact_mut(user).told = Told::default();
-        if let Some(mine) = self.entry(user).and_then(|entry| entry.mine.as_ref()) {
-            let removal = ContactRemoval { statement: mine.statement.clone(), extensions: Extensions::none() };
-            self.send(user, ContactSignal::Remove(Box::new(removal)));
-        }
+        self.send_removal(user, signer);
         if was_contact {
             self.raise_epoch(signer);
             self.reconcile_all(signer);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bincode::{Decode, Encode};
 
-use super::super::statement::{Attested, Stance};
+use super::super::statement::{Attested, ContactStatement, Stance};
 use super::super::{PassOn, PresenceKey, REQUEST_NAME_BYTES_MAX, REQUEST_TEXT_BYTES_MAX, Secret32};
 use super::Standing;
 use crate::capability::{Capability, Issuer, Service};
@@ -261,15 +261,47 @@ impl RosterEntry {
         self.seen = self.seen.max(Some((serial, identity)));
     }
 
-    /// Takes a verified statement of theirs. True if it is newer than what is known of this key.
+    /// Takes a verified statement of theirs. True if it says something newer than what is known of this key: the same statement under another
+    /// device's signature is no news.
     pub(super) fn take_statement(&mut self, statement: Attested) -> bool {
         let owner = statement.said().owner;
-        if self.theirs.get(&owner).is_some_and(|known| known.rank() >= statement.rank()) {
+        let known = self.theirs.get(&owner);
+        if known.is_some_and(|known| known.rank() >= statement.rank()) {
             return false;
         }
+        let is_news = known.is_none_or(|known| known.said() != statement.said());
         self.theirs.insert(owner, statement);
         self.trim_owners();
-        true
+        is_news
+    }
+
+    /// Takes a verified statement of theirs, with the key it came with. True if it says something newer.
+    pub(super) fn take_word(&mut self, statement: Attested, pairwise: Option<PublicKey>, now: UnixTime) -> bool {
+        let said = statement.said().clone();
+        let is_news = self.take_statement(statement);
+        if let Some(pairwise) = pairwise {
+            self.pairwise = self.pairwise.max(Some((said.sequence, pairwise)));
+        }
+        if is_news && said.stance == Stance::Asked && !self.says_yes() && now < self.quiet {
+            self.hidden = self.hidden.max(said.sequence);
+        }
+        is_news
+    }
+
+    /// True if this is what the owner of the key has said last.
+    pub(super) fn is_newest(&self, said: &ContactStatement) -> bool {
+        self.theirs.get(&said.owner).is_some_and(|known| known.said() == said)
+    }
+
+    /// True if the user's own newest word is yes, whatever the other says.
+    pub(super) fn says_yes(&self) -> bool {
+        self.my_statement().is_some_and(|mine| mine.said().is_yes())
+    }
+
+    /// Whatever they have asked so far isn't shown.
+    pub(super) fn hide_requests(&mut self) {
+        let newest = self.their_statement().map_or(0, |theirs| theirs.said().sequence);
+        self.hidden = self.hidden.max(newest);
     }
 
     pub(super) fn take_presence(&mut self, key: PresenceKey) {
@@ -313,6 +345,9 @@ impl RosterEntry {
 
     /// Takes in what another device of the same user knows. Nothing in `other` is verified here.
     pub fn join(&mut self, other: Self) {
+        if other.has_newer_seed(self) {
+            self.seed.clone_from(&other.seed);
+        }
         self.pin = self.pin.max(other.pin);
         self.formers.extend(other.formers);
         keep_last(&mut self.formers, FORMERS_MAX);
@@ -329,7 +364,6 @@ impl RosterEntry {
         self.quiet = self.quiet.max(other.quiet);
         self.intro = self.intro.take().max(other.intro);
         self.blocked = self.blocked.max(other.blocked);
-        self.seed = self.seed.take().max(other.seed);
         self.pairwise = self.pairwise.max(other.pairwise);
         self.presence.extend(other.presence);
         keep_last(&mut self.presence, PRESENCE_KEYS_MAX);
@@ -349,7 +383,8 @@ impl RosterEntry {
         self.check().ok()?;
         let holds = |statement: &Attested, owner: &IdentityKey| {
             let other = statement.said().other;
-            Attested::verify(statement.statement.clone(), statement.certificate.clone(), owner, &other).is_ok()
+            let verify = if owner == me { Attested::verify } else { Attested::verify_of_other };
+            verify(statement.statement.clone(), statement.certificate.clone(), owner, &other).is_ok()
         };
         self.mine = self.mine.filter(|mine| holds(mine, me));
         self.theirs.retain(|owner, statement| statement.said().owner == *owner && holds(statement, owner));
@@ -358,6 +393,17 @@ impl RosterEntry {
             *key == (claims.issuer, claims.service) && capability.verify(&claims.issuer.key()).is_ok()
         });
         Some(self)
+    }
+
+    /// True if this entry's seed counts: that of the newer own statement, for its key went along with it. Of equally new ones it is that with the greater
+    /// key, as where it is received ([`RosterEntry::pairwise`]).
+    fn has_newer_seed(&self, other: &Self) -> bool {
+        if self.seed == other.seed || self.seed.is_none() || other.seed.is_none() {
+            return other.seed.is_none();
+        }
+        let sequence = |entry: &Self| entry.mine.as_ref().map(|mine| mine.said().sequence);
+        let key = |entry: &Self| entry.own_pairwise().map(|key| key.public());
+        sequence(self).cmp(&sequence(other)).then_with(|| key(self).cmp(&key(other))).is_gt()
     }
 
     fn trim_owners(&mut self) {

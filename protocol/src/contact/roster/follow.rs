@@ -2,12 +2,13 @@
 
 use super::super::statement::{Attested, ContactStatement, Stance};
 use super::super::{
-    ContactAnswer, ContactKeys, ContactRequest, ContactSignal, ContactUpdate, PresenceSecret, REQUEST_NAME_BYTES_MAX,
+    ContactAnswer, ContactKeys, ContactRemoval, ContactRequest, ContactSignal, ContactUpdate, PresenceSecret,
+    REQUEST_NAME_BYTES_MAX,
 };
 use super::{
     Asking, CAPABILITY_BACKDATED_SECS, CONTACT_PAYLOAD_BYTES_MAX, CONTACT_PER_HOUR, CONTACTS_MAX, Contact,
-    KEYS_RENEWED_AFTER_SECS, REQUESTS_MAX, Roster, RosterAction, RosterEntry, RosterEvent, SERVICES, Seen, Signer, Standing,
-    TRACES_MAX, Told,
+    KEYS_RENEWED_AFTER_SECS, OwnNews, REQUESTS_MAX, Roster, RosterAction, RosterEntry, RosterEvent, SERVICES, Seen, Signer,
+    Standing, TRACES_MAX, Told,
 };
 use crate::capability::{CAPABILITY_SECS_MAX, Capability, CapabilityId, Holder, Issuer, Limits, Service};
 use crate::identity::{Tombstone, UserId, with_tombstones};
@@ -57,37 +58,72 @@ impl Roster {
         }
     }
 
-    /// Takes in what another device of this user knows of somebody.
-    pub fn merge(&mut self, other: RosterEntry, signer: &mut Signer<'_>) {
+    /// Takes in what another device of this user knows of people, and its own part if that came along.
+    ///
+    /// People come first: whoever that device has removed gets nothing of a key that was made because of it.
+    pub fn merge(&mut self, others: Vec<RosterEntry>, own: Option<OwnNews>, signer: &mut Signer<'_>) {
+        let mut is_anybody_lost = false;
+        for other in others {
+            is_anybody_lost |= self.merge_entry(other, signer);
+        }
+        let known = self.own.presence.clone();
+        if let Some(own) = own {
+            self.merge_own(own, signer);
+        }
+        if is_anybody_lost && self.own.presence == known {
+            // Else the other device has seen to it.
+            self.renew_keys(signer);
+        }
+    }
+
+    /// True if somebody was a contact, has the present key, and is none any more.
+    fn merge_entry(&mut self, other: RosterEntry, signer: &mut Signer<'_>) -> bool {
         let user = other.user.clone();
         let is_known = self.contacts.contains_key(&user);
         if !is_known && self.contacts.len() >= CONTACTS_MAX + REQUESTS_MAX + TRACES_MAX {
-            return;
+            return false;
         }
-        let Some(other) = other.believed(&signer.identity) else { return };
+        let Some(other) = other.believed(&signer.identity) else { return false };
         let before = self.standing(&user);
+        // If the other device has made a new key already, and it came first, they were never told that one.
+        let has_present_key = self.contacts.get(&user).is_some_and(|contact| contact.told.keys == self.keys_hash(contact));
         let contact = self.contact_mut(&user);
         let old = contact.entry.clone();
         contact.entry.join(other);
         if contact.entry == old && is_known {
-            return;
+            return false;
         }
         self.persist(&user);
-        self.tell_change(&user, before);
-        if before.is_contact() && !self.standing(&user).is_contact() {
-            self.contact_mut(&user).told = Told::default();
+        if self.standing(&user) == Standing::Blocked && self.says_yes(&user) {
+            // One device has blocked them while another said yes to them.
+            self.end(&user, signer);
         }
+        self.tell_change(&user, before);
         self.reconcile(&user, signer);
+        self.forget_if_lost(&user, before) && has_present_key
     }
 
-    /// Takes in the own part that another device of this user has. Tombstones were verified.
-    pub fn merge_own(
-        &mut self,
-        presence: Option<PresenceSecret>,
-        profile: Option<ProfileCard>,
-        tombstones: Vec<Signed<Tombstone>>,
-        signer: &mut Signer<'_>,
-    ) {
+    /// Sees to what follows from another statement: the person is told, somebody who is a contact gets keys, and whoever was one gets no more.
+    pub(super) fn follow_change(&mut self, user: &UserId, before: Standing, signer: &mut Signer<'_>) {
+        self.tell_change(user, before);
+        if self.forget_if_lost(user, before) {
+            self.renew_keys(signer);
+        }
+        self.reconcile(user, signer);
+        self.forget_traces();
+    }
+
+    /// True if somebody was a contact and is none any more; that they were told anything is forgotten then.
+    fn forget_if_lost(&mut self, user: &UserId, before: Standing) -> bool {
+        let is_lost = before.is_contact() && !self.standing(user).is_contact();
+        if is_lost {
+            self.contact_mut(user).told = Told::default();
+        }
+        is_lost
+    }
+
+    fn merge_own(&mut self, news: OwnNews, signer: &mut Signer<'_>) {
+        let OwnNews { presence, profile, tombstones } = news;
         let before = self.own.clone();
         for tombstone in tombstones {
             self.own.bury(tombstone);
@@ -122,7 +158,7 @@ impl Roster {
         true
     }
 
-    /// Gives every contact new keys: a device of one of them that was removed has the old ones.
+    /// Gives every contact new keys: somebody who is none any more, or a device of one of them that was removed, has the old ones.
     pub fn renew_keys(&mut self, signer: &mut Signer<'_>) {
         self.raise_epoch(signer);
         self.reconcile_all(signer);
@@ -150,7 +186,7 @@ impl Roster {
         if keys.is_none() && profile.is_none() {
             return;
         }
-        self.note_told(user, signer.now);
+        self.note_told(user, keys.is_some().then_some(signer.now));
         let extensions = with_tombstones(Extensions::none(), &self.own.tombstones);
         let update = ContactUpdate { keys, profile, extensions };
         self.send(user, ContactSignal::Update(Box::new(update)));
@@ -167,28 +203,32 @@ impl Roster {
         Some(ProfileCard { profile: card.profile.clone(), avatar })
     }
 
-    pub(super) fn note_told(&mut self, user: &UserId, now: UnixTime) {
+    /// Notes that a contact is told everything; `now` if keys are among it.
+    fn note_told(&mut self, user: &UserId, now: Option<UnixTime>) {
         let Some(contact) = self.contacts.get(user) else { return };
         let keys = self.keys_hash(contact);
+        let at = now.map_or(contact.told.at, |now| issued_at(contact, now));
         let profile = self.own.profile.as_ref().map(|card| card.profile.unverified());
         let told = Told {
             keys,
             profile: profile.map_or(0, |profile| profile.sequence),
             avatar: profile.and_then(|profile| profile.avatar),
-            at: now,
+            at,
         };
         self.contact_mut(user).told = told;
         self.actions.push_back(RosterAction::PersistTold { user: user.clone() });
     }
 
-    /// Names the keys a contact is to have: another when the presence key changes, or the key they are known by.
+    /// Names the keys a contact is to have: another when the presence key changes, or the key they are known by, or when they say yes anew: what came
+    /// while they said no they didn't keep.
     pub(super) fn keys_hash(&self, contact: &Contact) -> [u8; 32] {
         let holder = contact.entry.pairwise.map_or([0; 32], |(_, key)| key.0);
+        let said = contact.entry.their_statement().map_or(0, |theirs| theirs.said().sequence);
         let presence = &self.own.presence;
         let removed: Vec<[u8; 32]> = self.own.tombstones.iter().map(Signed::body_hash).collect();
         let removed = removed.concat();
         let (epoch, presence) = (presence.epoch().to_be_bytes(), presence.to_bytes());
-        let told = hash("halloo keys told", &[&epoch, presence.as_slice(), &holder, &removed]);
+        let told = hash("halloo keys told", &[&epoch, presence.as_slice(), &holder, &said.to_be_bytes(), &removed]);
         if self.pass_on.version == 0 {
             return told;
         }
@@ -198,11 +238,13 @@ impl Roster {
 
     /// The keys for a contact; without a key to make them out to, no capabilities.
     pub(super) fn keys_for(&self, user: &UserId, signer: &mut Signer<'_>) -> Option<ContactKeys> {
-        let holder = self.contacts.get(user)?.entry.pairwise.map(|(_, key)| key);
+        let contact = self.contacts.get(user)?;
+        let holder = contact.entry.pairwise.map(|(_, key)| key);
+        let at = issued_at(contact, signer.now);
         let epoch = self.own.presence.epoch();
         let mut capabilities = Vec::new();
         if let Some(holder) = holder {
-            capabilities.extend(SERVICES.map(|service| capability(service, holder, epoch, signer)));
+            capabilities.extend(SERVICES.map(|service| capability(service, holder, epoch, at, signer)));
         }
         let extensions = self.pass_on.within(&Extensions::none());
         Some(ContactKeys { presence: self.own.presence.key(), capabilities, extensions })
@@ -234,13 +276,13 @@ impl Roster {
         self.persist(user);
     }
 
-    pub(super) fn send_request(&mut self, user: &UserId, asking: Asking) {
+    pub(super) fn send_request(&mut self, user: &UserId, asking: Asking, signer: &Signer<'_>) {
         let Some(entry) = self.entry(user) else { return };
         let (Some(mine), Some(pairwise)) = (&entry.mine, entry.own_pairwise()) else { return };
         let Asking { text, mut display_name } = asking;
         display_name.truncate(display_name.floor_char_boundary(REQUEST_NAME_BYTES_MAX));
         let request = ContactRequest {
-            statement: mine.statement.clone(),
+            statement: under_own_signature(mine, signer),
             pairwise: pairwise.public(),
             text,
             display_name,
@@ -255,14 +297,22 @@ impl Roster {
         let Some(entry) = self.entry(user) else { return };
         let (Some(mine), Some(pairwise)) = (&entry.mine, entry.own_pairwise()) else { return };
         let answer = ContactAnswer {
-            statement: mine.statement.clone(),
+            statement: under_own_signature(mine, signer),
             pairwise: Some(pairwise.public()),
             keys,
             profile,
             extensions: Extensions::none(),
         };
-        self.note_told(user, signer.now);
+        self.note_told(user, Some(signer.now));
         self.send(user, ContactSignal::Accept(Box::new(answer)));
+    }
+
+    /// Says that the user's newest word is no.
+    pub(super) fn send_removal(&mut self, user: &UserId, signer: &Signer<'_>) {
+        let mine = self.entry(user).and_then(|entry| entry.mine.as_ref()).filter(|mine| !mine.said().is_yes());
+        let Some(statement) = mine.map(|mine| under_own_signature(mine, signer)) else { return };
+        let removal = ContactRemoval { statement, extensions: Extensions::none() };
+        self.send(user, ContactSignal::Remove(Box::new(removal)));
     }
 
     /// Tells what has become of somebody, if it is another than before.
@@ -286,9 +336,9 @@ impl Roster {
         }
     }
 
-    /// True if the user's own newest word is yes: then it was the other who has ended it.
+    /// True if the user's own newest word is yes: if they are no contact, it was the other who has ended it.
     pub(super) fn says_yes(&self, user: &UserId) -> bool {
-        self.entry(user).and_then(|entry| entry.mine.as_ref()).is_some_and(|mine| mine.said().is_yes())
+        self.entry(user).is_some_and(RosterEntry::says_yes)
     }
 
     /// Forgets those who are nothing to the user, beyond [`TRACES_MAX`].
@@ -324,8 +374,19 @@ impl Roster {
     }
 }
 
-fn capability(service: Service, holder: PublicKey, epoch: u32, signer: &mut Signer<'_>) -> Signed<Capability> {
-    let not_before = signer.now.minus_secs(CAPABILITY_BACKDATED_SECS);
+/// The user's word as this device may send it. Receivers check it against the certificate of the device that sends, so what another device has
+/// signed is said again: the same statement.
+fn under_own_signature(mine: &Attested, signer: &Signer<'_>) -> Signed<ContactStatement> {
+    if mine.device() == signer.device() { mine.statement.clone() } else { Signed::sign(mine.said().clone(), signer.key) }
+}
+
+/// When keys that are made now are issued. Of two capabilities the later one is kept, so those made in the same second get another.
+fn issued_at(contact: &Contact, now: UnixTime) -> UnixTime {
+    contact.told.at.plus_secs(1).max(now)
+}
+
+fn capability(service: Service, holder: PublicKey, epoch: u32, at: UnixTime, signer: &mut Signer<'_>) -> Signed<Capability> {
+    let not_before = at.minus_secs(CAPABILITY_BACKDATED_SECS);
     let capability = Capability {
         id: CapabilityId::random(&mut signer.rng),
         issuer: Issuer::Device(signer.device()),

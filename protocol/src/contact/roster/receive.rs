@@ -3,11 +3,11 @@
 use super::super::privacy::Relation;
 use super::super::statement::{Attested, ContactStatement, Stance};
 use super::super::{ContactAnswer, ContactKeys, ContactRequest, ContactSignal, ContactUpdate, PassOn, RosterShare};
-use super::{Intro, REQUESTS_MAX, Roster, RosterAction, RosterEvent, Seen, Signer, Standing, Told};
+use super::{Intro, OwnNews, REQUESTS_MAX, Roster, RosterAction, RosterEvent, Seen, Signer, Standing};
 use crate::call::Reason;
 use crate::capability::{Holder, Issuer};
 use crate::identity::{DeviceCertificate, UserId, VerifiedChain, tombstones_in};
-use crate::key::IdentityKey;
+use crate::key::{IdentityKey, PublicKey};
 use crate::profile::{Avatar, ProfileCard};
 use crate::wire::Signed;
 
@@ -21,7 +21,7 @@ struct Sender<'a> {
 
 impl Sender<'_> {
     fn attest(&self, statement: &Signed<ContactStatement>, me: &IdentityKey) -> Result<Attested, Reason> {
-        Attested::verify(statement.clone(), self.certificate.clone(), &self.identity, me).map_err(|_| Reason::INVALID)
+        Attested::verify_of_other(statement.clone(), self.certificate.clone(), &self.identity, me).map_err(|_| Reason::INVALID)
     }
 }
 
@@ -50,7 +50,11 @@ impl Roster {
         if let ContactSignal::Request(request) = signal {
             return self.receive_request(&sender, *request, signer);
         }
-        if self.relation(sender.user, &sender.identity) == Relation::Blocked || !self.is_expected(&sender, signer) {
+        if self.relation(sender.user, &sender.identity) == Relation::Blocked {
+            self.note_blocked(&sender, &signal, signer);
+            return Ok(());
+        }
+        if !self.is_expected(&sender, signer) {
             return Ok(());
         }
         match signal {
@@ -74,12 +78,17 @@ impl Roster {
         }
     }
 
+    /// The time in the statement isn't looked at: clocks differ, and a statement that is refused would leave the two at different ends.
     fn receive_request(&mut self, sender: &Sender<'_>, request: ContactRequest, signer: &mut Signer<'_>) -> Result<(), Reason> {
         let statement = sender.attest(&request.statement, &signer.identity)?;
-        if statement.said().stance != Stance::Asked || statement.said().issued_at.is_from_the_future(signer.now) {
+        if statement.said().stance != Stance::Asked {
             return Err(Reason::INVALID);
         }
-        if sender.chain.user.name().is_none() && self.entry(sender.user).is_none() {
+        let is_blocked = self.relation(sender.user, &sender.identity) == Relation::Blocked;
+        if is_blocked {
+            self.note_blocked(sender, &ContactSignal::Request(Box::new(request.clone())), signer);
+        }
+        if sender.chain.user.name().is_none() && (is_blocked || self.entry(sender.user).is_none()) {
             return Err(Reason::NOT_ALLOWED);
         }
         let before = self.standing(sender.user);
@@ -88,30 +97,57 @@ impl Roster {
             // Before anything is said about who it is: those who are blocked get the same answer.
             return Err(Reason::TOO_MANY);
         }
-        if self.relation(sender.user, &sender.identity) == Relation::Blocked || !self.admit_identity(sender, before, signer) {
+        if is_blocked || !self.admit_identity(sender, before, signer) {
             return Ok(());
         }
-        let sequence = statement.said().sequence;
+        let said = statement.said().clone();
+        self.contact_mut(sender.user).entry.pin_if_new(sender.identity);
+        let is_news = self.take_word(sender.user, statement, Some(request.pairwise), signer);
         let entry = &mut self.contact_mut(sender.user).entry;
-        entry.pin_if_new(sender.identity);
-        if !entry.take_statement(statement) {
-            return Ok(());
+        if entry.is_newest(&said) && entry.intro.as_ref().is_none_or(|intro| intro.sequence < said.sequence) {
+            // What was said with it before stays: nobody changes the words that the person has read.
+            entry.intro = Some(Intro { sequence: said.sequence, display_name: request.display_name, text: request.text });
+            self.persist(sender.user);
         }
-        let intro = Intro { sequence, display_name: request.display_name, text: request.text };
-        entry.intro = entry.intro.take().max(Some(intro));
-        entry.pairwise = entry.pairwise.max(Some((sequence, request.pairwise)));
-        let says_yes = matches!(before, Standing::Contact | Standing::Changed | Standing::Asked);
-        if !says_yes && signer.now < entry.quiet {
-            entry.hidden = entry.hidden.max(sequence);
-        }
-        self.persist(sender.user);
-        self.tell_change(sender.user, before);
-        if matches!(before, Standing::Contact | Standing::Asked) && self.standing(sender.user) == Standing::Contact {
-            // Requests that cross; or they ask for what they had, for their device has lost it.
+        if is_news && self.standing(sender.user) == Standing::Contact {
+            // Requests that cross; or they ask for what they had, for their device has lost it; or they haven't heard of a yes. They wait for a word.
             self.send_accept(sender.user, signer);
         }
-        self.reconcile(sender.user, signer);
+        self.follow_change(sender.user, before, signer);
         Ok(())
+    }
+
+    /// Takes a statement, with the key it came with. True if it says something newer. The same under another signature may be kept as well: own
+    /// devices have to keep the same one.
+    fn take_word(&mut self, user: &UserId, statement: Attested, pairwise: Option<PublicKey>, signer: &Signer<'_>) -> bool {
+        let entry = &mut self.contact_mut(user).entry;
+        let known = entry.their_statement().cloned();
+        let key = entry.pairwise;
+        let is_news = entry.take_word(statement, pairwise, signer.now);
+        if entry.their_statement() != known.as_ref() || entry.pairwise != key {
+            self.persist(user);
+        }
+        is_news
+    }
+
+    /// Somebody who is blocked learns nothing, and nothing is shown of them. What they say about the user is noted all the same: whoever didn't know their
+    /// newest word after unblocking them would take an older one, which comes late, for it.
+    fn note_blocked(&mut self, sender: &Sender<'_>, signal: &ContactSignal, signer: &Signer<'_>) {
+        if self.entry(sender.user).and_then(|entry| entry.identity()) != Some(sender.identity) {
+            return;
+        }
+        if matches!(signal, ContactSignal::Accept(_) | ContactSignal::Update(_)) {
+            // As anybody would who has said no before.
+            self.send_removal(sender.user, signer);
+        }
+        let (statement, pairwise) = match signal {
+            ContactSignal::Request(request) => (&request.statement, Some(request.pairwise)),
+            ContactSignal::Accept(answer) | ContactSignal::Decline(answer) => (&answer.statement, answer.pairwise),
+            ContactSignal::Remove(removal) => (&removal.statement, None),
+            ContactSignal::Update(_) | ContactSignal::Share(_) => return,
+        };
+        let Ok(statement) = sender.attest(statement, &signer.identity) else { return };
+        self.take_word(sender.user, statement, pairwise, signer);
     }
 
     /// True if a request under this key counts. While the user says yes to another key under this name, it doesn't.
@@ -125,6 +161,7 @@ impl Roster {
             return false;
         }
         self.contact_mut(sender.user).entry.repin(sender.identity, false);
+        self.persist(sender.user);
         if let (Some(old), new) = (pinned, sender.identity) {
             self.tell(RosterEvent::IdentityChanged { user: sender.user.clone(), old, new });
         }
@@ -136,20 +173,20 @@ impl Roster {
         if !statement.said().is_yes() {
             return Err(Reason::INVALID);
         }
+        // The statement counts whatever is thought of them just now: an older no of theirs may have come before it.
         let before = self.standing(sender.user);
-        if !matches!(before, Standing::Asked | Standing::Contact | Standing::Changed) {
-            return Ok(());
+        let is_request = statement.said().stance == Stance::Asked && !self.says_yes(sender.user);
+        if is_request && before != Standing::Requested && self.request_count() >= REQUESTS_MAX {
+            return Err(Reason::TOO_MANY);
         }
-        let sequence = statement.said().sequence;
-        let entry = &mut self.contact_mut(sender.user).entry;
-        entry.take_statement(statement);
-        if let Some(pairwise) = answer.pairwise {
-            entry.pairwise = entry.pairwise.max(Some((sequence, pairwise)));
+        self.take_word(sender.user, statement, answer.pairwise, signer);
+        if self.says_yes(sender.user) {
+            self.take_parts(sender, answer.keys, answer.profile);
+        } else {
+            // They take the user for a contact: they haven't heard of the no yet, or it came before they knew the user, and they passed it over.
+            self.send_removal(sender.user, signer);
         }
-        self.persist(sender.user);
-        self.take_parts(sender, answer.keys, answer.profile);
-        self.tell_change(sender.user, before);
-        self.reconcile(sender.user, signer);
+        self.follow_change(sender.user, before, signer);
         Ok(())
     }
 
@@ -165,18 +202,9 @@ impl Roster {
             return Err(Reason::INVALID);
         }
         let before = self.standing(sender.user);
-        if !self.contact_mut(sender.user).entry.take_statement(statement) {
-            return Ok(());
+        if self.take_word(sender.user, statement, None, signer) {
+            self.follow_change(sender.user, before, signer);
         }
-        self.persist(sender.user);
-        self.tell_change(sender.user, before);
-        let after = self.standing(sender.user);
-        if before.is_contact() && !after.is_contact() {
-            self.contact_mut(sender.user).told = Told::default();
-            self.raise_epoch(signer);
-            self.reconcile_all(signer);
-        }
-        self.forget_traces();
         Ok(())
     }
 
@@ -185,10 +213,12 @@ impl Roster {
         if !tombstones.is_empty() {
             self.actions.push_back(RosterAction::Removed { identity: sender.identity, tombstones });
         }
-        // Of somebody who was asked it counts too: it may have overtaken the answer.
-        if matches!(self.standing(sender.user), Standing::Contact | Standing::Changed | Standing::Asked) {
+        // While the user says yes it counts, whatever they are known to say: it may have overtaken their answer.
+        if self.says_yes(sender.user) {
             self.take_parts(sender, update.keys, update.profile);
             self.reconcile(sender.user, signer);
+        } else {
+            self.send_removal(sender.user, signer);
         }
         Ok(())
     }
@@ -235,11 +265,8 @@ impl Roster {
 
     fn receive_share(&mut self, share: RosterShare, signer: &mut Signer<'_>) {
         let RosterShare { entries, presence, profile, extensions } = share;
-        for entry in entries {
-            self.merge(entry, signer);
-        }
         let tombstones = tombstones_in(&extensions, &signer.identity);
-        self.merge_own(presence, profile, tombstones, signer);
+        self.merge(entries, Some(OwnNews { presence, profile, tombstones }), signer);
     }
 }
 

@@ -19,7 +19,7 @@ pub(super) const FIRST_CALL: CallId = CallId([0; 16]);
 
 #[derive(Clone, Debug)]
 enum Packet {
-    Invite { call: CallId, from: usize, part: ConferencePart },
+    Invite { call: CallId, from: usize, part: Box<ConferencePart> },
     Accept { call: CallId },
     Confirm { call: CallId },
     Refuse { call: CallId, reason: Reason },
@@ -300,7 +300,7 @@ impl Network {
                     self.fail(here, id, LegEnd::Lost, Some(Reason::CANCELLED));
                     continue;
                 }
-                State::Dialling => Packet::Invite { call: id, from: here, part: call.part.clone().expect("we dial") },
+                State::Dialling => Packet::Invite { call: id, from: here, part: Box::new(call.part.clone().expect("we dial")) },
                 State::Answering => Packet::Accept { call: id },
                 State::Ended(Some(reason)) if !is_late => Packet::HangUp { call: id, reason: *reason },
                 _ => continue,
@@ -367,7 +367,7 @@ impl Network {
     fn take(&mut self, here: usize, packet: Packet) {
         let now = self.clock();
         match packet {
-            Packet::Invite { call, from, part } => self.take_invite(here, call, from, part),
+            Packet::Invite { call, from, part } => self.take_invite(here, call, from, *part),
             Packet::Accept { call: id } => {
                 let Some(call) = self.devices[here].calls.get_mut(&id) else { return };
                 let other = call.other;
