@@ -162,7 +162,9 @@ impl Engine {
     fn accept(&mut self, description: &CallDescription) -> Result<(), Failure> {
         let pending = self.pending.take().ok_or("answered already")?;
         // The relay lets through only whom it is told of: that is each address in the answer.
-        for candidate in description.sdp.lines().filter_map(|line| line.strip_prefix("a=")).filter(|line| line.starts_with("candidate:")) {
+        for candidate in
+            description.sdp.lines().filter_map(|line| line.strip_prefix("a=")).filter(|line| line.starts_with("candidate:"))
+        {
             self.permit(candidate)?;
         }
         self.rtc.sdp_api().accept_answer(pending, SdpAnswer::from_sdp_string(&description.sdp)?)?;

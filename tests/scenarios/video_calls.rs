@@ -89,13 +89,19 @@ fn pictures_arrive_byte_for_byte_both_ways() {
     let mut network = Network::of(["alice", "bob"]);
     let [alice, bob] = network.users();
     let call = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", "6"]);
-    let files = [("--play", "alice.wav"), ("--record", "alice-heard.wav"), ("--play-video", "alice.ivf"), ("--record-video", "alice-saw")];
+    let files = [
+        ("--play", "alice.wav"),
+        ("--record", "alice-heard.wav"),
+        ("--play-video", "alice.ivf"),
+        ("--record-video", "alice-saw"),
+    ];
     let running = files.into_iter().fold(call, |call, (flag, name)| call.args([Path::new(flag), &file(name)])).start();
     let incoming = bob.wait_event(EVENT_TIME_MAX, "call_incoming", |_| true);
     assert_eq!(incoming["video"], true, "{incoming}");
     let id = incoming["call_id"].as_str().expect("an id").to_owned();
     let mut answer = vec!["calls".to_owned(), "answer".to_owned(), id];
-    let files = [("--play", "bob.wav"), ("--record", "bob-heard.wav"), ("--play-video", "bob.h264"), ("--record-video", "bob-saw.ivf")];
+    let files =
+        [("--play", "bob.wav"), ("--record", "bob-heard.wav"), ("--play-video", "bob.h264"), ("--record-video", "bob-saw.ivf")];
     answer.extend(files.into_iter().flat_map(|(flag, name)| [flag.to_owned(), text(&file(name))]));
     let answered = cli(bob.home(), &answer);
     assert_eq!(answered.code, 0, "{answered:?}");

@@ -257,9 +257,7 @@ impl EventLoop {
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         incoming.answering = true;
         incoming.twin_of = None;
-        let room = room.unwrap_or_else(|| {
-            Room::new(config.play.clone(), config.record.clone()).microphone(config.microphone)
-        });
+        let room = room.unwrap_or_else(|| Room::new(config.play.clone(), config.record.clone()).microphone(config.microphone));
         let video = incoming.video.as_ref().map(|video| video.link.clone());
         let config = config.room(room.clone()).video(video);
         incoming.room = Some(room);

@@ -176,9 +176,7 @@ impl EventLoop {
     ) {
         let now = self.now();
         let room = self.conference_room(link.as_ref());
-        let room = room.unwrap_or_else(|| {
-            Room::new(options.play.clone(), options.record.clone()).microphone(options.microphone)
-        });
+        let room = room.unwrap_or_else(|| Room::new(options.play.clone(), options.record.clone()).microphone(options.microphone));
         let params = CallerParams {
             call,
             me: self.identity.device(),

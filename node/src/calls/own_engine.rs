@@ -151,7 +151,8 @@ impl EventLoop {
         let now = Instant::now();
         if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
             let answered_by = outgoing.progress.answered_by;
-            let devices: Vec<DeviceKey> = answered_by.map_or_else(|| outgoing.legs.keys().copied().collect(), |device| vec![device]);
+            let devices: Vec<DeviceKey> =
+                answered_by.map_or_else(|| outgoing.legs.keys().copied().collect(), |device| vec![device]);
             for device in devices {
                 outgoing.machine.add_local_candidate(device, candidate.clone(), now);
             }
@@ -167,9 +168,14 @@ impl EventLoop {
         let now = Instant::now();
         let call = self.named_call(call_id)?;
         self.own_engine(call)?;
-        let is_answered = self.progress_mut(call).is_some_and(|progress| progress.answered_at.is_some() && progress.ended.is_none());
+        let is_answered =
+            self.progress_mut(call).is_some_and(|progress| progress.answered_at.is_some() && progress.ended.is_none());
         if !is_answered {
-            return Err(CallError::WrongState { call_id: call.to_string(), state: "not answered, or over", action: "reported on" });
+            return Err(CallError::WrongState {
+                call_id: call.to_string(),
+                state: "not answered, or over",
+                action: "reported on",
+            });
         }
         let failure = match report {
             MediaReport::Connected { path } => {

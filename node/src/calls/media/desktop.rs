@@ -212,7 +212,9 @@ where
     let channels = usize::from(config.channels()).max(1);
     let share = 1.0 / channels as f32;
     let take = move |samples: &[T], _: &cpal::InputCallbackInfo| {
-        let mono = samples.chunks_exact(channels).map(|of_all| of_all.iter().map(|sample| f32::from_sample(*sample)).sum::<f32>() * share);
+        let mono = samples
+            .chunks_exact(channels)
+            .map(|of_all| of_all.iter().map(|sample| f32::from_sample(*sample)).sum::<f32>() * share);
         ring.push(mono);
     };
     device.build_input_stream(config.config(), take, complain, None).map_err(|error| error.to_string())

@@ -125,7 +125,10 @@ impl Session {
         stats_sender: watch::Sender<MediaStats>,
     ) -> Result<Self, MediaError> {
         let created = Instant::now();
-        let room = config.room.clone().unwrap_or_else(|| Room::new(config.play.clone(), config.record.clone()).microphone(config.microphone));
+        let room = config
+            .room
+            .clone()
+            .unwrap_or_else(|| Room::new(config.play.clone(), config.record.clone()).microphone(config.microphone));
         Ok(Self {
             deadline: created.checked_add(config.connect_timeout),
             answered: !config.early,

@@ -187,7 +187,9 @@ impl Transport {
                 self.drain()?;
             }
         } else {
-            for candidate in self.remote_candidates.not_relayed().filter(|candidate| candidate.addr() != remote).cloned().collect::<Vec<_>>() {
+            for candidate in
+                self.remote_candidates.not_relayed().filter(|candidate| candidate.addr() != remote).cloned().collect::<Vec<_>>()
+            {
                 self.rtc.direct_api().invalidate_candidate(&candidate);
                 self.drain()?;
                 self.rtc.add_remote_candidate(candidate);

@@ -568,8 +568,7 @@ impl Transport {
     fn note_heard(&mut self, is_media: bool, (source, destination): (SocketAddr, SocketAddr), now: Instant) {
         if is_media {
             let path = self.path;
-            let is_on_path =
-                path.is_some_and(|path| self.steering.follow((destination, source), (path.local, path.remote), now));
+            let is_on_path = path.is_some_and(|path| self.steering.follow((destination, source), (path.local, path.remote), now));
             self.watch.heard(is_on_path, now);
         }
     }

@@ -27,7 +27,7 @@ mod packets;
 mod rtp;
 mod track;
 
-pub use file::{VideoFileError, VideoFiles};
+pub use file::{ANNEX_B_RATE, VideoFileError, VideoFiles};
 pub(super) use rtp::{VideoLine, VideoOffer, enable_codecs};
 pub(super) use track::{ToSend, VideoTrack};
 
@@ -186,7 +186,8 @@ impl VideoLink {
     pub fn new() -> (Self, VideoPort) {
         let (to_send, outgoing) = mpsc::channel(TO_SEND_MAX);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        let link = Self(Arc::new(Shared { to_send: Mutex::new(Some(outgoing)), events: sender, is_file: AtomicBool::new(false) }));
+        let link =
+            Self(Arc::new(Shared { to_send: Mutex::new(Some(outgoing)), events: sender, is_file: AtomicBool::new(false) }));
         (link, VideoPort { to_send, events, needs_key: false })
     }
 

@@ -178,7 +178,8 @@ impl Assembly {
         }
         // The frame that begins here isn't whole; a later one may be a key frame.
         let behind = self.parts.range(first + 1..);
-        let key = behind.into_iter().find(|(_, part)| packets::begins_key_frame(part.codec, &part.payload)).map(|(number, _)| *number);
+        let key =
+            behind.into_iter().find(|(_, part)| packets::begins_key_frame(part.codec, &part.payload)).map(|(number, _)| *number);
         self.need_key_frame();
         match key {
             Some(number) => self.forget_before(number),

@@ -14,8 +14,12 @@ fn stream(frames: usize) -> (Vec<Vec<u8>>, Vec<(u64, Part)>) {
         let payloads = packets::cut(VideoCodec::Vp8, &frame);
         let last = payloads.len() - 1;
         for (place, payload) in payloads.into_iter().enumerate() {
-            let part =
-                Part { codec: VideoCodec::Vp8, ticks: 500 + index as u64 * 3_000, is_last: place == last, payload: payload.into() };
+            let part = Part {
+                codec: VideoCodec::Vp8,
+                ticks: 500 + index as u64 * 3_000,
+                is_last: place == last,
+                payload: payload.into(),
+            };
             packets_of_all.push((packets_of_all.len() as u64, part));
         }
         sent.push(frame);

@@ -94,8 +94,15 @@ impl VideoTrack {
     }
 
     /// A packet of the other end's, once the call is answered.
-    pub(in super::super) fn take(&mut self, packet: RtpPacket, transport: &mut Transport, now: Instant) -> Result<(), MediaError> {
-        let Some(codec) = transport.video.as_ref().and_then(|line| line.codec_of(packet.header.payload_type)) else { return Ok(()) };
+    pub(in super::super) fn take(
+        &mut self,
+        packet: RtpPacket,
+        transport: &mut Transport,
+        now: Instant,
+    ) -> Result<(), MediaError> {
+        let Some(codec) = transport.video.as_ref().and_then(|line| line.codec_of(packet.header.payload_type)) else {
+            return Ok(());
+        };
         self.stats.packets_received += 1;
         let part = Part { codec, ticks: packet.time.numer(), is_last: packet.header.marker, payload: packet.payload };
         self.assembly.insert(*packet.seq_no, part);
