@@ -22,7 +22,7 @@ use super::{
     spare,
     steering::{self, Steering},
     turn::{RelayServer, Relayed, TurnClients},
-    video::{VideoLine, VideoOffer},
+    video::{self, VideoLine, VideoOffer},
 };
 use str0m::{
     Candidate, CandidateKind, Event, IceConnectionState, IceCreds, Input, Output, Rtc, RtcError,
@@ -429,7 +429,12 @@ impl Transport {
         self.steering.decides = true;
         self.is_described = true;
         self.drain()?;
-        let sdp = offer.to_sdp_string();
+        let mut sdp = offer.to_sdp_string();
+        if video.is_some() {
+            let (shortened, left_out) = video::shorten(&sdp);
+            sdp = shortened;
+            self.events.extend(left_out.into_iter().map(TransportEvent::LocalCandidate));
+        }
         let ssrc = spare::ssrcs(&sdp, "audio").0.ok_or(MediaError::NoCommonAudio)?;
         let video = video.and_then(|mid| match spare::ssrcs(&sdp, "video") {
             (Some(ssrc), again) => Some(VideoOffer { mid, ssrc, again }),

@@ -23,11 +23,13 @@ use tokio::sync::mpsc;
 
 mod assembly;
 pub(super) mod file;
+mod offer;
 mod packets;
 mod rtp;
 mod track;
 
 pub use file::{ANNEX_B_RATE, VideoFileError, VideoFiles};
+pub(super) use offer::shorten;
 pub(super) use rtp::{VideoLine, VideoOffer, enable_codecs};
 pub(super) use track::{ToSend, VideoTrack};
 

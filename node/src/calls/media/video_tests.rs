@@ -144,5 +144,7 @@ async fn descriptions_with_video_fit_the_signalling() {
     let (_pending, sdp) = offer(config().video(Some(link.clone()))).await.unwrap();
     let (_callee, answered) = answer(config().video(Some(link)), &sdp).await.unwrap();
     println!("offer of {} bytes, answer of {}", sdp.len(), answered.len());
-    assert!(sdp.len().max(answered.len()) < SDP_BYTES_MAX - 1_024, "room for candidates: {} bytes", sdp.len());
+    // Some candidates more fit an invite, and the rest is told later.
+    assert!(sdp.len() < 1_300, "{} bytes", sdp.len());
+    assert!(answered.len() < SDP_BYTES_MAX - 1_024, "room for candidates: {} bytes", answered.len());
 }
