@@ -47,8 +47,8 @@ pub struct DialOptions {
     /// A file on the node's machine that receives the other end's video, in the format that goes with how it is encoded; an absolute path. Makes
     /// it a video call.
     pub record_video: Option<PathBuf>,
-    /// The offer (SDP) of a media engine of the embedder's own; the node's isn't used then, nor are files. 4 KiB at most; a device that is to be woken
-    /// by a push takes about 1.5 KiB of it.
+    /// The offer (SDP) of a media engine of the embedder's own; the node's isn't used then, nor are files. It goes into the invite, whose 2,800 bytes
+    /// leave about 1.5 KiB for it: candidates that don't fit can be told by [`Calls::trickle`].
     pub offer: Option<String>,
     /// Send media through a relay only: neither invite nor media show this device's addresses. The connection that carries the signalling
     /// still may, where it is a direct one. Fails where no relay serves.

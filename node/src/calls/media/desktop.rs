@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The devices' clocks and ours go apart by some samples a second. Each resampler therefore runs a little faster or slower, by up to half a percent,
-//! as its ring holds more or less than [`BEHIND`]; what doesn't fit in a ring is dropped. Nothing takes the loudspeakers' sound out of what the
+//! as its ring holds more or less than it is meant to (40 ms); what doesn't fit in a ring is dropped. Nothing takes the loudspeakers' sound out of what the
 //! microphone hears: headphones do.
 
 use std::collections::VecDeque;
@@ -15,7 +15,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use cpal::traits::{DeviceTrait, HostTrait, StreamTrait};
-use cpal::{FromSample, Sample, SampleFormat, SizedSample, Stream, SupportedStreamConfig};
+use cpal::{
+    BufferSize, FromSample, Sample, SampleFormat, SizedSample, Stream, StreamConfig, SupportedBufferSize, SupportedStreamConfig,
+};
 use rubato::audioadapter_buffers::direct::SequentialSliceOfVecs;
 use rubato::{Async, FixedAsync, PolynomialDegree, Resampler};
 
@@ -25,6 +27,10 @@ use super::sound::Sound;
 /// What a ring holds at most and is meant to hold, in parts of a second: a fifth, and a twenty-fifth.
 const RING_SHARE: u32 = 5;
 const BEHIND_SHARE: u32 = 25;
+/// How often a device is meant to ask for more: every 20 ms.
+const PIECES_PER_SECOND: u32 = 50;
+/// Complaints of one device that are written down in a call.
+const COMPLAINTS_MAX: u32 = 4;
 /// How much a resampler may run faster or slower: 0.5 %, which nobody hears.
 const DRIFT_MAX: f64 = 1.005;
 
@@ -67,10 +73,10 @@ impl Pace {
         Ok(Self { resampler, behind: f64::from(rate / BEHIND_SHARE) })
     }
 
-    /// `share`: how much of the step to take for a ring as full as `waiting`; 1 empties it, -1 fills it.
-    fn adjust(&mut self, waiting: usize, direction: f64) {
+    /// Fewer samples come out of as many if more are waiting than are meant to.
+    fn adjust(&mut self, waiting: usize) {
         let excess = ((waiting as f64 - self.behind) / self.behind).clamp(-1.0, 1.0);
-        let ratio = 1.0 + direction * excess * (DRIFT_MAX - 1.0) * 0.9;
+        let ratio = 1.0 - excess * (DRIFT_MAX - 1.0) * 0.9;
         if let Some(adjustable) = self.resampler.as_adjustable() {
             // Within the bounds it was made with.
             let _ = adjustable.set_resample_ratio_relative(ratio, true);
@@ -141,8 +147,7 @@ impl Drop for Desktop {
 impl Sound for Desktop {
     fn next_frame(&mut self) -> Frame {
         let waiting = self.said.with(|samples| samples.len());
-        // A fuller ring is to be emptied faster: fewer samples out of each in.
-        self.microphone.adjust(waiting, -1.0);
+        self.microphone.adjust(waiting);
         let needed = self.microphone.resampler.input_frames_next();
         let taken = self.said.with(|samples| (samples.len() >= needed).then(|| samples.drain(..needed).collect::<Vec<f32>>()));
         let Some(taken) = taken else { return silence() };
@@ -155,7 +160,7 @@ impl Sound for Desktop {
 
     fn play(&mut self, heard: &[i16]) {
         let waiting = self.heard.with(|samples| samples.len());
-        self.loudspeakers.adjust(waiting, -1.0);
+        self.loudspeakers.adjust(waiting);
         let input = heard.iter().map(|sample| f32::from(*sample) / f32::from(i16::MAX)).collect();
         let output = self.loudspeakers.run(input);
         self.heard.push(output.into_iter());
@@ -211,13 +216,14 @@ where
 {
     let channels = usize::from(config.channels()).max(1);
     let share = 1.0 / channels as f32;
-    let take = move |samples: &[T], _: &cpal::InputCallbackInfo| {
-        let mono = samples
-            .chunks_exact(channels)
-            .map(|of_all| of_all.iter().map(|sample| f32::from_sample(*sample)).sum::<f32>() * share);
-        ring.push(mono);
-    };
-    device.build_input_stream(config.config(), take, complain, None).map_err(|error| error.to_string())
+    in_short_pieces(config, |config| {
+        let ring = ring.clone();
+        let take = move |samples: &[T], _: &cpal::InputCallbackInfo| {
+            let of_all = samples.chunks_exact(channels);
+            ring.push(of_all.map(|samples| samples.iter().map(|sample| f32::from_sample(*sample)).sum::<f32>() * share));
+        };
+        device.build_input_stream(config, take, complaints(), None)
+    })
 }
 
 fn speak(device: &cpal::Device, config: &SupportedStreamConfig, ring: Ring) -> Result<Stream, String> {
@@ -236,16 +242,40 @@ where
     T: SizedSample + FromSample<f32>,
 {
     let channels = usize::from(config.channels()).max(1);
-    let give = move |samples: &mut [T], _: &cpal::OutputCallbackInfo| {
-        ring.with(|heard| {
-            for of_all in samples.chunks_mut(channels) {
-                of_all.fill(T::from_sample(heard.pop_front().unwrap_or(0.0)));
-            }
-        });
-    };
-    device.build_output_stream(config.config(), give, complain, None).map_err(|error| error.to_string())
+    in_short_pieces(config, |config| {
+        let ring = ring.clone();
+        let give = move |samples: &mut [T], _: &cpal::OutputCallbackInfo| {
+            ring.with(|heard| {
+                for of_all in samples.chunks_mut(channels) {
+                    of_all.fill(T::from_sample(heard.pop_front().unwrap_or(0.0)));
+                }
+            });
+        };
+        device.build_output_stream(config, give, complaints(), None)
+    })
 }
 
-fn complain(error: cpal::Error) {
-    tracing::warn!(%error, "sound");
+/// Opens a stream that asks for 20 ms at a time, if the device can: some would otherwise ask for a second, which is a second of delay.
+fn in_short_pieces(
+    config: &SupportedStreamConfig,
+    open: impl Fn(StreamConfig) -> Result<Stream, cpal::Error>,
+) -> Result<Stream, String> {
+    let frames = config.sample_rate() / PIECES_PER_SECOND;
+    let frames = match *config.buffer_size() {
+        SupportedBufferSize::Range { min, max } => frames.clamp(min, max.max(min)),
+        SupportedBufferSize::Unknown => frames,
+    };
+    let short = StreamConfig { buffer_size: BufferSize::Fixed(frames), ..config.config() };
+    open(short).or_else(|_| open(config.config())).map_err(|error| error.to_string())
+}
+
+/// Takes what a device complains of, and writes down the first of it: a broken one complains without end.
+fn complaints() -> impl FnMut(cpal::Error) + Send + 'static {
+    let mut left = COMPLAINTS_MAX;
+    move |error| {
+        if left > 0 {
+            left -= 1;
+            tracing::warn!(%error, "sound");
+        }
+    }
 }
