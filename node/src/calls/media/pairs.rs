@@ -113,6 +113,12 @@ impl Pairs {
         }
     }
 
+    /// An address at either end is given up.
+    pub(super) fn forget(&mut self, address: SocketAddr) {
+        self.measured.retain(|(local, remote), _| *local != address && *remote != address);
+        self.better = self.better.filter(|((local, remote), _)| *local != address && *remote != address);
+    }
+
     /// Whether a pair has answered lately.
     pub(super) fn works(&self, pair: &Pair, now: Instant) -> bool {
         self.measured.get(pair).is_some_and(|measured| measured.works(now))

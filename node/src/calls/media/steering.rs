@@ -107,6 +107,12 @@ impl Steering {
         true
     }
 
+    /// An address at either end is given up: nothing goes over it from now on but what the engine sends there.
+    pub(super) fn leave(&mut self, address: SocketAddr) {
+        self.pairs.forget(address);
+        self.instead = self.instead.filter(|(local, remote)| *local != address && *remote != address);
+    }
+
     /// The path is in doubt: the engine finds what works.
     pub(super) fn doubt(&mut self) {
         self.instead = None;
@@ -285,6 +291,20 @@ mod tests {
         (0..FOLLOW_AFTER).for_each(|_| _ = steering.follow(pair(2), pair(1), now));
         assert_eq!(steering.route(MEDIA, pair(1), now), pair(2));
         assert_eq!(steering.route(MEDIA, pair(3), now), pair(3));
+    }
+
+    #[test]
+    fn an_address_that_is_given_up_is_left_at_once() {
+        let now = Instant::now();
+        let mut steering = Steering::new(now);
+        answered(&mut steering, 2, 1, now, 10);
+        steering.route(MEDIA, pair(1), now);
+        (0..FOLLOW_AFTER).for_each(|_| _ = steering.follow(pair(2), pair(1), now));
+        steering.leave(pair(3).0);
+        assert_eq!(steering.route(MEDIA, pair(1), now), pair(2));
+        steering.leave(pair(2).1);
+        assert_eq!(steering.route(MEDIA, pair(1), now), pair(1));
+        assert!(!steering.pairs.works(&pair(2), now));
     }
 
     #[test]

@@ -207,6 +207,7 @@ impl Transport {
 
     /// Takes a candidate of ours back. The other end is told first: that which decides on the path is perhaps not this one.
     fn remove_local_candidate(&mut self, candidate: &Candidate) -> Result<(), MediaError> {
+        self.steering.leave(candidate.addr());
         self.local_candidates.retain(|known| (known.addr(), known.kind()) != (candidate.addr(), candidate.kind()));
         if self.rtc.direct_api().invalidate_candidate(candidate) && self.is_described {
             let attribute = format!("{REMOVAL}{}", candidate.to_sdp_string());
@@ -410,6 +411,7 @@ impl Transport {
     /// The other end takes back a candidate.
     pub(super) fn remove_remote_candidate(&mut self, candidate: &Candidate) -> Result<(), MediaError> {
         self.remote_candidates.forget(candidate);
+        self.steering.leave(candidate.addr());
         self.rtc.direct_api().invalidate_candidate(candidate);
         self.drain()
     }
