@@ -76,11 +76,13 @@ fn a_relayed_call_becomes_direct_when_a_direct_path_appears() {
     let mut lab = NatLab::new();
     let (a, b) = (lab.home_machine("a", 11), lab.home_machine("b", 12));
     let scene = Scene::new(&mut lab, &a, &b);
-    // Nothing goes between the two homes but by way of others.
-    lab.block(&a, &["ip daddr 5.0.12.1", "ip saddr 5.0.12.1"]);
     let call = scene.dial_for(LONG_TALK);
     scene.talk.bob.wait_event(SETTLED_TIME_MAX, "call_answered", |_| true);
-    scene.talk.wait_path("relayed at first", |path| path == "relayed");
+    scene.talk.wait_path("punched at first", |path| path == "punched");
+    scene.talk.wait_recorded(Duration::from_secs(3));
+    // Nothing goes between the two homes any more but by way of others.
+    lab.block(&a, &["ip daddr 5.0.12.1", "ip saddr 5.0.12.1"]);
+    scene.talk.wait_path("relayed meanwhile", |path| path == "relayed");
     lab.unblock(&a);
     scene.talk.wait_path("direct in the end", |path| path != "relayed");
     scene.talk.hang_up();
