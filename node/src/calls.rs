@@ -736,7 +736,7 @@ impl EventLoop {
         let now = Instant::now();
         // One that was withdrawn for another stands for that.
         let call = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.joined).unwrap_or(call);
-        if self.leave_conference_of(call) {
+        if self.leave_conference_of(call) || self.leave_conference_named(call) {
             return reply.send(Ok(()));
         }
         if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {

@@ -17,6 +17,7 @@ use halloo_protocol::contact::{
     SHARED_ENTRIES_MAX, Secret32, Seen, Signer, Standing,
 };
 use halloo_protocol::directory::DEVICES_MAX;
+use halloo_protocol::event::EventKind;
 use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::{Tombstone, UserId, VerifiedChain, VerifiedUser, with_tombstones};
 use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
@@ -33,6 +34,7 @@ use crate::handle::contacts::{ContactError, PrivacyChange};
 use crate::handle::problem::NodeError;
 use crate::messages::Queued;
 use crate::store::{Store, StoreError, Transaction};
+use crate::wording::Sentence;
 
 const OWN_KEYS: &str = "contact keys";
 const PRIVACY: &str = "privacy";
@@ -332,7 +334,9 @@ impl EventLoop {
         let name = |user: &UserId| self.labels.display(user);
         let event = match &event {
             RosterEvent::Request { user, display_name, text } => {
-                Event::ContactRequest { from: name(user), display_name: display_name.clone(), text: text.clone() }
+                let notice = self.notice(Sentence::Event(EventKind::CONTACT_REQUEST), user);
+                let (display_name, text) = (display_name.clone(), text.clone());
+                Event::ContactRequest { from: name(user), display_name, text, notice }
             }
             RosterEvent::Accepted { user } => Event::ContactAccepted { username: name(user) },
             RosterEvent::Declined { user } => Event::ContactDeclined { username: name(user) },

@@ -32,6 +32,7 @@ use crate::handle::problem::NodeError;
 use crate::handle::{Event, Reply};
 use crate::store::{StoreError, VALUE_BYTES_MAX};
 use crate::timestamp::Timestamp;
+use crate::wording::Sentence;
 pub(crate) use disk::FileNews;
 pub(crate) use receive::FileRequest;
 
@@ -707,6 +708,7 @@ impl EventLoop {
                     name: row.offer.name.clone(),
                     size: row.offer.size,
                     media_type: row.offer.media_type.clone(),
+                    notice: self.notice(Sentence::File, &row.with),
                 });
                 self.files.entries.insert(row.id(), Entry::new(row, 0, now.instant));
                 DeliveryStatus::Accepted

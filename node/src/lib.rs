@@ -69,6 +69,7 @@ mod test_swarm;
 pub mod testnet;
 pub mod timestamp;
 mod vault;
+pub mod wording;
 
 pub use builder::{AutoAnswer, NodeBuilder, StartError};
 pub use handle::{Event, EventRecord, EventStream, Node};

@@ -47,6 +47,7 @@ pub mod id;
 pub mod identity;
 pub mod kademlia;
 pub mod key;
+pub mod language;
 pub mod linking;
 pub mod mailbox;
 pub mod message;

@@ -3,6 +3,9 @@
 //! A difference means that nodes of yesterday and today don't understand each other. If that is what you decided, run
 //! `HALLOO_BLESS=1 cargo test -p halloo-protocol --test golden` and say so in the change log and `docs/wire.md`.
 
+/// What the fuzz targets do, so that it is built and run here too.
+#[path = "../fuzz/src/lib.rs"]
+mod fuzz;
 mod support;
 
 use std::collections::BTreeSet;
@@ -102,4 +105,22 @@ fn numbers_are_written_as_the_document_says() {
     assert_eq!(wire::encode(&Some(7_u8)), [1, 7]);
     assert_eq!(wire::encode(&"ab".to_string()), [2, b'a', b'b']);
     assert_eq!(wire::encode(&[9_u8; 3]), [9; 3], "fixed lengths aren't written");
+}
+
+#[test]
+fn fuzz_targets_take_their_seeds_whole_cut_and_changed() {
+    let targets = [fuzz::frame, fuzz::signed, fuzz::directory_record, fuzz::sealed_content, fuzz::voicemail, fuzz::text];
+    for vector in vectors::all() {
+        let step = (vector.bytes.len() / 16).max(1);
+        for at in (0..=vector.bytes.len()).step_by(step) {
+            let mut changed = vector.bytes.clone();
+            if let Some(byte) = changed.get_mut(at) {
+                *byte ^= 0x41;
+            }
+            for target in targets {
+                target(&vector.bytes[..at]);
+                target(&changed);
+            }
+        }
+    }
 }

@@ -272,3 +272,30 @@ fn a_users_devices_know_the_same_people() {
     one_is(bob, &alice.username, "removed");
     one_is(alice, &bob.username, "removed");
 }
+
+#[test]
+fn what_happens_is_told_in_a_language_that_both_read() {
+    let mut network = network(["alice", "bob"]);
+    let [alice, bob] = network.users();
+    bob.cli(["profile", "set", "--lang", "fr,de-CH"]).ok();
+    alice.cli(["profile", "set", "--name", "Alice A.", "--lang", "en,de"]).ok();
+    add(alice, bob, "it's me");
+    let asked = bob.wait_event(ARRIVAL_TIME_MAX, "contact_request", |_| true);
+    let notice = &asked["notice"];
+    assert_eq!(notice["language"], "fr", "what a stranger reads isn't known: {asked}");
+    assert!(text(notice, "spoken").starts_with("alice@example "), "a stranger's name for themselves isn't shown: {asked}");
+    assert_eq!((&notice["accept"], &notice["decline"]), (&json!("Accepter"), &json!("Refuser")));
+    bob.cli(["contact", "accept", &alice.username]).ok();
+    eventually(ARRIVAL_TIME_MAX, "alice's profile", || {
+        let seen = contact(bob, &alice.username)?;
+        if seen["display_name"] == "Alice A." { Ok(()) } else { Err(seen.to_string()) }
+    });
+    one_is(alice, &bob.username, "contact");
+    alice.cli(["msg", "send", &bob.username, "hello"]).ok();
+    let received = bob.wait_event(ARRIVAL_TIME_MAX, "message_received", |_| true);
+    let wanted = json!({
+        "language": "de", "direction": "ltr", "text": "Nachricht von \u{2068}Alice A.\u{2069}", "spoken": "Nachricht von Alice A.",
+        "accept": "Annehmen", "decline": "Ablehnen",
+    });
+    assert_eq!(received["notice"], wanted, "{received}");
+}

@@ -229,6 +229,17 @@ impl EventLoop {
         self.drive_conference(id);
         true
     }
+
+    /// The same for a call that was a leg of it, and whose other end has left in the meantime: whoever hangs up wants to leave.
+    pub(super) fn leave_conference_named(&mut self, call: CallId) -> bool {
+        let running = &self.calls.conferences.running;
+        let was_leg = |running: &Running| running.calls.contains(&call) && !running.machine.is_over();
+        let Some(id) = running.iter().find(|(_, running)| was_leg(running)).map(|(id, _)| *id) else { return false };
+        let Some(machine) = self.calls.conferences.machine(&id) else { return false };
+        machine.leave(Reason::HANGUP);
+        self.drive_conference(id);
+        true
+    }
 }
 
 // Calls and conferences.

@@ -27,6 +27,7 @@ use crate::handle::calls::{AnswerOptions, CallError, CallStageKind, CallState, C
 use crate::handle::problem::NodeError;
 use crate::handle::{Event, Reply};
 use crate::network::Target;
+use crate::wording::Sentence;
 
 /// A call that came in.
 #[derive(Debug)]
@@ -467,11 +468,15 @@ impl EventLoop {
         let way = incoming.way;
         incoming.progress.note(CallStageKind::Ring, None, "it rings here");
         info!(call = %call.short(), ?way, "ringing");
-        let from = self.labels.display(&incoming.progress.user);
+        let user = incoming.progress.user.clone();
+        let from = self.labels.display(&user);
         let (via_push, via) = (is_push(way), via_of(way));
         let conference_id = incoming.link.as_ref().map(|link| link.id.to_string());
-        let video = incoming.progress.is_video;
-        self.events.send(Event::CallIncoming { call_id: call.to_string(), from, video, via_push, via, conference_id });
+        let (video, kind) =
+            if incoming.progress.is_video { (true, EventKind::VIDEO_CALL) } else { (false, EventKind::VOICE_CALL) };
+        let notice = self.notice(Sentence::Event(kind), &user);
+        let call_id = call.to_string();
+        self.events.send(Event::CallIncoming { call_id, from, video, via_push, via, conference_id, notice });
         match self.settings.answer.clone() {
             Some(answer) => {
                 let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());

@@ -39,6 +39,7 @@ use crate::messages::{foreign_row_id, internal};
 use crate::receipts::Conversation;
 use crate::store::{StoreError, Transaction, VALUE_BYTES_MAX};
 use crate::timestamp::Timestamp;
+use crate::wording::Sentence;
 
 /// Recordings known at once, deleted and sent ones included; what is of least interest falls out.
 const VOICEMAILS_MAX: usize = 2_000;
@@ -296,6 +297,7 @@ impl EventLoop {
         match assemble(&told.voicemail, parts.iter().map(Vec::as_slice)) {
             Ok((_, recording)) => {
                 let duration_ms = recording.duration_ms();
+                let notice = self.notice(Sentence::Voicemail, &row.with);
                 let mut row = row;
                 row.set_stage(Stage::Whole);
                 row.duration_ms = Some(duration_ms);
@@ -309,6 +311,7 @@ impl EventLoop {
                     call_id: call.map(|call| call.to_string()),
                     duration_ms: duration_ms.into(),
                     sent_at: Timestamp::from_unix_secs(sent_at.0),
+                    notice,
                 });
             }
             Err(error) => {

@@ -19,6 +19,7 @@ use super::files::FileState;
 use super::messages::MessageState;
 use super::presence::PresenceView;
 use crate::timestamp::Timestamp;
+use crate::wording::Notice;
 
 /// Events a reader may be behind before it misses the oldest: a burst of a few seconds.
 const LIVE_MAX: usize = 1_024;
@@ -47,6 +48,9 @@ pub enum Event {
         text: String,
         /// When its writer sent it, by their clock.
         sent_at: Timestamp,
+        /// What the person reads or hears of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<Notice>,
     },
     /// Another of this user's devices has sent a message.
     MessageSent {
@@ -153,6 +157,9 @@ pub enum Event {
         duration_ms: u64,
         /// When it was left, by the clock of who left it.
         sent_at: Timestamp,
+        /// What the person reads or hears of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<Notice>,
     },
     /// A voicemail was heard, here or on another of this user's devices.
     VoicemailHeard {
@@ -175,6 +182,9 @@ pub enum Event {
         size: u64,
         /// What its sender says it is.
         media_type: String,
+        /// What the person reads or hears of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<Notice>,
     },
     /// A file is that far; told at every twentieth of it.
     FileProgress {
@@ -210,6 +220,9 @@ pub enum Event {
         display_name: String,
         /// Their words.
         text: String,
+        /// What the person reads or hears of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<Notice>,
     },
     /// Somebody is a contact now.
     ContactAccepted {
@@ -263,6 +276,9 @@ pub enum Event {
         via: CallWay,
         /// The conference they ask into, if it is one.
         conference_id: Option<String>,
+        /// What the person reads or hears of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<Notice>,
     },
     /// A device of whom we call rings.
     CallRinging {

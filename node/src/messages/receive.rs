@@ -2,6 +2,7 @@
 
 use halloo_protocol::call::Reason;
 use halloo_protocol::contact::privacy::{Kind, Relation};
+use halloo_protocol::event::EventKind;
 use halloo_protocol::identity::{DeviceCertificate, UserId, VerifiedChain};
 use halloo_protocol::key::{DeviceKey, PublicKey};
 use halloo_protocol::message::{Correspondent, CounterSet, DeliveryStatus, Envelope, MessageBody};
@@ -16,6 +17,7 @@ use crate::handle::Event;
 use crate::receipts::Conversation;
 use crate::store::{Direction, MessageRow, StoreError};
 use crate::timestamp::Timestamp;
+use crate::wording::Sentence;
 
 /// Messages an hour of one user who is no contact, and of one who is.
 const STRANGER_RATE: Rate = Rate { per_hour: 600, burst: 100 };
@@ -152,6 +154,7 @@ impl EventLoop {
             group: self.shown_correspondent(with).1,
             text,
             sent_at: Timestamp::from_unix_secs(envelope.sent_at.0),
+            notice: self.notice(Sentence::Event(EventKind::MESSAGE), author),
         });
     }
 

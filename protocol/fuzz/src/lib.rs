@@ -25,9 +25,9 @@ const SIGNED_OVERHEAD_BYTES_MAX: usize = 75;
 const TWO_BYTES: u8 = 251;
 
 macro_rules! by_kind {
-    ($kind:expr, $work:ident($input:expr): $($module:ident::$type:ident,)*) => {
-        $(if $kind == halloo_protocol::$module::$type::KIND {
-            $work::<halloo_protocol::$module::$type>($input);
+    ($kind:expr, $work:ident($input:expr): $($($segment:ident)::+,)*) => {
+        $(if $kind == halloo_protocol::$($segment)::+::KIND {
+            $work::<halloo_protocol::$($segment)::+>($input);
         })*
     };
 }

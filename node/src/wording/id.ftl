@@ -1,0 +1,11 @@
+voice-call = { $name } menelepon
+video-call = { $name } menelepon dengan video
+message = { $count } pesan dari { $name }
+missed-call = { $count } panggilan tak terjawab dari { $name }
+contact-request = { $name } ingin menambahkan Anda sebagai kontak
+voicemail = { $count } pesan suara dari { $name }
+file = { $name } mengirimi Anda { $count } berkas
+self-test = Pemberitahuan uji coba telah tiba
+notice = Ada yang baru dari { $name }
+accept = Terima
+decline = Tolak

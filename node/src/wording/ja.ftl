@@ -1,0 +1,11 @@
+voice-call = { $name }さんから着信中
+video-call = { $name }さんからビデオ通話の着信中
+message = { $name }さんからのメッセージ{ $count }件
+missed-call = { $name }さんからの不在着信{ $count }件
+contact-request = { $name }さんが連絡先への追加を希望しています
+voicemail = { $name }さんからの留守番電話{ $count }件
+file = { $name }さんからのファイル{ $count }件
+self-test = テスト通知が届きました
+notice = { $name }さんからのお知らせ
+accept = 応答
+decline = 拒否

@@ -1,0 +1,11 @@
+voice-call = { $name } đang gọi
+video-call = { $name } đang gọi video
+message = { $count } tin nhắn từ { $name }
+missed-call = { $count } cuộc gọi nhỡ từ { $name }
+contact-request = { $name } muốn thêm bạn vào danh bạ
+voicemail = { $count } tin nhắn thoại từ { $name }
+file = { $name } đang gửi cho bạn { $count } tệp
+self-test = Thông báo thử đã đến
+notice = Có điều mới từ { $name }
+accept = Nghe máy
+decline = Từ chối

@@ -1,0 +1,11 @@
+voice-call = { $name }来电
+video-call = { $name }的视频来电
+message = { $name }发来的{ $count }条消息
+missed-call = { $name }的{ $count }个未接来电
+contact-request = { $name }想添加您为联系人
+voicemail = { $name }的{ $count }条语音留言
+file = { $name }正在向您发送{ $count }个文件
+self-test = 测试通知已送达
+notice = { $name }的新动态
+accept = 接听
+decline = 拒绝
