@@ -34,6 +34,16 @@ pub struct AutoAnswer {
     pub play: Option<PathBuf>,
     /// A WAV file that receives what is heard; later calls overwrite it.
     pub record: Option<PathBuf>,
+    /// A file whose video is sent in video calls.
+    pub play_video: Option<PathBuf>,
+    /// A file that receives the other end's video; later calls overwrite it.
+    pub record_video: Option<PathBuf>,
+}
+
+impl AutoAnswer {
+    pub(crate) fn video_files(&self) -> crate::calls::media::video::VideoFiles {
+        crate::calls::media::video::VideoFiles { play: self.play_video.clone(), record: self.record_video.clone() }
+    }
 }
 
 /// What a node is told at its start.

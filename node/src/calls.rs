@@ -12,6 +12,7 @@ mod hand_over;
 mod incoming;
 pub mod media;
 mod outgoing;
+mod own_engine;
 mod trace;
 pub(crate) mod voicemail;
 
@@ -101,6 +102,10 @@ struct Progress {
     answered_by: Option<DeviceKey>,
     connected_at: Option<Instant>,
     via_push: bool,
+    /// Whether it is a video call.
+    is_video: bool,
+    /// How media go, as the embedder's engine says.
+    own_path: Option<CallPath>,
     ended: Option<(Outcome, Reason, Instant)>,
     stats: MediaStats,
     failure: Option<String>,
@@ -122,6 +127,8 @@ impl Progress {
             answered_by: None,
             connected_at: None,
             via_push: false,
+            is_video: false,
+            own_path: None,
             ended: None,
             stats: MediaStats::default(),
             failure: None,
@@ -152,13 +159,14 @@ impl Progress {
             outcome: result_of(outcome),
             reason: Some(words),
             answered_by: self.answered_by.and_then(|device| address::peer_id(&device)).map(|peer| peer.to_string()),
-            path: self.stats.path.as_ref().map(|path| path_of(path.kind)),
+            path: self.stats.path.as_ref().map(|path| path_of(path.kind)).or(self.own_path),
             ring_ms,
             setup_ms,
             rtt_ms: self.stats.rtt_ms.map(|ms| ms.round().max(0.0) as u64),
             loss: connected.then_some(self.stats.loss),
             jitter_ms: connected.then_some((self.stats.jitter_ms * 10.0).round() / 10.0),
             via_push: self.via_push,
+            video: self.stats.video.map(Into::into),
             voicemail: None,
             voicemail_problem: None,
         })
@@ -325,8 +333,8 @@ impl EventLoop {
                 _ => CallError::Node(crate::handle::problem::NodeError::Unsupported { what: "calling several users at once" }),
             });
         };
-        if options.video {
-            return Err(CallError::Node(crate::handle::problem::NodeError::Unsupported { what: "video" }));
+        if let Some(offer) = &options.offer {
+            own_engine::check_description(offer, options.relayed_only || self.settings.relayed_calls)?;
         }
         let user = self.labels.parse(name)?;
         if user == self.identity.user_id() {
@@ -647,6 +655,7 @@ impl EventLoop {
             packets_received: stats.packets_received,
             packets_sent: stats.packets_sent,
             packets_early: stats.packets_early,
+            video: stats.video.map(Into::into),
         })
     }
 
@@ -656,7 +665,7 @@ impl EventLoop {
             users: vec![self.labels.display(&progress.user)],
             incoming,
             state: if progress.ended.is_some() { CallState::Ended } else { state },
-            video: false,
+            video: progress.is_video,
             started_at: Timestamp::from_unix_secs(progress.started_at.0),
             outcome: progress.outcome(call),
             dismissed: false,

@@ -137,6 +137,10 @@ pub struct AutoAnswer {
     pub play: Option<PathBuf>,
     /// A WAV file that receives what is heard; absolute. Later calls overwrite it.
     pub record: Option<PathBuf>,
+    /// A file whose video is sent in video calls; absolute.
+    pub play_video: Option<PathBuf>,
+    /// A file that receives the other end's video; absolute. Later calls overwrite it.
+    pub record_video: Option<PathBuf>,
 }
 
 /// Everything [`start`] needs: the file and the flags, merged.
@@ -317,7 +321,12 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         })
         .device(&device_name, device_kind)
         .authority_role(config.authority.name, config.authority.enrolment.unwrap_or(EnrolmentPolicy::Invite))
-        .auto_answer(answer.map(|answer| crate::builder::AutoAnswer { play: answer.play, record: answer.record }))
+        .auto_answer(answer.map(|answer| crate::builder::AutoAnswer {
+            play: answer.play,
+            record: answer.record,
+            play_video: answer.play_video,
+            record_video: answer.record_video,
+        }))
         .api_address(api)
         .home(home.root().to_owned())
         // Servers use all cores; a person's device can be frozen whole.

@@ -16,6 +16,7 @@
 use tokio::sync::{mpsc, oneshot};
 
 pub mod authority;
+pub mod call_media;
 pub mod calls;
 pub mod contacts;
 pub mod devices;
@@ -135,6 +136,8 @@ pub enum Command {
     },
     /// [`Files`]
     Files(FileCommand),
+    /// Media in the embedder's hands.
+    CallMedia(call_media::CallMediaCommand),
     /// [`Voicemails`]
     Voicemail(VoicemailCommand),
     /// [`History`]

@@ -496,6 +496,7 @@ impl EventLoop {
     ) -> Vec<Target> {
         let now = self.now().unix;
         let user = self.dialled_user(call);
+        let is_video = self.is_video_dial(call);
         let mut asked = Vec::new();
         for address in addresses.iter().take(GATEWAYS_MAX) {
             let handle = PushHandle::from_slice(&address.handle);
@@ -505,7 +506,8 @@ impl EventLoop {
             else {
                 continue;
             };
-            let hints = PushHints { event: EventKind::VOICE_CALL, ttl_secs: CALL_TTL_SECS, urgency: Urgency::High };
+            let event = if is_video { EventKind::VIDEO_CALL } else { EventKind::VOICE_CALL };
+            let hints = PushHints { event, ttl_secs: CALL_TTL_SECS, urgency: Urgency::High };
             let request_hash = PushSend::hash_of(&handle, &hints, sealed.as_bytes());
             // A contact's own leave shows the gateway a pseudonym; the one in the entry may be newer.
             let own = user.as_ref().and_then(|user| self.contact_capability(user, &device, Service::Push));

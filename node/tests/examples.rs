@@ -46,3 +46,9 @@ fn answer_call() {
 fn run_gateway() {
     run("run_gateway", &["registered for stream at 12D3"]);
 }
+
+#[test]
+fn own_engine() {
+    let expected = ["alice's engine is connected", "the call: Completed, path Some(Relayed)", "alice's engine has heard bob"];
+    run("own_engine", &expected);
+}

@@ -39,4 +39,5 @@ mod story;
 mod testnet_tour;
 mod twenty_daemons;
 mod vault;
+mod video_calls;
 mod voicemail;

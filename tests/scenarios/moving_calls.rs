@@ -21,6 +21,12 @@ const BOB_HZ: f64 = 660.0;
 /// How long they talk; the network changes in between.
 const TALK: Duration = Duration::from_secs(10);
 
+/// How long they talk at most where they hang up themselves.
+const LONG_TALK: Duration = Duration::from_secs(180);
+
+/// How long it may take until a direct path is found: two tries of both ends, and a busy machine.
+const PATH_TIME_MAX: Duration = Duration::from_secs(120);
+
 /// How long nothing may be heard.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
@@ -64,6 +70,42 @@ fn when_an_end_changes_its_uplink_the_call_goes_on_over_the_new_one() {
     scene.talk.finish(call, "");
 }
 
+#[test]
+#[ignore = "long: up to a minute of a call"]
+fn a_relayed_call_becomes_direct_when_a_direct_path_appears() {
+    let mut lab = NatLab::new();
+    let (a, b) = (lab.home_machine("a", 11), lab.home_machine("b", 12));
+    let scene = Scene::new(&mut lab, &a, &b);
+    let call = scene.dial_for(LONG_TALK);
+    scene.talk.bob.wait_event(SETTLED_TIME_MAX, "call_answered", |_| true);
+    scene.talk.wait_path("punched at first", |path| path == "punched");
+    scene.talk.wait_recorded(Duration::from_secs(3));
+    // Nothing goes between the two homes any more but by way of others.
+    lab.block(&a, &["ip daddr 5.0.12.1", "ip saddr 5.0.12.1"]);
+    scene.talk.wait_path("relayed meanwhile", |path| path == "relayed");
+    lab.unblock(&a);
+    scene.talk.wait_path("direct in the end", |path| path != "relayed");
+    scene.talk.hang_up();
+    scene.talk.finish(call, "punched");
+}
+
+#[test]
+#[ignore = "long: up to a minute of a call"]
+fn a_call_is_direct_again_some_time_after_an_uplink_changed() {
+    let mut lab = NatLab::new();
+    let (a, b) = (lab.home_machine("a", 11), lab.home_machine("b", 12));
+    lab.add_uplink("a", &a, 13);
+    let scene = Scene::new(&mut lab, &a, &b);
+    let call = scene.dial_for(LONG_TALK);
+    scene.talk.bob.wait_event(SETTLED_TIME_MAX, "call_answered", |_| true);
+    scene.talk.wait_path("punched at first", |path| path == "punched");
+    lab.switch_uplink(&a, 13);
+    scene.talk.wait_recorded(Duration::from_secs(8));
+    scene.talk.wait_path("punched in the end", |path| path == "punched");
+    scene.talk.hang_up();
+    scene.talk.finish(call, "punched");
+}
+
 /// Alice and bob, ready to talk.
 struct Talk {
     folder: TempDir,
@@ -95,8 +137,8 @@ impl Scene {
             })
             .into();
         let file = |name: &str| text(&folder.path().join(name));
-        write_tone(Path::new(&file("alice.wav")), ALICE_HZ, TALK * 3);
-        write_tone(Path::new(&file("bob.wav")), BOB_HZ, TALK * 3);
+        write_tone(Path::new(&file("alice.wav")), ALICE_HZ, LONG_TALK);
+        write_tone(Path::new(&file("bob.wav")), BOB_HZ, LONG_TALK);
         let alice = a.join(folder.path(), &server, "alice", &[]);
         let bob = b.join(folder.path(), &server, "bob", &[]);
         for user in [&alice, &bob] {
@@ -112,8 +154,12 @@ impl Scene {
 
     /// Alice calls; bob answers once both ends show that they are connected.
     fn dial(&self) -> Running {
+        self.dial_for(TALK)
+    }
+
+    fn dial_for(&self, length: Duration) -> Running {
         let Talk { alice, bob, .. } = &self.talk;
-        let secs = TALK.as_secs().to_string();
+        let secs = length.as_secs().to_string();
         let call = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", &secs]);
         let (play, record) = (self.talk.file("alice.wav"), self.talk.file("alice-heard.wav"));
         let running = call.args([Path::new("--play"), &play, Path::new("--record"), &record]).start();
@@ -146,9 +192,27 @@ impl Talk {
         });
     }
 
+    /// Waits until both ends say that media go such a way.
+    fn wait_path(&self, what: &str, is_right: impl Fn(&str) -> bool) {
+        for user in [&self.alice, &self.bob] {
+            eventually(PATH_TIME_MAX, what, || {
+                let calls = user.api().get("/v1/calls")?;
+                let paths = calls["calls"].as_array().into_iter().flatten().filter_map(|call| call["media"]["path"].as_str());
+                if paths.into_iter().any(&is_right) { Ok(()) } else { Err(calls.to_string()) }
+            });
+        }
+    }
+
+    fn hang_up(&self) {
+        let calls = self.bob.api().get("/v1/calls").expect("the calls");
+        let running = calls["calls"].as_array().into_iter().flatten().find(|call| call["state"] == "active");
+        let id = running.and_then(|call| call["call_id"].as_str()).expect("a call that runs");
+        assert_eq!(self.bob.cli(["calls", "hangup", id]).code, 0);
+    }
+
     /// The call ends by itself, is the one that was begun, and both have heard each other but for a moment.
     fn finish(&self, call: Running, path: &str) {
-        let outcome = call.wait(TALK * 6).ok();
+        let outcome = call.wait(LONG_TALK).ok();
         eprintln!("{outcome}");
         assert_eq!(outcome["outcome"], "completed", "{outcome}");
         assert!(path.is_empty() || outcome["path"] == path, "{outcome}");

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
+use crate::handle::call_media::{CallCandidate, CallDescription, IceServers, MediaReport};
 use crate::handle::calls::{AddOptions, AnswerOptions, CallAdded, CallEntry, CallList, CallOutcome, CallRejoined, DialOptions};
 
 /// A call did what was asked.
@@ -15,7 +16,7 @@ use crate::handle::calls::{AddOptions, AnswerOptions, CallAdded, CallEntry, Call
 pub(crate) struct CallDone {
     /// The call.
     pub(crate) call_id: String,
-    /// What was done: `answered`, `declined`, `dismissed`, `ended`.
+    /// What was done: `answered`, `declined`, `dismissed`, `ended`, `told`.
     pub(crate) done: String,
 }
 
@@ -41,6 +42,16 @@ pub(super) fn routes() -> Vec<Route> {
             .body::<AnswerOptions>()
             .returns::<CallRejoined>()
             .lasts(),
+        Route::get("/v1/ice-servers", "iceServers", "The media relays at hand, for a media engine of one's own", ice_servers)
+            .returns::<IceServers>(),
+        Route::get("/v1/calls/{id}/description", "callDescription", "What the other end says of its media", description)
+            .returns::<CallDescription>(),
+        Route::post("/v1/calls/{id}/candidates", "trickle", "Tell the other end a candidate of one's own media engine", trickle)
+            .body::<CallCandidate>()
+            .returns::<CallDone>(),
+        Route::post("/v1/calls/{id}/media", "reportMedia", "Say how one's own media engine gets on", report)
+            .body::<MediaReport>()
+            .returns::<CallDone>(),
         Route::post("/v1/calls/{id}/hangup", "hangUpCall", "End a call in any state", hangup).returns::<CallDone>(),
     ]
 }
@@ -90,6 +101,32 @@ async fn rejoin(
     JsonBody(options): JsonBody<AnswerOptions>,
 ) -> Answer<CallRejoined> {
     Ok(Json(state.node.calls().rejoin(&call_id, options).await?))
+}
+
+async fn ice_servers(State(state): State<ApiState>) -> Answer<IceServers> {
+    Ok(Json(state.node.calls().ice_servers().await?))
+}
+
+async fn description(State(state): State<ApiState>, PathPart(call_id): PathPart) -> Answer<CallDescription> {
+    Ok(Json(state.node.calls().description(&call_id).await?))
+}
+
+async fn trickle(
+    State(state): State<ApiState>,
+    PathPart(call_id): PathPart,
+    JsonBody(told): JsonBody<CallCandidate>,
+) -> Answer<CallDone> {
+    state.node.calls().trickle(&call_id, &told.candidate).await?;
+    done(call_id, "told")
+}
+
+async fn report(
+    State(state): State<ApiState>,
+    PathPart(call_id): PathPart,
+    JsonBody(report): JsonBody<MediaReport>,
+) -> Answer<CallDone> {
+    state.node.calls().report_media(&call_id, report).await?;
+    done(call_id, "told")
 }
 
 async fn hangup(State(state): State<ApiState>, PathPart(call_id): PathPart) -> Answer<CallDone> {

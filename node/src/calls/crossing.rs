@@ -105,7 +105,12 @@ impl EventLoop {
     }
 
     fn begin_dial_answer(&mut self, call: CallId, options: &DialOptions) {
+        if options.offer.is_some() {
+            // The embedder's engine has made an offer, and this one wants an answer.
+            return self.ring_aloud(call);
+        }
         let config = self.media_config(options.play.as_deref(), options.record.as_deref());
+        let config = config.video_files(options.video_files()).microphone(options.microphone);
         self.begin_answer(call, config.relayed_only(options.relayed_only || self.settings.relayed_calls));
     }
 

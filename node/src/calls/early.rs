@@ -20,6 +20,7 @@ use halloo_protocol::key::DeviceKey;
 use tracing::debug;
 
 use super::driver::{self, MediaDriver, SessionId, StandingOffer};
+use super::media::video::VideoLink;
 use super::media::{MediaConfig, MediaEvent, MediaPath, MediaSession, Room};
 use super::{CallsState, path_words};
 use crate::event_loop::EventLoop;
@@ -32,7 +33,7 @@ const EARLY_INCOMING_MAX: usize = 8;
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 
 /// Candidates kept of a device until there is a session to give them to: as many as a session takes.
-const CANDIDATES_MAX: usize = 16;
+pub(super) const CANDIDATES_MAX: usize = 16;
 
 /// Media of a leg that nobody has answered.
 #[derive(Debug)]
@@ -100,6 +101,10 @@ impl LegMedia {
             None if self.candidates.len() < CANDIDATES_MAX => self.candidates.push(candidate),
             None => {}
         }
+    }
+
+    pub(super) fn take_candidates(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.candidates)
     }
 
     fn hand_candidates(&mut self, driver: &MediaDriver) {
@@ -208,7 +213,7 @@ impl EventLoop {
     /// Begins to connect a call that rings here, if a contact calls.
     pub(super) fn begin_early(&mut self, call: CallId) {
         let ringing = self.calls.incoming.values().filter(|incoming| incoming.early.is_some()).count();
-        let config = self.media_config(None, None).early(true);
+        let config = self.media_config(None, None).early(true).video(self.video_link(call));
         let Some(incoming) = self.calls.incoming.get(&call).filter(|incoming| incoming.is_from_contact && incoming.rings())
         else {
             return;
@@ -216,6 +221,11 @@ impl EventLoop {
         if ringing < EARLY_INCOMING_MAX {
             driver::make_early_answer(call, config, incoming.offer.clone(), self.internal_sender.clone());
         }
+    }
+
+    /// What is shown and seen, if a video call came in.
+    fn video_link(&self, call: CallId) -> Option<VideoLink> {
+        self.calls.incoming.get(&call)?.video.as_ref().map(|video| video.link.clone())
     }
 
     /// The early answer is made, or can't be.
@@ -247,9 +257,13 @@ impl EventLoop {
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         incoming.answering = true;
         incoming.twin_of = None;
-        let room = room.unwrap_or_else(|| Room::new(config.play.clone(), config.record.clone()));
-        let config = config.room(room.clone());
+        let room = room.unwrap_or_else(|| Room::new(config.play.clone(), config.record.clone()).microphone(config.microphone));
+        let video = incoming.video.as_ref().map(|video| video.link.clone());
+        let config = config.room(room.clone()).video(video);
         incoming.room = Some(room);
+        if let Some(video) = &mut incoming.video {
+            video.use_files(config.video_files.clone());
+        }
         self.answer_with(call, config);
         self.incoming_connecting(call);
     }

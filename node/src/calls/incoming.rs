@@ -17,13 +17,15 @@ use tracing::{debug, info};
 use super::conference::Link;
 use super::crossing::Dialled;
 use super::driver::MediaDriver;
-use super::early::EarlyMedia;
+use super::early::{CANDIDATES_MAX, EarlyMedia};
 use super::media::{MediaSession, Room};
+use super::own_engine::{self, OwnEngine, VideoEnds};
 use super::trace::Ends;
 use super::{CALLS_MAX, Progress, SUMMARY_WAIT, reason_of_fate};
 use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::calls::{AnswerOptions, CallError, CallStageKind, CallState, CallWay};
+use crate::handle::problem::NodeError;
 use crate::handle::{Event, Reply};
 use crate::network::Target;
 use crate::wording::Sentence;
@@ -47,6 +49,12 @@ pub(super) struct Incoming {
     pub(super) twin_of: Option<CallId>,
     /// What is said and heard, once it is being answered.
     pub(super) room: Option<Room>,
+    /// What is shown and seen, in a video call.
+    pub(super) video: Option<VideoEnds>,
+    /// Where media are the embedder's.
+    pub(super) own: Option<OwnEngine>,
+    /// What the caller has trickled before there was a session to give it to.
+    pub(super) candidates: Vec<String>,
     pub(super) target: Target,
     /// Where signals go until the call is answered: for a caller who isn't to learn our address before.
     hidden: Option<Hidden>,
@@ -339,6 +347,7 @@ impl EventLoop {
         let now = self.now();
         let mut progress = Progress::new(invite.caller_id().clone(), now);
         progress.started_at = invite.invite().issued_at;
+        progress.is_video = invite.invite().kind == EventKind::VIDEO_CALL;
         progress.ended = Some((outcome, reason, now.instant));
         progress.note(CallStageKind::End, Some(&invite.caller_device()), format!("{outcome}: {reason}; it didn't ring here"));
         let call = invite.invite().call;
@@ -400,8 +409,12 @@ impl EventLoop {
         let Arrival { way, bearer } = arrival;
         let mut progress = Progress::new(invite.caller_id().clone(), self.now());
         progress.via_push = is_push(way);
+        progress.is_video = invite.invite().kind == EventKind::VIDEO_CALL;
         Incoming {
             machine,
+            video: progress.is_video.then(VideoEnds::new),
+            own: None,
+            candidates: Vec::new(),
             progress,
             media: None,
             early: None,
@@ -462,13 +475,15 @@ impl EventLoop {
         let from = self.labels.display(&user);
         let (via_push, via) = (is_push(way), via_of(way));
         let conference_id = incoming.link.as_ref().map(|link| link.id.to_string());
-        let notice = self.notice(Sentence::Event(EventKind::VOICE_CALL), &user);
+        let (video, kind) =
+            if incoming.progress.is_video { (true, EventKind::VIDEO_CALL) } else { (false, EventKind::VOICE_CALL) };
+        let notice = self.notice(Sentence::Event(kind), &user);
         let call_id = call.to_string();
-        self.events.send(Event::CallIncoming { call_id, from, video: false, via_push, via, conference_id, notice });
+        self.events.send(Event::CallIncoming { call_id, from, video, via_push, via, conference_id, notice });
         match self.settings.answer.clone() {
             Some(answer) => {
                 let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());
-                self.begin_answer(call, config);
+                self.begin_answer(call, config.video_files(answer.video_files()));
             }
             None => self.begin_early(call),
         }
@@ -484,8 +499,18 @@ impl EventLoop {
         if !incoming.rings() {
             return reply.send(Err(wrong_state(call, incoming, "answered")));
         }
+        if incoming.video.is_none() && !options.video_files().is_empty() {
+            return reply.send(Err(CallError::NoVideo { call_id: call.to_string() }));
+        }
+        if let Some(answer) = options.answer {
+            let allowed = self.allow_own_answer(call, &answer);
+            if allowed.is_ok() {
+                self.answer_own(call, answer);
+            }
+            return reply.send(allowed);
+        }
         let config = self.media_config(options.play.as_deref(), options.record.as_deref());
-        self.begin_answer(call, config);
+        self.begin_answer(call, config.video_files(options.video_files()).microphone(options.microphone));
         reply.send(Ok(()));
     }
 
@@ -502,6 +527,14 @@ impl EventLoop {
         reply.send(Ok(()));
     }
 
+    fn allow_own_answer(&self, call: CallId, answer: &str) -> Result<(), CallError> {
+        let is_conference = self.calls.incoming.get(&call).is_some_and(|incoming| incoming.link.is_some());
+        if is_conference {
+            return Err(CallError::Node(NodeError::Unsupported { what: "a media engine of one's own in a conference" }));
+        }
+        own_engine::check_description(answer, self.settings.relayed_calls)
+    }
+
     pub(super) fn answer_made(&mut self, call: CallId, made: Result<(Box<MediaSession>, String), String>) {
         let now = Instant::now();
         let (session_id, news) = (self.calls.next_session(), self.internal_sender.clone());
@@ -515,7 +548,9 @@ impl EventLoop {
                 if incoming.machine.answer(sdp, now) {
                     incoming.progress.answered_at = Some(now);
                     incoming.progress.answered_by = Some(me);
-                    incoming.media = Some(MediaDriver::spawn(call, session_id, *session, news));
+                    let driver = MediaDriver::spawn(call, session_id, *session, news);
+                    incoming.candidates.drain(..).for_each(|candidate| driver.add_candidate(candidate));
+                    incoming.media = Some(driver);
                     incoming.progress.note(CallStageKind::Answer, None, "answered here");
                     if is_relayed_only {
                         incoming.progress.note(CallStageKind::Media, None, super::trace::RELAYED_BY_CHOICE);
@@ -550,10 +585,16 @@ impl EventLoop {
                 }
                 CalleeAction::Confirmed => self.answer_confirmed(call),
                 CalleeAction::AddCandidate { candidate } => {
-                    let incoming = self.calls.incoming.get(&call);
-                    let early = incoming.and_then(|incoming| incoming.early.as_ref()).map(|early| &early.driver);
-                    if let Some(media) = incoming.and_then(|incoming| incoming.media.as_ref()).or(early) {
-                        media.add_candidate(candidate);
+                    if self.own_candidate(call, &candidate) {
+                        continue;
+                    }
+                    let Some(incoming) = self.calls.incoming.get_mut(&call) else { continue };
+                    let early = incoming.early.as_ref().map(|early| &early.driver);
+                    if let Some(media) = incoming.media.as_ref().or(early) {
+                        media.add_candidate(candidate.clone());
+                    }
+                    if incoming.media.is_none() && incoming.candidates.len() < CANDIDATES_MAX {
+                        incoming.candidates.push(candidate);
                     }
                 }
                 CalleeAction::Finished { outcome, reason } => self.incoming_finished(call, outcome, reason),
@@ -582,6 +623,7 @@ impl EventLoop {
         incoming.archived |= incoming.is_silent();
         incoming.archived |= incoming.link.as_ref().is_some_and(|link| link.is_leg) && incoming.progress.answered_at.is_none();
         incoming.early = None;
+        incoming.video = None;
         if let Some(media) = &incoming.media {
             media.close();
         }

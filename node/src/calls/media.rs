@@ -1,5 +1,5 @@
-//! The media of one voice call: WebRTC (ICE, DTLS-SRTP, RTP) carrying Opus, fed from and recorded
-//! to WAV files.
+//! The media of one call: WebRTC (ICE, DTLS-SRTP, RTP) carrying Opus, fed from and recorded
+//! to WAV files, and encoded video ([`video`]) as it comes.
 //!
 //! Knows nothing of signalling: session descriptions (SDP, RFC 8829) go in and out as text.
 //!
@@ -47,6 +47,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 mod audio;
 mod candidates;
+#[cfg(feature = "desktop-audio")]
+mod desktop;
+mod engine;
+mod pairs;
 mod path_watch;
 mod pinned;
 mod playout;
@@ -56,14 +60,19 @@ pub mod rehearsal;
 mod room;
 mod session;
 mod sockets;
+mod sound;
 mod spare;
+mod steering;
 pub mod tone;
 mod transport;
 mod turn;
+pub mod video;
 mod wav;
 
 pub use candidates::{MediaPath, PathKind};
 pub use room::Room;
+pub(crate) use sound::IS_BUILT_IN as HAS_SOUND;
+pub use sound::Microphone;
 pub use spare::SpareOffer;
 pub use turn::{RELAYS_MAX, RelayServer, TlsServer};
 pub use wav::WavError;
@@ -98,9 +107,15 @@ pub struct MediaConfig {
     /// when the session is both started and connected; silence stands where nothing came. A
     /// process that is killed leaves a readable file lacking at most the last second.
     pub record: Option<PathBuf>,
+    /// Whether the machine's microphone and loudspeakers take part; in a room of the session's own.
+    pub microphone: Microphone,
     /// Where the session's audio comes from and goes to, if it shares that with other sessions; `play` and `record` are then the room's. `None`: a
     /// room of its own.
     pub room: Option<Room>,
+    /// Video beside the voice: offered, and taken where it is offered. `None`: voice only.
+    pub video: Option<video::VideoLink>,
+    /// Files of video, to be checked with the others. Played and recorded by whoever has the link's other end.
+    pub video_files: video::VideoFiles,
     /// Permits loopback addresses on either side. For networks within one machine.
     pub lab: bool,
     /// Addresses to bind, four at most; empty: those of the interfaces.
@@ -122,7 +137,10 @@ impl Default for MediaConfig {
         Self {
             play: None,
             record: None,
+            microphone: Microphone::Off,
             room: None,
+            video: None,
+            video_files: video::VideoFiles::default(),
             lab: false,
             bind: Vec::new(),
             relays: Vec::new(),
@@ -148,10 +166,31 @@ impl MediaConfig {
         self
     }
 
+    /// Uses the machine's microphone and loudspeakers.
+    #[must_use]
+    pub fn microphone(mut self, microphone: Microphone) -> Self {
+        self.microphone = microphone;
+        self
+    }
+
     /// Shares what is said and heard with other sessions: a conference.
     #[must_use]
     pub fn room(mut self, room: Room) -> Self {
         self.room = Some(room);
+        self
+    }
+
+    /// Exchanges video too.
+    #[must_use]
+    pub fn video(mut self, video: Option<video::VideoLink>) -> Self {
+        self.video = video;
+        self
+    }
+
+    /// Checks these files of video with the others.
+    #[must_use]
+    pub fn video_files(mut self, files: video::VideoFiles) -> Self {
+        self.video_files = files;
         self
     }
 
@@ -202,7 +241,8 @@ impl MediaConfig {
     /// # Errors
     /// [`MediaError::Play`] and [`MediaError::Record`].
     pub async fn check_files(&self) -> Result<(), MediaError> {
-        if self.play.is_none() && self.record.is_none() {
+        let needs_sound = self.microphone == Microphone::On;
+        if self.play.is_none() && self.record.is_none() && !needs_sound && self.video_files.is_empty() {
             return Ok(());
         }
         let config = self.clone();
@@ -211,6 +251,11 @@ impl MediaConfig {
     }
 
     fn check_files_blocking(&self) -> Result<(), MediaError> {
+        if self.microphone == Microphone::On {
+            sound::open().map_err(|detail| MediaError::Sound { detail })?;
+        }
+        let checked = self.video_files.check_blocking();
+        checked.map_err(|(path, source)| MediaError::VideoFile { path, source: Arc::new(source) })?;
         if let Some(path) = &self.play {
             WavSource::open(path).map_err(|source| MediaError::Play { path: path.clone(), source })?;
         }
@@ -286,6 +331,20 @@ pub enum MediaError {
         path: PathBuf,
         /// What went wrong.
         source: WavError,
+    },
+    /// The microphone or the loudspeakers can't be used.
+    #[error("no sound: {detail}")]
+    Sound {
+        /// What the system said.
+        detail: String,
+    },
+    /// A file of video can't be played, or not be recorded to.
+    #[error("cannot use {}", path.display())]
+    VideoFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Arc<video::VideoFileError>,
     },
     /// No certificate could be made for the call.
     #[error("cannot make a DTLS certificate")]
@@ -396,6 +455,8 @@ pub struct MediaStats {
     pub concealed_frames: u64,
     /// Variation of the packets' travelling time in milliseconds (RFC 3550 section 6.4.1).
     pub jitter_ms: f64,
+    /// The same of video, if both ends have agreed on it.
+    pub video: Option<video::VideoStats>,
 }
 
 /// What a session came to.
@@ -647,3 +708,6 @@ mod tests;
 
 #[cfg(test)]
 mod relayed_tests;
+
+#[cfg(test)]
+mod video_tests;

@@ -20,6 +20,7 @@ use super::driver::{self, MediaDriver, StandingOffer};
 use super::early::LegMedia;
 use super::hand_over::RelayWay;
 use super::media::{PendingMedia, Room};
+use super::own_engine::{OwnEngine, VideoEnds};
 use super::{InviteTarget, Progress, SUMMARY_WAIT};
 use crate::address;
 use crate::directory::Waiter;
@@ -90,6 +91,10 @@ pub(super) struct Outgoing {
     pub(super) options: DialOptions,
     /// What is said and heard.
     pub(super) room: Room,
+    /// What is shown and seen, in a video call.
+    pub(super) video: Option<VideoEnds>,
+    /// Where media are the embedder's.
+    pub(super) own: Option<OwnEngine>,
     /// The conference that it belongs to, if it does.
     pub(super) link: Option<Link>,
     /// The callee's identity key, once the look-up has shown it.
@@ -173,7 +178,7 @@ impl EventLoop {
     ) {
         let now = self.now();
         let room = self.conference_room(link.as_ref());
-        let room = room.unwrap_or_else(|| Room::new(options.play.clone(), options.record.clone()));
+        let room = room.unwrap_or_else(|| Room::new(options.play.clone(), options.record.clone()).microphone(options.microphone));
         let params = CallerParams {
             call,
             me: self.identity.device(),
@@ -186,6 +191,8 @@ impl EventLoop {
             progress: Progress::new(user.clone(), now),
             media: None,
             conversation: ConversationId::of_pair(&self.identity.user_id(), &user),
+            video: options.is_video().then(VideoEnds::new),
+            own: options.offer.is_some().then(OwnEngine::default),
             options,
             room,
             link,
@@ -196,6 +203,10 @@ impl EventLoop {
             looks_again: false,
             legs: HashMap::new(),
         };
+        outgoing.progress.is_video = outgoing.options.is_video();
+        if let Some(video) = &mut outgoing.video {
+            video.use_files(outgoing.options.video_files());
+        }
         let presence = self.presence_of(&user);
         let shown = presence.as_ref().map_or_else(|| "not a contact: unknown".to_owned(), super::trace::presence_words);
         outgoing.progress.note(CallStageKind::Presence, None, shown);
@@ -367,6 +378,10 @@ impl EventLoop {
                 CallerAction::ConnectEarly { device, answer } => self.connect_early(call, device, answer),
                 CallerAction::AddCandidate { device, candidate } => {
                     let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { continue };
+                    if outgoing.progress.answered_by == Some(device) && self.own_candidate(call, &candidate) {
+                        continue;
+                    }
+                    let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { continue };
                     match (&outgoing.media, outgoing.legs.get_mut(&device)) {
                         (Some(media), _) => media.add_candidate(candidate),
                         (None, Some(leg)) => leg.media.add_candidate(candidate),
@@ -389,11 +404,16 @@ impl EventLoop {
         let why_none = self.relays_at_hand.why_none();
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         outgoing.progress.relay_complaint = why_none;
+        if let Some(offer) = outgoing.options.offer.clone() {
+            return self.offer_own(call, device, offer);
+        }
         let Some(outgoing) = self.calls.outgoing.get(&call) else { return };
         let config = self.media_config(outgoing.options.play.as_deref(), outgoing.options.record.as_deref());
         let config =
             config.relayed_only(outgoing.options.relayed_only || self.settings.relayed_calls).room(outgoing.room.clone());
         let target = outgoing.legs.get(&device).map(|leg| leg.target.clone());
+        let video = outgoing.video.as_ref().map(|video| video.link.clone());
+        let config = config.video(video).video_files(outgoing.options.video_files()).microphone(outgoing.options.microphone);
         driver::make_offer(call, device, config, self.internal_sender.clone());
         // The handshake doesn't wait for the offer.
         if let Some(target) = target.filter(|target| !self.swarm.behaviour().streams.is_connected(&target.peer)) {
@@ -429,7 +449,7 @@ impl EventLoop {
         }
     }
 
-    fn seal_invite(&mut self, call: CallId, device: DeviceKey, offer: String) -> Result<SealedInvite, String> {
+    pub(super) fn seal_invite(&mut self, call: CallId, device: DeviceKey, offer: String) -> Result<SealedInvite, String> {
         let now = self.now().unix;
         let is_hidden =
             self.calls.outgoing.get(&call).is_some_and(|outgoing| outgoing.options.relayed_only) || self.settings.relayed_calls;
@@ -446,7 +466,7 @@ impl EventLoop {
             recipient: device,
             call,
             conversation: outgoing.conversation,
-            kind: EventKind::VOICE_CALL,
+            kind: if outgoing.options.is_video() { EventKind::VIDEO_CALL } else { EventKind::VOICE_CALL },
             display_name,
             avatar: None,
             origin,
@@ -460,7 +480,7 @@ impl EventLoop {
 
     /// Sends the invite on the stream and, where none is open, by the device's relay; the gateways get the same bytes after a moment, if it
     /// doesn't ring before.
-    fn send_invite(&mut self, call: CallId, device: DeviceKey, target: &Target, sealed: &SealedInvite) {
+    pub(super) fn send_invite(&mut self, call: CallId, device: DeviceKey, target: &Target, sealed: &SealedInvite) {
         if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
             leg.sealed = Some(sealed.clone());
             leg.repeat_at = Some(Instant::now() + INVITE_REPEAT);
@@ -674,6 +694,9 @@ impl EventLoop {
 
     fn start_media(&mut self, call: CallId, device: DeviceKey, answer: &str) {
         let now = Instant::now();
+        if self.calls.outgoing.get(&call).is_some_and(|outgoing| outgoing.own.is_some()) {
+            return self.start_own(call, device, answer);
+        }
         let media = self.answered_media(call, device, answer);
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         outgoing.progress.answered_at.get_or_insert(now);
@@ -734,6 +757,7 @@ impl EventLoop {
         outgoing.progress.via_push =
             outgoing.progress.answered_by.and_then(|device| outgoing.legs.get(&device)).is_some_and(|leg| leg.via_push);
         outgoing.legs.values_mut().for_each(|leg| leg.media.clear());
+        outgoing.video = None;
         if let Some(media) = &outgoing.media {
             media.close();
         }

@@ -8,6 +8,7 @@ use super::error::CliError;
 use super::output::{duration, pairs, printable, word};
 use super::progress::Spinner;
 use super::{Context, calls, parse, presence, signals, voicemail};
+use crate::handle::call_media::CallVideo;
 use crate::handle::calls::{CallEntry, CallOutcome, CallResult, CallStage, DialOptions, OtherEnd};
 use crate::handle::presence::PresenceView;
 
@@ -22,15 +23,24 @@ pub(super) struct Args {
     /// WAV file that receives what is heard
     #[arg(long, value_name = "WAV")]
     record: Option<PathBuf>,
+    /// Speak and hear by this machine's microphone and loudspeakers; the default without --play and --record, where they are built in
+    #[arg(long)]
+    microphone: bool,
     /// WAV file to leave as voicemail if nobody answers
     #[arg(long, value_name = "WAV")]
     voicemail: Option<PathBuf>,
     /// Hang up so many seconds after the answer
     #[arg(long, value_name = "SECS", value_parser = parse::seconds)]
     duration: Option<u64>,
-    /// Offer video too
+    /// Make it a video call
     #[arg(long)]
     video: bool,
+    /// File whose video is sent: VP8 in IVF, or H.264 in annex B. Makes it a video call
+    #[arg(long, value_name = "FILE")]
+    play_video: Option<PathBuf>,
+    /// File that receives the other end's video. Makes it a video call
+    #[arg(long, value_name = "FILE")]
+    record_video: Option<PathBuf>,
     /// Send media through a relay only: invite and media don't show this device's addresses
     #[arg(long)]
     relayed: bool,
@@ -68,12 +78,16 @@ async fn traced(client: &Client, outcome: CallOutcome) -> Result<Traced, CliErro
 /// Ends with the call; SIGINT hangs up. Exits 0 only if the call was answered and ended well.
 pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let options = DialOptions {
+        microphone: calls::microphone(args.microphone, args.play.is_none() && args.record.is_none()),
         play: args.play.as_deref().map(parse::wav_to_play).transpose()?,
-        record: args.record.as_deref().map(parse::wav_to_record).transpose()?,
+        record: args.record.as_deref().map(parse::to_record).transpose()?,
         voicemail: args.voicemail.as_deref().map(parse::wav_to_play).transpose()?,
         users: args.users,
         duration_ms: args.duration,
         video: args.video,
+        play_video: args.play_video.as_deref().map(parse::file_to_play).transpose()?,
+        record_video: args.record_video.as_deref().map(parse::to_record).transpose()?,
+        offer: None,
         relayed_only: args.relayed,
     };
     let client = context.client()?;
@@ -102,6 +116,12 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
     if result == CallResult::Completed { Ok(()) } else { Err(CliError::Told) }
 }
 
+fn video_line(video: &CallVideo) -> String {
+    let codec = video.codec.map(|codec| format!(", {}", word(&codec))).unwrap_or_default();
+    let lost = video.packets_lost;
+    format!("{} frames sent, {} received{codec}; {lost} packets lost", video.frames_sent, video.frames_received)
+}
+
 pub(super) fn for_people(outcome: &CallOutcome) -> String {
     let result = word(&outcome.outcome);
     let reason = outcome.reason.as_ref().map(|reason| format!(": {}", printable(reason))).unwrap_or_default();
@@ -115,6 +135,7 @@ pub(super) fn for_people(outcome: &CallOutcome) -> String {
         ("round trip", outcome.rtt_ms.map(duration)),
         ("loss", outcome.loss.map(|loss| format!("{:.1} %", loss * 100.0))),
         ("jitter", outcome.jitter_ms.map(|ms| format!("{ms:.1} ms"))),
+        ("video", outcome.video.as_ref().map(video_line)),
         ("woken", outcome.via_push.then(|| "by push".to_owned())),
     ]);
     let left = outcome.voicemail.as_ref().map(|left| format!("{}\n", voicemail::left_for_people(left))).unwrap_or_default();

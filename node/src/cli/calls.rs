@@ -9,6 +9,7 @@ use super::output::{printable, table, word};
 use super::watch::watch;
 use super::{Context, call, parse};
 use crate::api::requests::CallDone;
+use crate::calls::media::{HAS_SOUND, Microphone};
 use crate::handle::Event;
 use crate::handle::calls::{AddOptions, AnswerOptions, CallAdded, CallEntry, CallList, CallRejoined, CallStage, OtherEnd};
 
@@ -45,6 +46,28 @@ pub(super) struct AnswerArgs {
     /// WAV file that receives what is heard
     #[arg(long, value_name = "WAV")]
     record: Option<PathBuf>,
+    /// Speak and hear by this machine's microphone and loudspeakers; the default without --play and --record, where they are built in
+    #[arg(long)]
+    microphone: bool,
+    /// File whose video is sent, of a video call: VP8 in IVF, or H.264 in annex B
+    #[arg(long, value_name = "FILE")]
+    play_video: Option<PathBuf>,
+    /// File that receives the other end's video, of a video call
+    #[arg(long, value_name = "FILE")]
+    record_video: Option<PathBuf>,
+}
+
+impl AnswerArgs {
+    fn options(&self) -> Result<AnswerOptions, CliError> {
+        Ok(AnswerOptions {
+            play: self.play.as_deref().map(parse::wav_to_play).transpose()?,
+            record: self.record.as_deref().map(parse::to_record).transpose()?,
+            microphone: microphone(self.microphone, self.play.is_none() && self.record.is_none()),
+            play_video: self.play_video.as_deref().map(parse::file_to_play).transpose()?,
+            record_video: self.record_video.as_deref().map(parse::to_record).transpose()?,
+            answer: None,
+        })
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,10 +93,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
         Command::Show(args) => show(context, &args.id).await,
         Command::Watch => watch(context, for_people).await,
         Command::Answer(args) => {
-            let options = AnswerOptions {
-                play: args.play.as_deref().map(parse::wav_to_play).transpose()?,
-                record: args.record.as_deref().map(parse::wav_to_record).transpose()?,
-            };
+            let options = args.options()?;
             act(context, &args.id, "answer", &options).await
         }
         Command::Add(args) => add(context, args).await,
@@ -81,6 +101,15 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
         Command::Decline(args) => act(context, &args.id, "decline", &json!({})).await,
         Command::Dismiss(args) => act(context, &args.id, "dismiss", &json!({})).await,
         Command::Hangup(args) => act(context, &args.id, "hangup", &json!({})).await,
+    }
+}
+
+/// Whether the machine's sound is used: where it was asked for, or where nothing else was and this build has it.
+pub(super) fn microphone(is_asked: bool, is_free: bool) -> Microphone {
+    match (is_asked, is_free && HAS_SOUND) {
+        (true, _) => Microphone::On,
+        (false, true) => Microphone::Auto,
+        (false, false) => Microphone::Off,
     }
 }
 
@@ -107,10 +136,7 @@ async fn add(context: &Context, args: AddArgs) -> Result<(), CliError> {
 
 async fn rejoin(context: &Context, args: &AnswerArgs) -> Result<(), CliError> {
     let path = format!("/v1/calls/{}/rejoin", parse::url_part(&args.id));
-    let options = AnswerOptions {
-        play: args.play.as_deref().map(parse::wav_to_play).transpose()?,
-        record: args.record.as_deref().map(parse::wav_to_record).transpose()?,
-    };
+    let options = args.options()?;
     let rejoined: CallRejoined = context.client()?.post(&path, &options).await?;
     context.output.print(&rejoined, |rejoined| {
         if rejoined.joined { "back in the conference" } else { "nobody is there any more" }.to_owned()

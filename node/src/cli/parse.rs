@@ -78,13 +78,19 @@ pub(super) fn wav_to_play(path: &Path) -> Result<PathBuf, CliError> {
     absolute(path)
 }
 
-/// A WAV file to be recorded: its directory must be there.
-pub(super) fn wav_to_record(path: &Path) -> Result<PathBuf, CliError> {
+/// A file to be recorded: its directory must be there.
+pub(super) fn to_record(path: &Path) -> Result<PathBuf, CliError> {
     let path = absolute(path)?;
     if path.is_dir() || !path.parent().is_some_and(Path::is_dir) {
         return Err(CliError::Usage(format!("can't record to {}: no such directory, or no file", path.display())));
     }
     Ok(path)
+}
+
+/// A file to be read, whose content the node judges.
+pub(super) fn file_to_play(path: &Path) -> Result<PathBuf, CliError> {
+    std::fs::File::open(path).map_err(|error| CliError::Usage(format!("can't play {}: {error}", path.display())))?;
+    absolute(path)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, CliError> {

@@ -47,6 +47,12 @@ pub(super) struct Args {
     /// WAV file that receives what callers say
     #[arg(long, value_name = "WAV", requires = "answer")]
     record: Option<PathBuf>,
+    /// File whose video is sent in video calls: VP8 in IVF, or H.264 in annex B
+    #[arg(long, value_name = "FILE", requires = "answer")]
+    play_video: Option<PathBuf>,
+    /// File that receives the caller's video
+    #[arg(long, value_name = "FILE", requires = "answer")]
+    record_video: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -86,7 +92,9 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
 
 fn options(context: &Context, args: Args) -> Result<RunOptions, CliError> {
     let play = args.play.as_deref().map(parse::wav_to_play).transpose()?;
-    let record = args.record.as_deref().map(parse::wav_to_record).transpose()?;
+    let record = args.record.as_deref().map(parse::to_record).transpose()?;
+    let play_video = args.play_video.as_deref().map(parse::file_to_play).transpose()?;
+    let record_video = args.record_video.as_deref().map(parse::to_record).transpose()?;
     Ok(RunOptions {
         home: context.home_path()?,
         listen: args.listen,
@@ -96,7 +104,7 @@ fn options(context: &Context, args: Args) -> Result<RunOptions, CliError> {
         api: args.api,
         metrics: args.metrics,
         lab: args.lab,
-        answer: args.answer.map(|Answer::Auto| AutoAnswer { play, record }),
+        answer: args.answer.map(|Answer::Auto| AutoAnswer { play, record, play_video, record_video }),
     })
 }
 

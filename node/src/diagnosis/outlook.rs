@@ -175,6 +175,7 @@ mod tests {
             via_push: false,
             voicemail: None,
             voicemail_problem: None,
+            video: None,
         };
         CallEntry {
             call_id: "a".to_owned(),

@@ -6,11 +6,14 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::call_media::CallVideo;
 use super::directory::ResolveError;
 use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
 use super::voicemail::{VoicemailFault, VoicemailLeft};
 use super::{Command, Node};
+use crate::calls::media::Microphone;
 use crate::calls::media::recording::Recorded;
+use crate::calls::media::video::VideoFiles;
 use crate::timestamp::Timestamp;
 
 /// A recording in the making.
@@ -35,8 +38,18 @@ pub struct DialOptions {
     pub voicemail: Option<PathBuf>,
     /// Hang up so long after the answer. `None`: until somebody hangs up.
     pub duration_ms: Option<u64>,
-    /// Offer video too.
+    /// Make it a video call: frames go in and come out at [`Calls::video`], or these files.
     pub video: bool,
+    /// Speak and hear by the microphone and loudspeakers of the node's machine, where no file is played; needs a build with `desktop-audio`.
+    pub microphone: Microphone,
+    /// A file on the node's machine whose video is sent, VP8 in IVF or H.264 in annex B; an absolute path. Makes it a video call.
+    pub play_video: Option<PathBuf>,
+    /// A file on the node's machine that receives the other end's video, in the format that goes with how it is encoded; an absolute path. Makes
+    /// it a video call.
+    pub record_video: Option<PathBuf>,
+    /// The offer (SDP) of a media engine of the embedder's own; the node's isn't used then, nor are files. It goes into the invite, whose 2,800 bytes
+    /// leave about 1.5 KiB for it: candidates that don't fit can be told by [`Calls::trickle`].
+    pub offer: Option<String>,
     /// Send media through a relay only: neither invite nor media show this device's addresses. The connection that carries the signalling
     /// still may, where it is a direct one. Fails where no relay serves.
     pub relayed_only: bool,
@@ -58,6 +71,20 @@ pub struct AnswerOptions {
     pub play: Option<PathBuf>,
     /// A WAV file on the node's machine that receives what is heard; an absolute path.
     pub record: Option<PathBuf>,
+    /// As in [`DialOptions::microphone`].
+    pub microphone: Microphone,
+    /// Video to send, as in [`DialOptions::play_video`]; only of a video call.
+    pub play_video: Option<PathBuf>,
+    /// Where to record video, as in [`DialOptions::record_video`]; only of a video call.
+    pub record_video: Option<PathBuf>,
+    /// The answer (SDP) of a media engine of the embedder's own to the offer in [`Calls::description`]; the node's isn't used then, nor are files.
+    pub answer: Option<String>,
+}
+
+impl AnswerOptions {
+    pub(crate) fn video_files(&self) -> VideoFiles {
+        VideoFiles { play: self.play_video.clone(), record: self.record_video.clone() }
+    }
 }
 
 /// Whom to add to a call.
@@ -120,6 +147,9 @@ pub struct CallOutcome {
     pub jitter_ms: Option<f64>,
     /// Whether the answering device was woken for this call.
     pub via_push: bool,
+    /// What video measured, if both ends had agreed on it.
+    #[serde(default)]
+    pub video: Option<CallVideo>,
     /// The voicemail that was left because nobody answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub voicemail: Option<VoicemailLeft>,
@@ -318,6 +348,9 @@ pub struct CallMedia {
     /// Audio packets that left before the answer, which none does, or came before it and were dropped.
     #[serde(default)]
     pub packets_early: u64,
+    /// What video measures, if both ends have agreed on it.
+    #[serde(default)]
+    pub video: Option<CallVideo>,
 }
 
 /// Why an operation on calls failed.
@@ -354,6 +387,24 @@ pub enum CallError {
     Audio {
         /// The file.
         path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The call has no video, or somebody has it already.
+    #[error("call {call_id} has no video, or it is taken")]
+    NoVideo {
+        /// The call.
+        call_id: String,
+    },
+    /// The call's media are the node's.
+    #[error("call {call_id} doesn't use a media engine of one's own")]
+    NotOwnEngine {
+        /// The call.
+        call_id: String,
+    },
+    /// A description or candidate of the embedder's engine can't be used.
+    #[error("the session description can't be used: {reason}")]
+    Description {
         /// What is wrong with it.
         reason: String,
     },
@@ -403,8 +454,9 @@ impl Fault for CallError {
             Self::Username(error) => error.kind(),
             Self::Node(error) => error.kind(),
             Self::Resolve(error) => error.kind(),
-            Self::NoCallee | Self::CallsSelf | Self::Audio { .. } => ProblemKind::InvalidRequest,
+            Self::NoCallee | Self::CallsSelf | Self::Audio { .. } | Self::Description { .. } => ProblemKind::InvalidRequest,
             Self::UnknownCall { .. } | Self::NotLeft { .. } => ProblemKind::NotFound,
+            Self::NoVideo { .. } | Self::NotOwnEngine { .. } => ProblemKind::Conflict,
             Self::WrongState { .. } | Self::AlreadyCalling { .. } | Self::TakesPart { .. } => ProblemKind::Conflict,
         }
     }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
+use super::call_media::CallDescription;
 use super::calls::{CallOutcome, CallWay};
 use super::devices::LinkStage;
 use super::files::FileState;
@@ -293,6 +294,15 @@ pub enum Event {
         /// The peer id of the device that answered.
         answered_by: String,
     },
+    /// A call was answered whose media are the embedder's: what the other end says of them.
+    CallDescription(CallDescription),
+    /// The other end of a call whose media are the embedder's has one more candidate, or takes one back (`remove-` before it).
+    CallCandidate {
+        /// The call.
+        call_id: String,
+        /// The attribute as SDP has it.
+        candidate: String,
+    },
     /// Somebody takes part in a conference of this device.
     ConferenceJoined {
         /// The conference.
@@ -464,6 +474,8 @@ impl Event {
             Self::CallIncoming { .. } => "call_incoming",
             Self::CallRinging { .. } => "call_ringing",
             Self::CallAnswered { .. } => "call_answered",
+            Self::CallDescription(_) => "call_description",
+            Self::CallCandidate { .. } => "call_candidate",
             Self::ConferenceJoined { .. } => "conference_joined",
             Self::ConferenceLeft { .. } => "conference_left",
             Self::CallEnded(_) => "call_ended",

@@ -217,7 +217,7 @@ async fn voice_call(network: &Network, cast: &Cast) -> Outcome {
         duration_ms: Some(crate::diagnosis::millis(TALK)),
         ..DialOptions::to(&cast.callee)
     };
-    let answer = AnswerOptions { play: Some(callee_says), record: Some(callee_hears.clone()) };
+    let answer = AnswerOptions { play: Some(callee_says), record: Some(callee_hears.clone()), ..AnswerOptions::default() };
     let (caller, callee) = (node(network, &cast.caller)?, node(network, &cast.callee)?);
     let events = callee.subscribe();
     let talked = call(caller, callee, events, options, answer).await?;

@@ -4,8 +4,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use halloo::api::ApiListener;
+use halloo::calls::media::video::VideoLink;
 use halloo::config::ApiAddress;
 use halloo::handle::authority::{AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, Enrolled, EnrolmentPolicy};
+use halloo::handle::call_media::{CallDescription, CallMediaCommand, IceServers};
 use halloo::handle::calls::{
     CallAdded, CallEntry, CallError, CallList, CallOutcome, CallPath, CallRejoined, CallResult, CallStage, CallStageKind,
     CallState,
@@ -124,6 +126,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::MessageList { user, reply, .. } => {
             reply.send(Ok(MessageList { with: user, ..MessageList::default() }));
         }
+        Command::CallMedia(command) => answer_call_media(command),
         Command::Files(command) => answer_files(command),
         Command::Voicemail(command) => answer_voicemail(command),
         Command::History(command) => answer_history(command),
@@ -206,6 +209,19 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         }
         Command::AuthorityLog(reply) => reply.send(Ok(AuthorityLog::default())),
         Command::Shutdown(reply) => reply.send(Ok(())),
+    }
+}
+
+fn answer_call_media(command: CallMediaCommand) {
+    match command {
+        CallMediaCommand::Video { reply, .. } => reply.send(Ok(VideoLink::new().1)),
+        CallMediaCommand::IceServers(reply) => reply.send(Ok(IceServers { ice_servers: Vec::new() })),
+        CallMediaCommand::Description { call_id, reply } => {
+            reply.send(Ok(CallDescription { call_id, sdp: "v=0".to_owned(), candidates: Vec::new() }));
+        }
+        CallMediaCommand::Trickle { call_id, reply, .. } | CallMediaCommand::Report { call_id, reply, .. } => {
+            reply.send(if call_id == "gone" { Err(CallError::UnknownCall { call_id }) } else { Ok(()) });
+        }
     }
 }
 
@@ -353,6 +369,7 @@ fn outcome(outcome: CallResult) -> CallOutcome {
         loss: None,
         jitter_ms: None,
         via_push: false,
+        video: None,
         voicemail: None,
         voicemail_problem: None,
     }

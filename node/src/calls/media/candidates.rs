@@ -93,7 +93,7 @@ fn choose(addresses: impl Iterator<Item = (String, IpAddr)>, lab: bool) -> Vec<I
 /// What the other end said about its addresses: bounds their number and tells the kind of path.
 #[derive(Debug, Default)]
 pub(super) struct RemoteCandidates {
-    kinds: BTreeMap<SocketAddr, CandidateKind>,
+    known: BTreeMap<SocketAddr, Candidate>,
 }
 
 impl RemoteCandidates {
@@ -103,22 +103,27 @@ impl RemoteCandidates {
         let admissible = addr.port() != 0
             && is_usable(addr.ip(), lab)
             && candidate.proto() == str0m::net::Protocol::Udp
-            && (self.kinds.len() < REMOTE_CANDIDATES_MAX || self.kinds.contains_key(&addr));
+            && (self.known.len() < REMOTE_CANDIDATES_MAX || self.known.contains_key(&addr));
         if admissible {
-            self.kinds.insert(addr, candidate.kind());
+            self.known.insert(addr, candidate.clone());
         }
         admissible
     }
 
     /// The other end has taken a candidate back, which makes room for another.
     pub(super) fn forget(&mut self, candidate: &Candidate) {
-        self.kinds.remove(&candidate.addr());
+        self.known.remove(&candidate.addr());
+    }
+
+    /// Those that no relay lends.
+    pub(super) fn not_relayed(&self) -> impl Iterator<Item = &Candidate> {
+        self.known.values().filter(|candidate| candidate.kind() != CandidateKind::Relayed)
     }
 
     /// Names the path between two nominated addresses. A remote address never announced was
     /// learnt from its packets: a translator stands in between.
     pub(super) fn path(&self, local: SocketAddr, local_kind: CandidateKind, remote: SocketAddr) -> MediaPath {
-        let remote_kind = self.kinds.get(&remote).copied().unwrap_or(CandidateKind::PeerReflexive);
+        let remote_kind = self.known.get(&remote).map_or(CandidateKind::PeerReflexive, Candidate::kind);
         let kind = match (local_kind, remote_kind) {
             (CandidateKind::Relayed, _) | (_, CandidateKind::Relayed) => PathKind::Relayed,
             // Between a private address and a public one somebody translates, though this end doesn't see it.

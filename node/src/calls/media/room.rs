@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use super::MediaError;
 use super::audio::{FRAME_SAMPLES, Frame, FrameEncoder, silence};
 use super::session::FRAME_DURATION;
+use super::sound::{Microphone, Sounding};
 use super::wav::{Played, Player, Recorder};
 
 /// Frames kept for legs that are behind the first, sent ones and heard ones: a little more than the second for which a session catches up.
@@ -37,6 +38,8 @@ struct State {
     encoder: Option<FrameEncoder>,
     player: Option<Player>,
     recorder: Option<Recorder>,
+    /// The machine's microphone and loudspeakers, if they are to be used.
+    sound: Sounding,
     /// Keeps the threads that write the file apart: one that goes on waits for the one before to be done.
     file: Arc<Mutex<()>>,
     /// Whether the file was begun.
@@ -82,6 +85,7 @@ impl Room {
             encoder: None,
             player: None,
             recorder: None,
+            sound: Sounding::default(),
             file: Arc::default(),
             is_begun: false,
             recorded: 0,
@@ -94,6 +98,13 @@ impl Room {
             heard_from: 0,
             limiter: Limiter::default(),
         })))
+    }
+
+    /// The same with this machine's microphone, when no file is played, and its loudspeakers.
+    #[must_use]
+    pub fn microphone(self, microphone: Microphone) -> Self {
+        self.lock().sound = Sounding::new(microphone);
+        self
     }
 
     /// A leg begins to send and to hear, its first frame being due `at`. Playing and recording begin with the first; where a recording was completed
@@ -175,6 +186,7 @@ impl Seat {
             state.flush();
             let path = state.record.clone().unwrap_or_default();
             let recorder = if state.seats.is_empty() { state.recorder.take() } else { None };
+            state.close_unused();
             recorder.map(|recorder| (recorder, path))
         });
         let Some((recorder, path)) = finished else { return Ok(self.room.lock().recorded) };
@@ -197,6 +209,7 @@ impl Drop for Seat {
             // A recorder that is dropped completes its file by itself.
             state.recorder = None;
         }
+        state.close_unused();
         state.flush();
     }
 }
@@ -211,6 +224,7 @@ impl State {
             self.recorder = Some(Recorder::spawn(path, self.is_begun, Arc::clone(&self.file)));
             self.is_begun = true;
         }
+        self.sound.open();
         // What is played begins once, and goes on where it was when nobody heard it.
         if self.player.is_none() {
             self.player = self.play.clone().map(Player::spawn);
@@ -264,7 +278,13 @@ impl State {
                 self.player = None;
                 Err(MediaError::Play { path: self.play.take().unwrap_or_default(), source })
             }
-            None => Ok((silence(), false)),
+            None => Ok((self.sound.next_frame().unwrap_or_else(silence), false)),
+        }
+    }
+
+    fn close_unused(&mut self) {
+        if self.seats.is_empty() {
+            self.sound.close();
         }
     }
 
@@ -301,6 +321,7 @@ impl State {
         let Some(sum) = self.heard.pop_front() else { return };
         self.heard_from += 1;
         let frame = self.limiter.apply(&sum);
+        self.sound.play(&frame);
         if let Some(recorder) = &mut self.recorder {
             recorder.push(frame);
             self.recorded += FRAME_SAMPLES as u64;

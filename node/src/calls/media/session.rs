@@ -21,6 +21,7 @@ use super::{
     sockets::Datagram,
     transport::{Transport, TransportEvent},
     turn::RelayServer,
+    video::{ToSend, VideoTrack},
 };
 
 pub(super) const FRAME_DURATION: Duration = Duration::from_millis(20);
@@ -71,6 +72,7 @@ enum Wakeup {
     Advice(Advice),
     Time,
     Datagram(Datagram),
+    Video(ToSend),
 }
 
 pub(super) struct Session {
@@ -109,6 +111,7 @@ pub(super) struct Session {
     seat: Option<Seat>,
     playout: Playout,
     reception: Reception,
+    video: Option<VideoTrack>,
     stats: MediaStats,
 }
 
@@ -122,13 +125,17 @@ impl Session {
         stats_sender: watch::Sender<MediaStats>,
     ) -> Result<Self, MediaError> {
         let created = Instant::now();
-        let room = config.room.clone().unwrap_or_else(|| Room::new(config.play.clone(), config.record.clone()));
+        let room = config
+            .room
+            .clone()
+            .unwrap_or_else(|| Room::new(config.play.clone(), config.record.clone()).microphone(config.microphone));
         Ok(Self {
             deadline: created.checked_add(config.connect_timeout),
             answered: !config.early,
             has_audio: false,
             came_early: 0,
             sent_early: 0,
+            video: config.video.clone().map(VideoTrack::new),
             config,
             transport,
             control,
@@ -156,6 +163,9 @@ impl Session {
         let ended = self.drive().await;
         self.transport.close();
         let recorded = self.finish_recording().await;
+        if let Some(video) = &self.video {
+            video.finish().await;
+        }
         let (recorded_ms, end) = match (recorded, ended) {
             (Ok(samples), ended) => (samples * 1_000 / u64::from(SAMPLE_RATE), ended),
             // The tick that meets a failed recorder leaves it to this to say why.
@@ -204,6 +214,11 @@ impl Session {
                         self.silent = false;
                     }
                 }
+                Wakeup::Video(what) => {
+                    if let Some(video) = &mut self.video {
+                        video.send(what, &mut self.transport, now)?;
+                    }
+                }
                 Wakeup::Time => self.handle_time(now)?,
             }
             if self.transport.is_review_due(now) {
@@ -215,7 +230,8 @@ impl Session {
     /// Waits for the next thing to do. Time comes before datagrams, so that a flood of them cannot
     /// hold up the audio.
     async fn wait(&mut self) -> Wakeup {
-        let due = [Some(self.transport.wake_at()), self.tick_at, self.deadline, self.silence_at()];
+        let video_at = self.video.as_ref().and_then(VideoTrack::wake_at);
+        let due = [Some(self.transport.wake_at()), self.tick_at, self.deadline, self.silence_at(), video_at];
         let wake_at = due.into_iter().flatten().min().unwrap_or_else(Instant::now);
         tokio::select! {
             biased;
@@ -223,6 +239,7 @@ impl Session {
             Ok(()) = self.control.changed() => Wakeup::Control,
             () = sleep_until(wake_at.into()) => Wakeup::Time,
             Some(advice) = self.advice.recv() => Wakeup::Advice(advice),
+            what = VideoTrack::next(&mut self.video) => Wakeup::Video(what),
             datagram = self.transport.receive() => Wakeup::Datagram(datagram),
         }
     }
@@ -248,6 +265,9 @@ impl Session {
         self.sent_early = self.transport.audio_left();
         self.tick_at = Some(Instant::now());
         self.seat = self.tick_at.map(|at| self.room.enter(at));
+        if let Some(video) = &mut self.video {
+            video.start(&self.transport);
+        }
     }
 
     fn handle_time(&mut self, now: Instant) -> Result<(), MediaError> {
@@ -258,6 +278,9 @@ impl Session {
             self.silent = true;
         }
         self.transport.handle_timeout(now)?;
+        if let Some(video) = &mut self.video {
+            video.poll(&mut self.transport, now)?;
+        }
         while let Some(at) = self.tick_at.filter(|at| *at <= now) {
             let late = now.saturating_duration_since(at);
             self.tick_at = Some(if late > CATCH_UP_MAX { now } else { at } + FRAME_DURATION);
@@ -289,6 +312,16 @@ impl Session {
                 TransportEvent::Interrupted => self.unanswered = true,
                 TransportEvent::Resumed => self.unanswered = false,
                 TransportEvent::Audio(packet) => self.take_audio(*packet),
+                TransportEvent::Video(packet) => {
+                    if let Some(video) = self.video.as_mut().filter(|_| self.answered) {
+                        video.take(*packet, &mut self.transport, Instant::now())?;
+                    }
+                }
+                TransportEvent::KeyFrameWanted => {
+                    if let Some(video) = self.video.as_mut() {
+                        video.key_frame_wanted();
+                    }
+                }
                 TransportEvent::RoundTrip(rtt) => {
                     self.stats.rtt_ms = Some(rtt.as_secs_f64() * 1_000.0);
                     self.publish();
@@ -398,6 +431,7 @@ impl Session {
         stats.buffer_ms = self.playout.target().as_secs_f64() * 1_000.0;
         stats.packets_late = self.playout.late_packets();
         stats.concealed_frames = self.playout.concealed_frames();
+        stats.video = self.video.as_ref().filter(|_| self.transport.video.is_some()).map(VideoTrack::stats);
         self.stats_sender.send_replace(stats.clone());
     }
 

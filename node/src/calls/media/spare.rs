@@ -53,12 +53,20 @@ impl Transport {
         let mid = identity.mid;
         let mut engine = self.rtc.direct_api();
         engine.set_ice_controlling(true);
+        self.steering.decides = true;
         engine.set_remote_ice_credentials(answer.credentials);
         engine.set_remote_fingerprint(answer.fingerprint);
         engine.declare_media(mid, MediaKind::Audio);
         engine.declare_stream_tx(identity.ssrc.into(), None, mid, None);
         if let Some(ssrc) = answer.ssrc {
             engine.expect_stream_rx(ssrc.into(), None, mid, None);
+        }
+        if let Some(video) = identity.video {
+            engine.declare_media(video.mid, MediaKind::Video);
+            engine.declare_stream_tx(video.ssrc.into(), video.again.map(Into::into), video.mid, None);
+            if let (Some(ssrc), again) = answer.video_ssrcs {
+                engine.expect_stream_rx(ssrc.into(), again.map(Into::into), video.mid, None);
+            }
         }
         // Whoever answers chooses: by default it begins.
         engine.start_dtls(answer.is_passive).map_err(transport::engine_error)?;
@@ -74,6 +82,9 @@ impl Transport {
         };
         let pt = answer.payload_types.into_iter().find(is_opus).ok_or(MediaError::NoCommonAudio)?;
         self.audio = Some((mid, pt));
+        if let Some(video) = identity.video {
+            self.set_video(video.mid, &answer.video_types);
+        }
         Ok(())
     }
 }
@@ -85,6 +96,9 @@ struct Answer {
     is_passive: bool,
     ssrc: Option<u32>,
     payload_types: Vec<Pt>,
+    video_ssrcs: (Option<u32>, Option<u32>),
+    /// None where the other end takes no video.
+    video_types: Vec<Pt>,
 }
 
 impl Answer {
@@ -95,20 +109,54 @@ impl Answer {
         let needed = |name: &str| value(name).ok_or_else(|| transport::sdp_error(format!("no {name}")));
         let credentials = IceCreds { ufrag: needed("ice-ufrag")?.to_owned(), pass: needed("ice-pwd")?.to_owned() };
         let fingerprint = needed("fingerprint")?.parse().map_err(transport::sdp_error)?;
-        // `a=inactive` and the like would be an answer without audio.
-        let is_both_ways = !["a=inactive", "a=recvonly", "a=sendonly"].iter().any(|only| sdp.lines().any(|line| line == *only));
-        let audio = sdp.lines().find_map(|line| line.strip_prefix("m=audio ")).filter(|_| is_both_ways);
-        let mut words = audio.ok_or(MediaError::NoCommonAudio)?.split_whitespace();
-        if words.next() == Some("0") {
+        let audio_types = payload_types(sdp, "audio");
+        if audio_types.is_empty() {
             return Err(MediaError::NoCommonAudio);
         }
-        let payload_types = words.skip(1).filter_map(|word| word.parse::<u8>().ok()).map(Pt::from).collect();
-        Ok(Self { credentials, fingerprint, is_passive: value("setup") == Some("passive"), ssrc: first_ssrc(sdp), payload_types })
+        Ok(Self {
+            credentials,
+            fingerprint,
+            is_passive: value("setup") == Some("passive"),
+            ssrc: ssrcs(sdp, "audio").0,
+            payload_types: audio_types,
+            video_ssrcs: ssrcs(sdp, "video"),
+            video_types: payload_types(sdp, "video"),
+        })
     }
 }
 
-/// The first stream that a description names.
-pub(super) fn first_ssrc(sdp: &str) -> Option<u32> {
-    let of_stream = sdp.lines().find_map(|line| line.strip_prefix("a=ssrc:"))?;
-    of_stream.split_whitespace().next()?.parse().ok()
+/// The lines of the first section of a kind, its head among them.
+pub(super) fn section<'a>(sdp: &'a str, kind: &str) -> impl Iterator<Item = &'a str> {
+    let head = format!("m={kind} ");
+    let mut is_within = false;
+    let mut is_over = false;
+    sdp.lines().filter(move |line| {
+        if line.starts_with("m=") {
+            is_over |= is_within;
+            is_within = !is_over && line.starts_with(&head);
+        }
+        is_within
+    })
+}
+
+/// The payload types of the first section of a kind; none if it isn't meant for both directions, or refused.
+fn payload_types(sdp: &str, kind: &str) -> Vec<Pt> {
+    // `a=inactive` and the like would be an answer without.
+    let is_one_way = section(sdp, kind).any(|line| ["a=inactive", "a=recvonly", "a=sendonly"].contains(&line));
+    let head = section(sdp, kind).next().filter(|_| !is_one_way).unwrap_or_default();
+    // Kind, port, transport, and then the types.
+    let mut words = head.split_whitespace().skip(1);
+    if words.next().is_none_or(|port| port == "0") {
+        return Vec::new();
+    }
+    words.skip(1).filter_map(|word| word.parse::<u8>().ok()).map(Pt::from).collect()
+}
+
+/// The first stream that the first section of a kind names, and the stream of what is sent again of it.
+pub(super) fn ssrcs(sdp: &str, kind: &str) -> (Option<u32>, Option<u32>) {
+    let number = |text: &str| text.split_whitespace().next()?.parse::<u32>().ok();
+    let group = section(sdp, kind).find_map(|line| line.strip_prefix("a=ssrc-group:FID "));
+    let again = group.and_then(|group| group.split_whitespace().nth(1)?.parse().ok());
+    let first = group.and_then(number).or_else(|| section(sdp, kind).find_map(|line| number(line.strip_prefix("a=ssrc:")?)));
+    (first, again)
 }

@@ -13,9 +13,9 @@ use super::{
 };
 
 /// No event of a healthy session takes longer.
-const EVENT_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const EVENT_DEADLINE: Duration = Duration::from_secs(10);
 
-fn config() -> MediaConfig {
+pub(super) fn config() -> MediaConfig {
     MediaConfig::default().lab(true).bind(["127.0.0.1".parse().unwrap()])
 }
 
@@ -41,7 +41,7 @@ async fn connected(session: &mut MediaSession) -> MediaPath {
     }
 }
 
-async fn call(caller: MediaConfig, callee: MediaConfig) -> (MediaSession, MediaSession) {
+pub(super) async fn call(caller: MediaConfig, callee: MediaConfig) -> (MediaSession, MediaSession) {
     let (pending, offer) = offer(caller).await.unwrap();
     let (mut callee, answer) = answer(callee, &offer).await.unwrap();
     let mut caller = pending.accept(&answer).await.unwrap();

@@ -14,45 +14,29 @@ use std::{
 use super::{
     MediaConfig, MediaError, SDP_BYTES_MAX,
     audio::FRAME_SAMPLES,
-    candidates::{self, MediaPath, RemoteCandidates},
+    candidates::{self, MediaPath, PathKind, RemoteCandidates},
+    engine,
+    pairs::Pair,
     path_watch::{Doubt, PathWatch},
     sockets::{Datagram, Sockets},
+    spare,
+    steering::{self, Steering},
     turn::{RelayServer, Relayed, TurnClients},
+    video::{self, VideoLine, VideoOffer},
 };
 use str0m::{
-    Candidate, CandidateKind, Event, IceConnectionState, IceCreds, Input, Output, Rtc, RtcConfig, RtcError,
+    Candidate, CandidateKind, Event, IceConnectionState, IceCreds, Input, Output, Rtc, RtcError,
     change::{SdpAnswer, SdpOffer, SdpPendingOffer},
     config::DtlsCert,
     format::Codec,
     media::{Direction, MediaKind, Mid, Pt},
-    net::{Protocol, Receive, Transmit},
-    rtp::{Extension, RtpPacket, RtpWrite},
-    stats::PeerStats,
+    net::{Protocol, Transmit},
+    rtp::{RtpPacket, RtpWrite},
 };
 
-/// Longest wait between two tries of one connectivity check. Also paces the keep-alive checks that
-/// measure the round-trip time and notice a dead path.
-const STUN_RETRY_MAX: Duration = Duration::from_secs(1);
-/// Unanswered tries until a path counts as dead: 0.25 + 0.5 + 8 x 1 s, about 9 s.
-const STUN_RETRIES_MAX: usize = 10;
-/// How often the engine reports its round-trip time.
-const STATS_INTERVAL: Duration = Duration::from_millis(500);
-/// Reports to the other end about what arrived (RFC 3550 section 6.2); 5 s would be too rare
-/// for a short call.
-const RTCP_INTERVAL: Duration = Duration::from_secs(1);
-/// First bytes up to here mark STUN, everything above is DTLS or media (RFC 7983).
-const STUN_FIRST_BYTE_MAX: u8 = 3;
-/// First bytes of media and its reports (RFC 7983).
-const MEDIA_FIRST_BYTES: std::ops::RangeInclusive<u8> = 128..=191;
-/// Types of packets that are reports and no media, without their highest bit (RFC 5761 section 4).
-const REPORT_TYPES: std::ops::RangeInclusive<u8> = 64..=95;
 /// How often it is looked what uplinks the machine has; and how soon again where something is wrong.
 const UPLINKS_EVERY: Duration = Duration::from_secs(2);
 const UPLINKS_AGAIN: Duration = Duration::from_millis(200);
-/// Number of the header extension that carries the media's identifier; any of 1 to 14 would do.
-const MID_EXTENSION: u8 = 4;
-/// Sources remembered as verified. Those beyond wait until the engine knows them.
-const VERIFIED_SOURCES_MAX: usize = candidates::REMOTE_CANDIDATES_MAX;
 /// Before the attribute of a candidate that is taken back. Whoever doesn't know it finds no candidate in it, and the path in time dead.
 pub(super) const REMOVAL: &str = "remove-";
 /// Stream and track identifiers, which SDP wants and this engine's one stream does not need.
@@ -74,6 +58,10 @@ pub(super) enum TransportEvent {
     Resumed,
     /// A packet of the other end's audio.
     Audio(Box<RtpPacket>),
+    /// A packet of the other end's video.
+    Video(Box<RtpPacket>),
+    /// The other end asks for a key frame.
+    KeyFrameWanted,
     /// The most recent round-trip time.
     RoundTrip(Duration),
     /// This relay lends no address, and says why.
@@ -100,6 +88,7 @@ pub(super) struct Identity {
     pub(super) credentials: IceCreds,
     pub(super) mid: Mid,
     pub(super) ssrc: u32,
+    pub(super) video: Option<VideoOffer>,
 }
 
 /// Sockets and engine of one call.
@@ -109,18 +98,22 @@ pub(super) struct Transport {
     sockets: Sockets,
     turn: TurnClients,
     watch: PathWatch,
+    pub(super) steering: Steering,
     /// When to look what uplinks there are; never where the addresses were given.
     uplinks_at: Option<Instant>,
     uplinks_seen_at: Instant,
     lab: bool,
-    relayed_only: bool,
+    pub(super) relayed_only: bool,
     /// The session description is made: candidates found from now on are told one by one.
     is_described: bool,
-    local_candidates: Vec<Candidate>,
-    remote_candidates: RemoteCandidates,
+    pub(super) local_candidates: Vec<Candidate>,
+    pub(super) remote_candidates: RemoteCandidates,
     /// Whence checks came that carry this session's password.
     verified_sources: BTreeSet<SocketAddr>,
     pub(super) audio: Option<(Mid, Pt)>,
+    /// Whether video is offered, and taken where it is.
+    wants_video: bool,
+    pub(super) video: Option<VideoLine>,
     has_ice: bool,
     path: Option<MediaPath>,
     interrupted: bool,
@@ -138,13 +131,13 @@ pub(super) struct Transport {
 impl Transport {
     /// Binds the sockets and builds the engine, with a fresh certificate for this call.
     pub(super) async fn new(config: &MediaConfig) -> Result<Self, MediaError> {
-        let (rtc, certificate) = build_rtc(Instant::now(), None)?;
+        let (rtc, certificate) = engine::build(Instant::now(), None, config.video.is_some())?;
         Self::with_engine(config, rtc, certificate, false).await
     }
 
     /// The same with the engine that an offer has promised. As its description is made, all candidates are told one by one.
     pub(super) async fn again(config: &MediaConfig, identity: &Identity) -> Result<Self, MediaError> {
-        let (rtc, certificate) = build_rtc(Instant::now(), Some(identity))?;
+        let (rtc, certificate) = engine::build(Instant::now(), Some(identity), identity.video.is_some())?;
         Self::with_engine(config, rtc, certificate, true).await
     }
 
@@ -163,6 +156,7 @@ impl Transport {
             turn: TurnClients::new(&config.relays, &local, config.lab, now),
             sockets,
             watch: PathWatch::new(now),
+            steering: Steering::new(now),
             uplinks_at: config.bind.is_empty().then(|| now + UPLINKS_EVERY),
             uplinks_seen_at: now,
             lab: config.lab,
@@ -172,6 +166,8 @@ impl Transport {
             remote_candidates: RemoteCandidates::default(),
             verified_sources: BTreeSet::new(),
             audio: None,
+            wants_video: config.video.is_some(),
+            video: None,
             has_ice: false,
             path: None,
             interrupted: false,
@@ -211,6 +207,7 @@ impl Transport {
 
     /// Takes a candidate of ours back. The other end is told first: that which decides on the path is perhaps not this one.
     fn remove_local_candidate(&mut self, candidate: &Candidate) -> Result<(), MediaError> {
+        self.steering.leave(candidate.addr());
         self.local_candidates.retain(|known| (known.addr(), known.kind()) != (candidate.addr(), candidate.kind()));
         if self.rtc.direct_api().invalidate_candidate(candidate) && self.is_described {
             let attribute = format!("{REMOVAL}{}", candidate.to_sdp_string());
@@ -253,6 +250,7 @@ impl Transport {
             return Ok(());
         }
         tracing::debug!(?gone, ?new, "uplinks have changed");
+        self.steering.expect_change(now);
         for address in new {
             match self.sockets.add(address).await {
                 Ok(local) => self.add_host_candidate(local)?,
@@ -292,6 +290,7 @@ impl Transport {
     /// Media has paused. Pairs in doubt are checked anew, as if they had just been found; what is known to work takes their place meanwhile, and
     /// they theirs again as soon as they answer.
     fn check_anew(&mut self, doubt: Doubt, now: Instant) -> Result<(), MediaError> {
+        self.steering.doubt();
         tracing::debug!(?doubt, path = ?self.path, "media has paused");
         self.hasten_review();
         self.turn.probe(now);
@@ -388,6 +387,7 @@ impl Transport {
             return Ok(());
         }
         self.turn.permit(candidate.addr().ip(), Instant::now());
+        self.steering.expect_change(Instant::now());
         self.rtc.add_remote_candidate(candidate);
         self.drain()?;
         if let Some(path) = self.path {
@@ -410,6 +410,7 @@ impl Transport {
     /// The other end takes back a candidate.
     pub(super) fn remove_remote_candidate(&mut self, candidate: &Candidate) -> Result<(), MediaError> {
         self.remote_candidates.forget(candidate);
+        self.steering.leave(candidate.addr());
         self.rtc.direct_api().invalidate_candidate(candidate);
         self.drain()
     }
@@ -423,14 +424,25 @@ impl Transport {
         let mut changes = self.rtc.sdp_api();
         let (stream, track) = (Some(STREAM_ID.to_owned()), Some(TRACK_ID.to_owned()));
         let mid = changes.add_media(MediaKind::Audio, Direction::SendRecv, stream, track, None);
+        let video = self.wants_video.then(|| Self::offer_video(&mut changes, STREAM_ID));
         let (offer, change) = changes.apply().ok_or(MediaError::NoCommonAudio)?;
         self.offered_audio = Some(mid);
+        self.steering.decides = true;
         self.is_described = true;
         self.drain()?;
-        let sdp = offer.to_sdp_string();
-        let ssrc = super::spare::first_ssrc(&sdp).ok_or(MediaError::NoCommonAudio)?;
+        let mut sdp = offer.to_sdp_string();
+        if video.is_some() {
+            let (shortened, left_out) = video::shorten(&sdp);
+            sdp = shortened;
+            self.events.extend(left_out.into_iter().map(TransportEvent::LocalCandidate));
+        }
+        let ssrc = spare::ssrcs(&sdp, "audio").0.ok_or(MediaError::NoCommonAudio)?;
+        let video = video.and_then(|mid| match spare::ssrcs(&sdp, "video") {
+            (Some(ssrc), again) => Some(VideoOffer { mid, ssrc, again }),
+            (None, _) => None,
+        });
         let credentials = self.rtc.direct_api().local_ice_credentials();
-        let identity = Identity { certificate: self.certificate.clone(), credentials, mid, ssrc };
+        let identity = Identity { certificate: self.certificate.clone(), credentials, mid, ssrc, video };
         Ok((PendingOffer { change, identity }, sdp))
     }
 
@@ -440,6 +452,9 @@ impl Transport {
         self.rtc.sdp_api().accept_answer(pending.change, answer).map_err(sdp_error)?;
         self.drain()?;
         let offered = self.offered_audio.ok_or(MediaError::NoCommonAudio)?;
+        if let Some(video) = pending.identity.video {
+            self.use_video(video.mid);
+        }
         self.use_audio(offered)
     }
 
@@ -450,7 +465,10 @@ impl Transport {
         self.is_described = true;
         self.drain()?;
         let sdp = answer.to_sdp_string();
-        self.use_audio(first_audio(&sdp).ok_or(MediaError::NoCommonAudio)?)?;
+        self.use_audio(first_mid(&sdp, "audio").ok_or(MediaError::NoCommonAudio)?)?;
+        if let Some(video) = first_mid(&sdp, "video").filter(|_| self.wants_video) {
+            self.use_video(video);
+        }
         Ok(sdp)
     }
 
@@ -513,6 +531,7 @@ impl Transport {
         if let Some(doubt) = self.watch.poll(now) {
             self.check_anew(doubt, now)?;
         }
+        self.steer(now)?;
         self.serve_relays()
     }
 
@@ -524,8 +543,11 @@ impl Transport {
             Relayed::NotOurs => {
                 let Self { rtc, sockets, verified_sources, .. } = self;
                 let contents = &sockets.buffer[..datagram.length];
-                let is_theirs = feed(rtc, verified_sources, (source, destination), contents, now);
-                let is_media = contents.first().is_some_and(|byte| MEDIA_FIRST_BYTES.contains(byte));
+                let is_theirs = engine::feed(rtc, verified_sources, (source, destination), contents, now);
+                if is_theirs {
+                    self.steering.heard(contents, steering::arrived((source, destination)), now);
+                }
+                let is_media = engine::is_media(contents);
                 self.note_heard(is_theirs && is_media, (source, destination), now);
                 self.drain()?;
                 Ok(is_theirs)
@@ -534,8 +556,11 @@ impl Transport {
                 let mut is_theirs = false;
                 while let Some(handed) = self.turn.next_handed() {
                     let (route, contents) = ((handed.peer, handed.at), &handed.payload);
-                    let is_from_them = feed(&mut self.rtc, &mut self.verified_sources, route, contents, now);
-                    let is_media = contents.first().is_some_and(|byte| MEDIA_FIRST_BYTES.contains(byte));
+                    let is_from_them = engine::feed(&mut self.rtc, &mut self.verified_sources, route, contents, now);
+                    if is_from_them {
+                        self.steering.heard(contents, steering::arrived(route), now);
+                    }
+                    let is_media = engine::is_media(contents);
                     self.note_heard(is_from_them && is_media, route, now);
                     self.drain()?;
                     is_theirs |= is_from_them;
@@ -548,7 +573,8 @@ impl Transport {
 
     fn note_heard(&mut self, is_media: bool, (source, destination): (SocketAddr, SocketAddr), now: Instant) {
         if is_media {
-            let is_on_path = self.path.is_some_and(|path| (path.remote, path.local) == (source, destination));
+            let path = self.path;
+            let is_on_path = path.is_some_and(|path| self.steering.follow((destination, source), (path.local, path.remote), now));
             self.watch.heard(is_on_path, now);
         }
     }
@@ -573,7 +599,7 @@ impl Transport {
     }
 
     pub(super) fn wake_at(&self) -> Instant {
-        let others = [self.turn.wake_at(), self.watch.wake_at(), self.uplinks_at];
+        let others = [self.turn.wake_at(), self.watch.wake_at(), self.steering.wake_at(), self.uplinks_at];
         others.into_iter().flatten().fold(self.wake_at, Instant::min)
     }
 
@@ -610,10 +636,11 @@ impl Transport {
         if transmit.proto != Protocol::Udp {
             return;
         }
-        if !is_stun(&transmit.contents) {
-            self.note_path(transmit.source, transmit.destination);
+        let pair = (transmit.source, transmit.destination);
+        let (from, to) = self.steering.route(&transmit.contents, pair, Instant::now());
+        if !engine::is_stun(&transmit.contents) {
+            self.note_path(from, to);
         }
-        let (from, to) = (transmit.source, transmit.destination);
         let is_sent = if self.turn.has(from) {
             let is_sent = self.turn.send(from, to, &transmit.contents, Instant::now());
             self.send_to_relays();
@@ -621,7 +648,7 @@ impl Transport {
         } else {
             self.sockets.send(from, to, &transmit.contents)
         };
-        self.audio_left += u64::from(is_audio(&transmit.contents));
+        self.audio_left += u64::from(engine::is_audio(&transmit.contents));
         self.send_failures += u64::from(!is_sent);
         if !is_sent {
             self.hasten_review();
@@ -629,7 +656,7 @@ impl Transport {
     }
 
     /// The engine sends everything but checks over the nominated pair: that tells the path.
-    fn note_path(&mut self, local: SocketAddr, remote: SocketAddr) {
+    pub(super) fn note_path(&mut self, local: SocketAddr, remote: SocketAddr) {
         if self.path.is_some_and(|path| path.local == local && path.remote == remote) {
             return;
         }
@@ -640,9 +667,21 @@ impl Transport {
         self.set_path(local, remote);
     }
 
+    pub(super) fn is_relayed_address(&self, local: SocketAddr) -> bool {
+        self.turn.has(local)
+    }
+
+    fn path_of(&self, (local, remote): Pair) -> MediaPath {
+        let local_kind = if self.is_relayed_address(local) { CandidateKind::Relayed } else { CandidateKind::Host };
+        self.remote_candidates.path(local, local_kind, remote)
+    }
+
+    pub(super) fn kind_of(&self, pair: Pair) -> PathKind {
+        self.path_of(pair).kind
+    }
+
     fn set_path(&mut self, local: SocketAddr, remote: SocketAddr) {
-        let local_kind = if self.turn.has(local) { CandidateKind::Relayed } else { CandidateKind::Host };
-        let path = self.remote_candidates.path(local, local_kind, remote);
+        let path = self.path_of((local, remote));
         let path = MediaPath { relay: self.turn.lender_of(local), ..path };
         if self.path != Some(path) {
             self.path = Some(path);
@@ -668,13 +707,17 @@ impl Transport {
                 TransportEvent::Resumed
             }
             Event::RtpPacket(packet) => {
-                let expected = self.audio.is_some_and(|(_, pt)| packet.header.payload_type == pt);
-                if !expected {
+                let pt = packet.header.payload_type;
+                if self.audio.is_some_and(|(_, expected)| pt == expected) {
+                    TransportEvent::Audio(Box::new(packet))
+                } else if self.video.as_ref().is_some_and(|line| line.codec_of(pt).is_some()) {
+                    TransportEvent::Video(Box::new(packet))
+                } else {
                     return;
                 }
-                TransportEvent::Audio(Box::new(packet))
             }
-            Event::PeerStats(stats) => match round_trip(&stats) {
+            Event::KeyframeRequest(_) => TransportEvent::KeyFrameWanted,
+            Event::PeerStats(stats) => match engine::round_trip(&stats) {
                 Some(rtt) => TransportEvent::RoundTrip(rtt),
                 None => return,
             },
@@ -693,86 +736,10 @@ impl Drop for Transport {
     }
 }
 
-fn build_rtc(now: Instant, identity: Option<&Identity>) -> Result<(Rtc, DtlsCert), MediaError> {
-    // The provider is named here because a process may hold several, and an embedder may have
-    // chosen another as the process's default.
-    let provider = Arc::new(str0m::crypto::from_feature_flags());
-    let certificate = match identity {
-        Some(identity) => identity.certificate.clone(),
-        None => provider.dtls_provider.generate_certificate().ok_or(MediaError::Certificate)?,
-    };
-    let mut config = RtcConfig::new()
-        .set_crypto_provider(provider)
-        .set_dtls_cert(certificate.clone())
-        .set_rtp_mode(true)
-        .clear_codecs()
-        .enable_opus(true, false)
-        .clear_extension_map()
-        // The one header extension BUNDLE needs (RFC 8843 section 9), for stacks that do not announce
-        // their stream's SSRC.
-        .set_extension(MID_EXTENSION, Extension::RtpMid)
-        .set_stats_interval(Some(STATS_INTERVAL))
-        .set_rtcp_report_interval_audio(RTCP_INTERVAL);
-    config.set_max_stun_rto(STUN_RETRY_MAX);
-    config.set_max_stun_retransmits(STUN_RETRIES_MAX);
-    if let Some(identity) = identity {
-        config = config.set_local_ice_credentials(identity.credentials.clone());
-    }
-    Ok((config.build(now), certificate))
-}
-
-/// Hands a datagram to the engine; whether it is the other end's.
-fn feed(
-    rtc: &mut Rtc,
-    verified_sources: &mut BTreeSet<SocketAddr>,
-    (source, destination): (SocketAddr, SocketAddr),
-    contents: &[u8],
-    now: Instant,
-) -> bool {
-    let is_stun = is_stun(contents);
-    // What is neither STUN, DTLS nor media, or does not belong to this call, is anyone's noise.
-    let Ok(receive) = Receive::new(Protocol::Udp, source, destination, contents) else { return false };
-    let input = Input::Receive(now, receive);
-    // The engine would know a source only once its own check there has succeeded. The other end's
-    // first handshake message may overtake that, and losing it would cost a second.
-    let is_verified = !is_stun && verified_sources.contains(&source);
-    if !is_verified && !rtc.accepts(&input) {
-        return false;
-    }
-    if is_stun && verified_sources.len() < VERIFIED_SOURCES_MAX {
-        verified_sources.insert(source);
-    }
-    if let Err(error) = rtc.handle_input(input) {
-        // One bad packet from outside must not end a call; the handshake's deadline catches
-        // a handshake that cannot succeed.
-        tracing::debug!(%error, "datagram refused");
-    }
-    true
-}
-
-fn is_stun(datagram: &[u8]) -> bool {
-    datagram.first().is_some_and(|&byte| byte <= STUN_FIRST_BYTE_MAX)
-}
-
-/// Whether a datagram is a packet of audio: RTP, and no report on it (RFC 5761 section 4), which are 64 to 95 without their highest bit.
-fn is_audio(datagram: &[u8]) -> bool {
-    let Some(&[first, second]) = datagram.first_chunk::<2>() else { return false };
-    MEDIA_FIRST_BYTES.contains(&first) && !REPORT_TYPES.contains(&(second & 0x7F))
-}
-
-/// STUN's measurement is the fresher one; RTCP's is there if only reports have come.
-fn round_trip(stats: &PeerStats) -> Option<Duration> {
-    let pair = stats.selected_candidate_pair.as_ref();
-    pair.and_then(|pair| pair.current_round_trip_time).or(stats.rtt)
-}
-
-/// The identifier of the first audio section in a description of our own making. The engine tells of
+/// The identifier of the first section of a kind in a description of our own making. The engine tells of
 /// media only after the handshake, too late to refuse an offer without audio.
-fn first_audio(sdp: &str) -> Option<Mid> {
-    let mut lines = sdp.lines().skip_while(|line| !line.starts_with("m=audio"));
-    lines.next()?;
-    let mut section = lines.take_while(|line| !line.starts_with("m="));
-    section.find_map(|line| line.strip_prefix("a=mid:")).map(Mid::from)
+fn first_mid(sdp: &str, kind: &str) -> Option<Mid> {
+    spare::section(sdp, kind).find_map(|line| line.strip_prefix("a=mid:")).map(Mid::from)
 }
 
 pub(super) fn check_length(sdp: &str) -> Result<(), MediaError> {
