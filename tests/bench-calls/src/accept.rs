@@ -98,6 +98,6 @@ async fn call(caller: &Member, callee: &Member) -> Result<Heard> {
     }
     caller.node.calls().hangup(&call_id).await?;
     let _completed = outcome.await??;
-    let to_audio = (began + Duration::from_millis(audio_ms)).saturating_duration_since(accepted);
+    let to_audio = (began + Duration::from_millis(audio_ms.unsigned_abs())).saturating_duration_since(accepted);
     Ok(Heard { to_audio, buffer_ms: media.map_or(f64::NAN, |media| media.buffer_ms) })
 }

@@ -145,7 +145,7 @@ async fn answer(callee: Member, play: Option<PathBuf>) -> Result<()> {
     let mut events = callee.node.subscribe();
     while let Some(record) = events.recv().await {
         if let Event::CallIncoming { call_id, .. } = record.event {
-            callee.node.calls().answer(&call_id, AnswerOptions { play, record: None }).await?;
+            callee.node.calls().answer(&call_id, AnswerOptions { play, ..AnswerOptions::default() }).await?;
             return Ok(());
         }
     }
