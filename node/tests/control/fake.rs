@@ -100,6 +100,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
             }],
         })),
         Command::Totals(reply) => reply.send(Ok(Default::default())),
+        Command::Disconnect { reply, .. } => reply.send(Ok(())),
         Command::Publish(reply) => reply.send(Ok(Default::default())),
         Command::RenewLease(reply) => reply.send(Ok(Default::default())),
         Command::Why { user, reply } => reply.send(Ok(Explanation {
