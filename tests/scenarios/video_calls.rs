@@ -88,6 +88,7 @@ fn pictures_arrive_byte_for_byte_both_ways() {
     write_tone(&file("bob.wav"), BOB_HZ, Duration::from_secs(12));
     let mut network = Network::of(["alice", "bob"]);
     let [alice, bob] = network.users();
+    befriend(alice, bob);
     let call = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", "6"]);
     let files = [
         ("--play", "alice.wav"),

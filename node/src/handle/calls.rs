@@ -148,7 +148,7 @@ pub struct CallOutcome {
     /// Whether the answering device was woken for this call.
     pub via_push: bool,
     /// What video measured, if both ends had agreed on it.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub video: Option<CallVideo>,
     /// The voicemail that was left because nobody answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
