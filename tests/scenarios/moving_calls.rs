@@ -85,6 +85,7 @@ fn a_relayed_call_becomes_direct_when_a_direct_path_appears() {
     scene.talk.wait_path("relayed meanwhile", |path| path == "relayed");
     lab.unblock(&a);
     scene.talk.wait_path("direct in the end", |path| path != "relayed");
+    scene.talk.wait_recorded(TALK);
     scene.talk.hang_up();
     scene.talk.finish(call, "punched");
 }
@@ -102,6 +103,7 @@ fn a_call_is_direct_again_some_time_after_an_uplink_changed() {
     lab.switch_uplink(&a, 13);
     scene.talk.wait_recorded(Duration::from_secs(8));
     scene.talk.wait_path("punched in the end", |path| path == "punched");
+    scene.talk.wait_recorded(TALK);
     scene.talk.hang_up();
     scene.talk.finish(call, "punched");
 }

@@ -317,7 +317,7 @@ impl CalleeCall {
     /// True once the call is over and nothing is left to send.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.is_ended() && self.sender.is_empty() && self.actions.is_empty()
+        self.is_ended() && self.sender.is_settled() && self.actions.is_empty()
     }
 
     fn take_signal(&mut self, body: SignalBody, now: Instant) -> SignalStatus {

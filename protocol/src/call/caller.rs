@@ -404,7 +404,7 @@ impl CallerCall {
     /// True once the call is over and nothing is left to send.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.is_ended() && self.sender.is_empty() && self.actions.is_empty()
+        self.is_ended() && self.sender.is_settled() && self.actions.is_empty()
     }
 
     /// True while no device has answered and the call isn't over.

@@ -14,6 +14,10 @@ const PENDING_PER_DEVICE_MAX: usize = 48;
 /// A repetition comes at most this many times later than the first.
 const BACK_OFF_MAX: u32 = 8;
 
+/// A candidate is repeated so many times longer than other signals: who has changed their network says by them where they are now, and it may take a
+/// while until signals get through again, while media go on over a relay.
+const CANDIDATE_PATIENCE: u32 = 8;
+
 /// Most numbers taken from one device in one call.
 const SEQUENCES_MAX: usize = 512;
 
@@ -68,8 +72,10 @@ impl SignalSender {
         }
         let sequence = self.sequences.entry(to).or_insert(0);
         *sequence = sequence.saturating_add(1);
+        let patience = if matches!(body, SignalBody::Candidate { .. }) { CANDIDATE_PATIENCE } else { 1 };
         let signal = Signal { call: self.call, from: self.me, to, sequence: *sequence, body, extensions };
-        self.pending.push(Pending { signal, next_at: now, interval: self.retry, give_up_at: now + self.give_up });
+        let give_up_at = now + self.give_up * patience;
+        self.pending.push(Pending { signal, next_at: now, interval: self.retry, give_up_at });
     }
 
     /// Signals to be sent at `now`, and those given up.
@@ -106,8 +112,9 @@ impl SignalSender {
         self.pending.iter().map(|pending| pending.next_at.min(pending.give_up_at)).min()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.pending.is_empty()
+    /// True if nothing waits that matters when the call is over.
+    pub(super) fn is_settled(&self) -> bool {
+        self.pending.iter().all(|pending| matches!(pending.signal.body, SignalBody::Candidate { .. }))
     }
 }
 
