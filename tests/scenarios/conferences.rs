@@ -15,7 +15,7 @@ use halloo_protocol::wire::{Extensions, Signed};
 use halloo_tests::attacker::{Attacker, Forger, device_secret, key, now, record_key, stranger_hello};
 use halloo_tests::audio::{assert_heard_all, assert_heard_together, write_tone};
 use halloo_tests::cli::{Invocation, Running};
-use halloo_tests::network::text;
+use halloo_tests::network::{befriend, text};
 use halloo_tests::{Daemon, Network, Plan, User, eventually};
 use rand::SeedableRng;
 use serde_json::Value;
@@ -348,6 +348,40 @@ fn a_stranger_without_a_good_word_stays_outside() {
     assert_eq!(rang, 1, "only alice has rung");
     alice.cli(["calls", "hangup", &text(&added, "call_id")]);
     call.wait(PATIENCE).ok();
+}
+
+#[test]
+fn four_hear_exactly_each_other_though_one_comes_late_and_one_leaves() {
+    let files = Files::new(4);
+    let mut network = network(&files, &["alice", "bob", "carol", "dave"], &[]);
+    let [alice, bob, carol, dave] = network.users();
+    let call = dial(alice, bob, &files);
+    let id = dialled(alice);
+    assert_eq!(alice.cli(["calls", "add", &id, &carol.username]).ok()["joined"], true);
+    talks_with(bob, &[alice, carol]);
+    // Whoever isn't the first asks dave in, when the others have talked for a while.
+    let hers = text(&legs(carol).expect("the list")[0], "call_id");
+    befriend(carol, dave);
+    assert_eq!(carol.cli(["calls", "add", &hers, &dave.username]).ok()["joined"], true);
+    talks_with(alice, &[bob, carol, dave]);
+    talks_with(bob, &[alice, carol, dave]);
+    talks_with(carol, &[alice, bob, dave]);
+    talks_with(dave, &[alice, bob, carol]);
+    assert_eq!(carol.cli(["calls", "hangup", &hers]).code, 0);
+    sees(dave, "conference_left", carol, 1);
+    talks_with(dave, &[alice, bob]);
+    talks_with(alice, &[bob, dave]);
+    for (who, legs_seen) in [(&*bob, 3), (&*dave, 3)] {
+        let leg = text(&legs(who).expect("the list")[0], "call_id");
+        assert_eq!(who.cli(["calls", "hangup", &leg]).code, 0);
+        ended(who, legs_seen);
+    }
+    call.wait(PATIENCE);
+    for (index, who) in [&*alice, bob, carol, dave].into_iter().enumerate() {
+        ended(who, 3);
+        let others: Vec<f64> = (0..4).filter(|other| *other != index).map(|other| TONES_HZ[other]).collect();
+        assert_heard_all(&files.heard(index), &others, TONES_HZ[index]);
+    }
 }
 
 #[test]

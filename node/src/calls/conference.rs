@@ -18,7 +18,7 @@ use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{Extensions, Frame};
 use tracing::{debug, info};
 
-use super::media::Room;
+use super::media::{MediaConfig, Room};
 use super::{SIGNAL_TIMEOUT, result_of};
 use crate::event_loop::EventLoop;
 use crate::handle::calls::{AddOptions, AnswerOptions, CallAdded, CallEntry, CallError, CallRejoined, CallResult, DialOptions};
@@ -685,8 +685,15 @@ impl EventLoop {
         }
     }
 
+    /// How a leg that comes in is answered: over relays only if this device is in the conference that way, or always.
+    pub(super) fn leg_config(&self, call: CallId) -> MediaConfig {
+        let running = self.link(call).and_then(|link| self.calls.conferences.running.get(&link.id));
+        let relayed_only = self.settings.relayed_calls || running.is_some_and(|running| running.relayed_only);
+        self.media_config(None, None).relayed_only(relayed_only)
+    }
+
     fn answer_twin(&mut self, twin: CallId) {
-        let config = self.media_config(None, None);
+        let config = self.leg_config(twin);
         self.begin_answer(twin, config);
     }
 

@@ -256,7 +256,7 @@ impl EventLoop {
             }
             Reception::Ring | Reception::Refuse(_) => {
                 self.take_in(invite, arrival, None, Some(link));
-                let config = self.media_config(None, None);
+                let config = self.leg_config(call);
                 self.begin_answer(call, config);
             }
         }
@@ -267,7 +267,8 @@ impl EventLoop {
         let call = invite.invite().call;
         debug!(call = %call.short(), %reason, "leg refused");
         let has_room = self.calls.incoming.len() < CALLS_MAX && !self.calls.incoming.contains_key(&call);
-        if arrival.way != InviteWay::Stream && has_room {
+        // Who may not ring here by themselves takes up no room, and gets no signed word.
+        if arrival.way != InviteWay::Stream && has_room && self.refuse_caller(invite).is_none() {
             let (params, target) = self.callee(invite, arrival.way);
             let machine = CalleeCall::refuse(params, reason, Instant::now());
             let mut incoming = self.new_incoming(invite, machine, target, arrival);

@@ -138,7 +138,13 @@ impl EventLoop {
 
     fn trickle_own(&mut self, call_id: &str, candidate: String) -> Result<(), CallError> {
         let call = self.named_call(call_id)?;
+        let relayed_only =
+            self.settings.relayed_calls || self.calls.outgoing.get(&call).is_some_and(|outgoing| outgoing.options.relayed_only);
         let own = self.own_engine(call)?;
+        if relayed_only && !candidate.contains(" typ relay") {
+            let reason = "it shows an address of this device, and the call is to be relayed only".to_owned();
+            return Err(CallError::Description { reason });
+        }
         if candidate.is_empty() || candidate.len() > CANDIDATE_BYTES_MAX {
             let reason = format!("a candidate has {} bytes, and 1 to {CANDIDATE_BYTES_MAX} are allowed", candidate.len());
             return Err(CallError::Description { reason });

@@ -88,6 +88,8 @@ impl Nodes {
         tokio::time::sleep(TALK).await;
         let used = cpu().saturating_sub(used).as_secs_f64() / TALK.as_secs_f64();
         let (after, grown) = (self.sum().await?, resident_bytes() - memory);
+        // A machine that can't keep up takes its time to hang up.
+        eprintln!("{used:.2} cores, {:.0} KiB a call; hanging up", grown as f64 / 1_024.0 / calls as f64);
         for caller in &self.callers {
             for call in caller.node.calls().list().await?.calls.iter().filter(|call| call.state != CallState::Ended) {
                 caller.node.calls().hangup(&call.call_id).await?;

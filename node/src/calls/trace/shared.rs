@@ -247,9 +247,27 @@ fn on_the_wire(stages: &[CallStage]) -> Vec<TraceStage> {
         at_ms: u32::try_from(stage.at_ms.max(0)).unwrap_or(u32::MAX),
         kind: kind_told(stage.stage),
         device: stage.peer_id.as_ref().and_then(device),
-        detail: stage.detail.clone(),
+        detail: told(stage),
     };
     stages.iter().map(stage).collect()
+}
+
+/// How what is told of media begins.
+const MEDIA_TOLD: [&str; 8] = [
+    "ICE has found a path",
+    "DTLS is through",
+    "first audio",
+    "another path",
+    "closed by the other end",
+    "connected",
+    "being connected",
+    super::RELAYED_BY_CHOICE,
+];
+
+/// The other end isn't told which relays, addresses and files media failed with here, nor what an embedder's engine said.
+fn told(stage: &CallStage) -> String {
+    let is_told = stage.stage != CallStageKind::Media || MEDIA_TOLD.iter().any(|begin| stage.detail.starts_with(begin));
+    if is_told { stage.detail.clone() } else { "something about media failed; this end shows what".to_owned() }
 }
 
 const KINDS: [(CallStageKind, TraceKind); 10] = [
@@ -272,4 +290,23 @@ fn kind_told(stage: CallStageKind) -> TraceKind {
 /// One that this version doesn't know says what it is in its text.
 fn kind_shown(kind: TraceKind) -> CallStageKind {
     KINDS.iter().find(|(_, told)| *told == kind).map_or(CallStageKind::Other, |(shown, _)| *shown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_failed_with_media_stays_here() {
+        let stage = |stage, detail: &str| CallStage { at_ms: 1, stage, peer_id: None, detail: detail.to_owned() };
+        let told = on_the_wire(&[
+            stage(CallStageKind::Media, "DTLS is through: connected, direct"),
+            stage(CallStageKind::Media, "relay 192.0.2.7:3478 lends no address: refused"),
+            stage(CallStageKind::Media, "cannot play /home/alice/hello.wav"),
+            stage(CallStageKind::Ring, "it rings here"),
+        ]);
+        let details: Vec<&str> = told.iter().map(|stage| stage.detail.as_str()).collect();
+        let failed = "something about media failed; this end shows what";
+        assert_eq!(details, ["DTLS is through: connected, direct", failed, failed, "it rings here"]);
+    }
 }

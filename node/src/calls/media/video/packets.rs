@@ -205,7 +205,8 @@ fn aggregated(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
     let several = std::iter::from_fn(move || {
         let (length, behind) = rest.split_first_chunk::<2>()?;
         let length = usize::from(u16::from_be_bytes(*length));
-        let unit = behind.get(..length)?;
+        // An empty one is none: it would be looked at as often as a packet has room for it.
+        let unit = behind.get(..length).filter(|unit| !unit.is_empty())?;
         rest = &behind[length..];
         Some(unit)
     });

@@ -20,6 +20,8 @@ const H264_PROFILE: u32 = 0x42_e0_1f;
 /// Packets that can be asked for again, and for how long.
 const RESENT_MAX: usize = 1_024;
 const RESENT_FOR: std::time::Duration = std::time::Duration::from_secs(1);
+/// What may be sent again, as a share of what was sent: the other end asks for it, as often as it likes.
+const RESENT_SHARE_MAX: f32 = 0.15;
 const TRACK_ID: &str = "video";
 
 /// The video that both ends have agreed on.
@@ -97,7 +99,7 @@ impl Transport {
             return;
         }
         if let Some(stream) = self.rtc.direct_api().stream_tx_by_mid(mid, None) {
-            stream.set_rtx_cache(RESENT_MAX, RESENT_FOR, None);
+            stream.set_rtx_cache(RESENT_MAX, RESENT_FOR, Some(RESENT_SHARE_MAX));
         }
         self.video = Some(VideoLine { mid, formats, next_sequence: 0 });
     }
