@@ -48,6 +48,7 @@ pub(crate) struct TraceAsking {
 #[derive(Debug)]
 struct Past {
     call: CallId,
+    user: UserId,
     /// The devices at its other end.
     others: Vec<DeviceKey>,
     begun: Instant,
@@ -141,8 +142,8 @@ impl EventLoop {
         let asked = if row.is_some() { ends.asked } else { Vec::new() };
         let (stages, pending) = (entry.stages.clone(), asked.len());
         let kept = row.filter(|_| pending > 0).map(|row| (row, Box::new(entry)));
-        let Ends { others, begun, .. } = ends;
-        self.calls.past.0.push_back(Past { call, others, begun, ended: now, stages, pending, kept });
+        let Ends { user, others, begun, .. } = ends;
+        self.calls.past.0.push_back(Past { call, user, others, begun, ended: now, stages, pending, kept });
         for (device, target) in asked {
             let asking = TraceAsking { call, device, asked: now };
             let ask = CallTraceAsk { call, extensions: Extensions::none() };
@@ -170,7 +171,10 @@ impl EventLoop {
             let is_told = ends.others.contains(&device) && self.is_told(&ends.user, ends.is_answered);
             return self.calls.incoming.get(&call).filter(|_| is_told).map(|incoming| running(&incoming.progress));
         }
-        let past = self.calls.past.find(call).filter(|past| past.others.contains(&device))?;
+        let user = self.calls.past.find(call).map(|past| past.user.clone())?;
+        // Somebody who was blocked after the call isn't told of it any more.
+        let is_blocked = self.is_blocked(&user);
+        let past = self.calls.past.find(call).filter(|past| past.others.contains(&device) && !is_blocked)?;
         let is_fresh = now.saturating_duration_since(past.ended) < TOLD_FOR;
         is_fresh.then(|| Trace::new(now.saturating_duration_since(past.begun), on_the_wire(&past.stages)))
     }

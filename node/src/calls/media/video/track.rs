@@ -150,6 +150,10 @@ impl VideoTrack {
 
     /// The other end wants a key frame.
     pub(in super::super) fn key_frame_wanted(&mut self) {
+        if !self.has_started {
+            // Nothing was sent, and what is told of it would take the place of the start.
+            return;
+        }
         self.stats.key_frames_wanted += 1;
         self.link.tell(VideoEvent::KeyFrameWanted);
     }
