@@ -286,9 +286,9 @@ fn what_fails_while_it_rings_is_connected_after_the_answer() {
     write_tone(&file("bob.wav"), BOB_HZ, TALK * 3);
     let path = |name: &str| file(name).display().to_string();
     let (alice, bob) = (a.join(folder.path(), &server, "alice", &[]), b.join(folder.path(), &server, "bob", &[]));
-    // What media could take: UDP between the two, and the relay's port.
+    // What media could take: UDP between the two, and the relay's ports, TLS among them.
     let between = format!("ip daddr != {0} ip saddr != {0} meta l4proto udp", public.address);
-    lab.block(&a, &[&between, "udp dport 3478", "tcp dport 3478"]);
+    lab.block(&a, &[&between, "udp dport 3478", "tcp dport { 3478, 5349 }"]);
     befriend(&alice, &bob);
     let secs = TALK.as_secs().to_string();
     let running = dial(&alice, &bob, &["--duration", &secs, "--play", &path("alice.wav"), "--record", &path("alice-heard.wav")]);
