@@ -9,6 +9,7 @@
 //! 5. The device rings from the payload alone and answers straight to the caller; to a stranger, until somebody has answered, by way of the gateway
 //!    ([`crate::call::SignalPass`]). [`PushDelivered`] and [`PushReceipt`] show a gateway that drops or delays.
 
+mod notice;
 mod payload;
 pub mod registration;
 #[cfg(test)]
@@ -24,6 +25,7 @@ use crate::id::CapabilityId;
 use crate::key::{DeviceKey, hash};
 use crate::time::UnixTime;
 use crate::wire::{self, Body, DecodeError, Extensions, FrameKind, Message, Signed};
+pub use notice::{EventNotice, NOTICE_BYTES, SealedNotice};
 pub use payload::{OuterPayload, PUSH_PAYLOAD_BYTES_MAX, PUSH_SEALED_BYTES_MAX, PayloadError, PushPayload, TEMPLATE_BYTES_MAX};
 
 /// Most channels of one registration.
