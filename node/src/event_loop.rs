@@ -504,6 +504,7 @@ impl EventLoop {
             Command::CallRejoin { call_id, options, reply } => self.handle_call_rejoin(&call_id, &options, reply),
             Command::CallHangup { call_id, reply } => self.handle_call_hangup(&call_id, reply),
             Command::PushRegister { target, reply } => self.handle_push_register(target, reply),
+            Command::PushTest(reply) => self.handle_push_test(reply),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
             Command::Suspend { options, reply } => self.handle_suspend(options, reply),
             Command::Wake { payload, reply } => self.handle_wake(payload, reply),
@@ -722,6 +723,7 @@ fn refuse_asleep(command: Command) {
         | Command::CallDismiss { reply, .. }
         | Command::CallHangup { reply, .. } => refuse(reply),
         Command::PushRegister { reply, .. } => refuse(reply),
+        Command::PushTest(reply) => refuse(reply),
         Command::Enrol { reply, .. } => refuse(reply),
         Command::AuthorityShow(reply) => refuse(reply),
         Command::AuthorityInvite { reply, .. } => refuse(reply),

@@ -53,7 +53,7 @@ use network::{Diagnosis, Explanation, MediaRelays, NetworkError, PeerList, Relay
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
 use presence::{Presence, PresenceCommand};
 use problem::NodeError;
-use push::{Push, PushError, PushList, PushRegistration, PushTarget};
+use push::{Push, PushError, PushList, PushRegistration, PushTarget, PushTest};
 use totals::{Publication, Renewal, Totals};
 use voicemail::{VoicemailCommand, Voicemails};
 
@@ -210,6 +210,8 @@ pub enum Command {
     },
     /// [`Push::list`]
     PushList(Reply<PushList, PushError>),
+    /// [`Push::test`]
+    PushTest(Reply<PushTest, PushError>),
     /// [`Node::suspend`]
     Suspend {
         options: SuspendOptions,

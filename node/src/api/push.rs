@@ -6,7 +6,7 @@ use axum::extract::State;
 use super::ApiState;
 use super::extract::{Answer, JsonBody};
 use super::route::Route;
-use crate::handle::push::{PushList, PushRegistration, PushTarget};
+use crate::handle::push::{PushList, PushRegistration, PushTarget, PushTest};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -14,6 +14,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/v1/push", "registerPush", "Let a gateway wake this device", register)
             .body::<PushTarget>()
             .returns::<PushRegistration>(),
+        Route::post("/v1/push/test", "testPush", "Ring this device through its gateways", test).returns::<PushTest>(),
     ]
 }
 
@@ -23,4 +24,8 @@ async fn list(State(state): State<ApiState>) -> Answer<PushList> {
 
 async fn register(State(state): State<ApiState>, JsonBody(target): JsonBody<PushTarget>) -> Answer<PushRegistration> {
     Ok(Json(state.node.push().register(target).await?))
+}
+
+async fn test(State(state): State<ApiState>) -> Answer<PushTest> {
+    Ok(Json(state.node.push().test().await?))
 }

@@ -4,7 +4,7 @@ use super::error::CliError;
 use super::output::table;
 use super::progress::Spinner;
 use super::{Context, parse};
-use crate::handle::push::{PushChannel, PushList, PushRegistration, PushTarget};
+use crate::handle::push::{PushChannel, PushList, PushRegistration, PushTarget, PushTest, PushTestStep};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -13,6 +13,8 @@ pub(super) enum Command {
     Register(Register),
     /// This device's registrations
     List,
+    /// Ring this device through the whole chain, and say how far it got
+    Test,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -59,6 +61,13 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
             let list: PushList = client.get("/v1/push").await?;
             context.output.print(&list, |list| rows_for_people(&list.registrations))
         }
+        Command::Test => {
+            let spinner = Spinner::start(context.output, "ringing this device through its gateways");
+            let test: PushTest = client.post("/v1/push/test", &serde_json::json!({})).await?;
+            drop(spinner);
+            context.output.print(&test, stages_for_people)?;
+            if test.ok { Ok(()) } else { Err(CliError::Told) }
+        }
     }
 }
 
@@ -70,6 +79,21 @@ fn target(register: Register) -> PushTarget {
             gateway: args.gateway.gateway,
         },
     }
+}
+
+fn stages_for_people(test: &PushTest) -> String {
+    let rows = test.gateways.iter().flat_map(|gateway| {
+        gateway.stages.iter().map(|stage| {
+            let step = match stage.step {
+                PushTestStep::Gateway => "gateway",
+                PushTestStep::Stream => "stream",
+                PushTestStep::Service => "push service",
+            };
+            let mark = if stage.ok { "ok" } else { "FAILED" };
+            [gateway.gateway.clone(), format!("{} ms", stage.at_ms), step.to_owned(), mark.to_owned(), stage.detail.clone()]
+        })
+    });
+    table(["GATEWAY", "AFTER", "STAGE", "", ""], rows)
 }
 
 fn rows_for_people(registrations: &[PushRegistration]) -> String {

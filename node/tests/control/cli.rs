@@ -129,6 +129,7 @@ async fn without_a_daemon_clients_exit_3() {
         &["calls", "answer", "c1"],
         &["push", "register", "stream"],
         &["push", "list"],
+        &["push", "test"],
         &["suspend"],
         &["wake"],
         &["authority", "show"],
@@ -201,6 +202,7 @@ async fn json_is_one_document_of_the_promised_shape() {
         (&["peers"], 0, json!({ "peers": [] })),
         (&["doctor"], 0, json!({ "ok": true, "checks": [check] })),
         (&["push", "list"], 0, json!({ "registrations": [] })),
+        (&["push", "test"], 0, json!({ "ok": true, "gateways": [] })),
         (&["suspend"], 0, json!({ "suspended": true, "clean": false, "push_registrations": 1 })),
         (&["authority", "log"], 0, json!({ "entries": [] })),
         (
