@@ -29,6 +29,7 @@ mod nat_relay;
 mod nat_table;
 mod partition;
 mod presence;
+mod push_channels;
 mod push_wakeup;
 mod receipts;
 mod relay_operator;

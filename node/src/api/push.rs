@@ -4,9 +4,9 @@ use axum::Json;
 use axum::extract::State;
 
 use super::ApiState;
-use super::extract::{Answer, JsonBody};
+use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
-use crate::handle::push::{PushList, PushRegistration, PushTarget};
+use crate::handle::push::{PushList, PushRegistration, PushRemoved, PushTarget};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -14,6 +14,8 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/v1/push", "registerPush", "Let a gateway wake this device", register)
             .body::<PushTarget>()
             .returns::<PushRegistration>(),
+        Route::post("/v1/push/{id}/unregister", "unregisterPush", "Take a push registration back", unregister)
+            .returns::<PushRemoved>(),
     ]
 }
 
@@ -23,4 +25,8 @@ async fn list(State(state): State<ApiState>) -> Answer<PushList> {
 
 async fn register(State(state): State<ApiState>, JsonBody(target): JsonBody<PushTarget>) -> Answer<PushRegistration> {
     Ok(Json(state.node.push().register(target).await?))
+}
+
+async fn unregister(State(state): State<ApiState>, PathPart(id): PathPart) -> Answer<PushRemoved> {
+    Ok(Json(state.node.push().unregister(&id).await?))
 }

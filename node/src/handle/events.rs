@@ -348,6 +348,17 @@ pub enum Event {
         /// The call it announces, if any.
         call_id: Option<String>,
     },
+    /// A gateway says that a push service has ended a channel of this device: it wakes nobody any more.
+    PushChannelGone {
+        /// The registration's id.
+        id: String,
+        /// The channel: `webpush`, `fcm`, ..
+        kind: String,
+        /// The gateway's peer id.
+        gateway: String,
+        /// Why.
+        reason: String,
+    },
     /// A peer connected.
     PeerUp {
         /// Its peer id.
@@ -482,6 +493,7 @@ impl Event {
             Self::Suspended { .. } => "suspended",
             Self::Woken { .. } => "woken",
             Self::PushReceived { .. } => "push_received",
+            Self::PushChannelGone { .. } => "push_channel_gone",
             Self::PeerUp { .. } => "peer_up",
             Self::PeerDown { .. } => "peer_down",
             Self::IdentityChanged { .. } => "identity_changed",

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use halloo_protocol::push::PushHandle;
+use halloo_protocol::push::{PushChannel, PushHandle};
 use halloo_protocol::time::UnixTime;
 
 /// Pushes that may wait for one device. Whoever has many calls missed has no use for more, and a device that never comes mustn't fill
@@ -26,6 +26,16 @@ struct Entry {
     pause: Duration,
     /// Push services that are being asked.
     sending: usize,
+    /// Channels whose service has asked for a pause, and until when.
+    held: Vec<(PushChannel, Instant)>,
+}
+
+impl Entry {
+    /// The next turn: after the pause, or as soon as a service may be asked again.
+    fn next_turn(&self, now: Instant) -> Instant {
+        let after_pause = now + self.pause;
+        self.held.iter().map(|(_, until)| *until).filter(|until| *until > now).fold(after_pause, Instant::min)
+    }
 }
 
 /// What is to be done now.
@@ -49,7 +59,7 @@ impl Waiting {
     /// Adds a push, due at once.
     pub(super) fn insert(&mut self, number: u64, handle: PushHandle, expires_at: UnixTime, now: Instant) {
         self.remove(number);
-        self.entries.insert(number, Entry { handle, expires_at, due: now, pause: RETRY_MIN, sending: 0 });
+        self.entries.insert(number, Entry { handle, expires_at, due: now, pause: RETRY_MIN, sending: 0, held: Vec::new() });
         self.order.insert((now, number));
         self.of_device.entry(handle).or_default().insert(number);
     }
@@ -70,7 +80,7 @@ impl Waiting {
     pub(super) fn put_off(&mut self, number: u64, now: Instant) {
         let Some(entry) = self.entries.get_mut(&number) else { return };
         self.order.remove(&(entry.due, number));
-        entry.due = now + entry.pause;
+        entry.due = entry.next_turn(now);
         entry.pause = (entry.pause * 2).min(RETRY_MAX);
         self.order.insert((entry.due, number));
     }
@@ -104,6 +114,24 @@ impl Waiting {
     /// How many wait for a device.
     pub(super) fn count(&self, handle: &PushHandle) -> usize {
         self.of_device.get(handle).map_or(0, BTreeSet::len)
+    }
+
+    /// A service wants a pause: it isn't asked for this push before `until`, and is then. Others go on.
+    pub(super) fn hold(&mut self, number: u64, channel: PushChannel, until: Instant) {
+        let Some(entry) = self.entries.get_mut(&number) else { return };
+        entry.held.retain(|(known, _)| *known != channel);
+        entry.held.push((channel, until));
+        if until < entry.due {
+            self.order.remove(&(entry.due, number));
+            entry.due = until;
+            self.order.insert((until, number));
+        }
+    }
+
+    /// True while a channel's service has asked not to be asked for this push.
+    pub(super) fn is_held(&self, number: u64, channel: &PushChannel, now: Instant) -> bool {
+        let held = self.entries.get(&number).map(|entry| entry.held.as_slice()).unwrap_or_default();
+        held.iter().any(|(known, until)| known == channel && *until > now)
     }
 
     /// True if none waits.
@@ -167,6 +195,33 @@ mod tests {
         assert_eq!(late, Due { again: vec![], expired: vec![7] });
         waiting.remove(7);
         assert!(waiting.is_empty() && waiting.count(&handle) == 0);
+    }
+
+    /// Virtual time: 429 with `Retry-After: 60`, and a stream that is tried meanwhile.
+    #[test]
+    fn a_service_is_asked_again_when_it_said_and_not_before() {
+        let start = Instant::now();
+        let at = |secs: u64| start + Duration::from_secs(secs);
+        let mut waiting = Waiting::default();
+        let fcm = PushChannel::Fcm { token: "a".into() };
+        waiting.insert(7, PushHandle([1; 32]), UnixTime(2_000), start);
+        waiting.put_off(7, start);
+        waiting.hold(7, fcm.clone(), at(60));
+        let mut tries = Vec::new();
+        for secs in 0..=120 {
+            if !waiting.take_due(at(secs), UNIX).again.is_empty() {
+                tries.push((secs, waiting.is_held(7, &fcm, at(secs))));
+            }
+        }
+        assert_eq!(tries, [(5, true), (15, true), (35, true), (60, false)], "the pause after 35 s is cut short");
+        assert!(!waiting.is_held(7, &PushChannel::Stream, start), "others aren't held");
+        // A pause that ends before the next turn brings it forward; a device that connects doesn't shorten it.
+        waiting.hold(7, fcm.clone(), at(123));
+        waiting.hurry(&PushHandle([1; 32]), at(121));
+        assert_eq!(waiting.take_due(at(121), UNIX).again, [7]);
+        assert!(waiting.is_held(7, &fcm, at(121)));
+        assert_eq!(waiting.take_due(at(123), UNIX).again, [7]);
+        assert!(!waiting.is_held(7, &fcm, at(123)));
     }
 
     #[test]
