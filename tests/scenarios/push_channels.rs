@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64;
@@ -34,8 +34,8 @@ impl Services {
         command.arg(script).arg(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("Node is installed");
         let output = BufReader::new(child.stdout.take().expect("piped"));
-        let (sender, lines) = channel();
-        // Ends with the script's output.
+        let (sender, lines) = sync_channel(64);
+        // Ends with the script's output, which waits when nobody reads.
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
                 let _ = sender.send(serde_json::from_str(&line).expect("JSON"));
@@ -176,6 +176,7 @@ fn a_call_wakes_by_fcm_until_the_token_is_gone_and_the_device_hears_of_that() {
     assert!(listed(bob, "fcm").is_empty());
     assert_eq!(bob.cli(["push", "unregister", &id]).code, 1, "once");
     assert_eq!(listed(bob, "stream")[0].0, "live");
+    assert_eq!(network.authority.logged("bobs-"), 0, "tokens are secrets");
 }
 
 /// The device sleeps through the end of its channel, and gateway and device are killed before it could be told.

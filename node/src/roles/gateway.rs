@@ -119,9 +119,7 @@ impl EventLoop {
         let mut waiting = Waiting::default();
         let limit = usize::try_from(GATEWAY_PENDING_MAX).unwrap_or(usize::MAX);
         for (number, push) in self.store.read::<_, StoreError>(|view| view.pending_pushes(limit))? {
-            if let Some(handle) = PushHandle::from_slice(&push.handle) {
-                waiting.insert(number, handle, push.expires_at, now);
-            }
+            delivery::take_up(&mut waiting, number, &push, self.now());
         }
         self.gateway = Some(Gateway {
             services,

@@ -5,7 +5,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,8 +38,8 @@ impl Foreign {
         let mut child =
             Command::new("node").arg(script).arg(folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        let (sender, lines) = channel();
-        // Ends with the script's output.
+        let (sender, lines) = sync_channel(64);
+        // Ends with the script's output, which waits when nobody reads.
         std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
                 let _ = sender.send(serde_json::from_str(&line).unwrap());
@@ -278,4 +279,42 @@ async fn a_webhook_and_a_provider_of_short_messages_take_what_is_theirs() {
     let sent = foreign.next("sms");
     assert_eq!((&sent["to"], &sent["key"]), (&json!("+15550100"), &json!("Bearer sms-key")));
     assert_eq!(sent["text"], "Halloo: voice-call halloo:abababab");
+}
+
+/// Everything that is logged, at every level, by every crate.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn logs_show_neither_tokens_nor_payloads() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_writer(move || writer.clone()).finish();
+    // The test's runtime has one thread: this one.
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let foreign = Foreign::start();
+    let services = foreign.services();
+    let message = message(300);
+    assert_eq!(services.send(&fcm("bobs-secret-phone"), &message).await, Outcome::Sent);
+    assert_eq!(services.send(&apns("org.example.app.voip"), &message).await, Outcome::Sent);
+    assert_eq!(services.send(&PushChannel::Sms { number: "+15550100".into() }, &message).await, Outcome::Sent);
+    let log = String::from_utf8_lossy(&log.0.lock().unwrap()).into_owned();
+    assert!(log.contains("FCM answered") && log.contains("APNs answered"), "{log}");
+    let device_token = "de".repeat(32);
+    let payload = BASE64.encode(&message.payload);
+    for secret in ["bobs-secret-phone", &device_token, &payload[..40], "ya29.", "eyJ", "15550100", "sms-key"] {
+        assert!(!log.contains(secret), "{secret}");
+    }
 }

@@ -7,7 +7,7 @@
 //! 3. The answer's `errorCode` says what became of it ([`read_answer`]).
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use data_encoding::BASE64;
@@ -45,6 +45,10 @@ const DATA_KEY: &str = "halloo";
 
 /// Pause after a failure that names none: Google asks for at least this.
 const RETRY_MIN: Duration = Duration::from_secs(10);
+
+/// How long it stands that the token endpoint failed, and that it refused: the first mends itself, the second doesn't.
+const FAILURE_STANDS: Duration = Duration::from_secs(4);
+const REFUSAL_STANDS: Duration = Duration::from_secs(60);
 
 /// Longest bearer token used. Google promises no more than 2,048 bytes.
 const TOKEN_BYTES_MAX: usize = 4_096;
@@ -154,7 +158,42 @@ pub(super) struct FcmClient {
     account: ServiceAccount,
     send_uri: Uri,
     /// Held while a token is fetched: those who need it too wait for it.
-    token: Mutex<Option<AccessToken>>,
+    token: Mutex<TokenState>,
+}
+
+/// The bearer token that is kept, or why there is none.
+#[derive(Default)]
+struct TokenState {
+    kept: Option<AccessToken>,
+    failure: Option<Failure>,
+}
+
+/// A token wasn't to be had. It stands for a while, for all who need one: else each that waits would ask in vain for itself, one after the other.
+#[derive(Clone, Copy)]
+struct Failure {
+    outcome: Outcome,
+    until: Instant,
+}
+
+impl Failure {
+    fn new(outcome: Outcome, now: Instant) -> Self {
+        let stands = match outcome {
+            Outcome::RetryAfter(pause) => pause,
+            Outcome::BadCredentials => REFUSAL_STANDS,
+            _ => FAILURE_STANDS,
+        };
+        Self { outcome, until: now + stands }
+    }
+
+    /// What it says at `now`; `None` when it is time to ask again.
+    fn outcome(&self, now: Instant) -> Option<Outcome> {
+        let left = self.until.saturating_duration_since(now);
+        match self.outcome {
+            _ if left.is_zero() => None,
+            Outcome::RetryAfter(_) => Some(Outcome::RetryAfter(left)),
+            outcome => Some(outcome),
+        }
+    }
 }
 
 impl FcmClient {
@@ -169,7 +208,7 @@ impl FcmClient {
             http: HttpClient::for_own_service(roots, false)?,
             send_uri: send_uri.ok_or(FcmError::Field("endpoint"))?,
             account,
-            token: Mutex::new(None),
+            token: Mutex::new(TokenState::default()),
         })
     }
 
@@ -208,15 +247,20 @@ impl FcmClient {
 
     /// The header for a request, from the token kept or a new one. `refused` is the generation that FCM didn't take.
     async fn authorization(&self, refused: Option<u64>) -> Result<(HeaderValue, u64), Outcome> {
-        let mut kept = self.token.lock().await;
+        let mut state = self.token.lock().await;
         let now = unix_now();
-        if let Some(token) = kept.as_ref().filter(|token| now < token.usable_until && Some(token.generation) != refused) {
+        if let Some(token) = state.kept.as_ref().filter(|token| now < token.usable_until && Some(token.generation) != refused) {
             return Ok((token.authorization.clone(), token.generation));
         }
-        let generation = kept.as_ref().map_or(0, |token| token.generation + 1);
-        let token = self.fetch_token(now, generation).await?;
+        if let Some(outcome) = state.failure.and_then(|failure| failure.outcome(Instant::now())) {
+            return Err(outcome);
+        }
+        let generation = state.kept.as_ref().map_or(0, |token| token.generation + 1);
+        let fetched = self.fetch_token(now, generation).await;
+        state.failure = fetched.as_ref().err().map(|outcome| Failure::new(*outcome, Instant::now()));
+        let token = fetched?;
         let authorization = token.authorization.clone();
-        *kept = Some(token);
+        state.kept = Some(token);
         Ok((authorization, generation))
     }
 

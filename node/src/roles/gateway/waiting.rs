@@ -24,8 +24,8 @@ struct Entry {
     expires_at: UnixTime,
     due: Instant,
     pause: Duration,
-    /// Push services that are being asked.
-    sending: usize,
+    /// Channels whose service is being asked.
+    sending: Vec<PushChannel>,
     /// Channels whose service has asked for a pause, and until when.
     held: Vec<(PushChannel, Instant)>,
 }
@@ -59,7 +59,8 @@ impl Waiting {
     /// Adds a push, due at once.
     pub(super) fn insert(&mut self, number: u64, handle: PushHandle, expires_at: UnixTime, now: Instant) {
         self.remove(number);
-        self.entries.insert(number, Entry { handle, expires_at, due: now, pause: RETRY_MIN, sending: 0, held: Vec::new() });
+        self.entries
+            .insert(number, Entry { handle, expires_at, due: now, pause: RETRY_MIN, sending: Vec::new(), held: Vec::new() });
         self.order.insert((now, number));
         self.of_device.entry(handle).or_default().insert(number);
     }
@@ -129,7 +130,7 @@ impl Waiting {
     }
 
     /// True while a channel's service has asked not to be asked for this push.
-    pub(super) fn is_held(&self, number: u64, channel: &PushChannel, now: Instant) -> bool {
+    fn is_held(&self, number: u64, channel: &PushChannel, now: Instant) -> bool {
         let held = self.entries.get(&number).map(|entry| entry.held.as_slice()).unwrap_or_default();
         held.iter().any(|(known, until)| known == channel && *until > now)
     }
@@ -139,22 +140,23 @@ impl Waiting {
         self.entries.is_empty()
     }
 
-    /// True while a push service is being asked to take this push.
-    pub(super) fn is_sending(&self, number: u64) -> bool {
-        self.entries.get(&number).is_some_and(|entry| entry.sending > 0)
+    /// True if a channel's service may be asked to take this push: it isn't being asked, and hasn't asked for a pause that lasts.
+    pub(super) fn may_send(&self, number: u64, channel: &PushChannel, now: Instant) -> bool {
+        let is_sending = self.entries.get(&number).is_some_and(|entry| entry.sending.contains(channel));
+        !is_sending && !self.is_held(number, channel, now)
     }
 
-    /// A push service is asked.
-    pub(super) fn begin_sending(&mut self, number: u64) {
+    /// A channel's service is asked.
+    pub(super) fn begin_sending(&mut self, number: u64, channel: &PushChannel) {
         if let Some(entry) = self.entries.get_mut(&number) {
-            entry.sending += 1;
+            entry.sending.push(channel.clone());
         }
     }
 
-    /// The push service has answered.
-    pub(super) fn end_sending(&mut self, number: u64) {
+    /// It has answered.
+    pub(super) fn end_sending(&mut self, number: u64, channel: &PushChannel) {
         if let Some(entry) = self.entries.get_mut(&number) {
-            entry.sending = entry.sending.saturating_sub(1);
+            entry.sending.retain(|known| known != channel);
         }
     }
 }
@@ -225,14 +227,20 @@ mod tests {
     }
 
     #[test]
-    fn push_services_are_asked_once_at_a_time() {
+    fn push_services_are_asked_once_at_a_time_and_none_waits_for_another() {
+        let now = Instant::now();
         let mut waiting = Waiting::default();
-        waiting.insert(1, PushHandle([1; 32]), UnixTime(2_000), Instant::now());
-        waiting.begin_sending(1);
-        waiting.begin_sending(1);
-        waiting.end_sending(1);
-        assert!(waiting.is_sending(1), "one of two services hasn't answered");
-        waiting.end_sending(1);
-        assert!(!waiting.is_sending(1));
+        let (slow, fast) = (PushChannel::Fcm { token: "slow".into() }, PushChannel::Fcm { token: "fast".into() });
+        waiting.insert(1, PushHandle([1; 32]), UnixTime(2_000), now);
+        waiting.begin_sending(1, &slow);
+        waiting.begin_sending(1, &fast);
+        assert!(!waiting.may_send(1, &slow, now) && !waiting.may_send(1, &fast, now));
+        waiting.end_sending(1, &fast);
+        assert!(!waiting.may_send(1, &slow, now), "one of two services hasn't answered");
+        assert!(waiting.may_send(1, &fast, now), "the other may be asked again");
+        waiting.hold(1, fast.clone(), now + RETRY_MIN);
+        assert!(!waiting.may_send(1, &fast, now));
+        waiting.end_sending(1, &slow);
+        assert!(waiting.may_send(1, &slow, now) && waiting.may_send(1, &fast, now + RETRY_MIN));
     }
 }

@@ -1,6 +1,7 @@
 use data_encoding::BASE64URL_NOPAD;
 use halloo_protocol::push::{PUSH_PAYLOAD_BYTES_MAX, PushHandle};
 use http::header::RETRY_AFTER;
+use proptest::prelude::*;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256};
 
 use super::*;
@@ -159,5 +160,12 @@ fn every_documented_error_has_its_outcome() {
     assert_eq!(read(403, "ExpiredProviderToken", None), Verdict::NewToken);
     for status in [429, 503] {
         assert_eq!(read(status, "TooManyRequests", Some("300")), Verdict::Outcome(secs(300)), "{status}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_answers_never_panic(status in 100_u16..1_000, body in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = read_answer(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), &body, SystemTime::now());
     }
 }

@@ -2,6 +2,7 @@ use data_encoding::BASE64URL_NOPAD;
 use halloo_protocol::event::EventKind;
 use halloo_protocol::push::{PUSH_PAYLOAD_BYTES_MAX, PushHandle};
 use http::header::RETRY_AFTER;
+use proptest::prelude::*;
 
 use super::*;
 
@@ -167,5 +168,36 @@ fn a_bearer_token_serves_until_shortly_before_it_expires() {
     assert_eq!(refused(500, &json!({})), Some(Outcome::Temporary));
     for body in [json!({}), json!({"access_token": "", "expires_in": 1}), json!({"access_token": "a\nb", "expires_in": 1})] {
         assert_eq!(refused(200, &body), Some(Outcome::Temporary), "{body}");
+    }
+}
+
+#[test]
+fn a_token_that_is_not_to_be_had_is_not_asked_for_by_everybody() {
+    let now = Instant::now();
+    let after = |secs| now + Duration::from_secs(secs);
+    let failed = Failure::new(Outcome::Temporary, now);
+    assert_eq!(failed.outcome(after(3)), Some(Outcome::Temporary));
+    assert_eq!(failed.outcome(after(4)), None, "before the push's own first pause is over");
+    let refused = Failure::new(Outcome::BadCredentials, now);
+    assert_eq!(refused.outcome(after(59)), Some(Outcome::BadCredentials));
+    assert_eq!(refused.outcome(after(60)), None);
+    let later = Failure::new(Outcome::RetryAfter(Duration::from_secs(30)), now);
+    assert_eq!(later.outcome(after(10)), Some(Outcome::RetryAfter(Duration::from_secs(20))), "what is left of it");
+    assert_eq!(later.outcome(after(30)), None);
+}
+
+proptest! {
+    /// Google, or whoever answers in its place, can say what it likes.
+    #[test]
+    fn arbitrary_answers_never_panic(status in 100_u16..1_000, body in prop::collection::vec(any::<u8>(), 0..300), after in "\\PC{0,20}") {
+        let status = StatusCode::from_u16(status).unwrap();
+        let mut headers = HeaderMap::new();
+        if let Ok(value) = HeaderValue::from_str(&after) {
+            headers.insert(RETRY_AFTER, value);
+        }
+        let _ = read_answer(status, &headers, &body, SystemTime::now());
+        let answer = Answer { status, headers, body: Bytes::from(body.clone()) };
+        let _ = read_token(&answer, NOW, 0, SystemTime::now());
+        let _ = ServiceAccount::from_json(&body);
     }
 }
