@@ -11,6 +11,7 @@
 //!    ([`crate::call::SignalPass`]). [`PushDelivered`] and [`PushReceipt`] show a gateway that drops or delays.
 
 mod channel;
+mod notice;
 mod payload;
 pub mod registration;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use channel::{
     APNS_TOKEN_BYTES_MAX, ChannelEnd, ENDPOINT_BYTES_MAX, FCM_TOKEN_BYTES_MAX, PushChannel, PushChannelGone,
     PushChannelGoneNoted, PushWay, TOPIC_BYTES_MAX, is_phone_number,
 };
+pub use notice::{EventNotice, NOTICE_BYTES, SealedNotice};
 pub use payload::{OuterPayload, PUSH_PAYLOAD_BYTES_MAX, PUSH_SEALED_BYTES_MAX, PayloadError, PushPayload, TEMPLATE_BYTES_MAX};
 
 /// Most channels of one registration.

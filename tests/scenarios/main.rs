@@ -30,6 +30,7 @@ mod nat_table;
 mod partition;
 mod presence;
 mod push_channels;
+mod push_messages;
 mod push_wakeup;
 mod receipts;
 mod relay_operator;

@@ -167,6 +167,7 @@ pub fn signed(bytes: &[u8]) {
         session::OneTimeKey,
         push::GatewayTime,
         push::OuterPayload,
+        push::EventNotice,
     }
 }
 
