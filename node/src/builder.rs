@@ -79,6 +79,7 @@ pub(crate) struct Settings {
     pub(crate) announce: Vec<Multiaddr>,
     pub(crate) memory: bool,
     pub(crate) files: crate::config::FilesConfig,
+    pub(crate) gateway: crate::config::GatewayConfig,
 }
 
 impl Default for Settings {
@@ -114,6 +115,7 @@ impl Default for Settings {
             announce: Vec::new(),
             memory: false,
             files: crate::config::FilesConfig::default(),
+            gateway: crate::config::GatewayConfig::default(),
         }
     }
 }
@@ -296,6 +298,12 @@ impl NodeBuilder {
     pub fn authority_role(mut self, name: Option<String>, enrolment: EnrolmentPolicy) -> Self {
         self.settings.authority_name = name;
         self.settings.enrolment = enrolment;
+        self
+    }
+
+    /// By which services of others the gateway role delivers; its files are read at the start. Default: Web Push, webhooks and the stream alone.
+    pub fn gateway_role(mut self, gateway: crate::config::GatewayConfig) -> Self {
+        self.settings.gateway = gateway;
         self
     }
 

@@ -3,6 +3,8 @@
 //! Everything has a default; flags of `halloo run` win over the file. `halloo init` writes a
 //! commented sample. Unknown keys are refused, so that a typing error is noticed.
 
+mod gateway;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,8 @@ use clap::ValueEnum;
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use gateway::{ApnsConfig, FcmConfig, GatewayConfig, SmsConfig};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -47,6 +51,8 @@ pub struct Config {
     pub relay: RelayConfig,
     /// Settings of the authority role.
     pub authority: AuthorityConfig,
+    /// Settings of the gateway role.
+    pub gateway: GatewayConfig,
     /// Where the local API listens.
     pub api: ApiConfig,
     /// Where metrics are served, `IP:PORT`.
@@ -541,6 +547,19 @@ for = "{relay_for}"
 # media_allocations_max = {media_allocations}
 # How long relayed calls may go on when the node shuts down: they look for another relay meanwhile.
 # media_drain_secs = {media_drain}
+
+# By which services a gateway may wake devices, beside Web Push and webhooks. Files are seen from the home.
+[gateway]
+# contact = "mailto:you@example.net"
+# roots = "roots.pem"
+# fcm.service_account = "fcm.json"
+# apns.key_file = "AuthKey.p8"
+# apns.key_id = "ABC123DEFG"
+# apns.team_id = "DEF123GHIJ"
+# sms.url = "https://sms.example/send"
+# sms.headers = {{ Content-Type = "application/json", Authorization = "Bearer KEY" }}
+# sms.body = '{{"to": "{{number}}", "text": "{{text}}"}}'
+# sms.per_hour_max = 100
 
 # Where the local API listens: "unix:PATH" or "IP:PORT" (TCP asks for the token in api-token).
 [api]

@@ -506,6 +506,7 @@ impl EventLoop {
             Command::PushRegister { target, reply } => self.handle_push_register(target, reply),
             Command::PushTest(reply) => self.handle_push_test(reply),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
+            Command::PushUnregister { id, reply } => self.handle_push_unregister_command(&id, reply),
             Command::Suspend { options, reply } => self.handle_suspend(options, reply),
             Command::Wake { payload, reply } => self.handle_wake(payload, reply),
             Command::Enrol { options, reply } => self.handle_enrol(options, reply),
@@ -546,9 +547,11 @@ impl EventLoop {
             Purpose::KeyFetch(fetching) => self.key_answer(fetching, frame),
             Purpose::MailboxKeys(mailbox) => self.mailbox_keys_answer(mailbox, frame),
             Purpose::PushRegister(registering) => self.push_register_answer(*registering, frame),
+            Purpose::PushUnregister(unregistering) => self.push_unregister_answer(*unregistering, frame),
             Purpose::PushKeep(gateway) => self.push_keep_answer(gateway, frame),
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
             Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
+            Purpose::PushChannelGone(telling) => self.push_channel_gone_answer(telling, frame),
         }
     }
 
@@ -577,9 +580,11 @@ impl EventLoop {
             Purpose::KeyFetch(fetching) => self.key_failure(fetching, failure),
             Purpose::MailboxKeys(mailbox) => self.mailbox_keys_failure(mailbox, failure),
             Purpose::PushRegister(registering) => self.push_register_failure(*registering, failure),
+            Purpose::PushUnregister(unregistering) => self.push_unregister_failure(*unregistering, failure),
             Purpose::PushKeep(gateway) => self.push_keep_failure(gateway, failure),
             Purpose::PushSend(sending) => self.push_send_failure(sending, failure),
             Purpose::PushDeliver(delivering) => self.push_deliver_failure(delivering, failure),
+            Purpose::PushChannelGone(telling) => self.push_channel_gone_failure(telling, failure),
         }
     }
 
@@ -724,6 +729,7 @@ fn refuse_asleep(command: Command) {
         | Command::CallHangup { reply, .. } => refuse(reply),
         Command::PushRegister { reply, .. } => refuse(reply),
         Command::PushTest(reply) => refuse(reply),
+        Command::PushUnregister { reply, .. } => refuse(reply),
         Command::Enrol { reply, .. } => refuse(reply),
         Command::AuthorityShow(reply) => refuse(reply),
         Command::AuthorityInvite { reply, .. } => refuse(reply),

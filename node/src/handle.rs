@@ -53,7 +53,7 @@ use network::{Diagnosis, Explanation, MediaRelays, NetworkError, PeerList, Relay
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
 use presence::{Presence, PresenceCommand};
 use problem::NodeError;
-use push::{Push, PushError, PushList, PushRegistration, PushTarget, PushTest};
+use push::{Push, PushError, PushList, PushRegistration, PushRemoved, PushTarget, PushTest};
 use totals::{Publication, Renewal, Totals};
 use voicemail::{VoicemailCommand, Voicemails};
 
@@ -207,6 +207,11 @@ pub enum Command {
     PushRegister {
         target: PushTarget,
         reply: Reply<PushRegistration, PushError>,
+    },
+    /// [`Push::unregister`]
+    PushUnregister {
+        id: String,
+        reply: Reply<PushRemoved, PushError>,
     },
     /// [`Push::list`]
     PushList(Reply<PushList, PushError>),

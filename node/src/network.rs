@@ -78,6 +78,8 @@ pub(crate) enum Purpose {
     Enrol(Box<crate::enrolment::Asking>),
     /// Registering at a gateway.
     PushRegister(Box<crate::push::Registering>),
+    /// Taking leave of a gateway.
+    PushUnregister(Box<crate::push::Unregistering>),
     /// Asking a gateway to vouch for this device.
     PushKeep(DeviceKey),
     /// Handing a push to a gateway.
@@ -96,6 +98,8 @@ pub(crate) enum Purpose {
     RelayAsk(PeerId),
     /// A gateway's delivery over a device's stream.
     PushDeliver(crate::roles::gateway::Delivering),
+    /// Telling a device that a channel of its registration has ended.
+    PushChannelGone(crate::roles::gateway::TellingGone),
 }
 
 /// What one peer may do, refilled over time.

@@ -1,5 +1,7 @@
 //! The device's side of push: registering at gateways, falling asleep, waking up, and pushing to others' devices.
 
+mod channels;
+mod ended;
 mod keep;
 mod letters;
 pub mod receiver;
@@ -18,21 +20,22 @@ use halloo_protocol::directory::{Helper, PushAddress};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::id::MessageId;
 use halloo_protocol::identity::UserId;
-use halloo_protocol::key::DeviceKey;
+use halloo_protocol::key::{DeviceKey, hash};
 use halloo_protocol::node::Roles;
 use halloo_protocol::push::{
-    DeliveredStatus, PUSH_PAYLOAD_BYTES_MAX, PushChannel as WireChannel, PushDelivered, PushHandle, PushHints, PushPayload,
-    PushRegister, PushRegistered, PushSend, PushSent, PushStatus, RegisterStatus, Urgency,
+    CHANNELS_MAX, ChannelEnd, DeliveredStatus, PUSH_PAYLOAD_BYTES_MAX, PushChannel as WireChannel, PushDelivered, PushHandle,
+    PushHints, PushPayload, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, RegisterStatus, Urgency,
 };
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{self, Extensions, Frame, Signed};
 use libp2p::{Multiaddr, PeerId};
 use tracing::{debug, info, warn};
 
+pub(crate) use self::ended::Unregistering;
 use crate::address;
 use crate::event_loop::{EventLoop, Internal};
 use crate::handle::power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
-use crate::handle::push::{PushChannel, PushError, PushList, PushRegistration, PushTarget};
+use crate::handle::push::{ChannelState, PushChannel, PushError, PushList, PushRegistration, PushRemoved, PushTarget};
 use crate::handle::{Event, Reply};
 use crate::network::{Purpose, Target};
 use crate::push::receiver::LocalPushService;
@@ -132,7 +135,27 @@ struct Opened {
 pub(crate) struct Registering {
     channel: WireChannel,
     gateway: Helper,
+    /// A webhook's secret that was made for it.
+    secret: Option<String>,
     reply: Option<Reply<PushRegistration, PushError>>,
+    /// A registration that is no more, for whose sake the others of its gateway are registered anew.
+    removed: Option<(String, Reply<PushRemoved, PushError>)>,
+}
+
+impl Registering {
+    /// One that nobody waits for.
+    const fn renewal(gateway: Helper, channel: WireChannel) -> Self {
+        Self { channel, gateway, secret: None, reply: None, removed: None }
+    }
+
+    /// Tells whoever waits.
+    fn fail(self, error: PushError) {
+        if let Some((id, reply)) = self.removed {
+            reply.send(Ok(PushRemoved { id, gateway_told: false }));
+        } else if let Some(reply) = self.reply {
+            reply.send(Err(error));
+        }
+    }
 }
 
 /// A registration that a gateway keeps.
@@ -144,6 +167,38 @@ struct Registered {
     capability: Signed<Capability>,
     registered_at: UnixTime,
     expires_at: UnixTime,
+    /// The gateway says that the channel has ended.
+    dead: Option<Dead>,
+}
+
+impl Registered {
+    /// A row of the database. Those of earlier versions end before `dead`.
+    fn from_row(row: &[u8]) -> Option<Self> {
+        let whole = wire::decode(row, REGISTRATION_BYTES_MAX);
+        whole.or_else(|_| wire::decode(&[row, &[0]].concat(), REGISTRATION_BYTES_MAX)).ok()
+    }
+
+    /// What it is known by in the database: one channel of each kind at each gateway.
+    fn name(&self) -> Vec<u8> {
+        registration_name(&self.gateway.device, &self.channel)
+    }
+
+    /// What the user calls it by.
+    fn id(&self) -> String {
+        let digest = hash("halloo push registration", &[&self.handle.0, channel_word(&self.channel).as_bytes()]);
+        data_encoding::HEXLOWER.encode(&digest[..8])
+    }
+
+    const fn is_live(&self) -> bool {
+        self.dead.is_none()
+    }
+}
+
+/// The end of a channel.
+#[derive(Clone, Copy, Debug, Encode, Decode)]
+struct Dead {
+    reason: ChannelEnd,
+    at: UnixTime,
 }
 
 /// What this device knows of its gateways.
@@ -186,11 +241,9 @@ impl std::fmt::Debug for PushState {
     }
 }
 
-const fn channel_word(channel: &WireChannel) -> &'static str {
-    match channel {
-        WireChannel::Stream => "stream",
-        WireChannel::WebPush { .. } => "webpush",
-    }
+/// Calls have their own token with Apple: both may be registered.
+fn channel_word(channel: &WireChannel) -> &'static str {
+    if channel.is_for_calls_only() { "apns-voip" } else { channel.way().name() }
 }
 
 fn registration_name(gateway: &DeviceKey, channel: &WireChannel) -> Vec<u8> {
@@ -205,8 +258,7 @@ impl EventLoop {
     pub(crate) fn push_start(&mut self) {
         match self.store.read::<_, StoreError>(|view| Ok((view.push_registrations()?, view.setting(RECEIVER_KEYS)?))) {
             Ok((rows, keys)) => {
-                self.push.registered =
-                    rows.iter().filter_map(|(_, row)| wire::decode(row, REGISTRATION_BYTES_MAX).ok()).collect();
+                self.push.registered = rows.iter().filter_map(|(_, row)| Registered::from_row(row)).collect();
                 self.push.keys = keys.as_deref().and_then(receiver_keys);
             }
             Err(error) => warn!(%error, "push registrations not restored from the database"),
@@ -229,8 +281,9 @@ impl EventLoop {
     /// Registrations whose capability is of an earlier epoch are made anew.
     fn note_old_capabilities(&mut self) {
         let epoch = self.contacts.presence_key().epoch;
-        let old = self.push.registered.iter().filter(|known| known.capability.unverified().epoch != epoch);
-        let names: Vec<Vec<u8>> = old.map(|known| registration_name(&known.gateway.device, &known.channel)).collect();
+        let live = self.push.registered.iter().filter(|known| known.is_live());
+        let old = live.filter(|known| known.capability.unverified().epoch != epoch);
+        let names: Vec<Vec<u8>> = old.map(Registered::name).collect();
         self.push.stale.extend(names);
     }
 
@@ -257,20 +310,33 @@ impl EventLoop {
 
     pub(crate) fn handle_push_register(&mut self, target: PushTarget, reply: Reply<PushRegistration, PushError>) {
         match self.prepare_registration(target) {
-            Ok((gateway, channel)) => self.ask_gateway(gateway, channel, Some(reply)),
+            Ok((gateway, channel, secret)) => {
+                self.ask_gateway(Registering { channel, gateway, secret, reply: Some(reply), removed: None });
+            }
             Err(error) => reply.send(Err(error)),
         }
     }
 
-    fn prepare_registration(&mut self, target: PushTarget) -> Result<(Helper, WireChannel), PushError> {
+    fn prepare_registration(&mut self, target: PushTarget) -> Result<(Helper, WireChannel, Option<String>), PushError> {
         let gateway = self.choose_gateway(target.gateway.as_deref())?;
-        let channel = match target.channel {
-            PushChannel::Stream {} => WireChannel::Stream,
+        let (channel, secret) = match target.channel {
             PushChannel::Webpush { endpoint, p256dh, auth } => {
-                self.webpush_channel(endpoint, p256dh.as_deref(), auth.as_deref())?
+                (self.webpush_channel(endpoint, p256dh.as_deref(), auth.as_deref())?, None)
             }
+            other => channels::to_wire(other, &mut self.rng)?,
         };
-        Ok((gateway, channel))
+        if self.other_channels(&gateway.device, &channel).len() >= CHANNELS_MAX {
+            let reason = format!("{CHANNELS_MAX} are registered at this gateway already; halloo push unregister ID");
+            return Err(PushError::InvalidChannel { field: "channel", reason });
+        }
+        Ok((gateway, channel, secret))
+    }
+
+    /// Live channels at a gateway beside the one that `channel` is or replaces.
+    fn other_channels(&self, gateway: &DeviceKey, channel: &WireChannel) -> Vec<WireChannel> {
+        let name = registration_name(gateway, channel);
+        let others = self.push.registered.iter().filter(|known| known.gateway.device == *gateway && known.is_live());
+        others.filter(|known| known.name() != name).map(|known| known.channel.clone()).collect()
     }
 
     /// The gateway the user names, or the first that is connected or known.
@@ -356,25 +422,16 @@ impl EventLoop {
         service.subscribe().map_err(|error| failed(error.to_string()))
     }
 
-    fn ask_gateway(&mut self, gateway: Helper, channel: WireChannel, reply: Option<Reply<PushRegistration, PushError>>) {
-        let Some(target) = self.helper_target(&gateway) else {
-            if let Some(reply) = reply {
-                reply.send(Err(PushError::NoGateway));
-            }
-            return;
+    fn ask_gateway(&mut self, registering: Registering) {
+        let Some(target) = self.helper_target(&registering.gateway) else {
+            return registering.fail(PushError::NoGateway);
         };
         // All channels of this gateway at once: registering replaces.
-        let mut channels = vec![channel.clone()];
-        let others = self
-            .push
-            .registered
-            .iter()
-            .filter(|known| known.gateway.device == gateway.device && known.channel.way() != channel.way());
-        channels.extend(others.map(|known| known.channel.clone()));
+        let mut channels = vec![registering.channel.clone()];
+        channels.extend(self.other_channels(&registering.gateway.device, &registering.channel));
         let mut request = PushRegister::new(channels);
         request.languages = self.settings.languages.iter().take(8).map(|language| language.chars().take(35).collect()).collect();
         request.epoch = self.contacts.presence_key().epoch;
-        let registering = Registering { channel, gateway, reply };
         self.request(&target, &request, Purpose::PushRegister(Box::new(registering)), GATEWAY_TIMEOUT);
     }
 
@@ -394,6 +451,10 @@ impl EventLoop {
             Ok(PushRegistered { status: RegisterStatus::Refused(reason), .. }) => Err(refused(reason.to_string())),
             Err(error) => Err(refused(error.to_string())),
         };
+        if let Some((id, reply)) = registering.removed {
+            let gateway_told = outcome.is_ok();
+            return reply.send(Ok(PushRemoved { id, gateway_told }));
+        }
         match (registering.reply, outcome) {
             // A device that falls asleep now would never tell where it can be woken: the answer follows the publication.
             (Some(reply), Ok(registration)) if self.push.unannounced.len() < UNANNOUNCED_MAX => {
@@ -407,9 +468,8 @@ impl EventLoop {
 
     pub(crate) fn push_register_failure(&mut self, registering: Registering, failure: Failure) {
         debug!(%failure, "gateway not reached");
-        if let Some(reply) = registering.reply {
-            reply.send(Err(PushError::GatewayUnreachable { gateway: gateway_name(&registering.gateway) }));
-        }
+        let gateway = gateway_name(&registering.gateway);
+        registering.fail(PushError::GatewayUnreachable { gateway });
     }
 
     /// Our record with everything we know of our gateways is where callers look.
@@ -448,11 +508,12 @@ impl EventLoop {
             capability: Signed::sign(capability, self.identity.device_key()),
             registered_at: now,
             expires_at,
+            dead: None,
         };
-        let name = registration_name(&registered.gateway.device, &registered.channel);
+        let name = registered.name();
         let bytes = wire::encode(&registered);
         self.store.transaction::<_, StoreError>(|tx| tx.put_push_registration(&name, &bytes))?;
-        self.push.registered.retain(|known| registration_name(&known.gateway.device, &known.channel) != name);
+        self.push.registered.retain(|known| known.name() != name);
         self.push.registered.push(registered.clone());
         self.push.stale.remove(&name);
         // Soon, for a second gateway may be at hand.
@@ -461,27 +522,17 @@ impl EventLoop {
             self.swarm.behaviour_mut().streams.keep(peer, true);
         }
         self.publish_soon();
-        Ok(self.shown_registration(&registered))
-    }
-
-    fn shown_registration(&self, registered: &Registered) -> PushRegistration {
-        PushRegistration {
-            id: data_encoding::BASE64URL_NOPAD.encode(&registered.handle.0[..9]),
-            kind: channel_word(&registered.channel).to_owned(),
-            gateway: gateway_name(&registered.gateway),
-            registered_at: Timestamp::from_unix_secs(registered.registered_at.0),
-            expires_at: Some(Timestamp::from_unix_secs(registered.expires_at.0)),
-        }
+        Ok(PushRegistration { secret: registering.secret.clone(), ..shown_registration(&registered) })
     }
 
     pub(crate) fn push_list(&self) -> PushList {
-        PushList { registrations: self.push.registered.iter().map(|registered| self.shown_registration(registered)).collect() }
+        PushList { registrations: self.push.registered.iter().map(shown_registration).collect() }
     }
 
     /// Our gateways, for the sealed part of our entry.
     pub(crate) fn push_addresses(&self) -> Vec<PushAddress> {
         let mut addresses: Vec<PushAddress> = Vec::new();
-        for registered in &self.push.registered {
+        for registered in self.push.registered.iter().filter(|known| known.is_live()) {
             if addresses.len() < GATEWAYS_MAX && !addresses.iter().any(|known| known.gateway.device == registered.gateway.device)
             {
                 addresses.push(PushAddress {
@@ -514,18 +565,19 @@ impl EventLoop {
         self.register_with_spare();
         let pause = if self.push.stale.is_empty() { RENEW_EVERY } else { RENEW_STALE_EVERY };
         self.push.renew_at = Some(now.instant + pause);
-        let is_stale = |known: &Registered| self.push.stale.contains(&registration_name(&known.gateway.device, &known.channel));
+        let is_stale = |known: &Registered| self.push.stale.contains(&known.name());
         let due: Vec<Registered> = self
             .push
             .registered
             .iter()
-            .filter(|known| known.expires_at.minus_secs(RENEW_BEFORE_SECS) <= now.unix || is_stale(known))
+            .filter(|known| (known.is_live() && known.expires_at.minus_secs(RENEW_BEFORE_SECS) <= now.unix) || is_stale(known))
             .cloned()
             .collect();
         for registered in due {
-            self.ask_gateway(registered.gateway, registered.channel, None);
+            self.ask_gateway(Registering::renewal(registered.gateway, registered.channel));
         }
-        let gateways: Vec<Helper> = self.push.registered.iter().map(|known| known.gateway.clone()).collect();
+        let live = self.push.registered.iter().filter(|known| known.is_live());
+        let gateways: Vec<Helper> = live.map(|known| known.gateway.clone()).collect();
         for gateway in gateways {
             if let Some(target) = self.helper_target(&gateway) {
                 self.swarm.behaviour_mut().streams.keep(target.peer, true);
@@ -685,7 +737,8 @@ impl EventLoop {
             info!(clean = options.clean, "suspended");
             self.events.send(Event::Suspended { clean: options.clean });
         }
-        let push_registrations = u32::try_from(self.push.registered.len()).unwrap_or(u32::MAX);
+        let push_registrations =
+            u32::try_from(self.push.registered.iter().filter(|known| known.is_live()).count()).unwrap_or(u32::MAX);
         reply.send(Ok(Suspended { suspended: true, clean: options.clean, push_registrations }));
     }
 
@@ -743,6 +796,19 @@ pub(crate) async fn local_service(news: tokio::sync::mpsc::Sender<Internal>) -> 
         }
     });
     Some(service)
+}
+
+fn shown_registration(registered: &Registered) -> PushRegistration {
+    PushRegistration {
+        id: registered.id(),
+        kind: registered.channel.way().name().to_owned(),
+        gateway: gateway_name(&registered.gateway),
+        registered_at: Timestamp::from_unix_secs(registered.registered_at.0),
+        expires_at: Some(Timestamp::from_unix_secs(registered.expires_at.0)),
+        state: if registered.is_live() { ChannelState::Live } else { ChannelState::Dead },
+        reason: registered.dead.map(|dead| dead.reason.to_string()),
+        secret: None,
+    }
 }
 
 fn receiver_keys(bytes: &[u8]) -> Option<ReceiverKeys> {

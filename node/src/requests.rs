@@ -10,7 +10,7 @@ use halloo_protocol::linking::{LinkConfirm, LinkDone, LinkStart};
 use halloo_protocol::mailbox::{MailboxOpen, MailboxPut, MailboxTake};
 use halloo_protocol::message::{HistoryRequest, MessageDeliver};
 use halloo_protocol::own_device::{DeviceRename, DeviceRenew};
-use halloo_protocol::push::{PushDeliver, PushKeep, PushRegister, PushSend, PushUnregister};
+use halloo_protocol::push::{PushChannelGone, PushDeliver, PushKeep, PushRegister, PushSend, PushUnregister};
 use halloo_protocol::relay::RelayRequest;
 use halloo_protocol::session::{KeyFetch, MailboxKeyFetch, MailboxKeys};
 use halloo_protocol::vault::{VaultFetch, VaultLook, VaultPut};
@@ -101,6 +101,9 @@ impl EventLoop {
                 node.handle_push_send(peer, chain.as_ref(), &request)
             }),
             PushDeliver::KIND => self.with(frame, |node, request: PushDeliver| node.handle_push_deliver(&request.payload)),
+            PushChannelGone::KIND => {
+                self.with(frame, |node, notice: PushChannelGone| node.handle_push_channel_gone(&peer, &notice))
+            }
             LinkStart::KIND => self.with(frame, |node, message: LinkStart| node.handle_link_start(peer, &message)),
             LinkConfirm::KIND => self.with(frame, |node, message: LinkConfirm| node.handle_link_confirm(peer, &message)),
             LinkDone::KIND => self.with(frame, |node, message: LinkDone| node.handle_link_done(peer, &message)),

@@ -4,11 +4,13 @@
 //!    gateway's signed time. Registering again renews; channels are tried side by side.
 //! 2. It publishes handle and capability for those who may see them ([`crate::directory::PushAddress`]).
 //! 3. A caller sends [`PushSend`]: handle, capability, proof, what the gateway needs to know, and the sealed part, which it can't read.
-//! 4. The gateway decides ([`registration`]), writes the outer part, and delivers [`PushPayload`]: as [`PushDeliver`] on the device's stream, or as
-//!    the plain text of a Web Push message.
+//! 4. The gateway decides ([`registration`]), writes the outer part, and delivers [`PushPayload`]: as [`PushDeliver`] on the device's stream, as
+//!    the plain text of a Web Push message, or in what another service carries ([`PushChannel`]). A channel that a service says has ended is told to
+//!    the device ([`PushChannelGone`]) when it is there again.
 //! 5. The device rings from the payload alone and answers straight to the caller; to a stranger, until somebody has answered, by way of the gateway
 //!    ([`crate::call::SignalPass`]). [`PushDelivered`] and [`PushReceipt`] show a gateway that drops or delays.
 
+mod channel;
 mod notice;
 mod payload;
 pub mod registration;
@@ -25,14 +27,15 @@ use crate::id::CapabilityId;
 use crate::key::{DeviceKey, hash};
 use crate::time::UnixTime;
 use crate::wire::{self, Body, DecodeError, Extensions, FrameKind, Message, Signed};
+pub use channel::{
+    APNS_TOKEN_BYTES_MAX, ChannelEnd, ENDPOINT_BYTES_MAX, FCM_TOKEN_BYTES_MAX, PushChannel, PushChannelGone,
+    PushChannelGoneNoted, PushWay, TOPIC_BYTES_MAX, is_phone_number,
+};
 pub use notice::{EventNotice, NOTICE_BYTES, SealedNotice};
 pub use payload::{OuterPayload, PUSH_PAYLOAD_BYTES_MAX, PUSH_SEALED_BYTES_MAX, PayloadError, PushPayload, TEMPLATE_BYTES_MAX};
 
 /// Most channels of one registration.
 pub const CHANNELS_MAX: usize = 4;
-
-/// Longest Web Push endpoint, in bytes: services use up to about 500.
-pub const ENDPOINT_BYTES_MAX: usize = 1_024;
 
 /// Most languages, applications and identifiers of a registration.
 pub const LANGUAGES_MAX: usize = 8;
@@ -75,58 +78,6 @@ impl fmt::Debug for PushHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PushHandle({}..)", data_encoding::HEXLOWER.encode(&self.0[..4]))
     }
-}
-
-/// One way of a gateway to a device.
-#[derive(Clone, PartialEq, Eq, Hash, Encode, Decode)]
-pub enum PushChannel {
-    /// The overlay stream the device keeps to the gateway.
-    Stream,
-    /// Web Push (RFC 8030, 8291) or UnifiedPush.
-    WebPush {
-        /// Where the push service takes messages; at most [`ENDPOINT_BYTES_MAX`].
-        endpoint: String,
-        /// The subscription's P-256 key, uncompressed.
-        p256dh: [u8; 65],
-        /// The subscription's authentication secret.
-        auth: [u8; 16],
-    },
-}
-
-impl PushChannel {
-    /// Its name in answers and counters.
-    #[must_use]
-    pub const fn way(&self) -> PushWay {
-        match self {
-            Self::Stream => PushWay::Stream,
-            Self::WebPush { .. } => PushWay::WebPush,
-        }
-    }
-
-    fn check(&self) -> Result<(), DecodeError> {
-        match self {
-            Self::WebPush { endpoint, .. } if endpoint.len() > ENDPOINT_BYTES_MAX => {
-                Err(DecodeError::invalid("endpoint", format!("{} bytes, at most {ENDPOINT_BYTES_MAX}", endpoint.len())))
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-/// Endpoints are secrets: whoever knows one can send there.
-impl fmt::Debug for PushChannel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PushChannel::{:?}(..)", self.way())
-    }
-}
-
-/// A kind of channel, without its secrets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
-pub enum PushWay {
-    /// The overlay stream.
-    Stream,
-    /// Web Push.
-    WebPush,
 }
 
 /// An identifier under which a device can be found by those who push: its kind and value.

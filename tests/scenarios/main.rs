@@ -29,6 +29,7 @@ mod nat_relay;
 mod nat_table;
 mod partition;
 mod presence;
+mod push_channels;
 mod push_gateways;
 mod push_messages;
 mod push_wakeup;

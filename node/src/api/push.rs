@@ -4,9 +4,9 @@ use axum::Json;
 use axum::extract::State;
 
 use super::ApiState;
-use super::extract::{Answer, JsonBody};
+use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
-use crate::handle::push::{PushList, PushRegistration, PushTarget, PushTest};
+use crate::handle::push::{PushList, PushRegistration, PushRemoved, PushTarget, PushTest};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -15,6 +15,8 @@ pub(super) fn routes() -> Vec<Route> {
             .body::<PushTarget>()
             .returns::<PushRegistration>(),
         Route::post("/v1/push/test", "testPush", "Ring this device through its gateways", test).returns::<PushTest>(),
+        Route::post("/v1/push/{id}/unregister", "unregisterPush", "Take a push registration back", unregister)
+            .returns::<PushRemoved>(),
     ]
 }
 
@@ -28,4 +30,8 @@ async fn register(State(state): State<ApiState>, JsonBody(target): JsonBody<Push
 
 async fn test(State(state): State<ApiState>) -> Answer<PushTest> {
     Ok(Json(state.node.push().test().await?))
+}
+
+async fn unregister(State(state): State<ApiState>, PathPart(id): PathPart) -> Answer<PushRemoved> {
+    Ok(Json(state.node.push().unregister(&id).await?))
 }

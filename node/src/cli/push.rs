@@ -4,13 +4,19 @@ use super::error::CliError;
 use super::output::table;
 use super::progress::Spinner;
 use super::{Context, parse};
-use crate::handle::push::{PushChannel, PushList, PushRegistration, PushTarget, PushTest, PushTestStep};
+use crate::handle::push::{PushChannel, PushList, PushRegistration, PushRemoved, PushTarget, PushTest, PushTestStep};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Let a gateway wake this device
     #[command(subcommand)]
     Register(Register),
+    /// Take a registration back
+    Unregister {
+        /// Its id, as `halloo push list` shows it
+        #[arg(value_name = "ID", value_parser = parse::text)]
+        id: String,
+    },
     /// This device's registrations
     List,
     /// Ring this device through the whole chain, and say how far it got
@@ -23,6 +29,14 @@ pub(super) enum Register {
     Stream(GatewayArgs),
     /// By Web Push (RFC 8030), as browsers and UnifiedPush distributors offer it
     Webpush(WebpushArgs),
+    /// By Firebase Cloud Messaging, with an application's token
+    Fcm(FcmArgs),
+    /// By the Apple Push Notification service, with an application's token
+    Apns(ApnsArgs),
+    /// By HTTP to a server of your own, which hands the payload to the device
+    Webhook(WebhookArgs),
+    /// By a short message that says no more than that there is something
+    Sms(SmsArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -47,6 +61,48 @@ pub(super) struct WebpushArgs {
     gateway: GatewayArgs,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct FcmArgs {
+    /// The application instance's registration token
+    #[arg(long, value_name = "TOKEN", value_parser = parse::text)]
+    token: String,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ApnsArgs {
+    /// The device token, in hexadecimal digits
+    #[arg(long, value_name = "TOKEN", value_parser = hexadecimal)]
+    token: String,
+    /// The application's identifier; with .voip at its end it takes calls and nothing else
+    #[arg(long, value_name = "TOPIC", value_parser = parse::text)]
+    topic: String,
+    /// The token is of Apple's development environment
+    #[arg(long)]
+    sandbox: bool,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct WebhookArgs {
+    /// Where the server takes posts; the secret that signs them is made, and shown once
+    #[arg(long, value_name = "URL", value_parser = endpoint)]
+    url: String,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct SmsArgs {
+    /// The number, with + and the country's code
+    #[arg(long, value_name = "NUMBER", value_parser = phone_number)]
+    number: String,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let client = context.client()?;
     match command {
@@ -55,7 +111,15 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
             let spinner = Spinner::start(context.output, "registering");
             let registration: PushRegistration = client.post("/v1/push", &target).await?;
             drop(spinner);
-            context.output.print(&registration, |registration| rows_for_people(std::slice::from_ref(registration)))
+            context.output.print(&registration, registration_for_people)
+        }
+        Command::Unregister { id } => {
+            let path = format!("/v1/push/{}/unregister", parse::url_part(&id));
+            let removed: PushRemoved = client.post(&path, &()).await?;
+            context.output.print(&removed, |removed| match removed.gateway_told {
+                true => format!("{} is no more", removed.id),
+                false => format!("{} is no more here; the gateway isn't reachable, and forgets it when it expires", removed.id),
+            })
         }
         Command::List => {
             let list: PushList = client.get("/v1/push").await?;
@@ -72,12 +136,24 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
 }
 
 fn target(register: Register) -> PushTarget {
-    match register {
-        Register::Stream(args) => PushTarget { channel: PushChannel::Stream {}, gateway: args.gateway },
-        Register::Webpush(args) => PushTarget {
-            channel: PushChannel::Webpush { endpoint: args.endpoint, p256dh: args.p256dh, auth: args.auth },
-            gateway: args.gateway.gateway,
-        },
+    let (channel, gateway) = match register {
+        Register::Stream(args) => (PushChannel::Stream {}, args),
+        Register::Webpush(args) => {
+            (PushChannel::Webpush { endpoint: args.endpoint, p256dh: args.p256dh, auth: args.auth }, args.gateway)
+        }
+        Register::Fcm(args) => (PushChannel::Fcm { token: args.token }, args.gateway),
+        Register::Apns(args) => (PushChannel::Apns { token: args.token, topic: args.topic, sandbox: args.sandbox }, args.gateway),
+        Register::Webhook(args) => (PushChannel::Webhook { url: args.url, secret: None }, args.gateway),
+        Register::Sms(args) => (PushChannel::Sms { number: args.number }, args.gateway),
+    };
+    PushTarget { channel, gateway: gateway.gateway }
+}
+
+fn registration_for_people(registration: &PushRegistration) -> String {
+    let row = rows_for_people(std::slice::from_ref(registration));
+    match &registration.secret {
+        Some(secret) => format!("{row}\n\nthe secret that signs the posts, shown this once:\n{secret}"),
+        None => row,
     }
 }
 
@@ -102,9 +178,27 @@ fn rows_for_people(registrations: &[PushRegistration]) -> String {
     }
     let rows = registrations.iter().map(|registration| {
         let expires = registration.expires_at.map_or_else(|| "-".to_owned(), |at| at.to_string());
-        [registration.id.clone(), registration.kind.clone(), registration.gateway.clone(), expires]
+        let state = match &registration.reason {
+            Some(reason) => format!("{}: {reason}", registration.state.name()),
+            None => registration.state.name().to_owned(),
+        };
+        [registration.id.clone(), registration.kind.clone(), registration.gateway.clone(), expires, state]
     });
-    table(["ID", "KIND", "GATEWAY", "EXPIRES"], rows)
+    table(["ID", "KIND", "GATEWAY", "EXPIRES", "STATE"], rows)
+}
+
+fn hexadecimal(text: &str) -> Result<String, String> {
+    match data_encoding::HEXLOWER_PERMISSIVE.decode(text.as_bytes()) {
+        Ok(bytes) if !bytes.is_empty() => Ok(text.to_owned()),
+        _ => Err("expected hexadecimal digits, two a byte".to_owned()),
+    }
+}
+
+fn phone_number(text: &str) -> Result<String, String> {
+    if halloo_protocol::push::is_phone_number(text) {
+        return Ok(text.to_owned());
+    }
+    Err("expected + and 7 to 15 digits, the country's code first".to_owned())
 }
 
 fn endpoint(text: &str) -> Result<String, String> {

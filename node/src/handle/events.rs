@@ -363,6 +363,17 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         notice: Option<Notice>,
     },
+    /// A gateway says that a push service has ended a channel of this device: it wakes nobody any more.
+    PushChannelGone {
+        /// The registration's id.
+        id: String,
+        /// The channel: `webpush`, `fcm`, ..
+        kind: String,
+        /// The gateway's peer id.
+        gateway: String,
+        /// Why.
+        reason: String,
+    },
     /// A peer connected.
     PeerUp {
         /// Its peer id.
@@ -497,6 +508,7 @@ impl Event {
             Self::Suspended { .. } => "suspended",
             Self::Woken { .. } => "woken",
             Self::PushReceived { .. } => "push_received",
+            Self::PushChannelGone { .. } => "push_channel_gone",
             Self::MessageWaiting { .. } => "message_waiting",
             Self::PeerUp { .. } => "peer_up",
             Self::PeerDown { .. } => "peer_down",

@@ -43,6 +43,34 @@ pub enum PushChannel {
         #[serde(default)]
         auth: Option<String>,
     },
+    /// Firebase Cloud Messaging: a data message, which the application hands to the node.
+    Fcm {
+        /// The application instance's registration token.
+        token: String,
+    },
+    /// The Apple Push Notification service: the payload beside `aps`, which the application hands to the node.
+    Apns {
+        /// The device token, in hexadecimal digits.
+        token: String,
+        /// The application's identifier; with `.voip` at its end it takes calls and nothing else.
+        topic: String,
+        /// True if the token is of Apple's development environment.
+        #[serde(default)]
+        sandbox: bool,
+    },
+    /// A server of the user's own, which gets the payload by HTTP and hands it to the device.
+    Webhook {
+        /// Where it takes posts.
+        url: String,
+        /// The secret that signs them, `whsec_` and 32 bytes in base64; without one the node makes it, and the answer shows it.
+        #[serde(default)]
+        secret: Option<String>,
+    },
+    /// A short message that says that there is something; the payload waits at the gateway.
+    Sms {
+        /// The number, `+` and 7 to 15 digits.
+        number: String,
+    },
 }
 
 impl PushChannel {
@@ -52,6 +80,33 @@ impl PushChannel {
         match self {
             Self::Stream {} => "stream",
             Self::Webpush { .. } => "webpush",
+            Self::Fcm { .. } => "fcm",
+            Self::Apns { .. } => "apns",
+            Self::Webhook { .. } => "webhook",
+            Self::Sms { .. } => "sms",
+        }
+    }
+}
+
+/// Whether a gateway can use a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ChannelState {
+    /// It can.
+    #[default]
+    Live,
+    /// The push service has ended it, as the gateway says: register anew.
+    Dead,
+}
+
+impl ChannelState {
+    /// The word that the command line and JSON use.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Dead => "dead",
         }
     }
 }
@@ -59,9 +114,9 @@ impl PushChannel {
 /// A registration a gateway accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PushRegistration {
-    /// Its id at the gateway.
+    /// What [`Push::unregister`] takes.
     pub id: String,
-    /// The channel: `stream`, `webpush`, ..
+    /// The channel: `stream`, `webpush`, `fcm`, `apns`, `webhook`, `sms`.
     pub kind: String,
     /// The gateway's peer id.
     pub gateway: String,
@@ -69,6 +124,24 @@ pub struct PushRegistration {
     pub registered_at: Timestamp,
     /// Until when the gateway keeps it, if it said so.
     pub expires_at: Option<Timestamp>,
+    /// Whether it can be used.
+    #[serde(default)]
+    pub state: ChannelState,
+    /// Why it can't.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// A webhook's secret, `whsec_` and base64, in the answer to its registration and never again.
+    #[serde(default)]
+    pub secret: Option<String>,
+}
+
+/// A registration that is no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PushRemoved {
+    /// Its id.
+    pub id: String,
+    /// True if the gateway has forgotten the channel too, or had before; false if it can't be reached, and forgets it when the registration expires.
+    pub gateway_told: bool,
 }
 
 /// This device's registrations.
@@ -141,6 +214,12 @@ pub enum PushError {
     /// No gateway can wake this device yet.
     #[error("no gateway can wake this device: halloo push register stream, or webpush")]
     NotRegistered,
+    /// No registration has this id.
+    #[error("no registration {id}; see halloo push list")]
+    NotFound {
+        /// The id.
+        id: String,
+    },
     /// No gateway is known.
     #[error("no gateway is known; give one with --gateway")]
     NoGateway,
@@ -166,6 +245,7 @@ impl Fault for PushError {
             Self::Node(error) => error.kind(),
             Self::InvalidChannel { .. } => ProblemKind::InvalidRequest,
             Self::NotRegistered => ProblemKind::NotFound,
+            Self::NotFound { .. } => ProblemKind::NotFound,
             Self::NoGateway | Self::GatewayUnreachable { .. } => ProblemKind::Unreachable,
             Self::Refused { .. } => ProblemKind::Refused,
         }
@@ -179,6 +259,15 @@ impl Push<'_> {
     /// See [`PushError`].
     pub async fn register(&self, target: PushTarget) -> Result<PushRegistration, PushError> {
         self.0.ask(|reply| Command::PushRegister { target, reply }).await
+    }
+
+    /// Takes a registration back; others at the same gateway stay.
+    ///
+    /// # Errors
+    /// See [`PushError`].
+    pub async fn unregister(&self, id: &str) -> Result<PushRemoved, PushError> {
+        let id = id.to_owned();
+        self.0.ask(|reply| Command::PushUnregister { id, reply }).await
     }
 
     /// This device's registrations.

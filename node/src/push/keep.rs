@@ -46,7 +46,13 @@ impl EventLoop {
         let named: Vec<DeviceKey> = entry.unverified().keepers.iter().map(|helper| helper.device).collect();
         self.push.keeping.asked.retain(|gateway, _| named.contains(gateway));
         let due = |asked: &Asked| asked.entry_hash != entry_hash || asked.again_at.is_some_and(|at| at <= now.instant);
-        let registered: Vec<_> = self.push.registered.iter().map(|known| (known.gateway.clone(), known.handle)).collect();
+        let registered: Vec<_> = self
+            .push
+            .registered
+            .iter()
+            .filter(|known| known.is_live())
+            .map(|known| (known.gateway.clone(), known.handle))
+            .collect();
         for (gateway, handle) in registered {
             let device = gateway.device;
             if !named.contains(&device) || self.push.keeping.asked.get(&device).is_some_and(|asked| !due(asked)) {

@@ -129,7 +129,7 @@ impl Tested {
 impl EventLoop {
     /// Rings this device through its gateways.
     pub(crate) fn handle_push_test(&mut self, reply: Reply<PushTest, PushError>) {
-        if self.push.registered.is_empty() {
+        if !self.push.registered.iter().any(super::Registered::is_live) {
             return reply.send(Err(PushError::NotRegistered));
         }
         match &mut self.push.tests.running {

@@ -5,7 +5,7 @@ use halloo_protocol::key::DeviceKey;
 use halloo_protocol::node::Roles;
 use tracing::{debug, warn};
 
-use super::{GATEWAYS_MAX, LOCAL_ENDPOINT, WireChannel, gateway_name, helper_of, registration_name};
+use super::{GATEWAYS_MAX, LOCAL_ENDPOINT, Registering, WireChannel, gateway_name, helper_of, registration_name};
 use crate::event_loop::EventLoop;
 use crate::store::StoreError;
 
@@ -18,15 +18,15 @@ fn serves_any_gateway(channel: &WireChannel) -> bool {
     match channel {
         WireChannel::Stream => true,
         WireChannel::WebPush { endpoint, .. } => endpoint.starts_with(LOCAL_ENDPOINT),
-        #[allow(unreachable_patterns, reason = "channels are added")]
-        _ => false,
+        WireChannel::Fcm { .. } | WireChannel::Apns { .. } | WireChannel::Webhook { .. } | WireChannel::Sms { .. } => false,
     }
 }
 
 impl EventLoop {
     /// Gateways that this device is registered with.
     fn own_gateways(&self) -> Vec<DeviceKey> {
-        let mut gateways: Vec<DeviceKey> = self.push.registered.iter().map(|known| known.gateway.device).collect();
+        let mut gateways: Vec<DeviceKey> =
+            self.push.registered.iter().filter(|known| known.is_live()).map(|known| known.gateway.device).collect();
         gateways.sort_unstable();
         gateways.dedup();
         gateways
@@ -51,8 +51,14 @@ impl EventLoop {
         if self.own_gateways().len() != 1 || GATEWAYS_MAX < 2 {
             return;
         }
-        let channels: Vec<WireChannel> =
-            self.push.registered.iter().map(|known| known.channel.clone()).filter(serves_any_gateway).collect();
+        let channels: Vec<WireChannel> = self
+            .push
+            .registered
+            .iter()
+            .filter(|known| known.is_live())
+            .map(|known| known.channel.clone())
+            .filter(serves_any_gateway)
+            .collect();
         self.register_with_another(channels);
     }
 
@@ -67,7 +73,7 @@ impl EventLoop {
         self.push.tried.push(gateway.device);
         debug!(gateway = %gateway_name(&gateway), channels = channels.len(), "registering with a second gateway");
         for channel in channels {
-            self.ask_gateway(gateway.clone(), channel, None);
+            self.ask_gateway(Registering::renewal(gateway.clone(), channel));
         }
         true
     }

@@ -1,39 +1,48 @@
 //! The push gateway role: keeps devices' registrations and wakes devices that hold no usable connection of their own.
 //!
 //! Registrations and accepted pushes are in the database before they are acknowledged. A push goes out on every channel of the device at
-//! once: on its stream if it has one open, and as a Web Push message. The gateway writes the outer part; what the caller sealed it can't read.
+//! once: on its stream if it has one open, and by the services it has registered ([`channel`]). The gateway writes the outer part; what the caller
+//! sealed it can't read. A channel that its service says has ended is dropped, and the device is told when it is there ([`ended`]).
 
+mod apns;
+mod channel;
+mod delivery;
+mod ended;
+#[cfg(test)]
+mod external_tests;
+mod fcm;
+mod http;
+mod jwt;
 mod keeper;
+mod setup;
+mod sms;
 mod waiting;
+mod webhook;
 pub mod webpush;
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
-use halloo_protocol::push::registration::{GatewayPolicy, PushRates, Registration, decide_push, decide_register};
+use halloo_protocol::push::registration::{GatewayPolicy, PushRates, PushWays, Registration, decide_push, decide_register};
 use halloo_protocol::push::{
-    GatewayTime, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushPayload, PushReason, PushRegister,
-    PushRegistered, PushSend, PushSent, PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
+    GatewayTime, OuterPayload, PushChannel, PushHandle, PushPayload, PushReason, PushRegister, PushRegistered, PushSend,
+    PushSent, PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::{Now, UnixTime};
-use halloo_protocol::wire::{self, Extensions, Frame, Signed};
+use halloo_protocol::wire::{self, Extensions, Signed};
 use libp2p::PeerId;
 use tracing::{debug, warn};
 
+use self::channel::Services;
+pub(crate) use self::delivery::{Delivering, ServiceAnswer};
+pub(crate) use self::ended::TellingGone;
 use self::waiting::{PENDING_PER_DEVICE_MAX, Waiting};
-use self::webpush::{PushError, Subscription, VapidKey, VapidSubject, WebPushClient, WebPushConfig};
-use crate::address;
-use crate::event_loop::{EventLoop, Internal};
-use crate::network::{Purpose, Target};
-use crate::rpc::Failure;
+use self::webpush::VapidKey;
+use crate::event_loop::EventLoop;
 use crate::store::{GATEWAY_PENDING_MAX, GATEWAY_REGISTRATIONS_MAX, PendingPush, StoreError};
-
-/// How long a device may take to take a push on its stream.
-const DELIVER_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Registrations, and tries to register, of one user's devices. A person has a few devices that register monthly; the rest is room for
 /// restarts.
@@ -51,35 +60,31 @@ const STORED_BYTES_MAX: usize = 16 * 1024;
 
 const VAPID_KEY: &str = "vapid key";
 
-/// Who is answerable for the pushes (RFC 8292 section 2.1), unless the operator names somebody.
-const SUBJECT: &str = "mailto:gateway@localhost";
-
-/// A push on its way over a device's stream.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Delivering {
-    number: u64,
-}
-
-/// What a push service said.
-#[derive(Debug)]
-pub(crate) struct ServiceAnswer {
-    number: u64,
-    handle: PushHandle,
-    channel: PushChannel,
-    result: Result<(), PushError>,
-}
-
 /// A push in the database.
 #[derive(Clone, Debug, Encode, Decode)]
 struct Kept {
     payload: Vec<u8>,
     urgency: Urgency,
+    /// What it still has to go by.
     channels: Vec<PushChannel>,
+}
+
+impl Kept {
+    /// A short message wakes and carries nothing: what it wakes for waits on the stream.
+    fn new(payload: &PushPayload, urgency: Urgency, channels: &[PushChannel]) -> Self {
+        let mut channels = channels.to_vec();
+        let has = |way| channels.iter().any(|channel: &PushChannel| channel.way() == way);
+        if has(PushWay::Sms) && !has(PushWay::Stream) {
+            channels.push(PushChannel::Stream);
+        }
+        channels.retain(|channel| channel.takes(payload.event()));
+        Self { payload: payload.to_bytes(), urgency, channels }
+    }
 }
 
 /// The role's state; registrations and pushes are in the store.
 pub(crate) struct Gateway {
-    client: Arc<WebPushClient>,
+    services: Services,
     vapid_key: [u8; 65],
     rates: PushRates,
     registering: RateLimiter<PublicKey>,
@@ -109,20 +114,15 @@ impl EventLoop {
             }
         };
         let vapid_key = key.public_key();
-        let subject: VapidSubject = SUBJECT.parse().map_err(|_| failed("the contact address isn't one".into()))?;
-        let mut config = WebPushConfig::new(key, subject);
-        config.lab = self.settings.lab;
-        let client = WebPushClient::new(config).map_err(|error| failed(error.to_string()))?;
+        let services = setup::services(&self.settings.gateway, key, self.settings.lab).map_err(failed)?;
         let now = Instant::now();
         let mut waiting = Waiting::default();
         let limit = usize::try_from(GATEWAY_PENDING_MAX).unwrap_or(usize::MAX);
         for (number, push) in self.store.read::<_, StoreError>(|view| view.pending_pushes(limit))? {
-            if let Some(handle) = PushHandle::from_slice(&push.handle) {
-                waiting.insert(number, handle, push.expires_at, now);
-            }
+            delivery::take_up(&mut waiting, number, &push, self.now());
         }
         self.gateway = Some(Gateway {
-            client: Arc::new(client),
+            services,
             vapid_key,
             rates: PushRates::new(RATES_MAX),
             registering: RateLimiter::new(RATES_MAX),
@@ -153,10 +153,10 @@ impl EventLoop {
     ) -> PushRegistered {
         let status = match (chain, &mut self.gateway) {
             (Some(chain), Some(gateway)) => {
-                let vapid_key = gateway.vapid_key;
+                let (vapid_key, ways) = (gateway.vapid_key, gateway.services.ways());
                 // Each costs a commit, and any number of device keys costs its user nothing: so users are counted.
                 match gateway.registering.take(&chain.user.identity.0, REGISTER_RATE, Instant::now()) {
-                    Ok(()) => self.register(chain, request, vapid_key),
+                    Ok(()) => self.register(chain, request, vapid_key, ways),
                     Err(_) => RegisterStatus::Refused(PushReason::RATE),
                 }
             }
@@ -166,13 +166,10 @@ impl EventLoop {
         PushRegistered { status, extensions: Extensions::none() }
     }
 
-    fn register(&mut self, chain: &VerifiedChain, request: PushRegister, vapid_key: [u8; 65]) -> RegisterStatus {
+    fn register(&mut self, chain: &VerifiedChain, request: PushRegister, vapid_key: [u8; 65], ways: PushWays) -> RegisterStatus {
         let now = self.now().unix;
         let known = self.registration_of(&chain.device);
-        let policy = GatewayPolicy {
-            registrations_max: usize::try_from(GATEWAY_REGISTRATIONS_MAX).unwrap_or(usize::MAX),
-            has_web_push: true,
-        };
+        let policy = GatewayPolicy { registrations_max: usize::try_from(GATEWAY_REGISTRATIONS_MAX).unwrap_or(usize::MAX), ways };
         let handle = PushHandle::random(&mut self.rng);
         let Ok(registered) = self.store.read::<_, StoreError>(|view| view.gateway_registration_count()) else {
             return RegisterStatus::Refused(PushReason::TEMPORARY);
@@ -255,8 +252,10 @@ impl EventLoop {
         let outer = OuterPayload::new(me, request.hints.event, now.unix, request.hints.ttl_secs, &request.sealed);
         let payload =
             PushPayload::new(outer, request.sealed.clone(), self.identity.device_key()).map_err(|_| PushReason::TOO_LARGE)?;
-        let kept =
-            Kept { payload: payload.to_bytes(), urgency: request.hints.urgency, channels: registration.request.channels.clone() };
+        let kept = Kept::new(&payload, request.hints.urgency, &registration.request.channels);
+        if kept.channels.is_empty() {
+            return Err(PushReason::CHANNEL);
+        }
         let pending = PendingPush {
             handle: request.handle.0.to_vec(),
             due: now.unix,
@@ -272,134 +271,9 @@ impl EventLoop {
             gateway.waiting.put_off(number, now.instant);
         }
         self.note_introduction(&peer, registration.device());
-        let ways = registration.request.channels.iter().map(PushChannel::way).collect();
+        let ways = kept.channels.iter().map(PushChannel::way).collect();
         self.deliver(number, &registration, &kept, pending.expires_at.secs_since(now.unix));
         Ok(ways)
-    }
-
-    /// Sends a push on every channel it still has to go.
-    fn deliver(&mut self, number: u64, registration: &Registration, kept: &Kept, ttl_secs: u64) {
-        let is_sending = self.gateway.as_ref().is_some_and(|gateway| gateway.waiting.is_sending(number));
-        for channel in &kept.channels {
-            match channel {
-                PushChannel::Stream => self.deliver_on_stream(number, registration.device(), &kept.payload),
-                // The service may take longer than the pause: it isn't asked twice at a time.
-                PushChannel::WebPush { .. } if is_sending => {}
-                PushChannel::WebPush { .. } => self.deliver_by_service(number, registration.handle, channel, kept, ttl_secs),
-            }
-        }
-    }
-
-    fn deliver_on_stream(&mut self, number: u64, device: DeviceKey, payload: &[u8]) {
-        let Some(peer) = address::peer_id(&device) else { return };
-        // Only a connection the device holds: the gateway doesn't dial devices.
-        if self.peers.get(&peer).is_none() {
-            return;
-        }
-        let message = PushDeliver { payload: payload.to_vec(), extensions: Extensions::none() };
-        self.request(&Target::connected(peer), &message, Purpose::PushDeliver(Delivering { number }), DELIVER_TIMEOUT);
-    }
-
-    fn deliver_by_service(&mut self, number: u64, handle: PushHandle, channel: &PushChannel, kept: &Kept, ttl_secs: u64) {
-        let PushChannel::WebPush { endpoint, p256dh, auth } = channel else { return };
-        let Some(gateway) = &mut self.gateway else { return };
-        let answer = |result| ServiceAnswer { number, handle, channel: channel.clone(), result };
-        let Ok(subscription) = Subscription::new(endpoint, *p256dh, *auth) else {
-            return self.handle_service_answer(answer(Err(PushError::Gone)));
-        };
-        gateway.waiting.begin_sending(number);
-        let client = Arc::clone(&gateway.client);
-        let news = self.internal_sender.clone();
-        let payload = kept.payload.clone();
-        let urgency = match kept.urgency {
-            Urgency::VeryLow => webpush::Urgency::VeryLow,
-            Urgency::Low => webpush::Urgency::Low,
-            Urgency::Normal => webpush::Urgency::Normal,
-            Urgency::High => webpush::Urgency::High,
-        };
-        let mut answer = answer(Ok(()));
-        tokio::spawn(async move {
-            let ttl = u32::try_from(ttl_secs).unwrap_or(u32::MAX);
-            answer.result = client.send(&subscription, &payload, ttl, urgency, None).await.map(|_| ());
-            // The event loop is gone only when the node is; the push is in the database.
-            let _ = news.send(Internal::PushService(answer)).await;
-        });
-    }
-
-    pub(crate) fn handle_service_answer(&mut self, answer: ServiceAnswer) {
-        if let Some(gateway) = &mut self.gateway {
-            gateway.waiting.end_sending(answer.number);
-        }
-        match answer.result {
-            Ok(()) => self.channel_done(answer.number, PushWay::WebPush),
-            Err(error) if error.is_subscription_dead() => {
-                debug!(%error, "push subscription is dead");
-                self.drop_channel(&answer.handle, &answer.channel);
-                self.channel_done(answer.number, PushWay::WebPush);
-            }
-            Err(error) if error.is_worth_retrying() => debug!(%error, "push service not reached: tried again later"),
-            Err(error) => {
-                warn!(%error, "push refused by the push service");
-                self.channel_done(answer.number, PushWay::WebPush);
-            }
-        }
-    }
-
-    pub(crate) fn push_deliver_answer(&mut self, delivering: Delivering, frame: &Frame) {
-        match frame.parse::<PushDelivered>() {
-            Ok(delivered) => {
-                debug!(status = ?delivered.status, "device took the push");
-                self.channel_done(delivering.number, PushWay::Stream);
-            }
-            Err(_) => self.counters.malformed += 1,
-        }
-    }
-
-    pub(crate) fn push_deliver_failure(&mut self, _delivering: Delivering, failure: Failure) {
-        debug!(%failure, "push not taken on the stream: tried again later");
-    }
-
-    /// Strikes a way off a push; the last one ends it.
-    fn channel_done(&mut self, number: u64, way: PushWay) {
-        let done = self.store.transaction::<_, StoreError>(|tx| {
-            let Some(mut pending) = tx.pending_push(number)? else { return Ok(true) };
-            let kept = wire::decode::<Kept>(&pending.content, STORED_BYTES_MAX).ok();
-            let left = kept.map(|mut kept| {
-                kept.channels.retain(|channel| channel.way() != way);
-                kept
-            });
-            match left.filter(|kept| !kept.channels.is_empty()) {
-                Some(kept) => {
-                    pending.content = wire::encode(&kept);
-                    tx.update_pending_push(number, &pending)?;
-                    Ok(false)
-                }
-                None => tx.remove_pending_push(number).map(|_| true),
-            }
-        });
-        match (done, &mut self.gateway) {
-            (Ok(true), Some(gateway)) => gateway.waiting.remove(number),
-            (Ok(_), _) => {}
-            (Err(error), _) => warn!(%error, "push not struck off"),
-        }
-    }
-
-    /// A subscription has ended: the device loses this channel.
-    fn drop_channel(&mut self, handle: &PushHandle, channel: &PushChannel) {
-        let Some(mut registration) = self.registration(handle) else { return };
-        let device = registration.device();
-        let is_last = registration.remove_channel(channel);
-        let bytes = wire::encode(&registration);
-        let written = self.store.transaction::<_, StoreError>(|tx| {
-            if is_last {
-                tx.remove_gateway_registration(&handle.0).map(|_| ())
-            } else {
-                tx.put_gateway_registration(&handle.0, &device, &bytes)
-            }
-        });
-        if let Err(error) = written {
-            warn!(%error, "dead subscription not removed");
-        }
     }
 
     /// Tries again what hasn't gone out, and forgets what is too late.
@@ -484,11 +358,14 @@ impl EventLoop {
 
     /// A device has connected: what waits for it goes at the next look.
     pub(crate) fn gateway_peer_greeted(&mut self, peer: PeerId) {
-        let Some(gateway) = &self.gateway else { return };
-        if gateway.waiting.is_empty() {
+        if self.gateway.is_none() {
             return;
         }
         let Some(device) = self.peers.get(&peer).map(|known| known.device) else { return };
+        self.tell_ended_channels(peer, &device);
+        if self.gateway.as_ref().is_none_or(|gateway| gateway.waiting.is_empty()) {
+            return;
+        }
         let handle = self.registration_of(&device).map(|registration| registration.handle);
         if let (Some(handle), Some(gateway)) = (handle, &mut self.gateway) {
             gateway.waiting.hurry(&handle, Instant::now());

@@ -19,6 +19,9 @@ pub const GATEWAY_REGISTRATIONS_PER_DEVICE_MAX: usize = 8;
 /// Pushes that wait at one gateway; further ones are refused.
 pub const GATEWAY_PENDING_MAX: u64 = 100_000;
 
+/// Notices that wait for one device; the oldest by key goes for a further one.
+const GATEWAY_NOTICES_PER_DEVICE_MAX: usize = 8;
+
 /// Longest handle or name of a registration, in bytes.
 const HANDLE_BYTES_MAX: usize = 256;
 
@@ -99,6 +102,15 @@ impl View {
             .collect()
     }
 
+    /// Notices that wait for a device.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn gateway_notices_of(&self, device: &DeviceKey) -> Result<Vec<Vec<u8>>, StoreError> {
+        let rows = self.with_prefix(Table::GatewayNotices, device.as_bytes(), None, false, GATEWAY_NOTICES_PER_DEVICE_MAX)?;
+        Ok(rows.into_iter().map(|(_, notice)| notice).collect())
+    }
+
     /// A waiting push.
     ///
     /// # Errors
@@ -147,6 +159,27 @@ impl Transaction {
 }
 
 impl Transaction {
+    /// Lets a notice wait for a device, in place of one of the same name.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::Database`].
+    pub fn put_gateway_notice(&self, device: &DeviceKey, name: &[u8; 32], notice: &[u8]) -> Result<(), StoreError> {
+        check_length("notice", notice, VALUE_BYTES_MAX)?;
+        let waiting = self.with_prefix(Table::GatewayNotices, device.as_bytes(), None, false, GATEWAY_NOTICES_PER_DEVICE_MAX)?;
+        if let Some((key, _)) = waiting.first().filter(|_| waiting.len() >= GATEWAY_NOTICES_PER_DEVICE_MAX) {
+            self.remove(Table::GatewayNotices, key)?;
+        }
+        self.put(Table::GatewayNotices, &device_handle(device, name), notice)
+    }
+
+    /// A device has noted it.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn remove_gateway_notice(&self, device: &DeviceKey, name: &[u8; 32]) -> Result<bool, StoreError> {
+        self.remove(Table::GatewayNotices, &device_handle(device, name))
+    }
+
     /// Keeps a registration of this device under a name of the caller's choice.
     ///
     /// # Errors

@@ -121,6 +121,8 @@ tables! {
     GatewayKeeps = "gateway keeps",
     /// sequence -> pending push
     GatewayPending = "gateway pending pushes",
+    /// device, fingerprint of a channel -> notice that it has ended
+    GatewayNotices = "gateway notices",
     /// device -> box
     MailboxAccounts = "mailbox accounts",
     /// device, number -> letter

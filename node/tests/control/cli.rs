@@ -97,6 +97,12 @@ async fn bad_input_exits_2_with_one_line_that_names_it() {
         (&["push", "register", "pigeon"], "pigeon"),
         (&["push", "register", "webpush", "--endpoint", "x", "--p256dh", "x", "--auth", "x"], "https"),
         (&["push", "register", "webpush", "--auth", "AAAAAAAAAAAAAAAAAAAAAA"], "--p256dh"),
+        (&["push", "register", "fcm"], "--token"),
+        (&["push", "register", "apns", "--token", "xyz", "--topic", "org.example"], "hexadecimal"),
+        (&["push", "register", "apns", "--token", "00ff"], "--topic"),
+        (&["push", "register", "webhook", "--url", "hook.example"], "https"),
+        (&["push", "register", "sms", "--number", "5550100"], "digits"),
+        (&["push", "unregister"], "ID"),
         (&["suspend", "--hard"], "--hard"),
         (&["wake", "--payload", "/no/such"], "/no/such"),
         (&["testnet", "--nodes", "1"], "1"),
@@ -130,6 +136,7 @@ async fn without_a_daemon_clients_exit_3() {
         &["push", "register", "stream"],
         &["push", "list"],
         &["push", "test"],
+        &["push", "unregister", "r1"],
         &["suspend"],
         &["wake"],
         &["authority", "show"],
@@ -203,6 +210,15 @@ async fn json_is_one_document_of_the_promised_shape() {
         (&["doctor"], 0, json!({ "ok": true, "checks": [check] })),
         (&["push", "list"], 0, json!({ "registrations": [] })),
         (&["push", "test"], 0, json!({ "ok": true, "gateways": [] })),
+        (&["push", "unregister", "r1"], 0, json!({ "id": "r1", "gateway_told": true })),
+        (
+            &["push", "register", "webhook", "--url", "https://hook.example/a"],
+            0,
+            json!({
+                "id": "r1", "kind": "webhook", "gateway": "12D3gateway", "registered_at": "1970-01-01T00:00:00.000Z",
+                "expires_at": null, "state": "live", "reason": null, "secret": "whsec_AAAA",
+            }),
+        ),
         (&["suspend"], 0, json!({ "suspended": true, "clean": false, "push_registrations": 1 })),
         (&["authority", "log"], 0, json!({ "entries": [] })),
         (
@@ -230,6 +246,7 @@ async fn failures_of_the_daemon_become_exit_codes() {
     for (args, code, word) in [
         (&["resolve", "nobody"][..], 1, "nobody"),
         (&["calls", "answer", "gone"], 1, "gone"),
+        (&["push", "unregister", "gone"], 1, "gone"),
         (&["msg", "send", "nowhere", "hi", "--wait", "--timeout", "0.2"], 1, "not delivered"),
     ] {
         let output = run(dir.path(), args).await;
@@ -260,6 +277,11 @@ async fn text_for_people_is_readable_and_harmless() {
         &["call", "bob"],
         &["calls", "list"],
         &["push", "register", "stream"],
+        &["push", "register", "fcm", "--token", "abc"],
+        &["push", "register", "apns", "--token", "00ff", "--topic", "org.example.voip", "--sandbox"],
+        &["push", "register", "webhook", "--url", "https://hook.example/a"],
+        &["push", "register", "sms", "--number", "+15550100"],
+        &["push", "unregister", "r1"],
         &["wake"],
         &["authority", "show"],
         &["authority", "invite", "--name", "bob"],

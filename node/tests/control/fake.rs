@@ -30,7 +30,7 @@ use halloo::handle::presence::{
     OwnPresence, PresenceCommand, PresenceList, PresenceReachability, PresenceSource, PresenceState, PresenceView,
 };
 use halloo::handle::problem::UsernameError;
-use halloo::handle::push::{PushList, PushRegistration, PushTest};
+use halloo::handle::push::{ChannelState, PushError, PushList, PushRegistration, PushRemoved, PushTest};
 use halloo::handle::voicemail::{VoicemailCommand, VoicemailFault, VoicemailLeft, VoicemailList, VoicemailState, VoicemailView};
 use halloo::handle::{self, Command, CommandReceiver, EventSender};
 use halloo::home::{Home, HomeLock};
@@ -176,7 +176,13 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
             gateway: target.gateway.unwrap_or_else(|| "12D3gateway".to_owned()),
             registered_at: Timestamp::default(),
             expires_at: None,
+            state: ChannelState::Live,
+            reason: None,
+            secret: (target.channel.kind() == "webhook").then(|| "whsec_AAAA".to_owned()),
         })),
+        Command::PushUnregister { id, reply } => {
+            reply.send(if id == "gone" { Err(PushError::NotFound { id }) } else { Ok(PushRemoved { id, gateway_told: true }) });
+        }
         Command::PushList(reply) => reply.send(Ok(PushList::default())),
         Command::PushTest(reply) => reply.send(Ok(PushTest { ok: true, gateways: Vec::new() })),
         Command::Suspend { options, reply } => {

@@ -100,6 +100,8 @@ pub fn frame(bytes: &[u8]) {
         own_device::DeviceRenew,
         own_device::DeviceRenewed,
         presence::PresenceGossip,
+        push::PushChannelGone,
+        push::PushChannelGoneNoted,
         push::PushDeliver,
         push::PushDelivered,
         push::PushKeep,

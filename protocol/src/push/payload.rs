@@ -132,6 +132,12 @@ impl PushPayload {
         Ok(wire::decode(bytes, PUSH_PAYLOAD_BYTES_MAX)?)
     }
 
+    /// What kind of event the outer part names, believed or not.
+    #[must_use]
+    pub const fn event(&self) -> EventKind {
+        self.outer.unverified().event
+    }
+
     /// The outer part, if one of the device's `gateways` wrote it for this sealed part.
     ///
     /// # Errors

@@ -56,8 +56,31 @@ impl Registration {
 pub struct GatewayPolicy {
     /// Most registrations.
     pub registrations_max: usize,
-    /// True if Web Push is configured.
-    pub has_web_push: bool,
+    /// By which ways it can deliver.
+    pub ways: PushWays,
+}
+
+/// Some of the ways to deliver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PushWays(u32);
+
+impl PushWays {
+    /// What needs nobody else: the stream, Web Push and webhooks.
+    pub const OWN: Self = Self::NONE.with(PushWay::Stream).with(PushWay::WebPush).with(PushWay::Webhook);
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// These and `way`.
+    #[must_use]
+    pub const fn with(self, way: PushWay) -> Self {
+        Self(self.0 | 1 << way as u32)
+    }
+
+    /// True if `way` is one of them.
+    #[must_use]
+    pub const fn contains(self, way: PushWay) -> bool {
+        self.0 & 1 << way as u32 != 0
+    }
 }
 
 /// Why a device isn't registered.
@@ -108,7 +131,7 @@ pub fn decide_register(
         return Err(RegisterRefusal::NotCertified);
     }
     request.check()?;
-    if let Some(channel) = request.channels.iter().find(|channel| channel.way() == PushWay::WebPush && !policy.has_web_push) {
+    if let Some(channel) = request.channels.iter().find(|channel| !policy.ways.contains(channel.way())) {
         return Err(RegisterRefusal::Channel(channel.way()));
     }
     if known.is_none() && registered >= policy.registrations_max {

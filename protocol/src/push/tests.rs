@@ -12,7 +12,7 @@ use crate::test_identity::{Authority, NOW, Person};
 use crate::time::Now;
 use crate::wire;
 
-const POLICY: GatewayPolicy = GatewayPolicy { registrations_max: 10, has_web_push: true };
+const POLICY: GatewayPolicy = GatewayPolicy { registrations_max: 10, ways: PushWays::OWN };
 
 fn gateway() -> (SecretKey, DeviceKey) {
     let key = SecretKey::from_bytes([99; 32]);
@@ -145,7 +145,7 @@ fn registrations_are_decided_with_reasons() {
     };
     let web_push = PushChannel::WebPush { endpoint: "https://push.example/x".into(), p256dh: [4; 65], auth: [1; 16] };
     assert!(register(PushRegister::new(vec![web_push.clone(), PushChannel::Stream]), 0, &POLICY).is_ok());
-    let without = GatewayPolicy { has_web_push: false, ..POLICY };
+    let without = GatewayPolicy { ways: PushWays::NONE.with(PushWay::Stream), ..POLICY };
     assert_eq!(register(PushRegister::new(vec![web_push]), 0, &without), Err(PushReason::CHANNEL));
     assert_eq!(register(PushRegister::new(vec![PushChannel::Stream]), 10, &POLICY), Err(PushReason::FULL));
     assert_eq!(register(PushRegister::new(vec![]), 0, &POLICY), Err(PushReason::INVALID));
@@ -192,9 +192,89 @@ fn payloads_hold_the_largest_invite_and_open_only_whole() {
     assert!(PushPayload::from_bytes(&[0; 3_001]).is_err());
 }
 
+/// One of each kind that a push service carries.
+fn services() -> Vec<PushChannel> {
+    vec![
+        PushChannel::WebPush { endpoint: "https://push.example/secret".into(), p256dh: [4; 65], auth: [1; 16] },
+        PushChannel::Fcm { token: "secret:APA91b".into() },
+        PushChannel::Apns { token: b"secret".to_vec(), topic: "example.secret".into(), is_sandbox: false },
+        PushChannel::Webhook { url: "https://hook.example/secret".into(), secret: [5; 32] },
+        PushChannel::Sms { number: "+15550100".into() },
+    ]
+}
+
 #[test]
 fn secrets_of_channels_do_not_print() {
-    let channel = PushChannel::WebPush { endpoint: "https://push.example/secret".into(), p256dh: [4; 65], auth: [1; 16] };
-    let printed = format!("{:?}", PushRegister::new(vec![channel]));
-    assert!(!printed.contains("secret"), "{printed}");
+    for channel in services() {
+        let printed = format!("{:?}", PushRegister::new(vec![channel.clone()]));
+        assert!(!printed.contains("secret") && !printed.contains("115, 101") && !printed.contains("1555"), "{printed}");
+        assert!(printed.contains(&format!("{:?}", channel.way())), "{printed}");
+    }
+}
+
+#[test]
+fn channels_of_services_are_kept_within_bounds() {
+    let check = |channel: &PushChannel| PushRegister::new(vec![channel.clone()]).check();
+    services().iter().for_each(|channel| assert_eq!(check(channel), Ok(()), "{channel:?}"));
+    let apns = |token: usize, topic: &str| PushChannel::Apns { token: vec![1; token], topic: topic.into(), is_sandbox: true };
+    assert_eq!(check(&apns(APNS_TOKEN_BYTES_MAX, "org.example-1.App.voip")), Ok(()));
+    let long = "a".repeat(1_025);
+    let sms = |number: &str| PushChannel::Sms { number: number.into() };
+    let refused = [
+        PushChannel::Fcm { token: String::new() },
+        PushChannel::Fcm { token: long.clone() },
+        PushChannel::Fcm { token: "a b".into() },
+        PushChannel::Fcm { token: "a\r\nX-Header: b".into() },
+        apns(0, "org.example"),
+        apns(APNS_TOKEN_BYTES_MAX + 1, "org.example"),
+        apns(32, ""),
+        apns(32, "org.example\r\n"),
+        apns(32, &long[..TOPIC_BYTES_MAX + 1]),
+        PushChannel::Webhook { url: long, secret: [0; 32] },
+        sms("15550100"),
+        sms("+155501"),
+        sms("+0155501001"),
+        sms("+1555010012345678"),
+        sms("+1555010a1"),
+        sms("+155501 00"),
+    ];
+    for channel in refused {
+        assert!(check(&channel).is_err(), "{channel:?}");
+    }
+}
+
+#[test]
+fn a_gateway_refuses_ways_it_has_not() {
+    let scene = scene();
+    let register = |channel: &PushChannel, ways| {
+        let policy = GatewayPolicy { ways, ..POLICY };
+        let request = PushRegister::new(vec![PushChannel::Stream, channel.clone()]);
+        decide_register(request, &scene.bob_chain, None, 0, PushHandle([3; 32]), &policy, NOW)
+    };
+    for channel in services() {
+        let without = register(&channel, PushWays::NONE.with(PushWay::Stream)).expect_err("no such way");
+        assert_eq!(without, RegisterRefusal::Channel(channel.way()));
+        assert_eq!(without.reason(), PushReason::CHANNEL);
+        assert!(register(&channel, PushWays::NONE.with(PushWay::Stream).with(channel.way())).is_ok());
+    }
+    assert!(!PushWays::OWN.contains(PushWay::Fcm) && PushWays::OWN.contains(PushWay::Webhook));
+}
+
+#[test]
+fn a_channel_for_calls_takes_nothing_that_does_not_ring() {
+    let apns = |topic: &str| PushChannel::Apns { token: vec![1], topic: topic.into(), is_sandbox: false };
+    for event in (0..8).map(EventKind) {
+        let rings = [EventKind::VOICE_CALL, EventKind::VIDEO_CALL, EventKind::SELF_TEST].contains(&event);
+        assert_eq!(apns("org.example.voip").takes(event), rings, "{event}");
+        assert!(apns("org.example").takes(event) && PushChannel::Stream.takes(event));
+    }
+}
+
+#[test]
+fn a_fingerprint_is_of_one_registration() {
+    let token = |token: &str| PushChannel::Fcm { token: token.into() }.fingerprint();
+    assert_eq!(token("a"), token("a"));
+    assert_ne!(token("a"), token("b"), "the device has registered another token since");
+    let apns = |is_sandbox| PushChannel::Apns { token: vec![1], topic: "a".into(), is_sandbox }.fingerprint();
+    assert_ne!(apns(true), apns(false));
 }

@@ -66,9 +66,10 @@ use halloo_protocol::presence::{
 };
 use halloo_protocol::profile::{Profile, ProfileCard};
 use halloo_protocol::push::{
-    DeliveredStatus, EventNotice, GatewayTime, Identifier, KeepStatus, OuterPayload, PushChannel, PushDeliver, PushDelivered,
-    PushHandle, PushHints, PushKeep, PushKept, PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend,
-    PushSent, PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
+    ChannelEnd, DeliveredStatus, EventNotice, GatewayTime, Identifier, KeepStatus, OuterPayload, PushChannel, PushChannelGone,
+    PushChannelGoneNoted, PushDeliver, PushDelivered, PushHandle, PushHints, PushKeep, PushKept, PushPayload, PushReason,
+    PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister, PushUnregistered, PushWay,
+    RegisterStatus, Urgency,
 };
 use halloo_protocol::relay::{
     MediaAddress, MediaTls, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus,
@@ -341,6 +342,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "capability" => signed Capability = capability();
         "capability_proof" => signed CapabilityProof = CapabilityProof::sign(CapabilityId([5; 16]), keeper(0), [6; 32], NOW, &secret(90));
         "push_register" => message PushRegister = push_register();
+        "push_register_services" => message PushRegister = push_register_services();
         "push_registered" => message PushRegistered = PushRegistered {
             status: RegisterStatus::Registered {
                 handle: PushHandle([3; 32]),
@@ -357,6 +359,15 @@ pub(crate) fn all() -> Vec<Vector> {
         "push_kept_refused" => message PushKept = PushKept { status: KeepStatus::Refused(PushReason::UNKNOWN_HANDLE), extensions: none() };
         "push_unregister" => message PushUnregister = PushUnregister { handle: PushHandle([3; 32]), extensions: none() };
         "push_unregistered" => message PushUnregistered = PushUnregistered { was_known: true, extensions: none() };
+        "push_channel_gone" => message PushChannelGone = PushChannelGone {
+            handle: PushHandle([3; 32]),
+            fingerprint: PushChannel::Fcm { token: "fcm-token:APA91b".into() }.fingerprint(),
+            way: PushWay::Fcm,
+            reason: ChannelEnd::UNREGISTERED,
+            at: NOW,
+            extensions: none(),
+        };
+        "push_channel_gone_noted" => message PushChannelGoneNoted = PushChannelGoneNoted { was_known: true, extensions: none() };
         "push_send" => message PushSend = push_send();
         "push_sent" => message PushSent = PushSent { status: PushStatus::Accepted { ways: vec![PushWay::Stream, PushWay::WebPush] }, extensions: none() };
         "push_deliver" => message PushDeliver = PushDeliver { payload: push_payload().to_bytes(), extensions: none() };
@@ -853,6 +864,16 @@ fn push_register() -> PushRegister {
         revoked: vec![CapabilityId([6; 16])],
         extensions: extensions(),
     }
+}
+
+/// A registration with every channel that a service of somebody else carries.
+fn push_register_services() -> PushRegister {
+    PushRegister::new(vec![
+        PushChannel::Fcm { token: "fcm-token:APA91b".into() },
+        PushChannel::Apns { token: vec![7; 32], topic: "org.example.halloo.voip".into(), is_sandbox: true },
+        PushChannel::Webhook { url: "https://hook.example.org/halloo".into(), secret: [8; 32] },
+        PushChannel::Sms { number: "+15550100".into() },
+    ])
 }
 
 fn push_send() -> PushSend {

@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use halloo_protocol::push::PushHandle;
+use halloo_protocol::push::{PushChannel, PushHandle};
 use halloo_protocol::time::UnixTime;
 
 /// Pushes that may wait for one device. Whoever has many calls missed has no use for more, and a device that never comes mustn't fill
@@ -24,8 +24,18 @@ struct Entry {
     expires_at: UnixTime,
     due: Instant,
     pause: Duration,
-    /// Push services that are being asked.
-    sending: usize,
+    /// Channels whose service is being asked.
+    sending: Vec<PushChannel>,
+    /// Channels whose service has asked for a pause, and until when.
+    held: Vec<(PushChannel, Instant)>,
+}
+
+impl Entry {
+    /// The next turn: after the pause, or as soon as a service may be asked again.
+    fn next_turn(&self, now: Instant) -> Instant {
+        let after_pause = now + self.pause;
+        self.held.iter().map(|(_, until)| *until).filter(|until| *until > now).fold(after_pause, Instant::min)
+    }
 }
 
 /// What is to be done now.
@@ -49,7 +59,8 @@ impl Waiting {
     /// Adds a push, due at once.
     pub(super) fn insert(&mut self, number: u64, handle: PushHandle, expires_at: UnixTime, now: Instant) {
         self.remove(number);
-        self.entries.insert(number, Entry { handle, expires_at, due: now, pause: RETRY_MIN, sending: 0 });
+        self.entries
+            .insert(number, Entry { handle, expires_at, due: now, pause: RETRY_MIN, sending: Vec::new(), held: Vec::new() });
         self.order.insert((now, number));
         self.of_device.entry(handle).or_default().insert(number);
     }
@@ -70,7 +81,7 @@ impl Waiting {
     pub(super) fn put_off(&mut self, number: u64, now: Instant) {
         let Some(entry) = self.entries.get_mut(&number) else { return };
         self.order.remove(&(entry.due, number));
-        entry.due = now + entry.pause;
+        entry.due = entry.next_turn(now);
         entry.pause = (entry.pause * 2).min(RETRY_MAX);
         self.order.insert((entry.due, number));
     }
@@ -106,27 +117,46 @@ impl Waiting {
         self.of_device.get(handle).map_or(0, BTreeSet::len)
     }
 
+    /// A service wants a pause: it isn't asked for this push before `until`, and is then. Others go on.
+    pub(super) fn hold(&mut self, number: u64, channel: PushChannel, until: Instant) {
+        let Some(entry) = self.entries.get_mut(&number) else { return };
+        entry.held.retain(|(known, _)| *known != channel);
+        entry.held.push((channel, until));
+        if until < entry.due {
+            self.order.remove(&(entry.due, number));
+            entry.due = until;
+            self.order.insert((until, number));
+        }
+    }
+
+    /// True while a channel's service has asked not to be asked for this push.
+    fn is_held(&self, number: u64, channel: &PushChannel, now: Instant) -> bool {
+        let held = self.entries.get(&number).map(|entry| entry.held.as_slice()).unwrap_or_default();
+        held.iter().any(|(known, until)| known == channel && *until > now)
+    }
+
     /// True if none waits.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// True while a push service is being asked to take this push.
-    pub(super) fn is_sending(&self, number: u64) -> bool {
-        self.entries.get(&number).is_some_and(|entry| entry.sending > 0)
+    /// True if a channel's service may be asked to take this push: it isn't being asked, and hasn't asked for a pause that lasts.
+    pub(super) fn may_send(&self, number: u64, channel: &PushChannel, now: Instant) -> bool {
+        let is_sending = self.entries.get(&number).is_some_and(|entry| entry.sending.contains(channel));
+        !is_sending && !self.is_held(number, channel, now)
     }
 
-    /// A push service is asked.
-    pub(super) fn begin_sending(&mut self, number: u64) {
+    /// A channel's service is asked.
+    pub(super) fn begin_sending(&mut self, number: u64, channel: &PushChannel) {
         if let Some(entry) = self.entries.get_mut(&number) {
-            entry.sending += 1;
+            entry.sending.push(channel.clone());
         }
     }
 
-    /// The push service has answered.
-    pub(super) fn end_sending(&mut self, number: u64) {
+    /// It has answered.
+    pub(super) fn end_sending(&mut self, number: u64, channel: &PushChannel) {
         if let Some(entry) = self.entries.get_mut(&number) {
-            entry.sending = entry.sending.saturating_sub(1);
+            entry.sending.retain(|known| known != channel);
         }
     }
 }
@@ -169,15 +199,48 @@ mod tests {
         assert!(waiting.is_empty() && waiting.count(&handle) == 0);
     }
 
+    /// Virtual time: 429 with `Retry-After: 60`, and a stream that is tried meanwhile.
     #[test]
-    fn push_services_are_asked_once_at_a_time() {
+    fn a_service_is_asked_again_when_it_said_and_not_before() {
+        let start = Instant::now();
+        let at = |secs: u64| start + Duration::from_secs(secs);
         let mut waiting = Waiting::default();
-        waiting.insert(1, PushHandle([1; 32]), UnixTime(2_000), Instant::now());
-        waiting.begin_sending(1);
-        waiting.begin_sending(1);
-        waiting.end_sending(1);
-        assert!(waiting.is_sending(1), "one of two services hasn't answered");
-        waiting.end_sending(1);
-        assert!(!waiting.is_sending(1));
+        let fcm = PushChannel::Fcm { token: "a".into() };
+        waiting.insert(7, PushHandle([1; 32]), UnixTime(2_000), start);
+        waiting.put_off(7, start);
+        waiting.hold(7, fcm.clone(), at(60));
+        let mut tries = Vec::new();
+        for secs in 0..=120 {
+            if !waiting.take_due(at(secs), UNIX).again.is_empty() {
+                tries.push((secs, waiting.is_held(7, &fcm, at(secs))));
+            }
+        }
+        assert_eq!(tries, [(5, true), (15, true), (35, true), (60, false)], "the pause after 35 s is cut short");
+        assert!(!waiting.is_held(7, &PushChannel::Stream, start), "others aren't held");
+        // A pause that ends before the next turn brings it forward; a device that connects doesn't shorten it.
+        waiting.hold(7, fcm.clone(), at(123));
+        waiting.hurry(&PushHandle([1; 32]), at(121));
+        assert_eq!(waiting.take_due(at(121), UNIX).again, [7]);
+        assert!(waiting.is_held(7, &fcm, at(121)));
+        assert_eq!(waiting.take_due(at(123), UNIX).again, [7]);
+        assert!(!waiting.is_held(7, &fcm, at(123)));
+    }
+
+    #[test]
+    fn push_services_are_asked_once_at_a_time_and_none_waits_for_another() {
+        let now = Instant::now();
+        let mut waiting = Waiting::default();
+        let (slow, fast) = (PushChannel::Fcm { token: "slow".into() }, PushChannel::Fcm { token: "fast".into() });
+        waiting.insert(1, PushHandle([1; 32]), UnixTime(2_000), now);
+        waiting.begin_sending(1, &slow);
+        waiting.begin_sending(1, &fast);
+        assert!(!waiting.may_send(1, &slow, now) && !waiting.may_send(1, &fast, now));
+        waiting.end_sending(1, &fast);
+        assert!(!waiting.may_send(1, &slow, now), "one of two services hasn't answered");
+        assert!(waiting.may_send(1, &fast, now), "the other may be asked again");
+        waiting.hold(1, fast.clone(), now + RETRY_MIN);
+        assert!(!waiting.may_send(1, &fast, now));
+        waiting.end_sending(1, &slow);
+        assert!(waiting.may_send(1, &slow, now) && waiting.may_send(1, &fast, now + RETRY_MIN));
     }
 }

@@ -17,7 +17,7 @@
 
 mod client;
 mod encryption;
-mod guard;
+pub(super) mod guard;
 mod vapid;
 
 use std::fmt;
@@ -182,7 +182,11 @@ fn default_port(scheme: &str) -> Option<u16> {
     }
 }
 
-fn parse_endpoint(endpoint: &str) -> Result<Uri, SubscriptionError> {
+/// An `http` or `https` URL as a stranger may give it.
+///
+/// # Errors
+/// [`SubscriptionError::TooLong`], [`SubscriptionError::Endpoint`].
+pub(crate) fn parse_endpoint(endpoint: &str) -> Result<Uri, SubscriptionError> {
     if endpoint.len() > ENDPOINT_BYTES_MAX {
         return Err(SubscriptionError::TooLong { bytes: endpoint.len() });
     }

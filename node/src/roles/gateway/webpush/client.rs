@@ -1,73 +1,24 @@
 //! Sends push messages to push services (RFC 8030 section 5).
 //!
 //! Connections are kept and shared (HTTP/2 where the push service speaks it). Every wait has an
-//! end: [`CONNECT_TIMEOUT`] for a connection, [`WebPushConfig::timeout`] for the whole exchange.
+//! end: 10 s for a connection, [`WebPushConfig::timeout`] for the whole exchange.
 //! What the push service says beyond status and two headers is read to keep the connection usable,
 //! up to a limit, and thrown away.
 
-use std::error::Error;
 use std::fmt;
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::pki_types::CertificateDer;
-use rustls::{ClientConfig, RootCertStore};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
-use tower_service::Service;
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, StatusCode};
+use http_body_util::Full;
 use tracing::debug;
 
-use super::guard::GuardedConnector;
 use super::{
     AddressGuard, EncryptError, ForbiddenTarget, Subscription, Topic, Urgency, VapidKey, VapidSigner, VapidSubject, encrypt,
 };
-
-/// Longest wait for a TCP connection, over all addresses of a name.
-const TCP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Longest wait for a whole connection: name, TCP and TLS.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Longest wait for an exchange, unless configured otherwise: a call rings for a minute or two,
-/// and a second attempt should still find it ringing.
-const TIMEOUT: Duration = Duration::from_secs(15);
-
-/// How long an answer's body is waited for once its status is known.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// Longest answer body read. A longer one costs the connection.
-const ANSWER_BYTES_MAX: usize = 16 * 1_024;
-
-/// Longest answer head read on HTTP/1.1.
-const ANSWER_HEAD_BYTES_MAX: usize = 32 * 1_024;
-
-/// Exchanges at a time. More wait for their turn, within their own timeout. High enough that a
-/// few push services that do not answer leave room for the others.
-const EXCHANGES_MAX: usize = 256;
-
-/// Idle connections kept per push service, for HTTP/1.1; HTTP/2 needs one.
-const IDLE_CONNECTIONS_MAX: usize = 4;
-
-/// How long an idle connection is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// Assumed when a push service says "later" but not when.
-const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(60);
-
-/// Longest delay taken from a push service: after a day no message of ours is worth sending.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3_600);
+use crate::roles::gateway::http::{HttpClient, HttpError, TIMEOUT, header_text, retry_after};
 
 const TTL: HeaderName = HeaderName::from_static("ttl");
 const URGENCY: HeaderName = HeaderName::from_static("urgency");
@@ -192,6 +143,18 @@ impl PushError {
     }
 }
 
+impl From<HttpError> for PushError {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::Forbidden(target) => Self::Forbidden(target),
+            HttpError::Unreachable => Self::Unreachable,
+            HttpError::Untrusted => Self::Untrusted,
+            HttpError::Interrupted => Self::Interrupted,
+            HttpError::Timeout => Self::Timeout,
+        }
+    }
+}
+
 impl From<EncryptError> for PushError {
     fn from(error: EncryptError) -> Self {
         match error {
@@ -203,10 +166,8 @@ impl From<EncryptError> for PushError {
 
 /// Sends push messages. One for all subscriptions of a gateway; share it in an `Arc`.
 pub struct WebPushClient {
-    http: Client<TimedConnector, Full<Bytes>>,
+    http: HttpClient,
     signer: Mutex<VapidSigner>,
-    exchanges: Semaphore,
-    timeout: Duration,
 }
 
 impl WebPushClient {
@@ -215,19 +176,9 @@ impl WebPushClient {
     /// # Errors
     /// Any [`ClientError`].
     pub fn new(config: WebPushConfig) -> Result<Self, ClientError> {
-        let guard = AddressGuard::new(config.lab);
-        let tls = tls_config(&config.extra_roots)?;
-        let http = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-            .http1_max_buf_size(ANSWER_HEAD_BYTES_MAX)
-            .build(TimedConnector::new(guard, tls, CONNECT_TIMEOUT));
         Ok(Self {
-            http,
+            http: HttpClient::for_strangers(AddressGuard::new(config.lab), &config.extra_roots, config.timeout)?,
             signer: Mutex::new(VapidSigner::new(&config.vapid_key, config.subject)),
-            exchanges: Semaphore::new(EXCHANGES_MAX),
-            timeout: config.timeout,
         })
     }
 
@@ -256,16 +207,9 @@ impl WebPushClient {
         *request.uri_mut() = subscription.endpoint().clone();
         *request.headers_mut() = self.headers(subscription, ttl_secs, urgency, topic);
 
-        let answer = timeout(self.timeout, self.exchange(request)).await.unwrap_or(Err(PushError::Timeout))?;
-        let outcome = read_answer(answer.status(), answer.headers(), SystemTime::now());
-        debug!(status = answer.status().as_u16(), "push service answered");
-        drain(answer).await;
-        outcome
-    }
-
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, PushError> {
-        let _permit = self.exchanges.acquire().await.expect("the semaphore is never closed");
-        self.http.request(request).await.map_err(|error| classify(&error))
+        let answer = self.http.exchange(request).await?;
+        debug!(status = answer.status.as_u16(), "push service answered");
+        read_answer(answer.status, &answer.headers, SystemTime::now())
     }
 
     fn headers(&self, subscription: &Subscription, ttl_secs: u32, urgency: Urgency, topic: Option<&Topic>) -> HeaderMap {
@@ -295,56 +239,6 @@ impl fmt::Debug for WebPushClient {
     }
 }
 
-/// Gives up connections that take too long. The client goes on connecting in the background when
-/// another connection has served the request meanwhile; without this, a push service that stalls
-/// the TLS handshake would hold such a connection for ever.
-#[derive(Clone)]
-struct TimedConnector {
-    inner: HttpsConnector<GuardedConnector>,
-    limit: Duration,
-}
-
-impl TimedConnector {
-    fn new(guard: AddressGuard, tls: ClientConfig, limit: Duration) -> Self {
-        // Whether `http` is allowed is the guard's to say.
-        let inner = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(GuardedConnector::new(guard, TCP_TIMEOUT));
-        Self { inner, limit }
-    }
-}
-
-impl Service<Uri> for TimedConnector {
-    type Response = <HttpsConnector<GuardedConnector> as Service<Uri>>::Response;
-    type Error = Box<dyn Error + Send + Sync>;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = timeout(self.limit, self.inner.call(uri));
-        Box::pin(async move { connecting.await? })
-    }
-}
-
-/// Mozilla's roots and the extra ones, with a provider named: a process may have several.
-fn tls_config(extra_roots: &[Vec<u8>]) -> Result<ClientConfig, ClientError> {
-    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    for (index, root) in extra_roots.iter().enumerate() {
-        roots.add(CertificateDer::from(root.as_slice())).map_err(|source| ClientError::RootCertificate { index, source })?;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(config)
-}
-
 /// What a status means (RFC 8030 sections 5 and 7, RFC 9110 section 15: an unknown status counts
 /// as the first of its class).
 fn read_answer(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Result<Accepted, PushError> {
@@ -353,58 +247,10 @@ fn read_answer(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Resu
         200..=299 => Ok(Accepted { ttl_secs: header_text(headers, &TTL).and_then(|text| text.parse().ok()) }),
         404 | 410 => Err(PushError::Gone),
         413 => Err(PushError::TooLarge),
-        429 | 503 => {
-            let after = header_text(headers, &RETRY_AFTER)
-                .and_then(|text| parse_retry_after(text, now))
-                .unwrap_or(RETRY_AFTER_DEFAULT)
-                .clamp(Duration::from_secs(1), RETRY_AFTER_MAX);
-            Err(PushError::RetryAfter { after })
-        }
+        429 | 503 => Err(PushError::RetryAfter { after: retry_after(headers, now) }),
         500.. => Err(PushError::Transient { status: code }),
         _ => Err(PushError::Refused { status: code }),
     }
-}
-
-fn header_text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok().map(str::trim)
-}
-
-/// Seconds or an HTTP date (RFC 9110 section 10.2.3); a date that has passed is no wait at all.
-fn parse_retry_after(text: &str, now: SystemTime) -> Option<Duration> {
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit mean a long time.
-        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
-    }
-    let date = httpdate::parse_http_date(text).ok()?;
-    Some(date.duration_since(now).unwrap_or_default())
-}
-
-/// Reads a body to its end, so that an HTTP/1.1 connection can be used again. One that is too
-/// long or too slow is dropped, and its connection with it: the status is all we need.
-async fn drain(answer: Response<Incoming>) {
-    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX);
-    let _ = timeout(DRAIN_TIMEOUT, body.collect()).await;
-}
-
-/// Finds in the HTTP client's error what the caller can act upon. The error itself may name the
-/// host, so it goes no further.
-fn classify(error: &hyper_util::client::legacy::Error) -> PushError {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
-    while let Some(current) = cause {
-        if let Some(forbidden) = current.downcast_ref::<ForbiddenTarget>() {
-            return PushError::Forbidden(*forbidden);
-        }
-        if current.is::<rustls::Error>() {
-            return PushError::Untrusted;
-        }
-        // `io::Error::source` passes over the error that it was made from.
-        let inner = current.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        cause = match inner {
-            Some(inner) => Some(inner),
-            None => current.source(),
-        };
-    }
-    if error.is_connect() { PushError::Unreachable } else { PushError::Interrupted }
 }
 
 #[cfg(test)]

@@ -161,7 +161,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 
 /// Resolves a name to the addresses that may be connected to.
 #[derive(Debug, Clone)]
-pub(super) struct GuardedResolver {
+pub(crate) struct GuardedResolver {
     guard: AddressGuard,
 }
 
@@ -204,13 +204,13 @@ fn allowed_addresses(
 /// Connects to URLs that pass the guard. It does not matter who calls it with what: the checks are
 /// here, next to the socket.
 #[derive(Debug, Clone)]
-pub(super) struct GuardedConnector {
+pub(crate) struct GuardedConnector {
     guard: AddressGuard,
     http: HttpConnector<GuardedResolver>,
 }
 
 impl GuardedConnector {
-    pub(super) fn new(guard: AddressGuard, connect_timeout: Duration) -> Self {
+    pub(crate) fn new(guard: AddressGuard, connect_timeout: Duration) -> Self {
         let mut http = HttpConnector::new_with_resolver(GuardedResolver { guard });
         http.enforce_http(false);
         http.set_nodelay(true);

@@ -1,10 +1,16 @@
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use http::Response;
+use http::header::RETRY_AFTER;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::ServerConfig;
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -12,8 +18,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
+use tower_service::Service;
 
 use super::*;
+use crate::roles::gateway::http::{ANSWER_BYTES_MAX, ANSWER_HEAD_BYTES_MAX, TimedConnector, tls_config};
 use crate::roles::gateway::webpush::{PLAINTEXT_BYTES_MAX, ReceiverKeys, decrypt};
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);

@@ -1,0 +1,201 @@
+//! Bringing a push to its device: on every channel it still has to go, until each is done with it.
+
+use std::time::{Duration, Instant};
+
+use halloo_protocol::key::DeviceKey;
+use halloo_protocol::push::registration::Registration;
+use halloo_protocol::push::{PushChannel, PushDeliver, PushDelivered, PushHandle};
+use halloo_protocol::time::Now;
+use halloo_protocol::wire::{self, Extensions, Frame};
+use tracing::{debug, warn};
+
+use super::channel::{Next, Outcome, PushMessage};
+use super::waiting::Waiting;
+use super::{Kept, STORED_BYTES_MAX};
+use crate::address;
+use crate::event_loop::{EventLoop, Internal};
+use crate::network::{Purpose, Target};
+use crate::rpc::Failure;
+use crate::store::{PendingPush, StoreError};
+
+/// How long a device may take to take a push on its stream.
+const DELIVER_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// A push on its way over a device's stream.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Delivering {
+    number: u64,
+}
+
+/// What a push service said.
+#[derive(Debug)]
+pub(crate) struct ServiceAnswer {
+    number: u64,
+    handle: PushHandle,
+    channel: PushChannel,
+    outcome: Outcome,
+}
+
+/// Takes a push of an earlier run up. Which of its services asked for a pause isn't known any more: all of them get it.
+pub(super) fn take_up(waiting: &mut Waiting, number: u64, push: &PendingPush, now: Now) {
+    let Some(handle) = PushHandle::from_slice(&push.handle) else { return };
+    waiting.insert(number, handle, push.expires_at, now.instant);
+    let pause = Duration::from_secs(push.due.secs_since(now.unix));
+    if pause.is_zero() {
+        return;
+    }
+    let channels = wire::decode::<Kept>(&push.content, STORED_BYTES_MAX).map(|kept| kept.channels).unwrap_or_default();
+    for channel in channels.into_iter().filter(|channel| *channel != PushChannel::Stream) {
+        waiting.hold(number, channel, now.instant + pause);
+    }
+}
+
+impl EventLoop {
+    /// Sends a push on every channel it still has to go.
+    pub(super) fn deliver(&mut self, number: u64, registration: &Registration, kept: &Kept, ttl_secs: u64) {
+        let Some(gateway) = &self.gateway else { return };
+        let now = Instant::now();
+        let is_stream = |channel: &&PushChannel| matches!(channel, PushChannel::Stream);
+        // A service may take longer than the pause: it isn't asked twice at a time.
+        let may_send = |channel: &&PushChannel| gateway.waiting.may_send(number, channel, now);
+        let by_service: Vec<&PushChannel> = kept.channels.iter().filter(|channel| !is_stream(channel)).filter(may_send).collect();
+        if !by_service.is_empty() {
+            let message = PushMessage::new(registration.handle, &kept.payload, kept.urgency, ttl_secs);
+            by_service.into_iter().for_each(|channel| self.deliver_by_service(number, channel, &message));
+        }
+        if kept.channels.contains(&PushChannel::Stream) {
+            self.deliver_on_stream(number, registration.device(), &kept.payload);
+        }
+    }
+
+    fn deliver_on_stream(&mut self, number: u64, device: DeviceKey, payload: &[u8]) {
+        let Some(peer) = address::peer_id(&device) else { return };
+        // Only a connection the device holds: the gateway doesn't dial devices.
+        if self.peers.get(&peer).is_none() {
+            return;
+        }
+        let message = PushDeliver { payload: payload.to_vec(), extensions: Extensions::none() };
+        self.request(&Target::connected(peer), &message, Purpose::PushDeliver(Delivering { number }), DELIVER_TIMEOUT);
+    }
+
+    fn deliver_by_service(&mut self, number: u64, channel: &PushChannel, message: &PushMessage) {
+        let Some(gateway) = &mut self.gateway else { return };
+        gateway.waiting.begin_sending(number, channel);
+        let services = gateway.services.clone();
+        let news = self.internal_sender.clone();
+        let (channel, message) = (channel.clone(), message.clone());
+        tokio::spawn(async move {
+            let outcome = services.send(&channel, &message).await;
+            // The event loop is gone only when the node is; the push is in the database.
+            let _ = news.send(Internal::PushService(ServiceAnswer { number, handle: message.handle, channel, outcome })).await;
+        });
+    }
+
+    pub(crate) fn handle_service_answer(&mut self, answer: ServiceAnswer) {
+        let ServiceAnswer { number, handle, channel, outcome } = answer;
+        let Some(gateway) = &mut self.gateway else { return };
+        gateway.waiting.end_sending(number, &channel);
+        let way = channel.way().name();
+        match outcome {
+            Outcome::Sent => debug!(way, "push service took the push"),
+            Outcome::Refused { .. } | Outcome::TooLarge | Outcome::BadCredentials => {
+                warn!(way, ?outcome, "push refused by the push service");
+            }
+            _ => debug!(way, ?outcome, "push not taken by the push service"),
+        }
+        match outcome.next() {
+            Next::StrikeOff => self.channel_done(number, &channel),
+            Next::End(reason) => {
+                self.end_channel(&handle, &channel, reason);
+                self.channel_done(number, &channel);
+            }
+            Next::Again => {}
+            Next::AgainAfter(pause) => {
+                gateway.waiting.hold(number, channel, Instant::now() + pause);
+                self.keep_pause(number, pause);
+            }
+        }
+    }
+
+    /// A service's wish for a pause outlasts the gateway's process.
+    fn keep_pause(&mut self, number: u64, pause: Duration) {
+        let until = self.now().unix.plus_secs(pause.as_secs());
+        let kept = self.store.transaction::<_, StoreError>(|tx| {
+            let Some(mut pending) = tx.pending_push(number)? else { return Ok(()) };
+            pending.due = pending.due.max(until);
+            tx.update_pending_push(number, &pending)
+        });
+        if let Err(error) = kept {
+            warn!(%error, "a push service's pause not kept");
+        }
+    }
+
+    pub(crate) fn push_deliver_answer(&mut self, delivering: Delivering, frame: &Frame) {
+        match frame.parse::<PushDelivered>() {
+            Ok(delivered) => {
+                debug!(status = ?delivered.status, "device took the push");
+                // It is the same on every way: a service that is still to be asked, or to be asked again, isn't.
+                self.forget_pushes(&[delivering.number]);
+            }
+            Err(_) => self.counters.malformed += 1,
+        }
+    }
+
+    pub(crate) fn push_deliver_failure(&mut self, _delivering: Delivering, failure: Failure) {
+        debug!(%failure, "push not taken on the stream: tried again later");
+    }
+
+    /// Strikes a channel off a push; the last one ends it.
+    fn channel_done(&mut self, number: u64, channel: &PushChannel) {
+        let done = self.store.transaction::<_, StoreError>(|tx| {
+            let Some(mut pending) = tx.pending_push(number)? else { return Ok(true) };
+            let kept = wire::decode::<Kept>(&pending.content, STORED_BYTES_MAX).ok();
+            let left = kept.map(|mut kept| {
+                kept.channels.retain(|known| known != channel);
+                kept
+            });
+            match left.filter(|kept| !kept.channels.is_empty()) {
+                Some(kept) => {
+                    pending.content = wire::encode(&kept);
+                    tx.update_pending_push(number, &pending)?;
+                    Ok(false)
+                }
+                None => tx.remove_pending_push(number).map(|_| true),
+            }
+        });
+        match (done, &mut self.gateway) {
+            (Ok(true), Some(gateway)) => gateway.waiting.remove(number),
+            (Ok(_), _) => {}
+            (Err(error), _) => warn!(%error, "push not struck off"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use halloo_protocol::push::Urgency;
+    use halloo_protocol::time::UnixTime;
+
+    use super::*;
+
+    #[test]
+    fn a_pause_outlasts_a_restart_and_keeps_the_stream_from_nothing() {
+        let fcm = PushChannel::Fcm { token: "a".into() };
+        let kept = Kept { payload: vec![1], urgency: Urgency::High, channels: vec![PushChannel::Stream, fcm.clone()] };
+        let push = |due| PendingPush {
+            handle: vec![1; 32],
+            due: UnixTime(due),
+            expires_at: UnixTime(2_000),
+            content: wire::encode(&kept),
+        };
+        let now = Now { unix: UnixTime(1_000), instant: Instant::now() };
+        let mut waiting = Waiting::default();
+        take_up(&mut waiting, 1, &push(1_040), now);
+        take_up(&mut waiting, 2, &push(900), now);
+        let after = |secs| now.instant + Duration::from_secs(secs);
+        assert!(!waiting.may_send(1, &fcm, after(39)) && waiting.may_send(1, &fcm, after(40)));
+        assert!(waiting.may_send(1, &PushChannel::Stream, now.instant));
+        assert!(waiting.may_send(2, &fcm, now.instant), "nobody asked for a pause");
+        assert_eq!(waiting.take_due(now.instant, now.unix).again, [1, 2], "the stream of both is tried at once");
+    }
+}
