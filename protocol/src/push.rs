@@ -9,8 +9,10 @@
 //! 5. The device rings from the payload alone and answers straight to the caller; to a stranger, until somebody has answered, by way of the gateway
 //!    ([`crate::call::SignalPass`]). [`PushDelivered`] and [`PushReceipt`] show a gateway that drops or delays.
 
+pub mod hand_on;
 mod payload;
 pub mod registration;
+pub mod session;
 #[cfg(test)]
 mod tests;
 
