@@ -505,6 +505,7 @@ impl EventLoop {
             Command::CallHangup { call_id, reply } => self.handle_call_hangup(&call_id, reply),
             Command::PushRegister { target, reply } => self.handle_push_register(target, reply),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
+            Command::PushSessions(command) => self.handle_push_sessions(command),
             Command::Suspend { options, reply } => self.handle_suspend(options, reply),
             Command::Wake { payload, reply } => self.handle_wake(payload, reply),
             Command::Enrol { options, reply } => self.handle_enrol(options, reply),
@@ -548,6 +549,10 @@ impl EventLoop {
             Purpose::PushKeep(gateway) => self.push_keep_answer(gateway, frame),
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
             Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
+            Purpose::PushHandOn(handing) => self.push_hand_on_answer(handing, frame),
+            Purpose::SessionRequest(asking) => self.session_request_answer(asking, frame),
+            Purpose::SessionOpen(opening) => self.session_open_answer(*opening, frame),
+            Purpose::SessionContent(asking) => self.session_content_answer(asking, frame),
         }
     }
 
@@ -579,6 +584,9 @@ impl EventLoop {
             Purpose::PushKeep(gateway) => self.push_keep_failure(gateway, failure),
             Purpose::PushSend(sending) => self.push_send_failure(sending, failure),
             Purpose::PushDeliver(delivering) => self.push_deliver_failure(delivering, failure),
+            Purpose::PushHandOn(handing) => self.push_hand_on_failure(handing, failure),
+            Purpose::SessionRequest(asking) | Purpose::SessionContent(asking) => self.session_request_failure(asking, failure),
+            Purpose::SessionOpen(opening) => self.session_open_failure(*opening, failure),
         }
     }
 
@@ -722,6 +730,7 @@ fn refuse_asleep(command: Command) {
         | Command::CallDismiss { reply, .. }
         | Command::CallHangup { reply, .. } => refuse(reply),
         Command::PushRegister { reply, .. } => refuse(reply),
+        Command::PushSessions(command) => command.refuse(NodeError::Suspended),
         Command::Enrol { reply, .. } => refuse(reply),
         Command::AuthorityShow(reply) => refuse(reply),
         Command::AuthorityInvite { reply, .. } => refuse(reply),

@@ -2,6 +2,7 @@
 
 mod keep;
 pub mod receiver;
+pub(crate) mod sessions;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -114,6 +115,7 @@ pub(crate) struct PushState {
     /// Registrations that callers can't find yet, and who is told when they can, or when the time is up.
     unannounced: Vec<(PushRegistration, Reply<PushRegistration, PushError>, Instant)>,
     keeping: keep::Keeping,
+    sessions: sessions::Sessions,
 }
 
 impl PushState {
@@ -126,6 +128,7 @@ impl PushState {
             stale: HashSet::new(),
             unannounced: Vec::new(),
             keeping: keep::Keeping::default(),
+            sessions: sessions::Sessions::default(),
         }
     }
 }
@@ -161,6 +164,7 @@ impl EventLoop {
             }
             Err(error) => warn!(%error, "push registrations not restored from the database"),
         }
+        self.push_sessions_start();
         self.renew_local_endpoints();
         self.note_old_capabilities();
         if !self.push.registered.is_empty() {
@@ -324,6 +328,7 @@ impl EventLoop {
         let mut request = PushRegister::new(channels);
         request.languages = self.settings.languages.iter().take(8).map(|language| language.chars().take(35).collect()).collect();
         request.epoch = self.contacts.presence_key().epoch;
+        self.describe_device(&gateway.device, &mut request);
         let registering = Registering { channel, gateway, reply };
         self.request(&target, &request, Purpose::PushRegister(Box::new(registering)), GATEWAY_TIMEOUT);
     }
@@ -641,6 +646,10 @@ impl EventLoop {
         let plain = opened.as_deref().unwrap_or(payload);
         if plain.len() > PUSH_PAYLOAD_BYTES_MAX {
             return Err(PowerError::PayloadTooLarge { bytes: plain.len(), max: PUSH_PAYLOAD_BYTES_MAX });
+        }
+        if let Some(request) = sessions::initiation_in(plain) {
+            self.take_initiation(&request, None);
+            return Ok(outcome);
         }
         let rung = self.open_payload(plain, InviteWay::Push).map_err(|reason| PowerError::PayloadRefused { reason })?;
         if let Some(reason) = rung.refusal {

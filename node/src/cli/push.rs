@@ -1,5 +1,7 @@
 //! `halloo push`
 
+mod sessions;
+
 use super::error::CliError;
 use super::output::table;
 use super::progress::Spinner;
@@ -13,6 +15,15 @@ pub(super) enum Command {
     Register(Register),
     /// This device's registrations
     List,
+    /// Let a gateway ask this device for sessions
+    Subscribe(sessions::Subscribe),
+    /// Let it no longer
+    Unsubscribe(sessions::Unsubscribe),
+    /// What this device tells its gateways: shown, and changed by what is given
+    Preferences(sessions::Preferences),
+    /// Sessions that a gateway asks clients for
+    #[command(subcommand)]
+    Session(sessions::Session),
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -59,6 +70,10 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
             let list: PushList = client.get("/v1/push").await?;
             context.output.print(&list, |list| rows_for_people(&list.registrations))
         }
+        Command::Subscribe(args) => sessions::subscribe(context, args).await,
+        Command::Unsubscribe(args) => sessions::unsubscribe(context, args).await,
+        Command::Preferences(args) => sessions::preferences(context, args).await,
+        Command::Session(command) => sessions::session(context, command).await,
     }
 }
 

@@ -3,7 +3,9 @@
 //! Registrations and accepted pushes are in the database before they are acknowledged. A push goes out on every channel of the device at
 //! once: on its stream if it has one open, and as a Web Push message. The gateway writes the outer part; what the caller sealed it can't read.
 
+mod hand_on;
 mod keeper;
+pub(crate) mod sessions;
 mod waiting;
 pub mod webpush;
 
@@ -24,6 +26,7 @@ use halloo_protocol::wire::{self, Extensions, Frame, Signed};
 use libp2p::PeerId;
 use tracing::{debug, warn};
 
+pub(crate) use self::hand_on::Handing;
 use self::waiting::{PENDING_PER_DEVICE_MAX, Waiting};
 use self::webpush::{PushError, Subscription, VapidKey, VapidSubject, WebPushClient, WebPushConfig};
 use crate::address;
@@ -87,6 +90,7 @@ pub(crate) struct Gateway {
     purge_at: Instant,
     purged_to: Option<Vec<u8>>,
     keeper: keeper::Keeper,
+    pub(crate) sessions: sessions::Hosted,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -130,6 +134,7 @@ impl EventLoop {
             purge_at: now + PURGE_EVERY,
             purged_to: None,
             keeper: keeper::Keeper::new(now),
+            sessions: sessions::Hosted::default(),
         });
         Ok(())
     }
@@ -186,6 +191,7 @@ impl EventLoop {
                 return RegisterStatus::Refused(refusal.reason());
             }
         };
+        let registration = sessions::with_user(registration, &chain.user.id);
         let bytes = wire::encode(&registration);
         let written = self
             .store
@@ -247,18 +253,30 @@ impl EventLoop {
             debug!(%refusal, "push refused");
             refusal.reason()
         })?;
-        if gateway.waiting.count(&request.handle) >= PENDING_PER_DEVICE_MAX {
+        let registration = registration.ok_or(PushReason::UNKNOWN_HANDLE)?;
+        let (number, ways) = self.keep_and_deliver(&registration, request)?;
+        self.note_introduction(&peer, registration.device());
+        self.hand_on(number, &registration, peer, request);
+        Ok(ways)
+    }
+
+    /// Takes a push that was decided on: into the database first, then on every channel.
+    fn keep_and_deliver(&mut self, registration: &Registration, request: &PushSend) -> Result<(u64, Vec<PushWay>), PushReason> {
+        let now = self.now();
+        let me = self.identity.device();
+        let handle = registration.handle;
+        let gateway = self.gateway.as_ref().ok_or(PushReason::NOT_SERVED)?;
+        if gateway.waiting.count(&handle) >= PENDING_PER_DEVICE_MAX {
             debug!("push refused: too many wait for this device");
             return Err(PushReason::RATE);
         }
-        let registration = registration.ok_or(PushReason::UNKNOWN_HANDLE)?;
         let outer = OuterPayload::new(me, request.hints.event, now.unix, request.hints.ttl_secs, &request.sealed);
         let payload =
             PushPayload::new(outer, request.sealed.clone(), self.identity.device_key()).map_err(|_| PushReason::TOO_LARGE)?;
         let kept =
             Kept { payload: payload.to_bytes(), urgency: request.hints.urgency, channels: registration.request.channels.clone() };
         let pending = PendingPush {
-            handle: request.handle.0.to_vec(),
+            handle: handle.0.to_vec(),
             due: now.unix,
             expires_at: now.unix.plus_secs(u64::from(request.hints.ttl_secs)),
             content: wire::encode(&kept),
@@ -268,13 +286,12 @@ impl EventLoop {
             PushReason::TEMPORARY
         })?;
         if let Some(gateway) = &mut self.gateway {
-            gateway.waiting.insert(number, request.handle, pending.expires_at, now.instant);
+            gateway.waiting.insert(number, handle, pending.expires_at, now.instant);
             gateway.waiting.put_off(number, now.instant);
         }
-        self.note_introduction(&peer, registration.device());
         let ways = registration.request.channels.iter().map(PushChannel::way).collect();
-        self.deliver(number, &registration, &kept, pending.expires_at.secs_since(now.unix));
-        Ok(ways)
+        self.deliver(number, registration, &kept, pending.expires_at.secs_since(now.unix));
+        Ok((number, ways))
     }
 
     /// Sends a push on every channel it still has to go.
@@ -404,6 +421,7 @@ impl EventLoop {
 
     /// Tries again what hasn't gone out, and forgets what is too late.
     pub(crate) fn gateway_tick(&mut self, now: Now) {
+        self.gateway_sessions_tick(now);
         let Some(gateway) = &mut self.gateway else { return };
         let due = gateway.waiting.take_due(now.instant, now.unix);
         let purges = gateway.purge_at <= now.instant;

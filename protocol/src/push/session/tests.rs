@@ -589,3 +589,29 @@ fn reassembly_is_bounded_and_forgets() {
     wrong[10] = u8::try_from(SEGMENTS_MAX).expect("small") + 1;
     assert!(way.take_segment(&mut reassembly, "x", &wrong, late).is_err());
 }
+
+/// The bytes around the signed part, as Wireshark 4.0 read them: a short message for port 2948 in parts, a WSP push of this type for `push.sia`.
+#[test]
+fn bearers_of_the_phone_network_have_the_bytes_that_others_read() {
+    let request = signed(initiation(SessionMode::All, vec![]));
+    let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
+    let content = "00116f72672e6578616d706c652e6d61696c0008c4000fa1c0000207";
+    assert_eq!(hex(&sia::encode(request.unverified())), content);
+    let pdu = Encapsulation::Wsp.encode(&request).expect("fits").remove(0);
+    let lengths = 128 + usize::from(pdu[3]) + (usize::from(pdu[2] & 0x7f) - 1) * 128;
+    assert_eq!((pdu[0], pdu[1], pdu.len()), (7, 6, 4 + lengths + content.len() / 2), "the headers' length in two bytes");
+    assert_eq!(hex(&pdu[4..7]), "b4af81");
+    assert_eq!(&pdu[7..20], b"X-Halloo-Sir\0");
+    assert!(hex(&pdu).ends_with(&format!("00{content}")));
+    let messages = Encapsulation::Sms.encode(&request).expect("fits");
+    for (message, number) in messages.iter().zip(1_u8..) {
+        let total = u8::try_from(messages.len()).expect("few");
+        assert_eq!(hex(&message[..12]), format!("0b05040b8423f0000307{total:02x}{number:02x}"));
+    }
+    let joined: Vec<u8> = messages.iter().flat_map(|message| message[12..].to_vec()).collect();
+    assert_eq!(joined, pdu);
+    let other = SessionInitiation { application: None, ..initiation(SessionMode::All, vec![]) };
+    assert_eq!(hex(&sia::encode(&other)), "00018008c4000fa1c0000207", "any application has a number");
+    let datagram = Encapsulation::Datagram.encode(&request).expect("fits").remove(0);
+    assert_eq!(&datagram[..4], b"SIR1");
+}
