@@ -112,7 +112,7 @@ async fn cast() -> (Node, [Node; 3]) {
 
 fn order(devices: &[&str]) -> PushSessionOptions {
     PushSessionOptions {
-        identity: "bob@example".into(),
+        identity: "bob".into(),
         devices: devices.iter().map(|text| (*text).to_owned()).collect(),
         application: Some(mail()),
         ask: Asks::NAMED.iter().map(|(_, name)| (*name).to_owned()).collect(),
@@ -169,7 +169,7 @@ async fn the_client_that_is_wanted_opens_a_session_and_the_others_are_left_alone
     assert_eq!(
         gateway
             .push()
-            .request_sessions(PushSessionOptions { identity: "carol@example".into(), ..order(&[]) })
+            .request_sessions(PushSessionOptions { identity: "carol".into(), ..order(&[]) })
             .await
             .map(|_| ())
             .expect_err("nobody")

@@ -29,6 +29,8 @@ mod nat_relay;
 mod nat_table;
 mod partition;
 mod presence;
+mod push_abuse;
+mod push_sessions;
 mod push_wakeup;
 mod receipts;
 mod relay_operator;

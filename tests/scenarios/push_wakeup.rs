@@ -133,9 +133,9 @@ fn an_independent_receiver_opens_the_payload_and_a_woken_daemon_rings_from_it() 
 }
 
 /// What the gateway posted.
-struct PushMessage {
+pub(crate) struct PushMessage {
     head: String,
-    body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
 }
 
 impl PushMessage {
@@ -158,13 +158,13 @@ impl PushMessage {
 }
 
 /// A push service that keeps what it gets, written from RFC 8030 and nothing else.
-struct PushService {
-    origin: String,
-    messages: Receiver<PushMessage>,
+pub(crate) struct PushService {
+    pub(crate) origin: String,
+    pub(crate) messages: Receiver<PushMessage>,
 }
 
 impl PushService {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let origin = format!("http://{}", listener.local_addr().expect("bound"));
         let (sender, messages) = sync_channel(8);

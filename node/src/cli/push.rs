@@ -57,17 +57,17 @@ pub(super) struct WebpushArgs {
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
-    let client = context.client()?;
     match command {
         Command::Register(register) => {
             let target = target(register);
+            let client = context.client()?;
             let spinner = Spinner::start(context.output, "registering");
             let registration: PushRegistration = client.post("/v1/push", &target).await?;
             drop(spinner);
             context.output.print(&registration, |registration| rows_for_people(std::slice::from_ref(registration)))
         }
         Command::List => {
-            let list: PushList = client.get("/v1/push").await?;
+            let list: PushList = context.client()?.get("/v1/push").await?;
             context.output.print(&list, |list| rows_for_people(&list.registrations))
         }
         Command::Subscribe(args) => sessions::subscribe(context, args).await,
