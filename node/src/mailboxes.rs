@@ -120,6 +120,17 @@ pub(crate) enum BoxRequest {
     Take(DeviceKey),
 }
 
+/// A letter that came by itself and was taken.
+#[derive(Clone, Debug)]
+pub(crate) struct TakenLetter {
+    /// Who wrote it.
+    pub(crate) from: UserId,
+    /// Which message it holds.
+    pub(crate) message: Option<MessageId>,
+    /// Whether it wasn't here before.
+    pub(crate) is_new: bool,
+}
+
 /// What became of a letter that was fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum LetterFate {
@@ -468,6 +479,36 @@ impl EventLoop {
         self.mailboxes.check_at = None;
     }
 
+    /// Looks into every box: word has come that something waits.
+    pub(crate) fn look_into_boxes(&mut self) {
+        let now = Instant::now();
+        self.mailboxes.boxes.iter_mut().for_each(|own| own.take_at = now);
+        self.mailboxes.check_at = None;
+    }
+
+    /// Takes a letter that came by itself, as in a push.
+    ///
+    /// # Errors
+    /// Why it isn't believed, or not kept.
+    pub(crate) fn take_letter(&mut self, letter: &SealedLetter) -> Result<TakenLetter, String> {
+        let opened = letter.open(&self.hpke, &self.identity.device(), self.now().unix, &self.trust);
+        let (content, sender, certificate) = opened.map_err(|error| error.to_string())?.into_parts();
+        let (from, message) = (sender.user.id.clone(), message_of(&content));
+        let status = self.take_content(&sender, &certificate, content);
+        match (status, message) {
+            (DeliveryStatus::Unopened(unopened), Some(id)) => {
+                self.tell_letters_unopened(vec![(from, sender.device, UnopenedMessage { id, unopened })]);
+                Err("the message is encrypted in a session that this device doesn't have".to_owned())
+            }
+            (status @ (DeliveryStatus::Accepted | DeliveryStatus::Duplicate), message) => {
+                let is_new = status == DeliveryStatus::Accepted;
+                self.letter_taken(&sender, message, status);
+                Ok(TakenLetter { from, message, is_new })
+            }
+            (status, _) => Err(format!("the message isn't kept: {status:?}")),
+        }
+    }
+
     fn open_letter(&mut self, item: &MailboxItem) -> Result<OpenedLetter, LetterFate> {
         let now = self.now().unix;
         let opened = item.letter.open(&self.hpke, &self.identity.device(), now, &self.trust);
@@ -479,11 +520,7 @@ impl EventLoop {
     }
 
     fn read_letter(&mut self, (content, sender, certificate): OpenedLetter) -> LetterFate {
-        let id = match &content {
-            Content::Plain(envelope) => Some(envelope.id),
-            Content::Sealed(message) => Some(message.id),
-            Content::Unopened(_) => None,
-        };
+        let id = message_of(&content);
         match (self.take_content(&sender, &certificate, content), id) {
             (DeliveryStatus::Unopened(unopened), Some(id)) => {
                 LetterFate::Unopened(sender.user.id, sender.device, UnopenedMessage { id, unopened })
@@ -537,6 +574,9 @@ impl EventLoop {
         if let Some((content, attempt)) = self.copy_content(&user, &device, &envelope) {
             let hides = self.hides_from(&user, &envelope);
             self.leave_content(&user, &device, Leave { id, attempt, until, hides }, &content);
+            if !hides {
+                self.push_left(&user, &device, (id, &envelope.body), &content, until);
+            }
         }
     }
 
@@ -634,6 +674,15 @@ impl EventLoop {
             self.messages.outbox.handle_ack(&device, id, DeliveryStatus::Accepted, Instant::now());
         }
         self.drive_outbox();
+    }
+}
+
+/// The message in a letter, if it holds one.
+fn message_of(content: &Content) -> Option<MessageId> {
+    match content {
+        Content::Plain(envelope) => Some(envelope.id),
+        Content::Sealed(message) => Some(message.id),
+        Content::Unopened(_) => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The device's side of push: registering at gateways, falling asleep, waking up, and pushing to others' devices.
 
 mod keep;
+mod letters;
 pub mod receiver;
 pub(crate) mod sessions;
 
@@ -14,6 +15,8 @@ use halloo_protocol::capability::{
 };
 use halloo_protocol::directory::{Helper, PushAddress};
 use halloo_protocol::event::EventKind;
+use halloo_protocol::id::MessageId;
+use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::node::Roles;
 use halloo_protocol::push::{
@@ -78,11 +81,41 @@ const LOCAL_ENDPOINT: &str = "http://127.0.0.1:";
 
 const RECEIVER_KEYS: &str = "push receiver keys";
 
-/// A push handed to a gateway for a call.
+/// A push handed to a gateway.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Sending {
-    call: CallId,
-    device: DeviceKey,
+pub(crate) enum Sending {
+    /// An invite.
+    Call {
+        /// The call.
+        call: CallId,
+        /// Whom it is to ring.
+        device: DeviceKey,
+    },
+    /// What was left in the device's mailboxes.
+    Letter {
+        /// The message.
+        message: MessageId,
+    },
+}
+
+/// What is handed to gateways.
+#[derive(Clone, Copy)]
+struct Push<'a> {
+    /// Whose device it is for, where that is known.
+    user: Option<&'a UserId>,
+    hints: PushHints,
+    sealed: &'a [u8],
+    sending: Sending,
+}
+
+/// What became of a payload.
+#[derive(Debug)]
+struct Opened {
+    status: DeliveredStatus,
+    call: Option<CallId>,
+    message: Option<MessageId>,
+    /// Who sent it, `name@authority`.
+    from: Option<String>,
 }
 
 /// A registration being asked for.
@@ -116,6 +149,7 @@ pub(crate) struct PushState {
     unannounced: Vec<(PushRegistration, Reply<PushRegistration, PushError>, Instant)>,
     keeping: keep::Keeping,
     sessions: sessions::Sessions,
+    letters: letters::Letters,
 }
 
 impl PushState {
@@ -129,6 +163,7 @@ impl PushState {
             unannounced: Vec::new(),
             keeping: keep::Keeping::default(),
             sessions: sessions::Sessions::default(),
+            letters: letters::Letters::default(),
         }
     }
 }
@@ -499,48 +534,53 @@ impl EventLoop {
         addresses: &[PushAddress],
         sealed: &SealedInvite,
     ) -> Vec<Target> {
-        let now = self.now().unix;
         let user = self.dialled_user(call);
-        let is_video = self.is_video_dial(call);
-        let mut asked = Vec::new();
-        for address in addresses.iter().take(GATEWAYS_MAX) {
-            let handle = PushHandle::from_slice(&address.handle);
-            let capability = wire::decode::<Signed<Capability>>(&address.capability, 768).ok();
-            let (Some(handle), Some(capability), Some(target)) =
-                (handle, capability, self.strange_helper_target(&address.gateway))
-            else {
-                continue;
-            };
-            let event = if is_video { EventKind::VIDEO_CALL } else { EventKind::VOICE_CALL };
-            let hints = PushHints { event, ttl_secs: CALL_TTL_SECS, urgency: Urgency::High };
-            let request_hash = PushSend::hash_of(&handle, &hints, sealed.as_bytes());
-            // A contact's own leave shows the gateway a pseudonym; the one in the entry may be newer.
-            let own = user.as_ref().and_then(|user| self.contact_capability(user, &device, Service::Push));
-            let own = own.filter(|(own, _)| own.unverified().epoch >= capability.unverified().epoch);
-            let (capability, key) = own.unwrap_or_else(|| (capability, self.identity.device_key().clone()));
-            let proof = CapabilityProof::sign(capability.unverified().id, address.gateway.device, request_hash, now, &key);
-            let message =
-                PushSend { handle, capability, proof, hints, sealed: sealed.as_bytes().to_vec(), extensions: Extensions::none() };
-            self.request(&target, &message, Purpose::PushSend(Sending { call, device }), GATEWAY_TIMEOUT);
-            asked.push(target);
-        }
-        asked
+        let event = if self.is_video_dial(call) { EventKind::VIDEO_CALL } else { EventKind::VOICE_CALL };
+        let hints = PushHints { event, ttl_secs: CALL_TTL_SECS, urgency: Urgency::High };
+        let push = Push { user: user.as_ref(), hints, sealed: sealed.as_bytes(), sending: Sending::Call { call, device } };
+        addresses.iter().take(GATEWAYS_MAX).filter_map(|address| self.push_through(address, &device, &push)).collect()
+    }
+
+    /// Hands something to one gateway of a device. `None` if what the device says of it can't be used.
+    fn push_through(&mut self, address: &PushAddress, device: &DeviceKey, push: &Push<'_>) -> Option<Target> {
+        let Push { user, hints, sealed, sending } = *push;
+        let handle = PushHandle::from_slice(&address.handle)?;
+        let capability = wire::decode::<Signed<Capability>>(&address.capability, 768).ok()?;
+        let target = self.strange_helper_target(&address.gateway)?;
+        let request_hash = PushSend::hash_of(&handle, &hints, sealed);
+        // A contact's own leave shows the gateway a pseudonym; the one in the entry may be newer.
+        let own = user.and_then(|user| self.contact_capability(user, device, Service::Push));
+        let own = own.filter(|(own, _)| own.unverified().epoch >= capability.unverified().epoch);
+        let (capability, key) = own.unwrap_or_else(|| (capability, self.identity.device_key().clone()));
+        let id = capability.unverified().id;
+        let proof = CapabilityProof::sign(id, address.gateway.device, request_hash, self.now().unix, &key);
+        let message = PushSend { handle, capability, proof, hints, sealed: sealed.to_vec(), extensions: Extensions::none() };
+        self.request(&target, &message, Purpose::PushSend(sending), GATEWAY_TIMEOUT);
+        Some(target)
     }
 
     pub(crate) fn push_send_answer(&mut self, sending: Sending, frame: &Frame) {
         match frame.parse::<PushSent>().map(|answer| answer.status) {
-            Ok(PushStatus::Accepted { ways }) => debug!(call = %sending.call.short(), ?ways, "gateway took the push"),
+            Ok(PushStatus::Accepted { ways }) => debug!(?sending, ?ways, "gateway took the push"),
             Ok(PushStatus::Refused(reason)) => {
-                debug!(call = %sending.call.short(), %reason, "gateway refused the push");
-                self.push_failed(sending.call, sending.device);
+                debug!(?sending, %reason, "gateway refused the push");
+                self.push_not_sent(sending);
             }
-            Err(_) => self.push_failed(sending.call, sending.device),
+            Err(_) => self.push_not_sent(sending),
         }
     }
 
     pub(crate) fn push_send_failure(&mut self, sending: Sending, failure: Failure) {
-        debug!(call = %sending.call.short(), %failure, "gateway not reached");
-        self.push_failed(sending.call, sending.device);
+        debug!(?sending, %failure, "gateway not reached");
+        self.push_not_sent(sending);
+    }
+
+    /// A message waits in the mailboxes all the same.
+    fn push_not_sent(&mut self, sending: Sending) {
+        match sending {
+            Sending::Call { call, device } => self.push_failed(call, device),
+            Sending::Letter { message } => self.push.letters.forget(&message),
+        }
     }
 }
 
@@ -549,9 +589,9 @@ impl EventLoop {
     /// A payload on the gateway's stream.
     pub(crate) fn handle_push_deliver(&mut self, payload: &[u8]) -> PushDelivered {
         let status = match self.take_payload(payload, InviteWay::Gateway) {
-            Ok((status, call)) => {
-                self.events.send(Event::PushReceived { kind: "stream".into(), call_id: call });
-                status
+            Ok(opened) => {
+                self.tell_push_received("stream", &opened);
+                opened.status
             }
             Err(error) => {
                 debug!(error, "push refused");
@@ -561,9 +601,34 @@ impl EventLoop {
         PushDelivered { status, extensions: Extensions::none() }
     }
 
-    /// Opens a payload and rings if it carries a good invite.
-    fn take_payload(&mut self, payload: &[u8], way: InviteWay) -> Result<(DeliveredStatus, Option<String>), String> {
-        let rung = self.open_payload(payload, way)?;
+    /// Opens a payload: rings, or takes the message, or looks into the mailboxes.
+    ///
+    /// # Errors
+    /// Why it isn't believed, or not taken.
+    fn take_payload(&mut self, payload: &[u8], way: InviteWay) -> Result<Opened, String> {
+        let payload = PushPayload::from_bytes(payload).map_err(|error| error.to_string())?;
+        let gateways: Vec<DeviceKey> = self.push.registered.iter().map(|known| known.gateway.device).collect();
+        let outer = payload.verify(&gateways).map_err(|error| error.to_string())?;
+        let now = self.now().unix;
+        if outer.created_at.is_from_the_future(now) {
+            return Err("the push is dated in the future".into());
+        }
+        if !outer.event.is_call() {
+            return self.take_pushed(outer.event, payload.sealed());
+        }
+        let sealed = SealedInvite::from_bytes(payload.sealed().to_vec()).map_err(|error| error.to_string())?;
+        let rung = if now > outer.expires_at.plus_secs(LATE_SECS) {
+            // Held back, or sent a second time: it has nothing to ring for.
+            self.ring_too_late(&sealed);
+            let refusal = Some("the push is past its time".to_owned());
+            let status = InviteStatus::Refused(halloo_protocol::call::Reason::EXPIRED);
+            crate::calls::Rung { status, call: None, from: None, refusal }
+        } else {
+            self.ring(&sealed, crate::calls::Arrival { way, bearer: Some(outer.gateway) })
+        };
+        if let (Some(refusal), InviteWay::Push) = (&rung.refusal, way) {
+            return Err(refusal.clone());
+        }
         let status = match rung.status {
             InviteStatus::Ringing => DeliveredStatus::Ringing,
             InviteStatus::Duplicate => DeliveredStatus::Duplicate,
@@ -571,26 +636,13 @@ impl EventLoop {
             InviteStatus::Refused(halloo_protocol::call::Reason::EXPIRED) => DeliveredStatus::Expired,
             InviteStatus::Refused(_) | InviteStatus::NotForMe => return Err(rung.refusal.unwrap_or_else(|| "refused".into())),
         };
-        Ok((status, rung.call.map(|call| call.to_string())))
+        Ok(Opened { status, call: rung.call, message: None, from: rung.from })
     }
 
-    fn open_payload(&mut self, payload: &[u8], way: InviteWay) -> Result<crate::calls::Rung, String> {
-        let payload = PushPayload::from_bytes(payload).map_err(|error| error.to_string())?;
-        let gateways: Vec<DeviceKey> = self.push.registered.iter().map(|known| known.gateway.device).collect();
-        let outer = payload.verify(&gateways).map_err(|error| error.to_string())?;
-        let sealed = SealedInvite::from_bytes(payload.sealed().to_vec()).map_err(|error| error.to_string())?;
-        let now = self.now().unix;
-        if outer.created_at.is_from_the_future(now) {
-            return Err("the push is dated in the future".into());
-        }
-        if now > outer.expires_at.plus_secs(LATE_SECS) {
-            // Held back, or sent a second time: it has nothing to ring for.
-            self.ring_too_late(&sealed);
-            let refusal = Some("the push is past its time".to_owned());
-            let status = InviteStatus::Refused(halloo_protocol::call::Reason::EXPIRED);
-            return Ok(crate::calls::Rung { status, call: None, from: None, refusal });
-        }
-        Ok(self.ring(&sealed, crate::calls::Arrival { way, bearer: Some(outer.gateway) }))
+    fn tell_push_received(&self, kind: &str, opened: &Opened) {
+        let call_id = opened.call.map(|call| call.to_string());
+        let message_id = opened.message.map(|message| message.to_string());
+        self.events.send(Event::PushReceived { kind: kind.to_owned(), call_id, message_id });
     }
 
     /// The local push service took a message for this device: wakes the node, as the operating system would.
@@ -602,8 +654,9 @@ impl EventLoop {
             None => return,
         };
         let outcome = self.wake(Some(&payload));
-        let call_id = outcome.as_ref().ok().and_then(|outcome| outcome.call_id.clone());
-        self.events.send(Event::PushReceived { kind: "webpush".into(), call_id });
+        let (call_id, message_id) =
+            outcome.as_ref().map_or((None, None), |outcome| (outcome.call_id.clone(), outcome.message_id.clone()));
+        self.events.send(Event::PushReceived { kind: "webpush".into(), call_id, message_id });
         if let Err(error) = outcome {
             debug!(%error, "push message refused");
         }
@@ -637,7 +690,8 @@ impl EventLoop {
             self.publish_soon();
             self.files_woken();
         }
-        let mut outcome = WakeOutcome { was_suspended: slept.is_some(), suspended_ms, call_id: None, from: None };
+        let mut outcome =
+            WakeOutcome { was_suspended: slept.is_some(), suspended_ms, call_id: None, message_id: None, from: None };
         let Some(payload) = payload else { return Ok(outcome) };
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(PowerError::PayloadTooLarge { bytes: payload.len(), max: PAYLOAD_BYTES_MAX });
@@ -651,12 +705,10 @@ impl EventLoop {
             self.take_initiation(&request, None);
             return Ok(outcome);
         }
-        let rung = self.open_payload(plain, InviteWay::Push).map_err(|reason| PowerError::PayloadRefused { reason })?;
-        if let Some(reason) = rung.refusal {
-            return Err(PowerError::PayloadRefused { reason });
-        }
-        outcome.call_id = rung.call.map(|call| call.to_string());
-        outcome.from = rung.from;
+        let opened = self.take_payload(plain, InviteWay::Push).map_err(|reason| PowerError::PayloadRefused { reason })?;
+        outcome.call_id = opened.call.map(|call| call.to_string());
+        outcome.message_id = opened.message.map(|message| message.to_string());
+        outcome.from = opened.from;
         Ok(outcome)
     }
 }

@@ -23,6 +23,10 @@ impl EventKind {
     pub const CONTACT_REQUEST: Self = Self(5);
     /// The device's own self-test.
     pub const SELF_TEST: Self = Self(6);
+    /// A recording that a caller left.
+    pub const VOICEMAIL: Self = Self(7);
+    /// An offer of a file.
+    pub const FILE: Self = Self(8);
 
     /// True if a person has to react while it lasts.
     #[must_use]
@@ -40,6 +44,8 @@ impl fmt::Display for EventKind {
             Self::MISSED_CALL => "missed-call",
             Self::CONTACT_REQUEST => "contact-request",
             Self::SELF_TEST => "self-test",
+            Self::VOICEMAIL => "voicemail",
+            Self::FILE => "file",
             _ => "notice",
         })
     }

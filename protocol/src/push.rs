@@ -10,6 +10,7 @@
 //!    ([`crate::call::SignalPass`]). [`PushDelivered`] and [`PushReceipt`] show a gateway that drops or delays.
 
 pub mod hand_on;
+mod notice;
 mod payload;
 pub mod registration;
 pub mod session;
@@ -26,6 +27,7 @@ use crate::id::CapabilityId;
 use crate::key::{DeviceKey, hash};
 use crate::time::UnixTime;
 use crate::wire::{self, Body, DecodeError, Extensions, FrameKind, Message, Signed};
+pub use notice::{EventNotice, NOTICE_BYTES, SealedNotice};
 pub use payload::{OuterPayload, PUSH_PAYLOAD_BYTES_MAX, PUSH_SEALED_BYTES_MAX, PayloadError, PushPayload, TEMPLATE_BYTES_MAX};
 
 /// Most channels of one registration.

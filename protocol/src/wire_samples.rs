@@ -283,6 +283,7 @@ fn try_all(bytes: &[u8]) {
     signed::<Capability>(bytes);
     signed::<CapabilityProof>(bytes);
     signed::<OuterPayload>(bytes);
+    signed::<EventNotice>(bytes);
     if let Ok(payload) = PushPayload::from_bytes(bytes) {
         let _ = payload.verify(&[DeviceKey(PublicKey([0; 32]))]);
     }

@@ -11,7 +11,7 @@ const SETTLED_TIME_MAX: Duration = Duration::from_secs(45);
 
 /// Waits until whoever looks `user` up is told of so many mailboxes.
 #[track_caller]
-fn has_mailboxes(user: &Daemon, count: usize) -> Vec<String> {
+pub(crate) fn has_mailboxes(user: &Daemon, count: usize) -> Vec<String> {
     eventually(SETTLED_TIME_MAX, "the entry names the mailboxes", || {
         let status = user.api().get("/v1/status")?;
         let named: Vec<String> = serde_json::from_value(status["mailboxes"].clone()).map_err(|error| error.to_string())?;

@@ -10,7 +10,7 @@ use halloo_tests::network::text;
 use halloo_tests::{Daemon, Network, Plan, eventually};
 use serde_json::Value;
 
-use crate::push_wakeup::PushService;
+use halloo_tests::webpush::PushService;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -2,18 +2,12 @@
 //! freezes itself as an operating system would; a call goes through the gateway to its push service. Once the push
 //! service and the decryption are the daemon's own, once they are software that shares no code with Halloo.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use data_encoding::BASE64URL_NOPAD;
 use halloo_tests::cli::{Invocation, Running};
 use halloo_tests::network::text;
-use halloo_tests::{Network, Plan, User, binary};
-use serde_json::{Value, json};
+use halloo_tests::webpush::{PushService, Subscription};
+use halloo_tests::{Network, Plan, User};
 
 const RING_TIME_MAX: Duration = Duration::from_secs(20);
 const PUSH_TIME_MAX: Duration = Duration::from_secs(20);
@@ -91,21 +85,17 @@ fn a_suspended_device_that_nobody_can_wake_is_unreachable() {
 
 #[test]
 fn an_independent_receiver_opens_the_payload_and_a_woken_daemon_rings_from_it() {
-    let keys = subscription_keys();
+    let subscription = Subscription::new();
     let service = PushService::start();
     let mut network = Network::of(["alice", "bob"]);
     let [alice, bob] = network.users();
-    let endpoint = format!("{}/push/bobs-phone", service.origin);
-    let [p256dh, auth] = ["public", "auth"].map(|name| text(&keys, name));
-    let args = ["push", "register", "webpush", "--endpoint", &endpoint, "--p256dh", &p256dh, "--auth", &auth];
-    let registered = bob.cli(args).ok();
+    let registered = subscription.register(bob, &service);
     assert_eq!(registered["kind"], "webpush", "{registered}");
     suspend(bob, 1);
     let running = call(alice, bob);
     let message = service.messages.recv_timeout(PUSH_TIME_MAX).expect("the gateway pushes");
     message.is_in_form();
-    let opened = decrypt(&keys, &message, &service.origin);
-    let payload = BASE64URL_NOPAD.decode(text(&opened, "plaintext").as_bytes()).expect("base64url");
+    let payload = subscription.open(&message, &service);
     eprintln!("push message of {} bytes, payload of {} bytes", message.body.len(), payload.len());
 
     let file = bob.home().join("payload");
@@ -130,111 +120,4 @@ fn an_independent_receiver_opens_the_payload_and_a_woken_daemon_rings_from_it() 
     let refused = bob.cli(["wake", "--payload", &path]);
     assert_eq!(refused.code, 1, "{refused:?}");
     assert!(refused.last_error().contains("payload"), "{refused:?}");
-}
-
-/// What the gateway posted.
-pub(crate) struct PushMessage {
-    head: String,
-    pub(crate) body: Vec<u8>,
-}
-
-impl PushMessage {
-    fn header(&self, name: &str) -> Option<&str> {
-        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
-        lines.into_iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
-    }
-
-    /// RFC 8030 section 5, RFC 8291 section 4, RFC 8292 section 3.
-    fn is_in_form(&self) {
-        assert!(self.head.starts_with("POST /push/bobs-phone "), "{}", self.head);
-        assert_eq!(self.header("content-encoding"), Some("aes128gcm"), "{}", self.head);
-        assert_eq!(self.header("urgency"), Some("high"), "{}", self.head);
-        assert!(self.header("ttl").is_some_and(|ttl| ttl.parse::<u32>().is_ok()), "{}", self.head);
-        assert!(self.header("authorization").is_some_and(|value| value.starts_with("vapid ")), "{}", self.head);
-        assert!(self.body.len() <= 4_096, "{} bytes", self.body.len());
-        let text = String::from_utf8_lossy(&self.body);
-        assert!(!text.contains("alice") && !text.contains("example"), "names travel encrypted");
-    }
-}
-
-/// A push service that keeps what it gets, written from RFC 8030 and nothing else.
-pub(crate) struct PushService {
-    pub(crate) origin: String,
-    pub(crate) messages: Receiver<PushMessage>,
-}
-
-impl PushService {
-    pub(crate) fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let origin = format!("http://{}", listener.local_addr().expect("bound"));
-        let (sender, messages) = sync_channel(8);
-        // Ends with the test process; it holds nothing but its port.
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let mut reader = BufReader::new(&stream);
-                let Some(message) = read_message(&mut reader) else { continue };
-                let answer = "HTTP/1.1 201 Created\r\nLocation: /message/1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-                let answered = (&stream).write_all(answer.as_bytes());
-                if answered.is_err() || sender.send(message).is_err() {
-                    break;
-                }
-            }
-        });
-        Self { origin, messages }
-    }
-}
-
-fn read_message(reader: &mut impl BufRead) -> Option<PushMessage> {
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if reader.read_line(&mut head).ok()? == 0 {
-            return None;
-        }
-    }
-    let mut message = PushMessage { head, body: Vec::new() };
-    let length: u64 = message.header("content-length")?.parse().ok()?;
-    reader.take(length).read_to_end(&mut message.body).ok()?;
-    Some(message)
-}
-
-fn python() -> Command {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| binary::workspace().join("target"), PathBuf::from);
-    let python = target.join("external/webpush/venv/bin/python");
-    assert!(python.is_file(), "the independent Web Push software is missing: run tests/external/webpush/setup");
-    Command::new(python)
-}
-
-/// Keys of a subscription, made by Python's `cryptography`.
-fn subscription_keys() -> Value {
-    const SCRIPT: &str = "
-import base64, json, os
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-key = ec.generate_private_key(ec.SECP256R1())
-text = lambda data: base64.urlsafe_b64encode(data).rstrip(b'=').decode()
-point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
-scalar = key.private_numbers().private_value.to_bytes(32, 'big')
-print(json.dumps({'private': text(scalar), 'public': text(point), 'auth': text(os.urandom(16))}))
-";
-    let output = python().args(["-c", SCRIPT]).output().expect("python runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("JSON")
-}
-
-/// The script that node's own tests use too: `http_ece` decrypts, `py_vapid` checks the token.
-fn decrypt(keys: &Value, message: &PushMessage, origin: &str) -> Value {
-    let input = json!({
-        "private": keys["private"],
-        "auth": keys["auth"],
-        "body": BASE64URL_NOPAD.encode(&message.body),
-        "authorization": message.header("authorization"),
-        "audience": origin,
-    });
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("external/webpush/decrypt.py");
-    let mut child =
-        python().arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("python runs");
-    child.stdin.take().expect("piped").write_all(input.to_string().as_bytes()).expect("python reads");
-    let output = child.wait_with_output().expect("python ends");
-    assert!(output.status.success(), "the message does not open: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("JSON")
 }

@@ -10,6 +10,7 @@
 //! - [`presence_reader`] reads presence with a key that somebody kept, and no more than that.
 //! - [`spy`] is a helper that keeps all it is told.
 //! - [`recorder`] keeps every packet at a machine's interface, [`memory`] looks through what a process holds.
+//! - [`webpush`] is a push service, and an app's subscription at it.
 //! - [`attacker`] speaks the overlay protocol frame by frame, and says what it likes.
 //!
 //! A test that fails prints what its daemons wrote to standard error. Every process and every
@@ -33,6 +34,7 @@ pub mod seed;
 pub mod spy;
 pub mod turn;
 pub mod wait;
+pub mod webpush;
 
 pub use api::Api;
 pub use cli::{Output, cli};

@@ -32,7 +32,9 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         };
         let call = outcome.call_id.as_ref().zip(outcome.from.as_ref());
         let call = call.map(|(id, from)| format!("; {} calls: {id}", printable(from)));
-        format!("{slept}{}", call.unwrap_or_default())
+        let message = outcome.message_id.as_ref().and(outcome.from.as_ref());
+        let message = message.map(|from| format!("; something new from {}", printable(from)));
+        format!("{slept}{}", call.or(message).unwrap_or_default())
     })
 }
 

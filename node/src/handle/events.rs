@@ -347,6 +347,21 @@ pub enum Event {
         kind: String,
         /// The call it announces, if any.
         call_id: Option<String>,
+        /// The message it holds or announces, if any.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message_id: Option<String>,
+    },
+    /// A push told of something that waits in this device's mailboxes and is too long for a push. It is being fetched.
+    MessageWaiting {
+        /// The message's id.
+        message_id: String,
+        /// Who left it, `name@authority`.
+        from: String,
+        /// What it is: `message`, `voicemail`, ..
+        kind: String,
+        /// What the person reads or hears of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<Notice>,
     },
     /// A gateway that this device is subscribed to asks for a session.
     PushSessionRequested {
@@ -524,6 +539,7 @@ impl Event {
             Self::PushApplicationActivated { .. } => "push_application_activated",
             Self::PushSessionOpened { .. } => "push_session_opened",
             Self::PushContent { .. } => "push_content",
+            Self::MessageWaiting { .. } => "message_waiting",
             Self::PeerUp { .. } => "peer_up",
             Self::PeerDown { .. } => "peer_down",
             Self::IdentityChanged { .. } => "identity_changed",

@@ -35,7 +35,10 @@ pub struct WakeOutcome {
     pub suspended_ms: u64,
     /// The call that the payload announced, if it carried one.
     pub call_id: Option<String>,
-    /// Who calls, `name@authority`.
+    /// The message that the payload held or announced, if it did.
+    #[serde(default)]
+    pub message_id: Option<String>,
+    /// Who calls, or wrote, `name@authority`.
     pub from: Option<String>,
 }
 

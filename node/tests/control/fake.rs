@@ -186,6 +186,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::Wake { payload, reply } => reply.send(Ok(WakeOutcome {
             was_suspended: true,
             suspended_ms: payload.map_or(0, |payload| payload.len() as u64),
+            message_id: None,
             call_id: None,
             from: None,
         })),

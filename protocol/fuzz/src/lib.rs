@@ -176,6 +176,7 @@ pub fn signed(bytes: &[u8]) {
         push::hand_on::HandOn,
         push::OuterPayload,
         push::session::SessionInitiation,
+        push::EventNotice,
     }
 }
 

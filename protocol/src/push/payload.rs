@@ -148,7 +148,8 @@ impl PushPayload {
         Ok(outer)
     }
 
-    /// The sealed part: the bytes of a [`crate::call::SealedInvite`] for calls.
+    /// The sealed part: the bytes of a [`crate::call::SealedInvite`] for calls, else of a [`crate::mailbox::SealedLetter`] where it fits, or of a
+    /// [`super::SealedNotice`].
     #[must_use]
     pub fn sealed(&self) -> &[u8] {
         &self.sealed

@@ -72,9 +72,9 @@ use halloo_protocol::push::session::{
     SessionPreferences, SessionReason, SessionRequest, SessionRequested, SessionStatus, SessionTerms, Subscription,
 };
 use halloo_protocol::push::{
-    DeliveredStatus, GatewayTime, Identifier, KeepStatus, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle,
-    PushHints, PushKeep, PushKept, PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent,
-    PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
+    DeliveredStatus, EventNotice, GatewayTime, Identifier, KeepStatus, OuterPayload, PushChannel, PushDeliver, PushDelivered,
+    PushHandle, PushHints, PushKeep, PushKept, PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend,
+    PushSent, PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
 use halloo_protocol::relay::{
     MediaAddress, MediaTls, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus,
@@ -368,6 +368,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "push_deliver" => message PushDeliver = PushDeliver { payload: push_payload().to_bytes(), extensions: none() };
         "push_delivered" => message PushDelivered = PushDelivered { status: DeliveredStatus::Ringing, extensions: none() };
         "push_receipt" => message PushReceipt = PushReceipt { request_hash: [8; 32], way: PushWay::WebPush, result: Err(PushReason::GONE), extensions: none() };
+        "event_notice" => signed EventNotice = Signed::sign(event_notice(), &device_secret(0));
         "outer_payload" => signed OuterPayload = Signed::sign(outer_payload(), &keeper_secret(0));
         "push_payload" => plain PushPayload = push_payload();
         "push_register_terms" => message PushRegister = PushRegister { extensions: put_other_gateways(session_terms().put(none()), &[helper(0)]), ..push_register() };
@@ -946,6 +947,17 @@ fn hand_over() -> InviteHandOver {
     let capability = Capability { service: Service::InviteHandOver, ..capability().unverified().clone() };
     let capability = Signed::sign(capability, &device_secret(0));
     InviteHandOver { target: device(0), capability, proof, sealed, extensions: none() }
+}
+
+fn event_notice() -> EventNotice {
+    EventNotice {
+        chain: chain(0, 0),
+        recipient: device(1),
+        event: EventKind::VOICEMAIL,
+        message: MessageId([9; 16]),
+        sent_at: NOW,
+        extensions: extensions(),
+    }
 }
 
 fn outer_payload() -> OuterPayload {

@@ -37,29 +37,43 @@ const CHECKS_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 struct Measured {
-    /// Round trips, the newest last; `None` for a check that was lost.
-    samples: VecDeque<Option<Duration>>,
+    /// When a check left, and its round trip; `None` if it was lost. In the order in which they left: a loss is known later than the next answer.
+    samples: VecDeque<(Instant, Option<Duration>)>,
     answered_at: Option<Instant>,
 }
 
 impl Measured {
-    fn note(&mut self, sample: Option<Duration>) {
+    fn note(&mut self, asked_at: Instant, round_trip: Option<Duration>) {
         if self.samples.len() >= SAMPLES_MAX {
             self.samples.pop_front();
         }
-        self.samples.push_back(sample);
+        let place = self.samples.partition_point(|(known, _)| *known <= asked_at);
+        self.samples.insert(place, (asked_at, round_trip));
     }
 
     /// The median round trip, and what its losses count as.
     fn cost(&self) -> Option<Duration> {
-        let mut round_trips: Vec<Duration> = self.samples.iter().copied().flatten().collect();
+        let mut round_trips: Vec<Duration> = self.samples.iter().filter_map(|(_, round_trip)| *round_trip).collect();
         if round_trips.len() < SAMPLES_MIN {
             return None;
         }
         round_trips.sort_unstable();
-        let lost = self.samples.len() - round_trips.len();
+        let lost = self.losses();
         let loss = if lost < 2 { Duration::ZERO } else { LOSS_COST * lost as u32 / self.samples.len() as u32 };
         Some(round_trips[round_trips.len() / 2] + loss)
+    }
+
+    /// How often something was lost. Checks lost in a row are one time: that a pair was gone for a while is for ICE to notice, and says nothing of how
+    /// it is now that it answers again.
+    fn losses(&self) -> usize {
+        let is_lost = || self.samples.iter().map(|(_, round_trip)| round_trip.is_none());
+        let before = std::iter::once(false).chain(is_lost());
+        is_lost().zip(before).filter(|(is_lost, was_lost)| *is_lost && !was_lost).count()
+    }
+
+    /// Whether an earlier check than that of this time was answered.
+    fn had_answered(&self, asked_at: Instant) -> bool {
+        self.samples.front().is_some_and(|(first, _)| *first < asked_at)
     }
 
     fn works(&self, now: Instant) -> bool {
@@ -96,7 +110,7 @@ impl Pairs {
         if self.measured.len() < PAIRS_MAX || self.measured.contains_key(&pair) {
             let measured = self.measured.entry(pair).or_default();
             measured.answered_at = Some(now);
-            measured.note(Some(now.saturating_duration_since(asked_at)));
+            measured.note(asked_at, Some(now.saturating_duration_since(asked_at)));
         }
     }
 
@@ -106,9 +120,9 @@ impl Pairs {
                 break;
             }
             self.waiting.pop_front();
-            // One that has never answered has nothing to lose.
-            if let Some(measured) = self.measured.get_mut(&pair) {
-                measured.note(None);
+            // One that had never answered has nothing to lose: routers weren't open yet.
+            if let Some(measured) = self.measured.get_mut(&pair).filter(|measured| measured.had_answered(asked_at)) {
+                measured.note(asked_at, None);
             }
         }
     }
@@ -236,6 +250,17 @@ mod tests {
         assert!(run.seconds(60, &[(1, Some(200)), (100, Some(40))]).is_some());
         assert_eq!(run.current, pair(100));
         assert!(run.seconds(60, &[(1, Some(10)), (100, Some(40))]).is_some());
+        assert_eq!(run.current, pair(1));
+    }
+
+    #[test]
+    fn a_pair_that_was_gone_for_a_moment_is_not_left_for_it_afterwards() {
+        let mut run = Run::new();
+        // The first check came before the other end's router was open.
+        run.seconds(1, &[(1, None), (100, Some(6))]);
+        run.seconds(10, &[(1, Some(5)), (100, Some(6))]);
+        run.seconds(3, &[(1, None), (100, Some(6))]);
+        assert_eq!(run.seconds(30, &[(1, Some(5)), (100, Some(6))]), None);
         assert_eq!(run.current, pair(1));
     }
 

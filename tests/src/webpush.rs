@@ -1,0 +1,172 @@
+//! Web Push as an app meets it: a push service that keeps what gateways post, and a subscription whose keys and decryption share no code with Halloo.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::{Value, json};
+
+use crate::network::text;
+use crate::{Daemon, binary};
+
+/// What a gateway posted.
+#[derive(Debug)]
+pub struct PushMessage {
+    head: String,
+    /// Its encrypted content.
+    pub body: Vec<u8>,
+}
+
+impl PushMessage {
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let lines = self.head.lines().filter_map(|line| line.split_once(':'));
+        lines.into_iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    }
+
+    /// Checks its form: RFC 8030 section 5, RFC 8291 section 4, RFC 8292 section 3.
+    ///
+    /// # Panics
+    /// If it isn't in that form, or says who writes to whom.
+    pub fn is_in_form(&self) {
+        assert!(self.head.starts_with("POST /push/a-phone "), "{}", self.head);
+        assert_eq!(self.header("content-encoding"), Some("aes128gcm"), "{}", self.head);
+        assert_eq!(self.header("urgency"), Some("high"), "{}", self.head);
+        assert!(self.header("ttl").is_some_and(|ttl| ttl.parse::<u32>().is_ok()), "{}", self.head);
+        assert!(self.header("authorization").is_some_and(|value| value.starts_with("vapid ")), "{}", self.head);
+        assert!(self.body.len() <= 4_096, "{} bytes", self.body.len());
+        let text = String::from_utf8_lossy(&self.body);
+        assert!(!text.contains("alice") && !text.contains("example"), "names travel encrypted");
+    }
+}
+
+/// A push service that keeps what it gets, written from RFC 8030 and nothing else.
+#[derive(Debug)]
+pub struct PushService {
+    /// Its scheme, address and port.
+    pub origin: String,
+    /// What gateways have posted.
+    pub messages: Receiver<PushMessage>,
+}
+
+impl PushService {
+    /// Starts one on a free port of the loopback interface.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let origin = format!("http://{}", listener.local_addr().expect("bound"));
+        let (sender, messages) = sync_channel(8);
+        // Ends with the test process; it holds nothing but its port.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let mut reader = BufReader::new(&stream);
+                let Some(message) = read_message(&mut reader) else { continue };
+                let answer = "HTTP/1.1 201 Created\r\nLocation: /message/1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                let answered = (&stream).write_all(answer.as_bytes());
+                if answered.is_err() || sender.send(message).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { origin, messages }
+    }
+}
+
+fn read_message(reader: &mut impl BufRead) -> Option<PushMessage> {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if reader.read_line(&mut head).ok()? == 0 {
+            return None;
+        }
+    }
+    let mut message = PushMessage { head, body: Vec::new() };
+    let length: u64 = message.header("content-length")?.parse().ok()?;
+    reader.take(length).read_to_end(&mut message.body).ok()?;
+    Some(message)
+}
+
+fn python() -> Command {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| binary::workspace().join("target"), PathBuf::from);
+    let python = target.join("external/webpush/venv/bin/python");
+    assert!(python.is_file(), "the independent Web Push software is missing: run tests/external/webpush/setup");
+    Command::new(python)
+}
+
+/// A subscription whose keys are outside Halloo, as those of an app are.
+#[derive(Debug)]
+pub struct Subscription {
+    keys: Value,
+}
+
+impl Subscription {
+    /// Keys made by Python's `cryptography`.
+    ///
+    /// # Panics
+    /// If the software isn't installed.
+    #[must_use]
+    pub fn new() -> Self {
+        const SCRIPT: &str = "
+import base64, json, os
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+key = ec.generate_private_key(ec.SECP256R1())
+text = lambda data: base64.urlsafe_b64encode(data).rstrip(b'=').decode()
+point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+scalar = key.private_numbers().private_value.to_bytes(32, 'big')
+print(json.dumps({'private': text(scalar), 'public': text(point), 'auth': text(os.urandom(16))}))
+";
+        let output = python().args(["-c", SCRIPT]).output().expect("python runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Self { keys: serde_json::from_slice(&output.stdout).expect("JSON") }
+    }
+
+    /// Registers it for a device. Gives what `halloo push register` said.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn register(&self, device: &Daemon, service: &PushService) -> Value {
+        let endpoint = format!("{}/push/a-phone", service.origin);
+        let [p256dh, auth] = ["public", "auth"].map(|name| text(&self.keys, name));
+        device.cli(["push", "register", "webpush", "--endpoint", &endpoint, "--p256dh", &p256dh, "--auth", &auth]).ok()
+    }
+
+    /// What a message holds. The script is the one that node's own tests use: `http_ece` decrypts, `py_vapid` checks the token.
+    ///
+    /// # Panics
+    /// If it doesn't open.
+    #[must_use]
+    pub fn open(&self, message: &PushMessage, service: &PushService) -> Vec<u8> {
+        let input = json!({
+            "private": self.keys["private"],
+            "auth": self.keys["auth"],
+            "body": BASE64URL_NOPAD.encode(&message.body),
+            "authorization": message.header("authorization"),
+            "audience": service.origin,
+        });
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("external/webpush/decrypt.py");
+        let mut child = python()
+            .arg(script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("python runs");
+        child.stdin.take().expect("piped").write_all(input.to_string().as_bytes()).expect("python reads");
+        let output = child.wait_with_output().expect("python ends");
+        assert!(output.status.success(), "the message does not open: {}", String::from_utf8_lossy(&output.stderr));
+        let opened: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        BASE64URL_NOPAD.decode(text(&opened, "plaintext").as_bytes()).expect("base64url")
+    }
+}
+
+impl Default for Subscription {
+    fn default() -> Self {
+        Self::new()
+    }
+}
