@@ -1,16 +1,14 @@
-//! Goal: a push that is late to the party does no harm: answered elsewhere, or brought twice, or between clocks that are ten minutes off. Method: the test is
-//! the push service, and brings what the gateway posted when it likes.
+//! Goal: a push that is late to the party does no harm: for a call that was answered elsewhere, or brought twice. Method: the test is the push service, and
+//! brings what the gateway posted when it likes.
 
 use std::time::Duration;
 
 use halloo_tests::cli::Invocation;
 use halloo_tests::linking::link;
 use halloo_tests::network::text;
-
-use halloo_tests::{Daemon, Network, Plan, eventually};
-use serde_json::Value;
-
 use halloo_tests::webpush::PushService;
+use halloo_tests::{Daemon, Network, eventually};
+use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -51,22 +49,5 @@ fn a_push_for_a_call_that_was_answered_elsewhere_or_comes_twice_leaves_nothing_r
     });
     for end in phone.events().iter().filter(|event| event["event"] == "call_ended") {
         assert_ne!(end["outcome"], "completed", "{end}");
-    }
-}
-
-#[test]
-fn clocks_ten_minutes_off_in_both_directions_lose_no_call_that_comes_by_push() {
-    let skewed = |secs: i64| format!("[debug]\nclock_skew_secs = {secs}\n");
-    for (caller, callee) in [(600, -600), (-600, 600)] {
-        let plan = Plan::new(["alice", "bob"]).args("bob", ["--answer", "auto"]);
-        let mut network = plan.config("alice", &skewed(caller)).config("bob", &skewed(callee)).start();
-        let [alice, bob] = network.users();
-        for user in [&*alice, bob] {
-            user.wait_event(PATIENCE, "warning", |event| event["code"] == "clock-offset");
-        }
-        bob.cli(["push", "register", "webpush"]).ok();
-        bob.cli(["suspend"]).ok();
-        let outcome = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", "1"]).start().wait(PATIENCE).ok();
-        assert_eq!((&outcome["outcome"], &outcome["via_push"]), (&"completed".into(), &true.into()), "{outcome}");
     }
 }

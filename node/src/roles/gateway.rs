@@ -91,6 +91,8 @@ pub(crate) struct Gateway {
     purged_to: Option<Vec<u8>>,
     keeper: keeper::Keeper,
     pub(crate) sessions: sessions::Hosted,
+    /// Pushes that may have to be handed on, by number.
+    held: std::collections::HashMap<u64, hand_on::Held>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -135,6 +137,7 @@ impl EventLoop {
             purged_to: None,
             keeper: keeper::Keeper::new(now),
             sessions: sessions::Hosted::default(),
+            held: std::collections::HashMap::new(),
         });
         Ok(())
     }
@@ -352,11 +355,16 @@ impl EventLoop {
             Err(error) if error.is_subscription_dead() => {
                 debug!(%error, "push subscription is dead");
                 self.drop_channel(&answer.handle, &answer.channel);
+                self.hand_on_failed(answer.number);
                 self.channel_done(answer.number, PushWay::WebPush);
             }
-            Err(error) if error.is_worth_retrying() => debug!(%error, "push service not reached: tried again later"),
+            Err(error) if error.is_worth_retrying() => {
+                debug!(%error, "push service not reached: tried again later");
+                self.hand_on_failed(answer.number);
+            }
             Err(error) => {
                 warn!(%error, "push refused by the push service");
+                self.hand_on_failed(answer.number);
                 self.channel_done(answer.number, PushWay::WebPush);
             }
         }
@@ -372,12 +380,20 @@ impl EventLoop {
         }
     }
 
-    pub(crate) fn push_deliver_failure(&mut self, _delivering: Delivering, failure: Failure) {
+    pub(crate) fn push_deliver_failure(&mut self, delivering: Delivering, failure: Failure) {
         debug!(%failure, "push not taken on the stream: tried again later");
+        let has_more = self.gateway.as_ref().is_some_and(|gateway| gateway.waiting.is_sending(delivering.number));
+        // A push service that is being asked may yet take it.
+        if !has_more {
+            self.hand_on_failed(delivering.number);
+        }
     }
 
     /// Strikes a way off a push; the last one ends it.
     fn channel_done(&mut self, number: u64, way: PushWay) {
+        if let Some(gateway) = &mut self.gateway {
+            gateway.held.remove(&number);
+        }
         let done = self.store.transaction::<_, StoreError>(|tx| {
             let Some(mut pending) = tx.pending_push(number)? else { return Ok(true) };
             let kept = wire::decode::<Kept>(&pending.content, STORED_BYTES_MAX).ok();
@@ -395,7 +411,9 @@ impl EventLoop {
             }
         });
         match (done, &mut self.gateway) {
-            (Ok(true), Some(gateway)) => gateway.waiting.remove(number),
+            (Ok(true), Some(gateway)) => {
+                gateway.waiting.remove(number);
+            }
             (Ok(_), _) => {}
             (Err(error), _) => warn!(%error, "push not struck off"),
         }
@@ -468,7 +486,10 @@ impl EventLoop {
             warn!(%error, "expired pushes not removed");
         }
         if let Some(gateway) = &mut self.gateway {
-            numbers.iter().for_each(|number| gateway.waiting.remove(*number));
+            for number in numbers {
+                gateway.held.remove(number);
+                gateway.waiting.remove(*number);
+            }
         }
     }
 

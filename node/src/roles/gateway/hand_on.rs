@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use halloo_protocol::identity::VerifiedChain;
+use halloo_protocol::capability::Holder;
+use halloo_protocol::directory::Helper;
+use halloo_protocol::identity::{Chain, VerifiedChain};
+use halloo_protocol::key::DeviceKey;
 use halloo_protocol::push::hand_on::{HandOn, PushHandOn, PushHandedOn, decide_hand_on, other_gateways};
 use halloo_protocol::push::registration::Registration;
 use halloo_protocol::push::{PushChannel, PushReason, PushSend, PushWay};
@@ -18,6 +21,18 @@ use crate::rpc::Failure;
 /// How long another gateway may take to accept a push.
 const HAND_ON_TIMEOUT: Duration = Duration::from_secs(8);
 
+/// Pushes that may still have to be handed on; further ones are handed on at once or not at all.
+const HELD_MAX: usize = 1_024;
+
+/// A caller's push, as long as it may have to be handed on.
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    push: PushSend,
+    caller: Option<Chain>,
+    device: DeviceKey,
+    others: Vec<Helper>,
+}
+
 /// A push on its way to another gateway.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Handing {
@@ -25,26 +40,45 @@ pub(crate) struct Handing {
 }
 
 impl EventLoop {
-    /// Hands a push to the device's other gateways if no channel of it works here now. It stays here too: the device may come, and rings once.
+    /// Hands a push to the device's other gateways if no channel of it works here: at once if there is none, and when one has failed. It stays here too: the
+    /// device may come, and rings once.
     pub(super) fn hand_on(&mut self, number: u64, registration: &Registration, peer: PeerId, push: &PushSend) {
-        let has_service = registration.request.channels.iter().any(|channel| matches!(channel, PushChannel::WebPush { .. }));
-        let device = registration.device();
-        let is_connected = address::peer_id(&device).is_some_and(|peer| self.peers.get(&peer).is_some());
-        if has_service || is_connected {
+        let me = self.identity.device();
+        let others: Vec<Helper> = other_gateways(&registration.request).into_iter().filter(|other| other.device != me).collect();
+        if others.is_empty() {
             return;
         }
-        let from = self.identity.device();
-        let caller = self.peers.get(&peer).and_then(crate::network::Peer::shown_chain).cloned();
-        let is_for_anybody = push.capability.unverified().holder == halloo_protocol::capability::Holder::Certified;
-        let request_hash = push.request_hash();
-        for other in other_gateways(&registration.request).into_iter().filter(|other| other.device != from) {
+        let device = registration.device();
+        let is_for_anybody = push.capability.unverified().holder == Holder::Certified;
+        let caller = self.peers.get(&peer).and_then(crate::network::Peer::shown_chain).cloned().filter(|_| is_for_anybody);
+        let held = Held { push: push.clone(), caller, device, others };
+        let has_service = registration.request.channels.iter().any(|channel| matches!(channel, PushChannel::WebPush { .. }));
+        let is_connected = address::peer_id(&device).is_some_and(|peer| self.peers.get(&peer).is_some());
+        if !has_service && !is_connected {
+            return self.hand_on_now(number, held);
+        }
+        if let Some(gateway) = self.gateway.as_mut().filter(|gateway| gateway.held.len() < HELD_MAX) {
+            gateway.held.insert(number, held);
+        }
+    }
+
+    /// A channel has failed: the other gateways may do better.
+    pub(super) fn hand_on_failed(&mut self, number: u64) {
+        if let Some(held) = self.gateway.as_mut().and_then(|gateway| gateway.held.remove(&number)) {
+            self.hand_on_now(number, held);
+        }
+    }
+
+    fn hand_on_now(&mut self, number: u64, held: Held) {
+        let (from, at) = (self.identity.device(), self.now().unix);
+        let request_hash = held.push.request_hash();
+        for other in held.others {
             let Some(target) = self.strange_helper_target(&other) else { continue };
-            let at = self.now().unix;
-            let word = HandOn { from, to: other.device, device, request_hash, at, extensions: Extensions::none() };
+            let word = HandOn { from, to: other.device, device: held.device, request_hash, at, extensions: Extensions::none() };
             let message = PushHandOn {
                 word: Signed::sign(word, self.identity.device_key()),
-                push: push.clone(),
-                caller: caller.clone().filter(|_| is_for_anybody),
+                push: held.push.clone(),
+                caller: held.caller.clone(),
                 extensions: Extensions::none(),
             };
             debug!("no channel works: the push is handed to another gateway");

@@ -39,8 +39,8 @@ const REQUEST_SECS: u64 = 60;
 /// How long the operator's command waits for the clients.
 const OPERATION_MAX: Duration = Duration::from_secs(10);
 
-/// How long a client may take to say what it does.
-const ASK_TIMEOUT: Duration = Duration::from_secs(8);
+/// How long a client may take to say what it does: a frozen one looks connected, and is woken then.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Commands that wait, requests that may be taken up, and sessions that are open.
 const OPERATIONS_MAX: usize = 16;
@@ -62,6 +62,8 @@ const USER_BYTES_MAX: usize = 256;
 pub(crate) struct Asking {
     operation: u64,
     device: DeviceKey,
+    /// The request; `None` for content.
+    nonce: Option<SessionNonce>,
 }
 
 /// A request that may be taken up.
@@ -72,6 +74,8 @@ struct Sent {
     /// The one client it is for; all of the identity's otherwise.
     device: Option<DeviceKey>,
     content: Vec<u8>,
+    /// What was signed.
+    payload: Vec<u8>,
     expires_at: UnixTime,
     taken_by: HashSet<DeviceKey>,
 }
@@ -327,18 +331,22 @@ impl EventLoop {
             content: if is_here { Vec::new() } else { order.content.clone() },
             extensions: Extensions::none(),
         };
+        let nonce = initiation.nonce;
+        let expires_at = initiation.expires_at;
+        let request = Signed::sign(initiation, self.identity.device_key());
         let sent = Sent {
             operation,
             identity: order.identity.clone(),
             device: (mode == SessionMode::One).then_some(device),
             content: order.content.clone(),
-            expires_at: initiation.expires_at,
+            payload: wire::encode(&request),
+            expires_at,
             taken_by: HashSet::new(),
         };
         if let Some(gateway) = &mut self.gateway {
-            gateway.sessions.sent.insert(initiation.nonce, sent);
+            gateway.sessions.sent.insert(nonce, sent);
         }
-        Signed::sign(initiation, self.identity.device_key())
+        request
     }
 
     /// Brings a request to a client: on its stream if it is connected, or by its push service.
@@ -346,16 +354,23 @@ impl EventLoop {
         let peer = address::peer_id(&device).filter(|peer| self.peers.get(peer).is_some());
         if let Some(peer) = peer {
             let message = SessionRequest { initiation: request.clone(), extensions: Extensions::none() };
-            let purpose = Purpose::SessionRequest(Asking { operation, device });
+            let nonce = Some(request.unverified().nonce);
+            let purpose = Purpose::SessionRequest(Asking { operation, device, nonce });
             return self.request(&Target::connected(peer), &message, purpose, ASK_TIMEOUT);
         }
-        let payload = wire::encode(request);
+        self.wake_for_session(device, &wire::encode(request));
+    }
+
+    /// Brings a request to a client by its push service. False if it has none.
+    fn wake_for_session(&mut self, device: DeviceKey, payload: &[u8]) -> bool {
         let channels = self.registration_of(&device).map(|known| known.request.channels).unwrap_or_default();
-        let Some(gateway) = &self.gateway else { return };
+        let Some(gateway) = &self.gateway else { return false };
+        let mut is_on_its_way = false;
         for channel in channels {
             let PushChannel::WebPush { endpoint, p256dh, auth } = channel else { continue };
             let Ok(subscription) = WebPushSubscription::new(&endpoint, p256dh, auth) else { continue };
-            let (client, payload) = (std::sync::Arc::clone(&gateway.client), payload.clone());
+            let (client, payload) = (std::sync::Arc::clone(&gateway.client), payload.to_vec());
+            is_on_its_way = true;
             tokio::spawn(async move {
                 let ttl = u32::try_from(REQUEST_SECS).unwrap_or(u32::MAX);
                 if let Err(error) = client.send(&subscription, &payload, ttl, webpush::Urgency::High, None).await {
@@ -363,6 +378,7 @@ impl EventLoop {
                 }
             });
         }
+        is_on_its_way
     }
 
     fn push_to_session(&mut self, operation: u64, order: &Order, device: DeviceKey) {
@@ -370,7 +386,7 @@ impl EventLoop {
         let nonce = SessionNonce::random(&mut self.rng);
         let application: Option<Application> = order.application.as_ref().map(|activation| activation.application.clone());
         let message = SessionContent { nonce, application, content: order.content.clone(), extensions: Extensions::none() };
-        let purpose = Purpose::SessionContent(Asking { operation, device });
+        let purpose = Purpose::SessionContent(Asking { operation, device, nonce: None });
         self.request(&Target::connected(peer), &message, purpose, ASK_TIMEOUT);
     }
 
@@ -403,6 +419,12 @@ impl EventLoop {
     }
 
     pub(crate) fn session_request_failure(&mut self, asking: Asking, failure: Failure) {
+        let sessions = self.gateway.as_ref().map(|gateway| &gateway.sessions);
+        let sent = asking.nonce.and_then(|nonce| sessions?.sent.get(&nonce));
+        let payload = sent.map(|sent| sent.payload.clone());
+        if payload.is_some_and(|payload| self.wake_for_session(asking.device, &payload)) {
+            return self.note_client(asking, "sent", Some("silent: its push service was asked to wake it".into()), false);
+        }
         self.note_client(asking, "unreachable", Some(failure.to_string()), true);
     }
 
