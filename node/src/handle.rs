@@ -54,7 +54,7 @@ use network::{Diagnosis, Explanation, MediaRelays, NetworkError, PeerList, Relay
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
 use presence::{Presence, PresenceCommand};
 use problem::NodeError;
-use push::{Push, PushError, PushList, PushRegistration, PushTarget};
+use push::{Push, PushError, PushList, PushRegistration, PushTarget, PushTest};
 use totals::{Publication, Renewal, Totals};
 use voicemail::{VoicemailCommand, Voicemails};
 
@@ -213,6 +213,8 @@ pub enum Command {
     PushList(Reply<PushList, PushError>),
     /// Sessions that gateways ask for.
     PushSessions(push_sessions::PushSessionCommand),
+    /// [`Push::test`]
+    PushTest(Reply<PushTest, PushError>),
     /// [`Node::suspend`]
     Suspend {
         options: SuspendOptions,

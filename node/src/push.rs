@@ -3,7 +3,9 @@
 mod keep;
 mod letters;
 pub mod receiver;
+mod self_test;
 pub(crate) mod sessions;
+mod spare;
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -52,6 +54,9 @@ const RENEW_BEFORE_SECS: u64 = 7 * 86_400;
 /// How often renewal is looked at.
 const RENEW_EVERY: Duration = Duration::from_secs(600);
 
+/// When it is looked at after a registration.
+const SPARE_AFTER: Duration = Duration::from_secs(2);
+
 /// The same while a gateway has an endpoint that is no more.
 const RENEW_STALE_EVERY: Duration = Duration::from_secs(10);
 
@@ -95,6 +100,11 @@ pub(crate) enum Sending {
     Letter {
         /// The message.
         message: MessageId,
+    },
+    /// This device's own test.
+    Test {
+        /// Which gateway is tested.
+        gateway: DeviceKey,
     },
 }
 
@@ -150,6 +160,9 @@ pub(crate) struct PushState {
     keeping: keep::Keeping,
     sessions: sessions::Sessions,
     letters: letters::Letters,
+    tests: self_test::SelfTests,
+    /// Gateways that were asked to be the second one.
+    tried: Vec<DeviceKey>,
 }
 
 impl PushState {
@@ -164,6 +177,8 @@ impl PushState {
             keeping: keep::Keeping::default(),
             sessions: sessions::Sessions::default(),
             letters: letters::Letters::default(),
+            tests: self_test::SelfTests::default(),
+            tried: Vec::new(),
         }
     }
 }
@@ -445,7 +460,8 @@ impl EventLoop {
         self.push.registered.retain(|known| registration_name(&known.gateway.device, &known.channel) != name);
         self.push.registered.push(registered.clone());
         self.push.stale.remove(&name);
-        self.push.renew_at.get_or_insert_with(|| Instant::now() + RENEW_EVERY);
+        // Soon, for a second gateway may be at hand.
+        self.push.renew_at = Some(Instant::now() + SPARE_AFTER);
         if let Some(peer) = address::peer_id(&registered.gateway.device) {
             self.swarm.behaviour_mut().streams.keep(peer, true);
         }
@@ -496,9 +512,11 @@ impl EventLoop {
         if self.push.unannounced.iter().any(|(_, _, until)| *until <= now.instant) {
             self.push_announced();
         }
+        self.push_tests_tick(now);
         if self.push.renew_at.is_none_or(|at| at > now.instant) || self.is_revoked() {
             return;
         }
+        self.register_with_spare();
         let pause = if self.push.stale.is_empty() { RENEW_EVERY } else { RENEW_STALE_EVERY };
         self.push.renew_at = Some(now.instant + pause);
         let is_stale = |known: &Registered| self.push.stale.contains(&registration_name(&known.gateway.device, &known.channel));
@@ -561,23 +579,26 @@ impl EventLoop {
 
     pub(crate) fn push_send_answer(&mut self, sending: Sending, frame: &Frame) {
         match frame.parse::<PushSent>().map(|answer| answer.status) {
-            Ok(PushStatus::Accepted { ways }) => debug!(?sending, ?ways, "gateway took the push"),
-            Ok(PushStatus::Refused(reason)) => {
-                debug!(?sending, %reason, "gateway refused the push");
-                self.push_not_sent(sending);
+            Ok(PushStatus::Accepted { ways }) => {
+                debug!(?sending, ?ways, "gateway took the push");
+                if let Sending::Test { gateway } = sending {
+                    self.push_test_answered(gateway, Ok(ways));
+                }
             }
-            Err(_) => self.push_not_sent(sending),
+            Ok(PushStatus::Refused(reason)) => self.push_not_sent(sending, self_test::refusal(reason)),
+            Err(error) => self.push_not_sent(sending, error.to_string()),
         }
     }
 
     pub(crate) fn push_send_failure(&mut self, sending: Sending, failure: Failure) {
-        debug!(?sending, %failure, "gateway not reached");
-        self.push_not_sent(sending);
+        self.push_not_sent(sending, failure.to_string());
     }
 
     /// A message waits in the mailboxes all the same.
-    fn push_not_sent(&mut self, sending: Sending) {
+    fn push_not_sent(&mut self, sending: Sending, reason: String) {
+        debug!(?sending, reason, "gateway took no push");
         match sending {
+            Sending::Test { gateway } => self.push_test_answered(gateway, Err(reason)),
             Sending::Call { call, device } => self.push_failed(call, device),
             Sending::Letter { message } => self.push.letters.forget(&message),
         }
@@ -614,7 +635,7 @@ impl EventLoop {
             return Err("the push is dated in the future".into());
         }
         if !outer.event.is_call() {
-            return self.take_pushed(outer.event, payload.sealed());
+            return self.take_pushed(outer, payload.sealed(), way);
         }
         let sealed = SealedInvite::from_bytes(payload.sealed().to_vec()).map_err(|error| error.to_string())?;
         let rung = if now > outer.expires_at.plus_secs(LATE_SECS) {

@@ -30,6 +30,7 @@ mod nat_table;
 mod partition;
 mod presence;
 mod push_abuse;
+mod push_gateways;
 mod push_messages;
 mod push_sessions;
 mod push_wakeup;

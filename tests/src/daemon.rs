@@ -195,6 +195,15 @@ impl Daemon {
         }
     }
 
+    /// Sends it a signal, such as `STOP`.
+    ///
+    /// # Panics
+    /// If it doesn't run.
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().unwrap_or_else(|| panic!("{} doesn't run", self.name));
+        cli::signal(pid, name);
+    }
+
     /// SIGTERM; its exit code and how long it took.
     ///
     /// # Panics

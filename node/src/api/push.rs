@@ -6,7 +6,7 @@ use axum::extract::State;
 use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
-use crate::handle::push::{PushList, PushRegistration, PushTarget};
+use crate::handle::push::{PushList, PushRegistration, PushTarget, PushTest};
 use crate::handle::push_sessions::{
     PushSessionBrought, PushSessionChoice, PushSessionOptions, PushSessionReport, PushSessionTaken, PushSettings,
     PushSettingsChange,
@@ -32,6 +32,7 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/v1/push/session-requests/{id}", "answerPushSessionRequest", "The user's word on a session request", answer)
             .body::<PushSessionChoice>()
             .returns::<PushSessionTaken>(),
+        Route::post("/v1/push/test", "testPush", "Ring this device through its gateways", test).returns::<PushTest>(),
     ]
 }
 
@@ -65,4 +66,8 @@ async fn answer(
     JsonBody(choice): JsonBody<PushSessionChoice>,
 ) -> Answer<PushSessionTaken> {
     Ok(Json(state.node.push().answer_session_request(&id, choice).await?))
+}
+
+async fn test(State(state): State<ApiState>) -> Answer<PushTest> {
+    Ok(Json(state.node.push().test().await?))
 }

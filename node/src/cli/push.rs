@@ -6,7 +6,7 @@ use super::error::CliError;
 use super::output::table;
 use super::progress::Spinner;
 use super::{Context, parse};
-use crate::handle::push::{PushChannel, PushList, PushRegistration, PushTarget};
+use crate::handle::push::{PushChannel, PushList, PushRegistration, PushTarget, PushTest, PushTestStep};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -24,6 +24,8 @@ pub(super) enum Command {
     /// Sessions that a gateway asks clients for
     #[command(subcommand)]
     Session(sessions::Session),
+    /// Ring this device through the whole chain, and say how far it got
+    Test,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -74,6 +76,14 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
         Command::Unsubscribe(args) => sessions::unsubscribe(context, args).await,
         Command::Preferences(args) => sessions::preferences(context, args).await,
         Command::Session(command) => sessions::session(context, command).await,
+        Command::Test => {
+            let client = context.client()?;
+            let spinner = Spinner::start(context.output, "ringing this device through its gateways");
+            let test: PushTest = client.post("/v1/push/test", &serde_json::json!({})).await?;
+            drop(spinner);
+            context.output.print(&test, stages_for_people)?;
+            if test.ok { Ok(()) } else { Err(CliError::Told) }
+        }
     }
 }
 
@@ -85,6 +95,21 @@ fn target(register: Register) -> PushTarget {
             gateway: args.gateway.gateway,
         },
     }
+}
+
+fn stages_for_people(test: &PushTest) -> String {
+    let rows = test.gateways.iter().flat_map(|gateway| {
+        gateway.stages.iter().map(|stage| {
+            let step = match stage.step {
+                PushTestStep::Gateway => "gateway",
+                PushTestStep::Stream => "stream",
+                PushTestStep::Service => "push service",
+            };
+            let mark = if stage.ok { "ok" } else { "FAILED" };
+            [gateway.gateway.clone(), format!("{} ms", stage.at_ms), step.to_owned(), mark.to_owned(), stage.detail.clone()]
+        })
+    });
+    table(["GATEWAY", "AFTER", "STAGE", "", ""], rows)
 }
 
 fn rows_for_people(registrations: &[PushRegistration]) -> String {

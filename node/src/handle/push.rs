@@ -78,6 +78,51 @@ pub struct PushList {
     pub registrations: Vec<PushRegistration>,
 }
 
+/// What came of ringing this device through its gateways.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PushTest {
+    /// Whether it came back through every gateway by every channel.
+    pub ok: bool,
+    /// Each gateway.
+    pub gateways: Vec<PushTestGateway>,
+}
+
+/// What came of it at one gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PushTestGateway {
+    /// The gateway's peer id.
+    pub gateway: String,
+    /// Whether all stages went well.
+    pub ok: bool,
+    /// The gateway's answer, then what came back, in the order in which it came.
+    pub stages: Vec<PushTestStage>,
+}
+
+/// One stage of a test.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PushTestStage {
+    /// Which.
+    pub step: PushTestStep,
+    /// Whether it went well.
+    pub ok: bool,
+    /// When, since the test began.
+    pub at_ms: u64,
+    /// What happened.
+    pub detail: String,
+}
+
+/// A stage's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PushTestStep {
+    /// The gateway took the push.
+    Gateway,
+    /// It came back on the gateway's stream, and rang.
+    Stream,
+    /// It came back from a push service, and rang.
+    Service,
+}
+
 /// Why an operation on push registrations failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -93,6 +138,9 @@ pub enum PushError {
         /// What is wrong with it.
         reason: String,
     },
+    /// No gateway can wake this device yet.
+    #[error("no gateway can wake this device: halloo push register stream, or webpush")]
+    NotRegistered,
     /// No gateway is known.
     #[error("no gateway is known; give one with --gateway")]
     NoGateway,
@@ -134,6 +182,7 @@ impl Fault for PushError {
         match self {
             Self::Node(error) => error.kind(),
             Self::InvalidChannel { .. } | Self::InvalidSession { .. } => ProblemKind::InvalidRequest,
+            Self::NotRegistered => ProblemKind::NotFound,
             Self::NoGateway | Self::GatewayUnreachable { .. } => ProblemKind::Unreachable,
             Self::Refused { .. } | Self::NotAGateway | Self::NoPlan(_) | Self::UnknownSession(_) => ProblemKind::Refused,
         }
@@ -155,5 +204,13 @@ impl Push<'_> {
     /// See [`PushError`].
     pub async fn list(&self) -> Result<PushList, PushError> {
         self.0.ask(Command::PushList).await
+    }
+
+    /// Rings this very device through the whole chain: to each of its gateways, from there by each of its channels, and back. Takes up to 15 seconds.
+    ///
+    /// # Errors
+    /// See [`PushError`].
+    pub async fn test(&self) -> Result<PushTest, PushError> {
+        self.0.ask(Command::PushTest).await
     }
 }

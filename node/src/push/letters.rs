@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use halloo_protocol::call::InviteWay;
 use halloo_protocol::contact::ContactSignal;
 use halloo_protocol::event::EventKind;
 use halloo_protocol::file::FileSignal;
@@ -14,12 +15,15 @@ use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::mailbox::{Letter, SealedLetter};
 use halloo_protocol::message::{Content, MessageBody};
-use halloo_protocol::push::{DeliveredStatus, EventNotice, PUSH_SEALED_BYTES_MAX, PushHints, SealedNotice, Urgency};
+use halloo_protocol::push::{
+    DeliveredStatus, EventNotice, OuterPayload, PUSH_SEALED_BYTES_MAX, PushHints, SealedNotice, Urgency,
+};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::voicemail::VoicemailSignal;
 use halloo_protocol::wire::Extensions;
 use tracing::debug;
 
+use super::self_test::Arrival;
 use super::{GATEWAYS_MAX, Opened, Push, Sending};
 use crate::event_loop::EventLoop;
 use crate::handle::Event;
@@ -137,10 +141,10 @@ impl EventLoop {
     ///
     /// # Errors
     /// Why it isn't believed, or not wanted.
-    pub(super) fn take_pushed(&mut self, event: EventKind, sealed: &[u8]) -> Result<Opened, String> {
+    pub(super) fn take_pushed(&mut self, outer: &OuterPayload, sealed: &[u8], way: InviteWay) -> Result<Opened, String> {
         match SealedNotice::from_bytes(sealed.to_vec()) {
-            Some(notice) => self.take_notice(&notice),
-            None => self.take_pushed_letter(event, sealed),
+            Some(notice) => self.take_notice(&notice, outer.gateway, way),
+            None => self.take_pushed_letter(outer.event, sealed),
         }
     }
 
@@ -154,11 +158,20 @@ impl EventLoop {
         Ok(Opened { status, call: None, message: taken.message, from: Some(self.labels.display(&taken.from)) })
     }
 
-    fn take_notice(&mut self, sealed: &SealedNotice) -> Result<Opened, String> {
+    fn take_notice(&mut self, sealed: &SealedNotice, gateway: DeviceKey, way: InviteWay) -> Result<Opened, String> {
         let now = self.now().unix;
         let opened = sealed.open(&self.hpke, &self.identity.device(), now, &self.trust);
         let (notice, sender) = opened.map_err(|error| error.to_string())?;
         let (user, message) = (sender.user.id.clone(), notice.message);
+        if notice.event == EventKind::SELF_TEST {
+            if sender.device != self.identity.device() {
+                return Err("somebody else's test".to_owned());
+            }
+            self.tell_self_test(&notice);
+            self.push_test_arrived(message, gateway, if way == InviteWay::Gateway { Arrival::Stream } else { Arrival::Service });
+            let from = Some(self.labels.display(&user));
+            return Ok(Opened { status: DeliveredStatus::Taken, call: None, message: Some(message), from });
+        }
         if !self.decide(&sender.user, kind_of(notice.event)).is_allowed {
             return Err(format!("{} may not write to this user", self.labels.display(&user)));
         }

@@ -133,6 +133,7 @@ async fn without_a_daemon_clients_exit_3() {
         &["calls", "answer", "c1"],
         &["push", "register", "stream"],
         &["push", "list"],
+        &["push", "test"],
         &["suspend"],
         &["wake"],
         &["authority", "show"],
@@ -211,6 +212,7 @@ async fn json_is_one_document_of_the_promised_shape() {
             json!({ "mode": "B", "reason": "all clients are wanted", "clients": [] }),
         ),
         (&["push", "session", "answer", "r1"], 0, json!({ "status": "opening", "reason": null })),
+        (&["push", "test"], 0, json!({ "ok": true, "gateways": [] })),
         (&["suspend"], 0, json!({ "suspended": true, "clean": false, "push_registrations": 1 })),
         (&["authority", "log"], 0, json!({ "entries": [] })),
         (

@@ -30,7 +30,7 @@ use halloo::handle::presence::{
     OwnPresence, PresenceCommand, PresenceList, PresenceReachability, PresenceSource, PresenceState, PresenceView,
 };
 use halloo::handle::problem::UsernameError;
-use halloo::handle::push::{PushList, PushRegistration};
+use halloo::handle::push::{PushList, PushRegistration, PushTest};
 use halloo::handle::push_sessions::{PushSessionCommand, PushSessionReport, PushSessionTaken, PushSettings};
 use halloo::handle::voicemail::{VoicemailCommand, VoicemailFault, VoicemailLeft, VoicemailList, VoicemailState, VoicemailView};
 use halloo::handle::{self, Command, CommandReceiver, EventSender};
@@ -180,6 +180,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         })),
         Command::PushList(reply) => reply.send(Ok(PushList::default())),
         Command::PushSessions(command) => push_sessions(command),
+        Command::PushTest(reply) => reply.send(Ok(PushTest { ok: true, gateways: Vec::new() })),
         Command::Suspend { options, reply } => {
             reply.send(Ok(Suspended { suspended: true, clean: options.clean, push_registrations: 1 }));
         }
