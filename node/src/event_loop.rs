@@ -507,6 +507,7 @@ impl EventLoop {
             Command::PushTest(reply) => self.handle_push_test(reply),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
             Command::PushUnregister { id, reply } => self.handle_push_unregister_command(&id, reply),
+            Command::PushSessions(command) => self.handle_push_sessions(command),
             Command::Suspend { options, reply } => self.handle_suspend(options, reply),
             Command::Wake { payload, reply } => self.handle_wake(payload, reply),
             Command::Enrol { options, reply } => self.handle_enrol(options, reply),
@@ -552,6 +553,10 @@ impl EventLoop {
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
             Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
             Purpose::PushChannelGone(telling) => self.push_channel_gone_answer(telling, frame),
+            Purpose::PushHandOn(handing) => self.push_hand_on_answer(handing, frame),
+            Purpose::SessionRequest(asking) => self.session_request_answer(asking, frame),
+            Purpose::SessionOpen(opening) => self.session_open_answer(*opening, frame),
+            Purpose::SessionContent(asking) => self.session_content_answer(asking, frame),
         }
     }
 
@@ -585,6 +590,9 @@ impl EventLoop {
             Purpose::PushSend(sending) => self.push_send_failure(sending, failure),
             Purpose::PushDeliver(delivering) => self.push_deliver_failure(delivering, failure),
             Purpose::PushChannelGone(telling) => self.push_channel_gone_failure(telling, failure),
+            Purpose::PushHandOn(handing) => self.push_hand_on_failure(handing, failure),
+            Purpose::SessionRequest(asking) | Purpose::SessionContent(asking) => self.session_request_failure(asking, failure),
+            Purpose::SessionOpen(opening) => self.session_open_failure(*opening, failure),
         }
     }
 
@@ -728,6 +736,7 @@ fn refuse_asleep(command: Command) {
         | Command::CallDismiss { reply, .. }
         | Command::CallHangup { reply, .. } => refuse(reply),
         Command::PushRegister { reply, .. } => refuse(reply),
+        Command::PushSessions(command) => command.refuse(NodeError::Suspended),
         Command::PushTest(reply) => refuse(reply),
         Command::PushUnregister { reply, .. } => refuse(reply),
         Command::Enrol { reply, .. } => refuse(reply),

@@ -31,6 +31,7 @@ pub mod power;
 pub mod presence;
 pub mod problem;
 pub mod push;
+pub mod push_sessions;
 pub mod totals;
 pub mod voicemail;
 
@@ -215,6 +216,8 @@ pub enum Command {
     },
     /// [`Push::list`]
     PushList(Reply<PushList, PushError>),
+    /// Sessions that gateways ask for.
+    PushSessions(push_sessions::PushSessionCommand),
     /// [`Push::test`]
     PushTest(Reply<PushTest, PushError>),
     /// [`Node::suspend`]

@@ -96,6 +96,14 @@ pub(crate) enum Purpose {
     MailboxKeys(DeviceKey),
     /// Asking a media relay for credentials.
     RelayAsk(PeerId),
+    /// A gateway's push, to another gateway of the device.
+    PushHandOn(crate::roles::gateway::Handing),
+    /// A gateway's request for a session, to a client.
+    SessionRequest(crate::roles::gateway::sessions::Asking),
+    /// Opening a session, or refusing it.
+    SessionOpen(Box<crate::push::sessions::OpeningSession>),
+    /// A gateway's content for a client with a session.
+    SessionContent(crate::roles::gateway::sessions::Asking),
     /// A gateway's delivery over a device's stream.
     PushDeliver(crate::roles::gateway::Delivering),
     /// Telling a device that a channel of its registration has ended.
@@ -169,6 +177,11 @@ impl Peer {
     /// Its user's word for the device, as the newest hello shows it; believed if [`Peer::chain`] is.
     pub(crate) fn certificate(&self) -> Option<&halloo_protocol::wire::Signed<halloo_protocol::identity::DeviceCertificate>> {
         Some(&self.hello.as_ref()?.chain.as_ref()?.device)
+    }
+
+    /// The chain of its newest hello; believed if [`Peer::chain`] is.
+    pub(crate) fn shown_chain(&self) -> Option<&Chain> {
+        self.hello.as_ref()?.chain.as_ref()
     }
 
     /// Whether it has proved who it is, and nothing shows that it is gone.
@@ -474,6 +487,7 @@ impl EventLoop {
             self.directory_disconnected(&gone, reason);
             self.presence_disconnected(&gone.device, reason);
             self.hand_over_peer_gone(&peer);
+            self.push_sessions_peer_gone(&gone.device);
             let username = gone.chain.as_ref().map(|chain| self.labels.display(&chain.user.id));
             self.events.send(Event::PeerDown { peer_id: peer.to_string(), username });
         }

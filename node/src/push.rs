@@ -6,6 +6,7 @@ mod keep;
 mod letters;
 pub mod receiver;
 mod self_test;
+pub(crate) mod sessions;
 mod spare;
 
 use std::collections::HashSet;
@@ -212,6 +213,7 @@ pub(crate) struct PushState {
     /// Registrations that callers can't find yet, and who is told when they can, or when the time is up.
     unannounced: Vec<(PushRegistration, Reply<PushRegistration, PushError>, Instant)>,
     keeping: keep::Keeping,
+    sessions: sessions::Sessions,
     letters: letters::Letters,
     tests: self_test::SelfTests,
     /// Gateways that were asked to be the second one.
@@ -228,6 +230,7 @@ impl PushState {
             stale: HashSet::new(),
             unannounced: Vec::new(),
             keeping: keep::Keeping::default(),
+            sessions: sessions::Sessions::default(),
             letters: letters::Letters::default(),
             tests: self_test::SelfTests::default(),
             tried: Vec::new(),
@@ -263,6 +266,7 @@ impl EventLoop {
             }
             Err(error) => warn!(%error, "push registrations not restored from the database"),
         }
+        self.push_sessions_start();
         self.renew_local_endpoints();
         self.note_old_capabilities();
         if !self.push.registered.is_empty() {
@@ -432,6 +436,7 @@ impl EventLoop {
         let mut request = PushRegister::new(channels);
         request.languages = self.settings.languages.iter().take(8).map(|language| language.chars().take(35).collect()).collect();
         request.epoch = self.contacts.presence_key().epoch;
+        self.describe_device(&registering.gateway.device, &mut request);
         self.request(&target, &request, Purpose::PushRegister(Box::new(registering)), GATEWAY_TIMEOUT);
     }
 
@@ -769,6 +774,10 @@ impl EventLoop {
         let plain = opened.as_deref().unwrap_or(payload);
         if plain.len() > PUSH_PAYLOAD_BYTES_MAX {
             return Err(PowerError::PayloadTooLarge { bytes: plain.len(), max: PUSH_PAYLOAD_BYTES_MAX });
+        }
+        if let Some(request) = sessions::initiation_in(plain) {
+            self.take_initiation(&request, None);
+            return Ok(outcome);
         }
         let opened = self.take_payload(plain, InviteWay::Push).map_err(|reason| PowerError::PayloadRefused { reason })?;
         outcome.call_id = opened.call.map(|call| call.to_string());

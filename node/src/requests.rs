@@ -10,6 +10,8 @@ use halloo_protocol::linking::{LinkConfirm, LinkDone, LinkStart};
 use halloo_protocol::mailbox::{MailboxOpen, MailboxPut, MailboxTake};
 use halloo_protocol::message::{HistoryRequest, MessageDeliver};
 use halloo_protocol::own_device::{DeviceRename, DeviceRenew};
+use halloo_protocol::push::hand_on::PushHandOn;
+use halloo_protocol::push::session::{SessionContent, SessionOpen, SessionRequest};
 use halloo_protocol::push::{PushChannelGone, PushDeliver, PushKeep, PushRegister, PushSend, PushUnregister};
 use halloo_protocol::relay::RelayRequest;
 use halloo_protocol::session::{KeyFetch, MailboxKeyFetch, MailboxKeys};
@@ -104,6 +106,13 @@ impl EventLoop {
             PushChannelGone::KIND => {
                 self.with(frame, |node, notice: PushChannelGone| node.handle_push_channel_gone(&peer, &notice))
             }
+            PushHandOn::KIND => self.with(frame, |node, request: PushHandOn| node.handle_push_hand_on(peer, &request)),
+            SessionRequest::KIND => self.with(frame, |node, request: SessionRequest| node.handle_session_request(&request)),
+            SessionOpen::KIND => self.with(frame, |node, request: SessionOpen| {
+                let chain = node.chain_of(&peer);
+                node.handle_session_open(chain.as_ref(), request)
+            }),
+            SessionContent::KIND => self.with(frame, |node, request: SessionContent| node.handle_session_content(peer, request)),
             LinkStart::KIND => self.with(frame, |node, message: LinkStart| node.handle_link_start(peer, &message)),
             LinkConfirm::KIND => self.with(frame, |node, message: LinkConfirm| node.handle_link_confirm(peer, &message)),
             LinkDone::KIND => self.with(frame, |node, message: LinkDone| node.handle_link_done(peer, &message)),

@@ -67,6 +67,10 @@ id!(
     CallId
 );
 id!(
+    /// One request of a gateway to open a session. Drawn by the gateway; a device takes each once.
+    SessionNonce
+);
+id!(
     /// One conference, the same for all who take part. Not drawn: it follows from the call that it began as.
     ConferenceId
 );

@@ -11,9 +11,11 @@
 //!    ([`crate::call::SignalPass`]). [`PushDelivered`] and [`PushReceipt`] show a gateway that drops or delays.
 
 mod channel;
+pub mod hand_on;
 mod notice;
 mod payload;
 pub mod registration;
+pub mod session;
 #[cfg(test)]
 mod tests;
 

@@ -110,7 +110,15 @@ fn numbers_are_written_as_the_document_says() {
 
 #[test]
 fn fuzz_targets_take_their_seeds_whole_cut_and_changed() {
-    let targets = [fuzz::frame, fuzz::signed, fuzz::directory_record, fuzz::sealed_content, fuzz::voicemail, fuzz::text];
+    let targets = [
+        fuzz::frame,
+        fuzz::signed,
+        fuzz::directory_record,
+        fuzz::sealed_content,
+        fuzz::session_bearer,
+        fuzz::voicemail,
+        fuzz::text,
+    ];
     for vector in vectors::all() {
         let step = (vector.bytes.len() / 16).max(1);
         for at in (0..=vector.bytes.len()).step_by(step) {

@@ -1,5 +1,7 @@
 //! `halloo push`
 
+mod sessions;
+
 use super::error::CliError;
 use super::output::table;
 use super::progress::Spinner;
@@ -19,6 +21,15 @@ pub(super) enum Command {
     },
     /// This device's registrations
     List,
+    /// Let a gateway ask this device for sessions
+    Subscribe(sessions::Subscribe),
+    /// Let it no longer
+    Unsubscribe(sessions::Unsubscribe),
+    /// What this device tells its gateways: shown, and changed by what is given
+    Preferences(sessions::Preferences),
+    /// Sessions that a gateway asks clients for
+    #[command(subcommand)]
+    Session(sessions::Session),
     /// Ring this device through the whole chain, and say how far it got
     Test,
 }
@@ -104,10 +115,10 @@ pub(super) struct SmsArgs {
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
-    let client = context.client()?;
     match command {
         Command::Register(register) => {
             let target = target(register);
+            let client = context.client()?;
             let spinner = Spinner::start(context.output, "registering");
             let registration: PushRegistration = client.post("/v1/push", &target).await?;
             drop(spinner);
@@ -115,17 +126,22 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
         }
         Command::Unregister { id } => {
             let path = format!("/v1/push/{}/unregister", parse::url_part(&id));
-            let removed: PushRemoved = client.post(&path, &()).await?;
+            let removed: PushRemoved = context.client()?.post(&path, &()).await?;
             context.output.print(&removed, |removed| match removed.gateway_told {
                 true => format!("{} is no more", removed.id),
                 false => format!("{} is no more here; the gateway isn't reachable, and forgets it when it expires", removed.id),
             })
         }
         Command::List => {
-            let list: PushList = client.get("/v1/push").await?;
+            let list: PushList = context.client()?.get("/v1/push").await?;
             context.output.print(&list, |list| rows_for_people(&list.registrations))
         }
+        Command::Subscribe(args) => sessions::subscribe(context, args).await,
+        Command::Unsubscribe(args) => sessions::unsubscribe(context, args).await,
+        Command::Preferences(args) => sessions::preferences(context, args).await,
+        Command::Session(command) => sessions::session(context, command).await,
         Command::Test => {
+            let client = context.client()?;
             let spinner = Spinner::start(context.output, "ringing this device through its gateways");
             let test: PushTest = client.post("/v1/push/test", &serde_json::json!({})).await?;
             drop(spinner);

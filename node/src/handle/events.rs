@@ -374,6 +374,44 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A gateway that this device is subscribed to asks for a session.
+    PushSessionRequested {
+        /// Names the request.
+        id: String,
+        /// The gateway's peer id.
+        gateway: String,
+        /// What is done: `opening`, `asking`, `refused`.
+        status: String,
+        /// Why it is refused, in a word.
+        reason: Option<String>,
+        /// The application it is for.
+        application: Option<super::push_sessions::PushApplication>,
+    },
+    /// An application is to be activated, for a session.
+    PushApplicationActivated {
+        /// The request.
+        id: String,
+        /// Which application.
+        application: super::push_sessions::PushApplication,
+    },
+    /// A session is open. At the gateway too.
+    PushSessionOpened {
+        /// The request it follows from.
+        id: String,
+        /// The other end's peer id.
+        peer_id: String,
+    },
+    /// Content came over a session, or with it.
+    PushContent {
+        /// The push, or the request that it came with.
+        id: String,
+        /// The server's peer id.
+        gateway: String,
+        /// The application it is for.
+        application: Option<super::push_sessions::PushApplication>,
+        /// The content, base64url without padding.
+        content: String,
+    },
     /// A peer connected.
     PeerUp {
         /// Its peer id.
@@ -509,6 +547,10 @@ impl Event {
             Self::Woken { .. } => "woken",
             Self::PushReceived { .. } => "push_received",
             Self::PushChannelGone { .. } => "push_channel_gone",
+            Self::PushSessionRequested { .. } => "push_session_requested",
+            Self::PushApplicationActivated { .. } => "push_application_activated",
+            Self::PushSessionOpened { .. } => "push_session_opened",
+            Self::PushContent { .. } => "push_content",
             Self::MessageWaiting { .. } => "message_waiting",
             Self::PeerUp { .. } => "peer_up",
             Self::PeerDown { .. } => "peer_down",

@@ -229,6 +229,23 @@ pub enum PushError {
         /// The gateway.
         gateway: String,
     },
+    /// A field of a push session's request can't be used.
+    #[error("invalid {field}: {reason}")]
+    InvalidSession {
+        /// Which field.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// This node is no gateway.
+    #[error("this node isn't a gateway: run it with --role gateway")]
+    NotAGateway,
+    /// The gateway has no plan.
+    #[error("{0}")]
+    NoPlan(String),
+    /// No such request waits for the user's word.
+    #[error("no request {0} waits for an answer")]
+    UnknownSession(String),
     /// The gateway refused.
     #[error("gateway {gateway} refused the registration: {reason}")]
     Refused {
@@ -243,11 +260,11 @@ impl Fault for PushError {
     fn kind(&self) -> ProblemKind {
         match self {
             Self::Node(error) => error.kind(),
-            Self::InvalidChannel { .. } => ProblemKind::InvalidRequest,
+            Self::InvalidChannel { .. } | Self::InvalidSession { .. } => ProblemKind::InvalidRequest,
             Self::NotRegistered => ProblemKind::NotFound,
             Self::NotFound { .. } => ProblemKind::NotFound,
             Self::NoGateway | Self::GatewayUnreachable { .. } => ProblemKind::Unreachable,
-            Self::Refused { .. } => ProblemKind::Refused,
+            Self::Refused { .. } | Self::NotAGateway | Self::NoPlan(_) | Self::UnknownSession(_) => ProblemKind::Refused,
         }
     }
 }

@@ -11,9 +11,11 @@ mod ended;
 #[cfg(test)]
 mod external_tests;
 mod fcm;
+mod hand_on;
 mod http;
 mod jwt;
 mod keeper;
+pub(crate) mod sessions;
 mod setup;
 mod sms;
 mod waiting;
@@ -39,6 +41,7 @@ use tracing::{debug, warn};
 use self::channel::Services;
 pub(crate) use self::delivery::{Delivering, ServiceAnswer};
 pub(crate) use self::ended::TellingGone;
+pub(crate) use self::hand_on::Handing;
 use self::waiting::{PENDING_PER_DEVICE_MAX, Waiting};
 use self::webpush::VapidKey;
 use crate::event_loop::EventLoop;
@@ -92,6 +95,9 @@ pub(crate) struct Gateway {
     purge_at: Instant,
     purged_to: Option<Vec<u8>>,
     keeper: keeper::Keeper,
+    pub(crate) sessions: sessions::Hosted,
+    /// Pushes that may have to be handed on, by number.
+    held: std::collections::HashMap<u64, hand_on::Held>,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -130,6 +136,8 @@ impl EventLoop {
             purge_at: now + PURGE_EVERY,
             purged_to: None,
             keeper: keeper::Keeper::new(now),
+            sessions: sessions::Hosted::default(),
+            held: std::collections::HashMap::new(),
         });
         Ok(())
     }
@@ -183,6 +191,7 @@ impl EventLoop {
                 return RegisterStatus::Refused(refusal.reason());
             }
         };
+        let registration = sessions::with_user(registration, &chain.user.id);
         let bytes = wire::encode(&registration);
         let written = self
             .store
@@ -244,11 +253,23 @@ impl EventLoop {
             debug!(%refusal, "push refused");
             refusal.reason()
         })?;
-        if gateway.waiting.count(&request.handle) >= PENDING_PER_DEVICE_MAX {
+        let registration = registration.ok_or(PushReason::UNKNOWN_HANDLE)?;
+        let (number, ways) = self.keep_and_deliver(&registration, request)?;
+        self.note_introduction(&peer, registration.device());
+        self.hand_on(number, &registration, peer, request);
+        Ok(ways)
+    }
+
+    /// Takes a push that was decided on: into the database first, then on every channel.
+    fn keep_and_deliver(&mut self, registration: &Registration, request: &PushSend) -> Result<(u64, Vec<PushWay>), PushReason> {
+        let now = self.now();
+        let me = self.identity.device();
+        let handle = registration.handle;
+        let gateway = self.gateway.as_ref().ok_or(PushReason::NOT_SERVED)?;
+        if gateway.waiting.count(&handle) >= PENDING_PER_DEVICE_MAX {
             debug!("push refused: too many wait for this device");
             return Err(PushReason::RATE);
         }
-        let registration = registration.ok_or(PushReason::UNKNOWN_HANDLE)?;
         let outer = OuterPayload::new(me, request.hints.event, now.unix, request.hints.ttl_secs, &request.sealed);
         let payload =
             PushPayload::new(outer, request.sealed.clone(), self.identity.device_key()).map_err(|_| PushReason::TOO_LARGE)?;
@@ -257,7 +278,7 @@ impl EventLoop {
             return Err(PushReason::CHANNEL);
         }
         let pending = PendingPush {
-            handle: request.handle.0.to_vec(),
+            handle: handle.0.to_vec(),
             due: now.unix,
             expires_at: now.unix.plus_secs(u64::from(request.hints.ttl_secs)),
             content: wire::encode(&kept),
@@ -267,17 +288,17 @@ impl EventLoop {
             PushReason::TEMPORARY
         })?;
         if let Some(gateway) = &mut self.gateway {
-            gateway.waiting.insert(number, request.handle, pending.expires_at, now.instant);
+            gateway.waiting.insert(number, handle, pending.expires_at, now.instant);
             gateway.waiting.put_off(number, now.instant);
         }
-        self.note_introduction(&peer, registration.device());
         let ways = kept.channels.iter().map(PushChannel::way).collect();
-        self.deliver(number, &registration, &kept, pending.expires_at.secs_since(now.unix));
-        Ok(ways)
+        self.deliver(number, registration, &kept, pending.expires_at.secs_since(now.unix));
+        Ok((number, ways))
     }
 
     /// Tries again what hasn't gone out, and forgets what is too late.
     pub(crate) fn gateway_tick(&mut self, now: Now) {
+        self.gateway_sessions_tick(now);
         let Some(gateway) = &mut self.gateway else { return };
         let due = gateway.waiting.take_due(now.instant, now.unix);
         let purges = gateway.purge_at <= now.instant;
@@ -324,7 +345,10 @@ impl EventLoop {
             warn!(%error, "expired pushes not removed");
         }
         if let Some(gateway) = &mut self.gateway {
-            numbers.iter().for_each(|number| gateway.waiting.remove(*number));
+            for number in numbers {
+                gateway.held.remove(number);
+                gateway.waiting.remove(*number);
+            }
         }
     }
 

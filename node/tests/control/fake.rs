@@ -31,6 +31,7 @@ use halloo::handle::presence::{
 };
 use halloo::handle::problem::UsernameError;
 use halloo::handle::push::{ChannelState, PushError, PushList, PushRegistration, PushRemoved, PushTest};
+use halloo::handle::push_sessions::{PushSessionCommand, PushSessionReport, PushSessionTaken, PushSettings};
 use halloo::handle::voicemail::{VoicemailCommand, VoicemailFault, VoicemailLeft, VoicemailList, VoicemailState, VoicemailView};
 use halloo::handle::{self, Command, CommandReceiver, EventSender};
 use halloo::home::{Home, HomeLock};
@@ -184,6 +185,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
             reply.send(if id == "gone" { Err(PushError::NotFound { id }) } else { Ok(PushRemoved { id, gateway_told: true }) });
         }
         Command::PushList(reply) => reply.send(Ok(PushList::default())),
+        Command::PushSessions(command) => push_sessions(command),
         Command::PushTest(reply) => reply.send(Ok(PushTest { ok: true, gateways: Vec::new() })),
         Command::Suspend { options, reply } => {
             reply.send(Ok(Suspended { suspended: true, clean: options.clean, push_registrations: 1 }));
@@ -521,5 +523,18 @@ fn answer_contacts(command: ContactCommand) {
         ContactCommand::Import { reply, .. } => reply.send(Ok(ContactImport::default())),
         ContactCommand::Profile(reply) | ContactCommand::SetProfile { reply, .. } => reply.send(Ok(ProfileView::default())),
         ContactCommand::Privacy(reply) | ContactCommand::SetPrivacy { reply, .. } => reply.send(Ok(privacy)),
+    }
+}
+
+fn push_sessions(command: PushSessionCommand) {
+    let taken = || PushSessionTaken { status: "opening".to_owned(), reason: None };
+    match command {
+        PushSessionCommand::Settings(reply) | PushSessionCommand::Change { reply, .. } => reply.send(Ok(PushSettings::default())),
+        PushSessionCommand::Request { reply, .. } => reply.send(Ok(PushSessionReport {
+            mode: "B".to_owned(),
+            reason: "all clients are wanted".to_owned(),
+            clients: Vec::new(),
+        })),
+        PushSessionCommand::Take { reply, .. } | PushSessionCommand::Answer { reply, .. } => reply.send(Ok(taken())),
     }
 }

@@ -14,6 +14,7 @@ use halloo_protocol::key::PublicKey;
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant, LinkRequest};
 use halloo_protocol::profile::Avatar;
 use halloo_protocol::push::PushPayload;
+use halloo_protocol::push::session::encapsulation::{Encapsulation, sia};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::voicemail;
 use halloo_protocol::wire::{self, Body, FRAME_BYTES_MAX, Frame, Message, Signed};
@@ -102,6 +103,8 @@ pub fn frame(bytes: &[u8]) {
         presence::PresenceGossip,
         push::PushChannelGone,
         push::PushChannelGoneNoted,
+        push::hand_on::PushHandOn,
+        push::hand_on::PushHandedOn,
         push::PushDeliver,
         push::PushDelivered,
         push::PushKeep,
@@ -113,6 +116,12 @@ pub fn frame(bytes: &[u8]) {
         push::PushSent,
         push::PushUnregister,
         push::PushUnregistered,
+        push::session::SessionContent,
+        push::session::SessionContentTaken,
+        push::session::SessionOpen,
+        push::session::SessionOpened,
+        push::session::SessionRequest,
+        push::session::SessionRequested,
         session::KeyFetch,
         session::KeyFetched,
         session::MailboxKeyFetch,
@@ -166,7 +175,9 @@ pub fn signed(bytes: &[u8]) {
         presence::SealedBody,
         session::OneTimeKey,
         push::GatewayTime,
+        push::hand_on::HandOn,
         push::OuterPayload,
+        push::session::SessionInitiation,
         push::EventNotice,
     }
 }
@@ -225,6 +236,18 @@ pub fn sealed_content(bytes: &[u8]) {
     if let Ok(payload) = PushPayload::from_bytes(bytes) {
         let _ = payload.verify(&[]);
         assert!(PushPayload::from_bytes(&payload.to_bytes()).is_ok());
+    }
+}
+
+/// A session request on any bearer.
+pub fn session_bearer(bytes: &[u8]) {
+    let [way, message @ ..] = bytes else { return };
+    let way = Encapsulation::ALL[usize::from(*way) % Encapsulation::ALL.len()];
+    let _ = sia::decode(message);
+    let Ok(request) = way.decode(&[message]) else { return };
+    // A datagram is short, whatever else carried the request.
+    if let Ok(again) = way.encode(&request) {
+        assert_eq!(way.decode(&again).as_ref(), Ok(&request), "what a reader accepted, it accepts again");
     }
 }
 

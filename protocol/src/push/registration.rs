@@ -203,7 +203,7 @@ impl PushRates {
         Self { holders: RateLimiter::new(keys_max), devices: RateLimiter::new(keys_max) }
     }
 
-    fn take(&mut self, handle: &PushHandle, grant: &Grant, now: Instant) -> Result<(), RateError> {
+    pub(super) fn take(&mut self, handle: &PushHandle, grant: &Grant, now: Instant) -> Result<(), RateError> {
         let rate = if grant.is_stranger {
             Rate { per_hour: grant.per_hour.min(STRANGER_RATE.per_hour), burst: STRANGER_RATE.burst }
         } else {

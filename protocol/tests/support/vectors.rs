@@ -65,6 +65,12 @@ use halloo_protocol::presence::{
     TopicWant,
 };
 use halloo_protocol::profile::{Profile, ProfileCard};
+use halloo_protocol::push::hand_on::{HandOn, PushHandOn, PushHandedOn, put_other_gateways};
+use halloo_protocol::push::session::{
+    ActivateWhen, Activation, Application, Asks, DeviceCapabilities, SecurityInformation, Sends, SessionAnswers, SessionContent,
+    SessionContentTaken, SessionInitiation, SessionMode, SessionNonce, SessionOpen, SessionOpened, SessionOutcome,
+    SessionPreferences, SessionReason, SessionRequest, SessionRequested, SessionStatus, SessionTerms, Subscription,
+};
 use halloo_protocol::push::{
     ChannelEnd, DeliveredStatus, EventNotice, GatewayTime, Identifier, KeepStatus, OuterPayload, PushChannel, PushChannelGone,
     PushChannelGoneNoted, PushDeliver, PushDelivered, PushHandle, PushHints, PushKeep, PushKept, PushPayload, PushReason,
@@ -376,6 +382,21 @@ pub(crate) fn all() -> Vec<Vector> {
         "event_notice" => signed EventNotice = Signed::sign(event_notice(), &device_secret(0));
         "outer_payload" => signed OuterPayload = Signed::sign(outer_payload(), &keeper_secret(0));
         "push_payload" => plain PushPayload = push_payload();
+        "push_register_terms" => message PushRegister = PushRegister { extensions: put_other_gateways(session_terms().put(none()), &[helper(0)]), ..push_register() };
+        "session_initiation" => signed SessionInitiation = session_initiation();
+        "session_request" => message SessionRequest = SessionRequest { initiation: session_initiation(), extensions: none() };
+        "session_requested" => message SessionRequested = SessionRequested { status: SessionStatus::Opening, extensions: none() };
+        "session_requested_ignored" => message SessionRequested = SessionRequested { status: SessionStatus::Ignored(SessionReason::OTHER_CLIENT), extensions: none() };
+        "session_open" => message SessionOpen = SessionOpen { initiation: session_initiation(), answers: Ok(session_answers()), extensions: none() };
+        "session_open_refusal" => message SessionOpen = SessionOpen { initiation: session_initiation(), answers: Err(SessionReason::PREFERENCE), extensions: none() };
+        "session_opened" => message SessionOpened = SessionOpened { status: SessionOutcome::Open { content: Some(b"mail".to_vec()) }, extensions: none() };
+        "session_opened_refused" => message SessionOpened = SessionOpened { status: SessionOutcome::Refused(SessionReason::UNKNOWN), extensions: none() };
+        "session_content" => message SessionContent = SessionContent { nonce: SessionNonce([8; 16]), application: Some(application()), content: b"mail".to_vec(), extensions: none() };
+        "session_content_taken" => message SessionContentTaken = SessionContentTaken { result: Ok(()), extensions: none() };
+        "hand_on" => signed HandOn = push_hand_on().word;
+        "push_hand_on" => message PushHandOn = push_hand_on();
+        "push_handed_on" => message PushHandedOn = PushHandedOn { result: Ok(vec![PushWay::Stream]), extensions: none() };
+        "push_handed_on_refused" => message PushHandedOn = PushHandedOn { result: Err(PushReason::UNKNOWN_HANDLE), extensions: none() };
         // Authority
         "enrol_request_body" => signed EnrolRequestBody = enrol_request().body;
         "enrol_request" => message EnrolRequest = enrol_request();
@@ -882,6 +903,62 @@ fn push_send() -> PushSend {
     let hash = PushSend::hash_of(&handle, &hints, &sealed);
     let proof = CapabilityProof::sign(CapabilityId([5; 16]), keeper(0), hash, NOW, &secret(90));
     PushSend { handle, capability: capability(), proof, hints, sealed, extensions: none() }
+}
+
+fn application() -> Application {
+    Application { id: "org.example.mail".into(), name: "Mail".into() }
+}
+
+fn session_initiation() -> Signed<SessionInitiation> {
+    let initiation = SessionInitiation {
+        gateway: keeper(0),
+        nonce: SessionNonce([7; 16]),
+        created_at: NOW,
+        expires_at: NOW.plus_secs(60),
+        mode: SessionMode::Matching,
+        identity: UserId::Named { authority: authority(), name: alice() },
+        identifiers: vec![Identifier::parse("imei:490154203237518").expect("an IMEI")],
+        server: helper(0),
+        application: Some(Activation { application: application(), when: ActivateWhen::After }),
+        asks: Asks::CAPABILITIES.with(Asks::SUBSCRIPTIONS),
+        sends: Sends::REGISTRATION,
+        content: b"mail".to_vec(),
+        extensions: extensions(),
+    };
+    Signed::sign(initiation, &keeper_secret(0))
+}
+
+fn session_terms() -> SessionTerms {
+    let subscription = Subscription { gateway: keeper(0), applications: vec!["org.example.mail".into()] };
+    SessionTerms { preferences: SessionPreferences::default(), subscription: Some(subscription) }
+}
+
+fn session_answers() -> SessionAnswers {
+    SessionAnswers {
+        is_activated: Some(true),
+        capabilities: Some(DeviceCapabilities {
+            agent: "halloo".into(),
+            applications: vec![application()],
+            languages: vec!["de-CH".into()],
+            ways: vec![PushWay::Stream],
+        }),
+        preferences: Some(SessionPreferences::default()),
+        security: Some(SecurityInformation { clock: NOW, certified_until: NOW.plus_secs(30 * DAY) }),
+        subscription: session_terms().subscription,
+    }
+}
+
+fn push_hand_on() -> PushHandOn {
+    let push = push_send();
+    let word = HandOn {
+        from: keeper(0),
+        to: keeper(1),
+        device: device(0),
+        request_hash: push.request_hash(),
+        at: NOW,
+        extensions: extensions(),
+    };
+    PushHandOn { word: Signed::sign(word, &keeper_secret(0)), push, caller: Some(chain(0, 0)), extensions: none() }
 }
 
 fn hand_over() -> InviteHandOver {

@@ -97,12 +97,17 @@ impl EventLoop {
         gateway.waiting.end_sending(number, &channel);
         let way = channel.way().name();
         match outcome {
-            Outcome::Sent => debug!(way, "push service took the push"),
+            Outcome::Sent => {
+                gateway.held.remove(&number);
+                debug!(way, "push service took the push");
+            }
             Outcome::Refused { .. } | Outcome::TooLarge | Outcome::BadCredentials => {
                 warn!(way, ?outcome, "push refused by the push service");
             }
             _ => debug!(way, ?outcome, "push not taken by the push service"),
         }
+        // After a success there is nothing to hand on.
+        self.hand_on_failed(number);
         match outcome.next() {
             Next::StrikeOff => self.channel_done(number, &channel),
             Next::End(reason) => {
@@ -111,7 +116,9 @@ impl EventLoop {
             }
             Next::Again => {}
             Next::AgainAfter(pause) => {
-                gateway.waiting.hold(number, channel, Instant::now() + pause);
+                if let Some(gateway) = &mut self.gateway {
+                    gateway.waiting.hold(number, channel, Instant::now() + pause);
+                }
                 self.keep_pause(number, pause);
             }
         }
@@ -141,8 +148,12 @@ impl EventLoop {
         }
     }
 
-    pub(crate) fn push_deliver_failure(&mut self, _delivering: Delivering, failure: Failure) {
+    pub(crate) fn push_deliver_failure(&mut self, delivering: Delivering, failure: Failure) {
         debug!(%failure, "push not taken on the stream: tried again later");
+        // A push service that is being asked may yet take it.
+        if !self.gateway.as_ref().is_some_and(|gateway| gateway.waiting.is_sending(delivering.number)) {
+            self.hand_on_failed(delivering.number);
+        }
     }
 
     /// Strikes a channel off a push; the last one ends it.
@@ -164,7 +175,10 @@ impl EventLoop {
             }
         });
         match (done, &mut self.gateway) {
-            (Ok(true), Some(gateway)) => gateway.waiting.remove(number),
+            (Ok(true), Some(gateway)) => {
+                gateway.held.remove(&number);
+                gateway.waiting.remove(number);
+            }
             (Ok(_), _) => {}
             (Err(error), _) => warn!(%error, "push not struck off"),
         }

@@ -146,6 +146,11 @@ impl Waiting {
         !is_sending && !self.is_held(number, channel, now)
     }
 
+    /// Whether any service is being asked just now.
+    pub(super) fn is_sending(&self, number: u64) -> bool {
+        self.entries.get(&number).is_some_and(|entry| !entry.sending.is_empty())
+    }
+
     /// A channel's service is asked.
     pub(super) fn begin_sending(&mut self, number: u64, channel: &PushChannel) {
         if let Some(entry) = self.entries.get_mut(&number) {
