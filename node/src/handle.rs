@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 pub mod authority;
 pub mod call_media;
 pub mod calls;
+pub mod choice;
 pub mod contacts;
 pub mod devices;
 pub mod directory;
@@ -41,6 +42,7 @@ use authority::{
 use calls::{
     AddOptions, AnswerOptions, CallAdded, CallEntry, CallError, CallList, CallOutcome, CallRejoined, Calls, DialOptions,
 };
+use choice::ChoiceCommand;
 use contacts::{ContactCommand, Contacts};
 use devices::{DeviceCommand, Devices};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
@@ -208,6 +210,8 @@ pub enum Command {
         target: PushTarget,
         reply: Reply<PushRegistration, PushError>,
     },
+    /// What devices report, and the push policy.
+    Choice(ChoiceCommand),
     /// [`Push::list`]
     PushList(Reply<PushList, PushError>),
     /// [`Push::test`]

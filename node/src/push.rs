@@ -14,6 +14,7 @@ use halloo_protocol::call::{CallId, InviteStatus, InviteWay, SEALED_INVITE_BYTES
 use halloo_protocol::capability::{
     CAPABILITY_SECS_MAX, Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service,
 };
+use halloo_protocol::choice::{PushWithdraw, held_for};
 use halloo_protocol::directory::{Helper, PushAddress};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::id::MessageId;
@@ -105,6 +106,21 @@ pub(crate) enum Sending {
         /// Which gateway is tested.
         gateway: DeviceKey,
     },
+}
+
+/// What a gateway was handed, and under which names it can be taken back while it is held.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Handed {
+    sending: Sending,
+    push: HeldPush,
+}
+
+/// A push at a gateway, which can be taken back as long as it waits for its turn there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldPush {
+    gateway: PeerId,
+    handle: PushHandle,
+    request_hash: [u8; 32],
 }
 
 /// What is handed to gateways.
@@ -455,6 +471,7 @@ impl EventLoop {
         self.push.registered.retain(|known| registration_name(&known.gateway.device, &known.channel) != name);
         self.push.registered.push(registered.clone());
         self.push.stale.remove(&name);
+        self.choice_registered(&registered.gateway.device);
         // Soon, for a second gateway may be at hand.
         self.push.renew_at = Some(Instant::now() + SPARE_AFTER);
         if let Some(peer) = address::peer_id(&registered.gateway.device) {
@@ -471,6 +488,7 @@ impl EventLoop {
             gateway: gateway_name(&registered.gateway),
             registered_at: Timestamp::from_unix_secs(registered.registered_at.0),
             expires_at: Some(Timestamp::from_unix_secs(registered.expires_at.0)),
+            policy_version: self.told_version(&registered.gateway.device),
         }
     }
 
@@ -568,16 +586,22 @@ impl EventLoop {
         let id = capability.unverified().id;
         let proof = CapabilityProof::sign(id, address.gateway.device, request_hash, self.now().unix, &key);
         let message = PushSend { handle, capability, proof, hints, sealed: sealed.to_vec(), extensions: Extensions::none() };
-        self.request(&target, &message, Purpose::PushSend(sending), GATEWAY_TIMEOUT);
+        let handed = Handed { sending, push: HeldPush { gateway: target.peer, handle, request_hash } };
+        self.request(&target, &message, Purpose::PushSend(handed), GATEWAY_TIMEOUT);
         Some(target)
     }
 
-    pub(crate) fn push_send_answer(&mut self, sending: Sending, frame: &Frame) {
-        match frame.parse::<PushSent>().map(|answer| answer.status) {
+    pub(crate) fn push_send_answer(&mut self, handed: Handed, frame: &Frame) {
+        let Handed { sending, push } = handed;
+        let answer = frame.parse::<PushSent>();
+        let held = answer.as_ref().ok().and_then(|answer| held_for(&answer.extensions));
+        match answer.map(|answer| answer.status) {
             Ok(PushStatus::Accepted { ways }) => {
-                debug!(?sending, ?ways, "gateway took the push");
-                if let Sending::Test { gateway } = sending {
-                    self.push_test_answered(gateway, Ok(ways));
+                debug!(?sending, ?ways, ?held, "gateway took the push");
+                match (sending, held) {
+                    (Sending::Test { gateway }, _) => self.push_test_answered(gateway, Ok(ways)),
+                    (Sending::Call { call, device }, Some(secs)) => self.push_held(call, device, push, secs),
+                    _ => {}
                 }
             }
             Ok(PushStatus::Refused(reason)) => self.push_not_sent(sending, self_test::refusal(reason)),
@@ -585,8 +609,14 @@ impl EventLoop {
         }
     }
 
-    pub(crate) fn push_send_failure(&mut self, sending: Sending, failure: Failure) {
-        self.push_not_sent(sending, failure.to_string());
+    /// Takes back a push whose call is over or answered.
+    pub(crate) fn withdraw_push(&mut self, held: HeldPush) {
+        let request = PushWithdraw { handle: held.handle, request_hash: held.request_hash, extensions: Extensions::none() };
+        self.request(&Target::connected(held.gateway), &request, Purpose::PushWithdraw, GATEWAY_TIMEOUT);
+    }
+
+    pub(crate) fn push_send_failure(&mut self, handed: Handed, failure: Failure) {
+        self.push_not_sent(handed.sending, failure.to_string());
     }
 
     /// A message waits in the mailboxes all the same.
@@ -638,7 +668,7 @@ impl EventLoop {
             self.ring_too_late(&sealed);
             let refusal = Some("the push is past its time".to_owned());
             let status = InviteStatus::Refused(halloo_protocol::call::Reason::EXPIRED);
-            crate::calls::Rung { status, call: None, from: None, refusal }
+            crate::calls::Rung { status, call: None, from: None, refusal, held_secs: None }
         } else {
             self.ring(&sealed, crate::calls::Arrival { way, bearer: Some(outer.gateway) })
         };

@@ -1,5 +1,7 @@
 //! `halloo push`
 
+mod policy;
+
 use super::error::CliError;
 use super::output::table;
 use super::progress::Spinner;
@@ -13,6 +15,9 @@ pub(super) enum Command {
     Register(Register),
     /// This device's registrations
     List,
+    /// Which of your devices an event goes to
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Ring this device through the whole chain, and say how far it got
     Test,
 }
@@ -50,6 +55,7 @@ pub(super) struct WebpushArgs {
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let client = context.client()?;
     match command {
+        Command::Policy(command) => policy::run(context, &client, command).await,
         Command::Register(register) => {
             let target = target(register);
             let spinner = Spinner::start(context.output, "registering");

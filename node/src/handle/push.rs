@@ -69,6 +69,9 @@ pub struct PushRegistration {
     pub registered_at: Timestamp,
     /// Until when the gateway keeps it, if it said so.
     pub expires_at: Option<Timestamp>,
+    /// Version of the push policy that the gateway decides by; `None`: it has none of this user.
+    #[serde(default)]
+    pub policy_version: Option<u64>,
 }
 
 /// This device's registrations.
@@ -138,6 +141,18 @@ pub enum PushError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The text is no policy.
+    #[error("not a policy: {reason}")]
+    InvalidPolicy {
+        /// What is wrong with it, and where.
+        reason: String,
+    },
+    /// Nothing is kept of such an event.
+    #[error("nothing is known of a call {event_id}: it didn't come to this device, or too many came since")]
+    UnknownEvent {
+        /// What was asked for.
+        event_id: String,
+    },
     /// No gateway can wake this device yet.
     #[error("no gateway can wake this device: halloo push register stream, or webpush")]
     NotRegistered,
@@ -164,8 +179,8 @@ impl Fault for PushError {
     fn kind(&self) -> ProblemKind {
         match self {
             Self::Node(error) => error.kind(),
-            Self::InvalidChannel { .. } => ProblemKind::InvalidRequest,
-            Self::NotRegistered => ProblemKind::NotFound,
+            Self::InvalidChannel { .. } | Self::InvalidPolicy { .. } => ProblemKind::InvalidRequest,
+            Self::UnknownEvent { .. } | Self::NotRegistered => ProblemKind::NotFound,
             Self::NoGateway | Self::GatewayUnreachable { .. } => ProblemKind::Unreachable,
             Self::Refused { .. } => ProblemKind::Refused,
         }

@@ -3,6 +3,7 @@
 //! Registrations and accepted pushes are in the database before they are acknowledged. A push goes out on every channel of the device at
 //! once: on its stream if it has one open, and as a Web Push message. The gateway writes the outer part; what the caller sealed it can't read.
 
+mod choice;
 mod keeper;
 mod waiting;
 pub mod webpush;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
+use halloo_protocol::choice::with_held;
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
 use halloo_protocol::push::registration::{GatewayPolicy, PushRates, Registration, decide_push, decide_register};
@@ -84,6 +86,7 @@ pub(crate) struct Gateway {
     rates: PushRates,
     registering: RateLimiter<PublicKey>,
     waiting: Waiting,
+    chooser: choice::Chooser,
     purge_at: Instant,
     purged_to: Option<Vec<u8>>,
     keeper: keeper::Keeper,
@@ -119,6 +122,9 @@ impl EventLoop {
         for (number, push) in self.store.read::<_, StoreError>(|view| view.pending_pushes(limit))? {
             if let Some(handle) = PushHandle::from_slice(&push.handle) {
                 waiting.insert(number, handle, push.expires_at, now);
+                // One that is held back goes on waiting for its turn.
+                let wait = push.due.secs_since(self.now().unix);
+                waiting.hold(number, now + Duration::from_secs(wait));
             }
         }
         self.gateway = Some(Gateway {
@@ -127,6 +133,7 @@ impl EventLoop {
             rates: PushRates::new(RATES_MAX),
             registering: RateLimiter::new(RATES_MAX),
             waiting,
+            chooser: choice::Chooser::default(),
             purge_at: now + PURGE_EVERY,
             purged_to: None,
             keeper: keeper::Keeper::new(now),
@@ -226,11 +233,14 @@ impl EventLoop {
 
     /// A caller hands over a push.
     pub(crate) fn handle_push_send(&mut self, peer: PeerId, chain: Option<&VerifiedChain>, request: &PushSend) -> PushSent {
-        let status = match self.accept_push(peer, chain, request) {
-            Ok(ways) => PushStatus::Accepted { ways },
-            Err(reason) => PushStatus::Refused(reason),
-        };
-        PushSent { status, extensions: Extensions::none() }
+        match self.accept_push(peer, chain, request) {
+            Ok((ways, held_secs)) => {
+                let none = Extensions::none();
+                let extensions = if held_secs > 0 { with_held(none, held_secs) } else { none };
+                PushSent { status: PushStatus::Accepted { ways }, extensions }
+            }
+            Err(reason) => PushSent { status: PushStatus::Refused(reason), extensions: Extensions::none() },
+        }
     }
 
     fn accept_push(
@@ -238,12 +248,12 @@ impl EventLoop {
         peer: PeerId,
         chain: Option<&VerifiedChain>,
         request: &PushSend,
-    ) -> Result<Vec<PushWay>, PushReason> {
+    ) -> Result<(Vec<PushWay>, u16), PushReason> {
         let now = self.now();
         let me = self.identity.device();
         let registration = self.registration(&request.handle);
         let gateway = self.gateway.as_mut().ok_or(PushReason::NOT_SERVED)?;
-        decide_push(request, registration.as_ref(), chain, &me, &mut gateway.rates, now).map_err(|refusal| {
+        let grant = decide_push(request, registration.as_ref(), chain, &me, &mut gateway.rates, now).map_err(|refusal| {
             debug!(%refusal, "push refused");
             refusal.reason()
         })?;
@@ -252,6 +262,7 @@ impl EventLoop {
             return Err(PushReason::RATE);
         }
         let registration = registration.ok_or(PushReason::UNKNOWN_HANDLE)?;
+        let held_secs = self.hold_back(&registration, request.hints.event, grant.holder);
         let outer = OuterPayload::new(me, request.hints.event, now.unix, request.hints.ttl_secs, &request.sealed);
         let payload =
             PushPayload::new(outer, request.sealed.clone(), self.identity.device_key()).map_err(|_| PushReason::TOO_LARGE)?;
@@ -259,7 +270,7 @@ impl EventLoop {
             Kept { payload: payload.to_bytes(), urgency: request.hints.urgency, channels: registration.request.channels.clone() };
         let pending = PendingPush {
             handle: request.handle.0.to_vec(),
-            due: now.unix,
+            due: now.unix.plus_secs(u64::from(held_secs)),
             expires_at: now.unix.plus_secs(u64::from(request.hints.ttl_secs)),
             content: wire::encode(&kept),
         };
@@ -269,12 +280,20 @@ impl EventLoop {
         })?;
         if let Some(gateway) = &mut self.gateway {
             gateway.waiting.insert(number, request.handle, pending.expires_at, now.instant);
-            gateway.waiting.put_off(number, now.instant);
+            if held_secs > 0 {
+                gateway.waiting.hold(number, now.instant + Duration::from_secs(u64::from(held_secs)));
+            } else {
+                gateway.waiting.put_off(number, now.instant);
+            }
         }
         self.note_introduction(&peer, registration.device());
         let ways = registration.request.channels.iter().map(PushChannel::way).collect();
-        self.deliver(number, &registration, &kept, pending.expires_at.secs_since(now.unix));
-        Ok(ways)
+        if held_secs > 0 {
+            self.note_held(request.request_hash(), peer, number, held_secs);
+        } else {
+            self.deliver(number, &registration, &kept, pending.expires_at.secs_since(now.unix));
+        }
+        Ok((ways, held_secs))
     }
 
     /// Sends a push on every channel it still has to go.
@@ -406,6 +425,7 @@ impl EventLoop {
     pub(crate) fn gateway_tick(&mut self, now: Now) {
         let Some(gateway) = &mut self.gateway else { return };
         let due = gateway.waiting.take_due(now.instant, now.unix);
+        gateway.chooser.tidy(now.instant);
         let purges = gateway.purge_at <= now.instant;
         if purges {
             gateway.purge_at = now.instant + PURGE_EVERY;
@@ -470,16 +490,23 @@ impl EventLoop {
             let registration = wire::decode::<Registration>(content, STORED_BYTES_MAX);
             registration.map_or(true, |registration| now > registration.expires_at)
         };
-        let over: Vec<_> = rows.into_iter().filter(|(_, content)| is_over(content)).map(|(handle, _)| handle).collect();
-        if over.is_empty() {
+        let rows: Vec<_> = rows.into_iter().filter(|(_, content)| is_over(content)).collect();
+        if rows.is_empty() {
             return;
         }
+        let users: Vec<PublicKey> = rows
+            .iter()
+            .filter_map(|(_, content)| wire::decode::<Registration>(content, STORED_BYTES_MAX).ok())
+            .map(|registration| registration.rules.identity.0)
+            .collect();
+        let over: Vec<_> = rows.into_iter().map(|(handle, _)| handle).collect();
         let removed = self.store.transaction::<_, StoreError>(|tx| {
             over.iter().try_for_each(|handle| tx.remove_gateway_registration(handle).map(|_| ()))
         });
         if let Err(error) = removed {
             warn!(%error, "expired registrations not removed");
         }
+        users.iter().for_each(|user| self.purge_choice(user, now));
     }
 
     /// A device has connected: what waits for it goes at the next look.
