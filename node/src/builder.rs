@@ -497,6 +497,7 @@ impl NodeBuilder {
             presence,
             calls: crate::calls::CallsState::default(),
             push: crate::push::PushState::new(ends.service),
+            choice: crate::choice::ChoiceState::default(),
             authority: None,
             gateway: None,
             media_relay: None,

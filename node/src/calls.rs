@@ -228,7 +228,7 @@ impl CallsState {
 
     fn is_engaged(&self) -> bool {
         self.outgoing.values().any(|call| call.progress.ended.is_none())
-            || self.incoming.values().any(|call| call.progress.ended.is_none())
+            || self.incoming.values().any(|call| call.progress.ended.is_none() && !call.is_held())
     }
 }
 

@@ -9,6 +9,7 @@ mod removal;
 
 use std::collections::BTreeMap;
 
+use halloo_protocol::directory::DeviceKind;
 use halloo_protocol::key::DeviceKey;
 
 use crate::event_loop::EventLoop;
@@ -26,6 +27,19 @@ pub(crate) struct DevicesState {
     cards: BTreeMap<DeviceKey, manage::Card>,
     /// This device's name as the configuration has it.
     configured_name: String,
+}
+
+impl DevicesState {
+    /// What own other devices have said of themselves.
+    pub(crate) fn cards(&self) -> impl Iterator<Item = (DeviceKey, &str, DeviceKind)> {
+        self.cards.iter().map(|(device, card)| (*device, card.name.as_str(), card.kind))
+    }
+
+    /// Name and kind of another own device, as far as they are known.
+    pub(crate) fn name_of(&self, device: &DeviceKey) -> (Option<String>, Option<DeviceKind>) {
+        let card = self.cards.get(device);
+        (card.map(|card| card.name.clone()).filter(|name| !name.is_empty()), card.map(|card| card.kind))
+    }
 }
 
 impl EventLoop {
@@ -54,6 +68,7 @@ impl EventLoop {
         }
         if chain.user.identity == self.identity.identity() {
             self.greet_own_device(peer);
+            self.choice_own_device_met(peer);
         }
     }
 

@@ -140,6 +140,7 @@ pub(crate) struct EventLoop {
     pub(crate) devices: crate::devices::DevicesState,
     pub(crate) calls: crate::calls::CallsState,
     pub(crate) push: crate::push::PushState,
+    pub(crate) choice: crate::choice::ChoiceState,
     pub(crate) authority: Option<crate::roles::authority::Authority>,
     pub(crate) gateway: Option<crate::roles::gateway::Gateway>,
     pub(crate) media_relay: Option<crate::roles::relay::MediaRelay>,
@@ -364,6 +365,7 @@ impl EventLoop {
         self.contacts_start();
         self.calls_start();
         self.push_start();
+        self.choice_start();
         self.check_ready();
     }
 
@@ -423,6 +425,7 @@ impl EventLoop {
         self.receipts_tick(now);
         self.calls_tick(now);
         self.push_tick(now);
+        self.choice_tick(now);
         self.gateway_tick(now);
         self.keeper_tick(now);
         self.push_keep_tick(now);
@@ -504,6 +507,7 @@ impl EventLoop {
             Command::CallRejoin { call_id, options, reply } => self.handle_call_rejoin(&call_id, &options, reply),
             Command::CallHangup { call_id, reply } => self.handle_call_hangup(&call_id, reply),
             Command::PushRegister { target, reply } => self.handle_push_register(target, reply),
+            Command::Choice(command) => self.handle_choice(command),
             Command::PushTest(reply) => self.handle_push_test(reply),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
             Command::PushUnregister { id, reply } => self.handle_push_unregister_command(&id, reply),
@@ -550,6 +554,9 @@ impl EventLoop {
             Purpose::PushRegister(registering) => self.push_register_answer(*registering, frame),
             Purpose::PushUnregister(unregistering) => self.push_unregister_answer(*unregistering, frame),
             Purpose::PushKeep(gateway) => self.push_keep_answer(gateway, frame),
+            Purpose::PushChoice(gateway) => self.push_choice_answer(gateway, frame),
+            // Whether it still held it changes nothing here.
+            Purpose::PushWithdraw => {}
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
             Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
             Purpose::PushChannelGone(telling) => self.push_channel_gone_answer(telling, frame),
@@ -587,6 +594,8 @@ impl EventLoop {
             Purpose::PushRegister(registering) => self.push_register_failure(*registering, failure),
             Purpose::PushUnregister(unregistering) => self.push_unregister_failure(*unregistering, failure),
             Purpose::PushKeep(gateway) => self.push_keep_failure(gateway, failure),
+            Purpose::PushChoice(gateway) => self.push_choice_failure(gateway, failure),
+            Purpose::PushWithdraw => debug!(%failure, "push not taken back"),
             Purpose::PushSend(sending) => self.push_send_failure(sending, failure),
             Purpose::PushDeliver(delivering) => self.push_deliver_failure(delivering, failure),
             Purpose::PushChannelGone(telling) => self.push_channel_gone_failure(telling, failure),
@@ -737,6 +746,7 @@ fn refuse_asleep(command: Command) {
         | Command::CallHangup { reply, .. } => refuse(reply),
         Command::PushRegister { reply, .. } => refuse(reply),
         Command::PushSessions(command) => command.refuse(NodeError::Suspended),
+        Command::Choice(command) => command.refuse(NodeError::Suspended),
         Command::PushTest(reply) => refuse(reply),
         Command::PushUnregister { reply, .. } => refuse(reply),
         Command::Enrol { reply, .. } => refuse(reply),

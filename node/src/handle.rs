@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 pub mod authority;
 pub mod call_media;
 pub mod calls;
+pub mod choice;
 pub mod contacts;
 pub mod devices;
 pub mod directory;
@@ -42,6 +43,7 @@ use authority::{
 use calls::{
     AddOptions, AnswerOptions, CallAdded, CallEntry, CallError, CallList, CallOutcome, CallRejoined, Calls, DialOptions,
 };
+use choice::ChoiceCommand;
 use contacts::{ContactCommand, Contacts};
 use devices::{DeviceCommand, Devices};
 use directory::{Directory, ResolveError, ResolveOptions, Resolved};
@@ -214,6 +216,8 @@ pub enum Command {
         id: String,
         reply: Reply<PushRemoved, PushError>,
     },
+    /// What devices report, and the push policy.
+    Choice(ChoiceCommand),
     /// [`Push::list`]
     PushList(Reply<PushList, PushError>),
     /// Sessions that gateways ask for.

@@ -29,6 +29,7 @@ pub mod api;
 pub mod behaviour;
 pub mod builder;
 pub mod calls;
+mod choice;
 pub mod circuits;
 pub mod cli;
 pub mod config;

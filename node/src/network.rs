@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::HandOverRules;
+use halloo_protocol::choice::{DeviceReports, PolicyText};
 use halloo_protocol::identity::{Chain, TrustStore, VerifiedChain, tombstones_in, with_tombstones};
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{AuthorityKey, DeviceKey};
@@ -82,8 +83,12 @@ pub(crate) enum Purpose {
     PushUnregister(Box<crate::push::Unregistering>),
     /// Asking a gateway to vouch for this device.
     PushKeep(DeviceKey),
+    /// Telling a gateway by what to choose devices.
+    PushChoice(DeviceKey),
+    /// Taking back a push that a gateway holds.
+    PushWithdraw,
     /// Handing a push to a gateway.
-    PushSend(crate::push::Sending),
+    PushSend(crate::push::Handed),
     /// Opening one of our own boxes, or looking into it.
     OwnMailbox(crate::mailboxes::BoxRequest),
     /// Leaving a message in somebody's mailbox.
@@ -762,6 +767,14 @@ impl EventLoop {
             }
             DeviceCard::KIND => match frame.parse::<DeviceCard>() {
                 Ok(card) => self.handle_device_card(peer, card),
+                Err(_) => self.counters.malformed += 1,
+            },
+            DeviceReports::KIND => match frame.parse::<DeviceReports>() {
+                Ok(reports) => self.handle_device_reports(peer, reports),
+                Err(_) => self.counters.malformed += 1,
+            },
+            PolicyText::KIND => match frame.parse::<PolicyText>() {
+                Ok(policy) => self.handle_policy_text(peer, policy),
                 Err(_) => self.counters.malformed += 1,
             },
             MessageDelivered::KIND => match frame.parse::<MessageDelivered>() {

@@ -608,6 +608,11 @@ impl EventLoop {
         self.presence.chosen.state == State::Dnd
     }
 
+    /// What the user has chosen to show.
+    pub(crate) const fn presence_state_chosen(&self) -> State {
+        self.presence.chosen.state
+    }
+
     fn presence_list(&self) -> PresenceList {
         let now = self.now();
         let views = self.presence.followed.iter().map(|(identity, followed)| {

@@ -17,6 +17,7 @@ use halloo_protocol::call::{CallId, InviteStatus, InviteWay, SEALED_INVITE_BYTES
 use halloo_protocol::capability::{
     CAPABILITY_SECS_MAX, Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service,
 };
+use halloo_protocol::choice::{PushWithdraw, held_for};
 use halloo_protocol::directory::{Helper, PushAddress};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::id::MessageId;
@@ -109,6 +110,21 @@ pub(crate) enum Sending {
         /// Which gateway is tested.
         gateway: DeviceKey,
     },
+}
+
+/// What a gateway was handed, and under which names it can be taken back while it is held.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Handed {
+    sending: Sending,
+    push: HeldPush,
+}
+
+/// A push at a gateway, which can be taken back as long as it waits for its turn there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeldPush {
+    gateway: PeerId,
+    handle: PushHandle,
+    request_hash: [u8; 32],
 }
 
 /// What is handed to gateways.
@@ -521,17 +537,24 @@ impl EventLoop {
         self.push.registered.retain(|known| known.name() != name);
         self.push.registered.push(registered.clone());
         self.push.stale.remove(&name);
+        self.choice_registered(&registered.gateway.device);
         // Soon, for a second gateway may be at hand.
         self.push.renew_at = Some(Instant::now() + SPARE_AFTER);
         if let Some(peer) = address::peer_id(&registered.gateway.device) {
             self.swarm.behaviour_mut().streams.keep(peer, true);
         }
         self.publish_soon();
-        Ok(PushRegistration { secret: registering.secret.clone(), ..shown_registration(&registered) })
+        let secret = registering.secret.clone();
+        Ok(PushRegistration { secret, ..self.shown_registration(&registered) })
+    }
+
+    fn shown_registration(&self, registered: &Registered) -> PushRegistration {
+        let policy_version = self.told_version(&registered.gateway.device);
+        PushRegistration { policy_version, ..shown_registration(registered) }
     }
 
     pub(crate) fn push_list(&self) -> PushList {
-        PushList { registrations: self.push.registered.iter().map(shown_registration).collect() }
+        PushList { registrations: self.push.registered.iter().map(|known| self.shown_registration(known)).collect() }
     }
 
     /// Our gateways, for the sealed part of our entry.
@@ -625,16 +648,22 @@ impl EventLoop {
         let id = capability.unverified().id;
         let proof = CapabilityProof::sign(id, address.gateway.device, request_hash, self.now().unix, &key);
         let message = PushSend { handle, capability, proof, hints, sealed: sealed.to_vec(), extensions: Extensions::none() };
-        self.request(&target, &message, Purpose::PushSend(sending), GATEWAY_TIMEOUT);
+        let handed = Handed { sending, push: HeldPush { gateway: target.peer, handle, request_hash } };
+        self.request(&target, &message, Purpose::PushSend(handed), GATEWAY_TIMEOUT);
         Some(target)
     }
 
-    pub(crate) fn push_send_answer(&mut self, sending: Sending, frame: &Frame) {
-        match frame.parse::<PushSent>().map(|answer| answer.status) {
+    pub(crate) fn push_send_answer(&mut self, handed: Handed, frame: &Frame) {
+        let Handed { sending, push } = handed;
+        let answer = frame.parse::<PushSent>();
+        let held = answer.as_ref().ok().and_then(|answer| held_for(&answer.extensions));
+        match answer.map(|answer| answer.status) {
             Ok(PushStatus::Accepted { ways }) => {
-                debug!(?sending, ?ways, "gateway took the push");
-                if let Sending::Test { gateway } = sending {
-                    self.push_test_answered(gateway, Ok(ways));
+                debug!(?sending, ?ways, ?held, "gateway took the push");
+                match (sending, held) {
+                    (Sending::Test { gateway }, _) => self.push_test_answered(gateway, Ok(ways)),
+                    (Sending::Call { call, device }, Some(secs)) => self.push_held(call, device, push, secs),
+                    _ => {}
                 }
             }
             Ok(PushStatus::Refused(reason)) => self.push_not_sent(sending, self_test::refusal(reason)),
@@ -642,8 +671,14 @@ impl EventLoop {
         }
     }
 
-    pub(crate) fn push_send_failure(&mut self, sending: Sending, failure: Failure) {
-        self.push_not_sent(sending, failure.to_string());
+    /// Takes back a push whose call is over or answered.
+    pub(crate) fn withdraw_push(&mut self, held: HeldPush) {
+        let request = PushWithdraw { handle: held.handle, request_hash: held.request_hash, extensions: Extensions::none() };
+        self.request(&Target::connected(held.gateway), &request, Purpose::PushWithdraw, GATEWAY_TIMEOUT);
+    }
+
+    pub(crate) fn push_send_failure(&mut self, handed: Handed, failure: Failure) {
+        self.push_not_sent(handed.sending, failure.to_string());
     }
 
     /// A message waits in the mailboxes all the same.
@@ -695,7 +730,7 @@ impl EventLoop {
             self.ring_too_late(&sealed);
             let refusal = Some("the push is past its time".to_owned());
             let status = InviteStatus::Refused(halloo_protocol::call::Reason::EXPIRED);
-            crate::calls::Rung { status, call: None, from: None, refusal }
+            crate::calls::Rung { status, call: None, from: None, refusal, held_secs: None }
         } else {
             self.ring(&sealed, crate::calls::Arrival { way, bearer: Some(outer.gateway) })
         };
@@ -817,6 +852,7 @@ fn shown_registration(registered: &Registered) -> PushRegistration {
         state: if registered.is_live() { ChannelState::Live } else { ChannelState::Dead },
         reason: registered.dead.map(|dead| dead.reason.to_string()),
         secret: None,
+        policy_version: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use halloo_protocol::authority::{EnrolRequest, RenewRequest, RevocationListAnswer, RevocationListRequest};
 use halloo_protocol::call::conference::ConferenceNotice;
 use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, CallTraceAsk, InviteHandOver, InviteHandedOver, SignalPass};
+use halloo_protocol::choice::{PushChoice, PushWithdraw};
 use halloo_protocol::file::{FileAccept, FileHashes, FileRead};
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
@@ -94,6 +95,11 @@ impl EventLoop {
                 let chain = node.chain_of(&peer);
                 node.handle_push_keep(chain.as_ref(), &request)
             }),
+            PushChoice::KIND => self.with(frame, |node, choice: PushChoice| {
+                let chain = node.chain_of(&peer);
+                node.handle_push_choice(chain.as_ref(), choice)
+            }),
+            PushWithdraw::KIND => self.with(frame, |node, request: PushWithdraw| node.handle_push_withdraw(peer, &request)),
             PushUnregister::KIND => self.with(frame, |node, request: PushUnregister| {
                 let chain = node.chain_of(&peer);
                 node.handle_push_unregister(chain.as_ref(), &request)

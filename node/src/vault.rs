@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use halloo_protocol::choice::PolicyText;
 use halloo_protocol::contact::privacy::PrivacySettings;
 use halloo_protocol::contact::{OwnKeys, OwnNews, RosterEntry, SHARE_VAULT_KEY, Secret32};
 use halloo_protocol::directory::{Helper, RecordKey};
@@ -436,6 +437,9 @@ impl EventLoop {
             let value = wire::encode(&(self.contacts.privacy_version(), self.contacts.privacy().clone()));
             insert(VaultItem::new(VaultItem::PRIVACY, &[], value));
         }
+        if let Some(policy) = self.vault_policy() {
+            insert(VaultItem::new(VaultItem::CHOICE, &[], wire::encode(&policy)));
+        }
         // The first follows from the root.
         for key in self.vault.keys.iter().filter(|key| key.epoch > 1) {
             insert(key.to_item());
@@ -479,6 +483,10 @@ impl EventLoop {
                 VaultItem::PRIVACY => match wire::decode::<(u64, PrivacySettings)>(&item.value, ITEM_BYTES_MAX) {
                     Ok((version, settings)) => self.merge_privacy(version, settings)?,
                     Err(error) => self.malformed_item("privacy settings", &error),
+                },
+                VaultItem::CHOICE => match wire::decode::<PolicyText>(&item.value, ITEM_BYTES_MAX) {
+                    Ok(policy) => self.merge_policy(policy)?,
+                    Err(error) => self.malformed_item("push policy", &error),
                 },
                 VaultItem::KEY => match wire::decode::<(VaultKey, Extensions)>(&item.value, ITEM_BYTES_MAX) {
                     Ok((key, _)) => {

@@ -28,6 +28,7 @@
 //! | [`voicemail`] | what callers say to those who don't answer: a recording in parts, and the reader that takes none that is broken |
 //! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
+//! | [`choice`] | which of a user's devices an event goes to: reports, the policy, the decision |
 //! | [`capability`], [`rate`] | tokens for helpers' services; how often somebody may ask |
 //!
 //! Byte layouts are specified in `docs/wire.md`.
@@ -37,6 +38,7 @@
 pub mod authority;
 pub mod call;
 pub mod capability;
+pub mod choice;
 pub mod clock;
 pub mod contact;
 pub mod directory;

@@ -11,6 +11,7 @@ mod clock_offset;
 mod conferences;
 mod contacts;
 mod conversations;
+mod device_choice;
 mod devices;
 mod devices_publish_together;
 mod early_media;

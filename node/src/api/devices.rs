@@ -12,6 +12,7 @@ use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
 use crate::daemon::Phrase;
+use crate::handle::choice::{AttributesReport, UsageReport};
 use crate::handle::devices::{DeviceList, DeviceRevocation, DeviceView, LinkOffer, LinkOptions, LinkedDevice, RevokeOptions};
 
 /// Another name for a device.
@@ -51,6 +52,12 @@ pub(super) fn routes() -> Vec<Route> {
         )
         .returns::<LinkedDevice>()
         .lasts(),
+        Route::post("/v1/devices/usage", "reportUsage", "Say whether this device is in use, and how near its user is", usage)
+            .body::<UsageReport>()
+            .returns::<DeviceView>(),
+        Route::post("/v1/devices/attributes", "setAttributes", "Say what this device can do; what is absent stays", attributes)
+            .body::<AttributesReport>()
+            .returns::<DeviceView>(),
         Route::post(
             "/v1/devices/{device}/rename",
             "renameDevice",
@@ -80,6 +87,14 @@ async fn offer(State(state): State<ApiState>, JsonBody(options): JsonBody<LinkOp
 
 async fn wait(State(state): State<ApiState>, PathPart(id): PathPart) -> Answer<LinkedDevice> {
     Ok(Json(state.node.devices().wait_link(&id).await?))
+}
+
+async fn usage(State(state): State<ApiState>, JsonBody(report): JsonBody<UsageReport>) -> Answer<DeviceView> {
+    Ok(Json(state.node.devices().report_usage(report).await?))
+}
+
+async fn attributes(State(state): State<ApiState>, JsonBody(attributes): JsonBody<AttributesReport>) -> Answer<DeviceView> {
+    Ok(Json(state.node.devices().set_attributes(attributes).await?))
 }
 
 async fn rename(

@@ -2,15 +2,26 @@
 
 use axum::Json;
 use axum::extract::State;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
+use crate::handle::choice::{ExplainOptions, PolicyExplanation, PushPolicy};
 use crate::handle::push::{PushList, PushRegistration, PushRemoved, PushTarget, PushTest};
 use crate::handle::push_sessions::{
     PushSessionBrought, PushSessionChoice, PushSessionOptions, PushSessionReport, PushSessionTaken, PushSettings,
     PushSettingsChange,
 };
+
+/// A policy to be set.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PolicyRequest {
+    /// Its text in TOML; empty takes the policy back.
+    pub(crate) text: String,
+}
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -32,10 +43,34 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/v1/push/session-requests/{id}", "answerPushSessionRequest", "The user's word on a session request", answer)
             .body::<PushSessionChoice>()
             .returns::<PushSessionTaken>(),
+        Route::get("/v1/push/policy", "pushPolicy", "Which device an event goes to: the policy", policy).returns::<PushPolicy>(),
+        Route::post("/v1/push/policy", "setPushPolicy", "Set the policy, for all devices of the user", set_policy)
+            .body::<PolicyRequest>()
+            .returns::<PushPolicy>(),
+        Route::post(
+            "/v1/push/policy/explain",
+            "explainPushPolicy",
+            "Decide on an event that came, or might, and say why",
+            explain,
+        )
+        .body::<ExplainOptions>()
+        .returns::<PolicyExplanation>(),
         Route::post("/v1/push/test", "testPush", "Ring this device through its gateways", test).returns::<PushTest>(),
         Route::post("/v1/push/{id}/unregister", "unregisterPush", "Take a push registration back", unregister)
             .returns::<PushRemoved>(),
     ]
+}
+
+async fn policy(State(state): State<ApiState>) -> Answer<PushPolicy> {
+    Ok(Json(state.node.push().policy().await?))
+}
+
+async fn set_policy(State(state): State<ApiState>, JsonBody(request): JsonBody<PolicyRequest>) -> Answer<PushPolicy> {
+    Ok(Json(state.node.push().set_policy(&request.text).await?))
+}
+
+async fn explain(State(state): State<ApiState>, JsonBody(options): JsonBody<ExplainOptions>) -> Answer<PolicyExplanation> {
+    Ok(Json(state.node.push().explain(options).await?))
 }
 
 async fn list(State(state): State<ApiState>) -> Answer<PushList> {

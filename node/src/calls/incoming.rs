@@ -1,12 +1,13 @@
 //! Calls that come in.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use halloo_protocol::call::conference::{ConferencePart, Participant};
 use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CalleeAction, CalleeCall, CalleeParams, CalleeState, InviteAnswer, InviteError, InviteStatus,
     InviteWay, Outcome, Reason, Reception, SealedInvite, Signal, VerifiedInvite, may_pass, outcome_of_cancel, word_of,
 };
+use halloo_protocol::choice::with_held;
 use halloo_protocol::contact::privacy::{Kind, Relation};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
@@ -23,6 +24,7 @@ use super::own_engine::{self, OwnEngine, VideoEnds};
 use super::trace::Ends;
 use super::{CALLS_MAX, Progress, SUMMARY_WAIT, reason_of_fate};
 use crate::address;
+use crate::choice::Turn;
 use crate::event_loop::EventLoop;
 use crate::handle::calls::{AnswerOptions, CallError, CallStageKind, CallState, CallWay};
 use crate::handle::problem::NodeError;
@@ -47,6 +49,8 @@ pub(super) struct Incoming {
     pub(super) link: Option<Link>,
     /// The call that rings for the same conference: nobody hears this one.
     pub(super) twin_of: Option<CallId>,
+    /// When it rings, if the user's policy has other devices ring before.
+    held_until: Option<Instant>,
     /// What is said and heard, once it is being answered.
     pub(super) room: Option<Room>,
     /// What is shown and seen, in a video call.
@@ -97,7 +101,7 @@ impl Arrival {
 impl Incoming {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let summary = self.progress.ended.map(|(_, _, at)| at + SUMMARY_WAIT);
-        [self.machine.poll_timeout(), summary, self.hang_up_at()].into_iter().flatten().min()
+        [self.machine.poll_timeout(), summary, self.hang_up_at(), self.held_until].into_iter().flatten().min()
     }
 
     /// Whether somebody hears it and can still answer.
@@ -108,6 +112,11 @@ impl Incoming {
     /// Whether it is kept from the person, because of another call that stands for it.
     pub(super) const fn is_silent(&self) -> bool {
         self.held_for.is_some() || self.twin_of.is_some()
+    }
+
+    /// Whether it waits for other devices to ring first. A person who finds it can answer it all the same.
+    pub(super) const fn is_held(&self) -> bool {
+        self.held_until.is_some()
     }
 
     pub(super) const fn is_being_answered(&self) -> bool {
@@ -146,13 +155,17 @@ pub(crate) struct Rung {
     pub(crate) from: Option<String>,
     /// Why it doesn't ring.
     pub(crate) refusal: Option<String>,
+    /// In how many seconds it rings, if the user's policy has other devices ring before.
+    pub(crate) held_secs: Option<u16>,
 }
 
 impl EventLoop {
     /// An invite on a stream.
     pub(crate) fn handle_invite(&mut self, message: &CallInvite) -> InviteAnswer {
         let rung = self.ring(&message.sealed, Arrival::STREAM);
-        InviteAnswer { status: rung.status, extensions: Extensions::none() }
+        let none = Extensions::none();
+        let extensions = rung.held_secs.map_or(none.clone(), |secs| with_held(none, secs));
+        InviteAnswer { status: rung.status, extensions }
     }
 
     /// An invite in a push past its time: if it is good it is listed as a missed call.
@@ -176,7 +189,8 @@ impl EventLoop {
         let Ok(part) = ConferencePart::of(invite.invite()) else {
             self.counters.malformed += 1;
             let status = InviteStatus::Refused(Reason::INVALID);
-            return Rung { status, call: None, from: None, refusal: Some("its part on a conference can't be read".to_owned()) };
+            let refusal = Some("its part on a conference can't be read".to_owned());
+            return Rung { status, call: None, from: None, refusal, held_secs: None };
         };
         let leg = match part.as_ref().and_then(|part| self.judge_leg(&invite, part)) {
             Some(Ok(link)) => Some(link),
@@ -190,9 +204,9 @@ impl EventLoop {
         }
         let call = invite.invite().call;
         let from = self.labels.display(invite.caller_id());
-        let rung = |status| Rung { status, call: Some(call), from: Some(from.clone()), refusal: None };
+        let rung = |status| Rung { status, call: Some(call), from: Some(from.clone()), refusal: None, held_secs: None };
         if self.calls.recent.contains(invite.caller_device(), call) {
-            return rung(InviteStatus::Duplicate);
+            return Rung { held_secs: self.held_secs(call), ..rung(InviteStatus::Duplicate) };
         }
         if self.calls.outgoing.contains_key(&call) || self.calls.incoming.contains_key(&call) {
             // The id of another call, by chance or ill will.
@@ -224,8 +238,21 @@ impl EventLoop {
         }
         match self.reception(&invite) {
             Reception::Ring => {
-                self.take_in(&invite, arrival, None, link);
-                self.ring_aloud(call);
+                // A conference is asked into everywhere at once: its calls stand for each other as it is.
+                let turn = if link.is_none() { self.choose_for_call(&invite, arrival.bearer) } else { None };
+                match turn {
+                    Some(turn) if turn.after_secs > 0 => {
+                        self.take_in_held(&invite, arrival, &turn);
+                        return Rung { held_secs: Some(turn.after_secs), ..rung(InviteStatus::Ringing) };
+                    }
+                    turn => {
+                        self.take_in(&invite, arrival, None, link);
+                        if let Some(turn) = turn {
+                            self.note_stage(call, CallStageKind::Choice, None, turn.words);
+                        }
+                        self.ring_aloud(call);
+                    }
+                }
             }
             Reception::Hold(own) => {
                 debug!(call = %call.short(), own = %own.short(), "both have dialled: ours goes on");
@@ -276,7 +303,8 @@ impl EventLoop {
             self.calls.incoming.insert(call, incoming);
             self.drive_incoming(call);
         }
-        Rung { status: InviteStatus::Refused(reason), call: None, from: None, refusal: Some(reason.to_string()) }
+        let refusal = Some(reason.to_string());
+        Rung { status: InviteStatus::Refused(reason), call: None, from: None, refusal, held_secs: None }
     }
 
     /// Why a call doesn't ring whose invite comes now: it was taken back, or settled on another of the user's devices.
@@ -294,7 +322,7 @@ impl EventLoop {
             return None;
         }
         let status = InviteStatus::Refused(Reason::NOT_ALLOWED);
-        Some(Rung { status, call: None, from: None, refusal: Some(decision.because.to_string()) })
+        Some(Rung { status, call: None, from: None, refusal: Some(decision.because.to_string()), held_secs: None })
     }
 
     fn invite_refused(&mut self, error: &InviteError) -> Rung {
@@ -309,6 +337,7 @@ impl EventLoop {
                 call: Some(invite.invite().call),
                 from: Some(self.labels.display(invite.caller_id())),
                 refusal: Some(error.to_string()),
+                held_secs: None,
             };
         }
         self.counters.malformed += 1;
@@ -316,7 +345,7 @@ impl EventLoop {
             InviteError::NotForMe | InviteError::WrongRecipient(_) => InviteStatus::NotForMe,
             other => InviteStatus::Refused(other.reason()),
         };
-        Rung { status, call: None, from: None, refusal: Some(error.to_string()) }
+        Rung { status, call: None, from: None, refusal: Some(error.to_string()), held_secs: None }
     }
 
     /// An invite past its time: listed as a missed call, never rung.
@@ -424,6 +453,7 @@ impl EventLoop {
             other: Participant::from(invite.caller()),
             link: None,
             twin_of: None,
+            held_until: None,
             room: None,
             target,
             hidden: self.hidden_origin(invite, bearer),
@@ -464,6 +494,43 @@ impl EventLoop {
         incoming.progress.note(CallStageKind::Invite, Some(&invite.caller_device()), way_words(arrival.way));
         self.calls.incoming.insert(call, incoming);
         self.drive_incoming(call);
+    }
+
+    /// Takes a call in that rings later, unless somebody answers elsewhere before.
+    fn take_in_held(&mut self, invite: &VerifiedInvite, arrival: Arrival, turn: &Turn) {
+        let call = invite.invite().call;
+        let now = Instant::now();
+        let (params, target) = self.callee(invite, arrival.way);
+        let machine = CalleeCall::hold(params, turn.after_secs, now);
+        let mut incoming = self.new_incoming(invite, machine, target, arrival);
+        incoming.is_from_contact = self.relation(&invite.caller().user) == Relation::Contact;
+        incoming.held_until = Some(now + Duration::from_secs(u64::from(turn.after_secs)));
+        incoming.progress.note(CallStageKind::Invite, Some(&invite.caller_device()), way_words(arrival.way));
+        incoming.progress.note(CallStageKind::Choice, None, turn.words.clone());
+        self.calls.incoming.insert(call, incoming);
+        let from = self.labels.display(invite.caller_id());
+        let (call_id, detail) = (call.to_string(), turn.words.clone());
+        self.events.send(Event::CallHeld { call_id, from, after_secs: turn.after_secs, detail });
+        self.drive_incoming(call);
+    }
+
+    /// In how many seconds a call rings that is held.
+    fn held_secs(&self, call: CallId) -> Option<u16> {
+        let until = self.calls.incoming.get(&call)?.held_until?;
+        u16::try_from(until.saturating_duration_since(Instant::now()).as_secs()).ok()
+    }
+
+    /// Nobody has answered elsewhere: it rings here too.
+    fn release_turn(&mut self, call: CallId, now: Instant) {
+        let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
+        if incoming.held_until.is_none_or(|until| until > now) {
+            return;
+        }
+        incoming.held_until = None;
+        if incoming.machine.ring(now) && !incoming.answering {
+            incoming.progress.rang_at = Some(now);
+            self.ring_aloud(call);
+        }
     }
 
     /// Lets the person hear a call that was taken in.
@@ -624,6 +691,7 @@ impl EventLoop {
         incoming.archived |= incoming.is_silent();
         incoming.archived |= incoming.link.as_ref().is_some_and(|link| link.is_leg) && incoming.progress.answered_at.is_none();
         incoming.early = None;
+        incoming.held_until = None;
         incoming.video = None;
         if let Some(media) = &incoming.media {
             media.close();
@@ -656,6 +724,7 @@ impl EventLoop {
     }
 
     pub(super) fn incoming_tick(&mut self, call: CallId, now: Instant) {
+        self.release_turn(call, now);
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         if incoming.machine.poll_timeout().is_some_and(|at| at <= now) {
             incoming.machine.handle_timeout(now);

@@ -7,6 +7,7 @@ use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CallerAction, CallerCall, CallerParams, CallerState, DISPLAY_NAME_BYTES_MAX, INVITE_SECS_MAX,
     Invite, InviteAnswer, InviteStatus, LegState, Origin, Outcome, Reason, SealedInvite, may_pass,
 };
+use halloo_protocol::choice::held_for;
 use halloo_protocol::directory::{DirectoryRecord, EntryParts, PushAddress, Reachability};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::id::ConversationId;
@@ -29,6 +30,7 @@ use crate::handle::calls::{CallError, CallOutcome, CallStageKind, CallState, Dia
 use crate::handle::directory::ResolveError;
 use crate::handle::{Event, Reply};
 use crate::network::{Purpose, Target};
+use crate::push::HeldPush;
 use crate::rpc::Failure;
 
 /// How long a device may take to answer an invite on a stream: its connection may have to be made first.
@@ -63,6 +65,8 @@ pub(super) struct Leg {
     pub(super) bearers: Vec<Target>,
     /// Whether gateways were asked.
     pushed: bool,
+    /// Pushes that its gateways hold for its turn.
+    held_pushes: Vec<HeldPush>,
     /// Whether the device rang by the invite on the stream, or from its relay.
     pub(super) rang_on_stream: bool,
     /// Pushes handed to gateways and not refused yet.
@@ -277,6 +281,7 @@ impl EventLoop {
             sealed: None,
             bearers: Vec::new(),
             pushed: false,
+            held_pushes: Vec::new(),
             rang_on_stream: false,
             pushes: 0,
             stream_failed: false,
@@ -374,7 +379,10 @@ impl EventLoop {
                     self.send_signal(signal, &target);
                 }
                 CallerAction::Ringing { device } => self.device_rings(call, device),
-                CallerAction::StartMedia { device, answer } => self.start_media(call, device, &answer),
+                CallerAction::StartMedia { device, answer } => {
+                    self.withdraw_pushes(call);
+                    self.start_media(call, device, &answer);
+                }
                 CallerAction::ConnectEarly { device, answer } => self.connect_early(call, device, answer),
                 CallerAction::AddCandidate { device, candidate } => {
                     let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { continue };
@@ -388,7 +396,10 @@ impl EventLoop {
                         (None, None) => {}
                     }
                 }
-                CallerAction::Finished { outcome, reason } => self.outgoing_finished(call, outcome, reason),
+                CallerAction::Finished { outcome, reason } => {
+                    self.withdraw_pushes(call);
+                    self.outgoing_finished(call, outcome, reason);
+                }
             }
         }
         self.end_early_legs(call);
@@ -497,10 +508,13 @@ impl EventLoop {
 
     pub(crate) fn invite_answer(&mut self, target: InviteTarget, frame: &Frame) {
         let InviteTarget { call, device } = target;
-        let status = match frame.parse::<InviteAnswer>() {
-            Ok(answer) => answer.status,
-            Err(_) => InviteStatus::Refused(Reason::INVALID),
+        let (status, held) = match frame.parse::<InviteAnswer>() {
+            Ok(answer) => (answer.status, held_for(&answer.extensions)),
+            Err(_) => (InviteStatus::Refused(Reason::INVALID), None),
         };
+        if let (InviteStatus::Ringing | InviteStatus::Duplicate, Some(secs)) = (status, held) {
+            return self.device_holds(call, device, secs);
+        }
         let detail = format!("{} over a {} connection", status_words(status), self.connection_words(&device));
         self.note_stage(call, CallStageKind::Invite, Some(&device), detail);
         if status == InviteStatus::NotForMe && self.look_up_again(call, device) {
@@ -513,6 +527,50 @@ impl EventLoop {
             outgoing.machine.handle_invite_status(device, status, Instant::now());
             self.drive_outgoing(call);
         }
+    }
+
+    /// A device has the invite, and rings later: its user has others ring first.
+    fn device_holds(&mut self, call: CallId, device: DeviceKey, secs: u16) {
+        self.note_stage(
+            call,
+            CallStageKind::Choice,
+            Some(&device),
+            format!("has it, and rings in {secs} s: others are to ring before"),
+        );
+        if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
+            if let Some(leg) = outgoing.legs.get_mut(&device) {
+                leg.rang_on_stream = true;
+            }
+            outgoing.machine.handle_held(device, Instant::now());
+            self.drive_outgoing(call);
+        }
+    }
+
+    /// A gateway has the push, and sends it later.
+    pub(crate) fn push_held(&mut self, call: CallId, device: DeviceKey, held: HeldPush, secs: u16) {
+        let is_waiting = self.calls.outgoing.get(&call).is_some_and(|outgoing| outgoing.machine.is_waiting());
+        if !is_waiting {
+            return self.withdraw_push(held);
+        }
+        self.note_stage(
+            call,
+            CallStageKind::Choice,
+            Some(&device),
+            format!("its gateway wakes it in {secs} s: others are to ring before"),
+        );
+        if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
+            if let Some(leg) = outgoing.legs.get_mut(&device) {
+                leg.held_pushes.push(held);
+            }
+            outgoing.machine.handle_kept(device);
+        }
+    }
+
+    /// The call is answered or over: gateways that hold pushes for it let them go.
+    fn withdraw_pushes(&mut self, call: CallId) {
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
+        let held: Vec<HeldPush> = outgoing.legs.values_mut().flat_map(|leg| leg.held_pushes.drain(..)).collect();
+        held.into_iter().for_each(|held| self.withdraw_push(held));
     }
 
     /// The device can't open the invite: our copy of its record is old. Once, a fresh one is fetched. False if that was tried before.

@@ -207,6 +207,9 @@ fn for_people(event: &Event) -> Option<String> {
             let into = if conference_id.is_some() { ", into a conference" } else { "" };
             Some(format!("{call_id} from {}{video}{woken}{into}: halloo calls answer {call_id}", printable(from)))
         }
+        Event::CallHeld { call_id, from, after_secs, .. } => {
+            Some(format!("{from} calls ({call_id}): rings here in {after_secs} s, unless you answer elsewhere"))
+        }
         Event::CallRinging { call_id, peer_id } => Some(format!("{call_id} rings at {peer_id}")),
         Event::ConferenceJoined { call_id, username, is_contact, introduced_by, .. } => {
             let stranger = stranger(*is_contact, introduced_by.as_deref());

@@ -7,6 +7,7 @@ use super::output::{pairs, printable, table, word, yes_no};
 use super::{Context, init, parse};
 use crate::api::client::Client;
 use crate::api::requests::{RenameRequest, RevokeDeviceRequest};
+use crate::handle::choice::{AttributesReport, DeviceReportView, DeviceUsage, UsageReport};
 use crate::handle::devices::{DeviceList, DeviceRevocation, DeviceState, DeviceView};
 
 #[derive(Debug, clap::Subcommand)]
@@ -17,6 +18,10 @@ pub(super) enum Command {
     Link(link::Args),
     /// Give a device another name
     Rename(RenameArgs),
+    /// Say whether this device is in use: events go where you are, if your push policy says so
+    Usage(UsageArgs),
+    /// Say what this device can do
+    Attributes(AttributesArgs),
     /// Remove a device for good, as when it is lost: it is out at once, and contacts get new keys
     Revoke(RevokeArgs),
 }
@@ -29,6 +34,42 @@ pub(super) struct RenameArgs {
     /// The new name, at most 64 bytes
     #[arg(value_name = "NAME", value_parser = parse::text)]
     name: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct UsageArgs {
+    /// Whether it is in use
+    #[arg(value_name = "USAGE", value_enum)]
+    usage: DeviceUsage,
+    /// You are near it
+    #[arg(long, conflicts_with = "far")]
+    near: bool,
+    /// You are far from it
+    #[arg(long)]
+    far: bool,
+    /// How far you are from it
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=10_000))]
+    metres: Option<u16>,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+pub(super) struct AttributesArgs {
+    /// Its screen in pixels; 0x0 for none
+    #[arg(long, value_name = "WIDTHxHEIGHT", value_parser = parse::text)]
+    screen: Option<String>,
+    /// Whether it has a camera
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    camera: Option<bool>,
+    /// MIME types it can show, with commas between; image/* stands for all images
+    #[arg(long, value_name = "TYPES", value_delimiter = ',', value_parser = parse::text)]
+    formats: Option<Vec<String>>,
+    /// Whether it can ring
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    can_ring: Option<bool>,
+    /// The MAC address at which a magic packet wakes it; empty takes it back
+    #[arg(long, value_name = "MAC")]
+    wake_mac: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -63,6 +104,18 @@ async fn ask(context: &Context, command: Command) -> Result<(), CliError> {
                 printable(&format!("{} is called {name} now", view.peer_id)).into_owned()
             })
         }
+        Command::Usage(args) => {
+            let near = if args.near { Some(true) } else { args.far.then_some(false) };
+            let report = UsageReport { usage: args.usage, near, metres: args.metres };
+            let view: DeviceView = client.post("/v1/devices/usage", &report).await?;
+            context.output.print(&view, said)
+        }
+        Command::Attributes(args) => {
+            let AttributesArgs { screen, camera, formats, can_ring, wake_mac } = args;
+            let report = AttributesReport { screen, camera, formats, can_ring, wake_mac };
+            let view: DeviceView = client.post("/v1/devices/attributes", &report).await?;
+            context.output.print(&view, said)
+        }
         Command::Revoke(args) => revoke(context, &client, args).await,
         Command::Link(_) => Ok(()),
     }
@@ -81,6 +134,26 @@ async fn revoke(context: &Context, client: &Client, args: RevokeArgs) -> Result<
     })
 }
 
+/// What this device has said of itself.
+fn said(view: &DeviceView) -> String {
+    let Some(report) = &view.report else { return "nothing said yet".to_owned() };
+    pairs([
+        ("usage", report.usage.map(|usage| word(&usage))),
+        ("user", nearness(report)),
+        ("screen", report.screen.clone()),
+        ("camera", report.camera.map(yes_no)),
+        ("formats", report.formats.as_ref().map(|formats| formats.join(", "))),
+        ("can ring", report.can_ring.map(yes_no)),
+        ("woken at", report.wake_mac.clone()),
+    ])
+}
+
+fn nearness(report: &DeviceReportView) -> Option<String> {
+    let near = report.near?;
+    let side = if near { "near" } else { "far" };
+    Some(report.metres.map_or_else(|| side.to_owned(), |metres| format!("{side}, {metres} m")))
+}
+
 fn list_for_people(list: &DeviceList) -> String {
     let rows = list.devices.iter().map(|device| {
         let name = device.name.clone().unwrap_or_else(|| "(no name)".to_owned());
@@ -94,12 +167,13 @@ fn list_for_people(list: &DeviceList) -> String {
             name,
             device.kind.clone().unwrap_or_default(),
             state,
+            device.report.as_ref().and_then(|report| report.usage).map(|usage| word(&usage)).unwrap_or_default(),
             device.has_identity_key.map(yes_no).unwrap_or_default(),
             device.last_seen.map(|at| at.to_string()).unwrap_or_default(),
             device.certificate_until.map(|at| at.to_string()).unwrap_or_default(),
             device.peer_id.clone(),
         ]
     });
-    let heading = ["DEVICE", "KIND", "STATE", "IDENTITY KEY", "SEEN", "CERTIFIED UNTIL", "PEER ID"];
+    let heading = ["DEVICE", "KIND", "STATE", "USE", "IDENTITY KEY", "SEEN", "CERTIFIED UNTIL", "PEER ID"];
     pairs([("user", Some(list.username.clone()))]) + &table(heading, rows)
 }

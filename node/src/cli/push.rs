@@ -1,5 +1,6 @@
 //! `halloo push`
 
+mod policy;
 mod sessions;
 
 use super::error::CliError;
@@ -30,6 +31,9 @@ pub(super) enum Command {
     /// Sessions that a gateway asks clients for
     #[command(subcommand)]
     Session(sessions::Session),
+    /// Which of your devices an event goes to
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Ring this device through the whole chain, and say how far it got
     Test,
 }
@@ -116,6 +120,7 @@ pub(super) struct SmsArgs {
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
     match command {
+        Command::Policy(command) => policy::run(context, &context.client()?, command).await,
         Command::Register(register) => {
             let target = target(register);
             let client = context.client()?;

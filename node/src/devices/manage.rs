@@ -117,7 +117,7 @@ impl EventLoop {
     }
 
     /// True if the peer is another device of this user.
-    pub(super) fn is_own_peer(&self, peer: &PeerId) -> bool {
+    pub(crate) fn is_own_peer(&self, peer: &PeerId) -> bool {
         let chain = self.peers.get(peer).and_then(|known| known.chain.as_ref());
         chain.is_some_and(|chain| chain.user.identity == self.identity.identity())
     }
@@ -222,7 +222,7 @@ impl EventLoop {
         views
     }
 
-    fn own_view(&self) -> DeviceView {
+    pub(crate) fn own_view(&self) -> DeviceView {
         let name = self.settings.device_name.clone();
         DeviceView {
             name: (!name.is_empty()).then_some(name),
@@ -266,6 +266,7 @@ impl EventLoop {
             reachability: DeviceReachability::None,
             certificate_until: None,
             revoked_at: None,
+            report: self.report_view(device),
         }
     }
 

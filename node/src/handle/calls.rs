@@ -322,6 +322,8 @@ pub enum CallStageKind {
     Media,
     /// The call is over.
     End,
+    /// When a device's turn is, and why: by its user's policy. Not told to the other end.
+    Choice,
     /// Something that a later version knows; the text says what.
     Other,
 }

@@ -5,6 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::choice::DeviceReportView;
 use super::directory::DeviceReachability;
 use super::problem::{Fault, NodeError, ProblemKind};
 use super::{Command, Node, Reply};
@@ -117,6 +118,9 @@ pub struct DeviceView {
     pub certificate_until: Option<Timestamp>,
     /// When it was removed.
     pub revoked_at: Option<Timestamp>,
+    /// The newest that it has said of itself.
+    #[serde(default)]
+    pub report: Option<DeviceReportView>,
 }
 
 /// The user's devices.
@@ -211,6 +215,12 @@ pub enum DeviceError {
         /// Why not.
         reason: String,
     },
+    /// A report that can't be.
+    #[error("{reason}")]
+    InvalidReport {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The words aren't this user's recovery phrase.
     #[error("not this identity's recovery phrase: {reason}")]
     InvalidPhrase {
@@ -242,7 +252,7 @@ impl Fault for DeviceError {
             | Self::ThisDevice
             | Self::Revoked { .. } => ProblemKind::Conflict,
             Self::UnknownLink | Self::Unknown { .. } => ProblemKind::NotFound,
-            Self::InvalidName { .. } | Self::InvalidPhrase { .. } => ProblemKind::InvalidRequest,
+            Self::InvalidName { .. } | Self::InvalidReport { .. } | Self::InvalidPhrase { .. } => ProblemKind::InvalidRequest,
             Self::Unreachable { .. } => ProblemKind::Unreachable,
             Self::WrongCode { .. } => ProblemKind::Refused,
             Self::LinkTimedOut { .. } => ProblemKind::TimedOut,

@@ -280,6 +280,17 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         notice: Option<Notice>,
     },
+    /// A call came, and the user's policy has other devices ring before this one.
+    CallHeld {
+        /// The call.
+        call_id: String,
+        /// Who calls.
+        from: String,
+        /// In how many seconds it rings here, unless somebody answers before.
+        after_secs: u16,
+        /// Why.
+        detail: String,
+    },
     /// A device of whom we call rings.
     CallRinging {
         /// The call.
@@ -536,6 +547,7 @@ impl Event {
             Self::CallDialing { .. } => "call_dialing",
             Self::CallJoined { .. } => "call_joined",
             Self::CallIncoming { .. } => "call_incoming",
+            Self::CallHeld { .. } => "call_held",
             Self::CallRinging { .. } => "call_ringing",
             Self::CallAnswered { .. } => "call_answered",
             Self::CallDescription(_) => "call_description",

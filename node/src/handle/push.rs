@@ -124,6 +124,9 @@ pub struct PushRegistration {
     pub registered_at: Timestamp,
     /// Until when the gateway keeps it, if it said so.
     pub expires_at: Option<Timestamp>,
+    /// Version of the push policy that the gateway decides by; `None`: it has none of this user.
+    #[serde(default)]
+    pub policy_version: Option<u64>,
     /// Whether it can be used.
     #[serde(default)]
     pub state: ChannelState,
@@ -211,6 +214,18 @@ pub enum PushError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The text is no policy.
+    #[error("not a policy: {reason}")]
+    InvalidPolicy {
+        /// What is wrong with it, and where.
+        reason: String,
+    },
+    /// Nothing is kept of such an event.
+    #[error("nothing is known of a call {event_id}: it didn't come to this device, or too many came since")]
+    UnknownEvent {
+        /// What was asked for.
+        event_id: String,
+    },
     /// No gateway can wake this device yet.
     #[error("no gateway can wake this device: halloo push register stream, or webpush")]
     NotRegistered,
@@ -260,9 +275,8 @@ impl Fault for PushError {
     fn kind(&self) -> ProblemKind {
         match self {
             Self::Node(error) => error.kind(),
-            Self::InvalidChannel { .. } | Self::InvalidSession { .. } => ProblemKind::InvalidRequest,
-            Self::NotRegistered => ProblemKind::NotFound,
-            Self::NotFound { .. } => ProblemKind::NotFound,
+            Self::InvalidChannel { .. } | Self::InvalidSession { .. } | Self::InvalidPolicy { .. } => ProblemKind::InvalidRequest,
+            Self::UnknownEvent { .. } | Self::NotRegistered | Self::NotFound { .. } => ProblemKind::NotFound,
             Self::NoGateway | Self::GatewayUnreachable { .. } => ProblemKind::Unreachable,
             Self::Refused { .. } | Self::NotAGateway | Self::NoPlan(_) | Self::UnknownSession(_) => ProblemKind::Refused,
         }

@@ -6,6 +6,7 @@
 
 mod apns;
 mod channel;
+mod choice;
 mod delivery;
 mod ended;
 #[cfg(test)]
@@ -25,6 +26,7 @@ pub mod webpush;
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
+use halloo_protocol::choice::with_held;
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
 use halloo_protocol::push::registration::{GatewayPolicy, PushRates, PushWays, Registration, decide_push, decide_register};
@@ -70,18 +72,20 @@ struct Kept {
     urgency: Urgency,
     /// What it still has to go by.
     channels: Vec<PushChannel>,
+    /// When its turn is: not before, whatever connects.
+    turn_at: UnixTime,
 }
 
 impl Kept {
     /// A short message wakes and carries nothing: what it wakes for waits on the stream.
-    fn new(payload: &PushPayload, urgency: Urgency, channels: &[PushChannel]) -> Self {
+    fn new(payload: &PushPayload, urgency: Urgency, channels: &[PushChannel], turn_at: UnixTime) -> Self {
         let mut channels = channels.to_vec();
         let has = |way| channels.iter().any(|channel: &PushChannel| channel.way() == way);
         if has(PushWay::Sms) && !has(PushWay::Stream) {
             channels.push(PushChannel::Stream);
         }
         channels.retain(|channel| channel.takes(payload.event()));
-        Self { payload: payload.to_bytes(), urgency, channels }
+        Self { payload: payload.to_bytes(), urgency, channels, turn_at }
     }
 }
 
@@ -92,6 +96,7 @@ pub(crate) struct Gateway {
     rates: PushRates,
     registering: RateLimiter<PublicKey>,
     waiting: Waiting,
+    chooser: choice::Chooser,
     purge_at: Instant,
     purged_to: Option<Vec<u8>>,
     keeper: keeper::Keeper,
@@ -133,6 +138,7 @@ impl EventLoop {
             rates: PushRates::new(RATES_MAX),
             registering: RateLimiter::new(RATES_MAX),
             waiting,
+            chooser: choice::Chooser::default(),
             purge_at: now + PURGE_EVERY,
             purged_to: None,
             keeper: keeper::Keeper::new(now),
@@ -232,11 +238,14 @@ impl EventLoop {
 
     /// A caller hands over a push.
     pub(crate) fn handle_push_send(&mut self, peer: PeerId, chain: Option<&VerifiedChain>, request: &PushSend) -> PushSent {
-        let status = match self.accept_push(peer, chain, request) {
-            Ok(ways) => PushStatus::Accepted { ways },
-            Err(reason) => PushStatus::Refused(reason),
-        };
-        PushSent { status, extensions: Extensions::none() }
+        match self.accept_push(peer, chain, request) {
+            Ok((ways, held_secs)) => {
+                let none = Extensions::none();
+                let extensions = if held_secs > 0 { with_held(none, held_secs) } else { none };
+                PushSent { status: PushStatus::Accepted { ways }, extensions }
+            }
+            Err(reason) => PushSent { status: PushStatus::Refused(reason), extensions: Extensions::none() },
+        }
     }
 
     fn accept_push(
@@ -244,24 +253,33 @@ impl EventLoop {
         peer: PeerId,
         chain: Option<&VerifiedChain>,
         request: &PushSend,
-    ) -> Result<Vec<PushWay>, PushReason> {
+    ) -> Result<(Vec<PushWay>, u16), PushReason> {
         let now = self.now();
         let me = self.identity.device();
         let registration = self.registration(&request.handle);
         let gateway = self.gateway.as_mut().ok_or(PushReason::NOT_SERVED)?;
-        decide_push(request, registration.as_ref(), chain, &me, &mut gateway.rates, now).map_err(|refusal| {
+        let grant = decide_push(request, registration.as_ref(), chain, &me, &mut gateway.rates, now).map_err(|refusal| {
             debug!(%refusal, "push refused");
             refusal.reason()
         })?;
         let registration = registration.ok_or(PushReason::UNKNOWN_HANDLE)?;
-        let (number, ways) = self.keep_and_deliver(&registration, request)?;
+        let held_secs = self.hold_back(&registration, request.hints.event, grant.holder);
+        let (number, ways) = self.keep_and_deliver(&registration, request, held_secs)?;
         self.note_introduction(&peer, registration.device());
-        self.hand_on(number, &registration, peer, request);
-        Ok(ways)
+        if held_secs > 0 {
+            self.note_held(request.request_hash(), peer, number, held_secs);
+        } else {
+            self.hand_on(number, &registration, peer, request);
+        }
+        Ok((ways, held_secs))
     }
-
-    /// Takes a push that was decided on: into the database first, then on every channel.
-    fn keep_and_deliver(&mut self, registration: &Registration, request: &PushSend) -> Result<(u64, Vec<PushWay>), PushReason> {
+    /// Takes a push that was decided on: into the database first, then on every channel, unless its turn comes later.
+    fn keep_and_deliver(
+        &mut self,
+        registration: &Registration,
+        request: &PushSend,
+        held_secs: u16,
+    ) -> Result<(u64, Vec<PushWay>), PushReason> {
         let now = self.now();
         let me = self.identity.device();
         let handle = registration.handle;
@@ -273,13 +291,14 @@ impl EventLoop {
         let outer = OuterPayload::new(me, request.hints.event, now.unix, request.hints.ttl_secs, &request.sealed);
         let payload =
             PushPayload::new(outer, request.sealed.clone(), self.identity.device_key()).map_err(|_| PushReason::TOO_LARGE)?;
-        let kept = Kept::new(&payload, request.hints.urgency, &registration.request.channels);
+        let turn_at = now.unix.plus_secs(u64::from(held_secs));
+        let kept = Kept::new(&payload, request.hints.urgency, &registration.request.channels, turn_at);
         if kept.channels.is_empty() {
             return Err(PushReason::CHANNEL);
         }
         let pending = PendingPush {
             handle: handle.0.to_vec(),
-            due: now.unix,
+            due: kept.turn_at,
             expires_at: now.unix.plus_secs(u64::from(request.hints.ttl_secs)),
             content: wire::encode(&kept),
         };
@@ -289,10 +308,16 @@ impl EventLoop {
         })?;
         if let Some(gateway) = &mut self.gateway {
             gateway.waiting.insert(number, handle, pending.expires_at, now.instant);
-            gateway.waiting.put_off(number, now.instant);
+            if held_secs > 0 {
+                gateway.waiting.hold_back(number, now.instant + Duration::from_secs(u64::from(held_secs)));
+            } else {
+                gateway.waiting.put_off(number, now.instant);
+            }
         }
         let ways = kept.channels.iter().map(PushChannel::way).collect();
-        self.deliver(number, registration, &kept, pending.expires_at.secs_since(now.unix));
+        if held_secs == 0 {
+            self.deliver(number, registration, &kept, pending.expires_at.secs_since(now.unix));
+        }
         Ok((number, ways))
     }
 
@@ -301,6 +326,7 @@ impl EventLoop {
         self.gateway_sessions_tick(now);
         let Some(gateway) = &mut self.gateway else { return };
         let due = gateway.waiting.take_due(now.instant, now.unix);
+        gateway.chooser.tidy(now.instant);
         let purges = gateway.purge_at <= now.instant;
         if purges {
             gateway.purge_at = now.instant + PURGE_EVERY;
@@ -368,16 +394,23 @@ impl EventLoop {
             let registration = wire::decode::<Registration>(content, STORED_BYTES_MAX);
             registration.map_or(true, |registration| now > registration.expires_at)
         };
-        let over: Vec<_> = rows.into_iter().filter(|(_, content)| is_over(content)).map(|(handle, _)| handle).collect();
-        if over.is_empty() {
+        let rows: Vec<_> = rows.into_iter().filter(|(_, content)| is_over(content)).collect();
+        if rows.is_empty() {
             return;
         }
+        let users: Vec<PublicKey> = rows
+            .iter()
+            .filter_map(|(_, content)| wire::decode::<Registration>(content, STORED_BYTES_MAX).ok())
+            .map(|registration| registration.rules.identity.0)
+            .collect();
+        let over: Vec<_> = rows.into_iter().map(|(handle, _)| handle).collect();
         let removed = self.store.transaction::<_, StoreError>(|tx| {
             over.iter().try_for_each(|handle| tx.remove_gateway_registration(handle).map(|_| ()))
         });
         if let Err(error) = removed {
             warn!(%error, "expired registrations not removed");
         }
+        users.iter().for_each(|user| self.purge_choice(user, now));
     }
 
     /// A device has connected: what waits for it goes at the next look.

@@ -82,6 +82,14 @@ impl View {
         Ok(registrations)
     }
 
+    /// What a user's devices have told this gateway to choose by.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn gateway_choice(&self, identity: &[u8; 32]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get(Table::GatewayChoices, identity)
+    }
+
     /// How many devices are registered at this gateway.
     ///
     /// # Errors
@@ -228,6 +236,27 @@ impl Transaction {
         let Some((device, _)) = self.gateway_registration(handle)? else { return Ok(false) };
         self.remove(Table::GatewayDevices, &device_handle(&device, handle))?;
         self.remove(Table::GatewayRegistrations, handle)
+    }
+
+    /// Keeps what a user's devices have told this gateway to choose by.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::Full`] beyond [`GATEWAY_REGISTRATIONS_MAX`], [`StoreError::Database`].
+    pub fn put_gateway_choice(&self, identity: &[u8; 32], content: &[u8]) -> Result<(), StoreError> {
+        check_length("choice", content, VALUE_BYTES_MAX)?;
+        if self.get(Table::GatewayChoices, identity)?.is_none() && self.count(Table::GatewayChoices)? >= GATEWAY_REGISTRATIONS_MAX
+        {
+            return Err(StoreError::Full { table: Table::GatewayChoices.name(), limit: GATEWAY_REGISTRATIONS_MAX });
+        }
+        self.put(Table::GatewayChoices, identity, content)
+    }
+
+    /// Forgets what a user's devices have told.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn remove_gateway_choice(&self, identity: &[u8; 32]) -> Result<bool, StoreError> {
+        self.remove(Table::GatewayChoices, identity)
     }
 
     /// Lets a push wait, and returns its number.

@@ -119,6 +119,8 @@ tables! {
     GatewayDevices = "gateway registrations by device",
     /// device -> entry that the gateway vouches for
     GatewayKeeps = "gateway keeps",
+    /// identity -> policy and reports of the user's devices
+    GatewayChoices = "gateway choices",
     /// sequence -> pending push
     GatewayPending = "gateway pending pushes",
     /// device, fingerprint of a channel -> notice that it has ended

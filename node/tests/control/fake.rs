@@ -12,6 +12,7 @@ use halloo::handle::calls::{
     CallAdded, CallEntry, CallError, CallList, CallOutcome, CallPath, CallRejoined, CallResult, CallStage, CallStageKind,
     CallState,
 };
+use halloo::handle::choice::{ChoiceCommand, DeviceReportView, PolicyExplanation, PushPolicy};
 use halloo::handle::contacts::{
     Audience, AvatarView, ContactBook, ContactCommand, ContactImport, ContactInvite, ContactList, ContactState, ContactView,
     Fingerprint, Privacy, ProfileView,
@@ -138,6 +139,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::Contacts(command) => answer_contacts(command),
         Command::Presence(command) => answer_presence(command),
         Command::Devices(command) => answer_devices(command),
+        Command::Choice(command) => answer_choice(command),
         Command::CallDial { options, mut reply } => match options.users[0].as_str() {
             "rings" => {
                 let hang_up = hang_up.clone();
@@ -180,6 +182,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
             state: ChannelState::Live,
             reason: None,
             secret: (target.channel.kind() == "webhook").then(|| "whsec_AAAA".to_owned()),
+            policy_version: None,
         })),
         Command::PushUnregister { id, reply } => {
             reply.send(if id == "gone" { Err(PushError::NotFound { id }) } else { Ok(PushRemoved { id, gateway_told: true }) });
@@ -451,6 +454,46 @@ fn device(name: &str) -> DeviceView {
         reachability: halloo::handle::directory::DeviceReachability::Direct,
         certificate_until: None,
         revoked_at: None,
+        report: None,
+    }
+}
+
+fn answer_choice(command: ChoiceCommand) {
+    let policy = PushPolicy { version: 3, text: "version = 1\n".to_owned() };
+    match command {
+        ChoiceCommand::ReportUsage { report, reply } => {
+            let report = DeviceReportView {
+                reported_at: Timestamp::default(),
+                usage: Some(report.usage),
+                near: report.near,
+                metres: report.metres,
+                screen: None,
+                camera: None,
+                formats: None,
+                can_ring: None,
+                wake_mac: None,
+            };
+            reply.send(Ok(DeviceView { report: Some(report), ..device("phone") }));
+        }
+        ChoiceCommand::SetAttributes { reply, .. } => reply.send(Ok(device("phone"))),
+        ChoiceCommand::Policy(reply) => reply.send(Ok(policy)),
+        ChoiceCommand::SetPolicy { text, reply } => match text.contains("fridge") {
+            true => reply.send(Err(PushError::InvalidPolicy { reason: "line 1: no such thing".to_owned() })),
+            false => reply.send(Ok(PushPolicy { text, ..policy })),
+        },
+        ChoiceCommand::Explain { options, reply } if options.event_id.as_deref() == Some("gone") => {
+            reply.send(Err(PushError::UnknownEvent { event_id: "gone".to_owned() }));
+        }
+        ChoiceCommand::Explain { reply, .. } => reply.send(Ok(PolicyExplanation {
+            event: "voice-call".to_owned(),
+            from: None,
+            at: Timestamp::default(),
+            version: Some(3),
+            rule: Some(1),
+            rule_name: None,
+            passed_over: Vec::new(),
+            stages: Vec::new(),
+        })),
     }
 }
 

@@ -7,9 +7,11 @@ use super::invite::{INVITE_SECS_MAX, InviteWay, VerifiedInvite};
 use super::sender::{Seen, SeenSequences, SignalSender};
 use super::signal::{Signal, SignalBody, SignalStatus, VerifiedSignal};
 use super::{CallTimers, Outcome, Reason};
+use crate::choice::with_held;
 use crate::id::CallId;
 use crate::key::DeviceKey;
 use crate::time::UnixTime;
+use crate::wire::Extensions;
 
 /// What a ringing starts from.
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +124,29 @@ impl CalleeCall {
         }
         call.pump(now);
         call
+    }
+
+    /// Has the invite, and is silent until [`CalleeCall::ring`]: the user's policy has other devices ring first. The caller is told so, `held_secs`
+    /// being how long; where it came on a stream, by the answer to it.
+    #[must_use]
+    pub fn hold(params: CalleeParams, held_secs: u16, now: Instant) -> Self {
+        let mut call = Self::silent(params, now);
+        if params.way != InviteWay::Stream {
+            call.sender.queue_with(call.caller, SignalBody::Ringing, with_held(Extensions::none(), held_secs), now);
+        }
+        call.pump(now);
+        call
+    }
+
+    /// Rings now, after it was held. False if the call is over or answered.
+    pub fn ring(&mut self, now: Instant) -> bool {
+        if self.state != CalleeState::Ringing || now >= self.ring_at {
+            return false;
+        }
+        self.actions.push_back(CalleeAction::StartRinging);
+        self.sender.queue(self.caller, SignalBody::Ringing, now);
+        self.pump(now);
+        true
     }
 
     /// Doesn't ring and tells the caller why: busy, do not disturb, not allowed. For invites that came with no stream to answer on.

@@ -7,6 +7,7 @@ use super::invite::InviteStatus;
 use super::sender::{Seen, SeenSequences, SignalSender};
 use super::signal::{Signal, SignalBody, SignalStatus, VerifiedSignal};
 use super::{CallTimers, Outcome, Reason};
+use crate::choice::held_for;
 use crate::directory::DEVICES_MAX;
 use crate::id::CallId;
 use crate::key::DeviceKey;
@@ -61,11 +62,13 @@ pub enum LegState {
     Failed(Reason),
     /// It was told to stop.
     Stopped(Reason),
+    /// It, or its gateway, has the invite, and lets it ring later: the callee's policy has others ring first.
+    Held,
 }
 
 impl LegState {
     const fn is_live(self) -> bool {
-        matches!(self, Self::Inviting | Self::Ringing)
+        matches!(self, Self::Inviting | Self::Ringing | Self::Held)
     }
 
     /// Live, or given up as unreachable: such a device can still get the invite through a push.
@@ -147,13 +150,15 @@ struct Leg {
     has_rung: bool,
     /// Media are connected while it rings.
     is_early: bool,
+    /// A gateway has its invite, and brings it later.
+    is_kept: bool,
     seen: SeenSequences,
 }
 
 impl Leg {
     fn new() -> Self {
         let state = LegState::Failed(Reason::UNREACHABLE);
-        Self { state, has_rung: false, is_early: false, seen: SeenSequences::default() }
+        Self { state, has_rung: false, is_early: false, is_kept: false, seen: SeenSequences::default() }
     }
 }
 
@@ -242,10 +247,27 @@ impl CallerCall {
         self.pump(now);
     }
 
+    /// A device, or its gateway, has the invite and lets it ring later. It is waited for as long as the call rings at all.
+    pub fn handle_held(&mut self, device: DeviceKey, now: Instant) {
+        if !self.is_waiting() {
+            return self.stop_late(device, InviteStatus::Ringing, now);
+        }
+        self.leg_holds(device);
+        self.pump(now);
+    }
+
+    /// A gateway of a device has its invite and brings it later. Other ways go on; where they fail, the device is waited for all the same.
+    pub fn handle_kept(&mut self, device: DeviceKey) {
+        if let Some(leg) = self.legs.get_mut(&device) {
+            leg.is_kept = true;
+        }
+    }
+
     /// Every way to a device has failed.
     pub fn handle_unreachable(&mut self, device: DeviceKey, reason: Reason, now: Instant) {
         if self.leg_state(&device) == Some(LegState::Inviting) {
-            self.leg_ends(device, LegState::Failed(reason), now);
+            let is_kept = self.legs.get(&device).is_some_and(|leg| leg.is_kept);
+            self.leg_ends(device, if is_kept { LegState::Held } else { LegState::Failed(reason) }, now);
         }
         self.pump(now);
     }
@@ -257,6 +279,10 @@ impl CallerCall {
             None => return SignalStatus::UnknownCall,
             Some(Seen::TooMany) => return SignalStatus::Refused(Reason::TOO_MANY),
             Some(Seen::Again) => SignalStatus::Taken,
+            Some(Seen::New) if *body == SignalBody::Ringing && held_for(&signal.signal().extensions).is_some() => {
+                self.leg_holds(*from);
+                SignalStatus::Taken
+            }
             Some(Seen::New) => self.take_signal(*from, body.clone(), now),
         };
         if let Some(answer) = signal.signal().early_answer() {
@@ -342,8 +368,9 @@ impl CallerCall {
             }
         }
         if self.is_waiting() && now >= self.ring_at {
-            let outcome = if self.has_rung() { Outcome::NoAnswer } else { Outcome::Unreachable };
-            let reason = if self.has_rung() { Reason::NO_ANSWER } else { Reason::UNREACHABLE };
+            let is_there = self.has_rung() || self.legs.values().any(|leg| leg.state == LegState::Held);
+            let outcome = if is_there { Outcome::NoAnswer } else { Outcome::Unreachable };
+            let reason = if is_there { Reason::NO_ANSWER } else { Reason::UNREACHABLE };
             self.end(outcome, reason, now);
         }
         if self.connect_at.is_some_and(|at| now >= at) {
@@ -483,13 +510,20 @@ impl CallerCall {
     fn leg_rings(&mut self, device: DeviceKey) {
         let is_waiting = self.is_waiting();
         let Some(leg) = self.legs.get_mut(&device) else { return };
-        if !is_waiting || !matches!(leg.state, LegState::Inviting | LegState::Failed(Reason::UNREACHABLE)) {
+        if !is_waiting || !matches!(leg.state, LegState::Inviting | LegState::Held | LegState::Failed(Reason::UNREACHABLE)) {
             return;
         }
         leg.state = LegState::Ringing;
         leg.has_rung = true;
         self.state = CallerState::Ringing;
         self.actions.push_back(CallerAction::Ringing { device });
+    }
+
+    fn leg_holds(&mut self, device: DeviceKey) {
+        let Some(leg) = self.legs.get_mut(&device) else { return };
+        if matches!(leg.state, LegState::Inviting | LegState::Failed(Reason::UNREACHABLE)) {
+            leg.state = LegState::Held;
+        }
     }
 
     /// A device that rings is ready for media.
@@ -533,7 +567,7 @@ impl CallerCall {
 
     fn fail_unreached(&mut self, now: Instant) {
         for leg in self.legs.values_mut().filter(|leg| leg.state == LegState::Inviting) {
-            leg.state = LegState::Failed(Reason::UNREACHABLE);
+            leg.state = if leg.is_kept { LegState::Held } else { LegState::Failed(Reason::UNREACHABLE) };
         }
         self.settle(now);
     }

@@ -76,6 +76,8 @@ impl VaultItem {
     pub const KEY: u16 = 4;
     /// What was read, groups, and what became of calls: [`StateItem`](crate::message::StateItem).
     pub const STATE: u16 = 5;
+    /// Which device an event goes to, with its version: [`PolicyText`](crate::choice::PolicyText).
+    pub const CHOICE: u16 = 6;
 
     /// An item of `kind` about `subject`.
     #[must_use]

@@ -16,6 +16,11 @@ use halloo_protocol::call::{
     word_of,
 };
 use halloo_protocol::capability::{Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
+use halloo_protocol::choice::{
+    Attributes, CallerRef, ChoiceStatus, Days, DeviceRef, DeviceReport, DeviceReports, MacAddress, OwnReport, Policy, PolicyText,
+    Presence as ChosenPresence, PresenceSet, Proximity, PushChoice, PushChosen, PushWithdraw, PushWithdrawn, Rule, Screen, Step,
+    Target, Usage, When, with_held,
+};
 use halloo_protocol::contact::privacy::PrivacySettings;
 use halloo_protocol::contact::{
     Asking, ContactAnswer, ContactKeys, ContactLink, ContactRemoval, ContactRequest, ContactSignal, ContactStatement,
@@ -308,6 +313,8 @@ pub(crate) fn all() -> Vec<Vector> {
         "device_renewed" => message DeviceRenewed = DeviceRenewed { certificate: Some(Signed::sign(device_certificate(0, 1), &identity_secret(0))), extensions: none() };
         "device_rename" => message DeviceRename = DeviceRename { name: "old laptop".into(), extensions: none() };
         "device_renamed" => message DeviceRenamed = DeviceRenamed { is_done: true, extensions: none() };
+        "device_reports" => message DeviceReports = DeviceReports { reports: vec![own_report(), OwnReport { device: device(2), report: DeviceReport::default() }], wants_answer: true, extensions: extensions() };
+        "policy_text" => message PolicyText = PolicyText { version: 8, text: "version = 1\n".into(), extensions: none() };
         // Calls
         "invite" => signed Invite = Signed::sign(invite(), &device_secret(0));
         "signal_accept" => signed Signal = signal(SignalBody::Accept { answer: "v=0".into() });
@@ -317,6 +324,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "signal_replaced" => signed Signal = signal(SignalBody::Replaced { by: device(2) });
         "call_invite" => message CallInvite = CallInvite { sealed: SealedInvite::from_bytes(vec![1; 1_024]).expect("within its size"), extensions: none() };
         "invite_answer" => message InviteAnswer = InviteAnswer { status: InviteStatus::Refused(Reason::NOT_ALLOWED), extensions: none() };
+        "invite_answer_held" => message InviteAnswer = InviteAnswer { status: InviteStatus::Ringing, extensions: with_held(none(), 20) };
         "invite_hand_over" => message InviteHandOver = hand_over();
         "hand_over_answer" => message HandOverAnswer = HandOverAnswer {
             status: HandOverStatus::HandedOver {
@@ -363,6 +371,13 @@ pub(crate) fn all() -> Vec<Vector> {
         "push_keep" => message PushKeep = PushKeep { handle: PushHandle([3; 32]), entry_hash: [4; 32], extensions: none() };
         "push_kept" => message PushKept = PushKept { status: KeepStatus::Kept { until: NOW.plus_secs(DAY) }, extensions: none() };
         "push_kept_refused" => message PushKept = PushKept { status: KeepStatus::Refused(PushReason::UNKNOWN_HANDLE), extensions: none() };
+        "push_sent_held" => message PushSent = PushSent { status: PushStatus::Accepted { ways: vec![PushWay::WebPush] }, extensions: with_held(none(), 20) };
+        "push_choice" => message PushChoice = push_choice();
+        "push_choice_none" => message PushChoice = PushChoice { version: 9, policy: None, reports: vec![], devices: vec![], presence: None, extensions: none() };
+        "push_chosen" => message PushChosen = PushChosen { status: ChoiceStatus::Kept { version: 8 }, extensions: none() };
+        "push_chosen_refused" => message PushChosen = PushChosen { status: ChoiceStatus::Refused(PushReason::UNKNOWN_HANDLE), extensions: none() };
+        "push_withdraw" => message PushWithdraw = PushWithdraw { handle: PushHandle([3; 32]), request_hash: [5; 32], extensions: none() };
+        "push_withdrawn" => message PushWithdrawn = PushWithdrawn { was_held: true, extensions: none() };
         "push_unregister" => message PushUnregister = PushUnregister { handle: PushHandle([3; 32]), extensions: none() };
         "push_unregistered" => message PushUnregistered = PushUnregistered { was_known: true, extensions: none() };
         "push_channel_gone" => message PushChannelGone = PushChannelGone {
@@ -1041,6 +1056,54 @@ fn presence_witness() -> Signed<PresenceWitness> {
 
 fn presence_hint() -> Signed<PresenceHint> {
     Signed::sign(PresenceHint { sequence: 40_000, at: NOW, extensions: extensions() }, &secret(10))
+}
+
+fn own_report() -> OwnReport {
+    let attributes = Attributes {
+        kind: Some(DeviceKind::Phone),
+        screen: Some(Screen { width: 1_080, height: 2_400 }),
+        has_camera: Some(true),
+        formats: Some(vec!["image/*".into(), "text/plain".into()]),
+        can_ring: Some(true),
+        wake_mac: Some(MacAddress([2, 0, 0x5e, 0x10, 0, 1])),
+    };
+    let report = DeviceReport {
+        sequence: NOW.0,
+        at: NOW,
+        usage: Some(Usage::InUse),
+        proximity: Some(Proximity { is_near: true, metres: Some(2) }),
+        attributes,
+        extensions: extensions(),
+    };
+    OwnReport { device: device(1), report }
+}
+
+/// One of everything a policy can say.
+fn push_choice() -> PushChoice {
+    let when = When {
+        events: vec![EventKind::VOICE_CALL],
+        callers: Some(vec![CallerRef::Holder(secret(9).public())]),
+        between: Some((22 * 60, 7 * 60)),
+        days: Days::default().with(0),
+        presence: PresenceSet::default().with(ChosenPresence::Dnd),
+    };
+    let targets = vec![
+        Target::InUse,
+        Target::Nearest,
+        Target::Kind(DeviceKind::Laptop),
+        Target::Device(DeviceRef::Key(device(1))),
+        Target::All,
+    ];
+    let rule = Rule { name: String::new(), when, steps: vec![Step { targets, count: 1, escalate_after_secs: 20 }] };
+    let policy = Policy { minutes_ahead: 120, rules: vec![rule], extensions: none() };
+    PushChoice {
+        version: 8,
+        policy: Some(policy),
+        reports: vec![own_report()],
+        devices: vec![device(1), device(2)],
+        presence: Some(ChosenPresence::Online),
+        extensions: extensions(),
+    }
 }
 
 /// One of everything.

@@ -253,7 +253,8 @@ fn on_the_wire(stages: &[CallStage]) -> Vec<TraceStage> {
         device: stage.peer_id.as_ref().and_then(device),
         detail: told(stage),
     };
-    stages.iter().map(stage).collect()
+    // Where the user is, and what policy they have, is nobody else's business.
+    stages.iter().filter(|known| known.stage != CallStageKind::Choice).map(stage).collect()
 }
 
 /// How what is told of media begins.
@@ -307,6 +308,7 @@ mod tests {
             stage(CallStageKind::Media, "DTLS is through: connected, direct"),
             stage(CallStageKind::Media, "relay 192.0.2.7:3478 lends no address: refused"),
             stage(CallStageKind::Media, "cannot play /home/alice/hello.wav"),
+            stage(CallStageKind::Choice, "at once: it is in use"),
             stage(CallStageKind::Ring, "it rings here"),
         ]);
         let details: Vec<&str> = told.iter().map(|stage| stage.detail.as_str()).collect();

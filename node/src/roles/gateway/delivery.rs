@@ -40,11 +40,17 @@ pub(crate) struct ServiceAnswer {
 pub(super) fn take_up(waiting: &mut Waiting, number: u64, push: &PendingPush, now: Now) {
     let Some(handle) = PushHandle::from_slice(&push.handle) else { return };
     waiting.insert(number, handle, push.expires_at, now.instant);
+    let kept = wire::decode::<Kept>(&push.content, STORED_BYTES_MAX).ok();
+    let turn = kept.as_ref().map_or(0, |kept| kept.turn_at.secs_since(now.unix));
+    if turn > 0 {
+        // One that is held back goes on waiting for its turn.
+        return waiting.hold_back(number, now.instant + Duration::from_secs(turn));
+    }
     let pause = Duration::from_secs(push.due.secs_since(now.unix));
     if pause.is_zero() {
         return;
     }
-    let channels = wire::decode::<Kept>(&push.content, STORED_BYTES_MAX).map(|kept| kept.channels).unwrap_or_default();
+    let channels = kept.map(|kept| kept.channels).unwrap_or_default();
     for channel in channels.into_iter().filter(|channel| *channel != PushChannel::Stream) {
         waiting.hold(number, channel, now.instant + pause);
     }
@@ -195,13 +201,14 @@ mod tests {
     #[test]
     fn a_pause_outlasts_a_restart_and_keeps_the_stream_from_nothing() {
         let fcm = PushChannel::Fcm { token: "a".into() };
-        let kept = Kept { payload: vec![1], urgency: Urgency::High, channels: vec![PushChannel::Stream, fcm.clone()] };
-        let push = |due| PendingPush {
+        let channels = vec![PushChannel::Stream, fcm.clone()];
+        let push_of = |due, turn_at| PendingPush {
             handle: vec![1; 32],
             due: UnixTime(due),
             expires_at: UnixTime(2_000),
-            content: wire::encode(&kept),
+            content: wire::encode(&Kept { payload: vec![1], urgency: Urgency::High, channels: channels.clone(), turn_at }),
         };
+        let push = |due| push_of(due, UnixTime(0));
         let now = Now { unix: UnixTime(1_000), instant: Instant::now() };
         let mut waiting = Waiting::default();
         take_up(&mut waiting, 1, &push(1_040), now);
@@ -210,6 +217,11 @@ mod tests {
         assert!(!waiting.may_send(1, &fcm, after(39)) && waiting.may_send(1, &fcm, after(40)));
         assert!(waiting.may_send(1, &PushChannel::Stream, now.instant));
         assert!(waiting.may_send(2, &fcm, now.instant), "nobody asked for a pause");
-        assert_eq!(waiting.take_due(now.instant, now.unix).again, [1, 2], "the stream of both is tried at once");
+        take_up(&mut waiting, 3, &push_of(1_040, UnixTime(1_040)), now);
+        assert_eq!(
+            waiting.take_due(now.instant, now.unix).again,
+            [1, 2],
+            "the stream of both is tried at once, and the third one's turn comes later"
+        );
     }
 }

@@ -112,11 +112,12 @@ impl EventLoop {
         let caller: Option<VerifiedChain> = request.caller.as_ref().and_then(|chain| chain.verify(now.unix, &self.trust).ok());
         let gateway = self.gateway.as_mut().ok_or(PushReason::NOT_SERVED)?;
         let decided = decide_hand_on(request, registration.as_ref(), &sender, caller.as_ref(), &me, &mut gateway.rates, now);
-        decided.map_err(|refusal| {
+        let grant = decided.map_err(|refusal| {
             debug!(%refusal, "push of another gateway refused");
             refusal.reason()
         })?;
         let registration = registration.ok_or(PushReason::UNKNOWN_HANDLE)?;
-        self.keep_and_deliver(&registration, &request.push).map(|(_, ways)| ways)
+        let held_secs = self.hold_back(&registration, request.push.hints.event, grant.holder);
+        self.keep_and_deliver(&registration, &request.push, held_secs).map(|(_, ways)| ways)
     }
 }

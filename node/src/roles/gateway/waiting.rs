@@ -24,6 +24,8 @@ struct Entry {
     expires_at: UnixTime,
     due: Instant,
     pause: Duration,
+    /// Not before then: it is held back for its turn.
+    held_until: Option<Instant>,
     /// Channels whose service is being asked.
     sending: Vec<PushChannel>,
     /// Channels whose service has asked for a pause, and until when.
@@ -59,8 +61,9 @@ impl Waiting {
     /// Adds a push, due at once.
     pub(super) fn insert(&mut self, number: u64, handle: PushHandle, expires_at: UnixTime, now: Instant) {
         self.remove(number);
-        self.entries
-            .insert(number, Entry { handle, expires_at, due: now, pause: RETRY_MIN, sending: Vec::new(), held: Vec::new() });
+        let entry =
+            Entry { handle, expires_at, due: now, pause: RETRY_MIN, held_until: None, sending: Vec::new(), held: Vec::new() };
+        self.entries.insert(number, entry);
         self.order.insert((now, number));
         self.of_device.entry(handle).or_default().insert(number);
     }
@@ -86,13 +89,22 @@ impl Waiting {
         self.order.insert((entry.due, number));
     }
 
+    /// Holds a push back, whatever else would make it due.
+    pub(super) fn hold_back(&mut self, number: u64, until: Instant) {
+        let Some(entry) = self.entries.get_mut(&number) else { return };
+        self.order.remove(&(entry.due, number));
+        (entry.due, entry.held_until) = (until, Some(until));
+        self.order.insert((until, number));
+    }
+
     /// Makes everything for a device due, and quick to be tried again.
     pub(super) fn hurry(&mut self, handle: &PushHandle, now: Instant) {
         for number in self.of_device.get(handle).into_iter().flatten() {
             if let Some(entry) = self.entries.get_mut(number) {
                 self.order.remove(&(entry.due, *number));
-                (entry.due, entry.pause) = (now, RETRY_MIN);
-                self.order.insert((now, *number));
+                let due = entry.held_until.map_or(now, |until| until.max(now));
+                (entry.due, entry.pause) = (due, RETRY_MIN);
+                self.order.insert((due, *number));
             }
         }
     }
@@ -205,6 +217,21 @@ mod tests {
     }
 
     /// Virtual time: 429 with `Retry-After: 60`, and a stream that is tried meanwhile.
+    #[test]
+    fn a_push_that_is_held_waits_for_its_turn_also_when_its_device_connects() {
+        let now = Instant::now();
+        let turn = now + Duration::from_secs(20);
+        let mut waiting = Waiting::default();
+        let handle = PushHandle([1; 32]);
+        waiting.insert(1, handle, UnixTime(2_000), now);
+        waiting.hold_back(1, turn);
+        waiting.hurry(&handle, now);
+        assert_eq!(waiting.take_due(turn - Duration::from_millis(1), UNIX), Due::default());
+        assert_eq!(waiting.take_due(turn, UNIX).again, [1]);
+        waiting.hurry(&handle, turn + Duration::from_secs(1));
+        assert_eq!(waiting.take_due(turn + Duration::from_secs(1), UNIX).again, [1], "later it is as any other");
+    }
+
     #[test]
     fn a_service_is_asked_again_when_it_said_and_not_before() {
         let start = Instant::now();

@@ -301,3 +301,77 @@ fn candidates_reach_the_other_end_once_and_a_flood_is_bounded() {
     let sent = std::iter::from_fn(|| network.caller.poll_action()).count();
     assert!(sent <= 48, "{sent}");
 }
+
+#[test]
+fn a_device_that_waits_for_its_turn_is_neither_ringing_nor_gone() {
+    let now = std::time::Instant::now();
+    let timers = CallTimers::default();
+    let params =
+        || CallerParams { call: CALL, me: CALLER, devices: vec![device(1), device(2)], is_lookup_pending: false, timers };
+    let held = |sequence| {
+        let extensions = crate::choice::with_held(Extensions::none(), 20);
+        VerifiedSignal::unchecked(Signal { extensions, ..signal(1, sequence, SignalBody::Ringing).signal().clone() })
+    };
+    let mut call = CallerCall::new(params(), now);
+    call.handle_signal(&held(1), now);
+    // A gateway keeps the push of the other, and no way leads there now.
+    call.handle_kept(device(2));
+    call.handle_unreachable(device(2), Reason::UNREACHABLE, now);
+    for number in [1, 2] {
+        assert_eq!(call.leg_state(&device(number)), Some(LegState::Held), "{number}");
+    }
+    call.handle_timeout(now + timers.reach);
+    assert_eq!(call.state(), CallerState::Dialling, "nothing rings, and nothing is given up");
+    let is_news = |call: &mut CallerCall| {
+        std::iter::from_fn(|| call.poll_action()).any(|action| matches!(action, CallerAction::Ringing { .. }))
+    };
+    assert!(!is_news(&mut call));
+    call.handle_signal(&signal(1, 2, SignalBody::Ringing), now);
+    assert_eq!((call.state(), is_news(&mut call)), (CallerState::Ringing, true), "its turn");
+    call.handle_signal(&held(3), now);
+    assert_eq!(call.leg_state(&device(1)), Some(LegState::Ringing), "what comes late changes nothing");
+    call.handle_signal(&signal(1, 4, SignalBody::Accept { answer: "v=0".into() }), now);
+    let told: Vec<Signal> = std::iter::from_fn(|| call.poll_action())
+        .filter_map(|action| if let CallerAction::Send(signal) = action { Some(signal) } else { None })
+        .collect();
+    assert!(told.iter().any(|signal| signal.to == device(2) && matches!(signal.body, SignalBody::Replaced { .. })), "{told:?}");
+
+    // Where nobody's turn comes, nobody has answered: they were there.
+    let mut call = CallerCall::new(params(), now);
+    call.handle_held(device(1), now);
+    call.handle_held(device(2), now);
+    call.handle_timeout(now + timers.ring);
+    assert_eq!(call.state(), CallerState::Ended(Outcome::NoAnswer, Reason::NO_ANSWER));
+}
+
+#[test]
+fn a_device_is_silent_until_its_turn_and_can_be_answered_before() {
+    let now = std::time::Instant::now();
+    let params = |way| CalleeParams {
+        call: CALL,
+        caller: CALLER,
+        me: device(1),
+        ring_for: std::time::Duration::from_secs(60),
+        way,
+        timers: CallTimers::default(),
+    };
+    let actions = |call: &mut CalleeCall| std::iter::from_fn(|| call.poll_action()).collect::<Vec<_>>();
+    let mut call = CalleeCall::hold(params(InviteWay::Relay), 20, now);
+    let first = actions(&mut call);
+    let [CalleeAction::Send(signal)] = first.as_slice() else { panic!("{first:?}") };
+    assert_eq!((&signal.body, crate::choice::held_for(&signal.extensions)), (&SignalBody::Ringing, Some(20)));
+    assert!(call.ring(now));
+    let turn = actions(&mut call);
+    assert!(turn.contains(&CalleeAction::StartRinging), "{turn:?}");
+    let told = |action: &CalleeAction| matches!(action, CalleeAction::Send(signal) if signal.extensions == Extensions::none());
+    assert!(turn.iter().any(told), "{turn:?}");
+
+    let mut call = CalleeCall::hold(params(InviteWay::Stream), 20, now);
+    assert_eq!(actions(&mut call), [], "the answer to the invite says it");
+    assert!(call.answer("v=0".into(), now));
+    assert!(!call.ring(now), "answered");
+
+    let mut call = CalleeCall::hold(params(InviteWay::Stream), 20, now);
+    call.handle_own_device(Reason::ANSWERED_ELSEWHERE, now);
+    assert!(!call.ring(now), "answered elsewhere");
+}

@@ -185,6 +185,12 @@ impl RosterEntry {
         by_device.or_else(|| self.capabilities.get(&(Issuer::Identity(self.identity()?), service)))
     }
 
+    /// Their key for this pair, by which helpers of this user know them.
+    #[must_use]
+    pub fn their_pairwise(&self) -> Option<PublicKey> {
+        self.pairwise.map(|(_, key)| key)
+    }
+
     /// The own key for this pair, by which their helpers know this user.
     #[must_use]
     pub fn own_pairwise(&self) -> Option<SecretKey> {

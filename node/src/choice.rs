@@ -1,0 +1,363 @@
+//! Which of the user's devices an event goes to. The deciding is `halloo_protocol::choice`; here is what it decides from: reports of own
+//! devices, the policy, who is connected; and who is told of them.
+//!
+//! Reports and policy go to own devices that are met, and on change to those that are connected or can be dialled; the policy is in the vault
+//! too. Gateways get both without names ([`gateways`]).
+
+mod commands;
+mod gateways;
+mod wake_lan;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use halloo_protocol::call::{CallId, VerifiedInvite};
+use halloo_protocol::choice::{
+    CallerRef, Candidate, Decision, DeviceReport, DeviceReports, Event as ChoiceEvent, Inputs, OwnReport, POLICY_TEXT_BYTES_MAX,
+    Policy, PolicyText, Presence, Reach, Reports, STALE_SECS, Usage, decide,
+};
+use halloo_protocol::key::DeviceKey;
+use halloo_protocol::presence::State;
+use halloo_protocol::time::Now;
+use halloo_protocol::wire::Extensions;
+use libp2p::PeerId;
+use tracing::{debug, warn};
+
+use crate::address;
+use crate::event_loop::EventLoop;
+use crate::network::Target;
+use crate::store::StoreError;
+
+const OWN_REPORT: &str = "device report";
+const REPORTS: &str = "device reports";
+const POLICY: &str = "push policy";
+const DECISIONS: &str = "device decisions";
+
+/// How often a report is repeated, so that silence means something.
+const REPEAT_EVERY: Duration = Duration::from_secs(STALE_SECS / 3);
+
+/// Events whose decision can be explained later; the oldest fall out.
+const DECISIONS_MAX: usize = 32;
+
+/// What is known for the choice of a device.
+#[derive(Debug, Default)]
+pub(crate) struct ChoiceState {
+    /// What this device says of itself; of number 0 before it has said anything.
+    own: DeviceReport,
+    /// The newest of all own devices, this one among them.
+    reports: Reports,
+    version: u64,
+    text: String,
+    policy: Option<Policy>,
+    repeat_at: Option<Instant>,
+    /// What gateways were told.
+    told: HashMap<DeviceKey, gateways::Told>,
+    tell_at: Option<Instant>,
+    /// What decisions were made from, oldest first.
+    recorded: VecDeque<(CallId, Inputs)>,
+    /// The newest of these aren't on disk yet.
+    is_unwritten: bool,
+}
+
+/// How long a device holds a call back, and why it was decided so.
+#[derive(Clone, Debug)]
+pub(crate) struct Turn {
+    pub(crate) after_secs: u16,
+    pub(crate) words: String,
+}
+
+// Start, and time.
+impl EventLoop {
+    pub(crate) fn choice_start(&mut self) {
+        let stored = self.store.read::<_, StoreError>(|view| {
+            let own = view.setting_value::<DeviceReport>(OWN_REPORT)?;
+            let reports = view.setting_value::<Reports>(REPORTS)?;
+            let policy = view.setting_value::<(u64, String)>(POLICY)?;
+            let recorded = view.setting_value::<Vec<(CallId, Inputs)>>(DECISIONS)?;
+            Ok((own.unwrap_or_default(), reports.unwrap_or_default(), policy.unwrap_or_default(), recorded.unwrap_or_default()))
+        });
+        match stored {
+            Ok((own, reports, (version, text), recorded)) => {
+                let policy = read_policy(&text);
+                self.choice = ChoiceState {
+                    own,
+                    reports,
+                    version,
+                    text,
+                    policy,
+                    recorded: recorded.into(),
+                    tell_at: Some(Instant::now()),
+                    ..ChoiceState::default()
+                };
+            }
+            Err(error) => warn!(%error, "device reports and policy not read from the database"),
+        }
+    }
+
+    pub(crate) fn choice_tick(&mut self, now: Now) {
+        if self.choice.repeat_at.is_none_or(|at| at <= now.instant) {
+            self.choice.repeat_at = Some(now.instant + REPEAT_EVERY);
+            if self.choice.own.usage.is_some() {
+                // Who isn't connected isn't dialled to hear the same once more: it may be asleep.
+                self.say_report(self.choice.own.clone(), false);
+            }
+        }
+        self.write_decisions();
+        self.tell_gateways_tick(now);
+    }
+}
+
+// Reports.
+impl EventLoop {
+    /// What this device says of itself from now on.
+    fn say_report(&mut self, report: DeviceReport, is_news: bool) {
+        let now = self.now().unix;
+        let me = self.identity.device();
+        let sequence = self.choice.own.sequence.saturating_add(1).max(now.0);
+        let report = DeviceReport { sequence, at: now, ..report };
+        self.choice.own = report.clone();
+        self.choice.reports.merge(me, report);
+        self.keep_reports();
+        let notice = DeviceReports {
+            reports: vec![OwnReport { device: me, report: self.choice.own.clone() }],
+            wants_answer: false,
+            extensions: Extensions::none(),
+        };
+        for target in self.own_targets(is_news) {
+            self.notify(&target, &notice);
+        }
+        self.tell_gateways_soon();
+    }
+
+    fn keep_reports(&self) {
+        let kept = self.store.transaction::<_, StoreError>(|tx| {
+            tx.put_setting_value(OWN_REPORT, &self.choice.own)?;
+            tx.put_setting_value(REPORTS, &self.choice.reports)
+        });
+        if let Err(error) = kept {
+            warn!(%error, "device reports not kept");
+        }
+    }
+
+    /// Own other devices: those connected, and if they are to be dialled those of which an address is known.
+    fn own_targets(&self, dials: bool) -> Vec<Target> {
+        let user = self.identity.user_id();
+        let me = self.identity.device();
+        let others = self.own_devices_known().into_iter().filter(|device| *device != me);
+        let target = |device: &DeviceKey| {
+            let peer = address::peer_id(device)?;
+            match self.is_own_peer(&peer) {
+                true => Some(Target::connected(peer)),
+                false if dials => self.cached_target(&user, device),
+                false => None,
+            }
+        };
+        others.filter_map(|device| target(&device)).collect()
+    }
+
+    /// Devices of this user that aren't removed, this one among them.
+    pub(super) fn own_devices_known(&self) -> BTreeSet<DeviceKey> {
+        let (identity, now) = (self.identity.identity(), self.now().unix);
+        let mut devices = self.contacts.own_devices().copied().collect::<BTreeSet<_>>();
+        devices.extend(self.devices.cards().map(|(device, _, _)| device));
+        devices.retain(|device| !self.trust.is_device_removed(&identity, device, now));
+        devices.insert(self.identity.device());
+        devices
+    }
+
+    /// An own device was met: it is told what this one knows.
+    pub(crate) fn choice_own_device_met(&mut self, peer: PeerId) {
+        let target = Target::connected(peer);
+        if !self.choice.reports.is_empty() {
+            let notice = self.all_reports(true);
+            self.notify(&target, &notice);
+        }
+        if self.choice.version > 0 {
+            let notice = self.policy_text();
+            self.notify(&target, &notice);
+        }
+    }
+
+    fn all_reports(&self, wants_answer: bool) -> DeviceReports {
+        let reports = self.choice.reports.iter().map(|(device, report)| OwnReport { device: *device, report: report.clone() });
+        DeviceReports { reports: reports.collect(), wants_answer, extensions: Extensions::none() }
+    }
+
+    pub(crate) fn handle_device_reports(&mut self, peer: PeerId, notice: DeviceReports) {
+        if !self.is_own_peer(&peer) {
+            return;
+        }
+        let me = self.identity.device();
+        let known = self.own_devices_known();
+        let mut news = Vec::new();
+        for OwnReport { device, report } in notice.reports {
+            // A device removed by its user has nothing to say, and of this one nobody knows better.
+            let is_own = device == me || !known.contains(&device);
+            if !is_own && self.choice.reports.merge(device, report.clone()) {
+                news.push(OwnReport { device, report });
+            }
+        }
+        if notice.wants_answer {
+            let answer = self.all_reports(false);
+            self.notify(&Target::connected(peer), &answer);
+        }
+        if news.is_empty() {
+            return;
+        }
+        self.keep_reports();
+        self.tell_gateways_soon();
+        let notice = DeviceReports { reports: news, wants_answer: false, extensions: Extensions::none() };
+        let others = self.peers.iter().map(|(other, _)| *other).filter(|other| *other != peer && self.is_own_peer(other));
+        let others: Vec<PeerId> = others.collect();
+        for other in others {
+            self.notify(&Target::connected(other), &notice);
+        }
+    }
+}
+
+// The policy.
+impl EventLoop {
+    fn policy_text(&self) -> PolicyText {
+        PolicyText { version: self.choice.version, text: self.choice.text.clone(), extensions: Extensions::none() }
+    }
+
+    /// The policy with its version, for the vault.
+    pub(crate) fn vault_policy(&self) -> Option<PolicyText> {
+        (self.choice.version > 0).then(|| self.policy_text())
+    }
+
+    pub(crate) fn handle_policy_text(&mut self, peer: PeerId, notice: PolicyText) {
+        if !self.is_own_peer(&peer) {
+            return;
+        }
+        if let Err(error) = self.merge_policy(notice) {
+            warn!(%error, "policy not kept");
+        }
+    }
+
+    /// Takes in the policy of another device of this user: the newer one stays.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(crate) fn merge_policy(&mut self, other: PolicyText) -> Result<(), StoreError> {
+        if other.text.len() > POLICY_TEXT_BYTES_MAX {
+            return Ok(());
+        }
+        if (other.version, &other.text) > (self.choice.version, &self.choice.text) {
+            self.set_policy(other.version, other.text)?;
+        }
+        Ok(())
+    }
+
+    fn set_policy(&mut self, version: u64, text: String) -> Result<(), StoreError> {
+        self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(POLICY, &(version, text.clone())))?;
+        self.choice.policy = read_policy(&text);
+        self.choice.version = version;
+        self.choice.text = text;
+        self.vault_changed();
+        self.tell_gateways_soon();
+        let notice = self.policy_text();
+        for target in self.own_targets(true) {
+            self.notify(&target, &notice);
+        }
+        Ok(())
+    }
+}
+
+/// A policy of a version that this program doesn't read is as none: every device is told.
+fn read_policy(text: &str) -> Option<Policy> {
+    if text.is_empty() {
+        return None;
+    }
+    Policy::parse(text)
+        .inspect_err(|error| warn!(%error, "the push policy can't be used: every device is told of everything"))
+        .ok()
+}
+
+// Deciding.
+impl EventLoop {
+    /// When it is this device's turn to ring, and why; `None` without a policy: at once, as every device. What it is decided from is kept.
+    pub(crate) fn choose_for_call(&mut self, invite: &VerifiedInvite, bearer: Option<DeviceKey>) -> Option<Turn> {
+        let content = invite.invite();
+        let caller = self.labels.display(invite.caller_id());
+        let event = ChoiceEvent { kind: content.kind, callers: vec![CallerRef::Name(caller)], format: None };
+        let inputs = self.choice_inputs(event);
+        let decision = decide(&inputs, self.choice.policy.as_ref());
+        self.wake_sleepers(&inputs, &decision);
+        self.record_decision(content.call, inputs);
+        self.choice.policy.as_ref()?;
+        let (after_secs, choice) = decision.turn_of(&self.identity.device())?;
+        let words = choice.words.clone();
+        // A gateway that knows the policy has waited already; any other has the age of the invite to go by.
+        let has_waited = bearer.is_some_and(|bearer| self.has_told(&bearer));
+        let age_secs = self.now().unix.secs_since(content.issued_at);
+        let left = u64::from(after_secs).saturating_sub(if bearer.is_some() { age_secs } else { 0 });
+        let after_secs = if has_waited { 0 } else { u16::try_from(left).unwrap_or(after_secs) };
+        debug!(call = %content.call.short(), after_secs, words, "device choice");
+        Some(Turn { after_secs, words })
+    }
+
+    /// Everything that is known now.
+    fn choice_inputs(&self, event: ChoiceEvent) -> Inputs {
+        let me = self.identity.device();
+        let candidate = |device: DeviceKey| {
+            let peer = address::peer_id(&device);
+            let is_connected = device == me || peer.is_some_and(|peer| self.is_own_peer(&peer));
+            let (name, kind) = self.devices.name_of(&device);
+            let (name, kind) = if device == me {
+                let own = self.settings.device_name.clone();
+                ((!own.is_empty()).then_some(own), Some(self.settings.device_kind))
+            } else {
+                (name, kind)
+            };
+            let reach = if is_connected { Reach::Connected } else { Reach::Unknown };
+            Candidate { device, name, kind, report: self.choice.reports.get(&device).cloned(), reach }
+        };
+        let candidates =
+            self.own_devices_known().into_iter().take(halloo_protocol::directory::DEVICES_MAX).map(candidate).collect();
+        Inputs { event, at: self.now().unix, presence: Some(self.chosen_presence()), candidates }
+    }
+
+    fn chosen_presence(&self) -> Presence {
+        match self.presence_state_chosen() {
+            State::Offline => Presence::Offline,
+            State::Online => Presence::Online,
+            State::Away => Presence::Away,
+            State::Dnd => Presence::Dnd,
+        }
+    }
+
+    fn record_decision(&mut self, call: CallId, inputs: Inputs) {
+        self.choice.recorded.retain(|(known, _)| *known != call);
+        self.choice.recorded.push_back((call, inputs));
+        while self.choice.recorded.len() > DECISIONS_MAX {
+            self.choice.recorded.pop_front();
+        }
+        // Written at the next tick: nobody waits for a ring because of it.
+        self.choice.is_unwritten = true;
+    }
+
+    fn write_decisions(&mut self) {
+        if !std::mem::take(&mut self.choice.is_unwritten) {
+            return;
+        }
+        let recorded: Vec<&(CallId, Inputs)> = self.choice.recorded.iter().collect();
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(DECISIONS, &recorded)) {
+            warn!(%error, "what a decision was made from was not kept");
+        }
+    }
+
+    /// Wakes machines that sleep and whose turn is at once.
+    fn wake_sleepers(&self, inputs: &Inputs, decision: &Decision) {
+        let me = self.identity.device();
+        let first = decision.stages.first().into_iter().flat_map(|stage| stage.choices.iter());
+        for device in first.map(|choice| choice.device).filter(|device| *device != me) {
+            let report =
+                inputs.candidates.iter().find(|candidate| candidate.device == device).and_then(|known| known.report.as_ref());
+            let is_asleep = report.is_some_and(|report| report.usage == Some(Usage::Asleep));
+            if let Some(mac) = report.filter(|_| is_asleep).and_then(|report| report.attributes.wake_mac) {
+                wake_lan::send(&mac);
+            }
+        }
+    }
+}
