@@ -5,5 +5,6 @@
 mod attacks;
 mod fixture;
 mod fuzz;
+mod keepers;
 mod network;
 mod simulation;

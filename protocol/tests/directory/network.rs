@@ -75,6 +75,8 @@ pub(crate) struct Network {
     order: u64,
     base: Instant,
     pub(crate) elapsed: Duration,
+    /// How often owners look after their connections: rarely where weeks pass.
+    pub(crate) upkeep_every: Duration,
     rng: ChaCha8Rng,
     config: Config,
     /// Requests that reached the wire.
@@ -100,6 +102,7 @@ impl Network {
             order: 0,
             base: Instant::now(),
             elapsed: Duration::ZERO,
+            upkeep_every: UPKEEP,
             rng: ChaCha8Rng::seed_from_u64(seed),
             config,
             requests: 0,
@@ -262,7 +265,7 @@ impl Network {
             }
             Delivery::Upkeep => {
                 self.upkeep();
-                self.push(UPKEEP, Delivery::Upkeep);
+                self.push(self.upkeep_every, Delivery::Upkeep);
             }
             _ => {}
         }
