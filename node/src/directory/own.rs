@@ -330,7 +330,10 @@ impl EventLoop {
         let Some(parts) = record.entry(&device) else { return };
         let (sequence, lease) = (parts.entry().sequence, parts.lease.as_ref().map_or(0, |lease| lease.unverified().number));
         self.directory.own.lease_number = self.directory.own.lease_number.max(lease);
-        if sequence > self.directory.own.sequence {
+        // A home set back from a backup may come to a number that was used since, for another entry: whichever of the two the replicas keep, it isn't
+        // known to be this one.
+        let is_other = self.directory.own.entry.as_ref().is_some_and(|own| own.unverified() != parts.entry());
+        if sequence > self.directory.own.sequence || (sequence == self.directory.own.sequence && is_other) {
             info!(sequence, "the network holds a newer entry of this device: going on above it");
             self.directory.own.sequence = sequence;
             self.directory.own.entry = None;
