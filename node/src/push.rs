@@ -810,6 +810,7 @@ impl EventLoop {
             info!(suspended_ms, "awake");
             self.events.send(Event::Woken { suspended_ms, by_push: payload.is_some() });
             self.restart_clock_watch();
+            self.push_sessions_woken();
             self.reach_woken();
             self.join_network();
             self.publish_soon();

@@ -47,6 +47,12 @@ fn run_gateway() {
     run("run_gateway", &["registered for stream at 12D3"]);
 }
 
+/// With nobody to be reached: authority, gateway and caller have ended.
+#[test]
+fn cold_start() {
+    run("cold_start", &["nobody else runs any more", "ringing: alice@test calls", "with 0 peers", "the screen says: "]);
+}
+
 #[test]
 fn own_engine() {
     let expected = ["alice's engine is connected", "the call: Completed, path Some(Relayed)", "alice's engine has heard bob"];

@@ -32,6 +32,8 @@ mod partition;
 mod presence;
 mod push_abuse;
 mod push_channels;
+mod push_gateway_killed;
+mod push_gateway_operator;
 mod push_gateways;
 mod push_messages;
 mod push_sessions;

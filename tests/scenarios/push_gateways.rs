@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use halloo_tests::cli::Invocation;
+use halloo_tests::network::befriend;
+use halloo_tests::webpush::PushService;
 use halloo_tests::{Daemon, Plan, User, eventually};
 use serde_json::Value;
 
@@ -103,6 +105,64 @@ fn a_gateway_that_does_nothing_costs_no_call_and_is_replaced() {
     assert_eq!(bob.cli(["suspend"]).ok()["suspended"], true);
     let outcome = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", "1"]).limit(TEST_TIME_MAX).run().ok();
     assert_eq!((&outcome["outcome"], &outcome["via_push"]), (&Value::from("completed"), &Value::from(true)), "{outcome}");
+}
+
+/// Cut off from everybody and alive, as far as it can tell itself: nobody has found out yet, and the call rings all the same.
+#[test]
+fn a_call_rings_through_the_second_gateway_while_the_first_is_cut_off() {
+    let plan = Plan::new(["alice", "bob", "carol"]).args("bob", ["--answer", "auto"]).args("carol", ["--role", "gateway"]);
+    let mut network = plan.start();
+    let authority = network.authority.peer_id();
+    let [alice, bob, carol] = network.users();
+    // Contacts know both gateways, strangers one.
+    befriend(alice, bob);
+    for gateway in [&carol.peer_id(), &authority] {
+        bob.cli(["push", "register", "webpush", "--gateway", gateway]).ok();
+    }
+    has_gateways(bob, 2);
+    assert_eq!(bob.cli(["suspend"]).ok()["suspended"], true);
+    freeze(carol);
+    let outcome = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", "1"]).limit(TEST_TIME_MAX).run().ok();
+    assert_eq!((&outcome["outcome"], &outcome["via_push"]), (&Value::from("completed"), &Value::from(true)), "{outcome}");
+    // The caller doesn't wait for one gateway before asking the other: it rings before the first one's silence would count as an answer.
+    let ring_ms = outcome["ring_ms"].as_u64().expect("it rang");
+    assert!(ring_ms < 10_000, "{outcome}");
+}
+
+/// The one gateway that a stranger asks has a channel whose service is out of order: it hands the push on, and the other one's service brings it.
+#[test]
+fn a_push_whose_service_fails_is_handed_to_the_devices_other_gateway() {
+    let (broken, service) = (PushService::start_broken(), PushService::start());
+    let mut network = Plan::new(["alice", "bob", "carol"]).args("carol", ["--role", "gateway"]).start();
+    let authority = network.authority.peer_id();
+    let [alice, bob, carol] = network.users();
+    let register = |service: &PushService, gateway: &str| {
+        let endpoint = format!("{}/push/a-phone", service.origin);
+        bob.cli(["push", "register", "webpush", "--endpoint", &endpoint, "--gateway", gateway]).ok()
+    };
+    // Each is told of the other by the registration that comes after the other's. A stranger learns of one gateway: that whose registration is older.
+    register(&service, &authority);
+    register(&broken, &carol.peer_id());
+    register(&service, &authority);
+    has_gateways(bob, 2);
+    assert_eq!(bob.cli(["suspend"]).ok()["suspended"], true);
+    let handed = "the other gateway has taken the push";
+    let running = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", "1"]).start();
+    broken.refused.recv_timeout(TEST_TIME_MAX).expect("the first one's service is asked, in vain");
+    let message = service.messages.recv_timeout(TEST_TIME_MAX).expect("the second one's service is asked");
+    eventually(SETTLED_TIME_MAX, "the push was handed on", || {
+        if carol.logged(handed) > 0 { Ok(()) } else { Err("not yet".to_owned()) }
+    });
+    let file = bob.home().join("payload");
+    std::fs::write(&file, &message.body).expect("written");
+    let woken = bob.cli(["wake", "--payload", &file.display().to_string()]).ok();
+    let id = woken["call_id"].as_str().expect("it rings").to_owned();
+    assert_eq!(bob.cli(["calls", "answer", &id]).code, 0);
+    let outcome = running.wait(TEST_TIME_MAX).ok();
+    assert_eq!((&outcome["outcome"], &outcome["via_push"]), (&Value::from("completed"), &Value::from(true)), "{outcome}");
+    // Both have brought it by now: it rang once.
+    let rings = bob.events().iter().filter(|event| event["event"] == "call_incoming").count();
+    assert_eq!(rings, 1);
 }
 
 fn freeze(daemon: &Daemon) {

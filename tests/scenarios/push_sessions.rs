@@ -59,9 +59,19 @@ fn the_wanted_clients_of_a_user_open_sessions_and_a_sleeping_one_is_woken_for_it
     let report = request(&network.authority, &["--content", "more mail"]);
     assert_eq!((&report["mode"], outcome(&report, phone).as_str()), (&Value::from("B"), "delivered"), "{report}");
     assert_eq!(outcome(&report, &tablet), "left", "{report}");
-    let slept = outcome(&report, &laptop);
-    // Its connection stands while it is frozen, as far as the gateway can see: then nobody answers.
-    assert!(["open", "sent", "unreachable"].contains(&slept.as_str()), "{report}");
+    // Its connection stands while it is frozen, as far as the gateway can see: its silence shows, and its push service wakes it.
+    assert_eq!(outcome(&report, &laptop), "open", "{report}");
+    laptop.wait_event(PATIENCE, "woken", |event| event["by_push"] == true);
+    let expected = data_encoding::BASE64URL_NOPAD.encode(b"more mail");
+    laptop.wait_event(PATIENCE, "push_content", |event| event["content"] == expected.as_str());
+
+    // The same with a session that is open: it sleeps, and what is pushed into the session wakes it for another.
+    assert_eq!(laptop.cli(["suspend"]).ok()["suspended"], true);
+    let report = request(&network.authority, &["--content", "last mail"]);
+    let outcomes = (outcome(&report, phone), outcome(&report, &laptop));
+    assert_eq!(outcomes, ("delivered".to_owned(), "open".to_owned()), "{report}");
+    let expected = data_encoding::BASE64URL_NOPAD.encode(b"last mail");
+    laptop.wait_event(PATIENCE, "push_content", |event| event["content"] == expected.as_str());
     assert!(!tablet.events().iter().any(|event| event["event"] == "push_session_requested"), "not subscribed");
 }
 

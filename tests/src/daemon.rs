@@ -28,6 +28,8 @@ pub struct Launch {
     pub args: Vec<String>,
     /// The network namespace to run in.
     pub namespace: Option<String>,
+    /// Its log filter, if not the usual one.
+    pub log: Option<String>,
 }
 
 impl Launch {
@@ -43,6 +45,13 @@ impl Launch {
     #[must_use]
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.args.push(arg.into());
+        self
+    }
+
+    /// What it logs, as `RUST_LOG` says it.
+    #[must_use]
+    pub fn log(mut self, filter: &str) -> Self {
+        self.log = Some(filter.to_owned());
         self
     }
 
@@ -142,7 +151,7 @@ impl Daemon {
         let stderr = File::options().create(true).append(true).open(&self.stderr).expect("the folder is ours");
         let mut command = halloo_command(launch.namespace.as_deref());
         command.arg("--home").arg(&self.home).args(["--json", "-v", "run"]).args(&launch.args);
-        if let Ok(filter) = std::env::var("HALLOO_TEST_LOG") {
+        if let Some(filter) = launch.log.clone().or_else(|| std::env::var("HALLOO_TEST_LOG").ok()) {
             command.env("RUST_LOG", filter);
         }
         let spawned = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr).spawn();

@@ -4,7 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
@@ -50,6 +52,9 @@ pub struct PushService {
     pub origin: String,
     /// What gateways have posted.
     pub messages: Receiver<PushMessage>,
+    /// What they have posted while the service was out of order.
+    pub refused: Receiver<PushMessage>,
+    works: Arc<AtomicBool>,
 }
 
 impl PushService {
@@ -59,22 +64,47 @@ impl PushService {
     /// If there is none.
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with(true)
+    }
+
+    /// One that is out of order and answers 503, until [`PushService::mend`].
+    ///
+    /// # Panics
+    /// If there is no free port.
+    #[must_use]
+    pub fn start_broken() -> Self {
+        Self::start_with(false)
+    }
+
+    /// From now on it takes what it gets.
+    pub fn mend(&self) {
+        self.works.store(true, Ordering::SeqCst);
+    }
+
+    fn start_with(works: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let origin = format!("http://{}", listener.local_addr().expect("bound"));
-        let (sender, messages) = sync_channel(8);
+        let ((taken, messages), (not_taken, refused)) = (channel(), channel());
+        let works = Arc::new(AtomicBool::new(works));
+        let is_working = Arc::clone(&works);
         // Ends with the test process; it holds nothing but its port.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let mut reader = BufReader::new(&stream);
                 let Some(message) = read_message(&mut reader) else { continue };
-                let answer = "HTTP/1.1 201 Created\r\nLocation: /message/1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                let works = is_working.load(Ordering::SeqCst);
+                let status = if works { "201 Created\r\nLocation: /message/1" } else { "503 Service Unavailable" };
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                // A gateway that was killed meanwhile hears no answer; the next one comes on a connection of its own.
                 let answered = (&stream).write_all(answer.as_bytes());
-                if answered.is_err() || sender.send(message).is_err() {
+                let kept = if works { &taken } else { &not_taken };
+                if kept.send(message).is_err() {
                     break;
                 }
+                drop(answered);
             }
         });
-        Self { origin, messages }
+        Self { origin, messages, refused, works }
     }
 }
 

@@ -429,6 +429,11 @@ impl EventLoop {
         SessionContentTaken { result, extensions: Extensions::none() }
     }
 
+    /// Servers count on nobody who has slept: they ask anew, which must not be taken for a second session.
+    pub(super) fn push_sessions_woken(&mut self) {
+        self.push.sessions.open.clear();
+    }
+
     /// A session ends with the connection.
     pub(crate) fn push_sessions_peer_gone(&mut self, device: &DeviceKey) {
         self.push.sessions.open.remove(device);

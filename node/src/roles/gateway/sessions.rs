@@ -62,8 +62,8 @@ const USER_BYTES_MAX: usize = 256;
 pub(crate) struct Asking {
     operation: u64,
     device: DeviceKey,
-    /// The request; `None` for content.
-    nonce: Option<SessionNonce>,
+    /// The request; for content the one that goes out if nobody takes the content.
+    nonce: SessionNonce,
 }
 
 /// A request that may be taken up.
@@ -287,7 +287,10 @@ impl EventLoop {
         for (device, step) in &plan.clients {
             match step {
                 ClientStep::Leave(_) => {}
-                ClientStep::Deliver => self.push_to_session(number, order, *device),
+                ClientStep::Deliver => {
+                    let request = self.send_initiation(number, order, SessionMode::One, &[], *device);
+                    self.push_to_session(number, order, *device, request.unverified().nonce);
+                }
                 ClientStep::Request { identifiers } => {
                     let request = match (&common, plan.mode) {
                         (Some(request), SessionMode::All | SessionMode::Matching) => Signed::clone(request),
@@ -354,7 +357,7 @@ impl EventLoop {
         let peer = address::peer_id(&device).filter(|peer| self.peers.get(peer).is_some());
         if let Some(peer) = peer {
             let message = SessionRequest { initiation: request.clone(), extensions: Extensions::none() };
-            let nonce = Some(request.unverified().nonce);
+            let nonce = request.unverified().nonce;
             let purpose = Purpose::SessionRequest(Asking { operation, device, nonce });
             return self.request(&Target::connected(peer), &message, purpose, ASK_TIMEOUT);
         }
@@ -380,12 +383,11 @@ impl EventLoop {
         is_on_its_way
     }
 
-    fn push_to_session(&mut self, operation: u64, order: &Order, device: DeviceKey) {
+    fn push_to_session(&mut self, operation: u64, order: &Order, device: DeviceKey, nonce: SessionNonce) {
         let Some(peer) = address::peer_id(&device) else { return };
-        let nonce = SessionNonce::random(&mut self.rng);
         let application: Option<Application> = order.application.as_ref().map(|activation| activation.application.clone());
         let message = SessionContent { nonce, application, content: order.content.clone(), extensions: Extensions::none() };
-        let purpose = Purpose::SessionContent(Asking { operation, device, nonce: None });
+        let purpose = Purpose::SessionContent(Asking { operation, device, nonce });
         self.request(&Target::connected(peer), &message, purpose, ASK_TIMEOUT);
     }
 
@@ -412,15 +414,24 @@ impl EventLoop {
     pub(crate) fn session_content_answer(&mut self, asking: Asking, frame: &Frame) {
         match frame.parse::<SessionContentTaken>().map(|answer| answer.result) {
             Ok(Ok(())) => self.note_client(asking, "delivered", Some("there is a session already".into()), true),
-            Ok(Err(reason)) => self.note_client(asking, "refused", Some(reason.to_string()), true),
+            Ok(Err(reason)) => {
+                // It has slept since, say, and knows of no session: the next request opens one.
+                if let Some(gateway) = self.gateway.as_mut().filter(|_| reason == SessionReason::UNKNOWN) {
+                    gateway.sessions.open.remove(&asking.device);
+                }
+                self.note_client(asking, "refused", Some(reason.to_string()), true);
+            }
             Err(_) => self.counters.malformed += 1,
         }
     }
 
+    /// Nobody has said anything to a request, or to content: whoever sleeps is woken, and opens a session then.
     pub(crate) fn session_request_failure(&mut self, asking: Asking, failure: Failure) {
-        let sessions = self.gateway.as_ref().map(|gateway| &gateway.sessions);
-        let sent = asking.nonce.and_then(|nonce| sessions?.sent.get(&nonce));
-        let payload = sent.map(|sent| sent.payload.clone());
+        let sessions = self.gateway.as_mut().map(|gateway| &mut gateway.sessions);
+        let payload = sessions.and_then(|sessions| {
+            sessions.open.remove(&asking.device);
+            sessions.sent.get(&asking.nonce).map(|sent| sent.payload.clone())
+        });
         if payload.is_some_and(|payload| self.wake_for_session(asking.device, &payload)) {
             return self.note_client(asking, "sent", Some("silent: its push service was asked to wake it".into()), false);
         }
