@@ -1,6 +1,6 @@
 //! From the dial to the ring through push, in one-way trips; and what the device sends before it rings.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -14,7 +14,7 @@ use super::town::{Town, is_vouched_for};
 use crate::dial::{DELAY, name_of};
 use crate::lab::{Member, eventually};
 use crate::report::{Report, Row, median};
-use crate::slow_link::SlowLink;
+use crate::slow_link::{Packet, SlowLink};
 use crate::wiretap::{Sent, Wiretap};
 
 /// One-way trips that the program itself may add to what the network takes.
@@ -176,7 +176,7 @@ impl Town {
         }
         let hand_over = self.sleepers[number].hand_overs.try_recv().context("no push came to the device")?;
         let rang_at = heard.iter().find(|sent| sent.is_ring).and_then(|sent| sent.at).unwrap_or(began + to_ring);
-        let window: Vec<_> = packets.into_iter().filter(|packet| hand_over.at <= packet.at && packet.at <= rang_at).collect();
+        let window = since(&packets, hand_over.at, rang_at);
         let dial = Dial {
             to_ring,
             from_push: rang_at.saturating_duration_since(hand_over.at),
@@ -195,6 +195,13 @@ impl Town {
         let _declined = outcome.await??;
         Ok(dial)
     }
+}
+
+/// The packets of that time from ports that had sent nothing before: a frozen device can't have.
+fn since(packets: &[Packet], begin: Instant, end: Instant) -> Vec<Packet> {
+    let earlier: HashSet<u16> = packets.iter().filter(|packet| packet.at < begin).map(|packet| packet.from).collect();
+    let is_new = |packet: &&Packet| begin <= packet.at && packet.at <= end && !earlier.contains(&packet.from);
+    packets.iter().filter(is_new).copied().collect()
 }
 
 /// The caller's frames before the first push of its own.
