@@ -73,6 +73,7 @@ pub(crate) struct Settings {
     pub(crate) api: Option<String>,
     pub(crate) clock_skew_secs: i64,
     pub(crate) linked_certificate_secs: Option<u64>,
+    pub(crate) lease_secs: u64,
     pub(crate) home: Option<PathBuf>,
     pub(crate) freezable: bool,
     pub(crate) publishes: bool,
@@ -109,6 +110,7 @@ impl Default for Settings {
             api: None,
             clock_skew_secs: 0,
             linked_certificate_secs: None,
+            lease_secs: halloo_protocol::directory::DEVICE_LEASE_SECS_MAX,
             home: None,
             freezable: false,
             publishes: true,
@@ -340,6 +342,13 @@ impl NodeBuilder {
     /// Lets certificates of devices linked here last so long, from an hour ago on, instead of a year. For tests of their renewal.
     pub fn dangerous_linked_certificate_secs(mut self, secs: Option<u64>) -> Self {
         self.settings.linked_certificate_secs = secs;
+        self
+    }
+
+    /// How long the device vouches for itself at a time, in seconds, 2 to 3,600, which is the default. For tests and benchmarks of what follows when a
+    /// device has been silent for so long: every half of it costs a renewal at all replicas.
+    pub fn dangerous_lease_secs(mut self, secs: u64) -> Self {
+        self.settings.lease_secs = secs.clamp(2, halloo_protocol::directory::DEVICE_LEASE_SECS_MAX);
         self
     }
 

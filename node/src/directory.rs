@@ -13,8 +13,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::directory::{
-    DEVICE_LEASE_SECS_MAX, DEVICE_NAME_BYTES_MAX, DeviceEntry, DirectoryRecord, ENTRY_SECS_MAX, EntryParts, Lease, PrivatePart,
-    Reachability, RecordError, RecordKey, SealKey, UnverifiedRecord,
+    DEVICE_NAME_BYTES_MAX, DeviceEntry, DirectoryRecord, ENTRY_SECS_MAX, EntryParts, Lease, PrivatePart, Reachability,
+    RecordError, RecordKey, SealKey, UnverifiedRecord,
 };
 use halloo_protocol::identity::{ChainError, UserId, VerifiedChain};
 use halloo_protocol::kademlia::{

@@ -232,6 +232,8 @@ pub(crate) struct PushState {
     sessions: sessions::Sessions,
     letters: letters::Letters,
     tests: self_test::SelfTests,
+    /// In which language the gateway says that the event of the newest payload is told: it knows both people's lists.
+    language: Option<String>,
     /// Gateways that were asked to be the second one.
     tried: Vec<DeviceKey>,
 }
@@ -249,6 +251,7 @@ impl PushState {
             sessions: sessions::Sessions::default(),
             letters: letters::Letters::default(),
             tests: self_test::SelfTests::default(),
+            language: None,
             tried: Vec::new(),
         }
     }
@@ -450,7 +453,7 @@ impl EventLoop {
         let mut channels = vec![registering.channel.clone()];
         channels.extend(self.other_channels(&registering.gateway.device, &registering.channel));
         let mut request = PushRegister::new(channels);
-        request.languages = self.settings.languages.iter().take(8).map(|language| language.chars().take(35).collect()).collect();
+        request.languages = self.own_languages().iter().take(8).map(|language| language.chars().take(35).collect()).collect();
         request.epoch = self.contacts.presence_key().epoch;
         self.describe_device(&registering.gateway.device, &mut request);
         self.request(&target, &request, Purpose::PushRegister(Box::new(registering)), GATEWAY_TIMEOUT);
@@ -647,7 +650,8 @@ impl EventLoop {
         let (capability, key) = own.unwrap_or_else(|| (capability, self.identity.device_key().clone()));
         let id = capability.unverified().id;
         let proof = CapabilityProof::sign(id, address.gateway.device, request_hash, self.now().unix, &key);
-        let message = PushSend { handle, capability, proof, hints, sealed: sealed.to_vec(), extensions: Extensions::none() };
+        let extensions = PushSend::with_languages(Extensions::none(), &self.own_languages());
+        let message = PushSend { handle, capability, proof, hints, sealed: sealed.to_vec(), extensions };
         let handed = Handed { sending, push: HeldPush { gateway: target.peer, handle, request_hash } };
         self.request(&target, &message, Purpose::PushSend(handed), GATEWAY_TIMEOUT);
         Some(target)
@@ -714,6 +718,17 @@ impl EventLoop {
     /// # Errors
     /// Why it isn't believed, or not taken.
     fn take_payload(&mut self, payload: &[u8], way: InviteWay) -> Result<Opened, String> {
+        let taken = self.take_payload_of(payload, way);
+        self.push.language = None;
+        taken
+    }
+
+    /// In which language the gateway says that what is being taken is told.
+    pub(crate) const fn push_language(&self) -> Option<&String> {
+        self.push.language.as_ref()
+    }
+
+    fn take_payload_of(&mut self, payload: &[u8], way: InviteWay) -> Result<Opened, String> {
         let payload = PushPayload::from_bytes(payload).map_err(|error| error.to_string())?;
         let gateways: Vec<DeviceKey> = self.push.registered.iter().map(|known| known.gateway.device).collect();
         let outer = payload.verify(&gateways).map_err(|error| error.to_string())?;
@@ -721,6 +736,7 @@ impl EventLoop {
         if outer.created_at.is_from_the_future(now) {
             return Err("the push is dated in the future".into());
         }
+        self.push.language = outer.language();
         if !outer.event.is_call() {
             return self.take_pushed(outer, payload.sealed(), way);
         }

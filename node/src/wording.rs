@@ -164,14 +164,21 @@ impl EventLoop {
     /// username is shown, for they could call themselves like a contact.
     pub(crate) fn notice(&self, sentence: Sentence, about: &UserId) -> Option<Notice> {
         let roster = self.contacts.roster();
-        let own = roster.own().profile.as_ref().map(|card| card.profile.unverified().languages.as_slice());
-        let own = own.filter(|languages| !languages.is_empty()).unwrap_or(&self.settings.languages);
+        let own = self.own_languages();
         let is_contact = matches!(roster.standing(about), Standing::Contact | Standing::Changed);
         let profile = roster.entry(about).filter(|_| is_contact).and_then(RosterEntry::profile);
         let name = profile.map(|profile| profile.display_name.clone()).filter(|name| !harmless(name).is_empty());
         let name = name.unwrap_or_else(|| self.labels.display(about));
-        let languages = profile.map(|profile| profile.languages.as_slice()).unwrap_or_default();
-        notice(sentence, &name, 1, own, languages)
+        // Whoever isn't known has told the gateway, if it was one that brought this.
+        let told = self.push_language().map(std::slice::from_ref);
+        let languages = profile.map(|profile| profile.languages.as_slice()).or(told).unwrap_or_default();
+        notice(sentence, &name, 1, &own, languages)
+    }
+
+    /// Languages this user reads, best first.
+    pub(crate) fn own_languages(&self) -> Vec<String> {
+        let profile = self.contacts.roster().own().profile.as_ref().map(|card| card.profile.unverified().languages.clone());
+        profile.filter(|languages| !languages.is_empty()).unwrap_or_else(|| self.settings.languages.clone())
     }
 }
 

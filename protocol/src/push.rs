@@ -52,6 +52,12 @@ const LANGUAGE_BYTES_MAX: usize = 35;
 /// Longest name of an application, or of an identifier's kind or value.
 const NAME_BYTES_MAX: usize = 128;
 
+/// Extension of a [`PushSend`]: the caller's languages, a list of strings.
+const EXTENSION_LANGUAGES: u16 = 0x0001;
+
+/// All of them, encoded.
+const LANGUAGES_BYTES_MAX: usize = LANGUAGES_MAX * (LANGUAGE_BYTES_MAX + 3) + 3;
+
 /// Longest life of a push: four weeks, what push services keep at most.
 pub const TTL_SECS_MAX: u32 = 28 * 86_400;
 
@@ -353,6 +359,25 @@ impl PushSend {
     #[must_use]
     pub fn hash_of(handle: &PushHandle, hints: &PushHints, sealed: &[u8]) -> [u8; 32] {
         hash("halloo push request", &[&handle.0, &wire::encode(hints), sealed])
+    }
+
+    /// Languages the caller reads, best first, as the gateway is told them: what is longer or more than allowed is left out.
+    #[must_use]
+    pub fn languages(&self) -> Vec<String> {
+        let told = self
+            .extensions
+            .find(EXTENSION_LANGUAGES)
+            .and_then(|bytes| wire::decode::<Vec<String>>(bytes, LANGUAGES_BYTES_MAX).ok());
+        let fits = |language: &String| (1..=LANGUAGE_BYTES_MAX).contains(&language.len());
+        told.unwrap_or_default().into_iter().filter(fits).take(LANGUAGES_MAX).collect()
+    }
+
+    /// Extensions that tell the caller's languages.
+    #[must_use]
+    pub fn with_languages(extensions: Extensions, languages: &[String]) -> Extensions {
+        let fits = |language: &&String| (1..=LANGUAGE_BYTES_MAX).contains(&language.len());
+        let told: Vec<&String> = languages.iter().filter(fits).take(LANGUAGES_MAX).collect();
+        if told.is_empty() { extensions } else { extensions.with(EXTENSION_LANGUAGES, wire::encode(&told)) }
     }
 
     /// [`PushSend::hash_of`] this request.

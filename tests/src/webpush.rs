@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::{Value, json};
 
 use crate::network::text;
 use crate::{Daemon, binary};
+
+/// Messages that a test may leave unread. Further ones wait for it.
+const MESSAGES_MAX: usize = 256;
 
 /// What a gateway posted.
 #[derive(Debug)]
@@ -84,7 +87,7 @@ impl PushService {
     fn start_with(works: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let origin = format!("http://{}", listener.local_addr().expect("bound"));
-        let ((taken, messages), (not_taken, refused)) = (channel(), channel());
+        let ((taken, messages), (not_taken, refused)) = (sync_channel(MESSAGES_MAX), sync_channel(MESSAGES_MAX));
         let works = Arc::new(AtomicBool::new(works));
         let is_working = Arc::clone(&works);
         // Ends with the test process; it holds nothing but its port.

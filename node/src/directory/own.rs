@@ -2,10 +2,6 @@
 
 use super::*;
 
-/// How long our own lease runs, and when it is renewed: half time, so that one lost renewal does no harm.
-const LEASE_SECS: u64 = DEVICE_LEASE_SECS_MAX;
-const LEASE_RENEWAL: Duration = Duration::from_secs(LEASE_SECS / 2);
-
 /// How long to wait before a publication that failed is tried again.
 const PUBLISH_RETRY: Duration = Duration::from_secs(3);
 
@@ -215,11 +211,16 @@ impl EventLoop {
         Extensions::none().with(OPEN_PART, wire::encode(&sealed))
     }
 
+    /// When our own lease is renewed: half time, so that one lost renewal does no harm.
+    const fn lease_renewal(&self) -> Duration {
+        Duration::from_secs(self.settings.lease_secs / 2)
+    }
+
     fn own_lease(&mut self, entry: &Signed<DeviceEntry>, now: Now) -> Result<Signed<Lease>, StoreError> {
         let number = self.directory.own.lease_number.saturating_add(1);
         self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(LEASE_NUMBER, &number))?;
         self.directory.own.lease_number = number;
-        self.directory.own.lease_at = Some(now.instant + LEASE_RENEWAL);
+        self.directory.own.lease_at = Some(now.instant + self.lease_renewal());
         let reachability = if entry.unverified().addresses.is_empty() { Reachability::Relayed } else { Reachability::Direct };
         let lease = Lease {
             device: entry.unverified().device,
@@ -227,14 +228,14 @@ impl EventLoop {
             number,
             reachability,
             issued_at: now.unix,
-            until: now.unix.plus_secs(LEASE_SECS),
+            until: now.unix.plus_secs(self.settings.lease_secs),
             extensions: Extensions::none(),
         };
         Ok(Signed::sign(lease, self.identity.device_key()))
     }
 
     pub(super) fn renew_own_lease(&mut self, now: Now) -> Option<QueryId> {
-        self.directory.own.lease_at = Some(now.instant + LEASE_RENEWAL);
+        self.directory.own.lease_at = Some(now.instant + self.lease_renewal());
         let entry = self.directory.own.entry.clone().filter(|_| !self.is_revoked())?;
         match self.own_lease(&entry, now) {
             Ok(lease) => {
@@ -330,7 +331,10 @@ impl EventLoop {
         let Some(parts) = record.entry(&device) else { return };
         let (sequence, lease) = (parts.entry().sequence, parts.lease.as_ref().map_or(0, |lease| lease.unverified().number));
         self.directory.own.lease_number = self.directory.own.lease_number.max(lease);
-        if sequence > self.directory.own.sequence {
+        // A home set back from a backup may come to a number that was used since, for another entry: whichever of the two the replicas keep, it isn't
+        // known to be this one.
+        let is_other = self.directory.own.entry.as_ref().is_some_and(|own| own.unverified() != parts.entry());
+        if sequence > self.directory.own.sequence || (sequence == self.directory.own.sequence && is_other) {
             info!(sequence, "the network holds a newer entry of this device: going on above it");
             self.directory.own.sequence = sequence;
             self.directory.own.entry = None;

@@ -289,6 +289,7 @@ impl EventLoop {
             return Err(PushReason::RATE);
         }
         let outer = OuterPayload::new(me, request.hints.event, now.unix, request.hints.ttl_secs, &request.sealed);
+        let outer = outer.in_language(crate::wording::language(&registration.request.languages, &request.languages()).language);
         let payload =
             PushPayload::new(outer, request.sealed.clone(), self.identity.device_key()).map_err(|_| PushReason::TOO_LARGE)?;
         let turn_at = now.unix.plus_secs(u64::from(held_secs));

@@ -142,7 +142,7 @@ mod tests {
     use crate::capability::{Capability, CapabilityId, CapabilityProof, Holder, Issuer, Limits, Service};
     use crate::event::EventKind;
     use crate::key::SecretKey;
-    use crate::push::registration::{GatewayPolicy, decide_register};
+    use crate::push::registration::{GatewayPolicy, PushWays, decide_register};
     use crate::push::{PushChannel, PushHandle, PushHints, Urgency};
     use crate::test_identity::{Authority, NOW, Person};
 
@@ -166,7 +166,7 @@ mod tests {
         let chain = bob.chain.verify(NOW, &authority.trust()).expect("good");
         let mut request = PushRegister::new(vec![PushChannel::Stream]);
         request.extensions = put_other_gateways(Extensions::none(), &[Helper { device: device(&first), addresses: vec![] }]);
-        let policy = GatewayPolicy { registrations_max: 10, has_web_push: true };
+        let policy = GatewayPolicy { registrations_max: 10, ways: PushWays::OWN };
         let registration = decide_register(request, &chain, None, 0, PushHandle([2; 32]), &policy, NOW).expect("registered");
         Scene { bob, first, second, registration, rates: PushRates::new(100) }
     }

@@ -20,6 +20,10 @@ pub const PUSH_PAYLOAD_BYTES_MAX: usize = 3_000;
 /// Longest template id, in bytes.
 pub const TEMPLATE_BYTES_MAX: usize = 24;
 
+/// Extension of an [`OuterPayload`]: the language to tell of the event in (BCP 47), a string of at most 35 bytes.
+const EXTENSION_LANGUAGE: u16 = 0x0001;
+const LANGUAGE_BYTES_MAX: usize = 35;
+
 /// Why a payload can't be made or isn't believed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -73,6 +77,21 @@ impl OuterPayload {
             sealed_hash: sealed_hash(sealed),
             extensions: Extensions::none(),
         }
+    }
+
+    /// The same, with the language to tell of the event in.
+    #[must_use]
+    pub fn in_language(mut self, language: &str) -> Self {
+        if (1..=LANGUAGE_BYTES_MAX).contains(&language.len()) {
+            self.extensions = self.extensions.with(EXTENSION_LANGUAGE, wire::encode(&language));
+        }
+        self
+    }
+
+    /// The language that the gateway has decided on.
+    #[must_use]
+    pub fn language(&self) -> Option<String> {
+        wire::decode::<String>(self.extensions.find(EXTENSION_LANGUAGE)?, LANGUAGE_BYTES_MAX + 3).ok()
     }
 }
 

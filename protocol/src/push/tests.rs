@@ -278,3 +278,23 @@ fn a_fingerprint_is_of_one_registration() {
     let apns = |is_sandbox| PushChannel::Apns { token: vec![1], topic: "a".into(), is_sandbox }.fingerprint();
     assert_ne!(apns(true), apns(false));
 }
+
+#[test]
+fn languages_travel_both_ways_and_nonsense_is_left_out() {
+    let tags = |tags: &[&str]| tags.iter().map(|tag| (*tag).to_owned()).collect::<Vec<_>>();
+    let mut push = scene().push(vec![1; 8]);
+    assert_eq!(push.languages(), tags(&[]), "nothing was told");
+    push.extensions = PushSend::with_languages(Extensions::none(), &tags(&["de", "", "fr-CH"]));
+    assert_eq!(push.languages(), tags(&["de", "fr-CH"]));
+    let many: Vec<String> = (0..20).map(|number| format!("x-{number}")).collect();
+    push.extensions = PushSend::with_languages(Extensions::none(), &many);
+    assert_eq!(push.languages(), many[..LANGUAGES_MAX]);
+    for foreign in [vec![0xff; 4], wire::encode(&vec!["de".repeat(40)]), wire::encode(&vec!["de".to_owned(); 200])] {
+        push.extensions = Extensions::none().with(0x0001, foreign);
+        assert!(push.languages().len() <= LANGUAGES_MAX && push.languages().iter().all(|language| language.len() <= 35));
+    }
+    let outer = OuterPayload::new(gateway().1, EventKind::VOICE_CALL, NOW, 60, &[1]);
+    assert_eq!(outer.language(), None);
+    assert_eq!(outer.clone().in_language("de").language().as_deref(), Some("de"));
+    assert_eq!(outer.in_language(&"d".repeat(36)).language(), None);
+}

@@ -279,7 +279,7 @@ fn before_invite(heard: &[Sent], caller: &Member, until: Instant) -> Vec<String>
     own.take_while(|frame| !is_invite(frame)).map(|frame| name_of(frame.kind)).collect()
 }
 
-fn name_of(kind: u16) -> String {
+pub(crate) fn name_of(kind: u16) -> String {
     match kind {
         0x0010 => "look-up".to_owned(),
         kind => format!("{kind:#06x}"),

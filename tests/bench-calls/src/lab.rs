@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use halloo::handle::contacts::{Audience, ContactState, PrivacyChange};
 use halloo::handle::network::PeerEntry;
 use halloo::roles::relay::MediaRelayConfig;
+use halloo::store::Store;
 use halloo::{Event, Node};
 use halloo_bench_directory::authority::Authority;
 use halloo_protocol::node::Roles;
@@ -32,7 +33,14 @@ pub(crate) enum Part {
     Open,
     /// One that nobody can connect to: it is found at its relays.
     Hidden,
+    /// A server that pushes too, to services of this bench; on a thread of its own, so that its processor time can be told from the others'.
+    Gateway,
+    /// A device that everybody can connect to and that can be frozen; it vouches for itself for [`LEASE_SECS`] at a time.
+    Sleeper,
 }
+
+/// How long after it was frozen only its gateway vouches for a sleeper. An hour outside this bench.
+pub(crate) const LEASE_SECS: u64 = 20;
 
 /// A node.
 #[derive(Clone, Debug)]
@@ -57,9 +65,14 @@ impl Lab {
 
     /// Starts a node and waits until it is ready, and where it needs them until it has its relays.
     pub(crate) async fn join(&mut self, part: Part) -> Result<Member> {
+        self.join_with(part, Store::in_memory()?).await
+    }
+
+    /// The same, with a store that the caller has made.
+    pub(crate) async fn join_with(&mut self, part: Part, store: Store) -> Result<Member> {
         let number = self.next;
         self.next += 1;
-        let (store, identity) = self.authority.user(number)?;
+        let identity = self.authority.user_in(number, &store)?;
         let mut builder = Node::builder(identity).store(store).authority(AUTHORITY, self.authority.key());
         builder = builder.privacy(PrivacyChange::all(Audience::Anyone));
         builder = builder.mdns(false).upnp(false).listen(format!("/ip4/{ADDRESS}/udp/0/quic-v1").parse()?);
@@ -71,6 +84,11 @@ impl Lab {
             }
             Part::Open => builder.publish_addresses(true),
             Part::Hidden => builder,
+            Part::Gateway => {
+                let roles = Roles::DIRECTORY.union(Roles::RELAY).union(Roles::MAILBOX).union(Roles::GATEWAY);
+                builder.role(roles).lab(true).freezable(true)
+            }
+            Part::Sleeper => builder.publish_addresses(true).freezable(true).dangerous_lease_secs(LEASE_SECS),
         };
         if let Some(address) = &self.bootstrap {
             builder = builder.bootstrap(address.clone());
@@ -107,6 +125,19 @@ impl Member {
             Ok(Some(address.iter().filter(|part| !matches!(part, Protocol::P2p(_))).collect()))
         })
         .await
+    }
+
+    /// The ports it listens on.
+    pub(crate) async fn ports(&self) -> Result<Vec<u16>> {
+        let mut ports = Vec::new();
+        for address in self.node.status().await?.listen {
+            let address: Multiaddr = address.parse()?;
+            ports.extend(address.iter().filter_map(|part| match part {
+                Protocol::Udp(port) | Protocol::Tcp(port) => Some(port),
+                _ => None,
+            }));
+        }
+        Ok(ports)
     }
 
     async fn wait_ready(&self) -> Result<()> {

@@ -1,4 +1,4 @@
-//! Calls measured with real nodes in this process. `scripts/bench calls` runs it, in a network namespace of its own.
+//! Calls measured with real nodes in this process. `scripts/bench calls` runs it, and `scripts/bench push`, in a network namespace of its own.
 
 mod accept;
 mod buffer;
@@ -7,6 +7,7 @@ mod lab;
 mod many;
 mod path;
 mod plain;
+mod push;
 mod report;
 mod slow_link;
 mod wiretap;
@@ -35,6 +36,8 @@ struct Arguments {
     /// Calls at once.
     #[arg(long, default_value_t = 200)]
     calls: usize,
+    #[command(flatten)]
+    push: push::Amounts,
     /// Also writes everything measured to this file, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -53,12 +56,14 @@ enum Part {
     Path,
     /// Many calls at once.
     Many,
+    /// Pushes; only if it is named.
+    Push,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let wants = |part: Part| arguments.only.is_empty() || arguments.only.contains(&part);
+    let wants = |part: Part| (arguments.only.is_empty() && part != Part::Push) || arguments.only.contains(&part);
     let tap = Wiretap::install();
     let link = SlowLink::up()?;
     let mut report = Report::default();
@@ -80,6 +85,9 @@ async fn main() -> Result<()> {
     }
     if wants(Part::Many) {
         many::measure(&link, arguments.calls, &mut report).await?;
+    }
+    if wants(Part::Push) {
+        push::measure(&link, &tap, arguments.dials, &arguments.push, &mut report).await?;
     }
     report.load.1 = load();
     report.print();

@@ -10,7 +10,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -41,6 +41,32 @@ const IFF_NO_PI: u16 = 0x1000;
 #[derive(Debug)]
 pub(crate) struct SlowLink {
     delay_us: Arc<AtomicU64>,
+    heard: Heard,
+}
+
+/// A packet that some party has sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packet {
+    pub(crate) at: Instant,
+    pub(crate) from: u16,
+    pub(crate) to: u16,
+    /// IP header included.
+    pub(crate) bytes: usize,
+}
+
+type Heard = Arc<Mutex<Option<Vec<Packet>>>>;
+
+/// Packets kept between two [`SlowLink::listen`]; more are forgotten.
+const HEARD_MAX: usize = 1_000_000;
+
+impl Packet {
+    /// Reads the ports of an IPv4 packet with TCP or UDP in it.
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let header = usize::from(bytes.first()? & 0x0f) * 4;
+        let ports = bytes.get(header..header + 4).filter(|_| bytes[0] >> 4 == 4)?;
+        let port = |at: usize| u16::from_be_bytes([ports[at], ports[at + 1]]);
+        Some(Self { at: Instant::now(), from: port(0), to: port(2), bytes: bytes.len() })
+    }
 }
 
 struct Parcel {
@@ -93,9 +119,16 @@ impl SlowLink {
         let (sender, receiver) = mpsc::sync_channel::<Parcel>(FLIGHT_MAX);
         let (mut reader, mut writer) = (device.try_clone()?, device);
         let delay = Arc::clone(&delay_us);
+        let heard = Heard::default();
+        let hearing = Arc::clone(&heard);
         std::thread::spawn(move || {
             let mut buffer = vec![0; PACKET_BYTES_MAX + 64];
             while let Ok(length) = reader.read(&mut buffer) {
+                if let Some(heard) = hearing.lock().unwrap_or_else(PoisonError::into_inner).as_mut()
+                    && heard.len() < HEARD_MAX
+                {
+                    heard.extend(Packet::parse(&buffer[..length]));
+                }
                 let due = Instant::now() + Duration::from_micros(delay.load(Ordering::Relaxed));
                 let _lost_if_full = sender.try_send(Parcel { due, bytes: buffer[..length].to_vec() });
             }
@@ -106,12 +139,22 @@ impl SlowLink {
                 let _refused = writer.write_all(&parcel.bytes);
             }
         });
-        Ok(Self { delay_us })
+        Ok(Self { delay_us, heard })
     }
 
     /// Each packet takes so long from now on.
     pub(crate) fn set_delay(&self, delay: Duration) {
         self.delay_us.store(u64::try_from(delay.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Forgets what was heard, and notes every packet that is sent from now on.
+    pub(crate) fn listen(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Vec::new());
+    }
+
+    /// The packets sent since; listens no more.
+    pub(crate) fn heard(&self) -> Vec<Packet> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
     }
 
     /// Has the system deliver packets itself, as it does over loopback, or no longer.

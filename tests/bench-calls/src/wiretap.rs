@@ -23,6 +23,8 @@ pub(crate) struct Sent {
     pub(crate) to: String,
     pub(crate) kind: u16,
     is_sent: bool,
+    /// Not a frame: a device rings now.
+    pub(crate) is_ring: bool,
 }
 
 /// Hears what is said from [`Wiretap::begin`] on.
@@ -33,7 +35,10 @@ impl Wiretap {
     /// Listens to this process's nodes, from now on. Logs go to standard error if `HALLOO_LOG` says which.
     pub(crate) fn install() -> Self {
         let tap = Self::default();
-        let is_frame = |data: &tracing::Metadata<'_>| data.target() == "halloo::network" && *data.level() == Level::TRACE;
+        let is_frame = |data: &tracing::Metadata<'_>| {
+            (data.target() == "halloo::network" && *data.level() == Level::TRACE)
+                || (data.target() == "halloo::calls::incoming" && *data.level() == Level::INFO)
+        };
         let log = tracing_subscriber::EnvFilter::try_from_env("HALLOO_LOG").ok();
         let log = log.map(|filter| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter));
         tracing_subscriber::registry().with(tap.clone().with_filter(filter_fn(is_frame))).with(log).init();
@@ -56,7 +61,11 @@ impl Visit for Sent {
         match field.name() {
             "me" => self.from = format!("{value:?}"),
             "peer" => self.to = format!("{value:?}"),
-            "message" => self.is_sent = format!("{value:?}") == "frame sent",
+            "message" => match format!("{value:?}").as_str() {
+                "frame sent" => self.is_sent = true,
+                "ringing" => self.is_ring = true,
+                _ => {}
+            },
             _ => {}
         }
     }
@@ -75,7 +84,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Wiretap {
         let Some(heard) = heard.as_mut().filter(|heard| heard.len() < FRAMES_MAX) else { return };
         let mut sent = Sent { at: Some(at), ..Sent::default() };
         event.record(&mut sent);
-        if sent.is_sent {
+        if sent.is_sent || sent.is_ring {
             heard.push(sent);
         }
     }

@@ -55,7 +55,17 @@ impl Authority {
     /// # Errors
     /// If the store or the identity can't be made.
     pub fn user(&self, number: usize) -> Result<(Store, LocalIdentity)> {
-        let (identity, store) = (random_key(), Store::in_memory()?);
+        let store = Store::in_memory()?;
+        let local = self.user_in(number, &store)?;
+        Ok((store, local))
+    }
+
+    /// The same, with its state in a store of the caller's.
+    ///
+    /// # Errors
+    /// If the identity can't be made.
+    pub fn user_in(&self, number: usize, store: &Store) -> Result<LocalIdentity> {
+        let identity = random_key();
         let user = UserCertificate {
             name: Username::new(&format!("user{number}"))?,
             identity: IdentityKey(identity.public()),
@@ -66,12 +76,12 @@ impl Authority {
             linked: Vec::new(),
             extensions: Extensions::none(),
         };
-        let mut local = LocalIdentity::in_memory(&store, identity, random_key(), self.now)?;
+        let mut local = LocalIdentity::in_memory(store, identity, random_key(), self.now)?;
         local.set_user_chain(UserChain::Named {
             root: self.key(),
             signing: self.certificate.clone(),
             user: Signed::sign(user, &self.signing),
         })?;
-        Ok((store, local))
+        Ok(local)
     }
 }

@@ -1,0 +1,413 @@
+//! What a push costs a gateway's processor, beside the bare cost of its cryptography in the same run.
+//!
+//! The product's figure is the processor time of a gateway's own thread, the kernel's part included, while pushes come in over QUIC: a whole node with
+//! its database on disk, which checks, keeps, encrypts, posts, and strikes off. Registrations are put into its database beforehand, in its own encoding. The
+//! HTTP exchange and the durable record are measured apart, each alone on a thread, with the gateway's own client and store.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use futures::StreamExt;
+use halloo::roles::gateway::webpush::{
+    ReceiverKeys, Subscription, Urgency as WebUrgency, VapidKey, VapidSigner, VapidSubject, WebPushClient, WebPushConfig, encrypt,
+};
+use halloo::store::{PendingPush, Store, StoreError};
+use halloo::streams::{Config, Event, Streams};
+use halloo_protocol::capability::{
+    Capability, CapabilityId, CapabilityProof, CapabilityRequest, CapabilityRules, Holder, Issuer, Limits, Service, verify,
+};
+use halloo_protocol::event::EventKind;
+use halloo_protocol::key::{DeviceKey, IdentityKey, SecretKey};
+use halloo_protocol::push::registration::{REGISTRATION_SECS, Registration};
+use halloo_protocol::push::{
+    OuterPayload, PushChannel, PushHandle, PushHints, PushPayload, PushRegister, PushSend, PushSent, PushStatus, Urgency,
+};
+use halloo_protocol::time::UnixTime;
+use halloo_protocol::wire::{self, Extensions, Frame, Signed};
+use libp2p::swarm::SwarmEvent;
+use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::service::PushService;
+use crate::lab::{Lab, Part, eventually};
+use crate::report::{Report, Row};
+use crate::slow_link::SlowLink;
+
+/// Peers that send: each may ask 400 things at once and a hundred a second.
+const SENDERS: usize = 8;
+
+/// Pushes under way at a time: as many as the gateway keeps connections to one push service that speaks HTTP/1.1.
+const AT_ONCE: u64 = 4;
+
+/// Pushes before any are counted.
+const WARM_UP: usize = 100;
+
+const PUSHES_MAX: usize = 3_000;
+
+/// A sealed invite of the middle size class.
+const SEALED_BYTES: usize = 1_800;
+
+/// Times that each part alone is done.
+const ALONE: usize = 500;
+
+const IDLE: Duration = Duration::from_secs(5);
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A device that is registered, and somebody who may push to it.
+pub(super) struct Registered {
+    pub(super) registration: Registration,
+    holder: SecretKey,
+    capability: Signed<Capability>,
+}
+
+fn now() -> UnixTime {
+    UnixTime(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs())
+}
+
+impl Registered {
+    pub(super) fn new(endpoint: &str, p256dh: [u8; 65], auth: [u8; 16]) -> Self {
+        let key = || SecretKey::from_bytes(rand::random());
+        let (device, holder, now) = (key(), key(), now());
+        let id = DeviceKey(device.public());
+        let capability = Capability {
+            id: CapabilityId(rand::random()),
+            issuer: Issuer::Device(id),
+            service: Service::Push,
+            holder: Holder::Key(holder.public()),
+            limits: Limits { per_hour: 60, payload_bytes_max: 4_096 },
+            epoch: 0,
+            not_before: now.minus_secs(60),
+            not_after: now.plus_secs(86_400),
+            extensions: Extensions::none(),
+        };
+        let channel = PushChannel::WebPush { endpoint: endpoint.to_owned(), p256dh, auth };
+        let registration = Registration {
+            handle: PushHandle(rand::random()),
+            rules: CapabilityRules::new(id, IdentityKey(key().public()), 0),
+            request: PushRegister::new(vec![channel]),
+            expires_at: now.plus_secs(REGISTRATION_SECS),
+        };
+        Self { registration, capability: Signed::sign(capability, &device), holder }
+    }
+
+    fn push(&self, gateway: &DeviceKey) -> PushSend {
+        let hints = PushHints { event: EventKind::VOICE_CALL, ttl_secs: 60, urgency: Urgency::High };
+        let sealed: Vec<u8> = std::iter::repeat_with(rand::random).take(SEALED_BYTES).collect();
+        let handle = self.registration.handle;
+        let request_hash = PushSend::hash_of(&handle, &hints, &sealed);
+        let id = self.capability.unverified().id;
+        let proof = CapabilityProof::sign(id, *gateway, request_hash, now(), &self.holder);
+        PushSend { handle, capability: self.capability.clone(), proof, hints, sealed, extensions: Extensions::none() }
+    }
+}
+
+/// Processor time of a thread of this process, the kernel's part included.
+fn thread_time(thread: &str) -> Result<Duration> {
+    let text = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat"))?;
+    let nanos = text.split(' ').next().context("no time")?.parse()?;
+    Ok(Duration::from_nanos(nanos))
+}
+
+fn own_thread() -> Result<String> {
+    let link = std::fs::read_link("/proc/thread-self")?;
+    Ok(link.file_name().context("no thread")?.to_string_lossy().into_owned())
+}
+
+/// The threads that nodes have for themselves.
+fn node_threads() -> Result<HashSet<String>> {
+    let mut found = HashSet::new();
+    for entry in std::fs::read_dir("/proc/self/task")? {
+        let entry = entry?;
+        if std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|name| name.trim() == "halloo-node") {
+            found.insert(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// Microseconds of this thread's processor that each of [`ALONE`] rounds takes.
+fn alone(mut round: impl FnMut(usize) -> Result<()>) -> Result<f64> {
+    for number in 0..ALONE / 10 {
+        round(number)?;
+    }
+    let thread = own_thread()?;
+    let before = thread_time(&thread)?;
+    for number in 0..ALONE {
+        round(number)?;
+    }
+    Ok((thread_time(&thread)? - before).as_secs_f64() * 1e6 / ALONE as f64)
+}
+
+pub(crate) async fn measure(link: &SlowLink, pushes: usize, report: &mut Report) -> Result<()> {
+    link.bypass(true)?;
+    let service = PushService::start().await?;
+    let keys = ReceiverKeys::generate()?;
+    let devices: Vec<Registered> = (0..pushes.min(PUSHES_MAX) + WARM_UP)
+        .map(|number| Registered::new(&service.endpoint(&number.to_string()), keys.public_key(), *keys.auth()))
+        .collect();
+    let gateway_key = SecretKey::from_bytes(rand::random());
+    let ours = product(&service, &devices).await?;
+    let sample = devices.into_iter().take(ALONE).collect::<Vec<_>>();
+    let (bare, exchange, record, sample) = {
+        let service = service.clone();
+        tokio::task::spawn_blocking(move || {
+            let bare = cryptography(&sample, &gateway_key)?;
+            anyhow::Ok((bare, http(&service, &sample[0])?, durable(&sample)?, sample.len()))
+        })
+        .await??
+    };
+    link.bypass(false)?;
+    let exchange = exchange - bare.encryption;
+    let rest = ours.micros - exchange - record;
+    report.add(Row::stated("a push at the gateway, its cryptography alone: processor time", "µs", bare.all).note(format!(
+        "{sample} pushes of {SEALED_BYTES} bytes sealed: capability and proof, the outer part's signature, RFC 8291 ({:.0} µs of it), cached VAPID token",
+        bare.encryption
+    )));
+    report.add(Row::stated("a push at the gateway, everything: processor time", "µs", ours.micros).note(format!(
+        "{} pushes, {AT_ONCE} at a time; its whole thread, QUIC and the kernel included, {:.1}% of a core at rest subtracted; {} connections to the \
+         push service",
+        ours.pushes, ours.idle_percent, ours.connections
+    )));
+    report.add(
+        Row::stated("of it the HTTP exchange", "µs", exchange)
+            .note("the gateway's client alone, HTTP/1.1 without TLS, without the encryption"),
+    );
+    report
+        .add(Row::stated("of it the durable record", "µs", record).note("kept, read and struck off, two commits, redb on disk"));
+    report.add(Row::at_most("a push at the gateway without those two / its cryptography", "x", 1.5, 0.0, rest / bare.all).note(
+        format!("{rest:.0} µs: QUIC, frames, registration looked up, limits, what is kept in memory, and the cryptography"),
+    ));
+    report.add(Row::stated("pushes per second and core", "", 1e6 / ours.micros).note("everything included"));
+    Ok(())
+}
+
+struct Product {
+    micros: f64,
+    pushes: usize,
+    idle_percent: f64,
+    connections: u64,
+}
+
+/// A gateway that takes all pushes.
+async fn product(service: &PushService, devices: &[Registered]) -> Result<Product> {
+    let folder = tempfile::tempdir()?;
+    let store = Store::open(folder.path())?;
+    store.transaction::<_, StoreError>(|tx| {
+        devices.iter().map(|known| &known.registration).try_for_each(|registration| {
+            tx.put_gateway_registration(&registration.handle.0, &registration.device(), &wire::encode(registration))
+        })
+    })?;
+    let others = node_threads()?;
+    let mut lab = Lab::new();
+    let gateway = lab.join_with(Part::Gateway, store).await?;
+    let thread = node_threads()?.difference(&others).next().cloned().context("the gateway has no thread of its own")?;
+    let address: Multiaddr = gateway.node.status().await?.listen.first().context("not listening")?.parse()?;
+    let peer: PeerId = gateway.peer_id.parse()?;
+    let device = halloo::address::device_key(&peer).context("no device key")?;
+    let address = if address.iter().any(|part| matches!(part, libp2p::multiaddr::Protocol::P2p(_))) {
+        address
+    } else {
+        address.with_p2p(peer).map_err(|address| anyhow::anyhow!("{address}"))?
+    };
+    let mut senders = Vec::new();
+    for _ in 0..SENDERS {
+        senders.push(Sender::connect(&address, peer).await?);
+    }
+    let (first, counted) = devices.split_at(WARM_UP);
+    send_all(service, &mut senders, first, &device).await?;
+    let before = thread_time(&thread)?;
+    tokio::time::sleep(IDLE).await;
+    let idle = (thread_time(&thread)? - before).as_secs_f64() / IDLE.as_secs_f64();
+    let (before, began, opened) = (thread_time(&thread)?, Instant::now(), service.connections());
+    send_all(service, &mut senders, counted, &device).await?;
+    let used = (thread_time(&thread)? - before).as_secs_f64() - idle * began.elapsed().as_secs_f64();
+    let connections = service.connections() - opened;
+    gateway.node.shutdown().await?;
+    let pushes = counted.len();
+    Ok(Product { micros: used * 1e6 / pushes as f64, pushes, idle_percent: idle * 100.0, connections })
+}
+
+/// Sends a push to each, a few at a time, and waits until the push service has all.
+async fn send_all(service: &PushService, senders: &mut [Sender], devices: &[Registered], gateway: &DeviceKey) -> Result<()> {
+    let before = service.taken();
+    // Proofs are dated, and signing them is the senders' work.
+    let pushes: Vec<PushSend> = devices.iter().map(|device| device.push(gateway)).collect();
+    let deadline = Instant::now() + LIMIT;
+    let count = senders.len();
+    for (number, push) in (0_u64..).zip(&pushes) {
+        while number - (service.taken() - before).min(number) >= AT_ONCE {
+            if Instant::now() > deadline {
+                bail!("only {} of {number} pushes have come to the push service", service.taken() - before);
+            }
+            tokio::time::sleep(Duration::from_micros(100)).await;
+        }
+        let id = u32::try_from(number).unwrap_or(u32::MAX).saturating_add(1);
+        senders[usize::try_from(number)? % count].send(&Frame::new(id, push))?;
+    }
+    eventually("all pushes", async || Ok((service.taken() - before >= pushes.len() as u64).then_some(()))).await?;
+    for sender in senders {
+        sender.check()?;
+    }
+    // The last ones are struck off yet.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    Ok(())
+}
+
+/// Somebody who pushes, with nothing of a node but its streams.
+struct Sender {
+    frames: UnboundedSender<Vec<u8>>,
+    answers: UnboundedReceiver<Vec<u8>>,
+}
+
+impl Sender {
+    async fn connect(address: &Multiaddr, gateway: PeerId) -> Result<Self> {
+        let mut swarm: Swarm<Streams> = SwarmBuilder::with_new_identity()
+            .with_tokio()
+            .with_quic()
+            .with_behaviour(|_| Streams::new(Config::default()))?
+            .with_swarm_config(|config| config.with_idle_connection_timeout(LIMIT))
+            .build();
+        swarm.behaviour_mut().keep(gateway, true);
+        swarm.dial(address.clone())?;
+        let connected = async {
+            loop {
+                match swarm.select_next_some().await {
+                    SwarmEvent::Behaviour(Event::Connected { .. }) => return Ok(()),
+                    SwarmEvent::OutgoingConnectionError { error, .. } => bail!("no connection: {error}"),
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(LIMIT, connected).await??;
+        let (frames, mut to_send) = unbounded_channel::<Vec<u8>>();
+        let (answered, answers) = unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    frame = to_send.recv() => {
+                        let Some(frame) = frame else { break };
+                        if let Err(error) = swarm.behaviour_mut().send(gateway, None, frame) {
+                            eprintln!("a push wasn't sent: {error}");
+                        }
+                    }
+                    event = swarm.select_next_some() => {
+                        if let SwarmEvent::Behaviour(Event::Frame { bytes, .. }) = event {
+                            let _nobody_looks = answered.send(bytes);
+                        }
+                    }
+                }
+            }
+        });
+        Ok(Self { frames, answers })
+    }
+
+    fn send(&self, frame: &Frame) -> Result<()> {
+        self.frames.send(wire::encode(frame)).context("the sender has ended")
+    }
+
+    /// All answers so far are that the push was taken.
+    fn check(&mut self) -> Result<()> {
+        while let Ok(bytes) = self.answers.try_recv() {
+            let frame: Frame = wire::decode(&bytes, 64 * 1_024)?;
+            if !frame.kind.is_answer() {
+                continue;
+            }
+            let status = frame.parse::<PushSent>()?.status;
+            if !matches!(status, PushStatus::Accepted { .. }) {
+                bail!("a push was refused: {status:?}");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Microseconds.
+struct Bare {
+    all: f64,
+    encryption: f64,
+}
+
+/// What the gateway can't do without.
+fn cryptography(devices: &[Registered], gateway: &SecretKey) -> Result<Bare> {
+    let id = DeviceKey(gateway.public());
+    let pushes: Vec<PushSend> = devices.iter().map(|device| device.push(&id)).collect();
+    let subscriptions: Vec<Subscription> = devices.iter().map(subscription).collect::<Result<_>>()?;
+    let mut signer = VapidSigner::new(&VapidKey::generate()?, subject()?);
+    let origin = subscriptions[0].origin();
+    let now = now();
+    let all = alone(|number| {
+        let number = number % devices.len();
+        let (push, registration) = (&pushes[number], &devices[number].registration);
+        let asked = CapabilityRequest {
+            capability: &push.capability,
+            proof: &push.proof,
+            service: Service::Push,
+            request_hash: push.request_hash(),
+            payload_bytes: push.sealed.len(),
+            presenter: None,
+        };
+        verify(&asked, &registration.rules, &id, now)?;
+        let outer = OuterPayload::new(id, push.hints.event, now, push.hints.ttl_secs, &push.sealed);
+        let payload = PushPayload::new(outer, push.sealed.clone(), gateway)?.to_bytes();
+        std::hint::black_box(signer.authorization(&origin, now.0));
+        std::hint::black_box(encrypt(&subscriptions[number], &payload)?);
+        Ok(())
+    })?;
+    let payload = vec![7; SEALED_BYTES + 200];
+    let encryption = alone(|number| {
+        std::hint::black_box(encrypt(&subscriptions[number % devices.len()], &payload)?);
+        Ok(())
+    })?;
+    Ok(Bare { all, encryption })
+}
+
+fn subject() -> Result<VapidSubject> {
+    Ok("mailto:bench@localhost".parse()?)
+}
+
+fn subscription(device: &Registered) -> Result<Subscription> {
+    let Some(PushChannel::WebPush { endpoint, p256dh, auth }) = device.registration.request.channels.first() else {
+        bail!("another channel")
+    };
+    Ok(Subscription::new(endpoint, *p256dh, *auth)?)
+}
+
+/// Microseconds of a thread that does nothing but post, encryption included; the push service is on other threads.
+fn http(service: &PushService, device: &Registered) -> Result<f64> {
+    let subscription = subscription(device)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let config = WebPushConfig { lab: true, ..WebPushConfig::new(VapidKey::generate()?, subject()?) };
+    let client = runtime.block_on(async { WebPushClient::new(config) })?;
+    let payload = vec![7; SEALED_BYTES + 200];
+    let opened = service.connections();
+    let micros = alone(|_| {
+        runtime.block_on(client.send(&subscription, &payload, 60, WebUrgency::High, None))?;
+        Ok(())
+    })?;
+    if service.connections() > opened + 1 {
+        eprintln!("{} connections for the HTTP exchange", service.connections() - opened);
+    }
+    Ok(micros)
+}
+
+/// Microseconds of what the database does for a push.
+fn durable(devices: &[Registered]) -> Result<f64> {
+    let folder = tempfile::tempdir()?;
+    let store = Store::open(folder.path())?;
+    let push = PendingPush {
+        handle: devices[0].registration.handle.0.to_vec(),
+        due: now(),
+        expires_at: now().plus_secs(60),
+        content: vec![7; SEALED_BYTES + 450],
+    };
+    alone(|_| {
+        let number = store.transaction::<_, StoreError>(|tx| tx.add_pending_push(&push))?;
+        store.transaction::<_, StoreError>(|tx| {
+            tx.pending_push(number)?;
+            tx.remove_pending_push(number)
+        })?;
+        Ok(())
+    })
+}
