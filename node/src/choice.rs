@@ -39,6 +39,9 @@ const REPEAT_EVERY: Duration = Duration::from_secs(STALE_SECS / 3);
 /// Events whose decision can be explained later; the oldest fall out.
 const DECISIONS_MAX: usize = 32;
 
+/// A sleeping machine is woken at most so often.
+const WAKE_AGAIN_AFTER: Duration = Duration::from_secs(300);
+
 /// What is known for the choice of a device.
 #[derive(Debug, Default)]
 pub(crate) struct ChoiceState {
@@ -57,6 +60,8 @@ pub(crate) struct ChoiceState {
     recorded: VecDeque<(CallId, Inputs)>,
     /// The newest of these aren't on disk yet.
     is_unwritten: bool,
+    /// Sleeping machines that were woken, and when.
+    woken: Vec<(DeviceKey, Instant)>,
 }
 
 /// How long a device holds a call back, and why it was decided so.
@@ -187,13 +192,15 @@ impl EventLoop {
         if !self.is_own_peer(&peer) {
             return;
         }
-        let me = self.identity.device();
+        let (me, now) = (self.identity.device(), self.now().unix);
         let known = self.own_devices_known();
         let mut news = Vec::new();
         for OwnReport { device, report } in notice.reports {
             // A device removed by its user has nothing to say, and of this one nobody knows better.
             let is_own = device == me || !known.contains(&device);
-            if !is_own && self.choice.reports.merge(device, report.clone()) {
+            // One that is dated ahead would never get old.
+            let is_ahead = report.at.is_from_the_future(now);
+            if !is_own && !is_ahead && self.choice.reports.merge(device, report.clone()) {
                 news.push(OwnReport { device, report });
             }
         }
@@ -277,22 +284,22 @@ fn read_policy(text: &str) -> Option<Policy> {
 // Deciding.
 impl EventLoop {
     /// When it is this device's turn to ring, and why; `None` without a policy: at once, as every device. What it is decided from is kept.
-    pub(crate) fn choose_for_call(&mut self, invite: &VerifiedInvite, bearer: Option<DeviceKey>) -> Option<Turn> {
+    pub(crate) fn choose_for_call(&mut self, invite: &VerifiedInvite, carried_secs: u64) -> Option<Turn> {
         let content = invite.invite();
         let caller = self.labels.display(invite.caller_id());
         let event = ChoiceEvent { kind: content.kind, callers: vec![CallerRef::Name(caller)], format: None };
         let inputs = self.choice_inputs(event);
         let decision = decide(&inputs, self.choice.policy.as_ref());
-        self.wake_sleepers(&inputs, &decision);
+        if self.choice.policy.is_some() {
+            self.wake_sleepers(&inputs, &decision);
+        }
         self.record_decision(content.call, inputs);
         self.choice.policy.as_ref()?;
         let (after_secs, choice) = decision.turn_of(&self.identity.device())?;
         let words = choice.words.clone();
-        // A gateway that knows the policy has waited already; any other has the age of the invite to go by.
-        let has_waited = bearer.is_some_and(|bearer| self.has_told(&bearer));
-        let age_secs = self.now().unix.secs_since(content.issued_at);
-        let left = u64::from(after_secs).saturating_sub(if bearer.is_some() { age_secs } else { 0 });
-        let after_secs = if has_waited { 0 } else { u16::try_from(left).unwrap_or(after_secs) };
+        // What a gateway has waited isn't waited again.
+        let left = u64::from(after_secs).saturating_sub(carried_secs);
+        let after_secs = u16::try_from(left).unwrap_or(after_secs);
         debug!(call = %content.call.short(), after_secs, words, "device choice");
         Some(Turn { after_secs, words })
     }
@@ -348,14 +355,18 @@ impl EventLoop {
     }
 
     /// Wakes machines that sleep and whose turn is at once.
-    fn wake_sleepers(&self, inputs: &Inputs, decision: &Decision) {
-        let me = self.identity.device();
+    fn wake_sleepers(&mut self, inputs: &Inputs, decision: &Decision) {
+        let (me, now) = (self.identity.device(), Instant::now());
+        self.choice.woken.retain(|(_, at)| now.saturating_duration_since(*at) < WAKE_AGAIN_AFTER);
         let first = decision.stages.first().into_iter().flat_map(|stage| stage.choices.iter());
         for device in first.map(|choice| choice.device).filter(|device| *device != me) {
             let report =
                 inputs.candidates.iter().find(|candidate| candidate.device == device).and_then(|known| known.report.as_ref());
             let is_asleep = report.is_some_and(|report| report.usage == Some(Usage::Asleep));
-            if let Some(mac) = report.filter(|_| is_asleep).and_then(|report| report.attributes.wake_mac) {
+            // Who calls again and again mustn't keep it from sleeping.
+            let was_woken = self.choice.woken.iter().any(|(known, _)| *known == device);
+            if let Some(mac) = report.filter(|_| is_asleep && !was_woken).and_then(|report| report.attributes.wake_mac) {
+                self.choice.woken.push((device, now));
                 wake_lan::send(&mac);
             }
         }

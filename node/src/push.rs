@@ -236,6 +236,10 @@ pub(crate) struct PushState {
     language: Option<String>,
     /// Gateways that were asked to be the second one.
     tried: Vec<DeviceKey>,
+    /// What is still to be registered with it.
+    spare_left: Vec<(Helper, WireChannel)>,
+    /// Gateways whose place another one is to take.
+    replaced: Vec<DeviceKey>,
 }
 
 impl PushState {
@@ -253,6 +257,8 @@ impl PushState {
             tests: self_test::SelfTests::default(),
             language: None,
             tried: Vec::new(),
+            spare_left: Vec::new(),
+            replaced: Vec::new(),
         }
     }
 }
@@ -546,6 +552,7 @@ impl EventLoop {
         if let Some(peer) = address::peer_id(&registered.gateway.device) {
             self.swarm.behaviour_mut().streams.keep(peer, true);
         }
+        self.spare_registered(&registered.gateway.device);
         self.publish_soon();
         let secret = registering.secret.clone();
         Ok(PushRegistration { secret, ..self.shown_registration(&registered) })
@@ -748,7 +755,8 @@ impl EventLoop {
             let status = InviteStatus::Refused(halloo_protocol::call::Reason::EXPIRED);
             crate::calls::Rung { status, call: None, from: None, refusal, held_secs: None }
         } else {
-            self.ring(&sealed, crate::calls::Arrival { way, bearer: Some(outer.gateway) })
+            let carried_secs = now.secs_since(outer.created_at);
+            self.ring(&sealed, crate::calls::Arrival { way, bearer: Some(outer.gateway), carried_secs })
         };
         if let (Some(refusal), InviteWay::Push) = (&rung.refusal, way) {
             return Err(refusal.clone());

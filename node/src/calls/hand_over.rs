@@ -186,7 +186,7 @@ impl EventLoop {
             return HandedOverAnswer { status, word: Vec::new(), extensions: Extensions::none() };
         }
         let bearer = address::device_key(&peer);
-        let rung = self.ring(&message.sealed, Arrival { way: InviteWay::Relay, bearer });
+        let rung = self.ring(&message.sealed, Arrival { way: InviteWay::Relay, bearer, carried_secs: 0 });
         let incoming = rung.call.and_then(|call| self.calls.incoming.get_mut(&call));
         let word = incoming.and_then(|incoming| incoming.word.clone()).unwrap_or_default();
         HandedOverAnswer { status: rung.status, word, extensions: Extensions::none() }

@@ -91,11 +91,13 @@ pub(crate) struct Arrival {
     pub(crate) way: InviteWay,
     /// Who brought it, if not the caller's device itself.
     pub(crate) bearer: Option<DeviceKey>,
+    /// For how long a gateway had it, by that gateway's word and this device's clock, in seconds; 0 on other ways.
+    pub(crate) carried_secs: u64,
 }
 
 impl Arrival {
     /// From the caller's device.
-    const STREAM: Self = Self { way: InviteWay::Stream, bearer: None };
+    const STREAM: Self = Self { way: InviteWay::Stream, bearer: None, carried_secs: 0 };
 }
 
 impl Incoming {
@@ -239,7 +241,7 @@ impl EventLoop {
         match self.reception(&invite) {
             Reception::Ring => {
                 // A conference is asked into everywhere at once: its calls stand for each other as it is.
-                let turn = if link.is_none() { self.choose_for_call(&invite, arrival.bearer) } else { None };
+                let turn = if link.is_none() { self.choose_for_call(&invite, arrival.carried_secs) } else { None };
                 match turn {
                     Some(turn) if turn.after_secs > 0 => {
                         self.take_in_held(&invite, arrival, &turn);
@@ -436,7 +438,7 @@ impl EventLoop {
     }
 
     fn new_incoming(&self, invite: &VerifiedInvite, machine: CalleeCall, target: Target, arrival: Arrival) -> Incoming {
-        let Arrival { way, bearer } = arrival;
+        let Arrival { way, bearer, .. } = arrival;
         let mut progress = Progress::new(invite.caller_id().clone(), self.now());
         progress.via_push = is_push(way);
         progress.is_video = invite.invite().kind == EventKind::VIDEO_CALL;

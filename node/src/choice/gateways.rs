@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use halloo_protocol::choice::{ChoiceStatus, OwnReport, PushChoice, PushChosen};
+use halloo_protocol::choice::{Attributes, ChoiceStatus, DeviceReport, OwnReport, PushChoice, PushChosen};
 use halloo_protocol::directory::{Helper, RecordKey};
 use halloo_protocol::key::{DeviceKey, PublicKey, hash};
 use halloo_protocol::time::Now;
@@ -32,6 +32,12 @@ pub(super) struct Told {
     /// Version of the policy that it has.
     version: Option<u64>,
     again_at: Option<Instant>,
+}
+
+/// What a gateway decides calls by, and no more.
+fn for_gateway(report: &DeviceReport) -> DeviceReport {
+    let attributes = Attributes { kind: report.attributes.kind, can_ring: report.attributes.can_ring, ..Attributes::default() };
+    DeviceReport { attributes, extensions: Extensions::none(), ..report.clone() }
 }
 
 impl EventLoop {
@@ -127,7 +133,7 @@ impl EventLoop {
         PushChoice {
             version: self.choice.version,
             policy: Some(policy.for_gateway(|name| self.holders_of(name), device)),
-            reports: reports.map(|(device, report)| OwnReport { device: *device, report: report.clone() }).collect(),
+            reports: reports.map(|(device, report)| OwnReport { device: *device, report: for_gateway(report) }).collect(),
             devices: known.iter().copied().take(halloo_protocol::choice::REPORTS_MAX).collect(),
             presence: Some(self.chosen_presence()),
             extensions: Extensions::none(),

@@ -13,7 +13,7 @@ const INTERFACES_MAX: usize = 8;
 
 /// One packet to each network this machine is on. Whether it arrives nobody says.
 pub(super) fn send(mac: &MacAddress) {
-    info!(%mac, "waking a sleeping device");
+    info!("waking a sleeping device on this network");
     for destination in destinations() {
         if let Err(error) = send_to(mac, destination) {
             debug!(%error, %destination, "magic packet not sent");

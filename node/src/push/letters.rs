@@ -3,7 +3,7 @@
 //! What fits is pushed whole, so that the device has it from the push alone; of the rest it learns who has left what. Either way the message is in the
 //! mailboxes first: a push that is lost, refused or repeated costs nothing but time.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::InviteWay;
@@ -24,7 +24,7 @@ use halloo_protocol::wire::Extensions;
 use tracing::debug;
 
 use super::self_test::Arrival;
-use super::{GATEWAYS_MAX, Opened, Push, Sending};
+use super::{GATEWAYS_MAX, LATE_SECS, Opened, Push, Sending};
 use crate::event_loop::EventLoop;
 use crate::handle::Event;
 use crate::store::StoreError;
@@ -40,14 +40,31 @@ const TTL_SECS: u64 = 86_400;
 /// Devices whose last push is remembered. Beyond that the oldest is forgotten: it may be woken once more.
 const TOLD_MAX: usize = 1_024;
 
+/// Messages that a device remembers having been told of.
+const HEARD_MAX: usize = 256;
+
 /// The last push for a message to each device.
 #[derive(Debug, Default)]
 pub(super) struct Letters {
     /// `None` for a message that no gateway took.
     told: HashMap<DeviceKey, (Option<MessageId>, Instant)>,
+    /// Messages that this device was told of, the newest last: a push that comes again tells nobody anything.
+    heard: VecDeque<MessageId>,
 }
 
 impl Letters {
+    /// True if it is the first word of this message.
+    fn hear(&mut self, message: MessageId) -> bool {
+        if self.heard.contains(&message) {
+            return false;
+        }
+        if self.heard.len() >= HEARD_MAX {
+            self.heard.pop_front();
+        }
+        self.heard.push_back(message);
+        true
+    }
+
     /// Whether this message wakes the device now: not twice, and not so soon after another.
     fn may_tell(&self, device: &DeviceKey, message: &MessageId, now: Instant) -> bool {
         self.told
@@ -175,7 +192,11 @@ impl EventLoop {
         if !self.decide(&sender.user, kind_of(notice.event)).is_allowed {
             return Err(format!("{} may not write to this user", self.labels.display(&user)));
         }
-        let is_known = self.store.read::<_, StoreError>(|view| view.has_seen(&sender.device, &message)).unwrap_or(false);
+        if notice.sent_at.is_from_the_future(now) || now.secs_since(notice.sent_at) > TTL_SECS + LATE_SECS {
+            return Err("the notice is not of today".to_owned());
+        }
+        let has_seen = self.store.read::<_, StoreError>(|view| view.has_seen(&sender.device, &message)).unwrap_or(false);
+        let is_known = has_seen || !self.push.letters.hear(message);
         if !is_known {
             self.events.send(Event::MessageWaiting {
                 message_id: message.to_string(),

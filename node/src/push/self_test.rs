@@ -234,7 +234,10 @@ impl EventLoop {
         for reply in running.replies {
             reply.send(Ok(PushTest { ok, gateways: gateways.clone() }));
         }
-        for gateway in failed {
+        // Without a network no gateway can be blamed.
+        let is_online = |gateway: &DeviceKey| self.peers.iter().any(|(_, known)| known.device != *gateway);
+        let blamed: Vec<DeviceKey> = failed.into_iter().filter(is_online).collect();
+        for gateway in blamed {
             self.gateway_failed_test(gateway);
         }
     }
@@ -258,9 +261,12 @@ impl EventLoop {
         let name = gateway_name(&halloo_protocol::directory::Helper { device: gateway, addresses: Vec::new() });
         let replaced = self.replace_gateway(&gateway);
         info!(gateway = %name, replaced, "the gateway brings no pushes");
-        let what =
-            if replaced { "another one takes its place" } else { "no other is known: halloo push register .. --gateway PEER" };
-        let detail = format!("gateway {name} took {count} test pushes in a row and brought none; {what}");
+        let what = if replaced {
+            "another one is to take its place"
+        } else {
+            "no other is known: halloo push register .. --gateway PEER"
+        };
+        let detail = format!("gateway {name} failed {count} tests in a row: its pushes didn't come back; {what}");
         self.events.send(Event::Warning { code: "push-gateway-silent".into(), detail });
         if replaced {
             self.push.tests.failures.retain(|(known, _)| *known != gateway);
@@ -282,8 +288,12 @@ impl EventLoop {
         }
     }
 
-    /// What a person is told of a test's push.
+    /// What a person is told of a test's push, if one of them asked for it.
     pub(super) fn tell_self_test(&self, notice: &EventNotice) {
+        let running = self.push.tests.running.as_ref().filter(|running| running.id == notice.message);
+        if running.is_none_or(|running| running.replies.is_empty()) {
+            return;
+        }
         let user = self.identity.user_id();
         self.events.send(Event::MessageWaiting {
             message_id: notice.message.to_string(),

@@ -5,7 +5,7 @@ use halloo_protocol::key::DeviceKey;
 use halloo_protocol::node::Roles;
 use tracing::{debug, warn};
 
-use super::{GATEWAYS_MAX, LOCAL_ENDPOINT, Registering, WireChannel, gateway_name, helper_of, registration_name};
+use super::{GATEWAYS_MAX, LOCAL_ENDPOINT, Registering, WireChannel, gateway_name, helper_of};
 use crate::event_loop::EventLoop;
 use crate::store::StoreError;
 
@@ -46,6 +46,21 @@ impl EventLoop {
         found.map(|descriptor| helper_of(&descriptor))
     }
 
+    /// A gateway has taken a registration: what else is to be registered with it follows, one after the other, since each request names all channels that the
+    /// gateway is to have. And those that it replaces are of no use any more.
+    pub(super) fn spare_registered(&mut self, gateway: &DeviceKey) {
+        if let Some(place) = self.push.spare_left.iter().position(|(spare, _)| spare.device == *gateway) {
+            let (spare, channel) = self.push.spare_left.remove(place);
+            return self.ask_gateway(Registering::renewal(spare, channel));
+        }
+        if !self.push.tried.contains(gateway) {
+            return;
+        }
+        let (old, kept): (Vec<DeviceKey>, Vec<DeviceKey>) = self.push.replaced.iter().partition(|replaced| *replaced != gateway);
+        self.push.replaced = kept;
+        old.iter().for_each(|old| self.drop_gateway(old));
+    }
+
     /// Registers what any gateway can use with a second one, if there is only one.
     pub(super) fn register_with_spare(&mut self) {
         if self.own_gateways().len() != 1 || GATEWAYS_MAX < 2 {
@@ -72,32 +87,38 @@ impl EventLoop {
         }
         self.push.tried.push(gateway.device);
         debug!(gateway = %gateway_name(&gateway), channels = channels.len(), "registering with a second gateway");
-        for channel in channels {
-            self.ask_gateway(Registering::renewal(gateway.clone(), channel));
+        let mut left: Vec<(Helper, WireChannel)> = channels.into_iter().map(|channel| (gateway.clone(), channel)).collect();
+        let (gateway, first) = left.remove(0);
+        self.push.spare_left = left;
+        self.ask_gateway(Registering::renewal(gateway, first));
+        true
+    }
+
+    /// Another gateway is to take the place of one that is of no use; that one stays until the other has the device. False if there is none.
+    pub(super) fn replace_gateway(&mut self, gateway: &DeviceKey) -> bool {
+        let of_it = self.push.registered.iter().filter(|known| known.gateway.device == *gateway && known.is_live());
+        let channels: Vec<WireChannel> = of_it.map(|known| known.channel.clone()).filter(serves_any_gateway).collect();
+        if !self.register_with_another(channels) {
+            return false;
+        }
+        if !self.push.replaced.contains(gateway) {
+            self.push.replaced.push(*gateway);
         }
         true
     }
 
-    /// Another gateway takes the place of one that is of no use. False if there is none: then it stays, for it may be of use again.
-    pub(super) fn replace_gateway(&mut self, gateway: &DeviceKey) -> bool {
-        let has_spare = self.own_gateways().len() > 1;
-        let of_it = self.push.registered.iter().filter(|known| known.gateway.device == *gateway);
-        let channels: Vec<WireChannel> = of_it.map(|known| known.channel.clone()).filter(serves_any_gateway).collect();
-        if channels.is_empty() {
-            return false;
-        }
-        let names: Vec<Vec<u8>> = channels.iter().map(|channel| registration_name(gateway, channel)).collect();
-        if !self.register_with_another(channels) && !has_spare {
-            return false;
-        }
+    /// Takes a gateway off this device's list, as far as another one serves its channels.
+    fn drop_gateway(&mut self, gateway: &DeviceKey) {
+        let is_dropped = |known: &super::Registered| known.gateway.device == *gateway && serves_any_gateway(&known.channel);
+        let names: Vec<Vec<u8>> =
+            self.push.registered.iter().filter(|known| is_dropped(known)).map(super::Registered::name).collect();
         let removed = self
             .store
             .transaction::<_, StoreError>(|tx| names.iter().try_for_each(|name| tx.remove_push_registration(name).map(|_| ())));
         if let Err(error) = removed {
             warn!(%error, "push registration not removed");
         }
-        self.push.registered.retain(|known| !names.contains(&registration_name(&known.gateway.device, &known.channel)));
+        self.push.registered.retain(|known| !is_dropped(known));
         self.publish_soon();
-        true
     }
 }

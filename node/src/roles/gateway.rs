@@ -44,7 +44,7 @@ use self::channel::Services;
 pub(crate) use self::delivery::{Delivering, ServiceAnswer};
 pub(crate) use self::ended::TellingGone;
 pub(crate) use self::hand_on::Handing;
-use self::waiting::{PENDING_PER_DEVICE_MAX, Waiting};
+use self::waiting::{PENDING_FOR_CALLS, PENDING_PER_DEVICE_MAX, Waiting};
 use self::webpush::VapidKey;
 use crate::event_loop::EventLoop;
 use crate::store::{GATEWAY_PENDING_MAX, GATEWAY_REGISTRATIONS_MAX, PendingPush, StoreError};
@@ -62,6 +62,10 @@ const RATES_MAX: usize = 65_536;
 
 /// Largest stored registration or push.
 const STORED_BYTES_MAX: usize = 16 * 1024;
+
+/// How long the push for a call is kept at most, and for anything else: whoever asks for more gets that. A device that is away for longer looks into its mailboxes.
+const CALL_TTL_SECS_MAX: u32 = 300;
+const TTL_SECS_MAX: u32 = 7 * 86_400;
 
 const VAPID_KEY: &str = "vapid key";
 
@@ -268,9 +272,8 @@ impl EventLoop {
         self.note_introduction(&peer, registration.device());
         if held_secs > 0 {
             self.note_held(request.request_hash(), peer, number, held_secs);
-        } else {
-            self.hand_on(number, &registration, peer, request);
         }
+        self.hand_on(number, &registration, peer, request, held_secs > 0);
         Ok((ways, held_secs))
     }
     /// Takes a push that was decided on: into the database first, then on every channel, unless its turn comes later.
@@ -284,11 +287,15 @@ impl EventLoop {
         let me = self.identity.device();
         let handle = registration.handle;
         let gateway = self.gateway.as_ref().ok_or(PushReason::NOT_SERVED)?;
-        if gateway.waiting.count(&handle) >= PENDING_PER_DEVICE_MAX {
+        let is_call = request.hints.event.is_call();
+        // Calls are over soon; what isn't leaves room for them.
+        let max = if is_call { PENDING_PER_DEVICE_MAX } else { PENDING_PER_DEVICE_MAX - PENDING_FOR_CALLS };
+        let ttl_secs = request.hints.ttl_secs.min(if is_call { CALL_TTL_SECS_MAX } else { TTL_SECS_MAX });
+        if gateway.waiting.count(&handle) >= max {
             debug!("push refused: too many wait for this device");
             return Err(PushReason::RATE);
         }
-        let outer = OuterPayload::new(me, request.hints.event, now.unix, request.hints.ttl_secs, &request.sealed);
+        let outer = OuterPayload::new(me, request.hints.event, now.unix, ttl_secs, &request.sealed);
         let outer = outer.in_language(crate::wording::language(&registration.request.languages, &request.languages()).language);
         let payload =
             PushPayload::new(outer, request.sealed.clone(), self.identity.device_key()).map_err(|_| PushReason::TOO_LARGE)?;
@@ -300,7 +307,7 @@ impl EventLoop {
         let pending = PendingPush {
             handle: handle.0.to_vec(),
             due: kept.turn_at,
-            expires_at: now.unix.plus_secs(u64::from(request.hints.ttl_secs)),
+            expires_at: now.unix.plus_secs(u64::from(ttl_secs)),
             content: wire::encode(&kept),
         };
         let number = self.store.transaction::<_, StoreError>(|tx| tx.add_pending_push(&pending)).map_err(|error| {
@@ -360,6 +367,9 @@ impl EventLoop {
         let kept = wire::decode::<Kept>(&push.content, STORED_BYTES_MAX).ok();
         let (Some(registration), Some(kept)) = (registration, kept) else { return false };
         self.deliver(number, &registration, &kept, push.expires_at.secs_since(now.unix));
+        if !self.has_channel_for(&registration) {
+            self.hand_on_failed(number);
+        }
         true
     }
 

@@ -209,8 +209,9 @@ impl PushRates {
         } else {
             Rate { per_hour: grant.per_hour, burst: HOLDER_BURST.min(grant.per_hour) }
         };
-        self.holders.take(&(*handle, grant.holder), rate, now)?;
-        self.devices.take(handle, DEVICE_RATE, now)
+        // The device first: whoever issues leaves without end for their own device fills the table of holders no faster than that.
+        self.devices.take(handle, DEVICE_RATE, now)?;
+        self.holders.take(&(*handle, grant.holder), rate, now)
     }
 }
 

@@ -42,7 +42,9 @@ pub(crate) struct Handing {
 impl EventLoop {
     /// Hands a push to the device's other gateways if no channel of it works here: at once if there is none, and when one has failed. It stays here too: the
     /// device may come, and rings once.
-    pub(super) fn hand_on(&mut self, number: u64, registration: &Registration, peer: PeerId, push: &PushSend) {
+    ///
+    /// One that is held back isn't handed on before its turn.
+    pub(super) fn hand_on(&mut self, number: u64, registration: &Registration, peer: PeerId, push: &PushSend, is_held: bool) {
         let me = self.identity.device();
         let others: Vec<Helper> = other_gateways(&registration.request).into_iter().filter(|other| other.device != me).collect();
         if others.is_empty() {
@@ -52,14 +54,18 @@ impl EventLoop {
         let is_for_anybody = push.capability.unverified().holder == Holder::Certified;
         let caller = self.peers.get(&peer).and_then(crate::network::Peer::shown_chain).cloned().filter(|_| is_for_anybody);
         let held = Held { push: push.clone(), caller, device, others };
-        let has_service = registration.request.channels.iter().any(|channel| *channel != PushChannel::Stream);
-        let is_connected = address::peer_id(&device).is_some_and(|peer| self.peers.get(&peer).is_some());
-        if !has_service && !is_connected {
+        if !is_held && !self.has_channel_for(registration) {
             return self.hand_on_now(number, held);
         }
         if let Some(gateway) = self.gateway.as_mut().filter(|gateway| gateway.held.len() < HELD_MAX) {
             gateway.held.insert(number, held);
         }
+    }
+
+    /// Whether there is a channel by which a push may come to the device now.
+    pub(super) fn has_channel_for(&self, registration: &Registration) -> bool {
+        let has_service = registration.request.channels.iter().any(|channel| *channel != PushChannel::Stream);
+        has_service || address::peer_id(&registration.device()).is_some_and(|peer| self.peers.get(&peer).is_some())
     }
 
     /// A channel has failed: the other gateways may do better.

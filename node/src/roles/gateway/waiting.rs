@@ -11,6 +11,9 @@ use halloo_protocol::time::UnixTime;
 /// the gateway.
 pub(super) const PENDING_PER_DEVICE_MAX: usize = 32;
 
+/// Of these, places that only calls may take.
+pub(super) const PENDING_FOR_CALLS: usize = 12;
+
 /// Pause before a push is tried again, doubled each time, and the longest. A device that connects is served at once.
 const RETRY_MIN: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(300);

@@ -129,7 +129,9 @@ fn is_for(initiation: &SessionInitiation, client: &Client<'_>) -> Result<(), Ses
 
 /// Can we, and will the user?
 fn judge(initiation: &SessionInitiation, client: &Client<'_>) -> Decision {
-    let tell = initiation.asks.contains(Asks::REFUSAL).then(|| initiation.server.clone());
+    // A refusal goes to whoever asked, who knows where this client is; no other server learns of it.
+    let is_asker = initiation.server.device == initiation.gateway;
+    let tell = (initiation.asks.contains(Asks::REFUSAL) && is_asker).then(|| initiation.server.clone());
     let refuse = |reason| Decision::Refuse { reason, tell };
     let application = initiation.application.as_ref().map(|activation| activation.application.id.as_str());
     let covers = |known: &Subscription| known.gateway == initiation.gateway && known.covers(application);

@@ -27,12 +27,15 @@ use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions, Frame, Signed};
 use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{self, channel};
 
 use super::service::PushService;
 use crate::lab::{Lab, Part, eventually};
 use crate::report::{Report, Row};
 use crate::slow_link::SlowLink;
+
+/// Frames that may wait; no more are under way at a time.
+const QUEUE_MAX: usize = 4_096;
 
 /// Peers that send: each may ask 400 things at once and a hundred a second.
 const SENDERS: usize = 8;
@@ -257,8 +260,8 @@ async fn send_all(service: &PushService, senders: &mut [Sender], devices: &[Regi
 
 /// Somebody who pushes, with nothing of a node but its streams.
 struct Sender {
-    frames: UnboundedSender<Vec<u8>>,
-    answers: UnboundedReceiver<Vec<u8>>,
+    frames: mpsc::Sender<Vec<u8>>,
+    answers: mpsc::Receiver<Vec<u8>>,
 }
 
 impl Sender {
@@ -281,8 +284,8 @@ impl Sender {
             }
         };
         tokio::time::timeout(LIMIT, connected).await??;
-        let (frames, mut to_send) = unbounded_channel::<Vec<u8>>();
-        let (answered, answers) = unbounded_channel();
+        let (frames, mut to_send) = channel::<Vec<u8>>(QUEUE_MAX);
+        let (answered, answers) = channel(QUEUE_MAX);
         tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -294,7 +297,7 @@ impl Sender {
                     }
                     event = swarm.select_next_some() => {
                         if let SwarmEvent::Behaviour(Event::Frame { bytes, .. }) = event {
-                            let _nobody_looks = answered.send(bytes);
+                            let _nobody_looks = answered.try_send(bytes);
                         }
                     }
                 }
@@ -304,7 +307,7 @@ impl Sender {
     }
 
     fn send(&self, frame: &Frame) -> Result<()> {
-        self.frames.send(wire::encode(frame)).context("the sender has ended")
+        self.frames.try_send(wire::encode(frame)).context("the sender has ended, or is behind")
     }
 
     /// All answers so far are that the push was taken.

@@ -11,12 +11,15 @@ use anyhow::{Context, Result};
 use halloo::Node;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::slow_link::ADDRESS;
 
 /// Longest body: what every push service takes.
 const BODY_BYTES_MAX: usize = 4_096;
+
+/// Messages on their way to one phone, and hand-overs that nobody has looked at.
+const QUEUE_MAX: usize = 1_024;
 
 const CREATED: &[u8] = b"HTTP/1.1 201 Created\r\nTTL: 60\r\nContent-Length: 0\r\n\r\n";
 
@@ -36,7 +39,7 @@ pub(crate) struct PushService {
 
 #[derive(Debug, Default)]
 struct Shared {
-    phones: Mutex<HashMap<String, UnboundedSender<Vec<u8>>>>,
+    phones: Mutex<HashMap<String, Sender<Vec<u8>>>>,
     taken: AtomicU64,
     connections: AtomicU64,
 }
@@ -77,13 +80,13 @@ impl PushService {
     }
 
     /// Connects a device: each message for `name` crosses the link and wakes `node`. Gives the device's port, and when messages have come.
-    pub(crate) async fn attach(&self, name: &str, node: &Node) -> Result<(u16, UnboundedReceiver<HandOver>)> {
+    pub(crate) async fn attach(&self, name: &str, node: &Node) -> Result<(u16, Receiver<HandOver>)> {
         let listener = TcpListener::bind((ADDRESS, 0)).await?;
         let address = listener.local_addr()?;
         let (here, there) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (mut here, (there, _)) = (here?, there?);
         here.set_nodelay(true)?;
-        let (sender, mut bodies) = unbounded_channel::<Vec<u8>>();
+        let (sender, mut bodies) = channel::<Vec<u8>>(QUEUE_MAX);
         tokio::spawn(async move {
             while let Some(body) = bodies.recv().await {
                 let length = u16::try_from(body.len()).unwrap_or(u16::MAX).to_be_bytes();
@@ -92,7 +95,7 @@ impl PushService {
                 }
             }
         });
-        let (come, hand_overs) = unbounded_channel();
+        let (come, hand_overs) = channel(QUEUE_MAX);
         tokio::spawn(receive(there, node.clone(), come));
         self.shared.phones.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), sender);
         Ok((address.port(), hand_overs))
@@ -100,12 +103,12 @@ impl PushService {
 }
 
 /// The device's operating system: what comes is handed to the node.
-async fn receive(mut stream: TcpStream, node: Node, come: UnboundedSender<HandOver>) -> Result<()> {
+async fn receive(mut stream: TcpStream, node: Node, come: Sender<HandOver>) -> Result<()> {
     loop {
         let length = usize::from(stream.read_u16().await?);
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
-        let _nobody_looks = come.send(HandOver { at: Instant::now(), bytes: length });
+        let _nobody_looks = come.try_send(HandOver { at: Instant::now(), bytes: length });
         if let Err(error) = node.wake(Some(body)).await {
             eprintln!("a push was refused: {error}");
         }
@@ -131,7 +134,7 @@ async fn serve(stream: TcpStream, shared: &Shared) -> Result<()> {
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await?;
         if let Some(phone) = shared.phones.lock().unwrap_or_else(PoisonError::into_inner).get(&path) {
-            let _hung_up = phone.send(body);
+            let _hung_up = phone.try_send(body);
         }
         shared.taken.fetch_add(1, Ordering::Release);
         stream.write_all(CREATED).await?;

@@ -8,7 +8,7 @@ use halloo::handle::directory::{DeviceReachability, ResolveOptions};
 use halloo::handle::power::SuspendOptions;
 use halloo::handle::push::{PushChannel, PushTarget};
 use halloo::store::Store;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 
 use super::service::{HandOver, PushService};
 use crate::lab::{LEASE_SECS, Lab, Member, Part, eventually};
@@ -28,7 +28,7 @@ const TRIES: usize = 4;
 #[derive(Debug)]
 pub(crate) struct Sleeper {
     pub(crate) member: Member,
-    pub(crate) hand_overs: UnboundedReceiver<HandOver>,
+    pub(crate) hand_overs: Receiver<HandOver>,
     /// Of its operating system, for the push service.
     pub(crate) system_port: u16,
 }
