@@ -61,7 +61,6 @@ fn the_tour_shows_every_capability() {
             "relayed call",
             "voicemail",
             "push wake-up",
-            "message wake-up",
             "push test",
             "a device dies"
         ]

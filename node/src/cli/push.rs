@@ -67,10 +67,10 @@ pub(super) struct WebpushArgs {
     #[arg(long, value_name = "URL", value_parser = endpoint)]
     endpoint: Option<String>,
     /// The receiver's P-256 public key, base64url; without it the node makes keys
-    #[arg(long, value_name = "KEY", value_parser = base64url::<65>, requires = "auth")]
+    #[arg(long, allow_hyphen_values = true, value_name = "KEY", value_parser = base64url::<65>, requires = "auth")]
     p256dh: Option<String>,
     /// The authentication secret, base64url
-    #[arg(long, value_name = "SECRET", value_parser = base64url::<16>, requires = "p256dh")]
+    #[arg(long, allow_hyphen_values = true, value_name = "SECRET", value_parser = base64url::<16>, requires = "p256dh")]
     auth: Option<String>,
     #[command(flatten)]
     gateway: GatewayArgs,
@@ -79,7 +79,7 @@ pub(super) struct WebpushArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct FcmArgs {
     /// The application instance's registration token
-    #[arg(long, value_name = "TOKEN", value_parser = parse::text)]
+    #[arg(long, allow_hyphen_values = true, value_name = "TOKEN", value_parser = parse::text)]
     token: String,
     #[command(flatten)]
     gateway: GatewayArgs,

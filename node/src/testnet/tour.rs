@@ -29,9 +29,6 @@ const MESSAGE_LIMIT: Duration = Duration::from_secs(15);
 /// How long something that is announced by an event may take.
 const EVENT_LIMIT: Duration = Duration::from_secs(15);
 
-/// How long a message may take whose reader sleeps: first it is found out that nobody answers there.
-const SLEEPER_LIMIT: Duration = Duration::from_secs(40);
-
 /// How long the talk of the voice call lasts.
 const TALK: Duration = Duration::from_millis(2_500);
 
@@ -79,7 +76,6 @@ pub(super) async fn tour(network: &mut Network, cast: &Cast, rng: &mut StdRng, r
     report.stage("relayed call", STAGE_LIMIT, relayed_call(network, cast)).await;
     report.stage("voicemail", STAGE_LIMIT, voicemail(network, cast)).await;
     report.stage("push wake-up", STAGE_LIMIT, push_wake_up(network, cast)).await;
-    report.stage("message wake-up", STAGE_LIMIT, message_wake_up(network, cast)).await;
     report.stage("push test", STAGE_LIMIT, push_test(network, cast)).await;
     report.stage("a device dies", STAGE_LIMIT, device_dies(network, cast, rng)).await;
 }
@@ -363,34 +359,6 @@ async fn push_wake_up(network: &Network, cast: &Cast) -> Outcome {
     ensure(pushed.await?, || format!("{} rang, but not from the push message", cast.sleeper))?;
     ensure(talked.via_push, || format!("{} was not told that a push woke {}", cast.waker, cast.sleeper))?;
     Ok(format!("{} slept, {} called, the push rang it; {}", cast.sleeper, cast.waker, figures(&talked)))
-}
-
-/// A message for a device that is frozen whole waits in its mailbox, and comes in the push that wakes it.
-async fn message_wake_up(network: &Network, cast: &Cast) -> Outcome {
-    let (sleeper, waker) = (node(network, &cast.sleeper)?, node(network, &cast.waker)?);
-    let words = "the train is late";
-    sleeper.suspend(SuspendOptions::default()).await?;
-    let mut seen = sleeper.subscribe();
-    let started = Instant::now();
-    let sent = waker.messages().send(&cast.sleeper, words).await?;
-    let reading = async {
-        let mut read = None;
-        while let Some(record) = seen.recv().await {
-            match record.event {
-                Event::MessageReceived { message_id, from, text, .. } if message_id == sent.id => read = Some((from, text)),
-                // Told once the message is taken out of the push; waking alone brings it as well, from the mailbox.
-                Event::PushReceived { message_id: Some(id), .. } if id == sent.id => return read,
-                _ => {}
-            }
-        }
-        None
-    };
-    let read = tokio::time::timeout(SLEEPER_LIMIT, reading).await;
-    let read = read.map_err(|_| Failure::new(format!("no push brought the message within {} s", SLEEPER_LIMIT.as_secs())))?;
-    let (from, text) = read.ok_or_else(|| Failure::new("the push woke the device and held no message"))?;
-    ensure(from == full_name(&cast.waker) && text == words, || format!("{} read {text:?} of {from}", cast.sleeper))?;
-    let ms = started.elapsed().as_millis();
-    Ok(format!("{} slept, {} wrote, and the push held the message: read after {ms} ms", cast.sleeper, cast.waker))
 }
 
 /// A device rings itself through its gateway and its push service, and sees how long each took.
