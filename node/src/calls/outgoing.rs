@@ -813,7 +813,10 @@ impl EventLoop {
         outgoing.progress.note(CallStageKind::End, None, format!("{outcome}: {reason}"));
         outgoing.progress.ended = Some((outcome, reason, Instant::now()));
         outgoing.progress.via_push =
-            outgoing.progress.answered_by.and_then(|device| outgoing.legs.get(&device)).is_some_and(|leg| leg.via_push);
+            // Who answers at once may be heard before their ringing.
+            outgoing.progress.answered_by.and_then(|device| outgoing.legs.get(&device)).is_some_and(|leg| {
+                leg.via_push || (outgoing.progress.rang_at.is_none() && leg.pushed && !leg.rang_on_stream)
+            });
         outgoing.legs.values_mut().for_each(|leg| leg.media.clear());
         outgoing.video = None;
         if let Some(media) = &outgoing.media {
