@@ -26,6 +26,7 @@ pub use account::{
     decide_put,
 };
 pub use letter::{LETTER_SIZE_CLASSES, Letter, LetterError, SealLetterError, SealedLetter, VerifiedLetter};
+pub(crate) use letter::{open_signed, seal_signed};
 
 use crate::capability::{Capability, CapabilityProof, REVOKED_MAX};
 use crate::id::{CapabilityId, MessageId};

@@ -227,7 +227,10 @@ impl EventLoop {
         }
         let Some(known) = self.registration_of(device).filter(|known| known.rules.identity == *identity) else { return };
         match self.store.transaction::<_, StoreError>(|tx| tx.remove_gateway_registration(&known.handle.0)) {
-            Ok(_) => debug!("the registration of a removed device is ended"),
+            Ok(_) => {
+                debug!("the registration of a removed device is ended");
+                self.purge_choice(&identity.0);
+            }
             Err(error) => warn!(%error, "the registration of a removed device isn't ended"),
         }
     }
@@ -235,8 +238,12 @@ impl EventLoop {
     /// A device takes its leave.
     pub(crate) fn handle_push_unregister(&mut self, chain: Option<&VerifiedChain>, request: &PushUnregister) -> PushUnregistered {
         let own = self.registration(&request.handle).filter(|known| chain.is_some_and(|chain| chain.device == known.device()));
-        let was_known = own.is_some()
+        let identity = own.map(|known| known.rules.identity);
+        let was_known = identity.is_some()
             && self.store.transaction::<_, StoreError>(|tx| tx.remove_gateway_registration(&request.handle.0)).unwrap_or(false);
+        if let Some(identity) = identity.filter(|_| was_known) {
+            self.purge_choice(&identity.0);
+        }
         PushUnregistered { was_known, extensions: Extensions::none() }
     }
 
@@ -421,7 +428,7 @@ impl EventLoop {
         if let Err(error) = removed {
             warn!(%error, "expired registrations not removed");
         }
-        users.iter().for_each(|user| self.purge_choice(user, now));
+        users.iter().for_each(|user| self.purge_choice(user));
     }
 
     /// A device has connected: what waits for it goes at the next look.

@@ -115,6 +115,32 @@ impl VerifiedLetter {
     }
 }
 
+/// Signs something with its writer's device key and seals it to `recipient`, whose entry has `hpke_key`, padded to one of the sizes.
+pub(crate) fn seal_signed<B: Body>(
+    body: B,
+    recipient: &DeviceKey,
+    device: &SecretKey,
+    hpke_key: &[u8; 32],
+    (sizes, info): (&[usize], &[u8]),
+    rng: &mut impl rand::CryptoRng,
+) -> Result<Vec<u8>, SealLetterError> {
+    let signed = wire::encode(&Signed::sign(body, device));
+    Ok(hpke_key::seal_padded(hpke_key, &signed, sizes, info, recipient.as_bytes(), rng)?)
+}
+
+/// Opens what [`seal_signed`] made. Nothing of it is believed yet.
+pub(crate) fn open_signed<B: Body>(
+    sealed: &[u8],
+    bytes_max: usize,
+    info: &[u8],
+    keys: &HpkeKeyRing,
+    me: &DeviceKey,
+) -> Result<Signed<B>, LetterError> {
+    let sealed = hpke_key::sealed_part(sealed, bytes_max).ok_or(LetterError::Version)?;
+    let plain = keys.open(sealed, info, me.as_bytes()).ok_or(LetterError::NotForMe)?;
+    Ok(wire::decode(hpke_key::unpad(&plain)?, bytes_max)?)
+}
+
 /// A [`Letter`], sealed to one device.
 #[derive(Clone, PartialEq, Eq, Hash, Encode, Decode)]
 pub struct SealedLetter(Vec<u8>);
@@ -138,9 +164,7 @@ impl SealedLetter {
     ) -> Result<Self, SealLetterError> {
         letter.check()?;
         let recipient = letter.recipient;
-        let signed = wire::encode(&Signed::sign(letter, device));
-        let sealed = hpke_key::seal_padded(hpke_key, &signed, &LETTER_SIZE_CLASSES, SEAL_INFO, recipient.as_bytes(), rng);
-        Ok(Self(sealed?))
+        Ok(Self(seal_signed(letter, &recipient, device, hpke_key, (&LETTER_SIZE_CLASSES, SEAL_INFO), rng)?))
     }
 
     /// Takes bytes that arrived; what they are shows on opening.
@@ -177,9 +201,7 @@ impl SealedLetter {
         now: UnixTime,
         trust: &TrustStore,
     ) -> Result<VerifiedLetter, LetterError> {
-        let sealed = hpke_key::sealed_part(&self.0, LETTER_BYTES_MAX).ok_or(LetterError::Version)?;
-        let plain = keys.open(sealed, SEAL_INFO, me.as_bytes()).ok_or(LetterError::NotForMe)?;
-        let signed: Signed<Letter> = wire::decode(hpke_key::unpad(&plain)?, LETTER_BYTES_MAX)?;
+        let signed: Signed<Letter> = open_signed(&self.0, LETTER_BYTES_MAX, SEAL_INFO, keys, me)?;
         let claimed = signed.unverified();
         if claimed.recipient != *me {
             return Err(LetterError::WrongRecipient(claimed.recipient));

@@ -7,14 +7,14 @@ use std::fmt;
 
 use bincode::{Decode, Encode};
 
-use crate::call::hpke_key::{self, HpkeKeyRing, SealPaddedError};
+use crate::call::HpkeKeyRing;
 use crate::event::EventKind;
 use crate::id::MessageId;
 use crate::identity::{Chain, TrustStore, VerifiedChain};
 use crate::key::{DeviceKey, SecretKey};
-use crate::mailbox::{LetterError, SealLetterError};
+use crate::mailbox::{LetterError, SealLetterError, open_signed, seal_signed};
 use crate::time::UnixTime;
-use crate::wire::{self, Body, Extensions, Signed};
+use crate::wire::{Body, Extensions, Signed};
 
 /// The one size of a sealed notice.
 pub const NOTICE_BYTES: usize = 1_024;
@@ -65,9 +65,7 @@ impl SealedNotice {
         rng: &mut impl rand::CryptoRng,
     ) -> Result<Self, SealLetterError> {
         let recipient = notice.recipient;
-        let signed = wire::encode(&Signed::sign(notice, device));
-        let sealed = hpke_key::seal_padded(hpke_key, &signed, &[NOTICE_BYTES], SEAL_INFO, recipient.as_bytes(), rng);
-        Ok(Self(sealed.map_err(<SealPaddedError as Into<SealLetterError>>::into)?))
+        Ok(Self(seal_signed(notice, &recipient, device, hpke_key, (&[NOTICE_BYTES], SEAL_INFO), rng)?))
     }
 
     /// Takes bytes that arrived; what they are shows on opening. `None` if their size is another than a notice's.
@@ -93,9 +91,7 @@ impl SealedNotice {
         now: UnixTime,
         trust: &TrustStore,
     ) -> Result<(EventNotice, VerifiedChain), LetterError> {
-        let sealed = hpke_key::sealed_part(&self.0, NOTICE_BYTES).ok_or(LetterError::Version)?;
-        let plain = keys.open(sealed, SEAL_INFO, me.as_bytes()).ok_or(LetterError::NotForMe)?;
-        let signed: Signed<EventNotice> = wire::decode(hpke_key::unpad(&plain)?, NOTICE_BYTES)?;
+        let signed: Signed<EventNotice> = open_signed(&self.0, NOTICE_BYTES, SEAL_INFO, keys, me)?;
         let claimed = signed.unverified();
         if claimed.recipient != *me {
             return Err(LetterError::WrongRecipient(claimed.recipient));

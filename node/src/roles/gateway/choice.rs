@@ -13,7 +13,7 @@ use halloo_protocol::event::EventKind;
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::key::{DeviceKey, PublicKey};
 use halloo_protocol::push::PushReason;
-use halloo_protocol::push::registration::{REGISTRATION_SECS, Registration};
+use halloo_protocol::push::registration::Registration;
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{self, Extensions};
@@ -185,11 +185,13 @@ impl EventLoop {
         PushWithdrawn { was_held: held.is_some(), extensions: Extensions::none() }
     }
 
-    /// The last registration of a user has ended: what their devices told ends with it, once it is as old.
-    pub(super) fn purge_choice(&self, identity: &PublicKey, now: UnixTime) {
-        let is_old = self.known_choice(identity).is_some_and(|known| now.secs_since(known.told_at) > REGISTRATION_SECS);
-        if is_old && let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.remove_gateway_choice(&identity.0)) {
-            warn!(%error, "an old policy was not removed");
+    /// A registration of a user has ended. If it was the last one, what their devices told ends with it.
+    pub(super) fn purge_choice(&self, identity: &PublicKey) {
+        let Some(known) = self.known_choice(identity) else { return };
+        let is_theirs = |registration: Registration| registration.rules.identity.0 == *identity;
+        let is_last = !known.devices.iter().any(|device| self.registration_of(device).is_some_and(is_theirs));
+        if is_last && let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.remove_gateway_choice(&identity.0)) {
+            warn!(%error, "a policy was not removed");
         }
     }
 }

@@ -53,7 +53,10 @@ impl EventLoop {
             tx.put_gateway_notice(&device, &notice.fingerprint, &told)
         });
         match written {
-            Ok(()) => info!(way = channel.way().name(), %reason, is_last, "a push channel has ended"),
+            Ok(()) => {
+                info!(way = channel.way().name(), %reason, is_last, "a push channel has ended");
+                self.purge_choice(&registration.rules.identity.0);
+            }
             Err(error) => return warn!(%error, "ended channel not removed"),
         }
         if let Some(peer) = crate::address::peer_id(&device).filter(|peer| self.peers.get(peer).is_some()) {

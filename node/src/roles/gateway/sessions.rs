@@ -497,6 +497,9 @@ impl EventLoop {
         if !named {
             return Err(SessionReason::NOT_SUBSCRIBED);
         }
+        if gateway.sessions.open.get(&chain.device) == Some(&initiation.nonce) {
+            return Err(SessionReason::REPLAYED);
+        }
         let late = now > initiation.expires_at.plus_secs(halloo_protocol::time::CLOCK_TOLERANCE_SECS);
         if late { Err(SessionReason::EXPIRED) } else { Ok((chain.device, None)) }
     }
