@@ -18,7 +18,7 @@ use http_body_util::Full;
 use tracing::{debug, warn};
 
 use super::channel::{Outcome, PushMessage};
-use super::http::{HttpClient, retry_after};
+use super::http::{HttpClient, retry_after, stated_retry_after};
 use super::webpush::ClientError;
 use crate::config::SmsConfig;
 
@@ -232,8 +232,8 @@ fn read_answer(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Outc
     match status.as_u16() {
         200..=299 => Outcome::Sent,
         401 | 403 => Outcome::BadCredentials,
-        429 | 503 => Outcome::RetryAfter(retry_after(headers, now)),
-        500.. => Outcome::Temporary,
+        429 => Outcome::RetryAfter(retry_after(headers, now)),
+        500.. => stated_retry_after(headers, now).map_or(Outcome::Temporary, Outcome::RetryAfter),
         status => Outcome::Refused { status },
     }
 }

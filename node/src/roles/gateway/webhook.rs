@@ -17,7 +17,7 @@ use ring::hmac;
 use tracing::debug;
 
 use super::channel::{Outcome, PushMessage};
-use super::http::{HttpClient, TIMEOUT, retry_after};
+use super::http::{HttpClient, TIMEOUT, retry_after, stated_retry_after};
 use super::webpush::{AddressGuard, ClientError, parse_endpoint};
 
 const ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -100,8 +100,8 @@ fn read_answer(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Outc
         200..=299 => Outcome::Sent,
         410 => Outcome::Dead(ChannelEnd::UNREGISTERED),
         413 => Outcome::TooLarge,
-        429 | 503 => Outcome::RetryAfter(retry_after(headers, now)),
-        500.. => Outcome::Temporary,
+        429 => Outcome::RetryAfter(retry_after(headers, now)),
+        500.. => stated_retry_after(headers, now).map_or(Outcome::Temporary, Outcome::RetryAfter),
         status => Outcome::Refused { status },
     }
 }

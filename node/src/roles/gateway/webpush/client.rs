@@ -18,7 +18,7 @@ use tracing::debug;
 use super::{
     AddressGuard, EncryptError, ForbiddenTarget, Subscription, Topic, Urgency, VapidKey, VapidSigner, VapidSubject, encrypt,
 };
-use crate::roles::gateway::http::{HttpClient, HttpError, TIMEOUT, header_text, retry_after};
+use crate::roles::gateway::http::{HttpClient, HttpError, TIMEOUT, header_text, retry_after, stated_retry_after};
 
 const TTL: HeaderName = HeaderName::from_static("ttl");
 const URGENCY: HeaderName = HeaderName::from_static("urgency");
@@ -83,7 +83,7 @@ pub enum PushError {
     /// The payload is over our limit, or (413) over that of the push service.
     #[error("payload is too large")]
     TooLarge,
-    /// The push service wants a pause (429, 503).
+    /// The push service wants a pause (429, or 5xx that says for how long).
     #[error("push service asks to wait {} s", after.as_secs())]
     RetryAfter {
         /// From the answer, at least 1 s and at most a day; a minute if it does not say.
@@ -247,8 +247,12 @@ fn read_answer(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Resu
         200..=299 => Ok(Accepted { ttl_secs: header_text(headers, &TTL).and_then(|text| text.parse().ok()) }),
         404 | 410 => Err(PushError::Gone),
         413 => Err(PushError::TooLarge),
-        429 | 503 => Err(PushError::RetryAfter { after: retry_after(headers, now) }),
-        500.. => Err(PushError::Transient { status: code }),
+        429 => Err(PushError::RetryAfter { after: retry_after(headers, now) }),
+        // A service that is out of order for a moment must not cost a call that rings for one.
+        500.. => match stated_retry_after(headers, now) {
+            Some(after) => Err(PushError::RetryAfter { after }),
+            None => Err(PushError::Transient { status: code }),
+        },
         _ => Err(PushError::Refused { status: code }),
     }
 }

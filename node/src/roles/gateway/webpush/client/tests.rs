@@ -202,7 +202,7 @@ async fn each_answer_has_its_meaning() {
         (429, Err(PushError::RetryAfter { after: a_minute })),
         (500, Err(PushError::Transient { status: 500 })),
         (502, Err(PushError::Transient { status: 502 })),
-        (503, Err(PushError::RetryAfter { after: a_minute })),
+        (503, Err(PushError::Transient { status: 503 })),
         (599, Err(PushError::Transient { status: 599 })),
     ] {
         let endpoint = format!("http://{}/status/{status}", service.addr);
@@ -230,6 +230,10 @@ fn retry_after_is_read_in_both_forms_and_limited() {
     assert_eq!(after("120"), 120);
     assert_eq!(after(" 7 "), 7);
     assert_eq!(after(&date(300)), 300);
+    // A server that fails may say it too.
+    let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static("30"))]);
+    let unavailable = read_answer(StatusCode::SERVICE_UNAVAILABLE, &headers, now);
+    assert_eq!(unavailable, Err(PushError::RetryAfter { after: Duration::from_secs(30) }));
     // Too short and too long.
     assert_eq!(after("0"), 1);
     assert_eq!(after(&date(-300)), 1);
