@@ -51,6 +51,7 @@ impl EventLoop {
         for (_, reply) in self.directory.own.lease_waiters.extract_if(.., |(waited, _)| *waited == query) {
             reply.send(Ok(renewal));
         }
+        self.keeper_lease_renewed(query, report);
     }
 
     pub(super) fn publish_own(&mut self, now: Now) {
