@@ -30,7 +30,7 @@ use crate::handle::calls::{AnswerOptions, CallError, CallStageKind, CallState, C
 use crate::handle::problem::NodeError;
 use crate::handle::{Event, Reply};
 use crate::network::Target;
-use crate::wording::Sentence;
+use crate::wording::{Sentence, ShownOn};
 
 /// A call that came in.
 #[derive(Debug)]
@@ -51,6 +51,8 @@ pub(super) struct Incoming {
     pub(super) twin_of: Option<CallId>,
     /// When it rings, if the user's policy has other devices ring before.
     held_until: Option<Instant>,
+    /// Which device of this user shows it, if this one can't.
+    shown_on: Option<ShownOn>,
     /// What is said and heard, once it is being answered.
     pub(super) room: Option<Room>,
     /// What is shown and seen, in a video call.
@@ -250,6 +252,7 @@ impl EventLoop {
                     turn => {
                         self.take_in(&invite, arrival, None, link);
                         if let Some(turn) = turn {
+                            self.note_shown_on(call, turn.shown_on);
                             self.note_stage(call, CallStageKind::Choice, None, turn.words);
                         }
                         self.ring_aloud(call);
@@ -456,6 +459,7 @@ impl EventLoop {
             link: None,
             twin_of: None,
             held_until: None,
+            shown_on: None,
             room: None,
             target,
             hidden: self.hidden_origin(invite, bearer),
@@ -509,11 +513,19 @@ impl EventLoop {
         incoming.held_until = Some(now + Duration::from_secs(u64::from(turn.after_secs)));
         incoming.progress.note(CallStageKind::Invite, Some(&invite.caller_device()), way_words(arrival.way));
         incoming.progress.note(CallStageKind::Choice, None, turn.words.clone());
+        incoming.shown_on.clone_from(&turn.shown_on);
         self.calls.incoming.insert(call, incoming);
         let from = self.labels.display(invite.caller_id());
         let (call_id, detail) = (call.to_string(), turn.words.clone());
         self.events.send(Event::CallHeld { call_id, from, after_secs: turn.after_secs, detail });
         self.drive_incoming(call);
+    }
+
+    /// Another device shows what this one can't.
+    fn note_shown_on(&mut self, call: CallId, shown_on: Option<ShownOn>) {
+        if let Some(incoming) = self.calls.incoming.get_mut(&call) {
+            incoming.shown_on = shown_on;
+        }
     }
 
     /// In how many seconds a call rings that is held.
@@ -543,11 +555,11 @@ impl EventLoop {
         info!(call = %call.short(), ?way, "ringing");
         let user = incoming.progress.user.clone();
         let from = self.labels.display(&user);
-        let (via_push, via) = (is_push(way), via_of(way));
+        let (via_push, via, shown_on) = (is_push(way), via_of(way), incoming.shown_on.clone());
         let conference_id = incoming.link.as_ref().map(|link| link.id.to_string());
         let (video, kind) =
             if incoming.progress.is_video { (true, EventKind::VIDEO_CALL) } else { (false, EventKind::VOICE_CALL) };
-        let notice = self.notice(Sentence::Event(kind), &user);
+        let notice = self.notice_shown(Sentence::Event(kind), &user, shown_on);
         let call_id = call.to_string();
         self.events.send(Event::CallIncoming { call_id, from, video, via_push, via, conference_id, notice });
         match self.settings.answer.clone() {

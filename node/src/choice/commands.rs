@@ -1,6 +1,5 @@
 //! What the person, or whatever watches for input, says and asks.
 
-use halloo_protocol::call::CallId;
 use halloo_protocol::choice::{
     Attributes, CallerRef, Choice, Decision, Delivery, DeviceReport, Event as ChoiceEvent, Inputs, Policy, Proximity, Usage,
     decide,
@@ -8,6 +7,7 @@ use halloo_protocol::choice::{
 use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
 
+use super::EventId;
 use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::choice::{
@@ -132,8 +132,8 @@ impl EventLoop {
 
     fn recorded_inputs(&self, id: &str) -> Result<Inputs, PushError> {
         let unknown = || PushError::UnknownEvent { event_id: id.chars().take(64).collect() };
-        let is_meant = |call: &CallId| id.len() >= 4 && call.to_string().starts_with(id);
-        let mut found = self.choice.recorded.iter().rev().filter(|(call, _)| is_meant(call));
+        let is_meant = |known: &EventId| id.len() >= 4 && data_encoding::HEXLOWER.encode(known).starts_with(id);
+        let mut found = self.choice.recorded.iter().rev().filter(|(known, _)| is_meant(known));
         let (_, inputs) = found.next().ok_or_else(unknown)?;
         if found.next().is_some() { Err(unknown()) } else { Ok(inputs.clone()) }
     }
@@ -144,9 +144,11 @@ impl EventLoop {
             "call" | "voice-call" => EventKind::VOICE_CALL,
             "video" | "video-call" => EventKind::VIDEO_CALL,
             "message" => EventKind::MESSAGE,
+            "file" => EventKind::FILE,
+            "voicemail" => EventKind::VOICEMAIL,
             other => {
                 let other: String = other.chars().take(64).collect();
-                return Err(invalid("event", format!("{other:?} isn't call, video or message")));
+                return Err(invalid("event", format!("{other:?} isn't call, video, message, file or voicemail")));
             }
         };
         let caller = match options.from.as_deref() {

@@ -1,7 +1,7 @@
 //! `halloo msg`
 
 use super::error::CliError;
-use super::output::{duration, printable, table, word};
+use super::output::{duration, printable, shown_on, table, word};
 use super::progress::Spinner;
 use super::watch::watch;
 use super::{Context, parse};
@@ -219,7 +219,9 @@ async fn conversations(context: &Context) -> Result<(), CliError> {
 /// What is shown of what happens.
 pub(super) fn for_people(event: &Event) -> Option<String> {
     match event {
-        Event::MessageReceived { from, text, .. } => Some(format!("{}: {}", printable(from), printable(text))),
+        Event::MessageReceived { from, text, notice, .. } => {
+            Some(format!("{}: {}{}", printable(from), printable(text), shown_on(notice.as_ref())))
+        }
         Event::MessageState { message_id, to, state, .. } => {
             Some(format!("{message_id} to {} is {}", printable(to), word(state)))
         }

@@ -39,5 +39,6 @@ file =
     }
 self-test = وصل الإشعار التجريبي
 notice = جديد من { $name }
+shown-on = { $event } (يُعرض على { $device })
 accept = قبول
 decline = رفض

@@ -31,5 +31,6 @@ file =
     }
 self-test = Zkušební oznámení dorazilo
 notice = Něco nového od: { $name }
+shown-on = { $event } (zobrazí se na zařízení { $device })
 accept = Přijmout
 decline = Odmítnout

@@ -23,5 +23,6 @@ file =
     }
 self-test = Die Testbenachrichtigung ist angekommen
 notice = Neues von { $name }
+shown-on = { $event } (zu sehen auf { $device })
 accept = Annehmen
 decline = Ablehnen

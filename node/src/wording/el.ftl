@@ -23,5 +23,6 @@ file =
     }
 self-test = Η δοκιμαστική ειδοποίηση έφτασε
 notice = Κάτι νέο από { $name }
+shown-on = { $event } (εμφανίζεται στη συσκευή { $device })
 accept = Αποδοχή
 decline = Απόρριψη

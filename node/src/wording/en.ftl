@@ -23,5 +23,6 @@ file =
     }
 self-test = The test notification has arrived
 notice = Something new from { $name }
+shown-on = { $event } (shown on { $device })
 accept = Accept
 decline = Decline

@@ -23,5 +23,6 @@ file =
     }
 self-test = Ha llegado la notificación de prueba
 notice = Novedades de { $name }
+shown-on = { $event } (se muestra en { $device })
 accept = Aceptar
 decline = Rechazar

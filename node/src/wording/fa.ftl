@@ -23,5 +23,6 @@ file =
     }
 self-test = اعلان آزمایشی رسید
 notice = خبر تازه از { $name }
+shown-on = { $event } (در { $device } نمایش داده می‌شود)
 accept = پذیرفتن
 decline = رد کردن

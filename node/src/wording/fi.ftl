@@ -23,5 +23,6 @@ file =
     }
 self-test = Testi-ilmoitus on saapunut
 notice = Uutta: { $name }
+shown-on = { $event } (näkyy laitteessa { $device })
 accept = Vastaa
 decline = Hylkää

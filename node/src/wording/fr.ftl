@@ -23,5 +23,6 @@ file =
     }
 self-test = La notification de test est arrivée
 notice = Du nouveau de la part de { $name }
+shown-on = { $event } (affiché sur { $device })
 accept = Accepter
 decline = Refuser

@@ -31,5 +31,6 @@ file =
     }
 self-test = הודעת הבדיקה הגיעה
 notice = חדש מאת { $name }
+shown-on = { $event } (מוצג במכשיר { $device })
 accept = קבלה
 decline = דחייה

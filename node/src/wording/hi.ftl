@@ -23,5 +23,6 @@ file =
     }
 self-test = परीक्षण सूचना आ गई है
 notice = { $name } की ओर से कुछ नया
+shown-on = { $event } ({ $device } पर दिखाया गया)
 accept = स्वीकार करें
 decline = अस्वीकार करें

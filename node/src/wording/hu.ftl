@@ -23,5 +23,6 @@ file =
     }
 self-test = A próbaértesítés megérkezett
 notice = Újdonság, feladó: { $name }
+shown-on = { $event } (itt látható: { $device })
 accept = Fogadás
 decline = Elutasítás

@@ -7,5 +7,6 @@ voicemail = { $count } pesan suara dari { $name }
 file = { $name } mengirimi Anda { $count } berkas
 self-test = Pemberitahuan uji coba telah tiba
 notice = Ada yang baru dari { $name }
+shown-on = { $event } (ditampilkan di { $device })
 accept = Terima
 decline = Tolak

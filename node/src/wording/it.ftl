@@ -23,5 +23,6 @@ file =
     }
 self-test = La notifica di prova è arrivata
 notice = Novità da { $name }
+shown-on = { $event } (visibile su { $device })
 accept = Accetta
 decline = Rifiuta

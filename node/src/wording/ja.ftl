@@ -7,5 +7,6 @@ voicemail = { $name }さんからの留守番電話{ $count }件
 file = { $name }さんからのファイル{ $count }件
 self-test = テスト通知が届きました
 notice = { $name }さんからのお知らせ
+shown-on = { $event }（{ $device }に表示）
 accept = 応答
 decline = 拒否

@@ -7,5 +7,6 @@ voicemail = { $name } 님의 음성 메시지 { $count }개
 file = { $name } 님이 보내는 파일 { $count }개
 self-test = 시험 알림이 도착했습니다
 notice = { $name } 님의 새 소식
+shown-on = { $event }({ $device }에 표시됨)
 accept = 수락
 decline = 거절

@@ -23,5 +23,6 @@ file =
     }
 self-test = De testmelding is aangekomen
 notice = Nieuws van { $name }
+shown-on = { $event } (te zien op { $device })
 accept = Opnemen
 decline = Weigeren

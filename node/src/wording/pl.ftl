@@ -31,5 +31,6 @@ file =
     }
 self-test = Dotarło powiadomienie testowe
 notice = Coś nowego od: { $name }
+shown-on = { $event } (widoczne na urządzeniu { $device })
 accept = Odbierz
 decline = Odrzuć

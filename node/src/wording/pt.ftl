@@ -23,5 +23,6 @@ file =
     }
 self-test = A notificação de teste chegou
 notice = Novidades de { $name }
+shown-on = { $event } (exibido em { $device })
 accept = Aceitar
 decline = Recusar

@@ -31,5 +31,6 @@ file =
     }
 self-test = Проверочное уведомление получено
 notice = Новое от: { $name }
+shown-on = { $event } (показано на устройстве { $device })
 accept = Принять
 decline = Отклонить

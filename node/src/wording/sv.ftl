@@ -23,5 +23,6 @@ file =
     }
 self-test = Testaviseringen har kommit fram
 notice = Något nytt från { $name }
+shown-on = { $event } (visas på { $device })
 accept = Svara
 decline = Avvisa

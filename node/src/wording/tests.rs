@@ -53,6 +53,21 @@ fn every_language_says_everything() {
 }
 
 #[test]
+fn every_language_says_where_something_is_shown() {
+    let device = || ShownOn { peer_id: "12D3KooWabcdefgh".into(), name: Some("Tablet".into()) };
+    for (language, _) in LANGUAGES {
+        let notice = in_language(language, Sentence::File, "Bob", 1).expect("tested above").pointing_to(device());
+        assert!(notice.text.contains("\u{2068}Bob\u{2069}") && notice.text.contains("\u{2068}Tablet\u{2069}"), "{}", notice.text);
+        assert!(notice.spoken.contains("Bob") && notice.spoken.contains("Tablet"), "{}", notice.spoken);
+        assert!(!notice.spoken.contains(['{', '}', '\u{2068}']), "{}", notice.spoken);
+    }
+    let english = || in_language("en", Sentence::File, "Bob", 1).expect("there");
+    assert_eq!(english().pointing_to(device()).spoken, "Bob sends you a file (shown on Tablet)");
+    let nameless = ShownOn { name: Some("\u{202e}\n".into()), ..device() };
+    assert_eq!(english().pointing_to(nameless).spoken, "Bob sends you a file (shown on abcdefgh)");
+}
+
+#[test]
 fn no_file_is_forgotten() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/wording");
     let mut files: Vec<String> = std::fs::read_dir(folder)

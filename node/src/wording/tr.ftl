@@ -23,5 +23,6 @@ file =
     }
 self-test = Deneme bildirimi ulaştı
 notice = { $name } için yeni bir bildirim var
+shown-on = { $event } ({ $device } cihazında gösteriliyor)
 accept = Kabul et
 decline = Reddet

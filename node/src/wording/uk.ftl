@@ -31,5 +31,6 @@ file =
     }
 self-test = Перевірне сповіщення надійшло
 notice = Нове від: { $name }
+shown-on = { $event } (показано на пристрої { $device })
 accept = Прийняти
 decline = Відхилити

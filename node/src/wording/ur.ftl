@@ -23,5 +23,6 @@ file =
     }
 self-test = آزمائشی اطلاع پہنچ گئی
 notice = { $name } کی طرف سے کچھ نیا
+shown-on = { $event } ({ $device } پر دکھایا گیا)
 accept = قبول کریں
 decline = مسترد کریں

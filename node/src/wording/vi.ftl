@@ -7,5 +7,6 @@ voicemail = { $count } tin nhắn thoại từ { $name }
 file = { $name } đang gửi cho bạn { $count } tệp
 self-test = Thông báo thử đã đến
 notice = Có điều mới từ { $name }
+shown-on = { $event } (hiển thị trên { $device })
 accept = Nghe máy
 decline = Từ chối

@@ -7,5 +7,6 @@ voicemail = { $name }的{ $count }条语音留言
 file = { $name }正在向您发送{ $count }个文件
 self-test = 测试通知已送达
 notice = { $name }的新动态
+shown-on = { $event }（在{ $device }上显示）
 accept = 接听
 decline = 拒绝
