@@ -559,6 +559,7 @@ impl EventLoop {
             Purpose::PushWithdraw => {}
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
             Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
+            Purpose::PushArrived(sealed_hash) => self.push_arrived_answer(sealed_hash, frame),
             Purpose::PushChannelGone(telling) => self.push_channel_gone_answer(telling, frame),
             Purpose::PushHandOn(handing) => self.push_hand_on_answer(handing, frame),
             Purpose::SessionRequest(asking) => self.session_request_answer(asking, frame),
@@ -596,6 +597,7 @@ impl EventLoop {
             Purpose::PushKeep(gateway) => self.push_keep_failure(gateway, failure),
             Purpose::PushChoice(gateway) => self.push_choice_failure(gateway, failure),
             Purpose::PushWithdraw => debug!(%failure, "push not taken back"),
+            Purpose::PushArrived(_) => debug!(%failure, "a sender wasn't told that its push has come"),
             Purpose::PushSend(sending) => self.push_send_failure(sending, failure),
             Purpose::PushDeliver(delivering) => self.push_deliver_failure(delivering, failure),
             Purpose::PushChannelGone(telling) => self.push_channel_gone_failure(telling, failure),

@@ -165,6 +165,56 @@ fn a_push_whose_service_fails_is_handed_to_the_devices_other_gateway() {
     assert_eq!(rings, 1);
 }
 
+/// A gateway that accepts and brings nothing passes for a good one as long as nobody compares: callers say who has accepted what the other one brought.
+#[test]
+fn a_gateway_that_accepts_pushes_and_drops_them_is_found_out_by_receipts() {
+    let hole = PushService::start();
+    let plan = Plan::new(["alice", "bob", "carol"]).args("bob", ["--answer", "auto"]).args("carol", ["--role", "gateway"]);
+    let mut network = plan.start();
+    let authority = network.authority.peer_id();
+    let [alice, bob, carol] = network.users();
+    befriend(alice, bob);
+    // What carol brings goes to a service that takes everything and delivers nothing.
+    let endpoint = format!("{}/push/a-phone", hole.origin);
+    bob.cli(["push", "register", "webpush", "--endpoint", &endpoint, "--gateway", &carol.peer_id()]).ok();
+    bob.cli(["push", "register", "webpush", "--gateway", &authority]).ok();
+    has_gateways(bob, 2);
+    for _ in 0..3 {
+        assert_eq!(bob.cli(["suspend"]).ok()["suspended"], true);
+        let call = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", "1"]).limit(TEST_TIME_MAX).run().ok();
+        assert_eq!((&call["outcome"], &call["via_push"]), (&Value::from("completed"), &Value::from(true)), "{call}");
+        hole.messages.recv_timeout(TEST_TIME_MAX).expect("carol was asked, and has accepted");
+        // The caller knows from the device itself which gateway has woken it.
+        let arrived = alice.wait_event(SETTLED_TIME_MAX, "push_arrived", |event| event["call_id"] == call["call_id"]);
+        assert_eq!((&arrived["gateway"], &arrived["peer_id"]), (&Value::from(authority.clone()), &Value::from(bob.peer_id())));
+        assert_eq!((&arrived["status"], &arrived["on_stream"]), (&Value::from("ringing"), &Value::from(false)), "{arrived}");
+    }
+    let warning = bob.wait_event(SETTLED_TIME_MAX, "warning", |event| event["code"] == "push-gateway-silent");
+    assert!(warning["detail"].as_str().is_some_and(|detail| detail.contains(&carol.peer_id())), "{warning}");
+    let blamed = bob.events().iter().filter(|event| event["code"] == "push-gateway-silent").count();
+    assert_eq!(blamed, 1, "and nobody else");
+}
+
+/// The gateway has accepted the push before it knew that nothing brings it: it says so, and nobody waits for a phone that won't ring.
+#[test]
+fn a_caller_hears_at_once_that_no_channel_brings_the_push() {
+    let gone = PushService::start_gone();
+    let mut network = Plan::new(["alice", "bob"]).start();
+    let [alice, bob] = network.users();
+    let endpoint = format!("{}/push/a-phone", gone.origin);
+    bob.cli(["push", "register", "webpush", "--endpoint", &endpoint]).ok();
+    assert_eq!(bob.cli(["suspend"]).ok()["suspended"], true);
+    let begun = std::time::Instant::now();
+    let outcome = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", "1"]).limit(TEST_TIME_MAX).run();
+    let outcome = outcome.json();
+    assert_eq!(outcome["outcome"], "unreachable", "{outcome}");
+    let reason = outcome["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("no gateway took the push"), "{outcome}");
+    eprintln!("unreachable after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    gone.refused.try_recv().expect("it was asked");
+}
+
 fn freeze(daemon: &Daemon) {
     daemon.signal("STOP");
 }

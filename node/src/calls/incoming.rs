@@ -22,7 +22,7 @@ use super::early::{CANDIDATES_MAX, EarlyMedia};
 use super::media::{MediaSession, Room};
 use super::own_engine::{self, OwnEngine, VideoEnds};
 use super::trace::Ends;
-use super::{CALLS_MAX, Progress, SUMMARY_WAIT, reason_of_fate};
+use super::{CALLS_MAX, CallsState, Progress, SUMMARY_WAIT, reason_of_fate};
 use crate::address;
 use crate::choice::Turn;
 use crate::event_loop::EventLoop;
@@ -161,6 +161,13 @@ pub(crate) struct Rung {
     pub(crate) refusal: Option<String>,
     /// In how many seconds it rings, if the user's policy has other devices ring before.
     pub(crate) held_secs: Option<u16>,
+}
+
+impl CallsState {
+    /// The device that a call to us comes from.
+    pub(crate) fn caller_of(&self, call: &CallId) -> Option<DeviceKey> {
+        self.incoming.get(call).map(|incoming| incoming.caller)
+    }
 }
 
 impl EventLoop {

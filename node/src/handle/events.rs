@@ -374,6 +374,23 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         notice: Option<Notice>,
     },
+    /// A device tells us, itself, that a push of ours has come to it.
+    PushArrived {
+        /// The device's peer id.
+        peer_id: String,
+        /// Peer id of the gateway that brought it.
+        gateway: String,
+        /// Whether it came on the gateway's stream; else a push service woke the device.
+        on_stream: bool,
+        /// What the device did with it: `ringing`, `taken`, `duplicate`, `expired` or `invalid`.
+        status: String,
+        /// The call it was for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        call_id: Option<String>,
+        /// The message it was for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message_id: Option<String>,
+    },
     /// A gateway says that a push service has ended a channel of this device: it wakes nobody any more.
     PushChannelGone {
         /// The registration's id.
@@ -558,6 +575,7 @@ impl Event {
             Self::Suspended { .. } => "suspended",
             Self::Woken { .. } => "woken",
             Self::PushReceived { .. } => "push_received",
+            Self::PushArrived { .. } => "push_arrived",
             Self::PushChannelGone { .. } => "push_channel_gone",
             Self::PushSessionRequested { .. } => "push_session_requested",
             Self::PushApplicationActivated { .. } => "push_application_activated",

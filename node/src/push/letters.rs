@@ -172,7 +172,8 @@ impl EventLoop {
         let status = if taken.is_new { DeliveredStatus::Taken } else { DeliveredStatus::Duplicate };
         // The mailboxes' copies are struck off, and what else waits there is taken.
         self.look_into_boxes();
-        Ok(Opened { status, call: None, message: taken.message, from: Some(self.labels.display(&taken.from)) })
+        let from = Some(self.labels.display(&taken.from));
+        Ok(Opened { status, call: None, message: taken.message, from, sender: Some(taken.device) })
     }
 
     fn take_notice(&mut self, sealed: &SealedNotice, gateway: DeviceKey, way: InviteWay) -> Result<Opened, String> {
@@ -187,7 +188,7 @@ impl EventLoop {
             self.tell_self_test(&notice);
             self.push_test_arrived(message, gateway, if way == InviteWay::Gateway { Arrival::Stream } else { Arrival::Service });
             let from = Some(self.labels.display(&user));
-            return Ok(Opened { status: DeliveredStatus::Taken, call: None, message: Some(message), from });
+            return Ok(Opened { status: DeliveredStatus::Taken, call: None, message: Some(message), from, sender: None });
         }
         if !self.decide(&sender.user, kind_of(notice.event)).is_allowed {
             return Err(format!("{} may not write to this user", self.labels.display(&user)));
@@ -207,7 +208,8 @@ impl EventLoop {
             self.look_into_boxes();
         }
         let status = if is_known { DeliveredStatus::Duplicate } else { DeliveredStatus::Taken };
-        Ok(Opened { status, call: None, message: Some(message), from: Some(self.labels.display(&user)) })
+        let from = Some(self.labels.display(&user));
+        Ok(Opened { status, call: None, message: Some(message), from, sender: Some(sender.device) })
     }
 }
 

@@ -77,10 +77,10 @@ use halloo_protocol::push::session::{
     SessionPreferences, SessionReason, SessionRequest, SessionRequested, SessionStatus, SessionTerms, Subscription,
 };
 use halloo_protocol::push::{
-    ChannelEnd, DeliveredStatus, EventNotice, GatewayTime, Identifier, KeepStatus, OuterPayload, PushChannel, PushChannelGone,
-    PushChannelGoneNoted, PushDeliver, PushDelivered, PushHandle, PushHints, PushKeep, PushKept, PushPayload, PushReason,
-    PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister, PushUnregistered, PushWay,
-    RegisterStatus, Urgency,
+    ChannelEnd, DeliveredStatus, EventNotice, GatewayTime, Identifier, KeepStatus, OuterPayload, PushArrived, PushArrivedNoted,
+    PushChannel, PushChannelGone, PushChannelGoneNoted, PushDeliver, PushDelivered, PushHandle, PushHints, PushKeep, PushKept,
+    PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister,
+    PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
 use halloo_protocol::relay::{
     MediaAddress, MediaTls, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus,
@@ -393,6 +393,8 @@ pub(crate) fn all() -> Vec<Vector> {
         "push_sent" => message PushSent = PushSent { status: PushStatus::Accepted { ways: vec![PushWay::Stream, PushWay::WebPush] }, extensions: none() };
         "push_deliver" => message PushDeliver = PushDeliver { payload: push_payload().to_bytes(), extensions: none() };
         "push_delivered" => message PushDelivered = PushDelivered { status: DeliveredStatus::Ringing, extensions: none() };
+        "push_arrived" => message PushArrived = PushArrived { sealed_hash: [9; 16], gateway: device(1), on_stream: false, status: DeliveredStatus::Ringing, extensions: none() };
+        "push_arrived_noted" => message PushArrivedNoted = PushArrivedNoted { accepted: vec![device(1), device(2)], extensions: none() };
         "push_receipt" => message PushReceipt = PushReceipt { request_hash: [8; 32], way: PushWay::WebPush, result: Err(PushReason::GONE), extensions: none() };
         "event_notice" => signed EventNotice = Signed::sign(event_notice(), &device_secret(0));
         "outer_payload" => signed OuterPayload = Signed::sign(outer_payload(), &keeper_secret(0));
