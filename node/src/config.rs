@@ -481,6 +481,7 @@ pub fn sample(values: &SampleValues) -> String {
 
 # Addresses to listen on.
 # listen = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"]
+# For networks that let nothing but HTTP out, a WebSocket too: "/ip4/0.0.0.0/tcp/8080/ws".
 
 # Nodes to join the network through, beside those this node knows already.
 # bootstrap = ["/dns4/node.example/tcp/4001/p2p/12D3KooW..."]

@@ -192,6 +192,11 @@ impl Peer {
         self.hello.as_ref()?.chain.as_ref()
     }
 
+    /// Whether a frame has come since.
+    pub(crate) fn is_heard_since(&self, since: Instant) -> bool {
+        self.heard_at > since
+    }
+
     /// Whether it has proved who it is, and nothing shows that it is gone.
     pub(crate) const fn is_living(&self) -> bool {
         self.chain.is_some() && !self.is_silent

@@ -307,6 +307,7 @@ fn a_picture_is_shown_on_the_screen_and_the_text_only_device_says_where() {
     let [alice, bob] = network.users.as_slice() else { panic!("two users") };
     network.befriend(alice, bob);
     let tablet = link(&network, bob, "tablet", &[]);
+    tablet.wait_event(PATIENCE, "contact_accepted", |event| event["username"] == alice.username.as_str());
     for (device, formats) in [(&**bob, "text/plain"), (&tablet, "text/plain,image/*")] {
         device.cli(["device", "attributes", "--formats", formats]).ok();
     }
@@ -332,9 +333,9 @@ fn a_picture_is_shown_on_the_screen_and_the_text_only_device_says_where() {
     let (prompt, content) = (offered(bob, &id), offered(&tablet, &id));
     assert_eq!(prompt["notice"]["shown_on"]["peer_id"], tablet.peer_id(), "{prompt}");
     assert_eq!(prompt["notice"]["shown_on"]["name"], "tablet", "{prompt}");
-    assert!(text(&prompt["notice"], "spoken").ends_with("sends you a file (shown on tablet)"), "{prompt}");
+    assert!(text(&prompt["notice"], "spoken").ends_with("is sending you a file (shown on tablet)"), "{prompt}");
     assert!(
-        content["notice"]["shown_on"].is_null() && text(&content["notice"], "spoken").ends_with("sends you a file"),
+        content["notice"]["shown_on"].is_null() && text(&content["notice"], "spoken").ends_with("is sending you a file"),
         "{content}"
     );
     let explained = bob.cli(["push", "policy", "explain", &id]).ok();

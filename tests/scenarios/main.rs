@@ -39,6 +39,7 @@ mod push_gateways;
 mod push_messages;
 mod push_sessions;
 mod push_wakeup;
+mod push_web_socket;
 mod receipts;
 mod relay_operator;
 mod relay_owners;

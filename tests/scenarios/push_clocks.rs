@@ -99,6 +99,11 @@ fn a_push_past_its_time_is_a_missed_call_and_never_rings() {
         (&"no-answer".into(), &"alice@example".into()),
         "{list}"
     );
+    bob.wait_event(PATIENCE, "call_missed", |_| true);
+    let told: Vec<Value> = bob.events().into_iter().filter(|event| event["event"] == "call_missed").collect();
+    assert_eq!(told.len(), 1, "told once: {told:?}");
+    assert_eq!((&told[0]["call_id"], &told[0]["from"]), (&missed[0]["call_id"], &"alice@example".into()));
+    assert!(text(&told[0]["notice"], "spoken").starts_with("Missed call from"), "{}", told[0]);
     let shown = bob.cli(["calls", "show", &text(missed[0], "call_id")]).ok();
     assert!(shown["stages"].to_string().contains("it didn't ring here"), "a dead call doesn't ring: {shown}");
 }
@@ -135,4 +140,28 @@ fn a_push_rings_once_and_not_at_all_of_somebody_blocked_since() {
     let list = bob.cli(["calls", "list"]).ok();
     let calls = list["calls"].as_array().cloned().unwrap_or_default();
     assert_eq!(calls.len(), 1, "nor is it a missed call: {list}");
+}
+
+/// Caught before, brought after the authority has revoked its caller: the device judges by what it knows when the push comes.
+#[test]
+fn a_push_of_a_revoked_caller_rings_nothing_and_the_gateway_takes_no_more() {
+    let (subscription, service) = (Subscription::new(), PushService::start());
+    let mut network = Network::of(["alice", "bob"]);
+    let [alice, bob] = network.users();
+    subscription.register(bob, &service);
+    let (running, payload) = caught(alice, bob, &subscription, &service);
+    drop(running);
+    network.authority.cli(["authority", "revoke", &network.users[0].username]).ok();
+    let [alice, bob] = network.users();
+    bob.cli(["wake"]).ok();
+    bob.wait_event(PATIENCE, "revocation_list", |_| true);
+    let rang = incoming(bob);
+    let refused = wake(bob, &payload);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.last_error().contains("revoked"), "{refused:?}");
+    assert_eq!(incoming(bob), rang, "nothing rings");
+    suspend(bob);
+    let outcome = call(alice, bob).wait(PATIENCE);
+    assert_ne!(outcome.code, 0, "{outcome:?}");
+    assert!(service.messages.try_recv().is_err(), "the gateway takes no push of a revoked user");
 }

@@ -30,6 +30,7 @@ use crate::handle::calls::{AnswerOptions, CallError, CallStageKind, CallState, C
 use crate::handle::problem::NodeError;
 use crate::handle::{Event, Reply};
 use crate::network::Target;
+use crate::timestamp::Timestamp;
 use crate::wording::{Sentence, ShownOn};
 
 /// A call that came in.
@@ -382,6 +383,15 @@ impl EventLoop {
             return;
         }
         self.list_ended(invite, outcome, reason);
+        if matches!(outcome, Outcome::NoAnswer | Outcome::Cancelled) {
+            self.events.send(Event::CallMissed {
+                call_id: call.to_string(),
+                from: self.labels.display(invite.caller_id()),
+                video: invite.invite().kind == EventKind::VIDEO_CALL,
+                called_at: Timestamp::from_unix_secs(invite.invite().issued_at.0),
+                notice: self.notice(Sentence::Event(EventKind::MISSED_CALL), invite.caller_id()),
+            });
+        }
     }
 
     /// Lists a call that never rang here.

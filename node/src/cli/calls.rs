@@ -208,6 +208,9 @@ fn for_people(event: &Event) -> Option<String> {
             let place = shown_on(notice.as_ref());
             Some(format!("{call_id} from {}{video}{woken}{into}{place}: halloo calls answer {call_id}", printable(from)))
         }
+        Event::CallMissed { call_id, from, called_at, .. } => {
+            Some(format!("{call_id} from {} at {called_at}: missed, it came too late to ring", printable(from)))
+        }
         Event::CallHeld { call_id, from, after_secs, .. } => {
             Some(format!("{from} calls ({call_id}): rings here in {after_secs} s, unless you answer elsewhere"))
         }

@@ -191,21 +191,12 @@ impl EventLoop {
         if !self.contacts.privacy().is_open() {
             return Extensions::none();
         }
-        let mut part = PrivatePart { push: self.push_addresses(), ..PrivatePart::default() };
-        // One gateway is enough here: the entry has to stay small.
-        part.push.truncate(1);
+        let part = PrivatePart { push: self.push_addresses(), ..PrivatePart::default() };
         let capability = self.hand_over_capability(self.now().unix);
         if part.push.is_empty() && capability.is_none() {
             return Extensions::none();
         }
-        if let Some(with_capability) = capability.map(|capability| part.clone().with_hand_over(&capability))
-            && with_capability.fits()
-        {
-            part = with_capability;
-        }
-        if !part.fits() {
-            return Extensions::none();
-        }
+        let Some(part) = largest_that_fits(part, capability.as_ref()) else { return Extensions::none() };
         let nonce = self.random();
         let sealed = SealKey::of_name(&self.identity.user_id()).seal(0, &device, &part, nonce);
         Extensions::none().with(OPEN_PART, wire::encode(&sealed))
@@ -370,6 +361,19 @@ fn fitted(mut private: PrivatePart) -> PrivatePart {
         }
     }
     private
+}
+
+/// What strangers are told, as much of it as there is room for: every gateway and the leave for relays to hand invites over; of too much first the second
+/// gateway is left out, which is there for when the first one fails, then that leave.
+fn largest_that_fits(
+    part: PrivatePart,
+    capability: Option<&Signed<halloo_protocol::capability::Capability>>,
+) -> Option<PrivatePart> {
+    let mut one_gateway = part.clone();
+    one_gateway.push.truncate(1);
+    let with_leave = |part: &PrivatePart| capability.map(|capability| part.clone().with_hand_over(capability));
+    let variants = [with_leave(&part), with_leave(&one_gateway), Some(part), Some(one_gateway)];
+    variants.into_iter().flatten().find(PrivatePart::fits)
 }
 
 #[cfg(test)]

@@ -280,6 +280,20 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         notice: Option<Notice>,
     },
+    /// A call came too late to ring: its push was brought after its time, or after the caller had given up.
+    CallMissed {
+        /// The call.
+        call_id: String,
+        /// Who called, `name@authority`.
+        from: String,
+        /// Whether they offered video.
+        video: bool,
+        /// When, by the caller's clock.
+        called_at: Timestamp,
+        /// What the person reads or hears of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<Notice>,
+    },
     /// A call came, and the user's policy has other devices ring before this one.
     CallHeld {
         /// The call.
@@ -564,6 +578,7 @@ impl Event {
             Self::CallDialing { .. } => "call_dialing",
             Self::CallJoined { .. } => "call_joined",
             Self::CallIncoming { .. } => "call_incoming",
+            Self::CallMissed { .. } => "call_missed",
             Self::CallHeld { .. } => "call_held",
             Self::CallRinging { .. } => "call_ringing",
             Self::CallAnswered { .. } => "call_answered",

@@ -62,9 +62,9 @@ fn every_language_says_where_something_is_shown() {
         assert!(!notice.spoken.contains(['{', '}', '\u{2068}']), "{}", notice.spoken);
     }
     let english = || in_language("en", Sentence::File, "Bob", 1).expect("there");
-    assert_eq!(english().pointing_to(device()).spoken, "Bob sends you a file (shown on Tablet)");
+    assert_eq!(english().pointing_to(device()).spoken, "Bob is sending you a file (shown on Tablet)");
     let nameless = ShownOn { name: Some("\u{202e}\n".into()), ..device() };
-    assert_eq!(english().pointing_to(nameless).spoken, "Bob sends you a file (shown on abcdefgh)");
+    assert_eq!(english().pointing_to(nameless).spoken, "Bob is sending you a file (shown on abcdefgh)");
 }
 
 #[test]
