@@ -6,6 +6,7 @@
 
 mod commands;
 mod gateways;
+pub(crate) mod sensor;
 mod wake_lan;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -19,6 +20,7 @@ use halloo_protocol::choice::{
 use halloo_protocol::event::EventKind;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
+use halloo_protocol::mail::MailNotice;
 use halloo_protocol::presence::State;
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Extensions;
@@ -168,7 +170,7 @@ impl EventLoop {
     }
 
     /// Devices of this user that aren't removed, this one among them.
-    pub(super) fn own_devices_known(&self) -> BTreeSet<DeviceKey> {
+    pub(crate) fn own_devices_known(&self) -> BTreeSet<DeviceKey> {
         let (identity, now) = (self.identity.identity(), self.now().unix);
         let mut devices = self.contacts.own_devices().copied().collect::<BTreeSet<_>>();
         devices.extend(self.devices.cards().map(|(device, _, _)| device));
@@ -333,6 +335,31 @@ impl EventLoop {
             self.record_decision(id, inputs);
         }
         shown_on
+    }
+
+    /// Who is told of a mail, and when. Senders count by their address; what it is decided from is kept where there is a policy.
+    pub(crate) fn decide_for_mail(&mut self, notice: &MailNotice) -> Decision {
+        let inputs = self.mail_inputs(notice);
+        let decision = decide(&inputs, self.choice.policy.as_ref());
+        if self.choice.policy.is_some() {
+            self.wake_sleepers(&inputs, &decision);
+            self.record_decision(notice.id, inputs);
+        }
+        decision
+    }
+
+    /// When it is this device's turn to tell of a mail, and where it is shown if not here.
+    pub(crate) fn turn_for_mail(&self, notice: &MailNotice) -> (u16, Option<ShownOn>) {
+        let inputs = self.mail_inputs(notice);
+        let decision = decide(&inputs, self.choice.policy.as_ref());
+        decision
+            .turn_of(&self.identity.device())
+            .map_or((0, None), |(after_secs, choice)| (after_secs, shown_on(choice, &inputs)))
+    }
+
+    fn mail_inputs(&self, notice: &MailNotice) -> Inputs {
+        let callers = vec![CallerRef::Name(notice.from_address.to_lowercase())];
+        self.choice_inputs(ChoiceEvent { kind: EventKind::MAIL, callers, format: Some("text/plain".to_owned()) })
     }
 
     /// Everything that is known now.

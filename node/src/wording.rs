@@ -226,6 +226,15 @@ impl EventLoop {
         })
     }
 
+    /// The same of something that somebody does who is no user, and is called `name`.
+    pub(crate) fn notice_named(&self, sentence: Sentence, name: &str, shown_on: Option<ShownOn>) -> Option<Notice> {
+        let notice = notice(sentence, name, 1, &self.own_languages(), &[])?;
+        Some(match shown_on {
+            Some(device) => notice.pointing_to(device),
+            None => notice,
+        })
+    }
+
     /// Languages this user reads, best first.
     pub(crate) fn own_languages(&self) -> Vec<String> {
         let profile = self.contacts.roster().own().profile.as_ref().map(|card| card.profile.unverified().languages.clone());

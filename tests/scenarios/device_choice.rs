@@ -354,3 +354,24 @@ fn a_picture_is_shown_on_the_screen_and_the_text_only_device_says_where() {
         }
     }
 }
+
+#[test]
+fn a_sensor_that_is_a_file_or_a_command_reports_for_its_device() {
+    let command = "[sensor]\nfile = \"presence\"\ncommand = [\"/bin/sh\", \"-c\", \"echo locked far; sleep 600\"]\n";
+    let network = Plan::new(["bob"]).config("bob", command).start();
+    let [bob] = network.users.as_slice() else { panic!("one user") };
+    let reports = |usage: &str, near: bool| {
+        eventually(PATIENCE, "it reports", || {
+            let list = bob.cli(["device", "list"]).ok();
+            let report = &list["devices"][0]["report"];
+            if report["usage"] == usage && report["near"] == near { Ok(()) } else { Err(list.to_string()) }
+        });
+    };
+    reports("locked", false);
+    std::fs::write(bob.home().join("presence"), "what?\nin-use near\n").expect("written");
+    reports("in-use", true);
+    // What can't be read changes nothing; what isn't named stays.
+    std::fs::write(bob.home().join("presence"), "\u{0}\u{1}").expect("written");
+    std::fs::write(bob.home().join("presence"), "far\n").expect("written");
+    reports("in-use", false);
+}

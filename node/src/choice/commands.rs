@@ -6,8 +6,10 @@ use halloo_protocol::choice::{
 };
 use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
+use tracing::debug;
 
 use super::EventId;
+use super::sensor::Reading;
 use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::choice::{
@@ -51,6 +53,16 @@ impl EventLoop {
             (is_near, metres) => Some(Proximity { is_near: is_near.unwrap_or(true), metres }),
         };
         self.say_checked(DeviceReport { usage: Some(usage), proximity, ..self.choice.own.clone() })
+    }
+
+    /// A sensor says something else than before.
+    pub(crate) fn handle_sensor(&mut self, reading: Reading) {
+        let known = self.choice.own.clone();
+        let (usage, proximity) = (reading.usage.or(known.usage), reading.proximity.or(known.proximity));
+        if (usage, proximity) != (known.usage, known.proximity) {
+            debug!(?usage, ?proximity, "a sensor reports");
+            self.say_report(DeviceReport { usage, proximity, ..known }, true);
+        }
     }
 
     fn set_attributes(&mut self, said: AttributesReport) -> Result<DeviceView, DeviceError> {
@@ -146,9 +158,10 @@ impl EventLoop {
             "message" => EventKind::MESSAGE,
             "file" => EventKind::FILE,
             "voicemail" => EventKind::VOICEMAIL,
+            "mail" => EventKind::MAIL,
             other => {
                 let other: String = other.chars().take(64).collect();
-                return Err(invalid("event", format!("{other:?} isn't call, video, message, file or voicemail")));
+                return Err(invalid("event", format!("{other:?} isn't call, video, message, file, voicemail or mail")));
             }
         };
         let caller = match options.from.as_deref() {

@@ -222,6 +222,10 @@ pub(super) fn for_people(event: &Event) -> Option<String> {
         Event::MessageReceived { from, text, notice, .. } => {
             Some(format!("{}: {}{}", printable(from), printable(text), shown_on(notice.as_ref())))
         }
+        Event::MailReceived { from_name, from_address, subject, notice, .. } => {
+            let place = shown_on(notice.as_ref());
+            Some(format!("mail from {} <{}>: {}{place}", printable(from_name), printable(from_address), printable(subject)))
+        }
         Event::MessageState { message_id, to, state, .. } => {
             Some(format!("{message_id} to {} is {}", printable(to), word(state)))
         }

@@ -170,6 +170,26 @@ pub enum Event {
         /// Whether it was heard on another device.
         elsewhere: bool,
     },
+    /// A mail has come to an account that a device of this user watches.
+    MailReceived {
+        /// Its id: the same at every device.
+        mail_id: String,
+        /// What the user calls the account; `smtp` for one that a mail server delivered.
+        account: String,
+        /// What its sender calls themself; nobody has checked it.
+        from_name: String,
+        /// Its sender's address; nobody has checked it.
+        from_address: String,
+        /// Subject.
+        subject: String,
+        /// How its text begins.
+        preview: String,
+        /// Its date.
+        sent_at: Timestamp,
+        /// What the person reads or hears of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<Notice>,
+    },
     /// Somebody offers a file.
     FileOffered {
         /// The file.
@@ -558,6 +578,7 @@ impl Event {
             Self::MessageState { .. } => "message_state",
             Self::VoicemailReceived { .. } => "voicemail_received",
             Self::VoicemailHeard { .. } => "voicemail_heard",
+            Self::MailReceived { .. } => "mail_received",
             Self::FileOffered { .. } => "file_offered",
             Self::FileProgress { .. } => "file_progress",
             Self::FileState { .. } => "file_state",

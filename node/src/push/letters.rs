@@ -14,7 +14,7 @@ use halloo_protocol::id::MessageId;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::mailbox::{Letter, SealedLetter};
-use halloo_protocol::message::{Content, MessageBody};
+use halloo_protocol::message::{Content, MessageBody, OwnSignal};
 use halloo_protocol::push::{
     DeliveredStatus, EventNotice, OuterPayload, PUSH_SEALED_BYTES_MAX, PushHints, SealedNotice, Urgency,
 };
@@ -94,6 +94,7 @@ fn event_of(body: &MessageBody) -> Option<EventKind> {
         MessageBody::Voicemail(signal) => matches!(**signal, VoicemailSignal::Left(_)).then_some(EventKind::VOICEMAIL),
         MessageBody::File(signal) => matches!(signal, FileSignal::Offer(_)).then_some(EventKind::FILE),
         MessageBody::Contact(signal) => matches!(signal, ContactSignal::Request(_)).then_some(EventKind::CONTACT_REQUEST),
+        MessageBody::Own(signal) => matches!(**signal, OwnSignal::Mail(_)).then_some(EventKind::MAIL),
         body => body.is_shown().then_some(EventKind::MESSAGE),
     }
 }
@@ -111,6 +112,9 @@ impl EventLoop {
     ) {
         let (now, unix) = (Instant::now(), self.now().unix);
         let Some(event) = event_of(body) else { return };
+        if event == EventKind::MAIL && !self.may_wake_for_mail(&message, device) {
+            return;
+        }
         if !self.push.letters.may_tell(device, &message, now) {
             return;
         }

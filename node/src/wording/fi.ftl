@@ -21,6 +21,7 @@ file =
         [one] { $name } lähettää sinulle tiedoston
        *[other] { $name } lähettää sinulle { $count } tiedostoa
     }
+mail = Sähköposti: { $name }
 self-test = Testi-ilmoitus on saapunut
 notice = Uutta: { $name }
 shown-on = { $event } (näkyy laitteessa { $device })

@@ -29,6 +29,7 @@ file =
         [many] { $count } קבצים מאת { $name }
        *[other] { $count } קבצים מאת { $name }
     }
+mail = דוא״ל מאת { $name }
 self-test = הודעת הבדיקה הגיעה
 notice = חדש מאת { $name }
 shown-on = { $event } (מוצג במכשיר { $device })

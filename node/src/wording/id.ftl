@@ -5,6 +5,7 @@ missed-call = { $count } panggilan tak terjawab dari { $name }
 contact-request = { $name } ingin menambahkan Anda sebagai kontak
 voicemail = { $count } pesan suara dari { $name }
 file = { $name } mengirimi Anda { $count } berkas
+mail = Surel dari { $name }
 self-test = Pemberitahuan uji coba telah tiba
 notice = Ada yang baru dari { $name }
 shown-on = { $event } (ditampilkan di { $device })

@@ -5,6 +5,7 @@ missed-call = { $name }さんからの不在着信{ $count }件
 contact-request = { $name }さんが連絡先への追加を希望しています
 voicemail = { $name }さんからの留守番電話{ $count }件
 file = { $name }さんからのファイル{ $count }件
+mail = { $name }さんからのメール
 self-test = テスト通知が届きました
 notice = { $name }さんからのお知らせ
 shown-on = { $event }（{ $device }に表示）

@@ -5,6 +5,7 @@ missed-call = { $name } 님의 부재중 전화 { $count }통
 contact-request = { $name } 님이 연락처 추가를 요청했습니다
 voicemail = { $name } 님의 음성 메시지 { $count }개
 file = { $name } 님이 보내는 파일 { $count }개
+mail = { $name } 님의 메일
 self-test = 시험 알림이 도착했습니다
 notice = { $name } 님의 새 소식
 shown-on = { $event }({ $device }에 표시됨)

@@ -1,6 +1,7 @@
 use super::*;
 
-const SENTENCES: [Sentence; 9] = [
+const SENTENCES: [Sentence; 10] = [
+    Sentence::Event(EventKind::MAIL),
     Sentence::Event(EventKind::NOTICE),
     Sentence::Event(EventKind::VOICE_CALL),
     Sentence::Event(EventKind::VIDEO_CALL),

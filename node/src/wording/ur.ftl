@@ -21,6 +21,7 @@ file =
         [one] { $name } کی طرف سے ایک فائل
        *[other] { $name } کی طرف سے { $count } فائلیں
     }
+mail = { $name } کی ای میل
 self-test = آزمائشی اطلاع پہنچ گئی
 notice = { $name } کی طرف سے کچھ نیا
 shown-on = { $event } ({ $device } پر دکھایا گیا)

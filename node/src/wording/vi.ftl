@@ -5,6 +5,7 @@ missed-call = { $count } cuộc gọi nhỡ từ { $name }
 contact-request = { $name } muốn thêm bạn vào danh bạ
 voicemail = { $count } tin nhắn thoại từ { $name }
 file = { $name } đang gửi cho bạn { $count } tệp
+mail = Thư từ { $name }
 self-test = Thông báo thử đã đến
 notice = Có điều mới từ { $name }
 shown-on = { $event } (hiển thị trên { $device })

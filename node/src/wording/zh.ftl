@@ -5,6 +5,7 @@ missed-call = { $name }的{ $count }个未接来电
 contact-request = { $name }想添加您为联系人
 voicemail = { $name }的{ $count }条语音留言
 file = { $name }正在向您发送{ $count }个文件
+mail = { $name }的邮件
 self-test = 测试通知已送达
 notice = { $name }的新动态
 shown-on = { $event }（在{ $device }上显示）

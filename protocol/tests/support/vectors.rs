@@ -51,6 +51,7 @@ use halloo_protocol::linking::{
     ConfirmStatus, DeviceLink, LinkCode, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkReason, LinkRequest,
     LinkStart, LinkStarted, StartStatus,
 };
+use halloo_protocol::mail::MailNotice;
 use halloo_protocol::mailbox::{
     Admission, Letter, LetterId, MailboxItem, MailboxItems, MailboxKept, MailboxNews, MailboxOpen, MailboxOpened, MailboxPut,
     MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
@@ -227,6 +228,16 @@ pub(crate) fn all() -> Vec<Vector> {
         "message_delivered" => message MessageDelivered = MessageDelivered { ids: vec![MessageId([1; 16])], extensions: none() };
         "own_sent" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Sent(Box::new(history_item())))));
         "own_progress" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Progress(vec![Progress { id: MessageId([1; 16]), state: 3 }]))));
+        "own_mail" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Mail(Box::new(MailNotice {
+            id: [1; 16],
+            account: "work".into(),
+            from_name: "Carol".into(),
+            from_address: "carol@mail.example".into(),
+            subject: "Lunch".into(),
+            preview: "At noon?".into(),
+            sent_at: NOW,
+            extensions: none(),
+        }))))),
         "own_states" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::States(states()))));
         "history_request" => message HistoryRequest = HistoryRequest {
             query: HistoryQuery::Missing { with: Correspondent::User(alice_id()), device: device(1), counters: mark().counters },
