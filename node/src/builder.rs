@@ -581,8 +581,11 @@ impl EventLoop {
         if self.settings.roles.contains(Roles::GATEWAY) {
             self.open_gateway()?;
         }
-        self.open_mail().map_err(StartError::Mail)?;
-        crate::choice::sensor::start(&self.settings.sensor, &self.internal_sender);
+        // A node that is there for a moment, to enrol, tells nobody of anything.
+        if self.settings.publishes {
+            self.open_mail().map_err(StartError::Mail)?;
+            crate::choice::sensor::start(&self.settings.sensor, &self.internal_sender);
+        }
         if self.settings.roles.contains(Roles::MAILBOX) {
             self.open_mailbox_role();
         }

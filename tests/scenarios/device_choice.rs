@@ -357,7 +357,7 @@ fn a_picture_is_shown_on_the_screen_and_the_text_only_device_says_where() {
 
 #[test]
 fn a_sensor_that_is_a_file_or_a_command_reports_for_its_device() {
-    let command = "[sensor]\nfile = \"presence\"\ncommand = [\"/bin/sh\", \"-c\", \"echo locked far; sleep 600\"]\n";
+    let command = "[sensor]\nfile = \"presence\"\ncommand = [\"/bin/sh\", \"-c\", \"echo locked far; exec sleep 600\"]\n";
     let network = Plan::new(["bob"]).config("bob", command).start();
     let [bob] = network.users.as_slice() else { panic!("one user") };
     let reports = |usage: &str, near: bool| {

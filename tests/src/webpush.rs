@@ -20,7 +20,8 @@ const MESSAGES_MAX: usize = 256;
 /// What a gateway posted.
 #[derive(Debug)]
 pub struct PushMessage {
-    head: String,
+    /// Request line and headers.
+    pub head: String,
     /// Its encrypted content.
     pub body: Vec<u8>,
 }

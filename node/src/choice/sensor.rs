@@ -122,7 +122,10 @@ async fn listen_to(command: Vec<String>, news: mpsc::Sender<Internal>) {
 /// Runs a command and tells what it says. It ends with the node.
 async fn run(command: &[String], news: &mpsc::Sender<Internal>) -> std::io::Result<()> {
     let Some((program, args)) = command.split_first() else { return Ok(()) };
-    let child = Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn();
+    let mut command = Command::new(program);
+    // What it leaves running when it is killed mustn't keep our standard error open for whoever reads that to its end.
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    let child = command.spawn();
     let mut child = child.inspect_err(|error| warn!(program, %error, "the sensor's command doesn't run"))?;
     if let Some(output) = child.stdout.take() {
         follow(output, news).await?;

@@ -228,16 +228,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "message_delivered" => message MessageDelivered = MessageDelivered { ids: vec![MessageId([1; 16])], extensions: none() };
         "own_sent" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Sent(Box::new(history_item())))));
         "own_progress" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Progress(vec![Progress { id: MessageId([1; 16]), state: 3 }]))));
-        "own_mail" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Mail(Box::new(MailNotice {
-            id: [1; 16],
-            account: "work".into(),
-            from_name: "Carol".into(),
-            from_address: "carol@mail.example".into(),
-            subject: "Lunch".into(),
-            preview: "At noon?".into(),
-            sent_at: NOW,
-            extensions: none(),
-        }))))),
+        "own_mail" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Mail(Box::new(mail_notice())))));
         "own_states" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::States(states()))));
         "history_request" => message HistoryRequest = HistoryRequest {
             query: HistoryQuery::Missing { with: Correspondent::User(alice_id()), device: device(1), counters: mark().counters },
@@ -897,6 +888,19 @@ fn capability() -> Signed<Capability> {
         extensions: extensions(),
     };
     Signed::sign(capability, &device_secret(0))
+}
+
+fn mail_notice() -> MailNotice {
+    MailNotice {
+        id: [1; 16],
+        account: "work".into(),
+        from_name: "Carol".into(),
+        from_address: "carol@mail.example".into(),
+        subject: "Lunch".into(),
+        preview: "At noon?".into(),
+        sent_at: NOW,
+        extensions: none(),
+    }
 }
 
 fn push_register() -> PushRegister {
