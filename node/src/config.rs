@@ -572,19 +572,15 @@ for = "{relay_for}"
 # sms.per_hour_max = 100
 
 # Whether this device is in use and how near you are, for the push policy: from a file, or from what a command says line by line (in-use, idle, locked, asleep; near, far, metres=3).
-# [sensor]
+[sensor]
 # file = "/run/user/1000/presence"
 # command = ["my-detector", "--follow"]
 
 # Mail accounts that this device watches for all of yours, and where a mail server on this machine delivers copies (SMTP or LMTP).
-# [mail]
+# The password stands alone in a file of the home that nobody else may read (chmod 600).
+[mail]
 # listen = "127.0.0.1:2525"
-# [[mail.account]]
-# name = "work"
-# server = "imap.example.org:993"
-# user = "carol"
-# password_file = "mail-work"       # the password alone; chmod 600
-# folder = "INBOX"
+# account = [{{ name = "work", server = "imap.example.org:993", user = "carol", password_file = "mail-work", folder = "INBOX" }}]
 
 # Where the local API listens: "unix:PATH" or "IP:PORT" (TCP asks for the token in api-token).
 [api]

@@ -66,14 +66,8 @@ fn a_delivered_mail_is_told_on_the_device_that_the_policy_picks() {
     assert_eq!(text(&there["notice"], "spoken"), "Mail from Carol Müller");
 
     // A policy as for calls: the phone first.
-    let file = bob.home().join("policy.toml");
     let rule = "version = 1\n[[rule]]\nwhen = { events = [\"mail\"], from = [\"carol@mail.example\"] }\ntargets = [\"device:phone\"]\nescalate_after = 3\n";
-    std::fs::write(&file, rule).expect("written");
-    let set = bob.cli(["push", "policy", "set", &file.display().to_string()]).ok();
-    eventually(PATIENCE, "the phone has it", || {
-        let policy = phone.cli(["push", "policy", "get"]).ok();
-        if policy == set { Ok(()) } else { Err(policy.to_string()) }
-    });
+    set_policy(bob, &phone, rule);
     by_smtplib(port, "SMTP", &friendly("dinner"));
     told(&phone, "dinner");
     assert!(!mails(bob).iter().any(|mail| mail["subject"] == "dinner"), "its turn is later");
@@ -92,6 +86,55 @@ fn a_delivered_mail_is_told_on_the_device_that_the_policy_picks() {
         let subjects: Vec<String> = mails(device).iter().map(|mail| text(mail, "subject")).collect();
         assert_eq!(subjects, ["lunch", "dinner", "last"]);
     }
+}
+
+/// Sets a policy on one device, and waits until the other has it.
+fn set_policy(one: &Daemon, other: &Daemon, text: &str) {
+    let file = one.home().join("policy.toml");
+    std::fs::write(&file, text).expect("written");
+    let set = one.cli(["push", "policy", "set", &file.display().to_string()]).ok();
+    eventually(PATIENCE, "the other has it", || {
+        let policy = other.cli(["push", "policy", "get"]).ok();
+        if policy == set { Ok(()) } else { Err(policy.to_string()) }
+    });
+}
+
+#[test]
+fn a_sleeping_phone_is_woken_for_mail_if_it_is_its_turn_and_else_left_asleep() {
+    let port = free_port();
+    let network = Plan::new(["bob"]).config("bob", &format!("[mail]\nlisten = \"127.0.0.1:{port}\"\n")).start();
+    let bob = &network.users[0];
+    let phone = link(&network, bob, "phone", &[]);
+    phone.cli(["push", "register", "webpush"]).ok();
+    bob.cli(["device", "usage", "in-use"]).ok();
+    set_policy(bob, &phone, "version = 1\n[[rule]]\ntargets = [\"in-use\"]\nescalate_after = 1\n");
+    eventually(PATIENCE, "the record has both devices, and who wakes the phone", || {
+        let found = bob.cli(["resolve", &bob.username, "--fresh"]).json().to_string();
+        if found.matches("peer_id").count() >= 2 && found.contains(&phone.peer_id()) { Ok(()) } else { Err(found) }
+    });
+    assert_eq!(phone.cli(["suspend"]).ok()["suspended"], true);
+    // Here first: the phone's turn passes, since this device has told of it.
+    by_smtplib(port, "SMTP", &friendly("quiet"));
+    told(bob, "quiet");
+    set_policy_alone(
+        bob,
+        "version = 1\n[[rule]]\nwhen = { events = [\"mail\"] }\ntargets = [\"device:phone\"]\nescalate_after = 30\n",
+    );
+    by_smtplib(port, "SMTP", &friendly("loud"));
+    let woken = phone.wait_event(PATIENCE, "woken", |_| true);
+    assert_eq!(woken["by_push"], true, "{woken}");
+    let loud = told(&phone, "loud");
+    assert_eq!(text(&loud["notice"], "spoken"), "Mail from Carol Müller");
+    assert!(!mails(bob).iter().any(|mail| mail["subject"] == "loud"), "its turn is later");
+    // Awake, it hears of the other one too.
+    told(&phone, "quiet");
+    assert_eq!(phone.events().iter().filter(|event| event["event"] == "woken").count(), 1);
+}
+
+fn set_policy_alone(device: &Daemon, text: &str) {
+    let file = device.home().join("policy.toml");
+    std::fs::write(&file, text).expect("written");
+    device.cli(["push", "policy", "set", &file.display().to_string()]).ok();
 }
 
 #[test]
