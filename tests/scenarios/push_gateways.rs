@@ -114,8 +114,7 @@ fn a_call_rings_through_the_second_gateway_while_the_first_is_cut_off() {
     let mut network = plan.start();
     let authority = network.authority.peer_id();
     let [alice, bob, carol] = network.users();
-    // Contacts know both gateways, strangers one.
-    befriend(alice, bob);
+    // Strangers know both gateways, as contacts do.
     for gateway in [&carol.peer_id(), &authority] {
         bob.cli(["push", "register", "webpush", "--gateway", gateway]).ok();
     }
@@ -129,7 +128,7 @@ fn a_call_rings_through_the_second_gateway_while_the_first_is_cut_off() {
     assert!(ring_ms < 10_000, "{outcome}");
 }
 
-/// The one gateway that a stranger asks has a channel whose service is out of order: it hands the push on, and the other one's service brings it.
+/// A gateway has a channel whose service is out of order: it hands the push on, and the other one's service brings it.
 #[test]
 fn a_push_whose_service_fails_is_handed_to_the_devices_other_gateway() {
     let (broken, service) = (PushService::start_broken(), PushService::start());
@@ -140,7 +139,7 @@ fn a_push_whose_service_fails_is_handed_to_the_devices_other_gateway() {
         let endpoint = format!("{}/push/a-phone", service.origin);
         bob.cli(["push", "register", "webpush", "--endpoint", &endpoint, "--gateway", gateway]).ok()
     };
-    // Each is told of the other by the registration that comes after the other's. A stranger learns of one gateway: that whose registration is older.
+    // Each is told of the other by the registration that comes after the other's.
     register(&service, &authority);
     register(&broken, &carol.peer_id());
     register(&service, &authority);

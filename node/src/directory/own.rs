@@ -1,5 +1,8 @@
 //! Our own record: made, signed, published, leased, read back.
 
+use halloo_protocol::directory::RECORD_BYTES_MAX;
+use halloo_protocol::wire::Body;
+
 use super::*;
 
 /// How long to wait before a publication that failed is tried again.
@@ -7,6 +10,9 @@ const PUBLISH_RETRY: Duration = Duration::from_secs(3);
 
 /// How long to wait before reading the own record back again.
 const READ_BACK_RETRY: Duration = Duration::from_secs(1);
+
+/// By how much an entry's number may lengthen it.
+const SEQUENCE_BYTES_MAX: usize = 16;
 
 /// Callers that may wait for a publication or a renewal.
 const WAITERS_MAX: usize = 16;
@@ -168,8 +174,7 @@ impl EventLoop {
         let nonce = self.random();
         let presence = self.contacts.presence_key();
         let sealed = presence.seal_key().seal(presence.epoch, &device, &private, nonce);
-        let extensions = self.open_extension(device);
-        DeviceEntry {
+        let mut entry = DeviceEntry {
             device,
             sequence: 0,
             issued_at: now.unix,
@@ -182,16 +187,22 @@ impl EventLoop {
             hpke_key: self.hpke.public(),
             pre_keys: Some(self.sessions.keys()),
             sealed: Some(sealed),
-            extensions,
+            extensions: self.open_extension(device, usize::MAX),
+        };
+        let devices = self.own_devices_known().len();
+        if !has_room(wire::encode(&entry).len(), devices) {
+            entry.extensions = self.open_extension(device, 1);
         }
+        entry
     }
 
     /// Whoever may be called by anyone tells everybody how the device is woken; names and addresses stay with contacts.
-    fn open_extension(&mut self, device: DeviceKey) -> Extensions {
+    fn open_extension(&mut self, device: DeviceKey, gateways_max: usize) -> Extensions {
         if !self.contacts.privacy().is_open() {
             return Extensions::none();
         }
-        let part = PrivatePart { push: self.push_addresses(), ..PrivatePart::default() };
+        let push = self.push_addresses().into_iter().take(gateways_max).collect();
+        let part = PrivatePart { push, ..PrivatePart::default() };
         let capability = self.hand_over_capability(self.now().unix);
         if part.push.is_empty() && capability.is_none() {
             return Extensions::none();
@@ -361,6 +372,12 @@ fn fitted(mut private: PrivatePart) -> PrivatePart {
         }
     }
     private
+}
+
+/// Whether an entry may be so large: within its own limit, and so that those of all the user's devices leave a quarter of their record free.
+const fn has_room(entry_bytes: usize, devices: usize) -> bool {
+    let is_within = entry_bytes + SEQUENCE_BYTES_MAX <= <DeviceEntry as Body>::LIMIT;
+    is_within && entry_bytes.saturating_mul(devices) <= RECORD_BYTES_MAX / 4 * 3
 }
 
 /// What strangers are told, as much of it as there is room for: every gateway and the leave for relays to hand invites over; of too much first the second
