@@ -62,6 +62,7 @@ pub mod reservations;
 pub mod roles;
 mod rpc;
 mod sessions;
+pub mod sip;
 pub mod store;
 pub mod streams;
 pub mod swarm;

@@ -54,6 +54,7 @@ mod pairs;
 mod path_watch;
 mod pinned;
 mod playout;
+pub mod port;
 pub mod recording;
 #[doc(hidden)]
 pub mod rehearsal;

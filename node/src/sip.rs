@@ -1,0 +1,3 @@
+//! The SIP edge: ordinary phones in the overlay.
+
+pub mod media;
