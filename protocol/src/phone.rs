@@ -19,6 +19,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub mod negotiation;
+pub mod sdes;
+pub mod sdp;
 
 /// How audio is encoded, in the order in which an end that has all of them prefers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
