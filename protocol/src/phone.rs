@@ -18,9 +18,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub mod continuity;
+pub mod leg;
 pub mod negotiation;
+pub mod rtp;
 pub mod sdes;
 pub mod sdp;
+pub mod srtp;
 
 /// How audio is encoded, in the order in which an end that has all of them prefers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -534,7 +534,10 @@ impl Negotiation {
             text.push_str(&format!("a=crypto:{}\r\n", crypto.to_value()));
         }
         let is_muxed = answers.is_none_or(|(_, agreed)| agreed.is_rtcp_muxed);
-        text.push_str(&format!("a=rtcp:{}\r\n", if answers.is_some() && is_muxed { self.local.port } else { self.local.rtcp_port }));
+        text.push_str(&format!(
+            "a=rtcp:{}\r\n",
+            if answers.is_some() && is_muxed { self.local.port } else { self.local.rtcp_port }
+        ));
         if is_muxed {
             text.push_str("a=rtcp-mux\r\n");
         }

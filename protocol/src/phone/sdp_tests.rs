@@ -15,7 +15,10 @@ fn a_phones_description_is_read() {
     let [section] = description.sections.as_slice() else { panic!("one section") };
     assert_eq!((section.kind.as_str(), section.port, section.transport()), ("audio", 20_038, Transport::Plain));
     assert_eq!(section.payload_types().collect::<Vec<_>>(), [96, 9, 0, 8, 101]);
-    assert_eq!(section.format(96).map(|format| (format.name.as_str(), format.clock_hz, format.channels)), Some(("opus", 48_000, 2)));
+    assert_eq!(
+        section.format(96).map(|format| (format.name.as_str(), format.clock_hz, format.channels)),
+        Some(("opus", 48_000, 2))
+    );
     assert_eq!((section.ptime, section.direction, section.has_rtcp_mux), (Some(20), Some(Direction::SendRecv), false));
     let to = destinations(section, description.address);
     assert_eq!(to, (Some("192.0.2.2:20038".parse().unwrap()), Some("192.0.2.2:20039".parse().unwrap())));
