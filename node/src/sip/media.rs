@@ -25,77 +25,33 @@
 //!
 //! A phone that holds sends a new offer: [`PhoneLeg::reanswer`]. An INVITE without an offer is answered with [`PhoneLeg::offer`], and its ACK has the
 //! answer. Of several phones that ring, each has a leg of its own; those that lose are dropped, which closes their sockets.
+//!
+//! One task owns the sockets of a leg; dropping the [`PhoneLeg`] ends it. What is decided on descriptions and packets is in
+//! [`halloo_protocol::phone`].
 
 use std::net::IpAddr;
-use std::ops::RangeInclusive;
-use std::sync::Arc;
+
+use tokio::net::UdpSocket;
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 pub use halloo_protocol::phone::AudioCodec;
+use halloo_protocol::phone::negotiation::{Agreed, Local, Negotiation};
 pub use halloo_protocol::phone::negotiation::{Hold, MediaRefusal, PhoneOffer, Reanswer, Security};
 use serde::Serialize;
 
+mod bridge;
+mod ports;
+
+use bridge::{Bridge, Wish};
+pub use ports::{OpenError, PORTS, PhoneMedia, PhoneMediaConfig};
+
 pub use crate::calls::media::port::{AudioAgreed, AudioEvent, AudioPort};
 
-/// Ports for phones' media: 100 calls at once, and beside what systems hand out by themselves.
-pub const PORTS: RangeInclusive<u16> = 16_384..=16_583;
-
-/// How phones' media are carried.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PhoneMediaConfig {
-    /// UDP ports to use, two for each call: an even one and the next.
-    pub ports: RangeInclusive<u16>,
-    /// The address that descriptions name, where it isn't that of the socket: behind a port forwarding.
-    pub advertised: Option<IpAddr>,
-}
-
-impl Default for PhoneMediaConfig {
-    fn default() -> Self {
-        Self { ports: PORTS, advertised: None }
-    }
-}
-
-/// Makes legs. Clones share the ports.
-#[derive(Clone, Debug)]
-pub struct PhoneMedia {
-    config: Arc<PhoneMediaConfig>,
-}
-
-/// Why a leg can't be opened.
-#[derive(Clone, Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OpenError {
-    /// All ports are in use, by us or by others.
-    #[error("no free pair of UDP ports from {} to {}", ports.start(), ports.end())]
-    NoPort {
-        /// The range.
-        ports: RangeInclusive<u16>,
-    },
-    /// The address can't be bound.
-    #[error("cannot bind {address}")]
-    Bind {
-        /// The address.
-        address: IpAddr,
-        /// What the system said.
-        source: Arc<std::io::Error>,
-    },
-}
-
-impl PhoneMedia {
-    /// With these settings.
-    #[must_use]
-    pub fn new(config: PhoneMediaConfig) -> Self {
-        Self { config: Arc::new(config) }
-    }
-
-    /// Binds a pair of ports on this address, which is the one that the phone reaches the edge at, and takes them for a leg until it is dropped.
-    ///
-    /// # Errors
-    /// See [`OpenError`].
-    pub async fn open(&self, address: IpAddr, security: Security) -> Result<PhoneLeg, OpenError> {
-        let _ = (address, security);
-        Err(OpenError::NoPort { ports: self.config.ports.clone() })
-    }
-}
+/// Events waiting for [`PhoneLeg::next_event`]; when full the newest is dropped. A leg has a handful of them.
+const EVENTS_MAX: usize = 16;
+/// Wishes waiting for a leg's task: a description each, which come as fast as signalling does.
+const WISHES_MAX: usize = 8;
 
 /// What happens to a leg.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,7 +63,7 @@ pub enum LegEvent {
     Connected,
     /// The phone's first packet that counts has come.
     PhoneHeard,
-    /// Nothing has come from the phone for this many seconds, though it doesn't hold. Told once per silence.
+    /// Nothing has come from the phone for this many seconds, though it said that it sends. Told once per silence.
     PhoneSilent(u64),
     /// The overlay's end is over. Nothing follows.
     Ended,
@@ -127,9 +83,9 @@ pub struct PassedStats {
     pub jitter_ms: f64,
     /// Packets that came and weren't passed on: of another source or format, not authentic, while held, or because a queue was full.
     pub dropped: u64,
-    /// Mean and longest time from a packet's arrival on this machine to its leaving the bridge, in microseconds.
+    /// Mean time from a packet's arrival on this machine till it was sent on, in microseconds.
     pub delay_mean_us: f64,
-    /// See [`PassedStats::delay_mean_us`].
+    /// The longest.
     pub delay_max_us: u64,
 }
 
@@ -155,35 +111,55 @@ pub struct LegStats {
 #[derive(Debug)]
 #[must_use = "dropping it ends the phone's media"]
 pub struct PhoneLeg {
-    _private: (),
+    negotiation: Negotiation,
+    wishes: mpsc::Sender<Wish>,
+    events: mpsc::Receiver<LegEvent>,
+    stats: watch::Receiver<LegStats>,
+    task: AbortOnDropHandle<()>,
 }
 
 impl PhoneLeg {
+    /// A leg with these sockets, for media and for reports on them.
+    fn spawn(media: UdpSocket, reports: UdpSocket, local: Local) -> Self {
+        let mut rng: rand::rngs::StdRng = rand::make_rng();
+        let negotiation = Negotiation::new(local, &mut rng);
+        let (wishes, wishes_receiver) = mpsc::channel(WISHES_MAX);
+        let (event_sender, events) = mpsc::channel(EVENTS_MAX);
+        let (stats_sender, stats) = watch::channel(LegStats::default());
+        let bridge = Bridge::new(media, reports, &mut rng, event_sender, stats_sender);
+        let task = AbortOnDropHandle::new(tokio::spawn(bridge.run(wishes_receiver)));
+        Self { negotiation, wishes, events, stats, task }
+    }
+
+    /// The phone's signalling comes from this address: behind an address translator its media do too, whatever its description says.
+    pub fn expect_from(&mut self, address: IpAddr) {
+        self.wish(Wish::ExpectFrom(address));
+    }
+
     /// Takes a phone's offer. What it says counts once it is answered.
     ///
     /// # Errors
     /// See [`MediaRefusal`], which knows the SIP status to refuse with. The leg is as it was.
     pub fn take_offer(&mut self, sdp: &[u8]) -> Result<PhoneOffer, MediaRefusal> {
-        let _ = sdp;
-        Err(MediaRefusal::NothingToAnswer)
+        self.negotiation.take_offer(sdp)
     }
 
     /// The answer to [`PhoneLeg::take_offer`], in this codec.
     ///
     /// # Errors
-    /// [`MediaRefusal::NoCommonCodec`] if the phone doesn't have it.
+    /// [`MediaRefusal::NoCommonCodec`] if the phone doesn't have it, [`MediaRefusal::NothingToAnswer`].
     pub fn answer(&mut self, codec: AudioCodec) -> Result<String, MediaRefusal> {
-        let _ = codec;
-        Err(MediaRefusal::NothingToAnswer)
+        let sdp = self.negotiation.answer(codec)?;
+        self.configure();
+        Ok(sdp)
     }
 
-    /// An offer for the phone, of these codecs, the preferred first.
+    /// An offer for the phone, of these codecs, the preferred first; in a running call, of its codec.
     ///
     /// # Errors
     /// [`MediaRefusal::NoCommonCodec`] if there are none.
     pub fn offer(&mut self, codecs: &[AudioCodec]) -> Result<String, MediaRefusal> {
-        let _ = codecs;
-        Err(MediaRefusal::NothingToAnswer)
+        self.negotiation.offer(codecs)
     }
 
     /// Takes the phone's answer to [`PhoneLeg::offer`] or [`PhoneLeg::hold`]: the codec of the call.
@@ -191,8 +167,9 @@ impl PhoneLeg {
     /// # Errors
     /// See [`MediaRefusal`].
     pub fn take_answer(&mut self, sdp: &[u8]) -> Result<AudioCodec, MediaRefusal> {
-        let _ = sdp;
-        Err(MediaRefusal::NothingToAnswer)
+        let codec = self.negotiation.take_answer(sdp)?;
+        self.configure();
+        Ok(codec)
     }
 
     /// Answers a later offer of the phone's: it holds, goes on, has moved, or only refreshes its session.
@@ -200,8 +177,9 @@ impl PhoneLeg {
     /// # Errors
     /// See [`MediaRefusal`]: refuse the re-INVITE; what was agreed on goes on (RFC 3261 section 14.2).
     pub fn reanswer(&mut self, sdp: &[u8]) -> Result<Reanswer, MediaRefusal> {
-        let _ = sdp;
-        Err(MediaRefusal::NothingToAnswer)
+        let answer = self.negotiation.reanswer(sdp)?;
+        self.configure();
+        Ok(answer)
     }
 
     /// An offer that holds the phone, or takes it back.
@@ -209,23 +187,49 @@ impl PhoneLeg {
     /// # Errors
     /// [`MediaRefusal::NothingToAnswer`] before anything was agreed on.
     pub fn hold(&mut self, held: bool) -> Result<String, MediaRefusal> {
-        let _ = held;
-        Err(MediaRefusal::NothingToAnswer)
+        self.negotiation.hold(held)
+    }
+
+    /// What was agreed on with the phone.
+    #[must_use]
+    pub const fn agreed(&self) -> Option<&Agreed> {
+        self.negotiation.agreed()
     }
 
     /// Joins the leg with the call's audio; packets pass once both sides have agreed on a codec. Once per leg.
     pub fn bridge(&mut self, port: AudioPort) {
-        let _ = port;
+        self.wish(Wish::Bridge(Box::new(port)));
     }
 
     /// What happens next; `None` once the leg is over. Safe to drop.
     pub async fn next_event(&mut self) -> Option<LegEvent> {
-        None
+        self.events.recv().await
     }
 
     /// What has been measured so far, at most 0.2 s old.
     #[must_use]
     pub fn stats(&self) -> LegStats {
-        LegStats::default()
+        self.stats.borrow().clone()
+    }
+
+    /// Takes leave of the phone and closes the sockets: what was measured in all. Dropping the future is dropping the leg.
+    pub async fn close(self) -> LegStats {
+        // A task that has ended has taken leave.
+        let _ = self.wishes.send(Wish::Close).await;
+        // One that has failed was a bug, and what it had measured stands.
+        let _ = self.task.await;
+        self.stats.borrow().clone()
+    }
+
+    fn configure(&self) {
+        if let Some(agreed) = self.negotiation.agreed() {
+            self.wish(Wish::Configure(Box::new(agreed.clone())));
+        }
+    }
+
+    fn wish(&self, wish: Wish) {
+        if self.wishes.try_send(wish).is_err() {
+            tracing::debug!("a phone's leg is over, or has too much to do");
+        }
     }
 }

@@ -376,6 +376,7 @@ fn outcome(outcome: CallResult) -> CallOutcome {
         outcome,
         reason: None,
         answered_by: (outcome == CallResult::Completed).then(|| "12D3bob".to_owned()),
+        codec: None,
         path: (outcome == CallResult::Completed).then_some(CallPath::Direct),
         ring_ms: Some(5),
         setup_ms: None,

@@ -606,7 +606,8 @@ fn our_tag(suite: Suite) -> u32 {
 }
 
 /// The codecs of a section that are known here, the preferred first, with their types of payload.
-fn codecs_of(section: &Section) -> Vec<(AudioCodec, u8)> {
+#[must_use]
+pub fn codecs_of(section: &Section) -> Vec<(AudioCodec, u8)> {
     let mut codecs: Vec<(AudioCodec, u8)> = Vec::new();
     for number in section.payload_types() {
         let codec = match section.format(number) {

@@ -9,11 +9,16 @@
 //! a gap at one end is a gap at the other, and the other end's jitter buffer does what it would do for any sender. A packet that finds a queue full is
 //! dropped and counted.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use halloo_protocol::phone::AudioCodec;
 use tokio::sync::mpsc;
+
+mod track;
+
+pub(super) use track::AudioTrack;
 
 /// Longest payload, in bytes: 20 ms of anything, and 120 ms of G.711. Longer ones are dropped, in both directions.
 pub const PAYLOAD_BYTES_MAX: usize = 1_280;
@@ -100,6 +105,32 @@ pub enum AudioRefused {
 pub struct AudioPort {
     to_send: mpsc::Sender<AudioPacket>,
     events: mpsc::Receiver<AudioEvent>,
+    delays: Arc<Delays>,
+}
+
+/// How long packets took from their arrival on this machine till they were given to whoever sends them on.
+#[derive(Debug, Default)]
+pub(crate) struct Delays {
+    packets: AtomicU64,
+    total_us: AtomicU64,
+    max_us: AtomicU64,
+}
+
+impl Delays {
+    /// Counts a packet.
+    pub(crate) fn count(&self, delay: Duration) {
+        let us = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
+        self.packets.fetch_add(1, Ordering::Relaxed);
+        self.total_us.fetch_add(us, Ordering::Relaxed);
+        self.max_us.fetch_max(us, Ordering::Relaxed);
+    }
+
+    /// Mean and longest, in microseconds.
+    pub(crate) fn mean_and_max_us(&self) -> (f64, u64) {
+        let packets = self.packets.load(Ordering::Relaxed);
+        let mean = self.total_us.load(Ordering::Relaxed) as f64 / packets.max(1) as f64;
+        (mean, self.max_us.load(Ordering::Relaxed))
+    }
 }
 
 impl AudioPort {
@@ -117,6 +148,11 @@ impl AudioPort {
         })
     }
 
+    /// How long packets took from [`AudioPacket::arrived`] till the call's engine had them.
+    pub(crate) fn delays(&self) -> &Delays {
+        &self.delays
+    }
+
     /// What happens next; `None` once the call is over. Safe to drop.
     pub async fn next(&mut self) -> Option<AudioEvent> {
         self.events.recv().await
@@ -130,6 +166,7 @@ pub struct AudioLink(Arc<Shared>);
 struct Shared {
     to_send: Mutex<Option<mpsc::Receiver<AudioPacket>>>,
     events: mpsc::Sender<AudioEvent>,
+    delays: Arc<Delays>,
 }
 
 impl std::fmt::Debug for AudioLink {
@@ -144,23 +181,29 @@ impl AudioLink {
     pub fn new() -> (Self, AudioPort) {
         let (to_send, outgoing) = mpsc::channel(TO_SEND_MAX);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
-        (Self(Arc::new(Shared { to_send: Mutex::new(Some(outgoing)), events: sender })), AudioPort { to_send, events })
+        let delays = Arc::new(Delays::default());
+        let shared = Shared { to_send: Mutex::new(Some(outgoing)), events: sender, delays: Arc::clone(&delays) };
+        (Self(Arc::new(shared)), AudioPort { to_send, events, delays })
     }
 
     /// What is to be sent, for the session that starts first.
-    pub(super) fn take(&self) -> Option<mpsc::Receiver<AudioPacket>> {
+    fn take(&self) -> Option<mpsc::Receiver<AudioPacket>> {
         self.0.to_send.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Whether it was taken.
-    pub(super) fn tell(&self, event: AudioEvent) -> bool {
+    fn tell(&self, event: AudioEvent) -> bool {
         self.0.events.try_send(event).is_ok()
     }
 
+    fn delays(&self) -> &Delays {
+        &self.0.delays
+    }
+
     /// The end, which waits for room: the port may be behind.
-    pub(super) async fn finish(&self) {
+    async fn finish(&self) {
         let told = self.0.events.send(AudioEvent::Ended);
         // A port that is gone needs no last word.
-        let _ = tokio::time::timeout(std::time::Duration::from_millis(100), told).await;
+        let _ = tokio::time::timeout(Duration::from_millis(100), told).await;
     }
 }
