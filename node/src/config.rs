@@ -4,6 +4,7 @@
 //! commented sample. Unknown keys are refused, so that a typing error is noticed.
 
 mod gateway;
+mod sip;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use gateway::{ApnsConfig, FcmConfig, GatewayConfig, SmsConfig};
+pub use sip::SipConfig;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -53,6 +55,8 @@ pub struct Config {
     pub authority: AuthorityConfig,
     /// Settings of the gateway role.
     pub gateway: GatewayConfig,
+    /// The edge for SIP phones.
+    pub sip: SipConfig,
     /// Where the local API listens.
     pub api: ApiConfig,
     /// Where metrics are served, `IP:PORT`.
@@ -560,6 +564,17 @@ for = "{relay_for}"
 # sms.headers = {{ Content-Type = "application/json", Authorization = "Bearer KEY" }}
 # sms.body = '{{"to": "{{number}}", "text": "{{text}}"}}'
 # sms.per_hour_max = 100
+
+# Where SIP phones connect, by UDP and TCP, and by TLS with a certificate; files are seen from the home. Phones beyond this machine need an
+# address that they reach. `halloo sip account add` makes accounts.
+[sip]
+# listen = ["127.0.0.1:5060"]
+# listen_tls = ["0.0.0.0:5061"]
+# certificate = "sip-certificate.pem"
+# key = "sip-key.pem"
+# external = "203.0.113.7"
+# media_port = 16384
+# media_ports = 200
 
 # Where the local API listens: "unix:PATH" or "IP:PORT" (TCP asks for the token in api-token).
 [api]
