@@ -348,3 +348,136 @@ async fn ends_without_a_codec_in_common_are_told() {
     assert_eq!((refusal.status(), refusal.warning()), (488, 305));
     network.shutdown().await;
 }
+
+/// As much of SIP as a phone needs that calls one number: the INVITE, answered with a description.
+struct Registrar {
+    socket: UdpSocket,
+    request: String,
+    from: SocketAddr,
+}
+
+impl Registrar {
+    /// Waits for an INVITE: its description.
+    async fn invited(socket: UdpSocket) -> (Self, Vec<u8>) {
+        let mut datagram = [0; 8_000];
+        loop {
+            let receive = tokio::time::timeout(PATIENCE, socket.recv_from(&mut datagram));
+            let (length, from) = receive.await.expect("a request in time").unwrap();
+            let request = String::from_utf8_lossy(&datagram[..length]).into_owned();
+            if let Some((head, body)) = request.split_once("\r\n\r\n").filter(|_| request.starts_with("INVITE")) {
+                let body = body.as_bytes().to_vec();
+                return (Self { socket, request: head.to_owned(), from }, body);
+            }
+        }
+    }
+
+    /// Waits for the BYE, and answers it.
+    async fn taken_leave_of(&self) {
+        let mut datagram = [0; 8_000];
+        loop {
+            let receive = tokio::time::timeout(PATIENCE, self.socket.recv_from(&mut datagram));
+            let (length, from) = receive.await.expect("a BYE in time").unwrap();
+            let request = String::from_utf8_lossy(&datagram[..length]).into_owned();
+            if request.starts_with("BYE") {
+                let named = |line: &&str| ["Via:", "From:", "To:", "Call-ID:", "CSeq:"].iter().any(|name| line.starts_with(name));
+                let head: Vec<&str> = request.lines().filter(named).collect();
+                let response = format!("SIP/2.0 200 OK\r\n{}\r\nContent-Length: 0\r\n\r\n", head.join("\r\n"));
+                self.socket.send_to(response.as_bytes(), from).await.unwrap();
+                return;
+            }
+        }
+    }
+
+    async fn answer(&self, sdp: &str) {
+        let field = |name: &str| self.request.lines().find(|line| line.starts_with(name)).unwrap();
+        let port = self.socket.local_addr().unwrap().port();
+        let head = [field("Via:"), field("From:"), &format!("{};tag=edge", field("To:")), field("Call-ID:"), field("CSeq:")];
+        let contact = format!("Contact: <sip:edge@{LOCAL}:{port}>\r\nContent-Type: application/sdp");
+        let response =
+            format!("SIP/2.0 200 OK\r\n{}\r\n{contact}\r\nContent-Length: {}\r\n\r\n{sdp}", head.join("\r\n"), sdp.len());
+        self.socket.send_to(response.as_bytes(), self.from).await.unwrap();
+    }
+}
+
+/// Debian's baresip speaks a tone, in a codec and by a protection of its choice, to somebody who has no phone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "long: needs baresip"]
+async fn a_real_phone_is_heard_and_hears() {
+    let (network, media) = network().await;
+    let (alice, bob) = (network.node("alice").unwrap(), network.node("bob").unwrap());
+    let (mut at_alice, mut at_bob) = (alice.subscribe(), bob.subscribe());
+    for (codec, protection) in [("opus/48000/2", ""), ("PCMA/8000/1", ";mediaenc=srtp"), ("PCMU/8000/1", ";mediaenc=srtp-mand")] {
+        let file = |name: &str| network.scratch().join(name);
+        write_tone(file("660.wav"), 660.0, Duration::from_secs(10), 48_000).unwrap();
+        let socket = UdpSocket::bind((LOCAL, 0)).await.unwrap();
+        let edge = socket.local_addr().unwrap();
+        let home = file("baresip");
+        std::fs::create_dir_all(&home).unwrap();
+        let modules = ["stdio", "opus", "g711", "srtp", "ausine", "aufile", "aubridge", "sndfile"]
+            .map(|name| format!("module {name}.so\n"))
+            .concat();
+        // Its generator of tones knows one rate, and its reader of files no other than the codec's.
+        write_tone(file("440.wav"), 440.0, Duration::from_secs(10), 8_000).unwrap();
+        let narrow = format!("aufile,{}", file("440.wav").display());
+        let source = if codec.starts_with("opus") { "ausine,440" } else { &narrow };
+        let config = format!(
+            "module_path /usr/lib/baresip/modules\n{modules}module_app account.so\nmodule_app menu.so\naudio_player aubridge,x\n\
+audio_source {source}\nsip_listen {LOCAL}:0\nrtp_ports 23000-23100\nsnd_path {}\n",
+            home.display()
+        );
+        std::fs::write(home.join("config"), config).unwrap();
+        std::fs::write(home.join("accounts"), format!("<sip:carol@{edge}>;regint=0;audio_codecs={codec}{protection}\n")).unwrap();
+        std::fs::write(home.join("contacts"), "").unwrap();
+        let command = tokio::process::Command::new("baresip")
+            .args(["-f", home.to_str().unwrap(), "-e", &format!("/dial sip:bob@{edge}"), "-t", "9"])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn();
+        let mut baresip = command.expect("baresip is installed");
+        let (registrar, offer) = Registrar::invited(socket).await;
+        let mut leg = open(&media, Security::Accepted).await;
+        leg.expect_from(registrar.from.ip());
+        let offer = leg.take_offer(&offer).unwrap();
+        let outcome = dial(alice, DialOptions { passthrough: offer.codecs, ..DialOptions::to("bob@test") });
+        let call = dialling(&mut at_alice).await;
+        leg.bridge(alice.calls().audio(&call).await.unwrap());
+        let rang = incoming(&mut at_bob).await;
+        let answer = AnswerOptions { play: Some(file("660.wav")), record: Some(file("heard.wav")), ..AnswerOptions::default() };
+        bob.calls().answer(&rang, answer).await.unwrap();
+        let chosen = agreed(&mut leg).await;
+        registrar.answer(&leg.answer(chosen).unwrap()).await;
+        let talked = async {
+            while leg.stats().from_phone.packets < 150 || leg.stats().phone_loss.is_none() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let talked = tokio::time::timeout(PATIENCE, talked).await;
+        let stats = leg.stats();
+        eprintln!("{codec}{protection}: {stats:?}");
+        assert!(talked.is_ok(), "{codec}{protection}: {stats:?}");
+        alice.calls().hangup(&call).await.unwrap();
+        assert_eq!(outcome.await.unwrap().codec, Some(chosen));
+        assert_eq!(stats.is_secure, !protection.is_empty());
+        let _ended = event(&mut at_bob, |event| matches!(event, Event::CallEnded(_)).then_some(())).await;
+        let mut reader = hound::WavReader::open(file("heard.wav")).unwrap();
+        let samples: Vec<i16> = reader.samples().map(Result::unwrap).collect();
+        let found = dominant_frequency(&samples, 48_000).unwrap();
+        assert!((found - 440.0).abs() < 3.0, "{codec}: {found} Hz heard");
+        // It ends by itself, and has written what it heard.
+        registrar.taken_leave_of().await;
+        baresip.wait().await.unwrap();
+        let files = std::fs::read_dir(&home).unwrap().map(|file| file.unwrap().path());
+        let heard = files.filter(|path| path.to_string_lossy().ends_with("-dec.wav")).next().expect("what baresip heard");
+        let heard = std::fs::read(heard).unwrap();
+        std::fs::remove_dir_all(&home).unwrap();
+        let samples: Vec<i16> = heard[44..].chunks_exact(2).map(|bytes| i16::from_le_bytes([bytes[0], bytes[1]])).collect();
+        let rate = u32::from_le_bytes([heard[24], heard[25], heard[26], heard[27]]);
+        let channels = usize::from(heard[22]);
+        let mono: Vec<i16> = samples.chunks(channels).map(|frame| frame[0]).collect();
+        let found = dominant_frequency(&mono, rate).unwrap();
+        assert!((found - 660.0).abs() < 5.0, "{codec}: baresip heard {found} Hz");
+    }
+    network.shutdown().await;
+}

@@ -173,7 +173,7 @@ async fn json_is_one_document_of_the_promised_shape() {
     let _fake = Fake::start(dir.path(), None).await;
     let outcome = json!({
         "call_id": "c1", "outcome": "completed", "reason": null, "answered_by": "12D3bob",
-        "path": "direct", "ring_ms": 5, "setup_ms": null, "rtt_ms": null, "loss": null, "jitter_ms": null, "via_push": false,
+        "codec": null, "path": "direct", "ring_ms": 5, "setup_ms": null, "rtt_ms": null, "loss": null, "jitter_ms": null, "via_push": false,
     });
     let mut declined = outcome.clone();
     declined["outcome"] = json!("declined");

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use halloo::api::ApiListener;
+use halloo::calls::media::port::AudioLink;
 use halloo::calls::media::video::VideoLink;
 use halloo::config::ApiAddress;
 use halloo::handle::authority::{AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, Enrolled, EnrolmentPolicy};
@@ -229,6 +230,8 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
 fn answer_call_media(command: CallMediaCommand) {
     match command {
         CallMediaCommand::Video { reply, .. } => reply.send(Ok(VideoLink::new().1)),
+        CallMediaCommand::Audio { reply, .. } => reply.send(Ok(AudioLink::new().1)),
+        CallMediaCommand::OfferedAudio { reply, .. } => reply.send(Ok(Vec::new())),
         CallMediaCommand::IceServers(reply) => reply.send(Ok(IceServers { ice_servers: Vec::new() })),
         CallMediaCommand::Description { call_id, reply } => {
             reply.send(Ok(CallDescription { call_id, sdp: "v=0".to_owned(), candidates: Vec::new() }));

@@ -296,7 +296,7 @@ impl PhoneStream {
         };
         let packet = datagram.get(..length).ok_or(Dropped::Noise)?;
         let header = Header::parse(packet).ok_or(Dropped::Noise)?;
-        let payload = header.payload(packet).filter(|payload| !payload.is_empty()).ok_or(Dropped::Format)?;
+        let payload = header.payload(packet).ok_or(Dropped::Format)?;
         let number = header.payload_type;
         let event = events.filter(|events| events.types.from_phone == number);
         let is_audio = types.from_phone == number;
@@ -305,6 +305,10 @@ impl PhoneStream {
         }
         // What is a packet of the call settles where the phone is.
         self.media_from = Some(source);
+        if payload.is_empty() {
+            // Phones open the way through an address translator with these.
+            return Err(Dropped::Noise);
+        }
         if !agreed_sends(self.agreed.as_ref()) {
             return Err(Dropped::NotSending);
         }

@@ -121,8 +121,10 @@ fn what_is_no_audio_is_passed_over() {
     assert_eq!(rig.take(vec![0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42], PHONE), Incoming::Dropped(Dropped::Check));
     assert_eq!(rig.take(packet(13, 1, 0, b"\x40"), PHONE), Incoming::Dropped(Dropped::ComfortNoise));
     assert_eq!(rig.take(b"\r\n".to_vec(), PHONE), Incoming::Dropped(Dropped::Noise));
-    assert_eq!(rig.take(packet(96, 1, 0, b""), PHONE), Incoming::Dropped(Dropped::Format));
-    assert_eq!(rig.stream.stats().dropped, DropCounts { ignored: 3, format: 1, ..DropCounts::default() });
+    assert_eq!(rig.take(packet(5, 1, 0, b"g723"), PHONE), Incoming::Dropped(Dropped::Format));
+    assert_eq!(rig.take(packet(96, 1, 0, b""), "192.0.2.2:7"), Incoming::Dropped(Dropped::Noise));
+    assert_eq!(rig.stream.stats().dropped, DropCounts { ignored: 4, format: 1, ..DropCounts::default() });
+    assert_eq!(rig.send(1, b"x").unwrap().0, "192.0.2.2:7".parse().unwrap(), "it shows the way back");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::super::sdp::tests::BARESIP;
+use super::super::sdp::tests::{BARESIP, LINPHONE};
 use super::*;
 
 const KEY: &str = "akdUxvfZMdz2w1Nos7gi0kvRREIsjk3PEPzXxKNG";
@@ -38,6 +38,22 @@ fn a_phones_offer_is_answered_in_one_codec() {
     assert_eq!((agreed.types.to_phone, agreed.types.from_phone, agreed.hold()), (0, 0, Hold::Active));
     assert_eq!(agreed.media_to, Some("192.0.2.2:20038".parse().unwrap()));
     Description::parse(answer.as_bytes()).unwrap();
+}
+
+#[test]
+fn a_phone_with_many_keys_and_event_clocks_is_answered_with_one_of_each() {
+    let mut negotiation = negotiation(Security::Required);
+    let offer = negotiation.take_offer(LINPHONE.as_bytes()).unwrap();
+    assert_eq!((offer.codecs, offer.is_secure), (vec![AudioCodec::Opus, AudioCodec::Pcmu, AudioCodec::Pcma], true));
+    let answer = negotiation.answer(AudioCodec::Opus).unwrap();
+    assert!(has(&answer, "m=audio 16384 RTP/SAVP 96 99") && has(&answer, "a=rtpmap:99 telephone-event/48000"), "{answer}");
+    assert!(answer.contains("a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:"), "{answer}");
+    let agreed = negotiation.agreed().unwrap();
+    assert_eq!(agreed.media_to, Some("[fd00::2]:7078".parse().unwrap()));
+    // The longer keys can be read too.
+    let longer = LINPHONE.replace("a=crypto:1 ", "a=x:1 ").replace("a=crypto:2 ", "a=x:2 ");
+    negotiation.take_offer(longer.as_bytes()).unwrap();
+    assert!(negotiation.answer(AudioCodec::Pcmu).unwrap().contains("a=crypto:3 AES_256_CM_HMAC_SHA1_80 inline:"));
 }
 
 #[test]

@@ -4,10 +4,37 @@ use proptest::prelude::*;
 
 use super::*;
 
+/// baresip 1.0.0.
 pub(in crate::phone) const BARESIP: &str = "v=0\r\no=- 3330541494 1386367947 IN IP4 192.0.2.2\r\ns=-\r\nc=IN IP4 192.0.2.2\r\nt=0 0\r\n\
 a=tool:baresip 1.0.0\r\nm=audio 20038 RTP/AVP 96 9 0 8 101\r\na=rtpmap:96 opus/48000/2\r\na=fmtp:96 stereo=1;sprop-stereo=1\r\n\
 a=rtpmap:9 G722/8000\r\na=rtpmap:0 PCMU/8000\r\na=rtpmap:8 PCMA/8000\r\na=rtpmap:101 telephone-event/8000\r\na=fmtp:101 0-15\r\n\
 a=sendrecv\r\na=label:1\r\na=rtcp-rsize\r\na=ssrc:2597006256 cname:sip:alice@127.0.0.1:5099\r\na=minptime:20\r\na=ptime:20\r\n";
+
+/// linphonec 5.1 with `media_encryption=srtp`.
+pub(in crate::phone) const LINPHONE: &str = "\
+v=0\r\n\
+o=alice 2935 2023 IN IP6 fd00::2\r\n\
+s=Talk\r\n\
+c=IN IP6 fd00::2\r\n\
+t=0 0\r\n\
+a=rtcp-xr:rcvr-rtt=all:10000 stat-summary=loss,dup,jitt,TTL voip-metrics\r\n\
+m=audio 7078 RTP/SAVP 96 97 98 0 8 18 99 100 101\r\n\
+a=rtpmap:96 opus/48000/2\r\n\
+a=fmtp:96 useinbandfec=1\r\n\
+a=rtpmap:97 speex/16000\r\n\
+a=fmtp:97 vbr=on\r\n\
+a=rtpmap:98 speex/8000\r\n\
+a=fmtp:98 vbr=on\r\n\
+a=fmtp:18 annexb=yes\r\n\
+a=rtpmap:99 telephone-event/48000\r\n\
+a=rtpmap:100 telephone-event/16000\r\n\
+a=rtpmap:101 telephone-event/8000\r\n\
+a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:qz/Cr+EV1bH8AfO++fgeS0D337j6vUms2osPVdkv\r\n\
+a=crypto:2 AES_CM_128_HMAC_SHA1_32 inline:raqfsEsjWh/WNAaQAxoisB7yVb3Tf1TdxAn8j3NC\r\n\
+a=crypto:3 AES_256_CM_HMAC_SHA1_80 inline:WiOKftPblBkerTxL71PFt8/6N5DClyF0u7DjdN48hyzUI7NW9UKKhacQmBHhig==\r\n\
+a=crypto:4 AES_256_CM_HMAC_SHA1_32 inline:EHfjPg9bzzzVBcKkDT3tTDm6Z9oAlZHeVB1vOk7lb5djbr4oxr9jPMV8iW5weA==\r\n\
+a=rtcp-fb:* trr-int 5000\r\n\
+a=rtcp-fb:* ccm tmmbr\r\n";
 
 #[test]
 fn a_phones_description_is_read() {

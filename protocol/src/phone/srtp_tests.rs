@@ -71,6 +71,32 @@ fn reports_look_as_libsrtp_makes_them() {
     assert_eq!(packet[..length], plain[..]);
 }
 
+/// With a list of sources, an extension and numbers that run over, both ways of the tag, as libsrtp makes them (through pylibsrtp 1.0).
+#[test]
+fn packets_with_lists_and_extensions_look_as_libsrtp_makes_them() {
+    let master: Vec<u8> = (0..30).collect();
+    let head = |number: &str| format!("9189{number}01020304cafe000100000007bede000110aa0000");
+    let first = "e6fe4829e12b05f9cddc079e4fe2e9e06df5fa";
+    let second = "6d0db6230da089710f9797a9ef857c215f1953";
+    for (suite, tags) in [
+        (Suite::Aes128Sha1Of80, ["b641068b9b6d09adc07e", "c33503ee292a6b35a693"]),
+        (Suite::Aes128Sha1Of32, ["b641068b", "c33503ee"]),
+    ] {
+        let key = MasterKey::new(suite, &master).unwrap();
+        let (mut protector, mut opener) = (Protector::new(suite, &key).unwrap(), Opener::new(suite, &key).unwrap());
+        for (index, number, sealed, tag) in [(65_535, "ffff", first, tags[0]), (65_536, "0000", second, tags[1])] {
+            let mut packet = [hex(&head(number)), b"halloo, telephone!!".to_vec()].concat();
+            assert!(protector.protect(index, &mut packet));
+            assert_eq!(packet, hex(&format!("{}{sealed}{tag}", head(number))), "{suite:?} {index}");
+            let length = opener.open(&mut packet).unwrap();
+            assert_eq!(&packet[24..length], b"halloo, telephone!!");
+        }
+        let mut reports = hex("80c90001cafe000181cb0001cafe0001");
+        assert!(protector.protect_reports(&mut reports));
+        assert_eq!(reports, hex("80c90001cafe0001cbc3c5c037cb235180000001159dc3a3fcba8860f169"), "{suite:?}");
+    }
+}
+
 fn pair(suite: Suite) -> (Protector, Opener) {
     let key = MasterKey::new(suite, &vec![7; suite.key_bytes() + SALT_BYTES]).unwrap();
     (Protector::new(suite, &key).unwrap(), Opener::new(suite, &key).unwrap())

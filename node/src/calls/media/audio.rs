@@ -28,7 +28,7 @@ pub(super) fn silence() -> Frame {
 }
 
 enum CodecEncoder {
-    Opus(Encoder),
+    Opus(Box<Encoder>),
     G711(g711::Encoder),
 }
 
@@ -48,7 +48,7 @@ impl FrameEncoder {
             .packet_loss_perc(EXPECTED_LOSS_PERCENT)
             .build()
             .map_err(|error| MediaError::Codec { detail: error.to_string() })?;
-        Ok(Self { encoder: CodecEncoder::Opus(encoder), packet: [0; PACKET_BYTES_MAX] })
+        Ok(Self { encoder: CodecEncoder::Opus(Box::new(encoder)), packet: [0; PACKET_BYTES_MAX] })
     }
 
     /// Of this codec.
@@ -79,7 +79,7 @@ const fn law_of(codec: AudioCodec) -> Option<g711::Law> {
 
 /// Decodes packets to audio of 48 kHz.
 pub(super) enum FrameDecoder {
-    Opus(Decoder),
+    Opus(Box<Decoder>),
     G711(g711::Decoder),
 }
 
@@ -89,7 +89,7 @@ impl FrameDecoder {
             return Ok(Self::G711(g711::Decoder::new(law)));
         }
         let decoder = Decoder::new(SAMPLE_RATE, Channels::Mono);
-        Ok(Self::Opus(decoder.map_err(|error| MediaError::Codec { detail: error.to_string() })?))
+        Ok(Self::Opus(Box::new(decoder.map_err(|error| MediaError::Codec { detail: error.to_string() })?)))
     }
 
     /// The audio of a packet: how many samples.

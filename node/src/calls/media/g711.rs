@@ -49,7 +49,7 @@ const fn encode_mu(sample: i16) -> u8 {
 
 const fn decode_mu(byte: u8) -> i16 {
     let byte = !byte;
-    let magnitude = ((((byte & 0x0F) as i16) << 3) + 0x84 << (byte >> 4 & 7)) - 0x84;
+    let magnitude = (((((byte & 0x0F) as i16) << 3) + 0x84) << (byte >> 4 & 7)) - 0x84;
     if byte & 0x80 != 0 { -magnitude } else { magnitude }
 }
 
@@ -67,7 +67,7 @@ const fn decode_a(byte: u8) -> i16 {
     let mantissa = ((byte & 0x0F) as i16) << 4;
     let magnitude = match byte >> 4 & 7 {
         0 => mantissa + 8,
-        segment => mantissa + 0x108 << (segment - 1),
+        segment => (mantissa + 0x108) << (segment - 1),
     };
     if byte & 0x80 != 0 { magnitude } else { -magnitude }
 }

@@ -7,7 +7,8 @@
 //!
 //! No task of its own: sessions drive it, under a lock that is held for as long as encoding takes (0.2 ms). Never reads the clock.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -117,8 +118,8 @@ impl Room {
     /// What is wrong with the codec.
     pub(super) fn enter(&self, at: Instant, codec: AudioCodec) -> Result<Seat, MediaError> {
         let mut state = self.lock();
-        if !state.encoders.contains_key(&codec) {
-            state.encoders.insert(codec, FrameEncoder::of(codec)?);
+        if let Entry::Vacant(place) = state.encoders.entry(codec) {
+            place.insert(FrameEncoder::of(codec)?);
         }
         let next = state.number_of(at);
         if state.seats.is_empty() {
