@@ -351,7 +351,9 @@ impl Node {
     }
 
     /// An edge serves this node. False if another one does.
-    pub(crate) fn attach_sip(&self, edge: mpsc::Sender<sip::SipCommand>) -> bool {
+    #[doc(hidden)]
+    #[must_use]
+    pub fn attach_sip(&self, edge: mpsc::Sender<sip::SipCommand>) -> bool {
         self.sip.set(edge).is_ok()
     }
 

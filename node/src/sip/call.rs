@@ -233,6 +233,7 @@ impl Calling {
             inbox: self.inbox,
             unacknowledged: Some(self.arrived.id),
             awaits_answer: !self.has_offer,
+            transfer: None,
         };
         session.run().await;
         drop(self.dialling);

@@ -312,7 +312,7 @@ impl Edge {
             "REGISTER" => (401, "www-authenticate"),
             _ => (407, "proxy-authenticate"),
         };
-        let challenges = self.authenticator.challenges(unix(), rand::random(), is_stale);
+        let challenges = self.authenticator.challenges(message, unix(), rand::random(), is_stale);
         self.answer_statelessly(message, status, reason_of(status), flow, |answer| {
             for challenge in challenges {
                 answer.add(name, challenge);

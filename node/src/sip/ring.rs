@@ -225,6 +225,7 @@ impl Ringing {
             inbox: session_inbox,
             unacknowledged: None,
             awaits_answer: false,
+            transfer: None,
         };
         let acknowledge = (session.dialog.clone(), session.wire.clone(), index);
         tokio::join!(session.run(), self.wind_up_after(Some(acknowledge)));

@@ -8,6 +8,7 @@ use halloo_protocol::sip::timer::{Due, SessionTimer};
 use halloo_protocol::sip::transaction::ServerId;
 use halloo_protocol::sip::uri::{NameAddr, SipUri};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use super::dialog::Dialog;
@@ -43,6 +44,8 @@ pub(super) struct Session {
     pub(super) unacknowledged: Option<ServerId>,
     /// The phone's INVITE had no offer: the ACK has the answer to ours.
     pub(super) awaits_answer: bool,
+    /// Whom the phone transfers the call to is being called: whether they have come.
+    pub(super) transfer: Option<AbortOnDropHandle<bool>>,
 }
 
 impl Session {
@@ -79,6 +82,15 @@ impl Session {
                     Some(_) => {}
                     None => return EndedBy::Overlay,
                 },
+                has_joined = transferred(&mut self.transfer) => {
+                    self.transfer = None;
+                    self.notice(if has_joined { 200 } else { 503 }, true).await;
+                    if has_joined {
+                        // It leaves; the others have each other.
+                        self.say_goodbye().await;
+                        return EndedBy::Phone;
+                    }
+                }
                 () = tokio::time::sleep_until(due.into()) => match what {
                     Due::Refresh => self.refresh().await,
                     Due::End => {
@@ -239,17 +251,14 @@ impl Session {
         let Some(user) = target.and_then(|target| user_of(&target, None)) else {
             return self.refuse(id, request, 400, "Refer-To names nobody").await;
         };
+        if self.transfer.is_some() {
+            return self.refuse(id, request, 491, reason_of(491)).await;
+        }
         self.wire.respond(id, self.dialog.answer(request, 202, reason_of(202))).await;
         self.notice(100, false).await;
         let (node, call_id) = (self.node.clone(), self.call_id.clone());
-        let added = node.calls().add(&call_id, AddOptions { user }).await;
-        let has_joined = added.is_ok_and(|added| added.joined);
-        self.notice(if has_joined { 200 } else { 503 }, true).await;
-        if has_joined {
-            self.say_goodbye().await;
-            // Leaves: the others have each other.
-            let _ = node.calls().hangup(&call_id).await;
-        }
+        let adding = async move { node.calls().add(&call_id, AddOptions { user }).await.is_ok_and(|added| added.joined) };
+        self.transfer = Some(AbortOnDropHandle::new(tokio::spawn(adding)));
     }
 
     /// How far a transfer is.
@@ -265,6 +274,14 @@ impl Session {
     async fn say_goodbye(&mut self) {
         let request = self.dialog.request("BYE");
         let _ = self.wire.request(request, self.dialog.flow, GOODBYE, &self.inbox_sender).await;
+    }
+}
+
+async fn transferred(transfer: &mut Option<AbortOnDropHandle<bool>>) -> bool {
+    match transfer {
+        // One that failed was a bug, and nobody has come.
+        Some(adding) => adding.await.unwrap_or(false),
+        None => std::future::pending().await,
     }
 }
 

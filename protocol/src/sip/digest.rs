@@ -289,13 +289,14 @@ impl Authenticator {
 
     /// The challenges to put into a 401 or 407, the better algorithm first (RFC 8760 section 2.4). `salt` is random.
     #[must_use]
-    pub fn challenges(&self, now: UnixTime, salt: [u8; 8], is_stale: bool) -> [String; 2] {
+    pub fn challenges(&self, request: &Message, now: UnixTime, salt: [u8; 8], is_stale: bool) -> Vec<String> {
         let nonce = self.nonce(now, salt);
         let stale = if is_stale { ", stale=true" } else { "" };
-        [Algorithm::Sha256, Algorithm::Md5].map(|algorithm| {
+        let challenge = |algorithm: &Algorithm| {
             let realm = uri::quote(&self.realm);
             format!("Digest realm={realm}, qop=\"auth\", nonce=\"{nonce}\", algorithm={}{stale}", algorithm.name())
-        })
+        };
+        algorithms(request.get("user-agent").unwrap_or_default()).iter().map(challenge).collect()
     }
 
     fn nonce(&self, now: UnixTime, salt: [u8; 8]) -> String {
@@ -427,6 +428,12 @@ fn halves(nonce: &[u8; 16]) -> (u64, u64) {
     (((number >> 64) as u64), number as u64)
 }
 
+/// What a phone is offered. Baresip before 2.0 gives up where it is offered an algorithm that it doesn't know, even beside one that it does.
+fn algorithms(user_agent: &str) -> &'static [Algorithm] {
+    let knows_md5_alone = ["baresip v0.", "baresip v1."].iter().any(|agent| user_agent.starts_with(agent));
+    if knows_md5_alone { &[Algorithm::Md5] } else { &[Algorithm::Sha256, Algorithm::Md5] }
+}
+
 /// The same user at the same host: phones differ in parameters between the two places.
 fn same_target(claimed: &str, actual: &str) -> bool {
     if claimed == actual {
@@ -452,7 +459,8 @@ mod tests {
     fn register(authenticator: &Authenticator, which: usize, nc: u32, password: &str, made: UnixTime) -> Message {
         let mut asked = Message::request("REGISTER", "sip:example");
         asked.start = super::super::message::Start::Response { status: 401, reason: String::new() };
-        asked.add("www-authenticate", authenticator.challenges(made, [7; 8], false)[which].clone());
+        let challenge = authenticator.challenges(&asked, made, [7; 8], false)[which].clone();
+        asked.add("www-authenticate", challenge);
         let challenge = Challenge::of(&asked).expect("a challenge");
         let mut request = Message::request("REGISTER", "sip:example");
         request.add("authorization", challenge.answer("bob", password, "REGISTER", "sip:example", nc, "c"));
