@@ -35,6 +35,7 @@ mod presence;
 mod push;
 mod route;
 mod server;
+mod sip;
 mod voicemail;
 
 pub use listener::{ApiError, ApiListener};
@@ -93,6 +94,7 @@ fn routes() -> Vec<Route> {
     routes.extend(calls::routes());
     routes.extend(presence::routes());
     routes.extend(push::routes());
+    routes.extend(sip::routes());
     routes.extend(power::routes());
     routes.extend(authority::routes());
     routes.extend(events::routes());

@@ -12,6 +12,7 @@ mod hand_over;
 mod incoming;
 pub mod media;
 mod outgoing;
+mod own_audio;
 mod own_engine;
 mod trace;
 pub(crate) mod voicemail;
@@ -159,6 +160,7 @@ impl Progress {
             outcome: result_of(outcome),
             reason: Some(words),
             answered_by: self.answered_by.and_then(|device| address::peer_id(&device)).map(|peer| peer.to_string()),
+            codec: self.stats.codec.filter(|_| connected),
             path: self.stats.path.as_ref().map(|path| path_of(path.kind)).or(self.own_path),
             ring_ms,
             setup_ms,
@@ -646,6 +648,7 @@ impl EventLoop {
         let media = outgoing.or_else(|| self.calls.incoming.get(&call)?.media.as_ref()).or_else(|| self.calls.early_of(call));
         let stats = media?.stats()?;
         Some(CallMedia {
+            codec: stats.codec,
             path: stats.path.map(|path| path_of(path.kind)),
             rtt_ms: stats.rtt_ms,
             loss: stats.loss,

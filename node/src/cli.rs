@@ -33,6 +33,7 @@ mod relay;
 mod resolve;
 mod run;
 mod signals;
+mod sip;
 mod status;
 mod suspend;
 mod testnet;
@@ -152,6 +153,9 @@ enum Command {
     /// Registrations that let a gateway wake this device
     #[command(subcommand)]
     Push(push::Command),
+    /// Accounts for ordinary telephones
+    #[command(subcommand)]
+    Sip(sip::Command),
     /// Freeze this node as an operating system would
     Suspend(suspend::Args),
     /// Wake this node
@@ -222,6 +226,7 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Calls(command) => calls::run(context, command).await,
         Command::Voicemail(command) => voicemail::run(context, command).await,
         Command::Push(command) => push::run(context, command).await,
+        Command::Sip(command) => sip::run(context, command).await,
         Command::Suspend(args) => suspend::run(context, args).await,
         Command::Wake(args) => wake::run(context, args).await,
         Command::Init(_)

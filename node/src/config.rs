@@ -6,6 +6,7 @@
 mod gateway;
 mod mail;
 mod sensor;
+mod sip;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,6 +22,7 @@ pub use gateway::{ApnsConfig, FcmConfig, GatewayConfig, SmsConfig};
 pub(crate) use mail::ACCOUNTS_MAX as MAIL_ACCOUNTS_MAX;
 pub use mail::{MailAccount, MailConfig};
 pub use sensor::SensorConfig;
+pub use sip::SipConfig;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -62,6 +64,8 @@ pub struct Config {
     pub sensor: SensorConfig,
     /// Mail accounts that are watched for this user's devices.
     pub mail: MailConfig,
+    /// The edge for SIP phones.
+    pub sip: SipConfig,
     /// Where the local API listens.
     pub api: ApiConfig,
     /// Where metrics are served, `IP:PORT`.
@@ -581,6 +585,17 @@ for = "{relay_for}"
 [mail]
 # listen = "127.0.0.1:2525"
 # account = [{{ name = "work", server = "imap.example.org:993", user = "carol", password_file = "mail-work", folder = "INBOX" }}]
+
+# Where SIP phones connect, by UDP and TCP, and by TLS with a certificate; files are seen from the home. Phones beyond this machine need an
+# address that they reach. `halloo sip account add` makes accounts.
+[sip]
+# listen = ["127.0.0.1:5060"]
+# listen_tls = ["0.0.0.0:5061"]
+# certificate = "sip-certificate.pem"
+# key = "sip-key.pem"
+# external = "203.0.113.7"
+# media_port = 16384
+# media_ports = 200
 
 # Where the local API listens: "unix:PATH" or "IP:PORT" (TCP asks for the token in api-token).
 [api]

@@ -124,6 +124,8 @@ pub struct RunOptions {
     pub api: Option<ApiAddress>,
     /// Where metrics are served.
     pub metrics: Option<SocketAddr>,
+    /// Where SIP phones connect; `None`: the configuration's, else nowhere.
+    pub sip: Option<SocketAddr>,
     /// A local network or a test.
     pub lab: bool,
     /// Answer calls by itself.
@@ -175,6 +177,9 @@ pub enum RunError {
     /// The node can't start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The SIP edge can't start.
+    #[error(transparent)]
+    Sip(#[from] crate::sip::SipStartError),
     /// The username was not given.
     #[error(transparent)]
     Enrol(#[from] EnrolError),
@@ -439,16 +444,53 @@ pub async fn run(options: RunOptions, stop: CancellationToken, mut on_event: imp
         tracing::warn!("metrics are not served yet");
     }
     let goodbye_max = GOODBYE_MAX + drain(&config.relay);
+    let sip = sip_settings(&home, &config);
     let settings = NodeSettings { home, config, answer: options.answer, api, publishes: true };
     let Some(node) = stop.run_until_cancelled(start(settings)).await.transpose()? else { return Ok(()) };
     let events = node.subscribe_after(0);
+    let edge = match start_sip(&node, sip, &stop).await {
+        Ok(edge) => edge,
+        Err(error) => {
+            goodbye(&node, goodbye_max).await;
+            return Err(error.into());
+        }
+    };
     let serving = tokio::spawn(listener.serve(node.clone(), stop.clone()));
     let outcome = watch(&node, events, &stop, &mut on_event).await;
     stop.cancel();
+    if let Some(edge) = edge {
+        // Its nodes say goodbye as ours does, and have as long.
+        let _slow = tokio::time::timeout(GOODBYE_MAX, edge.ended()).await;
+    }
     goodbye(&node, goodbye_max).await;
     // The API removes its address file itself; a panic in it must not hide the outcome.
     let _served = serving.await;
     outcome
+}
+
+/// What an edge needs, if there is to be one: its settings, where its accounts are, and how they join the network.
+type SipSettings = (crate::config::SipConfig, PathBuf, crate::sip::AccountNetwork);
+
+fn sip_settings(home: &Home, config: &Config) -> Option<SipSettings> {
+    let sip = config.sip.clone().seen_from(home.root());
+    let network = crate::sip::AccountNetwork {
+        lab: config.lab,
+        bootstrap: config.bootstrap.clone(),
+        authorities: config.authorities.iter().map(|(label, key)| (label.clone(), AuthorityKey(PublicKey(key.0)))).collect(),
+        calls: config.calls.clone(),
+    };
+    sip.is_on().then(|| (sip, home.root().join("sip"), network))
+}
+
+async fn start_sip(
+    node: &Node,
+    settings: Option<SipSettings>,
+    stop: &CancellationToken,
+) -> Result<Option<crate::sip::SipEdge>, crate::sip::SipStartError> {
+    let Some((config, root, network)) = settings else { return Ok(None) };
+    let edge = crate::sip::SipEdge::start(node, config, root, network, stop.child_token()).await?;
+    tracing::info!(servers = ?edge.servers, "phones can connect");
+    Ok(Some(edge))
 }
 
 /// Tells events until the node or the user ends it.
@@ -526,6 +568,9 @@ fn merge(mut config: Config, options: &RunOptions) -> Config {
     config.authorities.extend(named);
     config.lab |= options.lab;
     config.metrics = options.metrics.or(config.metrics);
+    if let Some(address) = options.sip {
+        config.sip.listen = vec![address];
+    }
     config.api.listen = options.api.clone().or(config.api.listen);
     config
 }

@@ -13,6 +13,8 @@
 //!
 //! No locks but the one around the event history, which is never held across an `await`.
 
+use std::sync::{Arc, OnceLock};
+
 use tokio::sync::{mpsc, oneshot};
 
 pub mod authority;
@@ -33,6 +35,7 @@ pub mod presence;
 pub mod problem;
 pub mod push;
 pub mod push_sessions;
+pub mod sip;
 pub mod totals;
 pub mod voicemail;
 
@@ -72,6 +75,8 @@ const COMMANDS_MAX: usize = 256;
 pub struct Node {
     commands: mpsc::Sender<Command>,
     events: EventSender,
+    /// The SIP edge, once one serves this node.
+    sip: Arc<OnceLock<mpsc::Sender<sip::SipCommand>>>,
 }
 
 /// The event loop's end of the command channel.
@@ -262,7 +267,7 @@ pub enum Command {
 pub fn channel() -> (Node, CommandReceiver, EventSender) {
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let events = EventSender::new();
-    let node = Node { commands, events: events.clone() };
+    let node = Node { commands, events: events.clone(), sip: Arc::default() };
     (node, CommandReceiver(receiver), events)
 }
 
@@ -337,6 +342,19 @@ impl Node {
     #[must_use]
     pub fn authority(&self) -> Authority<'_> {
         Authority(self)
+    }
+
+    /// The SIP edge, if there is one.
+    #[must_use]
+    pub fn sip(&self) -> sip::Sip<'_> {
+        sip::Sip(self)
+    }
+
+    /// An edge serves this node. False if another one does.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn attach_sip(&self, edge: mpsc::Sender<sip::SipCommand>) -> bool {
+        self.sip.set(edge).is_ok()
     }
 
     /// Everything that happens from now on. See [`EventStream`] for what a slow reader misses.

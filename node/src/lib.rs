@@ -23,6 +23,7 @@
 //! | [`daemon`], [`cli`], [`api`] | the binary: home directory, command line, local HTTP API |
 //! | [`testnet`] | a whole network in one process |
 //! | [`roles`] | what a node serves to others |
+//! | [`sip`] | the edge for ordinary phones |
 
 pub mod address;
 pub mod api;
@@ -63,6 +64,7 @@ pub mod reservations;
 pub mod roles;
 mod rpc;
 mod sessions;
+pub mod sip;
 pub mod store;
 pub mod streams;
 pub mod swarm;

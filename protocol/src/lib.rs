@@ -25,6 +25,8 @@
 //! | [`vault`] | what a user's devices have in common, sealed, at mailboxes |
 //! | [`contact`], [`profile`] | who knows whom, by signature of both; who may do what; what contacts see |
 //! | [`file`] | files: offers, chunks and their hashes, what the receiver asks for next |
+//! | [`phone`] | media of ordinary phones: SDP, RTP and SRTP, and what is decided on them |
+//! | [`sip`] | the Session Initiation Protocol for ordinary phones: messages, transactions, credentials, the registrar's table |
 //! | [`voicemail`] | what callers say to those who don't answer: a recording in parts, and the reader that takes none that is broken |
 //! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
@@ -56,6 +58,7 @@ pub mod mailbox;
 pub mod message;
 pub mod node;
 pub mod own_device;
+pub mod phone;
 pub mod presence;
 pub mod profile;
 pub mod push;
@@ -63,6 +66,7 @@ pub mod rate;
 pub mod redact;
 pub mod relay;
 pub mod session;
+pub mod sip;
 #[cfg(test)]
 mod test_identity;
 pub mod time;

@@ -10,6 +10,7 @@
 //! - [`presence_reader`] reads presence with a key that somebody kept, and no more than that.
 //! - [`spy`] is a helper that keeps all it is told.
 //! - [`recorder`] keeps every packet at a machine's interface, [`memory`] looks through what a process holds.
+//! - [`phone`] is an ordinary SIP phone, [`sip_client`] one that says what it is told to.
 //! - [`webpush`] is a push service, and an app's subscription at it.
 //! - [`attacker`] speaks the overlay protocol frame by frame, and says what it likes.
 //!
@@ -27,10 +28,12 @@ pub mod linking;
 pub mod memory;
 pub mod natlab;
 pub mod network;
+pub mod phone;
 pub mod presence_reader;
 pub mod raw_stream;
 pub mod recorder;
 pub mod seed;
+pub mod sip_client;
 pub mod spy;
 pub mod turn;
 pub mod wait;

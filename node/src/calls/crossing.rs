@@ -91,11 +91,12 @@ impl EventLoop {
     /// Withdraws a call of ours for one that came in, and answers that.
     pub(super) fn join_call(&mut self, own: CallId, call: CallId) {
         let Some(outgoing) = self.calls.outgoing.get_mut(&own) else { return };
-        let (reply, options) = (outgoing.take_reply(), outgoing.options.clone());
+        let (reply, options, audio) = (outgoing.take_reply(), outgoing.options.clone(), outgoing.audio.take());
         outgoing.joined = Some(call);
         outgoing.machine.withdraw(Instant::now());
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         incoming.held_for = None;
+        incoming.audio = audio;
         incoming.dialled = Some(Dialled::new(reply, &options));
         incoming.progress.note(CallStageKind::Crossed, None, format!("both had dialled: it goes on instead of our call {own}"));
         info!(call = %call.short(), own = %own.short(), "both had dialled: ours is withdrawn");
@@ -110,6 +111,7 @@ impl EventLoop {
             return self.ring_aloud(call);
         }
         let config = self.media_config(options.play.as_deref(), options.record.as_deref());
+        let config = self.with_passthrough(call, config, &options.passthrough);
         let config = config.video_files(options.video_files()).microphone(options.microphone);
         self.begin_answer(call, config.relayed_only(options.relayed_only || self.settings.relayed_calls));
     }

@@ -272,7 +272,9 @@ impl EventLoop {
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         let now = Instant::now();
         let news = self.internal_sender.clone();
-        if incoming.early.as_ref().is_some_and(|early| early.is_of_use(config.relayed_only, now)) {
+        // What was connected while it rang may be in another codec than the embedder's.
+        let passes_through = config.audio.is_some();
+        if !passes_through && incoming.early.as_ref().is_some_and(|early| early.is_of_use(config.relayed_only, now)) {
             return driver::check_files(call, config, news);
         }
         // What hasn't come up till now would hold up the answer.

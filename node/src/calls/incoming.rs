@@ -20,6 +20,7 @@ use super::crossing::Dialled;
 use super::driver::MediaDriver;
 use super::early::{CANDIDATES_MAX, EarlyMedia};
 use super::media::{MediaSession, Room};
+use super::own_audio::AudioEnds;
 use super::own_engine::{self, OwnEngine, VideoEnds};
 use super::trace::Ends;
 use super::{CALLS_MAX, CallsState, Progress, SUMMARY_WAIT, reason_of_fate};
@@ -58,6 +59,8 @@ pub(super) struct Incoming {
     pub(super) room: Option<Room>,
     /// What is shown and seen, in a video call.
     pub(super) video: Option<VideoEnds>,
+    /// Encoded audio, once answered, where that is the embedder's.
+    pub(super) audio: Option<AudioEnds>,
     /// Where media are the embedder's.
     pub(super) own: Option<OwnEngine>,
     /// What the caller has trickled before there was a session to give it to.
@@ -465,6 +468,7 @@ impl EventLoop {
         Incoming {
             machine,
             video: progress.is_video.then(VideoEnds::new),
+            audio: None,
             own: None,
             candidates: Vec::new(),
             progress,
@@ -609,6 +613,7 @@ impl EventLoop {
             return reply.send(allowed);
         }
         let config = self.media_config(options.play.as_deref(), options.record.as_deref());
+        let config = self.with_passthrough(call, config, &options.passthrough);
         self.begin_answer(call, config.video_files(options.video_files()).microphone(options.microphone));
         reply.send(Ok(()));
     }
@@ -724,6 +729,7 @@ impl EventLoop {
         incoming.early = None;
         incoming.held_until = None;
         incoming.video = None;
+        incoming.audio = None;
         if let Some(media) = &incoming.media {
             media.close();
         }

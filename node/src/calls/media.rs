@@ -1,5 +1,5 @@
-//! The media of one call: WebRTC (ICE, DTLS-SRTP, RTP) carrying Opus, fed from and recorded
-//! to WAV files, and encoded video ([`video`]) as it comes.
+//! The media of one call: WebRTC (ICE, DTLS-SRTP, RTP) carrying Opus or G.711, fed from and recorded
+//! to WAV files, or encoded audio ([`port`]) and video ([`video`]) as it comes.
 //!
 //! Knows nothing of signalling: session descriptions (SDP, RFC 8829) go in and out as text.
 //!
@@ -37,6 +37,7 @@ use std::{
     time::Duration,
 };
 
+use halloo_protocol::phone::{AudioCodec, names};
 use serde::Serialize;
 use str0m::Candidate;
 use tokio::{
@@ -47,13 +48,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 mod audio;
 mod candidates;
+pub(crate) mod codecs;
 #[cfg(feature = "desktop-audio")]
 mod desktop;
 mod engine;
+mod g711;
 mod pairs;
 mod path_watch;
 mod pinned;
 mod playout;
+pub mod port;
 pub mod recording;
 #[doc(hidden)]
 pub mod rehearsal;
@@ -112,6 +116,10 @@ pub struct MediaConfig {
     /// Where the session's audio comes from and goes to, if it shares that with other sessions; `play` and `record` are then the room's. `None`: a
     /// room of its own.
     pub room: Option<Room>,
+    /// The codecs of audio that may be used, the preferred first: at least one. An offer names all of them, an answer the first that is offered.
+    pub codecs: Vec<AudioCodec>,
+    /// Encoded audio that passes through as it is; the room isn't used then. `None`: audio is encoded and decoded here.
+    pub audio: Option<port::AudioLink>,
     /// Video beside the voice: offered, and taken where it is offered. `None`: voice only.
     pub video: Option<video::VideoLink>,
     /// Files of video, to be checked with the others. Played and recorded by whoever has the link's other end.
@@ -139,6 +147,8 @@ impl Default for MediaConfig {
             record: None,
             microphone: Microphone::Off,
             room: None,
+            codecs: codecs::OWN.to_vec(),
+            audio: None,
             video: None,
             video_files: video::VideoFiles::default(),
             lab: false,
@@ -177,6 +187,16 @@ impl MediaConfig {
     #[must_use]
     pub fn room(mut self, room: Room) -> Self {
         self.room = Some(room);
+        self
+    }
+
+    /// Passes encoded audio through, in one of these codecs. With none of them everything is as it was.
+    #[must_use]
+    pub fn passthrough(mut self, link: Option<port::AudioLink>, codecs: &[AudioCodec]) -> Self {
+        if link.is_some() && !codecs.is_empty() {
+            self.codecs = codecs.to_vec();
+            self.audio = link;
+        }
         self
     }
 
@@ -287,9 +307,17 @@ pub enum MediaError {
         /// What the parser or the engine said.
         detail: String,
     },
-    /// The descriptions share no audio both ends send and receive as Opus.
-    #[error("no Opus audio in common")]
+    /// The descriptions share no audio that both ends send and receive.
+    #[error("no audio in common")]
     NoCommonAudio,
+    /// The other end offers audio in other codecs only than can be used here.
+    #[error("no audio codec in common: {} offered, {} usable here", names(offered), names(able))]
+    NoCommonCodec {
+        /// What it offers, of those that are known here.
+        offered: Vec<AudioCodec>,
+        /// What can be used here.
+        able: Vec<AudioCodec>,
+    },
     /// A trickled candidate cannot be parsed.
     #[error("candidate refused: {detail}")]
     CandidateInvalid {
@@ -426,6 +454,8 @@ pub enum MediaEvent {
 #[derive(Debug, Clone, Default, Serialize)]
 #[non_exhaustive]
 pub struct MediaStats {
+    /// The codec of the audio, both ways.
+    pub codec: Option<AudioCodec>,
     /// The way media takes, once connected.
     pub path: Option<MediaPath>,
     /// Milliseconds from making the session to [`MediaEvent::Connected`].
@@ -503,6 +533,7 @@ pub async fn offer(config: MediaConfig) -> Result<(PendingMedia, String), MediaE
 pub async fn answer(config: MediaConfig, offer: &str) -> Result<(MediaSession, String), MediaError> {
     transport::check_length(offer)?;
     config.check_files().await?;
+    let config = MediaConfig { codecs: codecs::answer(&config.codecs, offer)?, ..config };
     let mut transport = Transport::new(&config).await?;
     if config.relayed_only {
         // There is nothing else to describe.
@@ -711,3 +742,6 @@ mod relayed_tests;
 
 #[cfg(test)]
 mod video_tests;
+
+#[cfg(test)]
+mod port_tests;

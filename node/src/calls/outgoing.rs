@@ -21,6 +21,7 @@ use super::driver::{self, MediaDriver, StandingOffer};
 use super::early::LegMedia;
 use super::hand_over::RelayWay;
 use super::media::{PendingMedia, Room};
+use super::own_audio::AudioEnds;
 use super::own_engine::{OwnEngine, VideoEnds};
 use super::{InviteTarget, Progress, SUMMARY_WAIT};
 use crate::address;
@@ -95,6 +96,8 @@ pub(super) struct Outgoing {
     pub(super) options: DialOptions,
     /// What is said and heard.
     pub(super) room: Room,
+    /// Encoded audio, where that is the embedder's.
+    pub(super) audio: Option<AudioEnds>,
     /// What is shown and seen, in a video call.
     pub(super) video: Option<VideoEnds>,
     /// Where media are the embedder's.
@@ -195,6 +198,7 @@ impl EventLoop {
             progress: Progress::new(user.clone(), now),
             media: None,
             conversation: ConversationId::of_pair(&self.identity.user_id(), &user),
+            audio: AudioEnds::new(&options.passthrough),
             video: options.is_video().then(VideoEnds::new),
             own: options.offer.is_some().then(OwnEngine::default),
             options,
@@ -424,6 +428,10 @@ impl EventLoop {
             config.relayed_only(outgoing.options.relayed_only || self.settings.relayed_calls).room(outgoing.room.clone());
         let target = outgoing.legs.get(&device).map(|leg| leg.target.clone());
         let video = outgoing.video.as_ref().map(|video| video.link.clone());
+        let config = match &outgoing.audio {
+            Some(audio) => config.passthrough(Some(audio.link.clone()), &audio.codecs),
+            None => config,
+        };
         let config = config.video(video).video_files(outgoing.options.video_files()).microphone(outgoing.options.microphone);
         driver::make_offer(call, device, config, self.internal_sender.clone());
         // The handshake doesn't wait for the offer.
@@ -821,6 +829,7 @@ impl EventLoop {
             });
         outgoing.legs.values_mut().for_each(|leg| leg.media.clear());
         outgoing.video = None;
+        outgoing.audio = None;
         if let Some(media) = &outgoing.media {
             media.close();
         }

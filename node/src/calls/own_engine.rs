@@ -87,6 +87,8 @@ impl EventLoop {
     pub(crate) fn handle_call_media(&mut self, command: CallMediaCommand) {
         match command {
             CallMediaCommand::Video { call_id, reply } => reply.send(self.take_video(&call_id)),
+            CallMediaCommand::Audio { call_id, reply } => reply.send(self.take_audio(&call_id)),
+            CallMediaCommand::OfferedAudio { call_id, reply } => reply.send(self.offered_audio(&call_id)),
             CallMediaCommand::IceServers(reply) => {
                 let ice_servers = self.call_relays().iter().map(ice_server).collect();
                 reply.send(Ok(IceServers { ice_servers }));
@@ -102,7 +104,7 @@ impl EventLoop {
         self.calls.outgoing.get(&call).is_some_and(|outgoing| outgoing.progress.is_video)
     }
 
-    fn named_call(&self, call_id: &str) -> Result<CallId, CallError> {
+    pub(super) fn named_call(&self, call_id: &str) -> Result<CallId, CallError> {
         let call = call_id.parse::<CallId>().ok();
         let known = call.filter(|call| self.calls.outgoing.contains_key(call) || self.calls.incoming.contains_key(call));
         known.ok_or_else(|| CallError::UnknownCall { call_id: call_id.chars().take(64).collect() })

@@ -88,6 +88,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         play_video: args.play_video.as_deref().map(parse::file_to_play).transpose()?,
         record_video: args.record_video.as_deref().map(parse::to_record).transpose()?,
         offer: None,
+        passthrough: Vec::new(),
         relayed_only: args.relayed,
     };
     let client = context.client()?;
@@ -129,6 +130,7 @@ pub(super) fn for_people(outcome: &CallOutcome) -> String {
     let details = pairs([
         ("call", Some(outcome.call_id.clone())),
         ("answered by", outcome.answered_by.clone()),
+        ("codec", outcome.codec.map(|codec| codec.to_string())),
         ("path", path),
         ("rang after", outcome.ring_ms.map(duration)),
         ("media after", outcome.setup_ms.map(duration)),

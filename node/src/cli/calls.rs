@@ -66,6 +66,7 @@ impl AnswerArgs {
             play_video: self.play_video.as_deref().map(parse::file_to_play).transpose()?,
             record_video: self.record_video.as_deref().map(parse::to_record).transpose()?,
             answer: None,
+            passthrough: Vec::new(),
         })
     }
 }

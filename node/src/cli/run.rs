@@ -32,7 +32,7 @@ pub(super) struct Args {
     /// Where metrics are served
     #[arg(long, value_name = "IP:PORT")]
     metrics: Option<SocketAddr>,
-    /// Where SIP phones connect
+    /// Where SIP phones connect, by UDP and TCP
     #[arg(long, value_name = "IP:PORT")]
     sip: Option<SocketAddr>,
     /// A local network or a test: private addresses everywhere, published openly, no diversity rules
@@ -62,9 +62,6 @@ enum Answer {
 }
 
 pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
-    if args.sip.is_some() {
-        return Err(CliError::Failed("--sip is not supported yet".to_owned()));
-    }
     if args.metrics.is_some() {
         return Err(CliError::Failed("--metrics is not supported yet".to_owned()));
     }
@@ -103,6 +100,7 @@ fn options(context: &Context, args: Args) -> Result<RunOptions, CliError> {
         authorities: args.authority,
         api: args.api,
         metrics: args.metrics,
+        sip: args.sip,
         lab: args.lab,
         answer: args.answer.map(|Answer::Auto| AutoAnswer { play, record, play_video, record_video }),
     })

@@ -166,6 +166,7 @@ mod tests {
             outcome,
             reason: Some(reason.to_owned()),
             answered_by: None,
+            codec: None,
             path,
             ring_ms: None,
             setup_ms: None,

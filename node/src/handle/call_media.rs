@@ -1,4 +1,7 @@
-//! The media of a call in the embedder's hands: video frames, and a media engine of the embedder's own.
+//! The media of a call in the embedder's hands: video frames, encoded audio, and a media engine of the embedder's own.
+//!
+//! **Encoded audio.** With [`DialOptions::passthrough`](super::calls::DialOptions::passthrough) or its like in an answer, the node carries packets
+//! of audio as they are, both ways ([`Calls::audio`]); it is the embedder who has them in one of the codecs named.
 //!
 //! **Own engine.** The embedder's engine makes the session description (SDP, RFC 8866), which the node carries as it is: in the sealed invite, or in
 //! the signed accept. So the fingerprint in it is bound to the other user's identity, as with the node's own engine, and the other end needn't know
@@ -18,12 +21,14 @@
 
 use std::fmt;
 
+use halloo_protocol::phone::AudioCodec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::calls::{CallError, CallPath, Calls};
 use super::problem::NodeError;
 use super::{Command, Reply};
+use crate::calls::media::port::AudioPort;
 use crate::calls::media::video::{VideoCodec, VideoPort, VideoStats};
 
 /// A server for ICE, in the form that WebRTC stacks take (`RTCIceServer`).
@@ -141,6 +146,10 @@ impl From<VideoStats> for CallVideo {
 pub enum CallMediaCommand {
     /// [`Calls::video`]
     Video { call_id: String, reply: Reply<VideoPort, CallError> },
+    /// [`Calls::audio`]
+    Audio { call_id: String, reply: Reply<AudioPort, CallError> },
+    /// [`Calls::offered_audio`]
+    OfferedAudio { call_id: String, reply: Reply<Vec<AudioCodec>, CallError> },
     /// [`Calls::ice_servers`]
     IceServers(Reply<IceServers, CallError>),
     /// [`Calls::description`]
@@ -156,6 +165,8 @@ impl CallMediaCommand {
     pub(crate) fn refuse(self, error: NodeError) {
         match self {
             Self::Video { reply, .. } => reply.send(Err(error.into())),
+            Self::Audio { reply, .. } => reply.send(Err(error.into())),
+            Self::OfferedAudio { reply, .. } => reply.send(Err(error.into())),
             Self::IceServers(reply) => reply.send(Err(error.into())),
             Self::Description { reply, .. } => reply.send(Err(error.into())),
             Self::Trickle { reply, .. } | Self::Report { reply, .. } => reply.send(Err(error.into())),
@@ -171,6 +182,25 @@ impl Calls<'_> {
     pub async fn video(&self, call_id: &str) -> Result<VideoPort, CallError> {
         let call_id = call_id.to_owned();
         self.0.ask(|reply| Command::CallMedia(CallMediaCommand::Video { call_id, reply })).await
+    }
+
+    /// The encoded audio of a call that passes through, both ways: once per call. For a call of ours from `call_dialing` on; for one that came in,
+    /// once it is answered.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn audio(&self, call_id: &str) -> Result<AudioPort, CallError> {
+        let call_id = call_id.to_owned();
+        self.0.ask(|reply| Command::CallMedia(CallMediaCommand::Audio { call_id, reply })).await
+    }
+
+    /// The codecs that the caller of a call that came in offers, of those that are known here, the preferred first.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn offered_audio(&self, call_id: &str) -> Result<Vec<AudioCodec>, CallError> {
+        let call_id = call_id.to_owned();
+        self.0.ask(|reply| Command::CallMedia(CallMediaCommand::OfferedAudio { call_id, reply })).await
     }
 
     /// The media relays at hand, for a media engine of one's own. What they take and lend is counted on this user's account.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use halloo_protocol::phone::AudioCodec;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::task::AbortOnDropHandle;
@@ -42,6 +43,10 @@ pub struct DialOptions {
     pub video: bool,
     /// Speak and hear by the microphone and loudspeakers of the node's machine, where no file is played; needs a build with `desktop-audio`.
     pub microphone: Microphone,
+    /// Pass encoded audio through, in one of these codecs (`opus`, `g722`, `pcmu`, `pcma`), the preferred first: it goes in and comes out at
+    /// [`Calls::audio`], and the node neither encodes nor decodes. Empty: the node's own audio. For embedders only, not in the HTTP API.
+    #[serde(skip)]
+    pub passthrough: Vec<AudioCodec>,
     /// A file on the node's machine whose video is sent, VP8 in IVF or H.264 in annex B; an absolute path. Makes it a video call.
     pub play_video: Option<PathBuf>,
     /// A file on the node's machine that receives the other end's video, in the format that goes with how it is encoded; an absolute path. Makes
@@ -73,6 +78,9 @@ pub struct AnswerOptions {
     pub record: Option<PathBuf>,
     /// As in [`DialOptions::microphone`].
     pub microphone: Microphone,
+    /// As in [`DialOptions::passthrough`]; of them, the first that the caller offers.
+    #[serde(skip)]
+    pub passthrough: Vec<AudioCodec>,
     /// Video to send, as in [`DialOptions::play_video`]; only of a video call.
     pub play_video: Option<PathBuf>,
     /// Where to record video, as in [`DialOptions::record_video`]; only of a video call.
@@ -132,6 +140,10 @@ pub struct CallOutcome {
     pub reason: Option<String>,
     /// The peer id of the device that answered.
     pub answered_by: Option<String>,
+    /// The codec of the audio, `opus`, `g722`, `pcmu` or `pcma`.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub codec: Option<AudioCodec>,
     /// How the media went.
     pub path: Option<CallPath>,
     /// From dialling to the first ringing device.
@@ -331,6 +343,10 @@ pub enum CallStageKind {
 /// What the media of a running call measures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CallMedia {
+    /// The codec of the audio, `opus`, `g722`, `pcmu` or `pcma`.
+    #[serde(default)]
+    #[schemars(with = "Option<String>")]
+    pub codec: Option<AudioCodec>,
     /// The way it goes, once connected.
     pub path: Option<CallPath>,
     /// Round-trip time in milliseconds, once measured.
@@ -398,6 +414,12 @@ pub enum CallError {
         /// The call.
         call_id: String,
     },
+    /// The call's audio doesn't pass through, or somebody has it already.
+    #[error("call {call_id} has no audio that passes through, or it is taken")]
+    NoPassthrough {
+        /// The call.
+        call_id: String,
+    },
     /// The call's media are the node's.
     #[error("call {call_id} doesn't use a media engine of one's own")]
     NotOwnEngine {
@@ -458,7 +480,7 @@ impl Fault for CallError {
             Self::Resolve(error) => error.kind(),
             Self::NoCallee | Self::CallsSelf | Self::Audio { .. } | Self::Description { .. } => ProblemKind::InvalidRequest,
             Self::UnknownCall { .. } | Self::NotLeft { .. } => ProblemKind::NotFound,
-            Self::NoVideo { .. } | Self::NotOwnEngine { .. } => ProblemKind::Conflict,
+            Self::NoVideo { .. } | Self::NoPassthrough { .. } | Self::NotOwnEngine { .. } => ProblemKind::Conflict,
             Self::WrongState { .. } | Self::AlreadyCalling { .. } | Self::TakesPart { .. } => ProblemKind::Conflict,
         }
     }

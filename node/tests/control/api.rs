@@ -230,7 +230,8 @@ async fn every_operation_of_the_document_answers() {
                 .replace("{id}", "c1")
                 .replace("{slug}", "refused")
                 .replace("{group}", "g1")
-                .replace("{device}", "phone");
+                .replace("{device}", "phone")
+                .replace("{account}", "bob@example");
             if path == "/v1/events" {
                 continue;
             }

@@ -111,6 +111,8 @@ async fn bad_input_exits_2_with_one_line_that_names_it() {
         (&["push", "preferences", "--sessions", "sometimes"], "sometimes"),
         (&["push", "session", "request"], "--identity"),
         (&["push", "session", "take", "--encapsulation", "sms", "/no/such"], "/no/such"),
+        (&["sip", "account", "add", "bob"], "bob"),
+        (&["sip", "account", "add", "--invite", "x"], "NAME@AUTHORITY"),
         (&["suspend", "--hard"], "--hard"),
         (&["wake", "--payload", "/no/such"], "/no/such"),
         (&["testnet", "--nodes", "1"], "1"),
@@ -145,6 +147,7 @@ async fn without_a_daemon_clients_exit_3() {
         &["push", "list"],
         &["push", "test"],
         &["push", "unregister", "r1"],
+        &["sip", "account", "list"],
         &["suspend"],
         &["wake"],
         &["authority", "show"],
@@ -173,7 +176,7 @@ async fn json_is_one_document_of_the_promised_shape() {
     let _fake = Fake::start(dir.path(), None).await;
     let outcome = json!({
         "call_id": "c1", "outcome": "completed", "reason": null, "answered_by": "12D3bob",
-        "path": "direct", "ring_ms": 5, "setup_ms": null, "rtt_ms": null, "loss": null, "jitter_ms": null, "via_push": false,
+        "codec": null, "path": "direct", "ring_ms": 5, "setup_ms": null, "rtt_ms": null, "loss": null, "jitter_ms": null, "via_push": false,
     });
     let mut declined = outcome.clone();
     declined["outcome"] = json!("declined");
@@ -195,6 +198,7 @@ async fn json_is_one_document_of_the_promised_shape() {
         (&["msg", "list", "bob"], 0, json!({ "with": "bob", "messages": [], "unread": 0, "missing": 0 })),
         (&["call", "bob"], 0, outcome),
         (&["call", "decliner"], 1, declined),
+        (&["sip", "account", "remove", "bob"], 0, json!({ "account": "bob", "peer_id": "12D3sip" })),
         (&["calls", "list"], 0, json!({ "calls": [] })),
         (&["calls", "hangup", "c1"], 0, json!({ "call_id": "c1", "done": "ended" })),
         (

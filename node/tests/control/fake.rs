@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use halloo::api::ApiListener;
+use halloo::calls::media::port::AudioLink;
 use halloo::calls::media::video::VideoLink;
 use halloo::config::ApiAddress;
 use halloo::handle::authority::{AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, Enrolled, EnrolmentPolicy};
@@ -33,6 +34,7 @@ use halloo::handle::presence::{
 use halloo::handle::problem::UsernameError;
 use halloo::handle::push::{ChannelState, PushError, PushList, PushRegistration, PushRemoved, PushTest};
 use halloo::handle::push_sessions::{PushSessionCommand, PushSessionReport, PushSessionTaken, PushSettings};
+use halloo::handle::sip::{SipAccount, SipAccountList, SipAccountRemoved, SipCommand, SipCredentials, SipPhone};
 use halloo::handle::voicemail::{VoicemailCommand, VoicemailFault, VoicemailLeft, VoicemailList, VoicemailState, VoicemailView};
 use halloo::handle::{self, Command, CommandReceiver, EventSender};
 use halloo::home::{Home, HomeLock};
@@ -66,6 +68,9 @@ impl Fake {
         let listener = ApiListener::bind(&home, address.as_ref()).await.expect("bound");
         let address = listener.address().clone();
         let stop = CancellationToken::new();
+        let (phones, sip_commands) = mpsc::channel(8);
+        assert!(node.attach_sip(phones), "the first edge");
+        tokio::spawn(answer_sip(sip_commands));
         let serving = tokio::spawn(listener.serve(node, stop.clone()));
         let (hang_up, hung_up) = mpsc::channel(8);
         tokio::spawn(answer_all(commands, hang_up));
@@ -229,6 +234,8 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
 fn answer_call_media(command: CallMediaCommand) {
     match command {
         CallMediaCommand::Video { reply, .. } => reply.send(Ok(VideoLink::new().1)),
+        CallMediaCommand::Audio { reply, .. } => reply.send(Ok(AudioLink::new().1)),
+        CallMediaCommand::OfferedAudio { reply, .. } => reply.send(Ok(Vec::new())),
         CallMediaCommand::IceServers(reply) => reply.send(Ok(IceServers { ice_servers: Vec::new() })),
         CallMediaCommand::Description { call_id, reply } => {
             reply.send(Ok(CallDescription { call_id, sdp: "v=0".to_owned(), candidates: Vec::new() }));
@@ -376,6 +383,7 @@ fn outcome(outcome: CallResult) -> CallOutcome {
         outcome,
         reason: None,
         answered_by: (outcome == CallResult::Completed).then(|| "12D3bob".to_owned()),
+        codec: None,
         path: (outcome == CallResult::Completed).then_some(CallPath::Direct),
         ring_ms: Some(5),
         setup_ms: None,
@@ -580,4 +588,44 @@ fn push_sessions(command: PushSessionCommand) {
         })),
         PushSessionCommand::Take { reply, .. } | PushSessionCommand::Answer { reply, .. } => reply.send(Ok(taken())),
     }
+}
+
+async fn answer_sip(mut commands: mpsc::Receiver<SipCommand>) {
+    while let Some(command) = commands.recv().await {
+        match command {
+            SipCommand::Add { reply, .. } | SipCommand::Password { reply, .. } => reply.send(Ok(sip_credentials())),
+            SipCommand::List(reply) => reply.send(Ok(sip_accounts())),
+            SipCommand::Remove { account, reply } => reply.send(Ok(SipAccountRemoved { account, peer_id: "12D3sip".into() })),
+        }
+    }
+}
+
+fn sip_credentials() -> SipCredentials {
+    SipCredentials {
+        account: "bob@example".into(),
+        uri: "sip:bob@example".into(),
+        username: "bob".into(),
+        password: "p".into(),
+        servers: vec!["sip:127.0.0.1:5060;transport=udp".into()],
+        recovery_phrase: None,
+    }
+}
+
+fn sip_accounts() -> SipAccountList {
+    let phone = SipPhone {
+        contact: "sip:bob@127.0.0.1:5062".into(),
+        transport: "udp".into(),
+        address: "127.0.0.1:5062".into(),
+        user_agent: "\u{1b}[2Jphone".into(),
+        instance: None,
+        expires_at: Timestamp::from_unix_secs(0),
+        push: None,
+    };
+    let account = SipAccount {
+        account: "bob@example".into(),
+        peer_id: "12D3sip".into(),
+        created_at: Timestamp::from_unix_secs(0),
+        phones: vec![phone],
+    };
+    SipAccountList { servers: vec!["sip:127.0.0.1:5060;transport=udp".into()], accounts: vec![account], banned: 0 }
 }

@@ -5,6 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
 use halloo_protocol::authority::InviteCode;
 use halloo_protocol::call::conference::ConferencePart;
 use halloo_protocol::contact::{Contact, ContactLink};
@@ -12,12 +15,18 @@ use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
 use halloo_protocol::identity::{TrustStore, UserId, Username};
 use halloo_protocol::key::PublicKey;
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant, LinkRequest};
+use halloo_protocol::phone::leg::PhoneStream;
+use halloo_protocol::phone::negotiation::{Local, Negotiation, Security};
+use halloo_protocol::phone::rtp::{Header, NtpTime, Reports};
+use halloo_protocol::phone::sdp::Description;
 use halloo_protocol::profile::Avatar;
 use halloo_protocol::push::PushPayload;
 use halloo_protocol::push::session::encapsulation::{Encapsulation, sia};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::voicemail;
 use halloo_protocol::wire::{self, Body, FRAME_BYTES_MAX, Frame, Message, Signed};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 /// Kind (3), version (3), body length (5) and signature (64) around a signed body.
 const SIGNED_OVERHEAD_BYTES_MAX: usize = 75;
@@ -269,6 +278,32 @@ pub fn voicemail(bytes: &[u8]) {
     if let Ok(again) = voicemail::ogg::write(&recording, "fuzz") {
         assert_eq!(voicemail::ogg::read(&again), Ok(recording), "what a reader accepted, it accepts again");
     }
+}
+
+/// What phones say of their media, and what comes on the ports of media: a description first, then datagrams of 60 bytes.
+pub fn phone(bytes: &[u8]) {
+    let _ = Description::parse(bytes);
+    let _ = Header::parse(bytes).map(|header| header.payload(bytes));
+    let _ = Reports::parse(bytes);
+    let mut rng = StdRng::seed_from_u64(1);
+    let address = IpAddr::from([192, 0, 2, 1]);
+    let local = Local { address, port: 4_000, rtcp_port: 4_001, security: Security::Accepted };
+    let mut negotiation = Negotiation::new(local, &mut rng);
+    let Some(end) = bytes.windows(2).position(|pair| pair == [0, 0]) else { return };
+    let Ok(offer) = negotiation.take_offer(&bytes[..end]) else { return };
+    let answer = negotiation.answer(offer.codecs[0]).expect("the phone has offered it");
+    Description::parse(answer.as_bytes()).expect("what we say can be read");
+    let Some(agreed) = negotiation.agreed() else { return };
+    let mut stream = PhoneStream::new(&mut rng);
+    let mut now = Instant::now();
+    assert!(stream.configure(agreed, now));
+    let source = agreed.media_to.unwrap_or_else(|| SocketAddr::new(address, 1));
+    for datagram in bytes[end + 2..].chunks(60) {
+        now += Duration::from_millis(20);
+        stream.handle_media(&mut datagram.to_vec(), source, now, NtpTime(0));
+    }
+    let mut packet = Vec::new();
+    stream.report(now + Duration::from_secs(9), NtpTime(0), true, &mut packet);
 }
 
 /// What people type or paste: names, keys, invite codes, contact links; and pictures.

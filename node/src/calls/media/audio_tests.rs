@@ -6,7 +6,7 @@ const FRAME: u64 = FRAME_SAMPLES as u64;
 
 #[test]
 fn losses_are_counted_by_sequence_number_across_streams() {
-    let mut reception = Reception::default();
+    let mut reception = Reception::of(SAMPLE_RATE);
     let start = Instant::now();
     assert_eq!((reception.lost(), reception.loss()), (0, 0.0));
     for n in (0..100).filter(|n| n % 10 != 5) {

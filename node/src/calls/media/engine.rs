@@ -15,7 +15,9 @@ use str0m::{
     stats::PeerStats,
 };
 
-use super::{MediaError, candidates, transport::Identity, video};
+use halloo_protocol::phone::AudioCodec;
+
+use super::{MediaError, candidates, codecs, transport::Identity, video};
 
 /// Longest wait between two tries of one connectivity check. Also paces the keep-alive checks that
 /// measure the round-trip time and notice a dead path.
@@ -38,7 +40,12 @@ const VERIFIED_SOURCES_MAX: usize = candidates::REMOTE_CANDIDATES_MAX;
 /// First bytes of media and its reports (RFC 7983).
 const MEDIA_FIRST_BYTES: std::ops::RangeInclusive<u8> = 128..=191;
 
-pub(super) fn build(now: Instant, identity: Option<&Identity>, video: bool) -> Result<(Rtc, DtlsCert), MediaError> {
+pub(super) fn build(
+    now: Instant,
+    identity: Option<&Identity>,
+    (audio, has_events): (&[AudioCodec], bool),
+    video: bool,
+) -> Result<(Rtc, DtlsCert), MediaError> {
     // The provider is named here because a process may hold several, and an embedder may have
     // chosen another as the process's default.
     let provider = Arc::new(str0m::crypto::from_feature_flags());
@@ -51,13 +58,13 @@ pub(super) fn build(now: Instant, identity: Option<&Identity>, video: bool) -> R
         .set_dtls_cert(certificate.clone())
         .set_rtp_mode(true)
         .clear_codecs()
-        .enable_opus(true, false)
         .clear_extension_map()
         // The one header extension BUNDLE needs (RFC 8843 section 9), for stacks that do not announce
         // their stream's SSRC.
         .set_extension(MID_EXTENSION, Extension::RtpMid)
         .set_stats_interval(Some(STATS_INTERVAL))
         .set_rtcp_report_interval_audio(RTCP_INTERVAL);
+    config = codecs::enable(config, audio, has_events);
     config.set_max_stun_rto(STUN_RETRY_MAX);
     config.set_max_stun_retransmits(STUN_RETRIES_MAX);
     if video {

@@ -14,11 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ropus::{Channels, DecodeMode, Decoder};
+use halloo_protocol::phone::AudioCodec;
 
 use super::{
     MediaError,
-    audio::{FRAME_SAMPLES, Frame, SAMPLE_RATE},
+    audio::{FRAME_SAMPLES, Frame, FrameDecoder, SAMPLE_RATE},
 };
 
 /// Packets buffered at most, whatever their timestamps say: 300 ms of the shortest frames (2.5 ms), rounded up.
@@ -45,8 +45,10 @@ const SKIP_LAG: i64 = FRAME_SAMPLES as i64 * 15; // 300 ms
 
 /// Turns received packets into one frame every 20 ms of our own clock.
 pub(super) struct Playout {
-    decoder: Decoder,
-    /// By RTP timestamp, extended to 64 bits.
+    decoder: FrameDecoder,
+    /// Ticks of Opus's clock for each of the codec's.
+    stretch: u64,
+    /// By RTP timestamp at Opus's clock, extended to 64 bits.
     packets: BTreeMap<u64, Arc<[u8]>>,
     /// Decoded and not yet played; less than a frame between calls.
     decoded: Vec<i16>,
@@ -61,11 +63,15 @@ pub(super) struct Playout {
 }
 
 impl Playout {
+    /// Of packets of Opus.
     pub(super) fn new() -> Result<Self, MediaError> {
-        let decoder =
-            Decoder::new(SAMPLE_RATE, Channels::Mono).map_err(|error| MediaError::Codec { detail: error.to_string() })?;
+        Self::of(AudioCodec::Opus)
+    }
+
+    pub(super) fn of(codec: AudioCodec) -> Result<Self, MediaError> {
         Ok(Self {
-            decoder,
+            decoder: FrameDecoder::of(codec)?,
+            stretch: u64::from(SAMPLE_RATE / codec.clock_hz()),
             packets: BTreeMap::new(),
             decoded: Vec::with_capacity(PACKET_SAMPLES_MAX + FRAME_SAMPLES),
             cursor: None,
@@ -93,6 +99,7 @@ impl Playout {
 
     /// Takes in a packet; `timestamp` is RTP's, extended.
     pub(super) fn insert(&mut self, timestamp: u64, payload: Arc<[u8]>, arrival: Instant) {
+        let timestamp = timestamp.saturating_mul(self.stretch);
         if self.lateness.note(timestamp, arrival) == Noted::AnotherStream {
             self.packets.clear();
             self.cursor = None;
@@ -200,9 +207,9 @@ impl Playout {
     }
 
     fn decode(&mut self, cursor: u64, payload: &[u8]) {
-        match self.decoder.decode(payload, &mut self.scratch, DecodeMode::Normal) {
+        match self.decoder.decode(payload, &mut self.scratch) {
             // An empty payload would ask the decoder to invent a whole scratch buffer.
-            Ok(samples) if samples > 0 && !payload.is_empty() => {
+            Some(samples) if samples > 0 && !payload.is_empty() => {
                 self.concealed_in_a_row = 0;
                 self.advance(cursor, samples);
             }
@@ -215,13 +222,11 @@ impl Playout {
         if self.may_wait(at) {
             return self.conceal(cursor, samples, at);
         }
-        let output = &mut self.scratch[..samples];
-        match self.decoder.decode(next, output, DecodeMode::Fec) {
-            Ok(decoded) if decoded == samples => {
-                self.concealed_frames += 1;
-                self.advance(cursor, samples);
-            }
-            _ => self.invent(cursor, samples),
+        if self.decoder.rebuild(next, &mut self.scratch[..samples]) {
+            self.concealed_frames += 1;
+            self.advance(cursor, samples);
+        } else {
+            self.invent(cursor, samples);
         }
     }
 
@@ -239,9 +244,8 @@ impl Playout {
     }
 
     fn invent(&mut self, cursor: u64, samples: usize) {
-        let output = &mut self.scratch[..samples];
-        let invented = self.concealed_in_a_row < CONCEALED_IN_A_ROW_MAX
-            && matches!(self.decoder.decode(&[], output, DecodeMode::Normal), Ok(decoded) if decoded == samples);
+        let is_to_invent = self.concealed_in_a_row < CONCEALED_IN_A_ROW_MAX;
+        let invented = is_to_invent && self.decoder.invent(&mut self.scratch[..samples]);
         if !invented {
             self.scratch[..samples].fill(0);
         }

@@ -1,16 +1,19 @@
 //! What one person says and hears in a call, whoever and however many are at the other ends.
 //!
 //! A call has one session for each leg; a conference several, in one room. Each session asks every 20 ms for the frame to send, and hands over
-//! what it has heard from its end. Frames are numbered by the time at which they are due. Each is read and encoded once, for whichever session comes
-//! first, and the same bytes go out on all legs. What is heard on all of them in the same 20 ms is added up and recorded. With one leg nothing is
+//! what it has heard from its end. Frames are numbered by the time at which they are due. Each is read once, and encoded once in each codec, for whichever session comes
+//! first, and the same bytes go out on all legs that have the codec. What is heard on all of them in the same 20 ms is added up and recorded. With one leg nothing is
 //! changed by any of this.
 //!
 //! No task of its own: sessions drive it, under a lock that is held for as long as encoding takes (0.2 ms). Never reads the clock.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use halloo_protocol::phone::AudioCodec;
 
 use super::MediaError;
 use super::audio::{FRAME_SAMPLES, Frame, FrameEncoder, silence};
@@ -35,7 +38,8 @@ pub struct Room(Arc<Mutex<State>>);
 struct State {
     play: Option<PathBuf>,
     record: Option<PathBuf>,
-    encoder: Option<FrameEncoder>,
+    /// For each codec that a leg has asked for.
+    encoders: BTreeMap<AudioCodec, FrameEncoder>,
     player: Option<Player>,
     recorder: Option<Recorder>,
     /// The machine's microphone and loudspeakers, if they are to be used.
@@ -52,7 +56,7 @@ struct State {
     seats: BTreeMap<u64, u64>,
     last_seat: u64,
     /// The frames sent lately; the first has the number `sent_from`.
-    sent: VecDeque<Arc<[u8]>>,
+    sent: VecDeque<Vec<(AudioCodec, Arc<[u8]>)>>,
     sent_from: u64,
     /// The sums of what was heard; the first has the number `heard_from`.
     heard: VecDeque<Box<[i32]>>,
@@ -68,8 +72,8 @@ impl std::fmt::Debug for Room {
 
 /// What a leg sends next.
 pub(super) struct Turn {
-    /// The encoded frame.
-    pub(super) payload: Arc<[u8]>,
+    /// The encoded frame; none if it was due before the leg's codec was known.
+    pub(super) payload: Option<Arc<[u8]>>,
     /// The file to send has come to its end; said once.
     pub(super) is_played: bool,
 }
@@ -82,7 +86,7 @@ impl Room {
         Self(Arc::new(Mutex::new(State {
             play,
             record,
-            encoder: None,
+            encoders: BTreeMap::new(),
             player: None,
             recorder: None,
             sound: Sounding::default(),
@@ -109,8 +113,14 @@ impl Room {
 
     /// A leg begins to send and to hear, its first frame being due `at`. Playing and recording begin with the first; where a recording was completed
     /// because nobody was left, it goes on.
-    pub(super) fn enter(&self, at: Instant) -> Seat {
+    ///
+    /// # Errors
+    /// What is wrong with the codec.
+    pub(super) fn enter(&self, at: Instant, codec: AudioCodec) -> Result<Seat, MediaError> {
         let mut state = self.lock();
+        if let Entry::Vacant(place) = state.encoders.entry(codec) {
+            place.insert(FrameEncoder::of(codec)?);
+        }
         let next = state.number_of(at);
         if state.seats.is_empty() {
             state.begin(next);
@@ -118,7 +128,7 @@ impl Room {
         state.last_seat += 1;
         let number = state.last_seat;
         state.seats.insert(number, next);
-        Seat { room: self.clone(), number, failed: None }
+        Ok(Seat { room: self.clone(), number, codec, failed: None })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -131,6 +141,7 @@ impl Room {
 pub(super) struct Seat {
     room: Room,
     number: u64,
+    codec: AudioCodec,
     /// The recorder that has failed, and its file, if this leg was the one that met it.
     failed: Option<(Recorder, PathBuf)>,
 }
@@ -155,7 +166,8 @@ impl Seat {
         }
         // Of a time that is out of reach there is but the oldest left.
         let index = usize::try_from(number.saturating_sub(state.sent_from)).unwrap_or_default();
-        let payload = state.sent.get(index).cloned().unwrap_or_else(|| Arc::from([]));
+        let encoded = state.sent.get(index).and_then(|frame| frame.iter().find(|(codec, _)| *codec == self.codec));
+        let payload = encoded.map(|(_, payload)| Arc::clone(payload));
         Ok(Turn { payload, is_played })
     }
 
@@ -254,12 +266,11 @@ impl State {
 
     fn send_next(&mut self) -> Result<bool, MediaError> {
         let (frame, is_played) = self.next_played()?;
-        let encoder = match &mut self.encoder {
-            Some(encoder) => encoder,
-            none => none.insert(FrameEncoder::new()?),
-        };
-        let payload = Arc::from(encoder.encode(&frame)?);
-        self.sent.push_back(payload);
+        let mut encoded = Vec::with_capacity(self.encoders.len());
+        for (codec, encoder) in &mut self.encoders {
+            encoded.push((*codec, Arc::from(encoder.encode(&frame)?)));
+        }
+        self.sent.push_back(encoded);
         if self.sent.len() > BEHIND_MAX {
             self.sent.pop_front();
             self.sent_from += 1;

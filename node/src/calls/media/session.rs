@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use halloo_protocol::phone::AudioCodec;
 use str0m::{Candidate, rtp::RtpPacket};
 use tokio::{
     sync::{mpsc, watch},
@@ -17,6 +18,7 @@ use super::{
     MediaConfig, MediaError, MediaEvent, MediaStats, MediaSummary, RECOVERY_TIMEOUT,
     audio::{Reception, SAMPLE_RATE},
     playout::Playout,
+    port::{AudioFormat, AudioPacket, AudioTrack},
     room::{Room, Seat},
     sockets::Datagram,
     transport::{Transport, TransportEvent},
@@ -73,6 +75,7 @@ enum Wakeup {
     Time,
     Datagram(Datagram),
     Video(ToSend),
+    Audio(AudioPacket),
 }
 
 pub(super) struct Session {
@@ -111,6 +114,8 @@ pub(super) struct Session {
     seat: Option<Seat>,
     playout: Playout,
     reception: Reception,
+    /// Encoded audio that passes through, in place of the room and of playing.
+    audio: Option<AudioTrack>,
     video: Option<VideoTrack>,
     stats: MediaStats,
 }
@@ -125,6 +130,8 @@ impl Session {
         stats_sender: watch::Sender<MediaStats>,
     ) -> Result<Self, MediaError> {
         let created = Instant::now();
+        let codec = transport.audio.map_or(AudioCodec::Opus, |line| line.codec);
+        let audio = config.audio.clone().zip(transport.audio).map(|(link, line)| AudioTrack::new(link, line));
         let room = config
             .room
             .clone()
@@ -135,6 +142,7 @@ impl Session {
             has_audio: false,
             came_early: 0,
             sent_early: 0,
+            audio,
             video: config.video.clone().map(VideoTrack::new),
             config,
             transport,
@@ -153,9 +161,9 @@ impl Session {
             ticks: 0,
             room,
             seat: None,
-            playout: Playout::new()?,
-            reception: Reception::default(),
-            stats: MediaStats::default(),
+            playout: Playout::of(codec)?,
+            reception: Reception::of(codec.clock_hz()),
+            stats: MediaStats { codec: Some(codec), ..MediaStats::default() },
         })
     }
 
@@ -165,6 +173,9 @@ impl Session {
         let recorded = self.finish_recording().await;
         if let Some(video) = &self.video {
             video.finish().await;
+        }
+        if let Some(audio) = &self.audio {
+            audio.finish().await;
         }
         let (recorded_ms, end) = match (recorded, ended) {
             (Ok(samples), ended) => (samples * 1_000 / u64::from(SAMPLE_RATE), ended),
@@ -201,7 +212,7 @@ impl Session {
                     if control.closing {
                         return Ok(End::Local);
                     }
-                    self.take_answer(control, now);
+                    self.take_answer(control, now)?;
                 }
                 Wakeup::Advice(Advice::Candidate(candidate)) => self.transport.add_remote_candidate(candidate)?,
                 Wakeup::Advice(Advice::Removal(candidate)) => self.transport.remove_remote_candidate(&candidate)?,
@@ -217,6 +228,11 @@ impl Session {
                 Wakeup::Video(what) => {
                     if let Some(video) = &mut self.video {
                         video.send(what, &mut self.transport, now)?;
+                    }
+                }
+                Wakeup::Audio(packet) => {
+                    if let Some(audio) = &mut self.audio {
+                        audio.send(packet, &mut self.transport, now)?;
                     }
                 }
                 Wakeup::Time => self.handle_time(now)?,
@@ -239,14 +255,18 @@ impl Session {
             Ok(()) = self.control.changed() => Wakeup::Control,
             () = sleep_until(wake_at.into()) => Wakeup::Time,
             Some(advice) = self.advice.recv() => Wakeup::Advice(advice),
+            packet = AudioTrack::next(&mut self.audio) => Wakeup::Audio(packet),
             what = VideoTrack::next(&mut self.video) => Wakeup::Video(what),
             datagram = self.transport.receive() => Wakeup::Datagram(datagram),
         }
     }
 
     /// The call is answered, or audio may flow.
-    fn take_answer(&mut self, control: Control, now: Instant) {
+    fn take_answer(&mut self, control: Control, now: Instant) -> Result<(), MediaError> {
         self.answered |= control.answered;
+        if let Some(audio) = self.audio.as_mut().filter(|_| control.answered) {
+            audio.agree();
+        }
         if let Some(room) = control.room.filter(|_| self.seat.is_none()) {
             self.room = room;
         }
@@ -254,20 +274,26 @@ impl Session {
             self.deadline = now.checked_add(self.config.connect_timeout);
         }
         self.started = control.started;
-        self.begin_if_ready();
+        self.begin_if_ready()
     }
 
     /// Begins to send and play once the call is answered and the handshake is through.
-    fn begin_if_ready(&mut self) {
+    fn begin_if_ready(&mut self) -> Result<(), MediaError> {
         if !self.started || !self.connected || self.tick_at.is_some() {
-            return;
+            return Ok(());
         }
         self.sent_early = self.transport.audio_left();
-        self.tick_at = Some(Instant::now());
-        self.seat = self.tick_at.map(|at| self.room.enter(at));
+        let at = Instant::now();
+        self.tick_at = Some(at);
+        match (&mut self.audio, self.transport.audio) {
+            (Some(audio), _) => audio.start(),
+            (None, Some(line)) => self.seat = Some(self.room.enter(at, line.codec)?),
+            (None, None) => {}
+        }
         if let Some(video) = &mut self.video {
             video.start(&self.transport);
         }
+        Ok(())
     }
 
     fn handle_time(&mut self, now: Instant) -> Result<(), MediaError> {
@@ -301,7 +327,7 @@ impl Session {
         while let Some(event) = self.transport.next_event() {
             match event {
                 TransportEvent::IceConnected => self.tell(MediaEvent::IceConnected),
-                TransportEvent::Connected => self.handle_connected(),
+                TransportEvent::Connected => self.handle_connected()?,
                 TransportEvent::Path(path) => {
                     self.stats.path = Some(path);
                     // The first path is told with the connection.
@@ -311,7 +337,7 @@ impl Session {
                 }
                 TransportEvent::Interrupted => self.unanswered = true,
                 TransportEvent::Resumed => self.unanswered = false,
-                TransportEvent::Audio(packet) => self.take_audio(*packet),
+                TransportEvent::Audio(format, packet) => self.take_audio(format, *packet),
                 TransportEvent::Video(packet) => {
                     if let Some(video) = self.video.as_mut().filter(|_| self.answered) {
                         video.take(*packet, &mut self.transport, Instant::now())?;
@@ -357,7 +383,7 @@ impl Session {
         self.tell(if broken { MediaEvent::Disconnected } else { MediaEvent::Reconnected });
     }
 
-    fn handle_connected(&mut self) {
+    fn handle_connected(&mut self) -> Result<(), MediaError> {
         self.connected = true;
         self.heard_at = Instant::now();
         self.unanswered = false;
@@ -367,14 +393,21 @@ impl Session {
         if let Some(path) = self.transport.path() {
             self.tell(MediaEvent::Connected(path));
         }
-        self.begin_if_ready();
+        self.begin_if_ready()
     }
 
-    fn take_audio(&mut self, packet: RtpPacket) {
+    fn take_audio(&mut self, format: AudioFormat, packet: RtpPacket) {
         if !self.answered {
             // Nobody may be heard before the answer.
             self.came_early += 1;
             return;
+        }
+        if let Some(audio) = &mut self.audio {
+            audio.take(format, &packet);
+        }
+        if format != AudioFormat::Audio {
+            // Keys that are pressed mean nothing here, but their packets are no loss.
+            return self.reception.count_other(*packet.header.ssrc, *packet.seq_no);
         }
         if !self.has_audio {
             self.has_audio = true;
@@ -382,17 +415,20 @@ impl Session {
         }
         let (sequence, timestamp) = (*packet.seq_no, packet.time.numer());
         self.reception.count(*packet.header.ssrc, sequence, timestamp, packet.timestamp);
-        self.playout.insert(timestamp, packet.payload, packet.timestamp);
+        if self.audio.is_none() {
+            self.playout.insert(timestamp, packet.payload, packet.timestamp);
+        }
     }
 
     /// Plays the frame that is due `at`, and sends one. There is no loudspeaker yet: what is played is recorded or measured only.
     fn tick(&mut self, now: Instant, at: Instant) -> Result<(), MediaError> {
-        let heard = self.playout.next_frame(at);
-        let Some(seat) = &mut self.seat else { return Ok(()) };
-        let turn = seat.turn(at, &heard)?;
-        self.transport.send_audio(&turn.payload, now)?;
-        if turn.is_played {
-            self.tell(MediaEvent::PlaybackFinished);
+        if let Some(seat) = &mut self.seat {
+            let heard = self.playout.next_frame(at);
+            let turn = seat.turn(at, &heard)?;
+            self.transport.send_audio(turn.payload.as_deref(), now)?;
+            if turn.is_played {
+                self.tell(MediaEvent::PlaybackFinished);
+            }
         }
         if self.ticks.is_multiple_of(STATS_TICKS) {
             self.publish();

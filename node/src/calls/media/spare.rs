@@ -5,11 +5,12 @@
 //! stands for it as well as the first; its sockets are others, whose candidates are trickled. The engine takes an answer only to an offer it
 //! has made itself, so this one is told what the answer says piece by piece.
 
-use str0m::{IceCreds, config::Fingerprint, format::Codec, media::MediaKind, media::Pt};
+use str0m::{IceCreds, config::Fingerprint, media::MediaKind, media::Pt};
 use tokio::runtime::Handle;
 
 use super::{
     MediaConfig, MediaError, MediaSession,
+    codecs::AudioLine,
     transport::{self, Identity, Transport},
 };
 
@@ -77,11 +78,8 @@ impl Transport {
                 self.drain()?;
             }
         }
-        let is_opus = |pt: &Pt| {
-            self.rtc.codec_config().params().iter().any(|params| params.pt() == *pt && params.spec().codec == Codec::Opus)
-        };
-        let pt = answer.payload_types.into_iter().find(is_opus).ok_or(MediaError::NoCommonAudio)?;
-        self.audio = Some((mid, pt));
+        let line = AudioLine::choose(mid, &answer.payload_types, self.rtc.codec_config());
+        self.audio = Some(line.ok_or(MediaError::NoCommonAudio)?);
         if let Some(video) = identity.video {
             self.set_video(video.mid, &answer.video_types);
         }

@@ -13,11 +13,12 @@ use std::{
 
 use super::{
     MediaConfig, MediaError, SDP_BYTES_MAX,
-    audio::FRAME_SAMPLES,
     candidates::{self, MediaPath, PathKind, RemoteCandidates},
+    codecs::AudioLine,
     engine,
     pairs::Pair,
     path_watch::{Doubt, PathWatch},
+    port::{AudioFormat, AudioPacket},
     sockets::{Datagram, Sockets},
     spare,
     steering::{self, Steering},
@@ -28,8 +29,7 @@ use str0m::{
     Candidate, CandidateKind, Event, IceConnectionState, IceCreds, Input, Output, Rtc, RtcError,
     change::{SdpAnswer, SdpOffer, SdpPendingOffer},
     config::DtlsCert,
-    format::Codec,
-    media::{Direction, MediaKind, Mid, Pt},
+    media::{Direction, MediaKind, Mid},
     net::{Protocol, Transmit},
     rtp::{RtpPacket, RtpWrite},
 };
@@ -39,6 +39,8 @@ const UPLINKS_EVERY: Duration = Duration::from_secs(2);
 const UPLINKS_AGAIN: Duration = Duration::from_millis(200);
 /// Before the attribute of a candidate that is taken back. Whoever doesn't know it finds no candidate in it, and the path in time dead.
 pub(super) const REMOVAL: &str = "remove-";
+/// Frames that a second is sent in.
+const FRAMES_PER_SEC: u32 = 50;
 /// Stream and track identifiers, which SDP wants and this engine's one stream does not need.
 const STREAM_ID: &str = "halloo";
 const TRACK_ID: &str = "voice";
@@ -56,8 +58,8 @@ pub(super) enum TransportEvent {
     Interrupted,
     /// Connectivity checks are answered again.
     Resumed,
-    /// A packet of the other end's audio.
-    Audio(Box<RtpPacket>),
+    /// A packet of the other end's audio, or a key that is pressed there.
+    Audio(AudioFormat, Box<RtpPacket>),
     /// A packet of the other end's video.
     Video(Box<RtpPacket>),
     /// The other end asks for a key frame.
@@ -110,7 +112,7 @@ pub(super) struct Transport {
     pub(super) remote_candidates: RemoteCandidates,
     /// Whence checks came that carry this session's password.
     verified_sources: BTreeSet<SocketAddr>,
-    pub(super) audio: Option<(Mid, Pt)>,
+    pub(super) audio: Option<AudioLine>,
     /// Whether video is offered, and taken where it is.
     wants_video: bool,
     pub(super) video: Option<VideoLine>,
@@ -131,13 +133,15 @@ pub(super) struct Transport {
 impl Transport {
     /// Binds the sockets and builds the engine, with a fresh certificate for this call.
     pub(super) async fn new(config: &MediaConfig) -> Result<Self, MediaError> {
-        let (rtc, certificate) = engine::build(Instant::now(), None, config.video.is_some())?;
+        let (rtc, certificate) =
+            engine::build(Instant::now(), None, (&config.codecs, config.audio.is_some()), config.video.is_some())?;
         Self::with_engine(config, rtc, certificate, false).await
     }
 
     /// The same with the engine that an offer has promised. As its description is made, all candidates are told one by one.
     pub(super) async fn again(config: &MediaConfig, identity: &Identity) -> Result<Self, MediaError> {
-        let (rtc, certificate) = engine::build(Instant::now(), Some(identity), identity.video.is_some())?;
+        let (rtc, certificate) =
+            engine::build(Instant::now(), Some(identity), (&config.codecs, config.audio.is_some()), identity.video.is_some())?;
         Self::with_engine(config, rtc, certificate, true).await
     }
 
@@ -430,12 +434,8 @@ impl Transport {
         self.steering.decides = true;
         self.is_described = true;
         self.drain()?;
-        let mut sdp = offer.to_sdp_string();
-        if video.is_some() {
-            let (shortened, left_out) = video::shorten(&sdp);
-            sdp = shortened;
-            self.events.extend(left_out.into_iter().map(TransportEvent::LocalCandidate));
-        }
+        let (sdp, left_out) = video::shorten(&offer.to_sdp_string());
+        self.events.extend(left_out.into_iter().map(TransportEvent::LocalCandidate));
         let ssrc = spare::ssrcs(&sdp, "audio").0.ok_or(MediaError::NoCommonAudio)?;
         let video = video.and_then(|mid| match spare::ssrcs(&sdp, "video") {
             (Some(ssrc), again) => Some(VideoOffer { mid, ssrc, again }),
@@ -492,30 +492,46 @@ impl Transport {
         Ok(admitted)
     }
 
-    /// Sends and receives this media, if both ends agreed on it; finds what payload type means Opus.
+    /// Sends and receives this media, if both ends agreed on it; finds what codec it is in.
     fn use_audio(&mut self, mid: Mid) -> Result<(), MediaError> {
         let media = self.rtc.media(mid).ok_or(MediaError::NoCommonAudio)?;
         if media.disabled() || !media.direction().is_sending() || !media.direction().is_receiving() {
             return Err(MediaError::NoCommonAudio);
         }
-        let is_opus = |pt: &Pt| {
-            let params = self.rtc.codec_config().params();
-            params.iter().any(|p| p.pt() == *pt && p.spec().codec == Codec::Opus)
-        };
-        let pt = media.remote_pts().iter().copied().find(is_opus).ok_or(MediaError::NoCommonAudio)?;
-        self.audio = Some((mid, pt));
+        let line = AudioLine::choose(mid, media.remote_pts(), self.rtc.codec_config());
+        self.audio = Some(line.ok_or(MediaError::NoCommonAudio)?);
         Ok(())
     }
 
-    /// Sends 20 ms of encoded audio. Nothing leaves before the handshake is through.
-    pub(super) fn send_audio(&mut self, payload: &[u8], now: Instant) -> Result<(), MediaError> {
-        let (sequence, timestamp) = (self.next_sequence, self.next_timestamp);
+    /// Sends 20 ms of encoded audio, or lets them pass without. Nothing leaves before the handshake is through.
+    pub(super) fn send_audio(&mut self, payload: Option<&[u8]>, now: Instant) -> Result<(), MediaError> {
+        let Some(line) = self.audio else { return Ok(()) };
+        let timestamp = self.next_timestamp;
+        self.next_timestamp = timestamp.wrapping_add(line.codec.clock_hz() / FRAMES_PER_SEC);
+        let Some(payload) = payload.filter(|payload| !payload.is_empty()) else { return Ok(()) };
+        let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.next_timestamp = timestamp.wrapping_add(FRAME_SAMPLES as u32);
-        if let Some((mid, pt)) = self.audio
-            && let Some(stream) = self.rtc.direct_api().stream_tx_by_mid(mid, None)
+        self.write_audio(AudioFormat::Audio, (sequence, timestamp), false, Arc::from(payload), now)
+    }
+
+    /// Sends a packet of encoded audio as it is, in this place of the stream.
+    pub(super) fn pass_audio(&mut self, packet: AudioPacket, place: (u64, u32), now: Instant) -> Result<(), MediaError> {
+        self.write_audio(packet.format, place, packet.marker, packet.payload, now)
+    }
+
+    fn write_audio(
+        &mut self,
+        format: AudioFormat,
+        (sequence, timestamp): (u64, u32),
+        marker: bool,
+        payload: Arc<[u8]>,
+        now: Instant,
+    ) -> Result<(), MediaError> {
+        if let Some(line) = self.audio
+            && let Some(pt) = line.type_of(format)
+            && let Some(stream) = self.rtc.direct_api().stream_tx_by_mid(line.mid, None)
         {
-            stream.write_rtp(RtpWrite::new(pt, sequence.into(), timestamp, now, payload));
+            stream.write_rtp(RtpWrite::new(pt, sequence.into(), timestamp, now, payload).marker(marker));
             self.packets_sent += 1;
         }
         self.drain()?;
@@ -708,8 +724,8 @@ impl Transport {
             }
             Event::RtpPacket(packet) => {
                 let pt = packet.header.payload_type;
-                if self.audio.is_some_and(|(_, expected)| pt == expected) {
-                    TransportEvent::Audio(Box::new(packet))
+                if let Some(format) = self.audio.and_then(|line| line.format_of(pt)) {
+                    TransportEvent::Audio(format, Box::new(packet))
                 } else if self.video.as_ref().is_some_and(|line| line.codec_of(pt).is_some()) {
                     TransportEvent::Video(Box::new(packet))
                 } else {

@@ -1,0 +1,43 @@
+//! `[sip]`: the edge for ordinary phones.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Settings of the SIP edge. Without an address it doesn't run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SipConfig {
+    /// Where phones connect by UDP and TCP.
+    pub listen: Vec<SocketAddr>,
+    /// Where phones connect by TLS; needs a certificate and its key.
+    pub listen_tls: Vec<SocketAddr>,
+    /// The certificate chain, a PEM file.
+    pub certificate: Option<PathBuf>,
+    /// The certificate's key, a PEM file.
+    pub key: Option<PathBuf>,
+    /// This machine's address from outside, where ports are forwarded to it.
+    pub external: Option<IpAddr>,
+    /// The first UDP port for phones' media, and how many follow.
+    pub media_port: Option<u16>,
+    /// See [`SipConfig::media_port`].
+    pub media_ports: Option<u16>,
+}
+
+impl SipConfig {
+    /// Files seen from the home.
+    #[must_use]
+    pub fn seen_from(mut self, home: &Path) -> Self {
+        for file in [&mut self.certificate, &mut self.key] {
+            *file = file.take().map(|file| home.join(file));
+        }
+        self
+    }
+
+    /// Whether there is anything to listen on.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        !self.listen.is_empty() || !self.listen_tls.is_empty()
+    }
+}

@@ -1,0 +1,265 @@
+//! A phone calls somebody in the overlay.
+//!
+//! ```text
+//! phone               edge                              overlay
+//! INVITE  --------->  leg takes the offer  ---------->  dial, with the phone's codecs
+//! <---------- 180                          <----------  a device rings
+//! <---------- 200     leg answers          <----------  a device answers, in one of them
+//! ACK     --------->
+//! ```
+
+use std::time::Instant;
+
+use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::status::{Ending, reason_of, status_of};
+use halloo_protocol::sip::timer::SessionTimer;
+use halloo_protocol::sip::uri::SipUri;
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
+
+use super::dialog::{Dialog, contact, token};
+use super::media::{AudioCodec, LegEvent, PhoneLeg, PhoneMedia, Security};
+use super::session::{Session, add_timer, refused_media, user_of};
+use super::wire::{Arrived, Input, Wire};
+use crate::handle::calls::{CallError, CallOutcome, CallResult, DialOptions};
+use crate::handle::directory::ResolveError;
+use crate::handle::problem::{Fault, ProblemKind};
+use crate::handle::{Event, EventStream, Node};
+
+/// What a call is offered in where the phone offers nothing.
+pub(super) const CODECS: [AudioCodec; 4] = [AudioCodec::Opus, AudioCodec::G722, AudioCodec::Pcmu, AudioCodec::Pcma];
+
+type Dialling = AbortOnDropHandle<Result<CallOutcome, CallError>>;
+
+/// A call on its way.
+struct Calling {
+    arrived: Arrived,
+    dialog: Dialog,
+    wire: Wire,
+    leg: PhoneLeg,
+    timer: SessionTimer,
+    target: String,
+    has_offer: bool,
+    events: EventStream,
+    dialling: Dialling,
+    call_id: Option<String>,
+    is_ringing: bool,
+    sender: mpsc::Sender<Input>,
+    inbox: mpsc::Receiver<Input>,
+}
+
+/// How the way to an answer ends.
+enum Way {
+    /// Answered, in this codec.
+    Agreed(AudioCodec),
+    /// Refuse the phone with this.
+    Refuse(Ending),
+    /// The phone is gone.
+    Gone,
+}
+
+/// Takes a phone's INVITE, to the end of the call.
+pub(super) async fn take(
+    arrived: Arrived,
+    wire: Wire,
+    media: PhoneMedia,
+    sender: mpsc::Sender<Input>,
+    inbox: mpsc::Receiver<Input>,
+) {
+    let name = arrived.account.split('@').next().unwrap_or_default();
+    let contact = contact(name, arrived.local, arrived.flow);
+    let dialog = Dialog::answering(&arrived.request, &token(), arrived.flow, contact);
+    let call_id = arrived.request.call_id().to_owned();
+    match prepare(&arrived, &dialog, &media).await {
+        Ok((leg, timer, target, codecs, has_offer)) => {
+            let events = arrived.node.subscribe();
+            let dialling = dial(arrived.node.clone(), &target, codecs);
+            let calling = Calling {
+                arrived,
+                dialog,
+                wire: wire.clone(),
+                leg,
+                timer,
+                target,
+                has_offer,
+                events,
+                dialling,
+                call_id: None,
+                is_ringing: false,
+                sender,
+                inbox,
+            };
+            calling.run().await;
+        }
+        Err(refusal) => wire.respond(arrived.id, *refusal).await,
+    }
+    wire.unfollow(&call_id).await;
+}
+
+type Prepared = (PhoneLeg, SessionTimer, String, Vec<AudioCodec>, bool);
+
+/// What there must be before anybody is disturbed.
+async fn prepare(arrived: &Arrived, dialog: &Dialog, media: &PhoneMedia) -> Result<Prepared, Box<Message>> {
+    let request = &arrived.request;
+    let refuse = |status: u16, reason: &str| Box::new(dialog.answer(request, status, reason));
+    let timer = SessionTimer::asked(request, Instant::now()).map_err(|min| {
+        let mut answer = refuse(422, reason_of(422));
+        answer.add("min-se", min.to_string());
+        answer
+    })?;
+    let home = arrived.account.split_once('@').map(|(_, authority)| authority);
+    let target = SipUri::parse(request.request_uri()).ok().and_then(|uri| user_of(&uri, home));
+    let target = target.ok_or_else(|| refuse(404, "no trunk to the telephone network"))?;
+    let content_type = request.get("content-type").unwrap_or("application/sdp").split(';').next().unwrap_or_default().trim();
+    if !request.body.is_empty() && !content_type.eq_ignore_ascii_case("application/sdp") {
+        let mut answer = refuse(415, reason_of(415));
+        answer.add("accept", "application/sdp");
+        return Err(answer);
+    }
+    let leg = media.open(arrived.local.ip(), Security::Accepted).await;
+    let mut leg = leg.map_err(|error| {
+        debug!(%error, "no media for a phone");
+        refuse(503, reason_of(503))
+    })?;
+    leg.expect_from(arrived.flow.peer.ip());
+    if request.body.is_empty() {
+        return Ok((leg, timer, target, CODECS.to_vec(), false));
+    }
+    let offer = leg.take_offer(&request.body).map_err(|refusal| Box::new(refused_media(dialog, request, &refusal)))?;
+    Ok((leg, timer, target, offer.codecs, true))
+}
+
+fn dial(node: Node, target: &str, passthrough: Vec<AudioCodec>) -> Dialling {
+    let options = DialOptions { passthrough, ..DialOptions::to(target) };
+    AbortOnDropHandle::new(tokio::spawn(async move { node.calls().dial(options).await }))
+}
+
+impl Calling {
+    async fn run(mut self) {
+        match self.way().await {
+            Way::Agreed(codec) => self.establish(codec).await,
+            Way::Refuse(ending) => {
+                let (status, reason) = status_of(ending);
+                self.wire.respond(self.arrived.id, self.dialog.answer(&self.arrived.request, status, reason)).await;
+            }
+            // Dropping the dial takes the call back.
+            Way::Gone => {}
+        }
+    }
+
+    async fn way(&mut self) -> Way {
+        loop {
+            tokio::select! {
+                input = self.inbox.recv() => match input {
+                    None => return Way::Refuse(Ending::Failed),
+                    Some(Input::Cancelled) => return Way::Refuse(Ending::Cancelled),
+                    Some(Input::Request(id, request)) if request.method() == "BYE" && self.dialog.check(&request).is_ok() => {
+                        self.wire.respond(id, self.dialog.answer(&request, 200, "OK")).await;
+                        return Way::Refuse(Ending::Cancelled);
+                    }
+                    Some(Input::Request(id, request)) => {
+                        self.wire.respond(id, self.dialog.answer(&request, 491, reason_of(491))).await;
+                    }
+                    Some(Input::Unacknowledged) => return Way::Gone,
+                    Some(_) => {}
+                },
+                record = self.events.recv() => match record {
+                    Some(record) => self.handle(record.event).await,
+                    None => return Way::Refuse(Ending::Failed),
+                },
+                event = self.leg.next_event() => match event {
+                    Some(LegEvent::Agreed(agreed)) => return Way::Agreed(agreed.codec),
+                    Some(LegEvent::Ended) | None => return Way::Refuse(self.outcome().await),
+                    Some(_) => {}
+                },
+                ended = &mut self.dialling => {
+                    return Way::Refuse(ended.map_or(Ending::Failed, |ended| ending_of(&ended)));
+                }
+            }
+        }
+    }
+
+    async fn outcome(&mut self) -> Ending {
+        (&mut self.dialling).await.map_or(Ending::Failed, |ended| ending_of(&ended))
+    }
+
+    async fn handle(&mut self, event: Event) {
+        match event {
+            Event::CallDialing { call_id, to, .. } if self.call_id.is_none() && to.eq_ignore_ascii_case(&self.target) => {
+                self.bridge(call_id).await;
+            }
+            Event::CallJoined { call_id, instead_of } if Some(&instead_of) == self.call_id.as_ref() => {
+                self.call_id = Some(call_id)
+            }
+            Event::CallRinging { call_id, .. } if Some(&call_id) == self.call_id.as_ref() && !self.is_ringing => {
+                self.is_ringing = true;
+                self.wire.respond(self.arrived.id, self.dialog.answer(&self.arrived.request, 180, "Ringing")).await;
+            }
+            _ => {}
+        }
+    }
+
+    async fn bridge(&mut self, call_id: String) {
+        match self.arrived.node.calls().audio(&call_id).await {
+            Ok(port) => self.leg.bridge(port),
+            Err(error) => debug!(%error, "no audio of the call"),
+        }
+        self.call_id = Some(call_id);
+    }
+
+    /// Answers the phone, and goes on with the call.
+    async fn establish(mut self, codec: AudioCodec) {
+        let described = if self.has_offer { self.leg.answer(codec) } else { self.leg.offer(&[codec]) };
+        let sdp = match described {
+            Ok(sdp) => sdp,
+            Err(refusal) => {
+                let answer = refused_media(&self.dialog, &self.arrived.request, &refusal);
+                return self.wire.respond(self.arrived.id, answer).await;
+            }
+        };
+        let mut answer = self.dialog.answer(&self.arrived.request, 200, "OK");
+        add_timer(&mut answer, &self.arrived.request, &self.timer);
+        self.wire.respond(self.arrived.id, answer.with_body("application/sdp", sdp)).await;
+        let session = Session {
+            dialog: self.dialog,
+            leg: self.leg,
+            node: self.arrived.node,
+            call_id: self.call_id.unwrap_or_default(),
+            wire: self.wire,
+            timer: self.timer,
+            events: self.events,
+            inbox_sender: self.sender,
+            inbox: self.inbox,
+            unacknowledged: Some(self.arrived.id),
+            awaits_answer: !self.has_offer,
+            transfer: None,
+        };
+        session.run().await;
+        drop(self.dialling);
+    }
+}
+
+/// Why a call of ours wasn't answered.
+fn ending_of(ended: &Result<CallOutcome, CallError>) -> Ending {
+    match ended {
+        Ok(outcome) => match outcome.outcome {
+            CallResult::Completed => Ending::Completed,
+            CallResult::Declined => Ending::Declined,
+            CallResult::Busy => Ending::Busy,
+            CallResult::NoAnswer => Ending::NoAnswer,
+            CallResult::Unreachable => Ending::Unreachable,
+            CallResult::Cancelled => Ending::Cancelled,
+            CallResult::AnsweredElsewhere => Ending::Elsewhere,
+            CallResult::Failed => Ending::Failed,
+        },
+        Err(CallError::Resolve(ResolveError::NotFound { .. }) | CallError::Username(_)) => Ending::Unknown,
+        Err(CallError::AlreadyCalling { .. }) => Ending::Busy,
+        Err(error) => match error.kind() {
+            ProblemKind::UserNotFound | ProblemKind::InvalidUsername | ProblemKind::UnknownAuthority => Ending::Unknown,
+            ProblemKind::Refused | ProblemKind::Untrusted => Ending::Forbidden,
+            ProblemKind::Unreachable => Ending::Unreachable,
+            _ => Ending::Failed,
+        },
+    }
+}

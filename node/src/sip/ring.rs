@@ -1,0 +1,291 @@
+//! Somebody in the overlay calls: all phones of the account ring, and one answers, or another device of the user does.
+//!
+//! ```text
+//! overlay                     edge                         phones
+//! call_incoming ----------->  a leg for each, INVITE --->  ring
+//! answer        <-----------  leg takes the answer   <---  200 of the first
+//!                             CANCEL, Reason: 200    --->  the others
+//! answered elsewhere ------>  CANCEL, Reason: 200    --->  all
+//! ```
+
+use std::time::Instant;
+
+use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::registrar::Binding;
+use halloo_protocol::sip::status::{Ending, ending_of, is_for_all};
+use halloo_protocol::sip::timer::{INTERVAL_SECS, SessionTimer};
+use halloo_protocol::sip::transaction::ClientId;
+use halloo_protocol::sip::uri::NameAddr;
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use super::dialog::{ALLOW, Dialog, contact};
+use super::media::{AudioCodec, PhoneLeg, PhoneMedia, Security};
+use super::session::Session;
+use super::wire::{INBOX_MAX, Input, Wire};
+use crate::handle::calls::{AnswerOptions, CallResult};
+use crate::handle::{Event, EventStream, Node};
+
+/// What a phone is told that stops ringing because somebody has answered (RFC 3326): it lists no missed call.
+const ELSEWHERE: &str = "SIP;cause=200;text=\"Call completed elsewhere\"";
+
+/// A call for an account.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) call_id: String,
+    /// The caller, verified by the overlay: `name@authority`.
+    pub(super) from: String,
+    pub(super) account: String,
+    pub(super) node: Node,
+}
+
+/// One phone that rings, or is about to.
+struct Phone {
+    id: ClientId,
+    dialog: Dialog,
+    leg: PhoneLeg,
+    /// It has given no sign yet, so a CANCEL has to wait (RFC 3261 section 9.1).
+    is_silent: bool,
+    is_cancelled: bool,
+    reason: Option<&'static str>,
+}
+
+struct Ringing {
+    incoming: Incoming,
+    wire: Wire,
+    events: EventStream,
+    phones: Vec<Option<Phone>>,
+    /// The refusals so far.
+    refused: Vec<u16>,
+    sender: mpsc::Sender<Input>,
+    inbox: mpsc::Receiver<Input>,
+}
+
+/// Rings, to the end of the call.
+pub(super) async fn ring(incoming: Incoming, wire: Wire, media: PhoneMedia) {
+    let events = incoming.node.subscribe();
+    let codecs = match incoming.node.calls().offered_audio(&incoming.call_id).await {
+        Ok(codecs) => codecs,
+        Err(error) => return debug!(%error, "a call is over before it rings at phones"),
+    };
+    let bindings = wire.bindings(&incoming.account).await;
+    let (sender, inbox) = mpsc::channel(INBOX_MAX);
+    let mut ringing = Ringing { incoming, wire, events, phones: Vec::new(), refused: Vec::new(), sender, inbox };
+    for (binding, local) in bindings {
+        let phone = ringing.invite(&binding, local, &codecs, &media).await;
+        ringing.phones.push(phone);
+    }
+    ringing.run().await;
+}
+
+impl Ringing {
+    async fn invite(
+        &mut self,
+        binding: &Binding,
+        local: std::net::SocketAddr,
+        codecs: &[AudioCodec],
+        media: &PhoneMedia,
+    ) -> Option<Phone> {
+        let mut leg = match media.open(local.ip(), Security::Accepted).await {
+            Ok(leg) => leg,
+            Err(error) => {
+                debug!(%error, "no media for a phone");
+                return None;
+            }
+        };
+        leg.expect_from(binding.flow.peer.ip());
+        let sdp = match leg.offer(codecs) {
+            Ok(sdp) => sdp,
+            Err(error) => {
+                debug!(%error, "a phone can't be offered the call");
+                return None;
+            }
+        };
+        let number = u32::try_from(self.phones.len()).ok()?;
+        let (request, dialog) = invitation(&self.incoming, binding, local);
+        let request = request.with_body("application/sdp", sdp);
+        let id = self.wire.request(request, binding.flow, number, &self.sender).await?;
+        Some(Phone { id, dialog, leg, is_silent: true, is_cancelled: false, reason: None })
+    }
+
+    async fn run(mut self) {
+        while self.phones.iter().any(Option::is_some) {
+            tokio::select! {
+                input = self.inbox.recv() => {
+                    let Some(input) = input else { return };
+                    match input {
+                        Input::Response(number, response) if (200..300).contains(&response.status()) => {
+                            let index = number as usize;
+                            if self.is_open(index) {
+                                return self.answered(index, response).await;
+                            }
+                            self.decline_late(index, &response).await;
+                        }
+                        Input::Response(number, response) => self.progress(number as usize, &response).await,
+                        Input::TimedOut(number) => self.gone(number as usize),
+                        _ => {}
+                    }
+                }
+                record = self.events.recv() => match record.map(|record| record.event) {
+                    Some(Event::CallEnded(outcome)) if outcome.call_id == self.incoming.call_id => {
+                        let is_elsewhere = outcome.outcome == CallResult::AnsweredElsewhere;
+                        self.cancel_all(is_elsewhere.then_some(ELSEWHERE)).await;
+                    }
+                    Some(Event::CallDismissed { call_id, elsewhere: true }) if call_id == self.incoming.call_id => {
+                        self.cancel_all(Some(ELSEWHERE)).await;
+                    }
+                    Some(_) => {}
+                    None => self.cancel_all(None).await,
+                },
+            }
+        }
+        self.tell_refusal().await;
+    }
+
+    fn is_open(&self, index: usize) -> bool {
+        self.phones.get(index).and_then(Option::as_ref).is_some_and(|phone| !phone.is_cancelled)
+    }
+
+    /// A sign of life, or a refusal.
+    async fn progress(&mut self, index: usize, response: &Message) {
+        let status = response.status();
+        let Some(phone) = self.phones.get_mut(index).and_then(Option::as_mut) else { return };
+        if status < 200 {
+            if std::mem::take(&mut phone.is_silent) && phone.is_cancelled {
+                self.wire.cancel(phone.id, phone.reason).await;
+            }
+            return;
+        }
+        let was_cancelled = phone.is_cancelled;
+        self.gone(index);
+        if was_cancelled {
+            return;
+        }
+        self.refused.push(status);
+        if is_for_all(status) {
+            self.cancel_all(None).await;
+        }
+    }
+
+    fn gone(&mut self, index: usize) {
+        if let Some(phone) = self.phones.get_mut(index) {
+            *phone = None;
+        }
+    }
+
+    async fn cancel_all(&mut self, reason: Option<&'static str>) {
+        for phone in self.phones.iter_mut().flatten().filter(|phone| !phone.is_cancelled) {
+            phone.is_cancelled = true;
+            phone.reason = reason;
+            if !phone.is_silent {
+                self.wire.cancel(phone.id, reason).await;
+            }
+        }
+    }
+
+    /// It answered although it was to stop, as its answer and our CANCEL have crossed.
+    async fn decline_late(&mut self, index: usize, response: &Message) {
+        let Some(phone) = self.phones.get_mut(index).and_then(Option::take) else { return };
+        hang_up(&self.wire, phone, response, &self.sender).await;
+    }
+
+    /// All phones are done. What their person says is said to the caller; that they can't be reached isn't, as other devices may ring.
+    async fn tell_refusal(&self) {
+        let is_persons = |status: &u16| matches!(ending_of(*status), Ending::Declined | Ending::Busy);
+        if self.refused.iter().any(is_persons) {
+            // It may be over already.
+            let _ = self.incoming.node.calls().decline(&self.incoming.call_id).await;
+        }
+    }
+
+    /// The first phone that answers has the call.
+    async fn answered(mut self, index: usize, response: Message) {
+        let Some(mut phone) = self.phones.get_mut(index).and_then(Option::take) else { return };
+        self.cancel_all(Some(ELSEWHERE)).await;
+        phone.dialog.established(&response);
+        let (wire, sender) = (self.wire.clone(), self.sender.clone());
+        if let Err(reason) = self.connect(&mut phone, &response).await {
+            debug!(reason, "a phone has answered in vain");
+            hang_up(&wire, phone, &response, &sender).await;
+            return self.wind_up().await;
+        }
+        wire.send(phone.dialog.ack(phone.dialog.cseq()), phone.dialog.flow).await;
+        let (session_sender, session_inbox) = mpsc::channel(INBOX_MAX);
+        wire.follow(&phone.dialog, &self.incoming.account, &session_sender).await;
+        let events = self.incoming.node.subscribe();
+        let session = Session {
+            timer: SessionTimer::answered(&response, Instant::now()),
+            dialog: phone.dialog,
+            leg: phone.leg,
+            node: self.incoming.node.clone(),
+            call_id: self.incoming.call_id.clone(),
+            wire,
+            events,
+            inbox_sender: session_sender,
+            inbox: session_inbox,
+            unacknowledged: None,
+            awaits_answer: false,
+            transfer: None,
+        };
+        let acknowledge = (session.dialog.clone(), session.wire.clone(), index);
+        tokio::join!(session.run(), self.wind_up_after(Some(acknowledge)));
+    }
+
+    async fn connect(&self, phone: &mut Phone, response: &Message) -> Result<(), String> {
+        let codec = phone.leg.take_answer(&response.body).map_err(|refusal| refusal.to_string())?;
+        let (calls, call_id) = (self.incoming.node.calls(), &self.incoming.call_id);
+        let options = AnswerOptions { passthrough: vec![codec], ..AnswerOptions::default() };
+        calls.answer(call_id, options).await.map_err(|error| error.to_string())?;
+        let port = calls.audio(call_id).await.map_err(|error| error.to_string())?;
+        phone.leg.bridge(port);
+        Ok(())
+    }
+
+    async fn wind_up(self) {
+        self.wind_up_after(None).await;
+    }
+
+    /// Takes what phones still say that lost, and acknowledges the winner's answer again if it comes again.
+    async fn wind_up_after(mut self, winner: Option<(Dialog, Wire, usize)>) {
+        /// The transactions are over then.
+        const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(35);
+        let end = tokio::time::Instant::now() + LAST_WORDS;
+        while let Ok(Some(input)) = tokio::time::timeout_at(end, self.inbox.recv()).await {
+            match input {
+                Input::Response(number, response) if (200..300).contains(&response.status()) => match &winner {
+                    Some((dialog, wire, index)) if *index == number as usize => {
+                        let number = response.cseq().map_or(1, |(number, _)| number);
+                        wire.send(dialog.ack(number), dialog.flow).await;
+                    }
+                    _ => self.decline_late(number as usize, &response).await,
+                },
+                Input::Response(number, response) => self.progress(number as usize, &response).await,
+                Input::TimedOut(number) => self.gone(number as usize),
+                _ => {}
+            }
+        }
+    }
+}
+
+async fn hang_up(wire: &Wire, mut phone: Phone, response: &Message, sender: &mpsc::Sender<Input>) {
+    phone.dialog.established(response);
+    wire.send(phone.dialog.ack(phone.dialog.cseq()), phone.dialog.flow).await;
+    let bye = phone.dialog.request("BYE");
+    let _ = wire.request(bye, phone.dialog.flow, u32::MAX, sender).await;
+}
+
+/// The INVITE: from whom the overlay has verified, in `From` and in `P-Asserted-Identity` (RFC 3325), to the account.
+fn invitation(incoming: &Incoming, binding: &Binding, local: std::net::SocketAddr) -> (Message, Dialog) {
+    let address = |user: &str| NameAddr { display: String::new(), uri: format!("sip:{user}"), params: Vec::new() };
+    let mut caller = address(&incoming.from);
+    incoming.from.split('@').next().unwrap_or_default().clone_into(&mut caller.display);
+    let name = incoming.account.split('@').next().unwrap_or_default();
+    let contact = contact(name, local, binding.flow);
+    let mut dialog = Dialog::calling(&caller, &address(&incoming.account), &binding.contact, binding.flow, contact);
+    let mut request = dialog.request("INVITE");
+    request.add("p-asserted-identity", caller.to_string());
+    request.add("allow", ALLOW);
+    request.add("supported", "timer, replaces, gruu, outbound");
+    request.add("session-expires", INTERVAL_SECS.to_string());
+    (request, dialog)
+}

@@ -1,0 +1,311 @@
+//! An answered call between a phone and the overlay, whoever called: holding, refreshing, transfer, hanging up, from either side.
+
+use std::time::Instant;
+
+use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::status::reason_of;
+use halloo_protocol::sip::timer::{Due, SessionTimer};
+use halloo_protocol::sip::transaction::ServerId;
+use halloo_protocol::sip::uri::{NameAddr, SipUri};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
+
+use super::dialog::Dialog;
+use super::media::{LegEvent, MediaRefusal, PhoneLeg};
+use super::wire::{Input, Wire};
+use crate::handle::calls::AddOptions;
+use crate::handle::{Event, EventStream, Node};
+
+/// The number of requests within a dialog, for their answers.
+const REFRESH: u32 = 1_000;
+const GOODBYE: u32 = 1_001;
+const NOTICE: u32 = 1_002;
+
+/// Who ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EndedBy {
+    Phone,
+    Overlay,
+}
+
+/// A call that goes on.
+pub(super) struct Session {
+    pub(super) dialog: Dialog,
+    pub(super) leg: PhoneLeg,
+    pub(super) node: Node,
+    pub(super) call_id: String,
+    pub(super) wire: Wire,
+    pub(super) timer: SessionTimer,
+    pub(super) events: EventStream,
+    pub(super) inbox_sender: mpsc::Sender<Input>,
+    pub(super) inbox: mpsc::Receiver<Input>,
+    /// The INVITE whose 2xx has no ACK yet.
+    pub(super) unacknowledged: Option<ServerId>,
+    /// The phone's INVITE had no offer: the ACK has the answer to ours.
+    pub(super) awaits_answer: bool,
+    /// Whom the phone transfers the call to is being called: whether they have come.
+    pub(super) transfer: Option<AbortOnDropHandle<bool>>,
+}
+
+impl Session {
+    /// Goes on until either side ends it, and tells the other.
+    pub(super) async fn run(mut self) {
+        let ended_by = self.go_on().await;
+        match ended_by {
+            // It may have ended meanwhile.
+            EndedBy::Phone => drop(self.node.calls().hangup(&self.call_id).await),
+            EndedBy::Overlay => self.say_goodbye().await,
+        }
+        self.wire.unfollow(&self.dialog.call_id).await;
+        let stats = self.leg.close().await;
+        debug!(?stats, "a phone's call is over");
+    }
+
+    async fn go_on(&mut self) -> EndedBy {
+        loop {
+            let (due, what) = self.timer.due();
+            tokio::select! {
+                input = self.inbox.recv() => {
+                    let Some(input) = input else { return EndedBy::Overlay };
+                    if let Some(ended_by) = self.handle(input).await {
+                        return ended_by;
+                    }
+                }
+                record = self.events.recv() => match record.map(|record| record.event) {
+                    Some(Event::CallEnded(outcome)) if outcome.call_id == self.call_id => return EndedBy::Overlay,
+                    Some(_) => {}
+                    None => return EndedBy::Overlay,
+                },
+                event = self.leg.next_event() => match event {
+                    Some(LegEvent::PhoneSilent(secs)) => debug!(secs, "nothing is heard from a phone"),
+                    Some(_) => {}
+                    None => return EndedBy::Overlay,
+                },
+                has_joined = transferred(&mut self.transfer) => {
+                    self.transfer = None;
+                    self.notice(if has_joined { 200 } else { 503 }, true).await;
+                    if has_joined {
+                        // It leaves; the others have each other.
+                        self.say_goodbye().await;
+                        return EndedBy::Phone;
+                    }
+                }
+                () = tokio::time::sleep_until(due.into()) => match what {
+                    Due::Refresh => self.refresh().await,
+                    Due::End => {
+                        debug!("a phone doesn't refresh its call");
+                        self.say_goodbye().await;
+                        return EndedBy::Phone;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn handle(&mut self, input: Input) -> Option<EndedBy> {
+        match input {
+            Input::Request(id, request) => return self.handle_request(id, request).await,
+            Input::Ack(ack) => return self.handle_ack(&ack).await,
+            Input::Unacknowledged => {
+                debug!("a phone never acknowledged its call");
+                self.say_goodbye().await;
+                return Some(EndedBy::Phone);
+            }
+            // RFC 3261 section 12.2.1.2: the phone knows nothing of the call, or isn't there.
+            Input::TimedOut(REFRESH) => return Some(EndedBy::Phone),
+            Input::Response(REFRESH, response) => return self.handle_refreshed(&response).await,
+            Input::Response(NOTICE, _) | Input::TimedOut(_) | Input::Cancelled | Input::Response(..) => {}
+        }
+        None
+    }
+
+    async fn handle_request(&mut self, id: ServerId, request: Message) -> Option<EndedBy> {
+        if let Err(status) = self.dialog.check(&request) {
+            self.refuse(id, &request, status, reason_of(status)).await;
+            return None;
+        }
+        match request.method() {
+            "BYE" => {
+                self.accept(id, &request).await;
+                return Some(EndedBy::Phone);
+            }
+            "INVITE" => self.reinvite(id, &request).await,
+            "UPDATE" => self.update(id, &request).await,
+            "REFER" => self.refer(id, &request).await,
+            "OPTIONS" | "INFO" | "NOTIFY" => self.accept(id, &request).await,
+            _ => self.refuse(id, &request, 501, reason_of(501)).await,
+        }
+        None
+    }
+
+    async fn handle_ack(&mut self, ack: &Message) -> Option<EndedBy> {
+        if self.dialog.check(ack).is_err() {
+            return None;
+        }
+        if let Some(id) = self.unacknowledged.take() {
+            self.wire.acknowledged(id).await;
+        }
+        if std::mem::take(&mut self.awaits_answer)
+            && let Err(error) = self.leg.take_answer(&ack.body)
+        {
+            debug!(%error, "a phone's answer can't be used");
+            self.say_goodbye().await;
+            return Some(EndedBy::Phone);
+        }
+        None
+    }
+
+    async fn accept(&self, id: ServerId, request: &Message) {
+        self.wire.respond(id, self.dialog.answer(request, 200, "OK")).await;
+    }
+
+    async fn refuse(&self, id: ServerId, request: &Message, status: u16, reason: &str) {
+        self.wire.respond(id, self.dialog.answer(request, status, reason)).await;
+    }
+
+    /// The phone holds, goes on, has moved or refreshes (RFC 3261 section 14.2).
+    async fn reinvite(&mut self, id: ServerId, request: &Message) {
+        if self.unacknowledged.is_some() {
+            return self.refuse(id, request, 491, reason_of(491)).await;
+        }
+        let described = match request.body.is_empty() {
+            true => self.leg.offer(&[]).map(|sdp| (sdp, true)),
+            false => self.leg.reanswer(&request.body).map(|answer| (answer.sdp, false)),
+        };
+        match described {
+            Ok((sdp, awaits_answer)) => {
+                self.awaits_answer = awaits_answer;
+                self.unacknowledged = Some(id);
+                self.answer_refreshed(id, request, Some(sdp)).await;
+            }
+            Err(refusal) => self.refuse_media(id, request, &refusal).await,
+        }
+    }
+
+    async fn update(&mut self, id: ServerId, request: &Message) {
+        if request.body.is_empty() {
+            return self.answer_refreshed(id, request, None).await;
+        }
+        match self.leg.reanswer(&request.body) {
+            Ok(answer) => self.answer_refreshed(id, request, Some(answer.sdp)).await,
+            Err(refusal) => self.refuse_media(id, request, &refusal).await,
+        }
+    }
+
+    async fn answer_refreshed(&mut self, id: ServerId, request: &Message, sdp: Option<String>) {
+        let mut answer = self.dialog.answer(request, 200, "OK");
+        match SessionTimer::asked(request, Instant::now()) {
+            Ok(timer) => {
+                self.timer = timer;
+                add_timer(&mut answer, request, &timer);
+            }
+            Err(min) => {
+                let mut refusal = self.dialog.answer(request, 422, reason_of(422));
+                refusal.add("min-se", min.to_string());
+                self.unacknowledged = None;
+                return self.wire.respond(id, refusal).await;
+            }
+        }
+        self.dialog.refresh_target(request);
+        if let Some(sdp) = sdp {
+            answer = answer.with_body("application/sdp", sdp);
+        }
+        self.wire.respond(id, answer).await;
+    }
+
+    async fn refuse_media(&self, id: ServerId, request: &Message, refusal: &MediaRefusal) {
+        self.wire.respond(id, refused_media(&self.dialog, request, refusal)).await;
+    }
+
+    /// Half of the session's time is over: a re-INVITE with what was agreed on.
+    async fn refresh(&mut self) {
+        self.timer.refreshed(Instant::now());
+        let Ok(sdp) = self.leg.offer(&[]) else { return };
+        let mut request = self.dialog.request("INVITE");
+        request.add("supported", "timer");
+        request.add("session-expires", format!("{};refresher=uac", self.timer.interval_secs));
+        let request = request.with_body("application/sdp", sdp);
+        let _ = self.wire.request(request, self.dialog.flow, REFRESH, &self.inbox_sender).await;
+    }
+
+    async fn handle_refreshed(&mut self, response: &Message) -> Option<EndedBy> {
+        match response.status() {
+            ..200 => {}
+            200..300 => {
+                let number = response.cseq().map_or(0, |(number, _)| number);
+                self.wire.send(self.dialog.ack(number), self.dialog.flow).await;
+                self.timer.refreshed(Instant::now());
+                // A description that can't be used changes nothing.
+                let _ = self.leg.take_answer(&response.body);
+            }
+            408 | 481 => return Some(EndedBy::Phone),
+            _ => {}
+        }
+        None
+    }
+
+    /// Blind transfer (RFC 3515): whom the phone names is added to the call, which becomes a conference, and the phone leaves it.
+    async fn refer(&mut self, id: ServerId, request: &Message) {
+        let target = request.get("refer-to").and_then(|text| NameAddr::parse(text).ok()).and_then(|to| to.sip());
+        let Some(user) = target.and_then(|target| user_of(&target, None)) else {
+            return self.refuse(id, request, 400, "Refer-To names nobody").await;
+        };
+        if self.transfer.is_some() {
+            return self.refuse(id, request, 491, reason_of(491)).await;
+        }
+        self.wire.respond(id, self.dialog.answer(request, 202, reason_of(202))).await;
+        self.notice(100, false).await;
+        let (node, call_id) = (self.node.clone(), self.call_id.clone());
+        let adding = async move { node.calls().add(&call_id, AddOptions { user }).await.is_ok_and(|added| added.joined) };
+        self.transfer = Some(AbortOnDropHandle::new(tokio::spawn(adding)));
+    }
+
+    /// How far a transfer is.
+    async fn notice(&mut self, status: u16, is_last: bool) {
+        let mut request = self.dialog.request("NOTIFY");
+        request.add("event", "refer");
+        request.add("subscription-state", if is_last { "terminated;reason=noresource" } else { "active;expires=60" });
+        let body = format!("SIP/2.0 {status} {}\r\n", reason_of(status));
+        let request = request.with_body("message/sipfrag;version=2.0", body);
+        let _ = self.wire.request(request, self.dialog.flow, NOTICE, &self.inbox_sender).await;
+    }
+
+    async fn say_goodbye(&mut self) {
+        let request = self.dialog.request("BYE");
+        let _ = self.wire.request(request, self.dialog.flow, GOODBYE, &self.inbox_sender).await;
+    }
+}
+
+async fn transferred(transfer: &mut Option<AbortOnDropHandle<bool>>) -> bool {
+    match transfer {
+        // One that failed was a bug, and nobody has come.
+        Some(adding) => adding.await.unwrap_or(false),
+        None => std::future::pending().await,
+    }
+}
+
+/// Adds what a phone is told of the session timer.
+pub(super) fn add_timer(answer: &mut Message, request: &Message, timer: &SessionTimer) {
+    answer.add("session-expires", timer.header());
+    if request.lists("supported", "timer") {
+        answer.add("require", "timer");
+    }
+}
+
+/// A refusal that says what is wrong with the description.
+pub(super) fn refused_media(dialog: &Dialog, request: &Message, refusal: &MediaRefusal) -> Message {
+    let mut answer = dialog.answer(request, refusal.status(), reason_of(refusal.status()));
+    let text = refusal.to_string().replace(['"', '\\'], "'");
+    answer.add("warning", format!("{} halloo \"{text}\"", refusal.warning()));
+    answer
+}
+
+/// Whom an address names in the overlay: `name@authority`, with `home` the authority where the host is a machine's address.
+pub(super) fn user_of(uri: &SipUri, home: Option<&str>) -> Option<String> {
+    let name = uri.user.as_deref()?.to_lowercase();
+    match super::edge::is_address(&uri.host) {
+        true => Some(home.map_or_else(|| name.clone(), |home| format!("{name}@{home}"))),
+        false => Some(format!("{name}@{}", uri.host)),
+    }
+}

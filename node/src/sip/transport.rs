@@ -1,0 +1,345 @@
+//! Sockets: UDP, TCP and TLS, with everything bounded: connections in all and of one source, their silence, the queues in and out.
+//!
+//! Keep-alives end here: on streams two line ends are answered with one, among datagrams STUN binding requests are answered (RFC 5626 sections 3.5
+//! and 4.4), which tells a phone whether its address translator still knows it.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use halloo_protocol::sip::message::{MESSAGE_BYTES_MAX, stream_length};
+use halloo_protocol::sip::transaction::{Flow, Transport};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
+
+/// Messages that wait for the edge; more datagrams are dropped, and streams wait.
+const INCOMING_MAX: usize = 1_024;
+
+/// Messages that wait for one connection; a phone that doesn't read is cut off.
+const OUTGOING_MAX: usize = 64;
+
+/// Connections in all.
+const CONNECTIONS_MAX: usize = 1_024;
+
+/// Connections of one source.
+const CONNECTIONS_OF_SOURCE_MAX: usize = 32;
+
+/// How long a connection may be silent: longer than a registration lasts without anything in between.
+const SILENCE_MAX: Duration = Duration::from_secs(2 * 3_600);
+
+/// How long until a connection's first message.
+const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(30);
+
+/// What comes in.
+#[derive(Debug)]
+pub(super) enum Incoming {
+    /// One message.
+    Message(Flow, Vec<u8>),
+    /// A connection is gone.
+    Closed(Flow),
+}
+
+/// One address that is listened on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listener {
+    pub(super) transport: Transport,
+    pub(super) address: SocketAddr,
+}
+
+#[derive(Debug)]
+struct Connection {
+    sender: mpsc::Sender<Vec<u8>>,
+    local: SocketAddr,
+    source: IpAddr,
+}
+
+#[derive(Debug, Default)]
+struct Connections {
+    next: u64,
+    open: HashMap<u64, Connection>,
+}
+
+type Shared = Arc<Mutex<Connections>>;
+
+/// All sockets. Dropping it closes them.
+#[derive(Debug)]
+pub(super) struct Transports {
+    udp: Vec<(SocketAddr, Arc<UdpSocket>)>,
+    listeners: Vec<Listener>,
+    connections: Shared,
+    sender: mpsc::Sender<Incoming>,
+    tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Transports {
+    /// Without a socket yet.
+    pub(super) fn new() -> (Self, mpsc::Receiver<Incoming>) {
+        let (sender, receiver) = mpsc::channel(INCOMING_MAX);
+        let transports =
+            Self { udp: Vec::new(), listeners: Vec::new(), connections: Shared::default(), sender, tasks: Vec::new() };
+        (transports, receiver)
+    }
+
+    /// Listens on this address for datagrams and connections: with port 0, on the same port for both.
+    pub(super) async fn listen(&mut self, address: SocketAddr) -> io::Result<()> {
+        let udp = Arc::new(UdpSocket::bind(address).await?);
+        let bound = udp.local_addr()?;
+        let tcp = TcpListener::bind(bound).await?;
+        let index = self.udp.len() as u64;
+        self.udp.push((bound, udp.clone()));
+        self.listeners.push(Listener { transport: Transport::Udp, address: bound });
+        self.listeners.push(Listener { transport: Transport::Tcp, address: bound });
+        let sender = self.sender.clone();
+        self.tasks.push(AbortOnDropHandle::new(tokio::spawn(read_datagrams(udp, index, sender))));
+        self.spawn_acceptor(tcp, Transport::Tcp, None);
+        Ok(())
+    }
+
+    /// Listens on this address for encrypted connections.
+    pub(super) async fn listen_tls(&mut self, address: SocketAddr, acceptor: TlsAcceptor) -> io::Result<()> {
+        let tcp = TcpListener::bind(address).await?;
+        self.listeners.push(Listener { transport: Transport::Tls, address: tcp.local_addr()? });
+        self.spawn_acceptor(tcp, Transport::Tls, Some(acceptor));
+        Ok(())
+    }
+
+    fn spawn_acceptor(&mut self, listener: TcpListener, transport: Transport, tls: Option<TlsAcceptor>) {
+        let accept = accept(listener, transport, tls, self.connections.clone(), self.sender.clone());
+        self.tasks.push(AbortOnDropHandle::new(tokio::spawn(accept)));
+    }
+
+    /// Where it listens.
+    pub(super) fn listeners(&self) -> &[Listener] {
+        &self.listeners
+    }
+
+    /// The address at this end of a flow; `None` where its connection is gone.
+    pub(super) fn local(&self, flow: Flow) -> Option<SocketAddr> {
+        if flow.transport == Transport::Udp {
+            return usize::try_from(flow.connection).ok().and_then(|index| self.udp.get(index)).map(|(address, _)| *address);
+        }
+        lock(&self.connections).open.get(&flow.connection).map(|connection| connection.local)
+    }
+
+    /// Sends; what can't be sent at once is dropped, as a network would.
+    pub(super) fn send(&self, flow: Flow, bytes: Vec<u8>) {
+        if flow.transport == Transport::Udp {
+            let Some((_, socket)) = usize::try_from(flow.connection).ok().and_then(|index| self.udp.get(index)) else { return };
+            if let Err(error) = socket.try_send_to(&bytes, flow.peer) {
+                debug!(%error, "a datagram wasn't sent");
+            }
+            return;
+        }
+        let mut connections = lock(&self.connections);
+        let Some(connection) = connections.open.get(&flow.connection) else { return };
+        if connection.sender.try_send(bytes).is_err() {
+            // It doesn't read: what it misses would leave the stream useless anyway.
+            connections.open.remove(&flow.connection);
+        }
+    }
+}
+
+fn lock(connections: &Shared) -> std::sync::MutexGuard<'_, Connections> {
+    connections.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn read_datagrams(socket: Arc<UdpSocket>, index: u64, sender: mpsc::Sender<Incoming>) {
+    let mut buffer = vec![0; MESSAGE_BYTES_MAX];
+    loop {
+        let (length, peer) = match socket.recv_from(&mut buffer).await {
+            Ok(read) => read,
+            Err(error) => {
+                // An ICMP error about an earlier datagram; the socket goes on.
+                debug!(%error, "reading datagrams");
+                tokio::task::yield_now().await;
+                continue;
+            }
+        };
+        let bytes = &buffer[..length];
+        if let Some(answer) = stun_answer(bytes, peer) {
+            let _ = socket.try_send_to(&answer, peer);
+            continue;
+        }
+        if bytes.iter().all(|b| matches!(b, b'\r' | b'\n' | 0)) {
+            continue;
+        }
+        let flow = Flow { transport: Transport::Udp, peer, connection: index };
+        if sender.try_send(Incoming::Message(flow, bytes.to_vec())).is_err() {
+            debug!("the edge has too much to do: a datagram was dropped");
+        }
+    }
+}
+
+/// The answer to a STUN binding request: where it was seen to come from (RFC 8489 sections 5 and 14.2).
+fn stun_answer(bytes: &[u8], peer: SocketAddr) -> Option<Vec<u8>> {
+    const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
+    if bytes.len() < 20 || bytes[..2] != [0, 1] || bytes[4..8] != COOKIE {
+        return None;
+    }
+    let mask = &bytes[4..20];
+    let port = peer.port() ^ 0x2112;
+    let (family, address) = match peer.ip() {
+        IpAddr::V4(address) => (1, address.octets().to_vec()),
+        IpAddr::V6(address) => (2, address.octets().to_vec()),
+    };
+    let mut answer = vec![1, 1, 0, u8::try_from(8 + address.len()).ok()?];
+    answer.extend_from_slice(mask);
+    answer.extend_from_slice(&[0, 0x20, 0, u8::try_from(4 + address.len()).ok()?, 0, family]);
+    answer.extend_from_slice(&port.to_be_bytes());
+    answer.extend(address.iter().zip(mask).map(|(byte, mask)| byte ^ mask));
+    Some(answer)
+}
+
+async fn accept(
+    listener: TcpListener,
+    transport: Transport,
+    tls: Option<TlsAcceptor>,
+    connections: Shared,
+    sender: mpsc::Sender<Incoming>,
+) {
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: it gets better or it doesn't, and it mustn't take a whole core.
+                debug!(%error, "accepting connections");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(local) = stream.local_addr() else { continue };
+        let Some((id, outgoing)) = open(&connections, peer.ip(), local) else { continue };
+        let (connections, sender, tls) = (connections.clone(), sender.clone(), tls.clone());
+        let flow = Flow { transport, peer, connection: id };
+        tokio::spawn(async move {
+            match tls {
+                None => serve(stream, flow, outgoing, &sender).await,
+                Some(tls) => match tokio::time::timeout(FIRST_MESSAGE_MAX, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => serve(stream, flow, outgoing, &sender).await,
+                    _ => debug!("no TLS was agreed on"),
+                },
+            }
+            lock(&connections).open.remove(&id);
+            // The edge has ended: nobody wants to know.
+            let _ = sender.send(Incoming::Closed(flow)).await;
+        });
+    }
+}
+
+fn open(connections: &Shared, source: IpAddr, local: SocketAddr) -> Option<(u64, mpsc::Receiver<Vec<u8>>)> {
+    let mut connections = lock(connections);
+    let of_source = connections.open.values().filter(|connection| connection.source == source).count();
+    if connections.open.len() >= CONNECTIONS_MAX || of_source >= CONNECTIONS_OF_SOURCE_MAX {
+        debug!("too many connections");
+        return None;
+    }
+    let (sender, receiver) = mpsc::channel(OUTGOING_MAX);
+    connections.next += 1;
+    let id = connections.next;
+    connections.open.insert(id, Connection { sender, local, source });
+    Some((id, receiver))
+}
+
+/// Reads and writes until either end is done, or the connection was given up.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    flow: Flow,
+    mut outgoing: mpsc::Receiver<Vec<u8>>,
+    sender: &mpsc::Sender<Incoming>,
+) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let mut buffer = Vec::new();
+    let mut silence_max = FIRST_MESSAGE_MAX;
+    loop {
+        tokio::select! {
+            bytes = outgoing.recv() => {
+                let Some(bytes) = bytes else { return };
+                if !matches!(tokio::time::timeout(FIRST_MESSAGE_MAX, writer.write_all(&bytes)).await, Ok(Ok(()))) {
+                    return;
+                }
+            }
+            read = tokio::time::timeout(silence_max, reader.read_buf(&mut buffer)) => {
+                if !matches!(read, Ok(Ok(1..))) {
+                    return;
+                }
+                loop {
+                    match take_first(&mut buffer) {
+                        Ok(First::Ping) => {
+                            if writer.write_all(b"\r\n").await.is_err() {
+                                return;
+                            }
+                        }
+                        Ok(First::Message(bytes)) => {
+                            silence_max = SILENCE_MAX;
+                            if sender.send(Incoming::Message(flow, bytes)).await.is_err() {
+                                return;
+                            }
+                        }
+                        Ok(First::Incomplete) => break,
+                        Err(()) => return,
+                    }
+                }
+            }
+        }
+    }
+}
+
+enum First {
+    Ping,
+    Message(Vec<u8>),
+    Incomplete,
+}
+
+/// Takes the first message out of what was read; an error where the stream can't go on.
+fn take_first(buffer: &mut Vec<u8>) -> Result<First, ()> {
+    if buffer.starts_with(b"\r\n\r\n") {
+        buffer.drain(..4);
+        return Ok(First::Ping);
+    }
+    let padding = buffer.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
+    if padding > 0 && padding < buffer.len() {
+        buffer.drain(..padding);
+    } else if padding == buffer.len() {
+        return if padding > 4 { Err(()) } else { Ok(First::Incomplete) };
+    }
+    match stream_length(buffer) {
+        Ok(Some(length)) if length <= buffer.len() => Ok(First::Message(buffer.drain(..length).collect())),
+        Ok(Some(length)) if length > MESSAGE_BYTES_MAX => Err(()),
+        Ok(_) => Ok(First::Incomplete),
+        Err(_) => Err(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_taken_apart() {
+        let one = b"OPTIONS sip:a SIP/2.0\r\nContent-Length: 3\r\n\r\nabc";
+        let mut buffer = [&b"\r\n\r\n\r\n"[..], one, one, &one[..20]].concat();
+        assert!(matches!(take_first(&mut buffer), Ok(First::Ping)));
+        for _ in 0..2 {
+            let Ok(First::Message(bytes)) = take_first(&mut buffer) else { panic!("a message") };
+            assert_eq!(bytes, one);
+        }
+        assert!(matches!(take_first(&mut buffer), Ok(First::Incomplete)));
+        assert!(take_first(&mut b"OPTIONS sip:a SIP/2.0\r\n\r\n".to_vec()).is_err(), "no length");
+    }
+
+    #[test]
+    fn stun_is_answered_with_the_address_seen() {
+        let mut request = vec![0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42];
+        request.extend([7; 12]);
+        let answer = stun_answer(&request, "192.0.2.1:32853".parse().expect("one")).expect("an answer");
+        assert_eq!(answer[..4], [1, 1, 0, 12]);
+        assert_eq!(answer[26..], [0xa1, 0x47, 0xe1, 0x12, 0xa6, 0x43]);
+        assert_eq!(stun_answer(b"OPTIONS sip:a SIP/2.0", "192.0.2.1:1".parse().expect("one")), None);
+    }
+}

@@ -1,0 +1,181 @@
+//! The edge as its calls and other handlers see it: what they can ask of it, and what it tells them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::registrar::Binding;
+use halloo_protocol::sip::transaction::{ClientId, Flow, ServerId};
+use tokio::sync::{mpsc, oneshot};
+
+use super::dialog::Dialog;
+use crate::handle::Node;
+
+/// Requests to the edge that wait for it.
+pub(super) const ASKED_MAX: usize = 1_024;
+
+/// What may wait for one call or handler; one that doesn't keep up loses messages, as a network loses them.
+pub(super) const INBOX_MAX: usize = 64;
+
+/// A request of a phone, authenticated.
+#[derive(Debug)]
+pub(super) struct Arrived {
+    /// To answer by.
+    pub(super) id: ServerId,
+    /// It.
+    pub(super) request: Message,
+    /// Whence it came.
+    pub(super) flow: Flow,
+    /// The edge's own address there.
+    pub(super) local: SocketAddr,
+    /// Whose it is, `name@authority`.
+    pub(super) account: String,
+    /// The account's node.
+    pub(super) node: Node,
+}
+
+/// What is told to a call.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// A request within the dialog, of the same address as before.
+    Request(ServerId, Message),
+    /// The ACK to a 2xx.
+    Ack(Message),
+    /// A response to one of its requests, by the number it gave.
+    Response(u32, Message),
+    /// Nobody has answered that request.
+    TimedOut(u32),
+    /// The phone has taken its INVITE back.
+    Cancelled,
+    /// The phone never acknowledged a final answer.
+    Unacknowledged,
+}
+
+/// What the edge can be asked by its own.
+#[derive(Debug)]
+pub(super) enum Ask {
+    Respond {
+        id: ServerId,
+        response: Box<Message>,
+    },
+    Acknowledged(ServerId),
+    Request {
+        request: Box<Message>,
+        flow: Flow,
+        number: u32,
+        inbox: mpsc::Sender<Input>,
+        sent: oneshot::Sender<Option<ClientId>>,
+    },
+    /// Sends without waiting for anything: the ACK to a 2xx.
+    Send {
+        request: Box<Message>,
+        flow: Flow,
+    },
+    Cancel {
+        id: ClientId,
+        reason: Option<&'static str>,
+    },
+    /// Further requests of this Call-ID go to this inbox.
+    Follow {
+        call_id: String,
+        account: String,
+        flow: Flow,
+        inbox: mpsc::Sender<Input>,
+    },
+    Unfollow {
+        call_id: String,
+    },
+    Bindings {
+        account: String,
+        reply: oneshot::Sender<Vec<(Binding, SocketAddr)>>,
+    },
+}
+
+/// The edge's other end; cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Wire(pub(super) mpsc::Sender<Ask>);
+
+/// Nobody has answered, or there was no way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no answer")]
+pub(super) struct NoAnswer;
+
+impl Wire {
+    async fn tell(&self, ask: Ask) {
+        // The edge ends last: it is gone only when everything is.
+        let _ = self.0.send(ask).await;
+    }
+
+    /// Answers a request.
+    pub(super) async fn respond(&self, id: ServerId, response: Message) {
+        self.tell(Ask::Respond { id, response: Box::new(response) }).await;
+    }
+
+    /// The ACK to our 2xx is here.
+    pub(super) async fn acknowledged(&self, id: ServerId) {
+        self.tell(Ask::Acknowledged(id)).await;
+    }
+
+    /// Sends a request; what is answered comes to `inbox` with this number. The edge adds `Via`.
+    pub(super) async fn request(
+        &self,
+        request: Message,
+        flow: Flow,
+        number: u32,
+        inbox: &mpsc::Sender<Input>,
+    ) -> Option<ClientId> {
+        let (sent, receiver) = oneshot::channel();
+        self.tell(Ask::Request { request: Box::new(request), flow, number, inbox: inbox.clone(), sent }).await;
+        receiver.await.ok().flatten()
+    }
+
+    /// Sends a request that nobody answers.
+    pub(super) async fn send(&self, request: Message, flow: Flow) {
+        self.tell(Ask::Send { request: Box::new(request), flow }).await;
+    }
+
+    /// Takes an INVITE of ours back.
+    pub(super) async fn cancel(&self, id: ClientId, reason: Option<&'static str>) {
+        self.tell(Ask::Cancel { id, reason }).await;
+    }
+
+    /// Further requests of the phone in this dialog go to `inbox`.
+    pub(super) async fn follow(&self, dialog: &Dialog, account: &str, inbox: &mpsc::Sender<Input>) {
+        let (call_id, account) = (dialog.call_id.clone(), account.to_owned());
+        self.tell(Ask::Follow { call_id, account, flow: dialog.flow, inbox: inbox.clone() }).await;
+    }
+
+    /// The dialog is over.
+    pub(super) async fn unfollow(&self, call_id: &str) {
+        self.tell(Ask::Unfollow { call_id: call_id.to_owned() }).await;
+    }
+
+    /// The phones of an account, the preferred first, each with the edge's own address on the way to it.
+    pub(super) async fn bindings(&self, account: &str) -> Vec<(Binding, SocketAddr)> {
+        let (reply, receiver) = oneshot::channel();
+        self.tell(Ask::Bindings { account: account.to_owned(), reply }).await;
+        receiver.await.unwrap_or_default()
+    }
+
+    /// Sends a request to a phone, outside a dialog or within one, and waits for its final answer. The way for messages and notices: sent again until
+    /// answered (RFC 3261 section 17.1.2), given up after 32 s.
+    #[allow(dead_code, reason = "what presence and messages are built on")]
+    pub(super) async fn ask(&self, request: Message, flow: Flow) -> Result<Message, NoAnswer> {
+        /// The transaction gives up before.
+        const ANSWER_MAX: Duration = Duration::from_secs(40);
+        let (sender, mut inbox) = mpsc::channel(INBOX_MAX);
+        self.request(request, flow, 0, &sender).await.ok_or(NoAnswer)?;
+        drop(sender);
+        let answer = async {
+            while let Some(input) = inbox.recv().await {
+                match input {
+                    Input::Response(_, response) if response.status() >= 200 => return Ok(response),
+                    Input::TimedOut(_) => return Err(NoAnswer),
+                    _ => {}
+                }
+            }
+            Err(NoAnswer)
+        };
+        tokio::time::timeout(ANSWER_MAX, answer).await.unwrap_or(Err(NoAnswer))
+    }
+}

@@ -1,0 +1,304 @@
+//! The registrar's table: which phones an account has, where, and until when (RFC 3261 section 10, RFC 5626, RFC 5627, RFC 8599).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::message::{Message, seconds};
+use super::transaction::Flow;
+use super::uri::{NameAddr, SipUri};
+use crate::time::UnixTime;
+
+/// How long a registration lasts at most, and where nothing is asked for.
+pub const EXPIRES_SECS_MAX: u32 = 3_600;
+
+/// How long at least; less is answered with 423.
+pub const EXPIRES_SECS_MIN: u32 = 60;
+
+/// Phones of one account.
+pub const BINDINGS_MAX: usize = 10;
+
+/// How often a phone sends something through an address translator (RFC 5626 section 4.4.1), in seconds.
+pub const FLOW_TIMER_SECS: u32 = 90;
+
+/// The longest address taken.
+const CONTACT_BYTES_MAX: usize = 1_024;
+
+/// One phone of an account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Binding {
+    /// Its address, as it says.
+    pub contact: String,
+    /// The way to it.
+    pub flow: Flow,
+    /// `+sip.instance`, without angle brackets: the phone, whatever its address.
+    pub instance: Option<String>,
+    /// Which of a phone's flows it is (RFC 5626).
+    pub reg_id: Option<u32>,
+    /// Whether it was taken with RFC 5626's rules.
+    pub is_outbound: bool,
+    /// Preference, 0 to 1,000.
+    pub q: u16,
+    /// What it calls itself.
+    pub user_agent: String,
+    /// When it ends.
+    pub expires_at: UnixTime,
+    /// How it is woken, if it can be.
+    pub push: Option<PushParams>,
+    call_id: String,
+    cseq: u32,
+}
+
+/// How a phone's app is woken (RFC 8599 section 4.1).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushParams {
+    /// `fcm`, `apns`, `webpush`.
+    pub provider: String,
+    /// Names the app at that service.
+    pub param: String,
+    /// Names the app's installation there.
+    pub prid: String,
+}
+
+impl Binding {
+    /// The phone's own address of the account (RFC 5627), if it has one.
+    #[must_use]
+    pub fn public_gruu(&self, aor: &SipUri) -> Option<String> {
+        self.instance.as_ref().map(|instance| format!("{aor};gr={instance}"))
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (&self.instance, self.reg_id, &other.instance, other.reg_id) {
+            (Some(ours), Some(our_id), Some(theirs), Some(their_id)) => ours == theirs && our_id == their_id,
+            _ => self.contact == other.contact,
+        }
+    }
+}
+
+/// Why a registration is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// 400
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// 423, with `Min-Expires`
+    #[error("a registration lasts {EXPIRES_SECS_MIN} seconds at least")]
+    TooBrief,
+    /// 403
+    #[error("an account has {BINDINGS_MAX} phones at most")]
+    TooMany,
+    /// 500: an older request has come later (RFC 3261 section 10.3, step 7).
+    #[error("a newer registration has come before")]
+    OutOfOrder,
+}
+
+impl RegisterError {
+    /// The status to refuse with.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Malformed(_) => 400,
+            Self::TooBrief => 423,
+            Self::TooMany => 403,
+            Self::OutOfOrder => 500,
+        }
+    }
+}
+
+/// What a registration has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// Phones that weren't there.
+    pub added: usize,
+    /// Phones that are gone.
+    pub removed: usize,
+}
+
+/// All bindings, by account.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Registrar {
+    accounts: BTreeMap<String, Vec<Binding>>,
+}
+
+impl Registrar {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The phones of an account, the preferred first.
+    #[must_use]
+    pub fn bindings(&self, account: &str, now: UnixTime) -> Vec<&Binding> {
+        let mut bindings: Vec<&Binding> = self.accounts.get(account).into_iter().flatten().collect();
+        bindings.retain(|binding| binding.expires_at > now);
+        bindings.sort_by_key(|binding| std::cmp::Reverse(binding.q));
+        bindings
+    }
+
+    /// Phones in all.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.accounts.values().map(Vec::len).sum()
+    }
+
+    /// True if there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.accounts.is_empty()
+    }
+
+    /// Takes a REGISTER that was authenticated as this account's: all of its contacts or none.
+    ///
+    /// # Errors
+    /// See [`RegisterError`].
+    pub fn register(&mut self, account: &str, request: &Message, flow: Flow, now: UnixTime) -> Result<Changed, RegisterError> {
+        self.expire(now);
+        let before = self.accounts.get(account).cloned().unwrap_or_default();
+        let after = apply(before.clone(), request, flow, now)?;
+        let changed = Changed {
+            added: after.iter().filter(|new| !before.iter().any(|old| old.is_same(new))).count(),
+            removed: before.iter().filter(|old| !after.iter().any(|new| new.is_same(old))).count(),
+        };
+        if after.is_empty() {
+            self.accounts.remove(account);
+        } else {
+            self.accounts.insert(account.to_owned(), after);
+        }
+        Ok(changed)
+    }
+
+    /// Drops what has ended, and says of which accounts.
+    pub fn expire(&mut self, now: UnixTime) -> Vec<String> {
+        let mut expired = Vec::new();
+        self.accounts.retain(|account, bindings| {
+            let before = bindings.len();
+            bindings.retain(|binding| binding.expires_at > now);
+            if bindings.len() != before {
+                expired.push(account.clone());
+            }
+            !bindings.is_empty()
+        });
+        expired
+    }
+
+    /// Forgets an account.
+    pub fn remove(&mut self, account: &str) {
+        self.accounts.remove(account);
+    }
+
+    /// A connection is gone: phones that are only to be reached over it are gone with it (RFC 5626 section 5.3).
+    pub fn flow_closed(&mut self, flow: Flow) {
+        self.accounts.retain(|_, bindings| {
+            bindings.retain(|binding| binding.flow != flow);
+            !bindings.is_empty()
+        });
+    }
+
+    /// Takes the phones of connections out: after a restart these are gone, while datagrams find their way still.
+    pub fn keep_datagrams(&mut self) {
+        self.accounts.retain(|_, bindings| {
+            bindings.retain(|binding| binding.flow.transport.is_lossy());
+            !bindings.is_empty()
+        });
+    }
+
+    /// The `Contact` headers of the answer to a REGISTER: all phones of the account (RFC 3261 section 10.3, step 8).
+    #[must_use]
+    pub fn contacts(&self, account: &str, aor: &SipUri, with_gruu: bool, now: UnixTime) -> Vec<String> {
+        let shown = |binding: &&Binding| {
+            let mut text = format!("<{}>;expires={}", binding.contact, binding.expires_at.secs_since(now));
+            if let Some(instance) = &binding.instance {
+                text += &format!(";+sip.instance=\"<{instance}>\"");
+            }
+            if let Some(id) = binding.reg_id {
+                text += &format!(";reg-id={id}");
+            }
+            if let Some(gruu) = binding.public_gruu(aor).filter(|_| with_gruu) {
+                text += &format!(";pub-gruu=\"{gruu}\"");
+            }
+            text
+        };
+        self.bindings(account, now).iter().map(shown).collect()
+    }
+}
+
+/// The bindings after a request.
+fn apply(mut bindings: Vec<Binding>, request: &Message, flow: Flow, now: UnixTime) -> Result<Vec<Binding>, RegisterError> {
+    let (cseq, _) = request.cseq().map_err(|error| RegisterError::Malformed(error.0))?;
+    let listed = request.list("contact");
+    if listed.contains(&"*") {
+        if listed.len() != 1 || request.seconds("expires") != Some(0) {
+            return Err(RegisterError::Malformed("a star stands alone and with Expires: 0"));
+        }
+        check_order(bindings.iter(), request.call_id(), cseq)?;
+        return Ok(Vec::new());
+    }
+    for contact in request.contacts().map_err(|error| RegisterError::Malformed(error.0))? {
+        let new = binding(&contact, request, flow, cseq, now)?;
+        check_order(bindings.iter().filter(|old| old.is_same(&new)), request.call_id(), cseq)?;
+        bindings.retain(|old| !old.is_same(&new));
+        if new.expires_at > now {
+            bindings.push(new);
+        }
+    }
+    if bindings.len() > BINDINGS_MAX { Err(RegisterError::TooMany) } else { Ok(bindings) }
+}
+
+fn check_order<'a>(mut old: impl Iterator<Item = &'a Binding>, call_id: &str, cseq: u32) -> Result<(), RegisterError> {
+    let is_older = old.any(|binding| binding.call_id == call_id && cseq <= binding.cseq);
+    if is_older { Err(RegisterError::OutOfOrder) } else { Ok(()) }
+}
+
+fn binding(contact: &NameAddr, request: &Message, flow: Flow, cseq: u32, now: UnixTime) -> Result<Binding, RegisterError> {
+    let uri = contact.sip().ok_or(RegisterError::Malformed("a phone's address is a SIP URI"))?;
+    if contact.uri.len() > CONTACT_BYTES_MAX {
+        return Err(RegisterError::Malformed("an address too long"));
+    }
+    let asked = contact.param("expires").and_then(seconds).or_else(|| request.seconds("expires")).unwrap_or(EXPIRES_SECS_MAX);
+    if asked > 0 && asked < EXPIRES_SECS_MIN {
+        return Err(RegisterError::TooBrief);
+    }
+    let instance = contact.param("+sip.instance").map(|text| text.trim_matches(['<', '>']).to_owned());
+    let instance = instance.filter(|text| {
+        !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic() && !b"<>\";,".contains(&b))
+    });
+    let reg_id = contact.param("reg-id").and_then(|text| text.parse().ok()).filter(|_| instance.is_some());
+    let push = push_params(&uri);
+    // Headers in the address (RFC 4475 section 3.1.2.14) would end up in requests of ours: what is kept has none.
+    let kept = if uri.headers.is_some() { SipUri { headers: None, ..uri }.to_string() } else { contact.uri.clone() };
+    Ok(Binding {
+        contact: kept,
+        flow,
+        is_outbound: reg_id.is_some() && request.lists("supported", "outbound"),
+        instance,
+        reg_id,
+        q: preference(contact.param("q")),
+        user_agent: request.get("user-agent").unwrap_or_default().chars().take(128).collect(),
+        expires_at: now.plus_secs(asked.min(EXPIRES_SECS_MAX).into()),
+        push,
+        call_id: request.call_id().to_owned(),
+        cseq,
+    })
+}
+
+fn push_params(uri: &SipUri) -> Option<PushParams> {
+    let param = |name: &str| uri.param(name).unwrap_or_default().to_owned();
+    let push =
+        PushParams { provider: param("pn-provider").to_ascii_lowercase(), param: param("pn-param"), prid: param("pn-prid") };
+    (!push.provider.is_empty() && !push.prid.is_empty()).then_some(push)
+}
+
+/// `q` in thousandths; without it as much as can be.
+fn preference(text: Option<&str>) -> u16 {
+    let Some(text) = text else { return 1_000 };
+    let (whole, part) = text.split_once('.').unwrap_or((text, ""));
+    match whole {
+        "1" => 1_000,
+        _ => format!("{part:0<3.3}").parse().unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+#[path = "registrar_tests.rs"]
+mod tests;

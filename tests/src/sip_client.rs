@@ -1,0 +1,150 @@
+//! A SIP client over UDP that says exactly what it is told to, well-formed or not.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use halloo_protocol::sip::digest::Challenge;
+use halloo_protocol::sip::message::Message;
+
+use crate::phone::PhoneAccount;
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// One socket, and who it may log in as.
+#[derive(Debug)]
+pub struct SipClient {
+    socket: UdpSocket,
+    server: SocketAddr,
+    account: PhoneAccount,
+    cseq: u32,
+}
+
+impl SipClient {
+    /// A client of this account's edge.
+    ///
+    /// # Panics
+    /// If there is no socket.
+    #[must_use]
+    pub fn new(account: &PhoneAccount) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket");
+        Self { socket, server: account.address(), account: account.clone(), cseq: 0 }
+    }
+
+    /// Where it is, `127.0.0.1:PORT`.
+    ///
+    /// # Panics
+    /// If the socket is none.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.socket.local_addr().expect("bound").to_string()
+    }
+
+    /// A request of this account's, without credentials.
+    pub fn request(&mut self, method: &str, uri: &str) -> Message {
+        self.cseq += 1;
+        let number = self.cseq;
+        let mut request = Message::request(method, uri);
+        request.add("via", format!("SIP/2.0/UDP {};branch=z9hG4bK{}-{number};rport", self.address(), rand::random::<u64>()));
+        request.add("max-forwards", "70");
+        request.add("from", format!("<{}>;tag=t{number}", self.account.uri));
+        let to = if method == "REGISTER" { self.account.uri.clone() } else { uri.to_owned() };
+        request.add("to", format!("<{to}>"));
+        request.add("call-id", format!("c{}-{number}", rand::random::<u64>()));
+        request.add("cseq", format!("{number} {method}"));
+        request.add("contact", format!("<sip:{}@{}>", self.account.username, self.address()));
+        request
+    }
+
+    /// Sends bytes.
+    ///
+    /// # Panics
+    /// If they can't be sent.
+    pub fn send(&self, bytes: &[u8]) {
+        self.socket.send_to(bytes, self.server).expect("sent");
+    }
+
+    /// The next message, if one comes within `limit`.
+    #[must_use]
+    pub fn receive_within(&self, limit: Duration) -> Option<Message> {
+        self.datagram_within(limit).map(|bytes| Message::parse(&bytes).expect("the edge speaks SIP"))
+    }
+
+    /// The status of the next answer; it may echo what is no SIP.
+    ///
+    /// # Panics
+    /// If it is no answer.
+    #[must_use]
+    pub fn status_within(&self, limit: Duration) -> Option<u16> {
+        let bytes = self.datagram_within(limit)?;
+        let status = bytes.strip_prefix(b"SIP/2.0 ").and_then(|rest| std::str::from_utf8(rest.get(..3)?).ok()?.parse().ok());
+        Some(status.expect("an answer"))
+    }
+
+    fn datagram_within(&self, limit: Duration) -> Option<Vec<u8>> {
+        let deadline = Instant::now() + limit;
+        let mut bytes = vec![0; 65_535];
+        while Instant::now() < deadline {
+            if let Ok((length, _)) = self.socket.recv_from(&mut bytes) {
+                return Some(bytes[..length].to_vec());
+            }
+        }
+        None
+    }
+
+    /// The next final answer to this request.
+    ///
+    /// # Panics
+    /// If none comes.
+    #[track_caller]
+    #[must_use]
+    pub fn final_answer(&self, to: &Message) -> Message {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(answer) = self.receive_within(Duration::from_millis(200))
+                && answer.call_id() == to.call_id()
+                && answer.status() >= 200
+                && answer.get("cseq") == to.get("cseq")
+            {
+                return answer;
+            }
+        }
+        panic!("no answer to {to:?}");
+    }
+
+    /// Sends a request, with credentials once they are asked for; the final answer.
+    ///
+    /// # Panics
+    /// If none comes.
+    #[track_caller]
+    pub fn exchange(&mut self, request: Message) -> Message {
+        self.send(&request.to_bytes());
+        let answer = self.final_answer(&request);
+        if !matches!(answer.status(), 401 | 407) {
+            return answer;
+        }
+        let authorized = self.authorize(request, &answer);
+        self.send(&authorized.to_bytes());
+        self.final_answer(&authorized)
+    }
+
+    /// The same request with the credentials that an answer asks for.
+    ///
+    /// # Panics
+    /// If it asks for none.
+    #[track_caller]
+    pub fn authorize(&mut self, mut request: Message, asked: &Message) -> Message {
+        let challenge = Challenge::of(asked).expect("a challenge");
+        let (user, password) = (&self.account.username, &self.account.password);
+        let text = challenge.answer(user, password, request.method(), request.request_uri(), 1, "cnonce");
+        let name = if asked.status() == 407 { "proxy-authorization" } else { "authorization" };
+        request.set(name, text);
+        self.cseq += 1;
+        let (number, method) = (self.cseq, request.method().to_owned());
+        request.set("cseq", format!("{number} {method}"));
+        request.remove("via");
+        request.add_first("via", format!("SIP/2.0/UDP {};branch=z9hG4bK{};rport", self.address(), rand::random::<u64>()));
+        request
+    }
+}
