@@ -468,8 +468,8 @@ audio_source {source}\nsip_listen {LOCAL}:0\nrtp_ports 23000-23100\nsnd_path {}\
         // It ends by itself, and has written what it heard.
         registrar.taken_leave_of().await;
         baresip.wait().await.unwrap();
-        let files = std::fs::read_dir(&home).unwrap().map(|file| file.unwrap().path());
-        let heard = files.filter(|path| path.to_string_lossy().ends_with("-dec.wav")).next().expect("what baresip heard");
+        let mut files = std::fs::read_dir(&home).unwrap().map(|file| file.unwrap().path());
+        let heard = files.find(|path| path.to_string_lossy().ends_with("-dec.wav")).expect("what baresip heard");
         let heard = std::fs::read(heard).unwrap();
         std::fs::remove_dir_all(&home).unwrap();
         let samples: Vec<i16> = heard[44..].chunks_exact(2).map(|bytes| i16::from_le_bytes([bytes[0], bytes[1]])).collect();
