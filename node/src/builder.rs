@@ -82,6 +82,8 @@ pub(crate) struct Settings {
     pub(crate) memory: bool,
     pub(crate) files: crate::config::FilesConfig,
     pub(crate) gateway: crate::config::GatewayConfig,
+    pub(crate) mail: crate::config::MailConfig,
+    pub(crate) sensor: crate::config::SensorConfig,
 }
 
 impl Default for Settings {
@@ -120,6 +122,8 @@ impl Default for Settings {
             memory: false,
             files: crate::config::FilesConfig::default(),
             gateway: crate::config::GatewayConfig::default(),
+            mail: crate::config::MailConfig::default(),
+            sensor: crate::config::SensorConfig::default(),
         }
     }
 }
@@ -151,6 +155,9 @@ pub enum StartError {
     /// The gateway role can't start.
     #[error("gateway role: {0}")]
     Gateway(String),
+    /// A mail account, or where mail is taken, can't be used.
+    #[error("{0}")]
+    Mail(String),
     /// The node's thread or runtime can't start.
     #[error("can't start a thread")]
     Thread(#[source] std::io::Error),
@@ -315,6 +322,18 @@ impl NodeBuilder {
     /// By which services of others the gateway role delivers; its files are read at the start. Default: Web Push, webhooks and the stream alone.
     pub fn gateway_role(mut self, gateway: crate::config::GatewayConfig) -> Self {
         self.settings.gateway = gateway;
+        self
+    }
+
+    /// Mail accounts to watch, and where to take mail; passwords are read at the start. Default: none.
+    pub fn mail(mut self, mail: crate::config::MailConfig) -> Self {
+        self.settings.mail = mail;
+        self
+    }
+
+    /// Where the device's usage and nearness come from by themselves. Default: nowhere; they are said ([`Devices::report_usage`](crate::handle::devices::Devices::report_usage)).
+    pub fn sensor(mut self, sensor: crate::config::SensorConfig) -> Self {
+        self.settings.sensor = sensor;
         self
     }
 
@@ -516,6 +535,7 @@ impl NodeBuilder {
             calls: crate::calls::CallsState::default(),
             push: crate::push::PushState::new(ends.service),
             choice: crate::choice::ChoiceState::default(),
+            mail: crate::mail::MailState::default(),
             authority: None,
             gateway: None,
             media_relay: None,
@@ -569,6 +589,11 @@ impl EventLoop {
         }
         if self.settings.roles.contains(Roles::GATEWAY) {
             self.open_gateway()?;
+        }
+        // A node that is there for a moment, to enrol, tells nobody of anything.
+        if self.settings.publishes {
+            self.open_mail().map_err(StartError::Mail)?;
+            crate::choice::sensor::start(&self.settings.sensor, &self.internal_sender);
         }
         if self.settings.roles.contains(Roles::MAILBOX) {
             self.open_mailbox_role();

@@ -6,17 +6,21 @@
 
 mod commands;
 mod gateways;
+pub(crate) mod sensor;
 mod wake_lan;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use halloo_protocol::call::{CallId, VerifiedInvite};
+use halloo_protocol::call::VerifiedInvite;
 use halloo_protocol::choice::{
-    CallerRef, Candidate, Decision, DeviceReport, DeviceReports, Event as ChoiceEvent, Inputs, OwnReport, POLICY_TEXT_BYTES_MAX,
-    Policy, PolicyText, Presence, Reach, Reports, STALE_SECS, Usage, decide,
+    CallerRef, Candidate, Choice, Decision, Delivery, DeviceReport, DeviceReports, Event as ChoiceEvent, Inputs, OwnReport,
+    POLICY_TEXT_BYTES_MAX, Policy, PolicyText, Presence, Reach, Reports, STALE_SECS, Usage, decide,
 };
+use halloo_protocol::event::EventKind;
+use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
+use halloo_protocol::mail::MailNotice;
 use halloo_protocol::presence::State;
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Extensions;
@@ -27,6 +31,7 @@ use crate::address;
 use crate::event_loop::EventLoop;
 use crate::network::Target;
 use crate::store::StoreError;
+use crate::wording::ShownOn;
 
 const OWN_REPORT: &str = "device report";
 const REPORTS: &str = "device reports";
@@ -57,18 +62,22 @@ pub(crate) struct ChoiceState {
     told: HashMap<DeviceKey, gateways::Told>,
     tell_at: Option<Instant>,
     /// What decisions were made from, oldest first.
-    recorded: VecDeque<(CallId, Inputs)>,
+    recorded: VecDeque<(EventId, Inputs)>,
     /// The newest of these aren't on disk yet.
     is_unwritten: bool,
     /// Sleeping machines that were woken, and when.
     woken: Vec<(DeviceKey, Instant)>,
 }
 
-/// How long a device holds a call back, and why it was decided so.
+/// Id of a call, a message or a file: what its decision is kept under.
+pub(crate) type EventId = [u8; 16];
+
+/// How long a device holds a call back, where it is shown if not here, and why it was decided so.
 #[derive(Clone, Debug)]
 pub(crate) struct Turn {
     pub(crate) after_secs: u16,
     pub(crate) words: String,
+    pub(crate) shown_on: Option<ShownOn>,
 }
 
 // Start, and time.
@@ -78,7 +87,7 @@ impl EventLoop {
             let own = view.setting_value::<DeviceReport>(OWN_REPORT)?;
             let reports = view.setting_value::<Reports>(REPORTS)?;
             let policy = view.setting_value::<(u64, String)>(POLICY)?;
-            let recorded = view.setting_value::<Vec<(CallId, Inputs)>>(DECISIONS)?;
+            let recorded = view.setting_value::<Vec<(EventId, Inputs)>>(DECISIONS)?;
             Ok((own.unwrap_or_default(), reports.unwrap_or_default(), policy.unwrap_or_default(), recorded.unwrap_or_default()))
         });
         match stored {
@@ -161,7 +170,7 @@ impl EventLoop {
     }
 
     /// Devices of this user that aren't removed, this one among them.
-    pub(super) fn own_devices_known(&self) -> BTreeSet<DeviceKey> {
+    pub(crate) fn own_devices_known(&self) -> BTreeSet<DeviceKey> {
         let (identity, now) = (self.identity.identity(), self.now().unix);
         let mut devices = self.contacts.own_devices().copied().collect::<BTreeSet<_>>();
         devices.extend(self.devices.cards().map(|(device, _, _)| device));
@@ -271,6 +280,13 @@ impl EventLoop {
     }
 }
 
+/// The device that a prompt points to.
+fn shown_on(choice: &Choice, inputs: &Inputs) -> Option<ShownOn> {
+    let Delivery::Prompt { shown_on } = choice.delivery else { return None };
+    let name = inputs.candidates.iter().find(|known| known.device == shown_on).and_then(|known| known.name.clone());
+    Some(ShownOn { peer_id: address::peer_id(&shown_on)?.to_string(), name })
+}
+
 /// A policy of a version that this program doesn't read is as none: every device is told.
 fn read_policy(text: &str) -> Option<Policy> {
     if text.is_empty() {
@@ -283,7 +299,7 @@ fn read_policy(text: &str) -> Option<Policy> {
 
 // Deciding.
 impl EventLoop {
-    /// When it is this device's turn to ring, and why; `None` without a policy: at once, as every device. What it is decided from is kept.
+    /// When it is this device's turn to ring, and why; `None` where nothing is to be chosen: at once, as every device. What it is decided from is kept.
     pub(crate) fn choose_for_call(&mut self, invite: &VerifiedInvite, carried_secs: u64) -> Option<Turn> {
         let content = invite.invite();
         let caller = self.labels.display(invite.caller_id());
@@ -293,15 +309,57 @@ impl EventLoop {
         if self.choice.policy.is_some() {
             self.wake_sleepers(&inputs, &decision);
         }
-        self.record_decision(content.call, inputs);
-        self.choice.policy.as_ref()?;
         let (after_secs, choice) = decision.turn_of(&self.identity.device())?;
-        let words = choice.words.clone();
+        let (words, shown_on) = (choice.words.clone(), shown_on(choice, &inputs));
+        self.record_decision(content.call.0, inputs);
+        if self.choice.policy.is_none() && shown_on.is_none() {
+            return None;
+        }
         // What a gateway has waited isn't waited again.
         let left = u64::from(after_secs).saturating_sub(carried_secs);
         let after_secs = u16::try_from(left).unwrap_or(after_secs);
         debug!(call = %content.call.short(), after_secs, words, "device choice");
-        Some(Turn { after_secs, words })
+        Some(Turn { after_secs, words, shown_on })
+    }
+
+    /// Which device shows something that this one can't, by its MIME type; `None`: this one does. What it is decided from is kept.
+    pub(crate) fn shown_elsewhere(&mut self, id: EventId, kind: EventKind, from: &UserId, format: &str) -> Option<ShownOn> {
+        let callers = vec![CallerRef::Name(self.labels.display(from))];
+        let inputs = self.choice_inputs(ChoiceEvent { kind, callers, format: Some(format.to_owned()) });
+        let decision = decide(&inputs, self.choice.policy.as_ref());
+        let (_, choice) = decision.turn_of(&self.identity.device())?;
+        let shown_on = shown_on(choice, &inputs);
+        debug!(%kind, format, ?shown_on, words = choice.words, "device choice");
+        // The few that are kept are for decisions between devices that differ.
+        if inputs.candidates.iter().any(|known| known.report.as_ref().is_some_and(|report| report.attributes.formats.is_some())) {
+            self.record_decision(id, inputs);
+        }
+        shown_on
+    }
+
+    /// Who is told of a mail, and when. Senders count by their address; what it is decided from is kept where there is a policy.
+    pub(crate) fn decide_for_mail(&mut self, notice: &MailNotice) -> Decision {
+        let inputs = self.mail_inputs(notice);
+        let decision = decide(&inputs, self.choice.policy.as_ref());
+        if self.choice.policy.is_some() {
+            self.wake_sleepers(&inputs, &decision);
+            self.record_decision(notice.id, inputs);
+        }
+        decision
+    }
+
+    /// When it is this device's turn to tell of a mail, and where it is shown if not here.
+    pub(crate) fn turn_for_mail(&self, notice: &MailNotice) -> (u16, Option<ShownOn>) {
+        let inputs = self.mail_inputs(notice);
+        let decision = decide(&inputs, self.choice.policy.as_ref());
+        decision
+            .turn_of(&self.identity.device())
+            .map_or((0, None), |(after_secs, choice)| (after_secs, shown_on(choice, &inputs)))
+    }
+
+    fn mail_inputs(&self, notice: &MailNotice) -> Inputs {
+        let callers = vec![CallerRef::Name(notice.from_address.to_lowercase())];
+        self.choice_inputs(ChoiceEvent { kind: EventKind::MAIL, callers, format: Some("text/plain".to_owned()) })
     }
 
     /// Everything that is known now.
@@ -334,9 +392,9 @@ impl EventLoop {
         }
     }
 
-    fn record_decision(&mut self, call: CallId, inputs: Inputs) {
-        self.choice.recorded.retain(|(known, _)| *known != call);
-        self.choice.recorded.push_back((call, inputs));
+    fn record_decision(&mut self, id: EventId, inputs: Inputs) {
+        self.choice.recorded.retain(|(known, _)| *known != id);
+        self.choice.recorded.push_back((id, inputs));
         while self.choice.recorded.len() > DECISIONS_MAX {
             self.choice.recorded.pop_front();
         }
@@ -348,7 +406,7 @@ impl EventLoop {
         if !std::mem::take(&mut self.choice.is_unwritten) {
             return;
         }
-        let recorded: Vec<&(CallId, Inputs)> = self.choice.recorded.iter().collect();
+        let recorded: Vec<&(EventId, Inputs)> = self.choice.recorded.iter().collect();
         if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(DECISIONS, &recorded)) {
             warn!(%error, "what a decision was made from was not kept");
         }

@@ -4,6 +4,8 @@
 //! commented sample. Unknown keys are refused, so that a typing error is noticed.
 
 mod gateway;
+mod mail;
+mod sensor;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,6 +18,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use gateway::{ApnsConfig, FcmConfig, GatewayConfig, SmsConfig};
+pub(crate) use mail::ACCOUNTS_MAX as MAIL_ACCOUNTS_MAX;
+pub use mail::{MailAccount, MailConfig};
+pub use sensor::SensorConfig;
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -53,6 +58,10 @@ pub struct Config {
     pub authority: AuthorityConfig,
     /// Settings of the gateway role.
     pub gateway: GatewayConfig,
+    /// Where this device's usage and nearness come from by themselves.
+    pub sensor: SensorConfig,
+    /// Mail accounts that are watched for this user's devices.
+    pub mail: MailConfig,
     /// Where the local API listens.
     pub api: ApiConfig,
     /// Where metrics are served, `IP:PORT`.
@@ -481,6 +490,7 @@ pub fn sample(values: &SampleValues) -> String {
 
 # Addresses to listen on.
 # listen = ["/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/udp/0/quic-v1"]
+# For networks that let nothing but HTTP out, a WebSocket too: "/ip4/0.0.0.0/tcp/8080/ws".
 
 # Nodes to join the network through, beside those this node knows already.
 # bootstrap = ["/dns4/node.example/tcp/4001/p2p/12D3KooW..."]
@@ -560,6 +570,17 @@ for = "{relay_for}"
 # sms.headers = {{ Content-Type = "application/json", Authorization = "Bearer KEY" }}
 # sms.body = '{{"to": "{{number}}", "text": "{{text}}"}}'
 # sms.per_hour_max = 100
+
+# Whether this device is in use and how near you are, for the push policy: from a file, or from what a command says line by line (in-use, idle, locked, asleep; near, far, metres=3).
+[sensor]
+# file = "/run/user/1000/presence"
+# command = ["my-detector", "--follow"]
+
+# Mail accounts that this device watches for all of yours, and where a mail server on this machine delivers copies (SMTP or LMTP).
+# The password stands alone in a file of the home that nobody else may read (chmod 600).
+[mail]
+# listen = "127.0.0.1:2525"
+# account = [{{ name = "work", server = "imap.example.org:993", user = "carol", password_file = "mail-work", folder = "INBOX" }}]
 
 # Where the local API listens: "unix:PATH" or "IP:PORT" (TCP asks for the token in api-token).
 [api]

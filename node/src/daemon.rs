@@ -321,6 +321,8 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         })
         .device(&device_name, device_kind)
         .gateway_role(config.gateway.seen_from(home.root()))
+        .mail(config.mail.seen_from(home.root()))
+        .sensor(config.sensor.seen_from(home.root()))
         .authority_role(config.authority.name, config.authority.enrolment.unwrap_or(EnrolmentPolicy::Invite))
         .auto_answer(answer.map(|answer| crate::builder::AutoAnswer {
             play: answer.play,

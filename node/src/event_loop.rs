@@ -103,6 +103,10 @@ pub(crate) enum Internal {
     File(crate::files::FileNews),
     /// The local push service took a message for this device, still encrypted.
     PushReceived(Vec<u8>),
+    /// Mail has come.
+    Mail(crate::mail::MailNews),
+    /// A sensor says whether the device is in use, or how near its user is.
+    Sensor(crate::choice::sensor::Reading),
 }
 
 /// All state of a running node.
@@ -141,6 +145,7 @@ pub(crate) struct EventLoop {
     pub(crate) calls: crate::calls::CallsState,
     pub(crate) push: crate::push::PushState,
     pub(crate) choice: crate::choice::ChoiceState,
+    pub(crate) mail: crate::mail::MailState,
     pub(crate) authority: Option<crate::roles::authority::Authority>,
     pub(crate) gateway: Option<crate::roles::gateway::Gateway>,
     pub(crate) media_relay: Option<crate::roles::relay::MediaRelay>,
@@ -426,6 +431,7 @@ impl EventLoop {
         self.calls_tick(now);
         self.push_tick(now);
         self.choice_tick(now);
+        self.mail_tick(now);
         self.gateway_tick(now);
         self.keeper_tick(now);
         self.push_keep_tick(now);
@@ -445,6 +451,8 @@ impl EventLoop {
             Internal::File(news) => self.handle_file_news(news),
             Internal::PushService(answer) => self.handle_service_answer(answer),
             Internal::PushReceived(body) => self.handle_push_received(&body),
+            Internal::Mail(news) => self.handle_mail(news),
+            Internal::Sensor(reading) => self.handle_sensor(reading),
         }
     }
 
@@ -559,6 +567,7 @@ impl EventLoop {
             Purpose::PushWithdraw => {}
             Purpose::PushSend(sending) => self.push_send_answer(sending, frame),
             Purpose::PushDeliver(delivering) => self.push_deliver_answer(delivering, frame),
+            Purpose::PushArrived(sealed_hash) => self.push_arrived_answer(sealed_hash, frame),
             Purpose::PushChannelGone(telling) => self.push_channel_gone_answer(telling, frame),
             Purpose::PushHandOn(handing) => self.push_hand_on_answer(handing, frame),
             Purpose::SessionRequest(asking) => self.session_request_answer(asking, frame),
@@ -596,6 +605,7 @@ impl EventLoop {
             Purpose::PushKeep(gateway) => self.push_keep_failure(gateway, failure),
             Purpose::PushChoice(gateway) => self.push_choice_failure(gateway, failure),
             Purpose::PushWithdraw => debug!(%failure, "push not taken back"),
+            Purpose::PushArrived(_) => debug!(%failure, "a sender wasn't told that its push has come"),
             Purpose::PushSend(sending) => self.push_send_failure(sending, failure),
             Purpose::PushDeliver(delivering) => self.push_deliver_failure(delivering, failure),
             Purpose::PushChannelGone(telling) => self.push_channel_gone_failure(telling, failure),

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use bincode::{Decode, Encode};
 use halloo_protocol::call::Reason;
 use halloo_protocol::contact::privacy::{Kind, Relation};
+use halloo_protocol::event::EventKind;
 use halloo_protocol::file::{FileEnd, FileId, FileOffer, FileRoot, FileSignal, OFFER_SECS};
 use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::{UserId, VerifiedChain};
@@ -702,13 +703,14 @@ impl EventLoop {
         });
         match stored {
             Ok(true) => {
+                let shown_on = self.shown_elsewhere(row.id().0, EventKind::FILE, &row.with, &row.offer.media_type);
                 self.events.send(Event::FileOffered {
                     file_id: row.id().to_string(),
                     from: self.labels.display(&row.with),
                     name: row.offer.name.clone(),
                     size: row.offer.size,
                     media_type: row.offer.media_type.clone(),
-                    notice: self.notice(Sentence::File, &row.with),
+                    notice: self.notice_shown(Sentence::File, &row.with, shown_on),
                 });
                 self.files.entries.insert(row.id(), Entry::new(row, 0, now.instant));
                 DeliveryStatus::Accepted

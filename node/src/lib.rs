@@ -49,6 +49,7 @@ mod housekeeping;
 pub mod identity;
 pub mod key_file;
 pub mod labels;
+mod mail;
 mod mailboxes;
 mod messages;
 mod network;

@@ -125,6 +125,8 @@ pub(crate) enum BoxRequest {
 pub(crate) struct TakenLetter {
     /// Who wrote it.
     pub(crate) from: UserId,
+    /// The device that wrote it.
+    pub(crate) device: DeviceKey,
     /// Which message it holds.
     pub(crate) message: Option<MessageId>,
     /// Whether it wasn't here before.
@@ -503,7 +505,7 @@ impl EventLoop {
             (status @ (DeliveryStatus::Accepted | DeliveryStatus::Duplicate), message) => {
                 let is_new = status == DeliveryStatus::Accepted;
                 self.letter_taken(&sender, message, status);
-                Ok(TakenLetter { from, message, is_new })
+                Ok(TakenLetter { from, device: sender.device, message, is_new })
             }
             (status, _) => Err(format!("the message isn't kept: {status:?}")),
         }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bincode::{Decode, Encode};
 use halloo_protocol::call::Reason;
 use halloo_protocol::contact::{ContactSignal, Standing};
-use halloo_protocol::directory::DirectoryRecord;
+use halloo_protocol::directory::{DirectoryRecord, Reachability, RecordKey};
 use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
@@ -30,6 +30,7 @@ use halloo_protocol::wire::{self, Extensions, Frame};
 use libp2p::PeerId;
 use tracing::{debug, warn};
 
+use crate::address;
 use crate::directory::Waiter;
 use crate::event_loop::EventLoop;
 use crate::handle::directory::ResolveError;
@@ -384,7 +385,8 @@ impl EventLoop {
                     return self.messages.outbox.handle_failed(&device, &id, Instant::now());
                 };
                 let message = MessageDeliver { content, extensions: Extensions::none() };
-                self.messages.unacknowledged.insert((id, device), Instant::now() + LEAVE_AFTER);
+                let wait = if self.seems_asleep(&user, &device) { Duration::ZERO } else { LEAVE_AFTER };
+                self.messages.unacknowledged.insert((id, device), Instant::now() + wait);
                 self.request(&target, &message, Purpose::Message(Delivery { id, device }), DELIVERY_TIMEOUT);
             }
             None => {
@@ -393,6 +395,17 @@ impl EventLoop {
                 self.resolve_user(&user, Waiter::Messages);
             }
         }
+    }
+
+    /// Whether there is a sign that nobody will answer: a device that was connected is silent, or another's lease says that a push reaches it. Then its
+    /// mailboxes get the message, and a push wakes it, at once.
+    fn seems_asleep(&self, user: &UserId, device: &DeviceKey) -> bool {
+        let is_connected = address::peer_id(device).is_some_and(|peer| self.peers.get(&peer).is_some());
+        if is_connected {
+            return self.is_silent_device(device);
+        }
+        let record = self.cached_record(&RecordKey::of(user)).and_then(|record| record.entry(device));
+        record.is_some_and(|parts| parts.reachability(self.now().unix) == Reachability::Push)
     }
 
     /// Whether a message mustn't show its recipient where we are: it goes by itself, or says no, and they are no contact.

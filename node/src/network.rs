@@ -14,6 +14,7 @@ use halloo_protocol::message::MessageDelivered;
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
 use halloo_protocol::own_device::DeviceCard;
 use halloo_protocol::presence::PresenceGossip;
+use halloo_protocol::push::PushReceipt;
 use halloo_protocol::relay::RelayNotice;
 use halloo_protocol::session::MessagesUnopened;
 use halloo_protocol::time::UnixTime;
@@ -87,6 +88,8 @@ pub(crate) enum Purpose {
     PushChoice(DeviceKey),
     /// Taking back a push that a gateway holds.
     PushWithdraw,
+    /// Telling a sender that its push has come.
+    PushArrived([u8; 16]),
     /// Handing a push to a gateway.
     PushSend(crate::push::Handed),
     /// Opening one of our own boxes, or looking into it.
@@ -187,6 +190,11 @@ impl Peer {
     /// The chain of its newest hello; believed if [`Peer::chain`] is.
     pub(crate) fn shown_chain(&self) -> Option<&Chain> {
         self.hello.as_ref()?.chain.as_ref()
+    }
+
+    /// Whether a frame has come since.
+    pub(crate) fn is_heard_since(&self, since: Instant) -> bool {
+        self.heard_at > since
     }
 
     /// Whether it has proved who it is, and nothing shows that it is gone.
@@ -573,6 +581,7 @@ impl EventLoop {
         self.messages_peer_greeted(peer);
         self.files_peer_greeted(peer);
         self.gateway_peer_greeted(peer);
+        self.tell_push_arrivals(peer);
         self.mailboxes_peer_greeted(peer);
         self.presence_peer_greeted(peer);
     }
@@ -767,6 +776,10 @@ impl EventLoop {
             }
             DeviceCard::KIND => match frame.parse::<DeviceCard>() {
                 Ok(card) => self.handle_device_card(peer, card),
+                Err(_) => self.counters.malformed += 1,
+            },
+            PushReceipt::KIND => match frame.parse::<PushReceipt>() {
+                Ok(receipt) => self.handle_push_receipt(peer, &receipt),
                 Err(_) => self.counters.malformed += 1,
             },
             DeviceReports::KIND => match frame.parse::<DeviceReports>() {

@@ -5,6 +5,7 @@ mod channels;
 mod ended;
 mod keep;
 mod letters;
+mod receipts;
 pub mod receiver;
 mod register;
 mod self_test;
@@ -110,6 +111,8 @@ struct Opened {
     message: Option<MessageId>,
     /// Who sent it, `name@authority`.
     from: Option<String>,
+    /// The device that sent it, if it may hear that it came.
+    sender: Option<DeviceKey>,
 }
 
 /// A registration being asked for.
@@ -197,6 +200,7 @@ pub(crate) struct PushState {
     sessions: sessions::Sessions,
     letters: letters::Letters,
     tests: self_test::SelfTests,
+    receipts: receipts::Receipts,
     /// In which language the gateway says that the event of the newest payload is told: it knows both people's lists.
     language: Option<String>,
     /// Gateways that were asked to be the second one.
@@ -220,6 +224,7 @@ impl PushState {
             sessions: sessions::Sessions::default(),
             letters: letters::Letters::default(),
             tests: self_test::SelfTests::default(),
+            receipts: receipts::Receipts::default(),
             language: None,
             tried: Vec::new(),
             spare_left: Vec::new(),

@@ -403,6 +403,10 @@ impl EventLoop {
             OwnSignal::Sent(item) => self.take_history(*item, &sender.device, true).map(drop),
             OwnSignal::Progress(progress) => self.take_progress(&sender.device, &progress),
             OwnSignal::States(items) => self.merge_state_items(items),
+            OwnSignal::Mail(notice) => {
+                self.mail_told(*notice);
+                Ok(())
+            }
         };
         taken.map_err(|error| {
             warn!(%error, "what an own device says isn't kept");

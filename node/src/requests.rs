@@ -13,7 +13,7 @@ use halloo_protocol::message::{HistoryRequest, MessageDeliver};
 use halloo_protocol::own_device::{DeviceRename, DeviceRenew};
 use halloo_protocol::push::hand_on::PushHandOn;
 use halloo_protocol::push::session::{SessionContent, SessionOpen, SessionRequest};
-use halloo_protocol::push::{PushChannelGone, PushDeliver, PushKeep, PushRegister, PushSend, PushUnregister};
+use halloo_protocol::push::{PushArrived, PushChannelGone, PushDeliver, PushKeep, PushRegister, PushSend, PushUnregister};
 use halloo_protocol::relay::RelayRequest;
 use halloo_protocol::session::{KeyFetch, MailboxKeyFetch, MailboxKeys};
 use halloo_protocol::vault::{VaultFetch, VaultLook, VaultPut};
@@ -109,6 +109,7 @@ impl EventLoop {
                 node.handle_push_send(peer, chain.as_ref(), &request)
             }),
             PushDeliver::KIND => self.with(frame, |node, request: PushDeliver| node.handle_push_deliver(&request.payload)),
+            PushArrived::KIND => self.with(frame, |node, arrived: PushArrived| node.handle_push_arrived(peer, &arrived)),
             PushChannelGone::KIND => {
                 self.with(frame, |node, notice: PushChannelGone| node.handle_push_channel_gone(&peer, &notice))
             }

@@ -55,6 +55,10 @@ const ANEW_PAUSE_MAX_SECS: u64 = 3_600;
 /// How long somebody has to answer who is asked for a one-time key. A message waits for it.
 const KEY_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The same of a device that is connected, where its mailbox can be asked instead: so many round trips, and at least so long.
+const KEY_ROUND_TRIPS: u32 = 4;
+const KEY_PATIENCE_MIN: Duration = Duration::from_millis(750);
+
 /// Devices for which a key is being fetched; beyond it fallback keys are taken.
 const FETCHES_MAX: usize = 1_024;
 
@@ -122,6 +126,8 @@ pub(crate) struct Fetching {
 pub(crate) struct SessionsState {
     keys: PreKeys,
     fetches: HashMap<DeviceKey, Fetch>,
+    /// Connected devices that didn't answer, and since when.
+    silent: HashMap<DeviceKey, Instant>,
     /// Devices whose entries are looked up anew before a session is started.
     awaiting_entry: BTreeSet<DeviceKey>,
     done: Vec<(DeviceKey, MessageId)>,
@@ -164,6 +170,7 @@ impl SessionsState {
         Ok(Self {
             keys,
             fetches: HashMap::new(),
+            silent: HashMap::new(),
             awaiting_entry: BTreeSet::new(),
             done: Vec::new(),
             untold: Vec::new(),

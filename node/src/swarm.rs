@@ -18,7 +18,7 @@ use libp2p::{
     },
     dcutr, dns, identify,
     identity::Keypair,
-    mdns, noise, ping, quic, relay, swarm, tcp, upnp, yamux,
+    mdns, noise, ping, quic, relay, swarm, tcp, upnp, websocket, yamux,
 };
 
 use crate::{
@@ -67,6 +67,9 @@ const QUIC_MAX_CONNECTION_DATA: u32 = 1024 * 1024;
 /// Streams open at once on a connection. A client that is called by many has one stream per circuit on
 /// the connection to its relay, and Yamux closes a connection that runs out.
 const MAX_STREAMS: usize = CIRCUITS_CEILING + 256;
+
+/// Largest WebSocket message taken: a few of Noise's, which are 64 KiB. The library's limit of 256 MiB would let one peer hold that much.
+const WEB_SOCKET_MESSAGE_MAX: usize = 1024 * 1024;
 
 /// How long a connection may take to be made, encryption and multiplexing included: a way through NATs that lets nothing pass would
 /// be tried for minutes, and somebody who connects and says nothing would hold one of [`MAX_PENDING_INBOUND`] places for ever.
@@ -169,15 +172,35 @@ fn build_transport(
         .authenticate(noise.clone())
         .multiplex(yamux_config())
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
-    let direct = || direct_transport(keypair, noise.clone(), options, Arc::clone(traffic));
-    let resolved = dns::tokio::Transport::system(direct()).unwrap_or_else(|error| {
+    let direct = with_names(|| direct_transport(keypair, noise.clone(), options, Arc::clone(traffic)));
+    // Circuits come first: a name in a relay's address is resolved when the relay itself is dialled. WebSockets before the rest: TLS needs the name.
+    let web = web_socket_transport(noise.clone(), Arc::clone(traffic));
+    let all = circuits.or_transport(web).map(|either, _| either.into_inner());
+    let all = all.or_transport(direct).map(|either, _| either.into_inner());
+    Ok(TransportTimeout::new(all, options.handshake_timeout).boxed())
+}
+
+/// Resolves names before dialling.
+fn with_names<T: Transport>(inner: impl Fn() -> T) -> dns::tokio::Transport<T> {
+    dns::tokio::Transport::system(inner()).unwrap_or_else(|error| {
         tracing::warn!(%error, "no name servers: only addresses without names can be dialled");
         let nothing = dns::ResolverConfig::default();
-        dns::tokio::Transport::custom(direct(), nothing, dns::ResolverOpts::default())
-    });
-    // Circuits come first: a name in a relay's address is resolved when the relay itself is dialled.
-    let all = circuits.or_transport(resolved).map(|either, _| either.into_inner());
-    Ok(TransportTimeout::new(all, options.handshake_timeout).boxed())
+        dns::tokio::Transport::custom(inner(), nothing, dns::ResolverOpts::default())
+    })
+}
+
+/// WebSockets, for networks that let nothing but HTTP out: the same streams in its messages. `/ws` without TLS, which Noise makes good for, and `/tls/ws` to
+/// a proxy that has a certificate for its name.
+fn web_socket_transport(noise: noise::Config, traffic: Arc<Traffic>) -> Boxed<(PeerId, StreamMuxerBox)> {
+    let mut sockets = websocket::Config::new(with_names(|| tcp::tokio::Transport::new(tcp::Config::default())));
+    sockets.set_max_data_size(WEB_SOCKET_MESSAGE_MAX);
+    sockets
+        .map(move |stream, _| Counted::new(stream, Arc::clone(&traffic)))
+        .upgrade(Version::V1Lazy)
+        .authenticate(noise)
+        .multiplex(yamux_config())
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
+        .boxed()
 }
 
 /// TCP, QUIC and, in tests, memory.

@@ -24,6 +24,12 @@ const DEFAULT: &str = "en";
 /// Longest name shown, in characters: a longer one is cut.
 const NAME_CHARS_MAX: usize = 64;
 
+/// The end of a peer id, by which a device without a name is called.
+const PEER_ID_CHARS: usize = 8;
+
+/// The message that says where something is shown.
+const SHOWN_ON: &str = "shown-on";
+
 macro_rules! languages {
     ($($tag:literal)*) => {
         /// Languages that there are words in, with their messages.
@@ -66,6 +72,23 @@ pub enum Direction {
     Rtl,
 }
 
+/// Another device of the user, which shows what this one can't.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ShownOn {
+    /// Its peer id.
+    pub peer_id: String,
+    /// What its user calls it, if that is known.
+    pub name: Option<String>,
+}
+
+impl ShownOn {
+    /// What a sentence calls it.
+    fn spoken(&self) -> String {
+        let name = self.name.as_deref().map(harmless).filter(|name| !name.is_empty());
+        name.unwrap_or_else(|| self.peer_id.chars().rev().take(PEER_ID_CHARS).collect::<Vec<_>>().into_iter().rev().collect())
+    }
+}
+
 /// A sentence for a person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Notice {
@@ -81,6 +104,9 @@ pub struct Notice {
     pub accept: String,
     /// What the button says that refuses.
     pub decline: String,
+    /// Where it is shown, if this device can't show it: the sentence says so too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shown_on: Option<ShownOn>,
 }
 
 /// One language's messages, for the eye and for the ear.
@@ -156,13 +182,34 @@ fn in_language(language: &str, sentence: Sentence, name: &str, count: u32) -> Op
         spoken: filled(&words.spoken, &message, &args)?,
         accept: filled(&words.shown, "accept", &args)?,
         decline: filled(&words.shown, "decline", &args)?,
+        shown_on: None,
     })
+}
+
+impl Notice {
+    /// The same, with a word on where it is shown.
+    fn pointing_to(self, device: ShownOn) -> Self {
+        let Some(words) = WORDS.get(self.language.as_str()) else { return self };
+        let said = |bundle: &FluentBundle<FluentResource>, event: &str| {
+            let mut args = FluentArgs::new();
+            args.set("event", event);
+            args.set("device", device.spoken());
+            filled(bundle, SHOWN_ON, &args)
+        };
+        let (text, spoken) = (said(&words.shown, &self.text), said(&words.spoken, &self.spoken));
+        Self { text: text.unwrap_or(self.text), spoken: spoken.unwrap_or(self.spoken), shown_on: Some(device), ..self }
+    }
 }
 
 impl EventLoop {
     /// What this device's user is told of one thing that somebody does. Contacts are called as they want to be called; of anybody else only the verified
     /// username is shown, for they could call themselves like a contact.
     pub(crate) fn notice(&self, sentence: Sentence, about: &UserId) -> Option<Notice> {
+        self.notice_shown(sentence, about, None)
+    }
+
+    /// The same of something that may be shown on another device.
+    pub(crate) fn notice_shown(&self, sentence: Sentence, about: &UserId, shown_on: Option<ShownOn>) -> Option<Notice> {
         let roster = self.contacts.roster();
         let own = self.own_languages();
         let is_contact = matches!(roster.standing(about), Standing::Contact | Standing::Changed);
@@ -172,7 +219,20 @@ impl EventLoop {
         // Whoever isn't known has told the gateway, if it was one that brought this.
         let told = self.push_language().map(std::slice::from_ref);
         let languages = profile.map(|profile| profile.languages.as_slice()).or(told).unwrap_or_default();
-        notice(sentence, &name, 1, &own, languages)
+        let notice = notice(sentence, &name, 1, &own, languages)?;
+        Some(match shown_on {
+            Some(device) => notice.pointing_to(device),
+            None => notice,
+        })
+    }
+
+    /// The same of something that somebody does who is no user, and is called `name`.
+    pub(crate) fn notice_named(&self, sentence: Sentence, name: &str, shown_on: Option<ShownOn>) -> Option<Notice> {
+        let notice = notice(sentence, name, 1, &self.own_languages(), &[])?;
+        Some(match shown_on {
+            Some(device) => notice.pointing_to(device),
+            None => notice,
+        })
     }
 
     /// Languages this user reads, best first.

@@ -10,8 +10,8 @@ mod entry;
 mod record;
 
 pub use entry::{
-    DEVICE_LEASE_SECS_MAX, DEVICE_NAME_BYTES_MAX, DeviceEntry, DeviceKind, ENTRY_SECS_MAX, Helper, KEEPER_LEASE_SECS_MAX, Lease,
-    PrivatePart, PushAddress, Reachability, SealError, SealKey, SealedPart,
+    DEVICE_LEASE_SECS_MAX, DEVICE_NAME_BYTES_MAX, DeviceEntry, DeviceKind, ENTRY_SECS_MAX, Helper, KEEPER_LEASE_SECS_MAX,
+    KEEPER_RENEW_AFTER_SECS, Lease, PrivatePart, PushAddress, Reachability, SealError, SealKey, SealedPart,
 };
 pub use record::{
     DEVICES_MAX, DirectoryRecord, EntryParts, KeeperLease, RECORD_BYTES_MAX, RecordError, TOMBSTONES_MAX, UnverifiedRecord,

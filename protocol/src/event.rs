@@ -28,6 +28,9 @@ impl EventKind {
     /// An offer of a file.
     pub const FILE: Self = Self(8);
 
+    /// A mail.
+    pub const MAIL: Self = Self(9);
+
     /// True if a person has to react while it lasts.
     #[must_use]
     pub const fn is_call(self) -> bool {
@@ -46,6 +49,7 @@ impl fmt::Display for EventKind {
             Self::SELF_TEST => "self-test",
             Self::VOICEMAIL => "voicemail",
             Self::FILE => "file",
+            Self::MAIL => "mail",
             _ => "notice",
         })
     }

@@ -53,6 +53,7 @@ pub mod kademlia;
 pub mod key;
 pub mod language;
 pub mod linking;
+pub mod mail;
 pub mod mailbox;
 pub mod message;
 pub mod node;

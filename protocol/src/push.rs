@@ -8,12 +8,13 @@
 //!    the plain text of a Web Push message, or in what another service carries ([`PushChannel`]). A channel that a service says has ended is told to
 //!    the device ([`PushChannelGone`]) when it is there again.
 //! 5. The device rings from the payload alone and answers straight to the caller; to a stranger, until somebody has answered, by way of the gateway
-//!    ([`crate::call::SignalPass`]). [`PushDelivered`] and [`PushReceipt`] show a gateway that drops or delays.
+//!    ([`crate::call::SignalPass`]). [`PushDelivered`], [`PushArrived`] and [`PushReceipt`] show a gateway that drops or delays.
 
 mod channel;
 pub mod hand_on;
 mod notice;
 mod payload;
+mod receipt;
 pub mod registration;
 pub mod session;
 #[cfg(test)]
@@ -34,7 +35,10 @@ pub use channel::{
     PushChannelGoneNoted, PushWay, TOPIC_BYTES_MAX, is_phone_number,
 };
 pub use notice::{EventNotice, NOTICE_BYTES, SealedNotice};
-pub use payload::{OuterPayload, PUSH_PAYLOAD_BYTES_MAX, PUSH_SEALED_BYTES_MAX, PayloadError, PushPayload, TEMPLATE_BYTES_MAX};
+pub use payload::{
+    OuterPayload, PUSH_PAYLOAD_BYTES_MAX, PUSH_SEALED_BYTES_MAX, PayloadError, PushPayload, TEMPLATE_BYTES_MAX, sealed_hash,
+};
+pub use receipt::{ACCEPTED_MAX, DeliveryWatch, MISSED_MAX, PushArrived, PushArrivedNoted};
 
 /// Most channels of one registration.
 pub const CHANNELS_MAX: usize = 4;
@@ -493,6 +497,20 @@ pub enum DeliveredStatus {
     Expired,
     /// It couldn't be opened or believed.
     Invalid,
+}
+
+impl DeliveredStatus {
+    /// A word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ringing => "ringing",
+            Self::Taken => "taken",
+            Self::Duplicate => "duplicate",
+            Self::Expired => "expired",
+            Self::Invalid => "invalid",
+        }
+    }
 }
 
 /// Answer to [`PushDeliver`].

@@ -300,3 +300,78 @@ fn strangers_change_neither_the_policy_nor_the_reports() {
     assert_eq!(bob.cli(["push", "policy", "get"]).ok()["version"], 0);
     assert_eq!(bob.cli(["device", "list"]).ok()["devices"][0]["report"], Value::Null);
 }
+
+#[test]
+fn a_picture_is_shown_on_the_screen_and_the_text_only_device_says_where() {
+    let network = Network::of(["alice", "bob"]);
+    let [alice, bob] = network.users.as_slice() else { panic!("two users") };
+    network.befriend(alice, bob);
+    let tablet = link(&network, bob, "tablet", &[]);
+    tablet.wait_event(PATIENCE, "contact_accepted", |event| event["username"] == alice.username.as_str());
+    for (device, formats) in [(&**bob, "text/plain"), (&tablet, "text/plain,image/*")] {
+        device.cli(["device", "attributes", "--formats", formats]).ok();
+    }
+    let knows = |device: &Daemon| {
+        let list = device.cli(["device", "list"]).ok();
+        let known = list["devices"].as_array().into_iter().flatten().filter(|view| view["report"]["formats"].is_array()).count();
+        if known == 2 { Ok(()) } else { Err(list.to_string()) }
+    };
+    eventually(PATIENCE, "both know what each can show", || knows(bob).and_then(|()| knows(&tablet)));
+    eventually(PATIENCE, "the record has both devices", || {
+        let found = alice.cli(["resolve", &bob.username, "--fresh"]);
+        match found.json()["devices"].as_array().map(Vec::len) {
+            Some(2) => Ok(()),
+            _ => Err(format!("{found:?}")),
+        }
+    });
+
+    let picture = network.folder().join("cat.png");
+    std::fs::write(&picture, b"not looked at").expect("written");
+    let send = |path: &std::path::Path| text(&alice.cli(["file", "send", &bob.username, &path.display().to_string()]).ok(), "id");
+    let offered = |device: &Daemon, id: &str| device.wait_event(PATIENCE, "file_offered", |event| event["file_id"] == id);
+    let id = send(&picture);
+    let (prompt, content) = (offered(bob, &id), offered(&tablet, &id));
+    assert_eq!(prompt["notice"]["shown_on"]["peer_id"], tablet.peer_id(), "{prompt}");
+    assert_eq!(prompt["notice"]["shown_on"]["name"], "tablet", "{prompt}");
+    assert!(text(&prompt["notice"], "spoken").ends_with("is sending you a file (shown on tablet)"), "{prompt}");
+    assert!(
+        content["notice"]["shown_on"].is_null() && text(&content["notice"], "spoken").ends_with("is sending you a file"),
+        "{content}"
+    );
+    let explained = bob.cli(["push", "policy", "explain", &id]).ok();
+    let devices = explained["stages"][0]["devices"].as_array().cloned().unwrap_or_default();
+    let points = devices.iter().find(|device| device["peer_id"] == bob.peer_id()).expect("among them");
+    assert_eq!(points["shown_on"], tablet.peer_id(), "{explained}");
+
+    // What both can show stays where it comes, and so does what neither can: better there than nowhere.
+    for name in ["words.txt", "song.mp3"] {
+        let path = network.folder().join(name);
+        std::fs::write(&path, b"la la").expect("written");
+        let id = send(&path);
+        for device in [&**bob, &tablet] {
+            let event = offered(device, &id);
+            assert!(event["notice"]["shown_on"].is_null(), "{event}");
+        }
+    }
+}
+
+#[test]
+fn a_sensor_that_is_a_file_or_a_command_reports_for_its_device() {
+    let command = "[sensor]\nfile = \"presence\"\ncommand = [\"/bin/sh\", \"-c\", \"echo locked far; exec sleep 600\"]\n";
+    let network = Plan::new(["bob"]).config("bob", command).start();
+    let [bob] = network.users.as_slice() else { panic!("one user") };
+    let reports = |usage: &str, near: bool| {
+        eventually(PATIENCE, "it reports", || {
+            let list = bob.cli(["device", "list"]).ok();
+            let report = &list["devices"][0]["report"];
+            if report["usage"] == usage && report["near"] == near { Ok(()) } else { Err(list.to_string()) }
+        });
+    };
+    reports("locked", false);
+    std::fs::write(bob.home().join("presence"), "what?\nin-use near\n").expect("written");
+    reports("in-use", true);
+    // What can't be read changes nothing; what isn't named stays.
+    std::fs::write(bob.home().join("presence"), "\u{0}\u{1}").expect("written");
+    std::fs::write(bob.home().join("presence"), "far\n").expect("written");
+    reports("in-use", false);
+}

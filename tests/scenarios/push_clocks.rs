@@ -1,6 +1,8 @@
 //! Goal: no clock that is ten minutes off loses a call that comes by push, and a push that comes too late, twice, or of somebody blocked since, rings nothing.
 //! Method: clocks are set by a debug setting; pushes are caught at a push service and handed over when the test likes.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use halloo_tests::cli::{Invocation, Running};
@@ -40,6 +42,19 @@ fn caught(alice: &User, bob: &User, subscription: &Subscription, service: &PushS
     let running = call(alice, bob);
     let message = service.messages.recv_timeout(PATIENCE).expect("the gateway pushes");
     (running, subscription.open(&message, service))
+}
+
+/// An event from the API's memory: a daemon that isn't ready writes none to its standard output.
+#[track_caller]
+fn replayed(device: &User, name: &str) -> Value {
+    let mut stream = UnixStream::connect(device.home().join("api.sock")).expect("the API listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set");
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: halloo\r\nLast-Event-ID: 1\r\n\r\n").expect("asked");
+    let wanted = format!("\"event\":\"{name}\"");
+    let lines = BufReader::new(stream).lines().map_while(Result::ok);
+    let line = lines.into_iter().find(|line| line.starts_with("data:") && line.contains(&wanted));
+    let line = line.unwrap_or_else(|| panic!("no event {name}"));
+    serde_json::from_str(line.trim_start_matches("data:")).expect("JSON")
 }
 
 #[test]
@@ -99,6 +114,9 @@ fn a_push_past_its_time_is_a_missed_call_and_never_rings() {
         (&"no-answer".into(), &"alice@example".into()),
         "{list}"
     );
+    let told = replayed(bob, "call_missed");
+    assert_eq!((&told["call_id"], &told["from"]), (&missed[0]["call_id"], &"alice@example".into()));
+    assert!(text(&told["notice"], "spoken").starts_with("Missed call from"), "{told}");
     let shown = bob.cli(["calls", "show", &text(missed[0], "call_id")]).ok();
     assert!(shown["stages"].to_string().contains("it didn't ring here"), "a dead call doesn't ring: {shown}");
 }
@@ -135,4 +153,28 @@ fn a_push_rings_once_and_not_at_all_of_somebody_blocked_since() {
     let list = bob.cli(["calls", "list"]).ok();
     let calls = list["calls"].as_array().cloned().unwrap_or_default();
     assert_eq!(calls.len(), 1, "nor is it a missed call: {list}");
+}
+
+/// Caught before, brought after the authority has revoked its caller: the device judges by what it knows when the push comes.
+#[test]
+fn a_push_of_a_revoked_caller_rings_nothing_and_the_gateway_takes_no_more() {
+    let (subscription, service) = (Subscription::new(), PushService::start());
+    let mut network = Network::of(["alice", "bob"]);
+    let [alice, bob] = network.users();
+    subscription.register(bob, &service);
+    let (running, payload) = caught(alice, bob, &subscription, &service);
+    drop(running);
+    network.authority.cli(["authority", "revoke", &network.users[0].username]).ok();
+    let [alice, bob] = network.users();
+    bob.cli(["wake"]).ok();
+    bob.wait_event(PATIENCE, "revocation_list", |_| true);
+    let rang = incoming(bob);
+    let refused = wake(bob, &payload);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.last_error().contains("revoked"), "{refused:?}");
+    assert_eq!(incoming(bob), rang, "nothing rings");
+    suspend(bob);
+    let outcome = call(alice, bob).wait(PATIENCE);
+    assert_ne!(outcome.code, 0, "{outcome:?}");
+    assert!(service.messages.try_recv().is_err(), "the gateway takes no push of a revoked user");
 }

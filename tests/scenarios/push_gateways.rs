@@ -114,8 +114,7 @@ fn a_call_rings_through_the_second_gateway_while_the_first_is_cut_off() {
     let mut network = plan.start();
     let authority = network.authority.peer_id();
     let [alice, bob, carol] = network.users();
-    // Contacts know both gateways, strangers one.
-    befriend(alice, bob);
+    // Strangers know both gateways, as contacts do.
     for gateway in [&carol.peer_id(), &authority] {
         bob.cli(["push", "register", "webpush", "--gateway", gateway]).ok();
     }
@@ -129,7 +128,7 @@ fn a_call_rings_through_the_second_gateway_while_the_first_is_cut_off() {
     assert!(ring_ms < 10_000, "{outcome}");
 }
 
-/// The one gateway that a stranger asks has a channel whose service is out of order: it hands the push on, and the other one's service brings it.
+/// A gateway has a channel whose service is out of order: it hands the push on, and the other one's service brings it.
 #[test]
 fn a_push_whose_service_fails_is_handed_to_the_devices_other_gateway() {
     let (broken, service) = (PushService::start_broken(), PushService::start());
@@ -140,7 +139,7 @@ fn a_push_whose_service_fails_is_handed_to_the_devices_other_gateway() {
         let endpoint = format!("{}/push/a-phone", service.origin);
         bob.cli(["push", "register", "webpush", "--endpoint", &endpoint, "--gateway", gateway]).ok()
     };
-    // Each is told of the other by the registration that comes after the other's. A stranger learns of one gateway: that whose registration is older.
+    // Each is told of the other by the registration that comes after the other's.
     register(&service, &authority);
     register(&broken, &carol.peer_id());
     register(&service, &authority);
@@ -163,6 +162,56 @@ fn a_push_whose_service_fails_is_handed_to_the_devices_other_gateway() {
     // Both have brought it by now: it rang once.
     let rings = bob.events().iter().filter(|event| event["event"] == "call_incoming").count();
     assert_eq!(rings, 1);
+}
+
+/// A gateway that accepts and brings nothing passes for a good one as long as nobody compares: callers say who has accepted what the other one brought.
+#[test]
+fn a_gateway_that_accepts_pushes_and_drops_them_is_found_out_by_receipts() {
+    let hole = PushService::start();
+    let plan = Plan::new(["alice", "bob", "carol"]).args("bob", ["--answer", "auto"]).args("carol", ["--role", "gateway"]);
+    let mut network = plan.start();
+    let authority = network.authority.peer_id();
+    let [alice, bob, carol] = network.users();
+    befriend(alice, bob);
+    // What carol brings goes to a service that takes everything and delivers nothing.
+    let endpoint = format!("{}/push/a-phone", hole.origin);
+    bob.cli(["push", "register", "webpush", "--endpoint", &endpoint, "--gateway", &carol.peer_id()]).ok();
+    bob.cli(["push", "register", "webpush", "--gateway", &authority]).ok();
+    has_gateways(bob, 2);
+    for _ in 0..3 {
+        assert_eq!(bob.cli(["suspend"]).ok()["suspended"], true);
+        let call = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", "1"]).limit(TEST_TIME_MAX).run().ok();
+        assert_eq!((&call["outcome"], &call["via_push"]), (&Value::from("completed"), &Value::from(true)), "{call}");
+        hole.messages.recv_timeout(TEST_TIME_MAX).expect("carol was asked, and has accepted");
+        // The caller knows from the device itself which gateway has woken it.
+        let arrived = alice.wait_event(SETTLED_TIME_MAX, "push_arrived", |event| event["call_id"] == call["call_id"]);
+        assert_eq!((&arrived["gateway"], &arrived["peer_id"]), (&Value::from(authority.clone()), &Value::from(bob.peer_id())));
+        assert_eq!((&arrived["status"], &arrived["on_stream"]), (&Value::from("ringing"), &Value::from(false)), "{arrived}");
+    }
+    let warning = bob.wait_event(SETTLED_TIME_MAX, "warning", |event| event["code"] == "push-gateway-silent");
+    assert!(warning["detail"].as_str().is_some_and(|detail| detail.contains(&carol.peer_id())), "{warning}");
+    let blamed = bob.events().iter().filter(|event| event["code"] == "push-gateway-silent").count();
+    assert_eq!(blamed, 1, "and nobody else");
+}
+
+/// The gateway has accepted the push before it knew that nothing brings it: it says so, and nobody waits for a phone that won't ring.
+#[test]
+fn a_caller_hears_at_once_that_no_channel_brings_the_push() {
+    let gone = PushService::start_gone();
+    let mut network = Plan::new(["alice", "bob"]).start();
+    let [alice, bob] = network.users();
+    let endpoint = format!("{}/push/a-phone", gone.origin);
+    bob.cli(["push", "register", "webpush", "--endpoint", &endpoint]).ok();
+    assert_eq!(bob.cli(["suspend"]).ok()["suspended"], true);
+    let begun = std::time::Instant::now();
+    let outcome = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", "1"]).limit(TEST_TIME_MAX).run();
+    let outcome = outcome.json();
+    assert_eq!(outcome["outcome"], "unreachable", "{outcome}");
+    let reason = outcome["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("no gateway took the push"), "{outcome}");
+    eprintln!("unreachable after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    gone.refused.try_recv().expect("it was asked");
 }
 
 fn freeze(daemon: &Daemon) {

@@ -1,7 +1,7 @@
 //! Goal: a message wakes a sleeping device, and the person sees who wrote what before the device has asked anybody. Method: the push is caught at a push
 //! service, opened by software that shares no code with Halloo, and handed to the daemon when gateway, mailbox and sender are gone.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use halloo_tests::webpush::{PushService, Subscription};
 use halloo_tests::{Network, User};
@@ -40,8 +40,12 @@ fn a_short_message_is_read_from_the_push_alone() {
     let [alice, bob] = &mut network.users[..] else { unreachable!("two users") };
     subscription.register(bob, &service);
     suspend(bob);
+    let begun = Instant::now();
     let id = send(alice, bob, "the train is late");
     let message = service.messages.recv_timeout(PUSH_TIME_MAX).expect("the gateway pushes");
+    // Bob's connections stand as before, and nobody answers on them: neither the question for a key nor the message is waited out.
+    eprintln!("pushed after {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     message.is_in_form();
     let payload = subscription.open(&message, &service);
     // Another one in a row wakes nobody a second time.

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use halloo_tests::linking::link;
+use halloo_tests::webpush::PushService;
 use halloo_tests::{Daemon, Network};
 use serde_json::Value;
 
@@ -102,4 +103,34 @@ fn clients_compare_identifiers_that_the_gateway_does_not_know_and_refuse_what_th
     assert_ne!(refused.code, 0, "{refused:?}");
     let no_gateway = phone.cli(["push", "session", "request", "--identity", "bob@example"]);
     assert_eq!(no_gateway.code, 1, "{no_gateway:?}");
+}
+
+/// The client's own server gets the request as a phone network's gateway would post it, and whoever runs it hands it over.
+#[test]
+fn a_session_is_asked_for_by_a_post_to_a_registered_url() {
+    let service = PushService::start();
+    let network = Network::of(["bob"]);
+    let gateway = network.authority.peer_id();
+    let phone: &Daemon = &network.users[0];
+    phone.cli(["push", "subscribe", &gateway]).ok();
+    phone.cli(["push", "preferences", "--identifier", IMEI]).ok();
+    phone.cli(["push", "register", "webhook", "--url", &format!("{}/sessions", service.origin)]).ok();
+    assert_eq!(phone.cli(["suspend"]).ok()["suspended"], true);
+    let args = ["push", "session", "request", "--identity", "bob@example", "--device", IMEI];
+    let running = halloo_tests::cli::Invocation::new(network.authority.home()).args(args).start();
+    let message = service.messages.recv_timeout(PATIENCE).expect("the gateway posts");
+    assert_eq!(message.header("content-type"), Some("application/vnd.wap.sia"), "{message:?}");
+    assert!(message.header("webhook-signature").is_some_and(|signature| signature.starts_with("v1,")), "{message:?}");
+    assert!(message.header("x-wap-client-address").is_some_and(|client| client.starts_with("bob")), "{message:?}");
+    phone.cli(["wake"]).ok();
+    let file = phone.home().join("post");
+    std::fs::write(&file, [message.head.as_bytes(), &message.body].concat()).expect("written");
+    let path = file.display().to_string();
+    phone.cli(["push", "session", "take", "--encapsulation", "http", &path]).ok();
+    phone.wait_event(PATIENCE, "push_session_opened", |event| event["peer_id"] == gateway.as_str());
+    running.wait(PATIENCE).ok();
+    // Whoever changes what is open on the way changes nothing but that it isn't taken.
+    let changed = [message.head.replace("bob", "eve").as_bytes(), &message.body].concat();
+    std::fs::write(&file, changed).expect("written");
+    assert_ne!(phone.cli(["push", "session", "take", "--encapsulation", "http", &path]).code, 0);
 }

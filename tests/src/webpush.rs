@@ -20,7 +20,8 @@ const MESSAGES_MAX: usize = 256;
 /// What a gateway posted.
 #[derive(Debug)]
 pub struct PushMessage {
-    head: String,
+    /// Request line and headers.
+    pub head: String,
     /// Its encrypted content.
     pub body: Vec<u8>,
 }
@@ -67,7 +68,7 @@ impl PushService {
     /// If there is none.
     #[must_use]
     pub fn start() -> Self {
-        Self::start_with(true)
+        Self::start_with(true, "")
     }
 
     /// One that is out of order and answers 503, until [`PushService::mend`].
@@ -76,7 +77,16 @@ impl PushService {
     /// If there is no free port.
     #[must_use]
     pub fn start_broken() -> Self {
-        Self::start_with(false)
+        Self::start_with(false, "503 Service Unavailable")
+    }
+
+    /// One that knows no subscription any more.
+    ///
+    /// # Panics
+    /// If there is no free port.
+    #[must_use]
+    pub fn start_gone() -> Self {
+        Self::start_with(false, "410 Gone")
     }
 
     /// From now on it takes what it gets.
@@ -84,7 +94,7 @@ impl PushService {
         self.works.store(true, Ordering::SeqCst);
     }
 
-    fn start_with(works: bool) -> Self {
+    fn start_with(works: bool, refusal: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let origin = format!("http://{}", listener.local_addr().expect("bound"));
         let ((taken, messages), (not_taken, refused)) = (sync_channel(MESSAGES_MAX), sync_channel(MESSAGES_MAX));
@@ -96,7 +106,7 @@ impl PushService {
                 let mut reader = BufReader::new(&stream);
                 let Some(message) = read_message(&mut reader) else { continue };
                 let works = is_working.load(Ordering::SeqCst);
-                let status = if works { "201 Created\r\nLocation: /message/1" } else { "503 Service Unavailable" };
+                let status = if works { "201 Created\r\nLocation: /message/1" } else { refusal };
                 let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
                 // A gateway that was killed meanwhile hears no answer; the next one comes on a connection of its own.
                 let answered = (&stream).write_all(answer.as_bytes());

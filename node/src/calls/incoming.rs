@@ -23,7 +23,7 @@ use super::media::{MediaSession, Room};
 use super::own_audio::AudioEnds;
 use super::own_engine::{self, OwnEngine, VideoEnds};
 use super::trace::Ends;
-use super::{CALLS_MAX, Progress, SUMMARY_WAIT, reason_of_fate};
+use super::{CALLS_MAX, CallsState, Progress, SUMMARY_WAIT, reason_of_fate};
 use crate::address;
 use crate::choice::Turn;
 use crate::event_loop::EventLoop;
@@ -31,7 +31,8 @@ use crate::handle::calls::{AnswerOptions, CallError, CallStageKind, CallState, C
 use crate::handle::problem::NodeError;
 use crate::handle::{Event, Reply};
 use crate::network::Target;
-use crate::wording::Sentence;
+use crate::timestamp::Timestamp;
+use crate::wording::{Sentence, ShownOn};
 
 /// A call that came in.
 #[derive(Debug)]
@@ -52,6 +53,8 @@ pub(super) struct Incoming {
     pub(super) twin_of: Option<CallId>,
     /// When it rings, if the user's policy has other devices ring before.
     held_until: Option<Instant>,
+    /// Which device of this user shows it, if this one can't.
+    shown_on: Option<ShownOn>,
     /// What is said and heard, once it is being answered.
     pub(super) room: Option<Room>,
     /// What is shown and seen, in a video call.
@@ -164,6 +167,13 @@ pub(crate) struct Rung {
     pub(crate) held_secs: Option<u16>,
 }
 
+impl CallsState {
+    /// The device that a call to us comes from.
+    pub(crate) fn caller_of(&self, call: &CallId) -> Option<DeviceKey> {
+        self.incoming.get(call).map(|incoming| incoming.caller)
+    }
+}
+
 impl EventLoop {
     /// An invite on a stream.
     pub(crate) fn handle_invite(&mut self, message: &CallInvite) -> InviteAnswer {
@@ -253,6 +263,7 @@ impl EventLoop {
                     turn => {
                         self.take_in(&invite, arrival, None, link);
                         if let Some(turn) = turn {
+                            self.note_shown_on(call, turn.shown_on);
                             self.note_stage(call, CallStageKind::Choice, None, turn.words);
                         }
                         self.ring_aloud(call);
@@ -375,6 +386,15 @@ impl EventLoop {
             return;
         }
         self.list_ended(invite, outcome, reason);
+        if matches!(outcome, Outcome::NoAnswer | Outcome::Cancelled) {
+            self.events.send(Event::CallMissed {
+                call_id: call.to_string(),
+                from: self.labels.display(invite.caller_id()),
+                video: invite.invite().kind == EventKind::VIDEO_CALL,
+                called_at: Timestamp::from_unix_secs(invite.invite().issued_at.0),
+                notice: self.notice(Sentence::Event(EventKind::MISSED_CALL), invite.caller_id()),
+            });
+        }
     }
 
     /// Lists a call that never rang here.
@@ -460,6 +480,7 @@ impl EventLoop {
             link: None,
             twin_of: None,
             held_until: None,
+            shown_on: None,
             room: None,
             target,
             hidden: self.hidden_origin(invite, bearer),
@@ -513,11 +534,19 @@ impl EventLoop {
         incoming.held_until = Some(now + Duration::from_secs(u64::from(turn.after_secs)));
         incoming.progress.note(CallStageKind::Invite, Some(&invite.caller_device()), way_words(arrival.way));
         incoming.progress.note(CallStageKind::Choice, None, turn.words.clone());
+        incoming.shown_on.clone_from(&turn.shown_on);
         self.calls.incoming.insert(call, incoming);
         let from = self.labels.display(invite.caller_id());
         let (call_id, detail) = (call.to_string(), turn.words.clone());
         self.events.send(Event::CallHeld { call_id, from, after_secs: turn.after_secs, detail });
         self.drive_incoming(call);
+    }
+
+    /// Another device shows what this one can't.
+    fn note_shown_on(&mut self, call: CallId, shown_on: Option<ShownOn>) {
+        if let Some(incoming) = self.calls.incoming.get_mut(&call) {
+            incoming.shown_on = shown_on;
+        }
     }
 
     /// In how many seconds a call rings that is held.
@@ -547,11 +576,11 @@ impl EventLoop {
         info!(call = %call.short(), ?way, "ringing");
         let user = incoming.progress.user.clone();
         let from = self.labels.display(&user);
-        let (via_push, via) = (is_push(way), via_of(way));
+        let (via_push, via, shown_on) = (is_push(way), via_of(way), incoming.shown_on.clone());
         let conference_id = incoming.link.as_ref().map(|link| link.id.to_string());
         let (video, kind) =
             if incoming.progress.is_video { (true, EventKind::VIDEO_CALL) } else { (false, EventKind::VOICE_CALL) };
-        let notice = self.notice(Sentence::Event(kind), &user);
+        let notice = self.notice_shown(Sentence::Event(kind), &user, shown_on);
         let call_id = call.to_string();
         self.events.send(Event::CallIncoming { call_id, from, video, via_push, via, conference_id, notice });
         match self.settings.answer.clone() {

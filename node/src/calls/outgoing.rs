@@ -504,6 +504,8 @@ impl EventLoop {
             leg.sealed = Some(sealed.clone());
             leg.repeat_at = Some(Instant::now() + INVITE_REPEAT);
         }
+        // A device that sleeps is woken first: its way is the longest.
+        self.push_due(call);
         let is_connected = self.swarm.behaviour().streams.is_connected(&target.peer);
         let dialling = || format!("sent; {} addresses are dialled", target.addresses.len());
         let detail = if is_connected { "sent on the open connection".to_owned() } else { dialling() };

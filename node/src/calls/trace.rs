@@ -70,7 +70,7 @@ impl Progress {
 
 impl EventLoop {
     /// Notes a stage of a call, if it is known.
-    pub(super) fn note_stage(
+    pub(crate) fn note_stage(
         &mut self,
         call: CallId,
         stage: CallStageKind,

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
+use halloo_protocol::event::EventKind;
 use halloo_protocol::id::MessageId;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
@@ -54,6 +55,9 @@ const DELETED_SECS: u64 = 40 * 86_400;
 
 /// How often it is looked for what has run out.
 const EXPIRY_EVERY: Duration = Duration::from_secs(600);
+
+/// What a device has to be able to play.
+const RECORDING_FORMAT: &str = "audio/ogg";
 
 /// Shortest beginning of an id that names a recording.
 const ID_CHARS_MIN: usize = 4;
@@ -302,7 +306,8 @@ impl EventLoop {
         match assemble(&told.voicemail, parts.iter().map(Vec::as_slice)) {
             Ok((_, recording)) => {
                 let duration_ms = recording.duration_ms();
-                let notice = self.notice(Sentence::Voicemail, &row.with);
+                let shown_on = self.shown_elsewhere(row.id.0, EventKind::VOICEMAIL, &row.with, RECORDING_FORMAT);
+                let notice = self.notice_shown(Sentence::Voicemail, &row.with, shown_on);
                 let mut row = row;
                 row.set_stage(Stage::Whole);
                 row.duration_ms = Some(duration_ms);

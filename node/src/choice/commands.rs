@@ -1,13 +1,15 @@
 //! What the person, or whatever watches for input, says and asks.
 
-use halloo_protocol::call::CallId;
 use halloo_protocol::choice::{
     Attributes, CallerRef, Choice, Decision, Delivery, DeviceReport, Event as ChoiceEvent, Inputs, Policy, Proximity, Usage,
     decide,
 };
 use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
+use tracing::debug;
 
+use super::EventId;
+use super::sensor::Reading;
 use crate::address;
 use crate::event_loop::EventLoop;
 use crate::handle::choice::{
@@ -51,6 +53,16 @@ impl EventLoop {
             (is_near, metres) => Some(Proximity { is_near: is_near.unwrap_or(true), metres }),
         };
         self.say_checked(DeviceReport { usage: Some(usage), proximity, ..self.choice.own.clone() })
+    }
+
+    /// A sensor says something else than before.
+    pub(crate) fn handle_sensor(&mut self, reading: Reading) {
+        let known = self.choice.own.clone();
+        let (usage, proximity) = (reading.usage.or(known.usage), reading.proximity.or(known.proximity));
+        if (usage, proximity) != (known.usage, known.proximity) {
+            debug!(?usage, ?proximity, "a sensor reports");
+            self.say_report(DeviceReport { usage, proximity, ..known }, true);
+        }
     }
 
     fn set_attributes(&mut self, said: AttributesReport) -> Result<DeviceView, DeviceError> {
@@ -132,8 +144,8 @@ impl EventLoop {
 
     fn recorded_inputs(&self, id: &str) -> Result<Inputs, PushError> {
         let unknown = || PushError::UnknownEvent { event_id: id.chars().take(64).collect() };
-        let is_meant = |call: &CallId| id.len() >= 4 && call.to_string().starts_with(id);
-        let mut found = self.choice.recorded.iter().rev().filter(|(call, _)| is_meant(call));
+        let is_meant = |known: &EventId| id.len() >= 4 && data_encoding::HEXLOWER.encode(known).starts_with(id);
+        let mut found = self.choice.recorded.iter().rev().filter(|(known, _)| is_meant(known));
         let (_, inputs) = found.next().ok_or_else(unknown)?;
         if found.next().is_some() { Err(unknown()) } else { Ok(inputs.clone()) }
     }
@@ -144,9 +156,12 @@ impl EventLoop {
             "call" | "voice-call" => EventKind::VOICE_CALL,
             "video" | "video-call" => EventKind::VIDEO_CALL,
             "message" => EventKind::MESSAGE,
+            "file" => EventKind::FILE,
+            "voicemail" => EventKind::VOICEMAIL,
+            "mail" => EventKind::MAIL,
             other => {
                 let other: String = other.chars().take(64).collect();
-                return Err(invalid("event", format!("{other:?} isn't call, video or message")));
+                return Err(invalid("event", format!("{other:?} isn't call, video, message, file, voicemail or mail")));
             }
         };
         let caller = match options.from.as_deref() {

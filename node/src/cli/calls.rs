@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::error::CliError;
-use super::output::{printable, table, word};
+use super::output::{printable, shown_on, table, word};
 use super::watch::watch;
 use super::{Context, call, parse};
 use crate::api::requests::CallDone;
@@ -202,11 +202,15 @@ fn for_people(event: &Event) -> Option<String> {
     match event {
         Event::CallDialing { call_id, to, .. } => Some(format!("{call_id} to {}", printable(to))),
         Event::CallJoined { call_id, instead_of } => Some(format!("{call_id} goes on instead of {instead_of}: both had dialled")),
-        Event::CallIncoming { call_id, from, video, via_push, conference_id, .. } => {
+        Event::CallIncoming { call_id, from, video, via_push, conference_id, notice, .. } => {
             let video = if *video { " with video" } else { "" };
             let woken = if *via_push { ", woken for it" } else { "" };
             let into = if conference_id.is_some() { ", into a conference" } else { "" };
-            Some(format!("{call_id} from {}{video}{woken}{into}: halloo calls answer {call_id}", printable(from)))
+            let place = shown_on(notice.as_ref());
+            Some(format!("{call_id} from {}{video}{woken}{into}{place}: halloo calls answer {call_id}", printable(from)))
+        }
+        Event::CallMissed { call_id, from, called_at, .. } => {
+            Some(format!("{call_id} from {} at {called_at}: missed, it came too late to ring", printable(from)))
         }
         Event::CallHeld { call_id, from, after_secs, .. } => {
             Some(format!("{from} calls ({call_id}): rings here in {after_secs} s, unless you answer elsewhere"))

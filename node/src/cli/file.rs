@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::CliError;
-use super::output::{bytes, duration, pairs, printable, table, word};
+use super::output::{bytes, duration, pairs, printable, shown_on, table, word};
 use super::progress::Bar;
 use super::watch::watch;
 use super::{Context, parse};
@@ -190,8 +190,9 @@ fn one_for_people(view: &FileView) -> String {
 
 fn for_people(event: &Event) -> Option<String> {
     match event {
-        Event::FileOffered { file_id, from, name, size, .. } => {
-            Some(format!("{}: {} offers {} ({})", short(file_id), printable(from), printable(name), bytes(*size)))
+        Event::FileOffered { file_id, from, name, size, notice, .. } => {
+            let (name, place) = (printable(name), shown_on(notice.as_ref()));
+            Some(format!("{}: {} offers {name} ({}){place}", short(file_id), printable(from), bytes(*size)))
         }
         Event::FileProgress { file_id, bytes: got, size, rate } => {
             let rate = rate.map(|rate| format!(", {}/s", bytes(rate))).unwrap_or_default();

@@ -1,7 +1,7 @@
 //! `halloo msg`
 
 use super::error::CliError;
-use super::output::{duration, printable, table, word};
+use super::output::{duration, printable, shown_on, table, word};
 use super::progress::Spinner;
 use super::watch::watch;
 use super::{Context, parse};
@@ -219,7 +219,13 @@ async fn conversations(context: &Context) -> Result<(), CliError> {
 /// What is shown of what happens.
 pub(super) fn for_people(event: &Event) -> Option<String> {
     match event {
-        Event::MessageReceived { from, text, .. } => Some(format!("{}: {}", printable(from), printable(text))),
+        Event::MessageReceived { from, text, notice, .. } => {
+            Some(format!("{}: {}{}", printable(from), printable(text), shown_on(notice.as_ref())))
+        }
+        Event::MailReceived { from_name, from_address, subject, notice, .. } => {
+            let place = shown_on(notice.as_ref());
+            Some(format!("mail from {} <{}>: {}{place}", printable(from_name), printable(from_address), printable(subject)))
+        }
         Event::MessageState { message_id, to, state, .. } => {
             Some(format!("{message_id} to {} is {}", printable(to), word(state)))
         }

@@ -6,6 +6,7 @@ use std::io::{self, IsTerminal, Write};
 use serde::Serialize;
 
 use super::error::CliError;
+use crate::wording::Notice;
 
 /// How to print.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +52,13 @@ impl Output {
         // Nobody can be told if stderr is gone.
         let _gone = writeln!(io::stderr(), "{}", printable(line));
     }
+}
+
+/// Where something is shown, if not on this device, to be added to a line about it.
+pub(super) fn shown_on(notice: Option<&Notice>) -> String {
+    let device = notice.and_then(|notice| notice.shown_on.as_ref());
+    let name = device.map(|device| device.name.as_deref().unwrap_or(&device.peer_id));
+    name.map(|name| format!(", shown on {}", printable(name))).unwrap_or_default()
 }
 
 fn write(bytes: &[u8]) -> Result<(), CliError> {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::error::CliError;
-use super::output::{bytes, duration, pairs, printable, table, word};
+use super::output::{bytes, duration, pairs, printable, shown_on, table, word};
 use super::watch::watch;
 use super::{Context, parse};
 use crate::api::client::Client;
@@ -243,8 +243,9 @@ fn one_for_people(view: &VoicemailView) -> String {
 
 fn for_people(event: &Event) -> Option<String> {
     match event {
-        Event::VoicemailReceived { voicemail_id, from, duration_ms, .. } => {
-            Some(format!("{} from {}, {}", short(voicemail_id), printable(from), duration(*duration_ms)))
+        Event::VoicemailReceived { voicemail_id, from, duration_ms, notice, .. } => {
+            let place = shown_on(notice.as_ref());
+            Some(format!("{} from {}, {}{place}", short(voicemail_id), printable(from), duration(*duration_ms)))
         }
         Event::VoicemailHeard { voicemail_id, from, elsewhere } => {
             let place = if *elsewhere { " on another device" } else { "" };

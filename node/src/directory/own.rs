@@ -1,5 +1,8 @@
 //! Our own record: made, signed, published, leased, read back.
 
+use halloo_protocol::directory::RECORD_BYTES_MAX;
+use halloo_protocol::wire::Body;
+
 use super::*;
 
 /// How long to wait before a publication that failed is tried again.
@@ -7,6 +10,9 @@ const PUBLISH_RETRY: Duration = Duration::from_secs(3);
 
 /// How long to wait before reading the own record back again.
 const READ_BACK_RETRY: Duration = Duration::from_secs(1);
+
+/// By how much an entry's number may lengthen it.
+const SEQUENCE_BYTES_MAX: usize = 16;
 
 /// Callers that may wait for a publication or a renewal.
 const WAITERS_MAX: usize = 16;
@@ -51,6 +57,7 @@ impl EventLoop {
         for (_, reply) in self.directory.own.lease_waiters.extract_if(.., |(waited, _)| *waited == query) {
             reply.send(Ok(renewal));
         }
+        self.keeper_lease_renewed(query, report);
     }
 
     pub(super) fn publish_own(&mut self, now: Now) {
@@ -168,8 +175,7 @@ impl EventLoop {
         let nonce = self.random();
         let presence = self.contacts.presence_key();
         let sealed = presence.seal_key().seal(presence.epoch, &device, &private, nonce);
-        let extensions = self.open_extension(device);
-        DeviceEntry {
+        let mut entry = DeviceEntry {
             device,
             sequence: 0,
             issued_at: now.unix,
@@ -182,30 +188,27 @@ impl EventLoop {
             hpke_key: self.hpke.public(),
             pre_keys: Some(self.sessions.keys()),
             sealed: Some(sealed),
-            extensions,
+            extensions: self.open_extension(device, usize::MAX),
+        };
+        let devices = self.own_devices_known().len();
+        if !has_room(wire::encode(&entry).len(), devices) {
+            entry.extensions = self.open_extension(device, 1);
         }
+        entry
     }
 
     /// Whoever may be called by anyone tells everybody how the device is woken; names and addresses stay with contacts.
-    fn open_extension(&mut self, device: DeviceKey) -> Extensions {
+    fn open_extension(&mut self, device: DeviceKey, gateways_max: usize) -> Extensions {
         if !self.contacts.privacy().is_open() {
             return Extensions::none();
         }
-        let mut part = PrivatePart { push: self.push_addresses(), ..PrivatePart::default() };
-        // One gateway is enough here: the entry has to stay small.
-        part.push.truncate(1);
+        let push = self.push_addresses().into_iter().take(gateways_max).collect();
+        let part = PrivatePart { push, ..PrivatePart::default() };
         let capability = self.hand_over_capability(self.now().unix);
         if part.push.is_empty() && capability.is_none() {
             return Extensions::none();
         }
-        if let Some(with_capability) = capability.map(|capability| part.clone().with_hand_over(&capability))
-            && with_capability.fits()
-        {
-            part = with_capability;
-        }
-        if !part.fits() {
-            return Extensions::none();
-        }
+        let Some(part) = largest_that_fits(part, capability.as_ref()) else { return Extensions::none() };
         let nonce = self.random();
         let sealed = SealKey::of_name(&self.identity.user_id()).seal(0, &device, &part, nonce);
         Extensions::none().with(OPEN_PART, wire::encode(&sealed))
@@ -370,6 +373,25 @@ fn fitted(mut private: PrivatePart) -> PrivatePart {
         }
     }
     private
+}
+
+/// Whether an entry may be so large: within its own limit, and so that those of all the user's devices leave a quarter of their record free.
+const fn has_room(entry_bytes: usize, devices: usize) -> bool {
+    let is_within = entry_bytes + SEQUENCE_BYTES_MAX <= <DeviceEntry as Body>::LIMIT;
+    is_within && entry_bytes.saturating_mul(devices) <= RECORD_BYTES_MAX / 4 * 3
+}
+
+/// What strangers are told, as much of it as there is room for: every gateway and the leave for relays to hand invites over; of too much first the second
+/// gateway is left out, which is there for when the first one fails, then that leave.
+fn largest_that_fits(
+    part: PrivatePart,
+    capability: Option<&Signed<halloo_protocol::capability::Capability>>,
+) -> Option<PrivatePart> {
+    let mut one_gateway = part.clone();
+    one_gateway.push.truncate(1);
+    let with_leave = |part: &PrivatePart| capability.map(|capability| part.clone().with_hand_over(capability));
+    let variants = [with_leave(&part), with_leave(&one_gateway), Some(part), Some(one_gateway)];
+    variants.into_iter().flatten().find(PrivatePart::fits)
 }
 
 #[cfg(test)]

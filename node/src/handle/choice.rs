@@ -89,9 +89,9 @@ pub struct PushPolicy {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExplainOptions {
-    /// Id of a call that came to this device: decided anew from what was known then.
+    /// Id of a call, message or file that came to this device: decided anew from what was known then.
     pub event_id: Option<String>,
-    /// Without an id: the kind of event, `call`, `video` or `message`; decided from what is known now.
+    /// Without an id: the kind of event, `call`, `video`, `message`, `file` or `voicemail`; decided from what is known now.
     pub event: Option<String>,
     /// Who it would come from.
     pub from: Option<String>,

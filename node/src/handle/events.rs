@@ -170,6 +170,26 @@ pub enum Event {
         /// Whether it was heard on another device.
         elsewhere: bool,
     },
+    /// A mail has come to an account that a device of this user watches.
+    MailReceived {
+        /// Its id: the same at every device.
+        mail_id: String,
+        /// What the user calls the account; `smtp` for one that a mail server delivered.
+        account: String,
+        /// What its sender calls themself; nobody has checked it.
+        from_name: String,
+        /// Its sender's address; nobody has checked it.
+        from_address: String,
+        /// Subject.
+        subject: String,
+        /// How its text begins.
+        preview: String,
+        /// Its date.
+        sent_at: Timestamp,
+        /// What the person reads or hears of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<Notice>,
+    },
     /// Somebody offers a file.
     FileOffered {
         /// The file.
@@ -280,6 +300,20 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         notice: Option<Notice>,
     },
+    /// A call came too late to ring: its push was brought after its time, or after the caller had given up.
+    CallMissed {
+        /// The call.
+        call_id: String,
+        /// Who called, `name@authority`.
+        from: String,
+        /// Whether they offered video.
+        video: bool,
+        /// When, by the caller's clock.
+        called_at: Timestamp,
+        /// What the person reads or hears of it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<Notice>,
+    },
     /// A call came, and the user's policy has other devices ring before this one.
     CallHeld {
         /// The call.
@@ -373,6 +407,23 @@ pub enum Event {
         /// What the person reads or hears of it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         notice: Option<Notice>,
+    },
+    /// A device tells us, itself, that a push of ours has come to it.
+    PushArrived {
+        /// The device's peer id.
+        peer_id: String,
+        /// Peer id of the gateway that brought it.
+        gateway: String,
+        /// Whether it came on the gateway's stream; else a push service woke the device.
+        on_stream: bool,
+        /// What the device did with it: `ringing`, `taken`, `duplicate`, `expired` or `invalid`.
+        status: String,
+        /// The call it was for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        call_id: Option<String>,
+        /// The message it was for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        message_id: Option<String>,
     },
     /// A gateway says that a push service has ended a channel of this device: it wakes nobody any more.
     PushChannelGone {
@@ -527,6 +578,7 @@ impl Event {
             Self::MessageState { .. } => "message_state",
             Self::VoicemailReceived { .. } => "voicemail_received",
             Self::VoicemailHeard { .. } => "voicemail_heard",
+            Self::MailReceived { .. } => "mail_received",
             Self::FileOffered { .. } => "file_offered",
             Self::FileProgress { .. } => "file_progress",
             Self::FileState { .. } => "file_state",
@@ -547,6 +599,7 @@ impl Event {
             Self::CallDialing { .. } => "call_dialing",
             Self::CallJoined { .. } => "call_joined",
             Self::CallIncoming { .. } => "call_incoming",
+            Self::CallMissed { .. } => "call_missed",
             Self::CallHeld { .. } => "call_held",
             Self::CallRinging { .. } => "call_ringing",
             Self::CallAnswered { .. } => "call_answered",
@@ -558,6 +611,7 @@ impl Event {
             Self::Suspended { .. } => "suspended",
             Self::Woken { .. } => "woken",
             Self::PushReceived { .. } => "push_received",
+            Self::PushArrived { .. } => "push_arrived",
             Self::PushChannelGone { .. } => "push_channel_gone",
             Self::PushSessionRequested { .. } => "push_session_requested",
             Self::PushApplicationActivated { .. } => "push_application_activated",

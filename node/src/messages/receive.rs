@@ -147,14 +147,15 @@ impl EventLoop {
         }
     }
 
-    pub(crate) fn tell_received(&self, with: &Correspondent, author: &UserId, envelope: &Envelope, text: String) {
+    pub(crate) fn tell_received(&mut self, with: &Correspondent, author: &UserId, envelope: &Envelope, text: String) {
+        let shown_on = self.shown_elsewhere(envelope.id.0, EventKind::MESSAGE, author, "text/plain");
         self.events.send(Event::MessageReceived {
             message_id: envelope.id.to_string(),
             from: self.labels.display(author),
             group: self.shown_correspondent(with).1,
             text,
             sent_at: Timestamp::from_unix_secs(envelope.sent_at.0),
-            notice: self.notice(Sentence::Event(EventKind::MESSAGE), author),
+            notice: self.notice_shown(Sentence::Event(EventKind::MESSAGE), author, shown_on),
         });
     }
 

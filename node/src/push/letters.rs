@@ -14,7 +14,7 @@ use halloo_protocol::id::MessageId;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::mailbox::{Letter, SealedLetter};
-use halloo_protocol::message::{Content, MessageBody};
+use halloo_protocol::message::{Content, MessageBody, OwnSignal};
 use halloo_protocol::push::{
     DeliveredStatus, EventNotice, OuterPayload, PUSH_SEALED_BYTES_MAX, PushHints, SealedNotice, Urgency,
 };
@@ -94,6 +94,7 @@ fn event_of(body: &MessageBody) -> Option<EventKind> {
         MessageBody::Voicemail(signal) => matches!(**signal, VoicemailSignal::Left(_)).then_some(EventKind::VOICEMAIL),
         MessageBody::File(signal) => matches!(signal, FileSignal::Offer(_)).then_some(EventKind::FILE),
         MessageBody::Contact(signal) => matches!(signal, ContactSignal::Request(_)).then_some(EventKind::CONTACT_REQUEST),
+        MessageBody::Own(signal) => matches!(**signal, OwnSignal::Mail(_)).then_some(EventKind::MAIL),
         body => body.is_shown().then_some(EventKind::MESSAGE),
     }
 }
@@ -111,6 +112,9 @@ impl EventLoop {
     ) {
         let (now, unix) = (Instant::now(), self.now().unix);
         let Some(event) = event_of(body) else { return };
+        if event == EventKind::MAIL && !self.may_wake_for_mail(&message, device) {
+            return;
+        }
         if !self.push.letters.may_tell(device, &message, now) {
             return;
         }
@@ -172,7 +176,8 @@ impl EventLoop {
         let status = if taken.is_new { DeliveredStatus::Taken } else { DeliveredStatus::Duplicate };
         // The mailboxes' copies are struck off, and what else waits there is taken.
         self.look_into_boxes();
-        Ok(Opened { status, call: None, message: taken.message, from: Some(self.labels.display(&taken.from)) })
+        let from = Some(self.labels.display(&taken.from));
+        Ok(Opened { status, call: None, message: taken.message, from, sender: Some(taken.device) })
     }
 
     fn take_notice(&mut self, sealed: &SealedNotice, gateway: DeviceKey, way: InviteWay) -> Result<Opened, String> {
@@ -187,7 +192,7 @@ impl EventLoop {
             self.tell_self_test(&notice);
             self.push_test_arrived(message, gateway, if way == InviteWay::Gateway { Arrival::Stream } else { Arrival::Service });
             let from = Some(self.labels.display(&user));
-            return Ok(Opened { status: DeliveredStatus::Taken, call: None, message: Some(message), from });
+            return Ok(Opened { status: DeliveredStatus::Taken, call: None, message: Some(message), from, sender: None });
         }
         if !self.decide(&sender.user, kind_of(notice.event)).is_allowed {
             return Err(format!("{} may not write to this user", self.labels.display(&user)));
@@ -207,7 +212,8 @@ impl EventLoop {
             self.look_into_boxes();
         }
         let status = if is_known { DeliveredStatus::Duplicate } else { DeliveredStatus::Taken };
-        Ok(Opened { status, call: None, message: Some(message), from: Some(self.labels.display(&user)) })
+        let from = Some(self.labels.display(&user));
+        Ok(Opened { status, call: None, message: Some(message), from, sender: Some(sender.device) })
     }
 }
 

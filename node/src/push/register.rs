@@ -363,6 +363,7 @@ impl EventLoop {
             self.push_announced();
         }
         self.push_tests_tick(now);
+        self.push_receipts_tick(now);
         if self.push.renew_at.is_none_or(|at| at > now.instant) || self.is_revoked() {
             return;
         }

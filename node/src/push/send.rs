@@ -50,6 +50,7 @@ impl EventLoop {
         let extensions = PushSend::with_languages(Extensions::none(), &self.own_languages());
         let message = PushSend { handle, capability, proof, hints, sealed: sealed.to_vec(), extensions };
         let handed = Handed { sending, push: HeldPush { gateway: target.peer, handle, request_hash } };
+        self.note_handed(*device, address.gateway.device, &handed, sealed);
         self.request(&target, &message, Purpose::PushSend(handed), GATEWAY_TIMEOUT);
         Some(target)
     }
@@ -61,6 +62,7 @@ impl EventLoop {
         match answer.map(|answer| answer.status) {
             Ok(PushStatus::Accepted { ways }) => {
                 debug!(?sending, ?ways, ?held, "gateway took the push");
+                self.note_push_accepted(&push.request_hash);
                 match (sending, held) {
                     (Sending::Test { gateway }, _) => self.push_test_answered(gateway, Ok(ways)),
                     (Sending::Call { call, device }, Some(secs)) => self.push_held(call, device, push, secs),
@@ -83,7 +85,7 @@ impl EventLoop {
     }
 
     /// A message waits in the mailboxes all the same.
-    fn push_not_sent(&mut self, sending: Sending, reason: String) {
+    pub(super) fn push_not_sent(&mut self, sending: Sending, reason: String) {
         debug!(?sending, reason, "gateway took no push");
         match sending {
             Sending::Test { gateway } => self.push_test_answered(gateway, Err(reason)),

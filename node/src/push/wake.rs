@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use halloo_protocol::call::{InviteStatus, InviteWay, SealedInvite};
 use halloo_protocol::key::DeviceKey;
-use halloo_protocol::push::{DeliveredStatus, PUSH_PAYLOAD_BYTES_MAX, PushDelivered, PushPayload};
+use halloo_protocol::push::{DeliveredStatus, OuterPayload, PUSH_PAYLOAD_BYTES_MAX, PushDelivered, PushPayload};
 use halloo_protocol::wire::Extensions;
 use tracing::{debug, info};
 
@@ -57,10 +57,18 @@ impl EventLoop {
             return Err("the push is dated in the future".into());
         }
         self.push.language = outer.language();
+        let opened = self.open_pushed(outer, payload.sealed(), way)?;
+        self.note_push_arrival(outer, way, &opened);
+        Ok(opened)
+    }
+
+    /// Rings, or takes the message, or looks into the mailboxes: what a believed payload is for.
+    fn open_pushed(&mut self, outer: &OuterPayload, sealed: &[u8], way: InviteWay) -> Result<Opened, String> {
+        let now = self.now().unix;
         if !outer.event.is_call() {
-            return self.take_pushed(outer, payload.sealed(), way);
+            return self.take_pushed(outer, sealed, way);
         }
-        let sealed = SealedInvite::from_bytes(payload.sealed().to_vec()).map_err(|error| error.to_string())?;
+        let sealed = SealedInvite::from_bytes(sealed.to_vec()).map_err(|error| error.to_string())?;
         let rung = if now > outer.expires_at.plus_secs(LATE_SECS) {
             // Held back, or sent a second time: it has nothing to ring for.
             self.ring_too_late(&sealed);
@@ -81,7 +89,8 @@ impl EventLoop {
             InviteStatus::Refused(halloo_protocol::call::Reason::EXPIRED) => DeliveredStatus::Expired,
             InviteStatus::Refused(_) | InviteStatus::NotForMe => return Err(rung.refusal.unwrap_or_else(|| "refused".into())),
         };
-        Ok(Opened { status, call: rung.call, message: None, from: rung.from })
+        let sender = rung.call.and_then(|call| self.calls.caller_of(&call));
+        Ok(Opened { status, call: rung.call, message: None, from: rung.from, sender })
     }
 
     fn tell_push_received(&self, kind: &str, opened: &Opened) {
@@ -132,6 +141,7 @@ impl EventLoop {
             self.events.send(Event::Woken { suspended_ms, by_push: payload.is_some() });
             self.restart_clock_watch();
             self.push_sessions_woken();
+            self.push_receipts_woken();
             self.reach_woken();
             self.join_network();
             self.publish_soon();

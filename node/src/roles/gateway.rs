@@ -16,6 +16,7 @@ mod hand_on;
 mod http;
 mod jwt;
 mod keeper;
+mod receipts;
 pub(crate) mod sessions;
 mod setup;
 mod sms;
@@ -107,6 +108,8 @@ pub(crate) struct Gateway {
     pub(crate) sessions: sessions::Hosted,
     /// Pushes that may have to be handed on, by number.
     held: std::collections::HashMap<u64, hand_on::Held>,
+    /// Who is told what becomes of a push.
+    senders: receipts::Senders,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -148,6 +151,7 @@ impl EventLoop {
             keeper: keeper::Keeper::new(now),
             sessions: sessions::Hosted::default(),
             held: std::collections::HashMap::new(),
+            senders: receipts::Senders::default(),
         });
         Ok(())
     }
@@ -277,6 +281,9 @@ impl EventLoop {
         let held_secs = self.hold_back(&registration, request.hints.event, grant.holder);
         let (number, ways) = self.keep_and_deliver(&registration, request, held_secs)?;
         self.note_introduction(&peer, registration.device());
+        if let Some(gateway) = &mut self.gateway {
+            gateway.senders.note(number, peer, request.request_hash());
+        }
         if held_secs > 0 {
             self.note_held(request.request_hash(), peer, number, held_secs);
         }
@@ -345,6 +352,7 @@ impl EventLoop {
         let purges = gateway.purge_at <= now.instant;
         if purges {
             gateway.purge_at = now.instant + PURGE_EVERY;
+            gateway.senders.tidy(&gateway.waiting);
         }
         let mut over = due.expired;
         for number in due.again {

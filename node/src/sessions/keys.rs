@@ -30,7 +30,7 @@ impl EventLoop {
         let peer = address::peer_id(device).filter(|peer| self.peers.get(peer).is_some_and(|known| known.chain.is_some()));
         if let Some(peer) = peer {
             self.sessions.fetches.insert(*device, Fetch::Asking);
-            self.ask_device_for_key(user, device, &Target::connected(peer));
+            self.ask_device_for_key(user, device, &Target::connected(peer), self.key_patience(user, device, &peer));
             return true;
         }
         if self.ask_mailbox_for_key(user, device) {
@@ -38,13 +38,30 @@ impl EventLoop {
         }
         let Some(target) = self.cached_target(user, device) else { return false };
         self.sessions.fetches.insert(*device, Fetch::Asking);
-        self.ask_device_for_key(user, device, &target);
+        self.ask_device_for_key(user, device, &target, KEY_TIMEOUT);
         true
     }
 
-    fn ask_device_for_key(&mut self, user: &UserId, device: &DeviceKey, target: &Target) {
+    /// How long a connected device is waited for: one that was suspended a moment ago is still connected, and says nothing. Where its mailbox has keys too
+    /// a few round trips are enough.
+    fn key_patience(&self, user: &UserId, device: &DeviceKey, peer: &PeerId) -> Duration {
+        let has_mailbox = self.cached_device_entry(user, device).is_some_and(|entry| !entry.mailboxes.is_empty());
+        match self.peers.get(peer).and_then(|known| known.rtt) {
+            Some(rtt) if has_mailbox => (rtt * KEY_ROUND_TRIPS).clamp(KEY_PATIENCE_MIN, KEY_TIMEOUT),
+            _ => KEY_TIMEOUT,
+        }
+    }
+
+    /// Whether a connected device was asked for something and has said nothing since.
+    pub(crate) fn is_silent_device(&self, device: &DeviceKey) -> bool {
+        let known = address::peer_id(device).and_then(|peer| self.peers.get(&peer));
+        let (Some(known), Some(since)) = (known, self.sessions.silent.get(device)) else { return false };
+        !known.is_heard_since(*since)
+    }
+
+    fn ask_device_for_key(&mut self, user: &UserId, device: &DeviceKey, target: &Target, patience: Duration) {
         let fetching = Fetching { user: user.clone(), device: *device, by_mailbox: false };
-        self.request(target, &KeyFetch::default(), Purpose::KeyFetch(fetching), KEY_TIMEOUT);
+        self.request(target, &KeyFetch::default(), Purpose::KeyFetch(fetching), patience);
     }
 
     fn ask_mailbox_for_key(&mut self, user: &UserId, device: &DeviceKey) -> bool {
@@ -76,6 +93,9 @@ impl EventLoop {
 
     pub(crate) fn key_failure(&mut self, fetching: Fetching, failure: Failure) {
         debug!(%failure, device = %fetching.device, by_mailbox = fetching.by_mailbox, "no one-time key");
+        if !fetching.by_mailbox && self.sessions.silent.len() < FETCHES_MAX {
+            self.sessions.silent.insert(fetching.device, Instant::now());
+        }
         if fetching.by_mailbox || !self.ask_mailbox_for_key(&fetching.user, &fetching.device) {
             self.key_fetched(&fetching, None);
         }
@@ -244,6 +264,7 @@ impl EventLoop {
         }
         if self.sessions.tidy_at <= now.instant {
             self.sessions.tidy_at = now.instant + TIDY_EVERY;
+            self.sessions.silent.clear();
             self.tidy_sessions(now);
         }
     }

@@ -140,6 +140,14 @@ impl View {
 }
 
 impl View {
+    /// What this gateway needs to vouch for a device, if it does.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn gateway_keep(&self, device: &DeviceKey) -> Result<Option<Vec<u8>>, StoreError> {
+        self.get(Table::GatewayKeeps, device.as_bytes())
+    }
+
     /// Up to `limit` devices that this gateway vouches for, from the one after `after` on, with what it needs for it.
     ///
     /// # Errors

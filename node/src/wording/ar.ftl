@@ -37,7 +37,9 @@ file =
         [many] { $count } ملفًا من { $name }
        *[other] { $count } ملف من { $name }
     }
+mail = بريد إلكتروني من { $name }
 self-test = وصل الإشعار التجريبي
 notice = جديد من { $name }
+shown-on = { $event } (يُعرض على { $device })
 accept = قبول
 decline = رفض

@@ -29,7 +29,9 @@ file =
         [many] { $name } vám posílá { $count } souboru
        *[other] { $name } vám posílá { $count } souborů
     }
+mail = E-mail od: { $name }
 self-test = Zkušební oznámení dorazilo
 notice = Něco nového od: { $name }
+shown-on = { $event } (zobrazí se na zařízení { $device })
 accept = Přijmout
 decline = Odmítnout

@@ -21,7 +21,9 @@ file =
         [one] { $name } sendet dir eine Datei
        *[other] { $name } sendet dir { $count } Dateien
     }
+mail = E-Mail von { $name }
 self-test = Die Testbenachrichtigung ist angekommen
 notice = Neues von { $name }
+shown-on = { $event } (zu sehen auf { $device })
 accept = Annehmen
 decline = Ablehnen

@@ -21,7 +21,9 @@ file =
         [one] Αρχείο από { $name }
        *[other] { $count } αρχεία από { $name }
     }
+mail = Email από { $name }
 self-test = Η δοκιμαστική ειδοποίηση έφτασε
 notice = Κάτι νέο από { $name }
+shown-on = { $event } (εμφανίζεται στη συσκευή { $device })
 accept = Αποδοχή
 decline = Απόρριψη

@@ -21,7 +21,9 @@ file =
         [one] { $name } is sending you a file
        *[other] { $name } is sending you { $count } files
     }
+mail = Mail from { $name }
 self-test = The test notification has arrived
 notice = Something new from { $name }
+shown-on = { $event } (shown on { $device })
 accept = Accept
 decline = Decline

@@ -21,7 +21,9 @@ file =
         [one] { $name } te envía un archivo
        *[other] { $name } te envía { $count } archivos
     }
+mail = Correo de { $name }
 self-test = Ha llegado la notificación de prueba
 notice = Novedades de { $name }
+shown-on = { $event } (se muestra en { $device })
 accept = Aceptar
 decline = Rechazar

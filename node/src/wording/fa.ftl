@@ -21,7 +21,9 @@ file =
         [one] { $name } برای شما یک پرونده می‌فرستد
        *[other] { $name } برای شما { $count } پرونده می‌فرستد
     }
+mail = ایمیل از { $name }
 self-test = اعلان آزمایشی رسید
 notice = خبر تازه از { $name }
+shown-on = { $event } (در { $device } نمایش داده می‌شود)
 accept = پذیرفتن
 decline = رد کردن

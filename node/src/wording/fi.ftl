@@ -21,7 +21,9 @@ file =
         [one] { $name } lähettää sinulle tiedoston
        *[other] { $name } lähettää sinulle { $count } tiedostoa
     }
+mail = Sähköposti: { $name }
 self-test = Testi-ilmoitus on saapunut
 notice = Uutta: { $name }
+shown-on = { $event } (näkyy laitteessa { $device })
 accept = Vastaa
 decline = Hylkää

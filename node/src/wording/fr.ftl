@@ -21,7 +21,9 @@ file =
         [one] { $name } vous envoie un fichier
        *[other] { $name } vous envoie { $count } fichiers
     }
+mail = E-mail de { $name }
 self-test = La notification de test est arrivée
 notice = Du nouveau de la part de { $name }
+shown-on = { $event } (affiché sur { $device })
 accept = Accepter
 decline = Refuser

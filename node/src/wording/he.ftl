@@ -29,7 +29,9 @@ file =
         [many] { $count } קבצים מאת { $name }
        *[other] { $count } קבצים מאת { $name }
     }
+mail = דוא״ל מאת { $name }
 self-test = הודעת הבדיקה הגיעה
 notice = חדש מאת { $name }
+shown-on = { $event } (מוצג במכשיר { $device })
 accept = קבלה
 decline = דחייה

@@ -21,7 +21,9 @@ file =
         [one] { $name } की ओर से एक फ़ाइल
        *[other] { $name } की ओर से { $count } फ़ाइलें
     }
+mail = { $name } का ईमेल
 self-test = परीक्षण सूचना आ गई है
 notice = { $name } की ओर से कुछ नया
+shown-on = { $event } ({ $device } पर दिखाया गया)
 accept = स्वीकार करें
 decline = अस्वीकार करें

@@ -21,7 +21,9 @@ file =
         [one] { $name } fájlt küld Önnek
        *[other] { $name } { $count } fájlt küld Önnek
     }
+mail = E-mail tőle: { $name }
 self-test = A próbaértesítés megérkezett
 notice = Újdonság, feladó: { $name }
+shown-on = { $event } (itt látható: { $device })
 accept = Fogadás
 decline = Elutasítás

@@ -21,7 +21,9 @@ file =
         [one] { $name } ti invia un file
        *[other] { $name } ti invia { $count } file
     }
+mail = E-mail da { $name }
 self-test = La notifica di prova è arrivata
 notice = Novità da { $name }
+shown-on = { $event } (visibile su { $device })
 accept = Accetta
 decline = Rifiuta

@@ -21,7 +21,9 @@ file =
         [one] { $name } stuurt je een bestand
        *[other] { $name } stuurt je { $count } bestanden
     }
+mail = E-mail van { $name }
 self-test = De testmelding is aangekomen
 notice = Nieuws van { $name }
+shown-on = { $event } (te zien op { $device })
 accept = Opnemen
 decline = Weigeren

@@ -29,7 +29,9 @@ file =
         [many] { $name } wysyła ci { $count } plików
        *[other] { $name } wysyła ci { $count } pliku
     }
+mail = E-mail od: { $name }
 self-test = Dotarło powiadomienie testowe
 notice = Coś nowego od: { $name }
+shown-on = { $event } (widoczne na urządzeniu { $device })
 accept = Odbierz
 decline = Odrzuć

@@ -21,7 +21,9 @@ file =
         [one] { $name } está enviando um arquivo
        *[other] { $name } está enviando { $count } arquivos
     }
+mail = E-mail de { $name }
 self-test = A notificação de teste chegou
 notice = Novidades de { $name }
+shown-on = { $event } (exibido em { $device })
 accept = Aceitar
 decline = Recusar

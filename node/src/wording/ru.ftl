@@ -29,7 +29,9 @@ file =
         [many] { $name } отправляет вам { $count } файлов
        *[other] { $name } отправляет вам { $count } файла
     }
+mail = Письмо: { $name }
 self-test = Проверочное уведомление получено
 notice = Новое от: { $name }
+shown-on = { $event } (показано на устройстве { $device })
 accept = Принять
 decline = Отклонить

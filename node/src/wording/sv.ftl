@@ -21,7 +21,9 @@ file =
         [one] { $name } skickar en fil till dig
        *[other] { $name } skickar { $count } filer till dig
     }
+mail = E-post från { $name }
 self-test = Testaviseringen har kommit fram
 notice = Något nytt från { $name }
+shown-on = { $event } (visas på { $device })
 accept = Svara
 decline = Avvisa

@@ -1,6 +1,7 @@
 use super::*;
 
-const SENTENCES: [Sentence; 9] = [
+const SENTENCES: [Sentence; 10] = [
+    Sentence::Event(EventKind::MAIL),
     Sentence::Event(EventKind::NOTICE),
     Sentence::Event(EventKind::VOICE_CALL),
     Sentence::Event(EventKind::VIDEO_CALL),
@@ -50,6 +51,21 @@ fn every_language_says_everything() {
             }
         }
     }
+}
+
+#[test]
+fn every_language_says_where_something_is_shown() {
+    let device = || ShownOn { peer_id: "12D3KooWabcdefgh".into(), name: Some("Tablet".into()) };
+    for (language, _) in LANGUAGES {
+        let notice = in_language(language, Sentence::File, "Bob", 1).expect("tested above").pointing_to(device());
+        assert!(notice.text.contains("\u{2068}Bob\u{2069}") && notice.text.contains("\u{2068}Tablet\u{2069}"), "{}", notice.text);
+        assert!(notice.spoken.contains("Bob") && notice.spoken.contains("Tablet"), "{}", notice.spoken);
+        assert!(!notice.spoken.contains(['{', '}', '\u{2068}']), "{}", notice.spoken);
+    }
+    let english = || in_language("en", Sentence::File, "Bob", 1).expect("there");
+    assert_eq!(english().pointing_to(device()).spoken, "Bob is sending you a file (shown on Tablet)");
+    let nameless = ShownOn { name: Some("\u{202e}\n".into()), ..device() };
+    assert_eq!(english().pointing_to(nameless).spoken, "Bob is sending you a file (shown on abcdefgh)");
 }
 
 #[test]

@@ -21,7 +21,9 @@ file =
         [one] { $name } size bir dosya gönderiyor
        *[other] { $name } size { $count } dosya gönderiyor
     }
+mail = E-posta: { $name }
 self-test = Deneme bildirimi ulaştı
 notice = { $name } için yeni bir bildirim var
+shown-on = { $event } ({ $device } cihazında gösteriliyor)
 accept = Kabul et
 decline = Reddet

@@ -29,7 +29,9 @@ file =
         [many] { $name } надсилає вам { $count } файлів
        *[other] { $name } надсилає вам { $count } файлу
     }
+mail = Лист: { $name }
 self-test = Перевірне сповіщення надійшло
 notice = Нове від: { $name }
+shown-on = { $event } (показано на пристрої { $device })
 accept = Прийняти
 decline = Відхилити

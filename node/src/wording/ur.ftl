@@ -21,7 +21,9 @@ file =
         [one] { $name } کی طرف سے ایک فائل
        *[other] { $name } کی طرف سے { $count } فائلیں
     }
+mail = { $name } کی ای میل
 self-test = آزمائشی اطلاع پہنچ گئی
 notice = { $name } کی طرف سے کچھ نیا
+shown-on = { $event } ({ $device } پر دکھایا گیا)
 accept = قبول کریں
 decline = مسترد کریں

@@ -120,6 +120,8 @@ pub fn frame(bytes: &[u8]) {
         own_device::DeviceRenew,
         own_device::DeviceRenewed,
         presence::PresenceGossip,
+        push::PushArrived,
+        push::PushArrivedNoted,
         push::PushChannelGone,
         push::PushChannelGoneNoted,
         push::hand_on::PushHandOn,

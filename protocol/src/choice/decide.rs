@@ -428,7 +428,10 @@ fn split_by_content(mut stages: Vec<(u16, Chosen<'_>)>, inputs: &Inputs) -> Vec<
         {
             chosen.push((shower, Because::CanShow));
         }
-        let shower = chosen.iter().find(|(candidate, _)| !cannot(candidate)).map(|(candidate, _)| candidate.device);
+        // Whoever is known to show it before who only may.
+        let able = chosen.iter().map(|(candidate, _)| *candidate).filter(|candidate| !cannot(candidate));
+        let shower =
+            able.min_by_key(|candidate| can_show(candidate, &inputs.event) != Some(true)).map(|candidate| candidate.device);
         let choices = chosen.into_iter().map(|(candidate, because)| {
             let delivery = match shower {
                 Some(shown_on) if cannot(candidate) => Delivery::Prompt { shown_on },

@@ -186,7 +186,7 @@ fn when_of(place: &str, when: FileWhen, groups: &BTreeMap<String, Vec<String>>) 
         events.extend(events_of(word).ok_or_else(|| {
             value(
                 &format!("{place}: events"),
-                format!("{word:?} isn't call, voice-call, video-call, message, missed-call or contact-request"),
+                format!("{word:?} isn't call, voice-call, video-call, message, missed-call, contact-request or mail"),
             )
         })?);
     }
@@ -216,8 +216,14 @@ fn events_of(word: &str) -> Option<Vec<EventKind>> {
     if word == "call" {
         return Some(vec![EventKind::VOICE_CALL, EventKind::VIDEO_CALL]);
     }
-    let kinds =
-        [EventKind::VOICE_CALL, EventKind::VIDEO_CALL, EventKind::MESSAGE, EventKind::MISSED_CALL, EventKind::CONTACT_REQUEST];
+    let kinds = [
+        EventKind::VOICE_CALL,
+        EventKind::VIDEO_CALL,
+        EventKind::MESSAGE,
+        EventKind::MISSED_CALL,
+        EventKind::CONTACT_REQUEST,
+        EventKind::MAIL,
+    ];
     kinds.into_iter().find(|kind| kind.to_string() == word).map(|kind| vec![kind])
 }
 

@@ -20,8 +20,12 @@ pub const ENTRY_SECS_MAX: u64 = 30 * 86_400;
 /// Longest lease a device signs for itself.
 pub const DEVICE_LEASE_SECS_MAX: u64 = 3_600;
 
-/// Longest lease a keeper signs for a device.
-pub const KEEPER_LEASE_SECS_MAX: u64 = 86_400;
+/// Longest lease a keeper signs for a device. What it vouches for, that the device is registered with it, changes rarely, and each
+/// renewal costs every replica some hundred bytes. Who finds the keeper gone asks the device's other one.
+pub const KEEPER_LEASE_SECS_MAX: u64 = 3 * 86_400;
+
+/// When a keeper renews its lease after it was signed. A renewal that fails is tried again within an hour or two, so a day is enough.
+pub const KEEPER_RENEW_AFTER_SECS: u64 = 2 * 86_400;
 
 /// Most open addresses of a device.
 const ADDRESSES_MAX: usize = 8;

@@ -17,6 +17,7 @@ use crate::group::{GroupPart, StandingMark};
 use crate::id::{CallId, GroupId, MessageId};
 use crate::identity::UserId;
 use crate::key::DeviceKey;
+use crate::mail::MailNotice;
 use crate::time::UnixTime;
 use crate::wire::{self, DecodeError, Extensions, FrameKind, Message};
 
@@ -327,6 +328,8 @@ pub enum OwnSignal {
     Progress(Vec<Progress>),
     /// "Merge these"; at most [`STATE_ITEMS_MAX`].
     States(Vec<StateItem>),
+    /// "This user has mail."
+    Mail(Box<MailNotice>),
 }
 
 impl OwnSignal {
@@ -342,6 +345,7 @@ impl OwnSignal {
                 check_count("states", items.len(), STATE_ITEMS_MAX)?;
                 items.iter().try_for_each(StateItem::check)
             }
+            Self::Mail(notice) => notice.check(),
         }
     }
 
@@ -352,6 +356,7 @@ impl OwnSignal {
             Self::Sent(_) => "sent",
             Self::Progress(_) => "progress",
             Self::States(_) => "states",
+            Self::Mail(_) => "mail",
         }
     }
 }

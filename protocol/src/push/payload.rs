@@ -107,7 +107,9 @@ impl Body for OuterPayload {
     }
 }
 
-fn sealed_hash(sealed: &[u8]) -> [u8; 16] {
+/// First half of the hash of a sealed part: names it, to those who have it.
+#[must_use]
+pub fn sealed_hash(sealed: &[u8]) -> [u8; 16] {
     let digest = hash("halloo push sealed part", &[sealed]);
     let mut half = [0; 16];
     half.copy_from_slice(&digest[..16]);

@@ -51,6 +51,7 @@ use halloo_protocol::linking::{
     ConfirmStatus, DeviceLink, LinkCode, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkReason, LinkRequest,
     LinkStart, LinkStarted, StartStatus,
 };
+use halloo_protocol::mail::MailNotice;
 use halloo_protocol::mailbox::{
     Admission, Letter, LetterId, MailboxItem, MailboxItems, MailboxKept, MailboxNews, MailboxOpen, MailboxOpened, MailboxPut,
     MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
@@ -77,10 +78,10 @@ use halloo_protocol::push::session::{
     SessionPreferences, SessionReason, SessionRequest, SessionRequested, SessionStatus, SessionTerms, Subscription,
 };
 use halloo_protocol::push::{
-    ChannelEnd, DeliveredStatus, EventNotice, GatewayTime, Identifier, KeepStatus, OuterPayload, PushChannel, PushChannelGone,
-    PushChannelGoneNoted, PushDeliver, PushDelivered, PushHandle, PushHints, PushKeep, PushKept, PushPayload, PushReason,
-    PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister, PushUnregistered, PushWay,
-    RegisterStatus, Urgency,
+    ChannelEnd, DeliveredStatus, EventNotice, GatewayTime, Identifier, KeepStatus, OuterPayload, PushArrived, PushArrivedNoted,
+    PushChannel, PushChannelGone, PushChannelGoneNoted, PushDeliver, PushDelivered, PushHandle, PushHints, PushKeep, PushKept,
+    PushPayload, PushReason, PushReceipt, PushRegister, PushRegistered, PushSend, PushSent, PushStatus, PushUnregister,
+    PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
 use halloo_protocol::relay::{
     MediaAddress, MediaTls, RelayCredentials, RelayGrant, RelayNotice, RelayReason, RelayRequest, RelayStatus,
@@ -227,6 +228,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "message_delivered" => message MessageDelivered = MessageDelivered { ids: vec![MessageId([1; 16])], extensions: none() };
         "own_sent" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Sent(Box::new(history_item())))));
         "own_progress" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Progress(vec![Progress { id: MessageId([1; 16]), state: 3 }]))));
+        "own_mail" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Mail(Box::new(mail_notice())))));
         "own_states" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::States(states()))));
         "history_request" => message HistoryRequest = HistoryRequest {
             query: HistoryQuery::Missing { with: Correspondent::User(alice_id()), device: device(1), counters: mark().counters },
@@ -393,6 +395,8 @@ pub(crate) fn all() -> Vec<Vector> {
         "push_sent" => message PushSent = PushSent { status: PushStatus::Accepted { ways: vec![PushWay::Stream, PushWay::WebPush] }, extensions: none() };
         "push_deliver" => message PushDeliver = PushDeliver { payload: push_payload().to_bytes(), extensions: none() };
         "push_delivered" => message PushDelivered = PushDelivered { status: DeliveredStatus::Ringing, extensions: none() };
+        "push_arrived" => message PushArrived = PushArrived { sealed_hash: [9; 16], gateway: device(1), on_stream: false, status: DeliveredStatus::Ringing, extensions: none() };
+        "push_arrived_noted" => message PushArrivedNoted = PushArrivedNoted { accepted: vec![device(1), device(2)], extensions: none() };
         "push_receipt" => message PushReceipt = PushReceipt { request_hash: [8; 32], way: PushWay::WebPush, result: Err(PushReason::GONE), extensions: none() };
         "event_notice" => signed EventNotice = Signed::sign(event_notice(), &device_secret(0));
         "outer_payload" => signed OuterPayload = Signed::sign(outer_payload(), &keeper_secret(0));
@@ -884,6 +888,19 @@ fn capability() -> Signed<Capability> {
         extensions: extensions(),
     };
     Signed::sign(capability, &device_secret(0))
+}
+
+fn mail_notice() -> MailNotice {
+    MailNotice {
+        id: [1; 16],
+        account: "work".into(),
+        from_name: "Carol".into(),
+        from_address: "carol@mail.example".into(),
+        subject: "Lunch".into(),
+        preview: "At noon?".into(),
+        sent_at: NOW,
+        extensions: none(),
+    }
 }
 
 fn push_register() -> PushRegister {

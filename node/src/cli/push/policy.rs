@@ -29,10 +29,10 @@ pub(in super::super) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct ExplainArgs {
-    /// A call that came to this device: decided anew from what was known then; without it, an event that might come now
+    /// A call, message or file that came to this device: decided anew from what was known then; without it, an event that might come now
     #[arg(value_name = "EVENT_ID", value_parser = parse::text, conflicts_with_all = ["event", "from", "format"])]
     event_id: Option<String>,
-    /// Kind of the event: call, video or message
+    /// Kind of the event: call, video, message, file, voicemail or mail
     #[arg(long, value_name = "KIND", value_parser = parse::text)]
     event: Option<String>,
     /// Who it would come from

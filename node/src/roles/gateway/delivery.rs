@@ -101,6 +101,7 @@ impl EventLoop {
         let ServiceAnswer { number, handle, channel, outcome } = answer;
         let Some(gateway) = &mut self.gateway else { return };
         gateway.waiting.end_sending(number, &channel);
+        gateway.senders.note_outcome(number, &outcome);
         let way = channel.way().name();
         match outcome {
             Outcome::Sent => {
@@ -147,6 +148,7 @@ impl EventLoop {
         match frame.parse::<PushDelivered>() {
             Ok(delivered) => {
                 debug!(status = ?delivered.status, "device took the push");
+                self.tell_brought(delivering.number, delivered.status);
                 // It is the same on every way: a service that is still to be asked, or to be asked again, isn't.
                 self.forget_pushes(&[delivering.number]);
             }
@@ -184,6 +186,7 @@ impl EventLoop {
             (Ok(true), Some(gateway)) => {
                 gateway.held.remove(&number);
                 gateway.waiting.remove(number);
+                self.tell_not_brought(number, channel.way());
             }
             (Ok(_), _) => {}
             (Err(error), _) => warn!(%error, "push not struck off"),

@@ -88,12 +88,17 @@ impl EventLoop {
                 extensions: Extensions::none(),
             };
             debug!("no channel works: the push is handed to another gateway");
+            if let Some(gateway) = &mut self.gateway {
+                gateway.senders.note_asked(number);
+            }
             self.request(&target, &message, Purpose::PushHandOn(Handing { number }), HAND_ON_TIMEOUT);
         }
     }
 
     pub(crate) fn push_hand_on_answer(&mut self, handing: Handing, frame: &Frame) {
-        match frame.parse::<PushHandedOn>().map(|answer| answer.result) {
+        let answer = frame.parse::<PushHandedOn>().map(|answer| answer.result);
+        self.note_hand_on_answer(handing.number, matches!(answer, Ok(Ok(_))));
+        match answer {
             Ok(Ok(ways)) => debug!(number = handing.number, ?ways, "the other gateway has taken the push"),
             Ok(Err(reason)) => debug!(number = handing.number, %reason, "the other gateway refused the push"),
             Err(_) => self.counters.malformed += 1,
@@ -102,6 +107,7 @@ impl EventLoop {
 
     pub(crate) fn push_hand_on_failure(&mut self, handing: Handing, failure: Failure) {
         debug!(number = handing.number, %failure, "the other gateway isn't reached");
+        self.note_hand_on_answer(handing.number, false);
     }
 
     /// Another gateway of a device hands a push on.

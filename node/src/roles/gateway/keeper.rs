@@ -1,11 +1,13 @@
 //! The gateway as keeper: it vouches in the directory that the devices registered here can be woken, so that they are found however long they
 //! sleep and however they fell asleep.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
-use halloo_protocol::directory::{KEEPER_LEASE_SECS_MAX, Lease, Reachability, RecordKey};
+use halloo_protocol::directory::{KEEPER_LEASE_SECS_MAX, KEEPER_RENEW_AFTER_SECS, Lease, Reachability, RecordKey};
 use halloo_protocol::identity::VerifiedChain;
+use halloo_protocol::kademlia::{LeaseReport, QueryId};
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::push::{KeepStatus, PushHandle, PushKeep, PushKept, PushReason};
 use halloo_protocol::time::{Now, UnixTime};
@@ -16,8 +18,11 @@ use super::STORED_BYTES_MAX;
 use crate::event_loop::EventLoop;
 use crate::store::StoreError;
 
-/// When a lease is renewed after it was signed: two tries may fail before it ends.
-const RENEW_AFTER_SECS: u64 = KEEPER_LEASE_SECS_MAX / 3;
+/// When a renewal is tried again that reached fewer than half of the replicas it was sent to.
+const RETRY_AFTER_SECS: u64 = 3_600;
+
+/// Renewals whose outcome is waited for. Of more it isn't learnt that they failed.
+const UNDER_WAY_MAX: usize = 8_192;
 
 /// How often it is looked for leases to renew, and how many devices are looked at each time: a million in eight hours.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -37,12 +42,13 @@ struct Kept {
 pub(super) struct Keeper {
     look_at: Instant,
     looked_to: Option<DeviceKey>,
+    under_way: HashMap<QueryId, DeviceKey>,
 }
 
 impl Keeper {
     /// Begins at the first device.
-    pub(super) const fn new(now: Instant) -> Self {
-        Self { look_at: now, looked_to: None }
+    pub(super) fn new(now: Instant) -> Self {
+        Self { look_at: now, looked_to: None, under_way: HashMap::new() }
     }
 }
 
@@ -92,9 +98,30 @@ impl EventLoop {
         };
         let lease = Signed::sign(lease, self.identity.device_key());
         let me = self.identity.device();
-        self.directory.machine.renew_lease(now, kept.record, Some(me), lease);
+        let query = self.directory.machine.renew_lease(now, kept.record, Some(me), lease);
+        if let Some(gateway) = self.gateway.as_mut().filter(|gateway| gateway.keeper.under_way.len() < UNDER_WAY_MAX) {
+            gateway.keeper.under_way.insert(query, device);
+        }
         debug!(%device, %until, "vouched for");
         until
+    }
+
+    /// A renewal has ended; if it was a keeper's and reached too few, its turn comes sooner.
+    pub(crate) fn keeper_lease_renewed(&mut self, query: QueryId, report: &LeaseReport) {
+        let Some(device) = self.gateway.as_mut().and_then(|gateway| gateway.keeper.under_way.remove(&query)) else { return };
+        if report.asked > 0 && report.renewed * 2 >= report.asked {
+            return;
+        }
+        debug!(%device, ?report, "too few have taken the lease");
+        let retry_at = self.now().unix.minus_secs(KEEPER_RENEW_AFTER_SECS - RETRY_AFTER_SECS);
+        let noted = self.store.transaction::<_, StoreError>(|tx| {
+            let Some(content) = tx.gateway_keep(&device)? else { return Ok(()) };
+            let Ok(kept) = wire::decode::<Kept>(&content, STORED_BYTES_MAX) else { return Ok(()) };
+            tx.put_gateway_keep(&device, Some(&wire::encode(&Kept { signed_at: retry_at, ..kept })))
+        });
+        if let Err(error) = noted {
+            warn!(%error, "not noted that a lease is to be renewed again");
+        }
     }
 
     /// Renews leases, some devices at a time.
@@ -121,7 +148,7 @@ impl EventLoop {
     }
 
     fn renew_keep(&mut self, now: Now, device: DeviceKey, kept: Option<Kept>) -> Result<(), StoreError> {
-        let is_due = |kept: &Kept| now.unix.secs_since(kept.signed_at) >= RENEW_AFTER_SECS;
+        let is_due = |kept: &Kept| now.unix.secs_since(kept.signed_at) >= KEEPER_RENEW_AFTER_SECS;
         if kept.as_ref().is_some_and(|kept| !is_due(kept)) {
             return Ok(());
         }

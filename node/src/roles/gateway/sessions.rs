@@ -16,7 +16,7 @@ use halloo_protocol::push::session::{
 };
 use halloo_protocol::push::{Identifier, PushChannel, Urgency};
 use halloo_protocol::time::{Now, UnixTime};
-use halloo_protocol::wire::{self, Extensions, Frame, Signed};
+use halloo_protocol::wire::{self, Extensions, Frame, Message, Signed};
 use libp2p::Multiaddr;
 use serde_json::{Value, json};
 use tracing::{debug, warn};
@@ -369,14 +369,21 @@ impl EventLoop {
         let Some(registration) = self.registration_of(&device) else { return false };
         let Some(gateway) = &self.gateway else { return false };
         let message = PushMessage::new(registration.handle, payload, Urgency::High, REQUEST_SECS);
+        let request = wire::decode::<Signed<SessionInitiation>>(payload, SessionRequest::LIMIT).ok();
         let mut is_on_its_way = false;
         // A short message says that something waits at the gateway, and a session request doesn't wait.
         let brings = |channel: &PushChannel| !matches!(channel, PushChannel::Stream | PushChannel::Sms { .. });
         for channel in registration.request.channels.into_iter().filter(brings) {
-            let (services, message) = (gateway.services.clone(), message.clone());
+            let (services, message, request) = (gateway.services.clone(), message.clone(), request.clone());
             is_on_its_way = true;
             tokio::spawn(async move {
-                let outcome = services.send(&channel, &message).await;
+                let outcome = match (&channel, &request) {
+                    // Its server may know nothing of us, and speak the phone networks' form.
+                    (PushChannel::Webhook { url, secret }, Some(request)) => {
+                        services.webhook.send_initiation(url, secret, &message, request).await
+                    }
+                    (channel, _) => services.send(channel, &message).await,
+                };
                 debug!(way = channel.way().name(), ?outcome, "session request given to a push service");
             });
         }

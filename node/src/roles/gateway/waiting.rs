@@ -150,6 +150,11 @@ impl Waiting {
         held.iter().any(|(known, until)| known == channel && *until > now)
     }
 
+    /// Whether this push waits.
+    pub(super) fn contains(&self, number: u64) -> bool {
+        self.entries.contains_key(&number)
+    }
+
     /// True if none waits.
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()

@@ -10,6 +10,9 @@ use bytes::Bytes;
 use data_encoding::{BASE64, BASE64URL_NOPAD};
 use halloo_protocol::key::hash;
 use halloo_protocol::push::ChannelEnd;
+use halloo_protocol::push::session::SessionInitiation;
+use halloo_protocol::push::session::encapsulation::http_post;
+use halloo_protocol::wire::Signed;
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
@@ -42,9 +45,32 @@ impl WebhookClient {
 
     /// Posts a message.
     pub(super) async fn send(&self, url: &str, secret: &[u8; 32], message: &PushMessage) -> Outcome {
+        self.post(url, secret, message, &[]).await
+    }
+
+    /// Posts a request for a session in the form of WAP's push over the air, signed like every message.
+    pub(super) async fn send_initiation(
+        &self,
+        url: &str,
+        secret: &[u8; 32],
+        message: &PushMessage,
+        request: &Signed<SessionInitiation>,
+    ) -> Outcome {
+        let (headers, body) = http_post(request);
+        self.post(url, secret, &PushMessage { payload: body.into(), ..message.clone() }, &headers).await
+    }
+
+    /// Posts a message with more headers, which may take the place of others.
+    async fn post(&self, url: &str, secret: &[u8; 32], message: &PushMessage, more: &[(&'static str, String)]) -> Outcome {
         let Ok(uri) = parse_endpoint(url) else { return Outcome::Dead(ChannelEnd::INVALID) };
         let now = UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
-        let Some(headers) = headers(secret, message, now) else { return Outcome::Temporary };
+        let Some(mut headers) = headers(secret, message, now) else { return Outcome::Temporary };
+        for (name, value) in more {
+            let (Ok(name), Ok(value)) = (HeaderName::try_from(*name), HeaderValue::try_from(value)) else {
+                return Outcome::TooLarge;
+            };
+            headers.insert(name, value);
+        }
         let mut request = Request::new(Full::new(message.payload.clone()));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri;

@@ -13,6 +13,7 @@ mod sms;
 mod ussd;
 mod wsp;
 
+pub use self::http::post as http_post;
 use super::{SessionInitiation, SessionRequest};
 use crate::wire::{self, DecodeError, Extensions, Message, Signed};
 pub use gsm7::{pack as gsm7_pack, unpack as gsm7_unpack};

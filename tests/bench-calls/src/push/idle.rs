@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use bincode::{Decode, Encode};
 use halloo::handle::power::SuspendOptions;
 use halloo::store::StoreError;
-use halloo_protocol::directory::RecordKey;
+use halloo_protocol::directory::{KEEPER_RENEW_AFTER_SECS, RecordKey};
 use halloo_protocol::kademlia::RenewLease;
 use halloo_protocol::push::PushHandle;
 use halloo_protocol::time::UnixTime;
@@ -30,7 +30,7 @@ const SETTLE: Duration = Duration::from_secs(20);
 const RENEWAL: Duration = Duration::from_secs(1);
 
 /// Renewals of a keeper's lease in a day.
-const RENEWALS_PER_DAY: f64 = 3.0;
+const RENEWALS_PER_DAY: f64 = 86_400.0 / KEEPER_RENEW_AFTER_SECS as f64;
 
 /// What the gateway stores about a device that it vouches for.
 #[derive(Encode, Decode)]
@@ -78,7 +78,7 @@ async fn background(town: &Town, packets: &[Packet], time: Duration, report: &mu
     Ok(())
 }
 
-/// Has the gateway renew one lease: in its database it is nine hours old.
+/// Has the gateway renew one lease: in its database it is older than it is.
 async fn upkeep(link: &SlowLink, tap: &Wiretap, town: &Town, report: &mut Report) -> Result<()> {
     link.set_delay(Duration::ZERO);
     tap.begin();
@@ -87,7 +87,7 @@ async fn upkeep(link: &SlowLink, tap: &Wiretap, town: &Town, report: &mut Report
         let Some((key, content)) = tx.gateway_keeps_after(None, 1)?.into_iter().next() else { return Ok(()) };
         let key = <[u8; 32]>::try_from(key.as_slice()).unwrap_or_default();
         if let Ok(mut kept) = wire::decode::<Kept>(&content, 1_024) {
-            kept.signed_at = kept.signed_at.minus_secs(9 * 3_600);
+            kept.signed_at = kept.signed_at.minus_secs(KEEPER_RENEW_AFTER_SECS);
             tx.put_gateway_keep(
                 &halloo_protocol::key::DeviceKey(halloo_protocol::key::PublicKey(key)),
                 Some(&wire::encode(&kept)),
@@ -140,7 +140,7 @@ async fn upkeep(link: &SlowLink, tap: &Wiretap, town: &Town, report: &mut Report
     report.add(
         Row::at_most("the gateway's lease for a suspended device: a replica and day", "bytes", 600.0, 0.0, each * RENEWALS_PER_DAY).note(
             format!(
-                "3 renewals of {each:.0} bytes in {} packets, IP headers, QUIC, answer and acknowledgements included; {replicas} replicas; frames of that \
+                "a renewal in two days, of {each:.0} bytes in {} packets, IP headers, QUIC, answer and acknowledgements included; {replicas} replicas; frames of that \
                  second: {}",
                 window.len(),
                 words.join(", ")

@@ -13,15 +13,24 @@ const HEADERS_MAX: usize = 64;
 /// Whom it is for, for gateways on the way; the signed part decides.
 const CLIENT_HEADER: &str = "X-Wap-Client-Address";
 
+/// Headers and body of the POST request, for whoever has a client of HTTP that adds the rest.
+#[must_use]
+pub fn post(request: &Signed<SessionInitiation>) -> ([(&'static str, String); 5], Vec<u8>) {
+    let headers = [
+        ("X-Wap-Push-OTA-Version", "1.0".to_owned()),
+        ("X-Wap-Application-Id", SIA_APPLICATION.to_owned()),
+        ("Content-Type", SIA_CONTENT_TYPE.to_owned()),
+        (CLIENT_HEADER, client_address(request.unverified())),
+        (SIGNED_HEADER, header_value(request)),
+    ];
+    (headers, sia::encode(request.unverified()))
+}
+
 pub(super) fn encode(request: &Signed<SessionInitiation>) -> Vec<u8> {
-    let content = sia::encode(request.unverified());
-    let head = format!(
-        "POST / HTTP/1.1\r\nHost: client.invalid\r\nX-Wap-Push-OTA-Version: 1.0\r\nX-Wap-Application-Id: {SIA_APPLICATION}\r\n\
-         Content-Type: {SIA_CONTENT_TYPE}\r\n{CLIENT_HEADER}: {}\r\n{SIGNED_HEADER}: {}\r\nContent-Length: {}\r\n\r\n",
-        client_address(request.unverified()),
-        header_value(request),
-        content.len(),
-    );
+    let (headers, content) = post(request);
+    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let length = content.len();
+    let head = format!("POST / HTTP/1.1\r\nHost: client.invalid\r\n{headers}Content-Length: {length}\r\n\r\n");
     [head.as_bytes(), &content].concat()
 }
 

@@ -1,0 +1,354 @@
+//! Mail as an event (`[mail]`): this device watches accounts by IMAP ([`imap`]) and takes copies from a mail server ([`smtp`]), and tells all devices of its
+//! user: who has written, what about, how it begins ([`parse`]).
+//!
+//! 1. A task brings how a mail begins. It is on disk, as a signal to the own devices, together with how far the account was seen, before the task goes on.
+//! 2. The policy decides as for every event. Whoever is awake has the signal at once, and shows it when its turn has come. A device that sleeps is pushed to
+//!    when its turn comes, unless one whose turn was before has the mail by then.
+//! 3. Each device tells of a mail once, whichever of its user's devices has seen it.
+
+mod imap;
+mod parse;
+mod smtp;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use bincode::{Decode, Encode};
+use halloo_protocol::choice::Choice;
+use halloo_protocol::event::EventKind;
+use halloo_protocol::id::MessageId;
+use halloo_protocol::key::DeviceKey;
+use halloo_protocol::mail::MailNotice;
+use halloo_protocol::message::{CopyState, Correspondent, Envelope, MessageBody, OwnSignal};
+use halloo_protocol::time::Now;
+use halloo_protocol::wire::Extensions;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use tokio::sync::oneshot;
+use tokio_rustls::TlsConnector;
+use tracing::{debug, warn};
+use zeroize::Zeroizing;
+
+use crate::config::{MAIL_ACCOUNTS_MAX, MailAccount};
+use crate::event_loop::EventLoop;
+use crate::handle::Event;
+use crate::messages::{conversation_id, keep_signal};
+use crate::store::StoreError;
+use crate::timestamp::Timestamp;
+use crate::wording::{Sentence, ShownOn};
+
+/// Mails remembered, so that nobody is told twice; and those that wait for their turn.
+const KNOWN_MAX: usize = 512;
+const WAITING_MAX: usize = 64;
+
+/// Longest password, and file with certificates.
+const PASSWORD_BYTES_MAX: u64 = 1_024;
+const ROOTS_BYTES_MAX: u64 = 1_024 * 1_024;
+
+/// How far a folder was seen (RFC 3501 section 2.3.1.1): numbers count as long as the validity is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Seen {
+    validity: u32,
+    uid: u32,
+}
+
+/// Where a mail came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Origin {
+    /// A watched account, seen so far with it.
+    Watched(Seen),
+    /// A mail server.
+    Delivered,
+}
+
+/// What the tasks bring.
+#[derive(Debug)]
+pub(crate) enum MailNews {
+    /// How a mail begins.
+    Came {
+        account: String,
+        raw: Vec<u8>,
+        origin: Origin,
+        /// Told whether it is on disk.
+        taken: oneshot::Sender<bool>,
+    },
+    /// A folder that wasn't known: from there on mails are news.
+    Opened { account: String, seen: Seen, taken: oneshot::Sender<bool> },
+    /// An account can't be watched.
+    Trouble { account: String, reason: String },
+}
+
+/// A device's turn.
+#[derive(Debug)]
+struct Turn {
+    device: DeviceKey,
+    after_secs: u16,
+    /// `None`: another one has the mail, and this one isn't woken for it.
+    at: Option<Instant>,
+    is_woken: bool,
+}
+
+/// Mails told of, and those whose turn comes.
+#[derive(Debug, Default)]
+pub(crate) struct MailState {
+    known: VecDeque<[u8; 16]>,
+    /// To be shown here, and when.
+    waiting: Vec<(Instant, MailNotice, Option<ShownOn>)>,
+    /// When other devices may be woken for a mail, by the message that tells of it; the oldest fall out, and wake nobody any more.
+    turns: VecDeque<(MessageId, Vec<Turn>)>,
+}
+
+impl MailState {
+    /// True if it is the first word of this mail.
+    fn hear(&mut self, id: [u8; 16]) -> bool {
+        if self.known.contains(&id) {
+            return false;
+        }
+        if self.known.len() >= KNOWN_MAX {
+            self.known.pop_front();
+        }
+        self.known.push_back(id);
+        true
+    }
+}
+
+fn setting(account: &str) -> String {
+    format!("mail seen {account}")
+}
+
+// Start.
+impl EventLoop {
+    /// Starts to watch what the configuration names.
+    ///
+    /// # Errors
+    /// The setting that can't be used, and why.
+    pub(crate) fn open_mail(&mut self) -> Result<(), String> {
+        let config = self.settings.mail.clone();
+        if config.account.len() > MAIL_ACCOUNTS_MAX {
+            return Err(format!("mail.account: {}, at most {MAIL_ACCOUNTS_MAX}", config.account.len()));
+        }
+        for account in &config.account {
+            let ready = ready(account).map_err(|reason| format!("mail.account {:?}: {reason}", account.name))?;
+            let seen = self.store.read::<_, StoreError>(|view| view.setting_value::<Seen>(&setting(&account.name)));
+            let seen = seen.map_err(|error| format!("mail.account {:?}: {error}", account.name))?;
+            tokio::spawn(imap::watch(ready, seen, self.internal_sender.clone()));
+        }
+        match config.listen {
+            Some(address) => smtp::listen(address, self.internal_sender.clone()).map_err(|error| format!("mail.listen: {error}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads what an account needs.
+fn ready(account: &MailAccount) -> Result<imap::Account, String> {
+    let (host, port) = account.server.rsplit_once(':').ok_or("server: expected HOST:PORT")?;
+    let port: u16 = port.parse().map_err(|_| "server: expected HOST:PORT")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let is_here = host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if !account.tls && !is_here {
+        return Err("tls: without it the password would travel in the open; only a server on this machine is spoken to so".into());
+    }
+    let password = password(account)?;
+    for (field, text) in [("user", &account.user), ("folder", &account.folder), ("password_file", &*password)] {
+        if text.is_empty() || !text.chars().all(|c| c == ' ' || c.is_ascii_graphic()) {
+            return Err(format!("{field}: empty, or with other characters than those of ASCII"));
+        }
+    }
+    let tls = if account.tls { Some(connector(account)?) } else { None };
+    let (name, user, folder) = (account.name.clone(), account.user.clone(), account.folder.clone());
+    Ok(imap::Account { name, host, port, tls, user, password, folder })
+}
+
+fn password(account: &MailAccount) -> Result<Zeroizing<String>, String> {
+    let path = &account.password_file;
+    let failed = |reason: String| format!("password_file: {}: {reason}", path.display());
+    let metadata = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
+    if metadata.len() > PASSWORD_BYTES_MAX {
+        return Err(failed(format!("more than {PASSWORD_BYTES_MAX} bytes")));
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        if metadata.permissions().mode() & 0o077 != 0 {
+            return Err(failed("others can read it: chmod 600".into()));
+        }
+    }
+    let text = Zeroizing::new(std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?);
+    Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+fn connector(account: &MailAccount) -> Result<TlsConnector, String> {
+    let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    if let Some(path) = &account.roots {
+        let failed = |reason: String| format!("roots: {}: {reason}", path.display());
+        let length = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
+        if length > ROOTS_BYTES_MAX {
+            return Err(failed(format!("more than {ROOTS_BYTES_MAX} bytes")));
+        }
+        let certificates = CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))?;
+        for certificate in certificates {
+            let certificate = certificate.map_err(|error| failed(error.to_string()))?;
+            roots.add(certificate).map_err(|error| failed(error.to_string()))?;
+        }
+    }
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("tls: {error}"))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(std::sync::Arc::new(config)))
+}
+
+// The watching device.
+impl EventLoop {
+    pub(crate) fn handle_mail(&mut self, news: MailNews) {
+        match news {
+            MailNews::Came { account, raw, origin, taken } => {
+                let is_kept = self.take_mail(&account, &raw, origin);
+                let is_kept = is_kept.inspect_err(|error| warn!(%error, "a mail isn't told of yet")).is_ok();
+                // Its task has ended with the node, or its connection.
+                let _gone = taken.send(is_kept);
+            }
+            MailNews::Opened { account, seen, taken } => {
+                let kept = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(&setting(&account), &seen));
+                let _gone = taken.send(kept.is_ok());
+            }
+            MailNews::Trouble { account, reason } => {
+                warn!(account, reason, "the mail account can't be watched");
+                let detail = format!("mail account {account:?}: {reason}; it is tried again");
+                self.events.send(Event::Warning { code: "mail-account".into(), detail });
+            }
+        }
+    }
+
+    fn take_mail(&mut self, account: &str, raw: &[u8], origin: Origin) -> Result<(), StoreError> {
+        let now = self.now();
+        let notice = parse::notice_of(account, raw, now.unix);
+        let is_news = !self.mail.known.contains(&notice.id);
+        let has_others = self.own_devices_known().len() > 1;
+        let me = self.identity.user_id();
+        let message = MessageId::random(&mut self.rng);
+        let envelope = (is_news && has_others).then(|| Envelope {
+            id: message,
+            conversation: conversation_id(&me, &Correspondent::User(me.clone())),
+            counter: 0,
+            sent_at: now.unix,
+            body: MessageBody::Own(Box::new(OwnSignal::Mail(Box::new(notice.clone())))),
+            extensions: Extensions::none(),
+        });
+        let queued = self.store.transaction::<_, StoreError>(|tx| {
+            if let Origin::Watched(seen) = origin {
+                tx.put_setting_value(&setting(account), &seen)?;
+            }
+            envelope.map(|envelope| keep_signal(tx, &me, envelope, now.unix)).transpose()
+        })?;
+        self.plan_turns(message, &notice, now.instant);
+        if let Some(queued) = queued {
+            self.queue_kept(vec![queued], now);
+        }
+        self.show_mail(notice);
+        Ok(())
+    }
+
+    /// When others may be woken for it.
+    fn plan_turns(&mut self, message: MessageId, notice: &MailNotice, now: Instant) {
+        let decision = self.decide_for_mail(notice);
+        let stages = decision.stages.iter().flat_map(|stage| stage.choices.iter().map(move |choice| (stage.after_secs, choice)));
+        let turn = |(after_secs, choice): (u16, &Choice)| {
+            let at = now + Duration::from_secs(u64::from(after_secs));
+            Turn { device: choice.device, after_secs, at: Some(at), is_woken: false }
+        };
+        let turns = stages.map(turn).collect();
+        if self.mail.turns.len() >= WAITING_MAX {
+            self.mail.turns.pop_front();
+        }
+        self.mail.turns.push_back((message, turns));
+    }
+
+    /// Whether a device may be woken for a mail now. One that isn't waits with what else is in its mailboxes.
+    pub(crate) fn may_wake_for_mail(&self, message: &MessageId, device: &DeviceKey) -> bool {
+        let turns = self.mail.turns.iter().find(|(known, _)| known == message).map(|(_, turns)| turns);
+        let turn = turns.into_iter().flatten().find(|turn| turn.device == *device);
+        turn.and_then(|turn| turn.at).is_some_and(|at| at <= Instant::now())
+    }
+
+    pub(crate) fn mail_tick(&mut self, now: Now) {
+        let (due, waiting): (Vec<_>, Vec<_>) = self.mail.waiting.drain(..).partition(|(at, ..)| *at <= now.instant);
+        self.mail.waiting = waiting;
+        for (_, notice, shown_on) in due {
+            self.tell_mail(notice, shown_on);
+        }
+        // Once every device has it there is nobody to wake.
+        let mut all = std::mem::take(&mut self.mail.turns);
+        all.retain(|(message, _)| self.messages.outbox.item(message).is_some());
+        let mut woken = Vec::new();
+        for (message, turns) in &mut all {
+            woken.extend(self.due_for_mail(message, turns, now.instant).into_iter().map(|device| (*message, device)));
+        }
+        self.mail.turns = all;
+        for (message, device) in woken {
+            debug!(message = %message.short(), "a mail's next device is woken");
+            self.leave_in_mailboxes(message, device);
+        }
+    }
+
+    /// Whose turn has come to be woken, unless one before them has the mail.
+    fn due_for_mail(&self, message: &MessageId, turns: &mut [Turn], now: Instant) -> Vec<DeviceKey> {
+        let served = turns.iter().filter(|turn| self.has_mail(message, &turn.device)).map(|turn| turn.after_secs).min();
+        let mut due = Vec::new();
+        for turn in turns.iter_mut().filter(|turn| !turn.is_woken && turn.at.is_some_and(|at| at <= now)) {
+            if served.is_some_and(|served| served < turn.after_secs) {
+                turn.at = None;
+                continue;
+            }
+            turn.is_woken = true;
+            // The first ones are woken as it is sent.
+            if turn.after_secs > 0 && !self.has_mail(message, &turn.device) {
+                due.push(turn.device);
+            }
+        }
+        due
+    }
+
+    fn has_mail(&self, message: &MessageId, device: &DeviceKey) -> bool {
+        let copy = self.messages.outbox.item(message).and_then(|item| item.copies.get(device));
+        *device == self.identity.device() || copy.is_some_and(|copy| copy.state == CopyState::Delivered)
+    }
+}
+
+// Every device.
+impl EventLoop {
+    /// Another device of this user tells of a mail.
+    pub(crate) fn mail_told(&mut self, notice: MailNotice) {
+        self.show_mail(notice);
+    }
+
+    /// Tells its person when this device's turn has come.
+    fn show_mail(&mut self, notice: MailNotice) {
+        if !self.mail.hear(notice.id) {
+            return;
+        }
+        let (after_secs, shown_on) = self.turn_for_mail(&notice);
+        if after_secs == 0 || self.mail.waiting.len() >= WAITING_MAX {
+            return self.tell_mail(notice, shown_on);
+        }
+        self.mail.waiting.push((Instant::now() + Duration::from_secs(u64::from(after_secs)), notice, shown_on));
+    }
+
+    fn tell_mail(&self, notice: MailNotice, shown_on: Option<ShownOn>) {
+        let sentence = self.notice_named(Sentence::Event(EventKind::MAIL), notice.from(), shown_on);
+        self.events.send(Event::MailReceived {
+            mail_id: data_encoding::HEXLOWER.encode(&notice.id),
+            account: notice.account,
+            from_name: notice.from_name,
+            from_address: notice.from_address,
+            subject: notice.subject,
+            preview: notice.preview,
+            sent_at: Timestamp::from_unix_secs(notice.sent_at.0),
+            notice: sentence,
+        });
+    }
+}
