@@ -59,6 +59,7 @@ pub(crate) struct Settings {
     pub(crate) publish_addresses: bool,
     pub(crate) relay_for_others: bool,
     pub(crate) relayed_calls: bool,
+    pub(crate) early_media: bool,
     pub(crate) relay_limits: RelayLimits,
     pub(crate) media_relay: Option<MediaRelayConfig>,
     pub(crate) display_name: Option<String>,
@@ -98,6 +99,7 @@ impl Default for Settings {
             publish_addresses: false,
             relay_for_others: false,
             relayed_calls: false,
+            early_media: true,
             relay_limits: RelayLimits::default(),
             media_relay: None,
             display_name: None,
@@ -263,6 +265,13 @@ impl NodeBuilder {
     /// where no relay lends an address. Default: off.
     pub fn relayed_calls(mut self, on: bool) -> Self {
         self.settings.relayed_calls = on;
+        self
+    }
+
+    /// Connects the media of a contact's call while it rings here, so that the first word is heard. Default: on. Where audio passes through an embedder
+    /// ([`AnswerOptions::passthrough`](crate::handle::calls::AnswerOptions::passthrough)) it is connected anew at the answer, and nothing is gained by it.
+    pub fn early_media(mut self, on: bool) -> Self {
+        self.settings.early_media = on;
         self
     }
 

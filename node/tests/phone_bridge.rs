@@ -8,7 +8,7 @@ use std::time::Duration;
 use halloo::calls::media::tone::{dominant_frequency, tone, write_tone};
 use halloo::handle::calls::{AnswerOptions, CallOutcome, CallResult, DialOptions};
 use halloo::sip::media::{AudioCodec, Hold, LegEvent, PhoneLeg, PhoneMedia, PhoneMediaConfig, Security};
-use halloo::testnet::{Network, NetworkOptions};
+use halloo::testnet::{Network, NetworkOptions, UserOptions};
 use halloo::{Event, EventStream, Node};
 use halloo_protocol::phone::rtp::Header;
 use halloo_protocol::phone::sdes::{Crypto, MasterKey, Suite};
@@ -144,10 +144,12 @@ async fn agreed(leg: &mut PhoneLeg) -> AudioCodec {
     }
 }
 
-async fn network() -> (Network, PhoneMedia) {
+async fn network(late_media: bool) -> (Network, PhoneMedia) {
     let mut network = Network::start(NetworkOptions::default()).await.unwrap();
     network.add_user("alice").await.unwrap();
-    network.add_user("bob").await.unwrap();
+    // As an edge does: what is connected while it rings is of no use to it.
+    let bob = ("bob".to_owned(), UserOptions { late_media, ..UserOptions::default() });
+    network.add_users([bob]).await.unwrap();
     network.befriend("alice", "bob").await.unwrap();
     (network, PhoneMedia::new(PhoneMediaConfig { ports: 22_000..=22_199, advertised: None }))
 }
@@ -179,7 +181,7 @@ async fn incoming(events: &mut EventStream) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_phones_behind_two_nodes_get_each_others_bytes() {
-    let (network, media) = network().await;
+    let (network, media) = network(true).await;
     let (alice, bob) = (network.node("alice").unwrap(), network.node("bob").unwrap());
     let (mut at_alice, mut at_bob) = (alice.subscribe(), bob.subscribe());
     // The caller's phone is plain, the other's encrypted.
@@ -252,6 +254,9 @@ async fn two_phones_behind_two_nodes_get_each_others_bytes() {
     alice.calls().hangup(&call).await.unwrap();
     let outcome = outcome.await.unwrap();
     assert_eq!((outcome.outcome, outcome.codec), (CallResult::Completed, Some(AudioCodec::Pcmu)), "{outcome:?}");
+    eprintln!("media {:?} ms after the answer", outcome.setup_ms);
+    let stages = bob.calls().show(&rang).await.unwrap().stages;
+    assert!(stages.iter().all(|stage| !stage.detail.contains("while it ring")), "{stages:?}");
     for leg in [&mut caller_leg, &mut callee_leg] {
         while next(leg).await != LegEvent::Ended {}
     }
@@ -277,7 +282,7 @@ fn encode(sample: i16) -> u8 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_phone_without_opus_talks_to_somebody_without_phone() {
-    let (network, media) = network().await;
+    let (network, media) = network(false).await;
     let (alice, bob) = (network.node("alice").unwrap(), network.node("bob").unwrap());
     let (mut at_alice, mut at_bob) = (alice.subscribe(), bob.subscribe());
     let file = |name: &str| network.scratch().join(name);
@@ -324,7 +329,7 @@ async fn a_phone_without_opus_talks_to_somebody_without_phone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ends_without_a_codec_in_common_are_told() {
-    let (network, media) = network().await;
+    let (network, media) = network(false).await;
     let (alice, bob) = (network.node("alice").unwrap(), network.node("bob").unwrap());
     let mut at_bob = bob.subscribe();
     let phone = Phone::new(9, false).await;
@@ -403,7 +408,7 @@ impl Registrar {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "long: needs baresip"]
 async fn a_real_phone_is_heard_and_hears() {
-    let (network, media) = network().await;
+    let (network, media) = network(false).await;
     let (alice, bob) = (network.node("alice").unwrap(), network.node("bob").unwrap());
     let (mut at_alice, mut at_bob) = (alice.subscribe(), bob.subscribe());
     for (codec, protection) in [("opus/48000/2", ""), ("PCMA/8000/1", ";mediaenc=srtp"), ("PCMU/8000/1", ";mediaenc=srtp-mand")] {
@@ -468,8 +473,8 @@ audio_source {source}\nsip_listen {LOCAL}:0\nrtp_ports 23000-23100\nsnd_path {}\
         // It ends by itself, and has written what it heard.
         registrar.taken_leave_of().await;
         baresip.wait().await.unwrap();
-        let files = std::fs::read_dir(&home).unwrap().map(|file| file.unwrap().path());
-        let heard = files.filter(|path| path.to_string_lossy().ends_with("-dec.wav")).next().expect("what baresip heard");
+        let mut files = std::fs::read_dir(&home).unwrap().map(|file| file.unwrap().path());
+        let heard = files.find(|path| path.to_string_lossy().ends_with("-dec.wav")).expect("what baresip heard");
         let heard = std::fs::read(heard).unwrap();
         std::fs::remove_dir_all(&home).unwrap();
         let samples: Vec<i16> = heard[44..].chunks_exact(2).map(|bytes| i16::from_le_bytes([bytes[0], bytes[1]])).collect();

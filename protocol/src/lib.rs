@@ -26,6 +26,7 @@
 //! | [`contact`], [`profile`] | who knows whom, by signature of both; who may do what; what contacts see |
 //! | [`file`] | files: offers, chunks and their hashes, what the receiver asks for next |
 //! | [`phone`] | media of ordinary phones: SDP, RTP and SRTP, and what is decided on them |
+//! | [`simple`] | what phones say of presence and messages: PIDF, RLMI, is-composing, the profile over INFO |
 //! | [`sip`] | the Session Initiation Protocol for ordinary phones: messages, transactions, credentials, the registrar's table |
 //! | [`voicemail`] | what callers say to those who don't answer: a recording in parts, and the reader that takes none that is broken |
 //! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
@@ -66,6 +67,7 @@ pub mod rate;
 pub mod redact;
 pub mod relay;
 pub mod session;
+pub mod simple;
 pub mod sip;
 #[cfg(test)]
 mod test_identity;

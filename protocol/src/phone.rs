@@ -5,11 +5,12 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | `sdp` | descriptions of one audio stream, read with bounds and written (RFC 8866) |
+//! | [`sdp`] | descriptions of one audio stream, read with bounds and written (RFC 8866) |
 //! | [`negotiation`] | offer and answer, hold, the choice of codec with its reason (RFC 3264) |
-//! | `sdes`, `srtp` | keys in descriptions (RFC 4568), and the packets that they protect (RFC 3711) |
-//! | `rtp` | packets of media and the reports on them (RFC 3550) |
-//! | `leg` | one phone's stream: whence it may come, what is counted, what leaves |
+//! | [`sdes`], [`srtp`] | keys in descriptions (RFC 4568), and the packets that they protect (RFC 3711) |
+//! | [`rtp`] | packets of media and the reports on them (RFC 3550) |
+//! | [`continuity`] | one stream without breaks, made of what may be several |
+//! | [`leg`] | one phone's stream: whence it may come, what is counted, what leaves |
 //!
 //! Never encodes or decodes audio: what comes from one end leaves at the other as it is, in a codec that both have, or not at all.
 

@@ -117,6 +117,8 @@ fn fuzz_targets_take_their_seeds_whole_cut_and_changed() {
         fuzz::sealed_content,
         fuzz::session_bearer,
         fuzz::voicemail,
+        fuzz::phone,
+        fuzz::phone_documents,
         fuzz::text,
     ];
     for vector in vectors::all() {
@@ -129,6 +131,32 @@ fn fuzz_targets_take_their_seeds_whole_cut_and_changed() {
             for target in targets {
                 target(&vector.bytes[..at]);
                 target(&changed);
+            }
+        }
+    }
+}
+
+/// What phones send has no golden vector: it isn't ours.
+#[test]
+fn fuzz_targets_of_phones_take_what_phones_send_whole_cut_and_changed() {
+    let offer = "v=0\r\nc=IN IP4 192.0.2.2\r\nm=audio 4000 RTP/AVP 0 101\r\na=rtpmap:101 telephone-event/8000\r\na=rtcp-mux\r\n";
+    let packet = [&[0x80, 0, 0, 1, 0, 0, 0, 160, 0, 0, 0, 9][..], &[0xFF; 48]].concat();
+    let talk = [offer.as_bytes(), &[0, 0], &packet].concat();
+    let presence = "<presence xmlns='urn:ietf:params:xml:ns:pidf' entity='sip:a@b'><tuple id='t'><status><basic>open</basic></status></tuple>\
+<note>x &amp; y</note></presence>";
+    let list =
+        "<list xmlns='urn:ietf:params:xml:ns:rlmi' uri='sip:l@b' version='1' fullState='true'><resource uri='sip:a@b'/></list>";
+    let composing = "<isComposing xmlns='urn:ietf:params:xml:ns:im-iscomposing'><state>active</state></isComposing>";
+    let info = r#"{"id":1,"request":"set-status","status":"away"}"#;
+    for seed in [&talk[..], presence.as_bytes(), list.as_bytes(), composing.as_bytes(), info.as_bytes()] {
+        for at in 0..=seed.len() {
+            for flipped in [0x01, 0x10, 0x41] {
+                let mut changed = seed.to_vec();
+                changed.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= flipped);
+                for target in [fuzz::phone, fuzz::phone_documents] {
+                    target(&seed[..at]);
+                    target(&changed);
+                }
             }
         }
     }

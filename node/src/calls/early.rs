@@ -218,7 +218,7 @@ impl EventLoop {
         else {
             return;
         };
-        if ringing < EARLY_INCOMING_MAX {
+        if ringing < EARLY_INCOMING_MAX && self.settings.early_media {
             driver::make_early_answer(call, config, incoming.offer.clone(), self.internal_sender.clone());
         }
     }

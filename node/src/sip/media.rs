@@ -196,7 +196,8 @@ impl PhoneLeg {
         self.negotiation.agreed()
     }
 
-    /// Joins the leg with the call's audio; packets pass once both sides have agreed on a codec. Once per leg.
+    /// Joins the leg with the call's audio; packets pass once both sides have agreed on a codec. Another one takes its place: of a call that the phone is
+    /// transferred to, in the same codec, before the first one ends.
     pub fn bridge(&mut self, port: AudioPort) {
         self.wish(Wish::Bridge(Box::new(port)));
     }

@@ -66,6 +66,8 @@ pub struct UserOptions {
     pub freezable: bool,
     /// It answers calls by itself.
     pub answer: Option<AutoAnswer>,
+    /// Calls are connected when they are answered, not while they ring ([`crate::NodeBuilder::early_media`]).
+    pub late_media: bool,
 }
 
 /// A network in this process.
@@ -219,6 +221,7 @@ impl Network {
             .start(|builder| {
                 let builder =
                     builder.authority(AUTHORITY, root).privacy(privacy).freezable(options.freezable).auto_answer(options.answer);
+                let builder = builder.early_media(!options.late_media);
                 bootstrap.into_iter().fold(builder, |builder, address| builder.bootstrap(address))
             })
             .await

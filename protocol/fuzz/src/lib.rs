@@ -22,6 +22,10 @@ use halloo_protocol::phone::sdp::Description;
 use halloo_protocol::profile::Avatar;
 use halloo_protocol::push::PushPayload;
 use halloo_protocol::push::session::encapsulation::{Encapsulation, sia};
+use halloo_protocol::simple::composing::Composing;
+use halloo_protocol::simple::info::{Notice, Numbered, Request};
+use halloo_protocol::simple::pidf::Presence;
+use halloo_protocol::simple::rlmi::List;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::voicemail;
 use halloo_protocol::wire::{self, Body, FRAME_BYTES_MAX, Frame, Message, Signed};
@@ -304,6 +308,21 @@ pub fn phone(bytes: &[u8]) {
     }
     let mut packet = Vec::new();
     stream.report(now + Duration::from_secs(9), NtpTime(0), true, &mut packet);
+}
+
+/// Documents of phones: presence, lists of it, that somebody is writing; and bodies of the profile over INFO.
+pub fn phone_documents(bytes: &[u8]) {
+    if let Ok(presence) = Presence::parse(bytes) {
+        assert_eq!(Presence::parse(presence.to_xml().as_bytes()), Ok(presence), "what a reader accepted, it accepts again");
+    }
+    if let Ok(list) = List::parse(bytes) {
+        assert_eq!(List::parse(list.to_xml().as_bytes()), Ok(list), "what a reader accepted, it accepts again");
+    }
+    if let Ok(composing) = Composing::parse(bytes) {
+        assert_eq!(Composing::parse(composing.to_xml().as_bytes()).map(|again| again.is_active), Ok(composing.is_active));
+    }
+    let _ = Numbered::<Request>::parse(bytes);
+    let _ = Numbered::<Notice>::parse(bytes);
 }
 
 /// What people type or paste: names, keys, invite codes, contact links; and pictures.

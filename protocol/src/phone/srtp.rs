@@ -24,8 +24,9 @@ const ENCRYPTED: u32 = 1 << 31;
 const REPORT_HEAD_BYTES: usize = 8;
 /// How far back a packet may come late (RFC 3711 section 3.3.2 asks for 64 at least).
 const WINDOW: u64 = 128;
-/// Streams of one key that are told apart: a phone has one, and another after it restarts it.
-const STREAMS_MAX: usize = 16;
+/// Streams of one key that are told apart: a phone has one, and another each time it restarts it, at every hold perhaps. None is forgotten, or its packets
+/// could be played again.
+const STREAMS_MAX: usize = 256;
 
 /// Why a packet isn't taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

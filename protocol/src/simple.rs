@@ -1,0 +1,17 @@
+//! What phones say of presence and messages: documents of SIMPLE, the extensions of SIP for them, and a profile of ours over INFO.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`xml`] | as much XML as these documents need, read with bounds |
+//! | [`pidf`] | presence (RFC 3863), with what somebody is doing (RFC 4480) |
+//! | [`rlmi`] | the presence of a whole list in one notice (RFC 4662) |
+//! | [`composing`] | that somebody is writing (RFC 3994) |
+//! | [`info`] | the profile: log-in, configuration, buddies, status and messages in INFO, and when what isn't answered is sent again |
+//!
+//! The profile is specified in `docs/sip.md`.
+
+pub mod composing;
+pub mod info;
+pub mod pidf;
+pub mod rlmi;
+pub mod xml;
