@@ -148,6 +148,7 @@ fn ended(who: &Daemon, calls: usize) {
 }
 
 #[test]
+#[ignore = "long: scripts/test --long"]
 fn three_hear_each_other_and_one_leaves_and_comes_back() {
     let files = Files::new(3);
     let mut network = network(&files, &["alice", "bob", "carol"], &[]);
