@@ -23,6 +23,9 @@ const CONNECTIONS_MAX: usize = 8;
 const LINE_TIMEOUT: Duration = Duration::from_secs(60);
 const TAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Longest conversation: whoever sends a byte now and then mustn't keep one of the few places.
+const SESSION_MAX: Duration = Duration::from_secs(600);
+
 /// Longest line of a command, and of a mail: RFC 5321 allows 1,000, and some send longer ones.
 const LINE_BYTES_MAX: u64 = 16 * 1_024;
 
@@ -114,8 +117,10 @@ pub(super) fn listen(address: SocketAddr, news: mpsc::Sender<Internal>) -> std::
                     Ok((stream, _)) => {
                         let news = news.clone();
                         tokio::spawn(async move {
-                            if let Err(error) = converse(stream, &news).await {
-                                debug!(%error, "mail connection ended");
+                            match timeout(SESSION_MAX, converse(stream, &news)).await {
+                                Ok(Ok(())) => {}
+                                Ok(Err(error)) => debug!(%error, "mail connection ended"),
+                                Err(_) => debug!("mail connection ended: it took too long"),
                             }
                             drop(place);
                         });

@@ -188,16 +188,9 @@ impl Accounts {
         let offer = own.devices().offer_link(LinkOptions::default()).await.map_err(|error| refused(error.to_string()))?;
         let options = SipAccountOptions { link: Some(offer.link.clone()), ..SipAccountOptions::default() };
         let devices = own.devices();
-        let (linked, joined) = tokio::join!(devices.wait_link(&offer.id), async {
-            let joined = self.link(home, &options).await;
-            if joined.is_err() {
-                // Nobody else may use the code; the wait ends with it.
-                let _ = own.devices().offer_link(LinkOptions::default()).await;
-            }
-            joined
-        });
-        let account = joined?;
-        linked.map_err(|error| refused(error.to_string()))?;
+        let linked = async { devices.wait_link(&offer.id).await.map_err(|error| refused(error.to_string())) };
+        // Whichever end fails first ends the wait for the other.
+        let (_, account) = tokio::try_join!(linked, self.link(home, &options))?;
         Ok(account)
     }
 
