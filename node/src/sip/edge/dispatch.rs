@@ -1,0 +1,179 @@
+//! Whose a request is, and who handles it.
+
+use std::time::Instant;
+
+use halloo_protocol::sip::digest::Denied;
+use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::status::reason_of;
+use halloo_protocol::sip::transaction::Flow;
+use halloo_protocol::sip::uri::NameAddr;
+use tracing::info;
+
+use super::{Edge, unix};
+use crate::sip::accounts::Record;
+use crate::sip::dialog::{ALLOW, USER_AGENT, token};
+
+impl Edge {
+    /// Whose request it is; else it is answered, or not.
+    pub(super) fn authenticate(&mut self, message: &Message, flow: Flow, now: Instant) -> Option<String> {
+        let record = self.claimed(message).cloned();
+        let find = |user: &str| record.as_ref().and_then(|record| record.ha1(user));
+        let checked = self.authenticator.check(message, find, unix());
+        let source = flow.peer.ip();
+        match checked {
+            Ok(_) => {
+                self.guard.succeeded(source);
+                record.map(|record| record.account)
+            }
+            Err(denied) => {
+                let is_banned = denied == Denied::Wrong && self.guard.failed(source, now);
+                if is_banned {
+                    info!("a source is banned for guessing passwords");
+                } else if self.guard.take(source, now) {
+                    self.challenge(message, flow, denied == Denied::Stale);
+                }
+                None
+            }
+        }
+    }
+
+    /// The account that a request says it is from: a registration's address of record, or who it is from.
+    pub(super) fn claimed(&self, message: &Message) -> Option<&Record> {
+        let address = if message.method() == "REGISTER" { message.to() } else { message.from() };
+        let uri = address?.sip()?;
+        let user = uri.user.as_deref()?.to_ascii_lowercase();
+        let full = format!("{user}@{}", uri.host);
+        if let Some(running) = self.running.get(&full) {
+            return Some(&running.account.record);
+        }
+        // A phone that was set up with the edge's address instead of the authority's name.
+        if !is_address(&uri.host) {
+            return None;
+        }
+        let mut named = self.running.values().map(|running| &running.account.record).filter(|record| record.name() == user);
+        let found = named.next();
+        if named.next().is_none() { found } else { None }
+    }
+
+    pub(super) fn challenge(&mut self, message: &Message, flow: Flow, is_stale: bool) {
+        let (status, name) = match message.method() {
+            "REGISTER" => (401, "www-authenticate"),
+            _ => (407, "proxy-authenticate"),
+        };
+        let challenges = self.authenticator.challenges(message, unix(), rand::random(), is_stale);
+        self.answer_statelessly(message, status, reason_of(status), flow, |answer| {
+            for challenge in challenges {
+                answer.add(name, challenge);
+            }
+        });
+    }
+
+    /// Answers and keeps nothing of it: what comes again is answered anew.
+    pub(super) fn answer_statelessly(
+        &self,
+        request: &Message,
+        status: u16,
+        reason: &str,
+        flow: Flow,
+        more: impl FnOnce(&mut Message),
+    ) {
+        if request.method() == "ACK" {
+            return;
+        }
+        let mut answer = Message::answer(request, status, reason, Some(&token()));
+        more(&mut answer);
+        answer.add("server", USER_AGENT);
+        self.transports.send(flow, answer.to_bytes());
+    }
+
+    /// Answers within a transaction, and that is all there is to it.
+    pub(super) fn answer(&mut self, request: &Message, status: u16, reason: &str, flow: Flow, more: impl FnOnce(&mut Message)) {
+        let now = Instant::now();
+        let Some(id) = self.transactions.accept(request, flow, now) else {
+            self.answer_statelessly(request, 503, reason_of(503), flow, |answer| answer.add("retry-after", "10"));
+            return;
+        };
+        let mut answer = Message::answer(request, status, reason, Some(&token()));
+        more(&mut answer);
+        answer.add("server", USER_AGENT);
+        self.transactions.respond(id, &answer, now);
+    }
+
+    /// Each method to whoever handles it. Presence, messages and the INFO profile have their places here.
+    pub(super) fn dispatch(&mut self, message: Message, flow: Flow, account: String, now: Instant) {
+        if !self.is_from_itself(&message, &account) {
+            self.answer(&message, 403, "From names somebody else", flow, |_| {});
+            return;
+        }
+        match message.method() {
+            "REGISTER" => self.register(&message, flow, &account),
+            "INVITE" if message.to_tag().is_none() => self.begin_call(message, flow, account, now),
+            "OPTIONS" => self.answer(&message, 200, "OK", flow, |answer| {
+                answer.add("allow", ALLOW);
+                answer.add("accept", "application/sdp");
+                answer.add("supported", "timer, replaces, gruu, outbound");
+            }),
+            "INVITE" | "BYE" | "CANCEL" | "UPDATE" | "REFER" | "NOTIFY" | "INFO" | "PRACK" => {
+                self.answer(&message, 481, reason_of(481), flow, |_| {});
+            }
+            "SUBSCRIBE" | "PUBLISH" => {
+                self.answer(&message, 489, reason_of(489), flow, |answer| answer.add("allow-events", "refer"))
+            }
+            "MESSAGE" => self.answer(&message, 405, reason_of(405), flow, |answer| answer.add("allow", ALLOW)),
+            _ => self.answer(&message, 501, reason_of(501), flow, |answer| answer.add("allow", ALLOW)),
+        }
+    }
+
+    /// Whether what a request says of its sender is its sender. Others' names in `P-Asserted-Identity` and the like are worth nothing and are ignored;
+    /// another's in `From` is a mistake or a lie.
+    pub(super) fn is_from_itself(&self, message: &Message, account: &str) -> bool {
+        let Some(uri) = message.from().and_then(|from| from.sip()) else { return false };
+        let Some((name, authority)) = account.split_once('@') else { return false };
+        let user = uri.user.unwrap_or_default();
+        user.eq_ignore_ascii_case(name) && (uri.host.eq_ignore_ascii_case(authority) || is_address(&uri.host))
+    }
+}
+
+/// What can be refused before asking who it is: what nobody could ask (RFC 3261 section 8.2).
+pub(super) fn unsupported(message: &Message) -> Option<(u16, &'static str)> {
+    if !required(message).is_empty() {
+        return Some((420, "Bad Extension"));
+    }
+    let is_other_scheme = |name: &str| {
+        let uri = message.get(name).and_then(|text| NameAddr::parse(text).ok());
+        uri.is_some_and(|uri| uri.sip().is_none() && !uri.uri.to_ascii_lowercase().starts_with("tel:"))
+    };
+    (message.method() == "REGISTER" && is_other_scheme("to")).then_some((416, "Unsupported URI Scheme"))
+}
+
+/// Extensions that a request requires and the edge doesn't have.
+pub(super) fn required(message: &Message) -> Vec<String> {
+    const KNOWN: [&str; 6] = ["timer", "outbound", "gruu", "path", "replaces", "pref"];
+    let listed = message.list("require").into_iter().chain(message.list("proxy-require"));
+    listed.filter(|option| !KNOWN.iter().any(|known| known.eq_ignore_ascii_case(option))).map(str::to_owned).collect()
+}
+
+/// Whether a host is an address of some machine rather than a name.
+pub(in crate::sip) fn is_address(host: &str) -> bool {
+    host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
+}
+
+/// Notes in a request's topmost `Via` where it was seen to come from; its answers tell the phone so (RFC 3261 section 18.2.1, RFC 3581 section 4).
+pub(super) fn seen_from(mut message: Message, flow: Flow) -> Message {
+    let vias: Vec<String> = message.list("via").into_iter().map(str::to_owned).collect();
+    let (Some((first, rest)), Some(via), true) = (vias.split_first(), message.via(), message.is_request()) else {
+        return message;
+    };
+    let mut first = first.clone();
+    if via.params.iter().any(|(name, value)| name == "rport" && value.is_none()) {
+        first = first.replacen(";rport", &format!(";rport={}", flow.peer.port()), 1);
+    } else if via.host == flow.peer.ip().to_string() {
+        return message;
+    }
+    message.remove("via");
+    for via in rest.iter().rev() {
+        message.add_first("via", via.as_str());
+    }
+    message.add_first("via", format!("{first};received={}", flow.peer.ip()));
+    message
+}
