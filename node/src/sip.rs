@@ -10,6 +10,7 @@
 //! | `wire` | what calls and other handlers can ask of it |
 //! | `accounts` | accounts, their nodes, what is kept of passwords |
 //! | `dialog`, `call`, `ring`, `session` | calls: of phones, to phones, and once answered |
+//! | `simple` | presence, messages and the INFO profile: a desk for each account |
 //! | [`media`] | RTP and SRTP on one side, a call's audio on the other |
 //!
 //! What is decided by text alone is in [`halloo_protocol::sip`]. `docs/sip.md` says how a phone is set up and what is supported.
@@ -21,6 +22,7 @@ mod edge;
 pub mod media;
 mod ring;
 mod session;
+mod simple;
 mod transport;
 mod wire;
 

@@ -92,7 +92,7 @@ pub(super) struct Accounts {
 }
 
 /// A running account.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Account {
     pub(super) record: Record,
     pub(super) node: Node,
@@ -130,6 +130,11 @@ impl Accounts {
         let records: Vec<&Record> = records.collect();
         let bytes = serde_json::to_vec_pretty(&records).map_err(failed)?;
         write_secret(&self.root.join(FILE), &bytes).map_err(failed)
+    }
+
+    /// Where an account's node keeps what it has.
+    pub(super) fn home(&self, record: &Record) -> PathBuf {
+        self.root.join(&record.directory)
     }
 
     /// Starts an account's node.

@@ -10,7 +10,8 @@ use halloo_protocol::sip::uri::{NameAddr, escape_user};
 pub(super) const USER_AGENT: &str = concat!("Halloo/", env!("CARGO_PKG_VERSION"));
 
 /// Methods that the edge takes.
-pub(super) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, UPDATE, INFO, REFER, NOTIFY";
+pub(super) const ALLOW: &str =
+    "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, UPDATE, INFO, REFER, NOTIFY, MESSAGE, SUBSCRIBE, PUBLISH";
 
 /// Both ends' names for what is between them.
 #[derive(Clone, Debug)]
@@ -123,12 +124,12 @@ impl Dialog {
     /// An answer of ours to a request of the phone's.
     pub(super) fn answer(&self, request: &Message, status: u16, reason: &str) -> Message {
         let mut answer = Message::answer(request, status, reason, Some(&self.local_tag));
-        if request.method() == "INVITE" {
+        if matches!(request.method(), "INVITE" | "SUBSCRIBE") {
             for route in request.all("record-route") {
                 answer.add("record-route", route);
             }
         }
-        if matches!(request.method(), "INVITE" | "UPDATE" | "OPTIONS") && (101..300).contains(&status) {
+        if matches!(request.method(), "INVITE" | "UPDATE" | "OPTIONS" | "SUBSCRIBE") && (101..300).contains(&status) {
             answer.add("contact", self.contact.as_str());
             answer.add("allow", ALLOW);
             answer.add("supported", "timer, replaces, gruu, outbound");
@@ -137,13 +138,19 @@ impl Dialog {
         answer
     }
 
+    /// Whether a request of the phone's is within it, new or not.
+    pub(super) fn is_of(&self, request: &Message) -> bool {
+        request.call_id() == self.call_id
+            && request.to_tag().as_deref() == Some(&self.local_tag)
+            && request.from_tag() == self.remote_tag
+    }
+
     /// Whether a request of the phone's is within it, and newer than those before.
     ///
     /// # Errors
     /// The status to refuse it with (RFC 3261 section 12.2.2).
     pub(super) fn check(&mut self, request: &Message) -> Result<(), u16> {
-        let is_ours = request.to_tag().as_deref() == Some(&self.local_tag) && request.from_tag() == self.remote_tag;
-        if !is_ours || request.call_id() != self.call_id {
+        if !self.is_of(request) {
             return Err(481);
         }
         let number = request.cseq().map_or(0, |(number, _)| number);

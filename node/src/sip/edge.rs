@@ -28,6 +28,7 @@ use self::dispatch::{required, seen_from, unsupported};
 use self::registration::read_bindings;
 use super::accounts::{Account, Accounts, Added, REALM};
 use super::media::PhoneMedia;
+use super::simple::Desk;
 use super::transport::{Incoming, Transports};
 use super::wire::{Ask, INBOX_MAX, Input, Wire};
 use crate::event_loop::ClockSource;
@@ -41,6 +42,8 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 struct Running {
     account: Account,
+    /// Presence, messages and the INFO profile.
+    desk: Desk,
     /// Tells the edge of calls that come in.
     _events: AbortOnDropHandle<()>,
 }
@@ -162,8 +165,9 @@ impl Edge {
     }
 
     fn tick(&mut self) {
-        if !self.registrar.expire(unix()).is_empty() {
+        for account in self.registrar.expire(unix()) {
             self.is_registrar_changed = true;
+            self.poke_desk(&account);
         }
         if self.is_registrar_changed {
             self.save_bindings();
@@ -209,6 +213,7 @@ impl Edge {
             Incoming::Closed(flow) => {
                 self.registrar.flow_closed(flow);
                 self.is_registrar_changed = true;
+                self.running.values().for_each(|running| running.desk.poke());
                 return;
             }
         };
@@ -275,7 +280,7 @@ fn unix() -> UnixTime {
     ClockSource::default().raw_unix()
 }
 
-async fn sleep_until(due: Option<Instant>) {
+pub(super) async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,

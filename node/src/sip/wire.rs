@@ -71,6 +71,8 @@ pub(super) enum Ask {
         request: Box<Message>,
         flow: Flow,
     },
+    /// Its answer isn't waited for any more.
+    Abandon(ClientId),
     Cancel {
         id: ClientId,
         reason: Option<&'static str>,
@@ -158,13 +160,10 @@ impl Wire {
     }
 
     /// Sends a request to a phone, outside a dialog or within one, and waits for its final answer. The way for messages and notices: sent again until
-    /// answered (RFC 3261 section 17.1.2), given up after 32 s.
-    #[allow(dead_code, reason = "what presence and messages are built on")]
-    pub(super) async fn ask(&self, request: Message, flow: Flow) -> Result<Message, NoAnswer> {
-        /// The transaction gives up before.
-        const ANSWER_MAX: Duration = Duration::from_secs(40);
+    /// answered (RFC 3261 section 17.1.2), given up after 32 s, or after `limit` if that is less.
+    pub(super) async fn ask(&self, request: Message, flow: Flow, limit: Duration) -> Result<Message, NoAnswer> {
         let (sender, mut inbox) = mpsc::channel(INBOX_MAX);
-        self.request(request, flow, 0, &sender).await.ok_or(NoAnswer)?;
+        let id = self.request(request, flow, 0, &sender).await.ok_or(NoAnswer)?;
         drop(sender);
         let answer = async {
             while let Some(input) = inbox.recv().await {
@@ -176,6 +175,12 @@ impl Wire {
             }
             Err(NoAnswer)
         };
-        tokio::time::timeout(ANSWER_MAX, answer).await.unwrap_or(Err(NoAnswer))
+        match tokio::time::timeout(limit, answer).await {
+            Ok(answer) => answer,
+            Err(_elapsed) => {
+                self.tell(Ask::Abandon(id)).await;
+                Err(NoAnswer)
+            }
+        }
     }
 }

@@ -67,6 +67,12 @@ impl Binding {
         self.instance.as_ref().map(|instance| format!("{aor};gr={instance}"))
     }
 
+    /// The Call-ID it was registered with: another one after a phone was switched on again (RFC 3261 section 10.2.4).
+    #[must_use]
+    pub fn call_id(&self) -> &str {
+        &self.call_id
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         match (&self.instance, self.reg_id, &other.instance, other.reg_id) {
             (Some(ours), Some(our_id), Some(theirs), Some(their_id)) => ours == theirs && our_id == their_id,

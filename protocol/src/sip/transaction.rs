@@ -366,6 +366,11 @@ impl Transactions {
         }
     }
 
+    /// Forgets a request of ours: it isn't sent any more, and its answer tells nobody anything.
+    pub fn abandon(&mut self, id: ClientId) {
+        self.remove_client(id.0);
+    }
+
     fn receive_response(&mut self, response: Message, now: Instant) {
         let key = client_key(response.via().as_ref(), response.method());
         let Some(id) = self.client_keys.get(&key).copied() else { return };

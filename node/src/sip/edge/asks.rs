@@ -51,6 +51,10 @@ impl Edge {
                     self.transports.send(flow, request.to_bytes());
                 }
             }
+            Ask::Abandon(id) => {
+                self.clients.remove(&id);
+                self.transactions.abandon(id);
+            }
             Ask::Cancel { id, reason } => self.transactions.cancel(id, reason, now),
             Ask::Follow { call_id, account, flow, inbox } => {
                 self.followed.insert(call_id, Followed { account, flow, inbox });

@@ -10,6 +10,7 @@ use crate::handle::sip::{
 };
 use crate::handle::{Event, Reply};
 use crate::sip::accounts::{self, ACCOUNTS_MAX, Account, Added, Record};
+use crate::sip::simple::Desk;
 use crate::sip::transport::Listener;
 use crate::timestamp::Timestamp;
 use halloo_protocol::sip::registrar::Binding;
@@ -102,7 +103,13 @@ impl Edge {
                 }
             }
         });
-        self.running.insert(name, Running { account, _events: AbortOnDropHandle::new(task) });
+        let desk = self.open_desk(&account);
+        self.running.insert(name, Running { account, desk, _events: AbortOnDropHandle::new(task) });
+    }
+
+    fn open_desk(&self, account: &Account) -> Desk {
+        let names = self.accounts.home(&account.record).join("buddies.json");
+        Desk::open(account.record.account.clone(), account.node.clone(), self.wire.clone(), names)
     }
 
     pub(super) fn known(&self, account: &str) -> Result<String, SipError> {
@@ -132,6 +139,12 @@ impl Edge {
         let password = accounts::password()?;
         let Some(running) = self.running.get_mut(&name) else { return Err(SipError::Unknown { account: name }) };
         running.account.record.set_password(&password);
+        // Whoever had the old one hears nothing any more.
+        let account = running.account.clone();
+        let desk = self.open_desk(&account);
+        if let Some(running) = self.running.get_mut(&name) {
+            running.desk = desk;
+        }
         self.registrar.remove(&name);
         self.is_registrar_changed = true;
         self.accounts.save(self.running.values().map(|running| &running.account.record))?;

@@ -2,16 +2,17 @@
 
 use std::time::Instant;
 
+use halloo_protocol::simple::info;
 use halloo_protocol::sip::digest::Denied;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::status::reason_of;
 use halloo_protocol::sip::transaction::Flow;
 use halloo_protocol::sip::uri::NameAddr;
-use tracing::info;
 
 use super::{Edge, unix};
 use crate::sip::accounts::Record;
 use crate::sip::dialog::{ALLOW, USER_AGENT, token};
+use crate::sip::wire::Arrived;
 
 impl Edge {
     /// Whose request it is; else it is answered, or not.
@@ -28,7 +29,7 @@ impl Edge {
             Err(denied) => {
                 let is_banned = denied == Denied::Wrong && self.guard.failed(source, now);
                 if is_banned {
-                    info!("a source is banned for guessing passwords");
+                    tracing::info!("a source is banned for guessing passwords");
                 } else if self.guard.take(source, now) {
                     self.challenge(message, flow, denied == Denied::Stale);
                 }
@@ -99,7 +100,7 @@ impl Edge {
         self.transactions.respond(id, &answer, now);
     }
 
-    /// Each method to whoever handles it. Presence, messages and the INFO profile have their places here.
+    /// Each method to whoever handles it.
     pub(super) fn dispatch(&mut self, message: Message, flow: Flow, account: String, now: Instant) {
         if !self.is_from_itself(&message, &account) {
             self.answer(&message, 403, "From names somebody else", flow, |_| {});
@@ -110,17 +111,30 @@ impl Edge {
             "INVITE" if message.to_tag().is_none() => self.begin_call(message, flow, account, now),
             "OPTIONS" => self.answer(&message, 200, "OK", flow, |answer| {
                 answer.add("allow", ALLOW);
-                answer.add("accept", "application/sdp");
-                answer.add("supported", "timer, replaces, gruu, outbound");
+                answer.add("accept", "application/sdp, application/pidf+xml, text/plain, application/im-iscomposing+xml");
+                answer.add("allow-events", "presence, refer");
+                answer.add("supported", "timer, replaces, gruu, outbound, eventlist");
             }),
-            "INVITE" | "BYE" | "CANCEL" | "UPDATE" | "REFER" | "NOTIFY" | "INFO" | "PRACK" => {
+            "SUBSCRIBE" | "PUBLISH" => self.at_desk(message, flow, account, now),
+            "MESSAGE" | "INFO" if message.to_tag().is_none() || is_profile(&message) => self.at_desk(message, flow, account, now),
+            "INVITE" | "BYE" | "CANCEL" | "UPDATE" | "REFER" | "NOTIFY" | "MESSAGE" | "INFO" | "PRACK" => {
                 self.answer(&message, 481, reason_of(481), flow, |_| {});
             }
-            "SUBSCRIBE" | "PUBLISH" => {
-                self.answer(&message, 489, reason_of(489), flow, |answer| answer.add("allow-events", "refer"))
-            }
-            "MESSAGE" => self.answer(&message, 405, reason_of(405), flow, |answer| answer.add("allow", ALLOW)),
             _ => self.answer(&message, 501, reason_of(501), flow, |answer| answer.add("allow", ALLOW)),
+        }
+    }
+
+    /// Presence, messages and the INFO profile: to the account's desk.
+    fn at_desk(&mut self, message: Message, flow: Flow, account: String, now: Instant) {
+        let (Some(running), Some(local)) = (self.running.get(&account), self.local(flow)) else { return };
+        let (node, desk) = (running.account.node.clone(), running.desk.clone());
+        let Some(id) = self.transactions.accept(&message, flow, now) else {
+            return self.answer_statelessly(&message, 503, reason_of(503), flow, |answer| answer.add("retry-after", "10"));
+        };
+        if let Err(arrived) = desk.take(Arrived { id, request: message, flow, local, account, node }) {
+            let mut answer = Message::answer(&arrived.request, 503, reason_of(503), Some(&token()));
+            answer.add("retry-after", "10");
+            self.transactions.respond(id, &answer, now);
         }
     }
 
@@ -132,6 +146,12 @@ impl Edge {
         let user = uri.user.unwrap_or_default();
         user.eq_ignore_ascii_case(name) && (uri.host.eq_ignore_ascii_case(authority) || is_address(&uri.host))
     }
+}
+
+/// Whether it is of the profile over INFO, whose dialogues are the desk's.
+fn is_profile(message: &Message) -> bool {
+    let content_type = message.get("content-type").and_then(|value| value.split(';').next()).unwrap_or_default();
+    message.method() == "INFO" && content_type.trim().eq_ignore_ascii_case(info::CONTENT_TYPE)
 }
 
 /// What can be refused before asking who it is: what nobody could ask (RFC 3261 section 8.2).
@@ -148,7 +168,7 @@ pub(super) fn unsupported(message: &Message) -> Option<(u16, &'static str)> {
 
 /// Extensions that a request requires and the edge doesn't have.
 pub(super) fn required(message: &Message) -> Vec<String> {
-    const KNOWN: [&str; 6] = ["timer", "outbound", "gruu", "path", "replaces", "pref"];
+    const KNOWN: [&str; 7] = ["timer", "outbound", "gruu", "path", "replaces", "pref", "eventlist"];
     let listed = message.list("require").into_iter().chain(message.list("proxy-require"));
     listed.filter(|option| !KNOWN.iter().any(|known| known.eq_ignore_ascii_case(option))).map(str::to_owned).collect()
 }

@@ -17,6 +17,7 @@ impl Edge {
         match self.registrar.register(account, message, flow, now) {
             Ok(changed) => {
                 self.is_registrar_changed = true;
+                self.poke_desk(account);
                 debug!(added = changed.added, removed = changed.removed, "registered");
                 let aor = SipUri::parse(&format!("sip:{account}"));
                 let is_outbound =
@@ -39,6 +40,13 @@ impl Edge {
                     answer.add("min-expires", EXPIRES_SECS_MIN.to_string());
                 }
             }),
+        }
+    }
+
+    /// An account's phones have changed.
+    pub(super) fn poke_desk(&self, account: &str) {
+        if let Some(running) = self.running.get(account) {
+            running.desk.poke();
         }
     }
 

@@ -1,0 +1,335 @@
+//! Presence and messages of phones: for each account a desk that its phones' PUBLISH, SUBSCRIBE, MESSAGE and INFO come to.
+//!
+//! ```text
+//! phone                     desk                          the account's node
+//! PUBLISH    ------------>  publications  ------------->  presence
+//! SUBSCRIBE  ------------>  subscriptions
+//! <------------- NOTIFY     what is due   <-------------  events
+//! MESSAGE    ------------------------------------------>  messages
+//! <------------ MESSAGE     what no phone has taken  <--  unread messages
+//! ```
+//!
+//! A desk is one task; it asks nothing but the node's public handle and the edge. What it keeps of messages is what the node has as unread, so that nothing is lost
+//! when it ends. What is decided by time and numbers alone is in [`halloo_protocol::simple`].
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `presence` | PUBLISH, and what the account's phones come to |
+//! | `notify` | SUBSCRIBE and NOTIFY |
+//! | `text` | MESSAGE, both ways |
+//! | `profile`, `client` | the profile over INFO: its requests, and its clients |
+//! | `names` | what the user calls buddies |
+
+mod client;
+mod names;
+mod notify;
+mod presence;
+mod profile;
+mod text;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use halloo_protocol::presence::State;
+use halloo_protocol::rate::{Rate, RateLimiter};
+use halloo_protocol::simple::delivery::Delivery;
+use halloo_protocol::simple::publication::Publications;
+use halloo_protocol::simple::subscription::Subscriptions;
+use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::registrar::Binding;
+use halloo_protocol::sip::status::reason_of;
+use halloo_protocol::sip::uri::{NameAddr, SipUri};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
+
+use self::client::Client;
+use self::names::Names;
+use self::text::Text;
+use super::dialog::{Dialog, USER_AGENT, token};
+use super::session::user_of;
+use super::wire::{Arrived, INBOX_MAX, Wire};
+use crate::handle::{Event, Node};
+
+/// How long a phone may take to answer; over datagrams the transaction gives up before.
+const ANSWER_MAX: Duration = Duration::from_secs(40);
+
+/// Messages and requests of one account: more than people type, less than would fill a disk.
+const RATE: Rate = Rate { per_hour: 360_000, burst: 2_000 };
+
+/// The edge's end of a desk.
+#[derive(Clone, Debug)]
+pub(super) struct Desk {
+    requests: mpsc::Sender<Arrived>,
+    changed: Arc<Notify>,
+    _task: Arc<AbortOnDropHandle<()>>,
+}
+
+impl Desk {
+    /// Opens an account's desk; `names` is the file of what the user calls buddies. Closed when the last clone is dropped.
+    pub(super) fn open(account: String, node: Node, wire: Wire, names: PathBuf) -> Self {
+        let (requests, inbox) = mpsc::channel(INBOX_MAX);
+        let changed = Arc::new(Notify::new());
+        let clerk = Clerk::new(account, node, wire, names);
+        let task = tokio::spawn(clerk.run(inbox, Arc::clone(&changed)));
+        Self { requests, changed, _task: Arc::new(AbortOnDropHandle::new(task)) }
+    }
+
+    /// Hands over a request that was authenticated.
+    ///
+    /// # Errors
+    /// It is given back if too many wait.
+    #[allow(clippy::result_large_err, reason = "it is answered at once")]
+    pub(super) fn take(&self, arrived: Arrived) -> Result<(), Arrived> {
+        self.requests.try_send(arrived).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(arrived) | mpsc::error::TrySendError::Closed(arrived) => arrived,
+        })
+    }
+
+    /// The account's phones have changed.
+    pub(super) fn poke(&self) {
+        self.changed.notify_one();
+    }
+}
+
+/// What was asked elsewhere and has its answer.
+#[derive(Debug)]
+enum Finished {
+    /// A NOTIFY.
+    Notified { id: u64, is_success: bool },
+    /// A MESSAGE.
+    Messaged { phone: String, key: String, is_success: bool },
+    /// An INFO; `client` tells a client from one before it at the same phone.
+    Informed { phone: String, client: u64, id: u32, status: Option<u16> },
+    /// A buddy was asked.
+    Added { phone: String, client: u64, re: u32, refused: Option<(u16, String)>, user: String, name: Option<String> },
+}
+
+/// The task of a desk.
+struct Clerk {
+    account: String,
+    node: Node,
+    wire: Wire,
+    phones: BTreeMap<String, Binding>,
+    publications: Publications,
+    /// What was said last of the user.
+    said: Option<(State, Option<String>)>,
+    subscriptions: Subscriptions<Dialog>,
+    delivery: Delivery,
+    texts: BTreeMap<String, Text>,
+    /// There are more unread messages than are held.
+    has_more_texts: bool,
+    clients: BTreeMap<String, Client>,
+    next_client: u64,
+    names: Names,
+    rates: RateLimiter<()>,
+    tasks: JoinSet<Finished>,
+    /// Buddies being asked, which takes look-ups.
+    asking: JoinSet<Finished>,
+}
+
+impl Clerk {
+    fn new(account: String, node: Node, wire: Wire, names: PathBuf) -> Self {
+        Self {
+            account,
+            node,
+            wire,
+            phones: BTreeMap::new(),
+            publications: Publications::default(),
+            said: None,
+            subscriptions: Subscriptions::default(),
+            delivery: Delivery::default(),
+            texts: BTreeMap::new(),
+            has_more_texts: false,
+            clients: BTreeMap::new(),
+            next_client: 0,
+            names: Names::read(names),
+            rates: RateLimiter::new(1),
+            tasks: JoinSet::new(),
+            asking: JoinSet::new(),
+        }
+    }
+
+    async fn run(mut self, mut inbox: mpsc::Receiver<Arrived>, changed: Arc<Notify>) {
+        let mut events = self.node.subscribe();
+        self.follow_phones().await;
+        self.hold_unread().await;
+        loop {
+            self.drive().await;
+            let due = self.poll_timeout();
+            tokio::select! {
+                arrived = inbox.recv() => match arrived {
+                    Some(arrived) => self.handle(arrived).await,
+                    None => return,
+                },
+                record = events.recv() => match record {
+                    Some(record) => self.handle_event(record.event).await,
+                    None => return,
+                },
+                Some(finished) = self.tasks.join_next(), if !self.tasks.is_empty() => match finished {
+                    Ok(finished) => self.handle_finished(finished).await,
+                    Err(error) => debug!(%error, "a request to a phone"),
+                },
+                Some(Ok(asked)) = self.asking.join_next(), if !self.asking.is_empty() => self.handle_finished(asked).await,
+                () = changed.notified() => self.follow_phones().await,
+                () = super::edge::sleep_until(due) => {}
+            }
+        }
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let clients = self.clients.values().filter_map(Client::poll_timeout);
+        let own = [self.publications.poll_timeout(), self.subscriptions.poll_timeout(), self.delivery.poll_timeout()];
+        own.into_iter().flatten().chain(clients).min()
+    }
+
+    /// Does what is due.
+    async fn drive(&mut self) {
+        let now = Instant::now();
+        if self.publications.expire(now) {
+            self.say_own().await;
+        }
+        self.send_texts(now);
+        self.drive_clients(now).await;
+        while let Some(notice) = self.subscriptions.poll_notice(now) {
+            self.notify(notice).await;
+        }
+        if self.has_more_texts && self.delivery.is_empty() {
+            self.hold_unread().await;
+        }
+    }
+
+    async fn handle(&mut self, arrived: Arrived) {
+        if self.rates.take(&(), RATE, Instant::now()).is_err() {
+            return self.refuse_with(&arrived, 503, reason_of(503), |answer| answer.add("retry-after", "10")).await;
+        }
+        match arrived.request.method() {
+            "PUBLISH" => self.publish(arrived).await,
+            "SUBSCRIBE" => self.subscribe(arrived).await,
+            "MESSAGE" => self.take_text(arrived).await,
+            _ => self.take_info(arrived).await,
+        }
+    }
+
+    async fn handle_event(&mut self, event: Event) {
+        match event {
+            Event::Presence(view) => self.buddy_changed(&view.username),
+            Event::ContactAccepted { username }
+            | Event::ContactRemoved { username }
+            | Event::ContactDeclined { username }
+            | Event::ProfileChanged { username } => self.buddy_changed(&username),
+            Event::MessageReceived { message_id, from, group: None, text, sent_at, .. } => {
+                self.hold_text(&message_id, Text { from, text, sent_at });
+            }
+            Event::ConversationRead { with, group: None, elsewhere: true, .. } => self.forget_read(&with).await,
+            Event::HistoryReceived { .. } => self.hold_unread().await,
+            Event::Missed { .. } => {
+                self.subscriptions.all_changed();
+                self.clients.values_mut().for_each(Client::all_changed);
+                self.hold_unread().await;
+            }
+            _ => {}
+        }
+    }
+
+    fn buddy_changed(&mut self, user: &str) {
+        self.subscriptions.changed(user);
+        self.clients.values_mut().for_each(|client| client.buddy_changed(user));
+    }
+
+    async fn handle_finished(&mut self, finished: Finished) {
+        let now = Instant::now();
+        match finished {
+            Finished::Notified { id, is_success } => self.subscriptions.answered(id, is_success, now),
+            Finished::Messaged { phone, key, is_success: true } => self.text_taken(&phone, &key).await,
+            Finished::Messaged { phone, key, is_success: false } => self.delivery.failed(&phone, &key, now),
+            Finished::Informed { phone, client, id, status } => self.info_answered(&phone, client, id, status),
+            Finished::Added { phone, client, re, refused, user, name } => {
+                if refused.is_none() && name.is_some() {
+                    self.names.set(&user, name);
+                }
+                self.buddy_added(&phone, client, re, refused);
+            }
+        }
+    }
+
+    /// Asks the edge which phones there are.
+    async fn follow_phones(&mut self) {
+        let bindings = self.wire.bindings(&self.account).await;
+        let mut fresh = BTreeSet::new();
+        let mut phones = BTreeMap::new();
+        for (binding, _) in bindings {
+            let name = binding.instance.clone().unwrap_or_else(|| binding.contact.clone());
+            let known = self.phones.get(&name);
+            if known.is_none_or(|known| known.expires_at != binding.expires_at || known.flow != binding.flow) {
+                fresh.insert(name.clone());
+            }
+            if known.is_some_and(|known| known.call_id() != binding.call_id()) {
+                // It was switched on again: numbers begin anew.
+                self.clients.remove(&name);
+            }
+            phones.insert(name, binding);
+        }
+        self.phones = phones;
+        self.clients.retain(|name, _| self.phones.contains_key(name));
+        self.follow_receivers(&fresh);
+        self.say_own().await;
+    }
+
+    /// Who gets messages: phones, and clients of the profile while they are logged in.
+    fn follow_receivers(&mut self, fresh: &BTreeSet<String>) {
+        let gets = |name: &&String| self.clients.get(*name).is_none_or(Client::gets_messages);
+        let receivers = self.phones.keys().filter(gets).cloned().collect();
+        self.delivery.set_phones(&receivers, fresh);
+    }
+
+    /// Whom a request is to: `name@authority`.
+    fn target(&self, request: &Message) -> Option<String> {
+        let home = self.account.split_once('@').map(|(_, authority)| authority);
+        SipUri::parse(request.request_uri()).ok().and_then(|uri| user_of(&uri, home))
+    }
+
+    /// The same of a URI in a body, or `name@authority` alone.
+    fn user_named(&self, text: &str) -> Option<String> {
+        let home = self.account.split_once('@').map(|(_, authority)| authority);
+        let uri = if text.contains(':') { text.to_owned() } else { format!("sip:{text}") };
+        user_of(&SipUri::parse(&uri).ok()?, home)
+    }
+
+    async fn refuse(&self, arrived: &Arrived, status: u16, reason: &str) {
+        self.refuse_with(arrived, status, reason, |_| {}).await;
+    }
+
+    async fn refuse_with(&self, arrived: &Arrived, status: u16, reason: &str, more: impl FnOnce(&mut Message)) {
+        let mut answer = Message::answer(&arrived.request, status, reason, Some(&token()));
+        more(&mut answer);
+        answer.add("server", USER_AGENT);
+        self.wire.respond(arrived.id, answer).await;
+    }
+}
+
+/// A request to a phone outside of any call, from somebody to the account.
+fn request_to(phone: &Binding, method: &str, from: &NameAddr, account: &str) -> Message {
+    let mut request = Message::request(method, &phone.contact);
+    request.add("max-forwards", "70");
+    request.add("from", format!("{from};tag={}", token()));
+    request.add("to", format!("<sip:{account}>"));
+    request.add("call-id", format!("{}@halloo", token()));
+    request.add("cseq", format!("1 {method}"));
+    request.add("user-agent", USER_AGENT);
+    request
+}
+
+/// A user as an address.
+fn address(user: &str) -> NameAddr {
+    let display = user.split('@').next().unwrap_or_default().to_owned();
+    NameAddr { display, uri: format!("sip:{user}"), params: Vec::new() }
+}
+
+/// A header's value without parameters, in lower case.
+fn bare(value: &str) -> String {
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}

@@ -1,0 +1,164 @@
+//! Messages: a phone's MESSAGE (RFC 3428) becomes a message of its user, and what comes for the user becomes a MESSAGE to each of its phones.
+//!
+//! What is held for phones is what the account's node has as unread. The first phone that answers with a success has taken a message: it counts as read, here and on
+//! the user's other devices, whose authors are told as the privacy settings say. What is read on another device before isn't sent to phones any more. Messages of
+//! groups aren't sent to phones, which couldn't answer to the group.
+
+use std::time::Instant;
+
+use halloo_protocol::simple::composing::{self, Composing};
+use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::status::reason_of;
+use tracing::debug;
+
+use super::{ANSWER_MAX, Clerk, Finished, address, bare, request_to};
+use crate::handle::messages::{MessageError, MessageListOptions};
+use crate::sip::wire::Arrived;
+use crate::timestamp::Timestamp;
+
+/// Unread messages read of one conversation at once.
+const UNREAD_MAX: u32 = 200;
+
+/// A message for phones.
+#[derive(Clone, Debug)]
+pub(super) struct Text {
+    /// Who wrote it, verified.
+    pub(super) from: String,
+    pub(super) text: String,
+    pub(super) sent_at: Timestamp,
+}
+
+impl Clerk {
+    /// A phone's message.
+    pub(super) async fn take_text(&mut self, arrived: Arrived) {
+        let request = &arrived.request;
+        let Some(to) = self.target(request) else { return self.refuse(&arrived, 404, reason_of(404)).await };
+        match bare(request.get("content-type").unwrap_or("text/plain")).as_str() {
+            "text/plain" => {}
+            composing::CONTENT_TYPE => return self.take_composing(&arrived).await,
+            _ => {
+                let accept = |answer: &mut Message| answer.add("accept", format!("text/plain, {}", composing::CONTENT_TYPE));
+                return self.refuse_with(&arrived, 415, reason_of(415), accept).await;
+            }
+        }
+        let Ok(text) = String::from_utf8(arrived.request.body.clone()) else {
+            return self.refuse(&arrived, 400, "The text is not UTF-8").await;
+        };
+        match self.node.messages().send(&to, &text).await {
+            Ok(_) => self.refuse(&arrived, 202, "Accepted").await,
+            Err(error) => self.refuse(&arrived, status_of(&error), reason_of(status_of(&error))).await,
+        }
+    }
+
+    /// That somebody writes is taken note of and goes no further: the overlay has no word for it.
+    async fn take_composing(&self, arrived: &Arrived) {
+        match Composing::parse(&arrived.request.body) {
+            Ok(_) => self.refuse(arrived, 200, "OK").await,
+            Err(error) => self.refuse(arrived, 400, &error.to_string()).await,
+        }
+    }
+
+    /// A message has come.
+    pub(super) fn hold_text(&mut self, id: &str, text: Text) {
+        let key = key_of(&text.from, id);
+        if self.texts.contains_key(&key) || text.text.is_empty() {
+            return;
+        }
+        match self.delivery.hold(&key) {
+            true => drop(self.texts.insert(key, text)),
+            false => self.has_more_texts = true,
+        }
+    }
+
+    /// Takes up what is unread.
+    pub(super) async fn hold_unread(&mut self) {
+        self.has_more_texts = false;
+        let conversations = self.node.messages().conversations().await.map(|list| list.conversations).unwrap_or_default();
+        for conversation in conversations.iter().filter(|conversation| conversation.group.is_none() && conversation.unread > 0) {
+            for (id, text) in self.unread_of(&conversation.with).await {
+                self.hold_text(&id, text);
+            }
+        }
+    }
+
+    async fn unread_of(&self, with: &str) -> Vec<(String, Text)> {
+        let options = MessageListOptions { limit: Some(UNREAD_MAX) };
+        let listed = match self.node.messages().list(with, options).await {
+            Ok(listed) => listed.messages,
+            Err(error) => {
+                debug!(%error, "unread messages aren't listed");
+                return Vec::new();
+            }
+        };
+        let unread = listed.into_iter().filter(|entry| entry.unread && entry.voicemail_ms.is_none());
+        unread.map(|entry| (entry.id, Text { from: entry.from, text: entry.text, sent_at: entry.sent_at })).collect()
+    }
+
+    /// Messages were read on another device.
+    pub(super) async fn forget_read(&mut self, with: &str) {
+        let start = key_of(with, "");
+        if !self.texts.keys().any(|key| key.starts_with(&start)) {
+            return;
+        }
+        let unread: Vec<String> = self.unread_of(with).await.iter().map(|(id, _)| key_of(with, id)).collect();
+        self.delivery.forget(|key| key.starts_with(&start) && !unread.iter().any(|unread| unread == key));
+        self.tidy_texts();
+    }
+
+    /// Sends what phones are to get next.
+    pub(super) fn send_texts(&mut self, now: Instant) {
+        while let Some((name, key)) = self.delivery.poll_send(now) {
+            let (Some(text), Some(phone)) = (self.texts.get(&key), self.phones.get(&name)) else {
+                self.delivery.failed(&name, &key, now);
+                continue;
+            };
+            if let Some(client) = self.clients.get_mut(&name).filter(|client| client.is_logged_in()) {
+                client.say_text(&key, text);
+                continue;
+            }
+            let from = address(&text.from);
+            let mut request = request_to(phone, "MESSAGE", &from, &self.account);
+            request.add("p-asserted-identity", from.to_string());
+            let written = std::time::UNIX_EPOCH + std::time::Duration::from_millis(text.sent_at.unix_ms());
+            request.add("date", httpdate::fmt_http_date(written));
+            let request = request.with_body("text/plain;charset=UTF-8", text.text.clone());
+            let (wire, flow) = (self.wire.clone(), phone.flow);
+            self.tasks.spawn(async move {
+                let answer = wire.ask(request, flow, ANSWER_MAX).await;
+                Finished::Messaged { phone: name, key, is_success: answer.is_ok_and(|answer| answer.status() < 300) }
+            });
+        }
+    }
+
+    /// A phone has a message: it is read.
+    pub(super) async fn text_taken(&mut self, phone: &str, key: &str) {
+        let is_first = self.delivery.taken(phone, key);
+        if is_first && let Some((from, id)) = key.split_once(' ') {
+            if let Err(error) = self.node.messages().mark_read(from, Some(id)).await {
+                debug!(%error, "a message that a phone has taken isn't marked");
+            }
+        }
+        self.tidy_texts();
+    }
+
+    fn tidy_texts(&mut self) {
+        let delivery = &self.delivery;
+        self.texts.retain(|key, _| delivery.holds(key));
+    }
+}
+
+/// Names a message: its id is its sender's choice, so that it names it together with the sender alone.
+fn key_of(from: &str, id: &str) -> String {
+    format!("{from} {id}")
+}
+
+/// What a phone is told of a message that can't be sent.
+pub(super) const fn status_of(error: &MessageError) -> u16 {
+    match error {
+        MessageError::Username(_) | MessageError::Resolve(_) | MessageError::UnknownGroup { .. } => 404,
+        MessageError::Empty => 400,
+        MessageError::TooLarge { .. } => 413,
+        MessageError::Node(_) => 503,
+        _ => 403,
+    }
+}

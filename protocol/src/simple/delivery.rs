@@ -1,0 +1,209 @@
+//! Messages on their way to an account's phones: each phone gets each once, one at a time and in order; what no phone has taken is kept.
+//!
+//! The first phone that answers with a success has taken a message: it counts as read. Phones that were there then still get it; those that come later don't.
+//! Never reads the clock.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+/// Messages held for phones; more wait in the account's database.
+pub const HELD_MAX: usize = 200;
+/// When a phone that didn't answer is tried again, doubled each time up to [`RETRY_MAX`].
+pub const RETRY: Duration = Duration::from_secs(30);
+/// See [`RETRY`].
+pub const RETRY_MAX: Duration = Duration::from_secs(1_800);
+
+#[derive(Debug)]
+struct Held {
+    id: String,
+    is_taken: bool,
+}
+
+#[derive(Debug, Default)]
+struct Phone {
+    /// What it has had, or isn't to have, of what is held.
+    done: BTreeSet<String>,
+    under_way: Option<String>,
+    failures: u32,
+    not_before: Option<Instant>,
+}
+
+/// All messages of an account that phones are to get. Messages and phones are named by whoever uses it.
+#[derive(Debug, Default)]
+pub struct Delivery {
+    held: VecDeque<Held>,
+    phones: BTreeMap<String, Phone>,
+}
+
+impl Delivery {
+    /// A message has come. False if it is held already, or there is no room.
+    pub fn hold(&mut self, id: &str) -> bool {
+        let has_room = self.held.len() < HELD_MAX && !self.held.iter().any(|held| held.id == id);
+        if has_room {
+            self.held.push_back(Held { id: id.to_owned(), is_taken: false });
+        }
+        has_room
+    }
+
+    /// Which phones there are. One that is new gets what nobody has taken; one in `fresh` has registered again, and is tried at once.
+    pub fn set_phones(&mut self, phones: &BTreeSet<String>, fresh: &BTreeSet<String>) {
+        self.phones.retain(|phone, _| phones.contains(phone));
+        for name in phones {
+            let taken = self.held.iter().filter(|held| held.is_taken).map(|held| held.id.clone());
+            let phone = self.phones.entry(name.clone()).or_insert_with(|| Phone { done: taken.collect(), ..Phone::default() });
+            if fresh.contains(name) {
+                (phone.failures, phone.not_before) = (0, None);
+            }
+        }
+        self.tidy();
+    }
+
+    /// The next message for a phone; it counts as sent.
+    pub fn poll_send(&mut self, now: Instant) -> Option<(String, String)> {
+        let Self { held, phones } = self;
+        phones.iter_mut().find_map(|(name, phone)| {
+            if phone.under_way.is_some() || phone.not_before.is_some_and(|at| at > now) {
+                return None;
+            }
+            let next = held.iter().find(|held| !phone.done.contains(&held.id))?.id.clone();
+            phone.under_way = Some(next.clone());
+            Some((name.clone(), next))
+        })
+    }
+
+    /// A phone has taken what was sent to it. True if it is the first that has taken this message.
+    pub fn taken(&mut self, phone: &str, id: &str) -> bool {
+        if let Some(phone) = self.phones.get_mut(phone) {
+            phone.under_way.take_if(|under_way| under_way == id);
+            (phone.failures, phone.not_before) = (0, None);
+            phone.done.insert(id.to_owned());
+        }
+        let held = self.held.iter_mut().find(|held| held.id == id);
+        let is_first = held.is_some_and(|held| !std::mem::replace(&mut held.is_taken, true));
+        self.tidy();
+        is_first
+    }
+
+    /// A phone hasn't taken it. It is tried again later, unless another phone has it.
+    pub fn failed(&mut self, phone: &str, id: &str, now: Instant) {
+        let is_taken = self.held.iter().all(|held| held.id != id || held.is_taken);
+        if let Some(phone) = self.phones.get_mut(phone) {
+            phone.under_way.take_if(|under_way| under_way == id);
+            if is_taken {
+                phone.done.insert(id.to_owned());
+            }
+            phone.not_before = Some(now + (RETRY * 2_u32.pow(phone.failures.min(8))).min(RETRY_MAX));
+            phone.failures = phone.failures.saturating_add(1);
+        }
+        self.tidy();
+    }
+
+    /// It isn't to be sent any more: it was read elsewhere.
+    pub fn forget(&mut self, is_over: impl Fn(&str) -> bool) {
+        self.held.retain(|held| !is_over(&held.id));
+        self.tidy();
+    }
+
+    /// Drops what every phone is done with.
+    fn tidy(&mut self) {
+        let Self { held, phones } = self;
+        held.retain(|held| !held.is_taken || !phones.values().all(|phone| phone.done.contains(&held.id)));
+        for phone in phones.values_mut() {
+            phone.done.retain(|id| held.iter().any(|held| held.id == *id));
+        }
+    }
+
+    /// Whether it is held.
+    #[must_use]
+    pub fn holds(&self, id: &str) -> bool {
+        self.held.iter().any(|held| held.id == id)
+    }
+
+    /// When a phone is tried again.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let waits = |phone: &&Phone| phone.under_way.is_none() && self.held.iter().any(|held| !phone.done.contains(&held.id));
+        self.phones.values().filter(waits).filter_map(|phone| phone.not_before).min()
+    }
+
+    /// How many are held.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// True if none are.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.held.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn pair(phone: &str, id: &str) -> Option<(String, String)> {
+        Some((phone.to_owned(), id.to_owned()))
+    }
+
+    #[test]
+    fn a_message_waits_for_a_phone_and_each_phone_has_it_once() {
+        let (mut all, now) = (Delivery::default(), Instant::now());
+        assert!(all.hold("1") && all.hold("2") && !all.hold("1"));
+        assert_eq!(all.poll_send(now), None);
+        all.set_phones(&names(&["a", "b"]), &names(&[]));
+        assert_eq!(all.poll_send(now), pair("a", "1"));
+        assert_eq!(all.poll_send(now), pair("b", "1"));
+        assert_eq!(all.poll_send(now), None, "one at a time");
+        assert!(all.taken("a", "1"));
+        assert!(!all.taken("b", "1"), "the second to take it");
+        assert_eq!(all.len(), 1);
+        assert_eq!(all.poll_send(now), pair("a", "2"));
+        assert!(all.taken("a", "2"));
+        all.set_phones(&names(&["a", "b", "c"]), &names(&["c"]));
+        assert_eq!(all.poll_send(now), pair("b", "2"));
+        assert_eq!(all.poll_send(now), None, "what was taken before a phone came isn't for it");
+        all.taken("b", "2");
+        assert!(all.is_empty());
+    }
+
+    #[test]
+    fn who_doesnt_answer_is_tried_again_and_at_once_when_registered_again() {
+        let (mut all, now) = (Delivery::default(), Instant::now());
+        all.hold("1");
+        all.set_phones(&names(&["a"]), &names(&[]));
+        assert_eq!(all.poll_send(now), pair("a", "1"));
+        all.failed("a", "1", now);
+        assert_eq!((all.poll_send(now), all.poll_timeout()), (None, Some(now + RETRY)));
+        assert_eq!(all.poll_send(now + RETRY), pair("a", "1"));
+        all.failed("a", "1", now + RETRY);
+        assert_eq!(all.poll_timeout(), Some(now + RETRY * 3));
+        all.set_phones(&names(&["a"]), &names(&["a"]));
+        assert_eq!(all.poll_send(now + RETRY), pair("a", "1"));
+        all.set_phones(&names(&[]), &names(&[]));
+        assert_eq!(all.len(), 1, "kept without phones");
+        all.forget(|id| id == "1");
+        assert!(all.is_empty());
+    }
+
+    #[test]
+    fn who_fails_what_another_has_isnt_tried_again() {
+        let (mut all, now) = (Delivery::default(), Instant::now());
+        all.hold("1");
+        all.set_phones(&names(&["a", "b"]), &names(&[]));
+        all.poll_send(now);
+        all.poll_send(now);
+        assert!(all.taken("a", "1"));
+        all.failed("b", "1", now);
+        assert!(all.is_empty());
+        for number in 0..HELD_MAX {
+            assert!(all.hold(&number.to_string()));
+        }
+        assert!(!all.hold("more"));
+    }
+}
