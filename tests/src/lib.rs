@@ -34,6 +34,7 @@ pub mod raw_stream;
 pub mod recorder;
 pub mod seed;
 pub mod sip_client;
+pub mod sipp;
 pub mod spy;
 pub mod turn;
 pub mod wait;

@@ -85,6 +85,33 @@ impl Phone {
     #[track_caller]
     #[must_use]
     pub fn start(folder: &Path, name: &str, account: &PhoneAccount, tone_hz: f64, more: &str) -> Self {
+        Self::start_with(folder, name, account, tone_hz, more, "", "")
+    }
+
+    /// Starts a phone that shows the presence of one contact, to whom its `message` command writes, and waits until it is registered.
+    ///
+    /// # Panics
+    /// If it isn't in time.
+    #[track_caller]
+    #[must_use]
+    pub fn messaging(folder: &Path, name: &str, account: &PhoneAccount, contact: &str) -> Self {
+        let contacts = format!("\"Contact\" <{contact}>;presence=p2p\n");
+        let modules = "module_app contact.so\nmodule_app presence.so\n";
+        let mut phone = Self::start_with(folder, name, account, 440.0, "", modules, &contacts);
+        phone.wait_registered();
+        phone.tell("contact_next", "");
+        phone
+    }
+
+    fn start_with(
+        folder: &Path,
+        name: &str,
+        account: &PhoneAccount,
+        tone_hz: f64,
+        more: &str,
+        modules: &str,
+        contacts: &str,
+    ) -> Self {
         let folder = folder.join(name);
         std::fs::create_dir_all(folder.join("heard")).expect("the folder is ours");
         let tone = folder.join("tone.wav");
@@ -95,14 +122,14 @@ impl Phone {
              audio_alert aubridge,nowhere\nausrc_srate 48000\nauplay_srate 48000\nausrc_channels 1\nauplay_channels 1\n\
              module_path /usr/lib/baresip/modules\nmodule g711.so\nmodule opus.so\n\
              module aufile.so\nmodule aubridge.so\nmodule sndfile.so\nmodule uuid.so\nmodule_app account.so\nmodule_app menu.so\nmodule_app ctrl_tcp.so\n\
-             ctrl_tcp_listen 127.0.0.1:{control}\n",
+             {modules}ctrl_tcp_listen 127.0.0.1:{control}\n",
             sip = free_port(),
             tone = tone.display(),
             heard = folder.join("heard").display(),
         );
         let PhoneAccount { uri, username, password, server } = account;
         let line = format!("<{uri}>;auth_user={username};auth_pass={password};outbound=\"{server}\";regint=600{more}\n");
-        for (file, text) in [("config", config), ("accounts", line), ("contacts", String::new())] {
+        for (file, text) in [("config", config), ("accounts", line), ("contacts", contacts.to_owned())] {
             std::fs::write(folder.join(file), text).expect("written");
         }
         let log = std::fs::File::create(folder.join("log")).expect("the folder is ours");
@@ -122,11 +149,16 @@ impl Phone {
     #[must_use]
     pub fn registered(folder: &Path, name: &str, account: &PhoneAccount, tone_hz: f64, more: &str) -> Self {
         let phone = Self::start(folder, name, account, tone_hz, more);
-        eventually(PHONE_PATIENCE, &format!("{name} is registered"), || {
-            let log = phone.log();
+        phone.wait_registered();
+        phone
+    }
+
+    #[track_caller]
+    fn wait_registered(&self) {
+        eventually(PHONE_PATIENCE, &format!("{} is registered", self.name), || {
+            let log = self.log();
             if log.contains("SIP/2.0 200 OK") { Ok(()) } else { Err(log) }
         });
-        phone
     }
 
     /// Tells it to do something, such as `dial`.

@@ -113,6 +113,37 @@ impl SipClient {
         panic!("no answer to {to:?}");
     }
 
+    /// Registers for ten minutes.
+    ///
+    /// # Panics
+    /// If it is refused.
+    #[track_caller]
+    pub fn register(&mut self) {
+        let mut request = self.request("REGISTER", "sip:example");
+        request.add("expires", "600");
+        let answer = self.exchange(request);
+        assert_eq!(answer.status(), 200, "{answer:?}");
+    }
+
+    /// The next request of the edge that this is true of; it is answered with 200, and so are others before it.
+    ///
+    /// # Panics
+    /// If none comes.
+    #[track_caller]
+    pub fn take(&self, method: &str, is_wanted: impl Fn(&Message) -> bool) -> Message {
+        let deadline = Instant::now() + PATIENCE;
+        let mut passed = Vec::new();
+        while Instant::now() < deadline {
+            let Some(request) = self.receive_within(Duration::from_millis(200)).filter(Message::is_request) else { continue };
+            self.send(&Message::answer(&request, 200, "OK", Some("client")).to_bytes());
+            if request.method() == method && is_wanted(&request) {
+                return request;
+            }
+            passed.push(format!("{} {:?}", request.method(), String::from_utf8_lossy(&request.body)));
+        }
+        panic!("no such {method}; what came: {passed:#?}");
+    }
+
     /// Sends a request, with credentials once they are asked for; the final answer.
     ///
     /// # Panics

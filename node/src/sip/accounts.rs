@@ -22,7 +22,7 @@ use crate::handle::devices::LinkOptions;
 use crate::handle::sip::{SipAccountOptions, SipError};
 use crate::home::{Home, write_secret};
 use crate::identity::LocalIdentity;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Accounts of one edge: a household or an office.
 pub(super) const ACCOUNTS_MAX: usize = 64;
@@ -140,7 +140,7 @@ impl Accounts {
     /// Starts an account's node.
     pub(super) async fn start(&self, record: Record, own: &Node) -> Result<Account, SipError> {
         let home = self.root.join(&record.directory);
-        let store = Store::open(&home).map_err(failed)?;
+        let store = open_store(&home).await?;
         let identity = LocalIdentity::load(&home, &store, ClockSource::default().raw_unix()).map_err(failed)?;
         let node = self.spawn(identity, store, &home, own).await?;
         let peer_id = node.status().await.map_err(failed)?.peer_id;
@@ -240,6 +240,19 @@ impl Accounts {
     pub(super) fn remove(&self, record: &Record) {
         remove_home(&self.root.join(&record.directory));
     }
+}
+
+/// Opens a home's database. The node that enrolled a new user may still be closing it.
+async fn open_store(home: &Path) -> Result<Store, SipError> {
+    const TRIES: u32 = 100;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+    for _ in 0..TRIES {
+        match Store::open(home) {
+            Err(StoreError::InUse { .. }) => tokio::time::sleep(PAUSE).await,
+            opened => return opened.map_err(failed),
+        }
+    }
+    Store::open(home).map_err(failed)
 }
 
 fn remove_home(home: &Path) {
