@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::phone::PhoneAccount;
 
@@ -68,10 +69,17 @@ impl Sipp {
 
 impl Drop for Sipp {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("---- sipp:\n{}", std::fs::read_to_string(self.folder.join("messages")).unwrap_or_default());
+        // It writes its files when it ends by itself, as it does when asked to.
+        let _asked = Command::new("kill").arg(self.child.id().to_string()).status();
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
         }
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
+        if std::thread::panicking() {
+            let read = |file: &str| std::fs::read_to_string(self.folder.join(file)).unwrap_or_default();
+            eprintln!("---- sipp:\n{}\n{}", read("errors"), read("messages"));
+        }
     }
 }
