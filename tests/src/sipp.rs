@@ -48,8 +48,21 @@ impl Sipp {
             "-p",
             &port,
         ]);
+        // Its digests name one URI, whatever the request's: all pieces write to the account.
+        command.args(["-auth_uri", account.uri.trim_start_matches("sip:")]);
         command.args(["-key", "authority", authority, "-key", "buddy", buddy]);
-        command.args(["-trace_err", "-error_file", "errors", "-trace_msg", "-message_file", "messages", "-timeout", "120s"]);
+        command.args([
+            "-trace_err",
+            "-error_file",
+            "errors",
+            "-trace_msg",
+            "-message_file",
+            "messages",
+            "-timeout",
+            "120s",
+            "-deadcall_wait",
+            "0",
+        ]);
         command.args(more).stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot run sipp ({error}): scripts/setup installs it"));
         Self { child, folder: folder.to_owned() }
@@ -69,6 +82,9 @@ impl Sipp {
 
 impl Drop for Sipp {
     fn drop(&mut self) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         // It writes its files when it ends by itself, as it does when asked to.
         let _asked = Command::new("kill").arg(self.child.id().to_string()).status();
         let deadline = Instant::now() + Duration::from_secs(3);

@@ -162,11 +162,30 @@ impl Wire {
     /// Sends a request to a phone, outside a dialog or within one, and waits for its final answer. The way for messages and notices: sent again until
     /// answered (RFC 3261 section 17.1.2), given up after 32 s, or after `limit` if that is less.
     pub(super) async fn ask(&self, request: Message, flow: Flow, limit: Duration) -> Result<Message, NoAnswer> {
-        let (sender, mut inbox) = mpsc::channel(INBOX_MAX);
+        self.begin(request, flow).await?.answer(limit).await
+    }
+
+    /// The same in two steps: it is sent when this returns, so that what begins first is sent first.
+    pub(super) async fn begin(&self, request: Message, flow: Flow) -> Result<Begun, NoAnswer> {
+        let (sender, inbox) = mpsc::channel(INBOX_MAX);
         let id = self.request(request, flow, 0, &sender).await.ok_or(NoAnswer)?;
-        drop(sender);
+        Ok(Begun { wire: self.clone(), id, inbox })
+    }
+}
+
+/// A request to a phone that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Begun {
+    wire: Wire,
+    id: ClientId,
+    inbox: mpsc::Receiver<Input>,
+}
+
+impl Begun {
+    /// Its final answer.
+    pub(super) async fn answer(mut self, limit: Duration) -> Result<Message, NoAnswer> {
         let answer = async {
-            while let Some(input) = inbox.recv().await {
+            while let Some(input) = self.inbox.recv().await {
                 match input {
                     Input::Response(_, response) if response.status() >= 200 => return Ok(response),
                     Input::TimedOut(_) => return Err(NoAnswer),
@@ -178,7 +197,7 @@ impl Wire {
         match tokio::time::timeout(limit, answer).await {
             Ok(answer) => answer,
             Err(_elapsed) => {
-                self.tell(Ask::Abandon(id)).await;
+                self.wire.tell(Ask::Abandon(self.id)).await;
                 Err(NoAnswer)
             }
         }

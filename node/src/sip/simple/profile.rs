@@ -278,8 +278,13 @@ impl Clerk {
             while let Some(Transmit { id, body, .. }) = client.poll_transmit() {
                 let (request, flow) = (client.request(phone, &self.account, body), phone.flow);
                 let (wire, phone) = (self.wire.clone(), name.clone());
+                // One after the other: a status comes before the word that all were told.
+                let begun = wire.begin(request, flow).await;
                 self.tasks.spawn(async move {
-                    let answer: Option<Message> = wire.ask(request, flow, RETRY).await.ok();
+                    let answer: Option<Message> = match begun {
+                        Ok(begun) => begun.answer(RETRY).await.ok(),
+                        Err(_) => None,
+                    };
                     Finished::Informed { phone, client: number, id, status: answer.map(|answer| answer.status()) }
                 });
             }
