@@ -245,7 +245,9 @@ impl Clerk {
         match finished {
             Finished::Notified { id, is_success } => self.subscriptions.answered(id, is_success, now),
             Finished::Messaged { phone, key, is_success: true } => self.text_taken(&phone, &key).await,
-            Finished::Messaged { phone, key, is_success: false } => self.delivery.failed(&phone, &key, now),
+            // It has logged in to the profile meanwhile, and gets it there.
+            Finished::Messaged { phone, .. } if self.clients.get(&phone).is_some_and(Client::is_logged_in) => {}
+            Finished::Messaged { phone, key, .. } => self.delivery.failed(&phone, &key, now),
             Finished::Informed { phone, client, id, status } => self.info_answered(&phone, client, id, status),
             Finished::Added { phone, client, re, refused, user, name } => {
                 if refused.is_none() && name.is_some() {

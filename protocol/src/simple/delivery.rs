@@ -98,6 +98,13 @@ impl Delivery {
         self.tidy();
     }
 
+    /// What is under way to a phone goes another way from now on: it is to be sent again, at once.
+    pub fn start_over(&mut self, phone: &str) {
+        if let Some(phone) = self.phones.get_mut(phone) {
+            (phone.under_way, phone.failures, phone.not_before) = (None, 0, None);
+        }
+    }
+
     /// It isn't to be sent any more: it was read elsewhere.
     pub fn forget(&mut self, is_over: impl Fn(&str) -> bool) {
         self.held.retain(|held| !is_over(&held.id));
@@ -185,6 +192,8 @@ mod tests {
         assert_eq!(all.poll_timeout(), Some(now + RETRY * 3));
         all.set_phones(&names(&["a"]), &names(&["a"]));
         assert_eq!(all.poll_send(now + RETRY), pair("a", "1"));
+        all.start_over("a");
+        assert_eq!(all.poll_send(now + RETRY), pair("a", "1"), "another way");
         all.set_phones(&names(&[]), &names(&[]));
         assert_eq!(all.len(), 1, "kept without phones");
         all.forget(|id| id == "1");

@@ -121,6 +121,8 @@ impl Clerk {
             client.say(Notice::LoggedIn { re, user });
         }
         self.follow_receivers(&[phone.to_owned()].into());
+        // What waited may be on its way as MESSAGE since it registered.
+        self.delivery.start_over(phone);
         self.say_own().await;
     }
 
