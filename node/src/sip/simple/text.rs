@@ -133,10 +133,11 @@ impl Clerk {
     /// A phone has a message: it is read.
     pub(super) async fn text_taken(&mut self, phone: &str, key: &str) {
         let is_first = self.delivery.taken(phone, key);
-        if is_first && let Some((from, id)) = key.split_once(' ') {
-            if let Err(error) = self.node.messages().mark_read(from, Some(id)).await {
-                debug!(%error, "a message that a phone has taken isn't marked");
-            }
+        if is_first
+            && let Some((from, id)) = key.split_once(' ')
+            && let Err(error) = self.node.messages().mark_read(from, Some(id)).await
+        {
+            debug!(%error, "a message that a phone has taken isn't marked");
         }
         self.tidy_texts();
     }
