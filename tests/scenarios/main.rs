@@ -47,6 +47,7 @@ mod relay_owners;
 mod revocation_spread;
 mod ringing;
 mod sip_abuse;
+mod sip_load;
 mod sip_phones;
 mod sip_torture;
 mod story;

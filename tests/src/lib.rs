@@ -10,7 +10,7 @@
 //! - [`presence_reader`] reads presence with a key that somebody kept, and no more than that.
 //! - [`spy`] is a helper that keeps all it is told.
 //! - [`recorder`] keeps every packet at a machine's interface, [`memory`] looks through what a process holds.
-//! - [`phone`] is an ordinary SIP phone, [`sip_client`] one that says what it is told to.
+//! - [`phone`] is an ordinary SIP phone, [`sip_client`] one that says what it is told to, [`sipp`] a crowd of them.
 //! - [`webpush`] is a push service, and an app's subscription at it.
 //! - [`attacker`] speaks the overlay protocol frame by frame, and says what it likes.
 //!
@@ -34,6 +34,7 @@ pub mod raw_stream;
 pub mod recorder;
 pub mod seed;
 pub mod sip_client;
+pub mod sipp;
 pub mod spy;
 pub mod turn;
 pub mod wait;

@@ -428,9 +428,9 @@ fn halves(nonce: &[u8; 16]) -> (u64, u64) {
     (((number >> 64) as u64), number as u64)
 }
 
-/// What a phone is offered. Baresip before 2.0 gives up where it is offered an algorithm that it doesn't know, even beside one that it does.
+/// What a phone is offered. Baresip before 2.0, and SIPp, give up where they are offered an algorithm that they don't know, even beside one that they do.
 fn algorithms(user_agent: &str) -> &'static [Algorithm] {
-    let knows_md5_alone = ["baresip v0.", "baresip v1."].iter().any(|agent| user_agent.starts_with(agent));
+    let knows_md5_alone = ["baresip v0.", "baresip v1.", "SIPp"].iter().any(|agent| user_agent.starts_with(agent));
     if knows_md5_alone { &[Algorithm::Md5] } else { &[Algorithm::Sha256, Algorithm::Md5] }
 }
 
