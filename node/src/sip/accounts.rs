@@ -4,6 +4,7 @@
 //! in as a phone; it has mode 0600, as keys have.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use halloo_protocol::identity::RecoveryPhrase;
 use halloo_protocol::key::AuthorityKey;
@@ -22,7 +23,7 @@ use crate::handle::devices::LinkOptions;
 use crate::handle::sip::{SipAccountOptions, SipError};
 use crate::home::{Home, write_secret};
 use crate::identity::LocalIdentity;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// Accounts of one edge: a household or an office.
 pub(super) const ACCOUNTS_MAX: usize = 64;
@@ -135,7 +136,7 @@ impl Accounts {
     /// Starts an account's node.
     pub(super) async fn start(&self, record: Record, own: &Node) -> Result<Account, SipError> {
         let home = self.root.join(&record.directory);
-        let store = Store::open(&home).map_err(failed)?;
+        let store = open_store(&home).await?;
         let identity = LocalIdentity::load(&home, &store, ClockSource::default().raw_unix()).map_err(failed)?;
         let node = self.spawn(identity, store, &home, own).await?;
         let peer_id = node.status().await.map_err(failed)?.peer_id;
@@ -234,6 +235,18 @@ impl Accounts {
     /// Takes an account's home away; its node has ended.
     pub(super) fn remove(&self, record: &Record) {
         remove_home(&self.root.join(&record.directory));
+    }
+}
+
+/// Opens a home's database. A node that has just ended there, as the one that enrolled a new user, may let go of it a moment later.
+async fn open_store(home: &Path) -> Result<Store, SipError> {
+    const LETTING_GO_MAX: Duration = Duration::from_secs(10);
+    let deadline = Instant::now() + LETTING_GO_MAX;
+    loop {
+        match Store::open(home) {
+            Err(StoreError::InUse { .. }) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
+            opened => return opened.map_err(failed),
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use super::accounts::{ACCOUNTS_MAX, Account, Accounts, Added, REALM, Record};
-use super::dialog::{ALLOW, USER_AGENT, token};
+use super::dialog::{ALLOW, USER_AGENT, salt, token};
 use super::media::PhoneMedia;
 use super::transport::{Incoming, Transports};
 use super::wire::{Arrived, Ask, INBOX_MAX, Input, Wire};
@@ -312,7 +312,7 @@ impl Edge {
             "REGISTER" => (401, "www-authenticate"),
             _ => (407, "proxy-authenticate"),
         };
-        let challenges = self.authenticator.challenges(message, unix(), rand::random(), is_stale);
+        let challenges = self.authenticator.challenges(message, unix(), salt(), is_stale);
         self.answer_statelessly(message, status, reason_of(status), flow, |answer| {
             for challenge in challenges {
                 answer.add(name, challenge);

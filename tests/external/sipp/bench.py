@@ -76,6 +76,14 @@ class Edge:
         server = next(server for server in made["servers"] if server.endswith("udp"))
         self.port = int(server.split(";")[0].rsplit(":", 1)[1])
 
+    def settle(self):
+        """Waits until accounts have joined the network and it has nothing to do."""
+        while True:
+            before = cpu_seconds(self.pids())
+            time.sleep(2)
+            if cpu_seconds(self.pids()) - before < 0.1:
+                return
+
     def pids(self):
         return [self.process.pid]
 
@@ -190,6 +198,7 @@ def main():
             idle = resident_bytes(edge.process.pid)
             for _ in range(options.accounts):
                 edge.add_account()
+            edge.settle()
             figures["bytes_per_account"] = (resident_bytes(edge.process.pid) - idle) // options.accounts
             figures["memory"] = memory(folder, edge, options.phones)
             figures["registrations"] = registrations(folder, [kamailio, edge], options.phones, options.registrations, options.rounds)
