@@ -110,7 +110,8 @@ pub(super) struct Added {
 
 impl Accounts {
     pub(super) fn open(root: PathBuf, network: AccountNetwork) -> Result<Self, SipError> {
-        Home::create(&root).map_err(failed)?;
+        // No home itself: it has accounts' homes in it.
+        Home::create_private(&root).map_err(failed)?;
         Ok(Self { root, network })
     }
 
