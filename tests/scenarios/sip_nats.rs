@@ -87,8 +87,8 @@ fn linphone_behind_two_nodes_and_nats_calls_and_is_heard() {
     std::thread::sleep(TALK);
     caller.tell("terminate");
     callee.wait("ended");
-    assert_heard(&caller.heard(), BOB_HZ, ALICE_HZ, HEARD_MIN);
-    assert_heard(&callee.heard(), ALICE_HZ, BOB_HZ, HEARD_MIN);
+    assert_heard(&caller.finish(), BOB_HZ, ALICE_HZ, HEARD_MIN);
+    assert_heard(&callee.finish(), ALICE_HZ, BOB_HZ, HEARD_MIN);
 }
 
 #[test]
@@ -110,5 +110,5 @@ fn a_native_client_calls_linphone_behind_a_nat() {
     });
     assert_eq!(call.ok()["outcome"], "completed");
     assert_heard(&heard, BOB_HZ, ALICE_HZ, HEARD_MIN);
-    assert_heard(&phone.heard(), ALICE_HZ, BOB_HZ, HEARD_MIN);
+    assert_heard(&phone.finish(), ALICE_HZ, BOB_HZ, HEARD_MIN);
 }

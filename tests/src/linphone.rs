@@ -82,9 +82,19 @@ impl Linphone {
         });
     }
 
-    /// What it heard in its call; whole once that is over.
+    /// Ends it: what it heard in its call, which it writes down whole only then.
+    ///
+    /// # Panics
+    /// If it doesn't end.
+    #[track_caller]
     #[must_use]
-    pub fn heard(&self) -> PathBuf {
+    pub fn finish(&mut self) -> PathBuf {
+        self.tell("quit");
+        assert!(crate::cli::wait_exit(&mut self.child, PHONE_PATIENCE).is_some(), "{} doesn't end", self.name);
+        self.heard()
+    }
+
+    fn heard(&self) -> PathBuf {
         self.folder.join("heard.wav")
     }
 
