@@ -91,7 +91,9 @@ impl Linphone {
     pub fn finish(&mut self) -> PathBuf {
         self.tell("quit");
         assert!(crate::cli::wait_exit(&mut self.child, PHONE_PATIENCE).is_some(), "{} doesn't end", self.name);
-        self.heard()
+        let heard = self.heard();
+        repair(&heard);
+        heard
     }
 
     fn heard(&self) -> PathBuf {
@@ -114,4 +116,17 @@ impl Drop for Linphone {
         let _gone = self.child.kill();
         let _reaped = self.child.wait();
     }
+}
+
+/// Linphone doesn't always say the right length in the 44 bytes before what it writes down.
+fn repair(path: &Path) {
+    let mut bytes = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let whole = bytes.len() & !1;
+    assert!(whole > 44, "{}: nothing was heard", path.display());
+    bytes.truncate(whole);
+    for (at, length) in [(4, whole - 8), (40, whole - 44)] {
+        let length = u32::try_from(length).expect("a short recording");
+        bytes[at..at + 4].copy_from_slice(&length.to_le_bytes());
+    }
+    std::fs::write(path, bytes).expect("written");
 }

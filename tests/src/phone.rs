@@ -41,6 +41,24 @@ impl Control for Way {}
 #[derive(Debug)]
 struct Way(UnixStream, Child);
 
+impl Way {
+    /// To this port; `None` if what listens there doesn't answer, as happens while it starts.
+    fn into(machine: Option<&Machine>, port: u16) -> Option<Self> {
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        ours.set_read_timeout(Some(Duration::from_millis(500))).expect("a socket");
+        let script = format!("until exec 3<>/dev/tcp/127.0.0.1/{port}; do sleep 0.1; done 2>/dev/null; cat <&3 & exec cat >&3");
+        let output = OwnedFd::from(theirs.try_clone().expect("a socket"));
+        let mut command = command_on(machine, "bash");
+        command.args(["-c", &script]).stdin(OwnedFd::from(theirs)).stdout(output).stderr(Stdio::null());
+        let mut way = Self(ours, command.spawn().expect("bash"));
+        // Anything that is answered, and changes nothing.
+        way.write_all(b"23:{\"command\":\"listcalls\"},").ok()?;
+        let mut bytes = [0; 4_096];
+        let is_answered = (0..6).any(|_| matches!(way.read(&mut bytes), Ok(1..)));
+        is_answered.then_some(way)
+    }
+}
+
 impl Read for Way {
     fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
         self.0.read(bytes)
@@ -294,13 +312,12 @@ fn connect(machine: Option<&Machine>, port: u16) -> Box<dyn Control> {
     let deadline = Instant::now() + PHONE_PATIENCE;
     let patience = Some(Duration::from_millis(100));
     if machine.is_some() {
-        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
-        ours.set_read_timeout(patience).expect("a socket");
-        let script = format!("until exec 3<>/dev/tcp/127.0.0.1/{port}; do sleep 0.1; done 2>/dev/null; cat <&3 & exec cat >&3");
-        let output = OwnedFd::from(theirs.try_clone().expect("a socket"));
-        let mut command = command_on(machine, "bash");
-        command.args(["-c", &script]).stdin(OwnedFd::from(theirs)).stdout(output).stderr(Stdio::null());
-        return Box::new(Way(ours, command.spawn().expect("bash")));
+        loop {
+            if let Some(way) = Way::into(machine, port) {
+                return Box::new(way);
+            }
+            assert!(Instant::now() < deadline, "baresip doesn't answer");
+        }
     }
     loop {
         match TcpStream::connect(("127.0.0.1", port)) {
