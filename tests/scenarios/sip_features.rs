@@ -132,6 +132,7 @@ fn a_phone_holds_goes_on_and_transfers() {
 }
 
 #[test]
+#[ignore = "long: the parts have tests of their own"]
 fn accounts_of_others_and_encrypted_signalling() {
     let folder = tempfile::tempdir().expect("a folder");
     let (certificate, key) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));

@@ -66,6 +66,9 @@ fn baresip_behind_two_nodes_and_nats_calls_and_is_heard() {
     callee.tell("accept", "");
     caller.wait("CALL_ESTABLISHED");
     callee.wait("CALL_RTPESTAB");
+    // Keys are told as events in the media (RFC 4733), through both edges.
+    caller.tell("sndcode", "5");
+    assert_eq!(callee.wait("CALL_DTMF_START")["param"], "5");
     std::thread::sleep(TALK);
     caller.tell("hangup", "");
     callee.wait("CALL_CLOSED");
