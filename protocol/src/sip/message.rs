@@ -105,7 +105,8 @@ impl Via {
     /// The branch, where it is one of RFC 3261 and not empty.
     #[must_use]
     pub fn branch(&self) -> Option<&str> {
-        self.param("branch").filter(|branch| branch.len() > 7 && branch[..7].eq_ignore_ascii_case("z9hG4bK"))
+        self.param("branch")
+            .filter(|branch| branch.len() > 7 && branch.get(..7).is_some_and(|magic| magic.eq_ignore_ascii_case("z9hG4bK")))
     }
 }
 
