@@ -97,6 +97,17 @@ impl Home {
         Ok(home)
     }
 
+    /// Makes a directory below a home that only the owner may enter, if it isn't there.
+    ///
+    /// # Errors
+    /// [`HomeError::Io`].
+    pub(crate) fn create_private(path: &Path) -> Result<(), HomeError> {
+        let made = DirBuilder::new().recursive(true).mode(DIR_MODE).create(path);
+        made.map_err(|source| HomeError::io("create", path, source))?;
+        let private = std::fs::set_permissions(path, Permissions::from_mode(DIR_MODE));
+        private.map_err(|source| HomeError::io("make private", path, source))
+    }
+
     /// Opens a home that exists.
     ///
     /// # Errors

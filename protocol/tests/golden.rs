@@ -119,6 +119,7 @@ fn fuzz_targets_take_their_seeds_whole_cut_and_changed() {
         fuzz::voicemail,
         fuzz::phone,
         fuzz::phone_documents,
+        fuzz::sip,
         fuzz::text,
     ];
     for vector in vectors::all() {
@@ -148,12 +149,15 @@ fn fuzz_targets_of_phones_take_what_phones_send_whole_cut_and_changed() {
         "<list xmlns='urn:ietf:params:xml:ns:rlmi' uri='sip:l@b' version='1' fullState='true'><resource uri='sip:a@b'/></list>";
     let composing = "<isComposing xmlns='urn:ietf:params:xml:ns:im-iscomposing'><state>active</state></isComposing>";
     let info = r#"{"id":1,"request":"set-status","status":"away"}"#;
-    for seed in [&talk[..], presence.as_bytes(), list.as_bytes(), composing.as_bytes(), info.as_bytes()] {
+    let request = "REGISTER sip:b SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1;branch=z9hG4b\u{e9}1\r\nTo: <sip:bob@b>\r\nFrom: <sip:bob@b>;tag=1\r\nCall-ID: 1\r\n\
+CSeq: 1 REGISTER\r\nMax-Forwards: 70\r\nContact: <sip:bob@192.0.2.1>\r\nAuthorization: Digest username=\"bob\", realm=\"halloo\", nonce=\"1\", uri=\"sip:b\", \
+response=\"0\", algorithm=MD5, qop=auth, nc=00000001, cnonce=\"c\"\r\nContent-Length: 0\r\n\r\n";
+    for seed in [&talk[..], request.as_bytes(), presence.as_bytes(), list.as_bytes(), composing.as_bytes(), info.as_bytes()] {
         for at in 0..=seed.len() {
             for flipped in [0x01, 0x10, 0x41] {
                 let mut changed = seed.to_vec();
                 changed.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= flipped);
-                for target in [fuzz::phone, fuzz::phone_documents] {
+                for target in [fuzz::phone, fuzz::phone_documents, fuzz::sip] {
                     target(&seed[..at]);
                     target(&changed);
                 }

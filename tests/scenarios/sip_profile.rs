@@ -1,10 +1,10 @@
-//! Goal: the profile over INFO does what docs/sip.md says. Method: SIPp plays a client, from pieces in tests/external/sipp/, one for each request; the other end is a
+//! Goal: the profile over INFO does what docs/sip.md says. Method: SIPp plays a client, from pieces in tests/external/sipp/profile/, one for each request; the other end is a
 //! native device of another user.
 
 use std::time::Duration;
 
 use halloo_tests::phone::PhoneAccount;
-use halloo_tests::sipp::Sipp;
+use halloo_tests::sipp_profile::Sipp;
 use halloo_tests::{Daemon, Plan, eventually};
 use serde_json::json;
 

@@ -186,6 +186,19 @@ impl Daemon {
         self.start(launch);
     }
 
+    /// [`Daemon::restart`] with other arguments of the same options: those of the last time are left out.
+    ///
+    /// # Panics
+    /// If it runs, or doesn't become ready.
+    #[track_caller]
+    pub fn restart_with(&mut self, option: &[&str; 2]) {
+        let mut launch = self.launch.clone();
+        while let Some(at) = launch.args.iter().position(|known| known == option[0]) {
+            launch.args.drain(at..at + 2);
+        }
+        self.start(launch.args(*option));
+    }
+
     /// [`Daemon::restart`] without waiting until it is ready.
     ///
     /// # Panics

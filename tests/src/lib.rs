@@ -10,7 +10,8 @@
 //! - [`presence_reader`] reads presence with a key that somebody kept, and no more than that.
 //! - [`spy`] is a helper that keeps all it is told.
 //! - [`recorder`] keeps every packet at a machine's interface, [`memory`] looks through what a process holds.
-//! - [`phone`] is an ordinary SIP phone, [`sip_client`] one that says what it is told to.
+//! - [`phone`] is an ordinary SIP phone, [`sip_client`] one that says what it is told to, [`sipp`] a crowd of them, [`sipp_profile`] one client of the INFO profile,
+//!   [`linphone`] another that people have.
 //! - [`webpush`] is a push service, and an app's subscription at it.
 //! - [`attacker`] speaks the overlay protocol frame by frame, and says what it likes.
 //!
@@ -25,6 +26,7 @@ pub mod cli;
 pub mod daemon;
 pub mod figures;
 pub mod linking;
+pub mod linphone;
 pub mod memory;
 pub mod natlab;
 pub mod network;
@@ -35,6 +37,7 @@ pub mod recorder;
 pub mod seed;
 pub mod sip_client;
 pub mod sipp;
+pub mod sipp_profile;
 pub mod spy;
 pub mod turn;
 pub mod wait;

@@ -123,6 +123,21 @@ impl NatLab {
         self.machine_behind(name, host, NAT_RULES)
     }
 
+    /// Another machine in the home of one behind a router, with which it shares that router's public address. `host` is another number than the home's.
+    #[track_caller]
+    pub fn housemate(&mut self, name: &str, home: &Machine, host: u8) -> Machine {
+        let (namespace, router) = (self.namespace(name), format!("{}r", home.namespace));
+        Self::ip(&router, &format!("link add in{host} type veth peer name wan netns {namespace}"));
+        Self::ip(&router, &format!("address add 192.168.{host}.1/24 dev in{host}"));
+        Self::ip(&router, &format!("link set in{host} up"));
+        for chain in ["forward", "input"] {
+            let rule = format!("insert rule ip home {chain} iifname in{host} accept");
+            Self::run(&["ip", "netns", "exec", &router, "nft", &rule]);
+        }
+        let address = Self::take_up(&namespace, "wan", host);
+        Machine { namespace, address }
+    }
+
     /// The same behind a router that takes another random port for every destination: nobody can tell another where it is seen.
     #[track_caller]
     pub fn symmetric_machine(&mut self, name: &str, host: u8) -> Machine {

@@ -2,6 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::audio::write_tone;
 use crate::daemon::Daemon;
+use crate::natlab::Machine;
 use crate::network::text;
 use crate::wait::eventually;
 
@@ -21,10 +24,62 @@ pub const PHONE_PATIENCE: Duration = Duration::from_secs(30);
 pub struct Phone {
     name: String,
     child: Child,
-    control: TcpStream,
+    control: Box<dyn Control>,
     unread: Vec<u8>,
     seen: Vec<Value>,
     folder: PathBuf,
+}
+
+/// What a phone is told over, and tells over.
+trait Control: Read + Write + std::fmt::Debug + Send {}
+
+impl Control for TcpStream {}
+
+impl Control for Way {}
+
+/// A way into a network namespace: a process there that passes everything on.
+#[derive(Debug)]
+struct Way(UnixStream, Child);
+
+impl Way {
+    /// To this port; `None` if what listens there doesn't answer, as happens while it starts.
+    fn into(machine: Option<&Machine>, port: u16) -> Option<Self> {
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        ours.set_read_timeout(Some(Duration::from_millis(500))).expect("a socket");
+        let script = format!("until exec 3<>/dev/tcp/127.0.0.1/{port}; do sleep 0.1; done 2>/dev/null; cat <&3 & exec cat >&3");
+        let output = OwnedFd::from(theirs.try_clone().expect("a socket"));
+        let mut command = command_on(machine, "bash");
+        command.args(["-c", &script]).stdin(OwnedFd::from(theirs)).stdout(output).stderr(Stdio::null());
+        let mut way = Self(ours, command.spawn().expect("bash"));
+        // Anything that is answered, and changes nothing.
+        way.write_all(b"23:{\"command\":\"listcalls\"},").ok()?;
+        let mut bytes = [0; 4_096];
+        let is_answered = (0..6).any(|_| matches!(way.read(&mut bytes), Ok(1..)));
+        is_answered.then_some(way)
+    }
+}
+
+impl Read for Way {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(bytes)
+    }
+}
+
+impl Write for Way {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Drop for Way {
+    fn drop(&mut self) {
+        let _gone = self.1.kill();
+        let _reaped = self.1.wait();
+    }
 }
 
 /// What a phone is set up with.
@@ -77,6 +132,13 @@ impl PhoneAccount {
     }
 }
 
+/// What a phone has beyond calls: further lines of baresip's configuration, and its contacts.
+#[derive(Debug, Default)]
+struct Extras {
+    modules: &'static str,
+    contacts: String,
+}
+
 impl Phone {
     /// Starts a phone that speaks a tone and writes down what it hears. `more` are further parameters of its account.
     ///
@@ -85,7 +147,24 @@ impl Phone {
     #[track_caller]
     #[must_use]
     pub fn start(folder: &Path, name: &str, account: &PhoneAccount, tone_hz: f64, more: &str) -> Self {
-        Self::start_with(folder, name, account, tone_hz, more, "", "")
+        Self::start_with(None, folder, name, account, tone_hz, more, &Extras::default())
+    }
+
+    /// The same on a machine of a laboratory.
+    ///
+    /// # Panics
+    /// If baresip isn't there.
+    #[track_caller]
+    #[must_use]
+    pub fn start_on(
+        machine: Option<&Machine>,
+        folder: &Path,
+        name: &str,
+        account: &PhoneAccount,
+        tone_hz: f64,
+        more: &str,
+    ) -> Self {
+        Self::start_with(machine, folder, name, account, tone_hz, more, &Extras::default())
     }
 
     /// Starts a phone that shows the presence of one contact, to whom its `message` command writes, and waits until it is registered.
@@ -95,30 +174,34 @@ impl Phone {
     #[track_caller]
     #[must_use]
     pub fn messaging(folder: &Path, name: &str, account: &PhoneAccount, contact: &str) -> Self {
-        let contacts = format!("\"Contact\" <{contact}>;presence=p2p\n");
-        let modules = "module_app contact.so\nmodule_app presence.so\n";
-        let mut phone = Self::start_with(folder, name, account, 440.0, "", modules, &contacts);
+        let extras = Extras {
+            modules: "module_app contact.so\nmodule_app presence.so\n",
+            contacts: format!("\"Contact\" <{contact}>;presence=p2p\n"),
+        };
+        let mut phone = Self::start_with(None, folder, name, account, 440.0, "", &extras);
         phone.wait_registered();
         phone.tell("contact_next", "");
         phone
     }
 
     fn start_with(
+        machine: Option<&Machine>,
         folder: &Path,
         name: &str,
         account: &PhoneAccount,
         tone_hz: f64,
         more: &str,
-        modules: &str,
-        contacts: &str,
+        extras: &Extras,
     ) -> Self {
+        let Extras { modules, contacts } = extras;
+        let address = machine.map_or("127.0.0.1", |machine| machine.address.as_str());
         let folder = folder.join(name);
         std::fs::create_dir_all(folder.join("heard")).expect("the folder is ours");
         let tone = folder.join("tone.wav");
         write_tone(&tone, tone_hz, Duration::from_secs(60));
         let control = free_port();
         let config = format!(
-            "sip_listen 127.0.0.1:{sip}\nnet_interface 127.0.0.1\naudio_source aufile,{tone}\naudio_player aubridge,nowhere\nsnd_path {heard}\n\
+            "sip_listen {address}:{sip}\nnet_interface {address}\naudio_source aufile,{tone}\naudio_player aubridge,nowhere\nsnd_path {heard}\n\
              audio_alert aubridge,nowhere\nausrc_srate 48000\nauplay_srate 48000\nausrc_channels 1\nauplay_channels 1\n\
              module_path /usr/lib/baresip/modules\nmodule g711.so\nmodule opus.so\n\
              module aufile.so\nmodule aubridge.so\nmodule sndfile.so\nmodule uuid.so\nmodule_app account.so\nmodule_app menu.so\nmodule_app ctrl_tcp.so\n\
@@ -133,11 +216,11 @@ impl Phone {
             std::fs::write(folder.join(file), text).expect("written");
         }
         let log = std::fs::File::create(folder.join("log")).expect("the folder is ours");
-        let mut command = Command::new("baresip");
+        let mut command = command_on(machine, "baresip");
         command.arg("-f").arg(&folder).arg("-s").stdin(Stdio::null());
         let spawned = command.stdout(log.try_clone().expect("a file")).stderr(log).spawn();
         let child = spawned.unwrap_or_else(|error| panic!("cannot run baresip ({error}): scripts/setup installs it"));
-        let control = connect(control);
+        let control = connect(machine, control);
         Self { name: name.to_owned(), child, control, unread: Vec::new(), seen: Vec::new(), folder }
     }
 
@@ -153,8 +236,12 @@ impl Phone {
         phone
     }
 
+    /// Waits until it is registered.
+    ///
+    /// # Panics
+    /// If it isn't in time.
     #[track_caller]
-    fn wait_registered(&self) {
+    pub fn wait_registered(&self) {
         eventually(PHONE_PATIENCE, &format!("{} is registered", self.name), || {
             let log = self.log();
             if log.contains("SIP/2.0 200 OK") { Ok(()) } else { Err(log) }
@@ -246,13 +333,34 @@ fn first_netstring(bytes: &[u8]) -> Option<(String, usize)> {
     Some((String::from_utf8_lossy(text).into_owned(), colon + length + 2))
 }
 
-fn connect(port: u16) -> TcpStream {
+/// A program, on a machine of a laboratory if one is named.
+pub(crate) fn command_on(machine: Option<&Machine>, program: &str) -> Command {
+    match machine {
+        None => Command::new(program),
+        Some(machine) => {
+            let mut command = Command::new("ip");
+            command.args(["netns", "exec", &machine.namespace, program]);
+            command
+        }
+    }
+}
+
+fn connect(machine: Option<&Machine>, port: u16) -> Box<dyn Control> {
     let deadline = Instant::now() + PHONE_PATIENCE;
+    let patience = Some(Duration::from_millis(100));
+    if machine.is_some() {
+        loop {
+            if let Some(way) = Way::into(machine, port) {
+                return Box::new(way);
+            }
+            assert!(Instant::now() < deadline, "baresip doesn't answer");
+        }
+    }
     loop {
         match TcpStream::connect(("127.0.0.1", port)) {
             Ok(stream) => {
-                stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket");
-                return stream;
+                stream.set_read_timeout(patience).expect("a socket");
+                return Box::new(stream);
             }
             Err(error) => assert!(Instant::now() < deadline, "baresip doesn't listen: {error}"),
         }
@@ -261,7 +369,7 @@ fn connect(port: u16) -> TcpStream {
 }
 
 /// A port that is free, and the next one too, where baresip serves TLS.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let pair = |_| {
         let port = TcpListener::bind("127.0.0.1:0").ok()?.local_addr().ok()?.port();
         TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok().map(|_| port)

@@ -178,4 +178,63 @@ impl SipClient {
         request.add_first("via", format!("SIP/2.0/UDP {};branch=z9hG4bK{};rport", self.address(), rand::random::<u64>()));
         request
     }
+
+    /// The next request of this method; what else comes is passed over.
+    ///
+    /// # Panics
+    /// If none comes.
+    #[track_caller]
+    #[must_use]
+    pub fn next_request(&self, method: &str) -> Message {
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if let Some(request) = self.receive_within(Duration::from_millis(200))
+                && request.is_request()
+                && request.method() == method
+            {
+                return request;
+            }
+        }
+        panic!("no {method}");
+    }
+
+    /// Answers a request of the edge's.
+    pub fn answer(&self, request: &Message, status: u16, sdp: Option<&str>) {
+        let mut answer = Message::answer(request, status, "As told", Some("here"));
+        answer.add("contact", format!("<sip:{}@{}>", self.account.username, self.address()));
+        let answer = match sdp {
+            Some(sdp) => answer.with_body("application/sdp", sdp),
+            None => answer,
+        };
+        self.send(&answer.to_bytes());
+    }
+
+    /// A request within the dialog of an INVITE of its own and the 200 to it.
+    pub fn within(&mut self, method: &str, invite: &Message, answer: &Message) -> Message {
+        let number = if method == "ACK" {
+            invite.cseq().map_or(1, |(number, _)| number)
+        } else {
+            self.cseq += 1;
+            self.cseq
+        };
+        self.within_at(method, invite, answer, number)
+    }
+
+    /// The same with this number.
+    ///
+    /// # Panics
+    /// If the 200 has no address.
+    #[must_use]
+    pub fn within_at(&self, method: &str, invite: &Message, answer: &Message, number: u32) -> Message {
+        let target = answer.contacts().ok().and_then(|contacts| Some(contacts.first()?.uri.clone()));
+        let mut request = Message::request(method, &target.expect("an address"));
+        request.add("via", format!("SIP/2.0/UDP {};branch=z9hG4bK{};rport", self.address(), rand::random::<u64>()));
+        request.add("max-forwards", "70");
+        for (name, from) in [("from", invite), ("to", answer), ("call-id", invite)] {
+            request.add(name, from.get(name).unwrap_or_default());
+        }
+        request.add("cseq", format!("{number} {method}"));
+        request.add("contact", format!("<sip:{}@{}>", self.account.username, self.address()));
+        request
+    }
 }

@@ -1,101 +1,120 @@
-//! SIPp (Debian `sip-tester`), driven by the pieces of scenarios in `tests/external/sipp/`.
+//! SIPp (Debian `sip-tester`) with the scenarios of `tests/external/sipp`: many phones at once, well-behaved or not.
 
-use std::fmt::Write as _;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::binary::workspace;
+use crate::cli;
 use crate::phone::PhoneAccount;
 
-/// A run of SIPp; ended when dropped.
+/// A run that hangs is ended by SIPp itself, in seconds.
+const PATIENCE_SECS: &str = "100";
+
+/// The phones of one account, for any number of runs.
 #[derive(Debug)]
 pub struct Sipp {
-    child: Child,
-    folder: PathBuf,
+    folder: tempfile::TempDir,
+    server: String,
+    authority: String,
+    name: String,
+    port: u16,
+    is_spread: bool,
 }
 
 impl Sipp {
-    /// Starts one call that plays these pieces in their order, as the phone of an account; `buddy` is what they call the other, a SIP URI.
+    /// So many phones of an account: each with an address of its own on the loopback network, as phones have, unless it is one.
     ///
     /// # Panics
-    /// If SIPp isn't there.
-    #[track_caller]
+    /// If there is no room for its files.
     #[must_use]
-    pub fn start(folder: &Path, account: &PhoneAccount, buddy: &str, more: &[&str], pieces: &[&str]) -> Self {
-        let mut scenario = String::from("<?xml version=\"1.0\" encoding=\"UTF-8\" ?>\n<scenario name=\"phone\">\n");
-        for piece in pieces {
-            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("external/sipp/{piece}.xml"));
-            let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            let _ = writeln!(scenario, "{text}");
+    pub fn new(account: &PhoneAccount, phones: u8) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+        let PhoneAccount { uri, username, password, .. } = account;
+        let authority = uri.split('@').nth(1).expect("name@authority").to_owned();
+        let is_spread = phones > 1;
+        let mut lines = "SEQUENTIAL\n".to_owned();
+        for phone in 0..phones {
+            let address = if is_spread { format!("127.0.9.{}", u16::from(phone) + 1) } else { "127.0.0.1".to_owned() };
+            lines +=
+                &format!("{username};{authority};[authentication username={username} password={password}];{address};{port}\n");
         }
-        scenario += "</scenario>\n";
-        std::fs::write(folder.join("scenario.xml"), scenario).expect("the folder is ours");
-        let authority = account.uri.split('@').nth(1).expect("an authority");
-        let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port().to_string();
-        let log = std::fs::File::create(folder.join("log")).expect("the folder is ours");
-        let mut command = Command::new("sipp");
-        command.current_dir(folder).arg(account.address().to_string()).args(["-sf", "scenario.xml", "-m", "1", "-nostdin"]);
-        command.args([
-            "-s",
-            &account.username,
-            "-au",
-            &account.username,
-            "-ap",
-            &account.password,
-            "-i",
-            "127.0.0.1",
-            "-p",
-            &port,
-        ]);
-        // Its digests name one URI, whatever the request's: all pieces write to the account.
-        command.args(["-auth_uri", account.uri.trim_start_matches("sip:")]);
-        command.args(["-key", "authority", authority, "-key", "buddy", buddy]);
-        command.args([
-            "-trace_err",
-            "-error_file",
-            "errors",
-            "-trace_msg",
-            "-message_file",
-            "messages",
-            "-timeout",
-            "120s",
-            "-deadcall_wait",
-            "0",
-        ]);
-        command.args(more).stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
-        let child = command.spawn().unwrap_or_else(|error| panic!("cannot run sipp ({error}): scripts/setup installs it"));
-        Self { child, folder: folder.to_owned() }
+        std::fs::write(folder.path().join("phones.csv"), lines).expect("written");
+        Self { folder, server: account.address().to_string(), authority, name: username.clone(), port, is_spread }
     }
 
-    /// Waits for its end, which must be a success.
+    /// Runs a scenario so many times, whole; `more` are further arguments of SIPp.
     ///
     /// # Panics
-    /// With what it wrote, if it isn't.
+    /// If one of them fails.
     #[track_caller]
-    pub fn succeeds(mut self) {
-        let status = self.child.wait().expect("it is ours");
-        let read = |file: &str| std::fs::read_to_string(self.folder.join(file)).unwrap_or_default();
-        assert!(status.success(), "sipp: {status}\n{}\n{}\n{}", read("errors"), read("messages"), read("log"));
+    pub fn run(&self, scenario: &str, count: u32, more: &[&str]) {
+        let authority = self.authority.clone();
+        self.run_for(scenario, &authority, count, more);
+    }
+
+    /// The same with calls to this user.
+    ///
+    /// # Panics
+    /// If one of them fails.
+    #[track_caller]
+    pub fn run_for(&self, scenario: &str, to: &str, count: u32, more: &[&str]) {
+        let mut command = self.command(scenario);
+        command.args(["-inf", "phones.csv", "-s", to, "-auth_uri", to, "-m", &count.to_string()]);
+        command.args(if self.is_spread { ["-t", "ui", "-ip_field", "3"].as_slice() } else { &["-t", "u1"] });
+        command.args(more);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("can't run sipp ({error}): scripts/setup installs it"));
+        let code = cli::wait_exit(&mut child, Duration::from_secs(110));
+        assert_eq!(code, Some(0), "{scenario}:\n{}", self.log());
+    }
+
+    /// A phone that answers whoever calls, until it is dropped. It registers first.
+    ///
+    /// # Panics
+    /// If it can't.
+    #[track_caller]
+    #[must_use]
+    pub fn answering(&self) -> Answering {
+        self.run("register.xml", 1, &[]);
+        let mut command = self.command("answer.xml");
+        let port = self.port.to_string();
+        command.args(["-t", "u1", "-key", "name", &self.name, "-key", "address", "127.0.0.1", "-key", "port", &port]);
+        Answering(command.spawn().expect("sipp ran before"))
+    }
+
+    fn command(&self, scenario: &str) -> Command {
+        let mut command = Command::new("sipp");
+        let log = std::fs::File::create(self.folder.path().join("log")).expect("the folder is ours");
+        command.arg(&self.server).arg("-sf").arg(folder().join(scenario)).args(["-i", "127.0.0.1", "-p", &self.port.to_string()]);
+        command.args(["-nostdin", "-trace_err", "-timeout", PATIENCE_SECS, "-max_socket", "500"]);
+        command.current_dir(self.folder.path()).stdin(Stdio::null());
+        command.stdout(log.try_clone().expect("a file")).stderr(log);
+        command
+    }
+
+    /// What went wrong, and what it printed.
+    fn log(&self) -> String {
+        let files = std::fs::read_dir(self.folder.path()).expect("the folder is ours");
+        let paths = files.filter_map(|file| Some(file.ok()?.path()));
+        let logs = paths.filter(|path| path.ends_with("log") || path.to_string_lossy().ends_with("errors.log"));
+        logs.map(|path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()).collect()
     }
 }
 
-impl Drop for Sipp {
+/// A phone that answers.
+#[derive(Debug)]
+pub struct Answering(Child);
+
+impl Drop for Answering {
     fn drop(&mut self) {
-        if !matches!(self.child.try_wait(), Ok(None)) {
-            return;
-        }
-        // It writes its files when it ends by itself, as it does when asked to.
-        let _asked = Command::new("kill").arg(self.child.id().to_string()).status();
-        let deadline = Instant::now() + Duration::from_secs(3);
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        let _gone = self.child.kill();
-        let _reaped = self.child.wait();
-        if std::thread::panicking() {
-            let read = |file: &str| std::fs::read_to_string(self.folder.join(file)).unwrap_or_default();
-            eprintln!("---- sipp:\n{}\n{}", read("errors"), read("messages"));
-        }
+        let _gone = self.0.kill();
+        let _reaped = self.0.wait();
     }
+}
+
+fn folder() -> PathBuf {
+    let root = workspace();
+    root.canonicalize().unwrap_or(root).join(Path::new("tests/external/sipp"))
 }

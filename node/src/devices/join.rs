@@ -352,6 +352,11 @@ impl Connection {
         let mut swarm = build_swarm(keypair, SwarmOptions::lab()).map_err(|error| unreachable(error.to_string()))?;
         swarm.behaviour_mut().streams.set_hello(std::sync::Arc::new(hello));
         let dials = dials(target)?;
+        // On the way to the device may be a relay, to which a connection is there first.
+        let wanted = match target {
+            LinkTarget::Link(link) => address::peer_id(&link.holder),
+            LinkTarget::Code { .. } => None,
+        };
         let mut pending: Vec<ConnectionId> = Vec::new();
         let mut last_error = "no address to try".to_owned();
         for options in dials {
@@ -365,7 +370,9 @@ impl Connection {
         while !pending.is_empty() {
             let event = tokio::time::timeout_at(deadline, swarm.select_next_some()).await;
             match event.map_err(|_| unreachable(format!("no connection within {} s", CONNECT_MAX.as_secs())))? {
-                SwarmEvent::Behaviour(BehaviourEvent::Streams(streams::Event::Connected { peer, .. })) => {
+                SwarmEvent::Behaviour(BehaviourEvent::Streams(streams::Event::Connected { peer, .. }))
+                    if wanted.is_none_or(|wanted| wanted == peer) =>
+                {
                     swarm.behaviour_mut().streams.keep(peer, true);
                     return Ok(Self { swarm, peer, next_id: 1 });
                 }

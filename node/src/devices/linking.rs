@@ -16,7 +16,7 @@ use halloo_protocol::linking::{
 };
 use halloo_protocol::wire::Extensions;
 use libp2p::{Multiaddr, PeerId};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::address;
 use crate::directory::kind_word;
@@ -142,16 +142,20 @@ impl EventLoop {
     pub(crate) fn handle_link_start(&mut self, peer: PeerId, message: &LinkStart) -> LinkStarted {
         let seed = self.random();
         let now = Instant::now();
-        let answer = match (self.peers.get(&peer), &mut self.devices.linking) {
-            (Some(known), Some(linking)) => linking.holder.handle_start(known.device, message, seed, now),
+        // Its key, which the connection has proved: its hello may come later.
+        let answer = match (address::device_key(&peer), &mut self.devices.linking) {
+            (Some(device), Some(linking)) => linking.holder.handle_start(device, message, seed, now),
             _ => LinkStarted { status: StartStatus::Refused(LinkReason::CLOSED), extensions: Extensions::none() },
         };
+        if let StartStatus::Refused(reason) = &answer.status {
+            debug!(%peer, ?reason, is_open = self.devices.linking.is_some(), "a device that wants to be linked is refused");
+        }
         self.tell_linking();
         answer
     }
 
     pub(crate) fn handle_link_confirm(&mut self, peer: PeerId, message: &LinkConfirm) -> LinkConfirmed {
-        let device = self.peers.get(&peer).map(|known| known.device);
+        let device = address::device_key(&peer);
         // Taken out meanwhile: making a grant needs the whole node.
         let (Some(device), Some(mut linking)) = (device, self.devices.linking.take()) else {
             return LinkConfirmed { status: ConfirmStatus::Refused(LinkReason::CLOSED), extensions: Extensions::none() };
@@ -165,8 +169,8 @@ impl EventLoop {
     }
 
     pub(crate) fn handle_link_done(&mut self, peer: PeerId, message: &LinkDone) -> LinkFinished {
-        let answer = match (self.peers.get(&peer), &mut self.devices.linking) {
-            (Some(known), Some(linking)) => linking.holder.handle_done(known.device, message),
+        let answer = match (address::device_key(&peer), &mut self.devices.linking) {
+            (Some(device), Some(linking)) => linking.holder.handle_done(device, message),
             _ => LinkFinished { is_known: false, extensions: Extensions::none() },
         };
         self.tell_linking();

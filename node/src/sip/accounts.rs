@@ -4,6 +4,7 @@
 //! in as a phone; it has mode 0600, as keys have.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use halloo_protocol::identity::RecoveryPhrase;
 use halloo_protocol::key::AuthorityKey;
@@ -109,7 +110,8 @@ pub(super) struct Added {
 
 impl Accounts {
     pub(super) fn open(root: PathBuf, network: AccountNetwork) -> Result<Self, SipError> {
-        Home::create(&root).map_err(failed)?;
+        // No home itself: it has accounts' homes in it.
+        Home::create_private(&root).map_err(failed)?;
         Ok(Self { root, network })
     }
 
@@ -242,17 +244,16 @@ impl Accounts {
     }
 }
 
-/// Opens a home's database. The node that enrolled a new user may still be closing it.
+/// Opens a home's database. A node that has just ended there, as the one that enrolled a new user, may let go of it a moment later.
 async fn open_store(home: &Path) -> Result<Store, SipError> {
-    const TRIES: u32 = 100;
-    const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
-    for _ in 0..TRIES {
+    const LETTING_GO_MAX: Duration = Duration::from_secs(10);
+    let deadline = Instant::now() + LETTING_GO_MAX;
+    loop {
         match Store::open(home) {
-            Err(StoreError::InUse { .. }) => tokio::time::sleep(PAUSE).await,
+            Err(StoreError::InUse { .. }) if Instant::now() < deadline => tokio::time::sleep(Duration::from_millis(20)).await,
             opened => return opened.map_err(failed),
         }
     }
-    Store::open(home).map_err(failed)
 }
 
 fn remove_home(home: &Path) {

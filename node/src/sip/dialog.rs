@@ -183,3 +183,13 @@ pub(super) fn token() -> String {
     let bytes: [u8; 12] = rand::random();
     data_encoding::HEXLOWER.encode(&bytes)
 }
+
+/// For a challenge: grows within each second, so that of many nonces the oldest are forgotten first, and isn't known before.
+pub(super) fn salt() -> [u8; 8] {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let (age, random): ([u8; 4], [u8; 4]) = (since.subsec_nanos().to_be_bytes(), rand::random());
+    let mut salt = [0; 8];
+    salt[..4].copy_from_slice(&age);
+    salt[4..].copy_from_slice(&random);
+    salt
+}

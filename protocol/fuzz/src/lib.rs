@@ -26,6 +26,12 @@ use halloo_protocol::simple::composing::Composing;
 use halloo_protocol::simple::info::{Notice, Numbered, Request};
 use halloo_protocol::simple::pidf::Presence;
 use halloo_protocol::simple::rlmi::List;
+use halloo_protocol::sip::digest::{Authenticator, Challenge, Ha1};
+use halloo_protocol::sip::message::{Message as SipMessage, Refusal, stream_length};
+use halloo_protocol::sip::registrar::{BINDINGS_MAX, Registrar};
+use halloo_protocol::sip::timer::SessionTimer;
+use halloo_protocol::sip::transaction::{Flow, Transactions, Transport};
+use halloo_protocol::sip::uri::SipUri;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::voicemail;
 use halloo_protocol::wire::{self, Body, FRAME_BYTES_MAX, Frame, Message, Signed};
@@ -308,6 +314,42 @@ pub fn phone(bytes: &[u8]) {
     }
     let mut packet = Vec::new();
     stream.report(now + Duration::from_secs(9), NtpTime(0), true, &mut packet);
+}
+
+/// What a phone says to the edge, up to the tables it may change: message, transaction, credentials, registration.
+pub fn sip(bytes: &[u8]) {
+    let _ = stream_length(bytes);
+    let message = match SipMessage::parse(bytes) {
+        Ok(message) => message,
+        Err(Refusal::Answer { status, reason, request }) => {
+            let _ = SipMessage::answer(&request, status, reason, Some("tag")).to_bytes();
+            return;
+        }
+        Err(Refusal::Drop(_)) => return,
+    };
+    let again = SipMessage::parse(&message.to_bytes()).expect("what a reader accepted, it accepts again");
+    assert_eq!((&again.start, &again.body, again.call_id()), (&message.start, &message.body, message.call_id()));
+    let flow = Flow { transport: Transport::Udp, peer: SocketAddr::from(([192, 0, 2, 1], 5060)), connection: 0 };
+    let (now, unix) = (Instant::now(), UnixTime(1_700_000_000));
+    let mut transactions = Transactions::new();
+    if let Some(request) = transactions.receive(message.clone(), flow, now)
+        && let Some(id) = transactions.accept(&request, flow, now)
+    {
+        transactions.respond(id, &SipMessage::answer(&request, 200, "OK", Some("tag")), now);
+        assert!(transactions.receive(message.clone(), flow, now).is_none_or(|again| again.method() == "ACK"), "it comes again");
+    }
+    transactions.handle_timeout(now + Duration::from_secs(100));
+    let known = Ha1::new("bob", "halloo", "secret");
+    let checked = Authenticator::new("halloo", [1; 32]).check(&message, |user| (user == "bob").then(|| known.clone()), unix);
+    assert!(checked.is_err(), "nobody has been given a nonce");
+    let _ = Challenge::of(&message).map(|challenge| challenge.answer("bob", "secret", "INVITE", "sip:example", 1, "c"));
+    let mut registrar = Registrar::new();
+    for _ in 0..2 {
+        let _ = registrar.register("bob@example", &message, flow, unix);
+        assert!(registrar.len() <= BINDINGS_MAX);
+    }
+    let _ = SessionTimer::asked(&message, now);
+    let _ = registrar.contacts("bob@example", &SipUri::parse("sip:bob@example").expect("a URI"), true, unix);
 }
 
 /// Documents of phones: presence, lists of it, that somebody is writing; and bodies of the profile over INFO.

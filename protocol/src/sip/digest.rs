@@ -23,7 +23,7 @@ use crate::time::UnixTime;
 pub const NONCE_SECS: u64 = 10 * 60;
 
 /// Nonces in use that are remembered.
-const NONCES_MAX: usize = 4_096;
+const NONCES_MAX: usize = 16_384;
 
 const NONCE_BYTES: usize = 8 + 8 + 16;
 
@@ -270,8 +270,8 @@ pub struct Authenticator {
     used: HashMap<[u8; 16], Used>,
     /// Those in `used` by age.
     by_age: BTreeMap<(u64, u64), [u8; 16]>,
-    /// Nonces made before are over.
-    not_before: u64,
+    /// Nonces made before are over: a time, and a salt.
+    not_before: (u64, u64),
 }
 
 impl fmt::Debug for Authenticator {
@@ -284,10 +284,11 @@ impl Authenticator {
     /// With a key that nobody else has; nonces don't outlive it.
     #[must_use]
     pub fn new(realm: &str, key: [u8; 32]) -> Self {
-        Self { realm: realm.to_owned(), key, used: HashMap::new(), by_age: BTreeMap::new(), not_before: 0 }
+        Self { realm: realm.to_owned(), key, used: HashMap::new(), by_age: BTreeMap::new(), not_before: (0, 0) }
     }
 
-    /// The challenges to put into a 401 or 407, the better algorithm first (RFC 8760 section 2.4). `salt` is random.
+    /// The challenges to put into a 401 or 407, the better algorithm first (RFC 8760 section 2.4). `salt` tells nonces of a second apart, and
+    /// their age: where too many are in use, those with a lower one are over first.
     #[must_use]
     pub fn challenges(&self, request: &Message, now: UnixTime, salt: [u8; 8], is_stale: bool) -> Vec<String> {
         let nonce = self.nonce(now, salt);
@@ -384,7 +385,7 @@ impl Authenticator {
 
     fn use_up(&mut self, nonce: [u8; 16], count: u32, now: UnixTime) -> Result<(), Denied> {
         let (made, salt) = halves(&nonce);
-        if made < self.not_before || made + NONCE_SECS < now.0 || made > now.0 || count == 0 {
+        if (made, salt) < self.not_before || made + NONCE_SECS < now.0 || made > now.0 || count == 0 {
             return Err(Denied::Stale);
         }
         self.forget(now);
@@ -414,7 +415,7 @@ impl Authenticator {
                 return;
             }
             if !is_over {
-                self.not_before = made + 1;
+                self.not_before = (made, salt.saturating_add(1));
             }
             self.used.remove(nonce);
             self.by_age.remove(&(made, salt));
@@ -428,9 +429,9 @@ fn halves(nonce: &[u8; 16]) -> (u64, u64) {
     (((number >> 64) as u64), number as u64)
 }
 
-/// What a phone is offered. Baresip before 2.0 gives up where it is offered an algorithm that it doesn't know, even beside one that it does.
+/// What a phone is offered. Baresip before 2.0, and SIPp, give up where they are offered an algorithm that they don't know, even beside one that they do.
 fn algorithms(user_agent: &str) -> &'static [Algorithm] {
-    let knows_md5_alone = ["baresip v0.", "baresip v1."].iter().any(|agent| user_agent.starts_with(agent));
+    let knows_md5_alone = ["baresip v0.", "baresip v1.", "SIPp"].iter().any(|agent| user_agent.starts_with(agent));
     if knows_md5_alone { &[Algorithm::Md5] } else { &[Algorithm::Sha256, Algorithm::Md5] }
 }
 
@@ -533,6 +534,17 @@ mod tests {
             authenticator.use_up(nonce, 1, NOW.plus_secs(1)).expect("a fresh one");
         }
         assert!(authenticator.used.len() <= NONCES_MAX);
+        // Of one second, the older ones are over first.
+        let of = |n: u64| {
+            let mut nonce = [0; 16];
+            nonce[..8].copy_from_slice(&(NOW.0 + 1).to_be_bytes());
+            nonce[8..].copy_from_slice(&n.to_be_bytes());
+            nonce
+        };
+        let fresh = NONCES_MAX as u64;
+        assert_eq!(authenticator.use_up(of(fresh), 1, NOW.plus_secs(1)), Ok(()));
+        assert_eq!(authenticator.use_up(of(0), 2, NOW.plus_secs(1)), Err(Denied::Stale));
+        assert_eq!(authenticator.use_up(of(fresh - 1), 2, NOW.plus_secs(1)), Ok(()));
         assert_eq!(authenticator.check(&first, find, NOW.plus_secs(1)), Err(Denied::Stale));
     }
 }

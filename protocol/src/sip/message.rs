@@ -105,7 +105,8 @@ impl Via {
     /// The branch, where it is one of RFC 3261 and not empty.
     #[must_use]
     pub fn branch(&self) -> Option<&str> {
-        self.param("branch").filter(|branch| branch.len() > 7 && branch[..7].eq_ignore_ascii_case("z9hG4bK"))
+        self.param("branch")
+            .filter(|branch| branch.len() > 7 && branch.get(..7).is_some_and(|magic| magic.eq_ignore_ascii_case("z9hG4bK")))
     }
 }
 
@@ -403,7 +404,8 @@ impl Message {
             Start::Response { status, reason } => format!("SIP/2.0 {status} {reason}\r\n"),
         };
         for (name, value) in self.headers.iter().filter(|(name, _)| name != "content-length") {
-            let _ = write!(head, "{}: {value}\r\n", shown_name(name));
+            show_name(&mut head, name);
+            let _ = write!(head, ": {value}\r\n");
         }
         let _ = write!(head, "Content-Length: {}\r\n\r\n", self.body.len());
         let mut bytes = head.into_bytes();
@@ -567,23 +569,24 @@ fn full_name(name: &str) -> String {
     full.to_owned()
 }
 
-/// A name as people write it: some old phones compare with case.
-fn shown_name(name: &str) -> String {
-    match name {
-        "call-id" => return "Call-ID".to_owned(),
-        "cseq" => return "CSeq".to_owned(),
-        "www-authenticate" => return "WWW-Authenticate".to_owned(),
-        "mime-version" => return "MIME-Version".to_owned(),
-        "min-se" => return "Min-SE".to_owned(),
-        "sip-etag" => return "SIP-ETag".to_owned(),
-        "sip-if-match" => return "SIP-If-Match".to_owned(),
-        _ => {}
+/// Writes a name as people write it: some old phones compare with case.
+fn show_name(head: &mut String, name: &str) {
+    let special = match name {
+        "call-id" => "Call-ID",
+        "cseq" => "CSeq",
+        "www-authenticate" => "WWW-Authenticate",
+        "mime-version" => "MIME-Version",
+        "min-se" => "Min-SE",
+        "sip-etag" => "SIP-ETag",
+        "sip-if-match" => "SIP-If-Match",
+        _ => "",
+    };
+    if !special.is_empty() {
+        return head.push_str(special);
     }
-    let mut shown = String::with_capacity(name.len());
-    for part in name.split_inclusive('-') {
-        let mut chars = part.chars();
-        shown.extend(chars.next().map(|c| c.to_ascii_uppercase()));
-        shown.push_str(chars.as_str());
+    let mut is_first = true;
+    for c in name.chars() {
+        head.push(if is_first { c.to_ascii_uppercase() } else { c });
+        is_first = c == '-';
     }
-    shown
 }

@@ -159,19 +159,36 @@ impl Registrar {
     /// # Errors
     /// See [`RegisterError`].
     pub fn register(&mut self, account: &str, request: &Message, flow: Flow, now: UnixTime) -> Result<Changed, RegisterError> {
-        self.expire(now);
-        let before = self.accounts.get(account).cloned().unwrap_or_default();
-        let after = apply(before.clone(), request, flow, now)?;
-        let changed = Changed {
-            added: after.iter().filter(|new| !before.iter().any(|old| old.is_same(new))).count(),
-            removed: before.iter().filter(|old| !after.iter().any(|new| new.is_same(old))).count(),
-        };
-        if after.is_empty() {
-            self.accounts.remove(account);
-        } else {
-            self.accounts.insert(account.to_owned(), after);
+        let known = self.accounts.get(account).map_or(&[][..], Vec::as_slice);
+        let asked = asked(known, request, flow, now)?;
+        let is_open = |binding: &&Binding| binding.expires_at > now;
+        let (kept, gone): (Vec<&Binding>, Vec<&Binding>) =
+            known.iter().filter(is_open).partition(|old| asked.iter().all(|change| !change.replaces(old)));
+        let new: Vec<&Binding> = asked.iter().filter_map(Change::bound).filter(is_open).collect();
+        if kept.len() + new.len() > BINDINGS_MAX {
+            return Err(RegisterError::TooMany);
         }
+        let changed = Changed {
+            added: new.iter().filter(|new| !gone.iter().any(|old| old.is_same(new))).count(),
+            removed: gone.iter().filter(|old| !new.iter().any(|new| new.is_same(old))).count(),
+        };
+        self.change(account, asked, now);
         Ok(changed)
+    }
+
+    fn change(&mut self, account: &str, asked: Vec<Change>, now: UnixTime) {
+        let bindings = match self.accounts.get_mut(account) {
+            Some(bindings) => bindings,
+            None => self.accounts.entry(account.to_owned()).or_default(),
+        };
+        for change in asked {
+            bindings.retain(|old| !change.replaces(old));
+            bindings.extend(change.into_bound());
+        }
+        bindings.retain(|binding| binding.expires_at > now);
+        if bindings.is_empty() {
+            self.accounts.remove(account);
+        }
     }
 
     /// Drops what has ended, and says of which accounts.
@@ -229,26 +246,56 @@ impl Registrar {
     }
 }
 
-/// The bindings after a request.
-fn apply(mut bindings: Vec<Binding>, request: &Message, flow: Flow, now: UnixTime) -> Result<Vec<Binding>, RegisterError> {
+/// One thing that a request asks for.
+enum Change {
+    /// A phone is there, or is no longer, where it has ended already.
+    Bind(Box<Binding>),
+    /// All phones are gone.
+    Clear,
+}
+
+impl Change {
+    fn replaces(&self, old: &Binding) -> bool {
+        match self {
+            Self::Bind(new) => old.is_same(new),
+            Self::Clear => true,
+        }
+    }
+
+    fn bound(&self) -> Option<&Binding> {
+        match self {
+            Self::Bind(new) => Some(new),
+            Self::Clear => None,
+        }
+    }
+
+    fn into_bound(self) -> Option<Binding> {
+        match self {
+            Self::Bind(new) => Some(*new),
+            Self::Clear => None,
+        }
+    }
+}
+
+/// What a request asks for, if all of it can be done.
+fn asked(known: &[Binding], request: &Message, flow: Flow, now: UnixTime) -> Result<Vec<Change>, RegisterError> {
     let (cseq, _) = request.cseq().map_err(|error| RegisterError::Malformed(error.0))?;
     let listed = request.list("contact");
     if listed.contains(&"*") {
         if listed.len() != 1 || request.seconds("expires") != Some(0) {
             return Err(RegisterError::Malformed("a star stands alone and with Expires: 0"));
         }
-        check_order(bindings.iter(), request.call_id(), cseq)?;
-        return Ok(Vec::new());
+        check_order(known.iter(), request.call_id(), cseq)?;
+        return Ok(vec![Change::Clear]);
     }
+    let mut asked: Vec<Change> = Vec::new();
     for contact in request.contacts().map_err(|error| RegisterError::Malformed(error.0))? {
         let new = binding(&contact, request, flow, cseq, now)?;
-        check_order(bindings.iter().filter(|old| old.is_same(&new)), request.call_id(), cseq)?;
-        bindings.retain(|old| !old.is_same(&new));
-        if new.expires_at > now {
-            bindings.push(new);
-        }
+        let earlier = known.iter().chain(asked.iter().filter_map(Change::bound));
+        check_order(earlier.filter(|old| old.is_same(&new)), request.call_id(), cseq)?;
+        asked.push(Change::Bind(Box::new(new)));
     }
-    if bindings.len() > BINDINGS_MAX { Err(RegisterError::TooMany) } else { Ok(bindings) }
+    Ok(asked)
 }
 
 fn check_order<'a>(mut old: impl Iterator<Item = &'a Binding>, call_id: &str, cseq: u32) -> Result<(), RegisterError> {

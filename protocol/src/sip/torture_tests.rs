@@ -97,3 +97,9 @@ fn what_the_messages_say_is_understood() {
     let escnull = read("escnull").expect("valid");
     assert_eq!(escnull.contacts().expect("two").len(), 2);
 }
+
+#[test]
+fn a_branch_that_is_no_ascii_is_another_branch() {
+    let via = super::message::Via::parse("SIP/2.0/UDP host;branch=z9hG\u{434}\u{435}\u{432}4bK").expect("a Via");
+    assert_eq!(via.branch(), None);
+}

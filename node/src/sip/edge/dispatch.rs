@@ -11,7 +11,7 @@ use halloo_protocol::sip::uri::NameAddr;
 
 use super::{Edge, unix};
 use crate::sip::accounts::Record;
-use crate::sip::dialog::{ALLOW, USER_AGENT, token};
+use crate::sip::dialog::{ALLOW, USER_AGENT, salt, token};
 use crate::sip::wire::Arrived;
 
 impl Edge {
@@ -61,7 +61,7 @@ impl Edge {
             "REGISTER" => (401, "www-authenticate"),
             _ => (407, "proxy-authenticate"),
         };
-        let challenges = self.authenticator.challenges(message, unix(), rand::random(), is_stale);
+        let challenges = self.authenticator.challenges(message, unix(), salt(), is_stale);
         self.answer_statelessly(message, status, reason_of(status), flow, |answer| {
             for challenge in challenges {
                 answer.add(name, challenge);
