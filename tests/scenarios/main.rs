@@ -34,6 +34,7 @@ mod presence;
 mod push_abuse;
 mod push_channels;
 mod push_clocks;
+mod push_frozen;
 mod push_gateway_killed;
 mod push_gateway_operator;
 mod push_gateways;
