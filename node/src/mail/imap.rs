@@ -38,6 +38,9 @@ const RETRY_MAX: Duration = Duration::from_secs(600);
 /// Longest line and literal, and most answers to one command.
 const LINE_BYTES_MAX: u64 = 256 * 1_024;
 const LITERAL_BYTES_MAX: usize = HEAD_BYTES_MAX + 1_024;
+/// What a command may be answered in all.
+const ANSWERS_BYTES_MAX: usize = 4 * 1_024 * 1_024;
+
 const ANSWERS_MAX: usize = 1_024;
 
 /// Mails told of at once: of more, as after a long time, the newest.
@@ -68,6 +71,8 @@ pub(super) enum ImapError {
     Refused { what: &'static str, answer: String },
     #[error("it doesn't speak IMAP: {0}")]
     Protocol(&'static str),
+    #[error("what it said couldn't be kept here")]
+    NotKept,
     #[error("an answer is longer than what is read")]
     TooLong,
 }
@@ -136,7 +141,7 @@ async fn session(account: &Account, seen: &mut Option<Seen>, news: &mpsc::Sender
         // Another folder than the one that was known, or the first time: what lies there is no news.
         let now = Seen { validity, uid: next.saturating_sub(1) };
         if !tell(news, |taken| MailNews::Opened { account: account.name.clone(), seen: now, taken }).await {
-            return Ok(());
+            return ended_or_refused(news);
         }
         *seen = Some(now);
     }
@@ -148,12 +153,17 @@ async fn session(account: &Account, seen: &mut Option<Seen>, news: &mpsc::Sender
             let now = Seen { validity, uid };
             let came = |taken| MailNews::Came { account: account.name.clone(), raw, origin: Origin::Watched(now), taken };
             if !tell(news, came).await {
-                return Ok(());
+                return ended_or_refused(news);
             }
             *seen = Some(now);
         }
         connection.wait_for_news().await?;
     }
+}
+
+/// What wasn't taken is told again with the next connection, unless the node has ended.
+fn ended_or_refused(news: &mpsc::Sender<Internal>) -> Result<(), ImapError> {
+    if news.is_closed() { Ok(()) } else { Err(ImapError::NotKept) }
 }
 
 /// False if the node has ended, or didn't take it.
@@ -188,9 +198,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn until_done(&mut self, what: &'static str, tag: &str) -> Result<Vec<Answer>, ImapError> {
-        let mut answers = Vec::new();
+        let (mut answers, mut bytes) = (Vec::new(), 0_usize);
         while answers.len() < ANSWERS_MAX {
             let answer = within(self.answer()).await??;
+            bytes += answer.line.len() + answer.literals.iter().map(Vec::len).sum::<usize>();
+            if bytes > ANSWERS_BYTES_MAX {
+                return Err(ImapError::TooLong);
+            }
             match answer.line.strip_prefix(tag).and_then(|rest| rest.strip_prefix(' ')) {
                 Some(done) if done.to_ascii_uppercase().starts_with("OK") => return Ok(answers),
                 Some(refused) => {

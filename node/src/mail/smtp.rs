@@ -165,14 +165,12 @@ async fn converse(stream: TcpStream, news: &mpsc::Sender<Internal>) -> std::io::
 async fn read_line(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
     let read = timeout(LINE_TIMEOUT, stream.take(LINE_BYTES_MAX).read_until(b'\n', &mut line)).await;
-    if read.is_err() || !line.ends_with(b"\n") {
+    // A bare line feed ends no line (RFC 5321 section 2.3.8): a mail within a mail could begin after it.
+    if read.is_err() || !line.ends_with(b"\r\n") {
         return Ok(None);
     }
     read.unwrap_or(Ok(0))?;
-    line.pop();
-    if line.ends_with(b"\r") {
-        line.pop();
-    }
+    line.truncate(line.len() - 2);
     Ok(Some(line))
 }
 

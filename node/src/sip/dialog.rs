@@ -132,7 +132,7 @@ impl Dialog {
         if matches!(request.method(), "INVITE" | "UPDATE" | "OPTIONS" | "SUBSCRIBE") && (101..300).contains(&status) {
             answer.add("contact", self.contact.as_str());
             answer.add("allow", ALLOW);
-            answer.add("supported", "timer, replaces, gruu, outbound");
+            answer.add("supported", "timer, gruu, outbound");
         }
         answer.add("server", USER_AGENT);
         answer

@@ -16,6 +16,7 @@ use halloo_protocol::sip::digest::Authenticator;
 use halloo_protocol::sip::guard::Guard;
 use halloo_protocol::sip::message::{Message, Refusal};
 use halloo_protocol::sip::registrar::Registrar;
+use halloo_protocol::sip::status::reason_of;
 use halloo_protocol::sip::transaction::{ClientId, Flow, Output, ServerId, Transactions};
 use halloo_protocol::time::UnixTime;
 use tokio::sync::mpsc;
@@ -172,6 +173,7 @@ impl Edge {
         if self.is_registrar_changed {
             self.save_bindings();
         }
+        self.forget_closed();
     }
 
     /// Does what the transactions want done.
@@ -264,8 +266,12 @@ impl Edge {
             return true;
         }
         let Some(id) = self.transactions.accept(message, flow, now) else { return true };
-        self.servers.insert(id, inbox.clone());
-        tell(&inbox, Input::Request(id, message.clone()));
+        if inbox.try_send(Input::Request(id, message.clone())).is_ok() {
+            self.servers.insert(id, inbox);
+        } else {
+            // Nobody will answer it: a transaction without an end mustn't stay.
+            self.transactions.respond(id, &Message::answer(message, 503, reason_of(503), None), now);
+        }
         true
     }
 }

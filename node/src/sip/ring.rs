@@ -285,7 +285,7 @@ fn invitation(incoming: &Incoming, binding: &Binding, local: std::net::SocketAdd
     let mut request = dialog.request("INVITE");
     request.add("p-asserted-identity", caller.to_string());
     request.add("allow", ALLOW);
-    request.add("supported", "timer, replaces, gruu, outbound");
+    request.add("supported", "timer, gruu, outbound");
     request.add("session-expires", INTERVAL_SECS.to_string());
     (request, dialog)
 }

@@ -251,6 +251,9 @@ impl Session {
         let Some(user) = target.and_then(|target| user_of(&target, None)) else {
             return self.refuse(id, request, 400, "Refer-To names nobody").await;
         };
+        if target_has_replaces(request) {
+            return self.refuse(id, request, 501, "Replaces isn't supported").await;
+        }
         if self.transfer.is_some() {
             return self.refuse(id, request, 491, reason_of(491)).await;
         }
@@ -275,6 +278,11 @@ impl Session {
         let request = self.dialog.request("BYE");
         let _ = self.wire.request(request, self.dialog.flow, GOODBYE, &self.inbox_sender).await;
     }
+}
+
+/// Whether a transfer is to take the place of another call: carried out as any other, it would ring a second time.
+fn target_has_replaces(request: &Message) -> bool {
+    request.get("refer-to").is_some_and(|text| text.to_ascii_lowercase().contains("replaces="))
 }
 
 async fn transferred(transfer: &mut Option<AbortOnDropHandle<bool>>) -> bool {

@@ -7,8 +7,9 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use halloo_protocol::sip::guard::network;
 use halloo_protocol::sip::message::{MESSAGE_BYTES_MAX, stream_length};
 use halloo_protocol::sip::transaction::{Flow, Transport};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -33,7 +34,7 @@ const CONNECTIONS_OF_SOURCE_MAX: usize = 32;
 /// How long a connection may be silent: longer than a registration lasts without anything in between.
 const SILENCE_MAX: Duration = Duration::from_secs(2 * 3_600);
 
-/// How long until a connection's first message.
+/// How long until a connection's first message, and how long it may refuse to take what is sent to it.
 const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(30);
 
 /// What comes in.
@@ -54,8 +55,10 @@ pub(super) struct Listener {
 
 #[derive(Debug)]
 struct Connection {
-    sender: mpsc::Sender<Vec<u8>>,
+    /// `None` once it was given up: it counts until its task has ended.
+    sender: Option<mpsc::Sender<Vec<u8>>>,
     local: SocketAddr,
+    /// As the guard counts: a whole network where it is one machine's.
     source: IpAddr,
 }
 
@@ -137,10 +140,10 @@ impl Transports {
             return;
         }
         let mut connections = lock(&self.connections);
-        let Some(connection) = connections.open.get(&flow.connection) else { return };
-        if connection.sender.try_send(bytes).is_err() {
+        let Some(connection) = connections.open.get_mut(&flow.connection) else { return };
+        if connection.sender.as_ref().is_some_and(|sender| sender.try_send(bytes).is_err()) {
             // It doesn't read: what it misses would leave the stream useless anyway.
-            connections.open.remove(&flow.connection);
+            connection.sender = None;
         }
     }
 }
@@ -233,7 +236,7 @@ async fn accept(
 }
 
 fn open(connections: &Shared, source: IpAddr, local: SocketAddr) -> Option<(u64, mpsc::Receiver<Vec<u8>>)> {
-    let mut connections = lock(connections);
+    let (mut connections, source) = (lock(connections), network(source));
     let of_source = connections.open.values().filter(|connection| connection.source == source).count();
     if connections.open.len() >= CONNECTIONS_MAX || of_source >= CONNECTIONS_OF_SOURCE_MAX {
         debug!("too many connections");
@@ -242,7 +245,7 @@ fn open(connections: &Shared, source: IpAddr, local: SocketAddr) -> Option<(u64,
     let (sender, receiver) = mpsc::channel(OUTGOING_MAX);
     connections.next += 1;
     let id = connections.next;
-    connections.open.insert(id, Connection { sender, local, source });
+    connections.open.insert(id, Connection { sender: Some(sender), local, source });
     Some((id, receiver))
 }
 
@@ -255,28 +258,29 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut buffer = Vec::new();
-    let mut silence_max = FIRST_MESSAGE_MAX;
+    // Bytes and pings alone don't keep a place: there has to be a message first.
+    let (mut due, mut has_spoken) = (Instant::now() + FIRST_MESSAGE_MAX, false);
     loop {
         tokio::select! {
             bytes = outgoing.recv() => {
                 let Some(bytes) = bytes else { return };
-                if !matches!(tokio::time::timeout(FIRST_MESSAGE_MAX, writer.write_all(&bytes)).await, Ok(Ok(()))) {
+                if !write(&mut writer, &bytes).await {
                     return;
                 }
             }
-            read = tokio::time::timeout(silence_max, reader.read_buf(&mut buffer)) => {
+            read = tokio::time::timeout_at(due.into(), reader.read_buf(&mut buffer)) => {
                 if !matches!(read, Ok(Ok(1..))) {
                     return;
                 }
                 loop {
                     match take_first(&mut buffer) {
                         Ok(First::Ping) => {
-                            if writer.write_all(b"\r\n").await.is_err() {
+                            if !write(&mut writer, b"\r\n").await {
                                 return;
                             }
                         }
                         Ok(First::Message(bytes)) => {
-                            silence_max = SILENCE_MAX;
+                            has_spoken = true;
                             if sender.send(Incoming::Message(flow, bytes)).await.is_err() {
                                 return;
                             }
@@ -285,9 +289,21 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                         Err(()) => return,
                     }
                 }
+                if has_spoken {
+                    due = Instant::now() + SILENCE_MAX;
+                }
             }
         }
     }
+}
+
+/// False if it isn't taken in time.
+async fn write<W: AsyncWrite + Unpin>(writer: &mut W, bytes: &[u8]) -> bool {
+    let written = async {
+        writer.write_all(bytes).await?;
+        writer.flush().await
+    };
+    matches!(tokio::time::timeout(FIRST_MESSAGE_MAX, written).await, Ok(Ok(())))
 }
 
 enum First {

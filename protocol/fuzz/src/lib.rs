@@ -340,7 +340,12 @@ pub fn sip(bytes: &[u8]) {
     }
     transactions.handle_timeout(now + Duration::from_secs(100));
     let known = Ha1::new("bob", "halloo", "secret");
-    let checked = Authenticator::new("halloo", [1; 32]).check(&message, |user| (user == "bob").then(|| known.clone()), unix);
+    let checked = Authenticator::new("halloo", [1; 32]).check(
+        &message,
+        flow.peer.ip(),
+        |user| (user == "bob").then(|| known.clone()),
+        unix,
+    );
     assert!(checked.is_err(), "nobody has been given a nonce");
     let _ = Challenge::of(&message).map(|challenge| challenge.answer("bob", "secret", "INVITE", "sip:example", 1, "c"));
     let mut registrar = Registrar::new();

@@ -441,7 +441,7 @@ impl PhoneStream {
         let clamp = |number: u64| number.min(NUMBER_MAX).cast_signed();
         let place = self.outbound.place_extended(0, clamp(what.sequence), clamp(what.timestamp), now);
         let event_hz = events.map_or(codec_hz, |events| events.clock_hz);
-        let timestamp = (place.timestamp * u64::from(event_hz) / u64::from(codec_hz)) as u32;
+        let timestamp = (u128::from(place.timestamp) * u128::from(event_hz) / u128::from(codec_hz)) as u32;
         let index = place.sequence + self.sequence_from;
         let header = Header {
             payload_type,

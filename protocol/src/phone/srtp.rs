@@ -122,6 +122,7 @@ impl Keys {
 pub struct Protector {
     keys: Keys,
     report_index: u32,
+    sent: Seen,
 }
 
 impl std::fmt::Debug for Protector {
@@ -134,19 +135,24 @@ impl Protector {
     /// With this key; `None` if it isn't one of the suite.
     #[must_use]
     pub fn new(suite: Suite, key: &MasterKey) -> Option<Self> {
-        Some(Self { keys: Keys::new(suite, key)?, report_index: 0 })
+        Some(Self { keys: Keys::new(suite, key)?, report_index: 0, sent: Seen::default() })
     }
 
-    /// Encrypts a packet of media, whose number without end is this one. False if it isn't a packet.
+    /// Encrypts a packet of media, whose number without end is this one. False if it isn't a packet, or one of this number may have been sent: two
+    /// under the same number would be encrypted with the same key stream (RFC 3711 section 9.1).
     pub fn protect(&mut self, index: u64, packet: &mut Vec<u8>) -> bool {
         let Some(header) = Header::parse(packet) else { return false };
         let Some(payload) = packet.get_mut(header.payload_at..) else { return false };
+        if self.sent.has(index) {
+            return false;
+        }
         if self.keys.media.apply(header.ssrc, index, payload).is_none() {
             return false;
         }
         let rollover = ((index >> 16) as u32).to_be_bytes();
         let tag = self.keys.media.mac(packet, &rollover).finalize().into_bytes();
         packet.extend_from_slice(&tag[..self.keys.suite.tag_bytes()]);
+        self.sent.note(index);
         true
     }
 

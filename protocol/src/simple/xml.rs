@@ -10,6 +10,8 @@ pub const XML_BYTES_MAX: usize = 64 * 1_024;
 /// Most elements, most of them within each other, and most attributes of one.
 const ELEMENTS_MAX: usize = 2_000;
 const DEPTH_MAX: usize = 16;
+/// Each element has its own copy.
+const NAMESPACE_BYTES_MAX: usize = 256;
 const ATTRIBUTES_MAX: usize = 32;
 
 /// Why a document can't be read.
@@ -272,6 +274,9 @@ impl<'a> Reader<'a> {
                 return Err(self.wrong("a value with a tag in it"));
             }
             let value = self.unescape(value)?;
+            if name.starts_with("xmlns") && value.len() > NAMESPACE_BYTES_MAX {
+                return Err(XmlError::TooMuch("a namespace longer than 256 bytes"));
+            }
             match name.strip_prefix("xmlns") {
                 Some("") => self.namespaces.push((String::new(), value)),
                 Some(prefix) if prefix.starts_with(':') => self.namespaces.push((prefix[1..].to_owned(), value)),

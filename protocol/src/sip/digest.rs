@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::net::IpAddr;
 
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use hmac::{Hmac, KeyInit, Mac};
@@ -15,6 +16,7 @@ use md5::Md5;
 use sha2::{Digest, Sha256};
 use zeroize::Zeroize;
 
+use super::guard::network;
 use super::message::Message;
 use super::uri::{self, Malformed, SipUri};
 use crate::time::UnixTime;
@@ -289,9 +291,10 @@ impl Authenticator {
 
     /// The challenges to put into a 401 or 407, the better algorithm first (RFC 8760 section 2.4). `salt` tells nonces of a second apart, and
     /// their age: where too many are in use, those with a lower one are over first.
+    /// A nonce is good for its source alone: what somebody else was given, sent under this one's name, is stale and no wrong password.
     #[must_use]
-    pub fn challenges(&self, request: &Message, now: UnixTime, salt: [u8; 8], is_stale: bool) -> Vec<String> {
-        let nonce = self.nonce(now, salt);
+    pub fn challenges(&self, request: &Message, source: IpAddr, now: UnixTime, salt: [u8; 8], is_stale: bool) -> Vec<String> {
+        let nonce = self.nonce(source, now, salt);
         let stale = if is_stale { ", stale=true" } else { "" };
         let challenge = |algorithm: &Algorithm| {
             let realm = uri::quote(&self.realm);
@@ -300,19 +303,23 @@ impl Authenticator {
         algorithms(request.get("user-agent").unwrap_or_default()).iter().map(challenge).collect()
     }
 
-    fn nonce(&self, now: UnixTime, salt: [u8; 8]) -> String {
+    fn nonce(&self, source: IpAddr, now: UnixTime, salt: [u8; 8]) -> String {
         let mut bytes = [0; NONCE_BYTES];
         bytes[..8].copy_from_slice(&now.0.to_be_bytes());
         bytes[8..16].copy_from_slice(&salt);
-        let tag = self.tag(&bytes[..16]);
+        let tag = self.tag(&bytes[..16], source);
         bytes[16..].copy_from_slice(&tag);
         BASE64URL_NOPAD.encode(&bytes)
     }
 
-    fn tag(&self, bytes: &[u8]) -> [u8; 16] {
+    fn tag(&self, bytes: &[u8], source: IpAddr) -> [u8; 16] {
         let mut tag = [0; 16];
         if let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.key) {
             mac.update(bytes);
+            match network(source) {
+                IpAddr::V4(address) => mac.update(&address.octets()),
+                IpAddr::V6(address) => mac.update(&address.octets()),
+            }
             tag.copy_from_slice(&mac.finalize().into_bytes()[..16]);
         }
         tag
@@ -322,7 +329,13 @@ impl Authenticator {
     ///
     /// # Errors
     /// See [`Denied`].
-    pub fn check(&mut self, request: &Message, find: impl Fn(&str) -> Option<Ha1>, now: UnixTime) -> Result<String, Denied> {
+    pub fn check(
+        &mut self,
+        request: &Message,
+        source: IpAddr,
+        find: impl Fn(&str) -> Option<Ha1>,
+        now: UnixTime,
+    ) -> Result<String, Denied> {
         let mut denied = Denied::Missing;
         for name in ["authorization", "proxy-authorization"] {
             for text in request.all(name) {
@@ -335,8 +348,10 @@ impl Authenticator {
                 if credentials.realm != self.realm {
                     continue;
                 }
-                match self.check_one(&credentials, request, &find, now) {
+                match self.check_one(&credentials, request, source, &find, now) {
                     Ok(()) => return Ok(credentials.username),
+                    // One guess a request: what else it says excuses nothing.
+                    Err(Denied::Wrong) => return Err(Denied::Wrong),
                     Err(reason) => denied = reason,
                 }
             }
@@ -348,6 +363,7 @@ impl Authenticator {
         &mut self,
         credentials: &Credentials,
         request: &Message,
+        source: IpAddr,
         find: impl Fn(&str) -> Option<Ha1>,
         now: UnixTime,
     ) -> Result<(), Denied> {
@@ -360,7 +376,7 @@ impl Authenticator {
         if !same_target(&credentials.uri, request.request_uri()) {
             return Err(Denied::Unusable);
         }
-        let nonce = self.own_nonce(&credentials.nonce)?;
+        let nonce = self.own_nonce(&credentials.nonce, source)?;
         let ha1 = find(&credentials.username).ok_or(Denied::Wrong)?;
         let ha2 = algorithm.hash(&[request.method(), &credentials.uri]);
         let parts = [ha1.of(algorithm), &credentials.nonce, &credentials.nc, &credentials.cnonce, "auth", &ha2];
@@ -371,11 +387,11 @@ impl Authenticator {
     }
 
     /// One of ours, whether it is over or not.
-    fn own_nonce(&self, text: &str) -> Result<[u8; 16], Denied> {
-        // Another's, or of an earlier run of this edge: a new one is all that is needed.
+    fn own_nonce(&self, text: &str, source: IpAddr) -> Result<[u8; 16], Denied> {
+        // Another's, or of an earlier run of this edge, or given to another source: a new one is all that is needed.
         let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| Denied::Stale)?;
         let bytes: [u8; NONCE_BYTES] = bytes.try_into().map_err(|_| Denied::Stale)?;
-        if self.tag(&bytes[..16]) != bytes[16..] {
+        if self.tag(&bytes[..16], source) != bytes[16..] {
             return Err(Denied::Stale);
         }
         let mut nonce = [0; 16];
@@ -456,11 +472,12 @@ mod tests {
     use super::*;
 
     const NOW: UnixTime = UnixTime(1_700_000_000);
+    const SOURCE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
 
     fn register(authenticator: &Authenticator, which: usize, nc: u32, password: &str, made: UnixTime) -> Message {
         let mut asked = Message::request("REGISTER", "sip:example");
         asked.start = super::super::message::Start::Response { status: 401, reason: String::new() };
-        let challenge = authenticator.challenges(&asked, made, [7; 8], false)[which].clone();
+        let challenge = authenticator.challenges(&asked, SOURCE, made, [7; 8], false)[which].clone();
         asked.add("www-authenticate", challenge);
         let challenge = Challenge::of(&asked).expect("a challenge");
         let mut request = Message::request("REGISTER", "sip:example");
@@ -491,11 +508,11 @@ mod tests {
             let mut authenticator = Authenticator::new("halloo", [1; 32]);
             for nc in (1..=300).chain([1_000, 999, 70_000]) {
                 let request = register(&authenticator, which, nc, "secret", NOW);
-                assert_eq!(authenticator.check(&request, find, NOW), Ok("bob".to_owned()), "{nc}");
-                assert_eq!(authenticator.check(&request, find, NOW), Err(Denied::Stale), "{nc} again");
+                assert_eq!(authenticator.check(&request, SOURCE, find, NOW), Ok("bob".to_owned()), "{nc}");
+                assert_eq!(authenticator.check(&request, SOURCE, find, NOW), Err(Denied::Stale), "{nc} again");
             }
             let old = register(&authenticator, which, 300, "secret", NOW);
-            assert_eq!(authenticator.check(&old, find, NOW), Err(Denied::Stale), "beyond the window");
+            assert_eq!(authenticator.check(&old, SOURCE, find, NOW), Err(Denied::Stale), "beyond the window");
         }
     }
 
@@ -511,22 +528,38 @@ mod tests {
             (foreign, NOW, Denied::Stale),
             (good.clone(), later, Denied::Stale),
         ] {
-            assert_eq!(authenticator.check(&request, find, now), Err(expected));
+            assert_eq!(authenticator.check(&request, SOURCE, find, now), Err(expected));
         }
         let mut elsewhere = good.clone();
         elsewhere.start = super::super::message::Start::Request { method: "REGISTER".into(), uri: "sip:other".into() };
-        assert_eq!(authenticator.check(&elsewhere, find, NOW), Err(Denied::Unusable));
+        assert_eq!(authenticator.check(&elsewhere, SOURCE, find, NOW), Err(Denied::Unusable));
         let mut method = good.clone();
         method.start = super::super::message::Start::Request { method: "INVITE".into(), uri: "sip:example".into() };
-        assert_eq!(authenticator.check(&method, find, NOW), Err(Denied::Wrong));
-        assert_eq!(authenticator.check(&good, find, NOW), Ok("bob".to_owned()));
+        assert_eq!(authenticator.check(&method, SOURCE, find, NOW), Err(Denied::Wrong));
+        assert_eq!(authenticator.check(&good, SOURCE, find, NOW), Ok("bob".to_owned()));
+    }
+
+    #[test]
+    fn a_nonce_under_a_forged_source_is_stale_and_no_wrong_password() {
+        let mut authenticator = Authenticator::new("halloo", [1; 32]);
+        let guess = register(&authenticator, 0, 1, "guess", NOW);
+        let victim = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
+        assert_eq!(authenticator.check(&guess, victim, find, NOW), Err(Denied::Stale));
+        assert_eq!(authenticator.check(&guess, SOURCE, find, NOW), Err(Denied::Wrong));
+        let mut many = register(&authenticator, 0, 1, "guess", NOW);
+        let foreign = register(&Authenticator::new("halloo", [2; 32]), 0, 1, "secret", NOW);
+        many.add("authorization", foreign.get("authorization").expect("credentials").to_owned());
+        assert_eq!(authenticator.check(&many, SOURCE, find, NOW), Err(Denied::Wrong), "a stale line hides no guess");
+        let good = register(&authenticator, 0, 1, "secret", NOW);
+        assert_eq!(authenticator.check(&good, victim, find, NOW), Err(Denied::Stale));
+        assert_eq!(authenticator.check(&good, SOURCE, find, NOW), Ok("bob".to_owned()));
     }
 
     #[test]
     fn forgetting_a_nonce_ends_it() {
         let mut authenticator = Authenticator::new("halloo", [1; 32]);
         let first = register(&authenticator, 0, 1, "secret", NOW);
-        assert_eq!(authenticator.check(&first, find, NOW), Ok("bob".to_owned()));
+        assert_eq!(authenticator.check(&first, SOURCE, find, NOW), Ok("bob".to_owned()));
         for n in 0..NONCES_MAX as u64 {
             let (made, mut nonce) = (NOW.0 + 1, [0; 16]);
             nonce[..8].copy_from_slice(&made.to_be_bytes());
@@ -545,6 +578,6 @@ mod tests {
         assert_eq!(authenticator.use_up(of(fresh), 1, NOW.plus_secs(1)), Ok(()));
         assert_eq!(authenticator.use_up(of(0), 2, NOW.plus_secs(1)), Err(Denied::Stale));
         assert_eq!(authenticator.use_up(of(fresh - 1), 2, NOW.plus_secs(1)), Ok(()));
-        assert_eq!(authenticator.check(&first, find, NOW.plus_secs(1)), Err(Denied::Stale));
+        assert_eq!(authenticator.check(&first, SOURCE, find, NOW.plus_secs(1)), Err(Denied::Stale));
     }
 }

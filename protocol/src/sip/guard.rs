@@ -25,7 +25,7 @@ pub const UNKNOWN_BURST: u32 = 200;
 /// See [`UNKNOWN_BURST`]. A household of phones that all come back after a power cut needs tens.
 pub const UNKNOWN_PER_SEC: u32 = 20;
 
-/// Sources remembered; beyond, the one that was quiet for longest is forgotten, unless it is banned.
+/// Sources remembered; beyond, the one that was quiet for longest is forgotten, those that are banned last.
 const SOURCES_MAX: usize = 4_096;
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Guard {
 
     /// Counts something that came without credentials; false if it is too much, and to be dropped.
     pub fn take(&mut self, source: IpAddr, now: Instant) -> bool {
-        let Some(known) = self.source(source, now) else { return false };
+        let known = self.source(source, now);
         let gained = now.saturating_duration_since(known.filled).as_secs_f64() * f64::from(UNKNOWN_PER_SEC);
         known.tokens = (known.tokens + gained).min(f64::from(UNKNOWN_BURST));
         known.filled = now;
@@ -72,7 +72,7 @@ impl Guard {
 
     /// Counts wrong credentials; true if that is a ban.
     pub fn failed(&mut self, source: IpAddr, now: Instant) -> bool {
-        let Some(known) = self.source(source, now) else { return true };
+        let known = self.source(source, now);
         if now.saturating_duration_since(known.failing_since) > WINDOW {
             known.failures = 0;
         }
@@ -103,28 +103,30 @@ impl Guard {
         self.sources.values().filter(|known| known.banned_until.is_some_and(|until| now < until)).count()
     }
 
-    /// `None` if there is no room for another, because all are banned.
-    fn source(&mut self, source: IpAddr, now: Instant) -> Option<&mut Source> {
+    /// Where all are banned, the ban that ends first makes room: one forgotten too early is better than nobody new being served.
+    fn source(&mut self, source: IpAddr, now: Instant) -> &mut Source {
         let key = network(source);
         if !self.sources.contains_key(&key) && self.sources.len() >= SOURCES_MAX {
-            let is_free = |known: &Source| known.banned_until.is_none_or(|until| until <= now);
-            let quiet = self.sources.iter().filter(|(_, known)| is_free(known)).min_by_key(|(_, known)| known.filled);
-            let quiet = *quiet?.0;
-            self.sources.remove(&quiet);
+            let ban = |known: &Source| known.banned_until.filter(|until| *until > now);
+            let quiet = self.sources.iter().min_by_key(|(_, known)| (ban(known), known.filled));
+            if let Some((quiet, _)) = quiet.map(|(quiet, known)| (*quiet, known.filled)) {
+                self.sources.remove(&quiet);
+            }
         }
-        Some(self.sources.entry(key).or_insert(Source {
+        self.sources.entry(key).or_insert(Source {
             tokens: f64::from(UNKNOWN_BURST),
             filled: now,
             failures: 0,
             failing_since: now,
             bans: 0,
             banned_until: None,
-        }))
+        })
     }
 }
 
 /// Who is counted as one: an IPv4 address, or an IPv6 network of 64 bits, of which one machine has all.
-fn network(source: IpAddr) -> IpAddr {
+#[must_use]
+pub fn network(source: IpAddr) -> IpAddr {
     match source.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
@@ -174,5 +176,19 @@ mod tests {
             guard.take(IpAddr::V4(n.into()), now);
         }
         assert!(guard.sources.len() <= SOURCES_MAX);
+    }
+
+    #[test]
+    fn a_table_full_of_bans_shuts_nobody_new_out() {
+        let (mut guard, now) = (Guard::new(), Instant::now());
+        for n in 0..SOURCES_MAX as u32 {
+            for _ in 0..FAILURES_MAX {
+                guard.failed(IpAddr::V4(n.into()), now);
+            }
+        }
+        assert_eq!(guard.banned(now), SOURCES_MAX);
+        assert!(guard.take(ip("192.0.2.1"), now), "somebody new");
+        assert!(guard.take(ip("192.0.2.2"), now) && guard.take(ip("192.0.2.1"), now));
+        assert!(guard.banned(now) >= SOURCES_MAX - 2, "bans stay as far as there is room");
     }
 }

@@ -281,6 +281,9 @@ impl Change {
 fn asked(known: &[Binding], request: &Message, flow: Flow, now: UnixTime) -> Result<Vec<Change>, RegisterError> {
     let (cseq, _) = request.cseq().map_err(|error| RegisterError::Malformed(error.0))?;
     let listed = request.list("contact");
+    if listed.len() > 2 * BINDINGS_MAX {
+        return Err(RegisterError::TooMany);
+    }
     if listed.contains(&"*") {
         if listed.len() != 1 || request.seconds("expires") != Some(0) {
             return Err(RegisterError::Malformed("a star stands alone and with Expires: 0"));

@@ -7,6 +7,9 @@ use super::message::Message;
 /// What is asked for where the phone asks for nothing.
 pub const INTERVAL_SECS: u32 = 1_800;
 
+/// The longest interval taken: a phone that is gone is missed after it.
+const INTERVAL_SECS_MAX: u32 = 7_200;
+
 /// The shortest that is taken (RFC 4028 section 4).
 pub const INTERVAL_SECS_MIN: u32 = 90;
 
@@ -46,7 +49,7 @@ impl SessionTimer {
     pub fn asked(request: &Message, now: Instant) -> Result<Self, u32> {
         let knows = request.lists("supported", "timer");
         let asked = request.get("session-expires");
-        let interval_secs = asked.and_then(interval).unwrap_or(INTERVAL_SECS);
+        let interval_secs = asked.and_then(interval).unwrap_or(INTERVAL_SECS).min(INTERVAL_SECS_MAX);
         if interval_secs < INTERVAL_SECS_MIN {
             // One that doesn't know timers hasn't asked: a proxy on the way has, and may raise it.
             return if knows { Err(INTERVAL_SECS_MIN) } else { Ok(Self::new(INTERVAL_SECS_MIN, Refresher::Us, now)) };
@@ -64,7 +67,7 @@ impl SessionTimer {
     #[must_use]
     pub fn answered(response: &Message, now: Instant) -> Self {
         let said = response.get("session-expires");
-        let interval_secs = said.and_then(interval).unwrap_or(INTERVAL_SECS).max(INTERVAL_SECS_MIN);
+        let interval_secs = said.and_then(interval).unwrap_or(INTERVAL_SECS).clamp(INTERVAL_SECS_MIN, INTERVAL_SECS_MAX);
         let refresher = if said.and_then(refresher) == Some("uas") { Refresher::Phone } else { Refresher::Us };
         Self::new(interval_secs, refresher, now)
     }

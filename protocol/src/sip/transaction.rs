@@ -32,6 +32,9 @@ pub const T4: Duration = Duration::from_secs(5);
 /// After this nobody answers any more: 64 T1.
 pub const TIMEOUT: Duration = Duration::from_secs(32);
 
+/// The longest that an INVITE may stay without a final answer: nobody is rung for as long.
+const INVITE_MAX: Duration = Duration::from_secs(10 * 60);
+
 /// Server transactions at once.
 const SERVERS_MAX: usize = 16_384;
 
@@ -267,8 +270,8 @@ impl Transactions {
         let key = server_key(request, request.method());
         self.server_keys.insert(key.clone(), id);
         let is_invite = request.method() == "INVITE";
-        // A user agent that never answers is a bug of ours, which mustn't fill the table.
-        let ends_at = (!is_invite).then_some(now + TIMEOUT * 2);
+        // What nobody answers mustn't fill the table.
+        let ends_at = Some(now + if is_invite { INVITE_MAX } else { TIMEOUT * 2 });
         let server = Server {
             key,
             flow,

@@ -28,7 +28,8 @@ impl Edge {
         let now = Instant::now();
         match ask {
             Ask::Respond { id, response } => {
-                if response.status() >= 200 && response.method() != "INVITE" {
+                // The ACK of a refusal is the transaction's own; of a success it is the call's.
+                if response.status() >= 300 || (response.status() >= 200 && response.method() != "INVITE") {
                     self.servers.remove(&id);
                 }
                 self.transactions.respond(id, &response, now);
@@ -40,7 +41,6 @@ impl Edge {
             Ask::Request { request, flow, number, inbox, sent } => {
                 let id = self.with_via(*request, flow).and_then(|request| self.transactions.request(request, flow, now));
                 if let Some(id) = id {
-                    self.forget_closed();
                     self.clients.insert(id, (number, inbox));
                 }
                 // Who asked has gone: the answer goes nowhere.
@@ -79,9 +79,7 @@ impl Edge {
 
     /// Lets go of inboxes whose call is over.
     pub(super) fn forget_closed(&mut self) {
-        if self.clients.len() % 64 == 63 {
-            self.clients.retain(|_, (_, inbox)| !inbox.is_closed());
-            self.servers.retain(|_, inbox| !inbox.is_closed());
-        }
+        self.clients.retain(|_, (_, inbox)| !inbox.is_closed());
+        self.servers.retain(|_, inbox| !inbox.is_closed());
     }
 }

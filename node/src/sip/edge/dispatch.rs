@@ -19,8 +19,8 @@ impl Edge {
     pub(super) fn authenticate(&mut self, message: &Message, flow: Flow, now: Instant) -> Option<String> {
         let record = self.claimed(message).cloned();
         let find = |user: &str| record.as_ref().and_then(|record| record.ha1(user));
-        let checked = self.authenticator.check(message, find, unix());
         let source = flow.peer.ip();
+        let checked = self.authenticator.check(message, source, find, unix());
         match checked {
             Ok(_) => {
                 self.guard.succeeded(source);
@@ -29,7 +29,7 @@ impl Edge {
             Err(denied) => {
                 let is_banned = denied == Denied::Wrong && self.guard.failed(source, now);
                 if is_banned {
-                    tracing::info!("a source is banned for guessing passwords");
+                    tracing::debug!("a source is banned for guessing passwords");
                 } else if self.guard.take(source, now) {
                     self.challenge(message, flow, denied == Denied::Stale);
                 }
@@ -61,7 +61,7 @@ impl Edge {
             "REGISTER" => (401, "www-authenticate"),
             _ => (407, "proxy-authenticate"),
         };
-        let challenges = self.authenticator.challenges(message, unix(), salt(), is_stale);
+        let challenges = self.authenticator.challenges(message, flow.peer.ip(), unix(), salt(), is_stale);
         self.answer_statelessly(message, status, reason_of(status), flow, |answer| {
             for challenge in challenges {
                 answer.add(name, challenge);
@@ -113,7 +113,7 @@ impl Edge {
                 answer.add("allow", ALLOW);
                 answer.add("accept", "application/sdp, application/pidf+xml, text/plain, application/im-iscomposing+xml");
                 answer.add("allow-events", "presence, refer");
-                answer.add("supported", "timer, replaces, gruu, outbound, eventlist");
+                answer.add("supported", "timer, gruu, outbound, eventlist");
             }),
             "SUBSCRIBE" | "PUBLISH" => self.at_desk(message, flow, account, now),
             "MESSAGE" | "INFO" if message.to_tag().is_none() || is_profile(&message) => self.at_desk(message, flow, account, now),
@@ -168,7 +168,7 @@ pub(super) fn unsupported(message: &Message) -> Option<(u16, &'static str)> {
 
 /// Extensions that a request requires and the edge doesn't have.
 pub(super) fn required(message: &Message) -> Vec<String> {
-    const KNOWN: [&str; 7] = ["timer", "outbound", "gruu", "path", "replaces", "pref", "eventlist"];
+    const KNOWN: [&str; 4] = ["timer", "outbound", "gruu", "eventlist"];
     let listed = message.list("require").into_iter().chain(message.list("proxy-require"));
     listed.filter(|option| !KNOWN.iter().any(|known| known.eq_ignore_ascii_case(option))).map(str::to_owned).collect()
 }

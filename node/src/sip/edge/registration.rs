@@ -51,12 +51,12 @@ impl Edge {
     }
 
     pub(super) fn save_bindings(&mut self) {
-        self.is_registrar_changed = false;
         let path = self.accounts.root().join(BINDINGS_FILE);
         let written = serde_json::to_vec(&self.registrar).map_err(|error| error.to_string());
         let written = written.and_then(|bytes| crate::home::write_secret(&path, &bytes).map_err(|error| error.to_string()));
-        if let Err(error) = written {
-            warn!(%error, "registrations of phones aren't kept");
+        match written {
+            Ok(()) => self.is_registrar_changed = false,
+            Err(error) => warn!(%error, "registrations of phones aren't kept: tried again"),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Ports for phones' media: pairs of an even one for media and the next for reports (RFC 3550 section 11).
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -80,7 +80,12 @@ impl PhoneMedia {
         for _ in 0..pairs.len() {
             let turn = self.0.next.fetch_add(1, Ordering::Relaxed) as usize % pairs.len();
             let Some(port) = u16::try_from(turn * 2).ok().and_then(|offset| pairs.start().checked_add(offset)) else { continue };
-            match bind(address, port).await {
+            let bound = match (bind(address, port).await, config.advertised) {
+                // Behind a forwarding router the address that phones know isn't one of this machine's.
+                (Err(error), Some(_)) if error.kind() == io::ErrorKind::AddrNotAvailable => bind(any_of(address), port).await,
+                (bound, _) => bound,
+            };
+            match bound {
                 Ok((media, reports)) => {
                     let address = config.advertised.unwrap_or(address);
                     return Ok(PhoneLeg::spawn(media, reports, Local { address, port, rtcp_port: port + 1, security }));
@@ -90,6 +95,13 @@ impl PhoneMedia {
             }
         }
         Err(OpenError::NoPort { ports: config.ports.clone() })
+    }
+}
+
+const fn any_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     }
 }
 
@@ -147,6 +159,8 @@ mod tests {
         let stats = legs.remove(0).close().await;
         assert_eq!(stats, super::super::LegStats::default());
         assert!(media.open(local, Security::Off).await.is_ok());
+        let forwarded = PhoneMedia::new(PhoneMediaConfig { ports: 21_004..=21_005, advertised: "203.0.113.1".parse().ok() });
+        assert!(forwarded.open("203.0.113.1".parse().unwrap(), Security::Off).await.is_ok(), "a router's address");
         let nowhere = "203.0.113.1".parse().unwrap();
         assert!(matches!(media.open(nowhere, Security::Off).await, Err(OpenError::Bind { .. })));
     }

@@ -154,7 +154,8 @@ impl Client {
     pub(super) fn say_text(&mut self, key: &str, text: &Text) {
         let notice = Notice::Message {
             from: format!("sip:{}", text.from),
-            text: text.text.clone(),
+            // As JSON a control character has six bytes, and nobody can read it.
+            text: text.text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect(),
             sent_at: text.sent_at.unix_ms() / 1_000,
         };
         self.backlog.push_back((notice, About::Text(key.to_owned())));
