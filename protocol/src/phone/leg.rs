@@ -130,6 +130,8 @@ pub enum NotSent {
     Nowhere,
     /// The phone holds, or takes no such packets.
     NotWanted,
+    /// It comes too late: its number has been used, and a key stream is used once.
+    Repeated,
 }
 
 /// What is measured.
@@ -459,7 +461,7 @@ impl PhoneStream {
         if let Some(protector) = &mut self.protector
             && !protector.protect(index, packet)
         {
-            return Err(NotSent::Nowhere);
+            return Err(NotSent::Repeated);
         }
         if !what.is_event {
             (self.sent_timestamp, self.sent_at) = (header.timestamp, Some(now));

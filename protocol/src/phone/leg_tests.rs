@@ -202,13 +202,14 @@ fn encrypted_packets_pass_and_others_dont() {
     assert_eq!(rig.stream.report(rig.now, CLOCK, false, &mut report), Some(source));
     assert!(phone.1.open_reports(&mut report).is_ok());
     // The same keys once more change nothing; another one begins another stream.
-    let ssrc = |rig: &mut Rig| Header::parse(&rig.send(9, b"x").unwrap().1).unwrap().ssrc;
-    let before = ssrc(&mut rig);
+    let ssrc = |rig: &mut Rig, sequence| Header::parse(&rig.send(sequence, b"x").unwrap().1).unwrap().ssrc;
+    let before = ssrc(&mut rig, 9);
+    assert_eq!(rig.send(9, b"y").unwrap_err(), NotSent::Repeated);
     rig.stream.configure(&secure, rig.now);
-    assert_eq!(ssrc(&mut rig), before);
+    assert_eq!(ssrc(&mut rig, 10), before);
     let other = Keys { suite, to_phone: key(3), from_phone: key(2) };
     rig.stream.configure(&Agreed { keys: Some(other), ..secure }, rig.now);
-    assert_ne!(ssrc(&mut rig), before);
+    assert_ne!(ssrc(&mut rig, 11), before);
 }
 
 #[test]

@@ -124,8 +124,15 @@ fn numbers_run_over_and_packets_come_late_and_twice() {
             assert_eq!(length, 172);
             assert_eq!(opener.open(&mut sealed), Err(OpenError::Replayed), "{index}");
         }
-        assert_eq!(opener.open(&mut protect(65_541)), Err(OpenError::NotAuthentic), "a round too late");
-        assert_eq!(opener.open(&mut protect(130_900)), Err(OpenError::Replayed), "too late to know");
+        assert!(!protector.protect(131_080, &mut packet(8)), "a number is used once");
+        assert!(!protector.protect(65_541, &mut packet(5)), "who can't know doesn't");
+        let late = |index: u64| {
+            let mut packet = packet(index as u16);
+            assert!(pair(suite).0.protect(index, &mut packet));
+            packet
+        };
+        assert_eq!(opener.open(&mut late(65_541)), Err(OpenError::NotAuthentic), "a round too late");
+        assert_eq!(opener.open(&mut late(130_900)), Err(OpenError::Replayed), "too late to know");
     }
 }
 
@@ -152,9 +159,9 @@ fn a_flood_of_streams_ends() {
     let (mut protector, mut opener) = pair(Suite::Aes128Sha1Of80);
     let mut taken = 0;
     for ssrc in 0..300u32 {
-        let mut sealed = packet(1);
+        let mut sealed = packet(ssrc as u16);
         sealed[8..12].copy_from_slice(&ssrc.to_be_bytes());
-        assert!(protector.protect(1, &mut sealed));
+        assert!(protector.protect(ssrc.into(), &mut sealed));
         taken += u32::from(opener.open(&mut sealed).is_ok());
     }
     assert_eq!(taken as usize, STREAMS_MAX);

@@ -133,7 +133,7 @@ mod tests {
             (true, Some("600 ; refresher=uac"), Ok((600, Refresher::Phone))),
             (true, Some("60"), Err(90)),
             (false, Some("60"), Ok((90, Refresher::Us))),
-            (true, Some("99999999999"), Ok((u32::MAX, Refresher::Phone))),
+            (true, Some("99999999999"), Ok((INTERVAL_SECS_MAX, Refresher::Phone))),
         ] {
             let timer = SessionTimer::asked(&invite(supported, expires), now).map(|timer| (timer.interval_secs, timer.refresher));
             assert_eq!(timer, expected, "{supported} {expires:?}");
