@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use halloo_protocol::sip::message::Message;
 use halloo_tests::linking::Linking;
-use halloo_tests::phone::{Phone, PhoneAccount};
+use halloo_tests::phone::{Phone, PhoneAccount, wait_devices};
 use halloo_tests::sip_client::SipClient;
-use halloo_tests::{Daemon, Plan, eventually};
+use halloo_tests::{Plan, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -17,16 +17,6 @@ fn sdp(direction: &str) -> String {
     format!(
         "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 40000 RTP/AVP 0\r\na={direction}\r\n"
     )
-}
-
-/// Waits until the user's devices stand in the directory, so that they ring.
-#[track_caller]
-fn wait_devices(seen_by: &Daemon, user: &str, count: usize) {
-    eventually(PATIENCE, &format!("{user} has {count} devices"), || {
-        let resolved = seen_by.cli(["resolve", user, "--fresh"]).json();
-        let found = resolved["devices"].as_array().map_or(0, Vec::len);
-        if found == count { Ok(()) } else { Err(resolved.to_string()) }
-    });
 }
 
 #[track_caller]

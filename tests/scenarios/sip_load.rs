@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use halloo_tests::phone::PhoneAccount;
+use halloo_tests::phone::{PhoneAccount, wait_devices};
 use halloo_tests::sip_client::SipClient;
 use halloo_tests::sipp::Sipp;
 use halloo_tests::{Plan, User, eventually};
@@ -14,16 +14,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 fn phones_of(edge: &User) -> usize {
     let listed = edge.cli(["sip", "account", "list"]).ok();
     listed["accounts"][0]["phones"].as_array().map_or(0, Vec::len)
-}
-
-/// Waits until a user's account stands in the directory, so that it rings.
-#[track_caller]
-fn wait_devices(seen_by: &User, user: &str, count: usize) {
-    eventually(PATIENCE, &format!("{user} has {count} devices"), || {
-        let resolved = seen_by.cli(["resolve", user, "--fresh"]).json();
-        let found = resolved["devices"].as_array().map_or(0, Vec::len);
-        if found == count { Ok(()) } else { Err(resolved.to_string()) }
-    });
 }
 
 #[test]

@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use halloo_tests::Plan;
 use halloo_tests::audio::{assert_heard, write_tone};
-use halloo_tests::phone::{Phone, PhoneAccount};
-use halloo_tests::{Daemon, Plan, eventually};
+use halloo_tests::phone::{Phone, PhoneAccount, wait_devices};
 
 const ALICE_HZ: f64 = 440.0;
 const BOB_HZ: f64 = 660.0;
@@ -15,16 +15,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn edge() -> [&'static str; 2] {
     ["--sip", "127.0.0.1:0"]
-}
-
-/// Waits until the account's device stands in the directory, so that it rings.
-#[track_caller]
-fn wait_devices(seen_by: &Daemon, user: &str, count: usize) {
-    eventually(PATIENCE, &format!("{user} has {count} devices"), || {
-        let resolved = seen_by.cli(["resolve", user, "--fresh"]).json();
-        let found = resolved["devices"].as_array().map_or(0, Vec::len);
-        if found == count { Ok(()) } else { Err(resolved.to_string()) }
-    });
 }
 
 #[test]

@@ -95,6 +95,19 @@ pub struct PhoneAccount {
     pub server: String,
 }
 
+/// Waits until the user has so many devices in the directory, accounts among them, so that all of them ring.
+///
+/// # Panics
+/// If it isn't so in time.
+#[track_caller]
+pub fn wait_devices(seen_by: &Daemon, user: &str, count: usize) {
+    eventually(PHONE_PATIENCE, &format!("{user} has {count} devices"), || {
+        let resolved = seen_by.cli(["resolve", user, "--fresh"]).json();
+        let found = resolved["devices"].as_array().map_or(0, Vec::len);
+        if found == count { Ok(()) } else { Err(resolved.to_string()) }
+    });
+}
+
 impl PhoneAccount {
     /// A new account of a daemon's own user, used over this transport.
     ///
