@@ -53,6 +53,7 @@ use directory::{Directory, ResolveError, ResolveOptions, Resolved};
 pub use events::{Event, EventRecord, EventSender, EventStream};
 use files::{FileCommand, Files};
 use groups::{GroupCommand, Groups};
+use halloo_protocol::push::phone::{PhonePush, PhonePushed};
 use history::{History, HistoryCommand};
 use messages::{ConversationList, MessageError, MessageList, MessageListOptions, MessageStatus, Messages, ReadOutcome};
 use network::{Diagnosis, Explanation, MediaRelays, NetworkError, PeerList, RelayUsage, Status, WhyError};
@@ -229,6 +230,12 @@ pub enum Command {
     PushSessions(push_sessions::PushSessionCommand),
     /// [`Push::test`]
     PushTest(Reply<PushTest, PushError>),
+    /// [`Push::phone`]
+    PhonePush {
+        gateway: Option<String>,
+        request: Box<PhonePush>,
+        reply: Reply<PhonePushed, PushError>,
+    },
     /// [`Node::suspend`]
     Suspend {
         options: SuspendOptions,

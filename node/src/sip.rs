@@ -23,6 +23,7 @@ pub mod media;
 mod ring;
 mod session;
 mod simple;
+mod sleeping;
 mod transport;
 mod wire;
 
@@ -128,6 +129,7 @@ impl SipEdge {
             media,
             external: config.external,
             wire: wire::Wire(asks),
+            push_gateway: config.push_gateway,
         };
         let (edge, inputs) = edge::Edge::open(parts, incoming, asked, commands).await?;
         if !node.attach_sip(sender) {

@@ -14,6 +14,7 @@ mod channel;
 pub mod hand_on;
 mod notice;
 mod payload;
+pub mod phone;
 mod receipt;
 pub mod registration;
 pub mod session;

@@ -16,6 +16,7 @@
 pub mod digest;
 pub mod guard;
 pub mod message;
+pub mod push;
 pub mod registrar;
 pub mod status;
 pub mod timer;

@@ -23,6 +23,8 @@ pub struct SipConfig {
     pub media_port: Option<u16>,
     /// See [`SipConfig::media_port`].
     pub media_ports: Option<u16>,
+    /// The gateway that wakes phones' apps (RFC 8599), as peer id or multiaddress; without it the account's own, or one that is known.
+    pub push_gateway: Option<String>,
 }
 
 impl SipConfig {

@@ -1,5 +1,6 @@
 //! Registrations that let a gateway wake this device.
 
+use halloo_protocol::push::phone::{PhonePush, PhonePushed};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -299,6 +300,14 @@ impl Push<'_> {
     pub async fn unregister(&self, id: &str) -> Result<PushRemoved, PushError> {
         let id = id.to_owned();
         self.0.ask(|reply| Command::PushUnregister { id, reply }).await
+    }
+
+    /// Has a gateway wake a phone's app, or asks whom it can wake. Without `gateway` one of this device's own, or another that is known.
+    ///
+    /// # Errors
+    /// See [`PushError`].
+    pub(crate) async fn phone(&self, gateway: Option<String>, request: PhonePush) -> Result<PhonePushed, PushError> {
+        self.0.ask(|reply| Command::PhonePush { gateway, request: Box::new(request), reply }).await
     }
 
     /// This device's registrations.

@@ -16,6 +16,7 @@ mod hand_on;
 mod http;
 mod jwt;
 mod keeper;
+pub(crate) mod phones;
 mod receipts;
 pub(crate) mod sessions;
 mod setup;
@@ -41,6 +42,7 @@ use halloo_protocol::wire::{self, Extensions, Signed};
 use libp2p::PeerId;
 use tracing::{debug, warn};
 
+pub(crate) use self::channel::Outcome as ServiceOutcome;
 use self::channel::Services;
 pub(crate) use self::delivery::{Delivering, ServiceAnswer};
 pub(crate) use self::ended::TellingGone;
@@ -110,6 +112,7 @@ pub(crate) struct Gateway {
     held: std::collections::HashMap<u64, hand_on::Held>,
     /// Who is told what becomes of a push.
     senders: receipts::Senders,
+    phones: phones::Phones,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -152,6 +155,7 @@ impl EventLoop {
             sessions: sessions::Hosted::default(),
             held: std::collections::HashMap::new(),
             senders: receipts::Senders::default(),
+            phones: phones::Phones::new(RATES_MAX),
         });
         Ok(())
     }

@@ -8,10 +8,12 @@ mod calls;
 mod commands;
 mod dispatch;
 mod registration;
+pub(super) mod wake;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
+use halloo_protocol::push::phone::PhonePushed;
 use halloo_protocol::sip::digest::Authenticator;
 use halloo_protocol::sip::guard::Guard;
 use halloo_protocol::sip::message::{Message, Refusal};
@@ -33,6 +35,7 @@ use super::simple::Desk;
 use super::transport::{Incoming, Transports};
 use super::wire::{Ask, INBOX_MAX, Input, Wire};
 use crate::event_loop::ClockSource;
+use crate::handle::push::PushError;
 use crate::handle::sip::{SipCommand, SipCredentials, SipError};
 use crate::handle::{Event, Node, Reply};
 
@@ -60,7 +63,16 @@ struct Followed {
 /// What is done elsewhere and comes back.
 enum Done {
     Added(Result<Added, SipError>, Reply<SipCredentials, SipError>),
-    Call { account: String, event: Event },
+    Call {
+        account: String,
+        event: Event,
+    },
+    /// What a gateway can do for an account's phones.
+    Offered {
+        account: String,
+        offer: Result<PhonePushed, PushError>,
+    },
+    Woken(wake::Woken),
 }
 
 /// The whole state.
@@ -82,6 +94,7 @@ pub(super) struct Edge {
     servers: HashMap<ServerId, mpsc::Sender<Input>>,
     clients: HashMap<ClientId, (u32, mpsc::Sender<Input>)>,
     is_adding: bool,
+    wakes: wake::Wakes,
 }
 
 /// What the task reads.
@@ -100,6 +113,7 @@ pub(super) struct Parts {
     pub(super) media: PhoneMedia,
     pub(super) external: Option<std::net::IpAddr>,
     pub(super) wire: Wire,
+    pub(super) push_gateway: Option<String>,
 }
 
 impl Edge {
@@ -131,6 +145,7 @@ impl Edge {
             servers: HashMap::new(),
             clients: HashMap::new(),
             is_adding: false,
+            wakes: wake::Wakes::by(parts.push_gateway),
         };
         for record in edge.accounts.load()? {
             let name = record.account.clone();
@@ -173,6 +188,7 @@ impl Edge {
         if self.is_registrar_changed {
             self.save_bindings();
         }
+        self.wake_tick();
         self.forget_closed();
     }
 

@@ -11,6 +11,7 @@
 use std::time::Instant;
 
 use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::push::PushParams;
 use halloo_protocol::sip::registrar::Binding;
 use halloo_protocol::sip::status::{Ending, ending_of, is_for_all};
 use halloo_protocol::sip::timer::{INTERVAL_SECS, SessionTimer};
@@ -22,12 +23,16 @@ use tracing::debug;
 use super::dialog::{ALLOW, Dialog, contact};
 use super::media::{AudioCodec, PhoneLeg, PhoneMedia, Security};
 use super::session::Session;
-use super::wire::{INBOX_MAX, Input, Wire};
+use super::sleeping::Sleeping;
+use super::wire::{Cause, INBOX_MAX, Input, Wire};
 use crate::handle::calls::{AnswerOptions, CallResult};
 use crate::handle::{Event, EventStream, Node};
 
 /// What a phone is told that stops ringing because somebody has answered (RFC 3326): it lists no missed call.
 const ELSEWHERE: &str = "SIP;cause=200;text=\"Call completed elsewhere\"";
+
+/// A phone that registers again within this time has what was sent to it.
+const JUST_SENT: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// A call for an account.
 #[derive(Debug)]
@@ -48,12 +53,18 @@ struct Phone {
     is_silent: bool,
     is_cancelled: bool,
     reason: Option<&'static str>,
+    /// How it is woken, if it can be.
+    app: Option<PushParams>,
+    sent_at: Instant,
 }
 
 struct Ringing {
     incoming: Incoming,
     wire: Wire,
     events: EventStream,
+    codecs: Vec<AudioCodec>,
+    media: PhoneMedia,
+    sleeping: Sleeping,
     phones: Vec<Option<Phone>>,
     /// The refusals so far.
     refused: Vec<u16>,
@@ -68,25 +79,27 @@ pub(super) async fn ring(incoming: Incoming, wire: Wire, media: PhoneMedia) {
         Ok(codecs) => codecs,
         Err(error) => return debug!(%error, "a call is over before it rings at phones"),
     };
-    let bindings = wire.bindings(&incoming.account).await;
     let (sender, inbox) = mpsc::channel(INBOX_MAX);
-    let mut ringing = Ringing { incoming, wire, events, phones: Vec::new(), refused: Vec::new(), sender, inbox };
+    let bindings = wire.phones_for_call(&incoming.account, &sender).await;
+    let sleeping = Sleeping::new(&bindings);
+    let mut ringing =
+        Ringing { incoming, wire, events, codecs, media, sleeping, phones: Vec::new(), refused: Vec::new(), sender, inbox };
     for (binding, local) in bindings {
-        let phone = ringing.invite(&binding, local, &codecs, &media).await;
-        ringing.phones.push(phone);
+        if let Some(local) = local {
+            ringing.begin(&binding, local).await;
+        }
     }
     ringing.run().await;
 }
 
 impl Ringing {
-    async fn invite(
-        &mut self,
-        binding: &Binding,
-        local: std::net::SocketAddr,
-        codecs: &[AudioCodec],
-        media: &PhoneMedia,
-    ) -> Option<Phone> {
-        let mut leg = match media.open(local.ip(), Security::Accepted).await {
+    async fn begin(&mut self, binding: &Binding, local: std::net::SocketAddr) {
+        let phone = self.invite(binding, local).await;
+        self.phones.push(phone);
+    }
+
+    async fn invite(&mut self, binding: &Binding, local: std::net::SocketAddr) -> Option<Phone> {
+        let mut leg = match self.media.open(local.ip(), Security::Accepted).await {
             Ok(leg) => leg,
             Err(error) => {
                 debug!(%error, "no media for a phone");
@@ -94,7 +107,7 @@ impl Ringing {
             }
         };
         leg.expect_from(binding.flow.peer.ip());
-        let sdp = match leg.offer(codecs) {
+        let sdp = match leg.offer(&self.codecs) {
             Ok(sdp) => sdp,
             Err(error) => {
                 debug!(%error, "a phone can't be offered the call");
@@ -105,12 +118,17 @@ impl Ringing {
         let (request, dialog) = invitation(&self.incoming, binding, local);
         let request = request.with_body("application/sdp", sdp);
         let id = self.wire.request(request, binding.flow, number, &self.sender).await?;
-        Some(Phone { id, dialog, leg, is_silent: true, is_cancelled: false, reason: None })
+        let (app, sent_at) = (binding.push.clone(), Instant::now());
+        Some(Phone { id, dialog, leg, is_silent: true, is_cancelled: false, reason: None, app, sent_at })
     }
 
     async fn run(mut self) {
-        while self.phones.iter().any(Option::is_some) {
+        while self.phones.iter().any(Option::is_some) || !self.sleeping.is_empty() {
             tokio::select! {
+                () = super::edge::sleep_until(self.sleeping.poll_timeout()) => {
+                    let apps = self.sleeping.ask_again(Instant::now());
+                    self.wire.wake(&self.incoming.account, Some(apps), Cause::Call).await;
+                }
                 input = self.inbox.recv() => {
                     let Some(input) = input else { return };
                     match input {
@@ -123,6 +141,7 @@ impl Ringing {
                         }
                         Input::Response(number, response) => self.progress(number as usize, &response).await,
                         Input::TimedOut(number) => self.gone(number as usize),
+                        Input::Registered(came) => self.came(&came.0, came.1).await,
                         _ => {}
                     }
                 }
@@ -150,6 +169,7 @@ impl Ringing {
     async fn progress(&mut self, index: usize, response: &Message) {
         let status = response.status();
         let Some(phone) = self.phones.get_mut(index).and_then(Option::as_mut) else { return };
+        self.sleeping.is_awake(phone.app.as_ref());
         if status < 200 {
             if std::mem::take(&mut phone.is_silent) && phone.is_cancelled {
                 self.wire.cancel(phone.id, phone.reason).await;
@@ -167,6 +187,23 @@ impl Ringing {
         }
     }
 
+    /// A phone that can be woken has registered. If it hasn't shown yet that it has the call, it gets it by its new way; what was sent by the old one came to
+    /// nobody.
+    async fn came(&mut self, binding: &Binding, local: std::net::SocketAddr) {
+        if !binding.push.as_ref().is_some_and(|app| self.sleeping.contains(app)) {
+            return;
+        }
+        for place in &mut self.phones {
+            let Some(phone) = place.take_if(|phone| phone.app == binding.push) else { continue };
+            if phone.dialog.flow == binding.flow && phone.sent_at.elapsed() < JUST_SENT {
+                *place = Some(phone);
+                return;
+            }
+            self.wire.abandon(phone.id).await;
+        }
+        self.begin(binding, local).await;
+    }
+
     fn gone(&mut self, index: usize) {
         if let Some(phone) = self.phones.get_mut(index) {
             *phone = None;
@@ -174,6 +211,7 @@ impl Ringing {
     }
 
     async fn cancel_all(&mut self, reason: Option<&'static str>) {
+        self.sleeping.clear();
         for phone in self.phones.iter_mut().flatten().filter(|phone| !phone.is_cancelled) {
             phone.is_cancelled = true;
             phone.reason = reason;

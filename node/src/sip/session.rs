@@ -115,7 +115,7 @@ impl Session {
             // RFC 3261 section 12.2.1.2: the phone knows nothing of the call, or isn't there.
             Input::TimedOut(REFRESH) => return Some(EndedBy::Phone),
             Input::Response(REFRESH, response) => return self.handle_refreshed(&response).await,
-            Input::Response(NOTICE, _) | Input::TimedOut(_) | Input::Cancelled | Input::Response(..) => {}
+            Input::Response(..) | Input::TimedOut(_) | Input::Cancelled | Input::Registered(_) => {}
         }
         None
     }

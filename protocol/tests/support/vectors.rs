@@ -72,6 +72,7 @@ use halloo_protocol::presence::{
 };
 use halloo_protocol::profile::{Profile, ProfileCard};
 use halloo_protocol::push::hand_on::{HandOn, PushHandOn, PushHandedOn, put_other_gateways};
+use halloo_protocol::push::phone::{PhonePush, PhonePushStatus, PhonePushed, PhoneTarget};
 use halloo_protocol::push::session::{
     ActivateWhen, Activation, Application, Asks, DeviceCapabilities, SecurityInformation, Sends, SessionAnswers, SessionContent,
     SessionContentTaken, SessionInitiation, SessionMode, SessionNonce, SessionOpen, SessionOpened, SessionOutcome,
@@ -370,6 +371,20 @@ pub(crate) fn all() -> Vec<Vector> {
         };
         "push_registered_refused" => message PushRegistered = PushRegistered { status: RegisterStatus::Refused(PushReason::FULL), extensions: none() };
         "gateway_time" => signed GatewayTime = Signed::sign(GatewayTime { gateway: keeper(0), at: NOW, extensions: none() }, &keeper_secret(0));
+        "phone_push" => message PhonePush = PhonePush {
+            target: Some(PhoneTarget::Apns { team: "DEF123GHIJ".into(), topic: "com.example.app.voip".into(), token: vec![1, 2, 3] }),
+            event: EventKind::VOICE_CALL,
+            urgency: Urgency::High,
+            ttl_secs: 60,
+            extensions: none(),
+        };
+        "phone_push_query" => message PhonePush = PhonePush::query();
+        "phone_pushed" => message PhonePushed = PhonePushed {
+            status: PhonePushStatus::Gone(ChannelEnd::UNREGISTERED),
+            ways: vec![PushWay::WebPush, PushWay::Apns],
+            vapid_key: Some([4; 65]),
+            extensions: none(),
+        };
         "push_keep" => message PushKeep = PushKeep { handle: PushHandle([3; 32]), entry_hash: [4; 32], extensions: none() };
         "push_kept" => message PushKept = PushKept { status: KeepStatus::Kept { until: NOW.plus_secs(DAY) }, extensions: none() };
         "push_kept_refused" => message PushKept = PushKept { status: KeepStatus::Refused(PushReason::UNKNOWN_HANDLE), extensions: none() };

@@ -54,6 +54,8 @@ impl Edge {
                 reply.send(credentials);
             }
             Done::Call { account, event } => self.ring(&account, event),
+            Done::Offered { account, offer } => self.handle_offered(&account, offer),
+            Done::Woken(woken) => self.handle_woken(woken),
         }
     }
 
@@ -104,7 +106,8 @@ impl Edge {
             }
         });
         let desk = self.open_desk(&account);
-        self.running.insert(name, Running { account, desk, _events: AbortOnDropHandle::new(task) });
+        self.running.insert(name.clone(), Running { account, desk, _events: AbortOnDropHandle::new(task) });
+        self.ask_offer(&name);
     }
 
     fn open_desk(&self, account: &Account) -> Desk {

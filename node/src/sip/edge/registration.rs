@@ -14,8 +14,13 @@ const BINDINGS_FILE: &str = "bindings.json";
 impl Edge {
     pub(super) fn register(&mut self, message: &Message, flow: Flow, account: &str) {
         let now = unix();
-        match self.registrar.register(account, message, flow, now) {
-            Ok(changed) => {
+        let registered = self.push_wishes(account, message).and_then(|wishes| {
+            let changed = self.registrar.register(account, message, flow, now)?;
+            Ok((changed, wishes))
+        });
+        match registered {
+            Ok((changed, wishes)) => {
+                let push = self.feature_caps(account, flow, &wishes);
                 self.is_registrar_changed = true;
                 self.poke_desk(account);
                 debug!(added = changed.added, removed = changed.removed, "registered");
@@ -28,18 +33,28 @@ impl Edge {
                     for contact in contacts {
                         answer.add("contact", contact);
                     }
+                    for service in push {
+                        answer.add("feature-caps", service);
+                    }
                     answer.add("date", httpdate::fmt_http_date(std::time::SystemTime::now()));
                     if is_outbound {
                         answer.add("require", "outbound");
                         answer.add("flow-timer", FLOW_TIMER_SECS.to_string());
                     }
                 });
+                self.phones_came(account, flow);
             }
-            Err(error) => self.answer(message, error.status(), &error.to_string(), flow, |answer| {
-                if error == RegisterError::TooBrief {
-                    answer.add("min-expires", EXPIRES_SECS_MIN.to_string());
-                }
-            }),
+            Err(error) => {
+                let push = if error == RegisterError::PushService { self.all_feature_caps(account) } else { Vec::new() };
+                self.answer(message, error.status(), &error.to_string(), flow, |answer| {
+                    if error == RegisterError::TooBrief {
+                        answer.add("min-expires", EXPIRES_SECS_MIN.to_string());
+                    }
+                    for service in push {
+                        answer.add("feature-caps", service);
+                    }
+                });
+            }
         }
     }
 
