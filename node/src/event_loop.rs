@@ -99,6 +99,8 @@ pub(crate) enum Internal {
     Media(crate::calls::MediaNews),
     /// A push service answered the gateway.
     PushService(crate::roles::gateway::ServiceAnswer),
+    /// A phone answered a request for a session.
+    SessionByPhone(crate::roles::gateway::sessions::PhoneAnswer),
     /// A push service answered about a phone's app.
     PhonePush(crate::roles::gateway::phones::Ticket, crate::roles::gateway::ServiceOutcome),
     /// A thread that works on a file has done something.
@@ -452,6 +454,7 @@ impl EventLoop {
             Internal::Media(news) => self.handle_media(news),
             Internal::File(news) => self.handle_file_news(news),
             Internal::PushService(answer) => self.handle_service_answer(answer),
+            Internal::SessionByPhone(answer) => self.handle_phone_answer(answer),
             Internal::PhonePush(ticket, outcome) => self.handle_phone_push_outcome(ticket, outcome),
             Internal::PushReceived(body) => self.handle_push_received(&body),
             Internal::Mail(news) => self.handle_mail(news),
@@ -520,6 +523,7 @@ impl EventLoop {
             Command::PushRegister { target, reply } => self.handle_push_register(target, reply),
             Command::Choice(command) => self.handle_choice(command),
             Command::PushTest(reply) => self.handle_push_test(reply),
+            Command::AttachSip(edge) => self.handle_attach_sip(edge),
             Command::PhonePush { gateway, request, reply } => self.handle_phone_push_command(gateway.as_deref(), &request, reply),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
             Command::PushUnregister { id, reply } => self.handle_push_unregister_command(&id, reply),
@@ -764,6 +768,7 @@ fn refuse_asleep(command: Command) {
         Command::PushSessions(command) => command.refuse(NodeError::Suspended),
         Command::Choice(command) => command.refuse(NodeError::Suspended),
         Command::PushTest(reply) => refuse(reply),
+        Command::AttachSip(_) => {}
         Command::PhonePush { reply, .. } => refuse(reply),
         Command::PushUnregister { reply, .. } => refuse(reply),
         Command::Enrol { reply, .. } => refuse(reply),

@@ -230,6 +230,8 @@ pub enum Command {
     PushSessions(push_sessions::PushSessionCommand),
     /// [`Push::test`]
     PushTest(Reply<PushTest, PushError>),
+    /// The SIP edge beside the node takes what its gateway pushes to phones.
+    AttachSip(mpsc::Sender<crate::roles::gateway::sip::SipPush>),
     /// [`Push::phone`]
     PhonePush {
         gateway: Option<String>,
@@ -362,6 +364,12 @@ impl Node {
     #[must_use]
     pub fn attach_sip(&self, edge: mpsc::Sender<sip::SipCommand>) -> bool {
         self.sip.set(edge).is_ok()
+    }
+
+    /// The edge takes what this node's gateway, if it is one, pushes to phones.
+    pub(crate) async fn take_sip_pushes(&self, edge: mpsc::Sender<crate::roles::gateway::sip::SipPush>) {
+        // A node that has ended pushes nothing.
+        let _ = self.commands.send(Command::AttachSip(edge)).await;
     }
 
     /// Everything that happens from now on. See [`EventStream`] for what a slow reader misses.

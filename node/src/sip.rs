@@ -131,7 +131,9 @@ impl SipEdge {
             wire: wire::Wire(asks),
             push_gateway: config.push_gateway,
         };
-        let (edge, inputs) = edge::Edge::open(parts, incoming, asked, commands).await?;
+        let (pushes, pushed) = mpsc::channel(COMMANDS_MAX);
+        let (edge, inputs) = edge::Edge::open(parts, incoming, asked, commands, pushed).await?;
+        node.take_sip_pushes(pushes).await;
         if !node.attach_sip(sender) {
             return Err(SipStartError::Twice);
         }

@@ -4,7 +4,10 @@
 use std::time::{Duration, Instant};
 
 use halloo_protocol::sip::message::Message;
+use halloo_tests::cli::Invocation;
+use halloo_tests::linking::Linking;
 use halloo_tests::linphone::Linphone;
+use halloo_tests::network::AUTHORITY;
 use halloo_tests::phone::{PhoneAccount, wait_devices};
 use halloo_tests::sip_client::SipClient;
 use halloo_tests::webpush::PushService;
@@ -149,6 +152,73 @@ fn linphone_starts_when_the_push_comes_and_rings() {
         phone.wait("alice");
         phone.tell("answer");
         phone.wait("ended");
+        call.join().expect("no panic")
+    });
+    assert_eq!(outcome.ok()["outcome"], "completed");
+}
+
+#[test]
+#[ignore = "long: the parts have tests of their own"]
+fn a_gateway_pushes_to_a_phone_of_the_devices_user_by_sip() {
+    let mut network = Plan::new(["alice", "bob"]).args(AUTHORITY, ["--sip", "127.0.0.1:0"]).start();
+    let gateway = network.authority.peer_id();
+    let edge = network.authority.home().to_path_buf();
+    let on_edge = |args: &[&str]| Invocation::new(&edge).args(args.iter().copied());
+    let [alice, bob] = network.users();
+    let linking = Linking::start(bob, &[]);
+    let made = on_edge(&["sip", "account", "add", "--link", &linking.link()]).run().ok();
+    assert_eq!(linking.finish().1, 0);
+    let mut phone = SipClient::over_tcp(&PhoneAccount::of(&made, "tcp"));
+    let mut request = phone.request("REGISTER", "sip:example");
+    request.set("contact", format!("<sip:bob@{};transport=tcp>;+sip.instance=\"<urn:uuid:1>\"", phone.address()));
+    assert_eq!(phone.exchange(request).status(), 200);
+
+    let refused = bob.cli(["push", "register", "sip", "--address", "sip:alice@example"]);
+    assert_eq!(refused.code, 1, "another's phone: {refused:?}");
+    bob.cli(["push", "subscribe", &gateway]).ok();
+    bob.cli(["push", "preferences", "--application", "org.example.mail=Mail"]).ok();
+    bob.cli(["push", "register", "sip", "--address", "sip:bob@example;gr=urn:uuid:1"]).ok();
+    assert_eq!(bob.cli(["suspend"]).ok()["push_registrations"], 1);
+
+    // A request for a session: the phone says what it returns, and hands the request to its node.
+    let (report, sir) = std::thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            let args = [
+                "push",
+                "session",
+                "request",
+                "--identity",
+                "bob@example",
+                "--application",
+                "org.example.mail=Mail",
+                "--content",
+                "mail",
+            ];
+            on_edge(&args).run().ok()
+        });
+        let sir = phone.next_request("MESSAGE");
+        let answer = Message::answer(&sir, 200, "OK", Some("phone")).with_body("application/json", "{\"screen\":\"80x25\"}");
+        phone.send(&answer.to_bytes());
+        let file = bob.home().join("sir");
+        std::fs::write(&file, sir.to_bytes()).expect("written");
+        bob.cli(["wake"]).ok();
+        let taken = bob.cli(["push", "session", "take", "--encapsulation", "sip", &file.display().to_string()]).ok();
+        assert_eq!(taken["status"], "opening", "{taken}");
+        (asking.join().expect("no panic"), sir)
+    });
+    assert_eq!(sir.get("x-wap-application-id"), Some("x-wap-application:push.sia"), "{sir:?}");
+    assert_eq!(report["clients"][0]["outcome"], "open", "{report}");
+    bob.wait_event(PATIENCE, "push_content", |_| true);
+
+    // A call: the phone gets the payload, from which its node rings.
+    bob.cli(["suspend"]).ok();
+    let outcome = std::thread::scope(|scope| {
+        let call = scope.spawn(|| alice.cli(["call", "bob", "--duration", "1"]));
+        let push = phone.take("MESSAGE", |message| message.get("content-type") == Some("application/vnd.halloo.push"));
+        let file = bob.home().join("payload");
+        std::fs::write(&file, &push.body).expect("written");
+        let woken = bob.cli(["wake", "--payload", &file.display().to_string()]).ok();
+        bob.cli(["calls", "answer", woken["call_id"].as_str().expect("a call")]).ok();
         call.join().expect("no panic")
     });
     assert_eq!(outcome.ok()["outcome"], "completed");

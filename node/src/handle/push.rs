@@ -72,6 +72,11 @@ pub enum PushChannel {
         /// The number, `+` and 7 to 15 digits.
         number: String,
     },
+    /// A SIP request (MESSAGE) to a phone of the same user, at the SIP edge beside the gateway. The app that gets it hands the payload to the node.
+    Sip {
+        /// `sip:name@authority`, with `;gr=` and the phone's instance if one phone is meant.
+        address: String,
+    },
 }
 
 impl PushChannel {
@@ -85,6 +90,7 @@ impl PushChannel {
             Self::Apns { .. } => "apns",
             Self::Webhook { .. } => "webhook",
             Self::Sms { .. } => "sms",
+            Self::Sip { .. } => "sip",
         }
     }
 }
@@ -117,7 +123,7 @@ impl ChannelState {
 pub struct PushRegistration {
     /// What [`Push::unregister`] takes.
     pub id: String,
-    /// The channel: `stream`, `webpush`, `fcm`, `apns`, `webhook`, `sms`.
+    /// The channel: `stream`, `webpush`, `fcm`, `apns`, `webhook`, `sms`, `sip`.
     pub kind: String,
     /// The gateway's peer id.
     pub gateway: String,

@@ -7,6 +7,7 @@ mod asks;
 mod calls;
 mod commands;
 mod dispatch;
+mod push;
 mod registration;
 pub(super) mod wake;
 
@@ -38,6 +39,7 @@ use crate::event_loop::ClockSource;
 use crate::handle::push::PushError;
 use crate::handle::sip::{SipCommand, SipCredentials, SipError};
 use crate::handle::{Event, Node, Reply};
+use crate::roles::gateway::sip::SipPush;
 
 /// How often registrations are written, if they changed.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
@@ -102,6 +104,7 @@ pub(super) struct Inputs {
     pub(super) incoming: mpsc::Receiver<Incoming>,
     pub(super) asked: mpsc::Receiver<Ask>,
     pub(super) commands: mpsc::Receiver<SipCommand>,
+    pub(super) pushed: mpsc::Receiver<SipPush>,
     done: mpsc::Receiver<Done>,
 }
 
@@ -123,6 +126,7 @@ impl Edge {
         incoming: mpsc::Receiver<Incoming>,
         asked: mpsc::Receiver<Ask>,
         commands: mpsc::Receiver<SipCommand>,
+        pushed: mpsc::Receiver<SipPush>,
     ) -> Result<(Self, Inputs), SipError> {
         let failed = |error: crate::key_file::KeyFileError| SipError::Failed { reason: error.to_string() };
         let key = crate::key_file::random_bytes().map_err(failed)?;
@@ -154,7 +158,7 @@ impl Edge {
                 Err(error) => warn!(account = %halloo_protocol::redact::Redacted(&name), %error, "a SIP account can't start"),
             }
         }
-        Ok((edge, Inputs { incoming, asked, commands, done: done_receiver }))
+        Ok((edge, Inputs { incoming, asked, commands, pushed, done: done_receiver }))
     }
 
     /// Serves until told to stop.
@@ -168,6 +172,7 @@ impl Edge {
                 Some(incoming) = inputs.incoming.recv() => self.handle_incoming(incoming),
                 Some(ask) = inputs.asked.recv() => self.handle_ask(ask),
                 Some(command) = inputs.commands.recv() => self.handle_command(command).await,
+                Some(push) = inputs.pushed.recv() => self.handle_push(push),
                 Some(done) = inputs.done.recv() => self.handle_done(done),
                 () = sleep_until(due) => self.transactions.handle_timeout(Instant::now()),
                 _ = save.tick() => self.tick(),

@@ -119,6 +119,8 @@ struct Clerk {
     sleepers: Vec<Flow>,
     /// A message has come that they should have.
     is_to_wake: bool,
+    /// What was said last of whether they all sleep.
+    is_asleep: bool,
     publications: Publications,
     /// What was said last of the user.
     said: Option<(State, Option<String>)>,
@@ -145,6 +147,7 @@ impl Clerk {
             phones: BTreeMap::new(),
             sleepers: Vec::new(),
             is_to_wake: false,
+            is_asleep: false,
             publications: Publications::default(),
             said: None,
             subscriptions: Subscriptions::default(),
@@ -290,9 +293,18 @@ impl Clerk {
         }
         self.phones = phones;
         self.sleepers = self.wire.sleepers(&self.account).await;
+        self.say_asleep().await;
         self.clients.retain(|name, _| self.phones.contains_key(name));
         self.follow_receivers(&fresh);
         self.say_own().await;
+    }
+
+    /// Contacts see an account whose phones all sleep as reached by a push.
+    async fn say_asleep(&mut self) {
+        let is_asleep = self.phones.is_empty() && !self.sleepers.is_empty();
+        if is_asleep != self.is_asleep && self.node.presence().set_asleep(is_asleep).await.is_ok() {
+            self.is_asleep = is_asleep;
+        }
     }
 
     /// A phone whose way looked open has said nothing.
@@ -335,7 +347,7 @@ impl Clerk {
 }
 
 /// A request to a phone outside of any call, from somebody to the account.
-fn request_to(phone: &Binding, method: &str, from: &NameAddr, account: &str) -> Message {
+pub(super) fn request_to(phone: &Binding, method: &str, from: &NameAddr, account: &str) -> Message {
     let mut request = Message::request(method, &phone.contact);
     request.add("max-forwards", "70");
     request.add("from", format!("{from};tag={}", token()));

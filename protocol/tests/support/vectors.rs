@@ -385,6 +385,7 @@ pub(crate) fn all() -> Vec<Vector> {
             vapid_key: Some([4; 65]),
             extensions: none(),
         };
+        "push_register_sip" => message PushRegister = push_register_sip();
         "push_keep" => message PushKeep = PushKeep { handle: PushHandle([3; 32]), entry_hash: [4; 32], extensions: none() };
         "push_kept" => message PushKept = PushKept { status: KeepStatus::Kept { until: NOW.plus_secs(DAY) }, extensions: none() };
         "push_kept_refused" => message PushKept = PushKept { status: KeepStatus::Refused(PushReason::UNKNOWN_HANDLE), extensions: none() };
@@ -932,6 +933,13 @@ fn push_register() -> PushRegister {
         revoked: vec![CapabilityId([6; 16])],
         extensions: extensions(),
     }
+}
+
+/// A registration with a phone's address.
+fn push_register_sip() -> PushRegister {
+    PushRegister::new(vec![PushChannel::Sip {
+        address: "sip:bob@example;gr=urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6".into(),
+    }])
 }
 
 /// A registration with every channel that a service of somebody else carries.

@@ -15,6 +15,7 @@ use halloo_protocol::push::{ChannelEnd, PushChannel, PushHandle, PushPayload, Pu
 use super::apns::ApnsClient;
 use super::fcm::FcmClient;
 use super::http::HttpError;
+use super::sip::SipClient;
 use super::sms::SmsClient;
 use super::webhook::WebhookClient;
 use super::webpush::{self, PushError, Subscription, WebPushClient};
@@ -125,13 +126,19 @@ pub(super) struct Services {
     pub(super) fcm: Option<Arc<FcmClient>>,
     pub(super) apns: Option<Arc<ApnsClient>>,
     pub(super) sms: Option<Arc<SmsClient>>,
+    /// The SIP edge beside the gateway, once it is there.
+    pub(super) sip: Option<SipClient>,
 }
 
 impl Services {
     /// By which ways this gateway delivers.
     pub(super) fn ways(&self) -> PushWays {
-        let configured =
-            [(PushWay::Fcm, self.fcm.is_some()), (PushWay::Apns, self.apns.is_some()), (PushWay::Sms, self.sms.is_some())];
+        let configured = [
+            (PushWay::Fcm, self.fcm.is_some()),
+            (PushWay::Apns, self.apns.is_some()),
+            (PushWay::Sms, self.sms.is_some()),
+            (PushWay::Sip, self.sip.is_some()),
+        ];
         configured.into_iter().filter(|(_, is_there)| *is_there).fold(PushWays::OWN, |ways, (way, _)| ways.with(way))
     }
 
@@ -153,6 +160,10 @@ impl Services {
             PushChannel::Sms { number } => match &self.sms {
                 Some(sms) => sms.send(number, message).await,
                 None => Outcome::BadCredentials,
+            },
+            PushChannel::Sip { address } => match &self.sip {
+                Some(sip) => sip.send(address, message).await,
+                None => Outcome::Temporary,
             },
         }
     }
