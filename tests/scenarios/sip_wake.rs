@@ -90,7 +90,7 @@ fn a_phone_that_sleeps_is_woken_and_rings_also_after_the_edge_was_killed() {
         assert!(invite.get("p-asserted-identity").is_some_and(|caller| caller.contains(&alice.username)), "{invite:?}");
         phone.answer(&invite, 180, None);
         phone.answer(&invite, 200, Some(SDP));
-        phone.next_request("ACK");
+        assert_eq!(phone.next_request("ACK").call_id(), invite.call_id());
         let bye = phone.next_request("BYE");
         phone.answer(&bye, 200, None);
         call.join().expect("no panic")

@@ -1,6 +1,7 @@
 //! Registrations: a phone is here, and what is kept of it.
 
 use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::push::PushWish;
 use halloo_protocol::sip::registrar::{EXPIRES_SECS_MIN, FLOW_TIMER_SECS, RegisterError, Registrar};
 use halloo_protocol::sip::transaction::Flow;
 use halloo_protocol::sip::uri::SipUri;
@@ -21,6 +22,10 @@ impl Edge {
         match registered {
             Ok((changed, wishes)) => {
                 let push = self.feature_caps(account, flow, &wishes);
+                // An app that sleeps comes back only if it is woken: it is kept before it is told that it may sleep.
+                if changed.added > 0 && wishes.iter().any(|wish| matches!(wish, PushWish::Wake(_))) {
+                    self.save_bindings();
+                }
                 self.is_registrar_changed = true;
                 self.poke_desk(account);
                 debug!(added = changed.added, removed = changed.removed, "registered");
