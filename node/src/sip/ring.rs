@@ -8,6 +8,8 @@
 //! answered elsewhere ------>  CANCEL, Reason: 200    --->  all
 //! ```
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use halloo_protocol::sip::message::Message;
@@ -15,9 +17,9 @@ use halloo_protocol::sip::push::PushParams;
 use halloo_protocol::sip::registrar::Binding;
 use halloo_protocol::sip::status::{Ending, ending_of, is_for_all};
 use halloo_protocol::sip::timer::{INTERVAL_SECS, SessionTimer};
-use halloo_protocol::sip::transaction::ClientId;
-use halloo_protocol::sip::uri::NameAddr;
-use tokio::sync::mpsc;
+use halloo_protocol::sip::transaction::{ClientId, Transport};
+use halloo_protocol::sip::uri::{NameAddr, address_of_user};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::debug;
 
 use super::dialog::{ALLOW, Dialog, contact};
@@ -42,6 +44,8 @@ pub(super) struct Incoming {
     pub(super) from: String,
     pub(super) account: String,
     pub(super) node: Node,
+    /// The account's share of calls and ports: a place for each phone that rings.
+    pub(super) legs: Arc<Semaphore>,
 }
 
 /// One phone that rings, or is about to.
@@ -49,6 +53,9 @@ struct Phone {
     id: ClientId,
     dialog: Dialog,
     leg: PhoneLeg,
+    place: OwnedSemaphorePermit,
+    /// Where it is, to ask once more without encryption if it can't have that.
+    plain: Option<(Binding, SocketAddr)>,
     /// It has given no sign yet, so a CANCEL has to wait (RFC 3261 section 9.1).
     is_silent: bool,
     is_cancelled: bool,
@@ -62,10 +69,10 @@ struct Ringing {
     incoming: Incoming,
     wire: Wire,
     events: EventStream,
-    codecs: Vec<AudioCodec>,
-    media: PhoneMedia,
     sleeping: Sleeping,
     phones: Vec<Option<Phone>>,
+    codecs: Vec<AudioCodec>,
+    media: PhoneMedia,
     /// The refusals so far.
     refused: Vec<u16>,
     sender: mpsc::Sender<Input>,
@@ -83,23 +90,28 @@ pub(super) async fn ring(incoming: Incoming, wire: Wire, media: PhoneMedia) {
     let bindings = wire.phones_for_call(&incoming.account, &sender).await;
     let sleeping = Sleeping::new(&bindings);
     let mut ringing =
-        Ringing { incoming, wire, events, codecs, media, sleeping, phones: Vec::new(), refused: Vec::new(), sender, inbox };
+        Ringing { incoming, wire, events, phones: Vec::new(), codecs, media, sleeping, refused: Vec::new(), sender, inbox };
     for (binding, local) in bindings {
         if let Some(local) = local {
-            ringing.begin(&binding, local).await;
+            ringing.begin(binding, local).await;
         }
     }
     ringing.run().await;
 }
 
 impl Ringing {
-    async fn begin(&mut self, binding: &Binding, local: std::net::SocketAddr) {
-        let phone = self.invite(binding, local).await;
+    async fn begin(&mut self, binding: Binding, local: SocketAddr) {
+        let security = security_of(&binding);
+        let phone = self.invite(self.phones.len(), binding, local, security).await;
         self.phones.push(phone);
     }
 
-    async fn invite(&mut self, binding: &Binding, local: std::net::SocketAddr) -> Option<Phone> {
-        let mut leg = match self.media.open(local.ip(), Security::Accepted).await {
+    async fn invite(&self, index: usize, binding: Binding, local: SocketAddr, security: Security) -> Option<Phone> {
+        let Ok(place) = self.incoming.legs.clone().try_acquire_owned() else {
+            debug!("an account has too many calls: one doesn't ring at a phone");
+            return None;
+        };
+        let mut leg = match self.media.open(local.ip(), security).await {
             Ok(leg) => leg,
             Err(error) => {
                 debug!(%error, "no media for a phone");
@@ -114,12 +126,13 @@ impl Ringing {
                 return None;
             }
         };
-        let number = u32::try_from(self.phones.len()).ok()?;
-        let (request, dialog) = invitation(&self.incoming, binding, local);
+        let number = u32::try_from(index).ok()?;
+        let (request, dialog) = invitation(&self.incoming, &binding, local);
         let request = request.with_body("application/sdp", sdp);
         let id = self.wire.request(request, binding.flow, number, &self.sender).await?;
         let (app, sent_at) = (binding.push.clone(), Instant::now());
-        Some(Phone { id, dialog, leg, is_silent: true, is_cancelled: false, reason: None, app, sent_at })
+        let plain = (security == Security::Required).then_some((binding, local));
+        Some(Phone { id, dialog, leg, place, plain, is_silent: true, is_cancelled: false, reason: None, app, sent_at })
     }
 
     async fn run(mut self) {
@@ -141,7 +154,7 @@ impl Ringing {
                         }
                         Input::Response(number, response) => self.progress(number as usize, &response).await,
                         Input::TimedOut(number) => self.gone(number as usize),
-                        Input::Registered(came) => self.came(&came.0, came.1).await,
+                        Input::Registered(came) => self.came(came.0, came.1).await,
                         _ => {}
                     }
                 }
@@ -151,6 +164,10 @@ impl Ringing {
                         self.cancel_all(is_elsewhere.then_some(ELSEWHERE)).await;
                     }
                     Some(Event::CallDismissed { call_id, elsewhere: true }) if call_id == self.incoming.call_id => {
+                        self.cancel_all(Some(ELSEWHERE)).await;
+                    }
+                    // Not by one that rings: by a phone that has dialled the caller.
+                    Some(Event::CallAnswered { call_id, .. }) if call_id == self.incoming.call_id => {
                         self.cancel_all(Some(ELSEWHERE)).await;
                     }
                     Some(_) => {}
@@ -176,10 +193,18 @@ impl Ringing {
             }
             return;
         }
-        let was_cancelled = phone.is_cancelled;
+        let (was_cancelled, plain) = (phone.is_cancelled, phone.plain.take());
         self.gone(index);
         if was_cancelled {
             return;
+        }
+        if let Some((binding, local)) = plain.filter(|_| ending_of(status) == Ending::NoCodec) {
+            // It has no encryption of media, or it isn't switched on.
+            let again = self.invite(index, binding, local, Security::Accepted).await;
+            if let Some(phone) = self.phones.get_mut(index).filter(|_| again.is_some()) {
+                *phone = again;
+                return;
+            }
         }
         self.refused.push(status);
         if is_for_all(status) {
@@ -189,7 +214,7 @@ impl Ringing {
 
     /// A phone that can be woken has registered. If it hasn't shown yet that it has the call, it gets it by its new way; what was sent by the old one came to
     /// nobody.
-    async fn came(&mut self, binding: &Binding, local: std::net::SocketAddr) {
+    async fn came(&mut self, binding: Binding, local: SocketAddr) {
         if !binding.push.as_ref().is_some_and(|app| self.sleeping.contains(app)) {
             return;
         }
@@ -247,9 +272,10 @@ impl Ringing {
             hang_up(&wire, phone, &response, &sender).await;
             return self.wind_up().await;
         }
-        wire.send(phone.dialog.ack(phone.dialog.cseq()), phone.dialog.flow).await;
         let (session_sender, session_inbox) = mpsc::channel(INBOX_MAX);
+        // Before the phone may speak: a BYE can follow its ACK at once.
         wire.follow(&phone.dialog, &self.incoming.account, &session_sender).await;
+        wire.send(phone.dialog.ack(phone.dialog.cseq()), phone.dialog.flow).await;
         let events = self.incoming.node.subscribe();
         let session = Session {
             timer: SessionTimer::answered(&response, Instant::now()),
@@ -266,7 +292,9 @@ impl Ringing {
             transfer: None,
         };
         let acknowledge = (session.dialog.clone(), session.wire.clone(), index);
+        let place = phone.place;
         tokio::join!(session.run(), self.wind_up_after(Some(acknowledge)));
+        drop(place);
     }
 
     async fn connect(&self, phone: &mut Phone, response: &Message) -> Result<(), String> {
@@ -305,6 +333,14 @@ impl Ringing {
     }
 }
 
+/// How a phone's media are offered: encrypted where its signalling is, as the keys are in it.
+const fn security_of(binding: &Binding) -> Security {
+    match binding.flow.transport {
+        Transport::Tls => Security::Required,
+        Transport::Udp | Transport::Tcp => Security::Accepted,
+    }
+}
+
 async fn hang_up(wire: &Wire, mut phone: Phone, response: &Message, sender: &mpsc::Sender<Input>) {
     phone.dialog.established(response);
     wire.send(phone.dialog.ack(phone.dialog.cseq()), phone.dialog.flow).await;
@@ -313,8 +349,8 @@ async fn hang_up(wire: &Wire, mut phone: Phone, response: &Message, sender: &mps
 }
 
 /// The INVITE: from whom the overlay has verified, in `From` and in `P-Asserted-Identity` (RFC 3325), to the account.
-fn invitation(incoming: &Incoming, binding: &Binding, local: std::net::SocketAddr) -> (Message, Dialog) {
-    let address = |user: &str| NameAddr { display: String::new(), uri: format!("sip:{user}"), params: Vec::new() };
+fn invitation(incoming: &Incoming, binding: &Binding, local: SocketAddr) -> (Message, Dialog) {
+    let address = |user: &str| NameAddr { display: String::new(), uri: address_of_user(user), params: Vec::new() };
     let mut caller = address(&incoming.from);
     incoming.from.split('@').next().unwrap_or_default().clone_into(&mut caller.display);
     let name = incoming.account.split('@').next().unwrap_or_default();

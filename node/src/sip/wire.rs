@@ -53,6 +53,8 @@ pub(super) enum Input {
     Unacknowledged,
     /// A phone that can be woken has registered, and the edge's own address on the way to it.
     Registered(Box<(Binding, SocketAddr)>),
+    /// The phone has registered anew, over another connection or from another address: this is the way to it now.
+    Moved(Flow),
 }
 
 /// What the edge can be asked by its own.

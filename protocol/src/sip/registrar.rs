@@ -73,6 +73,12 @@ impl Binding {
         &self.call_id
     }
 
+    /// Which phone it is, whatever the way to it.
+    #[must_use]
+    pub fn phone(&self) -> &str {
+        self.instance.as_deref().unwrap_or(&self.contact)
+    }
+
     /// The connection it had is no more. True if it stays, as it can be woken.
     fn falls_asleep(&mut self) -> bool {
         self.is_asleep = true;
@@ -135,6 +141,8 @@ pub struct Changed {
     pub added: usize,
     /// Phones that are gone.
     pub removed: usize,
+    /// Phones that were there, and are reached another way now.
+    pub moved: usize,
 }
 
 /// All bindings, by account.
@@ -188,6 +196,7 @@ impl Registrar {
         let changed = Changed {
             added: new.iter().filter(|new| !gone.iter().any(|old| old.is_same(new))).count(),
             removed: gone.iter().filter(|old| !new.iter().any(|new| new.is_same(old))).count(),
+            moved: new.iter().filter(|new| gone.iter().any(|old| old.is_same(new) && old.flow != new.flow)).count(),
         };
         self.change(account, asked, now);
         Ok(changed)
@@ -250,12 +259,18 @@ impl Registrar {
         }
     }
 
-    /// A connection is gone: phones that are only to be reached over it are gone with it (RFC 5626 section 5.3); those that can be woken sleep.
-    pub fn flow_closed(&mut self, flow: Flow) {
-        self.accounts.retain(|_, bindings| {
+    /// A connection is gone: phones that are only to be reached over it are gone with it (RFC 5626 section 5.3); those that can be woken sleep. Says of which
+    /// accounts.
+    pub fn flow_closed(&mut self, flow: Flow) -> Vec<String> {
+        let mut changed = Vec::new();
+        self.accounts.retain(|account, bindings| {
+            if bindings.iter().any(|binding| binding.flow == flow && !binding.is_asleep) {
+                changed.push(account.clone());
+            }
             bindings.retain_mut(|binding| binding.flow != flow || binding.falls_asleep());
             !bindings.is_empty()
         });
+        changed
     }
 
     /// Takes the phones of connections out: after a restart these are gone, while datagrams find their way still. Those that can be woken sleep.
