@@ -178,7 +178,7 @@ fn a_gateway_pushes_to_a_phone_of_the_devices_user_by_sip() {
     bob.cli(["push", "subscribe", &gateway]).ok();
     bob.cli(["push", "preferences", "--application", "org.example.mail=Mail"]).ok();
     bob.cli(["push", "register", "sip", "--address", "sip:bob@example;gr=urn:uuid:1"]).ok();
-    assert_eq!(bob.cli(["suspend"]).ok()["push_registrations"], 1);
+    bob.kill();
 
     // A request for a session: the phone says what it returns, and hands the request to its node.
     let (report, sir) = std::thread::scope(|scope| {
@@ -201,7 +201,7 @@ fn a_gateway_pushes_to_a_phone_of_the_devices_user_by_sip() {
         phone.send(&answer.to_bytes());
         let file = bob.home().join("sir");
         std::fs::write(&file, sir.to_bytes()).expect("written");
-        bob.cli(["wake"]).ok();
+        bob.restart();
         let taken = bob.cli(["push", "session", "take", "--encapsulation", "sip", &file.display().to_string()]).ok();
         assert_eq!(taken["status"], "opening", "{taken}");
         (asking.join().expect("no panic"), sir)
@@ -211,9 +211,9 @@ fn a_gateway_pushes_to_a_phone_of_the_devices_user_by_sip() {
     bob.wait_event(PATIENCE, "push_content", |_| true);
 
     // A call: the phone gets the payload, from which its node rings.
-    bob.cli(["suspend"]).ok();
+    assert_eq!(bob.cli(["suspend"]).ok()["push_registrations"], 1);
     let outcome = std::thread::scope(|scope| {
-        let call = scope.spawn(|| alice.cli(["call", "bob", "--duration", "1"]));
+        let call = scope.spawn(|| alice.cli(["call", "bob@example", "--duration", "1"]));
         let push = phone.take("MESSAGE", |message| message.get("content-type") == Some("application/vnd.halloo.push"));
         let file = bob.home().join("payload");
         std::fs::write(&file, &push.body).expect("written");
