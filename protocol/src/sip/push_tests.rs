@@ -78,7 +78,7 @@ fn a_phone_is_told_what_there_is() {
     assert_eq!(offered(&offer), [web_push.clone(), "*;+sip.pns=\"fcm\"".to_owned()]);
     let asked = [wish(ENDPOINT).expect("read")];
     assert_eq!(feature_caps(&offer, &asked, true), [format!("{web_push};+sip.pnsreg=\"120\"")]);
-    assert_eq!(feature_caps(&offer, &[PushWish::None], false), [String::new(); 0]);
+    assert!(feature_caps(&offer, &[PushWish::None], false).is_empty());
 }
 
 #[test]
