@@ -72,6 +72,7 @@ pub mod sip;
 #[cfg(test)]
 mod test_identity;
 pub mod time;
+pub mod trunk;
 pub mod vault;
 pub mod voicemail;
 pub mod wire;
