@@ -50,10 +50,14 @@ impl TelephonePart {
     /// # Errors
     /// [`DecodeError`] if it says something that can't be read: such an invite isn't an ordinary one.
     pub fn of(invite: &Invite) -> Result<Option<Self>, DecodeError> {
-        Self::find(&invite.extensions)
+        Self::of_extensions(&invite.extensions)
     }
 
-    fn find(extensions: &Extensions) -> Result<Option<Self>, DecodeError> {
+    /// The same of an invite's extensions.
+    ///
+    /// # Errors
+    /// As [`TelephonePart::of`].
+    pub fn of_extensions(extensions: &Extensions) -> Result<Option<Self>, DecodeError> {
         let Some(bytes) = extensions.find(TELEPHONE_EXTENSION) else { return Ok(None) };
         // Only numbers without separators are written: two writings of one number aren't two numbers.
         let number = |text: String| match Dialled::parse(&text) {
@@ -80,9 +84,9 @@ mod tests {
         for part in
             [part("+4930123456"), part("*31#112"), TelephonePart::From(None), TelephonePart::From(Dialled::parse("1").ok())]
         {
-            assert_eq!(TelephonePart::find(&part.add_to(Extensions::none())), Ok(Some(part)));
+            assert_eq!(TelephonePart::of_extensions(&part.add_to(Extensions::none())), Ok(Some(part)));
         }
-        assert_eq!(TelephonePart::find(&Extensions::none()), Ok(None));
+        assert_eq!(TelephonePart::of_extensions(&Extensions::none()), Ok(None));
         let wrong = [
             Written::Dial(String::new()),
             Written::Dial("+49-30".into()),
@@ -91,8 +95,8 @@ mod tests {
         ];
         for wrong in wrong {
             let extensions = Extensions::none().with(TELEPHONE_EXTENSION, wire::encode(&wrong));
-            assert!(TelephonePart::find(&extensions).is_err());
+            assert!(TelephonePart::of_extensions(&extensions).is_err());
         }
-        assert!(TelephonePart::find(&Extensions::none().with(TELEPHONE_EXTENSION, vec![9])).is_err());
+        assert!(TelephonePart::of_extensions(&Extensions::none().with(TELEPHONE_EXTENSION, vec![9])).is_err());
     }
 }
