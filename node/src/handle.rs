@@ -187,6 +187,7 @@ pub enum Command {
     /// [`Calls::decline`]
     CallDecline {
         call_id: String,
+        reason: halloo_protocol::call::Reason,
         reply: Reply<(), CallError>,
     },
     /// [`Calls::dismiss`]
@@ -355,6 +356,11 @@ impl Node {
     #[must_use]
     pub fn attach_sip(&self, edge: mpsc::Sender<sip::SipCommand>) -> bool {
         self.sip.set(edge).is_ok()
+    }
+
+    /// Tells of something that its owner should see to.
+    pub(crate) fn warn(&self, code: &str, detail: String) {
+        self.events.send(Event::Warning { code: code.to_owned(), detail });
     }
 
     /// Everything that happens from now on. See [`EventStream`] for what a slow reader misses.

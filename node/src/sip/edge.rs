@@ -8,6 +8,7 @@ mod calls;
 mod commands;
 mod dispatch;
 mod registration;
+mod telephone;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
@@ -31,6 +32,7 @@ use super::accounts::{Account, Accounts, Added, REALM};
 use super::media::PhoneMedia;
 use super::simple::Desk;
 use super::transport::{Incoming, Transports};
+use super::trunk::Trunks;
 use super::wire::{Ask, INBOX_MAX, Input, Wire};
 use crate::event_loop::ClockSource;
 use crate::handle::sip::{SipCommand, SipCredentials, SipError};
@@ -82,6 +84,9 @@ pub(super) struct Edge {
     servers: HashMap<ServerId, mpsc::Sender<Input>>,
     clients: HashMap<ClientId, (u32, mpsc::Sender<Input>)>,
     is_adding: bool,
+    trunks: Trunks,
+    /// Whether digits that a phone dials are a telephone number.
+    dials_numbers: bool,
 }
 
 /// What the task reads.
@@ -100,6 +105,8 @@ pub(super) struct Parts {
     pub(super) media: PhoneMedia,
     pub(super) external: Option<std::net::IpAddr>,
     pub(super) wire: Wire,
+    pub(super) trunks: Trunks,
+    pub(super) dials_numbers: bool,
 }
 
 impl Edge {
@@ -131,6 +138,8 @@ impl Edge {
             servers: HashMap::new(),
             clients: HashMap::new(),
             is_adding: false,
+            trunks: parts.trunks,
+            dials_numbers: parts.dials_numbers,
         };
         for record in edge.accounts.load()? {
             let name = record.account.clone();
@@ -144,6 +153,7 @@ impl Edge {
 
     /// Serves until told to stop.
     pub(super) async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
+        let _lines = self.trunks.keep(&self.wire, &self.transports.connector(), &self.own);
         let mut save = tokio::time::interval(SAVE_EVERY);
         loop {
             self.flush();
@@ -215,6 +225,7 @@ impl Edge {
             Incoming::Closed(flow) => {
                 self.registrar.flow_closed(flow);
                 self.is_registrar_changed = true;
+                self.trunks.closed(flow);
                 self.running.values().for_each(|running| running.desk.poke());
                 return;
             }
@@ -247,6 +258,9 @@ impl Edge {
                     }
                 });
             }
+            return;
+        }
+        if self.receive_from_provider(&message, flow, now) {
             return;
         }
         if let Some(account) = self.authenticate(&message, flow, now) {
