@@ -176,7 +176,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
             reply.send(Ok(CallRejoined { conference_id: "f1".to_owned(), joined }));
         }
         Command::CallAnswer { call_id, reply, .. }
-        | Command::CallDecline { call_id, reply }
+        | Command::CallDecline { call_id, reply, .. }
         | Command::CallDismiss { call_id, reply }
         | Command::CallHangup { call_id, reply } => {
             reply.send(if call_id == "gone" { Err(CallError::UnknownCall { call_id }) } else { Ok(()) });
