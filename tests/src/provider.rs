@@ -30,7 +30,7 @@ impl Provider {
         let port = free_port();
         let mut command = command("provider.xml", &folder, port);
         // Media on ports that nobody else has: SIPp takes them without asking.
-        command.args(["-rtp_echo", "-min_rtp_port", &free_port().to_string(), "-trace_msg", "-message_file", "messages"]);
+        command.args(["-rtp_echo", "-mp", &free_port().to_string(), "-trace_msg", "-message_file", "messages"]);
         let child = command.spawn().unwrap_or_else(|error| panic!("can't run sipp ({error}): scripts/setup installs it"));
         Self { child, folder, port }
     }
@@ -66,7 +66,7 @@ impl Provider {
     pub fn call(number: &str, edge: &str, millis: u32) {
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = command("inbound.xml", &folder, free_port());
-        command.arg(edge).args(["-s", number, "-m", "1", "-d", &millis.to_string(), "-min_rtp_port", &free_port().to_string()]);
+        command.arg(edge).args(["-s", number, "-m", "1", "-d", &millis.to_string(), "-mp", &free_port().to_string()]);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("can't run sipp ({error}): scripts/setup installs it"));
         let code = cli::wait_exit(&mut child, Duration::from_secs(50));
         let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();

@@ -302,6 +302,9 @@ fn way_of(ended: &Result<CallOutcome, CallError>) -> Way {
     match ended {
         Ok(outcome) => {
             let refusal = outcome.reason_code.and_then(|code| refusal_of(Reason(code)));
+            // A gateway declines what its provider answers with when that is in no codec of the caller's.
+            let has_no_codec = outcome.outcome == CallResult::Declined && outcome.reason_code == Some(Reason::MEDIA_FAILED.0);
+            let refusal = refusal.or_else(|| has_no_codec.then(|| status_of(Ending::NoCodec)));
             let why = outcome.reason.clone().unwrap_or_default();
             refusal.map_or_else(|| Way::Refuse(ending_of(ended)), |(status, words)| Way::RefuseTelephone(status, words, why))
         }

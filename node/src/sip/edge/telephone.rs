@@ -58,7 +58,7 @@ impl Edge {
     pub(super) fn call_telephone(&self, account: &str, call_id: String, from: String, number: &str) {
         let Some(running) = self.running.get(account) else { return };
         let node = running.account.node.clone();
-        let call = outbound::Call { call_id, from, account: account.to_owned(), node };
+        let call = outbound::Call { call_id, from, account: account.to_owned(), node, own: self.own.clone() };
         tokio::spawn(outbound::place(call, number.to_owned(), self.trunks.clone(), self.wire.clone(), self.media.clone()));
     }
 }

@@ -49,6 +49,8 @@ pub(in crate::sip) struct Call {
     pub(in crate::sip) from: String,
     pub(in crate::sip) account: String,
     pub(in crate::sip) node: Node,
+    /// The edge's own node, whose owner is told of trunks that fail.
+    pub(in crate::sip) own: Node,
 }
 
 /// What became of a trunk's turn.
@@ -100,7 +102,7 @@ impl Placing {
                 Turn::Over(reason) => return Err(reason),
                 Turn::Next(why) => {
                     debug!(trunk = line.name, why, "a trunk doesn't carry a call");
-                    line.note_call(&self.call.node, Some(&why));
+                    line.note_call(&self.call.own, Some(&why));
                 }
             }
         }
@@ -253,7 +255,7 @@ impl Attempt {
                     return match fate_of(Some(status)) {
                         TrunkFate::Next => Turn::Next(format!("{status} {}", response.reason())),
                         TrunkFate::Over(reason) => {
-                            line.note_call(&placing.call.node, None);
+                            line.note_call(&placing.call.own, None);
                             Turn::Over(reason)
                         }
                     };
@@ -281,7 +283,7 @@ impl Attempt {
         spending: Option<Spending<'_>>,
     ) -> Turn {
         let wire = placing.wire.clone();
-        line.note_call(&placing.call.node, None);
+        line.note_call(&placing.call.own, None);
         self.dialog.established(&response);
         let number = self.dialog.cseq();
         wire.send(self.dialog.ack(number), self.flow).await;
