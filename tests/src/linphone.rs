@@ -45,7 +45,7 @@ impl Linphone {
             .arg("-c")
             .arg(folder.join("rc"))
             .args(["-d", "6", "-l"])
-            .arg("/tmp/linphone-debug")
+            .arg(folder.join("debug"))
             .env("HOME", &folder)
             .stdin(Stdio::piped());
         let spawned = command.stdout(log.try_clone().expect("a file")).stderr(log).spawn();

@@ -308,16 +308,23 @@ impl Phone {
         }
     }
 
-    /// What it heard in its last call; whole once that is over.
+    /// What it heard in its last call, which is over for the other side at least: the phone closes the file, and writes its length into it, a moment after
+    /// it said goodbye, so this waits for that.
     ///
     /// # Panics
-    /// If it has heard nothing yet.
+    /// If there is no finished recording in time.
+    #[track_caller]
     #[must_use]
     pub fn heard(&self) -> PathBuf {
-        let files = std::fs::read_dir(self.folder.join("heard")).expect("the folder is ours");
-        let files = files.filter_map(|file| Some(file.ok()?.path()));
-        let heard = files.filter(|path| path.to_string_lossy().ends_with("-dec.wav"));
-        heard.max_by_key(|path| path.metadata().and_then(|data| data.modified()).ok()).expect("a recording")
+        eventually(PHONE_PATIENCE, &format!("{} has closed its recording", self.name), || {
+            let files = std::fs::read_dir(self.folder.join("heard")).expect("the folder is ours");
+            let files = files.filter_map(|file| Some(file.ok()?.path()));
+            let heard = files.filter(|path| path.to_string_lossy().ends_with("-dec.wav"));
+            let newest = heard.max_by_key(|path| path.metadata().and_then(|data| data.modified()).ok());
+            let newest = newest.ok_or("nothing recorded")?;
+            let samples = hound::WavReader::open(&newest).map_or(0, |reader| reader.len());
+            if samples > 0 { Ok(newest) } else { Err(format!("{} has no length yet", newest.display())) }
+        })
     }
 
     /// What it printed.

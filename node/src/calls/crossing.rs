@@ -91,7 +91,10 @@ impl EventLoop {
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         incoming.dialled = Some(Dialled::new(Some(reply), options));
         incoming.progress.note(CallStageKind::Crossed, None, "this user was dialled while it rang");
+        let user = incoming.progress.user.clone();
         self.begin_dial_answer(call, options);
+        let to = self.labels.display(&user);
+        self.events.send(Event::CallDialing { call_id: call.to_string(), to, presence: None });
     }
 
     /// Withdraws a call of ours for one that came in, and answers that.

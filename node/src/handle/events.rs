@@ -266,7 +266,7 @@ pub enum Event {
         /// Whose, `name@authority`.
         username: String,
     },
-    /// We call somebody.
+    /// We call somebody; where their own call rings here, that is answered instead, and is the one named.
     CallDialing {
         /// The call.
         call_id: String,

@@ -215,6 +215,10 @@ impl Calling {
                         self.wire.respond(id, self.dialog.answer(&request, 491, reason_of(491))).await;
                     }
                     Some(Input::Unacknowledged) => return Way::Gone,
+                    Some(Input::Moved(flow)) => {
+                        self.dialog.flow = flow;
+                        self.leg.expect_from(flow.peer.ip());
+                    }
                     Some(_) => {}
                 },
                 record = self.events.recv() => match record {

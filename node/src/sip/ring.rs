@@ -8,15 +8,17 @@
 //! answered elsewhere ------>  CANCEL, Reason: 200    --->  all
 //! ```
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::registrar::Binding;
 use halloo_protocol::sip::status::{Ending, ending_of, is_for_all};
 use halloo_protocol::sip::timer::{INTERVAL_SECS, SessionTimer};
-use halloo_protocol::sip::transaction::ClientId;
-use halloo_protocol::sip::uri::{NameAddr, escape_user};
-use tokio::sync::mpsc;
+use halloo_protocol::sip::transaction::{ClientId, Transport};
+use halloo_protocol::sip::uri::{NameAddr, address_of_user, escape_user};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::debug;
 
 use super::dialog::{ALLOW, Dialog, contact};
@@ -39,6 +41,8 @@ pub(super) struct Incoming {
     pub(super) telephone: Option<String>,
     pub(super) account: String,
     pub(super) node: Node,
+    /// The account's share of calls and ports: a place for each phone that rings.
+    pub(super) legs: Arc<Semaphore>,
 }
 
 /// One phone that rings, or is about to.
@@ -46,6 +50,9 @@ struct Phone {
     id: ClientId,
     dialog: Dialog,
     leg: PhoneLeg,
+    place: OwnedSemaphorePermit,
+    /// Where it is, to ask once more without encryption if it can't have that.
+    plain: Option<(Binding, SocketAddr)>,
     /// It has given no sign yet, so a CANCEL has to wait (RFC 3261 section 9.1).
     is_silent: bool,
     is_cancelled: bool,
@@ -57,6 +64,8 @@ struct Ringing {
     wire: Wire,
     events: EventStream,
     phones: Vec<Option<Phone>>,
+    codecs: Vec<AudioCodec>,
+    media: PhoneMedia,
     /// The refusals so far.
     refused: Vec<u16>,
     sender: mpsc::Sender<Input>,
@@ -72,23 +81,23 @@ pub(super) async fn ring(incoming: Incoming, wire: Wire, media: PhoneMedia) {
     };
     let bindings = wire.bindings(&incoming.account).await;
     let (sender, inbox) = mpsc::channel(INBOX_MAX);
-    let mut ringing = Ringing { incoming, wire, events, phones: Vec::new(), refused: Vec::new(), sender, inbox };
+    let mut ringing = Ringing { incoming, wire, events, phones: Vec::new(), codecs, media, refused: Vec::new(), sender, inbox };
     for (binding, local) in bindings {
-        let phone = ringing.invite(&binding, local, &codecs, &media).await;
+        let number = ringing.phones.len();
+        let security = security_of(&binding);
+        let phone = ringing.invite(number, binding, local, security).await;
         ringing.phones.push(phone);
     }
     ringing.run().await;
 }
 
 impl Ringing {
-    async fn invite(
-        &mut self,
-        binding: &Binding,
-        local: std::net::SocketAddr,
-        codecs: &[AudioCodec],
-        media: &PhoneMedia,
-    ) -> Option<Phone> {
-        let mut leg = match media.open(local.ip(), Security::Accepted).await {
+    async fn invite(&self, index: usize, binding: Binding, local: SocketAddr, security: Security) -> Option<Phone> {
+        let Ok(place) = self.incoming.legs.clone().try_acquire_owned() else {
+            debug!("an account has too many calls: one doesn't ring at a phone");
+            return None;
+        };
+        let mut leg = match self.media.open(local.ip(), security).await {
             Ok(leg) => leg,
             Err(error) => {
                 debug!(%error, "no media for a phone");
@@ -96,18 +105,19 @@ impl Ringing {
             }
         };
         leg.expect_from(binding.flow.peer.ip());
-        let sdp = match leg.offer(codecs) {
+        let sdp = match leg.offer(&self.codecs) {
             Ok(sdp) => sdp,
             Err(error) => {
                 debug!(%error, "a phone can't be offered the call");
                 return None;
             }
         };
-        let number = u32::try_from(self.phones.len()).ok()?;
-        let (request, dialog) = invitation(&self.incoming, binding, local);
+        let number = u32::try_from(index).ok()?;
+        let (request, dialog) = invitation(&self.incoming, &binding, local);
         let request = request.with_body("application/sdp", sdp);
         let id = self.wire.request(request, binding.flow, number, &self.sender).await?;
-        Some(Phone { id, dialog, leg, is_silent: true, is_cancelled: false, reason: None })
+        let plain = (security == Security::Required).then_some((binding, local));
+        Some(Phone { id, dialog, leg, place, plain, is_silent: true, is_cancelled: false, reason: None })
     }
 
     async fn run(mut self) {
@@ -136,6 +146,10 @@ impl Ringing {
                     Some(Event::CallDismissed { call_id, elsewhere: true }) if call_id == self.incoming.call_id => {
                         self.cancel_all(Some(ELSEWHERE)).await;
                     }
+                    // Not by one that rings: by a phone that has dialled the caller.
+                    Some(Event::CallAnswered { call_id, .. }) if call_id == self.incoming.call_id => {
+                        self.cancel_all(Some(ELSEWHERE)).await;
+                    }
                     Some(_) => {}
                     None => self.cancel_all(None).await,
                 },
@@ -158,10 +172,18 @@ impl Ringing {
             }
             return;
         }
-        let was_cancelled = phone.is_cancelled;
+        let (was_cancelled, plain) = (phone.is_cancelled, phone.plain.take());
         self.gone(index);
         if was_cancelled {
             return;
+        }
+        if let Some((binding, local)) = plain.filter(|_| ending_of(status) == Ending::NoCodec) {
+            // It has no encryption of media, or it isn't switched on.
+            let again = self.invite(index, binding, local, Security::Accepted).await;
+            if let Some(phone) = self.phones.get_mut(index).filter(|_| again.is_some()) {
+                *phone = again;
+                return;
+            }
         }
         self.refused.push(status);
         if is_for_all(status) {
@@ -211,9 +233,10 @@ impl Ringing {
             hang_up(&wire, phone, &response, &sender).await;
             return self.wind_up().await;
         }
-        wire.send(phone.dialog.ack(phone.dialog.cseq()), phone.dialog.flow).await;
         let (session_sender, session_inbox) = mpsc::channel(INBOX_MAX);
+        // Before the phone may speak: a BYE can follow its ACK at once.
         wire.follow(&phone.dialog, &self.incoming.account, &session_sender).await;
+        wire.send(phone.dialog.ack(phone.dialog.cseq()), phone.dialog.flow).await;
         let events = self.incoming.node.subscribe();
         let session = Session {
             timer: SessionTimer::answered(&response, Instant::now()),
@@ -231,7 +254,9 @@ impl Ringing {
             transfer: None,
         };
         let acknowledge = (session.dialog.clone(), session.wire.clone(), index);
+        let place = phone.place;
         tokio::join!(session.run(), self.wind_up_after(Some(acknowledge)));
+        drop(place);
     }
 
     async fn connect(&self, phone: &mut Phone, response: &Message) -> Result<(), String> {
@@ -270,6 +295,14 @@ impl Ringing {
     }
 }
 
+/// How a phone's media are offered: encrypted where its signalling is, as the keys are in it.
+const fn security_of(binding: &Binding) -> Security {
+    match binding.flow.transport {
+        Transport::Tls => Security::Required,
+        Transport::Udp | Transport::Tcp => Security::Accepted,
+    }
+}
+
 async fn hang_up(wire: &Wire, mut phone: Phone, response: &Message, sender: &mpsc::Sender<Input>) {
     phone.dialog.established(response);
     wire.send(phone.dialog.ack(phone.dialog.cseq()), phone.dialog.flow).await;
@@ -288,8 +321,8 @@ fn telephone_caller(number: &str, gateway: &str) -> NameAddr {
 }
 
 /// The INVITE: from whom the overlay has verified, in `From` and in `P-Asserted-Identity` (RFC 3325), to the account.
-fn invitation(incoming: &Incoming, binding: &Binding, local: std::net::SocketAddr) -> (Message, Dialog) {
-    let address = |user: &str| NameAddr { display: String::new(), uri: format!("sip:{user}"), params: Vec::new() };
+fn invitation(incoming: &Incoming, binding: &Binding, local: SocketAddr) -> (Message, Dialog) {
+    let address = |user: &str| NameAddr { display: String::new(), uri: address_of_user(user), params: Vec::new() };
     let mut asserted = address(&incoming.from);
     incoming.from.split('@').next().unwrap_or_default().clone_into(&mut asserted.display);
     let caller = incoming.telephone.as_ref().map_or_else(|| asserted.clone(), |number| telephone_caller(number, &incoming.from));

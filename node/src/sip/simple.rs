@@ -34,13 +34,13 @@ use std::time::{Duration, Instant};
 
 use halloo_protocol::presence::State;
 use halloo_protocol::rate::{Rate, RateLimiter};
-use halloo_protocol::simple::delivery::Delivery;
+use halloo_protocol::simple::delivery::{Delivery, Fate};
 use halloo_protocol::simple::publication::Publications;
 use halloo_protocol::simple::subscription::Subscriptions;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::registrar::Binding;
 use halloo_protocol::sip::status::reason_of;
-use halloo_protocol::sip::uri::{NameAddr, SipUri};
+use halloo_protocol::sip::uri::{NameAddr, SipUri, address_of_user};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
@@ -101,7 +101,7 @@ enum Finished {
     /// A NOTIFY.
     Notified { id: u64, is_success: bool },
     /// A MESSAGE.
-    Messaged { phone: String, key: String, is_success: bool },
+    Messaged { phone: String, key: String, fate: Fate },
     /// An INFO; `client` tells a client from one before it at the same phone.
     Informed { phone: String, client: u64, id: u32, status: Option<u16> },
     /// A buddy was asked.
@@ -244,9 +244,10 @@ impl Clerk {
         let now = Instant::now();
         match finished {
             Finished::Notified { id, is_success } => self.subscriptions.answered(id, is_success, now),
-            Finished::Messaged { phone, key, is_success: true } => self.text_taken(&phone, &key).await,
+            Finished::Messaged { phone, key, fate: Fate::Taken } => self.text_taken(&phone, &key).await,
             // It has logged in to the profile meanwhile, and gets it there.
             Finished::Messaged { phone, .. } if self.clients.get(&phone).is_some_and(Client::is_logged_in) => {}
+            Finished::Messaged { phone, key, fate: Fate::Refused } => self.delivery.refused(&phone, &key),
             Finished::Messaged { phone, key, .. } => self.delivery.failed(&phone, &key, now),
             Finished::Informed { phone, client, id, status } => self.info_answered(&phone, client, id, status),
             Finished::Added { phone, client, re, refused, user, name } => {
@@ -318,7 +319,7 @@ fn request_to(phone: &Binding, method: &str, from: &NameAddr, account: &str) -> 
     let mut request = Message::request(method, &phone.contact);
     request.add("max-forwards", "70");
     request.add("from", format!("{from};tag={}", token()));
-    request.add("to", format!("<sip:{account}>"));
+    request.add("to", format!("<{}>", address_of_user(account)));
     request.add("call-id", format!("{}@halloo", token()));
     request.add("cseq", format!("1 {method}"));
     request.add("user-agent", USER_AGENT);
@@ -328,7 +329,7 @@ fn request_to(phone: &Binding, method: &str, from: &NameAddr, account: &str) -> 
 /// A user as an address.
 fn address(user: &str) -> NameAddr {
     let display = user.split('@').next().unwrap_or_default().to_owned();
-    NameAddr { display, uri: format!("sip:{user}"), params: Vec::new() }
+    NameAddr { display, uri: address_of_user(user), params: Vec::new() }
 }
 
 /// A header's value without parameters, in lower case.

@@ -69,6 +69,8 @@ pub(super) enum Input {
     Cancelled,
     /// The phone never acknowledged a final answer.
     Unacknowledged,
+    /// The phone has registered anew, over another connection or from another address: this is the way to it now.
+    Moved(Flow),
 }
 
 /// What the edge can be asked by its own.

@@ -73,6 +73,12 @@ impl Binding {
         &self.call_id
     }
 
+    /// Which phone it is, whatever the way to it.
+    #[must_use]
+    pub fn phone(&self) -> &str {
+        self.instance.as_deref().unwrap_or(&self.contact)
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         match (&self.instance, self.reg_id, &other.instance, other.reg_id) {
             (Some(ours), Some(our_id), Some(theirs), Some(their_id)) => ours == theirs && our_id == their_id,
@@ -118,6 +124,8 @@ pub struct Changed {
     pub added: usize,
     /// Phones that are gone.
     pub removed: usize,
+    /// Phones that were there, and are reached another way now.
+    pub moved: usize,
 }
 
 /// All bindings, by account.
@@ -171,6 +179,7 @@ impl Registrar {
         let changed = Changed {
             added: new.iter().filter(|new| !gone.iter().any(|old| old.is_same(new))).count(),
             removed: gone.iter().filter(|old| !new.iter().any(|new| new.is_same(old))).count(),
+            moved: new.iter().filter(|new| gone.iter().any(|old| old.is_same(new) && old.flow != new.flow)).count(),
         };
         self.change(account, asked, now);
         Ok(changed)
@@ -210,12 +219,18 @@ impl Registrar {
         self.accounts.remove(account);
     }
 
-    /// A connection is gone: phones that are only to be reached over it are gone with it (RFC 5626 section 5.3).
-    pub fn flow_closed(&mut self, flow: Flow) {
-        self.accounts.retain(|_, bindings| {
+    /// A connection is gone: phones that are only to be reached over it are gone with it (RFC 5626 section 5.3). Says of which accounts.
+    pub fn flow_closed(&mut self, flow: Flow) -> Vec<String> {
+        let mut changed = Vec::new();
+        self.accounts.retain(|account, bindings| {
+            let before = bindings.len();
             bindings.retain(|binding| binding.flow != flow);
+            if bindings.len() != before {
+                changed.push(account.clone());
+            }
             !bindings.is_empty()
         });
+        changed
     }
 
     /// Takes the phones of connections out: after a restart these are gone, while datagrams find their way still.

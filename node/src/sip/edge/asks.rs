@@ -6,7 +6,7 @@ use std::time::Instant;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::transaction::{Flow, Transport};
 
-use super::{Edge, Followed, unix};
+use super::{Edge, unix};
 use crate::sip::dialog::token;
 use crate::sip::wire::Ask;
 use crate::sip::{is_near, route_to};
@@ -56,9 +56,7 @@ impl Edge {
                 self.transactions.abandon(id);
             }
             Ask::Cancel { id, reason } => self.transactions.cancel(id, reason, now),
-            Ask::Follow { call_id, account, flow, inbox } => {
-                self.followed.insert(call_id, Followed { account, flow, inbox });
-            }
+            Ask::Follow { call_id, account, flow, inbox } => self.follow(call_id, account, flow, inbox),
             Ask::Unfollow { call_id } => {
                 self.followed.remove(&call_id);
             }
@@ -83,5 +81,6 @@ impl Edge {
     pub(super) fn forget_closed(&mut self) {
         self.clients.retain(|_, (_, inbox)| !inbox.is_closed());
         self.servers.retain(|_, inbox| !inbox.is_closed());
+        self.followed.retain(|_, followed| !followed.inbox.is_closed());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use halloo_protocol::call::Reason;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::status::reason_of;
 use halloo_protocol::sip::transaction::Flow;
@@ -50,15 +51,29 @@ impl Edge {
         if self.followed.contains_key(message.call_id()) {
             return self.answer(&message, 482, reason_of(482), flow, |_| {});
         }
+        let Ok(place) = running.legs.clone().try_acquire_owned() else {
+            return self.answer(&message, 503, reason_of(503), flow, |answer| answer.add("retry-after", "30"));
+        };
         let (node, telephone) = (running.account.node.clone(), Telephone::From { user, number });
-        self.take_call(message, flow, now, |id, request| Arrived { id, request, flow, local, account, node, telephone });
+        self.take_call(message, flow, now, place, |id, request| Arrived { id, request, flow, local, account, node, telephone });
     }
 
     /// Somebody calls a number through this gateway.
-    pub(super) fn call_telephone(&self, account: &str, call_id: String, from: String, number: &str) {
+    pub(super) fn call_telephone(&self, account: &str, call_id: String, from: String, number: String) {
         let Some(running) = self.running.get(account) else { return };
-        let node = running.account.node.clone();
+        let (node, legs) = (running.account.node.clone(), running.legs.clone());
         let call = outbound::Call { call_id, from, account: account.to_owned(), node, own: self.own.clone() };
-        tokio::spawn(outbound::place(call, number.to_owned(), self.trunks.clone(), self.wire.clone(), self.media.clone()));
+        let (trunks, wire, media) = (self.trunks.clone(), self.wire.clone(), self.media.clone());
+        tokio::spawn(async move {
+            // The account's share of calls and ports, as for any account.
+            match legs.try_acquire_owned() {
+                Ok(place) => {
+                    outbound::place(call, &number, trunks, wire, media).await;
+                    drop(place);
+                }
+                // The caller may have given up.
+                Err(_full) => drop(call.node.calls().refuse(&call.call_id, Reason::TELEPHONE_FAILED).await),
+            }
+        });
     }
 }

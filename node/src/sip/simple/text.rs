@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use halloo_protocol::simple::composing::{self, Composing};
+use halloo_protocol::simple::delivery::{Fate, fate_of};
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::status::reason_of;
 use tracing::debug;
@@ -125,7 +126,7 @@ impl Clerk {
             let (wire, flow) = (self.wire.clone(), phone.flow);
             self.tasks.spawn(async move {
                 let answer = wire.ask(request, flow, ANSWER_MAX).await;
-                Finished::Messaged { phone: name, key, is_success: answer.is_ok_and(|answer| answer.status() < 300) }
+                Finished::Messaged { phone: name, key, fate: answer.map_or(Fate::Failed, |answer| fate_of(answer.status())) }
             });
         }
     }

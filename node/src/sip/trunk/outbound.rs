@@ -66,9 +66,9 @@ enum Turn {
 }
 
 /// Places a call, to its end.
-pub(in crate::sip) async fn place(call: Call, number: String, trunks: Trunks, wire: Wire, media: PhoneMedia) {
+pub(in crate::sip) async fn place(call: Call, number: &str, trunks: Trunks, wire: Wire, media: PhoneMedia) {
     let placing = Placing { events: call.node.subscribe(), call, trunks: trunks.0, wire, media };
-    placing.run(&number).await;
+    placing.run(number).await;
 }
 
 struct Placing {
