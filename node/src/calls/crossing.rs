@@ -94,7 +94,7 @@ impl EventLoop {
         let user = incoming.progress.user.clone();
         self.begin_dial_answer(call, options);
         let to = self.labels.display(&user);
-        self.events.send(Event::CallDialing { call_id: call.to_string(), to, presence: None });
+        self.events.send(Event::CallDialing { call_id: call.to_string(), to, presence: None, telephone: None });
     }
 
     /// Withdraws a call of ours for one that came in, and answers that.
