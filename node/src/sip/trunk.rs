@@ -133,7 +133,9 @@ impl Trunks {
         let mapped = self.0.inbound.get(line)?;
         let called = [Some(invite.request_uri().to_owned()), invite.to().map(|to| to.uri)];
         let users = called.into_iter().flatten().filter_map(|uri| user_part(&uri));
-        let user = users.filter_map(|user| mapped.get(&self.written(&user))).next()?.clone();
+        // Many providers leave the plus away.
+        let find = |user: String| mapped.get(&self.written(&user)).or_else(|| mapped.get(&format!("+{user}")));
+        let user = users.filter_map(find).next()?.clone();
         Some(Inbound { user, number: self.caller(invite) })
     }
 
@@ -150,7 +152,10 @@ impl Trunks {
         }
         let asserted = invite.get("p-asserted-identity").and_then(|text| halloo_protocol::sip::uri::NameAddr::parse(text).ok());
         let uri = asserted.or_else(|| invite.from())?.uri;
-        Dialled::parse(&self.written(&user_part(&uri)?)).ok()
+        let text = user_part(&uri)?;
+        // Digits without a prefix may be a number of another country without its plus: nothing is made of them.
+        let is_clear = text.starts_with('+') || text.starts_with('0');
+        Dialled::parse(&if is_clear { self.written(&text) } else { text }).ok()
     }
 
     /// For the owner.
