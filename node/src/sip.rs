@@ -24,6 +24,7 @@ pub mod media;
 mod ring;
 mod session;
 mod simple;
+mod sleeping;
 mod transport;
 mod trunk;
 mod wire;
@@ -140,8 +141,11 @@ impl SipEdge {
             external: config.external,
             wire: wire::Wire(asks),
             trunks,
+            push_gateway: config.push_gateway,
         };
-        let (edge, inputs) = edge::Edge::open(parts, incoming, asked, commands).await?;
+        let (pushes, pushed) = mpsc::channel(COMMANDS_MAX);
+        let (edge, inputs) = edge::Edge::open(parts, incoming, asked, commands, pushed).await?;
+        node.take_sip_pushes(pushes).await;
         if !node.attach_sip(sender) {
             return Err(SipStartError::Twice);
         }

@@ -19,6 +19,7 @@ pub mod client;
 pub mod digest;
 pub mod guard;
 pub mod message;
+pub mod push;
 pub mod registrar;
 pub mod status;
 pub mod timer;

@@ -56,6 +56,7 @@ mod sip_phones;
 mod sip_profile;
 mod sip_torture;
 mod sip_trunk;
+mod sip_wake;
 mod story;
 mod testnet_tour;
 mod twenty_daemons;

@@ -26,6 +26,23 @@ impl Linphone {
     #[track_caller]
     #[must_use]
     pub fn registered(machine: Option<&Machine>, folder: &Path, name: &str, account: &PhoneAccount, tone_hz: f64) -> Self {
+        Self::registered_with(machine, folder, name, account, tone_hz, "")
+    }
+
+    /// The same, with parameters of its address, `pn-provider=..` among them.
+    ///
+    /// # Panics
+    /// As [`Self::registered`].
+    #[track_caller]
+    #[must_use]
+    pub fn registered_with(
+        machine: Option<&Machine>,
+        folder: &Path,
+        name: &str,
+        account: &PhoneAccount,
+        tone_hz: f64,
+        uri_params: &str,
+    ) -> Self {
         let folder = folder.join(name);
         // It ends where it has no place for its database.
         std::fs::create_dir_all(folder.join(".local/share/linphone")).expect("the folder is ours");
@@ -33,7 +50,7 @@ impl Linphone {
         let PhoneAccount { uri, username, password, server } = account;
         let config = format!(
             "[sip]\nsip_port={port}\nsip_tcp_port=-1\nsip_tls_port=-1\ndefault_proxy=0\n[rtp]\naudio_rtp_port={media}\n\
-             [proxy_0]\nreg_proxy=<{server}>\nreg_route=<{server};lr>\nreg_identity={uri}\nreg_expires=600\nreg_sendregister=1\npublish=0\n\
+             [proxy_0]\nreg_proxy=<{server}>\nreg_route=<{server};lr>\nreg_identity={uri}\nreg_expires=600\nreg_sendregister=1\npublish=0\ncontact_uri_parameters={uri_params}\n\
              [auth_info_0]\nusername={username}\npasswd={password}\n",
             port = free_port(),
             media = free_port() & !1,

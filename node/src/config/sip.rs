@@ -32,6 +32,8 @@ pub struct SipConfig {
     pub dialling: DiallingConfig,
     /// Accounts at telephone providers, by name.
     pub trunk: BTreeMap<String, TrunkConfig>,
+    /// The gateway that wakes phones' apps (RFC 8599), as peer id or multiaddress; without it the account's own, or one that is known.
+    pub push_gateway: Option<String>,
 }
 
 impl SipConfig {

@@ -7,8 +7,10 @@ mod asks;
 mod calls;
 mod commands;
 mod dispatch;
+mod push;
 mod registration;
 mod telephone;
+pub(super) mod wake;
 
 use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
+use halloo_protocol::push::phone::PhonePushed;
 use halloo_protocol::sip::digest::Authenticator;
 use halloo_protocol::sip::guard::Guard;
 use halloo_protocol::sip::message::{Message, Refusal};
@@ -38,8 +41,10 @@ use super::transport::{Incoming, Transports};
 use super::trunk::Trunks;
 use super::wire::{Ask, INBOX_MAX, Input, Wire};
 use crate::event_loop::ClockSource;
+use crate::handle::push::PushError;
 use crate::handle::sip::{SipCommand, SipCredentials, SipError};
 use crate::handle::{Event, Node, Reply};
+use crate::roles::gateway::sip::SipPush;
 
 /// How often registrations are written, if they changed without anybody waiting for it, and what is closed is forgotten.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
@@ -79,6 +84,12 @@ enum Done {
         account: String,
         event: Event,
     },
+    /// What a gateway can do for an account's phones.
+    Offered {
+        account: String,
+        offer: Result<PhonePushed, PushError>,
+    },
+    Woken(wake::Woken),
     /// Registrations are on disk, or aren't.
     Saved {
         answers: Vec<(ServerId, Message)>,
@@ -109,6 +120,7 @@ pub(super) struct Edge {
     trunks: Trunks,
     /// Whether digits that a phone dials are a telephone number.
     dials_numbers: bool,
+    wakes: wake::Wakes,
 }
 
 /// What the task reads.
@@ -116,6 +128,7 @@ pub(super) struct Inputs {
     pub(super) incoming: mpsc::Receiver<Incoming>,
     pub(super) asked: mpsc::Receiver<Ask>,
     pub(super) commands: mpsc::Receiver<SipCommand>,
+    pub(super) pushed: mpsc::Receiver<SipPush>,
     done: mpsc::Receiver<Done>,
 }
 
@@ -129,6 +142,7 @@ pub(super) struct Parts {
     pub(super) wire: Wire,
     pub(super) trunks: Trunks,
     pub(super) dials_numbers: bool,
+    pub(super) push_gateway: Option<String>,
 }
 
 impl Edge {
@@ -138,6 +152,7 @@ impl Edge {
         incoming: mpsc::Receiver<Incoming>,
         asked: mpsc::Receiver<Ask>,
         commands: mpsc::Receiver<SipCommand>,
+        pushed: mpsc::Receiver<SipPush>,
     ) -> Result<(Self, Inputs), SipError> {
         let failed = |error: crate::key_file::KeyFileError| SipError::Failed { reason: error.to_string() };
         let key = crate::key_file::random_bytes().map_err(failed)?;
@@ -163,6 +178,7 @@ impl Edge {
             is_adding: false,
             trunks: parts.trunks,
             dials_numbers: parts.dials_numbers,
+            wakes: wake::Wakes::by(parts.push_gateway),
         };
         for record in edge.accounts.load()? {
             let name = record.account.clone();
@@ -171,7 +187,7 @@ impl Edge {
                 Err(error) => warn!(account = %halloo_protocol::redact::Redacted(&name), %error, "a SIP account can't start"),
             }
         }
-        Ok((edge, Inputs { incoming, asked, commands, done: done_receiver }))
+        Ok((edge, Inputs { incoming, asked, commands, pushed, done: done_receiver }))
     }
 
     /// Serves until told to stop. Whatever goes wrong with one request, the others are served.
@@ -205,6 +221,7 @@ impl Edge {
             Some(incoming) = inputs.incoming.recv() => self.handle_incoming(incoming),
             Some(ask) = inputs.asked.recv() => self.handle_ask(ask),
             Some(command) = inputs.commands.recv() => self.handle_command(command).await,
+            Some(push) = inputs.pushed.recv() => self.handle_push(push),
             Some(done) = inputs.done.recv() => self.handle_done(done),
             () = sleep_until(due) => self.transactions.handle_timeout(Instant::now()),
             () = sleep_until(self.saving.due()) => self.begin_save(),
@@ -221,6 +238,7 @@ impl Edge {
         if self.is_registrar_changed {
             self.begin_save();
         }
+        self.wake_tick();
         self.forget_closed();
     }
 

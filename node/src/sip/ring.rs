@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::push::PushParams;
 use halloo_protocol::sip::registrar::Binding;
 use halloo_protocol::sip::status::{Ending, ending_of, is_for_all};
 use halloo_protocol::sip::timer::{INTERVAL_SECS, SessionTimer};
@@ -24,12 +25,16 @@ use tracing::debug;
 use super::dialog::{ALLOW, Dialog, contact};
 use super::media::{AudioCodec, PhoneLeg, PhoneMedia, Security};
 use super::session::Session;
-use super::wire::{INBOX_MAX, Input, Wire};
+use super::sleeping::Sleeping;
+use super::wire::{Cause, INBOX_MAX, Input, Wire};
 use crate::handle::calls::{AnswerOptions, CallResult};
 use crate::handle::{Event, EventStream, Node};
 
 /// What a phone is told that stops ringing because somebody has answered (RFC 3326): it lists no missed call.
 const ELSEWHERE: &str = "SIP;cause=200;text=\"Call completed elsewhere\"";
+
+/// A phone that registers again within this time has what was sent to it.
+const JUST_SENT: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// A call for an account.
 #[derive(Debug)]
@@ -57,12 +62,16 @@ struct Phone {
     is_silent: bool,
     is_cancelled: bool,
     reason: Option<&'static str>,
+    /// How it is woken, if it can be.
+    app: Option<PushParams>,
+    sent_at: Instant,
 }
 
 struct Ringing {
     incoming: Incoming,
     wire: Wire,
     events: EventStream,
+    sleeping: Sleeping,
     phones: Vec<Option<Phone>>,
     codecs: Vec<AudioCodec>,
     media: PhoneMedia,
@@ -79,19 +88,26 @@ pub(super) async fn ring(incoming: Incoming, wire: Wire, media: PhoneMedia) {
         Ok(codecs) => codecs,
         Err(error) => return debug!(%error, "a call is over before it rings at phones"),
     };
-    let bindings = wire.bindings(&incoming.account).await;
     let (sender, inbox) = mpsc::channel(INBOX_MAX);
-    let mut ringing = Ringing { incoming, wire, events, phones: Vec::new(), codecs, media, refused: Vec::new(), sender, inbox };
+    let bindings = wire.phones_for_call(&incoming.account, &sender).await;
+    let sleeping = Sleeping::new(&bindings);
+    let mut ringing =
+        Ringing { incoming, wire, events, phones: Vec::new(), codecs, media, sleeping, refused: Vec::new(), sender, inbox };
     for (binding, local) in bindings {
-        let number = ringing.phones.len();
-        let security = security_of(&binding);
-        let phone = ringing.invite(number, binding, local, security).await;
-        ringing.phones.push(phone);
+        if let Some(local) = local {
+            ringing.begin(binding, local).await;
+        }
     }
     ringing.run().await;
 }
 
 impl Ringing {
+    async fn begin(&mut self, binding: Binding, local: SocketAddr) {
+        let security = security_of(&binding);
+        let phone = self.invite(self.phones.len(), binding, local, security).await;
+        self.phones.push(phone);
+    }
+
     async fn invite(&self, index: usize, binding: Binding, local: SocketAddr, security: Security) -> Option<Phone> {
         let Ok(place) = self.incoming.legs.clone().try_acquire_owned() else {
             debug!("an account has too many calls: one doesn't ring at a phone");
@@ -116,13 +132,18 @@ impl Ringing {
         let (request, dialog) = invitation(&self.incoming, &binding, local);
         let request = request.with_body("application/sdp", sdp);
         let id = self.wire.request(request, binding.flow, number, &self.sender).await?;
+        let (app, sent_at) = (binding.push.clone(), Instant::now());
         let plain = (security == Security::Required).then_some((binding, local));
-        Some(Phone { id, dialog, leg, place, plain, is_silent: true, is_cancelled: false, reason: None })
+        Some(Phone { id, dialog, leg, place, plain, is_silent: true, is_cancelled: false, reason: None, app, sent_at })
     }
 
     async fn run(mut self) {
-        while self.phones.iter().any(Option::is_some) {
+        while self.phones.iter().any(Option::is_some) || !self.sleeping.is_empty() {
             tokio::select! {
+                () = super::edge::sleep_until(self.sleeping.poll_timeout()) => {
+                    let apps = self.sleeping.ask_again(Instant::now());
+                    self.wire.wake(&self.incoming.account, Some(apps), Cause::Call).await;
+                }
                 input = self.inbox.recv() => {
                     let Some(input) = input else { return };
                     match input {
@@ -135,6 +156,7 @@ impl Ringing {
                         }
                         Input::Response(number, response) => self.progress(number as usize, &response).await,
                         Input::TimedOut(number) => self.gone(number as usize),
+                        Input::Registered(came) => self.came(came.0, came.1).await,
                         _ => {}
                     }
                 }
@@ -166,6 +188,7 @@ impl Ringing {
     async fn progress(&mut self, index: usize, response: &Message) {
         let status = response.status();
         let Some(phone) = self.phones.get_mut(index).and_then(Option::as_mut) else { return };
+        self.sleeping.is_awake(phone.app.as_ref());
         if status < 200 {
             if std::mem::take(&mut phone.is_silent) && phone.is_cancelled {
                 self.wire.cancel(phone.id, phone.reason).await;
@@ -191,6 +214,23 @@ impl Ringing {
         }
     }
 
+    /// A phone that can be woken has registered. If it hasn't shown yet that it has the call, it gets it by its new way; what was sent by the old one came to
+    /// nobody.
+    async fn came(&mut self, binding: Binding, local: SocketAddr) {
+        if !binding.push.as_ref().is_some_and(|app| self.sleeping.contains(app)) {
+            return;
+        }
+        for place in &mut self.phones {
+            let Some(phone) = place.take_if(|phone| phone.app == binding.push) else { continue };
+            if phone.dialog.flow == binding.flow && phone.sent_at.elapsed() < JUST_SENT {
+                *place = Some(phone);
+                return;
+            }
+            self.wire.abandon(phone.id).await;
+        }
+        self.begin(binding, local).await;
+    }
+
     fn gone(&mut self, index: usize) {
         if let Some(phone) = self.phones.get_mut(index) {
             *phone = None;
@@ -198,6 +238,7 @@ impl Ringing {
     }
 
     async fn cancel_all(&mut self, reason: Option<&'static str>) {
+        self.sleeping.clear();
         for phone in self.phones.iter_mut().flatten().filter(|phone| !phone.is_cancelled) {
             phone.is_cancelled = true;
             phone.reason = reason;

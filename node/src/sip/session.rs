@@ -125,7 +125,7 @@ impl Session {
                 self.dialog.flow = flow;
                 self.leg.expect_from(flow.peer.ip());
             }
-            Input::Response(NOTICE, _) | Input::TimedOut(_) | Input::Cancelled | Input::Response(..) => {}
+            Input::Response(..) | Input::TimedOut(_) | Input::Cancelled | Input::Registered(_) => {}
         }
         None
     }

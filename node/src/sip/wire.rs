@@ -4,12 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::push::PushParams;
 use halloo_protocol::sip::registrar::Binding;
 use halloo_protocol::sip::transaction::{ClientId, Flow, ServerId};
 use halloo_protocol::trunk::number::Dialled;
 use tokio::sync::{mpsc, oneshot};
 
 use super::dialog::Dialog;
+pub(super) use super::edge::wake::Cause;
 use crate::handle::Node;
 
 /// Requests to the edge that wait for it.
@@ -69,6 +71,8 @@ pub(super) enum Input {
     Cancelled,
     /// The phone never acknowledged a final answer.
     Unacknowledged,
+    /// A phone that can be woken has registered, and the edge's own address on the way to it.
+    Registered(Box<(Binding, SocketAddr)>),
     /// The phone has registered anew, over another connection or from another address: this is the way to it now.
     Moved(Flow),
 }
@@ -119,6 +123,23 @@ pub(super) enum Ask {
     Bindings {
         account: String,
         reply: oneshot::Sender<Vec<(Binding, SocketAddr)>>,
+    },
+    /// Where an account's phones were that sleep.
+    Sleepers {
+        account: String,
+        reply: oneshot::Sender<Vec<Flow>>,
+    },
+    /// All phones of an account, those that sleep among them; `inbox` is told when they register.
+    PhonesForCall {
+        account: String,
+        inbox: mpsc::Sender<Input>,
+        reply: oneshot::Sender<Vec<(Binding, Option<SocketAddr>)>>,
+    },
+    /// Wakes these apps, or all that sleep.
+    Wake {
+        account: String,
+        apps: Option<Vec<PushParams>>,
+        cause: Cause,
     },
 }
 
@@ -200,6 +221,31 @@ impl Wire {
         receiver.await.unwrap_or_default()
     }
 
+    /// Where an account's phones were that sleep, and can be woken.
+    pub(super) async fn sleepers(&self, account: &str) -> Vec<Flow> {
+        let (reply, receiver) = oneshot::channel();
+        self.tell(Ask::Sleepers { account: account.to_owned(), reply }).await;
+        receiver.await.unwrap_or_default()
+    }
+
+    /// The phones of an account for a call. Those without an address of the edge's sleep, and are being woken; `inbox` is told when they, or others that can be
+    /// woken, have registered.
+    pub(super) async fn phones_for_call(&self, account: &str, inbox: &mpsc::Sender<Input>) -> Vec<(Binding, Option<SocketAddr>)> {
+        let (reply, receiver) = oneshot::channel();
+        self.tell(Ask::PhonesForCall { account: account.to_owned(), inbox: inbox.clone(), reply }).await;
+        receiver.await.unwrap_or_default()
+    }
+
+    /// Wakes these apps of an account, or all that sleep.
+    pub(super) async fn wake(&self, account: &str, apps: Option<Vec<PushParams>>, cause: Cause) {
+        self.tell(Ask::Wake { account: account.to_owned(), apps, cause }).await;
+    }
+
+    /// What was sent has come to nobody: its answer isn't waited for.
+    pub(super) async fn abandon(&self, id: ClientId) {
+        self.tell(Ask::Abandon(id)).await;
+    }
+
     /// Sends a request to a phone, outside a dialog or within one, and waits for its final answer. The way for messages and notices: sent again until
     /// answered (RFC 3261 section 17.1.2), given up after 32 s, or after `limit` if that is less.
     pub(super) async fn ask(&self, request: Message, flow: Flow, limit: Duration) -> Result<Message, NoAnswer> {
@@ -238,7 +284,7 @@ impl Begun {
         match tokio::time::timeout(limit, answer).await {
             Ok(answer) => answer,
             Err(_elapsed) => {
-                self.wire.tell(Ask::Abandon(self.id)).await;
+                self.wire.abandon(self.id).await;
                 Err(NoAnswer)
             }
         }

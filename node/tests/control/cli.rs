@@ -303,6 +303,7 @@ async fn text_for_people_is_readable_and_harmless() {
         &["push", "register", "apns", "--token", "00ff", "--topic", "org.example.voip", "--sandbox"],
         &["push", "register", "webhook", "--url", "https://hook.example/a"],
         &["push", "register", "sms", "--number", "+15550100"],
+        &["push", "register", "sip", "--address", "sip:alice@example;gr=urn:uuid:1"],
         &["push", "unregister", "r1"],
         &["push", "preferences"],
         &["push", "session", "request", "--identity", "bob@example"],

@@ -137,6 +137,8 @@ pub fn frame(bytes: &[u8]) {
         push::PushDelivered,
         push::PushKeep,
         push::PushKept,
+        push::phone::PhonePush,
+        push::phone::PhonePushed,
         push::PushReceipt,
         push::PushRegister,
         push::PushRegistered,

@@ -188,7 +188,7 @@ fn user(text: &str) -> Result<String, Malformed> {
     unescape(name)
 }
 
-fn unescape(text: &str) -> Result<String, Malformed> {
+pub(super) fn unescape(text: &str) -> Result<String, Malformed> {
     const ESCAPE: Malformed = Malformed("a percent sign without two digits");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

@@ -73,6 +73,7 @@ use halloo_protocol::presence::{
 };
 use halloo_protocol::profile::{Profile, ProfileCard};
 use halloo_protocol::push::hand_on::{HandOn, PushHandOn, PushHandedOn, put_other_gateways};
+use halloo_protocol::push::phone::{PhonePush, PhonePushStatus, PhonePushed, PhoneTarget};
 use halloo_protocol::push::session::{
     ActivateWhen, Activation, Application, Asks, DeviceCapabilities, SecurityInformation, Sends, SessionAnswers, SessionContent,
     SessionContentTaken, SessionInitiation, SessionMode, SessionNonce, SessionOpen, SessionOpened, SessionOutcome,
@@ -374,6 +375,21 @@ pub(crate) fn all() -> Vec<Vector> {
         };
         "push_registered_refused" => message PushRegistered = PushRegistered { status: RegisterStatus::Refused(PushReason::FULL), extensions: none() };
         "gateway_time" => signed GatewayTime = Signed::sign(GatewayTime { gateway: keeper(0), at: NOW, extensions: none() }, &keeper_secret(0));
+        "phone_push" => message PhonePush = PhonePush {
+            target: Some(PhoneTarget::Apns { team: "DEF123GHIJ".into(), topic: "com.example.app.voip".into(), token: vec![1, 2, 3] }),
+            event: EventKind::VOICE_CALL,
+            urgency: Urgency::High,
+            ttl_secs: 60,
+            extensions: none(),
+        };
+        "phone_push_query" => message PhonePush = PhonePush::query();
+        "phone_pushed" => message PhonePushed = PhonePushed {
+            status: PhonePushStatus::Gone(ChannelEnd::UNREGISTERED),
+            ways: vec![PushWay::WebPush, PushWay::Apns],
+            vapid_key: Some([4; 65]),
+            extensions: none(),
+        };
+        "push_register_sip" => message PushRegister = push_register_sip();
         "push_keep" => message PushKeep = PushKeep { handle: PushHandle([3; 32]), entry_hash: [4; 32], extensions: none() };
         "push_kept" => message PushKept = PushKept { status: KeepStatus::Kept { until: NOW.plus_secs(DAY) }, extensions: none() };
         "push_kept_refused" => message PushKept = PushKept { status: KeepStatus::Refused(PushReason::UNKNOWN_HANDLE), extensions: none() };
@@ -927,6 +943,13 @@ fn push_register() -> PushRegister {
         revoked: vec![CapabilityId([6; 16])],
         extensions: extensions(),
     }
+}
+
+/// A registration with a phone's address.
+fn push_register_sip() -> PushRegister {
+    PushRegister::new(vec![PushChannel::Sip {
+        address: "sip:bob@example;gr=urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6".into(),
+    }])
 }
 
 /// A registration with every channel that a service of somebody else carries.

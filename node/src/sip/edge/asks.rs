@@ -63,10 +63,18 @@ impl Edge {
             Ask::Local { flow, reply } => drop(reply.send(self.local(flow))),
             Ask::Ping(flow) => self.transports.send(flow, b"\r\n\r\n".to_vec()),
             Ask::Bindings { account, reply } => {
-                let bindings = self.registrar.bindings(&account, unix()).into_iter();
+                let bindings = self.registrar.bindings(&account, unix()).into_iter().filter(|binding| !binding.is_asleep);
                 let found = bindings.filter_map(|binding| Some((binding.clone(), self.local(binding.flow)?))).collect();
                 let _ = reply.send(found);
             }
+            Ask::Sleepers { account, reply } => {
+                let bindings = self.registrar.bindings(&account, unix()).into_iter();
+                let _ = reply.send(bindings.filter(|binding| binding.is_asleep).map(|binding| binding.flow).collect());
+            }
+            Ask::PhonesForCall { account, inbox, reply } => {
+                let _ = reply.send(self.phones_for_call(&account, inbox));
+            }
+            Ask::Wake { account, apps, cause } => self.wake_phones(&account, apps.as_deref(), cause),
         }
     }
 

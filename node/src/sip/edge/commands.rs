@@ -58,6 +58,8 @@ impl Edge {
                 reply.send(credentials);
             }
             Done::Call { account, event } => self.ring(&account, event),
+            Done::Offered { account, offer } => self.handle_offered(&account, offer),
+            Done::Woken(woken) => self.handle_woken(woken),
             Done::Saved { answers, result } => self.saved(answers, result),
         }
     }
@@ -113,7 +115,8 @@ impl Edge {
         }
         let desk = self.open_desk(&account);
         let legs = Arc::new(Semaphore::new(LEGS_OF_ACCOUNT_MAX));
-        self.running.insert(name, Running { account, desk, legs, _events: AbortOnDropHandle::new(task) });
+        self.running.insert(name.clone(), Running { account, desk, legs, _events: AbortOnDropHandle::new(task) });
+        self.ask_offer(&name);
     }
 
     fn open_desk(&self, account: &Account) -> Desk {

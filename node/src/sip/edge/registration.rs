@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::push::PushWish;
 use halloo_protocol::sip::registrar::{EXPIRES_SECS_MIN, FLOW_TIMER_SECS, RegisterError, Registrar};
 use halloo_protocol::sip::status::reason_of;
 use halloo_protocol::sip::transaction::{Flow, ServerId};
@@ -24,12 +25,20 @@ const TOGETHER: Duration = Duration::from_millis(10);
 impl Edge {
     pub(super) fn register(&mut self, message: &Message, flow: Flow, account: &str) {
         let now = unix();
-        let changed = match self.registrar.register(account, message, flow, now) {
-            Ok(changed) => changed,
+        let registered = self.push_wishes(account, message).and_then(|wishes| {
+            let changed = self.registrar.register(account, message, flow, now)?;
+            Ok((changed, wishes))
+        });
+        let (changed, wishes) = match registered {
+            Ok(registered) => registered,
             Err(error) => {
+                let push = if error == RegisterError::PushService { self.all_feature_caps(account) } else { Vec::new() };
                 return self.answer(message, error.status(), &error.to_string(), flow, |answer| {
                     if error == RegisterError::TooBrief {
                         answer.add("min-expires", EXPIRES_SECS_MIN.to_string());
+                    }
+                    for service in push {
+                        answer.add("feature-caps", service);
                     }
                 });
             }
@@ -40,17 +49,23 @@ impl Edge {
             self.move_calls(account);
         }
         debug!(added = changed.added, removed = changed.removed, "registered");
-        let answer = self.registered(message, flow, account, now);
+        let mut answer = self.registered(message, flow, account, now);
+        for service in self.feature_caps(account, flow, &wishes) {
+            answer.add("feature-caps", service);
+        }
         let Some(id) = self.transactions.accept(message, flow, Instant::now()) else {
             self.answer_statelessly(message, 503, reason_of(503), flow, |answer| answer.add("retry-after", "10"));
             return;
         };
-        // A connection is gone after a restart, so that it needn't be remembered; everything else is, before the phone is told.
-        if flow.transport.is_lossy() || changed.removed > 0 {
+        // A connection is gone after a restart, so that it needn't be remembered; everything else is, before the phone is told. An app that may sleep comes back
+        // only if it is woken.
+        let is_new_app = changed.added > 0 && wishes.iter().any(|wish| matches!(wish, PushWish::Wake(_)));
+        if flow.transport.is_lossy() || changed.removed > 0 || is_new_app {
             self.saving.wait(id, answer);
         } else {
             self.transactions.respond(id, &answer, Instant::now());
         }
+        self.phones_came(account, flow);
     }
 
     /// The answer to a registration: all phones of the account.

@@ -66,7 +66,10 @@ impl Clerk {
             return;
         }
         match self.delivery.hold(&key) {
-            true => drop(self.texts.insert(key, text)),
+            true => {
+                self.texts.insert(key, text);
+                self.is_to_wake = true;
+            }
             false => self.has_more_texts = true,
         }
     }
