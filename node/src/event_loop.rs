@@ -515,7 +515,7 @@ impl EventLoop {
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
             Command::CallShow { call_id, reply } => self.handle_call_show(&call_id, reply),
             Command::CallAnswer { call_id, options, reply } => self.handle_call_answer(&call_id, options, reply),
-            Command::CallDecline { call_id, reply } => self.handle_call_decline(&call_id, reply),
+            Command::CallDecline { call_id, reason, reply } => self.handle_call_decline(&call_id, reason, reply),
             Command::CallDismiss { call_id, reply } => self.handle_call_dismiss(&call_id, reply),
             Command::CallAdd { call_id, options, reply } => self.handle_call_add(&call_id, &options, reply),
             Command::CallRejoin { call_id, options, reply } => self.handle_call_rejoin(&call_id, &options, reply),

@@ -188,6 +188,7 @@ pub enum Command {
     /// [`Calls::decline`]
     CallDecline {
         call_id: String,
+        reason: halloo_protocol::call::Reason,
         reply: Reply<(), CallError>,
     },
     /// [`Calls::dismiss`]
@@ -364,6 +365,11 @@ impl Node {
     #[must_use]
     pub fn attach_sip(&self, edge: mpsc::Sender<sip::SipCommand>) -> bool {
         self.sip.set(edge).is_ok()
+    }
+
+    /// Tells of something that its owner should see to.
+    pub(crate) fn warn(&self, code: &str, detail: String) {
+        self.events.send(Event::Warning { code: code.to_owned(), detail });
     }
 
     /// The edge takes what this node's gateway, if it is one, pushes to phones.

@@ -10,9 +10,12 @@
 //! | transaction | [`transaction`] | what came before: the answer is sent again |
 //! | binding | [`registrar`] | too brief (423), too many (403), out of order (500) |
 //!
+//! Towards a telephone provider this end is the client: [`client`].
+//!
 //! The parser is our own because it stands before everything else: it takes any method, bounds what it keeps, and says with which status a message
 //! has to be refused.
 
+pub mod client;
 pub mod digest;
 pub mod guard;
 pub mod message;

@@ -55,6 +55,7 @@ mod sip_nats;
 mod sip_phones;
 mod sip_profile;
 mod sip_torture;
+mod sip_trunk;
 mod sip_wake;
 mod story;
 mod testnet_tour;

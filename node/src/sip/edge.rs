@@ -9,6 +9,7 @@ mod commands;
 mod dispatch;
 mod push;
 mod registration;
+mod telephone;
 pub(super) mod wake;
 
 use std::collections::{BTreeMap, HashMap};
@@ -37,6 +38,7 @@ use super::accounts::{Account, Accounts, Added, REALM};
 use super::media::PhoneMedia;
 use super::simple::Desk;
 use super::transport::{Incoming, Transports};
+use super::trunk::Trunks;
 use super::wire::{Ask, INBOX_MAX, Input, Wire};
 use crate::event_loop::ClockSource;
 use crate::handle::push::PushError;
@@ -115,6 +117,9 @@ pub(super) struct Edge {
     servers: HashMap<ServerId, mpsc::Sender<Input>>,
     clients: HashMap<ClientId, (u32, mpsc::Sender<Input>)>,
     is_adding: bool,
+    trunks: Trunks,
+    /// Whether digits that a phone dials are a telephone number.
+    dials_numbers: bool,
     wakes: wake::Wakes,
 }
 
@@ -135,6 +140,8 @@ pub(super) struct Parts {
     pub(super) media: PhoneMedia,
     pub(super) external: Option<std::net::IpAddr>,
     pub(super) wire: Wire,
+    pub(super) trunks: Trunks,
+    pub(super) dials_numbers: bool,
     pub(super) push_gateway: Option<String>,
 }
 
@@ -169,6 +176,8 @@ impl Edge {
             servers: HashMap::new(),
             clients: HashMap::new(),
             is_adding: false,
+            trunks: parts.trunks,
+            dials_numbers: parts.dials_numbers,
             wakes: wake::Wakes::by(parts.push_gateway),
         };
         for record in edge.accounts.load()? {
@@ -183,6 +192,7 @@ impl Edge {
 
     /// Serves until told to stop. Whatever goes wrong with one request, the others are served.
     pub(super) async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
+        let _lines = self.trunks.keep(&self.wire, &self.transports.connector(), &self.own);
         let mut tick = tokio::time::interval(SAVE_EVERY);
         loop {
             let turn = AssertUnwindSafe(self.turn(&mut inputs, &mut tick, &stop)).catch_unwind();
@@ -269,6 +279,7 @@ impl Edge {
         let (flow, bytes) = match incoming {
             Incoming::Message(flow, bytes) => (flow, bytes),
             Incoming::Closed(flow) => {
+                self.trunks.closed(flow);
                 for account in self.registrar.flow_closed(flow) {
                     self.is_registrar_changed = true;
                     self.poke_desk(&account);
@@ -304,6 +315,9 @@ impl Edge {
                     }
                 });
             }
+            return;
+        }
+        if self.receive_from_provider(&message, flow, now) {
             return;
         }
         if let Some(account) = self.authenticate(&message, flow, now) {

@@ -18,7 +18,7 @@ use halloo_protocol::sip::registrar::Binding;
 use halloo_protocol::sip::status::{Ending, ending_of, is_for_all};
 use halloo_protocol::sip::timer::{INTERVAL_SECS, SessionTimer};
 use halloo_protocol::sip::transaction::{ClientId, Transport};
-use halloo_protocol::sip::uri::{NameAddr, address_of_user};
+use halloo_protocol::sip::uri::{NameAddr, address_of_user, escape_user};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::debug;
 
@@ -42,6 +42,8 @@ pub(super) struct Incoming {
     pub(super) call_id: String,
     /// The caller, verified by the overlay: `name@authority`.
     pub(super) from: String,
+    /// Where that is a gateway: the telephone number that it names, verified by nobody.
+    pub(super) telephone: Option<String>,
     pub(super) account: String,
     pub(super) node: Node,
     /// The account's share of calls and ports: a place for each phone that rings.
@@ -289,6 +291,7 @@ impl Ringing {
             inbox: session_inbox,
             unacknowledged: None,
             awaits_answer: false,
+            may_transfer: true,
             transfer: None,
         };
         let acknowledge = (session.dialog.clone(), session.wire.clone(), index);
@@ -348,16 +351,27 @@ async fn hang_up(wire: &Wire, mut phone: Phone, response: &Message, sender: &mps
     let _ = wire.request(bye, phone.dialog.flow, u32::MAX, sender).await;
 }
 
+/// How a caller of the telephone network is shown: by the number that the gateway's provider names, so that it can be called back, and as what nobody has
+/// verified.
+fn telephone_caller(number: &str, gateway: &str) -> NameAddr {
+    let host = gateway.split('@').nth(1).unwrap_or_default();
+    let is_number = number.bytes().all(|b| b.is_ascii_digit() || b"+*#".contains(&b));
+    let user = if is_number { escape_user(number) } else { "anonymous".to_owned() };
+    let uri = format!("sip:{user}@{host}{}", if is_number { ";user=phone" } else { "" });
+    NameAddr { display: format!("{number} (telephone, not verified)"), uri, params: Vec::new() }
+}
+
 /// The INVITE: from whom the overlay has verified, in `From` and in `P-Asserted-Identity` (RFC 3325), to the account.
 fn invitation(incoming: &Incoming, binding: &Binding, local: SocketAddr) -> (Message, Dialog) {
     let address = |user: &str| NameAddr { display: String::new(), uri: address_of_user(user), params: Vec::new() };
-    let mut caller = address(&incoming.from);
-    incoming.from.split('@').next().unwrap_or_default().clone_into(&mut caller.display);
+    let mut asserted = address(&incoming.from);
+    incoming.from.split('@').next().unwrap_or_default().clone_into(&mut asserted.display);
+    let caller = incoming.telephone.as_ref().map_or_else(|| asserted.clone(), |number| telephone_caller(number, &incoming.from));
     let name = incoming.account.split('@').next().unwrap_or_default();
     let contact = contact(name, local, binding.flow);
     let mut dialog = Dialog::calling(&caller, &address(&incoming.account), &binding.contact, binding.flow, contact);
     let mut request = dialog.request("INVITE");
-    request.add("p-asserted-identity", caller.to_string());
+    request.add("p-asserted-identity", asserted.to_string());
     request.add("allow", ALLOW);
     request.add("supported", "timer, gruu, outbound");
     request.add("session-expires", INTERVAL_SECS.to_string());

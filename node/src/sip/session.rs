@@ -44,6 +44,8 @@ pub(super) struct Session {
     pub(super) unacknowledged: Option<ServerId>,
     /// The phone's INVITE had no offer: the ACK has the answer to ours.
     pub(super) awaits_answer: bool,
+    /// Whether the phone may add somebody to the call: a provider may not.
+    pub(super) may_transfer: bool,
     /// Whom the phone transfers the call to is being called: whether they have come.
     pub(super) transfer: Option<AbortOnDropHandle<bool>>,
 }
@@ -140,7 +142,8 @@ impl Session {
             }
             "INVITE" => self.reinvite(id, &request).await,
             "UPDATE" => self.update(id, &request).await,
-            "REFER" => self.refer(id, &request).await,
+            "REFER" if self.may_transfer => self.refer(id, &request).await,
+            "REFER" => self.refuse(id, &request, 403, reason_of(403)).await,
             "OPTIONS" | "INFO" | "NOTIFY" => self.accept(id, &request).await,
             _ => self.refuse(id, &request, 501, reason_of(501)).await,
         }

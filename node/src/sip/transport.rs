@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use halloo_protocol::sip::guard::network;
 use halloo_protocol::sip::message::{MESSAGE_BYTES_MAX, stream_length};
 use halloo_protocol::sip::transaction::{Flow, Transport};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
@@ -120,6 +121,20 @@ impl Transports {
         Ok(())
     }
 
+    /// Opens a socket for datagrams that isn't one of those where phones connect: to a provider. Its number in flows, and where it is.
+    pub(super) async fn bind(&mut self, address: SocketAddr) -> io::Result<u64> {
+        let udp = Arc::new(UdpSocket::bind(address).await?);
+        let index = self.udp.len() as u64;
+        self.udp.push((udp.local_addr()?, udp.clone()));
+        self.tasks.push(AbortOnDropHandle::new(tokio::spawn(read_datagrams(udp, index, self.sender.clone()))));
+        Ok(index)
+    }
+
+    /// Makes connections to others.
+    pub(super) fn connector(&self) -> Connector {
+        Connector { connections: self.connections.clone(), sender: self.sender.clone() }
+    }
+
     fn spawn_acceptor(&mut self, listener: TcpListener, transport: Transport, tls: Option<TlsAcceptor>) {
         let accept = accept(listener, transport, tls, self.connections.clone(), self.sender.clone());
         self.tasks.push(AbortOnDropHandle::new(tokio::spawn(accept)));
@@ -163,6 +178,56 @@ impl Transports {
         }
     }
 }
+
+/// Makes connections to others, as to a provider; what comes on them comes to the edge. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    connections: Shared,
+    sender: mpsc::Sender<Incoming>,
+}
+
+impl Connector {
+    /// Connects, with TLS if there is a name to be proved.
+    pub(super) async fn connect(&self, peer: SocketAddr, tls: Option<(TlsConnector, ServerName<'static>)>) -> io::Result<Flow> {
+        let connected = tokio::time::timeout(FIRST_MESSAGE_MAX, TcpStream::connect(peer)).await;
+        let stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let full = || io::Error::other("too many connections");
+        let (id, outgoing, is_trusted) = open(&self.connections, peer.ip(), stream.local_addr()?).ok_or_else(full)?;
+        // It was named by the owner, and is as silent as it likes.
+        is_trusted.store(true, Ordering::Relaxed);
+        let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
+        let flow = Flow { transport, peer, connection: id };
+        let (connections, sender) = (self.connections.clone(), self.sender.clone());
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(stream),
+            Some((tls, name)) => match tokio::time::timeout(FIRST_MESSAGE_MAX, tls.connect(name, stream)).await {
+                Ok(Ok(stream)) => Box::new(stream),
+                failed => {
+                    lock(&connections).open.remove(&id);
+                    return Err(failed
+                        .map_or_else(|_| io::Error::from(io::ErrorKind::TimedOut), |failed| failed.err().unwrap_or_else(full)));
+                }
+            },
+        };
+        tokio::spawn(async move {
+            serve(stream, flow, outgoing, &sender, &is_trusted).await;
+            lock(&connections).open.remove(&id);
+            // The edge has ended: nobody wants to know.
+            let _ = sender.send(Incoming::Closed(flow)).await;
+        });
+        Ok(flow)
+    }
+
+    /// Whether a connection is still there.
+    pub(super) fn is_open(&self, flow: Flow) -> bool {
+        lock(&self.connections).open.get(&flow.connection).is_some_and(|connection| connection.sender.is_some())
+    }
+}
+
+/// A connection, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// An address that a socket can send to: on one of IPv6 an IPv4 address has another form.
 fn as_seen_by(socket: &UdpSocket, peer: SocketAddr) -> SocketAddr {

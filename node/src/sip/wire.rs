@@ -7,6 +7,7 @@ use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::push::PushParams;
 use halloo_protocol::sip::registrar::Binding;
 use halloo_protocol::sip::transaction::{ClientId, Flow, ServerId};
+use halloo_protocol::trunk::number::Dialled;
 use tokio::sync::{mpsc, oneshot};
 
 use super::dialog::Dialog;
@@ -34,6 +35,25 @@ pub(super) struct Arrived {
     pub(super) account: String,
     /// The account's node.
     pub(super) node: Node,
+    /// What it has to do with the telephone network.
+    pub(super) telephone: Telephone,
+}
+
+/// What a request has to do with the telephone network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Telephone {
+    /// Of a phone, where nobody has named a gateway: only what can be nothing else is a number.
+    #[default]
+    None,
+    /// Of a phone that may dial digits: there is a gateway.
+    Dials,
+    /// Of a provider: a call to a number of this user's, from the one that the provider names.
+    From {
+        /// Whom it rings at.
+        user: String,
+        /// From where; `None`: withheld.
+        number: Option<Dialled>,
+    },
 }
 
 /// What is told to a call.
@@ -93,6 +113,13 @@ pub(super) enum Ask {
     Unfollow {
         call_id: String,
     },
+    /// This end of a flow, as the other should know it.
+    Local {
+        flow: Flow,
+        reply: oneshot::Sender<Option<SocketAddr>>,
+    },
+    /// Keeps what lies between from forgetting the flow (RFC 5626 section 4.4.1).
+    Ping(Flow),
     Bindings {
         account: String,
         reply: oneshot::Sender<Vec<(Binding, SocketAddr)>>,
@@ -173,6 +200,18 @@ impl Wire {
     /// The dialog is over.
     pub(super) async fn unfollow(&self, call_id: &str) {
         self.tell(Ask::Unfollow { call_id: call_id.to_owned() }).await;
+    }
+
+    /// This end of a flow as the other end should know it; `None` where its connection is gone.
+    pub(super) async fn local(&self, flow: Flow) -> Option<SocketAddr> {
+        let (reply, receiver) = oneshot::channel();
+        self.tell(Ask::Local { flow, reply }).await;
+        receiver.await.ok().flatten()
+    }
+
+    /// Sends what nobody answers, and what keeps the way open.
+    pub(super) async fn ping(&self, flow: Flow) {
+        self.tell(Ask::Ping(flow)).await;
     }
 
     /// The phones of an account, the preferred first, each with the edge's own address on the way to it.

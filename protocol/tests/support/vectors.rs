@@ -8,7 +8,8 @@ use halloo_protocol::authority::{
 use halloo_protocol::call::{
     AvatarLink, CallInvite, CallSignal, CallSignalAck, CallTraceAsk, CallTraced, HandOverAnswer, HandOverReason, HandOverRules,
     HandOverStatus, HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus,
-    Reason, SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, Trace, TraceKind, TraceStage,
+    Reason, SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, TelephonePart, Trace, TraceKind,
+    TraceStage,
     conference::{
         Attendance, AttendanceStatus, ConferenceId, ConferenceNotice, ConferenceNoticed, ConferencePart, Introduction,
         Participant, Present,
@@ -91,6 +92,7 @@ use halloo_protocol::session::{
     Ciphertext, KeyFetch, KeyFetched, KeysStatus, MailboxKeyFetch, MailboxKeyFetched, MailboxKeys, MailboxKeysKept,
     MessagesUnopened, OneTimeKey, PreKeys, SealedMessage, SessionId, Unopened, UnopenedMessage,
 };
+use halloo_protocol::trunk::number::Dialled;
 use halloo_protocol::vault::{
     ChunkId, ChunkMark, HeldChunk, SealedChunk, VaultChunks, VaultFetch, VaultIndex, VaultItem, VaultKept, VaultKeys, VaultLook,
     VaultNews, VaultPut, VaultPutStatus, VaultRoot,
@@ -354,6 +356,8 @@ pub(crate) fn all() -> Vec<Vector> {
         "call_traced" => message CallTraced = CallTraced { trace: Some(trace()), extensions: none() };
         "call_traced_nothing" => message CallTraced = CallTraced { trace: None, extensions: none() };
         "invite_to_conference" => signed Invite = Signed::sign(conference_invite(), &device_secret(0));
+        "invite_to_telephone" => signed Invite = Signed::sign(telephone_invite(), &device_secret(0));
+        "invite_from_telephone" => signed Invite = Signed::sign(Invite { extensions: TelephonePart::From(None).add_to(none()), ..invite() }, &device_secret(0));
         "conference_part" => plain ConferencePart = conference_part();
         // Capabilities and push
         "capability" => signed Capability = capability();
@@ -714,6 +718,12 @@ fn attendance() -> Signed<Attendance> {
 fn conference_part() -> ConferencePart {
     let conference = ConferenceId([8; 16]);
     ConferencePart { conference, is_leg: true, since: NOW, word: Some(introduction()), extensions: none() }
+}
+
+/// Extension 0x00d0 of an invite: the number that a telephone gateway is to call.
+fn telephone_invite() -> Invite {
+    let number = Dialled::parse("+4930123456").expect("a number");
+    Invite { extensions: TelephonePart::Dial(number).add_to(none()), ..invite() }
 }
 
 fn conference_invite() -> Invite {

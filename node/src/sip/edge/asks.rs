@@ -60,6 +60,8 @@ impl Edge {
             Ask::Unfollow { call_id } => {
                 self.followed.remove(&call_id);
             }
+            Ask::Local { flow, reply } => drop(reply.send(self.local(flow))),
+            Ask::Ping(flow) => self.transports.send(flow, b"\r\n\r\n".to_vec()),
             Ask::Bindings { account, reply } => {
                 let bindings = self.registrar.bindings(&account, unix()).into_iter().filter(|binding| !binding.is_asleep);
                 let found = bindings.filter_map(|binding| Some((binding.clone(), self.local(binding.flow)?))).collect();

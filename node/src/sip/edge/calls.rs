@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::status::reason_of;
-use halloo_protocol::sip::transaction::Flow;
-use tokio::sync::mpsc;
+use halloo_protocol::sip::transaction::{Flow, ServerId};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::warn;
 
 use super::{Edge, Followed, tell, unix};
@@ -14,7 +14,7 @@ use crate::sip::wire::{Arrived, INBOX_MAX, Input};
 use crate::sip::{call, ring};
 
 /// Calls of phones at once.
-const CALLS_MAX: usize = 256;
+pub(super) const CALLS_MAX: usize = 256;
 
 impl Edge {
     pub(super) fn begin_call(&mut self, message: Message, flow: Flow, account: String, now: Instant) {
@@ -32,12 +32,27 @@ impl Edge {
             return;
         };
         let node = running.account.node.clone();
+        let telephone = self.telephone_of(&account);
+        let arrived = |id, request| Arrived { id, request, flow, local, account, node, telephone };
+        self.take_call(message, flow, now, place, arrived);
+    }
+
+    /// Takes an INVITE that may be a call, to whoever carries it.
+    pub(super) fn take_call(
+        &mut self,
+        message: Message,
+        flow: Flow,
+        now: Instant,
+        place: OwnedSemaphorePermit,
+        arrived: impl FnOnce(ServerId, Message) -> Arrived,
+    ) {
         let Some(id) = self.transactions.accept(&message, flow, now) else { return };
         let (sender, inbox) = mpsc::channel(INBOX_MAX);
         self.servers.insert(id, sender.clone());
-        self.follow(message.call_id().to_owned(), account.clone(), flow, sender.clone());
         self.transactions.respond(id, &Message::answer(&message, 100, "Trying", None), now);
-        let arrived = Arrived { id, request: message, flow, local, account, node };
+        let call_id = message.call_id().to_owned();
+        let arrived = arrived(id, message);
+        self.follow(call_id, arrived.account.clone(), flow, sender.clone());
         let (wire, media) = (self.wire.clone(), self.media.clone());
         tokio::spawn(async move {
             call::take(arrived, wire, media, sender, inbox).await;
@@ -47,14 +62,17 @@ impl Edge {
 
     /// Somebody calls the account's user: all of its phones ring.
     pub(super) fn ring(&mut self, account: &str, event: Event) {
-        let Event::CallIncoming { call_id, from, .. } = event else { return };
+        let Event::CallIncoming { call_id, from, telephone, dialled, .. } = event else { return };
         let Some(running) = self.running.get(account) else { return };
         if self.followed.len() >= CALLS_MAX {
             warn!("too many calls: one doesn't ring at phones");
             return;
         }
+        if let Some(number) = dialled {
+            return self.call_telephone(account, call_id, from, number);
+        }
         let (node, legs) = (running.account.node.clone(), running.legs.clone());
-        let incoming = ring::Incoming { call_id, from, account: account.to_owned(), node, legs };
+        let incoming = ring::Incoming { call_id, from, telephone, account: account.to_owned(), node, legs };
         tokio::spawn(ring::ring(incoming, self.wire.clone(), self.media.clone()));
     }
 

@@ -23,6 +23,7 @@ impl Edge {
         match command {
             SipCommand::Add { options, reply } => self.add(options, reply),
             SipCommand::List(reply) => reply.send(Ok(self.list())),
+            SipCommand::Trunks(reply) => reply.send(Ok(self.trunks.list())),
             SipCommand::Remove { account, reply } => {
                 let removed = self.remove(&account).await;
                 reply.send(removed);
@@ -109,6 +110,9 @@ impl Edge {
                 }
             }
         });
+        if self.trunks.is_gateway(&name) {
+            self.trunks.open_books(account.store.clone());
+        }
         let desk = self.open_desk(&account);
         let legs = Arc::new(Semaphore::new(LEGS_OF_ACCOUNT_MAX));
         self.running.insert(name.clone(), Running { account, desk, legs, _events: AbortOnDropHandle::new(task) });
@@ -137,6 +141,9 @@ impl Edge {
         self.registrar.remove(&name);
         self.is_registrar_changed = true;
         self.followed.retain(|_, followed| followed.account != name);
+        if self.trunks.is_gateway(&name) {
+            self.trunks.close_books();
+        }
         let _ = tokio::time::timeout(Duration::from_secs(3), running.account.node.shutdown()).await;
         self.accounts.remove(&running.account.record);
         Ok(SipAccountRemoved { account: name, peer_id: running.account.peer_id })

@@ -12,7 +12,7 @@ use halloo_protocol::sip::uri::{NameAddr, user_of_address};
 use super::{Edge, unix};
 use crate::sip::accounts::Record;
 use crate::sip::dialog::{ALLOW, USER_AGENT, salt, token};
-use crate::sip::wire::Arrived;
+use crate::sip::wire::{Arrived, Telephone};
 
 impl Edge {
     /// Whose request it is; else it is answered, or not.
@@ -131,7 +131,8 @@ impl Edge {
         let Some(id) = self.transactions.accept(&message, flow, now) else {
             return self.answer_statelessly(&message, 503, reason_of(503), flow, |answer| answer.add("retry-after", "10"));
         };
-        if let Err(arrived) = desk.take(Arrived { id, request: message, flow, local, account, node }) {
+        let telephone = Telephone::None;
+        if let Err(arrived) = desk.take(Arrived { id, request: message, flow, local, account, node, telephone }) {
             let mut answer = Message::answer(&arrived.request, 503, reason_of(503), Some(&token()));
             answer.add("retry-after", "10");
             self.transactions.respond(id, &answer, now);
