@@ -54,7 +54,9 @@ pub use events::{Event, EventRecord, EventSender, EventStream};
 use files::{FileCommand, Files};
 use groups::{GroupCommand, Groups};
 use history::{History, HistoryCommand};
-use messages::{ConversationList, MessageError, MessageList, MessageListOptions, MessageStatus, Messages, ReadOutcome};
+use messages::{
+    ComposingTold, ConversationList, MessageError, MessageList, MessageListOptions, MessageStatus, Messages, ReadOutcome,
+};
 use network::{Diagnosis, Explanation, MediaRelays, NetworkError, PeerList, RelayUsage, Status, WhyError};
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
 use presence::{Presence, PresenceCommand};
@@ -152,6 +154,12 @@ pub enum Command {
     History(HistoryCommand),
     /// [`Messages::conversations`]
     Conversations(Reply<ConversationList, MessageError>),
+    /// [`Messages::composing`]
+    Composing {
+        with: String,
+        for_secs: u16,
+        reply: Reply<ComposingTold, MessageError>,
+    },
     /// [`Messages::mark_read`]
     MarkRead {
         with: String,

@@ -10,6 +10,8 @@
 //! | transaction | [`transaction`] | what came before: the answer is sent again |
 //! | binding | [`registrar`] | too brief (423), too many (403), out of order (500) |
 //!
+//! What a phone acknowledges of an INVITE's answers is in [`reliable`].
+//!
 //! The parser is our own because it stands before everything else: it takes any method, bounds what it keeps, and says with which status a message
 //! has to be refused.
 
@@ -17,6 +19,7 @@ pub mod digest;
 pub mod guard;
 pub mod message;
 pub mod registrar;
+pub mod reliable;
 pub mod status;
 pub mod timer;
 pub mod transaction;

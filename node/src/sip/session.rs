@@ -133,7 +133,8 @@ impl Session {
             "INVITE" => self.reinvite(id, &request).await,
             "UPDATE" => self.update(id, &request).await,
             "REFER" => self.refer(id, &request).await,
-            "OPTIONS" | "INFO" | "NOTIFY" => self.accept(id, &request).await,
+            // PRACK: of what was told before the answer, which has overtaken it.
+            "OPTIONS" | "INFO" | "NOTIFY" | "PRACK" => self.accept(id, &request).await,
             _ => self.refuse(id, &request, 501, reason_of(501)).await,
         }
         None

@@ -100,6 +100,8 @@ impl Desk {
 enum Finished {
     /// A NOTIFY.
     Notified { id: u64, is_success: bool },
+    /// A word that somebody writes: whatever comes of it.
+    Said,
     /// A MESSAGE.
     Messaged { phone: String, key: String, is_success: bool },
     /// An INFO; `client` tells a client from one before it at the same phone.
@@ -120,6 +122,8 @@ struct Clerk {
     subscriptions: Subscriptions<Dialog>,
     delivery: Delivery,
     texts: BTreeMap<String, Text>,
+    /// Phones that have said that their user writes: they understand it of others.
+    composers: BTreeSet<String>,
     /// There are more unread messages than are held.
     has_more_texts: bool,
     clients: BTreeMap<String, Client>,
@@ -143,6 +147,7 @@ impl Clerk {
             subscriptions: Subscriptions::default(),
             delivery: Delivery::default(),
             texts: BTreeMap::new(),
+            composers: BTreeSet::new(),
             has_more_texts: false,
             clients: BTreeMap::new(),
             next_client: 0,
@@ -225,6 +230,7 @@ impl Clerk {
                 self.hold_text(&message_id, Text { from, text, sent_at });
             }
             Event::ConversationRead { with, group: None, elsewhere: true, .. } => self.forget_read(&with).await,
+            Event::Composing { from, for_secs } => self.send_composing(&from, for_secs),
             Event::HistoryReceived { .. } => self.hold_unread().await,
             Event::Missed { .. } => {
                 self.subscriptions.all_changed();
@@ -244,6 +250,7 @@ impl Clerk {
         let now = Instant::now();
         match finished {
             Finished::Notified { id, is_success } => self.subscriptions.answered(id, is_success, now),
+            Finished::Said => {}
             Finished::Messaged { phone, key, is_success: true } => self.text_taken(&phone, &key).await,
             // It has logged in to the profile meanwhile, and gets it there.
             Finished::Messaged { phone, .. } if self.clients.get(&phone).is_some_and(Client::is_logged_in) => {}
@@ -277,6 +284,7 @@ impl Clerk {
         }
         self.phones = phones;
         self.clients.retain(|name, _| self.phones.contains_key(name));
+        self.composers.retain(|name| self.phones.contains_key(name));
         self.follow_receivers(&fresh);
         self.say_own().await;
     }
