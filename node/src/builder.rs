@@ -71,6 +71,7 @@ pub(crate) struct Settings {
     pub(crate) enrolment: EnrolmentPolicy,
     pub(crate) answer: Option<AutoAnswer>,
     pub(crate) calls: crate::config::CallsConfig,
+    pub(crate) telephone: Option<std::sync::Arc<halloo_protocol::trunk::Plan>>,
     pub(crate) api: Option<String>,
     pub(crate) clock_skew_secs: i64,
     pub(crate) linked_certificate_secs: Option<u64>,
@@ -111,6 +112,7 @@ impl Default for Settings {
             enrolment: EnrolmentPolicy::Invite,
             answer: None,
             calls: crate::config::CallsConfig::default(),
+            telephone: None,
             api: None,
             clock_skew_secs: 0,
             linked_certificate_secs: None,
@@ -346,6 +348,13 @@ impl NodeBuilder {
     /// When calls of others ring and when not. Default: not during another call, nor while the user doesn't wish to be disturbed.
     pub fn calls(mut self, calls: crate::config::CallsConfig) -> Self {
         self.settings.calls = calls;
+        self
+    }
+
+    /// This node is the device of a telephone gateway: calls to telephone numbers ring at it, of those users and to those numbers that the plan allows.
+    /// Default: such calls are refused.
+    pub(crate) fn telephone_gateway(mut self, plan: Option<std::sync::Arc<halloo_protocol::trunk::Plan>>) -> Self {
+        self.settings.telephone = plan;
         self
     }
 

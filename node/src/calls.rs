@@ -14,6 +14,7 @@ pub mod media;
 mod outgoing;
 mod own_audio;
 mod own_engine;
+mod telephone;
 mod trace;
 pub(crate) mod voicemail;
 
@@ -22,7 +23,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{
-    CallId, CallSignal, Outcome, PassStatus, Reason, RecentCalls, Signal, SignalPass, SignalPassed, SignalStatus, WithdrawnCalls,
+    CallId, CallSignal, Outcome, PassStatus, Reason, RecentCalls, Signal, SignalPass, SignalPassed, SignalStatus, TelephonePart,
+    WithdrawnCalls,
 };
 use halloo_protocol::capability::Capability;
 use halloo_protocol::identity::UserId;
@@ -115,6 +117,8 @@ struct Progress {
     /// What relays have held against this call: they lent nothing, or dropped packets.
     relay_complaint: Option<String>,
     stages: Vec<CallStage>,
+    /// What the invite says of the telephone network.
+    telephone: Option<TelephonePart>,
 }
 
 impl Progress {
@@ -136,6 +140,7 @@ impl Progress {
             relay: None,
             relay_complaint: None,
             stages: Vec::new(),
+            telephone: None,
         }
     }
 
@@ -159,6 +164,7 @@ impl Progress {
             call_id: call.to_string(),
             outcome: result_of(outcome),
             reason: Some(words),
+            reason_code: Some(reason.0),
             answered_by: self.answered_by.and_then(|device| address::peer_id(&device)).map(|peer| peer.to_string()),
             codec: self.stats.codec.filter(|_| connected),
             path: self.stats.path.as_ref().map(|path| path_of(path.kind)).or(self.own_path),
@@ -315,9 +321,11 @@ impl EventLoop {
         self.calls.rates.take(caller, rate, Instant::now()).is_ok()
     }
 
-    pub(crate) fn handle_dial(&mut self, options: DialOptions, reply: Reply<CallOutcome, CallError>) {
-        match self.check_dial(&options) {
-            Ok(user) => match self.ringing_call_of(&user) {
+    pub(crate) fn handle_dial(&mut self, mut options: DialOptions, reply: Reply<CallOutcome, CallError>) {
+        let checked = self.resolve_telephone(&mut options).and_then(|()| self.check_dial(&options));
+        match checked {
+            // A telephone call is one of its own, whatever else the gateway does.
+            Ok(user) => match self.ringing_call_of(&user).filter(|_| options.telephone.is_none()) {
                 Some(call) => self.answer_by_dial(call, &options, reply),
                 None => self.begin_dial(user, options, reply),
             },
@@ -343,7 +351,7 @@ impl EventLoop {
             return Err(CallError::CallsSelf);
         }
         self.refuse_changed(&user)?;
-        if let Some((call, _)) = self.waiting_dial(&user) {
+        if let Some((call, _)) = self.waiting_dial(&user, options.telephone.as_ref()) {
             return Err(CallError::AlreadyCalling { username: self.labels.display(&user), call_id: call.to_string() });
         }
         if self.calls.outgoing.len() >= CALLS_MAX {
@@ -678,6 +686,7 @@ impl EventLoop {
             media: None,
             conference_id: None,
             introduced_by: None,
+            telephone: progress.telephone.as_ref().map(telephone::words),
         };
         self.with_conference(call, entry)
     }

@@ -7,6 +7,7 @@ mod gateway;
 mod mail;
 mod sensor;
 mod sip;
+mod trunk;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +24,7 @@ pub(crate) use mail::ACCOUNTS_MAX as MAIL_ACCOUNTS_MAX;
 pub use mail::{MailAccount, MailConfig};
 pub use sensor::SensorConfig;
 pub use sip::SipConfig;
+pub use trunk::{DiallingConfig, PrefixConfig, TrunkConfig, TrunkTransport};
 
 /// The whole file.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
@@ -114,6 +116,8 @@ pub struct CallsConfig {
     pub may_disturb: Vec<String>,
     /// Media goes through a relay only, in calls out and in, so that the other end doesn't learn this device's addresses from it.
     pub relayed_only: bool,
+    /// The gateway that calls to telephone numbers go through, `name@authority`; `None`: the one of `[sip]`, if there is one.
+    pub telephone: Option<String>,
 }
 
 /// Files from others.
@@ -596,6 +600,18 @@ for = "{relay_for}"
 # external = "203.0.113.7"
 # media_port = 16384
 # media_ports = 200
+# The account that is the gateway to the telephone network, and its trunks: see docs/sip.md.
+# telephone = "phone@example"
+# [sip.dialling]
+# country = "49"
+# area = "30"
+# [sip.trunk.home]
+# server = "sip.provider.example"
+# username = "user"
+# password_file = "trunk-home"
+# callers = ["alice@example"]
+# caller_id = "+4930123456"
+# inbound = {{ "+4930123456" = "alice@example" }}
 
 # Where the local API listens: "unix:PATH" or "IP:PORT" (TCP asks for the token in api-token).
 [api]

@@ -478,6 +478,7 @@ fn sip_settings(home: &Home, config: &Config) -> Option<SipSettings> {
         bootstrap: config.bootstrap.clone(),
         authorities: config.authorities.iter().map(|(label, key)| (label.clone(), AuthorityKey(PublicKey(key.0)))).collect(),
         calls: config.calls.clone(),
+        ..crate::sip::AccountNetwork::default()
     };
     sip.is_on().then(|| (sip, home.root().join("sip"), network))
 }
@@ -568,6 +569,8 @@ fn merge(mut config: Config, options: &RunOptions) -> Config {
     config.authorities.extend(named);
     config.lab |= options.lab;
     config.metrics = options.metrics.or(config.metrics);
+    // Whoever has a gateway uses it, unless another is named.
+    config.calls.telephone = config.calls.telephone.take().or_else(|| config.sip.telephone.clone());
     if let Some(address) = options.sip {
         config.sip.listen = vec![address];
     }

@@ -99,6 +99,10 @@ pub(crate) enum Internal {
     Media(crate::calls::MediaNews),
     /// A push service answered the gateway.
     PushService(crate::roles::gateway::ServiceAnswer),
+    /// A phone answered a request for a session.
+    SessionByPhone(crate::roles::gateway::sessions::PhoneAnswer),
+    /// A push service answered about a phone's app.
+    PhonePush(crate::roles::gateway::phones::Ticket, crate::roles::gateway::ServiceOutcome),
     /// A thread that works on a file has done something.
     File(crate::files::FileNews),
     /// The local push service took a message for this device, still encrypted.
@@ -450,6 +454,8 @@ impl EventLoop {
             Internal::Media(news) => self.handle_media(news),
             Internal::File(news) => self.handle_file_news(news),
             Internal::PushService(answer) => self.handle_service_answer(answer),
+            Internal::SessionByPhone(answer) => self.handle_phone_answer(answer),
+            Internal::PhonePush(ticket, outcome) => self.handle_phone_push_outcome(ticket, outcome),
             Internal::PushReceived(body) => self.handle_push_received(&body),
             Internal::Mail(news) => self.handle_mail(news),
             Internal::Sensor(reading) => self.handle_sensor(reading),
@@ -510,7 +516,7 @@ impl EventLoop {
             Command::CallList(reply) => reply.send(Ok(self.call_list())),
             Command::CallShow { call_id, reply } => self.handle_call_show(&call_id, reply),
             Command::CallAnswer { call_id, options, reply } => self.handle_call_answer(&call_id, options, reply),
-            Command::CallDecline { call_id, reply } => self.handle_call_decline(&call_id, reply),
+            Command::CallDecline { call_id, reason, reply } => self.handle_call_decline(&call_id, reason, reply),
             Command::CallDismiss { call_id, reply } => self.handle_call_dismiss(&call_id, reply),
             Command::CallAdd { call_id, options, reply } => self.handle_call_add(&call_id, &options, reply),
             Command::CallRejoin { call_id, options, reply } => self.handle_call_rejoin(&call_id, &options, reply),
@@ -518,6 +524,8 @@ impl EventLoop {
             Command::PushRegister { target, reply } => self.handle_push_register(target, reply),
             Command::Choice(command) => self.handle_choice(command),
             Command::PushTest(reply) => self.handle_push_test(reply),
+            Command::AttachSip(edge) => self.handle_attach_sip(edge),
+            Command::PhonePush { gateway, request, reply } => self.handle_phone_push_command(gateway.as_deref(), &request, reply),
             Command::PushList(reply) => reply.send(Ok(self.push_list())),
             Command::PushUnregister { id, reply } => self.handle_push_unregister_command(&id, reply),
             Command::PushSessions(command) => self.handle_push_sessions(command),
@@ -562,6 +570,7 @@ impl EventLoop {
             Purpose::MailboxKeys(mailbox) => self.mailbox_keys_answer(mailbox, frame),
             Purpose::PushRegister(registering) => self.push_register_answer(*registering, frame),
             Purpose::PushUnregister(unregistering) => self.push_unregister_answer(*unregistering, frame),
+            Purpose::PhonePush(asking) => self.phone_push_answer(*asking, frame),
             Purpose::PushKeep(gateway) => self.push_keep_answer(gateway, frame),
             Purpose::PushChoice(gateway) => self.push_choice_answer(gateway, frame),
             // Whether it still held it changes nothing here.
@@ -603,6 +612,7 @@ impl EventLoop {
             Purpose::MailboxKeys(mailbox) => self.mailbox_keys_failure(mailbox, failure),
             Purpose::PushRegister(registering) => self.push_register_failure(*registering, failure),
             Purpose::PushUnregister(unregistering) => self.push_unregister_failure(*unregistering, failure),
+            Purpose::PhonePush(asking) => self.phone_push_failure(*asking, failure),
             Purpose::PushKeep(gateway) => self.push_keep_failure(gateway, failure),
             Purpose::PushChoice(gateway) => self.push_choice_failure(gateway, failure),
             Purpose::PushWithdraw => debug!(%failure, "push not taken back"),
@@ -760,6 +770,8 @@ fn refuse_asleep(command: Command) {
         Command::PushSessions(command) => command.refuse(NodeError::Suspended),
         Command::Choice(command) => command.refuse(NodeError::Suspended),
         Command::PushTest(reply) => refuse(reply),
+        Command::AttachSip(_) => {}
+        Command::PhonePush { reply, .. } => refuse(reply),
         Command::PushUnregister { reply, .. } => refuse(reply),
         Command::Enrol { reply, .. } => refuse(reply),
         Command::AuthorityShow(reply) => refuse(reply),

@@ -53,6 +53,7 @@ use directory::{Directory, ResolveError, ResolveOptions, Resolved};
 pub use events::{Event, EventRecord, EventSender, EventStream};
 use files::{FileCommand, Files};
 use groups::{GroupCommand, Groups};
+use halloo_protocol::push::phone::{PhonePush, PhonePushed};
 use history::{History, HistoryCommand};
 use messages::{
     ComposingTold, ConversationList, MessageError, MessageList, MessageListOptions, MessageStatus, Messages, ReadOutcome,
@@ -195,6 +196,7 @@ pub enum Command {
     /// [`Calls::decline`]
     CallDecline {
         call_id: String,
+        reason: halloo_protocol::call::Reason,
         reply: Reply<(), CallError>,
     },
     /// [`Calls::dismiss`]
@@ -237,6 +239,14 @@ pub enum Command {
     PushSessions(push_sessions::PushSessionCommand),
     /// [`Push::test`]
     PushTest(Reply<PushTest, PushError>),
+    /// The SIP edge beside the node takes what its gateway pushes to phones.
+    AttachSip(mpsc::Sender<crate::roles::gateway::sip::SipPush>),
+    /// [`Push::phone`]
+    PhonePush {
+        gateway: Option<String>,
+        request: Box<PhonePush>,
+        reply: Reply<PhonePushed, PushError>,
+    },
     /// [`Node::suspend`]
     Suspend {
         options: SuspendOptions,
@@ -363,6 +373,17 @@ impl Node {
     #[must_use]
     pub fn attach_sip(&self, edge: mpsc::Sender<sip::SipCommand>) -> bool {
         self.sip.set(edge).is_ok()
+    }
+
+    /// Tells of something that its owner should see to.
+    pub(crate) fn warn(&self, code: &str, detail: String) {
+        self.events.send(Event::Warning { code: code.to_owned(), detail });
+    }
+
+    /// The edge takes what this node's gateway, if it is one, pushes to phones.
+    pub(crate) async fn take_sip_pushes(&self, edge: mpsc::Sender<crate::roles::gateway::sip::SipPush>) {
+        // A node that has ended pushes nothing.
+        let _ = self.commands.send(Command::AttachSip(edge)).await;
     }
 
     /// Everything that happens from now on. See [`EventStream`] for what a slow reader misses.

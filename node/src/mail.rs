@@ -12,6 +12,7 @@ mod smtp;
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
@@ -150,19 +151,19 @@ fn ready(account: &MailAccount) -> Result<imap::Account, String> {
     if !account.tls && !is_here {
         return Err("tls: without it the password would travel in the open; only a server on this machine is spoken to so".into());
     }
-    let password = password(account)?;
+    let password = password(&account.password_file)?;
     for (field, text) in [("user", &account.user), ("folder", &account.folder), ("password_file", &*password)] {
         if text.is_empty() || !text.chars().all(|c| c == ' ' || c.is_ascii_graphic()) {
             return Err(format!("{field}: empty, or with other characters than those of ASCII"));
         }
     }
-    let tls = if account.tls { Some(connector(account)?) } else { None };
+    let tls = if account.tls { Some(connector(account.roots.as_deref())?) } else { None };
     let (name, user, folder) = (account.name.clone(), account.user.clone(), account.folder.clone());
     Ok(imap::Account { name, host, port, tls, user, password, folder })
 }
 
-fn password(account: &MailAccount) -> Result<Zeroizing<String>, String> {
-    let path = &account.password_file;
+/// A password in a file of its own, which nobody else may read.
+pub(crate) fn password(path: &Path) -> Result<Zeroizing<String>, String> {
     let failed = |reason: String| format!("password_file: {}: {reason}", path.display());
     let metadata = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?;
     if metadata.len() > PASSWORD_BYTES_MAX {
@@ -179,9 +180,10 @@ fn password(account: &MailAccount) -> Result<Zeroizing<String>, String> {
     Ok(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
-fn connector(account: &MailAccount) -> Result<TlsConnector, String> {
+/// For connections to servers whose certificate Mozilla's list vouches for, or one of these files'.
+pub(crate) fn connector(more_roots: Option<&Path>) -> Result<TlsConnector, String> {
     let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    if let Some(path) = &account.roots {
+    if let Some(path) = more_roots {
         let failed = |reason: String| format!("roots: {}: {reason}", path.display());
         let length = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
         if length > ROOTS_BYTES_MAX {

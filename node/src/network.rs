@@ -82,6 +82,8 @@ pub(crate) enum Purpose {
     PushRegister(Box<crate::push::Registering>),
     /// Taking leave of a gateway.
     PushUnregister(Box<crate::push::Unregistering>),
+    /// Having a gateway wake a phone's app.
+    PhonePush(Box<crate::push::phone::Asking>),
     /// Asking a gateway to vouch for this device.
     PushKeep(DeviceKey),
     /// Telling a gateway by what to choose devices.

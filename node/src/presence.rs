@@ -115,6 +115,8 @@ pub(crate) struct PresenceState {
     probes: BTreeMap<DeviceKey, Probe>,
     check_at: Instant,
     is_leaving: bool,
+    /// What this device speaks for sleeps, and is woken by a push.
+    is_asleep: bool,
     dirty: VecDeque<IdentityKey>,
 }
 
@@ -149,6 +151,7 @@ impl PresenceState {
             probes: BTreeMap::new(),
             check_at: now.instant,
             is_leaving: false,
+            is_asleep: false,
             dirty: VecDeque::new(),
         })
     }
@@ -334,7 +337,9 @@ impl EventLoop {
             return;
         }
         let is_hidden = self.contacts.privacy().presence == Audience::Nobody;
-        let reachability = if self.is_reachable() || !self.open_addresses().is_empty() {
+        let reachability = if self.presence.is_asleep {
+            Reachability::Push
+        } else if self.is_reachable() || !self.open_addresses().is_empty() {
             Reachability::Direct
         } else if self.reach.relays().next().is_some() {
             Reachability::Relayed
@@ -550,6 +555,13 @@ impl EventLoop {
             PresenceCommand::Set { change, reply } => reply.send(self.set_presence(change)),
             PresenceCommand::Get { user, reply } => self.get_presence(&user, reply),
             PresenceCommand::List(reply) => reply.send(Ok(self.presence_list())),
+            PresenceCommand::Asleep { is_asleep, reply } => {
+                self.presence.is_asleep = is_asleep;
+                let now = self.now();
+                self.say_status(now);
+                self.drive_presence();
+                reply.send(Ok(()));
+            }
         }
     }
 

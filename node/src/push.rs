@@ -5,6 +5,7 @@ mod channels;
 mod ended;
 mod keep;
 mod letters;
+pub(crate) mod phone;
 mod receipts;
 pub mod receiver;
 mod register;

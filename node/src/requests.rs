@@ -12,6 +12,7 @@ use halloo_protocol::mailbox::{MailboxOpen, MailboxPut, MailboxTake};
 use halloo_protocol::message::{HistoryRequest, MessageDeliver};
 use halloo_protocol::own_device::{DeviceRename, DeviceRenew};
 use halloo_protocol::push::hand_on::PushHandOn;
+use halloo_protocol::push::phone::PhonePush;
 use halloo_protocol::push::session::{SessionContent, SessionOpen, SessionRequest};
 use halloo_protocol::push::{PushArrived, PushChannelGone, PushDeliver, PushKeep, PushRegister, PushSend, PushUnregister};
 use halloo_protocol::relay::RelayRequest;
@@ -113,6 +114,7 @@ impl EventLoop {
             PushChannelGone::KIND => {
                 self.with(frame, |node, notice: PushChannelGone| node.handle_push_channel_gone(&peer, &notice))
             }
+            PhonePush::KIND => return self.handle_phone_push(peer, via, frame),
             PushHandOn::KIND => self.with(frame, |node, request: PushHandOn| node.handle_push_hand_on(peer, &request)),
             SessionRequest::KIND => self.with(frame, |node, request: SessionRequest| node.handle_session_request(&request)),
             SessionOpen::KIND => self.with(frame, |node, request: SessionOpen| {
@@ -152,7 +154,7 @@ impl EventLoop {
         Ok(Frame::new(frame.id, &answer(self, request)))
     }
 
-    fn chain_of(&self, peer: &PeerId) -> Option<VerifiedChain> {
+    pub(crate) fn chain_of(&self, peer: &PeerId) -> Option<VerifiedChain> {
         self.peers.get(peer).and_then(|known| known.chain.clone())
     }
 

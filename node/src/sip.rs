@@ -10,6 +10,7 @@
 //! | `wire` | what calls and other handlers can ask of it |
 //! | `accounts` | accounts, their nodes, what is kept of passwords |
 //! | `dialog`, `call`, `ring`, `session` | calls: of phones, to phones, and once answered |
+//! | `trunk` | the telephone network: providers, what goes out, what it may cost, whom calls ring at |
 //! | `simple` | presence, messages and the INFO profile: a desk for each account |
 //! | [`media`] | RTP and SRTP on one side, a call's audio on the other |
 //!
@@ -23,7 +24,9 @@ pub mod media;
 mod ring;
 mod session;
 mod simple;
+mod sleeping;
 mod transport;
+mod trunk;
 mod wire;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -79,6 +82,12 @@ pub enum SipStartError {
     /// The accounts can't be read.
     #[error(transparent)]
     Accounts(#[from] SipError),
+    /// A trunk can't be used as it is set up.
+    #[error("[sip] {reason}")]
+    Trunk {
+        /// Which setting, and what is wrong with it.
+        reason: String,
+    },
     /// One edge for a node.
     #[error("this node has a SIP edge already")]
     Twice,
@@ -101,7 +110,7 @@ impl SipEdge {
         node: &Node,
         config: SipConfig,
         root: PathBuf,
-        network: AccountNetwork,
+        mut network: AccountNetwork,
         stop: CancellationToken,
     ) -> Result<Self, SipStartError> {
         let (mut transports, incoming) = transport::Transports::new();
@@ -118,18 +127,25 @@ impl SipEdge {
         let servers = transports.listeners().iter();
         let servers = servers.map(|listener| format!("{}:{}", listener.transport.name().to_ascii_lowercase(), listener.address));
         let servers = servers.collect();
+        let trunks = trunk::Trunks::open(&config, &mut transports).await.map_err(|reason| SipStartError::Trunk { reason })?;
+        network.telephone = trunks.plan();
         let media = PhoneMedia::new(media_config(&config)?);
         let (asks, asked) = mpsc::channel(wire::ASKED_MAX);
         let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let parts = edge::Parts {
             transports,
+            dials_numbers: network.calls.telephone.is_some(),
             accounts: accounts::Accounts::open(root, network)?,
             own: node.clone(),
             media,
             external: config.external,
             wire: wire::Wire(asks),
+            trunks,
+            push_gateway: config.push_gateway,
         };
-        let (edge, inputs) = edge::Edge::open(parts, incoming, asked, commands).await?;
+        let (pushes, pushed) = mpsc::channel(COMMANDS_MAX);
+        let (edge, inputs) = edge::Edge::open(parts, incoming, asked, commands, pushed).await?;
+        node.take_sip_pushes(pushes).await;
         if !node.attach_sip(sender) {
             return Err(SipStartError::Twice);
         }

@@ -31,6 +31,7 @@ mod recent;
 mod reception;
 mod sender;
 mod signal;
+mod telephone;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -59,6 +60,7 @@ pub use reception::{PlacedCall, Reception, Situation, receive};
 pub use signal::{
     CANDIDATE_BYTES_MAX, CallSignal, CallSignalAck, SDP_BYTES_MAX, Signal, SignalBody, SignalError, SignalStatus, VerifiedSignal,
 };
+pub use telephone::{TELEPHONE_EXTENSION, TelephonePart};
 pub use trace::{Begun, CallTraceAsk, CallTraced, TRACE_DETAIL_BYTES_MAX, TRACE_STAGES_MAX, Trace, TraceKind, TraceStage};
 
 /// How a call ended, for people and programs. Prints as the interface names it.
@@ -153,6 +155,26 @@ impl Reason {
     pub const UNDECRYPTABLE: Self = Self(20);
     /// No room for another recording of this caller's.
     pub const VOICEMAIL_FULL: Self = Self(21);
+    /// A telephone number was dialled, and the device is no gateway to the telephone network.
+    pub const TELEPHONE_NO_GATEWAY: Self = Self(0xd0);
+    /// The gateway's owner hasn't named whoever calls.
+    pub const TELEPHONE_NOT_NAMED: Self = Self(0xd1);
+    /// What was dialled is no telephone number there.
+    pub const TELEPHONE_NUMBER: Self = Self(0xd2);
+    /// An emergency number, and the gateway isn't set up for those.
+    pub const TELEPHONE_EMERGENCY: Self = Self(0xd3);
+    /// No trunk that the caller may use leads there.
+    pub const TELEPHONE_NO_TRUNK: Self = Self(0xd4);
+    /// What the owner allows to be spent in a day is spent.
+    pub const TELEPHONE_LIMIT: Self = Self(0xd5);
+    /// No trunk could carry the call.
+    pub const TELEPHONE_FAILED: Self = Self(0xd6);
+    /// The telephone network doesn't know the number.
+    pub const TELEPHONE_UNKNOWN: Self = Self(0xd7);
+    /// Nobody has answered the telephone.
+    pub const TELEPHONE_NO_ANSWER: Self = Self(0xd8);
+    /// Whoever has the telephone said no.
+    pub const TELEPHONE_DECLINED: Self = Self(0xd9);
 }
 
 /// For people; numbers of later versions print as `reason N`.
@@ -180,6 +202,16 @@ impl fmt::Display for Reason {
             Self::REPLACED => "another call took its place",
             Self::UNDECRYPTABLE => "the device couldn't decrypt it",
             Self::VOICEMAIL_FULL => "no room for another recording",
+            Self::TELEPHONE_NO_GATEWAY => "not a gateway to the telephone network",
+            Self::TELEPHONE_NOT_NAMED => "the owner of the telephone gateway hasn't named you",
+            Self::TELEPHONE_NUMBER => "not a telephone number that can be dialled there",
+            Self::TELEPHONE_EMERGENCY => "an emergency number, and the gateway isn't set up for those: use another telephone",
+            Self::TELEPHONE_NO_TRUNK => "the gateway has no trunk to this number for you",
+            Self::TELEPHONE_LIMIT => "the gateway's spending limit is reached for today",
+            Self::TELEPHONE_FAILED => "no trunk of the gateway could carry the call",
+            Self::TELEPHONE_UNKNOWN => "the telephone network doesn't know the number",
+            Self::TELEPHONE_NO_ANSWER => "nobody has answered the telephone",
+            Self::TELEPHONE_DECLINED => "declined at the telephone",
             Self(other) => return write!(f, "reason {other}"),
         })
     }

@@ -28,6 +28,7 @@
 //! | [`phone`] | media of ordinary phones: SDP, RTP and SRTP, and what is decided on them |
 //! | [`simple`] | what phones say of presence and messages: PIDF, RLMI, is-composing, the profile over INFO |
 //! | [`sip`] | the Session Initiation Protocol for ordinary phones: messages, transactions, credentials, the registrar's table |
+//! | [`trunk`] | the telephone network: numbers, who may dial them, by which trunk, and what it may cost |
 //! | [`voicemail`] | what callers say to those who don't answer: a recording in parts, and the reader that takes none that is broken |
 //! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
@@ -72,6 +73,7 @@ pub mod sip;
 #[cfg(test)]
 mod test_identity;
 pub mod time;
+pub mod trunk;
 pub mod vault;
 pub mod voicemail;
 pub mod wire;

@@ -14,6 +14,7 @@ mod channel;
 pub mod hand_on;
 mod notice;
 mod payload;
+pub mod phone;
 mod receipt;
 pub mod registration;
 pub mod session;
@@ -31,8 +32,8 @@ use crate::key::{DeviceKey, hash};
 use crate::time::UnixTime;
 use crate::wire::{self, Body, DecodeError, Extensions, FrameKind, Message, Signed};
 pub use channel::{
-    APNS_TOKEN_BYTES_MAX, ChannelEnd, ENDPOINT_BYTES_MAX, FCM_TOKEN_BYTES_MAX, PushChannel, PushChannelGone,
-    PushChannelGoneNoted, PushWay, TOPIC_BYTES_MAX, is_phone_number,
+    APNS_TOKEN_BYTES_MAX, ChannelEnd, ENDPOINT_BYTES_MAX, FCM_TOKEN_BYTES_MAX, PUSH_CONTENT_TYPE, PushChannel, PushChannelGone,
+    PushChannelGoneNoted, PushWay, SIP_ADDRESS_BYTES_MAX, TOPIC_BYTES_MAX, is_phone_number, sip_account,
 };
 pub use notice::{EventNotice, NOTICE_BYTES, SealedNotice};
 pub use payload::{

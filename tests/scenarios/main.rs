@@ -56,6 +56,8 @@ mod sip_nats;
 mod sip_phones;
 mod sip_profile;
 mod sip_torture;
+mod sip_trunk;
+mod sip_wake;
 mod story;
 mod testnet_tour;
 mod twenty_daemons;

@@ -45,6 +45,29 @@ fn two_phones_behind_two_nodes_call_and_hear_each_other() {
 }
 
 #[test]
+fn who_dials_whoever_rings_them_has_them() {
+    let mut network = Plan::new(["alice", "bob"]).args("bob", edge()).start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let [alice, bob] = network.users();
+    let account = PhoneAccount::add(bob, "udp");
+    wait_devices(alice, &bob.username, 2);
+    let mut phone = Phone::registered(folder.path(), "bob-phone", &account, BOB_HZ, "");
+    let back = format!("sip:{}", alice.username);
+    let alice = &**alice;
+    let call = std::thread::scope(|scope| {
+        let call = scope.spawn(|| alice.cli(["call", &bob.username, "--duration", "1"]));
+        phone.wait("CALL_INCOMING");
+        phone.tell("dial", &back);
+        phone.wait("CALL_ESTABLISHED");
+        // What rang rings no more, and the call that was dialled ends as any.
+        phone.wait("CALL_CLOSED");
+        phone.wait("CALL_CLOSED");
+        call.join().expect("no panic")
+    });
+    assert_eq!(call.ok()["outcome"], "completed");
+}
+
+#[test]
 fn a_phone_and_a_native_device_ring_together_and_one_answers() {
     let mut network = Plan::new(["alice", "bob"]).args("bob", edge()).start();
     let folder = tempfile::tempdir().expect("a folder");

@@ -32,6 +32,7 @@ pub mod natlab;
 pub mod network;
 pub mod phone;
 pub mod presence_reader;
+pub mod provider;
 pub mod raw_stream;
 pub mod recorder;
 pub mod rtp_tone;

@@ -1,10 +1,12 @@
-//! A SIP client over UDP that says exactly what it is told to, well-formed or not.
+//! A SIP client, over UDP or TCP, that says exactly what it is told to, well-formed or not.
 
-use std::net::{SocketAddr, UdpSocket};
+use std::cell::RefCell;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::sip::digest::Challenge;
-use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::message::{Message, stream_length};
 
 use crate::phone::PhoneAccount;
 
@@ -14,13 +16,35 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// One socket, and who it may log in as.
 #[derive(Debug)]
 pub struct SipClient {
-    socket: UdpSocket,
+    socket: Socket,
     server: SocketAddr,
     account: PhoneAccount,
     cseq: u32,
 }
 
+/// How it is connected.
+#[derive(Debug)]
+enum Socket {
+    Udp(UdpSocket),
+    /// And what came after the last message.
+    Tcp(TcpStream, RefCell<Vec<u8>>),
+}
+
+/// How long a look at the socket takes.
+const LOOK: Option<Duration> = Some(Duration::from_millis(100));
+
 impl SipClient {
+    /// One that keeps a connection.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn over_tcp(account: &PhoneAccount) -> Self {
+        let stream = TcpStream::connect(account.address()).expect("the edge listens");
+        stream.set_read_timeout(LOOK).expect("a socket");
+        Self { socket: Socket::Tcp(stream, RefCell::default()), server: account.address(), account: account.clone(), cseq: 0 }
+    }
+
     /// A client of this account's edge.
     ///
     /// # Panics
@@ -28,8 +52,8 @@ impl SipClient {
     #[must_use]
     pub fn new(account: &PhoneAccount) -> Self {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-        socket.set_read_timeout(Some(Duration::from_millis(100))).expect("a socket");
-        Self { socket, server: account.address(), account: account.clone(), cseq: 0 }
+        socket.set_read_timeout(LOOK).expect("a socket");
+        Self { socket: Socket::Udp(socket), server: account.address(), account: account.clone(), cseq: 0 }
     }
 
     /// Where it is, `127.0.0.1:PORT`.
@@ -38,7 +62,16 @@ impl SipClient {
     /// If the socket is none.
     #[must_use]
     pub fn address(&self) -> String {
-        self.socket.local_addr().expect("bound").to_string()
+        let address = match &self.socket {
+            Socket::Udp(socket) => socket.local_addr(),
+            Socket::Tcp(stream, _) => stream.local_addr(),
+        };
+        address.expect("bound").to_string()
+    }
+
+    fn via(&self) -> String {
+        let transport = if matches!(self.socket, Socket::Udp(_)) { "UDP" } else { "TCP" };
+        format!("SIP/2.0/{transport} {};branch=z9hG4bK{};rport", self.address(), rand::random::<u64>())
     }
 
     /// A request of this account's, without credentials.
@@ -46,7 +79,7 @@ impl SipClient {
         self.cseq += 1;
         let number = self.cseq;
         let mut request = Message::request(method, uri);
-        request.add("via", format!("SIP/2.0/UDP {};branch=z9hG4bK{}-{number};rport", self.address(), rand::random::<u64>()));
+        request.add("via", self.via());
         request.add("max-forwards", "70");
         request.add("from", format!("<{}>;tag=t{number}", self.account.uri));
         let to = if method == "REGISTER" { self.account.uri.clone() } else { uri.to_owned() };
@@ -62,7 +95,10 @@ impl SipClient {
     /// # Panics
     /// If they can't be sent.
     pub fn send(&self, bytes: &[u8]) {
-        self.socket.send_to(bytes, self.server).expect("sent");
+        match &self.socket {
+            Socket::Udp(socket) => assert_eq!(socket.send_to(bytes, self.server).expect("sent"), bytes.len()),
+            Socket::Tcp(stream, _) => (&*stream).write_all(bytes).expect("sent"),
+        }
     }
 
     /// The next message, if one comes within `limit`.
@@ -86,8 +122,20 @@ impl SipClient {
         let deadline = Instant::now() + limit;
         let mut bytes = vec![0; 65_535];
         while Instant::now() < deadline {
-            if let Ok((length, _)) = self.socket.recv_from(&mut bytes) {
-                return Some(bytes[..length].to_vec());
+            match &self.socket {
+                Socket::Udp(socket) => {
+                    if let Ok((length, _)) = socket.recv_from(&mut bytes) {
+                        return Some(bytes[..length].to_vec());
+                    }
+                }
+                Socket::Tcp(stream, unread) => {
+                    let mut unread = unread.borrow_mut();
+                    if let Some(length) = stream_length(&unread).expect("a message").filter(|length| *length <= unread.len()) {
+                        return Some(unread.drain(..length).collect());
+                    }
+                    let length = (&*stream).read(&mut bytes).unwrap_or(0);
+                    unread.extend_from_slice(&bytes[..length]);
+                }
             }
         }
         None
@@ -175,7 +223,7 @@ impl SipClient {
         let (number, method) = (self.cseq, request.method().to_owned());
         request.set("cseq", format!("{number} {method}"));
         request.remove("via");
-        request.add_first("via", format!("SIP/2.0/UDP {};branch=z9hG4bK{};rport", self.address(), rand::random::<u64>()));
+        request.add_first("via", self.via());
         request
     }
 
@@ -228,7 +276,7 @@ impl SipClient {
     pub fn within_at(&self, method: &str, invite: &Message, answer: &Message, number: u32) -> Message {
         let target = answer.contacts().ok().and_then(|contacts| Some(contacts.first()?.uri.clone()));
         let mut request = Message::request(method, &target.expect("an address"));
-        request.add("via", format!("SIP/2.0/UDP {};branch=z9hG4bK{};rport", self.address(), rand::random::<u64>()));
+        request.add("via", self.via());
         request.add("max-forwards", "70");
         for (name, from) in [("from", invite), ("to", answer), ("call-id", invite)] {
             request.add(name, from.get(name).unwrap_or_default());

@@ -33,6 +33,21 @@ impl PushMessage {
         lines.into_iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
     }
 
+    /// Checks that it wakes and says nothing, and whose it is: by `py_vapid`. Gives the gateway's key.
+    ///
+    /// # Panics
+    /// If it has content, or its token doesn't hold.
+    #[must_use]
+    pub fn is_empty_of(&self, service: &PushService) -> String {
+        assert!(self.head.starts_with("POST /push/a-phone "), "{}", self.head);
+        assert!(self.body.is_empty() && self.header("content-encoding").is_none(), "{}", self.head);
+        assert_eq!(self.header("urgency"), Some("high"), "{}", self.head);
+        let input = json!({"body": "", "authorization": self.header("authorization"), "audience": service.origin});
+        drop(examined(&input));
+        let key = self.header("authorization").and_then(|text| text.split("k=").nth(1)).unwrap_or_default();
+        key.trim().to_owned()
+    }
+
     /// Checks its form: RFC 8030 section 5, RFC 8291 section 4, RFC 8292 section 3.
     ///
     /// # Panics
@@ -141,6 +156,17 @@ fn python() -> Command {
     Command::new(python)
 }
 
+/// What independent software makes of a message.
+fn examined(input: &Value) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("external/webpush/decrypt.py");
+    let mut child =
+        python().arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("python runs");
+    child.stdin.take().expect("piped").write_all(input.to_string().as_bytes()).expect("python reads");
+    let output = child.wait_with_output().expect("python ends");
+    assert!(output.status.success(), "the message does not open: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
 /// A subscription whose keys are outside Halloo, as those of an app are.
 #[derive(Debug)]
 pub struct Subscription {
@@ -192,18 +218,7 @@ print(json.dumps({'private': text(scalar), 'public': text(point), 'auth': text(o
             "authorization": message.header("authorization"),
             "audience": service.origin,
         });
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("external/webpush/decrypt.py");
-        let mut child = python()
-            .arg(script)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("python runs");
-        child.stdin.take().expect("piped").write_all(input.to_string().as_bytes()).expect("python reads");
-        let output = child.wait_with_output().expect("python ends");
-        assert!(output.status.success(), "the message does not open: {}", String::from_utf8_lossy(&output.stderr));
-        let opened: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let opened = examined(&input);
         BASE64URL_NOPAD.decode(text(&opened, "plaintext").as_bytes()).expect("base64url")
     }
 }

@@ -1,4 +1,4 @@
-//! `/v1/sip`: accounts for ordinary phones.
+//! `/v1/sip`: accounts for ordinary phones, and trunks to the telephone network.
 
 use axum::Json;
 use axum::extract::State;
@@ -6,7 +6,7 @@ use axum::extract::State;
 use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
-use crate::handle::sip::{SipAccount, SipAccountList, SipAccountOptions, SipAccountRemoved, SipCredentials};
+use crate::handle::sip::{SipAccount, SipAccountList, SipAccountOptions, SipAccountRemoved, SipCredentials, SipTrunkList};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -20,11 +20,17 @@ pub(super) fn routes() -> Vec<Route> {
             .returns::<SipAccountRemoved>(),
         Route::post("/v1/sip/accounts/{account}/password", "changeSipPassword", "Give an account another password", password)
             .returns::<SipCredentials>(),
+        Route::get("/v1/sip/trunks", "listSipTrunks", "Trunks to the telephone network, and what was used of them today", trunks)
+            .returns::<SipTrunkList>(),
     ]
 }
 
 async fn list(State(state): State<ApiState>) -> Answer<SipAccountList> {
     Ok(Json(state.node.sip().list().await?))
+}
+
+async fn trunks(State(state): State<ApiState>) -> Answer<SipTrunkList> {
+    Ok(Json(state.node.sip().trunks().await?))
 }
 
 async fn add(State(state): State<ApiState>, JsonBody(options): JsonBody<SipAccountOptions>) -> Answer<SipCredentials> {

@@ -152,7 +152,7 @@ impl EventLoop {
             return Err(CallError::CallsSelf);
         }
         self.refuse_changed(&user)?;
-        if let Some((waiting, _)) = self.waiting_dial(&user) {
+        if let Some((waiting, _)) = self.waiting_dial(&user, None) {
             return Err(CallError::AlreadyCalling { username: self.labels.display(&user), call_id: waiting.to_string() });
         }
         if self.pair_of(call).is_none() {

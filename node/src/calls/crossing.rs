@@ -5,11 +5,14 @@
 
 use std::time::{Duration, Instant};
 
-use halloo_protocol::call::{CallId, CalleeState, PlacedCall, Reason, Reception, Situation, VerifiedInvite, receive};
+use halloo_protocol::call::{
+    CallId, CalleeState, PlacedCall, Reason, Reception, Situation, TELEPHONE_EXTENSION, TelephonePart, VerifiedInvite, receive,
+};
 use halloo_protocol::identity::UserId;
 use tracing::info;
 
 use super::incoming::Incoming;
+use super::outgoing::Outgoing;
 use crate::event_loop::EventLoop;
 use crate::handle::calls::{CallError, CallOutcome, CallStageKind, DialOptions};
 use crate::handle::{Event, Reply};
@@ -48,7 +51,8 @@ impl EventLoop {
     pub(super) fn reception(&self, invite: &VerifiedInvite) -> Reception {
         let caller = invite.caller_id();
         let here = Situation {
-            own_dial: self.waiting_dial(caller),
+            // One from the telephone network is nobody's whom this user has dialled.
+            own_dial: self.waiting_dial(caller, None).filter(|_| invite.invite().extensions.find(TELEPHONE_EXTENSION).is_none()),
             is_engaged: self.calls.is_engaged(),
             rings_when_engaged: self.settings.calls.ring_when_busy,
             is_dnd: self.is_dnd(),
@@ -59,14 +63,15 @@ impl EventLoop {
 
     /// What it does with a leg of a conference: only a dial of ours to the same user stands in its way.
     pub(super) fn reception_of_leg(&self, invite: &VerifiedInvite) -> Reception {
-        let here = Situation { own_dial: self.waiting_dial(invite.caller_id()), ..Situation::default() };
+        let here = Situation { own_dial: self.waiting_dial(invite.caller_id(), None), ..Situation::default() };
         receive((invite.invite().call, invite.caller_device()), &here)
     }
 
-    /// Our call to a user that nobody has answered yet.
-    pub(super) fn waiting_dial(&self, user: &UserId) -> Option<PlacedCall> {
+    /// Our call to a user, or to the same number through the same gateway, that nobody has answered yet.
+    pub(super) fn waiting_dial(&self, user: &UserId, telephone: Option<&TelephonePart>) -> Option<PlacedCall> {
         let me = self.identity.device();
-        let waiting = self.calls.outgoing.iter().filter(|(_, call)| call.machine.is_waiting() && call.progress.user == *user);
+        let is_same = |call: &Outgoing| call.progress.user == *user && call.progress.telephone.as_ref() == telephone;
+        let waiting = self.calls.outgoing.iter().filter(|(_, call)| call.machine.is_waiting() && is_same(call));
         waiting.map(|(call, _)| (*call, me)).min()
     }
 
@@ -76,7 +81,8 @@ impl EventLoop {
 
     /// A call of this user's that rings here: to dial them is to answer it.
     pub(super) fn ringing_call_of(&self, user: &UserId) -> Option<CallId> {
-        let ringing = self.calls.incoming.iter().filter(|(_, call)| call.rings() && call.progress.user == *user);
+        let is_theirs = |call: &Incoming| call.rings() && call.progress.user == *user && call.progress.telephone.is_none();
+        let ringing = self.calls.incoming.iter().filter(|(_, call)| is_theirs(call));
         ringing.map(|(call, _)| *call).min()
     }
 
@@ -85,7 +91,10 @@ impl EventLoop {
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return };
         incoming.dialled = Some(Dialled::new(Some(reply), options));
         incoming.progress.note(CallStageKind::Crossed, None, "this user was dialled while it rang");
+        let user = incoming.progress.user.clone();
         self.begin_dial_answer(call, options);
+        let to = self.labels.display(&user);
+        self.events.send(Event::CallDialing { call_id: call.to_string(), to, presence: None, telephone: None });
     }
 
     /// Withdraws a call of ours for one that came in, and answers that.

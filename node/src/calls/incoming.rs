@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use halloo_protocol::call::conference::{ConferencePart, Participant};
 use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CalleeAction, CalleeCall, CalleeParams, CalleeState, InviteAnswer, InviteError, InviteStatus,
-    InviteWay, Outcome, Reason, Reception, SealedInvite, Signal, VerifiedInvite, may_pass, outcome_of_cancel, word_of,
+    InviteWay, Outcome, Reason, Reception, SealedInvite, Signal, TelephonePart, VerifiedInvite, may_pass, outcome_of_cancel,
+    word_of,
 };
 use halloo_protocol::choice::with_held;
 use halloo_protocol::contact::privacy::{Kind, Relation};
@@ -22,6 +23,7 @@ use super::early::{CANDIDATES_MAX, EarlyMedia};
 use super::media::{MediaSession, Room};
 use super::own_audio::AudioEnds;
 use super::own_engine::{self, OwnEngine, VideoEnds};
+use super::telephone::{Telephone, words};
 use super::trace::Ends;
 use super::{CALLS_MAX, CallsState, Progress, SUMMARY_WAIT, reason_of_fate};
 use crate::address;
@@ -212,7 +214,13 @@ impl EventLoop {
             Some(Err(reason)) => return self.refuse_leg(&invite, arrival, reason),
             None => None,
         };
+        let telephone = match self.judge_telephone(&invite) {
+            Ok(telephone) => telephone,
+            Err(refused) => return refused,
+        };
+        let is_dialled = telephone == Some(Telephone::Dialled);
         if leg.is_none()
+            && !is_dialled
             && let Some(refused) = self.refuse_caller(&invite)
         {
             return refused;
@@ -241,6 +249,11 @@ impl EventLoop {
         }
         if let Some(link) = leg {
             self.take_in_leg(&invite, arrival, link);
+            return rung(InviteStatus::Ringing);
+        }
+        if is_dialled {
+            self.take_in(&invite, arrival, None, None);
+            self.ring_aloud(call);
             return rung(InviteStatus::Ringing);
         }
         let link = part.as_ref().map(|part| self.link_of_invite(&invite, part));
@@ -465,6 +478,8 @@ impl EventLoop {
         let mut progress = Progress::new(invite.caller_id().clone(), self.now());
         progress.via_push = is_push(way);
         progress.is_video = invite.invite().kind == EventKind::VIDEO_CALL;
+        // It was judged before: what can't be read rings nowhere.
+        progress.telephone = TelephonePart::of(invite.invite()).ok().flatten();
         Incoming {
             machine,
             video: progress.is_video.then(VideoEnds::new),
@@ -582,7 +597,13 @@ impl EventLoop {
             if incoming.progress.is_video { (true, EventKind::VIDEO_CALL) } else { (false, EventKind::VOICE_CALL) };
         let notice = self.notice_shown(Sentence::Event(kind), &user, shown_on);
         let call_id = call.to_string();
-        self.events.send(Event::CallIncoming { call_id, from, video, via_push, via, conference_id, notice });
+        let part = self.calls.incoming.get(&call).and_then(|incoming| incoming.progress.telephone.as_ref());
+        let (telephone, dialled) = match part {
+            Some(part @ TelephonePart::From(_)) => (Some(words(part)), None),
+            Some(part @ TelephonePart::Dial(_)) => (None, Some(words(part))),
+            None => (None, None),
+        };
+        self.events.send(Event::CallIncoming { call_id, from, video, via_push, via, conference_id, telephone, dialled, notice });
         match self.settings.answer.clone() {
             Some(answer) => {
                 let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());
@@ -618,11 +639,11 @@ impl EventLoop {
         reply.send(Ok(()));
     }
 
-    pub(crate) fn handle_call_decline(&mut self, call_id: &str, reply: Reply<(), CallError>) {
+    pub(crate) fn handle_call_decline(&mut self, call_id: &str, reason: Reason, reply: Reply<(), CallError>) {
         let unknown = || CallError::UnknownCall { call_id: call_id.chars().take(64).collect() };
         let Some(call) = call_id.parse::<CallId>().ok() else { return reply.send(Err(unknown())) };
         let Some(incoming) = self.calls.incoming.get_mut(&call) else { return reply.send(Err(unknown())) };
-        if !incoming.machine.decline(Reason::DECLINED, Instant::now()) {
+        if !incoming.machine.decline(reason, Instant::now()) {
             let error = wrong_state(call, incoming, "declined");
             return reply.send(Err(error));
         }

@@ -212,6 +212,7 @@ impl EventLoop {
             legs: HashMap::new(),
         };
         outgoing.progress.is_video = outgoing.options.is_video();
+        outgoing.progress.telephone.clone_from(&outgoing.options.telephone);
         if let Some(video) = &mut outgoing.video {
             video.use_files(outgoing.options.video_files());
         }
@@ -222,7 +223,13 @@ impl EventLoop {
             outgoing.progress.note(CallStageKind::Media, None, super::trace::RELAYED_BY_CHOICE);
         }
         if !outgoing.is_quiet() {
-            self.events.send(Event::CallDialing { call_id: call.to_string(), to: self.labels.display(&user), presence });
+            let telephone = outgoing.options.telephone.as_ref().map(super::telephone::words);
+            self.events.send(Event::CallDialing {
+                call_id: call.to_string(),
+                to: self.labels.display(&user),
+                presence,
+                telephone,
+            });
         }
         info!(call = %call.short(), "dialling");
         self.calls.outgoing.insert(call, outgoing);
@@ -478,6 +485,8 @@ impl EventLoop {
         let Some(outgoing) = self.calls.outgoing.get(&call) else { return Err("the call is over".into()) };
         let part = self.conference_part(outgoing.link.as_ref());
         let Some(leg) = outgoing.legs.get(&device) else { return Err("no such device".into()) };
+        let extensions = part.map_or_else(Extensions::none, |part| part.add_to(Extensions::none()));
+        let extensions = outgoing.options.telephone.iter().fold(extensions, |extensions, part| part.add_to(extensions));
         let mut display_name = self.own_display_name();
         display_name.truncate(display_name.floor_char_boundary(DISPLAY_NAME_BYTES_MAX));
         let invite = Invite {
@@ -492,7 +501,7 @@ impl EventLoop {
             issued_at: now,
             expires_at: now.plus_secs(CallTimers::default().ring.as_secs().min(INVITE_SECS_MAX)),
             offer,
-            extensions: part.map_or_else(Extensions::none, |part| part.add_to(Extensions::none())),
+            extensions,
         };
         SealedInvite::seal(invite, self.identity.device_key(), &leg.hpke_key, &mut self.rng).map_err(|error| error.to_string())
     }

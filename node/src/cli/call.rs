@@ -14,8 +14,8 @@ use crate::handle::presence::PresenceView;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Whom to call
-    #[arg(required = true, value_name = "USER", value_parser = parse::user)]
+    /// Whom to call, or a telephone number as `tel:+4930123456`
+    #[arg(required = true, value_name = "USER", value_parser = parse::user_or_telephone)]
     users: Vec<String>,
     /// WAV file to send
     #[arg(long, value_name = "WAV")]
@@ -44,6 +44,9 @@ pub(super) struct Args {
     /// Send media through a relay only: invite and media don't show this device's addresses
     #[arg(long)]
     relayed: bool,
+    /// The gateway by which a telephone number is called; the default is in config.toml, telephone under [calls]
+    #[arg(long, value_name = "NAME@AUTHORITY", value_parser = parse::full_user)]
+    via: Option<String>,
     /// Show what happened, stage by stage, at both ends
     #[arg(long)]
     trace: bool,
@@ -90,6 +93,8 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         offer: None,
         passthrough: Vec::new(),
         relayed_only: args.relayed,
+        via: args.via,
+        telephone: None,
     };
     let client = context.client()?;
     if !context.output.is_json()

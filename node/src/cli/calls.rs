@@ -191,7 +191,10 @@ async fn list(context: &Context) -> Result<(), CliError> {
                 None => word(&call.state),
             };
             let by = call.introduced_by.as_ref().map_or_else(String::new, |by| format!(" (no contact; introduced by {by})"));
-            let users = format!("{}{by}", call.users.join(", "));
+            let users = match &call.telephone {
+                Some(number) => format!("{number} through {}", call.users.join(", ")),
+                None => format!("{}{by}", call.users.join(", ")),
+            };
             [call.call_id.clone(), call.started_at.to_string(), way.to_owned(), users, state]
         });
         table(["CALL", "STARTED", "WAY", "USER", "STATE"], rows)
@@ -200,9 +203,16 @@ async fn list(context: &Context) -> Result<(), CliError> {
 
 fn for_people(event: &Event) -> Option<String> {
     match event {
+        Event::CallDialing { call_id, to, telephone: Some(number), .. } => {
+            Some(format!("{call_id} to {} through {}", printable(number), printable(to)))
+        }
         Event::CallDialing { call_id, to, .. } => Some(format!("{call_id} to {}", printable(to))),
         Event::CallJoined { call_id, instead_of } => Some(format!("{call_id} goes on instead of {instead_of}: both had dialled")),
-        Event::CallIncoming { call_id, from, video, via_push, conference_id, notice, .. } => {
+        Event::CallIncoming { call_id, from, video, via_push, conference_id, telephone, dialled, notice, .. } => {
+            if let Some(number) = dialled {
+                return Some(format!("{call_id} from {} to {}", printable(from), printable(number)));
+            }
+            let from = &telephone.as_ref().map_or_else(|| from.clone(), |number| telephone_caller(number, from));
             let video = if *video { " with video" } else { "" };
             let woken = if *via_push { ", woken for it" } else { "" };
             let into = if conference_id.is_some() { ", into a conference" } else { "" };
@@ -227,6 +237,11 @@ fn for_people(event: &Event) -> Option<String> {
         Event::CallEnded(outcome) => Some(format!("{} {}", outcome.call_id, call::for_people(outcome))),
         _ => None,
     }
+}
+
+/// A caller of the telephone network, whom nobody has verified.
+fn telephone_caller(number: &str, gateway: &str) -> String {
+    format!("telephone {number} (not verified; through {gateway})")
 }
 
 /// What is said of somebody who is no contact.

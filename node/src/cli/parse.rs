@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use halloo_protocol::identity::Username;
+use halloo_protocol::trunk::number::{Dialled, is_tel_uri};
 
 use super::error::CliError;
 
@@ -22,6 +23,14 @@ pub(super) fn user(text: &str) -> Result<String, String> {
         }
     }
     Ok(text.to_owned())
+}
+
+/// A user, or a telephone number as a `tel:` URI.
+pub(super) fn user_or_telephone(text: &str) -> Result<String, String> {
+    if !is_tel_uri(text) {
+        return user(text);
+    }
+    Dialled::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// A user with the authority named.

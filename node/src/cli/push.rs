@@ -52,6 +52,8 @@ pub(super) enum Register {
     Webhook(WebhookArgs),
     /// By a short message that says no more than that there is something
     Sms(SmsArgs),
+    /// By a SIP request to a phone of yours, at the SIP edge beside the gateway
+    Sip(SipArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -118,6 +120,15 @@ pub(super) struct SmsArgs {
     gateway: GatewayArgs,
 }
 
+#[derive(Debug, clap::Args)]
+pub(super) struct SipArgs {
+    /// The phone: sip:NAME@AUTHORITY, with ;gr= and its instance if one phone is meant
+    #[arg(long, value_name = "ADDRESS", value_parser = parse::text)]
+    address: String,
+    #[command(flatten)]
+    gateway: GatewayArgs,
+}
+
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
     match command {
         Command::Policy(command) => policy::run(context, &context.client()?, command).await,
@@ -166,6 +177,7 @@ fn target(register: Register) -> PushTarget {
         Register::Apns(args) => (PushChannel::Apns { token: args.token, topic: args.topic, sandbox: args.sandbox }, args.gateway),
         Register::Webhook(args) => (PushChannel::Webhook { url: args.url, secret: None }, args.gateway),
         Register::Sms(args) => (PushChannel::Sms { number: args.number }, args.gateway),
+        Register::Sip(args) => (PushChannel::Sip { address: args.address }, args.gateway),
     };
     PushTarget { channel, gateway: gateway.gateway }
 }

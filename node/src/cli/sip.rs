@@ -2,16 +2,25 @@
 
 use super::Context;
 use super::error::CliError;
-use super::output::{pairs, printable, table};
+use super::output::{pairs, printable, table, word};
 use super::parse;
 use super::progress::Spinner;
-use crate::handle::sip::{SipAccount, SipAccountList, SipAccountOptions, SipAccountRemoved, SipCredentials};
+use crate::handle::sip::{SipAccount, SipAccountList, SipAccountOptions, SipAccountRemoved, SipCredentials, SipTrunkList};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Accounts for phones
     #[command(subcommand)]
     Account(AccountCommand),
+    /// Trunks to the telephone network
+    #[command(subcommand)]
+    Trunk(TrunkCommand),
+}
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum TrunkCommand {
+    /// The trunks of config.toml: how they stand, and what was used of them today
+    List,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -47,7 +56,10 @@ pub(super) struct AccountArgs {
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
-    let Command::Account(command) = command;
+    let command = match command {
+        Command::Account(command) => command,
+        Command::Trunk(TrunkCommand::List) => return trunks(context).await,
+    };
     let client = context.client()?;
     let path = |account: &str, what: &str| format!("/v1/sip/accounts/{}/{what}", parse::url_part(account));
     match command {
@@ -71,6 +83,29 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
             context.output.print(&credentials, credentials_for_people)
         }
     }
+}
+
+async fn trunks(context: &Context) -> Result<(), CliError> {
+    let list: SipTrunkList = context.client()?.get("/v1/sip/trunks").await?;
+    context.output.print(&list, trunks_for_people)
+}
+
+fn trunks_for_people(list: &SipTrunkList) -> String {
+    let Some(gateway) = &list.gateway else { return "no trunks; docs/sip.md says how one is set up\n".to_owned() };
+    let missing = if list.has_gateway { "" } else { ", which isn't here: halloo sip account add makes it" };
+    let mut text = format!("numbers are called through {gateway}{missing}\n");
+    let rows = list.trunks.iter().map(|trunk| {
+        let reason = trunk.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let state = printable(&format!("{}{reason}", word(&trunk.state))).into_owned();
+        [trunk.name.clone(), format!("{} {}", trunk.transport, trunk.server), state, trunk.patterns.join(", ")]
+    });
+    text += &table(["trunk", "server", "state", "numbers"], rows);
+    let max = |used: u32, max: Option<u32>| max.map_or_else(|| used.to_string(), |max| format!("{used} of {max}"));
+    let used = list.trunks.iter().flat_map(|trunk| trunk.used.iter().map(|of| (trunk.name.clone(), of)));
+    let rows = used.map(|(name, of)| [name, of.of.clone(), max(of.calls, of.calls_max), max(of.minutes, of.minutes_max)]);
+    text += &table(["trunk", "of", "calls today", "minutes today"], rows);
+    let mapped = list.trunks.iter().flat_map(|trunk| &trunk.inbound);
+    mapped.fold(text, |text, (number, user)| text + &format!("calls to {number} ring at {user}\n"))
 }
 
 fn credentials_for_people(credentials: &SipCredentials) -> String {

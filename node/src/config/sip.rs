@@ -1,9 +1,12 @@
 //! `[sip]`: the edge for ordinary phones.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+
+use super::trunk::{DiallingConfig, TrunkConfig};
 
 /// Settings of the SIP edge. Without an address it doesn't run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -23,6 +26,14 @@ pub struct SipConfig {
     pub media_port: Option<u16>,
     /// See [`SipConfig::media_port`].
     pub media_ports: Option<u16>,
+    /// The account that is the gateway to the telephone network, `name@authority`: a user for this alone.
+    pub telephone: Option<String>,
+    /// How numbers are dialled where the gateway is.
+    pub dialling: DiallingConfig,
+    /// Accounts at telephone providers, by name.
+    pub trunk: BTreeMap<String, TrunkConfig>,
+    /// The gateway that wakes phones' apps (RFC 8599), as peer id or multiaddress; without it the account's own, or one that is known.
+    pub push_gateway: Option<String>,
 }
 
 impl SipConfig {
@@ -31,6 +42,11 @@ impl SipConfig {
     pub fn seen_from(mut self, home: &Path) -> Self {
         for file in [&mut self.certificate, &mut self.key] {
             *file = file.take().map(|file| home.join(file));
+        }
+        for trunk in self.trunk.values_mut() {
+            for file in [&mut trunk.password_file, &mut trunk.roots] {
+                *file = file.take().map(|file| home.join(file));
+            }
         }
         self
     }

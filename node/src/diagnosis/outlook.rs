@@ -165,6 +165,7 @@ mod tests {
             call_id: "a".to_owned(),
             outcome,
             reason: Some(reason.to_owned()),
+            reason_code: None,
             answered_by: None,
             codec: None,
             path,
@@ -193,6 +194,7 @@ mod tests {
             media: None,
             conference_id: None,
             introduced_by: None,
+            telephone: None,
         }
     }
 

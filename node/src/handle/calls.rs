@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use halloo_protocol::call::{Reason, TelephonePart};
 use halloo_protocol::phone::AudioCodec;
+use halloo_protocol::trunk::number::{NumberError, is_tel_uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio_util::task::AbortOnDropHandle;
@@ -58,6 +60,11 @@ pub struct DialOptions {
     /// Send media through a relay only: neither invite nor media show this device's addresses. The connection that carries the signalling
     /// still may, where it is a direct one. Fails where no relay serves.
     pub relayed_only: bool,
+    /// For a telephone number (`tel:` in `users`): the gateway to call it by, `name@authority`. `None`: the one of the configuration, `[calls] telephone`.
+    pub via: Option<String>,
+    /// What the invite says of the telephone network. A `tel:` in `users` sets it; set otherwise by a gateway, for calls that come from there.
+    #[serde(skip)]
+    pub telephone: Option<TelephonePart>,
 }
 
 impl DialOptions {
@@ -138,6 +145,9 @@ pub struct CallOutcome {
     pub outcome: CallResult,
     /// Why, in words or as a code of the other side.
     pub reason: Option<String>,
+    /// The same as the number that devices tell each other (docs/wire.md, section 6). For embedders only, and not kept over a restart.
+    #[serde(skip)]
+    pub reason_code: Option<u16>,
     /// The peer id of the device that answered.
     pub answered_by: Option<String>,
     /// The codec of the audio, `opus`, `g722`, `pcmu` or `pcma`.
@@ -283,6 +293,10 @@ pub struct CallEntry {
     /// Who has introduced the other, `name@authority`, if the other is no contact.
     #[serde(default)]
     pub introduced_by: Option<String>,
+    /// The telephone number that was called through a gateway, or from which the gateway's call comes: then by its provider's word, verified by
+    /// nobody, and `withheld` where it isn't shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub telephone: Option<String>,
 }
 
 /// Something that happened in a call, as this device saw it.
@@ -389,6 +403,12 @@ pub enum CallError {
     /// Nobody to call was named.
     #[error("nobody to call was named")]
     NoCallee,
+    /// It isn't a telephone number.
+    #[error("can't dial it: {0}")]
+    Number(#[from] NumberError),
+    /// No gateway to the telephone network is known.
+    #[error("no telephone gateway: name one with --via NAME@AUTHORITY, or as telephone under [calls] in config.toml")]
+    NoGateway,
     /// The caller would call themselves.
     #[error("can't call yourself")]
     CallsSelf,
@@ -478,7 +498,12 @@ impl Fault for CallError {
             Self::Username(error) => error.kind(),
             Self::Node(error) => error.kind(),
             Self::Resolve(error) => error.kind(),
-            Self::NoCallee | Self::CallsSelf | Self::Audio { .. } | Self::Description { .. } => ProblemKind::InvalidRequest,
+            Self::NoCallee
+            | Self::CallsSelf
+            | Self::Number(_)
+            | Self::NoGateway
+            | Self::Audio { .. }
+            | Self::Description { .. } => ProblemKind::InvalidRequest,
             Self::UnknownCall { .. } | Self::NotLeft { .. } => ProblemKind::NotFound,
             Self::NoVideo { .. } | Self::NoPassthrough { .. } | Self::NotOwnEngine { .. } => ProblemKind::Conflict,
             Self::WrongState { .. } | Self::AlreadyCalling { .. } | Self::TakesPart { .. } => ProblemKind::Conflict,
@@ -505,6 +530,9 @@ impl Calls<'_> {
     /// See [`CallError`].
     pub async fn dial(&self, options: DialOptions) -> Result<CallOutcome, CallError> {
         let Some(path) = options.voicemail.clone() else { return self.place(options).await };
+        if options.users.iter().any(|user| is_tel_uri(user)) {
+            return Err(CallError::Node(NodeError::Unsupported { what: "voicemail for a telephone" }));
+        }
         // What is wrong with the file is said before anybody is disturbed; it is made ready while it rings.
         super::voicemail::check(&path).await.map_err(|reason| CallError::Audio { path: path.clone(), reason })?;
         let to = options.users.first().cloned().unwrap_or_default();
@@ -561,7 +589,16 @@ impl Calls<'_> {
     /// See [`CallError`].
     pub async fn decline(&self, call_id: &str) -> Result<(), CallError> {
         let call_id = call_id.to_owned();
-        self.0.ask(|reply| Command::CallDecline { call_id, reply }).await
+        self.0.ask(|reply| Command::CallDecline { call_id, reason: Reason::DECLINED, reply }).await
+    }
+
+    /// The same for a reason of a machine's own, such as a gateway's.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) async fn refuse(&self, call_id: &str, reason: Reason) -> Result<(), CallError> {
+        let call_id = call_id.to_owned();
+        self.0.ask(|reply| Command::CallDecline { call_id, reason, reply }).await
     }
 
     /// Notes that the person has seen an ended call in the list; all of the user's devices show it.

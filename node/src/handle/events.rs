@@ -273,7 +273,7 @@ pub enum Event {
         /// Whose, `name@authority`.
         username: String,
     },
-    /// We call somebody.
+    /// We call somebody; where their own call rings here, that is answered instead, and is the one named.
     CallDialing {
         /// The call.
         call_id: String,
@@ -281,6 +281,9 @@ pub enum Event {
         to: String,
         /// The newest that is known of their presence, if they are a contact.
         presence: Option<PresenceView>,
+        /// The telephone number that this gateway is to call, or from which the call comes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        telephone: Option<String>,
     },
     /// Both had dialled: our call is withdrawn, and theirs goes on, answered.
     CallJoined {
@@ -303,6 +306,13 @@ pub enum Event {
         via: CallWay,
         /// The conference they ask into, if it is one.
         conference_id: Option<String>,
+        /// The call comes from the telephone network, and `from` is the gateway: from this number, by the word of the gateway's provider. Nobody has
+        /// verified it; `withheld` where it isn't shown.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        telephone: Option<String>,
+        /// For a telephone gateway: the number that it is to call.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dialled: Option<String>,
         /// What the person reads or hears of it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         notice: Option<Notice>,

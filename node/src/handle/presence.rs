@@ -152,6 +152,8 @@ pub enum PresenceCommand {
     Get { user: String, reply: Reply<PresenceView, PresenceError> },
     /// [`Presence::list`]
     List(Reply<PresenceList, PresenceError>),
+    /// [`Presence::set_asleep`]
+    Asleep { is_asleep: bool, reply: Reply<(), PresenceError> },
 }
 
 impl fmt::Debug for PresenceCommand {
@@ -161,6 +163,7 @@ impl fmt::Debug for PresenceCommand {
             Self::Set { .. } => "Set",
             Self::Get { .. } => "Get",
             Self::List(_) => "List",
+            Self::Asleep { .. } => "Asleep",
         })
     }
 }
@@ -180,6 +183,14 @@ impl Presence<'_> {
     /// See [`PresenceError`].
     pub async fn set(&self, change: PresenceChange) -> Result<OwnPresence, PresenceError> {
         self.0.ask(|reply| Command::Presence(PresenceCommand::Set { change, reply })).await
+    }
+
+    /// Whether what this device speaks for sleeps, so that contacts see it as reached by a push. For as long as the node runs.
+    ///
+    /// # Errors
+    /// See [`PresenceError`].
+    pub(crate) async fn set_asleep(&self, is_asleep: bool) -> Result<(), PresenceError> {
+        self.0.ask(|reply| Command::Presence(PresenceCommand::Asleep { is_asleep, reply })).await
     }
 
     /// A contact's presence, as it is known here; asks nobody.

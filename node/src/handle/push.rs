@@ -1,5 +1,6 @@
 //! Registrations that let a gateway wake this device.
 
+use halloo_protocol::push::phone::{PhonePush, PhonePushed};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -71,6 +72,11 @@ pub enum PushChannel {
         /// The number, `+` and 7 to 15 digits.
         number: String,
     },
+    /// A SIP request (MESSAGE) to a phone of the same user, at the SIP edge beside the gateway. The app that gets it hands the payload to the node.
+    Sip {
+        /// `sip:name@authority`, with `;gr=` and the phone's instance if one phone is meant.
+        address: String,
+    },
 }
 
 impl PushChannel {
@@ -84,6 +90,7 @@ impl PushChannel {
             Self::Apns { .. } => "apns",
             Self::Webhook { .. } => "webhook",
             Self::Sms { .. } => "sms",
+            Self::Sip { .. } => "sip",
         }
     }
 }
@@ -116,7 +123,7 @@ impl ChannelState {
 pub struct PushRegistration {
     /// What [`Push::unregister`] takes.
     pub id: String,
-    /// The channel: `stream`, `webpush`, `fcm`, `apns`, `webhook`, `sms`.
+    /// The channel: `stream`, `webpush`, `fcm`, `apns`, `webhook`, `sms`, `sip`.
     pub kind: String,
     /// The gateway's peer id.
     pub gateway: String,
@@ -299,6 +306,14 @@ impl Push<'_> {
     pub async fn unregister(&self, id: &str) -> Result<PushRemoved, PushError> {
         let id = id.to_owned();
         self.0.ask(|reply| Command::PushUnregister { id, reply }).await
+    }
+
+    /// Has a gateway wake a phone's app, or asks whom it can wake. Without `gateway` one of this device's own, or another that is known.
+    ///
+    /// # Errors
+    /// See [`PushError`].
+    pub(crate) async fn phone(&self, gateway: Option<String>, request: PhonePush) -> Result<PhonePushed, PushError> {
+        self.0.ask(|reply| Command::PhonePush { gateway, request: Box::new(request), reply }).await
     }
 
     /// This device's registrations.

@@ -109,6 +109,70 @@ pub struct SipAccountRemoved {
     pub peer_id: String,
 }
 
+/// How a trunk stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum SipTrunkState {
+    /// Registered at the provider: calls come.
+    Registered,
+    /// The provider is told nothing; it knows this machine's address.
+    Ready,
+    /// Not answered yet.
+    Trying,
+    /// Out of order; it is tried again.
+    Failed,
+}
+
+/// What was used of a limit today, by UTC, and the limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SipTrunkUse {
+    /// Whose: a user's (`name@authority`), a prefix's (`+49900`), or `all` users' together.
+    pub of: String,
+    /// Calls placed.
+    pub calls: u32,
+    /// How many may be; `null`: as many as they like.
+    pub calls_max: Option<u32>,
+    /// Minutes begun.
+    pub minutes: u32,
+    /// How many may be; `null`: as many as they like.
+    pub minutes_max: Option<u32>,
+}
+
+/// A trunk to the telephone network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SipTrunk {
+    /// Its name in the configuration.
+    pub name: String,
+    /// The provider's server.
+    pub server: String,
+    /// `udp`, `tcp` or `tls`.
+    pub transport: String,
+    /// How it stands.
+    pub state: SipTrunkState,
+    /// Why it is out of order, or why the last call couldn't be carried.
+    pub reason: Option<String>,
+    /// Which numbers it carries.
+    pub patterns: Vec<String>,
+    /// Whether emergency numbers go there.
+    pub emergency: bool,
+    /// What was used today: of all users, of each who may call, of each prefix with a limit.
+    pub used: Vec<SipTrunkUse>,
+    /// Numbers whose calls ring at a user.
+    pub inbound: std::collections::BTreeMap<String, String>,
+}
+
+/// All trunks, in the order in which they are tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SipTrunkList {
+    /// The account that is the gateway, `name@authority`.
+    pub gateway: Option<String>,
+    /// Whether that account is here: without it nothing goes out or comes in.
+    pub has_gateway: bool,
+    /// The trunks.
+    pub trunks: Vec<SipTrunk>,
+}
+
 /// Why something at the SIP edge failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -179,6 +243,8 @@ pub enum SipCommand {
     Add { options: SipAccountOptions, reply: Reply<SipCredentials, SipError> },
     /// [`Sip::list`]
     List(Reply<SipAccountList, SipError>),
+    /// [`Sip::trunks`]
+    Trunks(Reply<SipTrunkList, SipError>),
     /// [`Sip::remove`]
     Remove { account: String, reply: Reply<SipAccountRemoved, SipError> },
     /// [`Sip::new_password`]
@@ -207,6 +273,14 @@ impl Sip<'_> {
     /// [`SipError::NotRunning`]
     pub async fn list(&self) -> Result<SipAccountList, SipError> {
         self.ask(SipCommand::List).await
+    }
+
+    /// The trunks to the telephone network, and what was used of them today.
+    ///
+    /// # Errors
+    /// [`SipError::NotRunning`]
+    pub async fn trunks(&self) -> Result<SipTrunkList, SipError> {
+        self.ask(SipCommand::Trunks).await
     }
 
     /// One account. `account` is `name@authority`, or `name` where that is clear.

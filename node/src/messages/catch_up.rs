@@ -42,6 +42,12 @@ const ROWS_PER_PAGE: usize = 512;
 /// How often an own device is asked what it has: a sender that doesn't know of all our devices yet sends to some of them only.
 const ASK_EVERY: Duration = Duration::from_secs(60);
 
+/// How often a home does that is newer than [`NEW_SECS`]: until then most senders have this user's record from before.
+const ASK_WHILE_NEW: Duration = Duration::from_secs(5);
+
+/// A little longer than records are taken from the cache.
+const NEW_SECS: u64 = 6 * 60;
+
 /// The longest pause between two tries to ask a device that doesn't answer; from [`ASK_EVERY`] on it is doubled.
 const ASK_EVERY_MAX: Duration = Duration::from_secs(600);
 
@@ -298,8 +304,10 @@ impl EventLoop {
         if !self.contacts.is_own_device(&device) {
             return;
         }
+        let is_new = self.now().unix.secs_since(self.messages.catch_up.since) < NEW_SECS;
+        let pause = if is_new { ASK_WHILE_NEW } else { ASK_EVERY };
         if let Some(turn) = self.messages.catch_up.turns.get_mut(&device) {
-            *turn = Turn { at: Instant::now() + ASK_EVERY, pause: ASK_EVERY };
+            *turn = Turn { at: Instant::now() + pause, pause };
         }
         let mut news = 0_u64;
         let since = self.messages.catch_up.since;

@@ -29,6 +29,7 @@ pub(super) fn to_wire(channel: PushChannel, rng: &mut impl CryptoRng) -> Result<
             (WireChannel::Webhook { url, secret }, made)
         }
         PushChannel::Sms { number } => (WireChannel::Sms { number }, None),
+        PushChannel::Sip { address } => (WireChannel::Sip { address }, None),
         PushChannel::Stream {} => (WireChannel::Stream, None),
         PushChannel::Webpush { .. } => return Err(invalid("kind", "not here")),
     };
@@ -81,6 +82,7 @@ mod tests {
             (hook("ftp://a.example", None), "url"),
             (hook("https://a.example", Some("whsec_AA==")), "secret"),
             (PushChannel::Sms { number: "12345678".into() }, "channel"),
+            (PushChannel::Sip { address: "sip:nobody".into() }, "channel"),
         ] {
             let refused = made(channel.clone());
             assert!(matches!(&refused, Err(PushError::InvalidChannel { field: named, .. }) if *named == field), "{refused:?}");

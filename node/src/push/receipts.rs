@@ -2,7 +2,7 @@
 //! `halloo_protocol::push::receipt`.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use halloo_protocol::call::InviteWay;
 use halloo_protocol::key::DeviceKey;
@@ -35,7 +35,16 @@ struct HandedPush {
     sending: Sending,
     /// It has said that it takes it, and not yet that it couldn't bring it.
     is_accepted: bool,
+    /// Until then the gateway keeps it back, as the user's policy wants it: that it doesn't come is no fault of the gateway's.
+    kept_until: Option<Instant>,
     has_arrived: bool,
+}
+
+impl HandedPush {
+    /// Whether the gateway is to have brought it by now.
+    fn is_due(&self, now: Instant) -> bool {
+        self.is_accepted && self.kept_until.is_none_or(|until| until <= now)
+    }
 }
 
 /// Receipts of both directions.
@@ -61,6 +70,7 @@ impl EventLoop {
             sealed_hash,
             sending: handed.sending,
             is_accepted: false,
+            kept_until: None,
             has_arrived: false,
         };
         let handed = &mut self.push.receipts.handed;
@@ -70,15 +80,24 @@ impl EventLoop {
         handed.push_back(push);
     }
 
-    pub(super) fn note_push_accepted(&mut self, request_hash: &[u8; 32]) {
+    /// A gateway has taken a push, and keeps it back for so many seconds.
+    pub(super) fn note_push_accepted(&mut self, request_hash: &[u8; 32], kept_secs: Option<u16>) {
+        let kept_until = kept_secs.map(|secs| Instant::now() + Duration::from_secs(secs.into()));
+        for handed in self.push.receipts.handed.iter_mut().filter(|handed| handed.request_hash == *request_hash) {
+            (handed.is_accepted, handed.kept_until) = (true, kept_until);
+        }
+    }
+
+    /// A push is taken back before its time: its gateway isn't to bring it any more.
+    pub(super) fn note_push_withdrawn(&mut self, request_hash: &[u8; 32]) {
         let handed = self.push.receipts.handed.iter_mut().filter(|handed| handed.request_hash == *request_hash);
-        handed.for_each(|handed| handed.is_accepted = true);
+        handed.for_each(|handed| handed.is_accepted = false);
     }
 
     /// A device says that a push of ours has come, and learns who else had accepted it.
     pub(crate) fn handle_push_arrived(&mut self, peer: PeerId, arrived: &PushArrived) -> PushArrivedNoted {
         let Some(device) = self.peers.get(&peer).map(|known| known.device) else { return noted(Vec::new()) };
-        let handed = &mut self.push.receipts.handed;
+        let (handed, now) = (&mut self.push.receipts.handed, Instant::now());
         let is_of_it = |handed: &&mut HandedPush| handed.device == device && handed.sealed_hash == arrived.sealed_hash;
         let mut accepted = Vec::new();
         let mut news = None;
@@ -87,7 +106,7 @@ impl EventLoop {
                 news = (!handed.has_arrived).then_some(handed.sending);
                 handed.has_arrived = true;
             }
-            if (handed.is_accepted || handed.has_arrived) && accepted.len() < ACCEPTED_MAX {
+            if (handed.is_due(now) || handed.has_arrived) && accepted.len() < ACCEPTED_MAX {
                 accepted.push(handed.gateway);
             }
         }

@@ -135,7 +135,7 @@ impl EventLoop {
     }
 
     /// The gateway the user names, or the first that is connected or known.
-    fn choose_gateway(&self, named: Option<&str>) -> Result<Helper, PushError> {
+    pub(super) fn choose_gateway(&self, named: Option<&str>) -> Result<Helper, PushError> {
         let unreachable = |text: &str| PushError::GatewayUnreachable { gateway: text.chars().take(200).collect() };
         if let Some(text) = named {
             if let Ok(peer) = text.parse::<PeerId>() {

@@ -62,7 +62,7 @@ impl EventLoop {
         match answer.map(|answer| answer.status) {
             Ok(PushStatus::Accepted { ways }) => {
                 debug!(?sending, ?ways, ?held, "gateway took the push");
-                self.note_push_accepted(&push.request_hash);
+                self.note_push_accepted(&push.request_hash, held);
                 match (sending, held) {
                     (Sending::Test { gateway }, _) => self.push_test_answered(gateway, Ok(ways)),
                     (Sending::Call { call, device }, Some(secs)) => self.push_held(call, device, push, secs),
@@ -76,6 +76,7 @@ impl EventLoop {
 
     /// Takes back a push whose call is over or answered.
     pub(crate) fn withdraw_push(&mut self, held: HeldPush) {
+        self.note_push_withdrawn(&held.request_hash);
         let request = PushWithdraw { handle: held.handle, request_hash: held.request_hash, extensions: Extensions::none() };
         self.request(&Target::connected(held.gateway), &request, Purpose::PushWithdraw, GATEWAY_TIMEOUT);
     }

@@ -18,7 +18,11 @@ fn serves_any_gateway(channel: &WireChannel) -> bool {
     match channel {
         WireChannel::Stream => true,
         WireChannel::WebPush { endpoint, .. } => endpoint.starts_with(LOCAL_ENDPOINT),
-        WireChannel::Fcm { .. } | WireChannel::Apns { .. } | WireChannel::Webhook { .. } | WireChannel::Sms { .. } => false,
+        WireChannel::Fcm { .. }
+        | WireChannel::Apns { .. }
+        | WireChannel::Webhook { .. }
+        | WireChannel::Sms { .. }
+        | WireChannel::Sip { .. } => false,
     }
 }
 

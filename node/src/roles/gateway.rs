@@ -16,9 +16,11 @@ mod hand_on;
 mod http;
 mod jwt;
 mod keeper;
+pub(crate) mod phones;
 mod receipts;
 pub(crate) mod sessions;
 mod setup;
+pub(crate) mod sip;
 mod sms;
 mod waiting;
 mod webhook;
@@ -41,6 +43,7 @@ use halloo_protocol::wire::{self, Extensions, Signed};
 use libp2p::PeerId;
 use tracing::{debug, warn};
 
+pub(crate) use self::channel::Outcome as ServiceOutcome;
 use self::channel::Services;
 pub(crate) use self::delivery::{Delivering, ServiceAnswer};
 pub(crate) use self::ended::TellingGone;
@@ -110,6 +113,7 @@ pub(crate) struct Gateway {
     held: std::collections::HashMap<u64, hand_on::Held>,
     /// Who is told what becomes of a push.
     senders: receipts::Senders,
+    phones: phones::Phones,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -152,6 +156,7 @@ impl EventLoop {
             sessions: sessions::Hosted::default(),
             held: std::collections::HashMap::new(),
             senders: receipts::Senders::default(),
+            phones: phones::Phones::new(RATES_MAX),
         });
         Ok(())
     }
@@ -197,6 +202,9 @@ impl EventLoop {
             return RegisterStatus::Refused(PushReason::TEMPORARY);
         };
         let registered = usize::try_from(registered).unwrap_or(usize::MAX);
+        if let Some(refused) = self.foreign_phone(chain, &request) {
+            return RegisterStatus::Refused(refused);
+        }
         let decided = decide_register(request, chain, known.as_ref(), registered, handle, &policy, now);
         let registration = match decided {
             Ok(registration) => registration,
@@ -222,6 +230,25 @@ impl EventLoop {
             time: Box::new(Signed::sign(time, self.identity.device_key())),
             vapid_key: Some(vapid_key),
         }
+    }
+
+    /// The SIP edge beside this node brings what is pushed to phones.
+    pub(crate) fn handle_attach_sip(&mut self, edge: tokio::sync::mpsc::Sender<sip::SipPush>) {
+        if let Some(gateway) = &mut self.gateway {
+            gateway.services.sip = Some(sip::SipClient(edge));
+        }
+    }
+
+    /// Phones of others aren't anybody's channel.
+    fn foreign_phone(&self, chain: &VerifiedChain, request: &PushRegister) -> Option<PushReason> {
+        let is_foreign = |channel: &PushChannel| match channel {
+            PushChannel::Sip { address } => {
+                let account = halloo_protocol::push::sip_account(address).map(|(account, _)| account);
+                account.and_then(|account| self.labels.parse(&account).ok()).as_ref() != Some(&chain.user.id)
+            }
+            _ => false,
+        };
+        request.channels.iter().any(is_foreign).then_some(PushReason::INVALID)
     }
 
     /// A device was removed by its user: it isn't woken any more.

@@ -4,12 +4,14 @@
 //! in as a phone; it has mode 0600, as keys have.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::identity::RecoveryPhrase;
 use halloo_protocol::key::AuthorityKey;
 use halloo_protocol::linking::DeviceLink;
 use halloo_protocol::sip::digest::Ha1;
+use halloo_protocol::trunk::Plan;
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -83,6 +85,8 @@ pub struct AccountNetwork {
     pub authorities: Vec<(String, AuthorityKey)>,
     /// How calls ring.
     pub calls: CallsConfig,
+    /// Which account is the gateway to the telephone network, and what it may do.
+    pub(crate) telephone: Option<(String, Arc<Plan>)>,
 }
 
 /// The directory of accounts.
@@ -98,6 +102,8 @@ pub(super) struct Account {
     pub(super) record: Record,
     pub(super) node: Node,
     pub(super) peer_id: String,
+    /// The node's own.
+    pub(super) store: Store,
 }
 
 /// A new account, its password, and the words of its user if there was none before.
@@ -144,12 +150,20 @@ impl Accounts {
         let home = self.root.join(&record.directory);
         let store = open_store(&home).await?;
         let identity = LocalIdentity::load(&home, &store, ClockSource::default().raw_unix()).map_err(failed)?;
-        let node = self.spawn(identity, store, &home, own).await?;
+        let plan = self.network.telephone.as_ref().filter(|(gateway, _)| *gateway == record.account);
+        let node = self.spawn(identity, store.clone(), &home, own, plan.map(|(_, plan)| plan.clone())).await?;
         let peer_id = node.status().await.map_err(failed)?.peer_id;
-        Ok(Account { record, node, peer_id })
+        Ok(Account { record, node, peer_id, store })
     }
 
-    async fn spawn(&self, identity: LocalIdentity, store: Store, home: &Path, own: &Node) -> Result<Node, SipError> {
+    async fn spawn(
+        &self,
+        identity: LocalIdentity,
+        store: Store,
+        home: &Path,
+        own: &Node,
+        plan: Option<Arc<Plan>>,
+    ) -> Result<Node, SipError> {
         let mut builder = Node::builder(identity)
             .store(store)
             .lab(self.network.lab)
@@ -159,6 +173,7 @@ impl Accounts {
             .early_media(false)
             .calls(CallsConfig { ring_when_busy: true, ..self.network.calls.clone() })
             .device("SIP phone", halloo_protocol::directory::DeviceKind::Phone)
+            .telephone_gateway(plan)
             .home(home.to_owned());
         for (label, root) in &self.network.authorities {
             builder = builder.authority(label, *root);
@@ -224,7 +239,7 @@ impl Accounts {
         let store = Store::open(made.root()).map_err(failed)?;
         let now = ClockSource::default().raw_unix();
         let identity = LocalIdentity::create(made.root(), &store, &phrase, now).map_err(failed)?;
-        let node = self.spawn(identity, store, home, own).await?;
+        let node = self.spawn(identity, store, home, own, None).await?;
         let enrolled = node.enrol(EnrolOptions { username: username.to_owned(), invite }).await;
         let stopped = node.shutdown().await;
         let account = enrolled.map(|enrolled| enrolled.username);

@@ -11,12 +11,15 @@
 
 use std::time::Instant;
 
+use halloo_protocol::call::{Reason, TelephonePart};
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::reliable::{Due, Reliable};
 use halloo_protocol::sip::status::{Ending, reason_of, status_of};
 use halloo_protocol::sip::timer::SessionTimer;
 use halloo_protocol::sip::transaction::ServerId;
 use halloo_protocol::sip::uri::SipUri;
+use halloo_protocol::trunk::number::{Dialled, is_tel_uri};
+use halloo_protocol::trunk::refusal_of;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
@@ -24,7 +27,7 @@ use tracing::debug;
 use super::dialog::{Dialog, contact, token};
 use super::media::{AudioCodec, LegEvent, PhoneLeg, PhoneMedia, Security};
 use super::session::{Session, add_timer, refused_media, user_of};
-use super::wire::{Arrived, Input, Wire};
+use super::wire::{Arrived, Input, Telephone, Wire};
 use crate::handle::calls::{CallError, CallOutcome, CallResult, DialOptions};
 use crate::handle::directory::ResolveError;
 use crate::handle::problem::{Fault, ProblemKind};
@@ -42,7 +45,7 @@ struct Calling {
     wire: Wire,
     leg: PhoneLeg,
     timer: SessionTimer,
-    target: String,
+    target: Target,
     has_offer: bool,
     events: EventStream,
     dialling: Dialling,
@@ -58,12 +61,59 @@ struct Calling {
     inbox: mpsc::Receiver<Input>,
 }
 
+/// Whom a call is to.
+struct Target {
+    /// A user, or `tel:` and a number.
+    user: String,
+    /// Of a call from the telephone network: from where.
+    from: Option<TelephonePart>,
+}
+
+impl Target {
+    fn of(arrived: &Arrived) -> Option<Self> {
+        if let Telephone::From { user, number } = &arrived.telephone {
+            return Some(Self { user: user.clone(), from: Some(TelephonePart::From(number.clone())) });
+        }
+        let uri = arrived.request.request_uri();
+        let home = arrived.account.split_once('@').map(|(_, authority)| authority);
+        let user = match telephone_of(uri, home, arrived.telephone == Telephone::Dials) {
+            Some(number) => number,
+            None => user_of(&SipUri::parse(uri).ok()?, home)?,
+        };
+        Some(Self { user, from: None })
+    }
+
+    /// Whether a call that is being dialled is this one.
+    fn is(&self, to: &str, telephone: Option<&str>) -> bool {
+        match Dialled::parse(&self.user).ok().filter(|_| is_tel_uri(&self.user)) {
+            Some(number) => telephone == Some(number.as_str()),
+            None => to.eq_ignore_ascii_case(&self.user) && telephone.is_some() == self.from.is_some(),
+        }
+    }
+}
+
+/// The telephone number that an address means, as a `tel:` URI: `tel:`, a user part that says so or begins with a plus, and where there is a gateway, digits
+/// at one's own authority or the edge.
+fn telephone_of(uri: &str, home: Option<&str>, may_be_digits: bool) -> Option<String> {
+    if is_tel_uri(uri) {
+        return Some(uri.to_owned());
+    }
+    let uri = SipUri::parse(uri).ok()?;
+    let user = uri.user.as_deref()?;
+    let is_named = user.starts_with('+') || uri.param("user").is_some_and(|user| user.eq_ignore_ascii_case("phone"));
+    let is_here = home.is_some_and(|home| uri.host.eq_ignore_ascii_case(home)) || super::edge::is_address(&uri.host);
+    let is_digits = user.bytes().all(|b| b.is_ascii_digit() || b == b'*' || b == b'#');
+    (is_named || (may_be_digits && is_here && is_digits)).then(|| format!("tel:{user}"))
+}
+
 /// How the way to an answer ends.
 enum Way {
     /// Answered, in this codec.
     Agreed(AudioCodec),
     /// Refuse the phone with this.
     Refuse(Ending),
+    /// A gateway has refused a telephone call: the status, its words, and the reason in full.
+    RefuseTelephone(u16, &'static str, String),
     /// The phone is gone.
     Gone,
 }
@@ -110,7 +160,7 @@ pub(super) async fn take(
     wire.unfollow(&call_id).await;
 }
 
-type Prepared = (PhoneLeg, SessionTimer, String, Vec<AudioCodec>, bool);
+type Prepared = (PhoneLeg, SessionTimer, Target, Vec<AudioCodec>, bool);
 
 /// What there must be before anybody is disturbed.
 async fn prepare(arrived: &Arrived, dialog: &Dialog, media: &PhoneMedia) -> Result<Prepared, Box<Message>> {
@@ -121,9 +171,7 @@ async fn prepare(arrived: &Arrived, dialog: &Dialog, media: &PhoneMedia) -> Resu
         answer.add("min-se", min.to_string());
         answer
     })?;
-    let home = arrived.account.split_once('@').map(|(_, authority)| authority);
-    let target = SipUri::parse(request.request_uri()).ok().and_then(|uri| user_of(&uri, home));
-    let target = target.ok_or_else(|| refuse(404, "no trunk to the telephone network"))?;
+    let target = Target::of(arrived).ok_or_else(|| refuse(404, reason_of(404)))?;
     let content_type = request.get("content-type").unwrap_or("application/sdp").split(';').next().unwrap_or_default().trim();
     if !request.body.is_empty() && !content_type.eq_ignore_ascii_case("application/sdp") {
         let mut answer = refuse(415, reason_of(415));
@@ -143,8 +191,8 @@ async fn prepare(arrived: &Arrived, dialog: &Dialog, media: &PhoneMedia) -> Resu
     Ok((leg, timer, target, offer.codecs, true))
 }
 
-fn dial(node: Node, target: &str, passthrough: Vec<AudioCodec>) -> Dialling {
-    let options = DialOptions { passthrough, ..DialOptions::to(target) };
+fn dial(node: Node, target: &Target, passthrough: Vec<AudioCodec>) -> Dialling {
+    let options = DialOptions { passthrough, telephone: target.from.clone(), ..DialOptions::to(&target.user) };
     AbortOnDropHandle::new(tokio::spawn(async move { node.calls().dial(options).await }))
 }
 
@@ -155,6 +203,11 @@ impl Calling {
             Way::Refuse(ending) => {
                 let (status, reason) = status_of(ending);
                 self.wire.respond(self.arrived.id, self.dialog.answer(&self.arrived.request, status, reason)).await;
+            }
+            Way::RefuseTelephone(status, words, why) => {
+                let mut answer = self.dialog.answer(&self.arrived.request, status, words);
+                answer.add("warning", format!("399 halloo \"{}\"", why.replace(['"', '\\'], "'")));
+                self.wire.respond(self.arrived.id, answer).await;
             }
             // Dropping the dial takes the call back.
             Way::Gone => {}
@@ -189,6 +242,10 @@ impl Calling {
                         self.wire.respond(id, self.dialog.answer(&request, 491, reason_of(491))).await;
                     }
                     Some(Input::Unacknowledged) => return Way::Gone,
+                    Some(Input::Moved(flow)) => {
+                        self.dialog.flow = flow;
+                        self.leg.expect_from(flow.peer.ip());
+                    }
                     Some(_) => {}
                 },
                 record = self.events.recv() => match record {
@@ -198,11 +255,11 @@ impl Calling {
                 event = self.leg.next_event() => match event {
                     Some(LegEvent::Agreed(agreed)) => self.answered = Some(agreed.codec),
                     Some(LegEvent::Early(agreed)) => self.hear(agreed.codec).await,
-                    Some(LegEvent::Ended) | None => return Way::Refuse(self.outcome().await),
+                    Some(LegEvent::Ended) | None => return self.outcome().await,
                     Some(_) => {}
                 },
                 ended = &mut self.dialling => {
-                    return Way::Refuse(ended.map_or(Ending::Failed, |ended| ending_of(&ended)));
+                    return ended.map_or(Way::Refuse(Ending::Failed), |ended| way_of(&ended));
                 }
             }
         }
@@ -245,13 +302,15 @@ impl Calling {
         }
     }
 
-    async fn outcome(&mut self) -> Ending {
-        (&mut self.dialling).await.map_or(Ending::Failed, |ended| ending_of(&ended))
+    async fn outcome(&mut self) -> Way {
+        (&mut self.dialling).await.map_or(Way::Refuse(Ending::Failed), |ended| way_of(&ended))
     }
 
     async fn handle(&mut self, event: Event) {
         match event {
-            Event::CallDialing { call_id, to, .. } if self.call_id.is_none() && to.eq_ignore_ascii_case(&self.target) => {
+            Event::CallDialing { call_id, to, telephone, .. }
+                if self.call_id.is_none() && self.target.is(&to, telephone.as_deref()) =>
+            {
                 self.bridge(call_id).await;
             }
             Event::CallJoined { call_id, instead_of } if Some(&instead_of) == self.call_id.as_ref() => {
@@ -288,6 +347,7 @@ impl Calling {
         // What it has acknowledged is said, and not said twice (RFC 6337 section 2.1).
         let answer = if self.described == Some(codec) { answer } else { answer.with_body("application/sdp", sdp) };
         self.wire.respond(self.arrived.id, answer).await;
+        let may_transfer = self.target.from.is_none();
         let session = Session {
             dialog: self.dialog,
             leg: self.leg,
@@ -300,10 +360,28 @@ impl Calling {
             inbox: self.inbox,
             unacknowledged: Some(self.arrived.id),
             awaits_answer: !self.has_offer,
+            may_transfer,
             transfer: None,
         };
         session.run().await;
         drop(self.dialling);
+    }
+}
+
+/// How the way to an answer ended.
+fn way_of(ended: &Result<CallOutcome, CallError>) -> Way {
+    match ended {
+        Ok(outcome) => {
+            let refusal = outcome.reason_code.and_then(|code| refusal_of(Reason(code)));
+            // A gateway declines what its provider answers with when that is in no codec of the caller's.
+            let has_no_codec = outcome.outcome == CallResult::Declined && outcome.reason_code == Some(Reason::MEDIA_FAILED.0);
+            let refusal = refusal.or_else(|| has_no_codec.then(|| status_of(Ending::NoCodec)));
+            let why = outcome.reason.clone().unwrap_or_default();
+            refusal.map_or_else(|| Way::Refuse(ending_of(ended)), |(status, words)| Way::RefuseTelephone(status, words, why))
+        }
+        Err(error @ CallError::Number(_)) => Way::RefuseTelephone(484, "Not a Telephone Number", error.to_string()),
+        Err(error @ CallError::NoGateway) => Way::RefuseTelephone(404, "No Telephone Gateway", error.to_string()),
+        Err(_) => Way::Refuse(ending_of(ended)),
     }
 }
 

@@ -99,6 +99,11 @@ impl Dialog {
         self.build("ACK", number)
     }
 
+    /// The number of the last request of ours.
+    pub(super) const fn cseq(&self) -> u32 {
+        self.cseq
+    }
+
     fn build(&self, method: &str, number: u32) -> Message {
         let mut request = Message::request(method, &self.target);
         request.add("max-forwards", "70");

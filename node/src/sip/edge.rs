@@ -7,11 +7,18 @@ mod asks;
 mod calls;
 mod commands;
 mod dispatch;
+mod push;
 mod registration;
+mod telephone;
+pub(super) mod wake;
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
+use halloo_protocol::push::phone::PhonePushed;
 use halloo_protocol::sip::digest::Authenticator;
 use halloo_protocol::sip::guard::Guard;
 use halloo_protocol::sip::message::{Message, Refusal};
@@ -19,25 +26,34 @@ use halloo_protocol::sip::registrar::Registrar;
 use halloo_protocol::sip::status::reason_of;
 use halloo_protocol::sip::transaction::{ClientId, Flow, Output, ServerId, Transactions};
 use halloo_protocol::time::UnixTime;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 pub(super) use self::dispatch::is_address;
 use self::dispatch::{required, seen_from, unsupported};
-use self::registration::read_bindings;
+use self::registration::{Saving, read_bindings};
 use super::accounts::{Account, Accounts, Added, REALM};
 use super::media::PhoneMedia;
 use super::simple::Desk;
 use super::transport::{Incoming, Transports};
+use super::trunk::Trunks;
 use super::wire::{Ask, INBOX_MAX, Input, Wire};
 use crate::event_loop::ClockSource;
+use crate::handle::push::PushError;
 use crate::handle::sip::{SipCommand, SipCredentials, SipError};
 use crate::handle::{Event, Node, Reply};
+use crate::roles::gateway::sip::SipPush;
 
-/// How often registrations are written, if they changed.
+/// How often registrations are written, if they changed without anybody waiting for it, and what is closed is forgotten.
 const SAVE_EVERY: Duration = Duration::from_secs(5);
+
+/// After something of the edge's own has gone wrong as nothing may: so that it doesn't take a whole core if it does so again and again.
+const AFTER_PANIC: Duration = Duration::from_millis(100);
+
+/// Legs of one account's calls at once, each with two ports: of a call it makes one, of a call to it one for each phone that rings.
+const LEGS_OF_ACCOUNT_MAX: usize = 24;
 
 /// An account that runs.
 #[derive(Debug)]
@@ -45,6 +61,8 @@ struct Running {
     account: Account,
     /// Presence, messages and the INFO profile.
     desk: Desk,
+    /// Its share of calls and ports.
+    legs: Arc<Semaphore>,
     /// Tells the edge of calls that come in.
     _events: AbortOnDropHandle<()>,
 }
@@ -53,6 +71,8 @@ struct Running {
 #[derive(Debug)]
 struct Followed {
     account: String,
+    /// Which phone, where one is registered on that flow.
+    phone: Option<String>,
     flow: Flow,
     inbox: mpsc::Sender<Input>,
 }
@@ -60,7 +80,21 @@ struct Followed {
 /// What is done elsewhere and comes back.
 enum Done {
     Added(Result<Added, SipError>, Reply<SipCredentials, SipError>),
-    Call { account: String, event: Event },
+    Call {
+        account: String,
+        event: Event,
+    },
+    /// What a gateway can do for an account's phones.
+    Offered {
+        account: String,
+        offer: Result<PhonePushed, PushError>,
+    },
+    Woken(wake::Woken),
+    /// Registrations are on disk, or aren't.
+    Saved {
+        answers: Vec<(ServerId, Message)>,
+        result: Result<(), String>,
+    },
 }
 
 /// The whole state.
@@ -71,6 +105,7 @@ pub(super) struct Edge {
     authenticator: Authenticator,
     registrar: Registrar,
     is_registrar_changed: bool,
+    saving: Saving,
     accounts: Accounts,
     running: BTreeMap<String, Running>,
     own: Node,
@@ -82,6 +117,10 @@ pub(super) struct Edge {
     servers: HashMap<ServerId, mpsc::Sender<Input>>,
     clients: HashMap<ClientId, (u32, mpsc::Sender<Input>)>,
     is_adding: bool,
+    trunks: Trunks,
+    /// Whether digits that a phone dials are a telephone number.
+    dials_numbers: bool,
+    wakes: wake::Wakes,
 }
 
 /// What the task reads.
@@ -89,6 +128,7 @@ pub(super) struct Inputs {
     pub(super) incoming: mpsc::Receiver<Incoming>,
     pub(super) asked: mpsc::Receiver<Ask>,
     pub(super) commands: mpsc::Receiver<SipCommand>,
+    pub(super) pushed: mpsc::Receiver<SipPush>,
     done: mpsc::Receiver<Done>,
 }
 
@@ -100,6 +140,9 @@ pub(super) struct Parts {
     pub(super) media: PhoneMedia,
     pub(super) external: Option<std::net::IpAddr>,
     pub(super) wire: Wire,
+    pub(super) trunks: Trunks,
+    pub(super) dials_numbers: bool,
+    pub(super) push_gateway: Option<String>,
 }
 
 impl Edge {
@@ -109,6 +152,7 @@ impl Edge {
         incoming: mpsc::Receiver<Incoming>,
         asked: mpsc::Receiver<Ask>,
         commands: mpsc::Receiver<SipCommand>,
+        pushed: mpsc::Receiver<SipPush>,
     ) -> Result<(Self, Inputs), SipError> {
         let failed = |error: crate::key_file::KeyFileError| SipError::Failed { reason: error.to_string() };
         let key = crate::key_file::random_bytes().map_err(failed)?;
@@ -120,6 +164,7 @@ impl Edge {
             authenticator: Authenticator::new(REALM, key),
             registrar: read_bindings(&parts.accounts),
             is_registrar_changed: false,
+            saving: Saving::default(),
             accounts: parts.accounts,
             running: BTreeMap::new(),
             own: parts.own,
@@ -131,6 +176,9 @@ impl Edge {
             servers: HashMap::new(),
             clients: HashMap::new(),
             is_adding: false,
+            trunks: parts.trunks,
+            dials_numbers: parts.dials_numbers,
+            wakes: wake::Wakes::by(parts.push_gateway),
         };
         for record in edge.accounts.load()? {
             let name = record.account.clone();
@@ -139,30 +187,47 @@ impl Edge {
                 Err(error) => warn!(account = %halloo_protocol::redact::Redacted(&name), %error, "a SIP account can't start"),
             }
         }
-        Ok((edge, Inputs { incoming, asked, commands, done: done_receiver }))
+        Ok((edge, Inputs { incoming, asked, commands, pushed, done: done_receiver }))
     }
 
-    /// Serves until told to stop.
+    /// Serves until told to stop. Whatever goes wrong with one request, the others are served.
     pub(super) async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
-        let mut save = tokio::time::interval(SAVE_EVERY);
+        let _lines = self.trunks.keep(&self.wire, &self.transports.connector(), &self.own);
+        let mut tick = tokio::time::interval(SAVE_EVERY);
         loop {
-            self.flush();
-            let due = self.transactions.poll_timeout();
-            tokio::select! {
-                () = stop.cancelled() => break,
-                Some(incoming) = inputs.incoming.recv() => self.handle_incoming(incoming),
-                Some(ask) = inputs.asked.recv() => self.handle_ask(ask),
-                Some(command) = inputs.commands.recv() => self.handle_command(command).await,
-                Some(done) = inputs.done.recv() => self.handle_done(done),
-                () = sleep_until(due) => self.transactions.handle_timeout(Instant::now()),
-                _ = save.tick() => self.tick(),
+            let turn = AssertUnwindSafe(self.turn(&mut inputs, &mut tick, &stop)).catch_unwind();
+            match turn.await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_panic) => {
+                    error!("a bug, told above: the SIP edge goes on without what it was doing");
+                    tokio::time::sleep(AFTER_PANIC).await;
+                }
             }
         }
+        self.saving.finish().await;
         self.save_bindings();
-        for running in self.running.values() {
-            // One that has ended by itself is where it should be.
-            let _ = tokio::time::timeout(Duration::from_secs(1), running.account.node.shutdown()).await;
+        let ending = self.running.values().map(|running| running.account.node.shutdown());
+        // Those that have ended by themselves are where they should be.
+        let _ = tokio::time::timeout(Duration::from_secs(3), futures::future::join_all(ending)).await;
+    }
+
+    /// The next thing there is to do. False once told to stop.
+    async fn turn(&mut self, inputs: &mut Inputs, tick: &mut tokio::time::Interval, stop: &CancellationToken) -> bool {
+        self.flush();
+        let due = self.transactions.poll_timeout();
+        tokio::select! {
+            () = stop.cancelled() => return false,
+            Some(incoming) = inputs.incoming.recv() => self.handle_incoming(incoming),
+            Some(ask) = inputs.asked.recv() => self.handle_ask(ask),
+            Some(command) = inputs.commands.recv() => self.handle_command(command).await,
+            Some(push) = inputs.pushed.recv() => self.handle_push(push),
+            Some(done) = inputs.done.recv() => self.handle_done(done),
+            () = sleep_until(due) => self.transactions.handle_timeout(Instant::now()),
+            () = sleep_until(self.saving.due()) => self.begin_save(),
+            _ = tick.tick() => self.tick(),
         }
+        true
     }
 
     fn tick(&mut self) {
@@ -171,8 +236,9 @@ impl Edge {
             self.poke_desk(&account);
         }
         if self.is_registrar_changed {
-            self.save_bindings();
+            self.begin_save();
         }
+        self.wake_tick();
         self.forget_closed();
     }
 
@@ -213,9 +279,11 @@ impl Edge {
         let (flow, bytes) = match incoming {
             Incoming::Message(flow, bytes) => (flow, bytes),
             Incoming::Closed(flow) => {
-                self.registrar.flow_closed(flow);
-                self.is_registrar_changed = true;
-                self.running.values().for_each(|running| running.desk.poke());
+                self.trunks.closed(flow);
+                for account in self.registrar.flow_closed(flow) {
+                    self.is_registrar_changed = true;
+                    self.poke_desk(&account);
+                }
                 return;
             }
         };
@@ -247,6 +315,9 @@ impl Edge {
                     }
                 });
             }
+            return;
+        }
+        if self.receive_from_provider(&message, flow, now) {
             return;
         }
         if let Some(account) = self.authenticate(&message, flow, now) {

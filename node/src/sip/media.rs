@@ -65,7 +65,7 @@ pub enum LegEvent {
     Connected,
     /// The phone's first packet that counts has come.
     PhoneHeard,
-    /// Nothing has come from the phone for this many seconds, though it said that it sends. Told once per silence.
+    /// Nothing has come from the phone for this many seconds, no report either, though it said that it sends. Told once per silence.
     PhoneSilent(u64),
     /// The overlay's end is over. Nothing follows.
     Ended,

@@ -10,22 +10,26 @@
 //!
 //! A phone that says something while it rings (183 with a description) is heard by a contact who calls: of several, the first.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::push::PushParams;
 use halloo_protocol::sip::registrar::Binding;
 use halloo_protocol::sip::reliable::to_acknowledge;
 use halloo_protocol::sip::status::{Ending, ending_of, is_for_all};
 use halloo_protocol::sip::timer::{INTERVAL_SECS, SessionTimer};
-use halloo_protocol::sip::transaction::ClientId;
-use halloo_protocol::sip::uri::NameAddr;
-use tokio::sync::mpsc;
+use halloo_protocol::sip::transaction::{ClientId, Transport};
+use halloo_protocol::sip::uri::{NameAddr, address_of_user, escape_user};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::debug;
 
 use super::dialog::{ALLOW, Dialog, contact};
 use super::media::{AudioCodec, PhoneLeg, PhoneMedia, Security};
 use super::session::Session;
-use super::wire::{INBOX_MAX, Input, Wire};
+use super::sleeping::Sleeping;
+use super::wire::{Cause, INBOX_MAX, Input, Wire};
 use crate::handle::calls::{AnswerOptions, CallResult};
 use crate::handle::{Event, EventStream, Node};
 
@@ -38,14 +42,21 @@ const INVITE_NUMBER: u32 = 1;
 /// The number of requests whose answers tell nothing; no phone has it.
 const PRACK: u32 = u32::MAX;
 
+/// A phone that registers again within this time has what was sent to it.
+const JUST_SENT: std::time::Duration = std::time::Duration::from_millis(500);
+
 /// A call for an account.
 #[derive(Debug)]
 pub(super) struct Incoming {
     pub(super) call_id: String,
     /// The caller, verified by the overlay: `name@authority`.
     pub(super) from: String,
+    /// Where that is a gateway: the telephone number that it names, verified by nobody.
+    pub(super) telephone: Option<String>,
     pub(super) account: String,
     pub(super) node: Node,
+    /// The account's share of calls and ports: a place for each phone that rings.
+    pub(super) legs: Arc<Semaphore>,
 }
 
 /// One phone that rings, or is about to.
@@ -53,19 +64,28 @@ struct Phone {
     id: ClientId,
     dialog: Dialog,
     leg: PhoneLeg,
+    place: OwnedSemaphorePermit,
+    /// Where it is, to ask once more without encryption if it can't have that.
+    plain: Option<(Binding, SocketAddr)>,
     /// It has given no sign yet, so a CANCEL has to wait (RFC 3261 section 9.1).
     is_silent: bool,
     is_cancelled: bool,
     reason: Option<&'static str>,
     /// The number of the last answer that was acknowledged (RFC 3262).
     acknowledged: u32,
+    /// How it is woken, if it can be.
+    app: Option<PushParams>,
+    sent_at: Instant,
 }
 
 struct Ringing {
     incoming: Incoming,
     wire: Wire,
     events: EventStream,
+    sleeping: Sleeping,
     phones: Vec<Option<Phone>>,
+    codecs: Vec<AudioCodec>,
+    media: PhoneMedia,
     /// The refusals so far.
     refused: Vec<u16>,
     /// The phone that is heard while it rings, and in which codec.
@@ -81,25 +101,43 @@ pub(super) async fn ring(incoming: Incoming, wire: Wire, media: PhoneMedia) {
         Ok(codecs) => codecs,
         Err(error) => return debug!(%error, "a call is over before it rings at phones"),
     };
-    let bindings = wire.bindings(&incoming.account).await;
     let (sender, inbox) = mpsc::channel(INBOX_MAX);
-    let mut ringing = Ringing { incoming, wire, events, phones: Vec::new(), refused: Vec::new(), heard: None, sender, inbox };
+    let bindings = wire.phones_for_call(&incoming.account, &sender).await;
+    let sleeping = Sleeping::new(&bindings);
+    let mut ringing = Ringing {
+        incoming,
+        wire,
+        events,
+        phones: Vec::new(),
+        codecs,
+        media,
+        sleeping,
+        refused: Vec::new(),
+        heard: None,
+        sender,
+        inbox,
+    };
     for (binding, local) in bindings {
-        let phone = ringing.invite(&binding, local, &codecs, &media).await;
-        ringing.phones.push(phone);
+        if let Some(local) = local {
+            ringing.begin(binding, local).await;
+        }
     }
     ringing.run().await;
 }
 
 impl Ringing {
-    async fn invite(
-        &mut self,
-        binding: &Binding,
-        local: std::net::SocketAddr,
-        codecs: &[AudioCodec],
-        media: &PhoneMedia,
-    ) -> Option<Phone> {
-        let mut leg = match media.open(local.ip(), Security::Accepted).await {
+    async fn begin(&mut self, binding: Binding, local: SocketAddr) {
+        let security = security_of(&binding);
+        let phone = self.invite(self.phones.len(), binding, local, security).await;
+        self.phones.push(phone);
+    }
+
+    async fn invite(&self, index: usize, binding: Binding, local: SocketAddr, security: Security) -> Option<Phone> {
+        let Ok(place) = self.incoming.legs.clone().try_acquire_owned() else {
+            debug!("an account has too many calls: one doesn't ring at a phone");
+            return None;
+        };
+        let mut leg = match self.media.open(local.ip(), security).await {
             Ok(leg) => leg,
             Err(error) => {
                 debug!(%error, "no media for a phone");
@@ -107,23 +145,41 @@ impl Ringing {
             }
         };
         leg.expect_from(binding.flow.peer.ip());
-        let sdp = match leg.offer(codecs) {
+        let sdp = match leg.offer(&self.codecs) {
             Ok(sdp) => sdp,
             Err(error) => {
                 debug!(%error, "a phone can't be offered the call");
                 return None;
             }
         };
-        let number = u32::try_from(self.phones.len()).ok()?;
-        let (request, dialog) = invitation(&self.incoming, binding, local);
+        let number = u32::try_from(index).ok()?;
+        let (request, dialog) = invitation(&self.incoming, &binding, local);
         let request = request.with_body("application/sdp", sdp);
         let id = self.wire.request(request, binding.flow, number, &self.sender).await?;
-        Some(Phone { id, dialog, leg, is_silent: true, is_cancelled: false, reason: None, acknowledged: 0 })
+        let (app, sent_at) = (binding.push.clone(), Instant::now());
+        let plain = (security == Security::Required).then_some((binding, local));
+        Some(Phone {
+            id,
+            dialog,
+            leg,
+            place,
+            plain,
+            is_silent: true,
+            is_cancelled: false,
+            reason: None,
+            acknowledged: 0,
+            app,
+            sent_at,
+        })
     }
 
     async fn run(mut self) {
-        while self.phones.iter().any(Option::is_some) {
+        while self.phones.iter().any(Option::is_some) || !self.sleeping.is_empty() {
             tokio::select! {
+                () = super::edge::sleep_until(self.sleeping.poll_timeout()) => {
+                    let apps = self.sleeping.ask_again(Instant::now());
+                    self.wire.wake(&self.incoming.account, Some(apps), Cause::Call).await;
+                }
                 input = self.inbox.recv() => {
                     let Some(input) = input else { return };
                     match input {
@@ -136,6 +192,7 @@ impl Ringing {
                         }
                         Input::Response(number, response) => self.progress(number as usize, &response).await,
                         Input::TimedOut(number) => self.gone(number as usize),
+                        Input::Registered(came) => self.came(came.0, came.1).await,
                         _ => {}
                     }
                 }
@@ -145,6 +202,10 @@ impl Ringing {
                         self.cancel_all(is_elsewhere.then_some(ELSEWHERE)).await;
                     }
                     Some(Event::CallDismissed { call_id, elsewhere: true }) if call_id == self.incoming.call_id => {
+                        self.cancel_all(Some(ELSEWHERE)).await;
+                    }
+                    // Not by one that rings: by a phone that has dialled the caller.
+                    Some(Event::CallAnswered { call_id, .. }) if call_id == self.incoming.call_id => {
                         self.cancel_all(Some(ELSEWHERE)).await;
                     }
                     Some(_) => {}
@@ -163,6 +224,7 @@ impl Ringing {
     async fn progress(&mut self, index: usize, response: &Message) {
         let status = response.status();
         let Some(phone) = self.phones.get_mut(index).and_then(Option::as_mut) else { return };
+        self.sleeping.is_awake(phone.app.as_ref());
         if status < 200 {
             if std::mem::take(&mut phone.is_silent) && phone.is_cancelled {
                 self.wire.cancel(phone.id, phone.reason).await;
@@ -173,10 +235,18 @@ impl Ringing {
             }
             return;
         }
-        let was_cancelled = phone.is_cancelled;
+        let (was_cancelled, plain) = (phone.is_cancelled, phone.plain.take());
         self.gone(index);
         if was_cancelled {
             return;
+        }
+        if let Some((binding, local)) = plain.filter(|_| ending_of(status) == Ending::NoCodec) {
+            // It has no encryption of media, or it isn't switched on.
+            let again = self.invite(index, binding, local, Security::Accepted).await;
+            if let Some(phone) = self.phones.get_mut(index).filter(|_| again.is_some()) {
+                *phone = again;
+                return;
+            }
         }
         self.refused.push(status);
         if is_for_all(status) {
@@ -223,6 +293,23 @@ impl Ringing {
         self.heard = Some((index, codec));
     }
 
+    /// A phone that can be woken has registered. If it hasn't shown yet that it has the call, it gets it by its new way; what was sent by the old one came to
+    /// nobody.
+    async fn came(&mut self, binding: Binding, local: SocketAddr) {
+        if !binding.push.as_ref().is_some_and(|app| self.sleeping.contains(app)) {
+            return;
+        }
+        for place in &mut self.phones {
+            let Some(phone) = place.take_if(|phone| phone.app == binding.push) else { continue };
+            if phone.dialog.flow == binding.flow && phone.sent_at.elapsed() < JUST_SENT {
+                *place = Some(phone);
+                return;
+            }
+            self.wire.abandon(phone.id).await;
+        }
+        self.begin(binding, local).await;
+    }
+
     fn gone(&mut self, index: usize) {
         if let Some(phone) = self.phones.get_mut(index) {
             *phone = None;
@@ -230,6 +317,7 @@ impl Ringing {
     }
 
     async fn cancel_all(&mut self, reason: Option<&'static str>) {
+        self.sleeping.clear();
         for phone in self.phones.iter_mut().flatten().filter(|phone| !phone.is_cancelled) {
             phone.is_cancelled = true;
             phone.reason = reason;
@@ -265,9 +353,10 @@ impl Ringing {
             hang_up(&wire, phone, &response, &sender).await;
             return self.wind_up().await;
         }
-        wire.send(phone.dialog.ack(INVITE_NUMBER), phone.dialog.flow).await;
         let (session_sender, session_inbox) = mpsc::channel(INBOX_MAX);
+        // Before the phone may speak: a BYE can follow its ACK at once.
         wire.follow(&phone.dialog, &self.incoming.account, &session_sender).await;
+        wire.send(phone.dialog.ack(INVITE_NUMBER), phone.dialog.flow).await;
         let events = self.incoming.node.subscribe();
         let session = Session {
             timer: SessionTimer::answered(&response, Instant::now()),
@@ -281,10 +370,13 @@ impl Ringing {
             inbox: session_inbox,
             unacknowledged: None,
             awaits_answer: false,
+            may_transfer: true,
             transfer: None,
         };
         let acknowledge = (session.dialog.clone(), session.wire.clone(), index);
+        let place = phone.place;
         tokio::join!(session.run(), self.wind_up_after(Some(acknowledge)));
+        drop(place);
     }
 
     async fn connect(&self, index: usize, phone: &mut Phone, response: &Message) -> Result<(), String> {
@@ -333,6 +425,14 @@ impl Ringing {
     }
 }
 
+/// How a phone's media are offered: encrypted where its signalling is, as the keys are in it.
+const fn security_of(binding: &Binding) -> Security {
+    match binding.flow.transport {
+        Transport::Tls => Security::Required,
+        Transport::Udp | Transport::Tcp => Security::Accepted,
+    }
+}
+
 async fn hang_up(wire: &Wire, mut phone: Phone, response: &Message, sender: &mpsc::Sender<Input>) {
     phone.dialog.established(response);
     wire.send(phone.dialog.ack(INVITE_NUMBER), phone.dialog.flow).await;
@@ -340,16 +440,27 @@ async fn hang_up(wire: &Wire, mut phone: Phone, response: &Message, sender: &mps
     let _ = wire.request(bye, phone.dialog.flow, PRACK, sender).await;
 }
 
+/// How a caller of the telephone network is shown: by the number that the gateway's provider names, so that it can be called back, and as what nobody has
+/// verified.
+fn telephone_caller(number: &str, gateway: &str) -> NameAddr {
+    let host = gateway.split('@').nth(1).unwrap_or_default();
+    let is_number = number.bytes().all(|b| b.is_ascii_digit() || b"+*#".contains(&b));
+    let user = if is_number { escape_user(number) } else { "anonymous".to_owned() };
+    let uri = format!("sip:{user}@{host}{}", if is_number { ";user=phone" } else { "" });
+    NameAddr { display: format!("{number} (telephone, not verified)"), uri, params: Vec::new() }
+}
+
 /// The INVITE: from whom the overlay has verified, in `From` and in `P-Asserted-Identity` (RFC 3325), to the account.
-fn invitation(incoming: &Incoming, binding: &Binding, local: std::net::SocketAddr) -> (Message, Dialog) {
-    let address = |user: &str| NameAddr { display: String::new(), uri: format!("sip:{user}"), params: Vec::new() };
-    let mut caller = address(&incoming.from);
-    incoming.from.split('@').next().unwrap_or_default().clone_into(&mut caller.display);
+fn invitation(incoming: &Incoming, binding: &Binding, local: SocketAddr) -> (Message, Dialog) {
+    let address = |user: &str| NameAddr { display: String::new(), uri: address_of_user(user), params: Vec::new() };
+    let mut asserted = address(&incoming.from);
+    incoming.from.split('@').next().unwrap_or_default().clone_into(&mut asserted.display);
+    let caller = incoming.telephone.as_ref().map_or_else(|| asserted.clone(), |number| telephone_caller(number, &incoming.from));
     let name = incoming.account.split('@').next().unwrap_or_default();
     let contact = contact(name, local, binding.flow);
     let mut dialog = Dialog::calling(&caller, &address(&incoming.account), &binding.contact, binding.flow, contact);
     let mut request = dialog.request("INVITE");
-    request.add("p-asserted-identity", caller.to_string());
+    request.add("p-asserted-identity", asserted.to_string());
     request.add("allow", ALLOW);
     request.add("supported", "timer, gruu, outbound, 100rel");
     request.add("session-expires", INTERVAL_SECS.to_string());

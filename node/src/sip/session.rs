@@ -6,7 +6,7 @@ use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::status::reason_of;
 use halloo_protocol::sip::timer::{Due, SessionTimer};
 use halloo_protocol::sip::transaction::ServerId;
-use halloo_protocol::sip::uri::{NameAddr, SipUri};
+use halloo_protocol::sip::uri::{NameAddr, SipUri, user_of_address};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
@@ -44,6 +44,8 @@ pub(super) struct Session {
     pub(super) unacknowledged: Option<ServerId>,
     /// The phone's INVITE had no offer: the ACK has the answer to ours.
     pub(super) awaits_answer: bool,
+    /// Whether the phone may add somebody to the call: a provider may not.
+    pub(super) may_transfer: bool,
     /// Whom the phone transfers the call to is being called: whether they have come.
     pub(super) transfer: Option<AbortOnDropHandle<bool>>,
 }
@@ -78,7 +80,11 @@ impl Session {
                     None => return EndedBy::Overlay,
                 },
                 event = self.leg.next_event() => match event {
-                    Some(LegEvent::PhoneSilent(secs)) => debug!(secs, "nothing is heard from a phone"),
+                    Some(LegEvent::PhoneSilent(secs)) => {
+                        debug!(secs, "nothing is heard from a phone that says that it sends: its call ends");
+                        self.say_goodbye().await;
+                        return EndedBy::Phone;
+                    }
                     Some(_) => {}
                     None => return EndedBy::Overlay,
                 },
@@ -115,7 +121,11 @@ impl Session {
             // RFC 3261 section 12.2.1.2: the phone knows nothing of the call, or isn't there.
             Input::TimedOut(REFRESH) => return Some(EndedBy::Phone),
             Input::Response(REFRESH, response) => return self.handle_refreshed(&response).await,
-            Input::Response(NOTICE, _) | Input::TimedOut(_) | Input::Cancelled | Input::Response(..) => {}
+            Input::Moved(flow) => {
+                self.dialog.flow = flow;
+                self.leg.expect_from(flow.peer.ip());
+            }
+            Input::Response(..) | Input::TimedOut(_) | Input::Cancelled | Input::Registered(_) => {}
         }
         None
     }
@@ -132,7 +142,8 @@ impl Session {
             }
             "INVITE" => self.reinvite(id, &request).await,
             "UPDATE" => self.update(id, &request).await,
-            "REFER" => self.refer(id, &request).await,
+            "REFER" if self.may_transfer => self.refer(id, &request).await,
+            "REFER" => self.refuse(id, &request, 403, reason_of(403)).await,
             // PRACK: of what was told before the answer, which has overtaken it.
             "OPTIONS" | "INFO" | "NOTIFY" | "PRACK" => self.accept(id, &request).await,
             _ => self.refuse(id, &request, 501, reason_of(501)).await,
@@ -170,6 +181,7 @@ impl Session {
         if self.unacknowledged.is_some() {
             return self.refuse(id, request, 491, reason_of(491)).await;
         }
+        let Some(timer) = self.agreed_timer(id, request).await else { return };
         let described = match request.body.is_empty() {
             true => self.leg.offer(&[]).map(|sdp| (sdp, true)),
             false => self.leg.reanswer(&request.body).map(|answer| (answer.sdp, false)),
@@ -178,36 +190,40 @@ impl Session {
             Ok((sdp, awaits_answer)) => {
                 self.awaits_answer = awaits_answer;
                 self.unacknowledged = Some(id);
-                self.answer_refreshed(id, request, Some(sdp)).await;
+                self.answer_refreshed(id, request, timer, Some(sdp)).await;
             }
             Err(refusal) => self.refuse_media(id, request, &refusal).await,
         }
     }
 
     async fn update(&mut self, id: ServerId, request: &Message) {
+        let Some(timer) = self.agreed_timer(id, request).await else { return };
         if request.body.is_empty() {
-            return self.answer_refreshed(id, request, None).await;
+            return self.answer_refreshed(id, request, timer, None).await;
         }
         match self.leg.reanswer(&request.body) {
-            Ok(answer) => self.answer_refreshed(id, request, Some(answer.sdp)).await,
+            Ok(answer) => self.answer_refreshed(id, request, timer, Some(answer.sdp)).await,
             Err(refusal) => self.refuse_media(id, request, &refusal).await,
         }
     }
 
-    async fn answer_refreshed(&mut self, id: ServerId, request: &Message, sdp: Option<String>) {
-        let mut answer = self.dialog.answer(request, 200, "OK");
+    /// The session timer that a request asks for. One that is too short is refused before anything else of the request counts.
+    async fn agreed_timer(&self, id: ServerId, request: &Message) -> Option<SessionTimer> {
         match SessionTimer::asked(request, Instant::now()) {
-            Ok(timer) => {
-                self.timer = timer;
-                add_timer(&mut answer, request, &timer);
-            }
+            Ok(timer) => Some(timer),
             Err(min) => {
                 let mut refusal = self.dialog.answer(request, 422, reason_of(422));
                 refusal.add("min-se", min.to_string());
-                self.unacknowledged = None;
-                return self.wire.respond(id, refusal).await;
+                self.wire.respond(id, refusal).await;
+                None
             }
         }
+    }
+
+    async fn answer_refreshed(&mut self, id: ServerId, request: &Message, timer: SessionTimer, sdp: Option<String>) {
+        let mut answer = self.dialog.answer(request, 200, "OK");
+        self.timer = timer;
+        add_timer(&mut answer, request, &timer);
         self.dialog.refresh_target(request);
         if let Some(sdp) = sdp {
             answer = answer.with_body("application/sdp", sdp);
@@ -221,7 +237,7 @@ impl Session {
 
     /// Half of the session's time is over: a re-INVITE with what was agreed on.
     async fn refresh(&mut self) {
-        self.timer.refreshed(Instant::now());
+        self.timer.refreshing(Instant::now());
         let Ok(sdp) = self.leg.offer(&[]) else { return };
         let mut request = self.dialog.request("INVITE");
         request.add("supported", "timer");
@@ -241,6 +257,8 @@ impl Session {
                 let _ = self.leg.take_answer(&response.body);
             }
             408 | 481 => return Some(EndedBy::Phone),
+            491 => self.timer.crossed(Instant::now()),
+            // The call goes on as it was; without a refresh that counts it ends when its time is over.
             _ => {}
         }
         None
@@ -312,9 +330,9 @@ pub(super) fn refused_media(dialog: &Dialog, request: &Message, refusal: &MediaR
 
 /// Whom an address names in the overlay: `name@authority`, with `home` the authority where the host is a machine's address.
 pub(super) fn user_of(uri: &SipUri, home: Option<&str>) -> Option<String> {
-    let name = uri.user.as_deref()?.to_lowercase();
-    match super::edge::is_address(&uri.host) {
-        true => Some(home.map_or_else(|| name.clone(), |home| format!("{name}@{home}"))),
-        false => Some(format!("{name}@{}", uri.host)),
+    if !super::edge::is_address(&uri.host) {
+        return user_of_address(uri);
     }
+    let name = uri.user.as_deref()?.to_lowercase();
+    Some(home.map_or_else(|| name.clone(), |home| format!("{name}@{home}")))
 }

@@ -34,13 +34,14 @@ use std::time::{Duration, Instant};
 
 use halloo_protocol::presence::State;
 use halloo_protocol::rate::{Rate, RateLimiter};
-use halloo_protocol::simple::delivery::Delivery;
+use halloo_protocol::simple::delivery::{Delivery, Fate};
 use halloo_protocol::simple::publication::Publications;
 use halloo_protocol::simple::subscription::Subscriptions;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::registrar::Binding;
 use halloo_protocol::sip::status::reason_of;
-use halloo_protocol::sip::uri::{NameAddr, SipUri};
+use halloo_protocol::sip::transaction::Flow;
+use halloo_protocol::sip::uri::{NameAddr, SipUri, address_of_user};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
@@ -51,7 +52,7 @@ use self::names::Names;
 use self::text::Text;
 use super::dialog::{Dialog, USER_AGENT, token};
 use super::session::user_of;
-use super::wire::{Arrived, INBOX_MAX, Wire};
+use super::wire::{Arrived, Cause, INBOX_MAX, Wire};
 use crate::handle::{Event, Node};
 
 /// How long a phone may take to answer; over datagrams the transaction gives up before.
@@ -103,7 +104,7 @@ enum Finished {
     /// A word that somebody writes: whatever comes of it.
     Said,
     /// A MESSAGE.
-    Messaged { phone: String, key: String, is_success: bool },
+    Messaged { phone: String, key: String, fate: Fate },
     /// An INFO; `client` tells a client from one before it at the same phone.
     Informed { phone: String, client: u64, id: u32, status: Option<u16> },
     /// A buddy was asked.
@@ -116,6 +117,12 @@ struct Clerk {
     node: Node,
     wire: Wire,
     phones: BTreeMap<String, Binding>,
+    /// Where phones were that sleep, and can be woken.
+    sleepers: Vec<Flow>,
+    /// A message has come that they should have.
+    is_to_wake: bool,
+    /// What was said last of whether they all sleep.
+    is_asleep: bool,
     publications: Publications,
     /// What was said last of the user.
     said: Option<(State, Option<String>)>,
@@ -142,6 +149,9 @@ impl Clerk {
             node,
             wire,
             phones: BTreeMap::new(),
+            sleepers: Vec::new(),
+            is_to_wake: false,
+            is_asleep: false,
             publications: Publications::default(),
             said: None,
             subscriptions: Subscriptions::default(),
@@ -198,6 +208,9 @@ impl Clerk {
             self.say_own().await;
         }
         self.send_texts(now);
+        if std::mem::take(&mut self.is_to_wake) {
+            self.wire.wake(&self.account, None, Cause::Message).await;
+        }
         self.drive_clients(now).await;
         while let Some(notice) = self.subscriptions.poll_notice(now) {
             self.notify(notice).await;
@@ -251,10 +264,14 @@ impl Clerk {
         match finished {
             Finished::Notified { id, is_success } => self.subscriptions.answered(id, is_success, now),
             Finished::Said => {}
-            Finished::Messaged { phone, key, is_success: true } => self.text_taken(&phone, &key).await,
+            Finished::Messaged { phone, key, fate: Fate::Taken } => self.text_taken(&phone, &key).await,
             // It has logged in to the profile meanwhile, and gets it there.
             Finished::Messaged { phone, .. } if self.clients.get(&phone).is_some_and(Client::is_logged_in) => {}
-            Finished::Messaged { phone, key, .. } => self.delivery.failed(&phone, &key, now),
+            Finished::Messaged { phone, key, fate: Fate::Refused } => self.delivery.refused(&phone, &key),
+            Finished::Messaged { phone, key, .. } => {
+                self.delivery.failed(&phone, &key, now);
+                self.wake_silent(&phone).await;
+            }
             Finished::Informed { phone, client, id, status } => self.info_answered(&phone, client, id, status),
             Finished::Added { phone, client, re, refused, user, name } => {
                 if refused.is_none() && name.is_some() {
@@ -283,10 +300,27 @@ impl Clerk {
             phones.insert(name, binding);
         }
         self.phones = phones;
+        self.sleepers = self.wire.sleepers(&self.account).await;
+        self.say_asleep().await;
         self.clients.retain(|name, _| self.phones.contains_key(name));
         self.composers.retain(|name| self.phones.contains_key(name));
         self.follow_receivers(&fresh);
         self.say_own().await;
+    }
+
+    /// Contacts see an account whose phones all sleep as reached by a push.
+    async fn say_asleep(&mut self) {
+        let is_asleep = self.phones.is_empty() && !self.sleepers.is_empty();
+        if is_asleep != self.is_asleep && self.node.presence().set_asleep(is_asleep).await.is_ok() {
+            self.is_asleep = is_asleep;
+        }
+    }
+
+    /// A phone whose way looked open has said nothing.
+    async fn wake_silent(&self, phone: &str) {
+        if let Some(app) = self.phones.get(phone).and_then(|phone| phone.push.clone()) {
+            self.wire.wake(&self.account, Some(vec![app]), Cause::Message).await;
+        }
     }
 
     /// Who gets messages: phones, and clients of the profile while they are logged in.
@@ -322,11 +356,11 @@ impl Clerk {
 }
 
 /// A request to a phone outside of any call, from somebody to the account.
-fn request_to(phone: &Binding, method: &str, from: &NameAddr, account: &str) -> Message {
+pub(super) fn request_to(phone: &Binding, method: &str, from: &NameAddr, account: &str) -> Message {
     let mut request = Message::request(method, &phone.contact);
     request.add("max-forwards", "70");
     request.add("from", format!("{from};tag={}", token()));
-    request.add("to", format!("<sip:{account}>"));
+    request.add("to", format!("<{}>", address_of_user(account)));
     request.add("call-id", format!("{}@halloo", token()));
     request.add("cseq", format!("1 {method}"));
     request.add("user-agent", USER_AGENT);
@@ -336,7 +370,7 @@ fn request_to(phone: &Binding, method: &str, from: &NameAddr, account: &str) -> 
 /// A user as an address.
 fn address(user: &str) -> NameAddr {
     let display = user.split('@').next().unwrap_or_default().to_owned();
-    NameAddr { display, uri: format!("sip:{user}"), params: Vec::new() }
+    NameAddr { display, uri: address_of_user(user), params: Vec::new() }
 }
 
 /// A header's value without parameters, in lower case.

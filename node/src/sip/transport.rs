@@ -1,21 +1,25 @@
 //! Sockets: UDP, TCP and TLS, with everything bounded: connections in all and of one source, their silence, the queues in and out.
 //!
+//! Where a socket takes both families, an IPv4 peer is known by its IPv4 address, as everywhere else: it is what phones, descriptions and packets of media say.
+//!
 //! Keep-alives end here: on streams two line ends are answered with one, among datagrams STUN binding requests are answered (RFC 5626 sections 3.5
 //! and 4.4), which tells a phone whether its address translator still knows it.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::sip::guard::network;
 use halloo_protocol::sip::message::{MESSAGE_BYTES_MAX, stream_length};
 use halloo_protocol::sip::transaction::{Flow, Transport};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
@@ -31,8 +35,11 @@ const CONNECTIONS_MAX: usize = 1_024;
 /// Connections of one source.
 const CONNECTIONS_OF_SOURCE_MAX: usize = 32;
 
-/// How long a connection may be silent: longer than a registration lasts without anything in between.
+/// How long a connection may be silent once somebody with a password has spoken over it: longer than a registration lasts without anything in between.
 const SILENCE_MAX: Duration = Duration::from_secs(2 * 3_600);
+
+/// How long before: time to answer a challenge, and to ask a person for a password.
+const UNKNOWN_SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// How long until a connection's first message, and how long it may refuse to take what is sent to it.
 const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(30);
@@ -60,6 +67,8 @@ struct Connection {
     local: SocketAddr,
     /// As the guard counts: a whole network where it is one machine's.
     source: IpAddr,
+    /// Somebody with a password has spoken over it.
+    is_trusted: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +121,20 @@ impl Transports {
         Ok(())
     }
 
+    /// Opens a socket for datagrams that isn't one of those where phones connect: to a provider. Its number in flows, and where it is.
+    pub(super) async fn bind(&mut self, address: SocketAddr) -> io::Result<u64> {
+        let udp = Arc::new(UdpSocket::bind(address).await?);
+        let index = self.udp.len() as u64;
+        self.udp.push((udp.local_addr()?, udp.clone()));
+        self.tasks.push(AbortOnDropHandle::new(tokio::spawn(read_datagrams(udp, index, self.sender.clone()))));
+        Ok(index)
+    }
+
+    /// Makes connections to others.
+    pub(super) fn connector(&self) -> Connector {
+        Connector { connections: self.connections.clone(), sender: self.sender.clone() }
+    }
+
     fn spawn_acceptor(&mut self, listener: TcpListener, transport: Transport, tls: Option<TlsAcceptor>) {
         let accept = accept(listener, transport, tls, self.connections.clone(), self.sender.clone());
         self.tasks.push(AbortOnDropHandle::new(tokio::spawn(accept)));
@@ -130,11 +153,19 @@ impl Transports {
         lock(&self.connections).open.get(&flow.connection).map(|connection| connection.local)
     }
 
+    /// Somebody with a password has spoken over this flow: it may be silent for as long as a registration lasts.
+    pub(super) fn trust(&self, flow: Flow) {
+        if let Some(connection) = lock(&self.connections).open.get(&flow.connection).filter(|_| flow.transport != Transport::Udp)
+        {
+            connection.is_trusted.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Sends; what can't be sent at once is dropped, as a network would.
     pub(super) fn send(&self, flow: Flow, bytes: Vec<u8>) {
         if flow.transport == Transport::Udp {
             let Some((_, socket)) = usize::try_from(flow.connection).ok().and_then(|index| self.udp.get(index)) else { return };
-            if let Err(error) = socket.try_send_to(&bytes, flow.peer) {
+            if let Err(error) = socket.try_send_to(&bytes, as_seen_by(socket, flow.peer)) {
                 debug!(%error, "a datagram wasn't sent");
             }
             return;
@@ -148,6 +179,68 @@ impl Transports {
     }
 }
 
+/// Makes connections to others, as to a provider; what comes on them comes to the edge. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Connector {
+    connections: Shared,
+    sender: mpsc::Sender<Incoming>,
+}
+
+impl Connector {
+    /// Connects, with TLS if there is a name to be proved.
+    pub(super) async fn connect(&self, peer: SocketAddr, tls: Option<(TlsConnector, ServerName<'static>)>) -> io::Result<Flow> {
+        let connected = tokio::time::timeout(FIRST_MESSAGE_MAX, TcpStream::connect(peer)).await;
+        let stream = connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let full = || io::Error::other("too many connections");
+        let (id, outgoing, is_trusted) = open(&self.connections, peer.ip(), stream.local_addr()?).ok_or_else(full)?;
+        // It was named by the owner, and is as silent as it likes.
+        is_trusted.store(true, Ordering::Relaxed);
+        let transport = if tls.is_some() { Transport::Tls } else { Transport::Tcp };
+        let flow = Flow { transport, peer, connection: id };
+        let (connections, sender) = (self.connections.clone(), self.sender.clone());
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(stream),
+            Some((tls, name)) => match tokio::time::timeout(FIRST_MESSAGE_MAX, tls.connect(name, stream)).await {
+                Ok(Ok(stream)) => Box::new(stream),
+                failed => {
+                    lock(&connections).open.remove(&id);
+                    return Err(failed
+                        .map_or_else(|_| io::Error::from(io::ErrorKind::TimedOut), |failed| failed.err().unwrap_or_else(full)));
+                }
+            },
+        };
+        tokio::spawn(async move {
+            serve(stream, flow, outgoing, &sender, &is_trusted).await;
+            lock(&connections).open.remove(&id);
+            // The edge has ended: nobody wants to know.
+            let _ = sender.send(Incoming::Closed(flow)).await;
+        });
+        Ok(flow)
+    }
+
+    /// Whether a connection is still there.
+    pub(super) fn is_open(&self, flow: Flow) -> bool {
+        lock(&self.connections).open.get(&flow.connection).is_some_and(|connection| connection.sender.is_some())
+    }
+}
+
+/// A connection, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// An address that a socket can send to: on one of IPv6 an IPv4 address has another form.
+fn as_seen_by(socket: &UdpSocket, peer: SocketAddr) -> SocketAddr {
+    match (peer, socket.local_addr()) {
+        (SocketAddr::V4(peer), Ok(SocketAddr::V6(_))) => SocketAddr::new(peer.ip().to_ipv6_mapped().into(), peer.port()),
+        _ => peer,
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
 fn lock(connections: &Shared) -> std::sync::MutexGuard<'_, Connections> {
     connections.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -156,7 +249,7 @@ async fn read_datagrams(socket: Arc<UdpSocket>, index: u64, sender: mpsc::Sender
     let mut buffer = vec![0; MESSAGE_BYTES_MAX];
     loop {
         let (length, peer) = match socket.recv_from(&mut buffer).await {
-            Ok(read) => read,
+            Ok((length, peer)) => (length, canonical(peer)),
             Err(error) => {
                 // An ICMP error about an earlier datagram; the socket goes on.
                 debug!(%error, "reading datagrams");
@@ -166,7 +259,8 @@ async fn read_datagrams(socket: Arc<UdpSocket>, index: u64, sender: mpsc::Sender
         };
         let bytes = &buffer[..length];
         if let Some(answer) = stun_answer(bytes, peer) {
-            let _ = socket.try_send_to(&answer, peer);
+            // As any datagram it may get lost.
+            let _ = socket.try_send_to(&answer, as_seen_by(&socket, peer));
             continue;
         }
         if bytes.iter().all(|b| matches!(b, b'\r' | b'\n' | 0)) {
@@ -208,7 +302,7 @@ async fn accept(
 ) {
     loop {
         let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
+            Ok((stream, peer)) => (stream, canonical(peer)),
             Err(error) => {
                 // Out of file descriptors, most likely: it gets better or it doesn't, and it mustn't take a whole core.
                 debug!(%error, "accepting connections");
@@ -216,15 +310,15 @@ async fn accept(
                 continue;
             }
         };
-        let Ok(local) = stream.local_addr() else { continue };
-        let Some((id, outgoing)) = open(&connections, peer.ip(), local) else { continue };
+        let Ok(local) = stream.local_addr().map(canonical) else { continue };
+        let Some((id, outgoing, is_trusted)) = open(&connections, peer.ip(), local) else { continue };
         let (connections, sender, tls) = (connections.clone(), sender.clone(), tls.clone());
         let flow = Flow { transport, peer, connection: id };
         tokio::spawn(async move {
             match tls {
-                None => serve(stream, flow, outgoing, &sender).await,
+                None => serve(stream, flow, outgoing, &sender, &is_trusted).await,
                 Some(tls) => match tokio::time::timeout(FIRST_MESSAGE_MAX, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => serve(stream, flow, outgoing, &sender).await,
+                    Ok(Ok(stream)) => serve(stream, flow, outgoing, &sender, &is_trusted).await,
                     _ => debug!("no TLS was agreed on"),
                 },
             }
@@ -235,7 +329,7 @@ async fn accept(
     }
 }
 
-fn open(connections: &Shared, source: IpAddr, local: SocketAddr) -> Option<(u64, mpsc::Receiver<Vec<u8>>)> {
+fn open(connections: &Shared, source: IpAddr, local: SocketAddr) -> Option<(u64, mpsc::Receiver<Vec<u8>>, Arc<AtomicBool>)> {
     let (mut connections, source) = (lock(connections), network(source));
     let of_source = connections.open.values().filter(|connection| connection.source == source).count();
     if connections.open.len() >= CONNECTIONS_MAX || of_source >= CONNECTIONS_OF_SOURCE_MAX {
@@ -245,8 +339,9 @@ fn open(connections: &Shared, source: IpAddr, local: SocketAddr) -> Option<(u64,
     let (sender, receiver) = mpsc::channel(OUTGOING_MAX);
     connections.next += 1;
     let id = connections.next;
-    connections.open.insert(id, Connection { sender: Some(sender), local, source });
-    Some((id, receiver))
+    let is_trusted = Arc::new(AtomicBool::new(false));
+    connections.open.insert(id, Connection { sender: Some(sender), local, source, is_trusted: is_trusted.clone() });
+    Some((id, receiver, is_trusted))
 }
 
 /// Reads and writes until either end is done, or the connection was given up.
@@ -255,17 +350,22 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     flow: Flow,
     mut outgoing: mpsc::Receiver<Vec<u8>>,
     sender: &mpsc::Sender<Incoming>,
+    is_trusted: &AtomicBool,
 ) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut buffer = Vec::new();
-    // Bytes and pings alone don't keep a place: there has to be a message first.
+    // Bytes and pings alone don't keep a place: there has to be a message first, and one with a password to keep it for long.
     let (mut due, mut has_spoken) = (Instant::now() + FIRST_MESSAGE_MAX, false);
+    let unknown_until = Instant::now() + UNKNOWN_SILENCE_MAX;
     loop {
         tokio::select! {
             bytes = outgoing.recv() => {
                 let Some(bytes) = bytes else { return };
                 if !write(&mut writer, &bytes).await {
                     return;
+                }
+                if is_trusted.load(Ordering::Relaxed) {
+                    due = Instant::now() + SILENCE_MAX;
                 }
             }
             read = tokio::time::timeout_at(due.into(), reader.read_buf(&mut buffer)) => {
@@ -289,8 +389,10 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
                         Err(()) => return,
                     }
                 }
-                if has_spoken {
+                if is_trusted.load(Ordering::Relaxed) {
                     due = Instant::now() + SILENCE_MAX;
+                } else if has_spoken {
+                    due = unknown_until;
                 }
             }
         }

@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::push::PushParams;
 use halloo_protocol::sip::registrar::Binding;
 use halloo_protocol::sip::transaction::{ClientId, Flow, ServerId};
+use halloo_protocol::trunk::number::Dialled;
 use tokio::sync::{mpsc, oneshot};
 
 use super::dialog::Dialog;
+pub(super) use super::edge::wake::Cause;
 use crate::handle::Node;
 
 /// Requests to the edge that wait for it.
@@ -32,6 +35,25 @@ pub(super) struct Arrived {
     pub(super) account: String,
     /// The account's node.
     pub(super) node: Node,
+    /// What it has to do with the telephone network.
+    pub(super) telephone: Telephone,
+}
+
+/// What a request has to do with the telephone network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Telephone {
+    /// Of a phone, where nobody has named a gateway: only what can be nothing else is a number.
+    #[default]
+    None,
+    /// Of a phone that may dial digits: there is a gateway.
+    Dials,
+    /// Of a provider: a call to a number of this user's, from the one that the provider names.
+    From {
+        /// Whom it rings at.
+        user: String,
+        /// From where; `None`: withheld.
+        number: Option<Dialled>,
+    },
 }
 
 /// What is told to a call.
@@ -49,6 +71,10 @@ pub(super) enum Input {
     Cancelled,
     /// The phone never acknowledged a final answer.
     Unacknowledged,
+    /// A phone that can be woken has registered, and the edge's own address on the way to it.
+    Registered(Box<(Binding, SocketAddr)>),
+    /// The phone has registered anew, over another connection or from another address: this is the way to it now.
+    Moved(Flow),
 }
 
 /// What the edge can be asked by its own.
@@ -87,9 +113,33 @@ pub(super) enum Ask {
     Unfollow {
         call_id: String,
     },
+    /// This end of a flow, as the other should know it.
+    Local {
+        flow: Flow,
+        reply: oneshot::Sender<Option<SocketAddr>>,
+    },
+    /// Keeps what lies between from forgetting the flow (RFC 5626 section 4.4.1).
+    Ping(Flow),
     Bindings {
         account: String,
         reply: oneshot::Sender<Vec<(Binding, SocketAddr)>>,
+    },
+    /// Where an account's phones were that sleep.
+    Sleepers {
+        account: String,
+        reply: oneshot::Sender<Vec<Flow>>,
+    },
+    /// All phones of an account, those that sleep among them; `inbox` is told when they register.
+    PhonesForCall {
+        account: String,
+        inbox: mpsc::Sender<Input>,
+        reply: oneshot::Sender<Vec<(Binding, Option<SocketAddr>)>>,
+    },
+    /// Wakes these apps, or all that sleep.
+    Wake {
+        account: String,
+        apps: Option<Vec<PushParams>>,
+        cause: Cause,
     },
 }
 
@@ -152,11 +202,48 @@ impl Wire {
         self.tell(Ask::Unfollow { call_id: call_id.to_owned() }).await;
     }
 
+    /// This end of a flow as the other end should know it; `None` where its connection is gone.
+    pub(super) async fn local(&self, flow: Flow) -> Option<SocketAddr> {
+        let (reply, receiver) = oneshot::channel();
+        self.tell(Ask::Local { flow, reply }).await;
+        receiver.await.ok().flatten()
+    }
+
+    /// Sends what nobody answers, and what keeps the way open.
+    pub(super) async fn ping(&self, flow: Flow) {
+        self.tell(Ask::Ping(flow)).await;
+    }
+
     /// The phones of an account, the preferred first, each with the edge's own address on the way to it.
     pub(super) async fn bindings(&self, account: &str) -> Vec<(Binding, SocketAddr)> {
         let (reply, receiver) = oneshot::channel();
         self.tell(Ask::Bindings { account: account.to_owned(), reply }).await;
         receiver.await.unwrap_or_default()
+    }
+
+    /// Where an account's phones were that sleep, and can be woken.
+    pub(super) async fn sleepers(&self, account: &str) -> Vec<Flow> {
+        let (reply, receiver) = oneshot::channel();
+        self.tell(Ask::Sleepers { account: account.to_owned(), reply }).await;
+        receiver.await.unwrap_or_default()
+    }
+
+    /// The phones of an account for a call. Those without an address of the edge's sleep, and are being woken; `inbox` is told when they, or others that can be
+    /// woken, have registered.
+    pub(super) async fn phones_for_call(&self, account: &str, inbox: &mpsc::Sender<Input>) -> Vec<(Binding, Option<SocketAddr>)> {
+        let (reply, receiver) = oneshot::channel();
+        self.tell(Ask::PhonesForCall { account: account.to_owned(), inbox: inbox.clone(), reply }).await;
+        receiver.await.unwrap_or_default()
+    }
+
+    /// Wakes these apps of an account, or all that sleep.
+    pub(super) async fn wake(&self, account: &str, apps: Option<Vec<PushParams>>, cause: Cause) {
+        self.tell(Ask::Wake { account: account.to_owned(), apps, cause }).await;
+    }
+
+    /// What was sent has come to nobody: its answer isn't waited for.
+    pub(super) async fn abandon(&self, id: ClientId) {
+        self.tell(Ask::Abandon(id)).await;
     }
 
     /// Sends a request to a phone, outside a dialog or within one, and waits for its final answer. The way for messages and notices: sent again until
@@ -197,7 +284,7 @@ impl Begun {
         match tokio::time::timeout(limit, answer).await {
             Ok(answer) => answer,
             Err(_elapsed) => {
-                self.wire.tell(Ask::Abandon(self.id)).await;
+                self.wire.abandon(self.id).await;
                 Err(NoAnswer)
             }
         }

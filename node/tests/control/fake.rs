@@ -36,7 +36,10 @@ use halloo::handle::presence::{
 use halloo::handle::problem::UsernameError;
 use halloo::handle::push::{ChannelState, PushError, PushList, PushRegistration, PushRemoved, PushTest};
 use halloo::handle::push_sessions::{PushSessionCommand, PushSessionReport, PushSessionTaken, PushSettings};
-use halloo::handle::sip::{SipAccount, SipAccountList, SipAccountRemoved, SipCommand, SipCredentials, SipPhone};
+use halloo::handle::sip::{
+    SipAccount, SipAccountList, SipAccountRemoved, SipCommand, SipCredentials, SipPhone, SipTrunk, SipTrunkList, SipTrunkState,
+    SipTrunkUse,
+};
 use halloo::handle::voicemail::{VoicemailCommand, VoicemailFault, VoicemailLeft, VoicemailList, VoicemailState, VoicemailView};
 use halloo::handle::{self, Command, CommandReceiver, EventSender};
 use halloo::home::{Home, HomeLock};
@@ -176,7 +179,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
             reply.send(Ok(CallRejoined { conference_id: "f1".to_owned(), joined }));
         }
         Command::CallAnswer { call_id, reply, .. }
-        | Command::CallDecline { call_id, reply }
+        | Command::CallDecline { call_id, reply, .. }
         | Command::CallDismiss { call_id, reply }
         | Command::CallHangup { call_id, reply } => {
             reply.send(if call_id == "gone" { Err(CallError::UnknownCall { call_id }) } else { Ok(()) });
@@ -379,6 +382,7 @@ fn call(call_id: String) -> CallEntry {
         media: None,
         conference_id: None,
         introduced_by: None,
+        telephone: None,
     }
 }
 
@@ -387,6 +391,7 @@ fn outcome(outcome: CallResult) -> CallOutcome {
         call_id: "c1".to_owned(),
         outcome,
         reason: None,
+        reason_code: None,
         answered_by: (outcome == CallResult::Completed).then(|| "12D3bob".to_owned()),
         codec: None,
         path: (outcome == CallResult::Completed).then_some(CallPath::Direct),
@@ -600,6 +605,7 @@ async fn answer_sip(mut commands: mpsc::Receiver<SipCommand>) {
         match command {
             SipCommand::Add { reply, .. } | SipCommand::Password { reply, .. } => reply.send(Ok(sip_credentials())),
             SipCommand::List(reply) => reply.send(Ok(sip_accounts())),
+            SipCommand::Trunks(reply) => reply.send(Ok(sip_trunks())),
             SipCommand::Remove { account, reply } => reply.send(Ok(SipAccountRemoved { account, peer_id: "12D3sip".into() })),
         }
     }
@@ -614,6 +620,22 @@ fn sip_credentials() -> SipCredentials {
         servers: vec!["sip:127.0.0.1:5060;transport=udp".into()],
         recovery_phrase: None,
     }
+}
+
+fn sip_trunks() -> SipTrunkList {
+    let used = SipTrunkUse { of: "all".into(), calls: 1, calls_max: Some(200), minutes: 2, minutes_max: None };
+    let trunk = SipTrunk {
+        name: "home".into(),
+        server: "sip.provider.example".into(),
+        transport: "udp".into(),
+        state: SipTrunkState::Failed,
+        reason: Some("403 Forbidden".into()),
+        patterns: vec!["+*".into()],
+        emergency: false,
+        used: vec![used],
+        inbound: [("+4930123456".to_owned(), "bob@example".to_owned())].into(),
+    };
+    SipTrunkList { gateway: Some("phone@example".into()), has_gateway: true, trunks: vec![trunk] }
 }
 
 fn sip_accounts() -> SipAccountList {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use halloo_protocol::authority::InviteCode;
 use halloo_protocol::call::conference::ConferencePart;
+use halloo_protocol::call::{TELEPHONE_EXTENSION, TelephonePart};
 use halloo_protocol::contact::{Contact, ContactLink};
 use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
 use halloo_protocol::identity::{TrustStore, UserId, Username};
@@ -34,7 +35,7 @@ use halloo_protocol::sip::transaction::{Flow, Transactions, Transport};
 use halloo_protocol::sip::uri::SipUri;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::voicemail;
-use halloo_protocol::wire::{self, Body, FRAME_BYTES_MAX, Frame, Message, Signed};
+use halloo_protocol::wire::{self, Body, Extensions, FRAME_BYTES_MAX, Frame, Message, Signed};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
@@ -137,6 +138,8 @@ pub fn frame(bytes: &[u8]) {
         push::PushDelivered,
         push::PushKeep,
         push::PushKept,
+        push::phone::PhonePush,
+        push::phone::PhonePushed,
         push::PushReceipt,
         push::PushRegister,
         push::PushRegistered,
@@ -261,6 +264,7 @@ pub fn sealed_content(bytes: &[u8]) {
     plain::<LinkGrant>(bytes, FRAME_BYTES_MAX);
     plain::<LinkRequest>(bytes, FRAME_BYTES_MAX);
     plain::<ConferencePart>(bytes, FRAME_BYTES_MAX);
+    let _ = TelephonePart::of_extensions(&Extensions::none().with(TELEPHONE_EXTENSION, bytes.to_vec()));
     if let Ok(payload) = PushPayload::from_bytes(bytes) {
         let _ = payload.verify(&[]);
         assert!(PushPayload::from_bytes(&payload.to_bytes()).is_ok());

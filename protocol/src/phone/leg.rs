@@ -5,6 +5,9 @@
 //! there, and packets to the phone go there, until the phone describes another address. Where media are encrypted it is the key that decides, and a
 //! phone may move at any time.
 //!
+//! **Where to.** A description can name anybody's address. One that isn't where the phone's signalling comes from gets packets for [`UNPROVEN_MAX`], and then
+//! none until something of the call has come from it: nobody is sent a stream that they didn't ask for.
+//!
 //! **Numbers.** The phone sees one stream from the beginning to the end of the call, and so does the other end ([`Continuity`]). A lost packet leaves its gap.
 //!
 //! Never reads the clock.
@@ -20,6 +23,10 @@ use super::srtp::{OpenError, Opener, Protector};
 
 /// Between two reports (RFC 3550 section 6.2: 5 s at least), and till the first, which is due after half of it.
 const REPORT_EVERY: Duration = Duration::from_secs(5);
+/// How long packets go to an address that the phone has only described: until its own have opened a way, and not as long as would harm somebody else.
+pub const UNPROVEN_MAX: Duration = Duration::from_secs(5);
+/// How often in a call the phone may describe an address that gets them so.
+const UNPROVEN_TIMES_MAX: u8 = 8;
 /// The type of comfort noise (RFC 3389), which decoders of the other end make by themselves.
 const COMFORT_NOISE: u8 = 13;
 /// Numbers and times beyond this are nobody's: eleven years of Opus.
@@ -171,6 +178,9 @@ pub struct PhoneStream {
     signalling: Option<IpAddr>,
     media_from: Option<SocketAddr>,
     reports_from: Option<SocketAddr>,
+    /// Until when packets go where nothing has come from.
+    unproven_until: Option<Instant>,
+    unproven_times: u8,
     opener: Option<Opener>,
     protector: Option<Protector>,
     inbound: Continuity,
@@ -204,6 +214,8 @@ impl PhoneStream {
             signalling: None,
             media_from: None,
             reports_from: None,
+            unproven_until: None,
+            unproven_times: 0,
             opener: None,
             protector: None,
             inbound: Continuity::new(8_000),
@@ -237,6 +249,8 @@ impl PhoneStream {
         if before.as_ref().is_none_or(|before| before.media_to != agreed.media_to) {
             self.media_from = None;
             self.reports_from = None;
+            self.unproven_until = (self.unproven_times < UNPROVEN_TIMES_MAX).then(|| now + UNPROVEN_MAX);
+            self.unproven_times = self.unproven_times.saturating_add(1);
         }
         if !agreed.direction.sends() {
             self.reception.pause();
@@ -439,7 +453,7 @@ impl PhoneStream {
             return Err(NotSent::NotWanted);
         }
         let payload_type = events.map_or(agreed.types.to_phone, |events| events.types.to_phone);
-        let to = self.media_from.or(agreed.media_to).ok_or(NotSent::Nowhere)?;
+        let to = self.media_to(now).ok_or(NotSent::Nowhere)?;
         let clamp = |number: u64| number.min(NUMBER_MAX).cast_signed();
         let place = self.outbound.place_extended(0, clamp(what.sequence), clamp(what.timestamp), now);
         let event_hz = events.map_or(codec_hz, |events| events.clock_hz);
@@ -485,7 +499,7 @@ impl PhoneStream {
             return None;
         }
         self.report_at = Some(now + REPORT_EVERY);
-        let to = self.reports_to()?;
+        let to = self.reports_to(now)?;
         let sent = self.sent_at.filter(|_| std::mem::take(&mut self.has_sent_since_report)).map(|at| {
             let elapsed = now.saturating_duration_since(at).as_millis() as u32;
             Sent {
@@ -505,14 +519,39 @@ impl PhoneStream {
         Some(to)
     }
 
-    fn reports_to(&self) -> Option<SocketAddr> {
+    /// Where packets go: where the phone's come from, else where it says, as far as that may be.
+    fn media_to(&self, now: Instant) -> Option<SocketAddr> {
+        self.media_from.or_else(|| self.agreed.as_ref()?.media_to.filter(|to| self.may_be_sent_to(to.ip(), now)))
+    }
+
+    /// Whether packets may go to an address from which none has come as yet: the phone's own, or any other for a moment. This machine's own services are no
+    /// phone that is elsewhere.
+    fn may_be_sent_to(&self, address: IpAddr, now: Instant) -> bool {
+        let is_heard = self.reports_from.is_some_and(|from| from.ip() == address);
+        if self.signalling == Some(address) || is_heard {
+            return true;
+        }
+        let is_local = address.is_loopback() || address.is_unspecified();
+        let is_elsewhere = self.signalling.is_some_and(|from| !from.is_loopback());
+        !(is_local && is_elsewhere) && self.unproven_until.is_some_and(|until| now < until)
+    }
+
+    fn reports_to(&self, now: Instant) -> Option<SocketAddr> {
         let agreed = self.agreed.as_ref()?;
         if agreed.is_rtcp_muxed {
-            return self.media_from.or(agreed.media_to);
+            return self.media_to(now);
+        }
+        if self.reports_from.is_some() {
+            return self.reports_from;
         }
         // Behind an address translator the described port is nobody's.
-        let is_as_described = self.media_from.is_none_or(|from| agreed.media_to.is_some_and(|to| to.ip() == from.ip()));
-        self.reports_from.or(agreed.reports_to.filter(|_| is_as_described))
+        let described = agreed.reports_to?;
+        match self.media_from {
+            Some(from) => {
+                (agreed.media_to.is_some_and(|to| to.ip() == from.ip()) && described.ip() == from.ip()).then_some(described)
+            }
+            None => self.may_be_sent_to(described.ip(), now).then_some(described),
+        }
     }
 
     /// Whether reports go over the port of media.

@@ -116,6 +116,32 @@ fn nobody_but_the_phone_is_heard() {
 }
 
 #[test]
+fn nobody_is_sent_a_stream_that_they_didnt_ask_for() {
+    let described =
+        |address: &str| Agreed { media_to: Some(address.parse().unwrap()), reports_to: None, ..agreed(AudioCodec::Pcmu) };
+    let mut rig = Rig::new(&described("198.51.100.1:53"));
+    rig.stream.expect_from("192.0.2.2".parse().unwrap());
+    assert_eq!(rig.send(1, b"x").unwrap().0, "198.51.100.1:53".parse().unwrap(), "for a moment");
+    rig.pass_ms(5_000);
+    assert_eq!(rig.send(2, b"x"), Err(NotSent::Nowhere));
+    assert!(matches!(rig.take(packet(96, 1, 160, b"mine"), "198.51.100.1:53"), Incoming::Media(_)), "somebody is there");
+    assert!(rig.send(3, b"x").is_ok());
+    // Another address each few seconds is no way either.
+    for port in 1..=20 {
+        rig.stream.configure(&described(&format!("198.51.100.1:{port}")), rig.now);
+        assert_eq!(rig.send(3 + port, b"x").is_ok(), port <= 7, "{port}");
+    }
+    // Where the signalling comes from a phone may listen for as long as it likes.
+    rig.stream.configure(&described("192.0.2.2:4000"), rig.now);
+    rig.pass_ms(60_000);
+    assert!(rig.send(40, b"x").is_ok());
+    // Services of the edge's own machine are no phone that is elsewhere.
+    let mut rig = Rig::new(&described("127.0.0.1:8080"));
+    rig.stream.expect_from("192.0.2.2".parse().unwrap());
+    assert_eq!(rig.send(1, b"x"), Err(NotSent::Nowhere));
+}
+
+#[test]
 fn what_is_no_audio_is_passed_over() {
     let mut rig = Rig::new(&agreed(AudioCodec::Pcmu));
     assert_eq!(rig.take(vec![0, 1, 0, 0, 0x21, 0x12, 0xA4, 0x42], PHONE), Incoming::Dropped(Dropped::Check));

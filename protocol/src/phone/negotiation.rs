@@ -464,7 +464,10 @@ impl Negotiation {
                 Err(MediaRefusal::SecurityUnusable("encryption is switched off here"))
             }
             (Transport::Secure, None) => Err(MediaRefusal::SecurityUnusable("it has no key of a suite that is known here")),
-            (Transport::Plain, None) if self.local.security == Security::Required => Err(MediaRefusal::NotSecure),
+            // What was encrypted from the beginning of a call stays so.
+            (Transport::Plain, None) if self.local.security == Security::Required || self.has_keys() => {
+                Err(MediaRefusal::NotSecure)
+            }
             (Transport::Plain, None) => Ok(None),
             (Transport::Plain | Transport::Secure, Some(crypto)) => Ok(Some(crypto.clone())),
         }

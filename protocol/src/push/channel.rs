@@ -7,6 +7,7 @@ use bincode::{Decode, Encode};
 use super::PushHandle;
 use crate::event::EventKind;
 use crate::key::hash;
+use crate::sip::uri::SipUri;
 use crate::time::UnixTime;
 use crate::wire::{self, DecodeError, Extensions, FrameKind, Message};
 
@@ -21,6 +22,12 @@ pub const APNS_TOKEN_BYTES_MAX: usize = 128;
 
 /// Longest APNs topic, in bytes: an application's identifier, with an ending for calls.
 pub const TOPIC_BYTES_MAX: usize = 255;
+
+/// Longest address of a phone, in bytes.
+pub const SIP_ADDRESS_BYTES_MAX: usize = 512;
+
+/// The content type of a payload in a SIP request.
+pub const PUSH_CONTENT_TYPE: &str = "application/vnd.halloo.push";
 
 /// Digits of a telephone number (E.164 section 6: at most 15), and the shortest that can be one.
 const DIGITS_MAX: usize = 15;
@@ -66,6 +73,11 @@ pub enum PushChannel {
         /// The number: `+`, then 7 to 15 digits (E.164).
         number: String,
     },
+    /// A MESSAGE request to a phone of the device's own user, at the SIP edge beside the gateway.
+    Sip {
+        /// `sip:name@authority`, with `;gr=` the phone's instance; at most [`SIP_ADDRESS_BYTES_MAX`].
+        address: String,
+    },
 }
 
 impl PushChannel {
@@ -79,6 +91,7 @@ impl PushChannel {
             Self::Apns { .. } => PushWay::Apns,
             Self::Webhook { .. } => PushWay::Webhook,
             Self::Sms { .. } => PushWay::Sms,
+            Self::Sip { .. } => PushWay::Sip,
         }
     }
 
@@ -115,8 +128,21 @@ impl PushChannel {
             }
             Self::Webhook { url, .. } => within("url", url.len(), 1, ENDPOINT_BYTES_MAX),
             Self::Sms { number } => holds("number", is_phone_number(number)),
+            Self::Sip { address } => {
+                within("address", address.len(), 1, SIP_ADDRESS_BYTES_MAX)?;
+                holds("address", sip_account(address).is_some())
+            }
         }
     }
+}
+
+/// Account, `name@authority`, and the phone's instance of a SIP channel's address; `None` if it is none.
+#[must_use]
+pub fn sip_account(address: &str) -> Option<(String, Option<String>)> {
+    let uri = SipUri::parse(address).ok()?;
+    let instance = uri.param("gr").filter(|instance| !instance.is_empty()).map(str::to_owned);
+    let user = uri.user.filter(|user| !user.is_empty())?;
+    Some((format!("{user}@{}", uri.host), instance))
 }
 
 /// True for `+` and 7 to 15 digits, the first no zero (E.164).
@@ -162,6 +188,8 @@ pub enum PushWay {
     Webhook,
     /// A short message to a telephone.
     Sms,
+    /// A SIP request to a phone.
+    Sip,
 }
 
 impl PushWay {
@@ -175,6 +203,7 @@ impl PushWay {
             Self::Apns => "apns",
             Self::Webhook => "webhook",
             Self::Sms => "sms",
+            Self::Sip => "sip",
         }
     }
 }

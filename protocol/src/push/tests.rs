@@ -200,6 +200,7 @@ fn services() -> Vec<PushChannel> {
         PushChannel::Apns { token: b"secret".to_vec(), topic: "example.secret".into(), is_sandbox: false },
         PushChannel::Webhook { url: "https://hook.example/secret".into(), secret: [5; 32] },
         PushChannel::Sms { number: "+15550100".into() },
+        PushChannel::Sip { address: "sip:secret@example;gr=urn:uuid:1".into() },
     ]
 }
 
@@ -231,6 +232,8 @@ fn channels_of_services_are_kept_within_bounds() {
         apns(32, "org.example\r\n"),
         apns(32, &long[..TOPIC_BYTES_MAX + 1]),
         PushChannel::Webhook { url: long, secret: [0; 32] },
+        PushChannel::Sip { address: "sip:example".into() },
+        PushChannel::Sip { address: "tel:+15550100".into() },
         sms("15550100"),
         sms("+155501"),
         sms("+0155501001"),

@@ -28,6 +28,27 @@ struct Phone {
     not_before: Option<Instant>,
 }
 
+/// What a phone's final answer means for a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It has it.
+    Taken,
+    /// It will never take this one.
+    Refused,
+    /// It may take it another time.
+    Failed,
+}
+
+/// By the status (RFC 3428 section 7, RFC 3261 section 21). What the message itself is refused for won't be different next time.
+#[must_use]
+pub const fn fate_of(status: u16) -> Fate {
+    match status {
+        200..=299 => Fate::Taken,
+        400 | 405 | 413 | 415 | 420 | 488 | 493 | 501 | 513 | 606 => Fate::Refused,
+        _ => Fate::Failed,
+    }
+}
+
 /// All messages of an account that phones are to get. Messages and phones are named by whoever uses it.
 #[derive(Debug, Default)]
 pub struct Delivery {
@@ -94,6 +115,16 @@ impl Delivery {
             }
             phone.not_before = Some(now + (RETRY * 2_u32.pow(phone.failures.min(8))).min(RETRY_MAX));
             phone.failures = phone.failures.saturating_add(1);
+        }
+        self.tidy();
+    }
+
+    /// A phone will never take it: it is too long for it, or of no kind that it knows. The next one has its turn; this one stays for other phones, and unread.
+    pub fn refused(&mut self, phone: &str, id: &str) {
+        if let Some(phone) = self.phones.get_mut(phone) {
+            phone.under_way.take_if(|under_way| under_way == id);
+            (phone.failures, phone.not_before) = (0, None);
+            phone.done.insert(id.to_owned());
         }
         self.tidy();
     }
@@ -198,6 +229,21 @@ mod tests {
         assert_eq!(all.len(), 1, "kept without phones");
         all.forget(|id| id == "1");
         assert!(all.is_empty());
+    }
+
+    #[test]
+    fn what_a_phone_never_takes_lets_the_next_one_pass() {
+        assert_eq!([202, 415, 486, 600].map(fate_of), [Fate::Taken, Fate::Refused, Fate::Failed, Fate::Failed]);
+        let (mut all, now) = (Delivery::default(), Instant::now());
+        assert!(all.hold("long") && all.hold("short"));
+        all.set_phones(&names(&["a"]), &names(&[]));
+        assert_eq!(all.poll_send(now), pair("a", "long"));
+        all.refused("a", "long");
+        assert_eq!(all.poll_send(now), pair("a", "short"));
+        assert!(all.taken("a", "short"));
+        assert!(all.holds("long"), "another phone may take it");
+        all.set_phones(&names(&["a", "b"]), &names(&[]));
+        assert_eq!(all.poll_send(now), pair("b", "long"));
     }
 
     #[test]

@@ -156,6 +156,8 @@ pub struct Challenge {
     opaque: Option<String>,
     algorithm: Algorithm,
     has_qop: bool,
+    /// The nonce that was used is over, and the password was right.
+    pub is_stale: bool,
 }
 
 impl Challenge {
@@ -180,7 +182,14 @@ impl Challenge {
             opaque: field("opaque"),
             algorithm: Algorithm::from_name(field("algorithm").as_deref())?,
             has_qop: qop.is_some(),
+            is_stale: field("stale").is_some_and(|stale| stale.eq_ignore_ascii_case("true")),
         })
+    }
+
+    /// Whether two challenges are answered with the same numbers.
+    #[must_use]
+    pub fn is_same_nonce(&self, other: &Self) -> bool {
+        self.nonce == other.nonce && self.realm == other.realm
     }
 
     /// The header's value that answers it.

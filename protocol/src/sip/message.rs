@@ -257,6 +257,15 @@ impl Message {
         }
     }
 
+    /// The words beside the status; empty for a request.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        match &self.start {
+            Start::Response { reason, .. } => reason,
+            Start::Request { .. } => "",
+        }
+    }
+
     /// The status; 0 for a request.
     #[must_use]
     pub const fn status(&self) -> u16 {

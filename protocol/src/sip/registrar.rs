@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::message::{Message, seconds};
+pub use super::push::PushParams;
+use super::push::{PushWish, REFRESH_BEFORE_SECS, refreshes_itself};
 use super::transaction::Flow;
 use super::uri::{NameAddr, SipUri};
 use crate::time::UnixTime;
@@ -22,7 +24,7 @@ pub const BINDINGS_MAX: usize = 10;
 pub const FLOW_TIMER_SECS: u32 = 90;
 
 /// The longest address taken.
-const CONTACT_BYTES_MAX: usize = 1_024;
+const CONTACT_BYTES_MAX: usize = 2_048;
 
 /// One phone of an account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,19 +47,17 @@ pub struct Binding {
     pub expires_at: UnixTime,
     /// How it is woken, if it can be.
     pub push: Option<PushParams>,
+    /// When it has registered last.
+    #[serde(default)]
+    pub refreshed_at: UnixTime,
+    /// Its connection is gone: it has to be woken, and to register, before anything can be sent to it.
+    #[serde(default)]
+    pub is_asleep: bool,
+    /// It needs no push to register again in time.
+    #[serde(default)]
+    pub refreshes_itself: bool,
     call_id: String,
     cseq: u32,
-}
-
-/// How a phone's app is woken (RFC 8599 section 4.1).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PushParams {
-    /// `fcm`, `apns`, `webpush`.
-    pub provider: String,
-    /// Names the app at that service.
-    pub param: String,
-    /// Names the app's installation there.
-    pub prid: String,
 }
 
 impl Binding {
@@ -73,10 +73,29 @@ impl Binding {
         &self.call_id
     }
 
+    /// Which phone it is, whatever the way to it.
+    #[must_use]
+    pub fn phone(&self) -> &str {
+        self.instance.as_deref().unwrap_or(&self.contact)
+    }
+
+    /// The connection it had is no more. True if it stays, as it can be woken.
+    fn falls_asleep(&mut self) -> bool {
+        self.is_asleep = true;
+        self.push.is_some()
+    }
+
+    /// True when it is time to wake it, so that it registers again before its end (RFC 8599 section 5.5).
+    fn is_to_refresh(&self, now: UnixTime) -> bool {
+        let before = REFRESH_BEFORE_SECS.min(self.expires_at.secs_since(self.refreshed_at) / 2);
+        self.push.is_some() && !self.refreshes_itself && self.expires_at.minus_secs(before) <= now
+    }
+
     fn is_same(&self, other: &Self) -> bool {
         match (&self.instance, self.reg_id, &other.instance, other.reg_id) {
             (Some(ours), Some(our_id), Some(theirs), Some(their_id)) => ours == theirs && our_id == their_id,
-            _ => self.contact == other.contact,
+            // An app that starts anew has another port.
+            _ => self.contact == other.contact || (self.push.is_some() && self.push == other.push),
         }
     }
 }
@@ -96,6 +115,9 @@ pub enum RegisterError {
     /// 500: an older request has come later (RFC 3261 section 10.3, step 7).
     #[error("a newer registration has come before")]
     OutOfOrder,
+    /// 555, with `Feature-Caps` (RFC 8599 section 8.1).
+    #[error("Push Notification Service Not Supported")]
+    PushService,
 }
 
 impl RegisterError {
@@ -107,6 +129,7 @@ impl RegisterError {
             Self::TooBrief => 423,
             Self::TooMany => 403,
             Self::OutOfOrder => 500,
+            Self::PushService => 555,
         }
     }
 }
@@ -118,6 +141,8 @@ pub struct Changed {
     pub added: usize,
     /// Phones that are gone.
     pub removed: usize,
+    /// Phones that were there, and are reached another way now.
+    pub moved: usize,
 }
 
 /// All bindings, by account.
@@ -171,6 +196,7 @@ impl Registrar {
         let changed = Changed {
             added: new.iter().filter(|new| !gone.iter().any(|old| old.is_same(new))).count(),
             removed: gone.iter().filter(|old| !new.iter().any(|new| new.is_same(old))).count(),
+            moved: new.iter().filter(|new| gone.iter().any(|old| old.is_same(new) && old.flow != new.flow)).count(),
         };
         self.change(account, asked, now);
         Ok(changed)
@@ -210,18 +236,47 @@ impl Registrar {
         self.accounts.remove(account);
     }
 
-    /// A connection is gone: phones that are only to be reached over it are gone with it (RFC 5626 section 5.3).
-    pub fn flow_closed(&mut self, flow: Flow) {
-        self.accounts.retain(|_, bindings| {
-            bindings.retain(|binding| binding.flow != flow);
-            !bindings.is_empty()
-        });
+    /// Those whose app is to be woken so that it registers again before its end, each with its account.
+    #[must_use]
+    pub fn to_refresh(&self, now: UnixTime) -> Vec<(String, PushParams)> {
+        let all = self.accounts.iter().flat_map(|(account, bindings)| bindings.iter().map(move |binding| (account, binding)));
+        let due = all.filter(|(_, binding)| binding.expires_at > now && binding.is_to_refresh(now));
+        due.filter_map(|(account, binding)| Some((account.clone(), binding.push.clone()?))).collect()
     }
 
-    /// Takes the phones of connections out: after a restart these are gone, while datagrams find their way still.
+    /// Forgets an app that can't be woken any more, as its push service says. One that has its connection still stays, for as long as it has it.
+    pub fn push_gone(&mut self, account: &str, app: &PushParams) {
+        let Some(bindings) = self.accounts.get_mut(account) else { return };
+        bindings.retain_mut(|binding| {
+            let is_meant = binding.push.as_ref() == Some(app);
+            if is_meant {
+                binding.push = None;
+            }
+            !is_meant || (!binding.is_asleep && !binding.flow.transport.is_lossy())
+        });
+        if bindings.is_empty() {
+            self.accounts.remove(account);
+        }
+    }
+
+    /// A connection is gone: phones that are only to be reached over it are gone with it (RFC 5626 section 5.3); those that can be woken sleep. Says of which
+    /// accounts.
+    pub fn flow_closed(&mut self, flow: Flow) -> Vec<String> {
+        let mut changed = Vec::new();
+        self.accounts.retain(|account, bindings| {
+            if bindings.iter().any(|binding| binding.flow == flow && !binding.is_asleep) {
+                changed.push(account.clone());
+            }
+            bindings.retain_mut(|binding| binding.flow != flow || binding.falls_asleep());
+            !bindings.is_empty()
+        });
+        changed
+    }
+
+    /// Takes the phones of connections out: after a restart these are gone, while datagrams find their way still. Those that can be woken sleep.
     pub fn keep_datagrams(&mut self) {
         self.accounts.retain(|_, bindings| {
-            bindings.retain(|binding| binding.flow.transport.is_lossy());
+            bindings.retain_mut(|binding| binding.flow.transport.is_lossy() || binding.falls_asleep());
             !bindings.is_empty()
         });
     }
@@ -320,7 +375,10 @@ fn binding(contact: &NameAddr, request: &Message, flow: Flow, cseq: u32, now: Un
         !text.is_empty() && text.len() <= 128 && text.bytes().all(|b| b.is_ascii_graphic() && !b"<>\";,".contains(&b))
     });
     let reg_id = contact.param("reg-id").and_then(|text| text.parse().ok()).filter(|_| instance.is_some());
-    let push = push_params(&uri);
+    let push = match PushWish::of(&uri)? {
+        PushWish::Wake(params) => Some(params),
+        PushWish::Query | PushWish::None => None,
+    };
     // Headers in the address (RFC 4475 section 3.1.2.14) would end up in requests of ours: what is kept has none.
     let kept = if uri.headers.is_some() { SipUri { headers: None, ..uri }.to_string() } else { contact.uri.clone() };
     Ok(Binding {
@@ -333,16 +391,12 @@ fn binding(contact: &NameAddr, request: &Message, flow: Flow, cseq: u32, now: Un
         user_agent: request.get("user-agent").unwrap_or_default().chars().take(128).collect(),
         expires_at: now.plus_secs(asked.min(EXPIRES_SECS_MAX).into()),
         push,
+        refreshed_at: now,
+        is_asleep: false,
+        refreshes_itself: refreshes_itself(contact),
         call_id: request.call_id().to_owned(),
         cseq,
     })
-}
-
-fn push_params(uri: &SipUri) -> Option<PushParams> {
-    let param = |name: &str| uri.param(name).unwrap_or_default().to_owned();
-    let push =
-        PushParams { provider: param("pn-provider").to_ascii_lowercase(), param: param("pn-param"), prid: param("pn-prid") };
-    (!push.provider.is_empty() && !push.prid.is_empty()).then_some(push)
 }
 
 /// `q` in thousandths; without it as much as can be.

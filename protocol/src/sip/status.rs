@@ -3,7 +3,7 @@
 /// Why a call of the overlay ended before it was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ending {
-    /// Ended after an answer; no status is left to give.
+    /// Ended after an answer that wasn't this phone's.
     Completed,
     /// Somebody said no.
     Declined,
@@ -31,7 +31,8 @@ pub enum Ending {
 #[must_use]
 pub const fn status_of(ending: Ending) -> (u16, &'static str) {
     match ending {
-        Ending::Completed | Ending::Elsewhere => (200, "OK"),
+        // A success is told with a description, where the call is answered: who gets here was answered by nobody.
+        Ending::Completed | Ending::Elsewhere => (480, "Call Completed Elsewhere"),
         Ending::Declined => (603, "Decline"),
         Ending::Busy => (486, "Busy Here"),
         Ending::NoAnswer => (480, "No Answer"),

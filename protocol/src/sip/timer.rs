@@ -29,8 +29,17 @@ pub struct SessionTimer {
     pub interval_secs: u32,
     /// Who refreshes.
     pub refresher: Refresher,
+    /// When the session was last known to be alive at both ends.
     since: Instant,
+    /// When a refresh of ours is to be sent, the first one or another.
+    refresh_at: Instant,
 }
+
+/// How long a refresh of ours that gets no final answer is waited for: as long as its transaction lasts where nothing comes at all.
+const REFRESH_LASTS: Duration = Duration::from_secs(32);
+
+/// How long after a refresh that met one of the phone's the next is sent (RFC 3261 section 14.1: 2.1 to 4 seconds for who made the Call-ID).
+const RETRY_AFTER_GLARE: Duration = Duration::from_secs(3);
 
 /// What is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,13 +81,24 @@ impl SessionTimer {
         Self::new(interval_secs, refresher, now)
     }
 
-    const fn new(interval_secs: u32, refresher: Refresher, since: Instant) -> Self {
-        Self { interval_secs, refresher, since }
+    fn new(interval_secs: u32, refresher: Refresher, since: Instant) -> Self {
+        let half = Duration::from_secs(interval_secs.into()) / 2;
+        Self { interval_secs, refresher, since, refresh_at: since + half }
     }
 
-    /// The session was refreshed.
-    pub const fn refreshed(&mut self, now: Instant) {
-        self.since = now;
+    /// The session was refreshed: the other end has answered.
+    pub fn refreshed(&mut self, now: Instant) {
+        *self = Self::new(self.interval_secs, self.refresher, now);
+    }
+
+    /// A refresh of ours is on its way. It counts once it is answered; until then the session runs out as before.
+    pub fn refreshing(&mut self, now: Instant) {
+        self.refresh_at = now + REFRESH_LASTS;
+    }
+
+    /// A refresh of ours met a request of the phone's (491): another one follows soon.
+    pub fn crossed(&mut self, now: Instant) {
+        self.refresh_at = now + RETRY_AFTER_GLARE;
     }
 
     /// `Session-Expires` for an answer of ours.
@@ -88,13 +108,15 @@ impl SessionTimer {
         format!("{};refresher={refresher}", self.interval_secs)
     }
 
-    /// When something is due, and what (RFC 4028 section 10): who refreshes does so at half time; the other ends the call a little before it is over.
+    /// When something is due, and what (RFC 4028 section 10): who refreshes does so at half time; whoever refreshes, a session that nobody has refreshed is
+    /// ended a little before its time is over.
     #[must_use]
     pub fn due(&self) -> (Instant, Due) {
         let whole = Duration::from_secs(self.interval_secs.into());
+        let end = self.since + whole - (whole / 3).min(Duration::from_secs(32));
         match self.refresher {
-            Refresher::Us => (self.since + whole / 2, Due::Refresh),
-            Refresher::Phone => (self.since + whole - (whole / 3).min(Duration::from_secs(32)), Due::End),
+            Refresher::Us if self.refresh_at < end => (self.refresh_at, Due::Refresh),
+            _ => (end, Due::End),
         }
     }
 }
@@ -149,5 +171,20 @@ mod tests {
         assert_eq!(timer.due(), (now + Duration::from_secs(110), Due::End));
         let ours = SessionTimer::answered(&invite(true, Some("600;refresher=uac")), now);
         assert_eq!(ours.due(), (now + Duration::from_secs(300), Due::Refresh));
+    }
+
+    #[test]
+    fn a_refresh_that_nobody_answers_doesnt_keep_a_call() {
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let mut ours = SessionTimer::answered(&invite(true, Some("600;refresher=uac")), start);
+        ours.refreshing(at(300));
+        assert_eq!(ours.due(), (at(332), Due::Refresh), "tried again");
+        ours.crossed(at(301));
+        assert_eq!(ours.due(), (at(304), Due::Refresh), "soon, after it met one of the phone's");
+        ours.refreshing(at(540));
+        assert_eq!(ours.due(), (at(568), Due::End));
+        ours.refreshed(at(541));
+        assert_eq!(ours.due(), (at(841), Due::Refresh));
     }
 }

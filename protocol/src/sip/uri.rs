@@ -188,7 +188,7 @@ fn user(text: &str) -> Result<String, Malformed> {
     unescape(name)
 }
 
-fn unescape(text: &str) -> Result<String, Malformed> {
+pub(super) fn unescape(text: &str) -> Result<String, Malformed> {
     const ESCAPE: Malformed = Malformed("a percent sign without two digits");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -216,6 +216,33 @@ pub fn escape_user(user: &str) -> String {
         }
     }
     text
+}
+
+/// The host of users whose own can't be one (RFC 2606: a name that nobody has): those known by their key alone, and those of an authority whose label is no
+/// host's name. The user part is all of them then.
+pub const WHOLE_USER_HOST: &str = "halloo.invalid";
+
+/// How users known by their key alone are written.
+const KEY_PREFIX: &str = "key:";
+
+/// The address of a user of the overlay, `name@authority` or `key:...`: a valid one, whatever the script of the name.
+#[must_use]
+pub fn address_of_user(user: &str) -> String {
+    let named = user.rsplit_once('@').filter(|(_, host)| host_port_of(host).is_ok_and(|(_, port)| port.is_none()));
+    match named.filter(|_| !user.starts_with(KEY_PREFIX)) {
+        Some((name, host)) => format!("sip:{}@{host}", escape_user(name)),
+        None => format!("sip:{}@{WHOLE_USER_HOST}", escape_user(user)),
+    }
+}
+
+/// Whom an address names: what [`address_of_user`] was made of, in lower case where case doesn't count. `None` where it names nobody.
+#[must_use]
+pub fn user_of_address(uri: &SipUri) -> Option<String> {
+    let name = uri.user.as_deref()?;
+    if uri.host != WHOLE_USER_HOST {
+        return Some(format!("{}@{}", name.to_lowercase(), uri.host));
+    }
+    Some(if name.starts_with(KEY_PREFIX) { name.to_owned() } else { name.to_lowercase() })
 }
 
 /// Host and port.
@@ -331,6 +358,23 @@ pub(super) fn find<'a>(params: &'a [Param], name: &str) -> Option<&'a str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_user_has_a_valid_address() {
+        for (user, address) in [
+            ("bob@example", "sip:bob@example"),
+            ("jürgen@example", "sip:j%C3%BCrgen@example"),
+            ("анна@пример", "sip:%D0%B0%D0%BD%D0%BD%D0%B0%40%D0%BF%D1%80%D0%B8%D0%BC%D0%B5%D1%80@halloo.invalid"),
+            ("key:Ab_9", "sip:key%3AAb_9@halloo.invalid"),
+        ] {
+            assert_eq!(address_of_user(user), address);
+            let uri = SipUri::parse(address).expect("an address");
+            assert_eq!(user_of_address(&uri).as_deref(), Some(user));
+            assert!(NameAddr::parse(&format!("\"{user}\" <{address}>")).is_ok());
+        }
+        let shouted = SipUri::parse("sip:BOB@EXAMPLE").expect("an address");
+        assert_eq!(user_of_address(&shouted).as_deref(), Some("bob@example"));
+    }
 
     #[test]
     fn uris_are_read_and_written() {

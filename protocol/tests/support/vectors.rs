@@ -8,7 +8,8 @@ use halloo_protocol::authority::{
 use halloo_protocol::call::{
     AvatarLink, CallInvite, CallSignal, CallSignalAck, CallTraceAsk, CallTraced, HandOverAnswer, HandOverReason, HandOverRules,
     HandOverStatus, HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus,
-    Reason, SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, Trace, TraceKind, TraceStage,
+    Reason, SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, TelephonePart, Trace, TraceKind,
+    TraceStage,
     conference::{
         Attendance, AttendanceStatus, ConferenceId, ConferenceNotice, ConferenceNoticed, ConferencePart, Introduction,
         Participant, Present,
@@ -72,6 +73,7 @@ use halloo_protocol::presence::{
 };
 use halloo_protocol::profile::{Profile, ProfileCard};
 use halloo_protocol::push::hand_on::{HandOn, PushHandOn, PushHandedOn, put_other_gateways};
+use halloo_protocol::push::phone::{PhonePush, PhonePushStatus, PhonePushed, PhoneTarget};
 use halloo_protocol::push::session::{
     ActivateWhen, Activation, Application, Asks, DeviceCapabilities, SecurityInformation, Sends, SessionAnswers, SessionContent,
     SessionContentTaken, SessionInitiation, SessionMode, SessionNonce, SessionOpen, SessionOpened, SessionOutcome,
@@ -90,6 +92,7 @@ use halloo_protocol::session::{
     Ciphertext, KeyFetch, KeyFetched, KeysStatus, MailboxKeyFetch, MailboxKeyFetched, MailboxKeys, MailboxKeysKept,
     MessagesUnopened, OneTimeKey, PreKeys, SealedMessage, SessionId, Unopened, UnopenedMessage,
 };
+use halloo_protocol::trunk::number::Dialled;
 use halloo_protocol::vault::{
     ChunkId, ChunkMark, HeldChunk, SealedChunk, VaultChunks, VaultFetch, VaultIndex, VaultItem, VaultKept, VaultKeys, VaultLook,
     VaultNews, VaultPut, VaultPutStatus, VaultRoot,
@@ -355,6 +358,8 @@ pub(crate) fn all() -> Vec<Vector> {
         "call_traced" => message CallTraced = CallTraced { trace: Some(trace()), extensions: none() };
         "call_traced_nothing" => message CallTraced = CallTraced { trace: None, extensions: none() };
         "invite_to_conference" => signed Invite = Signed::sign(conference_invite(), &device_secret(0));
+        "invite_to_telephone" => signed Invite = Signed::sign(telephone_invite(), &device_secret(0));
+        "invite_from_telephone" => signed Invite = Signed::sign(Invite { extensions: TelephonePart::From(None).add_to(none()), ..invite() }, &device_secret(0));
         "conference_part" => plain ConferencePart = conference_part();
         // Capabilities and push
         "capability" => signed Capability = capability();
@@ -372,6 +377,21 @@ pub(crate) fn all() -> Vec<Vector> {
         };
         "push_registered_refused" => message PushRegistered = PushRegistered { status: RegisterStatus::Refused(PushReason::FULL), extensions: none() };
         "gateway_time" => signed GatewayTime = Signed::sign(GatewayTime { gateway: keeper(0), at: NOW, extensions: none() }, &keeper_secret(0));
+        "phone_push" => message PhonePush = PhonePush {
+            target: Some(PhoneTarget::Apns { team: "DEF123GHIJ".into(), topic: "com.example.app.voip".into(), token: vec![1, 2, 3] }),
+            event: EventKind::VOICE_CALL,
+            urgency: Urgency::High,
+            ttl_secs: 60,
+            extensions: none(),
+        };
+        "phone_push_query" => message PhonePush = PhonePush::query();
+        "phone_pushed" => message PhonePushed = PhonePushed {
+            status: PhonePushStatus::Gone(ChannelEnd::UNREGISTERED),
+            ways: vec![PushWay::WebPush, PushWay::Apns],
+            vapid_key: Some([4; 65]),
+            extensions: none(),
+        };
+        "push_register_sip" => message PushRegister = push_register_sip();
         "push_keep" => message PushKeep = PushKeep { handle: PushHandle([3; 32]), entry_hash: [4; 32], extensions: none() };
         "push_kept" => message PushKept = PushKept { status: KeepStatus::Kept { until: NOW.plus_secs(DAY) }, extensions: none() };
         "push_kept_refused" => message PushKept = PushKept { status: KeepStatus::Refused(PushReason::UNKNOWN_HANDLE), extensions: none() };
@@ -702,6 +722,12 @@ fn conference_part() -> ConferencePart {
     ConferencePart { conference, is_leg: true, since: NOW, word: Some(introduction()), extensions: none() }
 }
 
+/// Extension 0x00d0 of an invite: the number that a telephone gateway is to call.
+fn telephone_invite() -> Invite {
+    let number = Dialled::parse("+4930123456").expect("a number");
+    Invite { extensions: TelephonePart::Dial(number).add_to(none()), ..invite() }
+}
+
 fn conference_invite() -> Invite {
     Invite { extensions: conference_part().add_to(none()), ..invite() }
 }
@@ -925,6 +951,13 @@ fn push_register() -> PushRegister {
         revoked: vec![CapabilityId([6; 16])],
         extensions: extensions(),
     }
+}
+
+/// A registration with a phone's address.
+fn push_register_sip() -> PushRegister {
+    PushRegister::new(vec![PushChannel::Sip {
+        address: "sip:bob@example;gr=urn:uuid:f81d4fae-7dec-11d0-a765-00a0c91e6bf6".into(),
+    }])
 }
 
 /// A registration with every channel that a service of somebody else carries.

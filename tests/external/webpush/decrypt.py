@@ -4,7 +4,7 @@
 Standard input: JSON with
   private        the device's P-256 private key, 32 bytes, base64url
   auth           the subscription's authentication secret, 16 bytes, base64url
-  body           the message as sent (RFC 8188 aes128gcm), base64url
+  body           the message as sent (RFC 8188 aes128gcm), base64url; empty for one without content
   authorization  optional: the Authorization header, `vapid t=TOKEN, k=KEY` (RFC 8292)
   audience       with authorization: the origin that the token must be for
 
@@ -77,7 +77,7 @@ def verify_token(authorization, audience):
 
 def main():
     message = json.load(sys.stdin)
-    result = {"plaintext": base64url(decrypt(message))}
+    result = {"plaintext": base64url(decrypt(message) if message["body"] else b"")}
     if "authorization" in message:
         result["claims"] = verify_token(message["authorization"], message["audience"])
     json.dump(result, sys.stdout)

@@ -95,7 +95,7 @@ pub(in crate::cli) struct Request {
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Take {
-    /// How it came: http, sms, ussd, wsp, datagram or stream
+    /// How it came: http, sms, ussd, wsp, datagram, sip or stream
     #[arg(long, value_name = "BEARER", value_parser = parse::text)]
     encapsulation: String,
     /// Files with the messages, one each

@@ -187,6 +187,7 @@ enum Verdict {
 pub(super) struct ApnsClient {
     http: HttpClient,
     tokens: Mutex<ProviderTokens>,
+    team_id: String,
     endpoint: String,
     sandbox_endpoint: String,
 }
@@ -208,10 +209,16 @@ impl ApnsClient {
         };
         Ok(Self {
             http: HttpClient::for_own_service(roots, true)?,
+            team_id: tokens.team_id.clone(),
             tokens: Mutex::new(tokens),
             endpoint: checked(endpoint.unwrap_or(ENDPOINT), "endpoint is not an https URL")?,
             sandbox_endpoint: checked(sandbox_endpoint.unwrap_or(SANDBOX_ENDPOINT), "sandbox_endpoint is not an https URL")?,
         })
+    }
+
+    /// Whether it is this team whose apps it reaches.
+    pub(super) fn is_team(&self, team: &str) -> bool {
+        self.team_id.eq_ignore_ascii_case(team)
     }
 
     /// Sends a message to a device token.

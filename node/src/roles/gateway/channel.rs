@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use halloo_protocol::event::EventKind;
+use halloo_protocol::push::phone::PhoneTarget;
 use halloo_protocol::push::registration::PushWays;
 use halloo_protocol::push::{ChannelEnd, PushChannel, PushHandle, PushPayload, PushWay, Urgency};
 
 use super::apns::ApnsClient;
 use super::fcm::FcmClient;
 use super::http::HttpError;
+use super::sip::SipClient;
 use super::sms::SmsClient;
 use super::webhook::WebhookClient;
 use super::webpush::{self, PushError, Subscription, WebPushClient};
@@ -43,7 +45,7 @@ impl PushMessage {
 
 /// What a service said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(crate) enum Outcome {
     /// It has the message. That says nothing about the device.
     Sent,
     /// The channel will never work again.
@@ -124,13 +126,19 @@ pub(super) struct Services {
     pub(super) fcm: Option<Arc<FcmClient>>,
     pub(super) apns: Option<Arc<ApnsClient>>,
     pub(super) sms: Option<Arc<SmsClient>>,
+    /// The SIP edge beside the gateway, once it is there.
+    pub(super) sip: Option<SipClient>,
 }
 
 impl Services {
     /// By which ways this gateway delivers.
     pub(super) fn ways(&self) -> PushWays {
-        let configured =
-            [(PushWay::Fcm, self.fcm.is_some()), (PushWay::Apns, self.apns.is_some()), (PushWay::Sms, self.sms.is_some())];
+        let configured = [
+            (PushWay::Fcm, self.fcm.is_some()),
+            (PushWay::Apns, self.apns.is_some()),
+            (PushWay::Sms, self.sms.is_some()),
+            (PushWay::Sip, self.sip.is_some()),
+        ];
         configured.into_iter().filter(|(_, is_there)| *is_there).fold(PushWays::OWN, |ways, (way, _)| ways.with(way))
     }
 
@@ -153,21 +161,50 @@ impl Services {
                 Some(sms) => sms.send(number, message).await,
                 None => Outcome::BadCredentials,
             },
+            PushChannel::Sip { address } => match &self.sip {
+                Some(sip) => sip.send(address, message).await,
+                None => Outcome::Temporary,
+            },
+        }
+    }
+
+    /// Wakes a phone's app, with nothing in it.
+    pub(super) async fn wake(&self, target: &PhoneTarget, event: EventKind, urgency: Urgency, ttl_secs: u32) -> Outcome {
+        let message = PushMessage { handle: PushHandle([0; 32]), payload: Bytes::new(), event, urgency, ttl_secs };
+        match target {
+            PhoneTarget::WebPush { endpoint } => match self.web_push.send_empty(endpoint, ttl_secs, urgency_of(urgency)).await {
+                Ok(_) => Outcome::Sent,
+                Err(error) => error.into(),
+            },
+            PhoneTarget::Fcm { project, token } => match &self.fcm {
+                Some(fcm) if fcm.project() == project => fcm.send(token, &message).await,
+                Some(_) => Outcome::Dead(ChannelEnd::FOREIGN),
+                None => Outcome::BadCredentials,
+            },
+            PhoneTarget::Apns { team, topic, token } => match &self.apns {
+                Some(apns) if apns.is_team(team) => apns.send(token, topic, false, &message).await,
+                Some(_) => Outcome::Dead(ChannelEnd::FOREIGN),
+                None => Outcome::BadCredentials,
+            },
         }
     }
 
     async fn send_web_push(&self, endpoint: &str, p256dh: [u8; 65], auth: [u8; 16], message: &PushMessage) -> Outcome {
         let Ok(subscription) = Subscription::new(endpoint, p256dh, auth) else { return Outcome::Dead(ChannelEnd::INVALID) };
-        let urgency = match message.urgency {
-            Urgency::VeryLow => webpush::Urgency::VeryLow,
-            Urgency::Low => webpush::Urgency::Low,
-            Urgency::Normal => webpush::Urgency::Normal,
-            Urgency::High => webpush::Urgency::High,
-        };
+        let urgency = urgency_of(message.urgency);
         match self.web_push.send(&subscription, &message.payload, message.ttl_secs, urgency, None).await {
             Ok(_) => Outcome::Sent,
             Err(error) => error.into(),
         }
+    }
+}
+
+const fn urgency_of(urgency: Urgency) -> webpush::Urgency {
+    match urgency {
+        Urgency::VeryLow => webpush::Urgency::VeryLow,
+        Urgency::Low => webpush::Urgency::Low,
+        Urgency::Normal => webpush::Urgency::Normal,
+        Urgency::High => webpush::Urgency::High,
     }
 }
 

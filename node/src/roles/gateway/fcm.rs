@@ -212,6 +212,11 @@ impl FcmClient {
         })
     }
 
+    /// The project whose apps it reaches.
+    pub(super) fn project(&self) -> &str {
+        &self.account.project_id
+    }
+
     /// Sends a message to the holder of a registration token.
     pub(super) async fn send(&self, token: &str, message: &PushMessage) -> Outcome {
         let Some(body) = body(token, message) else { return Outcome::TooLarge };

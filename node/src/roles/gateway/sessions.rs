@@ -23,8 +23,9 @@ use tracing::{debug, warn};
 
 use super::STORED_BYTES_MAX;
 use super::channel::PushMessage;
+use super::sip::SipClient;
 use crate::address;
-use crate::event_loop::EventLoop;
+use crate::event_loop::{EventLoop, Internal};
 use crate::handle::push::PushError;
 use crate::handle::push_sessions::{PushSessionClient, PushSessionOptions, PushSessionReport};
 use crate::handle::{Event, Reply};
@@ -64,6 +65,15 @@ pub(crate) struct Asking {
     device: DeviceKey,
     /// The request; for content the one that goes out if nobody takes the content.
     nonce: SessionNonce,
+}
+
+/// What a phone has said to a request that it was brought by SIP.
+#[derive(Debug)]
+pub(crate) struct PhoneAnswer {
+    nonce: SessionNonce,
+    device: DeviceKey,
+    status: SessionStatus,
+    answers: Value,
 }
 
 /// A request that may be taken up.
@@ -260,7 +270,10 @@ impl EventLoop {
             terms: SessionTerms::of(request),
             has_session: sessions.is_some_and(|sessions| sessions.open.contains_key(&device)),
             is_connected: peer.is_some_and(|peer| self.peers.get(&peer).is_some_and(|known| known.chain.is_some())),
-            can_be_woken: request.channels.iter().any(|channel| matches!(channel, PushChannel::WebPush { .. })),
+            can_be_woken: request
+                .channels
+                .iter()
+                .any(|channel| matches!(channel, PushChannel::WebPush { .. } | PushChannel::Sip { .. })),
         }
     }
 
@@ -376,6 +389,10 @@ impl EventLoop {
         for channel in registration.request.channels.into_iter().filter(brings) {
             let (services, message, request) = (gateway.services.clone(), message.clone(), request.clone());
             is_on_its_way = true;
+            if let (PushChannel::Sip { address }, Some(request), Some(sip)) = (&channel, &request, &services.sip) {
+                self.initiate_by_sip(sip.clone(), address.clone(), device, request.clone());
+                continue;
+            }
             tokio::spawn(async move {
                 let outcome = match (&channel, &request) {
                     // Its server may know nothing of us, and speak the phone networks' form.
@@ -388,6 +405,33 @@ impl EventLoop {
             });
         }
         is_on_its_way
+    }
+
+    /// Asks a phone, whose answer says at once what it does.
+    fn initiate_by_sip(&self, sip: SipClient, address: String, device: DeviceKey, request: Signed<SessionInitiation>) {
+        let news = self.internal_sender.clone();
+        tokio::spawn(async move {
+            let Some((status, answers)) = sip.send_initiation(&address, &request).await else { return };
+            let answer = PhoneAnswer { nonce: request.unverified().nonce, device, status, answers };
+            // The event loop is gone only when the node is.
+            let _ = news.send(Internal::SessionByPhone(answer)).await;
+        });
+    }
+
+    pub(crate) fn handle_phone_answer(&mut self, answer: PhoneAnswer) {
+        let PhoneAnswer { nonce, device, status, answers } = answer;
+        let sent = self.gateway.as_ref().and_then(|gateway| gateway.sessions.sent.get(&nonce));
+        let Some(operation) = sent.map(|sent| sent.operation) else { return };
+        if let Some(gateway) = self.gateway.as_mut().filter(|_| answers.is_object()) {
+            gateway.sessions.note_answers(operation, &device, answers);
+        }
+        let asking = Asking { operation, device, nonce };
+        match status {
+            SessionStatus::Opening => self.note_client(asking, "opening", None, false),
+            SessionStatus::Asking => self.note_client(asking, "asking", None, true),
+            SessionStatus::Ignored(reason) => self.note_client(asking, "ignored", Some(reason.to_string()), true),
+            SessionStatus::Refused(reason) => self.note_client(asking, "refused", Some(reason.to_string()), true),
+        }
     }
 
     fn push_to_session(&mut self, operation: u64, order: &Order, device: DeviceKey, nonce: SessionNonce) {

@@ -39,6 +39,7 @@ pub(super) fn services(config: &GatewayConfig, key: VapidKey, is_lab: bool) -> R
             .map(|sms| SmsClient::new(sms, is_lab, &roots).map_err(|error| named("gateway.sms", error)))
             .transpose()?
             .map(Arc::new),
+        sip: None,
     })
 }
 

@@ -158,12 +158,17 @@ impl Subscription {
     /// Scheme, host and, where it is not the scheme's own, port, as RFC 6454 writes them: what a
     /// VAPID token is for.
     pub fn origin(&self) -> String {
-        let scheme = self.endpoint.scheme_str().unwrap_or_default();
-        let host = self.endpoint.host().unwrap_or_default().to_ascii_lowercase();
-        match self.endpoint.port_u16() {
-            Some(port) if Some(port) != default_port(scheme) => format!("{scheme}://{host}:{port}"),
-            _ => format!("{scheme}://{host}"),
-        }
+        origin_of(&self.endpoint)
+    }
+}
+
+/// As [`Subscription::origin`].
+fn origin_of(endpoint: &Uri) -> String {
+    let scheme = endpoint.scheme_str().unwrap_or_default();
+    let host = endpoint.host().unwrap_or_default().to_ascii_lowercase();
+    match endpoint.port_u16() {
+        Some(port) if Some(port) != default_port(scheme) => format!("{scheme}://{host}:{port}"),
+        _ => format!("{scheme}://{host}"),
     }
 }
 

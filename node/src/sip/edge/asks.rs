@@ -6,7 +6,7 @@ use std::time::Instant;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::transaction::{Flow, Transport};
 
-use super::{Edge, Followed, unix};
+use super::{Edge, unix};
 use crate::sip::dialog::token;
 use crate::sip::wire::Ask;
 use crate::sip::{is_near, route_to};
@@ -56,17 +56,25 @@ impl Edge {
                 self.transactions.abandon(id);
             }
             Ask::Cancel { id, reason } => self.transactions.cancel(id, reason, now),
-            Ask::Follow { call_id, account, flow, inbox } => {
-                self.followed.insert(call_id, Followed { account, flow, inbox });
-            }
+            Ask::Follow { call_id, account, flow, inbox } => self.follow(call_id, account, flow, inbox),
             Ask::Unfollow { call_id } => {
                 self.followed.remove(&call_id);
             }
+            Ask::Local { flow, reply } => drop(reply.send(self.local(flow))),
+            Ask::Ping(flow) => self.transports.send(flow, b"\r\n\r\n".to_vec()),
             Ask::Bindings { account, reply } => {
-                let bindings = self.registrar.bindings(&account, unix()).into_iter();
+                let bindings = self.registrar.bindings(&account, unix()).into_iter().filter(|binding| !binding.is_asleep);
                 let found = bindings.filter_map(|binding| Some((binding.clone(), self.local(binding.flow)?))).collect();
                 let _ = reply.send(found);
             }
+            Ask::Sleepers { account, reply } => {
+                let bindings = self.registrar.bindings(&account, unix()).into_iter();
+                let _ = reply.send(bindings.filter(|binding| binding.is_asleep).map(|binding| binding.flow).collect());
+            }
+            Ask::PhonesForCall { account, inbox, reply } => {
+                let _ = reply.send(self.phones_for_call(&account, inbox));
+            }
+            Ask::Wake { account, apps, cause } => self.wake_phones(&account, apps.as_deref(), cause),
         }
     }
 
@@ -81,5 +89,6 @@ impl Edge {
     pub(super) fn forget_closed(&mut self) {
         self.clients.retain(|_, (_, inbox)| !inbox.is_closed());
         self.servers.retain(|_, inbox| !inbox.is_closed());
+        self.followed.retain(|_, followed| !followed.inbox.is_closed());
     }
 }

@@ -1,10 +1,12 @@
 //! What the node's handle asks: accounts come, go and are listed.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Done, Edge, Running, unix};
+use super::{Done, Edge, LEGS_OF_ACCOUNT_MAX, Running, unix};
 use crate::handle::sip::{
     SipAccount, SipAccountList, SipAccountOptions, SipAccountRemoved, SipCommand, SipCredentials, SipError, SipPhone,
 };
@@ -14,12 +16,14 @@ use crate::sip::simple::Desk;
 use crate::sip::transport::Listener;
 use crate::timestamp::Timestamp;
 use halloo_protocol::sip::registrar::Binding;
+use halloo_protocol::sip::uri::address_of_user;
 
 impl Edge {
     pub(super) async fn handle_command(&mut self, command: SipCommand) {
         match command {
             SipCommand::Add { options, reply } => self.add(options, reply),
             SipCommand::List(reply) => reply.send(Ok(self.list())),
+            SipCommand::Trunks(reply) => reply.send(Ok(self.trunks.list())),
             SipCommand::Remove { account, reply } => {
                 let removed = self.remove(&account).await;
                 reply.send(removed);
@@ -54,6 +58,9 @@ impl Edge {
                 reply.send(credentials);
             }
             Done::Call { account, event } => self.ring(&account, event),
+            Done::Offered { account, offer } => self.handle_offered(&account, offer),
+            Done::Woken(woken) => self.handle_woken(woken),
+            Done::Saved { answers, result } => self.saved(answers, result),
         }
     }
 
@@ -74,7 +81,7 @@ impl Edge {
     pub(super) fn credentials(&self, record: &Record, password: String) -> SipCredentials {
         SipCredentials {
             account: record.account.clone(),
-            uri: format!("sip:{}", record.account),
+            uri: address_of_user(&record.account),
             username: record.name().to_owned(),
             password,
             servers: self.servers(),
@@ -103,8 +110,13 @@ impl Edge {
                 }
             }
         });
+        if self.trunks.is_gateway(&name) {
+            self.trunks.open_books(account.store.clone());
+        }
         let desk = self.open_desk(&account);
-        self.running.insert(name, Running { account, desk, _events: AbortOnDropHandle::new(task) });
+        let legs = Arc::new(Semaphore::new(LEGS_OF_ACCOUNT_MAX));
+        self.running.insert(name.clone(), Running { account, desk, legs, _events: AbortOnDropHandle::new(task) });
+        self.ask_offer(&name);
     }
 
     fn open_desk(&self, account: &Account) -> Desk {
@@ -129,6 +141,9 @@ impl Edge {
         self.registrar.remove(&name);
         self.is_registrar_changed = true;
         self.followed.retain(|_, followed| followed.account != name);
+        if self.trunks.is_gateway(&name) {
+            self.trunks.close_books();
+        }
         let _ = tokio::time::timeout(Duration::from_secs(3), running.account.node.shutdown()).await;
         self.accounts.remove(&running.account.record);
         Ok(SipAccountRemoved { account: name, peer_id: running.account.peer_id })
@@ -137,8 +152,14 @@ impl Edge {
     pub(super) fn new_password(&mut self, account: &str) -> Result<SipCredentials, SipError> {
         let name = self.known(account)?;
         let password = accounts::password()?;
+        let Some(running) = self.running.get(&name) else { return Err(SipError::Unknown { account: name }) };
+        let mut changed = running.account.record.clone();
+        changed.set_password(&password);
+        // On disk first: a password that nobody was told mustn't count.
+        let others = self.running.values().map(|running| &running.account.record).filter(|record| record.account != name);
+        self.accounts.save(others.chain(std::iter::once(&changed)))?;
         let Some(running) = self.running.get_mut(&name) else { return Err(SipError::Unknown { account: name }) };
-        running.account.record.set_password(&password);
+        running.account.record = changed;
         // Whoever had the old one hears nothing any more.
         let account = running.account.clone();
         let desk = self.open_desk(&account);
@@ -147,7 +168,6 @@ impl Edge {
         }
         self.registrar.remove(&name);
         self.is_registrar_changed = true;
-        self.accounts.save(self.running.values().map(|running| &running.account.record))?;
         let record = self.running.get(&name).map(|running| &running.account.record);
         record.map(|record| self.credentials(record, password)).ok_or(SipError::Unknown { account: name })
     }

@@ -7,12 +7,12 @@ use halloo_protocol::sip::digest::Denied;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::status::reason_of;
 use halloo_protocol::sip::transaction::Flow;
-use halloo_protocol::sip::uri::NameAddr;
+use halloo_protocol::sip::uri::{NameAddr, user_of_address};
 
 use super::{Edge, unix};
 use crate::sip::accounts::Record;
 use crate::sip::dialog::{ALLOW, USER_AGENT, salt, token};
-use crate::sip::wire::Arrived;
+use crate::sip::wire::{Arrived, Telephone};
 
 impl Edge {
     /// Whose request it is; else it is answered, or not.
@@ -24,6 +24,7 @@ impl Edge {
         match checked {
             Ok(_) => {
                 self.guard.succeeded(source);
+                self.transports.trust(flow);
                 record.map(|record| record.account)
             }
             Err(denied) => {
@@ -42,11 +43,10 @@ impl Edge {
     pub(super) fn claimed(&self, message: &Message) -> Option<&Record> {
         let address = if message.method() == "REGISTER" { message.to() } else { message.from() };
         let uri = address?.sip()?;
-        let user = uri.user.as_deref()?.to_ascii_lowercase();
-        let full = format!("{user}@{}", uri.host);
-        if let Some(running) = self.running.get(&full) {
+        if let Some(running) = self.running.get(&user_of_address(&uri)?) {
             return Some(&running.account.record);
         }
+        let user = uri.user.as_deref()?.to_lowercase();
         // A phone that was set up with the edge's address instead of the authority's name.
         if !is_address(&uri.host) {
             return None;
@@ -131,7 +131,8 @@ impl Edge {
         let Some(id) = self.transactions.accept(&message, flow, now) else {
             return self.answer_statelessly(&message, 503, reason_of(503), flow, |answer| answer.add("retry-after", "10"));
         };
-        if let Err(arrived) = desk.take(Arrived { id, request: message, flow, local, account, node }) {
+        let telephone = Telephone::None;
+        if let Err(arrived) = desk.take(Arrived { id, request: message, flow, local, account, node, telephone }) {
             let mut answer = Message::answer(&arrived.request, 503, reason_of(503), Some(&token()));
             answer.add("retry-after", "10");
             self.transactions.respond(id, &answer, now);
@@ -142,9 +143,11 @@ impl Edge {
     /// another's in `From` is a mistake or a lie.
     pub(super) fn is_from_itself(&self, message: &Message, account: &str) -> bool {
         let Some(uri) = message.from().and_then(|from| from.sip()) else { return false };
-        let Some((name, authority)) = account.split_once('@') else { return false };
-        let user = uri.user.unwrap_or_default();
-        user.eq_ignore_ascii_case(name) && (uri.host.eq_ignore_ascii_case(authority) || is_address(&uri.host))
+        if !is_address(&uri.host) {
+            return user_of_address(&uri).as_deref() == Some(account);
+        }
+        let name = account.split('@').next().unwrap_or_default();
+        uri.user.is_some_and(|user| user.to_lowercase() == name)
     }
 }
 

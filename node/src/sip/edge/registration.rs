@@ -1,46 +1,89 @@
 //! Registrations: a phone is here, and what is kept of it.
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::push::PushWish;
 use halloo_protocol::sip::registrar::{EXPIRES_SECS_MIN, FLOW_TIMER_SECS, RegisterError, Registrar};
-use halloo_protocol::sip::transaction::Flow;
-use halloo_protocol::sip::uri::SipUri;
+use halloo_protocol::sip::status::reason_of;
+use halloo_protocol::sip::transaction::{Flow, ServerId};
+use halloo_protocol::sip::uri::{SipUri, address_of_user};
+use halloo_protocol::time::UnixTime;
+use tokio::task::JoinHandle;
 use tracing::{debug, warn};
 
-use super::{Edge, unix};
+use super::{Done, Edge, unix};
 use crate::sip::accounts::Accounts;
+use crate::sip::dialog::{USER_AGENT, token};
 
 const BINDINGS_FILE: &str = "bindings.json";
+
+/// How long a registration waits for others that are written with it.
+const TOGETHER: Duration = Duration::from_millis(10);
 
 impl Edge {
     pub(super) fn register(&mut self, message: &Message, flow: Flow, account: &str) {
         let now = unix();
-        match self.registrar.register(account, message, flow, now) {
-            Ok(changed) => {
-                self.is_registrar_changed = true;
-                self.poke_desk(account);
-                debug!(added = changed.added, removed = changed.removed, "registered");
-                let aor = SipUri::parse(&format!("sip:{account}"));
-                let is_outbound =
-                    self.registrar.bindings(account, now).iter().any(|binding| binding.flow == flow && binding.is_outbound);
-                let with_gruu = message.lists("supported", "gruu");
-                let contacts = aor.map(|aor| self.registrar.contacts(account, &aor, with_gruu, now)).unwrap_or_default();
-                self.answer(message, 200, "OK", flow, |answer| {
-                    for contact in contacts {
-                        answer.add("contact", contact);
+        let registered = self.push_wishes(account, message).and_then(|wishes| {
+            let changed = self.registrar.register(account, message, flow, now)?;
+            Ok((changed, wishes))
+        });
+        let (changed, wishes) = match registered {
+            Ok(registered) => registered,
+            Err(error) => {
+                let push = if error == RegisterError::PushService { self.all_feature_caps(account) } else { Vec::new() };
+                return self.answer(message, error.status(), &error.to_string(), flow, |answer| {
+                    if error == RegisterError::TooBrief {
+                        answer.add("min-expires", EXPIRES_SECS_MIN.to_string());
                     }
-                    answer.add("date", httpdate::fmt_http_date(std::time::SystemTime::now()));
-                    if is_outbound {
-                        answer.add("require", "outbound");
-                        answer.add("flow-timer", FLOW_TIMER_SECS.to_string());
+                    for service in push {
+                        answer.add("feature-caps", service);
                     }
                 });
             }
-            Err(error) => self.answer(message, error.status(), &error.to_string(), flow, |answer| {
-                if error == RegisterError::TooBrief {
-                    answer.add("min-expires", EXPIRES_SECS_MIN.to_string());
-                }
-            }),
+        };
+        self.is_registrar_changed = true;
+        self.poke_desk(account);
+        if changed.added + changed.moved > 0 {
+            self.move_calls(account);
         }
+        debug!(added = changed.added, removed = changed.removed, "registered");
+        let mut answer = self.registered(message, flow, account, now);
+        for service in self.feature_caps(account, flow, &wishes) {
+            answer.add("feature-caps", service);
+        }
+        let Some(id) = self.transactions.accept(message, flow, Instant::now()) else {
+            self.answer_statelessly(message, 503, reason_of(503), flow, |answer| answer.add("retry-after", "10"));
+            return;
+        };
+        // A connection is gone after a restart, so that it needn't be remembered; everything else is, before the phone is told. An app that may sleep comes back
+        // only if it is woken.
+        let is_new_app = changed.added > 0 && wishes.iter().any(|wish| matches!(wish, PushWish::Wake(_)));
+        if flow.transport.is_lossy() || changed.removed > 0 || is_new_app {
+            self.saving.wait(id, answer);
+        } else {
+            self.transactions.respond(id, &answer, Instant::now());
+        }
+        self.phones_came(account, flow);
+    }
+
+    /// The answer to a registration: all phones of the account.
+    fn registered(&self, message: &Message, flow: Flow, account: &str, now: UnixTime) -> Message {
+        let mut answer = Message::answer(message, 200, "OK", Some(&token()));
+        let is_outbound = self.registrar.bindings(account, now).iter().any(|binding| binding.flow == flow && binding.is_outbound);
+        if let Ok(aor) = SipUri::parse(&address_of_user(account)) {
+            for contact in self.registrar.contacts(account, &aor, message.lists("supported", "gruu"), now) {
+                answer.add("contact", contact);
+            }
+        }
+        answer.add("date", httpdate::fmt_http_date(std::time::SystemTime::now()));
+        if is_outbound {
+            answer.add("require", "outbound");
+            answer.add("flow-timer", FLOW_TIMER_SECS.to_string());
+        }
+        answer.add("server", USER_AGENT);
+        answer
     }
 
     /// An account's phones have changed.
@@ -50,15 +93,91 @@ impl Edge {
         }
     }
 
-    pub(super) fn save_bindings(&mut self) {
-        let path = self.accounts.root().join(BINDINGS_FILE);
-        let written = serde_json::to_vec(&self.registrar).map_err(|error| error.to_string());
-        let written = written.and_then(|bytes| crate::home::write_secret(&path, &bytes).map_err(|error| error.to_string()));
-        match written {
-            Ok(()) => self.is_registrar_changed = false,
-            Err(error) => warn!(%error, "registrations of phones aren't kept: tried again"),
+    /// Writes registrations, on another thread, for all that wait for it; unless that is under way: then again afterwards.
+    pub(super) fn begin_save(&mut self) {
+        if self.saving.task.is_some() {
+            return;
+        }
+        let answers = self.saving.begin();
+        let (path, done) = (self.accounts.root().join(BINDINGS_FILE), self.done.clone());
+        let bytes = serde_json::to_vec(&self.registrar).map_err(|error| error.to_string());
+        self.is_registrar_changed = false;
+        self.saving.task = Some(tokio::spawn(async move {
+            let write = move || write(&path, &bytes?);
+            let result = tokio::task::spawn_blocking(write).await.unwrap_or_else(|error| Err(error.to_string()));
+            // The edge has ended: it writes once more itself.
+            let _ = done.send(Done::Saved { answers, result }).await;
+        }));
+    }
+
+    /// They are written, or not: phones are told what is so.
+    pub(super) fn saved(&mut self, answers: Vec<(ServerId, Message)>, result: Result<(), String>) {
+        self.saving.task = None;
+        let now = Instant::now();
+        if let Err(error) = &result {
+            warn!(%error, "registrations of phones aren't kept: tried again");
+            self.is_registrar_changed = true;
+        }
+        for (id, answer) in answers {
+            match result {
+                Ok(()) => self.transactions.respond(id, &answer, now),
+                Err(_) => self.transactions.respond(id, &refused(&answer), now),
+            }
         }
     }
+
+    /// Writes them now, and waits for it.
+    pub(super) fn save_bindings(&mut self) {
+        let bytes = serde_json::to_vec(&self.registrar).map_err(|error| error.to_string());
+        if let Err(error) = bytes.and_then(|bytes| write(&self.accounts.root().join(BINDINGS_FILE), &bytes)) {
+            warn!(%error, "registrations of phones aren't kept");
+        }
+    }
+}
+
+/// Registrations that are to be on disk before their phones are told. Many are written at once: each write waits for the disk.
+#[derive(Debug, Default)]
+pub(super) struct Saving {
+    waiting: Vec<(ServerId, Message)>,
+    due: Option<Instant>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Saving {
+    fn wait(&mut self, id: ServerId, answer: Message) {
+        self.waiting.push((id, answer));
+        self.due.get_or_insert_with(|| Instant::now() + TOGETHER);
+    }
+
+    /// When the next write is to begin.
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.due.filter(|_| self.task.is_none())
+    }
+
+    fn begin(&mut self) -> Vec<(ServerId, Message)> {
+        self.due = None;
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Waits for the write that is under way.
+    pub(super) async fn finish(&mut self) {
+        if let Some(task) = self.task.take() {
+            // It reports to a queue that nobody reads any more, and which may be full.
+            let _ = tokio::time::timeout(Duration::from_secs(1), task).await;
+        }
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    crate::home::write_secret(path, bytes).map_err(|error| error.to_string())
+}
+
+/// The same answer as a refusal: what isn't kept isn't promised.
+fn refused(answer: &Message) -> Message {
+    let mut refused = Message::answer(answer, 503, reason_of(503), None);
+    refused.add("retry-after", "10");
+    refused.add("server", USER_AGENT);
+    refused
 }
 
 /// Registrations of the last run. Those over connections are gone with it.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use halloo_protocol::phone::leg::{Incoming, PhoneStream, ToPhone};
+use halloo_protocol::phone::leg::{Dropped, Incoming, PhoneStream, ToPhone};
 use halloo_protocol::phone::negotiation::Agreed;
 use halloo_protocol::phone::rtp::{NtpTime, PACKET_BYTES_MAX};
 use tokio::net::UdpSocket;
@@ -16,8 +16,8 @@ use crate::calls::media::port::{AudioFormat, AudioPacket, Delays};
 
 /// How often what was measured is published.
 const STATS_EVERY: Duration = Duration::from_millis(200);
-/// How long a phone that said that it sends may send nothing: longer than any pause of those that suppress silence.
-const SILENCE: Duration = Duration::from_secs(30);
+/// How long a phone that said that it sends may send nothing, not even reports, which come every few seconds also from those that suppress silence.
+const SILENCE: Duration = Duration::from_secs(60);
 /// Longest datagram that is read; what is longer is cut and then refused.
 const DATAGRAM_BYTES: usize = PACKET_BYTES_MAX + 100;
 
@@ -121,7 +121,8 @@ impl Bridge {
                 }
                 Wakeup::Reports(Ok((length, source))) => {
                     let datagram = buffers.reports.get_mut(..length).unwrap_or_default();
-                    self.stream.handle_reports(datagram, source, now, clock());
+                    let incoming = self.stream.handle_reports(datagram, source, now, clock());
+                    self.take(&incoming, datagram, now);
                 }
                 // A phone that is gone answers with "port unreachable": it may come back.
                 Wakeup::Media(Err(error)) | Wakeup::Reports(Err(error)) => tracing::trace!(%error, "phone's socket"),
@@ -180,8 +181,10 @@ impl Bridge {
 
     /// A packet of the phone's goes to the overlay.
     fn take(&mut self, incoming: &Incoming, datagram: &[u8], now: Instant) {
+        if matches!(incoming, Incoming::Media(_) | Incoming::Reports | Incoming::Dropped(Dropped::ComfortNoise)) {
+            (self.heard_phone_at, self.is_silence_told) = (now, false);
+        }
         let Incoming::Media(passed) = incoming else { return };
-        (self.heard_phone_at, self.is_silence_told) = (now, false);
         if !self.has_heard_phone {
             self.has_heard_phone = true;
             self.tell(LegEvent::PhoneHeard);

@@ -7,6 +7,7 @@ use halloo_protocol::simple::info::{Buddy, Exchange, Notice, Numbered, OUTSTANDI
 use halloo_protocol::simple::publication::Word;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::registrar::Binding;
+use halloo_protocol::sip::uri::address_of_user;
 
 use super::address;
 use super::text::Text;
@@ -153,7 +154,7 @@ impl Client {
 
     pub(super) fn say_text(&mut self, key: &str, text: &Text) {
         let notice = Notice::Message {
-            from: format!("sip:{}", text.from),
+            from: address_of_user(&text.from),
             // As JSON a control character has six bytes, and nobody can read it.
             text: text.text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect(),
             sent_at: text.sent_at.unix_ms() / 1_000,

@@ -12,6 +12,7 @@ use halloo_protocol::simple::subscription::{
 };
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::status::reason_of;
+use halloo_protocol::sip::uri::address_of_user;
 use tracing::debug;
 
 use super::presence::word_of;
@@ -197,10 +198,10 @@ impl Clerk {
                 }
             };
             let name = self.names.of(user).map(str::to_owned).or_else(|| known.and_then(|known| known.display_name.clone()));
-            resources.push(Resource { uri: format!("sip:{user}"), name, instances });
+            resources.push(Resource { uri: address_of_user(user), name, instances });
         }
         let version = self.subscriptions.get_mut(notice.id).map_or(0, |subscription| subscription.version);
-        let list = List { uri: format!("sip:{}", self.account), version, is_full: notice.is_full, resources }.to_xml();
+        let list = List { uri: address_of_user(&self.account), version, is_full: notice.is_full, resources }.to_xml();
         let mut parts = vec![Part { cid: "list@halloo", content_type: rlmi::CONTENT_TYPE, content: &list }];
         parts.extend(documents.iter().map(|(cid, content)| Part { cid, content_type: pidf::CONTENT_TYPE, content }));
         multipart(&token(), &parts)
@@ -214,7 +215,7 @@ impl Clerk {
 }
 
 fn pidf_of(user: &str, word: &halloo_protocol::simple::publication::Word) -> (String, String) {
-    (pidf::CONTENT_TYPE.to_owned(), word.document(&format!("sip:{user}")).to_xml())
+    (pidf::CONTENT_TYPE.to_owned(), word.document(&address_of_user(user)).to_xml())
 }
 
 fn state_of(notice: &Notice, is_known: bool) -> String {

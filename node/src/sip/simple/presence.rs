@@ -61,7 +61,8 @@ impl Clerk {
             Some(Said { word, flow: self.phones.get(name)?.flow, at })
         });
         let words: Vec<Said<'_>> = self.publications.words().chain(clients).collect();
-        let phones: Vec<_> = self.phones.values().map(|phone| phone.flow).collect();
+        // One that sleeps is there: it is woken.
+        let phones: Vec<_> = self.phones.values().map(|phone| phone.flow).chain(self.sleepers.iter().copied()).collect();
         together(&words, &phones)
     }
 

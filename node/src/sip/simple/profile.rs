@@ -9,6 +9,7 @@ use halloo_protocol::simple::info::{
 use halloo_protocol::simple::publication::{Word, mood};
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::status::reason_of;
+use halloo_protocol::sip::uri::address_of_user;
 use tracing::info;
 
 use super::client::Client;
@@ -115,7 +116,7 @@ impl Clerk {
         if version != VERSION {
             return self.refuse_request(phone, re, 505, "this server speaks version 1");
         }
-        let user = format!("sip:{}", self.account);
+        let user = address_of_user(&self.account);
         if let Some(client) = self.clients.get_mut(phone) {
             client.log_in();
             client.say(Notice::LoggedIn { re, user });
@@ -184,7 +185,7 @@ impl Clerk {
             },
         };
         let mood = view.map(|view| view.mood.clone()).filter(|mood| !mood.is_empty());
-        Buddy { uri: format!("sip:{user}"), name, status: Some(status), mood }
+        Buddy { uri: address_of_user(user), name, status: Some(status), mood }
     }
 
     fn add_buddy(&mut self, phone: &str, re: u32, buddy: &str, name: Option<String>) {

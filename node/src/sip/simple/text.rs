@@ -8,6 +8,7 @@
 use std::time::Instant;
 
 use halloo_protocol::simple::composing::{self, Composing};
+use halloo_protocol::simple::delivery::{Fate, fate_of};
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::status::reason_of;
 use tracing::debug;
@@ -98,7 +99,10 @@ impl Clerk {
             return;
         }
         match self.delivery.hold(&key) {
-            true => drop(self.texts.insert(key, text)),
+            true => {
+                self.texts.insert(key, text);
+                self.is_to_wake = true;
+            }
             false => self.has_more_texts = true,
         }
     }
@@ -158,7 +162,7 @@ impl Clerk {
             let (wire, flow) = (self.wire.clone(), phone.flow);
             self.tasks.spawn(async move {
                 let answer = wire.ask(request, flow, ANSWER_MAX).await;
-                Finished::Messaged { phone: name, key, is_success: answer.is_ok_and(|answer| answer.status() < 300) }
+                Finished::Messaged { phone: name, key, fate: answer.map_or(Fate::Failed, |answer| fate_of(answer.status())) }
             });
         }
     }

@@ -2,18 +2,20 @@
 //!
 //! What is signed is the same everywhere. Bearers of the WAP world (WSP, SMS, HTTP) carry it as a header beside the content that their own receivers know
 //! ([`sia`]); the others carry nothing else. A reader believes only what is signed, and refuses a request whose open part says something else. Decoders are
-//! bounded and never panic. SIP belongs here too, once there is a SIP edge.
+//! bounded and never panic.
 
 mod datagram;
 mod gsm7;
 mod http;
 mod segments;
 pub mod sia;
+mod sip;
 mod sms;
 mod ussd;
 mod wsp;
 
 pub use self::http::post as http_post;
+pub use self::sip::message as sip_message;
 use super::{SessionInitiation, SessionRequest};
 use crate::wire::{self, DecodeError, Extensions, Message, Signed};
 pub use gsm7::{pack as gsm7_pack, unpack as gsm7_unpack};
@@ -67,11 +69,13 @@ pub enum Encapsulation {
     Wsp,
     /// A datagram with length and checksum.
     Datagram,
+    /// SIP: a MESSAGE request.
+    Sip,
 }
 
 impl Encapsulation {
     /// All there are.
-    pub const ALL: [Self; 6] = [Self::Stream, Self::Http, Self::Sms, Self::Ussd, Self::Wsp, Self::Datagram];
+    pub const ALL: [Self; 7] = [Self::Stream, Self::Http, Self::Sms, Self::Ussd, Self::Wsp, Self::Datagram, Self::Sip];
 
     /// Its name.
     #[must_use]
@@ -83,6 +87,7 @@ impl Encapsulation {
             Self::Ussd => "ussd",
             Self::Wsp => "wsp",
             Self::Datagram => "datagram",
+            Self::Sip => "sip",
         }
     }
 
@@ -106,6 +111,7 @@ impl Encapsulation {
             }
             Self::Http => Ok(vec![http::encode(request)]),
             Self::Wsp => Ok(vec![wsp::encode(request)]),
+            Self::Sip => Ok(vec![sip::encode(request)]),
             Self::Sms => sms::encode(&wsp::encode(request), reference),
             Self::Ussd => ussd::encode(&wire::encode(request), reference),
             Self::Datagram => datagram::encode(&wire::encode(request)).map(|message| vec![message]),
@@ -131,6 +137,7 @@ impl Encapsulation {
         match self {
             Self::Http => http::decode(message),
             Self::Wsp => wsp::decode(message),
+            Self::Sip => sip::decode(message),
             Self::Datagram => signed(datagram::decode(message)?),
             _ => {
                 let request: SessionRequest = wire::decode(message, SessionRequest::LIMIT)?;

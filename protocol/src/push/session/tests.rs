@@ -526,7 +526,7 @@ fn every_encapsulation_carries_a_request() {
 #[test]
 fn the_open_part_is_what_was_signed_or_nothing_is_believed() {
     let request = signed(initiation(SessionMode::All, vec![]));
-    for way in [Encapsulation::Wsp, Encapsulation::Http] {
+    for way in [Encapsulation::Wsp, Encapsulation::Http, Encapsulation::Sip] {
         let mut message = way.encode(&request).expect("fits").remove(0);
         let last = message.len() - 1;
         message[last] ^= 1; // The contact point's address.

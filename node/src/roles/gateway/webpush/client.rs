@@ -10,18 +10,21 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode};
 use http_body_util::Full;
 use tracing::debug;
 
 use super::{
     AddressGuard, EncryptError, ForbiddenTarget, Subscription, Topic, Urgency, VapidKey, VapidSigner, VapidSubject, encrypt,
+    origin_of, parse_endpoint,
 };
 use crate::roles::gateway::http::{HttpClient, HttpError, TIMEOUT, header_text, retry_after, stated_retry_after};
 
 const TTL: HeaderName = HeaderName::from_static("ttl");
 const URGENCY: HeaderName = HeaderName::from_static("urgency");
+/// What messages without content are about, all of them.
+const WAKE_TOPIC: &str = "wake";
 const TOPIC: HeaderName = HeaderName::from_static("topic");
 
 /// What a [`WebPushClient`] needs to know.
@@ -205,17 +208,38 @@ impl WebPushClient {
         let mut request = Request::new(Full::new(Bytes::from(body)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = subscription.endpoint().clone();
-        *request.headers_mut() = self.headers(subscription, ttl_secs, urgency, topic);
+        let mut headers = self.headers(&subscription.origin(), ttl_secs, urgency, topic);
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("aes128gcm"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        *request.headers_mut() = headers;
+        self.exchange(request).await
+    }
 
+    /// Has a push service deliver a message without content (RFC 8030 section 5), which needs no keys of the device's. One that is undelivered yet is replaced by
+    /// the next: either wakes.
+    ///
+    /// # Errors
+    /// As [`Self::send`]; [`PushError::Gone`] if `endpoint` is no usable URL.
+    pub async fn send_empty(&self, endpoint: &str, ttl_secs: u32, urgency: Urgency) -> Result<Accepted, PushError> {
+        let endpoint = parse_endpoint(endpoint).map_err(|_| PushError::Gone)?;
+        let topic: Option<Topic> = WAKE_TOPIC.parse().ok();
+        let mut request = Request::new(Full::new(Bytes::new()));
+        *request.method_mut() = Method::POST;
+        *request.headers_mut() = self.headers(&origin_of(&endpoint), ttl_secs, urgency, topic.as_ref());
+        request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        *request.uri_mut() = endpoint;
+        self.exchange(request).await
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Accepted, PushError> {
         let answer = self.http.exchange(request).await?;
         debug!(status = answer.status.as_u16(), "push service answered");
         read_answer(answer.status, &answer.headers, SystemTime::now())
     }
 
-    fn headers(&self, subscription: &Subscription, ttl_secs: u32, urgency: Urgency, topic: Option<&Topic>) -> HeaderMap {
+    fn headers(&self, origin: &str, ttl_secs: u32, urgency: Urgency, topic: Option<&Topic>) -> HeaderMap {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let authorization =
-            self.signer.lock().unwrap_or_else(PoisonError::into_inner).authorization(&subscription.origin(), now.as_secs());
+        let authorization = self.signer.lock().unwrap_or_else(PoisonError::into_inner).authorization(origin, now.as_secs());
         let mut authorization = HeaderValue::try_from(authorization).expect("a token is base64url and has no control characters");
         authorization.set_sensitive(true);
 
@@ -223,8 +247,6 @@ impl WebPushClient {
         headers.insert(AUTHORIZATION, authorization);
         headers.insert(TTL, HeaderValue::from(ttl_secs));
         headers.insert(URGENCY, HeaderValue::from_static(urgency.as_str()));
-        headers.insert(CONTENT_ENCODING, HeaderValue::from_static("aes128gcm"));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         if let Some(topic) = topic {
             let topic = HeaderValue::from_str(topic.as_str()).expect("a topic has characters of the base64url alphabet only");
             headers.insert(TOPIC, topic);

@@ -11,7 +11,7 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 
 /// Whom it is for, for gateways on the way; the signed part decides.
-const CLIENT_HEADER: &str = "X-Wap-Client-Address";
+pub(super) const CLIENT_HEADER: &str = "X-Wap-Client-Address";
 
 /// Headers and body of the POST request, for whoever has a client of HTTP that adds the rest.
 #[must_use]
@@ -64,7 +64,7 @@ pub(super) fn decode(message: &[u8]) -> Result<Signed<SessionInitiation>, Encaps
 }
 
 /// The public identity, and the identifiers as SIP writes them: `bob;gr=urn:uuid:..`.
-fn client_address(initiation: &SessionInitiation) -> String {
+pub(super) fn client_address(initiation: &SessionInitiation) -> String {
     let identity = match &initiation.identity {
         crate::identity::UserId::Named { name, .. } => percent(name.as_str()),
         crate::identity::UserId::Key(key) => percent(&key.to_string()),
