@@ -272,7 +272,8 @@ mod tests {
         response.add("rseq", "31");
         assert_eq!(to_acknowledge(&response), Some((31, "31 5 INVITE".to_owned())));
         let mut ended = answer(200, "");
-        (ended.add("require", "100rel"), ended.add("rseq", "31"));
+        ended.add("require", "100rel");
+        ended.add("rseq", "31");
         assert_eq!(to_acknowledge(&ended), None);
     }
 }
