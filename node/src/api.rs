@@ -49,7 +49,7 @@ pub(crate) mod requests {
     pub(crate) use super::files::{FileChangeBody, FileRequestBody};
     pub(crate) use super::groups::GroupRequest;
     pub(crate) use super::history::ArchiveBody;
-    pub(crate) use super::messages::{MessageRequest, ReadRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
+    pub(crate) use super::messages::{ComposingRequest, MessageRequest, ReadRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
     pub(crate) use super::power::WakeRequest;
     pub(crate) use super::push::PolicyRequest;
     pub(crate) use super::voicemail::VoicemailRequest;

@@ -55,7 +55,9 @@ use files::{FileCommand, Files};
 use groups::{GroupCommand, Groups};
 use halloo_protocol::push::phone::{PhonePush, PhonePushed};
 use history::{History, HistoryCommand};
-use messages::{ConversationList, MessageError, MessageList, MessageListOptions, MessageStatus, Messages, ReadOutcome};
+use messages::{
+    ComposingTold, ConversationList, MessageError, MessageList, MessageListOptions, MessageStatus, Messages, ReadOutcome,
+};
 use network::{Diagnosis, Explanation, MediaRelays, NetworkError, PeerList, RelayUsage, Status, WhyError};
 use power::{PowerError, SuspendOptions, Suspended, WakeOutcome};
 use presence::{Presence, PresenceCommand};
@@ -153,6 +155,12 @@ pub enum Command {
     History(HistoryCommand),
     /// [`Messages::conversations`]
     Conversations(Reply<ConversationList, MessageError>),
+    /// [`Messages::composing`]
+    Composing {
+        with: String,
+        for_secs: u16,
+        reply: Reply<ComposingTold, MessageError>,
+    },
     /// [`Messages::mark_read`]
     MarkRead {
         with: String,

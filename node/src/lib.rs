@@ -33,6 +33,7 @@ pub mod calls;
 mod choice;
 pub mod circuits;
 pub mod cli;
+mod composing;
 pub mod config;
 mod contacts;
 pub mod daemon;

@@ -199,6 +199,7 @@ pub(crate) struct MessagesState {
     /// Messages wait in the database for room in the outbox.
     has_overflowed: bool,
     pub(crate) catch_up: CatchUpState,
+    pub(crate) composing: crate::composing::ComposingState,
 }
 
 impl Default for MessagesState {
@@ -214,6 +215,7 @@ impl Default for MessagesState {
             is_driving: false,
             has_overflowed: false,
             catch_up: CatchUpState::default(),
+            composing: crate::composing::ComposingState::default(),
         }
     }
 }

@@ -10,7 +10,7 @@ use halloo_protocol::identity::{Chain, TrustStore, VerifiedChain, tombstones_in,
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{AuthorityKey, DeviceKey};
 use halloo_protocol::mailbox::MailboxNews;
-use halloo_protocol::message::MessageDelivered;
+use halloo_protocol::message::{Composing, MessageDelivered};
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
 use halloo_protocol::own_device::DeviceCard;
 use halloo_protocol::presence::PresenceGossip;
@@ -794,6 +794,10 @@ impl EventLoop {
             },
             MessageDelivered::KIND => match frame.parse::<MessageDelivered>() {
                 Ok(notice) => self.handle_message_delivered(peer, &notice),
+                Err(_) => self.counters.malformed += 1,
+            },
+            Composing::KIND => match frame.parse::<Composing>() {
+                Ok(notice) => self.handle_composing_notice(peer, &notice),
                 Err(_) => self.counters.malformed += 1,
             },
             MessagesUnopened::KIND => match frame.parse::<MessagesUnopened>() {

@@ -10,8 +10,11 @@
 //! That messages were read is told by a [`ReadReceipt`], kept and repeated like any message; the user's own devices tell each other more
 //! ([`OwnSignal`]). What goes on in groups is a body too ([`crate::group`]).
 //!
+//! That somebody is writing is a notice of its own ([`Composing`]), which nobody keeps.
+//!
 //! What can't be delivered is left in the device's mailboxes ([`crate::mailbox`]), and tried on.
 
+mod composing;
 mod counters;
 mod outbox;
 mod own;
@@ -29,6 +32,7 @@ use crate::session::{MessagesUnopened, SealedMessage, Unopened};
 use crate::time::UnixTime;
 use crate::voicemail::{Voicemail, VoicemailSignal};
 use crate::wire::{DecodeError, Extensions, FrameKind, Message};
+pub use composing::{COMPOSING_SECS, COMPOSING_SECS_MAX, Composing};
 pub use counters::{COUNTER_RANGES_MAX, CounterSet};
 pub use outbox::{
     COPIES_MAX, Copy, CopyState, MessageState, OUTBOX_MESSAGES_MAX, OWN_ONLY_MAX, Outbox, OutboxAction, OutboxError, OutboxItem,

@@ -10,6 +10,7 @@
 //! | transaction | [`transaction`] | what came before: the answer is sent again |
 //! | binding | [`registrar`] | too brief (423), too many (403), out of order (500) |
 //!
+//! What a phone acknowledges of an INVITE's answers is in [`reliable`].
 //! Towards a telephone provider this end is the client: [`client`].
 //!
 //! The parser is our own because it stands before everything else: it takes any method, bounds what it keeps, and says with which status a message
@@ -21,6 +22,7 @@ pub mod guard;
 pub mod message;
 pub mod push;
 pub mod registrar;
+pub mod reliable;
 pub mod status;
 pub mod timer;
 pub mod transaction;

@@ -48,6 +48,7 @@ mod relay_owners;
 mod revocation_spread;
 mod ringing;
 mod sip_abuse;
+mod sip_early_media;
 mod sip_features;
 mod sip_load;
 mod sip_messages;

@@ -4,12 +4,14 @@
 use std::time::Duration;
 
 use halloo_protocol::sip::message::Message;
+use halloo_tests::cli::Invocation;
 use halloo_tests::phone::{Phone, PhoneAccount};
 use halloo_tests::sip_client::SipClient;
 use halloo_tests::{Daemon, Plan, eventually};
 use serde_json::json;
 
 const PATIENCE: Duration = Duration::from_secs(40);
+const COMPOSING: &str = "application/im-iscomposing+xml";
 
 fn edge() -> [&'static str; 2] {
     ["--sip", "127.0.0.1:0"]
@@ -43,6 +45,12 @@ fn publish(client: &mut SipClient, account: &PhoneAccount, activity: &str, if_ma
         request.add("sip-if-match", etag);
     }
     request.with_body("application/pidf+xml", document)
+}
+
+fn composing(state: &str) -> String {
+    format!(
+        "<isComposing xmlns='urn:ietf:params:xml:ns:im-iscomposing'><state>{state}</state><refresh>60</refresh></isComposing>"
+    )
 }
 
 #[track_caller]
@@ -110,6 +118,21 @@ fn phones_at_two_nodes_see_each_other_write_and_agree_on_what_was_read() {
         let log = phone.log();
         if log.contains("hallo back") { Ok(()) } else { Err(log) }
     });
+
+    // That somebody writes goes through as well, both ways; nobody keeps it, and who doesn't let others know what was read doesn't tell this either.
+    let writes = client.request("MESSAGE", "sip:alice@example").with_body(COMPOSING, composing("active"));
+    assert_eq!(client.exchange(writes).status(), 200);
+    let heard = alice.wait_event(PATIENCE, "composing", |_| true);
+    assert_eq!((&heard["from"], &heard["for_secs"]), (&json!(bob.username), &json!(60)));
+    for (option, state) in [(&[][..], "active"), (&["--stop"], "idle")] {
+        let told = Invocation::new(alice.home()).args(["msg", "typing", &bob.username]).args(option).run().ok();
+        assert_eq!(told["told"], true);
+        let word = client.take("MESSAGE", |message| message.get("content-type") == Some(COMPOSING));
+        assert!(body(&word).contains(&format!("<state>{state}</state>")), "{word:?}");
+        assert_eq!(word.from().expect("a sender").uri, "sip:alice@example");
+    }
+    alice.cli(["privacy", "set", "--receipts", "off"]).ok();
+    assert_eq!(alice.cli(["msg", "typing", &bob.username]).ok()["told"], false);
 
     // Bob's phone is off, so a message waits for it; one that bob reads on his native device meanwhile isn't for it any more.
     let mut off = client.request("REGISTER", "sip:example");

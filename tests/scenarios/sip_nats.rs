@@ -1,6 +1,6 @@
-//! Goal: phones behind address translators call each other through two nodes, one of them at home behind one too. Method: the small internet of `natlab`:
-//! alice's node and her phone share a home, bob's node is public and his phone in a home of its own. Each phone speaks a tone, and what the other
-//! end records must hold it.
+//! Goal: phones behind address translators see each other's presence, write to and call each other through two nodes, one of them at home behind one too.
+//! Method: the small internet of `natlab`: alice's node and her phone share a home, bob's node is public and his phone in a home of its own. Each phone
+//! speaks a tone, and what the other end records must hold it.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use halloo_tests::audio::{assert_heard, write_tone};
 use halloo_tests::daemon::Daemon;
 use halloo_tests::linphone::Linphone;
 use halloo_tests::natlab::{Machine, NatLab, READY_TIME_MAX};
+use halloo_tests::network::befriend;
 use halloo_tests::phone::{Phone, PhoneAccount};
 use halloo_tests::{User, eventually};
 use tempfile::TempDir;
@@ -41,6 +42,7 @@ fn town() -> Town {
     alice.wait_ready(READY_TIME_MAX);
     bob.wait_ready(READY_TIME_MAX);
     let accounts = [PhoneAccount::add(&alice, "udp"), PhoneAccount::add(&bob, "udp")];
+    befriend(&alice, &bob);
     for (seen_by, user) in [(&alice, &bob), (&bob, &alice)] {
         eventually(READY_TIME_MAX, &format!("{} has two devices", user.username), || {
             let resolved = seen_by.cli(["resolve", &user.username, "--fresh"]).json();
@@ -51,15 +53,37 @@ fn town() -> Town {
     Town { alice, bob, accounts, phones, _server: server, folder, _lab: lab }
 }
 
-#[test]
-fn baresip_behind_two_nodes_and_nats_calls_and_is_heard() {
-    let town = town();
-    let [caller, callee] = [("alice-phone", ALICE_HZ, 0), ("bob-phone", BOB_HZ, 1)].map(|(name, hertz, index)| {
-        Phone::start_on(Some(&town.phones[index]), town.folder.path(), name, &town.accounts[index], hertz, "")
+/// Waits until a phone has been told this since `from`, a length of its log; where it stands in it.
+#[track_caller]
+fn was_told(phone: &Phone, from: usize, what: &str) -> usize {
+    let mut at = None;
+    eventually(PATIENCE, &format!("a phone is told {what}"), || {
+        let log = phone.log();
+        at = log.get(from..).and_then(|new| new.find(what)).map(|found| from + found);
+        if at.is_some() { Ok(()) } else { Err(log) }
     });
-    let (mut caller, mut callee) = (caller, callee);
-    caller.wait_registered();
-    callee.wait_registered();
+    at.expect("it was found")
+}
+
+#[test]
+fn baresip_behind_two_nodes_and_nats_sees_writes_calls_and_is_heard() {
+    let town = town();
+    // Of all of a user's devices the most reachable is seen: while bob's node says away, his phone makes the difference.
+    town.bob.cli(["presence", "set", "away"]).ok();
+    let [mut caller, mut callee] = [("alice-phone", ALICE_HZ, 0), ("bob-phone", BOB_HZ, 1)].map(|(name, hertz, index)| {
+        let (machine, account, other) = (&town.phones[index], &town.accounts[index], &town.accounts[1 - index].uri);
+        Phone::messaging_on(Some(machine), town.folder.path(), name, account, hertz, other)
+    });
+    callee.tell("presence_offline", "");
+    let away = was_told(&caller, 0, "<rpid:away/>");
+    callee.tell("presence_online", "");
+    was_told(&caller, away, "<basic>open</basic>");
+    was_told(&callee, 0, "<basic>open</basic>");
+    // Each writes to the other.
+    caller.tell("message", "hallo from behind a translator");
+    was_told(&callee, 0, "hallo from behind a translator");
+    callee.tell("message", "and hallo back");
+    was_told(&caller, 0, "and hallo back");
     caller.tell("dial", &town.accounts[1].uri);
     let incoming = callee.wait("CALL_INCOMING");
     assert_eq!(incoming["peeruri"], town.accounts[0].uri.as_str(), "{incoming}");
@@ -78,11 +102,20 @@ fn baresip_behind_two_nodes_and_nats_calls_and_is_heard() {
 
 #[test]
 #[ignore = "long: a small internet and linphone"]
-fn linphone_behind_two_nodes_and_nats_calls_and_is_heard() {
+fn linphone_behind_two_nodes_and_nats_sees_writes_calls_and_is_heard() {
     let town = town();
     let [mut caller, mut callee] = [("alice-phone", ALICE_HZ, 0), ("bob-phone", BOB_HZ, 1)].map(|(name, hertz, index)| {
-        Linphone::registered(Some(&town.phones[index]), town.folder.path(), name, &town.accounts[index], hertz)
+        let (machine, account, other) = (&town.phones[index], &town.accounts[index], &town.accounts[1 - index].uri);
+        Linphone::with_friend(Some(machine), town.folder.path(), name, account, hertz, other)
     });
+    for (phone, friend) in [(&caller, &town.accounts[1]), (&callee, &town.accounts[0])] {
+        let name = friend.uri.trim_start_matches("sip:").split('@').next().unwrap_or_default();
+        phone.wait(&format!("Friend \"{name}\" <{}> is Online", friend.uri));
+    }
+    caller.tell(&format!("chat {} \"hallo from behind a translator\"", town.accounts[1].uri));
+    callee.wait("hallo from behind a translator");
+    callee.tell(&format!("chat {} \"and hallo back\"", town.accounts[0].uri));
+    caller.wait("and hallo back");
     caller.tell(&format!("call {}", town.accounts[1].uri));
     callee.wait("alice");
     callee.tell("answer");

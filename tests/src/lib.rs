@@ -11,7 +11,7 @@
 //! - [`spy`] is a helper that keeps all it is told.
 //! - [`recorder`] keeps every packet at a machine's interface, [`memory`] looks through what a process holds.
 //! - [`phone`] is an ordinary SIP phone, [`sip_client`] one that says what it is told to, [`sipp`] a crowd of them, [`sipp_profile`] one client of the INFO profile,
-//!   [`linphone`] another that people have.
+//!   [`linphone`] another that people have; [`rtp_tone`] is the media of one.
 //! - [`webpush`] is a push service, and an app's subscription at it.
 //! - [`attacker`] speaks the overlay protocol frame by frame, and says what it likes.
 //!
@@ -35,6 +35,7 @@ pub mod presence_reader;
 pub mod provider;
 pub mod raw_stream;
 pub mod recorder;
+pub mod rtp_tone;
 pub mod seed;
 pub mod sip_client;
 pub mod sipp;

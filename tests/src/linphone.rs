@@ -26,7 +26,7 @@ impl Linphone {
     #[track_caller]
     #[must_use]
     pub fn registered(machine: Option<&Machine>, folder: &Path, name: &str, account: &PhoneAccount, tone_hz: f64) -> Self {
-        Self::registered_with(machine, folder, name, account, tone_hz, "")
+        Self::start(machine, folder, name, account, tone_hz, None, "")
     }
 
     /// The same, with parameters of its address, `pn-provider=..` among them.
@@ -43,6 +43,38 @@ impl Linphone {
         tone_hz: f64,
         uri_params: &str,
     ) -> Self {
+        Self::start(machine, folder, name, account, tone_hz, None, uri_params)
+    }
+
+    /// The same with a friend, whose presence it shows, and who is shown its own.
+    ///
+    /// # Panics
+    /// As [`Self::registered`].
+    #[track_caller]
+    #[must_use]
+    pub fn with_friend(
+        machine: Option<&Machine>,
+        folder: &Path,
+        name: &str,
+        account: &PhoneAccount,
+        tone_hz: f64,
+        friend: &str,
+    ) -> Self {
+        Self::start(machine, folder, name, account, tone_hz, Some(friend), "")
+    }
+
+    #[track_caller]
+    fn start(
+        machine: Option<&Machine>,
+        folder: &Path,
+        name: &str,
+        account: &PhoneAccount,
+        tone_hz: f64,
+        friend: Option<&str>,
+        uri_params: &str,
+    ) -> Self {
+        let publishes = u8::from(friend.is_some());
+        let friend = friend.map(|uri| format!("[friend_0]\nurl=<{uri}>\npol=accept\nsubscribe=1\n")).unwrap_or_default();
         let folder = folder.join(name);
         // It ends where it has no place for its database.
         std::fs::create_dir_all(folder.join(".local/share/linphone")).expect("the folder is ours");
@@ -50,8 +82,8 @@ impl Linphone {
         let PhoneAccount { uri, username, password, server } = account;
         let config = format!(
             "[sip]\nsip_port={port}\nsip_tcp_port=-1\nsip_tls_port=-1\ndefault_proxy=0\n[rtp]\naudio_rtp_port={media}\n\
-             [proxy_0]\nreg_proxy=<{server}>\nreg_route=<{server};lr>\nreg_identity={uri}\nreg_expires=600\nreg_sendregister=1\npublish=0\ncontact_uri_parameters={uri_params}\n\
-             [auth_info_0]\nusername={username}\npasswd={password}\n",
+             [proxy_0]\nreg_proxy=<{server}>\nreg_route=<{server};lr>\nreg_identity={uri}\nreg_expires=600\nreg_sendregister=1\npublish={publishes}\ncontact_uri_parameters={uri_params}\n\
+             [auth_info_0]\nusername={username}\npasswd={password}\n{friend}",
             port = free_port(),
             media = free_port() & !1,
         );

@@ -187,11 +187,29 @@ impl Phone {
     #[track_caller]
     #[must_use]
     pub fn messaging(folder: &Path, name: &str, account: &PhoneAccount, contact: &str) -> Self {
+        Self::messaging_on(None, folder, name, account, 440.0, contact)
+    }
+
+    /// The same on a machine of a laboratory; it publishes its presence too: `presence_online`, `presence_offline`.
+    ///
+    /// # Panics
+    /// If it isn't in time.
+    #[track_caller]
+    #[must_use]
+    pub fn messaging_on(
+        machine: Option<&Machine>,
+        folder: &Path,
+        name: &str,
+        account: &PhoneAccount,
+        tone_hz: f64,
+        contact: &str,
+    ) -> Self {
         let extras = Extras {
             modules: "module_app contact.so\nmodule_app presence.so\n",
             contacts: format!("\"Contact\" <{contact}>;presence=p2p\n"),
         };
-        let mut phone = Self::start_with(None, folder, name, account, 440.0, "", &extras);
+        let publishes = if machine.is_some() { ";pubint=600" } else { "" };
+        let mut phone = Self::start_with(machine, folder, name, account, tone_hz, publishes, &extras);
         phone.wait_registered();
         phone.tell("contact_next", "");
         phone

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use halloo_protocol::message::COMPOSING_SECS;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart, UrlQuery};
 use super::route::Route;
-use crate::handle::messages::{ConversationList, MessageList, MessageListOptions, MessageStatus, ReadOutcome};
+use crate::handle::messages::{ComposingTold, ConversationList, MessageList, MessageListOptions, MessageStatus, ReadOutcome};
 
 /// How long a client may have a message waited for: below the limit of a request.
 pub(crate) const WAIT_MS_MAX: u64 = 50_000;
@@ -52,6 +53,16 @@ pub(crate) struct ReadRequest {
     pub(crate) id: Option<String>,
 }
 
+/// Whether a person is writing.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ComposingRequest {
+    /// To whom, `name@authority`.
+    pub(crate) with: String,
+    /// They are, for two minutes unless said again; or they have stopped.
+    pub(crate) active: bool,
+}
+
 /// How long to wait for a message.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -70,6 +81,9 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/v1/conversations/read", "markRead", "Mark messages as read; their authors are told", read)
             .body::<ReadRequest>()
             .returns::<ReadOutcome>(),
+        Route::post("/v1/conversations/composing", "sayComposing", "Say that the person is writing; nobody keeps it", composing)
+            .body::<ComposingRequest>()
+            .returns::<ComposingTold>(),
         Route::post("/v1/messages", "sendMessage", "Send a message", send).body::<MessageRequest>().returns::<MessageStatus>(),
         Route::get("/v1/messages/{id}", "waitMessage", "Wait until a message is delivered", wait)
             .query::<WaitQuery>()
@@ -88,6 +102,11 @@ async fn conversations(State(state): State<ApiState>) -> Answer<ConversationList
 
 async fn read(State(state): State<ApiState>, JsonBody(request): JsonBody<ReadRequest>) -> Answer<ReadOutcome> {
     Ok(Json(state.node.messages().mark_read(&request.with, request.id.as_deref()).await?))
+}
+
+async fn composing(State(state): State<ApiState>, JsonBody(request): JsonBody<ComposingRequest>) -> Answer<ComposingTold> {
+    let for_secs = if request.active { COMPOSING_SECS } else { 0 };
+    Ok(Json(state.node.messages().composing(&request.with, for_secs).await?))
 }
 
 async fn send(State(state): State<ApiState>, JsonBody(request): JsonBody<MessageRequest>) -> Answer<MessageStatus> {

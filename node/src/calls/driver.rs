@@ -9,7 +9,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::media::{
-    self, MediaConfig, MediaEvent, MediaSession, MediaStats, MediaSummary, PendingMedia, RelayServer, Room, SpareOffer,
+    self, EarlyAudio, MediaConfig, MediaEvent, MediaSession, MediaStats, MediaSummary, PendingMedia, RelayServer, Room,
+    SpareOffer,
 };
 use crate::event_loop::Internal;
 
@@ -67,6 +68,7 @@ impl StandingOffer {
 enum Order {
     Start,
     Answered(Option<Room>),
+    Early(EarlyAudio),
     Candidate(String),
     LeaveRelay(Vec<SocketAddr>),
     Relays(Vec<RelayServer>),
@@ -139,6 +141,11 @@ impl MediaDriver {
         let _ = self.orders.try_send(Order::Answered(room));
     }
 
+    /// Lets this much of the audio pass while it rings.
+    pub(crate) fn early_audio(&self, early: EarlyAudio) {
+        let _ = self.orders.try_send(Order::Early(early));
+    }
+
     /// Lets audio flow.
     pub(crate) fn start(&self) {
         // A full queue means that the session hangs; it fails by its own deadlines.
@@ -179,6 +186,7 @@ async fn drive(
             order = orders.recv() => match order {
                 Some(Order::Start) => session.start(),
                 Some(Order::Answered(room)) => session.answered_in(room),
+                Some(Order::Early(early)) => session.early_audio(early),
                 Some(Order::Candidate(candidate)) => {
                     if let Err(error) = session.add_remote_candidate(&candidate) {
                         tracing::debug!(call = %call.short(), %error, "candidate not used");

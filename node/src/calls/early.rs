@@ -9,6 +9,8 @@
 //!   <========== audio ==============================>  at once
 //! ```
 //!
+//! A device may want to be heard while it rings, as a telephone network behind it says something (`early_audio`): the caller's end plays it, and sends nothing.
+//!
 //! A stranger gets no early answer, so it learns no address of the device before somebody answers. An early leg is a try: what becomes of it
 //! changes nothing in the call. Where it fails, or hasn't come up in time, the device answers anew when its person does, and the caller meets
 //! that answer with what it has kept of the offer. It ends with whatever ends the leg, and all of it is given back then.
@@ -17,14 +19,15 @@ use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{CallId, LegState};
 use halloo_protocol::key::DeviceKey;
+use halloo_protocol::phone::AudioCodec;
 use tracing::debug;
 
 use super::driver::{self, MediaDriver, SessionId, StandingOffer};
 use super::media::video::VideoLink;
-use super::media::{MediaConfig, MediaEvent, MediaPath, MediaSession, Room};
+use super::media::{EarlyAudio, MediaConfig, MediaEvent, MediaPath, MediaSession, Room};
 use super::{CallsState, path_words};
 use crate::event_loop::EventLoop;
-use crate::handle::calls::CallStageKind;
+use crate::handle::calls::{CallError, CallStageKind};
 
 /// Calls that ring here and are connected early at once; others wait for the answer. A person answers one of them.
 const EARLY_INCOMING_MAX: usize = 8;
@@ -47,11 +50,13 @@ pub(super) struct EarlyMedia {
     path: Option<MediaPath>,
     /// Nothing is heard over it at present.
     is_broken: bool,
+    /// It passes through in this codec, and is heard already.
+    passes: Option<AudioCodec>,
 }
 
 impl EarlyMedia {
     const fn new(driver: MediaDriver, answer: String, relayed_only: bool, began: Instant) -> Self {
-        Self { driver, answer, relayed_only, began, path: None, is_broken: false }
+        Self { driver, answer, relayed_only, began, path: None, is_broken: false, passes: None }
     }
 
     pub(super) fn path(&self) -> Option<&MediaPath> {
@@ -223,6 +228,31 @@ impl EventLoop {
         }
     }
 
+    /// A telephone behind this device says something while it rings: its encoded audio, in this codec, goes to the caller over the embedder's port. `None`
+    /// takes that back, so that the call can be answered with another port.
+    pub(super) fn speak_early(&mut self, call_id: &str, codec: Option<AudioCodec>) -> Result<(), CallError> {
+        let call = self.named_call(call_id)?;
+        let config = self.media_config(None, None).early(true);
+        let refused = |state| CallError::WrongState { call_id: call.to_string(), state, action: "heard while it rings" };
+        let legs = self.calls.incoming.values().filter(|incoming| incoming.early.is_some()).count();
+        let incoming =
+            self.calls.incoming.get_mut(&call).filter(|incoming| incoming.rings()).ok_or_else(|| refused("not ringing here"))?;
+        let Some(codec) = codec else {
+            (incoming.early, incoming.audio) = (None, None);
+            return Ok(());
+        };
+        if !incoming.is_from_contact {
+            return Err(refused("a stranger's"));
+        }
+        if incoming.early.is_some() || incoming.audio.is_some() || legs >= EARLY_INCOMING_MAX {
+            return Err(refused("connected already, or others are"));
+        }
+        let offer = incoming.offer.clone();
+        let config = self.with_passthrough(call, config, &[codec]);
+        driver::make_early_answer(call, config, offer, self.internal_sender.clone());
+        Ok(())
+    }
+
     /// What is shown and seen, if a video call came in.
     fn video_link(&self, call: CallId) -> Option<VideoLink> {
         self.calls.incoming.get(&call)?.video.as_ref().map(|video| video.link.clone())
@@ -236,10 +266,15 @@ impl EventLoop {
         else {
             return;
         };
+        let passes = incoming.audio.as_ref().and_then(|audio| audio.codecs.first().copied());
         match made {
-            Ok((media, sdp)) if incoming.machine.answer_early(sdp.clone(), now) => {
+            Ok((media, sdp)) if incoming.machine.answer_early(sdp.clone(), passes.is_some(), now) => {
                 let driver = MediaDriver::spawn(call, session, *media, news);
-                incoming.early = Some(EarlyMedia::new(driver, sdp, relayed_only, now));
+                if passes.is_some() {
+                    driver.early_audio(EarlyAudio::Speaks);
+                    incoming.progress.note(CallStageKind::Media, None, "heard while it rings");
+                }
+                incoming.early = Some(EarlyMedia { passes, ..EarlyMedia::new(driver, sdp, relayed_only, now) });
             }
             Ok(_) => {}
             Err(error) => {
@@ -273,8 +308,9 @@ impl EventLoop {
         let now = Instant::now();
         let news = self.internal_sender.clone();
         // What was connected while it rang may be in another codec than the embedder's.
-        let passes_through = config.audio.is_some();
-        if !passes_through && incoming.early.as_ref().is_some_and(|early| early.is_of_use(config.relayed_only, now)) {
+        let wanted = config.audio.as_ref().and_then(|_| config.codecs.first().copied());
+        let is_alike = |early: &&EarlyMedia| early.passes == wanted;
+        if incoming.early.as_ref().filter(is_alike).is_some_and(|early| early.is_of_use(config.relayed_only, now)) {
             return driver::check_files(call, config, news);
         }
         // What hasn't come up till now would hold up the answer.
@@ -316,7 +352,7 @@ impl EventLoop {
 // The caller.
 impl EventLoop {
     /// A device that rings lets media be connected.
-    pub(super) fn connect_early(&mut self, call: CallId, device: DeviceKey, answer: String) {
+    pub(super) fn connect_early(&mut self, call: CallId, device: DeviceKey, answer: String, is_heard: bool) {
         let (session, news) = (self.calls.next_session(), self.internal_sender.clone());
         let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) else { return };
         let Some(StandingOffer::Fresh(pending)) = leg.media.offer.take() else { return };
@@ -325,7 +361,13 @@ impl EventLoop {
         let offer = StandingOffer::Fresh(Box::new(pending.early()));
         let driver = MediaDriver::accept(call, session, offer, answer.clone(), news, false);
         leg.media.hand_candidates(&driver);
+        if is_heard {
+            driver.early_audio(EarlyAudio::Hears);
+        }
         leg.media.early = Some(EarlyMedia::new(driver, answer, relayed_only, Instant::now()));
+        if is_heard {
+            self.note_stage(call, CallStageKind::Media, Some(&device), "heard while it rings");
+        }
     }
 
     /// The media of a device that has answered: what is connected, if it means that, or else its answer begins anew.

@@ -18,7 +18,8 @@
 //! Either end may be connected long before somebody answers ([`MediaConfig::early`]). If that comes to nothing the same offer is met
 //! again, by a [`SpareOffer`] that was kept of it.
 //!
-//! No audio leaves before [`MediaSession::start`]: a ringing phone is not a microphone. The DTLS
+//! No audio leaves before [`MediaSession::start`]: a ringing phone is not a microphone. What a network behind the callee says while it rings is
+//! another matter ([`EarlyAudio`]); nothing goes from the caller to the callee even then. The DTLS
 //! certificate is fresh for each call and its fingerprint is in the description, so whoever
 //! carries the descriptions unaltered (the signed signalling) binds the media to the signers; a
 //! certificate that does not match ends the session with [`MediaError::FingerprintMismatch`].
@@ -291,6 +292,18 @@ impl MediaConfig {
     }
 }
 
+/// What of the audio passes before the call is answered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum EarlyAudio {
+    /// Nothing, in either direction.
+    #[default]
+    Silent,
+    /// The caller's end: what comes is heard, and nothing is sent.
+    Hears,
+    /// The callee's end, of encoded audio that passes through: it is sent, and what comes isn't taken.
+    Speaks,
+}
+
 /// Why media cannot be set up or has ended.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -464,8 +477,8 @@ pub struct MediaStats {
     pub rtt_ms: Option<f64>,
     /// Audio packets sent.
     pub packets_sent: u64,
-    /// Packets of audio (RTP) that left or came before the answer. None ever leaves; what the other end sends is dropped. Some may come at the
-    /// caller's end that were faster than the accept.
+    /// Packets of audio (RTP) that left before the answer, which none does but where an end is meant to be heard ([`EarlyAudio`]), and those that came
+    /// and were dropped: some may come at the caller's end that were faster than the accept.
     pub packets_early: u64,
     /// Of these, those that left.
     pub packets_left_early: u64,
@@ -644,6 +657,11 @@ impl MediaSession {
             control.answered = true;
             control.room = room.or(control.room.take());
         });
+    }
+
+    /// Lets this much of the audio pass while it rings, for good.
+    pub fn early_audio(&self, early: EarlyAudio) {
+        self.control.send_modify(|control| control.early = early);
     }
 
     /// Lets audio flow: the call is answered. Playing and recording begin as soon as the session is

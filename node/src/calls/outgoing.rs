@@ -394,7 +394,7 @@ impl EventLoop {
                     self.withdraw_pushes(call);
                     self.start_media(call, device, &answer);
                 }
-                CallerAction::ConnectEarly { device, answer } => self.connect_early(call, device, answer),
+                CallerAction::ConnectEarly { device, answer, is_heard } => self.connect_early(call, device, answer, is_heard),
                 CallerAction::AddCandidate { device, candidate } => {
                     let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { continue };
                     if outgoing.progress.answered_by == Some(device) && self.own_candidate(call, &candidate) {

@@ -89,6 +89,7 @@ impl EventLoop {
             CallMediaCommand::Video { call_id, reply } => reply.send(self.take_video(&call_id)),
             CallMediaCommand::Audio { call_id, reply } => reply.send(self.take_audio(&call_id)),
             CallMediaCommand::OfferedAudio { call_id, reply } => reply.send(self.offered_audio(&call_id)),
+            CallMediaCommand::SpeakEarly { call_id, codec, reply } => reply.send(self.speak_early(&call_id, codec)),
             CallMediaCommand::IceServers(reply) => {
                 let ice_servers = self.call_relays().iter().map(ice_server).collect();
                 reply.send(Ok(IceServers { ice_servers }));

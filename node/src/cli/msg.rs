@@ -6,10 +6,12 @@ use super::progress::Spinner;
 use super::watch::watch;
 use super::{Context, parse};
 use crate::api::client::{Client, ClientError};
-use crate::api::requests::{MessageRequest, ReadRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
+use crate::api::requests::{ComposingRequest, MessageRequest, ReadRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
 use crate::handle::Event;
 use crate::handle::history::{Found, FoundMessages};
-use crate::handle::messages::{ConversationList, MessageEntry, MessageList, MessageState, MessageStatus, ReadOutcome};
+use crate::handle::messages::{
+    ComposingTold, ConversationList, MessageEntry, MessageList, MessageState, MessageStatus, ReadOutcome,
+};
 use crate::handle::problem::ProblemKind;
 
 #[derive(Debug, clap::Subcommand)]
@@ -22,6 +24,8 @@ pub(super) enum Command {
     Search(SearchArgs),
     /// Mark what a user has written as read; they are told, unless `halloo privacy` says no
     Read(ReadArgs),
+    /// Say that you are writing, or have stopped; nothing of it is kept, and `halloo privacy` may say no
+    Typing(TypingArgs),
     /// With whom there are conversations, and what is unread
     Conversations,
     /// Messages as they arrive, and how far own messages get
@@ -36,6 +40,16 @@ pub(super) struct ReadArgs {
     /// Up to this message [default: the newest]
     #[arg(value_parser = parse::id)]
     id: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct TypingArgs {
+    /// To whom
+    #[arg(value_parser = parse::user)]
+    user: String,
+    /// You have stopped
+    #[arg(long)]
+    stop: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -85,6 +99,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
         Command::Send(args) => send(context, args.user, args.text, args.wait.then_some(args.timeout)).await,
         Command::List(args) => list(context, &args.user, args.limit, args.mark_read).await,
         Command::Read(args) => read(context, args.user, args.id).await,
+        Command::Typing(args) => typing(context, args).await,
         Command::Conversations => conversations(context).await,
         Command::Search(args) => search(context, args).await,
         Command::Watch => watch(context, for_people).await,
@@ -184,6 +199,15 @@ pub(super) async fn read(context: &Context, with: String, id: Option<String>) ->
     })
 }
 
+async fn typing(context: &Context, args: TypingArgs) -> Result<(), CliError> {
+    let request = ComposingRequest { with: args.user, active: !args.stop };
+    let outcome: ComposingTold = context.client()?.post("/v1/conversations/composing", &request).await?;
+    context.output.print(&outcome, |outcome| {
+        let words = if outcome.told { "is told" } else { "isn't told" };
+        format!("{} {words}", printable(&outcome.with))
+    })
+}
+
 async fn search(context: &Context, args: SearchArgs) -> Result<(), CliError> {
     let with = args.with.map(|user| format!("&with={}", parse::url_part(&user))).unwrap_or_default();
     let limit = args.limit.map(|limit| format!("&limit={limit}")).unwrap_or_default();
@@ -232,6 +256,10 @@ pub(super) fn for_people(event: &Event) -> Option<String> {
         Event::MessageSent { to, text, .. } => Some(format!("to {}, from another device: {}", printable(to), printable(text))),
         Event::ConversationRead { with, unread, elsewhere: true, .. } => {
             Some(format!("read on another device: {}, {unread} unread", printable(with)))
+        }
+        Event::Composing { from, for_secs } => {
+            let words = if *for_secs > 0 { "is writing" } else { "has stopped writing" };
+            Some(format!("{} {words}", printable(from)))
         }
         Event::MessageGap { with, missing, .. } => Some(format!("{missing} messages of {} are missing", printable(with))),
         _ => None,

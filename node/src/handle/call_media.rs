@@ -150,6 +150,8 @@ pub enum CallMediaCommand {
     Audio { call_id: String, reply: Reply<AudioPort, CallError> },
     /// [`Calls::offered_audio`]
     OfferedAudio { call_id: String, reply: Reply<Vec<AudioCodec>, CallError> },
+    /// [`Calls::speak_early`]
+    SpeakEarly { call_id: String, codec: Option<AudioCodec>, reply: Reply<(), CallError> },
     /// [`Calls::ice_servers`]
     IceServers(Reply<IceServers, CallError>),
     /// [`Calls::description`]
@@ -169,7 +171,9 @@ impl CallMediaCommand {
             Self::OfferedAudio { reply, .. } => reply.send(Err(error.into())),
             Self::IceServers(reply) => reply.send(Err(error.into())),
             Self::Description { reply, .. } => reply.send(Err(error.into())),
-            Self::Trickle { reply, .. } | Self::Report { reply, .. } => reply.send(Err(error.into())),
+            Self::SpeakEarly { reply, .. } | Self::Trickle { reply, .. } | Self::Report { reply, .. } => {
+                reply.send(Err(error.into()))
+            }
         }
     }
 }
@@ -201,6 +205,17 @@ impl Calls<'_> {
     pub async fn offered_audio(&self, call_id: &str) -> Result<Vec<AudioCodec>, CallError> {
         let call_id = call_id.to_owned();
         self.0.ask(|reply| Command::CallMedia(CallMediaCommand::OfferedAudio { call_id, reply })).await
+    }
+
+    /// Lets the caller of a call that rings here hear what [`Calls::audio`] sends, in this codec, before anybody has answered: an announcement, say, of a
+    /// telephone network behind this device. Only contacts are let, and nothing of theirs comes the other way. An answer that passes through the same
+    /// codec goes on with the same port. `None` takes it back: an answer has a port of its own then.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn speak_early(&self, call_id: &str, codec: Option<AudioCodec>) -> Result<(), CallError> {
+        let call_id = call_id.to_owned();
+        self.0.ask(|reply| Command::CallMedia(CallMediaCommand::SpeakEarly { call_id, codec, reply })).await
     }
 
     /// The media relays at hand, for a media engine of one's own. What they take and lend is counted on this user's account.

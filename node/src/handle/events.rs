@@ -78,6 +78,13 @@ pub enum Event {
         /// Whether they were read on another device.
         elsewhere: bool,
     },
+    /// A contact is writing a message, or has stopped. It ends with the message that comes, too.
+    Composing {
+        /// Who, `name@authority`.
+        from: String,
+        /// For how many seconds, if nothing else is heard; 0: no longer.
+        for_secs: u16,
+    },
     /// Messages between others are missing, and nobody who was asked has them.
     MessageGap {
         /// With whom, `name@authority`; or the group's name.
@@ -594,6 +601,7 @@ impl Event {
             Self::FileState { .. } => "file_state",
             Self::MessageSent { .. } => "message_sent",
             Self::ConversationRead { .. } => "conversation_read",
+            Self::Composing { .. } => "composing",
             Self::MessageGap { .. } => "message_gap",
             Self::HistoryReceived { .. } => "history_received",
             Self::GroupInvited { .. } => "group_invited",

@@ -126,6 +126,15 @@ pub struct ReadOutcome {
     pub unread: u64,
 }
 
+/// What came of saying that the person is writing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ComposingTold {
+    /// The other side, `name@authority`; or the group's name.
+    pub with: String,
+    /// Whether they are told: contacts are, one by one, where the privacy settings let authors know what was read.
+    pub told: bool,
+}
+
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MessageEntry {
@@ -275,6 +284,15 @@ impl Messages<'_> {
     pub async fn mark_read(&self, with: &str, up_to: Option<&str>) -> Result<ReadOutcome, MessageError> {
         let (with, up_to) = (with.to_owned(), up_to.map(str::to_owned));
         self.0.ask(|reply| Command::MarkRead { with, up_to, reply }).await
+    }
+
+    /// The person is writing to somebody, for so many seconds if nothing else is said (600 at most), or has stopped (0). Nothing of it is kept.
+    ///
+    /// # Errors
+    /// See [`MessageError`].
+    pub async fn composing(&self, with: &str, for_secs: u16) -> Result<ComposingTold, MessageError> {
+        let (with, for_secs) = (with.to_owned(), for_secs.min(halloo_protocol::message::COMPOSING_SECS_MAX));
+        self.0.ask(|reply| Command::Composing { with, for_secs, reply }).await
     }
 
     /// The conversation with a user, or with `group:` and a group's id, start of the id or name; oldest first.

@@ -169,6 +169,8 @@ impl Accounts {
             .lab(self.network.lab)
             .mdns(false)
             .upnp(false)
+            // A phone's media are connected when it answers, or says something while it rings.
+            .early_media(false)
             .calls(CallsConfig { ring_when_busy: true, ..self.network.calls.clone() })
             .device("SIP phone", halloo_protocol::directory::DeviceKind::Phone)
             .telephone_gateway(plan)

@@ -4,6 +4,7 @@
 //! phone               edge                              overlay
 //! INVITE  --------->  leg takes the offer  ---------->  dial, with the phone's codecs
 //! <---------- 180                          <----------  a device rings
+//! <---------- 183     leg answers early    <----------  a device that rings is heard
 //! <---------- 200     leg answers          <----------  a device answers, in one of them
 //! ACK     --------->
 //! ```
@@ -12,8 +13,10 @@ use std::time::Instant;
 
 use halloo_protocol::call::{Reason, TelephonePart};
 use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::reliable::{Due, Reliable};
 use halloo_protocol::sip::status::{Ending, reason_of, status_of};
 use halloo_protocol::sip::timer::SessionTimer;
+use halloo_protocol::sip::transaction::ServerId;
 use halloo_protocol::sip::uri::SipUri;
 use halloo_protocol::trunk::number::{Dialled, is_tel_uri};
 use halloo_protocol::trunk::refusal_of;
@@ -48,6 +51,12 @@ struct Calling {
     dialling: Dialling,
     call_id: Option<String>,
     is_ringing: bool,
+    /// What the phone acknowledges.
+    reliable: Reliable,
+    /// In what the phone was let hear something while it rings, if its description can't be lost.
+    described: Option<AudioCodec>,
+    /// Answered, and the phone hasn't acknowledged yet what it was told before.
+    answered: Option<AudioCodec>,
     sender: mpsc::Sender<Input>,
     inbox: mpsc::Receiver<Input>,
 }
@@ -125,8 +134,12 @@ pub(super) async fn take(
         Ok((leg, timer, target, codecs, has_offer)) => {
             let events = arrived.node.subscribe();
             let dialling = dial(arrived.node.clone(), &target, codecs);
+            let reliable = Reliable::of(&arrived.request, rand::random_range(1..1 << 16));
             let calling = Calling {
                 arrived,
+                reliable,
+                described: None,
+                answered: None,
                 dialog,
                 wire: wire.clone(),
                 leg,
@@ -203,7 +216,20 @@ impl Calling {
 
     async fn way(&mut self) -> Way {
         loop {
+            if let Some(codec) = self.answered.filter(|_| !self.reliable.holds_success()) {
+                return Way::Agreed(codec);
+            }
             tokio::select! {
+                () = super::edge::sleep_until(self.reliable.poll_timeout()) => {
+                    match self.reliable.handle_timeout(Instant::now()) {
+                        Due::Resend(response) => self.wire.respond(self.arrived.id, *response).await,
+                        Due::GiveUp => {
+                            debug!("a phone acknowledges nothing");
+                            return Way::Refuse(Ending::Failed);
+                        }
+                        Due::Nothing => {}
+                    }
+                }
                 input = self.inbox.recv() => match input {
                     None => return Way::Refuse(Ending::Failed),
                     Some(Input::Cancelled) => return Way::Refuse(Ending::Cancelled),
@@ -211,6 +237,7 @@ impl Calling {
                         self.wire.respond(id, self.dialog.answer(&request, 200, "OK")).await;
                         return Way::Refuse(Ending::Cancelled);
                     }
+                    Some(Input::Request(id, request)) if request.method() == "PRACK" => self.acknowledged(id, &request).await,
                     Some(Input::Request(id, request)) => {
                         self.wire.respond(id, self.dialog.answer(&request, 491, reason_of(491))).await;
                     }
@@ -226,7 +253,8 @@ impl Calling {
                     None => return Way::Refuse(Ending::Failed),
                 },
                 event = self.leg.next_event() => match event {
-                    Some(LegEvent::Agreed(agreed)) => return Way::Agreed(agreed.codec),
+                    Some(LegEvent::Agreed(agreed)) => self.answered = Some(agreed.codec),
+                    Some(LegEvent::Early(agreed)) => self.hear(agreed.codec).await,
                     Some(LegEvent::Ended) | None => return self.outcome().await,
                     Some(_) => {}
                 },
@@ -234,6 +262,43 @@ impl Calling {
                     return ended.map_or(Way::Refuse(Ending::Failed), |ended| way_of(&ended));
                 }
             }
+        }
+    }
+
+    /// A device that rings is heard: the phone is told where from, if it has said where to.
+    async fn hear(&mut self, codec: AudioCodec) {
+        let sdp = if self.has_offer { self.leg.answer_early(codec) } else { return };
+        match sdp {
+            Ok(sdp) => {
+                let answer = self.dialog.answer(&self.arrived.request, 183, reason_of(183));
+                self.progress(answer.with_body("application/sdp", sdp)).await;
+                self.described = Some(codec).filter(|_| self.reliable.is_in_use());
+            }
+            Err(refusal) => debug!(%refusal, "nothing is heard while it rings"),
+        }
+    }
+
+    /// How far the call is, acknowledged where the phone wants that.
+    async fn progress(&mut self, answer: Message) {
+        if let Some(answer) = self.reliable.send(answer, Instant::now()) {
+            self.wire.respond(self.arrived.id, answer).await;
+        }
+    }
+
+    async fn acknowledged(&mut self, id: ServerId, prack: &Message) {
+        let checked = self.dialog.check(prack).and_then(|()| match prack.body.is_empty() {
+            true => self.reliable.acknowledge(prack, Instant::now()),
+            // Another offer before there is a call.
+            false => Err(488),
+        });
+        match checked {
+            Ok(next) => {
+                self.wire.respond(id, self.dialog.answer(prack, 200, "OK")).await;
+                if let Some(next) = next {
+                    self.wire.respond(self.arrived.id, next).await;
+                }
+            }
+            Err(status) => self.wire.respond(id, self.dialog.answer(prack, status, reason_of(status))).await,
         }
     }
 
@@ -253,7 +318,7 @@ impl Calling {
             }
             Event::CallRinging { call_id, .. } if Some(&call_id) == self.call_id.as_ref() && !self.is_ringing => {
                 self.is_ringing = true;
-                self.wire.respond(self.arrived.id, self.dialog.answer(&self.arrived.request, 180, "Ringing")).await;
+                self.progress(self.dialog.answer(&self.arrived.request, 180, "Ringing")).await;
             }
             _ => {}
         }
@@ -279,7 +344,9 @@ impl Calling {
         };
         let mut answer = self.dialog.answer(&self.arrived.request, 200, "OK");
         add_timer(&mut answer, &self.arrived.request, &self.timer);
-        self.wire.respond(self.arrived.id, answer.with_body("application/sdp", sdp)).await;
+        // What it has acknowledged is said, and not said twice (RFC 6337 section 2.1).
+        let answer = if self.described == Some(codec) { answer } else { answer.with_body("application/sdp", sdp) };
+        self.wire.respond(self.arrived.id, answer).await;
         let may_transfer = self.target.from.is_none();
         let session = Session {
             dialog: self.dialog,

@@ -11,7 +11,7 @@ pub(super) const USER_AGENT: &str = concat!("Halloo/", env!("CARGO_PKG_VERSION")
 
 /// Methods that the edge takes.
 pub(super) const ALLOW: &str =
-    "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, UPDATE, INFO, REFER, NOTIFY, MESSAGE, SUBSCRIBE, PUBLISH";
+    "INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, INFO, REFER, NOTIFY, MESSAGE, SUBSCRIBE, PUBLISH";
 
 /// Both ends' names for what is between them.
 #[derive(Clone, Debug)]
@@ -132,7 +132,7 @@ impl Dialog {
         if matches!(request.method(), "INVITE" | "UPDATE" | "OPTIONS" | "SUBSCRIBE") && (101..300).contains(&status) {
             answer.add("contact", self.contact.as_str());
             answer.add("allow", ALLOW);
-            answer.add("supported", "timer, gruu, outbound");
+            answer.add("supported", "timer, gruu, outbound, 100rel");
         }
         answer.add("server", USER_AGENT);
         answer

@@ -59,6 +59,8 @@ const WISHES_MAX: usize = 8;
 pub enum LegEvent {
     /// The call is answered at the overlay's end, in this codec: answer the phone in it.
     Agreed(AudioAgreed),
+    /// A device rings and is heard already, in this codec: let the phone hear it ([`PhoneLeg::answer_early`]).
+    Early(AudioAgreed),
     /// The overlay's end is connected: packets pass.
     Connected,
     /// The phone's first packet that counts has come.
@@ -154,6 +156,16 @@ impl PhoneLeg {
         Ok(sdp)
     }
 
+    /// The same before the call is answered: what comes from the overlay's end is sent to the phone from now on.
+    ///
+    /// # Errors
+    /// As [`PhoneLeg::answer`].
+    pub fn answer_early(&mut self, codec: AudioCodec) -> Result<String, MediaRefusal> {
+        let sdp = self.negotiation.answer_early(codec)?;
+        self.configure();
+        Ok(sdp)
+    }
+
     /// An offer for the phone, of these codecs, the preferred first; in a running call, of its codec.
     ///
     /// # Errors
@@ -168,6 +180,16 @@ impl PhoneLeg {
     /// See [`MediaRefusal`].
     pub fn take_answer(&mut self, sdp: &[u8]) -> Result<AudioCodec, MediaRefusal> {
         let codec = self.negotiation.take_answer(sdp)?;
+        self.configure();
+        Ok(codec)
+    }
+
+    /// Takes the phone's answer that it gives while it rings, to let its caller hear something: the codec.
+    ///
+    /// # Errors
+    /// See [`MediaRefusal`].
+    pub fn take_early_answer(&mut self, sdp: &[u8]) -> Result<AudioCodec, MediaRefusal> {
+        let codec = self.negotiation.take_early_answer(sdp)?;
         self.configure();
         Ok(codec)
     }

@@ -7,6 +7,8 @@
 //!                             CANCEL, Reason: 200    --->  the others
 //! answered elsewhere ------>  CANCEL, Reason: 200    --->  all
 //! ```
+//!
+//! A phone that says something while it rings (183 with a description) is heard by a contact who calls: of several, the first.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,6 +17,7 @@ use std::time::Instant;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::push::PushParams;
 use halloo_protocol::sip::registrar::Binding;
+use halloo_protocol::sip::reliable::to_acknowledge;
 use halloo_protocol::sip::status::{Ending, ending_of, is_for_all};
 use halloo_protocol::sip::timer::{INTERVAL_SECS, SessionTimer};
 use halloo_protocol::sip::transaction::{ClientId, Transport};
@@ -32,6 +35,12 @@ use crate::handle::{Event, EventStream, Node};
 
 /// What a phone is told that stops ringing because somebody has answered (RFC 3326): it lists no missed call.
 const ELSEWHERE: &str = "SIP;cause=200;text=\"Call completed elsewhere\"";
+
+/// The number of the INVITE in its dialog, for its ACK: the first request of all.
+const INVITE_NUMBER: u32 = 1;
+
+/// The number of requests whose answers tell nothing; no phone has it.
+const PRACK: u32 = u32::MAX;
 
 /// A phone that registers again within this time has what was sent to it.
 const JUST_SENT: std::time::Duration = std::time::Duration::from_millis(500);
@@ -62,6 +71,8 @@ struct Phone {
     is_silent: bool,
     is_cancelled: bool,
     reason: Option<&'static str>,
+    /// The number of the last answer that was acknowledged (RFC 3262).
+    acknowledged: u32,
     /// How it is woken, if it can be.
     app: Option<PushParams>,
     sent_at: Instant,
@@ -77,6 +88,8 @@ struct Ringing {
     media: PhoneMedia,
     /// The refusals so far.
     refused: Vec<u16>,
+    /// The phone that is heard while it rings, and in which codec.
+    heard: Option<(usize, AudioCodec)>,
     sender: mpsc::Sender<Input>,
     inbox: mpsc::Receiver<Input>,
 }
@@ -91,8 +104,19 @@ pub(super) async fn ring(incoming: Incoming, wire: Wire, media: PhoneMedia) {
     let (sender, inbox) = mpsc::channel(INBOX_MAX);
     let bindings = wire.phones_for_call(&incoming.account, &sender).await;
     let sleeping = Sleeping::new(&bindings);
-    let mut ringing =
-        Ringing { incoming, wire, events, phones: Vec::new(), codecs, media, sleeping, refused: Vec::new(), sender, inbox };
+    let mut ringing = Ringing {
+        incoming,
+        wire,
+        events,
+        phones: Vec::new(),
+        codecs,
+        media,
+        sleeping,
+        refused: Vec::new(),
+        heard: None,
+        sender,
+        inbox,
+    };
     for (binding, local) in bindings {
         if let Some(local) = local {
             ringing.begin(binding, local).await;
@@ -134,7 +158,19 @@ impl Ringing {
         let id = self.wire.request(request, binding.flow, number, &self.sender).await?;
         let (app, sent_at) = (binding.push.clone(), Instant::now());
         let plain = (security == Security::Required).then_some((binding, local));
-        Some(Phone { id, dialog, leg, place, plain, is_silent: true, is_cancelled: false, reason: None, app, sent_at })
+        Some(Phone {
+            id,
+            dialog,
+            leg,
+            place,
+            plain,
+            is_silent: true,
+            is_cancelled: false,
+            reason: None,
+            acknowledged: 0,
+            app,
+            sent_at,
+        })
     }
 
     async fn run(mut self) {
@@ -192,6 +228,10 @@ impl Ringing {
         if status < 200 {
             if std::mem::take(&mut phone.is_silent) && phone.is_cancelled {
                 self.wire.cancel(phone.id, phone.reason).await;
+                return;
+            }
+            if self.acknowledge(index, response).await {
+                self.hear(index, response).await;
             }
             return;
         }
@@ -212,6 +252,45 @@ impl Ringing {
         if is_for_all(status) {
             self.cancel_all(None).await;
         }
+    }
+
+    /// Acknowledges a provisional answer that wants it. Whether it is news: not one that comes again.
+    async fn acknowledge(&mut self, index: usize, response: &Message) -> bool {
+        let Some(phone) = self.phones.get_mut(index).and_then(Option::as_mut) else { return false };
+        let Some((number, rack)) = to_acknowledge(response) else { return true };
+        // In order only: the phone sends again what was left out (RFC 3262 section 4).
+        if phone.acknowledged != 0 && number != phone.acknowledged.wrapping_add(1) {
+            return false;
+        }
+        phone.acknowledged = number;
+        phone.dialog.established(response);
+        let mut request = phone.dialog.request("PRACK");
+        request.add("rack", rack);
+        let _ = self.wire.request(request, phone.dialog.flow, PRACK, &self.sender).await;
+        true
+    }
+
+    /// A phone that rings has a description of its media: what it says goes to the caller.
+    async fn hear(&mut self, index: usize, response: &Message) {
+        let Some(phone) = self.phones.get_mut(index).and_then(Option::as_mut) else { return };
+        if response.status() == 100 || phone.is_cancelled || response.body.is_empty() {
+            return;
+        }
+        let codec = match phone.leg.take_early_answer(&response.body) {
+            Ok(codec) => codec,
+            Err(refusal) => return debug!(%refusal, "a phone isn't heard while it rings"),
+        };
+        if self.heard.is_some() {
+            return;
+        }
+        let (calls, call_id) = (self.incoming.node.calls(), &self.incoming.call_id);
+        if let Err(error) = calls.speak_early(call_id, Some(codec)).await {
+            return debug!(%error, "a phone isn't heard while it rings");
+        }
+        if let Ok(port) = calls.audio(call_id).await {
+            phone.leg.bridge(port);
+        }
+        self.heard = Some((index, codec));
     }
 
     /// A phone that can be woken has registered. If it hasn't shown yet that it has the call, it gets it by its new way; what was sent by the old one came to
@@ -269,7 +348,7 @@ impl Ringing {
         self.cancel_all(Some(ELSEWHERE)).await;
         phone.dialog.established(&response);
         let (wire, sender) = (self.wire.clone(), self.sender.clone());
-        if let Err(reason) = self.connect(&mut phone, &response).await {
+        if let Err(reason) = self.connect(index, &mut phone, &response).await {
             debug!(reason, "a phone has answered in vain");
             hang_up(&wire, phone, &response, &sender).await;
             return self.wind_up().await;
@@ -277,7 +356,7 @@ impl Ringing {
         let (session_sender, session_inbox) = mpsc::channel(INBOX_MAX);
         // Before the phone may speak: a BYE can follow its ACK at once.
         wire.follow(&phone.dialog, &self.incoming.account, &session_sender).await;
-        wire.send(phone.dialog.ack(phone.dialog.cseq()), phone.dialog.flow).await;
+        wire.send(phone.dialog.ack(INVITE_NUMBER), phone.dialog.flow).await;
         let events = self.incoming.node.subscribe();
         let session = Session {
             timer: SessionTimer::answered(&response, Instant::now()),
@@ -300,13 +379,23 @@ impl Ringing {
         drop(place);
     }
 
-    async fn connect(&self, phone: &mut Phone, response: &Message) -> Result<(), String> {
-        let codec = phone.leg.take_answer(&response.body).map_err(|refusal| refusal.to_string())?;
+    async fn connect(&self, index: usize, phone: &mut Phone, response: &Message) -> Result<(), String> {
+        let codec = match (response.body.is_empty(), phone.leg.agreed()) {
+            // It has said all while it rang.
+            (true, Some(agreed)) => agreed.codec,
+            _ => phone.leg.take_answer(&response.body).map_err(|refusal| refusal.to_string())?,
+        };
         let (calls, call_id) = (self.incoming.node.calls(), &self.incoming.call_id);
+        let is_heard = self.heard == Some((index, codec));
+        if self.heard.is_some() && !is_heard {
+            calls.speak_early(call_id, None).await.map_err(|error| error.to_string())?;
+        }
         let options = AnswerOptions { passthrough: vec![codec], ..AnswerOptions::default() };
         calls.answer(call_id, options).await.map_err(|error| error.to_string())?;
-        let port = calls.audio(call_id).await.map_err(|error| error.to_string())?;
-        phone.leg.bridge(port);
+        if !is_heard {
+            let port = calls.audio(call_id).await.map_err(|error| error.to_string())?;
+            phone.leg.bridge(port);
+        }
         Ok(())
     }
 
@@ -346,9 +435,9 @@ const fn security_of(binding: &Binding) -> Security {
 
 async fn hang_up(wire: &Wire, mut phone: Phone, response: &Message, sender: &mpsc::Sender<Input>) {
     phone.dialog.established(response);
-    wire.send(phone.dialog.ack(phone.dialog.cseq()), phone.dialog.flow).await;
+    wire.send(phone.dialog.ack(INVITE_NUMBER), phone.dialog.flow).await;
     let bye = phone.dialog.request("BYE");
-    let _ = wire.request(bye, phone.dialog.flow, u32::MAX, sender).await;
+    let _ = wire.request(bye, phone.dialog.flow, PRACK, sender).await;
 }
 
 /// How a caller of the telephone network is shown: by the number that the gateway's provider names, so that it can be called back, and as what nobody has
@@ -373,7 +462,7 @@ fn invitation(incoming: &Incoming, binding: &Binding, local: SocketAddr) -> (Mes
     let mut request = dialog.request("INVITE");
     request.add("p-asserted-identity", asserted.to_string());
     request.add("allow", ALLOW);
-    request.add("supported", "timer, gruu, outbound");
+    request.add("supported", "timer, gruu, outbound, 100rel");
     request.add("session-expires", INTERVAL_SECS.to_string());
     (request, dialog)
 }

@@ -144,7 +144,8 @@ impl Session {
             "UPDATE" => self.update(id, &request).await,
             "REFER" if self.may_transfer => self.refer(id, &request).await,
             "REFER" => self.refuse(id, &request, 403, reason_of(403)).await,
-            "OPTIONS" | "INFO" | "NOTIFY" => self.accept(id, &request).await,
+            // PRACK: of what was told before the answer, which has overtaken it.
+            "OPTIONS" | "INFO" | "NOTIFY" | "PRACK" => self.accept(id, &request).await,
             _ => self.refuse(id, &request, 501, reason_of(501)).await,
         }
         None

@@ -101,6 +101,8 @@ impl Desk {
 enum Finished {
     /// A NOTIFY.
     Notified { id: u64, is_success: bool },
+    /// A word that somebody writes: whatever comes of it.
+    Said,
     /// A MESSAGE.
     Messaged { phone: String, key: String, fate: Fate },
     /// An INFO; `client` tells a client from one before it at the same phone.
@@ -127,6 +129,8 @@ struct Clerk {
     subscriptions: Subscriptions<Dialog>,
     delivery: Delivery,
     texts: BTreeMap<String, Text>,
+    /// Phones that have said that their user writes: they understand it of others.
+    composers: BTreeSet<String>,
     /// There are more unread messages than are held.
     has_more_texts: bool,
     clients: BTreeMap<String, Client>,
@@ -153,6 +157,7 @@ impl Clerk {
             subscriptions: Subscriptions::default(),
             delivery: Delivery::default(),
             texts: BTreeMap::new(),
+            composers: BTreeSet::new(),
             has_more_texts: false,
             clients: BTreeMap::new(),
             next_client: 0,
@@ -238,6 +243,7 @@ impl Clerk {
                 self.hold_text(&message_id, Text { from, text, sent_at });
             }
             Event::ConversationRead { with, group: None, elsewhere: true, .. } => self.forget_read(&with).await,
+            Event::Composing { from, for_secs } => self.send_composing(&from, for_secs),
             Event::HistoryReceived { .. } => self.hold_unread().await,
             Event::Missed { .. } => {
                 self.subscriptions.all_changed();
@@ -257,6 +263,7 @@ impl Clerk {
         let now = Instant::now();
         match finished {
             Finished::Notified { id, is_success } => self.subscriptions.answered(id, is_success, now),
+            Finished::Said => {}
             Finished::Messaged { phone, key, fate: Fate::Taken } => self.text_taken(&phone, &key).await,
             // It has logged in to the profile meanwhile, and gets it there.
             Finished::Messaged { phone, .. } if self.clients.get(&phone).is_some_and(Client::is_logged_in) => {}
@@ -296,6 +303,7 @@ impl Clerk {
         self.sleepers = self.wire.sleepers(&self.account).await;
         self.say_asleep().await;
         self.clients.retain(|name, _| self.phones.contains_key(name));
+        self.composers.retain(|name| self.phones.contains_key(name));
         self.follow_receivers(&fresh);
         self.say_own().await;
     }

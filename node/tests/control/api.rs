@@ -258,6 +258,7 @@ fn query(path: &str) -> &'static str {
 fn body(path: &str) -> &'static str {
     match path {
         "/v1/conversations/read" => r#"{"with":"bob"}"#,
+        "/v1/conversations/composing" => r#"{"with":"bob","active":true}"#,
         "/v1/groups" => r#"{"name":"hikers"}"#,
         "/v1/groups/g1" => r#"{"do":"leave"}"#,
         "/v1/messages" => r#"{"to":"bob","text":"hi","wait_ms":1000}"#,

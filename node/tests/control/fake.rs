@@ -25,7 +25,9 @@ use halloo::handle::directory::{DeviceReachability, ResolveError, ResolveSource,
 use halloo::handle::files::{FileChange, FileCommand, FileError, FileList, FileState, FileView};
 use halloo::handle::groups::{GroupCommand, GroupEntry, GroupList, GroupState};
 use halloo::handle::history::{FoundMessages, HistoryCommand, Moved};
-use halloo::handle::messages::{ConversationList, MessageError, MessageList, MessageState, MessageStatus, ReadOutcome};
+use halloo::handle::messages::{
+    ComposingTold, ConversationList, MessageError, MessageList, MessageState, MessageStatus, ReadOutcome,
+};
 use halloo::handle::network::{Check, CheckResult, Diagnosis, Explanation, PeerList, Status};
 use halloo::handle::power::{Suspended, WakeOutcome};
 use halloo::handle::presence::{
@@ -142,6 +144,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::Voicemail(command) => answer_voicemail(command),
         Command::History(command) => answer_history(command),
         Command::Conversations(reply) => reply.send(Ok(ConversationList::default())),
+        Command::Composing { with, reply, .. } => reply.send(Ok(ComposingTold { with, told: true })),
         Command::MarkRead { with, reply, .. } => reply.send(Ok(ReadOutcome { with, group: None, marked: 1, unread: 0 })),
         Command::Groups(command) => answer_groups(command),
         Command::Contacts(command) => answer_contacts(command),
@@ -243,7 +246,9 @@ fn answer_call_media(command: CallMediaCommand) {
         CallMediaCommand::Description { call_id, reply } => {
             reply.send(Ok(CallDescription { call_id, sdp: "v=0".to_owned(), candidates: Vec::new() }));
         }
-        CallMediaCommand::Trickle { call_id, reply, .. } | CallMediaCommand::Report { call_id, reply, .. } => {
+        CallMediaCommand::SpeakEarly { call_id, reply, .. }
+        | CallMediaCommand::Trickle { call_id, reply, .. }
+        | CallMediaCommand::Report { call_id, reply, .. } => {
             reply.send(if call_id == "gone" { Err(CallError::UnknownCall { call_id }) } else { Ok(()) });
         }
     }

@@ -113,6 +113,7 @@ pub fn frame(bytes: &[u8]) {
         mailbox::MailboxOpened,
         mailbox::MailboxPut,
         mailbox::MailboxTake,
+        message::Composing,
         message::HistoryPage,
         message::HistoryRequest,
         message::MessageAck,

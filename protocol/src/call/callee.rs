@@ -183,12 +183,12 @@ impl CalleeCall {
     }
 
     /// Media can be connected while it rings: `answer` (SDP) to the invite's offer, which [`CalleeCall::answer`] is to repeat if it still stands. The
-    /// caller is told with a ringing. False if it no longer rings.
-    pub fn answer_early(&mut self, answer: String, now: Instant) -> bool {
+    /// caller is told with a ringing, and hears this device already if it `is_heard`. False if it no longer rings.
+    pub fn answer_early(&mut self, answer: String, is_heard: bool, now: Instant) -> bool {
         if self.state != CalleeState::Ringing || now >= self.ring_at {
             return false;
         }
-        self.sender.queue_with(self.caller, SignalBody::Ringing, Signal::with_early_answer(answer), now);
+        self.sender.queue_with(self.caller, SignalBody::Ringing, Signal::with_early_answer(answer, is_heard), now);
         self.pump(now);
         true
     }

@@ -113,13 +113,15 @@ pub enum CallerAction {
         /// The device.
         device: DeviceKey,
     },
-    /// Media can be connected with this device while it rings; nothing of it is heard before [`CallerAction::StartMedia`]. Once per device,
-    /// and for [`EARLY_LEGS_MAX`] of them. What it took is given back when the device's leg is over ([`CallerCall::leg_state`]).
+    /// Media can be connected with this device while it rings; nothing of it is heard before [`CallerAction::StartMedia`] unless it `is_heard`.
+    /// Once per device, and for [`EARLY_LEGS_MAX`] of them. What it took is given back when the device's leg is over ([`CallerCall::leg_state`]).
     ConnectEarly {
         /// The device.
         device: DeviceKey,
         /// Its answer (SDP), which its accept repeats if it still stands.
         answer: String,
+        /// The person hears it while it rings. One device of a call at most: the first that wants it.
+        is_heard: bool,
     },
     /// This device has answered: connect media, stop inviting others.
     StartMedia {
@@ -150,6 +152,8 @@ struct Leg {
     has_rung: bool,
     /// Media are connected while it rings.
     is_early: bool,
+    /// It is heard meanwhile.
+    is_heard: bool,
     /// A gateway has its invite, and brings it later.
     is_kept: bool,
     seen: SeenSequences,
@@ -158,7 +162,7 @@ struct Leg {
 impl Leg {
     fn new() -> Self {
         let state = LegState::Failed(Reason::UNREACHABLE);
-        Self { state, has_rung: false, is_early: false, is_kept: false, seen: SeenSequences::default() }
+        Self { state, has_rung: false, is_early: false, is_heard: false, is_kept: false, seen: SeenSequences::default() }
     }
 }
 
@@ -286,7 +290,7 @@ impl CallerCall {
             Some(Seen::New) => self.take_signal(*from, body.clone(), now),
         };
         if let Some(answer) = signal.signal().early_answer() {
-            self.connect_early(*from, answer);
+            self.connect_early(*from, answer, signal.signal().has_early_audio());
         }
         self.pump(now);
         match body {
@@ -527,13 +531,14 @@ impl CallerCall {
     }
 
     /// A device that rings is ready for media.
-    fn connect_early(&mut self, device: DeviceKey, answer: &str) {
+    fn connect_early(&mut self, device: DeviceKey, answer: &str, wants_to_be_heard: bool) {
         let has_room = self.legs.values().filter(|leg| leg.is_early).count() < EARLY_LEGS_MAX;
+        let is_heard = wants_to_be_heard && !self.legs.values().any(|leg| leg.is_heard && leg.state.is_live());
         let rings = |leg: &&mut Leg| leg.state == LegState::Ringing && !leg.is_early;
         let is_waiting = self.is_waiting();
         let Some(leg) = self.legs.get_mut(&device).filter(rings).filter(|_| is_waiting && has_room) else { return };
-        leg.is_early = true;
-        self.actions.push_back(CallerAction::ConnectEarly { device, answer: answer.to_owned() });
+        (leg.is_early, leg.is_heard) = (true, is_heard);
+        self.actions.push_back(CallerAction::ConnectEarly { device, answer: answer.to_owned(), is_heard });
     }
 
     fn leg_declines(&mut self, device: DeviceKey, reason: Reason, now: Instant) {

@@ -16,6 +16,9 @@ pub const CANDIDATE_BYTES_MAX: usize = 512;
 /// The extension of a [`SignalBody::Ringing`] that carries the answer before anybody has answered.
 const EARLY_ANSWER: u16 = 0x0001;
 
+/// The extension beside [`EARLY_ANSWER`], empty, of a device that is to be heard while it rings.
+const EARLY_AUDIO: u16 = 0x0002;
+
 /// What one device tells another about a call.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum SignalBody {
@@ -72,16 +75,25 @@ pub struct Signal {
 }
 
 impl Signal {
-    /// The extensions of a [`SignalBody::Ringing`] with which media can be connected while it rings.
-    pub(super) fn with_early_answer(answer: String) -> Extensions {
-        Extensions::none().with(EARLY_ANSWER, answer.into_bytes())
+    /// The extensions of a [`SignalBody::Ringing`] with which media can be connected while it rings, and the device heard if it `is_heard`.
+    pub(super) fn with_early_answer(answer: String, is_heard: bool) -> Extensions {
+        let extensions = Extensions::none().with(EARLY_ANSWER, answer.into_bytes());
+        if is_heard { extensions.with(EARLY_AUDIO, Vec::new()) } else { extensions }
     }
 
-    /// The answer (SDP) of a device that rings, for media to be connected before a person answers: audio flows after the accept only.
+    /// The answer (SDP) of a device that rings, for media to be connected before a person answers: audio flows after the accept only, but for
+    /// [`Signal::has_early_audio`].
     #[must_use]
     pub fn early_answer(&self) -> Option<&str> {
         let bytes = self.extensions.find(EARLY_ANSWER).filter(|_| self.body == SignalBody::Ringing)?;
         std::str::from_utf8(bytes).ok()
+    }
+
+    /// Whether the caller is to hear the device that gives this early answer while it rings: an announcement, or the ringing of a network behind it.
+    /// Nothing of the caller goes the other way before the accept.
+    #[must_use]
+    pub fn has_early_audio(&self) -> bool {
+        self.early_answer().is_some() && self.extensions.find(EARLY_AUDIO).is_some()
     }
 }
 

@@ -409,6 +409,28 @@ impl Negotiation {
         Ok(codec)
     }
 
+    /// The answer to the phone's offer before the call is answered, in this codec: [`Negotiation::answer`] says it again, or another.
+    ///
+    /// # Errors
+    /// As [`Negotiation::answer`].
+    pub fn answer_early(&mut self, codec: AudioCodec) -> Result<String, MediaRefusal> {
+        let pending = self.pending.clone();
+        let answer = self.answer(codec)?;
+        self.pending = pending;
+        Ok(answer)
+    }
+
+    /// Takes the phone's answer that it gives while it rings (RFC 3261 section 13.2.1): [`Negotiation::take_answer`] takes the one that it gives in the end.
+    ///
+    /// # Errors
+    /// As [`Negotiation::take_answer`].
+    pub fn take_early_answer(&mut self, sdp: &[u8]) -> Result<AudioCodec, MediaRefusal> {
+        let pending = self.pending.clone();
+        let codec = self.take_answer(sdp);
+        self.pending = pending;
+        codec
+    }
+
     /// Reads a description; in an answer the section has its place, in an offer the first that can be used is.
     fn read(&self, sdp: &[u8], place: Option<usize>) -> Result<Remote, MediaRefusal> {
         let description = Description::parse(sdp)?;

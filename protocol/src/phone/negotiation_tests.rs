@@ -205,3 +205,22 @@ fn where_media_must_be_encrypted_the_answer_has_to_agree() {
     // An offer within an encrypted call is encrypted.
     assert!(negotiation.hold(true).unwrap().contains("RTP/SAVP"));
 }
+
+#[test]
+fn what_is_agreed_on_while_it_rings_is_agreed_on_again_with_the_answer() {
+    let mut called = negotiation(Security::Accepted);
+    called.offer(&[AudioCodec::Opus, AudioCodec::Pcmu]).unwrap();
+    assert!(called.take_early_answer(b"nonsense").is_err(), "the offer stands all the same");
+    assert_eq!(called.take_early_answer(phone("RTP/AVP", "a=sendonly\r\n").as_bytes()), Ok(AudioCodec::Pcmu));
+    assert_eq!(called.agreed().unwrap().hold(), Hold::Held);
+    assert_eq!(called.take_answer(phone("RTP/AVP", "").as_bytes()), Ok(AudioCodec::Pcmu));
+    assert_eq!(called.agreed().unwrap().hold(), Hold::Active);
+    assert_eq!(called.take_early_answer(phone("RTP/AVP", "").as_bytes()), Err(MediaRefusal::NothingToAnswer));
+
+    let mut calling = negotiation(Security::Accepted);
+    assert_eq!(calling.answer_early(AudioCodec::Pcmu), Err(MediaRefusal::NothingToAnswer));
+    calling.take_offer(phone("RTP/AVP", "").as_bytes()).unwrap();
+    let early = calling.answer_early(AudioCodec::Pcmu).unwrap();
+    assert_eq!(calling.answer(AudioCodec::Pcmu).unwrap(), early, "the same words");
+    assert_eq!(calling.answer(AudioCodec::Pcmu), Err(MediaRefusal::NothingToAnswer));
+}

@@ -58,9 +58,9 @@ use halloo_protocol::mailbox::{
     MailboxReason, MailboxTake, OpenStatus, PutStatus, SealedLetter,
 };
 use halloo_protocol::message::{
-    CallFate, CallMark, Content, ConversationId, ConversationMarks, Correspondent, CounterSet, DeliveryStatus, Envelope,
-    HistoryItem, HistoryPage, HistoryQuery, HistoryRequest, Mark, MessageAck, MessageBody, MessageDeliver, MessageDelivered,
-    MessageId, OwnSignal, Progress, ReadReceipt, StateItem,
+    CallFate, CallMark, Composing, Content, ConversationId, ConversationMarks, Correspondent, CounterSet, DeliveryStatus,
+    Envelope, HistoryItem, HistoryPage, HistoryQuery, HistoryRequest, Mark, MessageAck, MessageBody, MessageDeliver,
+    MessageDelivered, MessageId, OwnSignal, Progress, ReadReceipt, StateItem,
 };
 use halloo_protocol::node::{
     Address, Descriptor, Goodbye, Hello, LoadClass, RevocationNotice, RevocationNumber, Roles, Transport,
@@ -228,6 +228,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "voicemail_fetch" => message VoicemailFetch = VoicemailFetch { device: device(0), voicemail: MessageId([1; 16]), index: 15, extensions: extensions() };
         "voicemail_piece" => message VoicemailPiece = VoicemailPiece { bytes: b"a recording".to_vec(), extensions: extensions() };
         "voicemail_part" => message MessageDeliver = voicemail_part();
+        "composing" => message Composing = Composing { for_secs: 120, extensions: none() };
         "message_delivered" => message MessageDelivered = MessageDelivered { ids: vec![MessageId([1; 16])], extensions: none() };
         "own_sent" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Sent(Box::new(history_item())))));
         "own_progress" => message MessageDeliver = body(MessageBody::Own(Box::new(OwnSignal::Progress(vec![Progress { id: MessageId([1; 16]), state: 3 }]))));
@@ -324,6 +325,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "invite" => signed Invite = Signed::sign(invite(), &device_secret(0));
         "signal_accept" => signed Signal = signal(SignalBody::Accept { answer: "v=0".into() });
         "signal_ringing_early" => signed Signal = early_ringing();
+        "signal_ringing_heard" => signed Signal = heard_ringing();
         "signal_decline" => signed Signal = signal(SignalBody::Decline { reason: Reason::BUSY });
         "signal_candidate" => signed Signal = signal(SignalBody::Candidate { candidate: "candidate:1 1 udp 1 192.0.2.1 9 typ host".into() });
         "signal_replaced" => signed Signal = signal(SignalBody::Replaced { by: device(2) });
@@ -734,6 +736,12 @@ fn conference_invite() -> Invite {
 fn early_ringing() -> Signed<Signal> {
     let body = signal(SignalBody::Ringing).unverified().clone();
     Signed::sign(Signal { extensions: none().with(1, b"v=0".to_vec()), ..body }, &device_secret(1))
+}
+
+/// Extension 0x0002 beside it: the device is heard while it rings.
+fn heard_ringing() -> Signed<Signal> {
+    let body = early_ringing().unverified().clone();
+    Signed::sign(Signal { extensions: none().with(1, b"v=0".to_vec()).with(2, vec![]), ..body }, &device_secret(1))
 }
 
 fn trace() -> Trace {

@@ -16,10 +16,14 @@ import sys
 import tempfile
 import time
 
+import latency
+from phone import Phone, befriend
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 AUTHORITY = "example"
 AT_ONCE = 64
 PHONE_PORT = 25060
+TAKER = ("127.0.8.1", 26060)
 PATIENCE_SECS = 120
 KAMAILIO_MODULES = "/usr/lib/x86_64-linux-gnu/kamailio/modules/"
 
@@ -49,6 +53,7 @@ class Edge:
     """A node with the SIP edge, and its accounts."""
 
     name = "halloo"
+    accepted = 202
 
     def __init__(self, program, folder, config=""):
         self.program, self.home = program, os.path.join(folder, "edge")
@@ -97,6 +102,7 @@ class Kamailio:
     """Kamailio with as many processes for datagrams."""
 
     name = "kamailio"
+    accepted = 200
 
     def __init__(self, folder, accounts, children):
         self.port = 15060
@@ -136,9 +142,9 @@ def write_phones(path, accounts, phones):
 
 
 def sipp(folder, scenario, server, phones, count, uri=AUTHORITY, more=()):
-    """Runs a scenario so many times; how many failed, seconds that passed, the server's processor time."""
+    """Runs a scenario so many times; seconds that passed, the server's processor time."""
     command = ["sipp", f"127.0.0.1:{server.port}", "-sf", os.path.join(HERE, scenario), "-inf", phones, "-t", "ui", "-ip_field", "3", "-p", str(PHONE_PORT), "-auth_uri", uri]
-    command += ["-i", "127.0.0.1", "-r", "100000", "-l", str(AT_ONCE), "-m", str(count), "-nostdin", "-timeout", str(PATIENCE_SECS), "-max_socket", "5000", *more]
+    command += ["-i", "127.0.0.1", "-r", "100000", "-l", str(AT_ONCE), "-m", str(count), "-nostdin", "-timeout", str(PATIENCE_SECS), "-max_socket", "5000", "-trace_err", *more]
     before, started = cpu_seconds(server.pids()), time.monotonic()
     with open(os.path.join(folder, "sipp.log"), "w") as log:
         ended = subprocess.run(on_core(0, command), cwd=folder, stdout=log, stderr=log)
@@ -168,6 +174,86 @@ def told(runs):
     return {"per_second_passed": round(statistics.median(passed)), "per_second_of_a_core": round(statistics.median(used)), "rounds": [[round(value) for value in run] for run in runs]}
 
 
+def start_sipp(folder, scenario, log, *arguments):
+    """A SIPp that takes what comes."""
+    command = ["sipp", "-sf", scenario, "-t", "u1", "-nostdin", "-timeout", str(PATIENCE_SECS), "-trace_err", *arguments]
+    with open(os.path.join(folder, log), "w") as output:
+        return subprocess.Popen(on_core(0, command), cwd=folder, stdout=output, stderr=output)
+
+
+def errors(folder):
+    """What SIPp has noted as wrong, the beginning of it."""
+    files = [os.path.join(folder, name) for name in os.listdir(folder) if name.endswith("_errors.log")]
+    return "\n".join(open(file).read(2_000) for file in files)
+
+
+def write_message_scenario(folder, server):
+    scenario = os.path.join(folder, f"{server.name}-message.xml")
+    with open(os.path.join(HERE, "message.xml")) as source, open(scenario, "w") as file:
+        file.write(source.read().replace("@ACCEPTED@", str(server.accepted)))
+    return scenario
+
+
+def write_phone(path, account, address, port, more=""):
+    name, password = account
+    with open(path, "w") as file:
+        file.write(f"SEQUENTIAL\n{name};{AUTHORITY};[authentication username={name} password={password}];{address};{port}{more}\n")
+
+
+def messages(folder, server, count):
+    """Messages from phone to phone in pairs, until the last has been taken: a second that passed, a second of the core."""
+    scenario, half = write_message_scenario(folder, server), len(server.accounts) // 2
+    each = count // half
+    writers = []
+    for index, (writer, taker) in enumerate(zip(server.accounts[:half], server.accounts[half:])):
+        phone, path = f"127.0.7.{1 + index}", os.path.join(folder, f"{server.name}-{index}.csv")
+        write_phone(path, taker, *TAKER)
+        register = ["sipp", f"127.0.0.1:{server.port}", "-sf", os.path.join(HERE, "register.xml"), "-inf", path, "-t", "u1", "-i", TAKER[0], "-p", str(TAKER[1])]
+        subprocess.run([*register, "-auth_uri", AUTHORITY, "-m", "1", "-nostdin"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+        path = os.path.join(folder, f"{server.name}-writer-{index}.csv")
+        write_phone(path, writer, phone, PHONE_PORT, f";{taker[0]}")
+        to = ["-auth_uri", f"{taker[0]}@{AUTHORITY}", "-r", "100000", "-l", str(AT_ONCE // half), "-m", str(each)]
+        writers.append([f"127.0.0.1:{server.port}", "-inf", path, "-i", phone, "-p", str(PHONE_PORT), *to])
+    taking = start_sipp(folder, os.path.join(HERE, "take.xml"), "take.log", "-i", TAKER[0], "-p", str(TAKER[1]), "-m", str(each * half))
+    before, started = cpu_seconds(server.pids()), time.monotonic()
+    try:
+        writing = [start_sipp(folder, scenario, f"write-{index}.log", *arguments) for index, arguments in enumerate(writers)]
+        if any([one.wait() != 0 for one in writing]):
+            raise SystemExit(f"bench: a message was refused by {server.name}\n" + errors(folder))
+        if taking.wait() != 0:
+            raise SystemExit(f"bench: not all messages were taken with {server.name}")
+    finally:
+        taking.kill()
+    return each * half / (time.monotonic() - started), each * half / (cpu_seconds(server.pids()) - before)
+
+
+def befriend_pairs(edge):
+    """Who writes to whom, and calls whom, are contacts."""
+    half = len(edge.accounts) // 2
+    for one, other in zip(edge.accounts[:half], edge.accounts[half:]):
+        pair = [Phone(edge.port, AUTHORITY, account) for account in (one, other)]
+        befriend(*pair)
+        for phone in pair:
+            phone.close()
+
+
+def calls(folder, edge, count):
+    """Calls from phone to phone, answered and hung up, one after the other: a second that passed, a second of the core."""
+    half = len(edge.accounts) // 2
+    callee = edge.accounts[half]
+    phones = os.path.join(folder, "callers.csv")
+    write_phone(phones, edge.accounts[0], "127.0.7.1", PHONE_PORT)
+    keys = ["-key", "name", callee[0], "-key", "address", TAKER[0], "-key", "port", str(TAKER[1])]
+    answering = start_sipp(folder, os.path.join(HERE, "answer.xml"), "answer.log", "-i", TAKER[0], "-p", str(TAKER[1]), *keys)
+    try:
+        to = f"{callee[0]}@{AUTHORITY}"
+        elapsed, used = sipp(folder, "call.xml", edge, phones, count, uri=to, more=["-s", to, "-d", "0", "-l", "1"])
+    finally:
+        answering.terminate()
+        answering.wait()
+    return {"per_second_passed": round(count / elapsed, 1), "per_second_of_a_core": round(count / used, 1), "calls": count}
+
+
 def memory(folder, edge, phones):
     """Memory of each phone: before and after all accounts' phones have registered."""
     path = os.path.join(folder, "memory.csv")
@@ -178,32 +264,79 @@ def memory(folder, edge, phones):
     return {"phones": count, "bytes_per_phone": (resident_bytes(edge.process.pid) - before) // count}
 
 
+class Servers:
+    """An edge and a Kamailio with so many accounts each; ended with the block."""
+
+    def __init__(self, options, folder):
+        self.options, self.folder = options, folder
+        os.makedirs(folder)
+
+    def __enter__(self):
+        with contextlib.ExitStack() as running:
+            self.edge = Edge(self.options.program, self.folder)
+            running.callback(self.edge.stop)
+            self.kamailio = Kamailio(self.folder, self.options.accounts, self.options.kamailio_children)
+            running.callback(self.kamailio.stop)
+            idle = resident_bytes(self.edge.process.pid)
+            for _ in range(self.options.accounts):
+                self.edge.add_account()
+            self.edge.settle()
+            self.bytes_per_account = (resident_bytes(self.edge.process.pid) - idle) // self.options.accounts
+            self.running = running.pop_all()
+        return self
+
+    def __exit__(self, *_):
+        self.running.close()
+
+
+def measure_registrations(options, servers):
+    figures = {"bytes_per_account": servers.bytes_per_account, "memory": memory(servers.folder, servers.edge, options.phones)}
+    rates = registrations(servers.folder, [servers.kamailio, servers.edge], options.phones, options.registrations, options.rounds)
+    return {**figures, "registrations": rates, "registrations_share": share(rates)}
+
+
+def measure_messages(options, servers):
+    runs = {"kamailio": [], "halloo": []}
+    befriend_pairs(servers.edge)
+    for _ in range(options.rounds):
+        for server in (servers.kamailio, servers.edge):
+            runs[server.name].append(messages(servers.folder, server, options.messages))
+    rates = {name: told(of_one) for name, of_one in runs.items()}
+    return {"messages": rates, "messages_share": share(rates)}
+
+
+def measure_calls(options, servers):
+    half = len(servers.edge.accounts) // 2
+    figures = {"calls": calls(servers.folder, servers.edge, options.calls)}
+    caller, callee = (Phone(servers.edge.port, AUTHORITY, servers.edge.accounts[index]) for index in (1, half + 1))
+    callee.register()
+    return {**figures, "bridged_call": latency.measure(caller, callee)}
+
+
+def share(rates):
+    return round(rates["halloo"]["per_second_of_a_core"] / rates["kamailio"]["per_second_of_a_core"], 3)
+
+
 def main():
     options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     options.add_argument("program", help="the halloo program")
+    options.add_argument("--only", choices=["registrations", "messages"], help="registrations and memory, or messages and calls")
     options.add_argument("--accounts", type=int, default=16)
     options.add_argument("--phones", type=int, default=10, help="of each account")
     options.add_argument("--registrations", type=int, default=20_000, help="in each round")
+    options.add_argument("--messages", type=int, default=2_000, help="in each round")
+    options.add_argument("--calls", type=int, default=100)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--kamailio-children", type=int, default=1, help="Kamailio's processes for datagrams")
     options.add_argument("--json", help="write the figures to this file")
     options = options.parse_args()
     figures = {}
     with tempfile.TemporaryDirectory(prefix="halloo-sip-") as folder:
-        with contextlib.ExitStack() as running:
-            edge = Edge(options.program, folder)
-            running.callback(edge.stop)
-            kamailio = Kamailio(folder, options.accounts, options.kamailio_children)
-            running.callback(kamailio.stop)
-            idle = resident_bytes(edge.process.pid)
-            for _ in range(options.accounts):
-                edge.add_account()
-            edge.settle()
-            figures["bytes_per_account"] = (resident_bytes(edge.process.pid) - idle) // options.accounts
-            figures["memory"] = memory(folder, edge, options.phones)
-            figures["registrations"] = registrations(folder, [kamailio, edge], options.phones, options.registrations, options.rounds)
-    rates = figures["registrations"]
-    figures["share_of_kamailio"] = round(rates["halloo"]["per_second_of_a_core"] / rates["kamailio"]["per_second_of_a_core"], 2)
+        for name, measures in (("registrations", [measure_registrations]), ("messages", [measure_messages, measure_calls])):
+            if options.only in (None, name):
+                with Servers(options, os.path.join(folder, name)) as servers:
+                    for measure in measures:
+                        figures.update(measure(options, servers))
     print(json.dumps(figures, indent=2))
     if options.json:
         with open(options.json, "w") as file:

@@ -75,8 +75,11 @@ pub struct AudioAgreed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum AudioEvent {
-    /// The call is answered, in this codec. Comes first, and once.
+    /// The call is answered, in this codec. Comes once, and first but for [`AudioEvent::Early`].
     Agreed(AudioAgreed),
+    /// A device that rings is heard already, in this codec: its packets may follow. What is sent reaches nobody yet. Another one may answer, in
+    /// another codec.
+    Early(AudioAgreed),
     /// The call is connected: packets count from now on.
     Connected,
     /// The other end's next packet, in the order of arrival.
@@ -189,6 +192,11 @@ impl AudioLink {
     /// What is to be sent, for the session that starts first.
     fn take(&self) -> Option<mpsc::Receiver<AudioPacket>> {
         self.0.to_send.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Gives it back, from a session that isn't the call's after all.
+    fn put_back(&self, receiver: mpsc::Receiver<AudioPacket>) {
+        *self.0.to_send.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
     }
 
     /// Whether it was taken.

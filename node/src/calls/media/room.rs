@@ -117,6 +117,16 @@ impl Room {
     /// # Errors
     /// What is wrong with the codec.
     pub(super) fn enter(&self, at: Instant, codec: AudioCodec) -> Result<Seat, MediaError> {
+        let mut seat = self.listen(at, codec)?;
+        seat.speak(at);
+        Ok(seat)
+    }
+
+    /// A leg begins to hear, and says nothing yet: recording begins with it, playing doesn't.
+    ///
+    /// # Errors
+    /// What is wrong with the codec.
+    pub(super) fn listen(&self, at: Instant, codec: AudioCodec) -> Result<Seat, MediaError> {
         let mut state = self.lock();
         if let Entry::Vacant(place) = state.encoders.entry(codec) {
             place.insert(FrameEncoder::of(codec)?);
@@ -169,6 +179,22 @@ impl Seat {
         let encoded = state.sent.get(index).and_then(|frame| frame.iter().find(|(codec, _)| *codec == self.codec));
         let payload = encoded.map(|(_, payload)| Arc::clone(payload));
         Ok(Turn { payload, is_played })
+    }
+
+    /// Begins to send, the first frame being due `at`. What is played begins with the first that does.
+    pub(super) fn speak(&mut self, at: Instant) {
+        let mut state = self.room.lock();
+        let next = state.number_of(at);
+        state.begin_playing(next);
+    }
+
+    /// Takes what the leg hears while it says nothing.
+    pub(super) fn hear(&mut self, at: Instant, heard: &[i16]) {
+        let mut state = self.room.lock();
+        let number = state.number_of(at);
+        state.hear(number, heard);
+        state.seats.insert(self.number, number + 1);
+        state.flush();
     }
 
     /// Takes what was heard when nothing is sent any more: at the end of a call. Only for the last leg; others go on in their own time.
@@ -237,7 +263,15 @@ impl State {
             self.is_begun = true;
         }
         self.sound.open();
-        // What is played begins once, and goes on where it was when nobody heard it.
+    }
+
+    /// What is played begins once, and goes on where it was when nobody heard it.
+    fn begin_playing(&mut self, next: u64) {
+        if self.seats.len() == 1 {
+            // Nothing was said while nobody but this leg was there.
+            self.sent.clear();
+            self.sent_from = next;
+        }
         if self.player.is_none() {
             self.player = self.play.clone().map(Player::spawn);
         }

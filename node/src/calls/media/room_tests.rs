@@ -128,3 +128,26 @@ fn seven_loud_voices_do_not_clip_and_loudness_comes_back() {
     let last = (0..100).map(|_| limiter.apply(&quiet)).last().expect("some");
     assert_eq!(last.iter().copied().max(), Some(1_000));
 }
+
+#[tokio::test]
+async fn a_leg_that_only_listens_is_recorded_and_what_it_says_later_begins_then() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("heard.wav");
+    let mut at = Instant::now();
+    let room = Room::new(None, Some(path.clone()));
+    let mut seat = room.listen(at, AudioCodec::Opus).unwrap();
+    let heard = frames(440.0, 40);
+    let (before, after) = heard.split_at(30);
+    for frame in before {
+        seat.hear(at, frame);
+        at += FRAME_DURATION;
+    }
+    seat.speak(at);
+    assert_eq!(room.lock().sent_from, 30, "nothing of the time before is said");
+    for frame in after {
+        assert!(seat.turn(at, frame).expect("a turn").payload.is_some());
+        at += FRAME_DURATION;
+    }
+    seat.leave().await.expect("left");
+    assert_eq!(recording(&path), heard.concat());
+}

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    MediaConfig, MediaError, MediaEvent, MediaStats, MediaSummary, RECOVERY_TIMEOUT,
+    EarlyAudio, MediaConfig, MediaError, MediaEvent, MediaStats, MediaSummary, RECOVERY_TIMEOUT,
     audio::{Reception, SAMPLE_RATE},
     playout::Playout,
     port::{AudioFormat, AudioPacket, AudioTrack},
@@ -38,12 +38,14 @@ const STATS_TICKS: u64 = 10;
 /// What the jitter buffer may still hold at the end: the 300 ms that it waits at most.
 const LAST_FRAMES_MAX: usize = 15;
 
-/// What the handle wants of the task. Only ever goes from false to true.
+/// What the handle wants of the task. What is set stays.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Control {
     pub(super) answered: bool,
     /// What is said and heard, once answered, if it is told only then.
     pub(super) room: Option<Room>,
+    /// What passes before then.
+    pub(super) early: EarlyAudio,
     pub(super) started: bool,
     pub(super) closing: bool,
 }
@@ -106,7 +108,11 @@ pub(super) struct Session {
     came_early: u64,
     sent_early: u64,
     started: bool,
-    /// When the next frame is due, once started and connected.
+    /// What passes before the answer.
+    early: EarlyAudio,
+    /// It sends and plays: started and connected.
+    has_begun: bool,
+    /// When the next frame is due, from then on, or from when the other end is heard.
     tick_at: Option<Instant>,
     ticks: u64,
     room: Room,
@@ -157,6 +163,8 @@ impl Session {
             unanswered: false,
             disconnected: false,
             started: false,
+            early: EarlyAudio::Silent,
+            has_begun: false,
             tick_at: None,
             ticks: 0,
             room,
@@ -274,21 +282,46 @@ impl Session {
             self.deadline = now.checked_add(self.config.connect_timeout);
         }
         self.started = control.started;
+        self.early = control.early;
+        if let Some(audio) = self.audio.as_mut().filter(|_| self.early == EarlyAudio::Hears) {
+            audio.agree_early();
+        }
         self.begin_if_ready()
     }
 
-    /// Begins to send and play once the call is answered and the handshake is through.
+    /// Begins to send and play once the call is answered and the handshake is through, and with what passes early before.
     fn begin_if_ready(&mut self) -> Result<(), MediaError> {
-        if !self.started || !self.connected || self.tick_at.is_some() {
+        match (self.connected, self.started) {
+            (false, _) => Ok(()),
+            (true, false) => self.begin_early(),
+            (true, true) => self.begin(),
+        }
+    }
+
+    fn begin_early(&mut self) -> Result<(), MediaError> {
+        match (self.early, &mut self.audio, self.transport.audio) {
+            (EarlyAudio::Speaks, Some(audio), _) => audio.speak(),
+            (EarlyAudio::Hears, None, Some(line)) if self.seat.is_none() => {
+                let at = Instant::now();
+                self.seat = Some(self.room.listen(at, line.codec)?);
+                self.tick_at = Some(at);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), MediaError> {
+        if std::mem::replace(&mut self.has_begun, true) {
             return Ok(());
         }
         self.sent_early = self.transport.audio_left();
-        let at = Instant::now();
-        self.tick_at = Some(at);
-        match (&mut self.audio, self.transport.audio) {
-            (Some(audio), _) => audio.start(),
-            (None, Some(line)) => self.seat = Some(self.room.enter(at, line.codec)?),
-            (None, None) => {}
+        let at = *self.tick_at.get_or_insert_with(Instant::now);
+        match (&mut self.audio, self.transport.audio, &mut self.seat) {
+            (Some(audio), ..) => audio.start(),
+            (None, Some(_), Some(seat)) => seat.speak(at),
+            (None, Some(line), None) => self.seat = Some(self.room.enter(at, line.codec)?),
+            (None, None, _) => {}
         }
         if let Some(video) = &mut self.video {
             video.start(&self.transport);
@@ -397,7 +430,7 @@ impl Session {
     }
 
     fn take_audio(&mut self, format: AudioFormat, packet: RtpPacket) {
-        if !self.answered {
+        if !self.answered && self.early != EarlyAudio::Hears {
             // Nobody may be heard before the answer.
             self.came_early += 1;
             return;
@@ -409,7 +442,7 @@ impl Session {
             // Keys that are pressed mean nothing here, but their packets are no loss.
             return self.reception.count_other(*packet.header.ssrc, *packet.seq_no);
         }
-        if !self.has_audio {
+        if self.answered && !self.has_audio {
             self.has_audio = true;
             self.tell(MediaEvent::FirstAudio);
         }
@@ -424,6 +457,10 @@ impl Session {
     fn tick(&mut self, now: Instant, at: Instant) -> Result<(), MediaError> {
         if let Some(seat) = &mut self.seat {
             let heard = self.playout.next_frame(at);
+            if !self.has_begun {
+                seat.hear(at, &heard);
+                return Ok(());
+            }
             let turn = seat.turn(at, &heard)?;
             self.transport.send_audio(turn.payload.as_deref(), now)?;
             if turn.is_played {

@@ -108,6 +108,7 @@ impl Bridge {
                 Wakeup::Time => self.handle_time(now),
                 Wakeup::Overlay(Some(AudioEvent::Packet(packet))) => self.send(&packet, now),
                 Wakeup::Overlay(Some(AudioEvent::Agreed(agreed))) => self.tell(LegEvent::Agreed(agreed)),
+                Wakeup::Overlay(Some(AudioEvent::Early(agreed))) => self.tell(LegEvent::Early(agreed)),
                 Wakeup::Overlay(Some(AudioEvent::Connected)) => self.tell(LegEvent::Connected),
                 Wakeup::Overlay(Some(AudioEvent::Ended) | None) => {
                     self.tell(LegEvent::Ended);

@@ -2,7 +2,8 @@
 //!
 //! What is held for phones is what the account's node has as unread. The first phone that answers with a success has taken a message: it counts as read, here and on
 //! the user's other devices, whose authors are told as the privacy settings say. What is read on another device before isn't sent to phones any more. Messages of
-//! groups aren't sent to phones, which couldn't answer to the group.
+//! groups aren't sent to phones, which couldn't answer to the group. That somebody writes (RFC 3994) goes through both ways, to phones that have said so themselves: others
+//! would show it as a message.
 
 use std::time::Instant;
 
@@ -16,6 +17,9 @@ use super::{ANSWER_MAX, Clerk, Finished, address, bare, request_to};
 use crate::handle::messages::{MessageError, MessageListOptions};
 use crate::sip::wire::Arrived;
 use crate::timestamp::Timestamp;
+
+/// Requests to phones under way at which words that somebody writes are left out.
+const WORDS_MAX: usize = 64;
 
 /// Unread messages read of one conversation at once.
 const UNREAD_MAX: u32 = 200;
@@ -36,7 +40,7 @@ impl Clerk {
         let Some(to) = self.target(request) else { return self.refuse(&arrived, 404, reason_of(404)).await };
         match bare(request.get("content-type").unwrap_or("text/plain")).as_str() {
             "text/plain" => {}
-            composing::CONTENT_TYPE => return self.take_composing(&arrived).await,
+            composing::CONTENT_TYPE => return self.take_composing(&arrived, &to).await,
             _ => {
                 let accept = |answer: &mut Message| answer.add("accept", format!("text/plain, {}", composing::CONTENT_TYPE));
                 return self.refuse_with(&arrived, 415, reason_of(415), accept).await;
@@ -51,11 +55,40 @@ impl Clerk {
         }
     }
 
-    /// That somebody writes is taken note of and goes no further: the overlay has no word for it.
-    async fn take_composing(&self, arrived: &Arrived) {
-        match Composing::parse(&arrived.request.body) {
+    /// The account's user writes to somebody (RFC 3994): a contact is told, and nothing of it is kept.
+    async fn take_composing(&mut self, arrived: &Arrived, to: &str) {
+        let composing = match Composing::parse(&arrived.request.body) {
+            Ok(composing) => composing,
+            Err(error) => return self.refuse(arrived, 400, &error.to_string()).await,
+        };
+        let phone = self.phones.iter().find(|(_, phone)| phone.flow == arrived.flow).map(|(name, _)| name.clone());
+        self.composers.extend(phone);
+        let for_secs = if composing.is_active { u16::try_from(composing.refresh_secs).unwrap_or(u16::MAX) } else { 0 };
+        // Whether it is told, and to whom, isn't the phone's business.
+        match self.node.messages().composing(to, for_secs).await {
             Ok(_) => self.refuse(arrived, 200, "OK").await,
-            Err(error) => self.refuse(arrived, 400, &error.to_string()).await,
+            Err(error) => self.refuse(arrived, status_of(&error), reason_of(status_of(&error))).await,
+        }
+    }
+
+    /// A contact writes to the user: phones that know such words hear of it, once.
+    pub(super) fn send_composing(&mut self, from: &str, for_secs: u16) {
+        let composing =
+            Composing { is_active: for_secs > 0, refresh_secs: for_secs.into(), content_type: Some("text/plain".to_owned()) };
+        let from = address(from);
+        for phone in self.phones.iter().filter(|(name, _)| self.composers.contains(*name)).map(|(_, phone)| phone) {
+            if self.tasks.len() >= WORDS_MAX {
+                return;
+            }
+            let mut request = request_to(phone, "MESSAGE", &from, &self.account);
+            request.add("p-asserted-identity", from.to_string());
+            let request = request.with_body(composing::CONTENT_TYPE, composing.to_xml());
+            let (wire, flow) = (self.wire.clone(), phone.flow);
+            self.tasks.spawn(async move {
+                // It is of no use later.
+                let _ = wire.ask(request, flow, ANSWER_MAX).await;
+                Finished::Said
+            });
         }
     }
 

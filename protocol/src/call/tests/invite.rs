@@ -202,7 +202,7 @@ fn an_answer_that_was_changed_on_the_way_is_refused() {
         body: SignalBody::Accept { answer: answer.clone() },
         extensions: Extensions::none(),
     };
-    let early = Signal { body: SignalBody::Ringing, extensions: Signal::with_early_answer(answer), ..accept.clone() };
+    let early = Signal { body: SignalBody::Ringing, extensions: Signal::with_early_answer(answer, true), ..accept.clone() };
     for signal in [accept, early] {
         let bytes = wire::encode(&Signed::sign(signal, &scene.bob.device_key));
         let swapped = with_other(&bytes, b"AA:BB:CC:DD", b"AA:BB:CC:EE");

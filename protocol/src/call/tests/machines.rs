@@ -55,7 +55,7 @@ fn media_are_connected_early_once_with_devices_that_ring() {
 fn nothing_is_connected_early_after_the_answer_or_the_end() {
     let early = |sequence| {
         VerifiedSignal::unchecked(Signal {
-            extensions: Signal::with_early_answer("v=0".into()),
+            extensions: Signal::with_early_answer("v=0".into(), false),
             ..signal(1, sequence, SignalBody::Ringing).signal().clone()
         })
     };
@@ -76,6 +76,21 @@ fn nothing_is_connected_early_after_the_answer_or_the_end() {
     network.caller.handle_signal(&early(91), now);
     network.drain();
     assert!(network.connected_early.is_empty());
+}
+
+#[test]
+fn one_device_is_heard_while_it_rings() {
+    let mut network = Network::new(3, GOOD, 24);
+    network.at(1.0, Input::AnswerEarly(1));
+    network.at(1.5, Input::SpeakEarly(2));
+    network.at(2.0, Input::SpeakEarly(3));
+    network.run_until(4);
+    assert_eq!(network.connected_early.len(), 3);
+    assert_eq!(network.heard_early, [device(2)], "the first that wants it, and no other");
+    assert_eq!(network.caller.state(), CallerState::Ringing, "nobody has answered");
+    network.at(5.0, Input::Answer(3));
+    network.run_until(6);
+    assert_eq!(network.media_started, [device(3)]);
 }
 
 #[test]

@@ -29,6 +29,7 @@ pub(super) enum Packet {
 pub(super) enum Input {
     Answer(u8),
     AnswerEarly(u8),
+    SpeakEarly(u8),
     Decline(u8),
     DeviceHangUp(u8),
     CallerHangUp,
@@ -67,6 +68,7 @@ pub(super) struct Network {
     pub(super) caller_outcomes: Vec<Outcome>,
     pub(super) media_started: Vec<DeviceKey>,
     pub(super) connected_early: Vec<DeviceKey>,
+    pub(super) heard_early: Vec<DeviceKey>,
     pub(super) conditions: Conditions,
     pub(super) rng: ChaCha8Rng,
     /// Media come up by themselves once both ends agree.
@@ -99,6 +101,7 @@ impl Network {
             caller_outcomes: Vec::new(),
             media_started: Vec::new(),
             connected_early: Vec::new(),
+            heard_early: Vec::new(),
             conditions,
             rng: ChaCha8Rng::seed_from_u64(seed),
             auto_media: true,
@@ -139,7 +142,10 @@ impl Network {
                     }
                 }
                 CallerAction::Finished { outcome, .. } => self.caller_outcomes.push(outcome),
-                CallerAction::ConnectEarly { device, .. } => self.connected_early.push(device),
+                CallerAction::ConnectEarly { device, is_heard, .. } => {
+                    self.connected_early.push(device);
+                    self.heard_early.extend(is_heard.then_some(device));
+                }
                 CallerAction::Ringing { .. } | CallerAction::AddCandidate { .. } => {}
             }
         }
@@ -242,6 +248,7 @@ impl Network {
             Input::Unreachable(number) => self.caller.handle_unreachable(device(number), Reason::UNREACHABLE, now),
             Input::Answer(number)
             | Input::AnswerEarly(number)
+            | Input::SpeakEarly(number)
             | Input::Decline(number)
             | Input::DeviceHangUp(number)
             | Input::DeviceMedia(number, _) => {
@@ -250,8 +257,8 @@ impl Network {
                     Input::Answer(_) => {
                         call.answer("answer".into(), now);
                     }
-                    Input::AnswerEarly(_) => {
-                        call.answer_early("early answer".into(), now);
+                    Input::AnswerEarly(_) | Input::SpeakEarly(_) => {
+                        call.answer_early("early answer".into(), matches!(input, Input::SpeakEarly(_)), now);
                     }
                     Input::Decline(_) => {
                         call.decline(Reason::DECLINED, now);

@@ -14,10 +14,11 @@ use super::{AudioAgreed, AudioEvent, AudioFormat, AudioLink, AudioPacket, PAYLOA
 pub(in super::super) struct AudioTrack {
     link: AudioLink,
     line: AudioLine,
-    /// Once started.
+    /// Once started, or heard early.
     to_send: Option<mpsc::Receiver<AudioPacket>>,
     has_agreed: bool,
     has_started: bool,
+    is_heard_early: bool,
     outbound: Continuity,
     inbound: Continuity,
     /// Packets of the other end's that the port didn't take.
@@ -33,6 +34,7 @@ impl AudioTrack {
             to_send: None,
             has_agreed: false,
             has_started: false,
+            is_heard_early: false,
             outbound: Continuity::new(clock),
             inbound: Continuity::new(clock),
             dropped: 0,
@@ -43,22 +45,39 @@ impl AudioTrack {
     pub(in super::super) fn agree(&mut self) {
         if !self.has_agreed {
             self.has_agreed = true;
-            self.link.tell(AudioEvent::Agreed(AudioAgreed { codec: self.line.codec, has_events: self.line.has_events() }));
+            self.link.tell(AudioEvent::Agreed(self.agreed()));
         }
     }
 
-    /// It is connected too. What was to be sent before then is of the past.
+    /// The other end is heard while it rings.
+    pub(in super::super) fn agree_early(&mut self) {
+        if !self.has_agreed && !std::mem::replace(&mut self.is_heard_early, true) {
+            self.link.tell(AudioEvent::Early(self.agreed()));
+        }
+    }
+
+    const fn agreed(&self) -> AudioAgreed {
+        AudioAgreed { codec: self.line.codec, has_events: self.line.has_events() }
+    }
+
+    /// What the port sends goes out, though nobody has answered. What was to be sent before then is of the past.
+    pub(in super::super) fn speak(&mut self) {
+        if self.to_send.is_none() {
+            self.to_send = self.link.take();
+            if let Some(receiver) = &mut self.to_send {
+                while receiver.try_recv().is_ok() {}
+            }
+        }
+    }
+
+    /// It is connected too.
     pub(in super::super) fn start(&mut self) {
         if self.has_started {
             return;
         }
         self.agree();
         self.has_started = true;
-        let mut to_send = self.link.take();
-        if let Some(receiver) = &mut to_send {
-            while receiver.try_recv().is_ok() {}
-        }
-        self.to_send = to_send;
+        self.speak();
         self.link.tell(AudioEvent::Connected);
     }
 
@@ -124,6 +143,15 @@ impl AudioTrack {
         // One that was never answered is perhaps not the call's.
         if self.has_agreed {
             self.link.finish().await;
+        }
+    }
+}
+
+impl Drop for AudioTrack {
+    fn drop(&mut self) {
+        // It was heard while it rang, and another session becomes the call's.
+        if let Some(receiver) = self.to_send.take().filter(|_| !self.has_agreed) {
+            self.link.put_back(receiver);
         }
     }
 }
