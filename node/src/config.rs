@@ -600,6 +600,8 @@ for = "{relay_for}"
 # external = "203.0.113.7"
 # media_port = 16384
 # media_ports = 200
+# The gateway that wakes phones' apps (RFC 8599), as peer id or multiaddress; without it one that is known.
+# push_gateway = "12D3KooW..."
 # The account that is the gateway to the telephone network, and its trunks: see docs/sip.md.
 # telephone = "phone@example"
 # [sip.dialling]
@@ -665,7 +667,7 @@ mod tests {
         let uncommented: String = sample(&SampleValues::default())
             .lines()
             .map(|line| match line.strip_prefix("# ") {
-                Some(setting) if setting.contains(" = ") => setting,
+                Some(setting) if setting.contains(" = ") || setting.starts_with('[') => setting,
                 _ => line,
             })
             .filter(|line| !line.contains("..."))

@@ -112,6 +112,12 @@ fn a_called_phone_is_heard_while_it_rings_and_hears_nothing_before_it_answers() 
     wait_devices(alice, &bob.username, 2);
     let mut callee = SipClient::new(&accounts[1]);
     callee.register();
+    // Contacts alone are heard while it rings, and a new account learns who those are from its user's other devices.
+    let mut subscribe = callee.request("SUBSCRIBE", &accounts[0].uri);
+    subscribe.add("event", "presence");
+    subscribe.add("expires", "600");
+    assert_eq!(callee.exchange(subscribe).status(), 200);
+    callee.take("NOTIFY", |notice| notice.get("subscription-state").is_some_and(|state| state.starts_with("active")));
 
     // A phone calls.
     let mut caller = Phone::registered(folder.path(), "alice-phone", &accounts[0], ALICE_HZ, "");
