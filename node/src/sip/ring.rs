@@ -375,8 +375,12 @@ impl Ringing {
         };
         let acknowledge = (session.dialog.clone(), session.wire.clone(), index);
         let place = phone.place;
-        tokio::join!(session.run(), self.wind_up_after(Some(acknowledge)));
-        drop(place);
+        // The place is free once the call is over; last words are waited for beyond that.
+        let talking = async {
+            session.run().await;
+            drop(place);
+        };
+        tokio::join!(talking, self.wind_up_after(Some(acknowledge)));
     }
 
     async fn connect(&self, index: usize, phone: &mut Phone, response: &Message) -> Result<(), String> {
