@@ -347,7 +347,8 @@ async fn losses_are_measured_and_concealed() {
     assert!(stats.connect_ms.unwrap() < 900.0, "{stats:?}");
     let samples = read(&file("callee.wav"));
     assert!((dominant_frequency(&samples, 48_000).unwrap() - 440.0).abs() < 2.0);
-    assert!(level_db(&samples, 48_000, 440.0) > -10.0);
+    // Full scale is at -6; what a busy machine keeps back is concealed, and fades.
+    assert!(level_db(&samples, 48_000, 440.0) > -16.0);
 }
 
 /// A process that is frozen neither answers nor says goodbye; one that thaws goes on.
