@@ -259,7 +259,9 @@ impl Edge {
                 self.wakes.again.remove(&key);
                 self.wakes.waking.end(&account, &app);
                 self.registrar.push_gone(&account, &app);
-                self.save_bindings();
+                // Not beside a write that is under way: that one has it still, and would come last.
+                self.is_registrar_changed = true;
+                self.begin_save();
                 self.poke_desk(&account);
             }
             Ok(PhonePushStatus::Refused(PushReason::TEMPORARY | PushReason::RATE)) | Err(_) => {
