@@ -1,11 +1,12 @@
 //! Goal: ordinary phones call through the overlay, and people don't see that they aren't native. Method: Debian's baresip, registered to the edges of real
 //! daemons; each speaks a tone of its own, and what the other end records must hold it.
 
+use std::path::Path;
 use std::time::Duration;
 
-use halloo_tests::Plan;
 use halloo_tests::audio::{assert_heard, write_tone};
 use halloo_tests::phone::{Phone, PhoneAccount, wait_devices};
+use halloo_tests::{Network, Plan};
 
 const ALICE_HZ: f64 = 440.0;
 const BOB_HZ: f64 = 660.0;
@@ -15,6 +16,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn edge() -> [&'static str; 2] {
     ["--sip", "127.0.0.1:0"]
+}
+
+/// Two people; bob has a phone beside his native device.
+fn bob_with_a_phone(folder: &Path) -> (Network, Phone) {
+    let mut network = Plan::new(["alice", "bob"]).args("bob", edge()).start();
+    let [alice, bob] = network.users();
+    let account = PhoneAccount::add(bob, "udp");
+    wait_devices(alice, &bob.username, 2);
+    let phone = Phone::registered(folder, "bob-phone", &account, BOB_HZ, "");
+    (network, phone)
 }
 
 #[test]
@@ -46,12 +57,9 @@ fn two_phones_behind_two_nodes_call_and_hear_each_other() {
 
 #[test]
 fn who_dials_whoever_rings_them_has_them() {
-    let mut network = Plan::new(["alice", "bob"]).args("bob", edge()).start();
     let folder = tempfile::tempdir().expect("a folder");
+    let (mut network, mut phone) = bob_with_a_phone(folder.path());
     let [alice, bob] = network.users();
-    let account = PhoneAccount::add(bob, "udp");
-    wait_devices(alice, &bob.username, 2);
-    let mut phone = Phone::registered(folder.path(), "bob-phone", &account, BOB_HZ, "");
     let back = format!("sip:{}", alice.username);
     let alice = &**alice;
     let call = std::thread::scope(|scope| {
@@ -69,12 +77,9 @@ fn who_dials_whoever_rings_them_has_them() {
 
 #[test]
 fn a_phone_and_a_native_device_ring_together_and_one_answers() {
-    let mut network = Plan::new(["alice", "bob"]).args("bob", edge()).start();
     let folder = tempfile::tempdir().expect("a folder");
+    let (mut network, mut phone) = bob_with_a_phone(folder.path());
     let [alice, bob] = network.users();
-    let account = PhoneAccount::add(bob, "udp");
-    wait_devices(alice, &bob.username, 2);
-    let mut phone = Phone::registered(folder.path(), "bob-phone", &account, BOB_HZ, "");
     let (tone, heard) = (folder.path().join("alice.wav"), folder.path().join("alice-heard.wav"));
     write_tone(&tone, ALICE_HZ, Duration::from_secs(30));
 
