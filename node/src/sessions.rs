@@ -48,8 +48,9 @@ const KEY_BATCH: &str = "session key batch";
 /// How often a copy is encrypted anew before it fails. Two times are enough where both sides work.
 const ATTEMPTS_MAX: u32 = 8;
 
-/// The pause before a copy is encrypted anew from the third time on; doubled each time, up to [`ANEW_PAUSE_MAX_SECS`].
-const ANEW_PAUSE_SECS: u64 = 30;
+/// The pause before a copy is encrypted anew from the third time on; four times as long each time, up to [`ANEW_PAUSE_MAX_SECS`]. It ends early when the
+/// device publishes other keys.
+const ANEW_PAUSE_SECS: u64 = 2;
 const ANEW_PAUSE_MAX_SECS: u64 = 3_600;
 
 /// How long somebody has to answer who is asked for a one-time key. A message waits for it.
@@ -121,6 +122,13 @@ pub(crate) struct Fetching {
     by_mailbox: bool,
 }
 
+/// Published keys that a device couldn't open a message with: it was set back to a backup, say, and has not published its keys of now yet.
+#[derive(Clone, Copy, Debug)]
+struct FailedKeys {
+    keys: PreKeys,
+    looked_up: Instant,
+}
+
 /// What is in memory: public keys, and what may be lost.
 #[derive(Debug)]
 pub(crate) struct SessionsState {
@@ -130,6 +138,8 @@ pub(crate) struct SessionsState {
     silent: HashMap<DeviceKey, Instant>,
     /// Devices whose entries are looked up anew before a session is started.
     awaiting_entry: BTreeSet<DeviceKey>,
+    /// Devices of which a session didn't open though it was started with their published keys.
+    failed_keys: HashMap<DeviceKey, FailedKeys>,
     done: Vec<(DeviceKey, MessageId)>,
     /// Senders who are looked up to be told that letters of theirs don't open; their own next try tells them too.
     untold: Vec<(UserId, DeviceKey, MessagesUnopened)>,
@@ -172,6 +182,7 @@ impl SessionsState {
             fetches: HashMap::new(),
             silent: HashMap::new(),
             awaiting_entry: BTreeSet::new(),
+            failed_keys: HashMap::new(),
             done: Vec::new(),
             untold: Vec::new(),
             starts: RateLimiter::new(RATES_MAX),
@@ -310,7 +321,7 @@ fn take_back(
     let attempts = row.attempts.saturating_add(1);
     let pause = match attempts.checked_sub(3) {
         None => 0,
-        Some(times) => (ANEW_PAUSE_SECS << times.min(10)).min(ANEW_PAUSE_MAX_SECS),
+        Some(times) => (ANEW_PAUSE_SECS << (times * 2).min(20)).min(ANEW_PAUSE_MAX_SECS),
     };
     let above = row.above.max(Some(unopened.generation));
     let row = SealedCopyRow { message: None, attempts, not_before: now.plus_secs(pause), above };
@@ -332,12 +343,15 @@ impl EventLoop {
         if let Some(message) = row.message {
             return Some((Content::Sealed(message), row.attempts));
         }
-        if row.not_before > now.unix || self.sessions.awaiting_entry.contains(device) {
+        if self.sessions.awaiting_entry.contains(device) {
             return None;
         }
         let sessions = self.store.read::<_, StoreError>(|view| stored_sessions(view, device));
         let can_send = sessions.inspect_err(|error| warn!(%error, "sessions not read")).ok()?.can_send();
         let keys = self.cached_device_entry(user, device)?.pre_keys;
+        if !self.is_due(device, &envelope.id, &row, keys.as_ref(), can_send) {
+            return None;
+        }
         let Some(keys) = keys else {
             // An older version, which publishes no keys. Whoever once did isn't taken back to that.
             return (!can_send && row.attempts == 0).then(|| (Content::Plain(envelope.clone()), 0));
@@ -366,6 +380,25 @@ impl EventLoop {
                 None
             }
         }
+    }
+
+    /// Whether a copy may be encrypted now, with these keys of its device. Keys that didn't open a message are looked up anew before they are used again.
+    fn is_due(&mut self, device: &DeviceKey, id: &MessageId, row: &SealedCopyRow, keys: Option<&PreKeys>, can_send: bool) -> bool {
+        let now = self.now();
+        let failed = self.sessions.failed_keys.get_mut(device);
+        if failed.as_ref().is_some_and(|failed| keys.is_some_and(|keys| *keys != failed.keys)) {
+            return true;
+        }
+        if row.not_before > now.unix {
+            return false;
+        }
+        let Some(failed) = failed.filter(|_| row.attempts > 1 && !can_send) else { return true };
+        if now.instant.saturating_duration_since(failed.looked_up).as_secs() < ANEW_PAUSE_SECS {
+            return true;
+        }
+        failed.looked_up = now.instant;
+        self.await_entry(device, id);
+        false
     }
 
     fn pair_to(&self, user: &UserId, identity: &IdentityKey, device: &DeviceKey) -> Pair {
@@ -436,10 +469,20 @@ impl EventLoop {
         }
         self.mailboxes_forget_left(id, device);
         if row.attempts > 1 {
+            self.note_failed_keys(device, id, now.instant);
             self.await_entry(device, id);
         }
         self.messages.outbox.handle_renewed(device, id, now.instant);
         None
+    }
+
+    fn note_failed_keys(&mut self, device: &DeviceKey, id: &MessageId, now: Instant) {
+        let user = self.messages.outbox.item(id).and_then(|item| item.user_of(device).cloned());
+        let Some(keys) = user.and_then(|user| self.cached_device_entry(&user, device)?.pre_keys) else { return };
+        if self.sessions.failed_keys.len() >= FETCHES_MAX {
+            self.sessions.failed_keys.clear();
+        }
+        self.sessions.failed_keys.insert(*device, FailedKeys { keys, looked_up: now });
     }
 
     /// The device's entry as we have it is old: the copy waits for a new one.
