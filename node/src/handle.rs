@@ -38,6 +38,7 @@ pub mod push_sessions;
 pub mod sip;
 pub mod totals;
 pub mod voicemail;
+pub mod waiting;
 
 use authority::{
     Authority, AuthorityError, AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, EnrolError, EnrolOptions,
@@ -161,6 +162,8 @@ pub enum Command {
         for_secs: u16,
         reply: Reply<ComposingTold, MessageError>,
     },
+    /// What the desk of an account's phones asks.
+    Waiting(waiting::WaitingCommand),
     /// [`Messages::mark_read`]
     MarkRead {
         with: String,

@@ -6,6 +6,7 @@
 mod catch_up;
 mod list;
 mod receive;
+mod waiting;
 
 pub(crate) use catch_up::{CatchUpState, HistoryAsking, Told, history_item, keep_told};
 pub(crate) use receive::Arrived;

@@ -49,7 +49,7 @@ const READER_DEVICES_MAX: usize = 64;
 const PROGRESS_WAITING_MAX: usize = 4 * PROGRESS_MAX;
 
 /// Conversations looked through at once.
-const CONVERSATIONS_MAX: usize = 4_096;
+pub(crate) const CONVERSATIONS_MAX: usize = 4_096;
 
 const CALL_MARKS: &str = "call marks";
 const CALL_MARKS_BYTES_MAX: usize = 32 * 1024;
@@ -260,18 +260,40 @@ impl EventLoop {
         Err(unknown())
     }
 
-    /// Notes what was read, with the receipts for the authors, all or nothing.
+    /// Notes what was read of these conversations, and tells of it.
+    pub(crate) fn note_read(&mut self, read: &BTreeMap<Correspondent, Marks>) -> Result<(), StoreError> {
+        if read.is_empty() {
+            return Ok(());
+        }
+        self.keep_all_read(read)?;
+        for with in read.keys() {
+            self.share_conversation(with);
+            self.tell_read(with, false, true);
+        }
+        Ok(())
+    }
+
     fn keep_read(&mut self, with: &Correspondent, read: &Marks) -> Result<(), StoreError> {
+        self.keep_all_read(&BTreeMap::from([(with.clone(), read.clone())]))
+    }
+
+    /// Notes what was read, with the receipts for the authors, all or nothing.
+    fn keep_all_read(&mut self, read: &BTreeMap<Correspondent, Marks>) -> Result<(), StoreError> {
         let now = self.now();
         let has_others = self.contacts.has_own_devices();
-        let receipts = self.receipts_for(with, read, now.unix);
+        let mut receipts = Vec::new();
+        for (with, marks) in read {
+            receipts.extend(self.receipts_for(with, marks, now.unix));
+        }
         let queued = self.store.transaction::<_, StoreError>(|tx| {
-            let mut state = Conversation::load(tx, with)?;
-            for (device, counters) in read.iter() {
-                state.read.add(*device, counters);
+            for (with, marks) in read {
+                let mut state = Conversation::load(tx, with)?;
+                for (device, counters) in marks.iter() {
+                    state.read.add(*device, counters);
+                }
+                state.is_unshared |= has_others;
+                state.store(tx)?;
             }
-            state.is_unshared |= has_others;
-            state.store(tx)?;
             receipts.into_iter().map(|(to, envelope)| keep_signal(tx, &to, envelope, now.unix)).collect::<Result<Vec<_>, _>>()
         })?;
         self.queue_kept(queued, now);

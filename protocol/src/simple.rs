@@ -9,6 +9,7 @@
 //! | [`publication`] | what phones say of their user (RFC 3903), and what that comes to |
 //! | [`subscription`] | who is told of whose presence, and when (RFC 6665) |
 //! | [`delivery`] | messages on their way to phones |
+//! | [`taken`] | messages that phones have taken, to be noted together |
 //! | [`info`] | the profile: log-in, configuration, buddies, status and messages in INFO, and when what isn't answered is sent again |
 //!
 //! The profile is specified in `docs/sip.md`.
@@ -20,4 +21,5 @@ pub mod pidf;
 pub mod publication;
 pub mod rlmi;
 pub mod subscription;
+pub mod taken;
 pub mod xml;

@@ -52,6 +52,12 @@ const SAVE_EVERY: Duration = Duration::from_secs(5);
 /// After something of the edge's own has gone wrong as nothing may: so that it doesn't take a whole core if it does so again and again.
 const AFTER_PANIC: Duration = Duration::from_millis(100);
 
+/// How long accounts may take to end.
+const ENDING_MAX: Duration = Duration::from_secs(5);
+
+/// What has come already is done in one turn, up to so much.
+const TURN_MAX: usize = 32;
+
 /// Legs of one account's calls at once, each with two ports: of a call it makes one, of a call to it one for each phone that rings.
 const LEGS_OF_ACCOUNT_MAX: usize = 24;
 
@@ -106,6 +112,8 @@ pub(super) struct Edge {
     registrar: Registrar,
     is_registrar_changed: bool,
     saving: Saving,
+    /// When desks are to hear of phones that have registered once more.
+    poke_at: Option<Instant>,
     accounts: Accounts,
     running: BTreeMap<String, Running>,
     own: Node,
@@ -165,6 +173,7 @@ impl Edge {
             registrar: read_bindings(&parts.accounts),
             is_registrar_changed: false,
             saving: Saving::default(),
+            poke_at: None,
             accounts: parts.accounts,
             running: BTreeMap::new(),
             own: parts.own,
@@ -207,27 +216,51 @@ impl Edge {
         }
         self.saving.finish().await;
         self.save_bindings();
-        let ending = self.running.values().map(|running| running.account.node.shutdown());
+        // Nobody is answered any more, which desks may be waiting for.
+        drop(inputs);
+        let ending = self.running.into_values().map(|running| async move {
+            running.desk.close().await;
+            running.account.node.shutdown().await
+        });
         // Those that have ended by themselves are where they should be.
-        let _ = tokio::time::timeout(Duration::from_secs(3), futures::future::join_all(ending)).await;
+        let _ = tokio::time::timeout(ENDING_MAX, futures::future::join_all(ending)).await;
     }
 
     /// The next thing there is to do. False once told to stop.
     async fn turn(&mut self, inputs: &mut Inputs, tick: &mut tokio::time::Interval, stop: &CancellationToken) -> bool {
         self.flush();
-        let due = self.transactions.poll_timeout();
+        let due = [self.transactions.poll_timeout(), self.saving.due(), self.poke_at].into_iter().flatten().min();
         tokio::select! {
             () = stop.cancelled() => return false,
-            Some(incoming) = inputs.incoming.recv() => self.handle_incoming(incoming),
-            Some(ask) = inputs.asked.recv() => self.handle_ask(ask),
+            Some(incoming) = inputs.incoming.recv() => {
+                self.handle_incoming(incoming);
+                for incoming in std::iter::from_fn(|| inputs.incoming.try_recv().ok()).take(TURN_MAX) {
+                    self.handle_incoming(incoming);
+                }
+            }
+            Some(ask) = inputs.asked.recv() => {
+                self.handle_ask(ask);
+                for ask in std::iter::from_fn(|| inputs.asked.try_recv().ok()).take(TURN_MAX) {
+                    self.handle_ask(ask);
+                }
+            }
             Some(command) = inputs.commands.recv() => self.handle_command(command).await,
             Some(push) = inputs.pushed.recv() => self.handle_push(push),
             Some(done) = inputs.done.recv() => self.handle_done(done),
-            () = sleep_until(due) => self.transactions.handle_timeout(Instant::now()),
-            () = sleep_until(self.saving.due()) => self.begin_save(),
+            () = sleep_until(due) => self.handle_timeout(Instant::now()),
             _ = tick.tick() => self.tick(),
         }
         true
+    }
+
+    fn handle_timeout(&mut self, now: Instant) {
+        self.transactions.handle_timeout(now);
+        if self.saving.due().is_some_and(|at| at <= now) {
+            self.begin_save();
+        }
+        if self.poke_at.is_some_and(|at| at <= now) {
+            self.poke_refreshed();
+        }
     }
 
     fn tick(&mut self) {

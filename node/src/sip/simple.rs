@@ -27,9 +27,10 @@ mod presence;
 mod profile;
 mod text;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::presence::State;
@@ -37,6 +38,7 @@ use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::simple::delivery::{Delivery, Fate};
 use halloo_protocol::simple::publication::Publications;
 use halloo_protocol::simple::subscription::Subscriptions;
+use halloo_protocol::simple::taken::Taken;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::registrar::Binding;
 use halloo_protocol::sip::status::reason_of;
@@ -53,6 +55,7 @@ use self::text::Text;
 use super::dialog::{Dialog, USER_AGENT, token};
 use super::session::user_of;
 use super::wire::{Arrived, Cause, INBOX_MAX, Wire};
+use crate::handle::waiting::WaitingMessage;
 use crate::handle::{Event, Node};
 
 /// How long a phone may take to answer; over datagrams the transaction gives up before.
@@ -66,6 +69,7 @@ const RATE: Rate = Rate { per_hour: 360_000, burst: 2_000 };
 pub(super) struct Desk {
     requests: mpsc::Sender<Arrived>,
     changed: Arc<Notify>,
+    refreshed: Arc<AtomicBool>,
     _task: Arc<AbortOnDropHandle<()>>,
 }
 
@@ -75,8 +79,9 @@ impl Desk {
         let (requests, inbox) = mpsc::channel(INBOX_MAX);
         let changed = Arc::new(Notify::new());
         let clerk = Clerk::new(account, node, wire, names);
+        let refreshed = Arc::clone(&clerk.refreshed);
         let task = tokio::spawn(clerk.run(inbox, Arc::clone(&changed)));
-        Self { requests, changed, _task: Arc::new(AbortOnDropHandle::new(task)) }
+        Self { requests, changed, refreshed, _task: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
     /// Hands over a request that was authenticated.
@@ -90,9 +95,31 @@ impl Desk {
         })
     }
 
+    /// Ends it, once it has noted what phones have taken; what isn't noted by then goes to a phone once more.
+    pub(super) async fn close(self) {
+        const NOTED_MAX: Duration = Duration::from_secs(2);
+        let Self { requests, _task: task, .. } = self;
+        drop(requests);
+        if let Ok(task) = Arc::try_unwrap(task) {
+            let _ = tokio::time::timeout(NOTED_MAX, task).await;
+        }
+    }
+
     /// The account's phones have changed.
     pub(super) fn poke(&self) {
         self.changed.notify_one();
+    }
+
+    /// A phone has registered once more, from where it was. It is heard of before its next request, or with [`Desk::poke_refreshed`].
+    pub(super) fn poke_soon(&self) {
+        self.refreshed.store(true, Ordering::Relaxed);
+    }
+
+    /// The desk asks for its phones if one of them has registered once more.
+    pub(super) fn poke_refreshed(&self) {
+        if self.refreshed.load(Ordering::Relaxed) {
+            self.poke();
+        }
     }
 }
 
@@ -117,6 +144,8 @@ struct Clerk {
     node: Node,
     wire: Wire,
     phones: BTreeMap<String, Binding>,
+    /// A phone has registered once more since they were asked for.
+    refreshed: Arc<AtomicBool>,
     /// Where phones were that sleep, and can be woken.
     sleepers: Vec<Flow>,
     /// A message has come that they should have.
@@ -131,8 +160,12 @@ struct Clerk {
     texts: BTreeMap<String, Text>,
     /// Phones that have said that their user writes: they understand it of others.
     composers: BTreeSet<String>,
-    /// There are more unread messages than are held.
+    /// Rows of unread messages that are still to be held, the oldest first.
+    backlog: VecDeque<u64>,
+    /// There may be more unread messages than those.
     has_more_texts: bool,
+    /// Messages that phones have taken, and that aren't marked as read yet.
+    taken: Taken<WaitingMessage>,
     clients: BTreeMap<String, Client>,
     next_client: u64,
     names: Names,
@@ -149,6 +182,7 @@ impl Clerk {
             node,
             wire,
             phones: BTreeMap::new(),
+            refreshed: Arc::default(),
             sleepers: Vec::new(),
             is_to_wake: false,
             is_asleep: false,
@@ -158,7 +192,9 @@ impl Clerk {
             delivery: Delivery::default(),
             texts: BTreeMap::new(),
             composers: BTreeSet::new(),
-            has_more_texts: false,
+            backlog: VecDeque::new(),
+            has_more_texts: true,
+            taken: Taken::default(),
             clients: BTreeMap::new(),
             next_client: 0,
             names: Names::read(names),
@@ -171,18 +207,19 @@ impl Clerk {
     async fn run(mut self, mut inbox: mpsc::Receiver<Arrived>, changed: Arc<Notify>) {
         let mut events = self.node.subscribe();
         self.follow_phones().await;
-        self.hold_unread().await;
         loop {
             self.drive().await;
             let due = self.poll_timeout();
             tokio::select! {
-                arrived = inbox.recv() => match arrived {
-                    Some(arrived) => self.handle(arrived).await,
-                    None => return,
-                },
+                // Events first: one of a message that was listed as well mustn't come after a phone has taken it.
+                biased;
                 record = events.recv() => match record {
                     Some(record) => self.handle_event(record.event).await,
                     None => return,
+                },
+                arrived = inbox.recv() => match arrived {
+                    Some(arrived) => self.handle(arrived).await,
+                    None => return self.mark_taken().await,
                 },
                 Some(finished) = self.tasks.join_next(), if !self.tasks.is_empty() => match finished {
                     Ok(finished) => self.handle_finished(finished).await,
@@ -197,7 +234,7 @@ impl Clerk {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let clients = self.clients.values().filter_map(Client::poll_timeout);
-        let own = [self.publications.poll_timeout(), self.subscriptions.poll_timeout(), self.delivery.poll_timeout()];
+        let own = [self.publications.poll_timeout(), self.subscriptions.poll_timeout(), self.delivery.poll_timeout(), self.taken.poll_timeout()];
         own.into_iter().flatten().chain(clients).min()
     }
 
@@ -207,6 +244,10 @@ impl Clerk {
         if self.publications.expire(now) {
             self.say_own().await;
         }
+        if self.taken.is_due(now) {
+            self.mark_taken().await;
+        }
+        self.hold_more().await;
         self.send_texts(now);
         if std::mem::take(&mut self.is_to_wake) {
             self.wire.wake(&self.account, None, Cause::Message).await;
@@ -215,12 +256,12 @@ impl Clerk {
         while let Some(notice) = self.subscriptions.poll_notice(now) {
             self.notify(notice).await;
         }
-        if self.has_more_texts && self.delivery.is_empty() {
-            self.hold_unread().await;
-        }
     }
 
     async fn handle(&mut self, arrived: Arrived) {
+        if self.refreshed.load(Ordering::Relaxed) {
+            self.follow_phones().await;
+        }
         if self.rates.take(&(), RATE, Instant::now()).is_err() {
             return self.refuse_with(&arrived, 503, reason_of(503), |answer| answer.add("retry-after", "10")).await;
         }
@@ -244,11 +285,11 @@ impl Clerk {
             }
             Event::ConversationRead { with, group: None, elsewhere: true, .. } => self.forget_read(&with).await,
             Event::Composing { from, for_secs } => self.send_composing(&from, for_secs),
-            Event::HistoryReceived { .. } => self.hold_unread().await,
+            Event::HistoryReceived { .. } => self.has_more_texts = true,
             Event::Missed { .. } => {
                 self.subscriptions.all_changed();
                 self.clients.values_mut().for_each(Client::all_changed);
-                self.hold_unread().await;
+                self.has_more_texts = true;
             }
             _ => {}
         }
@@ -264,7 +305,7 @@ impl Clerk {
         match finished {
             Finished::Notified { id, is_success } => self.subscriptions.answered(id, is_success, now),
             Finished::Said => {}
-            Finished::Messaged { phone, key, fate: Fate::Taken } => self.text_taken(&phone, &key).await,
+            Finished::Messaged { phone, key, fate: Fate::Taken } => self.text_taken(&phone, &key, now),
             // It has logged in to the profile meanwhile, and gets it there.
             Finished::Messaged { phone, .. } if self.clients.get(&phone).is_some_and(Client::is_logged_in) => {}
             Finished::Messaged { phone, key, fate: Fate::Refused } => self.delivery.refused(&phone, &key),
@@ -284,6 +325,7 @@ impl Clerk {
 
     /// Asks the edge which phones there are.
     async fn follow_phones(&mut self) {
+        self.refreshed.store(false, Ordering::Relaxed);
         let bindings = self.wire.bindings(&self.account).await;
         let mut fresh = BTreeSet::new();
         let mut phones = BTreeMap::new();
@@ -328,6 +370,7 @@ impl Clerk {
         let gets = |name: &&String| self.clients.get(*name).is_none_or(Client::gets_messages);
         let receivers = self.phones.keys().filter(gets).cloned().collect();
         self.delivery.set_phones(&receivers, fresh);
+        self.tidy_texts();
     }
 
     /// Whom a request is to: `name@authority`.

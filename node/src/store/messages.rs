@@ -143,8 +143,17 @@ impl View {
     /// # Errors
     /// [`StoreError::Database`].
     pub fn last_messages(&self, limit: usize) -> Result<Vec<(u64, MessageRow)>, StoreError> {
-        let mut rows = self.with_prefix(Table::Messages, &[], None, true, limit)?;
+        let mut rows = self.messages_before(None, limit)?;
         rows.reverse();
+        Ok(rows)
+    }
+
+    /// Up to `limit` messages with numbers below `before`, or the last ones, descending.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub fn messages_before(&self, before: Option<u64>, limit: usize) -> Result<Vec<(u64, MessageRow)>, StoreError> {
+        let rows = self.with_prefix(Table::Messages, &[], before, true, limit)?;
         rows.into_iter()
             .map(|(key, bytes)| Ok((decode_sequence(Table::Messages, &key)?, decode_value(Table::Messages, &bytes)?)))
             .collect()

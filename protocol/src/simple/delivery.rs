@@ -3,7 +3,7 @@
 //! The first phone that answers with a success has taken a message: it counts as read. Phones that were there then still get it; those that come later don't.
 //! Never reads the clock.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 /// Messages held for phones; more wait in the account's database.
@@ -19,13 +19,29 @@ struct Held {
     is_taken: bool,
 }
 
+/// A message's place among those held: they go out in this order.
+type Place = u64;
+
 #[derive(Debug, Default)]
 struct Phone {
     /// What it has had, or isn't to have, of what is held.
-    done: BTreeSet<String>,
+    done: BTreeSet<Place>,
     under_way: Option<String>,
     failures: u32,
     not_before: Option<Instant>,
+}
+
+impl Phone {
+    /// The next one for it. What it is done with lies at the front, and is what no phone takes: little.
+    fn next<'a>(&self, held: &'a BTreeMap<Place, Held>) -> Option<&'a Held> {
+        held.iter().find(|(place, _)| !self.done.contains(place)).map(|(_, held)| held)
+    }
+
+    /// It has answered, or goes another way.
+    fn is_back(&mut self, id: &str) {
+        self.under_way.take_if(|under_way| under_way == id);
+        (self.failures, self.not_before) = (0, None);
+    }
 }
 
 /// What a phone's final answer means for a message.
@@ -52,16 +68,20 @@ pub const fn fate_of(status: u16) -> Fate {
 /// All messages of an account that phones are to get. Messages and phones are named by whoever uses it.
 #[derive(Debug, Default)]
 pub struct Delivery {
-    held: VecDeque<Held>,
+    held: BTreeMap<Place, Held>,
+    places: HashMap<String, Place>,
+    next: Place,
     phones: BTreeMap<String, Phone>,
 }
 
 impl Delivery {
     /// A message has come. False if it is held already, or there is no room.
     pub fn hold(&mut self, id: &str) -> bool {
-        let has_room = self.held.len() < HELD_MAX && !self.held.iter().any(|held| held.id == id);
+        let has_room = self.held.len() < HELD_MAX && !self.places.contains_key(id);
         if has_room {
-            self.held.push_back(Held { id: id.to_owned(), is_taken: false });
+            self.places.insert(id.to_owned(), self.next);
+            self.held.insert(self.next, Held { id: id.to_owned(), is_taken: false });
+            self.next += 1;
         }
         has_room
     }
@@ -70,7 +90,7 @@ impl Delivery {
     pub fn set_phones(&mut self, phones: &BTreeSet<String>, fresh: &BTreeSet<String>) {
         self.phones.retain(|phone, _| phones.contains(phone));
         for name in phones {
-            let taken = self.held.iter().filter(|held| held.is_taken).map(|held| held.id.clone());
+            let taken = self.held.iter().filter(|(_, held)| held.is_taken).map(|(place, _)| *place);
             let phone = self.phones.entry(name.clone()).or_insert_with(|| Phone { done: taken.collect(), ..Phone::default() });
             if fresh.contains(name) {
                 (phone.failures, phone.not_before) = (0, None);
@@ -81,12 +101,12 @@ impl Delivery {
 
     /// The next message for a phone; it counts as sent.
     pub fn poll_send(&mut self, now: Instant) -> Option<(String, String)> {
-        let Self { held, phones } = self;
+        let Self { held, phones, .. } = self;
         phones.iter_mut().find_map(|(name, phone)| {
             if phone.under_way.is_some() || phone.not_before.is_some_and(|at| at > now) {
                 return None;
             }
-            let next = held.iter().find(|held| !phone.done.contains(&held.id))?.id.clone();
+            let next = phone.next(held)?.id.clone();
             phone.under_way = Some(next.clone());
             Some((name.clone(), next))
         })
@@ -94,25 +114,20 @@ impl Delivery {
 
     /// A phone has taken what was sent to it. True if it is the first that has taken this message.
     pub fn taken(&mut self, phone: &str, id: &str) -> bool {
-        if let Some(phone) = self.phones.get_mut(phone) {
-            phone.under_way.take_if(|under_way| under_way == id);
-            (phone.failures, phone.not_before) = (0, None);
-            phone.done.insert(id.to_owned());
-        }
-        let held = self.held.iter_mut().find(|held| held.id == id);
-        let is_first = held.is_some_and(|held| !std::mem::replace(&mut held.is_taken, true));
-        self.tidy();
+        self.is_done_with(phone, id);
+        let Some(place) = self.places.get(id).copied() else { return false };
+        let is_first = self.held.get_mut(&place).is_some_and(|held| !std::mem::replace(&mut held.is_taken, true));
+        self.drop_done(place);
         is_first
     }
 
     /// A phone hasn't taken it. It is tried again later, unless another phone has it.
     pub fn failed(&mut self, phone: &str, id: &str, now: Instant) {
-        let is_taken = self.held.iter().all(|held| held.id != id || held.is_taken);
+        let place = self.places.get(id).copied();
+        let is_taken = place.and_then(|place| self.held.get(&place)).is_none_or(|held| held.is_taken);
         if let Some(phone) = self.phones.get_mut(phone) {
             phone.under_way.take_if(|under_way| under_way == id);
-            if is_taken {
-                phone.done.insert(id.to_owned());
-            }
+            phone.done.extend(place.filter(|_| is_taken));
             phone.not_before = Some(now + (RETRY * 2_u32.pow(phone.failures.min(8))).min(RETRY_MAX));
             phone.failures = phone.failures.saturating_add(1);
         }
@@ -121,11 +136,7 @@ impl Delivery {
 
     /// A phone will never take it: it is too long for it, or of no kind that it knows. The next one has its turn; this one stays for other phones, and unread.
     pub fn refused(&mut self, phone: &str, id: &str) {
-        if let Some(phone) = self.phones.get_mut(phone) {
-            phone.under_way.take_if(|under_way| under_way == id);
-            (phone.failures, phone.not_before) = (0, None);
-            phone.done.insert(id.to_owned());
-        }
+        self.is_done_with(phone, id);
         self.tidy();
     }
 
@@ -138,30 +149,57 @@ impl Delivery {
 
     /// It isn't to be sent any more: it was read elsewhere.
     pub fn forget(&mut self, is_over: impl Fn(&str) -> bool) {
-        self.held.retain(|held| !is_over(&held.id));
+        self.held.retain(|_, held| !is_over(&held.id));
         self.tidy();
     }
 
-    /// Drops what every phone is done with.
+    fn is_done_with(&mut self, phone: &str, id: &str) {
+        if let Some(phone) = self.phones.get_mut(phone) {
+            phone.is_back(id);
+            phone.done.extend(self.places.get(id));
+        }
+    }
+
+    /// Drops a message if a phone has it, and every phone is done with it.
+    fn drop_done(&mut self, place: Place) {
+        let Self { held, phones, places, .. } = self;
+        let is_over = |held: &Held| held.is_taken && phones.values().all(|phone| phone.done.contains(&place));
+        if let Some(over) = held.get(&place).filter(|held| is_over(held)) {
+            places.remove(&over.id);
+            held.remove(&place);
+            for phone in phones.values_mut() {
+                phone.done.remove(&place);
+            }
+        }
+    }
+
+    /// Drops whatever every phone is done with.
     fn tidy(&mut self) {
-        let Self { held, phones } = self;
-        held.retain(|held| !held.is_taken || !phones.values().all(|phone| phone.done.contains(&held.id)));
+        let Self { held, phones, places, .. } = self;
+        held.retain(|place, held| !held.is_taken || !phones.values().all(|phone| phone.done.contains(place)));
+        places.retain(|_, place| held.contains_key(place));
         for phone in phones.values_mut() {
-            phone.done.retain(|id| held.iter().any(|held| held.id == *id));
+            phone.done.retain(|place| held.contains_key(place));
         }
     }
 
     /// Whether it is held.
     #[must_use]
     pub fn holds(&self, id: &str) -> bool {
-        self.held.iter().any(|held| held.id == id)
+        self.places.contains_key(id)
     }
 
     /// When a phone is tried again.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let waits = |phone: &&Phone| phone.under_way.is_none() && self.held.iter().any(|held| !phone.done.contains(&held.id));
+        let waits = |phone: &&Phone| phone.not_before.is_some() && phone.under_way.is_none() && phone.next(&self.held).is_some();
         self.phones.values().filter(waits).filter_map(|phone| phone.not_before).min()
+    }
+
+    /// Whether some phone has, or is to get, something that is held.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.phones.values().any(|phone| phone.under_way.is_some() || phone.next(&self.held).is_some())
     }
 
     /// How many are held.

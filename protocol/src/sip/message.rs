@@ -3,6 +3,7 @@
 //! Methods are open: what a user agent doesn't know it answers with 501, and it is no error of the message. Header names are kept in lower case
 //! and in full length.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::uri::{self, Malformed, NameAddr, Param};
@@ -35,12 +36,15 @@ pub enum Start {
     },
 }
 
+/// A header's name: one of those that are met every day costs no memory of its own.
+type Name = Cow<'static, str>;
+
 /// A message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// What it is.
     pub start: Start,
-    headers: Vec<(String, String)>,
+    headers: Vec<(Name, String)>,
     /// Its body.
     pub body: Vec<u8>,
 }
@@ -121,17 +125,17 @@ impl Message {
     #[must_use]
     pub fn answer(request: &Self, status: u16, reason: &str, to_tag: Option<&str>) -> Self {
         let start = Start::Response { status, reason: reason.to_owned() };
-        let mut answer = Self { start, headers: Vec::new(), body: Vec::new() };
+        let mut answer = Self { start, headers: Vec::with_capacity(12), body: Vec::new() };
         for name in ["via", "from", "to", "call-id", "cseq"] {
             for value in request.all(name) {
                 let mut value = value.to_owned();
                 if name == "to"
                     && let Some(tag) = to_tag
-                    && NameAddr::parse(&value).is_ok_and(|to| to.param("tag").is_none())
+                    && uri::header_param(&value, "tag").is_ok_and(|known| known.is_none())
                 {
-                    value += &format!(";tag={tag}");
+                    value.extend([";tag=", tag]);
                 }
-                answer.add(name, value);
+                answer.headers.push((Name::Borrowed(name), value));
             }
         }
         answer
@@ -146,7 +150,7 @@ impl Message {
         let mut lines = unfold(head)?.into_iter();
         let first = lines.next().ok_or(Refusal::Drop("empty"))?;
         let (start, mut problem) = start_line(&first)?;
-        let mut message = Self { start, headers: Vec::new(), body: Vec::new() };
+        let mut message = Self { start, headers: Vec::with_capacity(lines.len()), body: Vec::new() };
         for line in lines {
             if let Err(error) = message.read_header(&line) {
                 problem = problem.or(Some((400, error.0)));
@@ -300,12 +304,12 @@ impl Message {
 
     /// Adds a header at the end. `name` in lower case.
     pub fn add(&mut self, name: &str, value: impl Into<String>) {
-        self.headers.push((name.to_owned(), value.into()));
+        self.headers.push((named(name), value.into()));
     }
 
     /// Adds a header before all others.
     pub fn add_first(&mut self, name: &str, value: impl Into<String>) {
-        self.headers.insert(0, (name.to_owned(), value.into()));
+        self.headers.insert(0, (named(name), value.into()));
     }
 
     /// Replaces all of a header's values.
@@ -332,11 +336,8 @@ impl Message {
     /// # Errors
     /// [`Malformed`], also if there is none.
     pub fn vias(&self) -> Result<Vec<Via>, Malformed> {
-        let vias: Result<Vec<Via>, Malformed> = self.list("via").into_iter().map(Via::parse).collect();
-        match vias?.as_slice() {
-            [] => Err(Malformed("no Via")),
-            vias => Ok(vias.to_vec()),
-        }
+        let vias: Vec<Via> = self.list("via").into_iter().map(Via::parse).collect::<Result<_, _>>()?;
+        if vias.is_empty() { Err(Malformed("no Via")) } else { Ok(vias) }
     }
 
     /// The topmost hop: who sent it.
@@ -344,6 +345,22 @@ impl Message {
     pub fn via(&self) -> Option<Via> {
         let first = self.get("via")?;
         Via::parse(split_list(first).first()?).ok()
+    }
+
+    /// Branch, host and port of the topmost hop, where it is written as plainly as nearly all are and has a branch of RFC 3261; else [`Message::via`] has them.
+    #[must_use]
+    pub(super) fn plain_via(&self) -> Option<(&str, &str, u16)> {
+        let rest = self.get("via")?.strip_prefix("SIP/2.0/")?;
+        let (_, rest) = rest.split_once(' ')?;
+        if rest.contains([' ', '\t', ',', '"', '[']) {
+            return None;
+        }
+        let mut parts = rest.split(';');
+        let (host, port) = parts.next()?.split_once(':')?;
+        let branch = parts.find_map(|part| part.strip_prefix("branch="))?;
+        let is_plain = !host.is_empty() && !host.bytes().any(|b| b.is_ascii_uppercase());
+        let has_magic = branch.len() > 7 && branch.starts_with("z9hG4bK");
+        Some((branch, host, port.parse().ok()?)).filter(|_| is_plain && has_magic)
     }
 
     /// Who it is from, as they say.
@@ -361,13 +378,17 @@ impl Message {
     /// `From`'s tag; empty without.
     #[must_use]
     pub fn from_tag(&self) -> String {
-        self.from().and_then(|from| from.param("tag").map(str::to_owned)).unwrap_or_default()
+        self.tag("from").unwrap_or_default()
     }
 
     /// `To`'s tag.
     #[must_use]
     pub fn to_tag(&self) -> Option<String> {
-        self.to().and_then(|to| to.param("tag").map(str::to_owned))
+        self.tag("to")
+    }
+
+    fn tag(&self, name: &str) -> Option<String> {
+        uri::header_param(self.get(name)?, "tag").ok().flatten()
     }
 
     /// The Call-ID.
@@ -412,9 +433,10 @@ impl Message {
             Start::Request { method, uri } => format!("{method} {uri} SIP/2.0\r\n"),
             Start::Response { status, reason } => format!("SIP/2.0 {status} {reason}\r\n"),
         };
+        head.reserve(self.headers.iter().map(|(name, value)| name.len() + value.len() + 4).sum::<usize>() + 32 + self.body.len());
         for (name, value) in self.headers.iter().filter(|(name, _)| name != "content-length") {
             show_name(&mut head, name);
-            let _ = write!(head, ": {value}\r\n");
+            head.extend([": ", value.as_str(), "\r\n"]);
         }
         let _ = write!(head, "Content-Length: {}\r\n\r\n", self.body.len());
         let mut bytes = head.into_bytes();
@@ -470,20 +492,24 @@ fn split(bytes: &[u8]) -> Result<(&[u8], &[u8]), Refusal> {
 }
 
 /// The lines, those that go on in the next joined with it (RFC 3261 section 7.3.1).
-fn unfold(head: &[u8]) -> Result<Vec<String>, Refusal> {
+fn unfold(head: &[u8]) -> Result<Vec<Cow<'_, str>>, Refusal> {
+    const HALF: Refusal = Refusal::Drop("a line that ends in half");
     let text = std::str::from_utf8(head).map_err(|_| Refusal::Drop("not text"))?;
-    let mut lines: Vec<String> = Vec::new();
-    for line in text.trim_end_matches(['\r', '\n']).split("\r\n") {
-        if line.contains(['\r', '\n']) {
-            return Err(Refusal::Drop("a line that ends in half"));
+    let mut lines: Vec<Cow<'_, str>> = Vec::with_capacity(24);
+    let mut rest = Some(text.trim_end_matches(['\r', '\n']));
+    while let Some(text) = rest {
+        let (line, after) = match text.split_once('\n') {
+            Some((line, after)) => (line.strip_suffix('\r').ok_or(HALF)?, Some(after)),
+            None => (text, None),
+        };
+        if line.contains('\r') {
+            return Err(HALF);
         }
         match lines.last_mut() {
-            Some(last) if line.starts_with([' ', '\t']) => {
-                last.push(' ');
-                last.push_str(line.trim());
-            }
-            _ => lines.push(line.to_owned()),
+            Some(last) if line.starts_with([' ', '\t']) => last.to_mut().extend([" ", line.trim()]),
+            _ => lines.push(Cow::Borrowed(line)),
         }
+        rest = after;
     }
     Ok(lines)
 }
@@ -531,6 +557,9 @@ fn request_problem(uri: &str, version: &str) -> Option<Problem> {
 
 /// Takes a list apart at its commas, those in quotes and angle brackets left alone.
 fn split_list(text: &str) -> Vec<&str> {
+    if !text.contains(',') {
+        return vec![text.trim()];
+    }
     let (mut parts, mut start, mut in_quotes, mut in_angle, mut escaped) = (Vec::new(), 0, false, false, false);
     for (at, byte) in text.bytes().enumerate() {
         match byte {
@@ -550,10 +579,25 @@ fn split_list(text: &str) -> Vec<&str> {
     parts
 }
 
-/// Compact forms (RFC 3261 section 7.3.3 and the registry of later ones).
-fn full_name(name: &str) -> String {
-    let name = name.to_ascii_lowercase();
-    let full = match name.as_str() {
+/// A name in lower case, the compact forms in full (RFC 3261 section 7.3.3 and the registry of later ones).
+fn full_name(name: &str) -> Name {
+    let mut lower = [0; NAME_BYTES_MAX];
+    let Some(lower) = lower.get_mut(..name.len()) else { return Name::Owned(name.to_ascii_lowercase()) };
+    lower.copy_from_slice(name.as_bytes());
+    lower.make_ascii_lowercase();
+    let known = std::str::from_utf8(lower).ok().and_then(|name| compact(name).or_else(|| common(name)));
+    known.map_or_else(|| Name::Owned(name.to_ascii_lowercase()), Name::Borrowed)
+}
+
+/// The longest name in [`common`].
+const NAME_BYTES_MAX: usize = 20;
+
+fn named(name: &str) -> Name {
+    common(name).map_or_else(|| Name::Owned(name.to_owned()), Name::Borrowed)
+}
+
+fn compact(name: &str) -> Option<&'static str> {
+    Some(match name {
         "a" => "accept-contact",
         "b" => "referred-by",
         "c" => "content-type",
@@ -573,9 +617,43 @@ fn full_name(name: &str) -> String {
         "v" => "via",
         "x" => "session-expires",
         "y" => "identity",
-        _ => return name,
-    };
-    full.to_owned()
+        _ => return None,
+    })
+}
+
+/// Names that most messages have.
+fn common(name: &str) -> Option<&'static str> {
+    const NAMES: [&str; 28] = [
+        "via",
+        "from",
+        "to",
+        "call-id",
+        "cseq",
+        "contact",
+        "max-forwards",
+        "content-length",
+        "content-type",
+        "user-agent",
+        "server",
+        "expires",
+        "authorization",
+        "proxy-authorization",
+        "www-authenticate",
+        "proxy-authenticate",
+        "date",
+        "allow",
+        "accept",
+        "supported",
+        "require",
+        "event",
+        "route",
+        "record-route",
+        "p-asserted-identity",
+        "subscription-state",
+        "allow-events",
+        "session-expires",
+    ];
+    NAMES.into_iter().find(|known| *known == name)
 }
 
 /// Writes a name as people write it: some old phones compare with case.
@@ -593,9 +671,12 @@ fn show_name(head: &mut String, name: &str) {
     if !special.is_empty() {
         return head.push_str(special);
     }
-    let mut is_first = true;
-    for c in name.chars() {
-        head.push(if is_first { c.to_ascii_uppercase() } else { c });
-        is_first = c == '-';
+    for (at, part) in name.split('-').enumerate() {
+        if at > 0 {
+            head.push('-');
+        }
+        let mut letters = part.chars();
+        head.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        head.push_str(letters.as_str());
     }
 }

@@ -58,9 +58,22 @@ pub struct Binding {
     pub refreshes_itself: bool,
     call_id: String,
     cseq: u32,
+    /// Until when it is what was written last says: longer than it lasts, so that a refresh needn't wait for the disk.
+    #[serde(default)]
+    written_until: UnixTime,
+    /// The same of what is known to be on the disk.
+    #[serde(skip)]
+    kept_until: UnixTime,
 }
 
 impl Binding {
+    /// Whether a refresh has changed nothing of it but times and numbers.
+    fn goes_on_as(&self, new: &Self) -> bool {
+        let what = |one: &Self| (one.flow, one.reg_id, one.is_outbound, one.q, one.refreshes_itself, one.is_asleep);
+        what(self) == what(new)
+            && (&self.contact, &self.instance, &self.user_agent, &self.push) == (&new.contact, &new.instance, &new.user_agent, &new.push)
+    }
+
     /// The phone's own address of the account (RFC 5627), if it has one.
     #[must_use]
     pub fn public_gruu(&self, aor: &SipUri) -> Option<String> {
@@ -143,6 +156,8 @@ pub struct Changed {
     pub removed: usize,
     /// Phones that were there, and are reached another way now.
     pub moved: usize,
+    /// Phones that a crash would forget before their time, as the disk has it.
+    pub unkept: usize,
 }
 
 /// All bindings, by account.
@@ -197,6 +212,7 @@ impl Registrar {
             added: new.iter().filter(|new| !gone.iter().any(|old| old.is_same(new))).count(),
             removed: gone.iter().filter(|old| !new.iter().any(|new| new.is_same(old))).count(),
             moved: new.iter().filter(|new| gone.iter().any(|old| old.is_same(new) && old.flow != new.flow)).count(),
+            unkept: new.iter().filter(|new| !known.iter().any(|old| old.goes_on_as(new) && old.kept_until >= new.expires_at)).count(),
         };
         self.change(account, asked, now);
         Ok(changed)
@@ -208,8 +224,10 @@ impl Registrar {
             None => self.accounts.entry(account.to_owned()).or_default(),
         };
         for change in asked {
+            let old = bindings.iter().find(|old| change.bound().is_some_and(|new| old.goes_on_as(new)));
+            let (written_until, kept_until) = old.map(|old| (old.written_until, old.kept_until)).unwrap_or_default();
             bindings.retain(|old| !change.replaces(old));
-            bindings.extend(change.into_bound());
+            bindings.extend(change.into_bound().map(|new| Binding { written_until, kept_until, ..new }));
         }
         bindings.retain(|binding| binding.expires_at > now);
         if bindings.is_empty() {
@@ -271,6 +289,29 @@ impl Registrar {
             !bindings.is_empty()
         });
         changed
+    }
+
+    /// It is about to be written. What is on the disk says that phones are there for once more as long, so that their next refresh is as safe before it is
+    /// written; `is_last`: as long as they are, as nothing follows.
+    pub fn begin_keeping(&mut self, is_last: bool) {
+        for binding in self.accounts.values_mut().flatten() {
+            let more = if is_last { 0 } else { binding.expires_at.secs_since(binding.refreshed_at) };
+            binding.written_until = binding.expires_at.plus_secs(more);
+        }
+    }
+
+    /// What [`Registrar::begin_keeping`] was told of is on the disk.
+    pub fn kept(&mut self) {
+        for binding in self.accounts.values_mut().flatten() {
+            binding.kept_until = binding.written_until;
+        }
+    }
+
+    /// It was read after a restart: a refresh that wasn't written may have been promised.
+    pub fn resume(&mut self) {
+        for binding in self.accounts.values_mut().flatten() {
+            binding.expires_at = binding.expires_at.max(binding.written_until);
+        }
     }
 
     /// Takes the phones of connections out: after a restart these are gone, while datagrams find their way still. Those that can be woken sleep.
@@ -396,6 +437,8 @@ fn binding(contact: &NameAddr, request: &Message, flow: Flow, cseq: u32, now: Un
         refreshes_itself: refreshes_itself(contact),
         call_id: request.call_id().to_owned(),
         cseq,
+        written_until: UnixTime::default(),
+        kept_until: UnixTime::default(),
     })
 }
 

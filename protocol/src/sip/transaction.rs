@@ -328,7 +328,7 @@ impl Transactions {
             return None;
         }
         let id = self.fresh_id();
-        let key = client_key(request.via().as_ref(), request.method());
+        let key = client_key(&request);
         let is_lossy = flow.transport.is_lossy();
         self.output.push_back(Output::Send(flow, request.to_bytes()));
         self.client_keys.insert(key.clone(), id);
@@ -375,7 +375,7 @@ impl Transactions {
     }
 
     fn receive_response(&mut self, response: Message, now: Instant) {
-        let key = client_key(response.via().as_ref(), response.method());
+        let key = client_key(&response);
         let Some(id) = self.client_keys.get(&key).copied() else { return };
         let Some(client) = self.clients.get_mut(&id) else { return };
         let status = response.status();
@@ -555,6 +555,9 @@ fn within(request: &Message, method: &str) -> Message {
 
 /// RFC 3261 section 17.2.3; for phones of RFC 2543, and branches that are none, what else tells requests apart.
 fn server_key(request: &Message, method: &str) -> String {
+    if let Some((branch, host, port)) = request.plain_via() {
+        return format!("{branch} {host}:{port} {method}");
+    }
     let Some(via) = request.via() else { return String::new() };
     let port = via.port.unwrap_or_default();
     match via.branch() {
@@ -566,8 +569,12 @@ fn server_key(request: &Message, method: &str) -> String {
     }
 }
 
-fn client_key(via: Option<&Via>, method: &str) -> String {
-    format!("{} {method}", via.and_then(Via::branch).unwrap_or_default())
+fn client_key(message: &Message) -> String {
+    let method = message.method();
+    match message.plain_via() {
+        Some((branch, ..)) => format!("{branch} {method}"),
+        None => format!("{} {method}", message.via().as_ref().and_then(Via::branch).unwrap_or_default()),
+    }
 }
 
 #[cfg(test)]

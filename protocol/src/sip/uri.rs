@@ -277,6 +277,23 @@ pub fn host_port_of(text: &str) -> Result<(String, Option<u16>), Malformed> {
     Ok((host.to_ascii_lowercase(), port))
 }
 
+/// A parameter of an address in a header, as [`NameAddr::parse`] and [`NameAddr::param`] have it, with nothing kept of the rest.
+///
+/// # Errors
+/// [`Malformed`]: its parameters can't be read.
+pub(super) fn header_param(text: &str, name: &str) -> Result<Option<String>, Malformed> {
+    let text = text.trim();
+    let is_simple = !text.starts_with('"');
+    let rest = match text.split_once('<') {
+        Some((_, rest)) if is_simple => rest.split_once('>').ok_or(Malformed("an address isn't closed"))?.1,
+        _ => return Ok(NameAddr::parse(text)?.param(name).map(str::to_owned)),
+    };
+    if rest.trim().is_empty() {
+        return Ok(None);
+    }
+    Ok(find(&params(rest)?, name).map(str::to_owned))
+}
+
 /// Reads `;name=value;name`, with white space where RFC 3261 allows it.
 ///
 /// # Errors

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 import latency
@@ -200,47 +201,117 @@ def write_phone(path, account, address, port, more=""):
         file.write(f"SEQUENTIAL\n{name};{AUTHORITY};[authentication username={name} password={password}];{address};{port}{more}\n")
 
 
-def messages(folder, server, count):
-    """Messages from phone to phone in pairs, until the last has been taken: a second that passed, a second of the core."""
-    scenario, half = write_message_scenario(folder, server), len(server.accounts) // 2
-    each = count // half
-    writers = []
-    for index, (writer, taker) in enumerate(zip(server.accounts[:half], server.accounts[half:])):
-        phone, path = f"127.0.7.{1 + index}", os.path.join(folder, f"{server.name}-{index}.csv")
-        write_phone(path, taker, *TAKER)
-        register = ["sipp", f"127.0.0.1:{server.port}", "-sf", os.path.join(HERE, "register.xml"), "-inf", path, "-t", "u1", "-i", TAKER[0], "-p", str(TAKER[1])]
-        subprocess.run([*register, "-auth_uri", AUTHORITY, "-m", "1", "-nostdin"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
-        path = os.path.join(folder, f"{server.name}-writer-{index}.csv")
+def pairs(server):
+    """Who writes, and to whom."""
+    half = len(server.accounts) // 2
+    return list(zip(server.accounts[:half], server.accounts[half:]))
+
+
+def write_all(folder, server, scenario, each):
+    """Each writer writes so many messages to its taker, until the last has been accepted."""
+    writing = []
+    for index, (writer, taker) in enumerate(pairs(server)):
+        phone, path = f"127.0.7.{1 + index}", os.path.join(folder, f"{server.name}-writer-{index}.csv")
         write_phone(path, writer, phone, PHONE_PORT, f";{taker[0]}")
-        to = ["-auth_uri", f"{taker[0]}@{AUTHORITY}", "-r", "100000", "-l", str(AT_ONCE // half), "-m", str(each)]
-        writers.append([f"127.0.0.1:{server.port}", "-inf", path, "-i", phone, "-p", str(PHONE_PORT), *to])
-    taking = start_sipp(folder, os.path.join(HERE, "take.xml"), "take.log", "-i", TAKER[0], "-p", str(TAKER[1]), "-m", str(each * half))
-    before, started = cpu_seconds(server.pids()), time.monotonic()
-    try:
-        writing = [start_sipp(folder, scenario, f"write-{index}.log", *arguments) for index, arguments in enumerate(writers)]
-        if any([one.wait() != 0 for one in writing]):
-            raise SystemExit(f"bench: a message was refused by {server.name}\n" + errors(folder))
-        if taking.wait() != 0:
-            raise SystemExit(f"bench: not all messages were taken with {server.name}")
-    finally:
-        taking.kill()
-    return each * half / (time.monotonic() - started), each * half / (cpu_seconds(server.pids()) - before)
+        to = ["-auth_uri", f"{taker[0]}@{AUTHORITY}", "-r", "100000", "-l", str(max(1, AT_ONCE // len(pairs(server)))), "-m", str(each)]
+        arguments = [f"127.0.0.1:{server.port}", "-inf", path, "-i", phone, "-p", str(PHONE_PORT), *to]
+        writing.append(start_sipp(folder, scenario, f"write-{index}.log", *arguments))
+    if any([one.wait() != 0 for one in writing]):
+        raise SystemExit(f"bench: a message was refused by {server.name}\n" + errors(folder))
+
+
+class Takers:
+    """The phones that are written to, registered: a process on the phones' core."""
+
+    def __init__(self, folder, server):
+        command = [sys.executable, os.path.join(HERE, "taker.py"), str(server.port), AUTHORITY]
+        self.log = open(os.path.join(folder, "taker.log"), "a")
+        self.process = subprocess.Popen(on_core(0, command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True)
+        self.again = 0
+        self.say(json.dumps([taker for _, taker in pairs(server)]))
+
+    def say(self, line):
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def wait(self, is_enough):
+        """Until they tell what is waited for."""
+        for line in self.process.stdout:
+            told = json.loads(line)
+            self.again = told.get("again", self.again)
+            if is_enough(told):
+                return
+        raise SystemExit("bench: phones ended: " + open(self.log.name).read())
+
+    def wait_taken(self, count):
+        patience = threading.Timer(PATIENCE_SECS, self.process.kill)
+        patience.start()
+        self.wait(lambda told: told.get("taken", 0) >= count)
+        patience.cancel()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(BrokenPipeError):
+            self.say("")
+        self.process.wait()
+        self.log.close()
+
+
+def messages(folder, server, count):
+    """The whole way of a message, phone to phone in pairs, until the last has been taken: a second that passed, a second of the core."""
+    scenario, each = write_message_scenario(folder, server), count // len(pairs(server))
+    with Takers(folder, server) as takers:
+        takers.wait(lambda told: "registered" in told)
+        before, started = cpu_seconds(server.pids()), time.monotonic()
+        write_all(folder, server, scenario, each)
+        takers.wait_taken(each * len(pairs(server)))
+        return per_second(server, each * len(pairs(server)), started, before)
+
+
+def delivery(folder, server, count):
+    """Server to phone only. The edge has the messages by then; its phones were off. Kamailio is sent them meanwhile, as it keeps none."""
+    each = count // len(pairs(server))
+    total = each * len(pairs(server))
+    if server.name == "halloo":
+        write_all(folder, server, write_message_scenario(folder, server), each)
+        server.settle()
+        before, started = cpu_seconds(server.pids()), time.monotonic()
+        with Takers(folder, server) as takers:
+            takers.wait_taken(total)
+            return per_second(server, total, started, before)
+    with Takers(folder, server) as takers:
+        takers.wait(lambda told: "registered" in told)
+        before, started = cpu_seconds(server.pids()), time.monotonic()
+        write_all(folder, server, os.path.join(HERE, "relay.xml"), each)
+        takers.wait_taken(total)
+        return per_second(server, total, started, before)
+
+
+def per_second(server, count, started, before):
+    """Of a second that passed, and of a second of the core: with what the server does in the second after, as marks and receipts."""
+    elapsed = time.monotonic() - started
+    time.sleep(1)
+    return count / elapsed, count / (cpu_seconds(server.pids()) - before)
 
 
 def befriend_pairs(edge):
     """Who writes to whom, and calls whom, are contacts."""
-    half = len(edge.accounts) // 2
-    for one, other in zip(edge.accounts[:half], edge.accounts[half:]):
-        pair = [Phone(edge.port, AUTHORITY, account) for account in (one, other)]
-        befriend(*pair)
-        for phone in pair:
+    for pair in pairs(edge):
+        phones = [Phone(edge.port, AUTHORITY, account) for account in pair]
+        befriend(*phones)
+        for phone in phones:
             phone.close()
 
 
 def calls(folder, edge, count):
     """Calls from phone to phone, answered and hung up, one after the other: a second that passed, a second of the core."""
-    half = len(edge.accounts) // 2
-    callee = edge.accounts[half]
+    _, callee = pairs(edge)[0]
+    path = os.path.join(folder, "callee.csv")
+    write_phone(path, callee, *TAKER)
+    register = ["sipp", f"127.0.0.1:{edge.port}", "-sf", os.path.join(HERE, "register.xml"), "-inf", path, "-t", "u1", "-i", TAKER[0], "-p", str(TAKER[1])]
+    subprocess.run([*register, "-auth_uri", AUTHORITY, "-m", "1", "-nostdin"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
     phones = os.path.join(folder, "callers.csv")
     write_phone(phones, edge.accounts[0], "127.0.7.1", PHONE_PORT)
     keys = ["-key", "name", callee[0], "-key", "address", TAKER[0], "-key", "port", str(TAKER[1])]
@@ -296,13 +367,16 @@ def measure_registrations(options, servers):
 
 
 def measure_messages(options, servers):
-    runs = {"kamailio": [], "halloo": []}
     befriend_pairs(servers.edge)
-    for _ in range(options.rounds):
-        for server in (servers.kamailio, servers.edge):
-            runs[server.name].append(messages(servers.folder, server, options.messages))
-    rates = {name: told(of_one) for name, of_one in runs.items()}
-    return {"messages": rates, "messages_share": share(rates)}
+    figures = {}
+    for name, measure, count in (("delivery", delivery, options.delivered), ("messages_whole_way", messages, options.messages)):
+        runs = {"kamailio": [], "halloo": []}
+        for _ in range(options.rounds):
+            for server in (servers.kamailio, servers.edge):
+                runs[server.name].append(measure(servers.folder, server, count))
+        rates = {name: told(of_one) for name, of_one in runs.items()}
+        figures |= {name: rates, f"{name}_share": share(rates)}
+    return figures
 
 
 def measure_calls(options, servers):
@@ -324,7 +398,8 @@ def main():
     options.add_argument("--accounts", type=int, default=16)
     options.add_argument("--phones", type=int, default=10, help="of each account")
     options.add_argument("--registrations", type=int, default=20_000, help="in each round")
-    options.add_argument("--messages", type=int, default=2_000, help="in each round")
+    options.add_argument("--delivered", type=int, default=4_000, help="messages that wait for their phones, in each round")
+    options.add_argument("--messages", type=int, default=400, help="the whole way, in each round")
     options.add_argument("--calls", type=int, default=100)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--kamailio-children", type=int, default=1, help="Kamailio's processes for datagrams")

@@ -17,9 +17,10 @@ use crate::sip::wire::{Arrived, Telephone};
 impl Edge {
     /// Whose request it is; else it is answered, or not.
     pub(super) fn authenticate(&mut self, message: &Message, flow: Flow, now: Instant) -> Option<String> {
-        let record = self.claimed(message).cloned();
-        let find = |user: &str| record.as_ref().and_then(|record| record.ha1(user));
         let source = flow.peer.ip();
+        let is_claim = message.get("authorization").or_else(|| message.get("proxy-authorization")).is_some();
+        let record = if is_claim { self.claimed(message).cloned() } else { None };
+        let find = |user: &str| record.as_ref().and_then(|record| record.ha1(user));
         let checked = self.authenticator.check(message, source, find, unix());
         match checked {
             Ok(_) => {

@@ -19,6 +19,9 @@ use crate::sip::dialog::{USER_AGENT, token};
 
 const BINDINGS_FILE: &str = "bindings.json";
 
+/// How long it may take until a desk hears of phones that have registered once more, and are what they were.
+const POKE_AFTER: Duration = Duration::from_millis(200);
+
 /// How long a registration waits for others that are written with it.
 const TOGETHER: Duration = Duration::from_millis(10);
 
@@ -44,7 +47,12 @@ impl Edge {
             }
         };
         self.is_registrar_changed = true;
-        self.poke_desk(account);
+        if changed.added + changed.moved + changed.removed > 0 {
+            self.poke_desk(account);
+        } else if let Some(running) = self.running.get(account) {
+            running.desk.poke_soon();
+            self.poke_at.get_or_insert_with(|| Instant::now() + POKE_AFTER);
+        }
         if changed.added + changed.moved > 0 {
             self.move_calls(account);
         }
@@ -57,10 +65,10 @@ impl Edge {
             self.answer_statelessly(message, 503, reason_of(503), flow, |answer| answer.add("retry-after", "10"));
             return;
         };
-        // A connection is gone after a restart, so that it needn't be remembered; everything else is, before the phone is told. An app that may sleep comes back
-        // only if it is woken.
+        // A connection is gone after a restart, so that it needn't be remembered; everything else is, before the phone is told, unless the disk has as much already.
+        // An app that may sleep comes back only if it is woken.
         let is_new_app = changed.added > 0 && wishes.iter().any(|wish| matches!(wish, PushWish::Wake(_)));
-        if flow.transport.is_lossy() || changed.removed > 0 || is_new_app {
+        if (flow.transport.is_lossy() && changed.unkept > 0) || changed.removed > 0 || is_new_app {
             self.saving.wait(id, answer);
         } else {
             self.transactions.respond(id, &answer, Instant::now());
@@ -93,12 +101,19 @@ impl Edge {
         }
     }
 
+    /// Desks hear of phones that have registered once more.
+    pub(super) fn poke_refreshed(&mut self) {
+        self.poke_at = None;
+        self.running.values().for_each(|running| running.desk.poke_refreshed());
+    }
+
     /// Writes registrations, on another thread, for all that wait for it; unless that is under way: then again afterwards.
     pub(super) fn begin_save(&mut self) {
         if self.saving.task.is_some() {
             return;
         }
         let answers = self.saving.begin();
+        self.registrar.begin_keeping(false);
         let (path, done) = (self.accounts.root().join(BINDINGS_FILE), self.done.clone());
         let bytes = serde_json::to_vec(&self.registrar).map_err(|error| error.to_string());
         self.is_registrar_changed = false;
@@ -114,6 +129,9 @@ impl Edge {
     pub(super) fn saved(&mut self, answers: Vec<(ServerId, Message)>, result: Result<(), String>) {
         self.saving.task = None;
         let now = Instant::now();
+        if result.is_ok() {
+            self.registrar.kept();
+        }
         if let Err(error) = &result {
             warn!(%error, "registrations of phones aren't kept: tried again");
             self.is_registrar_changed = true;
@@ -128,6 +146,7 @@ impl Edge {
 
     /// Writes them now, and waits for it.
     pub(super) fn save_bindings(&mut self) {
+        self.registrar.begin_keeping(true);
         let bytes = serde_json::to_vec(&self.registrar).map_err(|error| error.to_string());
         if let Err(error) = bytes.and_then(|bytes| write(&self.accounts.root().join(BINDINGS_FILE), &bytes)) {
             warn!(%error, "registrations of phones aren't kept");
@@ -184,6 +203,7 @@ fn refused(answer: &Message) -> Message {
 pub(super) fn read_bindings(accounts: &Accounts) -> Registrar {
     let read = std::fs::read(accounts.root().join(BINDINGS_FILE)).ok();
     let mut registrar: Registrar = read.and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+    registrar.resume();
     registrar.keep_datagrams();
     registrar.expire(unix());
     registrar

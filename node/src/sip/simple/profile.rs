@@ -319,7 +319,7 @@ impl Clerk {
         let Some(client) = self.clients.get_mut(phone) else { return };
         let settled = client.settle();
         for key in settled.taken {
-            self.text_taken(phone, &key).await;
+            self.text_taken(phone, &key, Instant::now());
         }
         let mut failed = settled.failed;
         if settled.is_gone {

@@ -1,28 +1,28 @@
 //! Messages: a phone's MESSAGE (RFC 3428) becomes a message of its user, and what comes for the user becomes a MESSAGE to each of its phones.
 //!
-//! What is held for phones is what the account's node has as unread. The first phone that answers with a success has taken a message: it counts as read, here and on
-//! the user's other devices, whose authors are told as the privacy settings say. What is read on another device before isn't sent to phones any more. Messages of
+//! What is held for phones is what the account's node has as unread, the oldest first, so many at a time. The first phone that answers with a success has taken a
+//! message: it counts as read, here and on the user's other devices, and its author is told as the privacy settings say. That is noted for many together
+//! ([`halloo_protocol::simple::taken`]): a crash between the two costs a second copy, never a message. What is read on another device before isn't sent to phones any more. Messages of
 //! groups aren't sent to phones, which couldn't answer to the group. That somebody writes (RFC 3994) goes through both ways, to phones that have said so themselves: others
 //! would show it as a message.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use halloo_protocol::simple::composing::{self, Composing};
-use halloo_protocol::simple::delivery::{Fate, fate_of};
+use halloo_protocol::simple::delivery::{Fate, HELD_MAX, fate_of};
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::status::reason_of;
 use tracing::debug;
 
 use super::{ANSWER_MAX, Clerk, Finished, address, bare, request_to};
-use crate::handle::messages::{MessageError, MessageListOptions};
+use crate::handle::messages::MessageError;
+use crate::handle::waiting::{WaitingMessage, WaitingText};
 use crate::sip::wire::Arrived;
 use crate::timestamp::Timestamp;
 
 /// Requests to phones under way at which words that somebody writes are left out.
 const WORDS_MAX: usize = 64;
-
-/// Unread messages read of one conversation at once.
-const UNREAD_MAX: u32 = 200;
 
 /// A message for phones.
 #[derive(Clone, Debug)]
@@ -98,48 +98,77 @@ impl Clerk {
         if self.texts.contains_key(&key) || text.text.is_empty() {
             return;
         }
-        match self.delivery.hold(&key) {
-            true => {
-                self.texts.insert(key, text);
-                self.is_to_wake = true;
+        // Not before those that came before it.
+        let is_next = self.backlog.is_empty() && !self.has_more_texts;
+        if is_next && self.delivery.hold(&key) {
+            self.texts.insert(key, text);
+        } else {
+            self.has_more_texts = true;
+        }
+        self.is_to_wake = true;
+    }
+
+    /// Takes up what is unread, as far as there is room, once phones have nothing more to get of what is held.
+    pub(super) async fn hold_more(&mut self) {
+        while (self.has_more_texts || !self.backlog.is_empty()) && self.delivery.len() < HELD_MAX && !self.delivery.is_busy() {
+            if self.backlog.is_empty() {
+                self.has_more_texts = false;
+                // What phones have taken isn't to be listed again.
+                self.mark_taken().await;
+                match self.node.messages().waiting().await {
+                    Ok(numbers) => self.backlog.extend(numbers),
+                    Err(error) => {
+                        self.has_more_texts = true;
+                        return debug!(%error, "unread messages aren't listed");
+                    }
+                }
             }
-            false => self.has_more_texts = true,
+            let page = self.backlog.len().min(HELD_MAX - self.delivery.len());
+            if !self.hold_page(page).await {
+                return;
+            }
         }
     }
 
-    /// Takes up what is unread.
-    pub(super) async fn hold_unread(&mut self) {
-        self.has_more_texts = false;
-        let conversations = self.node.messages().conversations().await.map(|list| list.conversations).unwrap_or_default();
-        for conversation in conversations.iter().filter(|conversation| conversation.group.is_none() && conversation.unread > 0) {
-            for (id, text) in self.unread_of(&conversation.with).await {
-                self.hold_text(&id, text);
-            }
+    /// False if they can't be had now.
+    async fn hold_page(&mut self, count: usize) -> bool {
+        let numbers: Vec<u64> = self.backlog.drain(..count).collect();
+        if numbers.is_empty() {
+            return true;
         }
-    }
-
-    async fn unread_of(&self, with: &str) -> Vec<(String, Text)> {
-        let options = MessageListOptions { limit: Some(UNREAD_MAX) };
-        let listed = match self.node.messages().list(with, options).await {
-            Ok(listed) => listed.messages,
+        let texts = match self.node.messages().waiting_texts(numbers).await {
+            Ok(texts) => texts,
             Err(error) => {
-                debug!(%error, "unread messages aren't listed");
-                return Vec::new();
+                (self.has_more_texts, self.backlog) = (true, VecDeque::new());
+                debug!(%error, "unread messages can't be read");
+                return false;
             }
         };
-        let unread = listed.into_iter().filter(|entry| entry.unread && entry.voicemail_ms.is_none());
-        unread.map(|entry| (entry.id, Text { from: entry.from, text: entry.text, sent_at: entry.sent_at })).collect()
+        for WaitingText { message: WaitingMessage { from, id }, text, sent_at } in texts {
+            let key = key_of(&from, &id);
+            if self.delivery.hold(&key) {
+                self.texts.insert(key, Text { from, text, sent_at });
+                self.is_to_wake = true;
+            }
+        }
+        true
     }
 
     /// Messages were read on another device.
     pub(super) async fn forget_read(&mut self, with: &str) {
         let start = key_of(with, "");
-        if !self.texts.keys().any(|key| key.starts_with(&start)) {
+        let held: Vec<WaitingMessage> = self.texts.keys().filter(|key| key.starts_with(&start)).filter_map(|key| named(key)).collect();
+        if held.is_empty() {
             return;
         }
-        let unread: Vec<String> = self.unread_of(with).await.iter().map(|(id, _)| key_of(with, id)).collect();
-        self.delivery.forget(|key| key.starts_with(&start) && !unread.iter().any(|unread| unread == key));
-        self.tidy_texts();
+        match self.node.messages().still_unread(held).await {
+            Ok(unread) => {
+                let unread: BTreeSet<String> = unread.iter().map(|message| key_of(&message.from, &message.id)).collect();
+                self.delivery.forget(|key| key.starts_with(&start) && !unread.contains(key));
+                self.tidy_texts();
+            }
+            Err(error) => debug!(%error, "messages read elsewhere go to phones nevertheless"),
+        }
     }
 
     /// Sends what phones are to get next.
@@ -167,27 +196,45 @@ impl Clerk {
         }
     }
 
-    /// A phone has a message: it is read.
-    pub(super) async fn text_taken(&mut self, phone: &str, key: &str) {
-        let is_first = self.delivery.taken(phone, key);
-        if is_first
-            && let Some((from, id)) = key.split_once(' ')
-            && let Err(error) = self.node.messages().mark_read(from, Some(id)).await
+    /// A phone has a message: it is read, which is noted a moment later, together with others.
+    pub(super) fn text_taken(&mut self, phone: &str, key: &str, now: Instant) {
+        if self.delivery.taken(phone, key)
+            && let Some(message) = named(key)
         {
-            debug!(%error, "a message that a phone has taken isn't marked");
+            self.taken.add(message, now);
         }
-        self.tidy_texts();
+        if !self.delivery.holds(key) {
+            self.texts.remove(key);
+        }
     }
 
-    fn tidy_texts(&mut self) {
+    /// Notes what phones have taken. If that fails they are still unread, and go to a phone again later.
+    pub(super) async fn mark_taken(&mut self) {
+        let taken = self.taken.take();
+        if !taken.is_empty()
+            && let Err(error) = self.node.messages().mark_taken(taken).await
+        {
+            debug!(%error, "messages that a phone has taken aren't marked");
+        }
+    }
+
+    /// Lets go of what no phone is to get any more.
+    pub(super) fn tidy_texts(&mut self) {
         let delivery = &self.delivery;
-        self.texts.retain(|key, _| delivery.holds(key));
+        if self.texts.len() != delivery.len() {
+            self.texts.retain(|key, _| delivery.holds(key));
+        }
     }
 }
 
 /// Names a message: its id is its sender's choice, so that it names it together with the sender alone.
 fn key_of(from: &str, id: &str) -> String {
     format!("{from} {id}")
+}
+
+/// What [`key_of`] was made of.
+fn named(key: &str) -> Option<WaitingMessage> {
+    key.split_once(' ').map(|(from, id)| WaitingMessage { from: from.to_owned(), id: id.to_owned() })
 }
 
 /// What a phone is told of a message that can't be sent.
