@@ -246,18 +246,17 @@ impl EventLoop {
     fn newer_than(&self, with: &Correspondent, id: &str) -> Result<Marks, MessageError> {
         let unknown = || MessageError::UnknownMessage { id: id.chars().take(64).collect() };
         let id = id.parse::<MessageId>().map_err(|_| unknown())?;
-        let rows = self.store.read::<_, StoreError>(|view| view.conversation(with, None, LOOK_BACK_MAX));
         let mut newer = Marks::new();
-        for (_, row) in rows.map_err(|error| internal(&error))?.iter().rev() {
-            let Some(kept) = Kept::decode(&row.content) else { continue };
+        let looked = self.look_back(with, |kept| {
             if kept.envelope().id == id {
-                return Ok(newer);
+                return Some(());
             }
             if let Kept::Received { from, envelope, .. } = kept {
                 newer.add(from, &CounterSet::of_range(envelope.counter, envelope.counter));
             }
-        }
-        Err(unknown())
+            None
+        });
+        looked.map_err(|error| internal(&error))?.map(|()| newer).ok_or_else(unknown)
     }
 
     /// Notes what was read of these conversations, and tells of it.
@@ -393,19 +392,53 @@ impl EventLoop {
         if news.is_empty() {
             return;
         }
-        let rows = self.store.read::<_, StoreError>(|view| view.conversation(with, None, LOOK_BACK_MAX)).unwrap_or_default();
         let me = self.identity.device();
-        for (_, row) in rows {
-            match Kept::decode(&row.content) {
-                Some(Kept::Sent { item, .. }) if news.contains(&me, item.envelope.counter) => {
-                    self.tell_state(with, &self.message_status(item.envelope.id));
-                }
-                Some(Kept::Elsewhere { device, envelope, .. }) if news.contains(&device, envelope.counter) => {
-                    self.tell_state(with, &status(envelope.id, MessageState::Read));
-                }
-                _ => {}
+        let mut left: u64 = news.iter().map(|(_, counters)| counters.len()).sum();
+        let mut found = Vec::new();
+        let looked = self.look_back(with, |kept| {
+            let (device, counter) = match &kept {
+                Kept::Sent { item, .. } => (me, item.envelope.counter),
+                Kept::Elsewhere { device, envelope, .. } => (*device, envelope.counter),
+                Kept::Received { .. } => return None,
+            };
+            if news.contains(&device, counter) {
+                found.push(kept);
+                left -= 1;
+            }
+            (left == 0).then_some(())
+        });
+        if let Err(error) = looked {
+            warn!(%error, "who has read messages isn't told");
+        }
+        let readers = self.readers(with);
+        for kept in found.iter().rev() {
+            match kept {
+                Kept::Sent { item, state } => self.tell_state(with, &self.kept_status(item, WireState::of_number(*state), &readers)),
+                Kept::Elsewhere { envelope, .. } => self.tell_state(with, &status(envelope.id, MessageState::Read)),
+                Kept::Received { .. } => {}
             }
         }
+    }
+
+    /// Shows a conversation's messages, the newest first, until there is an answer; a few at first, as what is looked for is mostly there.
+    fn look_back<T>(&self, with: &Correspondent, mut look: impl FnMut(Kept) -> Option<T>) -> Result<Option<T>, StoreError> {
+        const FIRST: usize = 64;
+        self.store.read(|view| {
+            let mut seen = 0;
+            for limit in [FIRST, FIRST * 16, LOOK_BACK_MAX] {
+                let rows = view.conversation(with, None, limit)?;
+                for (_, row) in rows.iter().rev().skip(seen) {
+                    if let Some(answer) = Kept::decode(&row.content).and_then(&mut look) {
+                        return Ok(Some(answer));
+                    }
+                }
+                seen = rows.len();
+                if seen < limit {
+                    break;
+                }
+            }
+            Ok(None)
+        })
     }
 }
 

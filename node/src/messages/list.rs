@@ -51,11 +51,22 @@ impl EventLoop {
 
     /// How far a message is, and if it failed, why.
     pub(super) fn status_of(&self, item: &OutboxItem, state: WireState, is_finished: bool) -> MessageStatus {
-        let readers = self.readers(&item.with);
-        let state = self.state_now(item, state, is_finished, &readers);
+        self.status_with(item, state, is_finished, &self.readers(&item.with))
+    }
+
+    /// The same of a message as the database has it, where it is known who has read what.
+    pub(crate) fn kept_status(&self, item: &OutboxItem, state: WireState, readers: &Readers) -> MessageStatus {
+        match self.messages.outbox.item(&item.envelope.id) {
+            Some(item) => self.status_with(item, item.state(), false, readers),
+            None => self.status_with(item, state, is_settled(state), readers),
+        }
+    }
+
+    fn status_with(&self, item: &OutboxItem, state: WireState, is_finished: bool, readers: &Readers) -> MessageStatus {
+        let state = self.state_now(item, state, is_finished, readers);
         let problem = || self.voicemail_problem(&item.envelope.id).unwrap_or_else(|| reason_of(item));
         let reason = (state == WireState::Failed).then(problem);
-        let members = self.member_statuses(item, &readers);
+        let members = self.member_statuses(item, readers);
         MessageStatus { id: item.envelope.id.to_string(), state: shown(state), reason, members }
     }
 
