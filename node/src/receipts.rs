@@ -413,7 +413,9 @@ impl EventLoop {
         let readers = self.readers(with);
         for kept in found.iter().rev() {
             match kept {
-                Kept::Sent { item, state } => self.tell_state(with, &self.kept_status(item, WireState::of_number(*state), &readers)),
+                Kept::Sent { item, state } => {
+                    self.tell_state(with, &self.kept_status(item, WireState::of_number(*state), &readers))
+                }
                 Kept::Elsewhere { envelope, .. } => self.tell_state(with, &status(envelope.id, MessageState::Read)),
                 Kept::Received { .. } => {}
             }

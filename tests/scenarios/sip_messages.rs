@@ -1,11 +1,13 @@
 //! Goal: phones see presence and write messages through the overlay, and a user's phones and devices agree on what was read. Method: Debian's baresip and a client
 //! of our own at the edges of two real daemons.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use halloo_protocol::sip::message::Message;
 use halloo_tests::cli::Invocation;
-use halloo_tests::phone::{Phone, PhoneAccount};
+use halloo_tests::phone::{Phone, PhoneAccount, wait_devices};
 use halloo_tests::sip_client::SipClient;
 use halloo_tests::{Daemon, Plan, eventually};
 use serde_json::json;
@@ -214,4 +216,50 @@ fn subscriptions_tell_nothing_of_strangers_and_end_as_they_are_asked_to() {
     assert!(matches!(client.exchange(liar).status(), 403 | 407), "alice's password opens nothing of bob's");
     let picture = client.request("MESSAGE", "sip:bob@example").with_body("image/png", "x");
     assert_eq!(client.exchange(picture).status(), 415);
+}
+
+#[test]
+fn what_waits_for_a_phone_comes_once_and_a_killed_node_loses_none_of_it() {
+    /// More than are held for a phone at once.
+    const COUNT: usize = 80;
+    let mut network = Plan::new(["alice", "bob"]).args("bob", edge()).start();
+    network.befriend(&network.users[0], &network.users[1]);
+    let [alice, bob] = network.users();
+    let account = PhoneAccount::add(bob, "udp");
+    wait_devices(alice, &bob.username, 2);
+    let all: BTreeSet<String> = (0..COUNT).map(|number| format!("number {number}")).collect();
+    for text in &all {
+        alice.api().post("/v1/messages", &json!({"to": bob.username, "text": text})).expect("sent");
+    }
+    has_unread(bob, &alice.username, COUNT as u64);
+
+    // Killed after the phone has taken most of them, which may not be noted yet. Requests that come again, as datagrams do, are the same ones.
+    let mut client = SipClient::new(&account);
+    client.register();
+    let (mut taken, requests) = (BTreeSet::new(), RefCell::new(BTreeSet::new()));
+    let is_new = |message: &Message| requests.borrow_mut().insert(message.call_id().to_owned());
+    for _ in 0..COUNT - 10 {
+        let message = client.take("MESSAGE", is_new);
+        assert!(taken.insert(body(&message)), "once each: {message:?}");
+    }
+    bob.kill();
+    let address = account.address().to_string();
+    bob.restart_with(&["--sip", &address]);
+    client.register();
+    while taken.len() < COUNT {
+        taken.insert(body(&client.take("MESSAGE", is_new)));
+    }
+    assert_eq!(taken, all);
+
+    // It is noted in the end, for the user's other device and the author; whoever registers now gets nothing of it.
+    has_unread(bob, &alice.username, 0);
+    eventually(PATIENCE, "alice sees that all were read", || {
+        let list = alice.api().get(&format!("/v1/messages?with={}&limit=200", bob.username))?;
+        let unread = list["messages"].as_array().into_iter().flatten().filter(|entry| entry["state"] != "read").count();
+        if unread == 0 { Ok(()) } else { Err(format!("{unread} aren't: {list}")) }
+    });
+    let mut other = SipClient::new(&account);
+    other.register();
+    alice.api().post("/v1/messages", &json!({"to": bob.username, "text": "the last one"})).expect("sent");
+    assert_eq!(body(&other.take("MESSAGE", |_| true)), "the last one");
 }

@@ -1,5 +1,9 @@
 //! What waits to be read, for the desk of an account's phones: one by one it would be a question, and a commit, for each message.
 
+use std::collections::BTreeMap;
+
+use halloo_protocol::key::DeviceKey;
+
 use super::messages::{MessageError, Messages};
 use super::problem::NodeError;
 use super::{Command, Reply};
@@ -28,11 +32,22 @@ pub struct WaitingMessage {
     pub id: String,
 }
 
+/// Where a message stands: in the database, and among those of the device that has written it.
+#[derive(Clone, Copy, Debug)]
+pub struct WaitingRow {
+    /// Its row.
+    pub number: u64,
+    /// Which device.
+    pub device: DeviceKey,
+    /// Its number there.
+    pub counter: u64,
+}
+
 /// A part of what waits.
 #[derive(Debug)]
 pub struct WaitingPage {
     /// Rows of texts, the newest first.
-    pub numbers: Vec<u64>,
+    pub rows: Vec<WaitingRow>,
     /// Unread messages in it, recordings among them.
     pub seen: u64,
     /// Unread messages in all.
@@ -65,16 +80,16 @@ impl WaitingCommand {
 }
 
 impl Messages<'_> {
-    /// The rows of unread texts of users, oldest first.
+    /// The rows of unread texts of users, the oldest first; what one device has written in the order in which it was written.
     pub(crate) async fn waiting(&self) -> Result<Vec<u64>, MessageError> {
-        let (mut numbers, mut seen, mut before) = (Vec::new(), 0, None);
+        let (mut rows, mut seen, mut before) = (Vec::new(), 0, None);
         loop {
             let page = self.0.ask(|reply| Command::Waiting(WaitingCommand::List { before, reply })).await?;
-            numbers.extend(page.numbers);
+            rows.extend(page.rows);
             (seen, before) = (seen + page.seen, page.before);
             if before.is_none() || seen >= page.total {
-                numbers.reverse();
-                return Ok(numbers);
+                rows.reverse();
+                return Ok(in_order(&rows));
             }
         }
     }
@@ -92,5 +107,37 @@ impl Messages<'_> {
     /// The person has read these, and those alone: as [`Messages::mark_read`], for all of them in one.
     pub(crate) async fn mark_taken(&self, messages: Vec<WaitingMessage>) -> Result<(), MessageError> {
         self.0.ask(|reply| Command::Waiting(WaitingCommand::Taken { messages, reply })).await
+    }
+}
+
+/// Row numbers, each device's in the order of its counters, in the places that its messages have.
+fn in_order(rows: &[WaitingRow]) -> Vec<u64> {
+    let mut places: BTreeMap<DeviceKey, Vec<usize>> = BTreeMap::new();
+    for (place, row) in rows.iter().enumerate() {
+        places.entry(row.device).or_default().push(place);
+    }
+    let mut numbers: Vec<u64> = rows.iter().map(|row| row.number).collect();
+    for of_device in places.into_values() {
+        let mut sorted: Vec<&WaitingRow> = of_device.iter().filter_map(|place| rows.get(*place)).collect();
+        sorted.sort_by_key(|row| row.counter);
+        for (place, row) in of_device.into_iter().zip(sorted) {
+            numbers[place] = row.number;
+        }
+    }
+    numbers
+}
+
+#[cfg(test)]
+mod tests {
+    use halloo_protocol::key::PublicKey;
+
+    use super::*;
+
+    #[test]
+    fn what_came_late_has_its_place() {
+        let row = |number, device: u8, counter| WaitingRow { number, device: DeviceKey(PublicKey([device; 32])), counter };
+        let rows = [row(1, 1, 2), row(2, 2, 1), row(5, 1, 1), row(7, 1, 3)];
+        assert_eq!(in_order(&rows), [5, 2, 1, 7]);
+        assert!(in_order(&[]).is_empty());
     }
 }

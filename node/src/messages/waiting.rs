@@ -13,7 +13,7 @@ use super::{Kept, foreign_row_id, internal};
 use crate::event_loop::EventLoop;
 use crate::handle::Reply;
 use crate::handle::messages::MessageError;
-use crate::handle::waiting::{WaitingCommand, WaitingMessage, WaitingPage, WaitingText};
+use crate::handle::waiting::{WaitingCommand, WaitingMessage, WaitingPage, WaitingRow, WaitingText};
 use crate::receipts::{CONVERSATIONS_MAX, Conversation};
 use crate::store::{StoreError, View};
 use crate::timestamp::Timestamp;
@@ -34,12 +34,12 @@ impl EventLoop {
         }
     }
 
-    /// Numbers of unread messages, the newest first, from before the row with this number.
+    /// Rows of unread messages, the newest first, from before the row with this number.
     fn list_waiting(&self, before: Option<u64>) -> Result<WaitingPage, StoreError> {
         self.store.read(|view| {
             let unread = unread_of_users(view)?;
             let total: u64 = unread.values().flat_map(Marks::iter).map(|(_, counters)| counters.len()).sum();
-            let mut page = WaitingPage { numbers: Vec::new(), seen: 0, total, before: None };
+            let mut page = WaitingPage { rows: Vec::new(), seen: 0, total, before: None };
             if total == 0 {
                 return Ok(page);
             }
@@ -50,7 +50,8 @@ impl EventLoop {
                 let Some(Kept::Received { from, envelope, .. }) = Kept::decode(&row.content) else { continue };
                 if marks.contains(&from, envelope.counter) {
                     page.seen += 1;
-                    page.numbers.extend(envelope.body.text().is_some_and(|text| !text.is_empty()).then_some(number));
+                    let row = WaitingRow { number, device: from, counter: envelope.counter };
+                    page.rows.extend(envelope.body.text().is_some_and(|text| !text.is_empty()).then_some(row));
                 }
             }
             Ok(page)

@@ -51,10 +51,10 @@ use tracing::debug;
 
 use self::client::Client;
 use self::names::Names;
-use self::text::Text;
+use self::text::{Asked, Text};
 use super::dialog::{Dialog, USER_AGENT, token};
 use super::session::user_of;
-use super::wire::{Arrived, Cause, INBOX_MAX, Wire};
+use super::wire::{Arrived, Cause, INBOX_MAX, Input, Wire};
 use crate::handle::waiting::WaitingMessage;
 use crate::handle::{Event, Node};
 
@@ -78,9 +78,10 @@ impl Desk {
     pub(super) fn open(account: String, node: Node, wire: Wire, names: PathBuf) -> Self {
         let (requests, inbox) = mpsc::channel(INBOX_MAX);
         let changed = Arc::new(Notify::new());
-        let clerk = Clerk::new(account, node, wire, names);
+        let (answers, answered) = mpsc::channel(INBOX_MAX);
+        let clerk = Clerk::new(account, node, wire, names, answers);
         let refreshed = Arc::clone(&clerk.refreshed);
-        let task = tokio::spawn(clerk.run(inbox, Arc::clone(&changed)));
+        let task = tokio::spawn(clerk.run(inbox, answered, Arc::clone(&changed)));
         Self { requests, changed, refreshed, _task: Arc::new(AbortOnDropHandle::new(task)) }
     }
 
@@ -130,8 +131,6 @@ enum Finished {
     Notified { id: u64, is_success: bool },
     /// A word that somebody writes: whatever comes of it.
     Said,
-    /// A MESSAGE.
-    Messaged { phone: String, key: String, fate: Fate },
     /// An INFO; `client` tells a client from one before it at the same phone.
     Informed { phone: String, client: u64, id: u32, status: Option<u16> },
     /// A buddy was asked.
@@ -170,13 +169,16 @@ struct Clerk {
     next_client: u64,
     names: Names,
     rates: RateLimiter<()>,
+    /// MESSAGEs that wait for their answers, which come to `answers`.
+    asked: Asked,
+    answers: mpsc::Sender<Input>,
     tasks: JoinSet<Finished>,
     /// Buddies being asked, which takes look-ups.
     asking: JoinSet<Finished>,
 }
 
 impl Clerk {
-    fn new(account: String, node: Node, wire: Wire, names: PathBuf) -> Self {
+    fn new(account: String, node: Node, wire: Wire, names: PathBuf, answers: mpsc::Sender<Input>) -> Self {
         Self {
             account,
             node,
@@ -199,12 +201,14 @@ impl Clerk {
             next_client: 0,
             names: Names::read(names),
             rates: RateLimiter::new(1),
+            asked: Asked::default(),
+            answers,
             tasks: JoinSet::new(),
             asking: JoinSet::new(),
         }
     }
 
-    async fn run(mut self, mut inbox: mpsc::Receiver<Arrived>, changed: Arc<Notify>) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Arrived>, mut answered: mpsc::Receiver<Input>, changed: Arc<Notify>) {
         let mut events = self.node.subscribe();
         self.follow_phones().await;
         loop {
@@ -217,6 +221,7 @@ impl Clerk {
                     Some(record) => self.handle_event(record.event).await,
                     None => return,
                 },
+                Some(answer) = answered.recv() => self.handle_answer(answer).await,
                 arrived = inbox.recv() => match arrived {
                     Some(arrived) => self.handle(arrived).await,
                     None => return self.mark_taken().await,
@@ -234,7 +239,13 @@ impl Clerk {
 
     fn poll_timeout(&self) -> Option<Instant> {
         let clients = self.clients.values().filter_map(Client::poll_timeout);
-        let own = [self.publications.poll_timeout(), self.subscriptions.poll_timeout(), self.delivery.poll_timeout(), self.taken.poll_timeout()];
+        let own = [
+            self.publications.poll_timeout(),
+            self.subscriptions.poll_timeout(),
+            self.delivery.poll_timeout(),
+            self.taken.poll_timeout(),
+            self.asked.poll_timeout(),
+        ];
         own.into_iter().flatten().chain(clients).min()
     }
 
@@ -247,8 +258,11 @@ impl Clerk {
         if self.taken.is_due(now) {
             self.mark_taken().await;
         }
+        while let Some(asked) = self.asked.poll_overdue(now) {
+            self.text_answered(asked, Fate::Failed).await;
+        }
         self.hold_more().await;
-        self.send_texts(now);
+        self.send_texts(now).await;
         if std::mem::take(&mut self.is_to_wake) {
             self.wire.wake(&self.account, None, Cause::Message).await;
         }
@@ -305,14 +319,6 @@ impl Clerk {
         match finished {
             Finished::Notified { id, is_success } => self.subscriptions.answered(id, is_success, now),
             Finished::Said => {}
-            Finished::Messaged { phone, key, fate: Fate::Taken } => self.text_taken(&phone, &key, now),
-            // It has logged in to the profile meanwhile, and gets it there.
-            Finished::Messaged { phone, .. } if self.clients.get(&phone).is_some_and(Client::is_logged_in) => {}
-            Finished::Messaged { phone, key, fate: Fate::Refused } => self.delivery.refused(&phone, &key),
-            Finished::Messaged { phone, key, .. } => {
-                self.delivery.failed(&phone, &key, now);
-                self.wake_silent(&phone).await;
-            }
             Finished::Informed { phone, client, id, status } => self.info_answered(&phone, client, id, status),
             Finished::Added { phone, client, re, refused, user, name } => {
                 if refused.is_none() && name.is_some() {

@@ -90,7 +90,8 @@ pub(super) enum Ask {
         flow: Flow,
         number: u32,
         inbox: mpsc::Sender<Input>,
-        sent: oneshot::Sender<Option<ClientId>>,
+        /// Who wants to know by which name it was sent; without it the inbox is told if it wasn't.
+        sent: Option<oneshot::Sender<Option<ClientId>>>,
     },
     /// Sends without waiting for anything: the ACK to a 2xx.
     Send {
@@ -177,8 +178,13 @@ impl Wire {
         inbox: &mpsc::Sender<Input>,
     ) -> Option<ClientId> {
         let (sent, receiver) = oneshot::channel();
-        self.tell(Ask::Request { request: Box::new(request), flow, number, inbox: inbox.clone(), sent }).await;
+        self.tell(Ask::Request { request: Box::new(request), flow, number, inbox: inbox.clone(), sent: Some(sent) }).await;
         receiver.await.ok().flatten()
+    }
+
+    /// Sends a request; its answer, or that there is none, comes to `inbox` with this number.
+    pub(super) async fn start(&self, request: Message, flow: Flow, number: u32, inbox: &mpsc::Sender<Input>) {
+        self.tell(Ask::Request { request: Box::new(request), flow, number, inbox: inbox.clone(), sent: None }).await;
     }
 
     /// Sends a request that nobody answers.

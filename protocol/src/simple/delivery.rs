@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 /// Messages held for phones; more wait in the account's database.
-pub const HELD_MAX: usize = 200;
+pub const HELD_MAX: usize = 64;
 /// When a phone that didn't answer is tried again, doubled each time up to [`RETRY_MAX`].
 pub const RETRY: Duration = Duration::from_secs(30);
 /// See [`RETRY`].

@@ -71,7 +71,8 @@ impl Binding {
     fn goes_on_as(&self, new: &Self) -> bool {
         let what = |one: &Self| (one.flow, one.reg_id, one.is_outbound, one.q, one.refreshes_itself, one.is_asleep);
         what(self) == what(new)
-            && (&self.contact, &self.instance, &self.user_agent, &self.push) == (&new.contact, &new.instance, &new.user_agent, &new.push)
+            && (&self.contact, &self.instance, &self.user_agent, &self.push)
+                == (&new.contact, &new.instance, &new.user_agent, &new.push)
     }
 
     /// The phone's own address of the account (RFC 5627), if it has one.
@@ -212,7 +213,10 @@ impl Registrar {
             added: new.iter().filter(|new| !gone.iter().any(|old| old.is_same(new))).count(),
             removed: gone.iter().filter(|old| !new.iter().any(|new| new.is_same(old))).count(),
             moved: new.iter().filter(|new| gone.iter().any(|old| old.is_same(new) && old.flow != new.flow)).count(),
-            unkept: new.iter().filter(|new| !known.iter().any(|old| old.goes_on_as(new) && old.kept_until >= new.expires_at)).count(),
+            unkept: new
+                .iter()
+                .filter(|new| !known.iter().any(|old| old.goes_on_as(new) && old.kept_until >= new.expires_at))
+                .count(),
         };
         self.change(account, asked, now);
         Ok(changed)

@@ -102,3 +102,33 @@ fn the_way_to_wake_a_phone_is_kept_and_headers_in_its_address_are_not() {
     assert_eq!(binding.push, Some(PushParams { provider: "fcm".into(), param: "app".into(), prid: "token".into() }));
     assert!(!binding.contact.contains("Route"), "{}", binding.contact);
 }
+
+#[test]
+fn a_refresh_needs_no_writing_and_a_restart_forgets_nothing_that_was_promised() {
+    let mut registrar = Registrar::new();
+    let expiring = [("contact", "<sip:a@1>"), ("expires", "600")];
+    let at = |secs: u64| NOW.plus_secs(secs);
+    let mut register = |registrar: &mut Registrar, cseq: u32, headers: &[(&str, &str)], secs: u64| {
+        registrar.register("bob", &request(cseq, headers), flow(0), at(secs)).expect("taken").unkept
+    };
+    assert_eq!(register(&mut registrar, 1, &expiring, 0), 1, "a new phone is written before it is told");
+    registrar.begin_keeping(false);
+    assert_eq!(register(&mut registrar, 2, &expiring, 1), 1, "it is being written");
+    registrar.kept();
+    let disk = registrar.clone();
+    assert_eq!(register(&mut registrar, 3, &expiring, 300), 0, "what is on disk lasts as long");
+    assert_eq!(register(&mut registrar, 4, &expiring, 590), 0);
+    assert_eq!(register(&mut registrar, 5, &expiring, 700), 1, "no longer");
+    let mut other = expiring.to_vec();
+    other.push(("user-agent", "another"));
+    assert_eq!(register(&mut registrar, 6, &other, 300), 1, "it is something else that is kept");
+
+    // The refresh at 590 s promised until 1,190 s; the process is killed before it was written.
+    let mut after = disk;
+    after.resume();
+    assert_eq!(after.bindings("bob", at(1_189)).len(), 1);
+    // An end in order is exact.
+    registrar.begin_keeping(true);
+    registrar.resume();
+    assert!(registrar.bindings("bob", at(900)).is_empty());
+}

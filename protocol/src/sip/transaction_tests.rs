@@ -158,3 +158,21 @@ fn a_flood_fills_nothing_beyond_its_bounds() {
     assert!(transactions.len() <= SERVERS_MAX);
     assert!(transactions.answered.len() <= SERVERS_MAX);
 }
+
+#[test]
+fn a_plain_via_and_one_with_all_that_is_allowed_are_the_same_hop() {
+    let keys = |via: &str| {
+        let mut message = request("MESSAGE", "x");
+        message.set("via", via);
+        (server_key(&message, "MESSAGE"), client_key(&message))
+    };
+    let plain = keys("SIP/2.0/UDP phone.example:5060;rport;branch=z9hG4bK1");
+    assert_eq!(plain, ("z9hG4bK1 phone.example:5060 MESSAGE".to_owned(), "z9hG4bK1 MESSAGE".to_owned()));
+    for via in [
+        "SIP / 2.0 / UDP   Phone.Example : 5060 ; rport ; branch = z9hG4bK1",
+        "SIP/2.0/UDP phone.example:05060;Branch=z9hG4bK1;rport",
+        "SIP/2.0/UDP phone.example:5060;branch=z9hG4bK1, SIP/2.0/UDP other:1;branch=z9hG4bK2",
+    ] {
+        assert_eq!(keys(via), plain, "{via}");
+    }
+}

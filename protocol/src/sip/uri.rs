@@ -411,6 +411,24 @@ mod tests {
     }
 
     #[test]
+    fn a_parameter_of_a_header_is_the_one_of_the_whole_address() {
+        for text in [
+            "<sip:a@b;tag=no>;tag=1",
+            "A B <sip:a@b> ;x; Tag = 1 ",
+            "\"a <b>;tag=no\" <sip:a@b>;tag=1",
+            "sip:a@b;tag=1",
+            "<sip:a@b>;tag",
+            "<sip:a@b>",
+            "<sip:a@b>;tag=",
+            "<sip:a@b>;;",
+            "<sip:a@b",
+        ] {
+            let whole = NameAddr::parse(text).map(|address| address.param("tag").map(str::to_owned));
+            assert_eq!(header_param(text, "tag"), whole, "{text}");
+        }
+    }
+
+    #[test]
     fn names_and_addresses_are_read_and_written() {
         let read = NameAddr::parse("\"A \\\"B\\\"\" <sip:a@b;lr> ; tag = 1 ;x").expect("an address");
         assert_eq!(

@@ -6,9 +6,9 @@ use std::time::Instant;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::transaction::{Flow, Transport};
 
-use super::{Edge, unix};
+use super::{Edge, tell, unix};
 use crate::sip::dialog::token;
-use crate::sip::wire::Ask;
+use crate::sip::wire::{Ask, Input};
 use crate::sip::{is_near, route_to};
 
 impl Edge {
@@ -40,11 +40,13 @@ impl Edge {
             }
             Ask::Request { request, flow, number, inbox, sent } => {
                 let id = self.with_via(*request, flow).and_then(|request| self.transactions.request(request, flow, now));
-                if let Some(id) = id {
-                    self.clients.insert(id, (number, inbox));
+                match id {
+                    Some(id) => drop(self.clients.insert(id, (number, inbox))),
+                    None if sent.is_none() => tell(&inbox, Input::TimedOut(number)),
+                    None => {}
                 }
                 // Who asked has gone: the answer goes nowhere.
-                let _ = sent.send(id);
+                let _ = sent.map(|sent| sent.send(id));
             }
             Ask::Send { request, flow } => {
                 if let Some(request) = self.with_via(*request, flow) {

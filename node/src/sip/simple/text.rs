@@ -6,7 +6,7 @@
 //! groups aren't sent to phones, which couldn't answer to the group. That somebody writes (RFC 3994) goes through both ways, to phones that have said so themselves: others
 //! would show it as a message.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use halloo_protocol::simple::composing::{self, Composing};
@@ -15,10 +15,11 @@ use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::status::reason_of;
 use tracing::debug;
 
+use super::client::Client;
 use super::{ANSWER_MAX, Clerk, Finished, address, bare, request_to};
 use crate::handle::messages::MessageError;
 use crate::handle::waiting::{WaitingMessage, WaitingText};
-use crate::sip::wire::Arrived;
+use crate::sip::wire::{Arrived, Input};
 use crate::timestamp::Timestamp;
 
 /// Requests to phones under way at which words that somebody writes are left out.
@@ -31,6 +32,35 @@ pub(super) struct Text {
     pub(super) from: String,
     pub(super) text: String,
     pub(super) sent_at: Timestamp,
+}
+
+/// A MESSAGE that waits for its answer.
+#[derive(Debug)]
+pub(super) struct AskedText {
+    phone: String,
+    key: String,
+    until: Instant,
+}
+
+/// Those of an account, by number: one for each of its phones. Later ones have higher numbers and wait for longer.
+#[derive(Debug, Default)]
+pub(super) struct Asked(BTreeMap<u32, AskedText>, u32);
+
+impl Asked {
+    fn add(&mut self, asked: AskedText) -> u32 {
+        self.1 = self.1.wrapping_add(1);
+        self.0.insert(self.1, asked);
+        self.1
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        self.0.first_key_value().map(|(_, asked)| asked.until)
+    }
+
+    /// One that has waited for too long: whoever was to tell of it has lost it.
+    pub(super) fn poll_overdue(&mut self, now: Instant) -> Option<AskedText> {
+        self.0.first_entry().filter(|first| first.get().until <= now).map(|first| first.remove())
+    }
 }
 
 impl Clerk {
@@ -157,7 +187,8 @@ impl Clerk {
     /// Messages were read on another device.
     pub(super) async fn forget_read(&mut self, with: &str) {
         let start = key_of(with, "");
-        let held: Vec<WaitingMessage> = self.texts.keys().filter(|key| key.starts_with(&start)).filter_map(|key| named(key)).collect();
+        let held: Vec<WaitingMessage> =
+            self.texts.keys().filter(|key| key.starts_with(&start)).filter_map(|key| named(key)).collect();
         if held.is_empty() {
             return;
         }
@@ -172,7 +203,7 @@ impl Clerk {
     }
 
     /// Sends what phones are to get next.
-    pub(super) fn send_texts(&mut self, now: Instant) {
+    pub(super) async fn send_texts(&mut self, now: Instant) {
         while let Some((name, key)) = self.delivery.poll_send(now) {
             let (Some(text), Some(phone)) = (self.texts.get(&key), self.phones.get(&name)) else {
                 self.delivery.failed(&name, &key, now);
@@ -188,11 +219,35 @@ impl Clerk {
             let written = std::time::UNIX_EPOCH + std::time::Duration::from_millis(text.sent_at.unix_ms());
             request.add("date", httpdate::fmt_http_date(written));
             let request = request.with_body("text/plain;charset=UTF-8", text.text.clone());
-            let (wire, flow) = (self.wire.clone(), phone.flow);
-            self.tasks.spawn(async move {
-                let answer = wire.ask(request, flow, ANSWER_MAX).await;
-                Finished::Messaged { phone: name, key, fate: answer.map_or(Fate::Failed, |answer| fate_of(answer.status())) }
-            });
+            let flow = phone.flow;
+            let number = self.asked.add(AskedText { phone: name, key, until: now + ANSWER_MAX });
+            self.wire.start(request, flow, number, &self.answers).await;
+        }
+    }
+
+    /// What a phone says to a MESSAGE, or that it says nothing.
+    pub(super) async fn handle_answer(&mut self, answer: Input) {
+        let (number, fate) = match answer {
+            Input::Response(number, response) if response.status() >= 200 => (number, fate_of(response.status())),
+            Input::TimedOut(number) => (number, Fate::Failed),
+            _ => return,
+        };
+        if let Some(asked) = self.asked.0.remove(&number) {
+            self.text_answered(asked, fate).await;
+        }
+    }
+
+    pub(super) async fn text_answered(&mut self, asked: AskedText, fate: Fate) {
+        let (AskedText { phone, key, .. }, now) = (asked, Instant::now());
+        match fate {
+            Fate::Taken => self.text_taken(&phone, &key, now),
+            // It has logged in to the profile meanwhile, and gets it there.
+            _ if self.clients.get(&phone).is_some_and(Client::is_logged_in) => {}
+            Fate::Refused => self.delivery.refused(&phone, &key),
+            Fate::Failed => {
+                self.delivery.failed(&phone, &key, now);
+                self.wake_silent(&phone).await;
+            }
         }
     }
 
