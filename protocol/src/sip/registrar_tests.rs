@@ -108,7 +108,7 @@ fn a_refresh_needs_no_writing_and_a_restart_forgets_nothing_that_was_promised() 
     let mut registrar = Registrar::new();
     let expiring = [("contact", "<sip:a@1>"), ("expires", "600")];
     let at = |secs: u64| NOW.plus_secs(secs);
-    let mut register = |registrar: &mut Registrar, cseq: u32, headers: &[(&str, &str)], secs: u64| {
+    let register = |registrar: &mut Registrar, cseq: u32, headers: &[(&str, &str)], secs: u64| {
         registrar.register("bob", &request(cseq, headers), flow(0), at(secs)).expect("taken").unkept
     };
     assert_eq!(register(&mut registrar, 1, &expiring, 0), 1, "a new phone is written before it is told");

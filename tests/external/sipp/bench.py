@@ -116,7 +116,7 @@ class Kamailio:
         with open(path, "w") as file:
             file.write(config)
         self.log = open(os.path.join(folder, "kamailio.log"), "w")
-        command = ["kamailio", "-f", path, "-DD", "-E", "-Y", folder, "-m", "128", "-M", "16"]
+        command = ["kamailio", "-f", path, "-DD", "-E", "-Y", folder, "-m", "512", "-M", "32", "-x", "tlsf", "-X", "tlsf"]
         self.process = subprocess.Popen(on_core(1, command), stdout=self.log, stderr=self.log)
         time.sleep(2)
         if self.process.poll() is not None:
