@@ -293,7 +293,7 @@ def per_second(server, count, started, before):
     """Of a second that passed, and of a second of the core: with what the server does in the second after, as marks and receipts."""
     elapsed = time.monotonic() - started
     time.sleep(1)
-    return count / elapsed, count / (cpu_seconds(server.pids()) - before)
+    return count / elapsed, count / max(cpu_seconds(server.pids()) - before, 0.01)
 
 
 def befriend_pairs(edge):
