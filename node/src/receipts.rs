@@ -367,7 +367,7 @@ impl EventLoop {
     }
 
     /// Tells of each message that somebody has now read.
-    fn tell_newly_read(&self, with: &Correspondent, news: &Marks) {
+    fn tell_newly_read(&mut self, with: &Correspondent, news: &Marks) {
         if news.is_empty() {
             return;
         }
@@ -376,6 +376,7 @@ impl EventLoop {
         for (_, row) in rows {
             match Kept::decode(&row.content) {
                 Some(Kept::Sent { item, .. }) if news.contains(&me, item.envelope.counter) => {
+                    self.message_read_elsewhere(&item.envelope.id);
                     self.tell_state(with, &self.message_status(item.envelope.id));
                 }
                 Some(Kept::Elsewhere { device, envelope, .. }) if news.contains(&device, envelope.counter) => {

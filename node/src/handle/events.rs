@@ -48,6 +48,26 @@ pub enum Event {
         text: String,
         /// When its writer sent it, by their clock.
         sent_at: Timestamp,
+        /// In how many seconds the person is told here, by `message_due`, unless it is read before: the user's policy has other devices tell of it first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        held_secs: Option<u16>,
+        /// What the person reads or hears of it; none while it is held.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<Notice>,
+    },
+    /// It is this device's turn to tell of a message that it has, and nobody has read it.
+    MessageDue {
+        /// The message's id.
+        message_id: String,
+        /// Who wrote it, `name@authority`.
+        from: String,
+        /// The id of the group to which it was said, if it was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+        /// The text.
+        text: String,
+        /// When its writer sent it, by their clock.
+        sent_at: Timestamp,
         /// What the person reads or hears of it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         notice: Option<Notice>,
@@ -592,6 +612,7 @@ impl Event {
         match self {
             Self::Ready(_) => "ready",
             Self::MessageReceived { .. } => "message_received",
+            Self::MessageDue { .. } => "message_due",
             Self::MessageState { .. } => "message_state",
             Self::VoicemailReceived { .. } => "voicemail_received",
             Self::VoicemailHeard { .. } => "voicemail_heard",

@@ -347,6 +347,7 @@ async fn watching_streams_one_object_per_line_and_ends_with_the_daemon() {
         group: None,
         text: "hi".to_owned(),
         sent_at: halloo::timestamp::Timestamp::default(),
+        held_secs: None,
         notice: None,
     };
     let mut again = tokio::time::interval(std::time::Duration::from_millis(50));
