@@ -383,7 +383,14 @@ impl EventLoop {
     }
 
     /// Whether a copy may be encrypted now, with these keys of its device. Keys that didn't open a message are looked up anew before they are used again.
-    fn is_due(&mut self, device: &DeviceKey, id: &MessageId, row: &SealedCopyRow, keys: Option<&PreKeys>, can_send: bool) -> bool {
+    fn is_due(
+        &mut self,
+        device: &DeviceKey,
+        id: &MessageId,
+        row: &SealedCopyRow,
+        keys: Option<&PreKeys>,
+        can_send: bool,
+    ) -> bool {
         let now = self.now();
         let failed = self.sessions.failed_keys.get_mut(device);
         if failed.as_ref().is_some_and(|failed| keys.is_some_and(|keys| *keys != failed.keys)) {
