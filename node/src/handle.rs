@@ -210,6 +210,12 @@ pub enum Command {
         options: AddOptions,
         reply: Reply<CallAdded, CallError>,
     },
+    /// [`Calls::connect`]
+    CallConnect {
+        call_id: String,
+        with: String,
+        reply: Reply<bool, CallError>,
+    },
     /// [`Calls::rejoin`]
     CallRejoin {
         call_id: String,

@@ -23,9 +23,7 @@ fn sdp(is_secure: bool) -> String {
         false => ("AVP", String::new()),
         true => ("SAVP", format!("a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:{}\r\n", "A".repeat(40))),
     };
-    format!(
-        "v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 40000 RTP/{profile} 0\r\n{keys}"
-    )
+    format!("v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 40000 RTP/{profile} 0\r\n{keys}")
 }
 
 /// Registers with these parameters of its address, for so many seconds.
@@ -72,7 +70,19 @@ fn hang_up(client: &mut SipClient, invite: &Message, answer: &Message) {
 fn edge(folder: &Path) -> String {
     let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
     let mut openssl = Command::new("openssl");
-    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=edge"]);
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=edge",
+    ]);
     let made = openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output().expect("openssl runs");
     assert!(made.status.success(), "{made:?}");
     format!("[sip]\nlisten = [\"[::]:0\"]\nlisten_tls = [\"127.0.0.1:0\"]\ncertificate = {certificate:?}\nkey = {key:?}\n")

@@ -622,6 +622,19 @@ impl Calls<'_> {
         self.0.ask(|reply| Command::CallAdd { call_id, options, reply }).await
     }
 
+    /// Connects the other ends of two answered calls: both calls become one conference, of which any of them may be one already. Returns when the two have
+    /// each other: true, and this device may leave ([`Calls::hangup`]), which ends both calls and leaves the others with each other. False if they don't
+    /// within twenty seconds, as when one of them runs a version that can't: the calls go on, then.
+    ///
+    /// This is the end of a transfer after a consultation. What is said and heard here stays two calls'.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn connect(&self, call_id: &str, with: &str) -> Result<bool, CallError> {
+        let (call_id, with) = (call_id.to_owned(), with.to_owned());
+        self.0.ask(|reply| Command::CallConnect { call_id, with, reply }).await
+    }
+
     /// Comes back to a conference that this device has left within the last hour, named by any of its calls. Returns when somebody has let it in, or
     /// nobody does.
     ///

@@ -362,6 +362,9 @@ impl Calling {
             awaits_answer: !self.has_offer,
             may_transfer,
             transfer: None,
+            account: self.arrived.account,
+            conference: None,
+            legs: Vec::new(),
         };
         session.run().await;
         drop(self.dialling);

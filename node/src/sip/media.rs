@@ -67,7 +67,7 @@ pub enum LegEvent {
     PhoneHeard,
     /// Nothing has come from the phone for this many seconds, no report either, though it said that it sends. Told once per silence.
     PhoneSilent(u64),
-    /// The overlay's end is over. Nothing follows.
+    /// The overlay's end is over. Nothing follows, unless another takes its place ([`PhoneLeg::bridge`]).
     Ended,
 }
 
@@ -219,7 +219,7 @@ impl PhoneLeg {
     }
 
     /// Joins the leg with the call's audio; packets pass once both sides have agreed on a codec. Another one takes its place: of a call that the phone is
-    /// transferred to, in the same codec, before the first one ends.
+    /// transferred to, in the same codec.
     pub fn bridge(&mut self, port: AudioPort) {
         self.wish(Wish::Bridge(Box::new(port)));
     }

@@ -372,6 +372,9 @@ impl Ringing {
             awaits_answer: false,
             may_transfer: true,
             transfer: None,
+            account: self.incoming.account.clone(),
+            conference: None,
+            legs: Vec::new(),
         };
         let acknowledge = (session.dialog.clone(), session.wire.clone(), index);
         let place = phone.place;

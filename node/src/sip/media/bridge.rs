@@ -111,8 +111,8 @@ impl Bridge {
                 Wakeup::Overlay(Some(AudioEvent::Early(agreed))) => self.tell(LegEvent::Early(agreed)),
                 Wakeup::Overlay(Some(AudioEvent::Connected)) => self.tell(LegEvent::Connected),
                 Wakeup::Overlay(Some(AudioEvent::Ended) | None) => {
+                    self.port = None;
                     self.tell(LegEvent::Ended);
-                    break;
                 }
                 Wakeup::Media(Ok((length, source))) => {
                     let datagram = buffers.media.get_mut(..length).unwrap_or_default();

@@ -317,6 +317,9 @@ impl Attempt {
             awaits_answer: false,
             may_transfer: false,
             transfer: None,
+            account: placing.call.account.clone(),
+            conference: None,
+            legs: Vec::new(),
         };
         tokio::select! {
             () = session.run() => {}
