@@ -216,6 +216,12 @@ pub enum Command {
         with: String,
         reply: Reply<bool, CallError>,
     },
+    /// [`Calls::press`]
+    CallPress {
+        call_id: String,
+        keys: String,
+        reply: Reply<(), CallError>,
+    },
     /// [`Calls::rejoin`]
     CallRejoin {
         call_id: String,

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use halloo_protocol::phone::keys;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::replaces::Replaces;
 use halloo_protocol::sip::status::reason_of;
@@ -168,6 +169,7 @@ impl Session {
             "UPDATE" => self.update(id, &request).await,
             "REFER" if self.may_transfer => self.refer(id, &request).await,
             "REFER" => self.refuse(id, &request, 403, reason_of(403)).await,
+            "INFO" if keys::is_key_info(request.get("content-type").unwrap_or_default()) => self.press(id, &request).await,
             // PRACK: of what was told before the answer, which has overtaken it.
             "OPTIONS" | "INFO" | "NOTIFY" | "PRACK" => self.accept(id, &request).await,
             _ => self.refuse(id, &request, 501, reason_of(501)).await,
@@ -349,6 +351,20 @@ impl Session {
             }
         }
         false
+    }
+
+    /// A phone that says by INFO what is pressed on it, and not among its audio.
+    async fn press(&self, id: ServerId, request: &Message) {
+        let Some(key) = keys::of_info(request.get("content-type").unwrap_or_default(), &request.body) else {
+            return self.refuse(id, request, 400, "INFO names no key").await;
+        };
+        match self.node.calls().press(&self.call_id, &key.to_string()).await {
+            Ok(()) => self.accept(id, request).await,
+            Err(error) => {
+                debug!(%error, "a phone's key reaches nobody");
+                self.refuse(id, request, 488, reason_of(488)).await;
+            }
+        }
     }
 
     /// How far a transfer is.
