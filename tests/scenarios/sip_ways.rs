@@ -1,5 +1,5 @@
 //! Goal: a phone's calls hold whatever the way to it: over both families, encrypted or not, from another address in the middle of a call; and one account can't take
-//! all there is. Method: one edge with every kind of listener, and clients that say exactly what a phone would.
+//! all there is; and what is pressed is heard. Method: one edge with every kind of listener, and clients that say exactly what a phone would.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use halloo_protocol::sip::message::Message;
 use halloo_tests::cli::Invocation;
 use halloo_tests::phone::{PhoneAccount, wait_devices};
+use halloo_tests::rtp_tone::RtpTone;
 use halloo_tests::sip_client::SipClient;
-use halloo_tests::{Plan, User};
+use halloo_tests::{Plan, User, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -175,6 +176,37 @@ fn an_account_has_its_share(alice: &User, callers: [&User; 3], account: &PhoneAc
     }
 }
 
+/// What is pressed at a phone, among its audio or told by INFO, is told at a native end, and the other way round; where audio goes on.
+#[track_caller]
+fn keys_go_both_ways(bob: &User, account: &PhoneAccount) {
+    let (mut phone, mut tone) = (SipClient::new(account), RtpTone::new(440.0));
+    let (request, answer) = call(&mut phone, &bob.username, &tone.sdp_with_keys());
+    let described = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(described.contains("telephone-event/8000"), "{described}");
+    tone.speak_to(&answer.body);
+    eventually(PATIENCE, "audio comes", || if tone.heard() > 10 { Ok(()) } else { Err(tone.heard().to_string()) });
+    tone.press("19#");
+    let told = ["1", "9", "#"].map(|key| bob.wait_event(PATIENCE, "call_key", |event| event["key"] == key));
+    let call_id = told[0]["call_id"].as_str().expect("a call");
+    let mut info = |kind: &str, body: &str| {
+        let info = phone.within("INFO", &request, &answer).with_body(kind, body);
+        phone.send(&info.to_bytes());
+        phone.final_answer(&info).status()
+    };
+    assert_eq!(info("application/dtmf-relay", "Signal=7\r\nDuration=160\r\n"), 200);
+    assert_eq!(info("application/dtmf-relay", "Signal=77\r\n"), 400);
+    bob.wait_event(PATIENCE, "call_key", |event| event["key"] == "7");
+
+    bob.cli(["calls", "press", call_id, "42*"]).ok();
+    assert_eq!(bob.cli(["calls", "press", call_id, "4x"]).code, 2);
+    eventually(PATIENCE, "the phone has the keys", || if tone.pressed() == "42*" { Ok(()) } else { Err(tone.pressed()) });
+    let before = tone.heard();
+    eventually(PATIENCE, "audio goes on", || if tone.heard() > before + 10 { Ok(()) } else { Err(tone.heard().to_string()) });
+    hang_up(&mut phone, &request, &answer);
+    let pressed: Vec<_> = bob.events().into_iter().filter(|event| event["event"] == "call_key").collect();
+    assert_eq!(pressed.len(), 4, "each once: {pressed:?}");
+}
+
 #[test]
 fn a_phones_calls_hold_whatever_the_way_to_it() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -186,6 +218,7 @@ fn a_phones_calls_hold_whatever_the_way_to_it() {
     account.server = format!("sip:127.0.0.1:{};transport=udp", account.address().port());
     wait_devices(carol, &alice.username, 2);
     a_call_follows_its_phone(alice, bob, &account);
+    keys_go_both_ways(bob, &account);
     media_are_as_safe_as_signalling(alice, bob, carol, &PhoneAccount::of(&made, "tls"));
     an_account_has_its_share(alice, [bob, carol, dave], &account);
 }

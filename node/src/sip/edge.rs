@@ -192,13 +192,18 @@ impl Edge {
 
     /// Serves until told to stop. Whatever goes wrong with one request, the others are served.
     pub(super) async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
-        let _lines = self.trunks.keep(&self.wire, &self.transports.connector(), &self.own);
+        let trunks = self.trunks.keep(&self.wire, &self.transports.connector(), &self.own);
         let mut tick = tokio::time::interval(SAVE_EVERY);
-        loop {
-            if !shielded(self.turn(&mut inputs, &mut tick, &stop)).await {
-                break;
-            }
-        }
+        while shielded(self.turn(&mut inputs, &mut tick, &stop)).await {}
+        // Providers are told by this very task, and what they answer comes to it.
+        let left = CancellationToken::new();
+        let guard = left.clone().drop_guard();
+        let leaving = AbortOnDropHandle::new(tokio::spawn(async move {
+            trunks.leave().await;
+            drop(guard);
+        }));
+        while shielded(self.turn(&mut inputs, &mut tick, &left)).await {}
+        drop(leaving);
         self.saving.finish().await;
         self.save_bindings();
         let ending = self.running.values().map(|running| running.account.node.shutdown());
