@@ -5,16 +5,18 @@
 use std::time::Duration;
 
 use halloo_protocol::sip::message::Message;
-use halloo_tests::Plan;
 use halloo_tests::audio::assert_heard;
 use halloo_tests::phone::{Phone, PhoneAccount, wait_devices};
 use halloo_tests::rtp_tone::RtpTone;
 use halloo_tests::sip_client::SipClient;
+use halloo_tests::{Plan, eventually};
 
 const ALICE_HZ: f64 = 440.0;
 const CAROL_HZ: f64 = 660.0;
 const BOB_HZ: f64 = 880.0;
 const UNHEARD_HZ: f64 = 550.0;
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long they are left to talk.
 const TALK: Duration = Duration::from_secs(3);
@@ -92,6 +94,39 @@ fn a_phone_transfers_its_call_and_the_others_hear_each_other() {
     at_alice.wait("CALL_CLOSED");
     assert_heard(&at_alice.heard(), CAROL_HZ, UNHEARD_HZ, Duration::from_secs(1));
     assert_heard(&at_carol.heard(), ALICE_HZ, UNHEARD_HZ, Duration::from_secs(1));
+
+    // Another phone of the account takes the call.
+    let first = call(&mut bob, &tone, &to_alice);
+    at_alice.wait("CALL_ESTABLISHED");
+    let mut other = SipClient::new(&accounts[1]);
+    let mut spoken = RtpTone::new(BOB_HZ);
+    let mut take = |replaces: &str| {
+        let mut request = other.request("INVITE", &to_alice).with_body("application/sdp", spoken.sdp());
+        request.add("require", "replaces");
+        request.add("replaces", replaces);
+        other.send(&request.to_bytes());
+        let asked = other.final_answer(&request);
+        let request = other.authorize(request, &asked);
+        other.send(&request.to_bytes());
+        let answer = other.final_answer(&request);
+        (request, answer)
+    };
+    assert_eq!(take("nobodys;to-tag=1;from-tag=2").1.status(), 481);
+    let (id, theirs, ours) = (first.0.call_id(), first.1.to_tag().expect("a tag"), first.0.from_tag());
+    assert_eq!(take(&format!("{id};to-tag={theirs};from-tag=another")).1.status(), 481);
+    let taken = take(&format!("{id};to-tag={theirs};from-tag={ours}"));
+    assert_eq!(taken.1.status(), 200, "{:?}", taken.1);
+    let ack = other.within("ACK", &taken.0, &taken.1);
+    other.send(&ack.to_bytes());
+    assert_eq!(bob.take("BYE", |_| true).call_id(), id);
+    spoken.speak_to(&taken.1.body);
+    eventually(PATIENCE, "it hears alice", || if spoken.heard() > 50 { Ok(()) } else { Err(spoken.heard().to_string()) });
+    std::thread::sleep(TALK);
+    let bye = other.within("BYE", &taken.0, &taken.1);
+    other.send(&bye.to_bytes());
+    assert_eq!(other.final_answer(&bye).status(), 200);
+    at_alice.wait("CALL_CLOSED");
+    assert_heard(&at_alice.heard(), BOB_HZ, UNHEARD_HZ, Duration::from_secs(1));
 
     // To somebody who is called for it; the phone hangs up before they answer.
     let first = call(&mut bob, &tone, &to_alice);

@@ -133,7 +133,7 @@ impl Dialog {
         if matches!(request.method(), "INVITE" | "UPDATE" | "OPTIONS" | "SUBSCRIBE") && (101..300).contains(&status) {
             answer.add("contact", self.contact.as_str());
             answer.add("allow", ALLOW);
-            answer.add("supported", "timer, gruu, outbound, 100rel");
+            answer.add("supported", "timer, gruu, outbound, 100rel, replaces");
         }
         answer.add("server", USER_AGENT);
         answer

@@ -32,7 +32,7 @@
 use std::net::IpAddr;
 
 use tokio::net::UdpSocket;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use halloo_protocol::phone::AudioCodec;
@@ -222,6 +222,13 @@ impl PhoneLeg {
     /// transferred to, in the same codec.
     pub fn bridge(&mut self, port: AudioPort) {
         self.wish(Wish::Bridge(Box::new(port)));
+    }
+
+    /// Gives the call's audio back, for another leg.
+    pub(crate) async fn release(&self) -> Option<AudioPort> {
+        let (sender, port) = oneshot::channel();
+        self.wish(Wish::Release(sender));
+        port.await.ok()
     }
 
     /// What happens next; `None` once the leg is over. Safe to drop.

@@ -373,6 +373,7 @@ impl Ringing {
             may_transfer: true,
             transfer: None,
             account: self.incoming.account.clone(),
+            media: self.media.clone(),
             conference: None,
             legs: Vec::new(),
         };
@@ -469,7 +470,7 @@ fn invitation(incoming: &Incoming, binding: &Binding, local: SocketAddr) -> (Mes
     let mut request = dialog.request("INVITE");
     request.add("p-asserted-identity", asserted.to_string());
     request.add("allow", ALLOW);
-    request.add("supported", "timer, gruu, outbound, 100rel");
+    request.add("supported", "timer, gruu, outbound, 100rel, replaces");
     request.add("session-expires", INTERVAL_SECS.to_string());
     (request, dialog)
 }

@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use super::dialog::Dialog;
-use super::media::{LegEvent, MediaRefusal, PhoneLeg};
-use super::wire::{Input, Wire};
+use super::dialog::{Dialog, contact, token};
+use super::media::{LegEvent, MediaRefusal, PhoneLeg, PhoneMedia, Security};
+use super::wire::{Arrived, Input, Wire};
 use crate::handle::calls::AddOptions;
 use crate::handle::{Event, EventStream, Node};
 
@@ -55,6 +55,7 @@ pub(super) struct Session {
     pub(super) transfer: Option<AbortOnDropHandle<u16>>,
     /// Whose phone it is.
     pub(super) account: String,
+    pub(super) media: PhoneMedia,
     /// The conference that the call is part of, and its other legs here: when the one that the phone hears ends, as after a transfer at the other end, the phone
     /// goes on with another.
     pub(super) conference: Option<String>,
@@ -150,6 +151,7 @@ impl Session {
                     let _ = reply.send(self.call_id.clone());
                 }
             }
+            Input::TakeOver(arrived, replaces) => self.take_over(*arrived, &replaces).await,
             Input::Response(..) | Input::TimedOut(_) | Input::Cancelled | Input::Registered(_) => {}
         }
         None
@@ -314,6 +316,47 @@ impl Session {
         self.transfer = Some(AbortOnDropHandle::new(transfer));
     }
 
+    /// Another phone of the account has the call from now on, in the codec that it is in; the one that had it is told goodbye.
+    async fn take_over(&mut self, arrived: Arrived, replaces: &Replaces) {
+        let Some(codec) = self.leg.agreed().map(|agreed| agreed.codec).filter(|_| self.dialog.is_replaced_by(replaces)) else {
+            return refuse_to_take_over(&self.wire, &arrived, 481).await;
+        };
+        if self.unacknowledged.is_some() || self.transfer.is_some() {
+            return refuse_to_take_over(&self.wire, &arrived, 491).await;
+        }
+        let Ok(timer) = SessionTimer::asked(&arrived.request, Instant::now()) else {
+            return refuse_to_take_over(&self.wire, &arrived, 422).await;
+        };
+        let Ok(mut leg) = self.media.open(arrived.local.ip(), Security::Accepted).await else {
+            return refuse_to_take_over(&self.wire, &arrived, 503).await;
+        };
+        leg.expect_from(arrived.flow.peer.ip());
+        let Arrived { id, request, flow, local, account, .. } = arrived;
+        let contact = contact(account.split('@').next().unwrap_or_default(), local, flow);
+        let dialog = Dialog::answering(&request, &token(), flow, contact);
+        let has_offer = !request.body.is_empty();
+        let described = match has_offer {
+            true => leg.take_offer(&request.body).and_then(|_| leg.answer(codec)),
+            false => leg.offer(&[codec]),
+        };
+        let sdp = match described {
+            Ok(sdp) => sdp,
+            Err(refusal) => return self.wire.respond(id, refused_media(&dialog, &request, &refusal)).await,
+        };
+        if let Some(port) = self.leg.release().await {
+            leg.bridge(port);
+        }
+        self.say_goodbye().await;
+        self.wire.unfollow(&self.dialog.call_id).await;
+        (self.dialog, self.timer) = (dialog, timer);
+        std::mem::replace(&mut self.leg, leg).close().await;
+        (self.unacknowledged, self.awaits_answer) = (Some(id), !has_offer);
+        self.wire.follow(&self.dialog, &self.account, &self.inbox_sender).await;
+        let mut answer = self.dialog.answer(&request, 200, "OK");
+        add_timer(&mut answer, &request, &timer);
+        self.wire.respond(id, answer.with_body("application/sdp", sdp)).await;
+    }
+
     /// A phone that transfers may hang up as soon as that is on its way (RFC 5589 section 6.1): it isn't heard of any more, and the others go on.
     async fn await_transfer(&mut self) {
         if let Some(transfer) = self.transfer.take() {
@@ -381,6 +424,11 @@ impl Session {
         let request = self.dialog.request("BYE");
         let _ = self.wire.request(request, self.dialog.flow, GOODBYE, &self.inbox_sender).await;
     }
+}
+
+/// Refuses a phone that wants another's call.
+pub(super) async fn refuse_to_take_over(wire: &Wire, arrived: &Arrived, status: u16) {
+    wire.respond(arrived.id, Message::answer(&arrived.request, status, reason_of(status), Some(&token()))).await;
 }
 
 /// Blind: somebody is called. The phone leaves once the two have each other, so that nothing lies between.

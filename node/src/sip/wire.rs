@@ -76,6 +76,8 @@ pub(super) enum Input {
     Registered(Box<(Binding, SocketAddr)>),
     /// Which call of the overlay's it is, if it is this dialog and answered.
     Which(Box<Replaces>, oneshot::Sender<String>),
+    /// Another phone of the account is to have the call, if it is this dialog and answered: its INVITE.
+    TakeOver(Box<Arrived>, Box<Replaces>),
     /// The phone has registered anew, over another connection or from another address: this is the way to it now.
     Moved(Flow),
 }

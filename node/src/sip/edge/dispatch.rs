@@ -113,7 +113,7 @@ impl Edge {
                 answer.add("allow", ALLOW);
                 answer.add("accept", "application/sdp, application/pidf+xml, text/plain, application/im-iscomposing+xml");
                 answer.add("allow-events", "presence, refer");
-                answer.add("supported", "timer, gruu, outbound, eventlist, 100rel");
+                answer.add("supported", "timer, gruu, outbound, eventlist, 100rel, replaces");
             }),
             "SUBSCRIBE" | "PUBLISH" => self.at_desk(message, flow, account, now),
             "MESSAGE" | "INFO" if message.to_tag().is_none() || is_profile(&message) => self.at_desk(message, flow, account, now),
@@ -171,9 +171,9 @@ pub(super) fn unsupported(message: &Message) -> Option<(u16, &'static str)> {
 
 /// Extensions that a request requires and the edge doesn't have.
 pub(super) fn required(message: &Message) -> Vec<String> {
-    const KNOWN: [&str; 5] = ["timer", "outbound", "gruu", "eventlist", "100rel"];
+    const KNOWN: [&str; 6] = ["timer", "outbound", "gruu", "eventlist", "replaces", "100rel"];
     // The first answer that is acknowledged would have to offer something (RFC 3262 section 5), before anybody has said in what it can be.
-    let known = if message.method() == "INVITE" && message.body.is_empty() { &KNOWN[..4] } else { &KNOWN };
+    let known = if message.method() == "INVITE" && message.body.is_empty() { &KNOWN[..5] } else { &KNOWN };
     let listed = message.list("require").into_iter().chain(message.list("proxy-require"));
     listed.filter(|option| !known.iter().any(|known| known.eq_ignore_ascii_case(option))).map(str::to_owned).collect()
 }

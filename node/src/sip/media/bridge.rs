@@ -8,7 +8,7 @@ use halloo_protocol::phone::leg::{Dropped, Incoming, PhoneStream, ToPhone};
 use halloo_protocol::phone::negotiation::Agreed;
 use halloo_protocol::phone::rtp::{NtpTime, PACKET_BYTES_MAX};
 use tokio::net::UdpSocket;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 
 use super::{AudioEvent, AudioPort, LegEvent, LegStats, PassedStats};
@@ -30,6 +30,8 @@ pub(super) enum Wish {
     Configure(Box<Agreed>),
     /// This is the call's audio.
     Bridge(Box<AudioPort>),
+    /// Give the call's audio back.
+    Release(oneshot::Sender<AudioPort>),
     /// Take leave.
     Close,
 }
@@ -158,6 +160,11 @@ impl Bridge {
                 (self.heard_phone_at, self.is_silence_told) = (now, false);
             }
             Wish::Bridge(port) => self.port = Some(*port),
+            Wish::Release(sender) => {
+                if let Some(Err(port)) = self.port.take().map(|port| sender.send(port)) {
+                    self.port = Some(port);
+                }
+            }
             Wish::Close => {}
         }
     }

@@ -346,6 +346,7 @@ impl Attempt {
             may_transfer: false,
             transfer: None,
             account: placing.call.account.clone(),
+            media: placing.media.clone(),
             conference: None,
             legs: Vec::new(),
         };
