@@ -11,6 +11,7 @@
 //! | binding | [`registrar`] | too brief (423), too many (403), out of order (500) |
 //!
 //! What a phone acknowledges of an INVITE's answers is in [`reliable`].
+//! Addresses of phones that don't say whose they are: [`gruu`].
 //! Which call another is to take the place of is read by [`replaces`].
 //! Towards a telephone provider this end is the client: [`client`].
 //!
@@ -19,6 +20,7 @@
 
 pub mod client;
 pub mod digest;
+pub mod gruu;
 pub mod guard;
 pub mod message;
 pub mod push;

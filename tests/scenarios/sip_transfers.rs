@@ -19,7 +19,7 @@ const UNHEARD_HZ: f64 = 550.0;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How long they are left to talk.
-const TALK: Duration = Duration::from_secs(3);
+const TALK: Duration = Duration::from_secs(2);
 
 /// A call that is answered: the INVITE, and its 200.
 #[track_caller]

@@ -176,6 +176,40 @@ fn an_account_has_its_share(alice: &User, callers: [&User; 3], account: &PhoneAc
     }
 }
 
+/// An address of a phone that doesn't say whose it is: good for a call from this edge as long as the phone is registered, and another each time.
+#[track_caller]
+fn a_phone_has_an_address_that_names_nobody(account: &PhoneAccount, erins: &PhoneAccount) {
+    const PHONE: &str = ";+sip.instance=\"<urn:uuid:00000000-0000-0000-0000-00000000000a>\"";
+    let (mut phone, mut erin) = (SipClient::new(account), SipClient::new(erins));
+    let [first, second] = [600, 600].map(|secs| {
+        let mut request = phone.request("REGISTER", "sip:example");
+        let contact = format!("{}{PHONE}", request.get("contact").expect("one"));
+        request.set("contact", contact);
+        request.add("supported", "gruu");
+        request.add("expires", secs.to_string());
+        let answer = phone.exchange(request);
+        let contact = answer.contacts().expect("addresses").into_iter().next().expect("one");
+        assert_eq!(contact.param("pub-gruu").map(|gruu| gruu.starts_with("sip:alice@example;gr=urn")), Some(true));
+        contact.param("temp-gruu").expect("one").trim_start_matches("sip:").to_owned()
+    });
+    assert_ne!(first, second);
+    for address in [&first, &second] {
+        assert!(address.starts_with("tgruu.") && address.ends_with("@example;gr") && !address.contains("alice"), "{address}");
+        let sent = invite(&mut erin, address, &sdp(false));
+        let rung = phone.next_request("INVITE");
+        assert!(rung.get("p-asserted-identity").is_some_and(|caller| caller.contains("sip:erin@example")), "{rung:?}");
+        phone.answer(&rung, 603, None);
+        assert_eq!(erin.final_answer(&sent).status(), 603);
+    }
+    register(&mut phone, PHONE, 0);
+    let mut changed = second.clone();
+    changed.insert(20, 'a');
+    for gone in [&second, &changed] {
+        let sent = invite(&mut erin, gone, &sdp(false));
+        assert_eq!(erin.final_answer(&sent).status(), 404, "{gone}");
+    }
+}
+
 /// What is pressed at a phone, among its audio or told by INFO, is told at a native end, and the other way round; where audio goes on.
 #[track_caller]
 fn keys_go_both_ways(bob: &User, account: &PhoneAccount) {
@@ -212,13 +246,19 @@ fn a_phones_calls_hold_whatever_the_way_to_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let plan = Plan::new(["alice", "bob", "carol", "dave"]).config("alice", &edge(folder.path()));
     let mut network = plan.args("bob", ["--answer", "auto"]).start();
+    let code = network.invite();
     let [alice, bob, carol, dave] = network.users();
+    let erin = alice.cli(["sip", "account", "add", "erin@example", "--invite", &code]).ok();
     let made = alice.cli(["sip", "account", "add"]).ok();
     let mut account = PhoneAccount::of(&made, "udp");
     account.server = format!("sip:127.0.0.1:{};transport=udp", account.address().port());
     wait_devices(carol, &alice.username, 2);
     a_call_follows_its_phone(alice, bob, &account);
     keys_go_both_ways(bob, &account);
+    let mut erin = PhoneAccount::of(&erin, "udp");
+    erin.server.clone_from(&account.server);
+    wait_devices(alice, "erin@example", 1);
+    a_phone_has_an_address_that_names_nobody(&account, &erin);
     media_are_as_safe_as_signalling(alice, bob, carol, &PhoneAccount::of(&made, "tls"));
     an_account_has_its_share(alice, [bob, carol, dave], &account);
 }

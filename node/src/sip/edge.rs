@@ -219,7 +219,7 @@ impl Edge {
             () = stop.cancelled() => return false,
             Some(incoming) = inputs.incoming.recv() => self.handle_incoming(incoming),
             Some(ask) = inputs.asked.recv() => self.handle_ask(ask),
-            Some(command) = inputs.commands.recv() => self.handle_command(command).await,
+            Some(command) = inputs.commands.recv() => self.handle_command(command),
             Some(push) = inputs.pushed.recv() => self.handle_push(push),
             Some(done) = inputs.done.recv() => self.handle_done(done),
             () = sleep_until(due) => self.transactions.handle_timeout(Instant::now()),
