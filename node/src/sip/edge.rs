@@ -379,7 +379,7 @@ pub(super) async fn sleep_until(due: Option<Instant>) {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_panic_ends_one_request_and_nothing_else() {
         let mut served = Vec::new();
         for request in 0..4 {
