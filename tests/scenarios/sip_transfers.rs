@@ -5,7 +5,8 @@
 use std::time::Duration;
 
 use halloo_protocol::sip::message::Message;
-use halloo_tests::audio::assert_heard;
+use halloo_tests::audio::{assert_heard, assert_heard_all};
+use halloo_tests::linphone::Linphone;
 use halloo_tests::phone::{Phone, PhoneAccount, wait_devices};
 use halloo_tests::rtp_tone::RtpTone;
 use halloo_tests::sip_client::SipClient;
@@ -143,4 +144,38 @@ fn a_phone_transfers_its_call_and_the_others_hear_each_other() {
     at_carol.tell("hangup", "");
     at_alice.wait("CALL_CLOSED");
     assert_heard(&at_alice.heard(), CAROL_HZ, UNHEARD_HZ, Duration::from_secs(1));
+}
+
+#[test]
+#[ignore = "long: with a phone that isn't ours, in packages of its own"]
+fn linphone_connects_two_of_its_calls() {
+    let edge = || ["--sip", "127.0.0.1:0"];
+    let plan = Plan::new(["alice", "bob", "carol"]).args("alice", edge()).args("bob", edge()).args("carol", edge());
+    let mut network = plan.start();
+    let folder = tempfile::tempdir().expect("a folder");
+    let [alice, bob, carol] = network.users();
+    let accounts = [&*alice, bob, carol].map(|user| PhoneAccount::add(user, "udp"));
+    for user in [&alice.username, &carol.username] {
+        wait_devices(bob, user, 2);
+    }
+    wait_devices(carol, &alice.username, 2);
+    let phone = |name, account, hertz| Phone::registered(folder.path(), name, account, hertz, ";answermode=auto");
+    let mut at_alice = phone("alice-phone", &accounts[0], ALICE_HZ);
+    let mut at_carol = phone("carol-phone", &accounts[2], CAROL_HZ);
+    let mut bob = Linphone::registered(None, folder.path(), "bob-phone", &accounts[1], BOB_HZ);
+    bob.tell(&format!("call {}", accounts[0].uri));
+    at_alice.wait("CALL_ESTABLISHED");
+    bob.wait("Media streams established with");
+    bob.tell("pause 1");
+    bob.wait("is now paused");
+    bob.tell(&format!("call {}", accounts[2].uri));
+    at_carol.wait("CALL_ESTABLISHED");
+    bob.tell("transfer 1 --to-call 2");
+    std::thread::sleep(2 * TALK);
+    assert!(!at_alice.has_seen("CALL_CLOSED") && !at_carol.has_seen("CALL_CLOSED"), "they talk on: {}", bob.log());
+    at_alice.tell("hangup", "");
+    at_carol.wait("CALL_CLOSED");
+    at_alice.wait("CALL_CLOSED");
+    assert_heard_all(&at_alice.heard(), &[CAROL_HZ], UNHEARD_HZ);
+    assert_heard_all(&at_carol.heard(), &[ALICE_HZ], UNHEARD_HZ);
 }
