@@ -677,9 +677,12 @@ impl EventLoop {
     }
 
     /// The other end of a call has made a conference of it, or connects it with another of its calls. Either way this user hears of somebody whom the other
-    /// has brought, as if they had been added.
+    /// has brought, as if they had been added. A conference that this user has left isn't entered again so: that is for the person.
     fn becomes_conference(&mut self, call: CallId, from: &DeviceKey, id: ConferenceId) -> bool {
-        self.pair_of(call).is_some_and(|(other, ..)| other.device == *from) && self.take_in_call(call, id)
+        let Some((other, caller, callee, ..)) = self.pair_of(call) else { return false };
+        let is_of_call = ConferenceId::of_call(&call, &caller, &callee) == id;
+        let was_left = self.calls.conferences.former.iter().any(|former| former.id == id);
+        other.device == *from && (is_of_call || !was_left) && self.take_in_call(call, id)
     }
 
     pub(crate) fn conference_answer(&mut self, target: NoticeTarget, frame: &Frame) {
