@@ -30,6 +30,7 @@ use halloo_protocol::capability::Capability;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{DeviceKey, PublicKey};
 use halloo_protocol::message::CallFate;
+use halloo_protocol::phone::keys::parse_keys;
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{Extensions, Frame, Signed};
@@ -542,6 +543,10 @@ impl EventLoop {
         if let MediaEvent::RelayFailed(relay, why) = event {
             return self.media_relay_failed(call, relay, &why);
         }
+        if let MediaEvent::Key(key) = event {
+            self.events.send(Event::CallKey { call_id: call.to_string(), key: key.to_string() });
+            return;
+        }
         if let MediaEvent::LocalCandidate(candidate) = event {
             let answered_by = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.progress.answered_by);
             let incoming = self.calls.incoming.get(&call).map(|incoming| incoming.machine.caller());
@@ -769,6 +774,27 @@ impl EventLoop {
             return reply.send(Err(unknown()));
         }
         reply.send(Ok(()));
+    }
+
+    pub(crate) fn handle_call_press(&mut self, call_id: &str, keys: &str, reply: Reply<(), CallError>) {
+        let pressed = self.press_keys(call_id, keys);
+        reply.send(pressed);
+    }
+
+    fn press_keys(&mut self, call_id: &str, keys: &str) -> Result<(), CallError> {
+        let keys = parse_keys(keys)?;
+        let call = self.named_call(call_id)?;
+        let outgoing = self.calls.outgoing.get(&call).map(|call| (call.media.as_ref(), call.progress.connected_at));
+        let media =
+            outgoing.or_else(|| self.calls.incoming.get(&call).map(|call| (call.media.as_ref(), call.progress.connected_at)));
+        let Some((Some(media), Some(_))) = media else {
+            return Err(CallError::WrongState { call_id: call.to_string(), state: "not connected", action: "told keys" });
+        };
+        if !media.stats().is_some_and(|stats| stats.takes_keys) {
+            return Err(CallError::TakesNoKeys { call_id: call.to_string() });
+        }
+        media.press(keys);
+        Ok(())
     }
 
     /// Ends calls with a device that was removed by its user.

@@ -519,6 +519,8 @@ impl EventLoop {
             Command::CallDecline { call_id, reason, reply } => self.handle_call_decline(&call_id, reason, reply),
             Command::CallDismiss { call_id, reply } => self.handle_call_dismiss(&call_id, reply),
             Command::CallAdd { call_id, options, reply } => self.handle_call_add(&call_id, &options, reply),
+            Command::CallConnect { call_id, with, reply } => self.handle_call_connect(&call_id, &with, reply),
+            Command::CallPress { call_id, keys, reply } => self.handle_call_press(&call_id, &keys, reply),
             Command::CallRejoin { call_id, options, reply } => self.handle_call_rejoin(&call_id, &options, reply),
             Command::CallHangup { call_id, reply } => self.handle_call_hangup(&call_id, reply),
             Command::PushRegister { target, reply } => self.handle_push_register(target, reply),
@@ -761,6 +763,8 @@ fn refuse_asleep(command: Command) {
         Command::Devices(command) => command.refuse(NodeError::Suspended),
         Command::CallDial { reply, .. } => refuse(reply),
         Command::CallAdd { reply, .. } => refuse(reply),
+        Command::CallConnect { reply, .. } => refuse(reply),
+        Command::CallPress { reply, .. } => refuse(reply),
         Command::CallRejoin { reply, .. } => refuse(reply),
         Command::CallAnswer { reply, .. }
         | Command::CallDecline { reply, .. }

@@ -210,6 +210,18 @@ pub enum Command {
         options: AddOptions,
         reply: Reply<CallAdded, CallError>,
     },
+    /// [`Calls::connect`]
+    CallConnect {
+        call_id: String,
+        with: String,
+        reply: Reply<bool, CallError>,
+    },
+    /// [`Calls::press`]
+    CallPress {
+        call_id: String,
+        keys: String,
+        reply: Reply<(), CallError>,
+    },
     /// [`Calls::rejoin`]
     CallRejoin {
         call_id: String,

@@ -312,8 +312,7 @@ impl EventLoop {
             }
             Reception::Ring | Reception::Refuse(_) => {
                 self.take_in(invite, arrival, None, Some(link));
-                let config = self.leg_config(call);
-                self.begin_answer(call, config);
+                self.answer_leg(call);
             }
         }
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use halloo_protocol::call::{Reason, TelephonePart};
 use halloo_protocol::phone::AudioCodec;
+use halloo_protocol::phone::keys::KeysError;
 use halloo_protocol::trunk::number::{NumberError, is_tel_uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,14 @@ impl AnswerOptions {
 pub struct AddOptions {
     /// Whom, `name@authority`; all of their devices ring.
     pub user: String,
+}
+
+/// Keys to press.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyOptions {
+    /// Digits, `*`, `#`, and `A` to `D`; 32 at most.
+    pub keys: String,
 }
 
 /// What came of adding somebody to a call.
@@ -464,6 +473,15 @@ pub enum CallError {
         /// Who.
         username: String,
     },
+    /// What is to be pressed are no keys, or too many.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The other end takes no keys.
+    #[error("the other end of call {call_id} takes no keys")]
+    TakesNoKeys {
+        /// The call.
+        call_id: String,
+    },
     /// No conference that this device has left lately has such a call.
     #[error("call {call_id} isn't one of a conference that was left here within the last hour")]
     NotLeft {
@@ -501,11 +519,14 @@ impl Fault for CallError {
             Self::NoCallee
             | Self::CallsSelf
             | Self::Number(_)
+            | Self::Keys(_)
             | Self::NoGateway
             | Self::Audio { .. }
             | Self::Description { .. } => ProblemKind::InvalidRequest,
             Self::UnknownCall { .. } | Self::NotLeft { .. } => ProblemKind::NotFound,
-            Self::NoVideo { .. } | Self::NoPassthrough { .. } | Self::NotOwnEngine { .. } => ProblemKind::Conflict,
+            Self::NoVideo { .. } | Self::NoPassthrough { .. } | Self::NotOwnEngine { .. } | Self::TakesNoKeys { .. } => {
+                ProblemKind::Conflict
+            }
             Self::WrongState { .. } | Self::AlreadyCalling { .. } | Self::TakesPart { .. } => ProblemKind::Conflict,
         }
     }
@@ -620,6 +641,29 @@ impl Calls<'_> {
     pub async fn add(&self, call_id: &str, options: AddOptions) -> Result<CallAdded, CallError> {
         let call_id = call_id.to_owned();
         self.0.ask(|reply| Command::CallAdd { call_id, options, reply }).await
+    }
+
+    /// Connects the other ends of two answered calls: both calls become one conference, of which any of them may be one already. Returns when the two have
+    /// each other: true, and this device may leave ([`Calls::hangup`]), which ends both calls and leaves the others with each other. False if they don't
+    /// within twenty seconds, as when one of them runs a version that can't: the calls go on, then.
+    ///
+    /// This is the end of a transfer after a consultation. What is said and heard here stays two calls'.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn connect(&self, call_id: &str, with: &str) -> Result<bool, CallError> {
+        let (call_id, with) = (call_id.to_owned(), with.to_owned());
+        self.0.ask(|reply| Command::CallConnect { call_id, with, reply }).await
+    }
+
+    /// Presses keys (`0` to `9`, `*`, `#`, `A` to `D`; 32 at most), one after the other, 0.2 s each. A telephone's menu hears them, and a phone; a native end
+    /// tells them as `call_key`. Returns when they are on their way.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn press(&self, call_id: &str, keys: &str) -> Result<(), CallError> {
+        let (call_id, keys) = (call_id.to_owned(), keys.to_owned());
+        self.0.ask(|reply| Command::CallPress { call_id, keys, reply }).await
     }
 
     /// Comes back to a conference that this device has left within the last hour, named by any of its calls. Returns when somebody has let it in, or

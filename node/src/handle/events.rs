@@ -398,6 +398,13 @@ pub enum Event {
         /// On whose word they are there, `name@authority`, if neither side has called the other by itself.
         introduced_by: Option<String>,
     },
+    /// The other end of a call has pressed a key.
+    CallKey {
+        /// The call.
+        call_id: String,
+        /// Which: `0` to `9`, `*`, `#`, `A` to `D`.
+        key: String,
+    },
     /// Somebody doesn't take part any more.
     ConferenceLeft {
         /// The conference.
@@ -645,6 +652,7 @@ impl Event {
             Self::CallDescription(_) => "call_description",
             Self::CallCandidate { .. } => "call_candidate",
             Self::ConferenceJoined { .. } => "conference_joined",
+            Self::CallKey { .. } => "call_key",
             Self::ConferenceLeft { .. } => "conference_left",
             Self::CallEnded(_) => "call_ended",
             Self::Suspended { .. } => "suspended",

@@ -269,6 +269,7 @@ fn body(path: &str) -> &'static str {
         "/v1/calls" => r#"{"users":["bob"]}"#,
         "/v1/calls/c1/add" => r#"{"user":"bob"}"#,
         "/v1/calls/c1/candidates" => r#"{"candidate":"candidate:1 1 udp 1 192.0.2.1 9 typ host"}"#,
+        "/v1/calls/c1/keys" => r#"{"keys":"12#"}"#,
         "/v1/calls/c1/media" => r#"{"state":"connected","path":"direct"}"#,
         "/v1/push" => r#"{"channel":{"kind":"stream"}}"#,
         "/v1/push/sessions" => r#"{"identity":"bob@example"}"#,

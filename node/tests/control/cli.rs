@@ -221,6 +221,7 @@ async fn json_is_one_document_of_the_promised_shape() {
                 "reason": null,
             }),
         ),
+        (&["calls", "press", "c1", "12#"], 0, json!({ "call_id": "c1", "done": "pressed" })),
         (&["calls", "rejoin", "c1"], 0, json!({ "conference_id": "f1", "joined": true })),
         (&["calls", "rejoin", "gone"], 1, json!({ "conference_id": "f1", "joined": false })),
         (&["peers"], 0, json!({ "peers": [] })),

@@ -176,6 +176,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
             username: options.user,
             reason: None,
         })),
+        Command::CallConnect { reply, .. } => reply.send(Ok(true)),
         Command::CallRejoin { call_id, reply, .. } => {
             let joined = call_id != "gone";
             reply.send(Ok(CallRejoined { conference_id: "f1".to_owned(), joined }));
@@ -183,6 +184,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::CallAnswer { call_id, reply, .. }
         | Command::CallDecline { call_id, reply, .. }
         | Command::CallDismiss { call_id, reply }
+        | Command::CallPress { call_id, reply, .. }
         | Command::CallHangup { call_id, reply } => {
             reply.send(if call_id == "gone" { Err(CallError::UnknownCall { call_id }) } else { Ok(()) });
         }

@@ -6,9 +6,9 @@ use std::time::Instant;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::transaction::{Flow, Transport};
 
-use super::{Edge, unix};
+use super::{Edge, tell, unix};
 use crate::sip::dialog::token;
-use crate::sip::wire::Ask;
+use crate::sip::wire::{Ask, Input};
 use crate::sip::{is_near, route_to};
 
 impl Edge {
@@ -59,6 +59,13 @@ impl Edge {
             Ask::Follow { call_id, account, flow, inbox } => self.follow(call_id, account, flow, inbox),
             Ask::Unfollow { call_id } => {
                 self.followed.remove(&call_id);
+            }
+            // Where there is no such dialog, dropping the reply says so.
+            Ask::Which { account, dialog, reply } => {
+                let followed = self.followed.get(&dialog.call_id).filter(|followed| followed.account == account);
+                if let Some(followed) = followed {
+                    tell(&followed.inbox, Input::Which(dialog, reply));
+                }
             }
             Ask::Local { flow, reply } => drop(reply.send(self.local(flow))),
             Ask::Ping(flow) => self.transports.send(flow, b"\r\n\r\n".to_vec()),
