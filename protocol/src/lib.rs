@@ -10,6 +10,7 @@
 //! | [`time`], [`clock`] | wall-clock time on the wire; the estimate of a node's clock offset |
 //! | [`key`] | Ed25519 keys by role, domain-separated signatures |
 //! | [`identity`] | usernames, certificates, the chain from authority to device, revocation, recovery phrase |
+//! | [`linked`] | contacts in other systems: who somebody is there, by signature and by what is seen there; whether that lets them call |
 //! | [`linking`] | how a new device becomes one of its user's: a short code, a key exchange, a grant |
 //! | [`own_device`] | what devices of one user say to each other |
 //! | [`authority`] | enrolment, renewal, invite codes, the authority's list of bootstrap nodes |
@@ -54,6 +55,7 @@ pub mod identity;
 pub mod kademlia;
 pub mod key;
 pub mod language;
+pub mod linked;
 pub mod linking;
 pub mod mail;
 pub mod mailbox;

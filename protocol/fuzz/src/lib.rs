@@ -15,6 +15,7 @@ use halloo_protocol::contact::{Contact, ContactLink};
 use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
 use halloo_protocol::identity::{TrustStore, UserId, Username};
 use halloo_protocol::key::PublicKey;
+use halloo_protocol::linked::{LinkedId, LinkedPart};
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant, LinkRequest};
 use halloo_protocol::phone::leg::PhoneStream;
 use halloo_protocol::phone::negotiation::{Local, Negotiation, Security};
@@ -198,6 +199,7 @@ pub fn signed(bytes: &[u8]) {
         identity::SigningCertificate,
         identity::Tombstone,
         identity::UserCertificate,
+        linked::Association,
         mailbox::Letter,
         profile::Profile,
         presence::Document,
@@ -264,6 +266,7 @@ pub fn sealed_content(bytes: &[u8]) {
     plain::<LinkGrant>(bytes, FRAME_BYTES_MAX);
     plain::<LinkRequest>(bytes, FRAME_BYTES_MAX);
     plain::<ConferencePart>(bytes, FRAME_BYTES_MAX);
+    plain::<LinkedPart>(bytes, FRAME_BYTES_MAX);
     let _ = TelephonePart::of_extensions(&Extensions::none().with(TELEPHONE_EXTENSION, bytes.to_vec()));
     if let Ok(payload) = PushPayload::from_bytes(bytes) {
         let _ = payload.verify(&[]);
@@ -388,6 +391,9 @@ pub fn text(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(name) = Username::new(text) {
         assert_eq!(Username::new(name.as_str()).as_ref(), Ok(&name), "a name's normal form is its own");
+    }
+    if let Ok(id) = text.parse::<LinkedId>() {
+        assert_eq!(id.to_string().parse::<LinkedId>().as_ref(), Ok(&id), "an identity's normal form is its own");
     }
     if let Ok(key) = text.parse::<PublicKey>() {
         assert_eq!(key.to_string(), text);
