@@ -30,6 +30,7 @@
 //! | [`simple`] | what phones say of presence and messages: PIDF, RLMI, is-composing, the profile over INFO |
 //! | [`sip`] | the Session Initiation Protocol for ordinary phones: messages, transactions, credentials, the registrar's table |
 //! | [`trunk`] | the telephone network: numbers, who may dial them, by which trunk, and what it may cost |
+//! | [`xmpp`] | as much XMPP as linking an account takes: the stream, logging in, the contact list, personal eventing |
 //! | [`voicemail`] | what callers say to those who don't answer: a recording in parts, and the reader that takes none that is broken |
 //! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
@@ -81,3 +82,4 @@ pub mod voicemail;
 pub mod wire;
 #[cfg(test)]
 mod wire_samples;
+pub mod xmpp;
