@@ -51,6 +51,7 @@ use crate::handle::calls::{
     CallEntry, CallError, CallList, CallMedia, CallOutcome, CallPath, CallResult, CallStage, CallStageKind, CallState,
     DialOptions,
 };
+use crate::handle::linked::LinkedPeer;
 use crate::handle::{Event, Reply};
 use crate::network::{Purpose, Target};
 use crate::rpc::Failure;
@@ -120,6 +121,8 @@ struct Progress {
     stages: Vec<CallStage>,
     /// What the invite says of the telephone network.
     telephone: Option<TelephonePart>,
+    /// The contact in a linked system as whom the other is shown.
+    linked: Option<LinkedPeer>,
 }
 
 impl Progress {
@@ -142,6 +145,7 @@ impl Progress {
             relay_complaint: None,
             stages: Vec::new(),
             telephone: None,
+            linked: None,
         }
     }
 
@@ -317,12 +321,13 @@ impl EventLoop {
     }
 
     /// True if this caller may ring, or have a missed call listed, once more.
-    fn admit_caller(&mut self, caller: &PublicKey) -> bool {
+    pub(crate) fn admit_caller(&mut self, caller: &PublicKey) -> bool {
         let rate = if self.settings.lab { LAB_RING_RATE } else { RING_RATE };
         self.calls.rates.take(caller, rate, Instant::now()).is_ok()
     }
 
-    pub(crate) fn handle_dial(&mut self, mut options: DialOptions, reply: Reply<CallOutcome, CallError>) {
+    pub(crate) fn handle_dial(&mut self, options: DialOptions, reply: Reply<CallOutcome, CallError>) {
+        let Some((mut options, reply)) = self.take_linked_dial(options, reply) else { return };
         let checked = self.resolve_telephone(&mut options).and_then(|()| self.check_dial(&options));
         match checked {
             // A telephone call is one of its own, whatever else the gateway does.
@@ -347,7 +352,10 @@ impl EventLoop {
         if let Some(offer) = &options.offer {
             own_engine::check_description(offer, options.relayed_only || self.settings.relayed_calls)?;
         }
-        let user = self.labels.parse(name)?;
+        let user = match &options.linked {
+            Some(callee) => callee.user.clone(),
+            None => self.labels.parse(name)?,
+        };
         if user == self.identity.user_id() {
             return Err(CallError::CallsSelf);
         }
@@ -692,6 +700,7 @@ impl EventLoop {
             conference_id: None,
             introduced_by: None,
             telephone: progress.telephone.as_ref().map(telephone::words),
+            linked: progress.linked.clone(),
         };
         self.with_conference(call, entry)
     }

@@ -28,6 +28,7 @@ pub mod events;
 pub mod files;
 pub mod groups;
 pub mod history;
+pub mod linked;
 pub mod messages;
 pub mod network;
 pub mod power;
@@ -245,6 +246,8 @@ pub enum Command {
     },
     /// What devices report, and the push policy.
     Choice(ChoiceCommand),
+    /// [`Links`](linked::Links)
+    Linked(linked::LinkedCommand),
     /// [`Push::list`]
     PushList(Reply<PushList, PushError>),
     /// Sessions that gateways ask for.
@@ -378,6 +381,12 @@ impl Node {
     #[must_use]
     pub fn sip(&self) -> sip::Sip<'_> {
         sip::Sip(self)
+    }
+
+    /// Accounts in other systems, whose contacts can call here.
+    #[must_use]
+    pub fn links(&self) -> linked::Links<'_> {
+        linked::Links(self)
     }
 
     /// An edge serves this node. False if another one does.

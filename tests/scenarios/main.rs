@@ -21,6 +21,7 @@ mod groups;
 mod hand_over;
 mod hidden_addresses;
 mod history;
+mod linked;
 mod mail;
 mod mailboxes;
 mod message_delivery;

@@ -222,11 +222,15 @@ fn for_people(event: &Event) -> Option<String> {
         }
         Event::CallDialing { call_id, to, .. } => Some(format!("{call_id} to {}", printable(to))),
         Event::CallJoined { call_id, instead_of } => Some(format!("{call_id} goes on instead of {instead_of}: both had dialled")),
-        Event::CallIncoming { call_id, from, video, via_push, conference_id, telephone, dialled, notice, .. } => {
+        Event::CallIncoming { call_id, from, video, via_push, conference_id, telephone, dialled, linked, notice, .. } => {
             if let Some(number) = dialled {
                 return Some(format!("{call_id} from {} to {}", printable(from), printable(number)));
             }
-            let from = &telephone.as_ref().map_or_else(|| from.clone(), |number| telephone_caller(number, from));
+            let from = &match (telephone, linked) {
+                (Some(number), _) => telephone_caller(number, from),
+                (None, Some(peer)) => format!("{} ({}, {from} here)", peer.name.as_deref().unwrap_or(&peer.id), peer.id),
+                (None, None) => from.clone(),
+            };
             let video = if *video { " with video" } else { "" };
             let woken = if *via_push { ", woken for it" } else { "" };
             let into = if conference_id.is_some() { ", into a conference" } else { "" };

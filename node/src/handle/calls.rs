@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::call_media::CallVideo;
 use super::directory::ResolveError;
+use super::linked::{LinkedCallee, LinkedPeer};
 use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
 use super::voicemail::{VoicemailFault, VoicemailLeft};
 use super::{Command, Node};
@@ -66,6 +67,9 @@ pub struct DialOptions {
     /// What the invite says of the telephone network. A `tel:` in `users` sets it; set otherwise by a gateway, for calls that come from there.
     #[serde(skip)]
     pub telephone: Option<TelephonePart>,
+    /// Whom an identity in a linked system stands for, and as whom it is called. Such an identity in `users` (`xmpp:bob@example.org`) sets it.
+    #[serde(skip)]
+    pub linked: Option<Box<LinkedCallee>>,
 }
 
 impl DialOptions {
@@ -306,6 +310,9 @@ pub struct CallEntry {
     /// nobody, and `withheld` where it isn't shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub telephone: Option<String>,
+    /// The contact in a linked system with whom it is, if that is as whom they called or were called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linked: Option<LinkedPeer>,
 }
 
 /// Something that happened in a call, as this device saw it.
@@ -418,6 +425,14 @@ pub enum CallError {
     /// No gateway to the telephone network is known.
     #[error("no telephone gateway: name one with --via NAME@AUTHORITY, or as telephone under [calls] in config.toml")]
     NoGateway,
+    /// Nobody can be called by an identity in a linked system.
+    #[error("{id} {reason}")]
+    NotLinked {
+        /// The identity.
+        id: String,
+        /// Why not.
+        reason: String,
+    },
     /// The caller would call themselves.
     #[error("can't call yourself")]
     CallsSelf,
@@ -523,6 +538,7 @@ impl Fault for CallError {
             | Self::NoGateway
             | Self::Audio { .. }
             | Self::Description { .. } => ProblemKind::InvalidRequest,
+            Self::NotLinked { .. } => ProblemKind::UserNotFound,
             Self::UnknownCall { .. } | Self::NotLeft { .. } => ProblemKind::NotFound,
             Self::NoVideo { .. } | Self::NoPassthrough { .. } | Self::NotOwnEngine { .. } | Self::TakesNoKeys { .. } => {
                 ProblemKind::Conflict

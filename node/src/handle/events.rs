@@ -16,6 +16,7 @@ use super::call_media::CallDescription;
 use super::calls::{CallOutcome, CallWay};
 use super::devices::LinkStage;
 use super::files::FileState;
+use super::linked::LinkedPeer;
 use super::messages::MessageState;
 use super::presence::PresenceView;
 use crate::timestamp::Timestamp;
@@ -333,6 +334,9 @@ pub enum Event {
         /// For a telephone gateway: the number that it is to call.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         dialled: Option<String>,
+        /// The contact in a linked system as whom they call, if they are no contact here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        linked: Option<LinkedPeer>,
         /// What the person reads or hears of it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         notice: Option<Notice>,

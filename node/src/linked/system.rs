@@ -159,6 +159,9 @@ async fn session<S: LinkedSystem>(
         return Ok(());
     }
     loop {
+        for change in system.take().await? {
+            run.tell(News::Changed(change), news).await;
+        }
         let order = tokio::select! {
             biased;
             order = orders.recv() => Some(order),
@@ -181,7 +184,12 @@ async fn session<S: LinkedSystem>(
             Some(Some(Order::Look(at))) => {
                 let shown = system.look(&at).await;
                 let is_lost = shown.as_ref().is_err_and(is_fatal);
-                let told = run.tell(News::Seen { at, shown: shown.map_err(|error| error.to_string()) }, news).await;
+                let told = run
+                    .tell(
+                        News::Seen { at, shown: shown.map(|shown| shown.map(Box::new)).map_err(|error| error.to_string()) },
+                        news,
+                    )
+                    .await;
                 if is_lost {
                     return Err(LinkedError::Protocol("the connection was lost"));
                 }
@@ -189,9 +197,6 @@ async fn session<S: LinkedSystem>(
             }
             None => true,
         };
-        for change in system.take().await? {
-            run.tell(News::Changed(change), news).await;
-        }
         if !told {
             return Ok(());
         }
