@@ -17,6 +17,7 @@ use halloo_protocol::identity::{TrustStore, UserId, Username};
 use halloo_protocol::key::PublicKey;
 use halloo_protocol::linked::{LinkedId, LinkedPart};
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant, LinkRequest};
+use halloo_protocol::phone::keys;
 use halloo_protocol::phone::leg::PhoneStream;
 use halloo_protocol::phone::negotiation::{Local, Negotiation, Security};
 use halloo_protocol::phone::rtp::{Header, NtpTime, Reports};
@@ -29,11 +30,13 @@ use halloo_protocol::simple::info::{Notice, Numbered, Request};
 use halloo_protocol::simple::pidf::Presence;
 use halloo_protocol::simple::rlmi::List;
 use halloo_protocol::sip::digest::{Authenticator, Challenge, Ha1};
+use halloo_protocol::sip::gruu::{GruuKey, PhoneMark};
 use halloo_protocol::sip::message::{Message as SipMessage, Refusal, stream_length};
 use halloo_protocol::sip::registrar::{BINDINGS_MAX, Registrar};
+use halloo_protocol::sip::replaces::Replaces;
 use halloo_protocol::sip::timer::SessionTimer;
 use halloo_protocol::sip::transaction::{Flow, Transactions, Transport};
-use halloo_protocol::sip::uri::SipUri;
+use halloo_protocol::sip::uri::{NameAddr, SipUri};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::voicemail;
 use halloo_protocol::wire::{self, Body, Extensions, FRAME_BYTES_MAX, Frame, Message, Signed};
@@ -362,7 +365,13 @@ pub fn sip(bytes: &[u8]) {
         assert!(registrar.len() <= BINDINGS_MAX);
     }
     let _ = SessionTimer::asked(&message, now);
-    let _ = registrar.contacts("bob@example", &SipUri::parse("sip:bob@example").expect("a URI"), true, unix);
+    let key = GruuKey::of_secret(b"secret");
+    let temporary = |instance: &str| key.seal(PhoneMark::of(instance), [7; 8]);
+    let _ = registrar.contacts("bob@example", &SipUri::parse("sip:bob@example").expect("a URI"), Some(&temporary), unix);
+    let _ = Replaces::of_invite(&message);
+    let _ = message.get("refer-to").and_then(|text| NameAddr::parse(text).ok()).map(|to| Replaces::of_refer(&to));
+    let _ = SipUri::parse(message.request_uri()).ok().and_then(|uri| key.open(&uri.user?));
+    let _ = keys::of_info(message.get("content-type").unwrap_or_default(), &message.body);
 }
 
 /// Documents of phones: presence, lists of it, that somebody is writing; and bodies of the profile over INFO.
