@@ -25,6 +25,7 @@ mod extract;
 mod files;
 mod groups;
 mod history;
+mod linked;
 mod listener;
 mod messages;
 mod network;
@@ -95,6 +96,7 @@ fn routes() -> Vec<Route> {
     routes.extend(presence::routes());
     routes.extend(push::routes());
     routes.extend(sip::routes());
+    routes.extend(linked::routes());
     routes.extend(power::routes());
     routes.extend(authority::routes());
     routes.extend(events::routes());

@@ -545,6 +545,7 @@ impl NodeBuilder {
             push: crate::push::PushState::new(ends.service),
             choice: crate::choice::ChoiceState::default(),
             mail: crate::mail::MailState::default(),
+            linked: crate::linked::LinkedState::default(),
             authority: None,
             gateway: None,
             media_relay: None,

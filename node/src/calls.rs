@@ -30,6 +30,7 @@ use halloo_protocol::capability::Capability;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{DeviceKey, PublicKey};
 use halloo_protocol::message::CallFate;
+use halloo_protocol::phone::keys::parse_keys;
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{Extensions, Frame, Signed};
@@ -50,6 +51,7 @@ use crate::handle::calls::{
     CallEntry, CallError, CallList, CallMedia, CallOutcome, CallPath, CallResult, CallStage, CallStageKind, CallState,
     DialOptions,
 };
+use crate::handle::linked::LinkedPeer;
 use crate::handle::{Event, Reply};
 use crate::network::{Purpose, Target};
 use crate::rpc::Failure;
@@ -119,6 +121,8 @@ struct Progress {
     stages: Vec<CallStage>,
     /// What the invite says of the telephone network.
     telephone: Option<TelephonePart>,
+    /// The contact in a linked system as whom the other is shown.
+    linked: Option<LinkedPeer>,
 }
 
 impl Progress {
@@ -141,6 +145,7 @@ impl Progress {
             relay_complaint: None,
             stages: Vec::new(),
             telephone: None,
+            linked: None,
         }
     }
 
@@ -316,12 +321,13 @@ impl EventLoop {
     }
 
     /// True if this caller may ring, or have a missed call listed, once more.
-    fn admit_caller(&mut self, caller: &PublicKey) -> bool {
+    pub(crate) fn admit_caller(&mut self, caller: &PublicKey) -> bool {
         let rate = if self.settings.lab { LAB_RING_RATE } else { RING_RATE };
         self.calls.rates.take(caller, rate, Instant::now()).is_ok()
     }
 
-    pub(crate) fn handle_dial(&mut self, mut options: DialOptions, reply: Reply<CallOutcome, CallError>) {
+    pub(crate) fn handle_dial(&mut self, options: DialOptions, reply: Reply<CallOutcome, CallError>) {
+        let Some((mut options, reply)) = self.take_linked_dial(options, reply) else { return };
         let checked = self.resolve_telephone(&mut options).and_then(|()| self.check_dial(&options));
         match checked {
             // A telephone call is one of its own, whatever else the gateway does.
@@ -346,7 +352,10 @@ impl EventLoop {
         if let Some(offer) = &options.offer {
             own_engine::check_description(offer, options.relayed_only || self.settings.relayed_calls)?;
         }
-        let user = self.labels.parse(name)?;
+        let user = match &options.linked {
+            Some(callee) => callee.user.clone(),
+            None => self.labels.parse(name)?,
+        };
         if user == self.identity.user_id() {
             return Err(CallError::CallsSelf);
         }
@@ -542,6 +551,10 @@ impl EventLoop {
         if let MediaEvent::RelayFailed(relay, why) = event {
             return self.media_relay_failed(call, relay, &why);
         }
+        if let MediaEvent::Key(key) = event {
+            self.events.send(Event::CallKey { call_id: call.to_string(), key: key.to_string() });
+            return;
+        }
         if let MediaEvent::LocalCandidate(candidate) = event {
             let answered_by = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.progress.answered_by);
             let incoming = self.calls.incoming.get(&call).map(|incoming| incoming.machine.caller());
@@ -687,6 +700,7 @@ impl EventLoop {
             conference_id: None,
             introduced_by: None,
             telephone: progress.telephone.as_ref().map(telephone::words),
+            linked: progress.linked.clone(),
         };
         self.with_conference(call, entry)
     }
@@ -769,6 +783,27 @@ impl EventLoop {
             return reply.send(Err(unknown()));
         }
         reply.send(Ok(()));
+    }
+
+    pub(crate) fn handle_call_press(&mut self, call_id: &str, keys: &str, reply: Reply<(), CallError>) {
+        let pressed = self.press_keys(call_id, keys);
+        reply.send(pressed);
+    }
+
+    fn press_keys(&mut self, call_id: &str, keys: &str) -> Result<(), CallError> {
+        let keys = parse_keys(keys)?;
+        let call = self.named_call(call_id)?;
+        let outgoing = self.calls.outgoing.get(&call).map(|call| (call.media.as_ref(), call.progress.connected_at));
+        let media =
+            outgoing.or_else(|| self.calls.incoming.get(&call).map(|call| (call.media.as_ref(), call.progress.connected_at)));
+        let Some((Some(media), Some(_))) = media else {
+            return Err(CallError::WrongState { call_id: call.to_string(), state: "not connected", action: "told keys" });
+        };
+        if !media.stats().is_some_and(|stats| stats.takes_keys) {
+            return Err(CallError::TakesNoKeys { call_id: call.to_string() });
+        }
+        media.press(keys);
+        Ok(())
     }
 
     /// Ends calls with a device that was removed by its user.

@@ -6,6 +6,7 @@
 
 mod commands;
 mod gateways;
+pub(crate) mod messages;
 pub(crate) mod sensor;
 mod wake_lan;
 
@@ -67,6 +68,7 @@ pub(crate) struct ChoiceState {
     is_unwritten: bool,
     /// Sleeping machines that were woken, and when.
     woken: Vec<(DeviceKey, Instant)>,
+    turns: messages::MessageTurns,
 }
 
 /// Id of a call, a message or a file: what its decision is kept under.
@@ -117,6 +119,7 @@ impl EventLoop {
             }
         }
         self.write_decisions();
+        self.message_turns_tick(now.instant);
         self.tell_gateways_tick(now);
     }
 }

@@ -19,6 +19,7 @@ mod file;
 mod group;
 mod history;
 mod init;
+mod link;
 mod logging;
 mod msg;
 mod output;
@@ -156,6 +157,9 @@ enum Command {
     /// Accounts for ordinary telephones
     #[command(subcommand)]
     Sip(sip::Command),
+    /// Accounts in other systems, whose contacts can call here
+    #[command(subcommand)]
+    Link(link::Command),
     /// Freeze this node as an operating system would
     Suspend(suspend::Args),
     /// Wake this node
@@ -227,6 +231,7 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Voicemail(command) => voicemail::run(context, command).await,
         Command::Push(command) => push::run(context, command).await,
         Command::Sip(command) => sip::run(context, command).await,
+        Command::Link(command) => link::run(context, command).await,
         Command::Suspend(args) => suspend::run(context, args).await,
         Command::Wake(args) => wake::run(context, args).await,
         Command::Init(_)

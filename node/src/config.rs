@@ -526,10 +526,10 @@ pub fn sample(values: &SampleValues) -> String {
 # Who may call you, call with video, write and send files, until `halloo privacy set` says otherwise:
 # "nobody", "contacts", "linked" (contacts in a linked system too) or "anyone".
 [privacy]
-# call = "contacts"
-# video = "contacts"
-# message = "contacts"
-# file = "contacts"
+# call = "linked"
+# video = "linked"
+# message = "linked"
+# file = "linked"
 
 # Whether calls ring during another call, and whose ring although you don't want to be disturbed (`halloo presence set dnd`).
 [calls]

@@ -429,6 +429,11 @@ impl EventLoop {
         relation
     }
 
+    /// Who may do what.
+    pub(crate) const fn privacy_settings(&self) -> &PrivacySettings {
+        &self.contacts.privacy
+    }
+
     /// Whether a user may do something, and why.
     pub(crate) fn decide(&mut self, user: &VerifiedUser, kind: Kind) -> Decision {
         let relation = self.relation(user);

@@ -107,6 +107,8 @@ pub(crate) enum Internal {
     File(crate::files::FileNews),
     /// The local push service took a message for this device, still encrypted.
     PushReceived(Vec<u8>),
+    /// A linked system.
+    Linked(Box<crate::linked::LinkedNews>),
     /// Mail has come.
     Mail(crate::mail::MailNews),
     /// A sensor says whether the device is in use, or how near its user is.
@@ -150,6 +152,7 @@ pub(crate) struct EventLoop {
     pub(crate) push: crate::push::PushState,
     pub(crate) choice: crate::choice::ChoiceState,
     pub(crate) mail: crate::mail::MailState,
+    pub(crate) linked: crate::linked::LinkedState,
     pub(crate) authority: Option<crate::roles::authority::Authority>,
     pub(crate) gateway: Option<crate::roles::gateway::Gateway>,
     pub(crate) media_relay: Option<crate::roles::relay::MediaRelay>,
@@ -375,6 +378,7 @@ impl EventLoop {
         self.calls_start();
         self.push_start();
         self.choice_start();
+        self.linked_start();
         self.check_ready();
     }
 
@@ -436,6 +440,7 @@ impl EventLoop {
         self.push_tick(now);
         self.choice_tick(now);
         self.mail_tick(now);
+        self.linked_tick(now);
         self.gateway_tick(now);
         self.keeper_tick(now);
         self.push_keep_tick(now);
@@ -458,6 +463,7 @@ impl EventLoop {
             Internal::PhonePush(ticket, outcome) => self.handle_phone_push_outcome(ticket, outcome),
             Internal::PushReceived(body) => self.handle_push_received(&body),
             Internal::Mail(news) => self.handle_mail(news),
+            Internal::Linked(news) => self.handle_linked(*news),
             Internal::Sensor(reading) => self.handle_sensor(reading),
         }
     }
@@ -520,10 +526,13 @@ impl EventLoop {
             Command::CallDecline { call_id, reason, reply } => self.handle_call_decline(&call_id, reason, reply),
             Command::CallDismiss { call_id, reply } => self.handle_call_dismiss(&call_id, reply),
             Command::CallAdd { call_id, options, reply } => self.handle_call_add(&call_id, &options, reply),
+            Command::CallConnect { call_id, with, reply } => self.handle_call_connect(&call_id, &with, reply),
+            Command::CallPress { call_id, keys, reply } => self.handle_call_press(&call_id, &keys, reply),
             Command::CallRejoin { call_id, options, reply } => self.handle_call_rejoin(&call_id, &options, reply),
             Command::CallHangup { call_id, reply } => self.handle_call_hangup(&call_id, reply),
             Command::PushRegister { target, reply } => self.handle_push_register(target, reply),
             Command::Choice(command) => self.handle_choice(command),
+            Command::Linked(command) => self.handle_linked_command(command),
             Command::PushTest(reply) => self.handle_push_test(reply),
             Command::AttachSip(edge) => self.handle_attach_sip(edge),
             Command::PhonePush { gateway, request, reply } => self.handle_phone_push_command(gateway.as_deref(), &request, reply),
@@ -763,6 +772,8 @@ fn refuse_asleep(command: Command) {
         Command::Devices(command) => command.refuse(NodeError::Suspended),
         Command::CallDial { reply, .. } => refuse(reply),
         Command::CallAdd { reply, .. } => refuse(reply),
+        Command::CallConnect { reply, .. } => refuse(reply),
+        Command::CallPress { reply, .. } => refuse(reply),
         Command::CallRejoin { reply, .. } => refuse(reply),
         Command::CallAnswer { reply, .. }
         | Command::CallDecline { reply, .. }
@@ -771,6 +782,7 @@ fn refuse_asleep(command: Command) {
         Command::PushRegister { reply, .. } => refuse(reply),
         Command::PushSessions(command) => command.refuse(NodeError::Suspended),
         Command::Choice(command) => command.refuse(NodeError::Suspended),
+        Command::Linked(command) => command.refuse(NodeError::Suspended),
         Command::PushTest(reply) => refuse(reply),
         Command::AttachSip(_) => {}
         Command::PhonePush { reply, .. } => refuse(reply),

@@ -28,6 +28,7 @@ pub mod events;
 pub mod files;
 pub mod groups;
 pub mod history;
+pub mod linked;
 pub mod messages;
 pub mod network;
 pub mod power;
@@ -213,6 +214,18 @@ pub enum Command {
         options: AddOptions,
         reply: Reply<CallAdded, CallError>,
     },
+    /// [`Calls::connect`]
+    CallConnect {
+        call_id: String,
+        with: String,
+        reply: Reply<bool, CallError>,
+    },
+    /// [`Calls::press`]
+    CallPress {
+        call_id: String,
+        keys: String,
+        reply: Reply<(), CallError>,
+    },
     /// [`Calls::rejoin`]
     CallRejoin {
         call_id: String,
@@ -236,6 +249,8 @@ pub enum Command {
     },
     /// What devices report, and the push policy.
     Choice(ChoiceCommand),
+    /// [`Links`](linked::Links)
+    Linked(linked::LinkedCommand),
     /// [`Push::list`]
     PushList(Reply<PushList, PushError>),
     /// Sessions that gateways ask for.
@@ -369,6 +384,12 @@ impl Node {
     #[must_use]
     pub fn sip(&self) -> sip::Sip<'_> {
         sip::Sip(self)
+    }
+
+    /// Accounts in other systems, whose contacts can call here.
+    #[must_use]
+    pub fn links(&self) -> linked::Links<'_> {
+        linked::Links(self)
     }
 
     /// An edge serves this node. False if another one does.

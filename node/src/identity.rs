@@ -13,6 +13,7 @@ use halloo_protocol::identity::{
     USER_RENEWAL_AFTER_SECS, UserChain, UserId, Username,
 };
 use halloo_protocol::key::{AuthorityKey, DeviceKey, IdentityKey, SecretKey};
+use halloo_protocol::linked::{Association, AssociationParams};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Signed};
 use zeroize::Zeroizing;
@@ -185,6 +186,24 @@ impl LocalIdentity {
         let device = Signed::sign(DeviceCertificate::new(params), identity_key);
         self.keep(Chain { user: self.chain.user.clone(), device })?;
         Ok(true)
+    }
+
+    /// Whether this device has the identity key.
+    pub(crate) const fn has_identity_key(&self) -> bool {
+        self.identity_key.is_some()
+    }
+
+    /// Says, or takes back, that an identity in another system is this user's.
+    ///
+    /// # Errors
+    /// [`LocalIdentityError::NoIdentityKey`].
+    pub(crate) fn associate(
+        &self,
+        params: AssociationParams,
+        is_revoked: bool,
+    ) -> Result<Signed<Association>, LocalIdentityError> {
+        let key = self.identity_key.as_ref().ok_or(LocalIdentityError::NoIdentityKey)?;
+        Ok(if is_revoked { Association::revoke(params, key) } else { Association::sign(params, key) })
     }
 
     /// A certificate for another device of this user; for `secs` from an hour ago on, if that isn't as long as it may be.

@@ -51,6 +51,7 @@ mod housekeeping;
 pub mod identity;
 pub mod key_file;
 pub mod labels;
+mod linked;
 mod mail;
 mod mailboxes;
 mod messages;

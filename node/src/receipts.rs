@@ -388,7 +388,7 @@ impl EventLoop {
     }
 
     /// Tells of each message that somebody has now read.
-    fn tell_newly_read(&self, with: &Correspondent, news: &Marks) {
+    fn tell_newly_read(&mut self, with: &Correspondent, news: &Marks) {
         if news.is_empty() {
             return;
         }
@@ -414,7 +414,8 @@ impl EventLoop {
         for kept in found.iter().rev() {
             match kept {
                 Kept::Sent { item, state } => {
-                    self.tell_state(with, &self.kept_status(item, WireState::of_number(*state), &readers))
+                    self.message_read_elsewhere(&item.envelope.id);
+                    self.tell_state(with, &self.kept_status(item, WireState::of_number(*state), &readers));
                 }
                 Kept::Elsewhere { envelope, .. } => self.tell_state(with, &status(envelope.id, MessageState::Read)),
                 Kept::Received { .. } => {}

@@ -10,6 +10,7 @@
 //! | [`time`], [`clock`] | wall-clock time on the wire; the estimate of a node's clock offset |
 //! | [`key`] | Ed25519 keys by role, domain-separated signatures |
 //! | [`identity`] | usernames, certificates, the chain from authority to device, revocation, recovery phrase |
+//! | [`linked`] | contacts in other systems: who somebody is there, by signature and by what is seen there; whether that lets them call |
 //! | [`linking`] | how a new device becomes one of its user's: a short code, a key exchange, a grant |
 //! | [`own_device`] | what devices of one user say to each other |
 //! | [`authority`] | enrolment, renewal, invite codes, the authority's list of bootstrap nodes |
@@ -29,6 +30,7 @@
 //! | [`simple`] | what phones say of presence and messages: PIDF, RLMI, is-composing, the profile over INFO |
 //! | [`sip`] | the Session Initiation Protocol for ordinary phones: messages, transactions, credentials, the registrar's table |
 //! | [`trunk`] | the telephone network: numbers, who may dial them, by which trunk, and what it may cost |
+//! | [`xmpp`] | as much XMPP as linking an account takes: the stream, logging in, the contact list, personal eventing |
 //! | [`voicemail`] | what callers say to those who don't answer: a recording in parts, and the reader that takes none that is broken |
 //! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
@@ -54,6 +56,7 @@ pub mod identity;
 pub mod kademlia;
 pub mod key;
 pub mod language;
+pub mod linked;
 pub mod linking;
 pub mod mail;
 pub mod mailbox;
@@ -79,3 +82,4 @@ pub mod voicemail;
 pub mod wire;
 #[cfg(test)]
 mod wire_samples;
+pub mod xmpp;

@@ -10,6 +10,7 @@
 //! | [`sdes`], [`srtp`] | keys in descriptions (RFC 4568), and the packets that they protect (RFC 3711) |
 //! | [`rtp`] | packets of media and the reports on them (RFC 3550) |
 //! | [`continuity`] | one stream without breaks, made of what may be several |
+//! | [`keys`] | keys that are pressed (RFC 4733) |
 //! | [`leg`] | one phone's stream: whence it may come, what is counted, what leaves |
 //!
 //! Never encodes or decodes audio: what comes from one end leaves at the other as it is, in a codec that both have, or not at all.
@@ -20,6 +21,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub mod continuity;
+pub mod keys;
 pub mod leg;
 pub mod negotiation;
 pub mod rtp;

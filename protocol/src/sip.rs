@@ -11,6 +11,8 @@
 //! | binding | [`registrar`] | too brief (423), too many (403), out of order (500) |
 //!
 //! What a phone acknowledges of an INVITE's answers is in [`reliable`].
+//! Addresses of phones that don't say whose they are: [`gruu`].
+//! Which call another is to take the place of is read by [`replaces`].
 //! Towards a telephone provider this end is the client: [`client`].
 //!
 //! The parser is our own because it stands before everything else: it takes any method, bounds what it keeps, and says with which status a message
@@ -18,11 +20,13 @@
 
 pub mod client;
 pub mod digest;
+pub mod gruu;
 pub mod guard;
 pub mod message;
 pub mod push;
 pub mod registrar;
 pub mod reliable;
+pub mod replaces;
 pub mod status;
 pub mod timer;
 pub mod transaction;

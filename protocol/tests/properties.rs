@@ -7,7 +7,7 @@ use halloo_protocol::directory::{
     SealedPart, UnverifiedRecord,
 };
 use halloo_protocol::identity::{
-    Chain, DEVICE_CERTIFICATE_SECS_MAX, DeviceCertificate, LinkedId, RevocationList, RevokedSerial, SigningCertificate,
+    Chain, DEVICE_CERTIFICATE_SECS_MAX, DeviceCertificate, LinkedIndicator, RevocationList, RevokedSerial, SigningCertificate,
     Tombstone, USER_CERTIFICATE_SECS, UserCertificate, UserChain, UserId, Username,
 };
 use halloo_protocol::key::{AuthorityKey, DeviceKey, IdentityKey, PublicKey};
@@ -256,7 +256,7 @@ prop_compose! {
             serial,
             not_before,
             not_after: not_before.plus_secs(length),
-            linked: linked.into_iter().map(|(system, id)| LinkedId { system, id }).collect(),
+            linked: linked.into_iter().map(|(system, id)| LinkedIndicator { system, id }).collect(),
             extensions,
         }
     }

@@ -149,6 +149,8 @@ fn a_call_rings_where_the_user_is_and_everywhere_if_nobody_answers_there() {
         events_of(alice, "call_ringing", &quiet)
     );
 
+    messages_are_told_in_turn(alice, &bob);
+
     // The desktop stays silent: the others ring too, and one answers.
     let running = dial(alice, &bob, "1");
     let escalated = rings(bob.desktop, &[&everywhere, &quiet]);
@@ -176,6 +178,31 @@ fn a_call_rings_where_the_user_is_and_everywhere_if_nobody_answers_there() {
 
     explains(&bob, &escalated);
     assert!(!told_to_caller(alice, &escalated).contains("in use"), "where bob is is not for the caller");
+}
+
+/// Every device has a message at once; the one in use tells of it first, the others later, and only of what nobody has read.
+#[track_caller]
+fn messages_are_told_in_turn(alice: &User, bob: &Bob<'_>) {
+    let write = |what: &str| text(&alice.cli(["msg", "send", &bob.username, what]).ok(), "id");
+    let about = |device: &Daemon, name: &str, id: &str| device.wait_event(PATIENCE, name, |event| event["message_id"] == id);
+    let read = write("read at the desktop");
+    assert!(about(bob.desktop, "message_received", &read)["held_secs"].is_null());
+    for device in [&bob.laptop, &bob.phone] {
+        let held = about(device, "message_received", &read);
+        assert_eq!((&held["held_secs"], held["notice"].is_null()), (&ESCALATE_AFTER.as_secs().into(), true), "{held}");
+    }
+    bob.desktop.cli(["msg", "read", &alice.username]).ok();
+    for device in [&bob.laptop, &bob.phone] {
+        device.wait_event(PATIENCE, "conversation_read", |event| event["with"] == alice.username.as_str());
+    }
+    let unread = write("read nowhere");
+    assert!(about(bob.desktop, "message_received", &unread)["notice"]["text"].is_string());
+    for device in [&bob.laptop, &bob.phone] {
+        let due = about(device, "message_due", &unread);
+        assert_eq!((&due["text"], due["notice"]["text"].is_string()), (&"read nowhere".into(), true), "{due}");
+        let told = device.events().into_iter().filter(|event| event["event"] == "message_due").count();
+        assert_eq!(told, 1, "what was read is told of nowhere else: {:?}", device.events());
+    }
 }
 
 /// What was decided can be looked at, and decided anew.
@@ -220,6 +247,8 @@ fn told_to_caller(alice: &User, id: &str) -> String {
 fn a_suspended_phone_is_left_asleep_while_another_device_is_in_use_and_woken_if_nobody_answers() {
     let network = Plan::new(["alice", "bob"]).start();
     let [alice, first] = network.users.as_slice() else { panic!("two users") };
+    // Contacts are told of what was read.
+    network.befriend(alice, first);
     let bob = bob(&network, alice, first);
     bob.phone.cli(["push", "register", "webpush"]).ok();
     bob.report(["in-use", "idle", "locked"]);
@@ -229,8 +258,12 @@ fn a_suspended_phone_is_left_asleep_while_another_device_is_in_use_and_woken_if_
         if list["registrations"][0]["policy_version"] == version { Ok(()) } else { Err(list.to_string()) }
     });
 
-    // The desktop answers: the gateway never wakes the phone, not even when its turn would have been.
+    // The desktop answers, and what was written is read there: the gateway never wakes the phone, not even when its turn would have been.
     assert_eq!(bob.phone.cli(["suspend"]).ok()["suspended"], true);
+    let written = text(&alice.cli(["msg", "send", &bob.username, "look at this"]).ok(), "id");
+    bob.desktop.wait_event(PATIENCE, "message_received", |event| event["message_id"] == written.as_str());
+    bob.desktop.cli(["msg", "read", &alice.username]).ok();
+    alice.wait_event(PATIENCE, "message_state", |event| event["message_id"] == written.as_str() && event["state"] == "read");
     let running = dial(alice, &bob, "6");
     let id = rings(bob.desktop, &[]);
     assert_eq!(bob.desktop.cli(["calls", "answer", &id]).code, 0);

@@ -7,16 +7,20 @@ use std::time::Duration;
 
 use halloo_protocol::sip::message::Message;
 use halloo_tests::audio::{assert_heard, write_tone};
+use halloo_tests::cli::Invocation;
 use halloo_tests::phone::{PhoneAccount, wait_devices};
 use halloo_tests::provider::{Provider, free_port};
+use halloo_tests::rtp_tone::RtpTone;
 use halloo_tests::sip_client::SipClient;
 use halloo_tests::sipp::Sipp;
 use halloo_tests::{Network, Plan, User, eventually};
+use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const TONE_HZ: f64 = 440.0;
 const UNHEARD_HZ: f64 = 660.0;
+const ANNOUNCED_HZ: f64 = 880.0;
 
 /// The gateway's name.
 const GATEWAY: &str = "telephone@example";
@@ -34,6 +38,15 @@ fn trunks(provider: &Provider, edge_port: u16, first_port: u16) -> String {
     )
 }
 
+/// One more, reached by TCP, for numbers of its own.
+fn trunk_by_tcp(provider: &Provider) -> String {
+    let (port, password) = (provider.port, provider.password_file());
+    format!(
+        "[sip.trunk.stream]\nserver = \"127.0.0.1:{port}\"\ntransport = \"tcp\"\nusername = \"trunk\"\npassword_file = {password:?}\n\
+         callers = [\"alice@example\"]\npatterns = [\"+4931*\"]\npriority = 5\n"
+    )
+}
+
 /// A network of these users, of whom carol has the trunks, registered at the provider.
 fn network(users: &[&str], lines: &str) -> Network {
     let plan = Plan::new(users.iter().copied()).config("carol", lines);
@@ -45,11 +58,17 @@ fn network(users: &[&str], lines: &str) -> Network {
     network
 }
 
+/// What is listed of a trunk.
+fn named(list: &Value, name: &str) -> Value {
+    let trunks = list["trunks"].as_array().cloned().unwrap_or_default();
+    trunks.into_iter().find(|trunk| trunk["name"] == name).unwrap_or_default()
+}
+
 #[track_caller]
 fn wait_registered(carol: &User) {
     eventually(PATIENCE, "the trunk is registered, and the gateway is there", || {
         let list = carol.cli(["sip", "trunk", "list"]).ok();
-        let is_ready = list["trunks"][1]["state"] == "registered" && list["has_gateway"] == true;
+        let is_ready = named(&list, "home")["state"] == "registered" && list["has_gateway"] == true;
         if is_ready { Ok(()) } else { Err(list.to_string()) }
     });
 }
@@ -72,8 +91,10 @@ fn completed(caller: &User, number: &str) {
 
 #[test]
 fn who_is_named_calls_telephones_from_anywhere_and_nobody_else_does() {
-    let (provider, edge_port) = (Provider::start(), free_port());
-    let mut network = network(&["alice", "bob", "carol"], &trunks(&provider, edge_port, provider.port));
+    let mut announcement = RtpTone::new(ANNOUNCED_HZ);
+    let (provider, by_tcp, edge_port) = (Provider::heard_from(announcement.port()), Provider::over_tcp(), free_port());
+    let lines = format!("{}{}", trunks(&provider, edge_port, provider.port), trunk_by_tcp(&by_tcp));
+    let mut network = network(&["alice", "bob", "carol"], &lines);
     let folder = tempfile::tempdir().expect("a folder");
     let [alice, bob, carol] = network.users();
     wait_devices(alice, GATEWAY, 1);
@@ -103,9 +124,9 @@ fn who_is_named_calls_telephones_from_anywhere_and_nobody_else_does() {
     completed(alice, "tel:+4930503000");
     assert!(provider.seen(&["SIP/2.0 503"]) > 0 && provider.seen(&["INVITE sip:+4930503000@127.0.0.1"]) > 0);
     let list = carol.cli(["sip", "trunk", "list"]).ok();
-    assert_eq!(list["trunks"][0]["used"][0]["calls"], 0, "what wasn't carried isn't counted: {list}");
-    assert_eq!(list["trunks"][1]["used"][1]["calls"], 2, "{list}");
-    assert!(list["trunks"][0]["reason"].as_str().is_some_and(|reason| reason.starts_with("503")), "{list}");
+    assert_eq!(named(&list, "full")["used"][0]["calls"], 0, "what wasn't carried isn't counted: {list}");
+    assert_eq!(named(&list, "home")["used"][1]["calls"], 2, "{list}");
+    assert!(named(&list, "full")["reason"].as_str().is_some_and(|reason| reason.starts_with("503")), "{list}");
     carol.wait_event(PATIENCE, "warning", |event| event["code"] == "sip-trunk");
 
     // A phone of the edge: digits are enough.
@@ -113,7 +134,20 @@ fn who_is_named_calls_telephones_from_anywhere_and_nobody_else_does() {
     Sipp::new(&account, 1).run_for("call.xml", "030987654@example", 1, &["-d", "300"]);
     assert_eq!(provider.seen(&["INVITE sip:+4930987654@127.0.0.1"]), 2);
 
-    // What the network says of a number is told.
+    // Another provider is reached by TCP, and asks for credentials as a proxy does.
+    completed(alice, "tel:+4931407");
+    assert!(by_tcp.seen(&["INVITE sip:+4931407@", "Proxy-Authorization: Digest"]) > 0);
+    assert!(by_tcp.seen(&["SIP/2.0 200 OK", "Via: SIP/2.0/TCP", "REGISTER"]) > 0);
+
+    // What the network says of a number is heard, and told.
+    let early = Invocation::new(alice.home()).args(["call", "tel:+4930183", "--via", GATEWAY, "--record", &record]).start();
+    let line = "INVITE sip:+4930183@";
+    let invite =
+        eventually(PATIENCE, "the provider is called", || provider.last(&[line, "Authorization:"]).ok_or_else(String::new));
+    announcement.speak_to(invite.as_bytes());
+    assert_eq!(early.wait(PATIENCE).json()["outcome"], "busy");
+    assert_eq!(announcement.heard(), 0, "nothing of the caller leaves before the answer");
+    assert_heard(&heard, ANNOUNCED_HZ, TONE_HZ, Duration::from_secs(1));
     refused(alice, "tel:+4930404", "declined", "doesn't know the number");
     refused(alice, "tel:+4930999", "busy", "in another call");
 
@@ -156,6 +190,12 @@ fn who_is_named_calls_telephones_from_anywhere_and_nobody_else_does() {
     let rung = alice.wait_event(PATIENCE, "call_incoming", |_| true);
     assert_eq!((&rung["from"], &rung["telephone"]), (&GATEWAY.into(), &"+442012345678".into()), "{rung}");
     alice.wait_event(PATIENCE, "call_ended", |event| event["call_id"] == rung["call_id"] && event["outcome"] == "completed");
+
+    // A gateway that ends takes its registrations back.
+    let left = |provider: &Provider| provider.seen(&["REGISTER sip:", "Authorization:", "Expires: 0\r\n"]);
+    assert_eq!([&provider, &by_tcp].map(left), [0, 0]);
+    assert_eq!(carol.terminate().0, 0);
+    assert_eq!([&provider, &by_tcp].map(|provider| left(provider) > 0), [true, true]);
 }
 
 /// The final status of an INVITE from this address, without credentials.
@@ -197,7 +237,7 @@ fn the_eleventh_call_of_ten_is_refused_whatever_happens_to_the_process() {
     carol.wait_ready(PATIENCE);
     wait_registered(carol);
     let list = carol.cli(["sip", "trunk", "list"]).ok();
-    assert_eq!(list["trunks"][1]["used"][1]["calls"], 5, "{list}");
+    assert_eq!(named(&list, "home")["used"][1]["calls"], 5, "{list}");
     (0..5).for_each(|_| refused(alice, "tel:+4930999", "busy", "in another call"));
     let before = provider.seen(&["INVITE sip:"]);
     refused(alice, "tel:+4930123456", "declined", "spending limit");
@@ -226,9 +266,27 @@ fn a_trunk_that_says_nothing_is_passed_over_and_a_wrong_password_is_told() {
     let told = carol.wait_event(PATIENCE, "warning", |event| event["code"] == "sip-trunk");
     assert!(told["detail"].as_str().is_some_and(|detail| detail.contains("wrong") && detail.contains("403")), "{told}");
     let list = carol.cli(["sip", "trunk", "list"]).ok();
-    assert_eq!(list["trunks"][2]["state"], "failed", "{list}");
+    assert_eq!(named(&list, "wrong")["state"], "failed", "{list}");
     completed(alice, "tel:+4930503000");
     let list = carol.cli(["sip", "trunk", "list"]).ok();
-    assert_eq!(list["trunks"][0]["reason"], "the server doesn't answer", "{list}");
-    assert_eq!(list["trunks"][1]["used"][1]["calls"], 1, "{list}");
+    assert_eq!(named(&list, "full")["reason"], "the server doesn't answer", "{list}");
+    assert_eq!(named(&list, "home")["used"][1]["calls"], 1, "{list}");
+}
+
+#[test]
+#[ignore = "long: a minute of a call is counted"]
+fn a_call_ends_when_no_further_minute_is_allowed() {
+    let (provider, edge_port) = (Provider::start(), free_port());
+    let lines = trunks(&provider, edge_port, provider.port).replace("user_calls_per_day = 10", "user_minutes_per_day = 1");
+    let mut network = network(&["alice", "carol"], &lines);
+    let [alice, carol] = network.users();
+    wait_devices(alice, GATEWAY, 1);
+    let call = Invocation::new(alice.home()).args(["call", "tel:+4930123456", "--via", GATEWAY]).limit(3 * PATIENCE).run();
+    assert_eq!(call.ok()["outcome"], "completed");
+    eventually(PATIENCE, "the provider was told of the end", || {
+        (provider.seen(&["BYE sip:"]) == 1).then_some(()).ok_or_else(String::new)
+    });
+    let list = carol.cli(["sip", "trunk", "list"]).ok();
+    assert_eq!(named(&list, "home")["used"][1]["minutes"], 1, "{list}");
+    refused(alice, "tel:+4930123456", "declined", "spending limit");
 }

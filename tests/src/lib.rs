@@ -12,6 +12,7 @@
 //! - [`recorder`] keeps every packet at a machine's interface, [`memory`] looks through what a process holds.
 //! - [`phone`] is an ordinary SIP phone, [`sip_client`] one that says what it is told to, [`sipp`] a crowd of them, [`sipp_profile`] one client of the INFO profile,
 //!   [`linphone`] another that people have; [`rtp_tone`] is the media of one.
+//! - [`xmpp`] is another system, whose contacts can call here.
 //! - [`webpush`] is a push service, and an app's subscription at it.
 //! - [`attacker`] speaks the overlay protocol frame by frame, and says what it likes.
 //!
@@ -44,6 +45,7 @@ pub mod spy;
 pub mod turn;
 pub mod wait;
 pub mod webpush;
+pub mod xmpp;
 
 pub use api::Api;
 pub use cli::{Output, cli};

@@ -26,9 +26,35 @@ impl Provider {
     #[track_caller]
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with("u1", 9)
+    }
+
+    /// One that speaks TCP.
+    ///
+    /// # Panics
+    /// If SIPp isn't there.
+    #[track_caller]
+    #[must_use]
+    pub fn over_tcp() -> Self {
+        Self::start_with("t1", 9)
+    }
+
+    /// One whose numbers that end with 183 are heard from this port before they are busy.
+    ///
+    /// # Panics
+    /// If SIPp isn't there.
+    #[track_caller]
+    #[must_use]
+    pub fn heard_from(port: u16) -> Self {
+        Self::start_with("u1", port)
+    }
+
+    #[track_caller]
+    fn start_with(transport: &str, early_port: u16) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let port = free_port();
         let mut command = command("provider.xml", &folder, port);
+        command.args(["-t", transport, "-key", "early_port", &early_port.to_string()]);
         // Media on ports that nobody else has: SIPp takes them without asking.
         command.args(["-rtp_echo", "-mp", &free_port().to_string(), "-trace_msg", "-message_file", "messages"]);
         let child = command.spawn().unwrap_or_else(|error| panic!("can't run sipp ({error}): scripts/setup installs it"));
@@ -58,6 +84,15 @@ impl Provider {
             .count()
     }
 
+    /// The newest message with all of these.
+    #[must_use]
+    pub fn last(&self, texts: &[&str]) -> Option<String> {
+        let log = std::fs::read(self.folder.path().join("messages")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let mut messages = log.rsplit("-----------------------------------------------");
+        messages.find(|one| texts.iter().all(|text| one.contains(text))).map(str::to_owned)
+    }
+
     /// Brings a call from the telephone network to this number of the trunk's, at this address of the edge, for so many milliseconds.
     ///
     /// # Panics
@@ -66,7 +101,16 @@ impl Provider {
     pub fn call(number: &str, edge: &str, millis: u32) {
         let folder = tempfile::tempdir().expect("a folder");
         let mut command = command("inbound.xml", &folder, free_port());
-        command.arg(edge).args(["-s", number, "-m", "1", "-d", &millis.to_string(), "-mp", &free_port().to_string()]);
+        command.args(["-t", "u1"]).arg(edge).args([
+            "-s",
+            number,
+            "-m",
+            "1",
+            "-d",
+            &millis.to_string(),
+            "-mp",
+            &free_port().to_string(),
+        ]);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("can't run sipp ({error}): scripts/setup installs it"));
         let code = cli::wait_exit(&mut child, Duration::from_secs(50));
         let log = std::fs::read_to_string(folder.path().join("log")).unwrap_or_default();
@@ -90,7 +134,7 @@ fn command(scenario: &str, folder: &tempfile::TempDir, port: u16) -> Command {
     let scenarios: PathBuf = root.canonicalize().unwrap_or(root).join("tests/external/sipp");
     let mut command = Command::new("sipp");
     let log = std::fs::File::create(folder.path().join("log")).expect("the folder is ours");
-    command.arg("-sf").arg(scenarios.join(scenario)).args(["-i", "127.0.0.1", "-p", &port.to_string(), "-t", "u1"]);
+    command.arg("-sf").arg(scenarios.join(scenario)).args(["-i", "127.0.0.1", "-p", &port.to_string()]);
     command.args(["-nostdin", "-trace_err", "-timeout", "400"]);
     command.current_dir(folder.path()).stdin(Stdio::null());
     command.stdout(log.try_clone().expect("a file")).stderr(log);

@@ -1,8 +1,11 @@
-//! A SIP client, over UDP or TCP, that says exactly what it is told to, well-formed or not.
+//! A SIP client, over UDP, TCP or TLS, that says exactly what it is told to, well-formed or not.
 
 use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::sip::digest::Challenge;
@@ -28,6 +31,23 @@ enum Socket {
     Udp(UdpSocket),
     /// And what came after the last message.
     Tcp(TcpStream, RefCell<Vec<u8>>),
+    /// The same encrypted, through OpenSSL.
+    Tls(OpenSsl),
+}
+
+/// `openssl s_client`, which passes on what it is told; ended when dropped.
+#[derive(Debug)]
+struct OpenSsl {
+    stream: UnixStream,
+    unread: RefCell<Vec<u8>>,
+    process: Child,
+}
+
+impl Drop for OpenSsl {
+    fn drop(&mut self) {
+        let _gone = self.process.kill();
+        let _reaped = self.process.wait();
+    }
 }
 
 /// How long a look at the socket takes.
@@ -43,6 +63,22 @@ impl SipClient {
         let stream = TcpStream::connect(account.address()).expect("the edge listens");
         stream.set_read_timeout(LOOK).expect("a socket");
         Self { socket: Socket::Tcp(stream, RefCell::default()), server: account.address(), account: account.clone(), cseq: 0 }
+    }
+
+    /// One that keeps an encrypted connection; whose certificate is shown doesn't matter to it.
+    ///
+    /// # Panics
+    /// If OpenSSL isn't there.
+    #[must_use]
+    pub fn over_tls(account: &PhoneAccount) -> Self {
+        let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+        ours.set_read_timeout(LOOK).expect("a socket");
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-quiet", "-connect", &account.address().to_string()]);
+        command.stdin(OwnedFd::from(theirs.try_clone().expect("a socket"))).stdout(OwnedFd::from(theirs)).stderr(Stdio::null());
+        let process = command.spawn().expect("openssl runs");
+        let socket = Socket::Tls(OpenSsl { stream: ours, unread: RefCell::default(), process });
+        Self { socket, server: account.address(), account: account.clone(), cseq: 0 }
     }
 
     /// A client of this account's edge.
@@ -65,12 +101,18 @@ impl SipClient {
         let address = match &self.socket {
             Socket::Udp(socket) => socket.local_addr(),
             Socket::Tcp(stream, _) => stream.local_addr(),
+            // OpenSSL's port isn't known; nobody connects to it anyway.
+            Socket::Tls(..) => Ok(([127, 0, 0, 1], 5_061).into()),
         };
         address.expect("bound").to_string()
     }
 
     fn via(&self) -> String {
-        let transport = if matches!(self.socket, Socket::Udp(_)) { "UDP" } else { "TCP" };
+        let transport = match self.socket {
+            Socket::Udp(_) => "UDP",
+            Socket::Tcp(..) => "TCP",
+            Socket::Tls(..) => "TLS",
+        };
         format!("SIP/2.0/{transport} {};branch=z9hG4bK{};rport", self.address(), rand::random::<u64>())
     }
 
@@ -98,6 +140,7 @@ impl SipClient {
         match &self.socket {
             Socket::Udp(socket) => assert_eq!(socket.send_to(bytes, self.server).expect("sent"), bytes.len()),
             Socket::Tcp(stream, _) => (&*stream).write_all(bytes).expect("sent"),
+            Socket::Tls(openssl) => (&openssl.stream).write_all(bytes).expect("sent"),
         }
     }
 
@@ -129,12 +172,14 @@ impl SipClient {
                     }
                 }
                 Socket::Tcp(stream, unread) => {
-                    let mut unread = unread.borrow_mut();
-                    if let Some(length) = stream_length(&unread).expect("a message").filter(|length| *length <= unread.len()) {
-                        return Some(unread.drain(..length).collect());
+                    if let Some(message) = first_of(&mut unread.borrow_mut(), &mut &*stream, &mut bytes) {
+                        return Some(message);
                     }
-                    let length = (&*stream).read(&mut bytes).unwrap_or(0);
-                    unread.extend_from_slice(&bytes[..length]);
+                }
+                Socket::Tls(openssl) => {
+                    if let Some(message) = first_of(&mut openssl.unread.borrow_mut(), &mut &openssl.stream, &mut bytes) {
+                        return Some(message);
+                    }
                 }
             }
         }
@@ -285,4 +330,14 @@ impl SipClient {
         request.add("contact", format!("<sip:{}@{}>", self.account.username, self.address()));
         request
     }
+}
+
+/// The first whole message of a stream, else what a look at it brings is kept.
+fn first_of(unread: &mut Vec<u8>, stream: &mut impl Read, buffer: &mut [u8]) -> Option<Vec<u8>> {
+    if let Some(length) = stream_length(unread).expect("a message").filter(|length| *length <= unread.len()) {
+        return Some(unread.drain(..length).collect());
+    }
+    let length = stream.read(buffer).unwrap_or(0);
+    unread.extend_from_slice(&buffer[..length]);
+    None
 }

@@ -9,14 +9,16 @@ use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
 use crate::handle::call_media::{CallCandidate, CallDescription, IceServers, MediaReport};
-use crate::handle::calls::{AddOptions, AnswerOptions, CallAdded, CallEntry, CallList, CallOutcome, CallRejoined, DialOptions};
+use crate::handle::calls::{
+    AddOptions, AnswerOptions, CallAdded, CallEntry, CallList, CallOutcome, CallRejoined, DialOptions, KeyOptions,
+};
 
 /// A call did what was asked.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 pub(crate) struct CallDone {
     /// The call.
     pub(crate) call_id: String,
-    /// What was done: `answered`, `declined`, `dismissed`, `ended`, `told`.
+    /// What was done: `answered`, `declined`, `dismissed`, `ended`, `told`, `pressed`.
     pub(crate) done: String,
 }
 
@@ -42,6 +44,7 @@ pub(super) fn routes() -> Vec<Route> {
             .body::<AnswerOptions>()
             .returns::<CallRejoined>()
             .lasts(),
+        Route::post("/v1/calls/{id}/keys", "pressKeys", "Press keys in a call", press).body::<KeyOptions>().returns::<CallDone>(),
         Route::get("/v1/ice-servers", "iceServers", "The media relays at hand, for a media engine of one's own", ice_servers)
             .returns::<IceServers>(),
         Route::get("/v1/calls/{id}/description", "callDescription", "What the other end says of its media", description)
@@ -101,6 +104,15 @@ async fn rejoin(
     JsonBody(options): JsonBody<AnswerOptions>,
 ) -> Answer<CallRejoined> {
     Ok(Json(state.node.calls().rejoin(&call_id, options).await?))
+}
+
+async fn press(
+    State(state): State<ApiState>,
+    PathPart(call_id): PathPart,
+    JsonBody(options): JsonBody<KeyOptions>,
+) -> Answer<CallDone> {
+    state.node.calls().press(&call_id, &options.keys).await?;
+    done(call_id, "pressed")
 }
 
 async fn ice_servers(State(state): State<ApiState>) -> Answer<IceServers> {

@@ -14,6 +14,7 @@ use halloo_protocol::call::{CallId, CalleeState, CallerState, Outcome, Reason, V
 use halloo_protocol::contact::privacy::Relation;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::DeviceKey;
+use halloo_protocol::phone::AudioCodec;
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{Extensions, Frame};
 use tracing::{debug, info};
@@ -31,6 +32,9 @@ const LEFT_MAX: usize = 16;
 
 /// For how long it can.
 const LEFT_KEPT: Duration = Duration::from_secs(3_600);
+
+/// How long two others may take to have each other once this device has connected them: a look-up, a connection and an answer.
+const CONNECT_MAX: Duration = Duration::from_secs(20);
 
 /// What a call has to do with a conference.
 #[derive(Clone, Debug)]
@@ -64,6 +68,14 @@ struct Asked {
     reply: Reply<CallAdded, CallError>,
 }
 
+/// Two others who are to have each other.
+#[derive(Debug)]
+struct Connect {
+    ends: [DeviceKey; 2],
+    until: Instant,
+    reply: Reply<bool, CallError>,
+}
+
 /// A conference this device is in.
 #[derive(Debug)]
 pub(super) struct Running {
@@ -73,6 +85,10 @@ pub(super) struct Running {
     asked: Vec<Asked>,
     /// Who waits for somebody to let this device in again.
     rejoins: Option<Reply<CallRejoined, CallError>>,
+    /// Which others this device connects with each other.
+    connects: Vec<Connect>,
+    /// In what encoded audio passes on legs, where the embedder has that of the call it began as.
+    passes: Vec<AudioCodec>,
     /// Everybody with whom there was a leg, and who had introduced them.
     known: BTreeMap<DeviceKey, (Participant, Option<Participant>)>,
     /// Calls that were legs: the conference can be named by any.
@@ -102,7 +118,8 @@ pub(super) struct ConferencesState {
 
 impl ConferencesState {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.running.values().filter_map(|running| running.machine.poll_timeout()).min()
+        let connects = self.running.values().flat_map(|running| running.connects.iter().map(|connect| connect.until));
+        self.running.values().filter_map(|running| running.machine.poll_timeout()).chain(connects).min()
     }
 
     /// A machine that isn't over.
@@ -185,11 +202,60 @@ impl EventLoop {
             return reply.send(Err(CallError::Node(full)));
         }
         running.asked.push(Asked { call: added, user: user.clone(), reply });
-        let options = DialOptions { relayed_only: running.relayed_only, ..DialOptions::default() };
+        // Who is to hear a phone, and be heard by it, speaks its codec from the beginning.
+        let options =
+            DialOptions { relayed_only: running.relayed_only, passthrough: running.passes.clone(), ..DialOptions::default() };
         let link = Link { id, is_leg: false, other: None, since: None, word: None, introduced_by: None };
         info!(conference = %id.short(), call = %added.short(), "somebody is asked in");
         self.drive_conference(id);
         self.place_call(added, user, options, Some(link), None);
+    }
+
+    /// The other ends of two answered calls are to have each other: both calls become one conference.
+    pub(crate) fn handle_call_connect(&mut self, call_id: &str, with: &str, reply: Reply<bool, CallError>) {
+        match self.connect_calls(call_id, with) {
+            Ok((id, ends)) => {
+                let until = Instant::now() + CONNECT_MAX;
+                if let Some(running) = self.calls.conferences.running.get_mut(&id) {
+                    running.connects.push(Connect { ends, until, reply });
+                }
+                self.drive_conference(id);
+            }
+            Err(error) => reply.send(Err(error)),
+        }
+    }
+
+    fn connect_calls(&mut self, call_id: &str, with: &str) -> Result<(ConferenceId, [DeviceKey; 2]), CallError> {
+        let named = |calls: &Self, call_id: &str| {
+            let call = call_id.parse::<CallId>().map_err(|_| unknown_call(call_id))?;
+            calls.pair_of(call).map(|(other, ..)| (call, other)).ok_or_else(|| unknown_call(call_id))
+        };
+        let ((call, one), (added, other)) = (named(self, call_id)?, named(self, with)?);
+        if one.user == other.user {
+            return Err(CallError::TakesPart { username: self.labels.display(&one.user) });
+        }
+        let is_linked = |calls: &Self, call| calls.link(call).is_some_and(|link| calls.calls.conferences.is_running(&link.id));
+        // One that is a conference already takes the other in.
+        let (call, added) = if is_linked(self, added) && !is_linked(self, call) { (added, call) } else { (call, added) };
+        let id = self.conference_of(call).ok_or_else(|| unknown_call(call_id))?;
+        if !self.take_in_call(added, id) {
+            return Err(CallError::WrongState { call_id: with.to_owned(), state: "in another conference", action: "connected" });
+        }
+        Ok((id, [one.device, other.device]))
+    }
+
+    /// Tells who connects others what has come of it.
+    fn review_connects(&mut self, id: ConferenceId) {
+        let Some(running) = self.calls.conferences.running.get_mut(&id) else { return };
+        let now = Instant::now();
+        let (machine, connects) = (&running.machine, &mut running.connects);
+        let done = connects.extract_if(.., |connect| {
+            let [one, other] = &connect.ends;
+            connect.until <= now || connect.reply.is_closed() || machine.have_each_other(one, other)
+        });
+        for Connect { ends: [one, other], reply, .. } in done {
+            reply.send(Ok(machine.have_each_other(&one, &other)));
+        }
     }
 
     pub(crate) fn handle_call_rejoin(&mut self, call_id: &str, options: &AnswerOptions, reply: Reply<CallRejoined, CallError>) {
@@ -213,6 +279,8 @@ impl EventLoop {
             relayed_only: former.relayed_only,
             asked: Vec::new(),
             rejoins: Some(reply),
+            connects: Vec::new(),
+            passes: Vec::new(),
             known: former.others.into_iter().map(|other| (other.0.device, other)).collect(),
             calls: former.calls,
         };
@@ -280,25 +348,41 @@ impl EventLoop {
         {
             return Some(link.id);
         }
-        let (other, caller, callee, room, relayed_only) = self.pair_of(call)?;
+        let (_, caller, callee, ..) = self.pair_of(call)?;
         let id = ConferenceId::of_call(&call, &caller, &callee);
-        self.begin_conference(id, room, relayed_only);
-        let link = Link { id, is_leg: false, other: Some(other.clone()), since: None, word: None, introduced_by: None };
-        *self.link_mut(call)? = Some(link);
-        let now = self.now();
-        self.calls.conferences.machine(&id)?.leg_up(&other, call, now);
-        self.drive_conference(id);
-        Some(id)
+        self.take_in_call(call, id).then_some(id)
     }
 
-    fn begin_conference(&mut self, id: ConferenceId, room: Room, relayed_only: bool) {
+    /// An answered call becomes a leg of this conference, which begins with it if there is none yet. False if it is in another.
+    fn take_in_call(&mut self, call: CallId, id: ConferenceId) -> bool {
+        if let Some(link) = self.link(call).filter(|link| self.calls.conferences.is_running(&link.id)) {
+            return link.id == id;
+        }
+        let Some((other, _, _, room, relayed_only)) = self.pair_of(call) else { return false };
+        match self.calls.conferences.running.get_mut(&id) {
+            Some(running) => running.relayed_only |= relayed_only,
+            None => self.begin_conference(id, call, room, relayed_only),
+        }
+        let link = Link { id, is_leg: false, other: Some(other.clone()), since: None, word: None, introduced_by: None };
+        let Some(place) = self.link_mut(call) else { return false };
+        *place = Some(link);
+        let now = self.now();
+        if let Some(machine) = self.calls.conferences.machine(&id) {
+            machine.leg_up(&other, call, now);
+        }
+        self.drive_conference(id);
+        true
+    }
+
+    fn begin_conference(&mut self, id: ConferenceId, call: CallId, room: Room, relayed_only: bool) {
         let now = self.now();
         let former = &mut self.calls.conferences.former;
         let before = former.iter().position(|former| former.id == id).and_then(|index| former.remove(index));
         let since = before.map_or(now.unix, |before| now.unix.max(before.since.plus_secs(1)));
         let machine = Conference::new(id, self.own_participation(), since, now.instant);
-        let (asked, known, calls) = (Vec::new(), BTreeMap::new(), Vec::new());
-        let running = Running { machine, room, relayed_only, asked, rejoins: None, known, calls };
+        let (asked, connects, known, calls) = (Vec::new(), Vec::new(), BTreeMap::new(), Vec::new());
+        let passes = self.passes(call);
+        let running = Running { machine, room, relayed_only, asked, rejoins: None, connects, passes, known, calls };
         self.calls.conferences.running.insert(id, running);
     }
 
@@ -347,7 +431,7 @@ impl EventLoop {
         let (Some(link), other, room) = (incoming.link.clone(), incoming.other.clone(), incoming.room.clone()) else { return };
         if !self.calls.conferences.is_running(&link.id) {
             let Some(room) = room.filter(|_| !link.is_leg) else { return self.hang_up_leg(call, Reason::NOT_IN_CONFERENCE) };
-            self.begin_conference(link.id, room, false);
+            self.begin_conference(link.id, call, room, false);
             self.incoming_connecting(call);
         }
         let now = self.now();
@@ -465,6 +549,7 @@ impl EventLoop {
             }
         }
         self.review_twins(id);
+        self.review_connects(id);
     }
 
     fn leg_target(&self, call: CallId, device: &DeviceKey) -> Option<Target> {
@@ -484,7 +569,8 @@ impl EventLoop {
         let Some(running) = self.calls.conferences.running.get_mut(&id) else { return };
         running.machine.connecting(&participant, None, call, None, now);
         let introduced_by = running.machine.peer(&participant.device).and_then(|(_, by)| by.cloned());
-        let options = DialOptions { relayed_only: running.relayed_only, ..DialOptions::default() };
+        let options =
+            DialOptions { relayed_only: running.relayed_only, passthrough: running.passes.clone(), ..DialOptions::default() };
         let user = participant.user.clone();
         let is_refused = self.is_blocked(&user) || self.refuse_changed(&user).is_err();
         if is_refused {
@@ -556,6 +642,7 @@ impl EventLoop {
         if let Some(reply) = running.rejoins {
             reply.send(Ok(CallRejoined { conference_id: id.to_string(), joined: false }));
         }
+        running.connects.into_iter().for_each(|connect| connect.reply.send(Ok(false)));
         let former = Former {
             id,
             since: running.machine.since(),
@@ -589,10 +676,13 @@ impl EventLoop {
         noticed(status)
     }
 
-    /// The other end of a call has made a conference of it.
+    /// The other end of a call has made a conference of it, or connects it with another of its calls. Either way this user hears of somebody whom the other
+    /// has brought, as if they had been added. A conference that this user has left isn't entered again so: that is for the person.
     fn becomes_conference(&mut self, call: CallId, from: &DeviceKey, id: ConferenceId) -> bool {
         let Some((other, caller, callee, ..)) = self.pair_of(call) else { return false };
-        other.device == *from && ConferenceId::of_call(&call, &caller, &callee) == id && self.conference_of(call) == Some(id)
+        let is_of_call = ConferenceId::of_call(&call, &caller, &callee) == id;
+        let was_left = self.calls.conferences.former.iter().any(|former| former.id == id);
+        other.device == *from && (is_of_call || !was_left) && self.take_in_call(call, id)
     }
 
     pub(crate) fn conference_answer(&mut self, target: NoticeTarget, frame: &Frame) {
@@ -686,15 +776,23 @@ impl EventLoop {
     }
 
     /// How a leg that comes in is answered: over relays only if this device is in the conference that way, or always.
-    pub(super) fn leg_config(&self, call: CallId) -> MediaConfig {
+    fn leg_config(&self, call: CallId) -> MediaConfig {
         let running = self.link(call).and_then(|link| self.calls.conferences.running.get(&link.id));
         let relayed_only = self.settings.relayed_calls || running.is_some_and(|running| running.relayed_only);
         self.media_config(None, None).relayed_only(relayed_only)
     }
 
     fn answer_twin(&mut self, twin: CallId) {
-        let config = self.leg_config(twin);
-        self.begin_answer(twin, config);
+        self.answer_leg(twin);
+    }
+
+    /// Answers a leg: nobody has to.
+    pub(super) fn answer_leg(&mut self, call: CallId) {
+        let running = self.link(call).and_then(|link| self.calls.conferences.running.get(&link.id));
+        let passes = running.map(|running| running.passes.clone()).unwrap_or_default();
+        let config = self.leg_config(call);
+        let config = self.with_passthrough(call, config, &passes);
+        self.begin_answer(call, config);
     }
 
     /// A call that rang for a conference is over. If the person didn't want it, they don't want its twins; else the next one rings.

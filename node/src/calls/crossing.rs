@@ -143,8 +143,7 @@ impl EventLoop {
             incoming.held_for = None;
             let is_leg = incoming.link.as_ref().is_some_and(|link| link.is_leg);
             if by_person && is_leg {
-                let config = self.media_config(None, None);
-                self.begin_answer(call, config);
+                self.answer_leg(call);
             } else if by_person {
                 self.ring_aloud(call);
             } else if index == 0 {

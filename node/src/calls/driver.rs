@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use halloo_protocol::call::CallId;
 use halloo_protocol::key::DeviceKey;
+use halloo_protocol::phone::keys::Key;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -72,6 +73,7 @@ enum Order {
     Candidate(String),
     LeaveRelay(Vec<SocketAddr>),
     Relays(Vec<RelayServer>),
+    Keys(Vec<Key>),
     Close,
 }
 
@@ -167,6 +169,11 @@ impl MediaDriver {
         let _ = self.orders.try_send(Order::Relays(relays));
     }
 
+    /// Presses keys.
+    pub(crate) fn press(&self, keys: Vec<Key>) {
+        let _ = self.orders.try_send(Order::Keys(keys));
+    }
+
     /// Ends the session with a goodbye; [`MediaNewsKind::Ended`] follows.
     pub(crate) fn close(&self) {
         let _ = self.orders.try_send(Order::Close);
@@ -198,6 +205,10 @@ async fn drive(
                 }
                 Some(Order::Relays(relays)) => {
                     let _ = session.use_relays(relays);
+                }
+                Some(Order::Keys(keys)) => {
+                    // A session that is over presses none.
+                    let _ = session.press(keys);
                 }
                 Some(Order::Close) | None => break,
             },

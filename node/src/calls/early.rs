@@ -17,7 +17,7 @@
 
 use std::time::{Duration, Instant};
 
-use halloo_protocol::call::{CallId, LegState};
+use halloo_protocol::call::{CallId, LegState, TelephonePart};
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::phone::AudioCodec;
 use tracing::debug;
@@ -241,7 +241,9 @@ impl EventLoop {
             (incoming.early, incoming.audio) = (None, None);
             return Ok(());
         };
-        if !incoming.is_from_contact {
+        // Who calls a number through this device is named by its owner.
+        let is_dialled = matches!(incoming.progress.telephone, Some(TelephonePart::Dial(_)));
+        if !incoming.is_from_contact && !is_dialled {
             return Err(refused("a stranger's"));
         }
         if incoming.early.is_some() || incoming.audio.is_some() || legs >= EARLY_INCOMING_MAX {

@@ -9,9 +9,10 @@ use halloo_protocol::call::{
     word_of,
 };
 use halloo_protocol::choice::with_held;
-use halloo_protocol::contact::privacy::{Kind, Relation};
+use halloo_protocol::contact::privacy::Relation;
 use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
+use halloo_protocol::linked::SIGHTING_SECS_MAX;
 use halloo_protocol::message::CallFate;
 use halloo_protocol::wire::{Extensions, Signed};
 use tracing::{debug, info};
@@ -30,6 +31,7 @@ use crate::address;
 use crate::choice::Turn;
 use crate::event_loop::EventLoop;
 use crate::handle::calls::{AnswerOptions, CallError, CallStageKind, CallState, CallWay};
+use crate::handle::linked::LinkedPeer;
 use crate::handle::problem::NodeError;
 use crate::handle::{Event, Reply};
 use crate::network::Target;
@@ -219,11 +221,13 @@ impl EventLoop {
             Err(refused) => return refused,
         };
         let is_dialled = telephone == Some(Telephone::Dialled);
-        if leg.is_none()
-            && !is_dialled
-            && let Some(refused) = self.refuse_caller(&invite)
-        {
-            return refused;
+        if leg.is_none() && !is_dialled {
+            if let Some(held) = self.hold_for_look(sealed, arrival, &invite) {
+                return held;
+            }
+            if let Some(refused) = self.refuse_caller(&invite) {
+                return refused;
+            }
         }
         let call = invite.invite().call;
         let from = self.labels.display(invite.caller_id());
@@ -312,8 +316,7 @@ impl EventLoop {
             }
             Reception::Ring | Reception::Refuse(_) => {
                 self.take_in(invite, arrival, None, Some(link));
-                let config = self.leg_config(call);
-                self.begin_answer(call, config);
+                self.answer_leg(call);
             }
         }
     }
@@ -345,13 +348,52 @@ impl EventLoop {
 
     /// The refusal of a caller who may not ring here. Nobody is told, and nothing is listed; a stranger and somebody blocked hear the same.
     fn refuse_caller(&mut self, invite: &VerifiedInvite) -> Option<Rung> {
-        let kind = if invite.invite().kind == EventKind::VIDEO_CALL { Kind::Video } else { Kind::Call };
-        let decision = self.decide(&invite.caller().user, kind);
-        if decision.is_allowed {
+        let decision = self.decide_on_caller(invite, SIGHTING_SECS_MAX);
+        if decision.decision.is_allowed {
             return None;
         }
+        debug!(why = %decision, "a caller is refused");
         let status = InviteStatus::Refused(Reason::NOT_ALLOWED);
-        Some(Rung { status, call: None, from: None, refusal: Some(decision.because.to_string()), held_secs: None })
+        Some(Rung { status, call: None, from: None, refusal: Some(decision.to_string()), held_secs: None })
+    }
+
+    /// Holds a call of somebody who may be a contact in a linked system, until their place there was looked at.
+    fn hold_for_look(&mut self, sealed: &SealedInvite, arrival: Arrival, invite: &VerifiedInvite) -> Option<Rung> {
+        let held_secs = self.is_held_for_look(sealed, arrival, invite)?;
+        debug!(call = %invite.invite().call.short(), "held until the caller's place in the linked system was looked at");
+        Some(Rung { status: InviteStatus::Ringing, call: None, from: None, refusal: None, held_secs: Some(held_secs) })
+    }
+
+    /// The caller's place was looked at: rings, or refuses. On a stream it was answered that it is held, so either is told by a signal.
+    pub(crate) fn ring_after_look(&mut self, sealed: &SealedInvite, arrival: Arrival, call: CallId) {
+        let rung = self.ring(sealed, arrival);
+        match rung.status {
+            InviteStatus::Ringing => {
+                let incoming = self.calls.incoming.get_mut(&call).filter(|incoming| !incoming.is_held());
+                if let Some(incoming) = incoming.filter(|_| arrival.way == InviteWay::Stream) {
+                    incoming.machine.ring(Instant::now());
+                    self.drive_incoming(call);
+                }
+            }
+            InviteStatus::Refused(reason) => self.refuse_after_look(sealed, arrival, reason),
+            InviteStatus::Busy => self.refuse_after_look(sealed, arrival, Reason::BUSY),
+            InviteStatus::Duplicate | InviteStatus::NotForMe => {}
+        }
+    }
+
+    fn refuse_after_look(&mut self, sealed: &SealedInvite, arrival: Arrival, reason: Reason) {
+        let opened = sealed.open(&self.hpke, &self.identity.device(), self.now().unix, &self.trust);
+        let Ok(invite) = opened else { return };
+        let call = invite.invite().call;
+        if self.calls.incoming.contains_key(&call) || self.calls.incoming.len() >= CALLS_MAX {
+            return;
+        }
+        let (params, target) = self.callee(&invite, arrival.way);
+        let machine = CalleeCall::refuse(params, reason, Instant::now());
+        let mut incoming = self.new_incoming(&invite, machine, target, arrival);
+        incoming.archived = true;
+        self.calls.incoming.insert(call, incoming);
+        self.drive_incoming(call);
     }
 
     fn invite_refused(&mut self, error: &InviteError) -> Rung {
@@ -509,6 +551,12 @@ impl EventLoop {
         }
     }
 
+    /// The contact in a linked system as whom somebody calls, if that is why it rings.
+    fn linked_peer(&mut self, invite: &VerifiedInvite) -> Option<LinkedPeer> {
+        let contact = self.linked_caller(invite)?;
+        Some(LinkedPeer { id: contact.id.to_string(), name: contact.name })
+    }
+
     /// Doesn't ring, tells the caller why, and lists the call.
     fn refuse(&mut self, invite: &VerifiedInvite, arrival: Arrival, reason: Reason) {
         if arrival.way == InviteWay::Stream {
@@ -532,6 +580,7 @@ impl EventLoop {
         incoming.held_for = held_for;
         incoming.link = link;
         incoming.is_from_contact = self.relation(&invite.caller().user) == Relation::Contact;
+        incoming.progress.linked = self.linked_peer(invite);
         incoming.progress.rang_at = Some(Instant::now());
         incoming.progress.note(CallStageKind::Invite, Some(&invite.caller_device()), way_words(arrival.way));
         self.calls.incoming.insert(call, incoming);
@@ -546,6 +595,7 @@ impl EventLoop {
         let machine = CalleeCall::hold(params, turn.after_secs, now);
         let mut incoming = self.new_incoming(invite, machine, target, arrival);
         incoming.is_from_contact = self.relation(&invite.caller().user) == Relation::Contact;
+        incoming.progress.linked = self.linked_peer(invite);
         incoming.held_until = Some(now + Duration::from_secs(u64::from(turn.after_secs)));
         incoming.progress.note(CallStageKind::Invite, Some(&invite.caller_device()), way_words(arrival.way));
         incoming.progress.note(CallStageKind::Choice, None, turn.words.clone());
@@ -595,7 +645,11 @@ impl EventLoop {
         let conference_id = incoming.link.as_ref().map(|link| link.id.to_string());
         let (video, kind) =
             if incoming.progress.is_video { (true, EventKind::VIDEO_CALL) } else { (false, EventKind::VOICE_CALL) };
-        let notice = self.notice_shown(Sentence::Event(kind), &user, shown_on);
+        let linked = self.calls.incoming.get(&call).and_then(|incoming| incoming.progress.linked.clone());
+        let notice = match &linked {
+            Some(peer) => self.notice_named(Sentence::Event(kind), peer.name.as_deref().unwrap_or(&peer.id), shown_on),
+            None => self.notice_shown(Sentence::Event(kind), &user, shown_on),
+        };
         let call_id = call.to_string();
         let part = self.calls.incoming.get(&call).and_then(|incoming| incoming.progress.telephone.as_ref());
         let (telephone, dialled) = match part {
@@ -603,7 +657,9 @@ impl EventLoop {
             Some(part @ TelephonePart::Dial(_)) => (None, Some(words(part))),
             None => (None, None),
         };
-        self.events.send(Event::CallIncoming { call_id, from, video, via_push, via, conference_id, telephone, dialled, notice });
+        let event =
+            Event::CallIncoming { call_id, from, video, via_push, via, conference_id, telephone, dialled, linked, notice };
+        self.events.send(event);
         match self.settings.answer.clone() {
             Some(answer) => {
                 let config = self.media_config(answer.play.as_deref(), answer.record.as_deref());

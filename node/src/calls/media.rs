@@ -38,6 +38,7 @@ use std::{
     time::Duration,
 };
 
+use halloo_protocol::phone::keys::Key;
 use halloo_protocol::phone::{AudioCodec, names};
 use serde::Serialize;
 use str0m::Candidate;
@@ -450,6 +451,8 @@ pub enum MediaEvent {
     RelayFailed(std::net::SocketAddr, String),
     /// One more candidate of ours (RFC 8838), as an SDP attribute, or one that is taken back: tell the other end.
     LocalCandidate(String),
+    /// The other end has pressed this key.
+    Key(Key),
     /// The file to send has been sent to its end.
     PlaybackFinished,
     /// Nothing has come from the other end for 5 seconds, or it no longer answers checks. The session
@@ -469,6 +472,8 @@ pub enum MediaEvent {
 pub struct MediaStats {
     /// The codec of the audio, both ways.
     pub codec: Option<AudioCodec>,
+    /// Whether the other end takes keys that are pressed.
+    pub takes_keys: bool,
     /// The way media takes, once connected.
     pub path: Option<MediaPath>,
     /// Milliseconds from making the session to [`MediaEvent::Connected`].
@@ -721,6 +726,14 @@ impl MediaSession {
     /// As [`Self::leave_relay`].
     pub fn use_relays(&self, relays: Vec<RelayServer>) -> Result<(), MediaError> {
         self.advise(Advice::Relays(relays))
+    }
+
+    /// Presses keys, one after the other, once audio flows.
+    ///
+    /// # Errors
+    /// As [`Self::leave_relay`].
+    pub fn press(&self, keys: Vec<Key>) -> Result<(), MediaError> {
+        self.advise(Advice::Keys(keys))
     }
 
     /// The machine's addresses have changed to these. Needed only where [`MediaConfig::bind`] named them, or where the system doesn't show them:

@@ -213,6 +213,7 @@ impl EventLoop {
         };
         outgoing.progress.is_video = outgoing.options.is_video();
         outgoing.progress.telephone.clone_from(&outgoing.options.telephone);
+        outgoing.progress.linked = outgoing.options.linked.as_ref().map(|callee| callee.peer());
         if let Some(video) = &mut outgoing.video {
             video.use_files(outgoing.options.video_files());
         }
@@ -340,8 +341,13 @@ impl EventLoop {
         let mut legs = Vec::new();
         let only = self.link(call).filter(|link| link.is_leg).and_then(|link| link.other.clone());
         // A leg is for one device, and for nobody else who might have its name by now.
+        // What somebody shows in a linked system names a key: whoever else has the name isn't meant.
+        let linked = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.options.linked.as_ref());
+        let is_key_meant = linked.is_none_or(|callee| callee.identity == record.identity());
         let is_meant = |device: &DeviceKey| {
-            *device != me && only.as_ref().is_none_or(|only| only.device == *device && only.identity == record.identity())
+            is_key_meant
+                && *device != me
+                && only.as_ref().is_none_or(|only| only.device == *device && only.identity == record.identity())
         };
         for parts in record.entries().filter(|parts| is_meant(&parts.device())) {
             if let Some(leg) = self.new_leg(record, parts) {
@@ -487,6 +493,7 @@ impl EventLoop {
         let Some(leg) = outgoing.legs.get(&device) else { return Err("no such device".into()) };
         let extensions = part.map_or_else(Extensions::none, |part| part.add_to(Extensions::none()));
         let extensions = outgoing.options.telephone.iter().fold(extensions, |extensions, part| part.add_to(extensions));
+        let extensions = outgoing.options.linked.iter().fold(extensions, |extensions, callee| callee.part.add_to(extensions));
         let mut display_name = self.own_display_name();
         display_name.truncate(display_name.floor_char_boundary(DISPLAY_NAME_BYTES_MAX));
         let invite = Invite {

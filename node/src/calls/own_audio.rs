@@ -42,6 +42,13 @@ impl EventLoop {
         }
     }
 
+    /// In what a call's audio passes through, for further legs of the same conversation; nothing if the node encodes and decodes.
+    pub(super) fn passes(&self, call: CallId) -> Vec<AudioCodec> {
+        let outgoing = self.calls.outgoing.get(&call).and_then(|call| call.audio.as_ref());
+        let audio = outgoing.or_else(|| self.calls.incoming.get(&call)?.audio.as_ref());
+        audio.and_then(|audio| audio.link.agreed().or(audio.codecs.first().copied())).into_iter().collect()
+    }
+
     pub(super) fn take_audio(&mut self, call_id: &str) -> Result<AudioPort, CallError> {
         let call = self.named_call(call_id)?;
         let outgoing = self.calls.outgoing.get_mut(&call).and_then(|call| call.audio.as_mut());

@@ -95,6 +95,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         relayed_only: args.relayed,
         via: args.via,
         telephone: None,
+        linked: None,
     };
     let client = context.client()?;
     if !context.output.is_json()

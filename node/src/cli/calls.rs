@@ -11,7 +11,9 @@ use super::{Context, call, parse};
 use crate::api::requests::CallDone;
 use crate::calls::media::{HAS_SOUND, Microphone};
 use crate::handle::Event;
-use crate::handle::calls::{AddOptions, AnswerOptions, CallAdded, CallEntry, CallList, CallRejoined, CallStage, OtherEnd};
+use crate::handle::calls::{
+    AddOptions, AnswerOptions, CallAdded, CallEntry, CallList, CallRejoined, CallStage, KeyOptions, OtherEnd,
+};
 
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -29,10 +31,21 @@ pub(super) enum Command {
     Dismiss(IdArgs),
     /// Add somebody to a call in progress: it becomes a conference
     Add(AddArgs),
+    /// Press keys in a call: digits, *, #, A to D
+    Press(PressArgs),
     /// Come back to a conference that you left within the last hour
     Rejoin(AnswerArgs),
     /// End a call in any state; a call of a conference ends the conference here
     Hangup(IdArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PressArgs {
+    /// The call, as `calls list` shows it
+    #[arg(value_parser = parse::id)]
+    id: String,
+    /// The keys, at most 32
+    keys: String,
 }
 
 #[derive(Debug, clap::Args)]
@@ -98,6 +111,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
             act(context, &args.id, "answer", &options).await
         }
         Command::Add(args) => add(context, args).await,
+        Command::Press(args) => act(context, &args.id, "keys", &KeyOptions { keys: args.keys }).await,
         Command::Rejoin(args) => rejoin(context, &args).await,
         Command::Decline(args) => act(context, &args.id, "decline", &json!({})).await,
         Command::Dismiss(args) => act(context, &args.id, "dismiss", &json!({})).await,
@@ -208,11 +222,15 @@ fn for_people(event: &Event) -> Option<String> {
         }
         Event::CallDialing { call_id, to, .. } => Some(format!("{call_id} to {}", printable(to))),
         Event::CallJoined { call_id, instead_of } => Some(format!("{call_id} goes on instead of {instead_of}: both had dialled")),
-        Event::CallIncoming { call_id, from, video, via_push, conference_id, telephone, dialled, notice, .. } => {
+        Event::CallIncoming { call_id, from, video, via_push, conference_id, telephone, dialled, linked, notice, .. } => {
             if let Some(number) = dialled {
                 return Some(format!("{call_id} from {} to {}", printable(from), printable(number)));
             }
-            let from = &telephone.as_ref().map_or_else(|| from.clone(), |number| telephone_caller(number, from));
+            let from = &match (telephone, linked) {
+                (Some(number), _) => telephone_caller(number, from),
+                (None, Some(peer)) => format!("{} ({}, {from} here)", peer.name.as_deref().unwrap_or(&peer.id), peer.id),
+                (None, None) => from.clone(),
+            };
             let video = if *video { " with video" } else { "" };
             let woken = if *via_push { ", woken for it" } else { "" };
             let into = if conference_id.is_some() { ", into a conference" } else { "" };
@@ -230,6 +248,7 @@ fn for_people(event: &Event) -> Option<String> {
             let stranger = stranger(*is_contact, introduced_by.as_deref());
             Some(printable(&format!("{call_id} {username} takes part{stranger}")).into_owned())
         }
+        Event::CallKey { call_id, key } => Some(format!("{call_id} key {}", printable(key))),
         Event::ConferenceLeft { call_id, username, reason, .. } => {
             Some(printable(&format!("{call_id} {username} doesn't take part any more: {reason}")).into_owned())
         }

@@ -243,7 +243,9 @@ async fn conversations(context: &Context) -> Result<(), CliError> {
 /// What is shown of what happens.
 pub(super) fn for_people(event: &Event) -> Option<String> {
     match event {
-        Event::MessageReceived { from, text, notice, .. } => {
+        // It is said when it is due.
+        Event::MessageReceived { held_secs: Some(_), .. } => None,
+        Event::MessageReceived { from, text, notice, .. } | Event::MessageDue { from, text, notice, .. } => {
             Some(format!("{}: {}{}", printable(from), printable(text), shown_on(notice.as_ref())))
         }
         Event::MailReceived { from_name, from_address, subject, notice, .. } => {

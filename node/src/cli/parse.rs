@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use halloo_protocol::identity::Username;
+use halloo_protocol::linked::LinkedId;
 use halloo_protocol::trunk::number::{Dialled, is_tel_uri};
 
 use super::error::CliError;
@@ -25,10 +26,18 @@ pub(super) fn user(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A user, or a telephone number as a `tel:` URI.
+/// A user, or a contact in a linked system: `xmpp:bob@example.org`.
+pub(super) fn user_or_linked(text: &str) -> Result<String, String> {
+    if !text.starts_with("xmpp:") {
+        return user(text);
+    }
+    text.parse::<LinkedId>().map(|id| id.to_string()).map_err(|error| error.to_string())
+}
+
+/// The same, or a telephone number as a `tel:` URI.
 pub(super) fn user_or_telephone(text: &str) -> Result<String, String> {
     if !is_tel_uri(text) {
-        return user(text);
+        return user_or_linked(text);
     }
     Dialled::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }

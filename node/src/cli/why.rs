@@ -13,7 +13,7 @@ const ID_CHARS: usize = 10;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Whom it is about
-    #[arg(value_parser = parse::user)]
+    #[arg(value_parser = parse::user_or_linked)]
     user: String,
 }
 

@@ -195,6 +195,7 @@ mod tests {
             conference_id: None,
             introduced_by: None,
             telephone: None,
+            linked: None,
         }
     }
 

@@ -28,7 +28,9 @@ impl EventLoop {
     }
 
     pub(crate) fn handle_why(&mut self, user: &str, reply: Reply<Explanation, WhyError>) {
-        match self.labels.parse(user) {
+        // A contact in a linked system is whoever they show there that they are.
+        let linked = self.linked_user(user);
+        match linked.map_or_else(|| self.labels.parse(user), Ok) {
             Ok(id) => {
                 let shown = self.labels.display(&id);
                 self.resolve_user(&id, Waiter::Why(shown, reply));

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use halloo_protocol::call::{Reason, TelephonePart};
 use halloo_protocol::phone::AudioCodec;
+use halloo_protocol::phone::keys::KeysError;
 use halloo_protocol::trunk::number::{NumberError, is_tel_uri};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::call_media::CallVideo;
 use super::directory::ResolveError;
+use super::linked::{LinkedCallee, LinkedPeer};
 use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
 use super::voicemail::{VoicemailFault, VoicemailLeft};
 use super::{Command, Node};
@@ -65,6 +67,9 @@ pub struct DialOptions {
     /// What the invite says of the telephone network. A `tel:` in `users` sets it; set otherwise by a gateway, for calls that come from there.
     #[serde(skip)]
     pub telephone: Option<TelephonePart>,
+    /// Whom an identity in a linked system stands for, and as whom it is called. Such an identity in `users` (`xmpp:bob@example.org`) sets it.
+    #[serde(skip)]
+    pub linked: Option<Box<LinkedCallee>>,
 }
 
 impl DialOptions {
@@ -108,6 +113,14 @@ impl AnswerOptions {
 pub struct AddOptions {
     /// Whom, `name@authority`; all of their devices ring.
     pub user: String,
+}
+
+/// Keys to press.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyOptions {
+    /// Digits, `*`, `#`, and `A` to `D`; 32 at most.
+    pub keys: String,
 }
 
 /// What came of adding somebody to a call.
@@ -297,6 +310,9 @@ pub struct CallEntry {
     /// nobody, and `withheld` where it isn't shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub telephone: Option<String>,
+    /// The contact in a linked system with whom it is, if that is as whom they called or were called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linked: Option<LinkedPeer>,
 }
 
 /// Something that happened in a call, as this device saw it.
@@ -409,6 +425,14 @@ pub enum CallError {
     /// No gateway to the telephone network is known.
     #[error("no telephone gateway: name one with --via NAME@AUTHORITY, or as telephone under [calls] in config.toml")]
     NoGateway,
+    /// Nobody can be called by an identity in a linked system.
+    #[error("{id} {reason}")]
+    NotLinked {
+        /// The identity.
+        id: String,
+        /// Why not.
+        reason: String,
+    },
     /// The caller would call themselves.
     #[error("can't call yourself")]
     CallsSelf,
@@ -464,6 +488,15 @@ pub enum CallError {
         /// Who.
         username: String,
     },
+    /// What is to be pressed are no keys, or too many.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The other end takes no keys.
+    #[error("the other end of call {call_id} takes no keys")]
+    TakesNoKeys {
+        /// The call.
+        call_id: String,
+    },
     /// No conference that this device has left lately has such a call.
     #[error("call {call_id} isn't one of a conference that was left here within the last hour")]
     NotLeft {
@@ -501,11 +534,15 @@ impl Fault for CallError {
             Self::NoCallee
             | Self::CallsSelf
             | Self::Number(_)
+            | Self::Keys(_)
             | Self::NoGateway
             | Self::Audio { .. }
             | Self::Description { .. } => ProblemKind::InvalidRequest,
+            Self::NotLinked { .. } => ProblemKind::UserNotFound,
             Self::UnknownCall { .. } | Self::NotLeft { .. } => ProblemKind::NotFound,
-            Self::NoVideo { .. } | Self::NoPassthrough { .. } | Self::NotOwnEngine { .. } => ProblemKind::Conflict,
+            Self::NoVideo { .. } | Self::NoPassthrough { .. } | Self::NotOwnEngine { .. } | Self::TakesNoKeys { .. } => {
+                ProblemKind::Conflict
+            }
             Self::WrongState { .. } | Self::AlreadyCalling { .. } | Self::TakesPart { .. } => ProblemKind::Conflict,
         }
     }
@@ -620,6 +657,29 @@ impl Calls<'_> {
     pub async fn add(&self, call_id: &str, options: AddOptions) -> Result<CallAdded, CallError> {
         let call_id = call_id.to_owned();
         self.0.ask(|reply| Command::CallAdd { call_id, options, reply }).await
+    }
+
+    /// Connects the other ends of two answered calls: both calls become one conference, of which any of them may be one already. Returns when the two have
+    /// each other: true, and this device may leave ([`Calls::hangup`]), which ends both calls and leaves the others with each other. False if they don't
+    /// within twenty seconds, as when one of them runs a version that can't: the calls go on, then.
+    ///
+    /// This is the end of a transfer after a consultation. What is said and heard here stays two calls'.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn connect(&self, call_id: &str, with: &str) -> Result<bool, CallError> {
+        let (call_id, with) = (call_id.to_owned(), with.to_owned());
+        self.0.ask(|reply| Command::CallConnect { call_id, with, reply }).await
+    }
+
+    /// Presses keys (`0` to `9`, `*`, `#`, `A` to `D`; 32 at most), one after the other, 0.2 s each. A telephone's menu hears them, and a phone; a native end
+    /// tells them as `call_key`. Returns when they are on their way.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub async fn press(&self, call_id: &str, keys: &str) -> Result<(), CallError> {
+        let (call_id, keys) = (call_id.to_owned(), keys.to_owned());
+        self.0.ask(|reply| Command::CallPress { call_id, keys, reply }).await
     }
 
     /// Comes back to a conference that this device has left within the last hour, named by any of its calls. Returns when somebody has let it in, or

@@ -16,6 +16,7 @@ use super::call_media::CallDescription;
 use super::calls::{CallOutcome, CallWay};
 use super::devices::LinkStage;
 use super::files::FileState;
+use super::linked::LinkedPeer;
 use super::messages::MessageState;
 use super::presence::PresenceView;
 use crate::timestamp::Timestamp;
@@ -37,6 +38,26 @@ pub enum Event {
     Ready(Ready),
     /// A message arrived and is stored.
     MessageReceived {
+        /// The message's id.
+        message_id: String,
+        /// Who wrote it, `name@authority`.
+        from: String,
+        /// The id of the group to which it was said, if it was.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        group: Option<String>,
+        /// The text.
+        text: String,
+        /// When its writer sent it, by their clock.
+        sent_at: Timestamp,
+        /// In how many seconds the person is told here, by `message_due`, unless it is read before: the user's policy has other devices tell of it first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        held_secs: Option<u16>,
+        /// What the person reads or hears of it; none while it is held.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        notice: Option<Notice>,
+    },
+    /// It is this device's turn to tell of a message that it has, and nobody has read it.
+    MessageDue {
         /// The message's id.
         message_id: String,
         /// Who wrote it, `name@authority`.
@@ -313,6 +334,9 @@ pub enum Event {
         /// For a telephone gateway: the number that it is to call.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         dialled: Option<String>,
+        /// The contact in a linked system as whom they call, if they are no contact here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        linked: Option<LinkedPeer>,
         /// What the person reads or hears of it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         notice: Option<Notice>,
@@ -377,6 +401,13 @@ pub enum Event {
         is_contact: bool,
         /// On whose word they are there, `name@authority`, if neither side has called the other by itself.
         introduced_by: Option<String>,
+    },
+    /// The other end of a call has pressed a key.
+    CallKey {
+        /// The call.
+        call_id: String,
+        /// Which: `0` to `9`, `*`, `#`, `A` to `D`.
+        key: String,
     },
     /// Somebody doesn't take part any more.
     ConferenceLeft {
@@ -592,6 +623,7 @@ impl Event {
         match self {
             Self::Ready(_) => "ready",
             Self::MessageReceived { .. } => "message_received",
+            Self::MessageDue { .. } => "message_due",
             Self::MessageState { .. } => "message_state",
             Self::VoicemailReceived { .. } => "voicemail_received",
             Self::VoicemailHeard { .. } => "voicemail_heard",
@@ -624,6 +656,7 @@ impl Event {
             Self::CallDescription(_) => "call_description",
             Self::CallCandidate { .. } => "call_candidate",
             Self::ConferenceJoined { .. } => "conference_joined",
+            Self::CallKey { .. } => "call_key",
             Self::ConferenceLeft { .. } => "conference_left",
             Self::CallEnded(_) => "call_ended",
             Self::Suspended { .. } => "suspended",

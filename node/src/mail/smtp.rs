@@ -3,9 +3,10 @@
 //! A mail is answered for when the user's devices are sure to hear of it. It isn't kept, and of its text no more is read than is told.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use halloo_protocol::rate::{Rate, RateLimiter};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -35,6 +36,10 @@ const MAIL_BYTES_MAX: usize = 64 * 1_024 * 1_024;
 /// Most recipients of one mail, and commands on one connection.
 const RECIPIENTS_MAX: usize = 100;
 const COMMANDS_MAX: usize = 1_000;
+
+/// Mails that are taken at once, and in an hour after that: each is written to disk, sealed for every device and told to a person. More are for later: a mail
+/// server keeps them, and tries again.
+const PACE: Rate = Rate { per_hour: 1_800, burst: 120 };
 
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -101,13 +106,28 @@ impl Session {
     }
 }
 
+/// How many mails are taken, from all connections together.
+#[derive(Debug)]
+struct Pace(Mutex<RateLimiter<()>>);
+
+impl Pace {
+    const fn new() -> Self {
+        Self(Mutex::new(RateLimiter::new(1)))
+    }
+
+    /// Whether one more is taken now.
+    fn admits(&self, now: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take(&(), PACE, now).is_ok()
+    }
+}
+
 /// Listens; the task ends with the node's event loop.
 pub(super) fn listen(address: SocketAddr, news: mpsc::Sender<Internal>) -> std::io::Result<()> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     tracing::info!(address = %listener.local_addr()?, "mail is taken");
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (places, pace) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Pace::new()));
     tokio::spawn(async move {
         while !news.is_closed() {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
@@ -115,9 +135,9 @@ pub(super) fn listen(address: SocketAddr, news: mpsc::Sender<Internal>) -> std::
                 () = news.closed() => return,
                 accepted = listener.accept() => match accepted {
                     Ok((stream, _)) => {
-                        let news = news.clone();
+                        let (news, pace) = (news.clone(), Arc::clone(&pace));
                         tokio::spawn(async move {
-                            match timeout(SESSION_MAX, converse(stream, &news)).await {
+                            match timeout(SESSION_MAX, converse(stream, &news, &pace)).await {
                                 Ok(Ok(())) => {}
                                 Ok(Err(error)) => debug!(%error, "mail connection ended"),
                                 Err(_) => debug!("mail connection ended: it took too long"),
@@ -136,7 +156,7 @@ pub(super) fn listen(address: SocketAddr, news: mpsc::Sender<Internal>) -> std::
     Ok(())
 }
 
-async fn converse(stream: TcpStream, news: &mpsc::Sender<Internal>) -> std::io::Result<()> {
+async fn converse(stream: TcpStream, news: &mpsc::Sender<Internal>, pace: &Pace) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut session = Session::default();
     stream.write_all(b"220 halloo ESMTP\r\n").await?;
@@ -145,6 +165,10 @@ async fn converse(stream: TcpStream, news: &mpsc::Sender<Internal>) -> std::io::
         match session.command(&String::from_utf8_lossy(&line)) {
             Step::Reply(answer) => stream.write_all(answer.as_bytes()).await?,
             Step::Quit => return stream.write_all(b"221 2.0.0 bye\r\n").await,
+            Step::Data if !pace.admits(Instant::now()) => {
+                stream.write_all(b"451 4.7.1 too much mail; later\r\n").await?;
+                session.reset();
+            }
             Step::Data => {
                 stream.write_all(b"354 go on\r\n").await?;
                 let Some(head) = read_mail(&mut stream).await? else {
@@ -229,6 +253,15 @@ mod tests {
         session.command("RSET");
         assert!(is_refused(&session.command("DATA")));
         assert_eq!(session.command("QUIT"), Step::Quit);
+    }
+
+    #[test]
+    fn a_flood_of_mail_is_for_later() {
+        let (pace, start) = (Pace::new(), Instant::now());
+        assert!((0..120).all(|_| pace.admits(start)));
+        assert!(!pace.admits(start + Duration::from_secs(1)));
+        assert!(pace.admits(start + Duration::from_secs(2)));
+        assert!(!pace.admits(start + Duration::from_secs(2)));
     }
 
     #[test]

@@ -370,7 +370,7 @@ impl EventLoop {
                 let message_id = told.envelope.id.to_string();
                 self.events.send(Event::MessageSent { message_id, to, group, text, sent_at });
             } else if !self.was_read(&told) {
-                self.tell_received(&told.with, &told.author, &told.envelope, text);
+                self.tell_received(&told.with, (told.device, &told.author), &told.envelope, text);
             }
         }
         Ok(is_news)

@@ -12,6 +12,7 @@ use halloo_protocol::wire::{self, Signed};
 use tracing::warn;
 
 use super::{Kept, foreign_row_id};
+use crate::choice::messages::Place;
 use crate::event_loop::EventLoop;
 use crate::handle::Event;
 use crate::receipts::Conversation;
@@ -133,7 +134,7 @@ impl EventLoop {
         match stored {
             Ok(Some(gap)) => {
                 if envelope.body.text().is_some() {
-                    self.tell_received(&with, &author, envelope, text);
+                    self.tell_received(&with, (device, &author), envelope, text);
                 }
                 self.note_gap(&with, device, gap);
                 DeliveryStatus::Accepted
@@ -147,16 +148,36 @@ impl EventLoop {
         }
     }
 
-    pub(crate) fn tell_received(&mut self, with: &Correspondent, author: &UserId, envelope: &Envelope, text: String) {
-        let shown_on = self.shown_elsewhere(envelope.id.0, EventKind::MESSAGE, author, "text/plain");
-        self.events.send(Event::MessageReceived {
-            message_id: envelope.id.to_string(),
-            from: self.labels.display(author),
-            group: self.shown_correspondent(with).1,
-            text,
-            sent_at: Timestamp::from_unix_secs(envelope.sent_at.0),
-            notice: self.notice_shown(Sentence::Event(EventKind::MESSAGE), author, shown_on),
-        });
+    /// Tells of a message: to programs at once, to the person when this device's turn comes.
+    pub(crate) fn tell_received(
+        &mut self,
+        with: &Correspondent,
+        (device, author): (DeviceKey, &UserId),
+        envelope: &Envelope,
+        text: String,
+    ) {
+        let (after_secs, shown_on) = self.turn_for_message(envelope.id.0, author);
+        let message_id = envelope.id.to_string();
+        let from = self.labels.display(author);
+        let group = self.shown_correspondent(with).1;
+        let sent_at = Timestamp::from_unix_secs(envelope.sent_at.0);
+        let mut notice = self.notice_shown(Sentence::Event(EventKind::MESSAGE), author, shown_on);
+        let mut held_secs = None;
+        if after_secs > 0 {
+            let place = Place { with, device, counter: envelope.counter };
+            let due = Event::MessageDue {
+                message_id: message_id.clone(),
+                from: from.clone(),
+                group: group.clone(),
+                text: text.clone(),
+                sent_at,
+                notice: notice.clone(),
+            };
+            if self.tell_later(after_secs, place, due) {
+                (notice, held_secs) = (None, Some(after_secs));
+            }
+        }
+        self.events.send(Event::MessageReceived { message_id, from, group, text, sent_at, held_secs, notice });
     }
 
     /// True if a message of this sender is kept: certificates are cheap, the disk isn't.

@@ -115,7 +115,8 @@ impl EventLoop {
         if event == EventKind::MAIL && !self.may_wake_for_mail(&message, device) {
             return;
         }
-        if !self.push.letters.may_tell(device, &message, now) {
+        // Who has read it on another device isn't woken for it.
+        if !self.push.letters.may_tell(device, &message, now) || (event == EventKind::MESSAGE && self.is_message_read(&message)) {
             return;
         }
         let Some(entry) = self.cached_device_entry(user, device) else { return };

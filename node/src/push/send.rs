@@ -66,6 +66,7 @@ impl EventLoop {
                 match (sending, held) {
                     (Sending::Test { gateway }, _) => self.push_test_answered(gateway, Ok(ways)),
                     (Sending::Call { call, device }, Some(secs)) => self.push_held(call, device, push, secs),
+                    (Sending::Letter { message }, Some(secs)) => self.message_push_held(message, push, secs),
                     _ => {}
                 }
             }

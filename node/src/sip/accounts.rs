@@ -11,6 +11,7 @@ use halloo_protocol::identity::RecoveryPhrase;
 use halloo_protocol::key::AuthorityKey;
 use halloo_protocol::linking::DeviceLink;
 use halloo_protocol::sip::digest::Ha1;
+use halloo_protocol::sip::gruu::GruuKey;
 use halloo_protocol::trunk::Plan;
 use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
@@ -62,6 +63,11 @@ impl Record {
 
     pub(super) fn name(&self) -> &str {
         self.account.split('@').next().unwrap_or_default()
+    }
+
+    /// What temporary addresses of the account's phones are sealed with: another password is the end of all of them, as of the registrations.
+    pub(super) fn gruu_key(&self) -> GruuKey {
+        GruuKey::of_secret(self.long[0].as_bytes())
     }
 
     pub(super) fn set_password(&mut self, password: &str) {

@@ -26,7 +26,7 @@ use tracing::debug;
 
 use super::dialog::{Dialog, contact, token};
 use super::media::{AudioCodec, LegEvent, PhoneLeg, PhoneMedia, Security};
-use super::session::{Session, add_timer, refused_media, user_of};
+use super::session::{Session, add_timer, refuse_to_take_over, refused_media, user_of};
 use super::wire::{Arrived, Input, Telephone, Wire};
 use crate::handle::calls::{CallError, CallOutcome, CallResult, DialOptions};
 use crate::handle::directory::ResolveError;
@@ -59,6 +59,7 @@ struct Calling {
     answered: Option<AudioCodec>,
     sender: mpsc::Sender<Input>,
     inbox: mpsc::Receiver<Input>,
+    media: PhoneMedia,
 }
 
 /// Whom a call is to.
@@ -152,6 +153,7 @@ pub(super) async fn take(
                 is_ringing: false,
                 sender,
                 inbox,
+                media,
             };
             calling.run().await;
         }
@@ -241,6 +243,7 @@ impl Calling {
                     Some(Input::Request(id, request)) => {
                         self.wire.respond(id, self.dialog.answer(&request, 491, reason_of(491))).await;
                     }
+                    Some(Input::TakeOver(arrived, _)) => refuse_to_take_over(&self.wire, &arrived, 481).await,
                     Some(Input::Unacknowledged) => return Way::Gone,
                     Some(Input::Moved(flow)) => {
                         self.dialog.flow = flow;
@@ -362,6 +365,10 @@ impl Calling {
             awaits_answer: !self.has_offer,
             may_transfer,
             transfer: None,
+            account: self.arrived.account,
+            media: self.media,
+            conference: None,
+            legs: Vec::new(),
         };
         session.run().await;
         drop(self.dialling);

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::replaces::Replaces;
 use halloo_protocol::sip::transaction::Flow;
 use halloo_protocol::sip::uri::{NameAddr, escape_user};
 
@@ -132,10 +133,16 @@ impl Dialog {
         if matches!(request.method(), "INVITE" | "UPDATE" | "OPTIONS" | "SUBSCRIBE") && (101..300).contains(&status) {
             answer.add("contact", self.contact.as_str());
             answer.add("allow", ALLOW);
-            answer.add("supported", "timer, gruu, outbound, 100rel");
+            answer.add("supported", "timer, gruu, outbound, 100rel, replaces");
         }
         answer.add("server", USER_AGENT);
         answer
+    }
+
+    /// Whether it is the dialog that another is to replace.
+    pub(super) fn is_replaced_by(&self, replaces: &Replaces) -> bool {
+        (self.call_id == replaces.call_id && self.local_tag == replaces.to_tag && self.remote_tag == replaces.from_tag)
+            && !replaces.is_early_only
     }
 
     /// Whether a request of the phone's is within it, new or not.

@@ -201,19 +201,18 @@ impl Edge {
 
     /// Serves until told to stop. Whatever goes wrong with one request, the others are served.
     pub(super) async fn run(mut self, mut inputs: Inputs, stop: CancellationToken) {
-        let _lines = self.trunks.keep(&self.wire, &self.transports.connector(), &self.own);
+        let trunks = self.trunks.keep(&self.wire, &self.transports.connector(), &self.own);
         let mut tick = tokio::time::interval(SAVE_EVERY);
-        loop {
-            let turn = AssertUnwindSafe(self.turn(&mut inputs, &mut tick, &stop)).catch_unwind();
-            match turn.await {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(_panic) => {
-                    error!("a bug, told above: the SIP edge goes on without what it was doing");
-                    tokio::time::sleep(AFTER_PANIC).await;
-                }
-            }
-        }
+        while shielded(self.turn(&mut inputs, &mut tick, &stop)).await {}
+        // Providers are told by this very task, and what they answer comes to it.
+        let left = CancellationToken::new();
+        let guard = left.clone().drop_guard();
+        let leaving = AbortOnDropHandle::new(tokio::spawn(async move {
+            trunks.leave().await;
+            drop(guard);
+        }));
+        while shielded(self.turn(&mut inputs, &mut tick, &left)).await {}
+        drop(leaving);
         self.saving.finish().await;
         self.save_bindings();
         // Nobody is answered any more, which desks may be waiting for.
@@ -244,7 +243,7 @@ impl Edge {
                     self.handle_ask(ask);
                 }
             }
-            Some(command) = inputs.commands.recv() => self.handle_command(command).await,
+            Some(command) = inputs.commands.recv() => self.handle_command(command),
             Some(push) = inputs.pushed.recv() => self.handle_push(push),
             Some(done) = inputs.done.recv() => self.handle_done(done),
             () = sleep_until(due) => self.handle_timeout(Instant::now()),
@@ -380,6 +379,18 @@ impl Edge {
     }
 }
 
+/// Does what there is to do; false once that was told to be the last. A bug in it, told by the panic's own message, ends nothing but itself.
+async fn shielded(turn: impl Future<Output = bool>) -> bool {
+    match AssertUnwindSafe(turn).catch_unwind().await {
+        Ok(goes_on) => goes_on,
+        Err(_panic) => {
+            error!("a bug, told above: the SIP edge goes on without what it was doing");
+            tokio::time::sleep(AFTER_PANIC).await;
+            true
+        }
+    }
+}
+
 fn tell(inbox: &mpsc::Sender<Input>, input: Input) {
     if inbox.try_send(input).is_err() {
         debug!("a call is over, or has too much to do");
@@ -394,5 +405,26 @@ pub(super) async fn sleep_until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_one_request_and_nothing_else() {
+        let mut served = Vec::new();
+        for request in 0..4 {
+            let turn = async {
+                assert_ne!(request, 1, "a bug");
+                served.push(request);
+                request < 3
+            };
+            if !shielded(turn).await {
+                break;
+            }
+        }
+        assert_eq!(served, [0, 2, 3]);
     }
 }

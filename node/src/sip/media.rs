@@ -32,7 +32,7 @@
 use std::net::IpAddr;
 
 use tokio::net::UdpSocket;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use halloo_protocol::phone::AudioCodec;
@@ -67,7 +67,7 @@ pub enum LegEvent {
     PhoneHeard,
     /// Nothing has come from the phone for this many seconds, no report either, though it said that it sends. Told once per silence.
     PhoneSilent(u64),
-    /// The overlay's end is over. Nothing follows.
+    /// The overlay's end is over. Nothing follows, unless another takes its place ([`PhoneLeg::bridge`]).
     Ended,
 }
 
@@ -219,9 +219,16 @@ impl PhoneLeg {
     }
 
     /// Joins the leg with the call's audio; packets pass once both sides have agreed on a codec. Another one takes its place: of a call that the phone is
-    /// transferred to, in the same codec, before the first one ends.
+    /// transferred to, in the same codec.
     pub fn bridge(&mut self, port: AudioPort) {
         self.wish(Wish::Bridge(Box::new(port)));
+    }
+
+    /// Gives the call's audio back, for another leg.
+    pub(crate) async fn release(&self) -> Option<AudioPort> {
+        let (sender, port) = oneshot::channel();
+        self.wish(Wish::Release(sender));
+        port.await.ok()
     }
 
     /// What happens next; `None` once the leg is over. Safe to drop.

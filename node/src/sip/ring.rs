@@ -372,6 +372,10 @@ impl Ringing {
             awaits_answer: false,
             may_transfer: true,
             transfer: None,
+            account: self.incoming.account.clone(),
+            media: self.media.clone(),
+            conference: None,
+            legs: Vec::new(),
         };
         let acknowledge = (session.dialog.clone(), session.wire.clone(), index);
         let place = phone.place;
@@ -466,7 +470,7 @@ fn invitation(incoming: &Incoming, binding: &Binding, local: SocketAddr) -> (Mes
     let mut request = dialog.request("INVITE");
     request.add("p-asserted-identity", asserted.to_string());
     request.add("allow", ALLOW);
-    request.add("supported", "timer, gruu, outbound, 100rel");
+    request.add("supported", "timer, gruu, outbound, 100rel, replaces");
     request.add("session-expires", INTERVAL_SECS.to_string());
     (request, dialog)
 }

@@ -1,8 +1,10 @@
 //! An answered call between a phone and the overlay, whoever called: holding, refreshing, transfer, hanging up, from either side.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use halloo_protocol::phone::keys;
 use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::replaces::Replaces;
 use halloo_protocol::sip::status::reason_of;
 use halloo_protocol::sip::timer::{Due, SessionTimer};
 use halloo_protocol::sip::transaction::ServerId;
@@ -11,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
-use super::dialog::Dialog;
-use super::media::{LegEvent, MediaRefusal, PhoneLeg};
-use super::wire::{Input, Wire};
+use super::dialog::{Dialog, contact, token};
+use super::media::{LegEvent, MediaRefusal, PhoneLeg, PhoneMedia, Security};
+use super::wire::{Arrived, Input, Wire};
 use crate::handle::calls::AddOptions;
 use crate::handle::{Event, EventStream, Node};
 
@@ -21,6 +23,9 @@ use crate::handle::{Event, EventStream, Node};
 const REFRESH: u32 = 1_000;
 const GOODBYE: u32 = 1_001;
 const NOTICE: u32 = 1_002;
+
+/// How long a transfer may go on after its phone has hung up: a call rings for a minute, and is to be connected then.
+const TRANSFER_MAX: Duration = Duration::from_secs(80);
 
 /// Who ended it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,8 +51,15 @@ pub(super) struct Session {
     pub(super) awaits_answer: bool,
     /// Whether the phone may add somebody to the call: a provider may not.
     pub(super) may_transfer: bool,
-    /// Whom the phone transfers the call to is being called: whether they have come.
-    pub(super) transfer: Option<AbortOnDropHandle<bool>>,
+    /// What the phone transfers the call to is on its way: the status that it ends with.
+    pub(super) transfer: Option<AbortOnDropHandle<u16>>,
+    /// Whose phone it is.
+    pub(super) account: String,
+    pub(super) media: PhoneMedia,
+    /// The conference that the call is part of, and its other legs here: when the one that the phone hears ends, as after a transfer at the other end, the phone
+    /// goes on with another.
+    pub(super) conference: Option<String>,
+    pub(super) legs: Vec<String>,
 }
 
 impl Session {
@@ -56,7 +68,10 @@ impl Session {
         let ended_by = self.go_on().await;
         match ended_by {
             // It may have ended meanwhile.
-            EndedBy::Phone => drop(self.node.calls().hangup(&self.call_id).await),
+            EndedBy::Phone => {
+                self.await_transfer().await;
+                drop(self.node.calls().hangup(&self.call_id).await);
+            }
             EndedBy::Overlay => self.say_goodbye().await,
         }
         self.wire.unfollow(&self.dialog.call_id).await;
@@ -75,8 +90,11 @@ impl Session {
                     }
                 }
                 record = self.events.recv() => match record.map(|record| record.event) {
-                    Some(Event::CallEnded(outcome)) if outcome.call_id == self.call_id => return EndedBy::Overlay,
-                    Some(_) => {}
+                    Some(event) => {
+                        if !self.follow_call(event).await {
+                            return EndedBy::Overlay;
+                        }
+                    }
                     None => return EndedBy::Overlay,
                 },
                 event = self.leg.next_event() => match event {
@@ -85,13 +103,15 @@ impl Session {
                         self.say_goodbye().await;
                         return EndedBy::Phone;
                     }
+                    // The next leg is taken when the call's end is told.
+                    Some(LegEvent::Ended) if self.conference.is_some() => {}
+                    Some(LegEvent::Ended) | None => return EndedBy::Overlay,
                     Some(_) => {}
-                    None => return EndedBy::Overlay,
                 },
-                has_joined = transferred(&mut self.transfer) => {
+                status = transferred(&mut self.transfer) => {
                     self.transfer = None;
-                    self.notice(if has_joined { 200 } else { 503 }, true).await;
-                    if has_joined {
+                    self.notice(status, true).await;
+                    if status == 200 {
                         // It leaves; the others have each other.
                         self.say_goodbye().await;
                         return EndedBy::Phone;
@@ -125,6 +145,13 @@ impl Session {
                 self.dialog.flow = flow;
                 self.leg.expect_from(flow.peer.ip());
             }
+            Input::Which(dialog, reply) => {
+                if self.dialog.is_replaced_by(&dialog) {
+                    // Whoever asked may be gone.
+                    let _ = reply.send(self.call_id.clone());
+                }
+            }
+            Input::TakeOver(arrived, replaces) => self.take_over(*arrived, &replaces).await,
             Input::Response(..) | Input::TimedOut(_) | Input::Cancelled | Input::Registered(_) => {}
         }
         None
@@ -144,6 +171,7 @@ impl Session {
             "UPDATE" => self.update(id, &request).await,
             "REFER" if self.may_transfer => self.refer(id, &request).await,
             "REFER" => self.refuse(id, &request, 403, reason_of(403)).await,
+            "INFO" if keys::is_key_info(request.get("content-type").unwrap_or_default()) => self.press(id, &request).await,
             // PRACK: of what was told before the answer, which has overtaken it.
             "OPTIONS" | "INFO" | "NOTIFY" | "PRACK" => self.accept(id, &request).await,
             _ => self.refuse(id, &request, 501, reason_of(501)).await,
@@ -264,23 +292,122 @@ impl Session {
         None
     }
 
-    /// Blind transfer (RFC 3515): whom the phone names is added to the call, which becomes a conference, and the phone leaves it.
+    /// Transfer (RFC 3515): whom the phone names is added to the call, which becomes a conference, and the phone leaves it. Where the phone names another of its
+    /// calls (RFC 5589 section 7), that one becomes part of the conference instead, and nobody is called.
     async fn refer(&mut self, id: ServerId, request: &Message) {
-        let target = request.get("refer-to").and_then(|text| NameAddr::parse(text).ok()).and_then(|to| to.sip());
-        let Some(user) = target.and_then(|target| user_of(&target, None)) else {
+        let refer_to = request.get("refer-to").and_then(|text| NameAddr::parse(text).ok());
+        let replaces = refer_to.as_ref().map_or(Ok(None), Replaces::of_refer);
+        let target = refer_to.and_then(|to| to.sip());
+        let (Some(user), Ok(replaces)) = (target.and_then(|target| user_of(&target, None)), replaces) else {
             return self.refuse(id, request, 400, "Refer-To names nobody").await;
         };
-        if target_has_replaces(request) {
-            return self.refuse(id, request, 501, "Replaces isn't supported").await;
-        }
         if self.transfer.is_some() {
             return self.refuse(id, request, 491, reason_of(491)).await;
         }
         self.wire.respond(id, self.dialog.answer(request, 202, reason_of(202))).await;
         self.notice(100, false).await;
+        // That one is the phone's word for another call: a 481 to the REFER itself would be the end of this one (RFC 5057 section 5.1).
         let (node, call_id) = (self.node.clone(), self.call_id.clone());
-        let adding = async move { node.calls().add(&call_id, AddOptions { user }).await.is_ok_and(|added| added.joined) };
-        self.transfer = Some(AbortOnDropHandle::new(tokio::spawn(adding)));
+        let transfer = match replaces {
+            Some(dialog) if dialog.call_id == self.dialog.call_id => tokio::spawn(std::future::ready(481)),
+            Some(dialog) => tokio::spawn(connect(node, call_id, self.wire.clone(), self.account.clone(), dialog)),
+            None => tokio::spawn(add(node, call_id, user)),
+        };
+        self.transfer = Some(AbortOnDropHandle::new(transfer));
+    }
+
+    /// Another phone of the account has the call from now on, in the codec that it is in; the one that had it is told goodbye.
+    async fn take_over(&mut self, arrived: Arrived, replaces: &Replaces) {
+        let Some(codec) = self.leg.agreed().map(|agreed| agreed.codec).filter(|_| self.dialog.is_replaced_by(replaces)) else {
+            return refuse_to_take_over(&self.wire, &arrived, 481).await;
+        };
+        if self.unacknowledged.is_some() || self.transfer.is_some() {
+            return refuse_to_take_over(&self.wire, &arrived, 491).await;
+        }
+        let Ok(timer) = SessionTimer::asked(&arrived.request, Instant::now()) else {
+            return refuse_to_take_over(&self.wire, &arrived, 422).await;
+        };
+        let Ok(mut leg) = self.media.open(arrived.local.ip(), Security::Accepted).await else {
+            return refuse_to_take_over(&self.wire, &arrived, 503).await;
+        };
+        leg.expect_from(arrived.flow.peer.ip());
+        let Arrived { id, request, flow, local, account, .. } = arrived;
+        let contact = contact(account.split('@').next().unwrap_or_default(), local, flow);
+        let dialog = Dialog::answering(&request, &token(), flow, contact);
+        let has_offer = !request.body.is_empty();
+        let described = match has_offer {
+            true => leg.take_offer(&request.body).and_then(|_| leg.answer(codec)),
+            false => leg.offer(&[codec]),
+        };
+        let sdp = match described {
+            Ok(sdp) => sdp,
+            Err(refusal) => return self.wire.respond(id, refused_media(&dialog, &request, &refusal)).await,
+        };
+        if let Some(port) = self.leg.release().await {
+            leg.bridge(port);
+        }
+        self.say_goodbye().await;
+        self.wire.unfollow(&self.dialog.call_id).await;
+        (self.dialog, self.timer) = (dialog, timer);
+        std::mem::replace(&mut self.leg, leg).close().await;
+        (self.unacknowledged, self.awaits_answer) = (Some(id), !has_offer);
+        self.wire.follow(&self.dialog, &self.account, &self.inbox_sender).await;
+        let mut answer = self.dialog.answer(&request, 200, "OK");
+        add_timer(&mut answer, &request, &timer);
+        self.wire.respond(id, answer.with_body("application/sdp", sdp)).await;
+    }
+
+    /// A phone that transfers may hang up as soon as that is on its way (RFC 5589 section 6.1): it isn't heard of any more, and the others go on.
+    async fn await_transfer(&mut self) {
+        if let Some(transfer) = self.transfer.take() {
+            // It has nobody to be told to.
+            let _ = tokio::time::timeout(TRANSFER_MAX, transfer).await;
+        }
+    }
+
+    /// What happens to the call in the overlay. False once it is over.
+    async fn follow_call(&mut self, event: Event) -> bool {
+        match event {
+            Event::ConferenceJoined { conference_id, call_id, .. } if call_id == self.call_id => {
+                self.conference = Some(conference_id);
+            }
+            Event::ConferenceJoined { conference_id, call_id, .. } if Some(&conference_id) == self.conference.as_ref() => {
+                self.legs.push(call_id);
+            }
+            Event::ConferenceLeft { call_id, .. } => self.legs.retain(|leg| *leg != call_id),
+            Event::CallEnded(outcome) if outcome.call_id == self.call_id => return self.take_next_leg().await,
+            _ => {}
+        }
+        true
+    }
+
+    /// Whom the phone has talked to is gone: it goes on with somebody else of the conference, if there is anybody.
+    async fn take_next_leg(&mut self) -> bool {
+        while let Some(leg) = self.legs.pop() {
+            match self.node.calls().audio(&leg).await {
+                Ok(port) => {
+                    self.leg.bridge(port);
+                    self.call_id = leg;
+                    return true;
+                }
+                Err(error) => debug!(%error, "a leg that the phone can't take"),
+            }
+        }
+        false
+    }
+
+    /// A phone that says by INFO what is pressed on it, and not among its audio.
+    async fn press(&self, id: ServerId, request: &Message) {
+        let Some(key) = keys::of_info(request.get("content-type").unwrap_or_default(), &request.body) else {
+            return self.refuse(id, request, 400, "INFO names no key").await;
+        };
+        match self.node.calls().press(&self.call_id, &key.to_string()).await {
+            Ok(()) => self.accept(id, request).await,
+            Err(error) => {
+                debug!(%error, "a phone's key reaches nobody");
+                self.refuse(id, request, 488, reason_of(488)).await;
+            }
+        }
     }
 
     /// How far a transfer is.
@@ -299,15 +426,40 @@ impl Session {
     }
 }
 
-/// Whether a transfer is to take the place of another call: carried out as any other, it would ring a second time.
-fn target_has_replaces(request: &Message) -> bool {
-    request.get("refer-to").is_some_and(|text| text.to_ascii_lowercase().contains("replaces="))
+/// Refuses a phone that wants another's call.
+pub(super) async fn refuse_to_take_over(wire: &Wire, arrived: &Arrived, status: u16) {
+    wire.respond(arrived.id, Message::answer(&arrived.request, status, reason_of(status), Some(&token()))).await;
 }
 
-async fn transferred(transfer: &mut Option<AbortOnDropHandle<bool>>) -> bool {
+/// Blind: somebody is called. The phone leaves once the two have each other, so that nothing lies between.
+async fn add(node: Node, call_id: String, user: String) -> u16 {
+    match node.calls().add(&call_id, AddOptions { user }).await {
+        Ok(added) if added.joined => {
+            if !matches!(node.calls().connect(&call_id, &added.call_id).await, Ok(true)) {
+                debug!("whom a call is transferred to may come later to the other end");
+            }
+            200
+        }
+        _ => 503,
+    }
+}
+
+/// Attended: the other ends of two calls get each other.
+async fn connect(node: Node, call_id: String, wire: Wire, account: String, dialog: Replaces) -> u16 {
+    let Some(with) = wire.which(&account, dialog).await else { return 481 };
+    match node.calls().connect(&call_id, &with).await {
+        Ok(true) => 200,
+        connected => {
+            debug!(?connected, "a transfer comes to nothing");
+            503
+        }
+    }
+}
+
+async fn transferred(transfer: &mut Option<AbortOnDropHandle<u16>>) -> u16 {
     match transfer {
         // One that failed was a bug, and nobody has come.
-        Some(adding) => adding.await.unwrap_or(false),
+        Some(transfer) => transfer.await.unwrap_or(500),
         None => std::future::pending().await,
     }
 }

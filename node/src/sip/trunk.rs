@@ -23,6 +23,7 @@ use halloo_protocol::sip::uri::SipUri;
 use halloo_protocol::trunk::Plan;
 use halloo_protocol::trunk::guard::{Limit, Whose};
 use halloo_protocol::trunk::number::{Dialled, is_tel_uri};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::books::Books;
@@ -46,6 +47,21 @@ struct Inner {
     /// Whom calls to a number ring at, for each trunk.
     inbound: Vec<BTreeMap<String, String>>,
     books: Books,
+}
+
+/// Trunks that are kept registered. Dropping it lets go of them without a word.
+#[derive(Debug)]
+pub(super) struct Kept {
+    tasks: Vec<AbortOnDropHandle<()>>,
+    leave: CancellationToken,
+}
+
+impl Kept {
+    /// Says goodbye to the providers, for a second at most; needs the edge to go on meanwhile.
+    pub(super) async fn leave(self) {
+        self.leave.cancel();
+        futures::future::join_all(self.tasks).await;
+    }
 }
 
 /// Whom a call from the telephone network is for, and from where it comes.
@@ -98,11 +114,12 @@ impl Trunks {
         !self.0.lines.is_empty() && self.0.gateway == account
     }
 
-    /// Keeps trunks registered, as long as the handles live.
-    pub(super) fn keep(&self, wire: &Wire, connector: &Connector, own: &Node) -> Vec<AbortOnDropHandle<()>> {
-        let lines = self.0.lines.iter().cloned();
-        let kept = lines.map(|line| tokio::spawn(line::keep(line, wire.clone(), connector.clone(), own.clone())));
-        kept.map(AbortOnDropHandle::new).collect()
+    /// Keeps trunks registered, until they are left or this is dropped.
+    pub(super) fn keep(&self, wire: &Wire, connector: &Connector, own: &Node) -> Kept {
+        let (lines, leave) = (self.0.lines.iter().cloned(), CancellationToken::new());
+        let keep = |line| line::keep(line, wire.clone(), connector.clone(), own.clone(), leave.clone());
+        let tasks = lines.map(|line| AbortOnDropHandle::new(tokio::spawn(keep(line)))).collect();
+        Kept { tasks, leave }
     }
 
     /// The gateway's account runs: its database has the counts.

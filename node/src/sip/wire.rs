@@ -6,6 +6,7 @@ use std::time::Duration;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::push::PushParams;
 use halloo_protocol::sip::registrar::Binding;
+use halloo_protocol::sip::replaces::Replaces;
 use halloo_protocol::sip::transaction::{ClientId, Flow, ServerId};
 use halloo_protocol::trunk::number::Dialled;
 use tokio::sync::{mpsc, oneshot};
@@ -73,6 +74,10 @@ pub(super) enum Input {
     Unacknowledged,
     /// A phone that can be woken has registered, and the edge's own address on the way to it.
     Registered(Box<(Binding, SocketAddr)>),
+    /// Which call of the overlay's it is, if it is this dialog and answered.
+    Which(Box<Replaces>, oneshot::Sender<String>),
+    /// Another phone of the account is to have the call, if it is this dialog and answered: its INVITE.
+    TakeOver(Box<Arrived>, Box<Replaces>),
     /// The phone has registered anew, over another connection or from another address: this is the way to it now.
     Moved(Flow),
 }
@@ -113,6 +118,12 @@ pub(super) enum Ask {
     },
     Unfollow {
         call_id: String,
+    },
+    /// Which call of the overlay's a dialog of this account is.
+    Which {
+        account: String,
+        dialog: Box<Replaces>,
+        reply: oneshot::Sender<String>,
     },
     /// This end of a flow, as the other should know it.
     Local {
@@ -206,6 +217,13 @@ impl Wire {
     /// The dialog is over.
     pub(super) async fn unfollow(&self, call_id: &str) {
         self.tell(Ask::Unfollow { call_id: call_id.to_owned() }).await;
+    }
+
+    /// The call that an answered dialog of this account is; `None` where there is none.
+    pub(super) async fn which(&self, account: &str, dialog: Replaces) -> Option<String> {
+        let (reply, receiver) = oneshot::channel();
+        self.tell(Ask::Which { account: account.to_owned(), dialog: Box::new(dialog), reply }).await;
+        receiver.await.ok()
     }
 
     /// This end of a flow as the other end should know it; `None` where its connection is gone.

@@ -176,6 +176,7 @@ async fn bad_requests_are_told_what_is_wrong() {
         ("/v1/push/gone/unregister", json, "{}", 404, "gone"),
         ("/v1/wake", json, r#"{"payload":"?"}"#, 400, "base64url"),
         ("/v1/calls/gone/answer", json, "{}", 404, "gone"),
+        ("/v1/links", json, r#"{"system":"xmpp","address":"a@b.example","password":"wrong"}"#, 403, "not-authorized"),
         ("/v1/status", json, "{}", 405, "does not take POST"),
         ("/v1/nothing", json, "{}", 404, "openapi"),
     ] {
@@ -269,8 +270,10 @@ fn body(path: &str) -> &'static str {
         "/v1/calls" => r#"{"users":["bob"]}"#,
         "/v1/calls/c1/add" => r#"{"user":"bob"}"#,
         "/v1/calls/c1/candidates" => r#"{"candidate":"candidate:1 1 udp 1 192.0.2.1 9 typ host"}"#,
+        "/v1/calls/c1/keys" => r#"{"keys":"12#"}"#,
         "/v1/calls/c1/media" => r#"{"state":"connected","path":"direct"}"#,
         "/v1/push" => r#"{"channel":{"kind":"stream"}}"#,
+        "/v1/links" => r#"{"system":"xmpp","address":"alice@there.example","password":"secret"}"#,
         "/v1/push/sessions" => r#"{"identity":"bob@example"}"#,
         "/v1/push/session-requests" => r#"{"encapsulation":"wsp","messages":["AAAA"]}"#,
         "/v1/push/session-requests/r1" | "/v1/push/session-requests/c1" => r#"{"accept":true}"#,

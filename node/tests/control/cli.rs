@@ -114,6 +114,9 @@ async fn bad_input_exits_2_with_one_line_that_names_it() {
         (&["call", "tel:+49-30;ext=1"], "extension"),
         (&["call", "tel:+4930123456", "--via", "phone"], "NAME@AUTHORITY"),
         (&["sip", "account", "add", "bob"], "bob"),
+        (&["link", "add", "aim", "bob"], "aim"),
+        (&["link", "remove", "bob"], "SYSTEM:ADDRESS"),
+        (&["call", "xmpp:bob"], "xmpp"),
         (&["sip", "account", "add", "--invite", "x"], "NAME@AUTHORITY"),
         (&["suspend", "--hard"], "--hard"),
         (&["wake", "--payload", "/no/such"], "/no/such"),
@@ -152,6 +155,7 @@ async fn without_a_daemon_clients_exit_3() {
         &["push", "unregister", "r1"],
         &["sip", "account", "list"],
         &["sip", "trunk", "list"],
+        &["link", "list"],
         &["suspend"],
         &["wake"],
         &["authority", "show"],
@@ -204,6 +208,18 @@ async fn json_is_one_document_of_the_promised_shape() {
         (&["call", "bob"], 0, outcome),
         (&["call", "decliner"], 1, declined),
         (&["sip", "account", "remove", "bob"], 0, json!({ "account": "bob", "peer_id": "12D3sip" })),
+        (
+            &["link", "list"],
+            0,
+            json!({ "accounts": [{
+                "account": "xmpp:alice@there.example", "state": "connected", "reason": null, "shown_until": null, "contacts": [],
+            }] }),
+        ),
+        (
+            &["link", "remove", "xmpp:Alice@There.example"],
+            0,
+            json!({ "account": "xmpp:alice@there.example", "is_taken_back": true }),
+        ),
         (&["calls", "list"], 0, json!({ "calls": [] })),
         (&["calls", "hangup", "c1"], 0, json!({ "call_id": "c1", "done": "ended" })),
         (
@@ -221,6 +237,7 @@ async fn json_is_one_document_of_the_promised_shape() {
                 "reason": null,
             }),
         ),
+        (&["calls", "press", "c1", "12#"], 0, json!({ "call_id": "c1", "done": "pressed" })),
         (&["calls", "rejoin", "c1"], 0, json!({ "conference_id": "f1", "joined": true })),
         (&["calls", "rejoin", "gone"], 1, json!({ "conference_id": "f1", "joined": false })),
         (&["peers"], 0, json!({ "peers": [] })),
@@ -347,6 +364,7 @@ async fn watching_streams_one_object_per_line_and_ends_with_the_daemon() {
         group: None,
         text: "hi".to_owned(),
         sent_at: halloo::timestamp::Timestamp::default(),
+        held_secs: None,
         notice: None,
     };
     let mut again = tokio::time::interval(std::time::Duration::from_millis(50));

@@ -25,6 +25,7 @@ use halloo::handle::directory::{DeviceReachability, ResolveError, ResolveSource,
 use halloo::handle::files::{FileChange, FileCommand, FileError, FileList, FileState, FileView};
 use halloo::handle::groups::{GroupCommand, GroupEntry, GroupList, GroupState};
 use halloo::handle::history::{FoundMessages, HistoryCommand, Moved};
+use halloo::handle::linked::{LinkError, LinkList, LinkRemoved, LinkState, LinkedAccount, LinkedCommand};
 use halloo::handle::messages::{
     ComposingTold, ConversationList, MessageError, MessageList, MessageState, MessageStatus, ReadOutcome,
 };
@@ -153,6 +154,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::Presence(command) => answer_presence(command),
         Command::Devices(command) => answer_devices(command),
         Command::Choice(command) => answer_choice(command),
+        Command::Linked(command) => answer_linked(command),
         Command::CallDial { options, mut reply } => match options.users[0].as_str() {
             "rings" => {
                 let hang_up = hang_up.clone();
@@ -176,6 +178,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
             username: options.user,
             reason: None,
         })),
+        Command::CallConnect { reply, .. } => reply.send(Ok(true)),
         Command::CallRejoin { call_id, reply, .. } => {
             let joined = call_id != "gone";
             reply.send(Ok(CallRejoined { conference_id: "f1".to_owned(), joined }));
@@ -183,6 +186,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::CallAnswer { call_id, reply, .. }
         | Command::CallDecline { call_id, reply, .. }
         | Command::CallDismiss { call_id, reply }
+        | Command::CallPress { call_id, reply, .. }
         | Command::CallHangup { call_id, reply } => {
             reply.send(if call_id == "gone" { Err(CallError::UnknownCall { call_id }) } else { Ok(()) });
         }
@@ -385,6 +389,7 @@ fn call(call_id: String) -> CallEntry {
         conference_id: None,
         introduced_by: None,
         telephone: None,
+        linked: None,
     }
 }
 
@@ -601,6 +606,27 @@ fn push_sessions(command: PushSessionCommand) {
         })),
         PushSessionCommand::Take { reply, .. } | PushSessionCommand::Answer { reply, .. } => reply.send(Ok(taken())),
     }
+}
+
+fn answer_linked(command: LinkedCommand) {
+    match command {
+        LinkedCommand::Add { options, reply } => {
+            let account = format!("xmpp:{}", options.address);
+            reply.send(if options.password == "secret" {
+                Ok(linked_account(account))
+            } else {
+                Err(LinkError::Failed { account, reason: "it has refused the login: not-authorized".into() })
+            });
+        }
+        LinkedCommand::List(reply) => {
+            reply.send(Ok(LinkList { accounts: vec![linked_account("xmpp:alice@there.example".into())] }))
+        }
+        LinkedCommand::Remove { account, reply } => reply.send(Ok(LinkRemoved { account, is_taken_back: true })),
+    }
+}
+
+fn linked_account(account: String) -> LinkedAccount {
+    LinkedAccount { account, state: LinkState::Connected, reason: None, shown_until: None, contacts: Vec::new() }
 }
 
 async fn answer_sip(mut commands: mpsc::Receiver<SipCommand>) {

@@ -15,7 +15,9 @@ use halloo_protocol::contact::{Contact, ContactLink};
 use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
 use halloo_protocol::identity::{TrustStore, UserId, Username};
 use halloo_protocol::key::PublicKey;
+use halloo_protocol::linked::{LinkedId, LinkedPart};
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant, LinkRequest};
+use halloo_protocol::phone::keys;
 use halloo_protocol::phone::leg::PhoneStream;
 use halloo_protocol::phone::negotiation::{Local, Negotiation, Security};
 use halloo_protocol::phone::rtp::{Header, NtpTime, Reports};
@@ -28,11 +30,13 @@ use halloo_protocol::simple::info::{Notice, Numbered, Request};
 use halloo_protocol::simple::pidf::Presence;
 use halloo_protocol::simple::rlmi::List;
 use halloo_protocol::sip::digest::{Authenticator, Challenge, Ha1};
+use halloo_protocol::sip::gruu::{GruuKey, PhoneMark};
 use halloo_protocol::sip::message::{Message as SipMessage, Refusal, stream_length};
 use halloo_protocol::sip::registrar::{BINDINGS_MAX, Registrar};
+use halloo_protocol::sip::replaces::Replaces;
 use halloo_protocol::sip::timer::SessionTimer;
 use halloo_protocol::sip::transaction::{Flow, Transactions, Transport};
-use halloo_protocol::sip::uri::SipUri;
+use halloo_protocol::sip::uri::{NameAddr, SipUri};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::voicemail;
 use halloo_protocol::wire::{self, Body, Extensions, FRAME_BYTES_MAX, Frame, Message, Signed};
@@ -198,6 +202,7 @@ pub fn signed(bytes: &[u8]) {
         identity::SigningCertificate,
         identity::Tombstone,
         identity::UserCertificate,
+        linked::Association,
         mailbox::Letter,
         profile::Profile,
         presence::Document,
@@ -264,6 +269,7 @@ pub fn sealed_content(bytes: &[u8]) {
     plain::<LinkGrant>(bytes, FRAME_BYTES_MAX);
     plain::<LinkRequest>(bytes, FRAME_BYTES_MAX);
     plain::<ConferencePart>(bytes, FRAME_BYTES_MAX);
+    plain::<LinkedPart>(bytes, FRAME_BYTES_MAX);
     let _ = TelephonePart::of_extensions(&Extensions::none().with(TELEPHONE_EXTENSION, bytes.to_vec()));
     if let Ok(payload) = PushPayload::from_bytes(bytes) {
         let _ = payload.verify(&[]);
@@ -359,7 +365,13 @@ pub fn sip(bytes: &[u8]) {
         assert!(registrar.len() <= BINDINGS_MAX);
     }
     let _ = SessionTimer::asked(&message, now);
-    let _ = registrar.contacts("bob@example", &SipUri::parse("sip:bob@example").expect("a URI"), true, unix);
+    let key = GruuKey::of_secret(b"secret");
+    let temporary = |instance: &str| key.seal(PhoneMark::of(instance), [7; 8]);
+    let _ = registrar.contacts("bob@example", &SipUri::parse("sip:bob@example").expect("a URI"), Some(&temporary), unix);
+    let _ = Replaces::of_invite(&message);
+    let _ = message.get("refer-to").and_then(|text| NameAddr::parse(text).ok()).map(|to| Replaces::of_refer(&to));
+    let _ = SipUri::parse(message.request_uri()).ok().and_then(|uri| key.open(&uri.user?));
+    let _ = keys::of_info(message.get("content-type").unwrap_or_default(), &message.body);
 }
 
 /// Documents of phones: presence, lists of it, that somebody is writing; and bodies of the profile over INFO.
@@ -388,6 +400,9 @@ pub fn text(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(name) = Username::new(text) {
         assert_eq!(Username::new(name.as_str()).as_ref(), Ok(&name), "a name's normal form is its own");
+    }
+    if let Ok(id) = text.parse::<LinkedId>() {
+        assert_eq!(id.to_string().parse::<LinkedId>().as_ref(), Ok(&id), "an identity's normal form is its own");
     }
     if let Ok(key) = text.parse::<PublicKey>() {
         assert_eq!(key.to_string(), text);

@@ -16,6 +16,9 @@
 //! leg, and isn't known to have left, is dialled. What is told is the whole state under a growing number, repeated until acknowledged: lost, doubled and
 //! reordered ones do no harm.
 //!
+//! **Connecting.** Somebody with two calls who wants the others to have each other, as at the end of a transfer, makes one conference of both: the one that the first
+//! call is, or becomes. The other end of the second call learns it by what it is told over that call, and takes it as it would take somebody who was added.
+//!
 //! **Leaving** is hanging up. Whoever has left may come back while the conference lasts, by dialling any of those who are still there. A leg that breaks
 //! is dialled again as long as somebody else has one. Nine people, let in at two ends at once, become eight at all: those who came first stay.
 //!
@@ -547,6 +550,15 @@ impl Conference {
             Leg::Up(call) => Some((&peer.participant, call)),
             _ => None,
         })
+    }
+
+    /// Whether two others have a leg with each other, as both of them say.
+    #[must_use]
+    pub fn have_each_other(&self, one: &DeviceKey, other: &DeviceKey) -> bool {
+        let names = |from: &DeviceKey, of: &DeviceKey| {
+            self.peers.get(from).is_some_and(|peer| peer.is_up() && peer.names.contains_key(of))
+        };
+        names(one, other) && names(other, one)
     }
 
     /// Somebody with whom there is a leg or is to be one, and on whose word.

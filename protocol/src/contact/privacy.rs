@@ -90,7 +90,7 @@ impl Relation {
     pub const ALL: [Self; 6] = [Self::Own, Self::Contact, Self::Linked, Self::Changed, Self::Stranger, Self::Blocked];
 }
 
-/// Who may do what. The default: contacts everything, nobody else anything.
+/// Who may do what. The default: contacts everything, contacts in systems that the user has linked all but presence and groups, nobody else anything.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct PrivacySettings {
     /// Who may ring.
@@ -113,7 +113,8 @@ pub struct PrivacySettings {
 
 impl Default for PrivacySettings {
     fn default() -> Self {
-        Self::all(Audience::Contacts)
+        // Linking is explicit: for a user who has linked nothing it is the same as contacts alone.
+        Self::all(Audience::Linked)
     }
 }
 
@@ -295,9 +296,11 @@ mod tests {
         let settings = PrivacySettings::default();
         for kind in Kind::ALL {
             assert!(decide(&settings, Relation::Contact, kind).is_allowed);
-            for relation in [Relation::Stranger, Relation::Linked, Relation::Changed, Relation::Blocked] {
+            for relation in [Relation::Stranger, Relation::Changed, Relation::Blocked] {
                 assert!(!decide(&settings, relation, kind).is_allowed, "{kind:?} {relation:?}");
             }
+            let is_for_linked = !matches!(kind, Kind::Presence | Kind::Group);
+            assert_eq!(decide(&settings, Relation::Linked, kind).is_allowed, is_for_linked, "{kind:?}");
         }
     }
 

@@ -51,7 +51,7 @@ impl Body for SigningCertificate {
 
 /// An identity in another system that the authority has checked (an indicator, not a proof by itself).
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct LinkedId {
+pub struct LinkedIndicator {
     /// Which system: `xmpp`, `mailto`, an issuer's URL.
     pub system: String,
     /// The id there.
@@ -74,7 +74,7 @@ pub struct UserCertificate {
     /// Valid until, inclusive; at most [`USER_CERTIFICATE_SECS`] after `not_before`.
     pub not_after: UnixTime,
     /// Identities elsewhere.
-    pub linked: Vec<LinkedId>,
+    pub linked: Vec<LinkedIndicator>,
     /// Room to grow.
     pub extensions: Extensions,
 }

@@ -85,12 +85,20 @@ impl Element {
 /// # Errors
 /// See [`XmlError`].
 pub fn parse(bytes: &[u8]) -> Result<Element, XmlError> {
-    if bytes.len() > XML_BYTES_MAX {
-        return Err(XmlError::TooMuch("longer than 64 KiB"));
+    parse_within(bytes, XML_BYTES_MAX, ELEMENTS_MAX)
+}
+
+/// The same for documents of up to so many bytes and elements.
+///
+/// # Errors
+/// See [`XmlError`].
+pub fn parse_within(bytes: &[u8], bytes_max: usize, elements_max: usize) -> Result<Element, XmlError> {
+    if bytes.len() > bytes_max {
+        return Err(XmlError::TooMuch("longer than is read"));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| XmlError::Form { at: error.valid_up_to(), what: "not UTF-8" })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut reader = Reader { text, at: 0, elements: 0, namespaces: Vec::new() };
+    let mut reader = Reader { text, at: 0, elements: 0, elements_max, namespaces: Vec::new() };
     reader.skip_around()?;
     let root = reader.element(0)?;
     reader.skip_around()?;
@@ -131,6 +139,7 @@ struct Reader<'a> {
     text: &'a str,
     at: usize,
     elements: usize,
+    elements_max: usize,
     /// Prefixes and their namespaces, the innermost last; the default one has an empty prefix.
     namespaces: Vec<(String, String)>,
 }
@@ -183,8 +192,8 @@ impl<'a> Reader<'a> {
 
     fn element(&mut self, depth: usize) -> Result<Element, XmlError> {
         self.elements += 1;
-        if depth > DEPTH_MAX || self.elements > ELEMENTS_MAX {
-            return Err(XmlError::TooMuch("more than 2,000 elements, or 16 within each other"));
+        if depth > DEPTH_MAX || self.elements > self.elements_max {
+            return Err(XmlError::TooMuch("more elements than are read, or 16 within each other"));
         }
         if self.rest().starts_with("<!") || !self.take("<") {
             return Err(self.wrong("no element"));

@@ -318,6 +318,13 @@ impl Message {
         self.add(name, value);
     }
 
+    /// Sends a request to somebody else; a response is left as it is.
+    pub fn set_request_uri(&mut self, to: &str) {
+        if let Start::Request { uri, .. } = &mut self.start {
+            to.clone_into(uri);
+        }
+    }
+
     /// Removes a header.
     pub fn remove(&mut self, name: &str) {
         self.headers.retain(|(known, _)| known != name);

@@ -81,6 +81,13 @@ impl Binding {
         self.instance.as_ref().map(|instance| format!("{aor};gr={instance}"))
     }
 
+    /// Another address of it (RFC 5627 section 3.1.2), with this user part: one that doesn't say whose it is.
+    fn temporary_gruu(&self, aor: &SipUri, user: impl Fn(&str) -> String) -> Option<String> {
+        let user = Some(user(self.instance.as_deref()?));
+        let uri = SipUri { user, params: vec![("gr".to_owned(), None)], ..aor.clone() };
+        Some(uri.to_string())
+    }
+
     /// The Call-ID it was registered with: another one after a phone was switched on again (RFC 3261 section 10.2.4).
     #[must_use]
     pub fn call_id(&self) -> &str {
@@ -326,9 +333,16 @@ impl Registrar {
         });
     }
 
-    /// The `Contact` headers of the answer to a REGISTER: all phones of the account (RFC 3261 section 10.3, step 8).
+    /// The `Contact` headers of the answer to a REGISTER: all phones of the account (RFC 3261 section 10.3, step 8). With addresses of their own if the phone wants
+    /// such: `temporary` makes the user part of one from an instance.
     #[must_use]
-    pub fn contacts(&self, account: &str, aor: &SipUri, with_gruu: bool, now: UnixTime) -> Vec<String> {
+    pub fn contacts(
+        &self,
+        account: &str,
+        aor: &SipUri,
+        temporary: Option<&dyn Fn(&str) -> String>,
+        now: UnixTime,
+    ) -> Vec<String> {
         let shown = |binding: &&Binding| {
             let mut text = format!("<{}>;expires={}", binding.contact, binding.expires_at.secs_since(now));
             if let Some(instance) = &binding.instance {
@@ -337,8 +351,11 @@ impl Registrar {
             if let Some(id) = binding.reg_id {
                 text += &format!(";reg-id={id}");
             }
-            if let Some(gruu) = binding.public_gruu(aor).filter(|_| with_gruu) {
-                text += &format!(";pub-gruu=\"{gruu}\"");
+            if let Some(temporary) = temporary {
+                let named = [("pub-gruu", binding.public_gruu(aor)), ("temp-gruu", binding.temporary_gruu(aor, temporary))];
+                for (name, gruu) in named {
+                    text += &gruu.map_or_else(String::new, |gruu| format!(";{name}=\"{gruu}\""));
+                }
             }
             text
         };

@@ -39,7 +39,7 @@ fn phones_come_and_go() {
     ] {
         registrar.register("bob", &request(cseq, headers), flow(0), NOW).expect("taken");
         assert_eq!(registrar.bindings("bob", NOW).len(), expected, "{cseq}");
-        assert_eq!(registrar.contacts("bob", &aor, false, NOW).len(), expected, "{cseq}");
+        assert_eq!(registrar.contacts("bob", &aor, None, NOW).len(), expected, "{cseq}");
     }
     assert!(registrar.is_empty());
 }
@@ -74,10 +74,13 @@ fn a_phone_is_its_instance_and_has_its_own_address() {
         let headers = [("contact", contact_text), ("supported", "gruu, outbound")];
         registrar.register("bob", &request(cseq, &headers), flow(1), NOW).expect("taken");
     }
-    let contacts = registrar.contacts("bob", &aor, true, NOW);
+    let contacts = registrar.contacts("bob", &aor, Some(&|instance| format!("tgruu.{}", instance.len())), NOW);
     assert_eq!(
         contacts,
-        ["<sip:bob@192.0.2.9:7>;expires=3600;+sip.instance=\"<urn:uuid:1>\";reg-id=1;pub-gruu=\"sip:bob@example;gr=urn:uuid:1\""]
+        [
+            "<sip:bob@192.0.2.9:7>;expires=3600;+sip.instance=\"<urn:uuid:1>\";reg-id=1;pub-gruu=\"sip:bob@example;gr=urn:uuid:1\";\
+          temp-gruu=\"sip:tgruu.10@example;gr\""
+        ]
     );
     assert!(registrar.bindings("bob", NOW)[0].is_outbound);
     registrar.flow_closed(flow(1));

@@ -22,7 +22,7 @@ use halloo_protocol::choice::{
     Presence as ChosenPresence, PresenceSet, Proximity, PushChoice, PushChosen, PushWithdraw, PushWithdrawn, Rule, Screen, Step,
     Target, Usage, When, with_held,
 };
-use halloo_protocol::contact::privacy::PrivacySettings;
+use halloo_protocol::contact::privacy::{Audience, PrivacySettings};
 use halloo_protocol::contact::{
     Asking, ContactAnswer, ContactKeys, ContactLink, ContactRemoval, ContactRequest, ContactSignal, ContactStatement,
     ContactUpdate, OwnKeys, Roster, RosterShare, Secret32, Signer, Stance,
@@ -41,13 +41,14 @@ use halloo_protocol::group::{
 };
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{
-    Chain, DeviceCertificate, KeySuccession, LinkedId, REVOCATION_LIST_BYTES_MAX, RevocationList, SignedRevocationList,
+    Chain, DeviceCertificate, KeySuccession, LinkedIndicator, REVOCATION_LIST_BYTES_MAX, RevocationList, SignedRevocationList,
     SigningCertificate, Tombstone, UserCertificate, UserId,
 };
 use halloo_protocol::kademlia::{
     FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store, StoreAnswer,
     StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
+use halloo_protocol::linked::{Association, AssociationParams, LinkedId, LinkedPart, ProofMethod};
 use halloo_protocol::linking::{
     ConfirmStatus, DeviceLink, LinkCode, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkReason, LinkRequest,
     LinkStart, LinkStarted, StartStatus,
@@ -252,6 +253,11 @@ pub(crate) fn all() -> Vec<Vector> {
         // Contacts
         "contact_statement" => signed ContactStatement = statement(Stance::Accepted, 1_700_000_000);
         "profile" => signed Profile = profile_card().profile;
+        // Linked systems
+        "association" => signed Association = association();
+        "association_revoked" => signed Association = Association::revoke(association_params(), &identity_secret(0));
+        "linked_id_oidc" => plain LinkedId = linked_id("oidc:https://id.example#Sub-1");
+        "linked_part" => plain LinkedPart = LinkedPart { association: association(), callee: linked_id("xmpp:bob@example.org"), extensions: extensions() };
         "contact_request" => message MessageDeliver = contact(ContactSignal::Request(Box::new(contact_request())));
         "contact_accept" => message MessageDeliver = contact(ContactSignal::Accept(Box::new(ContactAnswer {
             statement: statement(Stance::Accepted, 0),
@@ -533,7 +539,7 @@ pub(crate) fn goodbye() -> Goodbye {
 
 pub(crate) fn full_user_certificate() -> UserCertificate {
     UserCertificate {
-        linked: vec![LinkedId { system: "xmpp".into(), id: "alice@example.org".into() }],
+        linked: vec![LinkedIndicator { system: "xmpp".into(), id: "alice@example.org".into() }],
         extensions: extensions(),
         ..user_certificate(0, 1)
     }
@@ -771,6 +777,19 @@ fn statement(stance: Stance, ends: u64) -> Signed<ContactStatement> {
     Signed::sign(statement, &device_secret(0))
 }
 
+fn linked_id(text: &str) -> LinkedId {
+    text.parse().expect("an identity in a linked system")
+}
+
+fn association_params() -> AssociationParams {
+    let linked = linked_id("xmpp:alice@example.org");
+    AssociationParams { user: alice_id(), linked, method: ProofMethod::OWN_ITEM, last_serial: 0, now: NOW }
+}
+
+fn association() -> Signed<Association> {
+    Association::sign(association_params(), &identity_secret(0))
+}
+
 fn contact_request() -> ContactRequest {
     ContactRequest {
         statement: statement(Stance::Asked, 0),
@@ -800,7 +819,7 @@ fn link_grant() -> LinkGrant {
         revocations: Vec::new(),
         bootstrap: vec![Helper { device: keeper(0), addresses: Vec::new() }],
         own: OwnKeys { tombstones: vec![tombstone(0, 2, NOW.plus_secs(DAY))], ..OwnKeys::new(Secret32::from_bytes([4; 32])) },
-        privacy: PrivacySettings::default(),
+        privacy: PrivacySettings::all(Audience::Contacts),
         vault_key: Some(halloo_protocol::vault::VaultKey { epoch: 1, secret: Secret32::from_bytes([5; 32]) }),
         identity_key: None,
         extensions: extensions(),

@@ -70,8 +70,8 @@ const fn codec_of(codec: Codec) -> Option<AudioCodec> {
     }
 }
 
-/// Lets the engine negotiate these codecs, the preferred first; and keys that are pressed, which mean something to embedders only.
-pub(super) fn enable(config: RtcConfig, codecs: &[AudioCodec], has_events: bool) -> RtcConfig {
+/// Lets the engine negotiate these codecs, the preferred first, and keys that are pressed.
+pub(super) fn enable(config: RtcConfig, codecs: &[AudioCodec]) -> RtcConfig {
     let mut config = config;
     for codec in codecs {
         config = match codec {
@@ -81,9 +81,6 @@ pub(super) fn enable(config: RtcConfig, codecs: &[AudioCodec], has_events: bool)
             AudioCodec::Pcma => config.enable_pcma(true, false),
             _ => config,
         };
-    }
-    if !has_events {
-        return config;
     }
     let mut events = |pt: u8, clock: Frequency| {
         config.codec_config().add_config(pt.into(), None, Codec::Tele, clock, None, FormatParams::default());

@@ -43,7 +43,7 @@ const MEDIA_FIRST_BYTES: std::ops::RangeInclusive<u8> = 128..=191;
 pub(super) fn build(
     now: Instant,
     identity: Option<&Identity>,
-    (audio, has_events): (&[AudioCodec], bool),
+    audio: &[AudioCodec],
     video: bool,
 ) -> Result<(Rtc, DtlsCert), MediaError> {
     // The provider is named here because a process may hold several, and an embedder may have
@@ -64,7 +64,7 @@ pub(super) fn build(
         .set_extension(MID_EXTENSION, Extension::RtpMid)
         .set_stats_interval(Some(STATS_INTERVAL))
         .set_rtcp_report_interval_audio(RTCP_INTERVAL);
-    config = codecs::enable(config, audio, has_events);
+    config = codecs::enable(config, audio);
     config.set_max_stun_rto(STUN_RETRY_MAX);
     config.set_max_stun_retransmits(STUN_RETRIES_MAX);
     if video {

@@ -10,7 +10,7 @@
 //! dropped and counted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use halloo_protocol::phone::AudioCodec;
@@ -169,6 +169,8 @@ pub struct AudioLink(Arc<Shared>);
 struct Shared {
     to_send: Mutex<Option<mpsc::Receiver<AudioPacket>>>,
     events: mpsc::Sender<AudioEvent>,
+    /// In what, once the call is answered.
+    agreed: OnceLock<AudioCodec>,
     delays: Arc<Delays>,
 }
 
@@ -185,7 +187,8 @@ impl AudioLink {
         let (to_send, outgoing) = mpsc::channel(TO_SEND_MAX);
         let (sender, events) = mpsc::channel(EVENTS_MAX);
         let delays = Arc::new(Delays::default());
-        let shared = Shared { to_send: Mutex::new(Some(outgoing)), events: sender, delays: Arc::clone(&delays) };
+        let (to_send_later, agreed) = (Mutex::new(Some(outgoing)), OnceLock::new());
+        let shared = Shared { to_send: to_send_later, events: sender, agreed, delays: Arc::clone(&delays) };
         (Self(Arc::new(shared)), AudioPort { to_send, events, delays })
     }
 
@@ -199,8 +202,17 @@ impl AudioLink {
         *self.0.to_send.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiver);
     }
 
+    /// In what the call was answered.
+    pub(crate) fn agreed(&self) -> Option<AudioCodec> {
+        self.0.agreed.get().copied()
+    }
+
     /// Whether it was taken.
     fn tell(&self, event: AudioEvent) -> bool {
+        if let AudioEvent::Agreed(agreed) = &event {
+            // Said once.
+            let _ = self.0.agreed.set(agreed.codec);
+        }
         self.0.events.try_send(event).is_ok()
     }
 

@@ -8,6 +8,7 @@ use std::{
 };
 
 use halloo_protocol::phone::AudioCodec;
+use halloo_protocol::phone::keys::{Key, KeyReader, KeySender};
 use str0m::{Candidate, rtp::RtpPacket};
 use tokio::{
     sync::{mpsc, watch},
@@ -69,6 +70,8 @@ pub(super) enum Advice {
     Relays(Vec<RelayServer>),
     /// These are the machine's addresses now.
     Addresses(Vec<IpAddr>),
+    /// These keys are pressed here.
+    Keys(Vec<Key>),
 }
 
 enum Wakeup {
@@ -123,6 +126,9 @@ pub(super) struct Session {
     /// Encoded audio that passes through, in place of the room and of playing.
     audio: Option<AudioTrack>,
     video: Option<VideoTrack>,
+    /// Keys pressed here, and at the other end.
+    keys: KeySender,
+    keys_heard: KeyReader,
     stats: MediaStats,
 }
 
@@ -137,6 +143,7 @@ impl Session {
     ) -> Result<Self, MediaError> {
         let created = Instant::now();
         let codec = transport.audio.map_or(AudioCodec::Opus, |line| line.codec);
+        let takes_keys = transport.audio.is_some_and(|line| line.has_events());
         let audio = config.audio.clone().zip(transport.audio).map(|(link, line)| AudioTrack::new(link, line));
         let room = config
             .room
@@ -171,7 +178,9 @@ impl Session {
             seat: None,
             playout: Playout::of(codec)?,
             reception: Reception::of(codec.clock_hz()),
-            stats: MediaStats { codec: Some(codec), ..MediaStats::default() },
+            keys: KeySender::new(codec.clock_hz()),
+            keys_heard: KeyReader::default(),
+            stats: MediaStats { codec: Some(codec), takes_keys, ..MediaStats::default() },
         })
     }
 
@@ -227,6 +236,11 @@ impl Session {
                 Wakeup::Advice(Advice::LeaveRelay(relay)) => self.transport.leave_relay(&relay)?,
                 Wakeup::Advice(Advice::Relays(relays)) => self.transport.use_relays(&relays)?,
                 Wakeup::Advice(Advice::Addresses(addresses)) => self.transport.use_addresses(&addresses, now).await?,
+                Wakeup::Advice(Advice::Keys(keys)) => {
+                    if !self.keys.press(&keys) {
+                        tracing::debug!("too many keys are waiting");
+                    }
+                }
                 Wakeup::Datagram(datagram) => {
                     if self.transport.handle_datagram(datagram, now)? {
                         self.heard_at = now;
@@ -439,7 +453,8 @@ impl Session {
             audio.take(format, &packet);
         }
         if format != AudioFormat::Audio {
-            // Keys that are pressed mean nothing here, but their packets are no loss.
+            self.take_key(&packet);
+            // Their packets are no loss of audio.
             return self.reception.count_other(*packet.header.ssrc, *packet.seq_no);
         }
         if self.answered && !self.has_audio {
@@ -453,8 +468,22 @@ impl Session {
         }
     }
 
+    /// A key is down at the other end. Where audio passes through, so do keys.
+    fn take_key(&mut self, packet: &RtpPacket) {
+        if self.audio.is_some() || !self.answered {
+            return;
+        }
+        if let Some(key) = self.keys_heard.take(&packet.payload, packet.time.numer()) {
+            self.tell(MediaEvent::Key(key));
+        }
+    }
+
     /// Plays the frame that is due `at`, and sends one. There is no loudspeaker yet: what is played is recorded or measured only.
     fn tick(&mut self, now: Instant, at: Instant) -> Result<(), MediaError> {
+        let key = if self.has_begun { self.keys.next_packet() } else { None };
+        if let Some((audio, packet)) = self.audio.as_mut().zip(key) {
+            audio.press(packet, &mut self.transport, now)?;
+        }
         if let Some(seat) = &mut self.seat {
             let heard = self.playout.next_frame(at);
             if !self.has_begun {
@@ -462,7 +491,10 @@ impl Session {
                 return Ok(());
             }
             let turn = seat.turn(at, &heard)?;
-            self.transport.send_audio(turn.payload.as_deref(), now)?;
+            match key {
+                Some(packet) => self.transport.send_key(packet, now)?,
+                None => self.transport.send_audio(turn.payload.as_deref(), now)?,
+            }
             if turn.is_played {
                 self.tell(MediaEvent::PlaybackFinished);
             }

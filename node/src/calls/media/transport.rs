@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use halloo_protocol::phone::keys::KeyPacket;
+
 use super::{
     MediaConfig, MediaError, SDP_BYTES_MAX,
     candidates::{self, MediaPath, PathKind, RemoteCandidates},
@@ -133,15 +135,13 @@ pub(super) struct Transport {
 impl Transport {
     /// Binds the sockets and builds the engine, with a fresh certificate for this call.
     pub(super) async fn new(config: &MediaConfig) -> Result<Self, MediaError> {
-        let (rtc, certificate) =
-            engine::build(Instant::now(), None, (&config.codecs, config.audio.is_some()), config.video.is_some())?;
+        let (rtc, certificate) = engine::build(Instant::now(), None, &config.codecs, config.video.is_some())?;
         Self::with_engine(config, rtc, certificate, false).await
     }
 
     /// The same with the engine that an offer has promised. As its description is made, all candidates are told one by one.
     pub(super) async fn again(config: &MediaConfig, identity: &Identity) -> Result<Self, MediaError> {
-        let (rtc, certificate) =
-            engine::build(Instant::now(), Some(identity), (&config.codecs, config.audio.is_some()), identity.video.is_some())?;
+        let (rtc, certificate) = engine::build(Instant::now(), Some(identity), &config.codecs, identity.video.is_some())?;
         Self::with_engine(config, rtc, certificate, true).await
     }
 
@@ -512,6 +512,16 @@ impl Transport {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         self.write_audio(AudioFormat::Audio, (sequence, timestamp), false, Arc::from(payload), now)
+    }
+
+    /// Sends a packet of a key that is pressed, in place of the audio of these 20 ms.
+    pub(super) fn send_key(&mut self, packet: KeyPacket, now: Instant) -> Result<(), MediaError> {
+        let Some(line) = self.audio else { return Ok(()) };
+        let (sequence, frame) = (self.next_sequence, line.codec.clock_hz() / FRAMES_PER_SEC);
+        let timestamp = self.next_timestamp.wrapping_sub(packet.frames.wrapping_mul(frame));
+        self.next_timestamp = self.next_timestamp.wrapping_add(frame);
+        self.next_sequence += 1;
+        self.write_audio(AudioFormat::TelephoneEvent, (sequence, timestamp), packet.is_first, Arc::from(packet.payload), now)
     }
 
     /// Sends a packet of encoded audio as it is, in this place of the stream.

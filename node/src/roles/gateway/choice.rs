@@ -133,8 +133,9 @@ impl EventLoop {
     /// How long a push waits for its turn, in seconds: 0 unless the policy of the device's user says otherwise.
     pub(super) fn hold_back(&self, registration: &Registration, event: EventKind, holder: PublicKey) -> u16 {
         let identity = registration.rules.identity;
-        // A call has somebody who waits for an answer; the rest is for every device.
-        if !event.is_call() {
+        // Of a mail the device that watches the account decides, and word of other things is for every device.
+        let has_turns = event.is_call() || matches!(event, EventKind::MESSAGE | EventKind::FILE | EventKind::VOICEMAIL);
+        if !has_turns {
             return 0;
         }
         let Some(known) = self.known_choice(&identity.0) else { return 0 };

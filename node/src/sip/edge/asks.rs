@@ -62,6 +62,13 @@ impl Edge {
             Ask::Unfollow { call_id } => {
                 self.followed.remove(&call_id);
             }
+            // Where there is no such dialog, dropping the reply says so.
+            Ask::Which { account, dialog, reply } => {
+                let followed = self.followed.get(&dialog.call_id).filter(|followed| followed.account == account);
+                if let Some(followed) = followed {
+                    tell(&followed.inbox, Input::Which(dialog, reply));
+                }
+            }
             Ask::Local { flow, reply } => drop(reply.send(self.local(flow))),
             Ask::Ping(flow) => self.transports.send(flow, b"\r\n\r\n".to_vec()),
             Ask::Bindings { account, reply } => {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use halloo_protocol::sip::message::Message;
+use halloo_protocol::sip::replaces::Replaces;
 use halloo_protocol::sip::status::reason_of;
 use halloo_protocol::sip::transaction::{Flow, ServerId};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -10,7 +11,7 @@ use tracing::warn;
 
 use super::{Edge, Followed, tell, unix};
 use crate::handle::Event;
-use crate::sip::wire::{Arrived, INBOX_MAX, Input};
+use crate::sip::wire::{Arrived, INBOX_MAX, Input, Telephone};
 use crate::sip::{call, ring};
 
 /// Calls of phones at once.
@@ -27,6 +28,11 @@ impl Edge {
             self.answer(&message, 482, reason_of(482), flow, |_| {});
             return;
         }
+        match Replaces::of_invite(&message) {
+            Ok(None) => {}
+            Ok(Some(replaces)) => return self.take_over(message, flow, account, replaces, now),
+            Err(error) => return self.answer(&message, 400, error.0, flow, |_| {}),
+        }
         let Ok(place) = running.legs.clone().try_acquire_owned() else {
             self.answer(&message, 503, "This account has too many calls", flow, |answer| answer.add("retry-after", "30"));
             return;
@@ -35,6 +41,24 @@ impl Edge {
         let telephone = self.telephone_of(&account);
         let arrived = |id, request| Arrived { id, request, flow, local, account, node, telephone };
         self.take_call(message, flow, now, place, arrived);
+    }
+
+    /// A phone is to have a call of its account that another one has (RFC 3891): whoever carries that one says whether it can.
+    fn take_over(&mut self, message: Message, flow: Flow, account: String, replaces: Replaces, now: Instant) {
+        let followed = self.followed.get(&replaces.call_id).filter(|followed| followed.account == account);
+        let (Some(followed), Some(running), Some(local)) = (followed, self.running.get(&account), self.local(flow)) else {
+            return self.answer(&message, 481, reason_of(481), flow, |_| {});
+        };
+        let (inbox, node) = (followed.inbox.clone(), running.account.node.clone());
+        let Some(id) = self.transactions.accept(&message, flow, now) else { return };
+        self.servers.insert(id, inbox.clone());
+        self.transactions.respond(id, &Message::answer(&message, 100, "Trying", None), now);
+        let refusal = Message::answer(&message, 503, reason_of(503), None);
+        let arrived = Arrived { id, request: message, flow, local, account, node, telephone: Telephone::None };
+        if inbox.try_send(Input::TakeOver(Box::new(arrived), Box::new(replaces))).is_err() {
+            self.servers.remove(&id);
+            self.transactions.respond(id, &refusal, now);
+        }
     }
 
     /// Takes an INVITE that may be a call, to whoever carries it.

@@ -11,7 +11,7 @@ use crate::handle::sip::{
     SipAccount, SipAccountList, SipAccountOptions, SipAccountRemoved, SipCommand, SipCredentials, SipError, SipPhone,
 };
 use crate::handle::{Event, Reply};
-use crate::sip::accounts::{self, ACCOUNTS_MAX, Account, Added, Record};
+use crate::sip::accounts::{self, ACCOUNTS_MAX, Account, Accounts, Added, Record};
 use crate::sip::simple::Desk;
 use crate::sip::transport::Listener;
 use crate::timestamp::Timestamp;
@@ -19,15 +19,16 @@ use halloo_protocol::sip::registrar::Binding;
 use halloo_protocol::sip::uri::address_of_user;
 
 impl Edge {
-    pub(super) async fn handle_command(&mut self, command: SipCommand) {
+    pub(super) fn handle_command(&mut self, command: SipCommand) {
         match command {
             SipCommand::Add { options, reply } => self.add(options, reply),
             SipCommand::List(reply) => reply.send(Ok(self.list())),
             SipCommand::Trunks(reply) => reply.send(Ok(self.trunks.list())),
-            SipCommand::Remove { account, reply } => {
-                let removed = self.remove(&account).await;
-                reply.send(removed);
-            }
+            SipCommand::Remove { account, reply } => match self.remove(&account) {
+                // Its node takes leave of the network meanwhile: the other accounts' phones needn't wait for that.
+                Ok(removed) => drop(tokio::spawn(end(removed, self.accounts.clone(), reply))),
+                Err(error) => reply.send(Err(error)),
+            },
             SipCommand::Password { account, reply } => {
                 let credentials = self.new_password(&account);
                 reply.send(credentials);
@@ -134,7 +135,7 @@ impl Edge {
         if named.next().is_some() { Err(unknown()) } else { Ok(found) }
     }
 
-    pub(super) async fn remove(&mut self, account: &str) -> Result<SipAccountRemoved, SipError> {
+    fn remove(&mut self, account: &str) -> Result<Account, SipError> {
         let name = self.known(account)?;
         let Some(running) = self.running.remove(&name) else { return Err(SipError::Unknown { account: name }) };
         self.accounts.save(self.running.values().map(|running| &running.account.record))?;
@@ -144,9 +145,7 @@ impl Edge {
         if self.trunks.is_gateway(&name) {
             self.trunks.close_books();
         }
-        let _ = tokio::time::timeout(Duration::from_secs(3), running.account.node.shutdown()).await;
-        self.accounts.remove(&running.account.record);
-        Ok(SipAccountRemoved { account: name, peer_id: running.account.peer_id })
+        Ok(running.account)
     }
 
     pub(super) fn new_password(&mut self, account: &str) -> Result<SipCredentials, SipError> {
@@ -191,4 +190,12 @@ impl Edge {
         });
         SipAccountList { servers: self.servers(), accounts: accounts.collect(), banned: self.guard.banned(Instant::now()) }
     }
+}
+
+/// An account that was removed ends, and what it had on disk is deleted.
+async fn end(removed: Account, accounts: Accounts, reply: Reply<SipAccountRemoved, SipError>) {
+    // One that has ended by itself is where it should be.
+    let _ = tokio::time::timeout(Duration::from_secs(3), removed.node.shutdown()).await;
+    accounts.remove(&removed.record);
+    reply.send(Ok(SipAccountRemoved { account: removed.record.account, peer_id: removed.peer_id }));
 }

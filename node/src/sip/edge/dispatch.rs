@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use halloo_protocol::simple::info;
 use halloo_protocol::sip::digest::Denied;
+use halloo_protocol::sip::gruu::{self, PhoneMark};
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::status::reason_of;
 use halloo_protocol::sip::transaction::Flow;
-use halloo_protocol::sip::uri::{NameAddr, user_of_address};
+use halloo_protocol::sip::uri::{NameAddr, SipUri, address_of_user, user_of_address};
 
 use super::{Edge, unix};
 use crate::sip::accounts::Record;
@@ -107,6 +108,7 @@ impl Edge {
             self.answer(&message, 403, "From names somebody else", flow, |_| {});
             return;
         }
+        let message = self.to_its_user(message);
         match message.method() {
             "REGISTER" => self.register(&message, flow, &account),
             "INVITE" if message.to_tag().is_none() => self.begin_call(message, flow, account, now),
@@ -114,7 +116,7 @@ impl Edge {
                 answer.add("allow", ALLOW);
                 answer.add("accept", "application/sdp, application/pidf+xml, text/plain, application/im-iscomposing+xml");
                 answer.add("allow-events", "presence, refer");
-                answer.add("supported", "timer, gruu, outbound, eventlist, 100rel");
+                answer.add("supported", "timer, gruu, outbound, eventlist, 100rel, replaces");
             }),
             "SUBSCRIBE" | "PUBLISH" => self.at_desk(message, flow, account, now),
             "MESSAGE" | "INFO" if message.to_tag().is_none() || is_profile(&message) => self.at_desk(message, flow, account, now),
@@ -123,6 +125,29 @@ impl Edge {
             }
             _ => self.answer(&message, 501, reason_of(501), flow, |answer| answer.add("allow", ALLOW)),
         }
+    }
+
+    /// A call or a message to a temporary address of a phone that is registered here is for its user. What is none is for the overlay to refuse, as any name
+    /// that nobody has.
+    fn to_its_user(&self, mut message: Message) -> Message {
+        if !matches!(message.method(), "INVITE" | "MESSAGE") {
+            return message;
+        }
+        let uri = SipUri::parse(message.request_uri()).ok();
+        let named = uri.and_then(|uri| uri.user).filter(|user| user.starts_with(gruu::PREFIX));
+        let Some(user) = named.and_then(|user| self.user_of_gruu(&user)) else { return message };
+        message.set_request_uri(&address_of_user(user));
+        message
+    }
+
+    /// Whose temporary address it is, as long as the phone that it was given to is registered.
+    fn user_of_gruu(&self, user: &str) -> Option<&str> {
+        self.running.iter().find_map(|(account, running)| {
+            let phone = running.account.record.gruu_key().open(user)?;
+            let bindings = self.registrar.bindings(account, unix());
+            let is_it = |instance: &str| PhoneMark::of(instance) == phone;
+            bindings.iter().any(|binding| binding.instance.as_deref().is_some_and(is_it)).then_some(account.as_str())
+        })
     }
 
     /// Presence, messages and the INFO profile: to the account's desk.
@@ -172,9 +197,9 @@ pub(super) fn unsupported(message: &Message) -> Option<(u16, &'static str)> {
 
 /// Extensions that a request requires and the edge doesn't have.
 pub(super) fn required(message: &Message) -> Vec<String> {
-    const KNOWN: [&str; 5] = ["timer", "outbound", "gruu", "eventlist", "100rel"];
+    const KNOWN: [&str; 6] = ["timer", "outbound", "gruu", "eventlist", "replaces", "100rel"];
     // The first answer that is acknowledged would have to offer something (RFC 3262 section 5), before anybody has said in what it can be.
-    let known = if message.method() == "INVITE" && message.body.is_empty() { &KNOWN[..4] } else { &KNOWN };
+    let known = if message.method() == "INVITE" && message.body.is_empty() { &KNOWN[..5] } else { &KNOWN };
     let listed = message.list("require").into_iter().chain(message.list("proxy-require"));
     listed.filter(|option| !known.iter().any(|known| known.eq_ignore_ascii_case(option))).map(str::to_owned).collect()
 }

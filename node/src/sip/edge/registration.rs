@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use halloo_protocol::sip::gruu::PhoneMark;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::push::PushWish;
 use halloo_protocol::sip::registrar::{EXPIRES_SECS_MIN, FLOW_TIMER_SECS, RegisterError, Registrar};
@@ -81,7 +82,12 @@ impl Edge {
         let mut answer = Message::answer(message, 200, "OK", Some(&token()));
         let is_outbound = self.registrar.bindings(account, now).iter().any(|binding| binding.flow == flow && binding.is_outbound);
         if let Ok(aor) = SipUri::parse(&address_of_user(account)) {
-            for contact in self.registrar.contacts(account, &aor, message.lists("supported", "gruu"), now) {
+            let key = self.running.get(account).map(|running| running.account.record.gruu_key());
+            let temporary =
+                |instance: &str| key.as_ref().map(|key| key.seal(PhoneMark::of(instance), rand::random())).unwrap_or_default();
+            let wanted: Option<&dyn Fn(&str) -> String> =
+                if message.lists("supported", "gruu") { Some(&temporary) } else { None };
+            for contact in self.registrar.contacts(account, &aor, wanted, now) {
                 answer.add("contact", contact);
             }
         }

@@ -8,7 +8,7 @@ use halloo_protocol::phone::leg::{Dropped, Incoming, PhoneStream, ToPhone};
 use halloo_protocol::phone::negotiation::Agreed;
 use halloo_protocol::phone::rtp::{NtpTime, PACKET_BYTES_MAX};
 use tokio::net::UdpSocket;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep_until;
 
 use super::{AudioEvent, AudioPort, LegEvent, LegStats, PassedStats};
@@ -30,6 +30,8 @@ pub(super) enum Wish {
     Configure(Box<Agreed>),
     /// This is the call's audio.
     Bridge(Box<AudioPort>),
+    /// Give the call's audio back.
+    Release(oneshot::Sender<AudioPort>),
     /// Take leave.
     Close,
 }
@@ -53,6 +55,8 @@ pub(super) struct Bridge {
     reports: UdpSocket,
     stream: PhoneStream,
     port: Option<AudioPort>,
+    /// The call at the port is over; what it has measured counts.
+    is_port_over: bool,
     events: mpsc::Sender<LegEvent>,
     stats: watch::Sender<LegStats>,
     /// Packets to the phone take so long.
@@ -83,6 +87,7 @@ impl Bridge {
             reports,
             stream: PhoneStream::new(rng),
             port: None,
+            is_port_over: false,
             events,
             stats,
             to_phone: Delays::default(),
@@ -111,8 +116,8 @@ impl Bridge {
                 Wakeup::Overlay(Some(AudioEvent::Early(agreed))) => self.tell(LegEvent::Early(agreed)),
                 Wakeup::Overlay(Some(AudioEvent::Connected)) => self.tell(LegEvent::Connected),
                 Wakeup::Overlay(Some(AudioEvent::Ended) | None) => {
+                    self.is_port_over = true;
                     self.tell(LegEvent::Ended);
-                    break;
                 }
                 Wakeup::Media(Ok((length, source))) => {
                     let datagram = buffers.media.get_mut(..length).unwrap_or_default();
@@ -141,7 +146,7 @@ impl Bridge {
             biased;
             wish = wishes.recv() => Wakeup::Wish(wish),
             () = sleep_until(wake_at.into()) => Wakeup::Time,
-            event = next_of(&mut self.port) => Wakeup::Overlay(event),
+            event = next_of(self.port.as_mut().filter(|_| !self.is_port_over)) => Wakeup::Overlay(event),
             received = self.media.recv_from(&mut buffers.media) => Wakeup::Media(received),
             received = self.reports.recv_from(&mut buffers.reports) => Wakeup::Reports(received),
         }
@@ -157,7 +162,12 @@ impl Bridge {
                 // A phone that goes on after a hold has its time anew.
                 (self.heard_phone_at, self.is_silence_told) = (now, false);
             }
-            Wish::Bridge(port) => self.port = Some(*port),
+            Wish::Bridge(port) => (self.port, self.is_port_over) = (Some(*port), false),
+            Wish::Release(sender) => {
+                if let Some(Err(port)) = self.port.take().map(|port| sender.send(port)) {
+                    self.port = Some(port);
+                }
+            }
             Wish::Close => {}
         }
     }
@@ -266,7 +276,7 @@ impl Bridge {
 }
 
 /// The overlay's next event; never, without a port. Safe to drop.
-async fn next_of(port: &mut Option<AudioPort>) -> Option<AudioEvent> {
+async fn next_of(port: Option<&mut AudioPort>) -> Option<AudioEvent> {
     match port {
         Some(port) => port.next().await,
         None => std::future::pending().await,

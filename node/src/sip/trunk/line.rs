@@ -4,13 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use halloo_protocol::sip::client::{ClientAuth, Registration, Standing};
+use halloo_protocol::sip::client::{AuthError, ClientAuth, Registration, Standing};
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::transaction::{Flow, Transport};
 use halloo_protocol::sip::uri::escape_user;
 use rustls::pki_types::ServerName;
 use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::config::{TrunkConfig, TrunkTransport};
@@ -22,6 +23,9 @@ use crate::sip::wire::Wire;
 
 /// How long a provider may take to answer a REGISTER.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// How long it may take to say goodbye to a provider when the node ends, which waits for it.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 
 /// How often an address translator is reminded of the flow: half of the 60 s after which the hastier ones forget it.
 const PING_EVERY: Duration = Duration::from_secs(25);
@@ -193,12 +197,22 @@ impl Line {
     }
 }
 
-/// Keeps a trunk usable, for ever.
-pub(super) async fn keep(line: Arc<Line>, wire: Wire, connector: Connector, own: Node) {
+/// Keeps a trunk usable until it is to be left; says goodbye then.
+pub(super) async fn keep(line: Arc<Line>, wire: Wire, connector: Connector, own: Node, leave: CancellationToken) {
     let mut registrar = Registrar::new(&line);
+    tokio::select! {
+        () = leave.cancelled() => {}
+        () = keep_up(&mut registrar, &line, &wire, &connector, &own) => {}
+    }
+    // A provider that doesn't answer sees the registration end by itself.
+    let _ = tokio::time::timeout(LEAVE_MAX, registrar.leave(&line, &wire)).await;
+}
+
+/// Keeps it usable, for ever.
+async fn keep_up(registrar: &mut Registrar, line: &Line, wire: &Wire, connector: &Connector, own: &Node) {
     loop {
-        let pause = registrar.turn(&line, &wire, &connector).await;
-        tell(&line, registrar.registration.standing(), &own);
+        let pause = registrar.turn(line, wire, connector).await;
+        tell(line, registrar.registration.standing(), own);
         let until = tokio::time::Instant::now() + pause;
         loop {
             let ping_at = tokio::time::Instant::now() + PING_EVERY;
@@ -230,6 +244,12 @@ fn tell(line: &Line, standing: &Standing, own: &Node) {
         Standing::Registered => info!(trunk = line.name, "a trunk to the telephone network is ready"),
         Standing::Trying => {}
     }
+}
+
+/// Why a REGISTER has come to nothing.
+enum Unregistered {
+    NoAnswer,
+    Denied(AuthError),
 }
 
 /// The registration's own dialogue with the server.
@@ -266,26 +286,43 @@ impl Registrar {
             return self.registration.unreachable("the connection is gone");
         };
         let contact = contact(&line.config.username, local, flow);
-        // Two tries with credentials: the second where the nonce was over.
-        for _ in 0..3 {
-            let mut request = self.request(line, &contact);
-            let has_credentials = self.auth.authorize(&mut request, &token());
-            let answer = match wire.ask(request, flow, ANSWER_MAX).await {
-                Ok(answer) => answer,
-                Err(_no_answer) => return self.registration.unreachable("the server doesn't answer"),
-            };
-            debug!(trunk = line.name, status = answer.status(), "registering");
-            if !matches!(answer.status(), 401 | 407) {
-                return self.registration.answered(&answer, &local.to_string());
-            }
-            if let Err(error) = self.auth.challenged(&answer, has_credentials) {
-                return self.registration.denied(error);
-            }
+        match self.ask(line, wire, flow, &contact, self.registration.secs()).await {
+            Ok(answer) => self.registration.answered(&answer, &local.to_string()),
+            Err(Unregistered::NoAnswer) => self.registration.unreachable("the server doesn't answer"),
+            Err(Unregistered::Denied(error)) => self.registration.denied(error),
         }
-        self.registration.denied(halloo_protocol::sip::client::AuthError::Wrong)
     }
 
-    fn request(&mut self, line: &Line, contact: &str) -> Message {
+    /// Takes the registration back, if there is one: calls to the numbers needn't ring in vain until it ends.
+    async fn leave(&mut self, line: &Line, wire: &Wire) {
+        let Some(flow) = line.flow().filter(|_| line.config.register) else { return };
+        if *self.registration.standing() != Standing::Registered {
+            return;
+        }
+        let Some(local) = wire.local(flow).await else { return };
+        let contact = contact(&line.config.username, local, flow);
+        if self.ask(line, wire, flow, &contact, 0).await.is_err() {
+            debug!(trunk = line.name, "a provider doesn't take leave");
+        }
+    }
+
+    /// A REGISTER for so many seconds, and the answer that asks for no credentials any more.
+    async fn ask(&mut self, line: &Line, wire: &Wire, flow: Flow, contact: &str, secs: u32) -> Result<Message, Unregistered> {
+        // Two tries with credentials: the second where the nonce was over.
+        for _ in 0..3 {
+            let mut request = self.request(line, contact, secs);
+            let has_credentials = self.auth.authorize(&mut request, &token());
+            let answer = wire.ask(request, flow, ANSWER_MAX).await.map_err(|_no_answer| Unregistered::NoAnswer)?;
+            debug!(trunk = line.name, status = answer.status(), secs, "registering");
+            if !matches!(answer.status(), 401 | 407) {
+                return Ok(answer);
+            }
+            self.auth.challenged(&answer, has_credentials).map_err(Unregistered::Denied)?;
+        }
+        Err(Unregistered::Denied(AuthError::Wrong))
+    }
+
+    fn request(&mut self, line: &Line, contact: &str, secs: u32) -> Message {
         self.cseq += 1;
         let own = line.address_of(&line.config.username);
         let mut request = Message::request("REGISTER", &format!("sip:{}", own.rsplit('@').next().unwrap_or_default()));
@@ -295,7 +332,7 @@ impl Registrar {
         request.add("call-id", self.call_id.as_str());
         request.add("cseq", format!("{} REGISTER", self.cseq));
         request.add("contact", contact);
-        request.add("expires", self.registration.secs().to_string());
+        request.add("expires", secs.to_string());
         request.add("user-agent", USER_AGENT);
         request
     }

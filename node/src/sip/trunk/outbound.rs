@@ -67,7 +67,7 @@ enum Turn {
 
 /// Places a call, to its end.
 pub(in crate::sip) async fn place(call: Call, number: &str, trunks: Trunks, wire: Wire, media: PhoneMedia) {
-    let placing = Placing { events: call.node.subscribe(), call, trunks: trunks.0, wire, media };
+    let placing = Placing { events: call.node.subscribe(), call, trunks: trunks.0, wire, media, heard: None };
     placing.run(number).await;
 }
 
@@ -77,6 +77,8 @@ struct Placing {
     wire: Wire,
     media: PhoneMedia,
     events: EventStream,
+    /// The caller hears the telephone network already, in this codec.
+    heard: Option<AudioCodec>,
 }
 
 impl Placing {
@@ -123,6 +125,10 @@ impl Placing {
             Ok(attempt) => attempt.run(self, line, spending).await,
             Err(why) => Turn::Next(why),
         };
+        if matches!(turn, Turn::Next(_)) && self.heard.take().is_some() {
+            // The caller may have given up.
+            let _ = self.call.node.calls().speak_early(&self.call.call_id, None).await;
+        }
         if let (Turn::Next(_), Some(spending), Some(day)) = (&turn, spending, booked) {
             self.trunks.books.release_call(&spending, day);
         }
@@ -239,7 +245,7 @@ impl Attempt {
             };
             silent_until = None;
             match response.status() {
-                ..200 => {}
+                ..200 => self.hear(placing, &response).await,
                 200..300 => return self.answered(response, placing, line, spending).await,
                 401 | 407 => {
                     if let Err(error) = self.auth.challenged(&response, has_credentials) {
@@ -262,6 +268,28 @@ impl Attempt {
                 }
             }
         }
+    }
+
+    /// The network says something while it rings, or why it won't: the caller hears it. Nothing of the caller's leaves before the answer.
+    async fn hear(&mut self, placing: &mut Placing, response: &Message) {
+        if response.status() == 100 || response.body.is_empty() {
+            return;
+        }
+        let codec = match self.leg.take_early_answer(&response.body) {
+            Ok(codec) => codec,
+            Err(refusal) => return debug!(%refusal, "a provider isn't heard while it rings"),
+        };
+        if placing.heard.is_some() {
+            return;
+        }
+        let (calls, call_id) = (placing.call.node.calls(), &placing.call.call_id);
+        if let Err(error) = calls.speak_early(call_id, Some(codec)).await {
+            return debug!(%error, "a provider isn't heard while it rings");
+        }
+        if let Ok(port) = calls.audio(call_id).await {
+            self.leg.bridge(port);
+        }
+        placing.heard = Some(codec);
     }
 
     /// Takes the INVITE back; what still comes of it is seen to beside.
@@ -317,6 +345,10 @@ impl Attempt {
             awaits_answer: false,
             may_transfer: false,
             transfer: None,
+            account: placing.call.account.clone(),
+            media: placing.media.clone(),
+            conference: None,
+            legs: Vec::new(),
         };
         tokio::select! {
             () = session.run() => {}
@@ -327,15 +359,25 @@ impl Attempt {
 
     /// Joins the telephone and the caller.
     async fn connect(&mut self, placing: &Placing, response: &Message) -> Result<(), Reason> {
-        let codec = self.leg.take_answer(&response.body).map_err(|refusal| {
-            debug!(%refusal, "the provider's answer can't be used");
-            Reason::MEDIA_FAILED
-        })?;
+        let codec = match (response.body.is_empty(), self.leg.agreed()) {
+            // It has said all while it rang.
+            (true, Some(agreed)) => agreed.codec,
+            _ => self.leg.take_answer(&response.body).map_err(|refusal| {
+                debug!(%refusal, "the provider's answer can't be used");
+                Reason::MEDIA_FAILED
+            })?,
+        };
+        let is_heard = placing.heard == Some(codec);
         let (calls, call_id) = (placing.call.node.calls(), &placing.call.call_id);
+        if placing.heard.is_some() && !is_heard {
+            calls.speak_early(call_id, None).await.map_err(|_| Reason::CANCELLED)?;
+        }
         let options = AnswerOptions { passthrough: vec![codec], ..AnswerOptions::default() };
         calls.answer(call_id, options).await.map_err(|_| Reason::CANCELLED)?;
-        let port = calls.audio(call_id).await.map_err(|_| Reason::CANCELLED)?;
-        self.leg.bridge(port);
+        if !is_heard {
+            let port = calls.audio(call_id).await.map_err(|_| Reason::CANCELLED)?;
+            self.leg.bridge(port);
+        }
         Ok(())
     }
 }

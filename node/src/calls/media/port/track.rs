@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use halloo_protocol::phone::continuity::Continuity;
+use halloo_protocol::phone::keys::KeyPacket;
 use str0m::rtp::RtpPacket;
 use tokio::sync::mpsc;
 
@@ -23,6 +24,22 @@ pub(in super::super) struct AudioTrack {
     inbound: Continuity,
     /// Packets of the other end's that the port didn't take.
     dropped: u64,
+    /// The newest packet that was sent: its number among the port's own, its number and time as sent, and when.
+    sent: Sent,
+    /// Packets that were put in between, of keys pressed here.
+    put_in: u64,
+    /// The port's packets up to this number are too late: another was put in after them.
+    late_until: Option<u64>,
+    /// The time of the key that is down.
+    key_at: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    own: u64,
+    sequence: u64,
+    timestamp: u64,
+    at: Option<Instant>,
 }
 
 impl AudioTrack {
@@ -38,6 +55,10 @@ impl AudioTrack {
             outbound: Continuity::new(clock),
             inbound: Continuity::new(clock),
             dropped: 0,
+            sent: Sent { own: 0, sequence: 0, timestamp: 0, at: None },
+            put_in: 0,
+            late_until: None,
+            key_at: 0,
         }
     }
 
@@ -110,12 +131,46 @@ impl AudioTrack {
         // Numbers that large are nobody's; what is made of them is another stream.
         let (sequence, timestamp) = (packet.sequence.min(1 << 44).cast_signed(), packet.timestamp.min(1 << 44).cast_signed());
         let place = self.outbound.place_extended(0, sequence, timestamp, now);
+        if self.late_until.is_some_and(|until| place.sequence <= until) {
+            return Ok(());
+        }
         let marker = packet.marker || place.is_new && packet.format == AudioFormat::Audio;
-        // RTP's clock runs over, and is meant to.
         let arrived = packet.arrived;
-        transport.pass_audio(AudioPacket { marker, ..packet }, (place.sequence, place.timestamp as u32), now)?;
+        let number = place.sequence + self.put_in;
+        if self.sent.at.is_none() || number > self.sent.sequence {
+            self.sent = Sent { own: place.sequence, sequence: number, timestamp: place.timestamp, at: Some(now) };
+        }
+        // RTP's clock runs over, and is meant to.
+        transport.pass_audio(AudioPacket { marker, ..packet }, (number, place.timestamp as u32), now)?;
         self.link.delays().count(arrived.elapsed());
         Ok(())
+    }
+
+    /// Puts a packet of a key that is pressed here between those of the port. Before the port has sent any there is no stream to put it in.
+    pub(in super::super) fn press(
+        &mut self,
+        packet: KeyPacket,
+        transport: &mut Transport,
+        now: Instant,
+    ) -> Result<(), MediaError> {
+        let Sent { own, sequence, timestamp, at: Some(at) } = self.sent else { return Ok(()) };
+        let clock_hz = u64::from(self.line.codec.clock_hz());
+        if packet.is_first {
+            let elapsed = u64::try_from(now.saturating_duration_since(at).as_millis()).unwrap_or_default();
+            self.key_at = timestamp + elapsed * clock_hz / 1_000;
+        }
+        self.put_in += 1;
+        self.late_until = Some(own);
+        self.sent.sequence = sequence + 1;
+        let passed = AudioPacket {
+            format: AudioFormat::TelephoneEvent,
+            sequence: sequence + 1,
+            timestamp: self.key_at,
+            marker: packet.is_first,
+            payload: Arc::from(packet.payload),
+            arrived: now,
+        };
+        transport.pass_audio(passed, (sequence + 1, self.key_at as u32), now)
     }
 
     /// A packet of the other end's, once the call is answered.

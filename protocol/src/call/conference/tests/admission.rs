@@ -227,3 +227,21 @@ fn both_ends_of_a_call_mean_the_same_conference_and_no_other_call_does() {
     assert_ne!(id, ConferenceId::of_call(&LEG, &bob, &alice));
     assert_ne!(id, ConferenceId::of_call(&CallId([9; 16]), &alice, &bob));
 }
+
+#[test]
+fn two_who_are_connected_have_each_other_once_both_say_so() {
+    let (mut end, carol, second) = (Bob::new(), person(3), CallId([3; 16]));
+    let (alice, ends) = (end.alice.clone(), [end.alice.participant.device, carol.participant.device]);
+    let have =
+        |end: &Bob| (end.conference.have_each_other(&ends[0], &ends[1]), end.conference.have_each_other(&ends[1], &ends[0]));
+    end.conference.leg_up(&carol.participant, second, end.at(2));
+    assert_eq!(have(&end), (false, false), "bob has both, and neither has said anything");
+    let of_alice = end.attendance(&alice, LEG, 1, &[(&carol, START)]);
+    assert_eq!(end.conference.handle_attendance(&of_alice, end.at(3)), AttendanceStatus::Taken);
+    assert_eq!(have(&end), (false, false), "alice alone says so");
+    let of_carol = end.attendance(&carol, second, 1, &[(&alice, START)]);
+    assert_eq!(end.conference.handle_attendance(&of_carol, end.at(3)), AttendanceStatus::Taken);
+    assert_eq!(have(&end), (true, true));
+    end.conference.leg_failed(&ends[1], Some(second), LegEnd::Left, end.at(4));
+    assert_eq!(have(&end), (false, false), "carol is gone");
+}

@@ -1,0 +1,247 @@
+//! Accounts in other systems that are linked: whoever is a contact there can call here.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use halloo_protocol::identity::UserId;
+use halloo_protocol::key::IdentityKey;
+use halloo_protocol::linked::{LinkedId, LinkedIdError, LinkedPart, System};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::problem::{Fault, NodeError, ProblemKind};
+use super::{Command, Node, Reply};
+use crate::timestamp::Timestamp;
+
+/// Linked accounts; from [`Node::links`].
+#[derive(Clone, Copy, Debug)]
+pub struct Links<'a>(pub(super) &'a Node);
+
+/// An account to link. The password is kept on this device, sealed, for the node stays logged in.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinkOptions {
+    /// Which system: `xmpp`.
+    pub system: String,
+    /// The address there: `alice@example.org`.
+    pub address: String,
+    /// The password.
+    pub password: String,
+    /// Where its server is, `HOST:PORT`. Without: the domain of the address, port 5222.
+    #[serde(default)]
+    pub server: Option<String>,
+    /// A file on the node's machine with certificates that are trusted beside the usual ones; an absolute path.
+    #[serde(default)]
+    pub roots: Option<PathBuf>,
+    /// Without TLS; for a server on the node's own machine alone.
+    #[serde(default)]
+    pub plain: bool,
+}
+
+impl fmt::Debug for LinkOptions {
+    /// Leaves out what is secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkOptions").field("system", &self.system).field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+impl LinkOptions {
+    pub(crate) fn id(&self) -> Result<LinkedId, LinkedIdError> {
+        LinkedId::new(System::parse(&self.system).ok_or(LinkedIdError::System)?, &self.address)
+    }
+}
+
+/// How an account stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum LinkState {
+    /// Being connected.
+    Connecting,
+    /// Connected: calls are judged by what its system says now.
+    Connected,
+    /// Not connected; tried again.
+    Failed,
+}
+
+/// A contact in a linked system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkedContactView {
+    /// Who they are there: `xmpp:bob@example.org`. `halloo call` takes it.
+    pub id: String,
+    /// The name that the contact list there has for them.
+    pub name: Option<String>,
+    /// Who they are here, `name@authority`, by what they show there; absent if they show nothing that holds.
+    pub username: Option<String>,
+    /// When that was looked at last.
+    pub seen_at: Option<Timestamp>,
+}
+
+/// A linked account.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkedAccount {
+    /// The account: `xmpp:alice@example.org`.
+    pub account: String,
+    /// How it stands.
+    pub state: LinkState,
+    /// Why it isn't connected.
+    pub reason: Option<String>,
+    /// Until when contacts there are shown who this user is here; it is renewed by itself.
+    pub shown_until: Option<Timestamp>,
+    /// Its contact list.
+    pub contacts: Vec<LinkedContactView>,
+}
+
+/// All linked accounts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkList {
+    /// The accounts.
+    pub accounts: Vec<LinkedAccount>,
+}
+
+/// An account isn't linked any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkRemoved {
+    /// The account.
+    pub account: String,
+    /// Whether its place says so too. If it couldn't be reached, others go on seeing what it shows, at most until it ends.
+    pub is_taken_back: bool,
+}
+
+/// Somebody in a linked system, with whom a call is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkedPeer {
+    /// Who they are there: `xmpp:bob@example.org`.
+    pub id: String,
+    /// The name that the contact list there has for them.
+    pub name: Option<String>,
+}
+
+/// Whom an identity in a linked system stands for, and what the invite says of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkedCallee {
+    /// The user.
+    pub user: UserId,
+    /// Their identity key: nobody else is called under that name.
+    pub identity: IdentityKey,
+    /// The name in the contact list.
+    pub name: Option<String>,
+    /// What the invite says.
+    pub part: LinkedPart,
+}
+
+impl LinkedCallee {
+    pub(crate) fn peer(&self) -> LinkedPeer {
+        LinkedPeer { id: self.part.callee.to_string(), name: self.name.clone() }
+    }
+}
+
+/// Why an account isn't linked, or unlinked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// The node can't do it now.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// It is no address of a system that can be linked.
+    #[error(transparent)]
+    Id(#[from] LinkedIdError),
+    /// Something else that was given can't be used.
+    #[error("{reason}")]
+    Options {
+        /// What, and why.
+        reason: String,
+    },
+    /// It is linked already.
+    #[error("{account} is linked already")]
+    Known {
+        /// The account.
+        account: String,
+    },
+    /// It isn't linked.
+    #[error("{account} isn't linked: halloo link list")]
+    Unknown {
+        /// The account.
+        account: String,
+    },
+    /// It is being linked or unlinked.
+    #[error("{account} is being linked or unlinked")]
+    Busy {
+        /// The account.
+        account: String,
+    },
+    /// Its system didn't let it be linked.
+    #[error("{account} isn't linked: {reason}")]
+    Failed {
+        /// The account.
+        account: String,
+        /// Why.
+        reason: String,
+    },
+    /// An association is signed by the identity key, which is elsewhere.
+    #[error("this device doesn't have the identity key: link the account on the one that has")]
+    NoIdentityKey,
+}
+
+impl Fault for LinkError {
+    fn kind(&self) -> ProblemKind {
+        match self {
+            Self::Node(error) => error.kind(),
+            Self::Id(_) | Self::Options { .. } => ProblemKind::InvalidRequest,
+            Self::Known { .. } | Self::Busy { .. } | Self::NoIdentityKey => ProblemKind::Conflict,
+            Self::Unknown { .. } => ProblemKind::NotFound,
+            Self::Failed { .. } => ProblemKind::Refused,
+        }
+    }
+}
+
+/// What the event loop can be asked about linked accounts.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "each variant is documented at the handle method that sends it")]
+pub enum LinkedCommand {
+    /// [`Links::add`]
+    Add { options: Box<LinkOptions>, reply: Reply<LinkedAccount, LinkError> },
+    /// [`Links::list`]
+    List(Reply<LinkList, LinkError>),
+    /// [`Links::remove`]
+    Remove { account: String, reply: Reply<LinkRemoved, LinkError> },
+}
+
+impl LinkedCommand {
+    /// Refuses it, whatever it is.
+    pub(crate) fn refuse(self, error: NodeError) {
+        match self {
+            Self::Add { reply, .. } => reply.send(Err(error.into())),
+            Self::List(reply) => reply.send(Err(error.into())),
+            Self::Remove { reply, .. } => reply.send(Err(error.into())),
+        }
+    }
+}
+
+impl Links<'_> {
+    /// Links an account: logs in, and shows its contacts there who this user is here. Answered once that is done.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn add(&self, options: LinkOptions) -> Result<LinkedAccount, LinkError> {
+        let options = Box::new(options);
+        self.0.ask(|reply| Command::Linked(LinkedCommand::Add { options, reply })).await
+    }
+
+    /// The linked accounts, and who is in their contact lists.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn list(&self) -> Result<LinkList, LinkError> {
+        self.0.ask(|reply| Command::Linked(LinkedCommand::List(reply))).await
+    }
+
+    /// Unlinks an account (`xmpp:alice@example.org`): takes back what is shown there, and forgets the password.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn remove(&self, account: &str) -> Result<LinkRemoved, LinkError> {
+        let account = account.to_owned();
+        self.0.ask(|reply| Command::Linked(LinkedCommand::Remove { account, reply })).await
+    }
+}

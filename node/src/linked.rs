@@ -1,0 +1,399 @@
+//! Linked systems: this user's accounts elsewhere, whose contacts can call here (`protocol/src/linked/` decides).
+//!
+//! 1. *Linking* ([`commands`]): a task ([`system`]) logs in to the account, then what this user says under their identity key is shown at its place.
+//! 2. *Following*: the task tells of the contact list and its changes; every contact's place is looked at once a list is known, and now and then.
+//! 3. *Calling* and *being called* ([`calls`]): by what was seen, and by a look at the place where that is old.
+//!
+//! Accounts and sightings are in the database, passwords sealed ([`secret`]). Contact lists aren't: they are the other system's to tell.
+
+mod calls;
+mod commands;
+mod secret;
+mod system;
+mod xmpp;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bincode::{Decode, Encode};
+use halloo_protocol::linked::{Association, AssociationParams, ContactLists, KnownAssociations, LinkedId, ProofMethod, Sighting};
+use halloo_protocol::time::Now;
+use halloo_protocol::wire::Signed;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+pub(crate) use self::system::ListChange;
+use self::system::{Order, Run};
+use crate::event_loop::EventLoop;
+use crate::handle::Event;
+use crate::store::StoreError;
+
+/// Linked accounts of one user.
+const ACCOUNTS_MAX: usize = 8;
+
+/// Contacts taken of one account.
+const CONTACTS_MAX: usize = 5_000;
+
+/// Orders that may wait for an account's task; one more isn't carried out.
+const ORDERS_MAX: usize = 64;
+
+/// Sightings of associations kept; the oldest falls out.
+const SIGHTINGS_MAX: usize = 2_000;
+
+/// How often the places of all contacts are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(6 * 3_600);
+
+/// Looks under way at once of those that nobody waits for.
+const LOOKS_AT_ONCE: usize = 4;
+
+const ACCOUNTS: &str = "linked accounts";
+const SIGHTINGS: &str = "linked sightings";
+
+/// What an account's task tells.
+#[derive(Debug)]
+pub(crate) struct LinkedNews {
+    account: LinkedId,
+    number: u64,
+    what: News,
+}
+
+#[derive(Debug)]
+pub(crate) enum News {
+    /// Logged in: the contact list.
+    Connected(Vec<(LinkedId, Option<String>)>),
+    /// The contact list has changed.
+    Changed(ListChange),
+    /// The association stands at the own place, or doesn't.
+    Shown(Result<(), String>),
+    /// What somebody's place shows.
+    Seen { at: LinkedId, shown: Result<Option<Box<Signed<Association>>>, String> },
+    /// It isn't connected; it is tried again.
+    Trouble(String),
+}
+
+/// An account as it is kept.
+#[derive(Clone, Debug, Encode, Decode)]
+struct StoredAccount {
+    id: LinkedId,
+    server: Option<String>,
+    roots: Option<String>,
+    is_plain: bool,
+    /// The password, sealed.
+    secret: Vec<u8>,
+    /// What this user says of it; `None` until it was shown.
+    association: Option<Signed<Association>>,
+}
+
+/// An account, and the task that keeps it connected.
+#[derive(Debug)]
+struct Account {
+    stored: StoredAccount,
+    number: u64,
+    orders: mpsc::Sender<Order>,
+    is_connected: bool,
+    trouble: Option<String>,
+    /// What is being put at its place.
+    showing: Option<Signed<Association>>,
+    /// Who waits for the account to be linked, or unlinked.
+    asked: Option<commands::Asked>,
+    /// Contacts whose places are to be looked at.
+    to_look: Vec<LinkedId>,
+    looking: usize,
+    look_all_at: Option<Instant>,
+}
+
+/// All that is known of linked systems.
+#[derive(Debug, Default)]
+pub(crate) struct LinkedState {
+    accounts: BTreeMap<LinkedId, Account>,
+    lists: ContactLists,
+    known: KnownAssociations,
+    /// The serials said last in this run: what is said anew after it was taken back goes above, within one second too.
+    serials: BTreeMap<LinkedId, u64>,
+    /// Tasks started so far.
+    runs: u64,
+    calls: calls::Waiting,
+}
+
+// Start, and the tasks.
+impl EventLoop {
+    /// Reads what was linked and connects.
+    pub(crate) fn linked_start(&mut self) {
+        let read = self.store.read::<_, StoreError>(|view| {
+            let accounts: Vec<StoredAccount> = view.setting_value(ACCOUNTS)?.unwrap_or_default();
+            let sightings: Vec<(LinkedId, Sighting)> = view.setting_value(SIGHTINGS)?.unwrap_or_default();
+            Ok((accounts, sightings))
+        });
+        match read {
+            Ok((accounts, sightings)) => {
+                self.linked.known = sightings.into_iter().collect();
+                for stored in accounts {
+                    let id = stored.id.clone();
+                    if let Err(reason) = self.connect_account(stored, None) {
+                        warn!(account = %id, reason, "a linked account can't be used");
+                    }
+                }
+            }
+            Err(error) => warn!(%error, "linked accounts not read"),
+        }
+    }
+
+    /// Starts the task of an account.
+    fn connect_account(&mut self, stored: StoredAccount, asked: Option<commands::Asked>) -> Result<(), String> {
+        let password = secret::open(self.identity.device_key(), &stored.id, &stored.secret);
+        let params = xmpp::XmppParams {
+            account: stored.id.clone(),
+            server: stored.server.clone(),
+            roots: stored.roots.as_ref().map(Into::into),
+            is_plain: stored.is_plain,
+            password: password.ok_or("its password was sealed on another device: link it again")?,
+        };
+        let system = xmpp::XmppAccount::new(params)?;
+        self.linked.runs += 1;
+        let run = Run { account: stored.id.clone(), number: self.linked.runs };
+        let (orders, receiver) = mpsc::channel(ORDERS_MAX);
+        tokio::spawn(system::drive(system, run, receiver, self.internal_sender.clone()));
+        let account = Account {
+            number: self.linked.runs,
+            orders,
+            is_connected: false,
+            trouble: None,
+            showing: None,
+            asked,
+            to_look: Vec::new(),
+            looking: 0,
+            look_all_at: None,
+            stored,
+        };
+        self.linked.accounts.insert(account.stored.id.clone(), account);
+        Ok(())
+    }
+
+    fn keep_accounts(&self) {
+        let accounts = self.linked.accounts.values().filter(|account| account.stored.association.is_some());
+        let accounts: Vec<StoredAccount> = accounts.map(|account| account.stored.clone()).collect();
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(ACCOUNTS, &accounts)) {
+            warn!(%error, "linked accounts not written");
+        }
+    }
+
+    fn keep_sightings(&mut self) {
+        while self.linked.known.len() > SIGHTINGS_MAX {
+            let oldest = self.linked.known.iter().min_by_key(|(_, sighting)| sighting.read_at).map(|(id, _)| id.clone());
+            let Some(oldest) = oldest else { break };
+            self.linked.known.remove(&oldest);
+        }
+        let shown = self.linked.known.iter().filter(|(_, sighting)| sighting.association.is_some());
+        let shown: Vec<(LinkedId, Sighting)> = shown.map(|(id, sighting)| (id.clone(), sighting.clone())).collect();
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(SIGHTINGS, &shown)) {
+            warn!(%error, "what was seen in linked systems isn't written");
+        }
+    }
+
+    /// What the task of an account tells.
+    pub(crate) fn handle_linked(&mut self, news: LinkedNews) {
+        let LinkedNews { account: id, number, what } = news;
+        if self.linked.accounts.get(&id).is_none_or(|account| account.number != number) {
+            return;
+        }
+        match what {
+            News::Connected(list) => self.account_connected(&id, list),
+            News::Changed(change) => self.list_changed(&id, change),
+            News::Shown(shown) => self.association_shown(&id, shown),
+            News::Seen { at, shown } => self.place_seen(&id, at, shown),
+            News::Trouble(reason) => self.account_in_trouble(&id, reason),
+        }
+    }
+
+    fn account_connected(&mut self, id: &LinkedId, list: Vec<(LinkedId, Option<String>)>) {
+        info!(account = %id, contacts = list.len(), "linked account connected");
+        let list: BTreeMap<LinkedId, Option<String>> = list.into_iter().take(CONTACTS_MAX).collect();
+        if let Some(account) = self.linked.accounts.get_mut(id) {
+            (account.is_connected, account.trouble) = (true, None);
+            account.look_all_at = Some(Instant::now() + LOOK_EVERY);
+            account.to_look = list.keys().cloned().collect();
+            account.looking = 0;
+        }
+        self.linked.lists.insert(id.clone(), list);
+        self.show_own(id);
+        self.look_on(id);
+    }
+
+    fn list_changed(&mut self, id: &LinkedId, change: ListChange) {
+        let Some(list) = self.linked.lists.get_mut(id) else { return };
+        match change.name {
+            Some(name) => {
+                if list.len() < CONTACTS_MAX {
+                    list.insert(change.entry.clone(), name);
+                }
+                if let Some(account) = self.linked.accounts.get_mut(id) {
+                    account.to_look.push(change.entry);
+                }
+                self.look_on(id);
+            }
+            None => {
+                list.remove(&change.entry);
+                let is_elsewhere = self.linked.lists.values().any(|list| list.contains_key(&change.entry));
+                if !is_elsewhere && self.linked.known.remove(&change.entry).is_some() {
+                    self.keep_sightings();
+                }
+            }
+        }
+    }
+
+    fn account_in_trouble(&mut self, id: &LinkedId, reason: String) {
+        let Some(account) = self.linked.accounts.get_mut(id) else { return };
+        (account.is_connected, account.showing, account.looking) = (false, None, 0);
+        if let Some(asked) = account.asked.take() {
+            return self.account_failed(id, asked, reason);
+        }
+        let is_news = account.trouble.replace(reason.clone()).is_none();
+        if is_news {
+            let detail = format!("{id}: {reason}; it is tried again");
+            self.events.send(Event::Warning { code: "linked-account".into(), detail });
+        }
+    }
+}
+
+// The own association.
+impl EventLoop {
+    /// Puts at the account's place what this user says of it: what was said before, unless that is half over.
+    fn show_own(&mut self, id: &LinkedId) {
+        let now = self.now().unix;
+        let Some(account) = self.linked.accounts.get(id) else { return };
+        let before = account.stored.association.as_ref();
+        let user = self.identity.user_id();
+        let still = before.filter(|said| {
+            let said = said.unverified();
+            now < said.renew_at() && said.user == user && said.identity == self.identity.identity()
+        });
+        let association = match still {
+            Some(said) => Ok(said.clone()),
+            None => {
+                let said_before = self.linked.serials.get(id).copied().unwrap_or(0);
+                let last_serial = before.map_or(0, |said| said.unverified().serial).max(said_before);
+                let params = AssociationParams { user, linked: id.clone(), method: ProofMethod::OWN_ITEM, last_serial, now };
+                self.identity.associate(params, false)
+            }
+        };
+        match association {
+            Ok(association) => self.put_at_place(id, association),
+            Err(error) => {
+                let asked = self.linked.accounts.get_mut(id).and_then(|account| account.asked.take());
+                match asked {
+                    Some(asked) => self.account_failed(id, asked, error.to_string()),
+                    None => warn!(account = %id, %error, "the association isn't said anew"),
+                }
+            }
+        }
+    }
+
+    fn put_at_place(&mut self, id: &LinkedId, association: Signed<Association>) {
+        let Some(account) = self.linked.accounts.get_mut(id) else { return };
+        account.showing = Some(association.clone());
+        if account.orders.try_send(Order::Show(Box::new(association))).is_err() {
+            debug!(account = %id, "the association waits for the next connection");
+        }
+    }
+
+    fn association_shown(&mut self, id: &LinkedId, shown: Result<(), String>) {
+        let Some(account) = self.linked.accounts.get_mut(id) else { return };
+        let Some(association) = account.showing.take() else { return };
+        let asked = account.asked.take();
+        if let Err(reason) = shown {
+            match asked {
+                Some(asked) => self.account_failed(id, asked, reason),
+                None => warn!(account = %id, reason, "the association isn't shown"),
+            }
+            return;
+        }
+        self.linked.serials.insert(id.clone(), association.unverified().serial);
+        if association.unverified().is_revoked {
+            return self.account_unlinked(id, asked, true);
+        }
+        account.stored.association = Some(association);
+        self.keep_accounts();
+        if let Some(asked) = asked {
+            self.account_linked(id, asked);
+        }
+    }
+}
+
+// Others' places.
+impl EventLoop {
+    /// Looks at the next places that nobody waits for.
+    fn look_on(&mut self, id: &LinkedId) {
+        let Some(account) = self.linked.accounts.get_mut(id).filter(|account| account.is_connected) else { return };
+        while account.looking < LOOKS_AT_ONCE {
+            let Some(next) = account.to_look.pop() else { return };
+            if account.orders.try_send(Order::Look(next)).is_err() {
+                return;
+            }
+            account.looking += 1;
+        }
+    }
+
+    /// Looks at a place that somebody waits for. False if that can't be now.
+    fn look_at(&self, account: &LinkedId, place: &LinkedId) -> bool {
+        let account = self.linked.accounts.get(account).filter(|account| account.is_connected);
+        account.is_some_and(|account| account.orders.try_send(Order::Look(place.clone())).is_ok())
+    }
+
+    fn place_seen(&mut self, id: &LinkedId, at: LinkedId, shown: Result<Option<Box<Signed<Association>>>, String>) {
+        if let Some(account) = self.linked.accounts.get_mut(id) {
+            account.looking = account.looking.saturating_sub(1);
+        }
+        let is_in_list = self.linked.lists.get(id).is_some_and(|list| list.contains_key(&at));
+        if is_in_list {
+            match shown {
+                Ok(shown) => self.note_sighting(&at, shown.map(|shown| *shown)),
+                Err(reason) => debug!(account = %id, place = %at, reason, "not looked at"),
+            }
+        }
+        self.look_on(id);
+        self.linked_looked(&at);
+    }
+
+    fn note_sighting(&mut self, at: &LinkedId, shown: Option<Signed<Association>>) {
+        let now = self.now().unix;
+        let seen = match shown.map(|shown| Sighting::take(at, shown, now)) {
+            Some(Ok(seen)) => seen,
+            Some(Err(error)) => {
+                debug!(place = %at, %error, "what a contact shows isn't taken");
+                Sighting::nothing(now)
+            }
+            None => Sighting::nothing(now),
+        };
+        let before = self.linked.known.remove(at);
+        let is_worth_keeping = seen.association.is_some() || before.as_ref().is_some_and(|before| before.association.is_some());
+        let seen = seen.after(before.as_ref());
+        self.linked.known.insert(at.clone(), seen);
+        if is_worth_keeping {
+            self.keep_sightings();
+        }
+    }
+
+    pub(crate) fn linked_tick(&mut self, now: Now) {
+        let due: Vec<LinkedId> = self
+            .linked
+            .accounts
+            .iter()
+            .filter(|(_, account)| account.is_connected && account.look_all_at.is_some_and(|at| at <= now.instant))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in due {
+            let all: Vec<LinkedId> = self.linked.lists.get(&id).into_iter().flat_map(|list| list.keys().cloned()).collect();
+            let mut is_old = false;
+            if let Some(account) = self.linked.accounts.get_mut(&id) {
+                account.look_all_at = Some(now.instant + LOOK_EVERY);
+                account.to_look = all;
+                is_old = account.stored.association.as_ref().is_some_and(|said| now.unix >= said.unverified().renew_at());
+            }
+            if is_old {
+                self.show_own(&id);
+            }
+            self.look_on(&id);
+        }
+        self.linked_calls_tick(now);
+    }
+}

@@ -1,0 +1,181 @@
+//! Linking, unlinking, and what is linked.
+
+use halloo_protocol::linked::{AssociationParams, LinkedId, ProofMethod, System};
+use tracing::info;
+use zeroize::Zeroizing;
+
+use super::{ACCOUNTS_MAX, Account, StoredAccount, secret};
+use crate::event_loop::EventLoop;
+use crate::handle::Reply;
+use crate::handle::linked::{
+    LinkError, LinkList, LinkOptions, LinkRemoved, LinkState, LinkedAccount, LinkedCommand, LinkedContactView,
+};
+use crate::handle::problem::NodeError;
+use crate::key_file;
+use crate::timestamp::Timestamp;
+
+/// Longest password.
+const PASSWORD_BYTES_MAX: usize = 1_024;
+
+/// Who waits.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// For the account to be linked.
+    Add(Reply<LinkedAccount, LinkError>),
+    /// For it to be unlinked.
+    Remove(Reply<LinkRemoved, LinkError>),
+}
+
+impl EventLoop {
+    pub(crate) fn handle_linked_command(&mut self, command: LinkedCommand) {
+        match command {
+            LinkedCommand::Add { options, reply } => {
+                if let Err((error, reply)) = self.add_account(*options, reply) {
+                    reply.send(Err(error));
+                }
+            }
+            LinkedCommand::List(reply) => reply.send(Ok(self.linked_list())),
+            LinkedCommand::Remove { account, reply } => self.remove_account(&account, reply),
+        }
+    }
+
+    fn add_account(
+        &mut self,
+        options: LinkOptions,
+        reply: Reply<LinkedAccount, LinkError>,
+    ) -> Result<(), (LinkError, Reply<LinkedAccount, LinkError>)> {
+        match self.new_account(options) {
+            Ok(stored) => {
+                let id = stored.id.clone();
+                // The reply goes with the account, so its task is tried out first with none.
+                match self.connect_account(stored, None) {
+                    Ok(()) => {
+                        if let Some(account) = self.linked.accounts.get_mut(&id) {
+                            account.asked = Some(Asked::Add(reply));
+                        }
+                        Ok(())
+                    }
+                    Err(reason) => Err((LinkError::Options { reason }, reply)),
+                }
+            }
+            Err(error) => Err((error, reply)),
+        }
+    }
+
+    fn new_account(&self, options: LinkOptions) -> Result<StoredAccount, LinkError> {
+        if self.is_revoked() {
+            return Err(NodeError::Revoked.into());
+        }
+        let id = options.id()?;
+        if id.system() != System::Xmpp {
+            return Err(NodeError::Unsupported { what: "linking that system" }.into());
+        }
+        if self.linked.accounts.contains_key(&id) {
+            return Err(LinkError::Known { account: id.to_string() });
+        }
+        if self.linked.accounts.len() >= ACCOUNTS_MAX {
+            return Err(NodeError::LimitReached { what: "linked accounts", max: ACCOUNTS_MAX }.into());
+        }
+        if !self.identity.has_identity_key() {
+            return Err(LinkError::NoIdentityKey);
+        }
+        let password = Zeroizing::new(options.password);
+        if password.is_empty() || password.len() > PASSWORD_BYTES_MAX {
+            return Err(LinkError::Options { reason: format!("password: empty, or longer than {PASSWORD_BYTES_MAX} bytes") });
+        }
+        let internal = |detail: &str| LinkError::Node(NodeError::Internal { detail: detail.to_owned() });
+        let nonce = key_file::random_bytes().map_err(|error| internal(&error.to_string()))?;
+        let secret = secret::seal(self.identity.device_key(), &id, &password, nonce).ok_or_else(|| internal("not sealed"))?;
+        let roots = options.roots.map(|path| path.to_string_lossy().into_owned());
+        Ok(StoredAccount { id, server: options.server, roots, is_plain: options.plain, secret, association: None })
+    }
+
+    /// It can't be linked, or its place doesn't show that it isn't any more.
+    pub(super) fn account_failed(&mut self, id: &LinkedId, asked: Asked, reason: String) {
+        match asked {
+            Asked::Add(reply) => {
+                // With it end its orders, and so its task.
+                self.linked.accounts.remove(id);
+                self.linked.lists.remove(id);
+                reply.send(Err(LinkError::Failed { account: id.to_string(), reason }));
+            }
+            Asked::Remove(reply) => self.account_unlinked(id, Some(Asked::Remove(reply)), false),
+        }
+    }
+
+    pub(super) fn account_linked(&mut self, id: &LinkedId, asked: Asked) {
+        info!(account = %id, "linked");
+        let Some(account) = self.linked.accounts.get(id) else { return };
+        match asked {
+            Asked::Add(reply) => reply.send(Ok(self.account_view(account))),
+            // It was shown anew just before it was to be taken back.
+            Asked::Remove(reply) => self.remove_account(&id.to_string(), reply),
+        }
+    }
+
+    fn remove_account(&mut self, text: &str, reply: Reply<LinkRemoved, LinkError>) {
+        let id = text.parse::<LinkedId>();
+        let known = id.ok().filter(|id| self.linked.accounts.contains_key(id));
+        let Some(id) = known else { return reply.send(Err(LinkError::Unknown { account: text.chars().take(128).collect() })) };
+        let Some(account) = self.linked.accounts.get_mut(&id) else { return };
+        if account.asked.is_some() {
+            return reply.send(Err(LinkError::Busy { account: id.to_string() }));
+        }
+        let is_connected = account.is_connected;
+        let last_serial = account.stored.association.as_ref().map_or(0, |said| said.unverified().serial);
+        let (user, now) = (self.identity.user_id(), self.now().unix);
+        let params = AssociationParams { user, linked: id.clone(), method: ProofMethod::OWN_ITEM, last_serial, now };
+        match self.identity.associate(params, true) {
+            Ok(association) if is_connected => {
+                if let Some(account) = self.linked.accounts.get_mut(&id) {
+                    account.asked = Some(Asked::Remove(reply));
+                }
+                self.put_at_place(&id, association);
+            }
+            _ => self.account_unlinked(&id, Some(Asked::Remove(reply)), false),
+        }
+    }
+
+    /// Forgets an account with everything that came of it.
+    pub(super) fn account_unlinked(&mut self, id: &LinkedId, asked: Option<Asked>, is_taken_back: bool) {
+        info!(account = %id, is_taken_back, "unlinked");
+        self.linked.accounts.remove(id);
+        self.linked.lists.remove(id);
+        let lists = &self.linked.lists;
+        self.linked.known.retain(|known, _| lists.values().any(|list| list.contains_key(known)));
+        self.keep_accounts();
+        self.keep_sightings();
+        match asked {
+            Some(Asked::Remove(reply)) => reply.send(Ok(LinkRemoved { account: id.to_string(), is_taken_back })),
+            Some(Asked::Add(reply)) => {
+                reply.send(Err(LinkError::Failed { account: id.to_string(), reason: "it was unlinked meanwhile".into() }));
+            }
+            None => {}
+        }
+    }
+
+    fn linked_list(&self) -> LinkList {
+        LinkList { accounts: self.linked.accounts.values().map(|account| self.account_view(account)).collect() }
+    }
+
+    fn account_view(&self, account: &Account) -> LinkedAccount {
+        let id = &account.stored.id;
+        let list = self.linked.lists.get(id);
+        let contacts = list.into_iter().flatten().map(|(contact, name)| self.linked_contact_view(contact, name.clone()));
+        let state = match (account.is_connected, &account.trouble) {
+            (true, _) => LinkState::Connected,
+            (false, None) => LinkState::Connecting,
+            (false, Some(_)) => LinkState::Failed,
+        };
+        let shown = account.stored.association.as_ref().map(|said| Timestamp::from_unix_secs(said.unverified().not_after.0));
+        let reason = account.trouble.clone();
+        LinkedAccount { account: id.to_string(), state, reason, shown_until: shown, contacts: contacts.collect() }
+    }
+
+    fn linked_contact_view(&self, contact: &LinkedId, name: Option<String>) -> LinkedContactView {
+        let sighting = self.linked.known.get(contact);
+        let user = sighting.and_then(|sighting| sighting.holds(self.now().unix).ok()).map(|said| self.labels.display(&said.user));
+        let seen_at = sighting.map(|sighting| Timestamp::from_unix_secs(sighting.read_at.0));
+        LinkedContactView { id: contact.to_string(), name, username: user, seen_at }
+    }
+}

@@ -1,0 +1,29 @@
+//! Linked systems: people who are contacts elsewhere, as in XMPP, and don't know each other here.
+//!
+//! A user's identity in another system is a [`LinkedId`]. In order:
+//!
+//! 1. *Link.* The user shows that the account elsewhere is theirs, and says under their identity key that it is: the [`Association`]. It is put where only the
+//!    owner of the account can write and their contacts there can read ([`ProofMethod::OWN_ITEM`]), so it can be read while its user is away.
+//! 2. *Call.* The caller reads what the callee shows at their place ([`Sighting`]), learns whom to call, and puts the own association into the sealed
+//!    invite ([`LinkedPart`]).
+//! 3. *Judge.* The callee looks at what the caller's place shows, and whether it is in the own contact list of that system: [`decide`], one pure
+//!    function. What a caller merely claims authorises nothing.
+//!
+//! A link makes nobody a contact here: keys that contacts have aren't given away, and presence isn't seen.
+//!
+//! Proofs that stand by themselves (a provider's signed token, an authority's word) have methods of their own and travel with the association; what an
+//! association says doesn't change with them.
+
+mod association;
+mod decide;
+mod id;
+mod part;
+mod sighting;
+#[cfg(test)]
+mod tests;
+
+pub use association::{ASSOCIATION_SECS_MAX, Association, AssociationError, AssociationParams, ProofMethod};
+pub use decide::{ContactLists, LinkedContact, NotLinked, TrustDecision, TrustRequest, decide};
+pub use id::{LINKED_ADDRESS_BYTES_MAX, LinkedId, LinkedIdError, System};
+pub use part::{LINKED_EXTENSION, LinkedPart};
+pub use sighting::{KnownAssociations, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Sighting, SightingError};

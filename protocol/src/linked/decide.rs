@@ -1,0 +1,171 @@
+//! May somebody who isn't a contact here do something, because they are one elsewhere? One pure function.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::association::{Association, AssociationError};
+use super::id::LinkedId;
+use super::part::LinkedPart;
+use super::sighting::KnownAssociations;
+use crate::contact::privacy::{self, Because, Decision, Kind, PrivacySettings, Relation};
+use crate::identity::UserId;
+use crate::key::IdentityKey;
+use crate::time::UnixTime;
+
+/// The contact lists of the user's own accounts: by account, who is in it, and by what name.
+pub type ContactLists = BTreeMap<LinkedId, BTreeMap<LinkedId, Option<String>>>;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct TrustRequest<'a> {
+    /// Who wants something; their chain was verified.
+    pub user: &'a UserId,
+    /// Their identity key, of that chain.
+    pub identity: &'a IdentityKey,
+    /// What they are to this user here.
+    pub relation: Relation,
+    /// What they want.
+    pub kind: Kind,
+    /// What they say of a linked system, if they do.
+    pub part: Option<&'a LinkedPart>,
+}
+
+/// Somebody, as a contact in a linked system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LinkedContact {
+    /// Who they are there.
+    pub id: LinkedId,
+    /// The name that this user has given them there.
+    pub name: Option<String>,
+    /// In whose contact list they are: this user's own account.
+    pub account: LinkedId,
+}
+
+/// Why somebody isn't taken for a contact in a linked system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotLinked {
+    /// They don't say that they are.
+    NothingSaid,
+    /// What they show is somebody else's word, or nobody's.
+    NotTheirs,
+    /// What they show isn't in order by itself.
+    Association(AssociationError),
+    /// They mean an account that this user hasn't linked.
+    OtherAccount,
+    /// This user's contact list there doesn't have them.
+    NotInList,
+    /// Their place wasn't looked at, or too long ago.
+    NotSeen,
+    /// Nothing stands at their place.
+    NotShown,
+    /// Their place names another user: the identity that they claim is somebody else's.
+    OtherUser,
+    /// What stands at their place doesn't hold.
+    Shown(AssociationError),
+}
+
+impl fmt::Display for NotLinked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingSaid => f.write_str("says nothing of a linked system"),
+            Self::NotTheirs => f.write_str("what they show of a linked system is not their own word"),
+            Self::Association(error) => write!(f, "what they show of a linked system doesn't hold: {error}"),
+            Self::OtherAccount => f.write_str("means an account that isn't linked here"),
+            Self::NotInList => f.write_str("isn't in the contact list of the linked system"),
+            Self::NotSeen => f.write_str("what they show in the linked system couldn't be looked at"),
+            Self::NotShown => f.write_str("shows no association in the linked system"),
+            Self::OtherUser => f.write_str("the identity in the linked system belongs to somebody else"),
+            Self::Shown(error) => write!(f, "what they show in the linked system doesn't hold: {error}"),
+        }
+    }
+}
+
+impl NotLinked {
+    /// Whether a look at the place of whom they claim to be could change it.
+    ///
+    /// True as well where it couldn't, if the caller isn't to learn that: whether somebody is in a contact list is nobody's business.
+    #[must_use]
+    pub const fn takes_a_look(self) -> bool {
+        matches!(self, Self::NotInList | Self::NotSeen | Self::NotShown | Self::OtherUser | Self::Shown(_))
+    }
+}
+
+/// What was decided, and by what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct TrustDecision {
+    /// The decision.
+    pub decision: Decision,
+    /// As whom they are shown, or why not as a contact in a linked system.
+    pub linked: Result<LinkedContact, NotLinked>,
+    /// Whether the place should be looked at, and the decision be made again.
+    pub takes_a_look: bool,
+}
+
+impl fmt::Display for TrustDecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.linked, self.decision.because) {
+            (Ok(contact), Because::Linked) => write!(f, "{}: {} of {}", self.decision.because, contact.id, contact.account),
+            (Err(NotLinked::NothingSaid), because) => because.fmt(f),
+            (Err(why), because @ Because::NotAContact) => write!(f, "{because}; {why}"),
+            (_, because) => because.fmt(f),
+        }
+    }
+}
+
+/// Decides whether somebody may do something. `sighting_secs_max` is how old a sighting may be: [`SIGHTING_SECS_FRESH`](super::SIGHTING_SECS_FRESH) first, and
+/// once it was tried to look again, [`SIGHTING_SECS_MAX`](super::SIGHTING_SECS_MAX).
+///
+/// Being a contact elsewhere makes a stranger more than one and changes nothing for anybody else: not for whom is blocked, and not for a contact's name that came
+/// with another key.
+pub fn decide(
+    request: &TrustRequest<'_>,
+    lists: &ContactLists,
+    known: &KnownAssociations,
+    settings: &PrivacySettings,
+    sighting_secs_max: u64,
+    now: UnixTime,
+) -> TrustDecision {
+    let linked = judge(request, lists, known, sighting_secs_max, now);
+    let relation = match (request.relation, &linked) {
+        (Relation::Stranger, Ok(_)) => Relation::Linked,
+        (relation, _) => relation,
+    };
+    let decision = privacy::decide(settings, relation, request.kind);
+    // Nobody is made to wait for what wouldn't help.
+    let would_help = request.relation == Relation::Stranger
+        && !decision.is_allowed
+        && privacy::decide(settings, Relation::Linked, request.kind).is_allowed;
+    let takes_a_look = would_help && linked.as_ref().is_err_and(|why| why.takes_a_look());
+    TrustDecision { decision, linked, takes_a_look }
+}
+
+fn judge(
+    request: &TrustRequest<'_>,
+    lists: &ContactLists,
+    known: &KnownAssociations,
+    sighting_secs_max: u64,
+    now: UnixTime,
+) -> Result<LinkedContact, NotLinked> {
+    let part = request.part.ok_or(NotLinked::NothingSaid)?;
+    let is_theirs = |said: &Association| said.identity == *request.identity && said.user == *request.user;
+    // Whose word it is comes first: others are told apart by their keys alone.
+    let claimed = part.association.unverified();
+    if !is_theirs(claimed) {
+        return Err(NotLinked::NotTheirs);
+    }
+    Association::verify(&part.association, now).map_err(|error| match error {
+        AssociationError::Signature(_) => NotLinked::NotTheirs,
+        error => NotLinked::Association(error),
+    })?;
+    let list = lists.get(&part.callee).ok_or(NotLinked::OtherAccount)?;
+    let name = list.get(&claimed.linked).ok_or(NotLinked::NotInList)?;
+    let sighting = known.get(&claimed.linked).filter(|sighting| sighting.age_secs(now) <= sighting_secs_max);
+    let shown =
+        sighting.ok_or(NotLinked::NotSeen)?.holds(now).map_err(|why| why.map_or(NotLinked::NotShown, NotLinked::Shown))?;
+    if !is_theirs(shown) {
+        return Err(NotLinked::OtherUser);
+    }
+    Ok(LinkedContact { id: claimed.linked.clone(), name: name.clone(), account: part.callee.clone() })
+}

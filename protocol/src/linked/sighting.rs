@@ -1,0 +1,98 @@
+//! What was seen at somebody's place in another system.
+
+use std::collections::BTreeMap;
+
+use bincode::{Decode, Encode};
+
+use super::association::{Association, AssociationError, ProofMethod};
+use super::id::LinkedId;
+use crate::time::UnixTime;
+use crate::wire::Signed;
+
+/// Up to this age nobody looks again before judging by a sighting.
+pub const SIGHTING_SECS_FRESH: u64 = 300;
+
+/// Up to this age a sighting counts while the place can't be looked at.
+pub const SIGHTING_SECS_MAX: u64 = 86_400;
+
+/// Why what a place shows isn't taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SightingError {
+    /// It is about another identity than the one whose place it is: it was copied there.
+    #[error("it is about another identity than the one that shows it")]
+    OtherPlace,
+    /// It is said to be proved in another way.
+    #[error("it isn't shown in the way that it says")]
+    Method,
+    /// It isn't in order.
+    #[error(transparent)]
+    Association(#[from] AssociationError),
+}
+
+/// What the place of one identity showed, read over a login of one's own from the server of the identity: that server says who may write there, and it alone can
+/// show anything else than the owner put there.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Sighting {
+    /// When.
+    pub read_at: UnixTime,
+    /// The association that stood there; `None` if none did.
+    pub association: Option<Signed<Association>>,
+}
+
+impl Sighting {
+    /// What it means that `shown` stood at the place of `place`. One that was taken back, or has ended, is a sighting too.
+    ///
+    /// # Errors
+    /// [`SightingError`]: it counts as if nothing stood there.
+    pub fn take(place: &LinkedId, shown: Signed<Association>, read_at: UnixTime) -> Result<Self, SightingError> {
+        let said = Association::verify_signature(&shown)?;
+        if said.linked != *place {
+            return Err(SightingError::OtherPlace);
+        }
+        if said.method != ProofMethod::OWN_ITEM {
+            return Err(SightingError::Method);
+        }
+        Ok(Self { read_at, association: Some(shown) })
+    }
+
+    /// Nothing stood there.
+    #[must_use]
+    pub const fn nothing(read_at: UnixTime) -> Self {
+        Self { read_at, association: None }
+    }
+
+    /// Of what was known and what is seen now, what counts: what is seen now, unless it is an older word of the same user, which a place that was set back
+    /// shows.
+    #[must_use]
+    pub fn after(self, before: Option<&Self>) -> Self {
+        let known = before.and_then(|before| before.association.as_ref());
+        match (&self.association, known) {
+            (Some(now), Some(known))
+                if now.unverified().identity == known.unverified().identity
+                    && now.unverified().serial < known.unverified().serial =>
+            {
+                Self { read_at: self.read_at, association: Some(known.clone()) }
+            }
+            _ => self,
+        }
+    }
+
+    /// The association, if it holds.
+    ///
+    /// # Errors
+    /// `None` if nothing stood there, else why it doesn't hold.
+    pub fn holds(&self, now: UnixTime) -> Result<&Association, Option<AssociationError>> {
+        let shown = self.association.as_ref().ok_or(None)?;
+        Association::verify(shown, now).map_err(Some)
+    }
+
+    /// How old it is.
+    #[must_use]
+    pub const fn age_secs(&self, now: UnixTime) -> u64 {
+        now.secs_since(self.read_at)
+    }
+}
+
+/// What is known of identities in other systems.
+pub type KnownAssociations = BTreeMap<LinkedId, Sighting>;

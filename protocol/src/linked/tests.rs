@@ -1,0 +1,302 @@
+//! The trust decision over everything that can be the case, and attacks on it.
+
+use super::*;
+use crate::contact::privacy::{self, Audience, Because, Kind, PrivacySettings, Relation};
+use crate::identity::UserId;
+use crate::key::{IdentityKey, SecretKey};
+use crate::test_identity::NOW;
+use crate::time::UnixTime;
+use crate::wire::{self, Extensions, Signed};
+
+fn key(seed: u8) -> SecretKey {
+    SecretKey::from_bytes([seed; 32])
+}
+
+/// Alice's identity here; Mallory's is another.
+const ALICE: u8 = 1;
+const MALLORY: u8 = 2;
+
+fn user(seed: u8) -> UserId {
+    UserId::Key(IdentityKey(key(seed).public()))
+}
+
+fn id(address: &str) -> LinkedId {
+    format!("xmpp:{address}").parse().expect("an address")
+}
+
+fn alice() -> LinkedId {
+    id("alice@there.example")
+}
+
+fn bob() -> LinkedId {
+    id("bob@there.example")
+}
+
+fn params(seed: u8, linked: LinkedId, now: UnixTime) -> AssociationParams {
+    AssociationParams { user: user(seed), linked, method: ProofMethod::OWN_ITEM, last_serial: 0, now }
+}
+
+fn association(seed: u8, linked: LinkedId) -> Signed<Association> {
+    Association::sign(params(seed, linked, NOW), &key(seed))
+}
+
+fn revoked(seed: u8) -> Signed<Association> {
+    Association::revoke(params(seed, alice(), NOW.plus_secs(1)), &key(seed))
+}
+
+fn expired(seed: u8) -> Signed<Association> {
+    Association::sign(params(seed, alice(), NOW.minus_secs(ASSOCIATION_SECS_MAX + 1)), &key(seed))
+}
+
+fn early(seed: u8) -> Signed<Association> {
+    Association::sign(params(seed, alice(), NOW.plus_secs(86_400)), &key(seed))
+}
+
+/// Says that it is Alice's, and is signed by Mallory.
+fn forged() -> Signed<Association> {
+    Signed::sign(association(ALICE, alice()).unverified().clone(), &key(MALLORY))
+}
+
+fn part(association: Signed<Association>, callee: LinkedId) -> LinkedPart {
+    LinkedPart { association, callee, extensions: Extensions::none() }
+}
+
+fn lists(has_alice: bool) -> ContactLists {
+    let carol = (id("carol@there.example"), None);
+    let entries = has_alice.then(|| (alice(), Some("Alice L.".to_owned()))).into_iter().chain([carol]);
+    ContactLists::from([(bob(), entries.collect())])
+}
+
+fn seen(association: Signed<Association>, at: UnixTime) -> KnownAssociations {
+    KnownAssociations::from([(alice(), Sighting::take(&alice(), association, at).expect("in order"))])
+}
+
+/// What the caller's invite says, and why that alone is refused, if it is.
+fn claims() -> Vec<(&'static str, Option<LinkedPart>, Option<NotLinked>)> {
+    let said = |association| Some(part(association, bob()));
+    let ended = AssociationError::Expired(expired(ALICE).unverified().not_after);
+    let begins = AssociationError::NotYet(early(ALICE).unverified().not_before);
+    vec![
+        ("nothing", None, Some(NotLinked::NothingSaid)),
+        ("forged", said(forged()), Some(NotLinked::NotTheirs)),
+        ("another's", said(association(MALLORY, alice())), Some(NotLinked::NotTheirs)),
+        ("expired", said(expired(ALICE)), Some(NotLinked::Association(ended))),
+        ("early", said(early(ALICE)), Some(NotLinked::Association(begins))),
+        ("revoked", said(revoked(ALICE)), Some(NotLinked::Association(AssociationError::Revoked))),
+        ("other account", Some(part(association(ALICE, alice()), id("bob@work.example"))), Some(NotLinked::OtherAccount)),
+        ("good", said(association(ALICE, alice())), None),
+    ]
+}
+
+/// What is known of Alice's place, and why that is refused, if it is.
+fn sightings() -> Vec<(&'static str, KnownAssociations, Option<NotLinked>)> {
+    let ended = AssociationError::Expired(expired(ALICE).unverified().not_after);
+    let good = association(ALICE, alice());
+    vec![
+        ("never seen", KnownAssociations::new(), Some(NotLinked::NotSeen)),
+        ("seen long ago", seen(good.clone(), NOW.minus_secs(SIGHTING_SECS_FRESH + 1)), Some(NotLinked::NotSeen)),
+        ("nothing there", KnownAssociations::from([(alice(), Sighting::nothing(NOW))]), Some(NotLinked::NotShown)),
+        ("another user's", seen(association(MALLORY, alice()), NOW), Some(NotLinked::OtherUser)),
+        ("revoked", seen(revoked(ALICE), NOW), Some(NotLinked::Shown(AssociationError::Revoked))),
+        ("expired", seen(expired(ALICE), NOW), Some(NotLinked::Shown(AssociationError::Expired(ended_at(&ended))))),
+        ("good", seen(good, NOW), None),
+    ]
+}
+
+fn ended_at(error: &AssociationError) -> UnixTime {
+    match error {
+        AssociationError::Expired(at) => *at,
+        _ => UnixTime(0),
+    }
+}
+
+fn settings(audience: Audience) -> PrivacySettings {
+    PrivacySettings::all(audience)
+}
+
+fn decided(
+    relation: Relation,
+    kind: Kind,
+    part: Option<&LinkedPart>,
+    lists: &ContactLists,
+    known: &KnownAssociations,
+    audience: Audience,
+) -> TrustDecision {
+    let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
+    let request = TrustRequest { user: &user, identity: &identity, relation, kind, part };
+    decide(&request, lists, known, &settings(audience), SIGHTING_SECS_FRESH, NOW)
+}
+
+/// Everything at once: relation, what is asked, what is allowed to whom, what the invite says, who is in the list, what the place shows.
+#[test]
+fn the_whole_table() {
+    let (claims, sightings) = (claims(), sightings());
+    let mut rows = 0;
+    for relation in Relation::ALL {
+        // The other kinds differ in which setting counts alone, which `privacy::decide` has a table of its own for.
+        for kind in [Kind::Call, Kind::Presence] {
+            for audience in Audience::ALL {
+                for (said, part, claim_fault) in &claims {
+                    for has_alice in [true, false] {
+                        for (shows, known, place_fault) in &sightings {
+                            let in_list = if has_alice { None } else { Some(NotLinked::NotInList) };
+                            // The first thing that is wrong, in the order in which it is looked at.
+                            let fault = claim_fault.or(in_list).or(*place_fault);
+                            let got = decided(relation, kind, part.as_ref(), &lists(has_alice), known, audience);
+                            let row = format!("{relation:?} {kind:?} {audience}: {said}, in list {has_alice}, {shows}");
+                            assert_eq!(got.linked.as_ref().err().copied(), fault, "{row}");
+                            let stands_for =
+                                if relation == Relation::Stranger && fault.is_none() { Relation::Linked } else { relation };
+                            assert_eq!(got.decision, privacy::decide(&settings(audience), stands_for, kind), "{row}");
+                            // Only a stranger gains, and only who isn't allowed already waits for a look.
+                            if got.decision.because == Because::Linked && relation != Relation::Linked {
+                                assert!(relation == Relation::Stranger && fault.is_none(), "{row}");
+                            }
+                            let opens = kind == Kind::Call;
+                            let waits = relation == Relation::Stranger
+                                && audience == Audience::Linked
+                                && opens
+                                && claim_fault.is_none()
+                                && fault.is_some();
+                            assert_eq!(got.takes_a_look, waits, "{row}");
+                            rows += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(rows, 6 * 2 * 4 * 8 * 2 * 7);
+}
+
+#[test]
+fn a_contact_elsewhere_is_shown_as_one() {
+    let known = seen(association(ALICE, alice()), NOW);
+    let claim = part(association(ALICE, alice()), bob());
+    let got = decided(Relation::Stranger, Kind::Call, Some(&claim), &lists(true), &known, Audience::Linked);
+    assert!(got.decision.is_allowed);
+    assert_eq!(got.linked, Ok(LinkedContact { id: alice(), name: Some("Alice L.".into()), account: bob() }));
+    assert_eq!(got.to_string(), "a contact in a linked system: xmpp:alice@there.example of xmpp:bob@there.example");
+    let stranger = decided(Relation::Stranger, Kind::Call, Some(&claim), &lists(false), &known, Audience::Linked);
+    assert_eq!(stranger.to_string(), "not a contact; isn't in the contact list of the linked system");
+}
+
+#[test]
+fn a_stranger_can_not_tell_whether_somebody_is_in_the_list() {
+    // Mallory claims to be Alice under an association of her own: what she gets is the same for a list with Alice and without.
+    let (mallory, identity) = (user(MALLORY), IdentityKey(key(MALLORY).public()));
+    let claim = part(association(MALLORY, alice()), bob());
+    let request =
+        TrustRequest { user: &mallory, identity: &identity, relation: Relation::Stranger, kind: Kind::Call, part: Some(&claim) };
+    for known in [KnownAssociations::new(), seen(association(ALICE, alice()), NOW)] {
+        let ask = |has_alice| decide(&request, &lists(has_alice), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
+        let (with, without) = (ask(true), ask(false));
+        assert_eq!((with.decision, with.takes_a_look), (without.decision, without.takes_a_look));
+        assert!(with.takes_a_look && !with.decision.is_allowed);
+    }
+}
+
+#[test]
+fn somebody_elses_identity_is_not_gained_by_claiming_it() {
+    let (mallory, identity) = (user(MALLORY), IdentityKey(key(MALLORY).public()));
+    let known = seen(association(ALICE, alice()), NOW);
+    for (claim, why) in [
+        // A word of her own about Alice's address.
+        (association(MALLORY, alice()), NotLinked::OtherUser),
+        // Alice's own word, which anybody in her list can read.
+        (association(ALICE, alice()), NotLinked::NotTheirs),
+        (forged(), NotLinked::NotTheirs),
+    ] {
+        let claim = part(claim, bob());
+        let request = TrustRequest {
+            user: &mallory,
+            identity: &identity,
+            relation: Relation::Stranger,
+            kind: Kind::Call,
+            part: Some(&claim),
+        };
+        let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
+        assert_eq!((got.decision.is_allowed, got.linked), (false, Err(why)));
+    }
+}
+
+#[test]
+fn another_name_under_the_same_key_is_another_user() {
+    let other = UserId::Named { authority: crate::key::AuthorityKey(key(9).public()), name: "alice".parse().expect("a name") };
+    let identity = IdentityKey(key(ALICE).public());
+    let claim = part(association(ALICE, alice()), bob());
+    let request =
+        TrustRequest { user: &other, identity: &identity, relation: Relation::Stranger, kind: Kind::Call, part: Some(&claim) };
+    let known = seen(association(ALICE, alice()), NOW);
+    let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
+    assert_eq!(got.linked, Err(NotLinked::NotTheirs));
+}
+
+#[test]
+fn a_statement_copied_to_another_place_is_not_taken() {
+    let mallorys = id("mallory@there.example");
+    assert_eq!(Sighting::take(&mallorys, association(ALICE, alice()), NOW), Err(SightingError::OtherPlace));
+    assert!(matches!(Sighting::take(&alice(), forged(), NOW), Err(SightingError::Association(AssociationError::Signature(_)))));
+    let params = AssociationParams { method: ProofMethod(7), ..params(ALICE, alice(), NOW) };
+    let otherwise = Association::sign(params, &key(ALICE));
+    assert_eq!(Sighting::take(&alice(), otherwise, NOW), Err(SightingError::Method));
+}
+
+#[test]
+fn what_was_taken_back_does_not_come_again() {
+    let old = association(ALICE, alice());
+    let last = Sighting::take(&alice(), revoked(ALICE), NOW).expect("in order");
+    let again = Sighting::take(&alice(), old.clone(), NOW.plus_secs(9)).expect("in order").after(Some(&last));
+    assert_eq!(again.association, last.association, "the newer word of the same user stays");
+    assert_eq!(again.read_at, NOW.plus_secs(9));
+    // A newer one counts, and so does another user's, whose account it is now.
+    let params = AssociationParams { last_serial: revoked(ALICE).unverified().serial, ..params(ALICE, alice(), NOW) };
+    for newer in [Association::sign(params, &key(ALICE)), association(MALLORY, alice())] {
+        let seen = Sighting::take(&alice(), newer.clone(), NOW).expect("in order").after(Some(&last));
+        assert_eq!(seen.association, Some(newer));
+    }
+    assert_eq!(Sighting::nothing(NOW).after(Some(&last)).association, None);
+}
+
+#[test]
+fn a_place_that_can_not_be_looked_at_counts_for_a_day() {
+    let claim = part(association(ALICE, alice()), bob());
+    let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
+    let request =
+        TrustRequest { user: &user, identity: &identity, relation: Relation::Stranger, kind: Kind::Call, part: Some(&claim) };
+    for (age, is_allowed) in [(0, true), (SIGHTING_SECS_MAX, true), (SIGHTING_SECS_MAX + 1, false)] {
+        let known = seen(association(ALICE, alice()), NOW.minus_secs(age));
+        let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_MAX, NOW);
+        assert_eq!(got.decision.is_allowed, is_allowed, "{age} s");
+    }
+}
+
+#[test]
+fn an_association_is_bounded_and_says_what_it_is() {
+    let good = association(ALICE, alice());
+    assert_eq!(Association::verify(&good, NOW).map(|said| &said.linked), Ok(&alice()));
+    let said = good.unverified().clone();
+    let long = Association { not_after: said.not_after.plus_secs(1), ..said.clone() };
+    let backwards = Association { not_after: said.not_before.minus_secs(1), ..said.clone() };
+    let other_key = Association { user: user(MALLORY), ..said.clone() };
+    for wrong in [long, backwards, other_key] {
+        let bytes = wire::encode(&Signed::sign(wrong, &key(ALICE)));
+        assert!(wire::decode::<Signed<Association>>(&bytes, 2_000).is_err());
+    }
+    assert!(said.renew_at() > NOW && said.renew_at() < said.not_after);
+    let next = AssociationParams { last_serial: NOW.0 + 5_000, ..params(ALICE, alice(), NOW) };
+    assert_eq!(Association::sign(next, &key(ALICE)).unverified().serial, NOW.0 + 5_001);
+}
+
+#[test]
+fn the_largest_part_fits_what_is_read() {
+    let longest = id(&format!("{}@there.example", "a".repeat(LINKED_ADDRESS_BYTES_MAX - 14)));
+    let name = "n".repeat(crate::identity::USERNAME_CHARS_MAX).parse().expect("a name");
+    let user = UserId::Named { authority: crate::key::AuthorityKey(key(9).public()), name };
+    let params = AssociationParams { user, ..params(ALICE, longest.clone(), NOW) };
+    let part = part(Association::sign(params, &key(ALICE)), longest);
+    let extensions = part.add_to(Extensions::none());
+    assert_eq!(LinkedPart::of_extensions(&extensions), Ok(Some(part)));
+    assert_eq!(LinkedPart::of_extensions(&Extensions::none()), Ok(None));
+    assert!(LinkedPart::of_extensions(&Extensions::none().with(LINKED_EXTENSION, vec![1])).is_err());
+}

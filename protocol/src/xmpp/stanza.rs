@@ -1,0 +1,263 @@
+//! What is said on the stream, and how answers are read.
+
+use data_encoding::BASE64;
+
+use crate::linked::{Association, LinkedId, System};
+use crate::simple::xml::{Element, escape};
+use crate::wire::{self, Body, Signed};
+
+/// The personal eventing node (XEP-0163) in which an association stands, and the namespace of the element that holds it.
+pub const ASSOCIATION_NODE: &str = "urn:halloo:association:0";
+
+/// The one item of that node.
+const ITEM: &str = "current";
+
+const CLIENT: &str = "jabber:client";
+const ROSTER: &str = "jabber:iq:roster";
+const PUBSUB: &str = "http://jabber.org/protocol/pubsub";
+const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
+const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
+const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
+const ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
+const STREAM: &str = "http://etherx.jabber.org/streams";
+
+/// Longest association as it stands in its element, and longest name of a contact that is kept.
+const SHOWN_BYTES_MAX: usize = 2_048;
+const NAME_BYTES_MAX: usize = 128;
+
+/// Who is in a contact list, and by what name.
+pub type ListEntry = (LinkedId, Option<String>);
+
+/// What came, as far as it concerns us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Incoming {
+    /// What the server offers.
+    Features(Features),
+    /// TLS may begin.
+    Proceed,
+    /// Logging in goes on.
+    Challenge(Vec<u8>),
+    /// Logged in.
+    Success(Vec<u8>),
+    /// Not logged in: the condition.
+    Failure(String),
+    /// The answer to a request.
+    Answer {
+        /// The request's id.
+        id: String,
+        /// Who answers; `None`: the own account or its server.
+        from: Option<String>,
+        /// What is answered, or the condition of the error.
+        result: Result<Option<Element>, String>,
+    },
+    /// The contact list has changed: in it by a name or none, or not any more.
+    ListChanged {
+        /// The push's id, to be acknowledged.
+        id: String,
+        /// Who.
+        entry: LinkedId,
+        /// `None`: not in it any more.
+        name: Option<Option<String>>,
+    },
+    /// A request that nobody here answers.
+    Request {
+        /// Its id.
+        id: String,
+        /// Who asks.
+        from: Option<String>,
+    },
+    /// The stream ends with an error.
+    StreamError(String),
+    /// Anything else.
+    Other,
+}
+
+/// What a server offers on a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Features {
+    /// TLS can begin.
+    pub has_tls: bool,
+    /// How one logs in.
+    pub mechanisms: Vec<String>,
+}
+
+/// Begins a stream to the server of a domain.
+#[must_use]
+pub fn open(domain: &str) -> String {
+    format!("<?xml version='1.0'?><stream:stream to='{}' version='1.0' xmlns='{CLIENT}' xmlns:stream='{STREAM}'>", escape(domain))
+}
+
+/// Asks for TLS.
+#[must_use]
+pub fn start_tls() -> String {
+    format!("<starttls xmlns='{TLS}'/>")
+}
+
+/// Begins to log in.
+#[must_use]
+pub fn auth(mechanism: &str, initial: &[u8]) -> String {
+    format!("<auth xmlns='{SASL}' mechanism='{mechanism}'>{}</auth>", BASE64.encode(initial))
+}
+
+/// Goes on logging in.
+#[must_use]
+pub fn response(said: &[u8]) -> String {
+    format!("<response xmlns='{SASL}'>{}</response>", BASE64.encode(said))
+}
+
+/// Asks for an address of this connection; the server chooses it.
+#[must_use]
+pub fn bind(id: &str) -> String {
+    format!("<iq type='set' id='{id}'><bind xmlns='{BIND}'/></iq>")
+}
+
+/// Asks for the contact list, and from then on for its changes (RFC 6121 section 2.1.6).
+#[must_use]
+pub fn list(id: &str) -> String {
+    format!("<iq type='get' id='{id}'><query xmlns='{ROSTER}'/></iq>")
+}
+
+/// Acknowledges.
+#[must_use]
+pub fn acknowledge(id: &str) -> String {
+    format!("<iq type='result' id='{}'/>", escape(id))
+}
+
+/// Says that a request isn't answered here.
+#[must_use]
+pub fn decline(id: &str, to: Option<&str>) -> String {
+    let to = to.map(|to| format!(" to='{}'", escape(to))).unwrap_or_default();
+    format!("<iq type='error' id='{}'{to}><error type='cancel'><service-unavailable xmlns='{ERRORS}'/></error></iq>", escape(id))
+}
+
+/// Puts an association into the own node, for the contact list alone, and keeps it there.
+#[must_use]
+pub fn publish(id: &str, association: &Signed<Association>) -> String {
+    let shown = BASE64.encode(&wire::encode(association));
+    let field = |name: &str, value: &str| format!("<field var='{name}'><value>{value}</value></field>");
+    let form = [
+        "<field var='FORM_TYPE' type='hidden'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>"
+            .to_owned(),
+        field("pubsub#persist_items", "true"),
+        field("pubsub#access_model", "presence"),
+    ];
+    format!(
+        "<iq type='set' id='{id}'><pubsub xmlns='{PUBSUB}'><publish node='{ASSOCIATION_NODE}'><item id='{ITEM}'>\
+         <association xmlns='{ASSOCIATION_NODE}'>{shown}</association></item></publish>\
+         <publish-options><x xmlns='jabber:x:data' type='submit'>{}</x></publish-options></pubsub></iq>",
+        form.concat()
+    )
+}
+
+/// Asks for what stands in the node of an account.
+#[must_use]
+pub fn look(id: &str, at: &LinkedId) -> String {
+    format!(
+        "<iq type='get' id='{id}' to='{}'><pubsub xmlns='{PUBSUB}'><items node='{ASSOCIATION_NODE}' max_items='1'/></pubsub></iq>",
+        escape(at.address())
+    )
+}
+
+/// Ends the stream.
+#[must_use]
+pub const fn close() -> &'static str {
+    "</stream:stream>"
+}
+
+/// The account of an address, with a resource or without.
+#[must_use]
+pub fn account_of(address: &str) -> Option<LinkedId> {
+    let bare = address.split('/').next().unwrap_or_default();
+    LinkedId::new(System::Xmpp, bare).ok()
+}
+
+/// Reads what came to an account.
+#[must_use]
+pub fn read(element: &Element, me: &LinkedId) -> Incoming {
+    match (element.namespace.as_str(), element.name.as_str()) {
+        (STREAM, "features") => Incoming::Features(features(element)),
+        (STREAM, "error") => Incoming::StreamError(condition(element)),
+        (TLS, "proceed") => Incoming::Proceed,
+        (TLS, "failure") => Incoming::Failure("no TLS".into()),
+        (SASL, "challenge") => Incoming::Challenge(base64(element)),
+        (SASL, "success") => Incoming::Success(base64(element)),
+        (SASL, "failure") => Incoming::Failure(condition(element)),
+        (CLIENT, "iq") => iq(element, me),
+        _ => Incoming::Other,
+    }
+}
+
+fn base64(element: &Element) -> Vec<u8> {
+    BASE64.decode(element.words().as_bytes()).unwrap_or_default()
+}
+
+/// The name of the first element in an error: what went wrong.
+fn condition(element: &Element) -> String {
+    element.children.first().map_or_else(|| "no reason given".to_owned(), |child| child.name.clone())
+}
+
+fn features(element: &Element) -> Features {
+    let mechanisms = element.first(SASL, "mechanisms");
+    let names = mechanisms.into_iter().flat_map(|list| list.all(SASL, "mechanism")).map(|name| name.words().to_owned());
+    Features { has_tls: element.first(TLS, "starttls").is_some(), mechanisms: names.collect() }
+}
+
+fn iq(element: &Element, me: &LinkedId) -> Incoming {
+    let Some(id) = element.attribute("id").map(str::to_owned) else { return Incoming::Other };
+    let from = element.attribute("from").map(str::to_owned);
+    match element.attribute("type") {
+        Some("result") => Incoming::Answer { id, from, result: Ok(element.children.first().cloned()) },
+        Some("error") => {
+            let error = element.first(CLIENT, "error");
+            Incoming::Answer { id, from, result: Err(error.map_or_else(|| "no reason given".to_owned(), condition)) }
+        }
+        Some("set") if is_own(from.as_deref(), me) => {
+            match element.first(ROSTER, "query").and_then(|query| query.first(ROSTER, "item")) {
+                Some(item) => match list_item(item) {
+                    Some((entry, name)) => Incoming::ListChanged { id, entry, name },
+                    None => Incoming::Request { id, from },
+                },
+                None => Incoming::Request { id, from },
+            }
+        }
+        Some("get" | "set") => Incoming::Request { id, from },
+        _ => Incoming::Other,
+    }
+}
+
+/// A contact list is changed by the own account alone (RFC 6121 section 2.1.6): whoever else says so is passed over.
+fn is_own(from: Option<&str>, me: &LinkedId) -> bool {
+    from.is_none_or(|from| !from.contains('/') && account_of(from).as_ref() == Some(me))
+}
+
+/// Who an item is of, and under which name; `None` inside if they aren't in the list, or are there without having agreed: a contact list is of those whose presence this user
+/// sees, for only they let this user see what they show.
+fn list_item(item: &Element) -> Option<(LinkedId, Option<Option<String>>)> {
+    let entry = LinkedId::new(System::Xmpp, item.attribute("jid")?).ok()?;
+    let name = item.attribute("name").filter(|name| !name.is_empty()).map(|name| {
+        let clean: String = name.chars().filter(|c| !c.is_control()).collect();
+        clean.get(..clean.floor_char_boundary(NAME_BYTES_MAX)).unwrap_or_default().to_owned()
+    });
+    let is_in = matches!(item.attribute("subscription"), Some("to" | "both"));
+    Some((entry, is_in.then_some(name)))
+}
+
+/// Who is in a contact list that was answered.
+#[must_use]
+pub fn read_list(answer: Option<&Element>) -> Vec<ListEntry> {
+    let items = answer.filter(|query| query.is(ROSTER, "query")).into_iter().flat_map(|query| query.all(ROSTER, "item"));
+    items.filter_map(list_item).filter_map(|(entry, name)| Some((entry, name?))).collect()
+}
+
+/// The association that stands in a node that was answered; `None` if none does that can be read.
+#[must_use]
+pub fn read_look(answer: Option<&Element>) -> Option<Signed<Association>> {
+    let items = answer?.first(PUBSUB, "items").filter(|items| items.attribute("node") == Some(ASSOCIATION_NODE))?;
+    let item = items.all(PUBSUB, "item").last()?;
+    let text = item.first(ASSOCIATION_NODE, "association")?.words();
+    if text.len() > SHOWN_BYTES_MAX {
+        return None;
+    }
+    let bytes = BASE64.decode(text.as_bytes()).ok()?;
+    wire::decode(&bytes, Association::LIMIT + 75).ok()
+}
