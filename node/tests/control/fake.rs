@@ -146,7 +146,7 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         Command::History(command) => answer_history(command),
         Command::Conversations(reply) => reply.send(Ok(ConversationList::default())),
         // The SIP edge's own: no request of the API leads to these.
-        Command::AttachSip(_) | Command::PhonePush { .. } => {}
+        Command::AttachSip(_) | Command::PhonePush { .. } | Command::Waiting(_) => {}
         Command::Composing { with, reply, .. } => reply.send(Ok(ComposingTold { with, told: true })),
         Command::MarkRead { with, reply, .. } => reply.send(Ok(ReadOutcome { with, group: None, marked: 1, unread: 0 })),
         Command::Groups(command) => answer_groups(command),
