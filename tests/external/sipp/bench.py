@@ -105,7 +105,7 @@ class Kamailio:
     name = "kamailio"
     accepted = 200
 
-    def __init__(self, folder, accounts, children):
+    def __init__(self, folder, accounts, children, allocator):
         self.port = 15060
         self.accounts = [(f"user{index:02}", "secret") for index in range(accounts)]
         with open(os.path.join(HERE, "kamailio.cfg")) as file:
@@ -116,7 +116,9 @@ class Kamailio:
         with open(path, "w") as file:
             file.write(config)
         self.log = open(os.path.join(folder, "kamailio.log"), "w")
-        command = ["kamailio", "-f", path, "-DD", "-E", "-Y", folder, "-m", "512", "-M", "32", "-x", "tlsf", "-X", "tlsf"]
+        command = ["kamailio", "-f", path, "-DD", "-E", "-Y", folder, "-m", "512", "-M", "32"]
+        if allocator:
+            command += ["-x", allocator, "-X", allocator]
         self.process = subprocess.Popen(on_core(1, command), stdout=self.log, stderr=self.log)
         time.sleep(2)
         if self.process.poll() is not None:
@@ -346,7 +348,7 @@ class Servers:
         with contextlib.ExitStack() as running:
             self.edge = Edge(self.options.program, self.folder)
             running.callback(self.edge.stop)
-            self.kamailio = Kamailio(self.folder, self.options.accounts, self.options.kamailio_children)
+            self.kamailio = Kamailio(self.folder, self.options.accounts, self.options.kamailio_children, self.options.kamailio_allocator)
             running.callback(self.kamailio.stop)
             idle = resident_bytes(self.edge.process.pid)
             for _ in range(self.options.accounts):
@@ -403,6 +405,7 @@ def main():
     options.add_argument("--calls", type=int, default=100)
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--kamailio-children", type=int, default=1, help="Kamailio's processes for datagrams")
+    options.add_argument("--kamailio-allocator", choices=["qm", "fm", "tlsf"], help="another allocator of Kamailio's than the one it comes with")
     options.add_argument("--json", help="write the figures to this file")
     options = options.parse_args()
     figures = {}
