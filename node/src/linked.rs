@@ -43,8 +43,11 @@ const SIGHTINGS_MAX: usize = 2_000;
 /// How often the places of all contacts are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(6 * 3_600);
 
-/// Looks under way at once of those that nobody waits for.
-const LOOKS_AT_ONCE: usize = 4;
+/// Looks under way at once of those that nobody waits for: one that somebody waits for comes after these.
+const LOOKS_AT_ONCE: usize = 1;
+
+/// What was seen is written so long after a change, with what else has changed by then.
+const KEEP_AFTER: Duration = Duration::from_secs(5);
 
 const ACCOUNTS: &str = "linked accounts";
 const SIGHTINGS: &str = "linked sightings";
@@ -110,6 +113,8 @@ pub(crate) struct LinkedState {
     known: KnownAssociations,
     /// The serials said last in this run: what is said anew after it was taken back goes above, within one second too.
     serials: BTreeMap<LinkedId, u64>,
+    /// When what was seen is written, if it has changed.
+    keep_at: Option<Instant>,
     /// Tasks started so far.
     runs: u64,
     calls: calls::Waiting,
@@ -121,7 +126,7 @@ impl EventLoop {
     pub(crate) fn linked_start(&mut self) {
         let read = self.store.read::<_, StoreError>(|view| {
             let accounts: Vec<StoredAccount> = view.setting_value(ACCOUNTS)?.unwrap_or_default();
-            let sightings: Vec<(LinkedId, Sighting)> = view.setting_value(SIGHTINGS)?.unwrap_or_default();
+            let sightings: Vec<((LinkedId, LinkedId), Sighting)> = view.setting_value(SIGHTINGS)?.unwrap_or_default();
             Ok((accounts, sightings))
         });
         match read {
@@ -177,6 +182,10 @@ impl EventLoop {
         }
     }
 
+    fn keep_sightings_soon(&mut self) {
+        self.linked.keep_at.get_or_insert(Instant::now() + KEEP_AFTER);
+    }
+
     fn keep_sightings(&mut self) {
         while self.linked.known.len() > SIGHTINGS_MAX {
             let oldest = self.linked.known.iter().min_by_key(|(_, sighting)| sighting.read_at).map(|(id, _)| id.clone());
@@ -184,7 +193,7 @@ impl EventLoop {
             self.linked.known.remove(&oldest);
         }
         let shown = self.linked.known.iter().filter(|(_, sighting)| sighting.association.is_some());
-        let shown: Vec<(LinkedId, Sighting)> = shown.map(|(id, sighting)| (id.clone(), sighting.clone())).collect();
+        let shown: Vec<((LinkedId, LinkedId), Sighting)> = shown.map(|(id, sighting)| (id.clone(), sighting.clone())).collect();
         if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(SIGHTINGS, &shown)) {
             warn!(%error, "what was seen in linked systems isn't written");
         }
@@ -233,9 +242,8 @@ impl EventLoop {
             }
             None => {
                 list.remove(&change.entry);
-                let is_elsewhere = self.linked.lists.values().any(|list| list.contains_key(&change.entry));
-                if !is_elsewhere && self.linked.known.remove(&change.entry).is_some() {
-                    self.keep_sightings();
+                if self.linked.known.remove(&(id.clone(), change.entry)).is_some() {
+                    self.keep_sightings_soon();
                 }
             }
         }
@@ -346,15 +354,15 @@ impl EventLoop {
         let is_in_list = self.linked.lists.get(id).is_some_and(|list| list.contains_key(&at));
         if is_in_list {
             match shown {
-                Ok(shown) => self.note_sighting(&at, shown.map(|shown| *shown)),
+                Ok(shown) => self.note_sighting(id, &at, shown.map(|shown| *shown)),
                 Err(reason) => debug!(account = %id, place = %at, reason, "not looked at"),
             }
         }
         self.look_on(id);
-        self.linked_looked(&at);
+        self.linked_looked(id, &at);
     }
 
-    fn note_sighting(&mut self, at: &LinkedId, shown: Option<Signed<Association>>) {
+    fn note_sighting(&mut self, account: &LinkedId, at: &LinkedId, shown: Option<Signed<Association>>) {
         let now = self.now().unix;
         let seen = match shown.map(|shown| Sighting::take(at, shown, now)) {
             Some(Ok(seen)) => seen,
@@ -364,12 +372,13 @@ impl EventLoop {
             }
             None => Sighting::nothing(now),
         };
-        let before = self.linked.known.remove(at);
+        let key = (account.clone(), at.clone());
+        let before = self.linked.known.remove(&key);
         let is_worth_keeping = seen.association.is_some() || before.as_ref().is_some_and(|before| before.association.is_some());
         let seen = seen.after(before.as_ref());
-        self.linked.known.insert(at.clone(), seen);
+        self.linked.known.insert(key, seen);
         if is_worth_keeping {
-            self.keep_sightings();
+            self.keep_sightings_soon();
         }
     }
 
@@ -393,6 +402,10 @@ impl EventLoop {
                 self.show_own(&id);
             }
             self.look_on(&id);
+        }
+        if self.linked.keep_at.is_some_and(|at| at <= now.instant) {
+            self.linked.keep_at = None;
+            self.keep_sightings();
         }
         self.linked_calls_tick(now);
     }

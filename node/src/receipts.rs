@@ -393,7 +393,7 @@ impl EventLoop {
             return;
         }
         let me = self.identity.device();
-        let mut left: u64 = news.iter().map(|(_, counters)| counters.len()).sum();
+        let mut left = news.iter().fold(0_u64, |left, (_, counters)| left.saturating_add(counters.len()));
         let mut found = Vec::new();
         let looked = self.look_back(with, |kept| {
             let (device, counter) = match &kept {
@@ -403,7 +403,7 @@ impl EventLoop {
             };
             if news.contains(&device, counter) {
                 found.push(kept);
-                left -= 1;
+                left = left.saturating_sub(1);
             }
             (left == 0).then_some(())
         });

@@ -329,6 +329,32 @@ fn take_back(
     Ok(Some(row))
 }
 
+/// When a copy is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    Now,
+    Later,
+    /// When the device's keys were looked up: those that are known didn't open a message.
+    LookUp,
+}
+
+/// Other keys than those that failed are tried at once. The same ones are tried again after the pause, and a look-up that found no others: a device that was
+/// set back publishes its keys of now some moments after it is heard of.
+fn due(row: &SealedCopyRow, failed: Option<&FailedKeys>, keys: Option<&PreKeys>, can_send: bool, now: Now) -> Due {
+    let is_new = failed.zip(keys).is_some_and(|(failed, keys)| *keys != failed.keys);
+    if is_new {
+        return Due::Now;
+    }
+    if row.not_before > now.unix {
+        return Due::Later;
+    }
+    let is_old = |failed: &FailedKeys| now.instant.saturating_duration_since(failed.looked_up).as_secs() >= ANEW_PAUSE_SECS;
+    match failed.filter(|failed| row.attempts > 1 && !can_send && is_old(failed)) {
+        Some(_) => Due::LookUp,
+        None => Due::Now,
+    }
+}
+
 // Out.
 impl EventLoop {
     /// What travels of a message to one device, and how often it was encrypted anew. `None` while it can't be encrypted: what it waits for sets the copy
@@ -382,7 +408,7 @@ impl EventLoop {
         }
     }
 
-    /// Whether a copy may be encrypted now, with these keys of its device. Keys that didn't open a message are looked up anew before they are used again.
+    /// Whether a copy may be encrypted now, with these keys of its device. If they have to be looked up first, that is begun.
     fn is_due(
         &mut self,
         device: &DeviceKey,
@@ -393,19 +419,12 @@ impl EventLoop {
     ) -> bool {
         let now = self.now();
         let failed = self.sessions.failed_keys.get_mut(device);
-        if failed.as_ref().is_some_and(|failed| keys.is_some_and(|keys| *keys != failed.keys)) {
-            return true;
+        let due = due(row, failed.as_deref(), keys, can_send, now);
+        if let (Due::LookUp, Some(failed)) = (due, failed) {
+            failed.looked_up = now.instant;
+            self.await_entry(device, id);
         }
-        if row.not_before > now.unix {
-            return false;
-        }
-        let Some(failed) = failed.filter(|_| row.attempts > 1 && !can_send) else { return true };
-        if now.instant.saturating_duration_since(failed.looked_up).as_secs() < ANEW_PAUSE_SECS {
-            return true;
-        }
-        failed.looked_up = now.instant;
-        self.await_entry(device, id);
-        false
+        due == Due::Now
     }
 
     fn pair_to(&self, user: &UserId, identity: &IdentityKey, device: &DeviceKey) -> Pair {

@@ -212,8 +212,17 @@ impl SipClient {
     /// If it is refused.
     #[track_caller]
     pub fn register(&mut self) {
+        self.register_for(600);
+    }
+
+    /// The same for so many seconds; none: it takes its leave.
+    ///
+    /// # Panics
+    /// If the edge doesn't take it.
+    #[track_caller]
+    pub fn register_for(&mut self, secs: u32) {
         let mut request = self.request("REGISTER", "sip:example");
-        request.add("expires", "600");
+        request.add("expires", secs.to_string());
         let answer = self.exchange(request);
         assert_eq!(answer.status(), 200, "{answer:?}");
     }

@@ -12,7 +12,6 @@ use halloo_protocol::choice::with_held;
 use halloo_protocol::contact::privacy::Relation;
 use halloo_protocol::event::EventKind;
 use halloo_protocol::key::DeviceKey;
-use halloo_protocol::linked::SIGHTING_SECS_MAX;
 use halloo_protocol::message::CallFate;
 use halloo_protocol::wire::{Extensions, Signed};
 use tracing::{debug, info};
@@ -348,7 +347,7 @@ impl EventLoop {
 
     /// The refusal of a caller who may not ring here. Nobody is told, and nothing is listed; a stranger and somebody blocked hear the same.
     fn refuse_caller(&mut self, invite: &VerifiedInvite) -> Option<Rung> {
-        let decision = self.decide_on_caller(invite, SIGHTING_SECS_MAX);
+        let decision = self.decide_on_caller(invite, self.sighting_secs_for(&invite.invite().call));
         if decision.decision.is_allowed {
             return None;
         }
@@ -375,9 +374,10 @@ impl EventLoop {
                     self.drive_incoming(call);
                 }
             }
-            InviteStatus::Refused(reason) => self.refuse_after_look(sealed, arrival, reason),
-            InviteStatus::Busy => self.refuse_after_look(sealed, arrival, Reason::BUSY),
-            InviteStatus::Duplicate | InviteStatus::NotForMe => {}
+            InviteStatus::Refused(reason) if arrival.way == InviteWay::Stream => self.refuse_after_look(sealed, arrival, reason),
+            InviteStatus::Busy if arrival.way == InviteWay::Stream => self.refuse_after_look(sealed, arrival, Reason::BUSY),
+            // A stranger who pushed isn't told that the device is awake.
+            InviteStatus::Refused(_) | InviteStatus::Busy | InviteStatus::Duplicate | InviteStatus::NotForMe => {}
         }
     }
 

@@ -82,12 +82,14 @@ impl WaitingCommand {
 impl Messages<'_> {
     /// The rows of unread texts of users, the oldest first; what one device has written in the order in which it was written.
     pub(crate) async fn waiting(&self) -> Result<Vec<u64>, MessageError> {
-        let (mut rows, mut seen, mut before) = (Vec::new(), 0, None);
+        let (mut rows, mut seen, mut total, mut before) = (Vec::new(), 0, 0, None);
         loop {
             let page = self.0.ask(|reply| Command::Waiting(WaitingCommand::List { before, reply })).await?;
             rows.extend(page.rows);
+            // What is read meanwhile is missing in later pages, and must not end the list early.
+            total = page.total.max(total);
             (seen, before) = (seen + page.seen, page.before);
-            if before.is_none() || seen >= page.total {
+            if before.is_none() || seen >= total {
                 rows.reverse();
                 return Ok(in_order(&rows));
             }

@@ -1,7 +1,7 @@
 //! Calls between contacts in a linked system: whom to call for an identity there, and whether who calls is one.
 //!
-//! A call whose caller's place has to be looked at first is answered as held, rung for or refused after that: never sooner than
-//! [`LOOK_AT_LEAST`], whether or not there was anything to look at, so that nobody learns who is in a contact list.
+//! A call whose caller's place has to be looked at first is answered as held. It rings once that was looked at and allows it; a refusal comes after
+//! [`LOOK_AT_MOST`], whatever there was to look at and however soon it was seen, so that nobody learns who is in a contact list.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,6 +10,7 @@ use halloo_protocol::call::{CallId, SealedInvite, VerifiedInvite};
 use halloo_protocol::contact::privacy::Kind;
 use halloo_protocol::event::EventKind;
 use halloo_protocol::identity::UserId;
+use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
     LinkedContact, LinkedId, LinkedPart, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, System, TrustDecision, TrustRequest, decide,
 };
@@ -22,8 +23,7 @@ use crate::handle::Reply;
 use crate::handle::calls::{CallError, CallOutcome, DialOptions};
 use crate::handle::linked::LinkedCallee;
 
-/// How long a call whose caller's place is looked at is held at least, and at most.
-const LOOK_AT_LEAST: Duration = Duration::from_secs(1);
+/// How long a call whose caller's place is looked at is held at most, and whoever is refused in any case.
 const LOOK_AT_MOST: Duration = Duration::from_secs(5);
 
 /// How long its caller is told that it is held.
@@ -32,8 +32,9 @@ const HELD_SECS: u16 = 2;
 /// How long a dial waits for a look at the callee's place.
 const DIAL_LOOK: Duration = Duration::from_secs(15);
 
-/// Calls held for a look at once; more are refused, as strangers are.
-const HELD_MAX: usize = 8;
+/// Calls held for a look at once, and of one identity; more are refused, as strangers are.
+const HELD_MAX: usize = 32;
+const HELD_OF_ONE_MAX: usize = 2;
 
 /// Calls whose callers' places were looked at; copies of their invites are judged by that.
 const LOOKED_MAX: usize = 64;
@@ -44,15 +45,19 @@ const DIALS_MAX: usize = 8;
 #[derive(Debug)]
 struct Held {
     call: CallId,
+    caller: IdentityKey,
     sealed: SealedInvite,
     arrival: Arrival,
+    account: LinkedId,
     place: LinkedId,
     since: Instant,
+    /// The place was just looked at: it is judged at the next tick.
     is_looked: bool,
 }
 
 #[derive(Debug)]
 struct Dial {
+    account: LinkedId,
     place: LinkedId,
     options: DialOptions,
     reply: Reply<CallOutcome, CallError>,
@@ -97,24 +102,36 @@ impl EventLoop {
             return None;
         }
         let decision = self.decide_on_caller(invite, SIGHTING_SECS_FRESH);
-        let is_wanted = decision.takes_a_look && self.linked.calls.held.len() < HELD_MAX;
-        if !is_wanted || !self.admit_caller(&invite.caller().user.identity.0) {
+        let caller = invite.caller().user.identity;
+        let held = &self.linked.calls.held;
+        let of_one = held.iter().filter(|held| held.caller == caller).count();
+        let has_room = held.len() < HELD_MAX && of_one < HELD_OF_ONE_MAX;
+        if !decision.takes_a_look || !has_room || !self.admit_caller(&invite.caller().user.identity.0) {
             return None;
         }
         let part = LinkedPart::of(invite.invite()).ok().flatten()?;
         let place = part.association.unverified().linked.clone();
         let is_in_list = self.linked.lists.get(&part.callee).is_some_and(|list| list.contains_key(&place));
-        let is_looked = !(is_in_list && self.look_at(&part.callee, &place));
-        self.linked.calls.held.push(Held { call, sealed: sealed.clone(), arrival, place, since: Instant::now(), is_looked });
+        if is_in_list {
+            self.look_at(&part.callee, &place);
+        }
+        let (sealed, since, account) = (sealed.clone(), Instant::now(), part.callee);
+        self.linked.calls.held.push(Held { call, caller, sealed, arrival, account, place, since, is_looked: false });
         Some(HELD_SECS)
     }
 
+    /// How old what was seen may be for this call: a look was tried, or there was no need of one.
+    pub(crate) fn sighting_secs_for(&self, call: &CallId) -> u64 {
+        if self.linked.calls.looked.contains(call) { SIGHTING_SECS_MAX } else { SIGHTING_SECS_FRESH }
+    }
+
     /// A place was looked at, or couldn't be.
-    pub(super) fn linked_looked(&mut self, place: &LinkedId) {
-        for held in self.linked.calls.held.iter_mut().filter(|held| held.place == *place) {
+    pub(super) fn linked_looked(&mut self, account: &LinkedId, place: &LinkedId) {
+        for held in self.linked.calls.held.iter_mut().filter(|held| held.account == *account && held.place == *place) {
             held.is_looked = true;
         }
-        let (ready, waiting): (Vec<_>, Vec<_>) = self.linked.calls.dials.drain(..).partition(|dial| dial.place == *place);
+        let is_it = |dial: &Dial| dial.account == *account && dial.place == *place;
+        let (ready, waiting): (Vec<_>, Vec<_>) = self.linked.calls.dials.drain(..).partition(is_it);
         self.linked.calls.dials = waiting;
         for dial in ready {
             self.dial_linked_now(dial);
@@ -122,12 +139,16 @@ impl EventLoop {
     }
 
     pub(super) fn linked_calls_tick(&mut self, now: Now) {
-        let is_due = |held: &Held| {
-            let waited = now.instant.saturating_duration_since(held.since);
-            waited >= LOOK_AT_MOST || (held.is_looked && waited >= LOOK_AT_LEAST)
-        };
-        let (due, waiting): (Vec<_>, Vec<_>) = self.linked.calls.held.drain(..).partition(is_due);
-        self.linked.calls.held = waiting;
+        let mut due = Vec::new();
+        for mut held in std::mem::take(&mut self.linked.calls.held) {
+            let is_over = now.instant.saturating_duration_since(held.since) >= LOOK_AT_MOST;
+            let is_looked = std::mem::take(&mut held.is_looked);
+            if is_over || (is_looked && self.is_let_in(&held)) {
+                due.push(held);
+            } else {
+                self.linked.calls.held.push(held);
+            }
+        }
         for held in due {
             if self.linked.calls.looked.len() >= LOOKED_MAX {
                 self.linked.calls.looked.pop_front();
@@ -138,6 +159,14 @@ impl EventLoop {
         let (over, waiting): (Vec<_>, Vec<_>) = self.linked.calls.dials.drain(..).partition(|dial| dial.until <= now.instant);
         self.linked.calls.dials = waiting;
         over.into_iter().for_each(|dial| self.dial_linked_now(dial));
+    }
+}
+
+impl EventLoop {
+    /// Whether what was seen by now lets the caller in.
+    fn is_let_in(&mut self, held: &Held) -> bool {
+        let opened = held.sealed.open(&self.hpke, &self.identity.device(), self.now().unix, &self.trust);
+        opened.is_ok_and(|invite| self.decide_on_caller(&invite, SIGHTING_SECS_FRESH).decision.is_allowed)
     }
 }
 
@@ -167,7 +196,7 @@ impl EventLoop {
             options.linked = Some(Box::new(callee));
             return Some((options, reply));
         }
-        let dial = Dial { place: place.clone(), options, reply, until: Instant::now() + DIAL_LOOK };
+        let dial = Dial { account: account.clone(), place: place.clone(), options, reply, until: Instant::now() + DIAL_LOOK };
         if self.linked.calls.dials.len() < DIALS_MAX && self.look_at(&account, &place) {
             self.linked.calls.dials.push(dial);
         } else {
@@ -195,8 +224,8 @@ impl EventLoop {
     /// Who a contact in a linked system (`xmpp:bob@example.org`) is here, by what was seen last.
     pub(crate) fn linked_user(&self, text: &str) -> Option<UserId> {
         let place = text.parse::<LinkedId>().ok()?;
-        self.account_with(&place)?;
-        Some(self.linked.known.get(&place)?.holds(self.now().unix).ok()?.user.clone())
+        let account = self.account_with(&place)?;
+        Some(self.linked.known.get(&(account, place))?.holds(self.now().unix).ok()?.user.clone())
     }
 
     /// The own account in whose contact list somebody is; a connected one if there are several.
@@ -207,7 +236,8 @@ impl EventLoop {
 
     fn linked_callee(&self, account: &LinkedId, place: &LinkedId, secs_max: u64) -> Result<LinkedCallee, String> {
         let now = self.now().unix;
-        let sighting = self.linked.known.get(place).filter(|sighting| sighting.age_secs(now) <= secs_max);
+        let sighting =
+            self.linked.known.get(&(account.clone(), place.clone())).filter(|sighting| sighting.age_secs(now) <= secs_max);
         let sighting = sighting.ok_or("what they show there couldn't be looked at")?;
         let said = sighting.holds(now).map_err(|why| match why {
             None => "shows no user of Halloo there".to_owned(),

@@ -141,8 +141,7 @@ impl EventLoop {
         info!(account = %id, is_taken_back, "unlinked");
         self.linked.accounts.remove(id);
         self.linked.lists.remove(id);
-        let lists = &self.linked.lists;
-        self.linked.known.retain(|known, _| lists.values().any(|list| list.contains_key(known)));
+        self.linked.known.retain(|(account, _), _| account != id);
         self.keep_accounts();
         self.keep_sightings();
         match asked {
@@ -161,7 +160,7 @@ impl EventLoop {
     fn account_view(&self, account: &Account) -> LinkedAccount {
         let id = &account.stored.id;
         let list = self.linked.lists.get(id);
-        let contacts = list.into_iter().flatten().map(|(contact, name)| self.linked_contact_view(contact, name.clone()));
+        let contacts = list.into_iter().flatten().map(|(contact, name)| self.linked_contact_view(id, contact, name.clone()));
         let state = match (account.is_connected, &account.trouble) {
             (true, _) => LinkState::Connected,
             (false, None) => LinkState::Connecting,
@@ -172,8 +171,8 @@ impl EventLoop {
         LinkedAccount { account: id.to_string(), state, reason, shown_until: shown, contacts: contacts.collect() }
     }
 
-    fn linked_contact_view(&self, contact: &LinkedId, name: Option<String>) -> LinkedContactView {
-        let sighting = self.linked.known.get(contact);
+    fn linked_contact_view(&self, account: &LinkedId, contact: &LinkedId, name: Option<String>) -> LinkedContactView {
+        let sighting = self.linked.known.get(&(account.clone(), contact.clone()));
         let user = sighting.and_then(|sighting| sighting.holds(self.now().unix).ok()).map(|said| self.labels.display(&said.user));
         let seen_at = sighting.map(|sighting| Timestamp::from_unix_secs(sighting.read_at.0));
         LinkedContactView { id: contact.to_string(), name, username: user, seen_at }

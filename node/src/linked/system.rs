@@ -62,6 +62,9 @@ pub(crate) trait LinkedSystem: Send + 'static {
     /// What somebody's place shows, by the word of the system that has it.
     fn look(&mut self, at: &LinkedId) -> impl Future<Output = Result<Option<Signed<Association>>, LinkedError>> + Send;
 
+    /// Whether the connection still works.
+    fn is_alive(&mut self) -> impl Future<Output = bool> + Send;
+
     /// Waits until something has come. May be dropped at any time.
     fn wait(&mut self) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
@@ -183,7 +186,11 @@ async fn session<S: LinkedSystem>(
             }
             Some(Some(Order::Look(at))) => {
                 let shown = system.look(&at).await;
-                let is_lost = shown.as_ref().is_err_and(is_fatal);
+                let is_lost = match &shown {
+                    // The contact's server may be what doesn't answer.
+                    Err(LinkedError::Timeout) => !system.is_alive().await,
+                    shown => shown.as_ref().is_err_and(is_fatal),
+                };
                 let told = run
                     .tell(
                         News::Seen { at, shown: shown.map(|shown| shown.map(Box::new)).map_err(|error| error.to_string()) },

@@ -21,8 +21,9 @@ use zeroize::Zeroizing;
 use super::system::{LinkedError, LinkedSystem, ListChange};
 use crate::key_file;
 
-/// Longest wait for an answer.
+/// Longest wait for an answer of the own server, and of a contact's.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How often something is said on a silent connection, so that networks don't forget it.
 const KEEP_ALIVE: Duration = Duration::from_secs(120);
@@ -134,7 +135,8 @@ impl XmppAccount {
         let (user, _) = self.account.address().split_once('@').unwrap_or_default();
         let (user, password) = (user.to_owned(), self.password.clone());
         let Some(mechanism) = Mechanism::choose(offered.mechanisms.iter().map(String::as_str)) else {
-            if !offered.mechanisms.iter().any(|name| name == "PLAIN") {
+            // Without TLS whoever listens in the server's place would have the password.
+            if self.tls.is_none() || !offered.mechanisms.iter().any(|name| name == "PLAIN") {
                 return Err(LinkedError::Protocol("it offers no way to log in that is known here"));
             }
             let said = Zeroizing::new(format!("\0{user}\0{}", *password));
@@ -175,16 +177,16 @@ impl XmppAccount {
         self.next_id += 1;
         let asked = format!("h{}", self.next_id);
         self.connection()?.say(&text(&asked)).await?;
-        let until = Instant::now() + ANSWER_TIMEOUT;
-        while Instant::now() < until {
-            match self.hear().await? {
+        let until = tokio::time::Instant::now() + if of.is_some() { LOOK_TIMEOUT } else { ANSWER_TIMEOUT };
+        loop {
+            let heard = tokio::time::timeout_at(until, self.hear()).await.map_err(|_elapsed| LinkedError::Timeout)?;
+            match heard? {
                 Incoming::Answer { id, from, result } if id == asked && is_from(from.as_deref(), of, &self.account) => {
                     return result.map_err(|reason| LinkedError::Refused { what, reason });
                 }
                 other => self.take_other(other).await?,
             }
         }
-        Err(LinkedError::Timeout)
     }
 
     async fn take_other(&mut self, incoming: Incoming) -> Result<(), LinkedError> {
@@ -278,7 +280,8 @@ impl LinkedSystem for XmppAccount {
 
     async fn contacts(&mut self) -> Result<Vec<(LinkedId, Option<String>)>, LinkedError> {
         let answer = self.ask("the contact list", stanza::list, None).await?;
-        Ok(stanza::read_list(answer.as_ref()))
+        let list = answer.ok_or(LinkedError::Protocol("its contact list can't be read"))?;
+        Ok(stanza::read_list(Some(&list)))
     }
 
     async fn show(&mut self, association: &Signed<Association>) -> Result<(), LinkedError> {
@@ -300,6 +303,12 @@ impl LinkedSystem for XmppAccount {
             }
             Err(error) => Err(error),
         }
+    }
+
+    async fn is_alive(&mut self) -> bool {
+        // A refusal is a sign of life too.
+        let asked = self.ask("a sign of life", stanza::ping, None).await;
+        matches!(asked, Ok(_) | Err(LinkedError::Refused { .. }))
     }
 
     async fn wait(&mut self) -> Result<(), LinkedError> {

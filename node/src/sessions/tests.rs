@@ -154,6 +154,24 @@ fn word_of_what_didnt_open_counts_for_the_copy_it_is_about() {
 }
 
 #[test]
+fn keys_that_failed_are_looked_up_before_they_are_tried_again_and_others_are_tried_at_once() {
+    let start = Instant::now();
+    let at = |secs: u64| Now { instant: start + Duration::from_secs(secs), unix: NOW.plus_secs(secs) };
+    let [old, new] = [Account::new(NOW).keys(), Account::new(NOW).keys()];
+    let failed = FailedKeys { keys: old, looked_up: start };
+    let row = |attempts, pause| SealedCopyRow { message: None, attempts, not_before: NOW.plus_secs(pause), above: None };
+    let third = row(3, 8);
+    assert_eq!(due(&third, Some(&failed), Some(&old), false, at(7)), Due::Later);
+    assert_eq!(due(&third, Some(&failed), Some(&new), false, at(1)), Due::Now, "published since");
+    assert_eq!(due(&third, Some(&failed), Some(&old), false, at(8)), Due::LookUp);
+    let looked_up = FailedKeys { looked_up: start + Duration::from_secs(8), ..failed };
+    assert_eq!(due(&third, Some(&looked_up), Some(&old), false, at(9)), Due::Now, "there are no others");
+    assert_eq!(due(&third, None, Some(&old), false, at(8)), Due::Now, "forgotten by a restart");
+    assert_eq!(due(&third, Some(&failed), Some(&old), true, at(8)), Due::Now, "in a session that there is");
+    assert_eq!(due(&row(1, 0), Some(&failed), Some(&old), false, at(60)), Due::Now, "the first time for this message");
+}
+
+#[test]
 fn a_mailbox_gives_each_key_once_and_forgets_old_batches() {
     let (mailbox, bob) = (store(), device(BOB));
     let mut account = Account::new(NOW);

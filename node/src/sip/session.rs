@@ -16,7 +16,7 @@ use tracing::debug;
 use super::dialog::{Dialog, contact, token};
 use super::media::{LegEvent, MediaRefusal, PhoneLeg, PhoneMedia, Security};
 use super::wire::{Arrived, Input, Wire};
-use crate::handle::calls::AddOptions;
+use crate::handle::calls::{AddOptions, CallState};
 use crate::handle::{Event, EventStream, Node};
 
 /// The number of requests within a dialog, for their answers.
@@ -376,6 +376,13 @@ impl Session {
             }
             Event::ConferenceLeft { call_id, .. } => self.legs.retain(|leg| *leg != call_id),
             Event::CallEnded(outcome) if outcome.call_id == self.call_id => return self.take_next_leg().await,
+            // The end may have been among them.
+            Event::Missed { .. } => {
+                let entry = self.node.calls().show(&self.call_id).await;
+                if entry.map_or(true, |entry| entry.state == CallState::Ended) {
+                    return self.take_next_leg().await;
+                }
+            }
             _ => {}
         }
         true

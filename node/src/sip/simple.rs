@@ -376,6 +376,7 @@ impl Clerk {
         let gets = |name: &&String| self.clients.get(*name).is_none_or(Client::gets_messages);
         let receivers = self.phones.keys().filter(gets).cloned().collect();
         self.delivery.set_phones(&receivers, fresh);
+        self.has_more_texts |= self.delivery.take_new_phone();
         self.tidy_texts();
     }
 

@@ -161,7 +161,8 @@ fn judge(
     })?;
     let list = lists.get(&part.callee).ok_or(NotLinked::OtherAccount)?;
     let name = list.get(&claimed.linked).ok_or(NotLinked::NotInList)?;
-    let sighting = known.get(&claimed.linked).filter(|sighting| sighting.age_secs(now) <= sighting_secs_max);
+    let seen = known.get(&(part.callee.clone(), claimed.linked.clone()));
+    let sighting = seen.filter(|sighting| sighting.age_secs(now) <= sighting_secs_max);
     let shown =
         sighting.ok_or(NotLinked::NotSeen)?.holds(now).map_err(|why| why.map_or(NotLinked::NotShown, NotLinked::Shown))?;
     if !is_theirs(shown) {

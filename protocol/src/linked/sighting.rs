@@ -30,8 +30,8 @@ pub enum SightingError {
     Association(#[from] AssociationError),
 }
 
-/// What the place of one identity showed, read over a login of one's own from the server of the identity: that server says who may write there, and it alone can
-/// show anything else than the owner put there.
+/// What the place of one identity showed, read over a login of one's own from the server of the identity: that server says who may write there, and it, or the
+/// own account's server on the way, alone can show anything else than the owner put there.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Sighting {
     /// When.
@@ -94,5 +94,6 @@ impl Sighting {
     }
 }
 
-/// What is known of identities in other systems.
-pub type KnownAssociations = BTreeMap<LinkedId, Sighting>;
+/// What is known of identities in other systems: by the own account over which it was seen, then by place. The server of that account passes on what others say, so it
+/// can say anything in anybody's name; but only for that account's contacts.
+pub type KnownAssociations = BTreeMap<(LinkedId, LinkedId), Sighting>;

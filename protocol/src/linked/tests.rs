@@ -68,7 +68,7 @@ fn lists(has_alice: bool) -> ContactLists {
 }
 
 fn seen(association: Signed<Association>, at: UnixTime) -> KnownAssociations {
-    KnownAssociations::from([(alice(), Sighting::take(&alice(), association, at).expect("in order"))])
+    KnownAssociations::from([((bob(), alice()), Sighting::take(&alice(), association, at).expect("in order"))])
 }
 
 /// What the caller's invite says, and why that alone is refused, if it is.
@@ -95,7 +95,7 @@ fn sightings() -> Vec<(&'static str, KnownAssociations, Option<NotLinked>)> {
     vec![
         ("never seen", KnownAssociations::new(), Some(NotLinked::NotSeen)),
         ("seen long ago", seen(good.clone(), NOW.minus_secs(SIGHTING_SECS_FRESH + 1)), Some(NotLinked::NotSeen)),
-        ("nothing there", KnownAssociations::from([(alice(), Sighting::nothing(NOW))]), Some(NotLinked::NotShown)),
+        ("nothing there", KnownAssociations::from([((bob(), alice()), Sighting::nothing(NOW))]), Some(NotLinked::NotShown)),
         ("another user's", seen(association(MALLORY, alice()), NOW), Some(NotLinked::OtherUser)),
         ("revoked", seen(revoked(ALICE), NOW), Some(NotLinked::Shown(AssociationError::Revoked))),
         ("expired", seen(expired(ALICE), NOW), Some(NotLinked::Shown(AssociationError::Expired(ended_at(&ended))))),

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 /// Messages held for phones; more wait in the account's database.
 pub const HELD_MAX: usize = 64;
+/// Messages remembered that all phones have refused.
+const UNWANTED_MAX: usize = 4_096;
 /// When a phone that didn't answer is tried again, doubled each time up to [`RETRY_MAX`].
 pub const RETRY: Duration = Duration::from_secs(30);
 /// See [`RETRY`].
@@ -72,12 +74,16 @@ pub struct Delivery {
     places: HashMap<String, Place>,
     next: Place,
     phones: BTreeMap<String, Phone>,
+    /// What all phones have refused and was let go of to make room: not held again while there are only these phones.
+    unwanted: BTreeSet<String>,
+    has_new_phone: bool,
 }
 
 impl Delivery {
-    /// A message has come. False if it is held already, or there is no room.
+    /// A message has come. False if it is held already, all phones have refused it, or there is no room.
     pub fn hold(&mut self, id: &str) -> bool {
-        let has_room = self.held.len() < HELD_MAX && !self.places.contains_key(id);
+        let is_known = self.places.contains_key(id) || self.unwanted.contains(id);
+        let has_room = self.held.len() < HELD_MAX && !is_known;
         if has_room {
             self.places.insert(id.to_owned(), self.next);
             self.held.insert(self.next, Held { id: id.to_owned(), is_taken: false });
@@ -89,6 +95,11 @@ impl Delivery {
     /// Which phones there are. One that is new gets what nobody has taken; one in `fresh` has registered again, and is tried at once.
     pub fn set_phones(&mut self, phones: &BTreeSet<String>, fresh: &BTreeSet<String>) {
         self.phones.retain(|phone, _| phones.contains(phone));
+        let is_new = |name: &String| !self.phones.contains_key(name);
+        if !self.unwanted.is_empty() && phones.iter().any(is_new) {
+            self.unwanted.clear();
+            self.has_new_phone = true;
+        }
         for name in phones {
             let taken = self.held.iter().filter(|(_, held)| held.is_taken).map(|(place, _)| *place);
             let phone = self.phones.entry(name.clone()).or_insert_with(|| Phone { done: taken.collect(), ..Phone::default() });
@@ -138,6 +149,30 @@ impl Delivery {
     pub fn refused(&mut self, phone: &str, id: &str) {
         self.is_done_with(phone, id);
         self.tidy();
+    }
+
+    /// Lets go of what all phones have refused, if nothing else has room: it stays unread.
+    pub fn make_room(&mut self) {
+        let Self { held, phones, unwanted, .. } = self;
+        if held.len() < HELD_MAX || phones.is_empty() {
+            return;
+        }
+        held.retain(|place, held| {
+            let is_refused = phones.values().all(|phone| phone.done.contains(place));
+            if is_refused {
+                if unwanted.len() >= UNWANTED_MAX {
+                    unwanted.clear();
+                }
+                unwanted.insert(held.id.clone());
+            }
+            !is_refused
+        });
+        self.tidy();
+    }
+
+    /// True, once, if a phone has come that may take what was let go of.
+    pub fn take_new_phone(&mut self) -> bool {
+        std::mem::take(&mut self.has_new_phone)
     }
 
     /// What is under way to a phone goes another way from now on: it is to be sent again, at once.
@@ -282,6 +317,26 @@ mod tests {
         assert!(all.holds("long"), "another phone may take it");
         all.set_phones(&names(&["a", "b"]), &names(&[]));
         assert_eq!(all.poll_send(now), pair("b", "long"));
+    }
+
+    #[test]
+    fn what_all_phones_refuse_doesnt_stand_in_the_way() {
+        let (mut all, now) = (Delivery::default(), Instant::now());
+        all.set_phones(&names(&["a"]), &names(&[]));
+        for number in 0..HELD_MAX {
+            assert!(all.hold(&number.to_string()));
+            let (phone, id) = all.poll_send(now).expect("its turn");
+            all.refused(&phone, &id);
+        }
+        assert!(!all.hold("short"), "no room");
+        all.make_room();
+        assert!(all.hold("short"));
+        assert_eq!(all.poll_send(now), pair("a", "short"));
+        assert!(!all.hold("0"), "it was refused");
+        assert!(!all.take_new_phone());
+        all.set_phones(&names(&["a", "b"]), &names(&[]));
+        assert!(all.take_new_phone() && !all.take_new_phone());
+        assert!(all.hold("0"), "another phone may take it");
     }
 
     #[test]

@@ -117,6 +117,12 @@ pub fn list(id: &str) -> String {
     format!("<iq type='get' id='{id}'><query xmlns='{ROSTER}'/></iq>")
 }
 
+/// Asks whether the own server is there (XEP-0199).
+#[must_use]
+pub fn ping(id: &str) -> String {
+    format!("<iq type='get' id='{id}'><ping xmlns='urn:xmpp:ping'/></iq>")
+}
+
 /// Acknowledges.
 #[must_use]
 pub fn acknowledge(id: &str) -> String {

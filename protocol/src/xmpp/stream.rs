@@ -14,7 +14,8 @@ const HEADER_BYTES_MAX: usize = 4_096;
 pub enum Piece {
     /// The stream begins.
     Opened,
-    /// A stanza, or another element of the stream's.
+    /// A stanza, or another element of the stream's. Of one that can't be read its start alone, without what was in it: what a contact puts into an item of
+    /// theirs mustn't end the connection of whoever looks at it.
     Stanza(Element),
     /// The server has ended the stream.
     Closed,
@@ -78,10 +79,8 @@ impl StreamReader {
         let Some(end) = self.stanza_end()? else { return Ok(None) };
         let stanza: Vec<u8> = self.buffer.drain(..end).collect();
         (self.looked, self.depth) = (0, 0);
-        let document = [&header[..], b">", &stanza, b"</", name_of(&header), b">"].concat();
-        let root = xml::parse_within(&document, STANZA_BYTES_MAX + 2 * HEADER_BYTES_MAX, STANZA_ELEMENTS_MAX)?;
-        let stanza = root.children.into_iter().next().ok_or(StreamError::Form("no element"))?;
-        Ok(Some(Piece::Stanza(stanza)))
+        let read = read_stanza(&header, &stanza).or_else(|_| read_stanza(&header, &start_alone(&stanza)?))?;
+        Ok(Some(Piece::Stanza(read)))
     }
 
     /// White space keeps connections open.
@@ -91,10 +90,13 @@ impl StreamReader {
     }
 
     fn header(&mut self) -> Result<Option<Piece>, StreamError> {
-        if self.buffer.starts_with(b"<?") {
+        while self.buffer.starts_with(b"<?") {
             let Some(end) = find(&self.buffer, b"?>") else { return self.wait_for_header() };
             self.buffer.drain(..end + 2);
-            return self.next_piece();
+            self.skip_between();
+        }
+        if self.buffer.is_empty() {
+            return Ok(None);
         }
         let Some(end) = tag_end(&self.buffer)? else { return self.wait_for_header() };
         let tag: Vec<u8> = self.buffer.drain(..=end).collect();
@@ -142,6 +144,20 @@ impl StreamReader {
             }
         }
     }
+}
+
+/// A stanza, read in the start tag of its stream.
+fn read_stanza(header: &[u8], stanza: &[u8]) -> Result<Element, StreamError> {
+    let document = [header, b">", stanza, b"</", name_of(header), b">"].concat();
+    let root = xml::parse_within(&document, STANZA_BYTES_MAX + 2 * HEADER_BYTES_MAX, STANZA_ELEMENTS_MAX)?;
+    root.children.into_iter().next().ok_or(StreamError::Form("no element"))
+}
+
+/// The start tag of a stanza as an element without content.
+fn start_alone(stanza: &[u8]) -> Result<Vec<u8>, StreamError> {
+    let end = tag_end(stanza)?.ok_or(StreamError::Form("no element"))?;
+    let tag = stanza.get(..end).unwrap_or_default();
+    Ok([tag.strip_suffix(b"/").unwrap_or(tag), b"/>"].concat())
 }
 
 fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {

@@ -167,6 +167,7 @@ impl Edge {
         }
         self.registrar.remove(&name);
         self.is_registrar_changed = true;
+        self.saving.hurry();
         let record = self.running.get(&name).map(|running| &running.account.record);
         record.map(|record| self.credentials(record, password)).ok_or(SipError::Unknown { account: name })
     }

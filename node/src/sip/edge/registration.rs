@@ -179,6 +179,11 @@ impl Saving {
         self.due.filter(|_| self.task.is_none())
     }
 
+    /// Whoever was shut out mustn't be there again after a crash.
+    pub(super) fn hurry(&mut self) {
+        self.due = Some(Instant::now());
+    }
+
     fn begin(&mut self) -> Vec<(ServerId, Message)> {
         self.due = None;
         std::mem::take(&mut self.waiting)

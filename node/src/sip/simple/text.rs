@@ -140,6 +140,10 @@ impl Clerk {
 
     /// Takes up what is unread, as far as there is room, once phones have nothing more to get of what is held.
     pub(super) async fn hold_more(&mut self) {
+        if self.has_more_texts || !self.backlog.is_empty() {
+            self.delivery.make_room();
+            self.tidy_texts();
+        }
         while (self.has_more_texts || !self.backlog.is_empty()) && self.delivery.len() < HELD_MAX && !self.delivery.is_busy() {
             if self.backlog.is_empty() {
                 self.has_more_texts = false;

@@ -44,8 +44,10 @@ const QUEUE_MAX: usize = 4_096;
 /// Peers that send: each may ask 400 things at once and a hundred a second.
 const SENDERS: usize = 8;
 
-/// Pushes under way at a time: as many as the gateway keeps connections to one push service that speaks HTTP/1.1.
-const AT_ONCE: u64 = 4;
+/// Pushes under way at a time: as many as keep the gateway's thread busy. One with less to do is woken more often for each, which [`FEW`] shows: as many as it keeps
+/// connections to one push service that speaks HTTP/1.1.
+const AT_ONCE: u64 = 32;
+const FEW: u64 = 4;
 
 /// Pushes before any are counted.
 const WARM_UP: usize = 100;
@@ -161,10 +163,10 @@ pub(crate) async fn measure(link: &SlowLink, pushes: usize, report: &mut Report)
     let service = PushService::start().await?;
     let pushes = pushes.min(PUSHES_MAX);
     let memory = if Path::new(IN_MEMORY).is_dir() { tempfile::tempdir_in(IN_MEMORY)? } else { tempfile::tempdir()? };
-    let turns = turns(&service, memory.path(), pushes / TURNS).await?;
+    let turns = turns(&service, memory.path(), pushes / TURNS / 2).await?;
     let disk = tempfile::tempdir()?;
     let mut gateway = Gateway::start(&service, disk.path(), ON_DISK).await?;
-    let on_disk = gateway.micros(&service, ON_DISK).await?;
+    let on_disk = gateway.micros(&service, ON_DISK, AT_ONCE).await?;
     gateway.stop().await?;
     let sample = devices(&service, 1)?;
     let disk = disk.path().join("alone");
@@ -185,6 +187,8 @@ pub(crate) async fn measure(link: &SlowLink, pushes: usize, report: &mut Report)
 /// What a turn found, in microseconds a push.
 struct Turn {
     product: f64,
+    /// The same with few at a time.
+    few: f64,
     bare: Bare,
     exchange: f64,
     record: f64,
@@ -199,16 +203,17 @@ impl Turn {
 
 async fn turns(service: &PushService, folder: &Path, pushes: usize) -> Result<Vec<Turn>> {
     let gateway_key = SecretKey::from_bytes(rand::random());
-    let mut gateway = Gateway::start(service, folder, pushes * TURNS).await?;
+    let mut gateway = Gateway::start(service, folder, 2 * pushes * TURNS).await?;
     let mut turns = Vec::new();
     for number in 0..TURNS {
-        let product = gateway.micros(service, pushes).await?;
+        let product = gateway.micros(service, pushes, AT_ONCE).await?;
+        let few = gateway.micros(service, pushes, FEW).await?;
         let (service, sample, key) = (service.clone(), devices(service, ALONE)?, gateway_key.clone());
         let folder = folder.join(format!("alone-{number}"));
         let turn = tokio::task::spawn_blocking(move || {
             let bare = cryptography(&sample, &key)?;
             let exchange = http(&service, &sample[0])? - bare.encryption;
-            anyhow::Ok(Turn { product, bare, exchange, record: durable(&sample, &folder)? })
+            anyhow::Ok(Turn { product, few, bare, exchange, record: durable(&sample, &folder)? })
         });
         turns.push(turn.await??);
     }
@@ -227,6 +232,7 @@ fn report_turns(turns: &[Turn], pushes: usize, report: &mut Report) {
     report.add(Row::stated("a push at the gateway, everything: processor time", "µs", middle(|turn| turn.product)).note(format!(
         "{pushes} pushes, {AT_ONCE} at a time, the database in memory; its whole thread, QUIC and the kernel included, what it takes at rest subtracted"
     )));
+    report.add(Row::stated("the same, fewer at a time", "µs", middle(|turn| turn.few)).note(format!("{FEW} at a time")));
     report.add(
         Row::stated("of it the HTTP exchange", "µs", middle(|turn| turn.exchange))
             .note("the gateway's client alone, HTTP/1.1 without TLS, without the encryption"),
@@ -291,7 +297,7 @@ impl Gateway {
             senders.push(Sender::connect(&address, peer).await?);
         }
         let first = devices.split_off(pushes);
-        send_all(service, &mut senders, &first, &device).await?;
+        send_all(service, &mut senders, (&first, AT_ONCE), &device).await?;
         let before = thread_time(&thread)?;
         tokio::time::sleep(IDLE).await;
         let idle = (thread_time(&thread)? - before).as_secs_f64() / IDLE.as_secs_f64();
@@ -299,10 +305,10 @@ impl Gateway {
     }
 
     /// Processor time of each of so many pushes.
-    async fn micros(&mut self, service: &PushService, pushes: usize) -> Result<f64> {
+    async fn micros(&mut self, service: &PushService, pushes: usize, at_once: u64) -> Result<f64> {
         let now = self.devices.split_off(self.devices.len().saturating_sub(pushes));
         let (before, began) = (thread_time(&self.thread)?, Instant::now());
-        send_all(service, &mut self.senders, &now, &self.device).await?;
+        send_all(service, &mut self.senders, (&now, at_once), &self.device).await?;
         let used = (thread_time(&self.thread)? - before).as_secs_f64() - self.idle * began.elapsed().as_secs_f64();
         Ok(used * 1e6 / now.len() as f64)
     }
@@ -313,14 +319,19 @@ impl Gateway {
 }
 
 /// Sends a push to each, a few at a time, and waits until the push service has all.
-async fn send_all(service: &PushService, senders: &mut [Sender], devices: &[Registered], gateway: &DeviceKey) -> Result<()> {
+async fn send_all(
+    service: &PushService,
+    senders: &mut [Sender],
+    (devices, at_once): (&[Registered], u64),
+    gateway: &DeviceKey,
+) -> Result<()> {
     let before = service.taken();
     // Proofs are dated, and signing them is the senders' work.
     let pushes: Vec<PushSend> = devices.iter().map(|device| device.push(gateway)).collect();
     let deadline = Instant::now() + LIMIT;
     let count = senders.len();
     for (number, push) in (0_u64..).zip(&pushes) {
-        while number - (service.taken() - before).min(number) >= AT_ONCE {
+        while number - (service.taken() - before).min(number) >= at_once {
             if Instant::now() > deadline {
                 bail!("only {} of {number} pushes have come to the push service", service.taken() - before);
             }
