@@ -1,12 +1,10 @@
 //! Goal: what people do with telephones works through the edge: several of one account, holding, transferring, encrypted signalling, accounts for
 //! others, a restart in between. Method: clients that say exactly what a phone would, and baresip where it can do it.
 
-use std::process::Command;
 use std::time::Duration;
 
-use halloo_protocol::sip::message::Message;
 use halloo_tests::linking::Linking;
-use halloo_tests::phone::{Phone, PhoneAccount, wait_devices};
+use halloo_tests::phone::{Phone, PhoneAccount, edge_certificate, wait_devices};
 use halloo_tests::sip_client::SipClient;
 use halloo_tests::{Plan, eventually};
 
@@ -22,25 +20,8 @@ fn sdp(direction: &str) -> String {
 #[track_caller]
 fn registered(account: &PhoneAccount) -> SipClient {
     let mut client = SipClient::new(account);
-    let mut request = client.request("REGISTER", "sip:example");
-    request.add("expires", "600");
-    assert_eq!(client.exchange(request).status(), 200);
+    client.register();
     client
-}
-
-/// A call of a phone's that is answered: the INVITE, and its 200.
-#[track_caller]
-fn call(client: &mut SipClient, to: &str) -> (Message, Message) {
-    let request = client.request("INVITE", &format!("sip:{to}")).with_body("application/sdp", sdp("sendrecv"));
-    client.send(&request.to_bytes());
-    let asked = client.final_answer(&request);
-    let request = client.authorize(request, &asked);
-    client.send(&request.to_bytes());
-    let answer = client.final_answer(&request);
-    assert_eq!(answer.status(), 200, "{answer:?}");
-    let ack = client.within("ACK", &request, &answer);
-    client.send(&ack.to_bytes());
-    (request, answer)
 }
 
 #[test]
@@ -94,7 +75,7 @@ fn a_phone_holds_goes_on_and_transfers() {
     let [alice, bob, carol] = network.users();
     let account = PhoneAccount::add(alice, "udp");
     let mut phone = registered(&account);
-    let (invite, answer) = call(&mut phone, &bob.username);
+    let (invite, answer) = phone.call(&format!("sip:{}", bob.username), &sdp("sendrecv"));
     for (direction, expected) in [("sendonly", "a=recvonly"), ("inactive", "a=inactive"), ("sendrecv", "a=sendrecv")] {
         let request = phone.within("INVITE", &invite, &answer).with_body("application/sdp", sdp(direction));
         phone.send(&request.to_bytes());
@@ -125,28 +106,7 @@ fn a_phone_holds_goes_on_and_transfers() {
 #[ignore = "long: the parts have tests of their own"]
 fn accounts_of_others_and_encrypted_signalling() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (certificate, key) = (folder.path().join("certificate.pem"), folder.path().join("key.pem"));
-    let made = Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-            "-subj",
-            "/CN=edge",
-        ])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&certificate)
-        .output()
-        .expect("openssl runs");
-    assert!(made.status.success(), "{made:?}");
+    let (certificate, key) = edge_certificate(folder.path());
     let sip = format!(
         "[sip]\nlisten = [\"127.0.0.1:0\"]\nlisten_tls = [\"127.0.0.1:0\"]\ncertificate = {certificate:?}\nkey = {key:?}\n"
     );

@@ -10,7 +10,7 @@ use halloo_tests::linphone::Linphone;
 use halloo_tests::phone::{Phone, PhoneAccount, wait_devices};
 use halloo_tests::rtp_tone::RtpTone;
 use halloo_tests::sip_client::SipClient;
-use halloo_tests::{Plan, eventually};
+use halloo_tests::{Network, Plan, eventually};
 
 const ALICE_HZ: f64 = 440.0;
 const CAROL_HZ: f64 = 660.0;
@@ -22,19 +22,19 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long they are left to talk.
 const TALK: Duration = Duration::from_secs(2);
 
-/// A call that is answered: the INVITE, and its 200.
+/// Alice, bob and carol, each with an edge and an account of a phone's, all of whose devices bob knows, and carol alice's.
 #[track_caller]
-fn call(client: &mut SipClient, tone: &RtpTone, to: &str) -> (Message, Message) {
-    let request = client.request("INVITE", to).with_body("application/sdp", tone.sdp());
-    client.send(&request.to_bytes());
-    let asked = client.final_answer(&request);
-    let request = client.authorize(request, &asked);
-    client.send(&request.to_bytes());
-    let answer = client.final_answer(&request);
-    assert_eq!(answer.status(), 200, "{answer:?}");
-    let ack = client.within("ACK", &request, &answer);
-    client.send(&ack.to_bytes());
-    (request, answer)
+fn three_with_accounts() -> (Network, [PhoneAccount; 3]) {
+    let edge = || ["--sip", "127.0.0.1:0"];
+    let plan = Plan::new(["alice", "bob", "carol"]).args("alice", edge()).args("bob", edge()).args("carol", edge());
+    let mut network = plan.start();
+    let [alice, bob, carol] = network.users();
+    let accounts = [&*alice, bob, carol].map(|user| PhoneAccount::add(user, "udp"));
+    for user in [&alice.username, &carol.username] {
+        wait_devices(bob, user, 2);
+    }
+    wait_devices(carol, &alice.username, 2);
+    (network, accounts)
 }
 
 /// Asks for a transfer of this call, and waits for what comes of it.
@@ -60,16 +60,8 @@ fn replacing(to: &str, call: &(Message, Message)) -> String {
 
 #[test]
 fn a_phone_transfers_its_call_and_the_others_hear_each_other() {
-    let edge = || ["--sip", "127.0.0.1:0"];
-    let plan = Plan::new(["alice", "bob", "carol"]).args("alice", edge()).args("bob", edge()).args("carol", edge());
-    let mut network = plan.start();
+    let (_network, accounts) = three_with_accounts();
     let folder = tempfile::tempdir().expect("a folder");
-    let [alice, bob, carol] = network.users();
-    let accounts = [&*alice, bob, carol].map(|user| PhoneAccount::add(user, "udp"));
-    for user in [&alice.username, &carol.username] {
-        wait_devices(bob, user, 2);
-    }
-    wait_devices(carol, &alice.username, 2);
     let [to_alice, _, to_carol] = accounts.each_ref().map(|account| account.uri.clone());
     let phone = |name, account, hertz| Phone::registered(folder.path(), name, account, hertz, ";answermode=auto");
     let mut at_alice = phone("alice-phone", &accounts[0], ALICE_HZ);
@@ -79,9 +71,9 @@ fn a_phone_transfers_its_call_and_the_others_hear_each_other() {
 
     // After a consultation. What names no call of the phone's changes nothing.
     let tone = RtpTone::new(BOB_HZ);
-    let first = call(&mut bob, &tone, &to_alice);
+    let first = bob.call(&to_alice, &tone.sdp());
     at_alice.wait("CALL_ESTABLISHED");
-    let second = call(&mut bob, &tone, &to_carol);
+    let second = bob.call(&to_carol, &tone.sdp());
     at_carol.wait("CALL_ESTABLISHED");
     let nobodys = format!("<{to_carol}?Replaces=nobodys%3Bto-tag%3D1%3Bfrom-tag%3D2>");
     assert_eq!(transfer(&mut bob, &first, &nobodys), "SIP/2.0 481 Call/Transaction Does Not Exist");
@@ -97,7 +89,7 @@ fn a_phone_transfers_its_call_and_the_others_hear_each_other() {
     assert_heard(&at_carol.heard(), ALICE_HZ, UNHEARD_HZ, Duration::from_secs(1));
 
     // Another phone of the account takes the call.
-    let first = call(&mut bob, &tone, &to_alice);
+    let first = bob.call(&to_alice, &tone.sdp());
     at_alice.wait("CALL_ESTABLISHED");
     let mut other = SipClient::new(&accounts[1]);
     let mut spoken = RtpTone::new(BOB_HZ);
@@ -130,7 +122,7 @@ fn a_phone_transfers_its_call_and_the_others_hear_each_other() {
     assert_heard(&at_alice.heard(), BOB_HZ, UNHEARD_HZ, Duration::from_secs(1));
 
     // To somebody who is called for it; the phone hangs up before they answer.
-    let first = call(&mut bob, &tone, &to_alice);
+    let first = bob.call(&to_alice, &tone.sdp());
     at_alice.wait("CALL_ESTABLISHED");
     let mut refer = bob.within("REFER", &first.0, &first.1);
     refer.add("refer-to", format!("<{to_carol}>"));
@@ -149,16 +141,8 @@ fn a_phone_transfers_its_call_and_the_others_hear_each_other() {
 #[test]
 #[ignore = "long: with a phone that isn't ours, in packages of its own"]
 fn linphone_connects_two_of_its_calls() {
-    let edge = || ["--sip", "127.0.0.1:0"];
-    let plan = Plan::new(["alice", "bob", "carol"]).args("alice", edge()).args("bob", edge()).args("carol", edge());
-    let mut network = plan.start();
+    let (_network, accounts) = three_with_accounts();
     let folder = tempfile::tempdir().expect("a folder");
-    let [alice, bob, carol] = network.users();
-    let accounts = [&*alice, bob, carol].map(|user| PhoneAccount::add(user, "udp"));
-    for user in [&alice.username, &carol.username] {
-        wait_devices(bob, user, 2);
-    }
-    wait_devices(carol, &alice.username, 2);
     let phone = |name, account, hertz| Phone::registered(folder.path(), name, account, hertz, ";answermode=auto");
     let mut at_alice = phone("alice-phone", &accounts[0], ALICE_HZ);
     let mut at_carol = phone("carol-phone", &accounts[2], CAROL_HZ);

@@ -3,12 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::sip::message::Message;
 use halloo_tests::cli::Invocation;
-use halloo_tests::phone::{PhoneAccount, wait_devices};
+use halloo_tests::phone::{PhoneAccount, edge_certificate, wait_devices};
 use halloo_tests::rtp_tone::RtpTone;
 use halloo_tests::sip_client::SipClient;
 use halloo_tests::{Plan, User, eventually};
@@ -38,28 +37,6 @@ fn register(client: &mut SipClient, params: &str, secs: u32) {
     assert_eq!(answer.status(), 200, "{answer:?}");
 }
 
-/// An INVITE with credentials, on its way.
-#[track_caller]
-fn invite(client: &mut SipClient, to: &str, sdp: &str) -> Message {
-    let request = client.request("INVITE", &format!("sip:{to}")).with_body("application/sdp", sdp);
-    client.send(&request.to_bytes());
-    let asked = client.final_answer(&request);
-    let request = client.authorize(request, &asked);
-    client.send(&request.to_bytes());
-    request
-}
-
-/// A call of a phone's that is answered: the INVITE, and its 200.
-#[track_caller]
-fn call(client: &mut SipClient, to: &str, sdp: &str) -> (Message, Message) {
-    let request = invite(client, to, sdp);
-    let answer = client.final_answer(&request);
-    assert_eq!(answer.status(), 200, "{answer:?}");
-    let ack = client.within("ACK", &request, &answer);
-    client.send(&ack.to_bytes());
-    (request, answer)
-}
-
 #[track_caller]
 fn hang_up(client: &mut SipClient, invite: &Message, answer: &Message) {
     let bye = client.within("BYE", invite, answer);
@@ -69,23 +46,7 @@ fn hang_up(client: &mut SipClient, invite: &Message, answer: &Message) {
 
 /// Lines for an edge that listens on everything.
 fn edge(folder: &Path) -> String {
-    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
-    let mut openssl = Command::new("openssl");
-    openssl.args([
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=edge",
-    ]);
-    let made = openssl.arg("-keyout").arg(&key).arg("-out").arg(&certificate).output().expect("openssl runs");
-    assert!(made.status.success(), "{made:?}");
+    let (certificate, key) = edge_certificate(folder);
     format!("[sip]\nlisten = [\"[::]:0\"]\nlisten_tls = [\"127.0.0.1:0\"]\ncertificate = {certificate:?}\nkey = {key:?}\n")
 }
 
@@ -98,7 +59,7 @@ fn a_call_follows_its_phone(alice: &User, bob: &User, account: &PhoneAccount) {
     register(&mut phone, PHONE, 600);
     let shown = |alice: &User| alice.cli(["sip", "account", "list"]).ok()["accounts"][0]["phones"].clone();
     assert_eq!(shown(alice)[0]["address"], phone.address().as_str());
-    let (_, answer) = call(&mut phone, &bob.username, &sdp(false));
+    let (_, answer) = phone.call(&format!("sip:{}", bob.username), &sdp(false));
     let described = String::from_utf8_lossy(&answer.body).into_owned();
     assert!(described.contains("c=IN IP4 127.0.0.1"), "{described}");
     let mut moved = SipClient::new(account);
@@ -130,7 +91,7 @@ fn media_are_as_safe_as_signalling(alice: &User, bob: &User, carol: &User, accou
     phone.take("BYE", |_| true);
     dialled.wait(PATIENCE);
 
-    let (request, answer) = call(&mut phone, &bob.username, &sdp(true));
+    let (request, answer) = phone.call(&format!("sip:{}", bob.username), &sdp(true));
     assert!(String::from_utf8_lossy(&answer.body).contains("RTP/SAVP "), "{answer:?}");
     let downgrade = phone.within("INVITE", &request, &answer).with_body("application/sdp", sdp(false));
     phone.send(&downgrade.to_bytes());
@@ -167,7 +128,7 @@ fn an_account_has_its_share(alice: &User, callers: [&User; 3], account: &PhoneAc
         ringing.insert(invite.call_id().to_owned());
     }
     assert_eq!(ringing.len(), LEGS_MAX);
-    let refused = invite(&mut phone, "bob@example", &sdp(false));
+    let refused = phone.invite("sip:bob@example", &sdp(false));
     let refused = phone.final_answer(&refused);
     assert_eq!((refused.status(), refused.reason()), (503, "This account has too many calls"), "{refused:?}");
     for call in dialled {
@@ -195,7 +156,7 @@ fn a_phone_has_an_address_that_names_nobody(account: &PhoneAccount, erins: &Phon
     assert_ne!(first, second);
     for address in [&first, &second] {
         assert!(address.starts_with("tgruu.") && address.ends_with("@example;gr") && !address.contains("alice"), "{address}");
-        let sent = invite(&mut erin, address, &sdp(false));
+        let sent = erin.invite(&format!("sip:{address}"), &sdp(false));
         let rung = phone.next_request("INVITE");
         assert!(rung.get("p-asserted-identity").is_some_and(|caller| caller.contains("sip:erin@example")), "{rung:?}");
         phone.answer(&rung, 603, None);
@@ -205,7 +166,7 @@ fn a_phone_has_an_address_that_names_nobody(account: &PhoneAccount, erins: &Phon
     let mut changed = second.clone();
     changed.insert(20, 'a');
     for gone in [&second, &changed] {
-        let sent = invite(&mut erin, gone, &sdp(false));
+        let sent = erin.invite(&format!("sip:{gone}"), &sdp(false));
         assert_eq!(erin.final_answer(&sent).status(), 404, "{gone}");
     }
 }
@@ -214,7 +175,7 @@ fn a_phone_has_an_address_that_names_nobody(account: &PhoneAccount, erins: &Phon
 #[track_caller]
 fn keys_go_both_ways(bob: &User, account: &PhoneAccount) {
     let (mut phone, mut tone) = (SipClient::new(account), RtpTone::new(440.0));
-    let (request, answer) = call(&mut phone, &bob.username, &tone.sdp_with_keys());
+    let (request, answer) = phone.call(&format!("sip:{}", bob.username), &tone.sdp_with_keys());
     let described = String::from_utf8_lossy(&answer.body).into_owned();
     assert!(described.contains("telephone-event/8000"), "{described}");
     tone.speak_to(&answer.body);

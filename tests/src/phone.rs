@@ -19,6 +19,21 @@ use crate::wait::eventually;
 /// How long anything a phone does may take to show.
 pub const PHONE_PATIENCE: Duration = Duration::from_secs(30);
 
+/// A certificate and its key for an edge's listener with TLS, made by openssl: their files.
+///
+/// # Panics
+/// If there is no openssl.
+#[track_caller]
+pub fn edge_certificate(folder: &Path) -> (PathBuf, PathBuf) {
+    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+    let how =
+        ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", "/CN=edge"];
+    let made = Command::new("openssl").args(how).arg("-keyout").arg(&key).arg("-out").arg(&certificate).output();
+    let made = made.expect("openssl runs");
+    assert!(made.status.success(), "{made:?}");
+    (certificate, key)
+}
+
 /// A running phone; ended when dropped.
 #[derive(Debug)]
 pub struct Phone {

@@ -227,6 +227,34 @@ impl SipClient {
         assert_eq!(answer.status(), 200, "{answer:?}");
     }
 
+    /// An INVITE to a URI, with credentials, on its way.
+    ///
+    /// # Panics
+    /// If the edge asks for none.
+    #[track_caller]
+    pub fn invite(&mut self, uri: &str, sdp: &str) -> Message {
+        let request = self.request("INVITE", uri).with_body("application/sdp", sdp);
+        self.send(&request.to_bytes());
+        let asked = self.final_answer(&request);
+        let request = self.authorize(request, &asked);
+        self.send(&request.to_bytes());
+        request
+    }
+
+    /// A call that is answered: the INVITE, and its 200.
+    ///
+    /// # Panics
+    /// If it isn't.
+    #[track_caller]
+    pub fn call(&mut self, uri: &str, sdp: &str) -> (Message, Message) {
+        let request = self.invite(uri, sdp);
+        let answer = self.final_answer(&request);
+        assert_eq!(answer.status(), 200, "{answer:?}");
+        let ack = self.within("ACK", &request, &answer);
+        self.send(&ack.to_bytes());
+        (request, answer)
+    }
+
     /// The next request of the edge that this is true of; it is answered with 200, and so are others before it.
     ///
     /// # Panics
