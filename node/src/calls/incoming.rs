@@ -1,5 +1,7 @@
 //! Calls that come in.
 
+mod look;
+
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::conference::{ConferencePart, Participant};
@@ -356,46 +358,6 @@ impl EventLoop {
         Some(Rung { status, call: None, from: None, refusal: Some(decision.to_string()), held_secs: None })
     }
 
-    /// Holds a call of somebody who may be a contact in a linked system, until their place there was looked at.
-    fn hold_for_look(&mut self, sealed: &SealedInvite, arrival: Arrival, invite: &VerifiedInvite) -> Option<Rung> {
-        let held_secs = self.is_held_for_look(sealed, arrival, invite)?;
-        debug!(call = %invite.invite().call.short(), "held until the caller's place in the linked system was looked at");
-        Some(Rung { status: InviteStatus::Ringing, call: None, from: None, refusal: None, held_secs: Some(held_secs) })
-    }
-
-    /// The caller's place was looked at: rings, or refuses. On a stream it was answered that it is held, so either is told by a signal.
-    pub(crate) fn ring_after_look(&mut self, sealed: &SealedInvite, arrival: Arrival, call: CallId) {
-        let rung = self.ring(sealed, arrival);
-        match rung.status {
-            InviteStatus::Ringing => {
-                let incoming = self.calls.incoming.get_mut(&call).filter(|incoming| !incoming.is_held());
-                if let Some(incoming) = incoming.filter(|_| arrival.way == InviteWay::Stream) {
-                    incoming.machine.ring(Instant::now());
-                    self.drive_incoming(call);
-                }
-            }
-            InviteStatus::Refused(reason) if arrival.way == InviteWay::Stream => self.refuse_after_look(sealed, arrival, reason),
-            InviteStatus::Busy if arrival.way == InviteWay::Stream => self.refuse_after_look(sealed, arrival, Reason::BUSY),
-            // A stranger who pushed isn't told that the device is awake.
-            InviteStatus::Refused(_) | InviteStatus::Busy | InviteStatus::Duplicate | InviteStatus::NotForMe => {}
-        }
-    }
-
-    fn refuse_after_look(&mut self, sealed: &SealedInvite, arrival: Arrival, reason: Reason) {
-        let opened = sealed.open(&self.hpke, &self.identity.device(), self.now().unix, &self.trust);
-        let Ok(invite) = opened else { return };
-        let call = invite.invite().call;
-        if self.calls.incoming.contains_key(&call) || self.calls.incoming.len() >= CALLS_MAX {
-            return;
-        }
-        let (params, target) = self.callee(&invite, arrival.way);
-        let machine = CalleeCall::refuse(params, reason, Instant::now());
-        let mut incoming = self.new_incoming(&invite, machine, target, arrival);
-        incoming.archived = true;
-        self.calls.incoming.insert(call, incoming);
-        self.drive_incoming(call);
-    }
-
     fn invite_refused(&mut self, error: &InviteError) -> Rung {
         debug!(%error, "invite refused");
         if let InviteError::Expired(invite) = error {
@@ -549,12 +511,6 @@ impl EventLoop {
             archived: false,
             word: (way == InviteWay::Relay).then(Vec::new),
         }
-    }
-
-    /// The contact in a linked system as whom somebody calls, if that is why it rings.
-    fn linked_peer(&mut self, invite: &VerifiedInvite) -> Option<LinkedPeer> {
-        let contact = self.linked_caller(invite)?;
-        Some(LinkedPeer { id: contact.id.to_string(), name: contact.name })
     }
 
     /// Doesn't ring, tells the caller why, and lists the call.

@@ -1,5 +1,8 @@
 //! Calls we place.
 
+mod look_again;
+mod pushes;
+
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -305,29 +308,6 @@ impl EventLoop {
         })
     }
 
-    /// Asks the directory too, if the record was a cached one. The invites go first.
-    fn look_again(&mut self, call: CallId) {
-        let Some(outgoing) = self.calls.outgoing.get_mut(&call).filter(|outgoing| outgoing.looks_again) else { return };
-        outgoing.looks_again = false;
-        let user = outgoing.progress.user.clone();
-        self.resolve_user(&user, Waiter::DialAgain(call));
-    }
-
-    /// The second look-up for a dial has ended, with a record or without.
-    pub(crate) fn dial_resolved_again(&mut self, call: CallId, found: Option<&DirectoryRecord>) {
-        let devices = found.map_or(0, |record| record.entries().count());
-        let detail = if found.is_some() {
-            format!("{}, from the directory too", count_words(devices))
-        } else {
-            "nothing newer in the directory".to_owned()
-        };
-        self.note_stage(call, CallStageKind::LookUp, None, detail);
-        if let Some(record) = found {
-            self.invite_devices(call, record);
-        }
-        self.finish_dial_lookup(call);
-    }
-
     fn finish_dial_lookup(&mut self, call: CallId) {
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         outgoing.machine.finish_lookup(Instant::now());
@@ -555,84 +535,6 @@ impl EventLoop {
         }
     }
 
-    /// A device has the invite, and rings later: its user has others ring first.
-    fn device_holds(&mut self, call: CallId, device: DeviceKey, secs: u16) {
-        self.note_stage(
-            call,
-            CallStageKind::Choice,
-            Some(&device),
-            format!("has it, and rings in {secs} s: others are to ring before"),
-        );
-        if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
-            if let Some(leg) = outgoing.legs.get_mut(&device) {
-                leg.rang_on_stream = true;
-            }
-            outgoing.machine.handle_held(device, Instant::now());
-            self.drive_outgoing(call);
-        }
-    }
-
-    /// A gateway has the push, and sends it later.
-    pub(crate) fn push_held(&mut self, call: CallId, device: DeviceKey, held: HeldPush, secs: u16) {
-        let is_waiting = self.calls.outgoing.get(&call).is_some_and(|outgoing| outgoing.machine.is_waiting());
-        if !is_waiting {
-            return self.withdraw_push(held);
-        }
-        self.note_stage(
-            call,
-            CallStageKind::Choice,
-            Some(&device),
-            format!("its gateway wakes it in {secs} s: others are to ring before"),
-        );
-        if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
-            if let Some(leg) = outgoing.legs.get_mut(&device) {
-                leg.held_pushes.push(held);
-            }
-            outgoing.machine.handle_kept(device);
-        }
-    }
-
-    /// The call is answered or over: gateways that hold pushes for it let them go.
-    fn withdraw_pushes(&mut self, call: CallId) {
-        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
-        let held: Vec<HeldPush> = outgoing.legs.values_mut().flat_map(|leg| leg.held_pushes.drain(..)).collect();
-        held.into_iter().for_each(|held| self.withdraw_push(held));
-    }
-
-    /// The device can't open the invite: our copy of its record is old. Once, a fresh one is fetched. False if that was tried before.
-    fn look_up_again(&mut self, call: CallId, device: DeviceKey) -> bool {
-        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return false };
-        let user = outgoing.progress.user.clone();
-        let Some(leg) = outgoing.legs.get_mut(&device).filter(|leg| !leg.looked_up_again) else { return false };
-        leg.looked_up_again = true;
-        leg.push_at = None;
-        outgoing.progress.note(CallStageKind::LookUp, Some(&device), "its record is fetched anew, for the key to seal to");
-        self.forget_cached(&user);
-        self.resolve_user(&user, Waiter::Redial(call, device));
-        true
-    }
-
-    /// The second look-up has ended: with another key for the device the invite is made again, else the device is given up.
-    pub(crate) fn redial_resolved(&mut self, call: CallId, device: DeviceKey, found: Result<DirectoryRecord, ResolveError>) {
-        let fresh = found.ok().and_then(|record| {
-            let parts = record.entry(&device)?;
-            let leg = self.new_leg(&record, parts)?;
-            let known = self.calls.outgoing.get(&call)?.legs.get(&device)?;
-            (known.hpke_key != leg.hpke_key).then_some(leg)
-        });
-        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
-        match fresh {
-            Some(leg) => {
-                outgoing.legs.insert(device, Leg { looked_up_again: true, ..leg });
-                self.offer_to(call, device);
-            }
-            None => {
-                outgoing.machine.handle_invite_status(device, InviteStatus::NotForMe, Instant::now());
-                self.drive_outgoing(call);
-            }
-        }
-    }
-
     /// Sends invites again that nobody has answered. Copies are known by their bytes.
     fn repeat_invites(&mut self, call: CallId, now: Instant) {
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
@@ -678,72 +580,6 @@ impl EventLoop {
     fn stream_failed(&mut self, call: CallId, device: DeviceKey) {
         if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
             leg.stream_failed = true;
-        }
-        self.check_unreachable(call, device);
-    }
-
-    /// The device isn't where its record says: it may have moved a moment ago, and not every replica knows. Once, all are asked. False if that was
-    /// done before.
-    fn look_for_move(&mut self, call: CallId, device: DeviceKey) -> bool {
-        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return false };
-        let user = outgoing.progress.user.clone();
-        let Some(leg) = outgoing.legs.get_mut(&device).filter(|leg| !leg.looked_for_move) else { return false };
-        leg.looked_for_move = true;
-        outgoing.progress.note(CallStageKind::LookUp, Some(&device), "not where its record says: all replicas are asked");
-        self.resolve_user(&user, Waiter::Moved(call, device));
-        true
-    }
-
-    /// All replicas have been asked: the invite goes to where the device is now, or the way over the stream is at its end.
-    pub(crate) fn moved_resolved(&mut self, call: CallId, device: DeviceKey, found: Option<&DirectoryRecord>) {
-        let fresh = found.and_then(|record| self.device_target(record, record.entry(&device)?));
-        let leg = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device));
-        let Some(leg) = leg else { return };
-        match (fresh.filter(|target| target.addresses != leg.target.addresses), leg.sealed.clone()) {
-            (Some(target), Some(sealed)) => {
-                leg.target = target.clone();
-                self.send_invite(call, device, &target, &sealed);
-            }
-            _ => self.stream_failed(call, device),
-        }
-    }
-
-    /// Hands the invite to the gateways of devices whose time has come.
-    fn push_due(&mut self, call: CallId) {
-        let now = Instant::now();
-        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
-        let mut due = Vec::new();
-        for (device, leg) in &mut outgoing.legs {
-            let waits = outgoing.machine.leg_state(device) == Some(LegState::Inviting);
-            if let (Some(sealed), true) = (&leg.sealed, leg.push_at.is_some_and(|at| at <= now)) {
-                leg.push_at = None;
-                if waits {
-                    due.push((*device, leg.gateways.clone(), sealed.clone()));
-                }
-            }
-        }
-        for (device, gateways, sealed) in due {
-            let asked = self.push_invite(call, device, &gateways, &sealed);
-            let pushes = asked.len();
-            if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
-                leg.bearers.extend(asked);
-                leg.pushes = pushes;
-                leg.pushed |= pushes > 0;
-            }
-            self.note_stage(
-                call,
-                CallStageKind::Push,
-                Some(&device),
-                format!("{pushes} of its {} gateways asked", gateways.len()),
-            );
-        }
-    }
-
-    /// A gateway refused a push, or couldn't be reached.
-    pub(crate) fn push_failed(&mut self, call: CallId, device: DeviceKey) {
-        self.note_stage(call, CallStageKind::Push, Some(&device), "a gateway took no push");
-        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
-            leg.pushes = leg.pushes.saturating_sub(1);
         }
         self.check_unreachable(call, device);
     }
