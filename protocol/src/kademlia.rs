@@ -67,7 +67,7 @@ pub use publish::{LeaseReport, PublishReport};
 pub use query::{FindOptions, FindOutcome, FindResult, Mode};
 pub use routing_table::{NetworkGroup, REPLICAS};
 pub use serve::{Reply, RequestSource};
-pub use store::StoreLimits;
+pub use store::{StoreLimits, share_records};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -430,7 +430,13 @@ impl Directory {
     /// [`FalsePlace`] if the descriptor isn't that device's or claims another place than its chain gives it. The peer is then out of
     /// all tables and refused for an hour; the owner should close the connection.
     #[allow(clippy::result_large_err, reason = "rare, and the owner wants every fact for its log")]
-    pub fn handle_hello(&mut self, now: Now, chain: &VerifiedChain, descriptor: Descriptor) -> Result<(), FalsePlace> {
+    pub fn handle_hello(
+        &mut self,
+        now: Now,
+        chain: &VerifiedChain,
+        descriptor: impl Into<Arc<Descriptor>>,
+    ) -> Result<(), FalsePlace> {
+        let descriptor = descriptor.into();
         let device = chain.device;
         let (UserId::Named { authority, .. }, Some(place)) = (&chain.user.id, chain.place) else {
             return self.refuse_place(now, chain, &descriptor);
@@ -440,8 +446,7 @@ impl Directory {
         }
         let proof = Proof { authority: *authority, serial: chain.user.serial, not_after: chain.not_after };
         let before = self.table.live_descriptor(&device);
-        let descriptor = Arc::new(descriptor);
-        let admission = self.table.prove(now.instant, Descriptor::clone(&descriptor), proof);
+        let admission = self.table.prove(now.instant, Arc::clone(&descriptor), proof);
         match (admission, before) {
             (Admission::New, _) => self.neighbourhood_changed(now, &descriptor, repair::Change::Joined),
             // It serves no longer.
@@ -615,7 +620,7 @@ impl Directory {
     }
 
     /// Takes in descriptors that nobody has proved: the address book on disk, an invite's list, the command line.
-    pub fn add_hearsay(&mut self, now: Now, descriptors: impl IntoIterator<Item = Descriptor>) {
+    pub fn add_hearsay(&mut self, now: Now, descriptors: impl IntoIterator<Item = impl Into<Arc<Descriptor>>>) {
         for descriptor in descriptors {
             self.table.hear(now.instant, descriptor, None);
         }
@@ -625,6 +630,12 @@ impl Directory {
     #[must_use]
     pub fn table_snapshot(&self) -> Vec<Descriptor> {
         self.table.snapshot()
+    }
+
+    /// Up to `count` proved, living nodes, those nearest to us first: an address book.
+    #[must_use]
+    pub fn known(&self, count: usize) -> Vec<Arc<Descriptor>> {
+        self.table.closest(&self.local.place.unwrap_or(Place(*self.local.device.as_bytes())), count)
     }
 
     /// The nodes to keep connected: the closest to us if we serve, whose deaths must be noticed; a few for clients.

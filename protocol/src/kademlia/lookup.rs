@@ -174,12 +174,12 @@ impl Lookup {
     }
 
     /// Adds the nodes that `teller` named.
-    pub(super) fn told(&mut self, teller: &DeviceKey, closer: &[Descriptor]) {
+    pub(super) fn told(&mut self, teller: &DeviceKey, closer: &[Arc<Descriptor>]) {
         let Some((at, root)) = self.find(teller).map(|(at, candidate)| (at, candidate.root)) else { return };
         let mut brought_closer = false;
         for descriptor in closer {
             let distance = self.target.distance(&descriptor.place);
-            brought_closer |= self.add(Arc::new(descriptor.clone()), root, Some(*teller)) && distance < at.0;
+            brought_closer |= self.add(Arc::clone(descriptor), root, Some(*teller)) && distance < at.0;
         }
         if !brought_closer {
             self.is_stalled = true;

@@ -1,0 +1,66 @@
+//! The production directory in the simulator.
+
+#![allow(clippy::print_stdout, reason = "seeds and figures of a run, for whoever repeats it")]
+
+use std::time::Duration;
+
+use halloo_protocol::kademlia::{FindOptions, Mode};
+use halloo_simulator::directory::swarm::{Churn, Plan, Swarm};
+
+const FIRST: FindOptions = FindOptions { mode: Mode::First, is_remote_only: true };
+
+fn digest_of(seed: u64) -> ([u64; 2], u64) {
+    let mut swarm = Swarm::grown(Plan {
+        settings: halloo_simulator::Settings { loss: 0.01, ..Default::default() },
+        joins_over: Duration::from_secs(30),
+        ..Plan::blocked(seed, 24, 0.3)
+    });
+    swarm.begin_churn(Churn { median: Duration::from_secs(60), ..Churn::default() });
+    swarm.run_for(Duration::from_secs(60));
+    for _ in 0..20 {
+        let (by, owner) = (swarm.random_node(None), swarm.random_node(None));
+        swarm.find(by, owner, FIRST);
+    }
+    (swarm.network.digest(), swarm.network.steps())
+}
+
+#[test]
+fn the_same_seed_gives_the_same_run_bit_for_bit() {
+    println!("seeds 1 and 2");
+    halloo_simulator::prepare();
+    assert_eq!(digest_of(1), digest_of(1));
+    assert_ne!(digest_of(1).0, digest_of(2).0);
+}
+
+#[test]
+fn nodes_join_and_find_each_other() {
+    join_and_find(3, 80, 0.3);
+}
+
+#[test]
+#[ignore = "long: a thousand nodes"]
+fn a_thousand_nodes_join_and_find_each_other_though_most_cannot_be_dialled() {
+    join_and_find(4, 1_000, 0.9);
+}
+
+/// Only in optimised builds: `cargo nextest run --release -p halloo-simulator --run-ignored only`.
+#[cfg(not(debug_assertions))]
+#[test]
+#[ignore = "long: ten thousand nodes"]
+fn ten_thousand_nodes_join_and_find_each_other() {
+    join_and_find(5, 10_000, 0.3);
+}
+
+fn join_and_find(seed: u64, nodes: usize, blocked: f64) {
+    println!("seed {seed}");
+    halloo_simulator::prepare();
+    let mut swarm = Swarm::grown(Plan::blocked(seed, nodes, blocked));
+    let mut requests = 0;
+    for _ in 0..200 {
+        let (by, owner) = (swarm.random_node(None), swarm.random_node(None));
+        let result = swarm.find(by, owner, FIRST);
+        assert!(result.record().is_some(), "{result:?}");
+        requests += result.requests;
+    }
+    println!("requests per look-up: {:.2}; {} events", f64::from(requests) / 200.0, swarm.network.steps());
+}
