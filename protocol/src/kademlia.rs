@@ -100,6 +100,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Random far targets asked about when joining, so that the table isn't all neighbours.
 const BOOTSTRAP_WALKS: usize = 3;
 
+/// How much rarer a client looks a random point up: it has no neighbourhood, and look-ups of its own bring it nodes as well.
+const CLIENT_REFRESH: u32 = 3;
+
 /// How often a node that knows fewer than eight others looks for more.
 const LONELY_REFRESH: Duration = Duration::from_secs(60);
 
@@ -118,9 +121,10 @@ pub struct Config {
     pub request_timeout: Duration,
     /// No hedge before this, however short the round trip: a busy machine isn't a dead one.
     pub hedge_min: Duration,
-    /// How often own records are stored anew, changed or not. Repair keeps replicas meanwhile; this covers what repair missed.
+    /// How often own records are stored anew, changed or not. Repair keeps replicas meanwhile; this covers what repair missed. A little rarer than
+    /// leases are renewed: a renewal that a replica misses brings the publication forward, over connections that are open for it anyway.
     pub republish_every: Duration,
-    /// How often the own neighbourhood is looked up.
+    /// How often a server looks its own neighbourhood and a random point up; a client, which nobody needs to know, does a third as often.
     pub refresh_every: Duration,
     /// How often an own record is read back through others.
     pub read_back_every: Duration,
@@ -134,8 +138,8 @@ impl Default for Config {
             hints_max: 1_024,
             store: StoreLimits::default(),
             request_timeout: Duration::from_secs(5),
-            hedge_min: Duration::from_millis(250),
-            republish_every: Duration::from_secs(30 * 60),
+            hedge_min: Duration::from_millis(150),
+            republish_every: Duration::from_secs(40 * 60),
             refresh_every: Duration::from_secs(10 * 60),
             read_back_every: Duration::from_secs(2 * 3_600),
         }
@@ -597,7 +601,11 @@ impl Directory {
         if self.refresh_at <= now.instant {
             // Who knows hardly anybody asks more often: one death away from being alone.
             let is_lonely = self.table.live_count() < REPLICAS;
-            let every = if is_lonely { self.config.refresh_every.min(LONELY_REFRESH) } else { self.config.refresh_every };
+            let every = match self.local.is_serving {
+                _ if is_lonely => self.config.refresh_every.min(LONELY_REFRESH),
+                true => self.config.refresh_every,
+                false => self.config.refresh_every * CLIENT_REFRESH,
+            };
             self.refresh_at = now.instant + self.jittered(every);
             self.refresh(now);
         }

@@ -5,6 +5,7 @@
 //! [`Behaviour`].
 
 mod behaviour;
+pub mod calibration;
 pub mod picture;
 pub mod rows;
 pub mod swarm;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use halloo_protocol::directory::RecordKey;
 use halloo_protocol::kademlia::{
-    Action, Answer, Config, Connected, Directory, DisconnectReason, Event, Failure, FindOptions, LocalNode, NetworkGroup,
+    Action, Answer, Config, Connected, Directory, DisconnectReason, Event, Failure, FindOptions, LocalNode, Mode, NetworkGroup,
     QueryId, Reply, Request, RequestId, RequestSource,
 };
 use halloo_protocol::node::{Descriptor, Roles};
@@ -93,6 +94,8 @@ pub struct DirectoryNode {
     join: Option<QueryId>,
     join_at: Option<Instant>,
     publishing: Option<QueryId>,
+    reading_back: Option<QueryId>,
+    is_ready: bool,
     lease_at: Option<Instant>,
     leases: u64,
     sequence: u64,
@@ -115,6 +118,8 @@ impl DirectoryNode {
             join: None,
             join_at: None,
             publishing: None,
+            reading_back: None,
+            is_ready: false,
             lease_at: None,
             leases: 0,
             sequence: 0,
@@ -199,15 +204,16 @@ impl DirectoryNode {
                     None => out.dial_nobody(),
                 },
                 Action::Persist { .. } | Action::Forget { .. } => {}
+                Action::Event(Event::Found { query, .. }) if self.reading_back == Some(query) => self.reading_back = None,
                 Action::Event(event) => {
-                    self.note(now, &event);
+                    self.note(world, now, &event);
                     out.event(event);
                 }
             }
         }
     }
 
-    fn note(&mut self, now: Now, event: &Event) {
+    fn note(&mut self, world: &World, now: Now, event: &Event) {
         match event {
             Event::Bootstrapped { query, servers } if self.join == Some(*query) => {
                 self.join = None;
@@ -217,6 +223,12 @@ impl DirectoryNode {
                     // The owner's next turn.
                     self.lease_at = Some(now.instant);
                 }
+            }
+            Event::Published { report, .. } if report.accepted > 0 && !self.is_ready => {
+                // As a daemon does before it calls itself ready: through others, once.
+                self.is_ready = true;
+                let options = FindOptions { mode: Mode::First, is_remote_only: true };
+                self.reading_back = Some(self.directory.find_record(now, world.identity(self.me).key, options));
             }
             _ => {}
         }

@@ -33,6 +33,8 @@ pub struct Plan {
     pub clients: usize,
     /// Time over which they join, one after the other.
     pub joins_over: Duration,
+    /// Whether new nodes know the first node alone, and not some at random.
+    pub is_invited_by_first: bool,
     /// Whether everybody publishes a record.
     pub publishes: bool,
     /// The directory's settings.
@@ -50,6 +52,7 @@ impl Plan {
             servers,
             clients: 0,
             joins_over: Duration::from_millis(100) * u32::try_from(servers).unwrap_or(u32::MAX),
+            is_invited_by_first: false,
             publishes: true,
             config: Config::default(),
             settings: Settings::default(),
@@ -186,6 +189,9 @@ impl Swarm {
 
     /// Servers that run, as an invite would name them.
     fn introducers(&mut self, but: NodeId) -> Vec<NodeId> {
+        if self.plan.is_invited_by_first {
+            return if but == NodeId(0) { Vec::new() } else { vec![NodeId(0)] };
+        }
         let count = self.network.nodes().count();
         let mut chosen = Vec::new();
         for _ in 0..20 * INTRODUCERS {
