@@ -480,13 +480,20 @@ impl RoutingTable {
         if self.lab {
             return self.closest(target, REPLICAS);
         }
+        // Hardly ever are the nearest of one network: looking further costs much and is seldom needed.
+        let few = self.unlike(target, REPLICAS + GROUP_REPLICAS_MAX);
+        if few.len() == REPLICAS { few } else { self.unlike(target, 6 * REPLICAS) }
+    }
+
+    /// Of the `count` closest nodes the first eight of which no more than two are of one network.
+    fn unlike(&self, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
         let mut groups: BTreeMap<Option<NetworkGroup>, usize> = BTreeMap::new();
         let mut chosen = Vec::new();
-        for (_, device) in nearest(&self.live, target, 6 * REPLICAS) {
+        for (_, device) in nearest(&self.live, target, count) {
             let Some(peer) = self.peers.get(&device) else { continue };
-            let count = groups.entry(peer.group).or_default();
-            if *count < GROUP_REPLICAS_MAX && chosen.len() < REPLICAS {
-                *count += 1;
+            let seen = groups.entry(peer.group).or_default();
+            if *seen < GROUP_REPLICAS_MAX && chosen.len() < REPLICAS {
+                *seen += 1;
                 chosen.push(Arc::clone(&peer.descriptor));
             }
         }
