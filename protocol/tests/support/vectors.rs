@@ -8,7 +8,7 @@ use halloo_protocol::authority::{
 use halloo_protocol::call::{
     AvatarLink, CallInvite, CallSignal, CallSignalAck, CallTraceAsk, CallTraced, HandOverAnswer, HandOverReason, HandOverRules,
     HandOverStatus, HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus,
-    Reason, SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, TelephonePart, Trace, TraceKind,
+    PhonePart, Reason, SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, TelephonePart, Trace, TraceKind,
     TraceStage,
     conference::{
         Attendance, AttendanceStatus, ConferenceId, ConferenceNotice, ConferenceNoticed, ConferencePart, Introduction,
@@ -45,8 +45,8 @@ use halloo_protocol::identity::{
     SigningCertificate, Tombstone, UserCertificate, UserId,
 };
 use halloo_protocol::kademlia::{
-    FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store, StoreAnswer,
-    StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
+    EXTENSION_KNOWN, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store,
+    StoreAnswer, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
 use halloo_protocol::linked::{Association, AssociationParams, LinkedId, LinkedPart, ProofMethod};
 use halloo_protocol::linking::{
@@ -93,6 +93,7 @@ use halloo_protocol::session::{
     Ciphertext, KeyFetch, KeyFetched, KeysStatus, MailboxKeyFetch, MailboxKeyFetched, MailboxKeys, MailboxKeysKept,
     MessagesUnopened, OneTimeKey, PreKeys, SealedMessage, SessionId, Unopened, UnopenedMessage,
 };
+use halloo_protocol::sip::gruu::PhoneMark;
 use halloo_protocol::trunk::number::Dialled;
 use halloo_protocol::vault::{
     ChunkId, ChunkMark, HeldChunk, SealedChunk, VaultChunks, VaultFetch, VaultIndex, VaultItem, VaultKept, VaultKeys, VaultLook,
@@ -194,6 +195,8 @@ pub(crate) fn all() -> Vec<Vector> {
         "record_answer_same" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Same, closer: Vec::new(), extensions: none() };
         "record_answer_absent" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Absent, closer: vec![descriptor().into(); 2], extensions: none() };
         "find_node" => message FindNode = FindNode { target: [0x77; 32], want: 16, extensions: none() };
+        "find_node_knowing" => message FindNode = FindNode { target: [0x77; 32], want: 16, extensions: none().with(EXTENSION_KNOWN, vec![1, 2, 3, 4, 5, 6, 7, 8]) };
+        "nodes_known" => message Nodes = Nodes { closer: vec![descriptor().into()], extensions: none().with(EXTENSION_KNOWN, vec![1, 0]) };
         "nodes" => message Nodes = Nodes { closer: vec![descriptor().into(); 3], extensions: none() };
         "store" => message Store = Store { record: wire::encode(&record()), extensions: none() };
         "store_answer_accepted" => message StoreAnswer = StoreAnswer { outcome: StoreOutcome::Accepted, holds: Some([0x12; 32]), record: None, closer: Vec::new(), extensions: none() };
@@ -366,6 +369,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "invite_to_conference" => signed Invite = Signed::sign(conference_invite(), &device_secret(0));
         "invite_to_telephone" => signed Invite = Signed::sign(telephone_invite(), &device_secret(0));
         "invite_from_telephone" => signed Invite = Signed::sign(Invite { extensions: TelephonePart::From(None).add_to(none()), ..invite() }, &device_secret(0));
+        "invite_to_phone" => signed Invite = Signed::sign(Invite { extensions: PhonePart(PhoneMark::of("urn:uuid:00000000-0000-0000-0000-000000000001")).add_to(none()), ..invite() }, &device_secret(0));
         "conference_part" => plain ConferencePart = conference_part();
         // Capabilities and push
         "capability" => signed Capability = capability();
