@@ -34,6 +34,9 @@ const DOUBT: Duration = Duration::from_secs(30);
 /// How much longer each replica waits than the one before it.
 const RANK_DELAY: Duration = Duration::from_secs(5);
 
+/// What is due so soon goes along with what is due now.
+const EARLY: Duration = Duration::from_secs(1);
+
 /// After a failure, or when the other side is busy.
 const RETRY: Duration = Duration::from_secs(15);
 
@@ -89,9 +92,10 @@ impl Repair {
         self.due.first().map(|(at, _)| *at)
     }
 
-    fn take_due(&mut self, now: Instant) -> Option<(RecordKey, Scope)> {
+    /// The next record that is due by `until`.
+    fn take_due(&mut self, until: Instant) -> Option<(RecordKey, Scope)> {
         let (at, key) = self.due.first().copied()?;
-        if at > now {
+        if at > until {
             return None;
         }
         self.forget(&key).map(|scope| (key, scope))
@@ -109,9 +113,15 @@ impl Directory {
         }
         let touched: Vec<_> =
             self.store.keys_in(self.table.replica_span(&node.place)).filter(|key| self.is_replica(key, node)).collect();
+        // One pause for all of them, so that they go out together: most of an offer's bytes are its packets'.
+        let jitter = self.repair_jitter();
         for key in touched {
-            self.mark_dirty(now, key);
+            self.mark_dirty(now, key, jitter);
         }
+    }
+
+    pub(super) fn repair_jitter(&mut self) -> Duration {
+        Duration::from_millis(self.rng.random_range(DELAY))
     }
 
     /// True if `node` is, or would be if it lived, among the replicas of `key`.
@@ -119,9 +129,8 @@ impl Directory {
         self.table.closer_than(&Place(key.0), &node.place, REPLICAS) < REPLICAS
     }
 
-    pub(super) fn mark_dirty(&mut self, now: Now, key: RecordKey) {
+    pub(super) fn mark_dirty(&mut self, now: Now, key: RecordKey, jitter: Duration) {
         let rank = self.local.place.map_or(REPLICAS, |place| self.table.closer_than(&Place(key.0), &place, REPLICAS));
-        let jitter = Duration::from_millis(self.rng.random_range(DELAY));
         let delay = jitter + RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX);
         self.repair.schedule(key, now.instant + delay, Scope::Replicas);
     }
@@ -133,7 +142,7 @@ impl Directory {
         let is_replica = |device: &DeviceKey| replicas.iter().any(|replica| replica.device == *device);
         let is_due = self.store.get(&key).is_some_and(|held| held.behind().any(|device| !is_replica(device)));
         if is_due {
-            let jitter = Duration::from_millis(self.rng.random_range(DELAY));
+            let jitter = self.repair_jitter();
             self.repair.schedule(key, now.instant + jitter, Scope::Former);
         } else {
             self.store.forget_former(&key);
@@ -155,9 +164,12 @@ impl Directory {
     }
 
     pub(super) fn repair_timeout(&mut self, now: Now) {
+        if self.repair.wake_at().is_none_or(|at| at > now.instant) {
+            return;
+        }
         let mut offers: BTreeMap<DeviceKey, (Arc<Descriptor>, Vec<SyncItem>)> = BTreeMap::new();
         for _ in 0..BATCH_MAX {
-            let Some((key, scope)) = self.repair.take_due(now.instant) else { break };
+            let Some((key, scope)) = self.repair.take_due(now.instant + EARLY) else { break };
             let Some(held) = self.store.get(&key) else { continue };
             let item = SyncItem { key, hash: held.hash };
             let replicas = self.live_targets(&key);

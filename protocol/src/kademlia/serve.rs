@@ -202,7 +202,8 @@ impl Directory {
         }
         if stored.is_changed && stored.is_merged {
             // Publishers crossed: nobody but us may hold both halves.
-            self.mark_dirty(now, key);
+            let jitter = self.repair_jitter();
+            self.mark_dirty(now, key, jitter);
         } else if stored.is_changed {
             self.tell_former_replicas(now, key);
         }

@@ -11,7 +11,7 @@ use super::swarm::{Asked, Churn, Plan, Swarm};
 use super::{Behaviour, Lie};
 use crate::latency::Latency;
 use crate::machine::{Kind, NodeId};
-use crate::network::Settings;
+use crate::network::{Settings, State};
 use crate::traffic::{Count, Traffic};
 
 /// Round trip of the rows that count round trips.
@@ -446,6 +446,7 @@ pub fn scale(seed: u64, scale: Scale) -> Vec<Row> {
             sample.requests_mean()
         );
     }
+    println!("  not found: {}", misses(&swarm, &asked));
     let sample = Sample::of(&asked);
     let share = sample.found as f64 / sample.len().max(1) as f64;
     let (reach, limits) = if nodes > 10_000 { ("<= 3, 6; >= 99.9%", (3.0, 6.0)) } else { ("<= 2, 4; >= 99.9%", (2.0, 4.0)) };
@@ -491,6 +492,18 @@ pub fn scale(seed: u64, scale: Scale) -> Vec<Row> {
             is_met: upkeep(0) <= 2_000.0 && upkeep(1) <= 250.0,
         },
     ]
+}
+
+/// Look-ups without a record, by what they said and by whether somebody held it.
+fn misses(swarm: &Swarm, asked: &[Asked]) -> String {
+    let mut counts = BTreeMap::<String, usize>::new();
+    for asked in asked.iter().filter(|asked| asked.result.record().is_none()) {
+        let said = if matches!(asked.result.outcome, FindOutcome::Absent) { "absent" } else { "inconclusive" };
+        let held = if swarm.holders(asked.owner, 1).is_empty() { "nobody holds it" } else { "held" };
+        let owner = if swarm.network.state(asked.owner) == State::Up { "owner there" } else { "owner away" };
+        *counts.entry(format!("{said}, {held}, {owner}")).or_default() += 1;
+    }
+    format!("{counts:?}")
 }
 
 /// A tenth of the nodes collude against one name, each as near to it as 1,000 device keys and 4 enrolments bring it.
