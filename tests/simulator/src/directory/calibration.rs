@@ -21,6 +21,9 @@ const TOLERANCE: f64 = 0.1;
 /// Round trip over the memory transport, processing included.
 const RTT: Duration = Duration::from_millis(2);
 
+/// How long the bench waits at least to see that tables grow no more; part of the time it gives for joining.
+const LINGERS: Duration = Duration::from_secs(4);
+
 /// How long the bench waits for what a publication or a refresh began.
 const TAIL: Duration = Duration::from_millis(200);
 
@@ -40,7 +43,7 @@ const COMPARED: [(&str, u16, &str); 7] = [
 pub struct Real {
     /// How many they were.
     pub nodes: usize,
-    /// How long they took to join, one after the other.
+    /// How long joining took, waiting for tables included.
     pub joins_over: Duration,
     /// Look-ups of random names.
     pub lookups: usize,
@@ -69,7 +72,13 @@ pub fn compare(seed: u64, real: &Real) -> Vec<Row> {
 
 fn simulate(seed: u64, real: &Real) -> BTreeMap<&'static str, Traffic> {
     let settings = Settings { latency: Latency::Fixed(RTT), ..Settings::default() };
-    let mut plan = Plan { settings, joins_over: real.joins_over, is_invited_by_first: true, ..Plan::servers(seed, real.nodes) };
+    let mut plan = Plan {
+        settings,
+        joins_over: real.joins_over.saturating_sub(LINGERS),
+        lingers: LINGERS,
+        is_invited_by_first: true,
+        ..Plan::servers(seed, real.nodes)
+    };
     plan.config.is_lab = true;
     let mut swarm = Swarm::new(plan);
     swarm.grow();

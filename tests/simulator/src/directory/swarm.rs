@@ -16,6 +16,9 @@ use crate::network::{Network, Settings, State};
 /// Servers a new node knows: what an invite names.
 const INTRODUCERS: usize = 3;
 
+/// Draws for them before a node starts with fewer.
+const INTRODUCER_DRAWS: usize = 1_000;
+
 /// Address-book entries that survive a restart.
 const REMEMBERED: usize = 64;
 
@@ -33,6 +36,8 @@ pub struct Plan {
     pub clients: usize,
     /// Time over which they join, one after the other.
     pub joins_over: Duration,
+    /// Time after the last join until the network counts as grown.
+    pub lingers: Duration,
     /// Whether new nodes know the first node alone, and not some at random.
     pub is_invited_by_first: bool,
     /// Whether everybody publishes a record.
@@ -52,6 +57,7 @@ impl Plan {
             servers,
             clients: 0,
             joins_over: Duration::from_millis(100) * u32::try_from(servers).unwrap_or(u32::MAX),
+            lingers: Duration::from_secs(30),
             is_invited_by_first: false,
             publishes: true,
             config: Config::default(),
@@ -155,7 +161,7 @@ impl Swarm {
             self.run_until(start + self.plan.joins_over.mul_f64(share));
             self.join(!is_client, Behaviour::Honest, None);
         }
-        self.run_until(start + self.plan.joins_over + Duration::from_secs(30));
+        self.run_until(start + self.plan.joins_over + self.plan.lingers);
     }
 
     /// Enrols a node and starts it. `wanted` is where an attacker tries to get, with how many enrolments.
@@ -194,7 +200,8 @@ impl Swarm {
         }
         let count = self.network.nodes().count();
         let mut chosen = Vec::new();
-        for _ in 0..20 * INTRODUCERS {
+        // Where few serve many draws are in vain, and who knows nobody stays alone for good.
+        for _ in 0..INTRODUCER_DRAWS {
             if chosen.len() >= INTRODUCERS || count == 0 {
                 break;
             }
