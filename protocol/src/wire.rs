@@ -211,6 +211,12 @@ impl Frame {
         Self { kind: M::KIND, id, body: encode(message) }
     }
 
+    /// Length of the encoded frame around `message`, without making it.
+    pub fn len_of<M: Message>(id: u32, message: &M) -> usize {
+        let body = encoded_len(message);
+        encoded_len(&M::KIND) + encoded_len(&id) + encoded_len(&(body as u64)) + body
+    }
+
     /// Decodes the body as `M`.
     ///
     /// # Errors

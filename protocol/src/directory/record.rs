@@ -1,6 +1,7 @@
 //! The record itself: validation and merging.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 
@@ -340,13 +341,13 @@ fn verify_lease(lease: &Signed<Lease>, signer: &DeviceKey, parts: &EntryParts, n
     Ok(())
 }
 
-fn join_into(entries: &mut BTreeMap<DeviceKey, EntryParts>, parts: EntryParts) {
+fn join_into(entries: &mut BTreeMap<DeviceKey, Arc<EntryParts>>, parts: EntryParts) {
     let device = parts.device();
     let joined = match entries.remove(&device) {
-        Some(known) => known.join(parts),
+        Some(known) => Arc::unwrap_or_clone(known).join(parts),
         None => parts,
     };
-    entries.insert(device, joined);
+    entries.insert(device, Arc::new(joined));
 }
 
 /// Those successions from which steps lead to `identity`, the last steps first when there are too many.
@@ -377,7 +378,8 @@ pub struct DirectoryRecord {
     user: UserChain,
     successions: BTreeMap<Vec<u8>, Signed<KeySuccession>>,
     tombstones: BTreeMap<DeviceKey, Signed<Tombstone>>,
-    entries: BTreeMap<DeviceKey, EntryParts>,
+    /// Shared, so that copies of a record are cheap; and a map of bare parts would reserve 11 KB for its first.
+    entries: BTreeMap<DeviceKey, Arc<EntryParts>>,
     extensions: Extensions,
 }
 
@@ -414,13 +416,13 @@ impl DirectoryRecord {
 
     /// All devices, in the order of their keys.
     pub fn entries(&self) -> impl Iterator<Item = &EntryParts> {
-        self.entries.values()
+        self.entries.values().map(Arc::as_ref)
     }
 
     /// One device.
     #[must_use]
     pub fn entry(&self, device: &DeviceKey) -> Option<&EntryParts> {
-        self.entries.get(device)
+        self.entries.get(device).map(Arc::as_ref)
     }
 
     /// Removed devices.
@@ -461,7 +463,12 @@ impl DirectoryRecord {
     /// Names this content, leases and all: two replicas with equal ones have nothing to tell each other.
     #[must_use]
     pub fn state_hash(&self) -> [u8; 32] {
-        hash("halloo record state", &[&self.to_bytes()])
+        Self::state_hash_of(&self.to_bytes())
+    }
+
+    /// The state hash of a record with these bytes.
+    pub(crate) fn state_hash_of(bytes: &[u8]) -> [u8; 32] {
+        hash("halloo record state", &[bytes])
     }
 
     /// The record as it travels.
@@ -471,7 +478,7 @@ impl DirectoryRecord {
             user: self.user.clone(),
             successions: self.successions.values().cloned().collect(),
             tombstones: self.tombstones.values().cloned().collect(),
-            entries: self.entries.values().cloned().collect(),
+            entries: self.entries.values().map(|parts| EntryParts::clone(parts)).collect(),
             extensions: self.extensions.clone(),
         }
     }
@@ -511,7 +518,7 @@ impl DirectoryRecord {
             merged.tombstones.extend(joined.map(|tombstone| (device, tombstone)));
         }
         for parts in older.entries.into_values() {
-            join_into(&mut merged.entries, parts);
+            join_into(&mut merged.entries, Arc::unwrap_or_clone(parts));
         }
         if wire::encode(&older.extensions) > wire::encode(&merged.extensions) {
             merged.extensions = older.extensions;
@@ -526,8 +533,13 @@ impl DirectoryRecord {
         self.tombstones.retain(|_, tombstone| now <= tombstone.unverified().until);
         self.entries.retain(|_, parts| now <= parts.entry().expires_at && now <= parts.certificate.unverified().not_after);
         for parts in self.entries.values_mut() {
-            parts.lease = parts.lease.take().filter(|lease| now <= lease.unverified().until);
-            parts.keeper_lease = parts.keeper_lease.take().filter(|kept| now <= kept.lease.unverified().until);
+            let is_over = |lease: &Signed<Lease>| lease.unverified().until < now;
+            if parts.lease.as_ref().is_some_and(is_over) {
+                Arc::make_mut(parts).lease = None;
+            }
+            if parts.keeper_lease.as_ref().is_some_and(|kept| is_over(&kept.lease)) {
+                Arc::make_mut(parts).keeper_lease = None;
+            }
         }
         self.bounded()
     }
@@ -547,22 +559,22 @@ impl DirectoryRecord {
     pub fn apply_lease(&mut self, lease: Signed<Lease>, keeper: Option<DeviceKey>, now: UnixTime) -> Result<bool, RecordError> {
         let (device, until) = (lease.unverified().device, lease.unverified().until);
         let known = self.entries.get(&device).ok_or(RecordError::Mismatch("a lease for a device that isn't in the record"))?;
-        let mut candidate = known.clone();
+        let mut candidate = EntryParts::clone(known);
         match keeper {
             None => candidate.lease = Some(lease),
             Some(keeper) => candidate.keeper_lease = Some(KeeperLease { keeper, lease }),
         }
         verify_entry(&candidate, &self.identity, now)?;
-        let joined = known.clone().join(candidate);
-        if now > until || joined == *known {
+        let joined = EntryParts::clone(known).join(candidate);
+        if now > until || joined == **known {
             return Ok(false);
         }
-        let growth = wire::encoded_len(&joined).saturating_sub(wire::encoded_len(known));
+        let growth = wire::encoded_len(&joined).saturating_sub(wire::encoded_len(&**known));
         let length = self.signed_len() + growth;
         if length > SIGNED_BYTES_MAX {
             return Err(DecodeError::TooLarge { length, limit: SIGNED_BYTES_MAX }.into());
         }
-        self.entries.insert(device, joined);
+        self.entries.insert(device, Arc::new(joined));
         Ok(true)
     }
 
@@ -577,7 +589,7 @@ impl DirectoryRecord {
         let tombstones = &self.tombstones;
         self.entries.retain(|device, _| !tombstones.contains_key(device));
         while self.entries.len() > DEVICES_MAX {
-            if let Some((_, device)) = self.entries.values().map(EntryParts::rank).min() {
+            if let Some((_, device)) = self.entries.values().map(|parts| parts.rank()).min() {
                 self.entries.remove(&device);
             }
         }
@@ -590,7 +602,7 @@ impl DirectoryRecord {
 
     /// Encoded length without the unsigned extensions.
     fn signed_len(&self) -> usize {
-        self.entries.values().map(wire::encoded_len).sum::<usize>() + self.len_without_entries()
+        self.entries.values().map(|parts| wire::encoded_len(&**parts)).sum::<usize>() + self.len_without_entries()
     }
 
     fn len_without_entries(&self) -> usize {
@@ -602,7 +614,8 @@ impl DirectoryRecord {
     /// Keeps devices, newest certificate first, while they fit without leases; then leases while they fit.
     fn drop_what_does_not_fit(&mut self) {
         let mut length = self.len_without_entries();
-        let mut by_rank: Vec<_> = std::mem::take(&mut self.entries).into_values().collect();
+        let entries = std::mem::take(&mut self.entries).into_values();
+        let mut by_rank: Vec<_> = entries.map(Arc::unwrap_or_clone).collect();
         by_rank.sort_by_key(|parts| std::cmp::Reverse(parts.rank()));
         let mut kept = Vec::new();
         for mut parts in by_rank {
@@ -621,7 +634,7 @@ impl DirectoryRecord {
                 length += added;
                 parts = with_leases;
             }
-            self.entries.insert(parts.device(), parts);
+            self.entries.insert(parts.device(), Arc::new(parts));
         }
     }
 }

@@ -34,7 +34,11 @@ pub(super) fn with_marks(extensions: Extensions, known: &[Arc<Descriptor>]) -> E
 }
 
 /// What an answer with `closer` spells out of it for who asked with `asked`, and its extensions. Marks that can't be read are none.
-pub(super) fn leave_out(asked: &Extensions, closer: Vec<Descriptor>, extensions: Extensions) -> (Vec<Descriptor>, Extensions) {
+pub(super) fn leave_out(
+    asked: &Extensions,
+    closer: Vec<Arc<Descriptor>>,
+    extensions: Extensions,
+) -> (Vec<Arc<Descriptor>>, Extensions) {
     let marks = asked.find(EXTENSION_KNOWN).map_or(&[][..], |bytes| bytes.as_chunks::<MARK_BYTES>().0);
     let marks = marks.get(..CLOSER_MAX.min(marks.len())).unwrap_or_default();
     if marks.is_empty() {
@@ -56,15 +60,15 @@ pub(super) fn leave_out(asked: &Extensions, closer: Vec<Descriptor>, extensions:
 /// this question.
 pub(super) fn all_named(
     known: &[Arc<Descriptor>],
-    mut spelled: Vec<Descriptor>,
+    mut spelled: Vec<Arc<Descriptor>>,
     extensions: &Extensions,
-) -> Option<Vec<Descriptor>> {
+) -> Option<Vec<Arc<Descriptor>>> {
     let numbers = extensions.find(EXTENSION_KNOWN).unwrap_or_default();
     if spelled.len() + numbers.len() > CLOSER_MAX {
         return None;
     }
     for number in numbers {
-        spelled.push(Descriptor::clone(known.get(usize::from(*number))?));
+        spelled.push(Arc::clone(known.get(usize::from(*number))?));
     }
     Some(spelled)
 }
@@ -76,21 +80,21 @@ mod tests {
     use crate::key::{DeviceKey, SecretKey};
     use crate::node::{Address, LoadClass, Roles, Transport};
 
-    fn node(number: u8) -> Descriptor {
-        Descriptor {
+    fn node(number: u8) -> Arc<Descriptor> {
+        Arc::new(Descriptor {
             device: DeviceKey(SecretKey::from_bytes([number; 32]).public()),
             place: Place([number; 32]),
             roles: Roles::DIRECTORY,
             load: LoadClass(0),
             addresses: vec![Address::V4 { ip: [192, 0, 2, number], port: 4001, transport: Transport::Quic }],
-        }
+        })
     }
 
     fn known(numbers: std::ops::Range<u8>) -> Vec<Arc<Descriptor>> {
-        numbers.map(|number| Arc::new(node(number))).collect()
+        numbers.map(node).collect()
     }
 
-    fn devices(nodes: &[Descriptor]) -> std::collections::BTreeSet<DeviceKey> {
+    fn devices(nodes: &[Arc<Descriptor>]) -> std::collections::BTreeSet<DeviceKey> {
         nodes.iter().map(|node| node.device).collect()
     }
 
@@ -98,7 +102,7 @@ mod tests {
     fn an_answer_says_the_same_in_fewer_bytes() {
         let knows = known(0..10);
         let asked = with_marks(Extensions::none(), &knows);
-        let closer: Vec<Descriptor> = (5..15).map(node).collect();
+        let closer: Vec<_> = (5..15).map(node).collect();
         let (spelled, extensions) = leave_out(&asked, closer.clone(), Extensions::none());
         assert_eq!(devices(&spelled), devices(&(10..15).map(node).collect::<Vec<_>>()));
         let named = all_named(&knows, spelled, &extensions).expect("an answer to it");
@@ -107,7 +111,7 @@ mod tests {
 
     #[test]
     fn who_asks_without_marks_or_has_moved_is_told_everything() {
-        let closer: Vec<Descriptor> = (0..3).map(node).collect();
+        let closer: Vec<_> = (0..3).map(node).collect();
         let none = Extensions::none();
         assert_eq!(leave_out(&none, closer.clone(), none.clone()), (closer.clone(), none.clone()));
         let mut moved = known(0..3);

@@ -12,6 +12,8 @@
 //! Records travel as bytes inside messages: who only passes a record on doesn't parse it, and a record that can't be parsed is
 //! refused by name instead of failing the frame.
 
+use std::sync::Arc;
+
 use bincode::{Decode, Encode};
 
 use crate::directory::{Lease, RECORD_BYTES_MAX, RecordKey};
@@ -77,7 +79,7 @@ pub struct RecordAnswer {
     /// What is here.
     pub outcome: RecordOutcome,
     /// Nodes closer to the key; none beside a found record.
-    pub closer: Vec<Descriptor>,
+    pub closer: Vec<Arc<Descriptor>>,
     /// Room to grow.
     pub extensions: Extensions,
 }
@@ -97,7 +99,7 @@ pub struct FindNode {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Nodes {
     /// The closest nodes whose places the answerer has seen proved, closest first.
-    pub closer: Vec<Descriptor>,
+    pub closer: Vec<Arc<Descriptor>>,
     /// Room to grow.
     pub extensions: Extensions,
 }
@@ -218,7 +220,7 @@ pub struct StoreAnswer {
     /// The bytes of that, when it holds more than was sent.
     pub record: Option<Vec<u8>>,
     /// Nodes closer to the key, with [`StoreRefusal::NotResponsible`].
-    pub closer: Vec<Descriptor>,
+    pub closer: Vec<Arc<Descriptor>>,
     /// Room to grow.
     pub extensions: Extensions,
 }
@@ -316,9 +318,9 @@ fn check_count(field: &'static str, count: usize, max: usize) -> Result<(), Deco
     if count > max { Err(DecodeError::invalid(field, format!("{count}, at most {max}"))) } else { Ok(()) }
 }
 
-fn check_closer(closer: &[Descriptor]) -> Result<(), DecodeError> {
+fn check_closer(closer: &[Arc<Descriptor>]) -> Result<(), DecodeError> {
     check_count("closer", closer.len(), CLOSER_MAX)?;
-    closer.iter().try_for_each(Descriptor::check)
+    closer.iter().try_for_each(|descriptor| descriptor.check())
 }
 
 /// A question of one directory node to another.
@@ -367,6 +369,18 @@ impl Request {
         }
     }
 
+    /// Length of that frame, encoded.
+    #[must_use]
+    pub fn frame_len(&self, id: u32) -> usize {
+        match self {
+            Self::FindRecord(message) => Frame::len_of(id, message),
+            Self::FindNode(message) => Frame::len_of(id, message),
+            Self::Store(message) => Frame::len_of(id, message),
+            Self::RenewLease(message) => Frame::len_of(id, message.as_ref()),
+            Self::SyncOffer(message) => Frame::len_of(id, message),
+        }
+    }
+
     /// Decodes a request and checks its counts and lengths.
     ///
     /// # Errors
@@ -405,6 +419,18 @@ impl Answer {
         kind.is_answer() && Request::is_kind(FrameKind(kind.0 & !FrameKind::ANSWER))
     }
 
+    /// The frame's kind.
+    #[must_use]
+    pub const fn kind(&self) -> FrameKind {
+        match self {
+            Self::Record(_) => RecordAnswer::KIND,
+            Self::Nodes(_) => Nodes::KIND,
+            Self::Store(_) => StoreAnswer::KIND,
+            Self::Lease(_) => LeaseAnswer::KIND,
+            Self::SyncWant(_) => SyncWant::KIND,
+        }
+    }
+
     /// The answer as a frame to request number `id`.
     #[must_use]
     pub fn to_frame(&self, id: u32) -> Frame {
@@ -414,6 +440,18 @@ impl Answer {
             Self::Store(message) => Frame::new(id, message),
             Self::Lease(message) => Frame::new(id, message),
             Self::SyncWant(message) => Frame::new(id, message),
+        }
+    }
+
+    /// Length of that frame, encoded.
+    #[must_use]
+    pub fn frame_len(&self, id: u32) -> usize {
+        match self {
+            Self::Record(message) => Frame::len_of(id, message),
+            Self::Nodes(message) => Frame::len_of(id, message),
+            Self::Store(message) => Frame::len_of(id, message),
+            Self::Lease(message) => Frame::len_of(id, message),
+            Self::SyncWant(message) => Frame::len_of(id, message),
         }
     }
 

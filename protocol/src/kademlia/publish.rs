@@ -412,7 +412,7 @@ impl Directory {
             }
         }
         for descriptor in answer.closer {
-            publish.add_candidate(Arc::new(descriptor));
+            publish.add_candidate(descriptor);
         }
         self.drive_publish(now, query);
     }

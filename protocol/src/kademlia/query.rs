@@ -231,7 +231,7 @@ impl Directory {
         }
     }
 
-    fn hear_closer(&mut self, now: Now, lookup: &mut Lookup, from: &DeviceKey, closer: Vec<Descriptor>) {
+    fn hear_closer(&mut self, now: Now, lookup: &mut Lookup, from: &DeviceKey, closer: Vec<Arc<Descriptor>>) {
         lookup.told(from, &closer);
         for descriptor in closer {
             self.table.hear(now.instant, descriptor, Some(*from));

@@ -34,6 +34,9 @@ const DOUBT: Duration = Duration::from_secs(30);
 /// How much longer each replica waits than the one before it.
 const RANK_DELAY: Duration = Duration::from_secs(5);
 
+/// What is due so soon goes along with what is due now.
+const EARLY: Duration = Duration::from_secs(1);
+
 /// After a failure, or when the other side is busy.
 const RETRY: Duration = Duration::from_secs(15);
 
@@ -50,10 +53,19 @@ pub(super) enum Change {
     Died,
 }
 
+/// Whom a record is offered to when it is due; the later includes the earlier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Scope {
+    /// Nodes beside the replicas that held what it replaced.
+    Former,
+    /// The replicas too that aren't known to hold it.
+    Replicas,
+}
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Repair {
     due: BTreeSet<(Instant, RecordKey)>,
-    dirty: BTreeMap<RecordKey, Instant>,
+    dirty: BTreeMap<RecordKey, (Instant, Scope)>,
     queue: VecDeque<(DeviceKey, RecordKey)>,
     in_flight: usize,
     /// When records of an earlier run are as good as any; `None` before this node has joined.
@@ -61,33 +73,32 @@ pub(super) struct Repair {
 }
 
 impl Repair {
-    fn schedule(&mut self, key: RecordKey, at: Instant) {
-        let known = self.dirty.get(&key).copied();
-        if known.is_some_and(|known| known <= at) {
-            return;
-        }
+    /// Two plans for one record become one: the earlier time, the wider scope.
+    fn schedule(&mut self, key: RecordKey, at: Instant, scope: Scope) {
+        let known = self.dirty.get(&key).copied().unwrap_or((at, scope));
+        let (at, scope) = (at.min(known.0), scope.max(known.1));
         self.forget(&key);
-        self.dirty.insert(key, at);
+        self.dirty.insert(key, (at, scope));
         self.due.insert((at, key));
     }
 
-    pub(super) fn forget(&mut self, key: &RecordKey) {
-        if let Some(at) = self.dirty.remove(key) {
-            self.due.remove(&(at, *key));
-        }
+    pub(super) fn forget(&mut self, key: &RecordKey) -> Option<Scope> {
+        let (at, scope) = self.dirty.remove(key)?;
+        self.due.remove(&(at, *key));
+        Some(scope)
     }
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.due.first().map(|(at, _)| *at)
     }
 
-    fn take_due(&mut self, now: Instant) -> Option<RecordKey> {
+    /// The next record that is due by `until`.
+    fn take_due(&mut self, until: Instant) -> Option<(RecordKey, Scope)> {
         let (at, key) = self.due.first().copied()?;
-        if at > now {
+        if at > until {
             return None;
         }
-        self.forget(&key);
-        Some(key)
+        self.forget(&key).map(|scope| (key, scope))
     }
 }
 
@@ -102,9 +113,15 @@ impl Directory {
         }
         let touched: Vec<_> =
             self.store.keys_in(self.table.replica_span(&node.place)).filter(|key| self.is_replica(key, node)).collect();
+        // One pause for all of them, so that they go out together: most of an offer's bytes are its packets'.
+        let jitter = self.repair_jitter();
         for key in touched {
-            self.mark_dirty(now, key);
+            self.mark_dirty(now, key, jitter);
         }
+    }
+
+    pub(super) fn repair_jitter(&mut self) -> Duration {
+        Duration::from_millis(self.rng.random_range(DELAY))
     }
 
     /// True if `node` is, or would be if it lived, among the replicas of `key`.
@@ -112,11 +129,10 @@ impl Directory {
         self.table.closer_than(&Place(key.0), &node.place, REPLICAS) < REPLICAS
     }
 
-    pub(super) fn mark_dirty(&mut self, now: Now, key: RecordKey) {
+    pub(super) fn mark_dirty(&mut self, now: Now, key: RecordKey, jitter: Duration) {
         let rank = self.local.place.map_or(REPLICAS, |place| self.table.closer_than(&Place(key.0), &place, REPLICAS));
-        let jitter = Duration::from_millis(self.rng.random_range(DELAY));
         let delay = jitter + RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX);
-        self.repair.schedule(key, now.instant + delay);
+        self.repair.schedule(key, now.instant + delay, Scope::Replicas);
     }
 
     /// A record changed that nodes beside the replicas hold as it was: they stood in for some that were away, publishers pass them by now, and
@@ -126,8 +142,8 @@ impl Directory {
         let is_replica = |device: &DeviceKey| replicas.iter().any(|replica| replica.device == *device);
         let is_due = self.store.get(&key).is_some_and(|held| held.behind().any(|device| !is_replica(device)));
         if is_due {
-            let jitter = Duration::from_millis(self.rng.random_range(DELAY));
-            self.repair.schedule(key, now.instant + jitter);
+            let jitter = self.repair_jitter();
+            self.repair.schedule(key, now.instant + jitter, Scope::Former);
         } else {
             self.store.forget_former(&key);
         }
@@ -143,18 +159,26 @@ impl Directory {
         let held: Vec<RecordKey> = self.store.keys().collect();
         for key in held {
             let delay = Duration::from_millis(self.rng.random_range(RESYNC_DELAY));
-            self.repair.schedule(key, now.instant + delay);
+            self.repair.schedule(key, now.instant + delay, Scope::Replicas);
         }
     }
 
     pub(super) fn repair_timeout(&mut self, now: Now) {
+        if self.repair.wake_at().is_none_or(|at| at > now.instant) {
+            return;
+        }
         let mut offers: BTreeMap<DeviceKey, (Arc<Descriptor>, Vec<SyncItem>)> = BTreeMap::new();
         for _ in 0..BATCH_MAX {
-            let Some(key) = self.repair.take_due(now.instant) else { break };
+            let Some((key, scope)) = self.repair.take_due(now.instant + EARLY) else { break };
             let Some(held) = self.store.get(&key) else { continue };
             let item = SyncItem { key, hash: held.hash };
             let replicas = self.live_targets(&key);
-            let others = if self.own_replica_place(&key).is_some() { REPLICAS - 1 } else { REPLICAS };
+            let others = match scope {
+                // Its publisher has brought it to the replicas and heard from each; that the others need telling is no reason to ask them.
+                Scope::Former => 0,
+                Scope::Replicas if self.own_replica_place(&key).is_some() => REPLICAS - 1,
+                Scope::Replicas => REPLICAS,
+            };
             let former = held.behind().filter_map(|device| self.table.live_descriptor(device));
             let former = former.filter(|former| replicas.iter().all(|replica| replica.device != former.device));
             let former: Vec<_> = former.collect();
@@ -179,7 +203,7 @@ impl Directory {
             } else if self.repair.queue.len() < QUEUE_MAX {
                 self.repair.queue.push_back((*from, item.key));
             } else {
-                self.repair.schedule(item.key, now.instant + RETRY);
+                self.repair.schedule(item.key, now.instant + RETRY, Scope::Replicas);
             }
         }
         self.pump_repairs(now);
@@ -199,7 +223,7 @@ impl Directory {
         // A dead node's place is taken by the next; one that doesn't speak this won't learn.
         if failure != Failure::Unsupported {
             for item in items {
-                self.repair.schedule(item.key, now.instant + RETRY);
+                self.repair.schedule(item.key, now.instant + RETRY, Scope::Replicas);
             }
         }
     }
@@ -230,7 +254,7 @@ impl Directory {
     pub(super) fn repair_failed(&mut self, now: Now, key: RecordKey, failure: Failure) {
         self.repair.in_flight = self.repair.in_flight.saturating_sub(1);
         if failure != Failure::Unsupported {
-            self.repair.schedule(key, now.instant + RETRY);
+            self.repair.schedule(key, now.instant + RETRY, Scope::Replicas);
         }
         self.pump_repairs(now);
     }

@@ -162,11 +162,10 @@ const DEVICE_MAX: DeviceKey = DeviceKey(PublicKey([255; 32]));
 /// First and last point that share the first `bits` bits with `point`.
 fn span(point: &Place, bits: u32) -> (Place, Place) {
     let (mut low, mut high) = (point.0, point.0);
-    for (index, (low, high)) in low.iter_mut().zip(high.iter_mut()).enumerate() {
-        let kept = bits.saturating_sub(8 * u32::try_from(index).unwrap_or(u32::MAX)).min(8);
-        let mask = if kept == 8 { 0 } else { 0xff_u8 >> kept };
-        *low &= !mask;
-        *high |= mask;
+    for (half, (low, high)) in (0..).zip(low.as_chunks_mut::<16>().0.iter_mut().zip(high.as_chunks_mut::<16>().0)) {
+        let free = u128::MAX.checked_shr(bits.saturating_sub(128 * half)).unwrap_or(0);
+        *low = (u128::from_be_bytes(*low) & !free).to_be_bytes();
+        *high = (u128::from_be_bytes(*high) | free).to_be_bytes();
     }
     (Place(low), Place(high))
 }
@@ -213,7 +212,8 @@ impl RoutingTable {
     }
 
     /// Takes in a descriptor whose place a chain has proved.
-    pub(super) fn prove(&mut self, now: Instant, descriptor: Descriptor, proof: Proof) -> Admission {
+    pub(super) fn prove(&mut self, now: Instant, descriptor: impl Into<Arc<Descriptor>>, proof: Proof) -> Admission {
+        let descriptor = descriptor.into();
         let device = descriptor.device;
         if device == self.device {
             return Admission::Client;
@@ -238,7 +238,7 @@ impl RoutingTable {
             return Admission::Full;
         }
         let peer = Peer {
-            descriptor: Arc::new(descriptor),
+            descriptor,
             group,
             proof: Some(proof),
             told_by: None,
@@ -252,7 +252,8 @@ impl RoutingTable {
     }
 
     /// Takes in what somebody told. Never replaces anything proved, nor another's word that hasn't failed yet.
-    pub(super) fn hear(&mut self, now: Instant, descriptor: Descriptor, teller: Option<DeviceKey>) {
+    pub(super) fn hear(&mut self, now: Instant, descriptor: impl Into<Arc<Descriptor>>, teller: Option<DeviceKey>) {
+        let descriptor = descriptor.into();
         let device = descriptor.device;
         let is_ignored = device == self.device
             || !descriptor.roles.contains(Roles::DIRECTORY)
@@ -274,7 +275,7 @@ impl RoutingTable {
         }
         let group = NetworkGroup::of_descriptor(&descriptor);
         self.insert(Peer {
-            descriptor: Arc::new(descriptor),
+            descriptor,
             group,
             proof: None,
             told_by: teller,
@@ -479,13 +480,20 @@ impl RoutingTable {
         if self.lab {
             return self.closest(target, REPLICAS);
         }
+        // Hardly ever are the nearest of one network: looking further costs much and is seldom needed.
+        let few = self.unlike(target, REPLICAS + GROUP_REPLICAS_MAX);
+        if few.len() == REPLICAS { few } else { self.unlike(target, 6 * REPLICAS) }
+    }
+
+    /// Of the `count` closest nodes the first eight of which no more than two are of one network.
+    fn unlike(&self, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
         let mut groups: BTreeMap<Option<NetworkGroup>, usize> = BTreeMap::new();
         let mut chosen = Vec::new();
-        for (_, device) in nearest(&self.live, target, 6 * REPLICAS) {
+        for (_, device) in nearest(&self.live, target, count) {
             let Some(peer) = self.peers.get(&device) else { continue };
-            let count = groups.entry(peer.group).or_default();
-            if *count < GROUP_REPLICAS_MAX && chosen.len() < REPLICAS {
-                *count += 1;
+            let seen = groups.entry(peer.group).or_default();
+            if *seen < GROUP_REPLICAS_MAX && chosen.len() < REPLICAS {
+                *seen += 1;
                 chosen.push(Arc::clone(&peer.descriptor));
             }
         }
@@ -595,6 +603,21 @@ mod tests {
 
     fn table(capacity: usize, lab: bool) -> RoutingTable {
         RoutingTable::new(DeviceKey(PublicKey([7; 32])), Some(Place(hash("place", &[b"own"]))), capacity, 64, lab)
+    }
+
+    #[test]
+    fn a_span_shares_as_many_bits_as_it_says() {
+        let point = Place(hash("place", &[b"any"]));
+        for bits in [0, 1, 7, 8, 127, 128, 129, 200, 255] {
+            let (low, high) = span(&point, bits);
+            assert!(low <= point && point <= high, "{bits}");
+            assert_eq!(low.distance(&high).leading_zeros(), bits, "the ends differ first behind the shared bits");
+            assert!(
+                high.0.iter().zip(low.0).all(|(high, low)| (high ^ low).count_ones() == (high ^ low).trailing_ones()),
+                "{bits}"
+            );
+        }
+        assert_eq!(span(&point, 256), (point, point));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Answers others' requests.
 
+use std::sync::Arc;
+
 use super::known;
 use super::limits::Draw;
 use super::messages::{
@@ -49,6 +51,18 @@ impl Reply {
             Self::Unsupported => Frame { kind: FrameKind::UNSUPPORTED, id, body: Vec::new() },
         }
     }
+
+    /// Kind of that frame, and its encoded length.
+    #[must_use]
+    pub fn frame_kind_and_len(&self, id: u32) -> (FrameKind, usize) {
+        match self {
+            Self::Answer(answer) => (answer.kind(), answer.frame_len(id)),
+            Self::Busy | Self::Unsupported => {
+                let frame = self.to_frame(id);
+                (frame.kind, crate::wire::encoded_len(&frame))
+            }
+        }
+    }
 }
 
 impl Failure {
@@ -92,11 +106,10 @@ impl Directory {
     }
 
     /// The nodes closest to `target`, without the asker, who knows itself.
-    fn name_closer(&self, target: &Place, want: u8, asker: &DeviceKey) -> Vec<Descriptor> {
+    fn name_closer(&self, target: &Place, want: u8, asker: &DeviceKey) -> Vec<Arc<Descriptor>> {
         let want = usize::from(want).min(CLOSER_MAX);
         let closest = self.table.closest(target, want + 1);
-        let others = closest.iter().filter(|descriptor| descriptor.device != *asker);
-        others.take(want).map(|descriptor| Descriptor::clone(descriptor)).collect()
+        closest.into_iter().filter(|descriptor| descriptor.device != *asker).take(want).collect()
     }
 
     fn answer_find_record(&self, now: Now, request: &FindRecord, asker: &DeviceKey) -> RecordAnswer {
@@ -189,7 +202,8 @@ impl Directory {
         }
         if stored.is_changed && stored.is_merged {
             // Publishers crossed: nobody but us may hold both halves.
-            self.mark_dirty(now, key);
+            let jitter = self.repair_jitter();
+            self.mark_dirty(now, key, jitter);
         } else if stored.is_changed {
             self.tell_former_replicas(now, key);
         }

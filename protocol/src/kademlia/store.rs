@@ -4,7 +4,12 @@
 //! place makes room, and only for a nearer one), users without an authority together (their names cost nothing, so they get a share), expiry.
 //! Nothing is evicted by age of use: a flood of far records can't push out near ones.
 
+mod shared;
+
+pub use shared::share_records;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::messages::StoreRefusal;
 use super::routing_table::{KeySpan, NetworkGroup, REPLICAS};
@@ -51,23 +56,45 @@ pub(super) struct Sender {
     pub(super) is_server: bool,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Held {
+/// A record with what follows from it.
+#[derive(Debug)]
+pub(super) struct Kept {
     pub(super) record: DirectoryRecord,
     pub(super) bytes: Vec<u8>,
     /// Content hash: what replicas compare.
     pub(super) hash: [u8; 32],
     /// State hash: what askers compare.
     pub(super) state: [u8; 32],
-    sender: Sender,
     /// When the first of its parts ends: before, there is nothing to prune.
     ends_at: UnixTime,
+}
+
+impl Kept {
+    fn new(record: DirectoryRecord) -> Arc<Self> {
+        let bytes = record.to_bytes();
+        let state = DirectoryRecord::state_hash_of(&bytes);
+        shared::one_of(state, || Self { hash: record.content_hash(), ends_at: first_end(&record), state, bytes, record })
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Held {
+    kept: Arc<Kept>,
+    sender: Sender,
     /// Nodes known to hold the same content.
     synced: BTreeSet<DeviceKey>,
     /// Nodes that held what this replaced, and may hold it still.
     former: BTreeSet<DeviceKey>,
     /// It comes from an earlier run, or came before this node was known here, and hasn't been compared with what others hold since.
     is_unconfirmed: bool,
+}
+
+impl std::ops::Deref for Held {
+    type Target = Kept;
+
+    fn deref(&self) -> &Kept {
+        &self.kept
+    }
 }
 
 impl Held {
@@ -243,13 +270,14 @@ impl ReplicaStore {
         let hash = merged.content_hash();
         let is_changed = hash != held.hash;
         let is_news = is_changed || merged != held.record;
+        let sender = held.sender;
         let (synced, former) = if is_changed {
             let former = held.synced.into_iter().chain(held.former).take(SYNCED_MAX).collect();
             (BTreeSet::new(), former)
         } else {
             (held.synced, held.former)
         };
-        self.insert(merged, held.sender, synced, former);
+        self.insert(merged, sender, synced, former);
         // Who sends something older confirms nothing, and one who sends the same confirms no more than any.
         self.set_unconfirmed(&key, held.is_unconfirmed && !is_changed);
         if sent_hash == hash {
@@ -279,18 +307,7 @@ impl ReplicaStore {
     }
 
     fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: BTreeSet<DeviceKey>, former: BTreeSet<DeviceKey>) {
-        let bytes = record.to_bytes();
-        let held = Held {
-            hash: record.content_hash(),
-            state: record.state_hash(),
-            ends_at: first_end(&record),
-            bytes,
-            sender,
-            synced,
-            former,
-            is_unconfirmed: false,
-            record,
-        };
+        let held = Held { kept: Kept::new(record), sender, synced, former, is_unconfirmed: false };
         self.bytes += held.bytes.len();
         self.unnamed += usize::from(matches!(held.record.user(), UserChain::Key(_)));
         *self.by_sender.entry(sender.device).or_default() += 1;

@@ -151,7 +151,7 @@ impl Machine {
             return Err(failures[self.below(failures.len())]);
         }
         let extensions = Extensions::none();
-        let closer = self.descriptors();
+        let closer = self.descriptors().into_iter().map(std::sync::Arc::new).collect();
         let kind = match request {
             _ if self.rng.random_bool(0.1) => self.below(5),
             Request::FindRecord(_) => 0,
@@ -360,7 +360,7 @@ proptest! {
 #[test]
 fn lists_longer_than_allowed_are_refused() {
     let descriptor = world().servers[0].1.clone();
-    let nodes = Nodes { closer: vec![descriptor; 17], extensions: Extensions::none() };
+    let nodes = Nodes { closer: vec![descriptor.into(); 17], extensions: Extensions::none() };
     assert!(Answer::from_frame(&Frame::new(1, &nodes)).is_err());
     let item = SyncItem { key: RecordKey(hash("any", &[])), hash: [0; 32] };
     let offer = SyncOffer { items: vec![item; 65], extensions: Extensions::none() };

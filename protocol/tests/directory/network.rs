@@ -487,12 +487,12 @@ impl Network {
     }
 }
 
-fn record_answer(outcome: RecordOutcome, closer: Vec<Descriptor>) -> Answer {
+fn record_answer(outcome: RecordOutcome, closer: Vec<Arc<Descriptor>>) -> Answer {
     Answer::Record(RecordAnswer { outcome, closer, extensions: Extensions::none() })
 }
 
 /// Sixteen nodes beside a point that nobody has enrolled.
-pub(crate) fn invented(target: &Place) -> Vec<Descriptor> {
+pub(crate) fn invented(target: &Place) -> Vec<Arc<Descriptor>> {
     let near = |number: u8| {
         let mut place = target.0;
         place[31] ^= number;
@@ -508,5 +508,5 @@ pub(crate) fn invented(target: &Place) -> Vec<Descriptor> {
             }],
         }
     };
-    (1..=16).map(near).collect()
+    (1..=16).map(near).map(Arc::new).collect()
 }

@@ -193,18 +193,18 @@ pub(crate) fn all() -> Vec<Vector> {
         "find_record" => message FindRecord = FindRecord { key: RecordKey::of(&alice_id()), have_hash: Some([0x11; 32]), want: 8, extensions: extensions() };
         "record_answer_found" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Found(wire::encode(&record())), closer: Vec::new(), extensions: none() };
         "record_answer_same" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Same, closer: Vec::new(), extensions: none() };
-        "record_answer_absent" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Absent, closer: vec![descriptor(); 2], extensions: none() };
+        "record_answer_absent" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Absent, closer: vec![descriptor().into(); 2], extensions: none() };
         "find_node" => message FindNode = FindNode { target: [0x77; 32], want: 16, extensions: none() };
         "find_node_knowing" => message FindNode = FindNode { target: [0x77; 32], want: 16, extensions: none().with(EXTENSION_KNOWN, vec![1, 2, 3, 4, 5, 6, 7, 8]) };
-        "nodes_known" => message Nodes = Nodes { closer: vec![descriptor()], extensions: none().with(EXTENSION_KNOWN, vec![1, 0]) };
-        "nodes" => message Nodes = Nodes { closer: vec![descriptor(); 3], extensions: none() };
+        "nodes_known" => message Nodes = Nodes { closer: vec![descriptor().into()], extensions: none().with(EXTENSION_KNOWN, vec![1, 0]) };
+        "nodes" => message Nodes = Nodes { closer: vec![descriptor().into(); 3], extensions: none() };
         "store" => message Store = Store { record: wire::encode(&record()), extensions: none() };
         "store_answer_accepted" => message StoreAnswer = StoreAnswer { outcome: StoreOutcome::Accepted, holds: Some([0x12; 32]), record: None, closer: Vec::new(), extensions: none() };
         "store_answer_refused" => message StoreAnswer = StoreAnswer {
             outcome: StoreOutcome::Refused { reason: StoreRefusal::NotResponsible, detail: "others are closer".into() },
             holds: None,
             record: Some(vec![1, 2, 3]),
-            closer: vec![descriptor()],
+            closer: vec![descriptor().into()],
             extensions: none(),
         };
         "renew_lease" => message RenewLease = RenewLease {

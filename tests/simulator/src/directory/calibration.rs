@@ -1,0 +1,134 @@
+//! The simulator held against real nodes: what `scripts/bench directory-nodes --alone --json FILE` counted, done again in virtual time.
+//!
+//! Compared are the requests that each stage is about. What else real nodes ask in a stage's time (refreshes of tables, repair) follows from how long
+//! the machine took for it, which isn't in the file.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use halloo_protocol::kademlia::{FindOptions, Mode};
+
+use super::rows::{Row, pairs};
+use super::swarm::{Plan, Swarm};
+use crate::latency::Latency;
+use crate::machine::{Kind, NodeId};
+use crate::network::Settings;
+use crate::traffic::Traffic;
+
+/// How far counts may be apart.
+const TOLERANCE: f64 = 0.1;
+
+/// Round trip over the memory transport, processing included.
+const RTT: Duration = Duration::from_millis(2);
+
+/// How long the bench waits at least to see that tables grow no more; part of the time it gives for joining.
+const LINGERS: Duration = Duration::from_secs(4);
+
+/// How long the bench waits for what a publication or a refresh began.
+const TAIL: Duration = Duration::from_millis(200);
+
+/// Stage, kind, and what the stage's requests of that kind are.
+const COMPARED: [(&str, u16, &str); 7] = [
+    ("join", 0x10, "records read back"),
+    ("join", 0x11, "nodes asked for nodes"),
+    ("join", 0x12, "records stored"),
+    ("lookups", 0x10, "records asked for"),
+    ("publications", 0x11, "replicas looked for"),
+    ("publications", 0x12, "records stored"),
+    ("refreshes", 0x13, "leases renewed"),
+];
+
+/// What real nodes counted.
+#[derive(Clone, Debug)]
+pub struct Real {
+    /// How many they were.
+    pub nodes: usize,
+    /// How long joining took, waiting for tables included.
+    pub joins_over: Duration,
+    /// Look-ups of random names.
+    pub lookups: usize,
+    /// Publications, and refreshes.
+    pub publications: usize,
+    /// Requests by stage and kind, all nodes together.
+    pub stages: BTreeMap<String, BTreeMap<u16, u64>>,
+}
+
+/// Counts the same in virtual time: a row for each kind and stage.
+#[must_use]
+pub fn compare(seed: u64, real: &Real) -> Vec<Row> {
+    let simulated = simulate(seed, real);
+    let row = |(stage, kind, what): &(&str, u16, &str)| {
+        let theirs = real.stages.get(*stage).and_then(|kinds| kinds.get(kind)).copied().unwrap_or(0) as f64;
+        let ours = simulated.get(stage).map_or(0, |traffic| traffic.messages(Kind(*kind))) as f64;
+        Row {
+            name: format!("{stage}, {what} ({kind:#06x})"),
+            reach: format!("{theirs:.0} within 10%"),
+            seen: format!("{ours:.0} ({:+.1}%)", 100.0 * (ours - theirs) / theirs.max(1.0)),
+            is_met: (ours - theirs).abs() <= TOLERANCE * theirs,
+        }
+    };
+    COMPARED.iter().map(row).collect()
+}
+
+fn simulate(seed: u64, real: &Real) -> BTreeMap<&'static str, Traffic> {
+    let settings = Settings { latency: Latency::Fixed(RTT), ..Settings::default() };
+    let mut plan = Plan {
+        settings,
+        joins_over: real.joins_over.saturating_sub(LINGERS),
+        lingers: LINGERS,
+        is_invited_by_first: true,
+        ..Plan::servers(seed, real.nodes)
+    };
+    plan.config.is_lab = true;
+    let mut swarm = Swarm::new(plan);
+    swarm.grow();
+    let mut stages = BTreeMap::from([("join", swarm.network.traffic())]);
+    let all = swarm.network.running();
+    for owner in &all {
+        publish(&mut swarm, *owner);
+    }
+    swarm.run_for(Duration::from_secs(110));
+    stages.insert("lookups", look_up(&mut swarm, real.lookups, &all));
+    let owners: Vec<_> = (0..real.publications).map(|_| swarm.random_node(None)).collect();
+    stages.insert("publications", each(&mut swarm, &owners, true));
+    stages.insert("refreshes", each(&mut swarm, &owners, false));
+    stages
+}
+
+fn publish(swarm: &mut Swarm, node: NodeId) {
+    swarm.published.clear();
+    swarm.network.with(node, |machine, world, now, out| machine.publish(world, now, out));
+    let end = swarm.network.elapsed() + Duration::from_secs(10);
+    while swarm.network.elapsed() < end && !swarm.published.iter().any(|(by, _)| *by == node) {
+        swarm.run_for(RTT);
+    }
+}
+
+/// Look-ups as the bench asks them: of random names, by those that aren't replicas themselves.
+fn look_up(swarm: &mut Swarm, count: usize, owners: &[NodeId]) -> Traffic {
+    let mut asked = pairs(swarm, 2 * count, owners);
+    asked.retain(|(by, owner)| !swarm.closest(*owner, halloo_protocol::kademlia::REPLICAS).contains(by));
+    asked.truncate(count);
+    let before = swarm.network.traffic();
+    swarm.find_each(&asked, Duration::from_millis(5), FindOptions { mode: Mode::First, is_remote_only: true });
+    swarm.network.traffic().since(&before)
+}
+
+/// Publications over open connections, or refreshes, one after the other.
+fn each(swarm: &mut Swarm, owners: &[NodeId], publishes: bool) -> Traffic {
+    let mut sum = Traffic::default();
+    for owner in owners {
+        if publishes {
+            publish(swarm, *owner);
+        }
+        let before = swarm.network.traffic();
+        if publishes {
+            publish(swarm, *owner);
+        } else {
+            swarm.network.with(*owner, |machine, world, now, out| machine.refresh(world, now, out));
+        }
+        swarm.run_for(TAIL);
+        sum = sum.plus(&swarm.network.traffic().since(&before));
+    }
+    sum
+}
