@@ -39,6 +39,13 @@ fn incoming(user: &User) -> Vec<Value> {
     user.events().into_iter().filter(|event| event["event"] == "call_incoming").collect()
 }
 
+/// The leave that stands beside what somebody shows, as their own server has it.
+fn leave_of(server: &Prosody, name: &str) -> String {
+    let shown = server.shown(name, name);
+    let leave = shown.split_once("<leave>").and_then(|(_, rest)| rest.split_once("</leave>"));
+    leave.unwrap_or_else(|| panic!("leave is given: {shown}")).0.to_owned()
+}
+
 fn network(users: &[&'static str]) -> Network {
     let plan = Plan::new(users.iter().copied());
     users.iter().fold(plan, |plan, name| plan.args(name, ["--answer", "auto"])).contacts_only().start()
@@ -84,6 +91,43 @@ fn a_contact_in_xmpp_calls_until_the_list_says_otherwise() {
     assert_eq!(incoming(bob).len(), rings, "it hasn't rung");
 }
 
+/// She links while his phone sleeps, and his only connection to XMPP with it: it is woken, and rings as for a contact there. Whoever leaves the list has no leave any more.
+#[test]
+fn a_suspended_phone_is_woken_for_a_contact_in_xmpp() {
+    let network = network(&["alice", "bob"]);
+    let server = Prosody::start(network.folder(), &["alice", "bob"], &[("alice", "bob")], &[]);
+    let [alice, bob] = &network.users[..] else { panic!("two users") };
+    link(bob, "bob", &server);
+    bob.cli(["push", "register", "webpush"]).ok();
+    let given = leave_of(&server, "bob");
+    assert_eq!(bob.cli(["suspend"]).ok()["push_registrations"], 1);
+    link(alice, "alice", &server);
+
+    let (code, outcome) = call(alice, "bob");
+    assert_eq!((code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");
+    bob.wait_event(PATIENCE, "woken", |woken| woken["by_push"] == true);
+    let rang = bob.wait_event(PATIENCE, "call_incoming", |_| true);
+    assert_eq!((&rang["linked"]["id"], &rang["via_push"]), (&"xmpp:alice@there.test".into(), &true.into()), "{rang}");
+    alice.cli(["msg", "send", "xmpp:bob@there.test", "so much for sleep", "--wait"]).ok();
+    bob.wait_event(PATIENCE, "message_received", |message| message["from"] == alice.username.as_str());
+    for (user, other) in [(alice, bob), (bob, alice)] {
+        assert_eq!(user.cli(["contact", "list"]).ok()["contacts"], serde_json::json!([]));
+        let presence = user.cli(["presence", "get", &other.username]);
+        assert_ne!(presence.code, 0, "presence is for contacts: {presence:?}");
+        let device = &user.cli(["resolve", &other.username]).ok()["devices"][0];
+        assert_eq!((&device["name"], &device["addresses"]), (&Value::Null, &serde_json::json!([])), "{device}");
+    }
+
+    server.unfriend("bob", "alice");
+    eventually(PATIENCE, "what she had been given ends", || {
+        let now = leave_of(&server, "bob");
+        if now == given { Err("it is still there".to_owned()) } else { Ok(()) }
+    });
+    bob.cli(["suspend"]).ok();
+    assert_ne!(call(alice, "bob").0, 0);
+    assert_eq!(bob.events().iter().filter(|event| event["event"] == "woken").count(), 1, "it sleeps on");
+}
+
 #[test]
 #[ignore = "long: links, calls and refusals of four users"]
 fn nobody_else_gains_by_a_link() {
@@ -105,6 +149,11 @@ fn nobody_else_gains_by_a_link() {
     for (user, name) in [(bob, "bob"), (alice, "alice"), (carol, "carol"), (mallory, "mallory")] {
         link(user, name, &server);
     }
+    // Carol has linked after him, so he hasn't seen her yet: her message waits until he has.
+    carol.cli(["msg", "send", "xmpp:bob@there.test", "hello", "--wait", "--timeout", "60"]).ok();
+    bob.wait_event(PATIENCE, "message_received", |message| message["from"] == carol.username.as_str());
+    let refused = mallory.cli(["msg", "send", &bob.username, "hello", "--wait", "--timeout", "60"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
     // Mallory sees what he shows, and isn't in his list: a stranger.
     let (code, outcome) = call(mallory, "bob");
     assert_eq!((code, &outcome["outcome"]), (1, &"declined".into()), "{outcome}");

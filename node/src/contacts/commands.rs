@@ -2,7 +2,7 @@
 
 use data_encoding::BASE64URL_NOPAD;
 use halloo_protocol::contact::PassOn;
-use halloo_protocol::contact::privacy::PrivacySettings;
+use halloo_protocol::contact::privacy::{Kind, PrivacySettings};
 use halloo_protocol::contact::{Asking, CONTACT_LINK_PREFIX, ContactLink, RosterEntry, RosterError, SafetyNumber, Standing};
 use halloo_protocol::directory::DirectoryRecord;
 use halloo_protocol::identity::UserId;
@@ -415,10 +415,15 @@ impl EventLoop {
             tx.put_setting_value(PRIVACY, &settings)
         })?;
         self.contacts.privacy_version = version;
-        let was_open = std::mem::replace(&mut self.contacts.privacy, settings).is_open();
-        if was_open != self.contacts.privacy.is_open() {
+        let before = std::mem::replace(&mut self.contacts.privacy, settings);
+        let (was_open, is_open) = (before.is_open(), self.contacts.privacy.is_open());
+        if was_open != is_open {
             // Strangers find a way to wake this device in the entry, or no longer.
             self.publish_soon();
+        }
+        let is_other = |kind| before.audience(kind) != self.contacts.privacy.audience(kind);
+        if is_other(Kind::Call) || is_other(Kind::Message) {
+            self.linked_leave_changed();
         }
         self.vault_changed();
         let pass_on = self.contacts.privacy.pass_on();

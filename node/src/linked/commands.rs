@@ -1,5 +1,7 @@
 //! Linking, unlinking, and what is linked.
 
+use std::time::Instant;
+
 use halloo_protocol::linked::{AssociationParams, LinkedId, ProofMethod, System};
 use tracing::info;
 use zeroize::Zeroizing;
@@ -97,6 +99,7 @@ impl EventLoop {
                 // With it end its orders, and so its task.
                 self.linked.accounts.remove(id);
                 self.linked.lists.remove(id);
+                self.linked.readers.remove(id);
                 reply.send(Err(LinkError::Failed { account: id.to_string(), reason }));
             }
             Asked::Remove(reply) => self.account_unlinked(id, Some(Asked::Remove(reply)), false),
@@ -105,6 +108,8 @@ impl EventLoop {
 
     pub(super) fn account_linked(&mut self, id: &LinkedId, asked: Asked) {
         info!(account = %id, "linked");
+        // The entry gains a part for whoever reads it there.
+        self.publish_soon();
         let Some(account) = self.linked.accounts.get(id) else { return };
         match asked {
             Asked::Add(reply) => reply.send(Ok(self.account_view(account))),
@@ -141,7 +146,9 @@ impl EventLoop {
         info!(account = %id, is_taken_back, "unlinked");
         self.linked.accounts.remove(id);
         self.linked.lists.remove(id);
+        self.linked.readers.remove(id);
         self.linked.known.retain(|(account, _), _| account != id);
+        self.turn_key(Instant::now());
         self.keep_accounts();
         self.keep_sightings();
         match asked {

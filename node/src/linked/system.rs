@@ -4,8 +4,7 @@ use std::future::Future;
 use std::io;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::linked::{Association, LinkedId};
-use halloo_protocol::wire::Signed;
+use halloo_protocol::linked::{LinkedId, ListEntry, Shown};
 use halloo_protocol::xmpp::scram::ScramError;
 use halloo_protocol::xmpp::stream::StreamError;
 use tokio::sync::mpsc;
@@ -39,28 +38,19 @@ pub(crate) enum LinkedError {
     Login(#[from] ScramError),
 }
 
-/// A change of the contact list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ListChange {
-    /// Who.
-    pub(crate) entry: LinkedId,
-    /// In it, by a name or none; or not in it any more.
-    pub(crate) name: Option<Option<String>>,
-}
-
 /// An account in another system. Calls come in the order login, contacts, then any; after an error, login again.
 pub(crate) trait LinkedSystem: Send + 'static {
     /// Logs in: this node is convinced that the account is its user's. Ends what was before.
     fn login(&mut self) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
-    /// Who is in the account's contact list. Changes are told from then on.
-    fn contacts(&mut self) -> impl Future<Output = Result<Vec<(LinkedId, Option<String>)>, LinkedError>> + Send;
+    /// Who is in the account's contact list, or reads what it shows. Changes are told from then on.
+    fn contacts(&mut self) -> impl Future<Output = Result<Vec<ListEntry>, LinkedError>> + Send;
 
     /// Puts an association where only the account's owner can write and their contacts can read: others are convinced by that.
-    fn show(&mut self, association: &Signed<Association>) -> impl Future<Output = Result<(), LinkedError>> + Send;
+    fn show(&mut self, shown: &Shown) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
     /// What somebody's place shows, by the word of the system that has it.
-    fn look(&mut self, at: &LinkedId) -> impl Future<Output = Result<Option<Signed<Association>>, LinkedError>> + Send;
+    fn look(&mut self, at: &LinkedId) -> impl Future<Output = Result<Option<Shown>, LinkedError>> + Send;
 
     /// Whether the connection still works.
     fn is_alive(&mut self) -> impl Future<Output = bool> + Send;
@@ -69,7 +59,7 @@ pub(crate) trait LinkedSystem: Send + 'static {
     fn wait(&mut self) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
     /// Takes what has come.
-    fn take(&mut self) -> impl Future<Output = Result<Vec<ListChange>, LinkedError>> + Send;
+    fn take(&mut self) -> impl Future<Output = Result<Vec<ListEntry>, LinkedError>> + Send;
 
     /// Says goodbye.
     fn end(&mut self) -> impl Future<Output = ()> + Send;
@@ -79,7 +69,7 @@ pub(crate) trait LinkedSystem: Send + 'static {
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Put this at the own place.
-    Show(Box<Signed<Association>>),
+    Show(Box<Shown>),
     /// Look at somebody's place.
     Look(LinkedId),
 }
@@ -175,8 +165,8 @@ async fn session<S: LinkedSystem>(
         };
         let told = match order {
             Some(None) => return Ok(()),
-            Some(Some(Order::Show(association))) => {
-                let shown = system.show(&association).await;
+            Some(Some(Order::Show(shown))) => {
+                let shown = system.show(&shown).await;
                 let is_lost = shown.as_ref().is_err_and(is_fatal);
                 let told = run.tell(News::Shown(shown.map_err(|error| error.to_string())), news).await;
                 if is_lost {

@@ -61,6 +61,10 @@ fn part(association: Signed<Association>, callee: LinkedId) -> LinkedPart {
     LinkedPart { association, callee, extensions: Extensions::none() }
 }
 
+fn bare(association: Signed<Association>) -> Shown {
+    Shown { association, leave: None }
+}
+
 fn lists(has_alice: bool) -> ContactLists {
     let carol = (id("carol@there.example"), None);
     let entries = has_alice.then(|| (alice(), Some("Alice L.".to_owned()))).into_iter().chain([carol]);
@@ -68,7 +72,7 @@ fn lists(has_alice: bool) -> ContactLists {
 }
 
 fn seen(association: Signed<Association>, at: UnixTime) -> KnownAssociations {
-    KnownAssociations::from([((bob(), alice()), Sighting::take(&alice(), association, at).expect("in order"))])
+    KnownAssociations::from([((bob(), alice()), Sighting::take(&alice(), bare(association), at).expect("in order"))])
 }
 
 /// What the caller's invite says, and why that alone is refused, if it is.
@@ -235,27 +239,52 @@ fn another_name_under_the_same_key_is_another_user() {
 #[test]
 fn a_statement_copied_to_another_place_is_not_taken() {
     let mallorys = id("mallory@there.example");
-    assert_eq!(Sighting::take(&mallorys, association(ALICE, alice()), NOW), Err(SightingError::OtherPlace));
-    assert!(matches!(Sighting::take(&alice(), forged(), NOW), Err(SightingError::Association(AssociationError::Signature(_)))));
+    assert_eq!(Sighting::take(&mallorys, bare(association(ALICE, alice())), NOW), Err(SightingError::OtherPlace));
+    assert!(matches!(
+        Sighting::take(&alice(), bare(forged()), NOW),
+        Err(SightingError::Association(AssociationError::Signature(_)))
+    ));
     let params = AssociationParams { method: ProofMethod(7), ..params(ALICE, alice(), NOW) };
     let otherwise = Association::sign(params, &key(ALICE));
-    assert_eq!(Sighting::take(&alice(), otherwise, NOW), Err(SightingError::Method));
+    assert_eq!(Sighting::take(&alice(), bare(otherwise), NOW), Err(SightingError::Method));
 }
 
 #[test]
 fn what_was_taken_back_does_not_come_again() {
     let old = association(ALICE, alice());
-    let last = Sighting::take(&alice(), revoked(ALICE), NOW).expect("in order");
-    let again = Sighting::take(&alice(), old.clone(), NOW.plus_secs(9)).expect("in order").after(Some(&last));
+    let last = Sighting::take(&alice(), bare(revoked(ALICE)), NOW).expect("in order");
+    let again = Sighting::take(&alice(), bare(old.clone()), NOW.plus_secs(9)).expect("in order").after(Some(&last));
     assert_eq!(again.association, last.association, "the newer word of the same user stays");
     assert_eq!(again.read_at, NOW.plus_secs(9));
     // A newer one counts, and so does another user's, whose account it is now.
     let params = AssociationParams { last_serial: revoked(ALICE).unverified().serial, ..params(ALICE, alice(), NOW) };
     for newer in [Association::sign(params, &key(ALICE)), association(MALLORY, alice())] {
-        let seen = Sighting::take(&alice(), newer.clone(), NOW).expect("in order").after(Some(&last));
+        let seen = Sighting::take(&alice(), bare(newer.clone()), NOW).expect("in order").after(Some(&last));
         assert_eq!(seen.association, Some(newer));
     }
     assert_eq!(Sighting::nothing(NOW).after(Some(&last)).association, None);
+}
+
+#[test]
+fn the_leave_beside_an_association_is_the_one_of_the_word_that_counts() {
+    let leave = |epoch: u32| LinkedLeave::sign(LinkedKey::of_secret(epoch, &[5; 32]), &key(ALICE), NOW);
+    let take = |association, leave: Option<LinkedLeave>| {
+        Sighting::take(&alice(), Shown { association, leave: leave.map(|leave| wire::encode(&leave)) }, NOW).expect("in order")
+    };
+    let good = association(ALICE, alice());
+    let first = take(good.clone(), Some(leave(1)));
+    assert_eq!(first.leave, Some(leave(1)));
+    // The same word with another leave, or none: what stands there now counts.
+    assert_eq!(take(good.clone(), Some(leave(2))).after(Some(&first)).leave, Some(leave(2)));
+    assert_eq!(take(good.clone(), None).after(Some(&first)).leave, None);
+    // A place that was set back to before the word was taken back gives no leave either.
+    let last = take(revoked(ALICE), None);
+    assert_eq!(take(good.clone(), Some(leave(1))).after(Some(&last)).leave, None);
+    // Another user's leave, and what isn't one, is none; the association counts all the same.
+    let others = LinkedLeave::sign(LinkedKey::of_secret(1, &[5; 32]), &key(MALLORY), NOW);
+    assert_eq!(take(good.clone(), Some(others)).leave, None);
+    let broken = Sighting::take(&alice(), Shown { association: good.clone(), leave: Some(vec![1; 40]) }, NOW).expect("in order");
+    assert_eq!((broken.leave, broken.association), (None, Some(good)));
 }
 
 #[test]
