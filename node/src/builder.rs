@@ -72,6 +72,8 @@ pub(crate) struct Settings {
     pub(crate) answer: Option<AutoAnswer>,
     pub(crate) calls: crate::config::CallsConfig,
     pub(crate) telephone: Option<std::sync::Arc<halloo_protocol::trunk::Plan>>,
+    /// Phones ring here: calls to one of them alone may be for this device.
+    pub(crate) has_phones: bool,
     pub(crate) api: Option<String>,
     pub(crate) clock_skew_secs: i64,
     pub(crate) linked_certificate_secs: Option<u64>,
@@ -113,6 +115,7 @@ impl Default for Settings {
             answer: None,
             calls: crate::config::CallsConfig::default(),
             telephone: None,
+            has_phones: false,
             api: None,
             clock_skew_secs: 0,
             linked_certificate_secs: None,
@@ -355,6 +358,12 @@ impl NodeBuilder {
     /// Default: such calls are refused.
     pub(crate) fn telephone_gateway(mut self, plan: Option<std::sync::Arc<halloo_protocol::trunk::Plan>>) -> Self {
         self.settings.telephone = plan;
+        self
+    }
+
+    /// This node is a device for SIP phones: calls to one of them alone are for its edge to judge. Default: such calls are refused.
+    pub(crate) fn phones(mut self, has_phones: bool) -> Self {
+        self.settings.has_phones = has_phones;
         self
     }
 

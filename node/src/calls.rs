@@ -14,6 +14,7 @@ pub mod media;
 mod outgoing;
 mod own_audio;
 mod own_engine;
+mod phone;
 mod telephone;
 mod trace;
 pub(crate) mod voicemail;
@@ -23,8 +24,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{
-    CallId, CallSignal, Outcome, PassStatus, Reason, RecentCalls, Signal, SignalPass, SignalPassed, SignalStatus, TelephonePart,
-    WithdrawnCalls,
+    CallId, CallSignal, Outcome, PassStatus, PhonePart, Reason, RecentCalls, Signal, SignalPass, SignalPassed, SignalStatus,
+    TelephonePart, WithdrawnCalls,
 };
 use halloo_protocol::capability::Capability;
 use halloo_protocol::identity::UserId;
@@ -121,6 +122,8 @@ struct Progress {
     stages: Vec<CallStage>,
     /// What the invite says of the telephone network.
     telephone: Option<TelephonePart>,
+    /// The one phone that is called.
+    phone: Option<PhonePart>,
     /// The contact in a linked system as whom the other is shown.
     linked: Option<LinkedPeer>,
 }
@@ -145,6 +148,7 @@ impl Progress {
             relay_complaint: None,
             stages: Vec::new(),
             telephone: None,
+            phone: None,
             linked: None,
         }
     }
@@ -330,8 +334,8 @@ impl EventLoop {
         let Some((mut options, reply)) = self.take_linked_dial(options, reply) else { return };
         let checked = self.resolve_telephone(&mut options).and_then(|()| self.check_dial(&options));
         match checked {
-            // A telephone call is one of its own, whatever else the gateway does.
-            Ok(user) => match self.ringing_call_of(&user).filter(|_| options.telephone.is_none()) {
+            // A telephone call is one of its own, whatever else the gateway does; so is one to a certain phone.
+            Ok(user) => match self.ringing_call_of(&user).filter(|_| options.telephone.is_none() && options.phone.is_none()) {
                 Some(call) => self.answer_by_dial(call, &options, reply),
                 None => self.begin_dial(user, options, reply),
             },
@@ -360,7 +364,8 @@ impl EventLoop {
             return Err(CallError::CallsSelf);
         }
         self.refuse_changed(&user)?;
-        if let Some((call, _)) = self.waiting_dial(&user, options.telephone.as_ref()) {
+        let phone = phone::part_of(options.phone.as_deref())?;
+        if let Some((call, _)) = self.waiting_dial(&user, options.telephone.as_ref(), phone) {
             return Err(CallError::AlreadyCalling { username: self.labels.display(&user), call_id: call.to_string() });
         }
         if self.calls.outgoing.len() >= CALLS_MAX {

@@ -27,6 +27,7 @@ pub mod conference;
 mod hand_over;
 pub(crate) mod hpke_key;
 mod invite;
+mod phone;
 mod recent;
 mod reception;
 mod sender;
@@ -55,6 +56,7 @@ pub use invite::{
     AvatarLink, CallInvite, DISPLAY_NAME_BYTES_MAX, INVITE_SECS_MAX, INVITE_SIZE_CLASSES, Invite, InviteAnswer, InviteError,
     InviteStatus, InviteWay, Origin, SEALED_INVITE_BYTES_MAX, SealInviteError, SealedInvite, VerifiedInvite,
 };
+pub use phone::{PHONE_EXTENSION, PhonePart};
 pub use recent::{RECENT_CALLS_MAX, RecentCalls, WithdrawnCalls};
 pub use reception::{PlacedCall, Reception, Situation, receive};
 pub use signal::{
@@ -175,6 +177,8 @@ impl Reason {
     pub const TELEPHONE_NO_ANSWER: Self = Self(0xd8);
     /// Whoever has the telephone said no.
     pub const TELEPHONE_DECLINED: Self = Self(0xd9);
+    /// One phone of the user's was called, and it isn't registered at this device.
+    pub const PHONE_NOT_HERE: Self = Self(0xda);
 }
 
 /// For people; numbers of later versions print as `reason N`.
@@ -212,6 +216,7 @@ impl fmt::Display for Reason {
             Self::TELEPHONE_UNKNOWN => "the telephone network doesn't know the number",
             Self::TELEPHONE_NO_ANSWER => "nobody has answered the telephone",
             Self::TELEPHONE_DECLINED => "declined at the telephone",
+            Self::PHONE_NOT_HERE => "the phone isn't registered",
             Self(other) => return write!(f, "reason {other}"),
         })
     }

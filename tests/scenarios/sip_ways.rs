@@ -137,11 +137,17 @@ fn an_account_has_its_share(alice: &User, callers: [&User; 3], account: &PhoneAc
     }
 }
 
-/// An address of a phone that doesn't say whose it is: good for a call from this edge as long as the phone is registered, and another each time.
+/// Addresses of one phone: its user's with the phone, good from everywhere, and another each time that doesn't say whose it is, good from this edge; as long as the
+/// phone is registered. It rings alone.
 #[track_caller]
-fn a_phone_has_an_address_that_names_nobody(account: &PhoneAccount, erins: &PhoneAccount) {
+fn a_phone_has_addresses_of_its_own([alice, bob, carol]: [&User; 3], account: &PhoneAccount, erins: &PhoneAccount) {
     const PHONE: &str = ";+sip.instance=\"<urn:uuid:00000000-0000-0000-0000-00000000000a>\"";
+    const OWN: &str = "sip:alice@example;gr=urn:uuid:00000000-0000-0000-0000-00000000000a";
     let (mut phone, mut erin) = (SipClient::new(account), SipClient::new(erins));
+    // Her other phone, which nobody is to hear of all this, nor is her computer.
+    let mut other = SipClient::new(account);
+    register(&mut other, ";+sip.instance=\"<urn:uuid:00000000-0000-0000-0000-00000000000b>\"", 600);
+    let rung_before = alice.events().into_iter().filter(|event| event["event"] == "call_incoming").count();
     let [first, second] = [600, 600].map(|secs| {
         let mut request = phone.request("REGISTER", "sip:example");
         let contact = format!("{}{PHONE}", request.get("contact").expect("one"));
@@ -149,26 +155,61 @@ fn a_phone_has_an_address_that_names_nobody(account: &PhoneAccount, erins: &Phon
         request.add("supported", "gruu");
         request.add("expires", secs.to_string());
         let answer = phone.exchange(request);
-        let contact = answer.contacts().expect("addresses").into_iter().next().expect("one");
-        assert_eq!(contact.param("pub-gruu").map(|gruu| gruu.starts_with("sip:alice@example;gr=urn")), Some(true));
+        let contacts = answer.contacts().expect("addresses");
+        let contact = contacts.into_iter().find(|contact| contact.param("pub-gruu") == Some(OWN)).expect("its own");
         contact.param("temp-gruu").expect("one").trim_start_matches("sip:").to_owned()
     });
     assert_ne!(first, second);
     for address in [&first, &second] {
         assert!(address.starts_with("tgruu.") && address.ends_with("@example;gr") && !address.contains("alice"), "{address}");
+    }
+    for address in [first, second.clone(), OWN.trim_start_matches("sip:").to_owned()] {
         let sent = erin.invite(&format!("sip:{address}"), &sdp(false));
         let rung = phone.next_request("INVITE");
         assert!(rung.get("p-asserted-identity").is_some_and(|caller| caller.contains("sip:erin@example")), "{rung:?}");
         phone.answer(&rung, 603, None);
         assert_eq!(erin.final_answer(&sent).status(), 603);
     }
+    // From a native device far away as well; and a call that is handed to it.
+    let instance = OWN.split_once("gr=").expect("one").1;
+    let call_it = |whom: &str| Invocation::new(carol.home()).args(["call", whom, "--phone", instance]).start();
+    let dialled = call_it(&alice.username);
+    let rung = phone.next_request("INVITE");
+    assert!(rung.get("p-asserted-identity").is_some_and(|caller| caller.contains("sip:carol@example")), "{rung:?}");
+    phone.answer(&rung, 486, None);
+    assert_eq!(dialled.wait(PATIENCE).json()["reason"], "declined");
+    let call = erin.call(&format!("sip:{}", bob.username), &sdp(false));
+    let mut refer = erin.within("REFER", &call.0, &call.1);
+    refer.add("refer-to", format!("<{OWN}>"));
+    erin.send(&refer.to_bytes());
+    assert_eq!(erin.final_answer(&refer).status(), 202);
+    let rung = phone.next_request("INVITE");
+    phone.answer(&rung, 486, None);
+    erin.take("NOTIFY", |notice| notice.get("subscription-state").is_some_and(|state| state.starts_with("terminated")));
+    hang_up(&mut erin, &call.0, &call.1);
+
     register(&mut phone, PHONE, 0);
     let mut changed = second.clone();
     changed.insert(20, 'a');
-    for gone in [&second, &changed] {
+    for (gone, status) in [(second.as_str(), 404), (&changed, 404), (OWN.trim_start_matches("sip:"), 480)] {
         let sent = erin.invite(&format!("sip:{gone}"), &sdp(false));
-        assert_eq!(erin.final_answer(&sent).status(), 404, "{gone}");
+        assert_eq!(erin.final_answer(&sent).status(), status, "{gone}");
     }
+    for nowhere in [&alice.username, &bob.username] {
+        let ended = call_it(nowhere).wait(PATIENCE).json();
+        assert_eq!(
+            (&ended["outcome"], &ended["reason"]),
+            (&"unreachable".into(), &"the phone isn't registered".into()),
+            "{ended}"
+        );
+    }
+    let asked = other.request("OPTIONS", "sip:example");
+    other.send(&asked.to_bytes());
+    let heard = other.receive_within(PATIENCE).expect("an answer");
+    assert!(!heard.is_request(), "the other phone has rung: {heard:?}");
+    let rung = alice.events().into_iter().filter(|event| event["event"] == "call_incoming").count();
+    assert_eq!(rung, rung_before, "nor has the computer");
+    register(&mut other, ";+sip.instance=\"<urn:uuid:00000000-0000-0000-0000-00000000000b>\"", 0);
 }
 
 /// What is pressed at a phone, among its audio or told by INFO, is told at a native end, and the other way round; where audio goes on.
@@ -219,7 +260,7 @@ fn a_phones_calls_hold_whatever_the_way_to_it() {
     let mut erin = PhoneAccount::of(&erin, "udp");
     erin.server.clone_from(&account.server);
     wait_devices(alice, "erin@example", 1);
-    a_phone_has_an_address_that_names_nobody(&account, &erin);
+    a_phone_has_addresses_of_its_own([alice, bob, carol], &account, &erin);
     media_are_as_safe_as_signalling(alice, bob, carol, &PhoneAccount::of(&made, "tls"));
     an_account_has_its_share(alice, [bob, carol, dave], &account);
 }

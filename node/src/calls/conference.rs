@@ -157,7 +157,7 @@ fn unknown_call(call_id: &str) -> CallError {
 impl EventLoop {
     pub(crate) fn handle_call_add(&mut self, call_id: &str, options: &AddOptions, reply: Reply<CallAdded, CallError>) {
         match self.check_add(call_id, options) {
-            Ok((call, user)) => self.add_to_call(call, user, reply),
+            Ok((call, user)) => self.add_to_call(call, user, options.phone.clone(), reply),
             Err(error) => reply.send(Err(error)),
         }
     }
@@ -165,11 +165,12 @@ impl EventLoop {
     fn check_add(&mut self, call_id: &str, options: &AddOptions) -> Result<(CallId, UserId), CallError> {
         let call = call_id.parse::<CallId>().map_err(|_| unknown_call(call_id))?;
         let user = self.labels.parse(&options.user)?;
+        super::phone::part_of(options.phone.as_deref())?;
         if user == self.identity.user_id() {
             return Err(CallError::CallsSelf);
         }
         self.refuse_changed(&user)?;
-        if let Some((waiting, _)) = self.waiting_dial(&user, None) {
+        if let Some((waiting, _)) = self.waiting_dial(&user, None, None) {
             return Err(CallError::AlreadyCalling { username: self.labels.display(&user), call_id: waiting.to_string() });
         }
         if self.pair_of(call).is_none() {
@@ -193,7 +194,7 @@ impl EventLoop {
         Ok((call, user))
     }
 
-    fn add_to_call(&mut self, call: CallId, user: UserId, reply: Reply<CallAdded, CallError>) {
+    fn add_to_call(&mut self, call: CallId, user: UserId, phone: Option<String>, reply: Reply<CallAdded, CallError>) {
         let Some(id) = self.conference_of(call) else { return reply.send(Err(unknown_call(&call.to_string()))) };
         let added = CallId::random(&mut self.rng);
         let Some(running) = self.calls.conferences.running.get_mut(&id) else { return };
@@ -203,8 +204,8 @@ impl EventLoop {
         }
         running.asked.push(Asked { call: added, user: user.clone(), reply });
         // Who is to hear a phone, and be heard by it, speaks its codec from the beginning.
-        let options =
-            DialOptions { relayed_only: running.relayed_only, passthrough: running.passes.clone(), ..DialOptions::default() };
+        let (relayed_only, passthrough) = (running.relayed_only, running.passes.clone());
+        let options = DialOptions { relayed_only, passthrough, phone, ..DialOptions::default() };
         let link = Link { id, is_leg: false, other: None, since: None, word: None, introduced_by: None };
         info!(conference = %id.short(), call = %added.short(), "somebody is asked in");
         self.drive_conference(id);

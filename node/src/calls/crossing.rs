@@ -6,7 +6,8 @@
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{
-    CallId, CalleeState, PlacedCall, Reason, Reception, Situation, TELEPHONE_EXTENSION, TelephonePart, VerifiedInvite, receive,
+    CallId, CalleeState, Invite, PHONE_EXTENSION, PhonePart, PlacedCall, Reason, Reception, Situation, TELEPHONE_EXTENSION,
+    TelephonePart, VerifiedInvite, receive,
 };
 use halloo_protocol::identity::UserId;
 use tracing::info;
@@ -46,13 +47,17 @@ impl Incoming {
     }
 }
 
+/// Not of the telephone network, nor for a certain phone: neither is what the user has dialled who dials the other.
+fn is_between_users(invite: &Invite) -> bool {
+    [TELEPHONE_EXTENSION, PHONE_EXTENSION].iter().all(|tag| invite.extensions.find(*tag).is_none())
+}
+
 impl EventLoop {
     /// What this device does with a new invite of somebody who may call.
     pub(super) fn reception(&self, invite: &VerifiedInvite) -> Reception {
         let caller = invite.caller_id();
         let here = Situation {
-            // One from the telephone network is nobody's whom this user has dialled.
-            own_dial: self.waiting_dial(caller, None).filter(|_| invite.invite().extensions.find(TELEPHONE_EXTENSION).is_none()),
+            own_dial: self.waiting_dial(caller, None, None).filter(|_| is_between_users(invite.invite())),
             is_engaged: self.calls.is_engaged(),
             rings_when_engaged: self.settings.calls.ring_when_busy,
             is_dnd: self.is_dnd(),
@@ -63,14 +68,22 @@ impl EventLoop {
 
     /// What it does with a leg of a conference: only a dial of ours to the same user stands in its way.
     pub(super) fn reception_of_leg(&self, invite: &VerifiedInvite) -> Reception {
-        let here = Situation { own_dial: self.waiting_dial(invite.caller_id(), None), ..Situation::default() };
+        let here = Situation { own_dial: self.waiting_dial(invite.caller_id(), None, None), ..Situation::default() };
         receive((invite.invite().call, invite.caller_device()), &here)
     }
 
-    /// Our call to a user, or to the same number through the same gateway, that nobody has answered yet.
-    pub(super) fn waiting_dial(&self, user: &UserId, telephone: Option<&TelephonePart>) -> Option<PlacedCall> {
+    /// Our call to a user, to the same number through the same gateway, or to the same phone of the user's, that nobody has answered yet.
+    pub(super) fn waiting_dial(
+        &self,
+        user: &UserId,
+        telephone: Option<&TelephonePart>,
+        phone: Option<PhonePart>,
+    ) -> Option<PlacedCall> {
         let me = self.identity.device();
-        let is_same = |call: &Outgoing| call.progress.user == *user && call.progress.telephone.as_ref() == telephone;
+        let is_same = |call: &Outgoing| {
+            let progress = &call.progress;
+            progress.user == *user && progress.telephone.as_ref() == telephone && progress.phone == phone
+        };
         let waiting = self.calls.outgoing.iter().filter(|(_, call)| call.machine.is_waiting() && is_same(call));
         waiting.map(|(call, _)| (*call, me)).min()
     }
@@ -94,7 +107,7 @@ impl EventLoop {
         let user = incoming.progress.user.clone();
         self.begin_dial_answer(call, options);
         let to = self.labels.display(&user);
-        self.events.send(Event::CallDialing { call_id: call.to_string(), to, presence: None, telephone: None });
+        self.events.send(Event::CallDialing { call_id: call.to_string(), to, presence: None, telephone: None, phone: None });
     }
 
     /// Withdraws a call of ours for one that came in, and answers that.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use halloo_protocol::call::conference::{ConferencePart, Participant};
 use halloo_protocol::call::{
     CallId, CallInvite, CallTimers, CalleeAction, CalleeCall, CalleeParams, CalleeState, InviteAnswer, InviteError, InviteStatus,
-    InviteWay, Outcome, Reason, Reception, SealedInvite, Signal, TelephonePart, VerifiedInvite, may_pass, outcome_of_cancel,
-    word_of,
+    InviteWay, Outcome, PhonePart, Reason, Reception, SealedInvite, Signal, TelephonePart, VerifiedInvite, may_pass,
+    outcome_of_cancel, word_of,
 };
 use halloo_protocol::choice::with_held;
 use halloo_protocol::contact::privacy::Relation;
@@ -230,6 +230,10 @@ impl EventLoop {
                 return refused;
             }
         }
+        let phone = match self.judge_phone(&invite) {
+            Ok(phone) => phone,
+            Err(refused) => return refused,
+        };
         let call = invite.invite().call;
         let from = self.labels.display(invite.caller_id());
         let rung = |status| Rung { status, call: Some(call), from: Some(from.clone()), refusal: None, held_secs: None };
@@ -271,8 +275,9 @@ impl EventLoop {
         }
         match self.reception(&invite) {
             Reception::Ring => {
-                // A conference is asked into everywhere at once: its calls stand for each other as it is.
-                let turn = if link.is_none() { self.choose_for_call(&invite, arrival.carried_secs) } else { None };
+                // A conference is asked into everywhere at once: its calls stand for each other as it is. A certain phone has nobody before it.
+                let turn =
+                    if link.is_none() && phone.is_none() { self.choose_for_call(&invite, arrival.carried_secs) } else { None };
                 match turn {
                     Some(turn) if turn.after_secs > 0 => {
                         self.take_in_held(&invite, arrival, &turn);
@@ -484,6 +489,7 @@ impl EventLoop {
         progress.is_video = invite.invite().kind == EventKind::VIDEO_CALL;
         // It was judged before: what can't be read rings nowhere.
         progress.telephone = TelephonePart::of(invite.invite()).ok().flatten();
+        progress.phone = PhonePart::of(invite.invite()).ok().flatten();
         Incoming {
             machine,
             video: progress.is_video.then(VideoEnds::new),
@@ -607,14 +613,16 @@ impl EventLoop {
             None => self.notice_shown(Sentence::Event(kind), &user, shown_on),
         };
         let call_id = call.to_string();
-        let part = self.calls.incoming.get(&call).and_then(|incoming| incoming.progress.telephone.as_ref());
+        let progress = self.calls.incoming.get(&call).map(|incoming| &incoming.progress);
+        let phone = progress.and_then(|progress| progress.phone).map(|part| part.0.to_string());
+        let part = progress.and_then(|progress| progress.telephone.as_ref());
         let (telephone, dialled) = match part {
             Some(part @ TelephonePart::From(_)) => (Some(words(part)), None),
             Some(part @ TelephonePart::Dial(_)) => (None, Some(words(part))),
             None => (None, None),
         };
         let event =
-            Event::CallIncoming { call_id, from, video, via_push, via, conference_id, telephone, dialled, linked, notice };
+            Event::CallIncoming { call_id, from, video, via_push, via, conference_id, telephone, dialled, phone, linked, notice };
         self.events.send(event);
         match self.settings.answer.clone() {
             Some(answer) => {

@@ -216,6 +216,8 @@ impl EventLoop {
         };
         outgoing.progress.is_video = outgoing.options.is_video();
         outgoing.progress.telephone.clone_from(&outgoing.options.telephone);
+        // Whoever dials has been told if it can't be.
+        outgoing.progress.phone = super::phone::part_of(outgoing.options.phone.as_deref()).ok().flatten();
         outgoing.progress.linked = outgoing.options.linked.as_ref().map(|callee| callee.peer());
         if let Some(video) = &mut outgoing.video {
             video.use_files(outgoing.options.video_files());
@@ -233,6 +235,7 @@ impl EventLoop {
                 to: self.labels.display(&user),
                 presence,
                 telephone,
+                phone: outgoing.progress.phone.map(|part| part.0.to_string()),
             });
         }
         info!(call = %call.short(), "dialling");
@@ -473,6 +476,7 @@ impl EventLoop {
         let Some(leg) = outgoing.legs.get(&device) else { return Err("no such device".into()) };
         let extensions = part.map_or_else(Extensions::none, |part| part.add_to(Extensions::none()));
         let extensions = outgoing.options.telephone.iter().fold(extensions, |extensions, part| part.add_to(extensions));
+        let extensions = outgoing.progress.phone.iter().fold(extensions, |extensions, part| part.add_to(extensions));
         let extensions = outgoing.options.linked.iter().fold(extensions, |extensions, callee| callee.part.add_to(extensions));
         let mut display_name = self.own_display_name();
         display_name.truncate(display_name.floor_char_boundary(DISPLAY_NAME_BYTES_MAX));
@@ -666,7 +670,8 @@ impl EventLoop {
     }
 
     fn outgoing_finished(&mut self, call: CallId, outcome: Outcome, reason: Reason) {
-        let why = if outcome == Outcome::Unreachable { self.why_unreachable(call) } else { None };
+        let is_silent = outcome == Outcome::Unreachable && reason != Reason::PHONE_NOT_HERE;
+        let why = if is_silent { self.why_unreachable(call) } else { None };
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         info!(call = %call.short(), %outcome, %reason, "call over");
         if outgoing.progress.failure.is_none() {

@@ -44,6 +44,9 @@ pub(super) struct Args {
     /// Send media through a relay only: invite and media don't show this device's addresses
     #[arg(long)]
     relayed: bool,
+    /// Let one SIP phone of theirs ring alone, by its instance, as in its own address: urn:uuid:…
+    #[arg(long, value_name = "INSTANCE")]
+    phone: Option<String>,
     /// The gateway by which a telephone number is called; the default is in config.toml, telephone under [calls]
     #[arg(long, value_name = "NAME@AUTHORITY", value_parser = parse::full_user)]
     via: Option<String>,
@@ -94,6 +97,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         passthrough: Vec::new(),
         relayed_only: args.relayed,
         via: args.via,
+        phone: args.phone,
         telephone: None,
         linked: None,
     };

@@ -136,7 +136,7 @@ async fn act(context: &Context, id: &str, action: &str, body: &impl serde::Seria
 
 async fn add(context: &Context, args: AddArgs) -> Result<(), CliError> {
     let path = format!("/v1/calls/{}/add", parse::url_part(&args.id));
-    let added: CallAdded = context.client()?.post(&path, &AddOptions { user: args.user }).await?;
+    let added: CallAdded = context.client()?.post(&path, &AddOptions { user: args.user, phone: None }).await?;
     context.output.print(&added, |added| {
         let reason = added.reason.as_deref().unwrap_or_default();
         let line = match &added.outcome {

@@ -64,6 +64,9 @@ pub struct DialOptions {
     pub relayed_only: bool,
     /// For a telephone number (`tel:` in `users`): the gateway to call it by, `name@authority`. `None`: the one of the configuration, `[calls] telephone`.
     pub via: Option<String>,
+    /// The one phone of the callee's that is to ring, by its instance (`+sip.instance`, such as `urn:uuid:…`), as in its own SIP address (GRUU, RFC 5627): the
+    /// user's other phones and devices don't. At most 256 bytes. `None`: all ring.
+    pub phone: Option<String>,
     /// What the invite says of the telephone network. A `tel:` in `users` sets it; set otherwise by a gateway, for calls that come from there.
     #[serde(skip)]
     pub telephone: Option<TelephonePart>,
@@ -113,6 +116,9 @@ impl AnswerOptions {
 pub struct AddOptions {
     /// Whom, `name@authority`; all of their devices ring.
     pub user: String,
+    /// As in [`DialOptions::phone`].
+    #[serde(default)]
+    pub phone: Option<String>,
 }
 
 /// Keys to press.

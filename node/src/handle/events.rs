@@ -305,6 +305,9 @@ pub enum Event {
         /// The telephone number that this gateway is to call, or from which the call comes.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         telephone: Option<String>,
+        /// The one phone of theirs that is called, by its mark, 16 hexadecimal digits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        phone: Option<String>,
     },
     /// Both had dialled: our call is withdrawn, and theirs goes on, answered.
     CallJoined {
@@ -334,6 +337,9 @@ pub enum Event {
         /// For a telephone gateway: the number that it is to call.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         dialled: Option<String>,
+        /// For an edge of SIP phones: the one phone that is called, by its mark, 16 hexadecimal digits.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        phone: Option<String>,
         /// The contact in a linked system as whom they call, if they are no contact here.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         linked: Option<LinkedPeer>,

@@ -180,6 +180,7 @@ impl Accounts {
             .calls(CallsConfig { ring_when_busy: true, ..self.network.calls.clone() })
             .device("SIP phone", halloo_protocol::directory::DeviceKind::Phone)
             .telephone_gateway(plan)
+            .phones(true)
             .home(home.to_owned());
         for (label, root) in &self.network.authorities {
             builder = builder.authority(label, *root);

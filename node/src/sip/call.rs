@@ -12,6 +12,7 @@
 use std::time::Instant;
 
 use halloo_protocol::call::{Reason, TelephonePart};
+use halloo_protocol::sip::gruu::PhoneMark;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::reliable::{Due, Reliable};
 use halloo_protocol::sip::status::{Ending, reason_of, status_of};
@@ -26,7 +27,7 @@ use tracing::debug;
 
 use super::dialog::{Dialog, contact, token};
 use super::media::{AudioCodec, LegEvent, PhoneLeg, PhoneMedia, Security};
-use super::session::{Session, add_timer, refuse_to_take_over, refused_media, user_of};
+use super::session::{Session, add_timer, phone_of, refuse_to_take_over, refused_media, user_of};
 use super::wire::{Arrived, Input, Telephone, Wire};
 use crate::handle::calls::{CallError, CallOutcome, CallResult, DialOptions};
 use crate::handle::directory::ResolveError;
@@ -68,24 +69,29 @@ struct Target {
     user: String,
     /// Of a call from the telephone network: from where.
     from: Option<TelephonePart>,
+    /// The one phone of the user's that is meant, by its instance.
+    phone: Option<String>,
 }
 
 impl Target {
     fn of(arrived: &Arrived) -> Option<Self> {
         if let Telephone::From { user, number } = &arrived.telephone {
-            return Some(Self { user: user.clone(), from: Some(TelephonePart::From(number.clone())) });
+            return Some(Self { user: user.clone(), from: Some(TelephonePart::From(number.clone())), phone: None });
         }
         let uri = arrived.request.request_uri();
         let home = arrived.account.split_once('@').map(|(_, authority)| authority);
-        let user = match telephone_of(uri, home, arrived.telephone == Telephone::Dials) {
-            Some(number) => number,
-            None => user_of(&SipUri::parse(uri).ok()?, home)?,
-        };
-        Some(Self { user, from: None })
+        if let Some(user) = telephone_of(uri, home, arrived.telephone == Telephone::Dials) {
+            return Some(Self { user, from: None, phone: None });
+        }
+        let uri = SipUri::parse(uri).ok()?;
+        Some(Self { user: user_of(&uri, home)?, from: None, phone: phone_of(&uri) })
     }
 
     /// Whether a call that is being dialled is this one.
-    fn is(&self, to: &str, telephone: Option<&str>) -> bool {
+    fn is(&self, to: &str, telephone: Option<&str>, phone: Option<&str>) -> bool {
+        if self.phone.as_deref().map(|phone| PhoneMark::of(phone).to_string()).as_deref() != phone {
+            return false;
+        }
         match Dialled::parse(&self.user).ok().filter(|_| is_tel_uri(&self.user)) {
             Some(number) => telephone == Some(number.as_str()),
             None => to.eq_ignore_ascii_case(&self.user) && telephone.is_some() == self.from.is_some(),
@@ -194,7 +200,8 @@ async fn prepare(arrived: &Arrived, dialog: &Dialog, media: &PhoneMedia) -> Resu
 }
 
 fn dial(node: Node, target: &Target, passthrough: Vec<AudioCodec>) -> Dialling {
-    let options = DialOptions { passthrough, telephone: target.from.clone(), ..DialOptions::to(&target.user) };
+    let (telephone, phone) = (target.from.clone(), target.phone.clone());
+    let options = DialOptions { passthrough, telephone, phone, ..DialOptions::to(&target.user) };
     AbortOnDropHandle::new(tokio::spawn(async move { node.calls().dial(options).await }))
 }
 
@@ -311,8 +318,8 @@ impl Calling {
 
     async fn handle(&mut self, event: Event) {
         match event {
-            Event::CallDialing { call_id, to, telephone, .. }
-                if self.call_id.is_none() && self.target.is(&to, telephone.as_deref()) =>
+            Event::CallDialing { call_id, to, telephone, phone, .. }
+                if self.call_id.is_none() && self.target.is(&to, telephone.as_deref(), phone.as_deref()) =>
             {
                 self.bridge(call_id).await;
             }

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use halloo_protocol::call::Reason;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::push::PushParams;
 use halloo_protocol::sip::registrar::Binding;
@@ -53,6 +54,8 @@ pub(super) struct Incoming {
     pub(super) from: String,
     /// Where that is a gateway: the telephone number that it names, verified by nobody.
     pub(super) telephone: Option<String>,
+    /// The one phone that is called, by its mark in hexadecimal digits; the others don't ring.
+    pub(super) phone: Option<String>,
     pub(super) account: String,
     pub(super) node: Node,
     /// The account's share of calls and ports: a place for each phone that rings.
@@ -102,7 +105,7 @@ pub(super) async fn ring(incoming: Incoming, wire: Wire, media: PhoneMedia) {
         Err(error) => return debug!(%error, "a call is over before it rings at phones"),
     };
     let (sender, inbox) = mpsc::channel(INBOX_MAX);
-    let bindings = wire.phones_for_call(&incoming.account, &sender).await;
+    let bindings = wire.phones_for_call(&incoming.account, incoming.phone.as_deref(), &sender).await;
     let sleeping = Sleeping::new(&bindings);
     let mut ringing = Ringing {
         incoming,
@@ -333,12 +336,15 @@ impl Ringing {
         hang_up(&self.wire, phone, response, &self.sender).await;
     }
 
-    /// All phones are done. What their person says is said to the caller; that they can't be reached isn't, as other devices may ring.
+    /// All phones are done. What their person says is said to the caller; that they can't be reached isn't, as other devices may ring. Where one phone alone was
+    /// meant, none does.
     async fn tell_refusal(&self) {
         let is_persons = |status: &u16| matches!(ending_of(*status), Ending::Declined | Ending::Busy);
         if self.refused.iter().any(is_persons) {
             // It may be over already.
             let _ = self.incoming.node.calls().decline(&self.incoming.call_id).await;
+        } else if self.incoming.phone.is_some() {
+            let _ = self.incoming.node.calls().refuse(&self.incoming.call_id, Reason::PHONE_NOT_HERE).await;
         }
     }
 

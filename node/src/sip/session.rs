@@ -298,6 +298,7 @@ impl Session {
         let refer_to = request.get("refer-to").and_then(|text| NameAddr::parse(text).ok());
         let replaces = refer_to.as_ref().map_or(Ok(None), Replaces::of_refer);
         let target = refer_to.and_then(|to| to.sip());
+        let phone = target.as_ref().and_then(phone_of);
         let (Some(user), Ok(replaces)) = (target.and_then(|target| user_of(&target, None)), replaces) else {
             return self.refuse(id, request, 400, "Refer-To names nobody").await;
         };
@@ -311,7 +312,7 @@ impl Session {
         let transfer = match replaces {
             Some(dialog) if dialog.call_id == self.dialog.call_id => tokio::spawn(std::future::ready(481)),
             Some(dialog) => tokio::spawn(connect(node, call_id, self.wire.clone(), self.account.clone(), dialog)),
-            None => tokio::spawn(add(node, call_id, user)),
+            None => tokio::spawn(add(node, call_id, AddOptions { user, phone })),
         };
         self.transfer = Some(AbortOnDropHandle::new(transfer));
     }
@@ -439,8 +440,8 @@ pub(super) async fn refuse_to_take_over(wire: &Wire, arrived: &Arrived, status: 
 }
 
 /// Blind: somebody is called. The phone leaves once the two have each other, so that nothing lies between.
-async fn add(node: Node, call_id: String, user: String) -> u16 {
-    match node.calls().add(&call_id, AddOptions { user }).await {
+async fn add(node: Node, call_id: String, whom: AddOptions) -> u16 {
+    match node.calls().add(&call_id, whom).await {
         Ok(added) if added.joined => {
             if !matches!(node.calls().connect(&call_id, &added.call_id).await, Ok(true)) {
                 debug!("whom a call is transferred to may come later to the other end");
@@ -494,4 +495,9 @@ pub(super) fn user_of(uri: &SipUri, home: Option<&str>) -> Option<String> {
     }
     let name = uri.user.as_deref()?.to_lowercase();
     Some(home.map_or_else(|| name.clone(), |home| format!("{name}@{home}")))
+}
+
+/// The instance of the one phone that an address is of (RFC 5627), if it says one.
+pub(super) fn phone_of(uri: &SipUri) -> Option<String> {
+    uri.param("gr").filter(|instance| !instance.is_empty()).map(str::to_owned)
 }

@@ -141,9 +141,10 @@ pub(super) enum Ask {
         account: String,
         reply: oneshot::Sender<Vec<Flow>>,
     },
-    /// All phones of an account, those that sleep among them; `inbox` is told when they register.
+    /// All phones of an account, those that sleep among them, or the one with this mark; `inbox` is told when they register.
     PhonesForCall {
         account: String,
+        phone: Option<String>,
         inbox: mpsc::Sender<Input>,
         reply: oneshot::Sender<Vec<(Binding, Option<SocketAddr>)>>,
     },
@@ -252,11 +253,22 @@ impl Wire {
         receiver.await.unwrap_or_default()
     }
 
-    /// The phones of an account for a call. Those without an address of the edge's sleep, and are being woken; `inbox` is told when they, or others that can be
+    /// The phones of an account for a call, or the one with this mark. Those without an address of the edge's sleep, and are being woken; `inbox` is told when they, or others that can be
     /// woken, have registered.
-    pub(super) async fn phones_for_call(&self, account: &str, inbox: &mpsc::Sender<Input>) -> Vec<(Binding, Option<SocketAddr>)> {
+    pub(super) async fn phones_for_call(
+        &self,
+        account: &str,
+        phone: Option<&str>,
+        inbox: &mpsc::Sender<Input>,
+    ) -> Vec<(Binding, Option<SocketAddr>)> {
         let (reply, receiver) = oneshot::channel();
-        self.tell(Ask::PhonesForCall { account: account.to_owned(), inbox: inbox.clone(), reply }).await;
+        self.tell(Ask::PhonesForCall {
+            account: account.to_owned(),
+            phone: phone.map(str::to_owned),
+            inbox: inbox.clone(),
+            reply,
+        })
+        .await;
         receiver.await.unwrap_or_default()
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use halloo_protocol::authority::InviteCode;
 use halloo_protocol::call::conference::ConferencePart;
-use halloo_protocol::call::{TELEPHONE_EXTENSION, TelephonePart};
+use halloo_protocol::call::{PHONE_EXTENSION, PhonePart, TELEPHONE_EXTENSION, TelephonePart};
 use halloo_protocol::contact::{Contact, ContactLink};
 use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
 use halloo_protocol::identity::{TrustStore, UserId, Username};
@@ -272,6 +272,7 @@ pub fn sealed_content(bytes: &[u8]) {
     plain::<LinkedPart>(bytes, FRAME_BYTES_MAX);
     plain::<LinkedLeave>(bytes, FRAME_BYTES_MAX);
     let _ = TelephonePart::of_extensions(&Extensions::none().with(TELEPHONE_EXTENSION, bytes.to_vec()));
+    let _ = PhonePart::of_extensions(&Extensions::none().with(PHONE_EXTENSION, bytes.to_vec()));
     if let Ok(payload) = PushPayload::from_bytes(bytes) {
         let _ = payload.verify(&[]);
         assert!(PushPayload::from_bytes(&payload.to_bytes()).is_ok());

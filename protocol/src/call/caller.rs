@@ -544,9 +544,12 @@ impl CallerCall {
     fn leg_declines(&mut self, device: DeviceKey, reason: Reason, now: Instant) {
         let state = match reason {
             Reason::BUSY => LegState::Busy,
-            Reason::NO_ANSWER | Reason::EXPIRED | Reason::INVALID | Reason::TOO_MANY | Reason::UNKNOWN_CALL => {
-                LegState::Failed(reason)
-            }
+            Reason::NO_ANSWER
+            | Reason::EXPIRED
+            | Reason::INVALID
+            | Reason::TOO_MANY
+            | Reason::UNKNOWN_CALL
+            | Reason::PHONE_NOT_HERE => LegState::Failed(reason),
             _ => LegState::Declined(reason),
         };
         let may_ring = self.leg_state(&device).is_some_and(LegState::may_ring);
@@ -595,6 +598,9 @@ impl CallerCall {
             (Outcome::Busy, Reason::BUSY)
         } else if let Some(reason) = declined {
             (Outcome::Declined, reason)
+        } else if states().any(|state| state == LegState::Failed(Reason::PHONE_NOT_HERE)) {
+            // An edge says that it rings before it has asked its phones.
+            (Outcome::Unreachable, Reason::PHONE_NOT_HERE)
         } else if self.has_rung() {
             (Outcome::NoAnswer, Reason::NO_ANSWER)
         } else {

@@ -26,10 +26,32 @@ const TAG_BYTES: usize = 16;
 pub struct PhoneMark([u8; PHONE_BYTES]);
 
 impl PhoneMark {
-    /// Of `+sip.instance`.
+    /// How many bytes it has.
+    pub const BYTES: usize = PHONE_BYTES;
+
+    /// Of `+sip.instance`, in whichever case: those are UUIDs, written in both.
     #[must_use]
     pub fn of(instance: &str) -> Self {
-        Self(first(&Sha256::digest(instance.as_bytes())))
+        Self(first(&Sha256::digest(instance.to_ascii_lowercase().as_bytes())))
+    }
+
+    /// As it goes over the wire.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; PHONE_BYTES] {
+        self.0
+    }
+
+    /// As it came.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; PHONE_BYTES]) -> Self {
+        Self(bytes)
+    }
+}
+
+/// In hexadecimal digits.
+impl std::fmt::Display for PhoneMark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
     }
 }
 
@@ -114,6 +136,9 @@ mod tests {
             assert_eq!(other.open(address), None);
         }
         assert_ne!(PhoneMark::of("another"), phone);
+        assert_eq!(PhoneMark::of("URN:UUID:00000000-0000-0000-0000-000000000001"), phone);
+        assert_eq!(PhoneMark::from_bytes(phone.to_bytes()), phone);
+        assert_eq!(PhoneMark::from_bytes([0, 1, 2, 3, 4, 5, 6, 0xff]).to_string(), "00010203040506ff");
         let uri = SipUri::parse(&format!("sip:{first}@example;gr")).expect("an address");
         assert_eq!((uri.user.as_deref(), uri.param("gr")), (Some(first.as_str()), Some("")));
     }

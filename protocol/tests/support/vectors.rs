@@ -8,7 +8,7 @@ use halloo_protocol::authority::{
 use halloo_protocol::call::{
     AvatarLink, CallInvite, CallSignal, CallSignalAck, CallTraceAsk, CallTraced, HandOverAnswer, HandOverReason, HandOverRules,
     HandOverStatus, HandedOverAnswer, Invite, InviteAnswer, InviteHandOver, InviteHandedOver, InviteStatus, Origin, PassStatus,
-    Reason, SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, TelephonePart, Trace, TraceKind,
+    PhonePart, Reason, SealedInvite, Signal, SignalBody, SignalPass, SignalPassed, SignalStatus, TelephonePart, Trace, TraceKind,
     TraceStage,
     conference::{
         Attendance, AttendanceStatus, ConferenceId, ConferenceNotice, ConferenceNoticed, ConferencePart, Introduction,
@@ -93,6 +93,7 @@ use halloo_protocol::session::{
     Ciphertext, KeyFetch, KeyFetched, KeysStatus, MailboxKeyFetch, MailboxKeyFetched, MailboxKeys, MailboxKeysKept,
     MessagesUnopened, OneTimeKey, PreKeys, SealedMessage, SessionId, Unopened, UnopenedMessage,
 };
+use halloo_protocol::sip::gruu::PhoneMark;
 use halloo_protocol::trunk::number::Dialled;
 use halloo_protocol::vault::{
     ChunkId, ChunkMark, HeldChunk, SealedChunk, VaultChunks, VaultFetch, VaultIndex, VaultItem, VaultKept, VaultKeys, VaultLook,
@@ -367,6 +368,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "invite_to_conference" => signed Invite = Signed::sign(conference_invite(), &device_secret(0));
         "invite_to_telephone" => signed Invite = Signed::sign(telephone_invite(), &device_secret(0));
         "invite_from_telephone" => signed Invite = Signed::sign(Invite { extensions: TelephonePart::From(None).add_to(none()), ..invite() }, &device_secret(0));
+        "invite_to_phone" => signed Invite = Signed::sign(Invite { extensions: PhonePart(PhoneMark::of("urn:uuid:00000000-0000-0000-0000-000000000001")).add_to(none()), ..invite() }, &device_secret(0));
         "conference_part" => plain ConferencePart = conference_part();
         // Capabilities and push
         "capability" => signed Capability = capability();

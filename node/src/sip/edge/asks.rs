@@ -80,8 +80,8 @@ impl Edge {
                 let bindings = self.registrar.bindings(&account, unix()).into_iter();
                 let _ = reply.send(bindings.filter(|binding| binding.is_asleep).map(|binding| binding.flow).collect());
             }
-            Ask::PhonesForCall { account, inbox, reply } => {
-                let _ = reply.send(self.phones_for_call(&account, inbox));
+            Ask::PhonesForCall { account, phone, inbox, reply } => {
+                let _ = reply.send(self.phones_for_call(&account, phone.as_deref(), inbox));
             }
             Ask::Wake { account, apps, cause } => self.wake_phones(&account, apps.as_deref(), cause),
         }

@@ -84,9 +84,9 @@ impl Edge {
         });
     }
 
-    /// Somebody calls the account's user: all of its phones ring.
+    /// Somebody calls the account's user: all of its phones ring, or the one that is meant.
     pub(super) fn ring(&mut self, account: &str, event: Event) {
-        let Event::CallIncoming { call_id, from, telephone, dialled, .. } = event else { return };
+        let Event::CallIncoming { call_id, from, telephone, dialled, phone, .. } = event else { return };
         let Some(running) = self.running.get(account) else { return };
         if self.followed.len() >= CALLS_MAX {
             warn!("too many calls: one doesn't ring at phones");
@@ -96,7 +96,7 @@ impl Edge {
             return self.call_telephone(account, call_id, from, number);
         }
         let (node, legs) = (running.account.node.clone(), running.legs.clone());
-        let incoming = ring::Incoming { call_id, from, telephone, account: account.to_owned(), node, legs };
+        let incoming = ring::Incoming { call_id, from, telephone, phone, account: account.to_owned(), node, legs };
         tokio::spawn(ring::ring(incoming, self.wire.clone(), self.media.clone()));
     }
 

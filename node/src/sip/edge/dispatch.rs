@@ -127,26 +127,27 @@ impl Edge {
         }
     }
 
-    /// A call or a message to a temporary address of a phone that is registered here is for its user. What is none is for the overlay to refuse, as any name
-    /// that nobody has.
+    /// A call or a message to a temporary address of a phone that is registered here is for that phone of its user, by its public address. What is none is for
+    /// the overlay to refuse, as any name that nobody has.
     fn to_its_user(&self, mut message: Message) -> Message {
         if !matches!(message.method(), "INVITE" | "MESSAGE") {
             return message;
         }
         let uri = SipUri::parse(message.request_uri()).ok();
         let named = uri.and_then(|uri| uri.user).filter(|user| user.starts_with(gruu::PREFIX));
-        let Some(user) = named.and_then(|user| self.user_of_gruu(&user)) else { return message };
-        message.set_request_uri(&address_of_user(user));
+        let Some((user, instance)) = named.and_then(|user| self.phone_of_gruu(&user)) else { return message };
+        message.set_request_uri(&format!("{};gr={instance}", address_of_user(user)));
         message
     }
 
-    /// Whose temporary address it is, as long as the phone that it was given to is registered.
-    fn user_of_gruu(&self, user: &str) -> Option<&str> {
+    /// Whose temporary address it is, and the instance of the phone that it was given to, as long as that is registered.
+    fn phone_of_gruu(&self, user: &str) -> Option<(&str, String)> {
         self.running.iter().find_map(|(account, running)| {
             let phone = running.account.record.gruu_key().open(user)?;
             let bindings = self.registrar.bindings(account, unix());
             let is_it = |instance: &str| PhoneMark::of(instance) == phone;
-            bindings.iter().any(|binding| binding.instance.as_deref().is_some_and(is_it)).then_some(account.as_str())
+            let instance = bindings.iter().filter_map(|binding| binding.instance.as_deref()).find(|instance| is_it(instance))?;
+            Some((account.as_str(), instance.to_owned()))
         })
     }
 

@@ -15,10 +15,12 @@ use std::time::{Duration, Instant};
 use halloo_protocol::event::EventKind;
 use halloo_protocol::push::phone::{PhonePush, PhonePushStatus, PhonePushed};
 use halloo_protocol::push::{PushReason, Urgency};
+use halloo_protocol::sip::gruu::PhoneMark;
 use halloo_protocol::sip::message::Message;
 use halloo_protocol::sip::push::{PushParams, PushWish, Waking, feature_caps, offered};
 use halloo_protocol::sip::registrar::{Binding, RegisterError};
 use halloo_protocol::sip::transaction::Flow;
+use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::Extensions;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
@@ -202,14 +204,23 @@ impl Edge {
     }
 
     /// The phones of an account for a call, each with the edge's own address on the way to it, if there is one: those that sleep are woken, and `inbox` is told
-    /// when phones that can be woken register.
-    pub(super) fn phones_for_call(&mut self, account: &str, inbox: mpsc::Sender<Input>) -> Vec<(Binding, Option<SocketAddr>)> {
+    /// when phones that can be woken register. With the mark of one phone, that one alone.
+    pub(super) fn phones_for_call(
+        &mut self,
+        account: &str,
+        phone: Option<&str>,
+        inbox: mpsc::Sender<Input>,
+    ) -> Vec<(Binding, Option<SocketAddr>)> {
         self.wakes.waiting.retain(|(_, inbox)| !inbox.is_closed());
         if self.wakes.waiting.len() < WAITING_MAX {
             self.wakes.waiting.push((account.to_owned(), inbox));
         }
-        self.wake_phones(account, None, Cause::Call);
-        let bindings: Vec<Binding> = self.registrar.bindings(account, unix()).into_iter().cloned().collect();
+        let now = unix();
+        let is_meant = |binding: &&&Binding| phone.is_none_or(|mark| has_mark(binding, mark));
+        let bindings: Vec<Binding> = self.registrar.bindings(account, now).iter().filter(is_meant).copied().cloned().collect();
+        for app in bindings.iter().filter(|binding| may_sleep(binding, now)).filter_map(|binding| binding.push.clone()) {
+            self.wake_app(account, &app, Cause::Call);
+        }
         let local = |binding: &Binding| if binding.is_asleep { None } else { self.local(binding.flow) };
         let phones = bindings.into_iter().map(|binding| (local(&binding), binding));
         phones
@@ -223,7 +234,7 @@ impl Edge {
         let now = unix();
         let is_meant = |binding: &&&Binding| match (&binding.push, apps) {
             (Some(app), Some(apps)) => apps.contains(app),
-            (Some(_), None) => binding.is_asleep || now.secs_since(binding.refreshed_at) > SURELY_AWAKE_SECS,
+            (Some(_), None) => may_sleep(binding, now),
             (None, _) => false,
         };
         let bindings = self.registrar.bindings(account, now);
@@ -279,6 +290,15 @@ impl Edge {
             }
         }
     }
+}
+
+/// Whether a phone may sleep, if it can.
+fn may_sleep(binding: &Binding, now: UnixTime) -> bool {
+    binding.is_asleep || now.secs_since(binding.refreshed_at) > SURELY_AWAKE_SECS
+}
+
+fn has_mark(binding: &Binding, mark: &str) -> bool {
+    binding.instance.as_deref().is_some_and(|instance| PhoneMark::of(instance).to_string() == mark)
 }
 
 async fn first_offer(node: &Node, gateway: Option<String>) -> Result<PhonePushed, PushError> {

@@ -156,6 +156,17 @@ fn a_device_that_takes_no_calls_of_the_caller_leaves_the_others_ringing() {
 }
 
 #[test]
+fn a_phone_that_is_nowhere_is_not_reached_whatever_else_rang() {
+    let mut network = Network::new(2, GOOD, 16);
+    network.run_until(1);
+    let now = network.now;
+    network.caller.handle_signal(&signal(1, 90, SignalBody::Decline { reason: Reason::PHONE_NOT_HERE }), now);
+    assert_eq!(network.caller.state(), CallerState::Ringing);
+    network.caller.handle_signal(&signal(2, 90, SignalBody::Decline { reason: Reason::PHONE_NOT_HERE }), now);
+    assert_eq!(network.caller.state(), CallerState::Ended(Outcome::Unreachable, Reason::PHONE_NOT_HERE));
+}
+
+#[test]
 fn a_busy_device_leaves_the_others_ringing_and_all_busy_is_busy() {
     for way in [InviteWay::Stream, InviteWay::Push] {
         let mut network = Network::new(2, GOOD, 3);
