@@ -14,12 +14,14 @@ mod leave;
 mod messages;
 mod secret;
 mod system;
+mod tokens;
 mod xmpp;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
+use halloo_protocol::call::CallId;
 use halloo_protocol::linked::{
     Association, AssociationParams, ContactLists, KnownAssociations, LinkedId, ListEntry, ProofMethod, Readers, Shown, Sighting,
 };
@@ -58,6 +60,7 @@ const KEEP_AFTER: Duration = Duration::from_secs(5);
 const ACCOUNTS: &str = "linked accounts";
 const SIGHTINGS: &str = "linked sightings 2";
 const LISTS: &str = "linked lists";
+const TOKEN_ONLY: &str = "linked token accounts";
 
 /// What an account's task tells.
 #[derive(Debug)]
@@ -77,6 +80,10 @@ pub(crate) enum News {
     Shown(Result<(), String>),
     /// What somebody's place shows.
     Seen { at: LinkedId, shown: Result<Option<Box<Shown>>, String> },
+    /// A token for a call of ours.
+    Issued { call: CallId, token: Result<String, String> },
+    /// What a caller's server shows under their token.
+    TokenShown { call: CallId, shown: Result<Option<[u8; 32]>, String> },
     /// It isn't connected; it is tried again.
     Trouble(String),
 }
@@ -136,6 +143,9 @@ pub(crate) struct LinkedState {
     /// Tasks started so far.
     runs: u64,
     calls: calls::Waiting,
+    tokens: tokens::Tokens,
+    /// Accounts that show nothing but tokens.
+    token_only: BTreeSet<LinkedId>,
     messages: messages::Looked,
 }
 
@@ -147,10 +157,12 @@ impl EventLoop {
             let accounts: Vec<StoredAccount> = view.setting_value(ACCOUNTS)?.unwrap_or_default();
             let sightings: Vec<((LinkedId, LinkedId), Sighting)> = view.setting_value(SIGHTINGS)?.unwrap_or_default();
             let lists: Vec<KeptList> = view.setting_value(LISTS)?.unwrap_or_default();
-            Ok((accounts, sightings, lists))
+            let token_only: Vec<LinkedId> = view.setting_value(TOKEN_ONLY)?.unwrap_or_default();
+            Ok((accounts, sightings, lists, token_only))
         });
         match read {
-            Ok((accounts, sightings, lists)) => {
+            Ok((accounts, sightings, lists, token_only)) => {
+                self.linked.token_only = token_only.into_iter().collect();
                 self.linked.known = sightings.into_iter().collect();
                 for KeptList { account, contacts, readers } in lists {
                     self.linked.lists.insert(account.clone(), contacts.into_iter().collect());
@@ -199,11 +211,22 @@ impl EventLoop {
     }
 
     fn keep_accounts(&self) {
-        let accounts = self.linked.accounts.values().filter(|account| account.stored.association.is_some());
-        let accounts: Vec<StoredAccount> = accounts.map(|account| account.stored.clone()).collect();
-        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(ACCOUNTS, &accounts)) {
+        let is_linked = |account: &&Account| account.stored.association.is_some() || self.is_token_only(&account.stored.id);
+        let accounts: Vec<StoredAccount> =
+            self.linked.accounts.values().filter(is_linked).map(|account| account.stored.clone()).collect();
+        let token_only: Vec<LinkedId> = self.linked.token_only.iter().cloned().collect();
+        let kept = self.store.transaction::<_, StoreError>(|tx| {
+            tx.put_setting_value(ACCOUNTS, &accounts)?;
+            tx.put_setting_value(TOKEN_ONLY, &token_only)
+        });
+        if let Err(error) = kept {
             warn!(%error, "linked accounts not written");
         }
+    }
+
+    /// Whether an account shows its contacts nothing but tokens.
+    fn is_token_only(&self, id: &LinkedId) -> bool {
+        self.linked.token_only.contains(id)
     }
 
     fn keep_sightings_soon(&mut self) {
@@ -245,6 +268,8 @@ impl EventLoop {
             News::Changed(change) => self.list_changed(&id, change),
             News::Shown(shown) => self.association_shown(&id, shown),
             News::Seen { at, shown } => self.place_seen(&id, at, shown),
+            News::Issued { call, token } => self.token_issued(call, token),
+            News::TokenShown { call, shown } => self.token_shown(call, shown),
             News::Trouble(reason) => self.account_in_trouble(&id, reason),
         }
     }
@@ -303,6 +328,11 @@ impl EventLoop {
 impl EventLoop {
     /// Puts at the account's place what this user says of it: what was said before, unless that is half over.
     fn show_own(&mut self, id: &LinkedId) {
+        if self.is_token_only(id) {
+            self.keep_accounts();
+            let asked = self.linked.accounts.get_mut(id).and_then(|account| account.asked.take());
+            return asked.into_iter().for_each(|asked| self.account_linked(id, asked));
+        }
         let now = self.now().unix;
         let Some(account) = self.linked.accounts.get(id) else { return };
         let before = account.stored.association.as_ref();
@@ -445,6 +475,7 @@ impl EventLoop {
             self.keep_sightings();
         }
         self.turn_key_when_due(now.instant);
+        self.tokens_tick(now.instant);
         self.linked_calls_tick(now);
     }
 }

@@ -25,11 +25,13 @@ mod part;
 mod sighting;
 #[cfg(test)]
 mod tests;
+mod token;
 
 pub use association::{ASSOCIATION_SECS_MAX, Association, AssociationError, AssociationParams, ProofMethod};
-pub use decide::{ContactLists, LinkedContact, NotLinked, TrustDecision, TrustRequest, decide};
+pub use decide::{Claim, ContactLists, LinkedContact, NotLinked, TrustDecision, TrustRequest, decide};
 pub use id::{LINKED_ADDRESS_BYTES_MAX, LinkedId, LinkedIdError, System};
 pub use leave::{LEAVE_BYTES_MAX, LinkedKey, LinkedLeave};
 pub use list::{ListEntry, Readers};
 pub use part::{LINKED_EXTENSION, LinkedPart};
 pub use sighting::{KnownAssociations, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Shown, Sighting, SightingError};
+pub use token::{TOKEN_BYTES_MAX, TOKEN_EXTENSION, TOKEN_SECS_MAX, TokenPart, is_token};

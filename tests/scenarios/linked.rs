@@ -21,10 +21,16 @@ fn password(user: &User, name: &str) -> String {
 
 #[track_caller]
 fn link(user: &User, name: &str, server: &Prosody) -> Value {
+    link_with(user, name, server, &[])
+}
+
+#[track_caller]
+fn link_with(user: &User, name: &str, server: &Prosody, more: &[&str]) -> Value {
     let (file, address) = (password(user, name), server.address());
     let certificate = server.certificate().display().to_string();
     let account = format!("{name}@{DOMAIN}");
-    user.cli(["link", "add", "xmpp", &account, "--password-file", &file, "--server", &address, "--roots", &certificate]).ok()
+    let args = ["link", "add", "xmpp", &account, "--password-file", &file, "--server", &address, "--roots", &certificate];
+    Invocation::new(user.home()).args(args.iter().chain(more)).run().ok()
 }
 
 /// Calls somebody by their address there, and gives how it ended.
@@ -126,6 +132,34 @@ fn a_suspended_phone_is_woken_for_a_contact_in_xmpp() {
     bob.cli(["suspend"]).ok();
     assert_ne!(call(alice, "bob").0, 0);
     assert_eq!(bob.events().iter().filter(|event| event["event"] == "woken").count(), 1, "it sleeps on");
+}
+
+/// She shows nobody there who she is: her server gives a token for each call, which his asks about, and which is gone with the call.
+#[test]
+fn a_token_of_the_server_lets_one_call_in() {
+    let network = network(&["alice", "bob"]);
+    let server = Prosody::start(network.folder(), &["alice", "bob"], &[("alice", "bob")], &[]);
+    let [alice, bob] = &network.users[..] else { panic!("two users") };
+    link(bob, "bob", &server);
+    let linked = link_with(alice, "alice", &server, &["--tokens"]);
+    assert_eq!((&linked["tokens"], &linked["shown_until"]), (&true.into(), &Value::Null), "{linked}");
+    assert!(!server.shown("bob", "alice").contains("<association"), "she shows nothing");
+
+    for calls in 1..=2 {
+        let (code, outcome) = call(alice, "bob");
+        assert_eq!((code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");
+        let rang = incoming(bob);
+        assert_eq!(rang.len(), calls);
+        assert!(rang.iter().all(|rang| rang["linked"]["id"] == "xmpp:alice@there.test"), "{rang:?}");
+        eventually(PATIENCE, "the token is forgotten", || {
+            let known = server.tokens("bob", "alice");
+            if known.contains("<event") { Err(known) } else { Ok(()) }
+        });
+    }
+    assert!(!server.shown("bob", "alice").contains("<association"), "she still shows nothing");
+    assert_ne!(call(bob, "alice").0, 0, "nothing says where to call her");
+    alice.cli(["link", "remove", "xmpp:alice@there.test"]).ok();
+    assert_ne!(call(alice, "bob").0, 0);
 }
 
 #[test]

@@ -46,9 +46,13 @@ impl EventLoop {
         options: LinkOptions,
         reply: Reply<LinkedAccount, LinkError>,
     ) -> Result<(), (LinkError, Reply<LinkedAccount, LinkError>)> {
+        let is_token_only = options.tokens;
         match self.new_account(options) {
             Ok(stored) => {
                 let id = stored.id.clone();
+                if is_token_only {
+                    self.linked.token_only.insert(id.clone());
+                }
                 // The reply goes with the account, so its task is tried out first with none.
                 match self.connect_account(stored, None) {
                     Ok(()) => {
@@ -57,7 +61,10 @@ impl EventLoop {
                         }
                         Ok(())
                     }
-                    Err(reason) => Err((LinkError::Options { reason }, reply)),
+                    Err(reason) => {
+                        self.linked.token_only.remove(&id);
+                        Err((LinkError::Options { reason }, reply))
+                    }
                 }
             }
             Err(error) => Err((error, reply)),
@@ -100,6 +107,7 @@ impl EventLoop {
                 self.linked.accounts.remove(id);
                 self.linked.lists.remove(id);
                 self.linked.readers.remove(id);
+                self.linked.token_only.remove(id);
                 reply.send(Err(LinkError::Failed { account: id.to_string(), reason }));
             }
             Asked::Remove(reply) => self.account_unlinked(id, Some(Asked::Remove(reply)), false),
@@ -127,6 +135,11 @@ impl EventLoop {
             return reply.send(Err(LinkError::Busy { account: id.to_string() }));
         }
         let is_connected = account.is_connected;
+        if self.linked.token_only.contains(&id) {
+            // Nothing is shown that could be taken back.
+            return self.account_unlinked(&id, Some(Asked::Remove(reply)), true);
+        }
+        let Some(account) = self.linked.accounts.get(&id) else { return };
         let last_serial = account.stored.association.as_ref().map_or(0, |said| said.unverified().serial);
         let (user, now) = (self.identity.user_id(), self.now().unix);
         let params = AssociationParams { user, linked: id.clone(), method: ProofMethod::OWN_ITEM, last_serial, now };
@@ -147,6 +160,7 @@ impl EventLoop {
         self.linked.accounts.remove(id);
         self.linked.lists.remove(id);
         self.linked.readers.remove(id);
+        self.linked.token_only.remove(id);
         self.linked.known.retain(|(account, _), _| account != id);
         self.turn_key(Instant::now());
         self.keep_accounts();
@@ -175,7 +189,8 @@ impl EventLoop {
         };
         let shown = account.stored.association.as_ref().map(|said| Timestamp::from_unix_secs(said.unverified().not_after.0));
         let reason = account.trouble.clone();
-        LinkedAccount { account: id.to_string(), state, reason, shown_until: shown, contacts: contacts.collect() }
+        let tokens = self.linked.token_only.contains(id);
+        LinkedAccount { account: id.to_string(), state, reason, shown_until: shown, tokens, contacts: contacts.collect() }
     }
 
     fn linked_contact_view(&self, account: &LinkedId, contact: &LinkedId, name: Option<String>) -> LinkedContactView {

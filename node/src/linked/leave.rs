@@ -38,7 +38,8 @@ impl EventLoop {
     fn gives_linked_leave(&self) -> bool {
         let settings = self.privacy_settings();
         let is_for_them = |kind| settings.audience(kind) >= Audience::Linked;
-        !self.linked.accounts.is_empty() && (is_for_them(Kind::Call) || is_for_them(Kind::Message))
+        let shows = self.linked.accounts.keys().any(|id| !self.linked.token_only.contains(id));
+        shows && (is_for_them(Kind::Call) || is_for_them(Kind::Message))
     }
 
     /// An association, with the leave that stands beside it.

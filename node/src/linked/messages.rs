@@ -9,7 +9,9 @@ use halloo_protocol::contact::Standing;
 use halloo_protocol::contact::privacy::{Kind, Relation};
 use halloo_protocol::id::MessageId;
 use halloo_protocol::identity::{UserId, VerifiedChain, VerifiedUser};
-use halloo_protocol::linked::{LinkedId, LinkedPart, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Sighting, TrustRequest, decide};
+use halloo_protocol::linked::{
+    Claim, LinkedId, LinkedPart, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Sighting, TrustRequest, decide,
+};
 use halloo_protocol::message::{Envelope, MessageBody};
 use halloo_protocol::wire::Extensions;
 
@@ -83,8 +85,13 @@ impl EventLoop {
         let Some(part) = LinkedPart::of_extensions(&envelope.extensions).ok().flatten() else { return false };
         let place = part.association.unverified().linked.clone();
         let user = &sender.user;
-        let request =
-            TrustRequest { user: &user.id, identity: &user.identity, relation: Relation::Stranger, kind, part: Some(&part) };
+        let request = TrustRequest {
+            user: &user.id,
+            identity: &user.identity,
+            relation: Relation::Stranger,
+            kind,
+            claim: Some(Claim::Association(&part)),
+        };
         let now = self.now().unix;
         let judged = |secs| decide(&request, &self.linked.lists, &self.linked.known, self.privacy_settings(), secs, now);
         let (by_a_day, by_now) = (judged(SIGHTING_SECS_MAX).takes_a_look, judged(SIGHTING_SECS_FRESH).takes_a_look);

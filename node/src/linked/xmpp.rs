@@ -210,6 +210,15 @@ fn is_from(from: Option<&str>, of: Option<&LinkedId>, me: &LinkedId) -> bool {
     }
 }
 
+/// There is no such place, or it isn't shown to this account: nothing stands there for it.
+fn is_nothing_there(error: &LinkedError) -> bool {
+    let LinkedError::Refused { reason, .. } = error else { return false };
+    matches!(
+        reason.as_str(),
+        "item-not-found" | "not-authorized" | "forbidden" | "service-unavailable" | "feature-not-implemented"
+    )
+}
+
 fn refused_login(said: Incoming) -> LinkedError {
     match said {
         Incoming::Failure(reason) => LinkedError::Refused { what: "the login", reason },
@@ -291,17 +300,26 @@ impl LinkedSystem for XmppAccount {
     async fn look(&mut self, at: &LinkedId) -> Result<Option<Shown>, LinkedError> {
         match self.ask("a look at what a contact shows", |id| stanza::look(id, at), Some(at)).await {
             Ok(answer) => Ok(stanza::read_look(answer.as_ref())),
-            // There is no such place, or it isn't shown to this account: nothing stands there for it.
-            Err(LinkedError::Refused { reason, .. })
-                if matches!(
-                    reason.as_str(),
-                    "item-not-found" | "not-authorized" | "forbidden" | "service-unavailable" | "feature-not-implemented"
-                ) =>
-            {
-                Ok(None)
-            }
+            Err(error) if is_nothing_there(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    async fn issue(&mut self, commitment: &[u8; 32]) -> Result<String, LinkedError> {
+        let answer = self.ask("a token", |id| stanza::issue(id, commitment), None).await?;
+        stanza::read_issued(answer.as_ref()).ok_or(LinkedError::Protocol("it names no token"))
+    }
+
+    async fn token(&mut self, at: &LinkedId, token: &str) -> Result<Option<[u8; 32]>, LinkedError> {
+        match self.ask("a look at a token", |id| stanza::token(id, at, token), Some(at)).await {
+            Ok(answer) => Ok(stanza::read_token(answer.as_ref(), token)),
+            Err(error) if is_nothing_there(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn spend(&mut self, token: &str) -> Result<(), LinkedError> {
+        self.ask("the end of a token", |id| stanza::spend(id, token), None).await.map(drop)
     }
 
     async fn is_alive(&mut self) -> bool {

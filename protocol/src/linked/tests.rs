@@ -1,6 +1,7 @@
 //! The trust decision over everything that can be the case, and attacks on it.
 
 use super::*;
+use crate::call::CallId;
 use crate::contact::privacy::{self, Audience, Because, Kind, PrivacySettings, Relation};
 use crate::identity::UserId;
 use crate::key::{IdentityKey, SecretKey};
@@ -127,7 +128,7 @@ fn decided(
     audience: Audience,
 ) -> TrustDecision {
     let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
-    let request = TrustRequest { user: &user, identity: &identity, relation, kind, part };
+    let request = TrustRequest { user: &user, identity: &identity, relation, kind, claim: part.map(Claim::Association) };
     decide(&request, lists, known, &settings(audience), SIGHTING_SECS_FRESH, NOW)
 }
 
@@ -190,8 +191,13 @@ fn a_stranger_can_not_tell_whether_somebody_is_in_the_list() {
     // Mallory claims to be Alice under an association of her own: what she gets is the same for a list with Alice and without.
     let (mallory, identity) = (user(MALLORY), IdentityKey(key(MALLORY).public()));
     let claim = part(association(MALLORY, alice()), bob());
-    let request =
-        TrustRequest { user: &mallory, identity: &identity, relation: Relation::Stranger, kind: Kind::Call, part: Some(&claim) };
+    let request = TrustRequest {
+        user: &mallory,
+        identity: &identity,
+        relation: Relation::Stranger,
+        kind: Kind::Call,
+        claim: Some(Claim::Association(&claim)),
+    };
     for known in [KnownAssociations::new(), seen(association(ALICE, alice()), NOW)] {
         let ask = |has_alice| decide(&request, &lists(has_alice), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
         let (with, without) = (ask(true), ask(false));
@@ -217,7 +223,7 @@ fn somebody_elses_identity_is_not_gained_by_claiming_it() {
             identity: &identity,
             relation: Relation::Stranger,
             kind: Kind::Call,
-            part: Some(&claim),
+            claim: Some(Claim::Association(&claim)),
         };
         let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
         assert_eq!((got.decision.is_allowed, got.linked), (false, Err(why)));
@@ -229,8 +235,13 @@ fn another_name_under_the_same_key_is_another_user() {
     let other = UserId::Named { authority: crate::key::AuthorityKey(key(9).public()), name: "alice".parse().expect("a name") };
     let identity = IdentityKey(key(ALICE).public());
     let claim = part(association(ALICE, alice()), bob());
-    let request =
-        TrustRequest { user: &other, identity: &identity, relation: Relation::Stranger, kind: Kind::Call, part: Some(&claim) };
+    let request = TrustRequest {
+        user: &other,
+        identity: &identity,
+        relation: Relation::Stranger,
+        kind: Kind::Call,
+        claim: Some(Claim::Association(&claim)),
+    };
     let known = seen(association(ALICE, alice()), NOW);
     let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
     assert_eq!(got.linked, Err(NotLinked::NotTheirs));
@@ -291,8 +302,13 @@ fn the_leave_beside_an_association_is_the_one_of_the_word_that_counts() {
 fn a_place_that_can_not_be_looked_at_counts_for_a_day() {
     let claim = part(association(ALICE, alice()), bob());
     let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
-    let request =
-        TrustRequest { user: &user, identity: &identity, relation: Relation::Stranger, kind: Kind::Call, part: Some(&claim) };
+    let request = TrustRequest {
+        user: &user,
+        identity: &identity,
+        relation: Relation::Stranger,
+        kind: Kind::Call,
+        claim: Some(Claim::Association(&claim)),
+    };
     for (age, is_allowed) in [(0, true), (SIGHTING_SECS_MAX, true), (SIGHTING_SECS_MAX + 1, false)] {
         let known = seen(association(ALICE, alice()), NOW.minus_secs(age));
         let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_MAX, NOW);
@@ -328,4 +344,87 @@ fn the_largest_part_fits_what_is_read() {
     assert_eq!(LinkedPart::of_extensions(&extensions), Ok(Some(part)));
     assert_eq!(LinkedPart::of_extensions(&Extensions::none()), Ok(None));
     assert!(LinkedPart::of_extensions(&Extensions::none().with(LINKED_EXTENSION, vec![1])).is_err());
+}
+
+const CALL: CallId = CallId([7; 16]);
+
+fn token_part() -> TokenPart {
+    let not_after = NOW.plus_secs(120);
+    TokenPart { caller: alice(), callee: bob(), token: "t-1".into(), not_after, extensions: Extensions::none() }
+}
+
+/// What Alice's place shows under her token for a call.
+fn committed(part: &TokenPart, seed: u8, call: CallId) -> Option<Option<[u8; 32]>> {
+    Some(Some(part.commitment(&user(seed), &IdentityKey(key(seed).public()), call)))
+}
+
+fn decided_by_token(
+    relation: Relation,
+    audience: Audience,
+    part: &TokenPart,
+    shown: Option<Option<[u8; 32]>>,
+    lists: &ContactLists,
+) -> TrustDecision {
+    let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
+    let claim = Some(Claim::Token { part, call: CALL, shown });
+    let request = TrustRequest { user: &user, identity: &identity, relation, kind: Kind::Call, claim };
+    decide(&request, lists, &KnownAssociations::new(), &settings(audience), SIGHTING_SECS_FRESH, NOW)
+}
+
+/// Every token that somebody may show, with everything that the server may say of it.
+#[test]
+fn the_whole_table_of_tokens() {
+    let good = token_part();
+    let parts = [
+        ("good", good.clone(), None),
+        ("expired", TokenPart { not_after: NOW.minus_secs(1), ..good.clone() }, Some(NotLinked::TokenTime)),
+        ("for ever", TokenPart { not_after: NOW.plus_secs(TOKEN_SECS_MAX + 1), ..good.clone() }, Some(NotLinked::TokenTime)),
+        ("other account", TokenPart { callee: id("bob@work.example"), ..good.clone() }, Some(NotLinked::OtherAccount)),
+    ];
+    let other_callee = TokenPart { callee: id("carol@there.example"), ..good.clone() };
+    let longer = TokenPart { not_after: NOW.plus_secs(300), ..good.clone() };
+    let server = [
+        ("not asked", None, Some(NotLinked::NotSeen)),
+        ("forged: nothing there, or spent", Some(None), Some(NotLinked::NotShown)),
+        ("of another call, replayed", committed(&good, ALICE, CallId([8; 16])), Some(NotLinked::OtherEvent)),
+        ("of another user", committed(&good, MALLORY, CALL), Some(NotLinked::OtherEvent)),
+        ("for another callee", committed(&other_callee, ALICE, CALL), Some(NotLinked::OtherEvent)),
+        ("with more time", committed(&longer, ALICE, CALL), Some(NotLinked::OtherEvent)),
+        ("good", committed(&good, ALICE, CALL), None),
+    ];
+    let mut rows = 0;
+    for relation in Relation::ALL {
+        for audience in Audience::ALL {
+            for (said, part, part_fault) in &parts {
+                for has_alice in [true, false] {
+                    for (shows, shown, server_fault) in &server {
+                        let in_list = if has_alice { None } else { Some(NotLinked::NotInList) };
+                        let fault = part_fault.or(in_list).or(*server_fault);
+                        let got = decided_by_token(relation, audience, part, *shown, &lists(has_alice));
+                        let row = format!("{relation:?} {audience}: {said}, in list {has_alice}, {shows}");
+                        assert_eq!(got.linked.as_ref().err().copied(), fault, "{row}");
+                        let stands_for =
+                            if relation == Relation::Stranger && fault.is_none() { Relation::Linked } else { relation };
+                        assert_eq!(got.decision, privacy::decide(&settings(audience), stands_for, Kind::Call), "{row}");
+                        // Whether the list has them doesn't show in whether the server is asked.
+                        let waits = relation == Relation::Stranger
+                            && audience == Audience::Linked
+                            && part_fault.is_none()
+                            && fault.is_some();
+                        assert_eq!(got.takes_a_look, waits, "{row}");
+                        rows += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(rows, 6 * 4 * 4 * 2 * 7);
+}
+
+#[test]
+fn a_token_is_bounded() {
+    assert!(is_token("f3a1-9") && is_token(&"x".repeat(TOKEN_BYTES_MAX)));
+    for bad in ["", "a b", "a\n", "t\u{e9}", &"x".repeat(TOKEN_BYTES_MAX + 1)] {
+        assert!(!is_token(bad), "{bad:?}");
+    }
 }

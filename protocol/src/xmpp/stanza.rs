@@ -2,14 +2,17 @@
 
 use data_encoding::BASE64;
 
-use crate::linked::{Association, LEAVE_BYTES_MAX, LinkedId, ListEntry, Shown, System};
+use crate::linked::{Association, LEAVE_BYTES_MAX, LinkedId, ListEntry, Shown, System, is_token};
 use crate::simple::xml::{Element, escape};
 use crate::wire::{self, Body};
 
 /// The personal eventing node (XEP-0163) in which an association stands, and the namespace of the element that holds it.
 pub const ASSOCIATION_NODE: &str = "urn:halloo:association:0";
 
-/// The one item of that node.
+/// The node in which tokens for one event stand, and the namespace of the element that holds a commitment.
+pub const EVENT_NODE: &str = "urn:halloo:event:0";
+
+/// The one item of the association's node.
 const ITEM: &str = "current";
 
 const CLIENT: &str = "jabber:client";
@@ -136,18 +139,68 @@ pub fn decline(id: &str, to: Option<&str>) -> String {
 pub fn publish(id: &str, shown: &Shown) -> String {
     let leave = shown.leave.iter().map(|leave| format!("<leave>{}</leave>", BASE64.encode(leave)));
     let shown = format!("{}{}", BASE64.encode(&wire::encode(&shown.association)), leave.collect::<String>());
-    let field = |name: &str, value: &str| format!("<field var='{name}'><value>{value}</value></field>");
-    let form = [
-        "<field var='FORM_TYPE' type='hidden'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>"
-            .to_owned(),
-        field("pubsub#persist_items", "true"),
-        field("pubsub#access_model", "presence"),
-    ];
     format!(
         "<iq type='set' id='{id}'><pubsub xmlns='{PUBSUB}'><publish node='{ASSOCIATION_NODE}'><item id='{ITEM}'>\
-         <association xmlns='{ASSOCIATION_NODE}'>{shown}</association></item></publish>\
-         <publish-options><x xmlns='jabber:x:data' type='submit'>{}</x></publish-options></pubsub></iq>",
-        form.concat()
+         <association xmlns='{ASSOCIATION_NODE}'>{shown}</association></item></publish>{}</pubsub></iq>",
+        options()
+    )
+}
+
+/// Kept, and for the contact list alone.
+fn options() -> String {
+    let field = |name: &str, value: &str| format!("<field var='{name}'><value>{value}</value></field>");
+    format!(
+        "<publish-options><x xmlns='jabber:x:data' type='submit'>\
+         <field var='FORM_TYPE' type='hidden'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>{}{}</x></publish-options>",
+        field("pubsub#persist_items", "true"),
+        field("pubsub#access_model", "presence")
+    )
+}
+
+/// Puts a commitment into the own node. The server names it, and answers with the name (XEP-0060 section 7.1.2): the token.
+#[must_use]
+pub fn issue(id: &str, commitment: &[u8; 32]) -> String {
+    let text = BASE64.encode(commitment);
+    format!(
+        "<iq type='set' id='{id}'><pubsub xmlns='{PUBSUB}'><publish node='{EVENT_NODE}'><item>\
+         <event xmlns='{EVENT_NODE}'>{text}</event></item></publish>{}</pubsub></iq>",
+        options()
+    )
+}
+
+/// The token that was answered.
+#[must_use]
+pub fn read_issued(answer: Option<&Element>) -> Option<String> {
+    let publish = answer?.first(PUBSUB, "publish").filter(|publish| publish.attribute("node") == Some(EVENT_NODE))?;
+    let token = publish.first(PUBSUB, "item")?.attribute("id")?;
+    is_token(token).then(|| token.to_owned())
+}
+
+/// Asks for what stands under a token in the node of an account.
+#[must_use]
+pub fn token(id: &str, at: &LinkedId, token: &str) -> String {
+    format!(
+        "<iq type='get' id='{id}' to='{}'><pubsub xmlns='{PUBSUB}'><items node='{EVENT_NODE}'><item id='{}'/></items></pubsub></iq>",
+        escape(at.address()),
+        escape(token)
+    )
+}
+
+/// The commitment that stands under a token that was asked for; `None` if there is none.
+#[must_use]
+pub fn read_token(answer: Option<&Element>, token: &str) -> Option<[u8; 32]> {
+    let items = answer?.first(PUBSUB, "items").filter(|items| items.attribute("node") == Some(EVENT_NODE))?;
+    let item = items.all(PUBSUB, "item").find(|item| item.attribute("id") == Some(token))?;
+    let text = item.first(EVENT_NODE, "event")?.words();
+    if text.len() > 64 { None } else { BASE64.decode(text.as_bytes()).ok()?.try_into().ok() }
+}
+
+/// Has the server forget a token.
+#[must_use]
+pub fn spend(id: &str, token: &str) -> String {
+    format!(
+        "<iq type='set' id='{id}'><pubsub xmlns='{PUBSUB}'><retract node='{EVENT_NODE}'><item id='{}'/></retract></pubsub></iq>",
+        escape(token)
     )
 }
 

@@ -209,6 +209,37 @@ fn what_is_shown_is_read_as_it_was_put_there() {
     assert_eq!(stanza::read_look(Some(&answer(stanza::ASSOCIATION_NODE, &broken))), None);
 }
 
+#[test]
+fn a_token_is_what_the_server_has_named() {
+    let element = |text: &str| match read(text) {
+        Incoming::Answer { result: Ok(answer), .. } => answer,
+        other => panic!("{other:?}"),
+    };
+    let pubsub = "pubsub xmlns='http://jabber.org/protocol/pubsub'";
+    let issued = |id: &str| {
+        element(&format!(
+            "<iq type='result' id='1'><{pubsub}><publish node='urn:halloo:event:0'><item {id}/></publish></pubsub></iq>"
+        ))
+    };
+    assert_eq!(stanza::read_issued(issued("id='f00-1'").as_ref()), Some("f00-1".into()));
+    assert_eq!(stanza::read_issued(issued("").as_ref()), None, "a server that names nothing issues nothing");
+    assert_eq!(stanza::read_issued(None), None);
+    let shown = |id: &str, text: &str| {
+        element(&format!(
+            "<iq type='result' id='2' from='bob@there.example'><{pubsub}><items node='urn:halloo:event:0'><item id='{id}'>\
+             <event xmlns='urn:halloo:event:0'>{text}</event></item></items></pubsub></iq>"
+        ))
+    };
+    let commitment = [9; 32];
+    let text = data_encoding::BASE64.encode(&commitment);
+    assert_eq!(stanza::read_token(shown("f00-1", &text).as_ref(), "f00-1"), Some(commitment));
+    assert_eq!(stanza::read_token(shown("other", &text).as_ref(), "f00-1"), None, "another item than was asked for");
+    assert_eq!(stanza::read_token(shown("f00-1", &text[..40]).as_ref(), "f00-1"), None);
+    assert!(stanza::issue("5", &commitment).contains(&text));
+    assert!(stanza::token("6", &alice(), "a'b").contains("a&apos;b"));
+    assert!(stanza::spend("7", "f00-1").contains("retract"));
+}
+
 proptest! {
     #[test]
     fn anything_is_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..300), tags in "[<>/a='&;\\[\\]!? -]{0,80}") {
