@@ -48,6 +48,7 @@
 //! | false "absent" | majority of the living replicas, places proved, two disjoint paths |
 //! | crowding | two replicas, four bucket entries per /24 or /48 (not in a lab); the long-known stay |
 
+mod known;
 mod limits;
 mod lookup;
 mod messages;
@@ -59,9 +60,9 @@ mod serve;
 mod store;
 
 pub use messages::{
-    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes,
-    RecordAnswer, RecordOutcome, RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncItem,
-    SyncOffer, SyncWant,
+    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, EXTENSION_KNOWN, FindNode, FindRecord, LeaseAnswer, LeaseOutcome,
+    Nodes, RecordAnswer, RecordOutcome, RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, StoreRefusal,
+    SyncItem, SyncOffer, SyncWant,
 };
 pub use publish::{LeaseReport, PublishReport};
 pub use query::{FindOptions, FindOutcome, FindResult, Mode};
@@ -309,7 +310,11 @@ pub struct Counters {
 /// What a request on its way is for.
 #[derive(Clone, Debug)]
 enum Errand {
-    Lookup(QueryId),
+    Lookup {
+        query: QueryId,
+        /// What the other needn't spell out.
+        known: Vec<Arc<Descriptor>>,
+    },
     Publish(QueryId),
     Lease(QueryId),
     LeaseStore(QueryId),
@@ -416,8 +421,8 @@ impl Directory {
         self.table.connected(device, connected.rtt, connected.is_relayed);
         let until = now.instant + self.patience(&device);
         for pending in self.pending.values().filter(|pending| pending.to == device) {
-            if let Errand::Lookup(query) = pending.errand
-                && let Some(lookup) = self.lookups.get_mut(&query)
+            if let Errand::Lookup { query, .. } = &pending.errand
+                && let Some(lookup) = self.lookups.get_mut(query)
             {
                 lookup.extend_patience(&device, until);
             }
@@ -494,7 +499,9 @@ impl Directory {
         let rtt = pending.was_connected.then(|| now.instant.saturating_duration_since(pending.sent));
         self.note_life(now, &pending.to, rtt);
         match (pending.errand, answer) {
-            (Errand::Lookup(query), answer) => self.lookup_answered(now, trust, query, &pending.to, answer),
+            (Errand::Lookup { query, known }, answer) => {
+                self.lookup_answered(now, trust, query, &pending.to, &known, answer);
+            }
             (Errand::Publish(query), Answer::Store(answer)) => self.publish_answered(now, trust, query, &pending.to, answer),
             (Errand::Lease(query), Answer::Lease(answer)) => self.lease_answered(now, query, &pending.to, answer.outcome),
             (Errand::LeaseStore(query), Answer::Store(answer)) => self.lease_stored(now, query, &pending.to, &answer),
@@ -520,7 +527,7 @@ impl Directory {
 
     fn errand_failed(&mut self, now: Now, errand: Errand, to: &DeviceKey, failure: Failure) {
         match errand {
-            Errand::Lookup(query) => {
+            Errand::Lookup { query, .. } => {
                 if let Some(lookup) = self.lookups.get_mut(&query) {
                     lookup.failed(to);
                 }

@@ -234,6 +234,7 @@ fn two_who_add_the_same_person_at_once_have_one_leg_each_with_them() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --long"]
 fn when_one_is_killed_the_others_talk_on() {
     let files = Files::new(3);
     let mut network = network(&files, &["alice", "bob", "carol"], &[]);

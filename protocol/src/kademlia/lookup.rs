@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::messages::CLOSER_MAX;
 use super::routing_table::{GROUP_REPLICAS_MAX, Known, NetworkGroup, REPLICAS, RoutingTable};
 use crate::directory::{DirectoryRecord, Distance, Place, RecordKey};
 use crate::key::DeviceKey;
@@ -262,6 +263,16 @@ impl Lookup {
 
     pub(super) fn have_hash(&self) -> Option<[u8; 32]> {
         self.found.as_ref().map(DirectoryRecord::content_hash)
+    }
+
+    /// What the node that is to be asked needn't spell out: the closest that are known, without itself. Nothing for the first to be asked for a record, who
+    /// mostly has it.
+    pub(super) fn known_beside(&self, asked: &DeviceKey) -> Vec<Arc<Descriptor>> {
+        if matches!(self.goal, Goal::Record { .. }) && self.requests == 0 {
+            return Vec::new();
+        }
+        let others = self.candidates.values().filter(|candidate| candidate.descriptor.device != *asked);
+        others.take(CLOSER_MAX).map(|candidate| Arc::clone(&candidate.descriptor)).collect()
     }
 
     /// The place under which the query knows a node.

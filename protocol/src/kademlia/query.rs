@@ -1,7 +1,9 @@
 //! Runs look-ups: starts them, feeds them verified answers, hands out their results.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::known;
 use super::lookup::{End, Goal, Lookup, Purpose};
 use super::messages::{
     Answer, CLOSER_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, RecordAnswer, RecordOutcome, Request, StoreRefusal,
@@ -139,26 +141,16 @@ impl Directory {
         let Some(mut lookup) = self.lookups.remove(&query) else { return };
         let step = lookup.step(now.instant, &self.table);
         for to in step.ask {
-            let request = self.question(&lookup);
+            let known = lookup.known_beside(&to.device);
+            let request = question(&lookup, &known);
             lookup.asked(&to.device, now.instant, self.patience(&to.device));
-            self.send(now, to, request, Errand::Lookup(query));
+            self.send(now, to, request, Errand::Lookup { query, known });
         }
         match step.end {
             Some(end) => self.finish_lookup(now, query, &lookup, end),
             None => {
                 self.lookups.insert(query, lookup);
             }
-        }
-    }
-
-    fn question(&self, lookup: &Lookup) -> Request {
-        let want = u8::try_from(CLOSER_MAX).unwrap_or(u8::MAX);
-        match lookup.goal {
-            Goal::Record { key, .. } => {
-                let have_hash = lookup.found.as_ref().map(DirectoryRecord::state_hash);
-                Request::FindRecord(FindRecord { key, have_hash, want, extensions: Extensions::none() })
-            }
-            Goal::Nodes { .. } => Request::FindNode(FindNode { target: lookup.target.0, want, extensions: Extensions::none() }),
         }
     }
 
@@ -171,16 +163,25 @@ impl Directory {
         }
     }
 
-    pub(super) fn lookup_answered(&mut self, now: Now, trust: &TrustStore, query: QueryId, from: &DeviceKey, answer: Answer) {
+    pub(super) fn lookup_answered(
+        &mut self,
+        now: Now,
+        trust: &TrustStore,
+        query: QueryId,
+        from: &DeviceKey,
+        known: &[Arc<Descriptor>],
+        answer: Answer,
+    ) {
         let Some(mut lookup) = self.lookups.remove(&query) else { return };
+        let answer = with_known(known, answer);
         let proved = self.table.proved_place(from);
         let is_believable = match (lookup.goal, answer) {
             // A node that stands elsewhere than we were told was a false hint.
             _ if proved.is_some() && proved != lookup.place_of(from) => false,
-            (Goal::Record { key, .. }, Answer::Record(answer)) => {
+            (Goal::Record { key, .. }, Some(Answer::Record(answer))) => {
                 self.record_answered(now, trust, key, &mut lookup, from, answer, proved.is_some())
             }
-            (Goal::Nodes { .. }, Answer::Nodes(answer)) => {
+            (Goal::Nodes { .. }, Some(Answer::Nodes(answer))) => {
                 lookup.answered(from);
                 self.hear_closer(now, &mut lookup, from, answer.closer);
                 true
@@ -275,6 +276,34 @@ impl Directory {
     pub(super) fn verify_held(bytes: &[u8], key: RecordKey, now: UnixTime, trust: &TrustStore) -> Option<DirectoryRecord> {
         verify_bytes(bytes, key, now, trust).ok()
     }
+}
+
+/// What a look-up asks, of who needn't spell out what is known.
+fn question(lookup: &Lookup, known: &[Arc<Descriptor>]) -> Request {
+    let want = u8::try_from(CLOSER_MAX).unwrap_or(u8::MAX);
+    let extensions = known::with_marks(Extensions::none(), known);
+    match lookup.goal {
+        Goal::Record { key, .. } => {
+            let have_hash = lookup.found.as_ref().map(DirectoryRecord::state_hash);
+            Request::FindRecord(FindRecord { key, have_hash, want, extensions })
+        }
+        Goal::Nodes { .. } => Request::FindNode(FindNode { target: lookup.target.0, want, extensions }),
+    }
+}
+
+/// An answer with all that it names; `None` if it names what wasn't known.
+fn with_known(known: &[Arc<Descriptor>], answer: Answer) -> Option<Answer> {
+    Some(match answer {
+        Answer::Nodes(mut answer) => {
+            answer.closer = known::all_named(known, answer.closer, &answer.extensions)?;
+            Answer::Nodes(answer)
+        }
+        Answer::Record(mut answer) => {
+            answer.closer = known::all_named(known, answer.closer, &answer.extensions)?;
+            Answer::Record(answer)
+        }
+        other => other,
+    })
 }
 
 fn verify_bytes(bytes: &[u8], key: RecordKey, now: UnixTime, trust: &TrustStore) -> Result<DirectoryRecord, Refused> {

@@ -1,5 +1,6 @@
 //! Answers others' requests.
 
+use super::known;
 use super::limits::Draw;
 use super::messages::{
     Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes,
@@ -106,7 +107,7 @@ impl Directory {
             Some(held) => (RecordOutcome::Found(held.bytes.clone()), Vec::new()),
             None => (RecordOutcome::Absent, self.name_closer(&Place(request.key.0), request.want, asker)),
         };
-        let extensions = Extensions::none();
+        let (closer, extensions) = known::leave_out(&request.extensions, closer, Extensions::none());
         let extensions = if is_doubtful { extensions.with(EXTENSION_DOUBTFUL, Vec::new()) } else { extensions };
         RecordAnswer { outcome, closer, extensions }
     }
@@ -124,7 +125,9 @@ impl Directory {
     }
 
     fn answer_find_node(&self, request: &FindNode, asker: &DeviceKey) -> Nodes {
-        Nodes { closer: self.name_closer(&Place(request.target), request.want, asker), extensions: Extensions::none() }
+        let closer = self.name_closer(&Place(request.target), request.want, asker);
+        let (closer, extensions) = known::leave_out(&request.extensions, closer, Extensions::none());
+        Nodes { closer, extensions }
     }
 
     fn answer_store(&mut self, now: Now, trust: &TrustStore, sender: Sender, request: &Store) -> StoreAnswer {

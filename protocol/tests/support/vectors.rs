@@ -45,8 +45,8 @@ use halloo_protocol::identity::{
     SigningCertificate, Tombstone, UserCertificate, UserId,
 };
 use halloo_protocol::kademlia::{
-    FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store, StoreAnswer,
-    StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
+    EXTENSION_KNOWN, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store,
+    StoreAnswer, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
 use halloo_protocol::linked::{
     Association, AssociationParams, LinkedId, LinkedKey, LinkedLeave, LinkedPart, ProofMethod, TokenPart,
@@ -197,6 +197,8 @@ pub(crate) fn all() -> Vec<Vector> {
         "record_answer_same" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Same, closer: Vec::new(), extensions: none() };
         "record_answer_absent" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Absent, closer: vec![descriptor(); 2], extensions: none() };
         "find_node" => message FindNode = FindNode { target: [0x77; 32], want: 16, extensions: none() };
+        "find_node_knowing" => message FindNode = FindNode { target: [0x77; 32], want: 16, extensions: none().with(EXTENSION_KNOWN, vec![1, 2, 3, 4, 5, 6, 7, 8]) };
+        "nodes_known" => message Nodes = Nodes { closer: vec![descriptor()], extensions: none().with(EXTENSION_KNOWN, vec![1, 0]) };
         "nodes" => message Nodes = Nodes { closer: vec![descriptor(); 3], extensions: none() };
         "store" => message Store = Store { record: wire::encode(&record()), extensions: none() };
         "store_answer_accepted" => message StoreAnswer = StoreAnswer { outcome: StoreOutcome::Accepted, holds: Some([0x12; 32]), record: None, closer: Vec::new(), extensions: none() };

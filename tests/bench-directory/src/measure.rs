@@ -257,6 +257,8 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
     say::<O>(began, "refreshes");
     let (mut told, mut bytes, mut requests) = (0, 0.0, BTreeMap::<String, u64>::new());
     for owner in &owners {
+        // Once to open the connections, once to count.
+        network.refresh(*owner).await?;
         let stage = Stage::begin(&network, idle).await?;
         told += network.refresh(*owner).await?;
         let (written, kinds) = stage.end(&network).await?;
