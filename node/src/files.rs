@@ -236,7 +236,7 @@ impl EventLoop {
     }
 
     fn send_file(&mut self, to: &str, source: FileSource) -> Result<FileView, FileError> {
-        let user = self.linked_user(to).map_or_else(|| self.labels.parse(to), Ok)?;
+        let user = self.parse_user_or_linked(to)?;
         self.refuse_changed(&user)?;
         self.make_room_for_file()?;
         let now = self.now();

@@ -13,7 +13,7 @@ use halloo_protocol::identity::{
     USER_RENEWAL_AFTER_SECS, UserChain, UserId, Username,
 };
 use halloo_protocol::key::{AuthorityKey, DeviceKey, IdentityKey, SecretKey};
-use halloo_protocol::linked::{Association, AssociationParams, LinkedKey, LinkedLeave};
+use halloo_protocol::linked::{Association, AssociationParams, LeaveScope, LinkedKey, LinkedLeave};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Signed};
 use zeroize::Zeroizing;
@@ -207,8 +207,8 @@ impl LocalIdentity {
     }
 
     /// Gives contacts in linked systems leave to use this key. `None` without the identity key.
-    pub(crate) fn linked_leave(&self, key: LinkedKey, now: UnixTime) -> Option<LinkedLeave> {
-        Some(LinkedLeave::sign(key, self.identity_key.as_ref()?, now))
+    pub(crate) fn linked_leave(&self, key: LinkedKey, scope: LeaveScope, now: UnixTime) -> Option<LinkedLeave> {
+        Some(LinkedLeave::sign(key, scope, self.identity_key.as_ref()?, now))
     }
 
     /// A certificate for another device of this user; for `secs` from an hour ago on, if that isn't as long as it may be.

@@ -57,6 +57,9 @@ const LOOKS_AT_ONCE: usize = 1;
 /// What was seen is written so long after a change, with what else has changed by then.
 const KEEP_AFTER: Duration = Duration::from_secs(5);
 
+/// When a place is told again what it didn't take.
+const SHOW_AGAIN: Duration = Duration::from_secs(30);
+
 const ACCOUNTS: &str = "linked accounts";
 const SIGHTINGS: &str = "linked sightings 2";
 const LISTS: &str = "linked lists";
@@ -125,6 +128,8 @@ struct Account {
     to_look: Vec<LinkedId>,
     looking: usize,
     look_all_at: Option<Instant>,
+    /// When its place is told again what it wasn't told.
+    show_again_at: Option<Instant>,
 }
 
 /// All that is known of linked systems.
@@ -144,6 +149,7 @@ pub(crate) struct LinkedState {
     runs: u64,
     calls: calls::Waiting,
     tokens: tokens::Tokens,
+    renewing: leave::Renewing,
     /// Accounts that show nothing but tokens.
     token_only: BTreeSet<LinkedId>,
     messages: messages::Looked,
@@ -177,6 +183,14 @@ impl EventLoop {
             }
             Err(error) => warn!(%error, "linked accounts not read"),
         }
+        self.turn_key_if_somebody_left();
+    }
+
+    /// What isn't written yet is.
+    pub(crate) fn linked_stop(&mut self) {
+        if self.linked.keep_at.take().is_some() {
+            self.keep_sightings();
+        }
     }
 
     /// Starts the task of an account.
@@ -204,6 +218,7 @@ impl EventLoop {
             to_look: Vec::new(),
             looking: 0,
             look_all_at: None,
+            show_again_at: None,
             stored,
         };
         self.linked.accounts.insert(account.stored.id.clone(), account);
@@ -362,12 +377,26 @@ impl EventLoop {
         }
     }
 
+    /// Tells places what they weren't told.
+    fn show_again(&mut self, now: Instant) {
+        let is_due = |account: &Account| account.is_connected && account.show_again_at.is_some_and(|at| at <= now);
+        let due: Vec<LinkedId> =
+            self.linked.accounts.iter().filter(|(_, account)| is_due(account)).map(|(id, _)| id.clone()).collect();
+        for id in due {
+            if let Some(account) = self.linked.accounts.get_mut(&id) {
+                account.show_again_at = None;
+            }
+            self.show_own(&id);
+        }
+    }
+
     fn put_at_place(&mut self, id: &LinkedId, association: Signed<Association>) {
         let shown = self.shown_with(association.clone());
         let Some(account) = self.linked.accounts.get_mut(id) else { return };
         account.showing = Some(association);
         if account.orders.try_send(Order::Show(Box::new(shown))).is_err() {
-            debug!(account = %id, "the association waits for the next connection");
+            account.show_again_at = Some(Instant::now() + SHOW_AGAIN);
+            debug!(account = %id, "the association waits");
         }
     }
 
@@ -378,7 +407,12 @@ impl EventLoop {
         if let Err(reason) = shown {
             match asked {
                 Some(asked) => self.account_failed(id, asked, reason),
-                None => warn!(account = %id, reason, "the association isn't shown"),
+                None => {
+                    warn!(account = %id, reason, "the association isn't shown");
+                    if let Some(account) = self.linked.accounts.get_mut(id) {
+                        account.show_again_at = Some(Instant::now() + SHOW_AGAIN);
+                    }
+                }
             }
             return;
         }
@@ -427,6 +461,7 @@ impl EventLoop {
         }
         self.look_on(id);
         self.linked_looked(id, &at);
+        self.linked_leave_looked(&at);
     }
 
     fn note_sighting(&mut self, account: &LinkedId, at: &LinkedId, shown: Option<Shown>) {
@@ -474,6 +509,7 @@ impl EventLoop {
             self.linked.keep_at = None;
             self.keep_sightings();
         }
+        self.show_again(now.instant);
         self.turn_key_when_due(now.instant);
         self.tokens_tick(now.instant);
         self.linked_calls_tick(now);

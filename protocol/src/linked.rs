@@ -30,7 +30,7 @@ mod token;
 pub use association::{ASSOCIATION_SECS_MAX, Association, AssociationError, AssociationParams, ProofMethod};
 pub use decide::{Claim, ContactLists, LinkedContact, NotLinked, TrustDecision, TrustRequest, decide};
 pub use id::{LINKED_ADDRESS_BYTES_MAX, LinkedId, LinkedIdError, System};
-pub use leave::{LEAVE_BYTES_MAX, LinkedKey, LinkedLeave};
+pub use leave::{LEAVE_BYTES_MAX, LeaveScope, LinkedKey, LinkedLeave};
 pub use list::{ListEntry, Readers};
 pub use part::{LINKED_EXTENSION, LinkedPart};
 pub use sighting::{KnownAssociations, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Shown, Sighting, SightingError};

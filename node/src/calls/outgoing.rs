@@ -333,7 +333,9 @@ impl EventLoop {
                 && *device != me
                 && only.as_ref().is_none_or(|only| only.device == *device && only.identity == record.identity())
         };
-        for parts in record.entries().filter(|parts| is_meant(&parts.device())) {
+        let meant: Vec<&EntryParts> = record.entries().filter(|parts| is_meant(&parts.device())).collect();
+        for parts in meant {
+            self.renew_linked_leave(&record.user_id(), parts.entry(), Some(call));
             if let Some(leg) = self.new_leg(record, parts) {
                 legs.push((parts.device(), leg));
             }

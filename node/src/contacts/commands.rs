@@ -2,7 +2,7 @@
 
 use data_encoding::BASE64URL_NOPAD;
 use halloo_protocol::contact::PassOn;
-use halloo_protocol::contact::privacy::{Kind, PrivacySettings};
+use halloo_protocol::contact::privacy::PrivacySettings;
 use halloo_protocol::contact::{Asking, CONTACT_LINK_PREFIX, ContactLink, RosterEntry, RosterError, SafetyNumber, Standing};
 use halloo_protocol::directory::DirectoryRecord;
 use halloo_protocol::identity::UserId;
@@ -421,10 +421,7 @@ impl EventLoop {
             // Strangers find a way to wake this device in the entry, or no longer.
             self.publish_soon();
         }
-        let is_other = |kind| before.audience(kind) != self.contacts.privacy.audience(kind);
-        if is_other(Kind::Call) || is_other(Kind::Message) {
-            self.linked_leave_changed();
-        }
+        self.linked_scope_changed(&before);
         self.vault_changed();
         let pass_on = self.contacts.privacy.pass_on();
         self.run_roster(|roster, signer| roster.set_pass_on(pass_on, signer))

@@ -23,6 +23,7 @@ use crate::event_loop::EventLoop;
 use crate::handle::Reply;
 use crate::handle::calls::{CallError, CallOutcome, DialOptions};
 use crate::handle::linked::{LinkedCallee, LinkedClaim};
+use crate::handle::problem::UsernameError;
 
 /// How long a call whose caller's place is looked at is held at most, and whoever is refused in any case.
 const LOOK_AT_MOST: Duration = Duration::from_secs(5);
@@ -261,6 +262,22 @@ impl EventLoop {
                 self.handle_dial(options, reply);
             }
             Err(reason) => reply.send(Err(refuse(&reason))),
+        }
+    }
+
+    /// A user by their name here, or by that in a linked system (`xmpp:bob@example.org`).
+    ///
+    /// # Errors
+    /// [`UsernameError`] if it is neither, or nothing was seen there that says who it is.
+    pub(crate) fn parse_user_or_linked(&self, text: &str) -> Result<UserId, UsernameError> {
+        let is_elsewhere = text.parse::<LinkedId>().is_ok_and(|id| id.system() == System::Xmpp);
+        match self.linked_user(text) {
+            Some(user) => Ok(user),
+            None if is_elsewhere => Err(UsernameError::Invalid {
+                username: text.to_owned(),
+                reason: "isn't a contact in a linked system who shows who they are here: halloo link list".to_owned(),
+            }),
+            None => self.labels.parse(text),
         }
     }
 

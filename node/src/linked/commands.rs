@@ -1,7 +1,5 @@
 //! Linking, unlinking, and what is linked.
 
-use std::time::Instant;
-
 use halloo_protocol::linked::{AssociationParams, LinkedId, ProofMethod, System};
 use tracing::info;
 use zeroize::Zeroizing;
@@ -162,7 +160,7 @@ impl EventLoop {
         self.linked.readers.remove(id);
         self.linked.token_only.remove(id);
         self.linked.known.retain(|(account, _), _| account != id);
-        self.turn_key(Instant::now());
+        self.turn_key();
         self.keep_accounts();
         self.keep_sightings();
         match asked {

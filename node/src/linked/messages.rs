@@ -95,10 +95,11 @@ impl EventLoop {
         let now = self.now().unix;
         let judged = |secs| decide(&request, &self.linked.lists, &self.linked.known, self.privacy_settings(), secs, now);
         let (by_a_day, by_now) = (judged(SIGHTING_SECS_MAX).takes_a_look, judged(SIGHTING_SECS_FRESH).takes_a_look);
-        let is_first = by_a_day && self.linked.messages.note(envelope.id);
+        // A look is a ring's worth.
+        let is_first = by_a_day && self.admit_caller(&user.identity.0) && self.linked.messages.note(envelope.id);
         let is_in_list = self.linked.lists.get(&part.callee).is_some_and(|list| list.contains_key(&place));
         // What counts now is looked at again for those that follow.
-        if is_in_list && (is_first || (by_now && !by_a_day)) {
+        if is_in_list && (is_first || (by_now && !by_a_day && self.admit_caller(&user.identity.0))) {
             self.look_at(&part.callee, &place);
         }
         is_first

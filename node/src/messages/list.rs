@@ -135,7 +135,7 @@ impl EventLoop {
     pub(crate) fn parse_correspondent(&self, text: &str) -> Result<Correspondent, MessageError> {
         match text.strip_prefix("group:") {
             Some(group) => Ok(Correspondent::Group(self.find_group(group)?)),
-            None => Ok(Correspondent::User(self.linked_user(text).map_or_else(|| self.labels.parse(text), Ok)?)),
+            None => Ok(Correspondent::User(self.parse_user_or_linked(text)?)),
         }
     }
 

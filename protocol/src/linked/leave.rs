@@ -25,11 +25,36 @@ pub const LEAVE_BYTES_MAX: usize = 1_024;
 /// Most capabilities in one.
 const CAPABILITIES_MAX: usize = 4;
 
-/// The services that a contact in a linked system may use.
-const SERVICES: [Service; 3] = [Service::Push, Service::InviteHandOver, Service::Mailbox];
+/// What contacts in linked systems may do, as far as they need leave for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeaveScope {
+    /// Ring.
+    pub calls: bool,
+    /// Write.
+    pub messages: bool,
+}
+
+impl LeaveScope {
+    /// Whether it is nothing at all.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        !self.calls && !self.messages
+    }
+
+    /// Whether something of `before` is missing: whoever has leave for that has it still.
+    #[must_use]
+    pub const fn is_less_than(self, before: Self) -> bool {
+        (before.calls && !self.calls) || (before.messages && !self.messages)
+    }
+
+    fn services(self) -> impl Iterator<Item = Service> {
+        let all = [(Service::Push, !self.is_empty()), (Service::InviteHandOver, self.calls), (Service::Mailbox, self.messages)];
+        all.into_iter().filter_map(|(service, is_given)| is_given.then_some(service))
+    }
+}
 
 /// Requests an hour of all contacts in linked systems together, and the largest: an invite or a letter.
-const PER_HOUR: u32 = 120;
+const PER_HOUR: u32 = 30;
 const PAYLOAD_BYTES_MAX: u32 = 65_536;
 
 /// How long before its making a capability counts, for clocks that are behind.
@@ -85,7 +110,7 @@ pub struct LinkedLeave {
 impl LinkedLeave {
     /// Gives leave, for as long as an association holds.
     #[must_use]
-    pub fn sign(key: LinkedKey, identity: &SecretKey, now: UnixTime) -> Self {
+    pub fn sign(key: LinkedKey, scope: LeaveScope, identity: &SecretKey, now: UnixTime) -> Self {
         let issuer = Issuer::Identity(IdentityKey(identity.public()));
         let holder = Holder::Key(key.holder().public());
         let not_before = now.minus_secs(BACKDATED_SECS);
@@ -98,7 +123,7 @@ impl LinkedLeave {
             let extensions = Extensions::none();
             Signed::sign(Capability { id, issuer, service, holder, limits, epoch, not_before, not_after, extensions }, identity)
         };
-        let capabilities = SERVICES.into_iter().map(capability).collect();
+        let capabilities = scope.services().map(capability).collect();
         Self { key, capabilities, extensions: Extensions::none() }
     }
 
@@ -155,6 +180,7 @@ mod tests {
     const GATEWAY: DeviceKey = DeviceKey(PublicKey([77; 32]));
     const DEVICE: DeviceKey = DeviceKey(PublicKey([78; 32]));
     const REQUEST: [u8; 32] = [9; 32];
+    const ALL: LeaveScope = LeaveScope { calls: true, messages: true };
 
     fn bob() -> SecretKey {
         SecretKey::from_bytes([1; 32])
@@ -168,7 +194,7 @@ mod tests {
     }
 
     fn leave(epoch: u32) -> LinkedLeave {
-        LinkedLeave::sign(PresenceSecret::new(epoch, [5; 32]).linked_key(), &bob(), NOW)
+        LinkedLeave::sign(PresenceSecret::new(epoch, [5; 32]).linked_key(), ALL, &bob(), NOW)
     }
 
     fn asked(leave: &LinkedLeave, service: Service, key: &SecretKey, rules: &CapabilityRules) -> Result<(), CapabilityError> {
@@ -189,7 +215,7 @@ mod tests {
     fn whoever_reads_it_is_served_until_the_epoch_ends() {
         let read = LinkedLeave::read(&wire::encode(&leave(3)), &said(&bob())).expect("in order");
         let mut rules = CapabilityRules::new(DEVICE, IdentityKey(bob().public()), 3);
-        for service in SERVICES {
+        for service in ALL.services() {
             assert_eq!(asked(&read, service, &read.key.holder(), &rules), Ok(()));
             let thief = SecretKey::from_bytes([8; 32]);
             assert!(matches!(asked(&read, service, &thief, &rules), Err(CapabilityError::ProofSignature(_))));
@@ -199,6 +225,23 @@ mod tests {
         let ended = CapabilityError::OldEpoch { found: 3, newest: 4 };
         assert_eq!(asked(&read, Service::Push, &read.key.holder(), &rules), Err(ended));
         assert_eq!(asked(&leave(4), Service::Push, &leave(4).key.holder(), &rules), Ok(()));
+    }
+
+    #[test]
+    fn leave_is_given_for_what_is_allowed_alone() {
+        let scope = |calls, messages| LeaveScope { calls, messages };
+        let given = |scope: LeaveScope| scope.services().collect::<Vec<_>>();
+        assert_eq!(given(scope(true, false)), [Service::Push, Service::InviteHandOver]);
+        assert_eq!(given(scope(false, true)), [Service::Push, Service::Mailbox]);
+        assert_eq!(given(scope(false, false)), []);
+        for (now, before, is_less) in [
+            (scope(true, true), scope(true, true), false),
+            (scope(true, true), scope(false, false), false),
+            (scope(false, true), scope(true, true), true),
+            (scope(true, false), scope(false, true), true),
+        ] {
+            assert_eq!(now.is_less_than(before), is_less, "{now:?} after {before:?}");
+        }
     }
 
     #[test]

@@ -17,6 +17,8 @@ fn key(seed: u8) -> SecretKey {
 const ALICE: u8 = 1;
 const MALLORY: u8 = 2;
 
+const SCOPE: LeaveScope = LeaveScope { calls: true, messages: true };
+
 fn user(seed: u8) -> UserId {
     UserId::Key(IdentityKey(key(seed).public()))
 }
@@ -278,7 +280,7 @@ fn what_was_taken_back_does_not_come_again() {
 
 #[test]
 fn the_leave_beside_an_association_is_the_one_of_the_word_that_counts() {
-    let leave = |epoch: u32| LinkedLeave::sign(LinkedKey::of_secret(epoch, &[5; 32]), &key(ALICE), NOW);
+    let leave = |epoch: u32| LinkedLeave::sign(LinkedKey::of_secret(epoch, &[5; 32]), SCOPE, &key(ALICE), NOW);
     let take = |association, leave: Option<LinkedLeave>| {
         Sighting::take(&alice(), Shown { association, leave: leave.map(|leave| wire::encode(&leave)) }, NOW).expect("in order")
     };
@@ -292,7 +294,7 @@ fn the_leave_beside_an_association_is_the_one_of_the_word_that_counts() {
     let last = take(revoked(ALICE), None);
     assert_eq!(take(good.clone(), Some(leave(1))).after(Some(&last)).leave, None);
     // Another user's leave, and what isn't one, is none; the association counts all the same.
-    let others = LinkedLeave::sign(LinkedKey::of_secret(1, &[5; 32]), &key(MALLORY), NOW);
+    let others = LinkedLeave::sign(LinkedKey::of_secret(1, &[5; 32]), SCOPE, &key(MALLORY), NOW);
     assert_eq!(take(good.clone(), Some(others)).leave, None);
     let broken = Sighting::take(&alice(), Shown { association: good.clone(), leave: Some(vec![1; 40]) }, NOW).expect("in order");
     assert_eq!((broken.leave, broken.association), (None, Some(good)));

@@ -54,7 +54,7 @@ impl EventLoop {
         recorded: &Recorded,
         call_id: Option<&str>,
     ) -> Result<VoicemailLeft, VoicemailFault> {
-        let user = self.linked_user(to).map_or_else(|| self.labels.parse(to), Ok)?;
+        let user = self.parse_user_or_linked(to)?;
         if user == self.identity.user_id() {
             return Err(VoicemailFault::ForSelf);
         }
