@@ -326,6 +326,7 @@ impl EventLoop {
             self.push_epoch_changed();
             self.mailbox_epoch_changed();
             self.hand_over_epoch_changed();
+            self.linked_key_changed();
         }
         self.publish_soon();
     }
@@ -436,7 +437,10 @@ impl EventLoop {
 
     /// Whether a user may do something, and why.
     pub(crate) fn decide(&mut self, user: &VerifiedUser, kind: Kind) -> Decision {
-        let relation = self.relation(user);
+        let relation = match self.relation(user) {
+            Relation::Stranger if self.is_linked_contact(user) => Relation::Linked,
+            relation => relation,
+        };
         let decision = decide(&self.contacts.privacy, relation, kind);
         if !decision.is_allowed {
             debug!(?kind, because = %decision.because, "refused by the privacy settings");
@@ -482,15 +486,16 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Leave to use a service of a contact's device, and the key to use it with.
+    /// Leave to use a service of a device of a contact, or of one in a linked system, and the key to use it with.
     pub(crate) fn contact_capability(
         &self,
         user: &UserId,
         device: &DeviceKey,
         service: halloo_protocol::capability::Service,
     ) -> Option<(wire::Signed<halloo_protocol::capability::Capability>, halloo_protocol::key::SecretKey)> {
-        let entry = self.contacts.roster.entry(user).filter(|entry| entry.standing() == Standing::Contact)?;
-        Some((entry.capability(device, service)?.clone(), entry.own_pairwise()?))
+        let entry = self.contacts.roster.entry(user).filter(|entry| entry.standing() == Standing::Contact);
+        let given = entry.and_then(|entry| Some((entry.capability(device, service)?.clone(), entry.own_pairwise()?)));
+        given.or_else(|| self.linked_capability(user, service))
     }
 
     /// The name this user is shown by.

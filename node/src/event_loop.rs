@@ -286,6 +286,7 @@ impl EventLoop {
 
     /// Says goodbye and lets the frames leave.
     async fn farewell(&mut self) {
+        self.linked_stop();
         if self.leaving.is_none() {
             self.events.send(Event::Stopping {});
             self.end_all_calls();

@@ -236,7 +236,7 @@ impl EventLoop {
     }
 
     fn send_file(&mut self, to: &str, source: FileSource) -> Result<FileView, FileError> {
-        let user = self.labels.parse(to)?;
+        let user = self.parse_user_or_linked(to)?;
         self.refuse_changed(&user)?;
         self.make_room_for_file()?;
         let now = self.now();
@@ -448,19 +448,20 @@ impl EventLoop {
         let now = self.now();
         let me = self.identity.user_id();
         let ids: Vec<MessageId> = signals.iter().map(|_| MessageId::random(&mut self.rng)).collect();
+        let said: Vec<Extensions> = signals.iter().map(|(to, _)| self.linked_extensions(to)).collect();
         let queued = self.store.transaction::<_, StoreError>(|tx| {
             tx.put_file(&row.id(), &wire::encode(row))?;
             if row.state().is_end() {
                 tx.end_file(&row.id())?;
             }
-            let envelopes = ids.iter().zip(signals).map(|(id, (to, signal))| {
+            let envelopes = ids.iter().zip(signals).zip(&said).map(|((id, (to, signal)), said)| {
                 let envelope = Envelope {
                     id: *id,
                     conversation: ConversationId::of_pair(&me, to),
                     counter: 0,
                     sent_at: now.unix,
                     body: MessageBody::File(signal.clone()),
-                    extensions: Extensions::none(),
+                    extensions: said.clone(),
                 };
                 crate::messages::keep_signal(tx, to, envelope, now.unix)
             });

@@ -13,7 +13,7 @@ use halloo_protocol::identity::{
     USER_RENEWAL_AFTER_SECS, UserChain, UserId, Username,
 };
 use halloo_protocol::key::{AuthorityKey, DeviceKey, IdentityKey, SecretKey};
-use halloo_protocol::linked::{Association, AssociationParams};
+use halloo_protocol::linked::{Association, AssociationParams, LeaveScope, LinkedKey, LinkedLeave};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Signed};
 use zeroize::Zeroizing;
@@ -204,6 +204,11 @@ impl LocalIdentity {
     ) -> Result<Signed<Association>, LocalIdentityError> {
         let key = self.identity_key.as_ref().ok_or(LocalIdentityError::NoIdentityKey)?;
         Ok(if is_revoked { Association::revoke(params, key) } else { Association::sign(params, key) })
+    }
+
+    /// Gives contacts in linked systems leave to use this key. `None` without the identity key.
+    pub(crate) fn linked_leave(&self, key: LinkedKey, scope: LeaveScope, now: UnixTime) -> Option<LinkedLeave> {
+        Some(LinkedLeave::sign(key, scope, self.identity_key.as_ref()?, now))
     }
 
     /// A certificate for another device of this user; for `secs` from an hour ago on, if that isn't as long as it may be.

@@ -4,25 +4,33 @@
 //! 2. *Following*: the task tells of the contact list and its changes; every contact's place is looked at once a list is known, and now and then.
 //! 3. *Calling* and *being called* ([`calls`]): by what was seen, and by a look at the place where that is old.
 //!
-//! Accounts and sightings are in the database, passwords sealed ([`secret`]). Contact lists aren't: they are the other system's to tell.
+//! Accounts, contact lists and sightings are in the database, passwords sealed ([`secret`]). What a list said counts as long as what was seen of those in it.
+//!
+//! Contacts elsewhere wake this user's devices with the key that stands beside the association; when one of them leaves, it is another ([`leave`]).
 
 mod calls;
 mod commands;
+mod leave;
+mod messages;
 mod secret;
 mod system;
+mod tokens;
 mod xmpp;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
-use halloo_protocol::linked::{Association, AssociationParams, ContactLists, KnownAssociations, LinkedId, ProofMethod, Sighting};
+use halloo_protocol::call::CallId;
+use halloo_protocol::linked::{
+    Association, AssociationParams, ContactLists, KnownAssociations, LinkedId, ListEntry, ProofMethod, Readers, Shown, Sighting,
+};
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Signed;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-pub(crate) use self::system::ListChange;
+pub(crate) use self::leave::LINKED_PART;
 use self::system::{Order, Run};
 use crate::event_loop::EventLoop;
 use crate::handle::Event;
@@ -49,8 +57,13 @@ const LOOKS_AT_ONCE: usize = 1;
 /// What was seen is written so long after a change, with what else has changed by then.
 const KEEP_AFTER: Duration = Duration::from_secs(5);
 
+/// When a place is told again what it didn't take.
+const SHOW_AGAIN: Duration = Duration::from_secs(30);
+
 const ACCOUNTS: &str = "linked accounts";
-const SIGHTINGS: &str = "linked sightings";
+const SIGHTINGS: &str = "linked sightings 2";
+const LISTS: &str = "linked lists";
+const TOKEN_ONLY: &str = "linked token accounts";
 
 /// What an account's task tells.
 #[derive(Debug)]
@@ -63,13 +76,17 @@ pub(crate) struct LinkedNews {
 #[derive(Debug)]
 pub(crate) enum News {
     /// Logged in: the contact list.
-    Connected(Vec<(LinkedId, Option<String>)>),
+    Connected(Vec<ListEntry>),
     /// The contact list has changed.
-    Changed(ListChange),
+    Changed(ListEntry),
     /// The association stands at the own place, or doesn't.
     Shown(Result<(), String>),
     /// What somebody's place shows.
-    Seen { at: LinkedId, shown: Result<Option<Box<Signed<Association>>>, String> },
+    Seen { at: LinkedId, shown: Result<Option<Box<Shown>>, String> },
+    /// A token for a call of ours.
+    Issued { call: CallId, token: Result<String, String> },
+    /// What a caller's server shows under their token.
+    TokenShown { call: CallId, shown: Result<Option<[u8; 32]>, String> },
     /// It isn't connected; it is tried again.
     Trouble(String),
 }
@@ -85,6 +102,14 @@ struct StoredAccount {
     secret: Vec<u8>,
     /// What this user says of it; `None` until it was shown.
     association: Option<Signed<Association>>,
+}
+
+/// A contact list as it is kept.
+#[derive(Clone, Debug, Encode, Decode)]
+struct KeptList {
+    account: LinkedId,
+    contacts: Vec<(LinkedId, Option<String>)>,
+    readers: Readers,
 }
 
 /// An account, and the task that keeps it connected.
@@ -103,6 +128,8 @@ struct Account {
     to_look: Vec<LinkedId>,
     looking: usize,
     look_all_at: Option<Instant>,
+    /// When its place is told again what it wasn't told.
+    show_again_at: Option<Instant>,
 }
 
 /// All that is known of linked systems.
@@ -115,9 +142,17 @@ pub(crate) struct LinkedState {
     serials: BTreeMap<LinkedId, u64>,
     /// When what was seen is written, if it has changed.
     keep_at: Option<Instant>,
+    /// Who has the key that stands beside the associations, by account.
+    readers: BTreeMap<LinkedId, Readers>,
+    key: leave::KeyTurn,
     /// Tasks started so far.
     runs: u64,
     calls: calls::Waiting,
+    tokens: tokens::Tokens,
+    renewing: leave::Renewing,
+    /// Accounts that show nothing but tokens.
+    token_only: BTreeSet<LinkedId>,
+    messages: messages::Looked,
 }
 
 // Start, and the tasks.
@@ -127,11 +162,18 @@ impl EventLoop {
         let read = self.store.read::<_, StoreError>(|view| {
             let accounts: Vec<StoredAccount> = view.setting_value(ACCOUNTS)?.unwrap_or_default();
             let sightings: Vec<((LinkedId, LinkedId), Sighting)> = view.setting_value(SIGHTINGS)?.unwrap_or_default();
-            Ok((accounts, sightings))
+            let lists: Vec<KeptList> = view.setting_value(LISTS)?.unwrap_or_default();
+            let token_only: Vec<LinkedId> = view.setting_value(TOKEN_ONLY)?.unwrap_or_default();
+            Ok((accounts, sightings, lists, token_only))
         });
         match read {
-            Ok((accounts, sightings)) => {
+            Ok((accounts, sightings, lists, token_only)) => {
+                self.linked.token_only = token_only.into_iter().collect();
                 self.linked.known = sightings.into_iter().collect();
+                for KeptList { account, contacts, readers } in lists {
+                    self.linked.lists.insert(account.clone(), contacts.into_iter().collect());
+                    self.linked.readers.insert(account, readers);
+                }
                 for stored in accounts {
                     let id = stored.id.clone();
                     if let Err(reason) = self.connect_account(stored, None) {
@@ -140,6 +182,14 @@ impl EventLoop {
                 }
             }
             Err(error) => warn!(%error, "linked accounts not read"),
+        }
+        self.turn_key_if_somebody_left();
+    }
+
+    /// What isn't written yet is.
+    pub(crate) fn linked_stop(&mut self) {
+        if self.linked.keep_at.take().is_some() {
+            self.keep_sightings();
         }
     }
 
@@ -168,6 +218,7 @@ impl EventLoop {
             to_look: Vec::new(),
             looking: 0,
             look_all_at: None,
+            show_again_at: None,
             stored,
         };
         self.linked.accounts.insert(account.stored.id.clone(), account);
@@ -175,11 +226,22 @@ impl EventLoop {
     }
 
     fn keep_accounts(&self) {
-        let accounts = self.linked.accounts.values().filter(|account| account.stored.association.is_some());
-        let accounts: Vec<StoredAccount> = accounts.map(|account| account.stored.clone()).collect();
-        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(ACCOUNTS, &accounts)) {
+        let is_linked = |account: &&Account| account.stored.association.is_some() || self.is_token_only(&account.stored.id);
+        let accounts: Vec<StoredAccount> =
+            self.linked.accounts.values().filter(is_linked).map(|account| account.stored.clone()).collect();
+        let token_only: Vec<LinkedId> = self.linked.token_only.iter().cloned().collect();
+        let kept = self.store.transaction::<_, StoreError>(|tx| {
+            tx.put_setting_value(ACCOUNTS, &accounts)?;
+            tx.put_setting_value(TOKEN_ONLY, &token_only)
+        });
+        if let Err(error) = kept {
             warn!(%error, "linked accounts not written");
         }
+    }
+
+    /// Whether an account shows its contacts nothing but tokens.
+    fn is_token_only(&self, id: &LinkedId) -> bool {
+        self.linked.token_only.contains(id)
     }
 
     fn keep_sightings_soon(&mut self) {
@@ -194,9 +256,20 @@ impl EventLoop {
         }
         let shown = self.linked.known.iter().filter(|(_, sighting)| sighting.association.is_some());
         let shown: Vec<((LinkedId, LinkedId), Sighting)> = shown.map(|(id, sighting)| (id.clone(), sighting.clone())).collect();
-        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(SIGHTINGS, &shown)) {
+        let lists: Vec<KeptList> = self.linked.lists.iter().map(|(account, list)| self.kept_list(account, list)).collect();
+        let kept = self.store.transaction::<_, StoreError>(|tx| {
+            tx.put_setting_value(SIGHTINGS, &shown)?;
+            tx.put_setting_value(LISTS, &lists)
+        });
+        if let Err(error) = kept {
             warn!(%error, "what was seen in linked systems isn't written");
         }
+    }
+
+    fn kept_list(&self, account: &LinkedId, list: &BTreeMap<LinkedId, Option<String>>) -> KeptList {
+        let contacts = list.iter().map(|(id, name)| (id.clone(), name.clone())).collect();
+        let readers = self.linked.readers.get(account).cloned().unwrap_or_default();
+        KeptList { account: account.clone(), contacts, readers }
     }
 
     /// What the task of an account tells.
@@ -210,13 +283,17 @@ impl EventLoop {
             News::Changed(change) => self.list_changed(&id, change),
             News::Shown(shown) => self.association_shown(&id, shown),
             News::Seen { at, shown } => self.place_seen(&id, at, shown),
+            News::Issued { call, token } => self.token_issued(call, token),
+            News::TokenShown { call, shown } => self.token_shown(call, shown),
             News::Trouble(reason) => self.account_in_trouble(&id, reason),
         }
     }
 
-    fn account_connected(&mut self, id: &LinkedId, list: Vec<(LinkedId, Option<String>)>) {
+    fn account_connected(&mut self, id: &LinkedId, list: Vec<ListEntry>) {
         info!(account = %id, contacts = list.len(), "linked account connected");
-        let list: BTreeMap<LinkedId, Option<String>> = list.into_iter().take(CONTACTS_MAX).collect();
+        self.linked.readers.entry(id.clone()).or_default().set(&list, CONTACTS_MAX);
+        let contacts = list.into_iter().filter(|entry| entry.is_contact).take(CONTACTS_MAX);
+        let list: BTreeMap<LinkedId, Option<String>> = contacts.map(|entry| (entry.id, entry.name)).collect();
         if let Some(account) = self.linked.accounts.get_mut(id) {
             (account.is_connected, account.trouble) = (true, None);
             account.look_all_at = Some(Instant::now() + LOOK_EVERY);
@@ -224,29 +301,28 @@ impl EventLoop {
             account.looking = 0;
         }
         self.linked.lists.insert(id.clone(), list);
+        self.keep_sightings_soon();
+        self.turn_key_if_somebody_left();
         self.show_own(id);
         self.look_on(id);
     }
 
-    fn list_changed(&mut self, id: &LinkedId, change: ListChange) {
-        let Some(list) = self.linked.lists.get_mut(id) else { return };
-        match change.name {
-            Some(name) => {
-                if list.len() < CONTACTS_MAX {
-                    list.insert(change.entry.clone(), name);
-                }
+    fn list_changed(&mut self, id: &LinkedId, entry: ListEntry) {
+        self.linked.readers.entry(id.clone()).or_default().change(&entry, CONTACTS_MAX);
+        self.keep_sightings_soon();
+        if let Some(list) = self.linked.lists.get_mut(id) {
+            if !entry.is_contact {
+                list.remove(&entry.id);
+                self.linked.known.remove(&(id.clone(), entry.id));
+            } else if list.len() < CONTACTS_MAX {
+                list.insert(entry.id.clone(), entry.name);
                 if let Some(account) = self.linked.accounts.get_mut(id) {
-                    account.to_look.push(change.entry);
+                    account.to_look.push(entry.id);
                 }
                 self.look_on(id);
             }
-            None => {
-                list.remove(&change.entry);
-                if self.linked.known.remove(&(id.clone(), change.entry)).is_some() {
-                    self.keep_sightings_soon();
-                }
-            }
         }
+        self.turn_key_if_somebody_left();
     }
 
     fn account_in_trouble(&mut self, id: &LinkedId, reason: String) {
@@ -267,6 +343,11 @@ impl EventLoop {
 impl EventLoop {
     /// Puts at the account's place what this user says of it: what was said before, unless that is half over.
     fn show_own(&mut self, id: &LinkedId) {
+        if self.is_token_only(id) {
+            self.keep_accounts();
+            let asked = self.linked.accounts.get_mut(id).and_then(|account| account.asked.take());
+            return asked.into_iter().for_each(|asked| self.account_linked(id, asked));
+        }
         let now = self.now().unix;
         let Some(account) = self.linked.accounts.get(id) else { return };
         let before = account.stored.association.as_ref();
@@ -296,11 +377,26 @@ impl EventLoop {
         }
     }
 
+    /// Tells places what they weren't told.
+    fn show_again(&mut self, now: Instant) {
+        let is_due = |account: &Account| account.is_connected && account.show_again_at.is_some_and(|at| at <= now);
+        let due: Vec<LinkedId> =
+            self.linked.accounts.iter().filter(|(_, account)| is_due(account)).map(|(id, _)| id.clone()).collect();
+        for id in due {
+            if let Some(account) = self.linked.accounts.get_mut(&id) {
+                account.show_again_at = None;
+            }
+            self.show_own(&id);
+        }
+    }
+
     fn put_at_place(&mut self, id: &LinkedId, association: Signed<Association>) {
+        let shown = self.shown_with(association.clone());
         let Some(account) = self.linked.accounts.get_mut(id) else { return };
-        account.showing = Some(association.clone());
-        if account.orders.try_send(Order::Show(Box::new(association))).is_err() {
-            debug!(account = %id, "the association waits for the next connection");
+        account.showing = Some(association);
+        if account.orders.try_send(Order::Show(Box::new(shown))).is_err() {
+            account.show_again_at = Some(Instant::now() + SHOW_AGAIN);
+            debug!(account = %id, "the association waits");
         }
     }
 
@@ -311,7 +407,12 @@ impl EventLoop {
         if let Err(reason) = shown {
             match asked {
                 Some(asked) => self.account_failed(id, asked, reason),
-                None => warn!(account = %id, reason, "the association isn't shown"),
+                None => {
+                    warn!(account = %id, reason, "the association isn't shown");
+                    if let Some(account) = self.linked.accounts.get_mut(id) {
+                        account.show_again_at = Some(Instant::now() + SHOW_AGAIN);
+                    }
+                }
             }
             return;
         }
@@ -347,7 +448,7 @@ impl EventLoop {
         account.is_some_and(|account| account.orders.try_send(Order::Look(place.clone())).is_ok())
     }
 
-    fn place_seen(&mut self, id: &LinkedId, at: LinkedId, shown: Result<Option<Box<Signed<Association>>>, String>) {
+    fn place_seen(&mut self, id: &LinkedId, at: LinkedId, shown: Result<Option<Box<Shown>>, String>) {
         if let Some(account) = self.linked.accounts.get_mut(id) {
             account.looking = account.looking.saturating_sub(1);
         }
@@ -360,9 +461,10 @@ impl EventLoop {
         }
         self.look_on(id);
         self.linked_looked(id, &at);
+        self.linked_leave_looked(&at);
     }
 
-    fn note_sighting(&mut self, account: &LinkedId, at: &LinkedId, shown: Option<Signed<Association>>) {
+    fn note_sighting(&mut self, account: &LinkedId, at: &LinkedId, shown: Option<Shown>) {
         let now = self.now().unix;
         let seen = match shown.map(|shown| Sighting::take(at, shown, now)) {
             Some(Ok(seen)) => seen,
@@ -407,6 +509,9 @@ impl EventLoop {
             self.linked.keep_at = None;
             self.keep_sightings();
         }
+        self.show_again(now.instant);
+        self.turn_key_when_due(now.instant);
+        self.tokens_tick(now.instant);
         self.linked_calls_tick(now);
     }
 }

@@ -310,9 +310,10 @@ impl EventLoop {
         let device = self.identity.device();
         let conversation = conversation_id(&me, &with);
         let own = self.contacts.has_own_devices().then(|| me.clone());
+        let extensions = with.user().map_or_else(Extensions::none, |user| self.linked_extensions(user));
         let queued = self.store.transaction::<_, StoreError>(|tx| {
             let counter = next_counter(tx, &conversation)?;
-            let envelope = Envelope { id, conversation, counter, sent_at: now.unix, body, extensions: Extensions::none() };
+            let envelope = Envelope { id, conversation, counter, sent_at: now.unix, body, extensions };
             Conversation::note_own(tx, &with, device, counter)?;
             let deadline = now.unix.plus_secs(DEADLINE_SECS);
             keep_item(tx, OutboxItem { to, own, with, envelope, deadline, copies: BTreeMap::new() }, now.unix)

@@ -9,6 +9,8 @@
 //! 3. *Judge.* The callee looks at what the caller's place shows, and whether it is in the own contact list of that system: [`decide`], one pure
 //!    function. What a caller merely claims authorises nothing.
 //!
+//! Beside the association stands a [`LinkedLeave`]: with it those who may read it wake the user's devices and leave letters, though they learn nothing else of them.
+//!
 //! A link makes nobody a contact here: keys that contacts have aren't given away, and presence isn't seen.
 //!
 //! Proofs that stand by themselves (a provider's signed token, an authority's word) have methods of their own and travel with the association; what an
@@ -17,13 +19,19 @@
 mod association;
 mod decide;
 mod id;
+mod leave;
+mod list;
 mod part;
 mod sighting;
 #[cfg(test)]
 mod tests;
+mod token;
 
 pub use association::{ASSOCIATION_SECS_MAX, Association, AssociationError, AssociationParams, ProofMethod};
-pub use decide::{ContactLists, LinkedContact, NotLinked, TrustDecision, TrustRequest, decide};
+pub use decide::{Claim, ContactLists, LinkedContact, NotLinked, TrustDecision, TrustRequest, decide};
 pub use id::{LINKED_ADDRESS_BYTES_MAX, LinkedId, LinkedIdError, System};
+pub use leave::{LEAVE_BYTES_MAX, LeaveScope, LinkedKey, LinkedLeave};
+pub use list::{ListEntry, Readers};
 pub use part::{LINKED_EXTENSION, LinkedPart};
-pub use sighting::{KnownAssociations, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Sighting, SightingError};
+pub use sighting::{KnownAssociations, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Shown, Sighting, SightingError};
+pub use token::{TOKEN_BYTES_MAX, TOKEN_EXTENSION, TOKEN_SECS_MAX, TokenPart, is_token};

@@ -120,8 +120,22 @@ impl Prosody {
     #[track_caller]
     #[must_use]
     pub fn shown(&self, user: &str, owner: &str) -> String {
+        self.stands(user, owner, "urn:halloo:association:0")
+    }
+
+    /// The tokens that `owner`'s server knows, as `user` is answered: the XML.
+    ///
+    /// # Panics
+    /// If the server doesn't answer.
+    #[track_caller]
+    #[must_use]
+    pub fn tokens(&self, user: &str, owner: &str) -> String {
+        self.stands(user, owner, "urn:halloo:event:0")
+    }
+
+    fn stands(&self, user: &str, owner: &str, node: &str) -> String {
         let mut client = Client::login(self.port, user);
-        let items = "<pubsub xmlns='http://jabber.org/protocol/pubsub'><items node='urn:halloo:association:0'/></pubsub>";
+        let items = format!("<pubsub xmlns='http://jabber.org/protocol/pubsub'><items node='{node}'/></pubsub>");
         client.ask("s1", &format!("<iq type='get' id='s1' to='{owner}@{DOMAIN}'>{items}</iq>"))
     }
 

@@ -173,7 +173,8 @@ fn count_words(devices: usize) -> String {
 
 impl EventLoop {
     pub(super) fn begin_dial(&mut self, user: UserId, options: DialOptions, reply: Reply<CallOutcome, CallError>) {
-        let call = CallId::random(&mut self.rng);
+        let chosen = options.linked.as_ref().and_then(|callee| callee.call);
+        let call = chosen.unwrap_or_else(|| CallId::random(&mut self.rng));
         self.place_call(call, user, options, None, Some(reply));
     }
 
@@ -332,7 +333,9 @@ impl EventLoop {
                 && *device != me
                 && only.as_ref().is_none_or(|only| only.device == *device && only.identity == record.identity())
         };
-        for parts in record.entries().filter(|parts| is_meant(&parts.device())) {
+        let meant: Vec<&EntryParts> = record.entries().filter(|parts| is_meant(&parts.device())).collect();
+        for parts in meant {
+            self.renew_linked_leave(&record.user_id(), parts.entry(), Some(call));
             if let Some(leg) = self.new_leg(record, parts) {
                 legs.push((parts.device(), leg));
             }
@@ -477,7 +480,7 @@ impl EventLoop {
         let extensions = part.map_or_else(Extensions::none, |part| part.add_to(Extensions::none()));
         let extensions = outgoing.options.telephone.iter().fold(extensions, |extensions, part| part.add_to(extensions));
         let extensions = outgoing.progress.phone.iter().fold(extensions, |extensions, part| part.add_to(extensions));
-        let extensions = outgoing.options.linked.iter().fold(extensions, |extensions, callee| callee.part.add_to(extensions));
+        let extensions = outgoing.options.linked.iter().fold(extensions, |extensions, callee| callee.claim.add_to(extensions));
         let mut display_name = self.own_display_name();
         display_name.truncate(display_name.floor_char_boundary(DISPLAY_NAME_BYTES_MAX));
         let invite = Invite {
@@ -670,6 +673,7 @@ impl EventLoop {
     }
 
     fn outgoing_finished(&mut self, call: CallId, outcome: Outcome, reason: Reason) {
+        self.linked_call_over(call);
         let is_silent = outcome == Outcome::Unreachable && reason != Reason::PHONE_NOT_HERE;
         let why = if is_silent { self.why_unreachable(call) } else { None };
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };

@@ -365,7 +365,7 @@ impl EventLoop {
     }
 
     fn list_voicemail(&self, options: &VoicemailListOptions) -> Result<VoicemailList, VoicemailFault> {
-        let with = options.with.as_deref().map(|name| self.labels.parse(name)).transpose()?;
+        let with = options.with.as_deref().map(|name| self.parse_user_or_linked(name)).transpose()?;
         let unheard =
             self.voicemail.entries.values().filter(|entry| is_shown(entry) && entry.row.is_for_hearing() && !entry.heard);
         let unheard = unheard.count() as u64;

@@ -35,7 +35,7 @@ pub(super) enum Command {
 #[derive(Debug, clap::Args)]
 pub(super) struct SendArgs {
     /// To whom
-    #[arg(value_parser = parse::user)]
+    #[arg(value_parser = parse::user_or_linked)]
     user: String,
     /// The file
     path: PathBuf,

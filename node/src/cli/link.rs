@@ -44,6 +44,9 @@ pub(super) struct AddArgs {
     /// Without TLS; for a server on this machine alone
     #[arg(long)]
     plain: bool,
+    /// Don't show its contacts who you are here: whoever you call learns it, by a token of the server for that call. They can't call you by it
+    #[arg(long)]
+    tokens: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -91,11 +94,20 @@ fn options(args: AddArgs) -> Result<LinkOptions, CliError> {
     };
     let roots = args.roots.map(std::path::absolute).transpose();
     let roots = roots.map_err(|error| CliError::Usage(format!("roots: {error}")))?;
-    Ok(LinkOptions { system: args.system, address: args.address, password, server: args.server, roots, plain: args.plain })
+    Ok(LinkOptions {
+        system: args.system,
+        address: args.address,
+        password,
+        server: args.server,
+        roots,
+        plain: args.plain,
+        tokens: args.tokens,
+    })
 }
 
 fn account_for_people(account: &LinkedAccount) -> String {
     let shown = account.shown_until.map(|until| until.to_string());
+    let shown = if account.tokens { Some("to nobody: each call has a token".to_owned()) } else { shown };
     let callable = account.contacts.iter().filter(|contact| contact.username.is_some()).count();
     let contacts = format!("{}, of whom {callable} can be called", account.contacts.len());
     let mut text = pairs([

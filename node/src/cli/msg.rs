@@ -35,7 +35,7 @@ pub(super) enum Command {
 #[derive(Debug, clap::Args)]
 pub(super) struct ReadArgs {
     /// Who wrote
-    #[arg(value_parser = parse::user)]
+    #[arg(value_parser = parse::user_or_linked)]
     user: String,
     /// Up to this message [default: the newest]
     #[arg(value_parser = parse::id)]
@@ -45,7 +45,7 @@ pub(super) struct ReadArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct TypingArgs {
     /// To whom
-    #[arg(value_parser = parse::user)]
+    #[arg(value_parser = parse::user_or_linked)]
     user: String,
     /// You have stopped
     #[arg(long)]
@@ -55,7 +55,7 @@ pub(super) struct TypingArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct SendArgs {
     /// To whom
-    #[arg(value_parser = parse::user)]
+    #[arg(value_parser = parse::user_or_linked)]
     user: String,
     /// What
     #[arg(value_parser = parse::text)]
@@ -71,7 +71,7 @@ pub(super) struct SendArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {
     /// With whom
-    #[arg(value_parser = parse::user)]
+    #[arg(value_parser = parse::user_or_linked)]
     user: String,
     /// At most so many, the newest [default: 100]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1_000))]
@@ -87,7 +87,7 @@ pub(super) struct SearchArgs {
     #[arg(value_parser = parse::text)]
     text: String,
     /// In the conversation with this user alone
-    #[arg(long, value_name = "USER", value_parser = parse::user)]
+    #[arg(long, value_name = "USER", value_parser = parse::user_or_linked)]
     with: Option<String>,
     /// At most so many, the newest [default: 20]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=200))]

@@ -48,7 +48,7 @@ pub(super) enum Command {
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {
     /// Of this caller only
-    #[arg(long, value_name = "USER", value_parser = parse::user)]
+    #[arg(long, value_name = "USER", value_parser = parse::user_or_linked)]
     from: Option<String>,
     /// What you haven't heard only
     #[arg(long)]
@@ -85,7 +85,7 @@ pub(super) struct SaveArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct LeaveArgs {
     /// For whom
-    #[arg(value_parser = parse::user)]
+    #[arg(value_parser = parse::user_or_linked)]
     user: String,
     /// WAV file of at most three minutes
     #[arg(value_name = "WAV")]

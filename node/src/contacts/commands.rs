@@ -415,11 +415,13 @@ impl EventLoop {
             tx.put_setting_value(PRIVACY, &settings)
         })?;
         self.contacts.privacy_version = version;
-        let was_open = std::mem::replace(&mut self.contacts.privacy, settings).is_open();
-        if was_open != self.contacts.privacy.is_open() {
+        let before = std::mem::replace(&mut self.contacts.privacy, settings);
+        let (was_open, is_open) = (before.is_open(), self.contacts.privacy.is_open());
+        if was_open != is_open {
             // Strangers find a way to wake this device in the entry, or no longer.
             self.publish_soon();
         }
+        self.linked_scope_changed(&before);
         self.vault_changed();
         let pass_on = self.contacts.privacy.pass_on();
         self.run_roster(|roster, signer| roster.set_pass_on(pass_on, signer))

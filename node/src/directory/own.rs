@@ -4,6 +4,7 @@ use halloo_protocol::directory::RECORD_BYTES_MAX;
 use halloo_protocol::wire::Body;
 
 use super::*;
+use crate::linked::LINKED_PART;
 
 /// How long to wait before a publication that failed is tried again.
 const PUBLISH_RETRY: Duration = Duration::from_secs(3);
@@ -142,7 +143,10 @@ impl EventLoop {
         let me = self.identity.user_id();
         let key = self.contacts.presence_key().seal_key();
         let closed = |entry: &DeviceEntry| entry.sealed.as_ref().and_then(|sealed| key.open(&entry.device, sealed).ok());
-        closed(current).is_some() && closed(current) == closed(next) && self.open_part(&me, current) == self.open_part(&me, next)
+        closed(current).is_some()
+            && closed(current) == closed(next)
+            && self.open_part(&me, current) == self.open_part(&me, next)
+            && self.own_linked_part(current) == self.own_linked_part(next)
     }
 
     /// Our entry, if the replicas have it as it should be.
@@ -193,6 +197,14 @@ impl EventLoop {
         let devices = self.own_devices_known().len();
         if !has_room(wire::encode(&entry).len(), devices) {
             entry.extensions = self.open_extension(device, 1);
+        }
+        if let Some(part) = self.linked_part(device) {
+            let extensions = entry.extensions.clone().with(LINKED_PART, wire::encode(&part));
+            if has_room(wire::encode(&DeviceEntry { extensions: extensions.clone(), ..entry.clone() }).len(), devices) {
+                entry.extensions = extensions;
+            } else {
+                warn!("contacts in linked systems can't wake this device: there is no room in its entry");
+            }
         }
         entry
     }

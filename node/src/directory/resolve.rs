@@ -261,7 +261,7 @@ impl EventLoop {
         self.open_private(&record.user_id(), parts.entry())
     }
 
-    /// What an entry says to contacts, if we are one; else what it says to everybody who knows the name.
+    /// What an entry says to contacts, if we are one; else to contacts in a linked system; else what it says to everybody who knows the name.
     pub(crate) fn open_private(&self, user: &UserId, entry: &DeviceEntry) -> Option<PrivatePart> {
         let for_contacts = || {
             let sealed = entry.sealed.as_ref()?;
@@ -276,7 +276,7 @@ impl EventLoop {
             let known = self.contacts.roster().entry(user)?;
             known.presence_keys(Some(epoch)).find_map(|key| open(key.seal_key()))
         };
-        for_contacts().or_else(|| self.open_part(user, entry))
+        for_contacts().or_else(|| self.open_linked_part(user, entry)).or_else(|| self.open_part(user, entry))
     }
 
     /// What an entry says to everybody who knows the name: how to wake a device whose user takes calls of anyone.

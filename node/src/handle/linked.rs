@@ -3,9 +3,11 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use halloo_protocol::call::CallId;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::IdentityKey;
-use halloo_protocol::linked::{LinkedId, LinkedIdError, LinkedPart, System};
+use halloo_protocol::linked::{LinkedId, LinkedIdError, LinkedPart, System, TokenPart};
+use halloo_protocol::wire::Extensions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +38,9 @@ pub struct LinkOptions {
     /// Without TLS; for a server on the node's own machine alone.
     #[serde(default)]
     pub plain: bool,
+    /// Contacts there aren't shown who this user is here. Whoever is called learns it, by a token of the server for that call alone; this user can't be called by it.
+    #[serde(default)]
+    pub tokens: bool,
 }
 
 impl fmt::Debug for LinkOptions {
@@ -88,6 +93,8 @@ pub struct LinkedAccount {
     pub reason: Option<String>,
     /// Until when contacts there are shown who this user is here; it is renewed by itself.
     pub shown_until: Option<Timestamp>,
+    /// They aren't shown it: each call shows a token for itself.
+    pub tokens: bool,
     /// Its contact list.
     pub contacts: Vec<LinkedContactView>,
 }
@@ -126,13 +133,38 @@ pub struct LinkedCallee {
     pub identity: IdentityKey,
     /// The name in the contact list.
     pub name: Option<String>,
+    /// Who they are there.
+    pub place: LinkedId,
     /// What the invite says.
-    pub part: LinkedPart,
+    pub claim: LinkedClaim,
+    /// The call's id, where it was chosen before.
+    pub call: Option<CallId>,
+}
+
+/// What an invite says of a linked system.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkedClaim {
+    /// An association.
+    Association(Box<LinkedPart>),
+    /// A token for this call.
+    Token(TokenPart),
+    /// What is still to be got.
+    Nothing,
+}
+
+impl LinkedClaim {
+    pub(crate) fn add_to(&self, extensions: Extensions) -> Extensions {
+        match self {
+            Self::Association(part) => part.add_to(extensions),
+            Self::Token(part) => part.add_to(extensions),
+            Self::Nothing => extensions,
+        }
+    }
 }
 
 impl LinkedCallee {
     pub(crate) fn peer(&self) -> LinkedPeer {
-        LinkedPeer { id: self.part.callee.to_string(), name: self.name.clone() }
+        LinkedPeer { id: self.place.to_string(), name: self.name.clone() }
     }
 }
 

@@ -12,7 +12,8 @@ use halloo_protocol::event::EventKind;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
-    LinkedContact, LinkedId, LinkedPart, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, System, TrustDecision, TrustRequest, decide,
+    Claim, LinkedContact, LinkedId, LinkedPart, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, System, TokenPart, TrustDecision,
+    TrustRequest, decide,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Extensions;
@@ -21,7 +22,8 @@ use crate::calls::Arrival;
 use crate::event_loop::EventLoop;
 use crate::handle::Reply;
 use crate::handle::calls::{CallError, CallOutcome, DialOptions};
-use crate::handle::linked::LinkedCallee;
+use crate::handle::linked::{LinkedCallee, LinkedClaim};
+use crate::handle::problem::UsernameError;
 
 /// How long a call whose caller's place is looked at is held at most, and whoever is refused in any case.
 const LOOK_AT_MOST: Duration = Duration::from_secs(5);
@@ -72,6 +74,30 @@ pub(super) struct Waiting {
     dials: Vec<Dial>,
 }
 
+impl Waiting {
+    /// What a call waits for is known.
+    pub(super) fn looked_for(&mut self, call: CallId) {
+        self.held.iter_mut().filter(|held| held.call == call).for_each(|held| held.is_looked = true);
+    }
+}
+
+/// What an invite says; what can't be read is nothing said.
+enum Said {
+    Association(Box<LinkedPart>),
+    Token(TokenPart),
+    Nothing,
+}
+
+impl Said {
+    fn of(invite: &VerifiedInvite) -> Self {
+        let invite = invite.invite();
+        if let Some(part) = LinkedPart::of(invite).ok().flatten() {
+            return Self::Association(Box::new(part));
+        }
+        TokenPart::of(invite).ok().flatten().map_or(Self::Nothing, Self::Token)
+    }
+}
+
 // Being called.
 impl EventLoop {
     /// Whether somebody may ring here, as a contact or as one in a linked system, and why.
@@ -79,9 +105,14 @@ impl EventLoop {
         let kind = if invite.invite().kind == EventKind::VIDEO_CALL { Kind::Video } else { Kind::Call };
         let user = &invite.caller().user;
         let relation = self.relation(user);
-        // What can't be read is nothing said.
-        let part = LinkedPart::of(invite.invite()).ok().flatten();
-        let request = TrustRequest { user: &user.id, identity: &user.identity, relation, kind, part: part.as_ref() };
+        let said = Said::of(invite);
+        let call = invite.invite().call;
+        let claim = match &said {
+            Said::Association(part) => Some(Claim::Association(part)),
+            Said::Token(part) => Some(Claim::Token { part, call, shown: self.linked.tokens.shown(call) }),
+            Said::Nothing => None,
+        };
+        let request = TrustRequest { user: &user.id, identity: &user.identity, relation, kind, claim };
         let now = self.now().unix;
         decide(&request, &self.linked.lists, &self.linked.known, self.privacy_settings(), sighting_secs_max, now)
     }
@@ -109,13 +140,19 @@ impl EventLoop {
         if !decision.takes_a_look || !has_room || !self.admit_caller(&invite.caller().user.identity.0) {
             return None;
         }
-        let part = LinkedPart::of(invite.invite()).ok().flatten()?;
-        let place = part.association.unverified().linked.clone();
-        let is_in_list = self.linked.lists.get(&part.callee).is_some_and(|list| list.contains_key(&place));
-        if is_in_list {
-            self.look_at(&part.callee, &place);
+        let said = Said::of(invite);
+        let (account, place) = match &said {
+            Said::Association(part) => (part.callee.clone(), part.association.unverified().linked.clone()),
+            Said::Token(part) => (part.callee.clone(), part.caller.clone()),
+            Said::Nothing => return None,
+        };
+        let is_in_list = self.linked.lists.get(&account).is_some_and(|list| list.contains_key(&place));
+        match &said {
+            Said::Token(part) if is_in_list => self.ask_for_token(part, call),
+            Said::Association(_) if is_in_list => drop(self.look_at(&account, &place)),
+            _ => {}
         }
-        let (sealed, since, account) = (sealed.clone(), Instant::now(), part.callee);
+        let (sealed, since) = (sealed.clone(), Instant::now());
         self.linked.calls.held.push(Held { call, caller, sealed, arrival, account, place, since, is_looked: false });
         Some(HELD_SECS)
     }
@@ -194,6 +231,10 @@ impl EventLoop {
         };
         if let Ok(callee) = self.linked_callee(&account, &place, SIGHTING_SECS_FRESH) {
             options.linked = Some(Box::new(callee));
+            if self.linked.token_only.contains(&account) {
+                self.issue_token(&account, options, reply);
+                return None;
+            }
             return Some((options, reply));
         }
         let dial = Dial { account: account.clone(), place: place.clone(), options, reply, until: Instant::now() + DIAL_LOOK };
@@ -215,9 +256,28 @@ impl EventLoop {
         match self.linked_callee(&account, &place, SIGHTING_SECS_MAX) {
             Ok(callee) => {
                 options.linked = Some(Box::new(callee));
+                if self.linked.token_only.contains(&account) {
+                    return self.issue_token(&account, options, reply);
+                }
                 self.handle_dial(options, reply);
             }
             Err(reason) => reply.send(Err(refuse(&reason))),
+        }
+    }
+
+    /// A user by their name here, or by that in a linked system (`xmpp:bob@example.org`).
+    ///
+    /// # Errors
+    /// [`UsernameError`] if it is neither, or nothing was seen there that says who it is.
+    pub(crate) fn parse_user_or_linked(&self, text: &str) -> Result<UserId, UsernameError> {
+        let is_elsewhere = text.parse::<LinkedId>().is_ok_and(|id| id.system() == System::Xmpp);
+        match self.linked_user(text) {
+            Some(user) => Ok(user),
+            None if is_elsewhere => Err(UsernameError::Invalid {
+                username: text.to_owned(),
+                reason: "isn't a contact in a linked system who shows who they are here: halloo link list".to_owned(),
+            }),
+            None => self.labels.parse(text),
         }
     }
 
@@ -244,13 +304,16 @@ impl EventLoop {
             Some(error) => format!("what they show there doesn't hold: {error}"),
         })?;
         let own = self.linked.accounts.get(account).and_then(|account| account.stored.association.clone());
-        let association = own.ok_or("the own account isn't linked yet")?;
+        let claim = match own {
+            Some(association) => {
+                let part = LinkedPart { association, callee: place.clone(), extensions: Extensions::none() };
+                LinkedClaim::Association(Box::new(part))
+            }
+            // The token comes later.
+            None if self.linked.token_only.contains(account) => LinkedClaim::Nothing,
+            None => return Err("the own account isn't linked yet".to_owned()),
+        };
         let name = self.linked.lists.get(account).and_then(|list| list.get(place)).cloned().flatten();
-        Ok(LinkedCallee {
-            user: said.user.clone(),
-            identity: said.identity,
-            name,
-            part: LinkedPart { association, callee: place.clone(), extensions: Extensions::none() },
-        })
+        Ok(LinkedCallee { user: said.user.clone(), identity: said.identity, name, place: place.clone(), claim, call: None })
     }
 }

@@ -44,9 +44,13 @@ impl EventLoop {
         options: LinkOptions,
         reply: Reply<LinkedAccount, LinkError>,
     ) -> Result<(), (LinkError, Reply<LinkedAccount, LinkError>)> {
+        let is_token_only = options.tokens;
         match self.new_account(options) {
             Ok(stored) => {
                 let id = stored.id.clone();
+                if is_token_only {
+                    self.linked.token_only.insert(id.clone());
+                }
                 // The reply goes with the account, so its task is tried out first with none.
                 match self.connect_account(stored, None) {
                     Ok(()) => {
@@ -55,7 +59,10 @@ impl EventLoop {
                         }
                         Ok(())
                     }
-                    Err(reason) => Err((LinkError::Options { reason }, reply)),
+                    Err(reason) => {
+                        self.linked.token_only.remove(&id);
+                        Err((LinkError::Options { reason }, reply))
+                    }
                 }
             }
             Err(error) => Err((error, reply)),
@@ -97,6 +104,8 @@ impl EventLoop {
                 // With it end its orders, and so its task.
                 self.linked.accounts.remove(id);
                 self.linked.lists.remove(id);
+                self.linked.readers.remove(id);
+                self.linked.token_only.remove(id);
                 reply.send(Err(LinkError::Failed { account: id.to_string(), reason }));
             }
             Asked::Remove(reply) => self.account_unlinked(id, Some(Asked::Remove(reply)), false),
@@ -105,6 +114,8 @@ impl EventLoop {
 
     pub(super) fn account_linked(&mut self, id: &LinkedId, asked: Asked) {
         info!(account = %id, "linked");
+        // The entry gains a part for whoever reads it there.
+        self.publish_soon();
         let Some(account) = self.linked.accounts.get(id) else { return };
         match asked {
             Asked::Add(reply) => reply.send(Ok(self.account_view(account))),
@@ -122,6 +133,11 @@ impl EventLoop {
             return reply.send(Err(LinkError::Busy { account: id.to_string() }));
         }
         let is_connected = account.is_connected;
+        if self.linked.token_only.contains(&id) {
+            // Nothing is shown that could be taken back.
+            return self.account_unlinked(&id, Some(Asked::Remove(reply)), true);
+        }
+        let Some(account) = self.linked.accounts.get(&id) else { return };
         let last_serial = account.stored.association.as_ref().map_or(0, |said| said.unverified().serial);
         let (user, now) = (self.identity.user_id(), self.now().unix);
         let params = AssociationParams { user, linked: id.clone(), method: ProofMethod::OWN_ITEM, last_serial, now };
@@ -141,7 +157,10 @@ impl EventLoop {
         info!(account = %id, is_taken_back, "unlinked");
         self.linked.accounts.remove(id);
         self.linked.lists.remove(id);
+        self.linked.readers.remove(id);
+        self.linked.token_only.remove(id);
         self.linked.known.retain(|(account, _), _| account != id);
+        self.turn_key();
         self.keep_accounts();
         self.keep_sightings();
         match asked {
@@ -168,7 +187,8 @@ impl EventLoop {
         };
         let shown = account.stored.association.as_ref().map(|said| Timestamp::from_unix_secs(said.unverified().not_after.0));
         let reason = account.trouble.clone();
-        LinkedAccount { account: id.to_string(), state, reason, shown_until: shown, contacts: contacts.collect() }
+        let tokens = self.linked.token_only.contains(id);
+        LinkedAccount { account: id.to_string(), state, reason, shown_until: shown, tokens, contacts: contacts.collect() }
     }
 
     fn linked_contact_view(&self, account: &LinkedId, contact: &LinkedId, name: Option<String>) -> LinkedContactView {

@@ -4,8 +4,8 @@ use std::future::Future;
 use std::io;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::linked::{Association, LinkedId};
-use halloo_protocol::wire::Signed;
+use halloo_protocol::call::CallId;
+use halloo_protocol::linked::{LinkedId, ListEntry, Shown};
 use halloo_protocol::xmpp::scram::ScramError;
 use halloo_protocol::xmpp::stream::StreamError;
 use tokio::sync::mpsc;
@@ -39,28 +39,28 @@ pub(crate) enum LinkedError {
     Login(#[from] ScramError),
 }
 
-/// A change of the contact list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ListChange {
-    /// Who.
-    pub(crate) entry: LinkedId,
-    /// In it, by a name or none; or not in it any more.
-    pub(crate) name: Option<Option<String>>,
-}
-
 /// An account in another system. Calls come in the order login, contacts, then any; after an error, login again.
 pub(crate) trait LinkedSystem: Send + 'static {
     /// Logs in: this node is convinced that the account is its user's. Ends what was before.
     fn login(&mut self) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
-    /// Who is in the account's contact list. Changes are told from then on.
-    fn contacts(&mut self) -> impl Future<Output = Result<Vec<(LinkedId, Option<String>)>, LinkedError>> + Send;
+    /// Who is in the account's contact list, or reads what it shows. Changes are told from then on.
+    fn contacts(&mut self) -> impl Future<Output = Result<Vec<ListEntry>, LinkedError>> + Send;
 
     /// Puts an association where only the account's owner can write and their contacts can read: others are convinced by that.
-    fn show(&mut self, association: &Signed<Association>) -> impl Future<Output = Result<(), LinkedError>> + Send;
+    fn show(&mut self, shown: &Shown) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
     /// What somebody's place shows, by the word of the system that has it.
-    fn look(&mut self, at: &LinkedId) -> impl Future<Output = Result<Option<Signed<Association>>, LinkedError>> + Send;
+    fn look(&mut self, at: &LinkedId) -> impl Future<Output = Result<Option<Shown>, LinkedError>> + Send;
+
+    /// Has the own server name a commitment to an event: the token, which contacts can ask it about. Others are convinced by where it stands.
+    fn issue(&mut self, commitment: &[u8; 32]) -> impl Future<Output = Result<String, LinkedError>> + Send;
+
+    /// The commitment that somebody's server shows under a token at their place.
+    fn token(&mut self, at: &LinkedId, token: &str) -> impl Future<Output = Result<Option<[u8; 32]>, LinkedError>> + Send;
+
+    /// Has the own server forget a token.
+    fn spend(&mut self, token: &str) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
     /// Whether the connection still works.
     fn is_alive(&mut self) -> impl Future<Output = bool> + Send;
@@ -69,7 +69,7 @@ pub(crate) trait LinkedSystem: Send + 'static {
     fn wait(&mut self) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
     /// Takes what has come.
-    fn take(&mut self) -> impl Future<Output = Result<Vec<ListChange>, LinkedError>> + Send;
+    fn take(&mut self) -> impl Future<Output = Result<Vec<ListEntry>, LinkedError>> + Send;
 
     /// Says goodbye.
     fn end(&mut self) -> impl Future<Output = ()> + Send;
@@ -79,9 +79,15 @@ pub(crate) trait LinkedSystem: Send + 'static {
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Put this at the own place.
-    Show(Box<Signed<Association>>),
+    Show(Box<Shown>),
     /// Look at somebody's place.
     Look(LinkedId),
+    /// Have a token issued for a call.
+    Issue { call: CallId, commitment: [u8; 32] },
+    /// Ask what is shown under a token, for a call.
+    Token { call: CallId, at: LinkedId, token: String },
+    /// Have a token forgotten.
+    Spend(String),
 }
 
 /// Which task's news they are: one that was ended isn't listened to any more.
@@ -142,6 +148,9 @@ async fn rest(pause: Duration, run: &Run, orders: &mut mpsc::Receiver<Order>, ne
             None => return false,
             Some(Order::Show(_)) => News::Shown(Err(failed)),
             Some(Order::Look(at)) => News::Seen { at, shown: Err(failed) },
+            Some(Order::Issue { call, .. }) => News::Issued { call, token: Err(failed) },
+            Some(Order::Token { call, .. }) => News::TokenShown { call, shown: Err(failed) },
+            Some(Order::Spend(_)) => continue,
         };
         if !run.tell(told, news).await {
             return false;
@@ -175,8 +184,8 @@ async fn session<S: LinkedSystem>(
         };
         let told = match order {
             Some(None) => return Ok(()),
-            Some(Some(Order::Show(association))) => {
-                let shown = system.show(&association).await;
+            Some(Some(Order::Show(shown))) => {
+                let shown = system.show(&shown).await;
                 let is_lost = shown.as_ref().is_err_and(is_fatal);
                 let told = run.tell(News::Shown(shown.map_err(|error| error.to_string())), news).await;
                 if is_lost {
@@ -202,11 +211,50 @@ async fn session<S: LinkedSystem>(
                 }
                 told
             }
+            Some(Some(order)) => {
+                let (what, is_lost) = about_tokens(system, order).await;
+                let told = match what {
+                    Some(what) => run.tell(what, news).await,
+                    None => true,
+                };
+                if is_lost {
+                    return Err(LinkedError::Protocol("the connection was lost"));
+                }
+                told
+            }
             None => true,
         };
         if !told {
             return Ok(());
         }
+    }
+}
+
+/// Carries out what is about tokens: what came of it, and whether the connection is lost.
+async fn about_tokens<S: LinkedSystem>(system: &mut S, order: Order) -> (Option<News>, bool) {
+    match order {
+        Order::Issue { call, commitment } => {
+            let token = system.issue(&commitment).await;
+            let is_lost = token.as_ref().is_err_and(is_fatal);
+            (Some(News::Issued { call, token: token.map_err(|error| error.to_string()) }), is_lost)
+        }
+        Order::Token { call, at, token } => {
+            let shown = system.token(&at, &token).await;
+            let is_lost = match &shown {
+                // As with a look: the contact's server may be what doesn't answer.
+                Err(LinkedError::Timeout) => !system.is_alive().await,
+                shown => shown.as_ref().is_err_and(is_fatal),
+            };
+            (Some(News::TokenShown { call, shown: shown.map_err(|error| error.to_string()) }), is_lost)
+        }
+        Order::Spend(token) => {
+            let spent = system.spend(&token).await;
+            if let Err(error) = &spent {
+                debug!(%error, "a token isn't forgotten");
+            }
+            (None, spent.as_ref().is_err_and(is_fatal))
+        }
+        Order::Show(_) | Order::Look(_) => (None, false),
     }
 }
 

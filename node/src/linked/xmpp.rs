@@ -6,9 +6,8 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::linked::{Association, LinkedId};
+use halloo_protocol::linked::{LinkedId, ListEntry, Shown};
 use halloo_protocol::simple::xml::Element;
-use halloo_protocol::wire::Signed;
 use halloo_protocol::xmpp::scram::{Mechanism, Scram};
 use halloo_protocol::xmpp::stanza::{self, Features, Incoming};
 use halloo_protocol::xmpp::stream::{Piece, StreamReader};
@@ -18,7 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::system::{LinkedError, LinkedSystem, ListChange};
+use super::system::{LinkedError, LinkedSystem};
 use crate::key_file;
 
 /// Longest wait for an answer of the own server, and of a contact's.
@@ -51,7 +50,7 @@ pub(super) struct XmppAccount {
     password: Zeroizing<String>,
     connection: Option<Connection>,
     next_id: u64,
-    changes: Vec<ListChange>,
+    changes: Vec<ListEntry>,
 }
 
 /// What an account needs to be reached by.
@@ -191,8 +190,8 @@ impl XmppAccount {
 
     async fn take_other(&mut self, incoming: Incoming) -> Result<(), LinkedError> {
         match incoming {
-            Incoming::ListChanged { id, entry, name } => {
-                self.changes.push(ListChange { entry, name });
+            Incoming::ListChanged { id, entry } => {
+                self.changes.push(entry);
                 self.connection()?.say(&stanza::acknowledge(&id)).await
             }
             Incoming::Request { id, from } => self.connection()?.say(&stanza::decline(&id, from.as_deref())).await,
@@ -209,6 +208,15 @@ fn is_from(from: Option<&str>, of: Option<&LinkedId>, me: &LinkedId) -> bool {
         (Some(from), None) => stanza::account_of(from).as_ref() == Some(me) || me.address().ends_with(&format!("@{from}")),
         (Some(from), Some(of)) => !from.contains('/') && stanza::account_of(from).as_ref() == Some(of),
     }
+}
+
+/// There is no such place, or it isn't shown to this account: nothing stands there for it.
+fn is_nothing_there(error: &LinkedError) -> bool {
+    let LinkedError::Refused { reason, .. } = error else { return false };
+    matches!(
+        reason.as_str(),
+        "item-not-found" | "not-authorized" | "forbidden" | "service-unavailable" | "feature-not-implemented"
+    )
 }
 
 fn refused_login(said: Incoming) -> LinkedError {
@@ -278,31 +286,40 @@ impl LinkedSystem for XmppAccount {
         Ok(())
     }
 
-    async fn contacts(&mut self) -> Result<Vec<(LinkedId, Option<String>)>, LinkedError> {
+    async fn contacts(&mut self) -> Result<Vec<ListEntry>, LinkedError> {
         let answer = self.ask("the contact list", stanza::list, None).await?;
         let list = answer.ok_or(LinkedError::Protocol("its contact list can't be read"))?;
         Ok(stanza::read_list(Some(&list)))
     }
 
-    async fn show(&mut self, association: &Signed<Association>) -> Result<(), LinkedError> {
-        self.ask("the association", |id| stanza::publish(id, association), None).await?;
+    async fn show(&mut self, shown: &Shown) -> Result<(), LinkedError> {
+        self.ask("the association", |id| stanza::publish(id, shown), None).await?;
         Ok(())
     }
 
-    async fn look(&mut self, at: &LinkedId) -> Result<Option<Signed<Association>>, LinkedError> {
+    async fn look(&mut self, at: &LinkedId) -> Result<Option<Shown>, LinkedError> {
         match self.ask("a look at what a contact shows", |id| stanza::look(id, at), Some(at)).await {
             Ok(answer) => Ok(stanza::read_look(answer.as_ref())),
-            // There is no such place, or it isn't shown to this account: nothing stands there for it.
-            Err(LinkedError::Refused { reason, .. })
-                if matches!(
-                    reason.as_str(),
-                    "item-not-found" | "not-authorized" | "forbidden" | "service-unavailable" | "feature-not-implemented"
-                ) =>
-            {
-                Ok(None)
-            }
+            Err(error) if is_nothing_there(&error) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    async fn issue(&mut self, commitment: &[u8; 32]) -> Result<String, LinkedError> {
+        let answer = self.ask("a token", |id| stanza::issue(id, commitment), None).await?;
+        stanza::read_issued(answer.as_ref()).ok_or(LinkedError::Protocol("it names no token"))
+    }
+
+    async fn token(&mut self, at: &LinkedId, token: &str) -> Result<Option<[u8; 32]>, LinkedError> {
+        match self.ask("a look at a token", |id| stanza::token(id, at, token), Some(at)).await {
+            Ok(answer) => Ok(stanza::read_token(answer.as_ref(), token)),
+            Err(error) if is_nothing_there(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn spend(&mut self, token: &str) -> Result<(), LinkedError> {
+        self.ask("the end of a token", |id| stanza::spend(id, token), None).await.map(drop)
     }
 
     async fn is_alive(&mut self) -> bool {
@@ -320,7 +337,7 @@ impl LinkedSystem for XmppAccount {
         }
     }
 
-    async fn take(&mut self) -> Result<Vec<ListChange>, LinkedError> {
+    async fn take(&mut self) -> Result<Vec<ListEntry>, LinkedError> {
         if self.connection()?.spoken_at.elapsed() >= KEEP_ALIVE {
             self.connection()?.say(" ").await?;
         }

@@ -131,11 +131,11 @@ impl EventLoop {
         reply.send(listed);
     }
 
-    /// `name@authority`, or `group:` and a group's id, the start of it, or its name.
+    /// `name@authority`, `xmpp:` and the address of a contact in a linked system, or `group:` and a group's id, the start of it, or its name.
     pub(crate) fn parse_correspondent(&self, text: &str) -> Result<Correspondent, MessageError> {
         match text.strip_prefix("group:") {
             Some(group) => Ok(Correspondent::Group(self.find_group(group)?)),
-            None => Ok(Correspondent::User(self.labels.parse(text)?)),
+            None => Ok(Correspondent::User(self.parse_user_or_linked(text)?)),
         }
     }
 

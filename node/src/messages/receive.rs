@@ -82,6 +82,9 @@ impl EventLoop {
         certificate: &Signed<DeviceCertificate>,
         envelope: Envelope,
     ) -> DeliveryStatus {
+        if self.waits_for_look(sender, &envelope) {
+            return DeliveryStatus::Refused(Reason::TOO_MANY);
+        }
         let taken = match envelope.body.clone() {
             MessageBody::Text(text) => return self.take_text(sender, &envelope, text),
             MessageBody::Group(signal) => return self.take_group_signal(sender, &envelope, *signal),

@@ -120,6 +120,9 @@ impl EventLoop {
             return;
         }
         let Some(entry) = self.cached_device_entry(user, device) else { return };
+        let entry = entry.clone();
+        self.renew_linked_leave(user, &entry, None);
+        let entry = &entry;
         let hpke_key = entry.hpke_key;
         let gateways = self.open_private(user, entry).unwrap_or_default().push;
         if gateways.is_empty() {

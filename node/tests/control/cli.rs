@@ -212,7 +212,7 @@ async fn json_is_one_document_of_the_promised_shape() {
             &["link", "list"],
             0,
             json!({ "accounts": [{
-                "account": "xmpp:alice@there.example", "state": "connected", "reason": null, "shown_until": null, "contacts": [],
+                "account": "xmpp:alice@there.example", "state": "connected", "reason": null, "shown_until": null, "tokens": false, "contacts": [],
             }] }),
         ),
         (

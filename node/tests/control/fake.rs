@@ -626,7 +626,8 @@ fn answer_linked(command: LinkedCommand) {
 }
 
 fn linked_account(account: String) -> LinkedAccount {
-    LinkedAccount { account, state: LinkState::Connected, reason: None, shown_until: None, contacts: Vec::new() }
+    let state = LinkState::Connected;
+    LinkedAccount { account, state, reason: None, shown_until: None, tokens: false, contacts: Vec::new() }
 }
 
 async fn answer_sip(mut commands: mpsc::Receiver<SipCommand>) {

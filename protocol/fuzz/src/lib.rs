@@ -15,7 +15,7 @@ use halloo_protocol::contact::{Contact, ContactLink};
 use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
 use halloo_protocol::identity::{TrustStore, UserId, Username};
 use halloo_protocol::key::PublicKey;
-use halloo_protocol::linked::{LinkedId, LinkedPart};
+use halloo_protocol::linked::{LinkedId, LinkedLeave, LinkedPart, TokenPart};
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant, LinkRequest};
 use halloo_protocol::phone::keys;
 use halloo_protocol::phone::leg::PhoneStream;
@@ -270,6 +270,8 @@ pub fn sealed_content(bytes: &[u8]) {
     plain::<LinkRequest>(bytes, FRAME_BYTES_MAX);
     plain::<ConferencePart>(bytes, FRAME_BYTES_MAX);
     plain::<LinkedPart>(bytes, FRAME_BYTES_MAX);
+    plain::<LinkedLeave>(bytes, FRAME_BYTES_MAX);
+    plain::<TokenPart>(bytes, FRAME_BYTES_MAX);
     let _ = TelephonePart::of_extensions(&Extensions::none().with(TELEPHONE_EXTENSION, bytes.to_vec()));
     let _ = PhonePart::of_extensions(&Extensions::none().with(PHONE_EXTENSION, bytes.to_vec()));
     if let Ok(payload) = PushPayload::from_bytes(bytes) {

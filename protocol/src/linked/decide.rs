@@ -7,6 +7,8 @@ use super::association::{Association, AssociationError};
 use super::id::LinkedId;
 use super::part::LinkedPart;
 use super::sighting::KnownAssociations;
+use super::token::{TOKEN_SECS_MAX, TokenPart};
+use crate::call::CallId;
 use crate::contact::privacy::{self, Because, Decision, Kind, PrivacySettings, Relation};
 use crate::identity::UserId;
 use crate::key::IdentityKey;
@@ -27,7 +29,23 @@ pub struct TrustRequest<'a> {
     /// What they want.
     pub kind: Kind,
     /// What they say of a linked system, if they do.
-    pub part: Option<&'a LinkedPart>,
+    pub claim: Option<Claim<'a>>,
+}
+
+/// What somebody says of a linked system.
+#[derive(Clone, Copy, Debug)]
+pub enum Claim<'a> {
+    /// An association of theirs, which their place shows too.
+    Association(&'a LinkedPart),
+    /// A token for this call.
+    Token {
+        /// What they say of it.
+        part: &'a TokenPart,
+        /// Which call.
+        call: CallId,
+        /// What the server has shown under it at their place; `None` before it was asked.
+        shown: Option<Option<[u8; 32]>>,
+    },
 }
 
 /// Somebody, as a contact in a linked system.
@@ -63,6 +81,10 @@ pub enum NotLinked {
     OtherUser,
     /// What stands at their place doesn't hold.
     Shown(AssociationError),
+    /// The token's time is over, or longer than one may count.
+    TokenTime,
+    /// The token is for another call, another callee, or another user.
+    OtherEvent,
 }
 
 impl fmt::Display for NotLinked {
@@ -77,6 +99,8 @@ impl fmt::Display for NotLinked {
             Self::NotShown => f.write_str("shows no association in the linked system"),
             Self::OtherUser => f.write_str("the identity in the linked system belongs to somebody else"),
             Self::Shown(error) => write!(f, "what they show in the linked system doesn't hold: {error}"),
+            Self::TokenTime => f.write_str("the token of the linked system has no time left"),
+            Self::OtherEvent => f.write_str("the token of the linked system is for something else"),
         }
     }
 }
@@ -87,7 +111,7 @@ impl NotLinked {
     /// True as well where it couldn't, if the caller isn't to learn that: whether somebody is in a contact list is nobody's business.
     #[must_use]
     pub const fn takes_a_look(self) -> bool {
-        matches!(self, Self::NotInList | Self::NotSeen | Self::NotShown | Self::OtherUser | Self::Shown(_))
+        matches!(self, Self::NotInList | Self::NotSeen | Self::NotShown | Self::OtherUser | Self::Shown(_) | Self::OtherEvent)
     }
 }
 
@@ -148,7 +172,10 @@ fn judge(
     sighting_secs_max: u64,
     now: UnixTime,
 ) -> Result<LinkedContact, NotLinked> {
-    let part = request.part.ok_or(NotLinked::NothingSaid)?;
+    let part = match request.claim.ok_or(NotLinked::NothingSaid)? {
+        Claim::Association(part) => part,
+        Claim::Token { part, call, shown } => return judge_token(request, part, call, shown, lists, now),
+    };
     let is_theirs = |said: &Association| said.identity == *request.identity && said.user == *request.user;
     // Whose word it is comes first: others are told apart by their keys alone.
     let claimed = part.association.unverified();
@@ -169,4 +196,24 @@ fn judge(
         return Err(NotLinked::OtherUser);
     }
     Ok(LinkedContact { id: claimed.linked.clone(), name: name.clone(), account: part.callee.clone() })
+}
+
+fn judge_token(
+    request: &TrustRequest<'_>,
+    part: &TokenPart,
+    call: CallId,
+    shown: Option<Option<[u8; 32]>>,
+    lists: &ContactLists,
+    now: UnixTime,
+) -> Result<LinkedContact, NotLinked> {
+    if now > part.not_after || part.not_after.secs_since(now) > TOKEN_SECS_MAX {
+        return Err(NotLinked::TokenTime);
+    }
+    let list = lists.get(&part.callee).ok_or(NotLinked::OtherAccount)?;
+    let name = list.get(&part.caller).ok_or(NotLinked::NotInList)?;
+    let shown = shown.ok_or(NotLinked::NotSeen)?.ok_or(NotLinked::NotShown)?;
+    if shown != part.commitment(request.user, request.identity, call) {
+        return Err(NotLinked::OtherEvent);
+    }
+    Ok(LinkedContact { id: part.caller.clone(), name: name.clone(), account: part.callee.clone() })
 }

@@ -6,6 +6,7 @@ use bincode::{Decode, Encode};
 
 use super::association::{Association, AssociationError, ProofMethod};
 use super::id::LinkedId;
+use super::leave::LinkedLeave;
 use crate::time::UnixTime;
 use crate::wire::Signed;
 
@@ -38,6 +39,17 @@ pub struct Sighting {
     pub read_at: UnixTime,
     /// The association that stood there; `None` if none did.
     pub association: Option<Signed<Association>>,
+    /// The leave that stood beside it.
+    pub leave: Option<LinkedLeave>,
+}
+
+/// What stands, or is put, at somebody's place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    /// The association.
+    pub association: Signed<Association>,
+    /// The leave beside it, encoded.
+    pub leave: Option<Vec<u8>>,
 }
 
 impl Sighting {
@@ -45,35 +57,37 @@ impl Sighting {
     ///
     /// # Errors
     /// [`SightingError`]: it counts as if nothing stood there.
-    pub fn take(place: &LinkedId, shown: Signed<Association>, read_at: UnixTime) -> Result<Self, SightingError> {
-        let said = Association::verify_signature(&shown)?;
+    pub fn take(place: &LinkedId, shown: Shown, read_at: UnixTime) -> Result<Self, SightingError> {
+        let Shown { association, leave } = shown;
+        let said = Association::verify_signature(&association)?;
         if said.linked != *place {
             return Err(SightingError::OtherPlace);
         }
         if said.method != ProofMethod::OWN_ITEM {
             return Err(SightingError::Method);
         }
-        Ok(Self { read_at, association: Some(shown) })
+        // A leave that can't be read, or is somebody else's, is none.
+        let leave = leave.and_then(|leave| LinkedLeave::read(&leave, said).ok());
+        Ok(Self { read_at, association: Some(association), leave })
     }
 
     /// Nothing stood there.
     #[must_use]
     pub const fn nothing(read_at: UnixTime) -> Self {
-        Self { read_at, association: None }
+        Self { read_at, association: None, leave: None }
     }
 
     /// Of what was known and what is seen now, what counts: what is seen now, unless it is an older word of the same user, which a place that was set back
     /// shows.
     #[must_use]
     pub fn after(self, before: Option<&Self>) -> Self {
-        let known = before.and_then(|before| before.association.as_ref());
-        match (&self.association, known) {
-            (Some(now), Some(known))
-                if now.unverified().identity == known.unverified().identity
-                    && now.unverified().serial < known.unverified().serial =>
-            {
-                Self { read_at: self.read_at, association: Some(known.clone()) }
-            }
+        let Some(before) = before else { return self };
+        let is_older = |now: &Signed<Association>, known: &Signed<Association>| {
+            let (now, known) = (now.unverified(), known.unverified());
+            now.identity == known.identity && now.serial < known.serial
+        };
+        match (&self.association, &before.association) {
+            (Some(now), Some(known)) if is_older(now, known) => Self { read_at: self.read_at, ..before.clone() },
             _ => self,
         }
     }

@@ -1,6 +1,7 @@
 //! The trust decision over everything that can be the case, and attacks on it.
 
 use super::*;
+use crate::call::CallId;
 use crate::contact::privacy::{self, Audience, Because, Kind, PrivacySettings, Relation};
 use crate::identity::UserId;
 use crate::key::{IdentityKey, SecretKey};
@@ -15,6 +16,8 @@ fn key(seed: u8) -> SecretKey {
 /// Alice's identity here; Mallory's is another.
 const ALICE: u8 = 1;
 const MALLORY: u8 = 2;
+
+const SCOPE: LeaveScope = LeaveScope { calls: true, messages: true };
 
 fn user(seed: u8) -> UserId {
     UserId::Key(IdentityKey(key(seed).public()))
@@ -61,6 +64,10 @@ fn part(association: Signed<Association>, callee: LinkedId) -> LinkedPart {
     LinkedPart { association, callee, extensions: Extensions::none() }
 }
 
+fn bare(association: Signed<Association>) -> Shown {
+    Shown { association, leave: None }
+}
+
 fn lists(has_alice: bool) -> ContactLists {
     let carol = (id("carol@there.example"), None);
     let entries = has_alice.then(|| (alice(), Some("Alice L.".to_owned()))).into_iter().chain([carol]);
@@ -68,7 +75,7 @@ fn lists(has_alice: bool) -> ContactLists {
 }
 
 fn seen(association: Signed<Association>, at: UnixTime) -> KnownAssociations {
-    KnownAssociations::from([((bob(), alice()), Sighting::take(&alice(), association, at).expect("in order"))])
+    KnownAssociations::from([((bob(), alice()), Sighting::take(&alice(), bare(association), at).expect("in order"))])
 }
 
 /// What the caller's invite says, and why that alone is refused, if it is.
@@ -123,7 +130,7 @@ fn decided(
     audience: Audience,
 ) -> TrustDecision {
     let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
-    let request = TrustRequest { user: &user, identity: &identity, relation, kind, part };
+    let request = TrustRequest { user: &user, identity: &identity, relation, kind, claim: part.map(Claim::Association) };
     decide(&request, lists, known, &settings(audience), SIGHTING_SECS_FRESH, NOW)
 }
 
@@ -186,8 +193,13 @@ fn a_stranger_can_not_tell_whether_somebody_is_in_the_list() {
     // Mallory claims to be Alice under an association of her own: what she gets is the same for a list with Alice and without.
     let (mallory, identity) = (user(MALLORY), IdentityKey(key(MALLORY).public()));
     let claim = part(association(MALLORY, alice()), bob());
-    let request =
-        TrustRequest { user: &mallory, identity: &identity, relation: Relation::Stranger, kind: Kind::Call, part: Some(&claim) };
+    let request = TrustRequest {
+        user: &mallory,
+        identity: &identity,
+        relation: Relation::Stranger,
+        kind: Kind::Call,
+        claim: Some(Claim::Association(&claim)),
+    };
     for known in [KnownAssociations::new(), seen(association(ALICE, alice()), NOW)] {
         let ask = |has_alice| decide(&request, &lists(has_alice), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
         let (with, without) = (ask(true), ask(false));
@@ -213,7 +225,7 @@ fn somebody_elses_identity_is_not_gained_by_claiming_it() {
             identity: &identity,
             relation: Relation::Stranger,
             kind: Kind::Call,
-            part: Some(&claim),
+            claim: Some(Claim::Association(&claim)),
         };
         let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
         assert_eq!((got.decision.is_allowed, got.linked), (false, Err(why)));
@@ -225,8 +237,13 @@ fn another_name_under_the_same_key_is_another_user() {
     let other = UserId::Named { authority: crate::key::AuthorityKey(key(9).public()), name: "alice".parse().expect("a name") };
     let identity = IdentityKey(key(ALICE).public());
     let claim = part(association(ALICE, alice()), bob());
-    let request =
-        TrustRequest { user: &other, identity: &identity, relation: Relation::Stranger, kind: Kind::Call, part: Some(&claim) };
+    let request = TrustRequest {
+        user: &other,
+        identity: &identity,
+        relation: Relation::Stranger,
+        kind: Kind::Call,
+        claim: Some(Claim::Association(&claim)),
+    };
     let known = seen(association(ALICE, alice()), NOW);
     let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
     assert_eq!(got.linked, Err(NotLinked::NotTheirs));
@@ -235,35 +252,65 @@ fn another_name_under_the_same_key_is_another_user() {
 #[test]
 fn a_statement_copied_to_another_place_is_not_taken() {
     let mallorys = id("mallory@there.example");
-    assert_eq!(Sighting::take(&mallorys, association(ALICE, alice()), NOW), Err(SightingError::OtherPlace));
-    assert!(matches!(Sighting::take(&alice(), forged(), NOW), Err(SightingError::Association(AssociationError::Signature(_)))));
+    assert_eq!(Sighting::take(&mallorys, bare(association(ALICE, alice())), NOW), Err(SightingError::OtherPlace));
+    assert!(matches!(
+        Sighting::take(&alice(), bare(forged()), NOW),
+        Err(SightingError::Association(AssociationError::Signature(_)))
+    ));
     let params = AssociationParams { method: ProofMethod(7), ..params(ALICE, alice(), NOW) };
     let otherwise = Association::sign(params, &key(ALICE));
-    assert_eq!(Sighting::take(&alice(), otherwise, NOW), Err(SightingError::Method));
+    assert_eq!(Sighting::take(&alice(), bare(otherwise), NOW), Err(SightingError::Method));
 }
 
 #[test]
 fn what_was_taken_back_does_not_come_again() {
     let old = association(ALICE, alice());
-    let last = Sighting::take(&alice(), revoked(ALICE), NOW).expect("in order");
-    let again = Sighting::take(&alice(), old.clone(), NOW.plus_secs(9)).expect("in order").after(Some(&last));
+    let last = Sighting::take(&alice(), bare(revoked(ALICE)), NOW).expect("in order");
+    let again = Sighting::take(&alice(), bare(old.clone()), NOW.plus_secs(9)).expect("in order").after(Some(&last));
     assert_eq!(again.association, last.association, "the newer word of the same user stays");
     assert_eq!(again.read_at, NOW.plus_secs(9));
     // A newer one counts, and so does another user's, whose account it is now.
     let params = AssociationParams { last_serial: revoked(ALICE).unverified().serial, ..params(ALICE, alice(), NOW) };
     for newer in [Association::sign(params, &key(ALICE)), association(MALLORY, alice())] {
-        let seen = Sighting::take(&alice(), newer.clone(), NOW).expect("in order").after(Some(&last));
+        let seen = Sighting::take(&alice(), bare(newer.clone()), NOW).expect("in order").after(Some(&last));
         assert_eq!(seen.association, Some(newer));
     }
     assert_eq!(Sighting::nothing(NOW).after(Some(&last)).association, None);
 }
 
 #[test]
+fn the_leave_beside_an_association_is_the_one_of_the_word_that_counts() {
+    let leave = |epoch: u32| LinkedLeave::sign(LinkedKey::of_secret(epoch, &[5; 32]), SCOPE, &key(ALICE), NOW);
+    let take = |association, leave: Option<LinkedLeave>| {
+        Sighting::take(&alice(), Shown { association, leave: leave.map(|leave| wire::encode(&leave)) }, NOW).expect("in order")
+    };
+    let good = association(ALICE, alice());
+    let first = take(good.clone(), Some(leave(1)));
+    assert_eq!(first.leave, Some(leave(1)));
+    // The same word with another leave, or none: what stands there now counts.
+    assert_eq!(take(good.clone(), Some(leave(2))).after(Some(&first)).leave, Some(leave(2)));
+    assert_eq!(take(good.clone(), None).after(Some(&first)).leave, None);
+    // A place that was set back to before the word was taken back gives no leave either.
+    let last = take(revoked(ALICE), None);
+    assert_eq!(take(good.clone(), Some(leave(1))).after(Some(&last)).leave, None);
+    // Another user's leave, and what isn't one, is none; the association counts all the same.
+    let others = LinkedLeave::sign(LinkedKey::of_secret(1, &[5; 32]), SCOPE, &key(MALLORY), NOW);
+    assert_eq!(take(good.clone(), Some(others)).leave, None);
+    let broken = Sighting::take(&alice(), Shown { association: good.clone(), leave: Some(vec![1; 40]) }, NOW).expect("in order");
+    assert_eq!((broken.leave, broken.association), (None, Some(good)));
+}
+
+#[test]
 fn a_place_that_can_not_be_looked_at_counts_for_a_day() {
     let claim = part(association(ALICE, alice()), bob());
     let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
-    let request =
-        TrustRequest { user: &user, identity: &identity, relation: Relation::Stranger, kind: Kind::Call, part: Some(&claim) };
+    let request = TrustRequest {
+        user: &user,
+        identity: &identity,
+        relation: Relation::Stranger,
+        kind: Kind::Call,
+        claim: Some(Claim::Association(&claim)),
+    };
     for (age, is_allowed) in [(0, true), (SIGHTING_SECS_MAX, true), (SIGHTING_SECS_MAX + 1, false)] {
         let known = seen(association(ALICE, alice()), NOW.minus_secs(age));
         let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_MAX, NOW);
@@ -299,4 +346,87 @@ fn the_largest_part_fits_what_is_read() {
     assert_eq!(LinkedPart::of_extensions(&extensions), Ok(Some(part)));
     assert_eq!(LinkedPart::of_extensions(&Extensions::none()), Ok(None));
     assert!(LinkedPart::of_extensions(&Extensions::none().with(LINKED_EXTENSION, vec![1])).is_err());
+}
+
+const CALL: CallId = CallId([7; 16]);
+
+fn token_part() -> TokenPart {
+    let not_after = NOW.plus_secs(120);
+    TokenPart { caller: alice(), callee: bob(), token: "t-1".into(), not_after, extensions: Extensions::none() }
+}
+
+/// What Alice's place shows under her token for a call.
+fn committed(part: &TokenPart, seed: u8, call: CallId) -> Option<Option<[u8; 32]>> {
+    Some(Some(part.commitment(&user(seed), &IdentityKey(key(seed).public()), call)))
+}
+
+fn decided_by_token(
+    relation: Relation,
+    audience: Audience,
+    part: &TokenPart,
+    shown: Option<Option<[u8; 32]>>,
+    lists: &ContactLists,
+) -> TrustDecision {
+    let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
+    let claim = Some(Claim::Token { part, call: CALL, shown });
+    let request = TrustRequest { user: &user, identity: &identity, relation, kind: Kind::Call, claim };
+    decide(&request, lists, &KnownAssociations::new(), &settings(audience), SIGHTING_SECS_FRESH, NOW)
+}
+
+/// Every token that somebody may show, with everything that the server may say of it.
+#[test]
+fn the_whole_table_of_tokens() {
+    let good = token_part();
+    let parts = [
+        ("good", good.clone(), None),
+        ("expired", TokenPart { not_after: NOW.minus_secs(1), ..good.clone() }, Some(NotLinked::TokenTime)),
+        ("for ever", TokenPart { not_after: NOW.plus_secs(TOKEN_SECS_MAX + 1), ..good.clone() }, Some(NotLinked::TokenTime)),
+        ("other account", TokenPart { callee: id("bob@work.example"), ..good.clone() }, Some(NotLinked::OtherAccount)),
+    ];
+    let other_callee = TokenPart { callee: id("carol@there.example"), ..good.clone() };
+    let longer = TokenPart { not_after: NOW.plus_secs(300), ..good.clone() };
+    let server = [
+        ("not asked", None, Some(NotLinked::NotSeen)),
+        ("forged: nothing there, or spent", Some(None), Some(NotLinked::NotShown)),
+        ("of another call, replayed", committed(&good, ALICE, CallId([8; 16])), Some(NotLinked::OtherEvent)),
+        ("of another user", committed(&good, MALLORY, CALL), Some(NotLinked::OtherEvent)),
+        ("for another callee", committed(&other_callee, ALICE, CALL), Some(NotLinked::OtherEvent)),
+        ("with more time", committed(&longer, ALICE, CALL), Some(NotLinked::OtherEvent)),
+        ("good", committed(&good, ALICE, CALL), None),
+    ];
+    let mut rows = 0;
+    for relation in Relation::ALL {
+        for audience in Audience::ALL {
+            for (said, part, part_fault) in &parts {
+                for has_alice in [true, false] {
+                    for (shows, shown, server_fault) in &server {
+                        let in_list = if has_alice { None } else { Some(NotLinked::NotInList) };
+                        let fault = part_fault.or(in_list).or(*server_fault);
+                        let got = decided_by_token(relation, audience, part, *shown, &lists(has_alice));
+                        let row = format!("{relation:?} {audience}: {said}, in list {has_alice}, {shows}");
+                        assert_eq!(got.linked.as_ref().err().copied(), fault, "{row}");
+                        let stands_for =
+                            if relation == Relation::Stranger && fault.is_none() { Relation::Linked } else { relation };
+                        assert_eq!(got.decision, privacy::decide(&settings(audience), stands_for, Kind::Call), "{row}");
+                        // Whether the list has them doesn't show in whether the server is asked.
+                        let waits = relation == Relation::Stranger
+                            && audience == Audience::Linked
+                            && part_fault.is_none()
+                            && fault.is_some();
+                        assert_eq!(got.takes_a_look, waits, "{row}");
+                        rows += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(rows, 6 * 4 * 4 * 2 * 7);
+}
+
+#[test]
+fn a_token_is_bounded() {
+    assert!(is_token("f3a1-9") && is_token(&"x".repeat(TOKEN_BYTES_MAX)));
+    for bad in ["", "a b", "a\n", "t\u{e9}", &"x".repeat(TOKEN_BYTES_MAX + 1)] {
+        assert!(!is_token(bad), "{bad:?}");
+    }
 }

@@ -17,6 +17,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::directory::SealKey;
 use crate::key::{DeviceKey, PublicKey, Signature, hash};
+use crate::linked::LinkedKey;
 use crate::time::{CLOCK_TOLERANCE_SECS, UnixTime};
 
 /// How long a topic is used.
@@ -169,6 +170,12 @@ impl PresenceSecret {
 
     fn scalar(&self) -> Scalar {
         scalar("halloo presence signing", &[&self.seed])
+    }
+
+    /// What contacts in linked systems get.
+    #[must_use]
+    pub fn linked_key(&self) -> LinkedKey {
+        LinkedKey::of_secret(self.epoch, &self.seed)
     }
 
     /// What contacts get.

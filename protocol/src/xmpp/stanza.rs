@@ -2,14 +2,17 @@
 
 use data_encoding::BASE64;
 
-use crate::linked::{Association, LinkedId, System};
+use crate::linked::{Association, LEAVE_BYTES_MAX, LinkedId, ListEntry, Shown, System, is_token};
 use crate::simple::xml::{Element, escape};
-use crate::wire::{self, Body, Signed};
+use crate::wire::{self, Body};
 
 /// The personal eventing node (XEP-0163) in which an association stands, and the namespace of the element that holds it.
 pub const ASSOCIATION_NODE: &str = "urn:halloo:association:0";
 
-/// The one item of that node.
+/// The node in which tokens for one event stand, and the namespace of the element that holds a commitment.
+pub const EVENT_NODE: &str = "urn:halloo:event:0";
+
+/// The one item of the association's node.
 const ITEM: &str = "current";
 
 const CLIENT: &str = "jabber:client";
@@ -24,9 +27,6 @@ const STREAM: &str = "http://etherx.jabber.org/streams";
 /// Longest association as it stands in its element, and longest name of a contact that is kept.
 const SHOWN_BYTES_MAX: usize = 2_048;
 const NAME_BYTES_MAX: usize = 128;
-
-/// Who is in a contact list, and by what name.
-pub type ListEntry = (LinkedId, Option<String>);
 
 /// What came, as far as it concerns us.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,14 +50,12 @@ pub enum Incoming {
         /// What is answered, or the condition of the error.
         result: Result<Option<Element>, String>,
     },
-    /// The contact list has changed: in it by a name or none, or not any more.
+    /// The contact list has changed.
     ListChanged {
         /// The push's id, to be acknowledged.
         id: String,
-        /// Who.
-        entry: LinkedId,
-        /// `None`: not in it any more.
-        name: Option<Option<String>>,
+        /// Who, and what they are now.
+        entry: ListEntry,
     },
     /// A request that nobody here answers.
     Request {
@@ -136,22 +134,73 @@ pub fn decline(id: &str, to: Option<&str>) -> String {
     format!("<iq type='error' id='{}'{to}><error type='cancel'><service-unavailable xmlns='{ERRORS}'/></error></iq>", escape(id))
 }
 
-/// Puts an association into the own node, for the contact list alone, and keeps it there.
+/// Puts an association, and the leave beside it, into the own node, for the contact list alone, and keeps them there.
 #[must_use]
-pub fn publish(id: &str, association: &Signed<Association>) -> String {
-    let shown = BASE64.encode(&wire::encode(association));
-    let field = |name: &str, value: &str| format!("<field var='{name}'><value>{value}</value></field>");
-    let form = [
-        "<field var='FORM_TYPE' type='hidden'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>"
-            .to_owned(),
-        field("pubsub#persist_items", "true"),
-        field("pubsub#access_model", "presence"),
-    ];
+pub fn publish(id: &str, shown: &Shown) -> String {
+    let leave = shown.leave.iter().map(|leave| format!("<leave>{}</leave>", BASE64.encode(leave)));
+    let shown = format!("{}{}", BASE64.encode(&wire::encode(&shown.association)), leave.collect::<String>());
     format!(
         "<iq type='set' id='{id}'><pubsub xmlns='{PUBSUB}'><publish node='{ASSOCIATION_NODE}'><item id='{ITEM}'>\
-         <association xmlns='{ASSOCIATION_NODE}'>{shown}</association></item></publish>\
-         <publish-options><x xmlns='jabber:x:data' type='submit'>{}</x></publish-options></pubsub></iq>",
-        form.concat()
+         <association xmlns='{ASSOCIATION_NODE}'>{shown}</association></item></publish>{}</pubsub></iq>",
+        options()
+    )
+}
+
+/// Kept, and for the contact list alone.
+fn options() -> String {
+    let field = |name: &str, value: &str| format!("<field var='{name}'><value>{value}</value></field>");
+    format!(
+        "<publish-options><x xmlns='jabber:x:data' type='submit'>\
+         <field var='FORM_TYPE' type='hidden'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>{}{}</x></publish-options>",
+        field("pubsub#persist_items", "true"),
+        field("pubsub#access_model", "presence")
+    )
+}
+
+/// Puts a commitment into the own node. The server names it, and answers with the name (XEP-0060 section 7.1.2): the token.
+#[must_use]
+pub fn issue(id: &str, commitment: &[u8; 32]) -> String {
+    let text = BASE64.encode(commitment);
+    format!(
+        "<iq type='set' id='{id}'><pubsub xmlns='{PUBSUB}'><publish node='{EVENT_NODE}'><item>\
+         <event xmlns='{EVENT_NODE}'>{text}</event></item></publish>{}</pubsub></iq>",
+        options()
+    )
+}
+
+/// The token that was answered.
+#[must_use]
+pub fn read_issued(answer: Option<&Element>) -> Option<String> {
+    let publish = answer?.first(PUBSUB, "publish").filter(|publish| publish.attribute("node") == Some(EVENT_NODE))?;
+    let token = publish.first(PUBSUB, "item")?.attribute("id")?;
+    is_token(token).then(|| token.to_owned())
+}
+
+/// Asks for what stands under a token in the node of an account.
+#[must_use]
+pub fn token(id: &str, at: &LinkedId, token: &str) -> String {
+    format!(
+        "<iq type='get' id='{id}' to='{}'><pubsub xmlns='{PUBSUB}'><items node='{EVENT_NODE}'><item id='{}'/></items></pubsub></iq>",
+        escape(at.address()),
+        escape(token)
+    )
+}
+
+/// The commitment that stands under a token that was asked for; `None` if there is none.
+#[must_use]
+pub fn read_token(answer: Option<&Element>, token: &str) -> Option<[u8; 32]> {
+    let items = answer?.first(PUBSUB, "items").filter(|items| items.attribute("node") == Some(EVENT_NODE))?;
+    let item = items.all(PUBSUB, "item").find(|item| item.attribute("id") == Some(token))?;
+    let text = item.first(EVENT_NODE, "event")?.words();
+    if text.len() > 64 { None } else { BASE64.decode(text.as_bytes()).ok()?.try_into().ok() }
+}
+
+/// Has the server forget a token.
+#[must_use]
+pub fn spend(id: &str, token: &str) -> String {
+    format!(
+        "<iq type='set' id='{id}'><pubsub xmlns='{PUBSUB}'><retract node='{EVENT_NODE}'><item id='{}'/></retract></pubsub></iq>",
+        escape(token)
     )
 }
 
@@ -220,7 +269,7 @@ fn iq(element: &Element, me: &LinkedId) -> Incoming {
         Some("set") if is_own(from.as_deref(), me) => {
             match element.first(ROSTER, "query").and_then(|query| query.first(ROSTER, "item")) {
                 Some(item) => match list_item(item) {
-                    Some((entry, name)) => Incoming::ListChanged { id, entry, name },
+                    Some(entry) => Incoming::ListChanged { id, entry },
                     None => Incoming::Request { id, from },
                 },
                 None => Incoming::Request { id, from },
@@ -236,34 +285,37 @@ fn is_own(from: Option<&str>, me: &LinkedId) -> bool {
     from.is_none_or(|from| !from.contains('/') && account_of(from).as_ref() == Some(me))
 }
 
-/// Who an item is of, and under which name; `None` inside if they aren't in the list, or are there without having agreed: a contact list is of those whose presence this user
-/// sees, for only they let this user see what they show.
-fn list_item(item: &Element) -> Option<(LinkedId, Option<Option<String>>)> {
-    let entry = LinkedId::new(System::Xmpp, item.attribute("jid")?).ok()?;
+/// Who an item is of. Contacts are those whose presence this user sees, for only they let this user see what they show; and the other way round.
+fn list_item(item: &Element) -> Option<ListEntry> {
+    let id = LinkedId::new(System::Xmpp, item.attribute("jid")?).ok()?;
     let name = item.attribute("name").filter(|name| !name.is_empty()).map(|name| {
         let clean: String = name.chars().filter(|c| !c.is_control()).collect();
         clean.get(..clean.floor_char_boundary(NAME_BYTES_MAX)).unwrap_or_default().to_owned()
     });
-    let is_in = matches!(item.attribute("subscription"), Some("to" | "both"));
-    Some((entry, is_in.then_some(name)))
+    let subscription = item.attribute("subscription");
+    let is_contact = matches!(subscription, Some("to" | "both"));
+    Some(ListEntry { id, name, is_contact, is_reader: matches!(subscription, Some("from" | "both")) })
 }
 
-/// Who is in a contact list that was answered.
+/// Who is in a contact list that was answered, or reads what this user shows.
 #[must_use]
 pub fn read_list(answer: Option<&Element>) -> Vec<ListEntry> {
     let items = answer.filter(|query| query.is(ROSTER, "query")).into_iter().flat_map(|query| query.all(ROSTER, "item"));
-    items.filter_map(list_item).filter_map(|(entry, name)| Some((entry, name?))).collect()
+    items.filter_map(list_item).filter(|entry| entry.is_contact || entry.is_reader).collect()
 }
 
-/// The association that stands in a node that was answered; `None` if none does that can be read.
+/// The association that stands in a node that was answered, with what is beside it; `None` if none does that can be read.
 #[must_use]
-pub fn read_look(answer: Option<&Element>) -> Option<Signed<Association>> {
+pub fn read_look(answer: Option<&Element>) -> Option<Shown> {
     let items = answer?.first(PUBSUB, "items").filter(|items| items.attribute("node") == Some(ASSOCIATION_NODE))?;
     let item = items.all(PUBSUB, "item").last()?;
-    let text = item.first(ASSOCIATION_NODE, "association")?.words();
-    if text.len() > SHOWN_BYTES_MAX {
-        return None;
-    }
-    let bytes = BASE64.decode(text.as_bytes()).ok()?;
-    wire::decode(&bytes, Association::LIMIT + 75).ok()
+    let element = item.first(ASSOCIATION_NODE, "association")?;
+    let bytes = shown_bytes(element)?;
+    let leave = element.first(ASSOCIATION_NODE, "leave").and_then(shown_bytes).filter(|leave| leave.len() <= LEAVE_BYTES_MAX);
+    Some(Shown { association: wire::decode(&bytes, Association::LIMIT + 75).ok()?, leave })
+}
+
+fn shown_bytes(element: &Element) -> Option<Vec<u8>> {
+    let text = element.words();
+    if text.len() > SHOWN_BYTES_MAX { None } else { BASE64.decode(text.as_bytes()).ok() }
 }

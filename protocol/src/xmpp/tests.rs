@@ -7,7 +7,7 @@ use super::stanza::{self, Incoming};
 use super::stream::{Piece, STANZA_BYTES_MAX, StreamError, StreamReader};
 use crate::identity::UserId;
 use crate::key::{IdentityKey, SecretKey};
-use crate::linked::{Association, AssociationParams, LinkedId, ProofMethod};
+use crate::linked::{Association, AssociationParams, LinkedId, ListEntry, ProofMethod, Shown};
 use crate::simple::xml::Element;
 use crate::test_identity::NOW;
 
@@ -151,8 +151,11 @@ fn a_contact_list_is_of_those_whose_presence_is_seen() {
                  <item jid='eve@there.example' subscription='none' ask='subscribe'/><item jid='there.example' subscription='both'/></query></iq>";
     let Incoming::Answer { result: Ok(answer), .. } = read(query) else { panic!("no answer") };
     let list = stanza::read_list(answer.as_ref());
-    let shown: Vec<_> = list.iter().map(|(id, name)| (id.address(), name.as_deref())).collect();
-    assert_eq!(shown, [("bob@there.example", Some("Bob B.")), ("carol@there.example", None)]);
+    let shown: Vec<_> =
+        list.iter().map(|entry| (entry.id.address(), entry.name.as_deref(), entry.is_contact, entry.is_reader)).collect();
+    let bob = ("bob@there.example", Some("Bob B."), true, true);
+    // Dan sees what this user shows, and shows nothing.
+    assert_eq!(shown, [bob, ("carol@there.example", None, true, false), ("dan@there.example", None, false, true)]);
 }
 
 #[test]
@@ -162,11 +165,12 @@ fn the_list_is_changed_by_the_own_account_alone() {
             "<iq type='set' id='9'{from}><query xmlns='jabber:iq:roster'><item jid='bob@there.example' subscription='{subscription}'/></query></iq>"
         ))
     };
-    let entry: LinkedId = "xmpp:bob@there.example".parse().expect("an address");
+    let id: LinkedId = "xmpp:bob@there.example".parse().expect("an address");
+    let entry = |is_contact, is_reader| ListEntry { id: id.clone(), name: None, is_contact, is_reader };
     for own in ["", " from='alice@there.example'"] {
-        assert_eq!(push(own, "both"), Incoming::ListChanged { id: "9".into(), entry: entry.clone(), name: Some(None) });
-        assert_eq!(push(own, "remove"), Incoming::ListChanged { id: "9".into(), entry: entry.clone(), name: None });
-        assert_eq!(push(own, "from"), Incoming::ListChanged { id: "9".into(), entry: entry.clone(), name: None });
+        assert_eq!(push(own, "both"), Incoming::ListChanged { id: "9".into(), entry: entry(true, true) });
+        assert_eq!(push(own, "remove"), Incoming::ListChanged { id: "9".into(), entry: entry(false, false) });
+        assert_eq!(push(own, "from"), Incoming::ListChanged { id: "9".into(), entry: entry(false, true) });
     }
     for other in [" from='mallory@there.example'", " from='alice@there.example/phone'", " from='there.example'"] {
         assert!(matches!(push(other, "both"), Incoming::Request { .. }), "{other}");
@@ -179,8 +183,9 @@ fn what_is_shown_is_read_as_it_was_put_there() {
     let user = UserId::Key(IdentityKey(key.public()));
     let params = AssociationParams { user, linked: alice(), method: ProofMethod::OWN_ITEM, last_serial: 0, now: NOW };
     let association = Association::sign(params, &key);
-    let published = stanza_of(&stanza::publish("5", &association));
-    let item = published.children[0].children[0].children[0].clone();
+    let item_of = |shown: &Shown| stanza_of(&stanza::publish("5", shown)).children[0].children[0].children[0].clone();
+    let bare = Shown { association, leave: None };
+    let item = item_of(&bare);
     let answer = |node: &str, item: &Element| {
         let items = Element {
             namespace: item.namespace.clone(),
@@ -191,12 +196,48 @@ fn what_is_shown_is_read_as_it_was_put_there() {
         };
         Element { children: vec![items], ..Element::default() }
     };
-    assert_eq!(stanza::read_look(Some(&answer(stanza::ASSOCIATION_NODE, &item))), Some(association));
+    assert_eq!(stanza::read_look(Some(&answer(stanza::ASSOCIATION_NODE, &item))), Some(bare.clone()));
+    let with_leave = Shown { leave: Some(vec![7; 900]), ..bare.clone() };
+    assert_eq!(stanza::read_look(Some(&answer(stanza::ASSOCIATION_NODE, &item_of(&with_leave)))), Some(with_leave.clone()));
+    // A leave that is too long takes nothing from the association.
+    let long = Shown { leave: Some(vec![7; 1_500]), ..with_leave };
+    assert_eq!(stanza::read_look(Some(&answer(stanza::ASSOCIATION_NODE, &item_of(&long)))), Some(bare));
     assert_eq!(stanza::read_look(Some(&answer("other", &item))), None);
     assert_eq!(stanza::read_look(Some(&Element::default())), None);
     let mut broken = item;
     broken.children[0].text.truncate(100);
     assert_eq!(stanza::read_look(Some(&answer(stanza::ASSOCIATION_NODE, &broken))), None);
+}
+
+#[test]
+fn a_token_is_what_the_server_has_named() {
+    let element = |text: &str| match read(text) {
+        Incoming::Answer { result: Ok(answer), .. } => answer,
+        other => panic!("{other:?}"),
+    };
+    let pubsub = "pubsub xmlns='http://jabber.org/protocol/pubsub'";
+    let issued = |id: &str| {
+        element(&format!(
+            "<iq type='result' id='1'><{pubsub}><publish node='urn:halloo:event:0'><item {id}/></publish></pubsub></iq>"
+        ))
+    };
+    assert_eq!(stanza::read_issued(issued("id='f00-1'").as_ref()), Some("f00-1".into()));
+    assert_eq!(stanza::read_issued(issued("").as_ref()), None, "a server that names nothing issues nothing");
+    assert_eq!(stanza::read_issued(None), None);
+    let shown = |id: &str, text: &str| {
+        element(&format!(
+            "<iq type='result' id='2' from='bob@there.example'><{pubsub}><items node='urn:halloo:event:0'><item id='{id}'>\
+             <event xmlns='urn:halloo:event:0'>{text}</event></item></items></pubsub></iq>"
+        ))
+    };
+    let commitment = [9; 32];
+    let text = data_encoding::BASE64.encode(&commitment);
+    assert_eq!(stanza::read_token(shown("f00-1", &text).as_ref(), "f00-1"), Some(commitment));
+    assert_eq!(stanza::read_token(shown("other", &text).as_ref(), "f00-1"), None, "another item than was asked for");
+    assert_eq!(stanza::read_token(shown("f00-1", &text[..40]).as_ref(), "f00-1"), None);
+    assert!(stanza::issue("5", &commitment).contains(&text));
+    assert!(stanza::token("6", &alice(), "a'b").contains("a&apos;b"));
+    assert!(stanza::spend("7", "f00-1").contains("retract"));
 }
 
 proptest! {

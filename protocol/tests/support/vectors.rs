@@ -48,7 +48,9 @@ use halloo_protocol::kademlia::{
     EXTENSION_KNOWN, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store,
     StoreAnswer, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
-use halloo_protocol::linked::{Association, AssociationParams, LinkedId, LinkedPart, ProofMethod};
+use halloo_protocol::linked::{
+    Association, AssociationParams, LeaveScope, LinkedId, LinkedKey, LinkedLeave, LinkedPart, ProofMethod, TokenPart,
+};
 use halloo_protocol::linking::{
     ConfirmStatus, DeviceLink, LinkCode, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkReason, LinkRequest,
     LinkStart, LinkStarted, StartStatus,
@@ -261,6 +263,8 @@ pub(crate) fn all() -> Vec<Vector> {
         "association_revoked" => signed Association = Association::revoke(association_params(), &identity_secret(0));
         "linked_id_oidc" => plain LinkedId = linked_id("oidc:https://id.example#Sub-1");
         "linked_part" => plain LinkedPart = LinkedPart { association: association(), callee: linked_id("xmpp:bob@example.org"), extensions: extensions() };
+        "linked_leave" => plain LinkedLeave = LinkedLeave::sign(LinkedKey::of_secret(2, &[7; 32]), LeaveScope { calls: true, messages: true }, &identity_secret(0), NOW);
+        "token_part" => plain TokenPart = TokenPart { caller: linked_id("xmpp:alice@example.org"), callee: linked_id("xmpp:bob@example.org"), token: "f3a1-9".into(), not_after: NOW, extensions: extensions() };
         "contact_request" => message MessageDeliver = contact(ContactSignal::Request(Box::new(contact_request())));
         "contact_accept" => message MessageDeliver = contact(ContactSignal::Accept(Box::new(ContactAnswer {
             statement: statement(Stance::Accepted, 0),

@@ -78,6 +78,18 @@ impl EventLoop {
         }
     }
 
+    /// What a callee shows in a linked system was looked at again: devices that weren't woken by what was known before are.
+    pub(crate) fn invite_by_new_leave(&mut self, call: CallId) {
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call).filter(|outgoing| outgoing.machine.is_waiting()) else { return };
+        for leg in outgoing.legs.values_mut().filter(|leg| leg.pushes == 0 && !leg.rang_on_stream) {
+            leg.gateways.clear();
+        }
+        let key = halloo_protocol::directory::RecordKey::of(&outgoing.progress.user);
+        if let Some(record) = self.cached_record(&key).cloned() {
+            self.invite_devices(call, &record);
+        }
+    }
+
     /// A gateway refused a push, or couldn't be reached.
     pub(crate) fn push_failed(&mut self, call: CallId, device: DeviceKey) {
         self.note_stage(call, CallStageKind::Push, Some(&device), "a gateway took no push");

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use halloo_protocol::id::{CallId, MessageId};
 use halloo_protocol::message::{Correspondent, Envelope, MessageBody, MessageState as WireState, OutboxItem};
 use halloo_protocol::voicemail::{Voicemail, VoicemailPart, VoicemailSignal};
-use halloo_protocol::wire::Extensions;
 use tracing::debug;
 
 use super::{Row, Told, all_parts};
@@ -55,7 +54,7 @@ impl EventLoop {
         recorded: &Recorded,
         call_id: Option<&str>,
     ) -> Result<VoicemailLeft, VoicemailFault> {
-        let user = self.labels.parse(to)?;
+        let user = self.parse_user_or_linked(to)?;
         if user == self.identity.user_id() {
             return Err(VoicemailFault::ForSelf);
         }
@@ -83,13 +82,14 @@ impl EventLoop {
         let conversation = conversation_id(&me, &with);
         let own = self.contacts.has_own_devices().then(|| me.clone());
         let deadline = now.unix.plus_secs(DEADLINE_SECS);
+        let extensions = self.linked_extensions(&user);
         let envelope = |id, counter, signal| Envelope {
             id,
             conversation,
             counter,
             sent_at: now.unix,
             body: MessageBody::Voicemail(Box::new(signal)),
-            extensions: Extensions::none(),
+            extensions: extensions.clone(),
         };
         let rng = &mut self.rng;
         let parts: Vec<OutboxItem> = VoicemailPart::of(id, ogg)

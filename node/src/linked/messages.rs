@@ -1,0 +1,107 @@
+//! Messages between contacts in a linked system: what is said beside one, and whether its sender is a contact there.
+//!
+//! A message is judged by what was seen at its sender's place within a day. Where nothing was, the place is looked at, and the sender is told to try again later, as where
+//! there is no room: the same whether or not the contact list has them.
+
+use std::collections::VecDeque;
+
+use halloo_protocol::contact::Standing;
+use halloo_protocol::contact::privacy::{Kind, Relation};
+use halloo_protocol::id::MessageId;
+use halloo_protocol::identity::{UserId, VerifiedChain, VerifiedUser};
+use halloo_protocol::linked::{
+    Claim, LinkedId, LinkedPart, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Sighting, TrustRequest, decide,
+};
+use halloo_protocol::message::{Envelope, MessageBody};
+use halloo_protocol::wire::Extensions;
+
+use crate::event_loop::EventLoop;
+
+/// Messages whose senders' places were looked at: their repetitions are judged by that.
+const LOOKED_MAX: usize = 256;
+
+/// Messages that came again after a look, or will.
+#[derive(Debug, Default)]
+pub(super) struct Looked(VecDeque<MessageId>);
+
+impl Looked {
+    /// Whether it is the first time.
+    fn note(&mut self, id: MessageId) -> bool {
+        if self.0.contains(&id) {
+            return false;
+        }
+        if self.0.len() >= LOOKED_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(id);
+        true
+    }
+}
+
+impl EventLoop {
+    /// As whom a user was seen in own contact lists elsewhere, within a day: by account and place.
+    pub(super) fn seen_as(&self, user: &UserId) -> impl Iterator<Item = (&LinkedId, &LinkedId, &Sighting)> {
+        let now = self.now().unix;
+        let is_theirs =
+            move |sighting: &Sighting| sighting.association.as_ref().is_some_and(|said| said.unverified().user == *user);
+        let known = self.linked.known.iter().filter(move |(_, sighting)| is_theirs(sighting));
+        let listed = known.filter(move |((account, place), sighting)| {
+            self.linked.lists.get(account).is_some_and(|list| list.contains_key(place))
+                && sighting.age_secs(now) <= SIGHTING_SECS_MAX
+                && sighting.holds(now).is_ok()
+        });
+        listed.map(|((account, place), sighting)| (account, place, sighting))
+    }
+
+    /// Whether a user whose chain holds is a contact in a linked system.
+    pub(crate) fn is_linked_contact(&self, user: &VerifiedUser) -> bool {
+        let is_key =
+            |sighting: &Sighting| sighting.association.as_ref().is_some_and(|said| said.unverified().identity == user.identity);
+        self.seen_as(&user.id).any(|(_, _, sighting)| is_key(sighting))
+    }
+
+    /// What is said beside a message to somebody who is a contact elsewhere and not here.
+    pub(crate) fn linked_extensions(&self, to: &UserId) -> Extensions {
+        if self.contacts.roster().standing(to) == Standing::Contact {
+            return Extensions::none();
+        }
+        let said = self.seen_as(to).find_map(|(account, place, _)| {
+            let association = self.linked.accounts.get(account)?.stored.association.clone()?;
+            Some(LinkedPart { association, callee: place.clone(), extensions: Extensions::none() })
+        });
+        said.map_or_else(Extensions::none, |part| part.add_to(Extensions::none()))
+    }
+
+    /// Whether a message comes too early: its sender's place is being looked at.
+    pub(crate) fn waits_for_look(&mut self, sender: &VerifiedChain, envelope: &Envelope) -> bool {
+        let kind = match &envelope.body {
+            MessageBody::Text(_) | MessageBody::Voicemail(_) => Kind::Message,
+            MessageBody::File(_) => Kind::File,
+            _ => return false,
+        };
+        if self.linked.accounts.is_empty() || self.relation(&sender.user) != Relation::Stranger {
+            return false;
+        }
+        let Some(part) = LinkedPart::of_extensions(&envelope.extensions).ok().flatten() else { return false };
+        let place = part.association.unverified().linked.clone();
+        let user = &sender.user;
+        let request = TrustRequest {
+            user: &user.id,
+            identity: &user.identity,
+            relation: Relation::Stranger,
+            kind,
+            claim: Some(Claim::Association(&part)),
+        };
+        let now = self.now().unix;
+        let judged = |secs| decide(&request, &self.linked.lists, &self.linked.known, self.privacy_settings(), secs, now);
+        let (by_a_day, by_now) = (judged(SIGHTING_SECS_MAX).takes_a_look, judged(SIGHTING_SECS_FRESH).takes_a_look);
+        // A look is a ring's worth.
+        let is_first = by_a_day && self.admit_caller(&user.identity.0) && self.linked.messages.note(envelope.id);
+        let is_in_list = self.linked.lists.get(&part.callee).is_some_and(|list| list.contains_key(&place));
+        // What counts now is looked at again for those that follow.
+        if is_in_list && (is_first || (by_now && !by_a_day && self.admit_caller(&user.identity.0))) {
+            self.look_at(&part.callee, &place);
+        }
+        is_first
+    }
+}
