@@ -210,6 +210,13 @@ pub(crate) struct CallsState {
     sessions: u64,
 }
 
+impl CallsState {
+    /// Whether a call of ours is there, answered or not.
+    pub(crate) fn has_outgoing(&self, call: &CallId) -> bool {
+        self.outgoing.contains_key(call)
+    }
+}
+
 impl Default for CallsState {
     fn default() -> Self {
         Self {

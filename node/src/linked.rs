@@ -86,7 +86,7 @@ pub(crate) enum News {
     /// A token for a call of ours.
     Issued { call: CallId, token: Result<String, String> },
     /// What a caller's server shows under their token.
-    TokenShown { call: CallId, shown: Result<Option<[u8; 32]>, String> },
+    TokenShown { asked: Box<tokens::Asked>, shown: Result<Option<[u8; 32]>, String> },
     /// It isn't connected; it is tried again.
     Trouble(String),
 }
@@ -152,6 +152,8 @@ pub(crate) struct LinkedState {
     renewing: leave::Renewing,
     /// Accounts that show nothing but tokens.
     token_only: BTreeSet<LinkedId>,
+    /// Accounts that couldn't be used at the start: kept, for the next one.
+    unusable: Vec<StoredAccount>,
     messages: messages::Looked,
 }
 
@@ -175,9 +177,9 @@ impl EventLoop {
                     self.linked.readers.insert(account, readers);
                 }
                 for stored in accounts {
-                    let id = stored.id.clone();
-                    if let Err(reason) = self.connect_account(stored, None) {
-                        warn!(account = %id, reason, "a linked account can't be used");
+                    if let Err(reason) = self.connect_account(stored.clone(), None) {
+                        warn!(account = %stored.id, reason, "a linked account can't be used");
+                        self.linked.unusable.push(stored);
                     }
                 }
             }
@@ -227,8 +229,9 @@ impl EventLoop {
 
     fn keep_accounts(&self) {
         let is_linked = |account: &&Account| account.stored.association.is_some() || self.is_token_only(&account.stored.id);
-        let accounts: Vec<StoredAccount> =
-            self.linked.accounts.values().filter(is_linked).map(|account| account.stored.clone()).collect();
+        let running = self.linked.accounts.values().filter(is_linked).map(|account| &account.stored);
+        let unusable = self.linked.unusable.iter().filter(|stored| !self.linked.accounts.contains_key(&stored.id));
+        let accounts: Vec<StoredAccount> = running.chain(unusable).cloned().collect();
         let token_only: Vec<LinkedId> = self.linked.token_only.iter().cloned().collect();
         let kept = self.store.transaction::<_, StoreError>(|tx| {
             tx.put_setting_value(ACCOUNTS, &accounts)?;
@@ -283,8 +286,8 @@ impl EventLoop {
             News::Changed(change) => self.list_changed(&id, change),
             News::Shown(shown) => self.association_shown(&id, shown),
             News::Seen { at, shown } => self.place_seen(&id, at, shown),
-            News::Issued { call, token } => self.token_issued(call, token),
-            News::TokenShown { call, shown } => self.token_shown(call, shown),
+            News::Issued { call, token } => self.token_issued(&id, call, token),
+            News::TokenShown { asked, shown } => self.token_shown(*asked, shown),
             News::Trouble(reason) => self.account_in_trouble(&id, reason),
         }
     }

@@ -668,7 +668,10 @@ impl EventLoop {
             return reply.send(Err(error));
         }
         self.drive_incoming(call);
-        self.note_call_fate(call, CallFate::Declined);
+        // That a phone isn't here is nobody's word: another device may have it.
+        if reason != Reason::PHONE_NOT_HERE {
+            self.note_call_fate(call, CallFate::Declined);
+        }
         reply.send(Ok(()));
     }
 

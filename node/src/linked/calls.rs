@@ -96,6 +96,15 @@ impl Said {
         }
         TokenPart::of(invite).ok().flatten().map_or(Self::Nothing, Self::Token)
     }
+
+    /// Who the callee is there, as the caller says.
+    fn account(&self) -> Option<&LinkedId> {
+        match self {
+            Self::Association(part) => Some(&part.callee),
+            Self::Token(part) => Some(&part.callee),
+            Self::Nothing => None,
+        }
+    }
 }
 
 // Being called.
@@ -108,8 +117,10 @@ impl EventLoop {
         let said = Said::of(invite);
         let call = invite.invite().call;
         let claim = match &said {
+            // That an account with tokens alone is this user's nobody learns, not by how long a refusal takes either.
+            said if said.account().is_some_and(|account| self.linked.token_only.contains(account)) => None,
             Said::Association(part) => Some(Claim::Association(part)),
-            Said::Token(part) => Some(Claim::Token { part, call, shown: self.linked.tokens.shown(call) }),
+            Said::Token(part) => Some(Claim::Token { part, call, shown: self.linked.tokens.shown(part, call) }),
             Said::Nothing => None,
         };
         let request = TrustRequest { user: &user.id, identity: &user.identity, relation, kind, claim };

@@ -50,6 +50,8 @@ impl EventLoop {
                 let id = stored.id.clone();
                 if is_token_only {
                     self.linked.token_only.insert(id.clone());
+                } else {
+                    self.linked.token_only.remove(&id);
                 }
                 // The reply goes with the account, so its task is tried out first with none.
                 match self.connect_account(stored, None) {
@@ -159,6 +161,7 @@ impl EventLoop {
         self.linked.lists.remove(id);
         self.linked.readers.remove(id);
         self.linked.token_only.remove(id);
+        self.linked.unusable.retain(|stored| stored.id != *id);
         self.linked.known.retain(|(account, _), _| account != id);
         self.turn_key();
         self.keep_accounts();

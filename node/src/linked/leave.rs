@@ -133,9 +133,11 @@ impl EventLoop {
         if self.linked.readers.values().any(halloo_protocol::linked::Readers::has_left) {
             let now = Instant::now();
             let next = self.linked.key.next(now);
-            self.linked.key.due_at.get_or_insert(next);
-            // On disk before anything else: who has left is known after a crash too.
-            self.keep_sightings();
+            if self.linked.key.due_at.is_none() {
+                self.linked.key.due_at = Some(next);
+                // On disk before anything else: who has left is known after a crash too.
+                self.keep_sightings();
+            }
             self.turn_key_when_due(now);
         }
     }

@@ -11,6 +11,7 @@ use halloo_protocol::xmpp::stream::StreamError;
 use tokio::sync::mpsc;
 use tracing::debug;
 
+use super::tokens::Asked;
 use super::{LinkedNews, News};
 use crate::event_loop::Internal;
 
@@ -85,7 +86,7 @@ pub(crate) enum Order {
     /// Have a token issued for a call.
     Issue { call: CallId, commitment: [u8; 32] },
     /// Ask what is shown under a token, for a call.
-    Token { call: CallId, at: LinkedId, token: String },
+    Token(Box<Asked>),
     /// Have a token forgotten.
     Spend(String),
 }
@@ -149,7 +150,7 @@ async fn rest(pause: Duration, run: &Run, orders: &mut mpsc::Receiver<Order>, ne
             Some(Order::Show(_)) => News::Shown(Err(failed)),
             Some(Order::Look(at)) => News::Seen { at, shown: Err(failed) },
             Some(Order::Issue { call, .. }) => News::Issued { call, token: Err(failed) },
-            Some(Order::Token { call, .. }) => News::TokenShown { call, shown: Err(failed) },
+            Some(Order::Token(asked)) => News::TokenShown { asked, shown: Err(failed) },
             Some(Order::Spend(_)) => continue,
         };
         if !run.tell(told, news).await {
@@ -238,14 +239,14 @@ async fn about_tokens<S: LinkedSystem>(system: &mut S, order: Order) -> (Option<
             let is_lost = token.as_ref().is_err_and(is_fatal);
             (Some(News::Issued { call, token: token.map_err(|error| error.to_string()) }), is_lost)
         }
-        Order::Token { call, at, token } => {
-            let shown = system.token(&at, &token).await;
+        Order::Token(asked) => {
+            let shown = system.token(&asked.at, &asked.token).await;
             let is_lost = match &shown {
                 // As with a look: the contact's server may be what doesn't answer.
                 Err(LinkedError::Timeout) => !system.is_alive().await,
                 shown => shown.as_ref().is_err_and(is_fatal),
             };
-            (Some(News::TokenShown { call, shown: shown.map_err(|error| error.to_string()) }), is_lost)
+            (Some(News::TokenShown { asked, shown: shown.map_err(|error| error.to_string()) }), is_lost)
         }
         Order::Spend(token) => {
             let spent = system.spend(&token).await;

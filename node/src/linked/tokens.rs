@@ -30,6 +30,22 @@ const ISSUED_MAX: usize = 64;
 /// Calls of others for which a server was asked.
 const SHOWN_MAX: usize = 64;
 
+/// What a server is asked: for which call, over which account, at whose place, under which token. An answer counts for the same question alone: whoever calls chooses the
+/// call's id and what it claims, each time anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(super) call: CallId,
+    account: LinkedId,
+    pub(super) at: LinkedId,
+    pub(super) token: String,
+}
+
+impl Asked {
+    fn of(part: &TokenPart, call: CallId) -> Self {
+        Self { call, account: part.callee.clone(), at: part.caller.clone(), token: part.token.clone() }
+    }
+}
+
 #[derive(Debug)]
 struct Issuing {
     account: LinkedId,
@@ -45,20 +61,21 @@ struct Issuing {
 pub(super) struct Tokens {
     issuing: Vec<Issuing>,
     issued: BTreeMap<CallId, (LinkedId, String)>,
-    shown: VecDeque<(CallId, Option<[u8; 32]>)>,
+    shown: VecDeque<(Asked, Option<[u8; 32]>)>,
 }
 
 impl Tokens {
-    /// What a server has shown for a call; `None` before it was asked.
-    pub(super) fn shown(&self, call: CallId) -> Option<Option<[u8; 32]>> {
-        self.shown.iter().find(|(asked, _)| *asked == call).map(|(_, shown)| *shown)
+    /// What a server has shown for what an invite claims; `None` before it was asked for just that.
+    pub(super) fn shown(&self, part: &TokenPart, call: CallId) -> Option<Option<[u8; 32]>> {
+        let question = Asked::of(part, call);
+        self.shown.iter().find(|(asked, _)| *asked == question).map(|(_, shown)| *shown)
     }
 
-    fn note(&mut self, call: CallId, shown: Option<[u8; 32]>) {
+    fn note(&mut self, asked: Asked, shown: Option<[u8; 32]>) {
         if self.shown.len() >= SHOWN_MAX {
             self.shown.pop_front();
         }
-        self.shown.push_back((call, shown));
+        self.shown.push_back((asked, shown));
     }
 }
 
@@ -86,14 +103,21 @@ impl EventLoop {
         }
     }
 
-    pub(super) fn token_issued(&mut self, call: CallId, token: Result<String, String>) {
+    pub(super) fn token_issued(&mut self, account: &LinkedId, call: CallId, token: Result<String, String>) {
         let waiting = &mut self.linked.tokens.issuing;
-        let Some(at) = waiting.iter().position(|issuing| issuing.call == call) else { return };
+        let Some(at) = waiting.iter().position(|issuing| issuing.call == call) else {
+            // It came too late for its call.
+            if let Ok(token) = token {
+                self.order(account, Order::Spend(token));
+            }
+            return;
+        };
         let mut issuing = waiting.swap_remove(at);
         match token {
             Ok(token) => {
-                while self.linked.tokens.issued.len() >= ISSUED_MAX {
-                    self.linked.tokens.issued.pop_first();
+                if self.linked.tokens.issued.len() >= ISSUED_MAX {
+                    self.order(account, Order::Spend(token));
+                    return refuse(issuing, "too many calls by tokens at once");
                 }
                 self.linked.tokens.issued.insert(call, (issuing.account, token.clone()));
                 let part = TokenPart { token, ..issuing.part };
@@ -101,6 +125,9 @@ impl EventLoop {
                     callee.claim = LinkedClaim::Token(part);
                 }
                 self.handle_dial(issuing.options, issuing.reply);
+                if !self.calls.has_outgoing(&call) {
+                    self.linked_call_over(call);
+                }
             }
             Err(reason) => refuse(issuing, &reason),
         }
@@ -137,17 +164,48 @@ fn refuse(issuing: Issuing, reason: &str) {
 impl EventLoop {
     /// Asks the server of an identity what it shows under a token.
     pub(super) fn ask_for_token(&self, part: &TokenPart, call: CallId) {
-        let (at, token) = (part.caller.clone(), part.token.clone());
-        self.order(&part.callee, Order::Token { call, at, token });
+        self.order(&part.callee, Order::Token(Box::new(Asked::of(part, call))));
     }
 
-    pub(super) fn token_shown(&mut self, call: CallId, shown: Result<Option<[u8; 32]>, String>) {
+    pub(super) fn token_shown(&mut self, asked: Asked, shown: Result<Option<[u8; 32]>, String>) {
+        let call = asked.call;
         match shown {
             Ok(shown) => {
-                self.linked.tokens.note(call, shown);
+                self.linked.tokens.note(asked, shown);
                 self.linked.calls.looked_for(call);
             }
             Err(reason) => debug!(call = %call.short(), reason, "not asked for a token"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use halloo_protocol::time::UnixTime;
+
+    fn part(caller: &str, token: &str) -> TokenPart {
+        let id = |text: &str| text.parse().expect("an identity");
+        TokenPart {
+            caller: id(caller),
+            callee: id("xmpp:bob@example.org"),
+            token: token.to_owned(),
+            not_after: UnixTime(1_000),
+            extensions: Extensions::none(),
+        }
+    }
+
+    #[test]
+    fn what_one_server_shows_counts_for_no_other_claim_of_the_same_call() {
+        let (mut tokens, call) = (Tokens::default(), CallId([7; 16]));
+        let mallorys = part("xmpp:mallory@example.org", "one");
+        tokens.note(Asked::of(&mallorys, call), Some([1; 32]));
+        assert_eq!(tokens.shown(&mallorys, call), Some(Some([1; 32])));
+        for other in [part("xmpp:alice@example.org", "one"), part("xmpp:mallory@example.org", "two")] {
+            assert_eq!(tokens.shown(&other, call), None, "{other:?}");
+        }
+        let other_account = TokenPart { callee: "xmpp:bob@example.net".parse().expect("an identity"), ..mallorys.clone() };
+        assert_eq!(tokens.shown(&other_account, call), None);
+        assert_eq!(tokens.shown(&mallorys, CallId([8; 16])), None);
     }
 }

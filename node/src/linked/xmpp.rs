@@ -22,7 +22,7 @@ use crate::key_file;
 
 /// Longest wait for an answer of the own server, and of a contact's.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-const LOOK_TIMEOUT: Duration = Duration::from_secs(8);
+const LOOK_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How often something is said on a silent connection, so that networks don't forget it.
 const KEEP_ALIVE: Duration = Duration::from_secs(120);

@@ -201,6 +201,7 @@ impl CalleeCall {
         let outcome = match reason {
             Reason::BUSY => Outcome::Busy,
             Reason::MEDIA_FAILED => Outcome::Failed,
+            Reason::PHONE_NOT_HERE => Outcome::NoAnswer,
             _ => Outcome::Declined,
         };
         self.end(outcome, reason, Some(SignalBody::Decline { reason }), now);

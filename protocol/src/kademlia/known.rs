@@ -1,8 +1,11 @@
 //! Leaving out what the asker knows: most of what a node would name, the asker has named already by others or in its own table.
 //!
-//! The asker marks the nodes closest to the target that it knows, each by the first bytes of its descriptor's hash. The answerer names those among its
-//! own closest by their number in that list, and spells out the others. So an answer says the same, in a byte instead of some eighty for each. A
-//! node whose descriptor has changed has another mark, and is spelled out.
+//! The asker marks the nodes closest to the target that it knows, each by the first bytes of a hash of its descriptor and of a salt that is new with each
+//! question. The answerer names those among its own closest by their number in that list, and spells out the others. So an answer says the same, in a
+//! byte instead of some eighty for each. A node whose descriptor has changed has another mark, and is spelled out.
+//!
+//! Descriptors are hearsay: without the salt, somebody could make one beforehand that has another node's mark, tell the asker of it, and so have everybody else
+//! leave that node out.
 //!
 //! Both are extensions: who doesn't know them spells everything out, or is told everything.
 
@@ -20,17 +23,23 @@ const MARK_BYTES: usize = 4;
 
 type Mark = [u8; MARK_BYTES];
 
-fn mark(descriptor: &Descriptor) -> Mark {
-    let hash: [u8; 32] = Sha256::digest(wire::encode(descriptor)).into();
+/// Bytes of the salt, before the marks.
+const SALT_BYTES: usize = 8;
+
+pub(super) type Salt = [u8; SALT_BYTES];
+
+fn mark(salt: &Salt, descriptor: &Descriptor) -> Mark {
+    let hash: [u8; 32] = Sha256::new().chain_update(salt).chain_update(wire::encode(descriptor)).finalize().into();
     hash.first_chunk().copied().unwrap_or_default()
 }
 
-/// Marks what the asker knows, at most [`CLOSER_MAX`] of it.
-pub(super) fn with_marks(extensions: Extensions, known: &[Arc<Descriptor>]) -> Extensions {
+/// Marks what the asker knows, at most [`CLOSER_MAX`] of it, with a salt that nobody could know before.
+pub(super) fn with_marks(extensions: Extensions, known: &[Arc<Descriptor>], salt: Salt) -> Extensions {
     if known.is_empty() {
         return extensions;
     }
-    extensions.with(EXTENSION_KNOWN, known.iter().take(CLOSER_MAX).flat_map(|descriptor| mark(descriptor)).collect())
+    let marks = known.iter().take(CLOSER_MAX).flat_map(|descriptor| mark(&salt, descriptor));
+    extensions.with(EXTENSION_KNOWN, salt.into_iter().chain(marks).collect())
 }
 
 /// What an answer with `closer` spells out of it for who asked with `asked`, and its extensions. Marks that can't be read are none.
@@ -39,15 +48,14 @@ pub(super) fn leave_out(
     closer: Vec<Arc<Descriptor>>,
     extensions: Extensions,
 ) -> (Vec<Arc<Descriptor>>, Extensions) {
-    let marks = asked.find(EXTENSION_KNOWN).map_or(&[][..], |bytes| bytes.as_chunks::<MARK_BYTES>().0);
+    let salted = asked.find(EXTENSION_KNOWN).and_then(|bytes| bytes.split_first_chunk::<SALT_BYTES>());
+    let Some((salt, marks)) = salted else { return (closer, extensions) };
+    let marks = marks.as_chunks::<MARK_BYTES>().0;
     let marks = marks.get(..CLOSER_MAX.min(marks.len())).unwrap_or_default();
-    if marks.is_empty() {
-        return (closer, extensions);
-    }
     let mut numbers = Vec::new();
     let mut spelled = Vec::new();
     for descriptor in closer {
-        let own = mark(&descriptor);
+        let own = mark(salt, &descriptor);
         match marks.iter().position(|mark| *mark == own).and_then(|number| u8::try_from(number).ok()) {
             Some(number) if !numbers.contains(&number) => numbers.push(number),
             _ => spelled.push(descriptor),
@@ -94,6 +102,16 @@ mod tests {
         numbers.map(node).collect()
     }
 
+    const SALT: Salt = [7; SALT_BYTES];
+
+    #[test]
+    fn marks_are_others_with_each_question() {
+        let knows = known(0..4);
+        let marks = [[1; SALT_BYTES], [2; SALT_BYTES]].map(|salt| with_marks(Extensions::none(), &knows, salt));
+        let marks = marks.each_ref().map(|asked| asked.find(EXTENSION_KNOWN).expect("marks")[SALT_BYTES..].to_vec());
+        assert!(marks[0].chunks(MARK_BYTES).all(|mark| !marks[1].chunks(MARK_BYTES).any(|other| other == mark)));
+    }
+
     fn devices(nodes: &[Arc<Descriptor>]) -> std::collections::BTreeSet<DeviceKey> {
         nodes.iter().map(|node| node.device).collect()
     }
@@ -101,7 +119,7 @@ mod tests {
     #[test]
     fn an_answer_says_the_same_in_fewer_bytes() {
         let knows = known(0..10);
-        let asked = with_marks(Extensions::none(), &knows);
+        let asked = with_marks(Extensions::none(), &knows, SALT);
         let closer: Vec<_> = (5..15).map(node).collect();
         let (spelled, extensions) = leave_out(&asked, closer.clone(), Extensions::none());
         assert_eq!(devices(&spelled), devices(&(10..15).map(node).collect::<Vec<_>>()));
@@ -116,9 +134,9 @@ mod tests {
         assert_eq!(leave_out(&none, closer.clone(), none.clone()), (closer.clone(), none.clone()));
         let mut moved = known(0..3);
         Arc::make_mut(&mut moved[1]).addresses.clear();
-        let (spelled, _) = leave_out(&with_marks(none.clone(), &moved), closer.clone(), none.clone());
+        let (spelled, _) = leave_out(&with_marks(none.clone(), &moved, SALT), closer.clone(), none.clone());
         assert_eq!(spelled, [node(1)]);
-        for broken in [vec![], vec![1, 2, 3]] {
+        for broken in [vec![], vec![1, 2, 3], SALT.to_vec(), [&SALT[..], &[1, 2, 3]].concat()] {
             let asked = none.clone().with(EXTENSION_KNOWN, broken);
             assert_eq!(leave_out(&asked, closer.clone(), none.clone()).0, closer);
         }
@@ -127,8 +145,10 @@ mod tests {
     #[test]
     fn more_marks_than_there_may_be_are_passed_over() {
         let many: Vec<Arc<Descriptor>> = known(0..40);
-        assert_eq!(with_marks(Extensions::none(), &many).find(EXTENSION_KNOWN).map(<[u8]>::len), Some(CLOSER_MAX * MARK_BYTES));
-        let asked = Extensions::none().with(EXTENSION_KNOWN, many.iter().flat_map(|node| mark(node)).collect());
+        let asked = with_marks(Extensions::none(), &many, SALT);
+        assert_eq!(asked.find(EXTENSION_KNOWN).map(<[u8]>::len), Some(SALT_BYTES + CLOSER_MAX * MARK_BYTES));
+        let marks = many.iter().flat_map(|node| mark(&SALT, node));
+        let asked = Extensions::none().with(EXTENSION_KNOWN, SALT.into_iter().chain(marks).collect());
         let (spelled, extensions) = leave_out(&asked, vec![node(3), node(30)], Extensions::none());
         assert_eq!((spelled, extensions.find(EXTENSION_KNOWN)), (vec![node(30)], Some(&[3_u8][..])));
     }

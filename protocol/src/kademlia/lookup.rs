@@ -269,13 +269,19 @@ impl Lookup {
         self.found.as_ref().map(DirectoryRecord::content_hash)
     }
 
-    /// What the node that is to be asked needn't spell out: the closest that are known, without itself. Nothing for the first to be asked for a record, who
+    /// What the node that is to be asked needn't spell out: the closest that are known and haven't failed, without itself. Nothing for the first to be asked for a record, who
     /// mostly has it.
-    pub(super) fn known_beside(&self, asked: &DeviceKey) -> Vec<Arc<Descriptor>> {
+    pub(super) fn known_beside(&self, asked: &DeviceKey, now: Instant) -> Vec<Arc<Descriptor>> {
         if matches!(self.goal, Goal::Record { .. }) && self.requests == 0 {
             return Vec::new();
         }
-        let others = self.candidates.values().filter(|candidate| candidate.descriptor.device != *asked);
+        let is_out = |state: &State| match state {
+            State::Failed => true,
+            State::Asked { patient_until, .. } => *patient_until <= now,
+            _ => false,
+        };
+        let others = self.candidates.values();
+        let others = others.filter(|candidate| candidate.descriptor.device != *asked && !is_out(&candidate.state));
         others.take(CLOSER_MAX).map(|candidate| Arc::clone(&candidate.descriptor)).collect()
     }
 

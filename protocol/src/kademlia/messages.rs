@@ -35,8 +35,8 @@ pub const DETAIL_BYTES_MAX: usize = 160;
 /// else has any.
 pub const EXTENSION_DOUBTFUL: u16 = 0x0001;
 
-/// Extension of a [`FindNode`] and a [`FindRecord`]: marks of nodes that the asker knows, 4 bytes each, the beginnings of the SHA-256 of their descriptors, at most
-/// [`CLOSER_MAX`]. Of their answers: which of these are among the closest, as numbers of one byte, beside those that are spelled out.
+/// Extension of a [`FindNode`] and a [`FindRecord`]: a salt of 8 bytes, new with each question, and marks of nodes that the asker knows, 4 bytes each, the beginnings of the SHA-256 of the salt
+/// and their descriptors, at most [`CLOSER_MAX`]. Of their answers: which of these are among the closest, as numbers of one byte, beside those that are spelled out.
 pub const EXTENSION_KNOWN: u16 = 0x0002;
 
 /// Largest answer with descriptors or a record: 16 KiB of record, or 16 descriptors of at most 720 bytes, and room to grow.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::RngExt;
+
 use super::known;
 use super::lookup::{End, Goal, Lookup, Purpose};
 use super::messages::{
@@ -141,8 +143,9 @@ impl Directory {
         let Some(mut lookup) = self.lookups.remove(&query) else { return };
         let step = lookup.step(now.instant, &self.table);
         for to in step.ask {
-            let known = lookup.known_beside(&to.device);
-            let request = question(&lookup, &known);
+            let known = lookup.known_beside(&to.device, now.instant);
+            let salt = if known.is_empty() { known::Salt::default() } else { self.rng.random() };
+            let request = question(&lookup, &known, salt);
             lookup.asked(&to.device, now.instant, self.patience(&to.device));
             self.send(now, to, request, Errand::Lookup { query, known });
         }
@@ -279,9 +282,9 @@ impl Directory {
 }
 
 /// What a look-up asks, of who needn't spell out what is known.
-fn question(lookup: &Lookup, known: &[Arc<Descriptor>]) -> Request {
+fn question(lookup: &Lookup, known: &[Arc<Descriptor>], salt: known::Salt) -> Request {
     let want = u8::try_from(CLOSER_MAX).unwrap_or(u8::MAX);
-    let extensions = known::with_marks(Extensions::none(), known);
+    let extensions = known::with_marks(Extensions::none(), known, salt);
     match lookup.goal {
         Goal::Record { key, .. } => {
             let have_hash = lookup.found.as_ref().map(DirectoryRecord::state_hash);

@@ -12,6 +12,9 @@ pub const ASSOCIATION_NODE: &str = "urn:halloo:association:0";
 /// The node in which tokens for one event stand, and the namespace of the element that holds a commitment.
 pub const EVENT_NODE: &str = "urn:halloo:event:0";
 
+/// Most tokens that stand at a time: of calls on several lines, and of several devices of one account. Where nothing is said, servers keep one.
+const EVENT_ITEMS_MAX: u32 = 64;
+
 /// The one item of the association's node.
 const ITEM: &str = "current";
 
@@ -142,18 +145,19 @@ pub fn publish(id: &str, shown: &Shown) -> String {
     format!(
         "<iq type='set' id='{id}'><pubsub xmlns='{PUBSUB}'><publish node='{ASSOCIATION_NODE}'><item id='{ITEM}'>\
          <association xmlns='{ASSOCIATION_NODE}'>{shown}</association></item></publish>{}</pubsub></iq>",
-        options()
+        options(None)
     )
 }
 
 /// Kept, and for the contact list alone.
-fn options() -> String {
+fn options(items_max: Option<u32>) -> String {
     let field = |name: &str, value: &str| format!("<field var='{name}'><value>{value}</value></field>");
     format!(
         "<publish-options><x xmlns='jabber:x:data' type='submit'>\
-         <field var='FORM_TYPE' type='hidden'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>{}{}</x></publish-options>",
+         <field var='FORM_TYPE' type='hidden'><value>http://jabber.org/protocol/pubsub#publish-options</value></field>{}{}{}</x></publish-options>",
         field("pubsub#persist_items", "true"),
-        field("pubsub#access_model", "presence")
+        field("pubsub#access_model", "presence"),
+        items_max.map_or_else(String::new, |max| field("pubsub#max_items", &max.to_string()))
     )
 }
 
@@ -164,7 +168,7 @@ pub fn issue(id: &str, commitment: &[u8; 32]) -> String {
     format!(
         "<iq type='set' id='{id}'><pubsub xmlns='{PUBSUB}'><publish node='{EVENT_NODE}'><item>\
          <event xmlns='{EVENT_NODE}'>{text}</event></item></publish>{}</pubsub></iq>",
-        options()
+        options(Some(EVENT_ITEMS_MAX))
     )
 }
 

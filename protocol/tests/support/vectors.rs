@@ -197,7 +197,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "record_answer_same" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Same, closer: Vec::new(), extensions: none() };
         "record_answer_absent" => message RecordAnswer = RecordAnswer { outcome: RecordOutcome::Absent, closer: vec![descriptor().into(); 2], extensions: none() };
         "find_node" => message FindNode = FindNode { target: [0x77; 32], want: 16, extensions: none() };
-        "find_node_knowing" => message FindNode = FindNode { target: [0x77; 32], want: 16, extensions: none().with(EXTENSION_KNOWN, vec![1, 2, 3, 4, 5, 6, 7, 8]) };
+        "find_node_knowing" => message FindNode = FindNode { target: [0x77; 32], want: 16, extensions: none().with(EXTENSION_KNOWN, (1..=16).collect()) };
         "nodes_known" => message Nodes = Nodes { closer: vec![descriptor().into()], extensions: none().with(EXTENSION_KNOWN, vec![1, 0]) };
         "nodes" => message Nodes = Nodes { closer: vec![descriptor().into(); 3], extensions: none() };
         "store" => message Store = Store { record: wire::encode(&record()), extensions: none() };
