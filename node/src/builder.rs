@@ -1,6 +1,6 @@
 //! Starting a node: settings, and the way from them to a running event loop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use halloo_protocol::call::{HpkeKeyPair, HpkeKeyRing};
@@ -77,8 +77,11 @@ pub(crate) struct Settings {
     pub(crate) api: Option<String>,
     pub(crate) clock_skew_secs: i64,
     pub(crate) linked_certificate_secs: Option<u64>,
+    pub(crate) gateway_drops: bool,
     pub(crate) lease_secs: u64,
     pub(crate) home: Option<PathBuf>,
+    /// A PEM file with certificates of servers of WebSockets.
+    pub(crate) web_roots: Option<PathBuf>,
     pub(crate) freezable: bool,
     pub(crate) publishes: bool,
     pub(crate) announce: Vec<Multiaddr>,
@@ -119,8 +122,10 @@ impl Default for Settings {
             api: None,
             clock_skew_secs: 0,
             linked_certificate_secs: None,
+            gateway_drops: false,
             lease_secs: halloo_protocol::directory::DEVICE_LEASE_SECS_MAX,
             home: None,
+            web_roots: None,
             freezable: false,
             publishes: true,
             announce: Vec::new(),
@@ -157,6 +162,9 @@ pub enum StartError {
     /// The authority role can't start.
     #[error("authority role: {0}")]
     Authority(String),
+    /// Certificates that are to be trusted can't be read.
+    #[error("roots: {0}")]
+    Roots(String),
     /// The gateway role can't start.
     #[error("gateway role: {0}")]
     Gateway(String),
@@ -238,6 +246,12 @@ impl NodeBuilder {
             self.settings.mdns = false;
             self.settings.upnp = false;
         }
+        self
+    }
+
+    /// Certificates (PEM) that are trusted besides Mozilla's list when others are dialled at `/tls/ws`. Default: none.
+    pub fn web_roots(mut self, file: Option<PathBuf>) -> Self {
+        self.settings.web_roots = file;
         self
     }
 
@@ -385,6 +399,12 @@ impl NodeBuilder {
         self
     }
 
+    /// As a gateway, accepts pushes and brings none, for tests of who finds out. Default: no.
+    pub fn dangerous_gateway_drops(mut self, on: bool) -> Self {
+        self.settings.gateway_drops = on;
+        self
+    }
+
     /// Lets certificates of devices linked here last so long, from an hour ago on, instead of a year. For tests of their renewal.
     pub fn dangerous_linked_certificate_secs(mut self, secs: Option<u64>) -> Self {
         self.settings.linked_certificate_secs = secs;
@@ -493,7 +513,8 @@ impl NodeBuilder {
         };
         let keypair = crate::address::keypair(self.identity.device_key()).ok_or(StartError::DeviceKey)?;
         let traffic = std::sync::Arc::default();
-        let mut swarm = build_counted_swarm(keypair, swarm_options(&settings), &traffic)?;
+        let web_roots = settings.web_roots.as_deref().map(web_roots).transpose()?.unwrap_or_default();
+        let mut swarm = build_counted_swarm(keypair, swarm_options(&settings), &traffic, &web_roots)?;
         for address in listen_addresses(&settings) {
             listen(&mut swarm, address)?;
         }
@@ -575,7 +596,7 @@ impl NodeBuilder {
             leaving: None,
             store,
         };
-        event_loop.with_roles(unix)
+        event_loop.with_roles(unix).await
     }
 }
 
@@ -586,6 +607,23 @@ struct Ends {
     internal: mpsc::Receiver<crate::event_loop::Internal>,
     internal_sender: mpsc::Sender<crate::event_loop::Internal>,
     service: Option<crate::push::receiver::LocalPushService>,
+}
+
+/// Largest file with certificates, in bytes.
+const ROOTS_BYTES_MAX: u64 = 1_024 * 1_024;
+
+fn web_roots(path: &Path) -> Result<Vec<Vec<u8>>, StartError> {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let failed = |reason: String| StartError::Roots(format!("{}: {reason}", path.display()));
+    let length = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
+    if length > ROOTS_BYTES_MAX {
+        return Err(failed(format!("{length} bytes, at most {ROOTS_BYTES_MAX}")));
+    }
+    let found = CertificateDer::pem_file_iter(path).map_err(|error| failed(error.to_string()))?;
+    let roots: Result<Vec<_>, _> = found.map(|found| found.map(|certificate| certificate.to_vec())).collect();
+    let roots = roots.map_err(|error| failed(error.to_string()))?;
+    if roots.is_empty() { Err(failed("no certificate in it".to_owned())) } else { Ok(roots) }
 }
 
 /// The device's keys for sealed invites: those in the database, changed when they are due.
@@ -602,12 +640,15 @@ fn hpke_keys(identity: &LocalIdentity, now: UnixTime, rng: &mut rand::rngs::StdR
 
 impl EventLoop {
     /// Opens the roles that keep state of their own.
-    fn with_roles(mut self, now: UnixTime) -> Result<Self, StartError> {
+    async fn with_roles(mut self, now: UnixTime) -> Result<Self, StartError> {
         if self.settings.roles.contains(Roles::AUTHORITY) {
             self.open_authority(now)?;
         }
         if self.settings.roles.contains(Roles::GATEWAY) {
-            self.open_gateway()?;
+            let (home, device) = (self.settings.home.as_deref(), self.identity.device());
+            let news = self.internal_sender.clone();
+            let shared = crate::roles::gateway::open_records(&self.settings.gateway, home, device, &self.store, news).await?;
+            self.open_gateway(shared)?;
         }
         // A node that is there for a moment, to enrol, tells nobody of anything.
         if self.settings.publishes {

@@ -19,7 +19,7 @@ use libp2p::Multiaddr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use gateway::{ApnsConfig, FcmConfig, GatewayConfig, SmsConfig};
+pub use gateway::{ApnsConfig, DatabaseUrl, FcmConfig, GatewayConfig, SmsConfig};
 pub(crate) use mail::ACCOUNTS_MAX as MAIL_ACCOUNTS_MAX;
 pub use mail::{MailAccount, MailConfig};
 pub use sensor::SensorConfig;
@@ -38,6 +38,8 @@ pub struct Config {
     pub roles: Vec<Role>,
     /// A local network or a test; see `halloo run --lab`.
     pub lab: bool,
+    /// A PEM file with certificates trusted besides Mozilla's list where others are reached at `/tls/ws`.
+    pub roots: Option<PathBuf>,
     /// Whether to look for peers on the local network by multicast.
     pub mdns: Option<bool>,
     /// Whether to ask the home router for a port.
@@ -84,6 +86,8 @@ pub struct DebugConfig {
     pub clock_skew_secs: i64,
     /// How long certificates of devices linked here last, from an hour ago on; `None`: a year. To see them renewed.
     pub linked_certificate_secs: Option<u64>,
+    /// With the gateway role: pushes are accepted and not brought, to see who finds out.
+    pub gateway_drops: bool,
 }
 
 /// Who the user is to others.

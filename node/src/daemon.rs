@@ -325,6 +325,7 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
             ..config.files
         })
         .device(&device_name, device_kind)
+        .web_roots(config.roots.map(|path| home.root().join(path)))
         .gateway_role(config.gateway.seen_from(home.root()))
         .mail(config.mail.seen_from(home.root()))
         .sensor(config.sensor.seen_from(home.root()))
@@ -340,6 +341,7 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         // Servers use all cores; a person's device can be frozen whole.
         .freezable(roles == Roles::default() && config.relay.relay_for == RelayPolicy::Off)
         .dangerous_linked_certificate_secs(config.debug.linked_certificate_secs)
+        .dangerous_gateway_drops(config.debug.gateway_drops)
         .dangerous_clock_skew_secs(config.debug.clock_skew_secs);
     if let Some(media_relay) = media_relay(&config.relay, roles, config.lab) {
         builder = builder.media_relay(media_relay);

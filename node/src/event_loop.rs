@@ -103,6 +103,8 @@ pub(crate) enum Internal {
     SessionByPhone(crate::roles::gateway::sessions::PhoneAnswer),
     /// A push service answered about a phone's app.
     PhonePush(crate::roles::gateway::phones::Ticket, crate::roles::gateway::ServiceOutcome),
+    /// A database that gateways share.
+    GatewayRecords(Box<crate::roles::gateway::RecordsNews>),
     /// A thread that works on a file has done something.
     File(crate::files::FileNews),
     /// The local push service took a message for this device, still encrypted.
@@ -462,6 +464,7 @@ impl EventLoop {
             Internal::PushService(answer) => self.handle_service_answer(answer),
             Internal::SessionByPhone(answer) => self.handle_phone_answer(answer),
             Internal::PhonePush(ticket, outcome) => self.handle_phone_push_outcome(ticket, outcome),
+            Internal::GatewayRecords(news) => self.handle_records_news(*news),
             Internal::PushReceived(body) => self.handle_push_received(&body),
             Internal::Mail(news) => self.handle_mail(news),
             Internal::Linked(news) => self.handle_linked(*news),

@@ -22,7 +22,7 @@ use halloo_protocol::id::MessageId;
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::mail::MailNotice;
 use halloo_protocol::message::{CopyState, Correspondent, Envelope, MessageBody, OwnSignal};
-use halloo_protocol::time::Now;
+use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::Extensions;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -43,6 +43,14 @@ use crate::wording::{Sentence, ShownOn};
 const KNOWN_MAX: usize = 512;
 const WAITING_MAX: usize = 64;
 
+/// Mails of an account that are looked after until they are read; the oldest fall out.
+const UNREAD_MAX: usize = 32;
+
+/// Mails that go on waiting for their turn after a restart.
+const KEPT_WAITING_MAX: usize = 32;
+
+const WAITING_SETTING: &str = "mails that wait";
+
 /// Longest password, and file with certificates.
 const PASSWORD_BYTES_MAX: u64 = 1_024;
 const ROOTS_BYTES_MAX: u64 = 1_024 * 1_024;
@@ -52,6 +60,13 @@ const ROOTS_BYTES_MAX: u64 = 1_024 * 1_024;
 pub(crate) struct Seen {
     validity: u32,
     uid: u32,
+}
+
+/// A mail of a watched account that was told of, and not read when it was last looked.
+#[derive(Clone, Debug, Encode, Decode)]
+struct Unread {
+    seen: Seen,
+    notice: MailNotice,
 }
 
 /// Where a mail came from.
@@ -76,6 +91,8 @@ pub(crate) enum MailNews {
     },
     /// A folder that wasn't known: from there on mails are news.
     Opened { account: String, seen: Seen, taken: oneshot::Sender<bool> },
+    /// Mails of the account that were told of are read, or gone: their numbers.
+    Read { account: String, uids: Vec<u32>, taken: oneshot::Sender<bool> },
     /// An account can't be watched.
     Trouble { account: String, reason: String },
 }
@@ -97,7 +114,7 @@ pub(crate) struct MailState {
     /// To be shown here, and when.
     waiting: Vec<(Instant, MailNotice, Option<ShownOn>)>,
     /// When other devices may be woken for a mail, by the message that tells of it; the oldest fall out, and wake nobody any more.
-    turns: VecDeque<(MessageId, Vec<Turn>)>,
+    turns: VecDeque<(MessageId, [u8; 16], Vec<Turn>)>,
 }
 
 impl MailState {
@@ -118,6 +135,10 @@ fn setting(account: &str) -> String {
     format!("mail seen {account}")
 }
 
+fn unread_setting(account: &str) -> String {
+    format!("mail unread {account}")
+}
+
 // Start.
 impl EventLoop {
     /// Starts to watch what the configuration names.
@@ -133,9 +154,16 @@ impl EventLoop {
             let ready = ready(account).map_err(|reason| format!("mail.account {:?}: {reason}", account.name))?;
             let seen = self.store.read::<_, StoreError>(|view| view.setting_value::<Seen>(&setting(&account.name)));
             let seen = seen.map_err(|error| format!("mail.account {:?}: {error}", account.name))?;
-            tokio::spawn(imap::watch(ready, seen, self.internal_sender.clone()));
+            let unread = self.unread_of(&account.name).map_err(|error| format!("mail.account {:?}: {error}", account.name))?;
+            let unread = unread.iter().filter(|unread| Some(unread.seen.validity) == seen.map(|seen| seen.validity));
+            let unread = unread.map(|unread| unread.seen.uid).collect();
+            tokio::spawn(imap::watch(ready, seen, unread, self.internal_sender.clone()));
         }
+        self.take_up_waiting_mails();
         match config.listen {
+            Some(address) if !address.ip().is_loopback() && !config.listen_to_others => Err(format!(
+                "mail.listen: other machines reach {address}, and whoever does can have you told of anything: name a loopback address, or set mail.listen_to_others = true"
+            )),
             Some(address) => smtp::listen(address, self.internal_sender.clone()).map_err(|error| format!("mail.listen: {error}")),
             None => Ok(()),
         }
@@ -157,9 +185,12 @@ fn ready(account: &MailAccount) -> Result<imap::Account, String> {
             return Err(format!("{field}: empty, or with other characters than those of ASCII"));
         }
     }
+    if account.starttls && !account.tls {
+        return Err("starttls: tls = false says that there is none".into());
+    }
     let tls = if account.tls { Some(connector(account.roots.as_deref())?) } else { None };
     let (name, user, folder) = (account.name.clone(), account.user.clone(), account.folder.clone());
-    Ok(imap::Account { name, host, port, tls, user, password, folder })
+    Ok(imap::Account { name, host, port, tls, starttls: account.starttls, user, password, folder })
 }
 
 /// A password in a file of its own, which nobody else may read.
@@ -218,6 +249,11 @@ impl EventLoop {
                 let kept = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(&setting(&account), &seen));
                 let _gone = taken.send(kept.is_ok());
             }
+            MailNews::Read { account, uids, taken } => {
+                let is_kept =
+                    self.mails_read(&account, &uids).inspect_err(|error| warn!(%error, "it isn't told that a mail was read"));
+                let _gone = taken.send(is_kept.is_ok());
+            }
             MailNews::Trouble { account, reason } => {
                 warn!(account, reason, "the mail account can't be watched");
                 let detail = format!("mail account {account:?}: {reason}; it is tried again");
@@ -244,6 +280,10 @@ impl EventLoop {
         let queued = self.store.transaction::<_, StoreError>(|tx| {
             if let Origin::Watched(seen) = origin {
                 tx.put_setting_value(&setting(account), &seen)?;
+                let mut unread: Vec<Unread> = tx.setting_value(&unread_setting(account))?.unwrap_or_default();
+                unread.push(Unread { seen, notice: notice.clone() });
+                let surplus = unread.len().saturating_sub(UNREAD_MAX);
+                tx.put_setting_value(&unread_setting(account), &unread.split_off(surplus))?;
             }
             envelope.map(|envelope| keep_signal(tx, &me, envelope, now.unix)).transpose()
         })?;
@@ -252,6 +292,43 @@ impl EventLoop {
             self.queue_kept(vec![queued], now);
         }
         self.show_mail(notice);
+        Ok(())
+    }
+
+    fn unread_of(&self, account: &str) -> Result<Vec<Unread>, StoreError> {
+        let known = self.store.read::<_, StoreError>(|view| view.setting_value(&unread_setting(account)))?;
+        Ok(known.unwrap_or_default())
+    }
+
+    /// Mails were read, or are gone: whoever was told of them takes it back, and whoever wasn't isn't.
+    fn mails_read(&mut self, account: &str, uids: &[u32]) -> Result<(), StoreError> {
+        let now = self.now();
+        let (read, left): (Vec<Unread>, Vec<Unread>) =
+            self.unread_of(account)?.into_iter().partition(|unread| uids.contains(&unread.seen.uid));
+        let me = self.identity.user_id();
+        let has_others = self.own_devices_known().len() > 1;
+        let envelopes: Vec<Envelope> = read
+            .iter()
+            .filter(|_| has_others)
+            .map(|unread| Envelope {
+                id: MessageId::random(&mut self.rng),
+                conversation: conversation_id(&me, &Correspondent::User(me.clone())),
+                counter: 0,
+                sent_at: now.unix,
+                body: MessageBody::Own(Box::new(OwnSignal::Mail(Box::new(unread.notice.clone().read())))),
+                extensions: Extensions::none(),
+            })
+            .collect();
+        let queued = self.store.transaction::<_, StoreError>(|tx| {
+            tx.put_setting_value(&unread_setting(account), &left)?;
+            envelopes.into_iter().map(|envelope| keep_signal(tx, &me, envelope, now.unix)).collect::<Result<Vec<_>, _>>()
+        })?;
+        self.queue_kept(queued, now);
+        for Unread { notice, .. } in read {
+            // Nobody else is woken for it.
+            self.mail.turns.retain(|(_, mail, _)| *mail != notice.id);
+            self.withdraw_mail(notice);
+        }
         Ok(())
     }
 
@@ -267,12 +344,12 @@ impl EventLoop {
         if self.mail.turns.len() >= WAITING_MAX {
             self.mail.turns.pop_front();
         }
-        self.mail.turns.push_back((message, turns));
+        self.mail.turns.push_back((message, notice.id, turns));
     }
 
     /// Whether a device may be woken for a mail now. One that isn't waits with what else is in its mailboxes.
     pub(crate) fn may_wake_for_mail(&self, message: &MessageId, device: &DeviceKey) -> bool {
-        let turns = self.mail.turns.iter().find(|(known, _)| known == message).map(|(_, turns)| turns);
+        let turns = self.mail.turns.iter().find(|(known, ..)| known == message).map(|(.., turns)| turns);
         let turn = turns.into_iter().flatten().find(|turn| turn.device == *device);
         turn.and_then(|turn| turn.at).is_some_and(|at| at <= Instant::now())
     }
@@ -280,14 +357,17 @@ impl EventLoop {
     pub(crate) fn mail_tick(&mut self, now: Now) {
         let (due, waiting): (Vec<_>, Vec<_>) = self.mail.waiting.drain(..).partition(|(at, ..)| *at <= now.instant);
         self.mail.waiting = waiting;
+        if !due.is_empty() {
+            self.keep_waiting_mails();
+        }
         for (_, notice, shown_on) in due {
             self.tell_mail(notice, shown_on);
         }
         // Once every device has it there is nobody to wake.
         let mut all = std::mem::take(&mut self.mail.turns);
-        all.retain(|(message, _)| self.messages.outbox.item(message).is_some());
+        all.retain(|(message, ..)| self.messages.outbox.item(message).is_some());
         let mut woken = Vec::new();
-        for (message, turns) in &mut all {
+        for (message, _, turns) in &mut all {
             woken.extend(self.due_for_mail(message, turns, now.instant).into_iter().map(|device| (*message, device)));
         }
         self.mail.turns = all;
@@ -325,7 +405,7 @@ impl EventLoop {
 impl EventLoop {
     /// Another device of this user tells of a mail.
     pub(crate) fn mail_told(&mut self, notice: MailNotice) {
-        self.show_mail(notice);
+        if notice.is_read() { self.withdraw_mail(notice) } else { self.show_mail(notice) }
     }
 
     /// Tells its person when this device's turn has come.
@@ -338,6 +418,42 @@ impl EventLoop {
             return self.tell_mail(notice, shown_on);
         }
         self.mail.waiting.push((Instant::now() + Duration::from_secs(u64::from(after_secs)), notice, shown_on));
+        self.keep_waiting_mails();
+    }
+
+    /// A mail was read: nothing is told of it any more, and what was told is taken back.
+    fn withdraw_mail(&mut self, notice: MailNotice) {
+        // Its first word may come after this one.
+        self.mail.hear(notice.id);
+        let waited = self.mail.waiting.len();
+        self.mail.waiting.retain(|(_, waiting, _)| waiting.id != notice.id);
+        if self.mail.waiting.len() < waited {
+            return self.keep_waiting_mails();
+        }
+        let mail_id = data_encoding::HEXLOWER.encode(&notice.id);
+        self.events.send(Event::MailRead { mail_id, account: notice.account });
+    }
+
+    /// What waits for its turn goes on doing so after a restart.
+    fn keep_waiting_mails(&self) {
+        let now = self.now();
+        let due = |at: &Instant| now.unix.plus_secs(at.saturating_duration_since(now.instant).as_secs());
+        let newest = self.mail.waiting.iter().rev().take(KEPT_WAITING_MAX);
+        let kept: Vec<(UnixTime, MailNotice)> = newest.map(|(at, notice, _)| (due(at), notice.clone())).collect();
+        let written = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(WAITING_SETTING, &kept));
+        if let Err(error) = written {
+            warn!(%error, "mails that wait for their turn aren't kept");
+        }
+    }
+
+    fn take_up_waiting_mails(&mut self) {
+        let kept = self.store.read::<_, StoreError>(|view| view.setting_value::<Vec<(UnixTime, MailNotice)>>(WAITING_SETTING));
+        let kept = kept.inspect_err(|error| warn!(%error, "mails that waited for their turn aren't read")).ok().flatten();
+        let now = self.now();
+        for (due, notice) in kept.unwrap_or_default() {
+            self.mail.hear(notice.id);
+            self.mail.waiting.push((now.instant + Duration::from_secs(due.secs_since(now.unix)), notice, None));
+        }
     }
 
     fn tell_mail(&self, notice: MailNotice, shown_on: Option<ShownOn>) {

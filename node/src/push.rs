@@ -3,6 +3,7 @@
 
 mod channels;
 mod ended;
+mod groups;
 mod keep;
 mod letters;
 pub(crate) mod phone;
@@ -208,6 +209,8 @@ pub(crate) struct PushState {
     tried: Vec<DeviceKey>,
     /// What is still to be registered with it.
     spare_left: Vec<(Helper, WireChannel)>,
+    /// Which gateways share a database.
+    groups: groups::Groups,
     /// Gateways whose place another one is to take.
     replaced: Vec<DeviceKey>,
 }
@@ -229,6 +232,7 @@ impl PushState {
             language: None,
             tried: Vec::new(),
             spare_left: Vec::new(),
+            groups: groups::Groups::default(),
             replaced: Vec::new(),
         }
     }

@@ -3,7 +3,7 @@
 use halloo_protocol::authority::{EnrolRequest, RenewRequest, RevocationListAnswer, RevocationListRequest};
 use halloo_protocol::call::conference::ConferenceNotice;
 use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, CallTraceAsk, InviteHandOver, InviteHandedOver, SignalPass};
-use halloo_protocol::choice::{PushChoice, PushWithdraw};
+use halloo_protocol::choice::PushWithdraw;
 use halloo_protocol::file::{FileAccept, FileHashes, FileRead};
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
@@ -11,10 +11,9 @@ use halloo_protocol::linking::{LinkConfirm, LinkDone, LinkStart};
 use halloo_protocol::mailbox::{MailboxOpen, MailboxPut, MailboxTake};
 use halloo_protocol::message::{HistoryRequest, MessageDeliver};
 use halloo_protocol::own_device::{DeviceRename, DeviceRenew};
-use halloo_protocol::push::hand_on::PushHandOn;
 use halloo_protocol::push::phone::PhonePush;
-use halloo_protocol::push::session::{SessionContent, SessionOpen, SessionRequest};
-use halloo_protocol::push::{PushArrived, PushChannelGone, PushDeliver, PushKeep, PushRegister, PushSend, PushUnregister};
+use halloo_protocol::push::session::{SessionContent, SessionRequest};
+use halloo_protocol::push::{PushArrived, PushChannelGone, PushDeliver};
 use halloo_protocol::relay::RelayRequest;
 use halloo_protocol::session::{KeyFetch, MailboxKeyFetch, MailboxKeys};
 use halloo_protocol::vault::{VaultFetch, VaultLook, VaultPut};
@@ -88,39 +87,15 @@ impl EventLoop {
                 node.handle_mailbox_key_fetch(peer, chain.as_ref(), &request)
             }),
             RelayRequest::KIND => self.with(frame, |node, _: RelayRequest| node.handle_relay_request(peer)),
-            PushRegister::KIND => self.with(frame, |node, request: PushRegister| {
-                let chain = node.chain_of(&peer);
-                node.handle_push_register_request(chain.as_ref(), request)
-            }),
-            PushKeep::KIND => self.with(frame, |node, request: PushKeep| {
-                let chain = node.chain_of(&peer);
-                node.handle_push_keep(chain.as_ref(), &request)
-            }),
-            PushChoice::KIND => self.with(frame, |node, choice: PushChoice| {
-                let chain = node.chain_of(&peer);
-                node.handle_push_choice(chain.as_ref(), choice)
-            }),
+            kind if crate::roles::gateway::is_for_gateway(kind) => return self.handle_gateway_request(peer, via, frame),
             PushWithdraw::KIND => self.with(frame, |node, request: PushWithdraw| node.handle_push_withdraw(peer, &request)),
-            PushUnregister::KIND => self.with(frame, |node, request: PushUnregister| {
-                let chain = node.chain_of(&peer);
-                node.handle_push_unregister(chain.as_ref(), &request)
-            }),
-            PushSend::KIND => self.with(frame, |node, request: PushSend| {
-                let chain = node.chain_of(&peer);
-                node.handle_push_send(peer, chain.as_ref(), &request)
-            }),
             PushDeliver::KIND => self.with(frame, |node, request: PushDeliver| node.handle_push_deliver(&request.payload)),
             PushArrived::KIND => self.with(frame, |node, arrived: PushArrived| node.handle_push_arrived(peer, &arrived)),
             PushChannelGone::KIND => {
                 self.with(frame, |node, notice: PushChannelGone| node.handle_push_channel_gone(&peer, &notice))
             }
             PhonePush::KIND => return self.handle_phone_push(peer, via, frame),
-            PushHandOn::KIND => self.with(frame, |node, request: PushHandOn| node.handle_push_hand_on(peer, &request)),
             SessionRequest::KIND => self.with(frame, |node, request: SessionRequest| node.handle_session_request(&request)),
-            SessionOpen::KIND => self.with(frame, |node, request: SessionOpen| {
-                let chain = node.chain_of(&peer);
-                node.handle_session_open(chain.as_ref(), request)
-            }),
             SessionContent::KIND => self.with(frame, |node, request: SessionContent| node.handle_session_content(peer, request)),
             LinkStart::KIND => self.with(frame, |node, message: LinkStart| node.handle_link_start(peer, &message)),
             LinkConfirm::KIND => self.with(frame, |node, message: LinkConfirm| node.handle_link_confirm(peer, &message)),
@@ -145,7 +120,7 @@ impl EventLoop {
         self.answer_encoded(peer, via, answer.id, answer.kind, answer.body);
     }
 
-    fn with<Q: Message, A: Message>(
+    pub(crate) fn with<Q: Message, A: Message>(
         &mut self,
         frame: &Frame,
         answer: impl FnOnce(&mut Self, Q) -> A,
@@ -180,6 +155,6 @@ impl EventLoop {
     }
 }
 
-const fn unsupported(id: u32) -> Frame {
+pub(crate) const fn unsupported(id: u32) -> Frame {
     Frame { kind: FrameKind::UNSUPPORTED, id, body: Vec::new() }
 }

@@ -134,22 +134,26 @@ pub enum SwarmError {
     /// The device key cannot be used with Noise.
     #[error("noise: {0}")]
     Noise(#[from] noise::Error),
+    /// A certificate that is to be trusted can't be.
+    #[error("roots: {0}")]
+    Roots(#[from] websocket::tls::Error),
 }
 
 /// A swarm that listens nowhere yet. Call within a Tokio runtime.
 pub fn build_swarm(keypair: Keypair, options: SwarmOptions) -> Result<Swarm<Behaviour>, SwarmError> {
-    build_counted_swarm(keypair, options, &Arc::default())
+    build_counted_swarm(keypair, options, &Arc::default(), &[])
 }
 
-/// [`build_swarm`], with its traffic counted in `traffic`.
+/// [`build_swarm`], with its traffic counted in `traffic`. Certificates in `web_roots` (DER) are trusted besides Mozilla's list by servers of WebSockets.
 pub fn build_counted_swarm(
     keypair: Keypair,
     options: SwarmOptions,
     traffic: &Arc<Traffic>,
+    web_roots: &[Vec<u8>],
 ) -> Result<Swarm<Behaviour>, SwarmError> {
     let local = keypair.public().to_peer_id();
     let (relay_transport, relay_client) = relay::client::new(local);
-    let transport = build_transport(&keypair, relay_transport, options, traffic)?;
+    let transport = build_transport(&keypair, relay_transport, options, traffic, web_roots)?;
     let behaviour = build_behaviour(&keypair, relay_client, options);
     let config = swarm::Config::with_tokio_executor()
         // The first frame leaves with the stream's opening. Safe because each protocol offers a single
@@ -165,6 +169,7 @@ fn build_transport(
     relay_transport: relay::client::Transport,
     options: SwarmOptions,
     traffic: &Arc<Traffic>,
+    web_roots: &[Vec<u8>],
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SwarmError> {
     let noise = noise::Config::new(keypair)?;
     let circuits = relay_transport
@@ -174,7 +179,7 @@ fn build_transport(
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     let direct = with_names(|| direct_transport(keypair, noise.clone(), options, Arc::clone(traffic)));
     // Circuits come first: a name in a relay's address is resolved when the relay itself is dialled. WebSockets before the rest: TLS needs the name.
-    let web = web_socket_transport(noise.clone(), Arc::clone(traffic));
+    let web = web_socket_transport(noise.clone(), Arc::clone(traffic), web_roots)?;
     let all = circuits.or_transport(web).map(|either, _| either.into_inner());
     let all = all.or_transport(direct).map(|either, _| either.into_inner());
     Ok(TransportTimeout::new(all, options.handshake_timeout).boxed())
@@ -191,16 +196,26 @@ fn with_names<T: Transport>(inner: impl Fn() -> T) -> dns::tokio::Transport<T> {
 
 /// WebSockets, for networks that let nothing but HTTP out: the same streams in its messages. `/ws` without TLS, which Noise makes good for, and `/tls/ws` to
 /// a proxy that has a certificate for its name.
-fn web_socket_transport(noise: noise::Config, traffic: Arc<Traffic>) -> Boxed<(PeerId, StreamMuxerBox)> {
+fn web_socket_transport(
+    noise: noise::Config,
+    traffic: Arc<Traffic>,
+    roots: &[Vec<u8>],
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, SwarmError> {
     let mut sockets = websocket::Config::new(with_names(|| tcp::tokio::Transport::new(tcp::Config::default())));
     sockets.set_max_data_size(WEB_SOCKET_MESSAGE_MAX);
-    sockets
+    let mut tls = websocket::tls::Config::builder();
+    for root in roots {
+        tls.add_trust(&websocket::tls::Certificate::new(root.clone()))?;
+    }
+    sockets.set_tls_config(tls.finish());
+    let transport = sockets
         .map(move |stream, _| Counted::new(stream, Arc::clone(&traffic)))
         .upgrade(Version::V1Lazy)
         .authenticate(noise)
         .multiplex(yamux_config())
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)))
-        .boxed()
+        .boxed();
+    Ok(transport)
 }
 
 /// TCP, QUIC and, in tests, memory.

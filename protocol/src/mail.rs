@@ -18,6 +18,9 @@ pub const SUBJECT_BYTES_MAX: usize = 256;
 /// Longest beginning of the text.
 pub const PREVIEW_BYTES_MAX: usize = 512;
 
+/// Extension of [`MailNotice`], empty: the mail was read, or is gone.
+const READ_EXTENSION: u16 = 0x0001;
+
 /// What is told of a mail. Everything in it but `account` is its sender's word, and isn't checked by anybody.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct MailNotice {
@@ -60,6 +63,22 @@ impl MailNotice {
             }
         }
         Ok(())
+    }
+
+    /// The word that it was read, or is gone: whoever told of it takes that back, and whoever didn't tells nothing. Versions that don't know of this show the
+    /// mail, if they haven't.
+    #[must_use]
+    pub fn read(mut self) -> Self {
+        if !self.is_read() {
+            self.extensions = self.extensions.with(READ_EXTENSION, Vec::new());
+        }
+        self
+    }
+
+    /// Whether it is that.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.extensions.find(READ_EXTENSION).is_some()
     }
 
     /// Whom to name: by name where there is one.
@@ -127,5 +146,23 @@ mod tests {
         assert_eq!(MailNotice { from_name: String::new(), ..notice.clone() }.from(), "carol@mail.example");
         assert!(MailNotice { subject: "x".repeat(SUBJECT_BYTES_MAX + 1), ..notice.clone() }.check().is_err());
         assert!(MailNotice { preview: "a\nb".into(), ..notice }.check().is_err());
+    }
+
+    #[test]
+    fn a_notice_says_whether_its_mail_was_read() {
+        let notice = MailNotice {
+            id: [1; 16],
+            account: "work".into(),
+            from_name: String::new(),
+            from_address: "carol@mail.example".into(),
+            subject: String::new(),
+            preview: String::new(),
+            sent_at: UnixTime(1),
+            extensions: Extensions::none(),
+        };
+        assert!(!notice.is_read());
+        let read = notice.read();
+        assert!(read.is_read() && read.check().is_ok());
+        assert_eq!(read.clone().read(), read);
     }
 }

@@ -11,6 +11,7 @@
 //!    ([`crate::call::SignalPass`]). [`PushDelivered`], [`PushArrived`] and [`PushReceipt`] show a gateway that drops or delays.
 
 mod channel;
+pub mod group;
 pub mod hand_on;
 mod notice;
 mod payload;

@@ -154,6 +154,15 @@ fn what_cannot_be_watched_stops_the_start_and_names_why() {
     assert!(said.contains("in the open"), "{said}");
     let said = config(&account("server = \"mail.example:993\""));
     assert!(said.contains("password_file"), "{said}");
+    let said = config(&account("server = \"localhost:143\"\ntls = false\nstarttls = true"));
+    assert!(said.contains("starttls") || said.contains("password_file"), "{said}");
+    let listen = |lines: &str| {
+        std::fs::write(daemon.home().join("config.toml"), format!("lab = true\n[mail]\n{lines}\n")).expect("written");
+        Invocation::new(daemon.home()).args(["run"]).limit(PATIENCE).run()
+    };
+    let open = listen("listen = \"0.0.0.0:2525\"");
+    assert_ne!(open.code, 0, "{open:?}");
+    assert!(open.stderr.contains("mail.listen_to_others"), "{open:?}");
     std::fs::write(&password, "opensesame\n").expect("written");
     std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("set");
     let said = config(&account("server = \"mail.example:993\""));
@@ -164,6 +173,7 @@ fn what_cannot_be_watched_stops_the_start_and_names_why() {
 struct Dovecot {
     folder: PathBuf,
     port: u16,
+    tls_port: u16,
     process: Option<Child>,
 }
 
@@ -171,13 +181,14 @@ impl Dovecot {
     fn start(folder: &Path) -> Self {
         let folder = folder.join("dovecot");
         std::fs::create_dir_all(folder.join("run")).expect("made");
-        let mut dovecot = Self { folder, port: free_port(), process: None };
-        let (path, port) = (dovecot.folder.display().to_string(), dovecot.port);
+        let mut dovecot = Self { folder, port: free_port(), tls_port: free_port(), process: None };
+        dovecot.make_certificates();
+        let (path, port, tls_port) = (dovecot.folder.display().to_string(), dovecot.port, dovecot.tls_port);
         std::fs::write(dovecot.folder.join("users"), "bob:{PLAIN}opensesame:::::\n").expect("written");
         let config = format!(
-            "base_dir = {path}/run\nstate_dir = {path}/run\nlog_path = {path}/log\nprotocols = imap\nlisten = 127.0.0.1\nssl = no\n\
+            "base_dir = {path}/run\nstate_dir = {path}/run\nlog_path = {path}/log\nprotocols = imap\nlisten = 127.0.0.1\nssl = yes\nssl_cert = <{path}/server.pem\nssl_key = <{path}/server.key\n\
              disable_plaintext_auth = no\nmail_location = maildir:{path}/mail\nmail_uid = mail\nmail_gid = mail\nfirst_valid_uid = 1\n\
-             service imap-login {{\n  inet_listener imap {{\n    port = {port}\n  }}\n  inet_listener imaps {{\n    port = 0\n  }}\n}}\n\
+             service imap-login {{\n  inet_listener imap {{\n    port = {port}\n  }}\n  inet_listener imaps {{\n    port = {tls_port}\n    ssl = yes\n  }}\n}}\n\
              passdb {{\n  driver = passwd-file\n  args = {path}/users\n}}\nuserdb {{\n  driver = static\n  args = uid=mail gid=mail home={path}/home\n}}\n"
         );
         std::fs::write(dovecot.folder.join("dovecot.conf"), config).expect("written");
@@ -187,6 +198,15 @@ impl Dovecot {
         }
         dovecot.run();
         dovecot
+    }
+
+    /// A certificate for `localhost`, of an authority nobody knows; its certificate is in `ca.pem`.
+    fn make_certificates(&self) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+        let (certificate, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+        for (name, text) in [("ca.pem", &certificate), ("server.pem", &certificate), ("server.key", &key)] {
+            std::fs::write(self.folder.join(name), text).expect("written");
+        }
     }
 
     fn run(&mut self) {
@@ -305,4 +325,104 @@ fn an_imap_account_is_watched_over_restarts_and_a_new_folder() {
         .expect("msmtp runs: scripts/setup --long");
     assert!(sent.success());
     told(bob, "by msmtp");
+}
+
+/// A watched account with `lines` in its configuration.
+fn account(name: &str, lines: &str, secret: &Path) -> String {
+    let secret = secret.display();
+    format!("[[mail.account]]\nname = \"{name}\"\nuser = \"bob\"\npassword_file = \"{secret}\"\n{lines}\n")
+}
+
+fn secret_in(folder: &Path) -> PathBuf {
+    std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    let secret = folder.join("password");
+    std::fs::write(&secret, "opensesame\n").expect("written");
+    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("set");
+    secret
+}
+
+#[test]
+#[ignore = "long: Dovecot"]
+fn a_mail_server_shows_a_certificate_that_is_trusted_or_isnt_told_the_password() {
+    let scratch = tempfile::Builder::new().prefix("halloo-mail-").tempdir().expect("a directory");
+    let secret = secret_in(scratch.path());
+    let dovecot = Dovecot::start(scratch.path());
+    let (ca, port, tls_port) = (dovecot.folder.join("ca.pem"), dovecot.port, dovecot.tls_port);
+    let roots = format!("roots = \"{}\"", ca.display());
+    let config = [
+        account("under-tls", &format!("server = \"localhost:{tls_port}\"\n{roots}"), &secret),
+        account("starttls", &format!("server = \"localhost:{port}\"\nstarttls = true\n{roots}"), &secret),
+        account("unknown", &format!("server = \"localhost:{tls_port}\""), &secret),
+        account("other-name", &format!("server = \"127.0.0.1:{port}\"\nstarttls = true\n{roots}"), &secret),
+    ];
+    let network = Plan::new(["bob"]).config("bob", &config.concat()).start();
+    let bob = &network.users[0];
+    eventually(PATIENCE, "both are watched", || {
+        let watched = bob.logged("a mail folder is watched");
+        if watched == 2 { Ok(()) } else { Err(watched.to_string()) }
+    });
+    dovecot.put("sealed");
+    for name in ["under-tls", "starttls"] {
+        bob.wait_event(PATIENCE, "mail_received", |event| event["account"] == name && event["subject"] == "sealed");
+    }
+    for name in ["unknown", "other-name"] {
+        let told = bob.wait_event(PATIENCE, "warning", |event| {
+            event["code"] == "mail-account" && event["detail"].as_str().is_some_and(|detail| detail.contains(name))
+        });
+        assert!(text(&told, "detail").contains("certificate"), "{told}");
+    }
+    // Who wasn't trusted has heard no password: each login is in Dovecot's log.
+    let log = std::fs::read_to_string(dovecot.folder.join("log")).expect("a log");
+    let logins = log.lines().filter(|line| line.contains("imap-login: Info: Login: ") && line.contains("TLS")).count();
+    assert_eq!(logins, 2, "{log}");
+}
+
+#[test]
+#[ignore = "long: Dovecot"]
+fn a_mail_that_was_read_is_taken_back_on_every_device_and_not_told_where_its_turn_was_later() {
+    let scratch = tempfile::Builder::new().prefix("halloo-mail-").tempdir().expect("a directory");
+    let secret = secret_in(scratch.path());
+    let dovecot = Dovecot::start(scratch.path());
+    let lines = format!("server = \"localhost:{}\"\nroots = \"{}\"", dovecot.tls_port, dovecot.folder.join("ca.pem").display());
+    let mut network = Plan::new(["bob"]).config("bob", &account("work", &lines, &secret)).start();
+    let phone = link(&network, &network.users[0], "phone", &[]);
+    let bob = &mut network.users[0];
+    eventually(PATIENCE, "the folder is watched", || {
+        if bob.logged("a mail folder is watched") > 0 { Ok(()) } else { Err("not yet".to_owned()) }
+    });
+    eventually(PATIENCE, "the record has both devices", || {
+        let found = bob.cli(["resolve", &bob.username, "--fresh"]);
+        if found.json()["devices"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    let read = |number: u32| dovecot.imap(&format!("c.select('INBOX')\nc.store('{number}', '+FLAGS', '(\\\\Seen)')"));
+    let taken_back = |device: &Daemon, mail: &Value| {
+        device.wait_event(PATIENCE, "mail_read", |event| event["mail_id"] == mail["mail_id"]);
+    };
+    dovecot.put("first");
+    let first = told(bob, "first");
+    told(&phone, "first");
+    read(1);
+    taken_back(bob, &first);
+    taken_back(&phone, &first);
+
+    // The phone first: this device's turn would come, and doesn't, since it is read by then; a restart between makes no difference.
+    set_policy(
+        bob,
+        &phone,
+        "version = 1\n[[rule]]\nwhen = { events = [\"mail\"] }\ntargets = [\"device:phone\"]\nescalate_after = 25\n",
+    );
+    dovecot.put("second");
+    let second = told(&phone, "second");
+    dovecot.put("third");
+    told(&phone, "third");
+    bob.kill();
+    read(2);
+    bob.restart();
+    taken_back(&phone, &second);
+    let third = told(bob, "third");
+    assert!(!mails(bob).iter().any(|mail| mail["subject"] == "second"), "it was read before its turn");
+    // Deleted is as good as read.
+    dovecot.imap("c.select('INBOX')\nc.store('3', '+FLAGS', '(\\\\Deleted)')\nc.expunge()");
+    taken_back(bob, &third);
+    taken_back(&phone, &third);
 }

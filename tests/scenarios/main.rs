@@ -41,6 +41,7 @@ mod push_gateway_operator;
 mod push_gateways;
 mod push_messages;
 mod push_sessions;
+mod push_shared_gateways;
 mod push_wakeup;
 mod push_web_socket;
 mod receipts;

@@ -194,6 +194,47 @@ fn a_gateway_that_accepts_pushes_and_drops_them_is_found_out_by_receipts() {
     assert_eq!(blamed, 1, "and nobody else");
 }
 
+/// The same with channels that any gateway can use: the gateway that drops loses its place to another, by receipts alone.
+#[test]
+#[ignore = "long: three calls to a device that sleeps"]
+fn a_gateway_that_accepts_pushes_and_drops_them_is_replaced() {
+    let plan = Plan::new(["alice", "bob", "carol", "dora"]).args("bob", ["--answer", "auto"]);
+    let plan = plan.args("carol", ["--role", "gateway"]).config("carol", "[debug]\ngateway_drops = true\n");
+    let mut network = plan.args("dora", ["--role", "gateway"]).start();
+    let authority = network.authority.peer_id();
+    let [alice, bob, carol, dora] = network.users();
+    befriend(alice, bob);
+    bob.cli(["push", "register", "webpush", "--gateway", &carol.peer_id()]).ok();
+    // The second one is found by itself; the third is at hand.
+    let before = has_gateways(bob, 2);
+    let third = [authority, dora.peer_id()].into_iter().find(|gateway| !before.contains(gateway)).expect("three");
+    assert!(before.contains(&carol.peer_id()), "{before:?}");
+    // Renewing is answered when all of it is where callers look.
+    let second = before.iter().find(|gateway| **gateway != carol.peer_id()).expect("two");
+    bob.cli(["push", "register", "webpush", "--gateway", second]).ok();
+    for number in 1..=3 {
+        assert_eq!(bob.cli(["suspend"]).ok()["suspended"], true);
+        let call = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", "1"]).limit(TEST_TIME_MAX).run().ok();
+        assert_eq!((&call["outcome"], &call["via_push"]), (&Value::from("completed"), &Value::from(true)), "{call}");
+        eventually(SETTLED_TIME_MAX, "carol has accepted it, and dropped it", || {
+            let dropped = carol.logged("a push is dropped");
+            if dropped >= number { Ok(()) } else { Err(dropped.to_string()) }
+        });
+    }
+    let warning = bob.wait_event(SETTLED_TIME_MAX, "warning", |event| event["code"] == "push-gateway-silent");
+    let detail = warning["detail"].as_str().unwrap_or_default();
+    assert!(detail.contains(&carol.peer_id()) && detail.contains("another one is to take its place"), "{warning}");
+    eventually(SETTLED_TIME_MAX, "the third one takes its place", || {
+        let now = gateways(bob)?;
+        let is_replaced = now.len() == 2 && now.contains(&third) && !now.contains(&carol.peer_id());
+        if is_replaced { Ok(()) } else { Err(format!("{now:?}")) }
+    });
+    // No self-test had a part in it.
+    assert!(
+        !bob.events().iter().any(|event| event["code"] == "push-gateway-silent" && event["detail"].to_string().contains("test"))
+    );
+}
+
 /// The gateway has accepted the push before it knew that nothing brings it: it says so, and nobody waits for a phone that won't ring.
 #[test]
 fn a_caller_hears_at_once_that_no_channel_brings_the_push() {

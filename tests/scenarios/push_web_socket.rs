@@ -1,10 +1,12 @@
 //! Goal: a device in a network that lets nothing but HTTP out is registered with its gateway, and gets its pushes, over a WebSocket. Method: between the device
 //! and the gateway stands a wall that reads what comes first and lets only requests for a WebSocket through, and the gateway listens nowhere else.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use halloo_tests::cli::Invocation;
@@ -110,4 +112,112 @@ fn a_device_that_can_only_do_web_sockets_gets_its_pushes() {
     let known =
         peers["peers"].as_array().into_iter().flatten().find(|known| known["peer_id"] == peer.as_str()).expect("connected");
     assert!(known["addresses"][0].as_str().is_some_and(|address| address.contains("/ws")), "{known}");
+}
+
+/// What an operator puts before a gateway: TLS by Python's `ssl`, with a certificate for `localhost` that nobody knows; `roots.pem` in its folder is to be
+/// trusted for it.
+struct TlsProxy {
+    port: u16,
+    process: Child,
+    said: Arc<Mutex<String>>,
+}
+
+const PROXY: &str = "
+import socket, ssl, sys, threading
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1], sys.argv[2])
+listener = socket.create_server(('127.0.0.1', 0))
+print('port', listener.getsockname()[1], flush=True)
+def copy(one, other):
+    try:
+        while data := one.recv(65536):
+            other.sendall(data)
+    except OSError:
+        pass
+    for end in (one, other):
+        try: end.shutdown(socket.SHUT_RDWR)
+        except OSError: pass
+def serve(client):
+    try:
+        client = context.wrap_socket(client, server_side=True)
+    except (ssl.SSLError, OSError) as error:
+        return print('refused', error, flush=True)
+    print('passed', client.version(), flush=True)
+    server = socket.create_connection(('127.0.0.1', int(sys.argv[3])))
+    threading.Thread(target=copy, args=(server, client), daemon=True).start()
+    copy(client, server)
+while True:
+    client, _ = listener.accept()
+    threading.Thread(target=serve, args=(client,), daemon=True).start()
+";
+
+impl TlsProxy {
+    fn before(server_port: u16, folder: &Path) -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+        let (certificate, key) = (folder.join("roots.pem"), folder.join("proxy.key"));
+        std::fs::write(&certificate, made.cert.pem()).expect("written");
+        std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+        let mut command = Command::new("python3");
+        command.args(["-c", PROXY]).arg(&certificate).arg(&key).arg(server_port.to_string());
+        let mut process = command.stdout(Stdio::piped()).spawn().expect("python3 runs");
+        let mut lines = BufReader::new(process.stdout.take().expect("piped")).lines();
+        let first = lines.next().expect("a line").expect("text");
+        let port = first.strip_prefix("port ").and_then(|port| port.parse().ok()).expect("a port");
+        let said = Arc::new(Mutex::new(String::new()));
+        let all = Arc::clone(&said);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                all.lock().expect("no panic").push_str(&format!("{line}\n"));
+            }
+        });
+        Self { port, process, said }
+    }
+
+    fn count(&self, word: &str) -> usize {
+        self.said.lock().expect("no panic").lines().filter(|line| line.starts_with(word)).count()
+    }
+}
+
+impl Drop for TlsProxy {
+    fn drop(&mut self) {
+        let _ended = self.process.kill();
+        let _ended = self.process.wait();
+    }
+}
+
+#[test]
+#[ignore = "long: TLS"]
+fn a_web_socket_under_tls_goes_to_a_server_that_is_trusted_alone() {
+    let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
+    let config = format!("lab = true\n[authority]\nname = \"{AUTHORITY}\"\nenrolment = \"invite\"\n");
+    let mut gateway = Daemon::init(folder.path(), AUTHORITY, &config);
+    gateway.start(Launch::default().args(["--lab", "--listen", "/ip4/127.0.0.1/tcp/0/ws"]).args(infrastructure_roles()));
+    let port: u16 = gateway.addresses()[0].split('/').nth(4).expect("a port").parse().expect("a number");
+    let proxy = TlsProxy::before(port, folder.path());
+    let peer = gateway.peer_id();
+    let address = format!("/dns4/localhost/tcp/{}/tls/ws/p2p/{peer}", proxy.port);
+
+    // Nobody vouches for the certificate: no connection, and the device says that it finds nobody.
+    let mut alice = enrol_user(folder.path(), "alice", "lab = true\n", &invite(&gateway));
+    alice.spawn(Launch::lab().arg("--bootstrap").arg(&address));
+    eventually(PATIENCE, "the certificate is refused", || match proxy.count("refused") {
+        0 => Err("not yet".to_owned()),
+        _ => Ok(()),
+    });
+    alice.kill();
+    assert_eq!(proxy.count("passed"), 0, "{}", proxy.said.lock().expect("no panic"));
+
+    let roots = folder.path().join("roots.pem");
+    let config = format!("lab = true\nroots = \"{}\"\n", roots.display());
+    let mut bob = enrol_user(folder.path(), "bob", &config, &invite(&gateway));
+    bob.start(Launch::lab().arg("--bootstrap").arg(&address));
+    assert!(proxy.count("passed TLSv1.3") > 0, "{}", proxy.said.lock().expect("no panic"));
+    bob.cli(["push", "register", "stream"]).ok();
+    let test = Invocation::new(bob.home()).args(["push", "test"]).limit(PATIENCE).run().ok();
+    let stages = test["gateways"][0]["stages"].as_array().cloned().unwrap_or_default();
+    assert!(stages.iter().any(|stage| stage["step"] == "stream" && stage["ok"] == true), "{test}");
+    let peers = bob.cli(["peers"]).ok();
+    let known =
+        peers["peers"].as_array().into_iter().flatten().find(|known| known["peer_id"] == peer.as_str()).expect("connected");
+    assert!(known["addresses"].to_string().contains("/tls/ws"), "{known}");
 }

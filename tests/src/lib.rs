@@ -32,6 +32,7 @@ pub mod memory;
 pub mod natlab;
 pub mod network;
 pub mod phone;
+pub mod postgres;
 pub mod presence_reader;
 pub mod provider;
 pub mod raw_stream;

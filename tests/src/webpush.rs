@@ -195,13 +195,19 @@ print(json.dumps({'private': text(scalar), 'public': text(point), 'auth': text(o
         Self { keys: serde_json::from_slice(&output.stdout).expect("JSON") }
     }
 
+    /// What a push service's user tells: the key, and what authenticates (RFC 8291 section 2).
+    #[must_use]
+    pub fn public_keys(&self) -> [String; 2] {
+        ["public", "auth"].map(|name| text(&self.keys, name))
+    }
+
     /// Registers it for a device. Gives what `halloo push register` said.
     ///
     /// # Panics
     /// If that fails.
     pub fn register(&self, device: &Daemon, service: &PushService) -> Value {
         let endpoint = format!("{}/push/a-phone", service.origin);
-        let [p256dh, auth] = ["public", "auth"].map(|name| text(&self.keys, name));
+        let [p256dh, auth] = self.public_keys();
         device.cli(["push", "register", "webpush", "--endpoint", &endpoint, "--p256dh", &p256dh, "--auth", &auth]).ok()
     }
 

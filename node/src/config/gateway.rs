@@ -14,12 +14,37 @@ pub struct GatewayConfig {
     pub contact: Option<String>,
     /// A PEM file with certificates trusted besides Mozilla's list, for services run in-house.
     pub roots: Option<PathBuf>,
+    /// A PostgreSQL database in place of the node's own, which several gateways may share: `postgresql://USER@HOST:PORT/DATABASE`.
+    pub database: Option<DatabaseUrl>,
+    /// A file with the password alone, in place of one in the URL.
+    pub database_password_file: Option<PathBuf>,
+    /// The key that gateways of one database share; `None`: `gateway-group.key` in the home, made by the first of them.
+    pub database_key: Option<PathBuf>,
     /// Firebase Cloud Messaging.
     pub fcm: Option<FcmConfig>,
     /// The Apple Push Notification service.
     pub apns: Option<ApnsConfig>,
     /// Short messages.
     pub sms: Option<SmsConfig>,
+}
+
+/// Where a database is. It may hold a password, and isn't printed.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// The URL.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DatabaseUrl")
+    }
 }
 
 /// Firebase Cloud Messaging.
@@ -86,6 +111,8 @@ impl GatewayConfig {
     pub fn seen_from(mut self, home: &Path) -> Self {
         let paths = [
             self.roots.as_mut(),
+            self.database_password_file.as_mut(),
+            self.database_key.as_mut(),
             self.fcm.as_mut().map(|fcm| &mut fcm.service_account),
             self.apns.as_mut().map(|apns| &mut apns.key_file),
         ];

@@ -13,8 +13,10 @@ pub(crate) const ACCOUNTS_MAX: usize = 8;
 #[serde(default, deny_unknown_fields)]
 pub struct MailConfig {
     /// Where this device takes mail by SMTP and LMTP, to tell of it; it isn't kept. Whoever reaches it can have the user told of anything: a loopback
-    /// address, unless you know better.
+    /// address, unless `listen_to_others` is set.
     pub listen: Option<SocketAddr>,
+    /// Other machines may reach `listen`.
+    pub listen_to_others: bool,
     /// Accounts to watch by IMAP, at most 8.
     pub account: Vec<MailAccount>,
 }
@@ -30,6 +32,9 @@ pub struct MailAccount {
     /// TLS from the first byte. Without it only a server on this machine is spoken to.
     #[serde(default = "yes")]
     pub tls: bool,
+    /// TLS begins after the greeting (RFC 3501 section 6.2.1), not with the first byte.
+    #[serde(default)]
+    pub starttls: bool,
     /// A PEM file with certificates trusted besides Mozilla's list.
     pub roots: Option<PathBuf>,
     /// User name there.

@@ -218,6 +218,13 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         notice: Option<Notice>,
     },
+    /// A mail was read, or is gone: what was told of it is to be taken back. It may come for a mail that this device hasn't told of.
+    MailRead {
+        /// Names the mail.
+        mail_id: String,
+        /// What the user calls the account.
+        account: String,
+    },
     /// Somebody offers a file.
     FileOffered {
         /// The file.
@@ -634,6 +641,7 @@ impl Event {
             Self::VoicemailReceived { .. } => "voicemail_received",
             Self::VoicemailHeard { .. } => "voicemail_heard",
             Self::MailReceived { .. } => "mail_received",
+            Self::MailRead { .. } => "mail_read",
             Self::FileOffered { .. } => "file_offered",
             Self::FileProgress { .. } => "file_progress",
             Self::FileState { .. } => "file_state",

@@ -53,6 +53,8 @@ pub(super) struct Account {
     pub(super) port: u16,
     /// `None`: without TLS, on this machine.
     pub(super) tls: Option<TlsConnector>,
+    /// TLS begins after the greeting.
+    pub(super) starttls: bool,
     pub(super) user: String,
     pub(super) password: Zeroizing<String>,
     pub(super) folder: String,
@@ -85,13 +87,13 @@ struct Answer {
 }
 
 /// Watches until the node ends.
-pub(super) async fn watch(account: Account, mut seen: Option<Seen>, news: mpsc::Sender<Internal>) {
+pub(super) async fn watch(account: Account, mut seen: Option<Seen>, mut unread: Vec<u32>, news: mpsc::Sender<Internal>) {
     let (mut pause, mut is_troubled) = (RETRY_MIN, false);
     loop {
         let begun = Instant::now();
         let ended = tokio::select! {
             () = news.closed() => return,
-            ended = session(&account, &mut seen, &news) => ended,
+            ended = session(&account, &mut seen, &mut unread, &news) => ended,
         };
         let Err(error) = ended else { return };
         debug!(account = account.name, %error, "mail connection ended");
@@ -118,20 +120,13 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// `Ok` if the node has ended.
-async fn session(account: &Account, seen: &mut Option<Seen>, news: &mpsc::Sender<Internal>) -> Result<(), ImapError> {
-    let tcp = within(TcpStream::connect((account.host.as_str(), account.port))).await??;
-    let stream: Box<dyn Stream> = match &account.tls {
-        Some(tls) => {
-            let name = rustls::pki_types::ServerName::try_from(account.host.clone());
-            let name = name.map_err(|_| ImapError::Name(account.host.clone()))?;
-            Box::new(within(tls.connect(name, tcp)).await??)
-        }
-        None => Box::new(tcp),
-    };
-    let mut connection = Connection { stream: BufReader::new(stream), tag: 0 };
-    if !within(connection.answer()).await??.line.starts_with("* OK") {
-        return Err(ImapError::Protocol("no greeting"));
-    }
+async fn session(
+    account: &Account,
+    seen: &mut Option<Seen>,
+    unread: &mut Vec<u32>,
+    news: &mpsc::Sender<Internal>,
+) -> Result<(), ImapError> {
+    let mut connection = connect(account).await?;
     let login = Zeroizing::new(format!("LOGIN {} {}", *quoted(&account.user), *quoted(&account.password)));
     connection.command("the login", &login).await?;
     let opened = connection.command("the folder", &format!("EXAMINE {}", *quoted(&account.folder))).await?;
@@ -144,6 +139,7 @@ async fn session(account: &Account, seen: &mut Option<Seen>, news: &mpsc::Sender
             return ended_or_refused(news);
         }
         *seen = Some(now);
+        unread.clear();
     }
     debug!(account = account.name, validity, "a mail folder is watched");
     loop {
@@ -156,9 +152,44 @@ async fn session(account: &Account, seen: &mut Option<Seen>, news: &mpsc::Sender
                 return ended_or_refused(news);
             }
             *seen = Some(now);
+            unread.push(uid);
+        }
+        let read = connection.read_of(unread).await?;
+        if !read.is_empty() {
+            let uids = read.clone();
+            if !tell(news, |taken| MailNews::Read { account: account.name.clone(), uids, taken }).await {
+                return ended_or_refused(news);
+            }
+            unread.retain(|uid| !read.contains(uid));
         }
         connection.wait_for_news().await?;
     }
+}
+
+/// A connection that has been greeted, under TLS if the account says so.
+async fn connect(account: &Account) -> Result<Connection<Box<dyn Stream>>, ImapError> {
+    let tcp = within(TcpStream::connect((account.host.as_str(), account.port))).await??;
+    let Some(tls) = &account.tls else {
+        let mut connection = Connection::new(Box::new(tcp) as Box<dyn Stream>);
+        connection.greeting().await?;
+        return Ok(connection);
+    };
+    let name = rustls::pki_types::ServerName::try_from(account.host.clone());
+    let name = name.map_err(|_| ImapError::Name(account.host.clone()))?;
+    if !account.starttls {
+        let mut connection = Connection::new(Box::new(within(tls.connect(name, tcp)).await??) as Box<dyn Stream>);
+        connection.greeting().await?;
+        return Ok(connection);
+    }
+    let mut connection = Connection::new(tcp);
+    connection.greeting().await?;
+    connection.command("TLS", "STARTTLS").await?;
+    // What came with the answer came in the open, and would pass for what is said under TLS.
+    if !connection.stream.buffer().is_empty() {
+        return Err(ImapError::Protocol("something follows STARTTLS"));
+    }
+    let stream = within(tls.connect(name, connection.stream.into_inner())).await??;
+    Ok(Connection::new(Box::new(stream) as Box<dyn Stream>))
 }
 
 /// What wasn't taken is told again with the next connection, unless the node has ended.
@@ -182,6 +213,15 @@ struct Connection<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    fn new(stream: S) -> Self {
+        Self { stream: BufReader::new(stream), tag: 0 }
+    }
+
+    async fn greeting(&mut self) -> Result<(), ImapError> {
+        let greeting = within(self.answer()).await??;
+        if greeting.line.starts_with("* OK") { Ok(()) } else { Err(ImapError::Protocol("no greeting")) }
+    }
+
     /// Sends a command and gives what was said until it was done.
     async fn command(&mut self, what: &'static str, text: &str) -> Result<Vec<Answer>, ImapError> {
         let tag = self.send(text).await?;
@@ -245,13 +285,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// UIDs above this one, in ascending order.
     async fn newer_than(&mut self, uid: u32) -> Result<Vec<u32>, ImapError> {
         let found = self.command("a search", &format!("UID SEARCH UID {}:*", uid.saturating_add(1))).await?;
-        let numbers = found.iter().filter_map(|answer| answer.line.strip_prefix("* SEARCH"));
-        let mut uids: Vec<u32> = numbers.flat_map(str::split_whitespace).filter_map(|number| number.parse().ok()).collect();
+        let mut uids: Vec<u32> = searched(&found).collect();
         // "*" is the last one there is, also if it is an old one.
         uids.retain(|found| *found > uid);
         uids.sort_unstable();
         uids.dedup();
         Ok(uids.split_off(uids.len().saturating_sub(NEW_MAX)))
+    }
+
+    /// Which of these are read by now, or gone.
+    async fn read_of(&mut self, uids: &[u32]) -> Result<Vec<u32>, ImapError> {
+        if uids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let list: Vec<String> = uids.iter().map(u32::to_string).collect();
+        let found = self.command("a search", &format!("UID SEARCH UID {} UNSEEN", list.join(","))).await?;
+        let left: Vec<u32> = searched(&found).collect();
+        Ok(uids.iter().filter(|uid| !left.contains(uid)).copied().collect())
     }
 
     /// How a mail begins; `None` if it is gone.
@@ -290,8 +340,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
+/// New mails, mails with other flags, mails that are gone.
 fn is_news(answer: &Answer) -> bool {
-    answer.line.ends_with(" EXISTS") || answer.line.starts_with("* BYE")
+    let has_changed = answer.line.contains(" FETCH (") || answer.line.ends_with(" EXPUNGE");
+    answer.line.ends_with(" EXISTS") || has_changed || answer.line.starts_with("* BYE")
+}
+
+fn searched(answers: &[Answer]) -> impl Iterator<Item = u32> + '_ {
+    let numbers = answers.iter().filter_map(|answer| answer.line.strip_prefix("* SEARCH"));
+    numbers.flat_map(str::split_whitespace).filter_map(|number| number.parse().ok())
 }
 
 fn number_after(answers: &[Answer], word: &str) -> Option<u32> {
@@ -373,6 +430,16 @@ mod tests {
         let many: String = (1..500).map(|uid| format!(" {uid}")).collect();
         let uids = scripted(format!("* SEARCH{many}\r\nh1 OK\r\n").as_bytes()).newer_than(0).await.unwrap();
         assert_eq!((uids.len(), uids.last()), (NEW_MAX, Some(&499)));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_unread_any_more_is_read_or_gone() {
+        let read = scripted(b"* SEARCH 8\r\nh1 OK\r\n").read_of(&[7, 8, 9]).await.unwrap();
+        assert_eq!(read, [7, 9]);
+        assert!(scripted(b"").read_of(&[]).await.unwrap().is_empty(), "nothing is asked");
+        for (line, news) in [("* 3 FETCH (FLAGS (\\Seen))", true), ("* 3 EXPUNGE", true), ("* OK still here", false)] {
+            assert_eq!(is_news(&Answer { line: line.into(), literals: vec![] }), news, "{line}");
+        }
     }
 
     #[tokio::test]

@@ -26,18 +26,25 @@ pub(crate) struct Unregistering {
 impl EventLoop {
     /// A user takes a registration back.
     pub(crate) fn handle_push_unregister_command(&mut self, id: &str, reply: Reply<PushRemoved, PushError>) {
-        let Some(place) = self.push.registered.iter().position(|known| known.id() == id) else {
+        let Some(registered) = self.push.registered.iter().find(|known| known.id() == id).cloned() else {
             let id = id.chars().take(64).collect();
             return reply.send(Err(PushError::NotFound { id }));
         };
-        let registered = self.push.registered.remove(place);
-        let name = registered.name();
-        self.push.stale.remove(&name);
-        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.remove_push_registration(&name)) {
-            warn!(%error, "push registration not removed from the database");
-        }
+        // Gateways that share a database have it under one handle: it ends at all of them.
+        let (removed, kept) = std::mem::take(&mut self.push.registered).into_iter().partition(|known| known.id() == id);
+        self.push.registered = kept;
+        self.forget_registered(&removed);
         self.publish_soon();
         self.tell_unregistered(&registered, reply);
+    }
+
+    fn forget_registered(&mut self, removed: &[Registered]) {
+        for name in removed.iter().map(Registered::name) {
+            self.push.stale.remove(&name);
+            if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.remove_push_registration(&name)) {
+                warn!(%error, "push registration not removed from the database");
+            }
+        }
     }
 
     /// Registers what is left at the gateway, or takes leave of it.
@@ -80,11 +87,18 @@ impl EventLoop {
                 && known.handle == notice.handle
                 && known.channel.fingerprint() == notice.fingerprint
         };
-        let place = self.push.registered.iter().position(is_meant);
-        if let Some(place) = place {
-            self.channel_ended(place, notice);
-        }
-        PushChannelGoneNoted { was_known: place.is_some(), extensions: Extensions::none() }
+        let was_known = self.push.registered.iter().any(is_meant);
+        // Gateways that share a database have it under one handle: it has ended at all of them.
+        let groups = &self.push.groups;
+        let is_it = |known: &Registered| {
+            known.handle == notice.handle
+                && known.channel.fingerprint() == notice.fingerprint
+                && gateway.is_some_and(|gateway| groups.share(&gateway, &known.gateway.device))
+        };
+        let known = self.push.registered.iter().enumerate().filter(|(_, known)| was_known && is_it(known));
+        let places: Vec<usize> = known.map(|(place, _)| place).collect();
+        places.into_iter().for_each(|place| self.channel_ended(place, notice));
+        PushChannelGoneNoted { was_known, extensions: Extensions::none() }
     }
 
     fn channel_ended(&mut self, place: usize, notice: &PushChannelGone) {

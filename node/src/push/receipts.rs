@@ -172,7 +172,9 @@ impl EventLoop {
     /// A push has come and was opened: whoever sent it is told, at once or when a connection stands.
     pub(super) fn note_push_arrival(&mut self, outer: &OuterPayload, way: InviteWay, opened: &Opened) {
         let Some(sender) = opened.sender.filter(|sender| *sender != self.identity.device()) else { return };
-        self.push.receipts.watch.handle_arrival(outer.sealed_hash, outer.gateway);
+        for gateway in self.gateways_with(&outer.gateway) {
+            self.push.receipts.watch.handle_arrival(outer.sealed_hash, gateway);
+        }
         let arrived = PushArrived {
             sealed_hash: outer.sealed_hash,
             gateway: outer.gateway,
@@ -188,6 +190,19 @@ impl EventLoop {
         if let Some(peer) = address::peer_id(&sender) {
             self.tell_push_arrivals(peer);
         }
+    }
+
+    /// A gateway, and those that share its database: whoever of them brings a push, all of them have.
+    fn gateways_with(&self, gateway: &DeviceKey) -> Vec<DeviceKey> {
+        let registered = &self.push.registered;
+        let handle = registered.iter().find(|known| known.gateway.device == *gateway).map(|known| known.handle);
+        let mut group: Vec<DeviceKey> =
+            registered.iter().filter(|known| Some(known.handle) == handle).map(|known| known.gateway.device).collect();
+        group.retain(|other| self.push.groups.share(gateway, other));
+        group.push(*gateway);
+        group.sort_unstable();
+        group.dedup();
+        group
     }
 
     /// Sends what waits for a sender, if it is there. Nobody is dialled for it, and only contacts hear when a device of ours was awake.

@@ -7,6 +7,7 @@ use halloo_protocol::capability::{CAPABILITY_SECS_MAX, Capability, CapabilityId,
 use halloo_protocol::directory::{Helper, PushAddress};
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::node::Roles;
+use halloo_protocol::push::group::group_of;
 use halloo_protocol::push::{CHANNELS_MAX, PushChannel as WireChannel, PushHandle, PushRegister, PushRegistered, RegisterStatus};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{self, Extensions, Frame, Signed};
@@ -235,14 +236,24 @@ impl EventLoop {
         let gateway_name = gateway_name(&registering.gateway);
         let refused = |reason: String| PushError::Refused { gateway: gateway_name.clone(), reason };
         let outcome = match frame.parse::<PushRegistered>() {
-            Ok(PushRegistered { status: RegisterStatus::Registered { handle, expires_at, time, .. }, .. }) => {
+            Ok(answer @ PushRegistered { status: RegisterStatus::Registered { .. }, .. }) => {
+                let group = group_of(&answer);
+                let RegisterStatus::Registered { handle, expires_at, time, .. } = answer.status else { return };
                 if time.verify(&registering.gateway.device.0).is_ok_and(|time| time.gateway == registering.gateway.device) {
                     let raw = self.raw_unix();
                     let before = self.clock.offset_secs();
                     self.clock.observe(registering.gateway.device, time.unverified().at, raw, true);
                     self.clock_changed(before);
                 }
-                self.keep_registration(&registering, handle, expires_at).map_err(|error| refused(error.to_string()))
+                let gateway = registering.gateway.device;
+                self.note_group(gateway, &group);
+                if self.is_anothers_handle(&gateway, &handle) {
+                    Err(refused("it answers with another gateway's handle, and they don't name each other".to_owned()))
+                } else {
+                    let kept = self.keep_registration(&registering, handle, expires_at);
+                    self.register_with_group(&gateway, &handle, &group);
+                    kept.map_err(|error| refused(error.to_string()))
+                }
             }
             Ok(PushRegistered { status: RegisterStatus::Refused(reason), .. }) => Err(refused(reason.to_string())),
             Err(error) => Err(refused(error.to_string())),

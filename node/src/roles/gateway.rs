@@ -9,15 +9,19 @@ mod channel;
 mod choice;
 mod delivery;
 mod ended;
+mod ending;
 #[cfg(test)]
 mod external_tests;
 mod fcm;
+mod group;
 mod hand_on;
 mod http;
 mod jwt;
 mod keeper;
+mod parked;
 pub(crate) mod phones;
 mod receipts;
+mod records;
 pub(crate) mod sessions;
 mod setup;
 pub(crate) mod sip;
@@ -32,10 +36,11 @@ use bincode::{Decode, Encode};
 use halloo_protocol::choice::with_held;
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
+use halloo_protocol::push::group::put_group;
 use halloo_protocol::push::registration::{GatewayPolicy, PushRates, PushWays, Registration, decide_push, decide_register};
 use halloo_protocol::push::{
-    GatewayTime, OuterPayload, PushChannel, PushHandle, PushPayload, PushReason, PushRegister, PushRegistered, PushSend,
-    PushSent, PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
+    DeliveredStatus, GatewayTime, OuterPayload, PushChannel, PushHandle, PushPayload, PushReason, PushRegister, PushRegistered,
+    PushSend, PushSent, PushStatus, PushUnregister, PushUnregistered, PushWay, RegisterStatus, Urgency,
 };
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::{Now, UnixTime};
@@ -48,18 +53,20 @@ use self::channel::Services;
 pub(crate) use self::delivery::{Delivering, ServiceAnswer};
 pub(crate) use self::ended::TellingGone;
 pub(crate) use self::hand_on::Handing;
+pub(crate) use self::parked::is_for_gateway;
+pub(crate) use self::records::shared::News as RecordsNews;
+use self::records::{Embedded, Records};
 use self::waiting::{PENDING_FOR_CALLS, PENDING_PER_DEVICE_MAX, Waiting};
 use self::webpush::VapidKey;
 use crate::event_loop::EventLoop;
-use crate::store::{GATEWAY_PENDING_MAX, GATEWAY_REGISTRATIONS_MAX, PendingPush, StoreError};
+use crate::store::{GATEWAY_PENDING_MAX, GATEWAY_REGISTRATIONS_MAX, PendingPush, Store, StoreError};
 
 /// Registrations, and tries to register, of one user's devices. A person has a few devices that register monthly; the rest is room for
 /// restarts.
 const REGISTER_RATE: Rate = Rate { per_hour: 120, burst: 60 };
 
-/// How often expired registrations are looked for, and how many rows are looked at each time.
+/// How often expired registrations are looked for.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
-const PURGE_ROWS: usize = 512;
 
 /// Keys whose rates are remembered.
 const RATES_MAX: usize = 65_536;
@@ -72,6 +79,9 @@ const CALL_TTL_SECS_MAX: u32 = 300;
 const TTL_SECS_MAX: u32 = 7 * 86_400;
 
 const VAPID_KEY: &str = "vapid key";
+
+/// In the home: the key of the gateways that share a database.
+const GROUP_KEY_FILE: &str = "gateway-group.key";
 
 /// A push in the database.
 #[derive(Clone, Debug, Encode, Decode)]
@@ -99,6 +109,7 @@ impl Kept {
 
 /// The role's state; registrations and pushes are in the store.
 pub(crate) struct Gateway {
+    records: Records,
     services: Services,
     vapid_key: [u8; 65],
     rates: PushRates,
@@ -106,7 +117,8 @@ pub(crate) struct Gateway {
     waiting: Waiting,
     chooser: choice::Chooser,
     purge_at: Instant,
-    purged_to: Option<Vec<u8>>,
+    /// What waits for a shared database.
+    parked: parked::Parking,
     keeper: keeper::Keeper,
     pub(crate) sessions: sessions::Hosted,
     /// Pushes that may have to be handed on, by number.
@@ -123,53 +135,55 @@ impl std::fmt::Debug for Gateway {
 }
 
 impl EventLoop {
-    /// Opens the role.
-    pub(crate) fn open_gateway(&mut self) -> Result<(), crate::builder::StartError> {
+    /// Opens the role, with a shared database if one was opened for it.
+    pub(crate) fn open_gateway(&mut self, shared: Option<OpenedRecords>) -> Result<(), crate::builder::StartError> {
         let failed = |reason: String| crate::builder::StartError::Gateway(reason);
-        let stored = self.store.read::<_, StoreError>(|view| view.setting(VAPID_KEY))?;
-        let key = match stored.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
-            Some(bytes) => VapidKey::from_bytes(&bytes).map_err(|error| failed(error.to_string()))?,
+        let (records, key, waiting) = match shared {
+            Some(OpenedRecords(opened)) => {
+                let mut shared = opened.shared;
+                shared.joined(&opened.joined);
+                let waiting = shared.take_up(&opened.joined.pushes);
+                (Records::Shared(Box::new(shared)), opened.vapid, waiting)
+            }
             None => {
-                let key = VapidKey::generate().map_err(|error| failed(error.to_string()))?;
-                self.store.transaction::<_, StoreError>(|tx| tx.put_setting(VAPID_KEY, key.to_bytes().as_slice()))?;
-                key
+                let embedded = Embedded::new(self.store.clone());
+                let waiting = embedded.all_pending(usize::try_from(GATEWAY_PENDING_MAX).unwrap_or(usize::MAX))?;
+                (Records::Embedded(embedded), own_vapid_key(&self.store)?, waiting)
             }
         };
+        let key = <[u8; 32]>::try_from(key.as_slice()).map_err(|_| failed("the key for push services is damaged".to_owned()))?;
+        let key = VapidKey::from_bytes(&key).map_err(|error| failed(error.to_string()))?;
         let vapid_key = key.public_key();
         let services = setup::services(&self.settings.gateway, key, self.settings.lab).map_err(failed)?;
+        let ending = ending::Ending::read(&self.store)?;
         let now = Instant::now();
-        let mut waiting = Waiting::default();
-        let limit = usize::try_from(GATEWAY_PENDING_MAX).unwrap_or(usize::MAX);
-        for (number, push) in self.store.read::<_, StoreError>(|view| view.pending_pushes(limit))? {
-            delivery::take_up(&mut waiting, number, &push, self.now());
-        }
         self.gateway = Some(Gateway {
+            records,
             services,
             vapid_key,
             rates: PushRates::new(RATES_MAX),
             registering: RateLimiter::new(RATES_MAX),
-            waiting,
+            waiting: Waiting::default(),
             chooser: choice::Chooser::default(),
             purge_at: now + PURGE_EVERY,
-            purged_to: None,
+            parked: parked::Parking::new(ending),
             keeper: keeper::Keeper::new(now),
             sessions: sessions::Hosted::default(),
             held: std::collections::HashMap::new(),
             senders: receipts::Senders::default(),
             phones: phones::Phones::new(RATES_MAX),
         });
+        self.take_up_pushes(&waiting);
         Ok(())
     }
 
     fn registration(&self, handle: &PushHandle) -> Option<Registration> {
-        let stored = self.store.read::<_, StoreError>(|view| view.gateway_registration(&handle.0));
-        let (_, bytes) = stored.inspect_err(|error| warn!(%error, "registration not read")).ok()??;
-        wire::decode(&bytes, STORED_BYTES_MAX).ok()
+        let found = self.gateway.as_ref()?.records.registration(handle);
+        found.inspect_err(|error| warn!(%error, "registration not read")).ok()?
     }
 
     fn registration_of(&self, device: &DeviceKey) -> Option<Registration> {
-        let stored = self.store.read::<_, StoreError>(|view| view.gateway_registrations_of(device)).ok()?;
-        stored.into_iter().find_map(|(_, bytes)| wire::decode(&bytes, STORED_BYTES_MAX).ok())
+        self.gateway.as_ref()?.records.registrations_of(device).ok()?.into_iter().next()
     }
 
     /// A device registers.
@@ -190,7 +204,8 @@ impl EventLoop {
             (None, Some(_)) => RegisterStatus::Refused(PushReason::NOT_CERTIFIED),
             (_, None) => RegisterStatus::Refused(PushReason::NOT_SERVED),
         };
-        PushRegistered { status, extensions: Extensions::none() }
+        let group = self.gateway.as_ref().and_then(|gateway| gateway.records.shared()).map(|shared| shared.others());
+        PushRegistered { status, extensions: put_group(Extensions::none(), group.unwrap_or_default()) }
     }
 
     fn register(&mut self, chain: &VerifiedChain, request: PushRegister, vapid_key: [u8; 65], ways: PushWays) -> RegisterStatus {
@@ -198,9 +213,8 @@ impl EventLoop {
         let known = self.registration_of(&chain.device);
         let policy = GatewayPolicy { registrations_max: usize::try_from(GATEWAY_REGISTRATIONS_MAX).unwrap_or(usize::MAX), ways };
         let handle = PushHandle::random(&mut self.rng);
-        let Ok(registered) = self.store.read::<_, StoreError>(|view| view.gateway_registration_count()) else {
-            return RegisterStatus::Refused(PushReason::TEMPORARY);
-        };
+        let counted = self.gateway.as_ref().and_then(|gateway| gateway.records.registration_count().ok());
+        let Some(registered) = counted else { return RegisterStatus::Refused(PushReason::TEMPORARY) };
         let registered = usize::try_from(registered).unwrap_or(usize::MAX);
         if let Some(refused) = self.foreign_phone(chain, &request) {
             return RegisterStatus::Refused(refused);
@@ -214,11 +228,8 @@ impl EventLoop {
             }
         };
         let registration = sessions::with_user(registration, &chain.user.id);
-        let bytes = wire::encode(&registration);
-        let written = self
-            .store
-            .transaction::<_, StoreError>(|tx| tx.put_gateway_registration(&registration.handle.0, &chain.device, &bytes));
-        if let Err(error) = written {
+        let Some(gateway) = &mut self.gateway else { return RegisterStatus::Refused(PushReason::NOT_SERVED) };
+        if let Err(error) = gateway.records.put_registration(&registration) {
             warn!(%error, "registration not kept");
             return RegisterStatus::Refused(PushReason::FULL);
         }
@@ -251,13 +262,10 @@ impl EventLoop {
         request.channels.iter().any(is_foreign).then_some(PushReason::INVALID)
     }
 
-    /// A device was removed by its user: it isn't woken any more.
-    pub(crate) fn end_registration_of(&mut self, identity: &IdentityKey, device: &DeviceKey) {
-        if self.gateway.is_none() {
-            return;
-        }
+    fn end_registration_now(&mut self, identity: &IdentityKey, device: &DeviceKey) {
         let Some(known) = self.registration_of(device).filter(|known| known.rules.identity == *identity) else { return };
-        match self.store.transaction::<_, StoreError>(|tx| tx.remove_gateway_registration(&known.handle.0)) {
+        let Some(gateway) = &mut self.gateway else { return };
+        match gateway.records.remove_registration(&known.handle) {
             Ok(_) => {
                 debug!("the registration of a removed device is ended");
                 self.purge_choice(&identity.0);
@@ -270,8 +278,8 @@ impl EventLoop {
     pub(crate) fn handle_push_unregister(&mut self, chain: Option<&VerifiedChain>, request: &PushUnregister) -> PushUnregistered {
         let own = self.registration(&request.handle).filter(|known| chain.is_some_and(|chain| chain.device == known.device()));
         let identity = own.map(|known| known.rules.identity);
-        let was_known = identity.is_some()
-            && self.store.transaction::<_, StoreError>(|tx| tx.remove_gateway_registration(&request.handle.0)).unwrap_or(false);
+        let gateway = self.gateway.as_mut().filter(|_| identity.is_some());
+        let was_known = gateway.is_some_and(|gateway| gateway.records.remove_registration(&request.handle).unwrap_or(false));
         if let Some(identity) = identity.filter(|_| was_known) {
             self.purge_choice(&identity.0);
         }
@@ -306,24 +314,17 @@ impl EventLoop {
         })?;
         let registration = registration.ok_or(PushReason::UNKNOWN_HANDLE)?;
         let held_secs = self.hold_back(&registration, request.hints.event, grant.holder);
-        let (number, ways) = self.keep_and_deliver(&registration, request, held_secs)?;
-        self.note_introduction(&peer, registration.device());
-        if let Some(gateway) = &mut self.gateway {
-            gateway.senders.note(number, peer, request.request_hash());
-        }
-        if held_secs > 0 {
-            self.note_held(request.request_hash(), peer, number, held_secs);
-        }
-        self.hand_on(number, &registration, peer, request, held_secs > 0);
-        Ok((ways, held_secs))
+        self.keep_and_deliver(registration, request, held_secs, Some(peer)).map(|ways| (ways, held_secs))
     }
-    /// Takes a push that was decided on: into the database first, then on every channel, unless its turn comes later.
+
+    /// Takes a push that was decided on: into the database first, then on every channel, unless its turn comes later. `sender` is told what becomes of it.
     fn keep_and_deliver(
         &mut self,
-        registration: &Registration,
+        registration: Registration,
         request: &PushSend,
         held_secs: u16,
-    ) -> Result<(u64, Vec<PushWay>), PushReason> {
+        sender: Option<PeerId>,
+    ) -> Result<Vec<PushWay>, PushReason> {
         let now = self.now();
         let me = self.identity.device();
         let handle = registration.handle;
@@ -351,28 +352,58 @@ impl EventLoop {
             expires_at: now.unix.plus_secs(u64::from(ttl_secs)),
             content: wire::encode(&kept),
         };
-        let number = self.store.transaction::<_, StoreError>(|tx| tx.add_pending_push(&pending)).map_err(|error| {
+        let gateway = self.gateway.as_mut().ok_or(PushReason::NOT_SERVED)?;
+        let number = gateway.records.add_pending(&pending, &request.request_hash()).map_err(|error| {
             warn!(%error, "push not kept");
             PushReason::TEMPORARY
         })?;
-        if let Some(gateway) = &mut self.gateway {
-            gateway.waiting.insert(number, handle, pending.expires_at, now.instant);
-            if held_secs > 0 {
-                gateway.waiting.hold_back(number, now.instant + Duration::from_secs(u64::from(held_secs)));
-            } else {
-                gateway.waiting.put_off(number, now.instant);
+        let ways = kept.channels.iter().map(PushChannel::way).collect();
+        let sender = sender.map(|peer| (peer, request.clone()));
+        self.accepted(parked::Accepted { number, registration, pending, kept, held_secs, sender });
+        Ok(ways)
+    }
+
+    /// A push is in the database: it goes out, or waits for its turn.
+    fn push_accepted(&mut self, accepted: &parked::Accepted) {
+        let parked::Accepted { number, registration, pending, kept, held_secs, sender } = accepted;
+        let (now, number, is_held) = (self.now(), *number, *held_secs > 0);
+        let Some(gateway) = &mut self.gateway else { return };
+        gateway.waiting.insert(number, registration.handle, pending.expires_at, now.instant);
+        if is_held {
+            gateway.waiting.hold_back(number, now.instant + Duration::from_secs(u64::from(*held_secs)));
+        } else {
+            gateway.waiting.put_off(number, now.instant);
+        }
+        if let Some((peer, request)) = sender {
+            gateway.senders.note(number, *peer, request.request_hash());
+            self.note_introduction(peer, registration.device());
+            if is_held {
+                self.note_held(request.request_hash(), *peer, number, *held_secs);
             }
         }
-        let ways = kept.channels.iter().map(PushChannel::way).collect();
-        if held_secs == 0 {
-            self.deliver(number, registration, &kept, pending.expires_at.secs_since(now.unix));
+        if !is_held {
+            self.deliver(number, registration, kept, pending.expires_at.secs_since(now.unix));
         }
-        Ok((number, ways))
+        if let Some((peer, request)) = sender {
+            self.hand_on(number, registration, *peer, request, is_held);
+        }
+    }
+
+    /// Takes pushes of an earlier run, or of another process, up.
+    fn take_up_pushes(&mut self, pushes: &[(u64, PendingPush)]) {
+        let now = self.now();
+        let Some(gateway) = &mut self.gateway else { return };
+        for (number, push) in pushes {
+            if !gateway.waiting.contains(*number) {
+                delivery::take_up(&mut gateway.waiting, *number, push, now);
+            }
+        }
     }
 
     /// Tries again what hasn't gone out, and forgets what is too late.
     pub(crate) fn gateway_tick(&mut self, now: Now) {
         self.gateway_sessions_tick(now);
+        self.ending_tick(now.instant);
         let Some(gateway) = &mut self.gateway else { return };
         let due = gateway.waiting.take_due(now.instant, now.unix);
         gateway.chooser.tidy(now.instant);
@@ -381,89 +412,56 @@ impl EventLoop {
             gateway.purge_at = now.instant + PURGE_EVERY;
             gateway.senders.tidy(&gateway.waiting);
         }
-        let mut over = due.expired;
-        for number in due.again {
-            if !self.retry_push(number, now) {
-                over.push(number);
-            }
+        if !due.expired.is_empty() {
+            self.forget_pushes(&due.expired, None);
         }
-        if !over.is_empty() {
-            self.forget_pushes(&over);
+        for number in due.again {
+            self.with_records(parked::Then::Retry(number));
         }
         if purges {
             self.purge_registrations(now.unix);
         }
     }
 
-    /// False if there is nothing left to try.
-    fn retry_push(&mut self, number: u64, now: Now) -> bool {
-        let push = match self.store.read::<_, StoreError>(|view| view.pending_push(number)) {
+    /// Tries a push again, if there is anything left to try.
+    fn retry_push(&mut self, number: u64) {
+        let now = self.now();
+        let Some(gateway) = &self.gateway else { return };
+        let push = match gateway.records.pending(number) {
             Ok(push) => push,
-            Err(error) => {
-                warn!(%error, "pending push not read");
-                return true;
-            }
+            Err(error) => return warn!(%error, "pending push not read"),
         };
-        let Some(push) = push else { return false };
-        let registration = PushHandle::from_slice(&push.handle).and_then(|handle| self.registration(&handle));
-        let kept = wire::decode::<Kept>(&push.content, STORED_BYTES_MAX).ok();
-        let (Some(registration), Some(kept)) = (registration, kept) else { return false };
+        let registration =
+            push.as_ref().and_then(|push| PushHandle::from_slice(&push.handle)).and_then(|handle| self.registration(&handle));
+        let kept = push.as_ref().and_then(|push| wire::decode::<Kept>(&push.content, STORED_BYTES_MAX).ok());
+        let (Some(push), Some(registration), Some(kept)) = (push, registration, kept) else {
+            return self.forget_pushes(&[number], None);
+        };
         self.deliver(number, &registration, &kept, push.expires_at.secs_since(now.unix));
         if !self.has_channel_for(&registration) {
             self.hand_on_failed(number);
         }
-        true
     }
 
-    /// All in one commit: after a night with many devices asleep that is thousands.
-    fn forget_pushes(&mut self, numbers: &[u64]) {
-        let forgotten = self
-            .store
-            .transaction::<_, StoreError>(|tx| numbers.iter().try_for_each(|number| tx.remove_pending_push(*number).map(|_| ())));
-        if let Err(error) = forgotten {
-            warn!(%error, "expired pushes not removed");
+    /// All at once: after a night with many devices asleep that is thousands. `brought` if the device has taken it.
+    fn forget_pushes(&mut self, numbers: &[u64], brought: Option<DeliveredStatus>) {
+        let Some(gateway) = &mut self.gateway else { return };
+        if let Err(error) = gateway.records.remove_pending(numbers, brought) {
+            warn!(%error, "pushes not removed");
         }
-        if let Some(gateway) = &mut self.gateway {
-            for number in numbers {
-                gateway.held.remove(number);
-                gateway.waiting.remove(*number);
-            }
+        for number in numbers {
+            gateway.held.remove(number);
+            gateway.waiting.remove(*number);
         }
     }
 
-    /// Removes registrations that weren't renewed, a part of the table at a time.
+    /// Removes registrations that weren't renewed, a part of them at a time.
     fn purge_registrations(&mut self, now: UnixTime) {
         let Some(gateway) = &mut self.gateway else { return };
-        let from = gateway.purged_to.take();
-        let rows = self.store.read::<_, StoreError>(|view| view.gateway_registrations_after(from.as_deref(), PURGE_ROWS));
-        let rows = match rows {
-            Ok(rows) => rows,
-            Err(error) => return warn!(%error, "registrations not read"),
-        };
-        if rows.len() >= PURGE_ROWS {
-            gateway.purged_to = rows.last().map(|(handle, _)| handle.clone());
+        match gateway.records.purge(now) {
+            Ok(users) => users.iter().for_each(|user| self.purge_choice(user)),
+            Err(error) => warn!(%error, "expired registrations not removed"),
         }
-        let is_over = |content: &[u8]| {
-            let registration = wire::decode::<Registration>(content, STORED_BYTES_MAX);
-            registration.map_or(true, |registration| now > registration.expires_at)
-        };
-        let rows: Vec<_> = rows.into_iter().filter(|(_, content)| is_over(content)).collect();
-        if rows.is_empty() {
-            return;
-        }
-        let users: Vec<PublicKey> = rows
-            .iter()
-            .filter_map(|(_, content)| wire::decode::<Registration>(content, STORED_BYTES_MAX).ok())
-            .map(|registration| registration.rules.identity.0)
-            .collect();
-        let over: Vec<_> = rows.into_iter().map(|(handle, _)| handle).collect();
-        let removed = self.store.transaction::<_, StoreError>(|tx| {
-            over.iter().try_for_each(|handle| tx.remove_gateway_registration(handle).map(|_| ()))
-        });
-        if let Err(error) = removed {
-            warn!(%error, "expired registrations not removed");
-        }
-        users.iter().for_each(|user| self.purge_choice(user));
     }
 
     /// A device has connected: what waits for it goes at the next look.
@@ -472,13 +470,65 @@ impl EventLoop {
             return;
         }
         let Some(device) = self.peers.get(&peer).map(|known| known.device) else { return };
-        self.tell_ended_channels(peer, &device);
+        if let Some(shared) = self.gateway.as_mut().and_then(|gateway| gateway.records.shared_mut()) {
+            let peers = &self.peers;
+            shared
+                .note_connected(device, |device| crate::address::peer_id(device).is_some_and(|peer| peers.get(&peer).is_some()));
+        }
+        self.with_records(parked::Then::Greeted { peer, device });
+    }
+
+    fn serve_greeted(&mut self, peer: PeerId, device: &DeviceKey) {
+        self.tell_ended_channels(peer, device);
+        self.bring_others_pushes(device);
         if self.gateway.as_ref().is_none_or(|gateway| gateway.waiting.is_empty()) {
             return;
         }
-        let handle = self.registration_of(&device).map(|registration| registration.handle);
+        let handle = self.registration_of(device).map(|registration| registration.handle);
         if let (Some(handle), Some(gateway)) = (handle, &mut self.gateway) {
             gateway.waiting.hurry(&handle, Instant::now());
         }
     }
+}
+
+/// The key for push services in the node's own database, made when there is none.
+fn own_vapid_key(store: &Store) -> Result<Vec<u8>, crate::builder::StartError> {
+    if let Some(bytes) = store.read::<_, StoreError>(|view| view.setting(VAPID_KEY))? {
+        return Ok(bytes);
+    }
+    let key = VapidKey::generate().map_err(|error| crate::builder::StartError::Gateway(error.to_string()))?;
+    store.transaction::<_, StoreError>(|tx| tx.put_setting(VAPID_KEY, key.to_bytes().as_slice()))?;
+    Ok(key.to_bytes().to_vec())
+}
+
+/// A shared database that was opened for the role.
+pub(crate) struct OpenedRecords(records::shared::Opened);
+
+/// Opens the shared database that the settings name, if they name one.
+pub(crate) async fn open_records(
+    config: &crate::config::GatewayConfig,
+    home: Option<&std::path::Path>,
+    device: DeviceKey,
+    store: &Store,
+    news: tokio::sync::mpsc::Sender<crate::event_loop::Internal>,
+) -> Result<Option<OpenedRecords>, crate::builder::StartError> {
+    let Some(url) = &config.database else { return Ok(None) };
+    let failed = crate::builder::StartError::Gateway;
+    let tls = setup::database_tls(config).map_err(failed)?;
+    let password = setup::database_password(config).map_err(failed)?;
+    let key_file = match (&config.database_key, home) {
+        (Some(path), _) => path.clone(),
+        (None, Some(home)) => home.join(GROUP_KEY_FILE),
+        (None, None) => return Err(failed("gateway.database_key: a node without a home needs it".to_owned())),
+    };
+    let opening = records::shared::Opening {
+        url: url.as_str(),
+        password: password.as_ref().map(|password| password.as_str()),
+        key_file: &key_file,
+        tls,
+        device,
+        vapid: &own_vapid_key(store)?,
+    };
+    let opened = records::shared::open(opening, news).await.map_err(|error| failed(error.to_string()))?;
+    Ok(Some(OpenedRecords(opened)))
 }

@@ -22,7 +22,6 @@ use tracing::{debug, warn};
 
 use crate::address;
 use crate::event_loop::EventLoop;
-use crate::store::StoreError;
 
 /// How often one user's devices may tell: each costs a commit. Sixteen devices that repeat what they say every five minutes stay below it.
 const CHOICE_RATE: Rate = Rate { per_hour: 600, burst: 60 };
@@ -117,7 +116,8 @@ impl EventLoop {
         }
         known.told_at = now.unix;
         let bytes = wire::encode(&known);
-        self.store.transaction::<_, StoreError>(|tx| tx.put_gateway_choice(&identity.0.0, &bytes)).map_err(|error| {
+        let gateway = self.gateway.as_mut().ok_or(PushReason::NOT_SERVED)?;
+        gateway.records.put_choice(&identity.0, &bytes).map_err(|error| {
             warn!(%error, "policy not kept");
             PushReason::TEMPORARY
         })?;
@@ -125,7 +125,7 @@ impl EventLoop {
     }
 
     fn known_choice(&self, identity: &PublicKey) -> Option<Known> {
-        let stored = self.store.read::<_, StoreError>(|view| view.gateway_choice(&identity.0));
+        let stored = self.gateway.as_ref()?.records.choice(identity);
         let bytes = stored.inspect_err(|error| warn!(%error, "policy not read")).ok()??;
         wire::decode(&bytes, STORED_BYTES_MAX).ok()
     }
@@ -181,17 +181,18 @@ impl EventLoop {
             gateway.chooser.held.remove(&request.request_hash)
         });
         if let Some(held) = held {
-            self.forget_pushes(&[held.number]);
+            self.forget_pushes(&[held.number], None);
         }
         PushWithdrawn { was_held: held.is_some(), extensions: Extensions::none() }
     }
 
     /// A registration of a user has ended. If it was the last one, what their devices told ends with it.
-    pub(super) fn purge_choice(&self, identity: &PublicKey) {
+    pub(super) fn purge_choice(&mut self, identity: &PublicKey) {
         let Some(known) = self.known_choice(identity) else { return };
         let is_theirs = |registration: Registration| registration.rules.identity.0 == *identity;
         let is_last = !known.devices.iter().any(|device| self.registration_of(device).is_some_and(is_theirs));
-        if is_last && let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.remove_gateway_choice(&identity.0)) {
+        let Some(gateway) = self.gateway.as_mut().filter(|_| is_last) else { return };
+        if let Err(error) = gateway.records.remove_choice(identity) {
             warn!(%error, "a policy was not removed");
         }
     }

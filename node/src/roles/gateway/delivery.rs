@@ -10,6 +10,8 @@ use halloo_protocol::wire::{self, Extensions, Frame};
 use tracing::{debug, warn};
 
 use super::channel::{Next, Outcome, PushMessage};
+use super::parked::Then;
+use super::records::GatewayRecords;
 use super::waiting::Waiting;
 use super::{Kept, STORED_BYTES_MAX};
 use crate::address;
@@ -59,6 +61,9 @@ pub(super) fn take_up(waiting: &mut Waiting, number: u64, push: &PendingPush, no
 impl EventLoop {
     /// Sends a push on every channel it still has to go.
     pub(super) fn deliver(&mut self, number: u64, registration: &Registration, kept: &Kept, ttl_secs: u64) {
+        if self.settings.gateway_drops {
+            return warn!("debug.gateway_drops: a push is dropped");
+        }
         let Some(gateway) = &self.gateway else { return };
         let now = Instant::now();
         let is_stream = |channel: &&PushChannel| matches!(channel, PushChannel::Stream);
@@ -74,10 +79,13 @@ impl EventLoop {
         }
     }
 
-    fn deliver_on_stream(&mut self, number: u64, device: DeviceKey, payload: &[u8]) {
+    pub(super) fn deliver_on_stream(&mut self, number: u64, device: DeviceKey, payload: &[u8]) {
         let Some(peer) = address::peer_id(&device) else { return };
-        // Only a connection the device holds: the gateway doesn't dial devices.
+        // Only a connection the device holds: the gateway doesn't dial devices. Another gateway of a shared database may have one.
         if self.peers.get(&peer).is_none() {
+            if let Some(shared) = self.gateway.as_mut().and_then(|gateway| gateway.records.shared_mut()) {
+                shared.ask(number, device);
+            }
             return;
         }
         let message = PushDeliver { payload: payload.to_vec(), extensions: Extensions::none() };
@@ -118,7 +126,7 @@ impl EventLoop {
         match outcome.next() {
             Next::StrikeOff => self.channel_done(number, &channel),
             Next::End(reason) => {
-                self.end_channel(&handle, &channel, reason);
+                self.with_records(Then::EndChannel { handle, channel: channel.clone(), reason });
                 self.channel_done(number, &channel);
             }
             Next::Again => {}
@@ -134,10 +142,13 @@ impl EventLoop {
     /// A service's wish for a pause outlasts the gateway's process.
     fn keep_pause(&mut self, number: u64, pause: Duration) {
         let until = self.now().unix.plus_secs(pause.as_secs());
-        let kept = self.store.transaction::<_, StoreError>(|tx| {
-            let Some(mut pending) = tx.pending_push(number)? else { return Ok(()) };
-            pending.due = pending.due.max(until);
-            tx.update_pending_push(number, &pending)
+        let Some(gateway) = &mut self.gateway else { return };
+        let kept = gateway.records.pending(number).and_then(|pending| match pending {
+            Some(mut pending) => {
+                pending.due = pending.due.max(until);
+                gateway.records.update_pending(number, &pending)
+            }
+            None => Ok(()),
         });
         if let Err(error) = kept {
             warn!(%error, "a push service's pause not kept");
@@ -150,7 +161,7 @@ impl EventLoop {
                 debug!(status = ?delivered.status, "device took the push");
                 self.tell_brought(delivering.number, delivered.status);
                 // It is the same on every way: a service that is still to be asked, or to be asked again, isn't.
-                self.forget_pushes(&[delivering.number]);
+                self.forget_pushes(&[delivering.number], Some(delivered.status));
             }
             Err(_) => self.counters.malformed += 1,
         }
@@ -166,22 +177,8 @@ impl EventLoop {
 
     /// Strikes a channel off a push; the last one ends it.
     fn channel_done(&mut self, number: u64, channel: &PushChannel) {
-        let done = self.store.transaction::<_, StoreError>(|tx| {
-            let Some(mut pending) = tx.pending_push(number)? else { return Ok(true) };
-            let kept = wire::decode::<Kept>(&pending.content, STORED_BYTES_MAX).ok();
-            let left = kept.map(|mut kept| {
-                kept.channels.retain(|known| known != channel);
-                kept
-            });
-            match left.filter(|kept| !kept.channels.is_empty()) {
-                Some(kept) => {
-                    pending.content = wire::encode(&kept);
-                    tx.update_pending_push(number, &pending)?;
-                    Ok(false)
-                }
-                None => tx.remove_pending_push(number).map(|_| true),
-            }
-        });
+        let Some(gateway) = &mut self.gateway else { return };
+        let done = strike_off(&mut *gateway.records, number, channel);
         match (done, &mut self.gateway) {
             (Ok(true), Some(gateway)) => {
                 gateway.held.remove(&number);
@@ -191,6 +188,23 @@ impl EventLoop {
             (Ok(_), _) => {}
             (Err(error), _) => warn!(%error, "push not struck off"),
         }
+    }
+}
+
+/// Takes a channel off a push that waits; true if none is left, and the push is gone.
+fn strike_off(records: &mut dyn GatewayRecords, number: u64, channel: &PushChannel) -> Result<bool, StoreError> {
+    let Some(mut pending) = records.pending(number)? else { return Ok(true) };
+    let left = wire::decode::<Kept>(&pending.content, STORED_BYTES_MAX).ok().and_then(|mut kept| {
+        kept.channels.retain(|known| known != channel);
+        (!kept.channels.is_empty()).then_some(kept)
+    });
+    match left {
+        Some(kept) => {
+            pending.content = wire::encode(&kept);
+            records.update_pending(number, &pending)?;
+            Ok(false)
+        }
+        None => records.remove_pending(&[number], None).map(|()| true),
     }
 }
 

@@ -13,7 +13,6 @@ use super::STORED_BYTES_MAX;
 use crate::event_loop::EventLoop;
 use crate::network::{Purpose, Target};
 use crate::rpc::Failure;
-use crate::store::StoreError;
 
 /// How long a device may take to note it.
 const NOTE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,15 +42,8 @@ impl EventLoop {
             at: self.now().unix,
             extensions: Extensions::none(),
         };
-        let (left, told) = (wire::encode(&registration), wire::encode(&notice));
-        let written = self.store.transaction::<_, StoreError>(|tx| {
-            if is_last {
-                tx.remove_gateway_registration(&handle.0)?;
-            } else {
-                tx.put_gateway_registration(&handle.0, &device, &left)?;
-            }
-            tx.put_gateway_notice(&device, &notice.fingerprint, &told)
-        });
+        let Some(gateway) = &mut self.gateway else { return };
+        let written = gateway.records.end_channel(&registration, &notice.fingerprint, &wire::encode(&notice));
         match written {
             Ok(()) => {
                 info!(way = channel.way().name(), %reason, is_last, "a push channel has ended");
@@ -66,7 +58,7 @@ impl EventLoop {
 
     /// A device is there: what it hasn't noted is told again.
     pub(super) fn tell_ended_channels(&mut self, peer: PeerId, device: &DeviceKey) {
-        let notices = match self.store.read::<_, StoreError>(|view| view.gateway_notices_of(device)) {
+        let notices = match self.gateway.as_ref().map_or_else(|| Ok(Vec::new()), |gateway| gateway.records.notices_of(device)) {
             Ok(notices) => notices,
             Err(error) => return warn!(%error, "notices of ended channels not read"),
         };
@@ -98,9 +90,8 @@ impl EventLoop {
     }
 
     fn forget_notice(&mut self, telling: TellingGone) {
-        let forgotten = self
-            .store
-            .transaction::<_, StoreError>(|tx| tx.remove_gateway_notice(&telling.device, &telling.fingerprint).map(|_| ()));
+        let Some(gateway) = &mut self.gateway else { return };
+        let forgotten = gateway.records.remove_notice(&telling.device, &telling.fingerprint);
         if let Err(error) = forgotten {
             warn!(%error, "notice of an ended channel not removed");
         }

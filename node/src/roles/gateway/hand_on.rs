@@ -46,7 +46,11 @@ impl EventLoop {
     /// One that is held back isn't handed on before its turn.
     pub(super) fn hand_on(&mut self, number: u64, registration: &Registration, peer: PeerId, push: &PushSend, is_held: bool) {
         let me = self.identity.device();
-        let others: Vec<Helper> = other_gateways(&registration.request).into_iter().filter(|other| other.device != me).collect();
+        // Gateways of the same database have it already.
+        let group = self.gateway.as_ref().and_then(|gateway| gateway.records.shared()).map(|shared| shared.others());
+        let is_here = |other: &Helper| group.is_some_and(|group| group.iter().any(|known| known.device == other.device));
+        let others = other_gateways(&registration.request).into_iter();
+        let others: Vec<Helper> = others.filter(|other| other.device != me && !is_here(other)).collect();
         if others.is_empty() {
             return;
         }
@@ -130,6 +134,6 @@ impl EventLoop {
         })?;
         let registration = registration.ok_or(PushReason::UNKNOWN_HANDLE)?;
         let held_secs = self.hold_back(&registration, request.push.hints.event, grant.holder);
-        self.keep_and_deliver(&registration, &request.push, held_secs).map(|(_, ways)| ways)
+        self.keep_and_deliver(registration, &request.push, held_secs, None)
     }
 }

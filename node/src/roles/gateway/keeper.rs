@@ -15,6 +15,7 @@ use halloo_protocol::wire::{self, Extensions, Signed};
 use tracing::{debug, warn};
 
 use super::STORED_BYTES_MAX;
+use super::parked::Then;
 use crate::event_loop::EventLoop;
 use crate::store::StoreError;
 
@@ -30,8 +31,8 @@ const LOOK_ROWS: usize = 1_024;
 
 /// A device that this gateway vouches for, as it is stored.
 #[derive(Clone, Debug, Encode, Decode)]
-struct Kept {
-    handle: PushHandle,
+pub(super) struct Kept {
+    pub(super) handle: PushHandle,
     record: RecordKey,
     entry_hash: [u8; 32],
     signed_at: UnixTime,
@@ -141,17 +142,20 @@ impl EventLoop {
         for (key, content) in rows {
             let Some(device) = device_of(&key) else { continue };
             let kept = wire::decode::<Kept>(&content, STORED_BYTES_MAX).ok();
-            if let Err(error) = self.renew_keep(now, device, kept) {
-                return warn!(%error, "lease not renewed");
+            let is_due = |kept: &Kept| now.unix.secs_since(kept.signed_at) >= KEEPER_RENEW_AFTER_SECS;
+            if kept.as_ref().is_none_or(is_due) {
+                self.with_records(Then::Keep { device, kept });
             }
         }
     }
 
-    fn renew_keep(&mut self, now: Now, device: DeviceKey, kept: Option<Kept>) -> Result<(), StoreError> {
-        let is_due = |kept: &Kept| now.unix.secs_since(kept.signed_at) >= KEEPER_RENEW_AFTER_SECS;
-        if kept.as_ref().is_some_and(|kept| !is_due(kept)) {
-            return Ok(());
+    pub(super) fn renew_keep(&mut self, device: DeviceKey, kept: Option<Kept>) {
+        if let Err(error) = self.try_renew_keep(self.now(), device, kept) {
+            warn!(%error, "lease not renewed");
         }
+    }
+
+    fn try_renew_keep(&mut self, now: Now, device: DeviceKey, kept: Option<Kept>) -> Result<(), StoreError> {
         let registered = kept.filter(|kept| {
             self.registration(&kept.handle).is_some_and(|known| known.device() == device && known.expires_at >= now.unix)
         });

@@ -21,8 +21,8 @@ use libp2p::Multiaddr;
 use serde_json::{Value, json};
 use tracing::{debug, warn};
 
-use super::STORED_BYTES_MAX;
 use super::channel::PushMessage;
+use super::parked::Then;
 use super::sip::SipClient;
 use crate::address;
 use crate::event_loop::{EventLoop, Internal};
@@ -32,7 +32,6 @@ use crate::handle::{Event, Reply};
 use crate::network::{Purpose, Target};
 use crate::push::sessions::{application_of, asks_of, identifiers_of, peer_name};
 use crate::rpc::Failure;
-use crate::store::StoreError;
 
 /// How long a request may be taken up, in seconds.
 const REQUEST_SECS: u64 = 60;
@@ -48,10 +47,6 @@ const OPERATIONS_MAX: usize = 16;
 const REQUESTS_MAX: usize = 1_024;
 const SESSIONS_MAX: usize = 65_536;
 
-/// Registrations that are looked at for a user's clients, and rows read at a time.
-const LOOKED_AT_MAX: usize = 50_000;
-const ROWS: usize = 512;
-
 /// Extension that a gateway adds to a registration in its database: whose it is. What a device sends under this tag is dropped.
 const USER_EXTENSION: u16 = 0x004e;
 
@@ -62,7 +57,7 @@ const USER_BYTES_MAX: usize = 256;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Asking {
     operation: u64,
-    device: DeviceKey,
+    pub(super) device: DeviceKey,
     /// The request; for content the one that goes out if nobody takes the content.
     nonce: SessionNonce,
 }
@@ -153,7 +148,8 @@ pub(super) fn with_user(mut registration: Registration, user: &UserId) -> Regist
     registration
 }
 
-fn user_of(registration: &Registration) -> Option<UserId> {
+/// Whose it is.
+pub(super) fn user_of(registration: &Registration) -> Option<UserId> {
     let bytes = registration.request.extensions.find(USER_EXTENSION)?;
     wire::decode(bytes, USER_BYTES_MAX).ok()
 }
@@ -173,6 +169,10 @@ struct Order {
 // Asking.
 impl EventLoop {
     pub(crate) fn handle_session_operation(&mut self, options: &PushSessionOptions, reply: Reply<PushSessionReport, PushError>) {
+        self.with_records(Then::Session { options: Box::new(options.clone()), reply });
+    }
+
+    pub(super) fn run_session_command(&mut self, options: &PushSessionOptions, reply: Reply<PushSessionReport, PushError>) {
         match self.begin_session_operation(options) {
             Ok((order, plan)) => self.run_session_operation(&order, &plan, reply),
             Err(error) => reply.send(Err(error)),
@@ -239,23 +239,12 @@ impl EventLoop {
         Ok(Helper { device, addresses: address::to_wire(&multiaddress).into_iter().collect() })
     }
 
-    /// The registered clients of a user, of the first [`LOOKED_AT_MAX`] registrations.
+    /// The registered clients of a user.
     fn clients_of(&self, user: &UserId) -> Vec<KnownClient> {
-        let (mut clients, mut after, mut looked_at) = (Vec::new(), None::<Vec<u8>>, 0);
         let now = self.now().unix;
-        while looked_at < LOOKED_AT_MAX {
-            let rows = self.store.read::<_, StoreError>(|view| view.gateway_registrations_after(after.as_deref(), ROWS));
-            let rows = rows.inspect_err(|error| warn!(%error, "registrations not read")).unwrap_or_default();
-            looked_at += rows.len();
-            let read = rows.iter().filter_map(|(_, content)| wire::decode::<Registration>(content, STORED_BYTES_MAX).ok());
-            let theirs = read.filter(|known| known.expires_at >= now && user_of(known).as_ref() == Some(user));
-            clients.extend(theirs.map(|known| self.known_client(&known)));
-            match rows.last() {
-                Some((handle, _)) if rows.len() == ROWS => after = Some(handle.clone()),
-                _ => break,
-            }
-        }
-        clients
+        let found = self.gateway.as_ref().map_or_else(|| Ok(Vec::new()), |gateway| gateway.records.registrations_of_user(user));
+        let found = found.inspect_err(|error| warn!(%error, "registrations not read")).unwrap_or_default();
+        found.iter().filter(|known| known.expires_at >= now).map(|known| self.known_client(known)).collect()
     }
 
     fn known_client(&self, registration: &Registration) -> KnownClient {
@@ -483,7 +472,11 @@ impl EventLoop {
             sessions.open.remove(&asking.device);
             sessions.sent.get(&asking.nonce).map(|sent| sent.payload.clone())
         });
-        if payload.is_some_and(|payload| self.wake_for_session(asking.device, &payload)) {
+        self.with_records(Then::Wake { asking, payload: payload.unwrap_or_default(), failure });
+    }
+
+    pub(super) fn wake_silent_client(&mut self, asking: Asking, payload: &[u8], failure: Failure) {
+        if !payload.is_empty() && self.wake_for_session(asking.device, payload) {
             return self.note_client(asking, "sent", Some("silent: its push service was asked to wake it".into()), false);
         }
         self.note_client(asking, "unreachable", Some(failure.to_string()), true);

@@ -59,6 +59,21 @@ fn apns(config: &ApnsConfig, roots: &[Vec<u8>]) -> Result<ApnsClient, String> {
         .map_err(|error| named("gateway.apns", error))
 }
 
+/// TLS to the shared database.
+pub(super) fn database_tls(config: &GatewayConfig) -> Result<rustls::ClientConfig, String> {
+    let roots = config.roots.as_deref().map(read_roots).transpose()?.unwrap_or_default();
+    super::http::tls_config(&roots).map_err(|error| named("gateway.roots", error))
+}
+
+/// The password for the shared database, if a file holds it.
+pub(super) fn database_password(config: &GatewayConfig) -> Result<Option<Zeroizing<String>>, String> {
+    const SETTING: &str = "gateway.database_password_file";
+    let Some(path) = &config.database_password_file else { return Ok(None) };
+    let bytes = read(SETTING, path)?;
+    let text = std::str::from_utf8(&bytes).map_err(|_| named(SETTING, "not a text file"))?;
+    Ok(Some(Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())))
+}
+
 fn read_roots(path: &Path) -> Result<Vec<Vec<u8>>, String> {
     let pem = read("gateway.roots", path)?;
     let certificates: Result<Vec<_>, _> =
