@@ -210,6 +210,7 @@ fn three_hear_each_other_and_one_leaves_and_comes_back() {
 }
 
 #[test]
+#[ignore = "long: scripts/test --long"]
 fn two_who_add_the_same_person_at_once_have_one_leg_each_with_them() {
     let files = Files::new(3);
     let mut network = network(&files, &["alice", "bob", "carol"], &[]);
