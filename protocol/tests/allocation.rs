@@ -8,6 +8,7 @@ use std::cell::Cell;
 
 use halloo_protocol::directory::UnverifiedRecord;
 use halloo_protocol::wire::{self, DecodeError, FRAME_BYTES_MAX, Frame};
+use support::samples;
 use support::vectors::{self, Vector};
 
 /// Most one allocation may take: what a decode may claim.
@@ -156,7 +157,7 @@ fn too_long_inputs_allocate_nothing() {
 
 #[test]
 fn an_honest_record_takes_little_more_than_its_bytes() {
-    let bytes = wire::encode(&vectors::record());
+    let bytes = wire::encode(&samples::record());
     let (live, _) = measure(|| UnverifiedRecord::from_bytes(&bytes));
     assert!(live < 8 * bytes.len(), "{live} bytes for {}", bytes.len());
 }

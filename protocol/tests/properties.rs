@@ -524,7 +524,7 @@ proptest! {
 
     #[test]
     fn a_changed_record_is_refused_or_says_nothing_new(position in any::<prop::sample::Index>(), byte: u8) {
-        let genuine = vectors::record();
+        let genuine = samples::record();
         let mut bytes = wire::encode(&genuine);
         let position = position.index(bytes.len());
         bytes[position] = byte;

@@ -333,7 +333,7 @@ fn records_of_different_users_do_not_mix() {
 
 #[test]
 fn a_sealed_part_opens_for_its_device_alone() {
-    let part = vectors::private_part();
+    let part = samples::private_part();
     let sealed = seal_key().seal(0, &device(0), &part, [3; 24]);
     assert_eq!(seal_key().open(&device(0), &sealed), Ok(part));
     assert_eq!(seal_key().open(&device(1), &sealed), Err(SealError::Seal), "moved to another's entry");

@@ -134,6 +134,11 @@ fn decided(
     decide(&request, lists, known, &settings(audience), SIGHTING_SECS_FRESH, NOW)
 }
 
+/// A call of somebody who is no contact here, with what it claims.
+fn call_of_stranger<'a>(user: &'a UserId, identity: &'a IdentityKey, claim: &'a LinkedPart) -> TrustRequest<'a> {
+    TrustRequest { user, identity, relation: Relation::Stranger, kind: Kind::Call, claim: Some(Claim::Association(claim)) }
+}
+
 /// Everything at once: relation, what is asked, what is allowed to whom, what the invite says, who is in the list, what the place shows.
 #[test]
 fn the_whole_table() {
@@ -193,13 +198,7 @@ fn a_stranger_can_not_tell_whether_somebody_is_in_the_list() {
     // Mallory claims to be Alice under an association of her own: what she gets is the same for a list with Alice and without.
     let (mallory, identity) = (user(MALLORY), IdentityKey(key(MALLORY).public()));
     let claim = part(association(MALLORY, alice()), bob());
-    let request = TrustRequest {
-        user: &mallory,
-        identity: &identity,
-        relation: Relation::Stranger,
-        kind: Kind::Call,
-        claim: Some(Claim::Association(&claim)),
-    };
+    let request = call_of_stranger(&mallory, &identity, &claim);
     for known in [KnownAssociations::new(), seen(association(ALICE, alice()), NOW)] {
         let ask = |has_alice| decide(&request, &lists(has_alice), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
         let (with, without) = (ask(true), ask(false));
@@ -220,13 +219,7 @@ fn somebody_elses_identity_is_not_gained_by_claiming_it() {
         (forged(), NotLinked::NotTheirs),
     ] {
         let claim = part(claim, bob());
-        let request = TrustRequest {
-            user: &mallory,
-            identity: &identity,
-            relation: Relation::Stranger,
-            kind: Kind::Call,
-            claim: Some(Claim::Association(&claim)),
-        };
+        let request = call_of_stranger(&mallory, &identity, &claim);
         let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
         assert_eq!((got.decision.is_allowed, got.linked), (false, Err(why)));
     }
@@ -237,13 +230,7 @@ fn another_name_under_the_same_key_is_another_user() {
     let other = UserId::Named { authority: crate::key::AuthorityKey(key(9).public()), name: "alice".parse().expect("a name") };
     let identity = IdentityKey(key(ALICE).public());
     let claim = part(association(ALICE, alice()), bob());
-    let request = TrustRequest {
-        user: &other,
-        identity: &identity,
-        relation: Relation::Stranger,
-        kind: Kind::Call,
-        claim: Some(Claim::Association(&claim)),
-    };
+    let request = call_of_stranger(&other, &identity, &claim);
     let known = seen(association(ALICE, alice()), NOW);
     let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
     assert_eq!(got.linked, Err(NotLinked::NotTheirs));
@@ -304,13 +291,7 @@ fn the_leave_beside_an_association_is_the_one_of_the_word_that_counts() {
 fn a_place_that_can_not_be_looked_at_counts_for_a_day() {
     let claim = part(association(ALICE, alice()), bob());
     let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
-    let request = TrustRequest {
-        user: &user,
-        identity: &identity,
-        relation: Relation::Stranger,
-        kind: Kind::Call,
-        claim: Some(Claim::Association(&claim)),
-    };
+    let request = call_of_stranger(&user, &identity, &claim);
     for (age, is_allowed) in [(0, true), (SIGHTING_SECS_MAX, true), (SIGHTING_SECS_MAX + 1, false)] {
         let known = seen(association(ALICE, alice()), NOW.minus_secs(age));
         let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_MAX, NOW);

@@ -1,6 +1,7 @@
 //! A small world of fixed keys and times from which tests build whatever they need.
 #![allow(dead_code, reason = "every test binary uses another part of it")]
 
+pub(crate) mod samples;
 pub(crate) mod vectors;
 
 use halloo_protocol::directory::{

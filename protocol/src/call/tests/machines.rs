@@ -144,26 +144,26 @@ fn what_another_own_device_says_stops_the_ringing_though_the_caller_does_not() {
     assert_eq!(network.caller.state(), CallerState::Connected(device(1)), "whose answer it is tells it");
 }
 
-#[test]
-fn a_device_that_takes_no_calls_of_the_caller_leaves_the_others_ringing() {
+/// Two devices ring, and refuse one after the other: while one is left it rings on; how it ends then.
+#[track_caller]
+fn both_refuse(reason: Reason, ends: (Outcome, Reason)) {
     let mut network = Network::new(2, GOOD, 16);
     network.run_until(1);
     let now = network.now;
-    network.caller.handle_signal(&signal(1, 90, SignalBody::Decline { reason: Reason::NOT_ALLOWED }), now);
+    network.caller.handle_signal(&signal(1, 90, SignalBody::Decline { reason }), now);
     assert_eq!(network.caller.state(), CallerState::Ringing);
-    network.caller.handle_signal(&signal(2, 90, SignalBody::Decline { reason: Reason::NOT_ALLOWED }), now);
-    assert_eq!(network.caller.state(), CallerState::Ended(Outcome::Declined, Reason::NOT_ALLOWED));
+    network.caller.handle_signal(&signal(2, 90, SignalBody::Decline { reason }), now);
+    assert_eq!(network.caller.state(), CallerState::Ended(ends.0, ends.1));
+}
+
+#[test]
+fn a_device_that_takes_no_calls_of_the_caller_leaves_the_others_ringing() {
+    both_refuse(Reason::NOT_ALLOWED, (Outcome::Declined, Reason::NOT_ALLOWED));
 }
 
 #[test]
 fn a_phone_that_is_nowhere_is_not_reached_whatever_else_rang() {
-    let mut network = Network::new(2, GOOD, 16);
-    network.run_until(1);
-    let now = network.now;
-    network.caller.handle_signal(&signal(1, 90, SignalBody::Decline { reason: Reason::PHONE_NOT_HERE }), now);
-    assert_eq!(network.caller.state(), CallerState::Ringing);
-    network.caller.handle_signal(&signal(2, 90, SignalBody::Decline { reason: Reason::PHONE_NOT_HERE }), now);
-    assert_eq!(network.caller.state(), CallerState::Ended(Outcome::Unreachable, Reason::PHONE_NOT_HERE));
+    both_refuse(Reason::PHONE_NOT_HERE, (Outcome::Unreachable, Reason::PHONE_NOT_HERE));
 }
 
 #[test]
