@@ -61,8 +61,7 @@ impl KeyTurn {
 impl EventLoop {
     /// Whether contacts in linked systems are given leave for anything.
     fn gives_linked_leave(&self) -> bool {
-        let shows = self.linked.accounts.keys().any(|id| !self.linked.token_only.contains(id));
-        shows && !scope_of(self.privacy_settings()).is_empty()
+        self.shows_association() && !scope_of(self.privacy_settings()).is_empty()
     }
 
     /// An association, with the leave that stands beside it.
@@ -110,7 +109,7 @@ impl EventLoop {
     /// Others may call or write. Whoever has had leave for what isn't allowed any more is to have it no longer.
     pub(crate) fn linked_scope_changed(&mut self, before: &PrivacySettings) {
         let (before, now) = (scope_of(before), scope_of(self.privacy_settings()));
-        if self.linked.accounts.is_empty() {
+        if !self.has_linked() {
             return;
         }
         if now.is_less_than(before) {
