@@ -14,6 +14,7 @@ mod commands;
 mod leave;
 mod messages;
 mod own;
+mod people;
 mod secret;
 mod system;
 mod tokens;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use halloo_protocol::call::CallId;
+use halloo_protocol::identity::UserId;
 use halloo_protocol::linked::{
     Association, AssociationParams, ContactLists, KnownAssociations, LinkedId, ListEntry, ProofMethod, Readers, SharedLinks,
     Shown, Sighting,
@@ -160,6 +162,8 @@ pub(crate) struct LinkedState {
     /// When they are told what has changed here.
     share_at: Option<Instant>,
     questions: asking::Questions,
+    /// People blocked, by who they are there.
+    denied: BTreeMap<LinkedId, UserId>,
 }
 
 // Start, and the tasks.
@@ -184,6 +188,7 @@ impl EventLoop {
             }
             Err(error) => warn!(%error, "linked accounts not read"),
         }
+        self.read_denied();
         self.shared_start();
         self.turn_key_if_somebody_left();
     }
@@ -425,10 +430,10 @@ impl EventLoop {
     }
 
     fn put_at_place(&mut self, id: &LinkedId, association: Signed<Association>) {
-        let shown = self.shown_with(association.clone());
+        let (shown, denied) = (self.shown_with(association.clone()), self.denied_in(id));
         let Some(account) = self.linked.accounts.get_mut(id) else { return };
         account.showing = Some(association);
-        if account.orders.try_send(Order::Show(Box::new(shown))).is_err() {
+        if account.orders.try_send(Order::Show(Box::new(shown), denied)).is_err() {
             account.show_again_at = Some(Instant::now() + SHOW_AGAIN);
             debug!(account = %id, "the association waits");
         }

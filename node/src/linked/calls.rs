@@ -305,6 +305,23 @@ impl EventLoop {
         }
     }
 
+    /// Whom somebody in a linked system is who is asked into a conference, with what the invite says; `None` for a name here.
+    ///
+    /// # Errors
+    /// [`CallError::NotLinked`].
+    pub(crate) fn linked_addition(&self, text: &str) -> Result<Option<LinkedCallee>, CallError> {
+        let Some(place) = text.parse::<LinkedId>().ok().filter(|id| id.system() == System::Xmpp) else { return Ok(None) };
+        let refuse = |reason: String| CallError::NotLinked { id: place.to_string(), reason };
+        let account = self.account_with(&place);
+        let account = account.ok_or_else(|| refuse("isn't in the contact list of a linked account".to_owned()))?;
+        if self.linked.token_only.contains(&account) {
+            return Err(refuse(
+                "calls of that account go by tokens, one call for each: they can't be asked into another".to_owned(),
+            ));
+        }
+        self.linked_callee(&account, &place, SIGHTING_SECS_MAX).map(Some).map_err(refuse)
+    }
+
     /// Who a contact in a linked system (`xmpp:bob@example.org`) is here, by what was seen last.
     pub(crate) fn linked_user(&self, text: &str) -> Option<UserId> {
         let place = text.parse::<LinkedId>().ok()?;
