@@ -297,6 +297,7 @@ impl EventLoop {
                 RosterAction::Persist { user } => {
                     self.presence_contact_changed(&user);
                     self.reach_contact_changed(&user);
+                    self.linked_block_changed(&user);
                     self.contacts.unshared.insert(user);
                     self.share_soon();
                 }

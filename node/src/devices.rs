@@ -69,6 +69,7 @@ impl EventLoop {
         if chain.user.identity == self.identity.identity() {
             self.greet_own_device(peer);
             self.choice_own_device_met(peer);
+            self.linked_own_device_met(peer);
         }
     }
 

@@ -8,10 +8,13 @@
 //!
 //! Contacts elsewhere wake this user's devices with the key that stands beside the association; when one of them leaves, it is another ([`leave`]).
 
+mod asking;
 mod calls;
 mod commands;
 mod leave;
 mod messages;
+mod own;
+mod people;
 mod secret;
 mod system;
 mod tokens;
@@ -22,14 +25,17 @@ use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use halloo_protocol::call::CallId;
+use halloo_protocol::identity::UserId;
 use halloo_protocol::linked::{
-    Association, AssociationParams, ContactLists, KnownAssociations, LinkedId, ListEntry, ProofMethod, Readers, Shown, Sighting,
+    Association, AssociationParams, ContactLists, KnownAssociations, LinkedId, ListEntry, ProofMethod, Readers, SharedLinks,
+    Shown, Sighting,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Signed;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+pub(crate) use self::asking::OwnAsk;
 pub(crate) use self::leave::LINKED_PART;
 use self::system::{Order, Run};
 use crate::event_loop::EventLoop;
@@ -61,8 +67,10 @@ const KEEP_AFTER: Duration = Duration::from_secs(5);
 const SHOW_AGAIN: Duration = Duration::from_secs(30);
 
 const ACCOUNTS: &str = "linked accounts";
-const SIGHTINGS: &str = "linked sightings 2";
-const LISTS: &str = "linked lists";
+const READERS: &str = "linked readers";
+
+/// Readers kept under one name, so that each fits what is read back.
+const READERS_AT_ONCE: usize = 200;
 const TOKEN_ONLY: &str = "linked token accounts";
 
 /// What an account's task tells.
@@ -104,14 +112,6 @@ struct StoredAccount {
     association: Option<Signed<Association>>,
 }
 
-/// A contact list as it is kept.
-#[derive(Clone, Debug, Encode, Decode)]
-struct KeptList {
-    account: LinkedId,
-    contacts: Vec<(LinkedId, Option<String>)>,
-    readers: Readers,
-}
-
 /// An account, and the task that keeps it connected.
 #[derive(Debug)]
 struct Account {
@@ -119,6 +119,8 @@ struct Account {
     number: u64,
     orders: mpsc::Sender<Order>,
     is_connected: bool,
+    /// Its contact list is known, of this run.
+    has_list: bool,
     trouble: Option<String>,
     /// What is being put at its place.
     showing: Option<Signed<Association>>,
@@ -155,6 +157,13 @@ pub(crate) struct LinkedState {
     /// Accounts that couldn't be used at the start: kept, for the next one.
     unusable: Vec<StoredAccount>,
     messages: messages::Looked,
+    /// What own devices share.
+    shared: SharedLinks,
+    /// When they are told what has changed here.
+    share_at: Option<Instant>,
+    questions: asking::Questions,
+    /// People blocked, by who they are there.
+    denied: BTreeMap<LinkedId, UserId>,
 }
 
 // Start, and the tasks.
@@ -163,20 +172,14 @@ impl EventLoop {
     pub(crate) fn linked_start(&mut self) {
         let read = self.store.read::<_, StoreError>(|view| {
             let accounts: Vec<StoredAccount> = view.setting_value(ACCOUNTS)?.unwrap_or_default();
-            let sightings: Vec<((LinkedId, LinkedId), Sighting)> = view.setting_value(SIGHTINGS)?.unwrap_or_default();
-            let lists: Vec<KeptList> = view.setting_value(LISTS)?.unwrap_or_default();
             let token_only: Vec<LinkedId> = view.setting_value(TOKEN_ONLY)?.unwrap_or_default();
-            Ok((accounts, sightings, lists, token_only))
+            Ok((accounts, token_only))
         });
         match read {
-            Ok((accounts, sightings, lists, token_only)) => {
+            Ok((accounts, token_only)) => {
                 self.linked.token_only = token_only.into_iter().collect();
-                self.linked.known = sightings.into_iter().collect();
-                for KeptList { account, contacts, readers } in lists {
-                    self.linked.lists.insert(account.clone(), contacts.into_iter().collect());
-                    self.linked.readers.insert(account, readers);
-                }
                 for stored in accounts {
+                    self.read_readers(&stored.id);
                     if let Err(reason) = self.connect_account(stored.clone(), None) {
                         warn!(account = %stored.id, reason, "a linked account can't be used");
                         self.linked.unusable.push(stored);
@@ -185,6 +188,8 @@ impl EventLoop {
             }
             Err(error) => warn!(%error, "linked accounts not read"),
         }
+        self.read_denied();
+        self.shared_start();
         self.turn_key_if_somebody_left();
     }
 
@@ -214,6 +219,7 @@ impl EventLoop {
             number: self.linked.runs,
             orders,
             is_connected: false,
+            has_list: false,
             trouble: None,
             showing: None,
             asked,
@@ -252,27 +258,50 @@ impl EventLoop {
     }
 
     fn keep_sightings(&mut self) {
+        self.keep_readers();
         while self.linked.known.len() > SIGHTINGS_MAX {
             let oldest = self.linked.known.iter().min_by_key(|(_, sighting)| sighting.read_at).map(|(id, _)| id.clone());
             let Some(oldest) = oldest else { break };
             self.linked.known.remove(&oldest);
         }
-        let shown = self.linked.known.iter().filter(|(_, sighting)| sighting.association.is_some());
-        let shown: Vec<((LinkedId, LinkedId), Sighting)> = shown.map(|(id, sighting)| (id.clone(), sighting.clone())).collect();
-        let lists: Vec<KeptList> = self.linked.lists.iter().map(|(account, list)| self.kept_list(account, list)).collect();
+        self.share_now();
+    }
+
+    fn keep_readers(&self) {
         let kept = self.store.transaction::<_, StoreError>(|tx| {
-            tx.put_setting_value(SIGHTINGS, &shown)?;
-            tx.put_setting_value(LISTS, &lists)
+            for (account, readers) in &self.linked.readers {
+                let marks: Vec<(&LinkedId, bool)> = readers.marks().collect();
+                let chunks = marks.chunks(READERS_AT_ONCE).chain(std::iter::once(&[][..]));
+                for (number, chunk) in chunks.enumerate() {
+                    tx.put_setting_value(&format!("{READERS} {number} {account}"), &chunk.to_vec())?;
+                }
+            }
+            Ok(())
         });
         if let Err(error) = kept {
-            warn!(%error, "what was seen in linked systems isn't written");
+            warn!(%error, "who can read what linked accounts show isn't written");
         }
     }
 
-    fn kept_list(&self, account: &LinkedId, list: &BTreeMap<LinkedId, Option<String>>) -> KeptList {
-        let contacts = list.iter().map(|(id, name)| (id.clone(), name.clone())).collect();
-        let readers = self.linked.readers.get(account).cloned().unwrap_or_default();
-        KeptList { account: account.clone(), contacts, readers }
+    fn read_readers(&mut self, account: &LinkedId) {
+        let read = self.store.read::<_, StoreError>(|view| {
+            let mut marks: Vec<(LinkedId, bool)> = Vec::new();
+            // A chunk that isn't full is the last one.
+            for number in 0.. {
+                let chunk: Vec<(LinkedId, bool)> =
+                    view.setting_value(&format!("{READERS} {number} {account}"))?.unwrap_or_default();
+                let is_last = chunk.len() < READERS_AT_ONCE;
+                marks.extend(chunk);
+                if is_last {
+                    break;
+                }
+            }
+            Ok(marks)
+        });
+        match read {
+            Ok(marks) => drop(self.linked.readers.insert(account.clone(), Readers::of_marks(marks))),
+            Err(error) => warn!(%error, %account, "who can read what a linked account shows isn't read"),
+        }
     }
 
     /// What the task of an account tells.
@@ -298,14 +327,20 @@ impl EventLoop {
         let contacts = list.into_iter().filter(|entry| entry.is_contact).take(CONTACTS_MAX);
         let list: BTreeMap<LinkedId, Option<String>> = contacts.map(|entry| (entry.id, entry.name)).collect();
         if let Some(account) = self.linked.accounts.get_mut(id) {
-            (account.is_connected, account.trouble) = (true, None);
+            (account.is_connected, account.has_list, account.trouble) = (true, true, None);
             account.look_all_at = Some(Instant::now() + LOOK_EVERY);
             account.to_look = list.keys().cloned().collect();
             account.looking = 0;
         }
+        self.linked.known.retain(|(over, place), _| over != id || list.contains_key(place));
         self.linked.lists.insert(id.clone(), list);
         self.keep_sightings_soon();
+        self.share_links_soon();
         self.turn_key_if_somebody_left();
+        if self.linked.shared.account(id).is_some_and(|account| account.is_removed) {
+            // Unlinked by another device while this one was away.
+            self.take_shared(id);
+        }
         self.show_own(id);
         self.look_on(id);
     }
@@ -313,6 +348,7 @@ impl EventLoop {
     fn list_changed(&mut self, id: &LinkedId, entry: ListEntry) {
         self.linked.readers.entry(id.clone()).or_default().change(&entry, CONTACTS_MAX);
         self.keep_sightings_soon();
+        self.share_links_soon();
         if let Some(list) = self.linked.lists.get_mut(id) {
             if !entry.is_contact {
                 list.remove(&entry.id);
@@ -394,10 +430,10 @@ impl EventLoop {
     }
 
     fn put_at_place(&mut self, id: &LinkedId, association: Signed<Association>) {
-        let shown = self.shown_with(association.clone());
+        let (shown, denied) = (self.shown_with(association.clone()), self.denied_in(id));
         let Some(account) = self.linked.accounts.get_mut(id) else { return };
         account.showing = Some(association);
-        if account.orders.try_send(Order::Show(Box::new(shown))).is_err() {
+        if account.orders.try_send(Order::Show(Box::new(shown), denied)).is_err() {
             account.show_again_at = Some(Instant::now() + SHOW_AGAIN);
             debug!(account = %id, "the association waits");
         }
@@ -425,6 +461,7 @@ impl EventLoop {
         }
         account.stored.association = Some(association);
         self.keep_accounts();
+        self.share_links_soon();
         if let Some(asked) = asked {
             self.account_linked(id, asked);
         }
@@ -446,9 +483,14 @@ impl EventLoop {
     }
 
     /// Looks at a place that somebody waits for. False if that can't be now.
-    fn look_at(&self, account: &LinkedId, place: &LinkedId) -> bool {
+    fn look_at(&mut self, account: &LinkedId, place: &LinkedId) -> bool {
+        self.order(account, Order::Look(place.clone())) || self.ask_to_look(account, place)
+    }
+
+    /// Gives an order to the task of an account. False if it isn't connected, or has too much to do.
+    fn order(&self, account: &LinkedId, order: Order) -> bool {
         let account = self.linked.accounts.get(account).filter(|account| account.is_connected);
-        account.is_some_and(|account| account.orders.try_send(Order::Look(place.clone())).is_ok())
+        account.is_some_and(|account| account.orders.try_send(order).is_ok())
     }
 
     fn place_seen(&mut self, id: &LinkedId, at: LinkedId, shown: Result<Option<Box<Shown>>, String>) {
@@ -456,6 +498,7 @@ impl EventLoop {
             account.looking = account.looking.saturating_sub(1);
         }
         let is_in_list = self.linked.lists.get(id).is_some_and(|list| list.contains_key(&at));
+        let was_seen = shown.is_ok();
         if is_in_list {
             match shown {
                 Ok(shown) => self.note_sighting(id, &at, shown.map(|shown| *shown)),
@@ -463,7 +506,8 @@ impl EventLoop {
             }
         }
         self.look_on(id);
-        self.linked_looked(id, &at);
+        self.answer_looks(id, &at, was_seen);
+        self.linked_looked(id, &at, was_seen);
         self.linked_leave_looked(&at);
     }
 
@@ -477,6 +521,11 @@ impl EventLoop {
             }
             None => Sighting::nothing(now),
         };
+        self.take_sighting(account, at, seen);
+    }
+
+    /// What was seen at a place counts, here or by an own device that has looked.
+    fn take_sighting(&mut self, account: &LinkedId, at: &LinkedId, seen: Sighting) {
         let key = (account.clone(), at.clone());
         let before = self.linked.known.remove(&key);
         let is_worth_keeping = seen.association.is_some() || before.as_ref().is_some_and(|before| before.association.is_some());
@@ -484,6 +533,7 @@ impl EventLoop {
         self.linked.known.insert(key, seen);
         if is_worth_keeping {
             self.keep_sightings_soon();
+            self.share_links_soon();
         }
     }
 
@@ -512,6 +562,8 @@ impl EventLoop {
             self.linked.keep_at = None;
             self.keep_sightings();
         }
+        self.shared_tick(now.instant);
+        self.questions_tick(now.instant);
         self.show_again(now.instant);
         self.turn_key_when_due(now.instant);
         self.tokens_tick(now.instant);

@@ -9,6 +9,7 @@ use halloo_protocol::choice::{DeviceReports, PolicyText};
 use halloo_protocol::identity::{Chain, TrustStore, VerifiedChain, tombstones_in, with_tombstones};
 use halloo_protocol::kademlia::DisconnectReason;
 use halloo_protocol::key::{AuthorityKey, DeviceKey};
+use halloo_protocol::linked::LinkedShare;
 use halloo_protocol::mailbox::MailboxNews;
 use halloo_protocol::message::{Composing, MessageDelivered};
 use halloo_protocol::node::{Descriptor, Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
@@ -64,6 +65,8 @@ pub(crate) enum Purpose {
     DeviceRename(Box<crate::devices::Renaming>),
     /// Asking another own device for a certificate.
     DeviceRenew,
+    /// Asking the own device with the login of a linked account.
+    LinkedAsk(Box<crate::linked::OwnAsk>),
     /// A caller's invite, from us as its relay to the device.
     HandOver(crate::roles::hand_over::HandingOver),
     /// A call signal to a device.
@@ -790,6 +793,10 @@ impl EventLoop {
             },
             PolicyText::KIND => match frame.parse::<PolicyText>() {
                 Ok(policy) => self.handle_policy_text(peer, policy),
+                Err(_) => self.counters.malformed += 1,
+            },
+            LinkedShare::KIND => match frame.parse::<LinkedShare>() {
+                Ok(share) => self.handle_linked_share(peer, share),
                 Err(_) => self.counters.malformed += 1,
             },
             MessageDelivered::KIND => match frame.parse::<MessageDelivered>() {

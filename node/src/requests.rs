@@ -7,6 +7,7 @@ use halloo_protocol::choice::PushWithdraw;
 use halloo_protocol::file::{FileAccept, FileHashes, FileRead};
 use halloo_protocol::identity::VerifiedChain;
 use halloo_protocol::kademlia::Request;
+use halloo_protocol::linked::LinkedAsk;
 use halloo_protocol::linking::{LinkConfirm, LinkDone, LinkStart};
 use halloo_protocol::mailbox::{MailboxOpen, MailboxPut, MailboxTake};
 use halloo_protocol::message::{HistoryRequest, MessageDeliver};
@@ -102,6 +103,7 @@ impl EventLoop {
             LinkDone::KIND => self.with(frame, |node, message: LinkDone| node.handle_link_done(peer, &message)),
             DeviceRenew::KIND => self.with(frame, |node, _: DeviceRenew| node.handle_device_renew(peer)),
             DeviceRename::KIND => self.with(frame, |node, request: DeviceRename| node.handle_device_rename(peer, request)),
+            LinkedAsk::KIND => return self.handle_linked_ask(peer, via, frame),
             RevocationListRequest::KIND => {
                 self.with(frame, |node, request: RevocationListRequest| node.answer_revocations(&request))
             }

@@ -30,6 +30,7 @@ mod devices;
 mod directory;
 mod files;
 mod groups;
+mod linked;
 mod mailbox;
 mod messages;
 mod pins;

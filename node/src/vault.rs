@@ -13,6 +13,7 @@ use halloo_protocol::contact::{OwnKeys, OwnNews, RosterEntry, SHARE_VAULT_KEY, S
 use halloo_protocol::directory::{Helper, RecordKey};
 use halloo_protocol::identity::Tombstone;
 use halloo_protocol::key::DeviceKey;
+use halloo_protocol::linked::SharedPiece;
 use halloo_protocol::mailbox::MailboxReason;
 use halloo_protocol::message::StateItem;
 use halloo_protocol::node::Roles;
@@ -440,6 +441,9 @@ impl EventLoop {
         if let Some(policy) = self.vault_policy() {
             insert(VaultItem::new(VaultItem::CHOICE, &[], wire::encode(&policy)));
         }
+        for piece in self.vault_links() {
+            insert(VaultItem::new(VaultItem::LINKED, &piece.subject(), wire::encode(&piece)));
+        }
         // The first follows from the root.
         for key in self.vault.keys.iter().filter(|key| key.epoch > 1) {
             insert(key.to_item());
@@ -469,6 +473,7 @@ impl EventLoop {
         let mut entries = Vec::new();
         let mut own = None;
         let mut foreign = Vec::new();
+        let mut pieces = Vec::new();
         for item in items {
             match item.kind {
                 VaultItem::CONTACT => {
@@ -504,6 +509,11 @@ impl EventLoop {
                     Ok(state) => self.merge_state_items(vec![state])?,
                     Err(error) => self.malformed_item("state", &error),
                 },
+                VaultItem::LINKED => {
+                    let piece = wire::decode::<SharedPiece>(&item.value, ITEM_BYTES_MAX);
+                    let piece = piece.and_then(|piece| piece.check().map(|()| piece));
+                    pieces.extend(piece.inspect_err(|error| self.malformed_item("linked account", error)).ok());
+                }
                 _ => foreign.push(item),
             }
         }
@@ -513,6 +523,7 @@ impl EventLoop {
             })?;
             self.vault_changed();
         }
+        self.merge_linked(pieces, None);
         self.merge_people(entries, own, was_empty)
     }
 

@@ -215,7 +215,7 @@ impl EventLoop {
         let is_contact = matches!(roster.standing(about), Standing::Contact | Standing::Changed);
         let profile = roster.entry(about).filter(|_| is_contact).and_then(RosterEntry::profile);
         let name = profile.map(|profile| profile.display_name.clone()).filter(|name| !harmless(name).is_empty());
-        let name = name.unwrap_or_else(|| self.labels.display(about));
+        let name = name.or_else(|| self.linked_name_of(about)).unwrap_or_else(|| self.labels.display(about));
         // Whoever isn't known has told the gateway, if it was one that brought this.
         let told = self.push_language().map(std::slice::from_ref);
         let languages = profile.map(|profile| profile.languages.as_slice()).or(told).unwrap_or_default();

@@ -11,6 +11,8 @@
 //!
 //! Beside the association stands a [`LinkedLeave`]: with it those who may read it wake the user's devices and leave letters, though they learn nothing else of them.
 //!
+//! The login of an account is on one of the user's devices; what it brings is shared among all of them ([`SharedLinks`]).
+//!
 //! A link makes nobody a contact here: keys that contacts have aren't given away, and presence isn't seen.
 //!
 //! Proofs that stand by themselves (a provider's signed token, an authority's word) have methods of their own and travel with the association; what an
@@ -22,6 +24,7 @@ mod id;
 mod leave;
 mod list;
 mod part;
+mod shared;
 mod sighting;
 #[cfg(test)]
 mod tests;
@@ -33,5 +36,9 @@ pub use id::{LINKED_ADDRESS_BYTES_MAX, LinkedId, LinkedIdError, System};
 pub use leave::{LEAVE_BYTES_MAX, LeaveScope, LinkedKey, LinkedLeave};
 pub use list::{ListEntry, Readers};
 pub use part::{LINKED_EXTENSION, LinkedPart};
+pub use shared::{
+    Held, LinkedAsk, LinkedQuestion, LinkedReply, LinkedShare, LinkedTold, PAGES, SHARE_PIECES_MAX, SHARED_ACCOUNTS_MAX,
+    SHARED_SIGHTINGS_MAX, SharedAccount, SharedContacts, SharedLinks, SharedPiece, SharedSighting,
+};
 pub use sighting::{KnownAssociations, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Shown, Sighting, SightingError};
 pub use token::{TOKEN_BYTES_MAX, TOKEN_EXTENSION, TOKEN_SECS_MAX, TokenPart, is_token};

@@ -4,9 +4,10 @@
 use std::time::Duration;
 
 use halloo_tests::cli::Invocation;
+use halloo_tests::linking;
 use halloo_tests::network::text;
 use halloo_tests::xmpp::{DOMAIN, Prosody};
-use halloo_tests::{Network, Plan, User, eventually};
+use halloo_tests::{Daemon, Network, Plan, User, eventually};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -35,13 +36,13 @@ fn link_with(user: &User, name: &str, server: &Prosody, more: &[&str]) -> Value 
 
 /// Calls somebody by their address there, and gives how it ended.
 #[track_caller]
-fn call(from: &User, name: &str) -> (i32, Value) {
+fn call(from: &Daemon, name: &str) -> (i32, Value) {
     let callee = format!("xmpp:{name}@{DOMAIN}");
     let output = Invocation::new(from.home()).args(["call", &callee, "--duration", "1"]).start().wait(PATIENCE);
     (output.code, output.json())
 }
 
-fn incoming(user: &User) -> Vec<Value> {
+fn incoming(user: &Daemon) -> Vec<Value> {
     user.events().into_iter().filter(|event| event["event"] == "call_incoming").collect()
 }
 
@@ -95,6 +96,115 @@ fn a_contact_in_xmpp_calls_until_the_list_says_otherwise() {
     let (code, outcome) = call(alice, "bob");
     assert_ne!(code, 0, "{outcome}");
     assert_eq!(incoming(bob).len(), rings, "it hasn't rung");
+}
+
+/// His login is on his phone, which is off: his laptop rings for his contact there, calls and writes her. What the phone learns later counts on the laptop too.
+#[test]
+fn every_device_is_called_and_calls_by_the_login_of_one() {
+    let plan = Plan::new(["alice", "bob"]).args("alice", ["--answer", "auto"]).args("laptop", ["--answer", "auto"]);
+    let mut network = plan.contacts_only().start();
+    let server = Prosody::start(network.folder(), &["alice", "bob"], &[("alice", "bob")], &[]);
+    let laptop = linking::link(&network, &network.users[1], "laptop", &[]);
+    let (alice, bob) = network.users.split_at_mut(1);
+    let (alice, bob) = (&alice[0], &mut bob[0]);
+    link(bob, "bob", &server);
+    link(alice, "alice", &server);
+    eventually(PATIENCE, "the laptop knows who she is", || {
+        let account = laptop.cli(["link", "list"]).ok()["accounts"][0].clone();
+        let is_known = account["contacts"][0]["username"] == alice.username.as_str();
+        if account["state"] == "elsewhere" && is_known { Ok(()) } else { Err(account.to_string()) }
+    });
+    let account = laptop.cli(["link", "list"]).ok()["accounts"][0].clone();
+    assert_eq!((&account["here"], &account["peer_id"]), (&false.into(), &bob.peer_id().into()), "{account}");
+    bob.terminate();
+
+    let (code, outcome) = call(alice, "bob");
+    assert_eq!((code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");
+    let rang = laptop.wait_event(PATIENCE, "call_incoming", |_| true);
+    assert_eq!((&rang["linked"]["id"], &rang["linked"]["name"]), (&"xmpp:alice@there.test".into(), &"alice from there".into()));
+    // One person, one conversation, by whatever name.
+    alice.cli(["msg", "send", "xmpp:bob@there.test", "hello", "--wait"]).ok();
+    let received = laptop.wait_event(PATIENCE, "message_received", |message| message["text"] == "hello");
+    assert_eq!(received["linked"]["id"], "xmpp:alice@there.test", "{received}");
+    assert!(text(&received["notice"], "text").contains("alice from there"), "{received}");
+    laptop.cli(["msg", "send", "xmpp:alice@there.test", "hello yourself", "--wait"]).ok();
+    let said = laptop.cli(["msg", "list", &alice.username]).ok();
+    assert_eq!(said, laptop.cli(["msg", "list", "xmpp:alice@there.test"]).ok());
+    assert_eq!(said["messages"].as_array().map(Vec::len), Some(2), "{said}");
+    let people = laptop.cli(["contact", "list"]).ok();
+    assert_eq!((&people["contacts"], people["linked"].as_array().map(Vec::len)), (&serde_json::json!([]), Some(1)), "{people}");
+    assert_eq!(
+        (&people["linked"][0]["username"], &people["linked"][0]["state"]),
+        (&alice.username.as_str().into(), &"linked".into())
+    );
+    let (code, outcome) = call(&laptop, "alice");
+    assert_eq!((code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");
+    let rang = alice.wait_event(PATIENCE, "call_incoming", |_| true);
+    assert_eq!(rang["linked"]["id"], "xmpp:bob@there.test", "{rang}");
+
+    bob.restart();
+    server.unfriend("bob", "alice");
+    eventually(PATIENCE, "the laptop hears of it", || {
+        let list = laptop.cli(["link", "list"]).ok();
+        if list["accounts"][0]["contacts"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(list.to_string()) }
+    });
+    let rings = incoming(&laptop).len();
+    assert_ne!(call(alice, "bob").0, 0);
+    assert_eq!((incoming(&laptop).len(), incoming(bob).len()), (rings, 0), "neither has rung");
+    // Unlinked on the device without the login, which has the one with it say so there.
+    let removed = laptop.cli(["link", "remove", "xmpp:bob@there.test"]).ok();
+    assert_eq!(removed["is_taken_back"], true, "{removed}");
+    for device in [&**bob, &laptop] {
+        assert_eq!(device.cli(["link", "list"]).ok()["accounts"], serde_json::json!([]));
+    }
+}
+
+/// Contacts elsewhere are asked into calls and groups; whom he blocks is let in no more, and isn't shown how to wake him.
+#[test]
+#[ignore = "long: a conference, a group and a block of three users"]
+fn contacts_elsewhere_are_asked_in_and_can_be_blocked() {
+    let network = network(&["alice", "bob", "carol"]);
+    let all = [("alice", "bob"), ("carol", "bob"), ("carol", "alice")];
+    let server = Prosody::start(network.folder(), &["alice", "bob", "carol"], &all, &[]);
+    let [alice, bob, carol] = &network.users[..] else { panic!("three users") };
+    for (user, name) in [(bob, "bob"), (alice, "alice"), (carol, "carol")] {
+        link(user, name, &server);
+    }
+    let knows = |user: &User, count: usize| {
+        eventually(PATIENCE, "contacts there are known", || {
+            let people = user.cli(["contact", "list"]).ok();
+            if people["linked"].as_array().map(Vec::len) == Some(count) { Ok(()) } else { Err(people.to_string()) }
+        });
+    };
+    [alice, bob, carol].into_iter().for_each(|user| knows(user, 2));
+    let conference =
+        Invocation::new(alice.home()).args(["call", "xmpp:bob@there.test", "xmpp:carol@there.test", "--duration", "3"]);
+    let output = conference.start().wait(PATIENCE);
+    assert_eq!(output.code, 0, "{output:?}");
+    for user in [bob, carol] {
+        let rang = user.wait_event(PATIENCE, "call_incoming", |rang| rang["linked"]["id"] == "xmpp:alice@there.test");
+        assert_eq!(rang["from"], alice.username.as_str(), "{rang}");
+    }
+    let group = text(&alice.cli(["group", "create", "both systems"]).ok(), "id");
+    alice.cli(["group", "add", &group, "xmpp:bob@there.test"]).ok();
+    let invited = bob.wait_event(PATIENCE, "group_invited", |_| true);
+    assert_eq!((&invited["from"], &invited["joined"]), (&alice.username.as_str().into(), &false.into()), "{invited}");
+
+    let before = leave_of(&server, "bob");
+    let blocked = bob.cli(["contact", "block", "xmpp:carol@there.test"]).ok();
+    assert_eq!((&blocked["username"], &blocked["state"]), (&carol.username.as_str().into(), &"blocked".into()), "{blocked}");
+    turned(&server, &before, "what she had been given ends");
+    assert!(!server.shown("carol", "bob").contains("<association"), "she isn't shown the next");
+    assert!(server.shown("alice", "bob").contains("<leave>"), "others are");
+    let rings = incoming(bob).len();
+    assert_ne!(call(carol, "bob").0, 0);
+    assert_eq!(incoming(bob).len(), rings, "it hasn't rung");
+    assert_eq!(call(alice, "bob").0, 0);
+    bob.cli(["contact", "unblock", "xmpp:carol@there.test"]).ok();
+    eventually(PATIENCE, "she is shown it again", || {
+        let shown = server.shown("carol", "bob");
+        if shown.contains("<leave>") { Ok(()) } else { Err(shown) }
+    });
 }
 
 /// She links while his phone sleeps, and his only connection to XMPP with it: it is woken, and rings as for a contact there.

@@ -157,14 +157,14 @@ fn unknown_call(call_id: &str) -> CallError {
 impl EventLoop {
     pub(crate) fn handle_call_add(&mut self, call_id: &str, options: &AddOptions, reply: Reply<CallAdded, CallError>) {
         match self.check_add(call_id, options) {
-            Ok((call, user)) => self.add_to_call(call, user, options.phone.clone(), reply),
+            Ok((call, user)) => self.add_to_call(call, user, options, reply),
             Err(error) => reply.send(Err(error)),
         }
     }
 
     fn check_add(&mut self, call_id: &str, options: &AddOptions) -> Result<(CallId, UserId), CallError> {
         let call = call_id.parse::<CallId>().map_err(|_| unknown_call(call_id))?;
-        let user = self.labels.parse(&options.user)?;
+        let user = self.parse_user_or_linked(&options.user)?;
         super::phone::part_of(options.phone.as_deref())?;
         if user == self.identity.user_id() {
             return Err(CallError::CallsSelf);
@@ -194,7 +194,12 @@ impl EventLoop {
         Ok((call, user))
     }
 
-    fn add_to_call(&mut self, call: CallId, user: UserId, phone: Option<String>, reply: Reply<CallAdded, CallError>) {
+    fn add_to_call(&mut self, call: CallId, user: UserId, add: &AddOptions, reply: Reply<CallAdded, CallError>) {
+        let linked = match self.linked_addition(&add.user) {
+            Ok(linked) => linked.map(Box::new),
+            Err(error) => return reply.send(Err(error)),
+        };
+        let phone = add.phone.clone();
         let Some(id) = self.conference_of(call) else { return reply.send(Err(unknown_call(&call.to_string()))) };
         let added = CallId::random(&mut self.rng);
         let Some(running) = self.calls.conferences.running.get_mut(&id) else { return };
@@ -205,7 +210,7 @@ impl EventLoop {
         running.asked.push(Asked { call: added, user: user.clone(), reply });
         // Who is to hear a phone, and be heard by it, speaks its codec from the beginning.
         let (relayed_only, passthrough) = (running.relayed_only, running.passes.clone());
-        let options = DialOptions { relayed_only, passthrough, phone, ..DialOptions::default() };
+        let options = DialOptions { relayed_only, passthrough, phone, linked, ..DialOptions::default() };
         let link = Link { id, is_leg: false, other: None, since: None, word: None, introduced_by: None };
         info!(conference = %id.short(), call = %added.short(), "somebody is asked in");
         self.drive_conference(id);

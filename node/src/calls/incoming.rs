@@ -608,7 +608,8 @@ impl EventLoop {
         let (video, kind) =
             if incoming.progress.is_video { (true, EventKind::VIDEO_CALL) } else { (false, EventKind::VOICE_CALL) };
         let linked = self.calls.incoming.get(&call).and_then(|incoming| incoming.progress.linked.clone());
-        let notice = match &linked {
+        let is_contact = self.contacts.roster().standing(&user) == halloo_protocol::contact::Standing::Contact;
+        let notice = match linked.as_ref().filter(|_| !is_contact) {
             Some(peer) => self.notice_named(Sentence::Event(kind), peer.name.as_deref().unwrap_or(&peer.id), shown_on),
             None => self.notice_shown(Sentence::Event(kind), &user, shown_on),
         };

@@ -219,7 +219,8 @@ impl EventLoop {
         outgoing.progress.telephone.clone_from(&outgoing.options.telephone);
         // Whoever dials has been told if it can't be.
         outgoing.progress.phone = super::phone::part_of(outgoing.options.phone.as_deref()).ok().flatten();
-        outgoing.progress.linked = outgoing.options.linked.as_ref().map(|callee| callee.peer());
+        let meant = outgoing.options.linked.as_ref().map(|callee| callee.peer());
+        outgoing.progress.linked = meant.or_else(|| self.linked_peer_of(&outgoing.progress.user));
         if let Some(video) = &mut outgoing.video {
             video.use_files(outgoing.options.video_files());
         }

@@ -90,7 +90,7 @@ pub(super) struct AddArgs {
     #[arg(value_parser = parse::id)]
     id: String,
     /// Whom to add; all their devices ring
-    #[arg(value_parser = parse::user)]
+    #[arg(value_parser = parse::user_or_linked)]
     user: String,
 }
 

@@ -60,14 +60,14 @@ pub(super) struct AddArgs {
 #[derive(Debug, clap::Args)]
 pub(super) struct UserArgs {
     /// Who
-    #[arg(value_parser = parse::user)]
+    #[arg(value_parser = parse::user_or_linked)]
     user: String,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct VerifyArgs {
     /// Who
-    #[arg(value_parser = parse::user)]
+    #[arg(value_parser = parse::user_or_linked)]
     user: String,
     /// Take their changed identity key for theirs, and ask them anew
     #[arg(long)]
@@ -83,7 +83,7 @@ pub(super) struct ImportArgs {
 
 fn user_or_link(text: &str) -> Result<String, String> {
     if !text.trim_start().starts_with("halloo:") {
-        return parse::user(text);
+        return parse::user_or_linked(text);
     }
     ContactLink::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
@@ -184,24 +184,26 @@ fn contact_for_people(contact: &ContactView) -> String {
         ContactState::Declined => "has declined",
         ContactState::Removed => "is no contact",
         ContactState::Blocked => "is blocked",
+        ContactState::Linked => "is a contact in a linked system, and nothing here",
     };
     printable(&format!("{} {said}", contact.username)).into_owned()
 }
 
 fn list_for_people(list: &ContactList) -> String {
-    if list.contacts.is_empty() {
+    if list.contacts.is_empty() && list.linked.is_empty() {
         return "no contacts; halloo contact add NAME@AUTHORITY".to_owned();
     }
-    let rows = list.contacts.iter().map(|contact| {
+    let rows = list.contacts.iter().chain(&list.linked).map(|contact| {
         let words = contact.mood.clone().or_else(|| contact.text.clone().filter(|_| contact.state == ContactState::Requested));
         [
             contact.username.clone(),
             word(&contact.state),
             contact.display_name.clone().unwrap_or_default(),
+            contact.linked.iter().map(|peer| peer.id.as_str()).collect::<Vec<_>>().join(", "),
             words.unwrap_or_default(),
         ]
     });
-    table(["USER", "STATE", "NAME", "SAYS"], rows)
+    table(["USER", "STATE", "NAME", "ELSEWHERE", "SAYS"], rows)
 }
 
 fn fingerprint_for_people(fingerprint: &Fingerprint) -> String {

@@ -41,7 +41,7 @@ pub(super) struct CreateArgs {
     #[arg(value_parser = parse::text)]
     name: String,
     /// Who is to be a member
-    #[arg(value_name = "USER", value_parser = parse::user)]
+    #[arg(value_name = "USER", value_parser = parse::user_or_linked)]
     users: Vec<String>,
 }
 
@@ -56,7 +56,7 @@ pub(super) struct AddArgs {
     /// The group: its id, the start of it, or its name
     group: String,
     /// Whom
-    #[arg(value_parser = parse::user)]
+    #[arg(value_parser = parse::user_or_linked)]
     user: String,
     /// As an admin, who may add and remove members
     #[arg(long)]
@@ -68,7 +68,7 @@ pub(super) struct MemberArgs {
     /// The group: its id, the start of it, or its name
     group: String,
     /// Whom
-    #[arg(value_parser = parse::user)]
+    #[arg(value_parser = parse::user_or_linked)]
     user: String,
 }
 

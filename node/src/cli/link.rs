@@ -110,10 +110,13 @@ fn account_for_people(account: &LinkedAccount) -> String {
     let shown = if account.tokens { Some("to nobody: each call has a token".to_owned()) } else { shown };
     let callable = account.contacts.iter().filter(|contact| contact.username.is_some()).count();
     let contacts = format!("{}, of whom {callable} can be called", account.contacts.len());
+    let device = account.device.clone().unwrap_or_else(|| account.peer_id.clone());
+    let login = if account.here { format!("on this device ({device})") } else { format!("on {device}") };
     let mut text = pairs([
         ("account", Some(account.account.clone())),
         ("state", Some(word(&account.state))),
         ("because", account.reason.clone()),
+        ("login", Some(login)),
         ("shown until", shown),
         ("contacts", Some(contacts)),
     ]);

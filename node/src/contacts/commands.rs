@@ -62,7 +62,12 @@ impl EventLoop {
             ContactCommand::Add { user, text, reply } => self.add_contact(&user, text, reply),
             ContactCommand::Change { user, change, reply } => self.change_contact(&user, change, reply),
             ContactCommand::List(reply) => reply.send(Ok(self.contact_list())),
-            ContactCommand::Get { user, reply } => reply.send(self.known(&user).map(|user| self.contact_view(&user))),
+            ContactCommand::Get { user, reply } => {
+                reply.send(self.known(&user).map(|user| match self.contacts.roster.entry(&user) {
+                    Some(_) => self.contact_view(&user),
+                    None => self.linked_view(&user),
+                }))
+            }
             ContactCommand::Avatar { user, reply } => reply.send(self.contact_avatar(&user)),
             ContactCommand::Invite(reply) => reply.send(self.contact_invite()),
             ContactCommand::Fingerprint { user, reply } => reply.send(self.fingerprint(&user)),
@@ -184,7 +189,7 @@ impl EventLoop {
     /// `name@authority`, or a link with the key to expect.
     fn parse_user_or_link(&self, text: &str) -> Result<(UserId, Option<IdentityKey>), ContactError> {
         if !text.trim_start().starts_with("halloo:") {
-            return Ok((self.labels.parse(text)?, None));
+            return Ok((self.parse_user_or_linked(text)?, None));
         }
         let link = ContactLink::parse(text).map_err(|error| ContactError::Link { reason: error.to_string() })?;
         if let UserId::Named { authority, .. } = &link.user
@@ -200,14 +205,15 @@ impl EventLoop {
     fn known_identity(&self, user: &UserId) -> Option<IdentityKey> {
         match user {
             UserId::Key(identity) => Some(*identity),
-            UserId::Named { .. } => self.contact_identity(user),
+            UserId::Named { .. } => self.contact_identity(user).or_else(|| self.linked_identity(user)),
         }
     }
 
     fn known(&self, text: &str) -> Result<UserId, ContactError> {
-        let user = self.labels.parse(text)?;
+        let user = self.parse_user_or_linked(text)?;
         match self.contacts.roster.entry(&user) {
             Some(_) => Ok(user),
+            None if self.linked_identity(&user).is_some() => Ok(user),
             None => Err(ContactError::Unknown { username: self.labels.display(&user) }),
         }
     }
@@ -217,7 +223,15 @@ impl EventLoop {
         let shown = roster.entries().filter(|entry| entry.standing() != Standing::Removed);
         let mut contacts: Vec<ContactView> = shown.map(|entry| self.contact_view(&entry.user)).collect();
         contacts.sort_by(|one, other| one.username.cmp(&other.username));
-        ContactList { key_epoch: roster.own().presence.epoch(), contacts }
+        let mut linked = self.linked_only();
+        linked.sort_by(|one, other| one.username.cmp(&other.username));
+        ContactList { key_epoch: roster.own().presence.epoch(), contacts, linked }
+    }
+
+    /// Somebody who is a contact in a linked system and nothing here.
+    pub(crate) fn linked_view(&self, user: &UserId) -> ContactView {
+        let identity = self.linked_identity(user).map(|identity| identity.to_string());
+        ContactView { state: ContactState::Linked, identity, display_name: self.linked_name_of(user), ..self.contact_view(user) }
     }
 
     fn contact_view(&self, user: &UserId) -> ContactView {
@@ -241,6 +255,7 @@ impl EventLoop {
             text: entry.and_then(RosterEntry::asked_text).map(str::to_owned).filter(|text| !text.is_empty()),
             key_epoch: entry.map_or(0, RosterEntry::epoch),
             changed_at: heard_at.map(|at| Timestamp::from_unix_secs(at.0)),
+            linked: self.linked_peers_of(user),
         }
     }
 
@@ -276,7 +291,7 @@ impl EventLoop {
     }
 
     fn fingerprint(&self, text: &str) -> Result<Fingerprint, ContactError> {
-        let user = self.labels.parse(text)?;
+        let user = self.parse_user_or_linked(text)?;
         let username = self.labels.display(&user);
         let pinned = || self.store.read::<_, StoreError>(|view| view.pinned(&user)).ok().flatten().map(|pin| pin.identity);
         let identity = self.known_identity(&user).or_else(pinned);

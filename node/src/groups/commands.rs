@@ -90,7 +90,7 @@ impl EventLoop {
         };
         let known = match &user {
             UserId::Key(identity) => Some(*identity),
-            UserId::Named { .. } => self.contact_identity(&user),
+            UserId::Named { .. } => self.contact_identity(&user).or_else(|| self.linked_identity(&user)),
         };
         match known {
             Some(identity) => {
@@ -105,7 +105,7 @@ impl EventLoop {
     }
 
     fn whom_to_add(&self, user: &str) -> Result<UserId, GroupError> {
-        let user = self.labels.parse(user)?;
+        let user = self.parse_user_or_linked(user)?;
         self.refuse_changed(&user)?;
         Ok(user)
     }
@@ -133,7 +133,7 @@ impl EventLoop {
     }
 
     fn remove_from_group(&mut self, id: GroupId, user: &str) -> Result<GroupEntry, GroupError> {
-        let user = self.labels.parse(user)?;
+        let user = self.parse_user_or_linked(user)?;
         let group = self.groups.groups.get(&id);
         let member = group.and_then(|group| group.view().members.iter().find(|(_, member)| member.user == user));
         let identity = *member.ok_or_else(|| refusal(Refused::NotMember))?.0;

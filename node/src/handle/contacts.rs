@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::directory::ResolveError;
+use super::linked::LinkedPeer;
 use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
 use super::{Command, Node, Reply};
 use crate::timestamp::Timestamp;
@@ -34,6 +35,8 @@ pub enum ContactState {
     Removed,
     /// This user wants to hear nothing of them.
     Blocked,
+    /// Nothing here, but a contact in a linked system; without presence.
+    Linked,
 }
 
 /// Somebody in the contact list.
@@ -61,6 +64,9 @@ pub struct ContactView {
     pub key_epoch: u32,
     /// When either side last said something about the other.
     pub changed_at: Option<Timestamp>,
+    /// Who they are in linked systems, by this user's contact lists there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub linked: Vec<LinkedPeer>,
 }
 
 /// The contact list.
@@ -70,6 +76,9 @@ pub struct ContactList {
     pub key_epoch: u32,
     /// Everybody who is something to this user.
     pub contacts: Vec<ContactView>,
+    /// Contacts in linked systems who are nothing here, and have shown who they are: of state `linked`, without presence.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub linked: Vec<ContactView>,
 }
 
 /// What others add this user by.

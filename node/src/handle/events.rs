@@ -42,6 +42,9 @@ pub enum Event {
         message_id: String,
         /// Who wrote it, `name@authority`.
         from: String,
+        /// Who that is in a linked system, by this user's contact list there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        linked: Option<LinkedPeer>,
         /// The id of the group to which it was said, if it was.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         group: Option<String>,
@@ -62,6 +65,9 @@ pub enum Event {
         message_id: String,
         /// Who wrote it, `name@authority`.
         from: String,
+        /// Who that is in a linked system, by this user's contact list there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        linked: Option<LinkedPeer>,
         /// The id of the group to which it was said, if it was.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         group: Option<String>,

@@ -67,6 +67,8 @@ pub enum LinkState {
     Connected,
     /// Not connected; tried again.
     Failed,
+    /// Another own device has its login; what that device has seen counts here too.
+    Elsewhere,
 }
 
 /// A contact in a linked system.
@@ -97,6 +99,12 @@ pub struct LinkedAccount {
     pub tokens: bool,
     /// Its contact list.
     pub contacts: Vec<LinkedContactView>,
+    /// Whether this device has its login.
+    pub here: bool,
+    /// The device that has its login.
+    pub peer_id: String,
+    /// What that device is called, if that is known.
+    pub device: Option<String>,
 }
 
 /// All linked accounts.

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::directory::ResolveError;
+use super::linked::LinkedPeer;
 use super::problem::{Fault, NodeError, ProblemKind, UsernameError};
 use super::{Command, Node};
 use crate::timestamp::Timestamp;
@@ -78,6 +79,9 @@ pub struct MessageList {
     /// The group's id, if it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
+    /// Who that is in a linked system, by this user's contact list there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linked: Option<LinkedPeer>,
     /// The messages.
     pub messages: Vec<MessageEntry>,
     /// How many of the conversation haven't been read.
@@ -102,6 +106,9 @@ pub struct ConversationEntry {
     pub with: String,
     /// The group's id, if it is one.
     pub group: Option<String>,
+    /// Who that is in a linked system, by this user's contact list there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub linked: Option<LinkedPeer>,
     /// How many messages haven't been read.
     pub unread: u64,
     /// How many haven't come, though later ones have.

@@ -53,8 +53,8 @@ struct Held {
     account: LinkedId,
     place: LinkedId,
     since: Instant,
-    /// The place was just looked at: it is judged at the next tick.
-    is_looked: bool,
+    /// The place was just looked at: it is judged at the next tick, by what was seen within so many seconds.
+    looked: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -75,9 +75,16 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    fn note_looked(&mut self, call: CallId) {
+        if self.looked.len() >= LOOKED_MAX {
+            self.looked.pop_front();
+        }
+        self.looked.push_back(call);
+    }
+
     /// What a call waits for is known.
     pub(super) fn looked_for(&mut self, call: CallId) {
-        self.held.iter_mut().filter(|held| held.call == call).for_each(|held| held.is_looked = true);
+        self.held.iter_mut().filter(|held| held.call == call).for_each(|held| held.looked = Some(SIGHTING_SECS_FRESH));
     }
 }
 
@@ -140,7 +147,7 @@ impl EventLoop {
         if self.linked.calls.held.iter().any(|held| held.call == call) {
             return Some(HELD_SECS);
         }
-        if self.linked.calls.looked.contains(&call) || self.linked.accounts.is_empty() {
+        if self.linked.calls.looked.contains(&call) || !self.has_linked() {
             return None;
         }
         let decision = self.decide_on_caller(invite, SIGHTING_SECS_FRESH);
@@ -158,13 +165,21 @@ impl EventLoop {
             Said::Nothing => return None,
         };
         let is_in_list = self.linked.lists.get(&account).is_some_and(|list| list.contains_key(&place));
-        match &said {
-            Said::Token(part) if is_in_list => self.ask_for_token(part, call),
-            Said::Association(_) if is_in_list => drop(self.look_at(&account, &place)),
-            _ => {}
+        let is_asked = match &said {
+            Said::Token(part) if is_in_list => {
+                self.ask_for_token(part, call);
+                true
+            }
+            Said::Association(_) if is_in_list => self.look_at(&account, &place),
+            _ => true,
+        };
+        // Nobody can look: whoever is let in by what was seen before needn't wait.
+        if !is_asked && self.decide_on_caller(invite, SIGHTING_SECS_MAX).decision.is_allowed {
+            self.linked.calls.note_looked(call);
+            return None;
         }
         let (sealed, since) = (sealed.clone(), Instant::now());
-        self.linked.calls.held.push(Held { call, caller, sealed, arrival, account, place, since, is_looked: false });
+        self.linked.calls.held.push(Held { call, caller, sealed, arrival, account, place, since, looked: None });
         Some(HELD_SECS)
     }
 
@@ -173,10 +188,11 @@ impl EventLoop {
         if self.linked.calls.looked.contains(call) { SIGHTING_SECS_MAX } else { SIGHTING_SECS_FRESH }
     }
 
-    /// A place was looked at, or couldn't be.
-    pub(super) fn linked_looked(&mut self, account: &LinkedId, place: &LinkedId) {
+    /// A place was looked at, or couldn't be: then what was seen before counts.
+    pub(super) fn linked_looked(&mut self, account: &LinkedId, place: &LinkedId, was_seen: bool) {
+        let secs_max = if was_seen { SIGHTING_SECS_FRESH } else { SIGHTING_SECS_MAX };
         for held in self.linked.calls.held.iter_mut().filter(|held| held.account == *account && held.place == *place) {
-            held.is_looked = true;
+            held.looked = Some(secs_max);
         }
         let is_it = |dial: &Dial| dial.account == *account && dial.place == *place;
         let (ready, waiting): (Vec<_>, Vec<_>) = self.linked.calls.dials.drain(..).partition(is_it);
@@ -190,18 +206,15 @@ impl EventLoop {
         let mut due = Vec::new();
         for mut held in std::mem::take(&mut self.linked.calls.held) {
             let is_over = now.instant.saturating_duration_since(held.since) >= LOOK_AT_MOST;
-            let is_looked = std::mem::take(&mut held.is_looked);
-            if is_over || (is_looked && self.is_let_in(&held)) {
+            let looked = held.looked.take();
+            if is_over || looked.is_some_and(|secs_max| self.is_let_in(&held, secs_max)) {
                 due.push(held);
             } else {
                 self.linked.calls.held.push(held);
             }
         }
         for held in due {
-            if self.linked.calls.looked.len() >= LOOKED_MAX {
-                self.linked.calls.looked.pop_front();
-            }
-            self.linked.calls.looked.push_back(held.call);
+            self.linked.calls.note_looked(held.call);
             self.ring_after_look(&held.sealed, held.arrival, held.call);
         }
         let (over, waiting): (Vec<_>, Vec<_>) = self.linked.calls.dials.drain(..).partition(|dial| dial.until <= now.instant);
@@ -212,9 +225,9 @@ impl EventLoop {
 
 impl EventLoop {
     /// Whether what was seen by now lets the caller in.
-    fn is_let_in(&mut self, held: &Held) -> bool {
+    fn is_let_in(&mut self, held: &Held, secs_max: u64) -> bool {
         let opened = held.sealed.open(&self.hpke, &self.identity.device(), self.now().unix, &self.trust);
-        opened.is_ok_and(|invite| self.decide_on_caller(&invite, SIGHTING_SECS_FRESH).decision.is_allowed)
+        opened.is_ok_and(|invite| self.decide_on_caller(&invite, secs_max).decision.is_allowed)
     }
 }
 
@@ -292,6 +305,23 @@ impl EventLoop {
         }
     }
 
+    /// Whom somebody in a linked system is who is asked into a conference, with what the invite says; `None` for a name here.
+    ///
+    /// # Errors
+    /// [`CallError::NotLinked`].
+    pub(crate) fn linked_addition(&self, text: &str) -> Result<Option<LinkedCallee>, CallError> {
+        let Some(place) = text.parse::<LinkedId>().ok().filter(|id| id.system() == System::Xmpp) else { return Ok(None) };
+        let refuse = |reason: String| CallError::NotLinked { id: place.to_string(), reason };
+        let account = self.account_with(&place);
+        let account = account.ok_or_else(|| refuse("isn't in the contact list of a linked account".to_owned()))?;
+        if self.linked.token_only.contains(&account) {
+            return Err(refuse(
+                "calls of that account go by tokens, one call for each: they can't be asked into another".to_owned(),
+            ));
+        }
+        self.linked_callee(&account, &place, SIGHTING_SECS_MAX).map(Some).map_err(refuse)
+    }
+
     /// Who a contact in a linked system (`xmpp:bob@example.org`) is here, by what was seen last.
     pub(crate) fn linked_user(&self, text: &str) -> Option<UserId> {
         let place = text.parse::<LinkedId>().ok()?;
@@ -314,7 +344,7 @@ impl EventLoop {
             None => "shows no user of Halloo there".to_owned(),
             Some(error) => format!("what they show there doesn't hold: {error}"),
         })?;
-        let own = self.linked.accounts.get(account).and_then(|account| account.stored.association.clone());
+        let own = self.own_association(account);
         let claim = match own {
             Some(association) => {
                 let part = LinkedPart { association, callee: place.clone(), extensions: Extensions::none() };

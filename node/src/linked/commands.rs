@@ -1,9 +1,11 @@
 //! Linking, unlinking, and what is linked.
 
-use halloo_protocol::linked::{AssociationParams, LinkedId, ProofMethod, System};
+use halloo_protocol::key::DeviceKey;
+use halloo_protocol::linked::{AssociationParams, LinkedId, LinkedReply, ProofMethod, SharedAccount, System};
 use tracing::info;
 use zeroize::Zeroizing;
 
+use super::asking::Asker;
 use super::{ACCOUNTS_MAX, Account, StoredAccount, secret};
 use crate::event_loop::EventLoop;
 use crate::handle::Reply;
@@ -24,6 +26,8 @@ pub(crate) enum Asked {
     Add(Reply<LinkedAccount, LinkError>),
     /// For it to be unlinked.
     Remove(Reply<LinkRemoved, LinkError>),
+    /// The same, at another own device.
+    RemoveFor(Asker),
 }
 
 impl EventLoop {
@@ -82,7 +86,8 @@ impl EventLoop {
         if self.linked.accounts.contains_key(&id) {
             return Err(LinkError::Known { account: id.to_string() });
         }
-        if self.linked.accounts.len() >= ACCOUNTS_MAX {
+        let others = self.linked.shared.live().filter(|account| !self.linked.accounts.contains_key(&account.id));
+        if self.linked.accounts.len() + others.filter(|account| account.id != id).count() >= ACCOUNTS_MAX {
             return Err(NodeError::LimitReached { what: "linked accounts", max: ACCOUNTS_MAX }.into());
         }
         if !self.identity.has_identity_key() {
@@ -108,9 +113,11 @@ impl EventLoop {
                 self.linked.lists.remove(id);
                 self.linked.readers.remove(id);
                 self.linked.token_only.remove(id);
+                // On another device it is linked all the same.
+                self.take_shared(id);
                 reply.send(Err(LinkError::Failed { account: id.to_string(), reason }));
             }
-            Asked::Remove(reply) => self.account_unlinked(id, Some(Asked::Remove(reply)), false),
+            asked => self.account_unlinked(id, Some(asked), false),
         }
     }
 
@@ -118,56 +125,91 @@ impl EventLoop {
         info!(account = %id, "linked");
         // The entry gains a part for whoever reads it there.
         self.publish_soon();
+        self.begin_link(id);
         let Some(account) = self.linked.accounts.get(id) else { return };
         match asked {
             Asked::Add(reply) => reply.send(Ok(self.account_view(account))),
             // It was shown anew just before it was to be taken back.
             Asked::Remove(reply) => self.remove_account(&id.to_string(), reply),
+            Asked::RemoveFor(asker) => self.remove_for(id, asker),
         }
     }
 
     fn remove_account(&mut self, text: &str, reply: Reply<LinkRemoved, LinkError>) {
         let id = text.parse::<LinkedId>();
-        let known = id.ok().filter(|id| self.linked.accounts.contains_key(id));
+        let is_here = |id: &LinkedId| self.linked.accounts.contains_key(id);
+        let known = id.ok().filter(|id| is_here(id) || self.linked.shared.linked(id).is_some());
         let Some(id) = known else { return reply.send(Err(LinkError::Unknown { account: text.chars().take(128).collect() })) };
-        let Some(account) = self.linked.accounts.get_mut(&id) else { return };
-        if account.asked.is_some() {
-            return reply.send(Err(LinkError::Busy { account: id.to_string() }));
+        match self.linked.accounts.get(&id) {
+            None => self.ask_to_remove(&id, reply),
+            Some(account) if account.asked.is_some() => reply.send(Err(LinkError::Busy { account: id.to_string() })),
+            Some(_) => self.take_back(&id, Some(Asked::Remove(reply))),
         }
-        let is_connected = account.is_connected;
-        if self.linked.token_only.contains(&id) {
+    }
+
+    /// Another own device wants an account unlinked whose login is here.
+    pub(super) fn remove_for(&mut self, id: &LinkedId, asker: Asker) {
+        match self.linked.accounts.get(id) {
+            Some(account) if account.asked.is_none() => self.take_back(id, Some(Asked::RemoveFor(asker))),
+            _ => self.answer_asker(asker, LinkedReply::Unable),
+        }
+    }
+
+    /// An account was unlinked on another device: its place says so as soon as it can be told.
+    pub(super) fn end_here(&mut self, id: &LinkedId) {
+        match self.linked.accounts.get(id) {
+            Some(account) if account.is_connected && account.asked.is_none() => self.take_back(id, None),
+            // Once it is connected.
+            Some(_) => {}
+            None => self.account_unlinked(id, None, false),
+        }
+    }
+
+    /// Puts at an account's place that it isn't this user's any more, and forgets it.
+    fn take_back(&mut self, id: &LinkedId, asked: Option<Asked>) {
+        let Some(account) = self.linked.accounts.get(id) else { return };
+        if self.linked.token_only.contains(id) {
             // Nothing is shown that could be taken back.
-            return self.account_unlinked(&id, Some(Asked::Remove(reply)), true);
+            return self.account_unlinked(id, asked, true);
         }
-        let Some(account) = self.linked.accounts.get(&id) else { return };
         let last_serial = account.stored.association.as_ref().map_or(0, |said| said.unverified().serial);
+        let is_connected = account.is_connected;
         let (user, now) = (self.identity.user_id(), self.now().unix);
         let params = AssociationParams { user, linked: id.clone(), method: ProofMethod::OWN_ITEM, last_serial, now };
         match self.identity.associate(params, true) {
             Ok(association) if is_connected => {
-                if let Some(account) = self.linked.accounts.get_mut(&id) {
-                    account.asked = Some(Asked::Remove(reply));
+                if let Some(account) = self.linked.accounts.get_mut(id) {
+                    account.asked = asked;
                 }
-                self.put_at_place(&id, association);
+                self.put_at_place(id, association);
             }
-            _ => self.account_unlinked(&id, Some(Asked::Remove(reply)), false),
+            _ => self.account_unlinked(id, asked, false),
         }
+    }
+
+    /// The login of an account is another device's from now on; what it has brought stays.
+    pub(super) fn drop_login(&mut self, id: &LinkedId) {
+        // With it end its orders, and so its task.
+        self.linked.accounts.remove(id);
+        self.linked.readers.remove(id);
+        self.linked.unusable.retain(|stored| stored.id != *id);
+        self.keep_accounts();
     }
 
     /// Forgets an account with everything that came of it.
     pub(super) fn account_unlinked(&mut self, id: &LinkedId, asked: Option<Asked>, is_taken_back: bool) {
         info!(account = %id, is_taken_back, "unlinked");
-        self.linked.accounts.remove(id);
+        self.drop_login(id);
         self.linked.lists.remove(id);
-        self.linked.readers.remove(id);
         self.linked.token_only.remove(id);
-        self.linked.unusable.retain(|stored| stored.id != *id);
+        self.end_link(id);
         self.linked.known.retain(|(account, _), _| account != id);
         self.turn_key();
         self.keep_accounts();
         self.keep_sightings();
         match asked {
             Some(Asked::Remove(reply)) => reply.send(Ok(LinkRemoved { account: id.to_string(), is_taken_back })),
+            Some(Asked::RemoveFor(asker)) => self.answer_asker(asker, LinkedReply::Removed { is_taken_back }),
             Some(Asked::Add(reply)) => {
                 reply.send(Err(LinkError::Failed { account: id.to_string(), reason: "it was unlinked meanwhile".into() }));
             }
@@ -176,22 +218,52 @@ impl EventLoop {
     }
 
     fn linked_list(&self) -> LinkList {
-        LinkList { accounts: self.linked.accounts.values().map(|account| self.account_view(account)).collect() }
+        let here = self.linked.accounts.values().map(|account| self.account_view(account));
+        let elsewhere = self.linked.shared.live().filter(|account| !self.linked.accounts.contains_key(&account.id));
+        let mut accounts: Vec<LinkedAccount> = here.chain(elsewhere.map(|account| self.account_elsewhere(account))).collect();
+        accounts.sort_by(|one, other| one.account.cmp(&other.account));
+        LinkList { accounts }
     }
 
     fn account_view(&self, account: &Account) -> LinkedAccount {
-        let id = &account.stored.id;
-        let list = self.linked.lists.get(id);
-        let contacts = list.into_iter().flatten().map(|(contact, name)| self.linked_contact_view(id, contact, name.clone()));
         let state = match (account.is_connected, &account.trouble) {
             (true, _) => LinkState::Connected,
             (false, None) => LinkState::Connecting,
             (false, Some(_)) => LinkState::Failed,
         };
-        let shown = account.stored.association.as_ref().map(|said| Timestamp::from_unix_secs(said.unverified().not_after.0));
         let reason = account.trouble.clone();
-        let tokens = self.linked.token_only.contains(id);
-        LinkedAccount { account: id.to_string(), state, reason, shown_until: shown, tokens, contacts: contacts.collect() }
+        self.linked_account_view(&account.stored.id, state, reason, self.identity.device())
+    }
+
+    fn account_elsewhere(&self, account: &SharedAccount) -> LinkedAccount {
+        let is_here = account.holder == self.identity.device();
+        let (state, reason) = match is_here {
+            false => (LinkState::Elsewhere, None),
+            true => (LinkState::Failed, Some("its password can't be used: link it again".to_owned())),
+        };
+        self.linked_account_view(&account.id, state, reason, account.holder)
+    }
+
+    fn linked_account_view(&self, id: &LinkedId, state: LinkState, reason: Option<String>, holder: DeviceKey) -> LinkedAccount {
+        let list = self.linked.lists.get(id);
+        let contacts = list.into_iter().flatten().map(|(contact, name)| self.linked_contact_view(id, contact, name.clone()));
+        let association = self.own_association(id);
+        let device = if holder == self.identity.device() {
+            Some(self.settings.device_name.clone()).filter(|name| !name.is_empty())
+        } else {
+            self.devices.name_of(&holder).0
+        };
+        LinkedAccount {
+            account: id.to_string(),
+            state,
+            reason,
+            shown_until: association.map(|said| Timestamp::from_unix_secs(said.unverified().not_after.0)),
+            tokens: self.linked.token_only.contains(id),
+            contacts: contacts.collect(),
+            here: holder == self.identity.device(),
+            peer_id: crate::address::peer_id(&holder).map(|peer| peer.to_string()).unwrap_or_default(),
+            device,
+        }
     }
 
     fn linked_contact_view(&self, account: &LinkedId, contact: &LinkedId, name: Option<String>) -> LinkedContactView {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use halloo_protocol::call::CallId;
 use halloo_protocol::capability::{Capability, Service};
+use halloo_protocol::contact::Standing;
 use halloo_protocol::contact::privacy::{Audience, Kind, PrivacySettings};
 use halloo_protocol::directory::{DeviceEntry, PrivatePart, PushAddress, SealedPart};
 use halloo_protocol::identity::UserId;
@@ -17,6 +18,7 @@ use halloo_protocol::wire::{self, Signed};
 use tracing::{debug, warn};
 
 use crate::event_loop::EventLoop;
+use crate::store::StoreError;
 
 /// Extension of an entry: a sealed part for contacts in linked systems.
 pub(crate) const LINKED_PART: u16 = 0x0002;
@@ -30,6 +32,11 @@ const TURN_EVERY_MAX: Duration = Duration::from_secs(6 * 3_600);
 
 /// How often the place of somebody is looked at because what was seen there opens nothing.
 const RENEW_EVERY: Duration = Duration::from_secs(60);
+
+/// People blocked of whom it is remembered who they are in linked systems.
+const DENIED_MAX: usize = 200;
+
+const DENIED: &str = "linked blocked";
 
 /// Places looked at for that, and calls that wait for it.
 const RENEWING_MAX: usize = 64;
@@ -61,8 +68,7 @@ impl KeyTurn {
 impl EventLoop {
     /// Whether contacts in linked systems are given leave for anything.
     fn gives_linked_leave(&self) -> bool {
-        let shows = self.linked.accounts.keys().any(|id| !self.linked.token_only.contains(id));
-        shows && !scope_of(self.privacy_settings()).is_empty()
+        self.shows_association() && !scope_of(self.privacy_settings()).is_empty()
     }
 
     /// An association, with the leave that stands beside it.
@@ -110,7 +116,7 @@ impl EventLoop {
     /// Others may call or write. Whoever has had leave for what isn't allowed any more is to have it no longer.
     pub(crate) fn linked_scope_changed(&mut self, before: &PrivacySettings) {
         let (before, now) = (scope_of(before), scope_of(self.privacy_settings()));
-        if self.linked.accounts.is_empty() {
+        if !self.has_linked() {
             return;
         }
         if now.is_less_than(before) {
@@ -217,6 +223,47 @@ impl EventLoop {
         let (ready, waiting): (Vec<_>, Vec<_>) = calls.into_iter().partition(|(waiting, _)| waiting == place);
         self.linked.renewing.calls = waiting.into();
         ready.into_iter().for_each(|(_, call)| self.invite_by_new_leave(call));
+    }
+}
+
+/// People who are blocked, as they are in linked systems: what stands at own places isn't shown to them.
+impl EventLoop {
+    /// Somebody is blocked, or isn't any more, on this device or another. Whoever is blocked has no leave from then on, and isn't shown the next key.
+    pub(crate) fn linked_block_changed(&mut self, user: &UserId) {
+        let is_blocked = self.contacts.roster().standing(user) == Standing::Blocked;
+        let before = self.linked.denied.len();
+        if is_blocked {
+            let ids: Vec<LinkedId> = self.linked_peers_of(user).iter().filter_map(|peer| peer.id.parse().ok()).collect();
+            let room = DENIED_MAX.saturating_sub(before);
+            self.linked.denied.extend(ids.into_iter().take(room).map(|id| (id, user.clone())));
+        } else {
+            self.linked.denied.retain(|_, denied| denied != user);
+        }
+        if self.linked.denied.len() == before {
+            return;
+        }
+        let denied: Vec<(LinkedId, UserId)> = self.linked.denied.iter().map(|(id, user)| (id.clone(), user.clone())).collect();
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(DENIED, &denied)) {
+            warn!(%error, "who is blocked in linked systems isn't written");
+        }
+        if is_blocked {
+            // Once what is under way is done.
+            self.linked.key.due_at = Some(Instant::now());
+        } else {
+            self.linked_leave_changed();
+        }
+    }
+
+    pub(super) fn read_denied(&mut self) {
+        match self.store.read::<_, StoreError>(|view| view.setting_value::<Vec<(LinkedId, UserId)>>(DENIED)) {
+            Ok(denied) => self.linked.denied = denied.unwrap_or_default().into_iter().collect(),
+            Err(error) => warn!(%error, "who is blocked in linked systems isn't read"),
+        }
+    }
+
+    /// Who of a system isn't to be shown anything.
+    pub(super) fn denied_in(&self, account: &LinkedId) -> Vec<LinkedId> {
+        self.linked.denied.keys().filter(|id| id.system() == account.system()).cloned().collect()
     }
 }
 

@@ -66,7 +66,7 @@ impl EventLoop {
             return Extensions::none();
         }
         let said = self.seen_as(to).find_map(|(account, place, _)| {
-            let association = self.linked.accounts.get(account)?.stored.association.clone()?;
+            let association = self.own_association(account)?;
             Some(LinkedPart { association, callee: place.clone(), extensions: Extensions::none() })
         });
         said.map_or_else(Extensions::none, |part| part.add_to(Extensions::none()))
@@ -79,7 +79,7 @@ impl EventLoop {
             MessageBody::File(_) => Kind::File,
             _ => return false,
         };
-        if self.linked.accounts.is_empty() || self.relation(&sender.user) != Relation::Stranger {
+        if !self.has_linked() || self.relation(&sender.user) != Relation::Stranger {
             return false;
         }
         let Some(part) = LinkedPart::of_extensions(&envelope.extensions).ok().flatten() else { return false };

@@ -51,6 +51,9 @@ pub(crate) trait LinkedSystem: Send + 'static {
     /// Puts an association where only the account's owner can write and their contacts can read: others are convinced by that.
     fn show(&mut self, shown: &Shown) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
+    /// Has the own place show nothing to these people, and to everybody else as before, from then on.
+    fn deny(&mut self, denied: &[LinkedId]) -> impl Future<Output = Result<(), LinkedError>> + Send;
+
     /// What somebody's place shows, by the word of the system that has it.
     fn look(&mut self, at: &LinkedId) -> impl Future<Output = Result<Option<Shown>, LinkedError>> + Send;
 
@@ -79,8 +82,8 @@ pub(crate) trait LinkedSystem: Send + 'static {
 /// What the event loop wants of an account.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// Put this at the own place.
-    Show(Box<Shown>),
+    /// Put this at the own place, where these people can't read it.
+    Show(Box<Shown>, Vec<LinkedId>),
     /// Look at somebody's place.
     Look(LinkedId),
     /// Have a token issued for a call.
@@ -147,7 +150,7 @@ async fn rest(pause: Duration, run: &Run, orders: &mut mpsc::Receiver<Order>, ne
         let failed = "it isn't connected".to_owned();
         let told = match order {
             None => return false,
-            Some(Order::Show(_)) => News::Shown(Err(failed)),
+            Some(Order::Show(..)) => News::Shown(Err(failed)),
             Some(Order::Look(at)) => News::Seen { at, shown: Err(failed) },
             Some(Order::Issue { call, .. }) => News::Issued { call, token: Err(failed) },
             Some(Order::Token(asked)) => News::TokenShown { asked, shown: Err(failed) },
@@ -185,8 +188,8 @@ async fn session<S: LinkedSystem>(
         };
         let told = match order {
             Some(None) => return Ok(()),
-            Some(Some(Order::Show(shown))) => {
-                let shown = system.show(&shown).await;
+            Some(Some(Order::Show(shown, denied))) => {
+                let shown = show(system, *shown, &denied).await;
                 let is_lost = shown.as_ref().is_err_and(is_fatal);
                 let told = run.tell(News::Shown(shown.map_err(|error| error.to_string())), news).await;
                 if is_lost {
@@ -231,6 +234,26 @@ async fn session<S: LinkedSystem>(
     }
 }
 
+/// Puts something at the own place that some people aren't to read. Where the system can't keep it from them, nobody is given leave for anything.
+async fn show<S: LinkedSystem>(system: &mut S, shown: Shown, denied: &[LinkedId]) -> Result<(), LinkedError> {
+    let bare = Shown { leave: None, ..shown.clone() };
+    let is_denied = match system.deny(denied).await {
+        Ok(()) => true,
+        Err(error) if is_fatal(&error) => return Err(error),
+        // There may be no such place yet.
+        Err(_) if !denied.is_empty() => {
+            system.show(&bare).await?;
+            let again = system.deny(denied).await;
+            if let Err(error) = &again {
+                debug!(%error, "what is shown can't be kept from somebody");
+            }
+            again.is_ok()
+        }
+        Err(_) => true,
+    };
+    system.show(if is_denied { &shown } else { &bare }).await
+}
+
 /// Carries out what is about tokens: what came of it, and whether the connection is lost.
 async fn about_tokens<S: LinkedSystem>(system: &mut S, order: Order) -> (Option<News>, bool) {
     match order {
@@ -255,7 +278,7 @@ async fn about_tokens<S: LinkedSystem>(system: &mut S, order: Order) -> (Option<
             }
             (None, spent.as_ref().is_err_and(is_fatal))
         }
-        Order::Show(_) | Order::Look(_) => (None, false),
+        Order::Show(..) | Order::Look(_) => (None, false),
     }
 }
 

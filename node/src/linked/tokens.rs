@@ -44,6 +44,11 @@ impl Asked {
     fn of(part: &TokenPart, call: CallId) -> Self {
         Self { call, account: part.callee.clone(), at: part.caller.clone(), token: part.token.clone() }
     }
+
+    /// Of another own device, which knows for which call.
+    pub(super) const fn by_own_device(call: CallId, account: LinkedId, at: LinkedId, token: String) -> Self {
+        Self { call, account, at, token }
+    }
 }
 
 #[derive(Debug)]
@@ -148,11 +153,6 @@ impl EventLoop {
         self.linked.tokens.issuing = waiting;
         over.into_iter().for_each(|issuing| refuse(issuing, "the own server issues no token"));
     }
-
-    fn order(&self, account: &LinkedId, order: Order) -> bool {
-        let account = self.linked.accounts.get(account).filter(|account| account.is_connected);
-        account.is_some_and(|account| account.orders.try_send(order).is_ok())
-    }
 }
 
 fn refuse(issuing: Issuing, reason: &str) {
@@ -163,12 +163,18 @@ fn refuse(issuing: Issuing, reason: &str) {
 // Being called.
 impl EventLoop {
     /// Asks the server of an identity what it shows under a token.
-    pub(super) fn ask_for_token(&self, part: &TokenPart, call: CallId) {
-        self.order(&part.callee, Order::Token(Box::new(Asked::of(part, call))));
+    pub(super) fn ask_for_token(&mut self, part: &TokenPart, call: CallId) {
+        let asked = Asked::of(part, call);
+        if !self.order(&part.callee, Order::Token(Box::new(asked.clone()))) {
+            self.ask_about_token(&part.callee, asked);
+        }
     }
 
     pub(super) fn token_shown(&mut self, asked: Asked, shown: Result<Option<[u8; 32]>, String>) {
         let call = asked.call;
+        if self.answer_token(&asked, shown.as_ref().ok().copied()) {
+            return;
+        }
         match shown {
             Ok(shown) => {
                 self.linked.tokens.note(asked, shown);

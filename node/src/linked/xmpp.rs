@@ -2,6 +2,7 @@
 //!
 //! What is said and read is `halloo_protocol::xmpp`; this file has the connection: TCP, STARTTLS (RFC 6120 section 5), SCRAM or, under TLS, PLAIN.
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -51,6 +52,8 @@ pub(super) struct XmppAccount {
     connection: Option<Connection>,
     next_id: u64,
     changes: Vec<ListEntry>,
+    /// Who isn't shown the association, as this run has told the server.
+    denied: BTreeSet<LinkedId>,
 }
 
 /// What an account needs to be reached by.
@@ -84,7 +87,18 @@ impl XmppAccount {
         let tls = if params.is_plain { None } else { Some(crate::mail::connector(params.roots.as_deref())?) };
         let domain = domain.to_owned();
         let (account, password) = (params.account, params.password);
-        Ok(Self { account, domain, host, port, tls, password, connection: None, next_id: 0, changes: Vec::new() })
+        Ok(Self {
+            account,
+            domain,
+            host,
+            port,
+            tls,
+            password,
+            connection: None,
+            next_id: 0,
+            changes: Vec::new(),
+            denied: BTreeSet::new(),
+        })
     }
 
     fn connection(&mut self) -> Result<&mut Connection, LinkedError> {
@@ -294,6 +308,17 @@ impl LinkedSystem for XmppAccount {
 
     async fn show(&mut self, shown: &Shown) -> Result<(), LinkedError> {
         self.ask("the association", |id| stanza::publish(id, shown), None).await?;
+        Ok(())
+    }
+
+    async fn deny(&mut self, denied: &[LinkedId]) -> Result<(), LinkedError> {
+        let now: BTreeSet<LinkedId> = denied.iter().cloned().collect();
+        if now == self.denied {
+            return Ok(());
+        }
+        let again: Vec<LinkedId> = self.denied.difference(&now).cloned().collect();
+        self.ask("keeping what is shown from somebody", |id| stanza::deny(id, denied, &again), None).await?;
+        self.denied = now;
         Ok(())
     }
 

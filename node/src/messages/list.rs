@@ -154,7 +154,8 @@ impl EventLoop {
         let entry = |kept| self.message_entry(&name, group.as_ref(), kept, &readers, &state);
         let messages: Vec<MessageEntry> = kept.into_iter().filter_map(entry).collect();
         let (unread, missing) = (state.unread().iter().map(|(_, set)| set.len()).sum(), state.missing());
-        Ok(MessageList { with: name, group, messages, unread, missing })
+        let linked = with.user().and_then(|user| self.linked_peer_of(user));
+        Ok(MessageList { with: name, group, linked, messages, unread, missing })
     }
 
     /// A message of any conversation, as shown: with whom, the id of a group, and the message.
@@ -237,6 +238,7 @@ impl EventLoop {
             conversations.push(ConversationEntry {
                 with,
                 group,
+                linked: state.with.user().and_then(|user| self.linked_peer_of(user)),
                 unread: state.unread().iter().map(|(_, set)| set.len()).sum(),
                 missing: state.missing(),
                 last_at: Timestamp::from_unix_secs(row.at.0),

@@ -164,6 +164,7 @@ impl EventLoop {
         let from = self.labels.display(author);
         let group = self.shown_correspondent(with).1;
         let sent_at = Timestamp::from_unix_secs(envelope.sent_at.0);
+        let linked = self.linked_peer_of(author);
         let mut notice = self.notice_shown(Sentence::Event(EventKind::MESSAGE), author, shown_on);
         let mut held_secs = None;
         if after_secs > 0 {
@@ -171,6 +172,7 @@ impl EventLoop {
             let due = Event::MessageDue {
                 message_id: message_id.clone(),
                 from: from.clone(),
+                linked: linked.clone(),
                 group: group.clone(),
                 text: text.clone(),
                 sent_at,
@@ -180,7 +182,7 @@ impl EventLoop {
                 (notice, held_secs) = (None, Some(after_secs));
             }
         }
-        self.events.send(Event::MessageReceived { message_id, from, group, text, sent_at, held_secs, notice });
+        self.events.send(Event::MessageReceived { message_id, from, linked, group, text, sent_at, held_secs, notice });
     }
 
     /// True if a message of this sender is kept: certificates are cheap, the disk isn't.

@@ -39,6 +39,8 @@ macro_rules! tables {
 tables! {
     /// name -> bytes
     Settings = "settings",
+    /// subject -> what own devices share of linked accounts
+    LinkedPieces = "linked pieces",
     /// record key -> record
     Replicas = "directory replicas",
     /// device -> (time, bytes)

@@ -213,6 +213,7 @@ async fn json_is_one_document_of_the_promised_shape() {
             0,
             json!({ "accounts": [{
                 "account": "xmpp:alice@there.example", "state": "connected", "reason": null, "shown_until": null, "tokens": false, "contacts": [],
+                "here": true, "peer_id": "12D3this", "device": "desk",
             }] }),
         ),
         (

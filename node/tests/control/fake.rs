@@ -427,6 +427,7 @@ fn contact(user: &str, state: ContactState) -> ContactView {
         text: None,
         key_epoch: 1,
         changed_at: None,
+        linked: Vec::new(),
     }
 }
 
@@ -570,7 +571,11 @@ fn answer_contacts(command: ContactCommand) {
             reply.send(Ok(contact(&user, ContactState::Contact)));
         }
         ContactCommand::List(reply) => {
-            reply.send(Ok(ContactList { key_epoch: 1, contacts: vec![contact("bob", ContactState::Contact)] }));
+            reply.send(Ok(ContactList {
+                key_epoch: 1,
+                contacts: vec![contact("bob", ContactState::Contact)],
+                linked: Vec::new(),
+            }));
         }
         ContactCommand::Avatar { reply, .. } => {
             reply.send(Ok(AvatarView { media_type: "image/png".to_owned(), data: String::new() }));
@@ -627,7 +632,9 @@ fn answer_linked(command: LinkedCommand) {
 
 fn linked_account(account: String) -> LinkedAccount {
     let state = LinkState::Connected;
-    LinkedAccount { account, state, reason: None, shown_until: None, tokens: false, contacts: Vec::new() }
+    let (peer_id, device) = ("12D3this".to_owned(), Some("desk".to_owned()));
+    let (reason, shown_until, contacts) = (None, None, Vec::new());
+    LinkedAccount { account, state, reason, shown_until, tokens: false, contacts, here: true, peer_id, device }
 }
 
 async fn answer_sip(mut commands: mpsc::Receiver<SipCommand>) {

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use bincode::{Decode, Encode};
-
 use super::id::LinkedId;
 
 /// Somebody in an account's contact list, as it is now.
@@ -20,7 +18,7 @@ pub struct ListEntry {
 }
 
 /// Who can read what stands at an account's place, and who could since the present key began: whoever can't any more has it still.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Readers {
     now: BTreeSet<LinkedId>,
     since: BTreeSet<LinkedId>,
@@ -34,6 +32,24 @@ impl Readers {
         self.now = readers.into_iter().take(readers_max).cloned().collect();
         self.since.extend(self.now.iter().cloned());
         self.bound(readers_max);
+    }
+
+    /// Everybody who could read it since the key began, and whether they still can; for keeping.
+    pub fn marks(&self) -> impl Iterator<Item = (&LinkedId, bool)> {
+        self.since.iter().map(|id| (id, self.now.contains(id)))
+    }
+
+    /// With what was kept.
+    #[must_use]
+    pub fn of_marks(marks: impl IntoIterator<Item = (LinkedId, bool)>) -> Self {
+        let mut readers = Self::default();
+        for (id, can_read) in marks {
+            if can_read {
+                readers.now.insert(id.clone());
+            }
+            readers.since.insert(id);
+        }
+        readers
     }
 
     /// One of the list has changed.
@@ -87,6 +103,8 @@ mod tests {
         assert!(readers.has_left());
         readers.change(&entry("dave", true), 10);
         assert!(readers.has_left(), "a new one doesn't hide it");
+        let kept = Readers::of_marks(readers.marks().map(|(id, can_read)| (id.clone(), can_read)));
+        assert_eq!(kept, readers);
         readers.begin();
         assert!(!readers.has_left());
         // Seen by comparison after a time apart, as well.

@@ -78,6 +78,8 @@ impl VaultItem {
     pub const STATE: u16 = 5;
     /// Which device an event goes to, with its version: [`PolicyText`](crate::choice::PolicyText).
     pub const CHOICE: u16 = 6;
+    /// What own devices share of linked accounts: [`SharedPiece`](crate::linked::SharedPiece).
+    pub const LINKED: u16 = 7;
 
     /// An item of `kind` about `subject`.
     #[must_use]

@@ -149,6 +149,18 @@ pub fn publish(id: &str, shown: &Shown) -> String {
     )
 }
 
+/// Has the own node show nothing to some people, and to others again as to everybody in the contact list (XEP-0060 section 8.9.2).
+#[must_use]
+pub fn deny(id: &str, denied: &[LinkedId], again: &[LinkedId]) -> String {
+    let one =
+        |who: &LinkedId, affiliation: &str| format!("<affiliation jid='{}' affiliation='{affiliation}'/>", escape(who.address()));
+    let denied = denied.iter().map(|who| one(who, "outcast"));
+    let all: String = denied.chain(again.iter().map(|who| one(who, "none"))).collect();
+    format!(
+        "<iq type='set' id='{id}'><pubsub xmlns='{PUBSUB}#owner'><affiliations node='{ASSOCIATION_NODE}'>{all}</affiliations></pubsub></iq>"
+    )
+}
+
 /// Kept, and for the contact list alone.
 fn options(items_max: Option<u32>) -> String {
     let field = |name: &str, value: &str| format!("<field var='{name}'><value>{value}</value></field>");

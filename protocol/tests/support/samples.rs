@@ -22,7 +22,9 @@ use halloo_protocol::file::FileSignal;
 use halloo_protocol::group::{Group, GroupPart, GroupSigner, Member, Standing, StandingMark};
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{LinkedIndicator, REVOCATION_LIST_BYTES_MAX, UserCertificate, UserId};
-use halloo_protocol::linked::{Association, AssociationParams, LinkedId, ProofMethod};
+use halloo_protocol::linked::{
+    Association, AssociationParams, Held, LinkedId, ProofMethod, SharedLinks, SharedPiece, SharedSighting, Shown, Sighting,
+};
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant};
 use halloo_protocol::mail::MailNotice;
 use halloo_protocol::mailbox::{Admission, Letter, LetterId, MailboxPut, SealedLetter};
@@ -312,6 +314,26 @@ pub(super) fn linked_id(text: &str) -> LinkedId {
 pub(super) fn association_params() -> AssociationParams {
     let linked = linked_id("xmpp:alice@example.org");
     AssociationParams { user: alice_id(), linked, method: ProofMethod::OWN_ITEM, last_serial: 0, now: NOW }
+}
+
+/// What alice's phone shares of her account elsewhere.
+pub(super) fn shared_pieces() -> Vec<SharedPiece> {
+    let (id, said) = (association_params().linked, association());
+    let mut links = SharedLinks::default();
+    let begun = links.begin(&id, device(1), false, NOW);
+    let list =
+        std::collections::BTreeMap::from([("xmpp:bob@there.example".parse().expect("an address"), Some("Bob".to_owned()))]);
+    let (association, list) = (Some(&said), Some(&list));
+    let held = Held { id: &id, holder: device(1), is_token_only: false, association, list, sightings: Vec::new() };
+    begun.into_iter().chain(links.update(&held, NOW)).collect()
+}
+
+/// What somebody's phone has seen at alice's place.
+pub(super) fn shared_sighting() -> SharedPiece {
+    let (place, shown) = (association_params().linked, Shown { association: association(), leave: None });
+    let sighting = Sighting::take(&place, shown, NOW).expect("in order");
+    let account = "xmpp:bob@there.example".parse().expect("an address");
+    SharedPiece::Sighting(Box::new(SharedSighting { account, link: NOW.0, place, sighting, extensions: extensions() }))
 }
 
 pub(super) fn association() -> Signed<Association> {

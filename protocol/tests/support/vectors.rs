@@ -37,7 +37,10 @@ use halloo_protocol::kademlia::{
     EXTENSION_KNOWN, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store,
     StoreAnswer, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
-use halloo_protocol::linked::{Association, LeaveScope, LinkedId, LinkedKey, LinkedLeave, LinkedPart, TokenPart};
+use halloo_protocol::linked::{
+    Association, LeaveScope, LinkedAsk, LinkedId, LinkedKey, LinkedLeave, LinkedPart, LinkedQuestion, LinkedReply, LinkedShare,
+    LinkedTold, SharedPiece, TokenPart,
+};
 use halloo_protocol::linking::{
     ConfirmStatus, DeviceLink, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkReason, LinkRequest, LinkStart,
     LinkStarted, StartStatus,
@@ -313,6 +316,16 @@ pub(crate) fn all() -> Vec<Vector> {
         "device_renamed" => message DeviceRenamed = DeviceRenamed { is_done: true, extensions: none() };
         "device_reports" => message DeviceReports = DeviceReports { reports: vec![own_report(), OwnReport { device: device(2), report: DeviceReport::default() }], wants_answer: true, extensions: extensions() };
         "policy_text" => message PolicyText = PolicyText { version: 8, text: "version = 1\n".into(), extensions: none() };
+        "linked_share" => message LinkedShare = LinkedShare { pieces: shared_pieces(), extensions: none() };
+        "linked_share_sighting" => plain SharedPiece = shared_sighting();
+        "linked_ask" => message LinkedAsk = LinkedAsk { account: association_params().linked, question: LinkedQuestion::Look("xmpp:bob@there.example".parse().expect("an address")), extensions: none() };
+        "linked_ask_token" => message LinkedAsk = LinkedAsk {
+            account: association_params().linked,
+            question: LinkedQuestion::Token { at: "xmpp:bob@there.example".parse().expect("an address"), token: "t-1".into() },
+            extensions: none(),
+        };
+        "linked_told" => message LinkedTold = LinkedTold { reply: LinkedReply::Token(Some([7; 32])), extensions: none() };
+        "linked_told_removed" => message LinkedTold = LinkedTold { reply: LinkedReply::Removed { is_taken_back: true }, extensions: none() };
         // Calls
         "invite" => signed Invite = Signed::sign(invite(), &device_secret(0));
         "signal_accept" => signed Signal = signal(SignalBody::Accept { answer: "v=0".into() });

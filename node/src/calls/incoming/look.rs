@@ -43,9 +43,13 @@ impl EventLoop {
         self.drive_incoming(call);
     }
 
-    /// The contact in a linked system as whom somebody calls, if that is why it rings.
+    /// Who a caller is in a linked system: the contact there as whom they are let in, or whom a contact here is there.
     pub(super) fn linked_peer(&mut self, invite: &VerifiedInvite) -> Option<LinkedPeer> {
-        let contact = self.linked_caller(invite)?;
-        Some(LinkedPeer { id: contact.id.to_string(), name: contact.name })
+        if let Some(contact) = self.linked_caller(invite) {
+            return Some(LinkedPeer { id: contact.id.to_string(), name: contact.name });
+        }
+        // A contact here, who is one there too.
+        let caller = &invite.caller().user;
+        self.linked_peer_of(&caller.id).filter(|_| self.linked_identity(&caller.id) == Some(caller.identity))
     }
 }
