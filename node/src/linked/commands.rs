@@ -34,6 +34,8 @@ impl EventLoop {
                     reply.send(Err(error));
                 }
             }
+            LinkedCommand::Login { options, reply } => self.begin_login(*options, reply),
+            LinkedCommand::WaitLogin { login, reply } => self.wait_for_login(&login, reply),
             LinkedCommand::List(reply) => reply.send(Ok(self.linked_list())),
             LinkedCommand::Remove { account, reply } => self.remove_account(&account, reply),
         }
@@ -135,9 +137,10 @@ impl EventLoop {
             return reply.send(Err(LinkError::Busy { account: id.to_string() }));
         }
         let is_connected = account.is_connected;
-        if self.linked.token_only.contains(&id) {
+        if self.linked.token_only.contains(&id) || !super::logins::has_place(&id) {
             // Nothing is shown that could be taken back.
-            return self.account_unlinked(&id, Some(Asked::Remove(reply)), true);
+            let is_taken_back = self.linked.token_only.contains(&id);
+            return self.account_unlinked(&id, Some(Asked::Remove(reply)), is_taken_back);
         }
         let Some(account) = self.linked.accounts.get(&id) else { return };
         let last_serial = account.stored.association.as_ref().map_or(0, |said| said.unverified().serial);
@@ -161,6 +164,9 @@ impl EventLoop {
         self.linked.lists.remove(id);
         self.linked.readers.remove(id);
         self.linked.token_only.remove(id);
+        if self.linked.proofs.remove(id).is_some() {
+            self.keep_proofs();
+        }
         self.linked.unusable.retain(|stored| stored.id != *id);
         self.linked.known.retain(|(account, _), _| account != id);
         self.turn_key();
@@ -179,7 +185,7 @@ impl EventLoop {
         LinkList { accounts: self.linked.accounts.values().map(|account| self.account_view(account)).collect() }
     }
 
-    fn account_view(&self, account: &Account) -> LinkedAccount {
+    pub(super) fn account_view(&self, account: &Account) -> LinkedAccount {
         let id = &account.stored.id;
         let list = self.linked.lists.get(id);
         let contacts = list.into_iter().flatten().map(|(contact, name)| self.linked_contact_view(id, contact, name.clone()));
