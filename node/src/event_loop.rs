@@ -111,6 +111,8 @@ pub(crate) enum Internal {
     PushReceived(Vec<u8>),
     /// A linked system.
     Linked(Box<crate::linked::LinkedNews>),
+    /// A login to a linked system, or what a provider has for all.
+    LinkedLogin(Box<crate::linked::LoginNews>),
     /// Mail has come.
     Mail(crate::mail::MailNews),
     /// A sensor says whether the device is in use, or how near its user is.
@@ -468,6 +470,7 @@ impl EventLoop {
             Internal::PushReceived(body) => self.handle_push_received(&body),
             Internal::Mail(news) => self.handle_mail(news),
             Internal::Linked(news) => self.handle_linked(*news),
+            Internal::LinkedLogin(news) => self.handle_linked_login(*news),
             Internal::Sensor(reading) => self.handle_sensor(reading),
         }
     }

@@ -6,13 +6,23 @@ use axum::extract::State;
 use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
-use crate::handle::linked::{LinkList, LinkOptions, LinkRemoved, LinkedAccount};
+use crate::handle::linked::{LinkList, LinkLogin, LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount};
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
         Route::get("/v1/links", "listLinks", "Linked accounts, and who is in their contact lists", list).returns::<LinkList>(),
         Route::post("/v1/links", "addLink", "Link an account; its password is kept on this device, sealed", add)
             .body::<LinkOptions>()
+            .returns::<LinkedAccount>(),
+        Route::post(
+            "/v1/links/login",
+            "beginLinkLogin",
+            "Begin a login to an OpenID Connect provider, to link the account there",
+            login,
+        )
+        .body::<LinkLoginOptions>()
+        .returns::<LinkLogin>(),
+        Route::post("/v1/links/login/{login}/wait", "waitLinkLogin", "Wait until the user has logged in there", wait_login)
             .returns::<LinkedAccount>(),
         Route::post("/v1/links/{account}/remove", "removeLink", "Unlink an account and forget its password", remove)
             .returns::<LinkRemoved>(),
@@ -25,6 +35,14 @@ async fn list(State(state): State<ApiState>) -> Answer<LinkList> {
 
 async fn add(State(state): State<ApiState>, JsonBody(options): JsonBody<LinkOptions>) -> Answer<LinkedAccount> {
     Ok(Json(state.node.links().add(options).await?))
+}
+
+async fn login(State(state): State<ApiState>, JsonBody(options): JsonBody<LinkLoginOptions>) -> Answer<LinkLogin> {
+    Ok(Json(state.node.links().login(options).await?))
+}
+
+async fn wait_login(State(state): State<ApiState>, PathPart(login): PathPart) -> Answer<LinkedAccount> {
+    Ok(Json(state.node.links().wait_login(&login).await?))
 }
 
 async fn remove(State(state): State<ApiState>, PathPart(account): PathPart) -> Answer<LinkRemoved> {

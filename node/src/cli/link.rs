@@ -3,13 +3,12 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use halloo_protocol::linked::LinkedId;
-
 use super::error::CliError;
 use super::output::{pairs, printable, table, word};
 use super::progress::Spinner;
 use super::{Context, parse};
-use crate::handle::linked::{LinkList, LinkOptions, LinkRemoved, LinkedAccount};
+use crate::api::client::Client;
+use crate::handle::linked::{LinkList, LinkLogin, LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount};
 
 /// Longest password, with the end of its line.
 const PASSWORD_BYTES_MAX: u64 = 1_026;
@@ -26,10 +25,10 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AddArgs {
-    /// Which system
-    #[arg(value_name = "SYSTEM", value_parser = ["xmpp"])]
+    /// Which system; oidc: OpenID Connect
+    #[arg(value_name = "SYSTEM", value_parser = ["xmpp", "oidc"])]
     system: String,
-    /// The address there: alice@example.org
+    /// The address there: alice@example.org; for oidc the provider: https://id.example.org
     #[arg(value_name = "ADDRESS", value_parser = parse::text)]
     address: String,
     /// A file with the password alone, readable by its owner alone
@@ -47,22 +46,31 @@ pub(super) struct AddArgs {
     /// Don't show its contacts who you are here: whoever you call learns it, by a token of the server for that call. They can't call you by it
     #[arg(long)]
     tokens: bool,
+    /// oidc: the application that this node is at the provider, where config.toml doesn't say it
+    #[arg(long, value_name = "ID", value_parser = parse::text)]
+    client_id: Option<String>,
+    /// oidc: a file with the application's secret alone, readable by its owner alone
+    #[arg(long, value_name = "FILE", requires = "client_id")]
+    client_secret_file: Option<PathBuf>,
+    /// oidc: log in on another machine, by a code
+    #[arg(long)]
+    device: bool,
+    /// oidc: link the mail address that the provider has verified, not the account itself
+    #[arg(long)]
+    mail: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RemoveArgs {
     /// The account: xmpp:alice@example.org
-    #[arg(value_name = "ACCOUNT", value_parser = account)]
+    #[arg(value_name = "ACCOUNT", value_parser = parse::linked)]
     account: String,
-}
-
-fn account(text: &str) -> Result<String, String> {
-    text.parse::<LinkedId>().map(|id| id.to_string()).map_err(|error| error.to_string())
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let client = context.client()?;
     match command {
+        Command::Add(args) if args.system == "oidc" => login(context, &client, args).await,
         Command::Add(args) => {
             let options = options(args)?;
             let spinner = Spinner::start(context.output, "logging in");
@@ -82,6 +90,53 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
     }
 }
 
+/// Says where to log in, and waits for it.
+async fn login(context: &Context, client: &Client, args: AddArgs) -> Result<(), CliError> {
+    let secret = args.client_secret_file.as_deref().map(crate::mail::password).transpose().map_err(CliError::Usage)?;
+    let options = LinkLoginOptions {
+        issuer: args.address,
+        client_id: args.client_id,
+        client_secret: secret.map(|secret| secret.to_string()),
+        device: args.device,
+        roots: absolute(args.roots)?,
+        mail: args.mail,
+    };
+    let begun: LinkLogin = client.post("/v1/links/login", &options).await?;
+    if context.output.is_json() {
+        context.output.json(&with_event("login", &begun))?;
+    } else {
+        context.output.text(&login_for_people(&begun, args.device))?;
+    }
+    let spinner = Spinner::start(context.output, "waiting for the login");
+    let path = format!("/v1/links/login/{}/wait", parse::url_part(&begun.login));
+    let account: LinkedAccount = client.post(&path, &serde_json::json!({})).await?;
+    drop(spinner);
+    if context.output.is_json() {
+        return context.output.json(&with_event("linked", &account));
+    }
+    context.output.text(&account_for_people(&account))
+}
+
+fn with_event(name: &str, value: &impl serde::Serialize) -> serde_json::Value {
+    let mut line = serde_json::to_value(value).unwrap_or_default();
+    line["event"] = name.into();
+    line
+}
+
+fn login_for_people(begun: &LinkLogin, is_device: bool) -> String {
+    let url = printable(&begun.url);
+    let Some(code) = begun.user_code.as_ref().filter(|_| is_device) else {
+        return format!("open this address in a browser on this machine:\n\n  {url}\n");
+    };
+    let picture = qrcode::QrCode::new(begun.url.as_bytes()).ok();
+    let picture = picture.map(|picture| picture.render::<qrcode::render::unicode::Dense1x2>().build()).unwrap_or_default();
+    format!("{picture}\nopen this address in any browser, and type {}:\n\n  {url}\n", printable(code))
+}
+
+fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>, CliError> {
+    path.map(std::path::absolute).transpose().map_err(|error| CliError::Usage(format!("roots: {error}")))
+}
+
 fn options(args: AddArgs) -> Result<LinkOptions, CliError> {
     let password = match &args.password_file {
         Some(path) => crate::mail::password(path).map_err(CliError::Usage)?.to_string(),
@@ -92,8 +147,7 @@ fn options(args: AddArgs) -> Result<LinkOptions, CliError> {
             text.trim_end_matches(['\r', '\n']).to_owned()
         }
     };
-    let roots = args.roots.map(std::path::absolute).transpose();
-    let roots = roots.map_err(|error| CliError::Usage(format!("roots: {error}")))?;
+    let roots = absolute(args.roots)?;
     Ok(LinkOptions {
         system: args.system,
         address: args.address,
@@ -133,13 +187,15 @@ fn account_for_people(account: &LinkedAccount) -> String {
 
 fn list_for_people(list: &LinkList) -> String {
     if list.accounts.is_empty() {
-        return "nothing is linked; halloo link add xmpp ADDRESS".to_owned();
+        return "nothing is linked; halloo link add xmpp ADDRESS, or oidc ISSUER".to_owned();
     }
     list.accounts.iter().map(account_for_people).collect::<Vec<_>>().join("\n")
 }
 
 fn removed_for_people(removed: &LinkRemoved) -> String {
-    let place = if removed.is_taken_back {
+    let place = if !removed.account.starts_with("xmpp:") {
+        "contacts who know who you are here can call you by it until what they know ends"
+    } else if removed.is_taken_back {
         "its contacts aren't shown it any more"
     } else {
         "its server couldn't be told: its contacts are shown it until it ends"

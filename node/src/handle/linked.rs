@@ -56,6 +56,47 @@ impl LinkOptions {
     }
 }
 
+/// A login to an OpenID Connect provider, to link the account there. The provider's configuration ([`LinkedConfig`](crate::config::LinkedConfig)) gives what is left out.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinkLoginOptions {
+    /// The provider: `https://id.example.org`.
+    pub issuer: String,
+    /// The application that the node is there.
+    #[serde(default)]
+    pub client_id: Option<String>,
+    /// Its secret, where the provider has given one.
+    #[serde(default)]
+    pub client_secret: Option<String>,
+    /// Log in on another machine, by a code that is typed there, instead of in a browser on the node's own.
+    #[serde(default)]
+    pub device: bool,
+    /// A file on the node's machine with certificates that are trusted beside the usual ones; an absolute path.
+    #[serde(default)]
+    pub roots: Option<PathBuf>,
+    /// Link the mail address that the provider has verified, not the account itself.
+    #[serde(default)]
+    pub mail: bool,
+}
+
+impl fmt::Debug for LinkLoginOptions {
+    /// Leaves out what is secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkLoginOptions").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
+}
+
+/// A login has begun: the user opens an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkLogin {
+    /// Names this login; it counts for 10 minutes.
+    pub login: String,
+    /// What the user opens in a browser: one on the node's machine, or for a login on another machine any.
+    pub url: String,
+    /// What is typed there, for a login on another machine.
+    pub user_code: Option<String>,
+}
+
 /// How an account stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -137,8 +178,8 @@ pub struct LinkedPeer {
 pub struct LinkedCallee {
     /// The user.
     pub user: UserId,
-    /// Their identity key: nobody else is called under that name.
-    pub identity: IdentityKey,
+    /// Their identity key, where it is known: nobody else is called under that name then.
+    pub identity: Option<IdentityKey>,
     /// The name in the contact list.
     pub name: Option<String>,
     /// Who they are there.
@@ -241,6 +282,10 @@ impl Fault for LinkError {
 pub enum LinkedCommand {
     /// [`Links::add`]
     Add { options: Box<LinkOptions>, reply: Reply<LinkedAccount, LinkError> },
+    /// [`Links::login`]
+    Login { options: Box<LinkLoginOptions>, reply: Reply<LinkLogin, LinkError> },
+    /// [`Links::wait_login`]
+    WaitLogin { login: String, reply: Reply<LinkedAccount, LinkError> },
     /// [`Links::list`]
     List(Reply<LinkList, LinkError>),
     /// [`Links::remove`]
@@ -251,7 +296,8 @@ impl LinkedCommand {
     /// Refuses it, whatever it is.
     pub(crate) fn refuse(self, error: NodeError) {
         match self {
-            Self::Add { reply, .. } => reply.send(Err(error.into())),
+            Self::Add { reply, .. } | Self::WaitLogin { reply, .. } => reply.send(Err(error.into())),
+            Self::Login { reply, .. } => reply.send(Err(error.into())),
             Self::List(reply) => reply.send(Err(error.into())),
             Self::Remove { reply, .. } => reply.send(Err(error.into())),
         }
@@ -266,6 +312,24 @@ impl Links<'_> {
     pub async fn add(&self, options: LinkOptions) -> Result<LinkedAccount, LinkError> {
         let options = Box::new(options);
         self.0.ask(|reply| Command::Linked(LinkedCommand::Add { options, reply })).await
+    }
+
+    /// Begins a login to an OpenID Connect provider. Answered once the user can go there; what comes of it: [`Links::wait_login`].
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn login(&self, options: LinkLoginOptions) -> Result<LinkLogin, LinkError> {
+        let options = Box::new(options);
+        self.0.ask(|reply| Command::Linked(LinkedCommand::Login { options, reply })).await
+    }
+
+    /// Waits until the user has logged in, and the account is linked.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn wait_login(&self, login: &str) -> Result<LinkedAccount, LinkError> {
+        let login = login.to_owned();
+        self.0.ask(|reply| Command::Linked(LinkedCommand::WaitLogin { login, reply })).await
     }
 
     /// The linked accounts, and who is in their contact lists.

@@ -12,11 +12,10 @@ use halloo_protocol::event::EventKind;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
-    Claim, LinkedContact, LinkedId, LinkedPart, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, System, TokenPart, TrustDecision,
-    TrustRequest, decide,
+    Claim, LinkedContact, LinkedId, LinkedPart, NotLinked, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, System, TokenPart,
+    TrustDecision, TrustRequest, decide,
 };
 use halloo_protocol::time::Now;
-use halloo_protocol::wire::Extensions;
 
 use crate::calls::Arrival;
 use crate::event_loop::EventLoop;
@@ -132,12 +131,27 @@ impl EventLoop {
         };
         let request = TrustRequest { user: &user.id, identity: &user.identity, relation, kind, claim };
         let now = self.now().unix;
-        decide(&request, &self.linked.lists, &self.linked.known, self.privacy_settings(), sighting_secs_max, now)
+        let decision = decide(
+            &request,
+            &self.linked.lists,
+            &self.linked.known,
+            self.trusted_proofs(),
+            self.privacy_settings(),
+            sighting_secs_max,
+            now,
+        );
+        if let Err(NotLinked::Proof(error)) = decision.linked {
+            self.look_for_keys(error);
+        }
+        decision
     }
 
     /// The contact in a linked system as whom a caller is let in.
     pub(crate) fn linked_caller(&mut self, invite: &VerifiedInvite) -> Option<LinkedContact> {
         let decision = self.decide_on_caller(invite, SIGHTING_SECS_MAX);
+        if let (Said::Association(part), Ok(_)) = (Said::of(invite), &decision.linked) {
+            self.note_proved(&part);
+        }
         decision.linked.ok().filter(|_| decision.decision.because == halloo_protocol::contact::privacy::Because::Linked)
     }
 
@@ -241,9 +255,21 @@ impl EventLoop {
     ) -> Option<(DialOptions, Reply<CallOutcome, CallError>)> {
         let place = match options.users.as_slice() {
             // Telephone numbers are called through a gateway.
-            [user] if options.linked.is_none() => user.parse::<LinkedId>().ok().filter(|id| id.system() == System::Xmpp),
+            [user] if options.linked.is_none() => user.parse::<LinkedId>().ok().filter(|id| id.system() != System::Phone),
             _ => None,
         };
+        if let Some(contact) = options.as_contact.take() {
+            return match self.named_callee(&options, &contact) {
+                Ok(callee) => {
+                    options.linked = Some(Box::new(callee));
+                    Some((options, reply))
+                }
+                Err(reason) => {
+                    reply.send(Err(CallError::NotLinked { id: contact, reason }));
+                    None
+                }
+            };
+        }
         let Some(place) = place else { return Some((options, reply)) };
         let account = self.account_with(&place);
         let Some(account) = account else {
@@ -294,7 +320,7 @@ impl EventLoop {
     /// # Errors
     /// [`UsernameError`] if it is neither, or nothing was seen there that says who it is.
     pub(crate) fn parse_user_or_linked(&self, text: &str) -> Result<UserId, UsernameError> {
-        let is_elsewhere = text.parse::<LinkedId>().is_ok_and(|id| id.system() == System::Xmpp);
+        let is_elsewhere = text.parse::<LinkedId>().is_ok_and(|id| id.system() != System::Phone);
         match self.linked_user(text) {
             Some(user) => Ok(user),
             None if is_elsewhere => Err(UsernameError::Invalid {
@@ -335,26 +361,41 @@ impl EventLoop {
         with.max_by_key(|account| self.linked.accounts.get(account).is_some_and(|account| account.is_connected)).cloned()
     }
 
+    /// Somebody called by their name here, as the contact in a linked system that this user takes them for: they are shown who this user is there.
+    fn named_callee(&self, options: &DialOptions, contact: &str) -> Result<LinkedCallee, String> {
+        let place: LinkedId = contact.parse().map_err(|error: halloo_protocol::linked::LinkedIdError| error.to_string())?;
+        let account = self.account_with(&place).ok_or("isn't in the contact list of a linked account")?;
+        let [user] = options.users.as_slice() else { return Err("is one user: name one".to_owned()) };
+        let user = self.labels.parse(user).map_err(|error| error.to_string())?;
+        let name = self.linked.lists.get(&account).and_then(|list| list.get(&place)).cloned().flatten();
+        let claim = self.own_claim(&account, &place)?;
+        Ok(LinkedCallee { user, identity: None, name, place, claim, call: None })
+    }
+
+    /// What an invite to a contact says of the own account.
+    fn own_claim(&self, account: &LinkedId, place: &LinkedId) -> Result<LinkedClaim, String> {
+        let own = self.own_association(account);
+        match own {
+            Some(association) => {
+                let part = LinkedPart::new(association, self.own_proof(account), place.clone());
+                Ok(LinkedClaim::Association(Box::new(part)))
+            }
+            // The token comes later.
+            None if self.linked.token_only.contains(account) => Ok(LinkedClaim::Nothing),
+            None => Err("the own account isn't linked yet".to_owned()),
+        }
+    }
+
     fn linked_callee(&self, account: &LinkedId, place: &LinkedId, secs_max: u64) -> Result<LinkedCallee, String> {
         let now = self.now().unix;
-        let sighting =
-            self.linked.known.get(&(account.clone(), place.clone())).filter(|sighting| sighting.age_secs(now) <= secs_max);
+        let sighting = self.linked.known.get(&(account.clone(), place.clone())).filter(|sighting| sighting.counts(secs_max, now));
         let sighting = sighting.ok_or("what they show there couldn't be looked at")?;
         let said = sighting.holds(now).map_err(|why| match why {
             None => "shows no user of Halloo there".to_owned(),
             Some(error) => format!("what they show there doesn't hold: {error}"),
         })?;
-        let own = self.own_association(account);
-        let claim = match own {
-            Some(association) => {
-                let part = LinkedPart { association, callee: place.clone(), extensions: Extensions::none() };
-                LinkedClaim::Association(Box::new(part))
-            }
-            // The token comes later.
-            None if self.linked.token_only.contains(account) => LinkedClaim::Nothing,
-            None => return Err("the own account isn't linked yet".to_owned()),
-        };
+        let claim = self.own_claim(account, place)?;
         let name = self.linked.lists.get(account).and_then(|list| list.get(place)).cloned().flatten();
-        Ok(LinkedCallee { user: said.user.clone(), identity: said.identity, name, place: place.clone(), claim, call: None })
+        Ok(LinkedCallee { user: said.user.clone(), identity: Some(said.identity), name, place: place.clone(), claim, call: None })
     }
 }

@@ -38,6 +38,8 @@ impl EventLoop {
                     reply.send(Err(error));
                 }
             }
+            LinkedCommand::Login { options, reply } => self.begin_login(*options, reply),
+            LinkedCommand::WaitLogin { login, reply } => self.wait_for_login(&login, reply),
             LinkedCommand::List(reply) => reply.send(Ok(self.linked_list())),
             LinkedCommand::Remove { account, reply } => self.remove_account(&account, reply),
         }
@@ -168,9 +170,10 @@ impl EventLoop {
     /// Puts at an account's place that it isn't this user's any more, and forgets it.
     fn take_back(&mut self, id: &LinkedId, asked: Option<Asked>) {
         let Some(account) = self.linked.accounts.get(id) else { return };
-        if self.linked.token_only.contains(id) {
+        if self.linked.token_only.contains(id) || !super::logins::has_place(id) {
             // Nothing is shown that could be taken back.
-            return self.account_unlinked(id, asked, true);
+            let is_taken_back = self.linked.token_only.contains(id);
+            return self.account_unlinked(id, asked, is_taken_back);
         }
         let last_serial = account.stored.association.as_ref().map_or(0, |said| said.unverified().serial);
         let is_connected = account.is_connected;
@@ -202,6 +205,9 @@ impl EventLoop {
         self.drop_login(id);
         self.linked.lists.remove(id);
         self.linked.token_only.remove(id);
+        if self.linked.proofs.remove(id).is_some() {
+            self.keep_proofs();
+        }
         self.end_link(id);
         self.linked.known.retain(|(account, _), _| account != id);
         self.turn_key();
@@ -225,7 +231,7 @@ impl EventLoop {
         LinkList { accounts }
     }
 
-    fn account_view(&self, account: &Account) -> LinkedAccount {
+    pub(super) fn account_view(&self, account: &Account) -> LinkedAccount {
         let state = match (account.is_connected, &account.trouble) {
             (true, _) => LinkState::Connected,
             (false, None) => LinkState::Connecting,

@@ -47,7 +47,7 @@ impl EventLoop {
         let known = self.linked.known.iter().filter(move |(_, sighting)| is_theirs(sighting));
         let listed = known.filter(move |((account, place), sighting)| {
             self.linked.lists.get(account).is_some_and(|list| list.contains_key(place))
-                && sighting.age_secs(now) <= SIGHTING_SECS_MAX
+                && sighting.counts(SIGHTING_SECS_MAX, now)
                 && sighting.holds(now).is_ok()
         });
         listed.map(|((account, place), sighting)| (account, place, sighting))
@@ -67,7 +67,7 @@ impl EventLoop {
         }
         let said = self.seen_as(to).find_map(|(account, place, _)| {
             let association = self.own_association(account)?;
-            Some(LinkedPart { association, callee: place.clone(), extensions: Extensions::none() })
+            Some(LinkedPart::new(association, self.own_proof(account), place.clone()))
         });
         said.map_or_else(Extensions::none, |part| part.add_to(Extensions::none()))
     }
@@ -93,8 +93,14 @@ impl EventLoop {
             claim: Some(Claim::Association(&part)),
         };
         let now = self.now().unix;
-        let judged = |secs| decide(&request, &self.linked.lists, &self.linked.known, self.privacy_settings(), secs, now);
+        let trusted = self.trusted_proofs();
+        let judged = |secs| decide(&request, &self.linked.lists, &self.linked.known, trusted, self.privacy_settings(), secs, now);
         let (by_a_day, by_now) = (judged(SIGHTING_SECS_MAX).takes_a_look, judged(SIGHTING_SECS_FRESH).takes_a_look);
+        if judged(SIGHTING_SECS_FRESH).linked.is_ok() {
+            // Whoever has proved it is known by it from here on.
+            self.note_proved(&part);
+            return false;
+        }
         // A look is a ring's worth.
         let is_first = by_a_day && self.admit_caller(&user.identity.0) && self.linked.messages.note(envelope.id);
         let is_in_list = self.linked.lists.get(&part.callee).is_some_and(|list| list.contains_key(&place));

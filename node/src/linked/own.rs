@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use halloo_protocol::linked::{Association, Held, LinkedId, LinkedShare, SharedLinks, SharedPiece, Sighting};
+use halloo_protocol::linked::{Association, Held, LinkedId, LinkedShare, SharedLinks, SharedPiece, SharedProof, Sighting};
 use halloo_protocol::wire::{self, Signed};
 use libp2p::PeerId;
 use tracing::{info, warn};
@@ -63,6 +63,10 @@ impl EventLoop {
                 holder: me,
                 is_token_only: linked.token_only.contains(id),
                 association: account.stored.association.as_ref(),
+                proof: linked
+                    .proofs
+                    .get(id)
+                    .map(|proof| SharedProof { proof: proof.clone(), provider: linked.account_providers.get(id).cloned() }),
                 list: linked.lists.get(id).filter(|_| account.has_list),
                 sightings: seen.map(|((_, place), sighting)| (place, sighting)).collect(),
             };
@@ -207,6 +211,10 @@ impl EventLoop {
     fn adopt_account(&mut self, id: &LinkedId) {
         let Some(account) = self.linked.shared.linked(id) else { return };
         let is_token_only = account.is_token_only;
+        let provider = account.proof.as_ref().and_then(|shown| shown.provider.clone());
+        if let Some(provider) = provider {
+            self.trust_provider(&provider.issuer, &provider.client, None);
+        }
         let list = self.linked.shared.list(id);
         let seen: Vec<(LinkedId, Sighting)> =
             self.linked.shared.sightings(id).map(|(place, sighting)| (place.clone(), sighting.clone())).collect();

@@ -25,7 +25,7 @@ use halloo::handle::directory::{DeviceReachability, ResolveError, ResolveSource,
 use halloo::handle::files::{FileChange, FileCommand, FileError, FileList, FileState, FileView};
 use halloo::handle::groups::{GroupCommand, GroupEntry, GroupList, GroupState};
 use halloo::handle::history::{FoundMessages, HistoryCommand, Moved};
-use halloo::handle::linked::{LinkError, LinkList, LinkRemoved, LinkState, LinkedAccount, LinkedCommand};
+use halloo::handle::linked::{LinkError, LinkList, LinkLogin, LinkRemoved, LinkState, LinkedAccount, LinkedCommand};
 use halloo::handle::messages::{
     ComposingTold, ConversationList, MessageError, MessageList, MessageState, MessageStatus, ReadOutcome,
 };
@@ -623,6 +623,15 @@ fn answer_linked(command: LinkedCommand) {
                 Err(LinkError::Failed { account, reason: "it has refused the login: not-authorized".into() })
             });
         }
+        LinkedCommand::Login { options, reply } => {
+            let user_code = options.device.then(|| "ABCD-EFGH".to_owned());
+            reply.send(Ok(LinkLogin { login: "1".into(), url: format!("{}/auth?state=s", options.issuer), user_code }));
+        }
+        LinkedCommand::WaitLogin { login, reply } => reply.send(if login == "1" {
+            Ok(linked_account("oidc:https://id.example#alice".into()))
+        } else {
+            Err(LinkError::Unknown { account: login })
+        }),
         LinkedCommand::List(reply) => {
             reply.send(Ok(LinkList { accounts: vec![linked_account("xmpp:alice@there.example".into())] }))
         }

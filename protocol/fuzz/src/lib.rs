@@ -205,6 +205,7 @@ pub fn signed(bytes: &[u8]) {
         identity::SigningCertificate,
         identity::Tombstone,
         identity::UserCertificate,
+        linked::AddressWord,
         linked::Association,
         mailbox::Letter,
         profile::Profile,

@@ -6,6 +6,7 @@ use std::fmt;
 use super::association::{Association, AssociationError};
 use super::id::LinkedId;
 use super::part::LinkedPart;
+use super::proof::{ProofError, TrustedProofs, verify_proof};
 use super::sighting::KnownAssociations;
 use super::token::{TOKEN_SECS_MAX, TokenPart};
 use crate::call::CallId;
@@ -35,7 +36,7 @@ pub struct TrustRequest<'a> {
 /// What somebody says of a linked system.
 #[derive(Clone, Copy, Debug)]
 pub enum Claim<'a> {
-    /// An association of theirs, which their place shows too.
+    /// An association of theirs, which their place shows too, or with a proof that stands by itself.
     Association(&'a LinkedPart),
     /// A token for this call.
     Token {
@@ -85,6 +86,8 @@ pub enum NotLinked {
     TokenTime,
     /// The token is for another call, another callee, or another user.
     OtherEvent,
+    /// What they show comes with a proof that isn't taken.
+    Proof(ProofError),
 }
 
 impl fmt::Display for NotLinked {
@@ -101,6 +104,7 @@ impl fmt::Display for NotLinked {
             Self::Shown(error) => write!(f, "what they show in the linked system doesn't hold: {error}"),
             Self::TokenTime => f.write_str("the token of the linked system has no time left"),
             Self::OtherEvent => f.write_str("the token of the linked system is for something else"),
+            Self::Proof(error) => write!(f, "what they show of a linked system isn't proved: {error}"),
         }
     }
 }
@@ -147,11 +151,12 @@ pub fn decide(
     request: &TrustRequest<'_>,
     lists: &ContactLists,
     known: &KnownAssociations,
+    trusted: TrustedProofs<'_>,
     settings: &PrivacySettings,
     sighting_secs_max: u64,
     now: UnixTime,
 ) -> TrustDecision {
-    let linked = judge(request, lists, known, sighting_secs_max, now);
+    let linked = judge(request, lists, known, trusted, sighting_secs_max, now);
     let relation = match (request.relation, &linked) {
         (Relation::Stranger, Ok(_)) => Relation::Linked,
         (relation, _) => relation,
@@ -169,6 +174,7 @@ fn judge(
     request: &TrustRequest<'_>,
     lists: &ContactLists,
     known: &KnownAssociations,
+    trusted: TrustedProofs<'_>,
     sighting_secs_max: u64,
     now: UnixTime,
 ) -> Result<LinkedContact, NotLinked> {
@@ -187,15 +193,44 @@ fn judge(
         error => NotLinked::Association(error),
     })?;
     let list = lists.get(&part.callee).ok_or(NotLinked::OtherAccount)?;
+    // Before the list, so that a refusal for it is the same with every list.
+    let by_itself = claimed.method.stands_by_itself();
+    let proved = by_itself.then(|| verify_proof(claimed, part.proof(), trusted, now)).transpose().map_err(NotLinked::Proof)?;
     let name = list.get(&claimed.linked).ok_or(NotLinked::NotInList)?;
+    let contact = LinkedContact { id: claimed.linked.clone(), name: name.clone(), account: part.callee.clone() };
+    if let Some(proved_at) = proved {
+        return judge_newer(claimed, proved_at, &part.callee, known, now).map(|()| contact);
+    }
     let seen = known.get(&(part.callee.clone(), claimed.linked.clone()));
-    let sighting = seen.filter(|sighting| sighting.age_secs(now) <= sighting_secs_max);
+    let sighting = seen.filter(|sighting| sighting.counts(sighting_secs_max, now));
     let shown =
         sighting.ok_or(NotLinked::NotSeen)?.holds(now).map_err(|why| why.map_or(NotLinked::NotShown, NotLinked::Shown))?;
     if !is_theirs(shown) {
         return Err(NotLinked::OtherUser);
     }
-    Ok(LinkedContact { id: claimed.linked.clone(), name: name.clone(), account: part.callee.clone() })
+    Ok(contact)
+}
+
+/// Whether nothing that is known of the identity counts more than what is proved: a later word of the same user, whatever it came by, for they have signed it; and
+/// another user's that was proved later, in the same account.
+fn judge_newer(
+    claimed: &Association,
+    proved_at: UnixTime,
+    account: &LinkedId,
+    known: &KnownAssociations,
+    now: UnixTime,
+) -> Result<(), NotLinked> {
+    for ((seen_over, _), sighting) in known.iter().filter(|((_, place), _)| *place == claimed.linked) {
+        let Some(said) = sighting.association.as_ref().map(|signed| signed.unverified()) else { continue };
+        let is_same_user = said.identity == claimed.identity && said.user == claimed.user;
+        if is_same_user && said.serial > claimed.serial {
+            sighting.holds(now).map_err(|why| why.map_or(NotLinked::NotShown, NotLinked::Shown))?;
+        }
+        if !is_same_user && seen_over == account && sighting.proved_at.unwrap_or(sighting.read_at) > proved_at {
+            return Err(NotLinked::OtherUser);
+        }
+    }
+    Ok(())
 }
 
 fn judge_token(

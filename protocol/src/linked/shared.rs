@@ -24,6 +24,7 @@ pub use messages::{LinkedAsk, LinkedQuestion, LinkedReply, LinkedShare, LinkedTo
 
 use super::association::Association;
 use super::id::LinkedId;
+use super::proof::PROOF_BYTES_MAX;
 use super::sighting::Sighting;
 use crate::key::{DeviceKey, hash};
 use crate::time::UnixTime;
@@ -43,6 +44,9 @@ const PAGE_BYTES_MAX: usize = 24 * 1024;
 
 /// Longest name of a contact that is shared, in bytes; longer ones are cut.
 const NAME_BYTES_MAX: usize = 128;
+
+/// Longest name of a provider, and of an application there, in bytes.
+const PROVIDER_BYTES_MAX: usize = 256;
 
 /// Most sightings that are shared; the oldest fall out.
 pub const SHARED_SIGHTINGS_MAX: usize = 2_000;
@@ -65,10 +69,30 @@ pub struct SharedAccount {
     pub holder: DeviceKey,
     /// Its contacts are shown nothing but tokens.
     pub is_token_only: bool,
-    /// What stands at its place.
+    /// What this user says of it.
     pub association: Option<Signed<Association>>,
+    /// What shows it, where that stands by itself.
+    pub proof: Option<SharedProof>,
     /// Room to grow.
     pub extensions: Extensions,
+}
+
+/// What shows that an account is this user's.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SharedProof {
+    /// At most [`PROOF_BYTES_MAX`].
+    pub proof: Vec<u8>,
+    /// Which provider has made it, and for which application, so that contacts' tokens count on every device.
+    pub provider: Option<SharedProvider>,
+}
+
+/// A provider whose tokens count.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct SharedProvider {
+    /// Its issuer. At most 256 bytes.
+    pub issuer: String,
+    /// The application for which it makes tokens. At most 256 bytes.
+    pub client: String,
 }
 
 /// A page of a contact list: those contacts whose ids fall into it.
@@ -143,6 +167,14 @@ impl SharedPiece {
         match self {
             Self::Account(account) => {
                 let says_another = account.association.as_ref().is_some_and(|said| said.unverified().linked != account.id);
+                let shown = account.proof.as_ref();
+                let is_too_long = |shown: &SharedProof| {
+                    let names = shown.provider.iter().flat_map(|provider| [provider.issuer.len(), provider.client.len()]);
+                    shown.proof.len() > PROOF_BYTES_MAX || names.max().is_some_and(|length| length > PROVIDER_BYTES_MAX)
+                };
+                if shown.is_some_and(is_too_long) {
+                    return Err(DecodeError::invalid("proof", "too long"));
+                }
                 if says_another { Err(DecodeError::invalid("association", "about another identity")) } else { Ok(()) }
             }
             Self::Contacts(page) => check_page(page),
@@ -353,8 +385,10 @@ pub struct Held<'a> {
     pub holder: DeviceKey,
     /// Its contacts are shown nothing but tokens.
     pub is_token_only: bool,
-    /// What stands at its place.
+    /// What this user says of it.
     pub association: Option<&'a Signed<Association>>,
+    /// What shows it, where that stands by itself.
+    pub proof: Option<SharedProof>,
     /// Its contact list; `None` while it isn't known.
     pub list: Option<&'a BTreeMap<LinkedId, Option<String>>>,
     /// What was seen at contacts' places, by place.
@@ -374,6 +408,7 @@ impl SharedLinks {
             holder,
             is_token_only,
             association: None,
+            proof: None,
             extensions: Extensions::none(),
         };
         self.put(SharedPiece::Account(Box::new(account)))
@@ -383,7 +418,7 @@ impl SharedLinks {
     pub fn end(&mut self, id: &LinkedId) -> Option<SharedPiece> {
         let known = self.linked(id)?;
         let version = known.version.saturating_add(1);
-        let ended = SharedAccount { is_removed: true, version, association: None, ..known.clone() };
+        let ended = SharedAccount { is_removed: true, version, association: None, proof: None, ..known.clone() };
         self.put(SharedPiece::Account(Box::new(ended)))
     }
 
@@ -391,11 +426,13 @@ impl SharedLinks {
     pub fn update(&mut self, held: &Held<'_>, now: UnixTime) -> Vec<SharedPiece> {
         let Some(known) = self.linked(held.id).filter(|known| known.holder == held.holder).cloned() else { return Vec::new() };
         let mut news = Vec::new();
-        if known.association.as_ref() != held.association || known.is_token_only != held.is_token_only {
+        let is_said_anew = known.association.as_ref() != held.association || known.proof != held.proof;
+        if is_said_anew || known.is_token_only != held.is_token_only {
             let account = SharedAccount {
                 version: known.version.saturating_add(1),
                 is_token_only: held.is_token_only,
                 association: held.association.cloned(),
+                proof: held.proof.clone(),
                 ..known.clone()
             };
             news.extend(self.put(SharedPiece::Account(Box::new(account))));

@@ -117,6 +117,12 @@ fn ended_at(error: &AssociationError) -> UnixTime {
     }
 }
 
+/// No proof that stands by itself is trusted.
+fn nobody() -> TrustedProofs<'static> {
+    static NOBODY: std::sync::LazyLock<(Providers, crate::identity::TrustStore)> = std::sync::LazyLock::new(Default::default);
+    TrustedProofs { providers: &NOBODY.0, authorities: &NOBODY.1 }
+}
+
 fn settings(audience: Audience) -> PrivacySettings {
     PrivacySettings::all(audience)
 }
@@ -131,7 +137,7 @@ fn decided(
 ) -> TrustDecision {
     let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
     let request = TrustRequest { user: &user, identity: &identity, relation, kind, claim: part.map(Claim::Association) };
-    decide(&request, lists, known, &settings(audience), SIGHTING_SECS_FRESH, NOW)
+    decide(&request, lists, known, nobody(), &settings(audience), SIGHTING_SECS_FRESH, NOW)
 }
 
 /// A call of somebody who is no contact here, with what it claims.
@@ -200,7 +206,9 @@ fn a_stranger_can_not_tell_whether_somebody_is_in_the_list() {
     let claim = part(association(MALLORY, alice()), bob());
     let request = call_of_stranger(&mallory, &identity, &claim);
     for known in [KnownAssociations::new(), seen(association(ALICE, alice()), NOW)] {
-        let ask = |has_alice| decide(&request, &lists(has_alice), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
+        let ask = |has_alice| {
+            decide(&request, &lists(has_alice), &known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW)
+        };
         let (with, without) = (ask(true), ask(false));
         assert_eq!((with.decision, with.takes_a_look), (without.decision, without.takes_a_look));
         assert!(with.takes_a_look && !with.decision.is_allowed);
@@ -220,7 +228,7 @@ fn somebody_elses_identity_is_not_gained_by_claiming_it() {
     ] {
         let claim = part(claim, bob());
         let request = call_of_stranger(&mallory, &identity, &claim);
-        let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
+        let got = decide(&request, &lists(true), &known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
         assert_eq!((got.decision.is_allowed, got.linked), (false, Err(why)));
     }
 }
@@ -232,7 +240,7 @@ fn another_name_under_the_same_key_is_another_user() {
     let claim = part(association(ALICE, alice()), bob());
     let request = call_of_stranger(&other, &identity, &claim);
     let known = seen(association(ALICE, alice()), NOW);
-    let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
+    let got = decide(&request, &lists(true), &known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
     assert_eq!(got.linked, Err(NotLinked::NotTheirs));
 }
 
@@ -294,7 +302,7 @@ fn a_place_that_can_not_be_looked_at_counts_for_a_day() {
     let request = call_of_stranger(&user, &identity, &claim);
     for (age, is_allowed) in [(0, true), (SIGHTING_SECS_MAX, true), (SIGHTING_SECS_MAX + 1, false)] {
         let known = seen(association(ALICE, alice()), NOW.minus_secs(age));
-        let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_MAX, NOW);
+        let got = decide(&request, &lists(true), &known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_MAX, NOW);
         assert_eq!(got.decision.is_allowed, is_allowed, "{age} s");
     }
 }
@@ -351,7 +359,7 @@ fn decided_by_token(
     let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
     let claim = Some(Claim::Token { part, call: CALL, shown });
     let request = TrustRequest { user: &user, identity: &identity, relation, kind: Kind::Call, claim };
-    decide(&request, lists, &KnownAssociations::new(), &settings(audience), SIGHTING_SECS_FRESH, NOW)
+    decide(&request, lists, &KnownAssociations::new(), nobody(), &settings(audience), SIGHTING_SECS_FRESH, NOW)
 }
 
 /// Every token that somebody may show, with everything that the server may say of it.

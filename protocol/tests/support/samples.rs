@@ -23,7 +23,8 @@ use halloo_protocol::group::{Group, GroupPart, GroupSigner, Member, Standing, St
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{LinkedIndicator, REVOCATION_LIST_BYTES_MAX, UserCertificate, UserId};
 use halloo_protocol::linked::{
-    Association, AssociationParams, Held, LinkedId, ProofMethod, SharedLinks, SharedPiece, SharedSighting, Shown, Sighting,
+    AddressWord, Association, AssociationParams, Held, LinkedId, ProofMethod, SharedLinks, SharedPiece, SharedProof,
+    SharedProvider, SharedSighting, Shown, Sighting,
 };
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant};
 use halloo_protocol::mail::MailNotice;
@@ -324,7 +325,8 @@ pub(super) fn shared_pieces() -> Vec<SharedPiece> {
     let list =
         std::collections::BTreeMap::from([("xmpp:bob@there.example".parse().expect("an address"), Some("Bob".to_owned()))]);
     let (association, list) = (Some(&said), Some(&list));
-    let held = Held { id: &id, holder: device(1), is_token_only: false, association, list, sightings: Vec::new() };
+    let proof = Some(SharedProof { proof: vec![0x70; 20], provider: Some(SharedProvider { issuer: "https://id.example".to_owned(), client: "halloo".to_owned() }) });
+    let held = Held { id: &id, holder: device(1), is_token_only: false, association, proof, list, sightings: Vec::new() };
     begun.into_iter().chain(links.update(&held, NOW)).collect()
 }
 
@@ -338,6 +340,18 @@ pub(super) fn shared_sighting() -> SharedPiece {
 
 pub(super) fn association() -> Signed<Association> {
     Association::sign(association_params(), &identity_secret(0))
+}
+
+pub(super) fn address_word() -> Signed<AddressWord> {
+    let word = AddressWord {
+        user: alice_id(),
+        identity: IdentityKey(identity_secret(0).public()),
+        linked: linked_id("mailto:alice@example.org"),
+        not_before: NOW,
+        not_after: NOW.plus_secs(86_400),
+        extensions: Extensions::none(),
+    };
+    Signed::sign(word, &signing_key())
 }
 
 pub(super) fn contact_request() -> ContactRequest {
