@@ -23,6 +23,7 @@ mod decide;
 mod id;
 mod leave;
 mod list;
+mod merge;
 mod part;
 mod shared;
 mod sighting;
@@ -35,6 +36,7 @@ pub use decide::{Claim, ContactLists, LinkedContact, NotLinked, TrustDecision, T
 pub use id::{LINKED_ADDRESS_BYTES_MAX, LinkedId, LinkedIdError, System};
 pub use leave::{LEAVE_BYTES_MAX, LeaveScope, LinkedKey, LinkedLeave};
 pub use list::{ListEntry, Readers};
+pub use merge::{IdentityMerge, MERGE_EXTENSION};
 pub use part::{LINKED_EXTENSION, LinkedPart};
 pub use shared::{
     Held, LinkedAsk, LinkedQuestion, LinkedReply, LinkedShare, LinkedTold, PAGES, SHARE_PIECES_MAX, SHARED_ACCOUNTS_MAX,

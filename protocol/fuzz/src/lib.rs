@@ -206,6 +206,7 @@ pub fn signed(bytes: &[u8]) {
         identity::Tombstone,
         identity::UserCertificate,
         linked::Association,
+        linked::IdentityMerge,
         mailbox::Letter,
         profile::Profile,
         presence::Document,
