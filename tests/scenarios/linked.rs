@@ -159,6 +159,27 @@ fn every_device_is_called_and_calls_by_the_login_of_one() {
     }
 }
 
+fn root(network: &Network) -> String {
+    text(&network.authority.cli(["authority", "show"]).ok(), "root")
+}
+
+/// `halloo start` in a home that isn't there yet.
+#[track_caller]
+fn start_as_alice(network: &Network, server: &Prosody) -> Daemon {
+    let (file, certificate) = (network.folder().join("password"), server.certificate().display().to_string());
+    std::fs::write(&file, "pw-alice\n").expect("the folder is ours");
+    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("ours");
+    let login = ["--as", "xmpp:alice@there.test", "--server", &server.address(), "--roots", &certificate, "--answer", "auto"];
+    let launch = network.launch("tech").args(login).args(["--password-file".to_owned(), file.display().to_string()]);
+    let mut tech = Daemon::of_home(network.folder(), "tech");
+    tech.spawn(Launch { command: Some("start"), ..launch.args(["--authority".to_owned(), format!("test={}", root(network))]) });
+    tech.wait_ready(PATIENCE);
+    let made = tech.wait_event(PATIENCE, "identity", |_| true);
+    assert!(made["recovery_phrase"].is_string(), "{made}");
+    tech.wait_event(PATIENCE, "link_added", |_| true);
+    tech
+}
+
 /// Known by her XMPP address alone she starts, and is called as his contact there. Later all of it is part of the user that she is elsewhere: one entry, one conversation.
 #[test]
 fn a_technical_identity_is_made_called_and_merged() {
@@ -166,18 +187,7 @@ fn a_technical_identity_is_made_called_and_merged() {
     let server = Prosody::start(network.folder(), &["alice", "bob"], &[("alice", "bob")], &[]);
     let (bob, alice) = (&network.users[0], &network.users[1]);
     link(bob, "bob", &server);
-    let root = text(&network.authority.cli(["authority", "show"]).ok(), "root");
-    let (file, certificate) = (network.folder().join("password"), server.certificate().display().to_string());
-    std::fs::write(&file, "pw-alice\n").expect("the folder is ours");
-    std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("ours");
-    let login = ["--as", "xmpp:alice@there.test", "--server", &server.address(), "--roots", &certificate, "--answer", "auto"];
-    let launch = network.launch("tech").args(login).args(["--password-file".to_owned(), file.display().to_string()]);
-    let mut tech = Daemon::of_home(network.folder(), "tech");
-    tech.spawn(Launch { command: Some("start"), ..launch.args(["--authority".to_owned(), format!("test={root}")]) });
-    tech.wait_ready(PATIENCE);
-    let made = tech.wait_event(PATIENCE, "identity", |_| true);
-    assert!(made["recovery_phrase"].is_string(), "{made}");
-    tech.wait_event(PATIENCE, "link_added", |_| true);
+    let mut tech = start_as_alice(&network, &server);
 
     let (code, outcome) = call(&tech, "bob");
     assert_eq!((code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");
@@ -222,10 +232,30 @@ fn a_technical_identity_is_made_called_and_merged() {
     tech.terminate();
     let mut thief = Daemon::of_home(network.folder(), "copy");
     let rings = incoming(bob).len();
-    thief.start(network.launch("copy").args(["--authority".to_owned(), format!("test={root}")]));
+    thief.start(network.launch("copy").args(["--authority".to_owned(), format!("test={}", root(&network))]));
     assert_ne!(call(&thief, "bob").0, 0);
     assert_ne!(thief.cli(["msg", "send", &bob.username, "it is me", "--wait", "--timeout", "5"]).code, 0);
     assert_eq!(incoming(bob).len(), rings, "it hasn't rung");
+}
+
+/// Who has no name is woken for contacts elsewhere all the same.
+#[test]
+#[ignore = "long: the short one is of its calls; this one of its sleep"]
+fn a_technical_identity_is_woken() {
+    let network = network(&["bob"]);
+    let server = Prosody::start(network.folder(), &["alice", "bob"], &[("alice", "bob")], &[]);
+    let bob = &network.users[0];
+    link(bob, "bob", &server);
+    let tech = start_as_alice(&network, &server);
+    tech.cli(["push", "register", "webpush"]).ok();
+    eventually(PATIENCE, "leave is given", || {
+        let shown = server.shown("alice", "alice");
+        if shown.contains("<leave>") { Ok(()) } else { Err(shown) }
+    });
+    assert_eq!(tech.cli(["suspend"]).ok()["push_registrations"], 1);
+    let (code, outcome) = call(bob, "alice");
+    assert_eq!((code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");
+    tech.wait_event(PATIENCE, "woken", |woken| woken["by_push"] == true);
 }
 
 /// Contacts elsewhere are asked into calls and groups; whom he blocks is let in no more, and isn't shown how to wake him.

@@ -239,7 +239,7 @@ impl EventLoop {
     }
 
     /// Whether this user has linked anything, on whichever device.
-    pub(super) fn has_linked(&self) -> bool {
+    pub(crate) fn has_linked(&self) -> bool {
         !self.linked.accounts.is_empty() || self.linked.shared.live().next().is_some()
     }
 
