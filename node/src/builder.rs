@@ -726,6 +726,9 @@ fn trusted(settings: &Settings, store: &Store, identity: &LocalIdentity) -> Resu
         trust.trust(root)?;
         labels.set_home(root);
     }
+    for (old, _) in crate::linked::merge::known(store)? {
+        trust.retire(old);
+    }
     for list in crate::enrolment::known_revocations(store)? {
         // A list that was stored was verified then; one of an authority no longer trusted is skipped.
         let _ = trust.apply_revocations(&list);

@@ -698,7 +698,7 @@ impl EventLoop {
     fn call_entry(&self, call: CallId, progress: &Progress, incoming: bool, state: CallState) -> CallEntry {
         let entry = CallEntry {
             call_id: call.to_string(),
-            users: vec![self.labels.display(&progress.user)],
+            users: vec![self.labels.display(self.present_user(&progress.user))],
             incoming,
             state: if progress.ended.is_some() { CallState::Ended } else { state },
             video: progress.is_video,

@@ -18,6 +18,7 @@ mod error;
 mod file;
 mod group;
 mod history;
+mod identity;
 mod init;
 mod link;
 mod logging;
@@ -35,6 +36,7 @@ mod resolve;
 mod run;
 mod signals;
 mod sip;
+mod start;
 mod status;
 mod suspend;
 mod testnet;
@@ -99,6 +101,11 @@ enum Command {
     Init(init::Args),
     /// Run the daemon
     Run(run::Args),
+    /// Begin as somebody who is known elsewhere: makes an identity with no further question if there is none, runs the daemon, and links the account
+    Start(Box<start::Args>),
+    /// Which identity this is
+    #[command(subcommand)]
+    Identity(identity::Command),
     /// Get a username from an authority
     Enrol(enrol::Args),
     /// What this node does as an authority
@@ -196,10 +203,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn dispatch(context: &Context, command: Command) -> Result<(), CliError> {
-    logging::start(context.log, matches!(command, Command::Run(_)));
+    logging::start(context.log, matches!(command, Command::Run(_) | Command::Start(_)));
     match command {
         Command::Init(args) => init::run(context, args),
         Command::Run(args) => run::run(context, args),
+        Command::Start(args) => start::run(context, *args),
+        Command::Identity(command) => identity::run(context, command),
         Command::Enrol(args) => enrol::run(context, args),
         Command::Device(command) => device::run(context, command),
         Command::Testnet(args) => testnet::run(context, args),
@@ -236,6 +245,8 @@ async fn dispatch_client(context: &Context, command: Command) -> Result<(), CliE
         Command::Wake(args) => wake::run(context, args).await,
         Command::Init(_)
         | Command::Run(_)
+        | Command::Start(_)
+        | Command::Identity(_)
         | Command::Enrol(_)
         | Command::Device(_)
         | Command::Testnet(_)

@@ -35,6 +35,11 @@ impl DevicesState {
         self.cards.iter().map(|(device, card)| (*device, card.name.as_str(), card.kind))
     }
 
+    /// Own other devices that have the identity key, by their own word.
+    pub(crate) fn with_identity_key(&self) -> impl Iterator<Item = DeviceKey> {
+        self.cards.iter().filter(|(_, card)| card.has_identity_key).map(|(device, _)| *device)
+    }
+
     /// Name and kind of another own device, as far as they are known.
     pub(crate) fn name_of(&self, device: &DeviceKey) -> (Option<String>, Option<DeviceKind>) {
         let card = self.cards.get(device);

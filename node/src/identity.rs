@@ -13,7 +13,7 @@ use halloo_protocol::identity::{
     USER_RENEWAL_AFTER_SECS, UserChain, UserId, Username,
 };
 use halloo_protocol::key::{AuthorityKey, DeviceKey, IdentityKey, SecretKey};
-use halloo_protocol::linked::{Association, AssociationParams, LeaveScope, LinkedKey, LinkedLeave};
+use halloo_protocol::linked::{Association, AssociationParams, IdentityMerge, LeaveScope, LinkedKey, LinkedLeave};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Signed};
 use zeroize::Zeroizing;
@@ -193,17 +193,18 @@ impl LocalIdentity {
         self.identity_key.is_some()
     }
 
-    /// Says, or takes back, that an identity in another system is this user's.
+    /// Says, or takes back, that an identity in another system is this user's; with the identity that this user was before.
     ///
     /// # Errors
     /// [`LocalIdentityError::NoIdentityKey`].
     pub(crate) fn associate(
         &self,
         params: AssociationParams,
+        merge: Option<&Signed<IdentityMerge>>,
         is_revoked: bool,
     ) -> Result<Signed<Association>, LocalIdentityError> {
         let key = self.identity_key.as_ref().ok_or(LocalIdentityError::NoIdentityKey)?;
-        Ok(if is_revoked { Association::revoke(params, key) } else { Association::sign(params, key) })
+        Ok(if is_revoked { Association::revoke(params, key) } else { Association::sign_merged(params, merge, key) })
     }
 
     /// Gives contacts in linked systems leave to use this key. `None` without the identity key.

@@ -14,11 +14,13 @@ mod commands;
 mod http;
 mod leave;
 mod logins;
+pub(crate) mod merge;
 mod messages;
 mod oidc;
 mod own;
 mod people;
 mod secret;
+mod signing;
 mod system;
 mod tokens;
 mod xmpp;
@@ -29,9 +31,10 @@ use std::time::{Duration, Instant};
 use bincode::{Decode, Encode};
 use halloo_protocol::call::CallId;
 use halloo_protocol::identity::UserId;
+use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
-    Association, AssociationParams, ContactLists, KnownAssociations, LinkedId, ListEntry, ProofMethod, Providers, Readers,
-    SharedLinks, SharedProvider, Shown, Sighting, System,
+    Association, AssociationParams, ContactLists, IdentityMerge, KnownAssociations, LinkedId, LinkedLeave, ListEntry,
+    ProofMethod, Providers, Readers, SharedLinks, SharedProvider, Shown, Sighting, System,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Signed;
@@ -140,6 +143,8 @@ struct Account {
     look_all_at: Option<Instant>,
     /// When its place is told again what it wasn't told.
     show_again_at: Option<Instant>,
+    /// The leave beside it, where another own device signs.
+    leave: Option<LinkedLeave>,
 }
 
 fn xmpp_params(stored: &StoredAccount, password: zeroize::Zeroizing<String>) -> xmpp::XmppParams {
@@ -189,6 +194,10 @@ pub(crate) struct LinkedState {
     /// Which providers have the own accounts, and for which application they make tokens.
     account_providers: BTreeMap<LinkedId, SharedProvider>,
     logins: logins::Logins,
+    /// Technical identities that have become part of others.
+    merged: BTreeMap<IdentityKey, UserId>,
+    /// The one that this user was.
+    own_merge: Option<Signed<IdentityMerge>>,
 }
 
 // Start, and the tasks.
@@ -214,6 +223,7 @@ impl EventLoop {
             }
             Err(error) => warn!(%error, "linked accounts not read"),
         }
+        self.read_merges();
         self.read_denied();
         self.shared_start();
         self.turn_key_if_somebody_left();
@@ -253,6 +263,7 @@ impl EventLoop {
             looking: 0,
             look_all_at: None,
             show_again_at: None,
+            leave: None,
             stored,
         };
         self.linked.accounts.insert(account.stored.id.clone(), account);
@@ -428,13 +439,16 @@ impl EventLoop {
             let said = said.unverified();
             now < said.renew_at() && said.user == user && said.identity == self.identity.identity()
         });
-        let association = match still {
+        let association = match still.filter(|_| self.has_leave_for(id)) {
             Some(said) => Ok(said.clone()),
             None => {
                 let said_before = self.linked.serials.get(id).copied().unwrap_or(0);
                 let last_serial = before.map_or(0, |said| said.unverified().serial).max(said_before);
+                if !self.identity.has_identity_key() {
+                    return self.ask_to_sign(id, last_serial, false);
+                }
                 let params = AssociationParams { user, linked: id.clone(), method: ProofMethod::OWN_ITEM, last_serial, now };
-                self.identity.associate(params, false)
+                self.identity.associate(params, self.linked.own_merge.as_ref(), false)
             }
         };
         match association {
@@ -559,6 +573,9 @@ impl EventLoop {
 
     /// What was seen at a place counts, here or by an own device that has looked.
     fn take_sighting(&mut self, account: &LinkedId, at: &LinkedId, seen: Sighting) {
+        if let Some(shown) = &seen.association {
+            self.learn_merge(shown);
+        }
         let key = (account.clone(), at.clone());
         let before = self.linked.known.remove(&key);
         let is_worth_keeping = seen.association.is_some() || before.as_ref().is_some_and(|before| before.association.is_some());

@@ -176,7 +176,9 @@ impl EventLoop {
             return;
         }
         self.mailboxes.check_at = Some(now.instant + CHECK_EVERY);
-        if !self.settings.publishes || self.identity.place().is_none() || self.is_revoked() {
+        // Whoever has no name has a box for what contacts elsewhere say.
+        let has_use = self.identity.place().is_some() || self.has_linked();
+        if !self.settings.publishes || !has_use || self.is_revoked() {
             return;
         }
         self.load_boxes(now.instant);

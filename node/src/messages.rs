@@ -165,6 +165,51 @@ impl Kept {
     }
 }
 
+/// Messages of one conversation that are carried over when its other side becomes part of another user.
+const CARRIED_MAX: usize = 50_000;
+
+/// Conversations carried over with the own former identity.
+const CARRIED_CONVERSATIONS_MAX: usize = 10_000;
+
+/// `old` is `new` from now on: what was said with the one was said with the other, and goes on where it was.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn join_conversations(tx: &Transaction, me: &UserId, old: &UserId, new: &UserId) -> Result<(), StoreError> {
+    let (from, to) = (Correspondent::User(old.clone()), Correspondent::User(new.clone()));
+    if tx.conversation_state(&from)?.is_none() {
+        return Ok(());
+    }
+    Conversation::join(tx, &from, &to)?;
+    carry_counter(tx, &ConversationId::of_pair(me, old), &ConversationId::of_pair(me, new))?;
+    tx.move_conversation((&from, &to), CARRIED_MAX, |row| {
+        if let Some(Kept::Received { from, author, envelope }) = Kept::decode(&row.content) {
+            let author = if author == *old { new.clone() } else { author };
+            row.content = wire::encode(&Kept::Received { from, author, envelope });
+        }
+    })
+}
+
+/// This user was `old` and is `new` from now on: what this device sends goes on with the numbers that others have of it.
+///
+/// # Errors
+/// [`StoreError`].
+pub(crate) fn carry_counters(tx: &Transaction, old: &UserId, new: &UserId) -> Result<(), StoreError> {
+    for bytes in tx.conversation_states(CARRIED_CONVERSATIONS_MAX)? {
+        let state = Conversation::decode(&bytes);
+        if let Some(other) = state.as_ref().and_then(|state| state.with.user()) {
+            carry_counter(tx, &ConversationId::of_pair(old, other), &ConversationId::of_pair(new, other))?;
+        }
+    }
+    Ok(())
+}
+
+fn carry_counter(tx: &Transaction, from: &ConversationId, to: &ConversationId) -> Result<(), StoreError> {
+    let count = |conversation| tx.setting_value::<u64>(&counter_setting(conversation)).map(Option::unwrap_or_default);
+    let (before, after) = (count(from)?, count(to)?);
+    if before > after { tx.put_setting_value(&counter_setting(to), &before) } else { Ok(()) }
+}
+
 /// The text of a kept message; `None` for what isn't one.
 pub(crate) fn text_of(row: &MessageRow) -> Option<String> {
     Kept::decode(&row.content)?.envelope().body.text().map(str::to_owned)

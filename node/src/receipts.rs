@@ -115,6 +115,27 @@ impl Conversation {
         state.store(tx)
     }
 
+    /// The other side of one conversation is that of another: what has come and was read of either.
+    pub(crate) fn join(tx: &Transaction, from: &Correspondent, to: &Correspondent) -> Result<(), StoreError> {
+        let (old, mut state) = (Self::load(tx, from)?, Self::load(tx, to)?);
+        old.have.iter().for_each(|(device, counters)| {
+            state.have.add(*device, counters);
+        });
+        old.read.iter().for_each(|(device, counters)| {
+            state.read.add(*device, counters);
+        });
+        state.is_unshared = true;
+        state.store(tx)?;
+        let (Some(before), Some(after)) = (from.user(), to.user()) else { return Ok(()) };
+        for (reader, marks) in readers(tx, from)? {
+            let reader = if reader == *before { after.clone() } else { reader };
+            let marks: Vec<Mark> =
+                marks.iter().map(|(device, counters)| Mark { device: *device, counters: counters.clone() }).collect();
+            merge_reader(tx, to, &reader, &marks)?;
+        }
+        Ok(())
+    }
+
     /// What has come and wasn't read.
     pub(crate) fn unread(&self) -> Marks {
         self.have.without(&self.read)

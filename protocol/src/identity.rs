@@ -19,7 +19,7 @@ pub use certificate::{
     SLOTS, SigningCertificate, Tombstone, USER_CERTIFICATE_SECS, USER_RENEWAL_AFTER_SECS, UserCertificate,
 };
 pub(crate) use chain::verify_device;
-pub use chain::{AUTHORITIES_MAX, Chain, ChainError, TrustStore, UserChain, VerifiedChain, VerifiedUser};
+pub use chain::{AUTHORITIES_MAX, Chain, ChainError, RETIRED_MAX, TrustStore, UserChain, VerifiedChain, VerifiedUser};
 pub use recovery::{RecoveryError, RecoveryPhrase};
 pub use removal::{STRANGERS_REMOVALS_MAX, TOMBSTONES_EXTENSION, tombstones_in, with_tombstones};
 pub use revocation::{REVOCATION_LIST_BYTES_MAX, RevocationList, RevokedSerial, SignedRevocationList};

@@ -24,6 +24,7 @@ mod decide;
 mod id;
 mod leave;
 mod list;
+mod merge;
 mod part;
 mod proof;
 #[cfg(test)]
@@ -41,6 +42,7 @@ pub use decide::{Claim, ContactLists, LinkedContact, NotLinked, TrustDecision, T
 pub use id::{LINKED_ADDRESS_BYTES_MAX, LinkedId, LinkedIdError, System};
 pub use leave::{LEAVE_BYTES_MAX, LeaveScope, LinkedKey, LinkedLeave};
 pub use list::{ListEntry, Readers};
+pub use merge::{IdentityMerge, MERGE_EXTENSION};
 pub use part::{LINKED_EXTENSION, LinkedPart};
 pub use proof::{PROOF_BYTES_MAX, PROOF_EXTENSION, ProofError, Providers, TrustedProofs, verify_proof};
 pub use provider_token::{

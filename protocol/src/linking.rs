@@ -24,7 +24,9 @@ mod messages;
 mod tests;
 
 pub use code::{LINK_CODE_CHARS, LinkCode, LinkCodeError};
-pub use grant::{GRANT_AUTHORITIES_MAX, GRANT_BOOTSTRAP_MAX, GRANT_BYTES_MAX, LinkGrant, LinkGrantError, LinkRequest};
+pub use grant::{
+    GRANT_AUTHORITIES_MAX, GRANT_BOOTSTRAP_MAX, GRANT_BYTES_MAX, LINK_MERGE, LinkGrant, LinkGrantError, LinkRequest,
+};
 pub use holder::{HolderEvent, LINK_SECS, LinkHolder};
 pub use joiner::{JoinError, LinkJoiner};
 pub use link::{DEVICE_LINK_CHARS_MAX, DEVICE_LINK_PREFIX, DeviceLink, DeviceLinkError, LINK_ADDRESSES_MAX, LINK_RELAYS_MAX};

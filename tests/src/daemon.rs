@@ -24,6 +24,8 @@ const STDERR_TAIL: usize = 40;
 /// How to run a daemon.
 #[derive(Clone, Debug, Default)]
 pub struct Launch {
+    /// The command that runs it, if it isn't `run`.
+    pub command: Option<&'static str>,
     /// Arguments after `halloo --home HOME --json run`.
     pub args: Vec<String>,
     /// The network namespace to run in.
@@ -150,7 +152,7 @@ impl Daemon {
         assert!(self.process.is_none(), "{} runs already", self.name);
         let stderr = File::options().create(true).append(true).open(&self.stderr).expect("the folder is ours");
         let mut command = halloo_command(launch.namespace.as_deref());
-        command.arg("--home").arg(&self.home).args(["--json", "-v", "run"]).args(&launch.args);
+        command.arg("--home").arg(&self.home).args(["--json", "-v", launch.command.unwrap_or("run")]).args(&launch.args);
         if let Some(filter) = launch.log.clone().or_else(|| std::env::var("HALLOO_TEST_LOG").ok()) {
             command.env("RUST_LOG", filter);
         }

@@ -1,6 +1,6 @@
 //! `halloo device`
 
-mod link;
+pub(super) mod link;
 
 use super::error::CliError;
 use super::output::{pairs, printable, table, word, yes_no};

@@ -137,7 +137,24 @@ fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>, CliError> {
     path.map(std::path::absolute).transpose().map_err(|error| CliError::Usage(format!("roots: {error}")))
 }
 
+/// An account, and how to log in to it.
+pub(super) struct Login {
+    pub(super) system: String,
+    pub(super) address: String,
+    pub(super) password_file: Option<PathBuf>,
+    pub(super) server: Option<String>,
+    pub(super) roots: Option<PathBuf>,
+    pub(super) plain: bool,
+    pub(super) tokens: bool,
+}
+
 fn options(args: AddArgs) -> Result<LinkOptions, CliError> {
+    let AddArgs { system, address, password_file, server, roots, plain, tokens, .. } = args;
+    link_options(Login { system, address, password_file, server, roots, plain, tokens })
+}
+
+/// Reads the password.
+pub(super) fn link_options(args: Login) -> Result<LinkOptions, CliError> {
     let password = match &args.password_file {
         Some(path) => crate::mail::password(path).map_err(CliError::Usage)?.to_string(),
         None => {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 use libp2p::Multiaddr;
+use tokio::sync::oneshot;
 
 use super::error::CliError;
 use super::{Context, parse, signals};
@@ -66,11 +67,26 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
         return Err(CliError::Failed("--metrics is not supported yet".to_owned()));
     }
     let options = options(context, args)?;
-    context.run_nodes(async {
+    context.run_nodes(serve(context, options, None))
+}
+
+/// Runs the daemon, and says when it is ready.
+pub(super) async fn serve(
+    context: &Context,
+    options: RunOptions,
+    mut ready: Option<oneshot::Sender<()>>,
+) -> Result<(), CliError> {
+    {
         let stop = signals::stop_token()?;
         let broken = stop.clone();
         let mut outcome = Ok(());
         daemon::run(options, stop, |record| {
+            if matches!(record.event, Event::Ready(_))
+                && let Some(ready) = ready.take()
+            {
+                // Whoever isn't there any more needn't know.
+                let _ = ready.send(());
+            }
             // A closed stdout ends nothing: whoever wanted the first line has it.
             if outcome.is_ok() {
                 outcome = tell(context, record);
@@ -84,10 +100,10 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
             Err(CliError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
             other => other,
         }
-    })
+    }
 }
 
-fn options(context: &Context, args: Args) -> Result<RunOptions, CliError> {
+pub(super) fn options(context: &Context, args: Args) -> Result<RunOptions, CliError> {
     let play = args.play.as_deref().map(parse::wav_to_play).transpose()?;
     let record = args.record.as_deref().map(parse::to_record).transpose()?;
     let play_video = args.play_video.as_deref().map(parse::file_to_play).transpose()?;

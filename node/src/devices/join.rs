@@ -1,4 +1,5 @@
-//! The new device's side of a linking: `halloo device link LINK` in a home that has nothing yet.
+//! The new device's side of a linking: `halloo device link LINK` in a home that has nothing yet, or `halloo identity merge LINK` in one whose identity has no name
+//! and is to become part of another.
 //!
 //! No node runs for it. A bare swarm connects to the device that shows the code, asks, and what it is given is written: database, identity key (if it
 //! was given), configuration, and last the device key, which marks the home as complete. Until then whatever was made is taken away again.
@@ -8,12 +9,14 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use halloo_protocol::directory::DEVICE_NAME_BYTES_MAX;
-use halloo_protocol::key::{DeviceKey, SecretKey};
+use halloo_protocol::key::{DeviceKey, IdentityKey, SecretKey};
+use halloo_protocol::linked::IdentityMerge;
 use halloo_protocol::linking::{
-    DeviceLink, JoinError, LinkCode, LinkConfirm, LinkConfirmed, LinkFinished, LinkGrant, LinkJoiner, LinkRequest, LinkStarted,
+    DeviceLink, JoinError, LINK_MERGE, LinkCode, LinkConfirm, LinkConfirmed, LinkFinished, LinkGrant, LinkJoiner, LinkRequest,
+    LinkStarted,
 };
 use halloo_protocol::node::Hello;
-use halloo_protocol::wire::{self, Extensions, Frame, FrameKind, Message};
+use halloo_protocol::wire::{self, Body, Extensions, Frame, FrameKind, Message};
 use libp2p::swarm::dial_opts::DialOpts;
 use libp2p::swarm::{ConnectionId, DialError, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm};
@@ -27,9 +30,10 @@ use crate::config::{DeviceConfig, DeviceKind, ProfileConfig, RelayPolicy, Sample
 use crate::event_loop::ClockSource;
 use crate::handle::problem::ProblemKind;
 use crate::home::{Home, HomeError, HomeLock, write_secret};
+use crate::identity::LocalIdentity;
 use crate::key_file::{self, KeyRole};
 use crate::labels::Labels;
-use crate::store::{DATABASE_FILE, Store, StoreError};
+use crate::store::{DATABASE_FILE, Store, StoreError, Transaction};
 use crate::streams;
 use crate::swarm::{SwarmOptions, build_swarm, circuit_address};
 
@@ -179,27 +183,92 @@ pub async fn join(
     joined
 }
 
+/// Makes `options.home`, whose identity has no name, a device of the user whose device shows the code. The identity becomes part of that user: both keys say so,
+/// and what is in the home stays.
+///
+/// # Errors
+/// See [`JoinDeviceError`]; after a failed try the home is as it was.
+pub async fn merge(
+    options: JoinOptions,
+    stop: CancellationToken,
+    on_stage: impl Fn(JoinStage),
+) -> Result<Joined, JoinDeviceError> {
+    if !crate::identity::is_initialised(&options.home) {
+        return Err(JoinDeviceError::Invalid("there is no identity here to merge: use `halloo device link`".to_owned()));
+    }
+    let place = Place::prepare(&options.home)?;
+    let merged = stop.run_until_cancelled(merge_in(&place, &options, on_stage)).await;
+    merged.unwrap_or(Err(JoinDeviceError::Cancelled))
+}
+
+async fn merge_in(place: &Place, options: &JoinOptions, on_stage: impl Fn(JoinStage)) -> Result<Joined, JoinDeviceError> {
+    let failed = |reason: String| JoinDeviceError::Keep { reason };
+    let key =
+        |role| key_file::read_key(place.home.root(), role).map_err(|error| JoinDeviceError::Keep { reason: error.to_string() });
+    let gone =
+        || JoinDeviceError::Invalid("this device doesn't have the key of its identity: merge on the one that has".to_owned());
+    let (device_key, old) = (key(KeyRole::Device)?.ok_or_else(gone)?, key(KeyRole::Identity)?.ok_or_else(gone)?);
+    let store = Store::open(place.home.root()).map_err(|error| failed(error.to_string()))?;
+    let now = ClockSource::default().raw_unix();
+    let identity = LocalIdentity::load(place.home.root(), &store, now).map_err(|error| failed(error.to_string()))?;
+    if identity.authority().is_some() {
+        return Err(JoinDeviceError::Invalid("this identity has a name: only one without can become part of another".to_owned()));
+    }
+    on_stage(JoinStage::Connecting);
+    let mut connection = Connection::open(&device_key, &options.target).await?;
+    on_stage(JoinStage::Asking);
+    let wish = Extensions::none().with(LINK_MERGE, old.public().as_bytes().to_vec());
+    let (joiner, grant, holder) = ask(&mut connection, &device_key, options, wish).await?;
+    let merge = accepted(&grant, IdentityKey(old.public())).ok_or(JoinDeviceError::Unsupported)?.sign(&old);
+    on_stage(JoinStage::Keeping);
+    let kept = store.transaction::<_, StoreError>(|tx| {
+        crate::linked::merge::keep_own(tx, &merge)?;
+        put_grant(tx, &grant)
+    });
+    kept.map_err(|error| failed(error.to_string()))?;
+    drop((identity, store));
+    // The former key has said its last word.
+    remove(&place.home.root().join(KeyRole::Identity.file_name()));
+    if let Some(key) = grant.identity_key() {
+        key_file::write_key(place.home.root(), KeyRole::Identity, &key).map_err(|error| failed(error.to_string()))?;
+    }
+    say_done(&mut connection, &joiner).await;
+    Ok(joined(place, &device_key, &grant, &holder))
+}
+
+/// What the other device's user accepts, if that is what was asked for.
+fn accepted(grant: &LinkGrant, old: IdentityKey) -> Option<IdentityMerge> {
+    let merge: IdentityMerge = wire::decode(grant.extensions.find(LINK_MERGE)?, IdentityMerge::LIMIT).ok()?;
+    let is_it = merge.old == old
+        && merge.user == grant.chain.user.claimed_id()
+        && merge.identity == crate::identity::identity_in(&grant.chain.user);
+    (is_it && merge.check().is_ok() && merge.verify_accepted().is_ok()).then_some(merge)
+}
+
 async fn join_in(place: &Place, options: &JoinOptions, on_stage: impl Fn(JoinStage)) -> Result<Joined, JoinDeviceError> {
     let keep = |error: key_file::KeyFileError| JoinDeviceError::Keep { reason: error.to_string() };
     let device_key = key_file::generate_key().map_err(keep)?;
     on_stage(JoinStage::Connecting);
     let mut connection = Connection::open(&device_key, &options.target).await?;
     on_stage(JoinStage::Asking);
-    let (joiner, grant, holder) = ask(&mut connection, &device_key, options).await?;
+    let (joiner, grant, holder) = ask(&mut connection, &device_key, options, Extensions::none()).await?;
     on_stage(JoinStage::Keeping);
     place.keep(options, &device_key, &grant)?;
     say_done(&mut connection, &joiner).await;
+    Ok(joined(place, &device_key, &grant, &holder))
+}
+
+fn joined(place: &Place, device_key: &SecretKey, grant: &LinkGrant, holder: &DeviceKey) -> Joined {
     let user = grant.chain.user.claimed_id();
-    let device = DeviceKey(device_key.public());
     let id = |device: &DeviceKey| address::peer_id(device).map(|peer| peer.to_string()).unwrap_or_default();
-    Ok(Joined {
+    Joined {
         home: place.home.root().to_owned(),
-        peer_id: id(&device),
-        username: labels_of(&grant).display(&user),
-        identity: identity_of(&grant),
+        peer_id: id(&DeviceKey(device_key.public())),
+        username: labels_of(grant).display(&user),
+        identity: identity_of(grant),
         has_identity_key: grant.identity_key.is_some(),
-        linked_by: id(&holder),
-    })
+        linked_by: id(holder),
+    }
 }
 
 fn labels_of(grant: &LinkGrant) -> Labels {
@@ -220,6 +289,7 @@ async fn ask(
     connection: &mut Connection,
     device_key: &SecretKey,
     options: &JoinOptions,
+    extensions: Extensions,
 ) -> Result<(LinkJoiner, LinkGrant, DeviceKey), JoinDeviceError> {
     let holder = address::device_key(&connection.peer)
         .ok_or_else(|| JoinDeviceError::Invalid("the address leads to something that is no Halloo device".to_owned()))?;
@@ -233,7 +303,7 @@ async fn ask(
     let request = LinkRequest {
         name: options.device_name.clone().unwrap_or_default(),
         kind: crate::daemon::device_kind(options.device_kind.unwrap_or(DeviceKind::Desktop)),
-        extensions: Extensions::none(),
+        extensions,
     };
     let confirm: LinkConfirm = joiner.handle_started(&started, &request)?;
     let confirmed: LinkConfirmed = connection.request(&confirm).await?;
@@ -327,14 +397,16 @@ fn remove(path: &Path) {
 }
 
 fn keep_grant(store: &Store, grant: &LinkGrant) -> Result<(), StoreError> {
-    store.transaction(|tx| {
-        crate::identity::keep_chain(tx, &grant.chain)?;
-        crate::enrolment::keep_linked(tx, &grant.authorities, &grant.bootstrap, &grant.revocations)?;
-        if let Some(key) = &grant.vault_key {
-            crate::vault::keep_linked(tx, key)?;
-        }
-        crate::contacts::keep_linked(tx, &grant.own, &grant.privacy)
-    })
+    store.transaction(|tx| put_grant(tx, grant))
+}
+
+fn put_grant(tx: &Transaction, grant: &LinkGrant) -> Result<(), StoreError> {
+    crate::identity::keep_chain(tx, &grant.chain)?;
+    crate::enrolment::keep_linked(tx, &grant.authorities, &grant.bootstrap, &grant.revocations)?;
+    if let Some(key) = &grant.vault_key {
+        crate::vault::keep_linked(tx, key)?;
+    }
+    crate::contacts::keep_linked(tx, &grant.own, &grant.privacy)
 }
 
 /// A connection to the device that shows the code.

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use halloo_protocol::contact::Secret32;
 use halloo_protocol::directory::Helper;
 use halloo_protocol::identity::UserId;
-use halloo_protocol::key::DeviceKey;
+use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
+use halloo_protocol::linked::IdentityMerge;
 use halloo_protocol::linking::{
-    ConfirmStatus, DeviceLink, GRANT_AUTHORITIES_MAX, GRANT_BOOTSTRAP_MAX, HolderEvent, LINK_ADDRESSES_MAX, LINK_RELAYS_MAX,
-    LINK_SECS, LinkCode, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkHolder, LinkReason, LinkRequest,
-    LinkStart, LinkStarted, StartStatus,
+    ConfirmStatus, DeviceLink, GRANT_AUTHORITIES_MAX, GRANT_BOOTSTRAP_MAX, HolderEvent, LINK_ADDRESSES_MAX, LINK_MERGE,
+    LINK_RELAYS_MAX, LINK_SECS, LinkCode, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkHolder, LinkReason,
+    LinkRequest, LinkStart, LinkStarted, StartStatus,
 };
-use halloo_protocol::wire::Extensions;
+use halloo_protocol::wire::{self, Extensions};
 use libp2p::{Multiaddr, PeerId};
 use tracing::{debug, info, warn};
 
@@ -161,7 +162,7 @@ impl EventLoop {
             return LinkConfirmed { status: ConfirmStatus::Refused(LinkReason::CLOSED), extensions: Extensions::none() };
         };
         let options = linking.options;
-        let grant = |_: &LinkRequest| self.grant_for(device, options);
+        let grant = |request: &LinkRequest| self.grant_for(device, options, request);
         let answer = linking.holder.handle_confirm(device, message, Instant::now(), grant);
         self.devices.linking = Some(linking);
         self.tell_linking();
@@ -177,8 +178,18 @@ impl EventLoop {
         answer
     }
 
+    /// The new device was another identity, without a name: it becomes part of this user's, if its key says so too.
+    fn accept_merge(&self, request: &LinkRequest) -> Extensions {
+        let old = request.extensions.find(LINK_MERGE).and_then(|bytes| bytes.try_into().ok());
+        let merge = old.zip(self.identity.identity_key()).map(|(old, key)| {
+            let old = IdentityKey(PublicKey(old));
+            IdentityMerge::accept(old, self.identity.user_id(), self.now().unix, key)
+        });
+        merge.map_or_else(Extensions::none, |merge| Extensions::none().with(LINK_MERGE, wire::encode(&merge)))
+    }
+
     /// Everything a new device needs; `None` if the identity key is gone.
-    fn grant_for(&self, device: DeviceKey, options: LinkOptions) -> Option<LinkGrant> {
+    fn grant_for(&self, device: DeviceKey, options: LinkOptions, request: &LinkRequest) -> Option<LinkGrant> {
         let now = self.now().unix;
         let secs = self.settings.linked_certificate_secs;
         let certificate =
@@ -194,7 +205,7 @@ impl EventLoop {
             privacy: self.contacts.privacy().clone(),
             vault_key: self.vault_key(),
             identity_key: identity_key.map(|key| Secret32::from_bytes(*key.to_bytes())),
-            extensions: Extensions::none(),
+            extensions: self.accept_merge(request),
         })
     }
 

@@ -260,7 +260,7 @@ pub enum LinkError {
         reason: String,
     },
     /// An association is signed by the identity key, which is elsewhere.
-    #[error("this device doesn't have the identity key: link the account on the one that has")]
+    #[error("this device doesn't have the identity key, and no own device that has can be asked: link the account there")]
     NoIdentityKey,
 }
 

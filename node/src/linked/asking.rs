@@ -34,6 +34,8 @@ pub(crate) enum OwnAsk {
     Look { account: LinkedId, place: LinkedId },
     /// What is shown under a token.
     Token(Box<Asked>),
+    /// To sign what this user says of the account.
+    Sign { account: LinkedId, is_revoked: bool },
     /// To end the link.
     Remove { account: LinkedId, reply: Reply<LinkRemoved, LinkError> },
 }
@@ -134,6 +136,9 @@ impl EventLoop {
                 self.looked_elsewhere(&account, &place, true);
             }
             (OwnAsk::Token(asked), LinkedReply::Token(shown)) => self.token_shown(*asked, Ok(shown)),
+            (OwnAsk::Sign { account, is_revoked }, LinkedReply::Signed { association, leave }) => {
+                self.signed_elsewhere(&account, is_revoked, *association, leave.map(|leave| *leave));
+            }
             (OwnAsk::Remove { account, reply }, LinkedReply::Removed { is_taken_back }) => {
                 self.remove_elsewhere(&account, is_taken_back, reply);
             }
@@ -146,6 +151,7 @@ impl EventLoop {
         match ask {
             OwnAsk::Look { account, place } => self.looked_elsewhere(&account, &place, false),
             OwnAsk::Token(asked) => self.token_shown(*asked, Err("the device with the login isn't there".to_owned())),
+            OwnAsk::Sign { account, is_revoked } => self.not_signed(&account, is_revoked),
             OwnAsk::Remove { account, reply } => self.remove_elsewhere(&account, false, reply),
         }
     }
@@ -179,12 +185,17 @@ impl EventLoop {
 
     fn take_question(&mut self, asker: Asker, ask: LinkedAsk) {
         let LinkedAsk { account, question, .. } = ask;
+        if let LinkedQuestion::Sign { last_serial, is_revoked, merge } = question {
+            let reply = self.sign_for(account, last_serial, is_revoked, merge);
+            return self.answer_asker(asker, reply);
+        }
         if !self.linked.accounts.contains_key(&account) || self.linked.questions.0.len() >= QUESTIONS_MAX {
             return self.answer_asker(asker, LinkedReply::Unable);
         }
         let is_listed =
             |node: &Self, place: &LinkedId| node.linked.lists.get(&account).is_some_and(|list| list.contains_key(place));
         let waits = match question {
+            LinkedQuestion::Sign { .. } => None,
             LinkedQuestion::Remove => return self.remove_for(&account, asker),
             LinkedQuestion::Look(place) | LinkedQuestion::Token { at: place, .. } if !is_listed(self, &place) => {
                 return self.answer_asker(asker, LinkedReply::NoContact);

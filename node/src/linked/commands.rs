@@ -92,7 +92,7 @@ impl EventLoop {
         if self.linked.accounts.len() + others.filter(|account| account.id != id).count() >= ACCOUNTS_MAX {
             return Err(NodeError::LimitReached { what: "linked accounts", max: ACCOUNTS_MAX }.into());
         }
-        if !self.identity.has_identity_key() {
+        if !self.identity.has_identity_key() && self.signer_target().is_none() {
             return Err(LinkError::NoIdentityKey);
         }
         let password = Zeroizing::new(options.password);
@@ -179,12 +179,18 @@ impl EventLoop {
         let is_connected = account.is_connected;
         let (user, now) = (self.identity.user_id(), self.now().unix);
         let params = AssociationParams { user, linked: id.clone(), method: ProofMethod::OWN_ITEM, last_serial, now };
-        match self.identity.associate(params, true) {
+        match self.identity.associate(params, None, true) {
             Ok(association) if is_connected => {
                 if let Some(account) = self.linked.accounts.get_mut(id) {
                     account.asked = asked;
                 }
                 self.put_at_place(id, association);
+            }
+            Err(_) if is_connected => {
+                if let Some(account) = self.linked.accounts.get_mut(id) {
+                    account.asked = asked;
+                }
+                self.ask_to_sign(id, last_serial, true);
             }
             _ => self.account_unlinked(id, asked, false),
         }

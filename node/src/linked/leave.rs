@@ -76,7 +76,9 @@ impl EventLoop {
         let is_given = self.gives_linked_leave() && !association.unverified().is_revoked;
         let key = is_given.then(|| self.contacts.presence_secret().linked_key());
         let scope = scope_of(self.privacy_settings());
-        let leave = key.and_then(|key| self.identity.linked_leave(key, scope, self.now().unix));
+        let signed = self.linked.accounts.get(&association.unverified().linked).and_then(|account| account.leave.clone());
+        let signed = signed.filter(|leave| key.as_ref().is_some_and(|key| *key == leave.key));
+        let leave = key.and_then(|key| self.identity.linked_leave(key, scope, self.now().unix)).or(signed);
         Shown { association, leave: leave.as_ref().map(wire::encode) }
     }
 
@@ -268,7 +270,7 @@ impl EventLoop {
 }
 
 /// What contacts in linked systems may do.
-fn scope_of(settings: &PrivacySettings) -> LeaveScope {
+pub(super) fn scope_of(settings: &PrivacySettings) -> LeaveScope {
     let is_for_them = |kind| settings.audience(kind) >= Audience::Linked;
     LeaveScope { calls: is_for_them(Kind::Call), messages: is_for_them(Kind::Message) }
 }

@@ -339,7 +339,7 @@ impl EventLoop {
         let before = before.map_or(0, |said| said.unverified().serial);
         let last_serial = before.max(self.linked.serials.get(id).copied().unwrap_or(0));
         let params = AssociationParams { user: self.identity.user_id(), linked: id.clone(), method, last_serial, now };
-        let association = self.identity.associate(params, false).map_err(|error| error.to_string())?;
+        let association = self.identity.associate(params, self.linked.own_merge.as_ref(), false).map_err(|error| error.to_string())?;
         verify_proof(association.unverified(), Some(proof), self.trusted_proofs(), now).map_err(|error| error.to_string())?;
         self.linked.serials.insert(id.clone(), association.unverified().serial);
         Ok(association)

@@ -223,6 +223,10 @@ impl EventLoop {
         } else {
             self.linked.token_only.remove(id);
         }
+        let own = self.linked.shared.linked(id).and_then(|account| account.association.clone());
+        let shown = seen.iter().filter_map(|(_, sighting)| sighting.association.clone());
+        let said: Vec<Signed<Association>> = own.into_iter().chain(shown).collect();
+        said.iter().for_each(|said| self.learn_merge(said));
         self.linked.known.retain(|(over, place), _| over != id || list.contains_key(place));
         for (place, sighting) in seen.into_iter().filter(|(place, _)| list.contains_key(place)) {
             let key = (id.clone(), place);
@@ -243,7 +247,7 @@ impl EventLoop {
     }
 
     /// Whether this user has linked anything, on whichever device.
-    pub(super) fn has_linked(&self) -> bool {
+    pub(crate) fn has_linked(&self) -> bool {
         !self.linked.accounts.is_empty() || self.linked.shared.live().next().is_some()
     }
 

@@ -191,7 +191,7 @@ impl EventLoop {
                 let is_unread = !conversation.is_read(from, envelope.counter);
                 let to = if group.is_some() { name.to_owned() } else { me };
                 let state = if is_unread { WireState::Delivered } else { WireState::Read };
-                (self.labels.display(author), to, state, is_unread, Vec::new())
+                (self.labels.display(self.present_user(author)), to, state, is_unread, Vec::new())
             }
             Kept::Elsewhere { device, envelope, state } => {
                 let is_read = group.is_none() && is_read_by_anybody(device, envelope.counter);

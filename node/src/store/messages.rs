@@ -261,6 +261,30 @@ impl Transaction {
         self.put(Table::ConversationStates, &conversation_key(with), bytes)
     }
 
+    /// Puts up to `limit` messages, the newest, of one conversation into another, each as `change` has it, and forgets the state of the first. What stays is found there still.
+    ///
+    /// # Errors
+    /// [`StoreError::TooLarge`], [`StoreError::Database`].
+    pub fn move_conversation(
+        &self,
+        (from, to): (&Correspondent, &Correspondent),
+        limit: usize,
+        change: impl Fn(&mut MessageRow),
+    ) -> Result<(), StoreError> {
+        for (sequence, mut row) in self.conversation(from, None, limit)? {
+            let number = sequence.to_be_bytes();
+            let place = |with| [&conversation_key(with)[..], &row.at.0.to_be_bytes(), &number].concat();
+            let (before, after) = (place(from), place(to));
+            row.conversation = to.clone();
+            change(&mut row);
+            check_length("message", &row.content, VALUE_BYTES_MAX)?;
+            self.remove(Table::Conversations, &before)?;
+            self.put(Table::Conversations, &after, &[])?;
+            self.put_value(Table::Messages, &number, &row)?;
+        }
+        self.remove(Table::ConversationStates, &conversation_key(from)).map(drop)
+    }
+
     /// Keeps what somebody else has read in a conversation.
     ///
     /// # Errors

@@ -207,6 +207,7 @@ pub fn signed(bytes: &[u8]) {
         identity::UserCertificate,
         linked::AddressWord,
         linked::Association,
+        linked::IdentityMerge,
         mailbox::Letter,
         profile::Profile,
         presence::Document,

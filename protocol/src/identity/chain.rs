@@ -16,6 +16,9 @@ use crate::wire::Signed;
 /// Most authorities a node trusts at once.
 pub const AUTHORITIES_MAX: usize = 64;
 
+/// Most identities remembered that have become part of others.
+pub const RETIRED_MAX: usize = 4_096;
+
 /// Why a chain, or a revocation list, isn't believed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -59,6 +62,9 @@ pub enum ChainError {
     /// The user has removed the device.
     #[error("the device was removed by its user at {0}")]
     DeviceRemoved(UnixTime),
+    /// The identity has become part of another one.
+    #[error("the identity {0} is part of another one now")]
+    Merged(IdentityKey),
     /// A revocation list that its authority didn't sign.
     #[error("revocation list: {0}")]
     ListSignature(SignatureError),
@@ -100,6 +106,7 @@ impl UserChain {
     /// The first link that doesn't hold.
     pub fn verify(&self, now: UnixTime, trust: &TrustStore) -> Result<VerifiedUser, ChainError> {
         let (root, signing, user) = match self {
+            Self::Key(identity) if trust.retired.contains(identity) => return Err(ChainError::Merged(*identity)),
             Self::Key(identity) => return Ok(VerifiedUser::from_key(*identity)),
             Self::Named { root, signing, user } => (root, signing, user),
         };
@@ -249,6 +256,8 @@ impl AuthorityState {
 pub struct TrustStore {
     authorities: BTreeMap<AuthorityKey, AuthorityState>,
     pub(super) removals: Removals,
+    /// Identities without a name that have become part of others.
+    retired: BTreeSet<IdentityKey>,
 }
 
 impl TrustStore {
@@ -289,6 +298,12 @@ impl TrustStore {
             return Err(ChainError::SigningRevoked(signing.serial));
         }
         Ok(signing)
+    }
+
+    /// An identity without a name is part of another one: nothing is believed of it any more. The caller has checked that both have said so. False if it was known, or there
+    /// is no room: at most [`RETIRED_MAX`].
+    pub fn retire(&mut self, identity: IdentityKey) -> bool {
+        self.retired.len() < RETIRED_MAX && self.retired.insert(identity)
     }
 
     /// True if `root` is believed.

@@ -3,10 +3,11 @@
 use bincode::{Decode, Encode};
 
 use super::id::LinkedId;
+use super::merge::{IdentityMerge, MERGE_EXTENSION};
 use crate::identity::UserId;
 use crate::key::{IdentityKey, SecretKey, SignatureError};
 use crate::time::UnixTime;
-use crate::wire::{Body, DecodeError, Extensions, Signed};
+use crate::wire::{self, Body, DecodeError, Extensions, Signed};
 
 /// Longest validity of an association. Whoever stays linked says it anew in time; who has lost the key, or the account, is rid of it in the end.
 pub const ASSOCIATION_SECS_MAX: u64 = 90 * 86_400;
@@ -113,6 +114,18 @@ impl Association {
     #[must_use]
     pub fn sign(params: AssociationParams, identity: &SecretKey) -> Signed<Self> {
         Signed::sign(Self::new(params, identity, false), identity)
+    }
+
+    /// Says it, and which identity this user has taken over, if that fits.
+    #[must_use]
+    pub fn sign_merged(params: AssociationParams, merge: Option<&Signed<IdentityMerge>>, identity: &SecretKey) -> Signed<Self> {
+        let plain = Self::new(params, identity, false);
+        let said = match merge {
+            Some(merge) => Self { extensions: Extensions::none().with(MERGE_EXTENSION, wire::encode(merge)), ..plain.clone() },
+            None => plain.clone(),
+        };
+        let fits = wire::encoded_len(&said) <= Self::LIMIT;
+        Signed::sign(if fits { said } else { plain }, identity)
     }
 
     /// Takes it back.

@@ -46,6 +46,10 @@ pub enum LinkGrantError {
     OtherIdentity,
 }
 
+/// Extension of a [`LinkRequest`]: the identity key without a name that the joiner has, which is to become part of the holder's user. Of a [`LinkGrant`]: the
+/// [`IdentityMerge`](crate::linked::IdentityMerge) that the user accepts; the joiner signs it.
+pub const LINK_MERGE: u16 = 0x0001;
+
 /// What a joiner says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct LinkRequest {

@@ -116,6 +116,9 @@ impl OpenRefusal {
     }
 }
 
+/// Devices whose users have no name are taken while no more than one in so many places is.
+const UNNAMED_PART: u64 = 16;
+
 /// Decides on a box. `known` is the device's present one, whose epoch and revocations stay; `accounts` counts all boxes.
 ///
 /// # Errors
@@ -128,10 +131,11 @@ pub fn decide_open(
     policy: &MailboxPolicy,
     now: UnixTime,
 ) -> Result<Account, OpenRefusal> {
-    if device.user.name().is_none() {
+    let kept = known.filter(|known| known.rules.device == device.device && known.rules.identity == device.user.identity);
+    // As at gateways: identities without a name cost nothing, and take no room from others.
+    if device.user.name().is_none() && kept.is_none() && accounts >= policy.accounts_max / UNNAMED_PART {
         return Err(OpenRefusal::NotCertified);
     }
-    let kept = known.filter(|known| known.rules.device == device.device && known.rules.identity == device.user.identity);
     if kept.is_none() && accounts >= policy.accounts_max {
         return Err(OpenRefusal::Full);
     }

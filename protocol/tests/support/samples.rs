@@ -23,8 +23,8 @@ use halloo_protocol::group::{Group, GroupPart, GroupSigner, Member, Standing, St
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{LinkedIndicator, REVOCATION_LIST_BYTES_MAX, UserCertificate, UserId};
 use halloo_protocol::linked::{
-    AddressWord, Association, AssociationParams, Held, LinkedId, ProofMethod, SharedLinks, SharedPiece, SharedProof,
-    SharedProvider, SharedSighting, Shown, Sighting,
+    AddressWord, Association, AssociationParams, Held, IdentityMerge, LinkedId, ProofMethod, SharedLinks, SharedPiece,
+    SharedProof, SharedProvider, SharedSighting, Shown, Sighting,
 };
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant};
 use halloo_protocol::mail::MailNotice;
@@ -315,6 +315,12 @@ pub(super) fn linked_id(text: &str) -> LinkedId {
 pub(super) fn association_params() -> AssociationParams {
     let linked = linked_id("xmpp:alice@example.org");
     AssociationParams { user: alice_id(), linked, method: ProofMethod::OWN_ITEM, last_serial: 0, now: NOW }
+}
+
+/// What alice was before she had a name, taken over by who she is now.
+pub(super) fn identity_merge() -> Signed<IdentityMerge> {
+    let old = identity_secret(7);
+    IdentityMerge::accept(IdentityKey(old.public()), alice_id(), NOW, &identity_secret(0)).sign(&old)
 }
 
 /// What alice's phone shares of her account elsewhere.

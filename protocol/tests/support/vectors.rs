@@ -38,8 +38,8 @@ use halloo_protocol::kademlia::{
     StoreAnswer, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
 use halloo_protocol::linked::{
-    AddressProof, AddressWord, Association, LeaveScope, LinkedAsk, LinkedId, LinkedKey, LinkedLeave, LinkedPart, LinkedQuestion,
-    LinkedReply, LinkedShare, LinkedTold, ProviderToken, SharedPiece, TokenPart,
+    AddressProof, AddressWord, Association, IdentityMerge, LeaveScope, LinkedAsk, LinkedId, LinkedKey, LinkedLeave, LinkedPart,
+    LinkedQuestion, LinkedReply, LinkedShare, LinkedTold, ProviderToken, SharedPiece, TokenPart,
 };
 use halloo_protocol::linking::{
     ConfirmStatus, DeviceLink, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkReason, LinkRequest, LinkStart,
@@ -242,6 +242,8 @@ pub(crate) fn all() -> Vec<Vector> {
         "profile" => signed Profile = profile_card().profile;
         // Linked systems
         "association" => signed Association = association();
+        "identity_merge" => signed IdentityMerge = identity_merge();
+        "association_merged" => signed Association = Association::sign_merged(association_params(), Some(&identity_merge()), &identity_secret(0));
         "association_revoked" => signed Association = Association::revoke(association_params(), &identity_secret(0));
         "linked_id_oidc" => plain LinkedId = linked_id("oidc:https://id.example#Sub-1");
         "linked_part" => plain LinkedPart = LinkedPart { association: association(), callee: linked_id("xmpp:bob@example.org"), extensions: extensions() };
@@ -328,6 +330,15 @@ pub(crate) fn all() -> Vec<Vector> {
         "linked_ask_token" => message LinkedAsk = LinkedAsk {
             account: association_params().linked,
             question: LinkedQuestion::Token { at: "xmpp:bob@there.example".parse().expect("an address"), token: "t-1".into() },
+            extensions: none(),
+        };
+        "linked_ask_sign" => message LinkedAsk = LinkedAsk {
+            account: association_params().linked,
+            question: LinkedQuestion::Sign { last_serial: 3, is_revoked: false, merge: Some(identity_merge()) },
+            extensions: none(),
+        };
+        "linked_told_signed" => message LinkedTold = LinkedTold {
+            reply: LinkedReply::Signed { association: Box::new(association()), leave: None },
             extensions: none(),
         };
         "linked_told" => message LinkedTold = LinkedTold { reply: LinkedReply::Token(Some([7; 32])), extensions: none() };

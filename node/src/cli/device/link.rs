@@ -158,7 +158,7 @@ fn join(context: &Context, text: &str, args: Args) -> Result<(), CliError> {
     })
 }
 
-fn target(text: &str, at: Vec<Multiaddr>) -> Result<LinkTarget, CliError> {
+pub(in super::super) fn target(text: &str, at: Vec<Multiaddr>) -> Result<LinkTarget, CliError> {
     let usage = |reason: String| CliError::Usage(reason);
     if text.trim_start().starts_with("halloo:") {
         let link = DeviceLink::parse(text).map_err(|error| usage(error.to_string()))?;
@@ -174,7 +174,7 @@ fn target(text: &str, at: Vec<Multiaddr>) -> Result<LinkTarget, CliError> {
     Ok(LinkTarget::Code { code, at })
 }
 
-const fn stage_words(stage: JoinStage) -> &'static str {
+pub(in super::super) const fn stage_words(stage: JoinStage) -> &'static str {
     match stage {
         JoinStage::Connecting => "looking for the other device",
         JoinStage::Asking => "asking the other device",
@@ -182,7 +182,7 @@ const fn stage_words(stage: JoinStage) -> &'static str {
     }
 }
 
-fn joined_for_people(joined: &Joined, is_chosen: bool) -> String {
+pub(in super::super) fn joined_for_people(joined: &Joined, is_chosen: bool) -> String {
     let mut text = pairs([
         ("home", Some(joined.home.display().to_string())),
         ("username", Some(joined.username.clone())),

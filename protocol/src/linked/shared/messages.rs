@@ -3,10 +3,13 @@
 use bincode::{Decode, Encode};
 
 use super::SharedPiece;
+use crate::linked::association::Association;
 use crate::linked::id::LinkedId;
+use crate::linked::leave::LinkedLeave;
+use crate::linked::merge::IdentityMerge;
 use crate::linked::sighting::Sighting;
 use crate::linked::token::{TOKEN_BYTES_MAX, is_token};
-use crate::wire::{self, DecodeError, Extensions, FrameKind, Message};
+use crate::wire::{self, DecodeError, Extensions, FrameKind, Message, Signed};
 
 /// Pieces in one [`LinkedShare`], and their bytes: the largest piece always fits.
 pub const SHARE_PIECES_MAX: usize = 64;
@@ -70,9 +73,18 @@ pub enum LinkedQuestion {
     },
     /// End the link, and take back what stands at the account's place.
     Remove,
+    /// Sign an association for the asker, who has the login; of a device that has the identity key.
+    Sign {
+        /// The serial of the last one.
+        last_serial: u64,
+        /// Whether it is to be taken back.
+        is_revoked: bool,
+        /// The identity that this user has taken over.
+        merge: Option<Signed<IdentityMerge>>,
+    },
 }
 
-/// A question of an own device to the one that has the login of an account. Refused from anybody else.
+/// A question of an own device to the one that has the login of an account, or the identity key. Refused from anybody else.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct LinkedAsk {
     /// Which account.
@@ -112,6 +124,13 @@ pub enum LinkedReply {
     Removed {
         /// Whether the account's place says so too.
         is_taken_back: bool,
+    },
+    /// The association, and the leave to be shown beside it.
+    Signed {
+        /// The association.
+        association: Box<Signed<Association>>,
+        /// The leave; none where nothing is given.
+        leave: Option<Box<LinkedLeave>>,
     },
 }
 
