@@ -96,9 +96,49 @@ impl RecordKey {
 }
 
 impl Place {
-    /// The place that belongs to the authority's `placement` and a device certificate's `slot`.
+    /// The place that belongs to the authority's `placement` and a device certificate's `slot` (0 to 3): a hash of the placement, with the slot in its last two bits.
+    ///
+    /// So all of a user's places are beside each other, and choosing among slots brings nobody nearer to a record.
     #[must_use]
     pub fn assigned(placement: &[u8; 32], slot: u8) -> Self {
-        Self(hash("halloo place", &[placement, &[slot]]))
+        let mut place = hash("halloo place", &[placement]);
+        let [.., last] = &mut place;
+        *last = *last & !SLOT_BITS | slot & SLOT_BITS;
+        Self(place)
+    }
+
+    /// Whose place it is.
+    #[must_use]
+    pub fn owner(&self) -> PlaceOwner {
+        let mut owner = self.0;
+        let [.., last] = &mut owner;
+        *last &= !SLOT_BITS;
+        PlaceOwner(owner)
+    }
+}
+
+/// The bits of a place's last byte that are the slot.
+const SLOT_BITS: u8 = 3;
+
+/// What the places of one user have in common, and those of two users don't.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PlaceOwner([u8; 32]);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_places_are_beside_each_other_and_nobody_elses() {
+        let (one, other) = ([1; 32], [2; 32]);
+        let places: Vec<Place> = (0..4).map(|slot| Place::assigned(&one, slot)).collect();
+        for (number, place) in places.iter().enumerate() {
+            assert_eq!(place.owner(), places[0].owner());
+            assert!(place.distance(&places[0]).leading_zeros() >= 254, "no slot is nearer to anything far");
+            assert!(places.iter().skip(number + 1).all(|another| another != place), "four places");
+        }
+        let stranger = Place::assigned(&other, 0);
+        assert_ne!(stranger.owner(), places[0].owner());
+        assert!(stranger.distance(&places[0]).leading_zeros() < 32);
     }
 }

@@ -306,11 +306,12 @@ impl Lookup {
         tellers
     }
 
-    /// The `count` closest that haven't failed and aren't silent beyond patience; at most two of one network, and of a teller
+    /// The `count` closest that haven't failed and aren't silent beyond patience; at most two of one network and one of a user, and of a teller
     /// whose word nothing has confirmed no more than are worth trying.
     fn window(&self, now: Instant, count: usize, is_for_asking: bool) -> Vec<&Candidate> {
         let mut tellers = self.tellers(now);
         let mut groups: BTreeMap<Option<NetworkGroup>, usize> = BTreeMap::new();
+        let mut owners = BTreeSet::new();
         let mut window = Vec::new();
         for candidate in self.candidates.values() {
             let is_out = match candidate.state {
@@ -319,7 +320,8 @@ impl Lookup {
                 _ => false,
             };
             let seen = groups.entry(candidate.group).or_default();
-            if is_out || (!self.is_lab && *seen >= GROUP_REPLICAS_MAX) {
+            let owner = candidate.descriptor.place.owner();
+            if is_out || (!self.is_lab && (*seen >= GROUP_REPLICAS_MAX || owners.contains(&owner))) {
                 continue;
             }
             if let Some((confirmed, tried)) = candidate.teller.and_then(|teller| tellers.get_mut(&teller))
@@ -331,6 +333,7 @@ impl Lookup {
                 *tried += usize::from(is_for_asking);
             }
             *seen += 1;
+            owners.insert(owner);
             window.push(candidate);
             if window.len() == count {
                 break;

@@ -148,8 +148,10 @@ impl Publish {
         let have = self.accepted.len() + patient + hopeless + usize::from(self.is_replica);
         let mut groups: BTreeMap<Option<NetworkGroup>, usize> = BTreeMap::new();
         let used = self.accepted.values().map(|(_, to)| to).chain(self.in_flight.values().map(|flight| &flight.to));
+        let mut owners = BTreeSet::new();
         for descriptor in used {
             *groups.entry(NetworkGroup::of_descriptor(descriptor)).or_default() += 1;
+            owners.insert(descriptor.place.owner());
         }
         let mut targets = Vec::new();
         for candidate in self.candidates.iter().filter(|candidate| !self.tried.contains(&candidate.device)) {
@@ -157,7 +159,7 @@ impl Publish {
                 break;
             }
             let count = groups.entry(NetworkGroup::of_descriptor(candidate)).or_default();
-            if is_lab || *count < GROUP_REPLICAS_MAX {
+            if is_lab || (*count < GROUP_REPLICAS_MAX && owners.insert(candidate.place.owner())) {
                 *count += 1;
                 targets.push(Arc::clone(candidate));
             }

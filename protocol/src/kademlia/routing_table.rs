@@ -475,7 +475,7 @@ impl RoutingTable {
         live.chain(hints.take(count).map(known)).collect()
     }
 
-    /// The nodes that should keep what lies at `target`, closest first, not counting ourselves: at most two of one network.
+    /// The nodes that should keep what lies at `target`, closest first, not counting ourselves: at most two of one network, and one of a user.
     pub(super) fn replica_set(&self, target: &Place) -> Vec<Arc<Descriptor>> {
         if self.lab {
             return self.closest(target, REPLICAS);
@@ -485,14 +485,15 @@ impl RoutingTable {
         if few.len() == REPLICAS { few } else { self.unlike(target, 6 * REPLICAS) }
     }
 
-    /// Of the `count` closest nodes the first eight of which no more than two are of one network.
+    /// Of the `count` closest nodes the first eight of which no more than two are of one network, and no two of one user.
     fn unlike(&self, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
         let mut groups: BTreeMap<Option<NetworkGroup>, usize> = BTreeMap::new();
+        let mut owners = BTreeSet::new();
         let mut chosen = Vec::new();
         for (_, device) in nearest(&self.live, target, count) {
             let Some(peer) = self.peers.get(&device) else { continue };
             let seen = groups.entry(peer.group).or_default();
-            if *seen < GROUP_REPLICAS_MAX && chosen.len() < REPLICAS {
+            if *seen < GROUP_REPLICAS_MAX && chosen.len() < REPLICAS && owners.insert(peer.descriptor.place.owner()) {
                 *seen += 1;
                 chosen.push(Arc::clone(&peer.descriptor));
             }
@@ -671,6 +672,24 @@ mod tests {
         assert_eq!(set.len(), REPLICAS);
         let crowded = NetworkGroup::of(&Address::V4 { ip: [10, 0, 0, 9], port: 9, transport: Transport::Tcp });
         assert!(set.iter().filter(|d| NetworkGroup::of_descriptor(d) == crowded).count() <= GROUP_REPLICAS_MAX);
+    }
+
+    #[test]
+    fn one_user_keeps_a_record_once() {
+        let now = Instant::now();
+        let mut table = table(1_000, false);
+        for number in 0..20_u8 {
+            for slot in 0..4 {
+                let mut one = descriptor(u32::from(number) * 4 + u32::from(slot), number);
+                one.place = Place::assigned(&[number; 32], slot);
+                table.prove(now, one, proof());
+            }
+        }
+        let target = Place::assigned(&[3; 32], 2);
+        let set = table.replica_set(&target);
+        let owners: BTreeSet<_> = set.iter().map(|node| node.place.owner()).collect();
+        assert_eq!((set.len(), owners.len()), (REPLICAS, REPLICAS));
+        assert_eq!(set[0].place, target, "the nearest of them");
     }
 
     #[test]

@@ -98,7 +98,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     if has(Part::Eclipse) {
         for ages in [false, true] {
-            print_row(&rows::eclipse(seed, arguments.nodes, ages, 1_000));
+            print_row(&rows::eclipse(seed, arguments.nodes, ages, arguments.lookups.min(1_000)));
         }
     }
     Ok(())
