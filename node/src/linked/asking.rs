@@ -186,7 +186,7 @@ impl EventLoop {
     fn take_question(&mut self, asker: Asker, ask: LinkedAsk) {
         let LinkedAsk { account, question, .. } = ask;
         if let LinkedQuestion::Sign { last_serial, is_revoked, merge } = question {
-            let reply = self.sign_for(account, last_serial, is_revoked, merge);
+            let reply = self.sign_for(account, last_serial, is_revoked, merge.map(|merge| *merge));
             return self.answer_asker(asker, reply);
         }
         if !self.linked.accounts.contains_key(&account) || self.linked.questions.0.len() >= QUESTIONS_MAX {

@@ -37,7 +37,7 @@ impl EventLoop {
     pub(super) fn ask_to_sign(&mut self, account: &LinkedId, last_serial: u64, is_revoked: bool) {
         let ask = OwnAsk::Sign { account: account.clone(), is_revoked };
         let Some(target) = self.signer_target() else { return self.asked_in_vain(ask) };
-        let question = LinkedQuestion::Sign { last_serial, is_revoked, merge: self.linked.own_merge.clone() };
+        let question = LinkedQuestion::Sign { last_serial, is_revoked, merge: self.linked.own_merge.clone().map(Box::new) };
         let message = LinkedAsk { account: account.clone(), question, extensions: Extensions::none() };
         self.request(&target, &message, Purpose::LinkedAsk(Box::new(ask)), SIGN_AT_MOST);
     }

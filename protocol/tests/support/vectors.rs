@@ -334,7 +334,7 @@ pub(crate) fn all() -> Vec<Vector> {
         };
         "linked_ask_sign" => message LinkedAsk = LinkedAsk {
             account: association_params().linked,
-            question: LinkedQuestion::Sign { last_serial: 3, is_revoked: false, merge: Some(identity_merge()) },
+            question: LinkedQuestion::Sign { last_serial: 3, is_revoked: false, merge: Some(Box::new(identity_merge())) },
             extensions: none(),
         };
         "linked_told_signed" => message LinkedTold = LinkedTold {

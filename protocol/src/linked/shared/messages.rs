@@ -80,7 +80,7 @@ pub enum LinkedQuestion {
         /// Whether it is to be taken back.
         is_revoked: bool,
         /// The identity that this user has taken over.
-        merge: Option<Signed<IdentityMerge>>,
+        merge: Option<Box<Signed<IdentityMerge>>>,
     },
 }
 
