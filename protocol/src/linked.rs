@@ -17,21 +17,29 @@
 //! association says doesn't change with them.
 
 mod association;
+mod carrier;
 mod decide;
 mod id;
 mod leave;
 mod list;
+mod listing;
 mod part;
 mod sighting;
+mod slow;
 #[cfg(test)]
 mod tests;
 mod token;
 
 pub use association::{ASSOCIATION_SECS_MAX, Association, AssociationError, AssociationParams, ProofMethod};
-pub use decide::{Claim, ContactLists, LinkedContact, NotLinked, TrustDecision, TrustRequest, decide};
+pub use carrier::{Carrier, CarrierError, Carriers, decide_by_first};
+pub use decide::{Claim, ContactLists, Indicated, LinkedContact, NotLinked, TrustDecision, TrustRequest, decide};
 pub use id::{LINKED_ADDRESS_BYTES_MAX, LinkedId, LinkedIdError, System};
 pub use leave::{LEAVE_BYTES_MAX, LeaveScope, LinkedKey, LinkedLeave};
 pub use list::{ListEntry, Readers};
+pub use listing::{
+    FoundListing, LISTING_BYTES_MAX, LISTING_SECS_MAX, Listing, ListingError, ListingParams, PROOF_BYTES_MAX, PlacedListing,
+};
 pub use part::{LINKED_EXTENSION, LinkedPart};
 pub use sighting::{KnownAssociations, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Shown, Sighting, SightingError};
+pub use slow::{Indicator, SLOW_MEMORY_KIB, SLOW_PASSES, SlowHashError, SlowId};
 pub use token::{TOKEN_BYTES_MAX, TOKEN_EXTENSION, TOKEN_SECS_MAX, TokenPart, is_token};

@@ -15,14 +15,14 @@ use halloo_protocol::contact::{
     Asking, ContactKeys, ContactRequest, ContactSignal, ContactStatement, OwnKeys, Roster, RosterShare, Secret32, Signer, Stance,
 };
 use halloo_protocol::directory::{
-    DeviceEntry, DeviceKind, Helper, Place, PrivatePart, PushAddress, RECORD_BYTES_MAX, Reachability, UnverifiedRecord,
+    DeviceEntry, DeviceKind, Helper, Place, PrivatePart, PushAddress, RECORD_BYTES_MAX, Reachability, RecordKey, UnverifiedRecord,
 };
 use halloo_protocol::event::EventKind;
 use halloo_protocol::file::FileSignal;
 use halloo_protocol::group::{Group, GroupPart, GroupSigner, Member, Standing, StandingMark};
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{LinkedIndicator, REVOCATION_LIST_BYTES_MAX, UserCertificate, UserId};
-use halloo_protocol::linked::{Association, AssociationParams, LinkedId, ProofMethod};
+use halloo_protocol::linked::{Association, AssociationParams, LinkedId, PlacedListing, ProofMethod};
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant};
 use halloo_protocol::mail::MailNotice;
 use halloo_protocol::mailbox::{Admission, Letter, LetterId, MailboxPut, SealedLetter};
@@ -312,6 +312,20 @@ pub(super) fn linked_id(text: &str) -> LinkedId {
 pub(super) fn association_params() -> AssociationParams {
     let linked = linked_id("xmpp:alice@example.org");
     AssociationParams { user: alice_id(), linked, method: ProofMethod::OWN_ITEM, last_serial: 0, now: NOW }
+}
+
+pub(super) fn placed_listing() -> Signed<PlacedListing> {
+    let (serial, until) = (NOW.0, NOW.plus_secs(86_400));
+    let sealed = vec![0xab; 1_024];
+    let listing = PlacedListing {
+        place: RecordKey([0x77; 32]),
+        writer: chain(0, 0),
+        serial,
+        until,
+        sealed,
+        extensions: Extensions::none(),
+    };
+    Signed::sign(listing, &device_secret(0))
 }
 
 pub(super) fn association() -> Signed<Association> {
