@@ -89,6 +89,7 @@ pub(crate) struct Settings {
     pub(crate) files: crate::config::FilesConfig,
     pub(crate) gateway: crate::config::GatewayConfig,
     pub(crate) mail: crate::config::MailConfig,
+    pub(crate) linked: crate::config::LinkedConfig,
     pub(crate) sensor: crate::config::SensorConfig,
 }
 
@@ -133,6 +134,7 @@ impl Default for Settings {
             files: crate::config::FilesConfig::default(),
             gateway: crate::config::GatewayConfig::default(),
             mail: crate::config::MailConfig::default(),
+            linked: crate::config::LinkedConfig::default(),
             sensor: crate::config::SensorConfig::default(),
         }
     }
@@ -341,6 +343,12 @@ impl NodeBuilder {
     /// By which services of others the gateway role delivers; its files are read at the start. Default: Web Push, webhooks and the stream alone.
     pub fn gateway_role(mut self, gateway: crate::config::GatewayConfig) -> Self {
         self.settings.gateway = gateway;
+        self
+    }
+
+    /// Providers whose word is taken for who somebody is in another system. Default: none.
+    pub fn linked(mut self, linked: crate::config::LinkedConfig) -> Self {
+        self.settings.linked = linked;
         self
     }
 

@@ -4,6 +4,7 @@
 //! commented sample. Unknown keys are refused, so that a typing error is noticed.
 
 mod gateway;
+mod linked;
 mod mail;
 mod sensor;
 mod sip;
@@ -20,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use gateway::{ApnsConfig, DatabaseUrl, FcmConfig, GatewayConfig, SmsConfig};
+pub(crate) use linked::PROVIDERS_MAX;
+pub use linked::{ContactIdKind, ContactsConfig, LinkedConfig, ProviderConfig};
 pub(crate) use mail::ACCOUNTS_MAX as MAIL_ACCOUNTS_MAX;
 pub use mail::{MailAccount, MailConfig};
 pub use sensor::SensorConfig;
@@ -68,6 +71,8 @@ pub struct Config {
     pub sensor: SensorConfig,
     /// Mail accounts that are watched for this user's devices.
     pub mail: MailConfig,
+    /// Whose word is taken for who somebody is in another system.
+    pub linked: LinkedConfig,
     /// The edge for SIP phones.
     pub sip: SipConfig,
     /// Where the local API listens.
@@ -534,6 +539,10 @@ pub fn sample(values: &SampleValues) -> String {
 # video = "linked"
 # message = "linked"
 # file = "linked"
+
+# What may tell you that a caller is a contact in a linked system, and tell others that you are theirs; all where nothing is said.
+[linked]
+# carriers = ["request", "certificate", "presence", "place", "directory"]
 
 # Whether calls ring during another call, and whose ring although you don't want to be disturbed (`halloo presence set dnd`).
 [calls]

@@ -328,6 +328,7 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         .web_roots(config.roots.map(|path| home.root().join(path)))
         .gateway_role(config.gateway.seen_from(home.root()))
         .mail(config.mail.seen_from(home.root()))
+        .linked(config.linked.seen_from(home.root()))
         .sensor(config.sensor.seen_from(home.root()))
         .authority_role(config.authority.name, config.authority.enrolment.unwrap_or(EnrolmentPolicy::Invite))
         .auto_answer(answer.map(|answer| crate::builder::AutoAnswer {

@@ -9,10 +9,16 @@
 //! Contacts elsewhere wake this user's devices with the key that stands beside the association; when one of them leaves, it is another ([`leave`]).
 
 mod calls;
+mod certify;
 mod commands;
+mod http;
 mod leave;
+mod listings;
+mod logins;
 mod messages;
+mod oidc;
 mod secret;
+mod slow;
 mod system;
 mod tokens;
 mod xmpp;
@@ -23,14 +29,18 @@ use std::time::{Duration, Instant};
 use bincode::{Decode, Encode};
 use halloo_protocol::call::CallId;
 use halloo_protocol::linked::{
-    Association, AssociationParams, ContactLists, KnownAssociations, LinkedId, ListEntry, ProofMethod, Readers, Shown, Sighting,
+    Association, AssociationParams, Carrier, ContactLists, KnownAssociations, LinkedId, ListEntry, ProofMethod, Providers,
+    Readers, Shown, Sighting, System,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Signed;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+pub(crate) use self::certify::Certifying;
 pub(crate) use self::leave::LINKED_PART;
+pub(crate) use self::logins::LoginNews;
+pub(crate) use self::slow::SlowHashed;
 use self::system::{Order, Run};
 use crate::event_loop::EventLoop;
 use crate::handle::Event;
@@ -61,7 +71,7 @@ const KEEP_AFTER: Duration = Duration::from_secs(5);
 const SHOW_AGAIN: Duration = Duration::from_secs(30);
 
 const ACCOUNTS: &str = "linked accounts";
-const SIGHTINGS: &str = "linked sightings 2";
+const SIGHTINGS: &str = "linked sightings 3";
 const LISTS: &str = "linked lists";
 const TOKEN_ONLY: &str = "linked token accounts";
 
@@ -87,6 +97,10 @@ pub(crate) enum News {
     Issued { call: CallId, token: Result<String, String> },
     /// What a caller's server shows under their token.
     TokenShown { asked: Box<tokens::Asked>, shown: Result<Option<[u8; 32]>, String> },
+    /// There is a newer proof of the account, encoded.
+    Renewed(Vec<u8>),
+    /// What has to be kept of the account to use it again, to be sealed.
+    Secret(String),
     /// It isn't connected; it is tried again.
     Trouble(String),
 }
@@ -132,6 +146,16 @@ struct Account {
     show_again_at: Option<Instant>,
 }
 
+fn xmpp_params(stored: &StoredAccount, password: zeroize::Zeroizing<String>) -> xmpp::XmppParams {
+    xmpp::XmppParams {
+        account: stored.id.clone(),
+        server: stored.server.clone(),
+        roots: stored.roots.as_ref().map(Into::into),
+        is_plain: stored.is_plain,
+        password,
+    }
+}
+
 /// All that is known of linked systems.
 #[derive(Debug, Default)]
 pub(crate) struct LinkedState {
@@ -155,12 +179,25 @@ pub(crate) struct LinkedState {
     /// Accounts that couldn't be used at the start: kept, for the next one.
     unusable: Vec<StoredAccount>,
     messages: messages::Looked,
+    slow: slow::SlowHashes,
+    listings: listings::Listings,
+    certifications: certify::Certifications,
+    /// What has shown what was seen, where it wasn't the place.
+    seen_by: BTreeMap<(LinkedId, LinkedId), Carrier>,
+    /// Providers whose tokens count.
+    providers: Providers,
+    /// What shows that own accounts are this user's, where that stands by itself.
+    proofs: BTreeMap<LinkedId, Vec<u8>>,
+    logins: logins::Logins,
 }
 
 // Start, and the tasks.
 impl EventLoop {
     /// Reads what was linked and connects.
     pub(crate) fn linked_start(&mut self) {
+        self.slow_start();
+        self.listings_start();
+        self.logins_start();
         let read = self.store.read::<_, StoreError>(|view| {
             let accounts: Vec<StoredAccount> = view.setting_value(ACCOUNTS)?.unwrap_or_default();
             let sightings: Vec<((LinkedId, LinkedId), Sighting)> = view.setting_value(SIGHTINGS)?.unwrap_or_default();
@@ -193,23 +230,24 @@ impl EventLoop {
         if self.linked.keep_at.take().is_some() {
             self.keep_sightings();
         }
+        self.keep_slow_hashes();
     }
 
     /// Starts the task of an account.
     fn connect_account(&mut self, stored: StoredAccount, asked: Option<commands::Asked>) -> Result<(), String> {
-        let password = secret::open(self.identity.device_key(), &stored.id, &stored.secret);
-        let params = xmpp::XmppParams {
-            account: stored.id.clone(),
-            server: stored.server.clone(),
-            roots: stored.roots.as_ref().map(Into::into),
-            is_plain: stored.is_plain,
-            password: password.ok_or("its password was sealed on another device: link it again")?,
-        };
-        let system = xmpp::XmppAccount::new(params)?;
+        let secret = secret::open(self.identity.device_key(), &stored.id, &stored.secret);
+        let secret = secret.ok_or("what it is used with was sealed on another device: link it again")?;
         self.linked.runs += 1;
         let run = Run { account: stored.id.clone(), number: self.linked.runs };
         let (orders, receiver) = mpsc::channel(ORDERS_MAX);
-        tokio::spawn(system::drive(system, run, receiver, self.internal_sender.clone()));
+        let news = self.internal_sender.clone();
+        if stored.id.system() == System::Xmpp {
+            let system = xmpp::XmppAccount::new(xmpp_params(&stored, secret))?;
+            tokio::spawn(system::drive(system, run, receiver, news));
+        } else {
+            let system = self.oidc_account(&stored, &secret)?;
+            tokio::spawn(system::drive(system, run, receiver, news));
+        }
         let account = Account {
             number: self.linked.runs,
             orders,
@@ -288,6 +326,8 @@ impl EventLoop {
             News::Seen { at, shown } => self.place_seen(&id, at, shown),
             News::Issued { call, token } => self.token_issued(&id, call, token),
             News::TokenShown { asked, shown } => self.token_shown(*asked, shown),
+            News::Renewed(proof) => self.proof_renewed(&id, proof),
+            News::Secret(text) => self.secret_changed(&id, &text),
             News::Trouble(reason) => self.account_in_trouble(&id, reason),
         }
     }
@@ -300,7 +340,7 @@ impl EventLoop {
         if let Some(account) = self.linked.accounts.get_mut(id) {
             (account.is_connected, account.trouble) = (true, None);
             account.look_all_at = Some(Instant::now() + LOOK_EVERY);
-            account.to_look = list.keys().cloned().collect();
+            account.to_look = if logins::has_place(id) { list.keys().cloned().collect() } else { Vec::new() };
             account.looking = 0;
         }
         self.linked.lists.insert(id.clone(), list);
@@ -319,7 +359,7 @@ impl EventLoop {
                 self.linked.known.remove(&(id.clone(), entry.id));
             } else if list.len() < CONTACTS_MAX {
                 list.insert(entry.id.clone(), entry.name);
-                if let Some(account) = self.linked.accounts.get_mut(id) {
+                if let Some(account) = self.linked.accounts.get_mut(id).filter(|_| logins::has_place(id)) {
                     account.to_look.push(entry.id);
                 }
                 self.look_on(id);
@@ -332,7 +372,12 @@ impl EventLoop {
         let Some(account) = self.linked.accounts.get_mut(id) else { return };
         (account.is_connected, account.showing, account.looking) = (false, None, 0);
         if let Some(asked) = account.asked.take() {
-            return self.account_failed(id, asked, reason);
+            if logins::has_place(id) {
+                return self.account_failed(id, asked, reason);
+            }
+            // It is linked all the same: what shows it is had already.
+            account.trouble = Some(reason);
+            return self.account_linked(id, asked);
         }
         let is_news = account.trouble.replace(reason.clone()).is_none();
         if is_news {
@@ -346,7 +391,7 @@ impl EventLoop {
 impl EventLoop {
     /// Puts at the account's place what this user says of it: what was said before, unless that is half over.
     fn show_own(&mut self, id: &LinkedId) {
-        if self.is_token_only(id) {
+        if self.is_token_only(id) || !logins::has_place(id) {
             self.keep_accounts();
             let asked = self.linked.accounts.get_mut(id).and_then(|account| account.asked.take());
             return asked.into_iter().for_each(|asked| self.account_linked(id, asked));
@@ -425,6 +470,7 @@ impl EventLoop {
         }
         account.stored.association = Some(association);
         self.keep_accounts();
+        self.listing_changed(id);
         if let Some(asked) = asked {
             self.account_linked(id, asked);
         }
@@ -481,6 +527,7 @@ impl EventLoop {
         let before = self.linked.known.remove(&key);
         let is_worth_keeping = seen.association.is_some() || before.as_ref().is_some_and(|before| before.association.is_some());
         let seen = seen.after(before.as_ref());
+        self.linked.seen_by.remove(&key);
         self.linked.known.insert(key, seen);
         if is_worth_keeping {
             self.keep_sightings_soon();
@@ -500,7 +547,7 @@ impl EventLoop {
             let mut is_old = false;
             if let Some(account) = self.linked.accounts.get_mut(&id) {
                 account.look_all_at = Some(now.instant + LOOK_EVERY);
-                account.to_look = all;
+                account.to_look = if logins::has_place(&id) { all } else { Vec::new() };
                 is_old = account.stored.association.as_ref().is_some_and(|said| now.unix >= said.unverified().renew_at());
             }
             if is_old {
@@ -513,8 +560,12 @@ impl EventLoop {
             self.keep_sightings();
         }
         self.show_again(now.instant);
+        self.logins_tick(now.instant, now.unix);
         self.turn_key_when_due(now.instant);
         self.tokens_tick(now.instant);
+        self.slow_tick(now.instant);
+        self.listings_tick(now.instant);
+        self.certify_tick(now.instant);
         self.linked_calls_tick(now);
     }
 }

@@ -213,6 +213,11 @@ pub(crate) fn password(path: &Path) -> Result<Zeroizing<String>, String> {
 
 /// For connections to servers whose certificate Mozilla's list vouches for, or one of these files'.
 pub(crate) fn connector(more_roots: Option<&Path>) -> Result<TlsConnector, String> {
+    Ok(TlsConnector::from(std::sync::Arc::new(tls_config(more_roots)?)))
+}
+
+/// The usual roots, and more from a file in PEM.
+pub(crate) fn tls_config(more_roots: Option<&Path>) -> Result<rustls::ClientConfig, String> {
     let mut roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     if let Some(path) = more_roots {
         let failed = |reason: String| format!("roots: {}: {reason}", path.display());
@@ -227,12 +232,11 @@ pub(crate) fn connector(more_roots: Option<&Path>) -> Result<TlsConnector, Strin
         }
     }
     let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("tls: {error}"))?
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(std::sync::Arc::new(config)))
+        .with_no_client_auth())
 }
 
 // The watching device.

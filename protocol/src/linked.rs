@@ -13,9 +13,10 @@
 //!
 //! A link makes nobody a contact here: keys that contacts have aren't given away, and presence isn't seen.
 //!
-//! Proofs that stand by themselves (a provider's signed token, an authority's word) have methods of their own and travel with the association; what an
-//! association says doesn't change with them.
+//! Proofs that stand by themselves (a provider's signed token, an authority's word for an address) have methods of their own and travel with the association;
+//! what an association says doesn't change with them, and nothing has to be looked at.
 
+mod address_word;
 mod association;
 mod carrier;
 mod decide;
@@ -24,22 +25,29 @@ mod leave;
 mod list;
 mod listing;
 mod part;
+mod proof;
+#[cfg(test)]
+mod proof_tests;
+mod provider_token;
 mod sighting;
 mod slow;
 #[cfg(test)]
 mod tests;
 mod token;
 
+pub use address_word::{ADDRESS_WORD_SECS_MAX, AddressProof, AddressWord};
 pub use association::{ASSOCIATION_SECS_MAX, Association, AssociationError, AssociationParams, ProofMethod};
 pub use carrier::{Carrier, CarrierError, Carriers, decide_by_first};
 pub use decide::{Claim, ContactLists, Indicated, LinkedContact, NotLinked, TrustDecision, TrustRequest, decide};
 pub use id::{LINKED_ADDRESS_BYTES_MAX, LinkedId, LinkedIdError, System};
 pub use leave::{LEAVE_BYTES_MAX, LeaveScope, LinkedKey, LinkedLeave};
 pub use list::{ListEntry, Readers};
-pub use listing::{
-    FoundListing, LISTING_BYTES_MAX, LISTING_SECS_MAX, Listing, ListingError, ListingParams, PROOF_BYTES_MAX, PlacedListing,
-};
+pub use listing::{FoundListing, LISTING_BYTES_MAX, LISTING_SECS_MAX, Listing, ListingError, ListingParams, PlacedListing};
 pub use part::{LINKED_EXTENSION, LinkedPart};
-pub use sighting::{KnownAssociations, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Shown, Sighting, SightingError};
+pub use proof::{PROOF_BYTES_MAX, PROOF_EXTENSION, ProofError, Providers, TrustedProofs, verify_proof};
+pub use provider_token::{
+    KeyMaterial, PROVIDER_KEY_SECS_MAX, PROVIDER_KEYS_MAX, ProviderKey, ProviderToken, TrustedProvider, nonce_for,
+};
+pub use sighting::{KnownAssociations, SEEN_SECS_FRESH, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Shown, Sighting, SightingError};
 pub use slow::{Indicator, SLOW_MEMORY_KIB, SLOW_PASSES, SlowHashError, SlowId};
 pub use token::{TOKEN_BYTES_MAX, TOKEN_EXTENSION, TOKEN_SECS_MAX, TokenPart, is_token};

@@ -327,7 +327,7 @@ impl EventLoop {
         // A leg is for one device, and for nobody else who might have its name by now.
         // What somebody shows in a linked system names a key: whoever else has the name isn't meant.
         let linked = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.options.linked.as_ref());
-        let is_key_meant = linked.is_none_or(|callee| callee.identity == record.identity());
+        let is_key_meant = linked.and_then(|callee| callee.identity).is_none_or(|identity| identity == record.identity());
         let is_meant = |device: &DeviceKey| {
             is_key_meant
                 && *device != me

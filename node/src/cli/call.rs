@@ -50,6 +50,9 @@ pub(super) struct Args {
     /// The gateway by which a telephone number is called; the default is in config.toml, telephone under [calls]
     #[arg(long, value_name = "NAME@AUTHORITY", value_parser = parse::full_user)]
     via: Option<String>,
+    /// Call them as this contact of yours in a linked system, who doesn't show there who they are here: xmpp:bob@example.org
+    #[arg(long = "as", value_name = "CONTACT", value_parser = parse::linked)]
+    as_contact: Option<String>,
     /// Show what happened, stage by stage, at both ends
     #[arg(long)]
     trace: bool,
@@ -99,6 +102,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         via: args.via,
         phone: args.phone,
         telephone: None,
+        as_contact: args.as_contact,
         linked: None,
     };
     let client = context.client()?;

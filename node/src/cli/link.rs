@@ -3,13 +3,15 @@
 use std::io::Read;
 use std::path::PathBuf;
 
-use halloo_protocol::linked::LinkedId;
-
 use super::error::CliError;
 use super::output::{pairs, printable, table, word};
 use super::progress::Spinner;
 use super::{Context, parse};
-use crate::handle::linked::{LinkList, LinkOptions, LinkRemoved, LinkedAccount};
+use crate::api::client::Client;
+use crate::api::requests::{CertifyLinkRequest, FindRequest, ListingRequest};
+use crate::handle::linked::{
+    LinkCertified, LinkFound, LinkList, LinkLogin, LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount,
+};
 
 /// Longest password, with the end of its line.
 const PASSWORD_BYTES_MAX: u64 = 1_026;
@@ -20,16 +22,22 @@ pub(super) enum Command {
     Add(AddArgs),
     /// Linked accounts, and who of their contacts can be called
     List,
+    /// Who somebody in another system is here, as the directory says; whoever knows the address can ask
+    Find(FindArgs),
+    /// Whether who knows the address of a linked account finds you by it, in the directory
+    Listing(ListingArgs),
+    /// Have your certificate hint at an identity that your authority knows to be yours: contacts there let you in by nothing else
+    Certify(CertifyArgs),
     /// Unlink an account: takes back what its contacts are shown, and forgets the password
     Remove(RemoveArgs),
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AddArgs {
-    /// Which system
-    #[arg(value_name = "SYSTEM", value_parser = ["xmpp"])]
+    /// Which system; oidc: OpenID Connect
+    #[arg(value_name = "SYSTEM", value_parser = ["xmpp", "oidc"])]
     system: String,
-    /// The address there: alice@example.org
+    /// The address there: alice@example.org; for oidc the provider: https://id.example.org
     #[arg(value_name = "ADDRESS", value_parser = parse::text)]
     address: String,
     /// A file with the password alone, readable by its owner alone
@@ -44,25 +52,67 @@ pub(super) struct AddArgs {
     /// Without TLS; for a server on this machine alone
     #[arg(long)]
     plain: bool,
+    /// Let whoever knows the address find you by it, in the directory
+    #[arg(long, conflicts_with_all = ["unlisted", "tokens"])]
+    listed: bool,
+    /// Keep it out of the directory, as accounts are whose contacts have a place to look
+    #[arg(long)]
+    unlisted: bool,
     /// Don't show its contacts who you are here: whoever you call learns it, by a token of the server for that call. They can't call you by it
     #[arg(long)]
     tokens: bool,
+    /// oidc: the application that this node is at the provider, where config.toml doesn't say it
+    #[arg(long, value_name = "ID", value_parser = parse::text)]
+    client_id: Option<String>,
+    /// oidc: a file with the application's secret alone, readable by its owner alone
+    #[arg(long, value_name = "FILE", requires = "client_id")]
+    client_secret_file: Option<PathBuf>,
+    /// oidc: log in on another machine, by a code
+    #[arg(long)]
+    device: bool,
+    /// oidc: link the mail address that the provider has verified, not the account itself
+    #[arg(long)]
+    mail: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct FindArgs {
+    /// Who they are there: mailto:bob@example.org
+    #[arg(value_name = "ID", value_parser = parse::linked)]
+    id: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListingArgs {
+    /// The account: xmpp:alice@example.org
+    #[arg(value_name = "ACCOUNT", value_parser = parse::linked)]
+    account: String,
+    /// Whether it is listed
+    #[arg(value_name = "on|off", value_parser = ["on", "off"])]
+    listed: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CertifyArgs {
+    /// Who you are there: xmpp:alice@example.org
+    #[arg(value_name = "ID", value_parser = parse::linked)]
+    id: String,
+    /// Hint at it no more
+    #[arg(long)]
+    remove: bool,
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct RemoveArgs {
     /// The account: xmpp:alice@example.org
-    #[arg(value_name = "ACCOUNT", value_parser = account)]
+    #[arg(value_name = "ACCOUNT", value_parser = parse::linked)]
     account: String,
-}
-
-fn account(text: &str) -> Result<String, String> {
-    text.parse::<LinkedId>().map(|id| id.to_string()).map_err(|error| error.to_string())
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let client = context.client()?;
     match command {
+        Command::Add(args) if args.system == "oidc" => login(context, &client, args).await,
         Command::Add(args) => {
             let options = options(args)?;
             let spinner = Spinner::start(context.output, "logging in");
@@ -74,12 +124,77 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
             let list: LinkList = client.get("/v1/links").await?;
             context.output.print(&list, list_for_people)
         }
+        Command::Find(args) => {
+            let spinner = Spinner::start(context.output, "asking the directory");
+            let found: LinkFound = client.post("/v1/links/find", &FindRequest { id: args.id }).await?;
+            drop(spinner);
+            context.output.print(&found, found_for_people)
+        }
+        Command::Listing(args) => {
+            let path = format!("/v1/links/{}/listing", parse::url_part(&args.account));
+            let account: LinkedAccount = client.post(&path, &ListingRequest { listed: args.listed == "on" }).await?;
+            context.output.print(&account, account_for_people)
+        }
+        Command::Certify(args) => {
+            let spinner = Spinner::start(context.output, "asking the authority");
+            let request = CertifyLinkRequest { id: args.id, is_wanted: !args.remove };
+            let certified: LinkCertified = client.post("/v1/links/certify", &request).await?;
+            drop(spinner);
+            context.output.print(&certified, certified_for_people)
+        }
         Command::Remove(args) => {
             let path = format!("/v1/links/{}/remove", parse::url_part(&args.account));
             let removed: LinkRemoved = client.post(&path, &serde_json::json!({})).await?;
             context.output.print(&removed, removed_for_people)
         }
     }
+}
+
+/// Says where to log in, and waits for it.
+async fn login(context: &Context, client: &Client, args: AddArgs) -> Result<(), CliError> {
+    let secret = args.client_secret_file.as_deref().map(crate::mail::password).transpose().map_err(CliError::Usage)?;
+    let options = LinkLoginOptions {
+        issuer: args.address,
+        client_id: args.client_id,
+        client_secret: secret.map(|secret| secret.to_string()),
+        device: args.device,
+        roots: absolute(args.roots)?,
+        mail: args.mail,
+    };
+    let begun: LinkLogin = client.post("/v1/links/login", &options).await?;
+    if context.output.is_json() {
+        context.output.json(&with_event("login", &begun))?;
+    } else {
+        context.output.text(&login_for_people(&begun, args.device))?;
+    }
+    let spinner = Spinner::start(context.output, "waiting for the login");
+    let path = format!("/v1/links/login/{}/wait", parse::url_part(&begun.login));
+    let account: LinkedAccount = client.post(&path, &serde_json::json!({})).await?;
+    drop(spinner);
+    if context.output.is_json() {
+        return context.output.json(&with_event("linked", &account));
+    }
+    context.output.text(&account_for_people(&account))
+}
+
+fn with_event(name: &str, value: &impl serde::Serialize) -> serde_json::Value {
+    let mut line = serde_json::to_value(value).unwrap_or_default();
+    line["event"] = name.into();
+    line
+}
+
+fn login_for_people(begun: &LinkLogin, is_device: bool) -> String {
+    let url = printable(&begun.url);
+    let Some(code) = begun.user_code.as_ref().filter(|_| is_device) else {
+        return format!("open this address in a browser on this machine:\n\n  {url}\n");
+    };
+    let picture = qrcode::QrCode::new(begun.url.as_bytes()).ok();
+    let picture = picture.map(|picture| picture.render::<qrcode::render::unicode::Dense1x2>().build()).unwrap_or_default();
+    format!("{picture}\nopen this address in any browser, and type {}:\n\n  {url}\n", printable(code))
+}
+
+fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>, CliError> {
+    path.map(std::path::absolute).transpose().map_err(|error| CliError::Usage(format!("roots: {error}")))
 }
 
 fn options(args: AddArgs) -> Result<LinkOptions, CliError> {
@@ -92,8 +207,7 @@ fn options(args: AddArgs) -> Result<LinkOptions, CliError> {
             text.trim_end_matches(['\r', '\n']).to_owned()
         }
     };
-    let roots = args.roots.map(std::path::absolute).transpose();
-    let roots = roots.map_err(|error| CliError::Usage(format!("roots: {error}")))?;
+    let roots = absolute(args.roots)?;
     Ok(LinkOptions {
         system: args.system,
         address: args.address,
@@ -102,6 +216,7 @@ fn options(args: AddArgs) -> Result<LinkOptions, CliError> {
         roots,
         plain: args.plain,
         tokens: args.tokens,
+        listed: if args.listed || args.unlisted { Some(args.listed) } else { None },
     })
 }
 
@@ -115,6 +230,8 @@ fn account_for_people(account: &LinkedAccount) -> String {
         ("state", Some(word(&account.state))),
         ("because", account.reason.clone()),
         ("shown until", shown),
+        ("in the directory", account.listed.then(|| format!("at {} nodes", account.listed_at))),
+        ("certified until", account.certified_until.map(|until| until.to_string())),
         ("contacts", Some(contacts)),
     ]);
     let rows = account.contacts.iter().filter_map(|contact| {
@@ -130,13 +247,36 @@ fn account_for_people(account: &LinkedAccount) -> String {
 
 fn list_for_people(list: &LinkList) -> String {
     if list.accounts.is_empty() {
-        return "nothing is linked; halloo link add xmpp ADDRESS".to_owned();
+        return "nothing is linked; halloo link add xmpp ADDRESS, or oidc ISSUER".to_owned();
     }
-    list.accounts.iter().map(account_for_people).collect::<Vec<_>>().join("\n")
+    let accounts: Vec<String> = list.accounts.iter().map(account_for_people).collect();
+    format!("{}\nby: {}\n", accounts.join("\n"), list.carriers.join(", "))
+}
+
+fn found_for_people(found: &LinkFound) -> String {
+    if found.users.is_empty() {
+        return printable(&format!("nobody says that they are {}", found.id)).into_owned();
+    }
+    let rows = found.users.iter().map(|user| {
+        let proof = user.proved_by.map_or_else(|| "nothing: a mere claim".to_owned(), |proof| word(&proof));
+        [user.username.clone(), proof]
+    });
+    table(["HERE", "PROVED BY"], rows)
+}
+
+fn certified_for_people(certified: &LinkCertified) -> String {
+    let LinkCertified { id, is_certified, not_after } = certified;
+    let text = match is_certified {
+        true => format!("your certificate hints at {id} until {not_after}, and the one after it"),
+        false => format!("your certificate doesn't hint at {id} any more; earlier ones do until they end"),
+    };
+    printable(&text).into_owned()
 }
 
 fn removed_for_people(removed: &LinkRemoved) -> String {
-    let place = if removed.is_taken_back {
+    let place = if !removed.account.starts_with("xmpp:") {
+        "contacts who know who you are here can call you by it until what they know ends"
+    } else if removed.is_taken_back {
         "its contacts aren't shown it any more"
     } else {
         "its server couldn't be told: its contacts are shown it until it ends"

@@ -26,6 +26,11 @@ pub(super) fn user(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Somebody in a linked system: `xmpp:bob@example.org`.
+pub(super) fn linked(text: &str) -> Result<String, String> {
+    text.parse::<LinkedId>().map(|id| id.to_string()).map_err(|error| error.to_string())
+}
+
 /// A user, or a contact in a linked system: `xmpp:bob@example.org`.
 pub(super) fn user_or_linked(text: &str) -> Result<String, String> {
     if !text.starts_with("xmpp:") {

@@ -70,6 +70,10 @@ pub struct DialOptions {
     /// What the invite says of the telephone network. A `tel:` in `users` sets it; set otherwise by a gateway, for calls that come from there.
     #[serde(skip)]
     pub telephone: Option<TelephonePart>,
+    /// As which contact in a linked system the one user in `users`, named as here, is called (`xmpp:bob@example.org`): they are shown who this user is there. For contacts
+    /// of whom it isn't known by that system who they are here.
+    #[serde(rename = "as")]
+    pub as_contact: Option<String>,
     /// Whom an identity in a linked system stands for, and as whom it is called. Such an identity in `users` (`xmpp:bob@example.org`) sets it.
     #[serde(skip)]
     pub linked: Option<Box<LinkedCallee>>,

@@ -38,6 +38,9 @@ pub struct LinkOptions {
     /// Without TLS; for a server on the node's own machine alone.
     #[serde(default)]
     pub plain: bool,
+    /// Whether who knows the address finds this user by it, in the directory. Without: only where the system has no place that its contacts could look at.
+    #[serde(default)]
+    pub listed: Option<bool>,
     /// Contacts there aren't shown who this user is here. Whoever is called learns it, by a token of the server for that call alone; this user can't be called by it.
     #[serde(default)]
     pub tokens: bool,
@@ -54,6 +57,47 @@ impl LinkOptions {
     pub(crate) fn id(&self) -> Result<LinkedId, LinkedIdError> {
         LinkedId::new(System::parse(&self.system).ok_or(LinkedIdError::System)?, &self.address)
     }
+}
+
+/// A login to an OpenID Connect provider, to link the account there. The provider's configuration ([`LinkedConfig`](crate::config::LinkedConfig)) gives what is left out.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinkLoginOptions {
+    /// The provider: `https://id.example.org`.
+    pub issuer: String,
+    /// The application that the node is there.
+    #[serde(default)]
+    pub client_id: Option<String>,
+    /// Its secret, where the provider has given one.
+    #[serde(default)]
+    pub client_secret: Option<String>,
+    /// Log in on another machine, by a code that is typed there, instead of in a browser on the node's own.
+    #[serde(default)]
+    pub device: bool,
+    /// A file on the node's machine with certificates that are trusted beside the usual ones; an absolute path.
+    #[serde(default)]
+    pub roots: Option<PathBuf>,
+    /// Link the mail address that the provider has verified, not the account itself.
+    #[serde(default)]
+    pub mail: bool,
+}
+
+impl fmt::Debug for LinkLoginOptions {
+    /// Leaves out what is secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkLoginOptions").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
+}
+
+/// A login has begun: the user opens an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkLogin {
+    /// Names this login; it counts for 10 minutes.
+    pub login: String,
+    /// What the user opens in a browser: one on the node's machine, or for a login on another machine any.
+    pub url: String,
+    /// What is typed there, for a login on another machine.
+    pub user_code: Option<String>,
 }
 
 /// How an account stands.
@@ -95,6 +139,15 @@ pub struct LinkedAccount {
     pub shown_until: Option<Timestamp>,
     /// They aren't shown it: each call shows a token for itself.
     pub tokens: bool,
+    /// Whether who knows the address finds this user by it, in the directory.
+    #[serde(default)]
+    pub listed: bool,
+    /// Nodes of the directory that have it, when it was brought there last.
+    #[serde(default)]
+    pub listed_at: u32,
+    /// Until when this user's certificate hints at it; absent if it doesn't.
+    #[serde(default)]
+    pub certified_until: Option<Timestamp>,
     /// Its contact list.
     pub contacts: Vec<LinkedContactView>,
 }
@@ -104,6 +157,55 @@ pub struct LinkedAccount {
 pub struct LinkList {
     /// The accounts.
     pub accounts: Vec<LinkedAccount>,
+    /// What may tell that somebody is a contact there, in the order in which it is tried: `request`, `certificate`, `presence`, `place`, `directory`.
+    #[serde(default)]
+    pub carriers: Vec<String>,
+}
+
+/// What shows that a user is somebody in another system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum FoundProof {
+    /// The account's own place shows the same.
+    Place,
+    /// What lies there proves it by itself: a provider's token, or an authority's word.
+    Proof,
+    /// Their authority has seen it proved: their certificate hints at it.
+    Certificate,
+}
+
+/// A user who says that they are somebody in another system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FoundUser {
+    /// Who, `name@authority`.
+    pub username: String,
+    /// Their identity key, `ed25519:` and base64url.
+    pub identity: String,
+    /// What shows it; absent: nothing, anybody who knows the address can say so.
+    pub proved_by: Option<FoundProof>,
+}
+
+/// Who somebody in another system is here, as the directory says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkFound {
+    /// Whom it is about: `mailto:bob@example.org`.
+    pub id: String,
+    /// Who says that they are it; none if nobody does.
+    pub users: Vec<FoundUser>,
+    /// Nodes of the directory that were heard.
+    pub answered: u32,
+}
+
+/// What this user's certificate says of an identity in another system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkCertified {
+    /// The identity.
+    pub id: String,
+    /// Whether the certificate hints at it.
+    pub is_certified: bool,
+    /// Until when the certificate is valid; it is renewed before.
+    pub not_after: Timestamp,
 }
 
 /// An account isn't linked any more.
@@ -122,6 +224,9 @@ pub struct LinkedPeer {
     pub id: String,
     /// The name that the contact list there has for them.
     pub name: Option<String>,
+    /// What has shown it: `request`, `certificate`, `presence`, `place` or `directory`; absent of those who were called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// Whom an identity in a linked system stands for, and what the invite says of it.
@@ -129,8 +234,8 @@ pub struct LinkedPeer {
 pub struct LinkedCallee {
     /// The user.
     pub user: UserId,
-    /// Their identity key: nobody else is called under that name.
-    pub identity: IdentityKey,
+    /// Their identity key, where it is known: nobody else is called under that name then.
+    pub identity: Option<IdentityKey>,
     /// The name in the contact list.
     pub name: Option<String>,
     /// Who they are there.
@@ -164,7 +269,7 @@ impl LinkedClaim {
 
 impl LinkedCallee {
     pub(crate) fn peer(&self) -> LinkedPeer {
-        LinkedPeer { id: self.place.to_string(), name: self.name.clone() }
+        LinkedPeer { id: self.place.to_string(), name: self.name.clone(), by: None }
     }
 }
 
@@ -196,6 +301,14 @@ pub enum LinkError {
         /// The account.
         account: String,
     },
+    /// The directory doesn't say who somebody is.
+    #[error("{id} isn't found: {reason}")]
+    NotFound {
+        /// Who was sought.
+        id: String,
+        /// Why.
+        reason: String,
+    },
     /// It is being linked or unlinked.
     #[error("{account} is being linked or unlinked")]
     Busy {
@@ -221,7 +334,7 @@ impl Fault for LinkError {
             Self::Node(error) => error.kind(),
             Self::Id(_) | Self::Options { .. } => ProblemKind::InvalidRequest,
             Self::Known { .. } | Self::Busy { .. } | Self::NoIdentityKey => ProblemKind::Conflict,
-            Self::Unknown { .. } => ProblemKind::NotFound,
+            Self::Unknown { .. } | Self::NotFound { .. } => ProblemKind::NotFound,
             Self::Failed { .. } => ProblemKind::Refused,
         }
     }
@@ -233,19 +346,33 @@ impl Fault for LinkError {
 pub enum LinkedCommand {
     /// [`Links::add`]
     Add { options: Box<LinkOptions>, reply: Reply<LinkedAccount, LinkError> },
+    /// [`Links::login`]
+    Login { options: Box<LinkLoginOptions>, reply: Reply<LinkLogin, LinkError> },
+    /// [`Links::wait_login`]
+    WaitLogin { login: String, reply: Reply<LinkedAccount, LinkError> },
     /// [`Links::list`]
     List(Reply<LinkList, LinkError>),
     /// [`Links::remove`]
     Remove { account: String, reply: Reply<LinkRemoved, LinkError> },
+    /// [`Links::find`]
+    Find { id: String, reply: Reply<LinkFound, LinkError> },
+    /// [`Links::set_listed`]
+    Listing { account: String, is_listed: bool, reply: Reply<LinkedAccount, LinkError> },
+    /// [`Links::certify`]
+    Certify { id: String, is_wanted: bool, reply: Reply<LinkCertified, LinkError> },
 }
 
 impl LinkedCommand {
     /// Refuses it, whatever it is.
     pub(crate) fn refuse(self, error: NodeError) {
         match self {
-            Self::Add { reply, .. } => reply.send(Err(error.into())),
+            Self::Add { reply, .. } | Self::WaitLogin { reply, .. } => reply.send(Err(error.into())),
+            Self::Login { reply, .. } => reply.send(Err(error.into())),
             Self::List(reply) => reply.send(Err(error.into())),
             Self::Remove { reply, .. } => reply.send(Err(error.into())),
+            Self::Find { reply, .. } => reply.send(Err(error.into())),
+            Self::Listing { reply, .. } => reply.send(Err(error.into())),
+            Self::Certify { reply, .. } => reply.send(Err(error.into())),
         }
     }
 }
@@ -260,12 +387,58 @@ impl Links<'_> {
         self.0.ask(|reply| Command::Linked(LinkedCommand::Add { options, reply })).await
     }
 
+    /// Begins a login to an OpenID Connect provider. Answered once the user can go there; what comes of it: [`Links::wait_login`].
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn login(&self, options: LinkLoginOptions) -> Result<LinkLogin, LinkError> {
+        let options = Box::new(options);
+        self.0.ask(|reply| Command::Linked(LinkedCommand::Login { options, reply })).await
+    }
+
+    /// Waits until the user has logged in, and the account is linked.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn wait_login(&self, login: &str) -> Result<LinkedAccount, LinkError> {
+        let login = login.to_owned();
+        self.0.ask(|reply| Command::Linked(LinkedCommand::WaitLogin { login, reply })).await
+    }
+
     /// The linked accounts, and who is in their contact lists.
     ///
     /// # Errors
     /// See [`LinkError`].
     pub async fn list(&self) -> Result<LinkList, LinkError> {
         self.0.ask(|reply| Command::Linked(LinkedCommand::List(reply))).await
+    }
+
+    /// Who somebody in another system (`mailto:bob@example.org`) is here, as the directory says. Takes about a second: its place there is hashed slowly.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn find(&self, id: &str) -> Result<LinkFound, LinkError> {
+        let id = id.to_owned();
+        self.0.ask(|reply| Command::Linked(LinkedCommand::Find { id, reply })).await
+    }
+
+    /// Whether who knows the address of a linked account finds this user by it.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn set_listed(&self, account: &str, is_listed: bool) -> Result<LinkedAccount, LinkError> {
+        let account = account.to_owned();
+        self.0.ask(|reply| Command::Linked(LinkedCommand::Listing { account, is_listed, reply })).await
+    }
+
+    /// Has this user's certificate hint at an identity in another system that the authority knows to be theirs, or hint at it no more. Everybody who sees the certificate, and guesses the
+    /// identity, can tell.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn certify(&self, id: &str, is_wanted: bool) -> Result<LinkCertified, LinkError> {
+        let id = id.to_owned();
+        self.0.ask(|reply| Command::Linked(LinkedCommand::Certify { id, is_wanted, reply })).await
     }
 
     /// Unlinks an account (`xmpp:alice@example.org`): takes back what is shown there, and forgets the password.

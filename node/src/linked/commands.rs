@@ -34,8 +34,13 @@ impl EventLoop {
                     reply.send(Err(error));
                 }
             }
+            LinkedCommand::Login { options, reply } => self.begin_login(*options, reply),
+            LinkedCommand::WaitLogin { login, reply } => self.wait_for_login(&login, reply),
             LinkedCommand::List(reply) => reply.send(Ok(self.linked_list())),
             LinkedCommand::Remove { account, reply } => self.remove_account(&account, reply),
+            LinkedCommand::Find { id, reply } => self.find_linked(&id, reply),
+            LinkedCommand::Listing { account, is_listed, reply } => self.set_listing(&account, is_listed, reply),
+            LinkedCommand::Certify { id, is_wanted, reply } => self.certify_own(&id, is_wanted, reply),
         }
     }
 
@@ -45,9 +50,11 @@ impl EventLoop {
         reply: Reply<LinkedAccount, LinkError>,
     ) -> Result<(), (LinkError, Reply<LinkedAccount, LinkError>)> {
         let is_token_only = options.tokens;
+        let is_listed = options.listed;
         match self.new_account(options) {
             Ok(stored) => {
                 let id = stored.id.clone();
+                self.set_listed(&id, is_listed);
                 if is_token_only {
                     self.linked.token_only.insert(id.clone());
                 } else {
@@ -135,9 +142,10 @@ impl EventLoop {
             return reply.send(Err(LinkError::Busy { account: id.to_string() }));
         }
         let is_connected = account.is_connected;
-        if self.linked.token_only.contains(&id) {
+        if self.linked.token_only.contains(&id) || !super::logins::has_place(&id) {
             // Nothing is shown that could be taken back.
-            return self.account_unlinked(&id, Some(Asked::Remove(reply)), true);
+            let is_taken_back = self.linked.token_only.contains(&id);
+            return self.account_unlinked(&id, Some(Asked::Remove(reply)), is_taken_back);
         }
         let Some(account) = self.linked.accounts.get(&id) else { return };
         let last_serial = account.stored.association.as_ref().map_or(0, |said| said.unverified().serial);
@@ -161,6 +169,9 @@ impl EventLoop {
         self.linked.lists.remove(id);
         self.linked.readers.remove(id);
         self.linked.token_only.remove(id);
+        if self.linked.proofs.remove(id).is_some() {
+            self.keep_proofs();
+        }
         self.linked.unusable.retain(|stored| stored.id != *id);
         self.linked.known.retain(|(account, _), _| account != id);
         self.turn_key();
@@ -176,10 +187,12 @@ impl EventLoop {
     }
 
     fn linked_list(&self) -> LinkList {
-        LinkList { accounts: self.linked.accounts.values().map(|account| self.account_view(account)).collect() }
+        let accounts = self.linked.accounts.values().map(|account| self.account_view(account)).collect();
+        let carriers = self.carriers().iter().map(|carrier| carrier.as_str().to_owned()).collect();
+        LinkList { accounts, carriers }
     }
 
-    fn account_view(&self, account: &Account) -> LinkedAccount {
+    pub(super) fn account_view(&self, account: &Account) -> LinkedAccount {
         let id = &account.stored.id;
         let list = self.linked.lists.get(id);
         let contacts = list.into_iter().flatten().map(|(contact, name)| self.linked_contact_view(id, contact, name.clone()));
@@ -191,7 +204,10 @@ impl EventLoop {
         let shown = account.stored.association.as_ref().map(|said| Timestamp::from_unix_secs(said.unverified().not_after.0));
         let reason = account.trouble.clone();
         let tokens = self.linked.token_only.contains(id);
-        LinkedAccount { account: id.to_string(), state, reason, shown_until: shown, tokens, contacts: contacts.collect() }
+        let (listed, listed_at) = (self.is_listed(id), self.listing_replicas(id).unwrap_or(0));
+        let certified_until = self.certified_until(id);
+        let (account, shown_until, contacts) = (id.to_string(), shown, contacts.collect());
+        LinkedAccount { account, state, reason, shown_until, tokens, listed, listed_at, certified_until, contacts }
     }
 
     fn linked_contact_view(&self, account: &LinkedId, contact: &LinkedId, name: Option<String>) -> LinkedContactView {

@@ -10,7 +10,7 @@ use halloo_protocol::contact::privacy::{Kind, Relation};
 use halloo_protocol::id::MessageId;
 use halloo_protocol::identity::{UserId, VerifiedChain, VerifiedUser};
 use halloo_protocol::linked::{
-    Claim, LinkedId, LinkedPart, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Sighting, TrustRequest, decide,
+    Carrier, Claim, LinkedId, LinkedPart, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Sighting, TrustRequest, decide,
 };
 use halloo_protocol::message::{Envelope, MessageBody};
 use halloo_protocol::wire::Extensions;
@@ -47,7 +47,7 @@ impl EventLoop {
         let known = self.linked.known.iter().filter(move |(_, sighting)| is_theirs(sighting));
         let listed = known.filter(move |((account, place), sighting)| {
             self.linked.lists.get(account).is_some_and(|list| list.contains_key(place))
-                && sighting.age_secs(now) <= SIGHTING_SECS_MAX
+                && sighting.counts(SIGHTING_SECS_MAX, now)
                 && sighting.holds(now).is_ok()
         });
         listed.map(|((account, place), sighting)| (account, place, sighting))
@@ -57,17 +57,17 @@ impl EventLoop {
     pub(crate) fn is_linked_contact(&self, user: &VerifiedUser) -> bool {
         let is_key =
             |sighting: &Sighting| sighting.association.as_ref().is_some_and(|said| said.unverified().identity == user.identity);
-        self.seen_as(&user.id).any(|(_, _, sighting)| is_key(sighting))
+        self.seen_as(&user.id).any(|(_, _, sighting)| is_key(sighting)) || self.is_contact_by_certificate(user)
     }
 
     /// What is said beside a message to somebody who is a contact elsewhere and not here.
     pub(crate) fn linked_extensions(&self, to: &UserId) -> Extensions {
-        if self.contacts.roster().standing(to) == Standing::Contact {
+        if self.contacts.roster().standing(to) == Standing::Contact || !self.carriers().has(Carrier::Request) {
             return Extensions::none();
         }
         let said = self.seen_as(to).find_map(|(account, place, _)| {
             let association = self.linked.accounts.get(account)?.stored.association.clone()?;
-            Some(LinkedPart { association, callee: place.clone(), extensions: Extensions::none() })
+            Some(LinkedPart::new(association, self.own_proof(account), place.clone()))
         });
         said.map_or_else(Extensions::none, |part| part.add_to(Extensions::none()))
     }
@@ -82,6 +82,9 @@ impl EventLoop {
         if self.linked.accounts.is_empty() || self.relation(&sender.user) != Relation::Stranger {
             return false;
         }
+        if !self.carriers().has(Carrier::Request) {
+            return false;
+        }
         let Some(part) = LinkedPart::of_extensions(&envelope.extensions).ok().flatten() else { return false };
         let place = part.association.unverified().linked.clone();
         let user = &sender.user;
@@ -93,8 +96,14 @@ impl EventLoop {
             claim: Some(Claim::Association(&part)),
         };
         let now = self.now().unix;
-        let judged = |secs| decide(&request, &self.linked.lists, &self.linked.known, self.privacy_settings(), secs, now);
+        let trusted = self.trusted_proofs();
+        let judged = |secs| decide(&request, &self.linked.lists, &self.linked.known, trusted, self.privacy_settings(), secs, now);
         let (by_a_day, by_now) = (judged(SIGHTING_SECS_MAX).takes_a_look, judged(SIGHTING_SECS_FRESH).takes_a_look);
+        if judged(SIGHTING_SECS_FRESH).linked.is_ok() {
+            // Whoever has proved it is known by it from here on.
+            self.note_proved(&part);
+            return false;
+        }
         // A look is a ring's worth.
         let is_first = by_a_day && self.admit_caller(&user.identity.0) && self.linked.messages.note(envelope.id);
         let is_in_list = self.linked.lists.get(&part.callee).is_some_and(|list| list.contains_key(&place));

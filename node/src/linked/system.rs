@@ -32,6 +32,8 @@ pub(crate) enum LinkedError {
     Refused { what: &'static str, reason: String },
     #[error("it offers no TLS, and nothing is said to it without")]
     NoTls,
+    #[error("it has no place where something could be shown")]
+    NoPlace,
     #[error("{0}")]
     Protocol(&'static str),
     #[error("{0}")]
@@ -42,12 +44,33 @@ pub(crate) enum LinkedError {
 
 /// An account in another system. Calls come in the order login, contacts, then any; after an error, login again.
 pub(crate) trait LinkedSystem: Send + 'static {
+    /// What the system has to show something at; [`NoPlace`] if it has nothing of the kind.
+    type Place: LinkedPlace;
+
+    /// The place, for whoever wants to show something there or to look at others'.
+    fn place(&mut self) -> Option<&mut Self::Place>;
+
     /// Logs in: this node is convinced that the account is its user's. Ends what was before.
     fn login(&mut self) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
     /// Who is in the account's contact list, or reads what it shows. Changes are told from then on.
     fn contacts(&mut self) -> impl Future<Output = Result<Vec<ListEntry>, LinkedError>> + Send;
 
+    /// Whether the connection still works.
+    fn is_alive(&mut self) -> impl Future<Output = bool> + Send;
+
+    /// Waits until something has come. May be dropped at any time.
+    fn wait(&mut self) -> impl Future<Output = Result<(), LinkedError>> + Send;
+
+    /// Takes what has come.
+    fn take(&mut self) -> impl Future<Output = Result<Vec<News>, LinkedError>> + Send;
+
+    /// Says goodbye.
+    fn end(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// Where in a system the owner of an account can write alone, and their contacts read. Not every system has one: those whose proofs stand by themselves do without.
+pub(crate) trait LinkedPlace: Send {
     /// Puts an association where only the account's owner can write and their contacts can read: others are convinced by that.
     fn show(&mut self, shown: &Shown) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
@@ -62,18 +85,32 @@ pub(crate) trait LinkedSystem: Send + 'static {
 
     /// Has the own server forget a token.
     fn spend(&mut self, token: &str) -> impl Future<Output = Result<(), LinkedError>> + Send;
+}
 
-    /// Whether the connection still works.
-    fn is_alive(&mut self) -> impl Future<Output = bool> + Send;
+/// The place of systems that have none.
+#[derive(Debug)]
+pub(crate) enum NoPlace {}
 
-    /// Waits until something has come. May be dropped at any time.
-    fn wait(&mut self) -> impl Future<Output = Result<(), LinkedError>> + Send;
+impl LinkedPlace for NoPlace {
+    async fn show(&mut self, _: &Shown) -> Result<(), LinkedError> {
+        match *self {}
+    }
 
-    /// Takes what has come.
-    fn take(&mut self) -> impl Future<Output = Result<Vec<ListEntry>, LinkedError>> + Send;
+    async fn look(&mut self, _: &LinkedId) -> Result<Option<Shown>, LinkedError> {
+        match *self {}
+    }
 
-    /// Says goodbye.
-    fn end(&mut self) -> impl Future<Output = ()> + Send;
+    async fn issue(&mut self, _: &[u8; 32]) -> Result<String, LinkedError> {
+        match *self {}
+    }
+
+    async fn token(&mut self, _: &LinkedId, _: &str) -> Result<Option<[u8; 32]>, LinkedError> {
+        match *self {}
+    }
+
+    async fn spend(&mut self, _: &str) -> Result<(), LinkedError> {
+        match *self {}
+    }
 }
 
 /// What the event loop wants of an account.
@@ -144,16 +181,10 @@ async fn rest(pause: Duration, run: &Run, orders: &mut mpsc::Receiver<Order>, ne
             () = tokio::time::sleep_until(until) => return true,
             order = orders.recv() => order,
         };
-        let failed = "it isn't connected".to_owned();
-        let told = match order {
-            None => return false,
-            Some(Order::Show(_)) => News::Shown(Err(failed)),
-            Some(Order::Look(at)) => News::Seen { at, shown: Err(failed) },
-            Some(Order::Issue { call, .. }) => News::Issued { call, token: Err(failed) },
-            Some(Order::Token(asked)) => News::TokenShown { asked, shown: Err(failed) },
-            Some(Order::Spend(_)) => continue,
-        };
-        if !run.tell(told, news).await {
+        let Some(order) = order else { return false };
+        if let Some(told) = failed(order, "it isn't connected".to_owned())
+            && !run.tell(told, news).await
+        {
             return false;
         }
     }
@@ -172,8 +203,8 @@ async fn session<S: LinkedSystem>(
         return Ok(());
     }
     loop {
-        for change in system.take().await? {
-            run.tell(News::Changed(change), news).await;
+        for what in system.take().await? {
+            run.tell(what, news).await;
         }
         let order = tokio::select! {
             biased;
@@ -185,35 +216,8 @@ async fn session<S: LinkedSystem>(
         };
         let told = match order {
             Some(None) => return Ok(()),
-            Some(Some(Order::Show(shown))) => {
-                let shown = system.show(&shown).await;
-                let is_lost = shown.as_ref().is_err_and(is_fatal);
-                let told = run.tell(News::Shown(shown.map_err(|error| error.to_string())), news).await;
-                if is_lost {
-                    return Err(LinkedError::Protocol("the connection was lost"));
-                }
-                told
-            }
-            Some(Some(Order::Look(at))) => {
-                let shown = system.look(&at).await;
-                let is_lost = match &shown {
-                    // The contact's server may be what doesn't answer.
-                    Err(LinkedError::Timeout) => !system.is_alive().await,
-                    shown => shown.as_ref().is_err_and(is_fatal),
-                };
-                let told = run
-                    .tell(
-                        News::Seen { at, shown: shown.map(|shown| shown.map(Box::new)).map_err(|error| error.to_string()) },
-                        news,
-                    )
-                    .await;
-                if is_lost {
-                    return Err(LinkedError::Protocol("the connection was lost"));
-                }
-                told
-            }
             Some(Some(order)) => {
-                let (what, is_lost) = about_tokens(system, order).await;
+                let (what, is_lost) = carry_out(system, order).await;
                 let told = match what {
                     Some(what) => run.tell(what, news).await,
                     None => true,
@@ -231,35 +235,65 @@ async fn session<S: LinkedSystem>(
     }
 }
 
-/// Carries out what is about tokens: what came of it, and whether the connection is lost.
-async fn about_tokens<S: LinkedSystem>(system: &mut S, order: Order) -> (Option<News>, bool) {
+/// What is told of an order that isn't carried out.
+fn failed(order: Order, reason: String) -> Option<News> {
+    Some(match order {
+        Order::Show(_) => News::Shown(Err(reason)),
+        Order::Look(at) => News::Seen { at, shown: Err(reason) },
+        Order::Issue { call, .. } => News::Issued { call, token: Err(reason) },
+        Order::Token(asked) => News::TokenShown { asked, shown: Err(reason) },
+        Order::Spend(_) => return None,
+    })
+}
+
+/// Carries out an order: what came of it, and whether the connection is lost.
+async fn carry_out<S: LinkedSystem>(system: &mut S, order: Order) -> (Option<News>, bool) {
+    let Some(place) = system.place() else { return (failed(order, LinkedError::NoPlace.to_string()), false) };
+    let (what, error) = at_place(place, order).await;
+    let is_lost = match &error {
+        // It may be the contact's server that doesn't answer.
+        Some((LinkedError::Timeout, true)) => !system.is_alive().await,
+        error => error.as_ref().is_some_and(|(error, _)| is_fatal(error)),
+    };
+    (what, is_lost)
+}
+
+/// What came of an order, and what went wrong, where; true: perhaps at a contact's server.
+async fn at_place<P: LinkedPlace>(place: &mut P, order: Order) -> (Option<News>, Option<(LinkedError, bool)>) {
     match order {
+        Order::Show(shown) => {
+            let (shown, error) = told(place.show(&shown).await);
+            (Some(News::Shown(shown)), error.map(|error| (error, false)))
+        }
+        Order::Look(at) => {
+            let (shown, error) = told(place.look(&at).await);
+            (Some(News::Seen { at, shown: shown.map(|shown| shown.map(Box::new)) }), error.map(|error| (error, true)))
+        }
         Order::Issue { call, commitment } => {
-            let token = system.issue(&commitment).await;
-            let is_lost = token.as_ref().is_err_and(is_fatal);
-            (Some(News::Issued { call, token: token.map_err(|error| error.to_string()) }), is_lost)
+            let (token, error) = told(place.issue(&commitment).await);
+            (Some(News::Issued { call, token }), error.map(|error| (error, false)))
         }
         Order::Token(asked) => {
-            let shown = system.token(&asked.at, &asked.token).await;
-            let is_lost = match &shown {
-                // As with a look: the contact's server may be what doesn't answer.
-                Err(LinkedError::Timeout) => !system.is_alive().await,
-                shown => shown.as_ref().is_err_and(is_fatal),
-            };
-            (Some(News::TokenShown { asked, shown: shown.map_err(|error| error.to_string()) }), is_lost)
+            let (shown, error) = told(place.token(&asked.at, &asked.token).await);
+            (Some(News::TokenShown { asked, shown }), error.map(|error| (error, true)))
         }
         Order::Spend(token) => {
-            let spent = system.spend(&token).await;
-            if let Err(error) = &spent {
-                debug!(%error, "a token isn't forgotten");
-            }
-            (None, spent.as_ref().is_err_and(is_fatal))
+            let error = place.spend(&token).await.err();
+            error.iter().for_each(|error| debug!(%error, "a token isn't forgotten"));
+            (None, error.map(|error| (error, false)))
         }
-        Order::Show(_) | Order::Look(_) => (None, false),
+    }
+}
+
+/// An outcome as it is told, and what went wrong.
+fn told<T>(outcome: Result<T, LinkedError>) -> (Result<T, String>, Option<LinkedError>) {
+    match outcome {
+        Ok(value) => (Ok(value), None),
+        Err(error) => (Err(error.to_string()), Some(error)),
     }
 }
 
 /// Whether the connection is of no use any more; a refusal leaves it as it is.
 const fn is_fatal(error: &LinkedError) -> bool {
-    !matches!(error, LinkedError::Refused { .. })
+    !matches!(error, LinkedError::Refused { .. } | LinkedError::NoPlace)
 }

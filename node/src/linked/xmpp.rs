@@ -17,7 +17,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::system::{LinkedError, LinkedSystem};
+use super::News;
+use super::system::{LinkedError, LinkedPlace, LinkedSystem};
 use crate::key_file;
 
 /// Longest wait for an answer of the own server, and of a contact's.
@@ -274,6 +275,12 @@ impl Connection {
 }
 
 impl LinkedSystem for XmppAccount {
+    type Place = Self;
+
+    fn place(&mut self) -> Option<&mut Self> {
+        Some(self)
+    }
+
     async fn login(&mut self) -> Result<(), LinkedError> {
         self.changes.clear();
         let tcp = within(TcpStream::connect((self.host.as_str(), self.port))).await??;
@@ -292,6 +299,45 @@ impl LinkedSystem for XmppAccount {
         Ok(stanza::read_list(Some(&list)))
     }
 
+    async fn is_alive(&mut self) -> bool {
+        // A refusal is a sign of life too.
+        let asked = self.ask("a sign of life", stanza::ping, None).await;
+        matches!(asked, Ok(_) | Err(LinkedError::Refused { .. }))
+    }
+
+    async fn wait(&mut self) -> Result<(), LinkedError> {
+        let connection = self.connection()?;
+        let quiet = KEEP_ALIVE.saturating_sub(connection.spoken_at.elapsed());
+        match timeout(quiet, connection.fill()).await {
+            Ok(filled) => filled,
+            Err(_elapsed) => Ok(()),
+        }
+    }
+
+    async fn take(&mut self) -> Result<Vec<News>, LinkedError> {
+        if self.connection()?.spoken_at.elapsed() >= KEEP_ALIVE {
+            self.connection()?.say(" ").await?;
+        }
+        let me = self.account.clone();
+        while let Some(element) = self.connection()?.ready()? {
+            let incoming = stanza::read(&element, &me);
+            if let Incoming::StreamError(reason) = incoming {
+                return Err(LinkedError::Refused { what: "the connection", reason });
+            }
+            self.take_other(incoming).await?;
+        }
+        Ok(std::mem::take(&mut self.changes).into_iter().map(News::Changed).collect())
+    }
+
+    async fn end(&mut self) {
+        if let Some(mut connection) = self.connection.take() {
+            // It is over either way.
+            let _said = connection.say(stanza::close()).await;
+        }
+    }
+}
+
+impl LinkedPlace for XmppAccount {
     async fn show(&mut self, shown: &Shown) -> Result<(), LinkedError> {
         self.ask("the association", |id| stanza::publish(id, shown), None).await?;
         Ok(())
@@ -320,42 +366,5 @@ impl LinkedSystem for XmppAccount {
 
     async fn spend(&mut self, token: &str) -> Result<(), LinkedError> {
         self.ask("the end of a token", |id| stanza::spend(id, token), None).await.map(drop)
-    }
-
-    async fn is_alive(&mut self) -> bool {
-        // A refusal is a sign of life too.
-        let asked = self.ask("a sign of life", stanza::ping, None).await;
-        matches!(asked, Ok(_) | Err(LinkedError::Refused { .. }))
-    }
-
-    async fn wait(&mut self) -> Result<(), LinkedError> {
-        let connection = self.connection()?;
-        let quiet = KEEP_ALIVE.saturating_sub(connection.spoken_at.elapsed());
-        match timeout(quiet, connection.fill()).await {
-            Ok(filled) => filled,
-            Err(_elapsed) => Ok(()),
-        }
-    }
-
-    async fn take(&mut self) -> Result<Vec<ListEntry>, LinkedError> {
-        if self.connection()?.spoken_at.elapsed() >= KEEP_ALIVE {
-            self.connection()?.say(" ").await?;
-        }
-        let me = self.account.clone();
-        while let Some(element) = self.connection()?.ready()? {
-            let incoming = stanza::read(&element, &me);
-            if let Incoming::StreamError(reason) = incoming {
-                return Err(LinkedError::Refused { what: "the connection", reason });
-            }
-            self.take_other(incoming).await?;
-        }
-        Ok(std::mem::take(&mut self.changes))
-    }
-
-    async fn end(&mut self) {
-        if let Some(mut connection) = self.connection.take() {
-            // It is over either way.
-            let _said = connection.say(stanza::close()).await;
-        }
     }
 }

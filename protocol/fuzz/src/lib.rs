@@ -206,6 +206,7 @@ pub fn signed(bytes: &[u8]) {
         identity::SigningCertificate,
         identity::Tombstone,
         identity::UserCertificate,
+        linked::AddressWord,
         linked::Association,
         linked::PlacedListing,
         mailbox::Letter,

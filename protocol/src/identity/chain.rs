@@ -105,13 +105,7 @@ impl UserChain {
             Self::Named { root, signing, user } => (root, signing, user),
         };
         let authority = trust.authorities.get(root).ok_or(ChainError::UnknownAuthority(*root))?;
-        let signing = signing.verify(&root.0).map_err(ChainError::SigningSignature)?;
-        if signing.not_before.is_from_the_future(now) || now > signing.not_after {
-            return Err(ChainError::SigningExpired { not_after: signing.not_after });
-        }
-        if authority.signing_revoked.contains(&signing.serial) {
-            return Err(ChainError::SigningRevoked(signing.serial));
-        }
+        let signing = trust.signing(root, signing, now)?;
         let user = user.verify(&signing.key).map_err(ChainError::UserSignature)?;
         if user.not_before.is_from_the_future(now) {
             return Err(ChainError::UserNotYet(user.not_before));
@@ -285,6 +279,27 @@ impl TrustStore {
         }
         self.authorities.entry(root).or_default();
         Ok(())
+    }
+
+    /// A signing key of a trusted authority, by the word of its root.
+    ///
+    /// # Errors
+    /// The first link that doesn't hold.
+    pub fn signing<'a>(
+        &self,
+        root: &AuthorityKey,
+        signing: &'a Signed<SigningCertificate>,
+        now: UnixTime,
+    ) -> Result<&'a SigningCertificate, ChainError> {
+        let authority = self.authorities.get(root).ok_or(ChainError::UnknownAuthority(*root))?;
+        let signing = signing.verify(&root.0).map_err(ChainError::SigningSignature)?;
+        if signing.not_before.is_from_the_future(now) || now > signing.not_after {
+            return Err(ChainError::SigningExpired { not_after: signing.not_after });
+        }
+        if authority.signing_revoked.contains(&signing.serial) {
+            return Err(ChainError::SigningRevoked(signing.serial));
+        }
+        Ok(signing)
     }
 
     /// True if `root` is believed.

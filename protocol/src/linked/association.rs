@@ -18,6 +18,18 @@ pub struct ProofMethod(pub u16);
 impl ProofMethod {
     /// The association stands where only the owner of the other identity can write; in XMPP in a personal eventing node of theirs (XEP-0163).
     pub const OWN_ITEM: Self = Self(0);
+
+    /// An OpenID Connect provider's token goes with it ([`ProviderToken`](super::ProviderToken)).
+    pub const PROVIDER_TOKEN: Self = Self(1);
+
+    /// An authority's word goes with it ([`AddressWord`](super::AddressWord)).
+    pub const AUTHORITY_WORD: Self = Self(2);
+
+    /// Whether it travels with the association, and is verified without asking anybody.
+    #[must_use]
+    pub const fn stands_by_itself(self) -> bool {
+        matches!(self, Self::PROVIDER_TOKEN | Self::AUTHORITY_WORD)
+    }
 }
 
 /// "This identity in another system is mine." Signed by the user's identity key; of one user and identity the highest serial counts.

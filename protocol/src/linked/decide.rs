@@ -7,7 +7,8 @@ use super::association::{Association, AssociationError};
 use super::carrier::Carrier;
 use super::id::LinkedId;
 use super::part::LinkedPart;
-use super::sighting::KnownAssociations;
+use super::proof::{ProofError, TrustedProofs, verify_proof};
+use super::sighting::{KnownAssociations, SEEN_SECS_FRESH, SIGHTING_SECS_FRESH};
 use super::slow::Indicator;
 use super::token::{TOKEN_SECS_MAX, TokenPart};
 use crate::call::CallId;
@@ -40,7 +41,7 @@ pub struct TrustRequest<'a> {
 /// What somebody says of a linked system.
 #[derive(Clone, Copy, Debug)]
 pub enum Claim<'a> {
-    /// An association of theirs, which their place shows too.
+    /// An association of theirs, which their place shows too, or with a proof that stands by itself.
     Association(&'a LinkedPart),
     /// A token for this call.
     Token {
@@ -65,7 +66,7 @@ pub enum Claim<'a> {
 impl Claim<'_> {
     /// Whether a look at a place could change what comes of it: the claim says at which.
     const fn names_a_place(&self) -> bool {
-        matches!(self, Self::Association(_) | Self::Token { .. })
+        matches!(self, Self::Association(_) | Self::Token { .. } | Self::Seen(_))
     }
 }
 
@@ -110,6 +111,8 @@ pub enum NotLinked {
     NotIndicated,
     /// The token is for another call, another callee, or another user.
     OtherEvent,
+    /// What they show comes with a proof that isn't taken.
+    Proof(ProofError),
 }
 
 impl fmt::Display for NotLinked {
@@ -127,6 +130,7 @@ impl fmt::Display for NotLinked {
             Self::NotIndicated => f.write_str("their certificate hints at nobody in a contact list of a linked system"),
             Self::TokenTime => f.write_str("the token of the linked system has no time left"),
             Self::OtherEvent => f.write_str("the token of the linked system is for something else"),
+            Self::Proof(error) => write!(f, "what they show of a linked system isn't proved: {error}"),
         }
     }
 }
@@ -176,11 +180,12 @@ pub fn decide(
     request: &TrustRequest<'_>,
     lists: &ContactLists,
     known: &KnownAssociations,
+    trusted: TrustedProofs<'_>,
     settings: &PrivacySettings,
     sighting_secs_max: u64,
     now: UnixTime,
 ) -> TrustDecision {
-    let linked = judge(request, lists, known, sighting_secs_max, now);
+    let linked = judge(request, lists, known, trusted, sighting_secs_max, now);
     let relation = match (request.relation, &linked) {
         (Relation::Stranger, Ok(_)) => Relation::Linked,
         (relation, _) => relation,
@@ -199,6 +204,7 @@ fn judge(
     request: &TrustRequest<'_>,
     lists: &ContactLists,
     known: &KnownAssociations,
+    trusted: TrustedProofs<'_>,
     sighting_secs_max: u64,
     now: UnixTime,
 ) -> Result<LinkedContact, NotLinked> {
@@ -221,16 +227,45 @@ fn judge(
         error => NotLinked::Association(error),
     })?;
     let list = lists.get(&part.callee).ok_or(NotLinked::OtherAccount)?;
+    // Before the list, so that a refusal for it is the same with every list.
+    let by_itself = claimed.method.stands_by_itself();
+    let proved = by_itself.then(|| verify_proof(claimed, part.proof(), trusted, now)).transpose().map_err(NotLinked::Proof)?;
     let name = list.get(&claimed.linked).ok_or(NotLinked::NotInList)?;
+    let (id, account) = (claimed.linked.clone(), part.callee.clone());
+    let contact = LinkedContact { id, name: name.clone(), account, carrier: Carrier::Request };
+    if let Some(proved_at) = proved {
+        return judge_newer(claimed, proved_at, &part.callee, known, now).map(|()| contact);
+    }
     let seen = known.get(&(part.callee.clone(), claimed.linked.clone()));
-    let sighting = seen.filter(|sighting| sighting.age_secs(now) <= sighting_secs_max);
+    let sighting = seen.filter(|sighting| sighting.counts(sighting_secs_max, now));
     let shown =
         sighting.ok_or(NotLinked::NotSeen)?.holds(now).map_err(|why| why.map_or(NotLinked::NotShown, NotLinked::Shown))?;
     if !is_theirs(shown) {
         return Err(NotLinked::OtherUser);
     }
-    let (id, account) = (claimed.linked.clone(), part.callee.clone());
-    Ok(LinkedContact { id, name: name.clone(), account, carrier: Carrier::Request })
+    Ok(contact)
+}
+
+/// Whether nothing that is known of the identity counts more than what is proved: a later word of the same user, whatever it came by, for they have signed it; and
+/// another user's that was proved later, in the same account.
+fn judge_newer(
+    claimed: &Association,
+    proved_at: UnixTime,
+    account: &LinkedId,
+    known: &KnownAssociations,
+    now: UnixTime,
+) -> Result<(), NotLinked> {
+    for ((seen_over, _), sighting) in known.iter().filter(|((_, place), _)| *place == claimed.linked) {
+        let Some(said) = sighting.association.as_ref().map(|signed| signed.unverified()) else { continue };
+        let is_same_user = said.identity == claimed.identity && said.user == claimed.user;
+        if is_same_user && said.serial > claimed.serial {
+            sighting.holds(now).map_err(|why| why.map_or(NotLinked::NotShown, NotLinked::Shown))?;
+        }
+        if !is_same_user && seen_over == account && sighting.proved_at.unwrap_or(sighting.read_at) > proved_at {
+            return Err(NotLinked::OtherUser);
+        }
+    }
+    Ok(())
 }
 
 /// The authority's word doesn't count against that of the account's owner, where this is known.
@@ -264,7 +299,7 @@ fn judge_certificate(
     Err(refused)
 }
 
-/// Whoever says nothing is looked for in what was seen.
+/// Whoever says nothing is looked for in what was seen; their place is looked at again if that was a while ago.
 fn judge_seen(
     request: &TrustRequest<'_>,
     carrier: Carrier,
@@ -273,14 +308,18 @@ fn judge_seen(
     sighting_secs_max: u64,
     now: UnixTime,
 ) -> Result<LinkedContact, NotLinked> {
+    let secs_max = if sighting_secs_max <= SIGHTING_SECS_FRESH { SEEN_SECS_FRESH } else { sighting_secs_max };
+    let mut refused = NotLinked::NothingSaid;
     for ((account, id), sighting) in known {
         let is_theirs = sighting.holds(now).is_ok_and(|said| said.identity == *request.identity && said.user == *request.user);
         let name = lists.get(account).and_then(|list| list.get(id));
-        if let Some(name) = name.filter(|_| is_theirs && sighting.age_secs(now) <= sighting_secs_max) {
+        let Some(name) = name.filter(|_| is_theirs) else { continue };
+        if sighting.counts(secs_max, now) {
             return Ok(LinkedContact { id: id.clone(), name: name.clone(), account: account.clone(), carrier });
         }
+        refused = NotLinked::NotSeen;
     }
-    Err(NotLinked::NothingSaid)
+    Err(refused)
 }
 
 fn judge_token(

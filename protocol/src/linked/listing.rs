@@ -13,15 +13,13 @@ use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use super::association::{Association, AssociationError};
 use super::id::LinkedId;
 use super::leave::{LEAVE_BYTES_MAX, LinkedLeave};
+use super::proof::PROOF_BYTES_MAX;
 use super::slow::SlowId;
 use crate::directory::RecordKey;
 use crate::identity::{Chain, ChainError, TrustStore, UserId, VerifiedChain};
 use crate::key::{SecretKey, SignatureError, hash};
 use crate::time::UnixTime;
 use crate::wire::{self, Body, DecodeError, Extensions, Signed};
-
-/// Largest proof beside an association.
-pub const PROOF_BYTES_MAX: usize = 1_536;
 
 /// Longest time that a listing lies without being said anew.
 pub const LISTING_SECS_MAX: u64 = 86_400;

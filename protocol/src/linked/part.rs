@@ -4,6 +4,7 @@ use bincode::{Decode, Encode};
 
 use super::association::Association;
 use super::id::LinkedId;
+use super::proof::{PROOF_BYTES_MAX, PROOF_EXTENSION};
 use crate::call::Invite;
 use crate::wire::{self, DecodeError, Extensions, Signed};
 
@@ -11,7 +12,7 @@ use crate::wire::{self, DecodeError, Extensions, Signed};
 pub const LINKED_EXTENSION: u16 = 0x000b;
 
 /// Largest [`LinkedPart`].
-const PART_BYTES_MAX: usize = 1_280;
+const PART_BYTES_MAX: usize = 1_280 + PROOF_BYTES_MAX;
 
 /// The caller calls somebody whom they know in another system. It is inside the seal, so only the callee reads it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -25,6 +26,19 @@ pub struct LinkedPart {
 }
 
 impl LinkedPart {
+    /// The caller's word, with its proof where that stands by itself, for this callee.
+    #[must_use]
+    pub fn new(association: Signed<Association>, proof: Option<Vec<u8>>, callee: LinkedId) -> Self {
+        let extensions = proof.into_iter().fold(Extensions::none(), |list, proof| list.with(PROOF_EXTENSION, proof));
+        Self { association, callee, extensions }
+    }
+
+    /// The proof of the association, where that stands by itself.
+    #[must_use]
+    pub fn proof(&self) -> Option<&[u8]> {
+        self.extensions.find(PROOF_EXTENSION)
+    }
+
     /// The invite's extensions with this among them.
     #[must_use]
     pub fn add_to(&self, extensions: Extensions) -> Extensions {

@@ -7,11 +7,15 @@ use bincode::{Decode, Encode};
 use super::association::{Association, AssociationError, ProofMethod};
 use super::id::LinkedId;
 use super::leave::LinkedLeave;
+use super::proof::{ProofError, TrustedProofs, verify_proof};
 use crate::time::UnixTime;
 use crate::wire::Signed;
 
 /// Up to this age nobody looks again before judging by a sighting.
 pub const SIGHTING_SECS_FRESH: u64 = 300;
+
+/// The same of somebody who says nothing of a linked system: whoever has unlinked since is no contact there any more.
+pub const SEEN_SECS_FRESH: u64 = 10;
 
 /// Up to this age a sighting counts while the place can't be looked at.
 pub const SIGHTING_SECS_MAX: u64 = 86_400;
@@ -41,6 +45,8 @@ pub struct Sighting {
     pub association: Option<Signed<Association>>,
     /// The leave that stood beside it.
     pub leave: Option<LinkedLeave>,
+    /// When it was proved, for one whose proof stands by itself: it came from anywhere, and counts as long as it says.
+    pub proved_at: Option<UnixTime>,
 }
 
 /// What stands, or is put, at somebody's place.
@@ -68,13 +74,30 @@ impl Sighting {
         }
         // A leave that can't be read, or is somebody else's, is none.
         let leave = leave.and_then(|leave| LinkedLeave::read(&leave, said).ok());
-        Ok(Self { read_at, association: Some(association), leave })
+        Ok(Self { read_at, association: Some(association), leave, proved_at: None })
+    }
+
+    /// An association that came with a proof that stands by itself, wherever it came from; `leave` encoded.
+    ///
+    /// # Errors
+    /// [`ProofError`]: it counts as if it had never come. `None` if the association itself doesn't hold.
+    pub fn prove(
+        shown: Shown,
+        proof: Option<&[u8]>,
+        trusted: TrustedProofs<'_>,
+        now: UnixTime,
+    ) -> Result<Self, Option<ProofError>> {
+        let Shown { association, leave } = shown;
+        let said = Association::verify(&association, now).map_err(|_| None)?;
+        let proved_at = verify_proof(said, proof, trusted, now)?;
+        let leave = leave.and_then(|leave| LinkedLeave::read(&leave, said).ok());
+        Ok(Self { read_at: now, association: Some(association), leave, proved_at: Some(proved_at) })
     }
 
     /// Nothing stood there.
     #[must_use]
     pub const fn nothing(read_at: UnixTime) -> Self {
-        Self { read_at, association: None, leave: None }
+        Self { read_at, association: None, leave: None, proved_at: None }
     }
 
     /// Of what was known and what is seen now, what counts: what is seen now, unless it is an older word of the same user, which a place that was set back
@@ -88,6 +111,12 @@ impl Sighting {
         };
         match (&self.association, &before.association) {
             (Some(now), Some(known)) if is_older(now, known) => Self { read_at: self.read_at, ..before.clone() },
+            // Another user: whose proof is the newer one has the identity now.
+            (Some(now), Some(known))
+                if self.proved_at < before.proved_at && now.unverified().identity != known.unverified().identity =>
+            {
+                before.clone()
+            }
             _ => self,
         }
     }
@@ -99,6 +128,12 @@ impl Sighting {
     pub fn holds(&self, now: UnixTime) -> Result<&Association, Option<AssociationError>> {
         let shown = self.association.as_ref().ok_or(None)?;
         Association::verify(shown, now).map_err(Some)
+    }
+
+    /// Whether it may be judged by: a place was read at most `secs_max` ago. What is proved by itself needs no look.
+    #[must_use]
+    pub const fn counts(&self, secs_max: u64, now: UnixTime) -> bool {
+        self.proved_at.is_some() || self.age_secs(now) <= secs_max
     }
 
     /// How old it is.

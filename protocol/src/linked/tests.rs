@@ -117,6 +117,12 @@ fn ended_at(error: &AssociationError) -> UnixTime {
     }
 }
 
+/// No proof that stands by itself is trusted.
+fn nobody() -> TrustedProofs<'static> {
+    static NOBODY: std::sync::LazyLock<(Providers, crate::identity::TrustStore)> = std::sync::LazyLock::new(Default::default);
+    TrustedProofs { providers: &NOBODY.0, authorities: &NOBODY.1 }
+}
+
 fn settings(audience: Audience) -> PrivacySettings {
     PrivacySettings::all(audience)
 }
@@ -131,7 +137,7 @@ fn decided(
 ) -> TrustDecision {
     let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
     let request = TrustRequest { user: &user, identity: &identity, relation, kind, claim: part.map(Claim::Association) };
-    decide(&request, lists, known, &settings(audience), SIGHTING_SECS_FRESH, NOW)
+    decide(&request, lists, known, nobody(), &settings(audience), SIGHTING_SECS_FRESH, NOW)
 }
 
 /// A call of somebody who is no contact here, with what it claims.
@@ -204,7 +210,9 @@ fn a_stranger_can_not_tell_whether_somebody_is_in_the_list() {
     let claim = part(association(MALLORY, alice()), bob());
     let request = call_of_stranger(&mallory, &identity, &claim);
     for known in [KnownAssociations::new(), seen(association(ALICE, alice()), NOW)] {
-        let ask = |has_alice| decide(&request, &lists(has_alice), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
+        let ask = |has_alice| {
+            decide(&request, &lists(has_alice), &known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW)
+        };
         let (with, without) = (ask(true), ask(false));
         assert_eq!((with.decision, with.takes_a_look), (without.decision, without.takes_a_look));
         assert!(with.takes_a_look && !with.decision.is_allowed);
@@ -224,7 +232,7 @@ fn somebody_elses_identity_is_not_gained_by_claiming_it() {
     ] {
         let claim = part(claim, bob());
         let request = call_of_stranger(&mallory, &identity, &claim);
-        let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
+        let got = decide(&request, &lists(true), &known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
         assert_eq!((got.decision.is_allowed, got.linked), (false, Err(why)));
     }
 }
@@ -236,7 +244,7 @@ fn another_name_under_the_same_key_is_another_user() {
     let claim = part(association(ALICE, alice()), bob());
     let request = call_of_stranger(&other, &identity, &claim);
     let known = seen(association(ALICE, alice()), NOW);
-    let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
+    let got = decide(&request, &lists(true), &known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
     assert_eq!(got.linked, Err(NotLinked::NotTheirs));
 }
 
@@ -298,7 +306,7 @@ fn a_place_that_can_not_be_looked_at_counts_for_a_day() {
     let request = call_of_stranger(&user, &identity, &claim);
     for (age, is_allowed) in [(0, true), (SIGHTING_SECS_MAX, true), (SIGHTING_SECS_MAX + 1, false)] {
         let known = seen(association(ALICE, alice()), NOW.minus_secs(age));
-        let got = decide(&request, &lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_MAX, NOW);
+        let got = decide(&request, &lists(true), &known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_MAX, NOW);
         assert_eq!(got.decision.is_allowed, is_allowed, "{age} s");
     }
 }
@@ -355,7 +363,7 @@ fn decided_by_token(
     let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
     let claim = Some(Claim::Token { part, call: CALL, shown });
     let request = TrustRequest { user: &user, identity: &identity, relation, kind: Kind::Call, claim };
-    decide(&request, lists, &KnownAssociations::new(), &settings(audience), SIGHTING_SECS_FRESH, NOW)
+    decide(&request, lists, &KnownAssociations::new(), nobody(), &settings(audience), SIGHTING_SECS_FRESH, NOW)
 }
 
 /// Every token that somebody may show, with everything that the server may say of it.
@@ -440,7 +448,8 @@ fn the_whole_table_of_certificates() {
                         let fault = fault.or(in_list).or(place_fault(shown_fault));
                         let claim = Some(Claim::Certificate { indicators, contacts: &contacts });
                         let request = TrustRequest { user: &user, identity: &identity, relation, kind: Kind::Call, claim };
-                        let got = decide(&request, &lists(has_alice), known, &settings(audience), SIGHTING_SECS_FRESH, NOW);
+                        let got =
+                            decide(&request, &lists(has_alice), known, nobody(), &settings(audience), SIGHTING_SECS_FRESH, NOW);
                         let row = format!("{relation:?} {audience}: {said}, in list {has_alice}, {shows}");
                         assert_eq!(got.linked.as_ref().err().copied(), fault, "{row}");
                         assert!(got.linked.as_ref().is_ok_and(|by| by.carrier == Carrier::Certificate) || fault.is_some());
@@ -466,17 +475,24 @@ fn the_whole_table_of_what_was_seen() {
             for has_alice in [true, false] {
                 for (shows, known, fault) in &sightings() {
                     for carrier in [Carrier::Presence, Carrier::Place] {
+                        let was_hers = *shows == "seen long ago" && has_alice;
                         let fault = fault.is_some() || !has_alice;
                         let claim = Some(Claim::Seen(carrier));
                         let request = TrustRequest { user: &user, identity: &identity, relation, kind: Kind::Call, claim };
-                        let got = decide(&request, &lists(has_alice), known, &settings(audience), SIGHTING_SECS_FRESH, NOW);
+                        let got =
+                            decide(&request, &lists(has_alice), known, nobody(), &settings(audience), SIGHTING_SECS_FRESH, NOW);
                         let row = format!("{relation:?} {audience}: in list {has_alice}, {shows}");
-                        let expected = if fault { Err(NotLinked::NothingSaid) } else { Ok(carrier) };
+                        let expected = match fault {
+                            true if was_hers => Err(NotLinked::NotSeen),
+                            true => Err(NotLinked::NothingSaid),
+                            false => Ok(carrier),
+                        };
                         assert_eq!(got.linked.as_ref().map(|by| by.carrier).map_err(|why| *why), expected, "{row}");
                         let is_linked = relation == Relation::Stranger && !fault;
                         let stands_for = if is_linked { Relation::Linked } else { relation };
                         assert_eq!(got.decision, privacy::decide(&settings(audience), stands_for, Kind::Call), "{row}");
-                        assert!(!got.takes_a_look, "{row}");
+                        let waits = was_hers && relation == Relation::Stranger && audience == Audience::Linked;
+                        assert_eq!(got.takes_a_look, waits, "{row}: nobody waits whom nothing was seen of");
                     }
                 }
             }
@@ -498,7 +514,7 @@ fn carriers_are_tried_in_order() {
     ];
     let shown = seen(association(ALICE, alice()), NOW);
     let decide = |claims: &[Claim<'_>], known: &KnownAssociations| {
-        decide_by_first(&request, claims, &lists(true), known, &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW)
+        decide_by_first(&request, claims, &lists(true), known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW)
     };
     let carriers = [Carrier::Request, Carrier::Certificate, Carrier::Presence, Carrier::Place];
     for (first, carrier) in carriers.into_iter().enumerate() {

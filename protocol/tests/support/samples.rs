@@ -22,7 +22,7 @@ use halloo_protocol::file::FileSignal;
 use halloo_protocol::group::{Group, GroupPart, GroupSigner, Member, Standing, StandingMark};
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{LinkedIndicator, REVOCATION_LIST_BYTES_MAX, UserCertificate, UserId};
-use halloo_protocol::linked::{Association, AssociationParams, LinkedId, PlacedListing, ProofMethod};
+use halloo_protocol::linked::{AddressWord, Association, AssociationParams, LinkedId, PlacedListing, ProofMethod};
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant};
 use halloo_protocol::mail::MailNotice;
 use halloo_protocol::mailbox::{Admission, Letter, LetterId, MailboxPut, SealedLetter};
@@ -330,6 +330,18 @@ pub(super) fn placed_listing() -> Signed<PlacedListing> {
 
 pub(super) fn association() -> Signed<Association> {
     Association::sign(association_params(), &identity_secret(0))
+}
+
+pub(super) fn address_word() -> Signed<AddressWord> {
+    let word = AddressWord {
+        user: alice_id(),
+        identity: IdentityKey(identity_secret(0).public()),
+        linked: linked_id("mailto:alice@example.org"),
+        not_before: NOW,
+        not_after: NOW.plus_secs(86_400),
+        extensions: Extensions::none(),
+    };
+    Signed::sign(word, &signing_key())
 }
 
 pub(super) fn contact_request() -> ContactRequest {

@@ -39,7 +39,8 @@ use halloo_protocol::kademlia::{
     SyncWant,
 };
 use halloo_protocol::linked::{
-    Association, Indicator, LeaveScope, LinkedId, LinkedKey, LinkedLeave, LinkedPart, Listing, PlacedListing, TokenPart,
+    AddressProof, AddressWord, Association, Indicator, LeaveScope, LinkedId, LinkedKey, LinkedLeave, LinkedPart, Listing,
+    PlacedListing, ProviderToken, TokenPart,
 };
 use halloo_protocol::linking::{
     ConfirmStatus, DeviceLink, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkReason, LinkRequest, LinkStart,
@@ -255,6 +256,12 @@ pub(crate) fn all() -> Vec<Vector> {
         }, &signing_key());
         "linked_id_oidc" => plain LinkedId = linked_id("oidc:https://id.example#Sub-1");
         "linked_part" => plain LinkedPart = LinkedPart { association: association(), callee: linked_id("xmpp:bob@example.org"), extensions: extensions() };
+        "linked_part_proved" => plain LinkedPart = LinkedPart::new(association(), Some(vec![5; 8]), linked_id("oidc:https://id.example#Sub-2"));
+        "provider_token" => plain ProviderToken = ProviderToken {
+            salt: [6; 16], header: b"{\"alg\":\"ES256\"}".to_vec(), claims: b"{}".to_vec(), signature: vec![7; 4], extensions: extensions(),
+        };
+        "address_word" => signed AddressWord = address_word();
+        "address_proof" => plain AddressProof = AddressProof { authority: authority(), signing: signed_signing(), word: address_word(), extensions: extensions() };
         "linked_leave" => plain LinkedLeave = LinkedLeave::sign(LinkedKey::of_secret(2, &[7; 32]), LeaveScope { calls: true, messages: true }, &identity_secret(0), NOW);
         "token_part" => plain TokenPart = TokenPart { caller: linked_id("xmpp:alice@example.org"), callee: linked_id("xmpp:bob@example.org"), token: "f3a1-9".into(), not_after: NOW, extensions: extensions() };
         "contact_request" => message MessageDeliver = contact(ContactSignal::Request(Box::new(contact_request())));

@@ -46,6 +46,7 @@ impl EventLoop {
     /// The contact in a linked system as whom somebody calls, if that is why it rings.
     pub(super) fn linked_peer(&mut self, invite: &VerifiedInvite) -> Option<LinkedPeer> {
         let contact = self.linked_caller(invite)?;
-        Some(LinkedPeer { id: contact.id.to_string(), name: contact.name })
+        let by = Some(contact.carrier.as_str().to_owned());
+        Some(LinkedPeer { id: contact.id.to_string(), name: contact.name, by })
     }
 }
