@@ -43,13 +43,14 @@ pub use listener::{ApiError, ApiListener};
 
 /// Request bodies that the command line shares.
 pub(crate) mod requests {
-    pub(crate) use super::authority::RevokeRequest;
+    pub(crate) use super::authority::{CertifyRequest, RevokeRequest};
     pub(crate) use super::calls::CallDone;
     pub(crate) use super::contacts::ContactRequestBody;
     pub(crate) use super::devices::{RenameRequest, RevokeDeviceRequest};
     pub(crate) use super::files::{FileChangeBody, FileRequestBody};
     pub(crate) use super::groups::GroupRequest;
     pub(crate) use super::history::ArchiveBody;
+    pub(crate) use super::linked::{CertifyLinkRequest, FindRequest, ListingRequest};
     pub(crate) use super::messages::{ComposingRequest, MessageRequest, ReadRequest, WAIT_MS_DEFAULT, WAIT_MS_MAX};
     pub(crate) use super::power::WakeRequest;
     pub(crate) use super::push::PolicyRequest;

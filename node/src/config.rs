@@ -540,6 +540,10 @@ pub fn sample(values: &SampleValues) -> String {
 # message = "linked"
 # file = "linked"
 
+# What may tell you that a caller is a contact in a linked system, and tell others that you are theirs; all where nothing is said.
+[linked]
+# carriers = ["request", "certificate", "presence", "place", "directory"]
+
 # Whether calls ring during another call, and whose ring although you don't want to be disturbed (`halloo presence set dnd`).
 [calls]
 # ring_when_busy = false

@@ -381,6 +381,8 @@ impl EventLoop {
             KadEvent::LeaseRenewed { query, report } => self.lease_renewed(query, &report),
             KadEvent::OwnRecordMerged { record } => self.own_record_merged(&record),
             KadEvent::OwnRecordDisplaced { record } => self.own_record_displaced(&record),
+            KadEvent::ListingStored { query, report } => self.listing_stored(query, &report),
+            KadEvent::ListingsFound { query, search } => self.listings_found(query, &search),
             KadEvent::Bootstrapped { query, servers } if self.directory.bootstrapping == Some(query) => {
                 self.directory.bootstrapping = None;
                 self.directory.bootstrapped = servers > 0;

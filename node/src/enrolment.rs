@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use halloo_protocol::authority::{
-    EnrolAnswer, EnrolGrant, EnrolRequest, EnrolResult, GrantError, InviteCode, InviteSecret, Refusal, RefusalCode,
+    EnrolAnswer, EnrolGrant, EnrolRequest, EnrolResult, GrantError, InviteCode, InviteSecret, Refusal, RefusalCode, RenewRequest,
 };
 use halloo_protocol::directory::Helper;
 use halloo_protocol::identity::{SignedRevocationList, UserId, Username};
@@ -42,6 +42,8 @@ pub(crate) struct Asking {
     node: Option<Helper>,
     bootstrap: Vec<Helper>,
     reply: Option<Reply<Enrolled, EnrolError>>,
+    /// It was asked for to have another certificate: who waits for that.
+    certifying: Option<Box<crate::linked::Certifying>>,
 }
 
 /// What enrolment remembers while running.
@@ -147,7 +149,8 @@ impl EventLoop {
             .identity
             .enrol_request(way.root, name, way.secret, None, now)
             .map_err(|error| internal_text(error.to_string()))?;
-        let asking = Asking { user, label: Some(way.label), node: way.node, bootstrap: way.bootstrap, reply: None };
+        let asking =
+            Asking { user, label: Some(way.label), node: way.node, bootstrap: way.bootstrap, reply: None, certifying: None };
         Ok((target, request, asking))
     }
 
@@ -193,6 +196,9 @@ impl EventLoop {
             },
             Err(error) => Err(EnrolError::Untrusted { reason: error.to_string() }),
         };
+        if let Some(certifying) = asking.certifying {
+            return self.certify_answered(*certifying, outcome);
+        }
         match (asking.reply, outcome) {
             (Some(reply), outcome) => reply.send(outcome),
             (None, Err(error)) => warn!(%error, "certificate not renewed"),
@@ -201,6 +207,9 @@ impl EventLoop {
     }
 
     pub(crate) fn enrol_failure(&mut self, asking: Asking, failure: Failure) {
+        if let Some(certifying) = asking.certifying {
+            return self.certify_answered(*certifying, Err(EnrolError::Unreachable { reason: failure.to_string() }));
+        }
         match asking.reply {
             Some(reply) => reply.send(Err(EnrolError::Unreachable { reason: failure.to_string() })),
             None => debug!(%failure, "authority not reached for renewal"),
@@ -216,6 +225,7 @@ impl EventLoop {
                 };
                 EnrolError::NameTaken { username: name }
             }
+            RefusalCode::UNAVAILABLE => EnrolError::Busy { reason: refusal.detail.chars().take(300).collect() },
             _ => EnrolError::Refused { reason: refusal.detail.chars().take(300).collect() },
         }
     }
@@ -317,17 +327,39 @@ impl EventLoop {
         if self.renew_locally(now) {
             return;
         }
+        let Ok(target) = self.own_authority(root) else { return };
+        let request = self.identity.renew_request();
+        let asking = Asking { user, label: None, node: None, bootstrap: Vec::new(), reply: None, certifying: None };
+        self.request(&target, &request, Purpose::Enrol(Box::new(asking)), ENROL_TIMEOUT);
+    }
+
+    fn own_authority(&self, root: AuthorityKey) -> Result<Target, EnrolError> {
         let node = self.store.read(|view| view.setting_value::<Helper>(AUTHORITY_NODE)).ok().flatten();
         let way = Way { root, label: self.labels.label_of(&root), node, bootstrap: Vec::new(), secret: None };
-        let Ok(target) = self.authority_target(&way) else { return };
-        let request = self.identity.renew_request();
-        let asking = Asking { user, label: None, node: None, bootstrap: Vec::new(), reply: None };
-        self.request(&target, &request, Purpose::Enrol(Box::new(asking)), ENROL_TIMEOUT);
+        self.authority_target(&way)
+    }
+
+    /// Asks the authority for a certificate that says more, or less.
+    pub(crate) fn request_certificate(&mut self, request: &RenewRequest, certifying: crate::linked::Certifying) {
+        let user = self.identity.user_id();
+        let UserId::Named { authority: root, .. } = user else { return };
+        if let Some(outcome) = self.certificate_of_own_role(root, request) {
+            return self.certify_answered(certifying, outcome);
+        }
+        match self.own_authority(root) {
+            Ok(target) => {
+                let certifying = Some(Box::new(certifying));
+                let asking = Asking { user, label: None, node: None, bootstrap: Vec::new(), reply: None, certifying };
+                self.request(&target, request, Purpose::Enrol(Box::new(asking)), ENROL_TIMEOUT);
+            }
+            Err(error) => self.certify_answered(certifying, Err(error)),
+        }
     }
 
     /// Takes over a grant of this very node's authority role.
     pub(crate) fn accept_own_grant(&mut self, user: UserId, label: &str, grant: &EnrolGrant) -> Result<Enrolled, EnrolError> {
-        let asking = Asking { user, label: Some(label.to_owned()), node: None, bootstrap: Vec::new(), reply: None };
+        let asking =
+            Asking { user, label: Some(label.to_owned()), node: None, bootstrap: Vec::new(), reply: None, certifying: None };
         self.accept_grant(&asking, grant)
     }
 }

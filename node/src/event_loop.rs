@@ -111,6 +111,8 @@ pub(crate) enum Internal {
     PushReceived(Vec<u8>),
     /// A linked system.
     Linked(Box<crate::linked::LinkedNews>),
+    /// A slow hash of an identity in a linked system was computed.
+    SlowHashed(Box<crate::linked::SlowHashed>),
     /// A login to a linked system, or what a provider has for all.
     LinkedLogin(Box<crate::linked::LoginNews>),
     /// Mail has come.
@@ -470,6 +472,7 @@ impl EventLoop {
             Internal::PushReceived(body) => self.handle_push_received(&body),
             Internal::Mail(news) => self.handle_mail(news),
             Internal::Linked(news) => self.handle_linked(*news),
+            Internal::SlowHashed(hashed) => self.handle_slow_hashed(*hashed),
             Internal::LinkedLogin(news) => self.handle_linked_login(*news),
             Internal::Sensor(reading) => self.handle_sensor(reading),
         }
@@ -554,6 +557,9 @@ impl EventLoop {
             Command::AuthorityRevoke { user, reply } => {
                 let answer = self.authority_revoke(&user);
                 reply.send(answer);
+            }
+            Command::AuthorityCertify { user, id, is_certified, reply } => {
+                self.authority_certify(&user, &id, is_certified, reply);
             }
             Command::AuthorityLog(reply) => reply.send(self.authority_log()),
             Command::Shutdown(reply) => reply.send(Ok(())),
@@ -800,6 +806,7 @@ fn refuse_asleep(command: Command) {
         Command::AuthorityShow(reply) => refuse(reply),
         Command::AuthorityInvite { reply, .. } => refuse(reply),
         Command::AuthorityRevoke { reply, .. } => refuse(reply),
+        Command::AuthorityCertify { reply, .. } => refuse(reply),
         Command::AuthorityLog(reply) => refuse(reply),
         Command::Status(_)
         | Command::Totals(_)

@@ -42,8 +42,8 @@ pub mod voicemail;
 pub mod waiting;
 
 use authority::{
-    Authority, AuthorityError, AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, EnrolError, EnrolOptions,
-    Enrolled, InviteOptions,
+    Authority, AuthorityCertified, AuthorityError, AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus,
+    EnrolError, EnrolOptions, Enrolled, InviteOptions,
 };
 use calls::{
     AddOptions, AnswerOptions, CallAdded, CallEntry, CallError, CallList, CallOutcome, CallRejoined, Calls, DialOptions,
@@ -291,6 +291,13 @@ pub enum Command {
     AuthorityRevoke {
         user: String,
         reply: Reply<AuthorityRevocation, AuthorityError>,
+    },
+    /// [`Authority::certify`]
+    AuthorityCertify {
+        user: String,
+        id: String,
+        is_certified: bool,
+        reply: Reply<AuthorityCertified, AuthorityError>,
     },
     /// [`Authority::log`]
     AuthorityLog(Reply<AuthorityLog, AuthorityError>),

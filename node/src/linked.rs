@@ -10,9 +10,11 @@
 
 mod asking;
 mod calls;
+mod certify;
 mod commands;
 mod http;
 mod leave;
+mod listings;
 mod logins;
 pub(crate) mod merge;
 mod messages;
@@ -21,6 +23,7 @@ mod own;
 mod people;
 mod secret;
 mod signing;
+mod slow;
 mod system;
 mod tokens;
 mod xmpp;
@@ -33,7 +36,7 @@ use halloo_protocol::call::CallId;
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
-    Association, AssociationParams, ContactLists, IdentityMerge, KnownAssociations, LinkedId, LinkedLeave, ListEntry,
+    Association, AssociationParams, Carrier, ContactLists, IdentityMerge, KnownAssociations, LinkedId, LinkedLeave, ListEntry,
     ProofMethod, Providers, Readers, SharedLinks, SharedProvider, Shown, Sighting, System,
 };
 use halloo_protocol::time::Now;
@@ -42,8 +45,10 @@ use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
 pub(crate) use self::asking::OwnAsk;
+pub(crate) use self::certify::Certifying;
 pub(crate) use self::leave::LINKED_PART;
 pub(crate) use self::logins::LoginNews;
+pub(crate) use self::slow::SlowHashed;
 use self::system::{Order, Run};
 use crate::event_loop::EventLoop;
 use crate::handle::Event;
@@ -187,6 +192,11 @@ pub(crate) struct LinkedState {
     questions: asking::Questions,
     /// People blocked, by who they are there.
     denied: BTreeMap<LinkedId, UserId>,
+    slow: slow::SlowHashes,
+    listings: listings::Listings,
+    certifications: certify::Certifications,
+    /// What has shown what was seen, where it wasn't the place.
+    seen_by: BTreeMap<(LinkedId, LinkedId), Carrier>,
     /// Providers whose tokens count.
     providers: Providers,
     /// What shows that own accounts are this user's, where that stands by itself.
@@ -204,6 +214,8 @@ pub(crate) struct LinkedState {
 impl EventLoop {
     /// Reads what was linked and connects.
     pub(crate) fn linked_start(&mut self) {
+        self.slow_start();
+        self.listings_start();
         self.logins_start();
         let read = self.store.read::<_, StoreError>(|view| {
             let accounts: Vec<StoredAccount> = view.setting_value(ACCOUNTS)?.unwrap_or_default();
@@ -234,6 +246,7 @@ impl EventLoop {
         if self.linked.keep_at.take().is_some() {
             self.keep_sightings();
         }
+        self.keep_slow_hashes();
     }
 
     /// Starts the task of an account.
@@ -509,6 +522,7 @@ impl EventLoop {
         account.stored.association = Some(association);
         self.keep_accounts();
         self.share_links_soon();
+        self.listing_changed(id);
         if let Some(asked) = asked {
             self.account_linked(id, asked);
         }
@@ -580,6 +594,7 @@ impl EventLoop {
         let before = self.linked.known.remove(&key);
         let is_worth_keeping = seen.association.is_some() || before.as_ref().is_some_and(|before| before.association.is_some());
         let seen = seen.after(before.as_ref());
+        self.linked.seen_by.remove(&key);
         self.linked.known.insert(key, seen);
         if is_worth_keeping {
             self.keep_sightings_soon();
@@ -618,6 +633,9 @@ impl EventLoop {
         self.logins_tick(now.instant, now.unix);
         self.turn_key_when_due(now.instant);
         self.tokens_tick(now.instant);
+        self.slow_tick(now.instant);
+        self.listings_tick(now.instant);
+        self.certify_tick(now.instant);
         self.linked_calls_tick(now);
     }
 }

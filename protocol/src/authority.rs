@@ -22,6 +22,6 @@ pub use invite_code::{
     INVITE_BOOTSTRAP_MAX, INVITE_CODE_CHARS_MAX, INVITE_CODE_PREFIX, InviteCode, InviteCodeError, InviteSecret, LABEL_BYTES_MAX,
 };
 pub use messages::{
-    ENROL_CLOCK_TOLERANCE_SECS, EnrolAnswer, EnrolGrant, EnrolParams, EnrolRequest, EnrolRequestBody, EnrolResult, GrantError,
-    Refusal, RefusalCode, RenewRequest, RevocationListAnswer, RevocationListRequest,
+    CERTIFY_EXTENSION, CertifyWish, ENROL_CLOCK_TOLERANCE_SECS, EnrolAnswer, EnrolGrant, EnrolParams, EnrolRequest,
+    EnrolRequestBody, EnrolResult, GrantError, Refusal, RefusalCode, RenewRequest, RevocationListAnswer, RevocationListRequest,
 };

@@ -15,8 +15,9 @@ mod revocation;
 mod username;
 
 pub use certificate::{
-    DEVICE_CERTIFICATE_SECS_MAX, DeviceCertificate, DeviceCertificateParams, KeySuccession, KeySuccessionParams, LinkedIndicator,
-    SLOTS, SigningCertificate, Tombstone, USER_CERTIFICATE_SECS, USER_RENEWAL_AFTER_SECS, UserCertificate,
+    DEVICE_CERTIFICATE_SECS_MAX, DeviceCertificate, DeviceCertificateParams, INDICATORS_EXTENSION, INDICATORS_MAX, KeySuccession,
+    KeySuccessionParams, LinkedIndicator, SLOTS, SigningCertificate, Tombstone, USER_CERTIFICATE_SECS, USER_RENEWAL_AFTER_SECS,
+    UserCertificate,
 };
 pub(crate) use chain::verify_device;
 pub use chain::{AUTHORITIES_MAX, Chain, ChainError, RETIRED_MAX, TrustStore, UserChain, VerifiedChain, VerifiedUser};

@@ -50,6 +50,7 @@
 
 mod known;
 mod limits;
+mod listings;
 mod lookup;
 mod messages;
 mod publish;
@@ -59,10 +60,12 @@ mod routing_table;
 mod serve;
 mod store;
 
+pub use listings::{ListingReport, ListingSearch};
 pub use messages::{
-    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, EXTENSION_KNOWN, FindNode, FindRecord, LeaseAnswer, LeaseOutcome,
-    Nodes, RecordAnswer, RecordOutcome, RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, StoreRefusal,
-    SyncItem, SyncOffer, SyncWant,
+    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, EXTENSION_KNOWN, FindListings, FindNode, FindRecord, LISTINGS_MAX,
+    LISTINGS_NAMED_MAX, LISTINGS_UNNAMED_MAX, LeaseAnswer, LeaseOutcome, ListingStored, ListingsFound, Nodes, RecordAnswer,
+    RecordOutcome, RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreListing, StoreOutcome, StoreRefusal, SyncItem,
+    SyncOffer, SyncWant,
 };
 pub use publish::{LeaseReport, PublishReport};
 pub use query::{FindOptions, FindOutcome, FindResult, Mode};
@@ -84,6 +87,7 @@ use crate::node::{Descriptor, Roles};
 use crate::time::Now;
 
 use limits::RateLimits;
+use listings::{ListingQuery, ListingStore};
 use lookup::Lookup;
 use publish::{LeaseQuery, OwnRecord, Publish};
 use routing_table::{Admission, Proof, RoutingTable};
@@ -283,6 +287,20 @@ pub enum Event {
         /// The other one.
         record: Box<DirectoryRecord>,
     },
+    /// A listing was brought to its replicas.
+    ListingStored {
+        /// Which.
+        query: QueryId,
+        /// With what.
+        report: ListingReport,
+    },
+    /// A search for listings has ended.
+    ListingsFound {
+        /// Which.
+        query: QueryId,
+        /// With what.
+        search: ListingSearch,
+    },
     /// Joining has ended.
     Bootstrapped {
         /// Which.
@@ -324,6 +342,7 @@ enum Errand {
     LeaseStore(QueryId),
     Offer(Vec<SyncItem>),
     Repair(RecordKey),
+    Listing(QueryId),
 }
 
 #[derive(Clone, Debug)]
@@ -356,6 +375,8 @@ pub struct Directory {
     lookups: BTreeMap<QueryId, Lookup>,
     publishes: BTreeMap<QueryId, Publish>,
     leases: BTreeMap<QueryId, LeaseQuery>,
+    listings: ListingStore,
+    listing_queries: BTreeMap<QueryId, ListingQuery>,
     own: BTreeMap<RecordKey, OwnRecord>,
     bootstrap: Option<Bootstrap>,
     repair: repair::Repair,
@@ -380,6 +401,8 @@ impl Directory {
             lookups: BTreeMap::new(),
             publishes: BTreeMap::new(),
             leases: BTreeMap::new(),
+            listings: ListingStore::default(),
+            listing_queries: BTreeMap::new(),
             own: BTreeMap::new(),
             bootstrap: None,
             repair: repair::Repair::default(),
@@ -515,6 +538,8 @@ impl Directory {
             (Errand::Lease(query), Answer::Lease(answer)) => self.lease_answered(now, query, &pending.to, answer.outcome),
             (Errand::LeaseStore(query), Answer::Store(answer)) => self.lease_stored(now, query, &pending.to, &answer),
             (Errand::Offer(items), Answer::SyncWant(want)) => self.offer_answered(now, &pending.to, &items, &want.keys),
+            (Errand::Listing(query), Answer::ListingStored(answer)) => self.listing_stored(now, query, &pending.to, &answer),
+            (Errand::Listing(query), Answer::Listings(answer)) => self.listings_answered(now, query, &pending.to, answer),
             (Errand::Repair(key), Answer::Store(answer)) => self.repair_answered(now, trust, key, &pending.to, answer),
             (errand, _) => {
                 self.counters.invalid_answers += 1;
@@ -527,6 +552,7 @@ impl Directory {
         let Some(pending) = self.pending.remove(&id) else { return };
         *self.counters.failures.entry(failure).or_default() += 1;
         match failure {
+            failure if Self::is_just_older(&pending.errand, failure) => self.note_life(now, &pending.to, None),
             Failure::Busy => self.note_life(now, &pending.to, None),
             Failure::Unreachable => self.note_failure(now, &pending.to, true),
             Failure::Timeout | Failure::Disconnected | Failure::Unsupported => self.note_failure(now, &pending.to, false),
@@ -546,6 +572,7 @@ impl Directory {
             Errand::Lease(query) | Errand::LeaseStore(query) => self.lease_failed(now, query, to),
             Errand::Offer(items) => self.offer_failed(now, &items, failure),
             Errand::Repair(key) => self.repair_failed(now, key, failure),
+            Errand::Listing(query) => self.listing_failed(now, query, to),
         }
     }
 
@@ -569,6 +596,7 @@ impl Directory {
     /// The trusted authorities or their revocation lists changed: records and nodes of users taken back are dropped.
     pub fn handle_trust_changed(&mut self, now: Now, trust: &TrustStore) {
         let gone = self.store.revoke(now.unix, trust);
+        self.listings.revoke(trust);
         self.forget_all(gone);
         self.drop_unproved(now, trust);
     }
@@ -602,6 +630,8 @@ impl Directory {
             self.sweep_at = now.instant + SWEEP_EVERY;
             let gone = self.store.expire(now.unix);
             self.forget_all(gone);
+            self.listings.expire(now.unix);
+            self.pass_listings_on(now);
             self.table.expire_bans(now.instant);
             self.rates.sweep(now.instant);
         }
@@ -726,7 +756,7 @@ impl Directory {
     }
 
     fn is_full_of_queries(&self) -> bool {
-        self.lookups.len() + self.publishes.len() + self.leases.len() >= QUERIES_MAX
+        self.lookups.len() + self.publishes.len() + self.leases.len() + self.listing_queries.len() >= QUERIES_MAX
     }
 
     fn send(&mut self, now: Now, to: Arc<Descriptor>, request: Request, errand: Errand) {

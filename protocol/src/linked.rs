@@ -20,10 +20,12 @@
 
 mod address_word;
 mod association;
+mod carrier;
 mod decide;
 mod id;
 mod leave;
 mod list;
+mod listing;
 mod merge;
 mod part;
 mod proof;
@@ -32,16 +34,19 @@ mod proof_tests;
 mod provider_token;
 mod shared;
 mod sighting;
+mod slow;
 #[cfg(test)]
 mod tests;
 mod token;
 
 pub use address_word::{ADDRESS_WORD_SECS_MAX, AddressProof, AddressWord};
 pub use association::{ASSOCIATION_SECS_MAX, Association, AssociationError, AssociationParams, ProofMethod};
-pub use decide::{Claim, ContactLists, LinkedContact, NotLinked, TrustDecision, TrustRequest, decide};
+pub use carrier::{Carrier, CarrierError, Carriers, decide_by_first};
+pub use decide::{Claim, ContactLists, Indicated, LinkedContact, NotLinked, TrustDecision, TrustRequest, decide};
 pub use id::{LINKED_ADDRESS_BYTES_MAX, LinkedId, LinkedIdError, System};
 pub use leave::{LEAVE_BYTES_MAX, LeaveScope, LinkedKey, LinkedLeave};
 pub use list::{ListEntry, Readers};
+pub use listing::{FoundListing, LISTING_BYTES_MAX, LISTING_SECS_MAX, Listing, ListingError, ListingParams, PlacedListing};
 pub use merge::{IdentityMerge, MERGE_EXTENSION};
 pub use part::{LINKED_EXTENSION, LinkedPart};
 pub use proof::{PROOF_BYTES_MAX, PROOF_EXTENSION, ProofError, Providers, TrustedProofs, verify_proof};
@@ -53,5 +58,6 @@ pub use shared::{
     SHARED_SIGHTINGS_MAX, SharedAccount, SharedContacts, SharedLinks, SharedPiece, SharedProof, SharedProvider,
     SharedSighting,
 };
-pub use sighting::{KnownAssociations, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Shown, Sighting, SightingError};
+pub use sighting::{KnownAssociations, SEEN_SECS_FRESH, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Shown, Sighting, SightingError};
+pub use slow::{Indicator, SLOW_MEMORY_KIB, SLOW_PASSES, SlowHashError, SlowId};
 pub use token::{TOKEN_BYTES_MAX, TOKEN_EXTENSION, TOKEN_SECS_MAX, TokenPart, is_token};

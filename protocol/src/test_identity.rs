@@ -4,6 +4,7 @@ use crate::identity::{
     Chain, DeviceCertificate, DeviceCertificateParams, SigningCertificate, TrustStore, UserCertificate, UserChain, Username,
 };
 use crate::key::{AuthorityKey, DeviceKey, IdentityKey, SecretKey};
+use crate::linked::Indicator;
 use crate::time::UnixTime;
 use crate::wire::{Extensions, Signed};
 
@@ -39,6 +40,11 @@ impl Authority {
 
     /// One of several devices of a user.
     pub(crate) fn device(&self, name: &str, seed: u8, slot: u8) -> Person {
+        self.certified(name, seed, slot, &[])
+    }
+
+    /// A device of a user whose certificate hints at identities in other systems.
+    pub(crate) fn certified(&self, name: &str, seed: u8, slot: u8, indicators: &[Indicator]) -> Person {
         let identity = SecretKey::from_bytes([seed; 32]);
         let device_key = SecretKey::from_bytes([seed.wrapping_add(slot).wrapping_add(1); 32]);
         let (not_before, not_after) = (NOW.minus_secs(3_600), NOW.plus_secs(30 * 86_400));
@@ -57,7 +63,7 @@ impl Authority {
             not_before,
             not_after,
             linked: Vec::new(),
-            extensions: Extensions::none(),
+            extensions: UserCertificate::with_indicators(Extensions::none(), indicators),
         };
         let params = DeviceCertificateParams { device: DeviceKey(device_key.public()), slot, serial: 1, now: NOW };
         let user = UserChain::Named {

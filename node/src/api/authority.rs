@@ -9,7 +9,8 @@ use super::ApiState;
 use super::extract::{Answer, JsonBody};
 use super::route::Route;
 use crate::handle::authority::{
-    AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, EnrolOptions, Enrolled, InviteOptions,
+    AuthorityCertified, AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, EnrolOptions, Enrolled,
+    InviteOptions,
 };
 
 /// Whom to revoke.
@@ -18,6 +19,23 @@ use crate::handle::authority::{
 pub(crate) struct RevokeRequest {
     /// `name@authority`, or `name` alone.
     pub(crate) username: String,
+}
+
+/// Whose an identity in another system is.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CertifyRequest {
+    /// Whose, `name@authority`, or `name` alone.
+    pub(crate) username: String,
+    /// The identity: `xmpp:alice@example.org`.
+    pub(crate) id: String,
+    /// Whether it is theirs; `false` takes it back.
+    #[serde(default = "yes")]
+    pub(crate) is_certified: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 pub(super) fn routes() -> Vec<Route> {
@@ -30,6 +48,9 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/v1/authority/revocations", "revoke", "Revoke a user", revoke)
             .body::<RevokeRequest>()
             .returns::<AuthorityRevocation>(),
+        Route::post("/v1/authority/certified", "certify", "Say that an identity in another system is a user's", certify)
+            .body::<CertifyRequest>()
+            .returns::<AuthorityCertified>(),
         Route::get("/v1/authority/log", "authorityLog", "What this authority has done", log).returns::<AuthorityLog>(),
     ]
 }
@@ -48,6 +69,11 @@ async fn invite(State(state): State<ApiState>, JsonBody(options): JsonBody<Invit
 
 async fn revoke(State(state): State<ApiState>, JsonBody(request): JsonBody<RevokeRequest>) -> Answer<AuthorityRevocation> {
     Ok(Json(state.node.authority().revoke(&request.username).await?))
+}
+
+async fn certify(State(state): State<ApiState>, JsonBody(request): JsonBody<CertifyRequest>) -> Answer<AuthorityCertified> {
+    let CertifyRequest { username, id, is_certified } = request;
+    Ok(Json(state.node.authority().certify(&username, &id, is_certified).await?))
 }
 
 async fn log(State(state): State<ApiState>) -> Answer<AuthorityLog> {

@@ -6,7 +6,42 @@ use axum::extract::State;
 use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
-use crate::handle::linked::{LinkList, LinkLogin, LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount};
+use crate::handle::linked::{
+    LinkCertified, LinkFound, LinkList, LinkLogin, LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Whether an account is in the directory.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ListingRequest {
+    /// Whether who knows the address finds this user by it.
+    pub(crate) listed: bool,
+}
+
+/// Who is sought.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FindRequest {
+    /// Who they are there: `mailto:bob@example.org`.
+    pub(crate) id: String,
+}
+
+/// What the certificate is to say.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CertifyLinkRequest {
+    /// The identity: `xmpp:alice@example.org`.
+    pub(crate) id: String,
+    /// Whether it is to hint at it.
+    #[serde(default = "yes")]
+    pub(crate) is_wanted: bool,
+}
+
+const fn yes() -> bool {
+    true
+}
 
 pub(super) fn routes() -> Vec<Route> {
     vec![
@@ -26,6 +61,15 @@ pub(super) fn routes() -> Vec<Route> {
             .returns::<LinkedAccount>(),
         Route::post("/v1/links/{account}/remove", "removeLink", "Unlink an account and forget its password", remove)
             .returns::<LinkRemoved>(),
+        Route::post("/v1/links/{account}/listing", "setLinkListed", "Whether who knows the address finds this user", listing)
+            .body::<ListingRequest>()
+            .returns::<LinkedAccount>(),
+        Route::post("/v1/links/find", "findLinked", "Who somebody in another system is here, as the directory says", find)
+            .body::<FindRequest>()
+            .returns::<LinkFound>(),
+        Route::post("/v1/links/certify", "certifyLink", "Have the certificate hint at an identity, or no more", certify)
+            .body::<CertifyLinkRequest>()
+            .returns::<LinkCertified>(),
     ]
 }
 
@@ -47,4 +91,20 @@ async fn wait_login(State(state): State<ApiState>, PathPart(login): PathPart) ->
 
 async fn remove(State(state): State<ApiState>, PathPart(account): PathPart) -> Answer<LinkRemoved> {
     Ok(Json(state.node.links().remove(&account).await?))
+}
+
+async fn listing(
+    State(state): State<ApiState>,
+    PathPart(account): PathPart,
+    JsonBody(request): JsonBody<ListingRequest>,
+) -> Answer<LinkedAccount> {
+    Ok(Json(state.node.links().set_listed(&account, request.listed).await?))
+}
+
+async fn find(State(state): State<ApiState>, JsonBody(request): JsonBody<FindRequest>) -> Answer<LinkFound> {
+    Ok(Json(state.node.links().find(&request.id).await?))
+}
+
+async fn certify(State(state): State<ApiState>, JsonBody(request): JsonBody<CertifyLinkRequest>) -> Answer<LinkCertified> {
+    Ok(Json(state.node.links().certify(&request.id, request.is_wanted).await?))
 }

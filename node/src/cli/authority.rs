@@ -5,9 +5,9 @@ use halloo_protocol::authority::InviteCode;
 use super::error::CliError;
 use super::output::{pairs, table, word};
 use super::{Context, parse};
-use crate::api::requests::RevokeRequest;
+use crate::api::requests::{CertifyRequest, RevokeRequest};
 use crate::handle::authority::{
-    AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, EnrolmentPolicy, InviteOptions,
+    AuthorityCertified, AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, EnrolmentPolicy, InviteOptions,
 };
 
 #[derive(Debug, clap::Subcommand)]
@@ -18,6 +18,8 @@ pub(super) enum Command {
     Invite(InviteArgs),
     /// Revoke a user's certificate
     Revoke(RevokeArgs),
+    /// Say that an identity in another system is a user's, as one who runs both knows: `halloo link certify` lets their certificate hint at it
+    Certify(CertifyArgs),
     /// What this authority has done
     Log,
 }
@@ -37,6 +39,19 @@ pub(super) struct RevokeArgs {
     /// Whom to revoke
     #[arg(value_parser = parse::user)]
     name: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CertifyArgs {
+    /// Whose it is
+    #[arg(value_parser = parse::user)]
+    name: String,
+    /// The identity: xmpp:alice@example.org
+    #[arg(value_name = "ID", value_parser = parse::linked)]
+    id: String,
+    /// It isn't theirs any more: their next certificate doesn't hint at it
+    #[arg(long)]
+    remove: bool,
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
@@ -60,6 +75,17 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
             let request = RevokeRequest { username: args.name };
             let revoked: AuthorityRevocation = client.post("/v1/authority/revocations", &request).await?;
             output.print(&revoked, |r| format!("{} is revoked by list {}", r.username, r.revocation_number))
+        }
+        Command::Certify(args) => {
+            let request = CertifyRequest { username: args.name, id: args.id, is_certified: !args.remove };
+            let certified: AuthorityCertified = client.post("/v1/authority/certified", &request).await?;
+            output.print(&certified, |c| match c.is_certified {
+                true => format!(
+                    "{} is {}'s; they may have their certificate hint at it: halloo link certify {}",
+                    c.id, c.username, c.id
+                ),
+                false => format!("{} isn't {}'s any more; certificates that hint at it end within 90 days", c.id, c.username),
+            })
         }
         Command::Log => output.print(&client.get::<AuthorityLog>("/v1/authority/log").await?, log_for_people),
     }

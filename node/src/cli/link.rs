@@ -8,7 +8,10 @@ use super::output::{pairs, printable, table, word};
 use super::progress::Spinner;
 use super::{Context, parse};
 use crate::api::client::Client;
-use crate::handle::linked::{LinkList, LinkLogin, LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount};
+use crate::api::requests::{CertifyLinkRequest, FindRequest, ListingRequest};
+use crate::handle::linked::{
+    LinkCertified, LinkFound, LinkList, LinkLogin, LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount,
+};
 
 /// Longest password, with the end of its line.
 const PASSWORD_BYTES_MAX: u64 = 1_026;
@@ -19,6 +22,12 @@ pub(super) enum Command {
     Add(AddArgs),
     /// Linked accounts, and who of their contacts can be called
     List,
+    /// Who somebody in another system is here, as the directory says; whoever knows the address can ask
+    Find(FindArgs),
+    /// Whether who knows the address of a linked account finds you by it, in the directory
+    Listing(ListingArgs),
+    /// Have your certificate hint at an identity that your authority knows to be yours: contacts there let you in by nothing else
+    Certify(CertifyArgs),
     /// Unlink an account: takes back what its contacts are shown, and forgets the password
     Remove(RemoveArgs),
 }
@@ -43,6 +52,12 @@ pub(super) struct AddArgs {
     /// Without TLS; for a server on this machine alone
     #[arg(long)]
     plain: bool,
+    /// Let whoever knows the address find you by it, in the directory
+    #[arg(long, conflicts_with_all = ["unlisted", "tokens"])]
+    listed: bool,
+    /// Keep it out of the directory, as accounts are whose contacts have a place to look
+    #[arg(long)]
+    unlisted: bool,
     /// Don't show its contacts who you are here: whoever you call learns it, by a token of the server for that call. They can't call you by it
     #[arg(long)]
     tokens: bool,
@@ -58,6 +73,33 @@ pub(super) struct AddArgs {
     /// oidc: link the mail address that the provider has verified, not the account itself
     #[arg(long)]
     mail: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct FindArgs {
+    /// Who they are there: mailto:bob@example.org
+    #[arg(value_name = "ID", value_parser = parse::linked)]
+    id: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListingArgs {
+    /// The account: xmpp:alice@example.org
+    #[arg(value_name = "ACCOUNT", value_parser = parse::linked)]
+    account: String,
+    /// Whether it is listed
+    #[arg(value_name = "on|off", value_parser = ["on", "off"])]
+    listed: String,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct CertifyArgs {
+    /// Who you are there: xmpp:alice@example.org
+    #[arg(value_name = "ID", value_parser = parse::linked)]
+    id: String,
+    /// Hint at it no more
+    #[arg(long)]
+    remove: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -81,6 +123,24 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
         Command::List => {
             let list: LinkList = client.get("/v1/links").await?;
             context.output.print(&list, list_for_people)
+        }
+        Command::Find(args) => {
+            let spinner = Spinner::start(context.output, "asking the directory");
+            let found: LinkFound = client.post("/v1/links/find", &FindRequest { id: args.id }).await?;
+            drop(spinner);
+            context.output.print(&found, found_for_people)
+        }
+        Command::Listing(args) => {
+            let path = format!("/v1/links/{}/listing", parse::url_part(&args.account));
+            let account: LinkedAccount = client.post(&path, &ListingRequest { listed: args.listed == "on" }).await?;
+            context.output.print(&account, account_for_people)
+        }
+        Command::Certify(args) => {
+            let spinner = Spinner::start(context.output, "asking the authority");
+            let request = CertifyLinkRequest { id: args.id, is_wanted: !args.remove };
+            let certified: LinkCertified = client.post("/v1/links/certify", &request).await?;
+            drop(spinner);
+            context.output.print(&certified, certified_for_people)
         }
         Command::Remove(args) => {
             let path = format!("/v1/links/{}/remove", parse::url_part(&args.account));
@@ -173,6 +233,7 @@ pub(super) fn link_options(args: Login) -> Result<LinkOptions, CliError> {
         roots,
         plain: args.plain,
         tokens: args.tokens,
+        listed: if args.listed || args.unlisted { Some(args.listed) } else { None },
     })
 }
 
@@ -189,6 +250,8 @@ fn account_for_people(account: &LinkedAccount) -> String {
         ("because", account.reason.clone()),
         ("login", Some(login)),
         ("shown until", shown),
+        ("in the directory", account.listed.then(|| format!("at {} nodes", account.listed_at))),
+        ("certified until", account.certified_until.map(|until| until.to_string())),
         ("contacts", Some(contacts)),
     ]);
     let rows = account.contacts.iter().filter_map(|contact| {
@@ -206,7 +269,28 @@ fn list_for_people(list: &LinkList) -> String {
     if list.accounts.is_empty() {
         return "nothing is linked; halloo link add xmpp ADDRESS, or oidc ISSUER".to_owned();
     }
-    list.accounts.iter().map(account_for_people).collect::<Vec<_>>().join("\n")
+    let accounts: Vec<String> = list.accounts.iter().map(account_for_people).collect();
+    format!("{}\nby: {}\n", accounts.join("\n"), list.carriers.join(", "))
+}
+
+fn found_for_people(found: &LinkFound) -> String {
+    if found.users.is_empty() {
+        return printable(&format!("nobody says that they are {}", found.id)).into_owned();
+    }
+    let rows = found.users.iter().map(|user| {
+        let proof = user.proved_by.map_or_else(|| "nothing: a mere claim".to_owned(), |proof| word(&proof));
+        [user.username.clone(), proof]
+    });
+    table(["HERE", "PROVED BY"], rows)
+}
+
+fn certified_for_people(certified: &LinkCertified) -> String {
+    let LinkCertified { id, is_certified, not_after } = certified;
+    let text = match is_certified {
+        true => format!("your certificate hints at {id} until {not_after}, and the one after it"),
+        false => format!("your certificate doesn't hint at {id} any more; earlier ones do until they end"),
+    };
+    printable(&text).into_owned()
 }
 
 fn removed_for_people(removed: &LinkRemoved) -> String {

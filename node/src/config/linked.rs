@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use halloo_protocol::linked::{Carrier, CarrierError, Carriers};
 use serde::Deserialize;
 
 /// Most providers.
@@ -18,6 +19,21 @@ const POLL_SECS_MIN: u64 = 5;
 pub struct LinkedConfig {
     /// OpenID Connect providers whose word is taken, at most 16.
     pub provider: Vec<ProviderConfig>,
+    /// What may bring an association here, and what brings one's own to others; all if absent.
+    pub carriers: Option<Vec<CarrierName>>,
+}
+
+/// A carrier by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct CarrierName(Carrier);
+
+impl TryFrom<String> for CarrierName {
+    type Error = CarrierError;
+
+    fn try_from(name: String) -> Result<Self, CarrierError> {
+        name.parse().map(Self)
+    }
 }
 
 /// An OpenID Connect provider.
@@ -93,6 +109,13 @@ impl ContactsConfig {
 }
 
 impl LinkedConfig {
+    /// Those that are switched on.
+    #[must_use]
+    pub fn carriers(&self) -> Carriers {
+        let named = self.carriers.as_ref();
+        named.map_or_else(Carriers::default, |carriers| carriers.iter().map(|name| name.0).collect())
+    }
+
     /// Relative paths are seen from `home`.
     #[must_use]
     pub fn seen_from(mut self, home: &Path) -> Self {

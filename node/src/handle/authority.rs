@@ -80,6 +80,12 @@ pub enum EnrolError {
         /// What it said.
         reason: String,
     },
+    /// The authority is at it.
+    #[error("the authority isn't done yet: {reason}")]
+    Busy {
+        /// What it said.
+        reason: String,
+    },
     /// The authority can't be reached.
     #[error("the authority is not reachable: {reason}")]
     Unreachable {
@@ -102,7 +108,7 @@ impl Fault for EnrolError {
             Self::InvalidInvite { .. } => ProblemKind::InvalidRequest,
             Self::AlreadyEnrolled { .. } => ProblemKind::Conflict,
             Self::NameTaken { .. } => ProblemKind::NameTaken,
-            Self::Refused { .. } => ProblemKind::Refused,
+            Self::Refused { .. } | Self::Busy { .. } => ProblemKind::Refused,
             Self::Unreachable { .. } => ProblemKind::Unreachable,
             Self::Untrusted { .. } => ProblemKind::Untrusted,
         }
@@ -176,6 +182,17 @@ pub struct AuthorityRevocation {
     pub revocation_number: u64,
 }
 
+/// Whether an identity in another system is a user's, by the operator's word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AuthorityCertified {
+    /// Who, `name@authority`.
+    pub username: String,
+    /// The identity: `xmpp:alice@example.org`.
+    pub id: String,
+    /// Whether it is theirs. Their certificate hints at it once they ask for that.
+    pub is_certified: bool,
+}
+
 /// What an authority has done, oldest first.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AuthorityLog {
@@ -221,6 +238,10 @@ pub enum AuthorityAction {
     Freed,
     /// Revoked a user.
     Revoked,
+    /// Was told that an identity in another system is a user's.
+    Certified,
+    /// Was told that it isn't any more.
+    Uncertified,
 }
 
 /// Why an operation of the authority failed.
@@ -298,6 +319,15 @@ impl Authority<'_> {
     pub async fn revoke(&self, user: &str) -> Result<AuthorityRevocation, AuthorityError> {
         let user = user.to_owned();
         self.0.ask(|reply| Command::AuthorityRevoke { user, reply }).await
+    }
+
+    /// Says that an identity in another system (`xmpp:alice@example.org`) is a user's, or isn't any more. Their certificate hints at it once they have asked for that.
+    ///
+    /// # Errors
+    /// See [`AuthorityError`].
+    pub async fn certify(&self, user: &str, id: &str, is_certified: bool) -> Result<AuthorityCertified, AuthorityError> {
+        let (user, id) = (user.to_owned(), id.to_owned());
+        self.0.ask(|reply| Command::AuthorityCertify { user, id, is_certified, reply }).await
     }
 
     /// What this authority has done.

@@ -38,6 +38,9 @@ pub struct LinkOptions {
     /// Without TLS; for a server on the node's own machine alone.
     #[serde(default)]
     pub plain: bool,
+    /// Whether who knows the address finds this user by it, in the directory. Without: only where the system has no place that its contacts could look at.
+    #[serde(default)]
+    pub listed: Option<bool>,
     /// Contacts there aren't shown who this user is here. Whoever is called learns it, by a token of the server for that call alone; this user can't be called by it.
     #[serde(default)]
     pub tokens: bool,
@@ -138,6 +141,15 @@ pub struct LinkedAccount {
     pub shown_until: Option<Timestamp>,
     /// They aren't shown it: each call shows a token for itself.
     pub tokens: bool,
+    /// Whether who knows the address finds this user by it, in the directory.
+    #[serde(default)]
+    pub listed: bool,
+    /// Nodes of the directory that have it, when it was brought there last.
+    #[serde(default)]
+    pub listed_at: u32,
+    /// Until when this user's certificate hints at it; absent if it doesn't.
+    #[serde(default)]
+    pub certified_until: Option<Timestamp>,
     /// Its contact list.
     pub contacts: Vec<LinkedContactView>,
     /// Whether this device has its login.
@@ -153,6 +165,55 @@ pub struct LinkedAccount {
 pub struct LinkList {
     /// The accounts.
     pub accounts: Vec<LinkedAccount>,
+    /// What may tell that somebody is a contact there, in the order in which it is tried: `request`, `certificate`, `presence`, `place`, `directory`.
+    #[serde(default)]
+    pub carriers: Vec<String>,
+}
+
+/// What shows that a user is somebody in another system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum FoundProof {
+    /// The account's own place shows the same.
+    Place,
+    /// What lies there proves it by itself: a provider's token, or an authority's word.
+    Proof,
+    /// Their authority has seen it proved: their certificate hints at it.
+    Certificate,
+}
+
+/// A user who says that they are somebody in another system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FoundUser {
+    /// Who, `name@authority`.
+    pub username: String,
+    /// Their identity key, `ed25519:` and base64url.
+    pub identity: String,
+    /// What shows it; absent: nothing, anybody who knows the address can say so.
+    pub proved_by: Option<FoundProof>,
+}
+
+/// Who somebody in another system is here, as the directory says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkFound {
+    /// Whom it is about: `mailto:bob@example.org`.
+    pub id: String,
+    /// Who says that they are it; none if nobody does.
+    pub users: Vec<FoundUser>,
+    /// Nodes of the directory that were heard.
+    pub answered: u32,
+}
+
+/// What this user's certificate says of an identity in another system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkCertified {
+    /// The identity.
+    pub id: String,
+    /// Whether the certificate hints at it.
+    pub is_certified: bool,
+    /// Until when the certificate is valid; it is renewed before.
+    pub not_after: Timestamp,
 }
 
 /// An account isn't linked any more.
@@ -171,6 +232,9 @@ pub struct LinkedPeer {
     pub id: String,
     /// The name that the contact list there has for them.
     pub name: Option<String>,
+    /// What has shown it: `request`, `certificate`, `presence`, `place` or `directory`; absent of those who were called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// Whom an identity in a linked system stands for, and what the invite says of it.
@@ -213,7 +277,7 @@ impl LinkedClaim {
 
 impl LinkedCallee {
     pub(crate) fn peer(&self) -> LinkedPeer {
-        LinkedPeer { id: self.place.to_string(), name: self.name.clone() }
+        LinkedPeer { id: self.place.to_string(), name: self.name.clone(), by: None }
     }
 }
 
@@ -245,6 +309,14 @@ pub enum LinkError {
         /// The account.
         account: String,
     },
+    /// The directory doesn't say who somebody is.
+    #[error("{id} isn't found: {reason}")]
+    NotFound {
+        /// Who was sought.
+        id: String,
+        /// Why.
+        reason: String,
+    },
     /// It is being linked or unlinked.
     #[error("{account} is being linked or unlinked")]
     Busy {
@@ -270,7 +342,7 @@ impl Fault for LinkError {
             Self::Node(error) => error.kind(),
             Self::Id(_) | Self::Options { .. } => ProblemKind::InvalidRequest,
             Self::Known { .. } | Self::Busy { .. } | Self::NoIdentityKey => ProblemKind::Conflict,
-            Self::Unknown { .. } => ProblemKind::NotFound,
+            Self::Unknown { .. } | Self::NotFound { .. } => ProblemKind::NotFound,
             Self::Failed { .. } => ProblemKind::Refused,
         }
     }
@@ -290,6 +362,12 @@ pub enum LinkedCommand {
     List(Reply<LinkList, LinkError>),
     /// [`Links::remove`]
     Remove { account: String, reply: Reply<LinkRemoved, LinkError> },
+    /// [`Links::find`]
+    Find { id: String, reply: Reply<LinkFound, LinkError> },
+    /// [`Links::set_listed`]
+    Listing { account: String, is_listed: bool, reply: Reply<LinkedAccount, LinkError> },
+    /// [`Links::certify`]
+    Certify { id: String, is_wanted: bool, reply: Reply<LinkCertified, LinkError> },
 }
 
 impl LinkedCommand {
@@ -300,6 +378,9 @@ impl LinkedCommand {
             Self::Login { reply, .. } => reply.send(Err(error.into())),
             Self::List(reply) => reply.send(Err(error.into())),
             Self::Remove { reply, .. } => reply.send(Err(error.into())),
+            Self::Find { reply, .. } => reply.send(Err(error.into())),
+            Self::Listing { reply, .. } => reply.send(Err(error.into())),
+            Self::Certify { reply, .. } => reply.send(Err(error.into())),
         }
     }
 }
@@ -338,6 +419,34 @@ impl Links<'_> {
     /// See [`LinkError`].
     pub async fn list(&self) -> Result<LinkList, LinkError> {
         self.0.ask(|reply| Command::Linked(LinkedCommand::List(reply))).await
+    }
+
+    /// Who somebody in another system (`mailto:bob@example.org`) is here, as the directory says. Takes about a second: its place there is hashed slowly.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn find(&self, id: &str) -> Result<LinkFound, LinkError> {
+        let id = id.to_owned();
+        self.0.ask(|reply| Command::Linked(LinkedCommand::Find { id, reply })).await
+    }
+
+    /// Whether who knows the address of a linked account finds this user by it.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn set_listed(&self, account: &str, is_listed: bool) -> Result<LinkedAccount, LinkError> {
+        let account = account.to_owned();
+        self.0.ask(|reply| Command::Linked(LinkedCommand::Listing { account, is_listed, reply })).await
+    }
+
+    /// Has this user's certificate hint at an identity in another system that the authority knows to be theirs, or hint at it no more. Everybody who sees the certificate, and guesses the
+    /// identity, can tell.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn certify(&self, id: &str, is_wanted: bool) -> Result<LinkCertified, LinkError> {
+        let id = id.to_owned();
+        self.0.ask(|reply| Command::Linked(LinkedCommand::Certify { id, is_wanted, reply })).await
     }
 
     /// Unlinks an account (`xmpp:alice@example.org`): takes back what is shown there, and forgets the password.

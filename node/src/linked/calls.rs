@@ -3,19 +3,21 @@
 //! A call whose caller's place has to be looked at first is answered as held. It rings once that was looked at and allows it; a refusal comes after
 //! [`LOOK_AT_MOST`], whatever there was to look at and however soon it was seen, so that nobody learns who is in a contact list.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::{CallId, SealedInvite, VerifiedInvite};
 use halloo_protocol::contact::privacy::Kind;
 use halloo_protocol::event::EventKind;
-use halloo_protocol::identity::UserId;
+use halloo_protocol::identity::{UserId, VerifiedUser};
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
-    Claim, LinkedContact, LinkedId, LinkedPart, NotLinked, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, System, TokenPart,
-    TrustDecision, TrustRequest, decide,
+    Carrier, Claim, ContactLists, LinkedContact, LinkedId, LinkedPart, NotLinked, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX,
+    Sighting, System, TokenPart, TrustDecision, TrustRequest, decide, decide_by_first,
 };
 use halloo_protocol::time::Now;
+use halloo_protocol::wire::Signed;
 
 use crate::calls::Arrival;
 use crate::event_loop::EventLoop;
@@ -87,6 +89,11 @@ impl Waiting {
     }
 }
 
+/// Whether an identity elsewhere is called by what is known of it. Telephone numbers are called through a gateway, and so are phones there.
+fn is_dialled(id: &LinkedId) -> bool {
+    matches!(id.system(), System::Xmpp | System::Mail | System::Oidc)
+}
+
 /// What an invite says; what can't be read is nothing said.
 enum Said {
     Association(Box<LinkedPart>),
@@ -122,28 +129,75 @@ impl EventLoop {
         let relation = self.relation(user);
         let said = Said::of(invite);
         let call = invite.invite().call;
-        let claim = match &said {
+        let carriers = self.carriers();
+        let by_request = match &said {
+            _ if !carriers.has(Carrier::Request) => None,
             // That an account with tokens alone is this user's nobody learns, not by how long a refusal takes either.
             said if said.account().is_some_and(|account| self.linked.token_only.contains(account)) => None,
             Said::Association(part) => Some(Claim::Association(part)),
             Said::Token(part) => Some(Claim::Token { part, call, shown: self.linked.tokens.shown(part, call) }),
             Said::Nothing => None,
         };
-        let request = TrustRequest { user: &user.id, identity: &user.identity, relation, kind, claim };
-        let now = self.now().unix;
-        let decision = decide(
-            &request,
-            &self.linked.lists,
-            &self.linked.known,
-            self.trusted_proofs(),
-            self.privacy_settings(),
-            sighting_secs_max,
-            now,
-        );
+        let claims: Vec<Claim<'_>> = by_request.into_iter().chain(self.claims_unsaid(user)).collect();
+        let request = TrustRequest { user: &user.id, identity: &user.identity, relation, kind, claim: None };
+        let (lists, now) = (self.lists_shown(), self.now().unix);
+        let (known, trusted, settings) = (&self.linked.known, self.trusted_proofs(), self.privacy_settings());
+        let decision = decide_by_first(&request, &claims, &lists, known, trusted, settings, sighting_secs_max, now);
+        drop((lists, claims));
         if let Err(NotLinked::Proof(error)) = decision.linked {
             self.look_for_keys(error);
         }
         decision
+    }
+
+    /// What is known of somebody who says nothing of a linked system, in the order of the carriers.
+    fn claims_unsaid<'a>(&'a self, user: &'a VerifiedUser) -> impl Iterator<Item = Claim<'a>> {
+        let carriers = self.carriers();
+        let (indicators, contacts) = (&user.indicators, self.linked.slow.indicated());
+        let hinted =
+            (!indicators.is_empty() && carriers.has(Carrier::Certificate)).then_some(Claim::Certificate { indicators, contacts });
+        let seen = self.seen_as_ever(user).map(|key| self.linked.seen_by.get(key).copied().unwrap_or(Carrier::Place));
+        hinted.into_iter().chain(seen.filter(|carrier| carriers.has(*carrier)).map(Claim::Seen))
+    }
+
+    /// As whom somebody was seen in an own contact list elsewhere, however long ago.
+    fn seen_as_ever(&self, user: &VerifiedUser) -> Option<&(LinkedId, LinkedId)> {
+        let is_theirs = |sighting: &Sighting| {
+            sighting
+                .association
+                .as_ref()
+                .map(Signed::unverified)
+                .is_some_and(|said| said.user == user.id && said.identity == user.identity)
+        };
+        let is_shown = |(account, place): &(LinkedId, LinkedId)| {
+            !self.linked.token_only.contains(account)
+                && self.linked.lists.get(account).is_some_and(|list| list.contains_key(place))
+        };
+        self.linked.known.iter().find(|(key, sighting)| is_theirs(sighting) && is_shown(key)).map(|(key, _)| key)
+    }
+
+    /// The contact lists of accounts of which others may learn that they are this user's.
+    fn lists_shown(&self) -> Cow<'_, ContactLists> {
+        if self.linked.token_only.is_empty() {
+            return Cow::Borrowed(&self.linked.lists);
+        }
+        let is_shown = |account: &LinkedId| !self.linked.token_only.contains(account);
+        let lists = self.linked.lists.iter().filter(|(account, _)| is_shown(account));
+        Cow::Owned(lists.map(|(account, list)| (account.clone(), list.clone())).collect())
+    }
+
+    /// Whether a user's certificate makes them a contact in a linked system.
+    pub(super) fn is_contact_by_certificate(&self, user: &VerifiedUser) -> bool {
+        let contacts = self.linked.slow.indicated();
+        if user.indicators.is_empty() || !self.carriers().has(Carrier::Certificate) {
+            return false;
+        }
+        let claim = Some(Claim::Certificate { indicators: &user.indicators, contacts });
+        let relation = halloo_protocol::contact::privacy::Relation::Stranger;
+        let request = TrustRequest { user: &user.id, identity: &user.identity, relation, kind: Kind::Call, claim };
+        let (lists, settings, now) = (self.lists_shown(), self.privacy_settings(), self.now().unix);
+        let (known, trusted) = (&self.linked.known, self.trusted_proofs());
+        decide(&request, &lists, known, trusted, settings, SIGHTING_SECS_MAX, now).linked.is_ok()
     }
 
     /// The contact in a linked system as whom a caller is let in.
@@ -173,18 +227,19 @@ impl EventLoop {
             return None;
         }
         let said = Said::of(invite);
+        let is_said = self.carriers().has(Carrier::Request);
         let (account, place) = match &said {
-            Said::Association(part) => (part.callee.clone(), part.association.unverified().linked.clone()),
-            Said::Token(part) => (part.callee.clone(), part.caller.clone()),
-            Said::Nothing => return None,
+            Said::Association(part) if is_said => (part.callee.clone(), part.association.unverified().linked.clone()),
+            Said::Token(part) if is_said => (part.callee.clone(), part.caller.clone()),
+            _ => self.seen_as_ever(&invite.caller().user)?.clone(),
         };
         let is_in_list = self.linked.lists.get(&account).is_some_and(|list| list.contains_key(&place));
         let is_asked = match &said {
-            Said::Token(part) if is_in_list => {
+            Said::Token(part) if is_said && is_in_list => {
                 self.ask_for_token(part, call);
                 true
             }
-            Said::Association(_) if is_in_list => self.look_at(&account, &place),
+            _ if is_in_list => self.look_at(&account, &place),
             _ => true,
         };
         // Nobody can look: whoever is let in by what was seen before needn't wait.
@@ -254,8 +309,7 @@ impl EventLoop {
         reply: Reply<CallOutcome, CallError>,
     ) -> Option<(DialOptions, Reply<CallOutcome, CallError>)> {
         let place = match options.users.as_slice() {
-            // Telephone numbers are called through a gateway.
-            [user] if options.linked.is_none() => user.parse::<LinkedId>().ok().filter(|id| id.system() != System::Phone),
+            [user] if options.linked.is_none() => user.parse::<LinkedId>().ok().filter(is_dialled),
             _ => None,
         };
         if let Some(contact) = options.as_contact.take() {
@@ -273,10 +327,8 @@ impl EventLoop {
         let Some(place) = place else { return Some((options, reply)) };
         let account = self.account_with(&place);
         let Some(account) = account else {
-            reply.send(Err(CallError::NotLinked {
-                id: place.to_string(),
-                reason: "isn't in the contact list of a linked account".into(),
-            }));
+            let reason = "isn't in the contact list of a linked account".to_owned();
+            self.dial_by_directory(place, options, reply, reason);
             return None;
         };
         if let Ok(callee) = self.linked_callee(&account, &place, SIGHTING_SECS_FRESH) {
@@ -311,7 +363,7 @@ impl EventLoop {
                 }
                 self.handle_dial(options, reply);
             }
-            Err(reason) => reply.send(Err(refuse(&reason))),
+            Err(reason) => self.dial_by_directory(place, options, reply, reason),
         }
     }
 
@@ -356,7 +408,7 @@ impl EventLoop {
     }
 
     /// The own account in whose contact list somebody is; a connected one if there are several.
-    fn account_with(&self, place: &LinkedId) -> Option<LinkedId> {
+    pub(super) fn account_with(&self, place: &LinkedId) -> Option<LinkedId> {
         let with = self.linked.lists.iter().filter(|(_, list)| list.contains_key(place)).map(|(account, _)| account);
         with.max_by_key(|account| self.linked.accounts.get(account).is_some_and(|account| account.is_connected)).cloned()
     }
@@ -373,9 +425,10 @@ impl EventLoop {
     }
 
     /// What an invite to a contact says of the own account.
-    fn own_claim(&self, account: &LinkedId, place: &LinkedId) -> Result<LinkedClaim, String> {
+    pub(super) fn own_claim(&self, account: &LinkedId, place: &LinkedId) -> Result<LinkedClaim, String> {
         let own = self.own_association(account);
         match own {
+            Some(_) if !self.carriers().has(Carrier::Request) => Ok(LinkedClaim::Nothing),
             Some(association) => {
                 let part = LinkedPart::new(association, self.own_proof(account), place.clone());
                 Ok(LinkedClaim::Association(Box::new(part)))

@@ -42,6 +42,9 @@ impl EventLoop {
             LinkedCommand::WaitLogin { login, reply } => self.wait_for_login(&login, reply),
             LinkedCommand::List(reply) => reply.send(Ok(self.linked_list())),
             LinkedCommand::Remove { account, reply } => self.remove_account(&account, reply),
+            LinkedCommand::Find { id, reply } => self.find_linked(&id, reply),
+            LinkedCommand::Listing { account, is_listed, reply } => self.set_listing(&account, is_listed, reply),
+            LinkedCommand::Certify { id, is_wanted, reply } => self.certify_own(&id, is_wanted, reply),
         }
     }
 
@@ -51,9 +54,11 @@ impl EventLoop {
         reply: Reply<LinkedAccount, LinkError>,
     ) -> Result<(), (LinkError, Reply<LinkedAccount, LinkError>)> {
         let is_token_only = options.tokens;
+        let is_listed = options.listed;
         match self.new_account(options) {
             Ok(stored) => {
                 let id = stored.id.clone();
+                self.set_listed(&id, is_listed);
                 if is_token_only {
                     self.linked.token_only.insert(id.clone());
                 } else {
@@ -234,7 +239,8 @@ impl EventLoop {
         let elsewhere = self.linked.shared.live().filter(|account| !self.linked.accounts.contains_key(&account.id));
         let mut accounts: Vec<LinkedAccount> = here.chain(elsewhere.map(|account| self.account_elsewhere(account))).collect();
         accounts.sort_by(|one, other| one.account.cmp(&other.account));
-        LinkList { accounts }
+        let carriers = self.carriers().iter().map(|carrier| carrier.as_str().to_owned()).collect();
+        LinkList { accounts, carriers }
     }
 
     pub(super) fn account_view(&self, account: &Account) -> LinkedAccount {
@@ -271,6 +277,9 @@ impl EventLoop {
             reason,
             shown_until: association.map(|said| Timestamp::from_unix_secs(said.unverified().not_after.0)),
             tokens: self.linked.token_only.contains(id),
+            listed: self.is_listed(id),
+            listed_at: self.listing_replicas(id).unwrap_or(0),
+            certified_until: self.certified_until(id),
             contacts: contacts.collect(),
             here: holder == self.identity.device(),
             peer_id: crate::address::peer_id(&holder).map(|peer| peer.to_string()).unwrap_or_default(),

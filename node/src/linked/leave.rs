@@ -131,6 +131,7 @@ impl EventLoop {
     /// Another key, or more leave: the places and the entry say so.
     fn linked_leave_changed(&mut self) {
         self.publish_soon();
+        self.all_listings_changed();
         let is_settled = |account: &super::Account| account.is_connected && account.asked.is_none();
         let accounts = self.linked.accounts.iter().filter(|(_, account)| is_settled(account));
         let accounts: Vec<LinkedId> = accounts.map(|(id, _)| id.clone()).collect();

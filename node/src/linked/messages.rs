@@ -10,7 +10,7 @@ use halloo_protocol::contact::privacy::{Kind, Relation};
 use halloo_protocol::id::MessageId;
 use halloo_protocol::identity::{UserId, VerifiedChain, VerifiedUser};
 use halloo_protocol::linked::{
-    Claim, LinkedId, LinkedPart, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Sighting, TrustRequest, decide,
+    Carrier, Claim, LinkedId, LinkedPart, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Sighting, TrustRequest, decide,
 };
 use halloo_protocol::message::{Envelope, MessageBody};
 use halloo_protocol::wire::Extensions;
@@ -57,12 +57,12 @@ impl EventLoop {
     pub(crate) fn is_linked_contact(&self, user: &VerifiedUser) -> bool {
         let is_key =
             |sighting: &Sighting| sighting.association.as_ref().is_some_and(|said| said.unverified().identity == user.identity);
-        self.seen_as(&user.id).any(|(_, _, sighting)| is_key(sighting))
+        self.seen_as(&user.id).any(|(_, _, sighting)| is_key(sighting)) || self.is_contact_by_certificate(user)
     }
 
     /// What is said beside a message to somebody who is a contact elsewhere and not here.
     pub(crate) fn linked_extensions(&self, to: &UserId) -> Extensions {
-        if self.contacts.roster().standing(to) == Standing::Contact {
+        if self.contacts.roster().standing(to) == Standing::Contact || !self.carriers().has(Carrier::Request) {
             return Extensions::none();
         }
         let said = self.seen_as(to).find_map(|(account, place, _)| {
@@ -80,6 +80,9 @@ impl EventLoop {
             _ => return false,
         };
         if !self.has_linked() || self.relation(&sender.user) != Relation::Stranger {
+            return false;
+        }
+        if !self.carriers().has(Carrier::Request) {
             return false;
         }
         let Some(part) = LinkedPart::of_extensions(&envelope.extensions).ok().flatten() else { return false };

@@ -28,7 +28,7 @@ impl EventLoop {
             let known = peers.entry(place).or_default();
             *known = known.or(name);
         }
-        peers.into_iter().map(|(place, name)| LinkedPeer { id: place.to_string(), name: name.cloned() }).collect()
+        peers.into_iter().map(|(place, name)| LinkedPeer { id: place.to_string(), name: name.cloned(), by: None }).collect()
     }
 
     /// As whom a user is shown beside their name here.

@@ -15,6 +15,7 @@
 //! - A name that was freed goes to nobody else, and a revoked one to nobody.
 //! - Everything an answer says is committed before the answer is returned.
 
+mod certify;
 mod enrol;
 mod limits;
 mod revoke;

@@ -106,6 +106,15 @@ pub enum LogEvent {
         /// Number of the list that says so.
         number: u64,
     },
+    /// An identity in another system is a user's, or isn't any more.
+    Certified {
+        /// The user.
+        name: Username,
+        /// The identity.
+        id: String,
+        /// Whether it is.
+        is_certified: bool,
+    },
 }
 
 /// As the operator reads it.
@@ -122,6 +131,8 @@ impl fmt::Display for LogEvent {
             Self::Succeeded { name, old, new, serial } => write!(f, "{name} handed on from {old} to {new} (serial {serial})"),
             Self::Freed { name } => write!(f, "{name} freed"),
             Self::Revoked { name, number } => write!(f, "{name} revoked (list {number})"),
+            Self::Certified { name, id, is_certified: true } => write!(f, "{id} is {name}'s"),
+            Self::Certified { name, id, is_certified: false } => write!(f, "{id} isn't {name}'s any more"),
         }
     }
 }

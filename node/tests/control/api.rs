@@ -282,6 +282,9 @@ fn body(path: &str) -> &'static str {
         "/v1/push/policy" => r#"{"text":"version = 1"}"#,
         "/v1/devices/phone/rename" => r#"{"name":"old phone"}"#,
         "/v1/authority/revocations" => r#"{"username":"bob"}"#,
+        "/v1/authority/certified" => r#"{"username":"bob","id":"xmpp:bob@there.example"}"#,
+        "/v1/links/find" | "/v1/links/certify" => r#"{"id":"mailto:bob@there.example"}"#,
+        listing if listing.ends_with("/listing") => r#"{"listed":true}"#,
         _ => "{}",
     }
 }

@@ -7,7 +7,9 @@ use halloo::api::ApiListener;
 use halloo::calls::media::port::AudioLink;
 use halloo::calls::media::video::VideoLink;
 use halloo::config::ApiAddress;
-use halloo::handle::authority::{AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, Enrolled, EnrolmentPolicy};
+use halloo::handle::authority::{
+    AuthorityCertified, AuthorityInvite, AuthorityLog, AuthorityRevocation, AuthorityStatus, Enrolled, EnrolmentPolicy,
+};
 use halloo::handle::call_media::{CallDescription, CallMediaCommand, IceServers};
 use halloo::handle::calls::{
     CallAdded, CallEntry, CallError, CallList, CallOutcome, CallPath, CallRejoined, CallResult, CallStage, CallStageKind,
@@ -25,7 +27,9 @@ use halloo::handle::directory::{DeviceReachability, ResolveError, ResolveSource,
 use halloo::handle::files::{FileChange, FileCommand, FileError, FileList, FileState, FileView};
 use halloo::handle::groups::{GroupCommand, GroupEntry, GroupList, GroupState};
 use halloo::handle::history::{FoundMessages, HistoryCommand, Moved};
-use halloo::handle::linked::{LinkError, LinkList, LinkLogin, LinkRemoved, LinkState, LinkedAccount, LinkedCommand};
+use halloo::handle::linked::{
+    FoundUser, LinkCertified, LinkError, LinkFound, LinkList, LinkLogin, LinkRemoved, LinkState, LinkedAccount, LinkedCommand,
+};
 use halloo::handle::messages::{
     ComposingTold, ConversationList, MessageError, MessageList, MessageState, MessageStatus, ReadOutcome,
 };
@@ -237,6 +241,9 @@ fn answer(command: Command, hang_up: &mpsc::Sender<()>) {
         }
         Command::AuthorityRevoke { user, reply } => {
             reply.send(Ok(AuthorityRevocation { username: user, serial: 1, revocation_number: 1 }));
+        }
+        Command::AuthorityCertify { user, id, is_certified, reply } => {
+            reply.send(Ok(AuthorityCertified { username: user, id, is_certified }));
         }
         Command::AuthorityLog(reply) => reply.send(Ok(AuthorityLog::default())),
         Command::Shutdown(reply) => reply.send(Ok(())),
@@ -632,8 +639,19 @@ fn answer_linked(command: LinkedCommand) {
         } else {
             Err(LinkError::Unknown { account: login })
         }),
-        LinkedCommand::List(reply) => {
-            reply.send(Ok(LinkList { accounts: vec![linked_account("xmpp:alice@there.example".into())] }))
+        LinkedCommand::List(reply) => reply.send(Ok(LinkList {
+            accounts: vec![linked_account("xmpp:alice@there.example".into())],
+            carriers: vec!["place".into()],
+        })),
+        LinkedCommand::Find { id, reply } => {
+            let user = FoundUser { username: "bob@example".into(), identity: "ed25519:AAAA".into(), proved_by: None };
+            reply.send(Ok(LinkFound { id, users: vec![user], answered: 8 }));
+        }
+        LinkedCommand::Listing { account, is_listed, reply } => {
+            reply.send(Ok(LinkedAccount { listed: is_listed, ..linked_account(account) }));
+        }
+        LinkedCommand::Certify { id, is_wanted, reply } => {
+            reply.send(Ok(LinkCertified { id, is_certified: is_wanted, not_after: Timestamp::default() }));
         }
         LinkedCommand::Remove { account, reply } => reply.send(Ok(LinkRemoved { account, is_taken_back: true })),
     }
@@ -641,9 +659,20 @@ fn answer_linked(command: LinkedCommand) {
 
 fn linked_account(account: String) -> LinkedAccount {
     let state = LinkState::Connected;
-    let (peer_id, device) = ("12D3this".to_owned(), Some("desk".to_owned()));
-    let (reason, shown_until, contacts) = (None, None, Vec::new());
-    LinkedAccount { account, state, reason, shown_until, tokens: false, contacts, here: true, peer_id, device }
+    LinkedAccount {
+        account,
+        state,
+        reason: None,
+        shown_until: None,
+        tokens: false,
+        listed: false,
+        listed_at: 0,
+        certified_until: None,
+        contacts: Vec::new(),
+        here: true,
+        peer_id: "12D3this".to_owned(),
+        device: Some("desk".to_owned()),
+    }
 }
 
 async fn answer_sip(mut commands: mpsc::Receiver<SipCommand>) {

@@ -8,14 +8,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use halloo_protocol::authority::InviteCode;
+use halloo_protocol::authority::{CertifyWish, InviteCode};
 use halloo_protocol::call::conference::ConferencePart;
 use halloo_protocol::call::{PHONE_EXTENSION, PhonePart, TELEPHONE_EXTENSION, TelephonePart};
 use halloo_protocol::contact::{Contact, ContactLink};
 use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
 use halloo_protocol::identity::{TrustStore, UserId, Username};
 use halloo_protocol::key::PublicKey;
-use halloo_protocol::linked::{LinkedId, LinkedLeave, LinkedPart, TokenPart};
+use halloo_protocol::linked::{LinkedId, LinkedLeave, LinkedPart, Listing, SlowId, TokenPart};
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant, LinkRequest};
 use halloo_protocol::phone::keys;
 use halloo_protocol::phone::leg::PhoneStream;
@@ -94,14 +94,18 @@ pub fn frame(bytes: &[u8]) {
         file::FileHashList,
         file::FileHashes,
         file::FileRead,
+        kademlia::FindListings,
         kademlia::FindNode,
         kademlia::FindRecord,
         kademlia::LeaseAnswer,
+        kademlia::ListingStored,
+        kademlia::ListingsFound,
         kademlia::Nodes,
         kademlia::RecordAnswer,
         kademlia::RenewLease,
         kademlia::Store,
         kademlia::StoreAnswer,
+        kademlia::StoreListing,
         kademlia::SyncOffer,
         kademlia::SyncWant,
         linked::LinkedAsk,
@@ -208,6 +212,7 @@ pub fn signed(bytes: &[u8]) {
         linked::AddressWord,
         linked::Association,
         linked::IdentityMerge,
+        linked::PlacedListing,
         mailbox::Letter,
         profile::Profile,
         presence::Document,
@@ -277,6 +282,9 @@ pub fn sealed_content(bytes: &[u8]) {
     plain::<LinkedPart>(bytes, FRAME_BYTES_MAX);
     plain::<LinkedLeave>(bytes, FRAME_BYTES_MAX);
     plain::<TokenPart>(bytes, FRAME_BYTES_MAX);
+    plain::<CertifyWish>(bytes, FRAME_BYTES_MAX);
+    plain::<Listing>(bytes, FRAME_BYTES_MAX);
+    plain::<SlowId>(bytes, FRAME_BYTES_MAX);
     let _ = TelephonePart::of_extensions(&Extensions::none().with(TELEPHONE_EXTENSION, bytes.to_vec()));
     let _ = PhonePart::of_extensions(&Extensions::none().with(PHONE_EXTENSION, bytes.to_vec()));
     if let Ok(payload) = PushPayload::from_bytes(bytes) {

@@ -9,8 +9,9 @@ use crate::identity::{
     VerifiedUser,
 };
 use crate::key::{AuthorityKey, DeviceKey, IdentityKey, SecretKey};
+use crate::linked::{Association, LinkedId, PROOF_BYTES_MAX};
 use crate::time::UnixTime;
-use crate::wire::{Body, Extensions, FRAME_BODY_BYTES_MAX, FrameKind, Message, Signed};
+use crate::wire::{self, Body, DecodeError, Extensions, FRAME_BODY_BYTES_MAX, FrameKind, Message, Signed};
 
 /// How far an asker's clock may be from the authority's. Wide, since a first start may come before the clock was ever set, and
 /// harmless: a request kept back for an hour gives its own identity its own name.
@@ -99,6 +100,48 @@ pub struct RenewRequest {
     pub extensions: Extensions,
 }
 
+/// Tag of a RenewRequest's extension that holds a [`CertifyWish`].
+pub const CERTIFY_EXTENSION: u16 = 0x0001;
+
+/// Largest [`CertifyWish`].
+const WISH_BYTES_MAX: usize = 2_560;
+
+/// What the asker's next certificate is to hint at, or no more ([`UserCertificate::indicators`](crate::identity::UserCertificate::indicators)).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct CertifyWish {
+    /// Which identity in another system.
+    pub id: LinkedId,
+    /// Whether it is to be hinted at.
+    pub is_wanted: bool,
+    /// The asker's word that it is theirs; not needed where the authority knows.
+    pub association: Option<Signed<Association>>,
+    /// What shows it, by the association's method. At most [`PROOF_BYTES_MAX`].
+    pub proof: Vec<u8>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+impl CertifyWish {
+    /// The request's extensions with this among them.
+    #[must_use]
+    pub fn add_to(&self, extensions: Extensions) -> Extensions {
+        extensions.with(CERTIFY_EXTENSION, wire::encode(self))
+    }
+
+    /// What a request wishes.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if it can't be read.
+    pub fn of(request: &RenewRequest) -> Result<Option<Self>, DecodeError> {
+        let Some(bytes) = request.extensions.find(CERTIFY_EXTENSION) else { return Ok(None) };
+        let wish: Self = wire::decode(bytes, WISH_BYTES_MAX)?;
+        if wish.proof.len() > PROOF_BYTES_MAX {
+            return Err(DecodeError::invalid("proof", format!("{} bytes", wish.proof.len())));
+        }
+        Ok(Some(wish))
+    }
+}
+
 impl Message for RenewRequest {
     const KIND: FrameKind = FrameKind(0x0051);
     const LIMIT: usize = 5 * 1024;
@@ -137,6 +180,8 @@ impl RefusalCode {
     pub const RATE_LIMITED: Self = Self(13);
     /// The authority can't sign or store at the moment; try later.
     pub const UNAVAILABLE: Self = Self(14);
+    /// The authority hasn't seen it proved that an identity in another system is the asker's.
+    pub const NOT_PROVED: Self = Self(15);
 
     /// True if the same request may succeed later.
     #[must_use]

@@ -4,8 +4,9 @@ use bincode::{Decode, Encode};
 
 use super::username::Username;
 use crate::key::{AuthorityKey, DeviceKey, IdentityKey, PublicKey, SecretKey, Signature, SignatureError, hash};
+use crate::linked::Indicator;
 use crate::time::UnixTime;
-use crate::wire::{Body, DecodeError, Extensions};
+use crate::wire::{self, Body, DecodeError, Extensions};
 
 /// How long a user certificate is valid: long enough that an authority may be down for two months unnoticed.
 pub const USER_CERTIFICATE_SECS: u64 = 90 * 86_400;
@@ -18,6 +19,12 @@ pub const DEVICE_CERTIFICATE_SECS_MAX: u64 = 366 * 86_400;
 
 /// Directory places one user certificate gives: slots 0 to 3.
 pub const SLOTS: u8 = 4;
+
+/// Tag of a user certificate's extension with [`Indicator`]s: the user has asked for it.
+pub const INDICATORS_EXTENSION: u16 = 0x0001;
+
+/// Most indicators in a user certificate. Certificates travel in many frames: more would crowd what those are for.
+pub const INDICATORS_MAX: usize = 4;
 
 /// Most linked identities in a user certificate.
 const LINKED_IDS_MAX: usize = 8;
@@ -91,6 +98,23 @@ impl Body for UserCertificate {
             return Err(DecodeError::invalid("linked", format!("an id longer than {LINKED_ID_BYTES_MAX} bytes")));
         }
         check_validity(self.not_before, self.not_after, USER_CERTIFICATE_SECS)
+    }
+}
+
+impl UserCertificate {
+    /// Hints at identities in other systems that the authority has seen proved; none if there are more than [`INDICATORS_MAX`], or they can't be read.
+    #[must_use]
+    pub fn indicators(&self) -> Vec<Indicator> {
+        let read = |bytes: &[u8]| wire::decode::<Vec<Indicator>>(bytes, 16 * INDICATORS_MAX + 1).ok();
+        let found = self.extensions.find(INDICATORS_EXTENSION).and_then(read);
+        found.filter(|indicators| indicators.len() <= INDICATORS_MAX).unwrap_or_default()
+    }
+
+    /// A certificate's extensions with these among them; no more than [`INDICATORS_MAX`] are taken.
+    #[must_use]
+    pub fn with_indicators(extensions: Extensions, indicators: &[Indicator]) -> Extensions {
+        let indicators: Vec<Indicator> = indicators.iter().copied().take(INDICATORS_MAX).collect();
+        if indicators.is_empty() { extensions } else { extensions.with(INDICATORS_EXTENSION, wire::encode(&indicators)) }
     }
 }
 

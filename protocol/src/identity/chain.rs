@@ -10,6 +10,7 @@ use super::revocation::SignedRevocationList;
 use super::username::{UserId, Username};
 use crate::directory::{Place, RecordKey};
 use crate::key::{AuthorityKey, DeviceKey, IdentityKey, SignatureError};
+use crate::linked::Indicator;
 use crate::time::UnixTime;
 use crate::wire::Signed;
 
@@ -128,6 +129,7 @@ impl UserChain {
             placement: Some(user.placement),
             serial: user.serial,
             not_after: user.not_after,
+            indicators: user.indicators(),
         })
     }
 }
@@ -196,11 +198,20 @@ pub struct VerifiedUser {
     pub serial: u64,
     /// When the user certificate ends.
     pub not_after: UnixTime,
+    /// Hints at identities in other systems that the authority has seen proved.
+    pub indicators: Vec<Indicator>,
 }
 
 impl VerifiedUser {
     const fn from_key(identity: IdentityKey) -> Self {
-        Self { id: UserId::Key(identity), identity, placement: None, serial: 0, not_after: UnixTime(u64::MAX) }
+        Self {
+            id: UserId::Key(identity),
+            identity,
+            placement: None,
+            serial: 0,
+            not_after: UnixTime(u64::MAX),
+            indicators: Vec::new(),
+        }
     }
 
     /// Where the user's directory record is kept.

@@ -54,6 +54,8 @@ pub(super) enum Purpose {
     Refresh,
     /// Finds replicas for this publication.
     Publish(super::QueryId),
+    /// Finds the replicas of a listing's place.
+    Listing(super::QueryId),
     /// Sees whether others find our record.
     ReadBack(RecordKey),
 }

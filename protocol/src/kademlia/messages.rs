@@ -8,6 +8,8 @@
 //! | [`Store`] | 0x0012 | [`StoreAnswer`] | 0x8012 |
 //! | [`RenewLease`] | 0x0013 | [`LeaseAnswer`] | 0x8013 |
 //! | [`SyncOffer`] | 0x0014 | [`SyncWant`] | 0x8014 |
+//! | [`StoreListing`] | 0x0016 | [`ListingStored`] | 0x8016 |
+//! | [`FindListings`] | 0x0017 | [`ListingsFound`] | 0x8017 |
 //!
 //! Records travel as bytes inside messages: who only passes a record on doesn't parse it, and a record that can't be parsed is
 //! refused by name instead of failing the frame.
@@ -18,6 +20,7 @@ use bincode::{Decode, Encode};
 
 use crate::directory::{Lease, RECORD_BYTES_MAX, RecordKey};
 use crate::key::DeviceKey;
+use crate::linked::LISTING_BYTES_MAX;
 use crate::node::Descriptor;
 use crate::wire::{DecodeError, Extensions, FRAME_BODY_BYTES_MAX, Frame, FrameKind, Message, Signed};
 
@@ -285,6 +288,51 @@ pub struct SyncWant {
     pub extensions: Extensions,
 }
 
+/// Most listings at one place: of users with a name, and of users without.
+pub const LISTINGS_MAX: usize = LISTINGS_NAMED_MAX + LISTINGS_UNNAMED_MAX;
+
+/// Most listings of users with a name at one place. Who wants to keep the owner of an identity out has to have as many names, and to be there first.
+pub const LISTINGS_NAMED_MAX: usize = 4;
+
+/// Most of users who are known by their key alone: these cost nothing, so they have places of their own.
+pub const LISTINGS_UNNAMED_MAX: usize = 2;
+
+/// "Keep this listing." Its place is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct StoreListing {
+    /// A signed [`PlacedListing`](crate::linked::PlacedListing), as bytes: one that can't be read is refused by name.
+    pub listing: Vec<u8>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+/// Answer to [`StoreListing`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ListingStored {
+    /// What became of it.
+    pub outcome: StoreOutcome,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+/// "Which listings lie at this place?"
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct FindListings {
+    /// The place.
+    pub place: RecordKey,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
+/// Answer to [`FindListings`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct ListingsFound {
+    /// Signed [`PlacedListing`](crate::linked::PlacedListing)s, at most [`LISTINGS_MAX`]; nobody believes them unverified.
+    pub listings: Vec<Vec<u8>>,
+    /// Room to grow.
+    pub extensions: Extensions,
+}
+
 macro_rules! message {
     ($name:ident, $kind:expr, $limit:expr) => {
         message!($name, $kind, $limit, |_| Ok(()));
@@ -314,6 +362,14 @@ message!(LeaseAnswer, FrameKind::ANSWER | 0x0013, SMALL_BYTES_MAX);
 message!(SyncOffer, 0x0014, SYNC_BYTES_MAX, |offer| check_count("items", offer.items.len(), SYNC_ITEMS_MAX));
 message!(SyncWant, FrameKind::ANSWER | 0x0014, SYNC_BYTES_MAX, |answer| check_count("keys", answer.keys.len(), SYNC_ITEMS_MAX));
 
+// Room for an oversized one, so that it is refused by name.
+message!(StoreListing, 0x0016, LISTING_BYTES_MAX + SMALL_BYTES_MAX);
+message!(ListingStored, FrameKind::ANSWER | 0x0016, SMALL_BYTES_MAX);
+message!(FindListings, 0x0017, SMALL_BYTES_MAX);
+message!(ListingsFound, FrameKind::ANSWER | 0x0017, LISTINGS_MAX * (LISTING_BYTES_MAX + 4) + SMALL_BYTES_MAX, |answer| {
+    check_count("listings", answer.listings.len(), LISTINGS_MAX)
+});
+
 fn check_count(field: &'static str, count: usize, max: usize) -> Result<(), DecodeError> {
     if count > max { Err(DecodeError::invalid(field, format!("{count}, at most {max}"))) } else { Ok(()) }
 }
@@ -336,13 +392,17 @@ pub enum Request {
     RenewLease(Box<RenewLease>),
     /// See [`SyncOffer`].
     SyncOffer(SyncOffer),
+    /// See [`StoreListing`].
+    StoreListing(StoreListing),
+    /// See [`FindListings`].
+    FindListings(FindListings),
 }
 
 impl Request {
     /// True if a frame of this kind is a question to the directory.
     #[must_use]
     pub fn is_kind(kind: FrameKind) -> bool {
-        (FindRecord::KIND.0..=SyncOffer::KIND.0).contains(&kind.0)
+        (FindRecord::KIND.0..=SyncOffer::KIND.0).contains(&kind.0) || kind == StoreListing::KIND || kind == FindListings::KIND
     }
 
     /// The frame's kind.
@@ -354,6 +414,8 @@ impl Request {
             Self::Store(_) => Store::KIND,
             Self::RenewLease(_) => RenewLease::KIND,
             Self::SyncOffer(_) => SyncOffer::KIND,
+            Self::StoreListing(_) => StoreListing::KIND,
+            Self::FindListings(_) => FindListings::KIND,
         }
     }
 
@@ -366,6 +428,8 @@ impl Request {
             Self::Store(message) => Frame::new(id, message),
             Self::RenewLease(message) => Frame::new(id, message.as_ref()),
             Self::SyncOffer(message) => Frame::new(id, message),
+            Self::StoreListing(message) => Frame::new(id, message),
+            Self::FindListings(message) => Frame::new(id, message),
         }
     }
 
@@ -378,6 +442,8 @@ impl Request {
             Self::Store(message) => Frame::len_of(id, message),
             Self::RenewLease(message) => Frame::len_of(id, message.as_ref()),
             Self::SyncOffer(message) => Frame::len_of(id, message),
+            Self::StoreListing(message) => Frame::len_of(id, message),
+            Self::FindListings(message) => Frame::len_of(id, message),
         }
     }
 
@@ -392,6 +458,8 @@ impl Request {
             Store::KIND => frame.parse().map(Self::Store),
             RenewLease::KIND => frame.parse().map(|message| Self::RenewLease(Box::new(message))),
             SyncOffer::KIND => frame.parse().map(Self::SyncOffer),
+            StoreListing::KIND => frame.parse().map(Self::StoreListing),
+            FindListings::KIND => frame.parse().map(Self::FindListings),
             other => Err(DecodeError::WrongKind { found: other.0, expected: FindRecord::KIND.0 }),
         }
     }
@@ -410,6 +478,10 @@ pub enum Answer {
     Lease(LeaseAnswer),
     /// To [`SyncOffer`].
     SyncWant(SyncWant),
+    /// To [`StoreListing`].
+    ListingStored(ListingStored),
+    /// To [`FindListings`].
+    Listings(ListingsFound),
 }
 
 impl Answer {
@@ -428,6 +500,8 @@ impl Answer {
             Self::Store(_) => StoreAnswer::KIND,
             Self::Lease(_) => LeaseAnswer::KIND,
             Self::SyncWant(_) => SyncWant::KIND,
+            Self::ListingStored(_) => ListingStored::KIND,
+            Self::Listings(_) => ListingsFound::KIND,
         }
     }
 
@@ -440,6 +514,8 @@ impl Answer {
             Self::Store(message) => Frame::new(id, message),
             Self::Lease(message) => Frame::new(id, message),
             Self::SyncWant(message) => Frame::new(id, message),
+            Self::ListingStored(message) => Frame::new(id, message),
+            Self::Listings(message) => Frame::new(id, message),
         }
     }
 
@@ -452,6 +528,8 @@ impl Answer {
             Self::Store(message) => Frame::len_of(id, message),
             Self::Lease(message) => Frame::len_of(id, message),
             Self::SyncWant(message) => Frame::len_of(id, message),
+            Self::ListingStored(message) => Frame::len_of(id, message),
+            Self::Listings(message) => Frame::len_of(id, message),
         }
     }
 
@@ -466,6 +544,8 @@ impl Answer {
             StoreAnswer::KIND => frame.parse().map(Self::Store),
             LeaseAnswer::KIND => frame.parse().map(Self::Lease),
             SyncWant::KIND => frame.parse().map(Self::SyncWant),
+            ListingStored::KIND => frame.parse().map(Self::ListingStored),
+            ListingsFound::KIND => frame.parse().map(Self::Listings),
             other => Err(DecodeError::WrongKind { found: other.0, expected: RecordAnswer::KIND.0 }),
         }
     }

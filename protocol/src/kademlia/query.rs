@@ -253,6 +253,10 @@ impl Directory {
                 let candidates = lookup.closest(now.instant, 2 * REPLICAS);
                 self.publish_found_replicas(now, publish, candidates, lookup.requests);
             }
+            Purpose::Listing(listing) => {
+                let replicas = lookup.closest(now.instant, 2 * REPLICAS);
+                self.listing_found_replicas(now, listing, replicas);
+            }
             Purpose::ReadBack(key) => {
                 let result = result_of(now, lookup, end);
                 self.own_read_back(now, key, result);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::known;
 use super::limits::Draw;
 use super::messages::{
-    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes,
-    RecordAnswer, RecordOutcome, RenewLease, Request, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncOffer, SyncWant,
+    Answer, CLOSER_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome,
+    RenewLease, Request, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncOffer, SyncWant,
 };
 use super::routing_table::{NetworkGroup, REPLICAS};
 use super::store::{self, Held, Refused, Sender, Stored};
@@ -19,7 +19,7 @@ use crate::time::Now;
 use crate::wire::{Extensions, Frame, FrameKind};
 
 /// Ranks beyond the replicas at which a node still takes a record: publishers' tables differ a little.
-const RANK_SLACK: usize = 8;
+pub(super) const RANK_SLACK: usize = 8;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,8 +87,8 @@ impl Directory {
         }
         let is_server = self.table.is_live(&from.device);
         let draw = match (&request, is_server) {
-            (Request::Store(_), true) => Draw::ServerStore,
-            (Request::Store(_), false) => Draw::ClientStore,
+            (Request::Store(_) | Request::StoreListing(_), true) => Draw::ServerStore,
+            (Request::Store(_) | Request::StoreListing(_), false) => Draw::ClientStore,
             _ => Draw::Read,
         };
         if !self.rates.take(from.device, draw, now.instant) {
@@ -102,6 +102,8 @@ impl Directory {
             Request::Store(request) => Answer::Store(self.answer_store(now, trust, sender, &request)),
             Request::RenewLease(request) => Answer::Lease(self.answer_lease(now, *request)),
             Request::SyncOffer(request) => Answer::SyncWant(self.answer_offer(&from.device, &request)),
+            Request::StoreListing(request) => Answer::ListingStored(self.answer_store_listing(now, trust, &request)),
+            Request::FindListings(request) => Answer::Listings(self.answer_find_listings(now, &request)),
         })
     }
 
@@ -178,7 +180,7 @@ impl Directory {
         record.verify(now.unix, trust).map_err(|error| refuse(Refused::from(&error)))
     }
 
-    fn rank_of_self(&self, key: &RecordKey) -> usize {
+    pub(super) fn rank_of_self(&self, key: &RecordKey) -> usize {
         let Some(place) = self.local.place else { return usize::MAX };
         self.table.closer_than(&Place(key.0), &place, REPLICAS + RANK_SLACK)
     }
@@ -218,10 +220,7 @@ impl Directory {
             (StoreRefusal::NotResponsible, Some(key)) => self.name_closer(&Place(key.0), u8::MAX, asker),
             _ => Vec::new(),
         };
-        let mut detail = refused.detail;
-        while detail.len() > DETAIL_BYTES_MAX {
-            detail.pop();
-        }
+        let detail = refused.short_detail();
         StoreAnswer {
             outcome: StoreOutcome::Refused { reason: refused.reason, detail },
             holds: held.map(|held| held.hash),

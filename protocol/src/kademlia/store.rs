@@ -11,7 +11,7 @@ pub use shared::share_records;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::messages::StoreRefusal;
+use super::messages::{DETAIL_BYTES_MAX, StoreRefusal};
 use super::routing_table::{KeySpan, NetworkGroup, REPLICAS};
 use crate::directory::{DirectoryRecord, Place, RECORD_BYTES_MAX, RecordError, RecordKey, UnverifiedRecord};
 use crate::identity::{ChainError, TrustStore, UserChain};
@@ -133,6 +133,15 @@ pub(super) struct Refused {
 impl Refused {
     pub(super) fn new(reason: StoreRefusal, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
+    }
+
+    /// The words, as long as they may be on the wire.
+    pub(super) fn short_detail(&self) -> String {
+        let mut detail = self.detail.clone();
+        while detail.len() > DETAIL_BYTES_MAX {
+            detail.pop();
+        }
+        detail
     }
 }
 

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use super::association::{Association, AssociationError};
+use super::carrier::Carrier;
 use super::id::LinkedId;
 use super::part::LinkedPart;
 use super::proof::{ProofError, TrustedProofs, verify_proof};
-use super::sighting::KnownAssociations;
+use super::sighting::{KnownAssociations, SEEN_SECS_FRESH, SIGHTING_SECS_FRESH};
+use super::slow::Indicator;
 use super::token::{TOKEN_SECS_MAX, TokenPart};
 use crate::call::CallId;
 use crate::contact::privacy::{self, Because, Decision, Kind, PrivacySettings, Relation};
@@ -17,6 +19,9 @@ use crate::time::UnixTime;
 
 /// The contact lists of the user's own accounts: by account, who is in it, and by what name.
 pub type ContactLists = BTreeMap<LinkedId, BTreeMap<LinkedId, Option<String>>>;
+
+/// Which contact elsewhere an indicator stands for: those of this user's own contacts whose slow hashes are known.
+pub type Indicated = BTreeMap<Indicator, LinkedId>;
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +52,22 @@ pub enum Claim<'a> {
         /// What the server has shown under it at their place; `None` before it was asked.
         shown: Option<Option<[u8; 32]>>,
     },
+    /// Nothing but the hints in the caller's certificate, which their chain has brought: their authority's word, which is trusted for their name too.
+    Certificate {
+        /// The hints.
+        indicators: &'a [Indicator],
+        /// What they can stand for.
+        contacts: &'a Indicated,
+    },
+    /// Nothing at all: what a contact elsewhere showed before, in a presence document or at their place.
+    Seen(Carrier),
+}
+
+impl Claim<'_> {
+    /// Whether a look at a place could change what comes of it: the claim says at which.
+    const fn names_a_place(&self) -> bool {
+        matches!(self, Self::Association(_) | Self::Token { .. } | Self::Seen(_))
+    }
 }
 
 /// Somebody, as a contact in a linked system.
@@ -58,6 +79,8 @@ pub struct LinkedContact {
     pub name: Option<String>,
     /// In whose contact list they are: this user's own account.
     pub account: LinkedId,
+    /// What has shown it.
+    pub carrier: Carrier,
 }
 
 /// Why somebody isn't taken for a contact in a linked system.
@@ -84,6 +107,8 @@ pub enum NotLinked {
     Shown(AssociationError),
     /// The token's time is over, or longer than one may count.
     TokenTime,
+    /// None of the hints in their certificate stands for a contact.
+    NotIndicated,
     /// The token is for another call, another callee, or another user.
     OtherEvent,
     /// What they show comes with a proof that isn't taken.
@@ -102,6 +127,7 @@ impl fmt::Display for NotLinked {
             Self::NotShown => f.write_str("shows no association in the linked system"),
             Self::OtherUser => f.write_str("the identity in the linked system belongs to somebody else"),
             Self::Shown(error) => write!(f, "what they show in the linked system doesn't hold: {error}"),
+            Self::NotIndicated => f.write_str("their certificate hints at nobody in a contact list of a linked system"),
             Self::TokenTime => f.write_str("the token of the linked system has no time left"),
             Self::OtherEvent => f.write_str("the token of the linked system is for something else"),
             Self::Proof(error) => write!(f, "what they show of a linked system isn't proved: {error}"),
@@ -134,7 +160,10 @@ pub struct TrustDecision {
 impl fmt::Display for TrustDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.linked, self.decision.because) {
-            (Ok(contact), Because::Linked) => write!(f, "{}: {} of {}", self.decision.because, contact.id, contact.account),
+            (Ok(contact), Because::Linked) => {
+                let LinkedContact { id, account, carrier, .. } = contact;
+                write!(f, "{}: {id} of {account}, by the {carrier}", self.decision.because)
+            }
             (Err(NotLinked::NothingSaid), because) => because.fmt(f),
             (Err(why), because @ Because::NotAContact) => write!(f, "{because}; {why}"),
             (_, because) => because.fmt(f),
@@ -166,7 +195,8 @@ pub fn decide(
     let would_help = request.relation == Relation::Stranger
         && !decision.is_allowed
         && privacy::decide(settings, Relation::Linked, request.kind).is_allowed;
-    let takes_a_look = would_help && linked.as_ref().is_err_and(|why| why.takes_a_look());
+    let names_a_place = request.claim.as_ref().is_some_and(Claim::names_a_place);
+    let takes_a_look = would_help && names_a_place && linked.as_ref().is_err_and(|why| why.takes_a_look());
     TrustDecision { decision, linked, takes_a_look }
 }
 
@@ -181,6 +211,10 @@ fn judge(
     let part = match request.claim.ok_or(NotLinked::NothingSaid)? {
         Claim::Association(part) => part,
         Claim::Token { part, call, shown } => return judge_token(request, part, call, shown, lists, now),
+        Claim::Certificate { indicators, contacts } => {
+            return judge_certificate(request, indicators, contacts, lists, known, now);
+        }
+        Claim::Seen(carrier) => return judge_seen(request, carrier, lists, known, sighting_secs_max, now),
     };
     let is_theirs = |said: &Association| said.identity == *request.identity && said.user == *request.user;
     // Whose word it is comes first: others are told apart by their keys alone.
@@ -197,7 +231,8 @@ fn judge(
     let by_itself = claimed.method.stands_by_itself();
     let proved = by_itself.then(|| verify_proof(claimed, part.proof(), trusted, now)).transpose().map_err(NotLinked::Proof)?;
     let name = list.get(&claimed.linked).ok_or(NotLinked::NotInList)?;
-    let contact = LinkedContact { id: claimed.linked.clone(), name: name.clone(), account: part.callee.clone() };
+    let (id, account) = (claimed.linked.clone(), part.callee.clone());
+    let contact = LinkedContact { id, name: name.clone(), account, carrier: Carrier::Request };
     if let Some(proved_at) = proved {
         return judge_newer(claimed, proved_at, &part.callee, known, now).map(|()| contact);
     }
@@ -233,6 +268,60 @@ fn judge_newer(
     Ok(())
 }
 
+/// The authority's word doesn't count against that of the account's owner, where this is known.
+fn judge_certificate(
+    request: &TrustRequest<'_>,
+    indicators: &[Indicator],
+    contacts: &Indicated,
+    lists: &ContactLists,
+    known: &KnownAssociations,
+    now: UnixTime,
+) -> Result<LinkedContact, NotLinked> {
+    if indicators.is_empty() {
+        return Err(NotLinked::NothingSaid);
+    }
+    let mut refused = NotLinked::NotIndicated;
+    for id in indicators.iter().filter_map(|indicator| contacts.get(indicator)) {
+        for (account, name) in lists.iter().filter_map(|(account, list)| Some((account, list.get(id)?))) {
+            let sighting = known.get(&(account.clone(), id.clone()));
+            match sighting.map(|sighting| sighting.holds(now)) {
+                Some(Ok(said)) if said.identity != *request.identity || said.user != *request.user => {
+                    refused = NotLinked::OtherUser;
+                }
+                Some(Err(Some(AssociationError::Revoked))) => refused = NotLinked::Shown(AssociationError::Revoked),
+                _ => {
+                    let (id, name, account) = (id.clone(), name.clone(), account.clone());
+                    return Ok(LinkedContact { id, name, account, carrier: Carrier::Certificate });
+                }
+            }
+        }
+    }
+    Err(refused)
+}
+
+/// Whoever says nothing is looked for in what was seen; their place is looked at again if that was a while ago.
+fn judge_seen(
+    request: &TrustRequest<'_>,
+    carrier: Carrier,
+    lists: &ContactLists,
+    known: &KnownAssociations,
+    sighting_secs_max: u64,
+    now: UnixTime,
+) -> Result<LinkedContact, NotLinked> {
+    let secs_max = if sighting_secs_max <= SIGHTING_SECS_FRESH { SEEN_SECS_FRESH } else { sighting_secs_max };
+    let mut refused = NotLinked::NothingSaid;
+    for ((account, id), sighting) in known {
+        let is_theirs = sighting.holds(now).is_ok_and(|said| said.identity == *request.identity && said.user == *request.user);
+        let name = lists.get(account).and_then(|list| list.get(id));
+        let Some(name) = name.filter(|_| is_theirs) else { continue };
+        if sighting.counts(secs_max, now) {
+            return Ok(LinkedContact { id: id.clone(), name: name.clone(), account: account.clone(), carrier });
+        }
+        refused = NotLinked::NotSeen;
+    }
+    Err(refused)
+}
+
 fn judge_token(
     request: &TrustRequest<'_>,
     part: &TokenPart,
@@ -250,5 +339,6 @@ fn judge_token(
     if shown != part.commitment(request.user, request.identity, call) {
         return Err(NotLinked::OtherEvent);
     }
-    Ok(LinkedContact { id: part.caller.clone(), name: name.clone(), account: part.callee.clone() })
+    let (id, account) = (part.caller.clone(), part.callee.clone());
+    Ok(LinkedContact { id, name: name.clone(), account, carrier: Carrier::Request })
 }

@@ -193,8 +193,12 @@ fn a_contact_elsewhere_is_shown_as_one() {
     let claim = part(association(ALICE, alice()), bob());
     let got = decided(Relation::Stranger, Kind::Call, Some(&claim), &lists(true), &known, Audience::Linked);
     assert!(got.decision.is_allowed);
-    assert_eq!(got.linked, Ok(LinkedContact { id: alice(), name: Some("Alice L.".into()), account: bob() }));
-    assert_eq!(got.to_string(), "a contact in a linked system: xmpp:alice@there.example of xmpp:bob@there.example");
+    assert_eq!(
+        got.linked,
+        Ok(LinkedContact { id: alice(), name: Some("Alice L.".into()), account: bob(), carrier: Carrier::Request })
+    );
+    let why = "a contact in a linked system: xmpp:alice@there.example of xmpp:bob@there.example, by the request";
+    assert_eq!(got.to_string(), why);
     let stranger = decided(Relation::Stranger, Kind::Call, Some(&claim), &lists(false), &known, Audience::Linked);
     assert_eq!(stranger.to_string(), "not a contact; isn't in the contact list of the linked system");
 }
@@ -410,6 +414,126 @@ fn the_whole_table_of_tokens() {
         }
     }
     assert_eq!(rows, 6 * 4 * 4 * 2 * 7);
+}
+
+/// What is known of the contacts' indicators: Alice's.
+fn indicated() -> Indicated {
+    Indicated::from([(SlowId::for_tests(1).indicator, alice())])
+}
+
+/// Every certificate that a caller may have, with everything that may be known of their place.
+#[test]
+fn the_whole_table_of_certificates() {
+    let (hers, others) = (SlowId::for_tests(1).indicator, SlowId::for_tests(2).indicator);
+    let certificates = [
+        ("no hint", vec![], Some(NotLinked::NothingSaid)),
+        ("another's", vec![others], Some(NotLinked::NotIndicated)),
+        ("good", vec![hers], None),
+        ("good, among others", vec![others, hers], None),
+    ];
+    // The place counts where it says otherwise, however long ago it was seen; where it says nothing, the authority's word does.
+    let place_fault = |fault: &Option<NotLinked>| match fault {
+        Some(NotLinked::OtherUser) => Some(NotLinked::OtherUser),
+        Some(NotLinked::Shown(AssociationError::Revoked)) => Some(NotLinked::Shown(AssociationError::Revoked)),
+        _ => None,
+    };
+    let (user, identity, contacts) = (user(ALICE), IdentityKey(key(ALICE).public()), indicated());
+    let mut rows = 0;
+    for relation in Relation::ALL {
+        for audience in Audience::ALL {
+            for (said, indicators, fault) in &certificates {
+                for has_alice in [true, false] {
+                    for (shows, known, shown_fault) in &sightings() {
+                        let in_list = if has_alice { None } else { Some(NotLinked::NotIndicated) };
+                        let fault = fault.or(in_list).or(place_fault(shown_fault));
+                        let claim = Some(Claim::Certificate { indicators, contacts: &contacts });
+                        let request = TrustRequest { user: &user, identity: &identity, relation, kind: Kind::Call, claim };
+                        let got =
+                            decide(&request, &lists(has_alice), known, nobody(), &settings(audience), SIGHTING_SECS_FRESH, NOW);
+                        let row = format!("{relation:?} {audience}: {said}, in list {has_alice}, {shows}");
+                        assert_eq!(got.linked.as_ref().err().copied(), fault, "{row}");
+                        assert!(got.linked.as_ref().is_ok_and(|by| by.carrier == Carrier::Certificate) || fault.is_some());
+                        let stands_for =
+                            if relation == Relation::Stranger && fault.is_none() { Relation::Linked } else { relation };
+                        assert_eq!(got.decision, privacy::decide(&settings(audience), stands_for, Kind::Call), "{row}");
+                        assert!(!got.takes_a_look, "{row}: nothing says where to look");
+                        rows += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(rows, 6 * 4 * 4 * 2 * 7);
+}
+
+/// Who says nothing is known by what was seen, fresh, in a list, and of nobody else.
+#[test]
+fn the_whole_table_of_what_was_seen() {
+    let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
+    for relation in Relation::ALL {
+        for audience in Audience::ALL {
+            for has_alice in [true, false] {
+                for (shows, known, fault) in &sightings() {
+                    for carrier in [Carrier::Presence, Carrier::Place] {
+                        let was_hers = *shows == "seen long ago" && has_alice;
+                        let fault = fault.is_some() || !has_alice;
+                        let claim = Some(Claim::Seen(carrier));
+                        let request = TrustRequest { user: &user, identity: &identity, relation, kind: Kind::Call, claim };
+                        let got =
+                            decide(&request, &lists(has_alice), known, nobody(), &settings(audience), SIGHTING_SECS_FRESH, NOW);
+                        let row = format!("{relation:?} {audience}: in list {has_alice}, {shows}");
+                        let expected = match fault {
+                            true if was_hers => Err(NotLinked::NotSeen),
+                            true => Err(NotLinked::NothingSaid),
+                            false => Ok(carrier),
+                        };
+                        assert_eq!(got.linked.as_ref().map(|by| by.carrier).map_err(|why| *why), expected, "{row}");
+                        let is_linked = relation == Relation::Stranger && !fault;
+                        let stands_for = if is_linked { Relation::Linked } else { relation };
+                        assert_eq!(got.decision, privacy::decide(&settings(audience), stands_for, Kind::Call), "{row}");
+                        let waits = was_hers && relation == Relation::Stranger && audience == Audience::Linked;
+                        assert_eq!(got.takes_a_look, waits, "{row}: nobody waits whom nothing was seen of");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn carriers_are_tried_in_order() {
+    let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
+    let said = part(association(ALICE, alice()), bob());
+    let (indicators, contacts) = ([SlowId::for_tests(1).indicator], indicated());
+    let request = TrustRequest { claim: None, ..call_of_stranger(&user, &identity, &said) };
+    let all = [
+        Claim::Association(&said),
+        Claim::Certificate { indicators: &indicators, contacts: &contacts },
+        Claim::Seen(Carrier::Presence),
+        Claim::Seen(Carrier::Place),
+    ];
+    let shown = seen(association(ALICE, alice()), NOW);
+    let decide = |claims: &[Claim<'_>], known: &KnownAssociations| {
+        decide_by_first(&request, claims, &lists(true), known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW)
+    };
+    let carriers = [Carrier::Request, Carrier::Certificate, Carrier::Presence, Carrier::Place];
+    for (first, carrier) in carriers.into_iter().enumerate() {
+        let got = decide(&all[first..], &shown);
+        assert_eq!((got.decision.is_allowed, got.linked.map(|by| by.carrier)), (true, Ok(carrier)));
+    }
+    // Her place wasn't seen yet: her certificate is enough, and without it there is a place to look at.
+    let got = decide(&all, &KnownAssociations::new());
+    assert_eq!(got.linked.map(|by| by.carrier), Ok(Carrier::Certificate));
+    let got = decide(&[all[0], all[2]], &KnownAssociations::new());
+    assert_eq!((got.linked.clone(), got.takes_a_look), (Err(NotLinked::NotSeen), true));
+    let got = decide(&[], &shown);
+    assert_eq!((got.linked, got.takes_a_look), (Err(NotLinked::NothingSaid), false));
+
+    let some: Carriers = [Carrier::Directory, Carrier::Request].into_iter().collect();
+    assert!(some.has(Carrier::Request) && !some.has(Carrier::Certificate));
+    assert_eq!(some.iter().collect::<Vec<_>>(), [Carrier::Request, Carrier::Directory]);
+    assert_eq!(Carriers::default().iter().collect::<Vec<_>>(), Carrier::ALL);
+    assert!(Carrier::ALL.iter().all(|carrier| carrier.as_str().parse() == Ok(*carrier)) && "sms".parse::<Carrier>().is_err());
 }
 
 #[test]

@@ -8,20 +8,23 @@ use crate::fixture::{self, Authority, START};
 use halloo_protocol::directory::{DirectoryRecord, Place, RecordKey};
 use halloo_protocol::identity::{TrustStore, VerifiedChain};
 use halloo_protocol::kademlia::{
-    Action, Answer, Config, Connected, Directory, DisconnectReason, Event, Failure, FindNode, FindOptions, FindRecord,
-    LeaseAnswer, LeaseOutcome, LocalNode, Mode, NetworkGroup, Nodes, QueryId, RecordAnswer, RecordOutcome, RenewLease, Request,
-    RequestId, RequestSource, Store, StoreAnswer, StoreLimits, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
+    Action, Answer, Config, Connected, Directory, DisconnectReason, Event, Failure, FindListings, FindNode, FindOptions,
+    FindRecord, LeaseAnswer, LeaseOutcome, ListingStored, ListingsFound, LocalNode, Mode, NetworkGroup, Nodes, QueryId,
+    RecordAnswer, RecordOutcome, RenewLease, Request, RequestId, RequestSource, Store, StoreAnswer, StoreLimits, StoreListing,
+    StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
 use halloo_protocol::key::{DeviceKey, PublicKey, hash};
+use halloo_protocol::linked::PlacedListing;
 use halloo_protocol::node::{Descriptor, Roles};
 use halloo_protocol::time::Now;
-use halloo_protocol::wire::{Extensions, Frame, FrameKind};
+use halloo_protocol::wire::{Extensions, Frame, FrameKind, Signed};
 use proptest::prelude::*;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 /// Users and servers made once.
 struct World {
+    authority: Authority,
     trust: TrustStore,
     records: Vec<DirectoryRecord>,
     leases: Vec<halloo_protocol::wire::Signed<halloo_protocol::directory::Lease>>,
@@ -49,7 +52,7 @@ fn world() -> &'static World {
             (chain, descriptor)
         };
         let servers = (0..40).map(server).collect();
-        World { trust, records, leases, servers }
+        World { authority, trust, records, leases, servers }
     })
 }
 
@@ -128,7 +131,7 @@ impl Machine {
     fn request(&mut self) -> Request {
         let extensions = Extensions::none();
         let have_hash = self.rng.random_bool(0.5).then(|| self.record().state_hash());
-        match self.below(5) {
+        match self.below(7) {
             0 => Request::FindRecord(FindRecord { key: self.key(), have_hash, want: self.rng.random(), extensions }),
             1 => Request::FindNode(FindNode { target: self.rng.random(), want: self.rng.random(), extensions }),
             2 => Request::Store(Store { record: self.bytes(), extensions }),
@@ -137,12 +140,29 @@ impl Machine {
                 let lease = world().leases[lease].clone();
                 Request::RenewLease(Box::new(RenewLease { key: self.key(), keeper: None, lease, extensions }))
             }
+            4 => Request::StoreListing(StoreListing { listing: self.listing_bytes(), extensions }),
+            5 => Request::FindListings(FindListings { place: self.key(), extensions }),
             _ => {
                 let items =
                     (0..self.below(4)).map(|_| SyncItem { key: self.key(), hash: self.record().content_hash() }).collect();
                 Request::SyncOffer(SyncOffer { items, extensions })
             }
         }
+    }
+
+    fn listing(&mut self) -> Signed<PlacedListing> {
+        let user = world().authority.user(self.rng.random_range(0..8));
+        let (place, seal) = (RecordKey([self.rng.random_range(0..4); 32]), self.rng.random_range(0..3));
+        crate::listings::listing(&user, place, self.now.unix, seal)
+    }
+
+    fn listing_bytes(&mut self) -> Vec<u8> {
+        let mut bytes = halloo_protocol::wire::encode(&self.listing());
+        if self.rng.random_bool(0.3) {
+            let at = self.below(bytes.len());
+            bytes[at] ^= 1;
+        }
+        bytes
     }
 
     fn answer(&mut self, request: &Request) -> Result<Answer, Failure> {
@@ -153,12 +173,14 @@ impl Machine {
         let extensions = Extensions::none();
         let closer = self.descriptors().into_iter().map(std::sync::Arc::new).collect();
         let kind = match request {
-            _ if self.rng.random_bool(0.1) => self.below(5),
+            _ if self.rng.random_bool(0.1) => self.below(7),
             Request::FindRecord(_) => 0,
             Request::FindNode(_) => 1,
             Request::Store(_) => 2,
             Request::RenewLease(_) => 3,
             Request::SyncOffer(_) => 4,
+            Request::StoreListing(_) => 5,
+            Request::FindListings(_) => 6,
         };
         Ok(match kind {
             0 => {
@@ -184,6 +206,11 @@ impl Machine {
                 let outcome = [LeaseOutcome::Renewed, LeaseOutcome::NeedRecord, LeaseOutcome::Refused][self.below(3)];
                 Answer::Lease(LeaseAnswer { outcome, extensions })
             }
+            5 => Answer::ListingStored(ListingStored { outcome: StoreOutcome::Accepted, extensions }),
+            6 => {
+                let listings = (0..self.below(4)).map(|_| self.listing_bytes()).collect();
+                Answer::Listings(ListingsFound { listings, extensions })
+            }
             _ => {
                 let keys = (0..self.below(3)).map(|_| self.key()).collect();
                 Answer::SyncWant(SyncWant { keys, extensions })
@@ -207,7 +234,7 @@ impl Machine {
         let trust = &world().trust;
         let now = self.now;
         let (chain, descriptor) = self.server();
-        match self.below(14) {
+        match self.below(15) {
             0 => {
                 let rtt = self.rng.random_bool(0.5).then(|| Duration::from_millis(self.rng.random_range(0..400)));
                 self.directory.handle_connected(now, Connected { device: chain.device, rtt, is_relayed: false });
@@ -259,6 +286,14 @@ impl Machine {
                 let millis = self.rng.random_range(0..3_000);
                 self.pass(Duration::from_millis(millis));
             }
+            12 => {
+                let listing = self.listing();
+                let query = match self.rng.random_bool(0.5) {
+                    true => self.directory.store_listing(now, trust, &listing),
+                    false => self.directory.find_listings(now, listing.unverified().place),
+                };
+                self.start(query);
+            }
             _ => {
                 if let Some((id, request)) = self.sent.pop_front() {
                     let answer = self.answer(&request);
@@ -281,6 +316,8 @@ impl Machine {
                     Event::Found { query, .. }
                     | Event::Published { query, .. }
                     | Event::LeaseRenewed { query, .. }
+                    | Event::ListingStored { query, .. }
+                    | Event::ListingsFound { query, .. }
                     | Event::Bootstrapped { query, .. },
                 ) => *self.ended.entry(query).or_default() += 1,
                 _ => {}
@@ -289,6 +326,8 @@ impl Machine {
         let (proved, hints) = self.directory.table_counts();
         assert!(proved <= TABLE_MAX && hints <= HINTS_MAX, "{proved} proved, {hints} hints");
         assert!(self.directory.store_counts().0 <= RECORDS_MAX);
+        // Eight users, four places.
+        assert!(self.directory.listing_counts().0 <= 8 * 4);
     }
 }
 

@@ -6,5 +6,6 @@ mod attacks;
 mod fixture;
 mod fuzz;
 mod keepers;
+mod listings;
 mod network;
 mod simulation;

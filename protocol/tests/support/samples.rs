@@ -15,7 +15,7 @@ use halloo_protocol::contact::{
     Asking, ContactKeys, ContactRequest, ContactSignal, ContactStatement, OwnKeys, Roster, RosterShare, Secret32, Signer, Stance,
 };
 use halloo_protocol::directory::{
-    DeviceEntry, DeviceKind, Helper, Place, PrivatePart, PushAddress, RECORD_BYTES_MAX, Reachability, UnverifiedRecord,
+    DeviceEntry, DeviceKind, Helper, Place, PrivatePart, PushAddress, RECORD_BYTES_MAX, Reachability, RecordKey, UnverifiedRecord,
 };
 use halloo_protocol::event::EventKind;
 use halloo_protocol::file::FileSignal;
@@ -23,8 +23,8 @@ use halloo_protocol::group::{Group, GroupPart, GroupSigner, Member, Standing, St
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{LinkedIndicator, REVOCATION_LIST_BYTES_MAX, UserCertificate, UserId};
 use halloo_protocol::linked::{
-    AddressWord, Association, AssociationParams, Held, IdentityMerge, LinkedId, ProofMethod, SharedLinks, SharedPiece,
-    SharedProof, SharedProvider, SharedSighting, Shown, Sighting,
+    AddressWord, Association, AssociationParams, Held, IdentityMerge, LinkedId, PlacedListing, ProofMethod, SharedLinks,
+    SharedPiece, SharedProof, SharedProvider, SharedSighting, Shown, Sighting,
 };
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant};
 use halloo_protocol::mail::MailNotice;
@@ -342,6 +342,20 @@ pub(super) fn shared_sighting() -> SharedPiece {
     let sighting = Sighting::take(&place, shown, NOW).expect("in order");
     let account = "xmpp:bob@there.example".parse().expect("an address");
     SharedPiece::Sighting(Box::new(SharedSighting { account, link: NOW.0, place, sighting, extensions: extensions() }))
+}
+
+pub(super) fn placed_listing() -> Signed<PlacedListing> {
+    let (serial, until) = (NOW.0, NOW.plus_secs(86_400));
+    let sealed = vec![0xab; 1_024];
+    let listing = PlacedListing {
+        place: RecordKey([0x77; 32]),
+        writer: chain(0, 0),
+        serial,
+        until,
+        sealed,
+        extensions: Extensions::none(),
+    };
+    Signed::sign(listing, &device_secret(0))
 }
 
 pub(super) fn association() -> Signed<Association> {

@@ -2,8 +2,8 @@
 //! allocation tests. A new wire type is one line here.
 
 use halloo_protocol::authority::{
-    BootstrapList, EnrolAnswer, EnrolGrant, EnrolRequest, EnrolRequestBody, EnrolResult, InviteCode, Refusal, RefusalCode,
-    RenewRequest, RevocationListAnswer, RevocationListRequest, SignedBootstrapList,
+    BootstrapList, CertifyWish, EnrolAnswer, EnrolGrant, EnrolRequest, EnrolRequestBody, EnrolResult, InviteCode, Refusal,
+    RefusalCode, RenewRequest, RevocationListAnswer, RevocationListRequest, SignedBootstrapList,
 };
 use halloo_protocol::call::conference::{
     Attendance, AttendanceStatus, ConferenceNotice, ConferenceNoticed, ConferencePart, Introduction,
@@ -34,12 +34,14 @@ use halloo_protocol::identity::{
     UserCertificate, UserId,
 };
 use halloo_protocol::kademlia::{
-    EXTENSION_KNOWN, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store,
-    StoreAnswer, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
+    EXTENSION_KNOWN, FindListings, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, ListingStored, ListingsFound, Nodes,
+    RecordAnswer, RecordOutcome, RenewLease, Store, StoreAnswer, StoreListing, StoreOutcome, StoreRefusal, SyncItem, SyncOffer,
+    SyncWant,
 };
 use halloo_protocol::linked::{
-    AddressProof, AddressWord, Association, IdentityMerge, LeaveScope, LinkedAsk, LinkedId, LinkedKey, LinkedLeave, LinkedPart,
-    LinkedQuestion, LinkedReply, LinkedShare, LinkedTold, ProviderToken, SharedPiece, TokenPart,
+    AddressProof, AddressWord, Association, IdentityMerge, Indicator, LeaveScope, LinkedAsk, LinkedId, LinkedKey, LinkedLeave,
+    LinkedPart, LinkedQuestion, LinkedReply, LinkedShare, LinkedTold, Listing, PlacedListing, ProviderToken, SharedPiece,
+    TokenPart,
 };
 use halloo_protocol::linking::{
     ConfirmStatus, DeviceLink, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkReason, LinkRequest, LinkStart,
@@ -245,6 +247,16 @@ pub(crate) fn all() -> Vec<Vector> {
         "identity_merge" => signed IdentityMerge = identity_merge();
         "association_merged" => signed Association = Association::sign_merged(association_params(), Some(&identity_merge()), &identity_secret(0));
         "association_revoked" => signed Association = Association::revoke(association_params(), &identity_secret(0));
+        "certify_wish" => plain CertifyWish = CertifyWish { id: linked_id("xmpp:alice@example.org"), is_wanted: true, association: Some(association()), proof: vec![9; 20], extensions: extensions() };
+        "listing" => plain Listing = Listing { association: association(), proof: vec![9; 20], leave: Some(vec![8; 10]), extensions: extensions() };
+        "placed_listing" => signed PlacedListing = placed_listing();
+        "store_listing" => message StoreListing = StoreListing { listing: wire::encode(&placed_listing()), extensions: extensions() };
+        "listing_stored" => message ListingStored = ListingStored { outcome: StoreOutcome::Refused { reason: StoreRefusal::QuotaTotal, detail: "the place is full".into() }, extensions: none() };
+        "find_listings" => message FindListings = FindListings { place: RecordKey([0x77; 32]), extensions: none() };
+        "listings_found" => message ListingsFound = ListingsFound { listings: vec![wire::encode(&placed_listing()), vec![1, 2, 3]], extensions: none() };
+        "user_certificate_indicators" => signed UserCertificate = Signed::sign(UserCertificate {
+            extensions: UserCertificate::with_indicators(none(), &[Indicator([1; 16]), Indicator([2; 16])]), ..full_user_certificate()
+        }, &signing_key());
         "linked_id_oidc" => plain LinkedId = linked_id("oidc:https://id.example#Sub-1");
         "linked_part" => plain LinkedPart = LinkedPart { association: association(), callee: linked_id("xmpp:bob@example.org"), extensions: extensions() };
         "linked_part_proved" => plain LinkedPart = LinkedPart::new(association(), Some(vec![5; 8]), linked_id("oidc:https://id.example#Sub-2"));

@@ -46,7 +46,8 @@ impl EventLoop {
     /// Who a caller is in a linked system: the contact there as whom they are let in, or whom a contact here is there.
     pub(super) fn linked_peer(&mut self, invite: &VerifiedInvite) -> Option<LinkedPeer> {
         if let Some(contact) = self.linked_caller(invite) {
-            return Some(LinkedPeer { id: contact.id.to_string(), name: contact.name });
+            let by = Some(contact.carrier.as_str().to_owned());
+            return Some(LinkedPeer { id: contact.id.to_string(), name: contact.name, by });
         }
         // A contact here, who is one there too.
         let caller = &invite.caller().user;

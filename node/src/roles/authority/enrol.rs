@@ -5,9 +5,11 @@ use halloo_protocol::authority::{
 };
 use halloo_protocol::identity::{KeySuccession, RevokedSerial, USER_CERTIFICATE_SECS, UserCertificate, UserChain, Username};
 use halloo_protocol::key::IdentityKey;
+use halloo_protocol::linked::Indicator;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Signed};
 
+use super::certify::{take_wish, wanted};
 use super::revoke::still_matters;
 use super::signing::{BACKDATE_SECS, next_serial};
 use super::{Asker, Authority, refuse};
@@ -55,6 +57,7 @@ struct Issue<'a> {
     name: &'a Username,
     identity: IdentityKey,
     placement: [u8; 32],
+    indicators: Vec<Indicator>,
 }
 
 impl Authority {
@@ -97,7 +100,10 @@ impl Authority {
                     return Err(refuse(RefusalCode::NAME_TAKEN, format!("{} belongs to another key now", user.name)).into());
                 }
                 match row.state {
-                    NameState::Active => self.reissue(tx, &user.name, row, now),
+                    NameState::Active => {
+                        take_wish(tx, &user.name, request)??;
+                        self.reissue(tx, &user.name, row, now)
+                    }
                     NameState::Freed => Err(freed(&user.name).into()),
                     NameState::Revoked => Err(revoked(&user.name).into()),
                 }
@@ -174,7 +180,7 @@ impl Authority {
         self.check_admission(tx, body.invite.as_ref(), asker, now)?;
         let placement = key_file::random_bytes().map_err(Failure::Random)?;
         let (name, identity) = (&body.name, body.identity);
-        let certificate = self.issue(tx, &Issue { name, identity, placement }, now)?;
+        let certificate = self.issue(tx, &Issue { name, identity, placement, indicators: Vec::new() }, now)?;
         let serials = vec![serial_of(&certificate)];
         let row = NameRow {
             identity,
@@ -220,7 +226,8 @@ impl Authority {
         // One that another signing key made, or that is from the future because a clock was set back, is of no use.
         let is_usable = row.certificate.verify(&self.signing.unverified().key).is_ok()
             && !newest.not_before.is_from_the_future(now)
-            && now < newest.not_after;
+            && now < newest.not_after
+            && newest.indicators() == wanted(tx, name)?;
         if is_usable && age_secs < REISSUE_AFTER_SECS {
             return Ok(row.certificate);
         }
@@ -304,7 +311,7 @@ impl Authority {
         row: &mut NameRow,
         now: UnixTime,
     ) -> Result<Signed<UserCertificate>, Failure> {
-        let issue = Issue { name, identity: row.identity, placement: row.placement };
+        let issue = Issue { name, identity: row.identity, placement: row.placement, indicators: wanted(tx, name)? };
         let certificate = self.issue(tx, &issue, now)?;
         row.serials.retain(|serial| still_matters(serial, now));
         row.serials.push(serial_of(&certificate));
@@ -328,7 +335,7 @@ impl Authority {
             not_before,
             not_after,
             linked: Vec::new(),
-            extensions: Extensions::none(),
+            extensions: UserCertificate::with_indicators(Extensions::none(), &issue.indicators),
         };
         Ok(Signed::sign(certificate, &self.signing_key))
     }

@@ -1,6 +1,6 @@
 //! The authority role inside a running node: opened at the start, asked over the handle, its revocations spread.
 
-use halloo_protocol::authority::{EnrolParams, EnrolRequest};
+use halloo_protocol::authority::{EnrolParams, EnrolRequest, RenewRequest};
 use halloo_protocol::directory::Helper;
 use halloo_protocol::identity::{UserId, Username};
 use halloo_protocol::key::AuthorityKey;
@@ -13,7 +13,7 @@ use crate::builder::StartError;
 use crate::event_loop::EventLoop;
 use crate::handle::authority::{
     AuthorityAction, AuthorityError, AuthorityInvite, AuthorityLog, AuthorityLogEntry, AuthorityRevocation, AuthorityStatus,
-    EnrolmentPolicy, InviteOptions,
+    EnrolError, Enrolled, EnrolmentPolicy, InviteOptions,
 };
 use crate::handle::problem::{NodeError, UsernameError};
 use crate::store::{LogEntry, LogEvent};
@@ -96,6 +96,22 @@ impl EventLoop {
         true
     }
 
+    /// A certificate of this very node's authority role, if it is `root`.
+    pub(crate) fn certificate_of_own_role(
+        &mut self,
+        root: AuthorityKey,
+        request: &RenewRequest,
+    ) -> Option<Result<Enrolled, EnrolError>> {
+        let now = self.now().unix;
+        let authority = self.authority.as_mut().filter(|authority| authority.root() == root)?;
+        let asker = Asker { device: self.identity.device(), network: None };
+        let label = self.labels.label_of(&root);
+        Some(match authority.renew(request, &asker, now) {
+            Ok(grant) => self.accept_own_grant(self.identity.user_id(), &label, &grant),
+            Err(refusal) => Err(EnrolError::Refused { reason: refusal.detail }),
+        })
+    }
+
     pub(crate) fn authority_show(&self) -> Result<AuthorityStatus, AuthorityError> {
         let authority = self.authority.as_ref().ok_or(AuthorityError::NotAnAuthority)?;
         let status = authority.status().map_err(|error| internal(&error))?;
@@ -142,13 +158,7 @@ impl EventLoop {
         let now = self.now().unix;
         let root = self.authority.as_ref().ok_or(AuthorityError::NotAnAuthority)?.root();
         let shown = |name: &Username, node: &Self| format!("{name}@{}", node.labels.label_of(&root));
-        let name = match self.labels.parse(user)? {
-            UserId::Named { authority, name } if authority == root => name,
-            _ => {
-                let reason = "belongs to another authority".to_owned();
-                return Err(UsernameError::Invalid { username: user.chars().take(128).collect(), reason }.into());
-            }
-        };
+        let name = self.name_here(user)?;
         let authority = self.authority.as_mut().ok_or(AuthorityError::NotAnAuthority)?;
         let list = match authority.revoke(&name, now) {
             Ok(list) => list,
@@ -159,6 +169,24 @@ impl EventLoop {
         info!("user revoked");
         self.handle_revocation_list(&list, None);
         Ok(AuthorityRevocation { username: shown(&name, self), serial, revocation_number: list.list.unverified().number })
+    }
+
+    /// A user of this authority, by name.
+    pub(crate) fn name_here(&self, user: &str) -> Result<Username, AuthorityError> {
+        let root = self.authority.as_ref().ok_or(AuthorityError::NotAnAuthority)?.root();
+        match self.labels.parse(user)? {
+            UserId::Named { authority, name } if authority == root => Ok(name),
+            _ => {
+                let reason = "belongs to another authority".to_owned();
+                Err(UsernameError::Invalid { username: user.chars().take(128).collect(), reason }.into())
+            }
+        }
+    }
+
+    /// The same, as it is shown.
+    pub(crate) fn username_here(&self, name: &Username) -> String {
+        let label = self.authority.as_ref().map(|authority| self.labels.label_of(&authority.root()));
+        format!("{name}@{}", label.unwrap_or_default())
     }
 
     pub(crate) fn authority_log(&self) -> Result<AuthorityLog, AuthorityError> {
@@ -190,6 +218,8 @@ fn shown_entry(entry: &LogEntry, label: &str) -> AuthorityLogEntry {
         }
         LogEvent::Freed { name } => (AuthorityAction::Freed, full(name), None, None),
         LogEvent::Revoked { name, .. } => (AuthorityAction::Revoked, full(name), None, None),
+        LogEvent::Certified { name, is_certified: true, .. } => (AuthorityAction::Certified, full(name), None, None),
+        LogEvent::Certified { name, is_certified: false, .. } => (AuthorityAction::Uncertified, full(name), None, None),
     };
     AuthorityLogEntry { number: entry.sequence, at: Timestamp::from_unix_secs(entry.at.0), action, username, identity, serial }
 }

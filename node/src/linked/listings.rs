@@ -1,0 +1,380 @@
+//! Listings in the directory: the own ones are kept there, and others are looked up, for `halloo link find` and for dials that nothing else leads to.
+//!
+//! An account is listed if its system has no place where its contacts could look, unless its user says otherwise. The place follows from a slow hash ([`super::slow`]), so everything here waits for that first.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use halloo_protocol::kademlia::{ListingReport, ListingSearch, QueryId};
+use halloo_protocol::linked::{
+    Association, Carrier, FoundListing, LinkedId, Listing, ListingParams, PlacedListing, Sighting, System, verify_proof,
+};
+use halloo_protocol::time::UnixTime;
+use halloo_protocol::wire::Extensions;
+use tracing::{debug, info, warn};
+
+use crate::event_loop::EventLoop;
+use crate::handle::Reply;
+use crate::handle::calls::{CallError, CallOutcome, DialOptions};
+use crate::handle::linked::{FoundProof, FoundUser, LinkError, LinkFound, LinkedAccount, LinkedCallee, LinkedClaim};
+use crate::store::StoreError;
+
+const LISTED: &str = "linked listed";
+
+/// How often a listing is brought to its replicas anew.
+const REFRESH: Duration = Duration::from_secs(3_600);
+
+/// First and longest pause after nobody took it.
+const RETRY_MIN: Duration = Duration::from_secs(5);
+const RETRY_MAX: Duration = Duration::from_secs(600);
+
+/// Times that replicas are told of a listing that is gone; it ends by itself within a day.
+const GONE_TRIES: u32 = 8;
+
+/// Searches at once.
+const FINDS_MAX: usize = 16;
+
+/// How long a search may take, its hash included.
+const FIND_AT_MOST: Duration = Duration::from_secs(60);
+
+/// A listing of this user.
+#[derive(Debug)]
+struct OwnListing {
+    next_at: Instant,
+    /// It is on its way.
+    query: Option<QueryId>,
+    serial: u64,
+    failures: u32,
+    /// Replicas that have it.
+    replicas: usize,
+    /// It is being taken away.
+    is_gone: bool,
+}
+
+#[derive(Debug)]
+enum FindAim {
+    Command(Reply<LinkFound, LinkError>),
+    Dial(Box<DialOptions>, Reply<CallOutcome, CallError>),
+}
+
+#[derive(Debug)]
+struct Find {
+    id: LinkedId,
+    aim: FindAim,
+    query: Option<QueryId>,
+    until: Instant,
+}
+
+/// Listings, own and sought.
+#[derive(Debug, Default)]
+pub(super) struct Listings {
+    own: BTreeMap<LinkedId, OwnListing>,
+    finds: Vec<Find>,
+    /// What the user has said of accounts.
+    listed: BTreeMap<LinkedId, bool>,
+}
+
+// The own ones.
+impl EventLoop {
+    pub(super) fn listings_start(&mut self) {
+        match self.store.read::<_, StoreError>(|view| view.setting_value::<Vec<(LinkedId, bool)>>(LISTED)) {
+            Ok(listed) => self.linked.listings.listed = listed.unwrap_or_default().into_iter().collect(),
+            Err(error) => warn!(%error, "which linked accounts are listed isn't read"),
+        }
+    }
+
+    /// Whether an account is in the directory, for whoever knows its address.
+    pub(super) fn is_listed(&self, id: &LinkedId) -> bool {
+        let by_default = id.system() != System::Xmpp;
+        let is_wanted = self.linked.listings.listed.get(id).copied().unwrap_or(by_default);
+        is_wanted && !self.linked.token_only.contains(id) && self.carriers().has(Carrier::Directory)
+    }
+
+    /// Remembers what the user says of an account; `None`: as by default.
+    pub(super) fn set_listed(&mut self, id: &LinkedId, is_listed: Option<bool>) {
+        match is_listed {
+            Some(is_listed) => drop(self.linked.listings.listed.insert(id.clone(), is_listed)),
+            None => drop(self.linked.listings.listed.remove(id)),
+        }
+        let listed: Vec<(LinkedId, bool)> =
+            self.linked.listings.listed.iter().map(|(id, is_listed)| (id.clone(), *is_listed)).collect();
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(LISTED, &listed)) {
+            warn!(%error, "which linked accounts are listed isn't written");
+        }
+        self.listing_changed(id);
+    }
+
+    pub(super) fn set_listing(&mut self, account: &str, is_listed: bool, reply: Reply<LinkedAccount, LinkError>) {
+        let known = account.parse::<LinkedId>().ok().filter(|id| self.linked.accounts.contains_key(id));
+        let Some(id) = known else {
+            return reply.send(Err(LinkError::Unknown { account: account.chars().take(128).collect() }));
+        };
+        if is_listed && self.linked.token_only.contains(&id) {
+            let reason = "an account with tokens is shown to nobody".to_owned();
+            return reply.send(Err(LinkError::Options { reason }));
+        }
+        self.set_listed(&id, Some(is_listed));
+        let Some(account) = self.linked.accounts.get(&id) else { return };
+        reply.send(Ok(self.account_view(account)));
+    }
+
+    /// What is to lie in the directory is something else now: said at the next tick.
+    pub(super) fn listing_changed(&mut self, id: &LinkedId) {
+        if let Some(own) = self.linked.listings.own.get_mut(id) {
+            (own.next_at, own.failures) = (Instant::now(), 0);
+        }
+    }
+
+    pub(super) fn all_listings_changed(&mut self) {
+        let now = Instant::now();
+        self.linked.listings.own.values_mut().for_each(|own| (own.next_at, own.failures) = (now, 0));
+    }
+
+    /// What an account is listed with, if it is to be.
+    fn listing_of(&self, id: &LinkedId) -> Option<Listing> {
+        let association = self.linked.accounts.get(id)?.stored.association.clone()?;
+        if !self.is_listed(id) {
+            return None;
+        }
+        let proof = self.own_proof(id).unwrap_or_default();
+        let leave = self.shown_with(association.clone()).leave;
+        Some(Listing { association, proof, leave, extensions: Extensions::none() })
+    }
+
+    /// Replicas that have an account's listing.
+    pub(super) fn listing_replicas(&self, id: &LinkedId) -> Option<u32> {
+        let own = self.linked.listings.own.get(id).filter(|own| !own.is_gone && own.replicas > 0)?;
+        u32::try_from(own.replicas).ok()
+    }
+
+    pub(super) fn listings_tick(&mut self, now: Instant) {
+        let accounts: Vec<LinkedId> = self.linked.accounts.keys().cloned().collect();
+        for id in accounts {
+            let is_wanted = self.listing_of(&id).is_some();
+            let own = &mut self.linked.listings.own;
+            match own.get_mut(&id) {
+                Some(own) if own.is_gone && is_wanted => (own.is_gone, own.next_at) = (false, now),
+                None if is_wanted => {
+                    let fresh = OwnListing { next_at: now, query: None, serial: 0, failures: 0, replicas: 0, is_gone: false };
+                    own.insert(id, fresh);
+                }
+                _ => {}
+            }
+        }
+        let is_due = |own: &OwnListing| own.query.is_none() && own.next_at <= now;
+        let due: Vec<LinkedId> =
+            self.linked.listings.own.iter().filter(|(_, own)| is_due(own)).map(|(id, _)| id.clone()).collect();
+        due.iter().for_each(|id| self.bring_listing(id));
+        let (over, waiting): (Vec<_>, Vec<_>) = self.linked.listings.finds.drain(..).partition(|find| find.until <= now);
+        self.linked.listings.finds = waiting;
+        over.into_iter().for_each(|find| self.find_failed(find, "it takes too long"));
+    }
+
+    fn bring_listing(&mut self, id: &LinkedId) {
+        let Some(slow) = self.slow_of(id) else { return };
+        let listing = self.listing_of(id);
+        let now = self.now();
+        let nonce = self.random();
+        let Some(own) = self.linked.listings.own.get_mut(id) else { return };
+        own.is_gone = listing.is_none();
+        let params = ListingParams { writer: self.identity.chain().clone(), last_serial: own.serial, now: now.unix, nonce };
+        match PlacedListing::sign(params, &slow, listing.as_ref(), self.identity.device_key()) {
+            Ok(signed) => {
+                own.serial = signed.unverified().serial;
+                own.query = Some(self.directory.machine.store_listing(now, &self.trust, &signed));
+            }
+            Err(error) => {
+                warn!(account = %id, %error, "not listed in the directory");
+                own.next_at = now.instant + REFRESH;
+            }
+        }
+    }
+
+    pub(crate) fn listing_stored(&mut self, query: QueryId, report: &ListingReport) {
+        let found = self.linked.listings.own.iter_mut().find(|(_, own)| own.query == Some(query));
+        let Some((id, own)) = found else { return };
+        own.query = None;
+        own.replicas = report.accepted;
+        let is_taken = report.accepted > 0;
+        if is_taken {
+            debug!(account = %id, replicas = report.accepted, is_gone = own.is_gone, "listed in the directory");
+            (own.failures, own.next_at) = (0, Instant::now() + REFRESH);
+        } else {
+            debug!(account = %id, refused = ?report.refused, failed = report.failed, "nobody takes a listing");
+            own.failures = own.failures.saturating_add(1);
+            let pause = (RETRY_MIN * 2_u32.saturating_pow(own.failures.min(10))).min(RETRY_MAX);
+            own.next_at = Instant::now() + pause;
+        }
+        if own.is_gone && (is_taken || own.failures >= GONE_TRIES) {
+            let id = id.clone();
+            self.linked.listings.own.remove(&id);
+        }
+    }
+}
+
+// Those of others.
+impl EventLoop {
+    pub(super) fn find_linked(&mut self, text: &str, reply: Reply<LinkFound, LinkError>) {
+        match text.parse::<LinkedId>() {
+            Ok(id) => self.begin_find(id, FindAim::Command(reply)),
+            Err(error) => reply.send(Err(error.into())),
+        }
+    }
+
+    /// A dial that nothing else leads to: by the directory, if that is switched on.
+    pub(super) fn dial_by_directory(
+        &mut self,
+        id: LinkedId,
+        options: DialOptions,
+        reply: Reply<CallOutcome, CallError>,
+        otherwise: String,
+    ) {
+        if self.carriers().has(Carrier::Directory) {
+            self.begin_find(id, FindAim::Dial(Box::new(options), reply));
+        } else {
+            reply.send(Err(CallError::NotLinked { id: id.to_string(), reason: otherwise }));
+        }
+    }
+
+    fn begin_find(&mut self, id: LinkedId, aim: FindAim) {
+        let mut find = Find { id, aim, query: None, until: Instant::now() + FIND_AT_MOST };
+        if !self.carriers().has(Carrier::Directory) {
+            return self.find_failed(find, "the directory is switched off: linked.carriers");
+        }
+        if self.linked.listings.finds.len() >= FINDS_MAX {
+            return self.find_failed(find, "too many are sought at once");
+        }
+        if let Some(slow) = self.slow_of(&find.id) {
+            let now = self.now();
+            find.query = Some(self.directory.machine.find_listings(now, slow.place));
+        }
+        self.linked.listings.finds.push(find);
+    }
+
+    /// A slow hash is known, or can't be.
+    pub(super) fn listings_slow_known(&mut self, id: &LinkedId) {
+        self.listing_changed(id);
+        let waits = |find: &Find| find.id == *id && find.query.is_none();
+        if !self.linked.listings.finds.iter().any(waits) {
+            return;
+        }
+        let slow = self.slow_of(id);
+        let now = self.now();
+        let query = slow.map(|slow| self.directory.machine.find_listings(now, slow.place));
+        self.linked.listings.finds.iter_mut().filter(|find| waits(find)).for_each(|find| find.query = query);
+    }
+
+    pub(crate) fn listings_found(&mut self, query: QueryId, search: &ListingSearch) {
+        let is_it = |find: &Find| find.query == Some(query);
+        let (done, waiting): (Vec<_>, Vec<_>) = self.linked.listings.finds.drain(..).partition(is_it);
+        self.linked.listings.finds = waiting;
+        for find in done {
+            if search.answered == 0 {
+                self.find_failed(find, "no node of the directory answers");
+                continue;
+            }
+            let Some(slow) = self.slow_of(&find.id) else { continue };
+            let now = self.now().unix;
+            let found = PlacedListing::open_all(&search.listings, &find.id, &slow, now, &self.trust);
+            debug!(answered = search.answered, listings = search.listings.len(), hold = found.len(), "listings found");
+            match find.aim {
+                FindAim::Command(reply) => reply.send(Ok(self.found_view(&find.id, &found, search))),
+                FindAim::Dial(options, reply) => self.dial_found(find.id, &found, *options, reply),
+            }
+        }
+    }
+
+    fn find_failed(&mut self, find: Find, reason: &str) {
+        let (id, reason) = (find.id.to_string(), reason.to_owned());
+        match find.aim {
+            FindAim::Command(reply) => reply.send(Err(LinkError::NotFound { id, reason })),
+            FindAim::Dial(_, reply) => reply.send(Err(CallError::NotLinked { id, reason })),
+        }
+    }
+
+    /// What shows that what a listing says is so; `None` if nothing does.
+    fn listing_proof(&self, id: &LinkedId, found: &FoundListing) -> Option<FoundProof> {
+        let said = found.association.unverified();
+        let is_said = |association: &Association| association.user == said.user && association.identity == said.identity;
+        let now = self.now().unix;
+        // The owner of the account has the last word, wherever it was seen.
+        let seen = self.linked.known.iter().filter(|((_, place), _)| place == id);
+        let mut shown = seen.filter_map(|(_, sighting)| sighting.holds(now).ok());
+        let by_itself = self.proved_at(found).is_some();
+        match shown.next() {
+            Some(shown) if !is_said(shown) => None,
+            _ if by_itself => Some(FoundProof::Proof),
+            Some(_) => Some(FoundProof::Place),
+            None => found.is_certified.then_some(FoundProof::Certificate),
+        }
+    }
+
+    /// When the proof in a listing was made, if it stands by itself and is taken.
+    fn proved_at(&self, found: &FoundListing) -> Option<UnixTime> {
+        let said = found.association.unverified();
+        verify_proof(said, Some(&found.proof), self.trusted_proofs(), self.now().unix).ok()
+    }
+
+    fn found_view(&self, id: &LinkedId, found: &[FoundListing], search: &ListingSearch) -> LinkFound {
+        let users = found.iter().map(|listing| {
+            let said = listing.association.unverified();
+            FoundUser {
+                username: self.labels.display(&said.user),
+                identity: said.identity.to_string(),
+                proved_by: self.listing_proof(id, listing),
+            }
+        });
+        LinkFound { id: id.to_string(), users: users.collect(), answered: u32::try_from(search.answered).unwrap_or(u32::MAX) }
+    }
+
+    /// Calls whom the directory proves to be somebody elsewhere; nobody by a mere claim.
+    fn dial_found(
+        &mut self,
+        id: LinkedId,
+        found: &[FoundListing],
+        mut options: DialOptions,
+        reply: Reply<CallOutcome, CallError>,
+    ) {
+        let proved: Vec<&FoundListing> = found.iter().filter(|listing| self.listing_proof(&id, listing).is_some()).collect();
+        let listing = match proved.as_slice() {
+            [listing] => *listing,
+            several => {
+                let reason = match (several.len(), found.len()) {
+                    (0, 0) => "nothing says who that is here: neither a contact list of a linked account nor the directory",
+                    (0, _) => "the directory names somebody who doesn't prove it: halloo link find",
+                    _ => "the directory names several users for it: halloo link find",
+                };
+                return reply.send(Err(CallError::NotLinked { id: id.to_string(), reason: reason.to_owned() }));
+            }
+        };
+        let said = listing.association.unverified().clone();
+        info!(id = %id, "called by what the directory says");
+        self.note_listing(&id, listing);
+        let claim = self.claim_towards(&id);
+        let name = self.account_with(&id).and_then(|account| self.linked.lists.get(&account)?.get(&id).cloned()?);
+        options.linked =
+            Some(Box::new(LinkedCallee { user: said.user, identity: Some(said.identity), name, place: id, claim, call: None }));
+        self.handle_dial(options, reply);
+    }
+
+    /// What the own account with somebody in its list says in a call to them.
+    fn claim_towards(&self, id: &LinkedId) -> LinkedClaim {
+        let account = self.account_with(id);
+        account.and_then(|account| self.own_claim(&account, id).ok()).unwrap_or(LinkedClaim::Nothing)
+    }
+
+    /// A proved listing of a contact counts as if it had been seen at their place, where nothing was: with it comes the leave to wake them.
+    fn note_listing(&mut self, id: &LinkedId, listing: &FoundListing) {
+        let Some(account) = self.account_with(id) else { return };
+        let key = (account, id.clone());
+        let is_known = self.linked.known.get(&key).is_some_and(|sighting| sighting.association.is_some());
+        if !is_known {
+            let read_at = self.now().unix;
+            let (association, leave) = (Some(listing.association.clone()), listing.leave.clone());
+            let proved_at = self.proved_at(listing);
+            self.linked.known.insert(key.clone(), Sighting { read_at, association, leave, proved_at });
+            self.linked.seen_by.insert(key, Carrier::Directory);
+            self.keep_sightings_soon();
+        }
+    }
+}
