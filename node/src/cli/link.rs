@@ -206,11 +206,13 @@ pub(super) struct Login {
     pub(super) roots: Option<PathBuf>,
     pub(super) plain: bool,
     pub(super) tokens: bool,
+    pub(super) listed: Option<bool>,
 }
 
 fn options(args: AddArgs) -> Result<LinkOptions, CliError> {
-    let AddArgs { system, address, password_file, server, roots, plain, tokens, .. } = args;
-    link_options(Login { system, address, password_file, server, roots, plain, tokens })
+    let AddArgs { system, address, password_file, server, roots, plain, tokens, listed, unlisted, .. } = args;
+    let listed = (listed || unlisted).then_some(listed);
+    link_options(Login { system, address, password_file, server, roots, plain, tokens, listed })
 }
 
 /// Reads the password.
@@ -233,7 +235,7 @@ pub(super) fn link_options(args: Login) -> Result<LinkOptions, CliError> {
         roots,
         plain: args.plain,
         tokens: args.tokens,
-        listed: if args.listed || args.unlisted { Some(args.listed) } else { None },
+        listed: args.listed,
     })
 }
 

@@ -64,6 +64,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
         roots: args.roots,
         plain: args.plain,
         tokens: false,
+        listed: None,
     })?;
     let run = run::options(context, args.run)?;
     context.run_nodes(async {
