@@ -183,7 +183,7 @@ fn start_as_alice(network: &Network, server: &Prosody) -> Daemon {
 /// Known by her XMPP address alone she starts, and is called as his contact there. Later all of it is part of the user that she is elsewhere: one entry, one conversation.
 #[test]
 fn a_technical_identity_is_made_called_and_merged() {
-    let mut network = network(&["bob", "alice"]);
+    let network = network(&["bob", "alice"]);
     let server = Prosody::start(network.folder(), &["alice", "bob"], &[("alice", "bob")], &[]);
     let (bob, alice) = (&network.users[0], &network.users[1]);
     link(bob, "bob", &server);
