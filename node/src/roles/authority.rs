@@ -15,12 +15,14 @@
 //! - A name that was freed goes to nobody else, and a revoked one to nobody.
 //! - Everything an answer says is committed before the answer is returned.
 
+mod codes;
 mod enrol;
 mod limits;
 mod revoke;
 mod service;
 mod signing;
 
+pub use codes::Letter;
 pub use limits::{AuthorityPolicy, NetworkGroup};
 pub use revoke::RevokeError;
 
@@ -133,6 +135,7 @@ pub struct Authority {
     signing: Signed<SigningCertificate>,
     policy: AuthorityPolicy,
     limiter: Limiter,
+    codes: codes::Codes,
     revocations: Option<SignedRevocationList>,
     bootstrap: Option<SignedBootstrapList>,
 }
@@ -155,6 +158,7 @@ impl Authority {
             signing: keys.signing,
             policy,
             limiter: Limiter::default(),
+            codes: codes::Codes::default(),
             revocations,
             bootstrap,
         })
