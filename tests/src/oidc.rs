@@ -1,14 +1,18 @@
 //! A real OpenID Connect provider (npm's oidc-provider) as another system, and a browser of a few lines: software that Halloo has no part in.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::binary::workspace;
 use crate::cli::halloo_command;
+use crate::eventually;
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The provider; killed when dropped.
 #[derive(Debug)]
@@ -54,12 +58,12 @@ impl OidcProvider {
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
         let mut command = node();
         command.arg("provider.mjs").arg(installed()).arg(&folder).arg(port.to_string());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().expect("node runs: scripts/setup installs it");
-        let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
-        let line = lines.next().and_then(Result::ok);
+        let log = std::fs::File::create(folder.join("log")).expect("the folder is ours");
+        let child = command.stdin(Stdio::null()).stdout(log).stderr(Stdio::null()).spawn().expect("node runs");
         let provider = Self { child, port, folder };
-        assert_eq!(line.as_deref(), Some("ready"), "the provider starts: scripts/setup installs it");
+        eventually(PATIENCE, "the provider listens: scripts/setup installs it", || {
+            TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|error| error.to_string())
+        });
         provider
     }
 

@@ -3,7 +3,7 @@
 //   node provider.mjs MODULES FOLDER PORT
 //
 // FOLDER has key.pem, cert.pem and people.json: who is in whose contact list, {"alice": ["bob"]}; it is read anew each time. A browser says who logs in by the
-// header X-User. Prints "ready" when it listens.
+// header X-User.
 
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -73,4 +73,4 @@ createServer({ key: readFileSync(`${folder}/key.pem`), cert: readFileSync(`${fol
   if (request.url.startsWith('/interaction/')) interact(request, response).catch(failed);
   else if (request.url.startsWith('/people')) people(request, response).catch(failed);
   else callback(request, response);
-}).listen(port, '127.0.0.1', () => console.log('ready'));
+}).listen(port, '127.0.0.1');
