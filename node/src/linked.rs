@@ -8,6 +8,7 @@
 //!
 //! Contacts elsewhere wake this user's devices with the key that stands beside the association; when one of them leaves, it is another ([`leave`]).
 
+mod addresses;
 mod asking;
 mod calls;
 mod certify;
@@ -44,6 +45,7 @@ use halloo_protocol::wire::Signed;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+pub(crate) use self::addresses::{AddressAsking, read_book_file};
 pub(crate) use self::asking::OwnAsk;
 pub(crate) use self::certify::Certifying;
 pub(crate) use self::leave::LINKED_PART;
@@ -208,6 +210,8 @@ pub(crate) struct LinkedState {
     merged: BTreeMap<IdentityKey, UserId>,
     /// The one that this user was.
     own_merge: Option<Signed<IdentityMerge>>,
+    /// This user's address book: the contacts of own addresses.
+    book: BTreeMap<LinkedId, Option<String>>,
 }
 
 // Start, and the tasks.
@@ -217,6 +221,7 @@ impl EventLoop {
         self.slow_start();
         self.listings_start();
         self.logins_start();
+        self.book_start();
         let read = self.store.read::<_, StoreError>(|view| {
             let accounts: Vec<StoredAccount> = view.setting_value(ACCOUNTS)?.unwrap_or_default();
             let token_only: Vec<LinkedId> = view.setting_value(TOKEN_ONLY)?.unwrap_or_default();
@@ -260,6 +265,8 @@ impl EventLoop {
         if stored.id.system() == System::Xmpp {
             let system = xmpp::XmppAccount::new(xmpp_params(&stored, secret))?;
             tokio::spawn(system::drive(system, run, receiver, news));
+        } else if addresses::is_by_word(&stored) {
+            tokio::spawn(system::drive(addresses::AddressAccount::new(&self.linked.book), run, receiver, news));
         } else {
             let system = self.oidc_account(&stored, &secret)?;
             tokio::spawn(system::drive(system, run, receiver, news));

@@ -22,6 +22,8 @@ mod hand_over;
 mod hidden_addresses;
 mod history;
 mod linked;
+mod linked_addresses;
+mod linked_oidc;
 mod mail;
 mod mailboxes;
 mod message_delivery;

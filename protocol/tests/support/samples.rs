@@ -23,8 +23,8 @@ use halloo_protocol::group::{Group, GroupPart, GroupSigner, Member, Standing, St
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{LinkedIndicator, REVOCATION_LIST_BYTES_MAX, UserCertificate, UserId};
 use halloo_protocol::linked::{
-    AddressWord, Association, AssociationParams, Held, IdentityMerge, LinkedId, PlacedListing, ProofMethod, SharedLinks,
-    SharedPiece, SharedProof, SharedProvider, SharedSighting, Shown, Sighting,
+    AddressProof, AddressWord, Association, AssociationParams, Held, IdentityMerge, LinkedId, PlacedListing, ProofMethod,
+    SharedLinks, SharedPiece, SharedProof, SharedProvider, SharedSighting, Shown, Sighting,
 };
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant};
 use halloo_protocol::mail::MailNotice;
@@ -372,6 +372,10 @@ pub(super) fn address_word() -> Signed<AddressWord> {
         extensions: Extensions::none(),
     };
     Signed::sign(word, &signing_key())
+}
+
+pub(super) fn address_proof() -> AddressProof {
+    AddressProof { authority: authority(), signing: signed_signing(), word: address_word(), extensions: extensions() }
 }
 
 pub(super) fn contact_request() -> ContactRequest {
