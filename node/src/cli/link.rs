@@ -254,6 +254,7 @@ pub(super) struct Login {
 fn options(args: AddArgs) -> Result<LinkOptions, CliError> {
     let AddArgs { system, address, password_file, server, roots, plain, tokens, listed, unlisted, .. } = args;
     let listed = (listed || unlisted).then_some(listed);
+    let address = address.unwrap_or_default();
     link_options(Login { system, address, password_file, server, roots, plain, tokens, listed })
 }
 
@@ -271,7 +272,7 @@ pub(super) fn link_options(args: Login) -> Result<LinkOptions, CliError> {
     let roots = absolute(args.roots)?;
     Ok(LinkOptions {
         system: args.system,
-        address: args.address.unwrap_or_default(),
+        address: args.address,
         password,
         server: args.server,
         roots,
