@@ -22,6 +22,7 @@ mod hand_over;
 mod hidden_addresses;
 mod history;
 mod linked;
+mod linked_carriers;
 mod mail;
 mod mailboxes;
 mod message_delivery;
