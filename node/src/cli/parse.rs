@@ -33,7 +33,7 @@ pub(super) fn linked(text: &str) -> Result<String, String> {
 
 /// A user, or a contact in a linked system: `xmpp:bob@example.org`.
 pub(super) fn user_or_linked(text: &str) -> Result<String, String> {
-    if !text.starts_with("xmpp:") {
+    if !["xmpp:", "mailto:", "oidc:"].iter().any(|scheme| text.starts_with(scheme)) {
         return user(text);
     }
     text.parse::<LinkedId>().map(|id| id.to_string()).map_err(|error| error.to_string())
