@@ -21,12 +21,12 @@ fn password(user: &User, name: &str) -> String {
 }
 
 #[track_caller]
-fn link(user: &User, name: &str, server: &Prosody) -> Value {
+pub(crate) fn link(user: &User, name: &str, server: &Prosody) -> Value {
     link_with(user, name, server, &[])
 }
 
 #[track_caller]
-fn link_with(user: &User, name: &str, server: &Prosody, more: &[&str]) -> Value {
+pub(crate) fn link_with(user: &User, name: &str, server: &Prosody, more: &[&str]) -> Value {
     let (file, address) = (password(user, name), server.address());
     let certificate = server.certificate().display().to_string();
     let account = format!("{name}@{DOMAIN}");
@@ -42,7 +42,7 @@ fn call(from: &Daemon, name: &str) -> (i32, Value) {
     (output.code, output.json())
 }
 
-fn incoming(user: &Daemon) -> Vec<Value> {
+pub(crate) fn incoming(user: &Daemon) -> Vec<Value> {
     user.events().into_iter().filter(|event| event["event"] == "call_incoming").collect()
 }
 
@@ -83,9 +83,12 @@ fn a_contact_in_xmpp_calls_until_the_list_says_otherwise() {
     for user in [alice, bob] {
         assert_eq!(user.cli(["contact", "list"]).ok()["contacts"], serde_json::json!([]));
     }
-    // By her name alone she is a stranger.
+    assert_eq!(rang["linked"]["by"], "request");
+    // She says nothing: he knows her by what her place shows.
     let plain = Invocation::new(alice.home()).args(["call", &bob.username, "--duration", "1"]).start().wait(PATIENCE);
-    assert_eq!((plain.code, &plain.json()["outcome"]), (1, &"declined".into()), "{plain:?}");
+    assert_eq!((plain.code, &plain.json()["outcome"]), (0, &"completed".into()), "{plain:?}");
+    let seen = bob.wait_event(PATIENCE, "call_incoming", |rang| rang["linked"]["by"] == "place");
+    assert_eq!(seen["linked"]["id"], "xmpp:alice@there.test", "{seen}");
 
     server.unfriend("bob", "alice");
     eventually(PATIENCE, "his node hears of it", || {
@@ -356,13 +359,15 @@ fn times_woken(user: &User) -> usize {
 #[test]
 #[ignore = "long: a device that nobody can wake is given up on after a while"]
 fn leave_to_wake_ends_with_the_contact_list() {
-    let mut network = network(&["alice", "bob"]);
+    let plan = Plan::new(["alice", "bob"]).args("bob", ["--answer", "auto"]).args("alice", ["--answer", "auto"]);
+    let mut network = plan.config("bob", "[linked]\ncarriers = [\"request\"]\n").contacts_only().start();
     let server = Prosody::start(network.folder(), &["alice", "bob"], &[("alice", "bob")], &[]);
     let (alice, bob) = network.users.split_at_mut(1);
     let (alice, bob) = (&mut alice[0], &bob[0]);
     link(bob, "bob", &server);
     bob.cli(["push", "register", "webpush"]).ok();
     link(alice, "alice", &server);
+    // Who says nothing is let in by nothing here.
     let knows_him = |alice: &User| {
         eventually(PATIENCE, "she knows who he is", || {
             let list = alice.cli(["link", "list"]).ok();

@@ -23,6 +23,7 @@ mod hidden_addresses;
 mod history;
 mod linked;
 mod linked_addresses;
+mod linked_carriers;
 mod linked_oidc;
 mod mail;
 mod mailboxes;

@@ -179,7 +179,7 @@ impl EventLoop {
 impl EventLoop {
     /// A slow hash is known, or can't be: whoever waits for it goes on.
     pub(super) fn certify_slow_known(&mut self, id: &LinkedId) {
-        let slow = self.slow_of(id);
+        let slow = self.linked.slow.known(id).cloned();
         let all = std::mem::take(&mut self.linked.certifications.0);
         let (ready, waiting): (Vec<_>, Vec<_>) = all.into_iter().partition(|(waiting, _)| waiting.id() == id);
         self.linked.certifications.0 = waiting;

@@ -258,7 +258,7 @@ impl EventLoop {
         if !self.linked.listings.finds.iter().any(waits) {
             return;
         }
-        let slow = self.slow_of(id);
+        let slow = self.linked.slow.known(id).cloned();
         let now = self.now();
         let query = slow.map(|slow| self.directory.machine.find_listings(now, slow.place));
         self.linked.listings.finds.iter_mut().filter(|find| waits(find)).for_each(|find| find.query = query);

@@ -2,7 +2,9 @@ use halloo_protocol::directory::Place;
 use halloo_protocol::identity::{
     ChainError, KeySuccession, KeySuccessionParams, TrustStore, USER_CERTIFICATE_SECS, UserChain, UserId, Username, VerifiedUser,
 };
+use halloo_protocol::authority::CertifyWish;
 use halloo_protocol::key::{IdentityKey, PublicKey};
+use halloo_protocol::linked::Indicator;
 use halloo_protocol::node::{Address, LoadClass, Roles, Transport};
 use proptest::prelude::*;
 
@@ -87,6 +89,63 @@ fn a_name_goes_to_one_key() {
     assert_eq!(enrol(&mut authority, &mut mallory, "alice", None, NOW), Err(RefusalCode::NAME_TAKEN));
     assert_eq!(enrol(&mut authority, &mut mallory, "ALICE", None, NOW), Err(RefusalCode::NAME_TAKEN), "however written");
     assert!(enrol(&mut authority, &mut mallory, "mallory", None, NOW).is_ok());
+}
+
+/// Asks for a certificate that hints at an identity elsewhere, or no more; the hints of the one that comes.
+fn wish(
+    authority: &mut Authority,
+    user: &mut LocalIdentity,
+    id: &str,
+    is_wanted: bool,
+    now: UnixTime,
+) -> Result<Vec<Indicator>, RefusalCode> {
+    let (id, extensions) = (id.parse().expect("an address"), Extensions::none());
+    let wish = CertifyWish { id, is_wanted, association: None, proof: Vec::new(), extensions };
+    let request = RenewRequest { extensions: wish.add_to(Extensions::none()), ..user.renew_request() };
+    let grant = authority.renew(&request, &asker(user), now).map_err(|refusal| refusal.code)?;
+    let verified = grant.verify(&user.user_id(), &user.identity(), now, &trust(authority)).expect("what was asked for");
+    user.set_user_chain(grant.chain).expect("own identity");
+    Ok(verified.indicators)
+}
+
+#[test]
+fn certificates_hint_at_what_the_operator_knows_and_the_user_wishes() {
+    let mut authority = authority(AuthorityPolicy::lab());
+    let (mut alice, mut mallory) = (user(1), user(2));
+    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    enrol(&mut authority, &mut mallory, "mallory", None, NOW).expect("free");
+    let hint = |number: u8| Indicator([number; 16]);
+    let id = |number: u8| format!("xmpp:alice{number}@there.example");
+    let certify = |authority: &mut Authority, number: u8, indicator: Option<Indicator>| {
+        authority.certify(&name("alice"), &id(number).parse().expect("an address"), indicator, NOW)
+    };
+    assert_eq!(wish(&mut authority, &mut alice, &id(0), true, NOW), Err(RefusalCode::NOT_PROVED));
+    certify(&mut authority, 0, Some(hint(0))).expect("known");
+    // The operator's word alone says nothing to others, and hers is nobody else's.
+    let renewed = authority.renew(&alice.renew_request(), &asker(&alice), NOW).expect("renews");
+    let UserChain::Named { user: certificate, .. } = renewed.chain else { panic!("named") };
+    assert_eq!(certificate.unverified().indicators(), []);
+    assert_eq!(wish(&mut authority, &mut mallory, &id(0), true, NOW), Err(RefusalCode::NOT_PROVED));
+    assert_eq!(wish(&mut authority, &mut alice, &id(0), true, NOW), Ok(vec![hint(0)]));
+    // It stays so, from one certificate to the next.
+    renew(&mut authority, &mut alice, NOW.plus_secs(31 * DAY)).expect("renews");
+    let UserChain::Named { user: certificate, .. } = &alice.chain().user else { panic!("named") };
+    assert_eq!(certificate.unverified().indicators(), [hint(0)]);
+    // A certificate has room for four, and an authority knows eight.
+    for number in 1..8 {
+        certify(&mut authority, number, Some(hint(number))).expect("room");
+        let wished = wish(&mut authority, &mut alice, &id(number), true, NOW.plus_secs(31 * DAY));
+        assert_eq!(wished.is_ok(), number < 4, "{number}");
+    }
+    assert!(matches!(certify(&mut authority, 8, Some(hint(8))), Err(certify::CertifyError::TooMany)));
+    let left = wish(&mut authority, &mut alice, &id(1), false, NOW.plus_secs(31 * DAY)).expect("granted");
+    assert_eq!(left, [hint(0), hint(2), hint(3)]);
+    // What the operator takes back is in no certificate after that.
+    certify(&mut authority, 0, None).expect("known");
+    let left = wish(&mut authority, &mut alice, &id(1), false, NOW.plus_secs(31 * DAY)).expect("granted");
+    assert_eq!(left, [hint(2), hint(3)]);
+    let unknown = authority.certify(&name("nobody"), &id(0).parse().expect("an address"), Some(hint(0)), NOW);
+    assert!(matches!(unknown, Err(certify::CertifyError::Unknown)));
 }
 
 #[test]
