@@ -208,6 +208,11 @@ fn a_technical_identity_is_made_called_and_merged() {
     assert_eq!((&merged["username"], offer.finish().1), (&alice.username.as_str().into(), 0), "{merged}");
     tech.start(network.launch("tech").args(["--answer", "auto"]));
 
+    eventually(PATIENCE, "her other device has signed for her", || {
+        let account = tech.cli(["link", "list"]).ok()["accounts"][0].clone();
+        let is_signed = account["shown_until"].is_string() && account["state"] == "connected";
+        if is_signed { Ok(()) } else { Err(account.to_string()) }
+    });
     let people = |wanted: &str| {
         eventually(PATIENCE, "he knows who she is now", || {
             let people = bob.cli(["contact", "list"]).ok();
