@@ -107,8 +107,8 @@ fn every_device_is_called_and_calls_by_the_login_of_one() {
     let laptop = linking::link(&network, &network.users[1], "laptop", &[]);
     let (alice, bob) = network.users.split_at_mut(1);
     let (alice, bob) = (&alice[0], &mut bob[0]);
-    link(bob, "bob", &server);
     link(alice, "alice", &server);
+    link(bob, "bob", &server);
     eventually(PATIENCE, "the laptop knows who she is", || {
         let account = laptop.cli(["link", "list"]).ok()["accounts"][0].clone();
         let is_known = account["contacts"][0]["username"] == alice.username.as_str();
@@ -160,7 +160,7 @@ fn every_device_is_called_and_calls_by_the_login_of_one() {
 }
 
 fn root(network: &Network) -> String {
-    text(&network.authority.cli(["authority", "show"]).ok(), "root")
+    text(&network.authority.cli(["authority", "show"]).ok(), "key")
 }
 
 /// `halloo start` in a home that isn't there yet.
@@ -172,7 +172,7 @@ fn start_as_alice(network: &Network, server: &Prosody) -> Daemon {
     let login = ["--as", "xmpp:alice@there.test", "--server", &server.address(), "--roots", &certificate, "--answer", "auto"];
     let launch = network.launch("tech").args(login).args(["--password-file".to_owned(), file.display().to_string()]);
     let mut tech = Daemon::of_home(network.folder(), "tech");
-    tech.spawn(Launch { command: Some("start"), ..launch.args(["--authority".to_owned(), format!("test={}", root(network))]) });
+    tech.spawn(Launch { command: Some("start"), ..launch.args(["--authority".to_owned(), format!("example={}", root(network))]) });
     tech.wait_ready(PATIENCE);
     let made = tech.wait_event(PATIENCE, "identity", |_| true);
     assert!(made["recovery_phrase"].is_string(), "{made}");
@@ -183,7 +183,7 @@ fn start_as_alice(network: &Network, server: &Prosody) -> Daemon {
 /// Known by her XMPP address alone she starts, and is called as his contact there. Later all of it is part of the user that she is elsewhere: one entry, one conversation.
 #[test]
 fn a_technical_identity_is_made_called_and_merged() {
-    let mut network = network(&["bob", "alice"]);
+    let network = network(&["bob", "alice"]);
     let server = Prosody::start(network.folder(), &["alice", "bob"], &[("alice", "bob")], &[]);
     let (bob, alice) = (&network.users[0], &network.users[1]);
     link(bob, "bob", &server);
@@ -237,7 +237,7 @@ fn a_technical_identity_is_made_called_and_merged() {
     tech.terminate();
     let mut thief = Daemon::of_home(network.folder(), "copy");
     let rings = incoming(bob).len();
-    thief.start(network.launch("copy").args(["--authority".to_owned(), format!("test={}", root(&network))]));
+    thief.start(network.launch("copy").args(["--authority".to_owned(), format!("example={}", root(&network))]));
     assert_ne!(call(&thief, "bob").0, 0);
     assert_ne!(thief.cli(["msg", "send", &bob.username, "it is me", "--wait", "--timeout", "5"]).code, 0);
     assert_eq!(incoming(bob).len(), rings, "it hasn't rung");
