@@ -599,6 +599,7 @@ impl EventLoop {
         }
         let key = (account.clone(), at.clone());
         let before = self.linked.known.remove(&key);
+        let seen = if self.is_of_merged(&seen) { seen.set_back_to(before.as_ref()) } else { seen };
         let is_worth_keeping = seen.association.is_some() || before.as_ref().is_some_and(|before| before.association.is_some());
         let seen = seen.after(before.as_ref());
         self.linked.seen_by.remove(&key);

@@ -21,6 +21,7 @@ use crate::handle::linked::{LinkList, LinkOptions, LinkedAccount};
 const ANSWER_BYTES_MAX: u64 = 4_096;
 
 #[derive(Debug, clap::Args)]
+#[group(id = "start")]
 pub(super) struct Args {
     /// Who you are elsewhere: xmpp:alice@example.org. The account is linked; its password is read from standard input, or a file
     #[arg(long = "as", value_name = "ACCOUNT", value_parser = parse::text)]

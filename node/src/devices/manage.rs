@@ -132,6 +132,9 @@ impl EventLoop {
     pub(crate) fn handle_device_card(&mut self, peer: PeerId, card: DeviceCard) {
         let Some(device) = self.peers.get(&peer).map(|known| known.device).filter(|_| self.is_own_peer(&peer)) else { return };
         let DeviceCard { name, kind, has_identity_key, .. } = card;
+        if has_identity_key {
+            self.linked_signer_met();
+        }
         let seen_at = self.now().unix;
         let card = Card { name, kind, has_identity_key, seen_at };
         let is_same = |known: &Card| Card { seen_at: known.seen_at, ..card.clone() } == *known;

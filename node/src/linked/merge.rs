@@ -6,7 +6,7 @@
 use halloo_protocol::contact::Standing;
 use halloo_protocol::identity::{UserId, VerifiedChain};
 use halloo_protocol::key::IdentityKey;
-use halloo_protocol::linked::{Association, IdentityMerge};
+use halloo_protocol::linked::{Association, IdentityMerge, Sighting};
 use halloo_protocol::wire::Signed;
 use tracing::{info, warn};
 
@@ -118,6 +118,11 @@ impl EventLoop {
                 warn!(%error, "a block isn't carried over");
             }
         }
+    }
+
+    /// Whether what was seen is the word of an identity that is part of another one: a place that was set back shows it.
+    pub(super) fn is_of_merged(&self, seen: &Sighting) -> bool {
+        seen.association.as_ref().is_some_and(|said| self.linked.merged.contains_key(&said.unverified().identity))
     }
 
     /// Who somebody is now.

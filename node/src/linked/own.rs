@@ -184,7 +184,9 @@ impl EventLoop {
         let here = self.linked.accounts.get(id);
         let is_being_linked = here.is_some_and(|account| matches!(account.asked, Some(commands::Asked::Add(_))));
         let is_here = here.is_some() || self.linked.unusable.iter().any(|stored| stored.id == *id);
-        match self.linked.shared.linked(id).map(|account| account.holder) {
+        let Some(known) = self.linked.shared.account(id) else { return };
+        let holder = Some(known.holder).filter(|_| !known.is_removed);
+        match holder {
             // Here alone it is known better; after a start, this is what was known.
             Some(holder) if holder == me => {
                 if !self.linked.lists.contains_key(id) {
@@ -243,7 +245,9 @@ impl EventLoop {
     /// What this user says of an own account: here, or by the device that holds it.
     pub(super) fn own_association(&self, account: &LinkedId) -> Option<Signed<Association>> {
         let here = self.linked.accounts.get(account).and_then(|account| account.stored.association.clone());
-        here.or_else(|| self.linked.shared.linked(account)?.association.clone())
+        let said = here.or_else(|| self.linked.shared.linked(account)?.association.clone());
+        // What a former identity of this user has said is said anew first.
+        said.filter(|said| said.unverified().user == self.identity.user_id())
     }
 
     /// Whether this user has linked anything, on whichever device.

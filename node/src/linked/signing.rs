@@ -18,6 +18,9 @@ use crate::network::{Purpose, Target};
 /// How long the device with the identity key has: it may have to be dialled.
 const SIGN_AT_MOST: Duration = Duration::from_secs(10);
 
+/// How soon it is asked after it was met: it is known from then on.
+const SIGN_SOON: Duration = Duration::from_millis(100);
+
 /// When it is asked again that wasn't there.
 const SIGN_AGAIN: Duration = Duration::from_secs(60);
 
@@ -40,6 +43,13 @@ impl EventLoop {
         let question = LinkedQuestion::Sign { last_serial, is_revoked, merge: self.linked.own_merge.clone().map(Box::new) };
         let message = LinkedAsk { account: account.clone(), question, extensions: Extensions::none() };
         self.request(&target, &message, Purpose::LinkedAsk(Box::new(ask)), SIGN_AT_MOST);
+    }
+
+    /// An own device that has the identity key is there: what waits for it is asked at once.
+    pub(crate) fn linked_signer_met(&mut self) {
+        let now = Instant::now();
+        let waiting = self.linked.accounts.values_mut().filter_map(|account| account.show_again_at.as_mut());
+        waiting.for_each(|at| *at = now + SIGN_SOON);
     }
 
     pub(super) fn signed_elsewhere(

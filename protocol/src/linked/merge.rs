@@ -103,6 +103,7 @@ impl IdentityMerge {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::{ChainError, TrustStore, UserChain};
     use crate::linked::{AssociationParams, LinkedId, ProofMethod};
     use crate::test_identity::NOW;
 
@@ -154,6 +155,16 @@ mod tests {
             &key(2),
         ));
         assert!(wire::decode::<Signed<Association>>(&bytes, 1_000).is_ok(), "{} bytes", bytes.len());
+    }
+
+    #[test]
+    fn an_identity_that_was_merged_is_believed_no_more() {
+        let mut trust = TrustStore::new();
+        let (old, other) = (IdentityKey(key(1).public()), IdentityKey(key(2).public()));
+        assert!(UserChain::Key(old).verify(NOW, &trust).is_ok());
+        assert!(trust.retire(old) && !trust.retire(old), "once");
+        assert_eq!(UserChain::Key(old).verify(NOW, &trust), Err(ChainError::Merged(old)));
+        assert!(UserChain::Key(other).verify(NOW, &trust).is_ok());
     }
 
     #[test]

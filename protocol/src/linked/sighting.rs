@@ -121,6 +121,12 @@ impl Sighting {
         }
     }
 
+    /// What was known before, if anything, as seen now: the place shows what doesn't count any more.
+    #[must_use]
+    pub fn set_back_to(self, before: Option<&Self>) -> Self {
+        before.map_or(Self::nothing(self.read_at), |before| Self { read_at: self.read_at, ..before.clone() })
+    }
+
     /// The association, if it holds.
     ///
     /// # Errors
