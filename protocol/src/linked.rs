@@ -56,8 +56,7 @@ pub use provider_token::{
 };
 pub use shared::{
     Held, LinkedAsk, LinkedQuestion, LinkedReply, LinkedShare, LinkedTold, PAGES, SHARE_PIECES_MAX, SHARED_ACCOUNTS_MAX,
-    SHARED_SIGHTINGS_MAX, SharedAccount, SharedContacts, SharedLinks, SharedPiece, SharedProof, SharedProvider,
-    SharedSighting,
+    SHARED_SIGHTINGS_MAX, SharedAccount, SharedContacts, SharedLinks, SharedPiece, SharedProof, SharedProvider, SharedSighting,
 };
 pub use sighting::{KnownAssociations, SEEN_SECS_FRESH, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Shown, Sighting, SightingError};
 pub use slow::{Indicator, SLOW_MEMORY_KIB, SLOW_PASSES, SlowHashError, SlowId};

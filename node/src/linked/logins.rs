@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::linked::{
-    Association, AssociationParams, LinkedId, LinkedPart, ProofError, ProofMethod, ProviderKey, SharedProvider, Shown, Sighting, System,
-    TrustedProofs, TrustedProvider, verify_proof,
+    Association, AssociationParams, LinkedId, LinkedPart, ProofError, ProofMethod, ProviderKey, SharedProvider, Shown, Sighting,
+    System, TrustedProofs, TrustedProvider, verify_proof,
 };
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::Signed;
@@ -339,7 +339,8 @@ impl EventLoop {
         let before = before.map_or(0, |said| said.unverified().serial);
         let last_serial = before.max(self.linked.serials.get(id).copied().unwrap_or(0));
         let params = AssociationParams { user: self.identity.user_id(), linked: id.clone(), method, last_serial, now };
-        let association = self.identity.associate(params, self.linked.own_merge.as_ref(), false).map_err(|error| error.to_string())?;
+        let association =
+            self.identity.associate(params, self.linked.own_merge.as_ref(), false).map_err(|error| error.to_string())?;
         verify_proof(association.unverified(), Some(proof), self.trusted_proofs(), now).map_err(|error| error.to_string())?;
         self.linked.serials.insert(id.clone(), association.unverified().serial);
         Ok(association)

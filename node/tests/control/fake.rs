@@ -28,8 +28,8 @@ use halloo::handle::files::{FileChange, FileCommand, FileError, FileList, FileSt
 use halloo::handle::groups::{GroupCommand, GroupEntry, GroupList, GroupState};
 use halloo::handle::history::{FoundMessages, HistoryCommand, Moved};
 use halloo::handle::linked::{
-    FoundUser, LinkBook, LinkCertified, LinkCode, LinkError, LinkFound, LinkList, LinkLogin, LinkRemoved, LinkState, LinkedAccount,
-    LinkedCommand,
+    FoundUser, LinkBook, LinkCertified, LinkCode, LinkError, LinkFound, LinkList, LinkLogin, LinkRemoved, LinkState,
+    LinkedAccount, LinkedCommand,
 };
 use halloo::handle::messages::{
     ComposingTold, ConversationList, MessageError, MessageList, MessageState, MessageStatus, ReadOutcome,

@@ -331,7 +331,10 @@ pub(super) fn shared_pieces() -> Vec<SharedPiece> {
     let list =
         std::collections::BTreeMap::from([("xmpp:bob@there.example".parse().expect("an address"), Some("Bob".to_owned()))]);
     let (association, list) = (Some(&said), Some(&list));
-    let proof = Some(SharedProof { proof: vec![0x70; 20], provider: Some(SharedProvider { issuer: "https://id.example".to_owned(), client: "halloo".to_owned() }) });
+    let proof = Some(SharedProof {
+        proof: vec![0x70; 20],
+        provider: Some(SharedProvider { issuer: "https://id.example".to_owned(), client: "halloo".to_owned() }),
+    });
     let held = Held { id: &id, holder: device(1), is_token_only: false, association, proof, list, sightings: Vec::new() };
     begun.into_iter().chain(links.update(&held, NOW)).collect()
 }

@@ -48,7 +48,15 @@ fn say(links: &mut SharedLinks, list: &List, seen: &[(&str, &Sighting)], now: Un
     let (bob, said) = (id("bob"), association(1, "bob"));
     let places: Vec<LinkedId> = seen.iter().map(|(name, _)| id(name)).collect();
     let sightings = places.iter().zip(seen).map(|(place, (_, sighting))| (place, *sighting)).collect();
-    let held = Held { id: &bob, holder: PHONE, is_token_only: false, association: Some(&said), proof: None, list: Some(list), sightings };
+    let held = Held {
+        id: &bob,
+        holder: PHONE,
+        is_token_only: false,
+        association: Some(&said),
+        proof: None,
+        list: Some(list),
+        sightings,
+    };
     links.update(&held, now)
 }
 
@@ -197,7 +205,8 @@ fn the_largest_lists_fit_the_vault() {
         let contacts = (0..5_000).map(|number| (id(&format!("contact{number}")), Some(format!("Contact Number {number}"))));
         let all: List = contacts.collect();
         let sightings = all.keys().take(SHARED_SIGHTINGS_MAX / 8).map(|place| (place, &shown)).collect();
-        let held = Held { id: &bob, holder: PHONE, is_token_only: false, association: None, proof: None, list: Some(&all), sightings };
+        let held =
+            Held { id: &bob, holder: PHONE, is_token_only: false, association: None, proof: None, list: Some(&all), sightings };
         links.update(&held, NOW);
         assert_eq!(links.list(&bob).len(), 5_000);
     }
