@@ -291,18 +291,6 @@ fn contacts_elsewhere_are_asked_in_and_can_be_blocked() {
     };
     knows(alice, 2);
     knows(bob, 1);
-    let talk = Invocation::new(alice.home()).args(["call", "xmpp:bob@there.test", "--duration", "60"]).start();
-    let id = text(&bob.wait_event(PATIENCE, "call_incoming", |_| true), "call_id");
-    eventually(PATIENCE, "she is asked in", || {
-        let added = alice.cli(["calls", "add", &id, "xmpp:carol@there.test"]);
-        if added.code == 0 && added.json()["joined"] == true { Ok(()) } else { Err(format!("{added:?}")) }
-    });
-    alice.cli(["calls", "hangup", &id]).ok();
-    drop(talk);
-    for user in [bob, carol] {
-        let rang = user.wait_event(PATIENCE, "call_incoming", |rang| rang["linked"]["id"] == "xmpp:alice@there.test");
-        assert_eq!(rang["from"], alice.username.as_str(), "{rang}");
-    }
     let group = text(&alice.cli(["group", "create", "both systems"]).ok(), "id");
     alice.cli(["group", "add", &group, "xmpp:bob@there.test"]).ok();
     let invited = bob.wait_event(PATIENCE, "group_invited", |_| true);
@@ -323,6 +311,20 @@ fn contacts_elsewhere_are_asked_in_and_can_be_blocked() {
         let shown = server.shown("carol", "bob");
         if shown.contains("<leave>") { Ok(()) } else { Err(shown) }
     });
+
+    let before = incoming(bob).pop().unwrap_or_default();
+    let talk = Invocation::new(alice.home()).args(["call", "xmpp:bob@there.test", "--duration", "60"]).start();
+    let id = text(&bob.wait_event(PATIENCE, "call_incoming", |rang| rang["call_id"] != before["call_id"]), "call_id");
+    eventually(PATIENCE, "she is asked in", || {
+        let added = alice.cli(["calls", "add", &id, "xmpp:carol@there.test"]);
+        if added.code == 0 && added.json()["joined"] == true { Ok(()) } else { Err(format!("{added:?}")) }
+    });
+    alice.cli(["calls", "hangup", &id]).ok();
+    drop(talk);
+    for user in [bob, carol] {
+        let rang = user.wait_event(PATIENCE, "call_incoming", |rang| rang["linked"]["id"] == "xmpp:alice@there.test");
+        assert_eq!(rang["from"], alice.username.as_str(), "{rang}");
+    }
 }
 
 /// She links while his phone sleeps, and his only connection to XMPP with it: it is woken, and rings as for a contact there.
