@@ -487,6 +487,12 @@ fn nobody_else_gains_by_a_link() {
     let removed = carol.cli(["link", "remove", "xmpp:carol@there.test"]).ok();
     assert_eq!(removed["is_taken_back"], true, "{removed}");
     link(carol, "carol", &server);
+    eventually(PATIENCE, "she knows who he is", || {
+        let people = carol.cli(["contact", "list"]).ok();
+        let is_known =
+            people["linked"].as_array().is_some_and(|all| all.iter().any(|one| one["username"] == bob.username.as_str()));
+        if is_known { Ok(()) } else { Err(people.to_string()) }
+    });
     // What he saw last doesn't hold: her message waits until he has looked again.
     carol.cli(["msg", "send", "xmpp:bob@there.test", "hello", "--wait", "--timeout", "60"]).ok();
     bob.wait_event(PATIENCE, "message_received", |message| message["from"] == carol.username.as_str());
