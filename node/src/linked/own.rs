@@ -193,7 +193,8 @@ impl EventLoop {
                     self.adopt_account(id);
                 }
             }
-            Some(_) if is_being_linked => {}
+            // What comes of that is said when it is linked.
+            _ if is_being_linked => {}
             Some(_) => {
                 if is_here {
                     info!(account = %id, "the login of a linked account is on another device now");
@@ -201,7 +202,7 @@ impl EventLoop {
                 }
                 self.adopt_account(id);
             }
-            None if is_here && !is_being_linked => self.end_here(id),
+            None if is_here => self.end_here(id),
             None => {
                 self.linked.lists.remove(id);
                 self.linked.known.retain(|(account, _), _| account != id);

@@ -394,6 +394,7 @@ async fn watching_streams_one_object_per_line_and_ends_with_the_daemon() {
     let event = Event::MessageReceived {
         message_id: "m7".to_owned(),
         from: "bob@example".to_owned(),
+        linked: None,
         group: None,
         text: "hi".to_owned(),
         sent_at: halloo::timestamp::Timestamp::default(),
