@@ -167,9 +167,7 @@ impl EventLoop {
         self.linked.lists.remove(id);
         self.linked.readers.remove(id);
         self.linked.token_only.remove(id);
-        if self.linked.proofs.remove(id).is_some() {
-            self.keep_proofs();
-        }
+        self.forget_proof(id);
         self.linked.unusable.retain(|stored| stored.id != *id);
         self.linked.known.retain(|(account, _), _| account != id);
         self.turn_key();
