@@ -38,7 +38,7 @@ use halloo_protocol::identity::UserId;
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
     Association, AssociationParams, Carrier, ContactLists, IdentityMerge, KnownAssociations, LinkedId, LinkedLeave, ListEntry,
-    ProofMethod, Providers, Readers, SharedLinks, SharedProvider, Shown, Sighting, System,
+    ProofMethod, Providers, Readers, SharedLinks, Shown, Sighting, System,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Signed;
@@ -203,8 +203,6 @@ pub(crate) struct LinkedState {
     providers: Providers,
     /// What shows that own accounts are this user's, where that stands by itself.
     proofs: BTreeMap<LinkedId, Vec<u8>>,
-    /// Which providers have the own accounts, and for which application they make tokens.
-    account_providers: BTreeMap<LinkedId, SharedProvider>,
     logins: logins::Logins,
     /// Technical identities that have become part of others.
     merged: BTreeMap<IdentityKey, UserId>,

@@ -219,9 +219,7 @@ impl EventLoop {
         self.drop_login(id);
         self.linked.lists.remove(id);
         self.linked.token_only.remove(id);
-        if self.linked.proofs.remove(id).is_some() {
-            self.keep_proofs();
-        }
+        self.forget_proof(id);
         self.end_link(id);
         self.linked.known.retain(|(account, _), _| account != id);
         self.turn_key();

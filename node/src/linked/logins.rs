@@ -70,8 +70,18 @@ pub(super) struct Logins {
     count: u64,
     /// Whose keys are followed; told, they are fetched again.
     following: BTreeMap<String, Arc<Notify>>,
+    /// As which application of which issuer own accounts are logged in.
+    clients: BTreeMap<LinkedId, (String, String)>,
     /// When the user was told last that a proof ends.
     warned: BTreeMap<LinkedId, Instant>,
+}
+
+impl Logins {
+    /// Which provider an own account is at, and for which application it makes tokens.
+    pub(super) fn provider_of(&self, account: &LinkedId) -> Option<SharedProvider> {
+        let (issuer, client) = self.clients.get(account)?.clone();
+        Some(SharedProvider { issuer, client })
+    }
 }
 
 // What is trusted.
@@ -116,6 +126,27 @@ impl EventLoop {
     pub(super) fn trust_provider(&mut self, issuer: &str, client: &str, roots: Option<&str>) {
         self.linked.providers.entry(issuer.to_owned()).or_default().clients.insert(client.to_owned());
         self.follow_provider(issuer, roots);
+    }
+
+    /// Trusts tokens for the applications of the configuration and of own accounts, and for no others: one that was tried, or whose account isn't linked any more, counts no longer.
+    pub(super) fn trust_what_is_linked(&mut self) {
+        for (issuer, provider) in &mut self.linked.providers {
+            let config = self.settings.linked.of(issuer);
+            let configured = config.into_iter().flat_map(|config| config.client_id.iter().chain(&config.clients)).cloned();
+            let own = self.linked.logins.clients.values().filter(|(of, _)| of == issuer).map(|(_, client)| client.clone());
+            let shared = self.linked.shared.live().filter_map(|account| account.proof.as_ref()?.provider.as_ref());
+            let shared = shared.filter(|provider| provider.issuer == *issuer).map(|provider| provider.client.clone());
+            provider.clients = configured.chain(own).chain(shared).collect();
+        }
+    }
+
+    /// An account isn't linked any more.
+    pub(super) fn forget_proof(&mut self, id: &LinkedId) {
+        self.linked.logins.clients.remove(id);
+        self.trust_what_is_linked();
+        if self.linked.proofs.remove(id).is_some() {
+            self.keep_proofs();
+        }
     }
 
     fn follow_provider(&mut self, issuer: &str, roots: Option<&str>) {
@@ -323,7 +354,9 @@ impl EventLoop {
         self.trust_provider(issuer, &client.id, roots.as_deref());
         self.keys_seen(KeysNews { issuer: issuer.to_owned(), keys });
         let proof = token.to_bytes();
-        let association = self.say_proved(&id, ProofMethod::PROVIDER_TOKEN, &proof).map_err(|why| {
+        let said = self.say_proved(&id, ProofMethod::PROVIDER_TOKEN, &proof);
+        self.trust_what_is_linked();
+        let association = said.map_err(|why| {
             let more = if why.contains("another user") { ": it doesn't put the nonce into such tokens" } else { "" };
             failed(id.to_string(), &format!("what the provider says doesn't prove it: {why}{more}"))
         })?;
@@ -387,9 +420,9 @@ impl EventLoop {
     /// The task's side of an account at a provider.
     pub(super) fn oidc_account(&mut self, stored: &StoredAccount, text: &str) -> Result<OidcAccount, String> {
         let params = OidcParams::of_text(text).ok_or("what is kept of it can't be read: link it again")?;
+        self.linked.logins.clients.insert(stored.id.clone(), (params.issuer.clone(), params.client.id.clone()));
         self.trust_provider(&params.issuer, &params.client.id, stored.roots.as_deref());
-        let at = SharedProvider { issuer: params.issuer.clone(), client: params.client.id.clone() };
-        self.linked.account_providers.insert(stored.id.clone(), at);
+        self.trust_what_is_linked();
         let provider = Provider::new(&params.issuer, stored.roots.as_ref().map(Into::into))?;
         let contacts = self.settings.linked.of(&params.issuer).and_then(|config| config.contacts.clone());
         Ok(OidcAccount::new(provider, params, contacts, &self.identity.user_id(), &self.identity.identity()))

@@ -63,10 +63,7 @@ impl EventLoop {
                 holder: me,
                 is_token_only: linked.token_only.contains(id),
                 association: account.stored.association.as_ref(),
-                proof: linked
-                    .proofs
-                    .get(id)
-                    .map(|proof| SharedProof { proof: proof.clone(), provider: linked.account_providers.get(id).cloned() }),
+                proof: linked.proofs.get(id).map(|proof| SharedProof { proof: proof.clone(), provider: linked.logins.provider_of(id) }),
                 list: linked.lists.get(id).filter(|_| account.has_list),
                 sightings: seen.map(|((_, place), sighting)| (place, sighting)).collect(),
             };
@@ -217,6 +214,7 @@ impl EventLoop {
         let provider = account.proof.as_ref().and_then(|shown| shown.provider.clone());
         if let Some(provider) = provider {
             self.trust_provider(&provider.issuer, &provider.client, None);
+            self.trust_what_is_linked();
         }
         let list = self.linked.shared.list(id);
         let seen: Vec<(LinkedId, Sighting)> =
