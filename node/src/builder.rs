@@ -90,6 +90,7 @@ pub(crate) struct Settings {
     pub(crate) gateway: crate::config::GatewayConfig,
     pub(crate) mail: crate::config::MailConfig,
     pub(crate) linked: crate::config::LinkedConfig,
+    pub(crate) authority_mail: Option<crate::config::SmtpConfig>,
     pub(crate) sensor: crate::config::SensorConfig,
 }
 
@@ -135,6 +136,7 @@ impl Default for Settings {
             gateway: crate::config::GatewayConfig::default(),
             mail: crate::config::MailConfig::default(),
             linked: crate::config::LinkedConfig::default(),
+            authority_mail: None,
             sensor: crate::config::SensorConfig::default(),
         }
     }
@@ -343,6 +345,12 @@ impl NodeBuilder {
     /// By which services of others the gateway role delivers; its files are read at the start. Default: Web Push, webhooks and the stream alone.
     pub fn gateway_role(mut self, gateway: crate::config::GatewayConfig) -> Self {
         self.settings.gateway = gateway;
+        self
+    }
+
+    /// The mail server by which an authority sends codes to addresses. Default: none, and so no codes.
+    pub fn authority_mail(mut self, mail: Option<crate::config::SmtpConfig>) -> Self {
+        self.settings.authority_mail = mail;
         self
     }
 

@@ -24,7 +24,7 @@ pub use gateway::{ApnsConfig, DatabaseUrl, FcmConfig, GatewayConfig, SmsConfig};
 pub(crate) use linked::PROVIDERS_MAX;
 pub use linked::{ContactIdKind, ContactsConfig, LinkedConfig, ProviderConfig};
 pub(crate) use mail::ACCOUNTS_MAX as MAIL_ACCOUNTS_MAX;
-pub use mail::{MailAccount, MailConfig};
+pub use mail::{MailAccount, MailConfig, SmtpConfig};
 pub use sensor::SensorConfig;
 pub use sip::SipConfig;
 pub use trunk::{DiallingConfig, PrefixConfig, TrunkConfig, TrunkTransport};
@@ -211,6 +211,8 @@ pub struct AuthorityConfig {
     pub name: Option<String>,
     /// Who may enrol; `None`: who has an invite.
     pub enrolment: Option<crate::handle::authority::EnrolmentPolicy>,
+    /// The mail server by which codes are sent to addresses; `None`: none are.
+    pub mail: Option<SmtpConfig>,
 }
 
 /// Where the local API listens.

@@ -329,6 +329,7 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         .gateway_role(config.gateway.seen_from(home.root()))
         .mail(config.mail.seen_from(home.root()))
         .linked(config.linked.seen_from(home.root()))
+        .authority_mail(config.authority.mail.map(|mail| mail.seen_from(home.root())))
         .sensor(config.sensor.seen_from(home.root()))
         .authority_role(config.authority.name, config.authority.enrolment.unwrap_or(EnrolmentPolicy::Invite))
         .auto_answer(answer.map(|answer| crate::builder::AutoAnswer {

@@ -154,6 +154,11 @@ impl EventLoop {
         Ok((target, request, asking))
     }
 
+    /// A node of the authority that has named this user.
+    pub(crate) fn own_authority_target(&self) -> Result<Target, EnrolError> {
+        self.authority_target(&self.way_to_authority(None, None)?)
+    }
+
     fn way_to_authority(&self, label: Option<&str>, invite: Option<&str>) -> Result<Way, EnrolError> {
         let bad_label = |error: crate::labels::LabelError| EnrolError::InvalidInvite { reason: error.to_string() };
         if let Some(text) = invite {

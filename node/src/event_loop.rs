@@ -583,6 +583,7 @@ impl EventLoop {
             Purpose::SignalAsk(target) => self.signal_ask_answer(target, frame),
             Purpose::SignalPass(passing) => self.signal_pass_device_answer(passing, frame),
             Purpose::Enrol(asking) => self.enrol_answer(*asking, frame),
+            Purpose::Address(asking) => self.address_answer(*asking, frame),
             Purpose::DeviceRename(renaming) => self.device_rename_answer(*renaming, frame),
             Purpose::DeviceRenew => self.device_renew_answer(frame),
             Purpose::RelayAsk(peer) => self.relay_answer(peer, frame),
@@ -625,6 +626,7 @@ impl EventLoop {
             Purpose::Conference(_) => {}
             Purpose::SignalPass(passing) => self.signal_pass_device_failure(passing, failure),
             Purpose::Enrol(asking) => self.enrol_failure(*asking, failure),
+            Purpose::Address(asking) => asking.fail(&failure.to_string()),
             Purpose::DeviceRename(renaming) => self.device_rename_failure(*renaming, failure),
             Purpose::DeviceRenew => self.device_renew_failure(failure),
             Purpose::RelayAsk(peer) => self.relay_failure(peer, failure),

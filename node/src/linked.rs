@@ -8,6 +8,7 @@
 //!
 //! Contacts elsewhere wake this user's devices with the key that stands beside the association; when one of them leaves, it is another ([`leave`]).
 
+mod addresses;
 mod calls;
 mod certify;
 mod commands;
@@ -37,6 +38,7 @@ use halloo_protocol::wire::Signed;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+pub(crate) use self::addresses::{AddressAsking, read_book_file};
 pub(crate) use self::certify::Certifying;
 pub(crate) use self::leave::LINKED_PART;
 pub(crate) use self::logins::LoginNews;
@@ -189,6 +191,8 @@ pub(crate) struct LinkedState {
     /// What shows that own accounts are this user's, where that stands by itself.
     proofs: BTreeMap<LinkedId, Vec<u8>>,
     logins: logins::Logins,
+    /// This user's address book: the contacts of own addresses.
+    book: BTreeMap<LinkedId, Option<String>>,
 }
 
 // Start, and the tasks.
@@ -198,6 +202,7 @@ impl EventLoop {
         self.slow_start();
         self.listings_start();
         self.logins_start();
+        self.book_start();
         let read = self.store.read::<_, StoreError>(|view| {
             let accounts: Vec<StoredAccount> = view.setting_value(ACCOUNTS)?.unwrap_or_default();
             let sightings: Vec<((LinkedId, LinkedId), Sighting)> = view.setting_value(SIGHTINGS)?.unwrap_or_default();
@@ -244,6 +249,8 @@ impl EventLoop {
         if stored.id.system() == System::Xmpp {
             let system = xmpp::XmppAccount::new(xmpp_params(&stored, secret))?;
             tokio::spawn(system::drive(system, run, receiver, news));
+        } else if addresses::is_by_word(&stored) {
+            tokio::spawn(system::drive(addresses::AddressAccount::new(&self.linked.book), run, receiver, news));
         } else {
             let system = self.oidc_account(&stored, &secret)?;
             tokio::spawn(system::drive(system, run, receiver, news));

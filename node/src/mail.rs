@@ -8,6 +8,7 @@
 
 mod imap;
 mod parse;
+pub(crate) mod send;
 mod smtp;
 
 use std::collections::VecDeque;

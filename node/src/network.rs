@@ -78,6 +78,8 @@ pub(crate) enum Purpose {
     SignalPass(crate::roles::signal_pass::Passing),
     /// Asking an authority for a name or a renewal.
     Enrol(Box<crate::enrolment::Asking>),
+    /// Asking an authority for a code to an address, or for its word.
+    Address(Box<crate::linked::AddressAsking>),
     /// Registering at a gateway.
     PushRegister(Box<crate::push::Registering>),
     /// Taking leave of a gateway.

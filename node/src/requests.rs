@@ -1,6 +1,8 @@
 //! Requests of peers, each to the capability it is for.
 
-use halloo_protocol::authority::{EnrolRequest, RenewRequest, RevocationListAnswer, RevocationListRequest};
+use halloo_protocol::authority::{
+    CodeRequest, CodeShow, EnrolRequest, RenewRequest, RevocationListAnswer, RevocationListRequest,
+};
 use halloo_protocol::call::conference::ConferenceNotice;
 use halloo_protocol::call::{CallInvite, CallSignal, CallSignalAck, CallTraceAsk, InviteHandOver, InviteHandedOver, SignalPass};
 use halloo_protocol::choice::PushWithdraw;
@@ -105,7 +107,9 @@ impl EventLoop {
             RevocationListRequest::KIND => {
                 self.with(frame, |node, request: RevocationListRequest| node.answer_revocations(&request))
             }
-            EnrolRequest::KIND | RenewRequest::KIND => return self.ask_authority(peer, via, frame),
+            EnrolRequest::KIND | RenewRequest::KIND | CodeRequest::KIND | CodeShow::KIND => {
+                return self.ask_authority(peer, via, frame);
+            }
             kind => {
                 debug!(%peer, kind = kind.0, "request of an unknown kind");
                 self.counters.unknown_kinds += 1;
@@ -147,6 +151,9 @@ impl EventLoop {
             network: known.address.as_ref().filter(|_| !lab).and_then(address::ip_of).and_then(NetworkGroup::of),
         });
         let answer = match (&mut self.authority, asker) {
+            (Some(_), Some(asker)) if matches!(frame.kind, CodeRequest::KIND | CodeShow::KIND) => {
+                self.answer_code(frame, &asker, now)
+            }
             (Some(authority), Some(asker)) => authority.handle_frame(frame, &asker, now),
             _ => None,
         };

@@ -11,12 +11,16 @@
 //! 4. From the thirtieth day a device sends a [`RenewRequest`] on its own; the answer is the same.
 //! 5. [`RevocationListRequest`] asks for the list by itself. Nodes usually have it from each other.
 //!
+//! 6. A user who wants others to know that a mail address is theirs asks for a code there ([`CodeRequest`]), and shows it ([`CodeShow`]).
+//!
 //! A client that crashed before it saw the answer asks again and gets the same certificate.
 
+mod address;
 mod bootstrap;
 mod invite_code;
 mod messages;
 
+pub use address::{CODE_DIGITS, CODE_SECS, CODE_TRIES, CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, WordResult};
 pub use bootstrap::{BOOTSTRAP_NODES_MAX, BootstrapList, SignedBootstrapList};
 pub use invite_code::{
     INVITE_BOOTSTRAP_MAX, INVITE_CODE_CHARS_MAX, INVITE_CODE_PREFIX, InviteCode, InviteCodeError, InviteSecret, LABEL_BYTES_MAX,

@@ -34,6 +34,7 @@ mod slow;
 #[cfg(test)]
 mod tests;
 mod token;
+mod vcard;
 
 pub use address_word::{ADDRESS_WORD_SECS_MAX, AddressProof, AddressWord};
 pub use association::{ASSOCIATION_SECS_MAX, Association, AssociationError, AssociationParams, ProofMethod};
@@ -51,3 +52,4 @@ pub use provider_token::{
 pub use sighting::{KnownAssociations, SEEN_SECS_FRESH, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Shown, Sighting, SightingError};
 pub use slow::{Indicator, SLOW_MEMORY_KIB, SLOW_PASSES, SlowHashError, SlowId};
 pub use token::{TOKEN_BYTES_MAX, TOKEN_EXTENSION, TOKEN_SECS_MAX, TokenPart, is_token};
+pub use vcard::{BOOK_BYTES_MAX, BOOK_ENTRIES_MAX, read_book};

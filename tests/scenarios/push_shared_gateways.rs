@@ -1,5 +1,5 @@
 //! Goal: gateways that share a PostgreSQL database are one gateway to devices: what one of them has registered or accepted, the others deliver, whatever happens to
-//! the one. Method: Debian's PostgreSQL; two gateways, one of which is killed between accepting a push and delivering it; the database is stopped and started.
+//! the one. Method: Debian's PostgreSQL; two gateways, one of which is killed, or stopped for a while, between accepting a push and delivering it; the database is stopped and started.
 
 use std::time::Duration;
 
@@ -59,6 +59,57 @@ fn is_process(daemon: &Daemon, number: &str) -> bool {
     daemon.logged(&format!("as process {number}")) > 0
 }
 
+/// Whose the only push is. Both were asked, and it is there once.
+fn owner_is_carol(postgres: &Postgres, network: &Network) -> bool {
+    let owner = postgres.sql("push", "SELECT owner FROM halloo_gateway.push");
+    let is_carols = is_process(&network.users[2], &owner);
+    assert!(is_carols || is_process(&network.authority, &owner), "owner {owner:?}");
+    is_carols
+}
+
+/// Bob is woken with what came, answers, and alice's call is one by push.
+fn rings(bob: &User, call: halloo_tests::cli::Running, payload: &[u8]) {
+    let woken = wake(bob, payload);
+    let id = text(&woken, "call_id");
+    bob.wait_event(PATIENCE, "call_incoming", |event| event["call_id"] == id.as_str());
+    assert_eq!(bob.cli(["calls", "answer", &id]).code, 0);
+    let outcome = call.wait(PATIENCE).ok();
+    assert_eq!((&outcome["outcome"], &outcome["via_push"]), (&Value::from("completed"), &Value::from(true)), "{outcome}");
+}
+
+#[test]
+#[ignore = "long: PostgreSQL"]
+fn a_gateway_that_was_stopped_for_a_while_sends_nothing_that_others_have_sent_meanwhile() {
+    let (postgres, keys) = (Postgres::start(), tempfile::tempdir().expect("a directory"));
+    let (subscription, service) = (Subscription::new(), PushService::start_broken());
+    let network = network(&postgres, &keys);
+    let carol = network.users[2].peer_id();
+    let [p256dh, auth] = subscription.public_keys();
+    let endpoint = format!("{}/push/a-phone", service.origin);
+    registered(&network.users[1], &carol, &["--endpoint", &endpoint, "--p256dh", &p256dh, "--auth", &auth]);
+    let call = || Invocation::new(network.users[0].home()).args(["call", "bob@example", "--duration", "1"]).start();
+    assert_eq!(network.users[1].cli(["suspend"]).ok()["suspended"], true);
+
+    let running = call();
+    service.refused.recv_timeout(PATIENCE).expect("a gateway has accepted the push, and tries");
+    let stopped: &Daemon = if owner_is_carol(&postgres, &network) { &network.users[2] } else { &network.authority };
+    stopped.signal("STOP");
+    service.mend();
+    let message = service.messages.recv_timeout(PATIENCE).expect("the other one delivers");
+    rings(&network.users[1], running, &subscription.open(&message, &service));
+
+    // Its next attempt is long due.
+    stopped.signal("CONT");
+    eventually(PATIENCE, "it notices that it was taken for dead", || {
+        if stopped.logged("it joins anew") > 0 { Ok(()) } else { Err("not yet".to_owned()) }
+    });
+    assert_eq!(network.users[1].cli(["suspend"]).ok()["suspended"], true);
+    let running = call();
+    let message = service.messages.recv_timeout(PATIENCE).expect("the next push");
+    rings(&network.users[1], running, &subscription.open(&message, &service));
+    assert!(service.messages.try_recv().is_err(), "each came once");
+}
+
 #[test]
 #[ignore = "long: PostgreSQL"]
 fn a_push_that_a_killed_gateway_had_accepted_is_delivered_by_the_other_of_its_database() {
@@ -73,11 +124,7 @@ fn a_push_that_a_killed_gateway_had_accepted_is_delivered_by_the_other_of_its_da
 
     let running = Invocation::new(network.users[0].home()).args(["call", "bob@example", "--duration", "1"]).start();
     service.refused.recv_timeout(PATIENCE).expect("a gateway has accepted the push, and tries");
-    // Both were asked, and the push is there once.
-    let owner = postgres.sql("push", "SELECT owner FROM halloo_gateway.push");
-    let is_carols = is_process(&network.users[2], &owner);
-    assert!(is_carols || is_process(&network.authority, &owner), "owner {owner:?}");
-    if is_carols {
+    if owner_is_carol(&postgres, &network) {
         network.users[2].kill()
     } else {
         network.authority.kill()
@@ -85,14 +132,7 @@ fn a_push_that_a_killed_gateway_had_accepted_is_delivered_by_the_other_of_its_da
     service.mend();
     let message = service.messages.recv_timeout(PATIENCE).expect("the other one delivers");
     message.is_in_form();
-    let payload = subscription.open(&message, &service);
-    let bob = &network.users[1];
-    let woken = wake(bob, &payload);
-    let id = text(&woken, "call_id");
-    bob.wait_event(PATIENCE, "call_incoming", |event| event["call_id"] == id.as_str());
-    assert_eq!(bob.cli(["calls", "answer", &id]).code, 0);
-    let outcome = running.wait(PATIENCE).ok();
-    assert_eq!((&outcome["outcome"], &outcome["via_push"]), (&Value::from("completed"), &Value::from(true)), "{outcome}");
+    rings(&network.users[1], running, &subscription.open(&message, &service));
     // Delivered once, and nothing is left.
     assert!(service.messages.try_recv().is_err());
     eventually(PATIENCE, "nothing is left", || {

@@ -12,6 +12,8 @@
 //! - [`recorder`] keeps every packet at a machine's interface, [`memory`] looks through what a process holds.
 //! - [`phone`] is an ordinary SIP phone, [`sip_client`] one that says what it is told to, [`sipp`] a crowd of them, [`sipp_profile`] one client of the INFO profile,
 //!   [`linphone`] another that people have; [`rtp_tone`] is the media of one.
+//! - [`oidc`] is a provider, whose contacts can call here.
+//! - [`smtp`] is a mail server that shows what it is given.
 //! - [`xmpp`] is another system, whose contacts can call here.
 //! - [`webpush`] is a push service, and an app's subscription at it.
 //! - [`attacker`] speaks the overlay protocol frame by frame, and says what it likes.
@@ -31,6 +33,7 @@ pub mod linphone;
 pub mod memory;
 pub mod natlab;
 pub mod network;
+pub mod oidc;
 pub mod phone;
 pub mod postgres;
 pub mod presence_reader;
@@ -42,6 +45,7 @@ pub mod seed;
 pub mod sip_client;
 pub mod sipp;
 pub mod sipp_profile;
+pub mod smtp;
 pub mod spy;
 pub mod turn;
 pub mod wait;

@@ -111,6 +111,30 @@ impl Postgres {
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     }
 
+    /// Seconds of processor time that its processes have taken by now, the kernel's part included; of those that have ended, once they were reaped.
+    ///
+    /// # Panics
+    /// If it doesn't run.
+    #[must_use]
+    pub fn processor_secs(&self) -> f64 {
+        /// Of the clock that the kernel counts them in (`USER_HZ`).
+        const TICKS_A_SECOND: f64 = 100.0;
+        let main = self.process.as_ref().expect("it runs").id().to_string();
+        let mut ticks = 0_u64;
+        for entry in std::fs::read_dir("/proc").expect("there").flatten() {
+            let Ok(text) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+            // After the name, which may have spaces: state, parent, ..., of its own in user and kernel, of its children that have ended.
+            let Some((_, fields)) = text.rsplit_once(')') else { continue };
+            let fields: Vec<&str> = fields.split_whitespace().collect();
+            let is_main = entry.file_name().to_string_lossy() == main;
+            if is_main || fields.get(1) == Some(&main.as_str()) {
+                let counted = if is_main { 11..15 } else { 11..13 };
+                ticks += fields[counted].iter().filter_map(|field| field.parse::<u64>().ok()).sum::<u64>();
+            }
+        }
+        ticks as f64 / TICKS_A_SECOND
+    }
+
     fn client(&self, database: &str, statement: &str) -> Command {
         let mut command = Command::new(programs().join("psql"));
         command.env("PGPASSWORD", PASSWORD).env("PGCONNECT_TIMEOUT", "5").stderr(Stdio::null());

@@ -7,7 +7,8 @@ use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
 use crate::handle::linked::{
-    LinkCertified, LinkFound, LinkList, LinkLogin, LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount,
+    LinkBook, LinkBookOptions, LinkCertified, LinkCode, LinkCodeOptions, LinkCodeShown, LinkFound, LinkList, LinkLogin,
+    LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,15 @@ pub(super) fn routes() -> Vec<Route> {
         .returns::<LinkLogin>(),
         Route::post("/v1/links/login/{login}/wait", "waitLinkLogin", "Wait until the user has logged in there", wait_login)
             .returns::<LinkedAccount>(),
+        Route::post("/v1/links/code", "askLinkCode", "Have the own authority send a code to an address, to link it", ask_code)
+            .body::<LinkCodeOptions>()
+            .returns::<LinkCode>(),
+        Route::post("/v1/links/code/show", "showLinkCode", "Link an address by the code that came there", show_code)
+            .body::<LinkCodeShown>()
+            .returns::<LinkedAccount>(),
+        Route::post("/v1/links/book", "setLinkBook", "Take an address book for the contacts of own addresses", book)
+            .body::<LinkBookOptions>()
+            .returns::<LinkBook>(),
         Route::post("/v1/links/{account}/remove", "removeLink", "Unlink an account and forget its password", remove)
             .returns::<LinkRemoved>(),
         Route::post("/v1/links/{account}/listing", "setLinkListed", "Whether who knows the address finds this user", listing)
@@ -87,6 +97,18 @@ async fn login(State(state): State<ApiState>, JsonBody(options): JsonBody<LinkLo
 
 async fn wait_login(State(state): State<ApiState>, PathPart(login): PathPart) -> Answer<LinkedAccount> {
     Ok(Json(state.node.links().wait_login(&login).await?))
+}
+
+async fn ask_code(State(state): State<ApiState>, JsonBody(options): JsonBody<LinkCodeOptions>) -> Answer<LinkCode> {
+    Ok(Json(state.node.links().ask_code(options).await?))
+}
+
+async fn show_code(State(state): State<ApiState>, JsonBody(options): JsonBody<LinkCodeShown>) -> Answer<LinkedAccount> {
+    Ok(Json(state.node.links().show_code(options).await?))
+}
+
+async fn book(State(state): State<ApiState>, JsonBody(options): JsonBody<LinkBookOptions>) -> Answer<LinkBook> {
+    Ok(Json(state.node.links().book(options).await?))
 }
 
 async fn remove(State(state): State<ApiState>, PathPart(account): PathPart) -> Answer<LinkRemoved> {

@@ -10,7 +10,8 @@ use super::{Context, parse};
 use crate::api::client::Client;
 use crate::api::requests::{CertifyLinkRequest, FindRequest, ListingRequest};
 use crate::handle::linked::{
-    LinkCertified, LinkFound, LinkList, LinkLogin, LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount,
+    LinkBook, LinkBookOptions, LinkCertified, LinkCode, LinkCodeOptions, LinkCodeShown, LinkFound, LinkList, LinkLogin,
+    LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount,
 };
 
 /// Longest password, with the end of its line.
@@ -20,6 +21,8 @@ const PASSWORD_BYTES_MAX: u64 = 1_026;
 pub(super) enum Command {
     /// Link an account: its contacts can call you, and you them, without being contacts here. The password is read from standard input, or a file
     Add(AddArgs),
+    /// Take a file of vCards as your address book: who is in it are the contacts of your linked addresses
+    Book(BookArgs),
     /// Linked accounts, and who of their contacts can be called
     List,
     /// Who somebody in another system is here, as the directory says; whoever knows the address can ask
@@ -34,12 +37,15 @@ pub(super) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AddArgs {
-    /// Which system; oidc: OpenID Connect
-    #[arg(value_name = "SYSTEM", value_parser = ["xmpp", "oidc"])]
+    /// Which system: xmpp, or oidc for OpenID Connect; or an own mail address: mailto:alice@example.org
+    #[arg(value_name = "SYSTEM", value_parser = system)]
     system: String,
     /// The address there: alice@example.org; for oidc the provider: https://id.example.org
-    #[arg(value_name = "ADDRESS", value_parser = parse::text)]
-    address: String,
+    #[arg(value_name = "ADDRESS", value_parser = parse::text, required_if_eq_any = [("system", "xmpp"), ("system", "oidc")])]
+    address: Option<String>,
+    /// mailto: the code that came there; without, one is sent
+    #[arg(long, value_name = "CODE", value_parser = parse::text)]
+    code: Option<String>,
     /// A file with the password alone, readable by its owner alone
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
@@ -103,6 +109,21 @@ pub(super) struct CertifyArgs {
 }
 
 #[derive(Debug, clap::Args)]
+pub(super) struct BookArgs {
+    /// The file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+fn system(text: &str) -> Result<String, String> {
+    match text {
+        "xmpp" | "oidc" => Ok(text.to_owned()),
+        _ if text.starts_with("mailto:") => parse::linked(text),
+        _ => Err("expected xmpp, oidc, or an address as mailto:alice@example.org".to_owned()),
+    }
+}
+
+#[derive(Debug, clap::Args)]
 pub(super) struct RemoveArgs {
     /// The account: xmpp:alice@example.org
     #[arg(value_name = "ACCOUNT", value_parser = parse::linked)]
@@ -112,6 +133,12 @@ pub(super) struct RemoveArgs {
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
     let client = context.client()?;
     match command {
+        Command::Add(args) if args.system.starts_with("mailto:") => address(context, &client, args).await,
+        Command::Book(args) => {
+            let file = absolute(Some(args.file))?.unwrap_or_default();
+            let book: LinkBook = client.post("/v1/links/book", &LinkBookOptions { file }).await?;
+            context.output.print(&book, |book| format!("{} addresses", book.addresses))
+        }
         Command::Add(args) if args.system == "oidc" => login(context, &client, args).await,
         Command::Add(args) => {
             let options = options(args)?;
@@ -150,11 +177,26 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
     }
 }
 
+/// Has a code sent to an address, or shows the one that came.
+async fn address(context: &Context, client: &Client, args: AddArgs) -> Result<(), CliError> {
+    let address = args.system;
+    if let Some(code) = args.code {
+        let code = code.chars().filter(char::is_ascii_digit).collect();
+        let account: LinkedAccount = client.post("/v1/links/code/show", &LinkCodeShown { address, code }).await?;
+        return context.output.print(&account, account_for_people);
+    }
+    let sent: LinkCode = client.post("/v1/links/code", &LinkCodeOptions { address }).await?;
+    context.output.print(&sent, |sent| {
+        let account = printable(&sent.account);
+        format!("a code is on its way; with it:\n\n  halloo link add {account} --code CODE\n\nuntil {}", sent.expires_at)
+    })
+}
+
 /// Says where to log in, and waits for it.
 async fn login(context: &Context, client: &Client, args: AddArgs) -> Result<(), CliError> {
     let secret = args.client_secret_file.as_deref().map(crate::mail::password).transpose().map_err(CliError::Usage)?;
     let options = LinkLoginOptions {
-        issuer: args.address,
+        issuer: args.address.unwrap_or_default(),
         client_id: args.client_id,
         client_secret: secret.map(|secret| secret.to_string()),
         device: args.device,
@@ -210,7 +252,7 @@ fn options(args: AddArgs) -> Result<LinkOptions, CliError> {
     let roots = absolute(args.roots)?;
     Ok(LinkOptions {
         system: args.system,
-        address: args.address,
+        address: args.address.unwrap_or_default(),
         password,
         server: args.server,
         roots,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use halloo_protocol::identity::Username;
-use halloo_protocol::linked::LinkedId;
+use halloo_protocol::linked::{LinkedId, System};
 use halloo_protocol::trunk::number::{Dialled, is_tel_uri};
 
 use super::error::CliError;
@@ -33,10 +33,9 @@ pub(super) fn linked(text: &str) -> Result<String, String> {
 
 /// A user, or a contact in a linked system: `xmpp:bob@example.org`.
 pub(super) fn user_or_linked(text: &str) -> Result<String, String> {
-    if !["xmpp:", "mailto:", "oidc:"].iter().any(|scheme| text.starts_with(scheme)) {
-        return user(text);
-    }
-    text.parse::<LinkedId>().map(|id| id.to_string()).map_err(|error| error.to_string())
+    // Telephone numbers are called through a gateway.
+    let system = text.split_once(':').and_then(|(scheme, _)| System::parse(scheme)).filter(|system| *system != System::Phone);
+    if system.is_some() { linked(text) } else { user(text) }
 }
 
 /// The same, or a telephone number as a `tel:` URI.

@@ -46,6 +46,38 @@ pub struct MailAccount {
     pub folder: String,
 }
 
+/// A mail server that takes mail for others, by SMTP.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SmtpConfig {
+    /// `HOST:PORT`.
+    pub server: String,
+    /// TLS from the first byte. Without it, and without `starttls`, only a server on this machine is spoken to.
+    #[serde(default)]
+    pub tls: bool,
+    /// TLS begins after the greeting (RFC 3207).
+    #[serde(default)]
+    pub starttls: bool,
+    /// A PEM file with certificates trusted besides Mozilla's list.
+    pub roots: Option<PathBuf>,
+    /// User name there, if it asks for one.
+    pub user: Option<String>,
+    /// A file with the password alone, readable by its owner alone.
+    pub password_file: Option<PathBuf>,
+    /// Who the mail is from: `halloo@example.org`.
+    pub from: String,
+}
+
+impl SmtpConfig {
+    /// Relative paths are seen from `home`.
+    #[must_use]
+    pub fn seen_from(mut self, home: &Path) -> Self {
+        self.password_file = self.password_file.as_ref().map(|path| home.join(path));
+        self.roots = self.roots.as_ref().map(|path| home.join(path));
+        self
+    }
+}
+
 const fn yes() -> bool {
     true
 }

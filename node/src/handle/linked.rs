@@ -1,5 +1,6 @@
 //! Accounts in other systems that are linked: whoever is a contact there can call here.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -98,6 +99,55 @@ pub struct LinkLogin {
     pub url: String,
     /// What is typed there, for a login on another machine.
     pub user_code: Option<String>,
+}
+
+/// An address that a code is sent to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinkCodeOptions {
+    /// The address: `mailto:alice@example.org`.
+    pub address: String,
+}
+
+/// A code is on its way, if the address is one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkCode {
+    /// The address.
+    pub account: String,
+    /// Until when it counts.
+    pub expires_at: Timestamp,
+}
+
+/// A code that came to an address.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinkCodeShown {
+    /// The address.
+    pub address: String,
+    /// The code.
+    pub code: String,
+}
+
+impl fmt::Debug for LinkCodeShown {
+    /// Leaves out what is secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LinkCodeShown").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// An address book to take the contacts of own addresses from, in the place of the one before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LinkBookOptions {
+    /// A file of vCards on the node's machine; an absolute path.
+    pub file: PathBuf,
+}
+
+/// What an address book has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LinkBook {
+    /// Mail addresses and telephone numbers in it.
+    pub addresses: usize,
 }
 
 /// How an account stands.
@@ -350,6 +400,12 @@ pub enum LinkedCommand {
     Login { options: Box<LinkLoginOptions>, reply: Reply<LinkLogin, LinkError> },
     /// [`Links::wait_login`]
     WaitLogin { login: String, reply: Reply<LinkedAccount, LinkError> },
+    /// [`Links::ask_code`]
+    AskCode { options: Box<LinkCodeOptions>, reply: Reply<LinkCode, LinkError> },
+    /// [`Links::show_code`]
+    ShowCode { options: Box<LinkCodeShown>, reply: Reply<LinkedAccount, LinkError> },
+    /// [`Links::book`]
+    SetBook { entries: BTreeMap<LinkedId, Option<String>>, reply: Reply<LinkBook, LinkError> },
     /// [`Links::list`]
     List(Reply<LinkList, LinkError>),
     /// [`Links::remove`]
@@ -366,7 +422,11 @@ impl LinkedCommand {
     /// Refuses it, whatever it is.
     pub(crate) fn refuse(self, error: NodeError) {
         match self {
-            Self::Add { reply, .. } | Self::WaitLogin { reply, .. } => reply.send(Err(error.into())),
+            Self::Add { reply, .. } | Self::WaitLogin { reply, .. } | Self::ShowCode { reply, .. } => {
+                reply.send(Err(error.into()))
+            }
+            Self::AskCode { reply, .. } => reply.send(Err(error.into())),
+            Self::SetBook { reply, .. } => reply.send(Err(error.into())),
             Self::Login { reply, .. } => reply.send(Err(error.into())),
             Self::List(reply) => reply.send(Err(error.into())),
             Self::Remove { reply, .. } => reply.send(Err(error.into())),
@@ -403,6 +463,35 @@ impl Links<'_> {
     pub async fn wait_login(&self, login: &str) -> Result<LinkedAccount, LinkError> {
         let login = login.to_owned();
         self.0.ask(|reply| Command::Linked(LinkedCommand::WaitLogin { login, reply })).await
+    }
+
+    /// Has the own authority send a code to an address, to link it.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn ask_code(&self, options: LinkCodeOptions) -> Result<LinkCode, LinkError> {
+        let options = Box::new(options);
+        self.0.ask(|reply| Command::Linked(LinkedCommand::AskCode { options, reply })).await
+    }
+
+    /// Links an address, by the code that came there: the own authority says from then on that it is this user's.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn show_code(&self, options: LinkCodeShown) -> Result<LinkedAccount, LinkError> {
+        let options = Box::new(options);
+        self.0.ask(|reply| Command::Linked(LinkedCommand::ShowCode { options, reply })).await
+    }
+
+    /// Takes an address book: who is in it are the contacts of own addresses.
+    ///
+    /// # Errors
+    /// See [`LinkError`].
+    pub async fn book(&self, options: LinkBookOptions) -> Result<LinkBook, LinkError> {
+        let wrong = |reason: String| LinkError::Options { reason };
+        let read = tokio::task::spawn_blocking(move || crate::linked::read_book_file(&options.file)).await;
+        let entries = read.map_err(|error| wrong(error.to_string()))?.map_err(wrong)?;
+        self.0.ask(|reply| Command::Linked(LinkedCommand::SetBook { entries, reply })).await
     }
 
     /// The linked accounts, and who is in their contact lists.

@@ -36,6 +36,9 @@ impl EventLoop {
             }
             LinkedCommand::Login { options, reply } => self.begin_login(*options, reply),
             LinkedCommand::WaitLogin { login, reply } => self.wait_for_login(&login, reply),
+            LinkedCommand::AskCode { options, reply } => self.ask_for_code(&options.address, reply),
+            LinkedCommand::ShowCode { options, reply } => self.show_code(&options.address, &options.code, reply),
+            LinkedCommand::SetBook { entries, reply } => self.set_book(entries, reply),
             LinkedCommand::List(reply) => reply.send(Ok(self.linked_list())),
             LinkedCommand::Remove { account, reply } => self.remove_account(&account, reply),
             LinkedCommand::Find { id, reply } => self.find_linked(&id, reply),

@@ -65,6 +65,11 @@ pub(crate) trait LinkedSystem: Send + 'static {
     /// Takes what has come.
     fn take(&mut self) -> impl Future<Output = Result<Vec<News>, LinkedError>> + Send;
 
+    /// What has to be told at once after a login, also after one that failed.
+    fn news(&mut self) -> Vec<News> {
+        Vec::new()
+    }
+
     /// Says goodbye.
     fn end(&mut self) -> impl Future<Output = ()> + Send;
 }
@@ -197,7 +202,11 @@ async fn session<S: LinkedSystem>(
     orders: &mut mpsc::Receiver<Order>,
     news: &mpsc::Sender<Internal>,
 ) -> Result<(), LinkedError> {
-    system.login().await?;
+    let logged_in = system.login().await;
+    for what in system.news() {
+        run.tell(what, news).await;
+    }
+    logged_in?;
     let list = system.contacts().await?;
     if !run.tell(News::Connected(list), news).await {
         return Ok(());

@@ -16,12 +16,14 @@
 //! - Everything an answer says is committed before the answer is returned.
 
 mod certify;
+mod codes;
 mod enrol;
 mod limits;
 mod revoke;
 mod service;
 mod signing;
 
+pub use codes::Letter;
 pub use limits::{AuthorityPolicy, NetworkGroup};
 pub use revoke::RevokeError;
 
@@ -134,6 +136,7 @@ pub struct Authority {
     signing: Signed<SigningCertificate>,
     policy: AuthorityPolicy,
     limiter: Limiter,
+    codes: codes::Codes,
     revocations: Option<SignedRevocationList>,
     bootstrap: Option<SignedBootstrapList>,
 }
@@ -156,6 +159,7 @@ impl Authority {
             signing: keys.signing,
             policy,
             limiter: Limiter::default(),
+            codes: codes::Codes::default(),
             revocations,
             bootstrap,
         })

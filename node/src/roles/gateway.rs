@@ -431,6 +431,10 @@ impl EventLoop {
             Ok(push) => push,
             Err(error) => return warn!(%error, "pending push not read"),
         };
+        // A process that was stopped for a while is taken for dead by the others: what was its own may be another's by now.
+        if gateway.records.shared().is_some_and(|shared| !shared.has_found(number)) {
+            return self.give_up_push(number);
+        }
         let registration =
             push.as_ref().and_then(|push| PushHandle::from_slice(&push.handle)).and_then(|handle| self.registration(&handle));
         let kept = push.as_ref().and_then(|push| wire::decode::<Kept>(&push.content, STORED_BYTES_MAX).ok());
@@ -528,6 +532,7 @@ pub(crate) async fn open_records(
         tls,
         device,
         vapid: &own_vapid_key(store)?,
+        store,
     };
     let opened = records::shared::open(opening, news).await.map_err(|error| failed(error.to_string()))?;
     Ok(Some(OpenedRecords(opened)))

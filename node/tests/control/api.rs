@@ -177,6 +177,10 @@ async fn bad_requests_are_told_what_is_wrong() {
         ("/v1/wake", json, r#"{"payload":"?"}"#, 400, "base64url"),
         ("/v1/calls/gone/answer", json, "{}", 404, "gone"),
         ("/v1/links", json, r#"{"system":"xmpp","address":"a@b.example","password":"wrong"}"#, 403, "not-authorized"),
+        ("/v1/links/login/2/wait", json, "{}", 404, "isn't linked"),
+        ("/v1/links/login", json, r#"{"provider":"https://id.example"}"#, 400, "unknown field"),
+        ("/v1/links/code/show", json, r#"{"address":"mailto:a@b.example","code":"1"}"#, 403, "isn't the code"),
+        ("/v1/links/book", json, r#"{"file":"/nowhere/book.vcf"}"#, 400, "/nowhere"),
         ("/v1/status", json, "{}", 405, "does not take POST"),
         ("/v1/nothing", json, "{}", 404, "openapi"),
     ] {
@@ -229,6 +233,7 @@ async fn every_operation_of_the_document_answers() {
                 .replace("{user}", "bob")
                 .replace("{change}", "accept")
                 .replace("{id}", "c1")
+                .replace("{login}", "1")
                 .replace("{slug}", "refused")
                 .replace("{group}", "g1")
                 .replace("{device}", "phone")
@@ -274,6 +279,10 @@ fn body(path: &str) -> &'static str {
         "/v1/calls/c1/media" => r#"{"state":"connected","path":"direct"}"#,
         "/v1/push" => r#"{"channel":{"kind":"stream"}}"#,
         "/v1/links" => r#"{"system":"xmpp","address":"alice@there.example","password":"secret"}"#,
+        "/v1/links/login" => r#"{"issuer":"https://id.example","client_id":"halloo"}"#,
+        "/v1/links/code" => r#"{"address":"mailto:alice@there.example"}"#,
+        "/v1/links/code/show" => r#"{"address":"mailto:alice@there.example","code":"01234567"}"#,
+        "/v1/links/book" => concat!(r#"{"file":""#, env!("CARGO_MANIFEST_DIR"), r#"/Cargo.toml"}"#),
         "/v1/push/sessions" => r#"{"identity":"bob@example"}"#,
         "/v1/push/session-requests" => r#"{"encapsulation":"wsp","messages":["AAAA"]}"#,
         "/v1/push/session-requests/r1" | "/v1/push/session-requests/c1" => r#"{"accept":true}"#,

@@ -115,6 +115,10 @@ async fn bad_input_exits_2_with_one_line_that_names_it() {
         (&["call", "tel:+4930123456", "--via", "phone"], "NAME@AUTHORITY"),
         (&["sip", "account", "add", "bob"], "bob"),
         (&["link", "add", "aim", "bob"], "aim"),
+        (&["link", "add", "xmpp"], "ADDRESS"),
+        (&["link", "add", "mailto:bob"], "mailto"),
+        (&["link", "add", "oidc", "https://id.example", "--client-secret-file", "x"], "--client-id"),
+        (&["call", "bob", "--as", "bob@example"], "SYSTEM:ADDRESS"),
         (&["link", "remove", "bob"], "SYSTEM:ADDRESS"),
         (&["link", "find", "bob@there.example"], "SYSTEM:ADDRESS"),
         (&["link", "listing", "xmpp:bob@there.example", "perhaps"], "perhaps"),
@@ -231,6 +235,18 @@ async fn json_is_one_document_of_the_promised_shape() {
             &["authority", "certify", "bob", "xmpp:Bob@There.example", "--remove"],
             0,
             json!({ "username": "bob", "id": "xmpp:bob@there.example", "is_certified": false }),
+        ),
+        (
+            &["link", "add", "mailto:Alice@There.example"],
+            0,
+            json!({ "account": "mailto:alice@there.example", "expires_at": "2026-07-24T09:00:00Z" }),
+        ),
+        (
+            &["link", "add", "mailto:alice@there.example", "--code", "0123 4567"],
+            0,
+            json!({
+                "account": "mailto:alice@there.example", "state": "connected", "reason": null, "shown_until": null, "tokens": false, "contacts": [],
+            }),
         ),
         (
             &["link", "remove", "xmpp:Alice@There.example"],

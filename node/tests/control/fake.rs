@@ -28,7 +28,8 @@ use halloo::handle::files::{FileChange, FileCommand, FileError, FileList, FileSt
 use halloo::handle::groups::{GroupCommand, GroupEntry, GroupList, GroupState};
 use halloo::handle::history::{FoundMessages, HistoryCommand, Moved};
 use halloo::handle::linked::{
-    FoundUser, LinkCertified, LinkError, LinkFound, LinkList, LinkLogin, LinkRemoved, LinkState, LinkedAccount, LinkedCommand,
+    FoundUser, LinkBook, LinkCertified, LinkCode, LinkError, LinkFound, LinkList, LinkLogin, LinkRemoved, LinkState,
+    LinkedAccount, LinkedCommand,
 };
 use halloo::handle::messages::{
     ComposingTold, ConversationList, MessageError, MessageList, MessageState, MessageStatus, ReadOutcome,
@@ -629,6 +630,16 @@ fn answer_linked(command: LinkedCommand) {
             let user_code = options.device.then(|| "ABCD-EFGH".to_owned());
             reply.send(Ok(LinkLogin { login: "1".into(), url: format!("{}/auth?state=s", options.issuer), user_code }));
         }
+        LinkedCommand::AskCode { options, reply } => {
+            let expires_at = "2026-07-24T09:00:00Z".parse().expect("a time");
+            reply.send(Ok(LinkCode { account: options.address, expires_at }));
+        }
+        LinkedCommand::ShowCode { options, reply } => reply.send(if options.code == "01234567" {
+            Ok(linked_account(options.address))
+        } else {
+            Err(LinkError::Failed { account: options.address, reason: "that isn't the code that was sent".into() })
+        }),
+        LinkedCommand::SetBook { entries, reply } => reply.send(Ok(LinkBook { addresses: entries.len() })),
         LinkedCommand::WaitLogin { login, reply } => reply.send(if login == "1" {
             Ok(linked_account("oidc:https://id.example#alice".into()))
         } else {

@@ -63,6 +63,10 @@ pub fn frame(bytes: &[u8]) {
     assert_eq!(wire::decode::<Frame>(&wire::encode(&frame), FRAME_BYTES_MAX).as_ref(), Ok(&frame));
     by_kind! { frame.kind, message(&frame):
         authority::EnrolAnswer,
+        authority::CodeAnswer,
+        authority::CodeRequest,
+        authority::CodeShow,
+        authority::CodeShown,
         authority::EnrolRequest,
         authority::RenewRequest,
         authority::RevocationListAnswer,

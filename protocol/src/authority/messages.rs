@@ -182,6 +182,12 @@ impl RefusalCode {
     pub const UNAVAILABLE: Self = Self(14);
     /// The authority hasn't seen it proved that an identity in another system is the asker's.
     pub const NOT_PROVED: Self = Self(15);
+    /// It sends no codes to addresses of that kind.
+    pub const ADDRESS_KIND: Self = Self(16);
+    /// That isn't the code.
+    pub const CODE_WRONG: Self = Self(17);
+    /// There is no code for that address: its time is over, or it was guessed at too often.
+    pub const CODE_GONE: Self = Self(18);
 
     /// True if the same request may succeed later.
     #[must_use]

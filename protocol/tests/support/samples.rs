@@ -22,7 +22,7 @@ use halloo_protocol::file::FileSignal;
 use halloo_protocol::group::{Group, GroupPart, GroupSigner, Member, Standing, StandingMark};
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{LinkedIndicator, REVOCATION_LIST_BYTES_MAX, UserCertificate, UserId};
-use halloo_protocol::linked::{AddressWord, Association, AssociationParams, LinkedId, PlacedListing, ProofMethod};
+use halloo_protocol::linked::{AddressProof, AddressWord, Association, AssociationParams, LinkedId, PlacedListing, ProofMethod};
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant};
 use halloo_protocol::mail::MailNotice;
 use halloo_protocol::mailbox::{Admission, Letter, LetterId, MailboxPut, SealedLetter};
@@ -342,6 +342,10 @@ pub(super) fn address_word() -> Signed<AddressWord> {
         extensions: Extensions::none(),
     };
     Signed::sign(word, &signing_key())
+}
+
+pub(super) fn address_proof() -> AddressProof {
+    AddressProof { authority: authority(), signing: signed_signing(), word: address_word(), extensions: extensions() }
 }
 
 pub(super) fn contact_request() -> ContactRequest {

@@ -2,8 +2,9 @@
 //! allocation tests. A new wire type is one line here.
 
 use halloo_protocol::authority::{
-    BootstrapList, CertifyWish, EnrolAnswer, EnrolGrant, EnrolRequest, EnrolRequestBody, EnrolResult, InviteCode, Refusal,
-    RefusalCode, RenewRequest, RevocationListAnswer, RevocationListRequest, SignedBootstrapList,
+    BootstrapList, CertifyWish, CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, EnrolAnswer, EnrolGrant, EnrolRequest,
+    EnrolRequestBody, EnrolResult, InviteCode, Refusal, RefusalCode, RenewRequest, RevocationListAnswer, RevocationListRequest,
+    SignedBootstrapList, WordResult,
 };
 use halloo_protocol::call::conference::{
     Attendance, AttendanceStatus, ConferenceNotice, ConferenceNoticed, ConferencePart, Introduction,
@@ -261,7 +262,7 @@ pub(crate) fn all() -> Vec<Vector> {
             salt: [6; 16], header: b"{\"alg\":\"ES256\"}".to_vec(), claims: b"{}".to_vec(), signature: vec![7; 4], extensions: extensions(),
         };
         "address_word" => signed AddressWord = address_word();
-        "address_proof" => plain AddressProof = AddressProof { authority: authority(), signing: signed_signing(), word: address_word(), extensions: extensions() };
+        "address_proof" => plain AddressProof = address_proof();
         "linked_leave" => plain LinkedLeave = LinkedLeave::sign(LinkedKey::of_secret(2, &[7; 32]), LeaveScope { calls: true, messages: true }, &identity_secret(0), NOW);
         "token_part" => plain TokenPart = TokenPart { caller: linked_id("xmpp:alice@example.org"), callee: linked_id("xmpp:bob@example.org"), token: "f3a1-9".into(), not_after: NOW, extensions: extensions() };
         "contact_request" => message MessageDeliver = contact(ContactSignal::Request(Box::new(contact_request())));
@@ -454,6 +455,15 @@ pub(crate) fn all() -> Vec<Vector> {
         // Authority
         "enrol_request_body" => signed EnrolRequestBody = enrol_request().body;
         "enrol_request" => message EnrolRequest = enrol_request();
+        "code_request" => message CodeRequest = CodeRequest { chain: chain(0, 0), linked: linked_id("mailto:alice@example.org"), extensions: none() };
+        "code_answer" => message CodeAnswer = CodeAnswer { result: CodeResult::Sent(1_800), extensions: none() };
+        "code_refused" => message CodeAnswer = CodeAnswer {
+            result: CodeResult::Refused(Refusal { code: RefusalCode::ADDRESS_KIND, detail: "mail alone".into() }), extensions: none(),
+        };
+        "code_show" => message CodeShow = CodeShow {
+            chain: chain(0, 0), linked: linked_id("mailto:alice@example.org"), code: "01234567".into(), extensions: none(),
+        };
+        "code_shown" => message CodeShown = CodeShown { result: WordResult::Granted(Box::new(address_proof())), extensions: none() };
         "renew_request" => message RenewRequest = RenewRequest { chain: chain(0, 0), extensions: none() };
         "enrol_answer_granted" => message EnrolAnswer = EnrolAnswer {
             result: EnrolResult::Granted(Box::new(EnrolGrant {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use halloo::config::GatewayConfig;
 use halloo::handle::contacts::{Audience, ContactState, PrivacyChange};
 use halloo::handle::network::PeerEntry;
 use halloo::roles::relay::MediaRelayConfig;
@@ -70,6 +71,11 @@ impl Lab {
 
     /// The same, with a store that the caller has made.
     pub(crate) async fn join_with(&mut self, part: Part, store: Store) -> Result<Member> {
+        self.join_as(part, store, GatewayConfig::default()).await
+    }
+
+    /// The same, with what the gateway's role is to use.
+    pub(crate) async fn join_as(&mut self, part: Part, store: Store, gateway: GatewayConfig) -> Result<Member> {
         let number = self.next;
         self.next += 1;
         let identity = self.authority.user_in(number, &store)?;
@@ -86,7 +92,7 @@ impl Lab {
             Part::Hidden => builder,
             Part::Gateway => {
                 let roles = Roles::DIRECTORY.union(Roles::RELAY).union(Roles::MAILBOX).union(Roles::GATEWAY);
-                builder.role(roles).lab(true).freezable(true)
+                builder.role(roles).lab(true).freezable(true).gateway_role(gateway)
             }
             Part::Sleeper => builder.publish_addresses(true).freezable(true).dangerous_lease_secs(LEASE_SECS),
         };

@@ -2,6 +2,9 @@
 //! `scripts/bench push` runs it.
 
 mod idle;
+#[path = "../../src/postgres.rs"]
+#[allow(unreachable_pub, dead_code, clippy::expect_used, reason = "shared with the scenarios")]
+mod postgres;
 mod processor;
 mod registrations;
 mod ring;
@@ -35,6 +38,8 @@ pub(crate) struct Amounts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Piece {
     Processor,
+    /// A gateway whose records are in PostgreSQL, which has to be installed: only where it is asked for.
+    Database,
     Ring,
     Idle,
     Registrations,
@@ -44,6 +49,9 @@ pub(crate) async fn measure(link: &SlowLink, tap: &Wiretap, dials: usize, amount
     let wants = |piece: Piece| amounts.push.is_empty() || amounts.push.contains(&piece);
     if wants(Piece::Processor) {
         processor::measure(link, amounts.pushes, report).await?;
+    }
+    if amounts.push.contains(&Piece::Database) {
+        processor::measure_shared(link, amounts.pushes, report).await?;
     }
     if wants(Piece::Ring) || wants(Piece::Idle) {
         let mut town = town::Town::build(link).await?;

@@ -174,5 +174,9 @@ impl LinkedSystem for OidcAccount {
         Ok(news)
     }
 
+    fn news(&mut self) -> Vec<News> {
+        std::mem::take(&mut self.news)
+    }
+
     async fn end(&mut self) {}
 }

@@ -15,7 +15,7 @@ const MINUTE_SECS: u64 = 60;
 const HOUR_SECS: u64 = 3_600;
 
 /// Addresses that likely belong to one party: an IPv4 /24 or an IPv6 /48.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NetworkGroup([u8; 6]);
 
 impl NetworkGroup {

@@ -1,8 +1,8 @@
+use halloo_protocol::authority::CertifyWish;
 use halloo_protocol::directory::Place;
 use halloo_protocol::identity::{
     ChainError, KeySuccession, KeySuccessionParams, TrustStore, USER_CERTIFICATE_SECS, UserChain, UserId, Username, VerifiedUser,
 };
-use halloo_protocol::authority::CertifyWish;
 use halloo_protocol::key::{IdentityKey, PublicKey};
 use halloo_protocol::linked::Indicator;
 use halloo_protocol::node::{Address, LoadClass, Roles, Transport};

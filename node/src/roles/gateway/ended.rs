@@ -24,6 +24,11 @@ pub(crate) struct TellingGone {
     fingerprint: [u8; 32],
 }
 
+/// By what a notice is found among those of its device; `None` if it is damaged.
+pub(super) fn name_of(notice: &[u8]) -> Option<[u8; 32]> {
+    wire::decode::<PushChannelGone>(notice, STORED_BYTES_MAX).ok().map(|notice| notice.fingerprint)
+}
+
 impl EventLoop {
     /// Drops a channel of a registration, which ends with its last one, and tells the device if it is there.
     pub(super) fn end_channel(&mut self, handle: &PushHandle, channel: &PushChannel, reason: ChannelEnd) {

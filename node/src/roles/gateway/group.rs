@@ -68,6 +68,15 @@ impl EventLoop {
         self.adopt(&found);
     }
 
+    /// A push whose row isn't this process's any more is another's, or was brought by one.
+    pub(super) fn give_up_push(&mut self, number: u64) {
+        if let Some(shared) = self.gateway.as_mut().and_then(|gateway| gateway.records.shared_mut()) {
+            shared.let_go(number);
+        }
+        self.let_go(&[number]);
+        info!("a push that is another gateway's by now isn't sent again");
+    }
+
     /// Pushes that aren't this process's any more.
     fn let_go(&mut self, numbers: &[u64]) {
         let Some(gateway) = &mut self.gateway else { return };

@@ -310,7 +310,8 @@ impl EventLoop {
             Then::Retry(number) => {
                 let records = self.gateway.as_ref().map(|gateway| &gateway.records);
                 let push = records.and_then(|records| records.pending(*number).ok()?);
-                Query { handle: push.and_then(|push| PushHandle::from_slice(&push.handle)), ..Query::default() }
+                let handle = push.and_then(|push| PushHandle::from_slice(&push.handle));
+                Query { handle, own: vec![*number], ..Query::default() }
             }
             Then::EndChannel { handle, .. } => Query { handle: Some(*handle), ..Query::default() },
             Then::EndDevice { device, .. } => Query { devices: vec![*device], ..Query::default() },

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
+use halloo::config::GatewayConfig;
 use halloo::roles::gateway::webpush::{
     ReceiverKeys, Subscription, Urgency as WebUrgency, VapidKey, VapidSigner, VapidSubject, WebPushClient, WebPushConfig, encrypt,
 };
@@ -33,6 +34,7 @@ use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder};
 use tokio::sync::mpsc::{self, channel};
 
+use super::postgres::Postgres;
 use super::service::PushService;
 use crate::lab::{Lab, Member, Part, eventually};
 use crate::report::{Report, Row, median};
@@ -158,6 +160,46 @@ fn alone(mut round: impl FnMut(usize) -> Result<()>) -> Result<f64> {
     Ok((thread_time(&thread)? - before).as_secs_f64() * 1e6 / ALONE as f64)
 }
 
+/// A gateway whose records are in Debian's PostgreSQL beside one whose own database is on the same disk: what each takes for a push.
+pub(crate) async fn measure_shared(link: &SlowLink, pushes: usize, report: &mut Report) -> Result<()> {
+    link.bypass(true)?;
+    let service = PushService::start().await?;
+    let postgres = tokio::task::spawn_blocking(Postgres::start).await?;
+    let (own, shared) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let pushes = (pushes.min(PUSHES_MAX) / TURNS).max(1);
+    let mut embedded = Gateway::start(&service, own.path(), pushes * TURNS, None).await?;
+    let mut in_group = Gateway::start(&service, shared.path(), pushes * TURNS, Some(&postgres.url())).await?;
+    let (mut apart, mut together) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        apart.push(embedded.cost(&service, pushes, AT_ONCE).await?);
+        let before = postgres.processor_secs();
+        let cost = in_group.cost(&service, pushes, AT_ONCE).await?;
+        together.push((cost, (postgres.processor_secs() - before) * 1e6 / pushes as f64));
+    }
+    embedded.stop().await?;
+    in_group.stop().await?;
+    link.bypass(false)?;
+    let middle = |figures: Vec<f64>| median(&figures);
+    let note = format!("{TURNS} turns of {pushes} pushes, {AT_ONCE} at a time, in turns with the other; its whole thread");
+    let own_micros = middle(apart.iter().map(|cost| cost.micros).collect());
+    let shared_micros = middle(together.iter().map(|(cost, _)| cost.micros).collect());
+    let database = middle(together.iter().map(|(_, database)| *database).collect());
+    report.add(Row::stated("a push at a gateway, its own database on disk: processor time", "µs", own_micros).note(note.clone()));
+    report.add(Row::stated("a push at a gateway, PostgreSQL: processor time", "µs", shared_micros).note(note));
+    report.add(
+        Row::stated("the same, of PostgreSQL's own processes", "µs", database).note("as Debian starts it, on the same disk"),
+    );
+    report.add(Row::stated("PostgreSQL / its own database, the gateway's thread", "x", shared_micros / own_micros));
+    let rate = |secs: Vec<f64>| pushes as f64 / median(&secs);
+    report.add(
+        Row::stated("pushes a second that passed, its own database", "", rate(apart.iter().map(|cost| cost.secs).collect()))
+            .note("one push service that speaks HTTP/1.1, senders and service on the same cores"),
+    );
+    let passed = rate(together.iter().map(|(cost, _)| cost.secs).collect());
+    report.add(Row::stated("pushes a second that passed, PostgreSQL", "", passed));
+    Ok(())
+}
+
 pub(crate) async fn measure(link: &SlowLink, pushes: usize, report: &mut Report) -> Result<()> {
     link.bypass(true)?;
     let service = PushService::start().await?;
@@ -165,7 +207,7 @@ pub(crate) async fn measure(link: &SlowLink, pushes: usize, report: &mut Report)
     let memory = if Path::new(IN_MEMORY).is_dir() { tempfile::tempdir_in(IN_MEMORY)? } else { tempfile::tempdir()? };
     let turns = turns(&service, memory.path(), pushes / TURNS / 2).await?;
     let disk = tempfile::tempdir()?;
-    let mut gateway = Gateway::start(&service, disk.path(), ON_DISK).await?;
+    let mut gateway = Gateway::start(&service, disk.path(), ON_DISK, None).await?;
     let on_disk = gateway.micros(&service, ON_DISK, AT_ONCE).await?;
     gateway.stop().await?;
     let sample = devices(&service, 1)?;
@@ -203,7 +245,7 @@ impl Turn {
 
 async fn turns(service: &PushService, folder: &Path, pushes: usize) -> Result<Vec<Turn>> {
     let gateway_key = SecretKey::from_bytes(rand::random());
-    let mut gateway = Gateway::start(service, folder, 2 * pushes * TURNS).await?;
+    let mut gateway = Gateway::start(service, folder, 2 * pushes * TURNS, None).await?;
     let mut turns = Vec::new();
     for number in 0..TURNS {
         let product = gateway.micros(service, pushes, AT_ONCE).await?;
@@ -257,6 +299,14 @@ fn devices(service: &PushService, count: usize) -> Result<Vec<Registered>> {
         .collect())
 }
 
+/// What pushes took.
+struct Cost {
+    /// The gateway's processor time for each, in microseconds.
+    micros: f64,
+    /// Until the push service had all, in seconds.
+    secs: f64,
+}
+
 /// A gateway, and those who push.
 struct Gateway {
     /// Whose thread is measured.
@@ -272,7 +322,8 @@ struct Gateway {
 }
 
 impl Gateway {
-    async fn start(service: &PushService, folder: &Path, pushes: usize) -> Result<Self> {
+    /// `database` is a PostgreSQL database, into which what is registered in the store is carried over.
+    async fn start(service: &PushService, folder: &Path, pushes: usize, database: Option<&str>) -> Result<Self> {
         let mut devices = devices(service, pushes + WARM_UP)?;
         let store = Store::open(folder)?;
         store.transaction::<_, StoreError>(|tx| {
@@ -282,7 +333,12 @@ impl Gateway {
         })?;
         let others = node_threads()?;
         let mut lab = Lab::new();
-        let member = lab.join_with(Part::Gateway, store).await?;
+        let config = GatewayConfig {
+            database: database.map(|url| serde_json::from_value(url.into())).transpose()?,
+            database_key: database.map(|_| folder.join("group.key")),
+            ..GatewayConfig::default()
+        };
+        let member = lab.join_as(Part::Gateway, store, config).await?;
         let thread = node_threads()?.difference(&others).next().cloned().context("the gateway has no thread of its own")?;
         let address: Multiaddr = member.node.status().await?.listen.first().context("not listening")?.parse()?;
         let peer: PeerId = member.peer_id.parse()?;
@@ -306,11 +362,17 @@ impl Gateway {
 
     /// Processor time of each of so many pushes.
     async fn micros(&mut self, service: &PushService, pushes: usize, at_once: u64) -> Result<f64> {
+        Ok(self.cost(service, pushes, at_once).await?.micros)
+    }
+
+    /// What so many pushes take.
+    async fn cost(&mut self, service: &PushService, pushes: usize, at_once: u64) -> Result<Cost> {
         let now = self.devices.split_off(self.devices.len().saturating_sub(pushes));
         let (before, began) = (thread_time(&self.thread)?, Instant::now());
         send_all(service, &mut self.senders, (&now, at_once), &self.device).await?;
-        let used = (thread_time(&self.thread)? - before).as_secs_f64() - self.idle * began.elapsed().as_secs_f64();
-        Ok(used * 1e6 / now.len() as f64)
+        let secs = began.elapsed().as_secs_f64();
+        let used = (thread_time(&self.thread)? - before).as_secs_f64() - self.idle * secs;
+        Ok(Cost { micros: used * 1e6 / now.len() as f64, secs })
     }
 
     async fn stop(self) -> Result<()> {

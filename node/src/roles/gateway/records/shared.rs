@@ -5,6 +5,7 @@
 //! refused if another process was faster: then all of it is done again. Tasks of their own ([`worker`]) hold the connections. Pushes that wait belong to the process that
 //! accepted them, until another takes them over because that one shows no sign of life.
 
+mod carry;
 mod held;
 mod house;
 mod key;
@@ -214,6 +215,11 @@ impl Shared {
         self.world.pushes.clone()
     }
 
+    /// Whether the decision that is being made has found a push.
+    pub(in crate::roles::gateway) fn has_found(&self, number: u64) -> bool {
+        self.world.pushes.iter().any(|(found, _)| *found == number)
+    }
+
     /// Whether a push is this process's own.
     pub(in crate::roles::gateway) fn is_own(&self, number: u64) -> bool {
         self.held.contains(number)
@@ -394,8 +400,7 @@ impl GatewayRecords for Shared {
             return Err(StoreError::Full { table: "gateway pending pushes", limit: GATEWAY_PENDING_MAX });
         }
         self.counted += 1;
-        // Numbers of a process are its own, and a process that starts again is another one.
-        let number = self.process << 32 | (self.counted & u64::from(u32::MAX));
+        let number = worker::number_of(self.process, self.counted);
         self.held.begin(number, push.clone());
         self.change(number, Change::AddPush { number, hash: *hash, push: push.clone() });
         Ok(number)

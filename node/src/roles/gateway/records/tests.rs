@@ -84,12 +84,17 @@ impl Member {
     }
 
     fn open_trusting(url: &str, key_file: &Path, number: u8, roots: &[Vec<u8>]) -> Result<Self, SharedError> {
+        Self::open_with(url, key_file, number, roots, &Store::in_memory().unwrap())
+    }
+
+    fn open_with(url: &str, key_file: &Path, number: u8, roots: &[Vec<u8>], store: &Store) -> Result<Self, SharedError> {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (sender, news) = mpsc::channel(1_024);
         let tls = crate::roles::gateway::http::tls_config(roots).unwrap();
         let vapid = [number; 32];
-        let opening = Opening { url, password: None, key_file, tls, device: device(200 + number), vapid: &vapid };
+        let device = device(200 + number);
+        let opening = Opening { url, password: None, key_file, tls, device, vapid: &vapid, store };
         let opened = runtime.block_on(open(opening, sender))?;
         let mut shared = opened.shared;
         shared.joined(&opened.joined);
@@ -244,6 +249,70 @@ fn two_processes_of_one_database_keep_what_a_gateway_needs() {
     keep_pushes(&mut One(Member::open(&url, &file, 3).unwrap()));
     let rows = postgres.sql("push", "SELECT count(*) FROM halloo_gateway.registration");
     assert_eq!(rows, "0");
+}
+
+/// A gateway that had all in its home: two devices, one of which is woken by Web Push, what they chose by, a notice and a push that wait.
+fn home() -> Store {
+    let store = Store::in_memory().unwrap();
+    let mut embedded = Embedded::new(store.clone());
+    let web = PushChannel::WebPush { endpoint: "https://push.example/2".into(), p256dh: [4; 65], auth: [5; 16] };
+    let mut second = registration(2, &[]);
+    second.request = PushRegister::new(vec![web]);
+    embedded.put_registration(&registration(1, &["a"])).unwrap();
+    embedded.put_registration(&second).unwrap();
+    embedded.put_choice(&identity().0, b"by the nearest").unwrap();
+    let notice = halloo_protocol::push::PushChannelGone {
+        handle: PushHandle([1; 32]),
+        fingerprint: [3; 32],
+        way: halloo_protocol::push::PushWay::Sms,
+        reason: halloo_protocol::push::ChannelEnd::UNREGISTERED,
+        at: UnixTime(7),
+        extensions: halloo_protocol::wire::Extensions::none(),
+    };
+    embedded.end_channel(&registration(1, &["a"]), &[3; 32], &halloo_protocol::wire::encode(&notice)).unwrap();
+    embedded.add_pending(&push(1), &[8; 32]).unwrap();
+    store
+}
+
+#[test]
+#[ignore = "long: PostgreSQL"]
+fn what_a_gateway_had_in_its_home_is_carried_over_into_the_database_that_it_shares_from_now_on() {
+    let (postgres, folder) = (Postgres::start(), tempfile::tempdir().unwrap());
+    let open = |number, store: &Store| Member::open_with(&postgres.url(), &key_file(&folder), number, &[], store).unwrap();
+    let left = |store: &Store| Embedded::new(store.clone()).registration_count().unwrap();
+    let first = home();
+    let mut one = open(1, &first);
+    let held: Vec<PendingPush> = one.joined.pushes.iter().map(|(_, push)| push.clone()).collect();
+    assert_eq!(held, [push(1)], "what was accepted goes out");
+    for number in [1, 2] {
+        let (found, _) = one.try_decide(of_device(number), |records| records.registrations_of(&device(number)).unwrap());
+        assert_eq!(found.iter().map(|known| known.handle).collect::<Vec<_>>(), [PushHandle([number; 32])]);
+    }
+    let ((choice, notices), _) =
+        one.try_decide(of_device(1), |records| (records.choice(&identity().0).unwrap(), records.notices_of(&device(1)).unwrap()));
+    assert_eq!((choice.as_deref(), notices.len()), (Some(&b"by the nearest"[..]), 1));
+    let embedded = Embedded::new(first.clone());
+    assert_eq!((left(&first), embedded.all_pending(9).unwrap().len(), embedded.choice(&identity().0).unwrap()), (0, 0, None));
+    // The next number is another one.
+    let (number, outcome) = one.try_decide(Query::default(), |records| records.add_pending(&push(4), &[9; 32]).unwrap());
+    assert!(outcome == Some(Outcome::Done) && one.joined.pushes.iter().all(|(known, _)| *known != number));
+
+    // At its next start nothing is carried again, though the home is as it was before the first.
+    let (before, _) = one.try_decide(of_device(1), |records| {
+        records.put_registration(&registration(1, &["newer"])).unwrap();
+    });
+    drop((before, one));
+    let second = home();
+    let mut again = open(1, &second);
+    let (found, _) = again.try_decide(of_device(1), |records| records.registrations_of(&device(1)).unwrap());
+    assert_eq!(found, [registration(1, &["newer"])], "what is there is newer");
+    assert_eq!(again.joined.pushes.len(), 2, "the push that was carried over once, and the other one");
+    assert_eq!(left(&second), 0);
+
+    // Subscriptions of another key for push services stay where they are: the group couldn't use them.
+    let third = home();
+    drop(open(3, &third));
+    assert_eq!(left(&third), 1);
 }
 
 #[test]

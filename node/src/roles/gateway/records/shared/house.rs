@@ -38,6 +38,11 @@ const TIDY_REGISTRATIONS: &str = "DELETE FROM registration WHERE handle IN (
     SELECT handle FROM registration WHERE expires_at < $1 LIMIT $2 FOR UPDATE SKIP LOCKED)";
 const TIDY_CHOICES: &str = "DELETE FROM choice WHERE identity IN (
     SELECT identity FROM choice c WHERE NOT EXISTS (SELECT 1 FROM registration r WHERE r.identity = c.identity) LIMIT $1)";
+const TIDY_NOTICES: &str = "DELETE FROM notice WHERE (device, name) IN (
+    SELECT device, name FROM notice WHERE at < now() - make_interval(days => $1) LIMIT $2)";
+
+/// For how long a device that never comes is to be told that a channel has ended: as long as its registration may last.
+const NOTICE_DAYS: i32 = 60;
 
 impl Member {
     /// Takes over what others leave, until the node ends.
@@ -138,6 +143,7 @@ impl Member {
             }
         }
         rows.execute(TIDY_CHOICES, &[&BATCH]).await.map_err(failed)?;
+        rows.execute(TIDY_NOTICES, &[&NOTICE_DAYS, &BATCH]).await.map_err(failed)?;
         Ok(())
     }
 }

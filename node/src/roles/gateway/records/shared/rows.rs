@@ -269,7 +269,8 @@ impl Rows {
         Ok(Outcome::Done)
     }
 
-    async fn make(&mut self, change: &Change, process: i64) -> Result<Outcome, Error> {
+    /// Makes a change, in the transaction that is open if one is.
+    pub(super) async fn make(&mut self, change: &Change, process: i64) -> Result<Outcome, Error> {
         match change {
             Change::PutRegistration { registration, version } => self.put_registration(registration, *version).await,
             Change::RemoveRegistration { handle, version } => {

@@ -14,6 +14,7 @@ use tokio::time::timeout;
 use tokio_postgres::AsyncMessage;
 use tracing::{debug, info, warn};
 
+use super::carry::Carry;
 use super::held::Held;
 use super::key::GroupKey;
 use super::lane::{Lane, guarded};
@@ -21,7 +22,7 @@ use super::link::{Link, SharedError};
 use super::rows::{CHANNEL, Rows, SCHEMA_VERSION, TABLES, heard, value};
 use super::{JOBS_MAX, Job, News, Shared, World};
 use crate::event_loop::Internal;
-use crate::store::PendingPush;
+use crate::store::{PendingPush, Store};
 
 /// Connections for jobs.
 const LANES: usize = 4;
@@ -63,6 +64,21 @@ pub(crate) struct Joined {
     pub(in crate::roles::gateway) since: u64,
     /// Its pushes, with those it took over.
     pub(in crate::roles::gateway) pushes: Vec<(u64, PendingPush)>,
+    /// Numbers given to pushes that were carried over.
+    pub(in crate::roles::gateway) counted: u64,
+}
+
+impl Joined {
+    /// A number for a push: numbers of a process are its own, and a process that starts again is another one.
+    pub(super) fn next_number(&mut self) -> u64 {
+        self.counted += 1;
+        number_of(self.process, self.counted)
+    }
+}
+
+/// The number of a process's push.
+pub(super) fn number_of(process: u64, counted: u64) -> u64 {
+    process << 32 | (counted & u64::from(u32::MAX))
 }
 
 /// A shared database at hand.
@@ -82,6 +98,8 @@ pub(in crate::roles::gateway) struct Opening<'a> {
     pub(in crate::roles::gateway) device: DeviceKey,
     /// Becomes the group's key for push services if it has none yet.
     pub(in crate::roles::gateway) vapid: &'a [u8],
+    /// What is in this gateway's home from before is carried over.
+    pub(in crate::roles::gateway) store: &'a Store,
 }
 
 /// Connects, makes the tables if there are none, and joins the group.
@@ -105,7 +123,9 @@ pub(in crate::roles::gateway) async fn open(opening: Opening<'_>, news: mpsc::Se
         looks: Arc::new(AtomicU64::new(0)),
         news,
     };
-    let joined = member.join(&mut rows, None).await.map_err(|error| member.link.explain(&error))?;
+    let mut joined = member.join(&mut rows, None).await.map_err(|error| member.link.explain(&error))?;
+    let carry = Carry { store: opening.store, rows: &mut rows, has_own_vapid: vapid == opening.vapid };
+    carry.all(&mut joined, &member.link).await?;
     let (database, waiting) = (member.link.place(), joined.pushes.len());
     info!(database, waiting, "joined the gateways of a database as process {}", joined.process);
     let lanes = (0..LANES).map(|_| member.start_lane()).collect();
@@ -120,7 +140,7 @@ pub(in crate::roles::gateway) async fn open(opening: Opening<'_>, news: mpsc::Se
         lanes,
         own_helper,
         process: joined.process,
-        counted: 0,
+        counted: joined.counted,
         world: World::default(),
         gathered: None,
         held,
@@ -214,7 +234,7 @@ impl Member {
         rows.batch("COMMIT").await?;
         self.process.store(process, Ordering::Relaxed);
         let pushes = adopted.iter().filter_map(|row| rows.push(row)).collect();
-        Ok(Joined { process: process.cast_unsigned(), since, pushes })
+        Ok(Joined { process: process.cast_unsigned(), since, pushes, counted: 0 })
     }
 
     pub(super) async fn tell(&self, news: News) -> bool {
