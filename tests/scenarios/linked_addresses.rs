@@ -50,7 +50,7 @@ fn network(server: &MailServer, names: &[&'static str]) -> Network {
     names.iter().fold(plan, |plan, name| plan.args(name, ["--answer", "auto"])).contacts_only().start()
 }
 
-/// Linked by codes, she calls and is shown as in his address book; whoever has the book's address from nobody is refused.
+/// Linked by codes, she calls and is shown as in his address book; somebody else's code is of no use.
 #[test]
 fn somebody_in_the_address_book_calls_by_an_authoritys_word() {
     let mut server = MailServer::start();
@@ -58,8 +58,6 @@ fn somebody_in_the_address_book_calls_by_an_authoritys_word() {
     let [alice, bob, mallory] = &network.users[..] else { panic!("three users") };
     link(bob, &mut server, "bob", "alice");
     link(alice, &mut server, "alice", "bob");
-    // Mallory reads another mail than Alice's: her code is of no use to anybody else, nor for another address.
-    link(mallory, &mut server, "mallory", "bob");
     let alices = code(alice, &mut server, "alice");
     let refused = mallory.cli(["link", "add", &address("alice"), "--code", &alices]);
     assert!(refused.code != 0 && refused.last_error().contains("no code"), "{refused:?}");
@@ -70,6 +68,4 @@ fn somebody_in_the_address_book_calls_by_an_authoritys_word() {
     assert_eq!((code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");
     let rang = bob.wait_event(PATIENCE, "call_incoming", |_| true);
     assert_eq!((&rang["linked"]["id"], &rang["linked"]["name"]), (&address("alice").into(), &"alice of the book".into()));
-    let (code, outcome) = call(mallory, bob, "bob");
-    assert_eq!((code, &outcome["outcome"]), (1, &"declined".into()), "{outcome}");
 }

@@ -239,7 +239,7 @@ async fn json_is_one_document_of_the_promised_shape() {
         (
             &["link", "add", "mailto:Alice@There.example"],
             0,
-            json!({ "account": "mailto:alice@there.example", "expires_at": "2026-07-24T09:00:00Z" }),
+            json!({ "account": "mailto:alice@there.example", "expires_at": "2026-07-24T09:00:00.000Z" }),
         ),
         (
             &["link", "add", "mailto:alice@there.example", "--code", "0123 4567"],
