@@ -15,7 +15,7 @@ use crate::wire::Signed;
 pub const SIGHTING_SECS_FRESH: u64 = 300;
 
 /// The same of somebody who says nothing of a linked system: whoever has unlinked since is no contact there any more.
-pub const SEEN_SECS_FRESH: u64 = 10;
+pub const SEEN_SECS_FRESH: u64 = 1;
 
 /// Up to this age a sighting counts while the place can't be looked at.
 pub const SIGHTING_SECS_MAX: u64 = 86_400;
