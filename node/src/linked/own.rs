@@ -63,7 +63,10 @@ impl EventLoop {
                 holder: me,
                 is_token_only: linked.token_only.contains(id),
                 association: account.stored.association.as_ref(),
-                proof: linked.proofs.get(id).map(|proof| SharedProof { proof: proof.clone(), provider: linked.logins.provider_of(id) }),
+                proof: linked
+                    .proofs
+                    .get(id)
+                    .map(|proof| SharedProof { proof: proof.clone(), provider: linked.logins.provider_of(id) }),
                 list: linked.lists.get(id).filter(|_| account.has_list),
                 sightings: seen.map(|((_, place), sighting)| (place, sighting)).collect(),
             };
