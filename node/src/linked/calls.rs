@@ -163,11 +163,12 @@ impl EventLoop {
     /// As whom somebody was seen in an own contact list elsewhere, however long ago.
     fn seen_as_ever(&self, user: &VerifiedUser) -> Option<&(LinkedId, LinkedId)> {
         let is_theirs = |sighting: &Sighting| {
-            sighting
-                .association
-                .as_ref()
-                .map(Signed::unverified)
-                .is_some_and(|said| said.user == user.id && said.identity == user.identity)
+            sighting.proved_at.is_none()
+                && sighting
+                    .association
+                    .as_ref()
+                    .map(Signed::unverified)
+                    .is_some_and(|said| said.user == user.id && said.identity == user.identity)
         };
         let is_shown = |(account, place): &(LinkedId, LinkedId)| {
             !self.linked.token_only.contains(account)

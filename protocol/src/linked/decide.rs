@@ -299,7 +299,8 @@ fn judge_certificate(
     Err(refused)
 }
 
-/// Whoever says nothing is looked for in what was seen; their place is looked at again if that was a while ago.
+/// Whoever says nothing is looked for in what was seen; their place is looked at again if that was a while ago. What was proved by itself has no place that could show that it was taken
+/// back: whoever means it shows it.
 fn judge_seen(
     request: &TrustRequest<'_>,
     carrier: Carrier,
@@ -313,8 +314,8 @@ fn judge_seen(
     for ((account, id), sighting) in known {
         let is_theirs = sighting.holds(now).is_ok_and(|said| said.identity == *request.identity && said.user == *request.user);
         let name = lists.get(account).and_then(|list| list.get(id));
-        let Some(name) = name.filter(|_| is_theirs) else { continue };
-        if sighting.counts(secs_max, now) {
+        let Some(name) = name.filter(|_| is_theirs && sighting.proved_at.is_none()) else { continue };
+        if sighting.age_secs(now) <= secs_max {
             return Ok(LinkedContact { id: id.clone(), name: name.clone(), account: account.clone(), carrier });
         }
         refused = NotLinked::NotSeen;
