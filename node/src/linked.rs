@@ -206,6 +206,10 @@ pub(crate) struct LinkedState {
     logins: logins::Logins,
     /// Technical identities that have become part of others.
     merged: BTreeMap<IdentityKey, UserId>,
+    /// How many of them each identity elsewhere has brought.
+    merges_brought: BTreeMap<LinkedId, u8>,
+    /// Whose chain was just verified.
+    verified_merger: Option<(UserId, IdentityKey)>,
     /// The one that this user was.
     own_merge: Option<Signed<IdentityMerge>>,
     /// This user's address book: the contacts of own addresses.

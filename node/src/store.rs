@@ -258,6 +258,21 @@ impl View {
         self.get_value(Table::Settings, name.as_bytes())
     }
 
+    /// A list kept by [`Transaction::put_setting_list`]; empty if there is none.
+    ///
+    /// # Errors
+    /// As [`View::setting_value`].
+    pub fn setting_list<T: Decode<()>>(&self, name: &str) -> Result<Vec<T>, StoreError> {
+        let mut all = Vec::new();
+        for number in 0_u32.. {
+            match self.setting_value::<Vec<T>>(&format!("{name} {number}"))? {
+                Some(chunk) if !chunk.is_empty() => all.extend(chunk),
+                _ => break,
+            }
+        }
+        Ok(all)
+    }
+
     /// The newest revocation lists, encoded, by authority.
     ///
     /// # Errors
@@ -277,11 +292,27 @@ impl Transaction {
         self.put(Table::Settings, name.as_bytes(), bytes)
     }
 
+    /// Keeps a list of any length, `at_once` items under one name.
+    ///
+    /// # Errors
+    /// As [`Transaction::put_setting_value`].
+    pub fn put_setting_list<T: Encode>(&self, name: &str, items: &[T], at_once: usize) -> Result<(), StoreError> {
+        let chunks = items.chunks(at_once.max(1)).chain(std::iter::once(&[][..]));
+        for (number, chunk) in chunks.enumerate() {
+            self.put_setting_value(&format!("{name} {number}"), &chunk.iter().collect::<Vec<&T>>())?;
+        }
+        Ok(())
+    }
+
     /// Keeps a setting given as a value.
     ///
     /// # Errors
-    /// [`StoreError::Database`].
+    /// [`StoreError::TooLarge`] for what couldn't be read back, [`StoreError::Database`].
     pub fn put_setting_value<T: Encode>(&self, name: &str, value: &T) -> Result<(), StoreError> {
+        let length = wire::encoded_len(value);
+        if length > VALUE_BYTES_MAX {
+            return Err(StoreError::TooLarge { what: "setting", length, limit: VALUE_BYTES_MAX });
+        }
         self.put_value(Table::Settings, name.as_bytes(), value)
     }
 

@@ -354,7 +354,7 @@ impl EventLoop {
 
     /// The refusal of a caller who may not ring here. Nobody is told, and nothing is listed; a stranger and somebody blocked hear the same.
     fn refuse_caller(&mut self, invite: &VerifiedInvite) -> Option<Rung> {
-        let decision = self.decide_on_caller(invite, self.sighting_secs_for(&invite.invite().call));
+        let decision = self.decide_on_caller(invite, self.sighting_secs_for(invite));
         if decision.decision.is_allowed {
             return None;
         }

@@ -205,7 +205,10 @@ impl EventLoop {
     fn known_identity(&self, user: &UserId) -> Option<IdentityKey> {
         match user {
             UserId::Key(identity) => Some(*identity),
-            UserId::Named { .. } => self.contact_identity(user).or_else(|| self.linked_identity(user)),
+            UserId::Named { .. } => {
+                let shown = self.linked_identity(user).filter(|identity| self.is_vouched(user, identity));
+                self.contact_identity(user).or(shown)
+            }
         }
     }
 

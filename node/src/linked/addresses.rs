@@ -33,6 +33,9 @@ const SENDING_MAX: usize = 16;
 
 const BOOK: &str = "linked book";
 
+/// Entries of the book kept under one name.
+const KEPT_AT_ONCE: usize = 50;
+
 /// Longest code that is passed on.
 const CODE_CHARS_MAX: usize = 32;
 
@@ -194,9 +197,9 @@ fn failed(id: &LinkedId, reason: String) -> LinkError {
 // The book.
 impl EventLoop {
     pub(super) fn book_start(&mut self) {
-        let read = self.store.read(|view| view.setting_value::<Vec<(LinkedId, Option<String>)>>(BOOK));
+        let read = self.store.read(|view| view.setting_list::<(LinkedId, Option<String>)>(BOOK));
         match read {
-            Ok(book) => self.linked.book = book.unwrap_or_default().into_iter().collect(),
+            Ok(book) => self.linked.book = book.into_iter().collect(),
             Err(error) => warn!(%error, "the address book isn't read"),
         }
     }
@@ -204,7 +207,7 @@ impl EventLoop {
     /// The address book is this one: own addresses have these contacts from now on.
     pub(super) fn set_book(&mut self, entries: BTreeMap<LinkedId, Option<String>>, reply: Reply<LinkBook, LinkError>) {
         let kept: Vec<(LinkedId, Option<String>)> = entries.iter().map(|(id, name)| (id.clone(), name.clone())).collect();
-        let written = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(BOOK, &kept));
+        let written = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_list(BOOK, &kept, KEPT_AT_ONCE));
         if let Err(error) = written {
             return reply.send(Err(NodeError::Internal { detail: error.to_string() }.into()));
         }

@@ -49,6 +49,7 @@ const DIALS_MAX: usize = 8;
 struct Held {
     call: CallId,
     caller: IdentityKey,
+    claim: Looked,
     sealed: SealedInvite,
     arrival: Arrival,
     account: LinkedId,
@@ -67,16 +68,19 @@ struct Dial {
     until: Instant,
 }
 
+/// A call, who makes it, and as whom: another claim under the same call's id is another one.
+type Looked = (CallId, IdentityKey, Option<LinkedId>);
+
 /// What waits for a look at a place.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     held: Vec<Held>,
-    looked: VecDeque<CallId>,
+    looked: VecDeque<Looked>,
     dials: Vec<Dial>,
 }
 
 impl Waiting {
-    fn note_looked(&mut self, call: CallId) {
+    fn note_looked(&mut self, call: Looked) {
         if self.looked.len() >= LOOKED_MAX {
             self.looked.pop_front();
         }
@@ -120,12 +124,22 @@ impl Said {
     }
 }
 
+fn looked_of(invite: &VerifiedInvite) -> Looked {
+    let place = match Said::of(invite) {
+        Said::Association(part) => Some(part.association.unverified().linked.clone()),
+        Said::Token(part) => Some(part.caller),
+        Said::Nothing => None,
+    };
+    (invite.invite().call, invite.caller().user.identity, place)
+}
+
 // Being called.
 impl EventLoop {
     /// Whether somebody may ring here, as a contact or as one in a linked system, and why.
     pub(crate) fn decide_on_caller(&mut self, invite: &VerifiedInvite, sighting_secs_max: u64) -> TrustDecision {
         let kind = if invite.invite().kind == EventKind::VIDEO_CALL { Kind::Video } else { Kind::Call };
         let user = &invite.caller().user;
+        self.learn_merges_of(&user.id, &user.identity);
         let relation = self.relation(user);
         let said = Said::of(invite);
         let call = invite.invite().call;
@@ -178,7 +192,7 @@ impl EventLoop {
     }
 
     /// The contact lists of accounts of which others may learn that they are this user's.
-    fn lists_shown(&self) -> Cow<'_, ContactLists> {
+    pub(super) fn lists_shown(&self) -> Cow<'_, ContactLists> {
         if self.linked.token_only.is_empty() {
             return Cow::Borrowed(&self.linked.lists);
         }
@@ -216,7 +230,7 @@ impl EventLoop {
         if self.linked.calls.held.iter().any(|held| held.call == call) {
             return Some(HELD_SECS);
         }
-        if self.linked.calls.looked.contains(&call) || !self.has_linked() {
+        if self.linked.calls.looked.contains(&looked_of(invite)) || !self.has_linked() {
             return None;
         }
         let decision = self.decide_on_caller(invite, SIGHTING_SECS_FRESH);
@@ -245,17 +259,18 @@ impl EventLoop {
         };
         // Nobody can look: whoever is let in by what was seen before needn't wait.
         if !is_asked && self.decide_on_caller(invite, SIGHTING_SECS_MAX).decision.is_allowed {
-            self.linked.calls.note_looked(call);
+            self.linked.calls.note_looked(looked_of(invite));
             return None;
         }
         let (sealed, since) = (sealed.clone(), Instant::now());
-        self.linked.calls.held.push(Held { call, caller, sealed, arrival, account, place, since, looked: None });
+        let claim = looked_of(invite);
+        self.linked.calls.held.push(Held { call, caller, claim, sealed, arrival, account, place, since, looked: None });
         Some(HELD_SECS)
     }
 
     /// How old what was seen may be for this call: a look was tried, or there was no need of one.
-    pub(crate) fn sighting_secs_for(&self, call: &CallId) -> u64 {
-        if self.linked.calls.looked.contains(call) { SIGHTING_SECS_MAX } else { SIGHTING_SECS_FRESH }
+    pub(crate) fn sighting_secs_for(&self, invite: &VerifiedInvite) -> u64 {
+        if self.linked.calls.looked.contains(&looked_of(invite)) { SIGHTING_SECS_MAX } else { SIGHTING_SECS_FRESH }
     }
 
     /// A place was looked at, or couldn't be: then what was seen before counts.
@@ -284,7 +299,7 @@ impl EventLoop {
             }
         }
         for held in due {
-            self.linked.calls.note_looked(held.call);
+            self.linked.calls.note_looked(held.claim);
             self.ring_after_look(&held.sealed, held.arrival, held.call);
         }
         let (over, waiting): (Vec<_>, Vec<_>) = self.linked.calls.dials.drain(..).partition(|dial| dial.until <= now.instant);

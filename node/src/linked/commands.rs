@@ -210,6 +210,7 @@ impl EventLoop {
         self.linked.accounts.remove(id);
         self.linked.readers.remove(id);
         self.linked.unusable.retain(|stored| stored.id != *id);
+        self.forget_proof(id);
         self.keep_accounts();
     }
 

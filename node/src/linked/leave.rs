@@ -13,7 +13,7 @@ use halloo_protocol::contact::privacy::{Audience, Kind, PrivacySettings};
 use halloo_protocol::directory::{DeviceEntry, PrivatePart, PushAddress, SealedPart};
 use halloo_protocol::identity::UserId;
 use halloo_protocol::key::{DeviceKey, SecretKey};
-use halloo_protocol::linked::{Association, LeaveScope, LinkedId, LinkedLeave, Shown};
+use halloo_protocol::linked::{Association, LeaveScope, LinkedId, LinkedLeave, Shown, Sighting};
 use halloo_protocol::wire::{self, Signed};
 use tracing::{debug, warn};
 
@@ -173,7 +173,13 @@ impl EventLoop {
 impl EventLoop {
     /// The leave that a user shows at their place in a linked system, if one of the own contact lists has them.
     fn linked_leave_of(&self, user: &UserId) -> Option<&LinkedLeave> {
-        self.seen_as(user).filter_map(|(_, _, sighting)| sighting.leave.as_ref()).max_by_key(|leave| leave.key.epoch)
+        // Anybody may show another's name: the leave of who is known to be that user comes first.
+        let rank = |sighting: &Sighting| {
+            let said = sighting.association.as_ref().map(Signed::unverified);
+            said.is_some_and(|said| self.is_vouched(&said.user, &said.identity))
+        };
+        let leaves = self.seen_as(user).filter_map(|(_, _, sighting)| Some((rank(sighting), sighting.leave.as_ref()?)));
+        leaves.max_by_key(|(is_vouched, leave)| (*is_vouched, leave.key.epoch)).map(|(_, leave)| leave)
     }
 
     /// What a contact in a linked system lets this user do, and the key to do it with.

@@ -305,7 +305,10 @@ impl EventLoop {
             Some(shown) if !is_said(shown) => None,
             _ if by_itself => Some(FoundProof::Proof),
             Some(_) => Some(FoundProof::Place),
-            None => found.is_certified.then_some(FoundProof::Certificate),
+            None => {
+                let is_certified = found.is_certified && self.carriers().has(Carrier::Certificate);
+                is_certified.then_some(FoundProof::Certificate)
+            }
         }
     }
 
@@ -368,7 +371,9 @@ impl EventLoop {
         let Some(account) = self.account_with(id) else { return };
         let key = (account, id.clone());
         let is_known = self.linked.known.get(&key).is_some_and(|sighting| sighting.association.is_some());
-        if !is_known {
+        // By a certificate they are called this time, and nothing is known of the account's own place.
+        let proof = self.listing_proof(id, listing);
+        if !is_known && proof.is_some_and(|proof| proof != FoundProof::Certificate) {
             let read_at = self.now().unix;
             let (association, leave) = (Some(listing.association.clone()), listing.leave.clone());
             let proved_at = self.proved_at(listing);

@@ -37,6 +37,9 @@ const WARN_EVERY: Duration = Duration::from_secs(86_400);
 /// A newer proof is waited for so long before the user is asked for one.
 const RENEWAL_SECS: u64 = 86_400;
 
+/// Longest refresh token that is kept: all accounts are one value.
+pub(super) const REFRESH_TOKEN_BYTES_MAX: usize = 4_096;
+
 const PROOFS: &str = "linked proofs";
 const KEYS: &str = "linked provider keys";
 
@@ -93,21 +96,26 @@ impl EventLoop {
 
     /// The proof of what this user says of an own account, where it stands by itself.
     pub(super) fn own_proof(&self, account: &LinkedId) -> Option<Vec<u8>> {
-        let elsewhere = || Some(self.linked.shared.linked(account)?.proof.as_ref()?.proof.clone());
-        self.linked.proofs.get(account).cloned().or_else(elsewhere)
+        // The one of the device whose association is used.
+        if self.linked.accounts.contains_key(account) {
+            return self.linked.proofs.get(account).cloned();
+        }
+        Some(self.linked.shared.linked(account)?.proof.as_ref()?.proof.clone())
     }
 
     /// Reads proofs and keys, and takes the providers of the configuration.
     pub(super) fn logins_start(&mut self) {
-        let read = self.store.read::<_, StoreError>(|view| {
-            let proofs: Vec<(LinkedId, Vec<u8>)> = view.setting_value(PROOFS)?.unwrap_or_default();
-            let keys: Vec<(String, Vec<ProviderKey>)> = view.setting_value(KEYS)?.unwrap_or_default();
-            Ok((proofs, keys))
-        });
-        let (proofs, keys) = read.unwrap_or_else(|error| {
+        let proofs = self.store.read::<_, StoreError>(|view| view.setting_value::<Vec<(LinkedId, Vec<u8>)>>(PROOFS));
+        let proofs = proofs.unwrap_or_else(|error| {
             warn!(%error, "proofs of linked accounts not read");
-            Default::default()
+            None
         });
+        let keys = self.store.read::<_, StoreError>(|view| view.setting_list::<(String, Vec<ProviderKey>)>(KEYS));
+        let keys = keys.unwrap_or_else(|error| {
+            warn!(%error, "the keys of providers not read");
+            Vec::new()
+        });
+        let proofs = proofs.unwrap_or_default();
         self.linked.proofs = proofs.into_iter().collect();
         for provider in self.settings.linked.provider.clone().into_iter().take(PROVIDERS_MAX) {
             let clients = provider.client_id.into_iter().chain(provider.clients);
@@ -124,6 +132,9 @@ impl EventLoop {
 
     /// Trusts an issuer's tokens for this application, and follows its keys.
     pub(super) fn trust_provider(&mut self, issuer: &str, client: &str, roots: Option<&str>) {
+        if !self.linked.providers.contains_key(issuer) && self.linked.providers.len() >= PROVIDERS_MAX + ACCOUNTS_MAX {
+            return warn!(issuer, "too many providers are followed: this one isn't trusted");
+        }
         self.linked.providers.entry(issuer.to_owned()).or_default().clients.insert(client.to_owned());
         self.follow_provider(issuer, roots);
     }
@@ -173,7 +184,7 @@ impl EventLoop {
         let all = self.linked.providers.iter().filter(|(_, provider)| !provider.keys.is_empty());
         let all: Vec<(String, Vec<ProviderKey>)> =
             all.map(|(issuer, provider)| (issuer.clone(), provider.keys.clone())).collect();
-        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(KEYS, &all)) {
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_list(KEYS, &all, 1)) {
             warn!(%error, "the keys of providers aren't written");
         }
     }
@@ -360,6 +371,7 @@ impl EventLoop {
             let more = if why.contains("another user") { ": it doesn't put the nonce into such tokens" } else { "" };
             failed(id.to_string(), &format!("what the provider says doesn't prove it: {why}{more}"))
         })?;
+        let refresh_token = refresh_token.filter(|token| token.len() <= REFRESH_TOKEN_BYTES_MAX);
         let params = OidcParams { issuer: issuer.to_owned(), client, refresh_token, salt: token.salt };
         self.keep_proved(&id, association, proof, roots, &Zeroizing::new(params.to_text()))?;
         Ok(id)
@@ -406,6 +418,7 @@ impl EventLoop {
         info!(account = %id, "linked");
         self.keep_accounts();
         self.keep_proofs();
+        self.begin_link(id);
         self.publish_soon();
         Ok(())
     }

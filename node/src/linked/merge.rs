@@ -4,6 +4,7 @@
 //! with it, and a block, is the new one's.
 
 use halloo_protocol::contact::Standing;
+use halloo_protocol::directory::RecordKey;
 use halloo_protocol::identity::{UserId, VerifiedChain};
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{Association, IdentityMerge, Sighting};
@@ -20,15 +21,17 @@ const MERGED: &str = "merged identities";
 const OWN_MERGE: &str = "own identity merge";
 const BLOCKS: &str = "blocks of a merged identity";
 
-/// Merged identities that are remembered: as many as fit one value.
+/// Merged identities that are remembered, of them those that one identity elsewhere may bring in one run, and how many are kept under one name.
 const MERGED_MAX: usize = 400;
+const MERGED_BY_ONE_MAX: u8 = 4;
+const KEPT_AT_ONCE: usize = 100;
 
 /// Merged identities that are known.
 ///
 /// # Errors
 /// [`StoreError`].
 pub(crate) fn known(store: &Store) -> Result<Vec<(IdentityKey, UserId)>, StoreError> {
-    Ok(store.read::<_, StoreError>(|view| view.setting_value(MERGED))?.unwrap_or_default())
+    store.read::<_, StoreError>(|view| view.setting_list(MERGED))
 }
 
 /// Keeps that this device's user was another one until now.
@@ -39,7 +42,7 @@ pub(crate) fn keep_own(tx: &Transaction, merge: &Signed<IdentityMerge>) -> Resul
     let said = merge.unverified();
     let old = UserId::Key(said.old);
     tx.put_setting_value(OWN_MERGE, merge)?;
-    tx.put_setting_value(MERGED, &vec![(said.old, said.user.clone())])?;
+    tx.put_setting_list(MERGED, &[(said.old, said.user.clone())], KEPT_AT_ONCE)?;
     // What the old identity has signed of others counts no more. Whom it has blocked is blocked by the one that stays.
     let mut blocked: Vec<(UserId, Option<IdentityKey>)> = Vec::new();
     for contact in tx.contacts()? {
@@ -57,7 +60,7 @@ impl EventLoop {
     /// Takes up what is kept.
     pub(super) fn read_merges(&mut self) {
         let read = self.store.read::<_, StoreError>(|view| {
-            let merged: Vec<(IdentityKey, UserId)> = view.setting_value(MERGED)?.unwrap_or_default();
+            let merged: Vec<(IdentityKey, UserId)> = view.setting_list(MERGED)?;
             let blocked: Vec<(UserId, Option<IdentityKey>)> = view.setting_value(BLOCKS)?.unwrap_or_default();
             Ok((merged, view.setting_value(OWN_MERGE)?, blocked))
         });
@@ -92,6 +95,15 @@ impl EventLoop {
         if merge.old == self.identity.identity() || self.linked.merged.len() >= MERGED_MAX {
             return;
         }
+        // Whoever shows it may name anybody as the one who stays, with a key of their own.
+        if !self.is_vouched(&merge.user, &merge.identity) || self.linked.merged.contains_key(&merge.old) {
+            return;
+        }
+        let brought = self.linked.merges_brought.entry(said.linked.clone()).or_default();
+        if *brought >= MERGED_BY_ONE_MAX {
+            return;
+        }
+        *brought += 1;
         if self.linked.merged.insert(merge.old, merge.user.clone()).is_some() {
             return;
         }
@@ -101,7 +113,7 @@ impl EventLoop {
         let (old, new) = (UserId::Key(merge.old), merge.user.clone());
         let me = self.identity.user_id();
         let kept = self.store.transaction::<_, StoreError>(|tx| {
-            tx.put_setting_value(MERGED, &merged)?;
+            tx.put_setting_list(MERGED, &merged, KEPT_AT_ONCE)?;
             if new == me {
                 return Ok(());
             }
@@ -116,6 +128,33 @@ impl EventLoop {
             let block = self.run_roster(|roster, signer| roster.block(&new, Some(merge.identity), signer));
             if let Err(error) = block {
                 warn!(%error, "a block isn't carried over");
+            }
+        }
+    }
+
+    /// A user's chain was verified: what they show of a former identity counts.
+    pub(super) fn learn_merges_of(&mut self, user: &UserId, identity: &IdentityKey) {
+        let is_theirs =
+            |said: &Association| said.user == *user && said.identity == *identity && IdentityMerge::of(said).is_some();
+        let shown = self.linked.known.values().filter_map(|sighting| sighting.association.as_ref());
+        let shown: Vec<Signed<Association>> = shown.filter(|shown| is_theirs(shown.unverified())).take(2).cloned().collect();
+        if shown.is_empty() {
+            return;
+        }
+        self.linked.verified_merger = Some((user.clone(), *identity));
+        shown.iter().for_each(|shown| self.learn_merge(shown));
+        self.linked.verified_merger = None;
+    }
+
+    /// Whether somebody other than who shows it says that this is the user's key.
+    pub(crate) fn is_vouched(&self, user: &UserId, identity: &IdentityKey) -> bool {
+        match user {
+            UserId::Key(key) => key == identity,
+            UserId::Named { .. } if *user == self.identity.user_id() => *identity == self.identity.identity(),
+            UserId::Named { .. } => {
+                let is_verified = self.linked.verified_merger.as_ref().is_some_and(|(who, key)| who == user && key == identity);
+                let found = || self.cached_record(&RecordKey::of(user)).is_some_and(|record| record.identity() == *identity);
+                is_verified || self.contact_identity(user) == Some(*identity) || found()
             }
         }
     }

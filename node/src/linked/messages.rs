@@ -46,7 +46,8 @@ impl EventLoop {
             move |sighting: &Sighting| sighting.association.as_ref().is_some_and(|said| said.unverified().user == *user);
         let known = self.linked.known.iter().filter(move |(_, sighting)| is_theirs(sighting));
         let listed = known.filter(move |((account, place), sighting)| {
-            self.linked.lists.get(account).is_some_and(|list| list.contains_key(place))
+            !self.linked.token_only.contains(account)
+                && self.linked.lists.get(account).is_some_and(|list| list.contains_key(place))
                 && sighting.counts(SIGHTING_SECS_MAX, now)
                 && sighting.holds(now).is_ok()
         });
@@ -57,7 +58,14 @@ impl EventLoop {
     pub(crate) fn is_linked_contact(&self, user: &VerifiedUser) -> bool {
         let is_key =
             |sighting: &Sighting| sighting.association.as_ref().is_some_and(|said| said.unverified().identity == user.identity);
-        self.seen_as(&user.id).any(|(_, _, sighting)| is_key(sighting)) || self.is_contact_by_certificate(user)
+        let carriers = self.carriers();
+        let counts = |account: &LinkedId, place: &LinkedId, sighting: &Sighting| {
+            let by = self.linked.seen_by.get(&(account.clone(), place.clone())).copied().unwrap_or(Carrier::Place);
+            // What was proved came with a request.
+            carriers.has(if sighting.proved_at.is_some() { Carrier::Request } else { by })
+        };
+        self.seen_as(&user.id).any(|(account, place, sighting)| is_key(sighting) && counts(account, place, sighting))
+            || self.is_contact_by_certificate(user)
     }
 
     /// What is said beside a message to somebody who is a contact elsewhere and not here.
@@ -97,7 +105,8 @@ impl EventLoop {
         };
         let now = self.now().unix;
         let trusted = self.trusted_proofs();
-        let judged = |secs| decide(&request, &self.linked.lists, &self.linked.known, trusted, self.privacy_settings(), secs, now);
+        let lists = self.lists_shown();
+        let judged = |secs| decide(&request, &lists, &self.linked.known, trusted, self.privacy_settings(), secs, now);
         let (by_a_day, by_now) = (judged(SIGHTING_SECS_MAX).takes_a_look, judged(SIGHTING_SECS_FRESH).takes_a_look);
         if judged(SIGHTING_SECS_FRESH).linked.is_ok() {
             // Whoever has proved it is known by it from here on.

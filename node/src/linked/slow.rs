@@ -13,6 +13,9 @@ use crate::store::StoreError;
 
 const SLOW_HASHES: &str = "linked slow hashes 1";
 
+/// Hashes kept under one name.
+const KEPT_AT_ONCE: usize = 100;
+
 /// Hashes kept: of all contacts that accounts may have. Of more, those of nobody's contacts go.
 const KNOWN_MAX: usize = 40_960;
 
@@ -64,8 +67,8 @@ impl SlowHashes {
 
 impl EventLoop {
     pub(super) fn slow_start(&mut self) {
-        match self.store.read::<_, StoreError>(|view| view.setting_value::<Vec<(LinkedId, SlowId)>>(SLOW_HASHES)) {
-            Ok(kept) => kept.into_iter().flatten().for_each(|(id, slow)| self.linked.slow.insert(id, slow)),
+        match self.store.read::<_, StoreError>(|view| view.setting_list::<(LinkedId, SlowId)>(SLOW_HASHES)) {
+            Ok(kept) => kept.into_iter().for_each(|(id, slow)| self.linked.slow.insert(id, slow)),
             Err(error) => warn!(%error, "slow hashes not read"),
         }
     }
@@ -147,7 +150,7 @@ impl EventLoop {
             self.linked.slow.indicated.retain(|_, id| known.contains_key(id));
         }
         let kept: Vec<(LinkedId, SlowId)> = self.linked.slow.known.iter().map(|(id, slow)| (id.clone(), slow.clone())).collect();
-        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(SLOW_HASHES, &kept)) {
+        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_list(SLOW_HASHES, &kept, KEPT_AT_ONCE)) {
             warn!(%error, "slow hashes not written");
         }
     }

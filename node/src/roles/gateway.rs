@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 
 use bincode::{Decode, Encode};
 use halloo_protocol::choice::with_held;
-use halloo_protocol::identity::VerifiedChain;
+use halloo_protocol::identity::{UserId, VerifiedChain};
 use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey};
 use halloo_protocol::push::group::put_group;
 use halloo_protocol::push::registration::{GatewayPolicy, PushRates, PushWays, Registration, decide_push, decide_register};
@@ -64,6 +64,10 @@ use crate::store::{GATEWAY_PENDING_MAX, GATEWAY_REGISTRATIONS_MAX, PendingPush, 
 /// Registrations, and tries to register, of one user's devices. A person has a few devices that register monthly; the rest is room for
 /// restarts.
 const REGISTER_RATE: Rate = Rate { per_hour: 120, burst: 60 };
+
+/// The same of all who have no name: new identities cost them nothing, so they are counted as one.
+const REGISTER_UNNAMED_RATE: Rate = Rate { per_hour: 600, burst: 60 };
+const UNNAMED: PublicKey = PublicKey([0; 32]);
 
 /// How often expired registrations are looked for.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
@@ -196,7 +200,13 @@ impl EventLoop {
             (Some(chain), Some(gateway)) => {
                 let (vapid_key, ways) = (gateway.vapid_key, gateway.services.ways());
                 // Each costs a commit, and any number of device keys costs its user nothing: so users are counted.
-                match gateway.registering.take(&chain.user.identity.0, REGISTER_RATE, Instant::now()) {
+                let now = Instant::now();
+                let own = gateway.registering.take(&chain.user.identity.0, REGISTER_RATE, now);
+                let is_unnamed = matches!(chain.user.id, UserId::Key(_));
+                let taken = own.and_then(|()| {
+                    if is_unnamed { gateway.registering.take(&UNNAMED, REGISTER_UNNAMED_RATE, now) } else { Ok(()) }
+                });
+                match taken {
                     Ok(()) => self.register(chain, request, vapid_key, ways),
                     Err(_) => RegisterStatus::Refused(PushReason::RATE),
                 }

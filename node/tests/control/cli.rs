@@ -245,7 +245,8 @@ async fn json_is_one_document_of_the_promised_shape() {
             &["link", "add", "mailto:alice@there.example", "--code", "0123 4567"],
             0,
             json!({
-                "account": "mailto:alice@there.example", "state": "connected", "reason": null, "shown_until": null, "tokens": false, "contacts": [],
+                "account": "mailto:alice@there.example", "state": "connected", "reason": null, "shown_until": null, "tokens": false, "listed": false,
+                "listed_at": 0, "certified_until": null, "contacts": [], "here": true, "peer_id": "12D3this", "device": "desk",
             }),
         ),
         (

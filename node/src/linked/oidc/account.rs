@@ -90,7 +90,8 @@ impl OidcAccount {
         let Some(discovery) = &self.discovery else { return Err(LinkedError::Protocol("it isn't connected")) };
         let pairs = [("grant_type", "refresh_token"), ("refresh_token", refresh_token.as_str())];
         let tokens = self.provider.tokens("to go on with the login", discovery, &self.params.client, &pairs).await?;
-        if let Some(next) = tokens.refresh_token.filter(|next| *next != refresh_token) {
+        let is_kept = |next: &String| *next != refresh_token && next.len() <= super::super::logins::REFRESH_TOKEN_BYTES_MAX;
+        if let Some(next) = tokens.refresh_token.filter(is_kept) {
             self.params.refresh_token = Some(next);
             self.news.push(News::Secret(self.params.to_text()));
         }

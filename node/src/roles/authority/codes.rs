@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use halloo_protocol::authority::{CODE_DIGITS, CODE_SECS, CODE_TRIES, CodeRequest, CodeShow, Refusal, RefusalCode};
-use halloo_protocol::identity::{TrustStore, VerifiedUser};
-use halloo_protocol::key::{IdentityKey, hash};
+use halloo_protocol::identity::{TrustStore, UserId, VerifiedUser};
+use halloo_protocol::key::{IdentityKey, PublicKey, hash};
 use halloo_protocol::linked::{ADDRESS_WORD_SECS_MAX, AddressProof, AddressWord, LinkedId, System};
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::UnixTime;
@@ -31,6 +31,9 @@ const RATES_MAX: usize = 16_384;
 
 /// An address's word begins so long before now, for readers whose clock is behind.
 const EARLY_SECS: u64 = 3_600;
+
+/// All who have no name.
+const UNNAMED: IdentityKey = IdentityKey(PublicKey([0; 32]));
 
 #[derive(Debug)]
 struct Open {
@@ -134,7 +137,9 @@ impl Authority {
             return Err(refuse(RefusalCode::ADDRESS_KIND, "this authority sends codes to mail addresses alone"));
         }
         let full = || refuse(RefusalCode::RATE_LIMITED, "too many codes were asked for lately; try later");
-        if !self.codes.admit(user.identity, &request.linked, asker.network, now) {
+        // New identities without a name cost nothing: they are counted as one.
+        let counted = if matches!(user.id, UserId::Key(_)) { UNNAMED } else { user.identity };
+        if !self.codes.admit(counted, &request.linked, asker.network, now) {
             return Err(full());
         }
         let code = random_code().ok_or_else(|| refuse(RefusalCode::UNAVAILABLE, "no randomness"))?;

@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::link::{Link, SharedError};
 use super::rows::Rows;
-use super::worker::Joined;
+use super::worker::{BEAT, Joined};
 use super::{Change, Outcome};
 use crate::roles::gateway::{STORED_BYTES_MAX, ended};
 use crate::store::{GATEWAY_PENDING_MAX, PendingPush, Store, StoreError};
@@ -24,10 +24,12 @@ const BATCH: usize = 256;
 const TOLD_EVERY: u64 = 10_000;
 
 /// Why it ended before all was carried over.
-enum Failed {
+pub(super) enum Failed {
     Database(Error),
     Home(StoreError),
     Unsealed,
+    /// Its process isn't one of the group any more.
+    Dead,
 }
 
 impl From<Error> for Failed {
@@ -50,26 +52,29 @@ pub(super) struct Carry<'a> {
     pub(super) has_own_vapid: bool,
 }
 
-impl Carry<'_> {
-    /// Carries all over. Pushes are among those that the process has joined with.
-    ///
-    /// # Errors
-    /// [`SharedError`]: what wasn't carried over is in the home as before.
-    pub(super) async fn all(mut self, joined: &mut Joined, link: &Link) -> Result<(), SharedError> {
-        let done = match self.registrations().await {
-            Ok(()) => self.pushes(joined).await,
-            failed => failed,
-        };
-        done.map_err(|failed| match failed {
-            Failed::Database(error) => link.explain(&error),
-            Failed::Home(error) => SharedError::Failed { place: "this gateway's home".to_owned(), reason: error.to_string() },
-            Failed::Unsealed => {
+impl Failed {
+    /// What to tell: what wasn't carried over is in the home as before.
+    pub(super) fn explain(self, link: &Link) -> SharedError {
+        match self {
+            Self::Database(error) => link.explain(&error),
+            Self::Home(error) => SharedError::Failed { place: "this gateway's home".to_owned(), reason: error.to_string() },
+            Self::Unsealed => {
                 SharedError::Failed { place: link.place().to_owned(), reason: "a record couldn't be sealed".to_owned() }
             }
-        })
+            Self::Dead => {
+                let reason = "the other gateways took this one for dead while it began: start it again".to_owned();
+                SharedError::Failed { place: link.place().to_owned(), reason }
+            }
+        }
     }
+}
 
-    async fn registrations(&mut self) -> Result<(), Failed> {
+impl Carry<'_> {
+    /// Carries registrations over, with what belongs to them.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    pub(super) async fn registrations(&mut self) -> Result<(), Failed> {
         let (mut after, mut carried, mut told) = (None::<Vec<u8>>, 0_u64, TOLD_EVERY);
         let waiting = self.store.read::<_, StoreError>(crate::store::View::gateway_registration_count)?;
         if waiting == 0 {
@@ -129,13 +134,23 @@ impl Carry<'_> {
         Ok(choice.into_iter().chain(notices).collect())
     }
 
-    async fn pushes(&mut self, joined: &mut Joined) -> Result<(), Failed> {
+    /// Carries pushes over, for the process that has just joined: they are among those that it has joined with.
+    ///
+    /// # Errors
+    /// [`Failed`].
+    pub(super) async fn pushes(&mut self, joined: &mut Joined) -> Result<(), Failed> {
         let limit = usize::try_from(GATEWAY_PENDING_MAX).unwrap_or(usize::MAX);
         let waiting = self.store.read::<_, StoreError>(|view| view.pending_pushes(limit))?;
         for batch in waiting.chunks(BATCH) {
             let numbered: Vec<(u64, PendingPush)> = batch.iter().map(|(_, push)| (joined.next_number(), push.clone())).collect();
             let changes: Vec<Change> = numbered.iter().map(|(number, push)| added(*number, push)).collect();
             let outcomes = self.commit(&changes, joined.process.cast_signed()).await?;
+            // Without its process nothing was added, and the home keeps what it has.
+            if outcomes.contains(&Outcome::Conflict) {
+                return Err(Failed::Dead);
+            }
+            let no_helper: &[u8] = &[];
+            self.rows.execute(BEAT, &[&joined.process.cast_signed(), &no_helper]).await?;
             self.store.transaction::<_, StoreError>(|tx| {
                 batch.iter().try_for_each(|(number, _)| tx.remove_pending_push(*number).map(|_| ()))
             })?;

@@ -47,7 +47,7 @@ pub(super) const ADOPT_MAX: i64 = 512;
 
 const LEAVE: &str = "DELETE FROM process WHERE home = $1";
 const JOIN: &str = "INSERT INTO process (process, home, beat, helper) VALUES ($1, $2, now(), $3)";
-const BEAT: &str = "UPDATE process SET beat = now(), helper = $2 WHERE process = $1";
+pub(super) const BEAT: &str = "UPDATE process SET beat = now(), helper = $2 WHERE process = $1";
 /// Only while the process counts as alive: what it took over after that would have no owner.
 pub(super) const ADOPT: &str = "
     WITH member AS (SELECT process FROM process WHERE process = $1 FOR KEY SHARE)
@@ -123,9 +123,12 @@ pub(in crate::roles::gateway) async fn open(opening: Opening<'_>, news: mpsc::Se
         looks: Arc::new(AtomicU64::new(0)),
         news,
     };
+    // Before this process is one of the group: it gives no signs of life yet.
+    let mut carry = Carry { store: opening.store, rows: &mut rows, has_own_vapid: vapid == opening.vapid };
+    carry.registrations().await.map_err(|failed| failed.explain(&member.link))?;
     let mut joined = member.join(&mut rows, None).await.map_err(|error| member.link.explain(&error))?;
-    let carry = Carry { store: opening.store, rows: &mut rows, has_own_vapid: vapid == opening.vapid };
-    carry.all(&mut joined, &member.link).await?;
+    let mut carry = Carry { store: opening.store, rows: &mut rows, has_own_vapid: vapid == opening.vapid };
+    carry.pushes(&mut joined).await.map_err(|failed| failed.explain(&member.link))?;
     let (database, waiting) = (member.link.place(), joined.pushes.len());
     info!(database, waiting, "joined the gateways of a database as process {}", joined.process);
     let lanes = (0..LANES).map(|_| member.start_lane()).collect();
