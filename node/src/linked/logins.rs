@@ -467,6 +467,8 @@ impl EventLoop {
                 self.linked.proofs.insert(id.clone(), proof);
                 self.keep_accounts();
                 self.keep_proofs();
+                self.share_links_soon();
+                self.listing_changed(id);
             }
             Err(reason) => debug!(account = %id, reason, "a newer proof isn't taken"),
         }
