@@ -43,7 +43,7 @@ mod vcard;
 pub use address_word::{ADDRESS_WORD_SECS_MAX, AddressProof, AddressWord};
 pub use association::{ASSOCIATION_SECS_MAX, Association, AssociationError, AssociationParams, ProofMethod};
 pub use carrier::{Carrier, CarrierError, Carriers, decide_by_first};
-pub use decide::{Claim, ContactLists, Indicated, LinkedContact, NotLinked, TrustDecision, TrustRequest, decide};
+pub use decide::{Claim, ContactLists, Grounds, Indicated, LinkedContact, NotLinked, TrustDecision, TrustRequest, decide};
 pub use id::{LINKED_ADDRESS_BYTES_MAX, LinkedId, LinkedIdError, System};
 pub use leave::{LEAVE_BYTES_MAX, LeaveScope, LinkedKey, LinkedLeave};
 pub use list::{ListEntry, Readers};

@@ -35,6 +35,23 @@ pub(super) enum Command {
     Remove(RemoveArgs),
 }
 
+/// How to log in to an account's server.
+#[derive(Debug, clap::Args)]
+pub(super) struct ServerArgs {
+    /// A file with the password of the account alone, readable by its owner alone
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Where the account's server is; otherwise the domain of the address, port 5222
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse::text)]
+    server: Option<String>,
+    /// Certificates to trust beside the usual ones
+    #[arg(long, value_name = "FILE")]
+    roots: Option<PathBuf>,
+    /// Without TLS; for a server on this machine alone
+    #[arg(long)]
+    plain: bool,
+}
+
 #[derive(Debug, clap::Args)]
 pub(super) struct AddArgs {
     /// Which system: xmpp, or oidc for OpenID Connect; or an own mail address: mailto:alice@example.org
@@ -46,18 +63,8 @@ pub(super) struct AddArgs {
     /// mailto: the code that came there; without, one is sent
     #[arg(long, value_name = "CODE", value_parser = parse::text)]
     code: Option<String>,
-    /// A file with the password alone, readable by its owner alone
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
-    /// Where its server is; otherwise the domain of the address, port 5222
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse::text)]
-    server: Option<String>,
-    /// Certificates to trust beside the usual ones
-    #[arg(long, value_name = "FILE")]
-    roots: Option<PathBuf>,
-    /// Without TLS; for a server on this machine alone
-    #[arg(long)]
-    plain: bool,
+    #[command(flatten)]
+    server: ServerArgs,
     /// Let whoever knows the address find you by it, in the directory
     #[arg(long, conflicts_with_all = ["unlisted", "tokens"])]
     listed: bool,
@@ -200,7 +207,7 @@ async fn login(context: &Context, client: &Client, args: AddArgs) -> Result<(), 
         client_id: args.client_id,
         client_secret: secret.map(|secret| secret.to_string()),
         device: args.device,
-        roots: absolute(args.roots)?,
+        roots: absolute(args.server.roots)?,
         mail: args.mail,
     };
     let begun: LinkLogin = client.post("/v1/links/login", &options).await?;
@@ -243,24 +250,20 @@ fn absolute(path: Option<PathBuf>) -> Result<Option<PathBuf>, CliError> {
 pub(super) struct Login {
     pub(super) system: String,
     pub(super) address: String,
-    pub(super) password_file: Option<PathBuf>,
-    pub(super) server: Option<String>,
-    pub(super) roots: Option<PathBuf>,
-    pub(super) plain: bool,
+    pub(super) server: ServerArgs,
     pub(super) tokens: bool,
     pub(super) listed: Option<bool>,
 }
 
 fn options(args: AddArgs) -> Result<LinkOptions, CliError> {
-    let AddArgs { system, address, password_file, server, roots, plain, tokens, listed, unlisted, .. } = args;
+    let AddArgs { system, address, server, tokens, listed, unlisted, .. } = args;
     let listed = (listed || unlisted).then_some(listed);
-    let address = address.unwrap_or_default();
-    link_options(Login { system, address, password_file, server, roots, plain, tokens, listed })
+    link_options(Login { system, address: address.unwrap_or_default(), server, tokens, listed })
 }
 
 /// Reads the password.
 pub(super) fn link_options(args: Login) -> Result<LinkOptions, CliError> {
-    let password = match &args.password_file {
+    let password = match &args.server.password_file {
         Some(path) => crate::mail::password(path).map_err(CliError::Usage)?.to_string(),
         None => {
             let mut text = String::new();
@@ -269,14 +272,14 @@ pub(super) fn link_options(args: Login) -> Result<LinkOptions, CliError> {
             text.trim_end_matches(['\r', '\n']).to_owned()
         }
     };
-    let roots = absolute(args.roots)?;
+    let roots = absolute(args.server.roots)?;
     Ok(LinkOptions {
         system: args.system,
         address: args.address,
         password,
-        server: args.server,
+        server: args.server.server,
         roots,
-        plain: args.plain,
+        plain: args.server.plain,
         tokens: args.tokens,
         listed: args.listed,
     })

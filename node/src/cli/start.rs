@@ -1,7 +1,6 @@
 //! `halloo start`: for whoever is known elsewhere, and has nothing here yet.
 
 use std::io::{BufRead, Read, Write};
-use std::path::PathBuf;
 
 use halloo_protocol::linked::LinkedId;
 use libp2p::Multiaddr;
@@ -26,18 +25,8 @@ pub(super) struct Args {
     /// Who you are elsewhere: xmpp:alice@example.org. The account is linked; its password is read from standard input, or a file
     #[arg(long = "as", value_name = "ACCOUNT", value_parser = parse::text)]
     account: String,
-    /// A file with the password of the account alone, readable by its owner alone
-    #[arg(long, value_name = "FILE")]
-    password_file: Option<PathBuf>,
-    /// Where the account's server is; otherwise the domain of the address, port 5222
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse::text)]
-    server: Option<String>,
-    /// Certificates to trust beside the usual ones
-    #[arg(long, value_name = "FILE")]
-    roots: Option<PathBuf>,
-    /// Without TLS; for a server on this machine alone
-    #[arg(long)]
-    plain: bool,
+    #[command(flatten)]
+    server: link::ServerArgs,
     /// You use Halloo already: the link, or the code with --at, that `halloo device link` shows there (asked on a terminal)
     #[arg(long, value_name = "LINK-OR-CODE")]
     existing: Option<String>,
@@ -60,10 +49,7 @@ pub(super) fn run(context: &Context, args: Args) -> Result<(), CliError> {
     let options = link::link_options(link::Login {
         system: account.system().as_str().to_owned(),
         address: account.address().to_owned(),
-        password_file: args.password_file,
         server: args.server,
-        roots: args.roots,
-        plain: args.plain,
         tokens: false,
         listed: None,
     })?;

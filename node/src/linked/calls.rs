@@ -3,7 +3,6 @@
 //! A call whose caller's place has to be looked at first is answered as held. It rings once that was looked at and allows it; a refusal comes after
 //! [`LOOK_AT_MOST`], whatever there was to look at and however soon it was seen, so that nobody learns who is in a contact list.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -13,8 +12,8 @@ use halloo_protocol::event::EventKind;
 use halloo_protocol::identity::{UserId, VerifiedUser};
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
-    Carrier, Claim, ContactLists, LinkedContact, LinkedId, LinkedPart, NotLinked, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX,
-    Sighting, System, TokenPart, TrustDecision, TrustRequest, decide, decide_by_first,
+    Carrier, Claim, Grounds, LinkedContact, LinkedId, LinkedPart, NotLinked, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Sighting,
+    System, TokenPart, TrustDecision, TrustRequest, decide, decide_by_first,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Signed;
@@ -154,10 +153,8 @@ impl EventLoop {
         };
         let claims: Vec<Claim<'_>> = by_request.into_iter().chain(self.claims_unsaid(user)).collect();
         let request = TrustRequest { user: &user.id, identity: &user.identity, relation, kind, claim: None };
-        let (lists, now) = (self.lists_shown(), self.now().unix);
-        let (known, trusted, settings) = (&self.linked.known, self.trusted_proofs(), self.privacy_settings());
-        let decision = decide_by_first(&request, &claims, &lists, known, trusted, settings, sighting_secs_max, now);
-        drop((lists, claims));
+        let decision = decide_by_first(&request, &claims, &self.grounds(sighting_secs_max));
+        drop(claims);
         if let Err(NotLinked::Proof(error)) = decision.linked {
             self.look_for_keys(error);
         }
@@ -191,14 +188,17 @@ impl EventLoop {
         self.linked.known.iter().find(|(key, sighting)| is_theirs(sighting) && is_shown(key)).map(|(key, _)| key)
     }
 
-    /// The contact lists of accounts of which others may learn that they are this user's.
-    pub(super) fn lists_shown(&self) -> Cow<'_, ContactLists> {
-        if self.linked.token_only.is_empty() {
-            return Cow::Borrowed(&self.linked.lists);
+    /// What somebody from elsewhere is judged by. Of accounts with tokens alone others don't learn that they are this user's.
+    pub(super) fn grounds(&self, sighting_secs_max: u64) -> Grounds<'_> {
+        Grounds {
+            lists: &self.linked.lists,
+            hidden: &self.linked.token_only,
+            known: &self.linked.known,
+            trusted: self.trusted_proofs(),
+            settings: self.privacy_settings(),
+            sighting_secs_max,
+            now: self.now().unix,
         }
-        let is_shown = |account: &LinkedId| !self.linked.token_only.contains(account);
-        let lists = self.linked.lists.iter().filter(|(account, _)| is_shown(account));
-        Cow::Owned(lists.map(|(account, list)| (account.clone(), list.clone())).collect())
     }
 
     /// Whether a user's certificate makes them a contact in a linked system.
@@ -210,9 +210,7 @@ impl EventLoop {
         let claim = Some(Claim::Certificate { indicators: &user.indicators, contacts });
         let relation = halloo_protocol::contact::privacy::Relation::Stranger;
         let request = TrustRequest { user: &user.id, identity: &user.identity, relation, kind: Kind::Call, claim };
-        let (lists, settings, now) = (self.lists_shown(), self.privacy_settings(), self.now().unix);
-        let (known, trusted) = (&self.linked.known, self.trusted_proofs());
-        decide(&request, &lists, known, trusted, settings, SIGHTING_SECS_MAX, now).linked.is_ok()
+        decide(&request, &self.grounds(SIGHTING_SECS_MAX)).linked.is_ok()
     }
 
     /// The contact in a linked system as whom a caller is let in.

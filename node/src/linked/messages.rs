@@ -103,10 +103,7 @@ impl EventLoop {
             kind,
             claim: Some(Claim::Association(&part)),
         };
-        let now = self.now().unix;
-        let trusted = self.trusted_proofs();
-        let lists = self.lists_shown();
-        let judged = |secs| decide(&request, &lists, &self.linked.known, trusted, self.privacy_settings(), secs, now);
+        let judged = |secs| decide(&request, &self.grounds(secs));
         let (by_a_day, by_now) = (judged(SIGHTING_SECS_MAX).takes_a_look, judged(SIGHTING_SECS_FRESH).takes_a_look);
         if judged(SIGHTING_SECS_FRESH).linked.is_ok() {
             // Whoever has proved it is known by it from here on.

@@ -3,11 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::decide::{Claim, ContactLists, TrustDecision, TrustRequest, decide};
-use super::proof::TrustedProofs;
-use super::sighting::KnownAssociations;
-use crate::contact::privacy::PrivacySettings;
-use crate::time::UnixTime;
+use super::decide::{Claim, Grounds, TrustDecision, TrustRequest, decide};
 
 /// A way for an association to reach the other side, in the order in which they are tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,18 +89,8 @@ impl Carriers {
 
 /// Decides by several claims, in order: the first that makes the caller a contact in a linked system counts. If none does, one that a look could change; else the first. Whatever
 /// `request.claim` is, is not looked at.
-#[allow(clippy::too_many_arguments, reason = "as of the decision itself, and the claims")]
-pub fn decide_by_first(
-    request: &TrustRequest<'_>,
-    claims: &[Claim<'_>],
-    lists: &ContactLists,
-    known: &KnownAssociations,
-    trusted: TrustedProofs<'_>,
-    settings: &PrivacySettings,
-    sighting_secs_max: u64,
-    now: UnixTime,
-) -> TrustDecision {
-    let by = |claim| decide(&TrustRequest { claim, ..*request }, lists, known, trusted, settings, sighting_secs_max, now);
+pub fn decide_by_first(request: &TrustRequest<'_>, claims: &[Claim<'_>], grounds: &Grounds<'_>) -> TrustDecision {
+    let by = |claim| decide(&TrustRequest { claim, ..*request }, grounds);
     let mut refused: Option<TrustDecision> = None;
     for claim in claims {
         let decision = by(Some(*claim));

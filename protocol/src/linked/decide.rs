@@ -1,6 +1,6 @@
 //! May somebody who isn't a contact here do something, because they are one elsewhere? One pure function.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::association::{Association, AssociationError};
@@ -22,6 +22,36 @@ pub type ContactLists = BTreeMap<LinkedId, BTreeMap<LinkedId, Option<String>>>;
 
 /// Which contact elsewhere an indicator stands for: those of this user's own contacts whose slow hashes are known.
 pub type Indicated = BTreeMap<Indicator, LinkedId>;
+
+/// What is decided by.
+#[derive(Clone, Copy, Debug)]
+pub struct Grounds<'a> {
+    /// Who is in the user's own contact lists.
+    pub lists: &'a ContactLists,
+    /// Accounts among them of which nobody is to learn that they are this user's: as if they weren't linked.
+    pub hidden: &'a BTreeSet<LinkedId>,
+    /// What was seen of identities elsewhere.
+    pub known: &'a KnownAssociations,
+    /// Whose proofs are taken.
+    pub trusted: TrustedProofs<'a>,
+    /// Who may do what.
+    pub settings: &'a PrivacySettings,
+    /// How old a sighting may be: [`SIGHTING_SECS_FRESH`] first, and once it was tried to look again, [`SIGHTING_SECS_MAX`](super::SIGHTING_SECS_MAX).
+    pub sighting_secs_max: u64,
+    /// Now.
+    pub now: UnixTime,
+}
+
+impl<'a> Grounds<'a> {
+    fn lists(&self) -> impl Iterator<Item = (&'a LinkedId, &'a BTreeMap<LinkedId, Option<String>>)> {
+        let hidden = self.hidden;
+        self.lists.iter().filter(move |(account, _)| !hidden.contains(*account))
+    }
+
+    fn list(&self, account: &LinkedId) -> Option<&'a BTreeMap<LinkedId, Option<String>>> {
+        self.lists.get(account).filter(|_| !self.hidden.contains(account))
+    }
+}
 
 /// What is asked.
 #[derive(Clone, Copy, Debug)]
@@ -171,21 +201,12 @@ impl fmt::Display for TrustDecision {
     }
 }
 
-/// Decides whether somebody may do something. `sighting_secs_max` is how old a sighting may be: [`SIGHTING_SECS_FRESH`](super::SIGHTING_SECS_FRESH) first, and
-/// once it was tried to look again, [`SIGHTING_SECS_MAX`](super::SIGHTING_SECS_MAX).
+/// Decides whether somebody may do something.
 ///
 /// Being a contact elsewhere makes a stranger more than one and changes nothing for anybody else: not for whom is blocked, and not for a contact's name that came
 /// with another key.
-pub fn decide(
-    request: &TrustRequest<'_>,
-    lists: &ContactLists,
-    known: &KnownAssociations,
-    trusted: TrustedProofs<'_>,
-    settings: &PrivacySettings,
-    sighting_secs_max: u64,
-    now: UnixTime,
-) -> TrustDecision {
-    let linked = judge(request, lists, known, trusted, sighting_secs_max, now);
+pub fn decide(request: &TrustRequest<'_>, grounds: &Grounds<'_>) -> TrustDecision {
+    let (linked, settings) = (judge(request, grounds), grounds.settings);
     let relation = match (request.relation, &linked) {
         (Relation::Stranger, Ok(_)) => Relation::Linked,
         (relation, _) => relation,
@@ -200,22 +221,17 @@ pub fn decide(
     TrustDecision { decision, linked, takes_a_look }
 }
 
-fn judge(
-    request: &TrustRequest<'_>,
-    lists: &ContactLists,
-    known: &KnownAssociations,
-    trusted: TrustedProofs<'_>,
-    sighting_secs_max: u64,
-    now: UnixTime,
-) -> Result<LinkedContact, NotLinked> {
-    let part = match request.claim.ok_or(NotLinked::NothingSaid)? {
-        Claim::Association(part) => part,
-        Claim::Token { part, call, shown } => return judge_token(request, part, call, shown, lists, now),
-        Claim::Certificate { indicators, contacts } => {
-            return judge_certificate(request, indicators, contacts, lists, known, now);
-        }
-        Claim::Seen(carrier) => return judge_seen(request, carrier, lists, known, sighting_secs_max, now),
-    };
+fn judge(request: &TrustRequest<'_>, grounds: &Grounds<'_>) -> Result<LinkedContact, NotLinked> {
+    match request.claim.ok_or(NotLinked::NothingSaid)? {
+        Claim::Association(part) => judge_association(request, part, grounds),
+        Claim::Token { part, call, shown } => judge_token(request, part, call, shown, grounds),
+        Claim::Certificate { indicators, contacts } => judge_certificate(request, indicators, contacts, grounds),
+        Claim::Seen(carrier) => judge_seen(request, carrier, grounds),
+    }
+}
+
+fn judge_association(request: &TrustRequest<'_>, part: &LinkedPart, grounds: &Grounds<'_>) -> Result<LinkedContact, NotLinked> {
+    let now = grounds.now;
     let is_theirs = |said: &Association| said.identity == *request.identity && said.user == *request.user;
     // Whose word it is comes first: others are told apart by their keys alone.
     let claimed = part.association.unverified();
@@ -226,18 +242,19 @@ fn judge(
         AssociationError::Signature(_) => NotLinked::NotTheirs,
         error => NotLinked::Association(error),
     })?;
-    let list = lists.get(&part.callee).ok_or(NotLinked::OtherAccount)?;
+    let list = grounds.list(&part.callee).ok_or(NotLinked::OtherAccount)?;
     // Before the list, so that a refusal for it is the same with every list.
     let by_itself = claimed.method.stands_by_itself();
-    let proved = by_itself.then(|| verify_proof(claimed, part.proof(), trusted, now)).transpose().map_err(NotLinked::Proof)?;
+    let verify = || verify_proof(claimed, part.proof(), grounds.trusted, now);
+    let proved = by_itself.then(verify).transpose().map_err(NotLinked::Proof)?;
     let name = list.get(&claimed.linked).ok_or(NotLinked::NotInList)?;
     let (id, account) = (claimed.linked.clone(), part.callee.clone());
     let contact = LinkedContact { id, name: name.clone(), account, carrier: Carrier::Request };
     if let Some(proved_at) = proved {
-        return judge_newer(claimed, proved_at, &part.callee, known, now).map(|()| contact);
+        return judge_newer(claimed, proved_at, &part.callee, grounds).map(|()| contact);
     }
-    let seen = known.get(&(part.callee.clone(), claimed.linked.clone()));
-    let sighting = seen.filter(|sighting| sighting.counts(sighting_secs_max, now));
+    let seen = grounds.known.get(&(part.callee.clone(), claimed.linked.clone()));
+    let sighting = seen.filter(|sighting| sighting.counts(grounds.sighting_secs_max, now));
     let shown =
         sighting.ok_or(NotLinked::NotSeen)?.holds(now).map_err(|why| why.map_or(NotLinked::NotShown, NotLinked::Shown))?;
     if !is_theirs(shown) {
@@ -248,18 +265,12 @@ fn judge(
 
 /// Whether nothing that is known of the identity counts more than what is proved: a later word of the same user, whatever it came by, for they have signed it; and
 /// another user's that was proved later, in the same account.
-fn judge_newer(
-    claimed: &Association,
-    proved_at: UnixTime,
-    account: &LinkedId,
-    known: &KnownAssociations,
-    now: UnixTime,
-) -> Result<(), NotLinked> {
-    for ((seen_over, _), sighting) in known.iter().filter(|((_, place), _)| *place == claimed.linked) {
+fn judge_newer(claimed: &Association, proved_at: UnixTime, account: &LinkedId, grounds: &Grounds<'_>) -> Result<(), NotLinked> {
+    for ((seen_over, _), sighting) in grounds.known.iter().filter(|((_, place), _)| *place == claimed.linked) {
         let Some(said) = sighting.association.as_ref().map(|signed| signed.unverified()) else { continue };
         let is_same_user = said.identity == claimed.identity && said.user == claimed.user;
         if is_same_user && said.serial > claimed.serial {
-            sighting.holds(now).map_err(|why| why.map_or(NotLinked::NotShown, NotLinked::Shown))?;
+            sighting.holds(grounds.now).map_err(|why| why.map_or(NotLinked::NotShown, NotLinked::Shown))?;
         }
         if !is_same_user && seen_over == account && sighting.proved_at.unwrap_or(sighting.read_at) > proved_at {
             return Err(NotLinked::OtherUser);
@@ -273,18 +284,16 @@ fn judge_certificate(
     request: &TrustRequest<'_>,
     indicators: &[Indicator],
     contacts: &Indicated,
-    lists: &ContactLists,
-    known: &KnownAssociations,
-    now: UnixTime,
+    grounds: &Grounds<'_>,
 ) -> Result<LinkedContact, NotLinked> {
     if indicators.is_empty() {
         return Err(NotLinked::NothingSaid);
     }
     let mut refused = NotLinked::NotIndicated;
     for id in indicators.iter().filter_map(|indicator| contacts.get(indicator)) {
-        for (account, name) in lists.iter().filter_map(|(account, list)| Some((account, list.get(id)?))) {
-            let sighting = known.get(&(account.clone(), id.clone()));
-            match sighting.map(|sighting| sighting.holds(now)) {
+        for (account, name) in grounds.lists().filter_map(|(account, list)| Some((account, list.get(id)?))) {
+            let sighting = grounds.known.get(&(account.clone(), id.clone()));
+            match sighting.map(|sighting| sighting.holds(grounds.now)) {
                 Some(Ok(said)) if said.identity != *request.identity || said.user != *request.user => {
                     refused = NotLinked::OtherUser;
                 }
@@ -301,19 +310,13 @@ fn judge_certificate(
 
 /// Whoever says nothing is looked for in what was seen; their place is looked at again if that was a while ago. What was proved by itself has no place that could show that it was taken
 /// back: whoever means it shows it.
-fn judge_seen(
-    request: &TrustRequest<'_>,
-    carrier: Carrier,
-    lists: &ContactLists,
-    known: &KnownAssociations,
-    sighting_secs_max: u64,
-    now: UnixTime,
-) -> Result<LinkedContact, NotLinked> {
-    let secs_max = if sighting_secs_max <= SIGHTING_SECS_FRESH { SEEN_SECS_FRESH } else { sighting_secs_max };
+fn judge_seen(request: &TrustRequest<'_>, carrier: Carrier, grounds: &Grounds<'_>) -> Result<LinkedContact, NotLinked> {
+    let (now, secs_max) = (grounds.now, grounds.sighting_secs_max);
+    let secs_max = if secs_max <= SIGHTING_SECS_FRESH { SEEN_SECS_FRESH } else { secs_max };
     let mut refused = NotLinked::NothingSaid;
-    for ((account, id), sighting) in known {
+    for ((account, id), sighting) in grounds.known {
         let is_theirs = sighting.holds(now).is_ok_and(|said| said.identity == *request.identity && said.user == *request.user);
-        let name = lists.get(account).and_then(|list| list.get(id));
+        let name = grounds.list(account).and_then(|list| list.get(id));
         let Some(name) = name.filter(|_| is_theirs && sighting.proved_at.is_none()) else { continue };
         if sighting.age_secs(now) <= secs_max {
             return Ok(LinkedContact { id: id.clone(), name: name.clone(), account: account.clone(), carrier });
@@ -328,13 +331,13 @@ fn judge_token(
     part: &TokenPart,
     call: CallId,
     shown: Option<Option<[u8; 32]>>,
-    lists: &ContactLists,
-    now: UnixTime,
+    grounds: &Grounds<'_>,
 ) -> Result<LinkedContact, NotLinked> {
+    let now = grounds.now;
     if now > part.not_after || part.not_after.secs_since(now) > TOKEN_SECS_MAX {
         return Err(NotLinked::TokenTime);
     }
-    let list = lists.get(&part.callee).ok_or(NotLinked::OtherAccount)?;
+    let list = grounds.list(&part.callee).ok_or(NotLinked::OtherAccount)?;
     let name = list.get(&part.caller).ok_or(NotLinked::NotInList)?;
     let shown = shown.ok_or(NotLinked::NotSeen)?.ok_or(NotLinked::NotShown)?;
     if shown != part.commitment(request.user, request.identity, call) {

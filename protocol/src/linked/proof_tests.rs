@@ -429,7 +429,18 @@ fn the_whole_table_of_proofs() {
                         let claim = Some(Claim::Association(&part));
                         let request = TrustRequest { user: &alices, identity: &identity, relation, kind: Kind::Call, claim };
                         let settings = PrivacySettings::all(audience);
-                        let got = decide(&request, &lists, known, trusted, &settings, SIGHTING_SECS_FRESH, NOW);
+                        let got = decide(
+                            &request,
+                            &Grounds {
+                                lists: &lists,
+                                hidden: &std::collections::BTreeSet::new(),
+                                known,
+                                trusted,
+                                settings: &settings,
+                                sighting_secs_max: SIGHTING_SECS_FRESH,
+                                now: NOW,
+                            },
+                        );
                         let row = format!("{relation:?} {audience}: proof {shows}, in list {has_alice}, known {knows}");
                         assert_eq!(got.linked.as_ref().err().copied(), fault, "{row}");
                         let stands_for =

@@ -1,5 +1,7 @@
 //! The trust decision over everything that can be the case, and attacks on it.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::call::CallId;
 use crate::contact::privacy::{self, Audience, Because, Kind, PrivacySettings, Relation};
@@ -8,6 +10,17 @@ use crate::key::{IdentityKey, SecretKey};
 use crate::test_identity::NOW;
 use crate::time::UnixTime;
 use crate::wire::{self, Extensions, Signed};
+
+/// By these, with no account hidden, and nobody's proofs taken.
+fn grounds<'a>(
+    lists: &'a ContactLists,
+    known: &'a KnownAssociations,
+    settings: &'a PrivacySettings,
+    sighting_secs_max: u64,
+) -> Grounds<'a> {
+    const NONE: &BTreeSet<LinkedId> = &BTreeSet::new();
+    Grounds { lists, hidden: NONE, known, trusted: nobody(), settings, sighting_secs_max, now: NOW }
+}
 
 fn key(seed: u8) -> SecretKey {
     SecretKey::from_bytes([seed; 32])
@@ -137,7 +150,7 @@ fn decided(
 ) -> TrustDecision {
     let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
     let request = TrustRequest { user: &user, identity: &identity, relation, kind, claim: part.map(Claim::Association) };
-    decide(&request, lists, known, nobody(), &settings(audience), SIGHTING_SECS_FRESH, NOW)
+    decide(&request, &grounds(lists, known, &settings(audience), SIGHTING_SECS_FRESH))
 }
 
 /// A call of somebody who is no contact here, with what it claims.
@@ -210,9 +223,8 @@ fn a_stranger_can_not_tell_whether_somebody_is_in_the_list() {
     let claim = part(association(MALLORY, alice()), bob());
     let request = call_of_stranger(&mallory, &identity, &claim);
     for known in [KnownAssociations::new(), seen(association(ALICE, alice()), NOW)] {
-        let ask = |has_alice| {
-            decide(&request, &lists(has_alice), &known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW)
-        };
+        let ask =
+            |has_alice| decide(&request, &grounds(&lists(has_alice), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH));
         let (with, without) = (ask(true), ask(false));
         assert_eq!((with.decision, with.takes_a_look), (without.decision, without.takes_a_look));
         assert!(with.takes_a_look && !with.decision.is_allowed);
@@ -232,7 +244,7 @@ fn somebody_elses_identity_is_not_gained_by_claiming_it() {
     ] {
         let claim = part(claim, bob());
         let request = call_of_stranger(&mallory, &identity, &claim);
-        let got = decide(&request, &lists(true), &known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
+        let got = decide(&request, &grounds(&lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH));
         assert_eq!((got.decision.is_allowed, got.linked), (false, Err(why)));
     }
 }
@@ -244,7 +256,7 @@ fn another_name_under_the_same_key_is_another_user() {
     let claim = part(association(ALICE, alice()), bob());
     let request = call_of_stranger(&other, &identity, &claim);
     let known = seen(association(ALICE, alice()), NOW);
-    let got = decide(&request, &lists(true), &known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW);
+    let got = decide(&request, &grounds(&lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_FRESH));
     assert_eq!(got.linked, Err(NotLinked::NotTheirs));
 }
 
@@ -306,7 +318,7 @@ fn a_place_that_can_not_be_looked_at_counts_for_a_day() {
     let request = call_of_stranger(&user, &identity, &claim);
     for (age, is_allowed) in [(0, true), (SIGHTING_SECS_MAX, true), (SIGHTING_SECS_MAX + 1, false)] {
         let known = seen(association(ALICE, alice()), NOW.minus_secs(age));
-        let got = decide(&request, &lists(true), &known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_MAX, NOW);
+        let got = decide(&request, &grounds(&lists(true), &known, &settings(Audience::Linked), SIGHTING_SECS_MAX));
         assert_eq!(got.decision.is_allowed, is_allowed, "{age} s");
     }
 }
@@ -363,7 +375,7 @@ fn decided_by_token(
     let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
     let claim = Some(Claim::Token { part, call: CALL, shown });
     let request = TrustRequest { user: &user, identity: &identity, relation, kind: Kind::Call, claim };
-    decide(&request, lists, &KnownAssociations::new(), nobody(), &settings(audience), SIGHTING_SECS_FRESH, NOW)
+    decide(&request, &grounds(lists, &KnownAssociations::new(), &settings(audience), SIGHTING_SECS_FRESH))
 }
 
 /// Every token that somebody may show, with everything that the server may say of it.
@@ -448,8 +460,7 @@ fn the_whole_table_of_certificates() {
                         let fault = fault.or(in_list).or(place_fault(shown_fault));
                         let claim = Some(Claim::Certificate { indicators, contacts: &contacts });
                         let request = TrustRequest { user: &user, identity: &identity, relation, kind: Kind::Call, claim };
-                        let got =
-                            decide(&request, &lists(has_alice), known, nobody(), &settings(audience), SIGHTING_SECS_FRESH, NOW);
+                        let got = decide(&request, &grounds(&lists(has_alice), known, &settings(audience), SIGHTING_SECS_FRESH));
                         let row = format!("{relation:?} {audience}: {said}, in list {has_alice}, {shows}");
                         assert_eq!(got.linked.as_ref().err().copied(), fault, "{row}");
                         assert!(got.linked.as_ref().is_ok_and(|by| by.carrier == Carrier::Certificate) || fault.is_some());
@@ -479,8 +490,7 @@ fn the_whole_table_of_what_was_seen() {
                         let fault = fault.is_some() || !has_alice;
                         let claim = Some(Claim::Seen(carrier));
                         let request = TrustRequest { user: &user, identity: &identity, relation, kind: Kind::Call, claim };
-                        let got =
-                            decide(&request, &lists(has_alice), known, nobody(), &settings(audience), SIGHTING_SECS_FRESH, NOW);
+                        let got = decide(&request, &grounds(&lists(has_alice), known, &settings(audience), SIGHTING_SECS_FRESH));
                         let row = format!("{relation:?} {audience}: in list {has_alice}, {shows}");
                         let expected = match fault {
                             true if was_hers => Err(NotLinked::NotSeen),
@@ -514,7 +524,7 @@ fn carriers_are_tried_in_order() {
     ];
     let shown = seen(association(ALICE, alice()), NOW);
     let decide = |claims: &[Claim<'_>], known: &KnownAssociations| {
-        decide_by_first(&request, claims, &lists(true), known, nobody(), &settings(Audience::Linked), SIGHTING_SECS_FRESH, NOW)
+        decide_by_first(&request, claims, &grounds(&lists(true), known, &settings(Audience::Linked), SIGHTING_SECS_FRESH))
     };
     let carriers = [Carrier::Request, Carrier::Certificate, Carrier::Presence, Carrier::Place];
     for (first, carrier) in carriers.into_iter().enumerate() {
@@ -541,5 +551,20 @@ fn a_token_is_bounded() {
     assert!(is_token("f3a1-9") && is_token(&"x".repeat(TOKEN_BYTES_MAX)));
     for bad in ["", "a b", "a\n", "t\u{e9}", &"x".repeat(TOKEN_BYTES_MAX + 1)] {
         assert!(!is_token(bad), "{bad:?}");
+    }
+}
+
+/// An account that nobody is to know of is as if it weren't linked, whatever is said or was seen.
+#[test]
+fn a_hidden_account_lets_nobody_in() {
+    let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
+    let (all, known, settings) = (lists(true), sightings().remove(0).1, settings(Audience::Linked));
+    for (hidden, is_let_in) in [(BTreeSet::new(), true), (all.keys().cloned().collect(), false)] {
+        let claim = Some(Claim::Seen(Carrier::Place));
+        let request = TrustRequest { user: &user, identity: &identity, relation: Relation::Stranger, kind: Kind::Call, claim };
+        let (lists, known, settings) = (&all, &known, &settings);
+        let grounds = Grounds { hidden: &hidden, ..grounds(lists, known, settings, SIGHTING_SECS_FRESH) };
+        let got = decide(&request, &grounds);
+        assert_eq!((got.decision.is_allowed, got.takes_a_look), (is_let_in, false));
     }
 }
