@@ -148,15 +148,17 @@ impl EventLoop {
 
     /// Whether somebody other than who shows it says that this is the user's key.
     pub(crate) fn is_vouched(&self, user: &UserId, identity: &IdentityKey) -> bool {
-        match user {
-            UserId::Key(key) => key == identity,
-            UserId::Named { .. } if *user == self.identity.user_id() => *identity == self.identity.identity(),
-            UserId::Named { .. } => {
-                let is_verified = self.linked.verified_merger.as_ref().is_some_and(|(who, key)| who == user && key == identity);
-                let found = || self.cached_record(&RecordKey::of(user)).is_some_and(|record| record.identity() == *identity);
-                is_verified || self.contact_identity(user) == Some(*identity) || found()
-            }
+        user.is_held_by(identity, self.vouched_identity(user))
+    }
+
+    /// The key that a chain, a record or the contact list gives a user.
+    fn vouched_identity(&self, user: &UserId) -> Option<IdentityKey> {
+        if *user == self.identity.user_id() {
+            return Some(self.identity.identity());
         }
+        let verified = self.linked.verified_merger.as_ref().filter(|(who, _)| who == user).map(|(_, identity)| *identity);
+        let recorded = || Some(self.cached_record(&RecordKey::of(user))?.identity());
+        verified.or_else(|| self.contact_identity(user)).or_else(recorded)
     }
 
     /// Whether what was seen is the word of an identity that is part of another one: a place that was set back shows it.

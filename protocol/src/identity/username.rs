@@ -192,9 +192,31 @@ pub enum UserId {
     Key(IdentityKey),
 }
 
+impl UserId {
+    /// Whether a key is this user's, given the one that a chain, a record or a contact list vouches for. An id that is a key vouches for itself; of a name, what only its bearer says is nothing.
+    #[must_use]
+    pub fn is_held_by(&self, identity: &IdentityKey, vouched: Option<IdentityKey>) -> bool {
+        match self {
+            Self::Key(key) => key == identity,
+            Self::Named { .. } => vouched == Some(*identity),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_is_held_by_the_key_that_others_vouch_for_alone() {
+        let key = |seed: u8| IdentityKey(crate::key::PublicKey([seed; 32]));
+        let name = Username::new("alice").expect("a name");
+        let alice = UserId::Named { authority: AuthorityKey(crate::key::PublicKey([9; 32])), name };
+        assert!(!alice.is_held_by(&key(1), None), "anybody could say it");
+        assert!(!alice.is_held_by(&key(1), Some(key(2))) && alice.is_held_by(&key(1), Some(key(1))));
+        let unnamed = UserId::Key(key(1));
+        assert!(unnamed.is_held_by(&key(1), None) && !unnamed.is_held_by(&key(2), Some(key(2))));
+    }
 
     #[test]
     fn different_spellings_of_a_name_are_one_name() {
