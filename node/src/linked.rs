@@ -292,19 +292,20 @@ impl EventLoop {
         Ok(())
     }
 
-    fn keep_accounts(&self) {
+    /// Writes the accounts, with what shows that they are this user's. Whether that is done.
+    fn keep_accounts(&self) -> bool {
         let is_linked = |account: &&Account| account.stored.association.is_some() || self.is_token_only(&account.stored.id);
         let running = self.linked.accounts.values().filter(is_linked).map(|account| &account.stored);
         let unusable = self.linked.unusable.iter().filter(|stored| !self.linked.accounts.contains_key(&stored.id));
         let accounts: Vec<StoredAccount> = running.chain(unusable).cloned().collect();
         let token_only: Vec<LinkedId> = self.linked.token_only.iter().cloned().collect();
+        let proofs: Vec<(&LinkedId, &Vec<u8>)> = self.linked.proofs.iter().collect();
         let kept = self.store.transaction::<_, StoreError>(|tx| {
             tx.put_setting_value(ACCOUNTS, &accounts)?;
+            tx.put_setting_value(logins::PROOFS, &proofs)?;
             tx.put_setting_value(TOKEN_ONLY, &token_only)
         });
-        if let Err(error) = kept {
-            warn!(%error, "linked accounts not written");
-        }
+        kept.inspect_err(|error| warn!(%error, "linked accounts not written")).is_ok()
     }
 
     /// Whether an account shows its contacts nothing but tokens.
@@ -449,9 +450,9 @@ impl EventLoop {
     /// Puts at the account's place what this user says of it: what was said before, unless that is half over.
     fn show_own(&mut self, id: &LinkedId) {
         if self.is_token_only(id) || !logins::has_place(id) {
-            self.keep_accounts();
+            let is_kept = self.keep_accounts();
             let asked = self.linked.accounts.get_mut(id).and_then(|account| account.asked.take());
-            return asked.into_iter().for_each(|asked| self.account_linked(id, asked));
+            return asked.into_iter().for_each(|asked| self.tell_linked(id, asked, is_kept));
         }
         let now = self.now().unix;
         let Some(account) = self.linked.accounts.get(id) else { return };
@@ -529,11 +530,20 @@ impl EventLoop {
             return self.account_unlinked(id, asked, true);
         }
         account.stored.association = Some(association);
-        self.keep_accounts();
+        let is_kept = self.keep_accounts();
         self.share_links_soon();
         self.listing_changed(id);
         if let Some(asked) = asked {
+            self.tell_linked(id, asked, is_kept);
+        }
+    }
+
+    /// Whoever waits for an account hears that it is linked once that is on disk.
+    fn tell_linked(&mut self, id: &LinkedId, asked: commands::Asked, is_kept: bool) {
+        if is_kept {
             self.account_linked(id, asked);
+        } else {
+            self.account_failed(id, asked, "it isn't written here".to_owned());
         }
     }
 }

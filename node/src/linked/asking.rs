@@ -122,7 +122,7 @@ impl EventLoop {
             (OwnAsk::Look { account, place }, LinkedReply::Seen(sighting)) => {
                 let is_of_place = sighting.association.as_ref().is_none_or(|said| said.unverified().linked == place);
                 let is_listed = self.linked.lists.get(&account).is_some_and(|list| list.contains_key(&place));
-                if is_of_place && is_listed {
+                if is_of_place && is_listed && !sighting.read_at.is_from_the_future(self.now().unix) {
                     self.take_sighting(&account, &place, *sighting);
                 }
                 self.looked_elsewhere(&account, &place, true);

@@ -40,7 +40,7 @@ const RENEWAL_SECS: u64 = 86_400;
 /// Longest refresh token that is kept: all accounts are one value.
 pub(super) const REFRESH_TOKEN_BYTES_MAX: usize = 4_096;
 
-const PROOFS: &str = "linked proofs";
+pub(super) const PROOFS: &str = "linked proofs";
 const KEYS: &str = "linked provider keys";
 
 /// What tasks tell that belong to no account.
@@ -151,13 +151,11 @@ impl EventLoop {
         }
     }
 
-    /// An account isn't linked any more.
+    /// An account isn't linked any more, or its login is elsewhere. The caller writes it.
     pub(super) fn forget_proof(&mut self, id: &LinkedId) {
         self.linked.logins.clients.remove(id);
         self.trust_what_is_linked();
-        if self.linked.proofs.remove(id).is_some() {
-            self.keep_proofs();
-        }
+        self.linked.proofs.remove(id);
     }
 
     fn follow_provider(&mut self, issuer: &str, roots: Option<&str>) {
@@ -416,18 +414,13 @@ impl EventLoop {
         self.linked.unusable.retain(|stored| stored.id != *id);
         self.connect_account(stored, None).map_err(|reason| LinkError::Options { reason })?;
         info!(account = %id, "linked");
-        self.keep_accounts();
-        self.keep_proofs();
+        if !self.keep_accounts() {
+            self.drop_login(id);
+            return Err(internal("it isn't written".into()));
+        }
         self.begin_link(id);
         self.publish_soon();
         Ok(())
-    }
-
-    pub(super) fn keep_proofs(&self) {
-        let proofs: Vec<(LinkedId, Vec<u8>)> = self.linked.proofs.iter().map(|(id, proof)| (id.clone(), proof.clone())).collect();
-        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(PROOFS, &proofs)) {
-            warn!(%error, "the proofs of linked accounts aren't written");
-        }
     }
 
     /// The task's side of an account at a provider.
@@ -466,7 +459,6 @@ impl EventLoop {
                 }
                 self.linked.proofs.insert(id.clone(), proof);
                 self.keep_accounts();
-                self.keep_proofs();
                 self.share_links_soon();
                 self.listing_changed(id);
             }

@@ -27,7 +27,10 @@ impl EventLoop {
     /// Takes up what is kept. What came of accounts that other devices hold counts here as there.
     pub(super) fn shared_start(&mut self) {
         match self.store.read::<_, StoreError>(crate::store::View::linked_pieces) {
-            Ok(pieces) => drop(self.linked.shared.merge_all(pieces)),
+            Ok(pieces) => {
+                drop(self.linked.shared.merge_all(pieces.clone()));
+                self.forget_pieces(&pieces);
+            }
             Err(error) => warn!(%error, "what own devices share of linked accounts isn't read"),
         }
         let accounts: Vec<LinkedId> = self.linked.shared.live().map(|account| account.id.clone()).collect();
@@ -120,8 +123,7 @@ impl EventLoop {
 
     /// Forgets on disk what doesn't count any more.
     fn forget_pieces(&self, before: &[SharedPiece]) {
-        let Some(id) = before.first().map(SharedPiece::account) else { return };
-        let left: BTreeSet<Vec<u8>> = pieces_of(&self.linked.shared, id).iter().map(SharedPiece::subject).collect();
+        let left: BTreeSet<Vec<u8>> = self.linked.shared.pieces().map(|piece| piece.subject()).collect();
         let gone: Vec<&SharedPiece> = before.iter().filter(|piece| !left.contains(&piece.subject())).collect();
         let kept = self.store.transaction::<_, StoreError>(|tx| gone.iter().try_for_each(|piece| tx.remove_linked_piece(piece)));
         if let Err(error) = kept {
@@ -159,7 +161,9 @@ impl EventLoop {
     }
 
     /// Joins what other devices of this user say with what is here. The pieces' ranges were checked.
-    pub(crate) fn merge_linked(&mut self, pieces: Vec<SharedPiece>, from: Option<PeerId>) {
+    pub(crate) fn merge_linked(&mut self, mut pieces: Vec<SharedPiece>, from: Option<PeerId>) {
+        let now = self.now().unix;
+        pieces.retain(|piece| !piece.is_from_the_future(now));
         let accounts: BTreeSet<LinkedId> = pieces.iter().map(|piece| piece.account().clone()).collect();
         let before: BTreeMap<&LinkedId, Vec<SharedPiece>> =
             accounts.iter().map(|id| (id, pieces_of(&self.linked.shared, id))).collect();

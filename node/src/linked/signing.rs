@@ -7,6 +7,7 @@ use halloo_protocol::linked::{
     Association, AssociationParams, IdentityMerge, LeaveScope, LinkedAsk, LinkedId, LinkedLeave, LinkedQuestion, LinkedReply,
     ProofMethod,
 };
+use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Signed};
 use tracing::{debug, warn};
 
@@ -107,6 +108,10 @@ impl EventLoop {
         merge: Option<Signed<IdentityMerge>>,
     ) -> LinkedReply {
         let (user, now) = (self.identity.user_id(), self.now().unix);
+        // After a serial from far ahead nothing could take the association back.
+        if UnixTime(last_serial).is_from_the_future(now) {
+            return LinkedReply::Unable;
+        }
         let is_ours = |merge: &Signed<IdentityMerge>| IdentityMerge::verify(merge).is_ok_and(|merge| merge.user == user);
         let merge = merge.filter(is_ours);
         let params = AssociationParams { user, linked: account, method: ProofMethod::OWN_ITEM, last_serial, now };

@@ -13,12 +13,13 @@ fn key(piece: &SharedPiece) -> [u8; 32] {
 }
 
 impl View {
-    /// Everything that is kept. For starting up.
+    /// Everything that is kept. For starting up. What can't be read is passed over: other devices have it.
     ///
     /// # Errors
-    /// [`StoreError::Database`], [`StoreError::Value`].
+    /// [`StoreError::Database`].
     pub fn linked_pieces(&self) -> Result<Vec<SharedPiece>, StoreError> {
-        self.all(Table::LinkedPieces)?.iter().map(|(_, value)| decode_value(Table::LinkedPieces, value)).collect()
+        let rows = self.all(Table::LinkedPieces)?;
+        Ok(rows.iter().filter_map(|(_, value)| decode_value(Table::LinkedPieces, value).ok()).collect())
     }
 }
 

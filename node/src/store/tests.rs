@@ -379,3 +379,22 @@ fn a_wrong_byte_anywhere_ends_in_a_store_or_an_error() -> Result<(), StoreError>
     assert!(refused > 0);
     Ok(())
 }
+
+#[test]
+fn lists_of_any_length_are_read_back_and_what_could_not_be_is_refused() -> Result<(), StoreError> {
+    let store = Store::in_memory()?;
+    let long: Vec<(u32, String)> = (0..2_000).map(|number| (number, "n".repeat(100))).collect();
+    store.transaction::<_, StoreError>(|tx| {
+        tx.put_setting_list("long", &long, 100)?;
+        let whole = tx.put_setting_value("whole", &long);
+        assert!(matches!(whole, Err(StoreError::TooLarge { .. })), "{whole:?}");
+        assert_eq!(tx.setting_list::<(u32, String)>("long")?, long);
+        // A shorter one leaves nothing of the longer one behind.
+        tx.put_setting_list("long", &long[..150], 100)?;
+        assert_eq!(tx.setting_list::<(u32, String)>("long")?, long[..150]);
+        tx.put_setting_list("long", &long[..0], 100)?;
+        assert_eq!(tx.setting_list::<(u32, String)>("long")?, []);
+        assert_eq!(tx.setting_list::<(u32, String)>("none")?, []);
+        Ok(())
+    })
+}

@@ -45,6 +45,9 @@ const PAGE_BYTES_MAX: usize = 24 * 1024;
 /// Longest name of a contact that is shared, in bytes; longer ones are cut.
 const NAME_BYTES_MAX: usize = 128;
 
+/// Highest version of an account, which grows by one: more than is ever reached, and leaves room to grow.
+const VERSION_MAX: u64 = 1 << 48;
+
 /// Longest name of a provider, and of an application there, in bytes.
 const PROVIDER_BYTES_MAX: usize = 256;
 
@@ -159,6 +162,17 @@ impl SharedPiece {
         }
     }
 
+    /// Whether it is dated ahead: it would count for longer than it should, and nothing said in time could take its place.
+    #[must_use]
+    pub fn is_from_the_future(&self, now: UnixTime) -> bool {
+        let is_ahead = |time: u64| UnixTime(time).is_from_the_future(now);
+        match self {
+            Self::Account(account) => is_ahead(account.link),
+            Self::Contacts(page) => is_ahead(page.link) || is_ahead(page.version),
+            Self::Sighting(seen) => is_ahead(seen.link) || is_ahead(seen.sighting.read_at.0),
+        }
+    }
+
     /// Checks ranges after decoding.
     ///
     /// # Errors
@@ -174,6 +188,9 @@ impl SharedPiece {
                 };
                 if shown.is_some_and(is_too_long) {
                     return Err(DecodeError::invalid("proof", "too long"));
+                }
+                if account.version > VERSION_MAX {
+                    return Err(DecodeError::invalid("version", format!("{}", account.version)));
                 }
                 if says_another { Err(DecodeError::invalid("association", "about another identity")) } else { Ok(()) }
             }

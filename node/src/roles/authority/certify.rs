@@ -36,6 +36,10 @@ impl CertifyError {
     }
 }
 
+/// How often a user may change what a certificate hints at, in a day.
+const CHANGES_A_DAY: u8 = 6;
+const DAY_SECS: u64 = 86_400;
+
 /// An identity that is a user's.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 struct CertifiedId {
@@ -43,6 +47,9 @@ struct CertifiedId {
     indicator: Indicator,
     /// The user wishes that their certificate hints at it.
     is_wanted: bool,
+    /// When the day began in which they have changed that so often: each change is another certificate.
+    changed_since: UnixTime,
+    changes: u8,
 }
 
 fn setting(name: &Username) -> String {
@@ -65,7 +72,12 @@ pub(super) fn wanted(tx: &Transaction, name: &Username) -> Result<Vec<Indicator>
 }
 
 /// Takes a user's wish for their next certificate.
-pub(super) fn take_wish(tx: &Transaction, name: &Username, request: &RenewRequest) -> Result<Result<(), Refusal>, StoreError> {
+pub(super) fn take_wish(
+    tx: &Transaction,
+    name: &Username,
+    request: &RenewRequest,
+    now: UnixTime,
+) -> Result<Result<(), Refusal>, StoreError> {
     let wish = match CertifyWish::of(request) {
         Ok(None) => return Ok(Ok(())),
         Ok(Some(wish)) => wish,
@@ -82,6 +94,16 @@ pub(super) fn take_wish(tx: &Transaction, name: &Username, request: &RenewReques
         return Ok(Err(refuse(RefusalCode::INVALID_REQUEST, detail)));
     }
     if certified.is_wanted != wish.is_wanted {
+        if now.secs_since(certified.changed_since) >= DAY_SECS {
+            (certified.changed_since, certified.changes) = (now, 0);
+        }
+        if certified.changes >= CHANGES_A_DAY {
+            return Ok(Err(refuse(
+                RefusalCode::RATE_LIMITED,
+                format!("that was changed {CHANGES_A_DAY} times today; try tomorrow"),
+            )));
+        }
+        certified.changes += 1;
         certified.is_wanted = wish.is_wanted;
         tx.put_setting_value(&setting(name), &all)?;
     }
@@ -110,7 +132,10 @@ impl Authority {
                 (Some(_), Some(_)) | (None, None) => return Ok(()),
                 (Some(at), None) => drop(all.remove(at)),
                 (None, Some(_)) if all.len() >= CERTIFIED_MAX => return Err(CertifyError::TooMany),
-                (None, Some(indicator)) => all.push(CertifiedId { id: id.clone(), indicator, is_wanted: false }),
+                (None, Some(indicator)) => {
+                    let (id, is_wanted, changed_since, changes) = (id.clone(), false, now, 0);
+                    all.push(CertifiedId { id, indicator, is_wanted, changed_since, changes });
+                }
             }
             tx.put_setting_value(&setting(name), &all)?;
             let (name, is_certified) = (name.clone(), indicator.is_some());

@@ -101,7 +101,7 @@ impl Authority {
                 }
                 match row.state {
                     NameState::Active => {
-                        take_wish(tx, &user.name, request)??;
+                        take_wish(tx, &user.name, request, now)??;
                         self.reissue(tx, &user.name, row, now)
                     }
                     NameState::Freed => Err(freed(&user.name).into()),

@@ -144,6 +144,11 @@ fn certificates_hint_at_what_the_operator_knows_and_the_user_wishes() {
     certify(&mut authority, 0, None).expect("known");
     let left = wish(&mut authority, &mut alice, &id(1), false, NOW.plus_secs(31 * DAY)).expect("granted");
     assert_eq!(left, [hint(2), hint(3)]);
+    // Each change is another certificate: they are few in a day, and there is another day.
+    let today = NOW.plus_secs(31 * DAY);
+    let changes = (0..20).filter(|turn| wish(&mut authority, &mut alice, &id(2), turn % 2 == 1, today).is_ok()).count();
+    assert!(changes < 8, "{changes} of 20");
+    assert!(wish(&mut authority, &mut alice, &id(2), true, today.plus_secs(DAY)).is_ok());
     let unknown = authority.certify(&name("nobody"), &id(0).parse().expect("an address"), Some(hint(0)), NOW);
     assert!(matches!(unknown, Err(certify::CertifyError::Unknown)));
 }

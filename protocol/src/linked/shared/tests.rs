@@ -194,6 +194,15 @@ fn pieces_out_of_range_are_refused() {
     assert!(LinkedShare { pieces: many, extensions: Extensions::none() }.check().is_err());
 }
 
+#[test]
+fn what_is_dated_ahead_is_told_from_what_is_not() {
+    let (links, pieces) = phone(&["alice"]);
+    assert!(pieces.iter().all(|piece| !piece.is_from_the_future(NOW) && piece.is_from_the_future(NOW.minus_secs(86_400))));
+    let account = links.account(&id("bob")).expect("linked").clone();
+    let worn_out = SharedAccount { version: u64::MAX, ..account };
+    assert!(SharedPiece::Account(Box::new(worn_out)).check().is_err(), "no version could follow");
+}
+
 /// What sharing costs, as docs/operations.md says it.
 #[test]
 fn the_largest_lists_fit_the_vault() {
