@@ -115,6 +115,8 @@ pub(crate) enum Internal {
     SlowHashed(Box<crate::linked::SlowHashed>),
     /// A login to a linked system, or what a provider has for all.
     LinkedLogin(Box<crate::linked::LoginNews>),
+    /// The address book was read, or couldn't be.
+    LinkedBook(Box<crate::linked::BookNews>),
     /// Mail has come.
     Mail(crate::mail::MailNews),
     /// A sensor says whether the device is in use, or how near its user is.
@@ -474,6 +476,7 @@ impl EventLoop {
             Internal::Linked(news) => self.handle_linked(*news),
             Internal::SlowHashed(hashed) => self.handle_slow_hashed(*hashed),
             Internal::LinkedLogin(news) => self.handle_linked_login(*news),
+            Internal::LinkedBook(news) => self.handle_book_news(*news),
             Internal::Sensor(reading) => self.handle_sensor(reading),
         }
     }

@@ -10,7 +10,9 @@
 
 mod addresses;
 mod asking;
+mod book;
 mod calls;
+mod carddav;
 mod certify;
 mod commands;
 mod http;
@@ -45,8 +47,9 @@ use halloo_protocol::wire::Signed;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-pub(crate) use self::addresses::{AddressAsking, read_book_file};
+pub(crate) use self::addresses::AddressAsking;
 pub(crate) use self::asking::OwnAsk;
+pub(crate) use self::book::{BookNews, read_book_file};
 pub(crate) use self::certify::Certifying;
 pub(crate) use self::leave::LINKED_PART;
 pub(crate) use self::logins::LoginNews;
@@ -213,7 +216,7 @@ pub(crate) struct LinkedState {
     /// The one that this user was.
     own_merge: Option<Signed<IdentityMerge>>,
     /// This user's address book: the contacts of own addresses.
-    book: BTreeMap<LinkedId, Option<String>>,
+    book: book::Book,
 }
 
 // Start, and the tasks.
@@ -268,7 +271,7 @@ impl EventLoop {
             let system = xmpp::XmppAccount::new(xmpp_params(&stored, secret))?;
             tokio::spawn(system::drive(system, run, receiver, news));
         } else if addresses::is_by_word(&stored) {
-            tokio::spawn(system::drive(addresses::AddressAccount::new(&self.linked.book), run, receiver, news));
+            tokio::spawn(system::drive(addresses::AddressAccount::new(&self.linked.book.entries), run, receiver, news));
         } else {
             let system = self.oidc_account(&stored, &secret)?;
             tokio::spawn(system::drive(system, run, receiver, news));

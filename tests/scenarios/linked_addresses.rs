@@ -1,9 +1,10 @@
-//! Goal: two people who have each other in their address books, and not here, can call each other once an authority has seen that their addresses are theirs. Method: codes go
-//! through a mail server of another make.
+//! Goal: two people who have each other in their address books, and not here, can call each other once an authority has seen that their addresses are theirs; as long as they have. Method: codes go
+//! through a mail server of another make, and books are files, or at a server of another make.
 
 use std::time::Duration;
 
-use halloo_tests::cli::Invocation;
+use halloo_tests::carddav::Radicale;
+use halloo_tests::cli::{Invocation, Output};
 use halloo_tests::network::AUTHORITY;
 use halloo_tests::smtp::MailServer;
 use halloo_tests::{Network, Plan, User};
@@ -26,12 +27,20 @@ fn code(user: &User, server: &mut MailServer, name: &str) -> String {
     rest.chars().take(8).collect()
 }
 
+fn card(friend: &str) -> String {
+    format!("BEGIN:VCARD\nVERSION:4.0\nFN:{friend} of the book\nEMAIL:{friend}@there.test\nEND:VCARD\n")
+}
+
 #[track_caller]
 fn link(user: &User, server: &mut MailServer, name: &str, friend: &str) {
     let book = user.home().join("book.vcf");
-    let card = format!("BEGIN:VCARD\nVERSION:4.0\nFN:{friend} of the book\nEMAIL:{friend}@there.test\nEND:VCARD\n");
-    std::fs::write(&book, card).expect("the home is ours");
+    std::fs::write(&book, card(friend)).expect("the home is ours");
     assert_eq!(user.cli(["link", "book", &book.display().to_string()]).ok()["addresses"], 1);
+    link_address(user, server, name, friend);
+}
+
+#[track_caller]
+fn link_address(user: &User, server: &mut MailServer, name: &str, friend: &str) {
     let code = code(user, server, name);
     let linked = user.cli(["link", "add", &address(name), "--code", &code]).ok();
     assert_eq!((&linked["account"], &linked["state"]), (&address(name).into(), &"connected".into()), "{linked}");
@@ -68,4 +77,49 @@ fn somebody_in_the_address_book_calls_by_an_authoritys_word() {
     assert_eq!((code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");
     let rang = bob.wait_event(PATIENCE, "call_incoming", |_| true);
     assert_eq!((&rang["linked"]["id"], &rang["linked"]["name"]), (&address("alice").into(), &"alice of the book".into()));
+}
+
+fn follow(user: &User, books: &Radicale, password: &str) -> Output {
+    let roots = books.certificate().display().to_string();
+    let args =
+        ["link", "book", &books.url(), "--user", &user.username[..user.username.find('@').unwrap_or(0)], "--roots", &roots];
+    Invocation::new(user.home()).args(args).stdin(password).run()
+}
+
+/// His address book is at a server: who is in it calls, who is taken out of it doesn't any more, and what was read counts while the server is away. The password is nowhere in his home.
+#[test]
+fn an_address_book_at_a_server_is_followed() {
+    let mut server = MailServer::start();
+    let network = network(&server, &["alice", "bob"]);
+    let [alice, bob] = &network.users[..] else { panic!("two users") };
+    let folder = tempfile::tempdir().expect("a folder");
+    let books = Radicale::start(folder.path(), &["alice", "bob"]);
+    books.put("bob", "friends", "1", &card("alice"));
+    books.put("bob", "work", "2", &card("carol"));
+    link(alice, &mut server, "alice", "bob");
+
+    let wrong = follow(bob, &books, "pw-alice");
+    assert!(wrong.code != 0 && wrong.last_error().contains("the user or the password"), "{wrong:?}");
+    let read = follow(bob, &books, "pw-bob").ok();
+    assert_eq!((&read["addresses"], &read["books"], &read["user"]), (&2.into(), &2.into(), &"bob".into()), "{read}");
+    link_address(bob, &mut server, "bob", "alice");
+    let (code, outcome) = call(alice, bob, "bob");
+    assert_eq!((code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");
+    let rang = bob.wait_event(PATIENCE, "call_incoming", |_| true);
+    assert_eq!(rang["linked"]["name"], "alice of the book", "{rang}");
+
+    books.take_out("bob", "friends", "1");
+    assert_eq!(bob.cli(["link", "book", "--again"]).ok()["addresses"], 1);
+    let (code, outcome) = call(alice, bob, "bob");
+    assert_eq!((code, &outcome["outcome"]), (1, &"declined".into()), "{outcome}");
+
+    drop(books);
+    let away = bob.cli(["link", "book", "--again"]);
+    assert!(away.code != 0, "{away:?}");
+    let shown = bob.cli(["link", "book"]).ok();
+    assert!(shown["reason"].is_string() && shown["addresses"] == 1, "{shown}");
+    let kept = std::fs::read(bob.home().join("halloo.redb")).expect("the database");
+    assert!(!kept.windows(6).any(|bytes| bytes == b"pw-bob"), "the password is sealed");
+    let forgotten = bob.cli(["link", "book", "--none"]).ok();
+    assert!(forgotten["source"].is_null() && forgotten["addresses"] == 0, "{forgotten}");
 }

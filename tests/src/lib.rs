@@ -13,6 +13,7 @@
 //! - [`phone`] is an ordinary SIP phone, [`sip_client`] one that says what it is told to, [`sipp`] a crowd of them, [`sipp_profile`] one client of the INFO profile,
 //!   [`linphone`] another that people have; [`rtp_tone`] is the media of one.
 //! - [`oidc`] is a provider, whose contacts can call here.
+//! - [`carddav`] is a server of address books.
 //! - [`smtp`] is a mail server that shows what it is given.
 //! - [`xmpp`] is another system, whose contacts can call here.
 //! - [`webpush`] is a push service, and an app's subscription at it.
@@ -25,6 +26,7 @@ pub mod api;
 pub mod attacker;
 pub mod audio;
 pub mod binary;
+pub mod carddav;
 pub mod cli;
 pub mod daemon;
 pub mod figures;

@@ -1,7 +1,7 @@
 //! `halloo link`
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::CliError;
 use super::output::{pairs, printable, table, word};
@@ -10,8 +10,8 @@ use super::{Context, parse};
 use crate::api::client::Client;
 use crate::api::requests::{CertifyLinkRequest, FindRequest, ListingRequest};
 use crate::handle::linked::{
-    LinkBook, LinkBookOptions, LinkCertified, LinkCode, LinkCodeOptions, LinkCodeShown, LinkFound, LinkList, LinkLogin,
-    LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount,
+    LinkBook, LinkBookOptions, LinkBookServer, LinkCertified, LinkCode, LinkCodeOptions, LinkCodeShown, LinkFound, LinkList,
+    LinkLogin, LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount,
 };
 
 /// Longest password, with the end of its line.
@@ -21,7 +21,7 @@ const PASSWORD_BYTES_MAX: u64 = 1_026;
 pub(super) enum Command {
     /// Link an account: its contacts can call you, and you them, without being contacts here. The password is read from standard input, or a file
     Add(AddArgs),
-    /// Take a file of vCards as your address book: who is in it are the contacts of your linked addresses
+    /// Take a file of vCards, or a server's address books (CardDAV), as yours: who is in them are the contacts of your linked addresses. Without either: what is taken now
     Book(BookArgs),
     /// Linked accounts, and who of their contacts can be called
     List,
@@ -117,9 +117,24 @@ pub(super) struct CertifyArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct BookArgs {
-    /// The file
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    /// A file, or https://dav.example.org/: a book, whose books there are, or the server
+    #[arg(value_name = "FILE|URL", conflicts_with_all = ["again", "none"])]
+    source: Option<String>,
+    /// A server: the user there. The password is read from standard input, or a file
+    #[arg(long, value_name = "USER", value_parser = parse::text, requires = "source")]
+    user: Option<String>,
+    /// A server: a file with the password alone, readable by its owner alone
+    #[arg(long, value_name = "FILE", requires = "user")]
+    password_file: Option<PathBuf>,
+    /// A server: certificates to trust beside the usual ones
+    #[arg(long, value_name = "FILE", requires = "user")]
+    roots: Option<PathBuf>,
+    /// Read it again, now
+    #[arg(long, conflicts_with = "none")]
+    again: bool,
+    /// Forget it, and the password
+    #[arg(long)]
+    none: bool,
 }
 
 fn system(text: &str) -> Result<String, String> {
@@ -138,14 +153,15 @@ pub(super) struct RemoveArgs {
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
+    if let Command::Book(BookArgs { source: Some(source), user: None, .. }) = &command
+        && source.starts_with("https://")
+    {
+        return Err(CliError::Usage("a server is read as a user there: --user USER".into()));
+    }
     let client = context.client()?;
     match command {
         Command::Add(args) if args.system.starts_with("mailto:") => address(context, &client, args).await,
-        Command::Book(args) => {
-            let file = absolute(Some(args.file))?.unwrap_or_default();
-            let book: LinkBook = client.post("/v1/links/book", &LinkBookOptions { file }).await?;
-            context.output.print(&book, |book| format!("{} addresses", book.addresses))
-        }
+        Command::Book(args) => book(context, &client, args).await,
         Command::Add(args) if args.system == "oidc" => login(context, &client, args).await,
         Command::Add(args) => {
             let options = options(args)?;
@@ -182,6 +198,28 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
             context.output.print(&removed, removed_for_people)
         }
     }
+}
+
+/// Takes an address book, or says how the one that is taken stands.
+async fn book(context: &Context, client: &Client, args: BookArgs) -> Result<(), CliError> {
+    let nothing = serde_json::json!({});
+    let book: LinkBook = match args.source {
+        Some(url) if args.user.is_some() => {
+            let user = args.user.unwrap_or_default();
+            let password = password(args.password_file.as_deref())?;
+            let server = LinkBookServer { url, user, password, roots: absolute(args.roots)? };
+            let _spinner = Spinner::start(context.output, "reading the address book");
+            client.post("/v1/links/book/server", &server).await?
+        }
+        Some(file) => {
+            let file = absolute(Some(file.into()))?.unwrap_or_default();
+            client.post("/v1/links/book", &LinkBookOptions { file }).await?
+        }
+        None if args.again => client.post("/v1/links/book/again", &nothing).await?,
+        None if args.none => client.post("/v1/links/book/forget", &nothing).await?,
+        None => client.get("/v1/links/book").await?,
+    };
+    context.output.print(&book, book_for_people)
 }
 
 /// Has a code sent to an address, or shows the one that came.
@@ -263,15 +301,7 @@ fn options(args: AddArgs) -> Result<LinkOptions, CliError> {
 
 /// Reads the password.
 pub(super) fn link_options(args: Login) -> Result<LinkOptions, CliError> {
-    let password = match &args.server.password_file {
-        Some(path) => crate::mail::password(path).map_err(CliError::Usage)?.to_string(),
-        None => {
-            let mut text = String::new();
-            let read = std::io::stdin().lock().take(PASSWORD_BYTES_MAX).read_to_string(&mut text);
-            read.map_err(|error| CliError::Usage(format!("can't read the password from standard input: {error}")))?;
-            text.trim_end_matches(['\r', '\n']).to_owned()
-        }
-    };
+    let password = password(args.server.password_file.as_deref())?;
     let roots = absolute(args.server.roots)?;
     Ok(LinkOptions {
         system: args.system,
@@ -283,6 +313,31 @@ pub(super) fn link_options(args: Login) -> Result<LinkOptions, CliError> {
         tokens: args.tokens,
         listed: args.listed,
     })
+}
+
+/// Of a file, or from standard input.
+fn password(file: Option<&Path>) -> Result<String, CliError> {
+    if let Some(path) = file {
+        return Ok(crate::mail::password(path).map_err(CliError::Usage)?.to_string());
+    }
+    let mut text = String::new();
+    let read = std::io::stdin().lock().take(PASSWORD_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|error| CliError::Usage(format!("can't read the password from standard input: {error}")))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn book_for_people(book: &LinkBook) -> String {
+    if book.source.is_none() && book.addresses == 0 {
+        return "there is no address book; halloo link book FILE, or https://SERVER/ --user USER".to_owned();
+    }
+    let books = if book.books > 1 { format!(" in {} books", book.books) } else { String::new() };
+    pairs([
+        ("from", book.source.clone()),
+        ("as", book.user.clone()),
+        ("addresses", Some(format!("{}{books}", book.addresses))),
+        ("read", book.read_at.map(|at| at.to_string())),
+        ("not read since", book.reason.clone()),
+    ])
 }
 
 fn account_for_people(account: &LinkedAccount) -> String {

@@ -4,25 +4,23 @@
 //! with the association. There is no account to stay logged in to: what can change is the book alone.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::authority::{CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, WordResult};
-use halloo_protocol::linked::{BOOK_BYTES_MAX, LinkedId, ListEntry, ProofMethod, System, read_book};
+use halloo_protocol::linked::{LinkedId, ListEntry, ProofMethod, System};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Frame};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::system::{LinkedError, LinkedSystem, NoPlace};
 use super::{ACCOUNTS_MAX, News, StoredAccount, commands};
 use crate::event_loop::EventLoop;
 use crate::handle::Reply;
-use crate::handle::linked::{LinkBook, LinkCode, LinkError, LinkedAccount};
+use crate::handle::linked::{LinkCode, LinkError, LinkedAccount};
 use crate::handle::problem::NodeError;
 use crate::mail::send::{Mail, send};
 use crate::network::Purpose;
 use crate::roles::authority::{Asker, Letter};
-use crate::store::StoreError;
 use crate::timestamp::Timestamp;
 
 /// How long an authority may take to answer.
@@ -30,11 +28,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Mails that an authority hands over at once; the asker of one more is refused.
 const SENDING_MAX: usize = 16;
-
-const BOOK: &str = "linked book";
-
-/// Entries of the book kept under one name.
-const KEPT_AT_ONCE: usize = 50;
 
 /// Longest code that is passed on.
 const CODE_CHARS_MAX: usize = 32;
@@ -194,49 +187,9 @@ fn failed(id: &LinkedId, reason: String) -> LinkError {
     LinkError::Failed { account: id.to_string(), reason: reason.chars().take(300).collect() }
 }
 
-// The book.
-impl EventLoop {
-    pub(super) fn book_start(&mut self) {
-        let read = self.store.read(|view| view.setting_list::<(LinkedId, Option<String>)>(BOOK));
-        match read {
-            Ok(book) => self.linked.book = book.into_iter().collect(),
-            Err(error) => warn!(%error, "the address book isn't read"),
-        }
-    }
-
-    /// The address book is this one: own addresses have these contacts from now on.
-    pub(super) fn set_book(&mut self, entries: BTreeMap<LinkedId, Option<String>>, reply: Reply<LinkBook, LinkError>) {
-        let kept: Vec<(LinkedId, Option<String>)> = entries.iter().map(|(id, name)| (id.clone(), name.clone())).collect();
-        let written = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_list(BOOK, &kept, KEPT_AT_ONCE));
-        if let Err(error) = written {
-            return reply.send(Err(NodeError::Internal { detail: error.to_string() }.into()));
-        }
-        self.linked.book = entries;
-        let by_word: Vec<StoredAccount> =
-            self.linked.accounts.values().map(|account| account.stored.clone()).filter(is_by_word).collect();
-        for stored in by_word {
-            if let Err(reason) = self.connect_account(stored, None) {
-                debug!(reason, "an address goes on with the book before");
-            }
-        }
-        reply.send(Ok(LinkBook { addresses: kept.len() }));
-    }
-}
-
 /// Whether an account is an address, by an authority's word.
 pub(super) fn is_by_word(stored: &StoredAccount) -> bool {
     stored.association.as_ref().is_some_and(|said| said.unverified().method == ProofMethod::AUTHORITY_WORD)
-}
-
-/// Reads a file of vCards. Blocks.
-pub(crate) fn read_book_file(path: &Path) -> Result<BTreeMap<LinkedId, Option<String>>, String> {
-    let failed = |reason: String| format!("{}: {reason}", path.display());
-    let length = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
-    if length > BOOK_BYTES_MAX as u64 {
-        return Err(failed(format!("more than {BOOK_BYTES_MAX} bytes")));
-    }
-    let bytes = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
-    Ok(read_book(&String::from_utf8_lossy(&bytes)))
 }
 
 /// An own address as a linked system: there is nothing to log in to.

@@ -17,7 +17,7 @@ use crate::key_file;
 use crate::timestamp::Timestamp;
 
 /// Longest password.
-const PASSWORD_BYTES_MAX: usize = 1_024;
+pub(super) const PASSWORD_BYTES_MAX: usize = 1_024;
 
 /// Who waits.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl EventLoop {
             LinkedCommand::WaitLogin { login, reply } => self.wait_for_login(&login, reply),
             LinkedCommand::AskCode { options, reply } => self.ask_for_code(&options.address, reply),
             LinkedCommand::ShowCode { options, reply } => self.show_code(&options.address, &options.code, reply),
-            LinkedCommand::SetBook { entries, reply } => self.set_book(entries, reply),
+            LinkedCommand::Book(command) => self.handle_book_command(command),
             LinkedCommand::List(reply) => reply.send(Ok(self.linked_list())),
             LinkedCommand::Remove { account, reply } => self.remove_account(&account, reply),
             LinkedCommand::Find { id, reply } => self.find_linked(&id, reply),

@@ -123,6 +123,9 @@ async fn bad_input_exits_2_with_one_line_that_names_it() {
         (&["link", "find", "bob@there.example"], "SYSTEM:ADDRESS"),
         (&["link", "listing", "xmpp:bob@there.example", "perhaps"], "perhaps"),
         (&["link", "certify"], "ID"),
+        (&["link", "book", "https://dav.example/"], "--user"),
+        (&["link", "book", "x.vcf", "--none"], "--none"),
+        (&["link", "book", "x.vcf", "--roots", "r.pem"], "--user"),
         (&["authority", "certify", "bob", "bob"], "SYSTEM:ADDRESS"),
         (&["call", "xmpp:bob"], "xmpp"),
         (&["sip", "account", "add", "--invite", "x"], "NAME@AUTHORITY"),
@@ -248,6 +251,18 @@ async fn json_is_one_document_of_the_promised_shape() {
                 "account": "mailto:alice@there.example", "state": "connected", "reason": null, "shown_until": null, "tokens": false, "listed": false,
                 "listed_at": 0, "certified_until": null, "contacts": [], "here": true, "peer_id": "12D3this", "device": "desk",
             }),
+        ),
+        (
+            &["link", "book"],
+            0,
+            json!({
+                "addresses": 3, "source": "https://dav.example/", "user": "alice", "books": 1, "read_at": "2026-07-24T09:00:00.000Z", "reason": null,
+            }),
+        ),
+        (
+            &["link", "book", "--none"],
+            0,
+            json!({ "addresses": 0, "source": null, "user": null, "books": 0, "read_at": null, "reason": null }),
         ),
         (
             &["link", "remove", "xmpp:Alice@There.example"],
