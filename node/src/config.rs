@@ -6,8 +6,10 @@
 mod gateway;
 mod linked;
 mod mail;
+mod phone;
 mod sensor;
 mod sip;
+mod sip_codes;
 mod trunk;
 
 use std::collections::BTreeMap;
@@ -25,8 +27,10 @@ pub(crate) use linked::PROVIDERS_MAX;
 pub use linked::{ContactIdKind, ContactsConfig, LinkedConfig, ProviderConfig};
 pub(crate) use mail::ACCOUNTS_MAX as MAIL_ACCOUNTS_MAX;
 pub use mail::{MailAccount, MailConfig, SmtpConfig};
+pub use phone::PhoneConfig;
 pub use sensor::SensorConfig;
 pub use sip::SipConfig;
+pub use sip_codes::SipCodesConfig;
 pub use trunk::{DiallingConfig, PrefixConfig, TrunkConfig, TrunkTransport};
 
 /// The whole file.
@@ -213,6 +217,10 @@ pub struct AuthorityConfig {
     pub enrolment: Option<crate::handle::authority::EnrolmentPolicy>,
     /// The mail server by which codes are sent to addresses; `None`: none are.
     pub mail: Option<SmtpConfig>,
+    /// What codes are sent to telephones by, and to which; `None`: none are.
+    pub phone: Option<PhoneConfig>,
+    /// What codes are sent to SIP addresses by; `None`: none are.
+    pub sip: Option<SipCodesConfig>,
 }
 
 /// Where the local API listens.

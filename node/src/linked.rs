@@ -24,6 +24,7 @@ mod messages;
 mod oidc;
 mod own;
 mod people;
+mod registered;
 mod secret;
 mod signing;
 mod slow;
@@ -53,6 +54,7 @@ pub(crate) use self::book::{BookNews, read_book_file};
 pub(crate) use self::certify::Certifying;
 pub(crate) use self::leave::LINKED_PART;
 pub(crate) use self::logins::LoginNews;
+pub(crate) use self::registered::SipNews;
 pub(crate) use self::slow::SlowHashed;
 use self::system::{Order, Run};
 use crate::event_loop::EventLoop;
@@ -217,6 +219,9 @@ pub(crate) struct LinkedState {
     own_merge: Option<Signed<IdentityMerge>>,
     /// This user's address book: the contacts of own addresses.
     book: book::Book,
+    registered: registered::Registered,
+    /// What an authority sends codes by.
+    code_ways: crate::roles::authority::CodeWays,
 }
 
 // Start, and the tasks.

@@ -41,7 +41,7 @@ pub(super) struct ServerArgs {
     /// A file with the password of the account alone, readable by its owner alone
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// Where the account's server is; otherwise the domain of the address, port 5222
+    /// Where the account's server is; otherwise the domain of the address, port 5222, or 5061 of SIP
     #[arg(long, value_name = "HOST:PORT", value_parser = parse::text)]
     server: Option<String>,
     /// Certificates to trust beside the usual ones
@@ -54,13 +54,13 @@ pub(super) struct ServerArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AddArgs {
-    /// Which system: xmpp, or oidc for OpenID Connect; or an own mail address: mailto:alice@example.org
+    /// Which system: xmpp, sip, or oidc for OpenID Connect; or an own address that a code is sent to: mailto:alice@example.org, tel:+4930123456, sip:alice@example.org
     #[arg(value_name = "SYSTEM", value_parser = system)]
     system: String,
     /// The address there: alice@example.org; for oidc the provider: https://id.example.org
-    #[arg(value_name = "ADDRESS", value_parser = parse::text, required_if_eq_any = [("system", "xmpp"), ("system", "oidc")])]
+    #[arg(value_name = "ADDRESS", value_parser = parse::text, required_if_eq_any = [("system", "xmpp"), ("system", "oidc"), ("system", "sip")])]
     address: Option<String>,
-    /// mailto: the code that came there; without, one is sent
+    /// An own address: the code that came there; without, one is sent
     #[arg(long, value_name = "CODE", value_parser = parse::text)]
     code: Option<String>,
     #[command(flatten)]
@@ -68,7 +68,7 @@ pub(super) struct AddArgs {
     /// Let whoever knows the address find you by it, in the directory
     #[arg(long, conflicts_with_all = ["unlisted", "tokens"])]
     listed: bool,
-    /// Keep it out of the directory, as accounts are whose contacts have a place to look
+    /// Keep it out of the directory, as accounts are whose contacts have a place to look, and telephone numbers
     #[arg(long)]
     unlisted: bool,
     /// Don't show its contacts who you are here: whoever you call learns it, by a token of the server for that call. They can't call you by it
@@ -137,11 +137,17 @@ pub(super) struct BookArgs {
     none: bool,
 }
 
+/// Whether it is an address that a code is sent to.
+fn is_address(text: &str) -> bool {
+    ["mailto:", "tel:", "sip:"].iter().any(|scheme| text.starts_with(scheme))
+}
+
 fn system(text: &str) -> Result<String, String> {
     match text {
-        "xmpp" | "oidc" => Ok(text.to_owned()),
-        _ if text.starts_with("mailto:") => parse::linked(text),
-        _ => Err("expected xmpp, oidc, or an address as mailto:alice@example.org".to_owned()),
+        "xmpp" | "oidc" | "sip" => Ok(text.to_owned()),
+        _ if is_address(text) => parse::linked(text),
+        _ => Err("expected xmpp, oidc, sip, or an address as mailto:alice@example.org, tel:+4930123456 or sip:alice@example.org"
+            .to_owned()),
     }
 }
 
@@ -160,7 +166,7 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
     }
     let client = context.client()?;
     match command {
-        Command::Add(args) if args.system.starts_with("mailto:") => address(context, &client, args).await,
+        Command::Add(args) if is_address(&args.system) => address(context, &client, args).await,
         Command::Book(args) => book(context, &client, args).await,
         Command::Add(args) if args.system == "oidc" => login(context, &client, args).await,
         Command::Add(args) => {
@@ -227,7 +233,8 @@ async fn address(context: &Context, client: &Client, args: AddArgs) -> Result<()
     let address = args.system;
     if let Some(code) = args.code {
         let code = code.chars().filter(char::is_ascii_digit).collect();
-        let account: LinkedAccount = client.post("/v1/links/code/show", &LinkCodeShown { address, code }).await?;
+        let listed = (args.listed || args.unlisted).then_some(args.listed);
+        let account: LinkedAccount = client.post("/v1/links/code/show", &LinkCodeShown { address, code, listed }).await?;
         return context.output.print(&account, account_for_people);
     }
     let sent: LinkCode = client.post("/v1/links/code", &LinkCodeOptions { address }).await?;

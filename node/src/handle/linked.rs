@@ -26,13 +26,13 @@ pub struct Links<'a>(pub(super) &'a Node);
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinkOptions {
-    /// Which system: `xmpp`.
+    /// Which system: `xmpp`, or `sip`, whose password is needed until a code has come and isn't kept.
     pub system: String,
     /// The address there: `alice@example.org`.
     pub address: String,
     /// The password.
     pub password: String,
-    /// Where its server is, `HOST:PORT`. Without: the domain of the address, port 5222.
+    /// Where its server is, `HOST:PORT`. Without: the domain of the address, port 5222, or 5061 of SIP.
     #[serde(default)]
     pub server: Option<String>,
     /// A file on the node's machine with certificates that are trusted beside the usual ones; an absolute path.
@@ -128,6 +128,9 @@ pub struct LinkCodeShown {
     pub address: String,
     /// The code.
     pub code: String,
+    /// Whether who knows the address finds this user by it, in the directory. If it isn't said they do, but for telephone numbers.
+    #[serde(default)]
+    pub listed: Option<bool>,
 }
 
 impl fmt::Debug for LinkCodeShown {
