@@ -646,6 +646,11 @@ for = "{relay_for}"
 [authority]
 # name = "example"
 # enrolment = "invite"
+# By what codes are sent to addresses that users link: see docs/operations.md. A code to a telephone costs you money: name how numbers begin.
+# mail = {{ server = "mail.example.org:465", tls = true, user = "halloo", password_file = "mail-password", from = "halloo@example.org" }}
+# phone.prefixes = ["+49"]
+# phone.sms = {{ url = "https://sms.example/send", headers = {{ Authorization = "Bearer {{secret}}" }}, body = "{{number}} {{text}}", secret_file = "sms-key" }}
+# sip = {{ server = "sip.example.org:5061", from = "codes@example.org", password_file = "sip-password" }}
 
 # Authorities you know, by your label for them: their root keys.
 [authorities]

@@ -371,6 +371,14 @@ pub enum LinkError {
         /// Why.
         reason: String,
     },
+    /// An address book can't be read.
+    #[error("the address book {book} isn't read: {reason}")]
+    Book {
+        /// Where it is.
+        book: String,
+        /// Why.
+        reason: String,
+    },
     /// An association is signed by the identity key, which is elsewhere.
     #[error("this device doesn't have the identity key, and no own device that has can be asked: link the account there")]
     NoIdentityKey,
@@ -383,7 +391,7 @@ impl Fault for LinkError {
             Self::Id(_) | Self::Options { .. } => ProblemKind::InvalidRequest,
             Self::Known { .. } | Self::Busy { .. } | Self::NoIdentityKey => ProblemKind::Conflict,
             Self::Unknown { .. } | Self::NotFound { .. } => ProblemKind::NotFound,
-            Self::Failed { .. } => ProblemKind::Refused,
+            Self::Failed { .. } | Self::Book { .. } => ProblemKind::Refused,
         }
     }
 }

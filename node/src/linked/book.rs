@@ -132,7 +132,7 @@ fn subject(url: &str, user: &str) -> String {
 }
 
 fn failed(place: &Place, reason: String) -> LinkError {
-    LinkError::Failed { account: place.name().to_owned(), reason }
+    LinkError::Book { book: place.name().to_owned(), reason }
 }
 
 impl EventLoop {

@@ -629,7 +629,7 @@ fn book(command: BookCommand) {
             Ok(LinkBook { user: Some(options.user), ..of(options.url, 3) })
         } else {
             let reason = "it has refused the user or the password: 401 Unauthorized".into();
-            Err(LinkError::Failed { account: options.url, reason })
+            Err(LinkError::Book { book: options.url, reason })
         }),
         BookCommand::Show(reply) | BookCommand::Again(reply) => {
             let read_at = Some("2026-07-24T09:00:00Z".parse().expect("a time"));
