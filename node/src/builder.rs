@@ -91,6 +91,8 @@ pub(crate) struct Settings {
     pub(crate) mail: crate::config::MailConfig,
     pub(crate) linked: crate::config::LinkedConfig,
     pub(crate) authority_mail: Option<crate::config::SmtpConfig>,
+    pub(crate) authority_phone: Option<crate::config::PhoneConfig>,
+    pub(crate) authority_sip: Option<crate::config::SipCodesConfig>,
     pub(crate) sensor: crate::config::SensorConfig,
 }
 
@@ -137,6 +139,8 @@ impl Default for Settings {
             mail: crate::config::MailConfig::default(),
             linked: crate::config::LinkedConfig::default(),
             authority_mail: None,
+            authority_phone: None,
+            authority_sip: None,
             sensor: crate::config::SensorConfig::default(),
         }
     }
@@ -351,6 +355,18 @@ impl NodeBuilder {
     /// The mail server by which an authority sends codes to addresses. Default: none, and so no codes.
     pub fn authority_mail(mut self, mail: Option<crate::config::SmtpConfig>) -> Self {
         self.settings.authority_mail = mail;
+        self
+    }
+
+    /// What an authority sends codes to telephones by, and to which. Default: none, and so no codes.
+    pub fn authority_phone(mut self, phone: Option<crate::config::PhoneConfig>) -> Self {
+        self.settings.authority_phone = phone;
+        self
+    }
+
+    /// What an authority sends codes to SIP addresses by. Default: none, and so no codes.
+    pub fn authority_sip(mut self, sip: Option<crate::config::SipCodesConfig>) -> Self {
+        self.settings.authority_sip = sip;
         self
     }
 
@@ -628,7 +644,7 @@ struct Ends {
 /// Largest file with certificates, in bytes.
 const ROOTS_BYTES_MAX: u64 = 1_024 * 1_024;
 
-fn web_roots(path: &Path) -> Result<Vec<Vec<u8>>, StartError> {
+pub(crate) fn web_roots(path: &Path) -> Result<Vec<Vec<u8>>, StartError> {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     let failed = |reason: String| StartError::Roots(format!("{}: {reason}", path.display()));
@@ -659,6 +675,7 @@ impl EventLoop {
     async fn with_roles(mut self, now: UnixTime) -> Result<Self, StartError> {
         if self.settings.roles.contains(Roles::AUTHORITY) {
             self.open_authority(now)?;
+            self.open_code_ways().map_err(StartError::Authority)?;
         }
         if self.settings.roles.contains(Roles::GATEWAY) {
             let (home, device) = (self.settings.home.as_deref(), self.identity.device());

@@ -6,8 +6,10 @@
 mod gateway;
 mod linked;
 mod mail;
+mod phone;
 mod sensor;
 mod sip;
+mod sip_codes;
 mod trunk;
 
 use std::collections::BTreeMap;
@@ -25,8 +27,10 @@ pub(crate) use linked::PROVIDERS_MAX;
 pub use linked::{ContactIdKind, ContactsConfig, LinkedConfig, ProviderConfig};
 pub(crate) use mail::ACCOUNTS_MAX as MAIL_ACCOUNTS_MAX;
 pub use mail::{MailAccount, MailConfig, SmtpConfig};
+pub use phone::PhoneConfig;
 pub use sensor::SensorConfig;
 pub use sip::SipConfig;
+pub use sip_codes::SipCodesConfig;
 pub use trunk::{DiallingConfig, PrefixConfig, TrunkConfig, TrunkTransport};
 
 /// The whole file.
@@ -213,6 +217,10 @@ pub struct AuthorityConfig {
     pub enrolment: Option<crate::handle::authority::EnrolmentPolicy>,
     /// The mail server by which codes are sent to addresses; `None`: none are.
     pub mail: Option<SmtpConfig>,
+    /// What codes are sent to telephones by, and to which; `None`: none are.
+    pub phone: Option<PhoneConfig>,
+    /// What codes are sent to SIP addresses by; `None`: none are.
+    pub sip: Option<SipCodesConfig>,
 }
 
 /// Where the local API listens.
@@ -638,6 +646,11 @@ for = "{relay_for}"
 [authority]
 # name = "example"
 # enrolment = "invite"
+# By what codes are sent to addresses that users link: see docs/operations.md. A code to a telephone costs you money: name how numbers begin.
+# mail = {{ server = "mail.example.org:465", tls = true, user = "halloo", password_file = "mail-password", from = "halloo@example.org" }}
+# phone.prefixes = ["+49"]
+# phone.sms = {{ url = "https://sms.example/send", headers = {{ Authorization = "Bearer {{secret}}" }}, body = "{{number}} {{text}}", secret_file = "sms-key" }}
+# sip = {{ server = "sip.example.org:5061", from = "codes@example.org", password_file = "sip-password" }}
 
 # Authorities you know, by your label for them: their root keys.
 [authorities]

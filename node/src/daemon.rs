@@ -330,6 +330,8 @@ async fn start(settings: NodeSettings) -> Result<Node, StartError> {
         .mail(config.mail.seen_from(home.root()))
         .linked(config.linked.seen_from(home.root()))
         .authority_mail(config.authority.mail.map(|mail| mail.seen_from(home.root())))
+        .authority_phone(config.authority.phone.map(|phone| phone.seen_from(home.root())))
+        .authority_sip(config.authority.sip.map(|sip| sip.seen_from(home.root())))
         .sensor(config.sensor.seen_from(home.root()))
         .authority_role(config.authority.name, config.authority.enrolment.unwrap_or(EnrolmentPolicy::Invite))
         .auto_answer(answer.map(|answer| crate::builder::AutoAnswer {

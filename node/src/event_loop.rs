@@ -115,6 +115,10 @@ pub(crate) enum Internal {
     SlowHashed(Box<crate::linked::SlowHashed>),
     /// A login to a linked system, or what a provider has for all.
     LinkedLogin(Box<crate::linked::LoginNews>),
+    /// What the login of a SIP account brings.
+    LinkedSip(Box<crate::linked::SipNews>),
+    /// The address book was read, or couldn't be.
+    LinkedBook(Box<crate::linked::BookNews>),
     /// Mail has come.
     Mail(crate::mail::MailNews),
     /// A sensor says whether the device is in use, or how near its user is.
@@ -474,6 +478,8 @@ impl EventLoop {
             Internal::Linked(news) => self.handle_linked(*news),
             Internal::SlowHashed(hashed) => self.handle_slow_hashed(*hashed),
             Internal::LinkedLogin(news) => self.handle_linked_login(*news),
+            Internal::LinkedSip(news) => self.handle_sip_news(*news),
+            Internal::LinkedBook(news) => self.handle_book_news(*news),
             Internal::Sensor(reading) => self.handle_sensor(reading),
         }
     }
@@ -627,7 +633,7 @@ impl EventLoop {
             Purpose::Conference(_) => {}
             Purpose::SignalPass(passing) => self.signal_pass_device_failure(passing, failure),
             Purpose::Enrol(asking) => self.enrol_failure(*asking, failure),
-            Purpose::Address(asking) => asking.fail(&failure.to_string()),
+            Purpose::Address(asking) => self.address_unanswered(*asking, &failure.to_string()),
             Purpose::DeviceRename(renaming) => self.device_rename_failure(*renaming, failure),
             Purpose::DeviceRenew => self.device_renew_failure(failure),
             Purpose::LinkedAsk(ask) => self.asked_in_vain(*ask),

@@ -10,7 +10,9 @@
 
 mod addresses;
 mod asking;
+mod book;
 mod calls;
+mod carddav;
 mod certify;
 mod commands;
 mod http;
@@ -22,6 +24,7 @@ mod messages;
 mod oidc;
 mod own;
 mod people;
+mod registered;
 mod secret;
 mod signing;
 mod slow;
@@ -45,11 +48,13 @@ use halloo_protocol::wire::Signed;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-pub(crate) use self::addresses::{AddressAsking, read_book_file};
+pub(crate) use self::addresses::AddressAsking;
 pub(crate) use self::asking::OwnAsk;
+pub(crate) use self::book::{BookNews, read_book_file};
 pub(crate) use self::certify::Certifying;
 pub(crate) use self::leave::LINKED_PART;
 pub(crate) use self::logins::LoginNews;
+pub(crate) use self::registered::SipNews;
 pub(crate) use self::slow::SlowHashed;
 use self::system::{Order, Run};
 use crate::event_loop::EventLoop;
@@ -213,7 +218,10 @@ pub(crate) struct LinkedState {
     /// The one that this user was.
     own_merge: Option<Signed<IdentityMerge>>,
     /// This user's address book: the contacts of own addresses.
-    book: BTreeMap<LinkedId, Option<String>>,
+    book: book::Book,
+    registered: registered::Registered,
+    /// What an authority sends codes by.
+    code_ways: crate::roles::authority::CodeWays,
 }
 
 // Start, and the tasks.
@@ -268,7 +276,7 @@ impl EventLoop {
             let system = xmpp::XmppAccount::new(xmpp_params(&stored, secret))?;
             tokio::spawn(system::drive(system, run, receiver, news));
         } else if addresses::is_by_word(&stored) {
-            tokio::spawn(system::drive(addresses::AddressAccount::new(&self.linked.book), run, receiver, news));
+            tokio::spawn(system::drive(addresses::AddressAccount::new(&self.linked.book.entries), run, receiver, news));
         } else {
             let system = self.oidc_account(&stored, &secret)?;
             tokio::spawn(system::drive(system, run, receiver, news));

@@ -17,6 +17,7 @@
 //! What is decided by text alone is in [`halloo_protocol::sip`]. `docs/sip.md` says how a phone is set up and what is supported.
 
 mod accounts;
+pub(crate) mod agent;
 mod call;
 mod dialog;
 mod edge;

@@ -20,7 +20,9 @@ mod bootstrap;
 mod invite_code;
 mod messages;
 
-pub use address::{CODE_DIGITS, CODE_SECS, CODE_TRIES, CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, WordResult};
+pub use address::{
+    CODE_DIGITS, CODE_SECS, CODE_TRIES, CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, WordResult, code_in,
+};
 pub use bootstrap::{BOOTSTRAP_NODES_MAX, BootstrapList, SignedBootstrapList};
 pub use invite_code::{
     INVITE_BOOTSTRAP_MAX, INVITE_CODE_CHARS_MAX, INVITE_CODE_PREFIX, InviteCode, InviteCodeError, InviteSecret, LABEL_BYTES_MAX,

@@ -35,6 +35,7 @@
 //! | [`presence`] | sealed presence documents, blinded topics, the broadcast trees that carry them, what is shown |
 //! | [`push`] | the gateway's messages, the push payload, who is registered and who may push |
 //! | [`choice`] | which of a user's devices an event goes to: reports, the policy, the decision |
+//! | [`carddav`] | what is asked of an address book's server, and how its answers are read |
 //! | [`capability`], [`rate`] | tokens for helpers' services; how often somebody may ask |
 //!
 //! Byte layouts are specified in `docs/wire.md`.
@@ -44,6 +45,7 @@
 pub mod authority;
 pub mod call;
 pub mod capability;
+pub mod carddav;
 pub mod choice;
 pub mod clock;
 pub mod contact;

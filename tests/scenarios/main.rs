@@ -25,6 +25,7 @@ mod linked;
 mod linked_addresses;
 mod linked_carriers;
 mod linked_oidc;
+mod linked_sip;
 mod mail;
 mod mailboxes;
 mod message_delivery;

@@ -12,8 +12,10 @@
 //! - [`recorder`] keeps every packet at a machine's interface, [`memory`] looks through what a process holds.
 //! - [`phone`] is an ordinary SIP phone, [`sip_client`] one that says what it is told to, [`sipp`] a crowd of them, [`sipp_profile`] one client of the INFO profile,
 //!   [`linphone`] another that people have; [`rtp_tone`] is the media of one.
+//! - [`kamailio`] is a SIP registrar and proxy.
 //! - [`oidc`] is a provider, whose contacts can call here.
-//! - [`smtp`] is a mail server that shows what it is given.
+//! - [`carddav`] is a server of address books.
+//! - [`smtp`] is a mail server that shows what it is given, [`sms`] a provider of short messages that does.
 //! - [`xmpp`] is another system, whose contacts can call here.
 //! - [`webpush`] is a push service, and an app's subscription at it.
 //! - [`attacker`] speaks the overlay protocol frame by frame, and says what it likes.
@@ -25,9 +27,11 @@ pub mod api;
 pub mod attacker;
 pub mod audio;
 pub mod binary;
+pub mod carddav;
 pub mod cli;
 pub mod daemon;
 pub mod figures;
+pub mod kamailio;
 pub mod linking;
 pub mod linphone;
 pub mod memory;
@@ -45,6 +49,7 @@ pub mod seed;
 pub mod sip_client;
 pub mod sipp;
 pub mod sipp_profile;
+pub mod sms;
 pub mod smtp;
 pub mod spy;
 pub mod turn;

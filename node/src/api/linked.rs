@@ -7,8 +7,8 @@ use super::ApiState;
 use super::extract::{Answer, JsonBody, PathPart};
 use super::route::Route;
 use crate::handle::linked::{
-    LinkBook, LinkBookOptions, LinkCertified, LinkCode, LinkCodeOptions, LinkCodeShown, LinkFound, LinkList, LinkLogin,
-    LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount,
+    LinkBook, LinkBookOptions, LinkBookServer, LinkCertified, LinkCode, LinkCodeOptions, LinkCodeShown, LinkFound, LinkList,
+    LinkLogin, LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,8 +66,21 @@ pub(super) fn routes() -> Vec<Route> {
         Route::post("/v1/links/code/show", "showLinkCode", "Link an address by the code that came there", show_code)
             .body::<LinkCodeShown>()
             .returns::<LinkedAccount>(),
-        Route::post("/v1/links/book", "setLinkBook", "Take an address book for the contacts of own addresses", book)
+        Route::get("/v1/links/book", "showLinkBook", "Where the address book is from, and how it stands", show_book)
+            .returns::<LinkBook>(),
+        Route::post("/v1/links/book", "setLinkBook", "Take a file for the contacts of own addresses", book)
             .body::<LinkBookOptions>()
+            .returns::<LinkBook>(),
+        Route::post(
+            "/v1/links/book/server",
+            "followLinkBook",
+            "Take the address books at a server for the contacts of own addresses, and follow them",
+            book_server,
+        )
+        .body::<LinkBookServer>()
+        .returns::<LinkBook>(),
+        Route::post("/v1/links/book/again", "readLinkBook", "Read the address book again, now", read_book).returns::<LinkBook>(),
+        Route::post("/v1/links/book/forget", "forgetLinkBook", "Forget the address book, and its password", forget_book)
             .returns::<LinkBook>(),
         Route::post("/v1/links/{account}/remove", "removeLink", "Unlink an account and forget its password", remove)
             .returns::<LinkRemoved>(),
@@ -109,6 +122,22 @@ async fn show_code(State(state): State<ApiState>, JsonBody(options): JsonBody<Li
 
 async fn book(State(state): State<ApiState>, JsonBody(options): JsonBody<LinkBookOptions>) -> Answer<LinkBook> {
     Ok(Json(state.node.links().book(options).await?))
+}
+
+async fn show_book(State(state): State<ApiState>) -> Answer<LinkBook> {
+    Ok(Json(state.node.links().show_book().await?))
+}
+
+async fn book_server(State(state): State<ApiState>, JsonBody(options): JsonBody<LinkBookServer>) -> Answer<LinkBook> {
+    Ok(Json(state.node.links().book_server(options).await?))
+}
+
+async fn read_book(State(state): State<ApiState>) -> Answer<LinkBook> {
+    Ok(Json(state.node.links().read_book_again().await?))
+}
+
+async fn forget_book(State(state): State<ApiState>) -> Answer<LinkBook> {
+    Ok(Json(state.node.links().forget_book().await?))
 }
 
 async fn remove(State(state): State<ApiState>, PathPart(account): PathPart) -> Answer<LinkRemoved> {

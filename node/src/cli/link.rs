@@ -1,7 +1,7 @@
 //! `halloo link`
 
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::error::CliError;
 use super::output::{pairs, printable, table, word};
@@ -10,8 +10,8 @@ use super::{Context, parse};
 use crate::api::client::Client;
 use crate::api::requests::{CertifyLinkRequest, FindRequest, ListingRequest};
 use crate::handle::linked::{
-    LinkBook, LinkBookOptions, LinkCertified, LinkCode, LinkCodeOptions, LinkCodeShown, LinkFound, LinkList, LinkLogin,
-    LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount,
+    LinkBook, LinkBookOptions, LinkBookServer, LinkCertified, LinkCode, LinkCodeOptions, LinkCodeShown, LinkFound, LinkList,
+    LinkLogin, LinkLoginOptions, LinkOptions, LinkRemoved, LinkedAccount,
 };
 
 /// Longest password, with the end of its line.
@@ -21,7 +21,7 @@ const PASSWORD_BYTES_MAX: u64 = 1_026;
 pub(super) enum Command {
     /// Link an account: its contacts can call you, and you them, without being contacts here. The password is read from standard input, or a file
     Add(AddArgs),
-    /// Take a file of vCards as your address book: who is in it are the contacts of your linked addresses
+    /// Take a file of vCards, or a server's address books (CardDAV), as yours: who is in them are the contacts of your linked addresses. Without either: what is taken now
     Book(BookArgs),
     /// Linked accounts, and who of their contacts can be called
     List,
@@ -41,7 +41,7 @@ pub(super) struct ServerArgs {
     /// A file with the password of the account alone, readable by its owner alone
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// Where the account's server is; otherwise the domain of the address, port 5222
+    /// Where the account's server is; otherwise the domain of the address, port 5222, or 5061 of SIP
     #[arg(long, value_name = "HOST:PORT", value_parser = parse::text)]
     server: Option<String>,
     /// Certificates to trust beside the usual ones
@@ -54,13 +54,13 @@ pub(super) struct ServerArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct AddArgs {
-    /// Which system: xmpp, or oidc for OpenID Connect; or an own mail address: mailto:alice@example.org
+    /// Which system: xmpp, sip, or oidc for OpenID Connect; or an own address that a code is sent to: mailto:alice@example.org, tel:+4930123456, sip:alice@example.org
     #[arg(value_name = "SYSTEM", value_parser = system)]
     system: String,
     /// The address there: alice@example.org; for oidc the provider: https://id.example.org
-    #[arg(value_name = "ADDRESS", value_parser = parse::text, required_if_eq_any = [("system", "xmpp"), ("system", "oidc")])]
+    #[arg(value_name = "ADDRESS", value_parser = parse::text, required_if_eq_any = [("system", "xmpp"), ("system", "oidc"), ("system", "sip")])]
     address: Option<String>,
-    /// mailto: the code that came there; without, one is sent
+    /// An own address: the code that came there; without, one is sent
     #[arg(long, value_name = "CODE", value_parser = parse::text)]
     code: Option<String>,
     #[command(flatten)]
@@ -68,7 +68,7 @@ pub(super) struct AddArgs {
     /// Let whoever knows the address find you by it, in the directory
     #[arg(long, conflicts_with_all = ["unlisted", "tokens"])]
     listed: bool,
-    /// Keep it out of the directory, as accounts are whose contacts have a place to look
+    /// Keep it out of the directory, as accounts are whose contacts have a place to look, and telephone numbers
     #[arg(long)]
     unlisted: bool,
     /// Don't show its contacts who you are here: whoever you call learns it, by a token of the server for that call. They can't call you by it
@@ -117,16 +117,37 @@ pub(super) struct CertifyArgs {
 
 #[derive(Debug, clap::Args)]
 pub(super) struct BookArgs {
-    /// The file
-    #[arg(value_name = "FILE")]
-    file: PathBuf,
+    /// A file, or https://dav.example.org/: a book, whose books there are, or the server
+    #[arg(value_name = "FILE|URL", conflicts_with_all = ["again", "none"])]
+    source: Option<String>,
+    /// A server: the user there. The password is read from standard input, or a file
+    #[arg(long, value_name = "USER", value_parser = parse::text, requires = "source")]
+    user: Option<String>,
+    /// A server: a file with the password alone, readable by its owner alone
+    #[arg(long, value_name = "FILE", requires = "user")]
+    password_file: Option<PathBuf>,
+    /// A server: certificates to trust beside the usual ones
+    #[arg(long, value_name = "FILE", requires = "user")]
+    roots: Option<PathBuf>,
+    /// Read it again, now
+    #[arg(long, conflicts_with = "none")]
+    again: bool,
+    /// Forget it, and the password
+    #[arg(long)]
+    none: bool,
+}
+
+/// Whether it is an address that a code is sent to.
+fn is_address(text: &str) -> bool {
+    ["mailto:", "tel:", "sip:"].iter().any(|scheme| text.starts_with(scheme))
 }
 
 fn system(text: &str) -> Result<String, String> {
     match text {
-        "xmpp" | "oidc" => Ok(text.to_owned()),
-        _ if text.starts_with("mailto:") => parse::linked(text),
-        _ => Err("expected xmpp, oidc, or an address as mailto:alice@example.org".to_owned()),
+        "xmpp" | "oidc" | "sip" => Ok(text.to_owned()),
+        _ if is_address(text) => parse::linked(text),
+        _ => Err("expected xmpp, oidc, sip, or an address as mailto:alice@example.org, tel:+4930123456 or sip:alice@example.org"
+            .to_owned()),
     }
 }
 
@@ -138,14 +159,15 @@ pub(super) struct RemoveArgs {
 }
 
 pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliError> {
+    if let Command::Book(BookArgs { source: Some(source), user: None, .. }) = &command
+        && source.starts_with("https://")
+    {
+        return Err(CliError::Usage("a server is read as a user there: --user USER".into()));
+    }
     let client = context.client()?;
     match command {
-        Command::Add(args) if args.system.starts_with("mailto:") => address(context, &client, args).await,
-        Command::Book(args) => {
-            let file = absolute(Some(args.file))?.unwrap_or_default();
-            let book: LinkBook = client.post("/v1/links/book", &LinkBookOptions { file }).await?;
-            context.output.print(&book, |book| format!("{} addresses", book.addresses))
-        }
+        Command::Add(args) if is_address(&args.system) => address(context, &client, args).await,
+        Command::Book(args) => book(context, &client, args).await,
         Command::Add(args) if args.system == "oidc" => login(context, &client, args).await,
         Command::Add(args) => {
             let options = options(args)?;
@@ -184,12 +206,35 @@ pub(super) async fn run(context: &Context, command: Command) -> Result<(), CliEr
     }
 }
 
+/// Takes an address book, or says how the one that is taken stands.
+async fn book(context: &Context, client: &Client, args: BookArgs) -> Result<(), CliError> {
+    let nothing = serde_json::json!({});
+    let book: LinkBook = match args.source {
+        Some(url) if args.user.is_some() => {
+            let user = args.user.unwrap_or_default();
+            let password = password(args.password_file.as_deref())?;
+            let server = LinkBookServer { url, user, password, roots: absolute(args.roots)? };
+            let _spinner = Spinner::start(context.output, "reading the address book");
+            client.post("/v1/links/book/server", &server).await?
+        }
+        Some(file) => {
+            let file = absolute(Some(file.into()))?.unwrap_or_default();
+            client.post("/v1/links/book", &LinkBookOptions { file }).await?
+        }
+        None if args.again => client.post("/v1/links/book/again", &nothing).await?,
+        None if args.none => client.post("/v1/links/book/forget", &nothing).await?,
+        None => client.get("/v1/links/book").await?,
+    };
+    context.output.print(&book, book_for_people)
+}
+
 /// Has a code sent to an address, or shows the one that came.
 async fn address(context: &Context, client: &Client, args: AddArgs) -> Result<(), CliError> {
     let address = args.system;
     if let Some(code) = args.code {
         let code = code.chars().filter(char::is_ascii_digit).collect();
-        let account: LinkedAccount = client.post("/v1/links/code/show", &LinkCodeShown { address, code }).await?;
+        let listed = (args.listed || args.unlisted).then_some(args.listed);
+        let account: LinkedAccount = client.post("/v1/links/code/show", &LinkCodeShown { address, code, listed }).await?;
         return context.output.print(&account, account_for_people);
     }
     let sent: LinkCode = client.post("/v1/links/code", &LinkCodeOptions { address }).await?;
@@ -263,15 +308,7 @@ fn options(args: AddArgs) -> Result<LinkOptions, CliError> {
 
 /// Reads the password.
 pub(super) fn link_options(args: Login) -> Result<LinkOptions, CliError> {
-    let password = match &args.server.password_file {
-        Some(path) => crate::mail::password(path).map_err(CliError::Usage)?.to_string(),
-        None => {
-            let mut text = String::new();
-            let read = std::io::stdin().lock().take(PASSWORD_BYTES_MAX).read_to_string(&mut text);
-            read.map_err(|error| CliError::Usage(format!("can't read the password from standard input: {error}")))?;
-            text.trim_end_matches(['\r', '\n']).to_owned()
-        }
-    };
+    let password = password(args.server.password_file.as_deref())?;
     let roots = absolute(args.server.roots)?;
     Ok(LinkOptions {
         system: args.system,
@@ -283,6 +320,31 @@ pub(super) fn link_options(args: Login) -> Result<LinkOptions, CliError> {
         tokens: args.tokens,
         listed: args.listed,
     })
+}
+
+/// Of a file, or from standard input.
+fn password(file: Option<&Path>) -> Result<String, CliError> {
+    if let Some(path) = file {
+        return Ok(crate::mail::password(path).map_err(CliError::Usage)?.to_string());
+    }
+    let mut text = String::new();
+    let read = std::io::stdin().lock().take(PASSWORD_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|error| CliError::Usage(format!("can't read the password from standard input: {error}")))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+fn book_for_people(book: &LinkBook) -> String {
+    if book.source.is_none() && book.addresses == 0 {
+        return "there is no address book; halloo link book FILE, or https://SERVER/ --user USER".to_owned();
+    }
+    let books = if book.books > 1 { format!(" in {} books", book.books) } else { String::new() };
+    pairs([
+        ("from", book.source.clone()),
+        ("as", book.user.clone()),
+        ("addresses", Some(format!("{}{books}", book.addresses))),
+        ("read", book.read_at.map(|at| at.to_string())),
+        ("not read since", book.reason.clone()),
+    ])
 }
 
 fn account_for_people(account: &LinkedAccount) -> String {

@@ -74,7 +74,7 @@ pub struct ApnsConfig {
 }
 
 /// A provider of short messages, reached by HTTP.
-#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SmsConfig {
     /// Where; it may hold `{number}` and `{text}`.
@@ -85,9 +85,15 @@ pub struct SmsConfig {
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
     /// The body, with `{number}` and `{text}`, or `{text_hex}` for a provider that takes binary messages. Values are escaped as JSON or form, by
-    /// the content type.
+    /// the content type. Where codes are sent it may hold `{code}`, for a provider that has the text.
     #[serde(default)]
     pub body: String,
+    /// A file with the provider's key alone, readable by its owner alone: what `{secret}` stands for in URL, headers and body.
+    #[serde(default)]
+    pub secret_file: Option<PathBuf>,
+    /// The statuses by which the provider says that it has taken a message; without any, 200 to 299.
+    #[serde(default)]
+    pub success: Vec<u16>,
     /// Short messages an hour at most, to all numbers together.
     #[serde(default = "per_hour_max")]
     pub per_hour_max: u32,
@@ -96,6 +102,15 @@ pub struct SmsConfig {
 /// A few families' worth; each costs money.
 const fn per_hour_max() -> u32 {
     100
+}
+
+impl SmsConfig {
+    /// Relative paths are seen from `home`.
+    #[must_use]
+    pub fn seen_from(mut self, home: &Path) -> Self {
+        self.secret_file = self.secret_file.as_ref().map(|path| home.join(path));
+        self
+    }
 }
 
 /// Headers and body hold the provider's key.
@@ -115,6 +130,7 @@ impl GatewayConfig {
             self.database_key.as_mut(),
             self.fcm.as_mut().map(|fcm| &mut fcm.service_account),
             self.apns.as_mut().map(|apns| &mut apns.key_file),
+            self.sms.as_mut().and_then(|sms| sms.secret_file.as_mut()),
         ];
         for path in paths.into_iter().flatten() {
             *path = home.join(&path);

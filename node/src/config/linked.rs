@@ -12,6 +12,8 @@ pub(crate) const PROVIDERS_MAX: usize = 16;
 /// How often contacts are asked for, unless the configuration says otherwise, and at most.
 const POLL_SECS: u64 = 900;
 const POLL_SECS_MIN: u64 = 5;
+/// An address book takes more to read.
+const BOOK_SECS_MIN: u64 = 60;
 
 /// Linked systems.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -21,6 +23,8 @@ pub struct LinkedConfig {
     pub provider: Vec<ProviderConfig>,
     /// What may bring an association here, and what brings one's own to others; all if absent.
     pub carriers: Option<Vec<CarrierName>>,
+    /// How often an address book at a server is read, in seconds; at least 60, 900 if absent.
+    pub book_secs: Option<u64>,
 }
 
 /// A carrier by its name.
@@ -114,6 +118,11 @@ impl LinkedConfig {
     pub fn carriers(&self) -> Carriers {
         let named = self.carriers.as_ref();
         named.map_or_else(Carriers::default, |carriers| carriers.iter().map(|name| name.0).collect())
+    }
+
+    /// How often an address book at a server is read.
+    pub(crate) fn book_every(&self) -> std::time::Duration {
+        std::time::Duration::from_secs(self.book_secs.unwrap_or(POLL_SECS).max(BOOK_SECS_MIN))
     }
 
     /// Relative paths are seen from `home`.

@@ -1,6 +1,7 @@
 //! Accounts in other systems that are linked: whoever is a contact there can call here.
 
-use std::collections::BTreeMap;
+mod book;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ use halloo_protocol::wire::Extensions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use self::book::{BookCommand, LinkBook, LinkBookOptions, LinkBookServer};
 use super::problem::{Fault, NodeError, ProblemKind};
 use super::{Command, Node, Reply};
 use crate::timestamp::Timestamp;
@@ -24,13 +26,13 @@ pub struct Links<'a>(pub(super) &'a Node);
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LinkOptions {
-    /// Which system: `xmpp`.
+    /// Which system: `xmpp`, or `sip`, whose password is needed until a code has come and isn't kept.
     pub system: String,
     /// The address there: `alice@example.org`.
     pub address: String,
     /// The password.
     pub password: String,
-    /// Where its server is, `HOST:PORT`. Without: the domain of the address, port 5222.
+    /// Where its server is, `HOST:PORT`. Without: the domain of the address, port 5222, or 5061 of SIP.
     #[serde(default)]
     pub server: Option<String>,
     /// A file on the node's machine with certificates that are trusted beside the usual ones; an absolute path.
@@ -126,6 +128,9 @@ pub struct LinkCodeShown {
     pub address: String,
     /// The code.
     pub code: String,
+    /// Whether who knows the address finds this user by it, in the directory. If it isn't said they do, but for telephone numbers.
+    #[serde(default)]
+    pub listed: Option<bool>,
 }
 
 impl fmt::Debug for LinkCodeShown {
@@ -133,21 +138,6 @@ impl fmt::Debug for LinkCodeShown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LinkCodeShown").field("address", &self.address).finish_non_exhaustive()
     }
-}
-
-/// An address book to take the contacts of own addresses from, in the place of the one before.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct LinkBookOptions {
-    /// A file of vCards on the node's machine; an absolute path.
-    pub file: PathBuf,
-}
-
-/// What an address book has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct LinkBook {
-    /// Mail addresses and telephone numbers in it.
-    pub addresses: usize,
 }
 
 /// How an account stands.
@@ -381,6 +371,14 @@ pub enum LinkError {
         /// Why.
         reason: String,
     },
+    /// An address book can't be read.
+    #[error("the address book {book} isn't read: {reason}")]
+    Book {
+        /// Where it is.
+        book: String,
+        /// Why.
+        reason: String,
+    },
     /// An association is signed by the identity key, which is elsewhere.
     #[error("this device doesn't have the identity key, and no own device that has can be asked: link the account there")]
     NoIdentityKey,
@@ -393,7 +391,7 @@ impl Fault for LinkError {
             Self::Id(_) | Self::Options { .. } => ProblemKind::InvalidRequest,
             Self::Known { .. } | Self::Busy { .. } | Self::NoIdentityKey => ProblemKind::Conflict,
             Self::Unknown { .. } | Self::NotFound { .. } => ProblemKind::NotFound,
-            Self::Failed { .. } => ProblemKind::Refused,
+            Self::Failed { .. } | Self::Book { .. } => ProblemKind::Refused,
         }
     }
 }
@@ -412,8 +410,8 @@ pub enum LinkedCommand {
     AskCode { options: Box<LinkCodeOptions>, reply: Reply<LinkCode, LinkError> },
     /// [`Links::show_code`]
     ShowCode { options: Box<LinkCodeShown>, reply: Reply<LinkedAccount, LinkError> },
-    /// [`Links::book`]
-    SetBook { entries: BTreeMap<LinkedId, Option<String>>, reply: Reply<LinkBook, LinkError> },
+    /// The address book.
+    Book(BookCommand),
     /// [`Links::list`]
     List(Reply<LinkList, LinkError>),
     /// [`Links::remove`]
@@ -434,7 +432,7 @@ impl LinkedCommand {
                 reply.send(Err(error.into()))
             }
             Self::AskCode { reply, .. } => reply.send(Err(error.into())),
-            Self::SetBook { reply, .. } => reply.send(Err(error.into())),
+            Self::Book(command) => command.refuse(error),
             Self::Login { reply, .. } => reply.send(Err(error.into())),
             Self::List(reply) => reply.send(Err(error.into())),
             Self::Remove { reply, .. } => reply.send(Err(error.into())),
@@ -489,17 +487,6 @@ impl Links<'_> {
     pub async fn show_code(&self, options: LinkCodeShown) -> Result<LinkedAccount, LinkError> {
         let options = Box::new(options);
         self.0.ask(|reply| Command::Linked(LinkedCommand::ShowCode { options, reply })).await
-    }
-
-    /// Takes an address book: who is in it are the contacts of own addresses.
-    ///
-    /// # Errors
-    /// See [`LinkError`].
-    pub async fn book(&self, options: LinkBookOptions) -> Result<LinkBook, LinkError> {
-        let wrong = |reason: String| LinkError::Options { reason };
-        let read = tokio::task::spawn_blocking(move || crate::linked::read_book_file(&options.file)).await;
-        let entries = read.map_err(|error| wrong(error.to_string()))?.map_err(wrong)?;
-        self.0.ask(|reply| Command::Linked(LinkedCommand::SetBook { entries, reply })).await
     }
 
     /// The linked accounts, and who is in their contact lists.

@@ -1,40 +1,29 @@
-//! Own mail addresses, by an authority's word, with the user's address book as their contact list.
+//! Own mail addresses, telephone numbers and SIP addresses, by an authority's word, with the user's address book as their contact list.
 //!
-//! *At an authority*: a code goes to the address by the mail server of its configuration. *At a user*: the code is asked for and shown, and what the authority says travels
+//! *At an authority*: a code goes to the address by what its configuration has for such addresses. *At a user*: the code is asked for and shown, and what the authority says travels
 //! with the association. There is no account to stay logged in to: what can change is the book alone.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::authority::{CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, WordResult};
-use halloo_protocol::linked::{BOOK_BYTES_MAX, LinkedId, ListEntry, ProofMethod, System, read_book};
+use halloo_protocol::linked::{LinkedId, ListEntry, ProofMethod, System};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Frame};
-use tracing::{debug, warn};
 
 use super::system::{LinkedError, LinkedSystem, NoPlace};
 use super::{ACCOUNTS_MAX, News, StoredAccount, commands};
 use crate::event_loop::EventLoop;
 use crate::handle::Reply;
-use crate::handle::linked::{LinkBook, LinkCode, LinkError, LinkedAccount};
+use crate::handle::linked::{LinkCode, LinkCodeShown, LinkError, LinkedAccount};
 use crate::handle::problem::NodeError;
-use crate::mail::send::{Mail, send};
 use crate::network::Purpose;
-use crate::roles::authority::{Asker, Letter};
-use crate::store::StoreError;
+use crate::roles::authority::{Asker, CodeWays, Phones, SipCodes};
 use crate::timestamp::Timestamp;
 
 /// How long an authority may take to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Mails that an authority hands over at once; the asker of one more is refused.
-const SENDING_MAX: usize = 16;
-
-const BOOK: &str = "linked book";
-
-/// Entries of the book kept under one name.
-const KEPT_AT_ONCE: usize = 50;
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Longest code that is passed on.
 const CODE_CHARS_MAX: usize = 32;
@@ -43,28 +32,31 @@ const CODE_CHARS_MAX: usize = 32;
 #[derive(Debug)]
 pub(crate) enum AddressAsking {
     /// For a code to be sent.
-    Code { id: LinkedId, reply: Reply<LinkCode, LinkError> },
+    Code {
+        id: LinkedId,
+        reply: Reply<LinkCode, LinkError>,
+    },
     /// For its word.
-    Word { id: LinkedId, reply: Reply<LinkedAccount, LinkError> },
-}
-
-impl AddressAsking {
-    /// It isn't answered.
-    pub(crate) fn fail(self, reason: &str) {
-        let failed = |id: LinkedId| LinkError::Failed { account: id.to_string(), reason: format!("the authority: {reason}") };
-        match self {
-            Self::Code { id, reply } => reply.send(Err(failed(id))),
-            Self::Word { id, reply } => reply.send(Err(failed(id))),
-        }
-    }
+    Word {
+        id: LinkedId,
+        listed: Option<bool>,
+        reply: Reply<LinkedAccount, LinkError>,
+    },
+    /// The same, by this login of a SIP account.
+    SipCode {
+        number: u64,
+    },
+    SipWord {
+        number: u64,
+    },
 }
 
 // At an authority.
 impl EventLoop {
     /// Answers who wants a code, or shows one.
     pub(crate) fn answer_code(&mut self, frame: &Frame, asker: &Asker, now: UnixTime) -> Option<Frame> {
-        let mail = self.settings.authority_mail.clone()?;
-        let authority = self.authority.as_mut()?;
+        let ways = &self.linked.code_ways;
+        let authority = self.authority.as_mut().filter(|_| !ways.is_empty())?;
         if let Ok(request) = frame.parse::<CodeShow>() {
             let result = match authority.show_code(&request, asker, &self.trust, now) {
                 Ok(proof) => WordResult::Granted(Box::new(proof)),
@@ -73,50 +65,41 @@ impl EventLoop {
             return Some(Frame::new(frame.id, &CodeShown { result, extensions: Extensions::none() }));
         }
         let request = frame.parse::<CodeRequest>().ok()?;
-        let letter = authority.begin_code(&request, asker, &self.trust, (Instant::now(), now));
+        let letter = ways.check(&request.linked).and_then(|()| {
+            let now = (Instant::now(), now);
+            authority.begin_code(&request, asker, &self.trust, now)
+        });
         let result = match letter {
             Ok(letter) => {
-                let user = self.labels.display(&request.chain.user.claimed_id());
-                let is_sent = send_code(mail, letter, &user);
-                // Whether it arrives isn't told: who asks may not be whose address it is.
-                if !is_sent {
-                    warn!("too many mails are being sent: a code isn't");
-                }
+                ways.send(letter, self.labels.display(&request.chain.user.claimed_id()));
                 CodeResult::Sent(u32::try_from(halloo_protocol::authority::CODE_SECS).unwrap_or(u32::MAX))
             }
             Err(refusal) => CodeResult::Refused(refusal),
         };
         Some(Frame::new(frame.id, &CodeAnswer { result, extensions: Extensions::none() }))
     }
-}
 
-/// Hands the mail with a code over, in a task of its own. `false`: there are too many.
-fn send_code(config: crate::config::SmtpConfig, letter: Letter, user: &str) -> bool {
-    static SENDING: tokio::sync::Semaphore = tokio::sync::Semaphore::const_new(SENDING_MAX);
-    let Ok(permit) = SENDING.try_acquire() else { return false };
-    let text = format!(
-        "{user} wants to show that this mail address is theirs.\n\nThe code is {}\n\nIf that isn't you, do nothing, and tell the code to nobody.\n",
-        letter.code
-    );
-    tokio::spawn(async move {
-        let date = httpdate::fmt_http_date(std::time::SystemTime::now()).replace("GMT", "+0000");
-        let mail = Mail { to: letter.to.address(), subject: "Your code", text: &text, date };
-        if let Err(error) = send(&config, mail).await {
-            warn!(error, "a code isn't sent");
-        }
-        drop(permit);
-    });
-    true
+    /// Makes ready what codes are sent by, as the configuration says.
+    ///
+    /// # Errors
+    /// What can't be used, by its setting's name.
+    pub(crate) fn open_code_ways(&mut self) -> Result<(), String> {
+        let phones = self.settings.authority_phone.as_ref().map(|phone| Phones::new(phone, self.settings.lab)).transpose()?;
+        let sip = self.settings.authority_sip.as_ref().map(SipCodes::new).transpose()?;
+        let mail = self.settings.authority_mail.clone();
+        self.linked.code_ways = CodeWays { mail, phones: phones.map(Arc::new), sip: sip.map(Arc::new) };
+        Ok(())
+    }
 }
 
 // At a user.
 impl EventLoop {
-    fn address_of(&self, text: &str) -> Result<LinkedId, LinkError> {
+    pub(super) fn address_of(&self, text: &str) -> Result<LinkedId, LinkError> {
         if self.is_revoked() {
             return Err(NodeError::Revoked.into());
         }
         let id: LinkedId = text.parse()?;
-        if id.system() != System::Mail {
+        if !matches!(id.system(), System::Mail | System::Phone | System::Sip) {
             return Err(NodeError::Unsupported { what: "codes to such addresses" }.into());
         }
         if !self.linked.accounts.contains_key(&id) && self.linked.accounts.len() >= ACCOUNTS_MAX {
@@ -137,21 +120,31 @@ impl EventLoop {
         let asking = AddressAsking::Code { id, reply };
         match self.own_authority_target() {
             Ok(target) => self.request(&target, &request, Purpose::Address(Box::new(asking)), ANSWER_TIMEOUT),
-            Err(error) => asking.fail(&error.to_string()),
+            Err(error) => self.address_unanswered(asking, &error.to_string()),
         }
     }
 
-    pub(super) fn show_code(&mut self, text: &str, code: &str, reply: Reply<LinkedAccount, LinkError>) {
-        let id = match self.address_of(text) {
+    pub(super) fn show_code(&mut self, options: &LinkCodeShown, reply: Reply<LinkedAccount, LinkError>) {
+        let id = match self.address_of(&options.address) {
             Ok(id) => id,
             Err(error) => return reply.send(Err(error)),
         };
-        let code = code.chars().take(CODE_CHARS_MAX).collect();
+        let code = options.code.chars().take(CODE_CHARS_MAX).collect();
         let request = CodeShow { chain: self.identity.chain().clone(), linked: id.clone(), code, extensions: Extensions::none() };
-        let asking = AddressAsking::Word { id, reply };
+        let asking = AddressAsking::Word { id, listed: options.listed, reply };
         match self.own_authority_target() {
             Ok(target) => self.request(&target, &request, Purpose::Address(Box::new(asking)), ANSWER_TIMEOUT),
-            Err(error) => asking.fail(&error.to_string()),
+            Err(error) => self.address_unanswered(asking, &error.to_string()),
+        }
+    }
+
+    /// The authority doesn't answer.
+    pub(crate) fn address_unanswered(&mut self, asking: AddressAsking, reason: &str) {
+        let reason = format!("the authority: {reason}");
+        match asking {
+            AddressAsking::Code { id, reply } => reply.send(Err(failed(&id, reason))),
+            AddressAsking::Word { id, reply, .. } => reply.send(Err(failed(&id, reason))),
+            AddressAsking::SipCode { number } | AddressAsking::SipWord { number } => self.end_sip_login(number, reason),
         }
     }
 
@@ -168,9 +161,15 @@ impl EventLoop {
                 };
                 reply.send(outcome.map_err(|reason| failed(&id, reason)));
             }
-            AddressAsking::Word { id, reply } => {
+            AddressAsking::SipCode { number } => self.sip_code_answered(number, frame),
+            AddressAsking::SipWord { number } => self.sip_word_answered(number, frame),
+            AddressAsking::Word { id, listed, reply } => {
                 let outcome = match frame.parse::<CodeShown>().map(|answer| answer.result) {
-                    Ok(WordResult::Granted(proof)) => self.link_by_word(&id, proof.to_bytes()),
+                    Ok(WordResult::Granted(proof)) => {
+                        // There are few enough numbers to try them all.
+                        self.set_listed(&id, listed.or((id.system() == System::Phone).then_some(false)));
+                        self.link_by_word(&id, proof.to_bytes())
+                    }
                     Ok(WordResult::Refused(refusal)) => Err(failed(&id, refusal.detail)),
                     Err(_) => Err(failed(&id, "the authority sends no codes".to_owned())),
                 };
@@ -184,59 +183,19 @@ impl EventLoop {
         }
     }
 
-    fn link_by_word(&mut self, id: &LinkedId, proof: Vec<u8>) -> Result<(), LinkError> {
+    pub(super) fn link_by_word(&mut self, id: &LinkedId, proof: Vec<u8>) -> Result<(), LinkError> {
         let association = self.say_proved(id, ProofMethod::AUTHORITY_WORD, &proof).map_err(|reason| failed(id, reason))?;
         self.keep_proved(id, association, proof, None, "")
     }
 }
 
-fn failed(id: &LinkedId, reason: String) -> LinkError {
+pub(super) fn failed(id: &LinkedId, reason: String) -> LinkError {
     LinkError::Failed { account: id.to_string(), reason: reason.chars().take(300).collect() }
-}
-
-// The book.
-impl EventLoop {
-    pub(super) fn book_start(&mut self) {
-        let read = self.store.read(|view| view.setting_list::<(LinkedId, Option<String>)>(BOOK));
-        match read {
-            Ok(book) => self.linked.book = book.into_iter().collect(),
-            Err(error) => warn!(%error, "the address book isn't read"),
-        }
-    }
-
-    /// The address book is this one: own addresses have these contacts from now on.
-    pub(super) fn set_book(&mut self, entries: BTreeMap<LinkedId, Option<String>>, reply: Reply<LinkBook, LinkError>) {
-        let kept: Vec<(LinkedId, Option<String>)> = entries.iter().map(|(id, name)| (id.clone(), name.clone())).collect();
-        let written = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_list(BOOK, &kept, KEPT_AT_ONCE));
-        if let Err(error) = written {
-            return reply.send(Err(NodeError::Internal { detail: error.to_string() }.into()));
-        }
-        self.linked.book = entries;
-        let by_word: Vec<StoredAccount> =
-            self.linked.accounts.values().map(|account| account.stored.clone()).filter(is_by_word).collect();
-        for stored in by_word {
-            if let Err(reason) = self.connect_account(stored, None) {
-                debug!(reason, "an address goes on with the book before");
-            }
-        }
-        reply.send(Ok(LinkBook { addresses: kept.len() }));
-    }
 }
 
 /// Whether an account is an address, by an authority's word.
 pub(super) fn is_by_word(stored: &StoredAccount) -> bool {
     stored.association.as_ref().is_some_and(|said| said.unverified().method == ProofMethod::AUTHORITY_WORD)
-}
-
-/// Reads a file of vCards. Blocks.
-pub(crate) fn read_book_file(path: &Path) -> Result<BTreeMap<LinkedId, Option<String>>, String> {
-    let failed = |reason: String| format!("{}: {reason}", path.display());
-    let length = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
-    if length > BOOK_BYTES_MAX as u64 {
-        return Err(failed(format!("more than {BOOK_BYTES_MAX} bytes")));
-    }
-    let bytes = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
-    Ok(read_book(&String::from_utf8_lossy(&bytes)))
 }
 
 /// An own address as a linked system: there is nothing to log in to.

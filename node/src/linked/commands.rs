@@ -17,7 +17,7 @@ use crate::key_file;
 use crate::timestamp::Timestamp;
 
 /// Longest password.
-const PASSWORD_BYTES_MAX: usize = 1_024;
+pub(super) const PASSWORD_BYTES_MAX: usize = 1_024;
 
 /// Who waits.
 #[derive(Debug)]
@@ -33,6 +33,9 @@ pub(crate) enum Asked {
 impl EventLoop {
     pub(crate) fn handle_linked_command(&mut self, command: LinkedCommand) {
         match command {
+            LinkedCommand::Add { options, reply } if options.id().is_ok_and(|id| id.system() == System::Sip) => {
+                self.begin_sip_login(*options, reply);
+            }
             LinkedCommand::Add { options, reply } => {
                 if let Err((error, reply)) = self.add_account(*options, reply) {
                     reply.send(Err(error));
@@ -41,8 +44,8 @@ impl EventLoop {
             LinkedCommand::Login { options, reply } => self.begin_login(*options, reply),
             LinkedCommand::WaitLogin { login, reply } => self.wait_for_login(&login, reply),
             LinkedCommand::AskCode { options, reply } => self.ask_for_code(&options.address, reply),
-            LinkedCommand::ShowCode { options, reply } => self.show_code(&options.address, &options.code, reply),
-            LinkedCommand::SetBook { entries, reply } => self.set_book(entries, reply),
+            LinkedCommand::ShowCode { options, reply } => self.show_code(&options, reply),
+            LinkedCommand::Book(command) => self.handle_book_command(command),
             LinkedCommand::List(reply) => reply.send(Ok(self.linked_list())),
             LinkedCommand::Remove { account, reply } => self.remove_account(&account, reply),
             LinkedCommand::Find { id, reply } => self.find_linked(&id, reply),

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderValue, IF_NONE_MATCH};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_NONE_MATCH, LOCATION};
 use http::{Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -34,6 +34,8 @@ pub(super) struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) etag: Option<String>,
+    /// Where it sends who asks, for those who follow.
+    pub(super) location: Option<String>,
     pub(super) body: Bytes,
 }
 
@@ -42,12 +44,25 @@ pub(super) struct Answer {
 pub(super) struct Asked<'a> {
     /// Instead of GET: POST of a form.
     pub(super) form: Option<&'a [(&'a str, &'a str)]>,
+    /// Instead of GET: a method of WebDAV.
+    pub(super) dav: Option<Dav<'a>>,
     /// `Authorization`.
     pub(super) authorization: Option<&'a str>,
     /// `If-None-Match`.
     pub(super) etag: Option<&'a str>,
     /// Longest answer.
     pub(super) bytes_max: usize,
+}
+
+/// A request with a method of WebDAV (RFC 4918).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dav<'a> {
+    /// `PROPFIND`, `REPORT`
+    pub(super) method: &'static str,
+    /// `Depth`: what is right below, too.
+    pub(super) is_deep: bool,
+    /// XML.
+    pub(super) body: &'a str,
 }
 
 /// What an OAuth server says of a refusal (RFC 6749 section 5.2).
@@ -80,9 +95,13 @@ impl Http {
             let answer = self.0.request(request).await.map_err(|error| unreachable_reason(&error))?;
             let (head, body) = answer.into_parts();
             let body = Limited::new(body, asked.bytes_max).collect().await;
-            let body = body.map_err(|_| LinkedError::Protocol("its answer breaks off, or is too long"))?.to_bytes();
-            let etag = head.headers.get(ETAG).and_then(|etag| etag.to_str().ok()).map(str::to_owned);
-            Ok(Answer { status: head.status, etag, body })
+            let body = body.map_err(|error| match error.is::<LengthLimitError>() {
+                true => LinkedError::TooLong,
+                false => LinkedError::Protocol("its answer breaks off"),
+            })?;
+            let body = body.to_bytes();
+            let header = |name: HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            Ok(Answer { status: head.status, etag: header(ETAG), location: header(LOCATION), body })
         };
         timeout(TIMEOUT, exchange).await.map_err(|_elapsed| LinkedError::Timeout)?
     }
@@ -134,7 +153,15 @@ fn request(url: &str, asked: Asked<'_>) -> Result<Request<Full<Bytes>>, LinkedEr
         *request.method_mut() = Method::POST;
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
     }
-    request.headers_mut().insert(http::header::ACCEPT, HeaderValue::from_static("application/json"));
+    let mut accepted = "application/json";
+    if let Some(dav) = asked.dav {
+        *request.method_mut() = Method::from_bytes(dav.method.as_bytes()).map_err(|_| LinkedError::Protocol("no such method"))?;
+        *request.body_mut() = Full::new(Bytes::copy_from_slice(dav.body.as_bytes()));
+        request.headers_mut().insert("depth", HeaderValue::from_static(if dav.is_deep { "1" } else { "0" }));
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/xml; charset=utf-8"));
+        accepted = "*/*";
+    }
+    request.headers_mut().insert(http::header::ACCEPT, HeaderValue::from_static(accepted));
     if let Some(authorization) = asked.authorization {
         let mut value = value(authorization)?;
         value.set_sensitive(true);
@@ -182,11 +209,15 @@ pub(super) fn parse_form(text: &str) -> Vec<(String, String)> {
 }
 
 fn decoded(text: &str) -> Option<String> {
+    percent_decoded(&text.replace('+', " "))
+}
+
+/// What percent-encoded text stands for; `None` if it isn't valid.
+pub(super) fn percent_decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
         bytes.push(match byte {
-            b'+' => b' ',
             b'%' => {
                 let mut digit = || char::from(rest.next()?).to_digit(16);
                 u8::try_from(digit()? * 16 + digit()?).ok()?

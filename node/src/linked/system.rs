@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use halloo_protocol::call::CallId;
 use halloo_protocol::linked::{LinkedId, ListEntry, Shown};
+use halloo_protocol::simple::xml::XmlError;
 use halloo_protocol::xmpp::scram::ScramError;
 use halloo_protocol::xmpp::stream::StreamError;
 use tokio::sync::mpsc;
@@ -26,6 +27,12 @@ pub(crate) enum LinkedError {
     Io(#[from] io::Error),
     #[error("it doesn't answer")]
     Timeout,
+    #[error("its answer is too long")]
+    TooLong,
+    #[error("its answer can't be read: {0}")]
+    Unreadable(#[from] XmlError),
+    #[error("it sends on to https://{0}, to which the password isn't told: give that address")]
+    Elsewhere(String),
     #[error("not a server name: {0}")]
     Name(String),
     #[error("it has refused {what}: {reason}")]

@@ -19,13 +19,19 @@ mod certify;
 mod codes;
 mod enrol;
 mod limits;
+mod phone;
 mod revoke;
 mod service;
 mod signing;
+mod sip;
+mod ways;
 
 pub use codes::Letter;
 pub use limits::{AuthorityPolicy, NetworkGroup};
+pub(crate) use phone::Phones;
 pub use revoke::RevokeError;
+pub(crate) use sip::SipCodes;
+pub(crate) use ways::CodeWays;
 
 use std::path::{Path, PathBuf};
 

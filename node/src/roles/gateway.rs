@@ -25,7 +25,7 @@ mod records;
 pub(crate) mod sessions;
 mod setup;
 pub(crate) mod sip;
-mod sms;
+pub(in crate::roles) mod sms;
 mod waiting;
 mod webhook;
 pub mod webpush;

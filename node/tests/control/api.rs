@@ -181,6 +181,8 @@ async fn bad_requests_are_told_what_is_wrong() {
         ("/v1/links/login", json, r#"{"provider":"https://id.example"}"#, 400, "unknown field"),
         ("/v1/links/code/show", json, r#"{"address":"mailto:a@b.example","code":"1"}"#, 403, "isn't the code"),
         ("/v1/links/book", json, r#"{"file":"/nowhere/book.vcf"}"#, 400, "/nowhere"),
+        ("/v1/links/book/server", json, r#"{"url":"https://dav.example/","user":"alice"}"#, 400, "password"),
+        ("/v1/links/book/server", json, r#"{"url":"https://dav.example/","user":"alice","password":"x"}"#, 403, "password"),
         ("/v1/status", json, "{}", 405, "does not take POST"),
         ("/v1/nothing", json, "{}", 404, "openapi"),
     ] {
@@ -282,6 +284,7 @@ fn body(path: &str) -> &'static str {
         "/v1/links/login" => r#"{"issuer":"https://id.example","client_id":"halloo"}"#,
         "/v1/links/code" => r#"{"address":"mailto:alice@there.example"}"#,
         "/v1/links/code/show" => r#"{"address":"mailto:alice@there.example","code":"01234567"}"#,
+        "/v1/links/book/server" => r#"{"url":"https://dav.example/","user":"alice","password":"secret"}"#,
         "/v1/links/book" => concat!(r#"{"file":""#, env!("CARGO_MANIFEST_DIR"), r#"/Cargo.toml"}"#),
         "/v1/push/sessions" => r#"{"identity":"bob@example"}"#,
         "/v1/push/session-requests" => r#"{"encapsulation":"wsp","messages":["AAAA"]}"#,

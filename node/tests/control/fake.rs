@@ -28,7 +28,7 @@ use halloo::handle::files::{FileChange, FileCommand, FileError, FileList, FileSt
 use halloo::handle::groups::{GroupCommand, GroupEntry, GroupList, GroupState};
 use halloo::handle::history::{FoundMessages, HistoryCommand, Moved};
 use halloo::handle::linked::{
-    FoundUser, LinkBook, LinkCertified, LinkCode, LinkError, LinkFound, LinkList, LinkLogin, LinkRemoved, LinkState,
+    BookCommand, FoundUser, LinkBook, LinkCertified, LinkCode, LinkError, LinkFound, LinkList, LinkLogin, LinkRemoved, LinkState,
     LinkedAccount, LinkedCommand,
 };
 use halloo::handle::messages::{
@@ -621,6 +621,24 @@ fn push_sessions(command: PushSessionCommand) {
     }
 }
 
+fn book(command: BookCommand) {
+    let of = |source: String, addresses| LinkBook { addresses, source: Some(source), books: 1, ..LinkBook::default() };
+    match command {
+        BookCommand::File { path, entries, reply } => reply.send(Ok(of(path.display().to_string(), entries.len()))),
+        BookCommand::Server { options, reply } => reply.send(if options.password == "secret" {
+            Ok(LinkBook { user: Some(options.user), ..of(options.url, 3) })
+        } else {
+            let reason = "it has refused the user or the password: 401 Unauthorized".into();
+            Err(LinkError::Book { book: options.url, reason })
+        }),
+        BookCommand::Show(reply) | BookCommand::Again(reply) => {
+            let read_at = Some("2026-07-24T09:00:00Z".parse().expect("a time"));
+            reply.send(Ok(LinkBook { user: Some("alice".into()), read_at, ..of("https://dav.example/".into(), 3) }));
+        }
+        BookCommand::Forget(reply) => reply.send(Ok(LinkBook::default())),
+    }
+}
+
 fn answer_linked(command: LinkedCommand) {
     match command {
         LinkedCommand::Add { options, reply } => {
@@ -644,7 +662,7 @@ fn answer_linked(command: LinkedCommand) {
         } else {
             Err(LinkError::Failed { account: options.address, reason: "that isn't the code that was sent".into() })
         }),
-        LinkedCommand::SetBook { entries, reply } => reply.send(Ok(LinkBook { addresses: entries.len() })),
+        LinkedCommand::Book(command) => book(command),
         LinkedCommand::WaitLogin { login, reply } => reply.send(if login == "1" {
             Ok(linked_account("oidc:https://id.example#alice".into()))
         } else {

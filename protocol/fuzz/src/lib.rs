@@ -416,6 +416,7 @@ pub fn text(bytes: &[u8]) {
     plain::<Contact>(bytes, FRAME_BYTES_MAX);
     plain::<DeviceLink>(bytes, FRAME_BYTES_MAX);
     let _ = Avatar::clean(bytes);
+    let _ = halloo_protocol::carddav::read(bytes, FRAME_BYTES_MAX);
     plain::<UserId>(bytes, FRAME_BYTES_MAX);
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     if let Ok(name) = Username::new(text) {
@@ -427,6 +428,8 @@ pub fn text(bytes: &[u8]) {
     if let Ok(key) = text.parse::<PublicKey>() {
         assert_eq!(key.to_string(), text);
     }
+    let _ = halloo_protocol::linked::read_book(text);
+    let _ = halloo_protocol::authority::code_in(text);
     let _ = InviteCode::parse(text);
     let _ = ContactLink::parse(text);
     let _ = DeviceLink::parse(text);

@@ -1,4 +1,4 @@
-//! Addresses: an authority sends a code to a mail address, and whoever shows the code gets its signed word that the address is theirs.
+//! Addresses: an authority sends a code to an address (mail, telephone, SIP), and whoever shows the code gets its signed word that the address is theirs.
 //!
 //! 1. The user's device sends a [`CodeRequest`] with its chain and the address. The answer says how long the code counts, not whether the mail arrives.
 //! 2. The user reads the code and types it; the device sends a [`CodeShow`].
@@ -19,6 +19,12 @@ pub const CODE_TRIES: u8 = 5;
 
 /// How long a code counts, in seconds: mail may be slow.
 pub const CODE_SECS: u64 = 1_800;
+
+/// The code in a text that an authority has sent: the first run of [`CODE_DIGITS`] digits, no more and no less.
+#[must_use]
+pub fn code_in(text: &str) -> Option<&str> {
+    text.split(|c: char| !c.is_ascii_digit()).find(|run| run.len() == CODE_DIGITS)
+}
 
 /// Asks for a code to be sent to an address. Answered by [`CodeAnswer`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -98,4 +104,22 @@ pub struct CodeShown {
 impl Message for CodeShown {
     const KIND: FrameKind = FrameKind(FrameKind::ANSWER | 0x0055);
     const LIMIT: usize = 2_048;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_found_in_its_text() {
+        for (text, code) in [
+            ("Halloo: the code is 01234567. alice12345678@example wants", Some("01234567")),
+            ("123456789 1234567 12345678x", Some("12345678")),
+            ("0123 4567", None),
+            ("\u{661}2345678", None),
+            ("", None),
+        ] {
+            assert_eq!(code_in(text), code, "{text}");
+        }
+    }
 }

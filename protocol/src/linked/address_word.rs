@@ -20,7 +20,7 @@ pub struct AddressWord {
     pub user: UserId,
     /// Their identity key.
     pub identity: IdentityKey,
-    /// The address: mail or telephone.
+    /// The address: mail, telephone or SIP.
     pub linked: LinkedId,
     /// Valid from.
     pub not_before: UnixTime,

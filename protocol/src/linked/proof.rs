@@ -27,7 +27,7 @@ pub type Providers = BTreeMap<String, TrustedProvider>;
 pub struct TrustedProofs<'a> {
     /// OpenID Connect providers.
     pub providers: &'a Providers,
-    /// Authorities, for mail addresses and telephone numbers.
+    /// Authorities, for mail addresses, telephone numbers and SIP addresses.
     pub authorities: &'a TrustStore,
 }
 
@@ -87,7 +87,7 @@ pub fn verify_proof(
 ) -> Result<UnixTime, ProofError> {
     let is_possible = match said.method {
         ProofMethod::PROVIDER_TOKEN => matches!(said.linked.system(), System::Oidc | System::Mail),
-        ProofMethod::AUTHORITY_WORD => matches!(said.linked.system(), System::Mail | System::Phone),
+        ProofMethod::AUTHORITY_WORD => matches!(said.linked.system(), System::Mail | System::Phone | System::Sip),
         _ => false,
     };
     if !is_possible {

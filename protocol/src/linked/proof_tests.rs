@@ -349,7 +349,7 @@ fn the_word_of_an_authority_and_attacks_on_it() {
     authorities.trust(AuthorityKey(key(40).public())).expect("room for one");
     let providers = Providers::new();
     let trusted = TrustedProofs { providers: &providers, authorities: &authorities };
-    for address in ["mailto:alice@there.example", "tel:+4930123456"] {
+    for address in ["mailto:alice@there.example", "tel:+4930123456", "sip:alice@there.example"] {
         let claimed = said(ALICE, id(address), ProofMethod::AUTHORITY_WORD, NOW);
         let check = |proof: &AddressProof| verify_proof(claimed.unverified(), Some(&proof.to_bytes()), trusted, NOW);
         let good = word(40, id(address), ALICE, NOW.minus_secs(60));

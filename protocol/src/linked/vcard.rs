@@ -1,4 +1,4 @@
-//! Address books: who is in a file of vCards (RFC 6350, and version 3.0 of RFC 2426), by mail address and telephone number.
+//! Address books: who is in a file of vCards (RFC 6350, and version 3.0 of RFC 2426), by mail address, telephone number and SIP address.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +28,7 @@ pub fn read_book(text: &str) -> BTreeMap<LinkedId, Option<String>> {
             "FN" => card.name = name_of(value),
             "EMAIL" => card.ids.extend(LinkedId::new(System::Mail, value.trim().trim_start_matches("mailto:"))),
             "TEL" => card.ids.extend(phone(value)),
+            "IMPP" | "X-SIP" => card.ids.extend(sip(value, property(name) == "X-SIP")),
             "END" => {
                 for id in std::mem::take(&mut card.ids) {
                     if book.len() < BOOK_ENTRIES_MAX || book.contains_key(&id) {
@@ -66,7 +67,7 @@ fn unfolded(text: &str) -> Vec<String> {
 
 fn is_of_interest(line: &str) -> bool {
     let name = line.split(':').next().unwrap_or_default();
-    name.len() <= LINE_BYTES_MAX && matches!(property(name).as_str(), "BEGIN" | "END" | "FN" | "EMAIL" | "TEL")
+    name.len() <= LINE_BYTES_MAX && matches!(property(name).as_str(), "BEGIN" | "END" | "FN" | "EMAIL" | "TEL" | "IMPP" | "X-SIP")
 }
 
 /// The name of a property, without its group and parameters: `item1.EMAIL;TYPE=home`.
@@ -79,6 +80,18 @@ fn phone(value: &str) -> Option<LinkedId> {
     let value = value.trim();
     let number = value.strip_prefix("tel:").unwrap_or(value);
     LinkedId::new(System::Phone, number.split(';').next().unwrap_or_default()).ok()
+}
+
+/// A SIP address of record (RFC 4770 has it in IMPP), without what says how to get there. Where nothing else can be meant, its scheme may be missing.
+fn sip(value: &str, is_only_sip: bool) -> Option<LinkedId> {
+    let value = value.trim();
+    let (scheme, rest) = value.split_once(':').unwrap_or_default();
+    let address = match scheme.to_ascii_lowercase().as_str() {
+        "sip" | "sips" => rest,
+        _ if is_only_sip => value,
+        _ => return None,
+    };
+    LinkedId::new(System::Sip, address.split([';', '?']).next().unwrap_or_default()).ok()
 }
 
 fn name_of(value: &str) -> Option<String> {
@@ -104,7 +117,8 @@ mod tests {
 
     const BOOK: &str = "BEGIN:VCARD\r\nVERSION:3.0\r\nFN:Lovelace\\, Ada\r\nPHOTO;ENCODING=b:AAAA\r\n BBBB\r\n\
         item1.EMAIL;type=INTERNET:Ada@Example.org\r\nTEL;TYPE=CELL:+49 (30) 123-456\r\nTEL:030 123456\r\nEND:VCARD\r\n\
-        BEGIN:VCARD\nVERSION:4.0\nFN:Very long na\n me\nEMAIL:mailto:bob@example.org\nTEL;VALUE=uri:tel:+1-555-0100;ext=5\nEND:VCARD\n\
+        BEGIN:VCARD\nVERSION:4.0\nFN:Very long na\n me\nEMAIL:mailto:bob@example.org\nTEL;VALUE=uri:tel:+1-555-0100;ext=5\n\
+        IMPP;TYPE=work:sip:bob@Example.org;transport=tls\nIMPP:xmpp:bob@example.org\nitem2.X-SIP:bob@pbx.example\nEND:VCARD\n\
         BEGIN:VCARD\nEMAIL:nobody\nEND:VCARD\n";
 
     #[test]
@@ -116,6 +130,8 @@ mod tests {
             ("mailto:bob@example.org", Some("Very long name")),
             ("tel:+15550100", Some("Very long name")),
             ("tel:+4930123456", Some("Lovelace, Ada")),
+            ("sip:bob@example.org", Some("Very long name")),
+            ("sip:bob@pbx.example", Some("Very long name")),
         ];
         assert_eq!(entries, expected.map(|(id, name)| (id.to_owned(), name)));
     }

@@ -50,7 +50,7 @@ async fn read_pages(
     let mut url = config.url.clone();
     for page in 0..PAGES_MAX {
         let etag = before.and_then(|before| before.etag.as_deref()).filter(|_| page == 0);
-        let asked = Asked { authorization: Some(&authorization), etag, bytes_max: PAGE_BYTES_MAX, form: None };
+        let asked = Asked { authorization: Some(&authorization), etag, bytes_max: PAGE_BYTES_MAX, ..Asked::default() };
         let answer = http.ask(&url, asked).await?;
         match answer.status {
             StatusCode::NOT_MODIFIED if etag.is_some() => return Ok(None),

@@ -20,11 +20,35 @@ use crate::key_file;
 /// Codes outstanding at once; beyond, nobody gets one until some have ended.
 const OPEN_MAX: usize = 4_096;
 
-/// Mail to one address, by one user, of one network, and in all.
-const ADDRESS_RATE: Rate = Rate { per_hour: 3, burst: 3 };
-const USER_RATE: Rate = Rate { per_hour: 6, burst: 6 };
-const NETWORK_RATE: Rate = Rate { per_hour: 20, burst: 20 };
-const TOTAL_RATE: Rate = Rate { per_hour: 1_000, burst: 200 };
+/// How many codes are sent.
+#[derive(Clone, Copy)]
+struct Rates {
+    /// To one address.
+    address: Rate,
+    /// For one user.
+    user: Rate,
+    /// For who asks from one network.
+    network: Rate,
+    total: Rate,
+}
+
+const MAIL: Rates = Rates {
+    address: Rate { per_hour: 3, burst: 3 },
+    user: Rate { per_hour: 6, burst: 6 },
+    network: Rate { per_hour: 20, burst: 20 },
+    total: Rate { per_hour: 1_000, burst: 200 },
+};
+
+/// Short messages cost money, and whoever has part of it asks for many.
+const PHONE: Rates = Rates {
+    address: Rate { per_hour: 2, burst: 2 },
+    user: Rate { per_hour: 3, burst: 3 },
+    network: Rate { per_hour: 6, burst: 6 },
+    total: Rate { per_hour: 100, burst: 30 },
+};
+
+/// Numbers beside each other, which are one owner's: how many digits at the end don't count, and how many messages go to all of them.
+const BLOCKS: [(usize, Rate); 2] = [(3, Rate { per_hour: 5, burst: 5 }), (5, Rate { per_hour: 20, burst: 10 })];
 
 /// Addresses, users and networks whose rates are remembered.
 const RATES_MAX: usize = 16_384;
@@ -47,9 +71,11 @@ struct Open {
 pub(super) struct Codes {
     open: HashMap<(IdentityKey, LinkedId), Open>,
     addresses: RateLimiter<LinkedId>,
-    users: RateLimiter<IdentityKey>,
-    networks: RateLimiter<NetworkGroup>,
-    total: RateLimiter<()>,
+    users: RateLimiter<(System, IdentityKey)>,
+    networks: RateLimiter<(System, NetworkGroup)>,
+    /// By how the numbers begin.
+    blocks: RateLimiter<String>,
+    total: RateLimiter<System>,
 }
 
 impl Default for Codes {
@@ -59,7 +85,8 @@ impl Default for Codes {
             addresses: RateLimiter::new(RATES_MAX),
             users: RateLimiter::new(RATES_MAX),
             networks: RateLimiter::new(RATES_MAX),
-            total: RateLimiter::new(1),
+            blocks: RateLimiter::new(RATES_MAX),
+            total: RateLimiter::new(System::ALL.len()),
         }
     }
 }
@@ -82,11 +109,21 @@ impl std::fmt::Debug for Letter {
 
 impl Codes {
     fn admit(&mut self, user: IdentityKey, linked: &LinkedId, network: Option<NetworkGroup>, now: Instant) -> bool {
+        let system = linked.system();
+        let rates = if system == System::Phone { PHONE } else { MAIL };
         // The widest last, so that one user who asks too often takes nothing from others.
-        self.users.take(&user, USER_RATE, now).is_ok()
-            && self.addresses.take(linked, ADDRESS_RATE, now).is_ok()
-            && network.is_none_or(|network| self.networks.take(&network, NETWORK_RATE, now).is_ok())
-            && self.total.take(&(), TOTAL_RATE, now).is_ok()
+        self.users.take(&(system, user), rates.user, now).is_ok()
+            && self.addresses.take(linked, rates.address, now).is_ok()
+            && network.is_none_or(|network| self.networks.take(&(system, network), rates.network, now).is_ok())
+            && (system != System::Phone || self.admit_blocks(linked.address(), now))
+            && self.total.take(&system, rates.total, now).is_ok()
+    }
+
+    fn admit_blocks(&mut self, number: &str, now: Instant) -> bool {
+        BLOCKS.iter().all(|(digits, rate)| {
+            let block = format!("{digits} {}", &number[..number.len().saturating_sub(*digits)]);
+            self.blocks.take(&block, *rate, now).is_ok()
+        })
     }
 
     /// A code for an address; one that the user had for it before counts no more.
@@ -133,9 +170,6 @@ impl Authority {
         (now, unix): (Instant, UnixTime),
     ) -> Result<Letter, Refusal> {
         let user = asking_user(&request.chain, asker, trust, unix)?;
-        if request.linked.system() != System::Mail {
-            return Err(refuse(RefusalCode::ADDRESS_KIND, "this authority sends codes to mail addresses alone"));
-        }
         let full = || refuse(RefusalCode::RATE_LIMITED, "too many codes were asked for lately; try later");
         // New identities without a name cost nothing: they are counted as one.
         let counted = if matches!(user.id, UserId::Key(_)) { UNNAMED } else { user.identity };
@@ -270,9 +304,30 @@ mod tests {
         let admitted = (0..100).filter(|seed| codes.admit(user(*seed), &to(u32::from(*seed)), network, now)).count();
         assert_eq!(admitted, 20);
         let mut codes = Codes::default();
+        assert_eq!((0..20).filter(|number| codes.admit(user(1), &phone(number * 1_000_000), network, now)).count(), 3, "dearer");
+        assert_eq!((0..20).filter(|seed| codes.admit(user(*seed), &phone(7_000_000), None, now)).count(), 2);
+        let admitted = (0..20).filter(|number| codes.admit(user(1), &to(100 + *number), None, now)).count();
+        assert_eq!(admitted, 6, "mail is counted for itself");
+        let mut codes = Codes::default();
         let begun = (0..OPEN_MAX as u32 + 10).filter(|number| codes.begin(user(1), to(*number), CODE, NOW)).count();
         assert_eq!((begun, codes.open.len()), (OPEN_MAX, OPEN_MAX));
         assert!(codes.begin(user(1), to(OPEN_MAX as u32 + 1), CODE, NOW.plus_secs(CODE_SECS + 1)), "old ones make room");
+    }
+
+    fn phone(number: u32) -> LinkedId {
+        format!("tel:+4930{number:08}").parse().expect("a number")
+    }
+
+    #[test]
+    fn few_short_messages_go_to_numbers_beside_each_other() {
+        let now = Instant::now();
+        let asked = |codes: &mut Codes, step: u32| {
+            let admitted = (0..100u8).filter(|seed| codes.admit(user(*seed), &phone(u32::from(*seed) * step), None, now));
+            admitted.count()
+        };
+        assert_eq!(asked(&mut Codes::default(), 1), 5, "of one thousand");
+        assert_eq!(asked(&mut Codes::default(), 1_000), 10, "of a hundred thousand");
+        assert_eq!(asked(&mut Codes::default(), 100_000), 30, "in all");
     }
 
     #[test]

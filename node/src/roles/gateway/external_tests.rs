@@ -81,6 +81,7 @@ impl Foreign {
                     .into(),
                 body: r#"{"to": "{number}", "text": "{text}"}"#.into(),
                 per_hour_max: 100,
+                ..SmsConfig::default()
             }),
             ..GatewayConfig::default()
         };

@@ -177,6 +177,7 @@ mod tests {
             headers: Default::default(),
             body: String::new(),
             per_hour_max: 1,
+            ..SmsConfig::default()
         };
         assert!(refused(&GatewayConfig { sms: Some(sms), ..none }).starts_with("gateway.sms: "));
     }

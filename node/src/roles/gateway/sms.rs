@@ -16,6 +16,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::Full;
 use tracing::{debug, warn};
+use zeroize::Zeroizing;
 
 use super::channel::{Outcome, PushMessage};
 use super::http::{HttpClient, retry_after, stated_retry_after};
@@ -36,7 +37,7 @@ const BODY_BYTES_MAX: usize = 8 * 1_024;
 
 /// Why the provider can't be used as configured.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SmsError {
+pub(crate) enum SmsError {
     /// A setting can't be used.
     #[error("{0}")]
     Field(String),
@@ -65,7 +66,6 @@ impl Escape {
         }
     }
 
-    /// Numbers and texts of ours are ASCII without quotes and backslashes: JSON needs nothing.
     fn apply(self, text: &str) -> String {
         let percent = |byte: u8| match byte {
             b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
@@ -73,23 +73,44 @@ impl Escape {
         };
         match self {
             Self::Percent => text.bytes().map(percent).collect(),
-            Self::Json | Self::None => text.to_owned(),
+            // A string is written with its quotes.
+            Self::Json => {
+                let written = serde_json::Value::from(text).to_string();
+                written.get(1..written.len() - 1).unwrap_or_default().to_owned()
+            }
+            Self::None => text.to_owned(),
         }
     }
 }
 
+/// What a telephone is to get.
+#[derive(Clone, Copy)]
+pub(crate) struct Text<'a> {
+    pub(crate) number: &'a str,
+    pub(crate) text: &'a str,
+    /// The code that is in the text, if one is.
+    pub(crate) code: &'a str,
+}
+
 /// The provider's interface.
-#[derive(Debug)]
 struct Template {
     method: Method,
     url: String,
     headers: HeaderMap,
     body: String,
     escape: Escape,
+    secret: Zeroizing<String>,
+    success: Vec<u16>,
+}
+
+impl fmt::Debug for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Template").field("method", &self.method).finish_non_exhaustive()
+    }
 }
 
 impl Template {
-    fn new(config: &SmsConfig, is_lab: bool) -> Result<Self, SmsError> {
+    fn new(config: &SmsConfig, is_lab: bool, has_codes: bool) -> Result<Self, SmsError> {
         let field = |text: &str| SmsError::Field(text.to_owned());
         let method = match config.method.as_deref().unwrap_or("POST") {
             "POST" => Method::POST,
@@ -97,32 +118,40 @@ impl Template {
             "GET" => Method::GET,
             _ => return Err(field("method is none of POST, PUT, GET")),
         };
+        let secret = config.secret_file.as_deref().map(crate::mail::password).transpose();
+        let secret = secret.map_err(|error| SmsError::Field(format!("secret_file: {error}")))?.unwrap_or_default();
         let mut headers = HeaderMap::new();
         for (name, value) in &config.headers {
             let header =
                 name.parse::<HeaderName>().map_err(|_| SmsError::Field(format!("header {name:?} has no usable name")))?;
+            let value = Zeroizing::new(value.replace("{secret}", &secret));
             let mut value =
-                HeaderValue::from_str(value).map_err(|_| SmsError::Field(format!("header {name:?} has no usable value")))?;
+                HeaderValue::from_str(&value).map_err(|_| SmsError::Field(format!("header {name:?} has no usable value")))?;
             value.set_sensitive(true);
             headers.insert(header, value);
         }
         let content_type = headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let escape = content_type.map_or(Escape::None, Escape::of);
-        let template = Self { method, url: config.url.clone(), headers, body: config.body.clone(), escape };
-        template.check(is_lab)?;
+        let (url, body, success) = (config.url.clone(), config.body.clone(), config.success.clone());
+        let template = Self { method, url, headers, body, escape, secret, success };
+        template.check(is_lab, has_codes)?;
         Ok(template)
     }
 
-    fn check(&self, is_lab: bool) -> Result<(), SmsError> {
+    fn check(&self, is_lab: bool, has_codes: bool) -> Result<(), SmsError> {
         let field = |text: &str| Err(SmsError::Field(text.to_owned()));
         let both = format!("{}{}", self.url, self.body);
-        if !both.contains("{number}") || !(both.contains("{text}") || both.contains("{text_hex}")) {
+        if !both.contains("{number}") || !(both.contains("{text}") || both.contains("{text_hex}") || both.contains("{code}")) {
             return field("url and body must hold {number}, and {text} or {text_hex}");
+        }
+        if both.contains("{code}") && !has_codes {
+            return field("{code} is for codes alone");
         }
         if self.body.len() > BODY_BYTES_MAX / 2 {
             return field("body is too long");
         }
-        let uri = self.uri("+15550100", "Halloo").ok_or_else(|| SmsError::Field("url is not a URL".into()))?;
+        let example = Text { number: "+15550100", text: "Halloo", code: "01234567" };
+        let uri = self.uri(&example).ok_or_else(|| SmsError::Field("url is not a URL".into()))?;
         match uri.scheme_str() {
             Some("https") => Ok(()),
             Some("http") if is_lab => Ok(()),
@@ -130,27 +159,56 @@ impl Template {
         }
     }
 
-    fn uri(&self, number: &str, text: &str) -> Option<Uri> {
-        let uri: Uri = fill(&self.url, Escape::Percent, number, text).parse().ok()?;
+    fn uri(&self, text: &Text<'_>) -> Option<Uri> {
+        let uri: Uri = fill(&self.url, Escape::Percent, text, &self.secret).parse().ok()?;
         uri.host().is_some_and(|host| !host.is_empty()).then_some(uri)
     }
 
-    fn request(&self, number: &str, text: &str) -> Option<Request<Full<Bytes>>> {
-        let body = fill(&self.body, self.escape, number, text);
+    fn request(&self, text: &Text<'_>) -> Option<Request<Full<Bytes>>> {
+        let body = fill(&self.body, self.escape, text, &self.secret);
         let mut request = Request::new(Full::new(Bytes::from(body)));
         *request.method_mut() = self.method.clone();
-        *request.uri_mut() = self.uri(number, text)?;
+        *request.uri_mut() = self.uri(text)?;
         *request.headers_mut() = self.headers.clone();
         Some(request)
     }
+
+    fn is_success(&self, status: StatusCode) -> bool {
+        if self.success.is_empty() { status.is_success() } else { self.success.contains(&status.as_u16()) }
+    }
 }
 
-/// Puts the values in. Nothing of ours holds braces, so the order doesn't matter.
-fn fill(template: &str, escape: Escape, number: &str, text: &str) -> String {
-    template
-        .replace("{number}", &escape.apply(number))
-        .replace("{text_hex}", &HEXLOWER.encode(text.as_bytes()))
-        .replace("{text}", &escape.apply(text))
+/// Puts the values in. What is put in isn't looked at again, whatever it holds.
+fn fill(template: &str, escape: Escape, text: &Text<'_>, secret: &str) -> String {
+    let value = |name: &str| match name {
+        "number" => Some(escape.apply(text.number)),
+        "text" => Some(escape.apply(text.text)),
+        "text_hex" => Some(HEXLOWER.encode(text.text.as_bytes())),
+        "code" => Some(escape.apply(text.code)),
+        "secret" => Some(escape.apply(secret)),
+        _ => None,
+    };
+    let mut filled = String::with_capacity(template.len() + text.text.len());
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once('{') {
+        filled.push_str(before);
+        match after.split_once('}').and_then(|(name, after)| Some((value(name)?, after))) {
+            Some((value, after)) => {
+                filled.push_str(&value);
+                rest = after;
+            }
+            None => {
+                filled.push('{');
+                rest = after;
+            }
+        }
+    }
+    filled + rest
+}
+
+/// An argument of a program that sends messages.
+pub(crate) fn fill_argument(argument: &str, text: &Text<'_>) -> String {
+    fill(argument, Escape::None, text, "")
 }
 
 /// What the telephone gets: characters of the GSM alphabet only (3GPP TS 23.038), well below the 160 of one message.
@@ -177,7 +235,7 @@ impl Limits {
 }
 
 /// Sends short messages. One for all of a gateway.
-pub(super) struct SmsClient {
+pub(crate) struct SmsClient {
     http: HttpClient,
     template: Template,
     limits: Mutex<Limits>,
@@ -189,11 +247,40 @@ impl SmsClient {
     /// # Errors
     /// [`SmsError`].
     pub(super) fn new(config: &SmsConfig, is_lab: bool, roots: &[Vec<u8>]) -> Result<Self, SmsError> {
+        Self::with(config, is_lab, roots, false)
+    }
+
+    /// The same for messages with codes.
+    ///
+    /// # Errors
+    /// [`SmsError`].
+    pub(crate) fn for_codes(config: &SmsConfig, is_lab: bool, roots: &[Vec<u8>]) -> Result<Self, SmsError> {
+        Self::with(config, is_lab, roots, true)
+    }
+
+    fn with(config: &SmsConfig, is_lab: bool, roots: &[Vec<u8>], has_codes: bool) -> Result<Self, SmsError> {
         Ok(Self {
             http: HttpClient::for_own_service(roots, false)?,
-            template: Template::new(config, is_lab)?,
+            template: Template::new(config, is_lab, has_codes)?,
             limits: Mutex::new(Limits::new(config.per_hour_max)),
         })
+    }
+
+    fn may_send(&self, number: &str) -> bool {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).take(number, Instant::now())
+    }
+
+    /// Sends a message once.
+    ///
+    /// # Errors
+    /// Why it wasn't taken.
+    pub(crate) async fn send_text(&self, text: &Text<'_>) -> Result<(), String> {
+        if !self.may_send(text.number) {
+            return Err("too many short messages".to_owned());
+        }
+        let request = self.template.request(text).ok_or("the URL can't be made")?;
+        let answer = self.http.exchange(request).await.map_err(|error| error.to_string())?;
+        if self.template.is_success(answer.status) { Ok(()) } else { Err(format!("the provider answers {}", answer.status)) }
     }
 
     /// Sends a wake-up to a number.
@@ -201,17 +288,18 @@ impl SmsClient {
         if !is_phone_number(number) {
             return Outcome::Refused { status: 0 };
         }
-        if !self.limits.lock().unwrap_or_else(PoisonError::into_inner).take(number, Instant::now()) {
+        if !self.may_send(number) {
             warn!("too many short messages: one is not sent");
             return Outcome::Refused { status: 0 };
         }
-        let Some(request) = self.template.request(number, &wake_text(message)) else {
+        let Some(request) = self.template.request(&Text { number, text: &wake_text(message), code: "" }) else {
             return Outcome::Refused { status: 0 };
         };
         match self.http.exchange(request).await {
             Ok(answer) => {
                 debug!(status = answer.status.as_u16(), "SMS provider answered");
-                read_answer(answer.status, &answer.headers, SystemTime::now())
+                let is_sent = self.template.is_success(answer.status);
+                read_answer(answer.status, is_sent, &answer.headers, SystemTime::now())
             }
             Err(error) => {
                 debug!(%error, "SMS provider did not answer");
@@ -228,9 +316,9 @@ impl fmt::Debug for SmsClient {
 }
 
 /// Providers differ; none of their answers says that a number is gone for ever.
-fn read_answer(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Outcome {
+fn read_answer(status: StatusCode, is_sent: bool, headers: &HeaderMap, now: SystemTime) -> Outcome {
     match status.as_u16() {
-        200..=299 => Outcome::Sent,
+        _ if is_sent => Outcome::Sent,
         401 | 403 => Outcome::BadCredentials,
         429 => Outcome::RetryAfter(retry_after(headers, now)),
         500.. => stated_retry_after(headers, now).map_or(Outcome::Temporary, Outcome::RetryAfter),
@@ -255,6 +343,7 @@ mod tests {
             headers: [("Content-Type".to_owned(), content_type.to_owned()), ("Authorization".into(), "Bearer key".into())].into(),
             body: body.into(),
             per_hour_max: 100,
+            ..SmsConfig::default()
         }
     }
 
@@ -269,8 +358,9 @@ mod tests {
     }
 
     async fn request(config: &SmsConfig) -> (Uri, String) {
-        let template = Template::new(config, false).unwrap();
-        let request = template.request("+15550100", &wake_text(&message())).unwrap();
+        let template = Template::new(config, false, false).unwrap();
+        let text = wake_text(&message());
+        let request = template.request(&Text { number: "+15550100", text: &text, code: "" }).unwrap();
         let uri = request.uri().clone();
         let body = request.into_body().collect().await.unwrap().to_bytes();
         (uri, String::from_utf8(body.to_vec()).unwrap())
@@ -301,7 +391,7 @@ mod tests {
 
     #[test]
     fn settings_that_cannot_work_are_named() {
-        let refused = |config: &SmsConfig| Template::new(config, false).unwrap_err().to_string();
+        let refused = |config: &SmsConfig| Template::new(config, false, false).unwrap_err().to_string();
         let good = config("https://sms.example/send", "application/json", r#"{"to":"{number}","text":"{text}"}"#);
         assert!(refused(&SmsConfig { body: "{text}".into(), ..good.clone() }).contains("{number}"));
         assert!(refused(&SmsConfig { body: "{number}".into(), ..good.clone() }).contains("{text}"));
@@ -310,9 +400,47 @@ mod tests {
         assert!(refused(&SmsConfig { method: Some("DELETE".into()), ..good.clone() }).contains("method"));
         let bad_header = SmsConfig { headers: [("a b".to_owned(), String::new())].into(), ..good.clone() };
         assert!(refused(&bad_header).contains("header"));
-        assert!(Template::new(&SmsConfig { url: "http://127.0.0.1/".into(), ..good.clone() }, true).is_ok(), "in a laboratory");
+        assert!(
+            Template::new(&SmsConfig { url: "http://127.0.0.1/".into(), ..good.clone() }, true, false).is_ok(),
+            "in a laboratory"
+        );
         assert!(!format!("{good:?}").contains("Bearer key"), "{good:?}");
-        assert!(!format!("{:?}", Template::new(&good, false).unwrap()).contains("Bearer key"));
+        assert!(!format!("{:?}", Template::new(&good, false, false).unwrap()).contains("Bearer key"));
+        let with_code = SmsConfig { body: "{number}{code}".into(), ..good.clone() };
+        assert!(refused(&with_code).contains("{code}") && Template::new(&with_code, false, true).is_ok());
+        assert!(refused(&SmsConfig { secret_file: Some("/no/such/file".into()), ..good }).contains("secret_file"));
+    }
+
+    #[test]
+    fn values_are_escaped_and_never_looked_at_again() {
+        let text = Text { number: "+15550100", text: "a \"b\" {secret}\n\\ü&", code: "01234567" };
+        let filled = |template: &str, escape| fill(template, escape, &text, "k\"ey");
+        assert_eq!(filled(r#"{"t":"{text}","k":"{secret}"}"#, Escape::Json), r#"{"t":"a \"b\" {secret}\n\\ü&","k":"k\"ey"}"#);
+        assert_eq!(filled("t={text}&c={code}", Escape::Percent), "t=a%20%22b%22%20%7Bsecret%7D%0A%5C%C3%BC%26&c=01234567");
+        assert_eq!(filled("{number} {what} {code", Escape::None), "+15550100 {what} {code");
+    }
+
+    #[test]
+    fn the_key_is_in_a_file_and_success_is_what_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret_file = folder.path().join("key");
+        std::fs::write(&secret_file, "the-key\n").unwrap();
+        #[cfg(unix)]
+        std::fs::set_permissions(&secret_file, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let headers = [("Authorization".to_owned(), "Bearer {secret}".to_owned())].into();
+        let body = "{number}{text}".to_owned();
+        let config = SmsConfig {
+            secret_file: Some(secret_file),
+            headers,
+            success: vec![201],
+            ..config("https://sms.example/{secret}", "text/plain", &body)
+        };
+        let template = Template::new(&config, false, false).unwrap();
+        let request = template.request(&Text { number: "+15550100", text: "x", code: "" }).unwrap();
+        assert_eq!(request.headers().get("authorization").unwrap(), "Bearer the-key");
+        assert_eq!(request.uri(), "https://sms.example/the-key");
+        assert!(template.is_success(StatusCode::CREATED) && !template.is_success(StatusCode::OK));
+        assert!(!format!("{template:?}").contains("the-key"));
     }
 
     #[test]
@@ -326,7 +454,10 @@ mod tests {
 
     #[test]
     fn each_answer_has_its_meaning() {
-        let read = |status: u16| read_answer(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), SystemTime::now());
+        let read = |status: u16| {
+            let status = StatusCode::from_u16(status).unwrap();
+            read_answer(status, status.is_success(), &HeaderMap::new(), SystemTime::now())
+        };
         assert_eq!(read(202), Outcome::Sent);
         assert_eq!(read(401), Outcome::BadCredentials);
         assert_eq!(read(429), Outcome::RetryAfter(Duration::from_secs(60)));

@@ -1,0 +1,244 @@
+//! Linking a SIP address by a login: the node registers there for a moment, has the own authority send its code, and takes it itself.
+//!
+//! ```text
+//! node                       SIP server                    authority
+//! REGISTER  --------------->
+//! CodeRequest  --------------------------------------------->
+//!           <---- MESSAGE ---          <---- MESSAGE with the code
+//! CodeShow  ------------------------------------------------>
+//!           <------------------------------ its word for the address
+//! REGISTER, for 0 s  ------>
+//! ```
+//!
+//! The authority judges what is shown, so that whoever else says something to the account meanwhile links nothing; few such guesses end it. The password is needed for that long and isn't kept.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use halloo_protocol::authority::{CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, RefusalCode, WordResult, code_in};
+use halloo_protocol::linked::LinkedId;
+use halloo_protocol::wire::{Extensions, Frame};
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::debug;
+use zeroize::Zeroizing;
+
+use super::addresses::{ANSWER_TIMEOUT, AddressAsking, failed};
+use super::commands::{self, PASSWORD_BYTES_MAX};
+use crate::event_loop::{EventLoop, Internal};
+use crate::handle::Reply;
+use crate::handle::linked::{LinkError, LinkOptions, LinkedAccount};
+use crate::handle::problem::NodeError;
+use crate::network::Purpose;
+use crate::sip::agent::{Agent, AgentError, AgentParams};
+
+/// Logins under way at once.
+const LOGINS_MAX: usize = 4;
+
+/// How long the registration is asked for, and how long the code may take.
+const REGISTER_SECS: u32 = 300;
+const CODE_MAX: Duration = Duration::from_secs(90);
+
+/// How long the server may take to hear that it is over.
+const LEAVE_MAX: Duration = Duration::from_secs(3);
+
+/// Codes that are shown in vain: the authority takes two more.
+const TRIES_MAX: u8 = 3;
+
+/// Logins under way.
+#[derive(Debug, Default)]
+pub(super) struct Registered {
+    open: BTreeMap<u64, Login>,
+    count: u64,
+}
+
+#[derive(Debug)]
+struct Login {
+    id: LinkedId,
+    reply: Reply<LinkedAccount, LinkError>,
+    /// The authority has sent a code.
+    is_asked: bool,
+    /// What came before it said so.
+    early: Vec<String>,
+    tries: u8,
+    listed: Option<bool>,
+    /// Dropped, the registration ends.
+    _task: DropGuard,
+}
+
+/// What the task tells.
+#[derive(Debug)]
+pub(crate) struct SipNews {
+    number: u64,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Registered,
+    Code(String),
+    Failed(String),
+}
+
+impl EventLoop {
+    pub(super) fn begin_sip_login(&mut self, options: LinkOptions, reply: Reply<LinkedAccount, LinkError>) {
+        let (id, params, listed) = match self.sip_params(options) {
+            Ok(begun) => begun,
+            Err(error) => return reply.send(Err(error)),
+        };
+        let registered = &mut self.linked.registered;
+        registered.count += 1;
+        let (number, token) = (registered.count, CancellationToken::new());
+        let _task = token.clone().drop_guard();
+        let login = Login { id, reply, is_asked: false, early: Vec::new(), tries: 0, listed, _task };
+        registered.open.insert(number, login);
+        tokio::spawn(run(params, number, token, self.internal_sender.clone()));
+    }
+
+    fn sip_params(&self, options: LinkOptions) -> Result<(LinkedId, AgentParams, Option<bool>), LinkError> {
+        let LinkOptions { password, server, roots, plain, listed, tokens, .. } = options.clone();
+        let id = self.address_of(&options.id()?.to_string())?;
+        let password = Zeroizing::new(password);
+        let wrong = |reason: String| LinkError::Options { reason };
+        if password.is_empty() || password.len() > PASSWORD_BYTES_MAX || password.contains(char::is_control) {
+            return Err(wrong(format!("password: empty, more than a line, or longer than {PASSWORD_BYTES_MAX} bytes")));
+        }
+        if tokens {
+            return Err(wrong("tokens: there are none in that system".to_owned()));
+        }
+        if self.linked.registered.open.len() >= LOGINS_MAX {
+            return Err(NodeError::LimitReached { what: "logins at once", max: LOGINS_MAX }.into());
+        }
+        let (user, domain) = id.address().split_once('@').unwrap_or_default();
+        let (user, domain) = (user.to_owned(), domain.to_owned());
+        let params = AgentParams { user, domain, server, is_plain: plain, roots, auth_user: None, password };
+        Ok((id, params, listed))
+    }
+
+    pub(crate) fn handle_sip_news(&mut self, news: SipNews) {
+        let SipNews { number, what } = news;
+        let Some(login) = self.linked.registered.open.get_mut(&number) else { return };
+        let (chain, linked) = (self.identity.chain().clone(), login.id.clone());
+        match what {
+            What::Registered => {
+                let request = CodeRequest { chain, linked, extensions: Extensions::none() };
+                let asking = AddressAsking::SipCode { number };
+                match self.own_authority_target() {
+                    Ok(target) => self.request(&target, &request, Purpose::Address(Box::new(asking)), ANSWER_TIMEOUT),
+                    Err(error) => self.end_sip_login(number, format!("the authority: {error}")),
+                }
+            }
+            What::Code(code) if login.is_asked => self.show_sip_code(number, code),
+            // The code may be faster than the authority's answer, and what came before that is nobody's.
+            What::Code(code) if login.early.len() < usize::from(TRIES_MAX) => login.early.push(code),
+            What::Code(_) => debug!("many codes come to a SIP account: one isn't taken"),
+            What::Failed(reason) => self.end_sip_login(number, reason),
+        }
+    }
+
+    /// What came may be the code: the authority knows.
+    fn show_sip_code(&mut self, number: u64, code: String) {
+        let Some(login) = self.linked.registered.open.get_mut(&number) else { return };
+        if login.tries >= TRIES_MAX {
+            return self.end_sip_login(number, "others send codes there: try again later".to_owned());
+        }
+        login.tries += 1;
+        let (chain, linked) = (self.identity.chain().clone(), login.id.clone());
+        let request = CodeShow { chain, linked, code, extensions: Extensions::none() };
+        let asking = AddressAsking::SipWord { number };
+        match self.own_authority_target() {
+            Ok(target) => self.request(&target, &request, Purpose::Address(Box::new(asking)), ANSWER_TIMEOUT),
+            Err(error) => self.end_sip_login(number, format!("the authority: {error}")),
+        }
+    }
+
+    /// The registration isn't needed any more.
+    pub(super) fn end_sip_login(&mut self, number: u64, reason: String) {
+        if let Some(login) = self.linked.registered.open.remove(&number) {
+            login.reply.send(Err(failed(&login.id, reason)));
+        }
+    }
+
+    pub(super) fn sip_code_answered(&mut self, number: u64, frame: &Frame) {
+        match frame.parse::<CodeAnswer>().map(|answer| answer.result) {
+            Ok(CodeResult::Sent(_)) => {
+                let Some(login) = self.linked.registered.open.get_mut(&number) else { return };
+                login.is_asked = true;
+                std::mem::take(&mut login.early).into_iter().for_each(|code| self.show_sip_code(number, code));
+            }
+            Ok(CodeResult::Refused(refusal)) => self.end_sip_login(number, refusal.detail),
+            Err(_) => self.end_sip_login(number, "the authority sends no codes".to_owned()),
+        }
+    }
+
+    pub(super) fn sip_word_answered(&mut self, number: u64, frame: &Frame) {
+        let proof = match frame.parse::<CodeShown>().map(|answer| answer.result) {
+            Ok(WordResult::Granted(proof)) => proof,
+            // Somebody else has said something of the kind: the right one may still come.
+            Ok(WordResult::Refused(refusal)) if refusal.code == RefusalCode::CODE_WRONG => {
+                return debug!("a code that came isn't the one that was sent");
+            }
+            Ok(WordResult::Refused(refusal)) => return self.end_sip_login(number, refusal.detail),
+            Err(_) => return self.end_sip_login(number, "the authority sends no codes".to_owned()),
+        };
+        let Some(login) = self.linked.registered.open.remove(&number) else { return };
+        let Login { id, reply, listed, .. } = login;
+        self.set_listed(&id, listed);
+        match (self.link_by_word(&id, proof.to_bytes()), self.linked.accounts.get_mut(&id)) {
+            (Ok(()), Some(account)) => account.asked = Some(commands::Asked::Add(reply)),
+            (Ok(()), None) => reply.send(Err(LinkError::Unknown { account: id.to_string() })),
+            (Err(error), _) => reply.send(Err(error)),
+        }
+    }
+}
+
+/// The task's way to the event loop.
+struct Teller {
+    number: u64,
+    news: mpsc::Sender<Internal>,
+}
+
+impl Teller {
+    async fn tell(&self, what: What) {
+        // Without a node nobody waits for it.
+        let _gone = self.news.send(Internal::LinkedSip(Box::new(SipNews { number: self.number, what }))).await;
+    }
+}
+
+/// Registers, tells what comes that may be a code, and takes the registration back.
+async fn run(params: AgentParams, number: u64, ended: CancellationToken, news: mpsc::Sender<Internal>) {
+    let teller = Teller { number, news };
+    let mut agent = match Agent::connect(&params).await {
+        Ok(agent) => agent,
+        Err(error) => return teller.tell(What::Failed(error.to_string())).await,
+    };
+    let told = tokio::select! {
+        () = ended.cancelled() => None,
+        () = teller.news.closed() => None,
+        error = tell_codes(&mut agent, &teller) => Some(error),
+    };
+    if let Some(error) = told {
+        teller.tell(What::Failed(error)).await;
+    }
+    // A server that doesn't answer sees the registration end by itself.
+    let _left = tokio::time::timeout(LEAVE_MAX, agent.register(0)).await;
+}
+
+/// Goes on until something is wrong: that is given.
+async fn tell_codes(agent: &mut Agent, teller: &Teller) -> String {
+    let told = async {
+        agent.register(REGISTER_SECS).await?;
+        teller.tell(What::Registered).await;
+        loop {
+            let text = agent.next_message().await?;
+            if let Some(code) = code_in(&text) {
+                teller.tell(What::Code(code.to_owned())).await;
+            }
+        }
+    };
+    let told: Result<Result<(), AgentError>, _> = tokio::time::timeout(CODE_MAX, told).await;
+    match told {
+        Ok(Err(error)) => error.to_string(),
+        _ => "no code has come to the account".to_owned(),
+    }
+}
