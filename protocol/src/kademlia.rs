@@ -90,7 +90,7 @@ use limits::RateLimits;
 use listings::{ListingQuery, ListingStore};
 use lookup::Lookup;
 use publish::{LeaseQuery, OwnRecord, Publish};
-use routing_table::{Admission, Proof, RoutingTable};
+use routing_table::{Admission, Proof, RoutingTable, TableLimits};
 use store::ReplicaStore;
 
 /// Neighbours whose deaths must be noticed: two replica sets.
@@ -104,6 +104,14 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Random far targets asked about when joining, so that the table isn't all neighbours.
 const BOOTSTRAP_WALKS: usize = 3;
+
+/// Questions for whom others know, at a time, and of one node. Sixteen answers name 320 nodes, in some 25 KB if all are new. A client, which asks rarely, asks few.
+const SAMPLES: usize = 16;
+const CLIENT_SAMPLES: usize = 8;
+const SAMPLES_EACH: usize = 4;
+
+/// Whom a client looks for when it joins: those to keep connected. It is nobody's neighbour.
+const CLIENT_BREADTH: usize = 3;
 
 /// How much rarer a client looks a random point up: it has no neighbourhood, and look-ups of its own bring it nodes as well.
 const CLIENT_REFRESH: u32 = 3;
@@ -140,7 +148,7 @@ impl Default for Config {
         Self {
             is_lab: false,
             table_max: 4_096,
-            hints_max: 1_024,
+            hints_max: 2_048,
             store: StoreLimits::default(),
             request_timeout: Duration::from_secs(5),
             hedge_min: Duration::from_millis(150),
@@ -341,6 +349,8 @@ enum Errand {
     Lease(QueryId),
     LeaseStore(QueryId),
     Offer(Vec<SyncItem>),
+    /// A question for whoever the other knows.
+    Sample(Vec<Arc<Descriptor>>),
     Repair(RecordKey),
     Listing(QueryId),
 }
@@ -372,12 +382,12 @@ pub struct Directory {
     actions: VecDeque<Action>,
     next_id: u64,
     pending: BTreeMap<RequestId, Pending>,
-    lookups: BTreeMap<QueryId, Lookup>,
-    publishes: BTreeMap<QueryId, Publish>,
+    lookups: BTreeMap<QueryId, Box<Lookup>>,
+    publishes: BTreeMap<QueryId, Box<Publish>>,
     leases: BTreeMap<QueryId, LeaseQuery>,
     listings: ListingStore,
     listing_queries: BTreeMap<QueryId, ListingQuery>,
-    own: BTreeMap<RecordKey, OwnRecord>,
+    own: BTreeMap<RecordKey, Box<OwnRecord>>,
     bootstrap: Option<Bootstrap>,
     repair: repair::Repair,
     sweep_at: Instant,
@@ -390,9 +400,10 @@ impl Directory {
     #[must_use]
     pub fn new(config: Config, local: LocalNode, seed: [u8; 32], now: Instant) -> Self {
         let local = LocalNode { is_serving: local.is_serving && local.place.is_some(), ..local };
+        let limits = TableLimits { proved: config.table_max, hints: config.hints_max, is_lab: config.is_lab };
         Self {
             rng: ChaCha8Rng::from_seed(seed),
-            table: RoutingTable::new(local.device, local.place, config.table_max, config.hints_max, config.is_lab),
+            table: RoutingTable::new(local.device, local.place, limits, now),
             store: ReplicaStore::new(config.store, local.place, config.is_lab),
             rates: RateLimits::default(),
             actions: VecDeque::new(),
@@ -445,14 +456,19 @@ impl Directory {
     /// A connection is open.
     pub fn handle_connected(&mut self, now: Now, connected: Connected) {
         let device = connected.device;
-        self.table.connected(device, connected.rtt, connected.is_relayed);
+        self.table.connected(now.instant, device, connected.rtt, connected.is_relayed);
         let until = now.instant + self.patience(&device);
+        let mut is_first_contact = false;
         for pending in self.pending.values().filter(|pending| pending.to == device) {
             if let Errand::Lookup { query, .. } = &pending.errand
                 && let Some(lookup) = self.lookups.get_mut(query)
             {
+                is_first_contact |= !pending.was_connected;
                 lookup.extend_patience(&device, until);
             }
+        }
+        if is_first_contact {
+            self.table.contacted(&device, true);
         }
     }
 
@@ -540,6 +556,7 @@ impl Directory {
             (Errand::Offer(items), Answer::SyncWant(want)) => self.offer_answered(now, &pending.to, &items, &want.keys),
             (Errand::Listing(query), Answer::ListingStored(answer)) => self.listing_stored(now, query, &pending.to, &answer),
             (Errand::Listing(query), Answer::Listings(answer)) => self.listings_answered(now, query, &pending.to, answer),
+            (Errand::Sample(known), Answer::Nodes(answer)) => self.sample_answered(now, &pending.to, &known, answer),
             (Errand::Repair(key), Answer::Store(answer)) => self.repair_answered(now, trust, key, &pending.to, answer),
             (errand, _) => {
                 self.counters.invalid_answers += 1;
@@ -573,12 +590,13 @@ impl Directory {
             Errand::Offer(items) => self.offer_failed(now, &items, failure),
             Errand::Repair(key) => self.repair_failed(now, key, failure),
             Errand::Listing(query) => self.listing_failed(now, query, to),
+            Errand::Sample(_) => {}
         }
     }
 
     fn note_life(&mut self, now: Now, device: &DeviceKey, rtt: Option<Duration>) {
         let was_live = self.table.is_live(device);
-        self.table.succeeded(device, rtt);
+        self.table.succeeded(now.instant, device, rtt);
         if !was_live && let Some(descriptor) = self.table.live_descriptor(device) {
             self.neighbourhood_changed(now, &descriptor, repair::Change::Joined);
         }
@@ -652,7 +670,7 @@ impl Directory {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
         let pending = self.pending.values().map(|pending| pending.deadline).min();
-        let lookups = self.lookups.values().map(Lookup::wake_at).min();
+        let lookups = self.lookups.values().map(|lookup| lookup.wake_at()).min();
         [pending, lookups, self.publish_wake_at(), self.repair.wake_at(), Some(self.sweep_at), Some(self.refresh_at)]
             .into_iter()
             .flatten()

@@ -1,7 +1,7 @@
 //! One look-up: whom to ask next, when to hedge, what to believe. Sends nothing itself; the directory does what [`Lookup::step`] says.
 //!
-//! 1. The likeliest holder is asked alone. Among nodes near enough to be replicas almost surely, that is the one that answers soonest;
-//!    else the closest.
+//! 1. The likeliest holder is asked, alone if a connection to it is open; else with as many more as it takes that one of them lives, by how first contacts went
+//!    lately. Among nodes near enough to be replicas almost surely, that is the one that answers soonest; else the closest. Who was silent lately comes last.
 //! 2. No sign of life in time: five are asked at once; then the rest of the eight closest. Late answers still count.
 //! 3. "Not here" leads on to closer nodes. Once it brings none, three are asked at a time.
 //! 4. The first valid record ends the search; one that its node calls doubtful only if nobody else has any. *Settled*: the others of the eight closest are asked with the record's hash in hand.
@@ -115,6 +115,8 @@ pub(super) struct Lookup {
     is_lab: bool,
     candidates: BTreeMap<(Distance, DeviceKey), Candidate>,
     stage: u8,
+    /// Somebody has been silent too long since the last step.
+    is_silence_news: bool,
     is_stalled: bool,
     stepped: Instant,
 }
@@ -147,6 +149,7 @@ impl Lookup {
             is_lab,
             candidates: BTreeMap::new(),
             stage: 0,
+            is_silence_news: false,
             is_stalled: false,
             stepped: now,
         }
@@ -373,18 +376,18 @@ impl Lookup {
     }
 
     fn search(&mut self, now: Instant, table: &RoutingTable) -> Step {
-        if self.notice_silence(now) && !self.is_waiting(now) {
+        if std::mem::take(&mut self.is_silence_news) && !self.is_waiting(now) {
             self.stage = self.stage.saturating_add(1);
         }
+        let window = self.window(now, REPLICAS, true);
         let width = match self.stage {
-            0 => 1,
+            0 => self.first_width(now, &window, table),
             1 => WIDTH_FIRST_HEDGE,
             _ => REPLICAS,
         };
         let width = if self.is_stalled { width.max(WIDTH_HEDGE) } else { width };
-        let window = self.window(now, REPLICAS, true);
         let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
-        let ask = self.likeliest(&window, width.saturating_sub(waiting), table);
+        let ask = self.likeliest(now, &window, width.saturating_sub(waiting), table);
         if !ask.is_empty() || self.is_waiting(now) || self.is_in_grace(now) {
             return Step { ask, end: None };
         }
@@ -428,7 +431,7 @@ impl Lookup {
     fn confirm(&self, now: Instant, table: &RoutingTable) -> Step {
         let window = self.window(now, REPLICAS, true);
         let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
-        let ask = self.likeliest(&window, WIDTH_HEDGE.saturating_sub(waiting), table);
+        let ask = self.likeliest(now, &window, WIDTH_HEDGE.saturating_sub(waiting), table);
         let end = (ask.is_empty() && waiting == 0).then_some(End::Found);
         Step { ask, end }
     }
@@ -436,24 +439,42 @@ impl Lookup {
     fn walk(&self, now: Instant, table: &RoutingTable, breadth: usize) -> Step {
         let window = self.window(now, breadth, true);
         let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
-        let ask = self.likeliest(&window, WIDTH_HEDGE.saturating_sub(waiting), table);
+        let ask = self.likeliest(now, &window, WIDTH_HEDGE.saturating_sub(waiting), table);
         let end = (ask.is_empty() && waiting == 0).then_some(End::Nodes);
         Step { ask, end }
     }
 
-    /// True if somebody has been silent beyond patience who wasn't when last asked about.
-    fn notice_silence(&mut self, now: Instant) -> bool {
-        let mut is_news = false;
+    /// One while a node to whom a connection is open is asked, or can be: it answers soon, or its silence is noticed. Else as many as it takes that one lives, and where
+    /// nodes die one more if the likeliest is no replica almost surely: there is another step to come.
+    fn first_width(&self, now: Instant, window: &[&Candidate], table: &RoutingTable) -> usize {
+        let is_connected = |candidate: &Candidate| table.is_connected(&candidate.descriptor.device);
+        let is_asked = |candidate: &&&Candidate| matches!(candidate.state, State::Asked { .. });
+        let likeliest = self.likeliest(now, window, 1, table);
+        let is_warm = window.iter().filter(is_asked).any(|candidate| is_connected(candidate))
+            || likeliest.iter().any(|node| table.is_connected(&node.device));
+        let core_bits = table.core_bits().unwrap_or(0);
+        let is_core = likeliest.iter().all(|node| self.target.distance(&node.place).leading_zeros() >= core_bits);
+        match table.first_width() {
+            _ if is_warm => 1,
+            width if width == 1 || is_core => width,
+            width => width + 1,
+        }
+    }
+
+    /// Those that have been silent beyond patience and weren't when last asked about.
+    pub(super) fn newly_silent(&mut self, now: Instant) -> Vec<DeviceKey> {
+        let mut silent = Vec::new();
         for candidate in self.candidates.values_mut() {
             if let State::Asked { patient_until, is_hedged, .. } = &mut candidate.state
                 && *patient_until <= now
                 && !*is_hedged
             {
                 *is_hedged = true;
-                is_news = true;
+                silent.push(candidate.descriptor.device);
             }
         }
-        is_news
+        self.is_silence_news |= !silent.is_empty();
+        silent
     }
 
     fn is_in_grace(&self, now: Instant) -> bool {
@@ -461,7 +482,7 @@ impl Lookup {
         self.candidates.values().any(|candidate| is_awaited(&candidate.state))
     }
 
-    fn likeliest(&self, window: &[&Candidate], count: usize, table: &RoutingTable) -> Vec<Arc<Descriptor>> {
+    fn likeliest(&self, now: Instant, window: &[&Candidate], count: usize, table: &RoutingTable) -> Vec<Arc<Descriptor>> {
         if count == 0 {
             return Vec::new();
         }
@@ -473,12 +494,12 @@ impl Lookup {
                 let device = candidate.descriptor.device;
                 let distance = self.target.distance(&candidate.descriptor.place);
                 let is_core = distance.leading_zeros() >= core_bits;
-                let preference = is_core.then(|| table.preference(&device));
+                let preference = is_core.then(|| table.preference(now, &device));
                 // `None` sorts first, so nodes outside the core are told apart before it is looked at.
-                (!is_core, preference, distance, *candidate)
+                (table.is_suspect(&device), !is_core, preference, distance, *candidate)
             })
             .collect();
-        fresh.sort_by(|a, b| (a.0, &a.1, a.2).cmp(&(b.0, &b.1, b.2)));
+        fresh.sort_by(|a, b| (a.0, a.1, &a.2, a.3).cmp(&(b.0, b.1, &b.2, b.3)));
         fresh.into_iter().take(count).map(|(.., candidate)| Arc::clone(&candidate.descriptor)).collect()
     }
 

@@ -223,7 +223,7 @@ impl Directory {
                     failures: 0,
                     running: 0,
                 };
-                self.own.insert(key, own);
+                self.own.insert(key, Box::new(own));
             }
         }
         self.start_publish(now, key, query);
@@ -264,7 +264,7 @@ impl Directory {
             requests: 0,
             round: 0,
         };
-        self.publishes.insert(query, publish);
+        self.publishes.insert(query, Box::new(publish));
         self.start_lookup(now, Goal::Nodes { breadth: FIND_BREADTH }, Place(key.0), Purpose::Publish(query), None);
     }
 

@@ -8,11 +8,13 @@ use rand::RngExt;
 use super::known;
 use super::lookup::{End, Goal, Lookup, Purpose};
 use super::messages::{
-    Answer, CLOSER_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, RecordAnswer, RecordOutcome, Request, StoreRefusal,
+    Answer, CLOSER_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, Nodes, RecordAnswer, RecordOutcome, Request, StoreRefusal,
 };
 use super::routing_table::REPLICAS;
 use super::store::{self, Refused};
-use super::{BOOTSTRAP_WALKS, Bootstrap, Directory, Errand, Event, QueryId};
+use super::{
+    BOOTSTRAP_WALKS, Bootstrap, CLIENT_BREADTH, CLIENT_SAMPLES, Directory, Errand, Event, QueryId, SAMPLES, SAMPLES_EACH,
+};
 use crate::directory::{DirectoryRecord, Place, RecordKey};
 use crate::identity::TrustStore;
 use crate::key::DeviceKey;
@@ -99,12 +101,14 @@ impl Directory {
     /// Tell it of some nodes first ([`Directory::add_hearsay`]).
     pub fn bootstrap(&mut self, now: Now) -> QueryId {
         let query = self.next_query();
-        if let Some(superseded) = self.bootstrap.replace(Bootstrap { query, walks_left: BOOTSTRAP_WALKS }) {
+        let walks_left = if self.local.is_serving { BOOTSTRAP_WALKS } else { 0 };
+        if let Some(superseded) = self.bootstrap.replace(Bootstrap { query, walks_left }) {
             let servers = self.table.live_count();
             self.event(Event::Bootstrapped { query: superseded.query, servers });
         }
         let target = self.local.place.unwrap_or_else(|| self.random_point());
-        self.start_lookup(now, Goal::Nodes { breadth: REPLICAS }, target, Purpose::Bootstrap, None);
+        let breadth = if self.local.is_serving { REPLICAS } else { CLIENT_BREADTH };
+        self.start_lookup(now, Goal::Nodes { breadth }, target, Purpose::Bootstrap, None);
         query
     }
 
@@ -112,8 +116,43 @@ impl Directory {
         if let Some(place) = self.local.place.filter(|_| self.local.is_serving) {
             self.start_lookup(now, Goal::Nodes { breadth: 3 }, place, Purpose::Refresh, None);
         }
-        let target = self.random_point();
-        self.start_lookup(now, Goal::Nodes { breadth: 2 }, target, Purpose::Refresh, None);
+        // What somebody who serves is asked for, others learn from them: they go and see. A client is told, unless it has nobody to ask.
+        if self.local.is_serving || !self.sample(now) {
+            let target = self.random_point();
+            self.start_lookup(now, Goal::Nodes { breadth: 2 }, target, Purpose::Refresh, None);
+        }
+        if self.local.is_serving {
+            self.sample(now);
+        }
+    }
+
+    /// Asks nodes to whom connections are open for whom they know near random points: so a table fills and stays fresh without a handshake, from whom one will
+    /// be referred to anyway. Whether there is anybody.
+    fn sample(&mut self, now: Now) -> bool {
+        let connected = self.table.connected_servers();
+        let most = if self.local.is_serving { SAMPLES } else { CLIENT_SAMPLES };
+        for turn in 0..most.min(connected.len() * SAMPLES_EACH) {
+            let Some(to) = connected.get(turn % connected.len()) else { continue };
+            let target = self.random_point();
+            let known = self.table.closest_known(&target, CLOSER_MAX);
+            let salt = self.rng.random();
+            let want = u8::try_from(CLOSER_MAX).unwrap_or(u8::MAX);
+            let extensions = known::with_marks(Extensions::none(), &known, salt);
+            let request = Request::FindNode(FindNode { target: target.0, want, extensions });
+            self.send(now, Arc::clone(to), request, Errand::Sample(known));
+        }
+        !connected.is_empty()
+    }
+
+    pub(super) fn sample_answered(&mut self, now: Now, from: &DeviceKey, known: &[Arc<Descriptor>], answer: Nodes) {
+        let Some(closer) = known::all_named(known, answer.closer, &answer.extensions) else {
+            self.counters.invalid_answers += 1;
+            return;
+        };
+        let teller = Arc::new(*from);
+        for descriptor in closer {
+            self.table.hear(now.instant, descriptor, Some(&teller));
+        }
     }
 
     pub(super) fn start_lookup(
@@ -134,13 +173,18 @@ impl Directory {
         if let Some((record, is_sure)) = own_copy {
             lookup.take(record, is_sure);
         }
-        self.lookups.insert(query, lookup);
+        self.lookups.insert(query, Box::new(lookup));
         self.drive_lookup(now, query);
         query
     }
 
     pub(super) fn drive_lookup(&mut self, now: Now, query: QueryId) {
         let Some(mut lookup) = self.lookups.remove(&query) else { return };
+        for silent in lookup.newly_silent(now.instant) {
+            if !self.table.is_connected(&silent) {
+                self.table.contacted(&silent, false);
+            }
+        }
         let step = lookup.step(now.instant, &self.table);
         for to in step.ask {
             let known = lookup.known_beside(&to.device, now.instant);
@@ -236,8 +280,9 @@ impl Directory {
 
     fn hear_closer(&mut self, now: Now, lookup: &mut Lookup, from: &DeviceKey, closer: Vec<Arc<Descriptor>>) {
         lookup.told(from, &closer);
+        let teller = Arc::new(*from);
         for descriptor in closer {
-            self.table.hear(now.instant, descriptor, Some(*from));
+            self.table.hear(now.instant, descriptor, Some(&teller));
         }
     }
 
@@ -274,6 +319,7 @@ impl Directory {
         }
         let query = bootstrap.query;
         self.bootstrap = None;
+        self.sample(now);
         let servers = self.table.live_count();
         self.resync(now);
         self.event(Event::Bootstrapped { query, servers });

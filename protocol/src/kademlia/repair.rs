@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 
 use super::messages::{Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, SyncItem, SyncOffer};
-use super::routing_table::REPLICAS;
+use super::routing_table::{Mark, REPLICAS};
 use super::store::Sender;
 use super::{Directory, Errand, Failure, RecordKey};
 use crate::directory::Place;
@@ -139,8 +139,8 @@ impl Directory {
     /// who asks them would hear what is out of date.
     pub(super) fn tell_former_replicas(&mut self, now: Now, key: RecordKey) {
         let replicas = self.live_targets(&key);
-        let is_replica = |device: &DeviceKey| replicas.iter().any(|replica| replica.device == *device);
-        let is_due = self.store.get(&key).is_some_and(|held| held.behind().any(|device| !is_replica(device)));
+        let is_replica = |mark| replicas.iter().any(|replica| Mark::of(&replica.device) == mark);
+        let is_due = self.store.get(&key).is_some_and(|held| held.behind().any(|mark| !is_replica(mark)));
         if is_due {
             let jitter = self.repair_jitter();
             self.repair.schedule(key, now.instant + jitter, Scope::Former);
@@ -179,7 +179,7 @@ impl Directory {
                 Scope::Replicas if self.own_replica_place(&key).is_some() => REPLICAS - 1,
                 Scope::Replicas => REPLICAS,
             };
-            let former = held.behind().filter_map(|device| self.table.live_descriptor(device));
+            let former = held.behind().filter_map(|mark| self.table.live_marked(mark));
             let former = former.filter(|former| replicas.iter().all(|replica| replica.device != former.device));
             let former: Vec<_> = former.collect();
             let replicas = replicas.into_iter().take(others).filter(|replica| !held.is_synced(&replica.device));

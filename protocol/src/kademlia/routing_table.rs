@@ -4,12 +4,16 @@
 //! to others, count as replicas and may say "no such record". What others tell is a *hint*: good enough to ask, promoted by the hello that
 //! follows. Nodes that fail twice count as dead; they stay as hints for a while, because networks fail more often than nodes.
 
+mod peers;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::directory::{Distance, Place, RecordKey};
-use crate::key::{AuthorityKey, DeviceKey, PublicKey};
+pub(super) use self::peers::Mark;
+use self::peers::{Peer, Peers, Secs, Which};
+use crate::directory::{Place, RecordKey};
+use crate::key::{AuthorityKey, DeviceKey};
 use crate::node::{Address, Descriptor, Roles};
 use crate::time::UnixTime;
 
@@ -46,8 +50,23 @@ const STRIKES_MAX: u8 = 3;
 /// Most tellers with strikes remembered, and most connections of unknown nodes.
 const NOTES_MAX: usize = 4_096;
 
+/// Hints compared when one has to go.
+const HINTS_COMPARED: usize = 16;
+
 /// Round trips remembered for the node's median.
 const RTT_SAMPLES: usize = 64;
+
+/// First contacts remembered: did nodes to whom no connection was open show life?
+const CONTACTS: usize = 32;
+
+/// Contacts counted as good ones until so many were made.
+const CONTACTS_MIN: usize = 8;
+
+/// Nodes asked at once for the first answer, at most.
+const WIDTH_MAX: u32 = 3;
+
+/// Whoever showed life within this time is likelier to live than who didn't.
+const FRESH: Duration = Duration::from_secs(20 * 60);
 
 /// Taken as the round trip before one was measured: a call across a continent and back.
 const RTT_DEFAULT: Duration = Duration::from_millis(200);
@@ -77,34 +96,21 @@ impl NetworkGroup {
     }
 }
 
+/// How much a table holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TableLimits {
+    pub(super) proved: usize,
+    pub(super) hints: usize,
+    /// No caps per network.
+    pub(super) is_lab: bool,
+}
+
 /// Whose word gives a node its place, and until when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Proof {
     pub(super) authority: AuthorityKey,
     pub(super) serial: u64,
     pub(super) not_after: UnixTime,
-}
-
-#[derive(Clone, Debug)]
-struct Peer {
-    descriptor: Arc<Descriptor>,
-    group: Option<NetworkGroup>,
-    proof: Option<Proof>,
-    told_by: Option<DeviceKey>,
-    failures: u8,
-    failed_at: Option<Instant>,
-    rtt: Option<Duration>,
-    added: Instant,
-}
-
-impl Peer {
-    const fn is_live(&self) -> bool {
-        self.proof.is_some() && self.failures < FAILURES_DEAD
-    }
-
-    fn may_be_asked(&self, now: Instant) -> bool {
-        self.failures < FAILURES_DEAD || self.failed_at.is_none_or(|at| now.duration_since(at) >= DEAD_RETRY)
-    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -143,21 +149,19 @@ pub(super) struct RoutingTable {
     capacity: usize,
     hints_capacity: usize,
     lab: bool,
-    peers: BTreeMap<DeviceKey, Peer>,
-    live: BTreeSet<(Place, DeviceKey)>,
-    hints: BTreeSet<(Place, DeviceKey)>,
+    start: Instant,
+    peers: Peers,
     connections: BTreeMap<DeviceKey, Connection>,
     bans: BTreeMap<DeviceKey, Instant>,
     strikes: BTreeMap<DeviceKey, u8>,
     rtts: VecDeque<Duration>,
+    /// Of the latest first contacts, whether the node showed life in time.
+    contacts: VecDeque<bool>,
 }
 
 /// First and last key of the span around `place` outside which the node there is nobody's replica: eight times wider than the span that holds
 /// the node and eight others, so that a chance gap in the next span over doesn't matter.
 pub(super) type KeySpan = (RecordKey, RecordKey);
-
-const DEVICE_MIN: DeviceKey = DeviceKey(PublicKey([0; 32]));
-const DEVICE_MAX: DeviceKey = DeviceKey(PublicKey([255; 32]));
 
 /// First and last point that share the first `bits` bits with `point`.
 fn span(point: &Place, bits: u32) -> (Place, Place) {
@@ -170,41 +174,26 @@ fn span(point: &Place, bits: u32) -> (Place, Place) {
     (Place(low), Place(high))
 }
 
-/// The `count` points of `set` nearest to `target`: widens the shared prefix until enough are inside, so the cost is that of the answer.
-fn nearest(set: &BTreeSet<(Place, DeviceKey)>, target: &Place, count: usize) -> Vec<(Distance, DeviceKey)> {
-    let after = set.range((*target, DEVICE_MIN)..).next();
-    let before = set.range(..(*target, DEVICE_MIN)).next_back();
-    let shared = after.into_iter().chain(before).map(|(place, _)| target.distance(place).leading_zeros()).max();
-    let Some(mut bits) = shared else { return Vec::new() };
-    loop {
-        let (low, high) = span(target, bits);
-        let range = (low, DEVICE_MIN)..=(high, DEVICE_MAX);
-        if bits == 0 || set.range(range.clone()).take(count).count() >= count {
-            let mut found: Vec<_> = set.range(range).map(|(place, device)| (target.distance(place), *device)).collect();
-            found.sort_unstable();
-            found.truncate(count);
-            return found;
-        }
-        bits -= 1;
-    }
-}
-
 impl RoutingTable {
-    pub(super) fn new(device: DeviceKey, place: Option<Place>, capacity: usize, hints_capacity: usize, lab: bool) -> Self {
+    pub(super) fn new(device: DeviceKey, place: Option<Place>, limits: TableLimits, start: Instant) -> Self {
         Self {
             device,
             origin: place.unwrap_or(Place(*device.as_bytes())),
-            capacity: capacity.max(1),
-            hints_capacity: hints_capacity.max(1),
-            lab,
-            peers: BTreeMap::new(),
-            live: BTreeSet::new(),
-            hints: BTreeSet::new(),
+            capacity: limits.proved.max(1),
+            hints_capacity: limits.hints.max(1),
+            lab: limits.is_lab,
+            start,
+            peers: Peers::default(),
             connections: BTreeMap::new(),
             bans: BTreeMap::new(),
             strikes: BTreeMap::new(),
             rtts: VecDeque::new(),
+            contacts: VecDeque::new(),
         }
+    }
+
+    fn secs(&self, now: Instant) -> Secs {
+        Secs(u32::try_from(now.saturating_duration_since(self.start).as_secs()).unwrap_or(u32::MAX))
     }
 
     pub(super) fn set_origin(&mut self, place: Option<Place>) {
@@ -222,88 +211,85 @@ impl RoutingTable {
             return Admission::Banned;
         }
         if !descriptor.roles.contains(Roles::DIRECTORY) {
-            self.remove(&device);
+            self.peers.remove(&device);
             return Admission::Client;
         }
-        let before = self.remove(&device);
+        let before = self.peers.remove(&device);
         let was_live = before.as_ref().is_some_and(Peer::is_live);
         if let Some(told) = &before
             && told.descriptor.place != descriptor.place
-            && let Some(teller) = told.told_by
+            && let Some(teller) = &told.told_by
         {
-            self.strike(teller);
+            self.strike(**teller);
         }
         let group = NetworkGroup::of_descriptor(&descriptor);
         if !was_live && !self.make_room(&descriptor.place, group) {
             return Admission::Full;
         }
-        let peer = Peer {
-            descriptor,
-            group,
-            proof: Some(proof),
-            told_by: None,
-            failures: 0,
-            failed_at: None,
-            rtt: before.as_ref().and_then(|peer| peer.rtt),
-            added: before.as_ref().filter(|peer| peer.proof.is_some()).map_or(now, |peer| peer.added),
-        };
-        self.insert(peer);
+        let added = before.as_ref().filter(|peer| peer.proof.is_some()).map_or(self.secs(now), |peer| peer.added);
+        let mut peer = Peer::new(descriptor, added);
+        peer.proof = Some(Box::new(proof));
+        peer.seen = self.secs(now);
+        if let Some(rtt) = before.and_then(|peer| peer.rtt()) {
+            peer.measured(rtt);
+        }
+        self.peers.insert(peer);
         if was_live { Admission::Known } else { Admission::New }
     }
 
     /// Takes in what somebody told. Never replaces anything proved, nor another's word that hasn't failed yet.
-    pub(super) fn hear(&mut self, now: Instant, descriptor: impl Into<Arc<Descriptor>>, teller: Option<DeviceKey>) {
+    pub(super) fn hear(&mut self, now: Instant, descriptor: impl Into<Arc<Descriptor>>, teller: Option<&Arc<DeviceKey>>) {
         let descriptor = descriptor.into();
         let device = descriptor.device;
+        // Who is named again was seen by somebody: whoever is named last, counts longest.
+        let seen = self.secs(now);
+        if self.peers.get(&device).is_some_and(|known| known.proof.is_none() && known.failures == 0) {
+            self.peers.change(&device, |peer| peer.seen = seen);
+        }
         let is_ignored = device == self.device
             || !descriptor.roles.contains(Roles::DIRECTORY)
             || self.is_banned(&device, now)
             || self.peers.get(&device).is_some_and(|known| known.proof.is_some() || known.failures == 0)
-            || teller.is_some_and(|teller| self.strikes.get(&teller).is_some_and(|strikes| *strikes >= STRIKES_MAX));
+            || teller.is_some_and(|teller| self.strikes.get(&**teller).is_some_and(|strikes| *strikes >= STRIKES_MAX));
         if is_ignored {
             return;
         }
         // A node that came back has other addresses than those that failed.
-        self.remove(&device);
-        if self.hints.len() >= self.hints_capacity {
-            // The one that failed most, else the oldest: hints age fast.
-            let worst = self.hints.iter().filter_map(|(_, device)| self.peers.get_key_value(device));
-            let worst = worst.max_by_key(|(_, peer)| (peer.failures, std::cmp::Reverse(peer.added))).map(|(device, _)| *device);
-            if let Some(worst) = worst {
-                self.remove(&worst);
-            }
+        self.peers.remove(&device);
+        if self.hint_count() >= self.hints_capacity {
+            self.drop_a_hint();
         }
-        let group = NetworkGroup::of_descriptor(&descriptor);
-        self.insert(Peer {
-            descriptor,
-            group,
-            proof: None,
-            told_by: teller,
-            failures: 0,
-            failed_at: None,
-            rtt: None,
-            added: now,
-        });
+        let mut peer = Peer::new(descriptor, self.secs(now));
+        peer.told_by = teller.cloned();
+        self.peers.insert(peer);
+    }
+
+    /// Gives up one hint: of a handful, the one that failed most, else the oldest. Hints age fast, so which handful hardly matters; what does is that a flood of
+    /// hints doesn't cost a search of them all each.
+    fn drop_a_hint(&mut self) {
+        if let Some(worst) = self.peers.worst_of_some_hints(HINTS_COMPARED) {
+            self.peers.remove(&worst);
+        }
     }
 
     /// Makes room for one more proved node at `place`; false if the table prefers what it has.
     fn make_room(&mut self, place: &Place, group: Option<NetworkGroup>) -> bool {
         let bucket = self.bucket_of(place);
         if !self.lab {
-            let same = self.bucket(bucket).filter(|device| self.peers.get(device).is_some_and(|p| p.group == group)).count();
+            let same = self.bucket(bucket).filter(|peer| peer.group() == group).count();
             if same >= GROUP_BUCKET_MAX {
                 return false;
             }
         }
-        if self.live.len() < self.capacity {
+        if self.live_count() < self.capacity {
             return true;
         }
         // Our nearest neighbours always find room, and never make any.
-        let near = nearest(&self.live, &self.origin, BUCKET_MIN).last().map(|(distance, _)| *distance);
+        let near = self.peers.nearest(Which::Live, &self.origin, BUCKET_MIN).last().map(|(distance, _)| *distance);
         let is_near = |place: &Place| near.is_some_and(|near| self.origin.distance(place) <= near);
         let mut sizes: BTreeMap<u32, usize> = BTreeMap::new();
-        for (place, _) in self.live.iter().filter(|(place, _)| !is_near(place)) {
-            *sizes.entry(self.bucket_of(place)).or_default() += 1;
+        for peer in self.peers.iter(Which::Live).filter(|peer| !is_near(&peer.descriptor.place)) {
+            *sizes.entry(self.bucket_of(&peer.descriptor.place)).or_default() += 1;
         }
         let fullest = sizes.iter().max_by_key(|(bucket, size)| (**size, std::cmp::Reverse(**bucket)));
         let Some((&fullest, &size)) = fullest else { return false };
@@ -314,13 +300,12 @@ impl RoutingTable {
         }
         let youngest = self
             .bucket(fullest)
-            .filter(|device| !self.connections.contains_key(device))
-            .filter_map(|device| self.peers.get(&device))
+            .filter(|peer| !self.connections.contains_key(&peer.descriptor.device))
             .filter(|peer| !is_near(&peer.descriptor.place))
             .map(|peer| (peer.failures, peer.added, peer.descriptor.device))
             .max();
         match youngest {
-            Some((_, _, device)) => self.remove(&device).is_some(),
+            Some((.., device)) => self.peers.remove(&device).is_some(),
             None => false,
         }
     }
@@ -329,37 +314,16 @@ impl RoutingTable {
         self.origin.distance(place).leading_zeros()
     }
 
-    fn bucket(&self, bucket: u32) -> impl Iterator<Item = DeviceKey> {
-        let (low, high) = span(&self.origin, bucket);
-        self.live
-            .range((low, DEVICE_MIN)..=(high, DEVICE_MAX))
-            .filter(move |(place, _)| self.bucket_of(place) == bucket)
-            .map(|(_, device)| *device)
-    }
-
-    fn insert(&mut self, peer: Peer) {
-        let at = (peer.descriptor.place, peer.descriptor.device);
-        if peer.is_live() {
-            self.live.insert(at);
-        } else {
-            self.hints.insert(at);
-        }
-        self.peers.insert(at.1, peer);
-    }
-
-    fn remove(&mut self, device: &DeviceKey) -> Option<Peer> {
-        let peer = self.peers.remove(device)?;
-        let at = (peer.descriptor.place, *device);
-        self.live.remove(&at);
-        self.hints.remove(&at);
-        Some(peer)
+    fn bucket(&self, bucket: u32) -> impl Iterator<Item = &Peer> {
+        let around = self.peers.around(Which::Live, &self.origin, bucket);
+        around.filter(move |peer| self.bucket_of(&peer.descriptor.place) == bucket)
     }
 
     /// Refuses a node for an hour. True if it was among the living.
     pub(super) fn ban(&mut self, now: Instant, device: DeviceKey) -> bool {
-        let peer = self.remove(&device);
-        if let Some(teller) = peer.as_ref().and_then(|peer| peer.told_by) {
-            self.strike(teller);
+        let peer = self.peers.remove(&device);
+        if let Some(teller) = peer.as_ref().and_then(|peer| peer.told_by.clone()) {
+            self.strike(*teller);
         }
         if self.bans.len() >= BANS_MAX
             && let Some(first) = self.bans.iter().min_by_key(|(_, until)| **until).map(|(device, _)| *device)
@@ -383,14 +347,14 @@ impl RoutingTable {
     }
 
     pub(super) fn told_by(&self, device: &DeviceKey) -> Option<DeviceKey> {
-        self.peers.get(device)?.told_by
+        self.peers.get(device)?.told_by.as_deref().copied()
     }
 
-    pub(super) fn connected(&mut self, device: DeviceKey, rtt: Option<Duration>, relayed: bool) {
+    pub(super) fn connected(&mut self, now: Instant, device: DeviceKey, rtt: Option<Duration>, relayed: bool) {
         if self.connections.len() < NOTES_MAX || self.connections.contains_key(&device) {
             self.connections.insert(device, Connection { rtt, relayed });
         }
-        self.succeeded(&device, rtt);
+        self.succeeded(now, &device, rtt);
     }
 
     pub(super) fn disconnected(&mut self, device: &DeviceKey) {
@@ -398,56 +362,65 @@ impl RoutingTable {
     }
 
     /// A node showed life.
-    pub(super) fn succeeded(&mut self, device: &DeviceKey, rtt: Option<Duration>) {
+    pub(super) fn succeeded(&mut self, now: Instant, device: &DeviceKey, rtt: Option<Duration>) {
         if let Some(rtt) = rtt {
             if self.rtts.len() >= RTT_SAMPLES {
                 self.rtts.pop_front();
             }
             self.rtts.push_back(rtt);
         }
-        if let Some(mut peer) = self.remove(device) {
-            peer.failures = 0;
-            peer.failed_at = None;
-            // Half old, half new: follows a change within a few answers.
-            peer.rtt = match (peer.rtt, rtt) {
-                (Some(old), Some(new)) => Some((old + new) / 2),
-                (old, new) => new.or(old),
-            };
-            self.insert(peer);
+        let seen = self.secs(now);
+        self.peers.change(device, |peer| {
+            (peer.failures, peer.is_suspect, peer.seen) = (0, false, seen);
+            if let Some(rtt) = rtt {
+                peer.measured(rtt);
+            }
+        });
+    }
+
+    /// Whether a node to whom no connection was open has shown life in time. One that hasn't is asked after others until it does.
+    pub(super) fn contacted(&mut self, device: &DeviceKey, is_alive: bool) {
+        if self.contacts.len() >= CONTACTS {
+            self.contacts.pop_front();
         }
+        self.contacts.push_back(is_alive);
+        if !is_alive {
+            self.peers.change(device, |peer| peer.is_suspect = true);
+        }
+    }
+
+    /// How many nodes to ask at once so that one of them lives in nineteen of twenty cases, by how it went lately; at most three.
+    pub(super) fn first_width(&self) -> usize {
+        let silent = self.contacts.iter().filter(|is_alive| !**is_alive).count();
+        let all = self.contacts.len().max(CONTACTS_MIN);
+        let is_enough = |width: &u32| 20 * silent.pow(*width) <= all.pow(*width);
+        (1..WIDTH_MAX).find(is_enough).unwrap_or(WIDTH_MAX) as usize
     }
 
     /// A node didn't answer. True if that made it dead.
     pub(super) fn failed(&mut self, now: Instant, device: &DeviceKey, is_certain: bool) -> bool {
-        let Some(mut peer) = self.remove(device) else { return false };
+        let Some(mut peer) = self.peers.remove(device) else { return false };
         let was_live = peer.is_live();
         peer.failures = peer.failures.saturating_add(1).max(if is_certain { FAILURES_DEAD } else { 0 });
-        peer.failed_at = Some(now);
+        peer.failed_at = self.secs(now);
         let is_live = peer.is_live();
         let is_worth_keeping = peer.failures < if peer.proof.is_some() { FAILURES_FORGET } else { FAILURES_DEAD };
         if is_worth_keeping {
-            self.insert(peer);
+            self.peers.insert(peer);
         }
-        self.trim_hints();
+        while self.hint_count() > self.hints_capacity {
+            self.drop_a_hint();
+        }
         was_live && !is_live
-    }
-
-    fn trim_hints(&mut self) {
-        while self.hints.len() > self.hints_capacity {
-            let oldest = self.hints.iter().filter_map(|(_, device)| self.peers.get(device).map(|p| (p.added, *device))).min();
-            match oldest {
-                Some((_, device)) => self.remove(&device),
-                None => break,
-            };
-        }
     }
 
     /// Drops nodes whose certificate has ended or was revoked; returns them.
     pub(super) fn retain_proved(&mut self, is_valid: impl Fn(&Proof) -> bool) -> Vec<Arc<Descriptor>> {
-        let gone: Vec<_> = self.peers.values().filter(|peer| peer.proof.as_ref().is_some_and(|proof| !is_valid(proof))).collect();
-        let gone: Vec<_> = gone.into_iter().map(|peer| Arc::clone(&peer.descriptor)).collect();
+        let all = self.peers.iter(Which::Live).chain(self.peers.iter(Which::Hints));
+        let gone = all.filter(|peer| peer.proof.as_ref().is_some_and(|proof| !is_valid(proof)));
+        let gone: Vec<_> = gone.map(|peer| Arc::clone(&peer.descriptor)).collect();
         for descriptor in &gone {
-            self.remove(&descriptor.device);
+            self.peers.remove(&descriptor.device);
         }
         gone
     }
@@ -458,21 +431,32 @@ impl RoutingTable {
 
     /// The closest proved, living nodes.
     pub(super) fn closest(&self, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
-        let found = nearest(&self.live, target, count);
-        found.iter().filter_map(|(_, device)| self.peers.get(device)).map(|peer| Arc::clone(&peer.descriptor)).collect()
+        self.peers.nearest(Which::Live, target, count).iter().map(|(_, peer)| Arc::clone(&peer.descriptor)).collect()
     }
 
     /// The closest nodes worth asking, hints included: `count` of each kind.
     pub(super) fn worth_asking(&self, target: &Place, count: usize, now: Instant) -> Vec<Known> {
         let known = |peer: &Peer| Known {
             descriptor: Arc::clone(&peer.descriptor),
-            root: peer.told_by.unwrap_or(peer.descriptor.device),
+            root: peer.told_by.as_deref().copied().unwrap_or(peer.descriptor.device),
         };
-        let live = nearest(&self.live, target, count);
-        let hints = nearest(&self.hints, target, 2 * count);
-        let live = live.iter().filter_map(|(_, device)| self.peers.get(device)).map(known);
-        let hints = hints.iter().filter_map(|(_, device)| self.peers.get(device)).filter(|peer| peer.may_be_asked(now));
-        live.chain(hints.take(count).map(known)).collect()
+        let now = self.secs(now);
+        let live = self.peers.nearest(Which::Live, target, count).into_iter().map(|(_, peer)| known(peer));
+        let hints = self.peers.nearest(Which::Hints, target, 2 * count).into_iter().map(|(_, peer)| peer);
+        live.chain(hints.filter(|peer| peer.may_be_asked(now)).take(count).map(known)).collect()
+    }
+
+    /// The closest of all that are known, hints included: `count` in all.
+    pub(super) fn closest_known(&self, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
+        let mut near = self.peers.nearest(Which::Live, target, count);
+        near.extend(self.peers.nearest(Which::Hints, target, count));
+        near.sort_unstable_by_key(|(distance, peer)| (*distance, peer.descriptor.device));
+        near.iter().take(count).map(|(_, peer)| Arc::clone(&peer.descriptor)).collect()
+    }
+
+    /// Proved servers to whom connections are open.
+    pub(super) fn connected_servers(&self) -> Vec<Arc<Descriptor>> {
+        self.connections.keys().filter_map(|device| self.live_descriptor(device)).collect()
     }
 
     /// The nodes that should keep what lies at `target`, closest first, not counting ourselves: at most two of one network, and one of a user.
@@ -490,9 +474,8 @@ impl RoutingTable {
         let mut groups: BTreeMap<Option<NetworkGroup>, usize> = BTreeMap::new();
         let mut owners = BTreeSet::new();
         let mut chosen = Vec::new();
-        for (_, device) in nearest(&self.live, target, count) {
-            let Some(peer) = self.peers.get(&device) else { continue };
-            let seen = groups.entry(peer.group).or_default();
+        for (_, peer) in self.peers.nearest(Which::Live, target, count) {
+            let seen = groups.entry(peer.group()).or_default();
             if *seen < GROUP_REPLICAS_MAX && chosen.len() < REPLICAS && owners.insert(peer.descriptor.place.owner()) {
                 *seen += 1;
                 chosen.push(Arc::clone(&peer.descriptor));
@@ -504,20 +487,24 @@ impl RoutingTable {
     /// How many living nodes are closer to `target` than `place`.
     pub(super) fn closer_than(&self, target: &Place, place: &Place, max: usize) -> usize {
         let own = target.distance(place);
-        nearest(&self.live, target, max).iter().filter(|(distance, _)| *distance < own).count()
+        self.peers.nearest(Which::Live, target, max).iter().filter(|(distance, _)| *distance < own).count()
     }
 
     /// Bits a place must share with a key so that its node is almost surely among the replicas: one more than the eighth nearest of all we
     /// know of shares with us. Hints count: this is about how dense the network is, and only orders questions.
     pub(super) fn core_bits(&self) -> Option<u32> {
-        let mut near = nearest(&self.live, &self.origin, REPLICAS);
-        near.extend(nearest(&self.hints, &self.origin, REPLICAS));
-        near.sort_unstable();
-        near.get(REPLICAS - 1).map(|(distance, _)| distance.leading_zeros() + 1)
+        let near = [Which::Live, Which::Hints].map(|which| self.peers.nearest(which, &self.origin, REPLICAS));
+        let mut distances: Vec<_> = near.into_iter().flatten().map(|(distance, _)| distance).collect();
+        distances.sort_unstable();
+        distances.get(REPLICAS - 1).map(|distance| distance.leading_zeros() + 1)
     }
 
     pub(super) fn replica_span(&self, place: &Place) -> KeySpan {
-        let ninth = nearest(&self.live, place, REPLICAS + 1).get(REPLICAS).map_or(0, |(distance, _)| distance.leading_zeros());
+        let ninth = self
+            .peers
+            .nearest(Which::Live, place, REPLICAS + 1)
+            .get(REPLICAS)
+            .map_or(0, |(distance, _)| distance.leading_zeros());
         let (low, high) = span(place, ninth.saturating_sub(3));
         (RecordKey(low.0), RecordKey(high.0))
     }
@@ -530,6 +517,11 @@ impl RoutingTable {
         self.peers.get(device).filter(|peer| peer.is_live()).map(|peer| Arc::clone(&peer.descriptor))
     }
 
+    /// The living node with a mark.
+    pub(super) fn live_marked(&self, mark: Mark) -> Option<Arc<Descriptor>> {
+        self.peers.marked(mark).find(|peer| peer.is_live()).map(|peer| Arc::clone(&peer.descriptor))
+    }
+
     /// The place a chain proved, if any.
     pub(super) fn proved_place(&self, device: &DeviceKey) -> Option<Place> {
         self.peers.get(device).filter(|peer| peer.proof.is_some()).map(|peer| peer.descriptor.place)
@@ -539,14 +531,20 @@ impl RoutingTable {
         self.connections.contains_key(device)
     }
 
-    /// Order between nodes that are equally likely to have the answer: failures, open connections, round trip in steps of 20 ms.
-    pub(super) fn preference(&self, device: &DeviceKey) -> (u8, bool, bool, bool, u128) {
+    /// Whether a node was silent when it was last asked.
+    pub(super) fn is_suspect(&self, device: &DeviceKey) -> bool {
+        self.peers.get(device).is_some_and(|peer| peer.is_suspect || peer.failures > 0)
+    }
+
+    /// Order between nodes that are equally likely to have the answer: failures, open connections, life within twenty minutes, round trip in steps of 20 ms.
+    pub(super) fn preference(&self, now: Instant, device: &DeviceKey) -> (u8, bool, bool, bool, bool, u128) {
         let peer = self.peers.get(device);
         let connection = self.connections.get(device);
-        let rtt = peer.and_then(|peer| peer.rtt).or_else(|| connection.and_then(|c| c.rtt));
+        let rtt = peer.and_then(Peer::rtt).or_else(|| connection.and_then(|c| c.rtt));
         (
             peer.map_or(0, |peer| peer.failures),
             connection.is_none(),
+            peer.is_none_or(|peer| u64::from(self.secs(now).0.saturating_sub(peer.seen.0)) > FRESH.as_secs()),
             peer.is_none_or(|peer| peer.proof.is_none()),
             connection.is_some_and(|connection| connection.relayed),
             rtt.unwrap_or_else(|| self.median_rtt()).as_millis() / 20,
@@ -562,29 +560,28 @@ impl RoutingTable {
 
     /// The round trip expected of a node.
     pub(super) fn rtt(&self, device: &DeviceKey) -> Duration {
-        let own = self.peers.get(device).and_then(|peer| peer.rtt);
+        let own = self.peers.get(device).and_then(Peer::rtt);
         own.or_else(|| self.connections.get(device).and_then(|c| c.rtt)).unwrap_or_else(|| self.median_rtt())
     }
 
     pub(super) fn live_count(&self) -> usize {
-        self.live.len()
+        self.peers.len(Which::Live)
     }
 
     pub(super) fn hint_count(&self) -> usize {
-        self.hints.len()
+        self.peers.len(Which::Hints)
     }
 
     /// All proved, living nodes.
     pub(super) fn snapshot(&self) -> Vec<Descriptor> {
-        let live = self.live.iter().filter_map(|(_, device)| self.peers.get(device));
-        live.map(|peer| Descriptor::clone(&peer.descriptor)).collect()
+        self.peers.iter(Which::Live).map(|peer| Descriptor::clone(&peer.descriptor)).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::hash;
+    use crate::key::{PublicKey, hash};
     use crate::node::{LoadClass, Transport};
 
     fn descriptor(number: u32, subnet: u8) -> Descriptor {
@@ -603,7 +600,8 @@ mod tests {
     }
 
     fn table(capacity: usize, lab: bool) -> RoutingTable {
-        RoutingTable::new(DeviceKey(PublicKey([7; 32])), Some(Place(hash("place", &[b"own"]))), capacity, 64, lab)
+        let limits = TableLimits { proved: capacity, hints: 64, is_lab: lab };
+        RoutingTable::new(DeviceKey(PublicKey([7; 32])), Some(Place(hash("place", &[b"own"]))), limits, Instant::now())
     }
 
     #[test]
@@ -705,8 +703,47 @@ mod tests {
         assert!(!table.failed(now, &node.device, false));
         assert!(table.failed(now, &node.device, false), "twice silent is dead");
         assert!(table.closest(&node.place, 8).is_empty());
-        table.succeeded(&node.device, None);
+        table.succeeded(now, &node.device, None);
         assert!(table.is_live(&node.device), "and back at the first sign of life");
+    }
+
+    #[test]
+    fn the_more_first_contacts_are_silent_the_more_are_asked_at_once() {
+        let now = Instant::now();
+        let mut table = table(100, true);
+        let nodes: Vec<_> = (0..40).map(|number| descriptor(number, 0)).collect();
+        for node in &nodes {
+            assert_eq!(table.prove(now, node.clone(), proof()), Admission::New);
+        }
+        let contact = |table: &mut RoutingTable, silent_of_ten: usize| {
+            (0..CONTACTS).for_each(|turn| table.contacted(&nodes[turn].device, turn % 10 >= silent_of_ten));
+            table.first_width()
+        };
+        assert_eq!(table.first_width(), 1, "nothing is known yet");
+        assert_eq!([0, 1, 2, 3, 4, 9].map(|silent| contact(&mut table, silent)), [1, 2, 3, 3, 3, 3]);
+        assert!(table.is_suspect(&nodes[0].device) && !table.is_suspect(&nodes[39].device));
+        assert!(table.is_live(&nodes[0].device), "late isn't dead");
+        table.succeeded(now, &nodes[0].device, None);
+        assert!(!table.is_suspect(&nodes[0].device));
+    }
+
+    #[test]
+    fn who_was_seen_lately_is_asked_before_who_wasn_t() {
+        let start = Instant::now();
+        let mut table = RoutingTable { start, ..table(100, true) };
+        let [old, new, told] = [1, 2, 3].map(|number| descriptor(number, 0));
+        table.prove(start, old.clone(), proof());
+        let later = start + FRESH + Duration::from_secs(60);
+        table.prove(later, new.clone(), proof());
+        table.hear(later, told.clone(), None);
+        let order = |table: &RoutingTable, now| {
+            let mut all = [&old, &new, &told].map(|node| (table.preference(now, &node.device), node.device));
+            all.sort_unstable();
+            all.map(|(_, device)| device)
+        };
+        assert_eq!(order(&table, later), [new.device, told.device, old.device]);
+        table.succeeded(later, &old.device, Some(Duration::from_millis(10)));
+        assert_eq!(order(&table, later)[2], told.device, "it has shown life since");
     }
 
     #[test]
@@ -717,14 +754,14 @@ mod tests {
             table.hear(now, descriptor(number, 0), None);
         }
         assert_eq!(table.hint_count(), 64);
-        let liar = descriptor(5_000, 0).device;
+        let liar = Arc::new(descriptor(5_000, 0).device);
         for number in 2_000..2_003 {
-            table.hear(now, descriptor(number, 0), Some(liar));
+            table.hear(now, descriptor(number, 0), Some(&liar));
             let mut real = descriptor(number, 0);
             real.place = Place([9; 32]);
             table.prove(now, real, proof());
         }
-        table.hear(now, descriptor(2_010, 0), Some(liar));
-        assert!(!table.peers.contains_key(&descriptor(2_010, 0).device));
+        table.hear(now, descriptor(2_010, 0), Some(&liar));
+        assert!(table.peers.get(&descriptor(2_010, 0).device).is_none());
     }
 }

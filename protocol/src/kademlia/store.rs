@@ -8,11 +8,11 @@ mod shared;
 
 pub use shared::share_records;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::messages::{DETAIL_BYTES_MAX, StoreRefusal};
-use super::routing_table::{KeySpan, NetworkGroup, REPLICAS};
+use super::routing_table::{KeySpan, Mark, NetworkGroup, REPLICAS};
 use crate::directory::{DirectoryRecord, Place, RECORD_BYTES_MAX, RecordError, RecordKey, UnverifiedRecord};
 use crate::identity::{ChainError, TrustStore, UserChain};
 use crate::key::DeviceKey;
@@ -77,14 +77,34 @@ impl Kept {
     }
 }
 
+/// A few nodes, each once.
+#[derive(Clone, Debug, Default)]
+struct Marks(Vec<Mark>);
+
+impl Marks {
+    fn contains(&self, mark: Mark) -> bool {
+        self.0.contains(&mark)
+    }
+
+    fn insert(&mut self, mark: Mark) {
+        if self.0.len() < SYNCED_MAX && !self.contains(mark) {
+            self.0.push(mark);
+        }
+    }
+
+    fn remove(&mut self, mark: Mark) {
+        self.0.retain(|known| *known != mark);
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     kept: Arc<Kept>,
     sender: Sender,
     /// Nodes known to hold the same content.
-    synced: BTreeSet<DeviceKey>,
+    synced: Marks,
     /// Nodes that held what this replaced, and may hold it still.
-    former: BTreeSet<DeviceKey>,
+    former: Marks,
     /// It comes from an earlier run, or came before this node was known here, and hasn't been compared with what others hold since.
     is_unconfirmed: bool,
 }
@@ -99,12 +119,12 @@ impl std::ops::Deref for Held {
 
 impl Held {
     pub(super) fn is_synced(&self, device: &DeviceKey) -> bool {
-        self.synced.contains(device)
+        self.synced.contains(Mark::of(device))
     }
 
     /// Nodes that held what this replaced, and aren't known to hold this.
-    pub(super) fn behind(&self) -> impl Iterator<Item = &DeviceKey> {
-        self.former.difference(&self.synced)
+    pub(super) fn behind(&self) -> impl Iterator<Item = Mark> {
+        self.former.0.iter().copied().filter(|mark| !self.synced.contains(*mark))
     }
 
     pub(super) const fn is_unconfirmed(&self) -> bool {
@@ -263,7 +283,7 @@ impl ReplicaStore {
         let key = record.key();
         let sent_hash = record.content_hash();
         let Some(held) = self.held.remove(&key) else {
-            self.insert(record, sender, BTreeSet::new(), BTreeSet::new());
+            self.insert(record, sender, Marks::default(), Marks::default());
             let gone = self.shrink();
             if gone.contains(&key) {
                 return Err(Refused::new(StoreRefusal::QuotaTotal, "full with nearer records"));
@@ -281,8 +301,9 @@ impl ReplicaStore {
         let is_news = is_changed || merged != held.record;
         let sender = held.sender;
         let (synced, former) = if is_changed {
-            let former = held.synced.into_iter().chain(held.former).take(SYNCED_MAX).collect();
-            (BTreeSet::new(), former)
+            let mut former = held.synced;
+            held.former.0.into_iter().for_each(|mark| former.insert(mark));
+            (Marks::default(), former)
         } else {
             (held.synced, held.former)
         };
@@ -315,7 +336,7 @@ impl ReplicaStore {
         }
     }
 
-    fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: BTreeSet<DeviceKey>, former: BTreeSet<DeviceKey>) {
+    fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: Marks, former: Marks) {
         let held = Held { kept: Kept::new(record), sender, synced, former, is_unconfirmed: false };
         self.bytes += held.bytes.len();
         self.unnamed += usize::from(matches!(held.record.user(), UserChain::Key(_)));
@@ -383,25 +404,24 @@ impl ReplicaStore {
     }
 
     pub(super) fn mark_synced(&mut self, key: &RecordKey, device: DeviceKey) {
-        if let Some(held) = self.held.get_mut(key)
-            && held.synced.len() < SYNCED_MAX
-        {
-            held.synced.insert(device);
-            held.is_unconfirmed &= held.synced.len() < CONFIRMING_MIN;
+        if let Some(held) = self.held.get_mut(key) {
+            held.synced.insert(Mark::of(&device));
+            held.is_unconfirmed &= held.synced.0.len() < CONFIRMING_MIN;
         }
     }
 
     /// What was replaced has been told to those that held it.
     pub(super) fn forget_former(&mut self, key: &RecordKey) {
         if let Some(held) = self.held.get_mut(key) {
-            held.former.clear();
+            held.former = Marks::default();
         }
     }
 
     pub(super) fn forget_synced(&mut self, device: &DeviceKey) {
+        let mark = Mark::of(device);
         for held in self.held.values_mut() {
-            held.synced.remove(device);
-            held.former.remove(device);
+            held.synced.remove(mark);
+            held.former.remove(mark);
         }
     }
 }

@@ -6,9 +6,9 @@ use crate::fixture::{self, Authority, EntrySpec, START, User};
 use halloo_protocol::directory::{Place, RECORD_BYTES_MAX, RecordKey};
 use halloo_protocol::identity::{Tombstone, TrustStore, UserChain};
 use halloo_protocol::kademlia::{
-    Action, Answer, Config, Directory, Event, FindOptions, FindOutcome, FindRecord, LeaseAnswer, LeaseOutcome, LocalNode,
-    NetworkGroup, RecordAnswer, RecordOutcome, RenewLease, Reply, Request, RequestSource, Store, StoreAnswer, StoreOutcome,
-    StoreRefusal,
+    Action, Answer, Config, Connected, Directory, Event, FindOptions, FindOutcome, FindRecord, LeaseAnswer, LeaseOutcome,
+    LocalNode, NetworkGroup, Nodes, RecordAnswer, RecordOutcome, RenewLease, Reply, Request, RequestSource, Store, StoreAnswer,
+    StoreOutcome, StoreRefusal,
 };
 use halloo_protocol::key::{DeviceKey, IdentityKey, PublicKey, hash};
 use halloo_protocol::node::{Descriptor, Roles};
@@ -354,6 +354,39 @@ fn a_false_absent_of_few_or_of_nobody_known_is_not_believed() {
         bench.meet(number);
     }
     assert_eq!(deny(&mut bench), FindOutcome::Absent);
+}
+
+#[test]
+fn whom_others_know_is_asked_over_open_connections_and_is_hearsay() {
+    let mut bench = Bench::new();
+    let local = LocalNode {
+        device: DeviceKey(PublicKey([1; 32])),
+        place: Some(Place(hash("place of the client", &[]))),
+        is_serving: false,
+    };
+    bench.replica.set_local(bench.now, local);
+    let teller = bench.meet(1);
+    bench.replica.handle_connected(bench.now, Connected { device: teller.device, rtt: None, is_relayed: false });
+    bench.pass(3_600);
+    let mut asked = Vec::new();
+    while let Some(action) = bench.replica.poll_action() {
+        if let Action::Send { to, id, request: Request::FindNode(request) } = action {
+            assert_eq!(to.device, teller.device, "nobody is dialled for it");
+            asked.push((id, request.target));
+        }
+    }
+    let targets: std::collections::BTreeSet<_> = asked.iter().map(|(_, target)| *target).collect();
+    assert_eq!((asked.len(), targets.len()), (4, 4), "a few questions, about other points each");
+    let mut answer = |question: usize, numbers: std::ops::Range<u64>| {
+        let closer = numbers.map(|number| std::sync::Arc::new(bench.server(number).1)).collect();
+        let nodes = Nodes { closer, extensions: Extensions::none() };
+        bench.replica.handle_answer(bench.now, &bench.trust, asked[question].0, Ok(Answer::Nodes(nodes)));
+        (bench.replica.table_counts(), bench.replica.counters().invalid_answers)
+    };
+    assert_eq!(answer(0, 10..15), ((1, 5), 0));
+    assert_eq!(answer(1, 12..18), ((1, 8), 0), "nobody twice");
+    assert_eq!(answer(2, 100..130), ((1, 8), 1), "more than was asked for is no answer");
+    assert_eq!(answer(2, 20..22), ((1, 8), 1), "nor is a second one");
 }
 
 #[test]

@@ -126,6 +126,18 @@ impl DirectoryNode {
         }
     }
 
+    /// Its process has ended: an address book is all that is left, and all that takes memory.
+    pub fn pack_up(&mut self, world: &World, book_max: usize, now: Now) {
+        self.setup.remembers = self.directory.known(book_max);
+        *self = Self::new(world, self.me, self.setup.clone(), [0; 32], now);
+    }
+
+    /// The address book of an earlier run.
+    #[must_use]
+    pub fn remembered(&self) -> Vec<Arc<Descriptor>> {
+        self.setup.remembers.clone()
+    }
+
     /// What it does to others; may be changed while it runs.
     pub const fn behaviour_mut(&mut self) -> &mut Behaviour {
         &mut self.setup.behaviour

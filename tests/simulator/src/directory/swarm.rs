@@ -271,6 +271,8 @@ impl Swarm {
         }
         let says_goodbye = !self.rng.random_bool(churn.silent);
         self.network.stop(node, says_goodbye);
+        let now = self.network.now();
+        self.network.with(node, |machine, world, _, _| machine.pack_up(world, REMEMBERED, now));
         let side = usize::from(!self.network.world.is_serving(node));
         self.away[side].push_back(node);
         if let Some(next) = self.away[side].pop_front() {
@@ -283,8 +285,7 @@ impl Swarm {
     pub fn restart(&mut self, node: NodeId) {
         let old = self.network.machine(node);
         let behaviour = old.behaviour().clone();
-        let mut book = old.directory.known(REMEMBERED);
-        book.truncate(REMEMBERED);
+        let book = old.remembered();
         let machine = self.machine(node, behaviour, book);
         self.network.replace(node, machine);
         self.network.start(node);

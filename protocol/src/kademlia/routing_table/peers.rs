@@ -1,0 +1,275 @@
+//! The peers of a routing table, in some 64 bytes each beside their descriptor, and in the order of their places.
+//!
+//! A table has thousands of them and is asked at every request. So an entry is small (times are whole seconds since the table's start, what is rare is
+//! boxed), entries stay where they are, and what orders them are arrays of the first 64 bits of a key beside the entry's number: searched by halving, and moved by one
+//! copy when something comes in between.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{DEAD_RETRY, FAILURES_DEAD, NetworkGroup, Proof};
+use crate::directory::{Distance, Place};
+use crate::key::DeviceKey;
+use crate::node::Descriptor;
+
+/// A peer's number in its table, used again once it is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Slot(u32);
+
+/// A device by the first 64 bits of its key, where a list of whole keys would be too long: to make a key with another's costs 2^64 tries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::kademlia) struct Mark(u64);
+
+impl Mark {
+    pub(in crate::kademlia) fn of(device: &DeviceKey) -> Self {
+        Self(prefix(device.as_bytes()))
+    }
+}
+
+/// Seconds since the table's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Secs(pub(super) u32);
+
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    pub(super) descriptor: Arc<Descriptor>,
+    pub(super) proof: Option<Box<Proof>>,
+    pub(super) told_by: Option<Arc<DeviceKey>>,
+    /// Microseconds; 0 if none was measured.
+    rtt: u32,
+    pub(super) failed_at: Secs,
+    pub(super) added: Secs,
+    /// When it last showed life, or somebody told of it.
+    pub(super) seen: Secs,
+    pub(super) failures: u8,
+    /// It was silent longer than others are, and hasn't answered since.
+    pub(super) is_suspect: bool,
+}
+
+impl Peer {
+    pub(super) const fn new(descriptor: Arc<Descriptor>, added: Secs) -> Self {
+        Self {
+            descriptor,
+            proof: None,
+            told_by: None,
+            rtt: 0,
+            failed_at: Secs(0),
+            added,
+            seen: added,
+            failures: 0,
+            is_suspect: false,
+        }
+    }
+
+    pub(super) const fn is_live(&self) -> bool {
+        self.proof.is_some() && self.failures < FAILURES_DEAD
+    }
+
+    pub(super) const fn may_be_asked(&self, now: Secs) -> bool {
+        self.failures < FAILURES_DEAD || now.0.saturating_sub(self.failed_at.0) as u64 >= DEAD_RETRY.as_secs()
+    }
+
+    pub(super) fn group(&self) -> Option<NetworkGroup> {
+        NetworkGroup::of_descriptor(&self.descriptor)
+    }
+
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        (self.rtt > 0).then(|| Duration::from_micros(self.rtt.into()))
+    }
+
+    /// Half old, half new: follows a change within a few answers.
+    pub(super) fn measured(&mut self, rtt: Duration) {
+        let new = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX).max(1);
+        self.rtt = if self.rtt == 0 { new } else { self.rtt / 2 + new / 2 };
+    }
+}
+
+/// Numbers of peers in the order of a key's first 64 bits.
+#[derive(Clone, Debug, Default)]
+struct Index {
+    prefixes: Vec<u64>,
+    slots: Vec<Slot>,
+}
+
+fn prefix(bytes: &[u8; 32]) -> u64 {
+    bytes.first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+}
+
+/// Room for an eighth more: twice as much would leave half of a table empty.
+fn make_room<T>(entries: &mut Vec<T>) {
+    if entries.len() == entries.capacity() {
+        entries.reserve_exact(8 + entries.len() / 8);
+    }
+}
+
+impl Index {
+    fn range(&self, low: u64, high: u64) -> Range<usize> {
+        self.prefixes.partition_point(|prefix| *prefix < low)..self.prefixes.partition_point(|prefix| *prefix <= high)
+    }
+
+    fn insert(&mut self, prefix: u64, slot: Slot) {
+        let at = self.prefixes.partition_point(|known| *known < prefix);
+        make_room(&mut self.prefixes);
+        make_room(&mut self.slots);
+        self.prefixes.insert(at, prefix);
+        self.slots.insert(at, slot);
+    }
+
+    fn remove(&mut self, prefix: u64, slot: Slot) {
+        if let Some(at) = self.range(prefix, prefix).find(|at| self.slots.get(*at) == Some(&slot)) {
+            self.prefixes.remove(at);
+            self.slots.remove(at);
+        }
+    }
+
+    fn slots(&self, range: Range<usize>) -> impl Iterator<Item = Slot> {
+        self.slots.get(range).into_iter().flatten().copied()
+    }
+}
+
+/// Which of a table's peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Proved and living.
+    Live,
+    /// All others.
+    Hints,
+}
+
+/// Peers by device and by place.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Peers {
+    peers: Vec<Option<Peer>>,
+    free: Vec<Slot>,
+    by_device: Index,
+    live: Index,
+    hints: Index,
+    /// Where the search for a hint to give up goes on.
+    cursor: usize,
+}
+
+impl Peers {
+    const fn index(&self, which: Which) -> &Index {
+        match which {
+            Which::Live => &self.live,
+            Which::Hints => &self.hints,
+        }
+    }
+
+    const fn index_mut(&mut self, is_live: bool) -> &mut Index {
+        if is_live { &mut self.live } else { &mut self.hints }
+    }
+
+    pub(super) const fn len(&self, which: Which) -> usize {
+        self.index(which).slots.len()
+    }
+
+    fn at(&self, slot: Slot) -> Option<&Peer> {
+        self.peers.get(slot.0 as usize)?.as_ref()
+    }
+
+    fn slot_of(&self, device: &DeviceKey) -> Option<Slot> {
+        let prefix = prefix(device.as_bytes());
+        let mut same = self.by_device.slots(self.by_device.range(prefix, prefix));
+        same.find(|slot| self.at(*slot).is_some_and(|peer| peer.descriptor.device == *device))
+    }
+
+    pub(super) fn get(&self, device: &DeviceKey) -> Option<&Peer> {
+        self.at(self.slot_of(device)?)
+    }
+
+    /// Those with a mark: one, or none.
+    pub(super) fn marked(&self, mark: Mark) -> impl Iterator<Item = &Peer> {
+        self.by_device.slots(self.by_device.range(mark.0, mark.0)).filter_map(|slot| self.at(slot))
+    }
+
+    /// Adds a peer that isn't there.
+    pub(super) fn insert(&mut self, peer: Peer) {
+        let (device, place) = (prefix(peer.descriptor.device.as_bytes()), prefix(&peer.descriptor.place.0));
+        let is_live = peer.is_live();
+        let slot = self.free.pop().unwrap_or_else(|| {
+            make_room(&mut self.peers);
+            self.peers.push(None);
+            Slot(u32::try_from(self.peers.len() - 1).unwrap_or(u32::MAX))
+        });
+        if let Some(room) = self.peers.get_mut(slot.0 as usize) {
+            *room = Some(peer);
+        }
+        self.by_device.insert(device, slot);
+        self.index_mut(is_live).insert(place, slot);
+    }
+
+    pub(super) fn remove(&mut self, device: &DeviceKey) -> Option<Peer> {
+        let slot = self.slot_of(device)?;
+        let peer = self.peers.get_mut(slot.0 as usize)?.take()?;
+        self.by_device.remove(prefix(device.as_bytes()), slot);
+        self.index_mut(peer.is_live()).remove(prefix(&peer.descriptor.place.0), slot);
+        self.free.push(slot);
+        Some(peer)
+    }
+
+    /// Changes what isn't part of its descriptor.
+    pub(super) fn change(&mut self, device: &DeviceKey, change: impl FnOnce(&mut Peer)) {
+        let Some(slot) = self.slot_of(device) else { return };
+        let Some(Some(peer)) = self.peers.get_mut(slot.0 as usize) else { return };
+        let was_live = peer.is_live();
+        change(peer);
+        let (is_live, place) = (peer.is_live(), prefix(&peer.descriptor.place.0));
+        if was_live != is_live {
+            self.index_mut(was_live).remove(place, slot);
+            self.index_mut(is_live).insert(place, slot);
+        }
+    }
+
+    /// In the order of their places.
+    pub(super) fn iter(&self, which: Which) -> impl Iterator<Item = &Peer> {
+        self.index(which).slots.iter().filter_map(|slot| self.at(*slot))
+    }
+
+    /// Those whose places share their first `bits` bits, at most 64, with `point`, and a few more beside them if it is more.
+    pub(super) fn around(&self, which: Which, point: &Place, bits: u32) -> impl Iterator<Item = &Peer> {
+        let free = u64::MAX.checked_shr(bits).unwrap_or(0);
+        let (point, index) = (prefix(&point.0), self.index(which));
+        index.slots(index.range(point & !free, point | free)).filter_map(|slot| self.at(slot))
+    }
+
+    /// The `count` nearest to `target`, nearest first: widens the shared prefix until enough are inside, so the cost is that of the answer.
+    pub(super) fn nearest(&self, which: Which, target: &Place, count: usize) -> Vec<(Distance, &Peer)> {
+        let (point, index) = (prefix(&target.0), self.index(which));
+        let at = index.prefixes.partition_point(|prefix| *prefix < point);
+        let beside = [index.prefixes.get(at), at.checked_sub(1).and_then(|before| index.prefixes.get(before))];
+        let shared = beside.into_iter().flatten().map(|prefix| (prefix ^ point).leading_zeros()).max();
+        let Some(mut bits) = shared else { return Vec::new() };
+        let range = loop {
+            let free = u64::MAX.checked_shr(bits).unwrap_or(0);
+            let range = index.range(point & !free, point | free);
+            if bits == 0 || range.len() >= count {
+                break range;
+            }
+            bits -= 1;
+        };
+        let peers = index.slots(range).filter_map(|slot| self.at(slot));
+        let mut found: Vec<_> = peers.map(|peer| (target.distance(&peer.descriptor.place), peer)).collect();
+        found.sort_unstable_by_key(|(distance, peer)| (*distance, peer.descriptor.device));
+        found.truncate(count);
+        found
+    }
+
+    /// Of the next `compared` hints the one that failed most, else the oldest.
+    pub(super) fn worst_of_some_hints(&mut self, compared: usize) -> Option<DeviceKey> {
+        let mut worst: Option<(u8, std::cmp::Reverse<Secs>, Slot)> = None;
+        let mut seen = 0;
+        for _ in 0..self.peers.len() {
+            self.cursor = (self.cursor + 1) % self.peers.len();
+            let slot = Slot(u32::try_from(self.cursor).unwrap_or(u32::MAX));
+            let Some(peer) = self.at(slot).filter(|peer| !peer.is_live()) else { continue };
+            worst = worst.max(Some((peer.failures, std::cmp::Reverse(peer.added), slot)));
+            seen += 1;
+            if seen >= compared {
+                break;
+            }
+        }
+        worst.and_then(|(.., slot)| self.at(slot)).map(|peer| peer.descriptor.device)
+    }
+}
