@@ -107,7 +107,7 @@ const BOOTSTRAP_WALKS: usize = 3;
 
 /// Questions for whom others know, at a time, and of one node. Sixteen answers name 320 nodes, in some 25 KB if all are new. A client, which asks rarely, asks few.
 const SAMPLES: usize = 16;
-const CLIENT_SAMPLES: usize = 8;
+const CLIENT_SAMPLES: usize = 12;
 const SAMPLES_EACH: usize = 4;
 
 /// Whom a client looks for when it joins: those to keep connected. It is nobody's neighbour.

@@ -444,21 +444,14 @@ impl Lookup {
         Step { ask, end }
     }
 
-    /// One while a node to whom a connection is open is asked, or can be: it answers soon, or its silence is noticed. Else as many as it takes that one lives, and where
-    /// nodes die one more if the likeliest is no replica almost surely: there is another step to come.
+    /// One while a node to whom a connection is open is asked, or can be: it answers soon, or its silence is noticed. Else as many as it takes that one lives.
     fn first_width(&self, now: Instant, window: &[&Candidate], table: &RoutingTable) -> usize {
         let is_connected = |candidate: &Candidate| table.is_connected(&candidate.descriptor.device);
         let is_asked = |candidate: &&&Candidate| matches!(candidate.state, State::Asked { .. });
         let likeliest = self.likeliest(now, window, 1, table);
         let is_warm = window.iter().filter(is_asked).any(|candidate| is_connected(candidate))
             || likeliest.iter().any(|node| table.is_connected(&node.device));
-        let core_bits = table.core_bits().unwrap_or(0);
-        let is_core = likeliest.iter().all(|node| self.target.distance(&node.place).leading_zeros() >= core_bits);
-        match table.first_width() {
-            _ if is_warm => 1,
-            width if width == 1 || is_core => width,
-            width => width + 1,
-        }
+        if is_warm { 1 } else { table.first_width() }
     }
 
     /// Those that have been silent beyond patience and weren't when last asked about.
