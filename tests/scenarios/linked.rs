@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use halloo_tests::cli::Invocation;
+use halloo_tests::cli::{Invocation, Output};
 use halloo_tests::linking;
 use halloo_tests::network::text;
 use halloo_tests::xmpp::{DOMAIN, Prosody};
@@ -27,11 +27,19 @@ pub(crate) fn link(user: &User, name: &str, server: &Prosody) -> Value {
 
 #[track_caller]
 pub(crate) fn link_with(user: &User, name: &str, server: &Prosody, more: &[&str]) -> Value {
+    link_args(user, name, server, more).ok()
+}
+
+pub(crate) fn try_to_link(user: &User, name: &str, server: &Prosody) -> Output {
+    link_args(user, name, server, &[])
+}
+
+fn link_args(user: &User, name: &str, server: &Prosody, more: &[&str]) -> Output {
     let (file, address) = (password(user, name), server.address());
     let certificate = server.certificate().display().to_string();
     let account = format!("{name}@{DOMAIN}");
     let args = ["link", "add", "xmpp", &account, "--password-file", &file, "--server", &address, "--roots", &certificate];
-    Invocation::new(user.home()).args(args.iter().chain(more)).run().ok()
+    Invocation::new(user.home()).args(args.iter().chain(more)).run()
 }
 
 /// Calls somebody by their address there, and gives how it ended.

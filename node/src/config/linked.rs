@@ -116,6 +116,13 @@ impl LinkedConfig {
         named.map_or_else(Carriers::default, |carriers| carriers.iter().map(|name| name.0).collect())
     }
 
+    /// Whether presence is sent in other systems, and others' is listened to there. Servers give others' presence only to whoever is shown as there, so the
+    /// carrier has to be named for that: by default nobody is.
+    #[must_use]
+    pub fn is_present_elsewhere(&self) -> bool {
+        self.carriers.is_some() && self.carriers().has(Carrier::Presence)
+    }
+
     /// Relative paths are seen from `home`.
     #[must_use]
     pub fn seen_from(mut self, home: &Path) -> Self {

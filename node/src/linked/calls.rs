@@ -138,6 +138,7 @@ impl EventLoop {
     pub(crate) fn decide_on_caller(&mut self, invite: &VerifiedInvite, sighting_secs_max: u64) -> TrustDecision {
         let kind = if invite.invite().kind == EventKind::VIDEO_CALL { Kind::Video } else { Kind::Call };
         let user = &invite.caller().user;
+        self.note_present();
         self.learn_merges_of(&user.id, &user.identity);
         let relation = self.relation(user);
         let said = Said::of(invite);
@@ -339,6 +340,7 @@ impl EventLoop {
             };
         }
         let Some(place) = place else { return Some((options, reply)) };
+        self.note_present();
         let account = self.account_with(&place);
         let Some(account) = account else {
             let reason = "isn't in the contact list of a linked account".to_owned();

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use halloo_protocol::linked::{Association, Held, LinkedId, LinkedShare, SharedLinks, SharedPiece, SharedProof, Sighting};
+use halloo_protocol::linked::{Association, Carrier, Held, LinkedId, LinkedShare, SharedLinks, SharedPiece, SharedProof, Sighting};
 use halloo_protocol::wire::{self, Signed};
 use libp2p::PeerId;
 use tracing::{info, warn};
@@ -71,7 +71,9 @@ impl EventLoop {
                     .get(id)
                     .map(|proof| SharedProof { proof: proof.clone(), provider: linked.logins.provider_of(id) }),
                 list: linked.lists.get(id).filter(|_| account.has_list),
-                sightings: seen.map(|((_, place), sighting)| (place, sighting)).collect(),
+                sightings: seen
+                    .map(|(key, sighting)| (&key.1, sighting, linked.seen_by.get(key).copied().unwrap_or(Carrier::Place)))
+                    .collect(),
             };
             news.extend(linked.shared.update(&held, now));
         }
@@ -224,21 +226,25 @@ impl EventLoop {
             self.trust_what_is_linked();
         }
         let list = self.linked.shared.list(id);
-        let seen: Vec<(LinkedId, Sighting)> =
-            self.linked.shared.sightings(id).map(|(place, sighting)| (place.clone(), sighting.clone())).collect();
+        let seen = self.linked.shared.sightings(id).map(|(place, sighting, by)| (place.clone(), sighting.clone(), by));
+        let seen: Vec<(LinkedId, Sighting, Carrier)> = seen.collect();
         if is_token_only {
             self.linked.token_only.insert(id.clone());
         } else {
             self.linked.token_only.remove(id);
         }
         let own = self.linked.shared.linked(id).and_then(|account| account.association.clone());
-        let shown = seen.iter().filter_map(|(_, sighting)| sighting.association.clone());
+        let shown = seen.iter().filter_map(|(_, sighting, _)| sighting.association.clone());
         let said: Vec<Signed<Association>> = own.into_iter().chain(shown).collect();
         said.iter().for_each(|said| self.learn_merge(said));
         self.linked.known.retain(|(over, place), _| over != id || list.contains_key(place));
-        for (place, sighting) in seen.into_iter().filter(|(place, _)| list.contains_key(place)) {
+        for (place, sighting, by) in seen.into_iter().filter(|(place, ..)| list.contains_key(place)) {
             let key = (id.clone(), place);
             if self.linked.known.get(&key).is_none_or(|known| known.read_at < sighting.read_at) {
+                match by {
+                    Carrier::Place => self.linked.seen_by.remove(&key),
+                    by => self.linked.seen_by.insert(key.clone(), by),
+                };
                 self.linked.known.insert(key, sighting);
             }
         }
