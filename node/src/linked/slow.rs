@@ -86,6 +86,11 @@ impl EventLoop {
         None
     }
 
+    /// The slow hash of an identity, if it was computed.
+    pub(crate) fn slow_known(&self, id: &LinkedId) -> Option<SlowId> {
+        self.linked.slow.known(id).cloned()
+    }
+
     /// Begins the next hash, unless one is under way.
     fn hash_next(&mut self, now: Instant) {
         if self.linked.slow.is_running {

@@ -19,6 +19,7 @@ mod certify;
 mod codes;
 mod enrol;
 mod limits;
+mod proofs;
 mod revoke;
 mod service;
 mod signing;
@@ -137,6 +138,7 @@ pub struct Authority {
     policy: AuthorityPolicy,
     limiter: Limiter,
     codes: codes::Codes,
+    proofs: proofs::Proofs,
     revocations: Option<SignedRevocationList>,
     bootstrap: Option<SignedBootstrapList>,
 }
@@ -160,6 +162,7 @@ impl Authority {
             policy,
             limiter: Limiter::default(),
             codes: codes::Codes::default(),
+            proofs: proofs::Proofs::default(),
             revocations,
             bootstrap,
         })
