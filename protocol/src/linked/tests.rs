@@ -558,7 +558,7 @@ fn a_token_is_bounded() {
 #[test]
 fn a_hidden_account_lets_nobody_in() {
     let (user, identity) = (user(ALICE), IdentityKey(key(ALICE).public()));
-    let (all, known, settings) = (lists(true), sightings().remove(0).1, settings(Audience::Linked));
+    let (all, known, settings) = (lists(true), seen(association(ALICE, alice()), NOW), settings(Audience::Linked));
     for (hidden, is_let_in) in [(BTreeSet::new(), true), (all.keys().cloned().collect(), false)] {
         let claim = Some(Claim::Seen(Carrier::Place));
         let request = TrustRequest { user: &user, identity: &identity, relation: Relation::Stranger, kind: Kind::Call, claim };

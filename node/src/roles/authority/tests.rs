@@ -149,8 +149,14 @@ fn certificates_hint_at_what_the_operator_knows_and_the_user_wishes() {
     assert_eq!(left, [hint(2), hint(3)]);
     // Each change is another certificate: they are few in a day, and there is another day.
     let today = NOW.plus_secs(31 * DAY);
-    let changes = (0..20).filter(|turn| wish(&mut authority, &mut alice, &id(2), turn % 2 == 1, today).is_ok()).count();
-    assert!(changes < 8, "{changes} of 20");
+    let (mut hints, mut changes) = (left, 0);
+    for turn in 0..20 {
+        // What is as they wish is granted all the same.
+        let granted = wish(&mut authority, &mut alice, &id(2), turn % 2 == 1, today).unwrap_or_else(|_| hints.clone());
+        changes += usize::from(granted != hints);
+        hints = granted;
+    }
+    assert!((1..=6).contains(&changes), "{changes} of 20");
     assert!(wish(&mut authority, &mut alice, &id(2), true, today.plus_secs(DAY)).is_ok());
     let unknown = authority.certify(&name("nobody"), &id(0).parse().expect("an address"), Some(hint(0)), NOW);
     assert!(matches!(unknown, Err(certify::CertifyError::Unknown)));
