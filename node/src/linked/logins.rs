@@ -420,6 +420,7 @@ impl EventLoop {
         }
         self.begin_link(id);
         self.publish_soon();
+        self.certify_anew(id);
         Ok(())
     }
 
@@ -461,6 +462,7 @@ impl EventLoop {
                 self.keep_accounts();
                 self.share_links_soon();
                 self.listing_changed(id);
+                self.certify_anew(id);
             }
             Err(reason) => debug!(account = %id, reason, "a newer proof isn't taken"),
         }
