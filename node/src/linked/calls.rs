@@ -93,7 +93,7 @@ impl Waiting {
 }
 
 /// Whether an identity elsewhere is called by what is known of it. Telephone numbers are called through a gateway, and so are phones there.
-fn is_dialled(id: &LinkedId) -> bool {
+pub(super) fn is_dialled(id: &LinkedId) -> bool {
     matches!(id.system(), System::Xmpp | System::Mail | System::Oidc)
 }
 
@@ -416,11 +416,12 @@ impl EventLoop {
         self.linked_callee(&account, &place, SIGHTING_SECS_MAX).map(Some).map_err(refuse)
     }
 
-    /// Who a contact in a linked system (`xmpp:bob@example.org`) is here, by what was seen last.
+    /// Who a contact in a linked system (`xmpp:bob@example.org`) is here, by what was seen last; or somebody whom the directory has named lately.
     pub(crate) fn linked_user(&self, text: &str) -> Option<UserId> {
         let place = text.parse::<LinkedId>().ok()?;
-        let account = self.account_with(&place)?;
-        Some(self.linked.known.get(&(account, place))?.holds(self.now().unix).ok()?.user.clone())
+        let said = self.account_with(&place).and_then(|account| self.linked.known.get(&(account, place.clone())));
+        let said = said.and_then(|seen| seen.holds(self.now().unix).ok());
+        said.map(|said| said.user.clone()).or_else(|| self.found_user(&place).cloned())
     }
 
     /// The own account in whose contact list somebody is; a connected one if there are several.
