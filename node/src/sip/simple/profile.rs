@@ -129,10 +129,14 @@ impl Clerk {
 
     async fn tell_buddies(&mut self, phone: &str, re: u32) {
         let (contacts, views) = self.contacts().await;
+        // People who are contacts in a linked system alone can be called, and have no presence here.
+        let linked = self.node.contacts().list().await.map(|list| list.linked).unwrap_or_default();
+        let linked = linked.iter().map(|person| self.linked_buddy(person));
+        let own = contacts.iter().map(|contact| self.buddy_of(&contact.username, Some(contact), views.get(&contact.username)));
+        let buddies: Vec<Buddy> = own.chain(linked).collect();
         let mut chunks: Vec<Vec<Buddy>> = vec![Vec::new()];
         let mut bytes = 0;
-        for contact in contacts {
-            let buddy = self.buddy_of(&contact.username, Some(&contact), views.get(&contact.username));
+        for buddy in buddies {
             let size =
                 buddy.uri.len() + buddy.name.as_ref().map_or(0, String::len) + buddy.mood.as_ref().map_or(0, String::len) + 64;
             if bytes + size > BUDDIES_BYTES_MAX || chunks.last().is_some_and(|chunk| chunk.len() >= BUDDIES_MAX) {
@@ -140,7 +144,7 @@ impl Clerk {
                 bytes = 0;
             }
             bytes += size;
-            if let Some(client) = self.clients.get_mut(phone) {
+            if let Some(client) = self.clients.get_mut(phone).filter(|_| buddy.status.is_some()) {
                 client.note_status(&buddy);
             }
             if let Some(chunk) = chunks.last_mut() {
@@ -186,6 +190,11 @@ impl Clerk {
         };
         let mood = view.map(|view| view.mood.clone()).filter(|mood| !mood.is_empty());
         Buddy { uri: address_of_user(user), name, status: Some(status), mood }
+    }
+
+    fn linked_buddy(&self, person: &ContactView) -> Buddy {
+        let name = self.names.of(&person.username).map(str::to_owned).or_else(|| person.display_name.clone());
+        Buddy { uri: address_of_user(&person.username), name, status: None, mood: None }
     }
 
     fn add_buddy(&mut self, phone: &str, re: u32, buddy: &str, name: Option<String>) {
