@@ -28,6 +28,7 @@ mod signing;
 mod slow;
 mod system;
 mod tokens;
+mod told;
 mod xmpp;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -212,6 +213,7 @@ pub(crate) struct LinkedState {
     /// What shows that own accounts are this user's, where that stands by itself.
     proofs: BTreeMap<LinkedId, Vec<u8>>,
     logins: logins::Logins,
+    told: told::Told,
     /// Technical identities that have become part of others.
     merged: BTreeMap<IdentityKey, UserId>,
     /// How many of them each identity elsewhere has brought.
@@ -229,6 +231,7 @@ impl EventLoop {
     /// Reads what was linked and connects.
     pub(crate) fn linked_start(&mut self) {
         self.slow_start();
+        self.told_start();
         self.listings_start();
         self.logins_start();
         self.book_start();
@@ -262,6 +265,7 @@ impl EventLoop {
             self.keep_sightings();
         }
         self.keep_slow_hashes();
+        self.told_stop();
     }
 
     /// Starts the task of an account.
@@ -408,6 +412,7 @@ impl EventLoop {
         }
         self.linked.known.retain(|(over, place), _| over != id || list.contains_key(place));
         self.linked.lists.insert(id.clone(), list);
+        self.match_told(None);
         self.keep_sightings_soon();
         self.share_links_soon();
         self.turn_key_if_somebody_left();
@@ -432,6 +437,7 @@ impl EventLoop {
             } else if list.len() < CONTACTS_MAX {
                 list.insert(entry.id.clone(), entry.name);
                 self.look_soon(id, &entry.id);
+                self.match_told(Some(&entry.id));
             }
         }
         self.turn_key_if_somebody_left();
@@ -692,6 +698,7 @@ impl EventLoop {
         self.slow_tick(now.instant);
         self.listings_tick(now.instant);
         self.certify_tick(now.instant);
+        self.told_tick(now.instant);
         self.linked_calls_tick(now);
     }
 }

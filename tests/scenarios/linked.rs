@@ -455,7 +455,7 @@ fn a_token_of_the_server_lets_one_call_in() {
     alice.cli(["link", "remove", "xmpp:alice@there.test"]).ok();
     assert_ne!(call(alice, "bob").0, 0);
     let unsent = alice.cli(["msg", "send", "xmpp:bob@there.test", "hello"]);
-    assert!(unsent.code != 0 && unsent.last_error().contains("halloo link list"), "{unsent:?}");
+    assert!(unsent.code != 0 && unsent.last_error().contains("contact list of a linked account"), "{unsent:?}");
 }
 
 #[test]

@@ -40,6 +40,7 @@ impl EventLoop {
 
     /// Something of an account that this device holds may have changed.
     pub(super) fn share_links_soon(&mut self) {
+        self.tell_contacts_soon();
         self.linked.share_at.get_or_insert(Instant::now() + SHARE_AFTER);
     }
 
@@ -93,6 +94,7 @@ impl EventLoop {
 
     /// The link of an account has ended, on whichever device.
     pub(super) fn end_link(&mut self, id: &LinkedId) {
+        self.tell_contacts_soon();
         let before = pieces_of(&self.linked.shared, id);
         let ended = self.linked.shared.end(id);
         self.forget_pieces(&before);
@@ -186,6 +188,7 @@ impl EventLoop {
 
     /// What is shared of an account counts here: its list and what was seen, or that it isn't linked, or not on this device, any more.
     pub(super) fn take_shared(&mut self, id: &LinkedId) {
+        self.tell_contacts_soon();
         let me = self.identity.device();
         let here = self.linked.accounts.get(id);
         let is_being_linked = here.is_some_and(|account| matches!(account.asked, Some(commands::Asked::Add(_))));
@@ -248,7 +251,9 @@ impl EventLoop {
                 self.linked.known.insert(key, sighting);
             }
         }
-        if self.linked.lists.insert(id.clone(), list).is_none() {
+        let is_new = self.linked.lists.insert(id.clone(), list).is_none();
+        self.match_told(None);
+        if is_new {
             // The entry gains a part for whoever reads its key there.
             self.publish_soon();
         }
