@@ -265,7 +265,6 @@ impl EventLoop {
             self.keep_sightings();
         }
         self.keep_slow_hashes();
-        self.told_stop();
     }
 
     /// Starts the task of an account.

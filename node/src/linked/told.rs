@@ -7,9 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use data_encoding::HEXLOWER;
 use halloo_protocol::contact::Standing;
 use halloo_protocol::contact::privacy::{Audience, Kind};
 use halloo_protocol::identity::{UserId, VerifiedUser};
+use halloo_protocol::key::hash;
 use halloo_protocol::linked::{Carrier, LinkedId, OpenedLink, Sighting, ToldLink, ToldLinks};
 use halloo_protocol::wire;
 use tracing::{debug, warn};
@@ -23,12 +25,8 @@ const TOLD_BY: &str = "linked told by contacts";
 /// Contacts of whom it is kept what they tell; beyond, the one heard of first is forgotten.
 const TELLERS_MAX: usize = 512;
 
-/// Those kept under one name, so that each fits what is read back.
-const TELLERS_AT_ONCE: usize = 6;
-
 /// Changes are gathered for so long.
 const TELL_AFTER: Duration = Duration::from_secs(2);
-const KEEP_AFTER: Duration = Duration::from_secs(5);
 
 /// What is told, and what was told by others.
 #[derive(Debug, Default)]
@@ -36,19 +34,30 @@ pub(super) struct Told {
     /// When contacts are told, if something has changed.
     tell_at: Option<Instant>,
     by: BTreeMap<UserId, ToldLinks>,
-    keep_at: Option<Instant>,
+}
+
+/// Where it is kept what a contact tells.
+fn setting_of(user: &UserId) -> String {
+    format!("{TOLD_BY} {}", HEXLOWER.encode(&hash("halloo told by", &[&wire::encode(user)])))
 }
 
 // Telling.
 impl EventLoop {
     pub(super) fn told_start(&mut self) {
         let read = self.store.read::<_, StoreError>(|view| {
-            Ok((view.setting_value::<ToldLinks>(TOLD)?, view.setting_list::<(UserId, ToldLinks)>(TOLD_BY)?))
+            let tellers: Vec<UserId> = view.setting_value(TOLD_BY)?.unwrap_or_default();
+            let mut by = BTreeMap::new();
+            for user in tellers {
+                if let Some(told) = view.setting_value::<ToldLinks>(&setting_of(&user))? {
+                    by.insert(user, told);
+                }
+            }
+            Ok((view.setting_value::<ToldLinks>(TOLD)?, by))
         });
         match read {
             Ok((told, by)) => {
                 self.keep_links(told.as_ref().map(wire::encode));
-                self.linked.told.by = by.into_iter().collect();
+                self.linked.told.by = by;
             }
             Err(error) => warn!(%error, "what contacts were told of linked accounts isn't read"),
         }
@@ -108,7 +117,8 @@ impl EventLoop {
 impl EventLoop {
     /// A contact, whose chain holds, tells who they are elsewhere.
     pub(crate) fn take_told_links(&mut self, user: &VerifiedUser, bytes: &[u8]) {
-        if !self.carriers().has(Carrier::Presence) || !self.is_teller(&user.id) {
+        let is_theirs = self.is_teller(&user.id) && self.contact_identity(&user.id) == Some(user.identity);
+        if !self.carriers().has(Carrier::Presence) || !is_theirs {
             return;
         }
         let told = match ToldLinks::read(bytes) {
@@ -119,12 +129,7 @@ impl EventLoop {
             return;
         }
         self.linked.told.by.insert(user.id.clone(), told);
-        while self.linked.told.by.len() > TELLERS_MAX {
-            let oldest = self.linked.told.by.iter().min_by_key(|(_, told)| told.version).map(|(user, _)| user.clone());
-            let Some(oldest) = oldest else { break };
-            self.linked.told.by.remove(&oldest);
-        }
-        self.linked.told.keep_at.get_or_insert(Instant::now() + KEEP_AFTER);
+        self.keep_told(&user.id);
         let opened = self.open_told(&user.id, None);
         self.forget_untold(&user.id, &opened);
     }
@@ -207,25 +212,25 @@ impl EventLoop {
             self.linked.told.tell_at = None;
             self.tell_contacts();
         }
-        if self.linked.told.keep_at.is_some_and(|at| at <= now) {
-            self.linked.told.keep_at = None;
-            self.keep_told();
-        }
     }
 
-    /// Writes what contacts have told; of whoever is none any more it is forgotten.
-    fn keep_told(&mut self) {
-        let gone: Vec<UserId> = self.linked.told.by.keys().filter(|user| !self.is_teller(user)).cloned().collect();
+    /// Writes what a contact has told, and that it isn't kept any more of those who are none, and of the one heard of first if there are too many.
+    fn keep_told(&mut self, user: &UserId) {
+        let mut gone: Vec<UserId> = self.linked.told.by.keys().filter(|user| !self.is_teller(user)).cloned().collect();
+        if self.linked.told.by.len() > TELLERS_MAX + gone.len() {
+            let others = self.linked.told.by.iter().filter(|(other, _)| *other != user);
+            gone.extend(others.min_by_key(|(_, told)| told.version).map(|(user, _)| user.clone()));
+        }
         gone.iter().for_each(|user| drop(self.linked.told.by.remove(user)));
-        let kept: Vec<(&UserId, &ToldLinks)> = self.linked.told.by.iter().collect();
-        if let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_list(TOLD_BY, &kept, TELLERS_AT_ONCE)) {
-            warn!(%error, "what contacts tell of linked accounts isn't written");
-        }
-    }
-
-    pub(super) fn told_stop(&mut self) {
-        if self.linked.told.keep_at.take().is_some() {
-            self.keep_told();
+        let tellers: Vec<&UserId> = self.linked.told.by.keys().collect();
+        let told = self.linked.told.by.get(user);
+        let kept = self.store.transaction::<_, StoreError>(|tx| {
+            tx.put_setting_value(TOLD_BY, &tellers)?;
+            gone.iter().try_for_each(|user| tx.remove_setting(&setting_of(user)).map(drop))?;
+            told.map_or(Ok(()), |told| tx.put_setting_value(&setting_of(user), told))
+        });
+        if let Err(error) = kept {
+            warn!(%error, "what a contact tells of linked accounts isn't written");
         }
     }
 }
