@@ -185,7 +185,8 @@ fn presence_alone_lets_contacts_elsewhere_in() {
         if known == [true, true] { Ok(()) } else { Err(format!("{known:?}")) }
     });
 
-    let call = |from: &User, callee: &str| Invocation::new(from.home()).args(["call", callee, "--duration", "1"]).start().wait(PATIENCE);
+    let call =
+        |from: &User, callee: &str| Invocation::new(from.home()).args(["call", callee, "--duration", "1"]).start().wait(PATIENCE);
     let called = call(alice, "xmpp:bob@there.test");
     assert_eq!((called.code, &called.json()["outcome"]), (0, &"completed".into()), "{called:?}");
     let rang = bob.wait_event(PATIENCE, "call_incoming", |_| true);

@@ -51,13 +51,7 @@ impl Prosody {
     }
 
     #[track_caller]
-    fn start_with(
-        folder: &Path,
-        users: &[&str],
-        friends: &[(&str, &str)],
-        watching: &[(&str, &str)],
-        modules: &str,
-    ) -> Self {
+    fn start_with(folder: &Path, users: &[&str], friends: &[(&str, &str)], watching: &[(&str, &str)], modules: &str) -> Self {
         let folder = folder.join("prosody");
         let data = folder.join("data").join(DOMAIN.replace('.', "%2e"));
         for kind in ["accounts", "roster"] {

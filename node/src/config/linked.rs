@@ -138,3 +138,17 @@ impl LinkedConfig {
         self.provider.iter().take(PROVIDERS_MAX).find(|provider| provider.issuer == issuer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Servers show whoever sends presence: nobody is shown who hasn't asked for it.
+    #[test]
+    fn presence_elsewhere_has_to_be_named() {
+        let of = |text: &str| toml::from_str::<LinkedConfig>(text).expect("parses");
+        assert!(of("").carriers().has(Carrier::Presence) && !of("").is_present_elsewhere());
+        assert!(!of("carriers = [\"request\", \"place\"]").is_present_elsewhere());
+        assert!(of("carriers = [\"request\", \"presence\"]").is_present_elsewhere());
+    }
+}

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use halloo_protocol::linked::{Association, Carrier, Held, LinkedId, LinkedShare, SharedLinks, SharedPiece, SharedProof, Sighting};
+use halloo_protocol::linked::{
+    Association, Carrier, Held, LinkedId, LinkedShare, SharedLinks, SharedPiece, SharedProof, Sighting,
+};
 use halloo_protocol::wire::{self, Signed};
 use libp2p::PeerId;
 use tracing::{info, warn};

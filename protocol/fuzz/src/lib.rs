@@ -15,7 +15,7 @@ use halloo_protocol::contact::{Contact, ContactLink};
 use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
 use halloo_protocol::identity::{TrustStore, UserId, Username};
 use halloo_protocol::key::PublicKey;
-use halloo_protocol::linked::{LinkedId, LinkedLeave, LinkedPart, Listing, SlowId, ToldLinks, TokenPart};
+use halloo_protocol::linked::{LinkedId, LinkedLeave, LinkedPart, Listing, SlowId, TokenPart, ToldLinks};
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant, LinkRequest};
 use halloo_protocol::phone::keys;
 use halloo_protocol::phone::leg::PhoneStream;

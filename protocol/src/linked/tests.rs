@@ -588,7 +588,11 @@ fn an_association_in_presence_counts_if_it_is_hers_and_holds_and_is_no_older_one
     let nothing = Sighting::nothing(NOW);
     for (what, said, refused) in [
         ("another address in it", association(ALICE, bob()), SightingError::OtherPlace),
-        ("somebody else's signature", forged(), SightingError::Association(forged().verify(&good.unverified().identity.0).expect_err("forged").into())),
+        (
+            "somebody else's signature",
+            forged(),
+            SightingError::Association(forged().verify(&good.unverified().identity.0).expect_err("forged").into()),
+        ),
         ("expired", expired(ALICE), SightingError::Association(ended)),
         ("not yet", early(ALICE), SightingError::Association(begins)),
         ("taken back, of nobody known", revoked(ALICE), SightingError::Association(AssociationError::Revoked)),

@@ -229,16 +229,15 @@ fn presence_is_of_whom_servers_say_and_its_association_is_whole() {
     assert_eq!(from("alice@there.example' type='error'"), presence("", false, None));
     assert_eq!(read("<presence from='alice@there.example/phone'><show>away</show></presence>"), presence("phone", true, None));
     let broken = said.replace("==</association>", "</association>").replace("<association xmlns='", "<association xmlns='x");
-    assert_eq!(
-        read(&broken.replacen("<presence", "<presence from='alice@there.example/desk'", 1)),
-        presence("desk", true, None)
-    );
+    assert_eq!(read(&broken.replacen("<presence", "<presence from='alice@there.example/desk'", 1)), presence("desk", true, None));
     let long = format!("alice@there.example/{}'", "x".repeat(2_000));
     for other in ["alice@there.example' type='subscribe'", "there.example'", "'", long.as_str()] {
         assert_eq!(from(other), Incoming::Other, "{other}");
     }
     assert_eq!(read(&said), Incoming::Other, "nobody's");
-    assert!(stanza::presence(Some("a'b@there.example"), None).starts_with("<presence to='a&apos;b@there.example'><show>xa</show>"));
+    assert!(
+        stanza::presence(Some("a'b@there.example"), None).starts_with("<presence to='a&apos;b@there.example'><show>xa</show>")
+    );
 }
 
 #[test]

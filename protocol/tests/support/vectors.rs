@@ -41,8 +41,8 @@ use halloo_protocol::kademlia::{
 };
 use halloo_protocol::linked::{
     AddressProof, AddressWord, Association, IdentityMerge, Indicator, LeaveScope, LinkedAsk, LinkedId, LinkedKey, LinkedLeave,
-    LinkedPart, LinkedQuestion, LinkedReply, LinkedShare, LinkedTold, Listing, PlacedListing, ProviderToken, SharedPiece, ToldLinks,
-    TokenPart,
+    LinkedPart, LinkedQuestion, LinkedReply, LinkedShare, LinkedTold, Listing, PlacedListing, ProviderToken, SharedPiece,
+    TokenPart, ToldLinks,
 };
 use halloo_protocol::linking::{
     ConfirmStatus, DeviceLink, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkReason, LinkRequest, LinkStart,

@@ -59,7 +59,11 @@ impl Presences {
     /// The contact list has changed.
     pub(super) fn change(&mut self, entry: &ListEntry) {
         let set = |all: &mut BTreeSet<LinkedId>, is_in: bool| {
-            if is_in { all.insert(entry.id.clone()) } else { all.remove(&entry.id) };
+            if is_in {
+                all.insert(entry.id.clone())
+            } else {
+                all.remove(&entry.id)
+            };
         };
         set(&mut self.contacts, entry.is_contact);
         set(&mut self.readers, entry.is_reader);
@@ -199,7 +203,10 @@ mod tests {
         let own = association("alice", 9);
         let has_it = |text: &String| text.contains("<association");
         let to_all = presences.announce(&own, &[id("mallory")]);
-        assert!(to_all.len() == 1 && has_it(&to_all[0]) && !to_all[0].contains(" to="), "who can't see it needn't be hidden from");
+        assert!(
+            to_all.len() == 1 && has_it(&to_all[0]) && !to_all[0].contains(" to="),
+            "who can't see it needn't be hidden from"
+        );
         assert!(to_all[0].contains("<priority>-128</priority>"), "no message is for it");
         assert_eq!(presences.announce(&own, &[]), [""; 0], "said before");
         assert_eq!(presences.hear(says("carol", "phone", None), now).1, None, "her server tells her");

@@ -223,7 +223,8 @@ impl Authority {
             words.push((id.clone(), Word::Proved(until)));
             if !is_known {
                 // What is proved no more makes room.
-                let is_over = |certified: &CertifiedId| matches!(word(&words, &certified.id), Some(Word::Proved(until)) if *until < now);
+                let is_over =
+                    |certified: &CertifiedId| matches!(word(&words, &certified.id), Some(Word::Proved(until)) if *until < now);
                 all.retain(|certified| !is_over(certified));
                 if all.len() >= CERTIFIED_MAX {
                     return Err(CertifyError::TooMany);
