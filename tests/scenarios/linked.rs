@@ -77,6 +77,7 @@ fn a_contact_in_xmpp_calls_until_the_list_says_otherwise() {
     // Nothing that he is allowed to know says that she is here too.
     assert_eq!(linked["contacts"][0]["username"], Value::Null, "{linked}");
     link(alice, "alice", &server);
+    assert!(!server.present("bob").contains("from='alice@there.test/"), "she isn't shown as there");
 
     let (code, outcome) = call(alice, "bob");
     assert_eq!((code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");

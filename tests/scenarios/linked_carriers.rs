@@ -207,6 +207,34 @@ fn presence_alone_lets_contacts_elsewhere_in() {
     assert_eq!(incoming(bob).len(), 1);
 }
 
+/// Who is blocked is told that she is there, as her account's contact, and not who she is here; once unblocked he is told again.
+#[test]
+#[ignore = "long: presence that is denied and given again"]
+fn blocked_people_are_not_told_in_presence() {
+    let plan = Plan::new(["alice", "bob"]).config("alice", "[linked]\ncarriers = [\"presence\", \"request\"]\n");
+    let network = plan.contacts_only().start();
+    let server = Prosody::start(network.folder(), &["alice", "bob"], &[("alice", "bob")], &[]);
+    let [alice, bob] = &network.users[..] else { panic!("two users") };
+    link(bob, "bob", &server);
+    link(alice, "alice", &server);
+    let told = |is_told: bool| {
+        eventually(PATIENCE, &format!("he is told: {is_told}"), || {
+            let heard = server.present("bob");
+            let shown = (heard.contains("from='alice@there.test/"), heard.contains("<association"));
+            if shown == (true, is_told) { Ok(()) } else { Err(heard) }
+        });
+    };
+    told(true);
+    eventually(PATIENCE, "she knows who he is", || {
+        let list = alice.cli(["contact", "list"]).ok();
+        if list["linked"].as_array().is_some_and(|linked| linked.len() == 1) { Ok(()) } else { Err(list.to_string()) }
+    });
+    alice.cli(["contact", "block", "xmpp:bob@there.test"]).ok();
+    told(false);
+    alice.cli(["contact", "unblock", "xmpp:bob@there.test"]).ok();
+    told(true);
+}
+
 /// Without presence a server without places is of no use, and says so.
 #[test]
 #[ignore = "long: another network for one refusal"]

@@ -148,6 +148,19 @@ impl Prosody {
         self.stands(user, owner, "urn:halloo:event:0")
     }
 
+    /// Whose presence `user` is told who comes there, as stanzas: what contacts say of themselves now.
+    ///
+    /// # Panics
+    /// If the server doesn't answer.
+    #[track_caller]
+    #[must_use]
+    pub fn present(&self, user: &str) -> String {
+        let mut client = Client::login(self.port, user);
+        client.say("<presence/>");
+        // Presence of the server's own users is told before anything that is asked later is answered.
+        client.ask("v1", "<iq type='get' id='v1'><query xmlns='jabber:iq:roster'/></iq>")
+    }
+
     fn stands(&self, user: &str, owner: &str, node: &str) -> String {
         let mut client = Client::login(self.port, user);
         let items = format!("<pubsub xmlns='http://jabber.org/protocol/pubsub'><items node='{node}'/></pubsub>");
