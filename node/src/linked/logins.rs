@@ -188,7 +188,7 @@ impl EventLoop {
     }
 
     /// Somebody has shown a token whose key isn't known: the provider may have a new one.
-    pub(super) fn look_for_keys(&self, error: ProofError) {
+    pub(crate) fn look_for_keys(&self, error: ProofError) {
         if error == ProofError::Key {
             self.linked.logins.following.values().for_each(|asked| asked.notify_one());
         }

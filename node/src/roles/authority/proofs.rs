@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use halloo_protocol::authority::{CertifyWish, EnrolAnswer, EnrolResult, Refusal, RefusalCode, RenewRequest};
 use halloo_protocol::identity::{UserId, Username};
 use halloo_protocol::key::IdentityKey;
-use halloo_protocol::linked::{ASSOCIATION_SECS_MAX, Association, LinkedId, TrustedProofs, verify_proof};
+use halloo_protocol::linked::{
+    ASSOCIATION_SECS_MAX, Association, AssociationError, LinkedId, ProofError, TrustedProofs, verify_proof,
+};
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Frame, Message, Signed};
@@ -37,6 +39,54 @@ pub(crate) struct Proved {
     pub(super) id: LinkedId,
     /// How long the proof counts.
     pub(super) until: UnixTime,
+}
+
+/// Why what a wish shows proves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum NotProved {
+    #[error(transparent)]
+    Association(#[from] AssociationError),
+    #[error(transparent)]
+    Proof(#[from] ProofError),
+    #[error("what is shown is somebody else's")]
+    OtherUser,
+    #[error("what is shown is about another identity")]
+    OtherIdentity,
+    #[error("what shows it ends within a week")]
+    EndsSoon,
+    #[error("the operator has taken it back")]
+    TakenBack,
+}
+
+/// A wish that isn't granted.
+#[derive(Debug)]
+pub(crate) struct WishRefused {
+    refusal: Refusal,
+    /// What is wrong with its proof, if that is it.
+    proof: Option<ProofError>,
+}
+
+impl From<Refusal> for WishRefused {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, proof: None }
+    }
+}
+
+impl From<WishRefused> for Refusal {
+    fn from(refused: WishRefused) -> Self {
+        refused.refusal
+    }
+}
+
+impl NotProved {
+    fn into_refused(self, id: &LinkedId) -> WishRefused {
+        let refusal = refuse(RefusalCode::NOT_PROVED, format!("{id}: {self}; the operator can certify it"));
+        let proof = match self {
+            Self::Proof(error) => Some(error),
+            _ => None,
+        };
+        WishRefused { refusal, proof }
+    }
 }
 
 /// Whose identities are being hashed.
@@ -85,14 +135,14 @@ impl Authority {
     /// What a wish proves. `None`: there is nothing to be looked at, or no need to: the wish is judged by what is known.
     ///
     /// # Errors
-    /// A [`Refusal`]: what is shown proves nothing.
+    /// [`WishRefused`]: what is shown proves nothing.
     pub(crate) fn judge_wish(
         &self,
         request: &RenewRequest,
         asker: &Asker,
         trusted: TrustedProofs<'_>,
         now: UnixTime,
-    ) -> Result<Option<Proved>, Refusal> {
+    ) -> Result<Option<Proved>, WishRefused> {
         let Ok(Some(CertifyWish { id, is_wanted: true, association: Some(said), proof, .. })) = CertifyWish::of(request) else {
             return Ok(None);
         };
@@ -102,9 +152,8 @@ impl Authority {
         if !row.is_some_and(|row| row.identity == user.identity && row.state == NameState::Active) || proof.is_empty() {
             return Ok(None);
         }
-        let not_proved = |why: String| refuse(RefusalCode::NOT_PROVED, format!("{id}: {why}; the operator can certify it"));
         if self.is_taken_back(&user.name, &id).map_err(|error| internal(&error))? {
-            return Err(not_proved("the operator has taken it back".to_owned()));
+            return Err(NotProved::TakenBack.into_refused(&id));
         }
         let shown = UserId::Named { authority: self.root(), name: user.name.clone() };
         let judged = judge(&said, &proof, (&shown, user.identity, &id), trusted, now);
@@ -113,9 +162,9 @@ impl Authority {
         if self.is_certified(&user.name, &id, needed).map_err(|error| internal(&error))? {
             return Ok(None);
         }
-        let until = judged.map_err(not_proved)?;
+        let until = judged.map_err(|why| why.into_refused(&id))?;
         if until < now.plus_secs(HINT_SECS_MIN) {
-            return Err(not_proved("what shows it ends within a week".to_owned()));
+            return Err(NotProved::EndsSoon.into_refused(&id));
         }
         Ok(Some(Proved { name: user.name.clone(), identity: user.identity, id, until }))
     }
@@ -128,15 +177,15 @@ fn judge(
     (user, identity, id): (&UserId, IdentityKey, &LinkedId),
     trusted: TrustedProofs<'_>,
     now: UnixTime,
-) -> Result<UnixTime, String> {
-    let said = Association::verify(association, now).map_err(|error| error.to_string())?;
+) -> Result<UnixTime, NotProved> {
+    let said = Association::verify(association, now)?;
     if said.user != *user || said.identity != identity {
-        return Err("what is shown is somebody else's".to_owned());
+        return Err(NotProved::OtherUser);
     }
     if said.linked != *id {
-        return Err("what is shown is about another identity".to_owned());
+        return Err(NotProved::OtherIdentity);
     }
-    let proved_at = verify_proof(said, Some(proof), trusted, now).map_err(|error| error.to_string())?;
+    let proved_at = verify_proof(said, Some(proof), trusted, now)?;
     Ok(said.not_after.min(proved_at.plus_secs(ASSOCIATION_SECS_MAX)))
 }
 
@@ -153,7 +202,15 @@ impl EventLoop {
     pub(super) fn prove_wish(&mut self, request: &RenewRequest, asker: &Asker) -> Result<(), Refusal> {
         let now = self.now().unix;
         let Some(authority) = self.authority.as_ref() else { return Ok(()) };
-        let Some(proved) = authority.judge_wish(request, asker, self.trusted_proofs(), now)? else { return Ok(()) };
+        let proved = match authority.judge_wish(request, asker, self.trusted_proofs(), now) {
+            Ok(Some(proved)) => proved,
+            Ok(None) => return Ok(()),
+            Err(refused) => {
+                // The provider may have a key that isn't known yet.
+                refused.proof.into_iter().for_each(|error| self.look_for_keys(error));
+                return Err(refused.refusal);
+            }
+        };
         let known = self.slow_known(&proved.id);
         let Some(authority) = self.authority.as_mut() else { return Ok(()) };
         if let Some(slow) = known {
