@@ -550,7 +550,7 @@ pub fn sample(values: &SampleValues) -> String {
 # message = "linked"
 # file = "linked"
 
-# What may tell you that a caller is a contact in a linked system, and tell others that you are theirs; all where nothing is said.
+# What may tell you that a caller is a contact in a linked system, and tell others that you are theirs; all where nothing is said, but for presence in other systems.
 [linked]
 # carriers = ["request", "certificate", "presence", "place", "directory"]
 

@@ -255,7 +255,8 @@ impl EventLoop {
                 // What isn't on disk hasn't been: what was before counts.
                 let own = self.stored_own().unwrap_or_else(|| self.contacts.roster.own().clone());
                 if let Ok(roster) = load(&self.store, own) {
-                    self.contacts.roster = roster.with_pass_on(self.contacts.privacy.pass_on());
+                    let links = self.contacts.roster.links().map(<[u8]>::to_vec);
+                    self.contacts.roster = roster.with_pass_on(self.contacts.privacy.pass_on()).with_links(links);
                 }
                 return Err(error);
             }
@@ -263,6 +264,16 @@ impl EventLoop {
         self.queue_kept(queued, now);
         self.follow(actions);
         Ok(result)
+    }
+
+    /// What contacts are told of linked accounts, as it was kept.
+    pub(crate) fn keep_links(&mut self, links: Option<Vec<u8>>) {
+        self.contacts.roster = self.contacts.roster.clone().with_links(links);
+    }
+
+    /// What contacts are told of linked accounts.
+    pub(crate) fn links_kept(&self) -> Option<&[u8]> {
+        self.contacts.roster.links()
     }
 
     fn stored_own(&self) -> Option<OwnKeys> {
@@ -398,8 +409,14 @@ impl EventLoop {
         if let (ContactSignal::Share(share), true) = (&signal, sender.user.identity == self.identity.identity()) {
             self.take_shared_vault_key(&share.extensions);
         }
+        let told = signal.told_links().map(<[u8]>::to_vec);
         match self.run_roster(|roster, signer| roster.receive(sender, certificate, signal, signer)) {
-            Ok(taken) => taken,
+            Ok(taken) => {
+                if let (Ok(()), Some(told)) = (&taken, told) {
+                    self.take_told_links(&sender.user, &told);
+                }
+                taken
+            }
             Err(error) => {
                 warn!(%error, "contact signal not kept");
                 // The sender tries again later.

@@ -219,7 +219,10 @@ impl EventLoop {
 
     pub(crate) fn handle_files(&mut self, command: FileCommand) {
         match command {
-            FileCommand::Send { to, source, reply } => reply.send(self.send_file(&to, source)),
+            FileCommand::Send { to, source, reply } => match self.sought_in_directory(&to) {
+                Some(id) => self.offer_by_directory(id, source, reply),
+                None => self.send_file_to(&to, source, reply),
+            },
             FileCommand::List(reply) => reply.send(Ok(self.file_list())),
             FileCommand::Get { id, reply } => reply.send(self.find_file(&id).and_then(|id| self.file_view(&id))),
             FileCommand::Change { id, change, reply } => reply.send(self.change_file(&id, change)),
@@ -233,6 +236,11 @@ impl EventLoop {
             FileCommand::List(_) | FileCommand::Get { .. } => self.handle_files(command),
             other => other.refuse(NodeError::Suspended),
         }
+    }
+
+    /// Offers a file to somebody who is known.
+    pub(crate) fn send_file_to(&mut self, to: &str, source: FileSource, reply: Reply<FileView, FileError>) {
+        reply.send(self.send_file(to, source));
     }
 
     fn send_file(&mut self, to: &str, source: FileSource) -> Result<FileView, FileError> {

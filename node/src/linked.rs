@@ -24,12 +24,14 @@ mod messages;
 mod oidc;
 mod own;
 mod people;
+mod presence;
 mod registered;
 mod secret;
 mod signing;
 mod slow;
 mod system;
 mod tokens;
+mod told;
 mod xmpp;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,7 +58,7 @@ pub(crate) use self::leave::LINKED_PART;
 pub(crate) use self::logins::LoginNews;
 pub(crate) use self::registered::SipNews;
 pub(crate) use self::slow::SlowHashed;
-use self::system::{Order, Run};
+use self::system::{Order, Run, Showing};
 use crate::event_loop::EventLoop;
 use crate::handle::Event;
 use crate::store::StoreError;
@@ -110,6 +112,10 @@ pub(crate) enum News {
     Shown(Result<(), String>),
     /// What somebody's place shows.
     Seen { at: LinkedId, shown: Result<Option<Box<Shown>>, String> },
+    /// An association is in somebody's presence.
+    Present { at: LinkedId, association: Box<Signed<Association>> },
+    /// It isn't any more, which says nothing of whether it holds.
+    NotPresent { at: LinkedId },
     /// A token for a call of ours.
     Issued { call: CallId, token: Result<String, String> },
     /// What a caller's server shows under their token.
@@ -204,11 +210,15 @@ pub(crate) struct LinkedState {
     certifications: certify::Certifications,
     /// What has shown what was seen, where it wasn't the place.
     seen_by: BTreeMap<(LinkedId, LinkedId), Carrier>,
+    /// Whose presence shows it now.
+    present: BTreeSet<(LinkedId, LinkedId)>,
+    note_present_at: Option<Instant>,
     /// Providers whose tokens count.
     providers: Providers,
     /// What shows that own accounts are this user's, where that stands by itself.
     proofs: BTreeMap<LinkedId, Vec<u8>>,
     logins: logins::Logins,
+    told: told::Told,
     /// Technical identities that have become part of others.
     merged: BTreeMap<IdentityKey, UserId>,
     /// How many of them each identity elsewhere has brought.
@@ -229,6 +239,7 @@ impl EventLoop {
     /// Reads what was linked and connects.
     pub(crate) fn linked_start(&mut self) {
         self.slow_start();
+        self.told_start();
         self.listings_start();
         self.logins_start();
         self.book_start();
@@ -383,6 +394,8 @@ impl EventLoop {
             News::Changed(change) => self.list_changed(&id, change),
             News::Shown(shown) => self.association_shown(&id, shown),
             News::Seen { at, shown } => self.place_seen(&id, at, shown),
+            News::Present { at, association } => self.association_heard(&id, &at, *association),
+            News::NotPresent { at } => self.association_unheard(&id, &at),
             News::Issued { call, token } => self.token_issued(&id, call, token),
             News::TokenShown { asked, shown } => self.token_shown(*asked, shown),
             News::Renewed(proof) => self.proof_renewed(&id, proof),
@@ -396,14 +409,17 @@ impl EventLoop {
         self.linked.readers.entry(id.clone()).or_default().set(&list, CONTACTS_MAX);
         let contacts = list.into_iter().filter(|entry| entry.is_contact).take(CONTACTS_MAX);
         let list: BTreeMap<LinkedId, Option<String>> = contacts.map(|entry| (entry.id, entry.name)).collect();
+        self.nobody_heard(id);
+        let is_looked_at = self.uses_places(id);
         if let Some(account) = self.linked.accounts.get_mut(id) {
             (account.is_connected, account.has_list, account.trouble) = (true, true, None);
             account.look_all_at = Some(Instant::now() + LOOK_EVERY);
-            account.to_look = if logins::has_place(id) { list.keys().cloned().collect() } else { Vec::new() };
+            account.to_look = if is_looked_at { list.keys().cloned().collect() } else { Vec::new() };
             account.looking = 0;
         }
         self.linked.known.retain(|(over, place), _| over != id || list.contains_key(place));
         self.linked.lists.insert(id.clone(), list);
+        self.match_told(None);
         self.keep_sightings_soon();
         self.share_links_soon();
         self.turn_key_if_somebody_left();
@@ -422,19 +438,20 @@ impl EventLoop {
         if let Some(list) = self.linked.lists.get_mut(id) {
             if !entry.is_contact {
                 list.remove(&entry.id);
-                self.linked.known.remove(&(id.clone(), entry.id));
+                let key = (id.clone(), entry.id);
+                self.linked.known.remove(&key);
+                self.linked.present.remove(&key);
             } else if list.len() < CONTACTS_MAX {
                 list.insert(entry.id.clone(), entry.name);
-                if let Some(account) = self.linked.accounts.get_mut(id).filter(|_| logins::has_place(id)) {
-                    account.to_look.push(entry.id);
-                }
-                self.look_on(id);
+                self.look_soon(id, &entry.id);
+                self.match_told(Some(&entry.id));
             }
         }
         self.turn_key_if_somebody_left();
     }
 
     fn account_in_trouble(&mut self, id: &LinkedId, reason: String) {
+        self.nobody_heard(id);
         let Some(account) = self.linked.accounts.get_mut(id) else { return };
         (account.is_connected, account.showing, account.looking) = (false, None, 0);
         if let Some(asked) = account.asked.take() {
@@ -508,10 +525,15 @@ impl EventLoop {
     }
 
     fn put_at_place(&mut self, id: &LinkedId, association: Signed<Association>) {
-        let (shown, denied) = (self.shown_with(association.clone()), self.denied_in(id));
+        let showing = Showing {
+            shown: self.shown_with(association.clone()),
+            denied: self.denied_in(id),
+            at_place: self.uses_places(id),
+            in_presence: self.is_present_elsewhere(id),
+        };
         let Some(account) = self.linked.accounts.get_mut(id) else { return };
         account.showing = Some(association);
-        if account.orders.try_send(Order::Show(Box::new(shown), denied)).is_err() {
+        if account.orders.try_send(Order::Show(Box::new(showing))).is_err() {
             account.show_again_at = Some(Instant::now() + SHOW_AGAIN);
             debug!(account = %id, "the association waits");
         }
@@ -570,8 +592,24 @@ impl EventLoop {
         }
     }
 
+    /// Looks at a place that nobody waits for.
+    fn look_soon(&mut self, id: &LinkedId, place: &LinkedId) {
+        if !self.uses_places(id) {
+            return;
+        }
+        if let Some(account) = self.linked.accounts.get_mut(id)
+            && !account.to_look.contains(place)
+        {
+            account.to_look.push(place.clone());
+        }
+        self.look_on(id);
+    }
+
     /// Looks at a place that somebody waits for. False if that can't be now.
     fn look_at(&mut self, account: &LinkedId, place: &LinkedId) -> bool {
+        if !self.uses_places(account) {
+            return false;
+        }
         self.order(account, Order::Look(place.clone())) || self.ask_to_look(account, place)
     }
 
@@ -586,8 +624,9 @@ impl EventLoop {
             account.looking = account.looking.saturating_sub(1);
         }
         let is_in_list = self.linked.lists.get(id).is_some_and(|list| list.contains_key(&at));
-        let was_seen = shown.is_ok();
-        if is_in_list {
+        let by_presence = if shown == Ok(None) { self.nothing_but_presence(id, &at) } else { None };
+        let was_seen = by_presence.unwrap_or(shown.is_ok());
+        if is_in_list && by_presence.is_none() {
             match shown {
                 Ok(shown) => self.note_sighting(id, &at, shown.map(|shown| *shown)),
                 Err(reason) => debug!(account = %id, place = %at, reason, "not looked at"),
@@ -641,9 +680,10 @@ impl EventLoop {
         for id in due {
             let all: Vec<LinkedId> = self.linked.lists.get(&id).into_iter().flat_map(|list| list.keys().cloned()).collect();
             let mut is_old = false;
+            let is_looked_at = self.uses_places(&id);
             if let Some(account) = self.linked.accounts.get_mut(&id) {
                 account.look_all_at = Some(now.instant + LOOK_EVERY);
-                account.to_look = if logins::has_place(&id) { all } else { Vec::new() };
+                account.to_look = if is_looked_at { all } else { Vec::new() };
                 is_old = account.stored.association.as_ref().is_some_and(|said| now.unix >= said.unverified().renew_at());
             }
             if is_old {
@@ -655,6 +695,7 @@ impl EventLoop {
             self.linked.keep_at = None;
             self.keep_sightings();
         }
+        self.linked_presence_tick(now.instant);
         self.shared_tick(now.instant);
         self.questions_tick(now.instant);
         self.show_again(now.instant);
@@ -664,6 +705,7 @@ impl EventLoop {
         self.slow_tick(now.instant);
         self.listings_tick(now.instant);
         self.certify_tick(now.instant);
+        self.told_tick(now.instant);
         self.linked_calls_tick(now);
     }
 }

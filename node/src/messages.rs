@@ -324,6 +324,14 @@ impl EventLoop {
     }
 
     pub(crate) fn handle_message_send(&mut self, to: &str, text: String, reply: Reply<MessageStatus, MessageError>) {
+        match self.sought_in_directory(to) {
+            Some(id) if check_text(&text).is_ok() => self.write_by_directory(id, text, reply),
+            _ => self.send_message_to(to, text, reply),
+        }
+    }
+
+    /// The same to somebody who is known.
+    pub(crate) fn send_message_to(&mut self, to: &str, text: String, reply: Reply<MessageStatus, MessageError>) {
         let queued = self.queue_message(to, text);
         reply.send(queued.map(|id| self.message_status(id)));
     }

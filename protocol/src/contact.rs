@@ -250,6 +250,17 @@ impl ContactSignal {
         }
     }
 
+    /// What its sender tells of accounts elsewhere, encoded ([`ToldLinks`](crate::linked::ToldLinks)); `None`: nothing is said.
+    #[must_use]
+    pub fn told_links(&self) -> Option<&[u8]> {
+        let keys = match self {
+            Self::Accept(answer) => answer.keys.as_ref(),
+            Self::Update(update) => update.keys.as_ref(),
+            _ => None,
+        };
+        keys?.extensions.find(crate::linked::TOLD_EXTENSION)
+    }
+
     /// The word for logs.
     #[must_use]
     pub const fn name(&self) -> &'static str {

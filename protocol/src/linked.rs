@@ -38,6 +38,7 @@ mod slow;
 #[cfg(test)]
 mod tests;
 mod token;
+mod told;
 mod vcard;
 
 pub use address_word::{ADDRESS_WORD_SECS_MAX, AddressProof, AddressWord};
@@ -58,7 +59,10 @@ pub use shared::{
     Held, LinkedAsk, LinkedQuestion, LinkedReply, LinkedShare, LinkedTold, PAGES, SHARE_PIECES_MAX, SHARED_ACCOUNTS_MAX,
     SHARED_SIGHTINGS_MAX, SharedAccount, SharedContacts, SharedLinks, SharedPiece, SharedProof, SharedProvider, SharedSighting,
 };
-pub use sighting::{KnownAssociations, SEEN_SECS_FRESH, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Shown, Sighting, SightingError};
+pub use sighting::{
+    Heard, KnownAssociations, SEEN_SECS_FRESH, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Shown, Sighting, SightingError,
+};
 pub use slow::{Indicator, SLOW_MEMORY_KIB, SLOW_PASSES, SlowHashError, SlowId};
 pub use token::{TOKEN_BYTES_MAX, TOKEN_EXTENSION, TOKEN_SECS_MAX, TokenPart, is_token};
+pub use told::{OpenedLink, TOLD_BYTES_MAX, TOLD_EXTENSION, TOLD_LINKS_MAX, ToldLink, ToldLinks};
 pub use vcard::{BOOK_BYTES_MAX, BOOK_ENTRIES_MAX, read_book};

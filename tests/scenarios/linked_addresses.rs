@@ -8,7 +8,7 @@ use halloo_tests::cli::{Invocation, Output};
 use halloo_tests::network::AUTHORITY;
 use halloo_tests::sms::SmsProvider;
 use halloo_tests::smtp::MailServer;
-use halloo_tests::{Network, Plan, User};
+use halloo_tests::{Network, Plan, User, eventually};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -79,6 +79,55 @@ fn somebody_in_the_address_book_calls_by_an_authoritys_word() {
     assert_eq!((code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");
     let rang = bob.wait_event(PATIENCE, "call_incoming", |_| true);
     assert_eq!((&rang["linked"]["id"], &rang["linked"]["name"]), (&address("alice").into(), &"alice of the book".into()));
+
+    // Her authority has given its word for the address, so it needs no operator to certify it.
+    let certified = alice.cli(["link", "certify", &address("alice")]).ok();
+    assert_eq!((&certified["id"], &certified["is_certified"]), (&address("alice").into(), &true.into()), "{certified}");
+    // Whoever isn't known here is looked for in the directory.
+    mallory.cli(["msg", "send", &address("alice"), "who is that?"]).ok();
+    let written = mallory.cli(["msg", "list", &alice.username]).ok();
+    assert_eq!(written["messages"][0]["text"], "who is that?", "{written}");
+    let file = mallory.home().join("file.txt");
+    std::fs::write(&file, "a file").expect("the home is ours");
+    let offered = mallory.cli(["file", "send", &address("bob"), &file.display().to_string()]).ok();
+    assert_eq!(offered["with"], bob.username.as_str(), "{offered}");
+    let nobody = mallory.cli(["msg", "send", &address("nobody"), "hello"]);
+    assert!(nobody.code != 0 && nobody.last_error().contains("nothing says who that is here"), "{nobody:?}");
+}
+
+/// Contacts here who are in his address book are one person each: known by what they tell contacts, called by their address, and no more once that is unlinked.
+#[test]
+#[ignore = "long: contacts who tell each other who they are"]
+fn contacts_here_say_who_they_are_there() {
+    let mut server = MailServer::start();
+    let plan = Plan::new(["alice", "bob", "carol"]).config(AUTHORITY, &server.config()).args("alice", ["--answer", "auto"]);
+    // Neither the directory nor what calls say is of any use to him, and carol doesn't listen.
+    let plan = plan.config("bob", "[linked]\ncarriers = [\"presence\"]\n");
+    let network = plan.config("carol", "[linked]\ncarriers = [\"directory\"]\n").contacts_only().start();
+    let [alice, bob, carol] = &network.users[..] else { panic!("three users") };
+    link(bob, &mut server, "bob", "alice");
+    link(carol, &mut server, "carol", "alice");
+    link(alice, &mut server, "alice", "bob");
+    let uncalled = bob.cli(["call", &address("alice")]);
+    assert!(uncalled.code != 0, "nothing says who she is: {uncalled:?}");
+    network.befriend(alice, bob);
+    network.befriend(alice, carol);
+    let seen = |user: &User| user.cli(["contact", "list"]).ok()["contacts"][0]["linked"].clone();
+    eventually(PATIENCE, "he knows who she is there", || {
+        let seen = seen(bob);
+        if seen[0]["id"] == address("alice").as_str() { Ok(()) } else { Err(seen.to_string()) }
+    });
+    assert_eq!(seen(bob)[0]["name"], "alice of the book");
+    let called = Invocation::new(bob.home()).args(["call", &address("alice"), "--duration", "1"]).start().wait(PATIENCE);
+    assert_eq!((called.code, &called.json()["outcome"]), (0, &"completed".into()), "{called:?}");
+    assert!(seen(carol).as_array().is_none_or(Vec::is_empty), "{}", seen(carol));
+
+    alice.cli(["link", "remove", &address("alice")]).ok();
+    eventually(PATIENCE, "she doesn't say so any more", || {
+        let seen = seen(bob);
+        if seen.as_array().is_none_or(Vec::is_empty) { Ok(()) } else { Err(seen.to_string()) }
+    });
+    assert_ne!(bob.cli(["call", &address("alice")]).code, 0);
 }
 
 fn follow(user: &User, books: &Radicale, password: &str) -> Output {

@@ -161,3 +161,87 @@ fn a_listing_is_found_while_its_owner_is_away() {
         if found == [(hers.clone(), Value::Null)] { Ok(()) } else { Err(format!("{found:?}")) }
     });
 }
+
+/// Their server has no places, and they say nothing to each other but in presence there: each is known by that, and is a stranger again once it is taken back.
+#[test]
+fn presence_alone_lets_contacts_elsewhere_in() {
+    let plan = ["alice", "bob", "carol"].into_iter().fold(Plan::new(["alice", "bob", "carol"]), |plan, name| {
+        plan.args(name, ["--answer", "auto"]).config(name, "[linked]\ncarriers = [\"presence\"]\n")
+    });
+    let network = plan.contacts_only().start();
+    let server = Prosody::start_bare(network.folder(), &["alice", "bob", "carol"], &[("alice", "bob")]);
+    let [alice, bob, carol] = &network.users[..] else { panic!("three users") };
+    let linked = link(bob, "bob", &server);
+    assert_eq!(linked["state"], "connected", "{linked}");
+    link(carol, "carol", &server);
+    let (code, outcome) = call_by_name(alice, bob);
+    assert_eq!((code, &outcome["outcome"]), (1, &"declined".into()), "a stranger: {outcome}");
+    link(alice, "alice", &server);
+    eventually(PATIENCE, "each knows the other", || {
+        let known = [(alice, bob), (bob, alice)].map(|(user, other)| {
+            let list = user.cli(["link", "list"]).ok();
+            list["accounts"][0]["contacts"][0]["username"] == other.username.as_str()
+        });
+        if known == [true, true] { Ok(()) } else { Err(format!("{known:?}")) }
+    });
+
+    let call =
+        |from: &User, callee: &str| Invocation::new(from.home()).args(["call", callee, "--duration", "1"]).start().wait(PATIENCE);
+    let called = call(alice, "xmpp:bob@there.test");
+    assert_eq!((called.code, &called.json()["outcome"]), (0, &"completed".into()), "{called:?}");
+    let rang = bob.wait_event(PATIENCE, "call_incoming", |_| true);
+    assert_eq!((&rang["linked"]["id"], &rang["linked"]["by"]), (&ALICES.into(), &"presence".into()), "{rang}");
+    assert_eq!(rang["linked"]["name"], "alice from there", "{rang}");
+    // She has an account there too, and is in nobody's list.
+    let (code, outcome) = call_by_name(carol, bob);
+    assert_eq!((code, &outcome["outcome"]), (1, &"declined".into()), "{outcome}");
+    assert_ne!(call(carol, "xmpp:bob@there.test").code, 0);
+    assert_eq!(incoming(bob).len(), 1);
+
+    alice.cli(["link", "remove", ALICES]).ok();
+    eventually(PATIENCE, "his node hears that it isn't hers any more", || {
+        let list = bob.cli(["link", "list"]).ok();
+        if list["accounts"][0]["contacts"][0]["username"].is_null() { Ok(()) } else { Err(list.to_string()) }
+    });
+    assert_ne!(call_by_name(alice, bob).0, 0);
+    assert_eq!(incoming(bob).len(), 1);
+}
+
+/// Who is blocked is told that she is there, as her account's contact, and not who she is here; once unblocked he is told again.
+#[test]
+#[ignore = "long: presence that is denied and given again"]
+fn blocked_people_are_not_told_in_presence() {
+    let plan = Plan::new(["alice", "bob"]).config("alice", "[linked]\ncarriers = [\"presence\", \"request\"]\n");
+    let network = plan.contacts_only().start();
+    let server = Prosody::start(network.folder(), &["alice", "bob"], &[("alice", "bob")], &[]);
+    let [alice, bob] = &network.users[..] else { panic!("two users") };
+    link(bob, "bob", &server);
+    link(alice, "alice", &server);
+    let told = |is_told: bool| {
+        eventually(PATIENCE, &format!("he is told: {is_told}"), || {
+            let heard = server.present("bob");
+            let shown = (heard.contains("from='alice@there.test/"), heard.contains("<association"));
+            if shown == (true, is_told) { Ok(()) } else { Err(heard) }
+        });
+    };
+    told(true);
+    eventually(PATIENCE, "she knows who he is", || {
+        let list = alice.cli(["contact", "list"]).ok();
+        if list["linked"].as_array().is_some_and(|linked| linked.len() == 1) { Ok(()) } else { Err(list.to_string()) }
+    });
+    alice.cli(["contact", "block", "xmpp:bob@there.test"]).ok();
+    told(false);
+    alice.cli(["contact", "unblock", "xmpp:bob@there.test"]).ok();
+    told(true);
+}
+
+/// Without presence a server without places is of no use, and says so.
+#[test]
+#[ignore = "long: another network for one refusal"]
+fn a_server_without_places_needs_presence() {
+    let network = Plan::new(["alice"]).start();
+    let server = Prosody::start_bare(network.folder(), &["alice"], &[]);
+    let refused = crate::linked::try_to_link(&network.users[0], "alice", &server);
+    assert!(refused.code == 1 && refused.last_error().contains("linked.carriers"), "{refused:?}");
+    assert_eq!(network.users[0].cli(["link", "list"]).ok()["accounts"], json!([]));
+}

@@ -37,6 +37,21 @@ impl Prosody {
     #[track_caller]
     #[must_use]
     pub fn start(folder: &Path, users: &[&str], friends: &[(&str, &str)], watching: &[(&str, &str)]) -> Self {
+        Self::start_with(folder, users, friends, watching, "\"pep\", ")
+    }
+
+    /// The same without personal eventing: nobody can show anything but presence.
+    ///
+    /// # Panics
+    /// As [`Prosody::start`].
+    #[track_caller]
+    #[must_use]
+    pub fn start_bare(folder: &Path, users: &[&str], friends: &[(&str, &str)]) -> Self {
+        Self::start_with(folder, users, friends, &[], "")
+    }
+
+    #[track_caller]
+    fn start_with(folder: &Path, users: &[&str], friends: &[(&str, &str)], watching: &[(&str, &str)], modules: &str) -> Self {
         let folder = folder.join("prosody");
         let data = folder.join("data").join(DOMAIN.replace('.', "%2e"));
         for kind in ["accounts", "roster"] {
@@ -62,7 +77,7 @@ impl Prosody {
         std::fs::write(folder.join("key.pem"), certified.signing_key.serialize_pem()).expect("written");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
         let config = folder.join("prosody.cfg.lua");
-        std::fs::write(&config, Self::config(&folder, port)).expect("written");
+        std::fs::write(&config, Self::config(&folder, port, modules)).expect("written");
         let log = std::fs::File::create(folder.join("log")).expect("the folder is ours");
         let command = Command::new("prosody")
             .arg("-F")
@@ -80,11 +95,11 @@ impl Prosody {
         server
     }
 
-    fn config(folder: &Path, port: u16) -> String {
+    fn config(folder: &Path, port: u16, modules: &str) -> String {
         let folder = folder.display();
         format!(
             "run_as_root = true\npidfile = \"{folder}/pid\"\ndata_path = \"{folder}/data\"\ninterfaces = {{ \"127.0.0.1\" }}\nc2s_ports = {{ {port} }}\n\
-             modules_enabled = {{ \"roster\", \"saslauth\", \"tls\", \"pep\", \"disco\" }}\nmodules_disabled = {{ \"s2s\" }}\n\
+             modules_enabled = {{ \"roster\", \"saslauth\", \"tls\", {modules}\"disco\" }}\nmodules_disabled = {{ \"s2s\" }}\n\
              c2s_require_encryption = false\nallow_unencrypted_plain_auth = true\nauthentication = \"internal_plain\"\nstorage = \"internal\"\n\
              log = {{ info = \"*console\" }}\nssl = {{ key = \"{folder}/key.pem\", certificate = \"{folder}/cert.pem\" }}\nVirtualHost \"{DOMAIN}\"\n"
         )
@@ -131,6 +146,19 @@ impl Prosody {
     #[must_use]
     pub fn tokens(&self, user: &str, owner: &str) -> String {
         self.stands(user, owner, "urn:halloo:event:0")
+    }
+
+    /// Whose presence `user` is told who comes there, as stanzas: what contacts say of themselves now.
+    ///
+    /// # Panics
+    /// If the server doesn't answer.
+    #[track_caller]
+    #[must_use]
+    pub fn present(&self, user: &str) -> String {
+        let mut client = Client::login(self.port, user);
+        client.say("<presence/>");
+        // Presence of the server's own users is told before anything that is asked later is answered.
+        client.ask("v1", "<iq type='get' id='v1'><query xmlns='jabber:iq:roster'/></iq>")
     }
 
     fn stands(&self, user: &str, owner: &str, node: &str) -> String {

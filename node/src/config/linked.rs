@@ -125,6 +125,13 @@ impl LinkedConfig {
         std::time::Duration::from_secs(self.book_secs.unwrap_or(POLL_SECS).max(BOOK_SECS_MIN))
     }
 
+    /// Whether presence is sent in other systems, and others' is listened to there. Servers give others' presence only to whoever is shown as there, so the
+    /// carrier has to be named for that: by default nobody is.
+    #[must_use]
+    pub fn is_present_elsewhere(&self) -> bool {
+        self.carriers.is_some() && self.carriers().has(Carrier::Presence)
+    }
+
     /// Relative paths are seen from `home`.
     #[must_use]
     pub fn seen_from(mut self, home: &Path) -> Self {
@@ -138,5 +145,19 @@ impl LinkedConfig {
     /// What is configured of an issuer.
     pub(crate) fn of(&self, issuer: &str) -> Option<&ProviderConfig> {
         self.provider.iter().take(PROVIDERS_MAX).find(|provider| provider.issuer == issuer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Servers show whoever sends presence: nobody is shown who hasn't asked for it.
+    #[test]
+    fn presence_elsewhere_has_to_be_named() {
+        let of = |text: &str| toml::from_str::<LinkedConfig>(text).expect("parses");
+        assert!(of("").carriers().has(Carrier::Presence) && !of("").is_present_elsewhere());
+        assert!(!of("carriers = [\"request\", \"place\"]").is_present_elsewhere());
+        assert!(of("carriers = [\"request\", \"presence\"]").is_present_elsewhere());
     }
 }

@@ -123,7 +123,7 @@ impl EventLoop {
                 let is_of_place = sighting.association.as_ref().is_none_or(|said| said.unverified().linked == place);
                 let is_listed = self.linked.lists.get(&account).is_some_and(|list| list.contains_key(&place));
                 if is_of_place && is_listed && !sighting.read_at.is_from_the_future(self.now().unix) {
-                    self.take_sighting(&account, &place, *sighting);
+                    self.take_seen_elsewhere(&account, &place, *sighting);
                 }
                 self.looked_elsewhere(&account, &place, true);
             }
@@ -144,6 +144,15 @@ impl EventLoop {
             }
             (ask, _) => self.asked_in_vain(ask),
         }
+    }
+
+    /// What the holder knows now; what hasn't changed came by what it came by before.
+    fn take_seen_elsewhere(&mut self, account: &LinkedId, place: &LinkedId, seen: Sighting) {
+        let key = (account.clone(), place.clone());
+        let is_same = self.linked.known.get(&key).is_some_and(|known| known.association == seen.association);
+        let by = self.linked.seen_by.get(&key).copied().filter(|_| is_same);
+        self.take_sighting(account, place, seen);
+        by.map(|by| self.linked.seen_by.insert(key, by));
     }
 
     /// The holder isn't there, or can't say.

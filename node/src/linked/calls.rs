@@ -93,7 +93,7 @@ impl Waiting {
 }
 
 /// Whether an identity elsewhere is called by what is known of it. Telephone numbers are called through a gateway, and so are phones there.
-fn is_dialled(id: &LinkedId) -> bool {
+pub(super) fn is_dialled(id: &LinkedId) -> bool {
     matches!(id.system(), System::Xmpp | System::Mail | System::Oidc)
 }
 
@@ -138,6 +138,7 @@ impl EventLoop {
     pub(crate) fn decide_on_caller(&mut self, invite: &VerifiedInvite, sighting_secs_max: u64) -> TrustDecision {
         let kind = if invite.invite().kind == EventKind::VIDEO_CALL { Kind::Video } else { Kind::Call };
         let user = &invite.caller().user;
+        self.note_present();
         self.learn_merges_of(&user.id, &user.identity);
         let relation = self.relation(user);
         let said = Said::of(invite);
@@ -339,6 +340,7 @@ impl EventLoop {
             };
         }
         let Some(place) = place else { return Some((options, reply)) };
+        self.note_present();
         let account = self.account_with(&place);
         let Some(account) = account else {
             let reason = "isn't in the contact list of a linked account".to_owned();
@@ -414,11 +416,12 @@ impl EventLoop {
         self.linked_callee(&account, &place, SIGHTING_SECS_MAX).map(Some).map_err(refuse)
     }
 
-    /// Who a contact in a linked system (`xmpp:bob@example.org`) is here, by what was seen last.
+    /// Who a contact in a linked system (`xmpp:bob@example.org`) is here, by what was seen last; or somebody whom the directory has named lately.
     pub(crate) fn linked_user(&self, text: &str) -> Option<UserId> {
         let place = text.parse::<LinkedId>().ok()?;
-        let account = self.account_with(&place)?;
-        Some(self.linked.known.get(&(account, place))?.holds(self.now().unix).ok()?.user.clone())
+        let said = self.account_with(&place).and_then(|account| self.linked.known.get(&(account, place.clone())));
+        let said = said.and_then(|seen| seen.holds(self.now().unix).ok());
+        said.map(|said| said.user.clone()).or_else(|| self.found_user(&place).cloned())
     }
 
     /// The own account in whose contact list somebody is; a connected one if there are several.

@@ -8,7 +8,7 @@ use halloo_protocol::authority::{CertifyWish, RenewRequest};
 use halloo_protocol::identity::{UserChain, UserId, Username};
 use halloo_protocol::linked::{Carrier, Indicator, LinkedId};
 use halloo_protocol::wire::Extensions;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::event_loop::EventLoop;
 use crate::handle::Reply;
@@ -33,7 +33,18 @@ pub(crate) struct Certifying {
     id: LinkedId,
     is_wanted: bool,
     tries: u32,
-    reply: Reply<LinkCertified, LinkError>,
+    /// `None`: the node wishes it anew by itself.
+    reply: Option<Reply<LinkCertified, LinkError>>,
+}
+
+impl Certifying {
+    fn answer(self, answer: Result<LinkCertified, LinkError>) {
+        match (self.reply, answer) {
+            (Some(reply), answer) => reply.send(answer),
+            (None, Err(error)) => warn!(id = %self.id, %error, "the certificate hints at it as long as what proved it before"),
+            (None, Ok(_)) => {}
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -71,10 +82,18 @@ impl EventLoop {
         if self.linked.certifications.0.len() >= WAITING_MAX {
             return reply.send(Err(NodeError::LimitReached { what: "wishes for certificates", max: WAITING_MAX }.into()));
         }
-        let waiting = Waiting::Own(Certifying { id: id.clone(), is_wanted, tries: 0, reply });
+        let waiting = Waiting::Own(Certifying { id: id.clone(), is_wanted, tries: 0, reply: Some(reply) });
         self.linked.certifications.0.push((waiting, Instant::now() + HASH_AT_MOST));
         if self.slow_of(&id).is_some() {
             self.certify_slow_known(&id);
+        }
+    }
+
+    /// There is a newer proof of an account at which the certificate hints: the authority is shown it, for the hint to outlast the old one.
+    pub(super) fn certify_anew(&mut self, id: &LinkedId) {
+        let is_hinted = self.linked.slow.known(id).is_some_and(|slow| self.is_certified(slow.indicator));
+        if is_hinted && self.linked.certifications.0.len() < WAITING_MAX {
+            self.ask_to_certify(Certifying { id: id.clone(), is_wanted: true, tries: 0, reply: None });
         }
     }
 
@@ -120,7 +139,7 @@ impl EventLoop {
                 }
             }
         };
-        certifying.reply.send(answer);
+        certifying.answer(answer);
     }
 }
 
@@ -202,9 +221,10 @@ impl EventLoop {
             match waiting {
                 // It was asked before: now again.
                 Waiting::Own(certifying) if certifying.tries > 0 => self.ask_to_certify(certifying),
-                Waiting::Own(Certifying { id, reply, .. }) => {
+                Waiting::Own(certifying) => {
                     let reason = "its slow hash takes too long".to_owned();
-                    reply.send(Err(LinkError::Failed { account: id.to_string(), reason }));
+                    let account = certifying.id.to_string();
+                    certifying.answer(Err(LinkError::Failed { account, reason }));
                 }
                 Waiting::Operator { reply, .. } => {
                     let detail = "the slow hash takes too long".to_owned();

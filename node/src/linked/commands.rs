@@ -211,6 +211,7 @@ impl EventLoop {
     pub(super) fn drop_login(&mut self, id: &LinkedId) {
         // With it end its orders, and so its task.
         self.linked.accounts.remove(id);
+        self.nobody_heard(id);
         self.linked.readers.remove(id);
         self.linked.unusable.retain(|stored| stored.id != *id);
         self.forget_proof(id);

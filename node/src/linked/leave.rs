@@ -121,6 +121,7 @@ impl EventLoop {
         if !self.has_linked() {
             return;
         }
+        self.tell_contacts_soon();
         if now.is_less_than(before) {
             self.turn_key();
         } else if now != before {

@@ -2,9 +2,10 @@
 //!
 //! An account is listed if its system has no place where its contacts could look, unless its user says otherwise. The place follows from a slow hash ([`super::slow`]), so everything here waits for that first.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use halloo_protocol::identity::UserId;
 use halloo_protocol::kademlia::{ListingReport, ListingSearch, QueryId};
 use halloo_protocol::linked::{
     Association, Carrier, FoundListing, LinkedId, Listing, ListingParams, PlacedListing, Sighting, System, verify_proof,
@@ -16,8 +17,13 @@ use tracing::{debug, info, warn};
 use crate::event_loop::EventLoop;
 use crate::handle::Reply;
 use crate::handle::calls::{CallError, CallOutcome, DialOptions};
+use crate::handle::files::{FileError, FileSource, FileView};
 use crate::handle::linked::{FoundProof, FoundUser, LinkError, LinkFound, LinkedAccount, LinkedCallee, LinkedClaim};
+use crate::handle::messages::{MessageError, MessageStatus};
+use crate::handle::problem::UsernameError;
 use crate::store::StoreError;
+
+use super::calls::is_dialled;
 
 const LISTED: &str = "linked listed";
 
@@ -37,6 +43,10 @@ const FINDS_MAX: usize = 16;
 /// How long a search may take, its hash included.
 const FIND_AT_MOST: Duration = Duration::from_secs(60);
 
+/// People found who are remembered, and how long: a few messages and files later they are looked for again.
+const FOUND_MAX: usize = 64;
+const FOUND_FOR: Duration = Duration::from_secs(3_600);
+
 /// A listing of this user.
 #[derive(Debug)]
 struct OwnListing {
@@ -54,6 +64,8 @@ struct OwnListing {
 #[derive(Debug)]
 enum FindAim {
     Command(Reply<LinkFound, LinkError>),
+    Message(String, Reply<MessageStatus, MessageError>),
+    File(FileSource, Reply<FileView, FileError>),
     Dial(Box<DialOptions>, Reply<CallOutcome, CallError>),
 }
 
@@ -70,6 +82,8 @@ struct Find {
 pub(super) struct Listings {
     own: BTreeMap<LinkedId, OwnListing>,
     finds: Vec<Find>,
+    /// Who was proved to be somebody elsewhere, and when; for those who are in no contact list.
+    found: VecDeque<(LinkedId, UserId, Instant)>,
     /// What the user has said of accounts.
     listed: BTreeMap<LinkedId, bool>,
 }
@@ -236,6 +250,28 @@ impl EventLoop {
         }
     }
 
+    /// Somebody elsewhere of whom nothing says who they are here, so that the directory has to be asked.
+    pub(crate) fn sought_in_directory(&self, text: &str) -> Option<LinkedId> {
+        let id = text.parse::<LinkedId>().ok().filter(is_dialled)?;
+        (self.carriers().has(Carrier::Directory) && self.linked_user(text).is_none()).then_some(id)
+    }
+
+    /// A message for somebody whom the directory has to name first.
+    pub(crate) fn write_by_directory(&mut self, id: LinkedId, text: String, reply: Reply<MessageStatus, MessageError>) {
+        self.begin_find(id, FindAim::Message(text, reply));
+    }
+
+    /// The same for a file.
+    pub(crate) fn offer_by_directory(&mut self, id: LinkedId, source: FileSource, reply: Reply<FileView, FileError>) {
+        self.begin_find(id, FindAim::File(source, reply));
+    }
+
+    /// Who was found for an identity elsewhere, lately.
+    pub(super) fn found_user(&self, id: &LinkedId) -> Option<&UserId> {
+        let found = self.linked.listings.found.iter().find(|(found, _, at)| found == id && at.elapsed() < FOUND_FOR);
+        found.map(|(_, user, _)| user)
+    }
+
     fn begin_find(&mut self, id: LinkedId, aim: FindAim) {
         let mut find = Find { id, aim, query: None, until: Instant::now() + FIND_AT_MOST };
         if !self.carriers().has(Carrier::Directory) {
@@ -280,6 +316,14 @@ impl EventLoop {
             match find.aim {
                 FindAim::Command(reply) => reply.send(Ok(self.found_view(&find.id, &found, search))),
                 FindAim::Dial(options, reply) => self.dial_found(find.id, &found, *options, reply),
+                FindAim::Message(text, reply) => match self.take_found(&find.id, &found) {
+                    Ok(_) => self.send_message_to(&find.id.to_string(), text, reply),
+                    Err(reason) => reply.send(Err(MessageError::Username(unknown(&find.id, reason)))),
+                },
+                FindAim::File(source, reply) => match self.take_found(&find.id, &found) {
+                    Ok(_) => self.send_file_to(&find.id.to_string(), source, reply),
+                    Err(reason) => reply.send(Err(FileError::Username(unknown(&find.id, reason)))),
+                },
             }
         }
     }
@@ -287,6 +331,8 @@ impl EventLoop {
     fn find_failed(&mut self, find: Find, reason: &str) {
         let (id, reason) = (find.id.to_string(), reason.to_owned());
         match find.aim {
+            FindAim::Message(_, reply) => reply.send(Err(MessageError::Username(unknown(&find.id, &reason)))),
+            FindAim::File(_, reply) => reply.send(Err(FileError::Username(unknown(&find.id, &reason)))),
             FindAim::Command(reply) => reply.send(Err(LinkError::NotFound { id, reason })),
             FindAim::Dial(_, reply) => reply.send(Err(CallError::NotLinked { id, reason })),
         }
@@ -330,6 +376,24 @@ impl EventLoop {
         LinkFound { id: id.to_string(), users: users.collect(), answered: u32::try_from(search.answered).unwrap_or(u32::MAX) }
     }
 
+    /// Whom the directory proves to be somebody elsewhere, remembered; nobody by a mere claim.
+    fn take_found(&mut self, id: &LinkedId, found: &[FoundListing]) -> Result<Association, &'static str> {
+        let proved: Vec<&FoundListing> = found.iter().filter(|listing| self.listing_proof(id, listing).is_some()).collect();
+        let listing = match (proved.as_slice(), found.len()) {
+            ([listing], _) => *listing,
+            ([], 0) => return Err("nothing says who that is here: neither a contact list of a linked account nor the directory"),
+            ([], _) => return Err("the directory names somebody who doesn't prove it: halloo link find"),
+            _ => return Err("the directory names several users for it: halloo link find"),
+        };
+        let said = listing.association.unverified().clone();
+        self.note_listing(id, listing);
+        let found = &mut self.linked.listings.found;
+        found.retain(|(known, _, at)| known != id && at.elapsed() < FOUND_FOR);
+        found.truncate(FOUND_MAX - 1);
+        found.push_front((id.clone(), said.user.clone(), Instant::now()));
+        Ok(said)
+    }
+
     /// Calls whom the directory proves to be somebody elsewhere; nobody by a mere claim.
     fn dial_found(
         &mut self,
@@ -338,21 +402,11 @@ impl EventLoop {
         mut options: DialOptions,
         reply: Reply<CallOutcome, CallError>,
     ) {
-        let proved: Vec<&FoundListing> = found.iter().filter(|listing| self.listing_proof(&id, listing).is_some()).collect();
-        let listing = match proved.as_slice() {
-            [listing] => *listing,
-            several => {
-                let reason = match (several.len(), found.len()) {
-                    (0, 0) => "nothing says who that is here: neither a contact list of a linked account nor the directory",
-                    (0, _) => "the directory names somebody who doesn't prove it: halloo link find",
-                    _ => "the directory names several users for it: halloo link find",
-                };
-                return reply.send(Err(CallError::NotLinked { id: id.to_string(), reason: reason.to_owned() }));
-            }
+        let said = match self.take_found(&id, found) {
+            Ok(said) => said,
+            Err(reason) => return reply.send(Err(CallError::NotLinked { id: id.to_string(), reason: reason.to_owned() })),
         };
-        let said = listing.association.unverified().clone();
         info!(id = %id, "called by what the directory says");
-        self.note_listing(&id, listing);
         let claim = self.claim_towards(&id);
         let name = self.account_with(&id).and_then(|account| self.linked.lists.get(&account)?.get(&id).cloned()?);
         options.linked =
@@ -382,4 +436,9 @@ impl EventLoop {
             self.keep_sightings_soon();
         }
     }
+}
+
+/// Somebody elsewhere isn't known here.
+fn unknown(id: &LinkedId, reason: &str) -> UsernameError {
+    UsernameError::Invalid { username: id.to_string(), reason: reason.to_owned() }
 }

@@ -188,7 +188,7 @@ impl EventLoop {
     }
 
     /// Somebody has shown a token whose key isn't known: the provider may have a new one.
-    pub(super) fn look_for_keys(&self, error: ProofError) {
+    pub(crate) fn look_for_keys(&self, error: ProofError) {
         if error == ProofError::Key {
             self.linked.logins.following.values().for_each(|asked| asked.notify_one());
         }
@@ -197,14 +197,21 @@ impl EventLoop {
     /// Who somebody is elsewhere was proved: kept, so that they can be called by it.
     pub(super) fn note_proved(&mut self, part: &LinkedPart) {
         let said = part.association.unverified();
-        let is_in_list = self.linked.lists.get(&part.callee).is_some_and(|list| list.contains_key(&said.linked));
-        if !said.method.stands_by_itself() || !is_in_list {
-            return;
+        if said.method.stands_by_itself() {
+            self.note_proof(&part.callee, &part.association, part.proof().unwrap_or_default());
         }
-        let shown = Shown { association: part.association.clone(), leave: None };
+    }
+
+    /// The same of a proof, whatever it came by. Whether it was news.
+    pub(super) fn note_proof(&mut self, account: &LinkedId, association: &Signed<Association>, proof: &[u8]) -> bool {
+        let said = association.unverified();
+        if self.linked.lists.get(account).is_none_or(|list| !list.contains_key(&said.linked)) {
+            return false;
+        }
+        let shown = Shown { association: association.clone(), leave: None };
         let now = self.now().unix;
-        let Ok(seen) = Sighting::prove(shown, part.proof(), self.trusted_proofs(), now) else { return };
-        let key = (part.callee.clone(), said.linked.clone());
+        let Ok(seen) = Sighting::prove(shown, Some(proof), self.trusted_proofs(), now) else { return false };
+        let key = (account.clone(), said.linked.clone());
         let before = self.linked.known.remove(&key);
         // The leave that was learnt elsewhere stays.
         let leave = before
@@ -212,10 +219,12 @@ impl EventLoop {
             .and_then(|before| before.leave.clone())
             .filter(|_| before.as_ref().is_some_and(|before| before.association.as_ref() == seen.association.as_ref()));
         let seen = Sighting { leave, ..seen }.after(before.as_ref());
+        let is_news = before.as_ref().is_none_or(|before| before.association != seen.association);
         if before.as_ref() != Some(&seen) {
             self.keep_sightings_soon();
         }
         self.linked.known.insert(key, seen);
+        is_news
     }
 }
 
@@ -420,6 +429,7 @@ impl EventLoop {
         }
         self.begin_link(id);
         self.publish_soon();
+        self.certify_anew(id);
         Ok(())
     }
 
@@ -461,6 +471,7 @@ impl EventLoop {
                 self.keep_accounts();
                 self.share_links_soon();
                 self.listing_changed(id);
+                self.certify_anew(id);
             }
             Err(reason) => debug!(account = %id, reason, "a newer proof isn't taken"),
         }

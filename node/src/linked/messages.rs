@@ -95,6 +95,7 @@ impl EventLoop {
         }
         let Some(part) = LinkedPart::of_extensions(&envelope.extensions).ok().flatten() else { return false };
         let place = part.association.unverified().linked.clone();
+        self.note_present();
         let user = &sender.user;
         let request = TrustRequest {
             user: &user.id,

@@ -6,7 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use halloo_protocol::linked::{Association, Held, LinkedId, LinkedShare, SharedLinks, SharedPiece, SharedProof, Sighting};
+use halloo_protocol::linked::{
+    Association, Carrier, Held, LinkedId, LinkedShare, SharedLinks, SharedPiece, SharedProof, Sighting,
+};
 use halloo_protocol::wire::{self, Signed};
 use libp2p::PeerId;
 use tracing::{info, warn};
@@ -40,6 +42,7 @@ impl EventLoop {
 
     /// Something of an account that this device holds may have changed.
     pub(super) fn share_links_soon(&mut self) {
+        self.tell_contacts_soon();
         self.linked.share_at.get_or_insert(Instant::now() + SHARE_AFTER);
     }
 
@@ -71,7 +74,9 @@ impl EventLoop {
                     .get(id)
                     .map(|proof| SharedProof { proof: proof.clone(), provider: linked.logins.provider_of(id) }),
                 list: linked.lists.get(id).filter(|_| account.has_list),
-                sightings: seen.map(|((_, place), sighting)| (place, sighting)).collect(),
+                sightings: seen
+                    .map(|(key, sighting)| (&key.1, sighting, linked.seen_by.get(key).copied().unwrap_or(Carrier::Place)))
+                    .collect(),
             };
             news.extend(linked.shared.update(&held, now));
         }
@@ -91,6 +96,7 @@ impl EventLoop {
 
     /// The link of an account has ended, on whichever device.
     pub(super) fn end_link(&mut self, id: &LinkedId) {
+        self.tell_contacts_soon();
         let before = pieces_of(&self.linked.shared, id);
         let ended = self.linked.shared.end(id);
         self.forget_pieces(&before);
@@ -184,6 +190,7 @@ impl EventLoop {
 
     /// What is shared of an account counts here: its list and what was seen, or that it isn't linked, or not on this device, any more.
     pub(super) fn take_shared(&mut self, id: &LinkedId) {
+        self.tell_contacts_soon();
         let me = self.identity.device();
         let here = self.linked.accounts.get(id);
         let is_being_linked = here.is_some_and(|account| matches!(account.asked, Some(commands::Asked::Add(_))));
@@ -224,25 +231,31 @@ impl EventLoop {
             self.trust_what_is_linked();
         }
         let list = self.linked.shared.list(id);
-        let seen: Vec<(LinkedId, Sighting)> =
-            self.linked.shared.sightings(id).map(|(place, sighting)| (place.clone(), sighting.clone())).collect();
+        let seen = self.linked.shared.sightings(id).map(|(place, sighting, by)| (place.clone(), sighting.clone(), by));
+        let seen: Vec<(LinkedId, Sighting, Carrier)> = seen.collect();
         if is_token_only {
             self.linked.token_only.insert(id.clone());
         } else {
             self.linked.token_only.remove(id);
         }
         let own = self.linked.shared.linked(id).and_then(|account| account.association.clone());
-        let shown = seen.iter().filter_map(|(_, sighting)| sighting.association.clone());
+        let shown = seen.iter().filter_map(|(_, sighting, _)| sighting.association.clone());
         let said: Vec<Signed<Association>> = own.into_iter().chain(shown).collect();
         said.iter().for_each(|said| self.learn_merge(said));
         self.linked.known.retain(|(over, place), _| over != id || list.contains_key(place));
-        for (place, sighting) in seen.into_iter().filter(|(place, _)| list.contains_key(place)) {
+        for (place, sighting, by) in seen.into_iter().filter(|(place, ..)| list.contains_key(place)) {
             let key = (id.clone(), place);
             if self.linked.known.get(&key).is_none_or(|known| known.read_at < sighting.read_at) {
+                match by {
+                    Carrier::Place => self.linked.seen_by.remove(&key),
+                    by => self.linked.seen_by.insert(key.clone(), by),
+                };
                 self.linked.known.insert(key, sighting);
             }
         }
-        if self.linked.lists.insert(id.clone(), list).is_none() {
+        let is_new = self.linked.lists.insert(id.clone(), list).is_none();
+        self.match_told(None);
+        if is_new {
             // The entry gains a part for whoever reads its key there.
             self.publish_soon();
         }

@@ -86,6 +86,11 @@ impl EventLoop {
         None
     }
 
+    /// The slow hash of an identity, if it was computed.
+    pub(crate) fn slow_known(&self, id: &LinkedId) -> Option<SlowId> {
+        self.linked.slow.known(id).cloned()
+    }
+
     /// Begins the next hash, unless one is under way.
     fn hash_next(&mut self, now: Instant) {
         if self.linked.slow.is_running {
@@ -105,7 +110,8 @@ impl EventLoop {
     fn next_contact_to_hash(&self, now: Instant) -> Option<LinkedId> {
         let slow = &self.linked.slow;
         let is_resting = slow.rest_until.is_some_and(|until| now < until);
-        if is_resting || !self.carriers().has(Carrier::Certificate) {
+        let is_used = [Carrier::Certificate, Carrier::Presence].into_iter().any(|carrier| self.carriers().has(carrier));
+        if is_resting || !is_used {
             return None;
         }
         let contacts = self.linked.lists.values().flat_map(BTreeMap::keys);
@@ -128,6 +134,8 @@ impl EventLoop {
         }
         self.listings_slow_known(&id);
         self.certify_slow_known(&id);
+        self.match_told(Some(&id));
+        self.tell_contacts_soon();
         self.hash_next(now);
     }
 

@@ -5,8 +5,9 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::CallId;
-use halloo_protocol::linked::{LinkedId, ListEntry, Shown};
+use halloo_protocol::linked::{Association, LinkedId, ListEntry, Shown};
 use halloo_protocol::simple::xml::XmlError;
+use halloo_protocol::wire::Signed;
 use halloo_protocol::xmpp::scram::ScramError;
 use halloo_protocol::xmpp::stream::StreamError;
 use tokio::sync::mpsc;
@@ -41,6 +42,8 @@ pub(crate) enum LinkedError {
     NoTls,
     #[error("it has no place where something could be shown")]
     NoPlace,
+    #[error("it has no place where something could be shown (personal eventing); `presence` among linked.carriers does without")]
+    NoEventing,
     #[error("{0}")]
     Protocol(&'static str),
     #[error("{0}")]
@@ -86,6 +89,13 @@ pub(crate) trait LinkedPlace: Send {
     /// Puts an association where only the account's owner can write and their contacts can read: others are convinced by that.
     fn show(&mut self, shown: &Shown) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
+    /// Shows an association in the account's presence, to everybody who sees that but these people, from then on and until the connection ends.
+    fn announce(
+        &mut self,
+        association: &Signed<Association>,
+        denied: &[LinkedId],
+    ) -> impl Future<Output = Result<(), LinkedError>> + Send;
+
     /// Has the own place show nothing to these people, and to everybody else as before, from then on.
     fn deny(&mut self, denied: &[LinkedId]) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
@@ -111,6 +121,10 @@ impl LinkedPlace for NoPlace {
         match *self {}
     }
 
+    async fn announce(&mut self, _: &Signed<Association>, _: &[LinkedId]) -> Result<(), LinkedError> {
+        match *self {}
+    }
+
     async fn deny(&mut self, _: &[LinkedId]) -> Result<(), LinkedError> {
         match *self {}
     }
@@ -132,11 +146,23 @@ impl LinkedPlace for NoPlace {
     }
 }
 
+/// What contacts are to be shown, and how.
+#[derive(Debug)]
+pub(crate) struct Showing {
+    pub(super) shown: Shown,
+    /// Who isn't to see it.
+    pub(super) denied: Vec<LinkedId>,
+    /// At the own place.
+    pub(super) at_place: bool,
+    /// In the account's presence, where the association alone is.
+    pub(super) in_presence: bool,
+}
+
 /// What the event loop wants of an account.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// Put this at the own place, where these people can't read it.
-    Show(Box<Shown>, Vec<LinkedId>),
+    /// Show this.
+    Show(Box<Showing>),
     /// Look at somebody's place.
     Look(LinkedId),
     /// Have a token issued for a call.
@@ -261,7 +287,7 @@ async fn session<S: LinkedSystem>(
 /// What is told of an order that isn't carried out.
 fn failed(order: Order, reason: String) -> Option<News> {
     Some(match order {
-        Order::Show(..) => News::Shown(Err(reason)),
+        Order::Show(_) => News::Shown(Err(reason)),
         Order::Look(at) => News::Seen { at, shown: Err(reason) },
         Order::Issue { call, .. } => News::Issued { call, token: Err(reason) },
         Order::Token(asked) => News::TokenShown { asked, shown: Err(reason) },
@@ -281,8 +307,28 @@ async fn carry_out<S: LinkedSystem>(system: &mut S, order: Order) -> (Option<New
     (what, is_lost)
 }
 
+/// Shows contacts what they are to see. A system without places does with presence alone, where that is to be.
+async fn show<P: LinkedPlace>(place: &mut P, showing: Showing) -> Result<(), LinkedError> {
+    let Showing { shown, denied, at_place, in_presence } = showing;
+    let association = shown.association.clone();
+    if at_place {
+        match show_at_place(place, shown, &denied).await {
+            Err(error) if is_without_places(&error) && in_presence => debug!(%error, "shown in presence alone"),
+            Err(error) if is_without_places(&error) => return Err(LinkedError::NoEventing),
+            shown => shown?,
+        }
+    }
+    if in_presence { place.announce(&association, &denied).await } else { Ok(()) }
+}
+
+/// Whether a server has nothing of the kind, rather than being unwilling.
+fn is_without_places(error: &LinkedError) -> bool {
+    let LinkedError::Refused { reason, .. } = error else { return matches!(error, LinkedError::NoPlace) };
+    matches!(reason.as_str(), "service-unavailable" | "feature-not-implemented")
+}
+
 /// Puts something at the own place that some people aren't to read. Where the system can't keep it from them, nobody is given leave for anything.
-async fn show<P: LinkedPlace>(place: &mut P, shown: Shown, denied: &[LinkedId]) -> Result<(), LinkedError> {
+async fn show_at_place<P: LinkedPlace>(place: &mut P, shown: Shown, denied: &[LinkedId]) -> Result<(), LinkedError> {
     let bare = Shown { leave: None, ..shown.clone() };
     let is_denied = match place.deny(denied).await {
         Ok(()) => true,
@@ -304,8 +350,8 @@ async fn show<P: LinkedPlace>(place: &mut P, shown: Shown, denied: &[LinkedId]) 
 /// What came of an order, and what went wrong, where; true: perhaps at a contact's server.
 async fn at_place<P: LinkedPlace>(place: &mut P, order: Order) -> (Option<News>, Option<(LinkedError, bool)>) {
     match order {
-        Order::Show(shown, denied) => {
-            let (shown, error) = told(show(place, *shown, &denied).await);
+        Order::Show(showing) => {
+            let (shown, error) = told(show(place, *showing).await);
             (Some(News::Shown(shown)), error.map(|error| (error, false)))
         }
         Order::Look(at) => {
@@ -338,5 +384,5 @@ fn told<T>(outcome: Result<T, LinkedError>) -> (Result<T, String>, Option<Linked
 
 /// Whether the connection is of no use any more; a refusal leaves it as it is.
 const fn is_fatal(error: &LinkedError) -> bool {
-    !matches!(error, LinkedError::Refused { .. } | LinkedError::NoPlace)
+    !matches!(error, LinkedError::Refused { .. } | LinkedError::NoPlace | LinkedError::NoEventing)
 }

@@ -1,14 +1,18 @@
-//! An XMPP account as a linked system: one connection, kept. No presence is sent, so that nobody there is shown as online for it.
+//! An XMPP account as a linked system: one connection, kept. Presence is sent where it is a carrier of associations by name ([`presence`]), and otherwise not, so that
+//! nobody there is shown as online for it.
 //!
 //! What is said and read is `halloo_protocol::xmpp`; this file has the connection: TCP, STARTTLS (RFC 6120 section 5), SCRAM or, under TLS, PLAIN.
+
+mod presence;
 
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::linked::{LinkedId, ListEntry, Shown};
+use halloo_protocol::linked::{Association, LinkedId, ListEntry, Shown};
 use halloo_protocol::simple::xml::Element;
+use halloo_protocol::wire::Signed;
 use halloo_protocol::xmpp::scram::{Mechanism, Scram};
 use halloo_protocol::xmpp::stanza::{self, Features, Incoming};
 use halloo_protocol::xmpp::stream::{Piece, StreamReader};
@@ -18,6 +22,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
+use self::presence::Presences;
 use super::News;
 use super::system::{LinkedError, LinkedPlace, LinkedSystem};
 use crate::key_file;
@@ -52,7 +57,8 @@ pub(super) struct XmppAccount {
     password: Zeroizing<String>,
     connection: Option<Connection>,
     next_id: u64,
-    changes: Vec<ListEntry>,
+    changes: Vec<News>,
+    presences: Presences,
     /// Who isn't shown the association, as this run has told the server.
     denied: BTreeSet<LinkedId>,
 }
@@ -98,6 +104,7 @@ impl XmppAccount {
             connection: None,
             next_id: 0,
             changes: Vec::new(),
+            presences: Presences::new(),
             denied: BTreeSet::new(),
         })
     }
@@ -206,8 +213,17 @@ impl XmppAccount {
     async fn take_other(&mut self, incoming: Incoming) -> Result<(), LinkedError> {
         match incoming {
             Incoming::ListChanged { id, entry } => {
-                self.changes.push(entry);
+                self.presences.change(&entry);
+                self.changes.push(News::Changed(entry));
                 self.connection()?.say(&stanza::acknowledge(&id)).await
+            }
+            Incoming::Presence(presence) => {
+                let (news, answer) = self.presences.hear(presence, Instant::now());
+                self.changes.extend(news);
+                match answer {
+                    Some(answer) => self.connection()?.say(&answer).await,
+                    None => Ok(()),
+                }
             }
             Incoming::Request { id, from } => self.connection()?.say(&stanza::decline(&id, from.as_deref())).await,
             _ => Ok(()),
@@ -310,7 +326,9 @@ impl LinkedSystem for XmppAccount {
     async fn contacts(&mut self) -> Result<Vec<ListEntry>, LinkedError> {
         let answer = self.ask("the contact list", stanza::list, None).await?;
         let list = answer.ok_or(LinkedError::Protocol("its contact list can't be read"))?;
-        Ok(stanza::read_list(Some(&list)))
+        let list = stanza::read_list(Some(&list));
+        self.presences.begin(&list);
+        Ok(list)
     }
 
     async fn is_alive(&mut self) -> bool {
@@ -340,7 +358,7 @@ impl LinkedSystem for XmppAccount {
             }
             self.take_other(incoming).await?;
         }
-        Ok(std::mem::take(&mut self.changes).into_iter().map(News::Changed).collect())
+        Ok(std::mem::take(&mut self.changes))
     }
 
     async fn end(&mut self) {
@@ -354,6 +372,13 @@ impl LinkedSystem for XmppAccount {
 impl LinkedPlace for XmppAccount {
     async fn show(&mut self, shown: &Shown) -> Result<(), LinkedError> {
         self.ask("the association", |id| stanza::publish(id, shown), None).await?;
+        Ok(())
+    }
+
+    async fn announce(&mut self, association: &Signed<Association>, denied: &[LinkedId]) -> Result<(), LinkedError> {
+        for text in self.presences.announce(association, denied) {
+            self.connection()?.say(&text).await?;
+        }
         Ok(())
     }
 

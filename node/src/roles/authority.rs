@@ -20,6 +20,7 @@ mod codes;
 mod enrol;
 mod limits;
 mod phone;
+mod proofs;
 mod revoke;
 mod service;
 mod signing;
@@ -143,6 +144,7 @@ pub struct Authority {
     policy: AuthorityPolicy,
     limiter: Limiter,
     codes: codes::Codes,
+    proofs: proofs::Proofs,
     revocations: Option<SignedRevocationList>,
     bootstrap: Option<SignedBootstrapList>,
 }
@@ -166,6 +168,7 @@ impl Authority {
             policy,
             limiter: Limiter::default(),
             codes: codes::Codes::default(),
+            proofs: proofs::Proofs::default(),
             revocations,
             bootstrap,
         })

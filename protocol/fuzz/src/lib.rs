@@ -15,7 +15,7 @@ use halloo_protocol::contact::{Contact, ContactLink};
 use halloo_protocol::directory::{PrivatePart, RecordError, UnverifiedRecord};
 use halloo_protocol::identity::{TrustStore, UserId, Username};
 use halloo_protocol::key::PublicKey;
-use halloo_protocol::linked::{LinkedId, LinkedLeave, LinkedPart, Listing, SlowId, TokenPart};
+use halloo_protocol::linked::{LinkedId, LinkedLeave, LinkedPart, Listing, SlowId, TokenPart, ToldLinks};
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant, LinkRequest};
 use halloo_protocol::phone::keys;
 use halloo_protocol::phone::leg::PhoneStream;
@@ -288,6 +288,7 @@ pub fn sealed_content(bytes: &[u8]) {
     plain::<TokenPart>(bytes, FRAME_BYTES_MAX);
     plain::<CertifyWish>(bytes, FRAME_BYTES_MAX);
     plain::<Listing>(bytes, FRAME_BYTES_MAX);
+    plain::<ToldLinks>(bytes, FRAME_BYTES_MAX);
     plain::<SlowId>(bytes, FRAME_BYTES_MAX);
     let _ = TelephonePart::of_extensions(&Extensions::none().with(TELEPHONE_EXTENSION, bytes.to_vec()));
     let _ = PhonePart::of_extensions(&Extensions::none().with(PHONE_EXTENSION, bytes.to_vec()));

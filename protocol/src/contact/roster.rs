@@ -362,6 +362,7 @@ pub enum RosterError {
 pub struct Roster {
     own: OwnKeys,
     pass_on: PassOn,
+    links: Option<Vec<u8>>,
     contacts: BTreeMap<UserId, Contact>,
     actions: VecDeque<RosterAction>,
 }
@@ -371,13 +372,26 @@ impl Roster {
     #[must_use]
     pub fn new(own: OwnKeys, stored: impl IntoIterator<Item = Contact>) -> Self {
         let contacts = stored.into_iter().map(|contact| (contact.entry.user.clone(), contact)).collect();
-        Self { own, pass_on: PassOn::default(), contacts, actions: VecDeque::new() }
+        Self { own, pass_on: PassOn::default(), links: None, contacts, actions: VecDeque::new() }
     }
 
     /// Starts with what the user has said of passing presence on; contacts have been told, or are with the next [`Roster::reconcile_all`].
     #[must_use]
     pub fn with_pass_on(self, pass_on: PassOn) -> Self {
         Self { pass_on, ..self }
+    }
+
+    /// Starts with what contacts are told of accounts elsewhere, encoded ([`ToldLinks`](crate::linked::ToldLinks)); they have been told, or are with the next
+    /// [`Roster::reconcile_all`].
+    #[must_use]
+    pub fn with_links(self, links: Option<Vec<u8>>) -> Self {
+        Self { links, ..self }
+    }
+
+    /// What contacts are told of accounts elsewhere.
+    #[must_use]
+    pub fn links(&self) -> Option<&[u8]> {
+        self.links.as_deref()
     }
 
     /// The user's own part.

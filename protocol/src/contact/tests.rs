@@ -767,3 +767,33 @@ fn contacts_are_told_whether_they_may_pass_presence_on_and_the_newer_word_counts
     alice.act(|roster, signer| roster.set_pass_on(no, signer));
     assert!(alice.sent.is_empty());
 }
+
+#[test]
+fn contacts_are_told_of_accounts_elsewhere_once_and_strangers_never() {
+    let (mut alice, mut bob) = contacts();
+    let told = |signal: &ContactSignal| signal.told_links().map(<[u8]>::to_vec);
+    alice.act(|roster, signer| roster.set_links(vec![1, 2], signer));
+    let said: Vec<_> = alice.sent.iter().filter_map(|(_, signal)| told(signal)).collect();
+    assert_eq!(said, [vec![1, 2]]);
+    settle(&mut alice, &mut bob);
+    alice.act(|roster, signer| roster.set_links(vec![1, 2], signer));
+    alice.act(|roster, signer| roster.reconcile_all(signer));
+    assert!(alice.sent.is_empty(), "and once");
+    alice.act(|roster, signer| roster.set_links(vec![3], signer));
+    assert_eq!(alice.sent.iter().filter_map(|(_, signal)| told(signal)).collect::<Vec<_>>(), [vec![3]]);
+    settle(&mut alice, &mut bob);
+    // Who asks isn't told, and who is no contact any more neither.
+    let mut carol = Party::new("carol", 90);
+    let user = carol.user();
+    let identity = carol.chain.user.identity;
+    alice.act(|roster, signer| roster.ask(&user, identity, Asking::default(), signer).expect("new"));
+    let bobs = bob.user();
+    alice.act(|roster, signer| roster.remove(&bobs, signer).expect("a contact"));
+    alice.act(|roster, signer| roster.set_links(vec![4], signer));
+    assert_eq!(alice.sent.iter().filter_map(|(_, signal)| told(signal)).count(), 0);
+    settle(&mut alice, &mut carol);
+    let alices = alice.user();
+    carol.act(|roster, signer| roster.accept(&alices, signer).expect("asked"));
+    settle(&mut alice, &mut carol);
+    assert!(alice.roster.contact_count() == 1, "carol is told with her keys");
+}

@@ -259,7 +259,7 @@ fn associated(slow: &SlowId, writer: &UserId, serial: u64) -> [u8; 32] {
     hash("halloo listing 1", &[&slow.place.0, &wire::encode(writer), &serial.to_be_bytes()])
 }
 
-fn seal(listing: &Listing, slow: &SlowId, aad: &[u8; 32], nonce: [u8; NONCE_BYTES]) -> Result<Vec<u8>, DecodeError> {
+pub(super) fn seal(listing: &Listing, slow: &SlowId, aad: &[u8; 32], nonce: [u8; NONCE_BYTES]) -> Result<Vec<u8>, DecodeError> {
     let inside = wire::encode(listing);
     let needed = LENGTH_BYTES + inside.len() + NONCE_BYTES + TAG_BYTES;
     let limit = SEALED_SIZES[SEALED_SIZES.len() - 1];
@@ -274,7 +274,7 @@ fn seal(listing: &Listing, slow: &SlowId, aad: &[u8; 32], nonce: [u8; NONCE_BYTE
     Ok([&nonce[..], &sealed].concat())
 }
 
-fn unseal(sealed: &[u8], slow: &SlowId, aad: &[u8; 32]) -> Result<Listing, ListingError> {
+pub(super) fn unseal(sealed: &[u8], slow: &SlowId, aad: &[u8; 32]) -> Result<Listing, ListingError> {
     let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>().ok_or(ListingError::Sealed)?;
     let payload = Payload { msg: sealed, aad };
     let cipher = XChaCha20Poly1305::new(slow.key().into());

@@ -23,6 +23,7 @@ use bincode::{Decode, Encode};
 pub use messages::{LinkedAsk, LinkedQuestion, LinkedReply, LinkedShare, LinkedTold, SHARE_PIECES_MAX};
 
 use super::association::Association;
+use super::carrier::Carrier;
 use super::id::LinkedId;
 use super::proof::PROOF_BYTES_MAX;
 use super::sighting::Sighting;
@@ -128,6 +129,29 @@ pub struct SharedSighting {
     pub sighting: Sighting,
     /// Room to grow.
     pub extensions: Extensions,
+}
+
+/// Tag of the extension of a [`SharedSighting`] that says by which carrier it came, if not from the place: one byte, 1 for presence, 2 for the directory.
+const SEEN_BY: u16 = 0x0001;
+
+impl SharedSighting {
+    fn by(carrier: Carrier) -> Extensions {
+        match carrier {
+            Carrier::Presence => Extensions::none().with(SEEN_BY, vec![1]),
+            Carrier::Directory => Extensions::none().with(SEEN_BY, vec![2]),
+            _ => Extensions::none(),
+        }
+    }
+
+    /// By which carrier it came.
+    #[must_use]
+    pub fn carrier(&self) -> Carrier {
+        match self.extensions.find(SEEN_BY) {
+            Some([1]) => Carrier::Presence,
+            Some([2]) => Carrier::Directory,
+            _ => Carrier::Place,
+        }
+    }
 }
 
 /// A piece of what own devices share.
@@ -377,11 +401,11 @@ impl SharedLinks {
         pages.flat_map(|page| page.contacts.iter().cloned()).collect()
     }
 
-    /// What was seen at places of an account's contacts.
-    pub fn sightings<'a>(&'a self, id: &'a LinkedId) -> impl Iterator<Item = (&'a LinkedId, &'a Sighting)> {
+    /// What was seen at places of an account's contacts, and by which carrier.
+    pub fn sightings<'a>(&'a self, id: &'a LinkedId) -> impl Iterator<Item = (&'a LinkedId, &'a Sighting, Carrier)> {
         let link = self.linked(id).map(|account| account.link);
         let of_account = self.sightings.values().filter(move |seen| seen.account == *id && Some(seen.link) == link);
-        of_account.map(|seen| (&seen.place, &seen.sighting))
+        of_account.map(|seen| (&seen.place, &seen.sighting, seen.carrier()))
     }
 
     /// Everything, for the vault.
@@ -408,8 +432,8 @@ pub struct Held<'a> {
     pub proof: Option<SharedProof>,
     /// Its contact list; `None` while it isn't known.
     pub list: Option<&'a BTreeMap<LinkedId, Option<String>>>,
-    /// What was seen at contacts' places, by place.
-    pub sightings: Vec<(&'a LinkedId, &'a Sighting)>,
+    /// What was seen at contacts' places, by place, and by which carrier.
+    pub sightings: Vec<(&'a LinkedId, &'a Sighting, Carrier)>,
 }
 
 // Writing.
@@ -457,8 +481,8 @@ impl SharedLinks {
         if let Some(list) = held.list {
             news.extend(self.update_list(held.id, known.link, list, now));
         }
-        for (place, sighting) in &held.sightings {
-            news.extend(self.update_sighting(held.id, known.link, place, sighting));
+        for (place, sighting, by) in &held.sightings {
+            news.extend(self.update_sighting(held.id, known.link, (place, *by), sighting));
         }
         news
     }
@@ -498,7 +522,13 @@ impl SharedLinks {
         news
     }
 
-    fn update_sighting(&mut self, id: &LinkedId, link: u64, place: &LinkedId, sighting: &Sighting) -> Option<SharedPiece> {
+    fn update_sighting(
+        &mut self,
+        id: &LinkedId,
+        link: u64,
+        (place, by): (&LinkedId, Carrier),
+        sighting: &Sighting,
+    ) -> Option<SharedPiece> {
         let known = self.sightings.get(&(id.clone(), place.clone())).filter(|known| known.link == link);
         let is_news = match known {
             None => sighting.association.is_some(),
@@ -518,7 +548,7 @@ impl SharedLinks {
             link,
             place,
             sighting,
-            extensions: Extensions::none(),
+            extensions: SharedSighting::by(by),
         })))
     }
 

@@ -33,6 +33,20 @@ pub enum SightingError {
     /// It isn't in order.
     #[error(transparent)]
     Association(#[from] AssociationError),
+    /// A later one of the same user is known.
+    #[error("the same user has said something later")]
+    Older,
+}
+
+/// What comes of an association in somebody's presence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It counts as if it had been seen at their place.
+    News(Box<Sighting>),
+    /// It is known.
+    Known,
+    /// Another user is known to have the identity: their place has to be looked at, and says who has it.
+    Disputed,
 }
 
 /// What the place of one identity showed, read over a login of one's own from the server of the identity: that server says who may write there, and it, or the
@@ -75,6 +89,44 @@ impl Sighting {
         // A leave that can't be read, or is somebody else's, is none.
         let leave = leave.and_then(|leave| LinkedLeave::read(&leave, said).ok());
         Ok(Self { read_at, association: Some(association), leave, proved_at: None })
+    }
+
+    /// What it means that an association came in the presence of somebody, whom servers name as they name the owner of a place. What is there in presence may count; that
+    /// nothing is there says nothing, for other clients of theirs know nothing of it. So it is taken back by a later association alone, there or at the place.
+    ///
+    /// `before` is what is known of the identity; with `is_settled` it was seen at the place, or is in the presence of another client now.
+    ///
+    /// # Errors
+    /// [`SightingError`]: it counts as if it had never come.
+    pub fn hear(
+        place: &LinkedId,
+        association: Signed<Association>,
+        before: Option<&Self>,
+        is_settled: bool,
+        now: UnixTime,
+    ) -> Result<Heard, SightingError> {
+        let holds = Association::verify(&association, now).map(drop);
+        let seen = Self::take(place, Shown { association: association.clone(), leave: None }, now)?;
+        let said = association.unverified();
+        let known = before.and_then(|before| before.association.as_ref());
+        let same = known.filter(|known| {
+            let known = known.unverified();
+            known.identity == said.identity && known.user == said.user
+        });
+        match same {
+            Some(known) if known.unverified().serial > said.serial => return Err(SightingError::Older),
+            // Taken back: a stranger's word that it isn't theirs, or never was, changes nothing.
+            Some(_) if holds == Err(AssociationError::Revoked) => return Ok(Heard::News(Box::new(seen))),
+            _ => holds?,
+        }
+        if known == Some(&association) {
+            return Ok(Heard::Known);
+        }
+        if same.is_none() && is_settled && before.is_some_and(|before| before.holds(now).is_ok()) {
+            return Ok(Heard::Disputed);
+        }
+        let leave = same.and(before).and_then(|before| before.leave.clone());
+        Ok(Heard::News(Box::new(Self { leave, ..seen })))
     }
 
     /// An association that came with a proof that stands by itself, wherever it came from; `leave` encoded.

@@ -568,3 +568,63 @@ fn a_hidden_account_lets_nobody_in() {
         assert_eq!((got.decision.is_allowed, got.takes_a_look), (is_let_in, false));
     }
 }
+
+/// What comes in alice's presence, which servers have stamped with her address.
+fn heard(association: Signed<Association>, before: Option<&Sighting>, is_settled: bool) -> Result<Heard, SightingError> {
+    Sighting::hear(&alice(), association, before, is_settled, NOW)
+}
+
+#[test]
+fn an_association_in_presence_counts_if_it_is_hers_and_holds_and_is_no_older_one() {
+    let good = association(ALICE, alice());
+    let Ok(Heard::News(seen)) = heard(good.clone(), None, false) else { panic!("it counts") };
+    assert_eq!((seen.read_at, seen.association.as_ref(), seen.proved_at), (NOW, Some(&good), None));
+    let ended = AssociationError::Expired(expired(ALICE).unverified().not_after);
+    let begins = AssociationError::NotYet(early(ALICE).unverified().not_before);
+    let other_method = {
+        let said = Association { method: ProofMethod::PROVIDER_TOKEN, ..good.unverified().clone() };
+        Signed::sign(said, &key(ALICE))
+    };
+    let nothing = Sighting::nothing(NOW);
+    for (what, said, refused) in [
+        ("another address in it", association(ALICE, bob()), SightingError::OtherPlace),
+        (
+            "somebody else's signature",
+            forged(),
+            SightingError::Association(forged().verify(&good.unverified().identity.0).expect_err("forged").into()),
+        ),
+        ("expired", expired(ALICE), SightingError::Association(ended)),
+        ("not yet", early(ALICE), SightingError::Association(begins)),
+        ("taken back, of nobody known", revoked(ALICE), SightingError::Association(AssociationError::Revoked)),
+        ("proved otherwise", other_method, SightingError::Method),
+    ] {
+        for before in [None, Some(&nothing)] {
+            assert_eq!(heard(said.clone(), before, true), Err(refused), "{what}");
+        }
+    }
+    // Against what is known of her.
+    let later = Association::sign(params(ALICE, alice(), NOW.plus_secs(5)), &key(ALICE));
+    let leave = LinkedLeave::sign(crate::presence::PresenceSecret::new(1, [1; 32]).linked_key(), SCOPE, &key(ALICE), NOW);
+    let shown = Shown { association: good.clone(), leave: Some(wire::encode(&leave)) };
+    let known = Sighting::take(&alice(), shown, NOW).expect("in order");
+    let knows_later = Sighting::take(&alice(), bare(later.clone()), NOW).expect("in order");
+    let knows_end = Sighting::take(&alice(), bare(revoked(ALICE)), NOW).expect("in order");
+    for is_settled in [true, false] {
+        assert_eq!(heard(good.clone(), Some(&known), is_settled), Ok(Heard::Known));
+        for before in [&knows_later, &knows_end] {
+            assert_eq!(heard(good.clone(), Some(before), is_settled), Err(SightingError::Older), "an older one is shown again");
+        }
+        let Ok(Heard::News(newer)) = heard(later.clone(), Some(&known), is_settled) else { panic!("a newer one counts") };
+        assert_eq!((newer.association.as_ref(), newer.leave.as_ref()), (Some(&later), Some(&leave)), "with the leave known");
+        // She takes it back herself, and mallory can't for her.
+        let Ok(Heard::News(back)) = heard(revoked(ALICE), Some(&known), is_settled) else { panic!("taken back") };
+        assert_eq!(back.holds(NOW), Err(Some(AssociationError::Revoked)));
+        let refused = SightingError::Association(AssociationError::Revoked);
+        assert_eq!(heard(revoked(MALLORY), Some(&known), is_settled), Err(refused));
+    }
+    // Another user in her presence: what was seen at her place stands until that was looked at.
+    let mallorys = association(MALLORY, alice());
+    assert_eq!(heard(mallorys.clone(), Some(&known), true), Ok(Heard::Disputed));
+    assert!(matches!(heard(mallorys.clone(), Some(&known), false), Ok(Heard::News(_))), "what came in presence before");
+    assert!(matches!(heard(mallorys, Some(&knows_end), true), Ok(Heard::News(_))), "she doesn't have it any more");
+}

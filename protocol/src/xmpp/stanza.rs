@@ -4,7 +4,7 @@ use data_encoding::BASE64;
 
 use crate::linked::{Association, LEAVE_BYTES_MAX, LinkedId, ListEntry, Shown, System, is_token};
 use crate::simple::xml::{Element, escape};
-use crate::wire::{self, Body};
+use crate::wire::{self, Body, Signed};
 
 /// The personal eventing node (XEP-0163) in which an association stands, and the namespace of the element that holds it.
 pub const ASSOCIATION_NODE: &str = "urn:halloo:association:0";
@@ -26,6 +26,12 @@ const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
 const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
 const ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
 const STREAM: &str = "http://etherx.jabber.org/streams";
+
+/// Of a client that no message is for (RFC 6121 section 4.7.2.3).
+const PRIORITY: i8 = -128;
+
+/// Longest name of a client (RFC 7622 section 3.4), in bytes.
+const CLIENT_BYTES_MAX: usize = 1_023;
 
 /// Longest association as it stands in its element, and longest name of a contact that is kept.
 const SHOWN_BYTES_MAX: usize = 2_048;
@@ -60,6 +66,8 @@ pub enum Incoming {
         /// Who, and what they are now.
         entry: ListEntry,
     },
+    /// Somebody's presence (RFC 6121 section 4): of one of their clients.
+    Presence(Presence),
     /// A request that nobody here answers.
     Request {
         /// Its id.
@@ -71,6 +79,19 @@ pub enum Incoming {
     StreamError(String),
     /// Anything else.
     Other,
+}
+
+/// What one of somebody's clients says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// Whose it is. Servers stamp it, as they do the owner of a place.
+    pub of: LinkedId,
+    /// Which of their clients; empty if it doesn't say.
+    pub client: String,
+    /// The client is there. What isn't of this kind says that it isn't there any more, or can't be told anything.
+    pub is_available: bool,
+    /// The association in it; `None` if none is that can be read.
+    pub association: Option<Box<Signed<Association>>>,
 }
 
 /// What a server offers on a stream.
@@ -159,6 +180,20 @@ pub fn deny(id: &str, denied: &[LinkedId], again: &[LinkedId]) -> String {
     format!(
         "<iq type='set' id='{id}'><pubsub xmlns='{PUBSUB}#owner'><affiliations node='{ASSOCIATION_NODE}'>{all}</affiliations></pubsub></iq>"
     )
+}
+
+/// Says that this client is there, though away and not for messages, to everybody who sees the account's presence or to one of them; with the association or without.
+///
+/// The association is whole, some 300 bytes, for a shorter form would have everybody who hears it look at the place. The leave beside it isn't in it: it
+/// is for those who call, and may be as long again three times.
+#[must_use]
+pub fn presence(to: Option<&str>, association: Option<&Signed<Association>>) -> String {
+    let to = to.map(|to| format!(" to='{}'", escape(to))).unwrap_or_default();
+    let said = association.map(|said| {
+        let text = BASE64.encode(&wire::encode(said));
+        format!("<association xmlns='{ASSOCIATION_NODE}'>{text}</association>")
+    });
+    format!("<presence{to}><show>xa</show><priority>{PRIORITY}</priority>{}</presence>", said.unwrap_or_default())
 }
 
 /// Kept, and for the contact list alone.
@@ -254,6 +289,7 @@ pub fn read(element: &Element, me: &LinkedId) -> Incoming {
         (SASL, "success") => Incoming::Success(base64(element)),
         (SASL, "failure") => Incoming::Failure(condition(element)),
         (CLIENT, "iq") => iq(element, me),
+        (CLIENT, "presence") => read_presence(element).map_or(Incoming::Other, Incoming::Presence),
         _ => Incoming::Other,
     }
 }
@@ -296,6 +332,22 @@ fn iq(element: &Element, me: &LinkedId) -> Incoming {
     }
 }
 
+/// Somebody's presence; `None` for requests to see somebody's, and what else comes as one.
+fn read_presence(element: &Element) -> Option<Presence> {
+    let is_available = match element.attribute("type") {
+        None => true,
+        Some("unavailable" | "error") => false,
+        Some(_) => return None,
+    };
+    let from = element.attribute("from")?;
+    let client = from.split_once('/').map_or("", |(_, client)| client);
+    if client.len() > CLIENT_BYTES_MAX {
+        return None;
+    }
+    let shown = element.first(ASSOCIATION_NODE, "association").filter(|_| is_available).and_then(read_association);
+    Some(Presence { of: account_of(from)?, client: client.to_owned(), is_available, association: shown.map(Box::new) })
+}
+
 /// A contact list is changed by the own account alone (RFC 6121 section 2.1.6): whoever else says so is passed over.
 fn is_own(from: Option<&str>, me: &LinkedId) -> bool {
     from.is_none_or(|from| !from.contains('/') && account_of(from).as_ref() == Some(me))
@@ -326,9 +378,13 @@ pub fn read_look(answer: Option<&Element>) -> Option<Shown> {
     let items = answer?.first(PUBSUB, "items").filter(|items| items.attribute("node") == Some(ASSOCIATION_NODE))?;
     let item = items.all(PUBSUB, "item").last()?;
     let element = item.first(ASSOCIATION_NODE, "association")?;
-    let bytes = shown_bytes(element)?;
+    let association = read_association(element)?;
     let leave = element.first(ASSOCIATION_NODE, "leave").and_then(shown_bytes).filter(|leave| leave.len() <= LEAVE_BYTES_MAX);
-    Some(Shown { association: wire::decode(&bytes, Association::LIMIT + 75).ok()?, leave })
+    Some(Shown { association, leave })
+}
+
+fn read_association(element: &Element) -> Option<Signed<Association>> {
+    wire::decode(&shown_bytes(element)?, Association::LIMIT + 75).ok()
 }
 
 fn shown_bytes(element: &Element) -> Option<Vec<u8>> {

@@ -210,6 +210,37 @@ fn what_is_shown_is_read_as_it_was_put_there() {
 }
 
 #[test]
+fn presence_is_of_whom_servers_say_and_its_association_is_whole() {
+    let key = SecretKey::from_bytes([1; 32]);
+    let user = UserId::Key(IdentityKey(key.public()));
+    let params = AssociationParams { user, linked: alice(), method: ProofMethod::OWN_ITEM, last_serial: 0, now: NOW };
+    let association = Association::sign(params, &key);
+    let said = stanza::presence(None, Some(&association));
+    assert!(said.len() < 500, "{} bytes to everybody who sees it", said.len());
+    let from = |attributes: &str| read(&said.replacen("<presence", &format!("<presence from='{attributes}"), 1));
+    let presence = |client: &str, is_available, association: Option<&crate::wire::Signed<Association>>| {
+        let association = association.cloned().map(Box::new);
+        Incoming::Presence(stanza::Presence { of: alice(), client: client.into(), is_available, association })
+    };
+    assert_eq!(from("Alice@there.example/desk/1'"), presence("desk/1", true, Some(&association)));
+    assert_eq!(from("alice@there.example'"), presence("", true, Some(&association)));
+    // Who goes says nothing, whatever is in it.
+    assert_eq!(from("alice@there.example/desk' type='unavailable'"), presence("desk", false, None));
+    assert_eq!(from("alice@there.example' type='error'"), presence("", false, None));
+    assert_eq!(read("<presence from='alice@there.example/phone'><show>away</show></presence>"), presence("phone", true, None));
+    let broken = said.replace("==</association>", "</association>").replace("<association xmlns='", "<association xmlns='x");
+    assert_eq!(read(&broken.replacen("<presence", "<presence from='alice@there.example/desk'", 1)), presence("desk", true, None));
+    let long = format!("alice@there.example/{}'", "x".repeat(2_000));
+    for other in ["alice@there.example' type='subscribe'", "there.example'", "'", long.as_str()] {
+        assert_eq!(from(other), Incoming::Other, "{other}");
+    }
+    assert_eq!(read(&said), Incoming::Other, "nobody's");
+    assert!(
+        stanza::presence(Some("a'b@there.example"), None).starts_with("<presence to='a&apos;b@there.example'><show>xa</show>")
+    );
+}
+
+#[test]
 fn a_token_is_what_the_server_has_named() {
     let element = |text: &str| match read(text) {
         Incoming::Answer { result: Ok(answer), .. } => answer,

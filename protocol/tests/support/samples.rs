@@ -23,8 +23,8 @@ use halloo_protocol::group::{Group, GroupPart, GroupSigner, Member, Standing, St
 use halloo_protocol::id::CallId;
 use halloo_protocol::identity::{LinkedIndicator, REVOCATION_LIST_BYTES_MAX, UserCertificate, UserId};
 use halloo_protocol::linked::{
-    AddressProof, AddressWord, Association, AssociationParams, Held, IdentityMerge, LinkedId, PlacedListing, ProofMethod,
-    SharedLinks, SharedPiece, SharedProof, SharedProvider, SharedSighting, Shown, Sighting,
+    AddressProof, AddressWord, Association, AssociationParams, Held, IdentityMerge, Indicator, LinkedId, PlacedListing,
+    ProofMethod, SharedLinks, SharedPiece, SharedProof, SharedProvider, SharedSighting, Shown, Sighting, ToldLink, ToldLinks,
 };
 use halloo_protocol::linking::{DeviceLink, LinkCode, LinkGrant};
 use halloo_protocol::mail::MailNotice;
@@ -345,6 +345,12 @@ pub(super) fn shared_sighting() -> SharedPiece {
     let sighting = Sighting::take(&place, shown, NOW).expect("in order");
     let account = "xmpp:bob@there.example".parse().expect("an address");
     SharedPiece::Sighting(Box::new(SharedSighting { account, link: NOW.0, place, sighting, extensions: extensions() }))
+}
+
+/// What alice tells contacts of her account elsewhere.
+pub(super) fn told_links() -> ToldLinks {
+    let links = vec![ToldLink { indicator: Indicator([0x1d; 16]), sealed: vec![0xab; 64] }];
+    ToldLinks { version: NOW.0, links, extensions: extensions() }
 }
 
 pub(super) fn placed_listing() -> Signed<PlacedListing> {

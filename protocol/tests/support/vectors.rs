@@ -42,7 +42,7 @@ use halloo_protocol::kademlia::{
 use halloo_protocol::linked::{
     AddressProof, AddressWord, Association, IdentityMerge, Indicator, LeaveScope, LinkedAsk, LinkedId, LinkedKey, LinkedLeave,
     LinkedPart, LinkedQuestion, LinkedReply, LinkedShare, LinkedTold, Listing, PlacedListing, ProviderToken, SharedPiece,
-    TokenPart,
+    TokenPart, ToldLinks,
 };
 use halloo_protocol::linking::{
     ConfirmStatus, DeviceLink, LinkConfirm, LinkConfirmed, LinkDone, LinkFinished, LinkGrant, LinkReason, LinkRequest, LinkStart,
@@ -339,6 +339,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "policy_text" => message PolicyText = PolicyText { version: 8, text: "version = 1\n".into(), extensions: none() };
         "linked_share" => message LinkedShare = LinkedShare { pieces: shared_pieces(), extensions: none() };
         "linked_share_sighting" => plain SharedPiece = shared_sighting();
+        "told_links" => plain ToldLinks = told_links();
         "linked_ask" => message LinkedAsk = LinkedAsk { account: association_params().linked, question: LinkedQuestion::Look("xmpp:bob@there.example".parse().expect("an address")), extensions: none() };
         "linked_ask_token" => message LinkedAsk = LinkedAsk {
             account: association_params().linked,

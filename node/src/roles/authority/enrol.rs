@@ -5,11 +5,10 @@ use halloo_protocol::authority::{
 };
 use halloo_protocol::identity::{KeySuccession, RevokedSerial, USER_CERTIFICATE_SECS, UserCertificate, UserChain, Username};
 use halloo_protocol::key::IdentityKey;
-use halloo_protocol::linked::Indicator;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Signed};
 
-use super::certify::{take_wish, wanted};
+use super::certify::{Hints, take_wish, wanted};
 use super::revoke::still_matters;
 use super::signing::{BACKDATE_SECS, next_serial};
 use super::{Asker, Authority, refuse};
@@ -57,7 +56,7 @@ struct Issue<'a> {
     name: &'a Username,
     identity: IdentityKey,
     placement: [u8; 32],
-    indicators: Vec<Indicator>,
+    hints: Hints,
 }
 
 impl Authority {
@@ -79,18 +78,7 @@ impl Authority {
     /// [`Refusal`]: what is wrong, or that it has to be tried later.
     pub fn renew(&mut self, request: &RenewRequest, asker: &Asker, now: UnixTime) -> Result<EnrolGrant, Refusal> {
         self.admit(asker, now)?;
-        let UserChain::Named { root, user, .. } = &request.chain.user else {
-            return Err(refuse(RefusalCode::INVALID_REQUEST, "the chain names nobody"));
-        };
-        let user = user.unverified();
-        if *root != self.root {
-            return Err(refuse(RefusalCode::INVALID_REQUEST, format!("this is authority {}, not {root}", self.root)));
-        }
-        // The user certificate needs no check: the table says to which key the name belongs, and that key vouches for the device.
-        let device = request.chain.device.verify(&user.identity.0);
-        if !device.is_ok_and(|certificate| certificate.device == asker.device && now <= certificate.not_after) {
-            return Err(refuse(RefusalCode::INVALID_REQUEST, "the chain isn't that of the device that asks"));
-        }
+        let user = self.check_renewal(request, asker, now)?;
         let store = self.store.clone();
         let certificate = store
             .transaction(|tx| {
@@ -110,6 +98,28 @@ impl Authority {
             })
             .map_err(Failure::into_refusal)?;
         Ok(self.grant(certificate))
+    }
+
+    /// Whose certificate is to be renewed; whether the name is theirs the table says.
+    pub(super) fn check_renewal<'a>(
+        &self,
+        request: &'a RenewRequest,
+        asker: &Asker,
+        now: UnixTime,
+    ) -> Result<&'a UserCertificate, Refusal> {
+        let UserChain::Named { root, user, .. } = &request.chain.user else {
+            return Err(refuse(RefusalCode::INVALID_REQUEST, "the chain names nobody"));
+        };
+        let user = user.unverified();
+        if *root != self.root {
+            return Err(refuse(RefusalCode::INVALID_REQUEST, format!("this is authority {}, not {root}", self.root)));
+        }
+        // The user certificate needs no check: the table says to which key the name belongs, and that key vouches for the device.
+        let device = request.chain.device.verify(&user.identity.0);
+        if !device.is_ok_and(|certificate| certificate.device == asker.device && now <= certificate.not_after) {
+            return Err(refuse(RefusalCode::INVALID_REQUEST, "the chain isn't that of the device that asks"));
+        }
+        Ok(user)
     }
 
     fn admit(&mut self, asker: &Asker, now: UnixTime) -> Result<(), Refusal> {
@@ -180,7 +190,7 @@ impl Authority {
         self.check_admission(tx, body.invite.as_ref(), asker, now)?;
         let placement = key_file::random_bytes().map_err(Failure::Random)?;
         let (name, identity) = (&body.name, body.identity);
-        let certificate = self.issue(tx, &Issue { name, identity, placement, indicators: Vec::new() }, now)?;
+        let certificate = self.issue(tx, &Issue { name, identity, placement, hints: Hints::default() }, now)?;
         let serials = vec![serial_of(&certificate)];
         let row = NameRow {
             identity,
@@ -227,7 +237,7 @@ impl Authority {
         let is_usable = row.certificate.verify(&self.signing.unverified().key).is_ok()
             && !newest.not_before.is_from_the_future(now)
             && now < newest.not_after
-            && newest.indicators() == wanted(tx, name)?;
+            && newest.indicators() == wanted(tx, name, now)?.indicators;
         if is_usable && age_secs < REISSUE_AFTER_SECS {
             return Ok(row.certificate);
         }
@@ -311,7 +321,7 @@ impl Authority {
         row: &mut NameRow,
         now: UnixTime,
     ) -> Result<Signed<UserCertificate>, Failure> {
-        let issue = Issue { name, identity: row.identity, placement: row.placement, indicators: wanted(tx, name)? };
+        let issue = Issue { name, identity: row.identity, placement: row.placement, hints: wanted(tx, name, now)? };
         let certificate = self.issue(tx, &issue, now)?;
         row.serials.retain(|serial| still_matters(serial, now));
         row.serials.push(serial_of(&certificate));
@@ -324,6 +334,8 @@ impl Authority {
         let not_before = now.minus_secs(BACKDATE_SECS);
         // A chain ends with its first link: a certificate that outlives the signing key's would promise too much.
         let not_after = not_before.plus_secs(USER_CERTIFICATE_SECS).min(self.signing.unverified().not_after);
+        // And one that outlives what proves a hint of it.
+        let not_after = issue.hints.until.map_or(not_after, |until| not_after.min(until));
         if not_after <= now {
             return Err(refuse(RefusalCode::UNAVAILABLE, "the authority can't sign at the moment; try again later").into());
         }
@@ -335,7 +347,7 @@ impl Authority {
             not_before,
             not_after,
             linked: Vec::new(),
-            extensions: UserCertificate::with_indicators(Extensions::none(), &issue.indicators),
+            extensions: UserCertificate::with_indicators(Extensions::none(), &issue.hints.indicators),
         };
         Ok(Signed::sign(certificate, &self.signing_key))
     }

@@ -1,6 +1,6 @@
 //! The authority role inside a running node: opened at the start, asked over the handle, its revocations spread.
 
-use halloo_protocol::authority::{EnrolParams, EnrolRequest, RenewRequest};
+use halloo_protocol::authority::{EnrolParams, EnrolRequest, RefusalCode, RenewRequest};
 use halloo_protocol::directory::Helper;
 use halloo_protocol::identity::{UserId, Username};
 use halloo_protocol::key::AuthorityKey;
@@ -103,8 +103,14 @@ impl EventLoop {
         request: &RenewRequest,
     ) -> Option<Result<Enrolled, EnrolError>> {
         let now = self.now().unix;
-        let authority = self.authority.as_mut().filter(|authority| authority.root() == root)?;
+        self.authority.as_ref().filter(|authority| authority.root() == root)?;
         let asker = Asker { device: self.identity.device(), network: None };
+        if let Err(refusal) = self.prove_wish(request, &asker) {
+            let (code, reason) = (refusal.code, refusal.detail);
+            let is_busy = code == RefusalCode::UNAVAILABLE;
+            return Some(Err(if is_busy { EnrolError::Busy { reason } } else { EnrolError::Refused { reason } }));
+        }
+        let authority = self.authority.as_mut()?;
         let label = self.labels.label_of(&root);
         Some(match authority.renew(request, &asker, now) {
             Ok(grant) => self.accept_own_grant(self.identity.user_id(), &label, &grant),

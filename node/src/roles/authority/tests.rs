@@ -4,7 +4,10 @@ use halloo_protocol::identity::{
     ChainError, KeySuccession, KeySuccessionParams, TrustStore, USER_CERTIFICATE_SECS, UserChain, UserId, Username, VerifiedUser,
 };
 use halloo_protocol::key::{IdentityKey, PublicKey};
-use halloo_protocol::linked::Indicator;
+use halloo_protocol::linked::{
+    ADDRESS_WORD_SECS_MAX, AddressProof, AddressWord, Association, AssociationParams, Indicator, LinkedId, ProofMethod,
+    Providers, TrustedProofs,
+};
 use halloo_protocol::node::{Address, LoadClass, Roles, Transport};
 use proptest::prelude::*;
 
@@ -156,6 +159,164 @@ fn certificates_hint_at_what_the_operator_knows_and_the_user_wishes() {
     assert!(wish(&mut authority, &mut alice, &id(2), true, today.plus_secs(DAY)).is_ok());
     let unknown = authority.certify(&name("nobody"), &id(0).parse().expect("an address"), Some(hint(0)), NOW);
     assert!(matches!(unknown, Err(certify::CertifyError::Unknown)));
+}
+
+fn mail(text: &str) -> LinkedId {
+    format!("mailto:{text}@there.example").parse().expect("an address")
+}
+
+/// What an authority says of who has shown a code.
+fn word(authority: &Authority, user: &LocalIdentity, linked: &LinkedId, now: UnixTime) -> Vec<u8> {
+    let word = AddressWord {
+        user: user.user_id(),
+        identity: user.identity(),
+        linked: linked.clone(),
+        not_before: now,
+        not_after: now.plus_secs(ADDRESS_WORD_SECS_MAX),
+        extensions: Extensions::none(),
+    };
+    let (signing, word) = (authority.signing.clone(), Signed::sign(word, &authority.signing_key));
+    AddressProof { authority: authority.root(), signing, word, extensions: Extensions::none() }.to_bytes()
+}
+
+fn says(user: &LocalIdentity, linked: &LinkedId, now: UnixTime) -> Signed<Association> {
+    let method = ProofMethod::AUTHORITY_WORD;
+    let params = AssociationParams { user: user.user_id(), linked: linked.clone(), method, last_serial: 0, now };
+    user.associate(params, None, false).expect("the identity key is here")
+}
+
+fn wish_for(user: &LocalIdentity, id: &LinkedId, association: Signed<Association>, proof: Vec<u8>) -> RenewRequest {
+    let (id, association) = (id.clone(), Some(association));
+    let wish = CertifyWish { id, is_wanted: true, association, proof, extensions: Extensions::none() };
+    RenewRequest { extensions: wish.add_to(Extensions::none()), ..user.renew_request() }
+}
+
+/// Asks as a node does, which looks at proofs first; by its own authority's words alone.
+fn ask_proved(
+    authority: &mut Authority,
+    user: &mut LocalIdentity,
+    request: &RenewRequest,
+    hint: Indicator,
+    now: UnixTime,
+) -> Result<VerifiedUser, Refusal> {
+    let (trust, providers) = (trust(authority), Providers::new());
+    let trusted = TrustedProofs { providers: &providers, authorities: &trust };
+    if let Some(proved) = authority.judge_wish(request, &asker(user), trusted, now)? {
+        authority.prove(&proved.name, &proved.id, hint, proved.until, now).expect("room");
+    }
+    let grant = authority.renew(request, &asker(user), now)?;
+    let verified = grant.verify(&user.user_id(), &user.identity(), now, &trust).expect("what was asked for");
+    user.set_user_chain(grant.chain).expect("own identity");
+    Ok(verified)
+}
+
+const HINT: Indicator = Indicator([7; 16]);
+
+#[test]
+fn a_proof_that_stands_by_itself_is_hinted_at_as_long_as_it_counts() {
+    let mut authority = authority(AuthorityPolicy::lab());
+    let mut alice = user(1);
+    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let id = mail("alice");
+    let proof = word(&authority, &alice, &id, NOW);
+    let request = wish_for(&alice, &id, says(&alice, &id, NOW), proof);
+    let granted = ask_proved(&mut authority, &mut alice, &request, HINT, NOW).expect("proved");
+    assert_eq!(granted.indicators, [HINT]);
+    let ends = |user: &LocalIdentity| user.not_after();
+    assert!(ends(&alice) <= NOW.plus_secs(ADDRESS_WORD_SECS_MAX));
+    let log = authority.log(None, 100).expect("reads");
+    assert!(log.iter().any(|entry| entry.event.to_string().contains("mailto:alice@there.example")), "the operator sees it");
+    // Renewed without a wish it stays, and ends with what shows it, however late that is.
+    let later = NOW.plus_secs(60 * DAY);
+    renew(&mut authority, &mut alice, later).expect("renews");
+    let hints = |user: &LocalIdentity| match &user.chain().user {
+        UserChain::Named { user, .. } => user.unverified().indicators(),
+        UserChain::Key(_) => panic!("named"),
+    };
+    assert_eq!(hints(&alice), [HINT]);
+    let until = NOW.minus_secs(3_600).plus_secs(90 * DAY);
+    assert!(ends(&alice) <= until && ends(&alice) >= until.minus_secs(DAY), "{}", ends(&alice));
+    // In its last week there is none, and the certificate lasts as long as others.
+    renew(&mut authority, &mut alice, NOW.plus_secs(84 * DAY)).expect("renews");
+    assert_eq!(hints(&alice), []);
+    assert!(ends(&alice) > NOW.plus_secs(84 * DAY + USER_CERTIFICATE_SECS / 2));
+    // A newer proof brings it back.
+    let now = NOW.plus_secs(85 * DAY);
+    let proof = word(&authority, &alice, &id, now);
+    let request = wish_for(&alice, &id, says(&alice, &id, now), proof);
+    assert_eq!(ask_proved(&mut authority, &mut alice, &request, HINT, now).expect("proved").indicators, [HINT]);
+}
+
+#[test]
+fn what_proves_nothing_is_refused_and_says_why() {
+    let mut authority = authority(AuthorityPolicy::lab());
+    let other = open_at(&Store::in_memory().expect("memory"), AuthorityPolicy::lab(), NOW);
+
+    let (mut alice, mut mallory) = (user(1), user(2));
+    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    enrol(&mut authority, &mut mallory, "mallory", None, NOW).expect("free");
+    let (id, old) = (mail("alice"), NOW.minus_secs(91 * DAY));
+    let good = word(&authority, &alice, &id, NOW);
+    let (said, hers) = (says(&alice, &id, NOW), word(&authority, &mallory, &id, NOW));
+    let forged = Signed::sign(said.unverified().clone(), &SecretKey::from_bytes([2; 32]));
+    let ends_soon = says(&alice, &id, NOW.minus_secs(84 * DAY));
+    for (what, association, proof, id, says_why) in [
+        ("somebody else's association", says(&mallory, &id, NOW), hers.clone(), &id, "somebody else's"),
+        ("signed by somebody else", forged, good.clone(), &id, "association"),
+        ("about another identity", said.clone(), good.clone(), &mail("bob"), "another identity"),
+        ("an association that is over", says(&alice, &id, old), good.clone(), &id, "ended"),
+        ("a proof for somebody else", said.clone(), hers, &id, "another user"),
+        ("a proof that is over", said.clone(), word(&authority, &alice, &id, old), &id, "time"),
+        ("an authority that isn't trusted", said.clone(), word(&other, &alice, &id, NOW), &id, "trusted"),
+        ("no proof of the kind", said.clone(), vec![1, 2, 3], &id, "read"),
+        ("one that ends within a week", ends_soon, good.clone(), &id, "week"),
+    ] {
+        let request = wish_for(&alice, id, association, proof);
+        let refused = ask_proved(&mut authority, &mut alice, &request, HINT, NOW).expect_err(what);
+        assert_eq!(refused.code, RefusalCode::NOT_PROVED, "{what}: {refused}");
+        assert!(refused.detail.contains(says_why) && refused.detail.contains("operator"), "{what}: {refused}");
+    }
+    let renewed = authority.renew(&alice.renew_request(), &asker(&alice), NOW).expect("renews");
+    let UserChain::Named { user: certificate, .. } = renewed.chain else { panic!("named") };
+    assert_eq!(certificate.unverified().indicators(), []);
+    // Another device's request with a proof of hers isn't judged at all.
+    let request = wish_for(&alice, &id, said, good);
+    let refused = ask_proved(&mut authority, &mut mallory, &request, HINT, NOW).expect_err("not her device");
+    assert_eq!(refused.code, RefusalCode::INVALID_REQUEST);
+}
+
+#[test]
+fn the_operators_word_goes_before_a_proof() {
+    let mut authority = authority(AuthorityPolicy::lab());
+    let mut alice = user(1);
+    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let id = mail("alice");
+    let proof = word(&authority, &alice, &id, NOW);
+    let request = wish_for(&alice, &id, says(&alice, &id, NOW), proof);
+    assert_eq!(ask_proved(&mut authority, &mut alice, &request, HINT, NOW).expect("proved").indicators, [HINT]);
+    authority.certify(&name("alice"), &id, None, NOW).expect("known");
+    let refused = ask_proved(&mut authority, &mut alice, &request, HINT, NOW).expect_err("taken back");
+    assert!(refused.code == RefusalCode::NOT_PROVED && refused.detail.contains("taken it back"), "{refused}");
+    assert!(matches!(
+        authority.prove(&name("alice"), &id, HINT, NOW.plus_secs(80 * DAY), NOW),
+        Err(certify::CertifyError::TakenBack)
+    ));
+    renew(&mut authority, &mut alice, NOW).expect("renews");
+    let UserChain::Named { user: certificate, .. } = &alice.chain().user else { panic!("named") };
+    assert_eq!(certificate.unverified().indicators(), []);
+    // What the operator certifies lasts without end, and needs no proof.
+    authority.certify(&name("alice"), &id, Some(HINT), NOW).expect("known");
+    let later = NOW.plus_secs(200 * DAY);
+    assert_eq!(wish(&mut authority, &mut alice, &id.to_string(), true, later), Ok(vec![HINT]));
+    assert!(alice.not_after() > later.plus_secs(USER_CERTIFICATE_SECS / 2));
+    // Proofs that are over make room for others.
+    let mut bob = user(3);
+    enrol(&mut authority, &mut bob, "bob", None, NOW).expect("free");
+    let prove = |authority: &mut Authority, number: u32, now: UnixTime| {
+        authority.prove(&name("bob"), &mail(&format!("b{number}")), HINT, now.plus_secs(30 * DAY), now)
+    };
+    assert_eq!((0..20).filter(|number| prove(&mut authority, *number, NOW).is_ok()).count(), 8);
+    assert!(prove(&mut authority, 30, NOW.plus_secs(31 * DAY)).is_ok());
 }
 
 #[test]

@@ -129,10 +129,14 @@ impl Clerk {
 
     async fn tell_buddies(&mut self, phone: &str, re: u32) {
         let (contacts, views) = self.contacts().await;
+        // People who are contacts in a linked system alone can be called, and have no presence here.
+        let linked = self.node.contacts().list().await.map(|list| list.linked).unwrap_or_default();
+        let linked = linked.iter().map(|person| linked_buddy(person, self.names.of(&person.username)));
+        let own = contacts.iter().map(|contact| self.buddy_of(&contact.username, Some(contact), views.get(&contact.username)));
+        let buddies: Vec<Buddy> = own.chain(linked).collect();
         let mut chunks: Vec<Vec<Buddy>> = vec![Vec::new()];
         let mut bytes = 0;
-        for contact in contacts {
-            let buddy = self.buddy_of(&contact.username, Some(&contact), views.get(&contact.username));
+        for buddy in buddies {
             let size =
                 buddy.uri.len() + buddy.name.as_ref().map_or(0, String::len) + buddy.mood.as_ref().map_or(0, String::len) + 64;
             if bytes + size > BUDDIES_BYTES_MAX || chunks.last().is_some_and(|chunk| chunk.len() >= BUDDIES_MAX) {
@@ -140,7 +144,7 @@ impl Clerk {
                 bytes = 0;
             }
             bytes += size;
-            if let Some(client) = self.clients.get_mut(phone) {
+            if let Some(client) = self.clients.get_mut(phone).filter(|_| buddy.status.is_some()) {
                 client.note_status(&buddy);
             }
             if let Some(chunk) = chunks.last_mut() {
@@ -354,4 +358,27 @@ fn refusal_of(error: &ContactError) -> (u16, String) {
         _ => 403,
     };
     (code, error.to_string())
+}
+
+/// Somebody who is a contact in a linked system alone, by the name that the account's user gives them, or that the contact list there has.
+fn linked_buddy(person: &ContactView, name: Option<&str>) -> Buddy {
+    let name = name.map(str::to_owned).or_else(|| person.display_name.clone());
+    Buddy { uri: address_of_user(&person.username), name, status: None, mood: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_contact_elsewhere_alone_is_a_buddy_without_status() {
+        let person = json!({ "username": "bob@example", "state": "linked", "display_name": "bob from there", "key_epoch": 0, "languages": [],
+            "mood": "hidden", "linked": [{ "id": "xmpp:bob@there.example" }] });
+        let person: ContactView = serde_json::from_value(person).expect("a contact");
+        let shown = |name| serde_json::to_value(linked_buddy(&person, name)).expect("JSON");
+        assert_eq!(shown(None), json!({ "uri": address_of_user("bob@example"), "name": "bob from there" }));
+        assert_eq!(shown(Some("Bob"))["name"], "Bob");
+    }
 }

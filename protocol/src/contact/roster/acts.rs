@@ -188,6 +188,14 @@ impl Roster {
         }
     }
 
+    /// Contacts are told something else of accounts elsewhere, encoded. The caller has it on disk.
+    pub fn set_links(&mut self, links: Vec<u8>, signer: &mut Signer<'_>) {
+        if self.links.as_ref() != Some(&links) {
+            self.links = Some(links);
+            self.reconcile_all(signer);
+        }
+    }
+
     /// Sets what contacts see. Returns whether it is another than before.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ use super::{
 use crate::capability::{CAPABILITY_SECS_MAX, Capability, CapabilityId, Holder, Issuer, Limits, Service};
 use crate::identity::{Tombstone, UserId, with_tombstones};
 use crate::key::{PublicKey, hash};
+use crate::linked::TOLD_EXTENSION;
 use crate::profile::ProfileCard;
 use crate::time::UnixTime;
 use crate::wire::{Extensions, Signed};
@@ -229,6 +230,10 @@ impl Roster {
         let removed = removed.concat();
         let (epoch, presence) = (presence.epoch().to_be_bytes(), presence.to_bytes());
         let told = hash("halloo keys told", &[&epoch, presence.as_slice(), &holder, &said.to_be_bytes(), &removed]);
+        let told = match &self.links {
+            Some(links) => hash("halloo keys told with links", &[&told, links]),
+            None => told,
+        };
         if self.pass_on.version == 0 {
             return told;
         }
@@ -247,6 +252,10 @@ impl Roster {
             capabilities.extend(SERVICES.map(|service| capability(service, holder, epoch, at, signer)));
         }
         let extensions = self.pass_on.within(&Extensions::none());
+        let extensions = match &self.links {
+            Some(links) => extensions.with(TOLD_EXTENSION, links.clone()),
+            None => extensions,
+        };
         Some(ContactKeys { presence: self.own.presence.key(), capabilities, extensions })
     }
 

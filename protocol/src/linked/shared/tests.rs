@@ -47,7 +47,7 @@ fn phone(names: &[&str]) -> (SharedLinks, Vec<SharedPiece>) {
 fn say(links: &mut SharedLinks, list: &List, seen: &[(&str, &Sighting)], now: UnixTime) -> Vec<SharedPiece> {
     let (bob, said) = (id("bob"), association(1, "bob"));
     let places: Vec<LinkedId> = seen.iter().map(|(name, _)| id(name)).collect();
-    let sightings = places.iter().zip(seen).map(|(place, (_, sighting))| (place, *sighting)).collect();
+    let sightings = places.iter().zip(seen).map(|(place, (_, sighting))| (place, *sighting, Carrier::Place)).collect();
     let held = Held {
         id: &bob,
         holder: PHONE,
@@ -82,7 +82,7 @@ fn pieces_in_any_order_and_twice_come_to_the_same() {
         assert_eq!(other, links);
     }
     assert!(pieces.into_iter().all(|piece| !links.merge(piece)), "nothing of it is news twice");
-    assert_eq!(links.sightings(&id("bob")).map(|(place, _)| place.clone()).collect::<Vec<_>>(), [id("alice")]);
+    assert_eq!(links.sightings(&id("bob")).map(|(place, ..)| place.clone()).collect::<Vec<_>>(), [id("alice")]);
 }
 
 #[test]
@@ -213,7 +213,7 @@ fn the_largest_lists_fit_the_vault() {
         links.begin(&bob, PHONE, false, NOW);
         let contacts = (0..5_000).map(|number| (id(&format!("contact{number}")), Some(format!("Contact Number {number}"))));
         let all: List = contacts.collect();
-        let sightings = all.keys().take(SHARED_SIGHTINGS_MAX / 8).map(|place| (place, &shown)).collect();
+        let sightings = all.keys().take(SHARED_SIGHTINGS_MAX / 8).map(|place| (place, &shown, Carrier::Place)).collect();
         let held =
             Held { id: &bob, holder: PHONE, is_token_only: false, association: None, proof: None, list: Some(&all), sightings };
         links.update(&held, NOW);
@@ -227,4 +227,20 @@ fn the_largest_lists_fit_the_vault() {
     assert!(pages < 3 * 1_024 * 1_024 && sightings < 2 * 1_024 * 1_024, "lists {pages} bytes, sightings {sightings} bytes");
     let largest = links.pieces().map(|piece| wire::encoded_len(&piece)).max().expect("some");
     assert!(largest <= PAGE_BYTES_MAX);
+}
+
+#[test]
+fn own_devices_hear_by_which_carrier_something_came() {
+    let (mut links, _) = phone(&["alice", "carol", "dave"]);
+    let (alice, carol, dave) = (sighting(2, "alice", NOW), sighting(3, "carol", NOW), sighting(4, "dave", NOW));
+    let (ids, list) = (["alice", "carol", "dave"].map(id), list(&["alice", "carol", "dave"]));
+    let by = [Carrier::Place, Carrier::Presence, Carrier::Directory];
+    let sightings = ids.iter().zip([&alice, &carol, &dave]).zip(by).map(|((place, seen), by)| (place, seen, by)).collect();
+    let bob = id("bob");
+    let held =
+        Held { id: &bob, holder: PHONE, is_token_only: false, association: None, proof: None, list: Some(&list), sightings };
+    links.update(&held, NOW);
+    let mut laptop = SharedLinks::default();
+    laptop.merge_all(links.pieces());
+    assert_eq!(laptop.sightings(&id("bob")).map(|(.., by)| by).collect::<Vec<_>>(), by);
 }

@@ -1,0 +1,114 @@
+//! Associations in the presence of contacts elsewhere.
+//!
+//! What a contact's client says as long as it is there counts as seen at each moment, without a look. When the client has gone it counts as what was
+//! seen at a place does, for a day. Where an account's server has no places, that is all there is.
+
+use std::time::{Duration, Instant};
+
+use halloo_protocol::linked::{Association, Carrier, Heard, LinkedId, Sighting, System};
+use halloo_protocol::wire::Signed;
+use tracing::debug;
+
+use super::logins;
+use crate::event_loop::EventLoop;
+
+/// What is said in presence is noted as seen so often, for own devices and for afterwards.
+const NOTE_EVERY: Duration = Duration::from_secs(600);
+
+// The own accounts.
+impl EventLoop {
+    /// Whether an account's presence is sent, with the association, and others' is listened to.
+    pub(super) fn is_present_elsewhere(&self, id: &LinkedId) -> bool {
+        id.system() == System::Xmpp && !self.is_token_only(id) && self.settings.linked.is_present_elsewhere()
+    }
+
+    /// Whether places are shown something, and looked at. What a request says is checked there.
+    pub(super) fn uses_places(&self, id: &LinkedId) -> bool {
+        let carriers = self.carriers();
+        let is_used = [Carrier::Request, Carrier::Place, Carrier::Directory].into_iter().any(|carrier| carriers.has(carrier));
+        logins::has_place(id) && is_used
+    }
+}
+
+// Others.
+impl EventLoop {
+    /// A contact's client says an association.
+    pub(super) fn association_heard(&mut self, account: &LinkedId, at: &LinkedId, association: Signed<Association>) {
+        let is_in_list = self.linked.lists.get(account).is_some_and(|list| list.contains_key(at));
+        if !is_in_list || !self.is_present_elsewhere(account) {
+            return;
+        }
+        let now = self.now().unix;
+        let key = (account.clone(), at.clone());
+        let before = self.linked.known.get(&key);
+        let is_settled = self.linked.present.contains(&key) || !self.was_heard(&key);
+        match Sighting::hear(at, association, before, is_settled, now) {
+            Ok(Heard::News(seen)) if self.is_of_merged(&seen) => {}
+            Ok(Heard::News(seen)) => {
+                let holds = seen.holds(now).is_ok();
+                self.take_sighting(account, at, *seen);
+                if holds {
+                    self.linked.seen_by.insert(key.clone(), Carrier::Presence);
+                    self.linked.present.insert(key);
+                    // The leave stands there, if anything does.
+                    self.look_soon(account, at);
+                } else {
+                    self.linked.present.remove(&key);
+                }
+                self.linked_looked(account, at, true);
+            }
+            Ok(Heard::Known) => {
+                self.linked.present.insert(key);
+                self.note_present();
+            }
+            Ok(Heard::Disputed) => self.look_soon(account, at),
+            Err(error) => debug!(place = %at, %error, "what a contact says in presence isn't taken"),
+        }
+    }
+
+    /// The client that has said it has gone.
+    pub(super) fn association_unheard(&mut self, account: &LinkedId, at: &LinkedId) {
+        self.note_present();
+        self.linked.present.remove(&(account.clone(), at.clone()));
+    }
+
+    /// An account isn't connected, or not any more: nobody is heard over it.
+    pub(super) fn nobody_heard(&mut self, account: &LinkedId) {
+        self.linked.present.retain(|(over, _)| over != account);
+    }
+
+    /// Whether what is known of an identity came in its presence last.
+    fn was_heard(&self, key: &(LinkedId, LinkedId)) -> bool {
+        self.linked.seen_by.get(key) == Some(&Carrier::Presence)
+    }
+
+    /// Nothing stands at a contact's place. What is in their presence now counts all the same; what came in it within a day counts as where places can't be
+    /// looked at, for there may be none. `Some`: it is kept, and whether it counts as seen.
+    pub(super) fn nothing_but_presence(&mut self, account: &LinkedId, at: &LinkedId) -> Option<bool> {
+        let key = (account.clone(), at.clone());
+        if self.linked.present.contains(&key) {
+            self.note_present();
+            return Some(true);
+        }
+        self.was_heard(&key).then_some(false)
+    }
+
+    /// What is in presence is seen now.
+    pub(super) fn note_present(&mut self) {
+        let now = self.now().unix;
+        let linked = &mut self.linked;
+        for key in &linked.present {
+            if let Some(seen) = linked.known.get_mut(key) {
+                seen.read_at = now;
+            }
+        }
+    }
+
+    pub(super) fn linked_presence_tick(&mut self, now: Instant) {
+        if !self.linked.present.is_empty() && self.linked.note_present_at.is_none_or(|at| at <= now) {
+            self.linked.note_present_at = Some(now + NOTE_EVERY);
+            self.note_present();
+            self.share_links_soon();
+        }
+    }
+}
