@@ -110,6 +110,9 @@ const SAMPLES: usize = 16;
 const CLIENT_SAMPLES: usize = 12;
 const SAMPLES_EACH: usize = 4;
 
+/// Of so many refreshes of a client one walks among strangers.
+const CLIENT_WALKS: u32 = 3;
+
 /// Whom a client looks for when it joins: those to keep connected. It is nobody's neighbour.
 const CLIENT_BREADTH: usize = 3;
 

@@ -13,7 +13,8 @@ use super::messages::{
 use super::routing_table::REPLICAS;
 use super::store::{self, Refused};
 use super::{
-    BOOTSTRAP_WALKS, Bootstrap, CLIENT_BREADTH, CLIENT_SAMPLES, Directory, Errand, Event, QueryId, SAMPLES, SAMPLES_EACH,
+    BOOTSTRAP_WALKS, Bootstrap, CLIENT_BREADTH, CLIENT_SAMPLES, CLIENT_WALKS, Directory, Errand, Event, QueryId, SAMPLES,
+    SAMPLES_EACH,
 };
 use crate::directory::{DirectoryRecord, Place, RecordKey};
 use crate::identity::TrustStore;
@@ -101,7 +102,7 @@ impl Directory {
     /// Tell it of some nodes first ([`Directory::add_hearsay`]).
     pub fn bootstrap(&mut self, now: Now) -> QueryId {
         let query = self.next_query();
-        let walks_left = if self.local.is_serving { BOOTSTRAP_WALKS } else { 0 };
+        let walks_left = if self.local.is_serving { BOOTSTRAP_WALKS } else { 1 };
         if let Some(superseded) = self.bootstrap.replace(Bootstrap { query, walks_left }) {
             let servers = self.table.live_count();
             self.event(Event::Bootstrapped { query: superseded.query, servers });
@@ -116,19 +117,19 @@ impl Directory {
         if let Some(place) = self.local.place.filter(|_| self.local.is_serving) {
             self.start_lookup(now, Goal::Nodes { breadth: 3 }, place, Purpose::Refresh, None);
         }
-        // What somebody who serves is asked for, others learn from them: they go and see. A client is told, unless it has nobody to ask.
-        if self.local.is_serving || !self.sample(now) {
+        // What somebody who serves has seen others learn from them: they go and see. A client is mostly told, by more than two, and goes too now and then, so that
+        // it doesn't depend on what a few say.
+        let asked = self.sample(now);
+        let walks = self.local.is_serving || asked < CLIENT_BREADTH || self.rng.random_ratio(1, CLIENT_WALKS);
+        if walks {
             let target = self.random_point();
             self.start_lookup(now, Goal::Nodes { breadth: 2 }, target, Purpose::Refresh, None);
-        }
-        if self.local.is_serving {
-            self.sample(now);
         }
     }
 
     /// Asks nodes to whom connections are open for whom they know near random points: so a table fills and stays fresh without a handshake, from whom one will
-    /// be referred to anyway. Whether there is anybody.
-    fn sample(&mut self, now: Now) -> bool {
+    /// be referred to anyway. How many there are.
+    fn sample(&mut self, now: Now) -> usize {
         let connected = self.table.connected_servers();
         let most = if self.local.is_serving { SAMPLES } else { CLIENT_SAMPLES };
         for turn in 0..most.min(connected.len() * SAMPLES_EACH) {
@@ -141,7 +142,7 @@ impl Directory {
             let request = Request::FindNode(FindNode { target: target.0, want, extensions });
             self.send(now, Arc::clone(to), request, Errand::Sample(known));
         }
-        !connected.is_empty()
+        connected.len()
     }
 
     pub(super) fn sample_answered(&mut self, now: Now, from: &DeviceKey, known: &[Arc<Descriptor>], answer: Nodes) {

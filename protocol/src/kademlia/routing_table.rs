@@ -241,18 +241,24 @@ impl RoutingTable {
     pub(super) fn hear(&mut self, now: Instant, descriptor: impl Into<Arc<Descriptor>>, teller: Option<&Arc<DeviceKey>>) {
         let descriptor = descriptor.into();
         let device = descriptor.device;
-        // Who is named again was seen by somebody: whoever is named last, counts longest.
-        let seen = self.secs(now);
-        if self.peers.get(&device).is_some_and(|known| known.proof.is_none() && known.failures == 0) {
-            self.peers.change(&device, |peer| peer.seen = seen);
-        }
         let is_ignored = device == self.device
             || !descriptor.roles.contains(Roles::DIRECTORY)
             || self.is_banned(&device, now)
-            || self.peers.get(&device).is_some_and(|known| known.proof.is_some() || known.failures == 0)
             || teller.is_some_and(|teller| self.strikes.get(&**teller).is_some_and(|strikes| *strikes >= STRIKES_MAX));
         if is_ignored {
             return;
+        }
+        match self.peers.get(&device) {
+            Some(known) if known.proof.is_some() => return,
+            Some(known) if known.failures == 0 => {
+                // Whom several name stays longest.
+                if known.told_by.as_ref() != teller {
+                    let seen = self.secs(now);
+                    self.peers.change(&device, |peer| peer.seen = seen);
+                }
+                return;
+            }
+            _ => {}
         }
         // A node that came back has other addresses than those that failed.
         self.peers.remove(&device);
@@ -264,7 +270,7 @@ impl RoutingTable {
         self.peers.insert(peer);
     }
 
-    /// Gives up one hint: of a handful, the one that failed most, else the oldest. Hints age fast, so which handful hardly matters; what does is that a flood of
+    /// Gives up one hint: of a handful, the one that failed most, else the one that nobody has named for longest. Hints age fast, so which handful hardly matters; what does is that a flood of
     /// hints doesn't cost a search of them all each.
     fn drop_a_hint(&mut self) {
         if let Some(worst) = self.peers.worst_of_some_hints(HINTS_COMPARED) {
@@ -536,7 +542,7 @@ impl RoutingTable {
         self.peers.get(device).is_some_and(|peer| peer.is_suspect || peer.failures > 0)
     }
 
-    /// Order between nodes that are equally likely to have the answer: failures, open connections, life within twenty minutes, round trip in steps of 20 ms.
+    /// Order between nodes that are equally likely to have the answer: failures, open connections, proof, life within twenty minutes, round trip in steps of 20 ms.
     pub(super) fn preference(&self, now: Instant, device: &DeviceKey) -> (u8, bool, bool, bool, bool, u128) {
         let peer = self.peers.get(device);
         let connection = self.connections.get(device);
@@ -544,8 +550,9 @@ impl RoutingTable {
         (
             peer.map_or(0, |peer| peer.failures),
             connection.is_none(),
-            peer.is_none_or(|peer| u64::from(self.secs(now).0.saturating_sub(peer.seen.0)) > FRESH.as_secs()),
+            // Others' word is worth less than what was seen, however old.
             peer.is_none_or(|peer| peer.proof.is_none()),
+            peer.is_none_or(|peer| u64::from(self.secs(now).0.saturating_sub(peer.seen.0)) > FRESH.as_secs()),
             connection.is_some_and(|connection| connection.relayed),
             rtt.unwrap_or_else(|| self.median_rtt()).as_millis() / 20,
         )
@@ -741,9 +748,10 @@ mod tests {
             all.sort_unstable();
             all.map(|(_, device)| device)
         };
-        assert_eq!(order(&table, later), [new.device, told.device, old.device]);
+        assert_eq!(order(&table, later), [new.device, old.device, told.device]);
         table.succeeded(later, &old.device, Some(Duration::from_millis(10)));
-        assert_eq!(order(&table, later)[2], told.device, "it has shown life since");
+        assert_eq!(order(&table, later)[2], told.device, "which is hearsay");
+        assert_eq!(table.preference(later, &old.device), table.preference(later, &new.device), "it has shown life since");
     }
 
     #[test]

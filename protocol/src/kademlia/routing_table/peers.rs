@@ -256,7 +256,7 @@ impl Peers {
         found
     }
 
-    /// Of the next `compared` hints the one that failed most, else the oldest.
+    /// Of the next `compared` hints the one that failed most, else the one that nobody has named for longest.
     pub(super) fn worst_of_some_hints(&mut self, compared: usize) -> Option<DeviceKey> {
         let mut worst: Option<(u8, std::cmp::Reverse<Secs>, Slot)> = None;
         let mut seen = 0;
@@ -264,7 +264,7 @@ impl Peers {
             self.cursor = (self.cursor + 1) % self.peers.len();
             let slot = Slot(u32::try_from(self.cursor).unwrap_or(u32::MAX));
             let Some(peer) = self.at(slot).filter(|peer| !peer.is_live()) else { continue };
-            worst = worst.max(Some((peer.failures, std::cmp::Reverse(peer.added), slot)));
+            worst = worst.max(Some((peer.failures, std::cmp::Reverse(peer.seen), slot)));
             seen += 1;
             if seen >= compared {
                 break;
