@@ -78,6 +78,11 @@ impl Authority {
     /// [`Refusal`]: what is wrong, or that it has to be tried later.
     pub fn renew(&mut self, request: &RenewRequest, asker: &Asker, now: UnixTime) -> Result<EnrolGrant, Refusal> {
         self.admit(asker, now)?;
+        self.renew_admitted(request, asker, now)
+    }
+
+    /// The same for a request that was counted before.
+    pub(super) fn renew_admitted(&mut self, request: &RenewRequest, asker: &Asker, now: UnixTime) -> Result<EnrolGrant, Refusal> {
         let user = self.check_renewal(request, asker, now)?;
         let store = self.store.clone();
         let certificate = store
@@ -122,7 +127,8 @@ impl Authority {
         Ok(user)
     }
 
-    fn admit(&mut self, asker: &Asker, now: UnixTime) -> Result<(), Refusal> {
+    /// Counts a request, before anything is done for it.
+    pub(super) fn admit(&mut self, asker: &Asker, now: UnixTime) -> Result<(), Refusal> {
         if self.limiter.admit_request(asker.network, &self.policy, now) {
             Ok(())
         } else {

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::authority::{CertifyWish, EnrolAnswer, EnrolResult, Refusal, RefusalCode, RenewRequest};
+use halloo_protocol::authority::{CertifyWish, EnrolGrant, Refusal, RefusalCode, RenewRequest};
 use halloo_protocol::identity::{UserId, Username};
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
@@ -13,10 +13,10 @@ use halloo_protocol::linked::{
 };
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::UnixTime;
-use halloo_protocol::wire::{Extensions, Frame, Message, Signed};
+use halloo_protocol::wire::{Frame, Signed};
 
 use super::certify::HINT_SECS_MIN;
-use super::{Asker, Authority, refuse};
+use super::{Asker, Authority, answer, refuse};
 use crate::event_loop::EventLoop;
 use crate::store::{NameState, StoreError};
 
@@ -191,11 +191,18 @@ fn judge(
 
 // In the running node.
 impl EventLoop {
-    /// Looks at the proof in a wish before the request is judged. `Some`: what is answered instead.
-    pub(crate) fn look_at_wish(&mut self, frame: &Frame, asker: &Asker) -> Option<Frame> {
-        let request = (frame.kind == RenewRequest::KIND).then(|| frame.parse::<RenewRequest>().ok()).flatten()?;
-        let refusal = self.prove_wish(&request, asker).err()?;
-        Some(Frame::new(frame.id, &EnrolAnswer { result: EnrolResult::Refused(refusal), extensions: Extensions::none() }))
+    /// Answers a peer who asks for a fresh certificate; the proof in a wish is looked at first.
+    pub(crate) fn answer_renewal(&mut self, frame: &Frame, asker: &Asker) -> Frame {
+        answer(frame, |request| self.renew_for_peer(request, asker))
+    }
+
+    fn renew_for_peer(&mut self, request: &RenewRequest, asker: &Asker) -> Result<EnrolGrant, Refusal> {
+        let now = self.now().unix;
+        let gone = || refuse(RefusalCode::UNAVAILABLE, "this node is no authority any more");
+        // Signatures cost more than the rest of a request: it is counted before they are checked.
+        self.authority.as_mut().ok_or_else(gone)?.admit(asker, now)?;
+        self.prove_wish(request, asker)?;
+        self.authority.as_mut().ok_or_else(gone)?.renew_admitted(request, asker, now)
     }
 
     /// What a wish proves is known from then on.
