@@ -8,7 +8,7 @@ use halloo_protocol::key::IdentityKey;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Signed};
 
-use super::certify::{Hints, take_wish, wanted};
+use super::certify::{Hints, drop_proved, take_wish, wanted};
 use super::revoke::still_matters;
 use super::signing::{BACKDATE_SECS, next_serial};
 use super::{Asker, Authority, refuse};
@@ -282,6 +282,7 @@ impl Authority {
         }
         let old = std::mem::replace(&mut row.identity, body.identity);
         row.former.push(old);
+        drop_proved(tx, &body.name)?;
         let certificate = self.issue_into(tx, &body.name, &mut row, now)?;
         let serial = certificate.unverified().serial;
         tx.log_authority(now, &LogEvent::Succeeded { name: body.name.clone(), old, new: body.identity, serial })?;

@@ -9,7 +9,8 @@ use halloo_protocol::authority::{CertifyWish, EnrolGrant, Refusal, RefusalCode, 
 use halloo_protocol::identity::{UserId, Username};
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
-    ASSOCIATION_SECS_MAX, Association, AssociationError, LinkedId, ProofError, TrustedProofs, verify_proof,
+    ASSOCIATION_SECS_MAX, AddressProof, Association, AssociationError, LinkedId, ProofError, ProofMethod, TrustedProofs,
+    verify_proof,
 };
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::UnixTime;
@@ -186,7 +187,14 @@ fn judge(
         return Err(NotProved::OtherIdentity);
     }
     let proved_at = verify_proof(said, Some(proof), trusted, now)?;
-    Ok(said.not_after.min(proved_at.plus_secs(ASSOCIATION_SECS_MAX)))
+    let until = said.not_after.min(proved_at.plus_secs(ASSOCIATION_SECS_MAX));
+    Ok(word_ends(said, proof).map_or(until, |end| until.min(end)))
+}
+
+/// When an authority's word that was checked shows nothing more: it has an end, and so has the key that signs it.
+fn word_ends(said: &Association, proof: &[u8]) -> Option<UnixTime> {
+    let proof = (said.method == ProofMethod::AUTHORITY_WORD).then(|| AddressProof::read(proof).ok()).flatten()?;
+    Some(proof.word.unverified().not_after.min(proof.signing.unverified().not_after))
 }
 
 // In the running node.
