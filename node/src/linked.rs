@@ -241,6 +241,7 @@ impl EventLoop {
         self.slow_start();
         self.told_start();
         self.listings_start();
+        self.certifications_start();
         self.logins_start();
         self.book_start();
         let read = self.store.read::<_, StoreError>(|view| {
