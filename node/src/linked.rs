@@ -211,7 +211,7 @@ pub(crate) struct LinkedState {
     /// What has shown what was seen, where it wasn't the place.
     seen_by: BTreeMap<(LinkedId, LinkedId), Carrier>,
     /// Whose presence shows it now.
-    present: BTreeSet<(LinkedId, LinkedId)>,
+    present: presence::Present,
     note_present_at: Option<Instant>,
     /// Providers whose tokens count.
     providers: Providers,
@@ -241,6 +241,7 @@ impl EventLoop {
         self.slow_start();
         self.told_start();
         self.listings_start();
+        self.certifications_start();
         self.logins_start();
         self.book_start();
         let read = self.store.read::<_, StoreError>(|view| {
@@ -662,6 +663,7 @@ impl EventLoop {
         let is_worth_keeping = seen.association.is_some() || before.as_ref().is_some_and(|before| before.association.is_some());
         let seen = seen.after(before.as_ref());
         self.linked.seen_by.remove(&key);
+        self.linked.present.seen(&key, &seen);
         self.linked.known.insert(key, seen);
         if is_worth_keeping {
             self.keep_sightings_soon();

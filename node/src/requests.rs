@@ -156,10 +156,8 @@ impl EventLoop {
             (Some(_), Some(asker)) if matches!(frame.kind, CodeRequest::KIND | CodeShow::KIND) => {
                 self.answer_code(frame, &asker, now)
             }
-            (Some(_), Some(asker)) => {
-                let looked = self.look_at_wish(frame, &asker);
-                looked.or_else(|| self.authority.as_mut()?.handle_frame(frame, &asker, now))
-            }
+            (Some(_), Some(asker)) if frame.kind == RenewRequest::KIND => Some(self.answer_renewal(frame, &asker)),
+            (Some(authority), Some(asker)) => authority.handle_frame(frame, &asker, now),
             _ => None,
         };
         let answer = answer.unwrap_or_else(|| unsupported(frame.id));

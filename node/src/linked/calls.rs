@@ -421,7 +421,7 @@ impl EventLoop {
         let place = text.parse::<LinkedId>().ok()?;
         let said = self.account_with(&place).and_then(|account| self.linked.known.get(&(account, place.clone())));
         let said = said.and_then(|seen| seen.holds(self.now().unix).ok());
-        said.map(|said| said.user.clone()).or_else(|| self.found_user(&place).cloned())
+        said.or_else(|| self.found_lately(&place)).map(|said| said.user.clone())
     }
 
     /// The own account in whose contact list somebody is; a connected one if there are several.

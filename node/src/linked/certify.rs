@@ -2,6 +2,7 @@
 //!
 //! A hint is a piece of the slow hash of the identity, so both wait for that first ([`super::slow`]). The authority's answer is a certificate like any other.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::authority::{CertifyWish, RenewRequest};
@@ -15,7 +16,13 @@ use crate::handle::Reply;
 use crate::handle::authority::{AuthorityCertified, AuthorityError, EnrolError, Enrolled};
 use crate::handle::linked::{LinkCertified, LinkError};
 use crate::handle::problem::NodeError;
+use crate::store::StoreError;
 use crate::timestamp::Timestamp;
+
+const WISHED: &str = "linked certificate wishes";
+
+/// Identities that are wished; a certificate hints at fewer.
+const WISHED_MAX: usize = 32;
 
 /// Wishes under way, of both kinds.
 const WAITING_MAX: usize = 16;
@@ -64,12 +71,39 @@ impl Waiting {
     }
 }
 
-/// What waits, and since when.
+/// What waits, and until when, and what the user wishes.
 #[derive(Debug, Default)]
-pub(super) struct Certifications(Vec<(Waiting, Instant)>);
+pub(super) struct Certifications {
+    waiting: Vec<(Waiting, Instant)>,
+    /// Identities that the certificate is to hint at: one that was renewed when a proof was about to end does without.
+    wished: BTreeSet<LinkedId>,
+}
 
 // The own certificate.
 impl EventLoop {
+    pub(super) fn certifications_start(&mut self) {
+        match self.store.read::<_, StoreError>(|view| view.setting_value::<Vec<LinkedId>>(WISHED)) {
+            Ok(wished) => self.linked.certifications.wished = wished.unwrap_or_default().into_iter().collect(),
+            Err(error) => warn!(%error, "at what the certificate is to hint isn't read"),
+        }
+    }
+
+    /// Remembers what the user wishes.
+    fn note_wish(&mut self, id: &LinkedId, is_wanted: bool) {
+        let wished = &mut self.linked.certifications.wished;
+        let is_changed = if !is_wanted {
+            wished.remove(id)
+        } else if wished.len() < WISHED_MAX {
+            wished.insert(id.clone())
+        } else {
+            false
+        };
+        let wished: Vec<LinkedId> = wished.iter().cloned().collect();
+        if is_changed && let Err(error) = self.store.transaction::<_, StoreError>(|tx| tx.put_setting_value(WISHED, &wished)) {
+            warn!(%error, "at what the certificate is to hint isn't written");
+        }
+    }
+
     pub(super) fn certify_own(&mut self, text: &str, is_wanted: bool, reply: Reply<LinkCertified, LinkError>) {
         let id = match text.parse::<LinkedId>() {
             Ok(id) => id,
@@ -79,20 +113,25 @@ impl EventLoop {
             let reason = "a certificate comes from an authority, and this user has none: halloo enrol".to_owned();
             return reply.send(Err(LinkError::Options { reason }));
         }
-        if self.linked.certifications.0.len() >= WAITING_MAX {
+        if self.linked.certifications.waiting.len() >= WAITING_MAX {
             return reply.send(Err(NodeError::LimitReached { what: "wishes for certificates", max: WAITING_MAX }.into()));
         }
+        if !is_wanted {
+            // Whatever the authority says.
+            self.note_wish(&id, false);
+        }
         let waiting = Waiting::Own(Certifying { id: id.clone(), is_wanted, tries: 0, reply: Some(reply) });
-        self.linked.certifications.0.push((waiting, Instant::now() + HASH_AT_MOST));
+        self.linked.certifications.waiting.push((waiting, Instant::now() + HASH_AT_MOST));
         if self.slow_of(&id).is_some() {
             self.certify_slow_known(&id);
         }
     }
 
-    /// There is a newer proof of an account at which the certificate hints: the authority is shown it, for the hint to outlast the old one.
+    /// There is a newer proof of an account at which the certificate hints, or is to: the authority is shown it, for the hint to outlast the old one.
     pub(super) fn certify_anew(&mut self, id: &LinkedId) {
         let is_hinted = self.linked.slow.known(id).is_some_and(|slow| self.is_certified(slow.indicator));
-        if is_hinted && self.linked.certifications.0.len() < WAITING_MAX {
+        let is_wished = is_hinted || self.linked.certifications.wished.contains(id);
+        if is_wished && self.linked.certifications.waiting.len() < WAITING_MAX {
             self.ask_to_certify(Certifying { id: id.clone(), is_wanted: true, tries: 0, reply: None });
         }
     }
@@ -125,13 +164,14 @@ impl EventLoop {
         let answer = match outcome {
             Err(EnrolError::Busy { .. }) if certifying.tries < TRIES => {
                 certifying.tries += 1;
-                self.linked.certifications.0.push((Waiting::Own(certifying), Instant::now() + AGAIN_AFTER));
+                self.linked.certifications.waiting.push((Waiting::Own(certifying), Instant::now() + AGAIN_AFTER));
                 return;
             }
             Err(error) => Err(failed(error.to_string())),
             Ok(granted) => {
                 let is_certified = self.slow_of(id).is_some_and(|slow| self.is_certified(slow.indicator));
                 if is_certified == *is_wanted {
+                    self.note_wish(&id.clone(), is_certified);
                     info!(%id, is_certified, "the certificate is another");
                     Ok(LinkCertified { id: id.to_string(), is_certified, not_after: granted.not_after })
                 } else {
@@ -159,12 +199,12 @@ impl EventLoop {
         if !is_certified {
             return reply.send(self.certify_now(&name, &id, None));
         }
-        if self.linked.certifications.0.len() >= WAITING_MAX {
+        if self.linked.certifications.waiting.len() >= WAITING_MAX {
             let error = NodeError::LimitReached { what: "identities being certified", max: WAITING_MAX };
             return reply.send(Err(error.into()));
         }
         let waiting = Waiting::Operator { name, id: id.clone(), reply };
-        self.linked.certifications.0.push((waiting, Instant::now() + HASH_AT_MOST));
+        self.linked.certifications.waiting.push((waiting, Instant::now() + HASH_AT_MOST));
         if self.slow_of(&id).is_some() {
             self.certify_slow_known(&id);
         }
@@ -199,12 +239,12 @@ impl EventLoop {
     /// A slow hash is known, or can't be: whoever waits for it goes on.
     pub(super) fn certify_slow_known(&mut self, id: &LinkedId) {
         let slow = self.linked.slow.known(id).cloned();
-        let all = std::mem::take(&mut self.linked.certifications.0);
+        let all = std::mem::take(&mut self.linked.certifications.waiting);
         let (ready, waiting): (Vec<_>, Vec<_>) = all.into_iter().partition(|(waiting, _)| waiting.id() == id);
-        self.linked.certifications.0 = waiting;
+        self.linked.certifications.waiting = waiting;
         for (waiting, until) in ready {
             match (waiting, &slow) {
-                (waiting, None) => self.linked.certifications.0.push((waiting, until)),
+                (waiting, None) => self.linked.certifications.waiting.push((waiting, until)),
                 (Waiting::Own(certifying), Some(_)) => self.ask_to_certify(certifying),
                 (Waiting::Operator { name, id, reply }, Some(slow)) => {
                     reply.send(self.certify_now(&name, &id, Some(slow.indicator)));
@@ -214,9 +254,9 @@ impl EventLoop {
     }
 
     pub(super) fn certify_tick(&mut self, now: Instant) {
-        let all = std::mem::take(&mut self.linked.certifications.0);
+        let all = std::mem::take(&mut self.linked.certifications.waiting);
         let (over, waiting): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, until)| *until <= now);
-        self.linked.certifications.0 = waiting;
+        self.linked.certifications.waiting = waiting;
         for (waiting, _) in over {
             match waiting {
                 // It was asked before: now again.

@@ -5,13 +5,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use halloo_protocol::identity::UserId;
 use halloo_protocol::kademlia::{ListingReport, ListingSearch, QueryId};
 use halloo_protocol::linked::{
     Association, Carrier, FoundListing, LinkedId, Listing, ListingParams, PlacedListing, Sighting, System, verify_proof,
 };
 use halloo_protocol::time::UnixTime;
-use halloo_protocol::wire::Extensions;
+use halloo_protocol::wire::{Extensions, Signed};
 use tracing::{debug, info, warn};
 
 use crate::event_loop::EventLoop;
@@ -83,7 +82,7 @@ pub(super) struct Listings {
     own: BTreeMap<LinkedId, OwnListing>,
     finds: Vec<Find>,
     /// Who was proved to be somebody elsewhere, and when; for those who are in no contact list.
-    found: VecDeque<(LinkedId, UserId, Instant)>,
+    found: VecDeque<(LinkedId, Association, Instant)>,
     /// What the user has said of accounts.
     listed: BTreeMap<LinkedId, bool>,
 }
@@ -266,10 +265,17 @@ impl EventLoop {
         self.begin_find(id, FindAim::File(source, reply));
     }
 
-    /// Who was found for an identity elsewhere, lately.
-    pub(super) fn found_user(&self, id: &LinkedId) -> Option<&UserId> {
+    /// Who was found for an identity elsewhere, lately; nobody whom its place denies by now.
+    pub(super) fn found_lately(&self, id: &LinkedId) -> Option<&Association> {
         let found = self.linked.listings.found.iter().find(|(found, _, at)| found == id && at.elapsed() < FOUND_FOR);
-        found.map(|(_, user, _)| user)
+        found.map(|(_, said, _)| said).filter(|said| !self.is_denied_by_place(id, said))
+    }
+
+    /// Whether what was seen of an identity speaks against what a listing says: the owner of the account has the last word, wherever it was seen.
+    fn is_denied_by_place(&self, id: &LinkedId, said: &Association) -> bool {
+        let now = self.now().unix;
+        let mut seen = self.linked.known.iter().filter(|((_, place), _)| place == id);
+        seen.any(|(_, sighting)| is_against(sighting, said, now))
     }
 
     fn begin_find(&mut self, id: LinkedId, aim: FindAim) {
@@ -341,20 +347,18 @@ impl EventLoop {
     /// What shows that what a listing says is so; `None` if nothing does.
     fn listing_proof(&self, id: &LinkedId, found: &FoundListing) -> Option<FoundProof> {
         let said = found.association.unverified();
-        let is_said = |association: &Association| association.user == said.user && association.identity == said.identity;
+        if self.is_denied_by_place(id, said) {
+            return None;
+        }
         let now = self.now().unix;
-        // The owner of the account has the last word, wherever it was seen.
-        let seen = self.linked.known.iter().filter(|((_, place), _)| place == id);
-        let mut shown = seen.filter_map(|(_, sighting)| sighting.holds(now).ok());
-        let by_itself = self.proved_at(found).is_some();
-        match shown.next() {
-            Some(shown) if !is_said(shown) => None,
-            _ if by_itself => Some(FoundProof::Proof),
-            Some(_) => Some(FoundProof::Place),
-            None => {
-                let is_certified = found.is_certified && self.carriers().has(Carrier::Certificate);
-                is_certified.then_some(FoundProof::Certificate)
-            }
+        let is_shown = self.linked.known.iter().any(|((_, place), sighting)| place == id && sighting.holds(now).is_ok());
+        if self.proved_at(found).is_some() {
+            Some(FoundProof::Proof)
+        } else if is_shown {
+            Some(FoundProof::Place)
+        } else {
+            let is_certified = found.is_certified && self.carriers().has(Carrier::Certificate);
+            is_certified.then_some(FoundProof::Certificate)
         }
     }
 
@@ -390,7 +394,7 @@ impl EventLoop {
         let found = &mut self.linked.listings.found;
         found.retain(|(known, _, at)| known != id && at.elapsed() < FOUND_FOR);
         found.truncate(FOUND_MAX - 1);
-        found.push_front((id.clone(), said.user.clone(), Instant::now()));
+        found.push_front((id.clone(), said.clone(), Instant::now()));
         Ok(said)
     }
 
@@ -438,7 +442,52 @@ impl EventLoop {
     }
 }
 
+/// Whether a sighting speaks against what is said elsewhere of the same identity: it shows another user, or that it was taken back since.
+fn is_against(sighting: &Sighting, said: &Association, now: UnixTime) -> bool {
+    let Some(shown) = sighting.association.as_ref().map(Signed::unverified) else { return false };
+    let is_same = shown.user == said.user && shown.identity == said.identity;
+    match sighting.holds(now) {
+        Ok(_) => !is_same,
+        Err(_) => shown.is_revoked && !(is_same && said.serial > shown.serial),
+    }
+}
+
 /// Somebody elsewhere isn't known here.
 fn unknown(id: &LinkedId, reason: &str) -> UsernameError {
     UsernameError::Invalid { username: id.to_string(), reason: reason.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use halloo_protocol::identity::UserId;
+    use halloo_protocol::key::{IdentityKey, SecretKey};
+    use halloo_protocol::linked::{AssociationParams, ProofMethod};
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_800_000_000);
+
+    #[test]
+    fn the_place_has_the_last_word_also_when_it_was_taken_back() {
+        let linked: LinkedId = "mailto:bob@there.example".parse().expect("an address");
+        let (key, other) = (SecretKey::from_bytes([1; 32]), SecretKey::from_bytes([2; 32]));
+        let says = |key: &SecretKey, last_serial| {
+            let user = UserId::Key(IdentityKey(key.public()));
+            let method = ProofMethod::AUTHORITY_WORD;
+            Association::sign(AssociationParams { user, linked: linked.clone(), method, last_serial, now: NOW }, key)
+        };
+        let seen =
+            |association: &Signed<Association>| Sighting { association: Some(association.clone()), ..Sighting::nothing(NOW) };
+        let said = says(&key, 0);
+        let is_against = |seen: &Sighting, said: &Signed<Association>, now| is_against(seen, said.unverified(), now);
+        assert!(!is_against(&Sighting::nothing(NOW), &said, NOW) && !is_against(&seen(&said), &said, NOW));
+        let others = seen(&says(&other, 0));
+        assert!(is_against(&others, &said, NOW));
+        let over = says(&other, 0).unverified().not_after.plus_secs(1);
+        assert!(!is_against(&others, &said, over), "it says nothing any more");
+        let revoked = Signed::sign(Association { is_revoked: true, serial: NOW.0 + 5, ..said.unverified().clone() }, &key);
+        assert!(is_against(&seen(&revoked), &said, NOW), "taken back since");
+        assert!(is_against(&seen(&revoked), &says(&other, NOW.0 + 9), NOW), "and it is nobody else's by that");
+        assert!(!is_against(&seen(&revoked), &says(&key, NOW.0 + 9), NOW), "linked again");
+    }
 }

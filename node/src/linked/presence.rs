@@ -3,10 +3,12 @@
 //! What a contact's client says as long as it is there counts as seen at each moment, without a look. When the client has gone it counts as what was
 //! seen at a place does, for a day. Where an account's server has no places, that is all there is.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use halloo_protocol::key::hash;
 use halloo_protocol::linked::{Association, Carrier, Heard, LinkedId, Sighting, System};
-use halloo_protocol::wire::Signed;
+use halloo_protocol::wire::{self, Signed};
 use tracing::debug;
 
 use super::logins;
@@ -14,6 +16,41 @@ use crate::event_loop::EventLoop;
 
 /// What is said in presence is noted as seen so often, for own devices and for afterwards.
 const NOTE_EVERY: Duration = Duration::from_secs(600);
+
+/// What contacts' clients say now, by account and place: which association, for the place may show another one.
+#[derive(Debug, Default)]
+pub(super) struct Present(BTreeMap<(LinkedId, LinkedId), [u8; 32]>);
+
+impl Present {
+    fn hear(&mut self, key: (LinkedId, LinkedId), association: &Signed<Association>) {
+        self.0.insert(key, digest(association));
+    }
+
+    /// Something was seen: what is heard counts no more if that was another association.
+    pub(super) fn seen(&mut self, key: &(LinkedId, LinkedId), seen: &Sighting) {
+        if self.0.contains_key(key) && !self.says(key, Some(seen)) {
+            self.0.remove(key);
+        }
+    }
+
+    pub(super) fn remove(&mut self, key: &(LinkedId, LinkedId)) {
+        self.0.remove(key);
+    }
+
+    fn contains(&self, key: &(LinkedId, LinkedId)) -> bool {
+        self.0.contains_key(key)
+    }
+
+    /// Whether what is known is what is heard now.
+    fn says(&self, key: &(LinkedId, LinkedId), known: Option<&Sighting>) -> bool {
+        let known = known.and_then(|known| known.association.as_ref());
+        known.is_some_and(|known| self.0.get(key) == Some(&digest(known)))
+    }
+}
+
+fn digest(association: &Signed<Association>) -> [u8; 32] {
+    hash("halloo association present", &[&wire::encode(association)])
+}
 
 // The own accounts.
 impl EventLoop {
@@ -46,10 +83,11 @@ impl EventLoop {
             Ok(Heard::News(seen)) if self.is_of_merged(&seen) => {}
             Ok(Heard::News(seen)) => {
                 let holds = seen.holds(now).is_ok();
+                let said = seen.association.clone();
                 self.take_sighting(account, at, *seen);
-                if holds {
+                if let Some(said) = said.filter(|_| holds) {
                     self.linked.seen_by.insert(key.clone(), Carrier::Presence);
-                    self.linked.present.insert(key);
+                    self.linked.present.hear(key, &said);
                     // The leave stands there, if anything does.
                     self.look_soon(account, at);
                 } else {
@@ -58,7 +96,10 @@ impl EventLoop {
                 self.linked_looked(account, at, true);
             }
             Ok(Heard::Known) => {
-                self.linked.present.insert(key);
+                let known = self.linked.known.get(&key).and_then(|known| known.association.as_ref());
+                if let Some(known) = known {
+                    self.linked.present.hear(key, known);
+                }
                 self.note_present();
             }
             Ok(Heard::Disputed) => self.look_soon(account, at),
@@ -74,7 +115,7 @@ impl EventLoop {
 
     /// An account isn't connected, or not any more: nobody is heard over it.
     pub(super) fn nobody_heard(&mut self, account: &LinkedId) {
-        self.linked.present.retain(|(over, _)| over != account);
+        self.linked.present.0.retain(|(over, _), _| over != account);
     }
 
     /// Whether what is known of an identity came in its presence last.
@@ -86,7 +127,7 @@ impl EventLoop {
     /// looked at, for there may be none. `Some`: it is kept, and whether it counts as seen.
     pub(super) fn nothing_but_presence(&mut self, account: &LinkedId, at: &LinkedId) -> Option<bool> {
         let key = (account.clone(), at.clone());
-        if self.linked.present.contains(&key) {
+        if self.linked.present.says(&key, self.linked.known.get(&key)) {
             self.note_present();
             return Some(true);
         }
@@ -97,18 +138,55 @@ impl EventLoop {
     pub(super) fn note_present(&mut self) {
         let now = self.now().unix;
         let linked = &mut self.linked;
-        for key in &linked.present {
-            if let Some(seen) = linked.known.get_mut(key) {
+        for key in linked.present.0.keys() {
+            if let Some(seen) = linked.known.get_mut(key).filter(|seen| linked.present.says(key, Some(&**seen))) {
                 seen.read_at = now;
             }
         }
     }
 
     pub(super) fn linked_presence_tick(&mut self, now: Instant) {
-        if !self.linked.present.is_empty() && self.linked.note_present_at.is_none_or(|at| at <= now) {
+        if !self.linked.present.0.is_empty() && self.linked.note_present_at.is_none_or(|at| at <= now) {
             self.linked.note_present_at = Some(now + NOTE_EVERY);
             self.note_present();
             self.share_links_soon();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use halloo_protocol::identity::UserId;
+    use halloo_protocol::key::{IdentityKey, SecretKey};
+    use halloo_protocol::linked::{AssociationParams, ProofMethod};
+    use halloo_protocol::time::UnixTime;
+
+    use super::*;
+
+    const NOW: UnixTime = UnixTime(1_800_000_000);
+
+    fn seen(of: &LinkedId, seed: u8) -> Sighting {
+        let key = SecretKey::from_bytes([seed; 32]);
+        let user = UserId::Key(IdentityKey(key.public()));
+        let params = AssociationParams { user, linked: of.clone(), method: ProofMethod::OWN_ITEM, last_serial: 0, now: NOW };
+        Sighting { association: Some(Association::sign(params, &key)), ..Sighting::nothing(NOW) }
+    }
+
+    #[test]
+    fn what_is_heard_keeps_alive_itself_and_nothing_else_that_the_place_shows() {
+        let id = |name: &str| -> LinkedId { format!("xmpp:{name}@there.example").parse().expect("an address") };
+        let (key, mut present) = ((id("alice"), id("bob")), Present::default());
+        let (first, other) = (seen(&key.1, 1), seen(&key.1, 2));
+        let heard = first.association.as_ref().expect("said");
+        present.hear(key.clone(), heard);
+        present.seen(&key, &first);
+        assert!(present.says(&key, Some(&first)), "the place shows the same");
+        assert!(!present.says(&key, Some(&other)) && !present.says(&key, None));
+        // The place shows another: that it is taken away from there counts, whoever is there in presence.
+        present.seen(&key, &other);
+        assert!(!present.says(&key, Some(&other)) && !present.contains(&key));
+        present.hear(key.clone(), heard);
+        present.seen(&key, &Sighting::nothing(NOW));
+        assert!(!present.contains(&key));
     }
 }

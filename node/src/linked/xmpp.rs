@@ -358,6 +358,7 @@ impl LinkedSystem for XmppAccount {
             }
             self.take_other(incoming).await?;
         }
+        self.changes.extend(self.presences.told_late(Instant::now()));
         Ok(std::mem::take(&mut self.changes))
     }
 

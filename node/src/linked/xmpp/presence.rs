@@ -39,18 +39,20 @@ pub(super) struct Presences {
     announced: Option<Announced>,
     /// By whom an association is shown at present: by which client, and the association's hash.
     heard: BTreeMap<LinkedId, (String, [u8; 32])>,
+    /// What came too often to be told on: the last that each contact's client has said, told when its time comes.
+    late: BTreeMap<LinkedId, (String, Box<Signed<Association>>)>,
     changes: RateLimiter<LinkedId>,
 }
 
 impl Presences {
     pub(super) fn new() -> Self {
-        let (contacts, readers, heard) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
-        Self { contacts, readers, announced: None, heard, changes: RateLimiter::new(CONTACTS_MAX) }
+        let (contacts, readers, heard, late) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new(), BTreeMap::new());
+        Self { contacts, readers, announced: None, heard, late, changes: RateLimiter::new(CONTACTS_MAX) }
     }
 
     /// A new connection: nothing is said on it yet. Rates go on.
     pub(super) fn begin(&mut self, list: &[ListEntry]) {
-        (self.announced, self.heard) = (None, BTreeMap::new());
+        (self.announced, self.heard, self.late) = (None, BTreeMap::new(), BTreeMap::new());
         self.contacts.clear();
         self.readers.clear();
         list.iter().for_each(|entry| self.change(entry));
@@ -69,6 +71,7 @@ impl Presences {
         set(&mut self.readers, entry.is_reader);
         if !entry.is_contact {
             self.heard.remove(&entry.id);
+            self.late.remove(&entry.id);
         }
     }
 
@@ -98,17 +101,37 @@ impl Presences {
         let is_its = self.heard.get(&at).is_some_and(|(known, _)| *known == client);
         let Some(association) = association.filter(|_| is_contact) else {
             let answer = is_available.then(|| self.answer(&at, &client, now)).flatten();
+            if self.late.get(&at).is_some_and(|(late, _)| *late == client) {
+                self.late.remove(&at);
+            }
             // Other clients of theirs know nothing of it; the one that has shown it has ended, or shows it no more.
             return (is_its.then(|| self.heard.remove(&at)).map(|_| News::NotPresent { at }), answer);
         };
-        let digest = hash("halloo presence heard", &[&wire::encode(&*association)]);
+        self.late.remove(&at);
+        let digest = digest(&association);
         let is_same = self.heard.get(&at).is_some_and(|(_, known)| *known == digest);
-        if is_same || self.changes.take(&at, CHANGES, now).is_err() {
+        if is_same {
+            return (None, None);
+        }
+        if self.changes.take(&at, CHANGES, now).is_err() {
+            self.late.insert(at, (client, association));
             return (None, None);
         }
         let answer = self.answer(&at, &client, now);
         self.heard.insert(at.clone(), (client, digest));
         (Some(News::Present { at, association }), answer)
+    }
+
+    /// What came too often and can be told on now.
+    pub(super) fn told_late(&mut self, now: Instant) -> Vec<News> {
+        let Self { late, heard, changes, .. } = self;
+        let may: Vec<LinkedId> = late.keys().filter(|at| changes.take(at, CHANGES, now).is_ok()).cloned().collect();
+        let told = may.into_iter().filter_map(|at| {
+            let (client, association) = late.remove(&at)?;
+            heard.insert(at.clone(), (client, digest(&association)));
+            Some(News::Present { at, association })
+        });
+        told.collect()
     }
 
     /// Whoever comes where others were told one by one is told as well: their server has nothing of it.
@@ -123,8 +146,14 @@ impl Presences {
     }
 }
 
+fn digest(association: &Signed<Association>) -> [u8; 32] {
+    hash("halloo presence heard", &[&wire::encode(association)])
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use halloo_protocol::identity::UserId;
     use halloo_protocol::key::{IdentityKey, SecretKey};
     use halloo_protocol::linked::{AssociationParams, ProofMethod};
@@ -195,6 +224,22 @@ mod tests {
         let changes = (0..200).filter(|turn| presences.hear(says("bob", "h", Some(association("bob", *turn))), now).0.is_some());
         assert_eq!(changes.count(), 6);
         assert!(presences.hear(says("carol", "h", Some(association("carol", 1))), now).0.is_some(), "others aren't kept out");
+        // The last of them is told when its time comes, once.
+        assert!(presences.told_late(now).is_empty());
+        let later = now + Duration::from_secs(3_600);
+        let told = presences.told_late(later);
+        let last = association("bob", 199);
+        assert!(
+            matches!(told.as_slice(), [News::Present { at, association }] if *at == id("bob") && **association == last),
+            "{told:?}"
+        );
+        assert!(presences.told_late(later).is_empty() && presences.late.is_empty());
+        assert!(presences.hear(says("bob", "h", Some(last)), later).0.is_none(), "as before");
+        // Not of who has gone meanwhile.
+        (0..200).for_each(|turn| drop(presences.hear(says("bob", "h", Some(association("bob", turn))), later)));
+        assert!(!presences.late.is_empty());
+        presences.hear(gone("bob", "h"), later);
+        assert!(presences.late.is_empty());
     }
 
     #[test]

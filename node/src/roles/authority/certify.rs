@@ -114,6 +114,15 @@ pub(super) fn wanted(tx: &View, name: &Username, now: UnixTime) -> Result<Hints,
     Ok(Hints { indicators, until: hinted.into_iter().filter_map(until).min() })
 }
 
+/// What was proved was proved of a key that the name doesn't belong to any more. What the operator has said stays.
+pub(super) fn drop_proved(tx: &Transaction, name: &Username) -> Result<(), StoreError> {
+    let (mut all, mut words) = (known(tx, name)?, words(tx, name)?);
+    all.retain(|certified| !matches!(word(&words, &certified.id), Some(Word::Proved(_))));
+    words.retain(|(_, word)| *word == Word::TakenBack);
+    tx.put_setting_value(&setting(name), &all)?;
+    tx.put_setting_value(&words_setting(name), &words)
+}
+
 /// Takes a user's wish for their next certificate.
 pub(super) fn take_wish(
     tx: &Transaction,

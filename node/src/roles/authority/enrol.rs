@@ -8,7 +8,7 @@ use halloo_protocol::key::IdentityKey;
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Extensions, Signed};
 
-use super::certify::{Hints, take_wish, wanted};
+use super::certify::{Hints, drop_proved, take_wish, wanted};
 use super::revoke::still_matters;
 use super::signing::{BACKDATE_SECS, next_serial};
 use super::{Asker, Authority, refuse};
@@ -78,6 +78,11 @@ impl Authority {
     /// [`Refusal`]: what is wrong, or that it has to be tried later.
     pub fn renew(&mut self, request: &RenewRequest, asker: &Asker, now: UnixTime) -> Result<EnrolGrant, Refusal> {
         self.admit(asker, now)?;
+        self.renew_admitted(request, asker, now)
+    }
+
+    /// The same for a request that was counted before.
+    pub(super) fn renew_admitted(&mut self, request: &RenewRequest, asker: &Asker, now: UnixTime) -> Result<EnrolGrant, Refusal> {
         let user = self.check_renewal(request, asker, now)?;
         let store = self.store.clone();
         let certificate = store
@@ -122,7 +127,8 @@ impl Authority {
         Ok(user)
     }
 
-    fn admit(&mut self, asker: &Asker, now: UnixTime) -> Result<(), Refusal> {
+    /// Counts a request, before anything is done for it.
+    pub(super) fn admit(&mut self, asker: &Asker, now: UnixTime) -> Result<(), Refusal> {
         if self.limiter.admit_request(asker.network, &self.policy, now) {
             Ok(())
         } else {
@@ -276,6 +282,7 @@ impl Authority {
         }
         let old = std::mem::replace(&mut row.identity, body.identity);
         row.former.push(old);
+        drop_proved(tx, &body.name)?;
         let certificate = self.issue_into(tx, &body.name, &mut row, now)?;
         let serial = certificate.unverified().serial;
         tx.log_authority(now, &LogEvent::Succeeded { name: body.name.clone(), old, new: body.identity, serial })?;

@@ -5,18 +5,19 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::authority::{CertifyWish, EnrolAnswer, EnrolResult, Refusal, RefusalCode, RenewRequest};
+use halloo_protocol::authority::{CertifyWish, EnrolGrant, Refusal, RefusalCode, RenewRequest};
 use halloo_protocol::identity::{UserId, Username};
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
-    ASSOCIATION_SECS_MAX, Association, AssociationError, LinkedId, ProofError, TrustedProofs, verify_proof,
+    ASSOCIATION_SECS_MAX, AddressProof, Association, AssociationError, LinkedId, ProofError, ProofMethod, TrustedProofs,
+    verify_proof,
 };
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::UnixTime;
-use halloo_protocol::wire::{Extensions, Frame, Message, Signed};
+use halloo_protocol::wire::{Frame, Signed};
 
 use super::certify::HINT_SECS_MIN;
-use super::{Asker, Authority, refuse};
+use super::{Asker, Authority, answer, refuse};
 use crate::event_loop::EventLoop;
 use crate::store::{NameState, StoreError};
 
@@ -186,16 +187,30 @@ fn judge(
         return Err(NotProved::OtherIdentity);
     }
     let proved_at = verify_proof(said, Some(proof), trusted, now)?;
-    Ok(said.not_after.min(proved_at.plus_secs(ASSOCIATION_SECS_MAX)))
+    let until = said.not_after.min(proved_at.plus_secs(ASSOCIATION_SECS_MAX));
+    Ok(word_ends(said, proof).map_or(until, |end| until.min(end)))
+}
+
+/// When an authority's word that was checked shows nothing more: it has an end, and so has the key that signs it.
+fn word_ends(said: &Association, proof: &[u8]) -> Option<UnixTime> {
+    let proof = (said.method == ProofMethod::AUTHORITY_WORD).then(|| AddressProof::read(proof).ok()).flatten()?;
+    Some(proof.word.unverified().not_after.min(proof.signing.unverified().not_after))
 }
 
 // In the running node.
 impl EventLoop {
-    /// Looks at the proof in a wish before the request is judged. `Some`: what is answered instead.
-    pub(crate) fn look_at_wish(&mut self, frame: &Frame, asker: &Asker) -> Option<Frame> {
-        let request = (frame.kind == RenewRequest::KIND).then(|| frame.parse::<RenewRequest>().ok()).flatten()?;
-        let refusal = self.prove_wish(&request, asker).err()?;
-        Some(Frame::new(frame.id, &EnrolAnswer { result: EnrolResult::Refused(refusal), extensions: Extensions::none() }))
+    /// Answers a peer who asks for a fresh certificate; the proof in a wish is looked at first.
+    pub(crate) fn answer_renewal(&mut self, frame: &Frame, asker: &Asker) -> Frame {
+        answer(frame, |request| self.renew_for_peer(request, asker))
+    }
+
+    fn renew_for_peer(&mut self, request: &RenewRequest, asker: &Asker) -> Result<EnrolGrant, Refusal> {
+        let now = self.now().unix;
+        let gone = || refuse(RefusalCode::UNAVAILABLE, "this node is no authority any more");
+        // Signatures cost more than the rest of a request: it is counted before they are checked.
+        self.authority.as_mut().ok_or_else(gone)?.admit(asker, now)?;
+        self.prove_wish(request, asker)?;
+        self.authority.as_mut().ok_or_else(gone)?.renew_admitted(request, asker, now)
     }
 
     /// What a wish proves is known from then on.

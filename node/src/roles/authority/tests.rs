@@ -248,6 +248,42 @@ fn a_proof_that_stands_by_itself_is_hinted_at_as_long_as_it_counts() {
 }
 
 #[test]
+fn a_hint_ends_with_the_word_that_shows_it() {
+    let mut authority = authority(AuthorityPolicy::lab());
+    let mut alice = user(1);
+    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let id = mail("alice");
+    let mut proof = AddressProof::read(&word(&authority, &alice, &id, NOW)).expect("just made");
+    let until = NOW.plus_secs(10 * DAY);
+    let short = AddressWord { not_after: until, ..proof.word.unverified().clone() };
+    proof.word = Signed::sign(short, &authority.signing_key);
+    let request = wish_for(&alice, &id, says(&alice, &id, NOW), proof.to_bytes());
+    let granted = ask_proved(&mut authority, &mut alice, &request, HINT, NOW).expect("proved");
+    assert_eq!(granted.indicators, [HINT]);
+    assert!(alice.not_after() <= until, "{}", alice.not_after());
+}
+
+#[test]
+fn what_was_proved_of_a_key_ends_when_the_name_goes_to_another() {
+    let mut authority = authority(AuthorityPolicy::lab());
+    let mut alice = user(1);
+    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let (proved, certified) = (mail("alice"), mail("alice.office"));
+    let proof = word(&authority, &alice, &proved, NOW);
+    let request = wish_for(&alice, &proved, says(&alice, &proved, NOW), proof);
+    assert_eq!(ask_proved(&mut authority, &mut alice, &request, HINT, NOW).expect("proved").indicators, [HINT]);
+    let by_operator = Indicator([8; 16]);
+    authority.certify(&name("alice"), &certified, Some(by_operator), NOW).expect("the operator's word");
+    wish(&mut authority, &mut alice, &certified.to_string(), true, NOW).expect("certified");
+    let signed_over = succession(&authority, "alice", 1, 2, 1);
+    succeed(&mut authority, 2, signed_over, NOW).expect("hers");
+    let hints = |authority: &Authority| {
+        authority.store.read::<_, StoreError>(|view| super::certify::wanted(view, &name("alice"), NOW)).expect("reads").indicators
+    };
+    assert_eq!(hints(&authority), [by_operator]);
+}
+
+#[test]
 fn what_proves_nothing_is_refused_and_says_why() {
     let mut authority = authority(AuthorityPolicy::lab());
     let other = open_at(&Store::in_memory().expect("memory"), AuthorityPolicy::lab(), NOW);
