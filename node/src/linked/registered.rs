@@ -16,7 +16,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use halloo_protocol::authority::{CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, CodeTag, RefusalCode, WordResult, code_in};
+use halloo_protocol::authority::{
+    CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, CodeTag, RefusalCode, WordResult, code_in,
+};
 use halloo_protocol::linked::LinkedId;
 use halloo_protocol::wire::{Extensions, Frame};
 use tokio::sync::mpsc;

@@ -339,7 +339,8 @@ mod tests {
     fn a_number_is_counted_as_one_whichever_way_it_is_reached() {
         let now = Instant::now();
         let mut codes = Codes::default();
-        let spellings = ["tel:+4930123456", "sip:+4930123456@pbx.example", "sip:004930123456@pbx.example", "sip:49-30-123456@other.example"];
+        let spellings =
+            ["tel:+4930123456", "sip:+4930123456@pbx.example", "sip:004930123456@pbx.example", "sip:49-30-123456@other.example"];
         let admitted = spellings.iter().zip(0u8..).filter(|(text, seed)| codes.admit(user(*seed), &mail(text), None, now));
         assert_eq!(admitted.count(), 2);
         let mut codes = Codes::default();
