@@ -650,7 +650,7 @@ for = "{relay_for}"
 # mail = {{ server = "mail.example.org:465", tls = true, user = "halloo", password_file = "mail-password", from = "halloo@example.org" }}
 # phone.prefixes = ["+49"]
 # phone.sms = {{ url = "https://sms.example/send", headers = {{ Authorization = "Bearer {{secret}}" }}, body = "{{number}} {{text}}", secret_file = "sms-key" }}
-# sip = {{ server = "sip.example.org:5061", from = "codes@example.org", password_file = "sip-password" }}
+# sip = {{ server = "sip.example.org:5061", domains = ["example.org"], from = "codes@example.org", password_file = "sip-password" }}
 
 # Authorities you know, by your label for them: their root keys.
 [authorities]

@@ -21,7 +21,8 @@ mod invite_code;
 mod messages;
 
 pub use address::{
-    CODE_DIGITS, CODE_SECS, CODE_TRIES, CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, WordResult, code_in,
+    CODE_DIGITS, CODE_SECS, CODE_TRIES, CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, CodeTag, TAG_EXTENSION,
+    WordResult, code_in, phone_code_text, sip_code_text,
 };
 pub use bootstrap::{BOOTSTRAP_NODES_MAX, BootstrapList, SignedBootstrapList};
 pub use invite_code::{

@@ -63,8 +63,10 @@ pub fn cards<'a>(paths: impl IntoIterator<Item = &'a str>) -> String {
 pub struct Entry {
     /// The path, or a whole address, as the server writes it.
     pub path: String,
-    /// There is nothing, or nothing any more.
+    /// There is nothing, or nothing any more (404 and 410).
     pub is_gone: bool,
+    /// It can't be had for another reason; it may be there.
+    pub is_failed: bool,
     /// The server has more to say than it says here (RFC 6578 section 3.6).
     pub is_cut: bool,
     /// It has other things in it.
@@ -111,8 +113,8 @@ fn entry(response: &Element) -> Option<Entry> {
     let mut entry = Entry { path: response.first(DAV, "href").and_then(word)?, ..Entry::default() };
     match response.first(DAV, "status").and_then(status) {
         Some(507) => entry.is_cut = true,
-        // Whatever else is wrong with it, it can't be had.
-        Some(300..) => entry.is_gone = true,
+        Some(404 | 410) => entry.is_gone = true,
+        Some(300..) => entry.is_failed = true,
         _ => {}
     }
     // What it doesn't have stands under another status.
@@ -180,11 +182,13 @@ mod tests {
             <c:address-data>BEGIN:VCARD&#13;\nFN:A &amp; B&#13;\nEND:VCARD</c:address-data></d:prop><d:status>HTTP/1.1 200 OK</d:status></d:propstat></d:response>\
             <d:response><d:href>/b/2.vcf</d:href><d:status>HTTP/1.1 404 Not Found</d:status></d:response>\
             <d:response><d:href>/b/</d:href><d:status>HTTP/1.1 507 Insufficient Storage</d:status></d:response>\
+            <d:response><d:href>/b/3.vcf</d:href><d:status>HTTP/1.1 403 Forbidden</d:status></d:response>\
             <d:response><d:status>HTTP/1.1 200 OK</d:status></d:response><d:sync-token>t2</d:sync-token></d:multistatus>";
         let read = read(text.as_bytes(), MAX).expect("a multistatus");
-        let [card, gone, cut] = &read.entries[..] else { panic!("what has no path isn't read: {read:?}") };
+        let [card, gone, cut, failed] = &read.entries[..] else { panic!("what has no path isn't read: {read:?}") };
         assert_eq!((card.etag.as_deref(), card.card.as_deref()), (Some("\"e1\""), Some("BEGIN:VCARD\r\nFN:A & B\r\nEND:VCARD")));
         assert!(gone.is_gone && !card.is_gone && cut.is_cut && !cut.is_gone);
+        assert!(failed.is_failed && !failed.is_gone && !gone.is_failed && !card.is_failed && !cut.is_failed);
         assert_eq!(read.token.as_deref(), Some("t2"));
     }
 

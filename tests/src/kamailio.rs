@@ -129,7 +129,7 @@ impl Kamailio {
     pub fn config(&self) -> String {
         let (server, folder) = (self.server(), self.folder.display());
         format!(
-            "sip = {{ server = \"{server}\", from = \"codes@{DOMAIN}\", password_file = \"{folder}/codes\", roots = \"{folder}/cert.pem\" }}\n"
+            "sip = {{ server = \"{server}\", domains = [\"{DOMAIN}\"], from = \"codes@{DOMAIN}\", password_file = \"{folder}/codes\", roots = \"{folder}/cert.pem\" }}\n"
         )
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-/// A SIP account that codes are sent from, and its server, which passes them on to all addresses. The authority speaks to no other.
+/// A SIP account that codes are sent from, and its server, which passes them on to the addresses of the domains that are named. The authority speaks to no other.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SipCodesConfig {
@@ -15,6 +15,9 @@ pub struct SipCodesConfig {
     pub tls: bool,
     /// A PEM file with certificates trusted besides Mozilla's list.
     pub roots: Option<PathBuf>,
+    /// The domains of the addresses that codes are sent to, as the addresses write them, with a port where they have one.
+    #[serde(default)]
+    pub domains: Vec<String>,
     /// Whom codes are from: `halloo@example.org`.
     pub from: String,
     /// The name that goes with the password, if it is another than the one in `from`.

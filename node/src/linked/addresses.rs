@@ -65,13 +65,13 @@ impl EventLoop {
             return Some(Frame::new(frame.id, &CodeShown { result, extensions: Extensions::none() }));
         }
         let request = frame.parse::<CodeRequest>().ok()?;
-        let letter = ways.check(&request.linked).and_then(|()| {
+        let letter = ways.enter(&request.linked).and_then(|place| {
             let now = (Instant::now(), now);
-            authority.begin_code(&request, asker, &self.trust, now)
+            authority.begin_code(&request, asker, &self.trust, now).map(|letter| (letter, place))
         });
         let result = match letter {
-            Ok(letter) => {
-                ways.send(letter, self.labels.display(&request.chain.user.claimed_id()));
+            Ok((letter, place)) => {
+                ways.send(letter, self.labels.display(&request.chain.user.claimed_id()), place);
                 CodeResult::Sent(u32::try_from(halloo_protocol::authority::CODE_SECS).unwrap_or(u32::MAX))
             }
             Err(refusal) => CodeResult::Refused(refusal),
@@ -166,8 +166,7 @@ impl EventLoop {
             AddressAsking::Word { id, listed, reply } => {
                 let outcome = match frame.parse::<CodeShown>().map(|answer| answer.result) {
                     Ok(WordResult::Granted(proof)) => {
-                        // There are few enough numbers to try them all.
-                        self.set_listed(&id, listed.or((id.system() == System::Phone).then_some(false)));
+                        self.set_listed(&id, listed);
                         self.link_by_word(&id, proof.to_bytes())
                     }
                     Ok(WordResult::Refused(refusal)) => Err(failed(&id, refusal.detail)),

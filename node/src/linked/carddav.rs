@@ -5,7 +5,8 @@
 //!    which state.
 //! 3. *The cards* that are new or others, some at a time. Of each nothing is kept but whom it names.
 //!
-//! The password goes to the host that the user has named and to hosts below it, over TLS, and nowhere else, whatever a server says. A reading that fails changes nothing.
+//! The password goes to the host that the user has named and to hosts below it, over TLS, and nowhere else, whatever a server says. A reading that fails tells nobody anything; the next one goes on with
+//! the cards that it has finished. Only what a server says is gone is taken out: a card that can't be had stays as it was known, and its book has no name for its state, so that it is asked again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ pub(super) const USER_BYTES_MAX: usize = 256;
 /// Bounds of one reading.
 const BOOKS_MAX: usize = 32;
 const CARDS_MAX: usize = 20_000;
+const NAMES_MAX: usize = 4 * BOOK_ENTRIES_MAX;
 const READ_AT_MOST: Duration = Duration::from_secs(300);
 const REDIRECTIONS_MAX: usize = 5;
 /// Answers of one report that is told in pieces.
@@ -80,15 +82,73 @@ struct Card {
     names: Vec<(LinkedId, Option<String>)>,
 }
 
+/// A card's path, as the server writes it, and the state in which it is.
+type Wanted = (String, Option<String>);
+
 /// What is to be done of a book's cards. Paths are as the server writes them.
 #[derive(Debug, Default)]
 struct Changes {
     /// With the state in which each is now.
-    there: Vec<(String, Option<String>)>,
+    there: Vec<Wanted>,
     gone: Vec<String>,
+    /// They may be there, and can't be had.
+    failed: Vec<String>,
     /// All that isn't there has gone.
     is_whole: bool,
+    /// There is more than that.
+    is_cut: bool,
     token: Option<String>,
+}
+
+/// How much more one reading may keep.
+#[derive(Clone, Copy, Debug)]
+struct Room {
+    cards: usize,
+    names: usize,
+}
+
+impl Room {
+    /// Keeps of a book what there is room for.
+    fn fit(self, book: &mut Book) {
+        let mut left = self;
+        book.cards.retain(|_, card| {
+            let has_room = left.cards > 0 && left.names >= card.names.len();
+            if has_room {
+                (left.cards, left.names) = (left.cards - 1, left.names - card.names.len());
+            }
+            has_room
+        });
+    }
+
+    fn after(self, book: &Book) -> Self {
+        Self { cards: self.cards.saturating_sub(book.cards.len()), names: self.names.saturating_sub(book.names()) }
+    }
+}
+
+impl Book {
+    fn is_at(&self, url: &Uri) -> bool {
+        is_same_place(&self.url, url)
+    }
+
+    fn names(&self) -> usize {
+        self.cards.values().map(|card| card.names.len()).sum()
+    }
+
+    /// A card that has been read, with as many of its names as there is room for. Gives how many more there is room for.
+    fn put(&mut self, path: String, mut card: Card, names_left: usize) -> usize {
+        let left = names_left + self.cards.remove(&path).map_or(0, |old| old.names.len());
+        card.names.truncate(left);
+        let left = left - card.names.len();
+        self.cards.insert(path, card);
+        left
+    }
+
+    /// A card that can't be had: what is known of it is kept and counts as old.
+    fn keep(&mut self, path: &str) {
+        if let Some(card) = self.cards.get_mut(path) {
+            card.etag = None;
+        }
+    }
 }
 
 impl CardDav {
@@ -111,7 +171,12 @@ impl CardDav {
     /// # Errors
     /// [`LinkedError`]; the next reading goes on from the last one that worked.
     pub(super) async fn read(&mut self) -> Result<BookRead, LinkedError> {
-        let books = timeout(READ_AT_MOST, self.read_books()).await.map_err(|_elapsed| LinkedError::Timeout)??;
+        let mut books = Vec::new();
+        let outcome = timeout(READ_AT_MOST, self.read_books(&mut books)).await;
+        if let Err(error) = outcome.unwrap_or(Err(LinkedError::Timeout)) {
+            self.keep_finished(books);
+            return Err(error);
+        }
         self.books = books;
         let mut read = BookRead { books: self.books.len(), ..BookRead::default() };
         for (id, name) in self.books.iter().flat_map(|book| book.cards.values()).flat_map(|card| &card.names) {
@@ -122,20 +187,34 @@ impl CardDav {
         Ok(read)
     }
 
-    async fn read_books(&self) -> Result<Vec<Book>, LinkedError> {
+    /// What a reading that has failed brought: nobody is told of it, and it isn't asked for again.
+    fn keep_finished(&mut self, books: Vec<Book>) {
+        for book in books {
+            match self.books.iter().position(|old| old.is_at(&book.url)) {
+                Some(old) => self.books[old] = book,
+                None if self.books.len() < BOOKS_MAX => self.books.push(book),
+                None => {}
+            }
+        }
+    }
+
+    async fn read_books(&self, books: &mut Vec<Book>) -> Result<(), LinkedError> {
         let found = self.find_books().await?;
         if found.is_empty() {
             return Err(LinkedError::Protocol("there is no address book at that address"));
         }
-        let mut books = Vec::new();
-        let mut room = CARDS_MAX;
+        let mut room = Room { cards: CARDS_MAX, names: NAMES_MAX };
         for (url, entry) in found.into_iter().take(BOOKS_MAX) {
-            let before = self.books.iter().find(|book| decoded(book.url.path()) == decoded(url.path()));
-            let book = self.read_one(url, &entry, before, room).await?;
-            room = room.saturating_sub(book.cards.len());
-            books.push(book);
+            let before = self.books.iter().find(|book| book.is_at(&url));
+            // It stands among those that are read from the start, so that what is finished of it isn't lost.
+            books.push(Book { url, tag: None, token: None, cards: before.map(|book| book.cards.clone()).unwrap_or_default() });
+            if let Some(book) = books.last_mut() {
+                room.fit(book);
+                self.read_one(book, &entry, before, room).await?;
+                room = room.after(book);
+            }
         }
-        Ok(books)
+        Ok(())
     }
 }
 
@@ -153,7 +232,7 @@ impl CardDav {
     /// The books that an address leads to. `None`: it says nothing of any.
     async fn books_from(&self, begin: &Uri, may_be_home: bool) -> Result<Option<Vec<(Uri, Entry)>>, LinkedError> {
         let Some((url, answered)) = self.find(begin, false).await? else { return Ok(None) };
-        let Some(here) = answered.entries.into_iter().find(|entry| !entry.is_gone) else { return Ok(None) };
+        let Some(here) = answered.entries.into_iter().find(|entry| !entry.is_gone && !entry.is_failed) else { return Ok(None) };
         if here.is_book {
             return Ok(Some(vec![(url, here)]));
         }
@@ -174,17 +253,37 @@ impl CardDav {
         if homes.is_empty() {
             return Ok(None);
         }
-        let mut books = Vec::new();
+        self.in_homes(&url, &homes).await.map(Some)
+    }
+
+    /// The books in homes, each home and each book once.
+    async fn in_homes(&self, url: &Uri, homes: &[String]) -> Result<Vec<(Uri, Entry)>, LinkedError> {
+        let mut read: Vec<Uri> = Vec::new();
+        let mut books: Vec<(Uri, Entry)> = Vec::new();
         for home in homes.iter().take(BOOKS_MAX) {
-            books.extend(self.below(&self.beside(&url, home)?).await?);
+            let home = self.beside(url, home)?;
+            if books.len() >= BOOKS_MAX || read.iter().any(|other| is_same_place(other, &home)) {
+                continue;
+            }
+            for (place, entry) in self.below(&home).await? {
+                if books.len() < BOOKS_MAX && !books.iter().any(|(other, _)| is_same_place(other, &place)) {
+                    books.push((place, entry));
+                }
+            }
+            read.push(home);
         }
-        Ok(Some(books))
+        Ok(books)
     }
 
     /// The books right below an address.
     async fn below(&self, url: &Uri) -> Result<Vec<(Uri, Entry)>, LinkedError> {
         let Some((url, answered)) = self.find(url, true).await? else { return Ok(Vec::new()) };
-        let books = answered.entries.into_iter().filter(|entry| entry.is_book && !entry.is_gone);
+        for failed in answered.entries.iter().filter(|entry| entry.is_failed) {
+            if self.beside(&url, &failed.path).is_ok_and(|place| self.books.iter().any(|book| book.is_at(&place))) {
+                return Err(LinkedError::Protocol("a book that was there can't be had now"));
+            }
+        }
+        let books = answered.entries.into_iter().filter(|entry| entry.is_book && !entry.is_gone).take(BOOKS_MAX);
         books.map(|entry| Ok((self.beside(&url, &entry.path)?, entry))).collect()
     }
 
@@ -229,40 +328,48 @@ impl CardDav {
 
 // What is in a book.
 impl CardDav {
-    async fn read_one(&self, url: Uri, now: &Entry, before: Option<&Book>, room: usize) -> Result<Book, LinkedError> {
+    /// Brings a book, whose cards are as they were known, to what it is now.
+    async fn read_one(&self, book: &mut Book, now: &Entry, before: Option<&Book>, room: Room) -> Result<(), LinkedError> {
         let is_named_alike = |one: &Option<String>, other: &Option<String>| one.is_some() && one == other;
         let is_same = |before: &&Book| is_named_alike(&before.tag, &now.tag) || is_named_alike(&before.token, &now.token);
         if let Some(before) = before.filter(is_same) {
-            return Ok(before.clone());
+            (book.tag, book.token) = (before.tag.clone(), before.token.clone());
+            return Ok(());
         }
         let changes = match before.and_then(|before| before.token.as_deref()) {
-            Some(token) => self.changes_since(&url, token).await?,
+            Some(token) => self.changes_since(&book.url, token).await?,
             None => None,
         };
         let changes = match changes {
             Some(changes) => changes,
-            None => self.everything(&url, now.token.is_some()).await?,
+            None => self.everything(&book.url, now.token.is_some()).await?,
         };
-        let cards = before.map(|before| before.cards.clone()).unwrap_or_default();
-        let mut book = Book { url, tag: now.tag.clone(), token: changes.token.clone(), cards };
-        self.read_cards(&mut book, changes, room).await?;
-        Ok(book)
+        let (token, is_cut) = (changes.token.clone(), changes.is_cut);
+        if self.read_cards(book, changes, room).await? {
+            book.token = token;
+            // The name is of all that is there, and the token of what was told.
+            book.tag = now.tag.clone().filter(|_| !is_cut);
+        }
+        Ok(())
     }
 
-    /// Takes out what has gone, and reads what is new or another than it was.
-    async fn read_cards(&self, book: &mut Book, changes: Changes, room: usize) -> Result<(), LinkedError> {
+    /// Takes out what has gone, and reads what is new or another than it was. False: some of it can't be had.
+    async fn read_cards(&self, book: &mut Book, changes: Changes, room: Room) -> Result<bool, LinkedError> {
+        let mut is_settled = changes.failed.is_empty();
         changes.gone.iter().for_each(|path| drop(book.cards.remove(&decoded(path))));
+        changes.failed.iter().for_each(|path| book.keep(&decoded(path)));
         if changes.is_whole {
-            let there: BTreeSet<String> = changes.there.iter().map(|(path, _)| decoded(path)).collect();
+            let there = changes.there.iter().map(|(path, _)| path).chain(&changes.failed);
+            let there: BTreeSet<String> = there.map(|path| decoded(path)).collect();
             book.cards.retain(|path, _| there.contains(path));
         }
-        let mut to_read = to_read(&book.cards, changes.there, room);
+        let mut to_read = to_read(&book.cards, changes.there, room.cards);
         let mut at_once = CARDS_AT_ONCE;
         while !to_read.is_empty() {
             let count = at_once.min(to_read.len());
             let batch = &to_read[to_read.len() - count..];
             match self.cards(&book.url, batch).await {
-                Ok(cards) => cards.into_iter().for_each(|(path, card)| drop(book.cards.insert(path, card))),
+                Ok(said) => is_settled &= take_batch(book, batch, &said, room),
                 // Fewer at a time; one that is too long alone is passed over.
                 Err(LinkedError::TooLong) if count > 1 => {
                     at_once = count / 2;
@@ -276,7 +383,7 @@ impl CardDav {
             }
             to_read.truncate(to_read.len() - count);
         }
-        Ok(())
+        Ok(is_settled)
     }
 
     /// What has changed since a state. `None`: the server doesn't know that any more.
@@ -292,14 +399,15 @@ impl CardDav {
             let answered = multistatus(&answer.body)?;
             let is_cut = answered.entries.iter().any(|entry| entry.is_cut);
             for entry in cards_of(url, answered.entries) {
-                if entry.is_gone {
-                    changes.gone.push(entry.path);
-                } else {
-                    changes.there.push((entry.path, entry.etag));
+                match entry {
+                    Entry { is_gone: true, path, .. } => changes.gone.push(path),
+                    Entry { is_failed: true, path, .. } => changes.failed.push(path),
+                    Entry { path, etag, .. } => changes.there.push((path, etag)),
                 }
             }
-            changes.token = answered.token;
-            if changes.there.len() + changes.gone.len() > CARDS_MAX || !is_cut || changes.token.is_none() {
+            (changes.token, changes.is_cut) = (answered.token, is_cut);
+            let told = changes.there.len() + changes.gone.len() + changes.failed.len();
+            if told > CARDS_MAX || !is_cut || changes.token.is_none() {
                 return Ok(Some(changes));
             }
         }
@@ -309,36 +417,70 @@ impl CardDav {
     /// All cards that there are.
     async fn everything(&self, url: &Uri, has_tokens: bool) -> Result<Changes, LinkedError> {
         if has_tokens && let Some(changes) = self.changes_since(url, "").await? {
-            return Ok(Changes { is_whole: true, ..changes });
+            return Ok(Changes { is_whole: !changes.is_cut, ..changes });
         }
         let body = carddav::list();
         let answer = self.ask(url, Dav { method: "PROPFIND", is_deep: true, body: &body }).await?;
         if answer.status != StatusCode::MULTI_STATUS {
             return Err(answer.refused("to list its cards"));
         }
-        let entries = cards_of(url, multistatus(&answer.body)?.entries).filter(|entry| !entry.is_gone);
-        let there = entries.map(|entry| (entry.path, entry.etag)).collect();
-        Ok(Changes { there, gone: Vec::new(), is_whole: true, token: None })
+        let entries = multistatus(&answer.body)?.entries;
+        let is_cut = entries.iter().any(|entry| entry.is_cut);
+        let mut changes = Changes { is_whole: !is_cut, is_cut, ..Changes::default() };
+        for entry in cards_of(url, entries).filter(|entry| !entry.is_gone) {
+            match entry.is_failed {
+                true => changes.failed.push(entry.path),
+                false => changes.there.push((entry.path, entry.etag)),
+            }
+        }
+        Ok(changes)
     }
 
-    /// Cards by their paths. One that is gone meanwhile names nobody.
-    async fn cards(&self, url: &Uri, wanted: &[(String, Option<String>)]) -> Result<Vec<(String, Card)>, LinkedError> {
+    /// What is said of cards, by their paths, decoded: those that were asked for and no others. `None`: it is gone. One that can't be had isn't among them.
+    async fn cards(&self, url: &Uri, wanted: &[Wanted]) -> Result<BTreeMap<String, Option<Card>>, LinkedError> {
         let body = carddav::cards(wanted.iter().map(|(path, _)| path.as_str()));
         // RFC 6352 section 8.7 has the depth passed over; some servers want this one.
         let answer = self.ask(url, Dav { method: "REPORT", is_deep: true, body: &body }).await?;
         if answer.status != StatusCode::MULTI_STATUS {
             return Err(answer.refused("to show cards"));
         }
-        let card = |entry: Entry| {
-            let names = entry.card.as_deref().map(read_book).unwrap_or_default();
-            (decoded(&entry.path), Card { etag: entry.etag, names: names.into_iter().collect() })
+        let wanted: BTreeSet<String> = wanted.iter().map(|(path, _)| decoded(path)).collect();
+        let said = |entry: Entry| {
+            let path = Some(decoded(&entry.path)).filter(|path| wanted.contains(path))?;
+            if entry.is_gone {
+                return Some((path, None));
+            }
+            let text = entry.card.filter(|_| !entry.is_failed && !entry.is_cut)?;
+            Some((path, Some(Card { etag: entry.etag, names: read_book(&text).into_iter().collect() })))
         };
-        Ok(multistatus(&answer.body)?.entries.into_iter().map(card).collect())
+        Ok(multistatus(&answer.body)?.entries.into_iter().filter_map(said).collect())
     }
 }
 
+/// Takes what was said of cards. False: of some nothing was.
+fn take_batch(book: &mut Book, batch: &[Wanted], said: &BTreeMap<String, Option<Card>>, room: Room) -> bool {
+    let mut is_settled = true;
+    let mut left = room.names.saturating_sub(book.names());
+    for path in batch.iter().map(|(path, _)| decoded(path)) {
+        match said.get(&path) {
+            Some(Some(card)) => left = book.put(path, card.clone(), left),
+            Some(None) => drop(book.cards.remove(&path)),
+            None => {
+                book.keep(&path);
+                is_settled = false;
+            }
+        }
+    }
+    is_settled
+}
+
+/// Whether two addresses are one place, however they are escaped.
+fn is_same_place(one: &Uri, other: &Uri) -> bool {
+    one.authority() == other.authority() && decoded(one.path()) == decoded(other.path())
+}
+
 /// Of the cards that are there, those that are new or others than they were, as long as there is room.
-fn to_read(known: &BTreeMap<String, Card>, there: Vec<(String, Option<String>)>, room: usize) -> Vec<(String, Option<String>)> {
+fn to_read(known: &BTreeMap<String, Card>, there: Vec<Wanted>, room: usize) -> Vec<Wanted> {
     // One that changes takes no new place.
     let mut left = room.saturating_sub(known.len());
     let mut is_wanted = |path: &str, etag: &Option<String>| match known.get(&decoded(path)) {

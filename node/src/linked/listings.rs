@@ -87,6 +87,11 @@ pub(super) struct Listings {
     listed: BTreeMap<LinkedId, bool>,
 }
 
+/// Not where contacts have a place to look, and not where there are few enough addresses to try them all.
+fn is_listed_by_default(id: &LinkedId) -> bool {
+    id.system() != System::Xmpp && !id.is_guessable()
+}
+
 // The own ones.
 impl EventLoop {
     pub(super) fn listings_start(&mut self) {
@@ -98,7 +103,7 @@ impl EventLoop {
 
     /// Whether an account is in the directory, for whoever knows its address.
     pub(super) fn is_listed(&self, id: &LinkedId) -> bool {
-        let by_default = id.system() != System::Xmpp;
+        let by_default = is_listed_by_default(id);
         let is_wanted = self.linked.listings.listed.get(id).copied().unwrap_or(by_default);
         is_wanted && !self.linked.token_only.contains(id) && self.carriers().has(Carrier::Directory)
     }

@@ -10,12 +10,15 @@
 //! REGISTER, for 0 s  ------>
 //! ```
 //!
-//! The authority judges what is shown, so that whoever else says something to the account meanwhile links nothing; few such guesses end it. The password is needed for that long and isn't kept.
+//! The request has a random tag, and only a text that repeats it is looked at: what others say to the account meanwhile, codes of other services among it, is shown to nobody. The password is needed for
+//! that long and isn't kept.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use halloo_protocol::authority::{CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, RefusalCode, WordResult, code_in};
+use halloo_protocol::authority::{
+    CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, CodeTag, RefusalCode, WordResult, code_in,
+};
 use halloo_protocol::linked::LinkedId;
 use halloo_protocol::wire::{Extensions, Frame};
 use tokio::sync::mpsc;
@@ -29,6 +32,7 @@ use crate::event_loop::{EventLoop, Internal};
 use crate::handle::Reply;
 use crate::handle::linked::{LinkError, LinkOptions, LinkedAccount};
 use crate::handle::problem::NodeError;
+use crate::key_file;
 use crate::network::Purpose;
 use crate::sip::agent::{Agent, AgentError, AgentParams};
 
@@ -55,6 +59,7 @@ pub(super) struct Registered {
 #[derive(Debug)]
 struct Login {
     id: LinkedId,
+    tag: CodeTag,
     reply: Reply<LinkedAccount, LinkError>,
     /// The authority has sent a code.
     is_asked: bool,
@@ -86,13 +91,18 @@ impl EventLoop {
             Ok(begun) => begun,
             Err(error) => return reply.send(Err(error)),
         };
+        let tag = match key_file::random_bytes() {
+            Ok(random) => CodeTag::new(random),
+            Err(error) => return reply.send(Err(NodeError::Internal { detail: error.to_string() }.into())),
+        };
         let registered = &mut self.linked.registered;
         registered.count += 1;
         let (number, token) = (registered.count, CancellationToken::new());
         let _task = token.clone().drop_guard();
-        let login = Login { id, reply, is_asked: false, early: Vec::new(), tries: 0, listed, _task };
+        let login = Login { id, tag: tag.clone(), reply, is_asked: false, early: Vec::new(), tries: 0, listed, _task };
         registered.open.insert(number, login);
-        tokio::spawn(run(params, number, token, self.internal_sender.clone()));
+        let teller = Teller { number, tag, news: self.internal_sender.clone() };
+        tokio::spawn(run(params, teller, token));
     }
 
     fn sip_params(&self, options: LinkOptions) -> Result<(LinkedId, AgentParams, Option<bool>), LinkError> {
@@ -118,10 +128,10 @@ impl EventLoop {
     pub(crate) fn handle_sip_news(&mut self, news: SipNews) {
         let SipNews { number, what } = news;
         let Some(login) = self.linked.registered.open.get_mut(&number) else { return };
-        let (chain, linked) = (self.identity.chain().clone(), login.id.clone());
         match what {
             What::Registered => {
-                let request = CodeRequest { chain, linked, extensions: Extensions::none() };
+                let (chain, linked) = (self.identity.chain().clone(), login.id.clone());
+                let request = CodeRequest { chain, linked, extensions: login.tag.extensions() };
                 let asking = AddressAsking::SipCode { number };
                 match self.own_authority_target() {
                     Ok(target) => self.request(&target, &request, Purpose::Address(Box::new(asking)), ANSWER_TIMEOUT),
@@ -136,7 +146,7 @@ impl EventLoop {
         }
     }
 
-    /// What came may be the code: the authority knows.
+    /// What came is most likely the code: the authority knows.
     fn show_sip_code(&mut self, number: u64, code: String) {
         let Some(login) = self.linked.registered.open.get_mut(&number) else { return };
         if login.tries >= TRIES_MAX {
@@ -195,6 +205,7 @@ impl EventLoop {
 /// The task's way to the event loop.
 struct Teller {
     number: u64,
+    tag: CodeTag,
     news: mpsc::Sender<Internal>,
 }
 
@@ -206,8 +217,7 @@ impl Teller {
 }
 
 /// Registers, tells what comes that may be a code, and takes the registration back.
-async fn run(params: AgentParams, number: u64, ended: CancellationToken, news: mpsc::Sender<Internal>) {
-    let teller = Teller { number, news };
+async fn run(params: AgentParams, teller: Teller, ended: CancellationToken) {
     let mut agent = match Agent::connect(&params).await {
         Ok(agent) => agent,
         Err(error) => return teller.tell(What::Failed(error.to_string())).await,
@@ -231,7 +241,7 @@ async fn tell_codes(agent: &mut Agent, teller: &Teller) -> String {
         teller.tell(What::Registered).await;
         loop {
             let text = agent.next_message().await?;
-            if let Some(code) = code_in(&text) {
+            if let Some(code) = code_in(&text, &teller.tag) {
                 teller.tell(What::Code(code.to_owned())).await;
             }
         }

@@ -73,6 +73,8 @@ struct Connection {
 
 #[derive(Debug, Default)]
 struct Connections {
+    /// Nothing is taken any more.
+    is_closed: bool,
     next: u64,
     open: HashMap<u64, Connection>,
 }
@@ -176,6 +178,15 @@ impl Transports {
             // It doesn't read: what it misses would leave the stream useless anyway.
             connection.sender = None;
         }
+    }
+}
+
+impl Drop for Transports {
+    /// The connections' tasks hold what is shared, so they have to be told: each ends once what was given to it is written.
+    fn drop(&mut self) {
+        let mut connections = lock(&self.connections);
+        connections.is_closed = true;
+        connections.open.values_mut().for_each(|connection| connection.sender = None);
     }
 }
 
@@ -332,6 +343,9 @@ async fn accept(
 fn open(connections: &Shared, source: IpAddr, local: SocketAddr) -> Option<(u64, mpsc::Receiver<Vec<u8>>, Arc<AtomicBool>)> {
     let (mut connections, source) = (lock(connections), network(source));
     let of_source = connections.open.values().filter(|connection| connection.source == source).count();
+    if connections.is_closed {
+        return None;
+    }
     if connections.open.len() >= CONNECTIONS_MAX || of_source >= CONNECTIONS_OF_SOURCE_MAX {
         debug!("too many connections");
         return None;
@@ -437,6 +451,29 @@ fn take_first(buffer: &mut Vec<u8>) -> Result<First, ()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn dropped_it_closes_connections_and_makes_no_more() {
+        let server = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+        let address = server.local_addr().expect("bound");
+        let (mut transports, _incoming) = Transports::new();
+        transports.listen("127.0.0.1:0".parse().expect("one")).await.expect("listens");
+        let connector = transports.connector();
+        let flow = connector.connect(address, None).await.expect("connects");
+        let (mut called, _) = server.accept().await.expect("a connection");
+        let mut caller = TcpStream::connect(transports.listeners()[0].address).await.expect("connects");
+        // It is taken once it is answered.
+        caller.write_all(b"\r\n\r\n").await.expect("written");
+        caller.read_exact(&mut [0; 2]).await.expect("a pong");
+
+        transports.send(flow, b"the last".to_vec());
+        drop(transports);
+        let mut read = Vec::new();
+        called.read_to_end(&mut read).await.expect("closed");
+        assert_eq!(read, b"the last", "what was given to it is written");
+        assert_eq!(caller.read(&mut [0; 1]).await.expect("closed"), 0);
+        assert!(connector.connect(address, None).await.is_err());
+    }
 
     #[test]
     fn a_stream_is_taken_apart() {

@@ -430,7 +430,7 @@ pub fn text(bytes: &[u8]) {
         assert_eq!(key.to_string(), text);
     }
     let _ = halloo_protocol::linked::read_book(text);
-    let _ = halloo_protocol::authority::code_in(text);
+    let _ = halloo_protocol::authority::code_in(text, &halloo_protocol::authority::CodeTag::new([0; 12]));
     let _ = InviteCode::parse(text);
     let _ = ContactLink::parse(text);
     let _ = DeviceLink::parse(text);

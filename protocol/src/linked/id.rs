@@ -213,6 +213,47 @@ impl LinkedId {
     pub fn address(&self) -> &str {
         &self.address
     }
+
+    /// Whether a server may take it for a telephone number and pass on what is sent there at somebody's cost: a number, or a SIP address whose user begins with `+`, or has 7 digits or more and no
+    /// letter.
+    #[must_use]
+    pub fn is_dialled(&self) -> bool {
+        let user = self.sip_user();
+        let digits = user.bytes().filter(u8::is_ascii_digit).count();
+        self.system == System::Phone || user.starts_with('+') || (digits >= *PHONE_DIGITS.start() && !has_letter(user))
+    }
+
+    /// The number that something [dialled](Self::is_dialled) stands for, as far as that can be told: `00` before it is a plus, and without either it begins with its country.
+    #[must_use]
+    pub fn dialled_number(&self) -> Option<Self> {
+        if self.system == System::Phone {
+            return Some(self.clone());
+        }
+        let user = self.sip_user();
+        if !self.is_dialled() || has_letter(user) {
+            return None;
+        }
+        let digits: String = user.chars().filter(char::is_ascii_digit).collect();
+        let international = if user.starts_with('+') { &digits } else { digits.strip_prefix("00").unwrap_or(&digits) };
+        Self::new(System::Phone, &format!("+{international}")).ok()
+    }
+
+    /// Whether there are few enough of its kind to try them all: numbers, and SIP addresses whose user is one, however short.
+    #[must_use]
+    pub fn is_guessable(&self) -> bool {
+        let user = self.sip_user();
+        self.system == System::Phone || (!user.is_empty() && !has_letter(user))
+    }
+
+    /// Empty in other systems.
+    fn sip_user(&self) -> &str {
+        let user = self.address.split_once('@').map_or("", |(user, _)| user);
+        if self.system == System::Sip { user } else { "" }
+    }
+}
+
+fn has_letter(text: &str) -> bool {
+    text.chars().any(char::is_alphabetic)
 }
 
 impl fmt::Display for LinkedId {
@@ -313,6 +354,29 @@ mod tests {
         }
         let long = format!("xmpp:{}@example.org", "b".repeat(LINKED_ADDRESS_BYTES_MAX));
         assert_eq!(long.parse::<LinkedId>(), Err(LinkedIdError::TooLong));
+    }
+
+    #[test]
+    fn what_a_server_may_dial_is_told_from_names() {
+        for (text, number, is_dialled, is_guessable) in [
+            ("tel:+4930123456", Some("tel:+4930123456"), true, true),
+            ("sip:+4930123456@pbx.example", Some("tel:+4930123456"), true, true),
+            ("sip:+49-(30).123456@pbx.example", Some("tel:+4930123456"), true, true),
+            ("sip:004930123456@pbx.example", Some("tel:+4930123456"), true, true),
+            ("sip:4930123456@pbx.example", Some("tel:+4930123456"), true, true),
+            ("sip:*31*4930123456@pbx.example", Some("tel:+314930123456"), true, true),
+            ("sip:030123456@pbx.example", None, true, true),
+            ("sip:+bob@pbx.example", None, true, false),
+            ("sip:1234567890123456@pbx.example", None, true, true),
+            ("sip:123456@pbx.example", None, false, true),
+            ("sip:bob1234567@pbx.example", None, false, false),
+            ("mailto:4930123456@mail.example", None, false, false),
+            ("xmpp:4930123456@there.example", None, false, false),
+        ] {
+            let id: LinkedId = text.parse().expect("an address");
+            assert_eq!(id.dialled_number().map(|number| number.to_string()).as_deref(), number, "{text}");
+            assert_eq!((id.is_dialled(), id.is_guessable()), (is_dialled, is_guessable), "{text}");
+        }
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub fn read_book(text: &str) -> BTreeMap<LinkedId, Option<String>> {
             }
             _ => {}
         }
+        card.ids.truncate(BOOK_ENTRIES_MAX);
     }
     book
 }
@@ -48,21 +49,20 @@ struct Card {
     ids: Vec<LinkedId>,
 }
 
-/// Lines, with those joined that were folded (RFC 6350 section 3.2); too long ones are cut.
-fn unfolded(text: &str) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for line in text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)) {
-        match (line.strip_prefix([' ', '\t']), lines.last_mut()) {
-            (Some(more), Some(last)) => {
-                let room = LINE_BYTES_MAX.saturating_sub(last.len());
-                last.push_str(&more[..more.floor_char_boundary(room)]);
-            }
-            // Only what is looked at is kept: the rest may be large.
-            _ if is_of_interest(line) => lines.push(line[..line.floor_char_boundary(LINE_BYTES_MAX)].to_owned()),
-            _ => lines.push(String::new()),
+/// The lines that are looked at, one after the other, with those joined that were folded (RFC 6350 section 3.2); too long ones are cut.
+fn unfolded(text: &str) -> impl Iterator<Item = String> {
+    let mut lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).peekable();
+    std::iter::from_fn(move || {
+        // What continues a line that isn't looked at isn't either.
+        let first = lines.find(|line| !line.starts_with([' ', '\t']) && is_of_interest(line))?;
+        let mut whole = first[..first.floor_char_boundary(LINE_BYTES_MAX)].to_owned();
+        while let Some(more) = lines.peek().copied().and_then(|line| line.strip_prefix([' ', '\t'])) {
+            let room = LINE_BYTES_MAX.saturating_sub(whole.len());
+            whole.push_str(&more[..more.floor_char_boundary(room)]);
+            lines.next();
         }
-    }
-    lines
+        Some(whole)
+    })
 }
 
 fn is_of_interest(line: &str) -> bool {
@@ -134,6 +134,19 @@ mod tests {
             ("sip:bob@pbx.example", Some("Very long name")),
         ];
         assert_eq!(entries, expected.map(|(id, name)| (id.to_owned(), name)));
+    }
+
+    #[test]
+    fn a_line_that_isnt_looked_at_goes_on_as_one() {
+        let text = "BEGIN:VCARD\nFN:bob\nNOTE:see\n EMAIL:eve@example.org\n\tx.EMAIL:eve@example.org\nEMAIL:bob@exam\n ple.org\nEND:VCARD";
+        let found: Vec<String> = read_book(text).keys().map(ToString::to_string).collect();
+        assert_eq!(found, ["mailto:bob@example.org"]);
+    }
+
+    #[test]
+    fn one_card_takes_no_more_than_a_book() {
+        let many: String = (0..BOOK_ENTRIES_MAX + 10).map(|number| format!("EMAIL:a{number}@b.example\n")).collect();
+        assert_eq!(read_book(&format!("BEGIN:VCARD\n{many}END:VCARD\n")).len(), BOOK_ENTRIES_MAX);
     }
 
     #[test]

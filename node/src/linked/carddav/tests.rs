@@ -30,6 +30,14 @@ struct Server {
     /// States before this one are forgotten.
     oldest: u32,
     has_sync: bool,
+    /// What it says of some cards when it is asked for them: a status; 0: nothing; 200: without the text.
+    cards_said: BTreeMap<String, u16>,
+    /// Said besides, whichever cards it is asked for.
+    cards_besides: String,
+    /// How often it is to be asked for cards before it has too much to do.
+    reports_left: Option<usize>,
+    /// Empty books beside the one.
+    others: usize,
     /// What it answers in place of anything else.
     instead: Option<(u16, Option<String>, String)>,
 }
@@ -56,17 +64,20 @@ impl Server {
             ("PROPFIND", "/dav/") => {
                 many(found(path, "<current-user-principal><href>/dav/me</href></current-user-principal>"), "")
             }
-            ("PROPFIND", "/dav/me") => {
-                many(found(path, "<C:addressbook-home-set><href>/dav/me/</href></C:addressbook-home-set>"), "")
-            }
+            ("PROPFIND", "/dav/me") => many(
+                found(path, "<C:addressbook-home-set><href>/dav/me/</href><href>/dav/m%65/</href></C:addressbook-home-set>"),
+                "",
+            ),
             ("PROPFIND", "/dav/me/") => {
                 let token = if self.has_sync { format!("<sync-token>t{}</sync-token>", self.version) } else { String::new() };
                 let book = format!(
                     "<resourcetype><collection/><C:addressbook/></resourcetype><S:getctag>{}</S:getctag>{token}",
                     self.version
                 );
-                many(found(path, "<resourcetype><collection/></resourcetype>") + &found("/dav/me/a%20b/", &book), "")
+                let others: String = (0..self.others).map(|number| found(&format!("/dav/me/other{number}/"), &book)).collect();
+                many(found(path, "<resourcetype><collection/></resourcetype>") + &found("/dav/me/a%20b/", &book) + &others, "")
             }
+            (_, path) if path.starts_with("/dav/me/other") => many(String::new(), ""),
             ("PROPFIND", "/dav/me/a%20b/") => {
                 let there = self.cards.iter().filter(|(_, (_, text))| text.is_some());
                 let there = there.map(|(path, (state, _))| found(path, &format!("<getetag>\"{state}\"</getetag>")));
@@ -85,13 +96,23 @@ impl Server {
                 });
                 many(changed.collect(), &format!("<sync-token>t{}</sync-token>", self.version))
             }
+            ("REPORT", "/dav/me/a%20b/") if self.reports_left == Some(0) => (503, None, String::new()),
             ("REPORT", "/dav/me/a%20b/") => {
+                self.reports_left = self.reports_left.map(|left| left - 1);
                 let wanted = self.cards.iter().filter(|(path, (_, text))| text.is_some() && body.contains(path.as_str()));
                 let card = |(path, (state, text)): (&String, &(u32, Option<String>))| {
                     let text = text.as_deref().unwrap_or_default();
+                    match self.cards_said.get(path) {
+                        Some(0) => return String::new(),
+                        Some(200) => return found(path, "<getetag>\"x\"</getetag>"),
+                        Some(status) => {
+                            return format!("<response><href>{path}</href><status>HTTP/1.1 {status} Told</status></response>");
+                        }
+                        None => {}
+                    }
                     found(path, &format!("<getetag>\"{state}\"</getetag><C:address-data>{text}</C:address-data>"))
                 };
-                many(wanted.map(card).collect(), "")
+                many(wanted.map(card).collect::<String>() + &self.cards_besides, "")
             }
             _ => (404, None, String::new()),
         }
@@ -247,6 +268,96 @@ async fn the_password_goes_nowhere_else() {
     }
     server.lock().unwrap().instead = Some((302, Some("/".into()), String::new()));
     assert!(client.read().await.unwrap_err().to_string().contains("again and again"));
+}
+
+#[tokio::test]
+async fn what_cant_be_had_stays_as_it_was_and_is_asked_again() {
+    for has_sync in [true, false] {
+        let (server, mut client) = started(with_cards(has_sync), "/dav/me/").await;
+        client.read().await.unwrap();
+        let path = "/dav/me/a%20b/1.vcf";
+        for status in [0, 200, 403, 500, 507] {
+            {
+                let mut server = server.lock().unwrap();
+                server.cards_said = [(path.to_owned(), status)].into();
+                server.put(path, Some(&card("bert")));
+            }
+            assert_eq!(names(&client.read().await.unwrap()), ["bob", "carol"], "{status}");
+            asked(&server);
+            assert_eq!(names(&client.read().await.unwrap()), ["bob", "carol"], "{status}, again");
+            assert!(asked(&server).iter().any(|asked| asked.starts_with("REPORT")), "{status}: it is asked for again");
+        }
+        server.lock().unwrap().cards_said = BTreeMap::new();
+        assert_eq!(names(&client.read().await.unwrap()), ["bert", "carol"]);
+        asked(&server);
+        client.read().await.unwrap();
+        assert!(!asked(&server).iter().any(|asked| asked.starts_with("REPORT")), "all is known");
+        for status in [404, 410] {
+            server.lock().unwrap().cards_said = [(path.to_owned(), status)].into();
+            server.lock().unwrap().put(path, Some(&card("bert")));
+            assert_eq!(names(&client.read().await.unwrap()), ["carol"], "{status}");
+            server.lock().unwrap().cards_said = BTreeMap::new();
+            server.lock().unwrap().put(path, Some(&card("bert")));
+            assert_eq!(names(&client.read().await.unwrap()), ["bert", "carol"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn cards_that_werent_asked_for_arent_taken() {
+    let mut server = with_cards(true);
+    let eve = |number: u32| {
+        let text = card(&format!("eve{number}"));
+        format!(
+            "<response><href>/dav/me/a%20b/eve{number}.vcf</href><propstat><prop><C:address-data>{text}</C:address-data></prop>\
+             <status>HTTP/1.1 200 OK</status></propstat></response>"
+        )
+    };
+    server.cards_besides = (0..1_000).map(eve).collect();
+    let (_server, mut client) = started(server, "/").await;
+    assert_eq!(names(&client.read().await.unwrap()), ["bob", "carol"]);
+    assert_eq!(client.books[0].cards.len(), 2, "nothing else is kept");
+}
+
+#[tokio::test]
+async fn homes_are_read_once_and_books_are_bounded() {
+    let (server, mut client) = started(Server { others: 100, ..with_cards(true) }, "/").await;
+    assert_eq!(client.read().await.unwrap().books, BOOKS_MAX);
+    let homes = asked(&server).iter().filter(|asked| asked.ends_with(" /dav/me/") || asked.ends_with("m%65/")).count();
+    assert_eq!(homes, 1);
+}
+
+#[tokio::test]
+async fn cards_that_were_finished_arent_read_again_after_a_failure() {
+    let mut server = Server { has_sync: true, reports_left: Some(2), ..Server::default() };
+    let count = 3 * CARDS_AT_ONCE;
+    (0..count).for_each(|number| server.put(&format!("/dav/me/a%20b/{number:03}.vcf"), Some(&card(&format!("n{number}")))));
+    let (server, mut client) = started(server, "/dav/me/").await;
+    assert!(client.read().await.unwrap_err().to_string().contains("503"));
+    server.lock().unwrap().reports_left = Some(1);
+    assert_eq!(client.read().await.unwrap().entries.len(), count, "the last of three is enough");
+    assert_eq!(server.lock().unwrap().reports_left, Some(0));
+}
+
+#[test]
+fn a_book_keeps_what_there_is_room_for() {
+    let named = |count: usize| Card {
+        etag: None,
+        names: (0..count).map(|number| (format!("mailto:a{number}@b.example").parse().unwrap(), None)).collect(),
+    };
+    let url = address("https://h/b/").unwrap();
+    let mut book = Book { url, tag: None, token: None, cards: BTreeMap::new() };
+    let room = Room { cards: 2, names: 10 };
+    let left = book.put("/b/1".into(), named(4), room.names);
+    let left = book.put("/b/2".into(), named(20), left);
+    assert_eq!((left, book.names(), book.cards["/b/2"].names.len()), (0, 10, 6));
+    assert_eq!((book.put("/b/2".into(), named(20), left), book.names()), (0, 10), "one that is read again takes its own place");
+    let left = room.after(&book);
+    assert_eq!((left.cards, left.names), (0, 0));
+    Room { cards: 1, names: 10 }.fit(&mut book);
+    assert_eq!(book.cards.keys().collect::<Vec<_>>(), ["/b/1"]);
+    Room { cards: 1, names: 3 }.fit(&mut book);
+    assert!(book.cards.is_empty());
 }
 
 #[tokio::test]

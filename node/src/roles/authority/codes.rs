@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use halloo_protocol::authority::{CODE_DIGITS, CODE_SECS, CODE_TRIES, CodeRequest, CodeShow, Refusal, RefusalCode};
+use halloo_protocol::authority::{CODE_DIGITS, CODE_SECS, CODE_TRIES, CodeRequest, CodeShow, CodeTag, Refusal, RefusalCode};
 use halloo_protocol::identity::{TrustStore, UserId, VerifiedUser};
 use halloo_protocol::key::{IdentityKey, PublicKey, hash};
 use halloo_protocol::linked::{ADDRESS_WORD_SECS_MAX, AddressProof, AddressWord, LinkedId, System};
@@ -98,6 +98,8 @@ pub struct Letter {
     pub to: LinkedId,
     /// The code's digits.
     pub code: String,
+    /// What its text is to have in it.
+    pub tag: Option<CodeTag>,
 }
 
 impl std::fmt::Debug for Letter {
@@ -109,6 +111,9 @@ impl std::fmt::Debug for Letter {
 
 impl Codes {
     fn admit(&mut self, user: IdentityKey, linked: &LinkedId, network: Option<NetworkGroup>, now: Instant) -> bool {
+        // A number costs what it costs, whichever way it is reached.
+        let number = linked.dialled_number();
+        let linked = number.as_ref().unwrap_or(linked);
         let system = linked.system();
         let rates = if system == System::Phone { PHONE } else { MAIL };
         // The widest last, so that one user who asks too often takes nothing from others.
@@ -181,7 +186,7 @@ impl Authority {
             return Err(full());
         }
         let code = code.iter().map(|digit| char::from(*digit)).collect();
-        Ok(Letter { to: request.linked.clone(), code })
+        Ok(Letter { to: request.linked.clone(), code, tag: CodeTag::of(request) })
     }
 
     /// The authority's word for an address, for whoever shows its code.
@@ -328,6 +333,19 @@ mod tests {
         assert_eq!(asked(&mut Codes::default(), 1), 5, "of one thousand");
         assert_eq!(asked(&mut Codes::default(), 1_000), 10, "of a hundred thousand");
         assert_eq!(asked(&mut Codes::default(), 100_000), 30, "in all");
+    }
+
+    #[test]
+    fn a_number_is_counted_as_one_whichever_way_it_is_reached() {
+        let now = Instant::now();
+        let mut codes = Codes::default();
+        let spellings =
+            ["tel:+4930123456", "sip:+4930123456@pbx.example", "sip:004930123456@pbx.example", "sip:49-30-123456@other.example"];
+        let admitted = spellings.iter().zip(0u8..).filter(|(text, seed)| codes.admit(user(*seed), &mail(text), None, now));
+        assert_eq!(admitted.count(), 2);
+        let mut codes = Codes::default();
+        let beside = |number: u32| mail(&format!("sip:+49301234{number:03}@pbx.example"));
+        assert_eq!((0..100).filter(|number| codes.admit(user(*number), &beside((*number).into()), None, now)).count(), 5);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::ways::code_text;
+use super::ways::short_text;
 use crate::config::PhoneConfig;
 use crate::roles::gateway::sms::{SmsClient, Text, fill_argument};
 
@@ -74,7 +74,7 @@ impl Phones {
 
     /// Sends a code.
     pub(crate) async fn send(&self, number: &str, code: &str, user: &str) -> Result<(), String> {
-        let text = code_text(code, user, "number");
+        let text = short_text(code, user);
         let text = Text { number, text: &text, code };
         match &self.way {
             Way::Provider(client) => client.send_text(&text).await,
