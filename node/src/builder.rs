@@ -503,7 +503,7 @@ impl NodeBuilder {
         if self.settings.freezable {
             self.start_thread(ends).await?;
         } else {
-            tokio::spawn(self.assemble(ends).await?.run());
+            tokio::spawn(Box::pin(self.assemble(ends)).await?.run());
         }
         Ok(node)
     }
@@ -521,7 +521,7 @@ impl NodeBuilder {
                 }
             };
             runtime.block_on(async move {
-                match self.assemble(ends).await {
+                match Box::pin(self.assemble(ends)).await {
                     Ok(event_loop) => {
                         let _ = started.send(Ok(()));
                         event_loop.run().await;
@@ -536,8 +536,9 @@ impl NodeBuilder {
         outcome.await.unwrap_or_else(|_| Err(StartError::Thread(std::io::ErrorKind::Other.into())))
     }
 
-    /// Builds everything; must run in the runtime that the node lives in.
-    async fn assemble(self, ends: Ends) -> Result<EventLoop, StartError> {
+    /// Builds everything; must run in the runtime that the node lives in. On the heap at once: each future that has the event loop in it, and each that has such a
+    /// future in it, would take its size from the stack of whoever starts a node.
+    async fn assemble(self, ends: Ends) -> Result<Box<EventLoop>, StartError> {
         let settings = self.settings;
         let store = match self.store {
             Some(store) => store,
@@ -571,7 +572,7 @@ impl NodeBuilder {
         rand::Rng::fill_bytes(&mut rng, &mut presence_seed);
         let presence = crate::presence::PresenceState::open(&store, &self.identity, &settings, &contacts, presence_seed, now)?;
         let vault = crate::vault::VaultState::open(&store, &self.identity, instant)?;
-        let event_loop = EventLoop {
+        let event_loop = Box::new(EventLoop {
             directory: crate::directory::DirectoryState::new(local, settings.lab, seed, numbers, now),
             swarm,
             commands: ends.commands,
@@ -627,7 +628,7 @@ impl NodeBuilder {
             housekeeping: crate::housekeeping::Housekeeping::new(instant, unix),
             leaving: None,
             store,
-        };
+        });
         event_loop.with_roles(unix).await
     }
 }
@@ -672,7 +673,7 @@ fn hpke_keys(identity: &LocalIdentity, now: UnixTime, rng: &mut rand::rngs::StdR
 
 impl EventLoop {
     /// Opens the roles that keep state of their own.
-    async fn with_roles(mut self, now: UnixTime) -> Result<Self, StartError> {
+    async fn with_roles(mut self: Box<Self>, now: UnixTime) -> Result<Box<Self>, StartError> {
         if self.settings.roles.contains(Roles::AUTHORITY) {
             self.open_authority(now)?;
             self.open_code_ways().map_err(StartError::Authority)?;

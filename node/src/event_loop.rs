@@ -196,7 +196,7 @@ pub(crate) struct Leaving {
 
 impl EventLoop {
     /// Runs until asked to shut down or all handles are gone; a panic ends it too, and is told in the log and as a last event.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(self: Box<Self>) {
         let events = self.events.clone();
         let ended = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(self.run_unguarded())).await;
         if let Err(panic) = ended {
@@ -208,7 +208,7 @@ impl EventLoop {
         }
     }
 
-    async fn run_unguarded(mut self) {
+    async fn run_unguarded(mut self: Box<Self>) {
         self.start();
         loop {
             self.drain();
