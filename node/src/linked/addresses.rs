@@ -4,7 +4,6 @@
 //! with the association. There is no account to stay logged in to: what can change is the book alone.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::authority::{CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, WordResult};
@@ -87,7 +86,7 @@ impl EventLoop {
         let phones = self.settings.authority_phone.as_ref().map(|phone| Phones::new(phone, self.settings.lab)).transpose()?;
         let sip = self.settings.authority_sip.as_ref().map(SipCodes::new).transpose()?;
         let mail = self.settings.authority_mail.clone();
-        self.linked.code_ways = CodeWays { mail, phones: phones.map(Arc::new), sip: sip.map(Arc::new) };
+        self.linked.code_ways = CodeWays::new(mail, phones, sip);
         Ok(())
     }
 }

@@ -212,14 +212,20 @@ fn ask_proved(
 
 const HINT: Indicator = Indicator([7; 16]);
 
-#[test]
-fn a_proof_that_stands_by_itself_is_hinted_at_as_long_as_it_counts() {
+/// Alice has enrolled and shows that a mail address is hers.
+fn alice_with_a_proof() -> (Authority, LocalIdentity, LinkedId, RenewRequest) {
     let mut authority = authority(AuthorityPolicy::lab());
     let mut alice = user(1);
     enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
     let id = mail("alice");
     let proof = word(&authority, &alice, &id, NOW);
     let request = wish_for(&alice, &id, says(&alice, &id, NOW), proof);
+    (authority, alice, id, request)
+}
+
+#[test]
+fn a_proof_that_stands_by_itself_is_hinted_at_as_long_as_it_counts() {
+    let (mut authority, mut alice, id, request) = alice_with_a_proof();
     let granted = ask_proved(&mut authority, &mut alice, &request, HINT, NOW).expect("proved");
     assert_eq!(granted.indicators, [HINT]);
     let ends = |user: &LocalIdentity| user.not_after();
@@ -323,12 +329,7 @@ fn what_proves_nothing_is_refused_and_says_why() {
 
 #[test]
 fn the_operators_word_goes_before_a_proof() {
-    let mut authority = authority(AuthorityPolicy::lab());
-    let mut alice = user(1);
-    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
-    let id = mail("alice");
-    let proof = word(&authority, &alice, &id, NOW);
-    let request = wish_for(&alice, &id, says(&alice, &id, NOW), proof);
+    let (mut authority, mut alice, id, request) = alice_with_a_proof();
     assert_eq!(ask_proved(&mut authority, &mut alice, &request, HINT, NOW).expect("proved").indicators, [HINT]);
     authority.certify(&name("alice"), &id, None, NOW).expect("known");
     let refused = ask_proved(&mut authority, &mut alice, &request, HINT, NOW).expect_err("taken back");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use halloo_protocol::authority::{Refusal, RefusalCode, phone_code_text};
 use halloo_protocol::linked::{LinkedId, System};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
 use super::{Letter, Phones, SipCodes, refuse};
@@ -14,24 +14,40 @@ use crate::mail::send::{Mail, send};
 /// Codes on their way at once, by each of the ways: one that is slow takes nothing from the others. The asker of one more is refused.
 const SENDING_MAX: usize = 16;
 
-static MAIL_SENDING: Semaphore = Semaphore::const_new(SENDING_MAX);
-static PHONES_SENDING: Semaphore = Semaphore::const_new(SENDING_MAX);
-static SIP_SENDING: Semaphore = Semaphore::const_new(SENDING_MAX);
-
 /// A place among the codes on their way; dropped, it is free.
 #[must_use]
 #[derive(Debug)]
-pub(crate) struct Place(#[expect(dead_code, reason = "held until it is dropped")] SemaphorePermit<'static>);
+pub(crate) struct Place(#[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit);
 
 /// What an authority has to send codes by. Nothing: it sends none.
 #[derive(Debug, Default)]
 pub(crate) struct CodeWays {
-    pub(crate) mail: Option<SmtpConfig>,
-    pub(crate) phones: Option<Arc<Phones>>,
-    pub(crate) sip: Option<Arc<SipCodes>>,
+    mail: Option<SmtpConfig>,
+    phones: Option<Arc<Phones>>,
+    sip: Option<Arc<SipCodes>>,
+    places: Places,
+}
+
+/// Who may still send, by each of the ways.
+#[derive(Debug)]
+struct Places {
+    mail: Arc<Semaphore>,
+    phones: Arc<Semaphore>,
+    sip: Arc<Semaphore>,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        let places = || Arc::new(Semaphore::new(SENDING_MAX));
+        Self { mail: places(), phones: places(), sip: places() }
+    }
 }
 
 impl CodeWays {
+    pub(crate) fn new(mail: Option<SmtpConfig>, phones: Option<Phones>, sip: Option<SipCodes>) -> Self {
+        Self { mail, phones: phones.map(Arc::new), sip: sip.map(Arc::new), places: Places::default() }
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
         self.mail.is_none() && self.phones.is_none() && self.sip.is_none()
     }
@@ -43,12 +59,12 @@ impl CodeWays {
     pub(crate) fn enter(&self, address: &LinkedId) -> Result<Place, Refusal> {
         self.check(address)?;
         let places = match address.system() {
-            System::Phone => &PHONES_SENDING,
-            System::Sip => &SIP_SENDING,
-            _ => &MAIL_SENDING,
+            System::Phone => &self.places.phones,
+            System::Sip => &self.places.sip,
+            _ => &self.places.mail,
         };
         let full = || refuse(RefusalCode::RATE_LIMITED, "too many codes are being sent: try again in a minute");
-        places.try_acquire().map(Place).map_err(|_| full())
+        Arc::clone(places).try_acquire_owned().map(Place).map_err(|_| full())
     }
 
     fn check(&self, address: &LinkedId) -> Result<(), Refusal> {
@@ -158,8 +174,8 @@ mod tests {
             user: None,
             password_file: None,
         };
-        let phones = has_phones.then(|| Arc::new(Phones::new(&phone, false).unwrap()));
-        CodeWays { mail: None, phones, sip: Some(Arc::new(SipCodes::new(&sip).unwrap())) }
+        let phones = has_phones.then(|| Phones::new(&phone, false).unwrap());
+        CodeWays::new(None, phones, Some(SipCodes::new(&sip).unwrap()))
     }
 
     fn code_of(ways: &CodeWays, address: &str) -> Option<RefusalCode> {
