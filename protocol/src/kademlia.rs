@@ -107,7 +107,7 @@ const BOOTSTRAP_WALKS: usize = 3;
 
 /// Questions for whom others know, at a time, and of one node. Sixteen answers name 320 nodes, in some 25 KB if all are new. A client, which asks rarely, asks few.
 const SAMPLES: usize = 16;
-const CLIENT_SAMPLES: usize = 12;
+const CLIENT_SAMPLES: usize = 8;
 const SAMPLES_EACH: usize = 4;
 
 /// Of so many refreshes of a client one walks among strangers.
@@ -740,6 +740,11 @@ impl Directory {
     #[must_use]
     pub fn held(&self, key: &RecordKey) -> Option<&DirectoryRecord> {
         self.store.get(key).map(|held| &held.record)
+    }
+
+    /// All records held for others, encoded: what has been persisted, unless the owner dropped an action.
+    pub fn records(&self) -> impl Iterator<Item = (RecordKey, &[u8])> {
+        self.store.keys().filter_map(|key| self.store.get(&key).map(|held| (key, held.bytes.as_slice())))
     }
 
     /// What this directory has done so far.

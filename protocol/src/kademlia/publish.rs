@@ -89,6 +89,8 @@ pub(super) struct OwnRecord {
     /// The content hash of what was last accepted, and nodes that took it before, without those that were replicas when it was last published.
     published_hash: [u8; 32],
     passed_by: BTreeMap<DeviceKey, Arc<Descriptor>>,
+    /// Who took the lease of the renewal that ended last: they hold what was published, if that was this content.
+    renewed: BTreeMap<DeviceKey, Arc<Descriptor>>,
     next_at: Instant,
     read_back_at: Option<Instant>,
     failures: u32,
@@ -122,6 +124,7 @@ pub(super) struct Publish {
 #[derive(Clone, Debug)]
 pub(super) struct LeaseQuery {
     in_flight: BTreeMap<DeviceKey, Arc<Descriptor>>,
+    renewed: BTreeMap<DeviceKey, Arc<Descriptor>>,
     report: LeaseReport,
 }
 
@@ -218,6 +221,7 @@ impl Directory {
                     replicas: Vec::new(),
                     published_hash: [0; 32],
                     passed_by: BTreeMap::new(),
+                    renewed: BTreeMap::new(),
                     next_at,
                     read_back_at: None,
                     failures: 0,
@@ -276,8 +280,21 @@ impl Directory {
         publish.is_storing = true;
         publish.requests += requests;
         let key = publish.key;
+        self.spare_renewed(query, key);
         self.store_locally(now, query, key);
         self.drive_publish(now, query);
+    }
+
+    /// Replicas that have just taken a lease for the content that is published again are as good as asked: what is missing are the others.
+    fn spare_renewed(&mut self, query: QueryId, key: RecordKey) {
+        let Some(own) = self.own.get_mut(&key) else { return };
+        let (renewed, hash) = (std::mem::take(&mut own.renewed), own.record.content_hash());
+        let Some(publish) = self.publishes.get_mut(&query).filter(|_| own.published_hash == hash) else { return };
+        let nearest = publish.candidates.iter().take(REPLICAS).map(|candidate| candidate.device).collect::<BTreeSet<_>>();
+        for (device, to) in renewed.into_iter().filter(|(device, _)| nearest.contains(device)) {
+            publish.tried.insert(device);
+            publish.accepted.insert(device, (hash, to));
+        }
     }
 
     /// If this node is one of the record's replicas, it stores like any other.
@@ -515,7 +532,7 @@ impl Directory {
         let targets = if self.is_full_of_queries() { Vec::new() } else { known.unwrap_or_else(|| self.live_targets(&key)) };
         let report = LeaseReport { key, asked: targets.len(), renewed: 0, stored: 0, failed: 0 };
         let in_flight = targets.iter().map(|to| (to.device, Arc::clone(to))).collect();
-        self.leases.insert(query, LeaseQuery { in_flight, report });
+        self.leases.insert(query, LeaseQuery { in_flight, renewed: BTreeMap::new(), report });
         for to in targets {
             let lease = RenewLease { key, keeper, lease: lease.clone(), extensions: Extensions::none() };
             self.send(now, to, Request::RenewLease(Box::new(lease)), Errand::Lease(query));
@@ -533,7 +550,10 @@ impl Directory {
                 let request = Request::Store(Store { record, extensions: Extensions::none() });
                 return self.send(now, to, request, Errand::LeaseStore(query));
             }
-            (LeaseOutcome::Renewed, _) => lease.report.renewed += 1,
+            (LeaseOutcome::Renewed, _) => {
+                lease.report.renewed += 1;
+                lease.renewed.insert(*from, to);
+            }
             _ => lease.report.failed += 1,
         }
         lease.in_flight.remove(from);
@@ -571,6 +591,7 @@ impl Directory {
             && (report.failed > 0 || report.asked == 0)
         {
             own.next_at = own.next_at.min(soon);
+            own.renewed = lease.renewed;
         }
         self.event(Event::LeaseRenewed { query, report });
     }

@@ -1,8 +1,10 @@
 //! Brings records back to eight living replicas when nodes die or join.
 //!
-//! A change near a record makes it *dirty* after a delay: a few seconds of jitter for the closest living replica, [`RANK_DELAY`] more for each
+//! A death near a record makes it *dirty* after a delay: a few seconds of jitter for the closest living replica, [`RANK_DELAY`] more for each
 //! rank after it, so that mostly one node sends and the others find, by one small offer of hashes, that nothing is left to do. A node that
-//! joins is offered what it should hold by its new neighbours in the same way. Stores that follow an offer are sent a few at a time.
+//! joins is offered what it should hold by the two closest in the same way; the others look after it at their next *round*, some minutes later,
+//! when much goes together. Who holds a record and isn't among its replicas leaves it to them, once half of them are known to hold the same.
+//! Stores that follow an offer are sent a few at a time.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use rand::RngExt;
 
 use super::messages::{Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, SyncItem, SyncOffer};
 use super::routing_table::{Mark, REPLICAS};
-use super::store::Sender;
+use super::store::{Held, Sender};
 use super::{Directory, Errand, Failure, RecordKey};
 use crate::directory::Place;
 use crate::identity::TrustStore;
@@ -33,6 +35,15 @@ const DOUBT: Duration = Duration::from_secs(30);
 
 /// How much longer each replica waits than the one before it.
 const RANK_DELAY: Duration = Duration::from_secs(5);
+
+/// Replicas that hurry to a node that has joined, and to those that hold what a publication replaced: one does it, one more in case it doesn't.
+const HURRYING: usize = 2;
+
+/// Replicas that a node beside them offers to.
+const BESIDE: usize = 2;
+
+/// From one round to the next, in seconds: some five changes of a neighbourhood of thirty nodes with sessions of an hour.
+const ROUND: std::ops::RangeInclusive<u64> = 300..=600;
 
 /// What is due so soon goes along with what is due now.
 const EARLY: Duration = Duration::from_secs(1);
@@ -68,6 +79,11 @@ pub(super) struct Repair {
     dirty: BTreeMap<RecordKey, (Instant, Scope)>,
     queue: VecDeque<(DeviceKey, RecordKey)>,
     in_flight: usize,
+    /// Records of an earlier run that are on their way to somebody who holds something else: that one's answer brings what is newer, and the others
+    /// needn't say it too.
+    comparing: BTreeSet<RecordKey>,
+    /// The next round: what doesn't hurry is due then.
+    round_at: Option<Instant>,
     /// When records of an earlier run are as good as any; `None` before this node has joined.
     pub(super) doubt_ends: Option<Instant>,
 }
@@ -116,7 +132,26 @@ impl Directory {
         // One pause for all of them, so that they go out together: most of an offer's bytes are its packets'.
         let jitter = self.repair_jitter();
         for key in touched {
-            self.mark_dirty(now, key, jitter);
+            let rank = self.rank_of_self(&key);
+            if rank >= REPLICAS && self.store.get(&key).is_some_and(Held::is_confirmed) {
+                continue;
+            }
+            if rank < HURRYING || (rank < REPLICAS && change == Change::Died) {
+                self.mark_dirty(now, key, jitter);
+            } else {
+                let at = self.next_round(now);
+                self.repair.schedule(key, at, Scope::Replicas);
+            }
+        }
+    }
+
+    fn next_round(&mut self, now: Now) -> Instant {
+        match self.repair.round_at {
+            Some(at) if at > now.instant => at,
+            _ => {
+                let at = now.instant + Duration::from_secs(self.rng.random_range(ROUND));
+                *self.repair.round_at.insert(at)
+            }
         }
     }
 
@@ -141,9 +176,10 @@ impl Directory {
         let replicas = self.live_targets(&key);
         let is_replica = |mark| replicas.iter().any(|replica| Mark::of(&replica.device) == mark);
         let is_due = self.store.get(&key).is_some_and(|held| held.behind().any(|mark| !is_replica(mark)));
-        if is_due {
-            let jitter = self.repair_jitter();
-            self.repair.schedule(key, now.instant + jitter, Scope::Former);
+        let rank = self.rank_of_self(&key);
+        if is_due && rank < HURRYING {
+            let delay = self.repair_jitter() + RANK_DELAY * u32::try_from(rank).unwrap_or(u32::MAX);
+            self.repair.schedule(key, now.instant + delay, Scope::Former);
         } else {
             self.store.forget_former(&key);
         }
@@ -177,7 +213,7 @@ impl Directory {
                 // Its publisher has brought it to the replicas and heard from each; that the others need telling is no reason to ask them.
                 Scope::Former => 0,
                 Scope::Replicas if self.own_replica_place(&key).is_some() => REPLICAS - 1,
-                Scope::Replicas => REPLICAS,
+                Scope::Replicas => BESIDE,
             };
             let former = held.behind().filter_map(|mark| self.table.live_marked(mark));
             let former = former.filter(|former| replicas.iter().all(|replica| replica.device != former.device));
@@ -200,7 +236,11 @@ impl Directory {
         for item in items {
             if !wanted.contains(&item.key) {
                 self.store.mark_synced(&item.key, *from);
-            } else if self.repair.queue.len() < QUEUE_MAX {
+                continue;
+            }
+            let is_old = self.store.get(&item.key).is_some_and(Held::is_unconfirmed);
+            let is_compared = is_old && !self.repair.comparing.insert(item.key);
+            if !is_compared && self.repair.queue.len() < QUEUE_MAX {
                 self.repair.queue.push_back((*from, item.key));
             } else {
                 self.repair.schedule(item.key, now.instant + RETRY, Scope::Replicas);
@@ -212,7 +252,10 @@ impl Directory {
     fn pump_repairs(&mut self, now: Now) {
         while self.repair.in_flight < STORES_MAX {
             let Some((device, key)) = self.repair.queue.pop_front() else { return };
-            let (Some(to), Some(held)) = (self.table.live_descriptor(&device), self.store.get(&key)) else { continue };
+            let (Some(to), Some(held)) = (self.table.live_descriptor(&device), self.store.get(&key)) else {
+                self.repair.comparing.remove(&key);
+                continue;
+            };
             let request = Request::Store(Store { record: held.bytes.clone(), extensions: Extensions::none() });
             self.repair.in_flight += 1;
             self.send(now, to, request, Errand::Repair(key));
@@ -237,6 +280,7 @@ impl Directory {
         answer: StoreAnswer,
     ) {
         self.repair.in_flight = self.repair.in_flight.saturating_sub(1);
+        self.repair.comparing.remove(&key);
         let newer = answer.record.and_then(|bytes| Self::verify_held(&bytes, key, now.unix, trust));
         if let Some(newer) = newer {
             let sender = Sender { device: *from, group: None, is_server: true };
@@ -253,6 +297,7 @@ impl Directory {
 
     pub(super) fn repair_failed(&mut self, now: Now, key: RecordKey, failure: Failure) {
         self.repair.in_flight = self.repair.in_flight.saturating_sub(1);
+        self.repair.comparing.remove(&key);
         if failure != Failure::Unsupported {
             self.repair.schedule(key, now.instant + RETRY, Scope::Replicas);
         }

@@ -21,6 +21,9 @@ use crate::wire::{Extensions, Frame, FrameKind};
 /// Ranks beyond the replicas at which a node still takes a record: publishers' tables differ a little.
 pub(super) const RANK_SLACK: usize = 8;
 
+/// Ranks beyond the replicas at which what is offered is wanted: who offers may know of deaths that this node hasn't noticed.
+const OFFER_SLACK: usize = 4;
+
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestSource {
@@ -259,9 +262,9 @@ impl Directory {
                 // Only a server's word counts: others could crowd the list out.
                 Some(held) if held.hash == item.hash && is_server => self.store.mark_synced(&item.key, *from),
                 Some(held) if held.hash == item.hash => {}
-                Some(_) => keys.push(item.key),
-                None if self.rank_of_self(&item.key) < REPLICAS + RANK_SLACK => keys.push(item.key),
-                None => {}
+                // What is held beside the replicas is doubtful to whoever asks, so that a newer copy would serve nobody.
+                _ if self.rank_of_self(&item.key) < REPLICAS + OFFER_SLACK => keys.push(item.key),
+                _ => {}
             }
         }
         SyncWant { keys, extensions: Extensions::none() }

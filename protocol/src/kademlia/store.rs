@@ -130,6 +130,11 @@ impl Held {
     pub(super) const fn is_unconfirmed(&self) -> bool {
         self.is_unconfirmed
     }
+
+    /// Half a set of replicas is known to hold the same.
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.synced.0.len() >= CONFIRMING_MIN
+    }
 }
 
 /// What a store did.

@@ -128,6 +128,8 @@ fn what_a_node_kept_while_it_was_away_is_believed_only_if_nobody_has_newer() {
     network.run_for(Duration::from_secs(60));
     for node in &away {
         assert_eq!(network.nodes[*node].directory.held(&alice.key()), Some(&new), "compared by now");
+        let shown = network.nodes[*node].directory.counters().sent.get(&0x0012).copied().unwrap_or(0);
+        assert!(shown <= 2, "node {node} showed what is old {shown} times: once is enough, seven others hold what is newer");
     }
     // All who hold bob's record were away: it is what there is.
     let holders = network.holders(&bob.key(), bobs.content_hash());
@@ -501,6 +503,34 @@ fn a_lease_reaches_every_replica_in_one_small_request_each() {
     let found = network.find(20, user.key(), FIRST);
     let parts = found.record().expect("found").entry(&device.key()).expect("the device");
     assert_eq!(parts.reachability(now.unix), halloo_protocol::directory::Reachability::Direct);
+}
+
+#[test]
+fn a_replica_that_is_gone_at_a_renewal_is_replaced_and_the_others_are_left_alone() {
+    let mut network = Network::grown(9, 30);
+    let user = network.authority.user(1);
+    let record = user.record(1, &network.trust);
+    assert!(network.publish(3, record.clone()).is_accepted);
+    let gone = network.closest(&user.key(), 8).into_iter().find(|node| *node != 3).expect("eight");
+    network.freeze(gone);
+    let stores = |network: &Network| network.nodes[3].directory.counters().sent.get(&0x0012).copied().unwrap_or(0);
+    let before = stores(&network);
+    let now = network.now();
+    let lease = user.lease(&user.device(0), &record, 1, now.unix);
+    network.nodes[3].directory.renew_lease(now, user.key(), None, lease);
+    network.drain(3);
+    network.run_for(Duration::from_secs(60));
+    let published = network.nodes[3].events.iter().rev().find_map(|event| match event {
+        Event::Published { report, .. } => Some(report.clone()),
+        _ => None,
+    });
+    let report = published.expect("published again");
+    assert!(report.is_accepted && report.accepted == 8, "{report:?}");
+    assert!((1..=2).contains(&(stores(&network) - before)), "{} stores", stores(&network) - before);
+    let living = network.closest(&user.key(), 9).into_iter().filter(|node| *node != gone);
+    for replica in living.filter(|node| *node != 3) {
+        assert!(network.nodes[replica].directory.held(&user.key()).is_some(), "node {replica} holds it");
+    }
 }
 
 #[test]

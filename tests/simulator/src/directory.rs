@@ -64,6 +64,15 @@ pub enum Body {
     Reply(RequestId, Reply),
 }
 
+/// What a node's process leaves on disk.
+#[derive(Clone, Debug, Default)]
+pub struct Left {
+    /// Its address book.
+    pub book: Vec<Arc<Descriptor>>,
+    /// The records that it keeps for others, encoded.
+    pub records: Vec<(RecordKey, Vec<u8>)>,
+}
+
 /// How a node of the simulation is set up.
 #[derive(Clone, Debug)]
 pub struct Setup {
@@ -75,8 +84,8 @@ pub struct Setup {
     pub publishes: bool,
     /// Who it knows at the start.
     pub knows: Vec<NodeId>,
-    /// The rest of its address book from an earlier run.
-    pub remembers: Vec<Arc<Descriptor>>,
+    /// What an earlier run left on its disk.
+    pub left: Left,
     /// What it does to others.
     pub behaviour: Behaviour,
 }
@@ -126,16 +135,17 @@ impl DirectoryNode {
         }
     }
 
-    /// Its process has ended: an address book is all that is left, and all that takes memory.
+    /// Its process has ended: what is on disk is all that is left, and all that takes memory.
     pub fn pack_up(&mut self, world: &World, book_max: usize, now: Now) {
-        self.setup.remembers = self.directory.known(book_max);
+        let records = self.directory.records().map(|(key, bytes)| (key, bytes.to_vec())).collect();
+        self.setup.left = Left { book: self.directory.known(book_max), records };
         *self = Self::new(world, self.me, self.setup.clone(), [0; 32], now);
     }
 
-    /// The address book of an earlier run.
+    /// Takes what an earlier run left.
     #[must_use]
-    pub fn remembered(&self) -> Vec<Arc<Descriptor>> {
-        self.setup.remembers.clone()
+    pub fn take_left(&mut self) -> Left {
+        std::mem::take(&mut self.setup.left)
     }
 
     /// What it does to others; may be changed while it runs.
@@ -199,8 +209,9 @@ impl DirectoryNode {
 
     fn start(&mut self, world: &World, now: Now) {
         let known: Vec<_> = self.setup.knows.iter().map(|node| Arc::clone(&world.identity(*node).descriptor)).collect();
-        let known: Vec<_> = known.into_iter().chain(std::mem::take(&mut self.setup.remembers)).collect();
-        self.directory.add_hearsay(now, known);
+        let left = self.take_left();
+        self.directory.restore(now, &world.trust, left.records);
+        self.directory.add_hearsay(now, known.into_iter().chain(left.book));
         self.join(now);
     }
 

@@ -9,7 +9,7 @@ use halloo_protocol::kademlia::{Config, Event, FindOptions, FindResult, PublishR
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Behaviour, DirectoryNode, Ring, Setup, World};
+use super::{Behaviour, DirectoryNode, Left, Ring, Setup, World};
 use crate::machine::NodeId;
 use crate::network::{Network, Settings, State};
 
@@ -167,7 +167,7 @@ impl Swarm {
     /// Enrols a node and starts it. `wanted` is where an attacker tries to get, with how many enrolments.
     pub fn join(&mut self, is_serving: bool, behaviour: Behaviour, wanted: Option<(RecordKey, u64)>) -> NodeId {
         let node = self.network.world.enrol(is_serving, wanted);
-        let machine = self.machine(node, behaviour, Vec::new());
+        let machine = self.machine(node, behaviour, Left::default());
         let added = self.network.add(machine, !is_serving);
         assert_eq!(added, node, "world and network count alike");
         self.network.start(node);
@@ -179,14 +179,14 @@ impl Swarm {
         &mut self,
         node: NodeId,
         behaviour: Behaviour,
-        remembers: Vec<std::sync::Arc<halloo_protocol::node::Descriptor>>,
+        left: Left,
     ) -> DirectoryNode {
         let setup = Setup {
             config: self.plan.config.clone(),
             is_serving: self.network.world.is_serving(node),
             publishes: self.plan.publishes,
             knows: self.introducers(node),
-            remembers,
+            left,
             behaviour,
         };
         let (seed, now) = (self.rng.random(), self.network.now());
@@ -246,7 +246,7 @@ impl Swarm {
             let there = running.iter().filter(|node| self.network.world.is_serving(**node) == is_serving).count();
             for _ in 0..(there as f64 * churn.away) as usize {
                 let node = self.network.world.enrol(is_serving, None);
-                let machine = self.machine(node, Behaviour::Honest, Vec::new());
+                let machine = self.machine(node, Behaviour::Honest, Left::default());
                 self.network.add(machine, !is_serving);
                 self.away[usize::from(!is_serving)].push_back(node);
             }
@@ -281,12 +281,11 @@ impl Swarm {
         }
     }
 
-    /// Starts a node that is down, with its address book and nothing else from before.
+    /// Starts a node that is down, with what is left of its last run.
     pub fn restart(&mut self, node: NodeId) {
-        let old = self.network.machine(node);
-        let behaviour = old.behaviour().clone();
-        let book = old.remembered();
-        let machine = self.machine(node, behaviour, book);
+        let behaviour = self.network.machine(node).behaviour().clone();
+        let left = self.network.with(node, |machine, _, _, _| machine.take_left());
+        let machine = self.machine(node, behaviour, left);
         self.network.replace(node, machine);
         self.network.start(node);
     }
