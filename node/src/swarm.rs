@@ -64,6 +64,17 @@ pub const MAX_NEGOTIATING_STREAMS: usize = 32;
 const QUIC_MAX_STREAM_DATA: u32 = 256 * 1024;
 const QUIC_MAX_CONNECTION_DATA: u32 = 1024 * 1024;
 
+/// After how much silence a QUIC connection is asked for a sign of life: well below the half minute for which home routers remember a UDP flow. libp2p's
+/// 5 s would be most of what an idle node sends, and keep a phone's radio awake.
+const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// After how much silence a QUIC connection is lost: two keep-alives, the second of which is sent again several times. Who waits for an answer has
+/// shorter limits of its own.
+const QUIC_SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// How often round trips are measured, after the first time.
+const PING_EVERY: Duration = Duration::from_secs(60);
+
 /// Streams open at once on a connection. A client that is called by many has one stream per circuit on
 /// the connection to its relay, and Yamux closes a connection that runs out.
 const MAX_STREAMS: usize = CIRCUITS_CEILING + 256;
@@ -248,6 +259,8 @@ fn quic_config(keypair: &Keypair) -> quic::Config {
     config.max_stream_data = QUIC_MAX_STREAM_DATA;
     config.max_connection_data = QUIC_MAX_CONNECTION_DATA;
     config.max_concurrent_stream_limit = MAX_STREAMS as u32;
+    config.keep_alive_interval = QUIC_KEEP_ALIVE;
+    config.max_idle_timeout = u32::try_from(QUIC_SILENCE_MAX.as_millis()).unwrap_or(u32::MAX);
     config
 }
 
@@ -260,7 +273,7 @@ fn build_behaviour(keypair: &Keypair, relay_client: relay::client::Behaviour, op
         blocked: allow_block_list::Behaviour::default(),
         streams: Streams::new(streams::Config::default()),
         identify: Gate::new(identify_behaviour(keypair, options), rule),
-        ping: ping::Behaviour::default(),
+        ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY)),
         relay_client,
         relay_server: options.relay_server.then(|| Circuits::new(local, options.relay_limits, options.lab)).into(),
         // In a lab every address works by agreement. Asking for it would cost: a server that sees us at another IP address than the one to
