@@ -175,12 +175,7 @@ impl Swarm {
         node
     }
 
-    fn machine(
-        &mut self,
-        node: NodeId,
-        behaviour: Behaviour,
-        left: Left,
-    ) -> DirectoryNode {
+    fn machine(&mut self, node: NodeId, behaviour: Behaviour, left: Left) -> DirectoryNode {
         let setup = Setup {
             config: self.plan.config.clone(),
             is_serving: self.network.world.is_serving(node),
