@@ -62,6 +62,9 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    // Silent unless RUST_LOG asks: hundreds of nodes would say a lot.
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     if arguments.anatomy {
         return anatomy::print(arguments.nodes).await;
     }
