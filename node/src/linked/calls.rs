@@ -92,11 +92,6 @@ impl Waiting {
     }
 }
 
-/// Whether an identity elsewhere is called by what is known of it. Telephone numbers are called through a gateway, and so are phones there.
-pub(super) fn is_dialled(id: &LinkedId) -> bool {
-    matches!(id.system(), System::Xmpp | System::Mail | System::Oidc)
-}
-
 /// What an invite says; what can't be read is nothing said.
 enum Said {
     Association(Box<LinkedPart>),
@@ -318,13 +313,15 @@ impl EventLoop {
 // Calling.
 impl EventLoop {
     /// A dial to an identity in a linked system: made one to the user whom its place shows, at once or once that was looked at. `None`: it is taken care of.
+    ///
+    /// Who is in a contact list comes first, then what the directory says, then what an address leads to by itself: a telephone number to a gateway, a SIP address at an authority to its user.
     pub(crate) fn take_linked_dial(
         &mut self,
         mut options: DialOptions,
         reply: Reply<CallOutcome, CallError>,
     ) -> Option<(DialOptions, Reply<CallOutcome, CallError>)> {
         let place = match options.users.as_slice() {
-            [user] if options.linked.is_none() => user.parse::<LinkedId>().ok().filter(is_dialled),
+            [user] if options.linked.is_none() && !options.by_telephone => user.parse::<LinkedId>().ok(),
             _ => None,
         };
         if let Some(contact) = options.as_contact.take() {
@@ -339,7 +336,8 @@ impl EventLoop {
                 }
             };
         }
-        let Some(place) = place else { return Some((options, reply)) };
+        // Whoever names a gateway means the telephone.
+        let Some(place) = place.filter(|_| options.via.is_none()) else { return Some((options, reply)) };
         self.note_present();
         let account = self.account_with(&place);
         let Some(account) = account else {
@@ -367,9 +365,8 @@ impl EventLoop {
     /// The look has ended, well or not.
     fn dial_linked_now(&mut self, dial: Dial) {
         let Dial { place, mut options, reply, .. } = dial;
-        let refuse = |reason: &str| CallError::NotLinked { id: place.to_string(), reason: reason.to_owned() };
         let Some(account) = self.account_with(&place) else {
-            return reply.send(Err(refuse("isn't in the contact list of a linked account")));
+            return self.dial_otherwise(&place, options, reply, "isn't in the contact list of a linked account".to_owned());
         };
         match self.linked_callee(&account, &place, SIGHTING_SECS_MAX) {
             Ok(callee) => {
@@ -388,7 +385,7 @@ impl EventLoop {
     /// # Errors
     /// [`UsernameError`] if it is neither, or nothing was seen there that says who it is.
     pub(crate) fn parse_user_or_linked(&self, text: &str) -> Result<UserId, UsernameError> {
-        let is_elsewhere = text.parse::<LinkedId>().is_ok_and(|id| id.system() != System::Phone);
+        let is_elsewhere = text.parse::<LinkedId>().is_ok();
         match self.linked_user(text) {
             Some(user) => Ok(user),
             None if is_elsewhere => Err(UsernameError::Invalid {

@@ -22,8 +22,6 @@ use crate::handle::messages::{MessageError, MessageStatus};
 use crate::handle::problem::UsernameError;
 use crate::store::StoreError;
 
-use super::calls::is_dialled;
-
 const LISTED: &str = "linked listed";
 
 /// How often a listing is brought to its replicas anew.
@@ -41,6 +39,9 @@ const FINDS_MAX: usize = 16;
 
 /// How long a search may take, its hash included.
 const FIND_AT_MOST: Duration = Duration::from_secs(60);
+
+/// The same before a call that can go another way.
+const FIND_BEFORE_CALL: Duration = Duration::from_secs(4);
 
 /// People found who are remembered, and how long: a few messages and files later they are looked for again.
 const FOUND_MAX: usize = 64;
@@ -85,6 +86,25 @@ pub(super) struct Listings {
     found: VecDeque<(LinkedId, Association, Instant)>,
     /// What the user has said of accounts.
     listed: BTreeMap<LinkedId, bool>,
+}
+
+/// Where a call goes that is for nobody in a linked system.
+#[derive(Debug, PartialEq, Eq)]
+enum OtherWay {
+    /// To the telephone.
+    Gateway,
+    /// To a user, by this name here.
+    User(String),
+}
+
+/// How long the directory is asked whom a call is for; `None`: it isn't. A call that can go another way doesn't wait for a slow hash: only whose hash is known, as those of contacts are by and
+/// by, is looked for.
+const fn find_for(is_on: bool, has_other_way: bool, is_hashed: bool) -> Option<Duration> {
+    match (is_on, has_other_way, is_hashed) {
+        (false, ..) | (true, true, false) => None,
+        (true, true, true) => Some(FIND_BEFORE_CALL),
+        (true, false, _) => Some(FIND_AT_MOST),
+    }
 }
 
 /// Not where contacts have a place to look, and not where there are few enough addresses to try them all.
@@ -239,7 +259,7 @@ impl EventLoop {
         }
     }
 
-    /// A dial that nothing else leads to: by the directory, if that is switched on.
+    /// A dial to somebody of whom no contact list says who they are here: by the directory, if that is switched on and nobody waits for it in vain.
     pub(super) fn dial_by_directory(
         &mut self,
         id: LinkedId,
@@ -247,16 +267,48 @@ impl EventLoop {
         reply: Reply<CallOutcome, CallError>,
         otherwise: String,
     ) {
-        if self.carriers().has(Carrier::Directory) {
-            self.begin_find(id, FindAim::Dial(Box::new(options), reply));
-        } else {
-            reply.send(Err(CallError::NotLinked { id: id.to_string(), reason: otherwise }));
+        let is_on = self.carriers().has(Carrier::Directory);
+        match find_for(is_on, self.other_way(&id).is_some(), self.linked.slow.known(&id).is_some()) {
+            Some(at_most) => self.begin_find_for(id, FindAim::Dial(Box::new(options), reply), at_most),
+            None => self.dial_otherwise(&id, options, reply, otherwise),
         }
+    }
+
+    /// Where a call to an address goes that is nobody's whom contact lists or the directory know.
+    fn other_way(&self, id: &LinkedId) -> Option<OtherWay> {
+        match id.system() {
+            System::Phone if self.settings.calls.telephone.is_some() => Some(OtherWay::Gateway),
+            // The address of a user here, as phones dial it.
+            System::Sip => {
+                let user = id.address().to_lowercase();
+                self.labels.parse(&user).is_ok().then_some(OtherWay::User(user))
+            }
+            _ => None,
+        }
+    }
+
+    /// Neither contact lists nor the directory say whom a call to an address is for, which `reason` says in words.
+    pub(super) fn dial_otherwise(
+        &mut self,
+        id: &LinkedId,
+        mut options: DialOptions,
+        reply: Reply<CallOutcome, CallError>,
+        reason: String,
+    ) {
+        match self.other_way(id) {
+            Some(OtherWay::User(user)) => options.users = vec![user],
+            Some(OtherWay::Gateway) => {}
+            // There is no gateway, which is said then.
+            None if id.system() == System::Phone => {}
+            None => return reply.send(Err(CallError::NotLinked { id: id.to_string(), reason })),
+        }
+        debug!(reason, "called as if it were no contact in a linked system");
+        self.dial_as_said(options, reply);
     }
 
     /// Somebody elsewhere of whom nothing says who they are here, so that the directory has to be asked.
     pub(crate) fn sought_in_directory(&self, text: &str) -> Option<LinkedId> {
-        let id = text.parse::<LinkedId>().ok().filter(is_dialled)?;
+        let id = text.parse::<LinkedId>().ok()?;
         (self.carriers().has(Carrier::Directory) && self.linked_user(text).is_none()).then_some(id)
     }
 
@@ -284,7 +336,11 @@ impl EventLoop {
     }
 
     fn begin_find(&mut self, id: LinkedId, aim: FindAim) {
-        let mut find = Find { id, aim, query: None, until: Instant::now() + FIND_AT_MOST };
+        self.begin_find_for(id, aim, FIND_AT_MOST);
+    }
+
+    fn begin_find_for(&mut self, id: LinkedId, aim: FindAim, at_most: Duration) {
+        let mut find = Find { id, aim, query: None, until: Instant::now() + at_most };
         if !self.carriers().has(Carrier::Directory) {
             return self.find_failed(find, "the directory is switched off: linked.carriers");
         }
@@ -340,12 +396,14 @@ impl EventLoop {
     }
 
     fn find_failed(&mut self, find: Find, reason: &str) {
-        let (id, reason) = (find.id.to_string(), reason.to_owned());
+        let reason = reason.to_owned();
         match find.aim {
             FindAim::Message(_, reply) => reply.send(Err(MessageError::Username(unknown(&find.id, &reason)))),
             FindAim::File(_, reply) => reply.send(Err(FileError::Username(unknown(&find.id, &reason)))),
-            FindAim::Command(reply) => reply.send(Err(LinkError::NotFound { id, reason })),
-            FindAim::Dial(_, reply) => reply.send(Err(CallError::NotLinked { id, reason })),
+            FindAim::Command(reply) => reply.send(Err(LinkError::NotFound { id: find.id.to_string(), reason })),
+            // Whoever has hung up meanwhile calls nobody.
+            FindAim::Dial(_, reply) if reply.is_closed() => {}
+            FindAim::Dial(options, reply) => self.dial_otherwise(&find.id, *options, reply, reason),
         }
     }
 
@@ -411,9 +469,12 @@ impl EventLoop {
         mut options: DialOptions,
         reply: Reply<CallOutcome, CallError>,
     ) {
+        if reply.is_closed() {
+            return;
+        }
         let said = match self.take_found(&id, found) {
             Ok(said) => said,
-            Err(reason) => return reply.send(Err(CallError::NotLinked { id: id.to_string(), reason: reason.to_owned() })),
+            Err(reason) => return self.dial_otherwise(&id, options, reply, reason.to_owned()),
         };
         info!(id = %id, "called by what the directory says");
         let claim = self.claim_towards(&id);
@@ -471,6 +532,21 @@ mod tests {
     use super::*;
 
     const NOW: UnixTime = UnixTime(1_800_000_000);
+
+    #[test]
+    fn a_call_that_goes_another_way_waits_for_no_hash_and_not_for_long() {
+        for (is_on, has_other_way, is_hashed, found) in [
+            (true, false, false, Some(60)),
+            (true, false, true, Some(60)),
+            (true, true, true, Some(4)),
+            (true, true, false, None),
+            (false, false, true, None),
+            (false, true, true, None),
+        ] {
+            let found = found.map(Duration::from_secs);
+            assert_eq!(find_for(is_on, has_other_way, is_hashed), found, "{is_on} {has_other_way} {is_hashed}");
+        }
+    }
 
     #[test]
     fn the_place_has_the_last_word_also_when_it_was_taken_back() {
