@@ -118,6 +118,7 @@ fn sightings() -> Vec<(&'static str, KnownAssociations, Option<NotLinked>)> {
         ("nothing there", KnownAssociations::from([((bob(), alice()), Sighting::nothing(NOW))]), Some(NotLinked::NotShown)),
         ("another user's", seen(association(MALLORY, alice()), NOW), Some(NotLinked::OtherUser)),
         ("revoked", seen(revoked(ALICE), NOW), Some(NotLinked::Shown(AssociationError::Revoked))),
+        ("revoked by another", seen(revoked(MALLORY), NOW), Some(NotLinked::Shown(AssociationError::Revoked))),
         ("expired", seen(expired(ALICE), NOW), Some(NotLinked::Shown(AssociationError::Expired(ended_at(&ended))))),
         ("good", seen(good, NOW), None),
     ]
@@ -197,7 +198,7 @@ fn the_whole_table() {
             }
         }
     }
-    assert_eq!(rows, 6 * 2 * 4 * 8 * 2 * 7);
+    assert_eq!(rows, 6 * 2 * 4 * 8 * 2 * 8);
 }
 
 #[test]
@@ -443,10 +444,10 @@ fn the_whole_table_of_certificates() {
         ("good", vec![hers], None),
         ("good, among others", vec![others, hers], None),
     ];
-    // The place counts where it says otherwise, however long ago it was seen; where it says nothing, the authority's word does.
-    let place_fault = |fault: &Option<NotLinked>| match fault {
-        Some(NotLinked::OtherUser) => Some(NotLinked::OtherUser),
-        Some(NotLinked::Shown(AssociationError::Revoked)) => Some(NotLinked::Shown(AssociationError::Revoked)),
+    // The place counts where it says otherwise, however long ago it was seen; where it says nothing of this user, the authority's word does.
+    let place_fault = |shows: &str| match shows {
+        "another user's" => Some(NotLinked::OtherUser),
+        "revoked" => Some(NotLinked::Shown(AssociationError::Revoked)),
         _ => None,
     };
     let (user, identity, contacts) = (user(ALICE), IdentityKey(key(ALICE).public()), indicated());
@@ -455,9 +456,9 @@ fn the_whole_table_of_certificates() {
         for audience in Audience::ALL {
             for (said, indicators, fault) in &certificates {
                 for has_alice in [true, false] {
-                    for (shows, known, shown_fault) in &sightings() {
+                    for (shows, known, _) in &sightings() {
                         let in_list = if has_alice { None } else { Some(NotLinked::NotIndicated) };
-                        let fault = fault.or(in_list).or(place_fault(shown_fault));
+                        let fault = fault.or(in_list).or(place_fault(shows));
                         let claim = Some(Claim::Certificate { indicators, contacts: &contacts });
                         let request = TrustRequest { user: &user, identity: &identity, relation, kind: Kind::Call, claim };
                         let got = decide(&request, &grounds(&lists(has_alice), known, &settings(audience), SIGHTING_SECS_FRESH));
@@ -474,7 +475,7 @@ fn the_whole_table_of_certificates() {
             }
         }
     }
-    assert_eq!(rows, 6 * 4 * 4 * 2 * 7);
+    assert_eq!(rows, 6 * 4 * 4 * 2 * 8);
 }
 
 /// Who says nothing is known by what was seen, fresh, in a list, and of nobody else.
