@@ -198,6 +198,7 @@ pub(crate) struct LinkedState {
     /// Accounts that couldn't be used at the start: kept, for the next one.
     unusable: Vec<StoredAccount>,
     messages: messages::Looked,
+    looked_up: messages::LookedUp,
     /// What own devices share.
     shared: SharedLinks,
     /// When they are told what has changed here.

@@ -12,8 +12,8 @@ use halloo_protocol::event::EventKind;
 use halloo_protocol::identity::{UserId, VerifiedUser};
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
-    Carrier, Claim, Grounds, LinkedContact, LinkedId, LinkedPart, NotLinked, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Sighting,
-    System, TokenPart, TrustDecision, TrustRequest, decide, decide_by_first,
+    Association, Carrier, Claim, Grounds, LinkedContact, LinkedId, LinkedPart, NotLinked, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX,
+    Sighting, System, TokenPart, TrustDecision, TrustRequest, decide, decide_by_first,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Signed;
@@ -415,10 +415,19 @@ impl EventLoop {
 
     /// Who a contact in a linked system (`xmpp:bob@example.org`) is here, by what was seen last; or somebody whom the directory has named lately.
     pub(crate) fn linked_user(&self, text: &str) -> Option<UserId> {
+        self.said_by(text).map(|said| said.user.clone())
+    }
+
+    /// The identity key of whom an address in a linked system leads to: what is sent to the address is for nobody else who has the name. `None` for a name here.
+    pub(crate) fn linked_key(&self, text: &str) -> Option<IdentityKey> {
+        self.said_by(text).map(|said| said.identity)
+    }
+
+    fn said_by(&self, text: &str) -> Option<&Association> {
         let place = text.parse::<LinkedId>().ok()?;
         let said = self.account_with(&place).and_then(|account| self.linked.known.get(&(account, place.clone())));
         let said = said.and_then(|seen| seen.holds(self.now().unix).ok());
-        said.or_else(|| self.found_lately(&place)).map(|said| said.user.clone())
+        said.or_else(|| self.found_lately(&place))
     }
 
     /// The own account in whose contact list somebody is; a connected one if there are several.

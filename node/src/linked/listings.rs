@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use halloo_protocol::identity::UserId;
 use halloo_protocol::kademlia::{ListingReport, ListingSearch, QueryId};
+use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
     Association, Carrier, FoundListing, LinkedId, Listing, ListingParams, PlacedListing, Sighting, System, verify_proof,
 };
@@ -328,6 +330,11 @@ impl EventLoop {
         found.map(|(_, said, _)| said).filter(|said| !self.is_denied_by_place(id, said))
     }
 
+    /// Whom the directory named lately under another key than this one is looked for again.
+    pub(super) fn forget_found(&mut self, user: &UserId, identity: &IdentityKey) {
+        self.linked.listings.found.retain(|(_, said, _)| said.user != *user || said.identity == *identity);
+    }
+
     /// Whether what was seen of an identity speaks against what a listing says: the owner of the account has the last word, wherever it was seen.
     fn is_denied_by_place(&self, id: &LinkedId, said: &Association) -> bool {
         let now = self.now().unix;
@@ -526,8 +533,7 @@ fn unknown(id: &LinkedId, reason: &str) -> UsernameError {
 
 #[cfg(test)]
 mod tests {
-    use halloo_protocol::identity::UserId;
-    use halloo_protocol::key::{IdentityKey, SecretKey};
+    use halloo_protocol::key::SecretKey;
     use halloo_protocol::linked::{AssociationParams, ProofMethod};
 
     use super::*;
