@@ -2,9 +2,9 @@
 //! allocation tests. A new wire type is one line here.
 
 use halloo_protocol::authority::{
-    BootstrapList, CertifyWish, CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, EnrolAnswer, EnrolGrant, EnrolRequest,
-    EnrolRequestBody, EnrolResult, InviteCode, Refusal, RefusalCode, RenewRequest, RevocationListAnswer, RevocationListRequest,
-    SignedBootstrapList, WordResult,
+    BootstrapList, CertifyWish, CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, CodeTag, EnrolAnswer, EnrolGrant,
+    EnrolRequest, EnrolRequestBody, EnrolResult, InviteCode, Refusal, RefusalCode, RenewRequest, RevocationListAnswer,
+    RevocationListRequest, SignedBootstrapList, WordResult,
 };
 use halloo_protocol::call::conference::{
     Attendance, AttendanceStatus, ConferenceNotice, ConferenceNoticed, ConferencePart, Introduction,
@@ -479,6 +479,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "enrol_request_body" => signed EnrolRequestBody = enrol_request().body;
         "enrol_request" => message EnrolRequest = enrol_request();
         "code_request" => message CodeRequest = CodeRequest { chain: chain(0, 0), linked: linked_id("mailto:alice@example.org"), extensions: none() };
+        "code_request_tagged" => message CodeRequest = CodeRequest { chain: chain(0, 0), linked: linked_id("sip:alice@example.org"), extensions: CodeTag::new(*b"0123456789ab").extensions() };
         "code_answer" => message CodeAnswer = CodeAnswer { result: CodeResult::Sent(1_800), extensions: none() };
         "code_refused" => message CodeAnswer = CodeAnswer {
             result: CodeResult::Refused(Refusal { code: RefusalCode::ADDRESS_KIND, detail: "mail alone".into() }), extensions: none(),
