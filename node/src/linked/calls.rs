@@ -160,7 +160,7 @@ impl EventLoop {
     /// What is known of somebody who says nothing of a linked system, in the order of the carriers.
     fn claims_unsaid<'a>(&'a self, user: &'a VerifiedUser) -> impl Iterator<Item = Claim<'a>> {
         let carriers = self.carriers();
-        let (indicators, contacts) = (&user.indicators, self.linked.slow.indicated());
+        let (indicators, contacts) = (self.trust.indicators(user), self.linked.slow.indicated());
         let hinted =
             (!indicators.is_empty() && carriers.has(Carrier::Certificate)).then_some(Claim::Certificate { indicators, contacts });
         let seen = self.seen_as_ever(user).map(|key| self.linked.seen_by.get(key).copied().unwrap_or(Carrier::Place));
@@ -200,10 +200,11 @@ impl EventLoop {
     /// Whether a user's certificate makes them a contact in a linked system.
     pub(super) fn is_contact_by_certificate(&self, user: &VerifiedUser) -> bool {
         let contacts = self.linked.slow.indicated();
-        if user.indicators.is_empty() || !self.carriers().has(Carrier::Certificate) {
+        let indicators = self.trust.indicators(user);
+        if indicators.is_empty() || !self.carriers().has(Carrier::Certificate) {
             return false;
         }
-        let claim = Some(Claim::Certificate { indicators: &user.indicators, contacts });
+        let claim = Some(Claim::Certificate { indicators, contacts });
         let relation = halloo_protocol::contact::privacy::Relation::Stranger;
         let request = TrustRequest { user: &user.id, identity: &user.identity, relation, kind: Kind::Call, claim };
         decide(&request, &self.grounds(SIGHTING_SECS_MAX)).linked.is_ok()

@@ -155,6 +155,9 @@ pub(crate) fn all() -> Vec<Vector> {
         "tombstone" => signed Tombstone = tombstone(0, 1, NOW.plus_secs(DAY));
         "key_succession" => signed KeySuccession = succession(0, 1);
         "revocation_list" => signed RevocationList = Signed::sign(revocation_list(3, &[4, 5_000], &[9]), &root());
+        "revocation_list_hints" => signed RevocationList = Signed::sign(RevocationList {
+            extensions: RevocationList::with_hints(none(), &revocation_list(3, &[5, 6], &[]).users), ..revocation_list(3, &[4], &[])
+        }, &root());
         "signed_revocation_list" => plain SignedRevocationList = by_signing_key(revocation_list(3, &[4, 5_000], &[]));
         "chain" => plain Chain = chain(0, 0);
         "chain_without_name" => plain Chain = Chain { user: UserChain::Key(identity(0)), ..chain(0, 0) };
