@@ -572,7 +572,7 @@ fn a_hidden_account_lets_nobody_in() {
 
 /// What comes in alice's presence, which servers have stamped with her address.
 fn heard(association: Signed<Association>, before: Option<&Sighting>, is_settled: bool) -> Result<Heard, SightingError> {
-    Sighting::hear(&alice(), association, before, is_settled, NOW)
+    Sighting::hear(&alice(), bare(association), before, is_settled, NOW)
 }
 
 #[test]
@@ -623,6 +623,20 @@ fn an_association_in_presence_counts_if_it_is_hers_and_holds_and_is_no_older_one
         let refused = SightingError::Association(AssociationError::Revoked);
         assert_eq!(heard(revoked(MALLORY), Some(&known), is_settled), Err(refused));
     }
+    // Where there is no place the leave comes with it: another one is news of the same association, and somebody else's is none.
+    let leave_of = |seed: u8, epoch| {
+        let key_of_epoch = crate::presence::PresenceSecret::new(epoch, [1; 32]).linked_key();
+        wire::encode(&LinkedLeave::sign(key_of_epoch, SCOPE, &key(seed), NOW))
+    };
+    let with_leave = |leave| {
+        let shown = Shown { association: good.clone(), leave: Some(leave) };
+        Sighting::hear(&alice(), shown, Some(&known), true, NOW)
+    };
+    assert_eq!(with_leave(leave_of(ALICE, 1)), Ok(Heard::Known));
+    let Ok(Heard::News(turned)) = with_leave(leave_of(ALICE, 2)) else { panic!("another key") };
+    assert_eq!((turned.association.as_ref(), turned.leave.map(|leave| leave.key.epoch)), (Some(&good), Some(2)));
+    assert_eq!(with_leave(leave_of(MALLORY, 2)), Ok(Heard::Known), "copied from another's");
+    assert_eq!(with_leave(vec![1, 2, 3]), Ok(Heard::Known));
     // Another user in her presence: what was seen at her place stands until that was looked at.
     let mallorys = association(MALLORY, alice());
     assert_eq!(heard(mallorys.clone(), Some(&known), true), Ok(Heard::Disputed));
