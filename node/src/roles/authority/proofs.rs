@@ -60,7 +60,7 @@ impl ProofIssuer {
     }
 
     /// Whether their word is taken.
-    fn is_trusted(&self, trusted: TrustedProofs<'_>) -> bool {
+    pub(super) fn is_trusted(&self, trusted: TrustedProofs<'_>) -> bool {
         match self {
             Self::Provider(issuer) => trusted.providers.get(issuer).is_some_and(|provider| !provider.clients.is_empty()),
             Self::Authority(root) => trusted.authorities.is_trusted(root),

@@ -1,3 +1,4 @@
+use data_encoding::BASE64URL_NOPAD;
 use halloo_protocol::authority::CertifyWish;
 use halloo_protocol::directory::Place;
 use halloo_protocol::identity::{
@@ -6,10 +7,11 @@ use halloo_protocol::identity::{
 use halloo_protocol::key::{AuthorityKey, IdentityKey, PublicKey};
 use halloo_protocol::linked::{
     ADDRESS_WORD_SECS_MAX, AddressProof, AddressWord, Association, AssociationParams, Indicator, LinkedId, ProofMethod,
-    Providers, TrustedProofs,
+    ProviderKey, ProviderToken, Providers, TrustedProofs, TrustedProvider, nonce_for,
 };
 use halloo_protocol::node::{Address, LoadClass, Roles, Transport};
 use proptest::prelude::*;
+use serde_json::json;
 
 use super::proofs::ProofIssuer;
 use super::*;
@@ -204,8 +206,20 @@ fn ask_proved(
     hint: Indicator,
     now: UnixTime,
 ) -> Result<VerifiedUser, Refusal> {
-    let (trust, providers) = (trust(authority), Providers::new());
-    let trusted = TrustedProofs { providers: &providers, authorities: &trust };
+    ask_trusting(authority, user, request, &Providers::new(), hint, now)
+}
+
+/// The same by these providers' tokens too.
+fn ask_trusting(
+    authority: &mut Authority,
+    user: &mut LocalIdentity,
+    request: &RenewRequest,
+    providers: &Providers,
+    hint: Indicator,
+    now: UnixTime,
+) -> Result<VerifiedUser, Refusal> {
+    let trust = trust(authority);
+    let trusted = TrustedProofs { providers, authorities: &trust };
     if let Some(proved) = authority.judge_wish(request, &asker(user), trusted, now)? {
         authority.prove(&proved.name, &proved.id, hint, (proved.until, proved.issuer), now).expect("room");
     }
@@ -330,6 +344,62 @@ fn what_proves_nothing_is_refused_and_says_why() {
     let request = wish_for(&alice, &id, said, good);
     let refused = ask_proved(&mut authority, &mut mallory, &request, HINT, NOW).expect_err("not her device");
     assert_eq!(refused.code, RefusalCode::INVALID_REQUEST);
+}
+
+/// A token as a provider signs it for who has logged in.
+fn token(user: &LocalIdentity, linked: &LinkedId, client: &str, issued: UnixTime) -> Vec<u8> {
+    let (salt, part) = ([5; 16], |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes));
+    let (issuer, subject) = linked.address().split_once('#').expect("of a provider");
+    let claims = json!({
+        "iss": issuer, "sub": subject, "aud": client, "iat": issued.0, "exp": issued.0 + 3_600,
+        "nonce": nonce_for(&user.user_id(), &user.identity(), &salt),
+    });
+    let header = json!({"alg": "EdDSA", "kid": "k1"}).to_string();
+    let message = format!("{}.{}", part(header.as_bytes()), part(claims.to_string().as_bytes()));
+    let signature = SecretKey::from_bytes([9; 32]).sign(message.as_bytes());
+    ProviderToken::of_jwt(&format!("{message}.{}", part(&signature.0)), salt).expect("small").to_bytes()
+}
+
+/// A provider whose tokens for these applications are taken.
+fn provider_for(client: &str) -> Providers {
+    let key = BASE64URL_NOPAD.encode(SecretKey::from_bytes([9; 32]).public().as_bytes());
+    let key = json!({"kty": "OKP", "crv": "Ed25519", "kid": "k1", "x": key});
+    let keys = vec![ProviderKey::of_jwk(&key, NOW).expect("a key")];
+    let provider = TrustedProvider { clients: [client.to_owned()].into(), keys, ..TrustedProvider::default() };
+    Providers::from([("https://id.example".to_owned(), provider)])
+}
+
+#[test]
+fn a_providers_token_is_hinted_at_where_its_provider_is_trusted_and_while_it_counts() {
+    let mut authority = authority(AuthorityPolicy::lab());
+    let (mut alice, mallory) = (user(1), user(2));
+    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let id: LinkedId = "oidc:https://id.example#alice".parse().expect("an identity");
+    let method = ProofMethod::PROVIDER_TOKEN;
+    let params = AssociationParams { user: alice.user_id(), linked: id.clone(), method, last_serial: 0, now: NOW };
+    let said = alice.associate(params, None, false).expect("the identity key is here");
+    let (good, halloo) = (token(&alice, &id, "halloo", NOW), provider_for("halloo"));
+    for (what, providers, proof, says_why) in [
+        ("a provider that isn't trusted", Providers::new(), good.clone(), "isn't trusted here"),
+        ("an application that isn't", provider_for("game"), good.clone(), "application"),
+        ("a token that is over", halloo.clone(), token(&alice, &id, "halloo", NOW.minus_secs(91 * DAY)), "time"),
+        ("somebody else's token", halloo.clone(), token(&mallory, &id, "halloo", NOW), "another user"),
+    ] {
+        let request = wish_for(&alice, &id, said.clone(), proof);
+        let refused = ask_trusting(&mut authority, &mut alice, &request, &providers, HINT, NOW).expect_err(what);
+        assert_eq!(refused.code, RefusalCode::NOT_PROVED, "{what}: {refused}");
+        assert!(refused.detail.contains(says_why), "{what}: {refused}");
+    }
+    let request = wish_for(&alice, &id, said, good);
+    let granted = ask_trusting(&mut authority, &mut alice, &request, &halloo, HINT, NOW).expect("proved");
+    assert_eq!(granted.indicators, [HINT]);
+    let own = trust(&authority);
+    let drop_by = |authority: &mut Authority, providers: &Providers| {
+        let trusted = TrustedProofs { providers, authorities: &own };
+        authority.drop_untrusted(|issuer| issuer.is_trusted(trusted), NOW).expect("written")
+    };
+    assert_eq!(drop_by(&mut authority, &halloo), None);
+    assert!(drop_by(&mut authority, &Providers::new()).is_some(), "it isn't in the configuration any more");
 }
 
 #[test]
