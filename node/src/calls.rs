@@ -338,7 +338,13 @@ impl EventLoop {
     }
 
     pub(crate) fn handle_dial(&mut self, options: DialOptions, reply: Reply<CallOutcome, CallError>) {
-        let Some((mut options, reply)) = self.take_linked_dial(options, reply) else { return };
+        if let Some((options, reply)) = self.take_linked_dial(options, reply) {
+            self.dial_as_said(options, reply);
+        }
+    }
+
+    /// The same by what is said, whoever else it may be that is meant.
+    pub(crate) fn dial_as_said(&mut self, mut options: DialOptions, reply: Reply<CallOutcome, CallError>) {
         let checked = self.resolve_telephone(&mut options).and_then(|()| self.check_dial(&options));
         match checked {
             // A telephone call is one of its own, whatever else the gateway does; so is one to a certain phone.

@@ -6,7 +6,7 @@ use halloo_protocol::authority::{
     EnrolAnswer, EnrolGrant, EnrolRequest, EnrolResult, GrantError, InviteCode, InviteSecret, Refusal, RefusalCode, RenewRequest,
 };
 use halloo_protocol::directory::Helper;
-use halloo_protocol::identity::{SignedRevocationList, UserId, Username};
+use halloo_protocol::identity::{SignedRevocationList, UserChain, UserId, Username};
 use halloo_protocol::key::AuthorityKey;
 use halloo_protocol::node::Roles;
 use halloo_protocol::time::Now;
@@ -320,7 +320,7 @@ impl EventLoop {
 
     /// Asks for a new certificate in good time.
     pub(crate) fn enrolment_tick(&mut self, now: Now) {
-        if !self.identity.renewal_due(now.unix) {
+        if !self.identity.renewal_due(now.unix) && !self.are_own_hints_void() {
             return;
         }
         if self.enrolment.renewal_tried.is_some_and(|at| now.instant.saturating_duration_since(at) < RENEWAL_RETRY) {
@@ -336,6 +336,17 @@ impl EventLoop {
         let request = self.identity.renew_request();
         let asking = Asking { user, label: None, node: None, bootstrap: Vec::new(), reply: None, certifying: None };
         self.request(&target, &request, Purpose::Enrol(Box::new(asking)), ENROL_TIMEOUT);
+    }
+
+    /// Whether the own certificate hints at something that the authority has taken back: the next one says what still counts.
+    fn are_own_hints_void(&self) -> bool {
+        match &self.identity.chain().user {
+            UserChain::Named { root, user, .. } => {
+                let user = user.unverified();
+                self.trust.are_hints_revoked(root, user.serial) && !user.indicators().is_empty()
+            }
+            UserChain::Key(_) => false,
+        }
     }
 
     fn own_authority(&self, root: AuthorityKey) -> Result<Target, EnrolError> {

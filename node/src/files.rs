@@ -21,8 +21,8 @@ use halloo_protocol::event::EventKind;
 use halloo_protocol::file::{FileEnd, FileId, FileOffer, FileRoot, FileSignal, OFFER_SECS};
 use halloo_protocol::id::{ConversationId, MessageId};
 use halloo_protocol::identity::{UserId, VerifiedChain};
-use halloo_protocol::key::DeviceKey;
-use halloo_protocol::message::{DeliveryStatus, Envelope, MessageBody, MessageState};
+use halloo_protocol::key::{DeviceKey, IdentityKey};
+use halloo_protocol::message::{DeliveryStatus, Envelope, MessageBody, MessageState, Recipient};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{self, Extensions};
 use tracing::{debug, warn};
@@ -82,6 +82,8 @@ struct Row {
     offered_at: UnixTime,
     ended_at: UnixTime,
     problem: Option<String>,
+    /// The only identity key under which the other side gets it, where it was sent to an address in a linked system.
+    identity: Option<IdentityKey>,
 }
 
 const STATES: [FileState; 9] = [
@@ -97,6 +99,12 @@ const STATES: [FileState; 9] = [
 ];
 
 impl Row {
+    /// Reads what is kept; rows of earlier versions end before the identity key.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let before = || [bytes, &wire::encode(&None::<IdentityKey>)].concat();
+        wire::decode(bytes, VALUE_BYTES_MAX).or_else(|_| wire::decode(&before(), VALUE_BYTES_MAX)).ok()
+    }
+
     fn state(&self) -> FileState {
         STATES.get(usize::from(self.state)).copied().unwrap_or(FileState::Failed)
     }
@@ -207,7 +215,7 @@ impl EventLoop {
             Err(error) => return warn!(%error, "files not restored from the database"),
         };
         let now = Instant::now();
-        for row in rows.into_iter().filter_map(|bytes| wire::decode::<Row>(&bytes, VALUE_BYTES_MAX).ok()) {
+        for row in rows.into_iter().filter_map(|bytes| Row::read(&bytes)) {
             let bytes = match row.state() {
                 FileState::Done => row.offer.size,
                 FileState::Accepted if row.incoming => self.stored_bytes(&row),
@@ -245,6 +253,7 @@ impl EventLoop {
 
     fn send_file(&mut self, to: &str, source: FileSource) -> Result<FileView, FileError> {
         let user = self.parse_user_or_linked(to)?;
+        let identity = self.linked_key(to);
         self.refuse_changed(&user)?;
         self.make_room_for_file()?;
         let now = self.now();
@@ -270,6 +279,7 @@ impl EventLoop {
             offered_at: now.unix,
             ended_at: UnixTime(0),
             problem: None,
+            identity,
         };
         self.keep_file(&row, &[])?;
         self.files.entries.insert(id, Entry::new(row, 0, now.instant));
@@ -471,7 +481,9 @@ impl EventLoop {
                     body: MessageBody::File(signal.clone()),
                     extensions: said.clone(),
                 };
-                crate::messages::keep_signal(tx, to, envelope, now.unix)
+                let identity = row.identity.filter(|_| *to == row.with);
+                let recipient = Recipient { user: to.clone(), identity };
+                crate::messages::keep_signal_for(tx, vec![recipient], to.clone().into(), envelope, now.unix)
             });
             envelopes.collect::<Result<Vec<_>, _>>()
         });
@@ -702,6 +714,7 @@ impl EventLoop {
             offered_at: now.unix,
             ended_at: UnixTime(0),
             problem: None,
+            identity: None,
         };
         let stored = self.store.transaction::<_, StoreError>(|tx| {
             let is_first = tx.is_first_copy(&sender.device, &message.0, now.unix)?;
@@ -804,5 +817,46 @@ fn media_type(name: &str) -> &'static str {
         "odt" => "application/vnd.oasis.opendocument.text",
         "docx" => "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
         _ => "application/octet-stream",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use halloo_protocol::key::PublicKey;
+
+    use super::*;
+
+    #[test]
+    fn a_row_of_an_earlier_version_is_read_and_is_for_whoever_has_the_name() {
+        let identity = IdentityKey(PublicKey([7; 32]));
+        let offer = FileOffer {
+            id: FileId([1; 16]),
+            name: "a.txt".to_owned(),
+            media_type: "text/plain".to_owned(),
+            size: 5,
+            root: FileRoot([2; 32]),
+            expires_at: UnixTime(9),
+            extensions: Extensions::none(),
+        };
+        let row = Row {
+            offer,
+            incoming: false,
+            with: UserId::Key(identity),
+            state: 1,
+            path: Some("/a.txt".to_owned()),
+            part: None,
+            device: None,
+            modified: 0,
+            offered_at: UnixTime(1),
+            ended_at: UnixTime(0),
+            problem: Some("a reason".to_owned()),
+            identity: Some(identity),
+        };
+        let bytes = wire::encode(&row);
+        assert_eq!(Row::read(&bytes).expect("a row").identity, Some(identity));
+        let before = &bytes[..bytes.len() - wire::encoded_len(&row.identity)];
+        let read = Row::read(before).expect("a row of an earlier version");
+        assert_eq!((read.identity, read.problem, read.offer), (None, row.problem, row.offer));
+        assert!(Row::read(&bytes[..20]).is_none());
     }
 }

@@ -68,6 +68,7 @@ impl EventLoop {
             {
                 warn!(%error, "the authority's signing key isn't renewed");
             }
+            self.drop_untrusted_hints(now.unix);
         }
     }
 

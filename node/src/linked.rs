@@ -112,8 +112,8 @@ pub(crate) enum News {
     Shown(Result<(), String>),
     /// What somebody's place shows.
     Seen { at: LinkedId, shown: Result<Option<Box<Shown>>, String> },
-    /// An association is in somebody's presence.
-    Present { at: LinkedId, association: Box<Signed<Association>> },
+    /// An association is in somebody's presence, with or without leave.
+    Present { at: LinkedId, shown: Box<Shown> },
     /// It isn't any more, which says nothing of whether it holds.
     NotPresent { at: LinkedId },
     /// A token for a call of ours.
@@ -198,6 +198,7 @@ pub(crate) struct LinkedState {
     /// Accounts that couldn't be used at the start: kept, for the next one.
     unusable: Vec<StoredAccount>,
     messages: messages::Looked,
+    looked_up: messages::LookedUp,
     /// What own devices share.
     shared: SharedLinks,
     /// When they are told what has changed here.
@@ -395,7 +396,7 @@ impl EventLoop {
             News::Changed(change) => self.list_changed(&id, change),
             News::Shown(shown) => self.association_shown(&id, shown),
             News::Seen { at, shown } => self.place_seen(&id, at, shown),
-            News::Present { at, association } => self.association_heard(&id, &at, *association),
+            News::Present { at, shown } => self.association_heard(&id, &at, *shown),
             News::NotPresent { at } => self.association_unheard(&id, &at),
             News::Issued { call, token } => self.token_issued(&id, call, token),
             News::TokenShown { asked, shown } => self.token_shown(*asked, shown),

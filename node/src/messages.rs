@@ -287,6 +287,10 @@ fn reason_of(item: &OutboxItem) -> String {
             Reason::VOICEMAIL_FULL => "the recipient has no room for another voicemail".to_owned(),
             Reason::UNDECRYPTABLE => "the recipient's device could not decrypt it".to_owned(),
             Reason::EXPIRED => "not delivered in time".to_owned(),
+            Reason::OTHER_IDENTITY => {
+                "the name that the address leads to has another identity key by now; it is looked at again for the next try"
+                    .to_owned()
+            }
             other => format!("refused: {other}"),
         }),
         _ => None,
@@ -342,7 +346,8 @@ impl EventLoop {
             Correspondent::Group(group) => self.queue_group_text(group, text),
             Correspondent::User(user) => {
                 self.refuse_changed(&user)?;
-                self.queue_shown(Correspondent::User(user.clone()), vec![user.into()], MessageBody::Text(text))
+                let recipient = Recipient { user: user.clone(), identity: self.linked_key(to) };
+                self.queue_shown(Correspondent::User(user), vec![recipient], MessageBody::Text(text))
             }
         }
     }
@@ -498,14 +503,15 @@ impl EventLoop {
                     record.entries().map(|parts| parts.device()).filter(|device| *device != me).collect();
                 debug!(user = %self.labels.display(user), devices = devices.len(), "recipient found");
                 self.messages.outbox.set_devices(user, &record.identity(), &devices, Instant::now());
-                for device in devices {
-                    self.session_entry_found(&device);
-                    let found = self.cached_entry_hash(user, &device);
-                    if self.messages.failed_entries.get(&device).is_some_and(|failed| Some(*failed) != found) {
-                        self.messages.failed_entries.remove(&device);
-                        self.messages.outbox.handle_reachable(&device, Instant::now());
+                for device in &devices {
+                    self.session_entry_found(device);
+                    let found = self.cached_entry_hash(user, device);
+                    if self.messages.failed_entries.get(device).is_some_and(|failed| Some(*failed) != found) {
+                        self.messages.failed_entries.remove(device);
+                        self.messages.outbox.handle_reachable(device, Instant::now());
                     }
                 }
+                self.hold_to_linked_key(user, &record.identity(), &devices);
                 self.drive_outbox();
             }
             // The outbox asks again by its own schedule.

@@ -250,6 +250,15 @@ impl View {
         self.get(Table::Settings, name.as_bytes())
     }
 
+    /// The names of the settings that begin so, in order.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`].
+    pub(crate) fn setting_names(&self, prefix: &str) -> Result<Vec<String>, StoreError> {
+        let rows = self.with_prefix(Table::Settings, prefix.as_bytes(), None, false, usize::MAX)?;
+        Ok(rows.into_iter().filter_map(|(key, _)| String::from_utf8(key).ok()).collect())
+    }
+
     /// A setting as a value.
     ///
     /// # Errors

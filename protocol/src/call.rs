@@ -157,6 +157,8 @@ impl Reason {
     pub const UNDECRYPTABLE: Self = Self(20);
     /// No room for another recording of this caller's.
     pub const VOICEMAIL_FULL: Self = Self(21);
+    /// The name has another identity key by now than the one that was meant. Nobody says it to others.
+    pub const OTHER_IDENTITY: Self = Self(22);
     /// A telephone number was dialled, and the device is no gateway to the telephone network.
     pub const TELEPHONE_NO_GATEWAY: Self = Self(0xd0);
     /// The gateway's owner hasn't named whoever calls.
@@ -206,6 +208,7 @@ impl fmt::Display for Reason {
             Self::REPLACED => "another call took its place",
             Self::UNDECRYPTABLE => "the device couldn't decrypt it",
             Self::VOICEMAIL_FULL => "no room for another recording",
+            Self::OTHER_IDENTITY => "the name is another's by now",
             Self::TELEPHONE_NO_GATEWAY => "not a gateway to the telephone network",
             Self::TELEPHONE_NOT_NAMED => "the owner of the telephone gateway hasn't named you",
             Self::TELEPHONE_NUMBER => "not a telephone number that can be dialled there",

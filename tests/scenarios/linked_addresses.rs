@@ -56,6 +56,13 @@ fn call(from: &User, to: &User, name: &str) -> (i32, Value) {
     (output.code, output.json())
 }
 
+/// Calls an address.
+#[track_caller]
+fn dial(from: &User, address: &str) -> (i32, Value) {
+    let output = Invocation::new(from.home()).args(["call", address, "--duration", "1"]).start().wait(PATIENCE);
+    (output.code, output.json())
+}
+
 fn network(config: &str, names: &[&'static str]) -> Network {
     let plan = Plan::new(names.iter().copied()).config(AUTHORITY, config);
     names.iter().fold(plan, |plan, name| plan.args(name, ["--answer", "auto"])).contacts_only().start()
@@ -207,4 +214,14 @@ fn a_telephone_number_in_the_address_book_calls_by_an_authoritys_word() {
     assert_eq!((code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");
     let rang = bob.wait_event(PATIENCE, "call_incoming", |_| true);
     assert_eq!((&rang["linked"]["id"], &rang["linked"]["name"]), (&number.into(), &"alice of the book".into()), "{rang}");
+
+    // By the number alone he calls who has shown that it is hers, and nobody by another.
+    let (code, outcome) = dial(bob, number);
+    assert_eq!((code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");
+    let rang = alice.wait_event(PATIENCE, "call_incoming", |_| true);
+    assert_eq!((&rang["from"], &rang["linked"]["id"]), (&bob.username.as_str().into(), &address("bob").into()), "{rang}");
+    let nobody = bob.cli(["call", "tel:+4930999999"]);
+    assert!(nobody.code != 0 && nobody.last_error().contains("no telephone gateway"), "{nobody:?}");
+    let named = bob.cli(["call", number, "--via", &alice.username]);
+    assert!(named.code != 0, "a gateway that is named is called as one: {named:?}");
 }

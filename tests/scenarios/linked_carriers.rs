@@ -197,6 +197,13 @@ fn presence_alone_lets_contacts_elsewhere_in() {
     assert_eq!((code, &outcome["outcome"]), (1, &"declined".into()), "{outcome}");
     assert_ne!(call(carol, "xmpp:bob@there.test").code, 0);
     assert_eq!(incoming(bob).len(), 1);
+    // His presence has brought the key to wake him, too, when he isn't there any more.
+    bob.cli(["push", "register", "webpush"]).ok();
+    assert_eq!(bob.cli(["suspend"]).ok()["push_registrations"], 1);
+    let woken = call(alice, "xmpp:bob@there.test");
+    assert_eq!((woken.code, &woken.json()["outcome"]), (0, &"completed".into()), "{woken:?}");
+    bob.wait_event(PATIENCE, "woken", |woken| woken["by_push"] == true);
+    assert_eq!(incoming(bob).last().map(|rang| &rang["linked"]["id"]), Some(&ALICES.into()));
 
     alice.cli(["link", "remove", ALICES]).ok();
     eventually(PATIENCE, "his node hears that it isn't hers any more", || {
@@ -204,7 +211,7 @@ fn presence_alone_lets_contacts_elsewhere_in() {
         if list["accounts"][0]["contacts"][0]["username"].is_null() { Ok(()) } else { Err(list.to_string()) }
     });
     assert_ne!(call_by_name(alice, bob).0, 0);
-    assert_eq!(incoming(bob).len(), 1);
+    assert_eq!(incoming(bob).len(), 2);
 }
 
 /// Who is blocked is told that she is there, as her account's contact, and not who she is here; once unblocked he is told again.

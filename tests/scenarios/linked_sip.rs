@@ -53,6 +53,16 @@ fn somebody_in_the_address_book_calls_by_a_sip_account() {
     let rang = bob.wait_event(PATIENCE, "call_incoming", |_| true);
     assert_eq!(rang["linked"]["id"], format!("sip:alice@{DOMAIN}"), "{rang}");
     assert_eq!(rang["linked"]["name"], "alice of the book", "{rang}");
+    // And by the address alone he calls her back; mallory, who has her in no contact list, by what the directory says.
+    let hers = format!("sip:alice@{DOMAIN}");
+    let output = Invocation::new(bob.home()).args(["call", &hers, "--duration", "1"]).start().wait(PATIENCE);
+    let outcome = output.json();
+    assert_eq!((output.code, &outcome["outcome"]), (0, &"completed".into()), "{outcome}");
+    assert_eq!(alice.wait_event(PATIENCE, "call_incoming", |_| true)["linked"]["id"], account.as_str());
+    let output = Invocation::new(mallory.home()).args(["call", &hers, "--duration", "1"]).start().wait(PATIENCE);
+    assert_eq!((output.code, &output.json()["outcome"]), (1, &"declined".into()), "found, and a stranger: {output:?}");
+    let nobody = mallory.cli(["call", &format!("sip:nobody@{DOMAIN}")]);
+    assert!(nobody.code != 0 && nobody.last_error().contains("nothing says who that is here"), "{nobody:?}");
     for user in [alice, bob] {
         let kept = std::fs::read(user.home().join("halloo.redb")).expect("the database");
         let password = format!("pw-{}", &user.username[..user.username.find('@').unwrap_or(0)]);

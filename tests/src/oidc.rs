@@ -99,6 +99,23 @@ impl OidcProvider {
         std::fs::write(self.folder.join("people.json"), people.to_string()).expect("written");
     }
 
+    /// What is otherwise with it from now on: `skew_secs`, by which its clock is ahead; `device_nonce`, that tokens for a login on another machine have the nonce of the request.
+    ///
+    /// # Panics
+    /// If it can't be written.
+    #[track_caller]
+    pub fn set(&self, settings: &Value) {
+        let file = self.folder.join("settings.json");
+        let before = std::fs::read(&file).map_or_else(|_| json!({}), |bytes| serde_json::from_slice(&bytes).expect("ours"));
+        let mut all = before;
+        for (name, value) in settings.as_object().into_iter().flatten() {
+            all[name] = value.clone();
+        }
+        // Never half of it: it is read at any time.
+        let next = self.folder.join("settings.next");
+        std::fs::write(&next, all.to_string()).and_then(|()| std::fs::rename(&next, &file)).expect("written");
+    }
+
     /// Links somebody's account as a person does: the command says where to go, and they log in there. Gives what it says at last, and its exit code.
     ///
     /// # Panics

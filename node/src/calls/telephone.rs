@@ -27,9 +27,9 @@ pub(super) fn words(part: &TelephonePart) -> String {
 }
 
 impl EventLoop {
-    /// Makes a call to `tel:` one to a gateway, with the number in its invite.
+    /// Makes a call to `tel:` one to a gateway, with the number in its invite; unless it is known who that is here.
     pub(super) fn resolve_telephone(&self, options: &mut DialOptions) -> Result<(), CallError> {
-        if !options.users.iter().any(|user| is_tel_uri(user)) {
+        if options.linked.is_some() || !options.users.iter().any(|user| is_tel_uri(user)) {
             return Ok(());
         }
         let unsupported = |what| Err(CallError::Node(NodeError::Unsupported { what }));

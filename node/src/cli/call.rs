@@ -14,7 +14,7 @@ use crate::handle::presence::PresenceView;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Whom to call, or a telephone number as `tel:+4930123456`
+    /// Whom to call: a user, an address such as mailto:bob@example.org, or a telephone number as `tel:+4930123456`
     #[arg(required = true, value_name = "USER", value_parser = parse::user_or_telephone)]
     users: Vec<String>,
     /// WAV file to send
@@ -101,6 +101,7 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         relayed_only: args.relayed,
         via: args.via,
         phone: args.phone,
+        by_telephone: false,
         telephone: None,
         as_contact: args.as_contact,
         linked: None,
@@ -114,7 +115,10 @@ pub(super) async fn run(context: &Context, args: Args) -> Result<(), CliError> {
         context.output.note(&presence::in_a_line(&view));
     }
     let stop = signals::stop_token()?;
-    let spinner = Spinner::start(context.output, &format!("calling {}", options.users.join(", ")));
+    // Who isn't known by an address is looked for first, which can take a while.
+    let is_address = matches!(options.users.as_slice(), [user] if parse::linked(user).is_ok());
+    let first = if is_address && options.as_contact.is_none() { ", whom the directory may have to name first" } else { "" };
+    let spinner = Spinner::start(context.output, &format!("calling {}{first}", options.users.join(", ")));
     // Dropping the request closes its connection, and that hangs up.
     let outcome = stop.run_until_cancelled(client.post::<CallOutcome>("/v1/calls", &options)).await;
     drop(spinner);

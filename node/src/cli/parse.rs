@@ -33,8 +33,7 @@ pub(super) fn linked(text: &str) -> Result<String, String> {
 
 /// A user, or a contact in a linked system: `xmpp:bob@example.org`.
 pub(super) fn user_or_linked(text: &str) -> Result<String, String> {
-    // Telephone numbers are called through a gateway.
-    let system = text.split_once(':').and_then(|(scheme, _)| System::parse(scheme)).filter(|system| *system != System::Phone);
+    let system = text.split_once(':').and_then(|(scheme, _)| System::parse(scheme));
     if system.is_some() { linked(text) } else { user(text) }
 }
 

@@ -101,7 +101,8 @@ impl EventLoop {
             self.files.entries.get(id).map(|entry| entry.row.clone()).filter(|row| !row.incoming).ok_or(FileRefusal::UNKNOWN)?;
         let chain = self.peers.get(peer).and_then(|known| known.chain.clone()).ok_or(FileRefusal::UNKNOWN)?;
         let is_blocked = self.relation(&chain.user) == Relation::Blocked;
-        if row.with != chain.user.id || is_blocked {
+        let is_meant = row.with == chain.user.id && row.identity.is_none_or(|meant| meant == chain.user.identity);
+        if !is_meant || is_blocked {
             return Err(FileRefusal::UNKNOWN);
         }
         match row.state() {

@@ -67,6 +67,9 @@ pub struct DialOptions {
     /// The one phone of the callee's that is to ring, by its instance (`+sip.instance`, such as `urn:uuid:…`), as in its own SIP address (GRUU, RFC 5627): the
     /// user's other phones and devices don't. At most 256 bytes. `None`: all ring.
     pub phone: Option<String>,
+    /// A telephone number (`tel:` in `users`) is called by the gateway also if it is known whose it is here, as phones at the SIP edge do.
+    #[serde(skip)]
+    pub by_telephone: bool,
     /// What the invite says of the telephone network. A `tel:` in `users` sets it; set otherwise by a gateway, for calls that come from there.
     #[serde(skip)]
     pub telephone: Option<TelephonePart>,

@@ -12,8 +12,8 @@ use halloo_protocol::event::EventKind;
 use halloo_protocol::identity::{UserId, VerifiedUser};
 use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
-    Carrier, Claim, Grounds, LinkedContact, LinkedId, LinkedPart, NotLinked, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX, Sighting,
-    System, TokenPart, TrustDecision, TrustRequest, decide, decide_by_first,
+    Association, Carrier, Claim, Grounds, LinkedContact, LinkedId, LinkedPart, NotLinked, SIGHTING_SECS_FRESH, SIGHTING_SECS_MAX,
+    Sighting, System, TokenPart, TrustDecision, TrustRequest, decide, decide_by_first,
 };
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Signed;
@@ -92,11 +92,6 @@ impl Waiting {
     }
 }
 
-/// Whether an identity elsewhere is called by what is known of it. Telephone numbers are called through a gateway, and so are phones there.
-pub(super) fn is_dialled(id: &LinkedId) -> bool {
-    matches!(id.system(), System::Xmpp | System::Mail | System::Oidc)
-}
-
 /// What an invite says; what can't be read is nothing said.
 enum Said {
     Association(Box<LinkedPart>),
@@ -165,7 +160,7 @@ impl EventLoop {
     /// What is known of somebody who says nothing of a linked system, in the order of the carriers.
     fn claims_unsaid<'a>(&'a self, user: &'a VerifiedUser) -> impl Iterator<Item = Claim<'a>> {
         let carriers = self.carriers();
-        let (indicators, contacts) = (&user.indicators, self.linked.slow.indicated());
+        let (indicators, contacts) = (self.trust.indicators(user), self.linked.slow.indicated());
         let hinted =
             (!indicators.is_empty() && carriers.has(Carrier::Certificate)).then_some(Claim::Certificate { indicators, contacts });
         let seen = self.seen_as_ever(user).map(|key| self.linked.seen_by.get(key).copied().unwrap_or(Carrier::Place));
@@ -205,10 +200,11 @@ impl EventLoop {
     /// Whether a user's certificate makes them a contact in a linked system.
     pub(super) fn is_contact_by_certificate(&self, user: &VerifiedUser) -> bool {
         let contacts = self.linked.slow.indicated();
-        if user.indicators.is_empty() || !self.carriers().has(Carrier::Certificate) {
+        let indicators = self.trust.indicators(user);
+        if indicators.is_empty() || !self.carriers().has(Carrier::Certificate) {
             return false;
         }
-        let claim = Some(Claim::Certificate { indicators: &user.indicators, contacts });
+        let claim = Some(Claim::Certificate { indicators, contacts });
         let relation = halloo_protocol::contact::privacy::Relation::Stranger;
         let request = TrustRequest { user: &user.id, identity: &user.identity, relation, kind: Kind::Call, claim };
         decide(&request, &self.grounds(SIGHTING_SECS_MAX)).linked.is_ok()
@@ -318,13 +314,15 @@ impl EventLoop {
 // Calling.
 impl EventLoop {
     /// A dial to an identity in a linked system: made one to the user whom its place shows, at once or once that was looked at. `None`: it is taken care of.
+    ///
+    /// Who is in a contact list comes first, then what the directory says, then what an address leads to by itself: a telephone number to a gateway, a SIP address at an authority to its user.
     pub(crate) fn take_linked_dial(
         &mut self,
         mut options: DialOptions,
         reply: Reply<CallOutcome, CallError>,
     ) -> Option<(DialOptions, Reply<CallOutcome, CallError>)> {
         let place = match options.users.as_slice() {
-            [user] if options.linked.is_none() => user.parse::<LinkedId>().ok().filter(is_dialled),
+            [user] if options.linked.is_none() && !options.by_telephone => user.parse::<LinkedId>().ok(),
             _ => None,
         };
         if let Some(contact) = options.as_contact.take() {
@@ -339,7 +337,8 @@ impl EventLoop {
                 }
             };
         }
-        let Some(place) = place else { return Some((options, reply)) };
+        // Whoever names a gateway means the telephone.
+        let Some(place) = place.filter(|_| options.via.is_none()) else { return Some((options, reply)) };
         self.note_present();
         let account = self.account_with(&place);
         let Some(account) = account else {
@@ -367,9 +366,8 @@ impl EventLoop {
     /// The look has ended, well or not.
     fn dial_linked_now(&mut self, dial: Dial) {
         let Dial { place, mut options, reply, .. } = dial;
-        let refuse = |reason: &str| CallError::NotLinked { id: place.to_string(), reason: reason.to_owned() };
         let Some(account) = self.account_with(&place) else {
-            return reply.send(Err(refuse("isn't in the contact list of a linked account")));
+            return self.dial_otherwise(&place, options, reply, "isn't in the contact list of a linked account".to_owned());
         };
         match self.linked_callee(&account, &place, SIGHTING_SECS_MAX) {
             Ok(callee) => {
@@ -388,7 +386,7 @@ impl EventLoop {
     /// # Errors
     /// [`UsernameError`] if it is neither, or nothing was seen there that says who it is.
     pub(crate) fn parse_user_or_linked(&self, text: &str) -> Result<UserId, UsernameError> {
-        let is_elsewhere = text.parse::<LinkedId>().is_ok_and(|id| id.system() != System::Phone);
+        let is_elsewhere = text.parse::<LinkedId>().is_ok();
         match self.linked_user(text) {
             Some(user) => Ok(user),
             None if is_elsewhere => Err(UsernameError::Invalid {
@@ -418,10 +416,19 @@ impl EventLoop {
 
     /// Who a contact in a linked system (`xmpp:bob@example.org`) is here, by what was seen last; or somebody whom the directory has named lately.
     pub(crate) fn linked_user(&self, text: &str) -> Option<UserId> {
+        self.said_by(text).map(|said| said.user.clone())
+    }
+
+    /// The identity key of whom an address in a linked system leads to: what is sent to the address is for nobody else who has the name. `None` for a name here.
+    pub(crate) fn linked_key(&self, text: &str) -> Option<IdentityKey> {
+        self.said_by(text).map(|said| said.identity)
+    }
+
+    fn said_by(&self, text: &str) -> Option<&Association> {
         let place = text.parse::<LinkedId>().ok()?;
         let said = self.account_with(&place).and_then(|account| self.linked.known.get(&(account, place.clone())));
         let said = said.and_then(|seen| seen.holds(self.now().unix).ok());
-        said.or_else(|| self.found_lately(&place)).map(|said| said.user.clone())
+        said.or_else(|| self.found_lately(&place))
     }
 
     /// The own account in whose contact list somebody is; a connected one if there are several.

@@ -228,7 +228,12 @@ impl EventLoop {
         let certified = authority.certify(name, id, indicator, now);
         let shown = self.username_here(name);
         match certified {
-            Ok(()) => Ok(AuthorityCertified { username: shown, id: id.to_string(), is_certified: indicator.is_some() }),
+            Ok(list) => {
+                if let Some(list) = list {
+                    self.handle_revocation_list(&list, None);
+                }
+                Ok(AuthorityCertified { username: shown, id: id.to_string(), is_certified: indicator.is_some() })
+            }
             Err(error) => Err(error.into_handle(shown)),
         }
     }

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use halloo_protocol::identity::UserId;
 use halloo_protocol::kademlia::{ListingReport, ListingSearch, QueryId};
+use halloo_protocol::key::IdentityKey;
 use halloo_protocol::linked::{
     Association, Carrier, FoundListing, LinkedId, Listing, ListingParams, PlacedListing, Sighting, System, verify_proof,
 };
@@ -21,8 +23,6 @@ use crate::handle::linked::{FoundProof, FoundUser, LinkError, LinkFound, LinkedA
 use crate::handle::messages::{MessageError, MessageStatus};
 use crate::handle::problem::UsernameError;
 use crate::store::StoreError;
-
-use super::calls::is_dialled;
 
 const LISTED: &str = "linked listed";
 
@@ -41,6 +41,9 @@ const FINDS_MAX: usize = 16;
 
 /// How long a search may take, its hash included.
 const FIND_AT_MOST: Duration = Duration::from_secs(60);
+
+/// The same before a call that can go another way.
+const FIND_BEFORE_CALL: Duration = Duration::from_secs(4);
 
 /// People found who are remembered, and how long: a few messages and files later they are looked for again.
 const FOUND_MAX: usize = 64;
@@ -85,6 +88,25 @@ pub(super) struct Listings {
     found: VecDeque<(LinkedId, Association, Instant)>,
     /// What the user has said of accounts.
     listed: BTreeMap<LinkedId, bool>,
+}
+
+/// Where a call goes that is for nobody in a linked system.
+#[derive(Debug, PartialEq, Eq)]
+enum OtherWay {
+    /// To the telephone.
+    Gateway,
+    /// To a user, by this name here.
+    User(String),
+}
+
+/// How long the directory is asked whom a call is for; `None`: it isn't. A call that can go another way doesn't wait for a slow hash: only whose hash is known, as those of contacts are by and
+/// by, is looked for.
+const fn find_for(is_on: bool, has_other_way: bool, is_hashed: bool) -> Option<Duration> {
+    match (is_on, has_other_way, is_hashed) {
+        (false, ..) | (true, true, false) => None,
+        (true, true, true) => Some(FIND_BEFORE_CALL),
+        (true, false, _) => Some(FIND_AT_MOST),
+    }
 }
 
 /// Not where contacts have a place to look, and not where there are few enough addresses to try them all.
@@ -239,7 +261,7 @@ impl EventLoop {
         }
     }
 
-    /// A dial that nothing else leads to: by the directory, if that is switched on.
+    /// A dial to somebody of whom no contact list says who they are here: by the directory, if that is switched on and nobody waits for it in vain.
     pub(super) fn dial_by_directory(
         &mut self,
         id: LinkedId,
@@ -247,16 +269,48 @@ impl EventLoop {
         reply: Reply<CallOutcome, CallError>,
         otherwise: String,
     ) {
-        if self.carriers().has(Carrier::Directory) {
-            self.begin_find(id, FindAim::Dial(Box::new(options), reply));
-        } else {
-            reply.send(Err(CallError::NotLinked { id: id.to_string(), reason: otherwise }));
+        let is_on = self.carriers().has(Carrier::Directory);
+        match find_for(is_on, self.other_way(&id).is_some(), self.linked.slow.known(&id).is_some()) {
+            Some(at_most) => self.begin_find_for(id, FindAim::Dial(Box::new(options), reply), at_most),
+            None => self.dial_otherwise(&id, options, reply, otherwise),
         }
+    }
+
+    /// Where a call to an address goes that is nobody's whom contact lists or the directory know.
+    fn other_way(&self, id: &LinkedId) -> Option<OtherWay> {
+        match id.system() {
+            System::Phone if self.settings.calls.telephone.is_some() => Some(OtherWay::Gateway),
+            // The address of a user here, as phones dial it.
+            System::Sip => {
+                let user = id.address().to_lowercase();
+                self.labels.parse(&user).is_ok().then_some(OtherWay::User(user))
+            }
+            _ => None,
+        }
+    }
+
+    /// Neither contact lists nor the directory say whom a call to an address is for, which `reason` says in words.
+    pub(super) fn dial_otherwise(
+        &mut self,
+        id: &LinkedId,
+        mut options: DialOptions,
+        reply: Reply<CallOutcome, CallError>,
+        reason: String,
+    ) {
+        match self.other_way(id) {
+            Some(OtherWay::User(user)) => options.users = vec![user],
+            Some(OtherWay::Gateway) => {}
+            // There is no gateway, which is said then.
+            None if id.system() == System::Phone => {}
+            None => return reply.send(Err(CallError::NotLinked { id: id.to_string(), reason })),
+        }
+        debug!(reason, "called as if it were no contact in a linked system");
+        self.dial_as_said(options, reply);
     }
 
     /// Somebody elsewhere of whom nothing says who they are here, so that the directory has to be asked.
     pub(crate) fn sought_in_directory(&self, text: &str) -> Option<LinkedId> {
-        let id = text.parse::<LinkedId>().ok().filter(is_dialled)?;
+        let id = text.parse::<LinkedId>().ok()?;
         (self.carriers().has(Carrier::Directory) && self.linked_user(text).is_none()).then_some(id)
     }
 
@@ -276,6 +330,11 @@ impl EventLoop {
         found.map(|(_, said, _)| said).filter(|said| !self.is_denied_by_place(id, said))
     }
 
+    /// Whom the directory named lately under another key than this one is looked for again.
+    pub(super) fn forget_found(&mut self, user: &UserId, identity: &IdentityKey) {
+        self.linked.listings.found.retain(|(_, said, _)| said.user != *user || said.identity == *identity);
+    }
+
     /// Whether what was seen of an identity speaks against what a listing says: the owner of the account has the last word, wherever it was seen.
     fn is_denied_by_place(&self, id: &LinkedId, said: &Association) -> bool {
         let now = self.now().unix;
@@ -284,7 +343,11 @@ impl EventLoop {
     }
 
     fn begin_find(&mut self, id: LinkedId, aim: FindAim) {
-        let mut find = Find { id, aim, query: None, until: Instant::now() + FIND_AT_MOST };
+        self.begin_find_for(id, aim, FIND_AT_MOST);
+    }
+
+    fn begin_find_for(&mut self, id: LinkedId, aim: FindAim, at_most: Duration) {
+        let mut find = Find { id, aim, query: None, until: Instant::now() + at_most };
         if !self.carriers().has(Carrier::Directory) {
             return self.find_failed(find, "the directory is switched off: linked.carriers");
         }
@@ -340,12 +403,14 @@ impl EventLoop {
     }
 
     fn find_failed(&mut self, find: Find, reason: &str) {
-        let (id, reason) = (find.id.to_string(), reason.to_owned());
+        let reason = reason.to_owned();
         match find.aim {
             FindAim::Message(_, reply) => reply.send(Err(MessageError::Username(unknown(&find.id, &reason)))),
             FindAim::File(_, reply) => reply.send(Err(FileError::Username(unknown(&find.id, &reason)))),
-            FindAim::Command(reply) => reply.send(Err(LinkError::NotFound { id, reason })),
-            FindAim::Dial(_, reply) => reply.send(Err(CallError::NotLinked { id, reason })),
+            FindAim::Command(reply) => reply.send(Err(LinkError::NotFound { id: find.id.to_string(), reason })),
+            // Whoever has hung up meanwhile calls nobody.
+            FindAim::Dial(_, reply) if reply.is_closed() => {}
+            FindAim::Dial(options, reply) => self.dial_otherwise(&find.id, *options, reply, reason),
         }
     }
 
@@ -411,9 +476,12 @@ impl EventLoop {
         mut options: DialOptions,
         reply: Reply<CallOutcome, CallError>,
     ) {
+        if reply.is_closed() {
+            return;
+        }
         let said = match self.take_found(&id, found) {
             Ok(said) => said,
-            Err(reason) => return reply.send(Err(CallError::NotLinked { id: id.to_string(), reason: reason.to_owned() })),
+            Err(reason) => return self.dial_otherwise(&id, options, reply, reason.to_owned()),
         };
         info!(id = %id, "called by what the directory says");
         let claim = self.claim_towards(&id);
@@ -447,13 +515,14 @@ impl EventLoop {
     }
 }
 
-/// Whether a sighting speaks against what is said elsewhere of the same identity: it shows another user, or that it was taken back since.
+/// Whether a sighting speaks against what is said elsewhere of the same identity: it shows another user, or that this one has taken it back since. Of others a word that was taken back says
+/// nothing: the identity may be somebody else's by now.
 fn is_against(sighting: &Sighting, said: &Association, now: UnixTime) -> bool {
     let Some(shown) = sighting.association.as_ref().map(Signed::unverified) else { return false };
     let is_same = shown.user == said.user && shown.identity == said.identity;
     match sighting.holds(now) {
         Ok(_) => !is_same,
-        Err(_) => shown.is_revoked && !(is_same && said.serial > shown.serial),
+        Err(_) => shown.is_revoked && is_same && said.serial <= shown.serial,
     }
 }
 
@@ -464,13 +533,27 @@ fn unknown(id: &LinkedId, reason: &str) -> UsernameError {
 
 #[cfg(test)]
 mod tests {
-    use halloo_protocol::identity::UserId;
-    use halloo_protocol::key::{IdentityKey, SecretKey};
+    use halloo_protocol::key::SecretKey;
     use halloo_protocol::linked::{AssociationParams, ProofMethod};
 
     use super::*;
 
     const NOW: UnixTime = UnixTime(1_800_000_000);
+
+    #[test]
+    fn a_call_that_goes_another_way_waits_for_no_hash_and_not_for_long() {
+        for (is_on, has_other_way, is_hashed, found) in [
+            (true, false, false, Some(60)),
+            (true, false, true, Some(60)),
+            (true, true, true, Some(4)),
+            (true, true, false, None),
+            (false, false, true, None),
+            (false, true, true, None),
+        ] {
+            let found = found.map(Duration::from_secs);
+            assert_eq!(find_for(is_on, has_other_way, is_hashed), found, "{is_on} {has_other_way} {is_hashed}");
+        }
+    }
 
     #[test]
     fn the_place_has_the_last_word_also_when_it_was_taken_back() {
@@ -492,7 +575,7 @@ mod tests {
         assert!(!is_against(&others, &said, over), "it says nothing any more");
         let revoked = Signed::sign(Association { is_revoked: true, serial: NOW.0 + 5, ..said.unverified().clone() }, &key);
         assert!(is_against(&seen(&revoked), &said, NOW), "taken back since");
-        assert!(is_against(&seen(&revoked), &says(&other, NOW.0 + 9), NOW), "and it is nobody else's by that");
+        assert!(!is_against(&seen(&revoked), &says(&other, 0), NOW), "and may be somebody else's by now");
         assert!(!is_against(&seen(&revoked), &says(&key, NOW.0 + 9), NOW), "linked again");
     }
 }

@@ -1,13 +1,13 @@
 //! Associations in the presence of contacts elsewhere.
 //!
 //! What a contact's client says as long as it is there counts as seen at each moment, without a look. When the client has gone it counts as what was
-//! seen at a place does, for a day. Where an account's server has no places, that is all there is.
+//! seen at a place does, for a day. Where an account's server has no places, that is all there is, and the leave to wake its user's devices is in it too.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::key::hash;
-use halloo_protocol::linked::{Association, Carrier, Heard, LinkedId, Sighting, System};
+use halloo_protocol::linked::{Association, Carrier, Heard, LinkedId, Shown, Sighting, System};
 use halloo_protocol::wire::{self, Signed};
 use tracing::debug;
 
@@ -70,7 +70,7 @@ impl EventLoop {
 // Others.
 impl EventLoop {
     /// A contact's client says an association.
-    pub(super) fn association_heard(&mut self, account: &LinkedId, at: &LinkedId, association: Signed<Association>) {
+    pub(super) fn association_heard(&mut self, account: &LinkedId, at: &LinkedId, shown: Shown) {
         let is_in_list = self.linked.lists.get(account).is_some_and(|list| list.contains_key(at));
         if !is_in_list || !self.is_present_elsewhere(account) {
             return;
@@ -79,7 +79,7 @@ impl EventLoop {
         let key = (account.clone(), at.clone());
         let before = self.linked.known.get(&key);
         let is_settled = self.linked.present.contains(&key) || !self.was_heard(&key);
-        match Sighting::hear(at, association, before, is_settled, now) {
+        match Sighting::hear(at, shown, before, is_settled, now) {
             Ok(Heard::News(seen)) if self.is_of_merged(&seen) => {}
             Ok(Heard::News(seen)) => {
                 let holds = seen.holds(now).is_ok();
@@ -88,7 +88,7 @@ impl EventLoop {
                 if let Some(said) = said.filter(|_| holds) {
                     self.linked.seen_by.insert(key.clone(), Carrier::Presence);
                     self.linked.present.hear(key, &said);
-                    // The leave stands there, if anything does.
+                    // The leave stands there, if there is such a place.
                     self.look_soon(account, at);
                 } else {
                     self.linked.present.remove(&key);

@@ -61,14 +61,60 @@ struct Login {
     id: LinkedId,
     tag: CodeTag,
     reply: Reply<LinkedAccount, LinkError>,
-    /// The authority has sent a code.
+    codes: Codes,
+    listed: Option<bool>,
+    /// Dropped, the registration ends.
+    _task: DropGuard,
+}
+
+/// Codes that come to an account.
+#[derive(Debug, Default)]
+struct Codes {
+    /// The authority has sent one.
     is_asked: bool,
     /// What came before it said so.
     early: Vec<String>,
     tries: u8,
-    listed: Option<bool>,
-    /// Dropped, the registration ends.
-    _task: DropGuard,
+}
+
+/// What becomes of one.
+#[derive(Debug, PartialEq, Eq)]
+enum Came {
+    /// The authority is shown it.
+    Shown(String),
+    /// It waits for the authority's answer, or is passed over.
+    Waits,
+    /// Too many have been shown in vain.
+    TooMany,
+}
+
+impl Codes {
+    fn came(&mut self, code: String) -> Came {
+        if self.is_asked {
+            return self.show(code);
+        }
+        // The code may be faster than the authority's answer, and what came before that is nobody's.
+        if self.early.len() < usize::from(TRIES_MAX) {
+            self.early.push(code);
+        } else {
+            debug!("many codes come to a SIP account: one isn't taken");
+        }
+        Came::Waits
+    }
+
+    fn show(&mut self, code: String) -> Came {
+        if self.tries >= TRIES_MAX {
+            return Came::TooMany;
+        }
+        self.tries += 1;
+        Came::Shown(code)
+    }
+
+    /// The authority has sent a code. What becomes of those that were faster.
+    fn asked(&mut self) -> Vec<Came> {
+        self.is_asked = true;
+        std::mem::take(&mut self.early).into_iter().map(|code| self.show(code)).collect()
+    }
 }
 
 /// What the task tells.
@@ -78,7 +124,7 @@ pub(crate) struct SipNews {
     what: What,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 enum What {
     Registered,
     Code(String),
@@ -99,7 +145,7 @@ impl EventLoop {
         registered.count += 1;
         let (number, token) = (registered.count, CancellationToken::new());
         let _task = token.clone().drop_guard();
-        let login = Login { id, tag: tag.clone(), reply, is_asked: false, early: Vec::new(), tries: 0, listed, _task };
+        let login = Login { id, tag: tag.clone(), reply, codes: Codes::default(), listed, _task };
         registered.open.insert(number, login);
         let teller = Teller { number, tag, news: self.internal_sender.clone() };
         tokio::spawn(run(params, teller, token));
@@ -138,21 +184,22 @@ impl EventLoop {
                     Err(error) => self.end_sip_login(number, format!("the authority: {error}")),
                 }
             }
-            What::Code(code) if login.is_asked => self.show_sip_code(number, code),
-            // The code may be faster than the authority's answer, and what came before that is nobody's.
-            What::Code(code) if login.early.len() < usize::from(TRIES_MAX) => login.early.push(code),
-            What::Code(_) => debug!("many codes come to a SIP account: one isn't taken"),
+            What::Code(code) => {
+                let came = login.codes.came(code);
+                self.sip_code_came(number, came);
+            }
             What::Failed(reason) => self.end_sip_login(number, reason),
         }
     }
 
     /// What came is most likely the code: the authority knows.
-    fn show_sip_code(&mut self, number: u64, code: String) {
+    fn sip_code_came(&mut self, number: u64, came: Came) {
         let Some(login) = self.linked.registered.open.get_mut(&number) else { return };
-        if login.tries >= TRIES_MAX {
-            return self.end_sip_login(number, "others send codes there: try again later".to_owned());
-        }
-        login.tries += 1;
+        let code = match came {
+            Came::Shown(code) => code,
+            Came::Waits => return,
+            Came::TooMany => return self.end_sip_login(number, "others send codes there: try again later".to_owned()),
+        };
         let (chain, linked) = (self.identity.chain().clone(), login.id.clone());
         let request = CodeShow { chain, linked, code, extensions: Extensions::none() };
         let asking = AddressAsking::SipWord { number };
@@ -173,8 +220,8 @@ impl EventLoop {
         match frame.parse::<CodeAnswer>().map(|answer| answer.result) {
             Ok(CodeResult::Sent(_)) => {
                 let Some(login) = self.linked.registered.open.get_mut(&number) else { return };
-                login.is_asked = true;
-                std::mem::take(&mut login.early).into_iter().for_each(|code| self.show_sip_code(number, code));
+                let came = login.codes.asked();
+                came.into_iter().for_each(|came| self.sip_code_came(number, came));
             }
             Ok(CodeResult::Refused(refusal)) => self.end_sip_login(number, refusal.detail),
             Err(_) => self.end_sip_login(number, "the authority sends no codes".to_owned()),
@@ -250,5 +297,124 @@ async fn tell_codes(agent: &mut Agent, teller: &Teller) -> String {
     match told {
         Ok(Err(error)) => error.to_string(),
         _ => "no code has come to the account".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use halloo_protocol::authority::sip_code_text;
+    use halloo_protocol::sip::message::{Message, stream_length};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// The server's side of a login.
+    struct Server(TcpStream);
+
+    impl Server {
+        async fn read(&mut self) -> Message {
+            let mut bytes = Vec::new();
+            loop {
+                match stream_length(&bytes).unwrap() {
+                    Some(length) if length <= bytes.len() => return Message::parse(&bytes[..length]).unwrap(),
+                    _ => assert_ne!(self.0.read_buf(&mut bytes).await.unwrap(), 0, "it goes on"),
+                }
+            }
+        }
+
+        /// Answers a REGISTER; gives for how long it was to be.
+        async fn registered(&mut self, status: u16) -> String {
+            let request = self.read().await;
+            assert_eq!(request.method(), "REGISTER");
+            let answer = Message::answer(&request, status, "Words", Some("there"));
+            self.0.write_all(&answer.to_bytes()).await.unwrap();
+            request.get("expires").unwrap_or_default().to_owned()
+        }
+
+        async fn write(&mut self, number: u32, text: &str) {
+            let mut request = Message::request("MESSAGE", "sip:alice@127.0.0.1");
+            request.add("via", format!("SIP/2.0/TCP 127.0.0.1;branch=z9hG4bK{number}"));
+            request.add("from", "<sip:codes@sip.example>;tag=x");
+            request.add("to", "<sip:alice@sip.example>");
+            request.add("call-id", format!("c{number}"));
+            request.add("cseq", "1 MESSAGE");
+            self.0.write_all(&request.with_body("text/plain", text).to_bytes()).await.unwrap();
+            assert_eq!(self.read().await.status(), 200);
+        }
+    }
+
+    /// Begins a login as this node does; what it tells, and what ends it.
+    async fn login(tag: &CodeTag) -> (Server, mpsc::Receiver<Internal>, CancellationToken, tokio::task::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let params = AgentParams {
+            user: "alice".into(),
+            domain: "sip.example".into(),
+            server: Some(listener.local_addr().unwrap().to_string()),
+            is_plain: true,
+            roots: None,
+            auth_user: None,
+            password: Zeroizing::new("pencil".into()),
+        };
+        let (sender, news) = mpsc::channel(8);
+        let ended = CancellationToken::new();
+        let task = tokio::spawn(run(params, Teller { number: 7, tag: tag.clone(), news: sender }, ended.clone()));
+        (Server(listener.accept().await.unwrap().0), news, ended, task)
+    }
+
+    async fn told(news: &mut mpsc::Receiver<Internal>) -> What {
+        let Some(Internal::LinkedSip(told)) = news.recv().await else { panic!("it tells something else, or nothing") };
+        assert_eq!(told.number, 7);
+        told.what
+    }
+
+    #[tokio::test]
+    async fn the_code_that_was_asked_for_is_told_and_nothing_else_and_the_registration_is_taken_back() {
+        let (tag, other) = (CodeTag::new([0; 12]), CodeTag::new([1; 12]));
+        let (mut server, mut news, ended, task) = login(&tag).await;
+        assert_eq!(server.registered(200).await, REGISTER_SECS.to_string());
+        assert_eq!(told(&mut news).await, What::Registered);
+        let code = |code: &str, tag| sip_code_text(code, "alice@example", tag);
+        for (number, text) in [
+            "Your bank: the code is 11111111.".to_owned(),
+            code("22222222", None),
+            code("33333333", Some(&other)),
+            code("44444444", Some(&tag)),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            server.write(u32::try_from(number).unwrap(), &text).await;
+        }
+        assert_eq!(told(&mut news).await, What::Code("44444444".to_owned()));
+        ended.cancel();
+        assert_eq!(server.registered(200).await, "0");
+        task.await.unwrap();
+        assert!(news.recv().await.is_none(), "nothing more is told");
+    }
+
+    #[tokio::test]
+    async fn a_registration_that_is_refused_is_told() {
+        let (mut server, mut news, _ended, task) = login(&CodeTag::new([0; 12])).await;
+        server.registered(403).await;
+        let What::Failed(reason) = told(&mut news).await else { panic!("it has failed") };
+        assert!(reason.contains("403"), "{reason}");
+        assert_eq!(server.registered(200).await, "0");
+        task.await.unwrap();
+    }
+
+    #[test]
+    fn codes_that_come_early_wait_and_few_are_shown() {
+        let (mut codes, code) = (Codes::default(), |number: u8| format!("{number:08}"));
+        for number in 0..9 {
+            assert_eq!(codes.came(code(number)), Came::Waits, "the authority hasn't said that it has sent one");
+        }
+        assert_eq!(codes.asked(), [Came::Shown(code(0)), Came::Shown(code(1)), Came::Shown(code(2))]);
+        assert_eq!(codes.came(code(3)), Came::TooMany);
+
+        let mut codes = Codes::default();
+        assert_eq!(codes.asked(), []);
+        let came: Vec<Came> = (0..4).map(|number| codes.came(code(number))).collect();
+        assert_eq!(came, [Came::Shown(code(0)), Came::Shown(code(1)), Came::Shown(code(2)), Came::TooMany]);
     }
 }

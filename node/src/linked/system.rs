@@ -5,9 +5,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::CallId;
-use halloo_protocol::linked::{Association, LinkedId, ListEntry, Shown};
+use halloo_protocol::linked::{LinkedId, ListEntry, Shown};
 use halloo_protocol::simple::xml::XmlError;
-use halloo_protocol::wire::Signed;
 use halloo_protocol::xmpp::scram::ScramError;
 use halloo_protocol::xmpp::stream::StreamError;
 use tokio::sync::mpsc;
@@ -89,12 +88,8 @@ pub(crate) trait LinkedPlace: Send {
     /// Puts an association where only the account's owner can write and their contacts can read: others are convinced by that.
     fn show(&mut self, shown: &Shown) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
-    /// Shows an association in the account's presence, to everybody who sees that but these people, from then on and until the connection ends.
-    fn announce(
-        &mut self,
-        association: &Signed<Association>,
-        denied: &[LinkedId],
-    ) -> impl Future<Output = Result<(), LinkedError>> + Send;
+    /// Shows an association, and the leave beside it if there is one, in the account's presence, to everybody who sees that but these people, from then on and until the connection ends.
+    fn announce(&mut self, shown: &Shown, denied: &[LinkedId]) -> impl Future<Output = Result<(), LinkedError>> + Send;
 
     /// Has the own place show nothing to these people, and to everybody else as before, from then on.
     fn deny(&mut self, denied: &[LinkedId]) -> impl Future<Output = Result<(), LinkedError>> + Send;
@@ -121,7 +116,7 @@ impl LinkedPlace for NoPlace {
         match *self {}
     }
 
-    async fn announce(&mut self, _: &Signed<Association>, _: &[LinkedId]) -> Result<(), LinkedError> {
+    async fn announce(&mut self, _: &Shown, _: &[LinkedId]) -> Result<(), LinkedError> {
         match *self {}
     }
 
@@ -310,15 +305,19 @@ async fn carry_out<S: LinkedSystem>(system: &mut S, order: Order) -> (Option<New
 /// Shows contacts what they are to see. A system without places does with presence alone, where that is to be.
 async fn show<P: LinkedPlace>(place: &mut P, showing: Showing) -> Result<(), LinkedError> {
     let Showing { shown, denied, at_place, in_presence } = showing;
-    let association = shown.association.clone();
+    // Presence goes to everybody at each login: what has a place stands there alone.
+    let mut announced = shown.clone();
     if at_place {
         match show_at_place(place, shown, &denied).await {
             Err(error) if is_without_places(&error) && in_presence => debug!(%error, "shown in presence alone"),
             Err(error) if is_without_places(&error) => return Err(LinkedError::NoEventing),
-            shown => shown?,
+            shown => {
+                shown?;
+                announced.leave = None;
+            }
         }
     }
-    if in_presence { place.announce(&association, &denied).await } else { Ok(()) }
+    if in_presence { place.announce(&announced, &denied).await } else { Ok(()) }
 }
 
 /// Whether a server has nothing of the kind, rather than being unwilling.

@@ -10,9 +10,8 @@ use std::future::Future;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use halloo_protocol::linked::{Association, LinkedId, ListEntry, Shown};
+use halloo_protocol::linked::{LinkedId, ListEntry, Shown};
 use halloo_protocol::simple::xml::Element;
-use halloo_protocol::wire::Signed;
 use halloo_protocol::xmpp::scram::{Mechanism, Scram};
 use halloo_protocol::xmpp::stanza::{self, Features, Incoming};
 use halloo_protocol::xmpp::stream::{Piece, StreamReader};
@@ -376,8 +375,8 @@ impl LinkedPlace for XmppAccount {
         Ok(())
     }
 
-    async fn announce(&mut self, association: &Signed<Association>, denied: &[LinkedId]) -> Result<(), LinkedError> {
-        for text in self.presences.announce(association, denied) {
+    async fn announce(&mut self, shown: &Shown, denied: &[LinkedId]) -> Result<(), LinkedError> {
+        for text in self.presences.announce(shown, denied) {
             self.connection()?.say(&text).await?;
         }
         Ok(())

@@ -201,7 +201,7 @@ async fn prepare(arrived: &Arrived, dialog: &Dialog, media: &PhoneMedia) -> Resu
 
 fn dial(node: Node, target: &Target, passthrough: Vec<AudioCodec>) -> Dialling {
     let (telephone, phone) = (target.from.clone(), target.phone.clone());
-    let options = DialOptions { passthrough, telephone, phone, ..DialOptions::to(&target.user) };
+    let options = DialOptions { passthrough, telephone, phone, by_telephone: true, ..DialOptions::to(&target.user) };
     AbortOnDropHandle::new(tokio::spawn(async move { node.calls().dial(options).await }))
 }
 

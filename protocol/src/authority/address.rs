@@ -174,6 +174,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_isnt_a_tag_is_passed_over() {
+        let tag = CodeTag::new(*b"0123456789ab");
+        let request = |extensions| CodeRequest {
+            chain: crate::test_identity::Authority::new(1).person("alice", 1).chain,
+            linked: "sip:alice@there.example".parse().expect("an address"),
+            extensions,
+        };
+        assert_eq!(CodeTag::of(&request(tag.extensions())), Some(tag));
+        assert_eq!(CodeTag::of(&request(Extensions::none())), None);
+        for wrong in ["", "abcdefghijk", "abcdefghijklm", "abcdefghijkL", "abcdefghijk)", "abcdefghij\u{e4}"] {
+            let extensions = Extensions::none().with(TAG_EXTENSION, wrong.as_bytes().to_vec());
+            assert_eq!(CodeTag::of(&request(extensions)), None, "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_code_is_found_in_the_text_that_was_asked_for_and_in_no_other() {
         let (tag, other) = (CodeTag::new([0; 12]), CodeTag::new([1; 12]));
         let text = sip_code_text("01234567", "alice12345678@example", Some(&tag));

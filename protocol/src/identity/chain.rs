@@ -123,13 +123,15 @@ impl UserChain {
         if authority.users_revoked.contains_key(&user.serial) {
             return Err(ChainError::UserRevoked(user.serial));
         }
+        // Hints that were taken back are none; the rest of the certificate is good.
+        let indicators = if authority.hints_revoked.contains(&user.serial) { Vec::new() } else { user.indicators() };
         Ok(VerifiedUser {
             id: UserId::Named { authority: *root, name: user.name.clone() },
             identity: user.identity,
             placement: Some(user.placement),
             serial: user.serial,
             not_after: user.not_after,
-            indicators: user.indicators(),
+            indicators,
         })
     }
 }
@@ -250,6 +252,8 @@ pub struct VerifiedChain {
 #[derive(Clone, Debug, Default)]
 struct AuthorityState {
     users_revoked: BTreeMap<u64, UnixTime>,
+    /// Certificates whose hints don't count.
+    hints_revoked: BTreeSet<u64>,
     signing_revoked: BTreeSet<u64>,
     newest: Option<SignedRevocationList>,
 }
@@ -334,6 +338,21 @@ impl TrustStore {
         self.authorities.get(root).is_some_and(|state| state.users_revoked.contains_key(&serial))
     }
 
+    /// True if `root`'s newest list takes back what the user certificate with this serial hints at.
+    #[must_use]
+    pub fn are_hints_revoked(&self, root: &AuthorityKey, serial: u64) -> bool {
+        self.authorities.get(root).is_some_and(|state| state.hints_revoked.contains(&serial))
+    }
+
+    /// What a user's certificate hints at, by what is known now: hints may have been taken back since it was verified.
+    #[must_use]
+    pub fn indicators<'a>(&self, user: &'a VerifiedUser) -> &'a [Indicator] {
+        match &user.id {
+            UserId::Named { authority, .. } if !self.are_hints_revoked(authority, user.serial) => &user.indicators,
+            _ => &[],
+        }
+    }
+
     /// True if the user's certificate has been taken back by its authority.
     #[must_use]
     pub fn is_revoked(&self, user: &VerifiedUser) -> bool {
@@ -416,6 +435,7 @@ impl TrustStore {
             return Ok(state.signing_revoked.len() > revoked_before);
         }
         state.users_revoked = content.users.iter().map(|revoked| (revoked.serial, revoked.until)).collect();
+        state.hints_revoked = content.hints().into_iter().map(|revoked| revoked.serial).collect();
         state.newest = Some(list.clone());
         Ok(true)
     }

@@ -9,7 +9,7 @@ use super::certificate::SigningCertificate;
 use super::chain::ChainError;
 use crate::key::AuthorityKey;
 use crate::time::UnixTime;
-use crate::wire::{Body, DecodeError, Extensions, Signed};
+use crate::wire::{self, Body, DecodeError, Extensions, Signed};
 
 /// Largest revocation list, in bytes: about 3,000 revoked users, within one frame.
 pub const REVOCATION_LIST_BYTES_MAX: usize = 48 * 1024;
@@ -22,6 +22,9 @@ pub struct RevokedSerial {
     /// When the certificate ends by itself.
     pub until: UnixTime,
 }
+
+/// Extension of a [`RevocationList`]: certificates whose hints ([`UserCertificate::indicators`](super::UserCertificate::indicators)) are taken back, and nothing else of them.
+const HINTS_EXTENSION: u16 = 0x0001;
 
 /// Everything an authority has taken back, as of `issued_at`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -39,6 +42,21 @@ pub struct RevocationList {
     pub signing: Vec<u64>,
     /// Room to grow.
     pub extensions: Extensions,
+}
+
+impl RevocationList {
+    /// User certificates that are good but for what they hint at, ascending by serial; none if that can't be read.
+    #[must_use]
+    pub fn hints(&self) -> Vec<RevokedSerial> {
+        let bytes = self.extensions.find(HINTS_EXTENSION);
+        bytes.and_then(|bytes| wire::decode(bytes, REVOCATION_LIST_BYTES_MAX).ok()).unwrap_or_default()
+    }
+
+    /// Extensions of a list that takes back the hints in these certificates.
+    #[must_use]
+    pub fn with_hints(extensions: Extensions, hints: &[RevokedSerial]) -> Extensions {
+        if hints.is_empty() { extensions } else { extensions.with(HINTS_EXTENSION, wire::encode(&hints.to_vec())) }
+    }
 }
 
 impl Body for RevocationList {

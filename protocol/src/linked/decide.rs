@@ -293,11 +293,14 @@ fn judge_certificate(
     for id in indicators.iter().filter_map(|indicator| contacts.get(indicator)) {
         for (account, name) in grounds.lists().filter_map(|(account, list)| Some((account, list.get(id)?))) {
             let sighting = grounds.known.get(&(account.clone(), id.clone()));
+            let shown = sighting.and_then(|sighting| sighting.association.as_ref()).map(|shown| shown.unverified());
+            let is_theirs = shown.is_some_and(|said| said.identity == *request.identity && said.user == *request.user);
             match sighting.map(|sighting| sighting.holds(grounds.now)) {
-                Some(Ok(said)) if said.identity != *request.identity || said.user != *request.user => {
-                    refused = NotLinked::OtherUser;
+                Some(Ok(_)) if !is_theirs => refused = NotLinked::OtherUser,
+                // What somebody else has taken back may be this user's by now.
+                Some(Err(Some(AssociationError::Revoked))) if is_theirs => {
+                    refused = NotLinked::Shown(AssociationError::Revoked);
                 }
-                Some(Err(Some(AssociationError::Revoked))) => refused = NotLinked::Shown(AssociationError::Revoked),
                 _ => {
                     let (id, name, account) = (id.clone(), name.clone(), account.clone());
                     return Ok(LinkedContact { id, name, account, carrier: Carrier::Certificate });

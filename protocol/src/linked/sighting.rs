@@ -91,7 +91,7 @@ impl Sighting {
         Ok(Self { read_at, association: Some(association), leave, proved_at: None })
     }
 
-    /// What it means that an association came in the presence of somebody, whom servers name as they name the owner of a place. What is there in presence may count; that
+    /// What it means that an association, with or without a leave, came in the presence of somebody, whom servers name as they name the owner of a place. What is there in presence may count; that
     /// nothing is there says nothing, for other clients of theirs know nothing of it. So it is taken back by a later association alone, there or at the place.
     ///
     /// `before` is what is known of the identity; with `is_settled` it was seen at the place, or is in the presence of another client now.
@@ -100,13 +100,14 @@ impl Sighting {
     /// [`SightingError`]: it counts as if it had never come.
     pub fn hear(
         place: &LinkedId,
-        association: Signed<Association>,
+        shown: Shown,
         before: Option<&Self>,
         is_settled: bool,
         now: UnixTime,
     ) -> Result<Heard, SightingError> {
+        let association = shown.association.clone();
         let holds = Association::verify(&association, now).map(drop);
-        let seen = Self::take(place, Shown { association: association.clone(), leave: None }, now)?;
+        let seen = Self::take(place, shown, now)?;
         let said = association.unverified();
         let known = before.and_then(|before| before.association.as_ref());
         let same = known.filter(|known| {
@@ -119,13 +120,14 @@ impl Sighting {
             Some(_) if holds == Err(AssociationError::Revoked) => return Ok(Heard::News(Box::new(seen))),
             _ => holds?,
         }
-        if known == Some(&association) {
+        let leave_before = same.and(before).and_then(|before| before.leave.as_ref());
+        if known == Some(&association) && (seen.leave.is_none() || seen.leave.as_ref() == leave_before) {
             return Ok(Heard::Known);
         }
         if same.is_none() && is_settled && before.is_some_and(|before| before.holds(now).is_ok()) {
             return Ok(Heard::Disputed);
         }
-        let leave = same.and(before).and_then(|before| before.leave.clone());
+        let leave = seen.leave.clone().or_else(|| leave_before.cloned());
         Ok(Heard::News(Box::new(Self { leave, ..seen })))
     }
 

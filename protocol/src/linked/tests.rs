@@ -118,6 +118,7 @@ fn sightings() -> Vec<(&'static str, KnownAssociations, Option<NotLinked>)> {
         ("nothing there", KnownAssociations::from([((bob(), alice()), Sighting::nothing(NOW))]), Some(NotLinked::NotShown)),
         ("another user's", seen(association(MALLORY, alice()), NOW), Some(NotLinked::OtherUser)),
         ("revoked", seen(revoked(ALICE), NOW), Some(NotLinked::Shown(AssociationError::Revoked))),
+        ("revoked by another", seen(revoked(MALLORY), NOW), Some(NotLinked::Shown(AssociationError::Revoked))),
         ("expired", seen(expired(ALICE), NOW), Some(NotLinked::Shown(AssociationError::Expired(ended_at(&ended))))),
         ("good", seen(good, NOW), None),
     ]
@@ -197,7 +198,7 @@ fn the_whole_table() {
             }
         }
     }
-    assert_eq!(rows, 6 * 2 * 4 * 8 * 2 * 7);
+    assert_eq!(rows, 6 * 2 * 4 * 8 * 2 * 8);
 }
 
 #[test]
@@ -443,10 +444,10 @@ fn the_whole_table_of_certificates() {
         ("good", vec![hers], None),
         ("good, among others", vec![others, hers], None),
     ];
-    // The place counts where it says otherwise, however long ago it was seen; where it says nothing, the authority's word does.
-    let place_fault = |fault: &Option<NotLinked>| match fault {
-        Some(NotLinked::OtherUser) => Some(NotLinked::OtherUser),
-        Some(NotLinked::Shown(AssociationError::Revoked)) => Some(NotLinked::Shown(AssociationError::Revoked)),
+    // The place counts where it says otherwise, however long ago it was seen; where it says nothing of this user, the authority's word does.
+    let place_fault = |shows: &str| match shows {
+        "another user's" => Some(NotLinked::OtherUser),
+        "revoked" => Some(NotLinked::Shown(AssociationError::Revoked)),
         _ => None,
     };
     let (user, identity, contacts) = (user(ALICE), IdentityKey(key(ALICE).public()), indicated());
@@ -455,9 +456,9 @@ fn the_whole_table_of_certificates() {
         for audience in Audience::ALL {
             for (said, indicators, fault) in &certificates {
                 for has_alice in [true, false] {
-                    for (shows, known, shown_fault) in &sightings() {
+                    for (shows, known, _) in &sightings() {
                         let in_list = if has_alice { None } else { Some(NotLinked::NotIndicated) };
-                        let fault = fault.or(in_list).or(place_fault(shown_fault));
+                        let fault = fault.or(in_list).or(place_fault(shows));
                         let claim = Some(Claim::Certificate { indicators, contacts: &contacts });
                         let request = TrustRequest { user: &user, identity: &identity, relation, kind: Kind::Call, claim };
                         let got = decide(&request, &grounds(&lists(has_alice), known, &settings(audience), SIGHTING_SECS_FRESH));
@@ -474,7 +475,7 @@ fn the_whole_table_of_certificates() {
             }
         }
     }
-    assert_eq!(rows, 6 * 4 * 4 * 2 * 7);
+    assert_eq!(rows, 6 * 4 * 4 * 2 * 8);
 }
 
 /// Who says nothing is known by what was seen, fresh, in a list, and of nobody else.
@@ -571,7 +572,7 @@ fn a_hidden_account_lets_nobody_in() {
 
 /// What comes in alice's presence, which servers have stamped with her address.
 fn heard(association: Signed<Association>, before: Option<&Sighting>, is_settled: bool) -> Result<Heard, SightingError> {
-    Sighting::hear(&alice(), association, before, is_settled, NOW)
+    Sighting::hear(&alice(), bare(association), before, is_settled, NOW)
 }
 
 #[test]
@@ -622,6 +623,20 @@ fn an_association_in_presence_counts_if_it_is_hers_and_holds_and_is_no_older_one
         let refused = SightingError::Association(AssociationError::Revoked);
         assert_eq!(heard(revoked(MALLORY), Some(&known), is_settled), Err(refused));
     }
+    // Where there is no place the leave comes with it: another one is news of the same association, and somebody else's is none.
+    let leave_of = |seed: u8, epoch| {
+        let key_of_epoch = crate::presence::PresenceSecret::new(epoch, [1; 32]).linked_key();
+        wire::encode(&LinkedLeave::sign(key_of_epoch, SCOPE, &key(seed), NOW))
+    };
+    let with_leave = |leave| {
+        let shown = Shown { association: good.clone(), leave: Some(leave) };
+        Sighting::hear(&alice(), shown, Some(&known), true, NOW)
+    };
+    assert_eq!(with_leave(leave_of(ALICE, 1)), Ok(Heard::Known));
+    let Ok(Heard::News(turned)) = with_leave(leave_of(ALICE, 2)) else { panic!("another key") };
+    assert_eq!((turned.association.as_ref(), turned.leave.map(|leave| leave.key.epoch)), (Some(&good), Some(2)));
+    assert_eq!(with_leave(leave_of(MALLORY, 2)), Ok(Heard::Known), "copied from another's");
+    assert_eq!(with_leave(vec![1, 2, 3]), Ok(Heard::Known));
     // Another user in her presence: what was seen at her place stands until that was looked at.
     let mallorys = association(MALLORY, alice());
     assert_eq!(heard(mallorys.clone(), Some(&known), true), Ok(Heard::Disputed));

@@ -184,8 +184,20 @@ impl OutboxItem {
     /// A message to one user, without copies yet.
     #[must_use]
     pub fn to_user(user: UserId, envelope: Envelope, deadline: UnixTime) -> Self {
-        let with = Correspondent::User(user.clone());
-        Self { to: vec![user.into()], own: None, with, envelope, deadline, copies: BTreeMap::new() }
+        Self::to_recipient(user.into(), envelope, deadline)
+    }
+
+    /// The same under one identity key alone, if one is named.
+    #[must_use]
+    pub fn to_recipient(to: Recipient, envelope: Envelope, deadline: UnixTime) -> Self {
+        let with = Correspondent::User(to.user.clone());
+        Self { to: vec![to], own: None, with, envelope, deadline, copies: BTreeMap::new() }
+    }
+
+    /// Whether this is for a user alone, and for another identity key than this one.
+    fn is_for_other_key(&self, user: &UserId, identity: &IdentityKey) -> bool {
+        let is_other = |to: &Recipient| to.user == *user && to.identity.is_some_and(|meant| meant != *identity);
+        self.with.user() == Some(user) && self.to.first().is_some_and(is_other) && self.is_open()
     }
 
     /// The state of the message as a whole.
@@ -444,6 +456,26 @@ impl Outbox {
                 set_copies(slot, place, devices, fresh);
             }
         }
+        self.run(now);
+    }
+
+    /// Messages to a user alone that are meant for another identity key than this one, which the name has: they get no copies ([`Outbox::set_devices`]) until the
+    /// name has theirs again, or they are given up ([`Outbox::refuse`]).
+    pub fn for_other_key<'a>(&'a self, user: &'a UserId, identity: &'a IdentityKey) -> impl Iterator<Item = MessageId> + 'a {
+        self.items().filter(|item| item.is_for_other_key(user, identity)).map(|item| item.envelope.id)
+    }
+
+    /// Gives up a message to one user: these devices, which have the name now, are those that don't get it.
+    pub fn refuse(&mut self, id: &MessageId, devices: &[DeviceKey], reason: Reason, now: Instant) {
+        let Some(slot) = self.slot_mut(id) else { return };
+        let state = CopyState::Failed(reason);
+        slot.item.copies.values_mut().filter(|copy| copy.state.is_open()).for_each(|copy| copy.state = state);
+        for device in devices.iter().take(crate::directory::DEVICES_MAX) {
+            slot.item.copies.entry(*device).or_insert(Copy { recipient: 0, state });
+        }
+        slot.copies.clear();
+        let state = slot.item.final_state(|_| false);
+        self.finish(id, state);
         self.run(now);
     }
 

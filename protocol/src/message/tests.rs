@@ -254,6 +254,40 @@ fn a_group_gets_a_copy_per_device_and_is_as_far_as_the_last_member() {
     );
 }
 
+/// A name may be another's by the time that its devices are found: they get nothing, and whoever wrote is told why.
+#[test]
+fn a_message_for_one_key_goes_to_no_other_that_has_the_name() {
+    let now = Instant::now();
+    let mut outbox = Outbox::new(OutboxTimers::default());
+    let (name, meant) = user(1);
+    let other = user(9).1;
+    for (number, identity) in [(1, Some(meant)), (2, Some(meant)), (3, None)] {
+        let to = Recipient { user: name.clone(), identity };
+        outbox.push(OutboxItem::to_recipient(to, envelope(number), NOW.plus_secs(86_400)), now).expect("room");
+    }
+    outbox.push(to_group(4, &[1]), now).expect("room");
+    actions(&mut outbox);
+    outbox.set_devices(&name, &other, &[device(66)], now);
+    let sent: Vec<_> = actions(&mut outbox);
+    assert!(
+        matches!(&sent[..], [OutboxAction::Send { device: to, id }] if *to == device(66) && *id == envelope(3).id),
+        "what is for whoever has the name alone: {sent:?}"
+    );
+    let waiting: Vec<_> = outbox.for_other_key(&name, &other).collect();
+    assert_eq!(waiting, [envelope(1).id, envelope(2).id], "groups see to their members themselves");
+    assert_eq!(outbox.for_other_key(&name, &meant).count(), 0);
+
+    outbox.refuse(&envelope(1).id, &[device(66)], crate::call::Reason::OTHER_IDENTITY, now);
+    let Some(OutboxAction::Finished { state, item }) = outbox.poll_action() else { panic!("it is given up") };
+    assert_eq!(state, MessageState::Failed);
+    assert_eq!(item.copies[&device(66)].state, CopyState::Failed(crate::call::Reason::OTHER_IDENTITY));
+    assert_eq!(outbox.poll_action(), None);
+    // The name is theirs again before the other is given up.
+    outbox.set_devices(&name, &meant, &[device(11)], now);
+    assert_eq!(sends(&mut outbox), [device(11); 3], "theirs, what is for anybody of the name, and the group's");
+    assert_eq!(outbox.for_other_key(&name, &other).count(), 1, "not all have got it");
+}
+
 #[test]
 fn own_devices_that_are_away_hold_nothing_up() {
     let now = Instant::now();

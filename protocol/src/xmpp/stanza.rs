@@ -90,8 +90,8 @@ pub struct Presence {
     pub client: String,
     /// The client is there. What isn't of this kind says that it isn't there any more, or can't be told anything.
     pub is_available: bool,
-    /// The association in it; `None` if none is that can be read.
-    pub association: Option<Box<Signed<Association>>>,
+    /// The association in it, with what is beside it; `None` if none is that can be read.
+    pub shown: Option<Box<Shown>>,
 }
 
 /// What a server offers on a stream.
@@ -161,13 +161,18 @@ pub fn decline(id: &str, to: Option<&str>) -> String {
 /// Puts an association, and the leave beside it, into the own node, for the contact list alone, and keeps them there.
 #[must_use]
 pub fn publish(id: &str, shown: &Shown) -> String {
-    let leave = shown.leave.iter().map(|leave| format!("<leave>{}</leave>", BASE64.encode(leave)));
-    let shown = format!("{}{}", BASE64.encode(&wire::encode(&shown.association)), leave.collect::<String>());
+    let shown = association_element(shown);
     format!(
         "<iq type='set' id='{id}'><pubsub xmlns='{PUBSUB}'><publish node='{ASSOCIATION_NODE}'><item id='{ITEM}'>\
-         <association xmlns='{ASSOCIATION_NODE}'>{shown}</association></item></publish>{}</pubsub></iq>",
+         {shown}</item></publish>{}</pubsub></iq>",
         options(None)
     )
+}
+
+fn association_element(shown: &Shown) -> String {
+    let leave = shown.leave.iter().map(|leave| format!("<leave>{}</leave>", BASE64.encode(leave)));
+    let shown = format!("{}{}", BASE64.encode(&wire::encode(&shown.association)), leave.collect::<String>());
+    format!("<association xmlns='{ASSOCIATION_NODE}'>{shown}</association>")
 }
 
 /// Has the own node show nothing to some people, and to others again as to everybody in the contact list (XEP-0060 section 8.9.2).
@@ -184,15 +189,12 @@ pub fn deny(id: &str, denied: &[LinkedId], again: &[LinkedId]) -> String {
 
 /// Says that this client is there, though away and not for messages, to everybody who sees the account's presence or to one of them; with the association or without.
 ///
-/// The association is whole, some 300 bytes, for a shorter form would have everybody who hears it look at the place. The leave beside it isn't in it: it
-/// is for those who call, and may be as long again three times.
+/// The association is whole, some 300 bytes, for a shorter form would have everybody who hears it look at the place. The leave beside it is for those who call, and as long again three times: it is
+/// in it only where there is no place for it.
 #[must_use]
-pub fn presence(to: Option<&str>, association: Option<&Signed<Association>>) -> String {
+pub fn presence(to: Option<&str>, shown: Option<&Shown>) -> String {
     let to = to.map(|to| format!(" to='{}'", escape(to))).unwrap_or_default();
-    let said = association.map(|said| {
-        let text = BASE64.encode(&wire::encode(said));
-        format!("<association xmlns='{ASSOCIATION_NODE}'>{text}</association>")
-    });
+    let said = shown.map(association_element);
     format!("<presence{to}><show>xa</show><priority>{PRIORITY}</priority>{}</presence>", said.unwrap_or_default())
 }
 
@@ -344,8 +346,8 @@ fn read_presence(element: &Element) -> Option<Presence> {
     if client.len() > CLIENT_BYTES_MAX {
         return None;
     }
-    let shown = element.first(ASSOCIATION_NODE, "association").filter(|_| is_available).and_then(read_association);
-    Some(Presence { of: account_of(from)?, client: client.to_owned(), is_available, association: shown.map(Box::new) })
+    let shown = element.first(ASSOCIATION_NODE, "association").filter(|_| is_available).and_then(read_shown);
+    Some(Presence { of: account_of(from)?, client: client.to_owned(), is_available, shown: shown.map(Box::new) })
 }
 
 /// A contact list is changed by the own account alone (RFC 6121 section 2.1.6): whoever else says so is passed over.
@@ -377,7 +379,10 @@ pub fn read_list(answer: Option<&Element>) -> Vec<ListEntry> {
 pub fn read_look(answer: Option<&Element>) -> Option<Shown> {
     let items = answer?.first(PUBSUB, "items").filter(|items| items.attribute("node") == Some(ASSOCIATION_NODE))?;
     let item = items.all(PUBSUB, "item").last()?;
-    let element = item.first(ASSOCIATION_NODE, "association")?;
+    read_shown(item.first(ASSOCIATION_NODE, "association")?)
+}
+
+fn read_shown(element: &Element) -> Option<Shown> {
     let association = read_association(element)?;
     let leave = element.first(ASSOCIATION_NODE, "leave").and_then(shown_bytes).filter(|leave| leave.len() <= LEAVE_BYTES_MAX);
     Some(Shown { association, leave })

@@ -215,15 +215,26 @@ fn presence_is_of_whom_servers_say_and_its_association_is_whole() {
     let user = UserId::Key(IdentityKey(key.public()));
     let params = AssociationParams { user, linked: alice(), method: ProofMethod::OWN_ITEM, last_serial: 0, now: NOW };
     let association = Association::sign(params, &key);
-    let said = stanza::presence(None, Some(&association));
+    let bare = Shown { association: association.clone(), leave: None };
+    let said = stanza::presence(None, Some(&bare));
     assert!(said.len() < 500, "{} bytes to everybody who sees it", said.len());
     let from = |attributes: &str| read(&said.replacen("<presence", &format!("<presence from='{attributes}"), 1));
-    let presence = |client: &str, is_available, association: Option<&crate::wire::Signed<Association>>| {
-        let association = association.cloned().map(Box::new);
-        Incoming::Presence(stanza::Presence { of: alice(), client: client.into(), is_available, association })
+    let presence = |client: &str, is_available, shown: Option<&Shown>| {
+        let shown = shown.cloned().map(Box::new);
+        Incoming::Presence(stanza::Presence { of: alice(), client: client.into(), is_available, shown })
     };
-    assert_eq!(from("Alice@there.example/desk/1'"), presence("desk/1", true, Some(&association)));
-    assert_eq!(from("alice@there.example'"), presence("", true, Some(&association)));
+    assert_eq!(from("Alice@there.example/desk/1'"), presence("desk/1", true, Some(&bare)));
+    assert_eq!(from("alice@there.example'"), presence("", true, Some(&bare)));
+    // Where there is no place for it the leave is in it too.
+    let scope = crate::linked::LeaveScope { calls: true, messages: true };
+    let leave = crate::linked::LinkedLeave::sign(crate::presence::PresenceSecret::new(1, [1; 32]).linked_key(), scope, &key, NOW);
+    let whole = Shown { leave: Some(crate::wire::encode(&leave)), ..bare.clone() };
+    let with_leave = stanza::presence(None, Some(&whole));
+    assert!(with_leave.len() < 1_800, "{} bytes, where a server has no place", with_leave.len());
+    assert_eq!(
+        read(&with_leave.replacen("<presence", "<presence from='alice@there.example/h'", 1)),
+        presence("h", true, Some(&whole))
+    );
     // Who goes says nothing, whatever is in it.
     assert_eq!(from("alice@there.example/desk' type='unavailable'"), presence("desk", false, None));
     assert_eq!(from("alice@there.example' type='error'"), presence("", false, None));

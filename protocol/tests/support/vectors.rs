@@ -2,9 +2,9 @@
 //! allocation tests. A new wire type is one line here.
 
 use halloo_protocol::authority::{
-    BootstrapList, CertifyWish, CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, EnrolAnswer, EnrolGrant, EnrolRequest,
-    EnrolRequestBody, EnrolResult, InviteCode, Refusal, RefusalCode, RenewRequest, RevocationListAnswer, RevocationListRequest,
-    SignedBootstrapList, WordResult,
+    BootstrapList, CertifyWish, CodeAnswer, CodeRequest, CodeResult, CodeShow, CodeShown, CodeTag, EnrolAnswer, EnrolGrant,
+    EnrolRequest, EnrolRequestBody, EnrolResult, InviteCode, Refusal, RefusalCode, RenewRequest, RevocationListAnswer,
+    RevocationListRequest, SignedBootstrapList, WordResult,
 };
 use halloo_protocol::call::conference::{
     Attendance, AttendanceStatus, ConferenceNotice, ConferenceNoticed, ConferencePart, Introduction,
@@ -155,6 +155,9 @@ pub(crate) fn all() -> Vec<Vector> {
         "tombstone" => signed Tombstone = tombstone(0, 1, NOW.plus_secs(DAY));
         "key_succession" => signed KeySuccession = succession(0, 1);
         "revocation_list" => signed RevocationList = Signed::sign(revocation_list(3, &[4, 5_000], &[9]), &root());
+        "revocation_list_hints" => signed RevocationList = Signed::sign(RevocationList {
+            extensions: RevocationList::with_hints(none(), &revocation_list(3, &[5, 6], &[]).users), ..revocation_list(3, &[4], &[])
+        }, &root());
         "signed_revocation_list" => plain SignedRevocationList = by_signing_key(revocation_list(3, &[4, 5_000], &[]));
         "chain" => plain Chain = chain(0, 0);
         "chain_without_name" => plain Chain = Chain { user: UserChain::Key(identity(0)), ..chain(0, 0) };
@@ -479,6 +482,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "enrol_request_body" => signed EnrolRequestBody = enrol_request().body;
         "enrol_request" => message EnrolRequest = enrol_request();
         "code_request" => message CodeRequest = CodeRequest { chain: chain(0, 0), linked: linked_id("mailto:alice@example.org"), extensions: none() };
+        "code_request_tagged" => message CodeRequest = CodeRequest { chain: chain(0, 0), linked: linked_id("sip:alice@example.org"), extensions: CodeTag::new(*b"0123456789ab").extensions() };
         "code_answer" => message CodeAnswer = CodeAnswer { result: CodeResult::Sent(1_800), extensions: none() };
         "code_refused" => message CodeAnswer = CodeAnswer {
             result: CodeResult::Refused(Refusal { code: RefusalCode::ADDRESS_KIND, detail: "mail alone".into() }), extensions: none(),

@@ -2,11 +2,11 @@
 //
 //   node provider.mjs MODULES FOLDER PORT
 //
-// FOLDER has key.pem, cert.pem and people.json: who is in whose contact list, {"alice": ["bob"]}; it is read anew each time. A browser says who logs in by the
-// header X-User.
+// FOLDER has key.pem, cert.pem and people.json: who is in whose contact list, {"alice": ["bob"]}; and perhaps settings.json: {"skew_secs": by how much its clock is
+// ahead, "device_nonce": true}. Both are read anew each time. A browser says who logs in by the header X-User.
 
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { createServer } from 'node:https';
 import { createRequire } from 'node:module';
 import { pathToFileURL } from 'node:url';
@@ -26,9 +26,26 @@ const client = (client_id) => ({
   response_types: ['code'],
 });
 
+const settings = () => (existsSync(`${folder}/settings.json`) ? JSON.parse(readFileSync(`${folder}/settings.json`)) : {});
+const clock = Date.now.bind(Date);
+let skew = 0;
+Date.now = () => clock() + skew * 1000;
+
+// A provider that passes on what a device has asked for: the library keeps it with the request and leaves it out of the token.
+async function deviceLoggedIn(ctx) {
+  const code = ctx.oidc.deviceCode;
+  if (settings().device_nonce) {
+    code.nonce = code.params.nonce;
+    await code.save();
+  }
+  ctx.body = 'You are logged in.';
+}
+
+const year = 365 * 86_400;
 const provider = new Provider(issuer, {
   clients: [client('halloo'), client('game')],
-  features: { devInteractions: { enabled: false }, deviceFlow: { enabled: true } },
+  features: { devInteractions: { enabled: false }, deviceFlow: { enabled: true, successSource: deviceLoggedIn } },
+  ttl: { RefreshToken: year, Grant: year },
   claims: { openid: ['sub'], email: ['email', 'email_verified'] },
   conformIdTokenClaims: false,
   cookies: { keys: ['of a test'] },
@@ -69,6 +86,7 @@ async function people(request, response) {
 
 const callback = provider.callback();
 createServer({ key: readFileSync(`${folder}/key.pem`), cert: readFileSync(`${folder}/cert.pem`) }, (request, response) => {
+  skew = settings().skew_secs ?? 0;
   const failed = (error) => { console.error(error); response.writeHead(500).end(); };
   if (request.url.startsWith('/interaction/')) interact(request, response).catch(failed);
   else if (request.url.startsWith('/people')) people(request, response).catch(failed);

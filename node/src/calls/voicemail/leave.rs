@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use halloo_protocol::id::{CallId, MessageId};
-use halloo_protocol::message::{Correspondent, Envelope, MessageBody, MessageState as WireState, OutboxItem};
+use halloo_protocol::message::{Correspondent, Envelope, MessageBody, MessageState as WireState, OutboxItem, Recipient};
 use halloo_protocol::voicemail::{Voicemail, VoicemailPart, VoicemailSignal};
 use tracing::debug;
 
@@ -69,12 +69,14 @@ impl EventLoop {
         let unknown = |id: &str| VoicemailFault::UnknownCall { call_id: id.chars().take(64).collect() };
         let call = call_id.map(|id| id.parse::<CallId>().map_err(|_| unknown(id))).transpose()?;
         let voicemail = Voicemail::of(&recorded.ogg, call, recorded.duration_ms, recorded.waveform.clone());
-        let id = self.keep_left(Correspondent::User(user), voicemail, &recorded.ogg)?;
+        let to = Recipient { user, identity: self.linked_key(to) };
+        let id = self.keep_left(&to, voicemail, &recorded.ogg)?;
         Ok(VoicemailLeft { id: id.to_string(), duration_ms: recorded.duration_ms.into() })
     }
 
-    fn keep_left(&mut self, with: Correspondent, voicemail: Voicemail, ogg: &[u8]) -> Result<MessageId, VoicemailFault> {
-        let Some(user) = with.user().cloned() else { return Err(VoicemailFault::ForSelf) };
+    fn keep_left(&mut self, to: &Recipient, voicemail: Voicemail, ogg: &[u8]) -> Result<MessageId, VoicemailFault> {
+        let user = to.user.clone();
+        let with = Correspondent::User(user.clone());
         let now = self.now();
         let id = MessageId::random(&mut self.rng);
         let me = self.identity.user_id();
@@ -94,7 +96,7 @@ impl EventLoop {
         let rng = &mut self.rng;
         let parts: Vec<OutboxItem> = VoicemailPart::of(id, ogg)
             .map(|part| envelope(MessageId::random(rng), 0, VoicemailSignal::Part(part)))
-            .map(|envelope| OutboxItem::to_user(user.clone(), envelope, deadline))
+            .map(|envelope| OutboxItem::to_recipient(to.clone(), envelope, deadline))
             .collect();
         let queued = self.store.transaction::<_, StoreError>(|tx| {
             let counter = next_counter(tx, &conversation)?;
@@ -104,7 +106,7 @@ impl EventLoop {
             row.parts = all_parts(parts.len());
             row.put(tx)?;
             let left = envelope(id, counter, VoicemailSignal::Left(voicemail));
-            let to = vec![user.clone().into()];
+            let to = vec![to.clone()];
             let item = OutboxItem { to, own, with: with.clone(), envelope: left, deadline, copies: BTreeMap::new() };
             std::iter::once(item).chain(parts).map(|item| keep_item(tx, item, now.unix)).collect::<Result<Vec<_>, _>>()
         });

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use halloo_protocol::key::hash;
-use halloo_protocol::linked::{Association, LinkedId, ListEntry};
+use halloo_protocol::linked::{LinkedId, ListEntry, Shown};
 use halloo_protocol::rate::{Rate, RateLimiter};
-use halloo_protocol::wire::{self, Signed};
+use halloo_protocol::wire;
 use halloo_protocol::xmpp::stanza::{self, Presence};
 
 use super::super::News;
@@ -27,7 +27,7 @@ const DIRECTED_MAX: usize = 256;
 /// What the server was told to tell, and to whom it isn't to be told.
 #[derive(Debug, PartialEq, Eq)]
 struct Announced {
-    association: Signed<Association>,
+    shown: Shown,
     hidden: BTreeSet<LinkedId>,
 }
 
@@ -37,10 +37,10 @@ pub(super) struct Presences {
     contacts: BTreeSet<LinkedId>,
     readers: BTreeSet<LinkedId>,
     announced: Option<Announced>,
-    /// By whom an association is shown at present: by which client, and the association's hash.
+    /// By whom an association is shown at present: by which client, and the hash of what is shown.
     heard: BTreeMap<LinkedId, (String, [u8; 32])>,
     /// What came too often to be told on: the last that each contact's client has said, told when its time comes.
-    late: BTreeMap<LinkedId, (String, Box<Signed<Association>>)>,
+    late: BTreeMap<LinkedId, (String, Box<Shown>)>,
     changes: RateLimiter<LinkedId>,
 }
 
@@ -76,18 +76,18 @@ impl Presences {
     }
 
     /// What is said for everybody who sees the account's presence, but for whom it is denied, to know the association. Nothing if it was said before.
-    pub(super) fn announce(&mut self, association: &Signed<Association>, denied: &[LinkedId]) -> Vec<String> {
+    pub(super) fn announce(&mut self, shown: &Shown, denied: &[LinkedId]) -> Vec<String> {
         let hidden: BTreeSet<LinkedId> = denied.iter().filter(|id| self.readers.contains(*id)).cloned().collect();
-        let announced = Announced { association: association.clone(), hidden };
+        let announced = Announced { shown: shown.clone(), hidden };
         if self.announced.as_ref() == Some(&announced) {
             return Vec::new();
         }
         let told = if announced.hidden.is_empty() {
-            vec![stanza::presence(None, Some(association))]
+            vec![stanza::presence(None, Some(shown))]
         } else {
             let others: Vec<&LinkedId> = self.readers.difference(&announced.hidden).collect();
             let others = Some(others).filter(|others| others.len() <= DIRECTED_MAX).unwrap_or_default();
-            let others = others.iter().map(|reader| stanza::presence(Some(reader.address()), Some(association)));
+            let others = others.iter().map(|reader| stanza::presence(Some(reader.address()), Some(shown)));
             std::iter::once(stanza::presence(None, None)).chain(others).collect()
         };
         self.announced = Some(announced);
@@ -96,10 +96,10 @@ impl Presences {
 
     /// Somebody's client has said something: what is told on, and what is answered.
     pub(super) fn hear(&mut self, presence: Presence, now: Instant) -> (Option<News>, Option<String>) {
-        let Presence { of: at, client, is_available, association } = presence;
+        let Presence { of: at, client, is_available, shown } = presence;
         let is_contact = self.contacts.contains(&at);
         let is_its = self.heard.get(&at).is_some_and(|(known, _)| *known == client);
-        let Some(association) = association.filter(|_| is_contact) else {
+        let Some(shown) = shown.filter(|_| is_contact) else {
             let answer = is_available.then(|| self.answer(&at, &client, now)).flatten();
             if self.late.get(&at).is_some_and(|(late, _)| *late == client) {
                 self.late.remove(&at);
@@ -108,18 +108,18 @@ impl Presences {
             return (is_its.then(|| self.heard.remove(&at)).map(|_| News::NotPresent { at }), answer);
         };
         self.late.remove(&at);
-        let digest = digest(&association);
+        let digest = digest(&shown);
         let is_same = self.heard.get(&at).is_some_and(|(_, known)| *known == digest);
         if is_same {
             return (None, None);
         }
         if self.changes.take(&at, CHANGES, now).is_err() {
-            self.late.insert(at, (client, association));
+            self.late.insert(at, (client, shown));
             return (None, None);
         }
         let answer = self.answer(&at, &client, now);
         self.heard.insert(at.clone(), (client, digest));
-        (Some(News::Present { at, association }), answer)
+        (Some(News::Present { at, shown }), answer)
     }
 
     /// What came too often and can be told on now.
@@ -127,9 +127,9 @@ impl Presences {
         let Self { late, heard, changes, .. } = self;
         let may: Vec<LinkedId> = late.keys().filter(|at| changes.take(at, CHANGES, now).is_ok()).cloned().collect();
         let told = may.into_iter().filter_map(|at| {
-            let (client, association) = late.remove(&at)?;
-            heard.insert(at.clone(), (client, digest(&association)));
-            Some(News::Present { at, association })
+            let (client, shown) = late.remove(&at)?;
+            heard.insert(at.clone(), (client, digest(&shown)));
+            Some(News::Present { at, shown })
         });
         told.collect()
     }
@@ -142,12 +142,12 @@ impl Presences {
             return None;
         }
         let to = if client.is_empty() { to.address().to_owned() } else { format!("{}/{client}", to.address()) };
-        Some(stanza::presence(Some(&to), Some(&announced.association)))
+        Some(stanza::presence(Some(&to), Some(&announced.shown)))
     }
 }
 
-fn digest(association: &Signed<Association>) -> [u8; 32] {
-    hash("halloo presence heard", &[&wire::encode(association)])
+fn digest(shown: &Shown) -> [u8; 32] {
+    hash("halloo presence heard", &[&wire::encode(&shown.association), shown.leave.as_deref().unwrap_or_default()])
 }
 
 #[cfg(test)]
@@ -156,7 +156,7 @@ mod tests {
 
     use halloo_protocol::identity::UserId;
     use halloo_protocol::key::{IdentityKey, SecretKey};
-    use halloo_protocol::linked::{AssociationParams, ProofMethod};
+    use halloo_protocol::linked::{Association, AssociationParams, ProofMethod};
     use halloo_protocol::time::UnixTime;
 
     use super::*;
@@ -165,12 +165,12 @@ mod tests {
         format!("xmpp:{name}@there.example").parse().expect("an address")
     }
 
-    fn association(name: &str, seed: u8) -> Signed<Association> {
+    fn association(name: &str, seed: u8) -> Shown {
         let key = SecretKey::from_bytes([seed; 32]);
         let user = UserId::Key(IdentityKey(key.public()));
         let now = UnixTime(1_800_000_000);
         let params = AssociationParams { user, linked: id(name), method: ProofMethod::OWN_ITEM, last_serial: 0, now };
-        Association::sign(params, &key)
+        Shown { association: Association::sign(params, &key), leave: None }
     }
 
     fn entry(name: &str, is_contact: bool, is_reader: bool) -> ListEntry {
@@ -183,8 +183,8 @@ mod tests {
         presences
     }
 
-    fn says(name: &str, client: &str, association: Option<Signed<Association>>) -> Presence {
-        Presence { of: id(name), client: client.into(), is_available: true, association: association.map(Box::new) }
+    fn says(name: &str, client: &str, shown: Option<Shown>) -> Presence {
+        Presence { of: id(name), client: client.into(), is_available: true, shown: shown.map(Box::new) }
     }
 
     fn gone(name: &str, client: &str) -> Presence {
@@ -203,6 +203,12 @@ mod tests {
         };
         assert_eq!(told(presences.hear(says("bob", "h", Some(said.clone())), now)), "present xmpp:bob@there.example");
         assert_eq!(told(presences.hear(says("bob", "h", Some(said.clone())), now)), "", "as before");
+        let with_leave = Shown { leave: Some(vec![1; 600]), ..said.clone() };
+        assert_eq!(
+            told(presences.hear(says("bob", "h", Some(with_leave)), now)),
+            "present xmpp:bob@there.example",
+            "another key"
+        );
         assert_eq!(told(presences.hear(says("bob", "phone", None), now)), "", "another client has none");
         assert_eq!(told(presences.hear(gone("bob", "phone"), now)), "");
         assert_eq!(told(presences.hear(gone("bob", "h"), now)), "gone xmpp:bob@there.example");
@@ -229,10 +235,7 @@ mod tests {
         let later = now + Duration::from_secs(3_600);
         let told = presences.told_late(later);
         let last = association("bob", 199);
-        assert!(
-            matches!(told.as_slice(), [News::Present { at, association }] if *at == id("bob") && **association == last),
-            "{told:?}"
-        );
+        assert!(matches!(told.as_slice(), [News::Present { at, shown }] if *at == id("bob") && **shown == last), "{told:?}");
         assert!(presences.told_late(later).is_empty() && presences.late.is_empty());
         assert!(presences.hear(says("bob", "h", Some(last)), later).0.is_none(), "as before");
         // Not of who has gone meanwhile.

@@ -2,15 +2,20 @@
 //!
 //! They are known by the operator's word, or by a proof that stands by itself ([`super::proofs`]). The operator's word goes before: what is taken back by it no proof brings back. A
 //! hint counts no longer than its proof: a certificate with it ends when that does, and in the proof's last week there is none.
+//!
+//! What is taken back, by the operator or since whoever proved it isn't trusted any more, is in no new certificate, and a revocation list says that the hints of those that there are count no more.
 
 use halloo_protocol::authority::{CertifyWish, Refusal, RefusalCode, RenewRequest};
-use halloo_protocol::identity::{INDICATORS_MAX, Username};
+use halloo_protocol::identity::{INDICATORS_MAX, RevokedSerial, SignedRevocationList, Username};
 use halloo_protocol::linked::{Indicator, LinkedId};
 use halloo_protocol::time::UnixTime;
 
 use bincode::{Decode, Encode};
+use tracing::warn;
 
-use super::{Authority, refuse};
+use super::proofs::ProofIssuer;
+use super::revoke::RevokeError;
+use super::{Authority, REVOCATIONS_SETTING, refuse};
 use crate::handle::authority::AuthorityError;
 use crate::handle::problem::NodeError;
 use crate::store::{LogEvent, StoreError, Transaction, View};
@@ -28,6 +33,8 @@ pub(crate) enum CertifyError {
     #[error("the operator has taken it back")]
     TakenBack,
     #[error(transparent)]
+    List(#[from] RevokeError),
+    #[error(transparent)]
     Store(#[from] StoreError),
 }
 
@@ -36,7 +43,7 @@ impl CertifyError {
         match self {
             Self::Unknown => AuthorityError::UnknownUser { username },
             Self::TooMany | Self::TakenBack => AuthorityError::InvalidOption { field: "id", reason: self.to_string() },
-            Self::Store(error) => AuthorityError::Node(NodeError::Internal { detail: error.to_string() }),
+            Self::List(_) | Self::Store(_) => AuthorityError::Node(NodeError::Internal { detail: self.to_string() }),
         }
     }
 }
@@ -58,6 +65,27 @@ enum Word {
     Proved(UnixTime),
     /// It isn't, by the operator's word.
     TakenBack,
+    /// It is by a proof of this issuer, which counts until then.
+    ProvedBy(UnixTime, ProofIssuer),
+}
+
+impl Word {
+    /// Until when a proof counts, if it is one.
+    const fn until(&self) -> Option<UnixTime> {
+        match self {
+            Self::Proved(until) | Self::ProvedBy(until, _) => Some(*until),
+            Self::TakenBack => None,
+        }
+    }
+
+    /// Who has proved it, as far as that is known: earlier versions kept it for nothing but what names its provider itself.
+    fn issuer(&self, id: &LinkedId) -> Option<ProofIssuer> {
+        match self {
+            Self::ProvedBy(_, issuer) => Some(issuer.clone()),
+            Self::Proved(_) => ProofIssuer::of_id(id),
+            Self::TakenBack => None,
+        }
+    }
 }
 
 /// An identity that is a user's.
@@ -80,8 +108,11 @@ fn known(tx: &View, name: &Username) -> Result<Vec<CertifiedId>, StoreError> {
     Ok(tx.setting_value(&setting(name))?.unwrap_or_default())
 }
 
+/// How the settings begin that have what is known of users' identities.
+const WORDS: &str = "authority words ";
+
 fn words_setting(name: &Username) -> String {
-    format!("authority words {name}")
+    format!("{WORDS}{name}")
 }
 
 fn words(tx: &View, name: &Username) -> Result<Vec<(LinkedId, Word)>, StoreError> {
@@ -102,10 +133,7 @@ pub(super) struct Hints {
 /// What a user's next certificate is to hint at.
 pub(super) fn wanted(tx: &View, name: &Username, now: UnixTime) -> Result<Hints, StoreError> {
     let words = words(tx, name)?;
-    let until = |certified: &CertifiedId| match word(&words, &certified.id) {
-        Some(Word::Proved(until)) => Some(*until),
-        _ => None,
-    };
+    let until = |certified: &CertifiedId| word(&words, &certified.id).and_then(Word::until);
     let lasts = |certified: &CertifiedId| until(certified).is_none_or(|until| until >= now.plus_secs(HINT_SECS_MIN));
     let known = known(tx, name)?;
     let hinted: Vec<&CertifiedId> =
@@ -117,7 +145,7 @@ pub(super) fn wanted(tx: &View, name: &Username, now: UnixTime) -> Result<Hints,
 /// What was proved was proved of a key that the name doesn't belong to any more. What the operator has said stays.
 pub(super) fn drop_proved(tx: &Transaction, name: &Username) -> Result<(), StoreError> {
     let (mut all, mut words) = (known(tx, name)?, words(tx, name)?);
-    all.retain(|certified| !matches!(word(&words, &certified.id), Some(Word::Proved(_))));
+    all.retain(|certified| word(&words, &certified.id).and_then(Word::until).is_none());
     words.retain(|(_, word)| *word == Word::TakenBack);
     tx.put_setting_value(&setting(name), &all)?;
     tx.put_setting_value(&words_setting(name), &words)
@@ -163,21 +191,21 @@ pub(super) fn take_wish(
 }
 
 impl Authority {
-    /// The operator says that an identity is a user's, or with `None` that it isn't any more. Their next certificate follows; it hints at it once they have asked for that.
+    /// The operator says that an identity is a user's, or with `None` that it isn't any more. Their next certificate follows; it hints at it once they have asked for that. With `None` there may
+    /// be a new list, to be spread: certificates hint at it that haven't ended.
     ///
     /// # Errors
-    /// [`CertifyError`].
+    /// [`CertifyError`]; nothing is changed then.
     pub(crate) fn certify(
         &mut self,
         name: &Username,
         id: &LinkedId,
         indicator: Option<Indicator>,
         now: UnixTime,
-    ) -> Result<(), CertifyError> {
-        self.store.transaction(|tx| {
-            if tx.name(name)?.is_none() {
-                return Err(CertifyError::Unknown);
-            }
+    ) -> Result<Option<SignedRevocationList>, CertifyError> {
+        let list = self.store.transaction(|tx| {
+            let row = tx.name(name)?.ok_or(CertifyError::Unknown)?;
+            let mut void = None;
             let mut all = known(tx, name)?;
             let before = all.iter().position(|certified| certified.id == *id);
             let mut words = words(tx, name)?;
@@ -189,10 +217,10 @@ impl Authority {
             }
             tx.put_setting_value(&words_setting(name), &words)?;
             match (before, indicator) {
-                (Some(_), Some(_)) => return Ok(()),
-                (None, None) if is_taken_back => return Ok(()),
+                (Some(_), Some(_)) => return Ok(None),
+                (None, None) if is_taken_back => return Ok(None),
                 (None, None) => {}
-                (Some(at), None) => drop(all.remove(at)),
+                (Some(at), None) => void = Some(all.remove(at)).filter(|certified| certified.is_wanted),
                 (None, Some(_)) if all.len() >= CERTIFIED_MAX => return Err(CertifyError::TooMany),
                 (None, Some(indicator)) => {
                     let (id, is_wanted, changed_since, changes) = (id.clone(), false, now, 0);
@@ -202,11 +230,62 @@ impl Authority {
             tx.put_setting_value(&setting(name), &all)?;
             let (name, is_certified) = (name.clone(), indicator.is_some());
             tx.log_authority(now, &LogEvent::Certified { name, id: id.to_string(), is_certified })?;
-            Ok(())
-        })
+            void.map(|_| self.void_hints(tx, &row.serials, now)).transpose()
+        })?;
+        if list.is_some() {
+            self.revocations.clone_from(&list);
+        }
+        Ok(list)
     }
 
-    /// A proof says that an identity is a user's, until then. The operator's word stands before it.
+    /// A list that says that what these certificates hint at counts no more.
+    fn void_hints(
+        &self,
+        tx: &Transaction,
+        serials: &[RevokedSerial],
+        now: UnixTime,
+    ) -> Result<SignedRevocationList, CertifyError> {
+        let list = self.next_list(&[], serials, now)?;
+        tx.put_setting_value(REVOCATIONS_SETTING, &list)?;
+        Ok(list)
+    }
+
+    /// Forgets what was proved by whom this authority's node doesn't trust any more. A new list, to be spread, if certificates hint at something of it.
+    ///
+    /// # Errors
+    /// [`CertifyError`]; nothing is changed then.
+    pub(crate) fn drop_untrusted(
+        &mut self,
+        is_trusted: impl Fn(&ProofIssuer) -> bool,
+        now: UnixTime,
+    ) -> Result<Option<SignedRevocationList>, CertifyError> {
+        let list = self.store.transaction(|tx| {
+            let mut serials = Vec::new();
+            for setting in tx.setting_names(WORDS)? {
+                let name = setting.strip_prefix(WORDS).and_then(|name| Username::new(name).ok());
+                let Some(name) = name else { continue };
+                if drop_untrusted_of(tx, &name, &is_trusted, now)? {
+                    serials.extend(tx.name(&name)?.into_iter().flat_map(|row| row.serials));
+                }
+            }
+            if serials.is_empty() {
+                return Ok(None);
+            }
+            match self.void_hints(tx, &serials, now) {
+                Err(CertifyError::List(error @ RevokeError::ListFull(_))) => {
+                    warn!(%error, "hints by whose word isn't trusted any more are in no new certificate, and count in those that there are");
+                    Ok(None)
+                }
+                list => list.map(Some),
+            }
+        })?;
+        if list.is_some() {
+            self.revocations.clone_from(&list);
+        }
+        Ok(list)
+    }
+
+    /// A proof says that an identity is a user's, until then, by the word of an issuer. The operator's word stands before it.
     ///
     /// # Errors
     /// [`CertifyError`].
@@ -215,7 +294,7 @@ impl Authority {
         name: &Username,
         id: &LinkedId,
         indicator: Indicator,
-        until: UnixTime,
+        (until, issuer): (UnixTime, ProofIssuer),
         now: UnixTime,
     ) -> Result<(), CertifyError> {
         self.store.transaction(|tx| {
@@ -225,15 +304,15 @@ impl Authority {
                 Some(Word::TakenBack) => return Err(CertifyError::TakenBack),
                 // By the operator, without end.
                 None if is_known => return Ok(()),
-                Some(Word::Proved(before)) if is_known && *before >= until => return Ok(()),
+                Some(word) if is_known && word.until() >= Some(until) => return Ok(()),
                 _ => {}
             }
             words.retain(|(known, _)| known != id);
-            words.push((id.clone(), Word::Proved(until)));
+            words.push((id.clone(), Word::ProvedBy(until, issuer)));
             if !is_known {
                 // What is proved no more makes room.
-                let is_over =
-                    |certified: &CertifiedId| matches!(word(&words, &certified.id), Some(Word::Proved(until)) if *until < now);
+                let until = |certified: &CertifiedId| word(&words, &certified.id).and_then(Word::until);
+                let is_over = |certified: &CertifiedId| until(certified).is_some_and(|until| until < now);
                 all.retain(|certified| !is_over(certified));
                 if all.len() >= CERTIFIED_MAX {
                     return Err(CertifyError::TooMany);
@@ -254,7 +333,8 @@ impl Authority {
         self.store.read(|view| {
             let words = words(view, name)?;
             let is_known = known(view, name)?.iter().any(|certified| certified.id == *id);
-            Ok(is_known && !matches!(word(&words, id), Some(Word::Proved(known)) if *known < until))
+            let ends = word(&words, id).and_then(Word::until);
+            Ok(is_known && ends.is_none_or(|ends| ends >= until))
         })
     }
 
@@ -264,11 +344,50 @@ impl Authority {
     }
 }
 
+/// Forgets what was proved of a user by whom nobody trusts any more. Whether a certificate may hint at something of it.
+fn drop_untrusted_of(
+    tx: &Transaction,
+    name: &Username,
+    is_trusted: impl Fn(&ProofIssuer) -> bool,
+    now: UnixTime,
+) -> Result<bool, StoreError> {
+    let (mut all, mut words) = (known(tx, name)?, words(tx, name)?);
+    let is_void = |(id, word): &(LinkedId, Word)| word.issuer(id).is_some_and(|issuer| !is_trusted(&issuer));
+    let void: Vec<LinkedId> = words.iter().filter(|word| is_void(word)).map(|(id, _)| id.clone()).collect();
+    if void.is_empty() {
+        return Ok(false);
+    }
+    let is_hinted = all.iter().any(|certified| certified.is_wanted && void.contains(&certified.id));
+    all.retain(|certified| !void.contains(&certified.id));
+    words.retain(|(id, _)| !void.contains(id));
+    tx.put_setting_value(&setting(name), &all)?;
+    tx.put_setting_value(&words_setting(name), &words)?;
+    for id in void {
+        tx.log_authority(now, &LogEvent::Certified { name: name.clone(), id: id.to_string(), is_certified: false })?;
+    }
+    Ok(is_hinted)
+}
+
 fn drop_oldest(words: &mut Vec<(LinkedId, Word)>) {
     let taken_back = words.iter().filter(|(_, word)| *word == Word::TakenBack).count();
     if taken_back > TAKEN_BACK_MAX
         && let Some(at) = words.iter().position(|(_, word)| *word == Word::TakenBack)
     {
         words.remove(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_earlier_versions_kept_is_by_whom_the_identity_names() {
+        let id = |text: &str| text.parse::<LinkedId>().expect("an identity");
+        let word = Word::Proved(UnixTime(1));
+        let provider = Some(ProofIssuer::Provider("https://id.example".to_owned()));
+        assert_eq!(word.issuer(&id("oidc:https://id.example#Sub-1")), provider);
+        assert_eq!(word.issuer(&id("mailto:alice@id.example")), None, "a provider's, or an authority's");
+        assert_eq!(Word::TakenBack.issuer(&id("oidc:https://id.example#Sub-1")), None);
     }
 }

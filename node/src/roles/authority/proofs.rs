@@ -5,16 +5,18 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use bincode::{Decode, Encode};
 use halloo_protocol::authority::{CertifyWish, EnrolGrant, Refusal, RefusalCode, RenewRequest};
 use halloo_protocol::identity::{UserId, Username};
-use halloo_protocol::key::IdentityKey;
+use halloo_protocol::key::{AuthorityKey, IdentityKey};
 use halloo_protocol::linked::{
-    ASSOCIATION_SECS_MAX, AddressProof, Association, AssociationError, LinkedId, ProofError, ProofMethod, TrustedProofs,
-    verify_proof,
+    ASSOCIATION_SECS_MAX, AddressProof, Association, AssociationError, LinkedId, ProofError, ProofMethod, ProviderToken, System,
+    TrustedProofs, verify_proof,
 };
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Frame, Signed};
+use tracing::warn;
 
 use super::certify::HINT_SECS_MIN;
 use super::{Asker, Authority, answer, refuse};
@@ -32,6 +34,40 @@ const USERS_MAX: usize = 16_384;
 const WAITING_MAX: usize = 32;
 const WAIT_AT_MOST: Duration = Duration::from_secs(120);
 
+/// By whose word something is proved.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) enum ProofIssuer {
+    /// An OpenID Connect provider's.
+    Provider(String),
+    /// An authority's.
+    Authority(AuthorityKey),
+}
+
+impl ProofIssuer {
+    /// By whose word a proof that was checked shows what it shows.
+    fn of(said: &Association, proof: &[u8]) -> Option<Self> {
+        if said.method == ProofMethod::AUTHORITY_WORD {
+            return AddressProof::read(proof).ok().map(|proof| Self::Authority(proof.authority));
+        }
+        Self::of_id(&ProviderToken::read(proof).ok()?.subject().ok()?)
+    }
+
+    /// The provider that an identity names itself.
+    pub(super) fn of_id(id: &LinkedId) -> Option<Self> {
+        let is_there = id.system() == System::Oidc;
+        let (issuer, _) = id.address().split_once('#').filter(|_| is_there)?;
+        Some(Self::Provider(issuer.to_owned()))
+    }
+
+    /// Whether their word is taken.
+    pub(super) fn is_trusted(&self, trusted: TrustedProofs<'_>) -> bool {
+        match self {
+            Self::Provider(issuer) => trusted.providers.get(issuer).is_some_and(|provider| !provider.clients.is_empty()),
+            Self::Authority(root) => trusted.authorities.is_trusted(root),
+        }
+    }
+}
+
 /// An identity that a user has proved to be theirs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Proved {
@@ -40,6 +76,8 @@ pub(crate) struct Proved {
     pub(super) id: LinkedId,
     /// How long the proof counts.
     pub(super) until: UnixTime,
+    /// By whose word.
+    pub(super) issuer: ProofIssuer,
 }
 
 /// Why what a wish shows proves nothing.
@@ -167,7 +205,9 @@ impl Authority {
         if until < now.plus_secs(HINT_SECS_MIN) {
             return Err(NotProved::EndsSoon.into_refused(&id));
         }
-        Ok(Some(Proved { name: user.name.clone(), identity: user.identity, id, until }))
+        let issuer = ProofIssuer::of(said.unverified(), &proof);
+        let issuer = issuer.ok_or_else(|| NotProved::Proof(ProofError::Unreadable).into_refused(&id))?;
+        Ok(Some(Proved { name: user.name.clone(), identity: user.identity, id, until, issuer }))
     }
 }
 
@@ -213,6 +253,23 @@ impl EventLoop {
         self.authority.as_mut().ok_or_else(gone)?.renew_admitted(request, asker, now)
     }
 
+    /// Hints by whose word isn't trusted any more, as the configuration says, count no more, in new certificates and in those that there are.
+    pub(crate) fn drop_untrusted_hints(&mut self, now: UnixTime) {
+        let Some(mut authority) = self.authority.take() else { return };
+        let dropped = authority.drop_untrusted(|issuer| issuer.is_trusted(self.trusted_proofs()), now);
+        self.authority = Some(authority);
+        match dropped {
+            Ok(Some(list)) => {
+                warn!(
+                    "certificates hint at identities by the word of whom this authority doesn't trust any more: they are taken back"
+                );
+                self.handle_revocation_list(&list, None);
+            }
+            Ok(None) => {}
+            Err(error) => warn!(%error, "hints by whose word isn't trusted any more count as long as their certificates"),
+        }
+    }
+
     /// What a wish proves is known from then on.
     pub(super) fn prove_wish(&mut self, request: &RenewRequest, asker: &Asker) -> Result<(), Refusal> {
         let now = self.now().unix;
@@ -230,7 +287,7 @@ impl EventLoop {
         let Some(authority) = self.authority.as_mut() else { return Ok(()) };
         if let Some(slow) = known {
             authority.proofs.done(&proved);
-            let shown = authority.prove(&proved.name, &proved.id, slow.indicator, proved.until, now);
+            let shown = authority.prove(&proved.name, &proved.id, slow.indicator, (proved.until, proved.issuer), now);
             return shown.map_err(|error| refuse(RefusalCode::NOT_PROVED, format!("{}: {error}", proved.id)));
         }
         authority.proofs.admit(&proved, Instant::now())?;
@@ -250,7 +307,8 @@ mod tests {
         let name = Username::new("alice").expect("valid");
         let identity = IdentityKey(SecretKey::from_bytes([seed; 32]).public());
         let id = format!("mailto:a{number}@there.example").parse().expect("an address");
-        Proved { name, identity, id, until: UnixTime(1) }
+        let issuer = ProofIssuer::Authority(AuthorityKey(identity.0));
+        Proved { name, identity, id, until: UnixTime(1), issuer }
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Authority {
             if let (NameState::Revoked, Some(newest)) = (row.state, newest) {
                 return Ok(newest.clone());
             }
-            let list = self.next_list(&row.serials, now)?;
+            let list = self.next_list(&row.serials, &[], now)?;
             row.state = NameState::Revoked;
             tx.put_name(name, &row)?;
             tx.put_setting_value(REVOCATIONS_SETTING, &list)?;
@@ -72,26 +72,37 @@ impl Authority {
         })
     }
 
-    /// The next list: what the newest one has and still matters, and `serials`.
-    fn next_list(&self, serials: &[RevokedSerial], now: UnixTime) -> Result<SignedRevocationList, RevokeError> {
+    /// The next list: what the newest one has and still matters, and `serials`, and `hints`, certificates whose hints alone are taken back.
+    pub(super) fn next_list(
+        &self,
+        serials: &[RevokedSerial],
+        hints: &[RevokedSerial],
+        now: UnixTime,
+    ) -> Result<SignedRevocationList, RevokeError> {
         let signing = self.signing.unverified();
         if now > signing.not_after {
             return Err(RevokeError::SigningExpired(signing.not_after));
         }
         let newest = self.revocations.as_ref().map(|list| list.list.unverified());
-        let mut users: Vec<RevokedSerial> = newest.map_or_else(Vec::new, |list| list.users.clone());
-        users.extend_from_slice(serials);
-        users.retain(|revoked| still_matters(revoked, now));
-        users.sort_unstable();
-        users.dedup_by_key(|revoked| revoked.serial);
-        let count = users.len();
+        let merge = |mut all: Vec<RevokedSerial>, more: &[RevokedSerial]| {
+            all.extend_from_slice(more);
+            all.retain(|revoked| still_matters(revoked, now));
+            all.sort_unstable();
+            all.dedup_by_key(|revoked| revoked.serial);
+            all
+        };
+        let users = merge(newest.map_or_else(Vec::new, |list| list.users.clone()), serials);
+        let mut hints = merge(newest.map_or_else(Vec::new, RevocationList::hints), hints);
+        // Nothing of those counts.
+        hints.retain(|hint| users.binary_search_by_key(&hint.serial, |revoked| revoked.serial).is_err());
+        let count = users.len() + hints.len();
         let list = RevocationList {
             authority: self.root,
             number: newest.map_or(1, |list| list.number.saturating_add(1)),
             issued_at: now,
             users,
             signing: newest.map_or_else(Vec::new, |list| list.signing.clone()),
-            extensions: Extensions::none(),
+            extensions: RevocationList::with_hints(Extensions::none(), &hints),
         };
         if encode(&list).len() > RevocationList::LIMIT {
             return Err(RevokeError::ListFull(count));

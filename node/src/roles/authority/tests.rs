@@ -1,16 +1,19 @@
+use data_encoding::BASE64URL_NOPAD;
 use halloo_protocol::authority::CertifyWish;
 use halloo_protocol::directory::Place;
 use halloo_protocol::identity::{
     ChainError, KeySuccession, KeySuccessionParams, TrustStore, USER_CERTIFICATE_SECS, UserChain, UserId, Username, VerifiedUser,
 };
-use halloo_protocol::key::{IdentityKey, PublicKey};
+use halloo_protocol::key::{AuthorityKey, IdentityKey, PublicKey};
 use halloo_protocol::linked::{
     ADDRESS_WORD_SECS_MAX, AddressProof, AddressWord, Association, AssociationParams, Indicator, LinkedId, ProofMethod,
-    Providers, TrustedProofs,
+    ProviderKey, ProviderToken, Providers, TrustedProofs, TrustedProvider, nonce_for,
 };
 use halloo_protocol::node::{Address, LoadClass, Roles, Transport};
 use proptest::prelude::*;
+use serde_json::json;
 
+use super::proofs::ProofIssuer;
 use super::*;
 use crate::identity::LocalIdentity;
 
@@ -144,7 +147,11 @@ fn certificates_hint_at_what_the_operator_knows_and_the_user_wishes() {
     let left = wish(&mut authority, &mut alice, &id(1), false, NOW.plus_secs(31 * DAY)).expect("granted");
     assert_eq!(left, [hint(0), hint(2), hint(3)]);
     // What the operator takes back is in no certificate after that.
-    certify(&mut authority, 0, None).expect("known");
+    let list = certify(&mut authority, 0, None).expect("known").expect("certificates hint at it");
+    let mut heard = trust(&authority);
+    heard.apply_revocations(&list).expect("the authority's");
+    let verified = alice.chain().user.verify(NOW.plus_secs(31 * DAY), &heard).expect("she is who she was");
+    assert_eq!(verified.indicators, [], "nor does what she has");
     let left = wish(&mut authority, &mut alice, &id(1), false, NOW.plus_secs(31 * DAY)).expect("granted");
     assert_eq!(left, [hint(2), hint(3)]);
     // Each change is another certificate: they are few in a day, and there is another day.
@@ -199,10 +206,22 @@ fn ask_proved(
     hint: Indicator,
     now: UnixTime,
 ) -> Result<VerifiedUser, Refusal> {
-    let (trust, providers) = (trust(authority), Providers::new());
-    let trusted = TrustedProofs { providers: &providers, authorities: &trust };
+    ask_trusting(authority, user, request, &Providers::new(), hint, now)
+}
+
+/// The same by these providers' tokens too.
+fn ask_trusting(
+    authority: &mut Authority,
+    user: &mut LocalIdentity,
+    request: &RenewRequest,
+    providers: &Providers,
+    hint: Indicator,
+    now: UnixTime,
+) -> Result<VerifiedUser, Refusal> {
+    let trust = trust(authority);
+    let trusted = TrustedProofs { providers, authorities: &trust };
     if let Some(proved) = authority.judge_wish(request, &asker(user), trusted, now)? {
-        authority.prove(&proved.name, &proved.id, hint, proved.until, now).expect("room");
+        authority.prove(&proved.name, &proved.id, hint, (proved.until, proved.issuer), now).expect("room");
     }
     let grant = authority.renew(request, &asker(user), now)?;
     let verified = grant.verify(&user.user_id(), &user.identity(), now, &trust).expect("what was asked for");
@@ -327,6 +346,62 @@ fn what_proves_nothing_is_refused_and_says_why() {
     assert_eq!(refused.code, RefusalCode::INVALID_REQUEST);
 }
 
+/// A token as a provider signs it for who has logged in.
+fn token(user: &LocalIdentity, linked: &LinkedId, client: &str, issued: UnixTime) -> Vec<u8> {
+    let (salt, part) = ([5; 16], |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes));
+    let (issuer, subject) = linked.address().split_once('#').expect("of a provider");
+    let claims = json!({
+        "iss": issuer, "sub": subject, "aud": client, "iat": issued.0, "exp": issued.0 + 3_600,
+        "nonce": nonce_for(&user.user_id(), &user.identity(), &salt),
+    });
+    let header = json!({"alg": "EdDSA", "kid": "k1"}).to_string();
+    let message = format!("{}.{}", part(header.as_bytes()), part(claims.to_string().as_bytes()));
+    let signature = SecretKey::from_bytes([9; 32]).sign(message.as_bytes());
+    ProviderToken::of_jwt(&format!("{message}.{}", part(&signature.0)), salt).expect("small").to_bytes()
+}
+
+/// A provider whose tokens for these applications are taken.
+fn provider_for(client: &str) -> Providers {
+    let key = BASE64URL_NOPAD.encode(SecretKey::from_bytes([9; 32]).public().as_bytes());
+    let key = json!({"kty": "OKP", "crv": "Ed25519", "kid": "k1", "x": key});
+    let keys = vec![ProviderKey::of_jwk(&key, NOW).expect("a key")];
+    let provider = TrustedProvider { clients: [client.to_owned()].into(), keys, ..TrustedProvider::default() };
+    Providers::from([("https://id.example".to_owned(), provider)])
+}
+
+#[test]
+fn a_providers_token_is_hinted_at_where_its_provider_is_trusted_and_while_it_counts() {
+    let mut authority = authority(AuthorityPolicy::lab());
+    let (mut alice, mallory) = (user(1), user(2));
+    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let id: LinkedId = "oidc:https://id.example#alice".parse().expect("an identity");
+    let method = ProofMethod::PROVIDER_TOKEN;
+    let params = AssociationParams { user: alice.user_id(), linked: id.clone(), method, last_serial: 0, now: NOW };
+    let said = alice.associate(params, None, false).expect("the identity key is here");
+    let (good, halloo) = (token(&alice, &id, "halloo", NOW), provider_for("halloo"));
+    for (what, providers, proof, says_why) in [
+        ("a provider that isn't trusted", Providers::new(), good.clone(), "isn't trusted here"),
+        ("an application that isn't", provider_for("game"), good.clone(), "application"),
+        ("a token that is over", halloo.clone(), token(&alice, &id, "halloo", NOW.minus_secs(91 * DAY)), "time"),
+        ("somebody else's token", halloo.clone(), token(&mallory, &id, "halloo", NOW), "another user"),
+    ] {
+        let request = wish_for(&alice, &id, said.clone(), proof);
+        let refused = ask_trusting(&mut authority, &mut alice, &request, &providers, HINT, NOW).expect_err(what);
+        assert_eq!(refused.code, RefusalCode::NOT_PROVED, "{what}: {refused}");
+        assert!(refused.detail.contains(says_why), "{what}: {refused}");
+    }
+    let request = wish_for(&alice, &id, said, good);
+    let granted = ask_trusting(&mut authority, &mut alice, &request, &halloo, HINT, NOW).expect("proved");
+    assert_eq!(granted.indicators, [HINT]);
+    let own = trust(&authority);
+    let drop_by = |authority: &mut Authority, providers: &Providers| {
+        let trusted = TrustedProofs { providers, authorities: &own };
+        authority.drop_untrusted(|issuer| issuer.is_trusted(trusted), NOW).expect("written")
+    };
+    assert_eq!(drop_by(&mut authority, &halloo), None);
+    assert!(drop_by(&mut authority, &Providers::new()).is_some(), "it isn't in the configuration any more");
+}
+
 #[test]
 fn the_operators_word_goes_before_a_proof() {
     let (mut authority, mut alice, id, request) = alice_with_a_proof();
@@ -335,7 +410,13 @@ fn the_operators_word_goes_before_a_proof() {
     let refused = ask_proved(&mut authority, &mut alice, &request, HINT, NOW).expect_err("taken back");
     assert!(refused.code == RefusalCode::NOT_PROVED && refused.detail.contains("taken it back"), "{refused}");
     assert!(matches!(
-        authority.prove(&name("alice"), &id, HINT, NOW.plus_secs(80 * DAY), NOW),
+        authority.prove(
+            &name("alice"),
+            &id,
+            HINT,
+            (NOW.plus_secs(80 * DAY), ProofIssuer::Authority(AuthorityKey(PublicKey([1; 32])))),
+            NOW
+        ),
         Err(certify::CertifyError::TakenBack)
     ));
     renew(&mut authority, &mut alice, NOW).expect("renews");
@@ -350,10 +431,41 @@ fn the_operators_word_goes_before_a_proof() {
     let mut bob = user(3);
     enrol(&mut authority, &mut bob, "bob", None, NOW).expect("free");
     let prove = |authority: &mut Authority, number: u32, now: UnixTime| {
-        authority.prove(&name("bob"), &mail(&format!("b{number}")), HINT, now.plus_secs(30 * DAY), now)
+        let issuer = ProofIssuer::Authority(authority.root());
+        authority.prove(&name("bob"), &mail(&format!("b{number}")), HINT, (now.plus_secs(30 * DAY), issuer), now)
     };
     assert_eq!((0..20).filter(|number| prove(&mut authority, *number, NOW).is_ok()).count(), 8);
     assert!(prove(&mut authority, 30, NOW.plus_secs(31 * DAY)).is_ok());
+}
+
+/// Who doesn't trust an issuer any more says so to everybody at once, and issues no such certificate again.
+#[test]
+fn hints_by_the_word_of_whom_nobody_trusts_any_more_count_no_more() {
+    let (mut authority, mut alice, id, request) = alice_with_a_proof();
+    assert_eq!(ask_proved(&mut authority, &mut alice, &request, HINT, NOW).expect("proved").indicators, [HINT]);
+    let own = authority.root();
+    let (certified, by_operator) = (mail("alice.office"), Indicator([8; 16]));
+    authority.certify(&name("alice"), &certified, Some(by_operator), NOW).expect("the operator's word");
+    wish(&mut authority, &mut alice, &certified.to_string(), true, NOW).expect("certified");
+    let trusting = authority.drop_untrusted(|issuer| *issuer == ProofIssuer::Authority(own), NOW).expect("reads");
+    assert_eq!(trusting, None);
+
+    let list = authority.drop_untrusted(|_| false, NOW).expect("written").expect("a certificate hints at it");
+    let mut heard = trust(&authority);
+    let before = alice.chain().user.verify(NOW, &heard).expect("good");
+    assert_eq!((before.indicators.len(), heard.indicators(&before).len()), (2, 2));
+    assert_eq!(heard.apply_revocations(&list), Ok(true));
+    let verified = alice.chain().user.verify(NOW, &heard).expect("she is who she was");
+    assert!(verified.indicators.is_empty() && heard.indicators(&before).is_empty(), "of whom was verified before, too");
+    // Her next certificate says what still counts.
+    renew(&mut authority, &mut alice, NOW.plus_secs(31 * DAY)).expect("renews");
+    let verified = alice.chain().user.verify(NOW.plus_secs(31 * DAY), &heard).expect("good");
+    assert_eq!(verified.indicators, [by_operator]);
+    assert_eq!(authority.drop_untrusted(|_| false, NOW).expect("reads"), None, "once");
+    // Who is revoked has no hints to take back, and a later list says the same of others.
+    let later = authority.revoke(&name("alice"), NOW.plus_secs(32 * DAY)).expect("revokes");
+    assert_eq!(later.list.unverified().hints(), []);
+    assert_eq!(id, mail("alice"));
 }
 
 #[test]
