@@ -6,7 +6,7 @@
 //! 3. "Not here" leads on to closer nodes. Once it brings none, three are asked at a time.
 //! 4. The first valid record ends the search; one that its node calls doubtful only if nobody else has any. *Settled*: the others of the eight closest are asked with the record's hash in hand.
 //! 5. "No such record" is believed when all of the eight closest that live were asked, most of them say so with their places proved, and
-//!    they were found over two disjoint paths (if the network offers two). Otherwise the result is inconclusive.
+//!    denials came over four disjoint paths (if the network offers as many). Otherwise the result is inconclusive.
 //!
 //! An answer that doesn't verify costs its sender the candidacy and a mark against it, and never ends the search.
 
@@ -38,6 +38,10 @@ const WIDTH_FIRST_HEDGE: usize = 5;
 
 /// Asked at once while "not here" brings nobody closer.
 const WIDTH_HEDGE: usize = 3;
+
+/// Disjoint paths, each from a node of our own table, over which "no such record" has to come. Colluders who choose their places among a few are a third
+/// of those around a name, and name each other alone: over two paths all who were met belonged to them in one look-up of eighty.
+const DENYING_PATHS: usize = 4;
 
 /// Nodes of one teller that are tried before one of them has answered. Bounds what invented nodes cost; of honest tellers one in forty has four
 /// dead nodes first when 40% are dead, and others name the same nodes.
@@ -392,7 +396,7 @@ impl Lookup {
             return Step { ask, end: None };
         }
         let (has_majority, paths) = self.denials(&window);
-        let ask = if has_majority && paths.len() < 2 { self.other_path(&paths) } else { Vec::new() };
+        let ask = if has_majority && paths.len() < DENYING_PATHS { self.other_path(&paths) } else { Vec::new() };
         let is_proved = has_majority && ask.is_empty();
         let end = ask.is_empty().then_some(if is_proved { End::Absent } else { End::Inconclusive });
         Step { ask, end }
