@@ -86,6 +86,8 @@ pub(crate) enum Waiter {
     DialAgain(halloo_protocol::call::CallId),
     /// Messages to this user.
     Messages,
+    /// Messages to this user, whose record has another key than they are for: what one replica says may be what we had, so all are asked.
+    MessagesAgain,
     /// A contact's presence.
     Presence,
     /// Somebody who is being added to the contact list.

@@ -511,6 +511,8 @@ impl EventLoop {
                         self.messages.outbox.handle_reachable(device, Instant::now());
                     }
                 }
+                // First what may go, by the record that is known now.
+                self.drive_outbox();
                 self.hold_to_linked_key(user, &record.identity(), &devices);
                 self.drive_outbox();
             }

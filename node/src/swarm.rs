@@ -72,8 +72,8 @@ const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// shorter limits of its own.
 const QUIC_SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// How often round trips are measured, after the first time.
-const PING_EVERY: Duration = Duration::from_secs(60);
+/// How often round trips are measured, after the first time: often enough for web servers before a WebSocket, which close what is silent for a minute.
+const PING_EVERY: Duration = Duration::from_secs(45);
 
 /// Streams open at once on a connection. A client that is called by many has one stream per circuit on
 /// the connection to its relay, and Yamux closes a connection that runs out.

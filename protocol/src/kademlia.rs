@@ -45,7 +45,7 @@
 //! | floods of requests | token buckets per peer; [`Reply::Busy`] |
 //! | false places | the hello's chain decides; refused, banned for an hour, the teller noted |
 //! | invented nodes | never passed on; a teller whose nodes fail is asked last |
-//! | false "absent" | majority of the living replicas, places proved, two disjoint paths |
+//! | false "absent" | majority of the living replicas, places proved, four disjoint paths |
 //! | crowding | two replicas, four bucket entries per /24 or /48 (not in a lab); the long-known stay |
 
 mod known;

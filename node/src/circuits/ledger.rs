@@ -280,8 +280,10 @@ impl Ledger {
         }
     }
 
+    /// The connection of a peer's newest reservation: after a change of network an older one may be dead, and isn't known to be for half a minute.
     pub(super) fn reservation_of(&self, peer: &PeerId) -> Option<ConnectionId> {
-        self.links.iter().find(|((of, _), link)| of == peer && link.is_reserved).map(|((_, connection), _)| *connection)
+        let reserved = self.links.iter().filter(|((of, _), link)| of == peer && link.is_reserved);
+        reserved.map(|((_, connection), _)| *connection).max()
     }
 
     pub(super) fn usage(&self) -> Usage {

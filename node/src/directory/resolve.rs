@@ -47,7 +47,7 @@ impl EventLoop {
             Waiter::Command(options, _) => *options,
             Waiter::Why(..) | Waiter::DialAgain(_) | Waiter::Devices(_) => ResolveOptions { fresh: true, settled: false },
             // What the nearest replica says may be what we had: all are asked.
-            Waiter::Redial(..) | Waiter::Moved(..) => ResolveOptions { fresh: true, settled: true },
+            Waiter::Redial(..) | Waiter::Moved(..) | Waiter::MessagesAgain => ResolveOptions { fresh: true, settled: true },
             Waiter::Dial(_) | Waiter::Messages | Waiter::Contact(_) | Waiter::Group(_) | Waiter::Presence => {
                 ResolveOptions::default()
             }
@@ -211,7 +211,7 @@ impl EventLoop {
             Waiter::Moved(call, device) => self.moved_resolved(call, device, outcome.ok().map(|(record, _)| record)),
             Waiter::Redial(call, device) => self.redial_resolved(call, device, outcome.map(|(record, _)| record.clone())),
             Waiter::Presence => self.presence_resolved(user, outcome.map(|(record, _)| record.clone())),
-            Waiter::Messages => self.messages_resolved(user, outcome.map(|(record, _)| record.clone())),
+            Waiter::Messages | Waiter::MessagesAgain => self.messages_resolved(user, outcome.map(|(record, _)| record.clone())),
             Waiter::Devices(task) => self.devices_resolved(*task, outcome.map(|(record, _)| record.clone())),
             Waiter::Contact(adding) => self.contact_resolved(*adding, outcome.map(|(record, _)| record)),
             Waiter::Group(adding) => self.group_resolved(*adding, outcome.map(|(record, _)| record)),

@@ -119,7 +119,7 @@ impl EventLoop {
         let now = Instant::now();
         if self.linked.looked_up.note(user, now) {
             self.forget_cached(user);
-            return self.resolve_user(user, Waiter::Messages);
+            return self.resolve_user(user, Waiter::MessagesAgain);
         }
         for id in &meant {
             debug!(%id, "not sent: the name has another identity key than the address leads to");

@@ -91,6 +91,8 @@ pub(super) struct OwnRecord {
     passed_by: BTreeMap<DeviceKey, Arc<Descriptor>>,
     /// Who took the lease of the renewal that ended last: they hold what was published, if that was this content.
     renewed: BTreeMap<DeviceKey, Arc<Descriptor>>,
+    /// The last publication left these out: the next asks all, who may hold more of the user's other devices.
+    has_spared: bool,
     next_at: Instant,
     read_back_at: Option<Instant>,
     failures: u32,
@@ -222,6 +224,7 @@ impl Directory {
                     published_hash: [0; 32],
                     passed_by: BTreeMap::new(),
                     renewed: BTreeMap::new(),
+                    has_spared: false,
                     next_at,
                     read_back_at: None,
                     failures: 0,
@@ -285,11 +288,13 @@ impl Directory {
         self.drive_publish(now, query);
     }
 
-    /// Replicas that have just taken a lease for the content that is published again are as good as asked: what is missing are the others.
+    /// Replicas that have just taken a lease for the content that is published again are as good as asked: what is missing are the others. Not twice in a row, for a
+    /// lease speaks of one device's entry alone.
     fn spare_renewed(&mut self, query: QueryId, key: RecordKey) {
         let Some(own) = self.own.get_mut(&key) else { return };
         let (renewed, hash) = (std::mem::take(&mut own.renewed), own.record.content_hash());
-        let Some(publish) = self.publishes.get_mut(&query).filter(|_| own.published_hash == hash) else { return };
+        own.has_spared = !own.has_spared && !renewed.is_empty() && own.published_hash == hash;
+        let Some(publish) = self.publishes.get_mut(&query).filter(|_| own.has_spared) else { return };
         let nearest = publish.candidates.iter().take(REPLICAS).map(|candidate| candidate.device).collect::<BTreeSet<_>>();
         for (device, to) in renewed.into_iter().filter(|(device, _)| nearest.contains(device)) {
             publish.tried.insert(device);

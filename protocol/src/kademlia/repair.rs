@@ -39,7 +39,7 @@ const RANK_DELAY: Duration = Duration::from_secs(5);
 /// Replicas that hurry to a node that has joined, and to those that hold what a publication replaced: one does it, one more in case it doesn't.
 const HURRYING: usize = 2;
 
-/// Replicas that a node beside them offers to.
+/// Replicas that a node beside them offers to, once half of them are known to hold the same.
 const BESIDE: usize = 2;
 
 /// From one round to the next, in seconds: some five changes of a neighbourhood of thirty nodes with sessions of an hour.
@@ -132,8 +132,10 @@ impl Directory {
         // One pause for all of them, so that they go out together: most of an offer's bytes are its packets'.
         let jitter = self.repair_jitter();
         for key in touched {
-            let rank = self.rank_of_self(&key);
-            if rank >= REPLICAS && self.store.get(&key).is_some_and(Held::is_confirmed) {
+            // Who has joined knows of nothing yet, and does nothing for it.
+            let is_ahead = change == Change::Joined && self.is_nearer(&key, node);
+            let rank = self.rank_of_self(&key) - usize::from(is_ahead);
+            if rank >= REPLICAS && self.is_left_to_replicas(&key) {
                 continue;
             }
             if rank < HURRYING || (rank < REPLICAS && change == Change::Died) {
@@ -143,6 +145,19 @@ impl Directory {
                 self.repair.schedule(key, at, Scope::Replicas);
             }
         }
+    }
+
+    /// True if `node` is nearer to `key` than this one, and so is counted in this one's rank.
+    fn is_nearer(&self, key: &RecordKey, node: &Descriptor) -> bool {
+        let target = Place(key.0);
+        let own = self.local.place.map(|place| target.distance(&place));
+        own.is_some_and(|own| self.rank_of_self(key) > 0 && target.distance(&node.place) < own)
+    }
+
+    /// True if half of the replicas are known to hold what is held here.
+    fn is_left_to_replicas(&self, key: &RecordKey) -> bool {
+        let replicas = self.live_targets(key);
+        self.store.get(key).is_some_and(|held| held.is_confirmed_by(&replicas))
     }
 
     fn next_round(&mut self, now: Now) -> Instant {
@@ -213,7 +228,8 @@ impl Directory {
                 // Its publisher has brought it to the replicas and heard from each; that the others need telling is no reason to ask them.
                 Scope::Former => 0,
                 Scope::Replicas if self.own_replica_place(&key).is_some() => REPLICAS - 1,
-                Scope::Replicas => BESIDE,
+                Scope::Replicas if held.is_confirmed_by(&replicas) => BESIDE,
+                Scope::Replicas => REPLICAS,
             };
             let former = held.behind().filter_map(|mark| self.table.live_marked(mark));
             let former = former.filter(|former| replicas.iter().all(|replica| replica.device != former.device));
@@ -235,12 +251,15 @@ impl Directory {
     pub(super) fn offer_answered(&mut self, now: Now, from: &DeviceKey, items: &[SyncItem], wanted: &[RecordKey]) {
         for item in items {
             if !wanted.contains(&item.key) {
-                self.store.mark_synced(&item.key, *from);
+                // A node beside the replicas doesn't say what it holds.
+                if self.live_targets(&item.key).iter().any(|replica| replica.device == *from) {
+                    self.store.mark_synced(&item.key, *from);
+                }
                 continue;
             }
-            let is_old = self.store.get(&item.key).is_some_and(Held::is_unconfirmed);
-            let is_compared = is_old && !self.repair.comparing.insert(item.key);
-            if !is_compared && self.repair.queue.len() < QUEUE_MAX {
+            let is_old = self.store.get(&item.key).is_some_and(|held| held.is_unconfirmed() && !held.is_shown());
+            let has_room = self.repair.queue.len() < QUEUE_MAX;
+            if has_room && (!is_old || self.repair.comparing.insert(item.key)) {
                 self.repair.queue.push_back((*from, item.key));
             } else {
                 self.repair.schedule(item.key, now.instant + RETRY, Scope::Replicas);
@@ -280,7 +299,6 @@ impl Directory {
         answer: StoreAnswer,
     ) {
         self.repair.in_flight = self.repair.in_flight.saturating_sub(1);
-        self.repair.comparing.remove(&key);
         let newer = answer.record.and_then(|bytes| Self::verify_held(&bytes, key, now.unix, trust));
         if let Some(newer) = newer {
             let sender = Sender { device: *from, group: None, is_server: true };
@@ -292,12 +310,21 @@ impl Directory {
             // Refused for good: asking again at the next change is soon enough.
             self.store.mark_synced(&key, *from);
         }
+        self.compared(now, key);
         self.pump_repairs(now);
+    }
+
+    /// Whom a record of an earlier run was shown to has answered, or hasn't. If it is no wiser, all others are shown it at once.
+    fn compared(&mut self, now: Now, key: RecordKey) {
+        if self.repair.comparing.remove(&key) && self.store.get(&key).is_some_and(Held::is_unconfirmed) {
+            self.store.set_shown(&key);
+            self.repair.schedule(key, now.instant, Scope::Replicas);
+        }
     }
 
     pub(super) fn repair_failed(&mut self, now: Now, key: RecordKey, failure: Failure) {
         self.repair.in_flight = self.repair.in_flight.saturating_sub(1);
-        self.repair.comparing.remove(&key);
+        self.compared(now, key);
         if failure != Failure::Unsupported {
             self.repair.schedule(key, now.instant + RETRY, Scope::Replicas);
         }

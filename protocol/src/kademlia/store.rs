@@ -16,6 +16,7 @@ use super::routing_table::{KeySpan, Mark, NetworkGroup, REPLICAS};
 use crate::directory::{DirectoryRecord, Place, RECORD_BYTES_MAX, RecordError, RecordKey, UnverifiedRecord};
 use crate::identity::{ChainError, TrustStore, UserChain};
 use crate::key::DeviceKey;
+use crate::node::Descriptor;
 use crate::time::UnixTime;
 
 /// Bounds of what a node keeps for others.
@@ -107,6 +108,7 @@ pub(super) struct Held {
     former: Marks,
     /// It comes from an earlier run, or came before this node was known here, and hasn't been compared with what others hold since.
     is_unconfirmed: bool,
+    is_shown: bool,
 }
 
 impl std::ops::Deref for Held {
@@ -131,9 +133,14 @@ impl Held {
         self.is_unconfirmed
     }
 
-    /// Half a set of replicas is known to hold the same.
-    pub(super) fn is_confirmed(&self) -> bool {
-        self.synced.0.len() >= CONFIRMING_MIN
+    /// It was shown to one who holds something else, and that one had nothing newer to show.
+    pub(super) const fn is_shown(&self) -> bool {
+        self.is_shown
+    }
+
+    /// Half a set of replicas, of these, is known to hold the same.
+    pub(super) fn is_confirmed_by(&self, replicas: &[Arc<Descriptor>]) -> bool {
+        replicas.iter().filter(|replica| self.is_synced(&replica.device)).count() >= CONFIRMING_MIN
     }
 }
 
@@ -341,8 +348,15 @@ impl ReplicaStore {
         }
     }
 
+    /// Notes that a record was shown to one who holds something else, in vain.
+    pub(super) fn set_shown(&mut self, key: &RecordKey) {
+        if let Some(held) = self.held.get_mut(key) {
+            held.is_shown = true;
+        }
+    }
+
     fn insert(&mut self, record: DirectoryRecord, sender: Sender, synced: Marks, former: Marks) {
-        let held = Held { kept: Kept::new(record), sender, synced, former, is_unconfirmed: false };
+        let held = Held { kept: Kept::new(record), sender, synced, former, is_unconfirmed: false, is_shown: false };
         self.bytes += held.bytes.len();
         self.unnamed += usize::from(matches!(held.record.user(), UserChain::Key(_)));
         *self.by_sender.entry(sender.device).or_default() += 1;

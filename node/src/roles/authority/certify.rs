@@ -100,6 +100,13 @@ struct CertifiedId {
     changes: u8,
 }
 
+impl CertifiedId {
+    /// Whether a certificate that hasn't ended may hint at it: it is wished, or was, before another wish and another certificate.
+    const fn may_be_hinted(&self) -> bool {
+        self.is_wanted || self.changes > 0
+    }
+}
+
 fn setting(name: &Username) -> String {
     format!("authority certified {name}")
 }
@@ -220,7 +227,7 @@ impl Authority {
                 (Some(_), Some(_)) => return Ok(None),
                 (None, None) if is_taken_back => return Ok(None),
                 (None, None) => {}
-                (Some(at), None) => void = Some(all.remove(at)).filter(|certified| certified.is_wanted),
+                (Some(at), None) => void = Some(all.remove(at)).filter(CertifiedId::may_be_hinted),
                 (None, Some(_)) if all.len() >= CERTIFIED_MAX => return Err(CertifyError::TooMany),
                 (None, Some(indicator)) => {
                     let (id, is_wanted, changed_since, changes) = (id.clone(), false, now, 0);
@@ -230,7 +237,7 @@ impl Authority {
             tx.put_setting_value(&setting(name), &all)?;
             let (name, is_certified) = (name.clone(), indicator.is_some());
             tx.log_authority(now, &LogEvent::Certified { name, id: id.to_string(), is_certified })?;
-            void.map(|_| self.void_hints(tx, &row.serials, now)).transpose()
+            void.map_or(Ok(None), |_| self.void_hints(tx, &row.serials, now))
         })?;
         if list.is_some() {
             self.revocations.clone_from(&list);
@@ -238,16 +245,24 @@ impl Authority {
         Ok(list)
     }
 
-    /// A list that says that what these certificates hint at counts no more.
+    /// A list that says that what these certificates hint at counts no more. `None`, with a warning, if none can be made: that new certificates hint at nothing of it doesn't depend on it.
     fn void_hints(
         &self,
         tx: &Transaction,
         serials: &[RevokedSerial],
         now: UnixTime,
-    ) -> Result<SignedRevocationList, CertifyError> {
-        let list = self.next_list(&[], serials, now)?;
-        tx.put_setting_value(REVOCATIONS_SETTING, &list)?;
-        Ok(list)
+    ) -> Result<Option<SignedRevocationList>, CertifyError> {
+        match self.next_list(&[], serials, now) {
+            Ok(list) => {
+                tx.put_setting_value(REVOCATIONS_SETTING, &list)?;
+                Ok(Some(list))
+            }
+            Err(error @ (RevokeError::ListFull(_) | RevokeError::SigningExpired(_))) => {
+                warn!(%error, "hints that are taken back are in no new certificate, and count in those that there are");
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Forgets what was proved by whom this authority's node doesn't trust any more. A new list, to be spread, if certificates hint at something of it.
@@ -271,13 +286,7 @@ impl Authority {
             if serials.is_empty() {
                 return Ok(None);
             }
-            match self.void_hints(tx, &serials, now) {
-                Err(CertifyError::List(error @ RevokeError::ListFull(_))) => {
-                    warn!(%error, "hints by whose word isn't trusted any more are in no new certificate, and count in those that there are");
-                    Ok(None)
-                }
-                list => list.map(Some),
-            }
+            self.void_hints(tx, &serials, now)
         })?;
         if list.is_some() {
             self.revocations.clone_from(&list);
@@ -357,7 +366,7 @@ fn drop_untrusted_of(
     if void.is_empty() {
         return Ok(false);
     }
-    let is_hinted = all.iter().any(|certified| certified.is_wanted && void.contains(&certified.id));
+    let is_hinted = all.iter().any(|certified| certified.may_be_hinted() && void.contains(&certified.id));
     all.retain(|certified| !void.contains(&certified.id));
     words.retain(|(id, _)| !void.contains(id));
     tx.put_setting_value(&setting(name), &all)?;

@@ -243,13 +243,20 @@ impl Authority {
         let is_usable = row.certificate.verify(&self.signing.unverified().key).is_ok()
             && !newest.not_before.is_from_the_future(now)
             && now < newest.not_after
-            && newest.indicators() == wanted(tx, name, now)?.indicators;
+            && newest.indicators() == wanted(tx, name, now)?.indicators
+            && !self.has_void_hints(newest.serial);
         if is_usable && age_secs < REISSUE_AFTER_SECS {
             return Ok(row.certificate);
         }
         let certificate = self.issue_into(tx, name, &mut row, now)?;
         tx.log_authority(now, &LogEvent::Renewed { name: name.clone(), serial: certificate.unverified().serial })?;
         Ok(certificate)
+    }
+
+    /// What this certificate hints at counts no more, whoever has been certified again meanwhile.
+    fn has_void_hints(&self, serial: u64) -> bool {
+        let list = self.revocations.as_ref().map(|list| list.list.unverified());
+        list.is_some_and(|list| list.hints().iter().any(|hint| hint.serial == serial))
     }
 
     fn succeed(

@@ -3,6 +3,7 @@
 use halloo_protocol::identity::{RevocationList, RevokedSerial, SignedRevocationList, Username};
 use halloo_protocol::time::UnixTime;
 use halloo_protocol::wire::{Body, Extensions, Signed, encode};
+use tracing::warn;
 
 use super::{Authority, REVOCATIONS_SETTING};
 use crate::store::{LogEvent, NameState, StoreError};
@@ -95,8 +96,7 @@ impl Authority {
         let mut hints = merge(newest.map_or_else(Vec::new, RevocationList::hints), hints);
         // Nothing of those counts.
         hints.retain(|hint| users.binary_search_by_key(&hint.serial, |revoked| revoked.serial).is_err());
-        let count = users.len() + hints.len();
-        let list = RevocationList {
+        let mut list = RevocationList {
             authority: self.root,
             number: newest.map_or(1, |list| list.number.saturating_add(1)),
             issued_at: now,
@@ -104,8 +104,17 @@ impl Authority {
             signing: newest.map_or_else(Vec::new, |list| list.signing.clone()),
             extensions: RevocationList::with_hints(Extensions::none(), &hints),
         };
-        if encode(&list).len() > RevocationList::LIMIT {
-            return Err(RevokeError::ListFull(count));
+        while encode(&list).len() > RevocationList::LIMIT {
+            // Who is revoked comes before whose hints count no more; of those the ones that end first go first.
+            if hints.is_empty() {
+                return Err(RevokeError::ListFull(list.users.len()));
+            }
+            hints.sort_unstable_by_key(|hint| hint.until);
+            let gone = hints.len().div_ceil(8);
+            hints.drain(..gone);
+            hints.sort_unstable();
+            warn!(gone, "the revocation list is full: hints that are taken back count on in certificates that there are");
+            list.extensions = RevocationList::with_hints(Extensions::none(), &hints);
         }
         Ok(SignedRevocationList { signing: Some(self.signing.clone()), list: Signed::sign(list, &self.signing_key) })
     }

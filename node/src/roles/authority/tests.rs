@@ -2,7 +2,8 @@ use data_encoding::BASE64URL_NOPAD;
 use halloo_protocol::authority::CertifyWish;
 use halloo_protocol::directory::Place;
 use halloo_protocol::identity::{
-    ChainError, KeySuccession, KeySuccessionParams, TrustStore, USER_CERTIFICATE_SECS, UserChain, UserId, Username, VerifiedUser,
+    ChainError, KeySuccession, KeySuccessionParams, RevokedSerial, TrustStore, USER_CERTIFICATE_SECS, UserChain, UserId,
+    Username, VerifiedUser,
 };
 use halloo_protocol::key::{AuthorityKey, IdentityKey, PublicKey};
 use halloo_protocol::linked::{
@@ -466,6 +467,38 @@ fn hints_by_the_word_of_whom_nobody_trusts_any_more_count_no_more() {
     let later = authority.revoke(&name("alice"), NOW.plus_secs(32 * DAY)).expect("revokes");
     assert_eq!(later.list.unverified().hints(), []);
     assert_eq!(id, mail("alice"));
+}
+
+/// Who wished for a hint and then wished otherwise still has the certificate that hints.
+#[test]
+fn what_is_taken_back_counts_no_more_in_certificates_from_before_a_wish_to_the_contrary() {
+    let mut authority = authority(AuthorityPolicy::lab());
+    let mut alice = user(1);
+    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let id = mail("alice.office");
+    authority.certify(&name("alice"), &id, Some(HINT), NOW).expect("the operator's word");
+    wish(&mut authority, &mut alice, &id.to_string(), true, NOW).expect("certified");
+    let hinting = alice.chain().user.clone();
+    wish(&mut authority, &mut alice, &id.to_string(), false, NOW).expect("as she likes");
+    let mut heard = trust(&authority);
+    assert_eq!(hinting.verify(NOW, &heard).expect("good").indicators, [HINT]);
+    let list = authority.certify(&name("alice"), &id, None, NOW).expect("taken back").expect("a certificate hints at it");
+    assert_eq!(heard.apply_revocations(&list), Ok(true));
+    assert_eq!(hinting.verify(NOW, &heard).expect("she is who she was").indicators, []);
+}
+
+#[test]
+fn hints_that_are_taken_back_leave_room_for_names_that_are() {
+    let mut authority = authority(AuthorityPolicy::lab());
+    enrol(&mut authority, &mut user(1), "alice", None, NOW).expect("free");
+    let hints = (0..20_000_u64).map(|serial| RevokedSerial { serial: serial << 32, until: NOW.plus_secs(serial) });
+    let list = authority.next_list(&[], &hints.collect::<Vec<_>>(), NOW).expect("as many as fit");
+    let kept = list.list.unverified().hints();
+    assert!(kept.len() > 1_000 && kept.iter().any(|hint| hint.until == NOW.plus_secs(19_999)), "{} are kept", kept.len());
+    authority.revocations = Some(list);
+    let mallory = (0..1_000_u64).map(|serial| RevokedSerial { serial: u64::MAX - serial, until: NOW.plus_secs(DAY) });
+    let list = authority.next_list(&mallory.collect::<Vec<_>>(), &[], NOW).expect("there is room");
+    assert_eq!(list.list.unverified().users.len(), 1_000);
 }
 
 #[test]
