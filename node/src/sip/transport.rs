@@ -26,6 +26,9 @@ use tracing::debug;
 /// Messages that wait for the edge; more datagrams are dropped, and streams wait.
 const INCOMING_MAX: usize = 1_024;
 
+/// How often a port is chosen anew that is free for datagrams and not for connections.
+const PORT_TRIES: u32 = 16;
+
 /// Messages that wait for one connection; a phone that doesn't read is cut off.
 const OUTGOING_MAX: usize = 64;
 
@@ -91,6 +94,19 @@ pub(super) struct Transports {
     tasks: Vec<AbortOnDropHandle<()>>,
 }
 
+/// Sockets for datagrams and for connections on one port. One that the system chooses for the first may be taken for the second: then it chooses again.
+async fn bind_pair(address: SocketAddr) -> io::Result<(UdpSocket, TcpListener)> {
+    let mut tries_left = if address.port() == 0 { PORT_TRIES } else { 1 };
+    loop {
+        let udp = UdpSocket::bind(address).await?;
+        tries_left -= 1;
+        match TcpListener::bind(udp.local_addr()?).await {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries_left > 0 => {}
+            tcp => return Ok((udp, tcp?)),
+        }
+    }
+}
+
 impl Transports {
     /// Without a socket yet.
     pub(super) fn new() -> (Self, mpsc::Receiver<Incoming>) {
@@ -102,9 +118,8 @@ impl Transports {
 
     /// Listens on this address for datagrams and connections: with port 0, on the same port for both.
     pub(super) async fn listen(&mut self, address: SocketAddr) -> io::Result<()> {
-        let udp = Arc::new(UdpSocket::bind(address).await?);
-        let bound = udp.local_addr()?;
-        let tcp = TcpListener::bind(bound).await?;
+        let (udp, tcp) = bind_pair(address).await?;
+        let (udp, bound) = (Arc::new(udp), tcp.local_addr()?);
         let index = self.udp.len() as u64;
         self.udp.push((bound, udp.clone()));
         self.listeners.push(Listener { transport: Transport::Udp, address: bound });
