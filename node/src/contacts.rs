@@ -504,6 +504,19 @@ impl EventLoop {
         Ok(())
     }
 
+    /// Somebody named by an address in a linked system is who has the key that it leads to: `is_theirs` says whether the user's is that one, or follows it.
+    pub(crate) fn refuse_other_key(
+        &self,
+        user: &UserId,
+        meant: Option<IdentityKey>,
+        is_theirs: impl FnOnce(&IdentityKey) -> bool,
+    ) -> Result<(), NodeError> {
+        if meant.as_ref().is_none_or(is_theirs) {
+            return Ok(());
+        }
+        Err(NodeError::IdentityChanged { username: self.labels.display(user) })
+    }
+
     /// Leave to use a service of a device of a contact, or of one in a linked system, and the key to use it with.
     pub(crate) fn contact_capability(
         &self,

@@ -33,6 +33,8 @@ const PNG: &str = "image/png";
 #[derive(Debug)]
 pub(crate) struct Adding {
     user: UserId,
+    /// The key that the address leads to by which they were named.
+    meant: Option<IdentityKey>,
     /// What to do once the key is known.
     way: Way,
     reply: Reply<ContactView, ContactError>,
@@ -99,19 +101,28 @@ impl EventLoop {
             Err(error) => return reply.send(Err(error)),
         };
         let way = Way::Ask { text: words };
-        self.with_identity(user, identity, way, reply);
+        self.with_identity(text, user, identity, way, reply);
     }
 
     /// Goes on at once if the key is known, else after a look-up.
-    fn with_identity(&mut self, user: UserId, identity: Option<IdentityKey>, way: Way, reply: Reply<ContactView, ContactError>) {
+    fn with_identity(
+        &mut self,
+        text: &str,
+        user: UserId,
+        identity: Option<IdentityKey>,
+        way: Way,
+        reply: Reply<ContactView, ContactError>,
+    ) {
+        let meant = self.linked_key(text);
         let known = identity.or_else(|| self.known_identity(&user));
         match known {
             Some(identity) => {
-                let outcome = self.carry_out(&user, identity, way);
+                let outcome = self.refuse_other_key(&user, meant, |meant| *meant == identity).map_err(Into::into);
+                let outcome = outcome.and_then(|()| self.carry_out(&user, identity, way));
                 reply.send(outcome);
             }
             None => {
-                let adding = Adding { user: user.clone(), way, reply };
+                let adding = Adding { user: user.clone(), meant, way, reply };
                 self.resolve_user(&user, Waiter::Contact(Box::new(adding)));
             }
         }
@@ -119,9 +130,12 @@ impl EventLoop {
 
     /// The look-up for somebody who is being added has ended.
     pub(crate) fn contact_resolved(&mut self, adding: Adding, found: Result<&DirectoryRecord, ResolveError>) {
-        let Adding { user, way, reply } = adding;
+        let Adding { user, meant, way, reply } = adding;
         let outcome = match found {
-            Ok(record) => self.carry_out(&user, record.identity(), way),
+            Ok(record) => {
+                let outcome = self.refuse_other_key(&user, meant, |meant| record.is_successor_of(meant)).map_err(Into::into);
+                outcome.and_then(|()| self.carry_out(&user, record.identity(), way))
+            }
             // Somebody who can't be found can be blocked all the same.
             Err(_) if matches!(way, Way::Block) => self.act(&user, |roster, signer| roster.block(&user, None, signer)),
             Err(error) => Err(error.into()),
@@ -144,7 +158,7 @@ impl EventLoop {
     fn change_contact(&mut self, text: &str, change: ContactChange, reply: Reply<ContactView, ContactError>) {
         if change == ContactChange::Block {
             return match self.parse_user_or_link(text) {
-                Ok((user, identity)) => self.with_identity(user, identity, Way::Block, reply),
+                Ok((user, identity)) => self.with_identity(text, user, identity, Way::Block, reply),
                 Err(error) => reply.send(Err(error)),
             };
         }
@@ -202,7 +216,7 @@ impl EventLoop {
     }
 
     /// A user's key, as far as it is known without asking anybody.
-    fn known_identity(&self, user: &UserId) -> Option<IdentityKey> {
+    pub(crate) fn known_identity(&self, user: &UserId) -> Option<IdentityKey> {
         match user {
             UserId::Key(identity) => Some(*identity),
             UserId::Named { .. } => {

@@ -26,6 +26,8 @@ use crate::store::{GROUPS_MAX, StoreError};
 pub(crate) struct GroupAdding {
     group: GroupId,
     user: UserId,
+    /// The key that the address leads to by which they were named.
+    meant: Option<IdentityKey>,
     is_admin: bool,
     reply: Reply<GroupEntry, GroupError>,
 }
@@ -83,22 +85,20 @@ impl EventLoop {
         reply.send(outcome);
     }
 
-    fn add_to_group(&mut self, group: GroupId, user: &str, is_admin: bool, reply: Reply<GroupEntry, GroupError>) {
-        let user = match self.whom_to_add(user) {
+    fn add_to_group(&mut self, group: GroupId, text: &str, is_admin: bool, reply: Reply<GroupEntry, GroupError>) {
+        let user = match self.whom_to_add(text) {
             Ok(user) => user,
             Err(error) => return reply.send(Err(error)),
         };
-        let known = match &user {
-            UserId::Key(identity) => Some(*identity),
-            UserId::Named { .. } => self.contact_identity(&user).or_else(|| self.linked_identity(&user)),
-        };
-        match known {
+        let meant = self.linked_key(text);
+        match self.known_identity(&user) {
             Some(identity) => {
-                let outcome = self.add_member(group, user, identity, is_admin);
+                let outcome = self.refuse_other_key(&user, meant, |meant| *meant == identity).map_err(Into::into);
+                let outcome = outcome.and_then(|()| self.add_member(group, user, identity, is_admin));
                 reply.send(outcome);
             }
             None => {
-                let adding = GroupAdding { group, user: user.clone(), is_admin, reply };
+                let adding = GroupAdding { group, user: user.clone(), meant, is_admin, reply };
                 self.resolve_user(&user, Waiter::Group(Box::new(adding)));
             }
         }
@@ -112,9 +112,12 @@ impl EventLoop {
 
     /// The look-up for somebody who is being added has ended.
     pub(crate) fn group_resolved(&mut self, adding: GroupAdding, found: Result<&DirectoryRecord, ResolveError>) {
-        let GroupAdding { group, user, is_admin, reply } = adding;
+        let GroupAdding { group, user, meant, is_admin, reply } = adding;
         let outcome = match found {
-            Ok(record) => self.add_member(group, user, record.identity(), is_admin),
+            Ok(record) => {
+                let outcome = self.refuse_other_key(&user, meant, |meant| record.is_successor_of(meant)).map_err(Into::into);
+                outcome.and_then(|()| self.add_member(group, user, record.identity(), is_admin))
+            }
             Err(error) => Err(error.into()),
         };
         reply.send(outcome);

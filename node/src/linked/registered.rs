@@ -347,15 +347,7 @@ mod tests {
     /// Begins a login as this node does; what it tells, and what ends it.
     async fn login(tag: &CodeTag) -> (Server, mpsc::Receiver<Internal>, CancellationToken, tokio::task::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let params = AgentParams {
-            user: "alice".into(),
-            domain: "sip.example".into(),
-            server: Some(listener.local_addr().unwrap().to_string()),
-            is_plain: true,
-            roots: None,
-            auth_user: None,
-            password: Zeroizing::new("pencil".into()),
-        };
+        let params = AgentParams::for_test(listener.local_addr().unwrap());
         let (sender, news) = mpsc::channel(8);
         let ended = CancellationToken::new();
         let task = tokio::spawn(run(params, Teller { number: 7, tag: tag.clone(), news: sender }, ended.clone()));

@@ -356,6 +356,22 @@ impl Agent {
 }
 
 #[cfg(test)]
+impl AgentParams {
+    /// Alice's account at a server of a test, by TCP without TLS.
+    pub(crate) fn for_test(server: std::net::SocketAddr) -> Self {
+        Self {
+            user: "alice".into(),
+            domain: "sip.example".into(),
+            server: Some(server.to_string()),
+            is_plain: true,
+            roots: None,
+            auth_user: None,
+            password: Zeroizing::new("pencil".into()),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpStream};
@@ -364,15 +380,7 @@ mod tests {
 
     async fn agent() -> (Agent, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let params = AgentParams {
-            user: "alice".into(),
-            domain: "sip.example".into(),
-            server: Some(listener.local_addr().unwrap().to_string()),
-            is_plain: true,
-            roots: None,
-            auth_user: None,
-            password: Zeroizing::new("pencil".into()),
-        };
+        let params = AgentParams::for_test(listener.local_addr().unwrap());
         assert!(!format!("{params:?}").contains("pencil"));
         let (agent, accepted) = tokio::join!(Agent::connect(&params), listener.accept());
         (agent.unwrap(), accepted.unwrap().0)

@@ -121,7 +121,10 @@ impl Sighting {
             _ => holds?,
         }
         let leave_before = same.and(before).and_then(|before| before.leave.as_ref());
-        if known == Some(&association) && (seen.leave.is_none() || seen.leave.as_ref() == leave_before) {
+        // Beside what is known already, leave of an earlier epoch is an old copy: a device that was away, or a server that repeats.
+        let is_old = |leave: &LinkedLeave| leave_before.is_some_and(|before| leave.key.epoch < before.key.epoch);
+        let is_news = |leave: &LinkedLeave| leave_before != Some(leave) && !is_old(leave);
+        if known == Some(&association) && !seen.leave.as_ref().is_some_and(is_news) {
             return Ok(Heard::Known);
         }
         if same.is_none() && is_settled && before.is_some_and(|before| before.holds(now).is_ok()) {

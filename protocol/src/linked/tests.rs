@@ -634,7 +634,10 @@ fn an_association_in_presence_counts_if_it_is_hers_and_holds_and_is_no_older_one
     };
     assert_eq!(with_leave(leave_of(ALICE, 1)), Ok(Heard::Known));
     let Ok(Heard::News(turned)) = with_leave(leave_of(ALICE, 2)) else { panic!("another key") };
-    assert_eq!((turned.association.as_ref(), turned.leave.map(|leave| leave.key.epoch)), (Some(&good), Some(2)));
+    let epoch = turned.leave.as_ref().map(|leave| leave.key.epoch);
+    assert_eq!((turned.association.as_ref(), epoch), (Some(&good), Some(2)));
+    let again = Shown { association: good.clone(), leave: Some(leave_of(ALICE, 1)) };
+    assert_eq!(Sighting::hear(&alice(), again, Some(&turned), true, NOW), Ok(Heard::Known), "an old copy of the leave");
     assert_eq!(with_leave(leave_of(MALLORY, 2)), Ok(Heard::Known), "copied from another's");
     assert_eq!(with_leave(vec![1, 2, 3]), Ok(Heard::Known));
     // Another user in her presence: what was seen at her place stands until that was looked at.
