@@ -113,7 +113,8 @@ impl EventLoop {
         way: Way,
         reply: Reply<ContactView, ContactError>,
     ) {
-        let meant = self.linked_key(text);
+        // Whoever is to be blocked is blocked, whatever has become of their key.
+        let meant = self.linked_key(text).filter(|_| !matches!(way, Way::Block));
         let known = identity.or_else(|| self.known_identity(&user));
         match known {
             Some(identity) => {
