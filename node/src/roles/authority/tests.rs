@@ -52,6 +52,14 @@ fn enrol(
     Ok(verified)
 }
 
+/// A network on one machine in which alice has her name.
+fn with_alice() -> (Authority, LocalIdentity) {
+    let mut authority = authority(AuthorityPolicy::lab());
+    let mut alice = user(1);
+    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    (authority, alice)
+}
+
 fn renew(authority: &mut Authority, user: &mut LocalIdentity, now: UnixTime) -> Result<u64, RefusalCode> {
     let grant = authority.renew(&user.renew_request(), &asker(user), now).map_err(|refusal| refusal.code)?;
     let verified = grant.verify(&user.user_id(), &user.identity(), now, &trust(authority)).expect("what was asked for");
@@ -226,9 +234,8 @@ fn certificates_are_renewed_for_the_same_key_and_place() {
 
 #[test]
 fn renewal_is_for_the_owners_devices() {
-    let mut authority = authority(AuthorityPolicy::lab());
-    let (mut alice, mut mallory) = (user(1), user(2));
-    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let (mut authority, alice) = with_alice();
+    let mut mallory = user(2);
     let code = |result: Result<_, Refusal>| result.map(|_: halloo_protocol::authority::EnrolGrant| ()).expect_err("refused").code;
     // Alice's public chain over mallory's connection.
     assert_eq!(code(authority.renew(&alice.renew_request(), &asker(&mallory), NOW)), RefusalCode::INVALID_REQUEST);
@@ -265,9 +272,8 @@ fn a_freed_name_waits_for_its_owner() {
 
 #[test]
 fn a_revoked_name_is_refused_everywhere_and_stays_so() {
-    let mut authority = authority(AuthorityPolicy::lab());
-    let (mut alice, mut bob) = (user(1), user(2));
-    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let (mut authority, mut alice) = with_alice();
+    let mut bob = user(2);
     enrol(&mut authority, &mut bob, "bob", None, NOW).expect("free");
     let older = alice.chain().clone();
     let now = NOW.plus_secs(40 * DAY);

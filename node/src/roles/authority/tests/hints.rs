@@ -32,9 +32,8 @@ fn wish(
 
 #[test]
 fn certificates_hint_at_what_the_operator_knows_and_the_user_wishes() {
-    let mut authority = authority(AuthorityPolicy::lab());
-    let (mut alice, mut mallory) = (user(1), user(2));
-    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let (mut authority, mut alice) = with_alice();
+    let mut mallory = user(2);
     enrol(&mut authority, &mut mallory, "mallory", None, NOW).expect("free");
     let hint = |number: u8| Indicator([number; 16]);
     let id = |number: u8| format!("xmpp:alice{number}@there.example");
@@ -149,9 +148,7 @@ const HINT: Indicator = Indicator([7; 16]);
 
 /// Alice has enrolled and shows that a mail address is hers.
 fn alice_with_a_proof() -> (Authority, LocalIdentity, LinkedId, RenewRequest) {
-    let mut authority = authority(AuthorityPolicy::lab());
-    let mut alice = user(1);
-    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let (authority, alice) = with_alice();
     let id = mail("alice");
     let proof = word(&authority, &alice, &id, NOW);
     let request = wish_for(&alice, &id, says(&alice, &id, NOW), proof);
@@ -190,9 +187,7 @@ fn a_proof_that_stands_by_itself_is_hinted_at_as_long_as_it_counts() {
 
 #[test]
 fn a_hint_ends_with_the_word_that_shows_it() {
-    let mut authority = authority(AuthorityPolicy::lab());
-    let mut alice = user(1);
-    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let (mut authority, mut alice) = with_alice();
     let id = mail("alice");
     let mut proof = AddressProof::read(&word(&authority, &alice, &id, NOW)).expect("just made");
     let until = NOW.plus_secs(10 * DAY);
@@ -206,9 +201,7 @@ fn a_hint_ends_with_the_word_that_shows_it() {
 
 #[test]
 fn what_was_proved_of_a_key_ends_when_the_name_goes_to_another() {
-    let mut authority = authority(AuthorityPolicy::lab());
-    let mut alice = user(1);
-    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let (mut authority, mut alice) = with_alice();
     let (proved, certified) = (mail("alice"), mail("alice.office"));
     let proof = word(&authority, &alice, &proved, NOW);
     let request = wish_for(&alice, &proved, says(&alice, &proved, NOW), proof);
@@ -391,9 +384,7 @@ fn hints_by_the_word_of_whom_nobody_trusts_any_more_count_no_more() {
 /// Who wished for a hint and then wished otherwise still has the certificate that hints.
 #[test]
 fn what_is_taken_back_counts_no_more_in_certificates_from_before_a_wish_to_the_contrary() {
-    let mut authority = authority(AuthorityPolicy::lab());
-    let mut alice = user(1);
-    enrol(&mut authority, &mut alice, "alice", None, NOW).expect("free");
+    let (mut authority, mut alice) = with_alice();
     let id = mail("alice.office");
     authority.certify(&name("alice"), &id, Some(HINT), NOW).expect("the operator's word");
     wish(&mut authority, &mut alice, &id.to_string(), true, NOW).expect("certified");
