@@ -19,7 +19,7 @@ mod telephone;
 mod trace;
 pub(crate) mod voicemail;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -35,6 +35,7 @@ use halloo_protocol::phone::keys::parse_keys;
 use halloo_protocol::rate::{Rate, RateLimiter};
 use halloo_protocol::time::{Now, UnixTime};
 use halloo_protocol::wire::{Extensions, Frame, Signed};
+use libp2p::PeerId;
 use tracing::{debug, warn};
 
 pub(crate) use self::conference::NoticeTarget;
@@ -57,6 +58,7 @@ use crate::handle::{Event, Reply};
 use crate::network::{Purpose, Target};
 use crate::rpc::Failure;
 use crate::store::StoreError;
+use crate::streams::Keeper;
 use crate::timestamp::Timestamp;
 
 /// Calls at once, in and out: far above what a person has, below what memory allows a stranger.
@@ -208,6 +210,8 @@ pub(crate) struct CallsState {
     capability: Option<Signed<Capability>>,
     /// Media sessions so far.
     sessions: u64,
+    /// Peers whose connections stay for calls: what ends one is to get across at once, however long nothing was said.
+    kept: HashSet<PeerId>,
 }
 
 impl CallsState {
@@ -230,6 +234,7 @@ impl Default for CallsState {
             conferences: conference::ConferencesState::default(),
             capability: None,
             sessions: 0,
+            kept: HashSet::new(),
         }
     }
 }
@@ -666,6 +671,24 @@ impl EventLoop {
             self.incoming_tick(call, now.instant);
         }
         self.conferences_tick(now);
+        self.keep_call_peers();
+    }
+
+    /// Connections to the other ends of calls stay as long as these do.
+    fn keep_call_peers(&mut self) {
+        let called = self.calls.outgoing.values().filter_map(|call| call.progress.answered_by);
+        let callers = self.calls.incoming.values().map(|call| call.machine.caller());
+        let wanted: HashSet<PeerId> = called.chain(callers).filter_map(|device| address::peer_id(&device)).collect();
+        if wanted == self.calls.kept {
+            return;
+        }
+        for gone in self.calls.kept.difference(&wanted) {
+            self.swarm.behaviour_mut().streams.keep(*gone, Keeper::Calls, false);
+        }
+        for peer in wanted.difference(&self.calls.kept) {
+            self.swarm.behaviour_mut().streams.keep(*peer, Keeper::Calls, true);
+        }
+        self.calls.kept = wanted;
     }
 
     pub(crate) fn call_list(&self) -> CallList {

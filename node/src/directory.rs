@@ -40,6 +40,7 @@ use crate::handle::{Event, Reply};
 use crate::network::{Peer, Purpose, Target};
 use crate::rpc::{self, Failure};
 use crate::store::{KnownNode, Pinned, ReplicaChange, StoreError};
+use crate::streams::Keeper;
 
 /// How often a node without servers tries its ways into the network again.
 const JOIN_RETRY: Duration = Duration::from_secs(3);
@@ -491,11 +492,6 @@ impl EventLoop {
         self.check_ready();
     }
 
-    /// Whether this peer stays connected for being a neighbour.
-    pub(crate) fn keeps_neighbour(&self, peer: &PeerId) -> bool {
-        self.directory.kept.contains(peer)
-    }
-
     /// Keeps the nearest neighbours connected, and lets the former ones go.
     fn keep_neighbours(&mut self) {
         let wanted: Vec<Target> = self
@@ -508,10 +504,10 @@ impl EventLoop {
             .collect();
         let peers: HashSet<PeerId> = wanted.iter().map(|target| target.peer).collect();
         for gone in self.directory.kept.difference(&peers).copied().collect::<Vec<_>>() {
-            self.swarm.behaviour_mut().streams.keep(gone, false);
+            self.swarm.behaviour_mut().streams.keep(gone, Keeper::Directory, false);
         }
         for target in wanted {
-            self.swarm.behaviour_mut().streams.keep(target.peer, true);
+            self.swarm.behaviour_mut().streams.keep(target.peer, Keeper::Directory, true);
             if !self.swarm.behaviour().streams.is_connected(&target.peer) {
                 self.dial(&target);
             }

@@ -429,13 +429,28 @@ impl EventLoop {
 
     fn handle_timers(&mut self) {
         let now = self.now();
-        self.tick_at = now.instant + TICK;
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now.instant);
         while let Some(purpose) = self.rpc.poll_expired(now.instant) {
             self.failures.push_back((purpose, Failure::Timeout));
         }
-        if self.directory.machine.poll_timeout().is_some_and(|at| at <= now.instant) {
+        if is_due(self.directory.machine.poll_timeout()) {
             self.directory.machine.handle_timeout(now);
         }
+        if self.tick_at <= now.instant {
+            self.tick_at = now.instant + TICK;
+            return self.tick(now);
+        }
+        // Woken before for one of these: the rest has time.
+        if is_due(self.calls.next_deadline()) {
+            self.calls_tick(now);
+        }
+        if is_due(self.presence.poll_timeout()) {
+            self.presence_tick(now);
+        }
+    }
+
+    /// What is looked at every [`TICK`].
+    fn tick(&mut self, now: Now) {
         self.housekeeping_tick(now);
         self.reach_tick(now);
         self.directory_tick(now);

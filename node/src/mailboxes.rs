@@ -31,6 +31,7 @@ use crate::handle::Event;
 use crate::network::{Purpose, Target};
 use crate::rpc::Failure;
 use crate::store::StoreError;
+use crate::streams::Keeper;
 
 /// Mailboxes in use. An entry has room for three.
 const BOXES_MAX: usize = 2;
@@ -335,7 +336,7 @@ impl EventLoop {
         self.keep_boxes();
         if let Some(peer) = address::peer_id(&device) {
             // Connected, it tells of letters as they come.
-            self.swarm.behaviour_mut().streams.keep(peer, true);
+            self.swarm.behaviour_mut().streams.keep(peer, Keeper::Mailboxes, true);
         }
         if is_new {
             self.publish_soon();
@@ -396,6 +397,9 @@ impl EventLoop {
         }
         self.mailboxes.check_at = None;
         self.keep_boxes();
+        if let Some(peer) = address::peer_id(&device) {
+            self.swarm.behaviour_mut().streams.keep(peer, Keeper::Mailboxes, false);
+        }
         self.publish_soon();
     }
 

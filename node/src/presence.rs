@@ -38,6 +38,7 @@ use crate::handle::{Event, Reply};
 use crate::identity::LocalIdentity;
 use crate::network::Target;
 use crate::store::{Store, StoreError};
+use crate::streams::Keeper;
 
 const CHOSEN: &str = "presence";
 const SEQUENCE: &str = "presence sequence";
@@ -521,17 +522,15 @@ impl EventLoop {
                 target.addresses.push(address);
             }
         }
-        self.swarm.behaviour_mut().streams.keep(target.peer, true);
+        self.swarm.behaviour_mut().streams.keep(target.peer, Keeper::Presence, true);
         if !self.swarm.behaviour().streams.is_connected(&target.peer) {
             self.dial(&target);
         }
     }
 
     fn release_carrier(&mut self, device: &DeviceKey) {
-        let is_ours = self.mailbox_helpers().iter().any(|helper| helper.device == *device)
-            || self.keepers().iter().any(|helper| helper.device == *device);
-        if let Some(peer) = address::peer_id(device).filter(|_| !is_ours) {
-            self.swarm.behaviour_mut().streams.keep(peer, false);
+        if let Some(peer) = address::peer_id(device) {
+            self.swarm.behaviour_mut().streams.keep(peer, Keeper::Presence, false);
         }
     }
 

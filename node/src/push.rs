@@ -213,6 +213,8 @@ pub(crate) struct PushState {
     groups: groups::Groups,
     /// Gateways whose place another one is to take.
     replaced: Vec<DeviceKey>,
+    /// Those whose connections stay.
+    kept: HashSet<PeerId>,
 }
 
 impl PushState {
@@ -234,6 +236,7 @@ impl PushState {
             spare_left: Vec::new(),
             groups: groups::Groups::default(),
             replaced: Vec::new(),
+            kept: HashSet::new(),
         }
     }
 }

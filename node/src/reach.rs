@@ -22,6 +22,7 @@ use crate::event_loop::EventLoop;
 use crate::handle::Event;
 use crate::network::Target;
 use crate::reservations::{self, Candidate, Output, Reservations};
+use crate::streams::Keeper;
 
 /// Networks from which a peer must have dialled us back before we believe to be reachable.
 const DIAL_BACKS_MIN: usize = 3;
@@ -426,7 +427,7 @@ impl EventLoop {
             match output {
                 Output::Listen { relay, address } => match self.swarm.listen_on(address) {
                     Ok(listener) => {
-                        self.swarm.behaviour_mut().streams.keep(relay, true);
+                        self.swarm.behaviour_mut().streams.keep(relay, Keeper::Reservations, true);
                         self.reach.supervisor.handle_listening(relay, listener);
                     }
                     Err(error) => self.reach.supervisor.handle_listen_failed(relay, error.to_string(), now),
@@ -447,7 +448,7 @@ impl EventLoop {
             }
             reservations::Event::Lost { relay, reason } => {
                 info!(%relay, %reason, "relay lost");
-                self.swarm.behaviour_mut().streams.keep(relay, false);
+                self.swarm.behaviour_mut().streams.keep(relay, Keeper::Reservations, false);
                 if self.reach.circuits.remove(&relay).is_some() {
                     self.events.send(Event::Warning { code: "relay-lost".into(), detail: format!("relay {relay}: {reason}") });
                     self.reach_changed();

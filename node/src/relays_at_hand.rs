@@ -24,6 +24,7 @@ use crate::handle::network::{MediaRelayAccess, MediaRelays};
 use crate::network::{Purpose, Target};
 use crate::rpc::Failure;
 use crate::store::StoreError;
+use crate::streams::Keeper;
 use crate::timestamp::Timestamp;
 
 /// How often it is looked whether there are enough, while somebody is left to ask; and while nobody is. A relay that connects is
@@ -158,15 +159,10 @@ impl EventLoop {
         }
         missing.iter().for_each(|target| self.dial(target));
         for gone in self.relays_at_hand.connected.difference(&wanted).copied().collect::<Vec<_>>() {
-            // Others have reasons of their own.
-            let is_kept_anyway = self.keeps_neighbour(&gone) || self.reach.relays().any(|relay| *relay == gone);
-            if !is_kept_anyway {
-                self.swarm.behaviour_mut().streams.keep(gone, false);
-            }
+            self.swarm.behaviour_mut().streams.keep(gone, Keeper::RelaysAtHand, false);
         }
-        // Said again each time, as others may have let them go.
         for relay in &wanted {
-            self.swarm.behaviour_mut().streams.keep(*relay, true);
+            self.swarm.behaviour_mut().streams.keep(*relay, Keeper::RelaysAtHand, true);
         }
         self.relays_at_hand.connected = wanted;
     }

@@ -23,7 +23,8 @@
 //!   the peer takes longer than [`DRAIN_TIMEOUT`]. Earlier frames may arrive *after* later ones.
 //!   If the direct connection dies before the relayed one is gone, frames go through the relay again.
 //! - **Keep-alive.** A connection stays while frames flow and for [`Config::idle`] after; longer only
-//!   for peers the owner [keeps](Streams::keep).
+//!   while either end's owner [keeps](Streams::keep) the other. An end that doesn't says so with an empty frame; the next frame, of whatever length, takes it
+//!   back. When both have said it the connection closes, and both know why ([`CloseReason::Idle`]).
 //! - **Backpressure.** Outgoing queues are bounded ([`MAX_QUEUED_FRAMES`], [`MAX_QUEUED_BYTES`]) and
 //!   refuse when full. If the owner does not poll the swarm, streams are not read, and the peer's
 //!   queue fills.
@@ -35,7 +36,7 @@ mod handler;
 mod tests;
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     io,
     sync::{
         Arc,
@@ -122,6 +123,9 @@ pub enum SendError {
     /// The frame is longer than [`MAX_FRAME_LEN`].
     #[error("frame of {0} bytes, at most {MAX_FRAME_LEN} allowed")]
     TooLarge(usize),
+    /// The frame has no bytes: that has a meaning of its own.
+    #[error("an empty frame")]
+    Empty,
 }
 
 /// Why a stream ended before its time. The connection itself lives on.
@@ -133,6 +137,9 @@ pub enum StreamError {
     /// The peer announced a frame of this many bytes, more than [`MAX_FRAME_LEN`].
     #[error("the peer announced a frame of {0} bytes, at most {MAX_FRAME_LEN} allowed")]
     Oversized(u64),
+    /// The peer said again and again that it doesn't need the connection and that it does, and nothing else.
+    #[error("the peer sent too many empty frames")]
+    Restless,
     /// The peer sent something that is not a length prefix.
     #[error("the peer sent a malformed length prefix")]
     Malformed,
@@ -153,7 +160,7 @@ pub enum CloseReason {
     /// This node closed it.
     #[error("closed here")]
     Local,
-    /// Nothing kept it open.
+    /// Nothing kept it open, at either end.
     #[error("idle")]
     Idle,
     /// The peer closed it, or the path broke: the transport's words.
@@ -296,6 +303,8 @@ struct Link {
     closing: bool,
     /// What the handler was last told.
     kept: bool,
+    /// Both ends have said that they need it no longer.
+    resting: bool,
     gauge: Arc<Gauge>,
 }
 
@@ -304,6 +313,28 @@ impl Link {
     fn rank(&self) -> (bool, bool, bool, ConnectionId) {
         (self.proved, !self.relayed, self.open, self.id)
     }
+}
+
+/// Who in a node wants connections kept: each for itself, so that none lets go what another needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Keeper {
+    /// The directory, its neighbours.
+    Directory,
+    /// Relays for calls to come.
+    RelaysAtHand,
+    /// Relays through which this node is reached.
+    Reservations,
+    /// Mailboxes, which tell of letters.
+    Mailboxes,
+    /// Presence, its carriers.
+    Presence,
+    /// Gateways, which tell of pushes.
+    Push,
+    /// Calls under way.
+    Calls,
+    /// A device that joins its user's others.
+    Joining,
 }
 
 type Action = ToSwarm<Event, Command>;
@@ -339,8 +370,8 @@ pub struct Streams {
     hello: Greeting,
     /// Connected peers. Bounded by the swarm's connection limits.
     peers: HashMap<PeerId, Vec<Link>>,
-    /// Peers whose connections stay open. Bounded by the owner.
-    kept: HashSet<PeerId>,
+    /// Peers whose connections stay open, and for whom: a bit for each [`Keeper`]. Bounded by the owner.
+    kept: HashMap<PeerId, u8>,
     /// Gauges of connections that other behaviours may still refuse.
     fresh: HashMap<ConnectionId, Arc<Gauge>>,
     traffic: Arc<Traffic>,
@@ -357,7 +388,7 @@ impl Streams {
             idle: config.idle,
             hello: Greeting(Arc::new(Vec::new)),
             peers: HashMap::new(),
-            kept: HashSet::new(),
+            kept: HashMap::new(),
             fresh: HashMap::new(),
             traffic: Arc::default(),
             actions: VecDeque::new(),
@@ -393,6 +424,9 @@ impl Streams {
             .and_then(|via| links.iter().find(|link| link.id == via && !link.draining))
             .or_else(|| best(links))
             .ok_or(SendError::NotConnected)?;
+        if frame.is_empty() {
+            return Err(SendError::Empty);
+        }
         link.gauge.reserve(frame.len())?;
         let action = notify(peer, link.id, Command::Send(frame));
         self.actions.push_back(action);
@@ -400,14 +434,24 @@ impl Streams {
         Ok(())
     }
 
-    /// Whether connections to this peer stay open without frames. Holds for later connections too, until
+    /// Whether connections to this peer stay open without frames, as far as `keeper` is concerned. Holds for later connections too, until
     /// called with `false`. Does not dial. Of several connections those without a stream still go.
-    pub fn keep(&mut self, peer: PeerId, keep: bool) {
+    pub fn keep(&mut self, peer: PeerId, keeper: Keeper, keep: bool) {
+        let bit = 1_u8 << keeper as u8;
         if keep {
-            self.kept.insert(peer);
-        } else {
-            self.kept.remove(&peer);
+            *self.kept.entry(peer).or_default() |= bit;
+        } else if let Some(keepers) = self.kept.get_mut(&peer) {
+            *keepers &= !bit;
+            if *keepers == 0 {
+                self.kept.remove(&peer);
+            }
         }
+        self.refresh_kept(peer);
+    }
+
+    /// Nobody wants connections to this peer kept any more.
+    pub fn keep_no_longer(&mut self, peer: PeerId) {
+        self.kept.remove(&peer);
         self.refresh_kept(peer);
     }
 
@@ -479,6 +523,7 @@ impl Streams {
             draining: false,
             closing: false,
             kept: false,
+            resting: false,
             gauge,
         });
         self.actions.push_back(ToSwarm::GenerateEvent(Event::Connected { peer, connection, relayed, first }));
@@ -543,7 +588,7 @@ impl Streams {
 
     /// Tells the handlers which connections the owner wants.
     fn refresh_kept(&mut self, peer: PeerId) {
-        let wanted = self.kept.contains(&peer);
+        let wanted = self.kept.contains_key(&peer);
         let best = self.best_connection(&peer);
         let Some(links) = self.peers.get_mut(&peer) else {
             return;
@@ -563,11 +608,12 @@ impl Streams {
         let Some(links) = self.peers.get_mut(&peer) else {
             return;
         };
-        let mut undelivered = 0;
+        let (mut undelivered, mut resting) = (0, false);
         links.retain(|link| {
             let gone = link.id == connection;
             if gone {
                 undelivered = link.gauge.frames.load(Ordering::Acquire);
+                resting = link.resting;
             }
             !gone
         });
@@ -579,7 +625,7 @@ impl Streams {
             peer,
             connection,
             last,
-            reason: close_reason(closed.cause),
+            reason: close_reason(closed.cause, resting),
             undelivered,
         }));
         self.return_to_relays(peer);
@@ -592,6 +638,13 @@ impl Streams {
         {
             link.open = open;
             self.refresh_kept(peer);
+        }
+    }
+
+    fn handle_resting(&mut self, peer: PeerId, connection: ConnectionId, resting: bool) {
+        let mut links = self.peers.get_mut(&peer).into_iter().flatten();
+        if let Some(link) = links.find(|link| link.id == connection) {
+            link.resting = resting;
         }
     }
 
@@ -619,10 +672,12 @@ fn notify(peer: PeerId, connection: ConnectionId, command: Command) -> Action {
     ToSwarm::NotifyHandler { peer_id: peer, handler: NotifyHandler::One(connection), event: command }
 }
 
-fn close_reason(cause: Option<&ConnectionError>) -> CloseReason {
+/// `resting`: both ends had said that they need it no longer, so whichever of them was quicker to close it, nothing is lost.
+fn close_reason(cause: Option<&ConnectionError>, resting: bool) -> CloseReason {
     match cause {
         None => CloseReason::Local,
         Some(ConnectionError::KeepAliveTimeout) => CloseReason::Idle,
+        Some(ConnectionError::IO(_)) if resting => CloseReason::Idle,
         Some(ConnectionError::IO(error)) => CloseReason::Transport(error.to_string()),
     }
 }
@@ -669,6 +724,7 @@ impl NetworkBehaviour for Streams {
     fn on_connection_handler_event(&mut self, peer: PeerId, connection: ConnectionId, event: THandlerOutEvent<Self>) {
         let event = match event {
             FromHandler::Open(open) => return self.handle_open(peer, connection, open),
+            FromHandler::Resting(resting) => return self.handle_resting(peer, connection, resting),
             FromHandler::Drained => return self.handle_drained(peer, connection),
             FromHandler::Hello(bytes) => {
                 self.handle_heard(peer, connection);

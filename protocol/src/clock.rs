@@ -35,6 +35,8 @@ struct Sample {
 pub struct ClockEstimator {
     samples: BTreeMap<DeviceKey, Sample>,
     order: u64,
+    /// Of these samples: asked for at every turn, changed with every hello.
+    offset_secs: i64,
 }
 
 impl ClockEstimator {
@@ -59,11 +61,16 @@ impl ClockEstimator {
         {
             self.samples.remove(&oldest);
         }
+        self.offset_secs = self.median();
     }
 
     /// Seconds to add to our clock; zero while too few were heard or the difference is noise.
     #[must_use]
-    pub fn offset_secs(&self) -> i64 {
+    pub const fn offset_secs(&self) -> i64 {
+        self.offset_secs
+    }
+
+    fn median(&self) -> i64 {
         let mut weighted: Vec<(i64, usize)> = self.samples.values().map(|s| (s.offset_secs, s.weight)).collect();
         let total: usize = weighted.iter().map(|(_, weight)| weight).sum();
         if total < WEIGHT_MIN {

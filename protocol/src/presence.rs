@@ -515,7 +515,8 @@ impl Presence {
     fn neighbour(&self, peer: &Peer) -> Neighbour {
         let contact = self.contacts.get(&peer.identity);
         let is_contact = contact.is_some_and(|known| known.devices.contains_key(&peer.device));
-        Neighbour { device: peer.device, identity: peer.identity, is_contact, is_carrier: peer.is_carrier }
+        let is_own = peer.identity == self.local.identity;
+        Neighbour { device: peer.device, identity: peer.identity, is_contact, is_carrier: peer.is_carrier, is_own }
     }
 
     fn update_peers(&mut self, now: Now, identity: &IdentityKey) {

@@ -158,7 +158,7 @@ fn serve(
             let (peer, bytes) = match event {
                 streams::Event::Connected { peer, .. } => {
                     // Streams open with the first frame.
-                    swarm.behaviour_mut().streams.keep(peer, true);
+                    swarm.behaviour_mut().streams.keep(peer, halloo::streams::Keeper::Joining, true);
                     let _gone = swarm.behaviour_mut().streams.send(peer, None, hello.to_vec());
                     continue;
                 }

@@ -34,7 +34,7 @@ use crate::identity::LocalIdentity;
 use crate::key_file::{self, KeyRole};
 use crate::labels::Labels;
 use crate::store::{DATABASE_FILE, Store, StoreError, Transaction};
-use crate::streams;
+use crate::streams::{self, Keeper};
 use crate::swarm::{SwarmOptions, build_swarm, circuit_address};
 
 /// How long connecting may take: through a relay, and with addresses that lead nowhere tried first.
@@ -445,7 +445,7 @@ impl Connection {
                 SwarmEvent::Behaviour(BehaviourEvent::Streams(streams::Event::Connected { peer, .. }))
                     if wanted.is_none_or(|wanted| wanted == peer) =>
                 {
-                    swarm.behaviour_mut().streams.keep(peer, true);
+                    swarm.behaviour_mut().streams.keep(peer, Keeper::Joining, true);
                     return Ok(Self { swarm, peer, next_id: 1 });
                 }
                 SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {

@@ -239,7 +239,7 @@ impl EventLoop {
         let out = self.disbelieve("removed by its user", is_removed);
         for peer in out {
             // What was said before gets across: an own device that was removed has just heard of it.
-            self.swarm.behaviour_mut().streams.keep(peer, false);
+            self.swarm.behaviour_mut().streams.keep_no_longer(peer);
             self.swarm.behaviour_mut().streams.close(peer);
         }
         self.directory.machine.handle_trust_changed(now, &self.trust);

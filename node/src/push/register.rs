@@ -1,5 +1,6 @@
 //! Registering at gateways, renewing it, and what others are told of it.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use halloo_protocol::call::SEALED_INVITE_BYTES_MAX;
@@ -26,6 +27,7 @@ use crate::network::Purpose;
 use crate::roles::gateway::webpush::{ReceiverKeys, Subscription};
 use crate::rpc::Failure;
 use crate::store::StoreError;
+use crate::streams::Keeper;
 use crate::timestamp::Timestamp;
 
 /// When a registration is renewed before it ends.
@@ -327,7 +329,8 @@ impl EventLoop {
         // Soon, for a second gateway may be at hand.
         self.push.renew_at = Some(Instant::now() + SPARE_AFTER);
         if let Some(peer) = address::peer_id(&registered.gateway.device) {
-            self.swarm.behaviour_mut().streams.keep(peer, true);
+            self.push.kept.insert(peer);
+            self.swarm.behaviour_mut().streams.keep(peer, Keeper::Push, true);
         }
         self.spare_registered(&registered.gateway.device);
         self.publish_soon();
@@ -394,9 +397,14 @@ impl EventLoop {
         }
         let live = self.push.registered.iter().filter(|known| known.is_live());
         let gateways: Vec<Helper> = live.map(|known| known.gateway.clone()).collect();
+        let wanted: HashSet<PeerId> = gateways.iter().filter_map(|gateway| address::peer_id(&gateway.device)).collect();
+        for gone in self.push.kept.difference(&wanted) {
+            self.swarm.behaviour_mut().streams.keep(*gone, Keeper::Push, false);
+        }
+        self.push.kept = wanted;
         for gateway in gateways {
             if let Some(target) = self.helper_target(&gateway) {
-                self.swarm.behaviour_mut().streams.keep(target.peer, true);
+                self.swarm.behaviour_mut().streams.keep(target.peer, Keeper::Push, true);
                 if !self.swarm.behaviour().streams.is_connected(&target.peer) {
                     self.dial(&target);
                 }

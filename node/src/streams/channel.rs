@@ -101,6 +101,13 @@ impl Channel {
         }
     }
 
+    /// Adds an empty frame behind all it has taken so far. It counts nowhere.
+    pub(super) fn push_empty(&mut self) {
+        if self.write_half == WriteHalf::Open {
+            self.writer.push(&[]);
+        }
+    }
+
     pub(super) fn is_finishing(&self) -> bool {
         self.write_half != WriteHalf::Open
     }

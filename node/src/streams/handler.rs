@@ -32,6 +32,9 @@ use super::{
 /// cannot hold the closing open by writing on.
 const MAX_FRAMES_AT_CLOSE: usize = 4_096;
 
+/// Empty frames with nothing between them that a peer may send: one rests and takes it back as often as its owner changes its mind.
+const MAX_RESTS_IN_A_ROW: u8 = 16;
+
 /// What the behaviour asks of a handler.
 #[derive(Debug)]
 pub enum Command {
@@ -60,6 +63,8 @@ pub enum FromHandler {
     Hello(Vec<u8>),
     /// Any further frame.
     Frame(Vec<u8>),
+    /// Both ends have said that they need the connection no longer; or one of them does again.
+    Resting(bool),
     /// After `Drain` or `Finish`: nothing is left, or it took too long. Said once.
     Drained,
     /// A stream failed.
@@ -79,6 +84,20 @@ struct Drain {
     linger: Duration,
     /// When patience ends.
     deadline: Instant,
+}
+
+/// What both ends have said about needing the connection: an empty frame says that the sender doesn't, the next frame, of whatever length, that it
+/// does again.
+#[derive(Debug, Default)]
+struct Rest {
+    /// Our last word.
+    said: bool,
+    /// The peer's last word.
+    heard: bool,
+    /// Empty frames of the peer with nothing between them.
+    in_a_row: u8,
+    /// The last `FromHandler::Resting`.
+    reported: bool,
 }
 
 type Output = ConnectionHandlerEvent<ReadyUpgrade<StreamProtocol>, (), FromHandler>;
@@ -114,8 +133,9 @@ pub struct Handler {
     /// When the last frame came or went.
     active: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
-    /// A peer has ended its half of a stream since the last look at what is to be written.
-    ended: bool,
+    rest: Rest,
+    /// Streams are to be looked at once more: a peer has ended its half of one since the last look at what is to be written, or there is more of either.
+    again: bool,
     read_at_close: usize,
 }
 
@@ -145,7 +165,8 @@ impl Handler {
             reported_drained: false,
             active: None,
             timer: None,
-            ended: false,
+            rest: Rest::default(),
+            again: false,
             read_at_close: 0,
         }
     }
@@ -170,6 +191,9 @@ impl Handler {
             self.readers.push(channel);
         }
         self.active = Some(Instant::now());
+        // The hello on it counts as any frame.
+        (self.rest.said, self.rest.heard) = (false, false);
+        self.report_rest();
         self.report_open();
     }
 
@@ -243,7 +267,9 @@ impl Handler {
         }
         if let Some(channel) = &mut self.writer {
             let written = channel.poll_write(cx, Some(&mut self.queue));
-            note_written(channel, &self.gauge, &self.traffic, &mut self.active);
+            if note_written(channel, &self.gauge, &self.traffic, &mut self.active) {
+                self.rest.said = false;
+            }
             if let Err(error) = written {
                 self.fail_writer(StreamError::Io(error));
             } else if self.queue.is_empty() && (self.draining.is_some() || channel.read_ended()) {
@@ -286,8 +312,10 @@ impl Handler {
         if let Some(channel) = &mut self.writer {
             match channel.poll_read(cx) {
                 Poll::Ready(Ok(read)) => {
-                    if let Some(event) = self.handle_read(read) {
-                        return Some(event);
+                    match self.handle_read(read) {
+                        Ok(Some(event)) => return Some(event),
+                        Ok(None) => {}
+                        Err(error) => self.fail_writer(error),
                     }
                 }
                 Poll::Ready(Err(error)) => self.fail_writer(error),
@@ -301,8 +329,13 @@ impl Handler {
                     if matches!(read, Read::End) {
                         channel.finish();
                     }
-                    if let Some(event) = self.handle_read(read) {
-                        return Some(event);
+                    match self.handle_read(read) {
+                        Ok(Some(event)) => return Some(event),
+                        Ok(None) => {}
+                        Err(error) => {
+                            self.fail_reader(index, error);
+                            continue;
+                        }
                     }
                 }
                 Poll::Ready(Err(error)) => {
@@ -323,18 +356,63 @@ impl Handler {
         self.report_open();
     }
 
-    fn handle_read(&mut self, read: Read) -> Option<FromHandler> {
+    /// What was read, for the owner. Without an event there may be more to read.
+    fn handle_read(&mut self, read: Read) -> Result<Option<FromHandler>, StreamError> {
         let (bytes, event) = match read {
             Read::Hello(bytes) => (bytes.len(), FromHandler::Hello(bytes)),
+            Read::Frame(bytes) if bytes.is_empty() => {
+                self.again = true;
+                return self.handle_rest().map(|()| None);
+            }
             Read::Frame(bytes) => (bytes.len(), FromHandler::Frame(bytes)),
             Read::End => {
-                self.ended = true;
-                return None;
+                self.again = true;
+                return Ok(None);
             }
         };
         self.traffic.count_in(bytes);
         self.active = Some(Instant::now());
-        Some(event)
+        self.rest.heard = false;
+        self.rest.in_a_row = 0;
+        Ok(Some(event))
+    }
+
+    /// The peer needs the connection no longer, or does again.
+    fn handle_rest(&mut self) -> Result<(), StreamError> {
+        self.rest.heard = !self.rest.heard;
+        self.rest.in_a_row += 1;
+        if self.rest.in_a_row > MAX_RESTS_IN_A_ROW {
+            return Err(StreamError::Restless);
+        }
+        Ok(())
+    }
+
+    /// Says that this end needs the connection no longer, once nothing has passed for long enough, or takes it back.
+    fn say_rest(&mut self, now: Instant) {
+        if self.draining.is_some() || self.is_busy() {
+            return;
+        }
+        let rests = !self.kept && self.active.is_none_or(|active| now >= active + self.idle);
+        // What was taken back by a frame is; what came from the peer since takes nothing back.
+        let changes = if self.rest.said { self.kept } else { rests };
+        if let Some(writer) = self.writer.as_mut().filter(|_| changes) {
+            writer.push_empty();
+            self.rest.said = !self.rest.said;
+            self.again = true;
+        }
+    }
+
+    /// Whether both ends have said that they need the connection no longer.
+    fn is_resting(&self) -> bool {
+        self.rest.said && self.rest.heard && !self.is_busy()
+    }
+
+    fn report_rest(&mut self) {
+        let resting = self.is_resting();
+        if self.rest.reported != resting {
+            self.rest.reported = resting;
+            self.events.push_back(FromHandler::Resting(resting));
+        }
     }
 
     fn start_drain(&mut self, linger: Duration, timeout: Duration) {
@@ -386,6 +464,8 @@ impl Handler {
             self.fail_writer(StreamError::Timeout);
         }
         self.drop_readers(|channel| drained || stalled(channel), || io::ErrorKind::TimedOut.into());
+        self.say_rest(now);
+        self.report_rest();
         if !self.reported_drained && self.is_drained(now) {
             self.reported_drained = true;
             self.events.push_back(FromHandler::Drained);
@@ -412,14 +492,15 @@ impl Handler {
     }
 }
 
-/// Accounts for what a stream has taken since last asked.
-fn note_written(channel: &mut Channel, gauge: &Gauge, traffic: &Traffic, active: &mut Option<Instant>) {
+/// Accounts for what a stream has taken since last asked. False if that was nothing.
+fn note_written(channel: &mut Channel, gauge: &Gauge, traffic: &Traffic, active: &mut Option<Instant>) -> bool {
     let (frames, bytes) = channel.take_released();
     if frames > 0 {
         gauge.release(frames, bytes);
         traffic.count_out(frames, bytes);
         *active = Some(Instant::now());
     }
+    frames > 0
 }
 
 impl ConnectionHandler for Handler {
@@ -440,7 +521,8 @@ impl ConnectionHandler for Handler {
             return !self.reported_drained;
         }
         let active = self.active.is_some_and(|active| now < active + self.idle);
-        self.kept || self.is_busy() || active
+        // With a stream the peer is asked, too: it may keep what we don't.
+        self.kept || self.is_busy() || active || (self.writer.is_some() && !self.is_resting())
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Output> {
@@ -456,11 +538,11 @@ impl ConnectionHandler for Handler {
             if let Some(event) = self.poll_reads(cx) {
                 return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(event));
             }
-            if std::mem::take(&mut self.ended) {
+            if std::mem::take(&mut self.again) {
                 continue;
             }
             self.poll_timer(cx);
-            if self.events.is_empty() && !self.needs_stream() {
+            if self.events.is_empty() && !self.needs_stream() && !std::mem::take(&mut self.again) {
                 return Poll::Pending;
             }
         }
@@ -482,6 +564,7 @@ impl ConnectionHandler for Handler {
                 }
                 // The connection's own end says the rest.
                 Some(_) => {}
+                None if std::mem::take(&mut self.again) => {}
                 None => break,
             }
         }

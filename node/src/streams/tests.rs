@@ -251,33 +251,81 @@ async fn a_peer_that_vanishes_is_reported_with_what_was_not_sent() {
     assert_eq!(streams.send(id, None, vec![]), Err(SendError::NotConnected));
 }
 
-#[tokio::test]
-async fn an_idle_connection_goes_and_a_kept_one_stays() {
+/// A peer whose connections are idle soon.
+async fn impatient() -> TestPeer {
     let options = SwarmOptions { idle_timeout: Duration::from_millis(200), ..lab() };
-    let address = "/ip4/127.0.0.1/tcp/0";
-    let mut alice = TestPeer::listening_with(address, options).await;
-    let mut idle = TestPeer::listening_with(address, options).await;
-    let mut kept = TestPeer::listening_with(address, options).await;
-    for peer in [&mut alice, &mut idle, &mut kept] {
-        peer.swarm.behaviour_mut().streams = Streams::new(Config { idle: Duration::from_millis(300), ..Config::default() });
+    let mut peer = TestPeer::listening_with("/ip4/127.0.0.1/tcp/0", options).await;
+    peer.swarm.behaviour_mut().streams = Streams::new(Config { idle: Duration::from_millis(300), ..Config::default() });
+    peer
+}
+
+/// Drives peers for a while.
+async fn pass(peers: &mut [&mut TestPeer; 2], time: Duration) {
+    let _over = tokio::time::timeout(time, until(peers, "never", |_| false)).await;
+}
+
+fn is_closed_as_idle(peer: &TestPeer, with: PeerId) -> bool {
+    peer.stream_events()
+        .any(|event| matches!(event, Event::Closed { peer, reason: CloseReason::Idle, last: true, .. } if *peer == with))
+}
+
+#[tokio::test]
+async fn an_idle_connection_goes_and_one_that_either_end_keeps_stays() {
+    let (mut alice, mut idle, mut kept) = (impatient().await, impatient().await, impatient().await);
+    // What one keeper wants another doesn't let go, and that one end doesn't keep it is of no account.
+    alice.swarm.behaviour_mut().streams.keep(kept.id, Keeper::Directory, true);
+    alice.swarm.behaviour_mut().streams.keep(kept.id, Keeper::Calls, true);
+    alice.swarm.behaviour_mut().streams.keep(kept.id, Keeper::Calls, false);
+    for peer in [&idle, &kept] {
+        alice.dial(peer);
     }
-    kept.swarm.behaviour_mut().streams.keep(alice.id, true);
-    alice.swarm.behaviour_mut().streams.keep(kept.id, true);
-    alice.dial(&idle);
-    alice.dial(&kept);
     let mut greeted = false;
     until(&mut [&mut alice, &mut idle, &mut kept], "the idle one goes", |[alice, idle, kept]| {
         if !greeted && alice.is_connected(idle.id) && alice.is_connected(kept.id) {
             greeted = true;
             alice.send(idle.id, b"hi");
+            alice.send(kept.id, b"hi");
         }
-        greeted && alice.is_connected(kept.id) && !alice.is_connected(idle.id)
+        greeted && is_closed_as_idle(alice, idle.id) && is_closed_as_idle(idle, alice.id)
     })
     .await;
     assert_eq!(idle.frames_from(alice.id).len(), 1);
-    alice.swarm.behaviour_mut().streams.keep(kept.id, false);
-    kept.swarm.behaviour_mut().streams.keep(alice.id, false);
-    until(&mut [&mut alice, &mut kept], "no longer kept", |[alice, kept]| !alice.is_connected(kept.id)).await;
+    // Idle for much longer than that takes, asked by the end that doesn't keep it.
+    pass(&mut [&mut alice, &mut kept], Duration::from_secs(2)).await;
+    assert!(alice.is_connected(kept.id) && kept.is_connected(alice.id));
+    let from = alice.id;
+    kept.send(from, b"are you there?");
+    until(&mut [&mut alice, &mut kept], "heard", |[alice, kept]| alice.frames_from(kept.id).len() == 1).await;
+    alice.swarm.behaviour_mut().streams.keep(kept.id, Keeper::Directory, false);
+    until(&mut [&mut alice, &mut kept], "no longer kept", |[alice, kept]| {
+        is_closed_as_idle(alice, kept.id) && is_closed_as_idle(kept, alice.id)
+    })
+    .await;
+    assert_eq!(kept.frames_from(alice.id).len(), 1, "that it isn't needed is no frame for the owner");
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_by_who_wants_it_only_after_a_while() {
+    let (mut alice, mut bob) = (impatient().await, impatient().await);
+    bob.swarm.behaviour_mut().streams.keep(alice.id, Keeper::Directory, true);
+    alice.dial(&bob);
+    let (from, to) = (alice.id, bob.id);
+    let mut greeted = false;
+    until(&mut [&mut alice, &mut bob], "heard", |[alice, bob]| {
+        if !greeted && alice.is_connected(to) {
+            greeted = true;
+            alice.send(to, b"hi");
+        }
+        !bob.frames_from(from).is_empty()
+    })
+    .await;
+    // Alice has said meanwhile that she doesn't need it; now she does, and bob no longer.
+    pass(&mut [&mut alice, &mut bob], Duration::from_secs(1)).await;
+    alice.swarm.behaviour_mut().streams.keep(to, Keeper::Directory, true);
+    pass(&mut [&mut alice, &mut bob], Duration::from_millis(500)).await;
+    bob.swarm.behaviour_mut().streams.keep(from, Keeper::Directory, false);
+    pass(&mut [&mut alice, &mut bob], Duration::from_secs(2)).await;
+    assert!(alice.is_connected(to) && bob.is_connected(from));
 }
 
 /// A swarm with one behaviour over the memory transport.
@@ -459,6 +507,22 @@ async fn a_malformed_length_ends_its_stream_and_nobody_elses() {
             .any(|event| matches!(event, Event::Failed { peer, error: StreamError::Malformed, .. } if *peer == id))
     })
     .await;
+    assert_friend_unaffected(&mut victim, &mut friend).await;
+}
+
+#[tokio::test]
+async fn who_says_nothing_again_and_again_loses_the_stream() {
+    let mut bytes = vec![1, 7];
+    bytes.extend([0; 100]);
+    let (mut victim, mut friend, mut hostile) = attacked(&[&bytes]).await;
+    let id = hostile.id;
+    until_with(&mut [&mut victim, &mut friend], &mut [&mut hostile], "refused", |[victim, _]| {
+        victim
+            .stream_events()
+            .any(|event| matches!(event, Event::Failed { peer, error: StreamError::Restless, .. } if *peer == id))
+    })
+    .await;
+    assert!(victim.frames_from(id).is_empty());
     assert_friend_unaffected(&mut victim, &mut friend).await;
 }
 

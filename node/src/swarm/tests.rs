@@ -5,6 +5,7 @@ use libp2p::{identify, swarm::SwarmEvent};
 use super::*;
 use crate::{
     behaviour::BehaviourEvent,
+    streams::Keeper,
     test_swarm::{TestPeer, lab, until},
 };
 
@@ -23,8 +24,8 @@ async fn identify_ping_and_autonat_work_both_ways() {
     for address in TRANSPORTS {
         let mut server = TestPeer::listening_with(address, serving()).await;
         let mut client = TestPeer::listening(address).await;
-        server.swarm.behaviour_mut().streams.keep(client.id, true);
-        client.swarm.behaviour_mut().streams.keep(server.id, true);
+        server.swarm.behaviour_mut().streams.keep(client.id, Keeper::Directory, true);
+        client.swarm.behaviour_mut().streams.keep(server.id, Keeper::Directory, true);
         client.swarm.behaviour_mut().autonat_client = Some(autonat::v2::client::Behaviour::new(
             rand::make_rng(),
             autonat::v2::client::Config::default().with_probe_interval(Duration::from_millis(100)),

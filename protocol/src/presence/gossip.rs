@@ -65,6 +65,9 @@ const SLEPT: Duration = Duration::from_secs(5);
 /// Neighbours that are lost within this may have been lost with our own connection to the network.
 const LOST_TOGETHER: Duration = Duration::from_secs(60);
 
+/// Neighbours that are asked at once whether we are cut off.
+const ASKED_AROUND: usize = 3;
+
 /// How often what has expired is swept out.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -86,9 +89,9 @@ pub struct Config {
     pub is_carrier: bool,
     /// Least time between two frames to a neighbour.
     pub pace: Duration,
-    /// A neighbour hears something from us this often; if there is nothing to say, an empty frame.
+    /// A neighbour that we have to do with hears something from us this often; if there is nothing to say, an empty frame.
     pub heartbeat: Duration,
-    /// A neighbour that wasn't heard for so long is gone.
+    /// A neighbour that we have to do with and that wasn't heard for so long is gone.
     pub silence: Duration,
     /// Most neighbours; more are ignored.
     pub links_max: usize,
@@ -135,6 +138,8 @@ pub(super) struct Neighbour {
     pub is_contact: bool,
     /// Whether it has the role carrier.
     pub is_carrier: bool,
+    /// Whether it is a device of our own user.
+    pub is_own: bool,
 }
 
 /// A topic we want to hear of.
@@ -452,6 +457,20 @@ impl Gossip {
     /// Whether a neighbour that lives has shown since `at` that we aren't cut off: had its heartbeats got lost, it would be gone by then.
     pub(super) fn is_heard_after(&self, at: Instant) -> bool {
         self.links.iter().flatten().any(|link| link.heard_at > at + self.config.heartbeat)
+    }
+
+    /// Asks some of the neighbours that we have nothing to do with for a sign of life: whether we are cut off shows by them, too.
+    pub(super) fn ask_around(&mut self, now: Now) {
+        let mut asked = 0;
+        for id in self.link_list() {
+            let is_pending = self.link(id).asked_at.is_some();
+            if asked < ASKED_AROUND && !is_pending && self.rests(id) && self.may_echo(id, now.instant) {
+                asked += 1;
+                self.link(id).asked_at = Some(now.instant);
+                self.flush(id, now, true);
+                self.arm(Timer::Beat(id), now.instant + self.config.silence);
+            }
+        }
     }
 
     /// How many topics are held, and how many neighbours.

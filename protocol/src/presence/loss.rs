@@ -84,6 +84,7 @@ impl Presence {
             return;
         }
         let loss = Loss { contact, sequence, heard_at, is_only_one, again_at: None, attempts: 0 };
+        self.gossip.ask_around(now);
         if self.losses.by_device.insert(device, loss).is_none() {
             self.actions.push_back(Action::Probe { contact, device });
         }
@@ -99,6 +100,7 @@ impl Presence {
             let (contact, sequence) = (loss.contact, loss.sequence);
             let newest = self.contacts.get(&contact).and_then(|known| known.view.live_sequence(&device, now.unix));
             if newest.is_some_and(|newest| newest <= sequence) {
+                self.gossip.ask_around(now);
                 self.actions.push_back(Action::Probe { contact, device });
             } else {
                 // It has spoken since, or its word is over.

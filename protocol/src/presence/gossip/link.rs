@@ -115,6 +115,10 @@ pub(super) struct Link {
     /// The neighbour has just asked for what it lacks: it isn't kept waiting.
     hurried_until: Option<Instant>,
     pub(super) heard_at: Instant,
+    /// While we have nothing to do with it: when its silence was last of no account.
+    rested_at: Instant,
+    /// It was asked for a sign of life then, and hasn't given one.
+    pub(super) asked_at: Option<Instant>,
     strikes: u32,
     reported_at: Option<Instant>,
     name_budget: Budget,
@@ -156,6 +160,8 @@ impl Link {
             // What a new neighbour is to know first.
             hurried_until: Some(now + HURRY),
             heard_at: now,
+            rested_at: now,
+            asked_at: None,
             strikes: 0,
             reported_at: None,
             name_budget: Budget::default(),
@@ -457,18 +463,47 @@ impl Gossip {
         self.arm(Timer::Flush(id), at.max(earliest));
     }
 
+    /// Whether there is nothing that we have to do with a neighbour: then neither hears anything from the other, and connections that nobody else uses close.
+    pub(super) fn rests(&mut self, id: LinkId) -> bool {
+        let link = self.link(id);
+        let (device, is_used) = (link.peer.device, link.is_tacit || link.peer.is_contact || link.peer.is_own || link.topic_count() > 0);
+        !is_used && !self.is_wanted(&device)
+    }
+
+    /// Whether it has been quiet for so long that one empty frame more is neither much nor an answer to an answer.
+    pub(super) fn may_echo(&mut self, id: LinkId, now: Instant) -> bool {
+        let heartbeat = self.config.heartbeat;
+        now >= self.link(id).sent_at + heartbeat / 2
+    }
+
+    /// A neighbour has been heard. One that has to do with us though we haven't with it waits for a sign of life.
+    pub(super) fn echo(&mut self, id: LinkId, now: Now) {
+        if self.has_link(id) && self.rests(id) && self.may_echo(id, now.instant) {
+            self.flush(id, now, true);
+        }
+    }
+
     /// Time to say something, or to miss the other.
     pub(super) fn beat(&mut self, id: LinkId, now: Now) {
         if !self.has_link(id) {
             return;
         }
         let (heartbeat, silence) = (self.config.heartbeat, self.config.silence);
+        let rests = self.rests(id);
         let link = self.link(id);
-        if !link.is_tacit && now.instant >= link.heard_at + silence {
+        if rests && link.asked_at.is_none() {
+            link.rested_at = now.instant;
+            return self.arm(Timer::Beat(id), now.instant + heartbeat);
+        }
+        let silent_since = link.asked_at.filter(|_| rests).unwrap_or(link.heard_at.max(link.rested_at));
+        if !link.is_tacit && now.instant >= silent_since + silence {
             let device = link.peer.device;
             self.unlink(id, now, true);
             self.outputs.push_back(Output::Silent(device));
             return;
+        }
+        if rests {
+            return self.arm(Timer::Beat(id), silent_since + silence);
         }
         if now.instant >= link.sent_at + heartbeat {
             self.flush(id, now, true);
@@ -478,7 +513,7 @@ impl Gossip {
             link.is_beating = false;
             return;
         }
-        let next = (link.sent_at + heartbeat).min(link.heard_at + silence);
+        let next = (link.sent_at + heartbeat).min(link.heard_at.max(link.rested_at) + silence);
         self.arm(Timer::Beat(id), next);
     }
 

@@ -17,6 +17,7 @@ impl Gossip {
         let Some(link) = self.link_ids.get(from).copied() else { return };
         self.notice_sleep(now);
         self.link(link).heard_at = now.instant;
+        self.link(link).asked_at = None;
         if self.is_outcast(link) {
             return;
         }
@@ -38,6 +39,7 @@ impl Gossip {
                 Part::Hints(list) => list.into_iter().for_each(|hint| self.handle_hint(now, link, hint)),
             }
         }
+        self.echo(link, now);
     }
 
     /// Whether a neighbour may say as much. The limits are those of the table in `link`.

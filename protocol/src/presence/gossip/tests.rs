@@ -67,7 +67,7 @@ impl Small {
         for (one, other) in EDGES {
             for (at, with) in [(one, other), (other, one)] {
                 let identity = IdentityKey(device(with).0);
-                let peer = Neighbour { device: device(with), identity, is_contact: true, is_carrier: false };
+                let peer = Neighbour { device: device(with), identity, is_contact: true, is_carrier: false, is_own: false };
                 small.nodes[at].handle_connected(now, peer);
                 small.collect(at);
             }
@@ -194,4 +194,115 @@ fn whatever_comes_first_everybody_hears_and_hangs_under_the_owner() {
         }
     }
     assert!(runs > 1_000, "{runs} orders were tried");
+}
+
+/// Two who know each other by nothing but a connection, the first of them perhaps with a topic for the second, which is its carrier.
+struct Strangers {
+    nodes: [Gossip; 2],
+    start: Instant,
+    elapsed: Duration,
+    frames: [usize; 2],
+    silent: [bool; 2],
+    is_cut: bool,
+}
+
+impl Strangers {
+    fn new() -> Self {
+        let start = Instant::now();
+        let node = |number| Gossip::new(Config::default(), device(number), [7; 32], start);
+        let nodes = [node(0), node(1)];
+        let mut strangers = Self { nodes, start, elapsed: Duration::ZERO, frames: [0; 2], silent: [false; 2], is_cut: false };
+        let now = strangers.now();
+        for at in [0, 1] {
+            let with = 1 - at;
+            let identity = IdentityKey(device(with).0);
+            let peer = Neighbour { device: device(with), identity, is_contact: false, is_carrier: true, is_own: false };
+            strangers.nodes[at].handle_connected(now, peer);
+        }
+        strangers
+    }
+
+    fn now(&self) -> Now {
+        Now { instant: self.start + self.elapsed, unix: NOW.plus_secs(self.elapsed.as_secs()) }
+    }
+
+    /// Whatever is said arrives at once.
+    fn run(&mut self, time: Duration) {
+        let end = self.elapsed + time;
+        loop {
+            let now = self.now();
+            let said = (0..2).find_map(|at| Some((at, self.nodes[at].poll_output()?)));
+            match said {
+                Some((at, Output::Send { frame, .. })) => {
+                    self.frames[at] += 1;
+                    if !self.is_cut {
+                        self.nodes[1 - at].handle_frame(now, &device(at), frame);
+                    }
+                }
+                Some((at, Output::Silent(_))) => self.silent[at] = true,
+                Some(_) => {}
+                None => {
+                    let next = (0..2).filter_map(|at| Some((self.nodes[at].poll_timeout()?, at))).min();
+                    let Some((due, at)) = next.filter(|(due, _)| *due <= self.start + end) else { break };
+                    self.elapsed = self.elapsed.max(due.saturating_duration_since(self.start));
+                    let now = self.now();
+                    self.nodes[at].handle_timeout(now);
+                }
+            }
+        }
+        self.elapsed = end;
+    }
+}
+
+#[test]
+fn strangers_hear_nothing_and_miss_nothing() {
+    let mut strangers = Strangers::new();
+    strangers.run(Duration::from_secs(600));
+    assert_eq!(strangers.frames, [0, 0]);
+    strangers.is_cut = true;
+    strangers.run(Duration::from_secs(600));
+    assert_eq!((strangers.frames, strangers.silent), ([0, 0], [false, false]));
+}
+
+#[test]
+fn whoever_has_to_do_with_a_stranger_has_its_signs_of_life_and_misses_them() {
+    let mut strangers = Strangers::new();
+    strangers.run(Duration::from_secs(60));
+    // The first takes the second for its carrier and brings nothing, so the second knows of nothing.
+    let now = strangers.now();
+    strangers.nodes[0].set_homes(now, vec![device(1)]);
+    strangers.run(Duration::from_secs(600));
+    assert_eq!(strangers.silent, [false, false]);
+    assert!((49..=51).contains(&strangers.frames[0]), "{:?}: a heartbeat each 12 s", strangers.frames);
+    assert_eq!(strangers.frames[0], strangers.frames[1], "and its echo");
+    let asked = strangers.frames;
+    let now = strangers.now();
+    strangers.nodes[0].set_homes(now, vec![]);
+    strangers.run(Duration::from_secs(600));
+    assert_eq!(strangers.frames, asked, "then both rest again");
+    let now = strangers.now();
+    strangers.nodes[0].set_homes(now, vec![device(1)]);
+    strangers.is_cut = true;
+    strangers.run(Duration::from_secs(33));
+    assert_eq!(strangers.silent, [true, false]);
+}
+
+#[test]
+fn a_stranger_that_is_asked_shows_whether_we_are_cut_off() {
+    let mut strangers = Strangers::new();
+    strangers.run(Duration::from_secs(60));
+    let (now, lost_at) = (strangers.now(), strangers.now().instant - Duration::from_secs(20));
+    assert!(!strangers.nodes[0].is_heard_after(lost_at));
+    strangers.nodes[0].ask_around(now);
+    strangers.run(Duration::from_secs(1));
+    assert!(strangers.nodes[0].is_heard_after(lost_at));
+    assert_eq!(strangers.frames, [1, 1], "and the echo has no echo");
+    strangers.run(Duration::from_secs(60));
+    strangers.is_cut = true;
+    let now = strangers.now();
+    strangers.nodes[0].ask_around(now);
+    strangers.run(Duration::from_secs(19));
+    assert_eq!(strangers.silent, [false, false]);
+    strangers.run(Duration::from_secs(2));
+    assert_eq!(strangers.silent, [true, false], "one that doesn't answer is gone");
 }

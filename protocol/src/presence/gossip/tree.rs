@@ -254,7 +254,7 @@ impl Gossip {
     }
 
     /// Whether a carrier is wanted as neighbour.
-    fn is_wanted(&self, device: &DeviceKey) -> bool {
+    pub(super) fn is_wanted(&self, device: &DeviceKey) -> bool {
         self.homes.contains(device) || self.upstream_users.contains_key(device)
     }
 

@@ -425,7 +425,7 @@ impl Sender {
             .with_behaviour(|_| Streams::new(Config::default()))?
             .with_swarm_config(|config| config.with_idle_connection_timeout(LIMIT))
             .build();
-        swarm.behaviour_mut().keep(gateway, true);
+        swarm.behaviour_mut().keep(gateway, halloo::streams::Keeper::Push, true);
         swarm.dial(address.clone())?;
         let connected = async {
             loop {
