@@ -438,11 +438,10 @@ impl EventLoop {
                 self.dial(&target);
             }
         }
-        for descriptor in self.directory.machine.table_snapshot().into_iter().take(KEPT_MAX) {
-            if let Some(target) = Target::of_descriptor(&descriptor, self.dials_private()) {
-                self.dial(&target);
-            }
-        }
+        let private = self.dials_private();
+        let known = self.directory.machine.table().take(KEPT_MAX);
+        let known: Vec<Target> = known.filter_map(|descriptor| Target::of_descriptor(descriptor, private)).collect();
+        known.iter().for_each(|target| self.dial(target));
         let is_alone = self.peers.len() == 0 && !self.is_first_node();
         if is_alone && !self.directory.warned_alone && self.started.elapsed() > JOIN_RETRY {
             self.directory.warned_alone = true;

@@ -254,9 +254,8 @@ impl EventLoop {
             let is_foreign = peer.chain.as_ref().is_none_or(|chain| chain.user.id != own);
             Some((is_foreign, peer.rtt.unwrap_or(TIMEOUT), peer.descriptor.clone()?))
         });
-        let table = self.directory.machine.table_snapshot();
-        let known = table.into_iter().filter(|descriptor| descriptor.roles.contains(Roles::MAILBOX));
-        let mut found: Vec<_> = connected.chain(known.map(|descriptor| (true, TIMEOUT, descriptor))).collect();
+        let known = self.directory.machine.table().filter(|descriptor| descriptor.roles.contains(Roles::MAILBOX));
+        let mut found: Vec<_> = connected.chain(known.map(|descriptor| (true, TIMEOUT, descriptor.clone()))).collect();
         found.sort_by_key(|(is_foreign, rtt, _)| (*is_foreign, *rtt));
         let mut helpers: Vec<Helper> = Vec::new();
         for (.., descriptor) in found {
@@ -270,8 +269,7 @@ impl EventLoop {
     /// Where a mailbox of ours is: where it was, and where the routing table has seen it since.
     pub(crate) fn mailbox_target(&self, helper: &Helper) -> Option<Target> {
         let mut target = self.helper_target(helper)?;
-        let table = self.directory.machine.table_snapshot();
-        let seen = table.iter().find(|descriptor| descriptor.device == helper.device);
+        let seen = self.directory.machine.table().find(|descriptor| descriptor.device == helper.device);
         let seen = seen.and_then(|descriptor| Target::of_descriptor(descriptor, self.dials_private()));
         for address in seen.into_iter().flat_map(|seen| seen.addresses) {
             if !target.addresses.contains(&address) {

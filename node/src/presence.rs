@@ -513,8 +513,7 @@ impl EventLoop {
         // Both what a contact's record says and what the routing table has seen: a contact that names false addresses costs a dial, no carrier.
         let named = self.presence.carriers.get(device).and_then(|helper| self.strange_helper_target(helper));
         let private = self.dials_private();
-        let table = self.directory.machine.table_snapshot();
-        let seen = table.iter().find(|descriptor| descriptor.device == *device);
+        let seen = self.directory.machine.table().find(|descriptor| descriptor.device == *device);
         let seen = seen.and_then(|descriptor| Target::of_descriptor(descriptor, private));
         let Some(mut target) = named.or_else(|| seen.clone()) else { return };
         for address in seen.into_iter().flat_map(|seen| seen.addresses) {

@@ -252,8 +252,7 @@ impl EventLoop {
             (load >= BUSY, known.rtt.unwrap_or(UNKNOWN_RTT), Target::connected(*peer))
         });
         let private = self.dials_private();
-        let table = self.directory.machine.table_snapshot();
-        let known = table.iter().filter(|descriptor| descriptor.roles.contains(Roles::MEDIA_RELAY));
+        let known = self.directory.machine.table().filter(|descriptor| descriptor.roles.contains(Roles::MEDIA_RELAY));
         let known = known.filter_map(|descriptor| {
             let target = Target::of_descriptor(descriptor, private)?;
             let is_connected = self.peers.get(&target.peer).is_some();

@@ -1,9 +1,11 @@
 //! Builds the node's swarm: transports, behaviour, limits. Does not listen and does not dial.
 
 mod gate;
+mod sparing;
 mod traffic;
 
 pub use gate::{Gate, GateRule};
+pub use sparing::Sparing;
 pub use traffic::{Counted, Traffic};
 
 use std::{sync::Arc, time::Duration};
@@ -78,6 +80,10 @@ const PING_EVERY: Duration = Duration::from_secs(45);
 /// Streams open at once on a connection. A client that is called by many has one stream per circuit on
 /// the connection to its relay, and Yamux closes a connection that runs out.
 const MAX_STREAMS: usize = CIRCUITS_CEILING + 256;
+
+/// The same over QUIC, for streams that the other end opens. Whoever wants one more waits for another to end: a client that is called by more than this at
+/// once through one relay. Every connection makes room for all of them when it opens.
+const QUIC_MAX_STREAMS: u32 = 128;
 
 /// Largest WebSocket message taken: a few of Noise's, which are 64 KiB. The library's limit of 256 MiB would let one peer hold that much.
 const WEB_SOCKET_MESSAGE_MAX: usize = 1024 * 1024;
@@ -258,7 +264,7 @@ fn quic_config(keypair: &Keypair) -> quic::Config {
     let mut config = quic::Config::new(keypair);
     config.max_stream_data = QUIC_MAX_STREAM_DATA;
     config.max_connection_data = QUIC_MAX_CONNECTION_DATA;
-    config.max_concurrent_stream_limit = MAX_STREAMS as u32;
+    config.max_concurrent_stream_limit = QUIC_MAX_STREAMS;
     config.keep_alive_interval = QUIC_KEEP_ALIVE;
     config.max_idle_timeout = u32::try_from(QUIC_SILENCE_MAX.as_millis()).unwrap_or(u32::MAX);
     config
@@ -272,7 +278,7 @@ fn build_behaviour(keypair: &Keypair, relay_client: relay::client::Behaviour, op
         limits: connection_limits::Behaviour::new(limits()),
         blocked: allow_block_list::Behaviour::default(),
         streams: Streams::new(streams::Config::default()),
-        identify: Gate::new(identify_behaviour(keypair, options), rule),
+        identify: Gate::new(Sparing::new(identify_behaviour(keypair, options)), rule),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY)),
         relay_client,
         relay_server: options.relay_server.then(|| Circuits::new(local, options.relay_limits, options.lab)).into(),

@@ -259,9 +259,9 @@ impl EventLoop {
     /// Where a vault may be that no record names: its devices have been away for so long that their entries are gone.
     fn vault_candidates(&self) -> Vec<Helper> {
         let me = self.identity.device();
-        let table = self.directory.machine.table_snapshot();
-        let serving = table.into_iter().filter(|descriptor| descriptor.roles.contains(Roles::MAILBOX) && descriptor.device != me);
-        serving.map(|known| Helper { device: known.device, addresses: known.addresses }).take(SEARCH_MAX).collect()
+        let table = self.directory.machine.table();
+        let serving = table.filter(|descriptor| descriptor.roles.contains(Roles::MAILBOX) && descriptor.device != me);
+        serving.map(|known| Helper { device: known.device, addresses: known.addresses.clone() }).take(SEARCH_MAX).collect()
     }
 
     fn drive_vault(&mut self, device: DeviceKey) {

@@ -692,10 +692,9 @@ impl Directory {
         }
     }
 
-    /// All proved, living nodes: the address book to keep on disk.
-    #[must_use]
-    pub fn table_snapshot(&self) -> Vec<Descriptor> {
-        self.table.snapshot()
+    /// The nodes of the table that count as living, in no order.
+    pub fn table(&self) -> impl Iterator<Item = &Descriptor> {
+        self.table.living()
     }
 
     /// Up to `count` proved, living nodes, those nearest to us first: an address book.

@@ -218,8 +218,8 @@ impl EventLoop {
         let own: Vec<_> = self.addresses_for_link().iter().filter_map(address::to_wire).collect();
         let mut found = vec![helper(self.identity.device(), own)];
         found.extend(crate::enrolment::known_bootstrap(&self.store));
-        let table = self.directory.machine.table_snapshot();
-        found.extend(table.into_iter().map(|descriptor| helper(descriptor.device, descriptor.addresses)));
+        let table = self.directory.machine.table();
+        found.extend(table.map(|descriptor| helper(descriptor.device, descriptor.addresses.clone())));
         let mut helpers: Vec<Helper> = Vec::new();
         for helper in found {
             if !helper.addresses.is_empty() && !helpers.iter().any(|known| known.device == helper.device) {

@@ -430,11 +430,10 @@ impl EventLoop {
     fn helpers_of(&self, parts: &EntryParts) -> Vec<Target> {
         let entry = parts.entry();
         let helpers = entry.mailboxes.iter().chain(&entry.keepers).chain(&entry.relays);
-        let table = self.directory.machine.table_snapshot();
         let mut targets: Vec<Target> = Vec::new();
         for helper in helpers {
             let Some(mut target) = self.helper_target(helper) else { continue };
-            let seen = table.iter().find(|descriptor| descriptor.device == helper.device);
+            let seen = self.directory.machine.table().find(|descriptor| descriptor.device == helper.device);
             target.addresses.extend(
                 seen.and_then(|seen| Target::of_descriptor(seen, self.dials_private()))
                     .into_iter()

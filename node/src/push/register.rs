@@ -158,9 +158,8 @@ impl EventLoop {
             return Ok(Helper { device, addresses: address::to_wire(&address).into_iter().collect() });
         }
         let connected = self.peers.with_roles(Roles::GATEWAY).filter_map(|(_, peer)| peer.descriptor.clone());
-        let known =
-            self.directory.machine.table_snapshot().into_iter().filter(|descriptor| descriptor.roles.contains(Roles::GATEWAY));
-        connected.chain(known).next().map(|descriptor| helper_of(&descriptor)).ok_or(PushError::NoGateway)
+        let known = self.directory.machine.table().filter(|descriptor| descriptor.roles.contains(Roles::GATEWAY));
+        connected.chain(known.cloned()).next().map(|descriptor| helper_of(&descriptor)).ok_or(PushError::NoGateway)
     }
 
     fn gateway_of_peer(&self, peer: &PeerId) -> Option<Helper> {
@@ -170,8 +169,8 @@ impl EventLoop {
             );
         }
         let device = address::device_key(peer)?;
-        let known = self.directory.machine.table_snapshot().into_iter().find(|descriptor| descriptor.device == device)?;
-        Some(helper_of(&known))
+        let known = self.directory.machine.table().find(|descriptor| descriptor.device == device)?;
+        Some(helper_of(known))
     }
 
     /// A Web Push channel: the endpoint given, or one of the local push service; keys given, or our own.

@@ -47,9 +47,8 @@ impl EventLoop {
     fn another_gateway(&self) -> Option<Helper> {
         let own = self.own_gateways();
         let connected = self.peers.with_roles(Roles::GATEWAY).filter_map(|(_, peer)| peer.descriptor.clone());
-        let known =
-            self.directory.machine.table_snapshot().into_iter().filter(|descriptor| descriptor.roles.contains(Roles::GATEWAY));
-        let candidates = connected.chain(known);
+        let known = self.directory.machine.table().filter(|descriptor| descriptor.roles.contains(Roles::GATEWAY));
+        let candidates = connected.chain(known.cloned());
         let me = self.identity.device();
         let is_new = |device: &DeviceKey| *device != me && !own.contains(device) && !self.push.tried.contains(device);
         let new: Vec<Helper> =

@@ -580,8 +580,8 @@ impl RoutingTable {
     }
 
     /// All proved, living nodes.
-    pub(super) fn snapshot(&self) -> Vec<Descriptor> {
-        self.peers.iter(Which::Live).map(|peer| Descriptor::clone(&peer.descriptor)).collect()
+    pub(super) fn living(&self) -> impl Iterator<Item = &Descriptor> {
+        self.peers.iter(Which::Live).map(|peer| &*peer.descriptor)
     }
 }
 

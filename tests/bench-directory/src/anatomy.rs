@@ -25,8 +25,7 @@ fn show(what: &str, count: usize, start: Moment) {
 
 /// Prints it.
 #[allow(clippy::print_stdout, reason = "what it is for")]
-pub(crate) async fn print(count: usize) -> Result<()> {
-    let carrier = Carrier::Memory;
+pub(crate) async fn print(count: usize, carrier: Carrier) -> Result<()> {
     let start = Moment::now();
     let swarms = empty::swarms(count, &carrier).await?;
     show("empty swarm", count, start);

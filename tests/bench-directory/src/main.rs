@@ -54,6 +54,9 @@ struct Arguments {
     /// Shows where a node's memory goes instead.
     #[arg(long)]
     anatomy: bool,
+    /// That over QUIC on loopback, not over the memory transport.
+    #[arg(long, requires = "anatomy")]
+    quic: bool,
     /// Chooses who asks for what.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -66,7 +69,8 @@ async fn main() -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "off".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     if arguments.anatomy {
-        return anatomy::print(arguments.nodes).await;
+        let carrier = if arguments.quic { Carrier::Quic } else { Carrier::Memory };
+        return anatomy::print(arguments.nodes, carrier).await;
     }
     if let Some(secs) = arguments.soak {
         let (second, time) = (Duration::from_secs(1), Duration::from_secs(secs));

@@ -23,6 +23,10 @@ const QUIET: Duration = Duration::from_secs(135);
 /// How long idle traffic is watched.
 const IDLE_WATCH: Duration = Duration::from_secs(20);
 
+/// How long what follows the opening of a connection takes: hellos, what peers tell of themselves, what replicas tell each other of a new record. It is
+/// waited for between opening connections and counting what goes over them, and well below the minute after which they close.
+const OPENING: Duration = Duration::from_secs(15);
+
 /// Tries to find a look-up of the kind wanted before the kind is given up.
 const TRIES_MAX: usize = 20_000;
 
@@ -157,6 +161,7 @@ async fn look_up<O: Overlay>(
     is_cut_short: bool,
     idle: f64,
 ) -> Result<(Lookups, BTreeMap<String, u64>)> {
+    tokio::time::sleep(OPENING).await;
     let stage = Stage::begin(network, idle).await?;
     let mut samples = Vec::new();
     for _ in 0..TRIES_MAX {
@@ -234,9 +239,12 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
     say::<O>(began, "publications over open connections");
     let owners: Vec<usize> = (0..plan.publications).map(|_| rng.random_range(0..network.len())).collect();
     let (mut publications, mut bytes, mut requests) = (Vec::new(), 0.0, BTreeMap::<String, u64>::new());
+    // Once to open the connections, once to count.
     for owner in &owners {
-        // Once to open the connections, once to count.
         network.publish(*owner).await?;
+    }
+    tokio::time::sleep(OPENING).await;
+    for owner in &owners {
         let stage = Stage::begin(&network, idle).await?;
         publications.push(network.publish(*owner).await?);
         let (written, kinds) = stage.end(&network).await?;
@@ -257,8 +265,10 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
     say::<O>(began, "refreshes");
     let (mut told, mut bytes, mut requests) = (0, 0.0, BTreeMap::<String, u64>::new());
     for owner in &owners {
-        // Once to open the connections, once to count.
         network.refresh(*owner).await?;
+    }
+    tokio::time::sleep(OPENING).await;
+    for owner in &owners {
         let stage = Stage::begin(&network, idle).await?;
         told += network.refresh(*owner).await?;
         let (written, kinds) = stage.end(&network).await?;

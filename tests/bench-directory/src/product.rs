@@ -85,7 +85,10 @@ pub(crate) async fn wait_ready(member: &Member) -> Result<()> {
         }
         bail!("the node of {} stopped", member.username)
     };
-    tokio::time::timeout(READY_LIMIT, ready).await.with_context(|| format!("{} isn't ready", member.username))?
+    match tokio::time::timeout(READY_LIMIT, ready).await {
+        Ok(ready) => ready,
+        Err(_) => bail!("{} isn't ready: {:?}, {:?}", member.username, member.node.status().await, member.node.totals().await),
+    }
 }
 
 /// An address of a node that has begun to listen.

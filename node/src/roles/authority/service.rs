@@ -138,11 +138,10 @@ impl EventLoop {
         }
         let now = self.now().unix;
         let node = Helper { device: self.identity.device(), addresses: self.own_addresses().into_iter().take(2).collect() };
-        let servers = self.directory.machine.table_snapshot();
+        let servers = self.directory.machine.table();
         let bootstrap = servers
-            .into_iter()
             .take(INVITE_BOOTSTRAP)
-            .map(|descriptor| Helper { device: descriptor.device, addresses: descriptor.addresses.into_iter().take(2).collect() })
+            .map(|known| Helper { device: known.device, addresses: known.addresses.iter().take(2).cloned().collect() })
             .collect();
         let label = self.authority.as_ref().map(|authority| self.authority_label(authority.root())).unwrap_or_default();
         let authority = self.authority.as_mut().ok_or(AuthorityError::NotAnAuthority)?;
