@@ -707,6 +707,12 @@ impl EventLoop {
         match event {
             BehaviourEvent::Streams(event) => self.handle_stream(event),
             BehaviourEvent::Identify(identify::Event::Received { peer_id, info, .. }) => self.handle_identify(peer_id, info),
+            // Two in a row: over TCP a path can be dead for a quarter of an hour before the system says so.
+            BehaviourEvent::Ping(ping::Event {
+                peer,
+                connection,
+                result: Err(ping::Failure::Timeout | ping::Failure::Other { .. }),
+            }) => self.drop_dead(peer, connection),
             BehaviourEvent::Ping(ping::Event { peer, result: Ok(rtt), .. }) => {
                 if let Some(known) = self.peers.get_mut(&peer) {
                     known.rtt = Some(rtt);

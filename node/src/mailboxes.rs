@@ -332,7 +332,8 @@ impl EventLoop {
         own.take_at = now;
         self.mailboxes.check_at = None;
         self.keep_boxes();
-        if let Some(peer) = address::peer_id(&device) {
+        let is_in_use = self.mailboxes.in_use().any(|own| own.helper.device == device);
+        if let Some(peer) = address::peer_id(&device).filter(|_| is_in_use) {
             // Connected, it tells of letters as they come.
             self.swarm.behaviour_mut().streams.keep(peer, Keeper::Mailboxes, true);
         }

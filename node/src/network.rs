@@ -367,6 +367,16 @@ impl EventLoop {
         let _closed = self.swarm.disconnect_peer_id(peer);
     }
 
+    /// Closes a connection over which nothing comes back, so that another way is tried while the peer is wanted.
+    pub(crate) fn drop_dead(&mut self, peer: PeerId, connection: ConnectionId) {
+        let is_only_one = self.swarm.behaviour().streams.connections(&peer) == 1;
+        if let Some(known) = self.peers.connected.get_mut(&peer).filter(|_| is_only_one) {
+            known.is_silent = true;
+        }
+        debug!(%peer, "pings are not answered: connection dropped");
+        let _closed = self.swarm.close_connection(connection);
+    }
+
     /// Connects to a peer unless it is connected or we dial it already. What waits for it fails if it can't be reached.
     pub(crate) fn dial(&mut self, target: &Target) {
         if !self.peers.is_dialling(&target.peer) {

@@ -436,7 +436,10 @@ impl EventLoop {
                     }
                     Err(error) => self.reach.supervisor.handle_listen_failed(relay, error.to_string(), now),
                 },
-                Output::Disconnect { relay } => self.swarm.behaviour_mut().streams.close(relay),
+                Output::Disconnect { relay } => {
+                    self.swarm.behaviour_mut().streams.keep(relay, Keeper::Reservations, false);
+                    self.swarm.behaviour_mut().streams.close(relay);
+                }
                 Output::Event(event) => self.handle_reservation(event),
             }
         }
@@ -458,7 +461,10 @@ impl EventLoop {
                     self.reach_changed();
                 }
             }
-            reservations::Event::Refused { relay, reason } => debug!(%relay, reason, "relay refused a reservation"),
+            reservations::Event::Refused { relay, reason } => {
+                debug!(%relay, reason, "relay refused a reservation");
+                self.swarm.behaviour_mut().streams.keep(relay, Keeper::Reservations, false);
+            }
         }
     }
 

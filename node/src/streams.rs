@@ -488,6 +488,11 @@ impl Streams {
         self.peers.contains_key(peer)
     }
 
+    /// How many connections there are to this peer.
+    pub fn connections(&self, peer: &PeerId) -> usize {
+        self.peers.get(peer).map_or(0, Vec::len)
+    }
+
     /// Whether there is a connection to this peer that runs through no relay.
     pub fn is_direct(&self, peer: &PeerId) -> bool {
         self.peers.get(peer).is_some_and(|links| links.iter().any(|link| !link.relayed))

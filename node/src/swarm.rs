@@ -74,6 +74,9 @@ const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// shorter limits of its own.
 const QUIC_SILENCE_MAX: Duration = Duration::from_secs(30);
 
+/// How often a peer is asked what it is seen as and speaks, changes apart, which are told. libp2p's five minutes were most of what idle nodes send.
+const IDENTIFY_EVERY: Duration = Duration::from_secs(1_800);
+
 /// How often round trips are measured, after the first time: often enough for web servers before a WebSocket, which close what is silent for a minute.
 const PING_EVERY: Duration = Duration::from_secs(45);
 
@@ -82,8 +85,8 @@ const PING_EVERY: Duration = Duration::from_secs(45);
 const MAX_STREAMS: usize = CIRCUITS_CEILING + 256;
 
 /// The same over QUIC, for streams that the other end opens. Whoever wants one more waits for another to end: a client that is called by more than this at
-/// once through one relay. Every connection makes room for all of them when it opens.
-const QUIC_MAX_STREAMS: u32 = 128;
+/// once through one relay; more than all strangers together may have circuits by default. Every connection makes room for all of them when it opens.
+const QUIC_MAX_STREAMS: u32 = 448;
 
 /// Largest WebSocket message taken: a few of Noise's, which are 64 KiB. The library's limit of 256 MiB would let one peer hold that much.
 const WEB_SOCKET_MESSAGE_MAX: usize = 1024 * 1024;
@@ -298,6 +301,7 @@ fn identify_behaviour(keypair: &Keypair, options: SwarmOptions) -> identify::Beh
             .with_agent_version(AGENT.to_owned())
             .with_push_listen_addr_updates(true)
             .with_hide_listen_addrs(options.hide_listen)
+            .with_interval(IDENTIFY_EVERY)
             .with_cache_size(IDENTIFY_CACHE),
     )
 }

@@ -32,8 +32,10 @@ use super::{
 /// cannot hold the closing open by writing on.
 const MAX_FRAMES_AT_CLOSE: usize = 4_096;
 
-/// Empty frames with nothing between them that a peer may send: one rests and takes it back as often as its owner changes its mind.
+/// Empty frames with nothing between them, and no more than a minute from one to the next, that a peer may send: one rests and takes it back as often as
+/// its owner changes its mind.
 const MAX_RESTS_IN_A_ROW: u8 = 16;
+const RESTS_IN_A_ROW: Duration = Duration::from_secs(60);
 
 /// What the behaviour asks of a handler.
 #[derive(Debug)]
@@ -94,8 +96,9 @@ struct Rest {
     said: bool,
     /// The peer's last word.
     heard: bool,
-    /// Empty frames of the peer with nothing between them.
+    /// Empty frames of the peer with nothing between them, and when the last one came.
     in_a_row: u8,
+    heard_at: Option<Instant>,
     /// The last `FromHandler::Resting`.
     reported: bool,
 }
@@ -379,8 +382,10 @@ impl Handler {
 
     /// The peer needs the connection no longer, or does again.
     fn handle_rest(&mut self) -> Result<(), StreamError> {
+        let now = Instant::now();
+        let is_next = self.rest.heard_at.replace(now).is_some_and(|last| now < last + RESTS_IN_A_ROW);
         self.rest.heard = !self.rest.heard;
-        self.rest.in_a_row += 1;
+        self.rest.in_a_row = if is_next { self.rest.in_a_row + 1 } else { 1 };
         if self.rest.in_a_row > MAX_RESTS_IN_A_ROW {
             return Err(StreamError::Restless);
         }

@@ -1,7 +1,7 @@
 //! Identify, asked of few peers at once.
 //!
 //! What a peer says of itself by identify is twice as long as the handshake, and on most connections nobody needs it: who a peer is and what it serves stands
-//! in its hello. What is left is how peers see our address, and which protocols a relay speaks. So only the first connections are asked, the others once they
+//! in its hello. What is left is how peers see our address, and which protocols a relay speaks. So only the first that we dial are asked, the others once they
 //! have lasted for identify's interval, or when the owner [wants](Sparing::ask) it. Whoever asks us is answered.
 
 use std::collections::{HashMap, VecDeque};
@@ -18,16 +18,30 @@ use libp2p::{PeerId, identify};
 
 use crate::address;
 
-/// Connections that are asked as soon as they stand: enough to believe what several say of our address.
+/// Connections we have dialled that are asked as soon as they stand: enough to believe what several say of our address.
 const ASKED_AT_ONCE: usize = 8;
 
 type Inner = THandler<identify::Behaviour>;
 
+/// How a connection came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Dialled,
+    Taken,
+    Relayed,
+}
+
+#[derive(Debug)]
+struct Connection {
+    peer: PeerId,
+    way: Way,
+    is_asked: bool,
+}
+
 /// See the [module's documentation](self).
 pub struct Sparing {
     inner: identify::Behaviour,
-    /// Connections, and whether they were asked.
-    connections: HashMap<ConnectionId, (PeerId, bool)>,
+    connections: HashMap<ConnectionId, Connection>,
     /// Connections to be asked.
     wanted: VecDeque<(PeerId, ConnectionId)>,
 }
@@ -46,19 +60,38 @@ impl Sparing {
 
     /// Asks this peer, if it hasn't been.
     pub fn ask(&mut self, peer: &PeerId) {
-        for (connection, (other, asked)) in &mut self.connections {
-            if other == peer && !std::mem::replace(asked, true) {
-                self.wanted.push_back((*peer, *connection));
+        for (id, connection) in &mut self.connections {
+            if connection.peer == *peer && !std::mem::replace(&mut connection.is_asked, true) {
+                self.wanted.push_back((*peer, *id));
             }
         }
     }
 
-    fn handler(&mut self, connection: ConnectionId, peer: PeerId, is_relayed: bool, inner: Inner) -> SparingHandler {
-        let asked = self.connections.values().filter(|(_, asked)| *asked).count();
-        // A relayed connection is let through for those alone whose addresses are wanted.
-        let asks = is_relayed || asked < ASKED_AT_ONCE;
-        self.connections.insert(connection, (peer, asks));
-        SparingHandler { inner, skips: !asks, skipped: None }
+    fn handler(&mut self, id: ConnectionId, peer: PeerId, way: Way, inner: Inner) -> SparingHandler {
+        // A relayed connection is let through for those alone whose addresses are wanted. Whom we dial is a server, more likely than who dials us.
+        let is_asked = way == Way::Relayed || (way == Way::Dialled && self.asked() < ASKED_AT_ONCE);
+        self.connections.insert(id, Connection { peer, way, is_asked });
+        SparingHandler { inner, skips: !is_asked, skipped: None }
+    }
+
+    /// How many of those that were dialled are asked.
+    fn asked(&self) -> usize {
+        self.connections.values().filter(|connection| connection.way == Way::Dialled && connection.is_asked).count()
+    }
+
+    /// A connection is gone: another one that stands is asked in its place.
+    fn handle_gone(&mut self, id: ConnectionId) {
+        self.wanted.retain(|(_, wanted)| *wanted != id);
+        let gone = self.connections.remove(&id);
+        if !gone.is_some_and(|gone| gone.way == Way::Dialled && gone.is_asked) || self.asked() >= ASKED_AT_ONCE {
+            return;
+        }
+        let waiting = |connection: &Connection| connection.way == Way::Dialled && !connection.is_asked;
+        let next = self.connections.iter_mut().find(|(_, connection)| waiting(connection));
+        if let Some((id, connection)) = next {
+            connection.is_asked = true;
+            self.wanted.push_back((connection.peer, *id));
+        }
     }
 }
 
@@ -83,7 +116,8 @@ impl NetworkBehaviour for Sparing {
         remote: &Multiaddr,
     ) -> Result<SparingHandler, ConnectionDenied> {
         let inner = self.inner.handle_established_inbound_connection(connection, peer, local, remote)?;
-        Ok(self.handler(connection, peer, address::is_circuit(local), inner))
+        let way = if address::is_circuit(local) { Way::Relayed } else { Way::Taken };
+        Ok(self.handler(connection, peer, way, inner))
     }
 
     fn handle_pending_outbound_connection(
@@ -105,7 +139,8 @@ impl NetworkBehaviour for Sparing {
         port_use: PortUse,
     ) -> Result<SparingHandler, ConnectionDenied> {
         let inner = self.inner.handle_established_outbound_connection(connection, peer, address, role, port_use)?;
-        Ok(self.handler(connection, peer, address::is_circuit(address), inner))
+        let way = if address::is_circuit(address) { Way::Relayed } else { Way::Dialled };
+        Ok(self.handler(connection, peer, way, inner))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -113,8 +148,7 @@ impl NetworkBehaviour for Sparing {
         | FromSwarm::DialFailure(DialFailure { connection_id, .. })
         | FromSwarm::ListenFailure(ListenFailure { connection_id, .. }) = event
         {
-            self.connections.remove(&connection_id);
-            self.wanted.retain(|(_, wanted)| *wanted != connection_id);
+            self.handle_gone(connection_id);
         }
         self.inner.on_swarm_event(event);
     }

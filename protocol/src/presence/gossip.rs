@@ -464,7 +464,9 @@ impl Gossip {
         let mut asked = 0;
         for id in self.link_list() {
             let is_pending = self.link(id).asked_at.is_some();
-            if asked < ASKED_AROUND && !is_pending && self.rests(id) && self.may_echo(id, now.instant) {
+            // Asked sooner than that after the last time, an echo could still be too fresh for another.
+            let is_quiet = now.instant >= self.link(id).sent_at + self.config.heartbeat;
+            if asked < ASKED_AROUND && !is_pending && is_quiet && self.rests(id) {
                 asked += 1;
                 self.link(id).asked_at = Some(now.instant);
                 self.flush(id, now, true);
@@ -603,6 +605,7 @@ impl Gossip {
         }
         for link in self.links.iter_mut().flatten() {
             link.heard_at = now.instant;
+            link.asked_at = link.asked_at.map(|_| now.instant);
         }
         self.outputs.push_back(Output::Resumed);
     }

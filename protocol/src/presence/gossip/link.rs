@@ -116,7 +116,7 @@ pub(super) struct Link {
     hurried_until: Option<Instant>,
     pub(super) heard_at: Instant,
     /// While we have nothing to do with it: when its silence was last of no account.
-    rested_at: Instant,
+    rested_at: Option<Instant>,
     /// It was asked for a sign of life then, and hasn't given one.
     pub(super) asked_at: Option<Instant>,
     strikes: u32,
@@ -160,7 +160,7 @@ impl Link {
             // What a new neighbour is to know first.
             hurried_until: Some(now + HURRY),
             heard_at: now,
-            rested_at: now,
+            rested_at: None,
             asked_at: None,
             strikes: 0,
             reported_at: None,
@@ -191,6 +191,11 @@ impl Link {
             is_tacit: former.is_tacit,
             ..Self::new(former.peer, now)
         }
+    }
+
+    /// From when on its silence counts. One that rested has a heartbeat's time to say the first thing.
+    fn counts_from(&self, heartbeat: Duration) -> Instant {
+        self.rested_at.map_or(self.heard_at, |rested| self.heard_at.max(rested + heartbeat))
     }
 
     /// A number was given. False if it was given before.
@@ -492,10 +497,10 @@ impl Gossip {
         let rests = self.rests(id);
         let link = self.link(id);
         if rests && link.asked_at.is_none() {
-            link.rested_at = now.instant;
+            link.rested_at = Some(now.instant);
             return self.arm(Timer::Beat(id), now.instant + heartbeat);
         }
-        let silent_since = link.asked_at.filter(|_| rests).unwrap_or(link.heard_at.max(link.rested_at));
+        let silent_since = link.asked_at.filter(|_| rests).unwrap_or_else(|| link.counts_from(heartbeat));
         if !link.is_tacit && now.instant >= silent_since + silence {
             let device = link.peer.device;
             self.unlink(id, now, true);
@@ -513,7 +518,7 @@ impl Gossip {
             link.is_beating = false;
             return;
         }
-        let next = (link.sent_at + heartbeat).min(link.heard_at.max(link.rested_at) + silence);
+        let next = (link.sent_at + heartbeat).min(link.counts_from(heartbeat) + silence);
         self.arm(Timer::Beat(id), next);
     }
 
