@@ -2,12 +2,12 @@
 #![expect(missing_docs, reason = "the derived event enum has no place for them")]
 
 use libp2p::{
-    allow_block_list, autonat, connection_limits, dcutr, mdns, ping, relay,
+    allow_block_list, autonat, connection_limits, dcutr, identify, mdns, ping, relay,
     swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
     upnp,
 };
 
-use crate::{circuits::Circuits, streams::Streams, swarm::{Gate, Sparing}};
+use crate::{circuits::Circuits, streams::Streams, swarm::Gate};
 
 /// The node's behaviour. The derive also makes `BehaviourEvent`, one variant per field.
 ///
@@ -22,7 +22,7 @@ pub struct Behaviour {
     pub streams: Streams,
     /// Tells peers our addresses and protocols, and how they see us; never on relayed connections, but in a lab. So nobody there is taken
     /// for a server of AutoNAT either, which would be told the addresses to try.
-    pub identify: Gate<Sparing>,
+    pub identify: Gate<identify::Behaviour>,
     /// Notices dead connections, measures round-trip times.
     pub ping: ping::Behaviour,
     /// Reserves at relays and dials through them.

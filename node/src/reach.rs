@@ -280,10 +280,6 @@ impl EventLoop {
     }
 
     pub(crate) fn reach_greeted(&mut self, peer: PeerId) {
-        let may_relay = self.peers.get(&peer).and_then(|known| known.descriptor.as_ref());
-        if may_relay.is_some_and(|descriptor| descriptor.roles.contains(Roles::RELAY)) {
-            self.swarm.behaviour_mut().identify.inner_mut().ask(&peer);
-        }
         self.consider_relay(peer);
     }
 

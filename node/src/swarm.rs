@@ -1,11 +1,9 @@
 //! Builds the node's swarm: transports, behaviour, limits. Does not listen and does not dial.
 
 mod gate;
-mod sparing;
 mod traffic;
 
 pub use gate::{Gate, GateRule};
-pub use sparing::Sparing;
 pub use traffic::{Counted, Traffic};
 
 use std::{sync::Arc, time::Duration};
@@ -73,9 +71,6 @@ const QUIC_KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// After how much silence a QUIC connection is lost: two keep-alives, the second of which is sent again several times. Who waits for an answer has
 /// shorter limits of its own.
 const QUIC_SILENCE_MAX: Duration = Duration::from_secs(30);
-
-/// How often a peer is asked what it is seen as and speaks, changes apart, which are told. libp2p's five minutes were most of what idle nodes send.
-const IDENTIFY_EVERY: Duration = Duration::from_secs(1_800);
 
 /// How often round trips are measured, after the first time: often enough for web servers before a WebSocket, which close what is silent for a minute.
 const PING_EVERY: Duration = Duration::from_secs(45);
@@ -281,7 +276,7 @@ fn build_behaviour(keypair: &Keypair, relay_client: relay::client::Behaviour, op
         limits: connection_limits::Behaviour::new(limits()),
         blocked: allow_block_list::Behaviour::default(),
         streams: Streams::new(streams::Config::default()),
-        identify: Gate::new(Sparing::new(identify_behaviour(keypair, options)), rule),
+        identify: Gate::new(identify_behaviour(keypair, options), rule),
         ping: ping::Behaviour::new(ping::Config::new().with_interval(PING_EVERY)),
         relay_client,
         relay_server: options.relay_server.then(|| Circuits::new(local, options.relay_limits, options.lab)).into(),
@@ -301,7 +296,6 @@ fn identify_behaviour(keypair: &Keypair, options: SwarmOptions) -> identify::Beh
             .with_agent_version(AGENT.to_owned())
             .with_push_listen_addr_updates(true)
             .with_hide_listen_addrs(options.hide_listen)
-            .with_interval(IDENTIFY_EVERY)
             .with_cache_size(IDENTIFY_CACHE),
     )
 }

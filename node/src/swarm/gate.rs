@@ -55,11 +55,6 @@ impl<B: NetworkBehaviour> Gate<B> {
         Self { inner, rule, shut: HashMap::new(), opened: VecDeque::new() }
     }
 
-    /// What is behind the gate.
-    pub const fn inner_mut(&mut self) -> &mut B {
-        &mut self.inner
-    }
-
     /// Lets the protocol speak on the relayed connections that we have dialled to this peer. True if there were any.
     pub fn open_dialled(&mut self, peer: &PeerId) -> bool {
         self.open(peer, true)
