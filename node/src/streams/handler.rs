@@ -314,13 +314,11 @@ impl Handler {
     fn poll_reads(&mut self, cx: &mut Context<'_>) -> Option<FromHandler> {
         if let Some(channel) = &mut self.writer {
             match channel.poll_read(cx) {
-                Poll::Ready(Ok(read)) => {
-                    match self.handle_read(read) {
-                        Ok(Some(event)) => return Some(event),
-                        Ok(None) => {}
-                        Err(error) => self.fail_writer(error),
-                    }
-                }
+                Poll::Ready(Ok(read)) => match self.handle_read(read) {
+                    Ok(Some(event)) => return Some(event),
+                    Ok(None) => {}
+                    Err(error) => self.fail_writer(error),
+                },
                 Poll::Ready(Err(error)) => self.fail_writer(error),
                 Poll::Pending => {}
             }

@@ -471,7 +471,8 @@ impl Gossip {
     /// Whether there is nothing that we have to do with a neighbour: then neither hears anything from the other, and connections that nobody else uses close.
     pub(super) fn rests(&mut self, id: LinkId) -> bool {
         let link = self.link(id);
-        let (device, is_used) = (link.peer.device, link.is_tacit || link.peer.is_contact || link.peer.is_own || link.topic_count() > 0);
+        let (device, is_used) =
+            (link.peer.device, link.is_tacit || link.peer.is_contact || link.peer.is_own || link.topic_count() > 0);
         !is_used && !self.is_wanted(&device)
     }
 
