@@ -575,6 +575,7 @@ impl EventLoop {
         known.chain_error = chain_error;
         known.descriptor = hello.descriptor.filter(|descriptor| descriptor.device == device);
         let descriptor = known.descriptor.clone();
+        self.swarm.behaviour_mut().streams.heed(peer, chain.is_some());
         self.account_circuits(peer);
         if let Some(voter) = self.vote_on_the_time(&device, hello.chain.as_ref(), hello.clock) {
             let offset_before = self.clock.offset_secs();

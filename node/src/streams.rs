@@ -23,8 +23,8 @@
 //!   the peer takes longer than [`DRAIN_TIMEOUT`]. Earlier frames may arrive *after* later ones.
 //!   If the direct connection dies before the relayed one is gone, frames go through the relay again.
 //! - **Keep-alive.** A connection stays while frames flow and for [`Config::idle`] after; longer only
-//!   while either end's owner [keeps](Streams::keep) the other. An end that doesn't says so with an empty frame; the next frame, of whatever length, takes it
-//!   back. When both have said it the connection closes, and both know why ([`CloseReason::Idle`]).
+//!   while it is [kept](Streams::keep) here, or at the other end if that is [heeded](Streams::heed). An end that needs a connection no longer says so
+//!   with an empty frame; the next frame takes it back. When both have said it the connection closes, and both know why ([`CloseReason::Idle`]).
 //! - **Backpressure.** Outgoing queues are bounded ([`MAX_QUEUED_FRAMES`], [`MAX_QUEUED_BYTES`]) and
 //!   refuse when full. If the owner does not poll the swarm, streams are not read, and the peer's
 //!   queue fills.
@@ -32,6 +32,7 @@
 mod channel;
 mod frame;
 mod handler;
+mod rest;
 #[cfg(test)]
 mod tests;
 
@@ -123,9 +124,9 @@ pub enum SendError {
     /// The frame is longer than [`MAX_FRAME_LEN`].
     #[error("frame of {0} bytes, at most {MAX_FRAME_LEN} allowed")]
     TooLarge(usize),
-    /// The frame has no bytes: that has a meaning of its own.
-    #[error("an empty frame")]
-    Empty,
+    /// The frame is so short that it has a meaning of its own here.
+    #[error("a frame of this layer's own")]
+    TooShort,
 }
 
 /// Why a stream ended before its time. The connection itself lives on.
@@ -138,7 +139,7 @@ pub enum StreamError {
     #[error("the peer announced a frame of {0} bytes, at most {MAX_FRAME_LEN} allowed")]
     Oversized(u64),
     /// The peer said again and again that it doesn't need the connection and that it does, and nothing else.
-    #[error("the peer sent too many empty frames")]
+    #[error("the peer said too often whether it needs the connection")]
     Restless,
     /// The peer sent something that is not a length prefix.
     #[error("the peer sent a malformed length prefix")]
@@ -303,6 +304,8 @@ struct Link {
     closing: bool,
     /// What the handler was last told.
     kept: bool,
+    /// What the handler was last told of the peer's wishes.
+    heeded: bool,
     /// Both ends have said that they need it no longer.
     resting: bool,
     gauge: Arc<Gauge>,
@@ -424,8 +427,8 @@ impl Streams {
             .and_then(|via| links.iter().find(|link| link.id == via && !link.draining))
             .or_else(|| best(links))
             .ok_or(SendError::NotConnected)?;
-        if frame.is_empty() {
-            return Err(SendError::Empty);
+        if rest::Word::of(&frame).is_some() {
+            return Err(SendError::TooShort);
         }
         link.gauge.reserve(frame.len())?;
         let action = notify(peer, link.id, Command::Send(frame));
@@ -447,6 +450,16 @@ impl Streams {
             }
         }
         self.refresh_kept(peer);
+    }
+
+    /// Whether connections stay because this peer wants them, until called with `false` or until the last is gone. Without it a peer can't hold a
+    /// connection that nobody here needs for longer than [`Config::idle`] after the last frame.
+    pub fn heed(&mut self, peer: PeerId, heed: bool) {
+        for link in self.peers.get_mut(&peer).into_iter().flatten().filter(|link| link.heeded != heed) {
+            link.heeded = heed;
+            self.actions.push_back(notify(peer, link.id, Command::Heed(heed)));
+        }
+        self.wake();
     }
 
     /// Nobody wants connections to this peer kept any more.
@@ -528,9 +541,14 @@ impl Streams {
             draining: false,
             closing: false,
             kept: false,
+            heeded: false,
             resting: false,
             gauge,
         });
+        // A further connection of one who is heeded.
+        if self.peers.get(&peer).is_some_and(|links| links.iter().any(|link| link.heeded)) {
+            self.heed(peer, true);
+        }
         self.actions.push_back(ToSwarm::GenerateEvent(Event::Connected { peer, connection, relayed, first }));
         self.try_direct(peer);
         self.leave_relays(peer);

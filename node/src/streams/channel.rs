@@ -101,10 +101,10 @@ impl Channel {
         }
     }
 
-    /// Adds an empty frame behind all it has taken so far. It counts nowhere.
-    pub(super) fn push_empty(&mut self) {
+    /// Adds a frame of this layer's own behind all it has taken so far. It counts nowhere.
+    pub(super) fn push_word(&mut self, frame: &[u8]) {
         if self.write_half == WriteHalf::Open {
-            self.writer.push(&[]);
+            self.writer.push(frame);
         }
     }
 

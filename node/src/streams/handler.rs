@@ -26,16 +26,12 @@ use tokio::time::Sleep;
 use super::{
     CLOSE_TIMEOUT, DRAIN_LINGER, DRAIN_TIMEOUT, Gauge, Greeting, MAX_INBOUND_STREAMS, STALL_TIMEOUT, StreamError, Traffic,
     channel::{Channel, Read},
+    rest::{Rest, Word},
 };
 
 /// Frames still readable when a connection closes are delivered up to this many, so that a peer
 /// cannot hold the closing open by writing on.
 const MAX_FRAMES_AT_CLOSE: usize = 4_096;
-
-/// Empty frames with nothing between them, and no more than a minute from one to the next, that a peer may send: one rests and takes it back as often as
-/// its owner changes its mind.
-const MAX_RESTS_IN_A_ROW: u8 = 16;
-const RESTS_IN_A_ROW: Duration = Duration::from_secs(60);
 
 /// What the behaviour asks of a handler.
 #[derive(Debug)]
@@ -48,6 +44,8 @@ pub enum Command {
     Hello(Greeting),
     /// Keep the connection open without frames, or no longer.
     Keep(bool),
+    /// Keep it open as long as the peer wants it, or not for that.
+    Heed(bool),
     /// Send what is queued, then bring all streams to their end; stay a while for late ones.
     Drain,
     /// The same, but report as soon as nothing is left, and do not wait long for it.
@@ -88,21 +86,6 @@ struct Drain {
     deadline: Instant,
 }
 
-/// What both ends have said about needing the connection: an empty frame says that the sender doesn't, the next frame, of whatever length, that it
-/// does again.
-#[derive(Debug, Default)]
-struct Rest {
-    /// Our last word.
-    said: bool,
-    /// The peer's last word.
-    heard: bool,
-    /// Empty frames of the peer with nothing between them, and when the last one came.
-    in_a_row: u8,
-    heard_at: Option<Instant>,
-    /// The last `FromHandler::Resting`.
-    reported: bool,
-}
-
 type Output = ConnectionHandlerEvent<ReadyUpgrade<StreamProtocol>, (), FromHandler>;
 
 /// See the [module's documentation](self).
@@ -130,6 +113,8 @@ pub struct Handler {
     events: VecDeque<FromHandler>,
 
     kept: bool,
+    /// What the peer says about needing the connection counts.
+    heeds: bool,
     /// `Drain` or `Finish` has come.
     draining: Option<Drain>,
     reported_drained: bool,
@@ -164,6 +149,7 @@ impl Handler {
             reported_open: false,
             events: VecDeque::new(),
             kept: false,
+            heeds: false,
             draining: None,
             reported_drained: false,
             active: None,
@@ -195,7 +181,7 @@ impl Handler {
         }
         self.active = Some(Instant::now());
         // The hello on it counts as any frame.
-        (self.rest.said, self.rest.heard) = (false, false);
+        self.rest.stream_opened();
         self.report_rest();
         self.report_open();
     }
@@ -271,7 +257,7 @@ impl Handler {
         if let Some(channel) = &mut self.writer {
             let written = channel.poll_write(cx, Some(&mut self.queue));
             if note_written(channel, &self.gauge, &self.traffic, &mut self.active) {
-                self.rest.said = false;
+                self.rest.frame_sent();
             }
             if let Err(error) = written {
                 self.fail_writer(StreamError::Io(error));
@@ -361,11 +347,13 @@ impl Handler {
     fn handle_read(&mut self, read: Read) -> Result<Option<FromHandler>, StreamError> {
         let (bytes, event) = match read {
             Read::Hello(bytes) => (bytes.len(), FromHandler::Hello(bytes)),
-            Read::Frame(bytes) if bytes.is_empty() => {
-                self.again = true;
-                return self.handle_rest().map(|()| None);
-            }
-            Read::Frame(bytes) => (bytes.len(), FromHandler::Frame(bytes)),
+            Read::Frame(bytes) => match Word::of(&bytes) {
+                Some(word) => {
+                    self.again = true;
+                    return self.rest.hear(word, Instant::now()).map(|()| None);
+                }
+                None => (bytes.len(), FromHandler::Frame(bytes)),
+            },
             Read::End => {
                 self.again = true;
                 return Ok(None);
@@ -373,49 +361,32 @@ impl Handler {
         };
         self.traffic.count_in(bytes);
         self.active = Some(Instant::now());
-        self.rest.heard = false;
-        self.rest.in_a_row = 0;
+        self.rest.frame_heard();
         Ok(Some(event))
-    }
-
-    /// The peer needs the connection no longer, or does again.
-    fn handle_rest(&mut self) -> Result<(), StreamError> {
-        let now = Instant::now();
-        let is_next = self.rest.heard_at.replace(now).is_some_and(|last| now < last + RESTS_IN_A_ROW);
-        self.rest.heard = !self.rest.heard;
-        self.rest.in_a_row = if is_next { self.rest.in_a_row + 1 } else { 1 };
-        if self.rest.in_a_row > MAX_RESTS_IN_A_ROW {
-            return Err(StreamError::Restless);
-        }
-        Ok(())
     }
 
     /// Says that this end needs the connection no longer, once nothing has passed for long enough, or takes it back.
     fn say_rest(&mut self, now: Instant) {
-        if self.draining.is_some() || self.is_busy() {
-            return;
-        }
-        let rests = !self.kept && self.active.is_none_or(|active| now >= active + self.idle);
-        // What was taken back by a frame is; what came from the peer since takes nothing back.
-        let changes = if self.rest.said { self.kept } else { rests };
-        if let Some(writer) = self.writer.as_mut().filter(|_| changes) {
-            writer.push_empty();
-            self.rest.said = !self.rest.said;
+        let is_idle = self.active.is_none_or(|active| now >= active + self.idle);
+        if self.draining.is_none()
+            && !self.is_busy()
+            && let Some(writer) = &mut self.writer
+            && let Some(word) = self.rest.say(self.kept, is_idle)
+        {
+            writer.push_word(word.frame());
             self.again = true;
         }
+        self.report_rest();
     }
 
     /// Whether both ends have said that they need the connection no longer.
     fn is_resting(&self) -> bool {
-        self.rest.said && self.rest.heard && !self.is_busy()
+        self.rest.is_agreed() && !self.is_busy()
     }
 
     fn report_rest(&mut self) {
         let resting = self.is_resting();
-        if self.rest.reported != resting {
-            self.rest.reported = resting;
-            self.events.push_back(FromHandler::Resting(resting));
-        }
+        self.events.extend(self.rest.news(resting).map(FromHandler::Resting));
     }
 
     fn start_drain(&mut self, linger: Duration, timeout: Duration) {
@@ -468,7 +439,6 @@ impl Handler {
         }
         self.drop_readers(|channel| drained || stalled(channel), || io::ErrorKind::TimedOut.into());
         self.say_rest(now);
-        self.report_rest();
         if !self.reported_drained && self.is_drained(now) {
             self.reported_drained = true;
             self.events.push_back(FromHandler::Drained);
@@ -524,8 +494,9 @@ impl ConnectionHandler for Handler {
             return !self.reported_drained;
         }
         let active = self.active.is_some_and(|active| now < active + self.idle);
-        // With a stream the peer is asked, too: it may keep what we don't.
-        self.kept || self.is_busy() || active || (self.writer.is_some() && !self.is_resting())
+        // It may keep what we don't.
+        let is_wanted_there = self.heeds && self.writer.is_some() && !self.is_resting();
+        self.kept || self.is_busy() || active || is_wanted_there
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Output> {
@@ -581,6 +552,7 @@ impl ConnectionHandler for Handler {
             Command::Open => self.open_wanted = self.writer.is_none(),
             Command::Hello(hello) => self.hello = hello,
             Command::Keep(keep) => self.kept = keep,
+            Command::Heed(heed) => self.heeds = heed,
             Command::Drain => self.start_drain(DRAIN_LINGER, DRAIN_TIMEOUT),
             Command::Finish => self.start_drain(Duration::ZERO, CLOSE_TIMEOUT),
             Command::Resume => {

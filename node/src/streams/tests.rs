@@ -264,6 +264,16 @@ async fn pass(peers: &mut [&mut TestPeer; 2], time: Duration) {
     let _over = tokio::time::timeout(time, until(peers, "never", |_| false)).await;
 }
 
+/// Each heeds what the others want.
+fn heed_each_other<const N: usize>(peers: &mut [&mut TestPeer; N]) {
+    let ids: Vec<PeerId> = peers.iter().map(|peer| peer.id).collect();
+    for peer in peers {
+        for id in &ids {
+            peer.swarm.behaviour_mut().streams.heed(*id, true);
+        }
+    }
+}
+
 fn is_closed_as_idle(peer: &TestPeer, with: PeerId) -> bool {
     peer.stream_events()
         .any(|event| matches!(event, Event::Closed { peer, reason: CloseReason::Idle, last: true, .. } if *peer == with))
@@ -286,6 +296,7 @@ async fn an_idle_connection_goes_and_one_that_either_end_keeps_stays() {
             alice.send(idle.id, b"hi");
             alice.send(kept.id, b"hi");
         }
+        heed_each_other(&mut [alice, idle, kept]);
         greeted && is_closed_as_idle(alice, idle.id) && is_closed_as_idle(idle, alice.id)
     })
     .await;
@@ -316,6 +327,7 @@ async fn a_connection_is_kept_by_who_wants_it_only_after_a_while() {
             greeted = true;
             alice.send(to, b"hi");
         }
+        heed_each_other(&mut [alice, bob]);
         !bob.frames_from(from).is_empty()
     })
     .await;
@@ -326,6 +338,24 @@ async fn a_connection_is_kept_by_who_wants_it_only_after_a_while() {
     bob.swarm.behaviour_mut().streams.keep(from, Keeper::Directory, false);
     pass(&mut [&mut alice, &mut bob], Duration::from_secs(2)).await;
     assert!(alice.is_connected(to) && bob.is_connected(from));
+}
+
+#[tokio::test]
+async fn a_connection_is_not_kept_by_who_is_not_heeded() {
+    let (mut alice, mut stranger) = (impatient().await, impatient().await);
+    stranger.swarm.behaviour_mut().streams.keep(alice.id, Keeper::Directory, true);
+    stranger.dial(&alice);
+    let (to, from) = (alice.id, stranger.id);
+    let mut greeted = false;
+    until(&mut [&mut alice, &mut stranger], "the stranger's goes", |[alice, stranger]| {
+        if !greeted && stranger.is_connected(to) {
+            greeted = true;
+            stranger.send(to, b"hi");
+        }
+        is_closed_as_idle(alice, from)
+    })
+    .await;
+    assert_eq!(alice.frames_from(from), [b"hi"]);
 }
 
 /// A swarm with one behaviour over the memory transport.
@@ -483,47 +513,34 @@ async fn assert_friend_unaffected(victim: &mut TestPeer, friend: &mut TestPeer) 
         .await;
 }
 
-#[tokio::test]
-async fn an_oversized_frame_ends_its_stream_and_nobody_elses() {
-    // A hello of one byte, then a length of 65,537.
-    let (mut victim, mut friend, mut hostile) = attacked(&[&[1, 0, 0x81, 0x80, 0x04]]).await;
+/// A hostile peer that opens one stream with these bytes loses it for `reason`, and nobody else anything. What the victim has heard of it before.
+async fn assert_stream_lost(bytes: &[u8], reason: fn(&StreamError) -> bool) -> usize {
+    let (mut victim, mut friend, mut hostile) = attacked(&[bytes]).await;
     let id = hostile.id;
     until_with(&mut [&mut victim, &mut friend], &mut [&mut hostile], "refused", |[victim, _]| {
-        victim
-            .stream_events()
-            .any(|event| matches!(event, Event::Failed { peer, error: StreamError::Oversized(65_537), .. } if *peer == id))
+        victim.stream_events().any(|event| matches!(event, Event::Failed { peer, error, .. } if *peer == id && reason(error)))
     })
     .await;
     assert_friend_unaffected(&mut victim, &mut friend).await;
+    victim.frames_from(id).len()
+}
+
+#[tokio::test]
+async fn an_oversized_frame_ends_its_stream_and_nobody_elses() {
+    // A hello of one byte, then a length of 65,537.
+    assert_stream_lost(&[1, 0, 0x81, 0x80, 0x04], |error| matches!(error, StreamError::Oversized(65_537))).await;
 }
 
 #[tokio::test]
 async fn a_malformed_length_ends_its_stream_and_nobody_elses() {
-    let (mut victim, mut friend, mut hostile) = attacked(&[&[0xff; 20]]).await;
-    let id = hostile.id;
-    until_with(&mut [&mut victim, &mut friend], &mut [&mut hostile], "refused", |[victim, _]| {
-        victim
-            .stream_events()
-            .any(|event| matches!(event, Event::Failed { peer, error: StreamError::Malformed, .. } if *peer == id))
-    })
-    .await;
-    assert_friend_unaffected(&mut victim, &mut friend).await;
+    assert_stream_lost(&[0xff; 20], |error| matches!(error, StreamError::Malformed)).await;
 }
 
 #[tokio::test]
-async fn who_says_nothing_again_and_again_loses_the_stream() {
+async fn who_says_again_and_again_that_nothing_is_needed_loses_the_stream() {
     let mut bytes = vec![1, 7];
     bytes.extend([0; 100]);
-    let (mut victim, mut friend, mut hostile) = attacked(&[&bytes]).await;
-    let id = hostile.id;
-    until_with(&mut [&mut victim, &mut friend], &mut [&mut hostile], "refused", |[victim, _]| {
-        victim
-            .stream_events()
-            .any(|event| matches!(event, Event::Failed { peer, error: StreamError::Restless, .. } if *peer == id))
-    })
-    .await;
-    assert!(victim.frames_from(id).is_empty());
-    assert_friend_unaffected(&mut victim, &mut friend).await;
+    assert_eq!(assert_stream_lost(&bytes, |error| matches!(error, StreamError::Restless)).await, 0);
 }
 
 #[tokio::test]

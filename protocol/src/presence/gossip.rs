@@ -26,6 +26,7 @@
 mod hint;
 mod link;
 mod receive;
+mod rest;
 mod tacit;
 #[cfg(test)]
 mod tests;
@@ -64,9 +65,6 @@ const SLEPT: Duration = Duration::from_secs(5);
 
 /// Neighbours that are lost within this may have been lost with our own connection to the network.
 const LOST_TOGETHER: Duration = Duration::from_secs(60);
-
-/// Neighbours that are asked at once whether we are cut off.
-const ASKED_AROUND: usize = 3;
 
 /// How often what has expired is swept out.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
@@ -457,22 +455,6 @@ impl Gossip {
     /// Whether a neighbour that lives has shown since `at` that we aren't cut off: had its heartbeats got lost, it would be gone by then.
     pub(super) fn is_heard_after(&self, at: Instant) -> bool {
         self.links.iter().flatten().any(|link| link.heard_at > at + self.config.heartbeat)
-    }
-
-    /// Asks some of the neighbours that we have nothing to do with for a sign of life: whether we are cut off shows by them, too.
-    pub(super) fn ask_around(&mut self, now: Now) {
-        let mut asked = 0;
-        for id in self.link_list() {
-            let is_pending = self.link(id).asked_at.is_some();
-            // Asked sooner than that after the last time, an echo could still be too fresh for another.
-            let is_quiet = now.instant >= self.link(id).sent_at + self.config.heartbeat;
-            if asked < ASKED_AROUND && !is_pending && is_quiet && self.rests(id) {
-                asked += 1;
-                self.link(id).asked_at = Some(now.instant);
-                self.flush(id, now, true);
-                self.arm(Timer::Beat(id), now.instant + self.config.silence);
-            }
-        }
     }
 
     /// How many topics are held, and how many neighbours.

@@ -468,27 +468,6 @@ impl Gossip {
         self.arm(Timer::Flush(id), at.max(earliest));
     }
 
-    /// Whether there is nothing that we have to do with a neighbour: then neither hears anything from the other, and connections that nobody else uses close.
-    pub(super) fn rests(&mut self, id: LinkId) -> bool {
-        let link = self.link(id);
-        let (device, is_used) =
-            (link.peer.device, link.is_tacit || link.peer.is_contact || link.peer.is_own || link.topic_count() > 0);
-        !is_used && !self.is_wanted(&device)
-    }
-
-    /// Whether it has been quiet for so long that one empty frame more is neither much nor an answer to an answer.
-    pub(super) fn may_echo(&mut self, id: LinkId, now: Instant) -> bool {
-        let heartbeat = self.config.heartbeat;
-        now >= self.link(id).sent_at + heartbeat / 2
-    }
-
-    /// A neighbour has been heard. One that has to do with us though we haven't with it waits for a sign of life.
-    pub(super) fn echo(&mut self, id: LinkId, now: Now) {
-        if self.has_link(id) && self.rests(id) && self.may_echo(id, now.instant) {
-            self.flush(id, now, true);
-        }
-    }
-
     /// Time to say something, or to miss the other.
     pub(super) fn beat(&mut self, id: LinkId, now: Now) {
         if !self.has_link(id) {
