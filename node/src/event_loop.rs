@@ -31,6 +31,7 @@ use tracing::{debug, info};
 use crate::address;
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::builder::Settings;
+use crate::doubts::Doubts;
 use crate::handle::presence::PresenceCommand;
 use crate::handle::problem::NodeError;
 use crate::handle::{Command, CommandReceiver, Event, EventSender, Reply};
@@ -143,6 +144,7 @@ pub(crate) struct EventLoop {
     pub(crate) rng: StdRng,
     pub(crate) peers: Peers,
     pub(crate) rpc: Rpc<Purpose>,
+    pub(crate) doubts: Doubts,
     pub(crate) traffic: Arc<Traffic>,
     pub(crate) failures: VecDeque<(Purpose, Failure)>,
     pub(crate) counters: Counters,
@@ -430,8 +432,9 @@ impl EventLoop {
     fn handle_timers(&mut self) {
         let now = self.now();
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now.instant);
-        while let Some(purpose) = self.rpc.poll_expired(now.instant) {
-            self.failures.push_back((purpose, Failure::Timeout));
+        while let Some(expired) = self.rpc.poll_expired(now.instant) {
+            self.failures.push_back((expired.purpose, Failure::Timeout));
+            self.doubt(expired.peer, expired.asked_at, now.instant);
         }
         if is_due(self.directory.machine.poll_timeout()) {
             self.directory.machine.handle_timeout(now);
@@ -452,6 +455,7 @@ impl EventLoop {
     /// What is looked at every [`TICK`].
     fn tick(&mut self, now: Now) {
         self.housekeeping_tick(now);
+        self.doubts_tick(now.instant);
         self.reach_tick(now);
         self.directory_tick(now);
         self.enrolment_tick(now);

@@ -40,6 +40,7 @@ pub mod daemon;
 pub mod devices;
 mod diagnosis;
 mod directory;
+mod doubts;
 mod enrolment;
 mod event_loop;
 mod files;

@@ -199,6 +199,11 @@ impl Peer {
         self.hello.as_ref()?.chain.as_ref()
     }
 
+    /// When the last frame came.
+    pub(crate) const fn heard_at(&self) -> Instant {
+        self.heard_at
+    }
+
     /// Whether a frame has come since.
     pub(crate) fn is_heard_since(&self, since: Instant) -> bool {
         self.heard_at > since
@@ -361,7 +366,14 @@ impl EventLoop {
     /// stands nothing else is tried.
     pub(crate) fn drop_if_silent(&mut self, device: &DeviceKey, silence: Duration) {
         let Some(peer) = address::peer_id(device) else { return };
-        let Some(known) = self.peers.connected.get_mut(&peer).filter(|known| known.heard_at.elapsed() >= silence) else { return };
+        if self.peers.get(&peer).is_some_and(|known| known.heard_at.elapsed() >= silence) {
+            self.drop_silent(peer);
+        }
+    }
+
+    /// Closes the connections to a peer that gives no sign of life.
+    pub(crate) fn drop_silent(&mut self, peer: PeerId) {
+        let Some(known) = self.peers.connected.get_mut(&peer) else { return };
         known.is_silent = true;
         debug!(%peer, "silent: connection dropped");
         let _closed = self.swarm.disconnect_peer_id(peer);

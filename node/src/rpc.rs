@@ -48,6 +48,14 @@ struct Pending<P> {
     sent_at: Instant,
 }
 
+/// A request that got no answer in time.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Expired<P> {
+    pub(crate) purpose: P,
+    pub(crate) peer: PeerId,
+    pub(crate) asked_at: Instant,
+}
+
 /// Requests under way. `P` says what each was for.
 #[derive(Debug)]
 pub(crate) struct Rpc<P> {
@@ -116,7 +124,7 @@ impl<P> Rpc<P> {
     }
 
     /// A request whose time is over.
-    pub(crate) fn poll_expired(&mut self, now: Instant) -> Option<P> {
+    pub(crate) fn poll_expired(&mut self, now: Instant) -> Option<Expired<P>> {
         let (deadline, peer, id) = *self.deadlines.first()?;
         if deadline > now {
             return None;
@@ -125,7 +133,7 @@ impl<P> Rpc<P> {
         if let Some(queue) = self.waiting.get_mut(&peer) {
             queue.retain(|frame| frame.id != id);
         }
-        self.pending.remove(&(peer, id)).map(|pending| pending.purpose)
+        self.pending.remove(&(peer, id)).map(|pending| Expired { purpose: pending.purpose, peer, asked_at: pending.sent_at })
     }
 }
 
@@ -146,7 +154,8 @@ mod tests {
         assert_eq!(rpc.take(peer, answered, now).map(|(purpose, _)| purpose), Some("answered"));
         assert!(rpc.take(peer, answered, now).is_none());
         assert_eq!(rpc.poll_expired(now), None);
-        assert_eq!(rpc.poll_expired(now + Duration::from_secs(2)), Some("expired"));
+        let over = rpc.poll_expired(now + Duration::from_secs(2));
+        assert_eq!(over, Some(Expired { purpose: "expired", peer, asked_at: now }));
         assert!(rpc.take(peer, expired, now).is_none());
         assert_eq!(rpc.disconnected(&peer), vec!["lost"]);
         assert_eq!(rpc.next_deadline(), None);

@@ -1,0 +1,140 @@
+//! Connections whose other end may be gone.
+//!
+//! A node that ends without a word leaves connections behind that look open: QUIC notices after half a minute, and a link at rest has no heartbeat that would
+//! be missed. Until then requests go nowhere, and no other way is tried. So when a request got no answer, and nothing else has come since it was sent, the
+//! peer is asked for a sign of life, which costs it an empty frame; without one the connection is dropped.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use halloo_protocol::presence::PresenceGossip;
+use libp2p::PeerId;
+
+use crate::event_loop::EventLoop;
+use crate::network::Target;
+
+/// Who has something to do with us sends a heartbeat every twelve seconds and answers no question in between: by then its next one is here.
+const HEARTBEAT_DUE: Duration = Duration::from_secs(14);
+
+/// Round trips are waited for so long at least.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// A doubt that is looked at this late was forgotten while this node slept, and what has come meanwhile may not have been read.
+const LATE: Duration = Duration::from_secs(2);
+
+/// Peers that are asked at once.
+const DOUBTS_MAX: usize = 256;
+
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    /// Anything heard after this ends it.
+    since: Instant,
+    /// Asked once more then: who has just spoken doesn't echo.
+    again_at: Option<Instant>,
+    until: Instant,
+}
+
+/// Peers that are asked for a sign of life.
+#[derive(Debug, Default)]
+pub(crate) struct Doubts {
+    open: HashMap<PeerId, Doubt>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Look {
+    Wait,
+    AskAgain,
+    /// Heard, gone, or out of date.
+    Over,
+    Dead,
+}
+
+impl Doubt {
+    fn new(heard_at: Instant, since: Instant, now: Instant) -> Self {
+        let until = (heard_at + HEARTBEAT_DUE).max(now + PATIENCE);
+        Self { since, again_at: until.checked_sub(PATIENCE).filter(|again| *again > now), until }
+    }
+
+    fn look(&mut self, heard_at: Instant, now: Instant) -> Look {
+        if heard_at > self.since || now > self.until + LATE {
+            return Look::Over;
+        }
+        if now >= self.until {
+            return Look::Dead;
+        }
+        match self.again_at.take_if(|again| *again <= now) {
+            Some(_) => Look::AskAgain,
+            None => Look::Wait,
+        }
+    }
+}
+
+impl EventLoop {
+    /// A request sent at `since` got no answer.
+    pub(crate) fn doubt(&mut self, peer: PeerId, since: Instant, now: Instant) {
+        let Some(heard_at) = self.peers.get(&peer).map(|known| known.heard_at()).filter(|heard| *heard <= since) else { return };
+        if self.doubts.open.len() < DOUBTS_MAX && !self.doubts.open.contains_key(&peer) {
+            self.doubts.open.insert(peer, Doubt::new(heard_at, since, now));
+            self.ask_for_life(peer);
+        }
+    }
+
+    fn ask_for_life(&mut self, peer: PeerId) {
+        self.notify(&Target::connected(peer), &PresenceGossip::default());
+    }
+
+    pub(crate) fn doubts_tick(&mut self, now: Instant) {
+        let mut looked: Vec<(PeerId, Look)> = Vec::new();
+        for (peer, doubt) in &mut self.doubts.open {
+            let look = self.peers.get(peer).map_or(Look::Over, |known| doubt.look(known.heard_at(), now));
+            looked.push((*peer, look));
+        }
+        for (peer, look) in looked {
+            match look {
+                Look::Wait => continue,
+                Look::AskAgain => {
+                    self.ask_for_life(peer);
+                    continue;
+                }
+                Look::Over => {}
+                Look::Dead => self.drop_silent(peer),
+            }
+            self.doubts.open.remove(&peer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_peer_that_was_quiet_for_long_has_a_few_round_trips() {
+        let heard = Instant::now();
+        let (sent, expired) = (heard + SECOND * 30, heard + SECOND * 40);
+        let mut doubt = Doubt::new(heard, sent, expired);
+        assert_eq!(doubt.look(heard, expired), Look::Wait);
+        assert_eq!(doubt.look(heard, expired + PATIENCE), Look::Dead);
+        assert_eq!(doubt.look(expired + SECOND, expired + PATIENCE), Look::Over, "it spoke");
+    }
+
+    #[test]
+    fn one_that_spoke_a_moment_ago_is_asked_twice_and_has_until_its_heartbeat() {
+        let heard = Instant::now();
+        let (sent, expired) = (heard + SECOND, heard + SECOND * 6);
+        let mut doubt = Doubt::new(heard, sent, expired);
+        assert_eq!(doubt.look(heard, heard + SECOND * 9), Look::Wait);
+        assert_eq!(doubt.look(heard, heard + SECOND * 10), Look::AskAgain);
+        assert_eq!(doubt.look(heard, heard + SECOND * 11), Look::Wait, "once");
+        assert_eq!(doubt.look(heard, heard + HEARTBEAT_DUE), Look::Dead);
+    }
+
+    #[test]
+    fn who_slept_itself_draws_no_conclusions() {
+        let heard = Instant::now();
+        let mut doubt = Doubt::new(heard, heard + SECOND, heard + SECOND * 6);
+        assert_eq!(doubt.look(heard, heard + HEARTBEAT_DUE + LATE + SECOND), Look::Over);
+    }
+}
