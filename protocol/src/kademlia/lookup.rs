@@ -47,6 +47,9 @@ const DENYING_PATHS: usize = 4;
 /// dead nodes first when 40% are dead, and others name the same nodes.
 const TELLER_TRIES_MAX: usize = 4;
 
+/// Answers after which a look-up that seems to have gone astray believes what it has.
+const ANSWERS_ASTRAY_MAX: u32 = 20;
+
 /// Why a look-up runs: who gets its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -92,6 +95,17 @@ enum State {
     Absent { is_proved: bool },
     Answered,
     Failed,
+}
+
+impl State {
+    /// Failed, or silent beyond patience.
+    fn is_out(self, now: Instant) -> bool {
+        match self {
+            Self::Failed => true,
+            Self::Asked { patient_until, .. } => patient_until <= now,
+            _ => false,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -284,13 +298,8 @@ impl Lookup {
         if matches!(self.goal, Goal::Record { .. }) && self.requests == 0 {
             return Vec::new();
         }
-        let is_out = |state: &State| match state {
-            State::Failed => true,
-            State::Asked { patient_until, .. } => *patient_until <= now,
-            _ => false,
-        };
         let others = self.candidates.values();
-        let others = others.filter(|candidate| candidate.descriptor.device != *asked && !is_out(&candidate.state));
+        let others = others.filter(|candidate| candidate.descriptor.device != *asked && !candidate.state.is_out(now));
         others.take(CLOSER_MAX).map(|candidate| Arc::clone(&candidate.descriptor)).collect()
     }
 
@@ -323,14 +332,9 @@ impl Lookup {
         let mut owners = BTreeSet::new();
         let mut window = Vec::new();
         for candidate in self.candidates.values() {
-            let is_out = match candidate.state {
-                State::Failed => true,
-                State::Asked { patient_until, .. } => patient_until <= now,
-                _ => false,
-            };
             let seen = groups.entry(candidate.group).or_default();
             let owner = candidate.descriptor.place.owner();
-            if is_out || (!self.is_lab && (*seen >= GROUP_REPLICAS_MAX || owners.contains(&owner))) {
+            if candidate.state.is_out(now) || (!self.is_lab && (*seen >= GROUP_REPLICAS_MAX || owners.contains(&owner))) {
                 continue;
             }
             if let Some((confirmed, tried)) = candidate.teller.and_then(|teller| tellers.get_mut(&teller))
@@ -396,7 +400,10 @@ impl Lookup {
             return Step { ask, end: None };
         }
         let (has_majority, paths) = self.denials(&window);
-        let ask = if has_majority && paths.len() < DENYING_PATHS { self.other_path(&paths) } else { Vec::new() };
+        let mut ask = if has_majority && paths.len() < DENYING_PATHS { self.other_path(&paths) } else { Vec::new() };
+        if ask.is_empty() && self.answers < ANSWERS_ASTRAY_MAX && self.is_astray(now, table) {
+            ask = self.beyond();
+        }
         let is_proved = has_majority && ask.is_empty();
         let end = ask.is_empty().then_some(if is_proved { End::Absent } else { End::Inconclusive });
         Step { ask, end }
@@ -422,6 +429,19 @@ impl Lookup {
         others.take(WIDTH_HEDGE).map(|candidate| Arc::clone(&candidate.descriptor)).collect()
     }
 
+    /// For a look-up gone astray: neighbours know the same neighbourhoods, and miss the same. So the closest of those that stand farther off than all who
+    /// have answered are asked; if there are none, the closest that weren't.
+    fn beyond(&self) -> Vec<Arc<Descriptor>> {
+        let answered = |state: State| matches!(state, State::Holds(_) | State::Absent { .. } | State::Answered);
+        let bits = |(distance, _): &(Distance, DeviceKey)| distance.leading_zeros();
+        let least = self.candidates.iter().filter(|(_, candidate)| answered(candidate.state)).map(|(at, _)| bits(at)).min();
+        let fresh: Vec<_> = self.candidates.iter().filter(|(_, candidate)| candidate.state == State::Fresh).collect();
+        let (mut farther, near): (Vec<_>, Vec<_>) =
+            fresh.into_iter().partition(|(at, _)| least.is_some_and(|least| bits(at) < least));
+        farther.extend(near);
+        farther.into_iter().take(WIDTH_HEDGE).map(|(_, candidate)| Arc::clone(&candidate.descriptor)).collect()
+    }
+
     fn settle(&self, now: Instant) -> Step {
         let window = self.window(now, REPLICAS, true);
         let fresh = window.iter().filter(|candidate| candidate.state == State::Fresh);
@@ -440,12 +460,31 @@ impl Lookup {
         Step { ask, end }
     }
 
+    /// Whether fewer nodes are known around the target than live there, by how dense the network is around us: of eight to sixteen none, or of twice as many
+    /// fewer than four. It is so by chance in one look-up of a hundred, and mostly where those who were asked knew a neighbourhood by its dead.
+    pub(super) fn is_astray(&self, now: Instant, table: &RoutingTable) -> bool {
+        let Some(bits) = table.core_bits() else { return false };
+        let near = self.candidates.iter().filter(|(_, candidate)| !candidate.state.is_out(now));
+        let shared: Vec<u32> = near.take(REPLICAS / 2).map(|((distance, _), _)| distance.leading_zeros()).collect();
+        let is_dense = |rank: usize, bits: u32| bits == 0 || shared.get(rank - 1).is_some_and(|shared| *shared >= bits);
+        !is_dense(1, bits.saturating_sub(1)) || !is_dense(REPLICAS / 2, bits.saturating_sub(2))
+    }
+
     fn walk(&self, now: Instant, table: &RoutingTable, breadth: usize) -> Step {
-        let window = self.window(now, breadth, true);
+        // What is stored where nobody looks is as good as lost.
+        let is_to_store = matches!(self.purpose, Purpose::Publish(_) | Purpose::Listing(_));
+        let is_astray = is_to_store && self.is_astray(now, table);
+        let window = self.window(now, if is_astray { breadth.max(REPLICAS) } else { breadth }, true);
         let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
-        let ask = self.likeliest(now, &window, WIDTH_HEDGE.saturating_sub(waiting), table);
-        let end = (ask.is_empty() && waiting == 0).then_some(End::Nodes);
-        Step { ask, end }
+        let mut ask = self.likeliest(now, &window, WIDTH_HEDGE.saturating_sub(waiting), table);
+        let mut is_over = ask.is_empty() && waiting == 0;
+        if is_over && is_astray && self.is_waiting(now) {
+            is_over = false;
+        } else if is_over && is_astray && self.answers < ANSWERS_ASTRAY_MAX {
+            ask = self.beyond();
+            is_over = ask.is_empty();
+        }
+        Step { ask, end: is_over.then_some(End::Nodes) }
     }
 
     /// One while a node to whom a connection is open is asked, or can be: it answers soon, or its silence is noticed. Else as many as it takes that one lives.

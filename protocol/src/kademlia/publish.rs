@@ -41,6 +41,9 @@ const ROUNDS_MAX: u8 = 2;
 const RETRY_MIN: Duration = Duration::from_secs(5);
 const RETRY_MAX: Duration = Duration::from_secs(300);
 
+/// Publications in a row that are made again soon because more nodes must live around the record's place than are known: by chance there are that few.
+const STRAYS_MAX: u32 = 4;
+
 /// When something is amiss with the replicas.
 const SOON: Duration = Duration::from_secs(2);
 
@@ -96,6 +99,8 @@ pub(super) struct OwnRecord {
     next_at: Instant,
     read_back_at: Option<Instant>,
     failures: u32,
+    /// Publications in a row that may be where nobody looks.
+    strays: u32,
     running: usize,
 }
 
@@ -113,6 +118,7 @@ pub(super) struct Publish {
     stepped: Instant,
     is_storing: bool,
     is_replica: bool,
+    is_astray: bool,
     candidates: Vec<Arc<Descriptor>>,
     tried: BTreeSet<DeviceKey>,
     in_flight: BTreeMap<DeviceKey, InFlight>,
@@ -121,6 +127,17 @@ pub(super) struct Publish {
     failed: usize,
     requests: u32,
     round: u8,
+}
+
+/// What the look-up for a publication brought.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    /// Those closest to the record's place.
+    pub(super) replicas: Vec<Arc<Descriptor>>,
+    /// More live there than are known.
+    pub(super) is_astray: bool,
+    /// What it took.
+    pub(super) requests: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -228,6 +245,7 @@ impl Directory {
                     next_at,
                     read_back_at: None,
                     failures: 0,
+                    strays: 0,
                     running: 0,
                 };
                 self.own.insert(key, Box::new(own));
@@ -262,6 +280,7 @@ impl Directory {
             stepped: now.instant,
             is_storing: false,
             is_replica: false,
+            is_astray: false,
             candidates: Vec::new(),
             tried: BTreeSet::new(),
             in_flight: BTreeMap::new(),
@@ -275,13 +294,14 @@ impl Directory {
         self.start_lookup(now, Goal::Nodes { breadth: FIND_BREADTH }, Place(key.0), Purpose::Publish(query), None);
     }
 
-    pub(super) fn publish_found_replicas(&mut self, now: Now, query: QueryId, found: Vec<Arc<Descriptor>>, requests: u32) {
+    pub(super) fn publish_found_replicas(&mut self, now: Now, query: QueryId, found: Found) {
         let Some(publish) = self.publishes.get_mut(&query) else { return };
-        for descriptor in found {
+        for descriptor in found.replicas {
             publish.add_candidate(descriptor);
         }
         publish.is_storing = true;
-        publish.requests += requests;
+        publish.is_astray = found.is_astray;
+        publish.requests += found.requests;
         let key = publish.key;
         self.spare_renewed(query, key);
         self.store_locally(now, query, key);
@@ -356,11 +376,13 @@ impl Directory {
 
     fn finish_publish(&mut self, now: Now, query: QueryId, publish: &Publish) {
         let report = publish.report(now.instant);
-        let failures = self.own.get(&publish.key).map_or(0, |own| own.failures);
-        let pause = if report.is_accepted {
-            self.config.republish_every
-        } else {
-            (RETRY_MIN * 2_u32.saturating_pow(failures.min(16))).min(RETRY_MAX)
+        let (failures, strays) = self.own.get(&publish.key).map_or((0, 0), |own| (own.failures, own.strays));
+        let again = |times: u32| (RETRY_MIN * 2_u32.saturating_pow(times.min(16))).min(RETRY_MAX);
+        let is_astray = publish.is_astray && strays < STRAYS_MAX;
+        let pause = match (report.is_accepted, is_astray) {
+            (true, false) => self.config.republish_every,
+            (true, true) => again(strays),
+            (false, _) => again(failures),
         };
         let next_at = now.instant + self.jittered(pause);
         if report.is_accepted {
@@ -369,6 +391,7 @@ impl Directory {
         if let Some(own) = self.own.get_mut(&publish.key) {
             own.running = own.running.saturating_sub(1);
             own.next_at = next_at;
+            own.strays = if is_astray { strays + 1 } else { 0 };
             own.failures = if report.is_accepted { 0 } else { own.failures.saturating_add(1) };
             own.replicas = publish.accepted.values().map(|(_, to)| Arc::clone(to)).collect();
             if report.is_accepted && own.read_back_at.is_none() {

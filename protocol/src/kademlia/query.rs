@@ -10,6 +10,7 @@ use super::lookup::{End, Goal, Lookup, Purpose};
 use super::messages::{
     Answer, CLOSER_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, Nodes, RecordAnswer, RecordOutcome, Request, StoreRefusal,
 };
+use super::publish::Found;
 use super::routing_table::REPLICAS;
 use super::store::{self, Refused};
 use super::{
@@ -296,8 +297,12 @@ impl Directory {
             Purpose::Bootstrap => self.bootstrap_walked(now),
             Purpose::Refresh => {}
             Purpose::Publish(publish) => {
-                let candidates = lookup.closest(now.instant, 2 * REPLICAS);
-                self.publish_found_replicas(now, publish, candidates, lookup.requests);
+                let found = Found {
+                    replicas: lookup.closest(now.instant, 2 * REPLICAS),
+                    is_astray: lookup.is_astray(now.instant, &self.table),
+                    requests: lookup.requests,
+                };
+                self.publish_found_replicas(now, publish, found);
             }
             Purpose::Listing(listing) => {
                 let replicas = lookup.closest(now.instant, 2 * REPLICAS);

@@ -8,6 +8,7 @@ mod behaviour;
 pub mod calibration;
 pub mod picture;
 pub mod rows;
+pub mod soak;
 pub mod swarm;
 mod world;
 

@@ -8,6 +8,7 @@ use clap::{Parser, ValueEnum};
 use halloo_simulator::directory::calibration::{self, Real};
 use halloo_simulator::directory::picture::{Run, picture};
 use halloo_simulator::directory::rows::{self, Phase, Row, Scale};
+use halloo_simulator::directory::soak::{self, Soak};
 
 /// Runs the production directory in a simulated network and prints what was seen beside what is to be reached.
 #[derive(Debug, Parser)]
@@ -55,6 +56,8 @@ enum Part {
     Scale,
     /// A tenth of the nodes collude against one name.
     Eclipse,
+    /// A death and a birth every second.
+    Soak,
 }
 
 #[allow(clippy::print_stdout, reason = "the program's result")]
@@ -95,6 +98,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             let scale = Scale { nodes: arguments.nodes, blocked, settle: time, measure: time, lookups: arguments.lookups };
             rows::scale(seed, scale).iter().for_each(print_row);
         }
+    }
+    if has(Part::Soak) {
+        let (second, time) = (Duration::from_secs(1), Duration::from_secs(60 * arguments.minutes));
+        print_row(&soak::row(seed, Soak { nodes: arguments.nodes, time, churn: second, lookups: second / 10 }));
     }
     if has(Part::Eclipse) {
         for ages in [false, true] {

@@ -356,6 +356,11 @@ impl Swarm {
         ended.collect()
     }
 
+    /// The result of a look-up that has ended; given once.
+    pub fn take_found(&mut self, by: NodeId, query: QueryId) -> Option<FindResult> {
+        self.found.remove(&(by, query))
+    }
+
     /// Publishes the node's record anew and waits for the report.
     ///
     /// # Panics

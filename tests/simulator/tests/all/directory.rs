@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use halloo_protocol::kademlia::{FindOptions, Mode};
+use halloo_simulator::directory::soak::{Soak, soak};
 use halloo_simulator::directory::swarm::{Churn, Plan, Swarm};
 use halloo_simulator::{Kind, NodeId};
 
@@ -86,4 +87,20 @@ fn join_and_find(seed: u64, nodes: usize, blocked: f64) {
         requests += result.requests;
     }
     println!("requests per look-up: {:.2}; {} events", f64::from(requests) / 200.0, swarm.network.steps());
+}
+
+/// Lives of three minutes and a half in the median: neighbourhoods are known by their dead, and publications that stop at the first who answer leave records
+/// where nobody looks.
+#[test]
+fn the_living_are_found_among_short_lives() {
+    halloo_simulator::prepare();
+    for seed in [1, 2] {
+        println!("seed {seed}");
+        let second = Duration::from_secs(1);
+        let outcome = soak(seed, Soak { nodes: 300, time: second * 240, churn: second, lookups: second / 10 });
+        println!("{} look-ups, {} deaths, {:?}", outcome.asked, outcome.deaths, outcome.placed);
+        assert!(outcome.asked > 2_000 && outcome.placed.names > 2_000, "{outcome:?}");
+        assert!(outcome.misses.is_empty(), "{:?}", outcome.misses);
+        assert_eq!(outcome.placed.astray, 0, "{:?}", outcome.placed);
+    }
 }
