@@ -6,6 +6,7 @@ use futures::StreamExt;
 use halloo::behaviour::{Behaviour, BehaviourEvent};
 use halloo::handle::authority::EnrolmentPolicy;
 use halloo::handle::contacts::{Audience, PrivacyChange};
+use halloo::handle::directory::ResolveOptions;
 use halloo::handle::power::SuspendOptions;
 use halloo::identity::LocalIdentity;
 use halloo::store::Store;
@@ -23,7 +24,10 @@ use halloo_protocol::id::ConversationId;
 use halloo_protocol::identity::Username;
 use halloo_protocol::kademlia::{FindNode, Nodes};
 use halloo_protocol::key::{AuthorityKey, DeviceKey, SecretKey};
-use halloo_protocol::node::{Goodbye, Hello, RevocationNotice, RevocationNumber, Roles};
+use halloo_protocol::node::{
+    Address, Descriptor, Goodbye, Hello, LoadClass, RevocationNotice, RevocationNumber, Roles, Transport,
+};
+use halloo_protocol::presence::PresenceGossip;
 use halloo_protocol::push::{
     DeliveredStatus, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushPayload, PushReason, PushRegister,
     PushRegistered, PushUnregister, PushUnregistered, RegisterStatus,
@@ -398,4 +402,53 @@ async fn a_suspended_node_answers_however_often_it_is_asked_and_says_goodbye_fir
         }
     })
     .await;
+}
+
+/// A server of the directory that says nothing to what it is asked.
+async fn silent_server(victim: &Victim, number: u8, name: &str) -> Attacker {
+    let mut server = Attacker::enrolled(victim, number, name).await;
+    let place = server.identity.place().expect("who has a name has a place");
+    let descriptor = Descriptor {
+        device: server.identity.device(),
+        place,
+        roles: Roles::DIRECTORY,
+        load: LoadClass(0),
+        addresses: vec![Address::V4 { ip: [127, 0, 0, 1], port: 9, transport: Transport::Quic }],
+    };
+    let hello = Hello { descriptor: Some(descriptor), ..hello_of(&server.identity, Vec::new()) };
+    server.send(&Frame::new(0, &hello)).await;
+    assert!(server.is_served().await);
+    server
+}
+
+#[tokio::test]
+async fn who_answers_neither_a_request_nor_a_question_for_a_sign_of_life_is_left() {
+    let victim = Victim::start().await;
+    let mut dead = silent_server(&victim, 10, "mallory").await;
+    let mut slow = silent_server(&victim, 20, "sloth").await;
+    let asking = victim.node.clone();
+    let asked = tokio::spawn(async move {
+        let options = ResolveOptions { fresh: true, settled: false };
+        asking.directory().resolve("nobody@lab", options).await.map(|found| found.requests)
+    });
+    let is_over = async {
+        while dead.swarm.behaviour().streams.is_connected(&victim.peer) {
+            tokio::select! {
+                () = dead.step() => {}
+                () = slow.step() => {
+                    if slow.inbox.iter().any(|frame| frame.kind == PresenceGossip::KIND) {
+                        slow.inbox.retain(|frame| frame.kind != PresenceGossip::KIND);
+                        slow.send(&Frame::new(0, &PresenceGossip::default())).await;
+                    }
+                }
+            }
+        }
+    };
+    tokio::time::timeout(2 * DEADLINE, is_over).await.expect("who is as good as dead is dropped");
+    for server in [&dead, &slow] {
+        let is_question = |frame: &&Frame| frame.kind.is_request();
+        assert!(server.inbox.iter().any(|frame| is_question(&frame)), "both were asked");
+    }
+    assert!(slow.is_served().await, "and who is slow stays");
+    assert!(asked.await.expect("no panic").is_err(), "nobody has this name");
 }
