@@ -19,8 +19,9 @@ const HEARTBEAT_DUE: Duration = Duration::from_secs(14);
 /// Round trips are waited for so long at least.
 const PATIENCE: Duration = Duration::from_secs(4);
 
-/// A doubt that is looked at this late was forgotten while this node slept, and what has come meanwhile may not have been read.
-const LATE: Duration = Duration::from_secs(2);
+/// Looks that are this far apart, where four a second are meant, show that this node slept, or has more to do than it can. What has come meanwhile may not have been
+/// read, and who shares the machine is no faster: dropping connections then makes more work of too much.
+const GAP_MAX: Duration = Duration::from_millis(600);
 
 /// Peers that are asked at once.
 const DOUBTS_MAX: usize = 256;
@@ -38,13 +39,14 @@ struct Doubt {
 #[derive(Debug, Default)]
 pub(crate) struct Doubts {
     open: HashMap<PeerId, Doubt>,
+    looked_at: Option<Instant>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Look {
     Wait,
     AskAgain,
-    /// Heard, gone, or out of date.
+    /// Heard, or gone.
     Over,
     Dead,
 }
@@ -55,8 +57,14 @@ impl Doubt {
         Self { since, again_at: until.checked_sub(PATIENCE).filter(|again| *again > now), until }
     }
 
+    /// After a gap in which nothing was read.
+    fn begin_anew(&mut self, now: Instant) {
+        self.until = self.until.max(now + PATIENCE);
+        self.again_at = Some(now);
+    }
+
     fn look(&mut self, heard_at: Instant, now: Instant) -> Look {
-        if heard_at > self.since || now > self.until + LATE {
+        if heard_at > self.since {
             return Look::Over;
         }
         if now >= self.until {
@@ -84,8 +92,13 @@ impl EventLoop {
     }
 
     pub(crate) fn doubts_tick(&mut self, now: Instant) {
+        let last = self.doubts.looked_at.replace(now).unwrap_or(now);
+        let is_gap = now.saturating_duration_since(last) > GAP_MAX;
         let mut looked: Vec<(PeerId, Look)> = Vec::new();
         for (peer, doubt) in &mut self.doubts.open {
+            if is_gap {
+                doubt.begin_anew(now);
+            }
             let look = self.peers.get(peer).map_or(Look::Over, |known| doubt.look(known.heard_at(), now));
             looked.push((*peer, look));
         }
@@ -132,9 +145,13 @@ mod tests {
     }
 
     #[test]
-    fn who_slept_itself_draws_no_conclusions() {
+    fn who_slept_itself_asks_again_before_it_draws_conclusions() {
         let heard = Instant::now();
         let mut doubt = Doubt::new(heard, heard + SECOND, heard + SECOND * 6);
-        assert_eq!(doubt.look(heard, heard + HEARTBEAT_DUE + LATE + SECOND), Look::Over);
+        let woken = heard + HEARTBEAT_DUE + SECOND;
+        doubt.begin_anew(woken);
+        assert_eq!(doubt.look(heard, woken), Look::AskAgain);
+        assert_eq!(doubt.look(heard, woken + PATIENCE / 2), Look::Wait);
+        assert_eq!(doubt.look(heard, woken + PATIENCE), Look::Dead);
     }
 }

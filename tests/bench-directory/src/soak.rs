@@ -62,6 +62,15 @@ async fn join(authority: &Authority, number: usize, bootstrap: Multiaddr) -> Res
     Ok(Alive { member, since: Instant::now() })
 }
 
+/// Open connections a node, both directions, mean.
+async fn connections(alive: &[Alive]) -> Result<f64> {
+    let mut sum = 0;
+    for one in alive {
+        sum += one.member.node.totals().await?.connections;
+    }
+    Ok(f64::from(sum) / alive.len() as f64)
+}
+
 /// Runs it, telling what happens minute by minute.
 pub(crate) async fn run(plan: Plan) -> Result<Report> {
     let mut rng = StdRng::seed_from_u64(plan.seed);
@@ -93,8 +102,9 @@ pub(crate) async fn run(plan: Plan) -> Result<Report> {
             next_minute += Duration::from_secs(60);
             let used = empty.used();
             let live = used.live as f64 / alive.len() as f64;
+            let connections = connections(&alive).await?;
             eprintln!(
-                "{:>4} s: {} nodes, {} deaths; {} of {} look-ups right, {} wrong; {:.2} MB live, {:.2} MB resident, {:.0} ms CPU a node",
+                "{:>4} s: {} nodes with {connections:.1} connections, {} deaths; {} of {} look-ups right, {} wrong; {:.2} MB live, {:.2} MB resident, {:.0} ms CPU a node",
                 began.elapsed().as_secs(),
                 alive.len(),
                 report.deaths,
