@@ -93,8 +93,7 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Addresses of peers identify remembers for dialling: one per peer we are likely to return to.
 const IDENTIFY_CACHE: usize = 256;
 
-/// How often a connected peer is asked anew what libp2p wants to know of it. What changes it tells by itself, so that libp2p's five minutes would be traffic for nothing: for
-/// ten connections at rest more than all else.
+/// How often a connected peer is asked anew what libp2p wants to know of it. What changes it tells by itself, so that libp2p's five minutes would be traffic for nothing.
 const IDENTIFY_EVERY: Duration = Duration::from_secs(6 * 3_600);
 
 /// What kind of swarm to build.
