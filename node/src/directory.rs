@@ -469,7 +469,7 @@ impl EventLoop {
         if self.directory.flush_at.is_some_and(|at| at <= now.instant) {
             self.flush_directory();
         }
-        if self.reach.is_settled() && self.directory.join_at.is_some_and(|at| at <= now.instant) {
+        if self.directory.join_at.is_some_and(|at| at <= now.instant) {
             self.try_to_join(now);
         }
         if self.directory.keep_at <= now.instant {

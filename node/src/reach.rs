@@ -50,12 +50,6 @@ const MAPPED_MAX: usize = 8;
 /// How long addresses must stay the same before they are published.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// The same at the start, when listeners come up one after the other. Nobody is joined before: hello and record would go out twice.
-const SETTLE_FIRST: Duration = Duration::from_millis(20);
-
-/// How long addresses are waited for at the start; some nodes have none.
-const SETTLE_FIRST_MAX: Duration = Duration::from_millis(200);
-
 /// Addresses, relays, and what is known of both.
 #[derive(Debug)]
 pub(crate) struct Reach {
@@ -70,11 +64,6 @@ pub(crate) struct Reach {
     /// Relays met, the one met last first.
     candidates: Vec<Candidate>,
     changed_at: Option<Instant>,
-    /// What there was to know of our addresses at the start is known.
-    is_settled: bool,
-    settles_by: Option<Instant>,
-    /// What peers were last told about us.
-    told: Option<Descriptor>,
     was_serving: bool,
     nearby: BTreeMap<PeerId, BTreeSet<Multiaddr>>,
 }
@@ -90,9 +79,6 @@ impl Reach {
             supervisor: Reservations::new(RELAYS_WANTED, seed),
             candidates: Vec::new(),
             changed_at: None,
-            is_settled: false,
-            settles_by: None,
-            told: None,
             was_serving: false,
             nearby: BTreeMap::new(),
         }
@@ -106,11 +92,6 @@ impl Reach {
     /// Addresses others reach this node at directly.
     pub(crate) fn external(&self) -> impl Iterator<Item = &Multiaddr> {
         self.external.iter()
-    }
-
-    /// Whether our own addresses are known, as far as they are at the start.
-    pub(crate) const fn is_settled(&self) -> bool {
-        self.is_settled
     }
 
     /// Relays that hold a reservation for this node.
@@ -415,22 +396,7 @@ impl EventLoop {
     }
 
     pub(crate) fn reach_changed(&mut self) {
-        let now = Instant::now();
-        self.reach.changed_at = Some(now);
-        if !self.reach.is_settled {
-            self.tick_at = self.tick_at.min(now + SETTLE_FIRST);
-        }
-    }
-
-    /// Whether what has changed is over, for now. At the start that is as soon as there is an address, or none after a while.
-    fn has_settled(&mut self, now: Instant) -> bool {
-        let quiet = self.reach.changed_at.map(|at| now.saturating_duration_since(at));
-        if self.reach.is_settled {
-            return quiet.is_some_and(|quiet| quiet >= SETTLE);
-        }
-        let by = *self.reach.settles_by.get_or_insert(now + SETTLE_FIRST_MAX);
-        let is_known = !self.reach.listen.is_empty() && quiet.is_some_and(|quiet| quiet >= SETTLE_FIRST);
-        is_known || now >= by
+        self.reach.changed_at = Some(Instant::now());
     }
 
     pub(crate) fn reach_tick(&mut self, now: Now) {
@@ -448,16 +414,11 @@ impl EventLoop {
             self.reach.was_serving = serving;
             self.reach.changed_at.get_or_insert(now.instant);
         }
-        if self.has_settled(now.instant) {
+        if self.reach.changed_at.is_some_and(|at| now.instant.saturating_duration_since(at) >= SETTLE) {
             self.reach.changed_at = None;
-            self.reach.is_settled = true;
             self.directory_role_changed();
-            let descriptor = self.own_descriptor();
-            if self.reach.told != descriptor {
-                self.reach.told = descriptor;
-                self.refresh_hello();
-            }
-            self.publish_if_changed(now);
+            self.refresh_hello();
+            self.publish_soon();
         }
     }
 

@@ -110,9 +110,6 @@ const SAMPLES: usize = 16;
 const CLIENT_SAMPLES: usize = 8;
 const SAMPLES_EACH: usize = 4;
 
-/// The same where nearly everybody is known: others join.
-const SAMPLES_MIN: usize = 2;
-
 /// Of so many refreshes of a client one walks among strangers.
 const CLIENT_WALKS: u32 = 3;
 

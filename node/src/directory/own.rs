@@ -28,15 +28,6 @@ impl EventLoop {
         self.directory.own.publish_at.get_or_insert_with(Instant::now);
     }
 
-    /// Publishes unless our entry is what the replicas have.
-    pub(crate) fn publish_if_changed(&mut self, now: Now) {
-        let published = self.published_signed_entry().cloned();
-        let is_same = published.is_some_and(|published| self.own_entry(now).is_ok_and(|entry| entry == published));
-        if !is_same {
-            self.publish_soon();
-        }
-    }
-
     /// Publishes a new entry for whoever waits for it.
     pub(crate) fn handle_publish(&mut self, reply: Reply<Publication, NetworkError>) {
         if !self.settings.publishes || self.is_revoked() {
@@ -80,7 +71,7 @@ impl EventLoop {
             self.directory.own.publish_at = Some(now.instant + PUBLISH_RETRY / 10);
             return;
         }
-        if !self.reach.is_settled() || (!self.directory.bootstrapped && !self.is_first_node()) {
+        if !self.directory.bootstrapped && !self.is_first_node() {
             self.directory.own.publish_at = Some(now.instant + PUBLISH_RETRY / 10);
             return;
         }

@@ -15,7 +15,7 @@ use super::routing_table::REPLICAS;
 use super::store::{self, Refused};
 use super::{
     BOOTSTRAP_WALKS, Bootstrap, CLIENT_BREADTH, CLIENT_SAMPLES, CLIENT_WALKS, Directory, Errand, Event, QueryId, SAMPLES,
-    SAMPLES_EACH, SAMPLES_MIN,
+    SAMPLES_EACH,
 };
 use crate::directory::{DirectoryRecord, Place, RecordKey};
 use crate::identity::TrustStore;
@@ -133,9 +133,6 @@ impl Directory {
     fn sample(&mut self, now: Now) -> usize {
         let connected = self.table.connected_servers();
         let most = if self.local.is_serving { SAMPLES } else { CLIENT_SAMPLES };
-        // Of a small network most is known already, and an answer brings up to so many.
-        let missing = self.table.network_size().saturating_sub(self.table.live_count() + self.table.hint_count());
-        let most = most.min((missing / CLOSER_MAX).max(SAMPLES_MIN));
         for turn in 0..most.min(connected.len() * SAMPLES_EACH) {
             let Some(to) = connected.get(turn % connected.len()) else { continue };
             let target = self.random_point();
@@ -319,11 +316,8 @@ impl Directory {
     }
 
     fn bootstrap_walked(&mut self, now: Now) {
-        let known = self.table.live_count() + self.table.hint_count();
-        // Of a small network the first walk has told most.
-        let is_little = known > 0 && known < self.table.network_size() / 2;
         let Some(bootstrap) = &mut self.bootstrap else { return };
-        if bootstrap.walks_left > 0 && is_little {
+        if bootstrap.walks_left > 0 && self.table.live_count() + self.table.hint_count() > 0 {
             bootstrap.walks_left -= 1;
             let target = self.random_point();
             self.start_lookup(now, Goal::Nodes { breadth: 2 }, target, Purpose::Bootstrap, None);

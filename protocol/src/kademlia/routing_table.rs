@@ -505,11 +505,6 @@ impl RoutingTable {
         distances.get(REPLICAS - 1).map(|distance| distance.leading_zeros() + 1)
     }
 
-    /// How many nodes there are at most, by how dense they are around us: mostly not more than twice as many as there are. No limit while hardly anybody is known.
-    pub(super) fn network_size(&self) -> usize {
-        self.core_bits().map_or(usize::MAX, |bits| REPLICAS.saturating_mul(1_usize.checked_shl(bits).unwrap_or(usize::MAX)))
-    }
-
     pub(super) fn replica_span(&self, place: &Place) -> KeySpan {
         let ninth = self
             .peers
