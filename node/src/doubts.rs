@@ -13,8 +13,8 @@ use libp2p::PeerId;
 use crate::event_loop::EventLoop;
 use crate::network::Target;
 
-/// Who has something to do with us sends a heartbeat every twelve seconds and answers no question in between: by then its next one is here.
-const HEARTBEAT_DUE: Duration = Duration::from_secs(14);
+/// Who has something to do with us sends a heartbeat every twelve seconds and answers no question in between: by then its next one is here, also from a busy machine.
+const HEARTBEAT_DUE: Duration = Duration::from_secs(20);
 
 /// Round trips are waited for so long at least.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -87,6 +87,13 @@ impl EventLoop {
         }
     }
 
+    /// Whether nobody else was heard either since this peer was: then it may be us who are cut off.
+    fn may_be_cut_off(&self, peer: &PeerId) -> bool {
+        let Some(since) = self.doubts.open.get(peer).map(|doubt| doubt.since) else { return false };
+        let mut others = self.peers.iter().filter(|(other, _)| *other != peer).peekable();
+        others.peek().is_some() && !others.any(|(_, known)| known.is_heard_since(since))
+    }
+
     fn ask_for_life(&mut self, peer: PeerId) {
         self.notify(&Target::connected(peer), &PresenceGossip::default());
     }
@@ -110,6 +117,14 @@ impl EventLoop {
                     continue;
                 }
                 Look::Over => {}
+                Look::Dead if self.may_be_cut_off(&peer) => {
+                    if let Some(doubt) = self.doubts.open.get_mut(&peer) {
+                        doubt.begin_anew(now);
+                    }
+                    continue;
+                }
+                // Over which of several connections nothing comes isn't known: another may carry a call.
+                Look::Dead if self.swarm.behaviour().streams.connections(&peer) > 1 => {}
                 Look::Dead => self.drop_silent(peer),
             }
             self.doubts.open.remove(&peer);
@@ -138,9 +153,9 @@ mod tests {
         let heard = Instant::now();
         let (sent, expired) = (heard + SECOND, heard + SECOND * 6);
         let mut doubt = Doubt::new(heard, sent, expired);
-        assert_eq!(doubt.look(heard, heard + SECOND * 9), Look::Wait);
-        assert_eq!(doubt.look(heard, heard + SECOND * 10), Look::AskAgain);
-        assert_eq!(doubt.look(heard, heard + SECOND * 11), Look::Wait, "once");
+        assert_eq!(doubt.look(heard, heard + SECOND * 15), Look::Wait);
+        assert_eq!(doubt.look(heard, heard + SECOND * 16), Look::AskAgain);
+        assert_eq!(doubt.look(heard, heard + SECOND * 17), Look::Wait, "once");
         assert_eq!(doubt.look(heard, heard + HEARTBEAT_DUE), Look::Dead);
     }
 

@@ -50,6 +50,10 @@ const TELLER_TRIES_MAX: usize = 4;
 /// Answers after which a look-up that seems to have gone astray believes what it has.
 const ANSWERS_ASTRAY_MAX: u32 = 20;
 
+/// Requests and time after which it does so too: of those it is told of some don't live, or don't exist.
+const REQUESTS_ASTRAY_MAX: u32 = 40;
+const ASTRAY_MAX: Duration = Duration::from_secs(8);
+
 /// Why a look-up runs: who gets its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
@@ -401,8 +405,8 @@ impl Lookup {
         }
         let (has_majority, paths) = self.denials(&window);
         let mut ask = if has_majority && paths.len() < DENYING_PATHS { self.other_path(&paths) } else { Vec::new() };
-        if ask.is_empty() && self.answers < ANSWERS_ASTRAY_MAX && self.is_astray(now, table) {
-            ask = self.beyond();
+        if ask.is_empty() && self.may_stray(now) && self.is_astray(now, table) {
+            ask = self.beyond(now);
         }
         let is_proved = has_majority && ask.is_empty();
         let end = ask.is_empty().then_some(if is_proved { End::Absent } else { End::Inconclusive });
@@ -431,15 +435,24 @@ impl Lookup {
 
     /// For a look-up gone astray: neighbours know the same neighbourhoods, and miss the same. So the closest of those that stand farther off than all who
     /// have answered are asked; if there are none, the closest that weren't.
-    fn beyond(&self) -> Vec<Arc<Descriptor>> {
+    fn beyond(&self, now: Instant) -> Vec<Arc<Descriptor>> {
         let answered = |state: State| matches!(state, State::Holds(_) | State::Absent { .. } | State::Answered);
-        let bits = |(distance, _): &(Distance, DeviceKey)| distance.leading_zeros();
-        let least = self.candidates.iter().filter(|(_, candidate)| answered(candidate.state)).map(|(at, _)| bits(at)).min();
-        let fresh: Vec<_> = self.candidates.iter().filter(|(_, candidate)| candidate.state == State::Fresh).collect();
+        let bits = |candidate: &Candidate| self.target.distance(&candidate.descriptor.place).leading_zeros();
+        let least = self.candidates.values().filter(|candidate| answered(candidate.state)).map(bits).min();
+        // As everywhere, few of one network, one of a user, and of a teller whose word nothing has confirmed no more than are worth trying.
+        let window = self.window(now, CANDIDATES_MAX, true);
+        let fresh = window.into_iter().filter(|candidate| candidate.state == State::Fresh);
         let (mut farther, near): (Vec<_>, Vec<_>) =
-            fresh.into_iter().partition(|(at, _)| least.is_some_and(|least| bits(at) < least));
+            fresh.partition(|candidate| least.is_some_and(|least| bits(candidate) < least));
         farther.extend(near);
-        farther.into_iter().take(WIDTH_HEDGE).map(|(_, candidate)| Arc::clone(&candidate.descriptor)).collect()
+        farther.into_iter().take(WIDTH_HEDGE).map(|candidate| Arc::clone(&candidate.descriptor)).collect()
+    }
+
+    /// Whether a look-up that seems to have gone astray may go on: somebody could make it seem so, and it has to end by itself before it is cut off.
+    fn may_stray(&self, now: Instant) -> bool {
+        self.answers < ANSWERS_ASTRAY_MAX
+            && self.requests < REQUESTS_ASTRAY_MAX
+            && now.saturating_duration_since(self.started) < ASTRAY_MAX
     }
 
     fn settle(&self, now: Instant) -> Step {
@@ -460,10 +473,10 @@ impl Lookup {
         Step { ask, end }
     }
 
-    /// Whether fewer nodes are known around the target than live there, by how dense the network is around us: of eight to sixteen none, or of twice as many
+    /// Whether fewer nodes are known around the target than live there, by how dense the proved are around us: of eight to sixteen none, or of twice as many
     /// fewer than four. It is so by chance in one look-up of a hundred, and mostly where those who were asked knew a neighbourhood by its dead.
     pub(super) fn is_astray(&self, now: Instant, table: &RoutingTable) -> bool {
-        let Some(bits) = table.core_bits() else { return false };
+        let Some(bits) = table.proved_core_bits() else { return false };
         let near = self.candidates.iter().filter(|(_, candidate)| !candidate.state.is_out(now));
         let shared: Vec<u32> = near.take(REPLICAS / 2).map(|((distance, _), _)| distance.leading_zeros()).collect();
         let is_dense = |rank: usize, bits: u32| bits == 0 || shared.get(rank - 1).is_some_and(|shared| *shared >= bits);
@@ -480,8 +493,8 @@ impl Lookup {
         let mut is_over = ask.is_empty() && waiting == 0;
         if is_over && is_astray && self.is_waiting(now) {
             is_over = false;
-        } else if is_over && is_astray && self.answers < ANSWERS_ASTRAY_MAX {
-            ask = self.beyond();
+        } else if is_over && is_astray && self.may_stray(now) {
+            ask = self.beyond(now);
             is_over = ask.is_empty();
         }
         Step { ask, end: is_over.then_some(End::Nodes) }

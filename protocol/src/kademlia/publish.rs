@@ -391,7 +391,7 @@ impl Directory {
         if let Some(own) = self.own.get_mut(&publish.key) {
             own.running = own.running.saturating_sub(1);
             own.next_at = next_at;
-            own.strays = if is_astray { strays + 1 } else { 0 };
+            own.strays = if publish.is_astray { (strays + 1).min(STRAYS_MAX) } else { 0 };
             own.failures = if report.is_accepted { 0 } else { own.failures.saturating_add(1) };
             own.replicas = publish.accepted.values().map(|(_, to)| Arc::clone(to)).collect();
             if report.is_accepted && own.read_back_at.is_none() {

@@ -505,6 +505,12 @@ impl RoutingTable {
         distances.get(REPLICAS - 1).map(|distance| distance.leading_zeros() + 1)
     }
 
+    /// The same by the proved alone, few of one network and one of a user: hearsay costs nothing, and this says whether enough was asked.
+    pub(super) fn proved_core_bits(&self) -> Option<u32> {
+        let near = self.replica_set(&self.origin);
+        near.get(REPLICAS - 1).map(|eighth| self.origin.distance(&eighth.place).leading_zeros() + 1)
+    }
+
     pub(super) fn replica_span(&self, place: &Place) -> KeySpan {
         let ninth = self
             .peers
