@@ -15,7 +15,6 @@ use libp2p::Multiaddr;
 use tokio::sync::mpsc;
 
 use crate::circuits::RelayLimits;
-use crate::doubts::Doubts;
 use crate::event_loop::{ClockSource, Counters, EventLoop, INTERNAL_MAX};
 use crate::handle::authority::EnrolmentPolicy;
 use crate::handle::{self, Node};
@@ -590,7 +589,6 @@ impl NodeBuilder {
             rng,
             peers: Peers::default(),
             rpc: Rpc::new(),
-            doubts: Doubts::default(),
             traffic,
             failures: std::collections::VecDeque::new(),
             counters: Counters::default(),

@@ -31,7 +31,6 @@ use tracing::{debug, info};
 use crate::address;
 use crate::behaviour::{Behaviour, BehaviourEvent};
 use crate::builder::Settings;
-use crate::doubts::Doubts;
 use crate::handle::presence::PresenceCommand;
 use crate::handle::problem::NodeError;
 use crate::handle::{Command, CommandReceiver, Event, EventSender, Reply};
@@ -144,7 +143,6 @@ pub(crate) struct EventLoop {
     pub(crate) rng: StdRng,
     pub(crate) peers: Peers,
     pub(crate) rpc: Rpc<Purpose>,
-    pub(crate) doubts: Doubts,
     pub(crate) traffic: Arc<Traffic>,
     pub(crate) failures: VecDeque<(Purpose, Failure)>,
     pub(crate) counters: Counters,
@@ -434,7 +432,7 @@ impl EventLoop {
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now.instant);
         while let Some(expired) = self.rpc.poll_expired(now.instant) {
             self.failures.push_back((expired.purpose, Failure::Timeout));
-            self.doubt(expired.peer, expired.asked_at, now.instant);
+            self.doubt(expired.peer, expired.asked_at);
         }
         if is_due(self.directory.machine.poll_timeout()) {
             self.directory.machine.handle_timeout(now);
@@ -455,7 +453,6 @@ impl EventLoop {
     /// What is looked at every [`TICK`].
     fn tick(&mut self, now: Now) {
         self.housekeeping_tick(now);
-        self.doubts_tick(now.instant);
         self.reach_tick(now);
         self.directory_tick(now);
         self.enrolment_tick(now);
@@ -595,6 +592,8 @@ impl EventLoop {
     pub(crate) fn handle_answer(&mut self, purpose: Purpose, frame: &Frame) {
         match purpose {
             Purpose::Directory(request) => self.directory_answer(request, frame),
+            // No answer is like another.
+            Purpose::SignOfLife(doubt) => self.life_failure(doubt, Failure::Unsupported),
             Purpose::Message(delivery) => self.message_answer(delivery, frame),
             Purpose::File(request) => self.file_answer(request, frame),
             Purpose::History(asking) => self.history_answer(asking, frame),
@@ -639,6 +638,7 @@ impl EventLoop {
     fn handle_failure(&mut self, purpose: Purpose, failure: Failure) {
         match purpose {
             Purpose::Directory(request) => self.directory_failure(request, failure),
+            Purpose::SignOfLife(doubt) => self.life_failure(doubt, failure),
             Purpose::Message(delivery) => self.message_failure(delivery, failure),
             Purpose::File(request) => self.file_failure(request, failure),
             Purpose::History(asking) => self.history_failure(asking, failure),

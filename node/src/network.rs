@@ -49,6 +49,8 @@ const HELLO_BYTES_MAX: usize = Hello::LIMIT + 64;
 pub(crate) enum Purpose {
     /// A question of the directory's state machine.
     Directory(halloo_protocol::kademlia::RequestId),
+    /// Asking a peer that has been silent for a sign of life.
+    SignOfLife(crate::doubts::Doubt),
     /// A message to a device.
     Message(crate::messages::Delivery),
     /// A file being fetched.
@@ -170,6 +172,8 @@ pub(crate) struct Peer {
     heard_at: Instant,
     /// The connection is being dropped because nothing comes.
     is_silent: bool,
+    /// It is asked for a sign of life.
+    pub(crate) is_doubted: bool,
     /// Its software.
     pub(crate) agent: Option<String>,
     /// Round-trip time by ping.
@@ -197,11 +201,6 @@ impl Peer {
     /// The chain of its newest hello; believed if [`Peer::chain`] is.
     pub(crate) fn shown_chain(&self) -> Option<&Chain> {
         self.hello.as_ref()?.chain.as_ref()
-    }
-
-    /// When the last frame came.
-    pub(crate) const fn heard_at(&self) -> Instant {
-        self.heard_at
     }
 
     /// Whether a frame has come since.
@@ -486,6 +485,7 @@ impl EventLoop {
                 hello: None,
                 heard_at: Instant::now(),
                 is_silent: false,
+                is_doubted: false,
                 agent: None,
                 rtt: None,
                 address,

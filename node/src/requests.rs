@@ -112,6 +112,7 @@ impl EventLoop {
             EnrolRequest::KIND | RenewRequest::KIND | CodeRequest::KIND | CodeShow::KIND => {
                 return self.ask_authority(peer, via, frame);
             }
+            FrameKind::SIGN_OF_LIFE => Ok(unsupported(frame.id)),
             kind => {
                 debug!(%peer, kind = kind.0, "request of an unknown kind");
                 self.counters.unknown_kinds += 1;

@@ -27,7 +27,6 @@ use halloo_protocol::key::{AuthorityKey, DeviceKey, SecretKey};
 use halloo_protocol::node::{
     Address, Descriptor, Goodbye, Hello, LoadClass, RevocationNotice, RevocationNumber, Roles, Transport,
 };
-use halloo_protocol::presence::PresenceGossip;
 use halloo_protocol::push::{
     DeliveredStatus, OuterPayload, PushChannel, PushDeliver, PushDelivered, PushHandle, PushPayload, PushReason, PushRegister,
     PushRegistered, PushUnregister, PushUnregistered, RegisterStatus,
@@ -243,10 +242,11 @@ fn hello_of(identity: &LocalIdentity, revocations: Vec<RevocationNumber>) -> Hel
 async fn what_is_not_understood_costs_one_frame() {
     let victim = Victim::start().await;
     let mut attacker = Attacker::connect(&victim, 10).await;
-    for (kind, body) in [(FrameKind(0x0777), vec![1, 2, 3]), (FindNode::KIND, vec![0xff; 900]), (EnrolAnswer::KIND, vec![])] {
+    let questions = [(FrameKind(0x0777), vec![1, 2, 3]), (FindNode::KIND, vec![0xff; 900]), (FrameKind::SIGN_OF_LIFE, vec![])];
+    for (kind, body) in questions.into_iter().chain([(EnrolAnswer::KIND, vec![])]) {
         attacker.send(&Frame { kind, id: 9, body }).await;
     }
-    for _ in 0..2 {
+    for _ in 0..3 {
         assert_eq!(attacker.answer(9).await.kind, FrameKind::UNSUPPORTED);
     }
     assert!(attacker.is_served().await, "the stream lives on");
@@ -436,9 +436,9 @@ async fn who_answers_neither_a_request_nor_a_question_for_a_sign_of_life_is_left
             tokio::select! {
                 () = dead.step() => {}
                 () = slow.step() => {
-                    if slow.inbox.iter().any(|frame| frame.kind == PresenceGossip::KIND) {
-                        slow.inbox.retain(|frame| frame.kind != PresenceGossip::KIND);
-                        slow.send(&Frame::new(0, &PresenceGossip::default())).await;
+                    if let Some(asked) = slow.inbox.iter().position(|frame| frame.kind == FrameKind::SIGN_OF_LIFE) {
+                        let id = slow.inbox.swap_remove(asked).id;
+                        slow.send(&Frame { kind: FrameKind::UNSUPPORTED, id, body: Vec::new() }).await;
                     }
                 }
             }

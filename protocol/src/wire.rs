@@ -245,6 +245,9 @@ impl FrameKind {
     /// Answer to a request refused because the sender asks too much. Empty body.
     pub const BUSY: Self = Self(Self::ANSWER | 1);
 
+    /// A request with an empty body that every node answers with [`FrameKind::UNSUPPORTED`], whoever asks: a sign of life.
+    pub const SIGN_OF_LIFE: Self = Self(0x0001);
+
     /// True if the frame answers a request.
     #[must_use]
     pub const fn is_answer(self) -> bool {
