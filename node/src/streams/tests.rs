@@ -274,6 +274,14 @@ fn heed_each_other<const N: usize>(peers: &mut [&mut TestPeer; N]) {
     }
 }
 
+/// Says hi as soon as it can, and not again.
+fn greet_once(greeted: &mut bool, peer: &mut TestPeer, to: PeerId) {
+    if !*greeted && peer.is_connected(to) {
+        *greeted = true;
+        peer.send(to, b"hi");
+    }
+}
+
 fn is_closed_as_idle(peer: &TestPeer, with: PeerId) -> bool {
     peer.stream_events()
         .any(|event| matches!(event, Event::Closed { peer, reason: CloseReason::Idle, last: true, .. } if *peer == with))
@@ -323,10 +331,7 @@ async fn a_connection_is_kept_by_who_wants_it_only_after_a_while() {
     let (from, to) = (alice.id, bob.id);
     let mut greeted = false;
     until(&mut [&mut alice, &mut bob], "heard", |[alice, bob]| {
-        if !greeted && alice.is_connected(to) {
-            greeted = true;
-            alice.send(to, b"hi");
-        }
+        greet_once(&mut greeted, alice, to);
         heed_each_other(&mut [alice, bob]);
         !bob.frames_from(from).is_empty()
     })
@@ -348,10 +353,7 @@ async fn a_connection_is_not_kept_by_who_is_not_heeded() {
     let (to, from) = (alice.id, stranger.id);
     let mut greeted = false;
     until(&mut [&mut alice, &mut stranger], "the stranger's goes", |[alice, stranger]| {
-        if !greeted && stranger.is_connected(to) {
-            greeted = true;
-            stranger.send(to, b"hi");
-        }
+        greet_once(&mut greeted, stranger, to);
         is_closed_as_idle(alice, from)
     })
     .await;
