@@ -15,8 +15,11 @@ const CLASSES: usize = 32;
 
 static BY_SIZE: [AtomicI64; CLASSES] = [const { AtomicI64::new(0) }; CLASSES];
 
+/// Bytes by the power of two that their allocations stay below.
+pub(crate) type Sizes = [i64; CLASSES];
+
 /// Live bytes by the power of two that their allocations stay below.
-pub(crate) fn live_by_size() -> [i64; CLASSES] {
+pub(crate) fn live_by_size() -> Sizes {
     std::array::from_fn(|class| BY_SIZE[class].load(Ordering::Relaxed))
 }
 

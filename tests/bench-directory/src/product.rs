@@ -32,7 +32,7 @@ pub(crate) struct Member {
     pub(crate) username: String,
     pub(crate) peer_id: String,
     key: RecordKey,
-    place: Place,
+    pub(crate) place: Place,
 }
 
 /// The network.

@@ -1,5 +1,6 @@
 //! Many real nodes under churn: look-ups stay right and memory stays flat. Minutes long, so it runs with `scripts/test --long` only.
 
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -7,10 +8,12 @@ use futures::{StreamExt, stream};
 use halloo::handle::directory::ResolveOptions;
 use halloo::handle::power::SuspendOptions;
 use halloo_bench_directory::authority::Authority;
+use halloo_protocol::kademlia::REPLICAS;
 use libp2p::Multiaddr;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::allocator::{self, Sizes};
 use crate::meter::Moment;
 use crate::overlay::Carrier;
 use crate::product::{Member, address_of, start_node, wait_ready};
@@ -62,13 +65,56 @@ async fn join(authority: &Authority, number: usize, bootstrap: Multiaddr) -> Res
     Ok(Alive { member, since: Instant::now() })
 }
 
-/// Open connections a node, both directions, mean.
-async fn connections(alive: &[Alive]) -> Result<f64> {
-    let mut sum = 0;
+/// What nodes have and do, means of all that live.
+#[derive(Clone, Debug, Default)]
+struct Means {
+    connections: f64,
+    table: f64,
+    records: f64,
+    /// Requests sent, by frame kind.
+    requests: BTreeMap<u16, f64>,
+    failed: f64,
+    /// Of the nodes that are nearest to it those that it is connected to, of [`REPLICAS`]; by a few nodes.
+    neighbours: f64,
+}
+
+/// Nodes of which the neighbours are looked at.
+const LOOKED_AT: usize = 50;
+
+/// Of the [`REPLICAS`] nodes nearest to `node` those that it is connected to.
+async fn neighbours(node: &Alive, alive: &[Alive]) -> Result<usize> {
+    let mut nearest: Vec<&Member> = alive.iter().map(|one| &one.member).collect();
+    nearest.sort_by_key(|other| node.member.place.distance(&other.place));
+    let connected: HashSet<String> = node.member.node.peers().await?.peers.into_iter().map(|peer| peer.peer_id).collect();
+    Ok(nearest.iter().skip(1).take(REPLICAS).filter(|other| connected.contains(&other.peer_id)).count())
+}
+
+async fn means(alive: &[Alive]) -> Result<Means> {
+    let mut means = Means::default();
     for one in alive {
-        sum += one.member.node.totals().await?.connections;
+        let totals = one.member.node.totals().await?;
+        means.connections += f64::from(totals.connections) / alive.len() as f64;
+        means.table += f64::from(totals.table) / alive.len() as f64;
+        means.records += totals.records as f64 / alive.len() as f64;
+        for (kind, count) in totals.requests {
+            *means.requests.entry(kind).or_default() += count as f64 / alive.len() as f64;
+        }
+        means.failed += totals.failed as f64 / alive.len() as f64;
     }
-    Ok(f64::from(sum) / alive.len() as f64)
+    let few = alive.len().min(LOOKED_AT);
+    for one in alive.iter().step_by(alive.len() / few).take(few) {
+        means.neighbours += neighbours(one, alive).await? as f64 / few as f64;
+    }
+    Ok(means)
+}
+
+/// Live memory by size of its pieces, kB a node: `now` and what it has grown by since `before`.
+fn by_size(now: &Sizes, before: &Sizes, nodes: usize) -> String {
+    let kilobytes = |bytes: i64| bytes as f64 / nodes as f64 / 1e3;
+    let classes = now.iter().zip(before).enumerate().filter(|(_, (now, _))| kilobytes(**now) >= 1.0);
+    let told = classes
+        .map(|(class, (now, before))| format!("<{} {:.0} ({:+.0})", 1_u64 << class, kilobytes(*now), kilobytes(now - before)));
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// Runs it, telling what happens minute by minute.
@@ -93,6 +139,7 @@ pub(crate) async fn run(plan: Plan) -> Result<Report> {
     let (mut next_death, mut next_minute, mut number) = (began + plan.churn, began, plan.nodes);
     let mut births = stream::FuturesUnordered::new();
     let mut asking = tokio::time::interval(plan.lookups);
+    let mut early = None;
     while began.elapsed() < plan.time {
         tokio::select! {
             _ = asking.tick() => {}
@@ -102,11 +149,17 @@ pub(crate) async fn run(plan: Plan) -> Result<Report> {
             next_minute += Duration::from_secs(60);
             let used = empty.used();
             let live = used.live as f64 / alive.len() as f64;
-            let connections = connections(&alive).await?;
+            let (means, sizes) = (means(&alive).await?, allocator::live_by_size());
             eprintln!(
-                "{:>4} s: {} nodes with {connections:.1} connections, {} deaths; {} of {} look-ups right, {} wrong; {:.2} MB live, {:.2} MB resident, {:.0} ms CPU a node",
+                "{:>4} s: {} nodes with {:.1} connections, to {:.1} of the 8 nearest, {:.0} servers known, {:.1} records, requests {}, of which {:.1} failed; {} deaths; {} of {} look-ups right, {} wrong; {:.2} MB live, {:.2} MB resident, {:.0} ms CPU a node",
                 began.elapsed().as_secs(),
                 alive.len(),
+                means.connections,
+                means.neighbours,
+                means.table,
+                means.records,
+                means.requests.iter().map(|(kind, count)| format!("{kind:#04x} {count:.0}")).collect::<Vec<_>>().join(" "),
+                means.failed,
                 report.deaths,
                 report.right,
                 report.asked,
@@ -115,6 +168,13 @@ pub(crate) async fn run(plan: Plan) -> Result<Report> {
                 used.resident as f64 / alive.len() as f64 / 1e6,
                 used.cpu.as_secs_f64() * 1e3 / alive.len() as f64,
             );
+            eprintln!(
+                "       kB a node by size of pieces, and since three minutes: {}",
+                by_size(&sizes, early.get_or_insert(sizes), alive.len())
+            );
+            if report.live.len() <= 3 {
+                early = Some(sizes);
+            }
             report.live.push(live);
         }
         if next_death <= Instant::now() && alive.len() > 2 {
