@@ -80,8 +80,9 @@ const PING_EVERY: Duration = Duration::from_secs(45);
 const MAX_STREAMS: usize = CIRCUITS_CEILING + 256;
 
 /// The same over QUIC, for streams that the other end opens. Whoever wants one more waits for another to end: a client that is called by more than this at
-/// once through one relay; more than all strangers together may have circuits by default. Every connection makes room for all of them when it opens.
-const QUIC_MAX_STREAMS: u32 = 448;
+/// once through one relay; more than all strangers together may have circuits by default. Every connection makes room for all of them when it opens, in two maps of 512 slots
+/// that take 448 streams: with the few that we open ourselves there must be no more, or both maps are twice as large.
+const QUIC_MAX_STREAMS: u32 = 432;
 
 /// Largest WebSocket message taken: a few of Noise's, which are 64 KiB. The library's limit of 256 MiB would let one peer hold that much.
 const WEB_SOCKET_MESSAGE_MAX: usize = 1024 * 1024;
