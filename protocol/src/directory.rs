@@ -41,6 +41,12 @@ impl Distance {
         }
         zeros
     }
+
+    /// Its first sixteen bytes as a number: for proportions.
+    #[must_use]
+    pub fn prefix(&self) -> u128 {
+        self.0.first_chunk().map_or(0, |bytes| u128::from_be_bytes(*bytes))
+    }
 }
 
 impl fmt::Debug for Distance {

@@ -62,10 +62,10 @@ mod store;
 
 pub use listings::{ListingReport, ListingSearch};
 pub use messages::{
-    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, EXTENSION_KNOWN, FindListings, FindNode, FindRecord, LISTINGS_MAX,
-    LISTINGS_NAMED_MAX, LISTINGS_UNNAMED_MAX, LeaseAnswer, LeaseOutcome, ListingStored, ListingsFound, Nodes, RecordAnswer,
-    RecordOutcome, RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreListing, StoreOutcome, StoreRefusal, SyncItem,
-    SyncOffer, SyncWant,
+    Answer, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, EXTENSION_KNOWN, EXTENSION_PASSED, FindListings, FindNode,
+    FindRecord, LISTINGS_MAX, LISTINGS_NAMED_MAX, LISTINGS_UNNAMED_MAX, LeaseAnswer, LeaseOutcome, ListingStored, ListingsFound,
+    Nodes, RecordAnswer, RecordOutcome, RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreListing, StoreOutcome,
+    StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
 pub use publish::{LeaseReport, PublishReport};
 pub use query::{FindOptions, FindOutcome, FindResult, Mode};
@@ -556,7 +556,7 @@ impl Directory {
             (Errand::Publish(query), Answer::Store(answer)) => self.publish_answered(now, trust, query, &pending.to, answer),
             (Errand::Lease(query), Answer::Lease(answer)) => self.lease_answered(now, query, &pending.to, answer.outcome),
             (Errand::LeaseStore(query), Answer::Store(answer)) => self.lease_stored(now, query, &pending.to, &answer),
-            (Errand::Offer(items), Answer::SyncWant(want)) => self.offer_answered(now, &pending.to, &items, &want.keys),
+            (Errand::Offer(items), Answer::SyncWant(want)) => self.offer_answered(now, &pending.to, &items, &want),
             (Errand::Listing(query), Answer::ListingStored(answer)) => self.listing_stored(now, query, &pending.to, &answer),
             (Errand::Listing(query), Answer::Listings(answer)) => self.listings_answered(now, query, &pending.to, answer),
             (Errand::Sample(known), Answer::Nodes(answer)) => self.sample_answered(now, &pending.to, &known, answer),
@@ -817,8 +817,8 @@ impl Directory {
 
     /// Our own place if we would be among the replicas of `key`.
     fn own_replica_place(&self, key: &RecordKey) -> Option<Place> {
-        let place = self.local.place.filter(|_| self.local.is_serving)?;
-        (self.table.closer_than(&Place(key.0), &place, REPLICAS) < REPLICAS).then_some(place)
+        let (place, target) = (self.local.place.filter(|_| self.local.is_serving)?, Place(key.0));
+        (self.table.closer_than(&target, &place, REPLICAS) < REPLICAS && !self.table.is_far(&target)).then_some(place)
     }
 
     fn live_targets(&self, key: &RecordKey) -> Vec<Arc<Descriptor>> {

@@ -42,6 +42,10 @@ pub const EXTENSION_DOUBTFUL: u16 = 0x0001;
 /// and their descriptors, at most [`CLOSER_MAX`]. Of their answers: which of these are among the closest, as numbers of one byte, beside those that are spelled out.
 pub const EXTENSION_KNOWN: u16 = 0x0002;
 
+/// Extension of a [`SyncWant`]: which of the offered records are held here neither as offered nor wanted, as this node isn't among their replicas. Eight bytes, little-endian: bit *n* stands for
+/// the item with number *n*. Those neither here nor wanted are held.
+pub const EXTENSION_PASSED: u16 = 0x0001;
+
 /// Largest answer with descriptors or a record: 16 KiB of record, or 16 descriptors of at most 720 bytes, and room to grow.
 const ANSWER_BYTES_MAX: usize = 2 * RECORD_BYTES_MAX;
 
@@ -284,7 +288,7 @@ pub struct SyncOffer {
 pub struct SyncWant {
     /// Please store these.
     pub keys: Vec<RecordKey>,
-    /// Room to grow.
+    /// [`EXTENSION_PASSED`].
     pub extensions: Extensions,
 }
 

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use rand::RngExt;
 
-use super::messages::{Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, SyncItem, SyncOffer};
+use super::messages::{
+    EXTENSION_PASSED, Request, SYNC_ITEMS_MAX, Store, StoreAnswer, StoreOutcome, SyncItem, SyncOffer, SyncWant,
+};
 use super::routing_table::{Mark, REPLICAS};
 use super::store::{Held, Sender};
 use super::{Directory, Errand, Failure, RecordKey};
@@ -248,11 +250,13 @@ impl Directory {
         }
     }
 
-    pub(super) fn offer_answered(&mut self, now: Now, from: &DeviceKey, items: &[SyncItem], wanted: &[RecordKey]) {
-        for item in items {
-            if !wanted.contains(&item.key) {
-                // A node beside the replicas doesn't say what it holds.
-                if self.live_targets(&item.key).iter().any(|replica| replica.device == *from) {
+    pub(super) fn offer_answered(&mut self, now: Now, from: &DeviceKey, items: &[SyncItem], answer: &SyncWant) {
+        let passed = answer.extensions.find(EXTENSION_PASSED);
+        // What can't be read says of none that it is held.
+        let passed = passed.map_or(0, |bytes| bytes.try_into().map_or(u64::MAX, u64::from_le_bytes));
+        for (number, item) in (0..).zip(items) {
+            if !answer.keys.contains(&item.key) {
+                if passed & 1_u64.checked_shl(number).unwrap_or(0) == 0 {
                     self.store.mark_synced(&item.key, *from);
                 }
                 continue;

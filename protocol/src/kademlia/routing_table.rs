@@ -50,6 +50,9 @@ const STRIKES_MAX: u8 = 3;
 /// Most tellers with strikes remembered, and most connections of unknown nodes.
 const NOTES_MAX: usize = 4_096;
 
+/// Nodes that are nearer to what is far, by the distance of our eighth neighbour. Chance makes that wrong by a half now and then; fewer than eight where 24 are to be expected it hardly makes.
+const RANK_FAR: u128 = 24;
+
 /// Hints compared when one has to go.
 const HINTS_COMPARED: usize = 16;
 
@@ -509,6 +512,19 @@ impl RoutingTable {
     pub(super) fn proved_core_bits(&self) -> Option<u32> {
         let near = self.replica_set(&self.origin);
         near.get(REPLICAS - 1).map(|eighth| self.origin.distance(&eighth.place).leading_zeros() + 1)
+    }
+
+    /// Whether what lies at `target` is too far off for us to be one of its replicas, however few are known around it: our own neighbourhood is the only one that we know well, and as far as it is dense
+    /// [`RANK_FAR`] nodes would be nearer than we. Of each user one neighbour counts, in a lab too, and none of our own.
+    pub(super) fn is_far(&self, target: &Place) -> bool {
+        let mut owners = BTreeSet::from([self.origin.owner()]);
+        let near = if self.lab { self.peers.nearest(Which::Live, &self.origin, 3 * REPLICAS) } else { Vec::new() };
+        let near = near.iter().filter(|(_, peer)| owners.insert(peer.descriptor.place.owner())).map(|(distance, _)| *distance);
+        let eighth = match self.lab {
+            true => near.take(REPLICAS).nth(REPLICAS - 1),
+            false => self.replica_set(&self.origin).get(REPLICAS - 1).map(|eighth| self.origin.distance(&eighth.place)),
+        };
+        eighth.is_some_and(|eighth| self.origin.distance(target).prefix() / RANK_FAR > eighth.prefix() / REPLICAS as u128)
     }
 
     pub(super) fn replica_span(&self, place: &Place) -> KeySpan {

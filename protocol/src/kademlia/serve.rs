@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::known;
 use super::limits::Draw;
 use super::messages::{
-    Answer, CLOSER_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes, RecordAnswer, RecordOutcome,
-    RenewLease, Request, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncOffer, SyncWant,
+    Answer, CLOSER_MAX, EXTENSION_DOUBTFUL, EXTENSION_PASSED, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, Nodes,
+    RecordAnswer, RecordOutcome, RenewLease, Request, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncOffer, SyncWant,
 };
 use super::routing_table::{NetworkGroup, REPLICAS};
 use super::store::{self, Held, Refused, Sender, Stored};
@@ -176,7 +176,8 @@ impl Directory {
         let record = store::parse(bytes).map_err(|refused| (None, refused))?;
         let key = record.claimed_key();
         let refuse = |refused| (Some(key), refused);
-        if self.rank_of_self(&key) >= REPLICAS + RANK_SLACK && self.store.get(&key).is_none() {
+        let is_elsewhere = || self.rank_of_self(&key) >= REPLICAS + RANK_SLACK || self.table.is_far(&Place(key.0));
+        if self.store.get(&key).is_none() && is_elsewhere() {
             return Err(refuse(Refused::new(StoreRefusal::NotResponsible, "closer nodes are known")));
         }
         self.store.admit(&key, &record.user, sender).map_err(refuse)?;
@@ -256,17 +257,25 @@ impl Directory {
 
     fn answer_offer(&mut self, from: &DeviceKey, request: &SyncOffer) -> SyncWant {
         let mut keys = Vec::new();
+        let mut passed = 0_u64;
         let is_server = self.table.is_live(from);
-        for item in &request.items {
+        for (number, item) in (0..).zip(&request.items) {
             match self.store.get(&item.key) {
                 // Only a server's word counts: others could crowd the list out.
                 Some(held) if held.hash == item.hash && is_server => self.store.mark_synced(&item.key, *from),
                 Some(held) if held.hash == item.hash => {}
                 // What is held beside the replicas is doubtful to whoever asks, so that a newer copy would serve nobody.
-                _ if self.rank_of_self(&item.key) < REPLICAS + OFFER_SLACK => keys.push(item.key),
-                _ => {}
+                _ if self.is_beside(&item.key) => passed |= 1_u64.checked_shl(number).unwrap_or(0),
+                _ => keys.push(item.key),
             }
         }
-        SyncWant { keys, extensions: Extensions::none() }
+        let extensions = Extensions::none();
+        let extensions = if passed == 0 { extensions } else { extensions.with(EXTENSION_PASSED, passed.to_le_bytes().into()) };
+        SyncWant { keys, extensions }
+    }
+
+    /// Whether this node isn't among the replicas of a key as far as it can see, and wouldn't be if some of them had died unseen.
+    fn is_beside(&self, key: &RecordKey) -> bool {
+        self.rank_of_self(key) >= REPLICAS + OFFER_SLACK || self.table.is_far(&Place(key.0))
     }
 }

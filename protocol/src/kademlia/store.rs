@@ -311,7 +311,7 @@ impl ReplicaStore {
         let hash = merged.content_hash();
         let is_changed = hash != held.hash;
         let is_news = is_changed || merged != held.record;
-        let sender = held.sender;
+        let brought_first = held.sender;
         let (synced, former) = if is_changed {
             let mut former = held.synced;
             held.former.0.into_iter().for_each(|mark| former.insert(mark));
@@ -319,10 +319,10 @@ impl ReplicaStore {
         } else {
             (held.synced, held.former)
         };
-        self.insert(merged, sender, synced, former);
+        self.insert(merged, brought_first, synced, former);
         // Who sends something older confirms nothing, and one who sends the same confirms no more than any.
         self.set_unconfirmed(&key, held.is_unconfirmed && !is_changed);
-        if sent_hash == hash {
+        if sent_hash == hash && sender.is_server {
             self.mark_synced(&key, sender.device);
         }
         if !is_changed && sent_hash != hash {

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "tests print seeds and what they measure")]
 
 mod attacks;
+mod far;
 mod fixture;
 mod fuzz;
 mod keepers;

@@ -35,9 +35,9 @@ use halloo_protocol::identity::{
     UserCertificate, UserId,
 };
 use halloo_protocol::kademlia::{
-    EXTENSION_KNOWN, FindListings, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, ListingStored, ListingsFound, Nodes,
-    RecordAnswer, RecordOutcome, RenewLease, Store, StoreAnswer, StoreListing, StoreOutcome, StoreRefusal, SyncItem, SyncOffer,
-    SyncWant,
+    EXTENSION_KNOWN, EXTENSION_PASSED, FindListings, FindNode, FindRecord, LeaseAnswer, LeaseOutcome, ListingStored,
+    ListingsFound, Nodes, RecordAnswer, RecordOutcome, RenewLease, Store, StoreAnswer, StoreListing, StoreOutcome, StoreRefusal,
+    SyncItem, SyncOffer, SyncWant,
 };
 use halloo_protocol::linked::{
     AddressProof, AddressWord, Association, IdentityMerge, Indicator, LeaveScope, LinkedAsk, LinkedId, LinkedKey, LinkedLeave,
@@ -206,6 +206,7 @@ pub(crate) fn all() -> Vec<Vector> {
         "lease_answer" => message LeaseAnswer = LeaseAnswer { outcome: LeaseOutcome::NeedRecord, extensions: none() };
         "sync_offer" => message SyncOffer = SyncOffer { items: vec![SyncItem { key: RecordKey([1; 32]), hash: [2; 32] }; 2], extensions: none() };
         "sync_want" => message SyncWant = SyncWant { keys: vec![RecordKey([1; 32])], extensions: none() };
+        "sync_want_passed" => message SyncWant = SyncWant { keys: Vec::new(), extensions: none().with(EXTENSION_PASSED, 2_u64.to_le_bytes().into()) };
         // Messages
         "message_deliver" => message MessageDeliver = MessageDeliver { content: Content::Plain(envelope()), extensions: none() };
         "message_deliver_sealed" => message MessageDeliver = MessageDeliver { content: Content::Sealed(sealed_message()), extensions: none() };

@@ -4,12 +4,13 @@
 
 use std::time::Duration;
 
-use halloo_protocol::kademlia::{FindOptions, FindOutcome, FindResult, Mode, QueryId};
+use halloo_protocol::kademlia::{FindOptions, FindOutcome, FindResult, Mode, QueryId, Store, SyncOffer};
+use halloo_protocol::wire::Message;
 
 use super::Behaviour;
 use super::rows::Row;
 use super::swarm::{Plan, Swarm};
-use crate::machine::NodeId;
+use crate::machine::{Kind, NodeId};
 use crate::network::State;
 
 /// How a soak goes.
@@ -56,6 +57,12 @@ pub struct Outcome {
     pub deaths: usize,
     /// Looked at every half a minute: of all the living names, those of which none and those of which fewer than half of the eight closest nodes hold the record.
     pub placed: Placed,
+    /// Records that a node holds at the end, mean, and what a death and a birth made all nodes send: offers, and stores.
+    pub held: f64,
+    /// See [`Outcome::held`].
+    pub offers: f64,
+    /// See [`Outcome::held`].
+    pub stores: f64,
 }
 
 /// Where records are, summed up over looks.
@@ -111,6 +118,7 @@ pub fn soak(seed: u64, soak: Soak) -> Outcome {
     let swarm = Swarm::grown(plan);
     let start = swarm.network.elapsed();
     let mut run = Run { swarm, born: vec![Duration::ZERO; soak.nodes], waiting: Vec::new(), outcome: Outcome::default() };
+    let before = run.swarm.network.traffic();
     let (mut now, mut next_death, mut next_look) = (start, start + soak.churn, start);
     while now < start + soak.time {
         now += soak.lookups;
@@ -126,6 +134,12 @@ pub fn soak(seed: u64, soak: Soak) -> Outcome {
         }
         run.ask(now);
     }
+    let running = run.swarm.network.running();
+    let held: usize = running.iter().map(|node| run.swarm.network.machine(*node).directory.store_counts().0).sum();
+    let traffic = run.swarm.network.traffic().since(&before);
+    let each = |kind| traffic.messages(Kind(kind)) as f64 / run.outcome.deaths.max(1) as f64;
+    run.outcome.held = held as f64 / running.len().max(1) as f64;
+    (run.outcome.offers, run.outcome.stores) = (each(SyncOffer::KIND.0), each(Store::KIND.0));
     run.outcome
 }
 
@@ -219,13 +233,16 @@ pub fn row(seed: u64, plan: Soak) -> Row {
         name: format!("{} nodes, a silent death and a birth every {:?}: living names found", plan.nodes, plan.churn),
         reach: ">= 99.9%".into(),
         seen: format!(
-            "{:.2}% of {}; {} deaths; of {} records looked at {} are held by fewer than half of the closest, {} by none",
+            "{:.2}% of {}; {} deaths; of {} records looked at {} are held by fewer than half of the closest, {} by none; {:.1} records a node, {:.0} offers and {:.0} stores a death",
             share * 100.0,
             outcome.asked,
             outcome.deaths,
             outcome.placed.names,
             outcome.placed.thin,
-            outcome.placed.astray
+            outcome.placed.astray,
+            outcome.held,
+            outcome.offers,
+            outcome.stores
         ),
         is_met: share >= 0.999,
     }

@@ -1,0 +1,122 @@
+//! A node knows its own neighbourhood, and others hardly: what is far it leaves to others, however few of those it knows.
+
+use std::time::Instant;
+
+use halloo_protocol::directory::{Place, RecordKey};
+use halloo_protocol::identity::TrustStore;
+use halloo_protocol::kademlia::{
+    Answer, Config, Directory, EXTENSION_PASSED, LocalNode, REPLICAS, Reply, Request, RequestSource, Store, StoreOutcome,
+    StoreRefusal, SyncItem, SyncOffer,
+};
+use halloo_protocol::node::Roles;
+use halloo_protocol::time::Now;
+use halloo_protocol::wire::Extensions;
+
+use crate::fixture::{self, Authority, START, User};
+
+/// Nodes of the network, one a user.
+const NODES: u64 = 400;
+
+struct Lone {
+    directory: Directory,
+    now: Now,
+    trust: TrustStore,
+    /// One of those it knows.
+    from: RequestSource,
+    place: Place,
+    places: Vec<Place>,
+    users: Vec<User>,
+}
+
+/// A node that has met its eight neighbours of 400, and nobody else.
+fn lone(config: Config) -> Lone {
+    let (authority, now) = (Authority::new(1), Now { instant: Instant::now(), unix: START });
+    let trust = authority.trust();
+    let users: Vec<User> = (0..NODES).map(|number| authority.user(number)).collect();
+    let mut chains: Vec<_> = users.iter().map(|user| user.chain_of(&user.device(0), &trust)).collect();
+    let places = chains.iter().map(|chain| chain.place.expect("enrolled")).collect();
+    let own = chains[0].clone();
+    let place = own.place.expect("enrolled");
+    chains.sort_by_key(|chain| place.distance(&chain.place.expect("enrolled")));
+    let local = LocalNode { device: own.device, place: Some(place), is_serving: true };
+    let mut directory = Directory::new(config, local, [1; 32], now.instant);
+    for (number, chain) in chains.iter().enumerate().skip(1).take(REPLICAS) {
+        let descriptor = fixture::descriptor(chain, number, Roles::DIRECTORY);
+        directory.handle_hello(now, chain, descriptor).expect("a true place");
+    }
+    let from = RequestSource { device: chains[1].device, network_group: None };
+    Lone { directory, now, trust, from, place, places, users }
+}
+
+impl Lone {
+    fn rank(&self, key: &RecordKey) -> usize {
+        self.places.iter().filter(|place| key.distance(place) < key.distance(&self.place)).count()
+    }
+
+    fn ask(&mut self, request: Request) -> Answer {
+        match self.directory.handle_request(self.now, &self.trust, self.from, request) {
+            Reply::Answer(answer) => answer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Whether it wants what it is offered; if not, it says that it doesn't hold it either.
+    fn wants(&mut self, key: RecordKey) -> bool {
+        let items = vec![SyncItem { key: RecordKey([0; 32]), hash: [0; 32] }, SyncItem { key, hash: [1; 32] }];
+        let Answer::SyncWant(want) = self.ask(Request::SyncOffer(SyncOffer { items, extensions: Extensions::none() })) else {
+            panic!("another answer")
+        };
+        let passed = want.extensions.find(EXTENSION_PASSED).map_or(0, |bytes| bytes[0]) & 2 != 0;
+        assert_ne!(want.keys.contains(&key), passed, "held, wanted, or passed");
+        !passed
+    }
+
+    fn stores(&mut self, user: usize) -> Result<(), StoreRefusal> {
+        let record = self.users[user].record(1, &self.trust).to_bytes();
+        match self.ask(Request::Store(Store { record, extensions: Extensions::none() })) {
+            Answer::Store(answer) => match answer.outcome {
+                StoreOutcome::Accepted => Ok(()),
+                StoreOutcome::Refused { reason, .. } => Err(reason),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn check(config: Config) {
+    let mut lone = lone(config);
+    let keys: Vec<_> = lone.users.iter().map(User::key).collect();
+    let (mut near, mut far) = (0, 0);
+    for (user, key) in keys.into_iter().enumerate() {
+        let rank = lone.rank(&key);
+        if rank < REPLICAS {
+            near += 1;
+            assert!(lone.wants(key), "it is number {rank} of the replicas");
+            assert_eq!(lone.stores(user), Ok(()));
+        } else if rank >= 8 * REPLICAS {
+            far += 1;
+            assert!(!lone.wants(key), "{rank} nodes are nearer");
+            assert_eq!(lone.stores(user), Err(StoreRefusal::NotResponsible), "{rank} nodes are nearer");
+        }
+    }
+    assert!(near >= 4 && far >= 200, "{near} near and {far} far records show little");
+}
+
+#[test]
+fn what_is_far_is_neither_wanted_nor_taken() {
+    check(Config::default());
+    check(Config { is_lab: true, ..Config::default() });
+}
+
+/// What a node whose neighbours are unknown can't judge it takes: nobody else may.
+#[test]
+fn who_knows_few_takes_what_it_is_offered() {
+    let mut lone = lone(Config::default());
+    let local = LocalNode { device: lone.from.device, place: Some(lone.place), is_serving: true };
+    lone.directory = Directory::new(Config::default(), local, [1; 32], lone.now.instant);
+    for user in 0..16 {
+        let key = lone.users[user].key();
+        assert!(lone.wants(key));
+        assert_eq!(lone.stores(user), Ok(()));
+    }
+}
