@@ -119,6 +119,10 @@ const CLIENT_BREADTH: usize = 3;
 /// How much rarer a client looks a random point up: it has no neighbourhood, and look-ups of its own bring it nodes as well.
 const CLIENT_REFRESH: u32 = 3;
 
+/// How long after joining, and after the death of one of the eight nearest, a server looks around itself, in milliseconds; and how long at least between two such looks.
+const AROUND_DELAY: std::ops::RangeInclusive<u64> = 2_000..=6_000;
+const AROUND_PAUSE: Duration = Duration::from_secs(30);
+
 /// How often a node that knows fewer than eight others looks for more.
 const LONELY_REFRESH: Duration = Duration::from_secs(60);
 
@@ -395,6 +399,9 @@ pub struct Directory {
     repair: repair::Repair,
     sweep_at: Instant,
     refresh_at: Instant,
+    /// When this node looks around itself next, and when it last did.
+    around_at: Option<Instant>,
+    around_last: Option<Instant>,
     counters: Counters,
 }
 
@@ -422,6 +429,8 @@ impl Directory {
             repair: repair::Repair::default(),
             sweep_at: now + SWEEP_EVERY,
             refresh_at: now + config.refresh_every.min(LONELY_REFRESH),
+            around_at: None,
+            around_last: None,
             counters: Counters::default(),
             config,
             local,
@@ -656,6 +665,9 @@ impl Directory {
             self.table.expire_bans(now.instant);
             self.rates.sweep(now.instant);
         }
+        if self.around_at.is_some_and(|at| at <= now.instant) {
+            self.look_around(now);
+        }
         if self.refresh_at <= now.instant {
             // Who knows hardly anybody asks more often: one death away from being alone.
             let is_lonely = self.table.live_count() < REPLICAS;
@@ -674,10 +686,18 @@ impl Directory {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let pending = self.pending.values().map(|pending| pending.deadline).min();
         let lookups = self.lookups.values().map(|lookup| lookup.wake_at()).min();
-        [pending, lookups, self.publish_wake_at(), self.repair.wake_at(), Some(self.sweep_at), Some(self.refresh_at)]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            pending,
+            lookups,
+            self.publish_wake_at(),
+            self.repair.wake_at(),
+            Some(self.sweep_at),
+            Some(self.refresh_at),
+            self.around_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The next thing to do, oldest first.

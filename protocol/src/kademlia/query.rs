@@ -14,8 +14,8 @@ use super::publish::Found;
 use super::routing_table::REPLICAS;
 use super::store::{self, Refused};
 use super::{
-    BOOTSTRAP_WALKS, Bootstrap, CLIENT_BREADTH, CLIENT_SAMPLES, CLIENT_WALKS, Directory, Errand, Event, QueryId, SAMPLES,
-    SAMPLES_EACH,
+    AROUND_DELAY, AROUND_PAUSE, BOOTSTRAP_WALKS, Bootstrap, CLIENT_BREADTH, CLIENT_SAMPLES, CLIENT_WALKS, Directory, Errand,
+    Event, QueryId, SAMPLES, SAMPLES_EACH,
 };
 use crate::directory::{DirectoryRecord, Place, RecordKey};
 use crate::identity::TrustStore;
@@ -125,6 +125,22 @@ impl Directory {
         if walks {
             let target = self.random_point();
             self.start_lookup(now, Goal::Nodes { breadth: 2 }, target, Purpose::Refresh, None);
+        }
+    }
+
+    /// Plans to look around: those who joined at the same time don't know each other yet, and who takes the place of a dead neighbour may have joined when this node
+    /// wasn't among the nearest that it met.
+    pub(super) fn plan_to_look_around(&mut self, now: Now) {
+        let soon = now.instant + Duration::from_millis(self.rng.random_range(AROUND_DELAY));
+        let at = self.around_last.map_or(soon, |last| soon.max(last + AROUND_PAUSE));
+        self.around_at.get_or_insert(at);
+    }
+
+    /// Meets the eight nearest nodes, most of whom it is connected to.
+    pub(super) fn look_around(&mut self, now: Now) {
+        (self.around_at, self.around_last) = (None, Some(now.instant));
+        if let Some(place) = self.local.place.filter(|_| self.local.is_serving) {
+            self.start_lookup(now, Goal::Nodes { breadth: REPLICAS }, place, Purpose::Refresh, None);
         }
     }
 
@@ -325,6 +341,7 @@ impl Directory {
         }
         let query = bootstrap.query;
         self.bootstrap = None;
+        self.plan_to_look_around(now);
         self.sample(now);
         let servers = self.table.live_count();
         self.resync(now);

@@ -129,6 +129,10 @@ impl Directory {
         if !self.local.is_serving {
             return;
         }
+        let is_near = |place: Place| self.table.closer_than(&place, &node.place, REPLICAS) < REPLICAS;
+        if change == Change::Died && self.local.place.is_some_and(is_near) {
+            self.plan_to_look_around(now);
+        }
         let touched: Vec<_> =
             self.store.keys_in(self.table.replica_span(&node.place)).filter(|key| self.is_replica(key, node)).collect();
         // One pause for all of them, so that they go out together: most of an offer's bytes are its packets'.

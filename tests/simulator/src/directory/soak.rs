@@ -2,9 +2,10 @@
 //!
 //! Its like with real nodes is a test of the benchmark; here every look-up that fails can be looked into.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use halloo_protocol::kademlia::{FindOptions, FindOutcome, FindResult, Mode, QueryId, Store, SyncOffer};
+use halloo_protocol::kademlia::{FindOptions, FindOutcome, FindResult, Mode, QueryId, REPLICAS, Store, SyncOffer};
 use halloo_protocol::wire::Message;
 
 use super::Behaviour;
@@ -57,6 +58,8 @@ pub struct Outcome {
     pub deaths: usize,
     /// Looked at every half a minute: of all the living names, those of which none and those of which fewer than half of the eight closest nodes hold the record.
     pub placed: Placed,
+    /// Of the eight nodes nearest to it those that a node knows at the end, mean.
+    pub neighbours: f64,
     /// Records that a node holds at the end, mean, and what a death and a birth made all nodes send: offers, and stores.
     pub held: f64,
     /// See [`Outcome::held`].
@@ -94,6 +97,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Nodes beside a record that are looked at after a miss.
 const LOOKED_AT: usize = 16;
+
+/// Of the eight nearest of `running` those that `node` knows to live.
+fn neighbours(swarm: &Swarm, node: NodeId, running: &[NodeId]) -> usize {
+    let own = swarm.network.world.identity(node).descriptor.place;
+    let known: BTreeSet<_> = swarm.network.machine(node).directory.table().map(|descriptor| descriptor.device).collect();
+    let others = running.iter().filter(|other| **other != node).map(|other| &swarm.network.world.identity(*other).descriptor);
+    let mut others: Vec<_> = others.collect();
+    others.sort_by_key(|other| own.distance(&other.place));
+    others.iter().take(REPLICAS).filter(|other| known.contains(&other.device)).count()
+}
 
 /// A look-up under way.
 #[derive(Clone, Copy, Debug)]
@@ -138,6 +151,8 @@ pub fn soak(seed: u64, soak: Soak) -> Outcome {
     let held: usize = running.iter().map(|node| run.swarm.network.machine(*node).directory.store_counts().0).sum();
     let traffic = run.swarm.network.traffic().since(&before);
     let each = |kind| traffic.messages(Kind(kind)) as f64 / run.outcome.deaths.max(1) as f64;
+    run.outcome.neighbours =
+        running.iter().map(|node| neighbours(&run.swarm, *node, &running)).sum::<usize>() as f64 / running.len() as f64;
     run.outcome.held = held as f64 / running.len().max(1) as f64;
     (run.outcome.offers, run.outcome.stores) = (each(SyncOffer::KIND.0), each(Store::KIND.0));
     run.outcome
@@ -233,13 +248,14 @@ pub fn row(seed: u64, plan: Soak) -> Row {
         name: format!("{} nodes, a silent death and a birth every {:?}: living names found", plan.nodes, plan.churn),
         reach: ">= 99.9%".into(),
         seen: format!(
-            "{:.2}% of {}; {} deaths; of {} records looked at {} are held by fewer than half of the closest, {} by none; {:.1} records a node, {:.0} offers and {:.0} stores a death",
+            "{:.2}% of {}; {} deaths; of {} records looked at {} are held by fewer than half of the closest, {} by none; {:.1} of its 8 neighbours and {:.1} records a node, {:.0} offers and {:.0} stores a death",
             share * 100.0,
             outcome.asked,
             outcome.deaths,
             outcome.placed.names,
             outcome.placed.thin,
             outcome.placed.astray,
+            outcome.neighbours,
             outcome.held,
             outcome.offers,
             outcome.stores
