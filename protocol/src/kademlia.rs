@@ -838,7 +838,8 @@ impl Directory {
     /// Our own place if we would be among the replicas of `key`.
     fn own_replica_place(&self, key: &RecordKey) -> Option<Place> {
         let (place, target) = (self.local.place.filter(|_| self.local.is_serving)?, Place(key.0));
-        (self.table.closer_than(&target, &place, REPLICAS) < REPLICAS && !self.table.is_far(&target)).then_some(place)
+        let rank = self.table.closer_than(&target, &place, REPLICAS);
+        (rank < REPLICAS && !self.is_far(key, rank)).then_some(place)
     }
 
     fn live_targets(&self, key: &RecordKey) -> Vec<Arc<Descriptor>> {

@@ -176,8 +176,7 @@ impl Directory {
         let record = store::parse(bytes).map_err(|refused| (None, refused))?;
         let key = record.claimed_key();
         let refuse = |refused| (Some(key), refused);
-        let is_elsewhere = || self.rank_of_self(&key) >= REPLICAS + RANK_SLACK || self.table.is_far(&Place(key.0));
-        if self.store.get(&key).is_none() && is_elsewhere() {
+        if self.store.get(&key).is_none() && self.is_beside(&key, RANK_SLACK) {
             return Err(refuse(Refused::new(StoreRefusal::NotResponsible, "closer nodes are known")));
         }
         self.store.admit(&key, &record.user, sender).map_err(refuse)?;
@@ -265,7 +264,7 @@ impl Directory {
                 Some(held) if held.hash == item.hash && is_server => self.store.mark_synced(&item.key, *from),
                 Some(held) if held.hash == item.hash => {}
                 // What is held beside the replicas is doubtful to whoever asks, so that a newer copy would serve nobody.
-                _ if self.is_beside(&item.key) => passed |= 1_u64.checked_shl(number).unwrap_or(0),
+                _ if self.is_beside(&item.key, OFFER_SLACK) => passed |= 1_u64.checked_shl(number).unwrap_or(0),
                 _ => keys.push(item.key),
             }
         }
@@ -274,8 +273,15 @@ impl Directory {
         SyncWant { keys, extensions }
     }
 
-    /// Whether this node isn't among the replicas of a key as far as it can see, and wouldn't be if some of them had died unseen.
-    fn is_beside(&self, key: &RecordKey) -> bool {
-        self.rank_of_self(key) >= REPLICAS + OFFER_SLACK || self.table.is_far(&Place(key.0))
+    /// Whether this node isn't among the replicas of a key as far as it can see, and wouldn't be if `slack` of them had died unseen.
+    fn is_beside(&self, key: &RecordKey, slack: usize) -> bool {
+        let rank = self.rank_of_self(key);
+        rank >= REPLICAS + slack || self.is_far(key, rank)
+    }
+
+    /// Whether a key is too far off for this node to keep what lies there, which is number `rank` of those it knows. Half of the replicas take it however far it is: where nobody lives near
+    /// a key all who are nearest to it stand far off, and are each other's dense neighbourhood.
+    pub(super) fn is_far(&self, key: &RecordKey, rank: usize) -> bool {
+        rank >= REPLICAS / 2 && self.table.is_far(&Place(key.0))
     }
 }
