@@ -399,9 +399,10 @@ pub struct Directory {
     repair: repair::Repair,
     sweep_at: Instant,
     refresh_at: Instant,
-    /// When this node looks around itself next, and when it last did.
+    /// When this node looks around itself next, when it last did, and after whose deaths lately.
     around_at: Option<Instant>,
     around_last: Option<Instant>,
+    around_for: BTreeMap<DeviceKey, Instant>,
     counters: Counters,
 }
 
@@ -431,6 +432,7 @@ impl Directory {
             refresh_at: now + config.refresh_every.min(LONELY_REFRESH),
             around_at: None,
             around_last: None,
+            around_for: BTreeMap::new(),
             counters: Counters::default(),
             config,
             local,
@@ -443,6 +445,8 @@ impl Directory {
         self.table.set_origin(local.place);
         self.store.set_origin(local.place);
         self.refresh_at = now.instant;
+        // Who has joined as a client hasn't met its neighbours.
+        self.plan_to_look_around(now);
     }
 
     /// Takes back records that an earlier run persisted; each is verified again, and those that don't hold are forgotten.
@@ -835,11 +839,9 @@ impl Directory {
         Place(self.rng.random())
     }
 
-    /// Our own place if we would be among the replicas of `key`.
-    fn own_replica_place(&self, key: &RecordKey) -> Option<Place> {
-        let (place, target) = (self.local.place.filter(|_| self.local.is_serving)?, Place(key.0));
-        let rank = self.table.closer_than(&target, &place, REPLICAS);
-        (rank < REPLICAS && !self.is_far(key, rank)).then_some(place)
+    /// Whether this node is among the replicas of `key`, as far as it can see.
+    fn is_own_replica(&self, key: &RecordKey) -> bool {
+        self.local.is_serving && !self.is_beside(key, 0)
     }
 
     fn live_targets(&self, key: &RecordKey) -> Vec<Arc<Descriptor>> {

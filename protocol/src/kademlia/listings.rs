@@ -271,7 +271,7 @@ impl Directory {
     pub fn store_listing(&mut self, now: Now, trust: &TrustStore, listing: &Signed<PlacedListing>) -> QueryId {
         let (place, bytes) = (listing.unverified().place, wire::encode(listing));
         // If this node is one of the replicas, it stores like any other.
-        let is_here = self.own_replica_place(&place).is_some() && self.take_listing(now, trust, &bytes).is_ok();
+        let is_here = self.is_listing_replica(&place) && self.take_listing(now, trust, &bytes).is_ok();
         self.start_listing_query(now, place, Aim::Store { bytes, is_own: true }, usize::from(is_here))
     }
 
@@ -300,7 +300,7 @@ impl Directory {
     pub(super) fn listing_found_replicas(&mut self, now: Now, query: QueryId, found: Vec<Arc<Descriptor>>) {
         let Some(mut listing) = self.listing_queries.remove(&query) else { return };
         listing.candidates = found.into_iter().filter(|node| node.roles.contains(Roles::DIRECTORY)).collect();
-        if matches!(listing.aim, Aim::Find) && self.own_replica_place(&listing.place).is_some() {
+        if matches!(listing.aim, Aim::Find) && self.is_listing_replica(&listing.place) {
             listing.answered += 1;
             listing.take(self.listings_at(now, &listing.place));
         }
@@ -397,6 +397,11 @@ impl Directory {
         here.take(LISTINGS_MAX).map(|held| held.bytes.clone()).collect()
     }
 
+    /// Whether this node is among those that keep listings of a place. What is far counts here, unlike with records: who brings a listing tries eight nodes and no more.
+    fn is_listing_replica(&self, place: &RecordKey) -> bool {
+        self.local.is_serving && self.rank_of_self(place) < REPLICAS
+    }
+
     /// All that can be wrong with a listing, cheapest first: size, form, responsibility, room, and only then signatures.
     fn take_listing(&mut self, now: Now, trust: &TrustStore, bytes: &[u8]) -> Result<(), Refused> {
         if bytes.len() > LISTING_BYTES_MAX {
@@ -427,7 +432,7 @@ impl Directory {
             return;
         }
         for (place, bytes) in self.listings.take_due(now.instant, PASS_ON_AT_ONCE) {
-            let is_replica = self.own_replica_place(&place).is_some();
+            let is_replica = self.is_listing_replica(&place);
             self.start_listing_query(now, place, Aim::Store { bytes, is_own: false }, usize::from(is_replica));
         }
     }

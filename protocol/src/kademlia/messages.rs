@@ -136,7 +136,7 @@ pub enum StoreRefusal {
     Future,
     /// The replica holds something newer and answers with it.
     Stale,
-    /// The replica knows enough closer nodes, and names them.
+    /// The replica knows enough closer nodes, or is too far off for there not to be; it names those that it knows.
     NotResponsible,
     /// The sender has its share of this replica.
     QuotaPeer,

@@ -324,7 +324,7 @@ impl Directory {
 
     /// If this node is one of the record's replicas, it stores like any other.
     fn store_locally(&mut self, now: Now, query: QueryId, key: RecordKey) {
-        if self.own_replica_place(&key).is_none() {
+        if !self.is_own_replica(&key) {
             return;
         }
         let Some(record) = self.own.get(&key).map(|own| own.record.clone()) else { return };

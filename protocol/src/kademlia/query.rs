@@ -15,7 +15,7 @@ use super::routing_table::REPLICAS;
 use super::store::{self, Refused};
 use super::{
     AROUND_DELAY, AROUND_PAUSE, BOOTSTRAP_WALKS, Bootstrap, CLIENT_BREADTH, CLIENT_SAMPLES, CLIENT_WALKS, Directory, Errand,
-    Event, QueryId, SAMPLES, SAMPLES_EACH,
+    Event, NEIGHBOURS, QueryId, SAMPLES, SAMPLES_EACH,
 };
 use crate::directory::{DirectoryRecord, Place, RecordKey};
 use crate::identity::TrustStore;
@@ -125,6 +125,16 @@ impl Directory {
         if walks {
             let target = self.random_point();
             self.start_lookup(now, Goal::Nodes { breadth: 2 }, target, Purpose::Refresh, None);
+        }
+    }
+
+    /// Plans to look around after the death of a neighbour. Who comes and goes makes this node look once in the time between two refreshes, and all together so often as there are neighbours.
+    pub(super) fn plan_to_look_around_for(&mut self, now: Now, dead: DeviceKey) {
+        let refresh_every = self.config.refresh_every;
+        self.around_for.retain(|_, at| now.instant.saturating_duration_since(*at) < refresh_every);
+        if self.around_for.len() < NEIGHBOURS && !self.around_for.contains_key(&dead) {
+            self.around_for.insert(dead, now.instant);
+            self.plan_to_look_around(now);
         }
     }
 

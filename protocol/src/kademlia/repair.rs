@@ -129,9 +129,8 @@ impl Directory {
         if !self.local.is_serving {
             return;
         }
-        let is_near = |place: Place| self.table.closer_than(&place, &node.place, REPLICAS) < REPLICAS;
-        if change == Change::Died && self.local.place.is_some_and(is_near) {
-            self.plan_to_look_around(now);
+        if change == Change::Died && self.local.place.is_some_and(|place| self.is_replica(&RecordKey(place.0), node)) {
+            self.plan_to_look_around_for(now, node.device);
         }
         let touched: Vec<_> =
             self.store.keys_in(self.table.replica_span(&node.place)).filter(|key| self.is_replica(key, node)).collect();
@@ -233,7 +232,7 @@ impl Directory {
             let others = match scope {
                 // Its publisher has brought it to the replicas and heard from each; that the others need telling is no reason to ask them.
                 Scope::Former => 0,
-                Scope::Replicas if self.own_replica_place(&key).is_some() => REPLICAS - 1,
+                Scope::Replicas if self.is_own_replica(&key) => REPLICAS - 1,
                 Scope::Replicas if held.is_confirmed_by(&replicas) => BESIDE,
                 Scope::Replicas => REPLICAS,
             };

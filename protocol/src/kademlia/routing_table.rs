@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 pub(super) use self::peers::Mark;
 use self::peers::{Peer, Peers, Secs, Which};
-use crate::directory::{Place, RecordKey};
+use crate::directory::{Place, PlaceOwner, RecordKey};
 use crate::key::{AuthorityKey, DeviceKey};
 use crate::node::{Address, Descriptor, Roles};
 use crate::time::UnixTime;
@@ -473,19 +473,23 @@ impl RoutingTable {
         if self.lab {
             return self.closest(target, REPLICAS);
         }
-        // Hardly ever are the nearest of one network: looking further costs much and is seldom needed.
-        let few = self.unlike(target, REPLICAS + GROUP_REPLICAS_MAX);
-        if few.len() == REPLICAS { few } else { self.unlike(target, 6 * REPLICAS) }
+        self.unlike(target, GROUP_REPLICAS_MAX, None)
     }
 
-    /// Of the `count` closest nodes the first eight of which no more than two are of one network, and no two of one user.
-    fn unlike(&self, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
+    /// The eight closest nodes of which no more than `of_network` are of one network, and no two of one user; none of `but`.
+    fn unlike(&self, target: &Place, of_network: usize, but: Option<PlaceOwner>) -> Vec<Arc<Descriptor>> {
+        // Hardly ever are the nearest like each other: looking further costs much and is seldom needed.
+        let few = self.unlike_among(target, REPLICAS + GROUP_REPLICAS_MAX, of_network, but);
+        if few.len() == REPLICAS { few } else { self.unlike_among(target, 6 * REPLICAS, of_network, but) }
+    }
+
+    fn unlike_among(&self, target: &Place, count: usize, of_network: usize, but: Option<PlaceOwner>) -> Vec<Arc<Descriptor>> {
         let mut groups: BTreeMap<Option<NetworkGroup>, usize> = BTreeMap::new();
-        let mut owners = BTreeSet::new();
+        let mut owners: BTreeSet<PlaceOwner> = but.into_iter().collect();
         let mut chosen = Vec::new();
         for (_, peer) in self.peers.nearest(Which::Live, target, count) {
             let seen = groups.entry(peer.group()).or_default();
-            if *seen < GROUP_REPLICAS_MAX && chosen.len() < REPLICAS && owners.insert(peer.descriptor.place.owner()) {
+            if *seen < of_network && chosen.len() < REPLICAS && owners.insert(peer.descriptor.place.owner()) {
                 *seen += 1;
                 chosen.push(Arc::clone(&peer.descriptor));
             }
@@ -517,14 +521,10 @@ impl RoutingTable {
     /// Whether what lies at `target` is too far off for us to be one of its replicas, however few are known around it: our own neighbourhood is the only one that we know well, and as far as it is dense
     /// [`RANK_FAR`] nodes would be nearer than we. Of each user one neighbour counts, in a lab too, and none of our own.
     pub(super) fn is_far(&self, target: &Place) -> bool {
-        let mut owners = BTreeSet::from([self.origin.owner()]);
-        let near = if self.lab { self.peers.nearest(Which::Live, &self.origin, 3 * REPLICAS) } else { Vec::new() };
-        let near = near.iter().filter(|(_, peer)| owners.insert(peer.descriptor.place.owner())).map(|(distance, _)| *distance);
-        let eighth = match self.lab {
-            true => near.take(REPLICAS).nth(REPLICAS - 1),
-            false => self.replica_set(&self.origin).get(REPLICAS - 1).map(|eighth| self.origin.distance(&eighth.place)),
-        };
-        eighth.is_some_and(|eighth| self.origin.distance(target).prefix() / RANK_FAR > eighth.prefix() / REPLICAS as u128)
+        let of_network = if self.lab { usize::MAX } else { GROUP_REPLICAS_MAX };
+        let near = self.unlike(&self.origin, of_network, Some(self.origin.owner()));
+        let eighth = near.get(REPLICAS - 1).map(|eighth| self.origin.distance(&eighth.place).prefix());
+        eighth.is_some_and(|eighth| self.origin.distance(target).prefix() / RANK_FAR > eighth / REPLICAS as u128)
     }
 
     pub(super) fn replica_span(&self, place: &Place) -> KeySpan {

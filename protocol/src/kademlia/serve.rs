@@ -134,7 +134,7 @@ impl Directory {
     /// of which the others haven't said yet what more there is; and of what is kept from the time when this node was among the replicas: the
     /// owner publishes at those that are, and nobody hurries to bring it here.
     pub(super) fn is_doubtful(&self, now: Now, key: &RecordKey, held: &Held) -> bool {
-        (held.is_unconfirmed() && self.is_new_here(now)) || self.is_published_first(key) || self.own_replica_place(key).is_none()
+        (held.is_unconfirmed() && self.is_new_here(now)) || self.is_published_first(key) || !self.is_own_replica(key)
     }
 
     /// True until this node has joined and the others have had time to compare what they hold with what it holds.
@@ -273,15 +273,10 @@ impl Directory {
         SyncWant { keys, extensions }
     }
 
-    /// Whether this node isn't among the replicas of a key as far as it can see, and wouldn't be if `slack` of them had died unseen.
-    fn is_beside(&self, key: &RecordKey, slack: usize) -> bool {
+    /// Whether this node isn't among the replicas of a key as far as it can see, and wouldn't be if `slack` of them had died unseen. What is far counts less: of those who know only half as many that
+    /// are nearer each keeps it, since where nobody lives near a key all who are nearest to it stand far off, and are each other's dense neighbourhood.
+    pub(super) fn is_beside(&self, key: &RecordKey, slack: usize) -> bool {
         let rank = self.rank_of_self(key);
-        rank >= REPLICAS + slack || self.is_far(key, rank)
-    }
-
-    /// Whether a key is too far off for this node to keep what lies there, which is number `rank` of those it knows. Half of the replicas take it however far it is: where nobody lives near
-    /// a key all who are nearest to it stand far off, and are each other's dense neighbourhood.
-    pub(super) fn is_far(&self, key: &RecordKey, rank: usize) -> bool {
-        rank >= REPLICAS / 2 && self.table.is_far(&Place(key.0))
+        rank >= REPLICAS + slack || (rank >= (REPLICAS + slack) / 2 && self.table.is_far(&Place(key.0)))
     }
 }

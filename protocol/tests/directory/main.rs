@@ -3,10 +3,10 @@
 #![allow(clippy::print_stdout, reason = "tests print seeds and what they measure")]
 
 mod attacks;
-mod far;
 mod fixture;
 mod fuzz;
 mod keepers;
 mod listings;
+mod neighbourhood;
 mod network;
 mod simulation;

@@ -169,7 +169,7 @@ pub(crate) async fn run(plan: Plan) -> Result<Report> {
                 used.cpu.as_secs_f64() * 1e3 / alive.len() as f64,
             );
             eprintln!(
-                "       kB a node by size of pieces, and since three minutes: {}",
+                "       kB a node by size of pieces, and grown by since the third minute: {}",
                 by_size(&sizes, early.get_or_insert(sizes), alive.len())
             );
             if report.live.len() <= 3 {

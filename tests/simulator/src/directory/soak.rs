@@ -60,11 +60,11 @@ pub struct Outcome {
     pub placed: Placed,
     /// Of the eight nodes nearest to it those that a node knows at the end, mean.
     pub neighbours: f64,
-    /// Records that a node holds at the end, mean, and what a death and a birth made all nodes send: offers, and stores.
+    /// Records that a node holds at the end, mean.
     pub held: f64,
-    /// See [`Outcome::held`].
+    /// Offers that all nodes sent for a death and the birth that follows it.
     pub offers: f64,
-    /// See [`Outcome::held`].
+    /// Stores likewise, the newborn's own among them.
     pub stores: f64,
 }
 
@@ -152,7 +152,7 @@ pub fn soak(seed: u64, soak: Soak) -> Outcome {
     let traffic = run.swarm.network.traffic().since(&before);
     let each = |kind| traffic.messages(Kind(kind)) as f64 / run.outcome.deaths.max(1) as f64;
     run.outcome.neighbours =
-        running.iter().map(|node| neighbours(&run.swarm, *node, &running)).sum::<usize>() as f64 / running.len() as f64;
+        running.iter().map(|node| neighbours(&run.swarm, *node, &running)).sum::<usize>() as f64 / running.len().max(1) as f64;
     run.outcome.held = held as f64 / running.len().max(1) as f64;
     (run.outcome.offers, run.outcome.stores) = (each(SyncOffer::KIND.0), each(Store::KIND.0));
     run.outcome

@@ -1,13 +1,15 @@
-//! A node knows its own neighbourhood, and others hardly: what is far it leaves to others, though it knows but few of those.
+//! A node knows its own neighbourhood, and others hardly: what is far it leaves to others, though it knows but few of those; and it keeps knowing its neighbourhood.
 
-use std::time::Instant;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use halloo_protocol::directory::{Place, RecordKey};
-use halloo_protocol::identity::TrustStore;
+use halloo_protocol::identity::{TrustStore, VerifiedChain};
 use halloo_protocol::kademlia::{
-    Answer, Config, Directory, EXTENSION_PASSED, LocalNode, REPLICAS, Reply, Request, RequestSource, Store, StoreOutcome,
-    StoreRefusal, SyncItem, SyncOffer,
+    Action, Answer, Config, Directory, DisconnectReason, EXTENSION_PASSED, LocalNode, Nodes, REPLICAS, Reply, Request,
+    RequestSource, Store, StoreOutcome, StoreRefusal, SyncItem, SyncOffer,
 };
+use halloo_protocol::key::DeviceKey;
 use halloo_protocol::node::Roles;
 use halloo_protocol::time::Now;
 use halloo_protocol::wire::Extensions;
@@ -23,7 +25,9 @@ struct Lone {
     trust: TrustStore,
     /// One of those it knows.
     from: RequestSource,
+    device: DeviceKey,
     place: Place,
+    neighbours: Vec<VerifiedChain>,
     /// Of those it knows, and of all.
     known: Vec<Place>,
     places: Vec<Place>,
@@ -41,17 +45,40 @@ fn lone(config: Config) -> Lone {
     let place = own.place.expect("enrolled");
     chains.sort_by_key(|chain| place.distance(&chain.place.expect("enrolled")));
     let local = LocalNode { device: own.device, place: Some(place), is_serving: true };
-    let mut directory = Directory::new(config, local, [1; 32], now.instant);
-    for (number, chain) in chains.iter().enumerate().skip(1).take(REPLICAS) {
-        let descriptor = fixture::descriptor(chain, number, Roles::DIRECTORY);
-        directory.handle_hello(now, chain, descriptor).expect("a true place");
-    }
-    let known = chains.iter().skip(1).take(REPLICAS).map(|chain| chain.place.expect("enrolled")).collect();
+    let neighbours = chains[1..=REPLICAS].to_vec();
+    let known = neighbours.iter().map(|chain| chain.place.expect("enrolled")).collect();
     let from = RequestSource { device: chains[1].device, network_group: None };
-    Lone { directory, now, trust, from, place, known, places, users }
+    let directory = Directory::new(config, local, [1; 32], now.instant);
+    let mut lone = Lone { directory, now, trust, from, device: own.device, place, neighbours, known, places, users };
+    (0..REPLICAS).for_each(|neighbour| lone.greet(neighbour));
+    lone
 }
 
 impl Lone {
+    fn greet(&mut self, neighbour: usize) {
+        let chain = &self.neighbours[neighbour];
+        let descriptor = fixture::descriptor(chain, neighbour, Roles::DIRECTORY);
+        self.directory.handle_hello(self.now, chain, descriptor).expect("a true place");
+    }
+
+    /// Lets time pass; whom it asks meanwhile who is near itself, each of whom says that there is nobody else.
+    fn asked_around(&mut self, time: Duration) -> BTreeSet<DeviceKey> {
+        let (end, mut asked) = (self.now.instant + time, BTreeSet::new());
+        while self.now.instant < end {
+            self.now.instant += Duration::from_millis(100);
+            self.directory.handle_timeout(self.now);
+            while let Some(action) = self.directory.poll_action() {
+                let Action::Send { to, id, request: Request::FindNode(question) } = action else { continue };
+                if Place(question.target) == self.place {
+                    asked.insert(to.device);
+                }
+                let answer = Nodes { closer: Vec::new(), extensions: Extensions::none() };
+                self.directory.handle_answer(self.now, &self.trust, id, Ok(Answer::Nodes(answer)));
+            }
+        }
+        asked
+    }
+
     /// How many of `places` are nearer.
     fn rank(&self, key: &RecordKey, places: &[Place]) -> usize {
         places.iter().filter(|place| key.distance(place) < key.distance(&self.place)).count()
@@ -90,22 +117,29 @@ impl Lone {
 fn check(config: Config) {
     let mut lone = lone(config);
     let keys: Vec<_> = lone.users.iter().map(User::key).collect();
-    let (mut near, mut far) = (0, 0);
+    let (mut near, mut far, mut refused) = (0, 0, 0);
     for (user, key) in keys.into_iter().enumerate() {
         let (rank, known) = (lone.rank(&key, &lone.places), lone.rank(&key, &lone.known));
-        if rank < REPLICAS || known < REPLICAS / 2 {
+        // Those offered something count half as many more, in case some have died unseen.
+        if rank < REPLICAS || known < REPLICAS / 2 + 2 {
             near += usize::from(rank < REPLICAS);
             assert!(lone.wants(key), "it is number {rank} of all, and number {known} of those it knows");
-            if near <= 8 && rank < REPLICAS {
+            if rank < REPLICAS {
                 assert_eq!(lone.stores(user), Ok(()));
             }
         } else if rank >= 8 * REPLICAS {
             far += 1;
             assert!(!lone.wants(key), "{rank} nodes are nearer");
-            assert_eq!(lone.stores(user), Err(StoreRefusal::NotResponsible), "{rank} nodes are nearer");
+            // A publisher that asks for a store knows it better than one who offers: only if all that are known are nearer.
+            let stored = if known < REPLICAS { Ok(()) } else { Err(StoreRefusal::NotResponsible) };
+            refused += usize::from(stored.is_err());
+            if stored.is_err() {
+                assert_eq!(lone.stores(user), stored, "{rank} nodes are nearer");
+            }
         }
     }
-    assert!(near >= 4 && far >= 100, "{near} near and {far} far records show little");
+    println!("{near} near, {far} far records, {refused} refused");
+    assert!(near >= 4 && far >= 100 && refused > 0, "{near} near and {far} far records, {refused} refused show little");
 }
 
 #[test]
@@ -124,5 +158,26 @@ fn who_knows_few_takes_what_it_is_offered() {
         let key = lone.users[user].key();
         assert!(lone.wants(key));
         assert_eq!(lone.stores(user), Ok(()));
+    }
+}
+
+#[test]
+fn who_begins_to_serve_meets_its_neighbours_and_meets_them_again_when_one_dies() {
+    let mut lone = lone(Config::default());
+    let all: BTreeSet<DeviceKey> = lone.neighbours.iter().map(|chain| chain.device).collect();
+    let serving = LocalNode { device: lone.device, place: Some(lone.place), is_serving: true };
+    lone.directory.set_local(lone.now, LocalNode { is_serving: false, ..serving });
+    assert!(lone.asked_around(Duration::from_secs(10)).is_empty(), "who doesn't serve has no neighbourhood");
+    lone.directory.set_local(lone.now, serving);
+    assert_eq!(lone.asked_around(Duration::from_secs(40)), all);
+    let dead = lone.neighbours[3].device;
+    lone.directory.handle_disconnected(lone.now, &dead, DisconnectReason::Lost);
+    let living: BTreeSet<_> = all.iter().copied().filter(|device| *device != dead).collect();
+    assert!(lone.asked_around(Duration::from_secs(40)).is_superset(&living));
+    // Who comes and goes makes it look no more often.
+    for _ in 0..5 {
+        lone.greet(3);
+        lone.directory.handle_disconnected(lone.now, &dead, DisconnectReason::Left);
+        assert!(lone.asked_around(Duration::from_secs(40)).is_empty());
     }
 }
