@@ -98,3 +98,24 @@ async fn main() -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use halloo_simulator::directory::calibration::{Real, compare};
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "minutes; run by scripts/test --long"]
+    async fn two_hundred_real_nodes_ask_as_often_as_simulated_ones() {
+        let plan = Plan { nodes: 200, lookups: 2_000, publications: 100, seed: 1 };
+        let ours = counts::<Product>(plan, RECORD_BYTES).await.expect("the network runs");
+        let result = table::Result { seed: plan.seed, ours, theirs: None, our_times: None, their_times: None };
+        let real = Real::read(&serde_json::to_vec(&result).expect("JSON")).expect("what the bench writes");
+        halloo_simulator::prepare();
+        let rows = compare(1, &real);
+        assert!(rows.len() > 5, "{rows:?}");
+        rows.iter().for_each(|row| eprintln!("{}: {}, {}", row.name, row.reach, row.seen));
+        assert!(rows.iter().all(|row| row.is_met), "{rows:#?}");
+    }
+}

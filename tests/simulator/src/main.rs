@@ -1,6 +1,5 @@
 //! `halloo-simulator`: the directory's table in virtual time, a run as a picture, and the comparison with real nodes.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -72,7 +71,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(std::fs::write(file, picture(run))?);
     }
     if let Some(file) = &arguments.compare {
-        let rows = calibration::compare(seed, &read(&std::fs::read(file)?)?);
+        let rows = calibration::compare(seed, &Real::read(&std::fs::read(file)?)?);
         heading();
         rows.iter().for_each(print_row);
         return if rows.iter().all(|row| row.is_met) { Ok(()) } else { Err("too far from real nodes".into()) };
@@ -109,31 +108,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     Ok(())
-}
-
-/// What real nodes counted, from the bench's file.
-fn read(json: &[u8]) -> Result<Real, Box<dyn std::error::Error>> {
-    let whole: serde_json::Value = serde_json::from_slice(json)?;
-    let counts = whole.get("ours").ok_or("no `ours` in this file")?;
-    let number = |value: Option<&serde_json::Value>| value.and_then(serde_json::Value::as_f64).ok_or("a number is missing");
-    let count = |value: Option<&serde_json::Value>| number(value).map(|value| value as usize);
-    let mut stages = BTreeMap::new();
-    for (stage, kinds) in counts.get("stages").and_then(serde_json::Value::as_object).ok_or("no stages")? {
-        let mut by_kind = BTreeMap::new();
-        for (kind, requests) in kinds.as_object().ok_or("no kinds")? {
-            by_kind.insert(u16::from_str_radix(kind.trim_start_matches("0x"), 16)?, requests.as_u64().unwrap_or(0));
-        }
-        stages.insert(stage.clone(), by_kind);
-    }
-    let publications = count(counts.pointer("/publish_requests/count"))?;
-    Ok(Real {
-        nodes: count(counts.get("nodes"))?,
-        joins_over: Duration::from_secs_f64(number(counts.get("join_secs"))?),
-        // A quarter of them is measured with a holder connected.
-        lookups: 4 * count(counts.pointer("/connected/requests/count"))?,
-        publications,
-        stages,
-    })
 }
 
 #[allow(clippy::print_stdout, reason = "the program's result")]

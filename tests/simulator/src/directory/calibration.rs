@@ -24,6 +24,12 @@ const RTT: Duration = Duration::from_millis(2);
 /// How long the bench waits at least to see that tables grow no more; part of the time it gives for joining.
 const LINGERS: Duration = Duration::from_secs(4);
 
+/// How long the bench waits after everybody has published, until connections that nobody uses are closed and idle traffic is counted.
+const REST: Duration = Duration::from_secs(155);
+
+/// How long the bench waits between opening connections and counting what goes over them.
+const OPENING: Duration = Duration::from_secs(15);
+
 /// How long the bench waits for what a publication or a refresh began.
 const TAIL: Duration = Duration::from_millis(200);
 
@@ -51,6 +57,34 @@ pub struct Real {
     pub publications: usize,
     /// Requests by stage and kind, all nodes together.
     pub stages: BTreeMap<String, BTreeMap<u16, u64>>,
+}
+
+impl Real {
+    /// Reads what `scripts/bench directory-nodes --json FILE` wrote.
+    ///
+    /// # Errors
+    /// What isn't such a file.
+    pub fn read(json: &[u8]) -> Result<Self, Box<dyn std::error::Error>> {
+        let whole: serde_json::Value = serde_json::from_slice(json)?;
+        let counts = whole.get("ours").ok_or("no `ours` in this file")?;
+        let number = |at| counts.pointer(at).and_then(serde_json::Value::as_f64).ok_or(format!("no number at {at}"));
+        let mut stages = BTreeMap::new();
+        for (stage, kinds) in counts.get("stages").and_then(serde_json::Value::as_object).ok_or("no stages")? {
+            let mut by_kind = BTreeMap::new();
+            for (kind, requests) in kinds.as_object().ok_or("no kinds")? {
+                by_kind.insert(u16::from_str_radix(kind.trim_start_matches("0x"), 16)?, requests.as_u64().unwrap_or(0));
+            }
+            stages.insert(stage.clone(), by_kind);
+        }
+        Ok(Self {
+            nodes: number("/nodes")? as usize,
+            joins_over: Duration::try_from_secs_f64(number("/join_secs")?)?,
+            // A quarter of them is measured with a holder connected.
+            lookups: 4 * number("/connected/requests/count")? as usize,
+            publications: number("/publish_requests/count")? as usize,
+            stages,
+        })
+    }
 }
 
 /// Counts the same in virtual time: a row for each kind and stage.
@@ -84,14 +118,18 @@ fn simulate(seed: u64, real: &Real) -> BTreeMap<&'static str, Traffic> {
     swarm.grow();
     let mut stages = BTreeMap::from([("join", swarm.network.traffic())]);
     let all = swarm.network.running();
-    for owner in &all {
-        publish(&mut swarm, *owner);
+    all.iter().for_each(|owner| publish(&mut swarm, *owner));
+    swarm.run_for(REST);
+    // Look-ups with and without a holder connected come first: a tenth and a quarter as many.
+    for first in [real.lookups / 10, real.lookups / 4] {
+        swarm.run_for(OPENING);
+        look_up(&mut swarm, first, &all);
     }
-    swarm.run_for(Duration::from_secs(110));
+    swarm.run_for(OPENING);
     stages.insert("lookups", look_up(&mut swarm, real.lookups, &all));
     let owners: Vec<_> = (0..real.publications).map(|_| swarm.random_node(None)).collect();
-    stages.insert("publications", each(&mut swarm, &owners, true));
-    stages.insert("refreshes", each(&mut swarm, &owners, false));
+    stages.insert("publications", twice(&mut swarm, &owners, publish));
+    stages.insert("refreshes", twice(&mut swarm, &owners, refresh));
     stages
 }
 
@@ -114,19 +152,18 @@ fn look_up(swarm: &mut Swarm, count: usize, owners: &[NodeId]) -> Traffic {
     swarm.network.traffic().since(&before)
 }
 
-/// Publications over open connections, or refreshes, one after the other.
-fn each(swarm: &mut Swarm, owners: &[NodeId], publishes: bool) -> Traffic {
+fn refresh(swarm: &mut Swarm, node: NodeId) {
+    swarm.network.with(node, |machine, world, now, out| machine.refresh(world, now, out));
+}
+
+/// What all owners do, one after the other: once to open connections, and once, a while later, to count.
+fn twice(swarm: &mut Swarm, owners: &[NodeId], act: fn(&mut Swarm, NodeId)) -> Traffic {
+    owners.iter().for_each(|owner| act(swarm, *owner));
+    swarm.run_for(OPENING);
     let mut sum = Traffic::default();
     for owner in owners {
-        if publishes {
-            publish(swarm, *owner);
-        }
         let before = swarm.network.traffic();
-        if publishes {
-            publish(swarm, *owner);
-        } else {
-            swarm.network.with(*owner, |machine, world, now, out| machine.refresh(world, now, out));
-        }
+        act(swarm, *owner);
         swarm.run_for(TAIL);
         sum = sum.plus(&swarm.network.traffic().since(&before));
     }
