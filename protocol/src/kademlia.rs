@@ -49,6 +49,7 @@
 //! | crowding | two replicas, four bucket entries per /24 or /48 (not in a lab); the long-known stay |
 
 mod known;
+mod lateness;
 mod limits;
 mod listings;
 mod lookup;
@@ -403,6 +404,7 @@ pub struct Directory {
     around_at: Option<Instant>,
     around_last: Option<Instant>,
     around_for: BTreeMap<DeviceKey, Instant>,
+    lateness: lateness::Lateness,
     counters: Counters,
 }
 
@@ -433,6 +435,7 @@ impl Directory {
             around_at: None,
             around_last: None,
             around_for: BTreeMap::new(),
+            lateness: lateness::Lateness::default(),
             counters: Counters::default(),
             config,
             local,
@@ -473,7 +476,7 @@ impl Directory {
     pub fn handle_connected(&mut self, now: Now, connected: Connected) {
         let device = connected.device;
         self.table.connected(now.instant, device, connected.rtt, connected.is_relayed);
-        let until = now.instant + self.patience(&device);
+        let until = now.instant + self.patience(now, &device);
         let mut is_first_contact = false;
         for pending in self.pending.values().filter(|pending| pending.to == device) {
             if let Errand::Lookup { query, .. } = &pending.errand
@@ -648,6 +651,9 @@ impl Directory {
 
     /// Time has passed. Call when [`Directory::poll_timeout`] says so; calling earlier does nothing.
     pub fn handle_timeout(&mut self, now: Now) {
+        if let Some(due) = self.poll_timeout().filter(|due| *due <= now.instant) {
+            self.lateness.note(now.instant, due);
+        }
         let late: Vec<_> =
             self.pending.iter().filter(|(_, pending)| pending.deadline <= now.instant).map(|(id, _)| *id).collect();
         for id in late {
@@ -815,7 +821,7 @@ impl Directory {
         let pending = Pending {
             to: device,
             sent: now.instant,
-            deadline: now.instant + self.config.request_timeout,
+            deadline: now.instant + self.config.request_timeout + self.lateness.allowance(now.instant),
             was_connected: self.table.is_connected(&device),
             errand,
         };
@@ -824,9 +830,10 @@ impl Directory {
         self.actions.push_back(Action::Send { to, id, request });
     }
 
-    /// How long a sign of life may take before others are asked too: 1.5 round trips.
-    fn patience(&self, device: &DeviceKey) -> Duration {
-        (self.table.rtt(device) * 3 / 2).clamp(self.config.hedge_min, self.config.request_timeout)
+    /// How long a sign of life may take before others are asked too: 1.5 round trips, and longer where this node itself is late.
+    fn patience(&self, now: Now, device: &DeviceKey) -> Duration {
+        let usual = (self.table.rtt(device) * 3 / 2).clamp(self.config.hedge_min, self.config.request_timeout);
+        usual + self.lateness.allowance(now.instant)
     }
 
     /// Between 3/4 and 5/4 of `delay`, so that nodes started together don't act together.

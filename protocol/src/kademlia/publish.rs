@@ -362,7 +362,7 @@ impl Directory {
             publish.requests += 1;
             publish.tried.insert(device);
             // Twice a look-up's patience: a replica checks signatures and writes before it answers.
-            let patient_until = now.instant + 2 * self.patience(&device);
+            let patient_until = now.instant + 2 * self.patience(now, &device);
             publish.in_flight.insert(device, InFlight { to: Arc::clone(&to), patient_until, hash });
             let request = Request::Store(Store { record: bytes.clone(), extensions: Extensions::none() });
             self.send(now, to, request, Errand::Publish(query));

@@ -218,7 +218,7 @@ impl Directory {
             let known = lookup.known_beside(&to.device, now.instant);
             let salt = if known.is_empty() { known::Salt::default() } else { self.rng.random() };
             let request = question(&lookup, &known, salt);
-            lookup.asked(&to.device, now.instant, self.patience(&to.device));
+            lookup.asked(&to.device, now.instant, self.patience(now, &to.device));
             self.send(now, to, request, Errand::Lookup { query, known });
         }
         match step.end {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use halloo_protocol::directory::{Place, RecordKey};
 use halloo_protocol::identity::{TrustStore, VerifiedChain};
 use halloo_protocol::kademlia::{
-    Action, Answer, Config, Directory, DisconnectReason, EXTENSION_PASSED, LocalNode, Nodes, REPLICAS, Reply, Request,
-    RequestSource, Store, StoreOutcome, StoreRefusal, SyncItem, SyncOffer,
+    Action, Answer, Config, Connected, Directory, DisconnectReason, EXTENSION_PASSED, FindOptions, LocalNode, Mode, Nodes,
+    REPLICAS, Reply, Request, RequestSource, Store, StoreOutcome, StoreRefusal, SyncItem, SyncOffer,
 };
 use halloo_protocol::key::DeviceKey;
 use halloo_protocol::node::Roles;
@@ -180,4 +180,40 @@ fn who_begins_to_serve_meets_its_neighbours_and_meets_them_again_when_one_dies()
         lone.directory.handle_disconnected(lone.now, &dead, DisconnectReason::Left);
         assert!(lone.asked_around(Duration::from_secs(40)).is_empty());
     }
+}
+
+/// How many are asked within half a second of a look-up's start while nobody answers, after `rounds` timers each of which was looked at a second too late.
+fn asked_by_who_is_late(rounds: usize) -> usize {
+    let mut lone = lone(Config::default());
+    for neighbour in &lone.neighbours {
+        let connected = Connected { device: neighbour.device, rtt: Some(Duration::from_millis(10)), is_relayed: false };
+        lone.directory.handle_connected(lone.now, connected);
+    }
+    let key = lone.users[0].key();
+    let options = FindOptions { mode: Mode::First, is_remote_only: true };
+    lone.directory.find_record(lone.now, key, options);
+    for _ in 0..rounds {
+        let due = lone.directory.poll_timeout().expect("a look-up waits");
+        lone.now.instant = due + Duration::from_secs(1);
+        lone.directory.handle_timeout(lone.now);
+    }
+    while lone.directory.poll_action().is_some() {}
+    lone.directory.find_record(lone.now, lone.users[1].key(), options);
+    let (end, mut asked) = (lone.now.instant + Duration::from_millis(500), 0);
+    while lone.now.instant < end {
+        let sent = std::iter::from_fn(|| lone.directory.poll_action());
+        asked += sent.filter(|action| matches!(action, Action::Send { request: Request::FindRecord(find), .. } if find.key == lone.users[1].key())).count();
+        lone.now.instant += Duration::from_millis(10);
+        if lone.directory.poll_timeout().is_some_and(|due| due <= lone.now.instant) {
+            lone.directory.handle_timeout(lone.now);
+        }
+    }
+    asked
+}
+
+#[test]
+fn who_is_late_itself_does_not_take_that_for_the_silence_of_others() {
+    let (usual, once, late) = (asked_by_who_is_late(0), asked_by_who_is_late(1), asked_by_who_is_late(4));
+    assert_eq!(late, 1, "it asks one and waits");
+    assert!(usual > 1 && once > 1, "{usual} and {once} asked where one is silent");
 }
