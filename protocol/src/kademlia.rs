@@ -81,7 +81,7 @@ use std::time::{Duration, Instant};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::directory::{DirectoryRecord, Place, RecordKey};
+use crate::directory::{DirectoryRecord, Place, PlaceOwner, RecordKey};
 use crate::identity::{TrustStore, UserId, VerifiedChain};
 use crate::key::DeviceKey;
 use crate::node::{Descriptor, Roles};
@@ -120,7 +120,7 @@ const CLIENT_BREADTH: usize = 3;
 /// How much rarer a client looks a random point up: it has no neighbourhood, and look-ups of its own bring it nodes as well.
 const CLIENT_REFRESH: u32 = 3;
 
-/// How long after joining, and after the death of one of the eight nearest, a server looks around itself, in milliseconds; and how long at least between two such looks.
+/// How long after joining, beginning to serve, and after the death of one of the eight nearest, a server looks around itself, in milliseconds; and how long at least between two such looks.
 const AROUND_DELAY: std::ops::RangeInclusive<u64> = 2_000..=6_000;
 const AROUND_PAUSE: Duration = Duration::from_secs(30);
 
@@ -403,7 +403,7 @@ pub struct Directory {
     /// When this node looks around itself next, when it last did, and after whose deaths lately.
     around_at: Option<Instant>,
     around_last: Option<Instant>,
-    around_for: BTreeMap<DeviceKey, Instant>,
+    around_for: BTreeMap<PlaceOwner, Instant>,
     lateness: lateness::Lateness,
     counters: Counters,
 }
@@ -449,7 +449,9 @@ impl Directory {
         self.store.set_origin(local.place);
         self.refresh_at = now.instant;
         // Who has joined as a client hasn't met its neighbours.
-        self.plan_to_look_around(now);
+        if self.local.is_serving {
+            self.plan_to_look_around(now);
+        }
     }
 
     /// Takes back records that an earlier run persisted; each is verified again, and those that don't hold are forgotten.

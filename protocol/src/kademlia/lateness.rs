@@ -18,7 +18,7 @@ const USUAL: Duration = Duration::from_millis(20);
 /// Tasks that a question and its answer wake up one after the other, here and there.
 const WAKE_UPS: u32 = 8;
 
-/// Longest allowance: as long as a request takes at most otherwise.
+/// Longest allowance. With it a request takes no longer than questions to a peer may at all.
 const ALLOWANCE_MAX: Duration = Duration::from_secs(5);
 
 /// How late the last timers were.
@@ -28,8 +28,11 @@ pub(super) struct Lateness {
 }
 
 impl Lateness {
-    /// A timer that was due at `due` is looked at now.
+    /// A timer that was due at `due` is looked at now. What was due already when the last one was looked at was left for later, and says nothing.
     pub(super) fn note(&mut self, now: Instant, due: Instant) {
+        if self.samples.back().is_some_and(|(last, _)| due <= *last) {
+            return;
+        }
         if self.samples.len() >= SAMPLES {
             self.samples.pop_front();
         }
@@ -61,11 +64,12 @@ mod tests {
         }
         assert_eq!(lateness.allowance(start + 3 * second), 2 * second);
         assert_eq!(lateness.allowance(start + 3 * second + FRESH), Duration::ZERO, "that was long ago");
-        (0..5).for_each(|_| lateness.note(start + 3600 * second, start + 4 * second));
-        assert_eq!(lateness.allowance(start + 3600 * second), ALLOWANCE_MAX);
-        (0..3).for_each(|_| lateness.note(start + 3600 * second + USUAL, start + 3600 * second));
-        assert_eq!(lateness.allowance(start + 3600 * second), Duration::ZERO, "it is in time again");
-        lateness.note(start + 7200 * second, start + 3600 * second);
-        assert_eq!(lateness.allowance(start + 7200 * second), Duration::ZERO, "one timer after a sleep");
+        let hour = start + 3600 * second;
+        (0..5).for_each(|_| lateness.note(hour, start + 4 * second));
+        assert_eq!(lateness.allowance(hour), Duration::ZERO, "one timer after a sleep, and what was left for later then");
+        (1..=2).for_each(|timer| lateness.note(hour + 2 * timer * second, hour + (2 * timer - 1) * second));
+        assert_eq!(lateness.allowance(hour + 4 * second), ALLOWANCE_MAX);
+        (5..=7).for_each(|timer| lateness.note(hour + timer * second + USUAL, hour + timer * second));
+        assert_eq!(lateness.allowance(hour + 8 * second), Duration::ZERO, "it is in time again");
     }
 }

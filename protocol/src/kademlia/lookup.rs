@@ -29,6 +29,9 @@ const REQUESTS_MAX: u32 = 64;
 /// After this time a look-up ends with what it has.
 const LOOKUP_MAX: Duration = Duration::from_secs(20);
 
+/// How often what is granted to answers, where this node itself is late, is granted to a look-up as a whole: so many wait for each other.
+const GRANTS: u32 = 2;
+
 /// How long silent nodes are waited for before "no such record" or a settled answer is given without them.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -139,6 +142,8 @@ pub(super) struct Lookup {
     stage: u8,
     /// Somebody has been silent too long since the last step.
     is_silence_news: bool,
+    /// Time beyond the usual, see [`Lookup::grant`].
+    granted: Duration,
     is_stalled: bool,
     stepped: Instant,
 }
@@ -172,6 +177,7 @@ impl Lookup {
             candidates: BTreeMap::new(),
             stage: 0,
             is_silence_news: false,
+            granted: Duration::ZERO,
             is_stalled: false,
             stepped: now,
         }
@@ -232,6 +238,11 @@ impl Lookup {
         if let Some(candidate) = self.find_mut(device) {
             candidate.state = State::Asked { at: now, patient_until: now + patience, with_hash, is_hedged: false };
         }
+    }
+
+    /// This node is late: answers get so much longer, and so does what they are waited for altogether.
+    pub(super) fn grant(&mut self, allowance: Duration) {
+        self.granted = self.granted.max(GRANTS * allowance);
     }
 
     /// The handshake with a node is done: its answer is due one round trip from now.
@@ -367,7 +378,7 @@ impl Lookup {
     /// What to do now.
     pub(super) fn step(&mut self, now: Instant, table: &RoutingTable) -> Step {
         self.stepped = now;
-        let is_over = self.requests >= REQUESTS_MAX || now.duration_since(self.started) >= LOOKUP_MAX;
+        let is_over = self.requests >= REQUESTS_MAX || now >= self.over_at();
         let mut step = match (self.goal, &self.found) {
             (Goal::Record { settled: false, .. }, Some(_)) if self.is_sure => Step { ask: Vec::new(), end: Some(End::Found) },
             (Goal::Record { settled: false, .. }, Some(_)) => self.confirm(now, table),
@@ -452,7 +463,7 @@ impl Lookup {
     fn may_stray(&self, now: Instant) -> bool {
         self.answers < ANSWERS_ASTRAY_MAX
             && self.requests < REQUESTS_ASTRAY_MAX
-            && now.saturating_duration_since(self.started) < ASTRAY_MAX
+            && now.saturating_duration_since(self.started) < ASTRAY_MAX + self.granted
     }
 
     fn settle(&self, now: Instant) -> Step {
@@ -563,9 +574,13 @@ impl Lookup {
         Agreement { agreeing, replicas: window.len(), is_settled }
     }
 
+    fn over_at(&self) -> Instant {
+        self.started + LOOKUP_MAX + self.granted
+    }
+
     /// When [`Lookup::step`] should be called next though nothing was heard.
     pub(super) fn wake_at(&self) -> Instant {
-        let over = self.started + LOOKUP_MAX;
+        let over = self.over_at();
         let waits = self.candidates.values().filter_map(|candidate| match candidate.state {
             State::Asked { at, patient_until, .. } => Some([patient_until, at + GRACE]),
             _ => None,

@@ -130,7 +130,7 @@ impl Directory {
             return;
         }
         if change == Change::Died && self.local.place.is_some_and(|place| self.is_replica(&RecordKey(place.0), node)) {
-            self.plan_to_look_around_for(now, node.device);
+            self.plan_to_look_around_for(now, node.place.owner());
         }
         let touched: Vec<_> =
             self.store.keys_in(self.table.replica_span(&node.place)).filter(|key| self.is_replica(key, node)).collect();

@@ -117,7 +117,7 @@ impl Lone {
 fn check(config: Config) {
     let mut lone = lone(config);
     let keys: Vec<_> = lone.users.iter().map(User::key).collect();
-    let (mut near, mut far, mut refused) = (0, 0, 0);
+    let (mut near, mut far, mut refused, mut taken) = (0, 0, 0, 0);
     for (user, key) in keys.into_iter().enumerate() {
         let (rank, known) = (lone.rank(&key, &lone.places), lone.rank(&key, &lone.known));
         // Those offered something count half as many more, in case some have died unseen.
@@ -133,8 +133,10 @@ fn check(config: Config) {
             // A publisher that asks for a store knows it better than one who offers: only if all that are known are nearer.
             let stored = if known < REPLICAS { Ok(()) } else { Err(StoreRefusal::NotResponsible) };
             refused += usize::from(stored.is_err());
-            if stored.is_err() {
-                assert_eq!(lone.stores(user), stored, "{rank} nodes are nearer");
+            taken += usize::from(stored.is_ok());
+            // It takes some of one peer's, and not all.
+            if stored.is_err() || taken <= 8 {
+                assert_eq!(lone.stores(user), stored, "{rank} nodes are nearer, {known} of those it knows");
             }
         }
     }
@@ -169,7 +171,7 @@ fn who_begins_to_serve_meets_its_neighbours_and_meets_them_again_when_one_dies()
     lone.directory.set_local(lone.now, LocalNode { is_serving: false, ..serving });
     assert!(lone.asked_around(Duration::from_secs(10)).is_empty(), "who doesn't serve has no neighbourhood");
     lone.directory.set_local(lone.now, serving);
-    assert_eq!(lone.asked_around(Duration::from_secs(40)), all);
+    assert_eq!(lone.asked_around(Duration::from_secs(10)), all);
     let dead = lone.neighbours[3].device;
     lone.directory.handle_disconnected(lone.now, &dead, DisconnectReason::Lost);
     let living: BTreeSet<_> = all.iter().copied().filter(|device| *device != dead).collect();

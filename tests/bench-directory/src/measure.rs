@@ -85,9 +85,10 @@ impl Lookups {
 pub(crate) struct Counts {
     pub(crate) nodes: usize,
     pub(crate) record_bytes: u32,
-    /// Joining, a node: bytes written, CPU milliseconds, seconds for all.
+    /// Joining, a node: bytes written, CPU milliseconds, seconds for all: until the last was ready, and until tables grew no more.
     pub(crate) join_bytes: f64,
     pub(crate) join_cpu_ms: f64,
+    pub(crate) ready_secs: f64,
     pub(crate) join_secs: f64,
     /// Servers in a node's table, mean.
     pub(crate) table: f64,
@@ -198,6 +199,7 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
         }
     };
     let network = O::start(plan.nodes, &Carrier::Memory, record_bytes, &progress).await?;
+    counts.ready_secs = start.used().time.as_secs_f64();
     settle(&network).await?;
     let joined: Used = start.used();
     let totals = network.totals().await?;
