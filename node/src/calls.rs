@@ -693,9 +693,11 @@ impl EventLoop {
 
     pub(crate) fn call_list(&self) -> CallList {
         let mut calls: Vec<CallEntry> = self.calls.ended.iter().cloned().map(|call| self.with_fate(call)).collect();
-        let shown = self.calls.outgoing.iter().filter(|(_, call)| !call.is_quiet() || call.progress.answered_by.is_some());
+        // Those put away are among the ended, though their last words aren't acknowledged yet.
+        let shown = self.calls.outgoing.iter().filter(|(_, call)| !call.is_put_away());
+        let shown = shown.filter(|(_, call)| !call.is_quiet() || call.progress.answered_by.is_some());
         calls.extend(shown.map(|(id, call)| self.call_entry(*id, &call.progress, false, call.state())));
-        let shown = self.calls.incoming.iter().filter(|(_, call)| !call.is_silent());
+        let shown = self.calls.incoming.iter().filter(|(_, call)| !call.is_put_away() && !call.is_silent());
         calls.extend(shown.map(|(id, call)| self.call_entry(*id, &call.progress, true, call.state())));
         for entry in calls.iter_mut().filter(|entry| entry.state != CallState::Ended) {
             entry.media = entry.call_id.parse().ok().and_then(|call| self.call_media(call));

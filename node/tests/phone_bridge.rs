@@ -259,6 +259,12 @@ async fn two_phones_behind_two_nodes_get_each_others_bytes() {
     assert!(stages.iter().all(|stage| !stage.detail.contains("while it ring")), "{stages:?}");
     for leg in [&mut caller_leg, &mut callee_leg] {
         while next(leg).await != LegEvent::Ended {}
+        // It is over and stays known, once, also until its last words are acknowledged.
+        for (node, id) in [(alice, &call), (bob, &rang)] {
+            let listed = node.calls().list().await.unwrap().calls;
+            assert_eq!(listed.iter().filter(|entry| entry.call_id == *id).count(), 1, "{listed:?}");
+            assert_eq!(node.calls().show(id).await.unwrap().call_id, *id);
+        }
     }
     let (from, to) = (caller_leg.close().await, callee_leg.close().await);
     eprintln!("{from:?}\n{to:?}");

@@ -122,6 +122,11 @@ impl Incoming {
         self.machine.state() == CalleeState::Ringing && !self.is_silent() && !self.answering
     }
 
+    /// Whether it is over and stands among the ended calls, or nowhere.
+    pub(super) const fn is_put_away(&self) -> bool {
+        self.archived && self.progress.ended.is_some()
+    }
+
     /// Whether it is kept from the person, because of another call that stands for it.
     pub(super) const fn is_silent(&self) -> bool {
         self.held_for.is_some() || self.twin_of.is_some()

@@ -127,6 +127,11 @@ impl Outgoing {
         [self.machine.poll_timeout(), hang_up, summary, push].into_iter().flatten().min()
     }
 
+    /// Whether it is over and stands among the ended calls, or nowhere.
+    pub(super) const fn is_put_away(&self) -> bool {
+        self.is_archived && self.progress.ended.is_some()
+    }
+
     /// Takes whoever waits for the outcome.
     pub(super) fn take_reply(&mut self) -> Option<Reply<CallOutcome, CallError>> {
         self.is_archived = true;

@@ -99,11 +99,12 @@ impl EventLoop {
         found.next().is_none().then(|| first.call_id.parse().ok()).flatten()
     }
 
+    /// A call that runs, or has just ended and waits for the figures of its media; else one that is kept.
     fn find_call(&self, call: CallId) -> Option<CallEntry> {
-        if let Some(outgoing) = self.calls.outgoing.get(&call).filter(|outgoing| outgoing.progress.ended.is_none()) {
+        if let Some(outgoing) = self.calls.outgoing.get(&call).filter(|outgoing| !outgoing.is_put_away()) {
             return Some(self.traced_entry(call, &outgoing.progress, false, outgoing.state()));
         }
-        if let Some(incoming) = self.calls.incoming.get(&call).filter(|incoming| incoming.progress.ended.is_none()) {
+        if let Some(incoming) = self.calls.incoming.get(&call).filter(|incoming| !incoming.is_put_away()) {
             return Some(self.traced_entry(call, &incoming.progress, true, incoming.state()));
         }
         let id = call.to_string();
