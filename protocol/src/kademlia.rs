@@ -48,6 +48,7 @@
 //! | false "absent" | majority of the living replicas, places proved, four disjoint paths |
 //! | crowding | two replicas, four bucket entries per /24 or /48 (not in a lab); the long-known stay |
 
+mod around;
 mod known;
 mod lateness;
 mod limits;
@@ -81,7 +82,7 @@ use std::time::{Duration, Instant};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::directory::{DirectoryRecord, Place, PlaceOwner, RecordKey};
+use crate::directory::{DirectoryRecord, Place, RecordKey};
 use crate::identity::{TrustStore, UserId, VerifiedChain};
 use crate::key::DeviceKey;
 use crate::node::{Descriptor, Roles};
@@ -119,10 +120,6 @@ const CLIENT_BREADTH: usize = 3;
 
 /// How much rarer a client looks a random point up: it has no neighbourhood, and look-ups of its own bring it nodes as well.
 const CLIENT_REFRESH: u32 = 3;
-
-/// How long after joining, beginning to serve, and after the death of one of the eight nearest, a server looks around itself, in milliseconds; and how long at least between two such looks.
-const AROUND_DELAY: std::ops::RangeInclusive<u64> = 2_000..=6_000;
-const AROUND_PAUSE: Duration = Duration::from_secs(30);
 
 /// How often a node that knows fewer than eight others looks for more.
 const LONELY_REFRESH: Duration = Duration::from_secs(60);
@@ -400,10 +397,7 @@ pub struct Directory {
     repair: repair::Repair,
     sweep_at: Instant,
     refresh_at: Instant,
-    /// When this node looks around itself next, when it last did, and after whose deaths lately.
-    around_at: Option<Instant>,
-    around_last: Option<Instant>,
-    around_for: BTreeMap<PlaceOwner, Instant>,
+    around: around::Around,
     lateness: lateness::Lateness,
     counters: Counters,
 }
@@ -432,9 +426,7 @@ impl Directory {
             repair: repair::Repair::default(),
             sweep_at: now + SWEEP_EVERY,
             refresh_at: now + config.refresh_every.min(LONELY_REFRESH),
-            around_at: None,
-            around_last: None,
-            around_for: BTreeMap::new(),
+            around: around::Around::default(),
             lateness: lateness::Lateness::default(),
             counters: Counters::default(),
             config,
@@ -677,7 +669,7 @@ impl Directory {
             self.table.expire_bans(now.instant);
             self.rates.sweep(now.instant);
         }
-        if self.around_at.is_some_and(|at| at <= now.instant) {
+        if self.around.due().is_some_and(|at| at <= now.instant) {
             self.look_around(now);
         }
         if self.refresh_at <= now.instant {
@@ -705,7 +697,7 @@ impl Directory {
             self.repair.wake_at(),
             Some(self.sweep_at),
             Some(self.refresh_at),
-            self.around_at,
+            self.around.due(),
         ]
         .into_iter()
         .flatten()

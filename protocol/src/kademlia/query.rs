@@ -14,10 +14,10 @@ use super::publish::Found;
 use super::routing_table::REPLICAS;
 use super::store::{self, Refused};
 use super::{
-    AROUND_DELAY, AROUND_PAUSE, BOOTSTRAP_WALKS, Bootstrap, CLIENT_BREADTH, CLIENT_SAMPLES, CLIENT_WALKS, Directory, Errand,
-    Event, NEIGHBOURS, QueryId, SAMPLES, SAMPLES_EACH,
+    BOOTSTRAP_WALKS, Bootstrap, CLIENT_BREADTH, CLIENT_SAMPLES, CLIENT_WALKS, Directory, Errand, Event, QueryId, SAMPLES,
+    SAMPLES_EACH,
 };
-use crate::directory::{DirectoryRecord, Place, PlaceOwner, RecordKey};
+use crate::directory::{DirectoryRecord, Place, RecordKey};
 use crate::identity::TrustStore;
 use crate::key::DeviceKey;
 use crate::node::Descriptor;
@@ -128,39 +128,6 @@ impl Directory {
         }
     }
 
-    /// Plans to look around after the death of a neighbour. A user whose devices come and go makes this node look once in the time between two refreshes, or until
-    /// those of as many others have gone.
-    pub(super) fn plan_to_look_around_for(&mut self, now: Now, dead: PlaceOwner) {
-        let refresh_every = self.config.refresh_every;
-        self.around_for.retain(|_, at| now.instant.saturating_duration_since(*at) < refresh_every);
-        if self.around_for.contains_key(&dead) {
-            return;
-        }
-        if self.around_for.len() >= NEIGHBOURS {
-            let oldest = self.around_for.iter().min_by_key(|(_, at)| **at).map(|(owner, _)| *owner);
-            oldest.map(|owner| self.around_for.remove(&owner));
-        }
-        self.around_for.insert(dead, now.instant);
-        self.plan_to_look_around(now);
-    }
-
-    /// Plans to look around: those who joined at the same time don't know each other yet, and who takes the place of a dead neighbour may have joined when this node
-    /// wasn't among the nearest that it met.
-    pub(super) fn plan_to_look_around(&mut self, now: Now) {
-        let soon = now.instant + Duration::from_millis(self.rng.random_range(AROUND_DELAY));
-        let at = self.around_last.map_or(soon, |last| soon.max(last + AROUND_PAUSE));
-        self.around_at.get_or_insert(at);
-    }
-
-    /// Meets the eight nearest nodes, most of whom it is connected to.
-    pub(super) fn look_around(&mut self, now: Now) {
-        self.around_at = None;
-        if let Some(place) = self.local.place.filter(|_| self.local.is_serving) {
-            self.around_last = Some(now.instant);
-            self.start_lookup(now, Goal::Nodes { breadth: REPLICAS }, place, Purpose::Refresh, None);
-        }
-    }
-
     /// Asks nodes to whom connections are open for whom they know near random points: so a table fills and stays fresh without a handshake, from whom one will
     /// be referred to anyway. How many there are.
     fn sample(&mut self, now: Now) -> usize {
@@ -220,8 +187,8 @@ impl Directory {
                 self.table.contacted(&silent, false);
             }
         }
-        let step = lookup.step(now.instant, &self.table);
         lookup.grant(self.lateness.allowance(now.instant));
+        let step = lookup.step(now.instant, &self.table);
         for to in step.ask {
             let known = lookup.known_beside(&to.device, now.instant);
             let salt = if known.is_empty() { known::Salt::default() } else { self.rng.random() };
