@@ -336,6 +336,24 @@ impl<T: Body> Signed<T> {
         Self { version: T::VERSION, bytes, signature, value }
     }
 
+    /// Puts together what was signed elsewhere. Its bytes are those that [`Signed::sign`] makes of `value`: with others, or another signer's, the signature won't hold.
+    ///
+    /// # Errors
+    /// As for decoding: [`DecodeError::TooLarge`], and what [`Body::check`] finds.
+    pub(crate) fn from_parts(value: T, signature: Signature) -> Result<Self, DecodeError> {
+        value.check()?;
+        let bytes = encode(&value);
+        if bytes.len() > T::LIMIT {
+            return Err(DecodeError::TooLarge { length: bytes.len(), limit: T::LIMIT });
+        }
+        Ok(Self { version: T::VERSION, bytes, signature, value })
+    }
+
+    /// The signature, of whomever.
+    pub(crate) const fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
     /// Checks the signature.
     ///
     /// # Errors

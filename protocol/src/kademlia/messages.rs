@@ -18,10 +18,11 @@ use std::sync::Arc;
 
 use bincode::{Decode, Encode};
 
-use crate::directory::{Lease, RECORD_BYTES_MAX, RecordKey};
-use crate::key::DeviceKey;
+use crate::directory::{DeviceEntry, Lease, RECORD_BYTES_MAX, Reachability, RecordKey};
+use crate::key::{DeviceKey, Signature};
 use crate::linked::LISTING_BYTES_MAX;
 use crate::node::Descriptor;
+use crate::time::UnixTime;
 use crate::wire::{DecodeError, Extensions, FRAME_BODY_BYTES_MAX, Frame, FrameKind, Message, Signed};
 
 /// Most descriptors in one answer: twice a replica set, so that half may be dead and the asker still goes on.
@@ -29,6 +30,9 @@ pub const CLOSER_MAX: usize = 16;
 
 /// Most records named in one [`SyncOffer`]; 64 x 66 bytes fit a small frame.
 pub const SYNC_ITEMS_MAX: usize = 64;
+
+/// Bytes that say which of a record's entries, at most sixteen, a [`RenewLease`] is about. Its signature says so too, with the whole hash.
+pub const LEASED_ENTRY_BYTES: usize = 8;
 
 /// Longest text beside a refusal, in bytes. It is for logs, never for decisions.
 pub const DETAIL_BYTES_MAX: usize = 160;
@@ -239,10 +243,75 @@ pub struct RenewLease {
     pub key: RecordKey,
     /// The keeper that signed; the device itself if `None`.
     pub keeper: Option<DeviceKey>,
-    /// The lease.
-    pub lease: Signed<Lease>,
+    /// Of the entry that is alive, the first bytes of [`Lease::entry_hash`]: which of a record's it is.
+    pub entry: [u8; LEASED_ENTRY_BYTES],
+    /// The lease, without what the replica knows from the entry.
+    pub lease: BriefLease,
     /// Room to grow.
     pub extensions: Extensions,
+}
+
+impl RenewLease {
+    /// Brings a lease for an entry of the record under `key`; `keeper` if not the device itself has signed it.
+    #[must_use]
+    pub fn new(key: RecordKey, keeper: Option<DeviceKey>, lease: &Signed<Lease>) -> Self {
+        let entry = lease.unverified().entry_hash.first_chunk().copied().unwrap_or_default();
+        Self { key, keeper, entry, lease: BriefLease::of(lease), extensions: Extensions::none() }
+    }
+
+    /// Whether this is about `entry`.
+    #[must_use]
+    pub fn is_for(&self, entry: &Signed<DeviceEntry>) -> bool {
+        entry.body_hash().starts_with(&self.entry)
+    }
+}
+
+/// A [`Lease`] without its device and its entry's hash, which who holds the entry knows, and its signature.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct BriefLease {
+    /// [`Lease::number`].
+    pub number: u64,
+    /// [`Lease::reachability`].
+    pub reachability: Reachability,
+    /// [`Lease::issued_at`].
+    pub issued_at: UnixTime,
+    /// [`Lease::until`].
+    pub until: UnixTime,
+    /// [`Lease::extensions`].
+    pub extensions: Extensions,
+    /// Over the whole lease.
+    pub signature: Signature,
+}
+
+impl BriefLease {
+    fn of(lease: &Signed<Lease>) -> Self {
+        let Lease { number, reachability, issued_at, until, extensions, .. } = lease.unverified();
+        Self {
+            number: *number,
+            reachability: *reachability,
+            issued_at: *issued_at,
+            until: *until,
+            extensions: extensions.clone(),
+            signature: *lease.signature(),
+        }
+    }
+
+    /// The whole lease, if it is for this entry: whether its signature holds is for [`DirectoryRecord::apply_lease`](crate::directory::DirectoryRecord::apply_lease) to say.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for a lease that is too long or ends before it begins.
+    pub fn of_entry(self, entry: &Signed<DeviceEntry>) -> Result<Signed<Lease>, DecodeError> {
+        let lease = Lease {
+            device: entry.unverified().device,
+            entry_hash: entry.body_hash(),
+            number: self.number,
+            reachability: self.reachability,
+            issued_at: self.issued_at,
+            until: self.until,
+            extensions: self.extensions,
+        };
+        Signed::from_parts(lease, self.signature)
+    }
 }
 
 /// What became of a [`RenewLease`].

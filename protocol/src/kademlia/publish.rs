@@ -562,8 +562,8 @@ impl Directory {
         let in_flight = targets.iter().map(|to| (to.device, Arc::clone(to))).collect();
         self.leases.insert(query, LeaseQuery { in_flight, renewed: BTreeMap::new(), report });
         for to in targets {
-            let lease = RenewLease { key, keeper, lease: lease.clone(), extensions: Extensions::none() };
-            self.send(now, to, Request::RenewLease(Box::new(lease)), Errand::Lease(query));
+            let lease = Box::new(RenewLease::new(key, keeper, &lease));
+            self.send(now, to, Request::RenewLease(lease), Errand::Lease(query));
         }
         self.finish_lease_if_done(now, query);
         query

@@ -235,14 +235,13 @@ impl Directory {
 
     fn answer_lease(&mut self, now: Now, request: RenewLease) -> LeaseAnswer {
         let answer = |outcome| LeaseAnswer { outcome, extensions: Extensions::none() };
-        let lease = request.lease.unverified();
         let Some(held) = self.store.get(&request.key) else { return answer(LeaseOutcome::NeedRecord) };
-        let holds_entry = held.record.entry(&lease.device).is_some_and(|parts| parts.entry.body_hash() == lease.entry_hash);
-        if !holds_entry {
+        let Some(parts) = held.record.entries().find(|parts| request.is_for(&parts.entry)) else {
             return answer(LeaseOutcome::NeedRecord);
-        }
+        };
+        let Ok(lease) = request.lease.of_entry(&parts.entry) else { return answer(LeaseOutcome::Refused) };
         let mut record = held.record.clone();
-        match record.apply_lease(request.lease, request.keeper, now.unix) {
+        match record.apply_lease(lease, request.keeper, now.unix) {
             Ok(is_news) => {
                 if is_news {
                     self.store.replace(record);

@@ -137,8 +137,7 @@ impl Machine {
             2 => Request::Store(Store { record: self.bytes(), extensions }),
             3 => {
                 let lease = self.below(world().leases.len());
-                let lease = world().leases[lease].clone();
-                Request::RenewLease(Box::new(RenewLease { key: self.key(), keeper: None, lease, extensions }))
+                Request::RenewLease(Box::new(RenewLease::new(self.key(), None, &world().leases[lease])))
             }
             4 => Request::StoreListing(StoreListing { listing: self.listing_bytes(), extensions }),
             5 => Request::FindListings(FindListings { place: self.key(), extensions }),

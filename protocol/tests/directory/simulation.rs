@@ -545,8 +545,7 @@ fn a_settled_answer_brings_the_newest_lease() {
     let lucky = network.closest(&key, 1)[0];
     let now = network.now();
     let lease = user.lease(&device, &record, 1, now.unix);
-    let renewal =
-        halloo_protocol::kademlia::RenewLease { key, keeper: None, lease, extensions: halloo_protocol::wire::Extensions::none() };
+    let renewal = halloo_protocol::kademlia::RenewLease::new(key, None, &lease);
     let source = halloo_protocol::kademlia::RequestSource { device: network.nodes[3].chain.device, network_group: None };
     let request = halloo_protocol::kademlia::Request::RenewLease(Box::new(renewal));
     let trust = network.trust.clone();

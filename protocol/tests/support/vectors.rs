@@ -197,12 +197,8 @@ pub(crate) fn all() -> Vec<Vector> {
             closer: vec![descriptor().into()],
             extensions: none(),
         };
-        "renew_lease" => message RenewLease = RenewLease {
-            key: RecordKey::of(&alice_id()),
-            keeper: Some(keeper(0)),
-            lease: keeper_lease(&parts(0, 0, 3), 0, 7_200).lease,
-            extensions: none(),
-        };
+        "renew_lease" => message RenewLease =
+            RenewLease::new(RecordKey::of(&alice_id()), Some(keeper(0)), &keeper_lease(&parts(0, 0, 3), 0, 7_200).lease);
         "lease_answer" => message LeaseAnswer = LeaseAnswer { outcome: LeaseOutcome::NeedRecord, extensions: none() };
         "sync_offer" => message SyncOffer = SyncOffer { items: vec![SyncItem { key: RecordKey([1; 32]), hash: [2; 32] }; 2], extensions: none() };
         "sync_want" => message SyncWant = SyncWant { keys: vec![RecordKey([1; 32])], extensions: none() };
