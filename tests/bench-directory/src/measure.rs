@@ -27,9 +27,6 @@ const IDLE_WATCH: Duration = Duration::from_secs(20);
 /// waited for between opening connections and counting what goes over them, and well below the minute after which they close.
 const OPENING: Duration = Duration::from_secs(15);
 
-/// For how much of that time, at its end, idle traffic is watched: that of the connections that are open then.
-const OPENED_WATCH: Duration = Duration::from_secs(5);
-
 /// Tries to find a look-up of the kind wanted before the kind is given up.
 const TRIES_MAX: usize = 20_000;
 
@@ -156,16 +153,6 @@ impl Stage {
     }
 }
 
-/// Waits until connections that were opened are, and watches what all nodes write a second then: the idle traffic to subtract from what is counted next.
-async fn opened<O: Overlay>(network: &O) -> Result<f64> {
-    tokio::time::sleep(OPENING - OPENED_WATCH).await;
-    let stage = Stage::begin(network, 0.0).await?;
-    let began = stage.began;
-    tokio::time::sleep(OPENED_WATCH).await;
-    let (written, _) = stage.end(network).await?;
-    Ok(written / began.elapsed().as_secs_f64())
-}
-
 /// Look-ups of one kind: `connected` says whether a holder is to be connected.
 async fn look_up<O: Overlay>(
     network: &O,
@@ -173,8 +160,9 @@ async fn look_up<O: Overlay>(
     count: usize,
     connected: Option<bool>,
     is_cut_short: bool,
+    idle: f64,
 ) -> Result<(Lookups, BTreeMap<String, u64>)> {
-    let idle = opened(network).await?;
+    tokio::time::sleep(OPENING).await;
     let stage = Stage::begin(network, idle).await?;
     let mut samples = Vec::new();
     for _ in 0..TRIES_MAX {
@@ -231,21 +219,22 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
     let stage = Stage::begin(&network, 0.0).await?;
     tokio::time::sleep(IDLE_WATCH).await;
     counts.idle_bytes_per_sec = stage.end(&network).await?.0 / (IDLE_WATCH.as_secs_f64() + 0.2);
+    let idle = counts.idle_bytes_per_sec;
     let rest = start.used();
     counts.memory_live = (rest.live - bare.live) as f64 / nodes;
     counts.memory_resident = (rest.resident - bare.resident) as f64 / nodes;
     counts.connections_rest = network.totals().await?.connections as f64 / nodes;
 
     say::<O>(began, "look-ups of random names");
-    let (unconnected, _) = look_up(&network, &mut rng, plan.lookups / 10, Some(false), true).await?;
+    let (unconnected, _) = look_up(&network, &mut rng, plan.lookups / 10, Some(false), true, idle).await?;
     counts.unconnected = unconnected;
-    let (connected, _) = look_up(&network, &mut rng, plan.lookups / 4, Some(true), true).await?;
+    let (connected, _) = look_up(&network, &mut rng, plan.lookups / 4, Some(true), true, idle).await?;
     counts.connected = connected;
     if O::IS_CUT_SHORT {
-        let (whole, _) = look_up(&network, &mut rng, plan.lookups / 10, Some(true), false).await?;
+        let (whole, _) = look_up(&network, &mut rng, plan.lookups / 10, Some(true), false, idle).await?;
         counts.connected_whole = Some(whole);
     }
-    let (_, requests) = look_up(&network, &mut rng, plan.lookups, None, true).await?;
+    let (_, requests) = look_up(&network, &mut rng, plan.lookups, None, true, idle).await?;
     counts.stages.insert("lookups".into(), requests);
     counts.connections_busy = network.totals().await?.connections as f64 / nodes;
 
@@ -256,7 +245,7 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
     for owner in &owners {
         network.publish(*owner).await?;
     }
-    let idle = opened(&network).await?;
+    tokio::time::sleep(OPENING).await;
     for owner in &owners {
         let stage = Stage::begin(&network, idle).await?;
         publications.push(network.publish(*owner).await?);
@@ -280,7 +269,7 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
     for owner in &owners {
         network.refresh(*owner).await?;
     }
-    let idle = opened(&network).await?;
+    tokio::time::sleep(OPENING).await;
     for owner in &owners {
         let stage = Stage::begin(&network, idle).await?;
         told += network.refresh(*owner).await?;
@@ -321,9 +310,9 @@ pub(crate) async fn round_trips<O: Overlay>(plan: Plan, carrier: &Carrier, recor
     let connections = network.totals().await?.connections as f64 / plan.nodes as f64;
     let few = (plan.lookups / 20).max(10);
     say::<O>(began, "look-ups");
-    let (random, _) = look_up(&network, &mut rng, few, None, true).await?;
-    let (unconnected, _) = look_up(&network, &mut rng, few, Some(false), true).await?;
-    let (connected, _) = look_up(&network, &mut rng, few, Some(true), true).await?;
+    let (random, _) = look_up(&network, &mut rng, few, None, true, 0.0).await?;
+    let (unconnected, _) = look_up(&network, &mut rng, few, Some(false), true, 0.0).await?;
+    let (connected, _) = look_up(&network, &mut rng, few, Some(true), true, 0.0).await?;
     network.stop().await;
     Ok(RoundTrips { nodes: plan.nodes, connected, unconnected, random, connections })
 }
