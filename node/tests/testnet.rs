@@ -4,10 +4,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use halloo::handle::calls::{CallResult, DialOptions};
 use halloo::handle::directory::{ResolveError, ResolveOptions};
 use halloo::testnet::{Network, NetworkOptions, UserOptions};
+use halloo::{AutoAnswer, Event, Node};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -147,6 +149,51 @@ async fn a_hundred_nodes_find_each_other_in_one_process() {
         let each = (after - before) / USERS as u64;
         eprintln!("{} kB a node", each / 1_000);
         assert!(each < MEGABYTES_PER_NODE_MAX * 1_000_000, "{each} bytes a node");
+    }
+    network.shutdown().await;
+}
+
+/// Somebody who answers calls. Their node has a runtime of its own, which ends with it when it is killed: its connections aren't closed.
+fn answering() -> UserOptions {
+    UserOptions { freezable: true, answer: Some(AutoAnswer::default()), ..UserOptions::default() }
+}
+
+async fn call(from: &Node, to: &str, duration: Duration) -> CallResult {
+    let options = DialOptions { duration_ms: Some(duration.as_millis() as u64), ..DialOptions::to(to) };
+    let outcome = from.calls().dial(options).await.unwrap();
+    if outcome.outcome != CallResult::Completed {
+        let stages = from.calls().show(&outcome.call_id).await.unwrap().stages;
+        eprintln!("call to {to}: {:?}", outcome.reason);
+        stages.iter().for_each(|stage| eprintln!("{:>6} ms  {:?}: {}", stage.at_ms, stage.stage, stage.detail));
+    }
+    outcome.outcome
+}
+
+/// Last words to somebody who is gone are repeated for a while. All others are heard meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_with_somebody_who_is_gone_makes_nobody_deaf() {
+    const CALLS: usize = 5;
+    let mut network = Network::start(NetworkOptions { strangers: true, ..NetworkOptions::default() }).await.unwrap();
+    let users = ["alice", "bob", "carol"].map(|name| (name.to_owned(), answering()));
+    network.add_users(users).await.unwrap();
+    let alice = network.node("alice").unwrap().clone();
+    let mut events = alice.subscribe();
+    let bob = network.node("bob").unwrap().clone();
+    let calling = tokio::spawn(async move { bob.calls().dial(DialOptions::to("alice")).await });
+    let call_id = loop {
+        if let Event::CallAnswered { call_id, .. } = events.recv().await.unwrap().event {
+            break call_id;
+        }
+    };
+    network.kill("bob").await.unwrap();
+    calling.abort();
+    alice.calls().hangup(&call_id).await.unwrap();
+    for _ in 0..CALLS {
+        assert_eq!(call(&alice, "carol", Duration::from_secs(1)).await, CallResult::Completed, "after a call from bob");
+    }
+    assert_eq!(call(&alice, "bob", Duration::from_secs(1)).await, CallResult::Unreachable);
+    for _ in 0..CALLS {
+        assert_eq!(call(&alice, "carol", Duration::from_secs(1)).await, CallResult::Completed, "after a call to bob");
     }
     network.shutdown().await;
 }

@@ -113,7 +113,8 @@ impl Arrival {
 
 impl Incoming {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        let summary = self.progress.ended.map(|(_, _, at)| at + SUMMARY_WAIT);
+        // As for calls we place: no deadline once it is listed.
+        let summary = self.progress.ended.filter(|_| !self.archived).map(|(_, _, at)| at + SUMMARY_WAIT);
         [self.machine.poll_timeout(), summary, self.hang_up_at(), self.held_until].into_iter().flatten().min()
     }
 

@@ -122,7 +122,8 @@ pub(super) struct Outgoing {
 impl Outgoing {
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let hang_up = self.hang_up_at();
-        let summary = self.progress.ended.map(|(_, _, at)| at + SUMMARY_WAIT);
+        // Once it is listed only its last words are waited for, and a deadline that has passed would keep the loop from reading the network.
+        let summary = self.progress.ended.filter(|_| !self.is_archived).map(|(_, _, at)| at + SUMMARY_WAIT);
         let push = self.legs.values().filter(|leg| leg.sealed.is_some()).filter_map(|leg| leg.push_at).min();
         [self.machine.poll_timeout(), hang_up, summary, push].into_iter().flatten().min()
     }
