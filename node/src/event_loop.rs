@@ -734,7 +734,9 @@ impl EventLoop {
 
     fn handle_stream(&mut self, event: streams::Event) {
         match event {
-            streams::Event::Connected { peer, relayed, first, .. } => self.handle_connected(peer, relayed, first),
+            streams::Event::Connected { peer, connection, relayed, first } => {
+                self.handle_connected(peer, connection, relayed, first);
+            }
             streams::Event::Hello { peer, bytes, .. } => self.handle_hello(peer, &bytes),
             streams::Event::Frame { peer, connection, bytes } => self.handle_frame(peer, connection, &bytes),
             streams::Event::Failed { peer, error, .. } => {

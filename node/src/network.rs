@@ -339,6 +339,25 @@ impl EventLoop {
         self.send_frame(peer, Some(via), &Frame::new(id, message), now);
     }
 
+    /// Asks over a new connection, whether one is open or not: nothing is heard on that, and the peer may have gone and come back since. Should no dial
+    /// succeed the request ends by its deadline.
+    pub(crate) fn request_anew<M: Message>(&mut self, target: &Target, message: &M, purpose: Purpose, timeout: Duration) {
+        let now = Instant::now();
+        let id = match self.rpc.register(target.peer, purpose, timeout, now) {
+            Ok(id) => id,
+            Err(purpose) => return self.failures.push_back((purpose, Failure::Overloaded)),
+        };
+        if self.rpc.wait_for_connection(target.peer, Frame::new(id, message)).is_err() {
+            return self.fail_request(target.peer, id, Failure::Overloaded, now);
+        }
+        self.dial_moved(target);
+    }
+
+    /// Whether a connection to the peer looks open on which nothing has come for `silence`.
+    pub(crate) fn is_silent(&self, peer: &PeerId, silence: Duration) -> bool {
+        self.peers.get(peer).is_some_and(|known| known.heard_at.elapsed() >= silence)
+    }
+
     /// Tells `target` something that gets no answer. Lost if it can't be reached.
     pub(crate) fn notify<M: Message>(&mut self, target: &Target, message: &M) {
         self.send_or_dial(target, Frame::new(0, message), Instant::now());
@@ -364,8 +383,7 @@ impl EventLoop {
     /// Closes the connections to a device that has said nothing for `silence`: a path can be dead long before a transport notices, and while it
     /// stands nothing else is tried.
     pub(crate) fn drop_if_silent(&mut self, device: &DeviceKey, silence: Duration) {
-        let Some(peer) = address::peer_id(device) else { return };
-        if self.peers.get(&peer).is_some_and(|known| known.heard_at.elapsed() >= silence) {
+        if let Some(peer) = address::peer_id(device).filter(|peer| self.is_silent(peer, silence)) {
             self.drop_silent(peer);
         }
     }
@@ -395,13 +413,15 @@ impl EventLoop {
         }
     }
 
-    /// Connects to a peer that has moved, beside a dial to where it was, which may take seconds to fail.
+    /// Connects to a peer that has moved, beside a dial to where it was, which may take seconds to fail; and beside a connection, if frames wait for
+    /// another.
     pub(crate) fn dial_moved(&mut self, target: &Target) {
         let peer = target.peer;
         if peer == *self.swarm.local_peer_id() {
             return;
         }
-        let options = DialOpts::peer_id(peer).addresses(target.addresses.clone()).condition(PeerCondition::Disconnected);
+        let condition = if self.rpc.is_waiting(&peer) { PeerCondition::Always } else { PeerCondition::Disconnected };
+        let options = DialOpts::peer_id(peer).addresses(target.addresses.clone()).condition(condition);
         let options = if target.no_others { options.build() } else { options.extend_addresses_through_behaviour().build() };
         let connection = options.connection_id();
         match self.swarm.dial(options) {
@@ -411,7 +431,7 @@ impl EventLoop {
             Err(libp2p::swarm::DialError::DialPeerConditionFalse(_)) => {}
             Err(error) => {
                 debug!(%peer, %error, "can't dial");
-                if !self.peers.is_dialling(&peer) {
+                if !self.peers.is_dialling(&peer) && !self.swarm.is_connected(&peer) {
                     self.fail_peer(&peer, Failure::Unreachable);
                 }
             }
@@ -468,7 +488,7 @@ impl EventLoop {
         self.peers.addresses.remove(peer);
     }
 
-    pub(crate) fn handle_connected(&mut self, peer: PeerId, relayed: bool, first: bool) {
+    pub(crate) fn handle_connected(&mut self, peer: PeerId, connection: ConnectionId, relayed: bool, first: bool) {
         let Some(device) = address::device_key(&peer) else {
             // Peers with other keys than Ed25519 can have no certificate; they may use the relay, nothing else.
             return;
@@ -509,7 +529,7 @@ impl EventLoop {
             self.notify(&Target::connected(peer), &hello);
         }
         for frame in waiting {
-            self.send_frame(peer, None, &frame, Instant::now());
+            self.send_frame(peer, Some(connection), &frame, Instant::now());
         }
         self.directory_connected(peer);
     }

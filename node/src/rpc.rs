@@ -100,6 +100,11 @@ impl<P> Rpc<P> {
         Ok(())
     }
 
+    /// Whether frames wait for a connection to the peer.
+    pub(crate) fn is_waiting(&self, peer: &PeerId) -> bool {
+        self.waiting.get(peer).is_some_and(|queue| !queue.is_empty())
+    }
+
     /// The frames that waited for this connection.
     pub(crate) fn connected(&mut self, peer: &PeerId) -> Vec<Frame> {
         self.waiting.remove(peer).unwrap_or_default()

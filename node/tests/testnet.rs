@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use halloo::handle::calls::{CallResult, DialOptions};
 use halloo::handle::directory::{ResolveError, ResolveOptions};
-use halloo::testnet::{Network, NetworkOptions, UserOptions};
+use halloo::testnet::{Network, NetworkOptions, Person, UserOptions, wait_ready};
 use halloo::{AutoAnswer, Event, Node};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -167,6 +167,51 @@ async fn call(from: &Node, to: &str, duration: Duration) -> CallResult {
         stages.iter().for_each(|stage| eprintln!("{:>6} ms  {:?}: {}", stage.at_ms, stage.stage, stage.detail));
     }
     outcome.outcome
+}
+
+async fn is_connected(node: &Node, person: &Person) -> bool {
+    node.peers().await.unwrap().peers.iter().any(|peer| peer.peer_id == person.peer_id)
+}
+
+/// Whoever was killed and is back is called where they are now, by those as well who hold a connection to where they were that looks open.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_back_after_being_killed_can_be_called_at_once() {
+    // So many that bob, coming back, doesn't meet everybody on his way.
+    const CALLERS: usize = 24;
+    // Which connections are by QUIC, and so look open when their other end is gone, is chance.
+    const ROUNDS_MAX: usize = 8;
+    let mut network = Network::start(NetworkOptions { strangers: true, ..NetworkOptions::default() }).await.unwrap();
+    let callers: Vec<String> = (1..=CALLERS).map(|n| format!("user-{n}")).collect();
+    let users = callers.iter().map(|name| (name.clone(), UserOptions::default()));
+    network.add_users(users.chain([("bob".to_owned(), answering())])).await.unwrap();
+    let mut deceived = 0;
+    for _ in 0..ROUNDS_MAX {
+        for name in &callers {
+            let caller = network.node(name).unwrap();
+            let sent = caller.messages().send("bob", "May I call?").await.unwrap();
+            caller.messages().wait(&sent.id, Duration::from_secs(30)).await.unwrap();
+        }
+        network.kill("bob").await.unwrap();
+        let bob = network.restart("bob").await.unwrap();
+        wait_ready(&bob, "bob").await.unwrap();
+        let mut events = bob.subscribe();
+        for name in &callers {
+            let caller = network.node(name).unwrap();
+            let is_open = is_connected(caller, network.person("bob").unwrap()).await;
+            let is_met = is_connected(&bob, network.person(name).unwrap()).await;
+            deceived += usize::from(is_open && !is_met);
+            if !is_met {
+                assert_eq!(call(caller, "bob", Duration::from_millis(100)).await, CallResult::Completed, "{name} calls bob");
+                // Else the next finds him busy.
+                while !matches!(events.recv().await.unwrap().event, Event::CallEnded(_)) {}
+            }
+        }
+        if deceived > 0 {
+            break;
+        }
+    }
+    assert!(deceived > 0, "no caller held a connection to where bob was");
+    network.shutdown().await;
 }
 
 /// Last words to somebody who is gone are repeated for a while. All others are heard meanwhile.

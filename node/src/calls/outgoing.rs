@@ -46,6 +46,9 @@ const INVITE_TIMEOUT_OPEN: Duration = Duration::from_secs(5);
 /// How long a device that is dialled may be silent until the invite is sent again: longer than a dial, a hole punch and an answer take.
 const INVITE_REPEAT: Duration = Duration::from_millis(2_500);
 
+/// How long nothing may be heard on a connection that was open already until the device is dialled anew beside it: many round trips.
+const INVITE_ANEW: Duration = Duration::from_secs(1);
+
 /// How long the gateways are held back for a device that is said to take connections: longer than most rings take, so that nobody
 /// is pushed who rings anyway.
 const PUSH_HOLD_BACK: Duration = Duration::from_millis(600);
@@ -77,8 +80,14 @@ pub(super) struct Leg {
     pushes: usize,
     /// Whether the invite on the stream has failed.
     stream_failed: bool,
+    /// Invites on streams that aren't answered yet.
+    invites: u8,
     /// When the invite goes out on the stream once more, if nothing was heard: the path may have changed under it.
     repeat_at: Option<Instant>,
+    /// When the device is dialled anew, if nothing was heard on the connection that was open: it may have gone and come back since that was made.
+    anew_at: Option<Instant>,
+    /// Whether it was: what becomes of the first invite says nothing then.
+    is_anew: bool,
     /// Whether the first sign of life came by way of a gateway.
     via_push: bool,
     /// Whether its lease has run out.
@@ -311,7 +320,10 @@ impl EventLoop {
             rang_on_stream: false,
             pushes: 0,
             stream_failed: false,
+            invites: 0,
             repeat_at: None,
+            anew_at: None,
+            is_anew: false,
             via_push: false,
             is_offline: reachability == Reachability::None,
             looked_up_again: false,
@@ -510,13 +522,15 @@ impl EventLoop {
     /// Sends the invite on the stream and, where none is open, by the device's relay; the gateways get the same bytes after a moment, if it
     /// doesn't ring before.
     pub(super) fn send_invite(&mut self, call: CallId, device: DeviceKey, target: &Target, sealed: &SealedInvite) {
+        let is_connected = self.swarm.behaviour().streams.is_connected(&target.peer);
         if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
             leg.sealed = Some(sealed.clone());
+            leg.invites += 1;
             leg.repeat_at = Some(Instant::now() + INVITE_REPEAT);
+            leg.anew_at = is_connected.then(|| Instant::now() + INVITE_ANEW);
         }
         // A device that sleeps is woken first: its way is the longest.
         self.push_due(call);
-        let is_connected = self.swarm.behaviour().streams.is_connected(&target.peer);
         let dialling = || format!("sent; {} addresses are dialled", target.addresses.len());
         let detail = if is_connected { "sent on the open connection".to_owned() } else { dialling() };
         self.note_stage(call, CallStageKind::Invite, Some(&device), detail);
@@ -532,6 +546,9 @@ impl EventLoop {
             Ok(answer) => (answer.status, held_for(&answer.extensions)),
             Err(_) => (InviteStatus::Refused(Reason::INVALID), None),
         };
+        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
+            leg.invites = leg.invites.saturating_sub(1);
+        }
         if let (InviteStatus::Ringing | InviteStatus::Duplicate, Some(secs)) = (status, held) {
             return self.device_holds(call, device, secs);
         }
@@ -549,24 +566,44 @@ impl EventLoop {
         }
     }
 
-    /// Sends invites again that nobody has answered. Copies are known by their bytes.
+    /// Sends invites again that nobody has answered, over a new connection where nothing is heard on the one that was open. Copies are known by
+    /// their bytes.
     fn repeat_invites(&mut self, call: CallId, now: Instant) {
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         let mut due = Vec::new();
         for (device, leg) in &mut outgoing.legs {
-            if leg.repeat_at.is_none_or(|at| at > now) {
-                continue;
-            }
-            leg.repeat_at = None;
+            let is_due = |at: &mut Option<Instant>| at.take_if(|at| *at <= now).is_some();
+            let (is_anew_due, is_repeat_due) = (is_due(&mut leg.anew_at), is_due(&mut leg.repeat_at));
             let waits = outgoing.machine.leg_state(device) == Some(LegState::Inviting) && !leg.stream_failed;
-            if let (Some(sealed), true) = (&leg.sealed, waits) {
-                due.push((*device, leg.target.clone(), sealed.clone()));
+            if let (Some(sealed), true) = (&leg.sealed, waits && (is_anew_due || is_repeat_due)) {
+                due.push((*device, leg.target.clone(), sealed.clone(), is_repeat_due));
             }
         }
-        for (device, target, sealed) in due {
-            self.note_stage(call, CallStageKind::Invite, Some(&device), "not answered yet: sent again");
+        for (device, target, sealed, is_repeat_due) in due {
+            let is_silent = self.is_silent(&target.peer, INVITE_ANEW);
+            if !is_silent && !is_repeat_due {
+                continue;
+            }
+            if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
+                leg.invites += 1;
+                leg.is_anew |= is_silent;
+                leg.repeat_at = None;
+            }
             let message = CallInvite { sealed, extensions: Extensions::none() };
-            self.request(&target, &message, Purpose::Invite(InviteTarget { call, device }), INVITE_TIMEOUT);
+            let purpose = Purpose::Invite(InviteTarget { call, device });
+            if is_silent {
+                self.note_stage(
+                    call,
+                    CallStageKind::Invite,
+                    Some(&device),
+                    "nothing is heard on the open connection: dialled anew",
+                );
+                self.request_anew(&target, &message, purpose, INVITE_TIMEOUT_OPEN);
+                let _first_time = self.look_for_move(call, device);
+            } else {
+                self.note_stage(call, CallStageKind::Invite, Some(&device), "not answered yet: sent again");
+                self.request(&target, &message, purpose, INVITE_TIMEOUT);
+            }
         }
     }
 
@@ -574,11 +611,17 @@ impl EventLoop {
         let InviteTarget { call, device } = target;
         debug!(call = %call.short(), %failure, "invite not answered on the stream");
         self.note_stage(call, CallStageKind::Invite, Some(&device), format!("not answered: {failure}"));
-        let leg = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device));
-        if let Some(at) = leg.and_then(|leg| leg.repeat_at.as_mut()).filter(|_| failure == Failure::Disconnected) {
-            // The connection went away under it: there may be another by now.
-            *at = Instant::now();
-            return;
+        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
+            leg.invites = leg.invites.saturating_sub(1);
+            // Another one is on its way, or has failed with this one and is told next.
+            if leg.invites > 0 && (leg.is_anew || failure != Failure::Timeout) {
+                return;
+            }
+            if failure == Failure::Disconnected && (leg.repeat_at.is_some() || std::mem::take(&mut leg.is_anew)) {
+                // The connection went away under it: there may be another by now.
+                leg.repeat_at = Some(Instant::now());
+                return;
+            }
         }
         if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device))
             && let Some(at) = &mut leg.push_at

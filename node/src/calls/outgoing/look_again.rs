@@ -78,6 +78,12 @@ impl EventLoop {
         let leg = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device));
         let Some(leg) = leg else { return };
         match (fresh.filter(|target| target.addresses != leg.target.addresses), leg.sealed.clone()) {
+            // The invite waits for whichever dial connects first.
+            (Some(target), _) if leg.is_anew => {
+                leg.target = target.clone();
+                self.dial_moved(&target);
+            }
+            (None, _) if leg.is_anew => {}
             (Some(target), Some(sealed)) => {
                 leg.target = target.clone();
                 self.send_invite(call, device, &target, &sealed);
