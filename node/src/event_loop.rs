@@ -51,6 +51,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// How long goodbyes may take at the end, and before a clean suspension.
 const FAREWELL: Duration = Duration::from_millis(300);
 
+/// How long timers rest once they were looked at, so that the network gets its turn.
+const TIMERS_PAUSE: Duration = Duration::from_millis(1);
+
 /// How often it is looked whether the last allocation has ended while the node leaves, and how much longer than its drain a relay may take to end.
 const LEAVING_LOOK: Duration = Duration::from_millis(50);
 const LEAVING_SLACK: Duration = Duration::from_millis(250);
@@ -210,6 +213,7 @@ impl EventLoop {
 
     async fn run_unguarded(mut self: Box<Self>) {
         self.start();
+        let mut earliest = Instant::now();
         loop {
             self.drain();
             if self.suspended_since.is_some() {
@@ -231,7 +235,8 @@ impl EventLoop {
                 self.farewell().await;
                 break;
             }
-            let wake_at = tokio::time::Instant::from_std(self.next_wake());
+            // Timers come before the network, so a deadline that its owner leaves in the past would keep the loop from reading.
+            let wake_at = tokio::time::Instant::from_std(self.next_wake().max(earliest));
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
@@ -251,7 +256,10 @@ impl EventLoop {
                     }
                 },
                 Some(news) = self.internal.recv() => self.handle_internal(news),
-                () = tokio::time::sleep_until(wake_at) => self.handle_timers(),
+                () = tokio::time::sleep_until(wake_at) => {
+                    self.handle_timers();
+                    earliest = Instant::now() + TIMERS_PAUSE;
+                }
                 event = futures::StreamExt::select_next_some(&mut self.swarm) => self.handle_swarm(event),
             }
         }
