@@ -339,8 +339,8 @@ impl EventLoop {
         self.send_frame(peer, Some(via), &Frame::new(id, message), now);
     }
 
-    /// Asks over a new connection, whether one is open or not: nothing is heard on that, and the peer may have gone and come back since. Should no dial
-    /// succeed the request ends by its deadline.
+    /// Asks over a new connection, whether one is open or not: nothing is heard on that, and the peer may have gone and come back since. What is open stays,
+    /// but draws nothing off the new one before something comes on it. Should no dial succeed the request ends by its deadline.
     pub(crate) fn request_anew<M: Message>(&mut self, target: &Target, message: &M, purpose: Purpose, timeout: Duration) {
         let now = Instant::now();
         let id = match self.rpc.register(target.peer, purpose, timeout, now) {
@@ -350,6 +350,7 @@ impl EventLoop {
         if self.rpc.wait_for_connection(target.peer, Frame::new(id, message)).is_err() {
             return self.fail_request(target.peer, id, Failure::Overloaded, now);
         }
+        self.swarm.behaviour_mut().streams.doubt(target.peer);
         self.dial_moved(target);
     }
 

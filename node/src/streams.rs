@@ -21,7 +21,7 @@
 //!   over the direct one. The relayed stream sends what was queued, then each side closes its half
 //!   and reads the other's to the end, and the connection is closed. Frames queued after the move are neither lost nor doubled by it, nor are earlier ones unless the relay cuts the circuit or
 //!   the peer takes longer than [`DRAIN_TIMEOUT`]. Earlier frames may arrive *after* later ones.
-//!   If the direct connection dies before the relayed one is gone, frames go through the relay again.
+//!   If the direct connection dies before the relayed one is gone, or is [doubted](Streams::doubt), frames can go through the relay again.
 //! - **Keep-alive.** A connection stays while frames flow and for [`Config::idle`] after; longer only
 //!   while it is [kept](Streams::keep) here, or at the other end if that is [heeded](Streams::heed). An end that needs a connection no longer says so
 //!   with an empty frame; the next frame takes it back. When both have said it the connection closes, and both know why ([`CloseReason::Idle`]).
@@ -296,7 +296,7 @@ struct Link {
     relayed: bool,
     /// A stream is open on it.
     open: bool,
-    /// The other end has said something on it. Until then it may be a path in one direction only, as a hole punch can leave behind.
+    /// The other end has said something on it, since it was last [doubted](Streams::doubt). Until then it may be a path in one direction only, as a hole punch can leave behind.
     proved: bool,
     /// A direct connection has taken over, or the owner wants it closed; nothing new is queued here.
     draining: bool,
@@ -481,6 +481,16 @@ impl Streams {
         self.wake();
     }
 
+    /// The owner waits for this peer in vain: each of its connections has to prove itself anew, by the next that is heard on it. Until one has, relayed ones
+    /// aren't left for a direct one on which perhaps nobody is any more.
+    pub fn doubt(&mut self, peer: PeerId) {
+        for link in self.peers.get_mut(&peer).into_iter().flatten() {
+            link.proved = false;
+        }
+        self.return_to_relays(peer);
+        self.refresh_kept(peer);
+    }
+
     /// What has passed so far.
     pub fn counters(&self) -> Counters {
         Counters {
@@ -509,6 +519,11 @@ impl Streams {
     /// Whether there is a connection to this peer that runs through no relay.
     pub fn is_direct(&self, peer: &PeerId) -> bool {
         self.peers.get(peer).is_some_and(|links| links.iter().any(|link| !link.relayed))
+    }
+
+    /// Whether the connection [`Streams::send`] would take now runs through a relay; `None` without one.
+    pub fn is_relayed(&self, peer: &PeerId) -> Option<bool> {
+        Some(best(self.peers.get(peer)?)?.relayed)
     }
 
     /// Bytes that wait for the connection [`Streams::send`] would take now; 0 without one.
@@ -595,12 +610,12 @@ impl Streams {
         }
     }
 
-    /// Takes relayed connections back into use when the last direct one is gone.
+    /// Takes relayed connections back into use when the last proved direct one is gone.
     fn return_to_relays(&mut self, peer: PeerId) {
         let Some(links) = self.peers.get_mut(&peer) else {
             return;
         };
-        if links.iter().any(|link| !link.relayed) {
+        if links.iter().any(|link| !link.relayed && link.proved) {
             return;
         }
         for link in links.iter_mut().filter(|l| l.draining && !l.closing) {

@@ -1,14 +1,15 @@
 //! Goal: people whom NATs keep apart talk, and the relay's owner sees it (what pairs of networks there are: `nat_table`). Method: the small internet
 //! of `natlab`; each end plays a tone, and each recording must hold the other's. Where no path can be punched, media goes through a relay that a
-//! third user's node lends, whose owner sees how much. Where no relay reaches both ends, it goes through two.
+//! third user's node lends, whose owner sees how much. Where no relay reaches both ends, it goes through two. Who comes back behind a router is found there.
 
 use std::path::Path;
 use std::time::Duration;
 
 use halloo_tests::audio::{assert_heard, write_tone};
 use halloo_tests::cli::Invocation;
-use halloo_tests::daemon::Daemon;
+use halloo_tests::daemon::{Daemon, Launch};
 use halloo_tests::natlab::{Machine, NatLab, READY_TIME_MAX};
+use halloo_tests::network::{ANYONE, enrol_user_in, invite, text as text_of};
 use halloo_tests::{cli, eventually};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -100,6 +101,51 @@ fn where_only_tls_gets_out_media_goes_over_it() {
     let bytes = users.iter().find(|entry| entry["user"] == "alice@example").and_then(|entry| entry["bytes"].as_u64());
     // Four seconds of 50 packets in two directions.
     assert!(bytes.is_some_and(|bytes| bytes > 10_000), "{usage}");
+}
+
+/// Bob is killed at a place where everybody can connect to him, and is back at one where only his relay reaches him, before alice's connection to the first
+/// is known to be dead.
+#[test]
+fn who_was_killed_and_is_back_behind_a_relay_is_reached() {
+    let mut lab = NatLab::new();
+    let folder = tempfile::Builder::new().prefix("halloo-").tempdir().expect("a temporary directory");
+    let server = lab.public_machine("srv", 1).serve(folder.path(), "");
+    let (a, before, home) = (lab.public_machine("a", 11), lab.public_machine("b", 12), lab.home_machine("h", 13));
+    // Else he might meet her on his way back.
+    lab.cut_off(&home, &format!("ip daddr {}", a.address));
+    let join = |name: &str, machine: &Machine, args: &[&str]| {
+        let config = format!("publish_addresses = true\n{ANYONE}");
+        let mut user = enrol_user_in(Some(&machine.namespace), folder.path(), name, &config, &invite(&server));
+        user.spawn(by_quic(machine).args(args.iter().copied()));
+        user.wait_ready(READY_TIME_MAX);
+        user
+    };
+    let answers = ["--answer", "auto"];
+    let (alice, mut bob) = (join("alice", &a, &[]), join("bob", &before, &answers));
+    let username = bob.username.clone();
+    let call = || Invocation::new(alice.home()).args(["call", &username, "--duration", "1"]).run().ok();
+    let first = call();
+    assert_eq!((&first["outcome"], &first["path"]), (&"completed".into(), &"direct".into()), "{first}");
+    bob.kill();
+    bob.spawn(by_quic(&home).args(answers));
+    // Alice doesn't ask before she calls.
+    eventually(SETTLED_TIME_MAX, "bob's record names his relay", || {
+        let found = server.api().get(&format!("/v1/users/{username}?fresh=true"))?;
+        let shown = found["devices"][0]["addresses"].as_array().cloned().unwrap_or_default();
+        let is_there = shown.iter().filter_map(|address| address.as_str()).any(|address| address.contains("/p2p-circuit"));
+        if is_there { Ok(()) } else { Err(found.to_string()) }
+    });
+    let second = call();
+    eprintln!("{second}");
+    let shown = alice.api().get(&format!("/v1/calls/{}", text_of(&second, "call_id"))).expect("the call");
+    assert_eq!((&second["outcome"], &second["path"]), (&"completed".into(), &"relayed".into()), "{second}");
+    assert!(shown["stages"].to_string().contains("dialled anew"), "alice's connection to where he was looked open: {shown}");
+}
+
+/// How a daemon is started on a machine whose connections are all by QUIC: they look open when the other end is gone.
+fn by_quic(machine: &Machine) -> Launch {
+    let launch = Launch { namespace: Some(machine.namespace.clone()), ..Launch::default() };
+    launch.args(["--listen", &format!("/ip4/{}/udp/0/quic-v1", machine.address)])
 }
 
 /// Alice calls bob from one machine to the other; both hear each other.

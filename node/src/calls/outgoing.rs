@@ -715,9 +715,9 @@ impl EventLoop {
 
     /// How we are connected to a device.
     fn connection_words(&self, device: &DeviceKey) -> &'static str {
-        match address::peer_id(device).and_then(|peer| self.peers.get(&peer)) {
-            Some(peer) if peer.relayed => "relayed",
-            Some(_) => "direct",
+        match address::peer_id(device).and_then(|peer| self.swarm.behaviour().streams.is_relayed(&peer)) {
+            Some(true) => "relayed",
+            Some(false) => "direct",
             None => "lost",
         }
     }

@@ -670,3 +670,33 @@ async fn the_relay_serves_again_if_the_direct_connection_dies_early() {
     .await;
     assert_complete(&bob, alice.id, COUNT);
 }
+
+/// A peer that was killed and is back, behind a relay now: the direct connection to where it was looks open for half a minute.
+#[test]
+fn a_direct_connection_that_is_doubted_ends_no_relayed_one_until_it_is_heard_again() {
+    let mut streams = Streams::new(Config::default());
+    let peer = PeerId::random();
+    let [direct, earlier, relayed] = [1, 2, 3].map(ConnectionId::new_unchecked);
+    let is_left = |streams: &Streams, id| streams.peers[&peer].iter().any(|link| link.id == id && link.draining);
+    streams.handle_established(peer, direct, false);
+    streams.handle_heard(peer, direct);
+    streams.handle_established(peer, earlier, true);
+    assert!(is_left(&streams, earlier), "the direct one is better");
+    streams.doubt(peer);
+    assert!(!is_left(&streams, earlier), "it may be all there is");
+    streams.handle_established(peer, relayed, true);
+    assert!(!is_left(&streams, relayed));
+    streams.actions.clear();
+    streams.send(peer, Some(relayed), numbered(1)).expect("room");
+    assert!(
+        matches!(streams.actions.front(), Some(ToSwarm::NotifyHandler { handler: NotifyHandler::One(id), .. }) if *id == relayed),
+        "{:?}",
+        streams.actions
+    );
+    streams.handle_heard(peer, relayed);
+    assert_eq!(streams.best_connection(&peer), Some(relayed), "somebody is there");
+    assert!(!is_left(&streams, relayed));
+    streams.handle_heard(peer, direct);
+    assert_eq!(streams.best_connection(&peer), Some(direct), "it lives after all");
+    assert!(is_left(&streams, relayed) && is_left(&streams, earlier));
+}
