@@ -89,6 +89,8 @@ const SUMMARY_WAIT: Duration = Duration::from_secs(2);
 pub(crate) struct InviteTarget {
     call: CallId,
     device: DeviceKey,
+    /// Which of the call's legs to the device: another may have taken its place since.
+    leg: u32,
 }
 
 /// A signal on its way to a device.

@@ -80,9 +80,9 @@ pub(crate) enum Waiter {
     /// A call.
     Dial(halloo_protocol::call::CallId),
     /// A call whose invite this device couldn't open.
-    Redial(halloo_protocol::call::CallId, DeviceKey),
+    Redial(crate::calls::InviteTarget),
     /// A call to a device that isn't where its record says.
-    Moved(halloo_protocol::call::CallId, DeviceKey),
+    Moved(crate::calls::InviteTarget),
     /// A call that goes on with a cached record meanwhile.
     DialAgain(halloo_protocol::call::CallId),
     /// Messages to this user.

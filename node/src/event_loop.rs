@@ -745,7 +745,7 @@ impl EventLoop {
             streams::Event::Connected { peer, connection, relayed, first } => {
                 self.handle_connected(peer, connection, relayed, first);
             }
-            streams::Event::Hello { peer, bytes, .. } => self.handle_hello(peer, &bytes),
+            streams::Event::Hello { peer, bytes, .. } => self.handle_greeting(peer, &bytes),
             streams::Event::Frame { peer, connection, bytes } => self.handle_frame(peer, connection, &bytes),
             streams::Event::Failed { peer, error, .. } => {
                 debug!(%peer, %error, "stream failed");

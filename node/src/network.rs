@@ -168,7 +168,7 @@ pub(crate) struct Peer {
     pub(crate) greeted: bool,
     /// Its newest hello, to be judged anew when our trust changes.
     hello: Option<Box<Hello>>,
-    /// When the last frame came.
+    /// When the last frame came, or else when it was connected.
     heard_at: Instant,
     /// The connection is being dropped because nothing comes.
     is_silent: bool,
@@ -201,6 +201,12 @@ impl Peer {
     /// The chain of its newest hello; believed if [`Peer::chain`] is.
     pub(crate) fn shown_chain(&self) -> Option<&Chain> {
         self.hello.as_ref()?.chain.as_ref()
+    }
+
+    /// Something has come from it.
+    fn note_heard(&mut self) {
+        self.heard_at = Instant::now();
+        self.is_silent = false;
     }
 
     /// Whether a frame has come since.
@@ -354,9 +360,9 @@ impl EventLoop {
         self.dial_moved(target);
     }
 
-    /// Whether a connection to the peer looks open on which nothing has come for `silence`.
-    pub(crate) fn is_silent(&self, peer: &PeerId, silence: Duration) -> bool {
-        self.peers.get(peer).is_some_and(|known| known.heard_at.elapsed() >= silence)
+    /// Whether a connection to the peer was open at `since` and looks open still, and nothing has come since.
+    pub(crate) fn is_silent_since(&self, peer: &PeerId, since: Instant) -> bool {
+        self.peers.get(peer).is_some_and(|known| !known.is_heard_since(since))
     }
 
     /// Tells `target` something that gets no answer. Lost if it can't be reached.
@@ -384,7 +390,8 @@ impl EventLoop {
     /// Closes the connections to a device that has said nothing for `silence`: a path can be dead long before a transport notices, and while it
     /// stands nothing else is tried.
     pub(crate) fn drop_if_silent(&mut self, device: &DeviceKey, silence: Duration) {
-        if let Some(peer) = address::peer_id(device).filter(|peer| self.is_silent(peer, silence)) {
+        let Some(peer) = address::peer_id(device) else { return };
+        if self.peers.get(&peer).is_some_and(|known| known.heard_at.elapsed() >= silence) {
             self.drop_silent(peer);
         }
     }
@@ -556,8 +563,16 @@ impl EventLoop {
         }
     }
 
-    /// The first frame of a stream, or a newer hello later on.
-    pub(crate) fn handle_hello(&mut self, peer: PeerId, bytes: &[u8]) {
+    /// The first frame of a stream.
+    pub(crate) fn handle_greeting(&mut self, peer: PeerId, bytes: &[u8]) {
+        if let Some(known) = self.peers.connected.get_mut(&peer) {
+            known.note_heard();
+        }
+        self.handle_hello(peer, bytes);
+    }
+
+    /// The first frame of a stream, or a newer hello later on; or one that had to wait.
+    fn handle_hello(&mut self, peer: PeerId, bytes: &[u8]) {
         let now = Instant::now();
         let Some(known) = self.peers.connected.get_mut(&peer) else { return };
         if !known.hellos.take(now) {
@@ -772,8 +787,7 @@ impl EventLoop {
         trace!(me = %self.swarm.local_peer_id(), %peer, kind = frame.kind.0, id = frame.id, bytes = frame.body.len(), "frame");
         let now = Instant::now();
         if let Some(known) = self.peers.connected.get_mut(&peer) {
-            known.heard_at = now;
-            known.is_silent = false;
+            known.note_heard();
         }
         if frame.kind.is_answer() {
             match self.rpc.take(peer, frame.id, now) {

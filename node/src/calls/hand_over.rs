@@ -76,10 +76,10 @@ impl EventLoop {
         of_entry.map(|capability| Leave { capability, key: self.identity.device_key().clone() })
     }
 
-    /// Has the invite handed over by a relay of the device, unless there is a connection to the device itself or a relay is being asked.
+    /// Has the invite handed over by a relay of the device, unless there is a connection to the device itself, on which it is heard, or a relay is being
+    /// asked.
     pub(super) fn hand_over(&mut self, call: CallId, device: DeviceKey) {
-        let Some(peer) = address::peer_id(&device) else { return };
-        if self.swarm.behaviour().streams.is_connected(&peer) {
+        if self.is_leg_connected(call, &device) {
             return;
         }
         while let Some((relay, leave)) = self.next_relay(call, device) {
@@ -92,6 +92,7 @@ impl EventLoop {
                 return;
             };
             let Some(sealed) = leg.sealed.clone() else { return };
+            let asker = InviteTarget { call, device, leg: leg.number };
             leg.relay_way.is_asking = true;
             leg.bearers.push(target.clone());
             let asked = format!("asked {} to hand the invite over", target.peer);
@@ -101,7 +102,7 @@ impl EventLoop {
             let message =
                 InviteHandOver { target: device, capability: leave.capability, proof, sealed, extensions: Extensions::none() };
             self.note_stage(call, CallStageKind::Relay, Some(&device), asked);
-            return self.request(&target, &message, Purpose::HandOverAsk(InviteTarget { call, device }), RELAY_TIMEOUT);
+            return self.request(&target, &message, Purpose::HandOverAsk(asker), RELAY_TIMEOUT);
         }
     }
 
@@ -124,7 +125,7 @@ impl EventLoop {
     }
 
     pub(crate) fn hand_over_answer(&mut self, target: InviteTarget, frame: &Frame) {
-        let InviteTarget { call, device } = target;
+        let InviteTarget { call, device, .. } = target;
         let status = match frame.parse::<HandOverAnswer>() {
             Ok(answer) => answer.status,
             Err(error) => {
@@ -150,11 +151,11 @@ impl EventLoop {
         let Some(signal) = open_word(&word, &device, &me).filter(|signal| signal.signal().call == call) else {
             return self.hand_over_failed(target);
         };
-        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
-        if let Some(leg) = outgoing.legs.get_mut(&device) {
+        if let Some(leg) = self.invited_leg(target) {
             leg.relay_way.is_asking = false;
             leg.rang_on_stream = true;
         }
+        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
         info!(call = %call.short(), "taken from its relay");
         outgoing.machine.handle_signal(&signal, std::time::Instant::now());
         self.drive_outgoing(call);
@@ -168,10 +169,9 @@ impl EventLoop {
 
     /// The next relay, or this way is at its end.
     fn hand_over_failed(&mut self, target: InviteTarget) {
-        let InviteTarget { call, device } = target;
-        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
-            leg.relay_way.is_asking = false;
-        }
+        let InviteTarget { call, device, .. } = target;
+        let Some(leg) = self.invited_leg(target) else { return };
+        leg.relay_way.is_asking = false;
         self.hand_over(call, device);
         self.check_unreachable(call, device);
     }

@@ -2,6 +2,7 @@
 
 mod look_again;
 mod pushes;
+mod stream_way;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use halloo_protocol::key::{DeviceKey, IdentityKey};
 use halloo_protocol::wire::{Extensions, Frame};
 use tracing::{debug, info};
 
+use self::stream_way::{Next, StreamWay};
 use super::conference::Link;
 use super::driver::{self, MediaDriver, StandingOffer};
 use super::early::LegMedia;
@@ -43,12 +45,6 @@ const INVITE_TIMEOUT: Duration = Duration::from_secs(8);
 /// The same where a connection was open already: an answer takes a round trip, so whoever is silent for so long isn't there any more.
 const INVITE_TIMEOUT_OPEN: Duration = Duration::from_secs(5);
 
-/// How long a device that is dialled may be silent until the invite is sent again: longer than a dial, a hole punch and an answer take.
-const INVITE_REPEAT: Duration = Duration::from_millis(2_500);
-
-/// How long nothing may be heard on a connection that was open already until the device is dialled anew beside it: many round trips.
-const INVITE_ANEW: Duration = Duration::from_secs(1);
-
 /// How long the gateways are held back for a device that is said to take connections: longer than most rings take, so that nobody
 /// is pushed who rings anyway.
 const PUSH_HOLD_BACK: Duration = Duration::from_millis(600);
@@ -56,10 +52,14 @@ const PUSH_HOLD_BACK: Duration = Duration::from_millis(600);
 /// One device of the callee.
 #[derive(Debug)]
 pub(super) struct Leg {
+    /// Tells it from those to the same device whose place it took.
+    pub(super) number: u32,
     pub(super) target: Target,
     hpke_key: [u8; 32],
     /// Its media, until a device has answered.
     pub(super) media: LegMedia,
+    /// The way over a stream.
+    stream_way: StreamWay,
     /// The way through the device's relays.
     pub(super) relay_way: RelayWay,
     /// The device's gateways.
@@ -78,24 +78,12 @@ pub(super) struct Leg {
     pub(super) rang_on_stream: bool,
     /// Pushes handed to gateways and not refused yet.
     pushes: usize,
-    /// Whether the invite on the stream has failed.
-    stream_failed: bool,
-    /// Invites on streams that aren't answered yet.
-    invites: u8,
-    /// When the invite goes out on the stream once more, if nothing was heard: the path may have changed under it.
-    repeat_at: Option<Instant>,
-    /// When the device is dialled anew, if nothing was heard on the connection that was open: it may have gone and come back since that was made.
-    anew_at: Option<Instant>,
-    /// Whether it was: what becomes of the first invite says nothing then.
-    is_anew: bool,
     /// Whether the first sign of life came by way of a gateway.
     via_push: bool,
     /// Whether its lease has run out.
     is_offline: bool,
     /// Whether the record was fetched anew because the device couldn't open its invite.
     looked_up_again: bool,
-    /// Whether all replicas were asked because the device wasn't where the record said.
-    looked_for_move: bool,
 }
 
 /// A call we placed.
@@ -140,6 +128,12 @@ impl Outgoing {
     /// Whether it is over and stands among the ended calls, or nowhere.
     pub(super) const fn is_put_away(&self) -> bool {
         self.is_archived && self.progress.ended.is_some()
+    }
+
+    /// Takes a leg. What becomes of the invites of one to the same device whose place it takes says nothing about it.
+    fn put_leg(&mut self, device: DeviceKey, leg: Leg) {
+        let number = self.legs.get(&device).map_or(0, |former| former.number + 1);
+        self.legs.insert(device, Leg { number, ..leg });
     }
 
     /// Takes whoever waits for the outcome.
@@ -307,9 +301,11 @@ impl EventLoop {
         let asleep = matches!(reachability, Reachability::Push | Reachability::None);
         let hold_back = if asleep { Duration::ZERO } else { PUSH_HOLD_BACK };
         Some(Leg {
+            number: 0,
             target,
             hpke_key: parts.entry().hpke_key,
             media: LegMedia::default(),
+            stream_way: StreamWay::default(),
             relay_way,
             push_at: (!gateways.is_empty()).then(|| Instant::now() + hold_back),
             gateways,
@@ -319,15 +315,9 @@ impl EventLoop {
             held_pushes: Vec::new(),
             rang_on_stream: false,
             pushes: 0,
-            stream_failed: false,
-            invites: 0,
-            repeat_at: None,
-            anew_at: None,
-            is_anew: false,
             via_push: false,
             is_offline: reachability == Reachability::None,
             looked_up_again: false,
-            looked_for_move: false,
         })
     }
 
@@ -364,7 +354,7 @@ impl EventLoop {
         let mut moved = Vec::new();
         for (device, leg) in legs {
             if outgoing.machine.add_device(device, now) {
-                outgoing.legs.insert(device, leg);
+                outgoing.put_leg(device, leg);
                 continue;
             }
             let Some(known) = outgoing.legs.get_mut(&device) else { continue };
@@ -375,7 +365,7 @@ impl EventLoop {
             }
             if known.gateways.is_empty() {
                 known.gateways = leg.gateways;
-                known.push_at = if known.stream_failed { leg.push_at.map(|_| now) } else { leg.push_at };
+                known.push_at = if known.stream_way.has_failed() { leg.push_at.map(|_| now) } else { leg.push_at };
             }
         }
         // The invite waits for whichever dial connects first.
@@ -395,7 +385,7 @@ impl EventLoop {
                     let leg = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.legs.get(&signal.to));
                     let Some((target, bearers)) = leg.map(|leg| (leg.target.clone(), leg.bearers.clone())) else { continue };
                     // A device that was woken may be reached by nobody, and hides from strangers until it has answered.
-                    if may_pass(&signal.body) && !self.swarm.behaviour().streams.is_connected(&target.peer) {
+                    if may_pass(&signal.body) && !self.is_leg_connected(call, &signal.to) {
                         bearers.iter().for_each(|bearer| self.pass_signal(signal.clone(), bearer));
                     }
                     self.send_signal(signal, &target);
@@ -523,12 +513,10 @@ impl EventLoop {
     /// doesn't ring before.
     pub(super) fn send_invite(&mut self, call: CallId, device: DeviceKey, target: &Target, sealed: &SealedInvite) {
         let is_connected = self.swarm.behaviour().streams.is_connected(&target.peer);
-        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
-            leg.sealed = Some(sealed.clone());
-            leg.invites += 1;
-            leg.repeat_at = Some(Instant::now() + INVITE_REPEAT);
-            leg.anew_at = is_connected.then(|| Instant::now() + INVITE_ANEW);
-        }
+        let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) else { return };
+        leg.sealed = Some(sealed.clone());
+        leg.stream_way.sent(is_connected, Instant::now());
+        let purpose = Purpose::Invite(InviteTarget { call, device, leg: leg.number });
         // A device that sleeps is woken first: its way is the longest.
         self.push_due(call);
         let dialling = || format!("sent; {} addresses are dialled", target.addresses.len());
@@ -536,25 +524,28 @@ impl EventLoop {
         self.note_stage(call, CallStageKind::Invite, Some(&device), detail);
         let message = CallInvite { sealed: sealed.clone(), extensions: Extensions::none() };
         let timeout = if is_connected { INVITE_TIMEOUT_OPEN } else { INVITE_TIMEOUT };
-        self.request(target, &message, Purpose::Invite(InviteTarget { call, device }), timeout);
+        self.request(target, &message, purpose, timeout);
         self.hand_over(call, device);
     }
 
     pub(crate) fn invite_answer(&mut self, target: InviteTarget, frame: &Frame) {
-        let InviteTarget { call, device } = target;
+        let InviteTarget { call, device, .. } = target;
         let (status, held) = match frame.parse::<InviteAnswer>() {
             Ok(answer) => (answer.status, held_for(&answer.extensions)),
             Err(_) => (InviteStatus::Refused(Reason::INVALID), None),
         };
-        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
-            leg.invites = leg.invites.saturating_sub(1);
+        match self.invited_leg(target) {
+            Some(leg) => leg.stream_way.answered(),
+            // It was sealed anew since.
+            None if status == InviteStatus::NotForMe => return,
+            None => {}
         }
         if let (InviteStatus::Ringing | InviteStatus::Duplicate, Some(secs)) = (status, held) {
             return self.device_holds(call, device, secs);
         }
         let detail = format!("{} over a {} connection", status_words(status), self.connection_words(&device));
         self.note_stage(call, CallStageKind::Invite, Some(&device), detail);
-        if status == InviteStatus::NotForMe && self.look_up_again(call, device) {
+        if status == InviteStatus::NotForMe && self.look_up_again(target) {
             return;
         }
         if let Some(outgoing) = self.calls.outgoing.get_mut(&call) {
@@ -566,88 +557,86 @@ impl EventLoop {
         }
     }
 
+    /// The leg that an invite was for, unless another has taken its place.
+    pub(super) fn invited_leg(&mut self, target: InviteTarget) -> Option<&mut Leg> {
+        let leg = self.calls.outgoing.get_mut(&target.call)?.legs.get_mut(&target.device)?;
+        (leg.number == target.leg).then_some(leg)
+    }
+
+    /// Whether a leg's device is connected; and has been heard since, if it was dialled anew because it wasn't.
+    pub(super) fn is_leg_connected(&self, call: CallId, device: &DeviceKey) -> bool {
+        let Some(peer) = address::peer_id(device).filter(|peer| self.swarm.behaviour().streams.is_connected(peer)) else {
+            return false;
+        };
+        let leg = self.calls.outgoing.get(&call).and_then(|outgoing| outgoing.legs.get(device));
+        !leg.and_then(|leg| leg.stream_way.dialled_anew_at()).is_some_and(|at| self.is_silent_since(&peer, at))
+    }
+
     /// Sends invites again that nobody has answered, over a new connection where nothing is heard on the one that was open. Copies are known by
     /// their bytes.
     fn repeat_invites(&mut self, call: CallId, now: Instant) {
-        let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
-        let mut due = Vec::new();
-        for (device, leg) in &mut outgoing.legs {
-            let is_due = |at: &mut Option<Instant>| at.take_if(|at| *at <= now).is_some();
-            let (is_anew_due, is_repeat_due) = (is_due(&mut leg.anew_at), is_due(&mut leg.repeat_at));
-            let waits = outgoing.machine.leg_state(device) == Some(LegState::Inviting) && !leg.stream_failed;
-            if let (Some(sealed), true) = (&leg.sealed, waits && (is_anew_due || is_repeat_due)) {
-                due.push((*device, leg.target.clone(), sealed.clone(), is_repeat_due));
+        let Some(outgoing) = self.calls.outgoing.get(&call) else { return };
+        let waits = |device: &DeviceKey| outgoing.machine.leg_state(device) == Some(LegState::Inviting);
+        let legs: Vec<_> = outgoing.legs.iter().map(|(device, leg)| (*device, waits(device), self.is_leg_silent(leg))).collect();
+        for (device, waits, is_silent) in legs {
+            let outgoing = self.calls.outgoing.get_mut(&call);
+            let Some(leg) = outgoing.and_then(|outgoing| outgoing.legs.get_mut(&device)) else { continue };
+            if leg.stream_way.is_due(is_silent, now) && waits {
+                self.repeat_invite(call, device, is_silent);
             }
         }
-        for (device, target, sealed, is_repeat_due) in due {
-            let is_silent = self.is_silent(&target.peer, INVITE_ANEW);
-            if !is_silent && !is_repeat_due {
-                continue;
-            }
-            if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
-                leg.invites += 1;
-                leg.is_anew |= is_silent;
-                leg.repeat_at = None;
-            }
-            let message = CallInvite { sealed, extensions: Extensions::none() };
-            let purpose = Purpose::Invite(InviteTarget { call, device });
-            if is_silent {
-                self.note_stage(
-                    call,
-                    CallStageKind::Invite,
-                    Some(&device),
-                    "nothing is heard on the open connection: dialled anew",
-                );
-                self.request_anew(&target, &message, purpose, INVITE_TIMEOUT_OPEN);
-                let _first_time = self.look_for_move(call, device);
-            } else {
-                self.note_stage(call, CallStageKind::Invite, Some(&device), "not answered yet: sent again");
-                self.request(&target, &message, purpose, INVITE_TIMEOUT);
-            }
+    }
+
+    /// Whether nothing has come on the connection to a leg's device since the invite went out on it.
+    fn is_leg_silent(&self, leg: &Leg) -> bool {
+        leg.stream_way.sent_at().is_some_and(|at| self.is_silent_since(&leg.target.peer, at))
+    }
+
+    fn repeat_invite(&mut self, call: CallId, device: DeviceKey, is_silent: bool) {
+        let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) else { return };
+        let Some(sealed) = leg.sealed.clone() else { return };
+        let anew = is_silent && leg.stream_way.may_dial_anew();
+        leg.stream_way.repeated(anew, Instant::now());
+        let is_searched = anew && leg.stream_way.begin_search();
+        let target = leg.target.clone();
+        let invited = InviteTarget { call, device, leg: leg.number };
+        let message = CallInvite { sealed, extensions: Extensions::none() };
+        if !anew {
+            self.note_stage(call, CallStageKind::Invite, Some(&device), "not answered yet: sent again");
+            return self.request(&target, &message, Purpose::Invite(invited), INVITE_TIMEOUT);
         }
+        let detail = "nothing is heard on the open connection: dialled anew";
+        self.note_stage(call, CallStageKind::Invite, Some(&device), detail);
+        self.request_anew(&target, &message, Purpose::Invite(invited), INVITE_TIMEOUT_OPEN);
+        if is_searched {
+            self.look_for_move(invited);
+        }
+        self.hand_over(call, device);
     }
 
     pub(crate) fn invite_failure(&mut self, target: InviteTarget, failure: Failure) {
-        let InviteTarget { call, device } = target;
+        let InviteTarget { call, device, .. } = target;
         debug!(call = %call.short(), %failure, "invite not answered on the stream");
-        self.note_stage(call, CallStageKind::Invite, Some(&device), format!("not answered: {failure}"));
-        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
-            leg.invites = leg.invites.saturating_sub(1);
-            // Another one is on its way, or has failed with this one and is told next.
-            if leg.invites > 0 && (leg.is_anew || failure != Failure::Timeout) {
-                return;
-            }
-            if failure == Failure::Disconnected && (leg.repeat_at.is_some() || std::mem::take(&mut leg.is_anew)) {
-                // The connection went away under it: there may be another by now.
-                leg.repeat_at = Some(Instant::now());
-                return;
-            }
-        }
-        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device))
-            && let Some(at) = &mut leg.push_at
-        {
+        let Some(leg) = self.invited_leg(target) else { return };
+        let next = leg.stream_way.failed(failure, Instant::now());
+        if let Some(at) = leg.push_at.as_mut().filter(|_| next != Next::Another) {
             *at = Instant::now();
         }
+        self.note_stage(call, CallStageKind::Invite, Some(&device), format!("not answered: {failure}"));
         self.push_due(call);
-        if failure != Failure::Unreachable || !self.look_for_move(call, device) {
-            self.stream_failed(call, device);
+        match next {
+            Next::Search => self.look_for_move(target),
+            Next::GiveUp => self.check_unreachable(call, device),
+            Next::Another | Next::Wait => {}
         }
-    }
-
-    fn stream_failed(&mut self, call: CallId, device: DeviceKey) {
-        if let Some(leg) = self.calls.outgoing.get_mut(&call).and_then(|outgoing| outgoing.legs.get_mut(&device)) {
-            leg.stream_failed = true;
-        }
-        self.check_unreachable(call, device);
     }
 
     /// Gives a device up once neither its stream, nor a relay, nor a gateway can bring the invite.
     pub(super) fn check_unreachable(&mut self, call: CallId, device: DeviceKey) {
         let Some(outgoing) = self.calls.outgoing.get_mut(&call) else { return };
-        let given_up = outgoing
-            .legs
-            .get(&device)
-            .is_some_and(|leg| leg.stream_failed && !leg.relay_way.is_asking && leg.pushes == 0 && leg.push_at.is_none());
+        let given_up = outgoing.legs.get(&device).is_some_and(|leg| {
+            leg.stream_way.has_failed() && !leg.relay_way.is_asking && leg.pushes == 0 && leg.push_at.is_none()
+        });
         if given_up {
             outgoing.machine.handle_unreachable(device, Reason::UNREACHABLE, Instant::now());
             self.drive_outgoing(call);

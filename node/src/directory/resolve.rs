@@ -208,8 +208,8 @@ impl EventLoop {
                 self.dial_resolved(call, found);
             }
             Waiter::DialAgain(call) => self.dial_resolved_again(call, outcome.ok().map(|(record, _)| record)),
-            Waiter::Moved(call, device) => self.moved_resolved(call, device, outcome.ok().map(|(record, _)| record)),
-            Waiter::Redial(call, device) => self.redial_resolved(call, device, outcome.map(|(record, _)| record.clone())),
+            Waiter::Moved(target) => self.moved_resolved(target, outcome.ok().map(|(record, _)| record)),
+            Waiter::Redial(target) => self.redial_resolved(target, outcome.map(|(record, _)| record.clone())),
             Waiter::Presence => self.presence_resolved(user, outcome.map(|(record, _)| record.clone())),
             Waiter::Messages | Waiter::MessagesAgain => self.messages_resolved(user, outcome.map(|(record, _)| record.clone())),
             Waiter::Devices(task) => self.devices_resolved(*task, outcome.map(|(record, _)| record.clone())),
