@@ -45,6 +45,9 @@ const JOIN_AT_ONCE: usize = 12;
 /// How long a node that was killed may take to let its database go.
 const RELEASE_LIMIT: Duration = Duration::from_secs(5);
 
+/// Where a node listens that takes connections by QUIC only.
+const QUIC_ONLY: &str = "/ip4/127.0.0.1/udp/0/quic-v1";
+
 /// Pause between looks at what can't be waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
@@ -68,6 +71,8 @@ pub struct UserOptions {
     pub answer: Option<AutoAnswer>,
     /// Calls are connected when they are answered, not while they ring ([`crate::NodeBuilder::early_media`]).
     pub late_media: bool,
+    /// It listens by QUIC only: if it is killed, connections to it look open until the other end has heard nothing for half a minute.
+    pub quic_only: bool,
 }
 
 /// A network in this process.
@@ -216,12 +221,14 @@ impl Network {
         let root = self.infrastructure().authority().show().await.map_err(TestnetError::setup)?.key;
         let root = root.parse().map_err(|_| TestnetError::setup("the authority's key isn't one"))?;
         let options = member.options.clone();
+        let listen = options.quic_only.then(|| QUIC_ONLY.parse::<Multiaddr>()).transpose().map_err(TestnetError::setup)?;
         let privacy = if self.options.strangers { PrivacyChange::all(Audience::Anyone) } else { PrivacyChange::default() };
         member
             .start(|builder| {
                 let builder =
                     builder.authority(AUTHORITY, root).privacy(privacy).freezable(options.freezable).auto_answer(options.answer);
                 let builder = builder.early_media(!options.late_media);
+                let builder = listen.into_iter().fold(builder, |builder, address| builder.listen(address));
                 bootstrap.into_iter().fold(builder, |builder, address| builder.bootstrap(address))
             })
             .await
