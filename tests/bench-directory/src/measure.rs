@@ -240,21 +240,18 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
 
     say::<O>(began, "publications over open connections");
     let owners: Vec<usize> = (0..plan.publications).map(|_| rng.random_range(0..network.len())).collect();
-    let (mut publications, mut bytes, mut requests) = (Vec::new(), 0.0, BTreeMap::<String, u64>::new());
+    let mut publications = Vec::new();
     // Once to open the connections, once to count.
     for owner in &owners {
         network.publish(*owner).await?;
     }
     tokio::time::sleep(OPENING).await;
+    // One after the other without a pause: connections that are open keep each other alive all the time, and in a pause for each that would be most of what is written.
+    let stage = Stage::begin(&network, idle).await?;
     for owner in &owners {
-        let stage = Stage::begin(&network, idle).await?;
         publications.push(network.publish(*owner).await?);
-        let (written, kinds) = stage.end(&network).await?;
-        bytes += written;
-        for (kind, count) in kinds {
-            *requests.entry(kind).or_default() += count;
-        }
     }
+    let (bytes, requests) = stage.end(&network).await?;
     ensure!(!publications.is_empty(), "nothing was published");
     let published = publications.len() as f64;
     counts.stages.insert("publications".into(), requests);
@@ -265,20 +262,16 @@ pub(crate) async fn counts<O: Overlay>(plan: Plan, record_bytes: usize) -> Resul
     counts.publish_bytes = (bytes - replicas) / published;
 
     say::<O>(began, "refreshes");
-    let (mut told, mut bytes, mut requests) = (0, 0.0, BTreeMap::<String, u64>::new());
+    let mut told = 0;
     for owner in &owners {
         network.refresh(*owner).await?;
     }
     tokio::time::sleep(OPENING).await;
+    let stage = Stage::begin(&network, idle).await?;
     for owner in &owners {
-        let stage = Stage::begin(&network, idle).await?;
         told += network.refresh(*owner).await?;
-        let (written, kinds) = stage.end(&network).await?;
-        bytes += written;
-        for (kind, count) in kinds {
-            *requests.entry(kind).or_default() += count;
-        }
     }
+    let (bytes, requests) = stage.end(&network).await?;
     counts.stages.insert("refreshes".into(), requests);
     counts.refresh_bytes_per_replica = bytes / f64::from(told.max(1));
     network.stop().await;
