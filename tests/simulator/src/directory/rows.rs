@@ -418,7 +418,7 @@ pub fn scale(seed: u64, scale: Scale) -> Vec<Row> {
         sums[usize::from(!swarm.network.world.is_serving(*node))].1 += 1;
     }
     let upkeep = |side: usize| sums[side].0 as f64 / sums[side].1.max(1) as f64 / hours / 1_000.0;
-    let mut tables = [0_usize; 4];
+    let mut tables = [0_usize; 6];
     let servers: Vec<_> = swarm.network.running().into_iter().filter(|node| swarm.network.world.is_serving(*node)).collect();
     for node in &servers {
         let (live, hints) = swarm.network.machine(*node).directory.table_counts();
@@ -426,6 +426,12 @@ pub fn scale(seed: u64, scale: Scale) -> Vec<Row> {
         tables[1] += hints;
         tables[2] += swarm.network.connections(*node);
         tables[3] += swarm.network.machine(*node).directory.store_counts().0;
+    }
+    let clients: Vec<_> = swarm.network.running().into_iter().filter(|node| !swarm.network.world.is_serving(*node)).collect();
+    for node in &clients {
+        let (live, hints) = swarm.network.machine(*node).directory.table_counts();
+        tables[4] += live;
+        tables[5] += hints;
     }
     let owners: Vec<_> = swarm.network.nodes().filter(|node| swarm.network.world.newest_sequence(*node) > 0).collect();
     let asked = {
@@ -462,13 +468,15 @@ pub fn scale(seed: u64, scale: Scale) -> Vec<Row> {
     });
     println!("  each node an hour: {}", kinds.collect::<Vec<_>>().join(", "));
     println!(
-        "  handshakes {:.1}, failed dials {:.1}; servers: {} proved, {} hints, {} connections, {} records",
+        "  handshakes {:.1}, failed dials {:.1}; servers: {} proved, {} hints, {} connections, {} records; clients: {} proved, {} hints",
         traffic.handshakes as f64 / hours / nodes as f64,
         traffic.failed_dials as f64 / hours / nodes as f64,
         tables[0] / servers.len(),
         tables[1] / servers.len(),
         tables[2] / servers.len(),
-        tables[3] / servers.len()
+        tables[3] / servers.len(),
+        tables[4] / clients.len().max(1),
+        tables[5] / clients.len().max(1)
     );
     let percent = blocked * 100.0;
     vec![
