@@ -59,15 +59,16 @@ mod publish;
 mod query;
 mod repair;
 mod routing_table;
+mod sample;
 mod serve;
 mod store;
 
 pub use listings::{ListingReport, ListingSearch};
 pub use messages::{
-    Answer, BriefLease, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, EXTENSION_KNOWN, EXTENSION_PASSED, FindListings,
-    FindNode, FindRecord, LEASED_ENTRY_BYTES, LISTINGS_MAX, LISTINGS_NAMED_MAX, LISTINGS_UNNAMED_MAX, LeaseAnswer, LeaseOutcome,
-    ListingStored, ListingsFound, Nodes, RecordAnswer, RecordOutcome, RenewLease, Request, SYNC_ITEMS_MAX, Store, StoreAnswer,
-    StoreListing, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
+    Answer, BriefLease, CLOSER_MAX, DETAIL_BYTES_MAX, EXTENSION_DOUBTFUL, EXTENSION_KNOWN, EXTENSION_NEWS, EXTENSION_PASSED,
+    FindListings, FindNode, FindRecord, LEASED_ENTRY_BYTES, LISTINGS_MAX, LISTINGS_NAMED_MAX, LISTINGS_UNNAMED_MAX, LeaseAnswer,
+    LeaseOutcome, ListingStored, ListingsFound, Nodes, RecordAnswer, RecordOutcome, RenewLease, Request, SYNC_ITEMS_MAX, Store,
+    StoreAnswer, StoreListing, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
 pub use publish::{LeaseReport, PublishReport};
 pub use query::{FindOptions, FindOutcome, FindResult, Mode};
@@ -106,11 +107,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Random far targets asked about when joining, so that the table isn't all neighbours.
 const BOOTSTRAP_WALKS: usize = 3;
-
-/// Questions for whom others know, at a time, and of one node. Sixteen answers name 320 nodes, in some 25 KB if all are new. A client, which asks rarely, asks few.
-const SAMPLES: usize = 16;
-const CLIENT_SAMPLES: usize = 8;
-const SAMPLES_EACH: usize = 4;
 
 /// Of so many refreshes of a client one walks among strangers.
 const CLIENT_WALKS: u32 = 3;
@@ -152,8 +148,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             is_lab: false,
-            table_max: 4_096,
-            hints_max: 2_048,
+            table_max: 1_024,
+            hints_max: 3_072,
             store: StoreLimits::default(),
             request_timeout: Duration::from_secs(5),
             hedge_min: Duration::from_millis(150),
@@ -355,7 +351,7 @@ enum Errand {
     LeaseStore(QueryId),
     Offer(Vec<SyncItem>),
     /// A question for whoever the other knows.
-    Sample(Vec<Arc<Descriptor>>),
+    Sample(Box<sample::Sample>),
     Repair(RecordKey),
     Listing(QueryId),
 }
@@ -398,6 +394,7 @@ pub struct Directory {
     sweep_at: Instant,
     refresh_at: Instant,
     around: around::Around,
+    heard: sample::Heard,
     lateness: lateness::Lateness,
     counters: Counters,
 }
@@ -427,6 +424,7 @@ impl Directory {
             sweep_at: now + SWEEP_EVERY,
             refresh_at: now + config.refresh_every.min(LONELY_REFRESH),
             around: around::Around::default(),
+            heard: sample::Heard::default(),
             lateness: lateness::Lateness::default(),
             counters: Counters::default(),
             config,
@@ -476,12 +474,11 @@ impl Directory {
             if let Errand::Lookup { query, .. } = &pending.errand
                 && let Some(lookup) = self.lookups.get_mut(query)
             {
-                is_first_contact |= !pending.was_connected;
-                lookup.extend_patience(&device, until);
+                is_first_contact |= lookup.extend_patience(&device, until) && !pending.was_connected;
             }
         }
         if is_first_contact {
-            self.table.contacted(&device, true);
+            self.table.contacted(true);
         }
     }
 
@@ -514,6 +511,7 @@ impl Directory {
             (Admission::Client, Some(before)) => self.neighbourhood_changed(now, &before, repair::Change::Died),
             _ => {}
         }
+        self.sample_met(now, &device);
         Ok(())
     }
 
@@ -569,7 +567,7 @@ impl Directory {
             (Errand::Offer(items), Answer::SyncWant(want)) => self.offer_answered(now, &pending.to, &items, &want),
             (Errand::Listing(query), Answer::ListingStored(answer)) => self.listing_stored(now, query, &pending.to, &answer),
             (Errand::Listing(query), Answer::Listings(answer)) => self.listings_answered(now, query, &pending.to, answer),
-            (Errand::Sample(known), Answer::Nodes(answer)) => self.sample_answered(now, &pending.to, &known, answer),
+            (Errand::Sample(sample), Answer::Nodes(answer)) => self.sample_answered(now, &pending.to, &sample, answer),
             (Errand::Repair(key), Answer::Store(answer)) => self.repair_answered(now, trust, key, &pending.to, answer),
             (errand, _) => {
                 self.counters.invalid_answers += 1;
@@ -724,15 +722,13 @@ impl Directory {
     /// Up to `count` proved, living nodes, those nearest to us first: an address book.
     #[must_use]
     pub fn known(&self, count: usize) -> Vec<Arc<Descriptor>> {
-        self.table.closest(&self.local.place.unwrap_or(Place(*self.local.device.as_bytes())), count)
+        self.table.closest(&self.place(), count)
     }
 
     /// The nodes to keep connected: the closest to us if we serve, whose deaths must be noticed; a few for clients.
     #[must_use]
     pub fn neighbours(&self) -> Vec<Arc<Descriptor>> {
-        // Who has no place takes its key for one, so that not all such clients choose the same servers.
-        let place = self.local.place.unwrap_or(Place(*self.local.device.as_bytes()));
-        self.table.closest(&place, if self.local.is_serving { NEIGHBOURS } else { 3 })
+        self.table.closest(&self.place(), if self.local.is_serving { NEIGHBOURS } else { 3 })
     }
 
     /// The nodes closest to a point, for finding servers near a key.

@@ -39,6 +39,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// with three it was one in 40.
 const WIDTH_FIRST_HEDGE: usize = 5;
 
+/// How many times as many as at first are asked at once, where some don't live, of those that somebody has named who hasn't got it.
+const LED_ON: usize = 2;
+
 /// Asked at once while "not here" brings nobody closer.
 const WIDTH_HEDGE: usize = 3;
 
@@ -97,7 +100,7 @@ pub(super) enum End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Fresh,
-    Asked { at: Instant, patient_until: Instant, with_hash: Option<[u8; 32]>, is_hedged: bool },
+    Asked { at: Instant, patient_until: Instant, with_hash: Option<[u8; 32]>, is_hedged: bool, is_own: bool },
     Holds([u8; 32]),
     Absent { is_proved: bool },
     Answered,
@@ -145,6 +148,8 @@ pub(super) struct Lookup {
     /// Time beyond the usual, see [`Lookup::grant`].
     granted: Duration,
     is_stalled: bool,
+    /// Somebody who hasn't got it has named nearer ones.
+    is_led_on: bool,
     stepped: Instant,
 }
 
@@ -179,6 +184,7 @@ impl Lookup {
             is_silence_news: false,
             granted: Duration::ZERO,
             is_stalled: false,
+            is_led_on: false,
             stepped: now,
         }
     }
@@ -219,9 +225,8 @@ impl Lookup {
             let distance = self.target.distance(&descriptor.place);
             brought_closer |= self.add(Arc::clone(descriptor), root, Some(*teller)) && distance < at.0;
         }
-        if !brought_closer {
-            self.is_stalled = true;
-        }
+        self.is_led_on |= brought_closer;
+        self.is_stalled |= !brought_closer;
     }
 
     fn find(&self, device: &DeviceKey) -> Option<((Distance, DeviceKey), &Candidate)> {
@@ -234,9 +239,11 @@ impl Lookup {
 
     pub(super) fn asked(&mut self, device: &DeviceKey, now: Instant, patience: Duration) {
         let with_hash = self.have_hash();
+        // Nobody has named anybody yet.
+        let is_own = self.answers == 0;
         self.requests += 1;
         if let Some(candidate) = self.find_mut(device) {
-            candidate.state = State::Asked { at: now, patient_until: now + patience, with_hash, is_hedged: false };
+            candidate.state = State::Asked { at: now, patient_until: now + patience, with_hash, is_hedged: false, is_own };
         }
     }
 
@@ -245,12 +252,14 @@ impl Lookup {
         self.granted = self.granted.max(GRANTS * allowance);
     }
 
-    /// The handshake with a node is done: its answer is due one round trip from now.
-    pub(super) fn extend_patience(&mut self, device: &DeviceKey, until: Instant) {
-        if let Some(candidate) = self.find_mut(device)
-            && let State::Asked { patient_until, .. } = &mut candidate.state
-        {
-            *patient_until = until.max(*patient_until);
+    /// The handshake with a node is done: its answer is due one round trip from now. True if it was asked before anybody had named others, so because our own table has it.
+    pub(super) fn extend_patience(&mut self, device: &DeviceKey, until: Instant) -> bool {
+        match self.find_mut(device).map(|candidate| &mut candidate.state) {
+            Some(State::Asked { patient_until, is_own, .. }) => {
+                *patient_until = until.max(*patient_until);
+                *is_own
+            }
+            _ => false,
         }
     }
 
@@ -518,19 +527,24 @@ impl Lookup {
         let likeliest = self.likeliest(now, window, 1, table);
         let is_warm = window.iter().filter(is_asked).any(|candidate| is_connected(candidate))
             || likeliest.iter().any(|node| table.is_connected(&node.device));
-        if is_warm { 1 } else { table.first_width() }
+        match (is_warm, table.first_width()) {
+            (true, _) | (_, 1) => 1,
+            // Where some don't live, going back once more costs as much as all that came before.
+            (_, width) if self.is_led_on => LED_ON * width,
+            (_, width) => width,
+        }
     }
 
-    /// Those that have been silent beyond patience and weren't when last asked about.
-    pub(super) fn newly_silent(&mut self, now: Instant) -> Vec<DeviceKey> {
+    /// Those that have been silent beyond patience and weren't when last asked about, and whether they were asked because our own table has them, as nobody had named others yet.
+    pub(super) fn newly_silent(&mut self, now: Instant) -> Vec<(DeviceKey, bool)> {
         let mut silent = Vec::new();
         for candidate in self.candidates.values_mut() {
-            if let State::Asked { patient_until, is_hedged, .. } = &mut candidate.state
+            if let State::Asked { patient_until, is_hedged, is_own, .. } = &mut candidate.state
                 && *patient_until <= now
                 && !*is_hedged
             {
                 *is_hedged = true;
-                silent.push(candidate.descriptor.device);
+                silent.push((candidate.descriptor.device, *is_own));
             }
         }
         self.is_silence_news |= !silent.is_empty();

@@ -46,6 +46,10 @@ pub const EXTENSION_DOUBTFUL: u16 = 0x0001;
 /// and their descriptors, at most [`CLOSER_MAX`]. Of their answers: which of these are among the closest, as numbers of one byte, beside those that are spelled out.
 pub const EXTENSION_KNOWN: u16 = 0x0002;
 
+/// Extension of a [`FindNode`]: only those are asked for of whom the other node has known for at most so many seconds that they live. Two bytes, little-endian. Who doesn't know it names all that it
+/// would name without.
+pub const EXTENSION_NEWS: u16 = 0x0003;
+
 /// Extension of a [`SyncWant`]: which of the offered records are held here neither as offered nor wanted, as this node isn't among their replicas. Eight bytes, little-endian: bit *n* stands for
 /// the item with number *n*. Those neither here nor wanted are held.
 pub const EXTENSION_PASSED: u16 = 0x0001;

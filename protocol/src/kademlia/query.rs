@@ -8,15 +8,12 @@ use rand::RngExt;
 use super::known;
 use super::lookup::{End, Goal, Lookup, Purpose};
 use super::messages::{
-    Answer, CLOSER_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, Nodes, RecordAnswer, RecordOutcome, Request, StoreRefusal,
+    Answer, CLOSER_MAX, EXTENSION_DOUBTFUL, FindNode, FindRecord, RecordAnswer, RecordOutcome, Request, StoreRefusal,
 };
 use super::publish::Found;
 use super::routing_table::REPLICAS;
 use super::store::{self, Refused};
-use super::{
-    BOOTSTRAP_WALKS, Bootstrap, CLIENT_BREADTH, CLIENT_SAMPLES, CLIENT_WALKS, Directory, Errand, Event, QueryId, SAMPLES,
-    SAMPLES_EACH,
-};
+use super::{BOOTSTRAP_WALKS, Bootstrap, CLIENT_BREADTH, CLIENT_WALKS, Directory, Errand, Event, QueryId};
 use crate::directory::{DirectoryRecord, Place, RecordKey};
 use crate::identity::TrustStore;
 use crate::key::DeviceKey;
@@ -128,35 +125,6 @@ impl Directory {
         }
     }
 
-    /// Asks nodes to whom connections are open for whom they know near random points: so a table fills and stays fresh without a handshake, from whom one will
-    /// be referred to anyway. How many there are.
-    fn sample(&mut self, now: Now) -> usize {
-        let connected = self.table.connected_servers();
-        let most = if self.local.is_serving { SAMPLES } else { CLIENT_SAMPLES };
-        for turn in 0..most.min(connected.len() * SAMPLES_EACH) {
-            let Some(to) = connected.get(turn % connected.len()) else { continue };
-            let target = self.random_point();
-            let known = self.table.closest_known(&target, CLOSER_MAX);
-            let salt = self.rng.random();
-            let want = u8::try_from(CLOSER_MAX).unwrap_or(u8::MAX);
-            let extensions = known::with_marks(Extensions::none(), &known, salt);
-            let request = Request::FindNode(FindNode { target: target.0, want, extensions });
-            self.send(now, Arc::clone(to), request, Errand::Sample(known));
-        }
-        connected.len()
-    }
-
-    pub(super) fn sample_answered(&mut self, now: Now, from: &DeviceKey, known: &[Arc<Descriptor>], answer: Nodes) {
-        let Some(closer) = known::all_named(known, answer.closer, &answer.extensions) else {
-            self.counters.invalid_answers += 1;
-            return;
-        };
-        let teller = Arc::new(*from);
-        for descriptor in closer {
-            self.table.hear(now.instant, descriptor, Some(&teller));
-        }
-    }
-
     pub(super) fn start_lookup(
         &mut self,
         now: Now,
@@ -182,9 +150,12 @@ impl Directory {
 
     pub(super) fn drive_lookup(&mut self, now: Now, query: QueryId) {
         let Some(mut lookup) = self.lookups.remove(&query) else { return };
-        for silent in lookup.newly_silent(now.instant) {
+        for (silent, is_own) in lookup.newly_silent(now.instant) {
             if !self.table.is_connected(&silent) {
-                self.table.contacted(&silent, false);
+                self.table.suspect(&silent);
+                if is_own {
+                    self.table.contacted(false);
+                }
             }
         }
         lookup.grant(self.lateness.allowance(now.instant));

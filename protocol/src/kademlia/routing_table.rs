@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 pub(super) use self::peers::Mark;
 use self::peers::{Peer, Peers, Secs, Which};
-use crate::directory::{Place, PlaceOwner, RecordKey};
+use crate::directory::{Distance, Place, PlaceOwner, RecordKey};
 use crate::key::{AuthorityKey, DeviceKey};
 use crate::node::{Address, Descriptor, Roles};
 use crate::time::UnixTime;
@@ -59,17 +59,23 @@ const HINTS_COMPARED: usize = 16;
 /// Round trips remembered for the node's median.
 const RTT_SAMPLES: usize = 64;
 
-/// First contacts remembered: did nodes to whom no connection was open show life?
+/// First contacts remembered: did nodes of this table to whom no connection was open show life?
 const CONTACTS: usize = 32;
 
-/// Contacts counted as good ones until so many were made.
-const CONTACTS_MIN: usize = 8;
+/// Of contacts that are missing to so many a quarter counts as silent: whoever has asked hardly anybody goes by what others said, some time ago.
+const CONTACTS_MIN: usize = 16;
 
 /// Nodes asked at once for the first answer, at most.
-const WIDTH_MAX: u32 = 3;
+const WIDTH_MAX: u32 = 4;
 
-/// Whoever showed life within this time is likelier to live than who didn't.
-const FRESH: Duration = Duration::from_secs(20 * 60);
+/// Who showed life within so many seconds most likely lives; who did within three times as many less likely, then within seven times, and so on.
+const FRESH_SECS: u32 = 5 * 60;
+
+/// Taken as the seconds between a node's last sign of life and another's word of it.
+const HEARSAY_SECS: u32 = 5 * 60;
+
+/// Seconds without a sign of life after which a proved node makes room for another.
+const STALE_SECS: u32 = 3_600;
 
 /// Taken as the round trip before one was measured: a call across a continent and back.
 const RTT_DEFAULT: Duration = Duration::from_millis(200);
@@ -120,6 +126,10 @@ pub(super) struct Proof {
 struct Connection {
     rtt: Option<Duration>,
     relayed: bool,
+    /// When it was asked the last question for whom it knows that it has answered.
+    sampled: Option<Secs>,
+    /// The place that its hello has proved, if there was no room for it among the proved.
+    place: Option<Place>,
 }
 
 /// A node for a query to start from.
@@ -226,13 +236,18 @@ impl RoutingTable {
             self.strike(**teller);
         }
         let group = NetworkGroup::of_descriptor(&descriptor);
-        if !was_live && !self.make_room(&descriptor.place, group) {
+        if !was_live && !self.make_room(now, &descriptor.place, group) {
+            if let Some(connection) = self.connections.get_mut(&device) {
+                connection.place = Some(descriptor.place);
+            }
+            self.hear(now, descriptor, None);
             return Admission::Full;
         }
         let added = before.as_ref().filter(|peer| peer.proof.is_some()).map_or(self.secs(now), |peer| peer.added);
         let mut peer = Peer::new(descriptor, added);
         peer.proof = Some(Box::new(proof));
         peer.seen = self.secs(now);
+        peer.living_since = before.as_ref().filter(|_| was_live).map_or(peer.seen, |peer| peer.living_since);
         if let Some(rtt) = before.and_then(|peer| peer.rtt()) {
             peer.measured(rtt);
         }
@@ -240,8 +255,8 @@ impl RoutingTable {
         if was_live { Admission::Known } else { Admission::New }
     }
 
-    /// Takes in what somebody told. Never replaces anything proved, nor another's word that hasn't failed yet.
-    pub(super) fn hear(&mut self, now: Instant, descriptor: impl Into<Arc<Descriptor>>, teller: Option<&Arc<DeviceKey>>) {
+    /// Takes in what somebody told. Never replaces anything proved, nor another's word that hasn't failed yet. True if the node wasn't known, or by another word that has failed.
+    pub(super) fn hear(&mut self, now: Instant, descriptor: impl Into<Arc<Descriptor>>, teller: Option<&Arc<DeviceKey>>) -> bool {
         let descriptor = descriptor.into();
         let device = descriptor.device;
         let is_ignored = device == self.device
@@ -249,17 +264,17 @@ impl RoutingTable {
             || self.is_banned(&device, now)
             || teller.is_some_and(|teller| self.strikes.get(&**teller).is_some_and(|strikes| *strikes >= STRIKES_MAX));
         if is_ignored {
-            return;
+            return false;
         }
         match self.peers.get(&device) {
-            Some(known) if known.proof.is_some() => return,
+            Some(known) if known.proof.is_some() => return false,
             Some(known) if known.failures == 0 => {
                 // Whom several name stays longest.
                 if known.told_by.as_ref() != teller {
                     let seen = self.secs(now);
                     self.peers.change(&device, |peer| peer.seen = seen);
                 }
-                return;
+                return false;
             }
             _ => {}
         }
@@ -271,6 +286,7 @@ impl RoutingTable {
         let mut peer = Peer::new(descriptor, self.secs(now));
         peer.told_by = teller.cloned();
         self.peers.insert(peer);
+        true
     }
 
     /// Gives up one hint: of a handful, the one that failed most, else the one that nobody has named for longest. Hints age fast, so which handful hardly matters; what does is that a flood of
@@ -282,7 +298,7 @@ impl RoutingTable {
     }
 
     /// Makes room for one more proved node at `place`; false if the table prefers what it has.
-    fn make_room(&mut self, place: &Place, group: Option<NetworkGroup>) -> bool {
+    fn make_room(&mut self, now: Instant, place: &Place, group: Option<NetworkGroup>) -> bool {
         let bucket = self.bucket_of(place);
         if !self.lab {
             let same = self.bucket(bucket).filter(|peer| peer.group() == group).count();
@@ -296,6 +312,10 @@ impl RoutingTable {
         // Our nearest neighbours always find room, and never make any.
         let near = self.peers.nearest(Which::Live, &self.origin, BUCKET_MIN).last().map(|(distance, _)| *distance);
         let is_near = |place: &Place| near.is_some_and(|near| self.origin.distance(place) <= near);
+        if let Some(stale) = self.stalest(now).filter(|peer| !is_near(&peer.descriptor.place)).map(|peer| peer.descriptor.device)
+        {
+            return self.peers.remove(&stale).is_some();
+        }
         let mut sizes: BTreeMap<u32, usize> = BTreeMap::new();
         for peer in self.peers.iter(Which::Live).filter(|peer| !is_near(&peer.descriptor.place)) {
             *sizes.entry(self.bucket_of(&peer.descriptor.place)).or_default() += 1;
@@ -319,6 +339,13 @@ impl RoutingTable {
         }
     }
 
+    /// Of the proved to whom no connection is open the one that has shown no sign of life for longest, if that is long.
+    fn stalest(&self, now: Instant) -> Option<&Peer> {
+        let stale = self.peers.iter(Which::Live).filter(|peer| !self.connections.contains_key(&peer.descriptor.device));
+        let stalest = stale.min_by_key(|peer| (peer.seen, peer.descriptor.device));
+        stalest.filter(|peer| self.secs(now).0.saturating_sub(peer.seen.0) > STALE_SECS)
+    }
+
     fn bucket_of(&self, place: &Place) -> u32 {
         self.origin.distance(place).leading_zeros()
     }
@@ -331,6 +358,9 @@ impl RoutingTable {
     /// Refuses a node for an hour. True if it was among the living.
     pub(super) fn ban(&mut self, now: Instant, device: DeviceKey) -> bool {
         let peer = self.peers.remove(&device);
+        if let Some(connection) = self.connections.get_mut(&device) {
+            connection.place = None;
+        }
         if let Some(teller) = peer.as_ref().and_then(|peer| peer.told_by.clone()) {
             self.strike(*teller);
         }
@@ -361,7 +391,9 @@ impl RoutingTable {
 
     pub(super) fn connected(&mut self, now: Instant, device: DeviceKey, rtt: Option<Duration>, relayed: bool) {
         if self.connections.len() < NOTES_MAX || self.connections.contains_key(&device) {
-            self.connections.insert(device, Connection { rtt, relayed });
+            let before = self.connections.get(&device);
+            let (sampled, place) = before.map_or((None, None), |before| (before.sampled, before.place));
+            self.connections.insert(device, Connection { rtt, relayed, sampled, place });
         }
         self.succeeded(now, &device, rtt);
     }
@@ -380,6 +412,9 @@ impl RoutingTable {
         }
         let seen = self.secs(now);
         self.peers.change(device, |peer| {
+            if !peer.is_live() {
+                peer.living_since = seen;
+            }
             (peer.failures, peer.is_suspect, peer.seen) = (0, false, seen);
             if let Some(rtt) = rtt {
                 peer.measured(rtt);
@@ -387,22 +422,25 @@ impl RoutingTable {
         });
     }
 
-    /// Whether a node to whom no connection was open has shown life in time. One that hasn't is asked after others until it does.
-    pub(super) fn contacted(&mut self, device: &DeviceKey, is_alive: bool) {
+    /// A node to whom no connection was open hasn't shown life in time: it is asked after others until it does.
+    pub(super) fn suspect(&mut self, device: &DeviceKey) {
+        self.peers.change(device, |peer| peer.is_suspect = true);
+    }
+
+    /// Whether a node of this table to whom no connection was open has shown life in time. Those that others have just named don't count: they live more often.
+    pub(super) fn contacted(&mut self, is_alive: bool) {
         if self.contacts.len() >= CONTACTS {
             self.contacts.pop_front();
         }
         self.contacts.push_back(is_alive);
-        if !is_alive {
-            self.peers.change(device, |peer| peer.is_suspect = true);
-        }
     }
 
-    /// How many nodes to ask at once so that one of them lives in nineteen of twenty cases, by how it went lately; at most three.
+    /// How many nodes to ask at once so that one of them lives in 399 of 400 cases, by how it went lately; at most four.
     pub(super) fn first_width(&self) -> usize {
-        let silent = self.contacts.iter().filter(|is_alive| !**is_alive).count();
-        let all = self.contacts.len().max(CONTACTS_MIN);
-        let is_enough = |width: &u32| 20 * silent.pow(*width) <= all.pow(*width);
+        let missing = CONTACTS_MIN.saturating_sub(self.contacts.len());
+        let silent = self.contacts.iter().filter(|is_alive| !**is_alive).count() + missing.div_ceil(4);
+        let all = self.contacts.len() + missing;
+        let is_enough = |width: &u32| 400 * silent.pow(*width) <= all.pow(*width);
         (1..WIDTH_MAX).find(is_enough).unwrap_or(WIDTH_MAX) as usize
     }
 
@@ -431,6 +469,8 @@ impl RoutingTable {
         for descriptor in &gone {
             self.peers.remove(&descriptor.device);
         }
+        // Whose place these had from isn't kept: they prove it anew with their next hello.
+        self.connections.values_mut().for_each(|connection| connection.place = None);
         gone
     }
 
@@ -441,6 +481,34 @@ impl RoutingTable {
     /// The closest proved, living nodes.
     pub(super) fn closest(&self, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
         self.peers.nearest(Which::Live, target, count).iter().map(|(_, peer)| Arc::clone(&peer.descriptor)).collect()
+    }
+
+    /// The closest of those who came to count as living within the last `within`.
+    pub(super) fn closest_news(&self, now: Instant, within: Duration, target: &Place, count: usize) -> Vec<Arc<Descriptor>> {
+        let since = self.secs(now.checked_sub(within).unwrap_or(self.start));
+        let news = self.peers.iter(Which::Live).filter(|peer| peer.living_since >= since);
+        let mut news: Vec<_> = news.map(|peer| (target.distance(&peer.descriptor.place), &peer.descriptor)).collect();
+        let order = |(distance, node): &(Distance, &Arc<Descriptor>)| (*distance, node.device);
+        if news.len() > count {
+            news.select_nth_unstable_by_key(count, order);
+            news.truncate(count);
+        }
+        news.sort_unstable_by_key(order);
+        news.into_iter().map(|(_, node)| Arc::clone(node)).collect()
+    }
+
+    /// How long ago a connected node was asked for whom it knows, if it was and has answered.
+    pub(super) fn sampled_before(&self, now: Instant, device: &DeviceKey) -> Option<Duration> {
+        let at = self.connections.get(device)?.sampled?;
+        Some(Duration::from_secs(u64::from(self.secs(now).0.saturating_sub(at.0))))
+    }
+
+    /// A connected node has said whom it knows, to a question of this time.
+    pub(super) fn sampled(&mut self, asked_at: Instant, device: &DeviceKey) {
+        let at = self.secs(asked_at);
+        if let Some(connection) = self.connections.get_mut(device) {
+            connection.sampled = connection.sampled.max(Some(at));
+        }
     }
 
     /// The closest nodes worth asking, hints included: `count` of each kind.
@@ -552,7 +620,8 @@ impl RoutingTable {
 
     /// The place a chain proved, if any.
     pub(super) fn proved_place(&self, device: &DeviceKey) -> Option<Place> {
-        self.peers.get(device).filter(|peer| peer.proof.is_some()).map(|peer| peer.descriptor.place)
+        let proved = self.peers.get(device).filter(|peer| peer.proof.is_some()).map(|peer| peer.descriptor.place);
+        proved.or_else(|| self.connections.get(device)?.place)
     }
 
     pub(super) fn is_connected(&self, device: &DeviceKey) -> bool {
@@ -564,17 +633,23 @@ impl RoutingTable {
         self.peers.get(device).is_some_and(|peer| peer.is_suspect || peer.failures > 0)
     }
 
-    /// Order between nodes that are equally likely to have the answer: failures, open connections, proof, life within twenty minutes, round trip in steps of 20 ms.
-    pub(super) fn preference(&self, now: Instant, device: &DeviceKey) -> (u8, bool, bool, bool, bool, u128) {
+    /// How long ago a peer showed life: 0 within [`FRESH_SECS`], 1 within three times as many, 2 within seven times, and so on.
+    fn staleness(&self, now: Instant, peer: &Peer) -> u32 {
+        let own = self.secs(now).0.saturating_sub(peer.seen.0);
+        let age = if peer.proof.is_some() { own } else { own.saturating_add(HEARSAY_SECS) };
+        (age / FRESH_SECS + 1).ilog2()
+    }
+
+    /// Order between nodes that are equally likely to have the answer: failures, open connections, time since they showed life, proof, round trip in steps of 20 ms.
+    pub(super) fn preference(&self, now: Instant, device: &DeviceKey) -> (u8, bool, u32, bool, bool, u128) {
         let peer = self.peers.get(device);
         let connection = self.connections.get(device);
         let rtt = peer.and_then(Peer::rtt).or_else(|| connection.and_then(|c| c.rtt));
         (
             peer.map_or(0, |peer| peer.failures),
             connection.is_none(),
-            // Others' word is worth less than what was seen, however old.
+            peer.map_or(u32::MAX, |peer| self.staleness(now, peer)),
             peer.is_none_or(|peer| peer.proof.is_none()),
-            peer.is_none_or(|peer| u64::from(self.secs(now).0.saturating_sub(peer.seen.0)) > FRESH.as_secs()),
             connection.is_some_and(|connection| connection.relayed),
             rtt.unwrap_or_else(|| self.median_rtt()).as_millis() / 20,
         )
@@ -683,6 +758,33 @@ mod tests {
     }
 
     #[test]
+    fn who_finds_no_room_is_still_known_and_believed_while_connected() {
+        let start = Instant::now();
+        let mut table = RoutingTable { start, ..table(64, true) };
+        for number in 0..64 {
+            table.prove(start, descriptor(number, 0), proof());
+        }
+        let refused = |table: &mut RoutingTable, now| {
+            let mut others = (64..1_000).map(|number| descriptor(number, 0));
+            others.find(|node| {
+                table.connected(now, node.device, None, false);
+                table.prove(now, node.clone(), proof()) == Admission::Full
+            })
+        };
+        let full = refused(&mut table, start).expect("the table is full");
+        assert_eq!((table.live_count(), table.is_live(&full.device)), (64, false));
+        assert_eq!(table.closest_known(&full.place, 1)[0].device, full.device, "as hearsay");
+        assert_eq!(table.proved_place(&full.device), Some(full.place), "so that what it denies counts");
+        table.disconnected(&full.device);
+        assert_eq!(table.proved_place(&full.device), None);
+
+        let later = start + Duration::from_secs(u64::from(STALE_SECS) + 1);
+        let gone = descriptor(2_000, 0);
+        assert_eq!(table.prove(later, gone, proof()), Admission::New, "somebody hasn't shown life for an hour");
+        assert_eq!(table.live_count(), 64);
+    }
+
+    #[test]
     fn one_network_gets_two_replicas_and_four_places_in_a_bucket() {
         let now = Instant::now();
         let mut table = table(1_000, false);
@@ -745,11 +847,12 @@ mod tests {
             assert_eq!(table.prove(now, node.clone(), proof()), Admission::New);
         }
         let contact = |table: &mut RoutingTable, silent_of_ten: usize| {
-            (0..CONTACTS).for_each(|turn| table.contacted(&nodes[turn].device, turn % 10 >= silent_of_ten));
+            (0..CONTACTS).for_each(|turn| table.contacted(turn % 10 >= silent_of_ten));
             table.first_width()
         };
-        assert_eq!(table.first_width(), 1, "nothing is known yet");
-        assert_eq!([0, 1, 2, 3, 4, 9].map(|silent| contact(&mut table, silent)), [1, 2, 3, 3, 3, 3]);
+        assert_eq!(table.first_width(), 4, "nothing is known yet");
+        assert_eq!([0, 1, 2, 3, 4, 9].map(|silent| contact(&mut table, silent)), [1, 3, 4, 4, 4, 4]);
+        table.suspect(&nodes[0].device);
         assert!(table.is_suspect(&nodes[0].device) && !table.is_suspect(&nodes[39].device));
         assert!(table.is_live(&nodes[0].device), "late isn't dead");
         table.succeeded(now, &nodes[0].device, None);
@@ -762,18 +865,45 @@ mod tests {
         let mut table = RoutingTable { start, ..table(100, true) };
         let [old, new, told] = [1, 2, 3].map(|number| descriptor(number, 0));
         table.prove(start, old.clone(), proof());
-        let later = start + FRESH + Duration::from_secs(60);
-        table.prove(later, new.clone(), proof());
-        table.hear(later, told.clone(), None);
         let order = |table: &RoutingTable, now| {
             let mut all = [&old, &new, &told].map(|node| (table.preference(now, &node.device), node.device));
             all.sort_unstable();
             all.map(|(_, device)| device)
         };
-        assert_eq!(order(&table, later), [new.device, old.device, told.device]);
-        table.succeeded(later, &old.device, Some(Duration::from_millis(10)));
-        assert_eq!(order(&table, later)[2], told.device, "which is hearsay");
-        assert_eq!(table.preference(later, &old.device), table.preference(later, &new.device), "it has shown life since");
+        let later = start + Duration::from_secs(FRESH_SECS.into());
+        table.prove(later, new.clone(), proof());
+        table.hear(later, told.clone(), None);
+        assert_eq!(order(&table, later), [new.device, old.device, told.device], "hearsay is as old as what was seen a while ago");
+        let much_later = start + 4 * Duration::from_secs(FRESH_SECS.into());
+        table.hear(much_later, told.clone(), Some(&Arc::new(new.device)));
+        assert_eq!(order(&table, much_later), [told.device, new.device, old.device], "and newer than what was seen long ago");
+        table.succeeded(much_later, &old.device, None);
+        assert_eq!(order(&table, much_later), [old.device, told.device, new.device], "it has shown life since");
+    }
+
+    #[test]
+    fn news_is_who_came_or_came_back_to_life() {
+        let start = Instant::now();
+        let mut table = RoutingTable { start, ..table(100, true) };
+        let [old, gone, new] = [1, 2, 3].map(|number| descriptor(number, 0));
+        for node in [&old, &gone] {
+            table.prove(start, node.clone(), proof());
+        }
+        let later = start + Duration::from_secs(100);
+        let news = |table: &RoutingTable, within| {
+            let news = table.closest_news(later, Duration::from_secs(within), &Place([0; 32]), 8);
+            news.into_iter().map(|node| node.device).collect::<BTreeSet<_>>()
+        };
+        table.prove(later, new.clone(), proof());
+        table.hear(later, descriptor(4, 0), None);
+        table.succeeded(later, &old.device, None);
+        assert_eq!(news(&table, 50), BTreeSet::from([new.device]), "a sign of life of the living isn't news, nor is hearsay");
+        assert_eq!(news(&table, 100).len(), 3);
+        table.failed(later, &gone.device, true);
+        assert_eq!(news(&table, 100).len(), 2, "the dead are none");
+        table.connected(later, gone.device, None, false);
+        table.prove(later, gone.clone(), proof());
+        assert_eq!(news(&table, 50), BTreeSet::from([gone.device, new.device]));
     }
 
     #[test]

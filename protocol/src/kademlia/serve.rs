@@ -9,6 +9,7 @@ use super::messages::{
     RecordAnswer, RecordOutcome, RenewLease, Request, Store, StoreAnswer, StoreOutcome, StoreRefusal, SyncOffer, SyncWant,
 };
 use super::routing_table::{NetworkGroup, REPLICAS};
+use super::sample;
 use super::store::{self, Held, Refused, Sender, Stored};
 use super::{Directory, Failure, RecordKey};
 use crate::directory::{DirectoryRecord, Place};
@@ -101,7 +102,7 @@ impl Directory {
         let sender = Sender { device: from.device, group: from.network_group, is_server };
         Reply::Answer(match request {
             Request::FindRecord(request) => Answer::Record(self.answer_find_record(now, &request, &from.device)),
-            Request::FindNode(request) => Answer::Nodes(self.answer_find_node(&request, &from.device)),
+            Request::FindNode(request) => Answer::Nodes(self.answer_find_node(now, &request, &from.device)),
             Request::Store(request) => Answer::Store(self.answer_store(now, trust, sender, &request)),
             Request::RenewLease(request) => Answer::Lease(self.answer_lease(now, *request)),
             Request::SyncOffer(request) => Answer::SyncWant(self.answer_offer(&from.device, &request)),
@@ -142,8 +143,15 @@ impl Directory {
         self.repair.doubt_ends.is_none_or(|end| now.instant < end)
     }
 
-    fn answer_find_node(&self, request: &FindNode, asker: &DeviceKey) -> Nodes {
-        let closer = self.name_closer(&Place(request.target), request.want, asker);
+    fn answer_find_node(&self, now: Now, request: &FindNode, asker: &DeviceKey) -> Nodes {
+        let closer = match sample::within(&request.extensions) {
+            Some(within) => {
+                let want = usize::from(request.want).min(CLOSER_MAX);
+                let news = self.table.closest_news(now.instant, within, &Place(request.target), want + 1);
+                news.into_iter().filter(|descriptor| descriptor.device != *asker).take(want).collect()
+            }
+            None => self.name_closer(&Place(request.target), request.want, asker),
+        };
         let (closer, extensions) = known::leave_out(&request.extensions, closer, Extensions::none());
         Nodes { closer, extensions }
     }

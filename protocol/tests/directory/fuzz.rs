@@ -8,10 +8,10 @@ use crate::fixture::{self, Authority, START};
 use halloo_protocol::directory::{DirectoryRecord, Place, RecordKey};
 use halloo_protocol::identity::{TrustStore, VerifiedChain};
 use halloo_protocol::kademlia::{
-    Action, Answer, Config, Connected, Directory, DisconnectReason, Event, Failure, FindListings, FindNode, FindOptions,
-    FindRecord, LeaseAnswer, LeaseOutcome, ListingStored, ListingsFound, LocalNode, Mode, NetworkGroup, Nodes, QueryId,
-    RecordAnswer, RecordOutcome, RenewLease, Request, RequestId, RequestSource, Store, StoreAnswer, StoreLimits, StoreListing,
-    StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
+    Action, Answer, Config, Connected, Directory, DisconnectReason, EXTENSION_KNOWN, EXTENSION_NEWS, Event, Failure,
+    FindListings, FindNode, FindOptions, FindRecord, LeaseAnswer, LeaseOutcome, ListingStored, ListingsFound, LocalNode, Mode,
+    NetworkGroup, Nodes, QueryId, RecordAnswer, RecordOutcome, RenewLease, Request, RequestId, RequestSource, Store, StoreAnswer,
+    StoreLimits, StoreListing, StoreOutcome, StoreRefusal, SyncItem, SyncOffer, SyncWant,
 };
 use halloo_protocol::key::{DeviceKey, PublicKey, hash};
 use halloo_protocol::linked::PlacedListing;
@@ -129,7 +129,11 @@ impl Machine {
     }
 
     fn request(&mut self) -> Request {
-        let extensions = Extensions::none();
+        let extensions = match self.below(4) {
+            0 => Extensions::none().with(EXTENSION_NEWS, (0..self.below(4)).map(|_| self.rng.random()).collect()),
+            1 => Extensions::none().with(EXTENSION_KNOWN, (0..self.below(80)).map(|_| self.rng.random()).collect()),
+            _ => Extensions::none(),
+        };
         let have_hash = self.rng.random_bool(0.5).then(|| self.record().state_hash());
         match self.below(7) {
             0 => Request::FindRecord(FindRecord { key: self.key(), have_hash, want: self.rng.random(), extensions }),

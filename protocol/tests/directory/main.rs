@@ -9,4 +9,5 @@ mod keepers;
 mod listings;
 mod neighbourhood;
 mod network;
+mod sampling;
 mod simulation;

@@ -19,15 +19,17 @@ use crate::fixture::{self, Authority, START, User};
 /// Nodes of the network, one a user.
 const NODES: u64 = 400;
 
-struct Lone {
-    directory: Directory,
-    now: Now,
-    trust: TrustStore,
+pub(crate) struct Lone {
+    pub(crate) directory: Directory,
+    pub(crate) now: Now,
+    pub(crate) trust: TrustStore,
     /// One of those it knows.
-    from: RequestSource,
+    pub(crate) from: RequestSource,
     device: DeviceKey,
     place: Place,
-    neighbours: Vec<VerifiedChain>,
+    pub(crate) neighbours: Vec<VerifiedChain>,
+    /// All others of the network, the nearest first.
+    pub(crate) others: Vec<VerifiedChain>,
     /// Of those it knows, and of all.
     known: Vec<Place>,
     places: Vec<Place>,
@@ -35,7 +37,7 @@ struct Lone {
 }
 
 /// A node that has met its eight neighbours of 400, and nobody else.
-fn lone(config: Config) -> Lone {
+pub(crate) fn lone(config: Config) -> Lone {
     let (authority, now) = (Authority::new(1), Now { instant: Instant::now(), unix: START });
     let trust = authority.trust();
     let users: Vec<User> = (0..NODES).map(|number| authority.user(number)).collect();
@@ -45,19 +47,23 @@ fn lone(config: Config) -> Lone {
     let place = own.place.expect("enrolled");
     chains.sort_by_key(|chain| place.distance(&chain.place.expect("enrolled")));
     let local = LocalNode { device: own.device, place: Some(place), is_serving: true };
-    let neighbours = chains[1..=REPLICAS].to_vec();
+    let others = chains.split_off(1);
+    let neighbours = others[..REPLICAS].to_vec();
     let known = neighbours.iter().map(|chain| chain.place.expect("enrolled")).collect();
-    let from = RequestSource { device: chains[1].device, network_group: None };
+    let from = RequestSource { device: neighbours[0].device, network_group: None };
     let directory = Directory::new(config, local, [1; 32], now.instant);
-    let mut lone = Lone { directory, now, trust, from, device: own.device, place, neighbours, known, places, users };
+    let mut lone = Lone { directory, now, trust, from, device: own.device, place, neighbours, others, known, places, users };
     (0..REPLICAS).for_each(|neighbour| lone.greet(neighbour));
     lone
 }
 
 impl Lone {
     fn greet(&mut self, neighbour: usize) {
-        let chain = &self.neighbours[neighbour];
-        let descriptor = fixture::descriptor(chain, neighbour, Roles::DIRECTORY);
+        self.meet(&self.neighbours[neighbour].clone(), neighbour);
+    }
+
+    pub(crate) fn meet(&mut self, chain: &VerifiedChain, number: usize) {
+        let descriptor = fixture::descriptor(chain, number, Roles::DIRECTORY);
         self.directory.handle_hello(self.now, chain, descriptor).expect("a true place");
     }
 
@@ -84,7 +90,7 @@ impl Lone {
         places.iter().filter(|place| key.distance(place) < key.distance(&self.place)).count()
     }
 
-    fn ask(&mut self, request: Request) -> Answer {
+    pub(crate) fn ask(&mut self, request: Request) -> Answer {
         match self.directory.handle_request(self.now, &self.trust, self.from, request) {
             Reply::Answer(answer) => answer,
             other => panic!("{other:?}"),

@@ -42,6 +42,8 @@ pub(super) struct Peer {
     pub(super) added: Secs,
     /// When it last showed life, or somebody told of it.
     pub(super) seen: Secs,
+    /// Since when it counts as living; as of the others, it means nothing.
+    pub(super) living_since: Secs,
     pub(super) failures: u8,
     /// It was silent longer than others are, and hasn't answered since.
     pub(super) is_suspect: bool,
@@ -57,6 +59,7 @@ impl Peer {
             failed_at: Secs(0),
             added,
             seen: added,
+            living_since: added,
             failures: 0,
             is_suspect: false,
         }
