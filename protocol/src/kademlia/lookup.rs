@@ -1,6 +1,6 @@
 //! One look-up: whom to ask next, when to hedge, what to believe. Sends nothing itself; the directory does what [`Lookup::step`] says.
 //!
-//! 1. The likeliest holder is asked, alone if a connection to it is open; else with as many more as it takes that one of them lives, by how first contacts went
+//! 1. Of the eight closest one to whom a connection is open is asked, alone; else the likeliest holder, with as many more as it takes that one of them lives, by how first contacts went
 //!    lately. Among nodes near enough to be replicas almost surely, that is the one that answers soonest; else the closest. Who was silent lately comes last.
 //! 2. No sign of life in time: five are asked at once; then the rest of the eight closest. Late answers still count.
 //! 3. "Not here" leads on to closer nodes. Once it brings none, three are asked at a time.
@@ -413,13 +413,17 @@ impl Lookup {
         }
         let window = self.window(now, REPLICAS, true);
         let width = match self.stage {
-            0 => self.first_width(now, &window, table),
+            0 => self.first_width(&window, table),
             1 => WIDTH_FIRST_HEDGE,
             _ => REPLICAS,
         };
         let width = if self.is_stalled { width.max(WIDTH_HEDGE) } else { width };
         let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
-        let ask = self.likeliest(now, &window, width.saturating_sub(waiting), table);
+        let warm = self.warm(&window, table).filter(|_| self.stage == 0 && waiting == 0 && width == 1);
+        let ask = match warm {
+            Some(warm) => vec![warm],
+            None => self.likeliest(now, &window, width.saturating_sub(waiting), table),
+        };
         if !ask.is_empty() || self.is_waiting(now) || self.is_in_grace(now) {
             return Step { ask, end: None };
         }
@@ -521,18 +525,32 @@ impl Lookup {
     }
 
     /// One while a node to whom a connection is open is asked, or can be: it answers soon, or its silence is noticed. Else as many as it takes that one lives.
-    fn first_width(&self, now: Instant, window: &[&Candidate], table: &RoutingTable) -> usize {
-        let is_connected = |candidate: &Candidate| table.is_connected(&candidate.descriptor.device);
-        let is_asked = |candidate: &&&Candidate| matches!(candidate.state, State::Asked { .. });
-        let likeliest = self.likeliest(now, window, 1, table);
-        let is_warm = window.iter().filter(is_asked).any(|candidate| is_connected(candidate))
-            || likeliest.iter().any(|node| table.is_connected(&node.device));
-        match (is_warm, table.first_width()) {
-            (true, _) | (_, 1) => 1,
-            // Where some don't live, going back once more costs as much as all that came before.
-            (_, width) if self.is_led_on => LED_ON * width,
-            (_, width) => width,
+    fn first_width(&self, window: &[&Candidate], table: &RoutingTable) -> usize {
+        let is_warm = |candidate: &&Candidate| {
+            let device = &candidate.descriptor.device;
+            matches!(candidate.state, State::Asked { .. } | State::Fresh)
+                && table.is_connected(device)
+                && !table.is_suspect(device)
+        };
+        if window.iter().any(is_warm) {
+            return 1;
         }
+        match table.first_width() {
+            1 => 1,
+            // Where some don't live, going back once more costs as much as all that came before.
+            width if self.is_led_on => LED_ON * width,
+            width => width,
+        }
+    }
+
+    /// Of those to be asked first the one to whom a connection is open: should it not have the record, it costs one round trip, half of what any other does.
+    fn warm(&self, window: &[&Candidate], table: &RoutingTable) -> Option<Arc<Descriptor>> {
+        let is_warm = |candidate: &&&Candidate| {
+            candidate.state == State::Fresh
+                && table.is_connected(&candidate.descriptor.device)
+                && !table.is_suspect(&candidate.descriptor.device)
+        };
+        window.iter().find(is_warm).map(|candidate| Arc::clone(&candidate.descriptor))
     }
 
     /// Those that have been silent beyond patience and weren't when last asked about, and whether they were asked because our own table has them, as nobody had named others yet.
