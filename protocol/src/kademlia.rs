@@ -832,6 +832,11 @@ impl Directory {
         Duration::from_millis(self.rng.random_range(millis - millis / 4..=millis.saturating_add(millis / 4)))
     }
 
+    /// This node's place; who has none takes its key for one, so that not all such nodes choose the same servers.
+    fn place(&self) -> Place {
+        self.local.place.unwrap_or(Place(*self.local.device.as_bytes()))
+    }
+
     fn random_point(&mut self) -> Place {
         Place(self.rng.random())
     }

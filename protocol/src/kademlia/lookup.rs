@@ -39,9 +39,6 @@ const GRACE: Duration = Duration::from_secs(1);
 /// with three it was one in 40.
 const WIDTH_FIRST_HEDGE: usize = 5;
 
-/// How many times as many as at first are asked at once, where some don't live, of those that somebody has named who hasn't got it.
-const LED_ON: usize = 2;
-
 /// Asked at once while "not here" brings nobody closer.
 const WIDTH_HEDGE: usize = 3;
 
@@ -148,8 +145,6 @@ pub(super) struct Lookup {
     /// Time beyond the usual, see [`Lookup::grant`].
     granted: Duration,
     is_stalled: bool,
-    /// Somebody who hasn't got it has named nearer ones.
-    is_led_on: bool,
     stepped: Instant,
 }
 
@@ -184,7 +179,6 @@ impl Lookup {
             is_silence_news: false,
             granted: Duration::ZERO,
             is_stalled: false,
-            is_led_on: false,
             stepped: now,
         }
     }
@@ -225,7 +219,6 @@ impl Lookup {
             let distance = self.target.distance(&descriptor.place);
             brought_closer |= self.add(Arc::clone(descriptor), root, Some(*teller)) && distance < at.0;
         }
-        self.is_led_on |= brought_closer;
         self.is_stalled |= !brought_closer;
     }
 
@@ -419,8 +412,7 @@ impl Lookup {
         };
         let width = if self.is_stalled { width.max(WIDTH_HEDGE) } else { width };
         let waiting = window.iter().filter(|candidate| matches!(candidate.state, State::Asked { .. })).count();
-        let warm = self.warm(&window, table).filter(|_| self.stage == 0 && waiting == 0 && width == 1);
-        let ask = match warm {
+        let ask = match self.warm(&window, table) {
             Some(warm) => vec![warm],
             None => self.likeliest(now, &window, width.saturating_sub(waiting), table),
         };
@@ -524,33 +516,23 @@ impl Lookup {
         Step { ask, end: is_over.then_some(End::Nodes) }
     }
 
-    /// One while a node to whom a connection is open is asked, or can be: it answers soon, or its silence is noticed. Else as many as it takes that one lives.
+    /// One while a node to whom a connection is open is asked, or can be as the first: it answers soon, or its silence is noticed. Else as many as it takes that one lives.
     fn first_width(&self, window: &[&Candidate], table: &RoutingTable) -> usize {
-        let is_warm = |candidate: &&Candidate| {
-            let device = &candidate.descriptor.device;
-            matches!(candidate.state, State::Asked { .. } | State::Fresh)
-                && table.is_connected(device)
-                && !table.is_suspect(device)
-        };
-        if window.iter().any(is_warm) {
-            return 1;
-        }
-        match table.first_width() {
-            1 => 1,
-            // Where some don't live, going back once more costs as much as all that came before.
-            width if self.is_led_on => LED_ON * width,
-            width => width,
-        }
+        let is_asked = |candidate: &&&Candidate| matches!(candidate.state, State::Asked { .. });
+        let is_warm = window.iter().filter(is_asked).any(|candidate| table.is_connected(&candidate.descriptor.device))
+            || self.warm(window, table).is_some();
+        if is_warm { 1 } else { table.first_width() }
     }
 
-    /// Of those to be asked first the one to whom a connection is open: should it not have the record, it costs one round trip, half of what any other does.
+    /// The first to be asked, if one of the closest is connected: should it not have the record, that costs one round trip, half of what any other does. None after it, so that nobody who
+    /// keeps connections to us makes us ask one after the other.
     fn warm(&self, window: &[&Candidate], table: &RoutingTable) -> Option<Arc<Descriptor>> {
         let is_warm = |candidate: &&&Candidate| {
-            candidate.state == State::Fresh
-                && table.is_connected(&candidate.descriptor.device)
-                && !table.is_suspect(&candidate.descriptor.device)
+            let device = &candidate.descriptor.device;
+            candidate.state == State::Fresh && table.is_connected(device) && !table.is_suspect(device)
         };
-        window.iter().find(is_warm).map(|candidate| Arc::clone(&candidate.descriptor))
+        let mut warm = window.iter().filter(|_| self.requests == 0).filter(is_warm);
+        warm.next().map(|candidate| Arc::clone(&candidate.descriptor))
     }
 
     /// Those that have been silent beyond patience and weren't when last asked about, and whether they were asked because our own table has them, as nobody had named others yet.

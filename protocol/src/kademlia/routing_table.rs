@@ -74,8 +74,8 @@ const FRESH_SECS: u32 = 5 * 60;
 /// Taken as the seconds between a node's last sign of life and another's word of it.
 const HEARSAY_SECS: u32 = 5 * 60;
 
-/// Seconds without a sign of life after which a proved node makes room for another.
-const STALE_SECS: u32 = 3_600;
+/// Seconds without a sign of life after which a proved node makes room for another: so many that whoever has many certificates can't put those who are just seldom met out of a table.
+const STALE_SECS: u32 = 24 * 3_600;
 
 /// Taken as the round trip before one was measured: a call across a continent and back.
 const RTT_DEFAULT: Duration = Duration::from_millis(200);
@@ -780,7 +780,7 @@ mod tests {
 
         let later = start + Duration::from_secs(u64::from(STALE_SECS) + 1);
         let gone = descriptor(2_000, 0);
-        assert_eq!(table.prove(later, gone, proof()), Admission::New, "somebody hasn't shown life for an hour");
+        assert_eq!(table.prove(later, gone, proof()), Admission::New, "somebody hasn't shown life for a day");
         assert_eq!(table.live_count(), 64);
     }
 

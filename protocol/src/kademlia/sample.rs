@@ -12,7 +12,6 @@ use rand::seq::SliceRandom;
 use super::known;
 use super::messages::{CLOSER_MAX, EXTENSION_NEWS, FindNode, Nodes, Request};
 use super::{Directory, Errand};
-use crate::directory::Place;
 use crate::key::DeviceKey;
 use crate::node::Descriptor;
 use crate::time::Now;
@@ -167,10 +166,5 @@ impl Directory {
             }
             None => self.table.sampled(sample.asked_at, from),
         }
-    }
-
-    /// This node's place; who has none takes its key for one, so that not all such nodes choose the same servers.
-    pub(super) fn place(&self) -> Place {
-        self.local.place.unwrap_or(Place(*self.local.device.as_bytes()))
     }
 }
