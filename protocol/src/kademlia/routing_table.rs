@@ -4,12 +4,16 @@
 //! to others, count as replicas and may say "no such record". What others tell is a *hint*: good enough to ask, promoted by the hello that
 //! follows. Nodes that fail twice count as dead; they stay as hints for a while, because networks fail more often than nodes.
 
+mod distrust;
+mod first_contacts;
 mod peers;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::distrust::Distrust;
+use self::first_contacts::FirstContacts;
 pub(super) use self::peers::Mark;
 use self::peers::{Peer, Peers, Secs, Which};
 use crate::directory::{Distance, Place, PlaceOwner, RecordKey};
@@ -38,17 +42,8 @@ const FAILURES_FORGET: u8 = 6;
 /// How long a dead node isn't asked again.
 const DEAD_RETRY: Duration = Duration::from_secs(60);
 
-/// How long a node that lied about its place is refused.
-const BAN: Duration = Duration::from_secs(3_600);
-
-/// Most bans remembered; the one that ends first makes room.
-const BANS_MAX: usize = 1_024;
-
-/// False places told by one node after which its hints are ignored. A few happen honestly: devices move.
-const STRIKES_MAX: u8 = 3;
-
-/// Most tellers with strikes remembered, and most connections of unknown nodes.
-const NOTES_MAX: usize = 4_096;
+/// Most connections noted, those of unknown nodes included.
+const CONNECTIONS_MAX: usize = 4_096;
 
 /// Nodes that are nearer to what is far, by the distance of our eighth neighbour. Chance makes that wrong by a half now and then; fewer than eight where 24 are to be expected it hardly makes.
 const RANK_FAR: u128 = 24;
@@ -58,15 +53,6 @@ const HINTS_COMPARED: usize = 16;
 
 /// Round trips remembered for the node's median.
 const RTT_SAMPLES: usize = 64;
-
-/// First contacts remembered: did nodes of this table to whom no connection was open show life?
-const CONTACTS: usize = 32;
-
-/// Of contacts that are missing to so many a quarter counts as silent: whoever has asked hardly anybody goes by what others said, some time ago.
-const CONTACTS_MIN: usize = 16;
-
-/// Nodes asked at once for the first answer, at most.
-const WIDTH_MAX: u32 = 4;
 
 /// Who showed life within so many seconds most likely lives; who did within three times as many less likely, then within seven times, and so on.
 const FRESH_SECS: u32 = 5 * 60;
@@ -165,11 +151,9 @@ pub(super) struct RoutingTable {
     start: Instant,
     peers: Peers,
     connections: BTreeMap<DeviceKey, Connection>,
-    bans: BTreeMap<DeviceKey, Instant>,
-    strikes: BTreeMap<DeviceKey, u8>,
+    distrust: Distrust,
     rtts: VecDeque<Duration>,
-    /// Of the latest first contacts, whether the node showed life in time.
-    contacts: VecDeque<bool>,
+    contacts: FirstContacts,
 }
 
 /// First and last key of the span around `place` outside which the node there is nobody's replica: eight times wider than the span that holds
@@ -198,10 +182,9 @@ impl RoutingTable {
             start,
             peers: Peers::default(),
             connections: BTreeMap::new(),
-            bans: BTreeMap::new(),
-            strikes: BTreeMap::new(),
+            distrust: Distrust::default(),
             rtts: VecDeque::new(),
-            contacts: VecDeque::new(),
+            contacts: FirstContacts::default(),
         }
     }
 
@@ -262,7 +245,7 @@ impl RoutingTable {
         let is_ignored = device == self.device
             || !descriptor.roles.contains(Roles::DIRECTORY)
             || self.is_banned(&device, now)
-            || teller.is_some_and(|teller| self.strikes.get(&**teller).is_some_and(|strikes| *strikes >= STRIKES_MAX));
+            || teller.is_some_and(|teller| self.distrust.is_ignored(teller));
         if is_ignored {
             return false;
         }
@@ -364,25 +347,17 @@ impl RoutingTable {
         if let Some(teller) = peer.as_ref().and_then(|peer| peer.told_by.clone()) {
             self.strike(*teller);
         }
-        if self.bans.len() >= BANS_MAX
-            && let Some(first) = self.bans.iter().min_by_key(|(_, until)| **until).map(|(device, _)| *device)
-        {
-            self.bans.remove(&first);
-        }
-        self.bans.insert(device, now + BAN);
+        self.distrust.ban(now, device);
         peer.is_some_and(|peer| peer.is_live())
     }
 
     fn is_banned(&self, device: &DeviceKey, now: Instant) -> bool {
-        self.bans.get(device).is_some_and(|until| now < *until)
+        self.distrust.is_banned(device, now)
     }
 
     /// Counts one falsehood against a node.
     pub(super) fn strike(&mut self, device: DeviceKey) {
-        if self.strikes.len() < NOTES_MAX || self.strikes.contains_key(&device) {
-            let strikes = self.strikes.entry(device).or_default();
-            *strikes = strikes.saturating_add(1);
-        }
+        self.distrust.strike(device);
     }
 
     pub(super) fn told_by(&self, device: &DeviceKey) -> Option<DeviceKey> {
@@ -390,7 +365,7 @@ impl RoutingTable {
     }
 
     pub(super) fn connected(&mut self, now: Instant, device: DeviceKey, rtt: Option<Duration>, relayed: bool) {
-        if self.connections.len() < NOTES_MAX || self.connections.contains_key(&device) {
+        if self.connections.len() < CONNECTIONS_MAX || self.connections.contains_key(&device) {
             let before = self.connections.get(&device);
             let (sampled, place) = before.map_or((None, None), |before| (before.sampled, before.place));
             self.connections.insert(device, Connection { rtt, relayed, sampled, place });
@@ -429,19 +404,12 @@ impl RoutingTable {
 
     /// Whether a node of this table to whom no connection was open has shown life in time. Those that others have just named don't count: they live more often.
     pub(super) fn contacted(&mut self, is_alive: bool) {
-        if self.contacts.len() >= CONTACTS {
-            self.contacts.pop_front();
-        }
-        self.contacts.push_back(is_alive);
+        self.contacts.note(is_alive);
     }
 
     /// How many nodes to ask at once so that one of them lives in 399 of 400 cases, by how it went lately; at most four.
     pub(super) fn first_width(&self) -> usize {
-        let missing = CONTACTS_MIN.saturating_sub(self.contacts.len());
-        let silent = self.contacts.iter().filter(|is_alive| !**is_alive).count() + missing.div_ceil(4);
-        let all = self.contacts.len() + missing;
-        let is_enough = |width: &u32| 400 * silent.pow(*width) <= all.pow(*width);
-        (1..WIDTH_MAX).find(is_enough).unwrap_or(WIDTH_MAX) as usize
+        self.contacts.width()
     }
 
     /// A node didn't answer. True if that made it dead.
@@ -475,7 +443,7 @@ impl RoutingTable {
     }
 
     pub(super) fn expire_bans(&mut self, now: Instant) {
-        self.bans.retain(|_, until| now < *until);
+        self.distrust.expire(now);
     }
 
     /// The closest proved, living nodes.
@@ -683,245 +651,4 @@ impl RoutingTable {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::key::{PublicKey, hash};
-    use crate::node::{LoadClass, Transport};
-
-    fn descriptor(number: u32, subnet: u8) -> Descriptor {
-        let bytes = number.to_be_bytes();
-        Descriptor {
-            device: DeviceKey(PublicKey(hash("device", &[&bytes]))),
-            place: Place(hash("place", &[&bytes])),
-            roles: Roles::DIRECTORY,
-            load: LoadClass(0),
-            addresses: vec![Address::V4 { ip: [10, bytes[2], subnet, bytes[3]], port: 1, transport: Transport::Quic }],
-        }
-    }
-
-    fn proof() -> Proof {
-        Proof { authority: AuthorityKey(PublicKey([1; 32])), serial: 1, not_after: UnixTime(u64::MAX) }
-    }
-
-    fn table(capacity: usize, lab: bool) -> RoutingTable {
-        let limits = TableLimits { proved: capacity, hints: 64, is_lab: lab };
-        RoutingTable::new(DeviceKey(PublicKey([7; 32])), Some(Place(hash("place", &[b"own"]))), limits, Instant::now())
-    }
-
-    #[test]
-    fn a_span_shares_as_many_bits_as_it_says() {
-        let point = Place(hash("place", &[b"any"]));
-        for bits in [0, 1, 7, 8, 127, 128, 129, 200, 255] {
-            let (low, high) = span(&point, bits);
-            assert!(low <= point && point <= high, "{bits}");
-            assert_eq!(low.distance(&high).leading_zeros(), bits, "the ends differ first behind the shared bits");
-            assert!(
-                high.0.iter().zip(low.0).all(|(high, low)| (high ^ low).count_ones() == (high ^ low).trailing_ones()),
-                "{bits}"
-            );
-        }
-        assert_eq!(span(&point, 256), (point, point));
-    }
-
-    #[test]
-    fn the_closest_are_those_a_full_sort_finds() {
-        let now = Instant::now();
-        let mut table = table(1_000, true);
-        let all: Vec<_> = (0..300).map(|number| descriptor(number, 0)).collect();
-        for descriptor in &all {
-            assert_eq!(table.prove(now, descriptor.clone(), proof()), Admission::New);
-        }
-        for round in 0..50_u32 {
-            let target = Place(hash("target", &[&round.to_be_bytes()]));
-            let mut sorted = all.clone();
-            sorted.sort_by_key(|descriptor| target.distance(&descriptor.place));
-            let found: Vec<_> = table.closest(&target, 20).iter().map(|d| d.device).collect();
-            assert_eq!(found, sorted[..20].iter().map(|d| d.device).collect::<Vec<_>>());
-        }
-        assert_eq!(table.closest(&Place([0; 32]), 1_000).len(), 300);
-    }
-
-    #[test]
-    fn a_full_table_keeps_its_neighbours_and_those_known_longest() {
-        let start = Instant::now();
-        let mut table = table(64, true);
-        for number in 0..2_000 {
-            table.prove(start + Duration::from_secs(number.into()), descriptor(number, 0), proof());
-            assert!(table.live_count() <= 64);
-        }
-        let origin = table.origin;
-        let mut sorted: Vec<_> = (0..2_000).map(|number| descriptor(number, 0)).collect();
-        sorted.sort_by_key(|descriptor| origin.distance(&descriptor.place));
-        let found: BTreeSet<_> = table.closest(&origin, 8).iter().map(|d| d.device).collect();
-        assert!(sorted[..8].iter().all(|d| found.contains(&d.device)), "near neighbours find room");
-        assert!((0..16).filter(|number| table.is_live(&descriptor(*number, 0).device)).count() >= 12, "old ones stay");
-    }
-
-    #[test]
-    fn who_finds_no_room_is_still_known_and_believed_while_connected() {
-        let start = Instant::now();
-        let mut table = RoutingTable { start, ..table(64, true) };
-        for number in 0..64 {
-            table.prove(start, descriptor(number, 0), proof());
-        }
-        let refused = |table: &mut RoutingTable, now| {
-            let mut others = (64..1_000).map(|number| descriptor(number, 0));
-            others.find(|node| {
-                table.connected(now, node.device, None, false);
-                table.prove(now, node.clone(), proof()) == Admission::Full
-            })
-        };
-        let full = refused(&mut table, start).expect("the table is full");
-        assert_eq!((table.live_count(), table.is_live(&full.device)), (64, false));
-        assert_eq!(table.closest_known(&full.place, 1)[0].device, full.device, "as hearsay");
-        assert_eq!(table.proved_place(&full.device), Some(full.place), "so that what it denies counts");
-        table.disconnected(&full.device);
-        assert_eq!(table.proved_place(&full.device), None);
-
-        let later = start + Duration::from_secs(u64::from(STALE_SECS) + 1);
-        let gone = descriptor(2_000, 0);
-        assert_eq!(table.prove(later, gone, proof()), Admission::New, "somebody hasn't shown life for a day");
-        assert_eq!(table.live_count(), 64);
-    }
-
-    #[test]
-    fn one_network_gets_two_replicas_and_four_places_in_a_bucket() {
-        let now = Instant::now();
-        let mut table = table(1_000, false);
-        for number in 0..200 {
-            let mut one = descriptor(number, 0);
-            one.addresses = vec![Address::V4 { ip: [10, 0, 0, 1], port: 1, transport: Transport::Quic }];
-            table.prove(now, one, proof());
-        }
-        assert!(table.bucket(0).count() <= GROUP_BUCKET_MAX);
-        for number in 1_000..1_100 {
-            table.prove(now, descriptor(number, u8::try_from(number % 250).unwrap_or(0)), proof());
-        }
-        let set = table.replica_set(&Place([3; 32]));
-        assert_eq!(set.len(), REPLICAS);
-        let crowded = NetworkGroup::of(&Address::V4 { ip: [10, 0, 0, 9], port: 9, transport: Transport::Tcp });
-        assert!(set.iter().filter(|d| NetworkGroup::of_descriptor(d) == crowded).count() <= GROUP_REPLICAS_MAX);
-    }
-
-    #[test]
-    fn one_user_keeps_a_record_once() {
-        let now = Instant::now();
-        let mut table = table(1_000, false);
-        for number in 0..20_u8 {
-            for slot in 0..4 {
-                let mut one = descriptor(u32::from(number) * 4 + u32::from(slot), number);
-                one.place = Place::assigned(&[number; 32], slot);
-                table.prove(now, one, proof());
-            }
-        }
-        let target = Place::assigned(&[3; 32], 2);
-        let set = table.replica_set(&target);
-        let owners: BTreeSet<_> = set.iter().map(|node| node.place.owner()).collect();
-        assert_eq!((set.len(), owners.len()), (REPLICAS, REPLICAS));
-        assert_eq!(set[0].place, target, "the nearest of them");
-    }
-
-    #[test]
-    fn what_is_heard_stays_a_hint_until_proved() {
-        let now = Instant::now();
-        let mut table = table(100, true);
-        let node = descriptor(1, 0);
-        table.hear(now, node.clone(), None);
-        assert!(table.closest(&node.place, 8).is_empty(), "a hint isn't passed on");
-        assert_eq!(table.worth_asking(&node.place, 8, now).len(), 1, "but it is asked");
-        assert_eq!(table.prove(now, node.clone(), proof()), Admission::New);
-        assert_eq!(table.closest(&node.place, 8).len(), 1);
-        assert!(!table.failed(now, &node.device, false));
-        assert!(table.failed(now, &node.device, false), "twice silent is dead");
-        assert!(table.closest(&node.place, 8).is_empty());
-        table.succeeded(now, &node.device, None);
-        assert!(table.is_live(&node.device), "and back at the first sign of life");
-    }
-
-    #[test]
-    fn the_more_first_contacts_are_silent_the_more_are_asked_at_once() {
-        let now = Instant::now();
-        let mut table = table(100, true);
-        let nodes: Vec<_> = (0..40).map(|number| descriptor(number, 0)).collect();
-        for node in &nodes {
-            assert_eq!(table.prove(now, node.clone(), proof()), Admission::New);
-        }
-        let contact = |table: &mut RoutingTable, silent_of_ten: usize| {
-            (0..CONTACTS).for_each(|turn| table.contacted(turn % 10 >= silent_of_ten));
-            table.first_width()
-        };
-        assert_eq!(table.first_width(), 4, "nothing is known yet");
-        assert_eq!([0, 1, 2, 3, 4, 9].map(|silent| contact(&mut table, silent)), [1, 3, 4, 4, 4, 4]);
-        table.suspect(&nodes[0].device);
-        assert!(table.is_suspect(&nodes[0].device) && !table.is_suspect(&nodes[39].device));
-        assert!(table.is_live(&nodes[0].device), "late isn't dead");
-        table.succeeded(now, &nodes[0].device, None);
-        assert!(!table.is_suspect(&nodes[0].device));
-    }
-
-    #[test]
-    fn who_was_seen_lately_is_asked_before_who_wasn_t() {
-        let start = Instant::now();
-        let mut table = RoutingTable { start, ..table(100, true) };
-        let [old, new, told] = [1, 2, 3].map(|number| descriptor(number, 0));
-        table.prove(start, old.clone(), proof());
-        let order = |table: &RoutingTable, now| {
-            let mut all = [&old, &new, &told].map(|node| (table.preference(now, &node.device), node.device));
-            all.sort_unstable();
-            all.map(|(_, device)| device)
-        };
-        let later = start + Duration::from_secs(FRESH_SECS.into());
-        table.prove(later, new.clone(), proof());
-        table.hear(later, told.clone(), None);
-        assert_eq!(order(&table, later), [new.device, old.device, told.device], "hearsay is as old as what was seen a while ago");
-        let much_later = start + 4 * Duration::from_secs(FRESH_SECS.into());
-        table.hear(much_later, told.clone(), Some(&Arc::new(new.device)));
-        assert_eq!(order(&table, much_later), [told.device, new.device, old.device], "and newer than what was seen long ago");
-        table.succeeded(much_later, &old.device, None);
-        assert_eq!(order(&table, much_later), [old.device, told.device, new.device], "it has shown life since");
-    }
-
-    #[test]
-    fn news_is_who_came_or_came_back_to_life() {
-        let start = Instant::now();
-        let mut table = RoutingTable { start, ..table(100, true) };
-        let [old, gone, new] = [1, 2, 3].map(|number| descriptor(number, 0));
-        for node in [&old, &gone] {
-            table.prove(start, node.clone(), proof());
-        }
-        let later = start + Duration::from_secs(100);
-        let news = |table: &RoutingTable, within| {
-            let news = table.closest_news(later, Duration::from_secs(within), &Place([0; 32]), 8);
-            news.into_iter().map(|node| node.device).collect::<BTreeSet<_>>()
-        };
-        table.prove(later, new.clone(), proof());
-        table.hear(later, descriptor(4, 0), None);
-        table.succeeded(later, &old.device, None);
-        assert_eq!(news(&table, 50), BTreeSet::from([new.device]), "a sign of life of the living isn't news, nor is hearsay");
-        assert_eq!(news(&table, 100).len(), 3);
-        table.failed(later, &gone.device, true);
-        assert_eq!(news(&table, 100).len(), 2, "the dead are none");
-        table.connected(later, gone.device, None, false);
-        table.prove(later, gone.clone(), proof());
-        assert_eq!(news(&table, 50), BTreeSet::from([gone.device, new.device]));
-    }
-
-    #[test]
-    fn hints_are_bounded_and_liars_lose_their_say() {
-        let now = Instant::now();
-        let mut table = table(100, true);
-        for number in 0..1_000 {
-            table.hear(now, descriptor(number, 0), None);
-        }
-        assert_eq!(table.hint_count(), 64);
-        let liar = Arc::new(descriptor(5_000, 0).device);
-        for number in 2_000..2_003 {
-            table.hear(now, descriptor(number, 0), Some(&liar));
-            let mut real = descriptor(number, 0);
-            real.place = Place([9; 32]);
-            table.prove(now, real, proof());
-        }
-        table.hear(now, descriptor(2_010, 0), Some(&liar));
-        assert!(table.peers.get(&descriptor(2_010, 0).device).is_none());
-    }
-}
+mod tests;
